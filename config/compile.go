@@ -1,0 +1,319 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go4.org/netipx"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Objects is a set of configuration objects, in any order. They are read only.
+type Objects struct {
+	Pools             []*v1alpha1.IPPool
+	L2Advertisements  []*v1alpha1.L2Advertisement
+	BGPAdvertisements []*v1alpha1.BGPAdvertisement
+	BGPPeers          []*v1alpha1.BGPPeer
+}
+
+// Key names a configuration object.
+type Key struct{ Kind, Name string }
+
+// Problem is something wrong with an object. The rest of the object, and all other
+// objects, stay in effect.
+type Problem struct {
+	// Reason in CamelCase, for the condition.
+	Reason string
+	// Message names the field, the value and the remedy.
+	Message string
+}
+
+// Reasons of problems.
+const (
+	ReasonInvalidAddresses = "InvalidAddresses"
+	ReasonConflict         = "Conflict"
+	ReasonInvalidSelector  = "InvalidSelector"
+	ReasonUnknownPool      = "UnknownPool"
+	ReasonUnknownPeer      = "UnknownPeer"
+	ReasonInvalidPeer      = "InvalidPeer"
+)
+
+// Compile returns the Snapshot of the objects and what is wrong with each. Every
+// object that was given has an entry in the second result, empty when all of it is
+// in effect.
+func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
+	c := compiler{
+		snapshot: &Snapshot{pools: map[string]*Pool{}},
+		problems: map[Key][]Problem{},
+	}
+	for _, o := range byAge(objects.Pools) {
+		c.pool(o)
+	}
+	slices.SortFunc(c.snapshot.ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
+	for _, o := range byAge(objects.BGPPeers) {
+		c.peer(o)
+	}
+	for _, o := range byAge(objects.L2Advertisements) {
+		c.l2Advertisement(o)
+	}
+	for _, o := range byAge(objects.BGPAdvertisements) {
+		c.bgpAdvertisement(o)
+	}
+	return c.snapshot, c.problems
+}
+
+type compiler struct {
+	snapshot *Snapshot
+	problems map[Key][]Problem
+}
+
+// byAge orders objects by precedence: the older first, then by name.
+func byAge[T metav1.Object](objects []T) []T {
+	sorted := slices.Clone(objects)
+	slices.SortFunc(sorted, func(a, b T) int {
+		ta, tb := a.GetCreationTimestamp().Time, b.GetCreationTimestamp().Time
+		if c := ta.Compare(tb); c != 0 {
+			return c
+		}
+		return strings.Compare(a.GetName(), b.GetName())
+	})
+	return sorted
+}
+
+func (c *compiler) report(key Key, reason, format string, args ...any) {
+	c.problems[key] = append(c.problems[key], Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+func (c *compiler) pool(o *v1alpha1.IPPool) {
+	key := Key{"IPPool", o.Name}
+	c.problems[key] = nil
+	var set netipx.IPSetBuilder
+	for i, entry := range o.Spec.Addresses {
+		r, err := ParseRange(entry)
+		if err != nil {
+			c.report(key, ReasonInvalidAddresses, "spec.addresses[%d]: %v", i, err)
+			continue
+		}
+		set.AddRange(r)
+	}
+	set = c.withoutOlder(key, set)
+	s, err := set.IPSet()
+	if err != nil { // ranges were checked one by one
+		c.report(key, ReasonInvalidAddresses, "spec.addresses: %v", err)
+		return
+	}
+	pool := &Pool{Name: o.Name, Ranges: s.Ranges(), Automatic: o.Spec.Allocation != v1alpha1.AllocationOnRequest}
+	for _, r := range pool.Ranges {
+		c.snapshot.ranges = append(c.snapshot.ranges, poolRange{r, pool})
+	}
+	c.snapshot.Pools = append(c.snapshot.Pools, pool)
+	c.snapshot.pools[pool.Name] = pool
+}
+
+// withoutOlder takes out of a pool's addresses what older pools hold, and reports
+// each overlap.
+func (c *compiler) withoutOlder(key Key, set netipx.IPSetBuilder) netipx.IPSetBuilder {
+	own, err := set.IPSet()
+	if err != nil {
+		return set
+	}
+	for _, other := range c.snapshot.ranges {
+		for _, r := range own.Ranges() {
+			if r.Overlaps(other.IPRange) {
+				c.report(key, ReasonConflict, "spec.addresses: %s is in the older IPPool %s too, which keeps it; take it out of one of the two",
+					formatRange(intersection(r, other.IPRange)), other.pool.Name)
+			}
+		}
+		set.RemoveRange(other.IPRange)
+	}
+	return set
+}
+
+// intersection of two ranges that overlap.
+func intersection(a, b netipx.IPRange) netipx.IPRange {
+	from, to := a.From(), a.To()
+	if from.Less(b.From()) {
+		from = b.From()
+	}
+	if b.To().Less(to) {
+		to = b.To()
+	}
+	return netipx.IPRangeFrom(from, to)
+}
+
+func formatRange(r netipx.IPRange) string {
+	if p, ok := r.Prefix(); ok {
+		return p.String()
+	}
+	return r.String()
+}
+
+func (c *compiler) peer(o *v1alpha1.BGPPeer) {
+	key := Key{"BGPPeer", o.Name}
+	c.problems[key] = nil
+	address, err := netip.ParseAddr(o.Spec.Address)
+	switch {
+	case err != nil:
+		c.report(key, ReasonInvalidPeer, "spec.address: %q is no IP address; write one such as 192.0.2.1", o.Spec.Address)
+		return
+	case !unicast(address) || address.IsLoopback():
+		c.report(key, ReasonInvalidPeer, "spec.address: %s is not the address of a router; write a unicast address", address)
+		return
+	case address.Zone() != "" || address.Is4In6():
+		c.report(key, ReasonInvalidPeer, "spec.address: %s has a zone or is IPv4-mapped; write a plain address", address)
+		return
+	case !asn(o.Spec.LocalASN) || !asn(o.Spec.PeerASN):
+		c.report(key, ReasonInvalidPeer, "spec.localASN %d and spec.peerASN %d are from 1 to 4294967295", o.Spec.LocalASN, o.Spec.PeerASN)
+		return
+	}
+	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
+	if !ok {
+		return
+	}
+	peer := &Peer{
+		Name: o.Name, Address: address, Port: uint16(o.Spec.Port),
+		LocalASN: uint32(o.Spec.LocalASN), PeerASN: uint32(o.Spec.PeerASN),
+		HoldTime: duration(o.Spec.HoldTime), KeepaliveTime: duration(o.Spec.KeepaliveTime),
+		ConnectRetryTime: duration(o.Spec.ConnectRetryTime), Nodes: nodes,
+	}
+	if peer.Port == 0 {
+		peer.Port = 179
+	}
+	if o.Spec.EBGPMultihop != nil {
+		peer.EBGPMultihop = uint8(*o.Spec.EBGPMultihop)
+	}
+	for _, other := range c.snapshot.Peers {
+		if other.Address == peer.Address && other.Port == peer.Port && len(other.Nodes) == 0 {
+			c.report(key, ReasonConflict, "spec.address: %s port %d is the older BGPPeer %s already, on every node; change or delete one of the two", peer.Address, peer.Port, other.Name)
+			return
+		}
+	}
+	c.snapshot.Peers = append(c.snapshot.Peers, peer)
+}
+
+func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
+	key := Key{"L2Advertisement", o.Name}
+	c.problems[key] = nil
+	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
+	if !ok {
+		return
+	}
+	c.snapshot.l2 = append(c.snapshot.l2, &L2Advertisement{
+		Name: o.Name, Nodes: nodes, Interfaces: slices.Clone(o.Spec.Interfaces), pools: c.poolNames(key, o.Spec.Pools),
+	})
+}
+
+func (c *compiler) bgpAdvertisement(o *v1alpha1.BGPAdvertisement) {
+	key := Key{"BGPAdvertisement", o.Name}
+	c.problems[key] = nil
+	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
+	if !ok {
+		return
+	}
+	for i, name := range o.Spec.Peers {
+		if !slices.ContainsFunc(c.snapshot.Peers, func(p *Peer) bool { return p.Name == name }) {
+			c.report(key, ReasonUnknownPeer, "spec.peers[%d]: no BGPPeer %q is in effect; create it, mend it, or take the name out", i, name)
+		}
+	}
+	c.snapshot.bgp = append(c.snapshot.bgp, &BGPAdvertisement{
+		Name: o.Name, Nodes: nodes, Peers: slices.Clone(o.Spec.Peers), pools: c.poolNames(key, o.Spec.Pools),
+	})
+}
+
+func (c *compiler) poolNames(key Key, names []string) nameSet {
+	set := nameSet{}
+	for i, name := range names {
+		set[name] = true
+		if c.snapshot.pools[name] == nil {
+			c.report(key, ReasonUnknownPool, "spec.pools[%d]: no IPPool %q exists; create it or take the name out", i, name)
+		}
+	}
+	return set
+}
+
+// nodes compiles node selectors. An invalid one puts the whole object out of
+// effect, since what it was meant to leave out is unknown.
+func (c *compiler) nodes(key Key, selectors []metav1.LabelSelector) (NodeSelector, bool) {
+	var compiled NodeSelector
+	for i := range selectors {
+		s, err := metav1.LabelSelectorAsSelector(&selectors[i])
+		if err != nil {
+			c.report(key, ReasonInvalidSelector, "spec.nodeSelectors[%d]: %v; the object is not in effect until this is mended", i, err)
+			return nil, false
+		}
+		compiled = append(compiled, s)
+	}
+	return compiled, true
+}
+
+// ParseRange parses a prefix or an inclusive range "a-b" of unicast addresses.
+func ParseRange(entry string) (netipx.IPRange, error) {
+	if from, to, isRange := strings.Cut(entry, "-"); isRange {
+		return parseEnds(entry, from, to)
+	}
+	prefix, err := netip.ParsePrefix(entry)
+	if err != nil {
+		return netipx.IPRange{}, fmt.Errorf("%q is no prefix such as 192.0.2.0/24 and no range such as 192.0.2.10-192.0.2.20", entry)
+	}
+	if prefix != prefix.Masked() {
+		return netipx.IPRange{}, fmt.Errorf("%s has host bits set; write %s", entry, prefix.Masked())
+	}
+	return checkUnicast(entry, netipx.RangeOfPrefix(prefix))
+}
+
+func parseEnds(entry, from, to string) (netipx.IPRange, error) {
+	a, err := netip.ParseAddr(from)
+	if err != nil {
+		return netipx.IPRange{}, fmt.Errorf("%q: %q is no IP address", entry, from)
+	}
+	b, err := netip.ParseAddr(to)
+	if err != nil {
+		return netipx.IPRange{}, fmt.Errorf("%q: %q is no IP address", entry, to)
+	}
+	switch {
+	case a.Zone() != "" || b.Zone() != "":
+		return netipx.IPRange{}, fmt.Errorf("%q: an address of a pool has no zone", entry)
+	case a.BitLen() != b.BitLen():
+		return netipx.IPRange{}, fmt.Errorf("%q: both ends of a range are of one family", entry)
+	case b.Less(a):
+		return netipx.IPRange{}, fmt.Errorf("%q is reversed; write %s-%s", entry, b, a)
+	}
+	return checkUnicast(entry, netipx.IPRangeFrom(a, b))
+}
+
+// checkUnicast refuses ranges that hold addresses no host may have.
+func checkUnicast(entry string, r netipx.IPRange) (netipx.IPRange, error) {
+	for _, p := range notUnicast {
+		if r.Overlaps(netipx.RangeOfPrefix(p)) {
+			return netipx.IPRange{}, fmt.Errorf("%q overlaps %s (unspecified, loopback, link-local, multicast, reserved or IPv4-mapped); a pool holds unicast addresses", entry, p)
+		}
+	}
+	return r, nil
+}
+
+// notUnicast lists the prefixes that no Service can have: RFC 6890, RFC 4291.
+var notUnicast = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), netip.MustParsePrefix("::/127"), netip.MustParsePrefix("::ffff:0:0/96"),
+	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// unicast tells whether a host can have the address.
+func unicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+func asn(n int64) bool { return n >= 1 && n <= 4294967295 }
+
+func duration(d *metav1.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	return d.Duration
+}
+

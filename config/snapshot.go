@@ -1,0 +1,156 @@
+// Package config turns the objects of group berth.dev into one immutable,
+// validated Snapshot, and says what is wrong with each object. It has no memory:
+// the same objects give the same Snapshot.
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"sort"
+	"time"
+
+	"go4.org/netipx"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Snapshot is a compiled set of configuration objects. It is immutable: share it
+// freely, change nothing in it.
+type Snapshot struct {
+	// Pools in order of precedence: older first, then by name.
+	Pools []*Pool
+	// Peers in order of precedence: older first, then by name.
+	Peers []*Peer
+
+	pools  map[string]*Pool
+	ranges []poolRange // disjoint, ascending
+	l2     []*L2Advertisement
+	bgp    []*BGPAdvertisement
+}
+
+type poolRange struct {
+	netipx.IPRange
+	pool *Pool
+}
+
+// Pool is a compiled IPPool.
+type Pool struct {
+	Name string
+	// Ranges are disjoint and ascending, and overlap no range of another pool.
+	Ranges []netipx.IPRange
+	// Automatic pools give addresses to any Service, others only on request.
+	Automatic bool
+}
+
+// NodeSelector is a list of ORed label selectors; an empty one matches all nodes.
+type NodeSelector []labels.Selector
+
+// Matches tells whether a node with these labels is selected.
+func (s NodeSelector) Matches(node labels.Set) bool {
+	return len(s) == 0 || slices.ContainsFunc(s, func(one labels.Selector) bool { return one.Matches(node) })
+}
+
+// L2Advertisement is a compiled L2Advertisement.
+type L2Advertisement struct {
+	Name       string
+	Nodes      NodeSelector
+	Interfaces []string
+
+	pools nameSet
+}
+
+// BGPAdvertisement is a compiled BGPAdvertisement.
+type BGPAdvertisement struct {
+	Name  string
+	Nodes NodeSelector
+	// Peers by name; empty: all.
+	Peers []string
+
+	pools nameSet
+}
+
+// Peer is a compiled BGPPeer. Zero durations stand for the defaults.
+type Peer struct {
+	Name              string
+	Address           netip.Addr
+	Port              uint16
+	LocalASN, PeerASN uint32
+	HoldTime          time.Duration
+	KeepaliveTime     time.Duration
+	ConnectRetryTime  time.Duration
+	EBGPMultihop      uint8
+	Nodes             NodeSelector
+}
+
+// nameSet is a set of names; the empty set stands for all.
+type nameSet map[string]bool
+
+func (s nameSet) selects(name string) bool { return len(s) == 0 || s[name] }
+
+// Pool returns the pool of that name, or nil.
+func (s *Snapshot) Pool(name string) *Pool { return s.pools[name] }
+
+// PoolOf returns the pool that holds the address, or nil.
+func (s *Snapshot) PoolOf(address netip.Addr) *Pool {
+	i := sort.Search(len(s.ranges), func(i int) bool { return address.Compare(s.ranges[i].To()) <= 0 })
+	if i == len(s.ranges) || !s.ranges[i].Contains(address) {
+		return nil
+	}
+	return s.ranges[i].pool
+}
+
+// L2For returns the L2 advertisements that select the address, in order of
+// precedence. An address outside every pool (its pool was deleted or narrowed) is
+// selected by those that select all pools.
+func (s *Snapshot) L2For(address netip.Addr) []*L2Advertisement {
+	name := s.poolName(address)
+	var found []*L2Advertisement
+	for _, a := range s.l2 {
+		if a.pools.selects(name) {
+			found = append(found, a)
+		}
+	}
+	return found
+}
+
+// BGPFor is L2For, for BGP advertisements.
+func (s *Snapshot) BGPFor(address netip.Addr) []*BGPAdvertisement {
+	name := s.poolName(address)
+	var found []*BGPAdvertisement
+	for _, a := range s.bgp {
+		if a.pools.selects(name) {
+			found = append(found, a)
+		}
+	}
+	return found
+}
+
+// PeersOf returns the peers of a node with these labels. Where two of them have
+// the same address and port, the one of higher precedence is returned.
+func (s *Snapshot) PeersOf(node labels.Set) []*Peer {
+	var found []*Peer
+	seen := map[netip.AddrPort]bool{}
+	for _, p := range s.Peers {
+		at := netip.AddrPortFrom(p.Address, p.Port)
+		if p.Nodes.Matches(node) && !seen[at] {
+			seen[at] = true
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// poolName is no valid object name when no pool holds the address.
+func (s *Snapshot) poolName(address netip.Addr) string {
+	if p := s.PoolOf(address); p != nil {
+		return p.Name
+	}
+	return ""
+}
+
+// Excluded tells whether a node with these labels is kept out of load balancing.
+func Excluded(node map[string]string) bool {
+	_, excluded := node[v1alpha1.ExcludeLabel]
+	return excluded
+}

@@ -1,0 +1,142 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// L2Advertisement announces the addresses of pools on the local segment: one node
+// at a time answers ARP (IPv4) and NDP (IPv6) for each address.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=l2adv,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.pools`
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.spec.interfaces`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type L2Advertisement struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What is announced, and by whom. An empty spec announces every pool, from
+	// every node that is not excluded.
+	// +optional
+	Spec L2AdvertisementSpec `json:"spec,omitempty"`
+	// What the controller made of it.
+	// +optional
+	Status AdvertisementStatus `json:"status,omitempty"`
+}
+
+// L2AdvertisementList is a list of advertisements.
+//
+// +kubebuilder:object:root=true
+type L2AdvertisementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []L2Advertisement `json:"items"`
+}
+
+// L2AdvertisementSpec says what is announced on the segment, and by whom.
+type L2AdvertisementSpec struct {
+	// Pools, by name, whose addresses are announced. Empty: all pools.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	Pools []string `json:"pools,omitempty"`
+
+	// NodeSelectors: a node may announce when its labels match one of them (the
+	// entries are ORed). Empty: all nodes. Nodes that carry the label
+	// node.kubernetes.io/exclude-from-external-load-balancers never announce.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
+
+	// Interfaces on which to announce, by name or shell pattern ("eth0", "bond*").
+	// Empty: the interfaces that hold an InternalIP of the node.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// AdvertisementStatus is what the controller made of an advertisement.
+type AdvertisementStatus struct {
+	// Conditions of the advertisement. Ready is False when a part of it is not in
+	// effect, with the field at fault and the remedy.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// BGPAdvertisement announces the addresses of pools to BGP peers, as /32 and /128
+// routes with the announcing node as next hop.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=bgpadv,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.pools`
+// +kubebuilder:printcolumn:name="Peers",type=string,JSONPath=`.spec.peers`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type BGPAdvertisement struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What is announced, to whom, and by which nodes. An empty spec announces every
+	// pool to every peer, from every node that is not excluded.
+	// +optional
+	Spec BGPAdvertisementSpec `json:"spec,omitempty"`
+	// What the controller made of it.
+	// +optional
+	Status AdvertisementStatus `json:"status,omitempty"`
+}
+
+// BGPAdvertisementList is a list of advertisements.
+//
+// +kubebuilder:object:root=true
+type BGPAdvertisementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BGPAdvertisement `json:"items"`
+}
+
+// BGPAdvertisementSpec says what is announced by BGP, to whom, and by which nodes.
+type BGPAdvertisementSpec struct {
+	// Pools, by name, whose addresses are announced. Empty: all pools.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	Pools []string `json:"pools,omitempty"`
+
+	// Peers, by the name of their BGPPeer, to which to announce. Empty: all peers.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	Peers []string `json:"peers,omitempty"`
+
+	// NodeSelectors: a node announces when its labels match one of them (the
+	// entries are ORed). Empty: all nodes. Nodes that carry the label
+	// node.kubernetes.io/exclude-from-external-load-balancers never announce.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
+}
+
+// ConditionList returns where the conditions of the object are kept.
+func (o *L2Advertisement) ConditionList() *[]metav1.Condition { return &o.Status.Conditions }
+
+// ConditionList returns where the conditions of the object are kept.
+func (o *BGPAdvertisement) ConditionList() *[]metav1.Condition { return &o.Status.Conditions }

@@ -1,0 +1,12 @@
+// Package v1alpha1 holds the API of group berth.dev: which addresses Berth may
+// give to Services of type LoadBalancer, how it announces them, and what its
+// speakers see.
+//
+// All kinds are cluster-scoped. What one object can say about itself is checked
+// by the API server (patterns and CEL rules in the CRDs); what only the whole set
+// can say is found by the compiler in package config and reported as a condition
+// on the object at fault.
+//
+// +kubebuilder:object:generate=true
+// +groupName=berth.dev
+package v1alpha1

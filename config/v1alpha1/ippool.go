@@ -1,0 +1,108 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// IPPool is a set of addresses that Berth may give to Services of type
+// LoadBalancer. The addresses must be free for Berth alone: outside every DHCP
+// range, used by no host. An address of a pool is announced only if an
+// L2Advertisement or a BGPAdvertisement selects the pool.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=ipp,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
+// +kubebuilder:printcolumn:name="Allocation",type=string,JSONPath=`.spec.allocation`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="IPv4 used",type=integer,JSONPath=`.status.ipv4.assigned`
+// +kubebuilder:printcolumn:name="IPv4 free",type=string,JSONPath=`.status.ipv4.free`
+// +kubebuilder:printcolumn:name="IPv6 used",type=integer,JSONPath=`.status.ipv6.assigned`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type IPPool struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What the pool holds.
+	// +required
+	Spec IPPoolSpec `json:"spec"`
+	// What the controller made of it.
+	// +optional
+	Status IPPoolStatus `json:"status,omitempty"`
+}
+
+// IPPoolList is a list of pools.
+//
+// +kubebuilder:object:root=true
+type IPPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPPool `json:"items"`
+}
+
+// Allocation says when addresses of a pool are given.
+//
+// +kubebuilder:validation:Enum=Automatic;OnRequest
+type Allocation string
+
+const (
+	// AllocationAutomatic: to any Service, lowest free address first.
+	AllocationAutomatic Allocation = "Automatic"
+	// AllocationOnRequest: only to a Service that names an address of the pool.
+	AllocationOnRequest Allocation = "OnRequest"
+)
+
+// IPPoolSpec is what a pool holds.
+type IPPoolSpec struct {
+	// Addresses of the pool: prefixes ("192.0.2.0/24", "2001:db8::/64") and
+	// inclusive ranges ("192.0.2.10-192.0.2.20"), IPv4 and IPv6 in any mix. A
+	// single address is a /32 or a /128. A prefix has no host bits set. Loopback,
+	// multicast, link-local and unspecified addresses are refused.
+	// +required
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=2
+	// +kubebuilder:validation:items:MaxLength=96
+	// +kubebuilder:validation:XValidation:rule="self.all(a, a.contains('-') ? (size(a.split('-')) == 2 && a.split('-').all(e, isIP(e))) : isCIDR(a))",message="each entry is a prefix such as 192.0.2.0/24 or a range such as 192.0.2.10-192.0.2.20; write a single address as 192.0.2.1/32"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !a.contains('-') || size(a.split('-')) != 2 || !a.split('-').all(e, isIP(e)) || ip(a.split('-')[0]).family() == ip(a.split('-')[1]).family())",message="both ends of a range are of one family"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isCIDR(a) || cidr(a) == cidr(a).masked())",message="a prefix has no host bits set: write 192.0.2.0/24, not 192.0.2.7/24"
+	// +listType=atomic
+	Addresses []string `json:"addresses"`
+
+	// Allocation says when addresses are given: Automatic (to any Service, lowest
+	// free address first; the default) or OnRequest (only to a Service that names
+	// an address of the pool in spec.loadBalancerIP).
+	// +optional
+	// +default="Automatic"
+	Allocation Allocation `json:"allocation,omitempty"`
+}
+
+// IPPoolStatus is what the controller made of a pool.
+type IPPoolStatus struct {
+	// Conditions of the pool. Ready is False when a part of it is not in effect,
+	// with the entry at fault and the remedy.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// IPv4 addresses: how many there are and are in use.
+	// +optional
+	IPv4 *AddressUsage `json:"ipv4,omitempty"`
+	// IPv6 addresses: how many there are and are in use.
+	// +optional
+	IPv6 *AddressUsage `json:"ipv6,omitempty"`
+}
+
+// AddressUsage counts the addresses of one family in a pool. Counts that may pass
+// 2^63 are decimal strings.
+type AddressUsage struct {
+	// Total number of addresses, in decimal.
+	Total string `json:"total"`
+	// Assigned to Services.
+	Assigned int64 `json:"assigned"`
+	// Free addresses, in decimal.
+	Free string `json:"free"`
+}
+
+// ConditionList returns where the conditions of the object are kept.
+func (o *IPPool) ConditionList() *[]metav1.Condition { return &o.Status.Conditions }

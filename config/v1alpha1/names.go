@@ -1,0 +1,23 @@
+package v1alpha1
+
+// LoadBalancerClass is the value of a Service's spec.loadBalancerClass that asks
+// for Berth by name.
+const LoadBalancerClass = "berth.dev/lb"
+
+// Condition types of Services, written by the controller only.
+const (
+	// ServiceAllocated tells whether the Service has the addresses it asks for.
+	ServiceAllocated = "berth.dev/Allocated"
+	// ServiceAnnounced tells whether some advertisement, and a speaker able to
+	// act on it, covers the Service's addresses.
+	ServiceAnnounced = "berth.dev/Announced"
+)
+
+// ConditionReady is the condition type that configuration objects carry: True
+// when the object is in effect, False with the reason and the remedy when all or
+// a part of it is not.
+const ConditionReady = "Ready"
+
+// ExcludeLabel on a Node keeps it out of load balancing; its value does not
+// matter (KEP-1143).
+const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"

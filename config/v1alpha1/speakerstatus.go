@@ -1,0 +1,134 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// SpeakerStatus is what the speaker of one node sees and does; it has the name of
+// the node and is written by that speaker alone. Its size is bounded: it counts
+// addresses, it does not list them.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,path=speakerstatuses,shortName=spk,categories=berth
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
+// +kubebuilder:printcolumn:name="L2 owned",type=integer,JSONPath=`.status.groupsOwned`
+// +kubebuilder:printcolumn:name="BGP sessions",type=string,JSONPath=`.status.sessions[*].state`
+// +kubebuilder:printcolumn:name="BGP prefixes",type=integer,JSONPath=`.status.prefixesAnnounced`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.messages[*]`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type SpeakerStatus struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What the speaker reports.
+	// +optional
+	Status SpeakerReport `json:"status,omitempty"`
+}
+
+// SpeakerStatusList is a list of speakers' reports.
+//
+// +kubebuilder:object:root=true
+type SpeakerStatusList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SpeakerStatus `json:"items"`
+}
+
+// SpeakerState is a state of a speaker's life.
+//
+// +kubebuilder:validation:Enum=Starting;Ready;Leaving;Restarting;Stopped
+type SpeakerState string
+
+const (
+	// SpeakerStarting: it does not announce yet.
+	SpeakerStarting SpeakerState = "Starting"
+	// SpeakerReady: it announces.
+	SpeakerReady SpeakerState = "Ready"
+	// SpeakerLeaving: its node is excluded or deleted, or Berth is being
+	// uninstalled; it hands over and withdraws, and forwards what still arrives.
+	SpeakerLeaving SpeakerState = "Leaving"
+	// SpeakerRestarting: the process is being replaced and will be back.
+	SpeakerRestarting SpeakerState = "Restarting"
+	// SpeakerStopped: the process has ended in good order.
+	SpeakerStopped SpeakerState = "Stopped"
+)
+
+// SpeakerReport is what a speaker reports.
+type SpeakerReport struct {
+	// State of the speaker: Starting, Ready, Leaving, Restarting or Stopped.
+	// +optional
+	State SpeakerState `json:"state,omitempty"`
+	// Reason for the state, in a sentence.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Reason string `json:"reason,omitempty"`
+	// Version of the speaker.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	Version string `json:"version,omitempty"`
+	// Segments on which the speaker announces by ARP and NDP.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=interface
+	Segments []SegmentReport `json:"segments,omitempty"`
+	// GroupsOwned counts the groups of addresses that this node answers for.
+	// +optional
+	GroupsOwned int32 `json:"groupsOwned"`
+	// Sessions with BGP peers.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=map
+	// +listMapKey=peer
+	Sessions []SessionReport `json:"sessions,omitempty"`
+	// PrefixesAnnounced counts the prefixes that this node announces by BGP.
+	// +optional
+	PrefixesAnnounced int32 `json:"prefixesAnnounced"`
+	// Messages tell what is wrong, one sentence each, at most 16.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=1024
+	// +listType=atomic
+	Messages []string `json:"messages,omitempty"`
+}
+
+// SegmentReport is the speaker's view of one segment.
+type SegmentReport struct {
+	// Interface on the segment.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Interface string `json:"interface"`
+	// MAC address that the speaker answers with.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	MAC string `json:"mac,omitempty"`
+	// PeersAlive counts the other speakers heard on the segment.
+	// +optional
+	PeersAlive int32 `json:"peersAlive"`
+	// GroupsOwned counts the groups answered for on this segment.
+	// +optional
+	GroupsOwned int32 `json:"groupsOwned"`
+}
+
+// SessionReport is the speaker's view of one BGP session.
+type SessionReport struct {
+	// Peer is the name of the BGPPeer.
+	// +required
+	// +kubebuilder:validation:MaxLength=253
+	Peer string `json:"peer"`
+	// State of the session as RFC 4271 names it: Idle, Connect, Active, OpenSent,
+	// OpenConfirm or Established.
+	// +optional
+	// +kubebuilder:validation:MaxLength=32
+	State string `json:"state,omitempty"`
+	// Since when the session is in this state.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// Prefixes announced to the peer.
+	// +optional
+	Prefixes int32 `json:"prefixes"`
+	// LastError: why the session last went down, or does not come up.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	LastError string `json:"lastError,omitempty"`
+}
