@@ -1,0 +1,211 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// Reasons of the condition berth.dev/Allocated.
+const (
+	ReasonAllocated      = "Allocated"           // True: the Service has what it asks for
+	ReasonFamilyMissing  = "FamilyMissing"       // True: PreferDualStack, one family only
+	ReasonOutsidePools   = "OutsidePools"        // True: given before, but in no pool any more
+	ReasonInvalidAddress = "InvalidAddress"      // False: spec.loadBalancerIP does not parse
+	ReasonFamilyMismatch = "FamilyMismatch"      // False: spec.loadBalancerIP is of a family the Service does not have
+	ReasonAddressOutside = "AddressOutsidePools" // False: spec.loadBalancerIP is in no pool
+	ReasonAddressInUse   = "AddressInUse"        // False: spec.loadBalancerIP is another Service's
+	ReasonPoolExhausted  = "PoolExhausted"       // False: no free address of a family wanted
+	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family wanted
+)
+
+// Reasons of the condition berth.dev/Announced.
+const (
+	ReasonAnnounced       = "Announced"       // True: a selected, ready speaker can announce every address
+	ReasonNoAddress       = "NoAddress"       // False: there is nothing to announce
+	ReasonNoAdvertisement = "NoAdvertisement" // False: no advertisement selects an address
+	ReasonNoSpeaker       = "NoSpeaker"       // False: advertised, but by no ready speaker
+	ReasonNoSession       = "NoSession"       // False: advertised by BGP only, and no session is established
+)
+
+// condition is a condition without its times.
+type condition struct {
+	kind    string
+	ok      bool
+	reason  string
+	message string
+}
+
+// allocated is the condition for the outcome of an allocation.
+func allocated(assignment ipam.Assignment, err error, outside []netip.Addr) condition {
+	c := condition{kind: v1alpha1.ServiceAllocated, ok: err == nil}
+	var taken *ipam.TakenError
+	var out *ipam.OutsideError
+	var family *ipam.FamilyError
+	var exhausted *ipam.ExhaustedError
+	switch {
+	case err == nil && len(outside) > 0:
+		c.reason = ReasonOutsidePools
+		c.message = fmt.Sprintf("%s stays in service, but is in no IPPool any more; add it to one, or recreate the Service for another address", join(outside))
+	case err == nil && len(assignment.Missing) > 0:
+		c.reason = ReasonFamilyMissing
+		c.message = fmt.Sprintf("has %s; %v, and ipFamilyPolicy PreferDualStack does without", join(assignment.Addresses), assignment.Missing[0])
+	case err == nil:
+		c.reason, c.message = ReasonAllocated, "has "+join(assignment.Addresses)
+	case errors.As(err, &taken):
+		c.reason = ReasonAddressInUse
+		c.message = fmt.Sprintf("spec.loadBalancerIP: %s is held by Service %s; free it there or ask for another", taken.Address, taken.Owner)
+	case errors.As(err, &out):
+		c.reason = ReasonAddressOutside
+		c.message = fmt.Sprintf("spec.loadBalancerIP: %s is in no IPPool; ask for an address of one (kubectl get ippools), or add it to one", out.Address)
+	case errors.As(err, &family):
+		c.reason = ReasonFamilyMismatch
+		c.message = fmt.Sprintf("spec.loadBalancerIP: %s is %s, and spec.ipFamilies has %v only", family.Address, ipam.FamilyOf(family.Address), family.Families)
+	case errors.As(err, &exhausted) && len(exhausted.Full) == 0:
+		c.reason = ReasonNoPool
+		c.message = err.Error() + "; create one with allocation Automatic"
+	case errors.As(err, &exhausted):
+		c.reason = ReasonPoolExhausted
+		c.message = err.Error() + "; widen it or add another"
+	default:
+		c.reason, c.message = ReasonInvalidAddress, err.Error()
+	}
+	return c
+}
+
+// nodeView is what the controller knows of a node that matters to announcing.
+type nodeView struct {
+	labels   map[string]string
+	excluded bool
+	ready    bool     // its speaker runs and announces
+	segments int      // on which its speaker announces
+	sessions []string // names of BGPPeers with an established session, sorted
+}
+
+// announced is the condition for what the advertisements and the speakers make of
+// the addresses.
+func announced(addresses []netip.Addr, snapshot *config.Snapshot, nodes map[string]nodeView) condition {
+	c := condition{kind: v1alpha1.ServiceAnnounced}
+	if len(addresses) == 0 {
+		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
+		return c
+	}
+	var by []string
+	for _, address := range addresses {
+		names, failure := announcersOf(address, snapshot, nodes)
+		if len(names) == 0 {
+			return failure
+		}
+		for _, name := range names {
+			if !slices.Contains(by, name) {
+				by = append(by, name)
+			}
+		}
+	}
+	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
+	return c
+}
+
+// announcersOf returns the advertisements that are acted on for the address, or
+// else the condition that says why there are none.
+func announcersOf(address netip.Addr, snapshot *config.Snapshot, nodes map[string]nodeView) ([]string, condition) {
+	c := condition{kind: v1alpha1.ServiceAnnounced}
+	l2, bgp := snapshot.L2For(address), snapshot.BGPFor(address)
+	if len(l2)+len(bgp) == 0 {
+		pool := "any pool: it is in none"
+		if p := snapshot.PoolOf(address); p != nil {
+			pool = "IPPool " + p.Name
+		}
+		c.reason = ReasonNoAdvertisement
+		c.message = fmt.Sprintf("%s answers nowhere: no L2Advertisement or BGPAdvertisement selects %s; create one", address, pool)
+		return nil, c
+	}
+	var by, idle []string
+	speakers := 0
+	for _, a := range l2 {
+		name := "L2Advertisement " + a.Name
+		if slices.ContainsFunc(usable(nodes, a.Nodes), func(n nodeView) bool { return n.segments > 0 }) {
+			by = append(by, name)
+		} else {
+			idle = append(idle, name)
+		}
+	}
+	for _, a := range bgp {
+		name := "BGPAdvertisement " + a.Name
+		selected := usable(nodes, a.Nodes)
+		speakers += len(selected)
+		if slices.ContainsFunc(selected, func(n nodeView) bool { return hasPeer(n.sessions, a.Peers) }) {
+			by = append(by, name)
+		} else {
+			idle = append(idle, name)
+		}
+	}
+	switch {
+	case len(by) > 0:
+	case speakers > 0:
+		c.reason = ReasonNoSession
+		c.message = fmt.Sprintf("%s is selected by %s, but no selected node has an established session with its peers; see kubectl get speakerstatuses", address, strings.Join(idle, ", "))
+	default:
+		c.reason = ReasonNoSpeaker
+		c.message = fmt.Sprintf("%s is selected by %s, but on no selected node, the excluded ones left out, does a speaker announce; see kubectl get speakerstatuses and the label %s of the nodes",
+			address, strings.Join(idle, ", "), v1alpha1.ExcludeLabel)
+	}
+	return by, c
+}
+
+// usable returns the selected nodes whose speakers announce.
+func usable(nodes map[string]nodeView, selector config.NodeSelector) []nodeView {
+	var found []nodeView
+	for _, n := range nodes {
+		if n.ready && !n.excluded && selector.Matches(n.labels) {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
+// hasPeer tells whether one of the sessions is with one of the peers; no peers
+// stands for all.
+func hasPeer(sessions, peers []string) bool {
+	return slices.ContainsFunc(sessions, func(s string) bool { return len(peers) == 0 || slices.Contains(peers, s) })
+}
+
+// apply puts the condition into the list and tells whether the list changed and
+// whether the reason did.
+func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.Time) (changed, news bool) {
+	status := metav1.ConditionFalse
+	if c.ok {
+		status = metav1.ConditionTrue
+	}
+	i := slices.IndexFunc(*list, func(o metav1.Condition) bool { return o.Type == c.kind })
+	if i < 0 {
+		*list = append(*list, metav1.Condition{Type: c.kind, Status: status, Reason: c.reason, Message: c.message, ObservedGeneration: generation, LastTransitionTime: now})
+		return true, true
+	}
+	old := &(*list)[i]
+	if old.Status == status && old.Reason == c.reason && old.Message == c.message && old.ObservedGeneration == generation {
+		return false, false
+	}
+	news = old.Status != status || old.Reason != c.reason || old.Message != c.message
+	if old.Status != status {
+		old.LastTransitionTime = now
+	}
+	old.Status, old.Reason, old.Message, old.ObservedGeneration = status, c.reason, c.message, generation
+	return true, news
+}
+
+func join(addresses []netip.Addr) string {
+	var s []string
+	for _, a := range addresses {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, " and ")
+}

@@ -1,0 +1,270 @@
+// Package controller gives addresses to Services of type LoadBalancer, and tells
+// on every object what is wrong with it. It is the only writer of Services and of
+// the conditions of configuration objects.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// Options of a Controller.
+type Options struct {
+	Kubernetes kubernetes.Interface
+	Berth      *client.Interface
+	Events     events.EventRecorder
+	Logger     *slog.Logger
+	Metrics    prometheus.Registerer
+	// Namespace of Berth's own objects.
+	Namespace string
+	// Classless: serve Services without a loadBalancerClass too.
+	Classless bool
+	// Workers reconciling Services, at least 1. Default 4.
+	Workers int
+}
+
+// Controller is the controller. Make one with New.
+type Controller struct {
+	Options
+	informers sources
+	services  workqueue.TypedRateLimitingInterface[string]
+	settings  workqueue.TypedRateLimitingInterface[setting]
+	metrics   *metrics
+
+	snapshot atomic.Pointer[config.Snapshot]
+	nodes    atomic.Pointer[map[string]nodeView]
+
+	mu        sync.Mutex // guards what follows; never held across I/O
+	allocator *ipam.Allocator
+	waiting   map[string]bool // Services without all they ask for
+}
+
+// setting is a key of the queue of configuration work.
+type setting string
+
+const (
+	compileAll    setting = "compile" // an object of the configuration changed
+	publishUsage  setting = "usage"   // addresses were given or freed
+	reviewNodes   setting = "nodes"   // a node or its speaker changed
+	usageInterval         = 500 * time.Millisecond
+)
+
+// sources are the informers that the controller reads from.
+type sources struct {
+	factory  informers.SharedInformerFactory
+	service  cache.SharedIndexInformer
+	services corelisters.ServiceLister
+	node     cache.SharedIndexInformer
+	pool     cache.SharedIndexInformer
+	l2       cache.SharedIndexInformer
+	bgp      cache.SharedIndexInformer
+	peer     cache.SharedIndexInformer
+	speaker  cache.SharedIndexInformer
+}
+
+func (s *sources) own() []cache.SharedIndexInformer {
+	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker}
+}
+
+// New returns a controller that does nothing yet.
+func New(o Options) (*Controller, error) {
+	if o.Workers <= 0 {
+		o.Workers = 4
+	}
+	factory := informers.NewSharedInformerFactory(o.Kubernetes, 0)
+	c := &Controller{
+		Options: o,
+		informers: sources{
+			factory:  factory,
+			service:  factory.Core().V1().Services().Informer(),
+			services: factory.Core().V1().Services().Lister(),
+			node:     factory.Core().V1().Nodes().Informer(),
+			pool:     client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
+			l2:       client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
+			bgp:      client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
+			peer:     client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+			speaker:  client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
+		},
+		services:  newQueue[string](),
+		settings:  newQueue[setting](),
+		allocator: ipam.New(),
+		waiting:   map[string]bool{},
+	}
+	c.snapshot.Store(&config.Snapshot{})
+	c.nodes.Store(&map[string]nodeView{})
+	var err error
+	if c.metrics, err = newMetrics(o.Metrics); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return c, c.watch()
+}
+
+func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 30*time.Second))
+}
+
+// watch turns what the informers see into keys of the two queues.
+func (c *Controller) watch() error {
+	service := func(o any) {
+		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
+			c.services.Add(key)
+		}
+	}
+	to := func(s setting) func(any) { return func(any) { c.settings.Add(s) } }
+	handlers := []struct {
+		informer cache.SharedIndexInformer
+		handle   func(any)
+		// matters tells whether an update is more than our own writing of a status.
+		matters func(before, after metav1.Object) bool
+	}{
+		{c.informers.service, service, always},
+		{c.informers.node, to(reviewNodes), relabelled},
+		{c.informers.speaker, to(reviewNodes), always},
+		{c.informers.pool, to(compileAll), respecified},
+		{c.informers.l2, to(compileAll), respecified},
+		{c.informers.bgp, to(compileAll), respecified},
+		{c.informers.peer, to(compileAll), respecified},
+	}
+	for _, h := range handlers {
+		if _, err := h.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: h.handle,
+			UpdateFunc: func(before, after any) {
+				b, okB := before.(metav1.Object)
+				a, okA := after.(metav1.Object)
+				if okA && okB && h.matters(b, a) {
+					h.handle(after)
+				}
+			},
+			DeleteFunc: h.handle,
+		}); err != nil {
+			return fmt.Errorf("watch: %w", err)
+		}
+	}
+	// The controller reads no more of a Node than this.
+	return c.informers.node.SetTransform(func(o any) (any, error) {
+		if n, ok := o.(*corev1.Node); ok {
+			slim := &corev1.Node{}
+			slim.Name, slim.UID, slim.ResourceVersion, slim.Labels = n.Name, n.UID, n.ResourceVersion, n.Labels
+			return slim, nil
+		}
+		return o, nil
+	})
+}
+
+func always(_, _ metav1.Object) bool { return true }
+
+func relabelled(before, after metav1.Object) bool {
+	return !maps.Equal(before.GetLabels(), after.GetLabels())
+}
+
+func respecified(before, after metav1.Object) bool {
+	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID()
+}
+
+// Watch fills the caches until the context ends, so that a standby is warm.
+func (c *Controller) Watch(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	c.informers.factory.StartWithContext(ctx)
+	for _, i := range c.informers.own() {
+		group.Go(func() error { i.RunWithContext(ctx); return nil })
+	}
+	<-ctx.Done()
+	c.informers.factory.Shutdown()
+	return group.Wait()
+}
+
+// Synced tells whether the caches hold everything.
+func (c *Controller) Synced() bool {
+	for _, i := range append(c.informers.own(), c.informers.service, c.informers.node) {
+		if !i.HasSynced() {
+			return false
+		}
+	}
+	return true
+}
+
+// Lead does the work of the leader until the context ends. Watch must be running.
+func (c *Controller) Lead(ctx context.Context) error {
+	if !cache.WaitForCacheSync(ctx.Done(), c.Synced) {
+		return ctx.Err()
+	}
+	if err := c.ensureHelloKey(ctx); err != nil {
+		return err
+	}
+	c.compile()
+	c.reviewNodes()
+	if err := c.rebuild(ctx); err != nil {
+		return err
+	}
+	c.settings.Add(compileAll)
+	c.enqueueAll()
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { work(ctx, c.settings, c.configure, retried[setting](c, "configuration")); return nil })
+	for range c.Workers {
+		group.Go(func() error { work(ctx, c.services, c.reconcile, retried[string](c, "service")); return nil })
+	}
+	c.Logger.Info("leading", "services", len(c.informers.service.GetStore().ListKeys()))
+	<-ctx.Done()
+	c.services.ShutDown()
+	c.settings.ShutDown()
+	return group.Wait()
+}
+
+// work takes keys from the queue until it is shut down. A key whose work failed
+// comes back with a growing delay.
+func work[T comparable](ctx context.Context, queue workqueue.TypedRateLimitingInterface[T], do func(context.Context, T) error, failed func(T, error)) {
+	for {
+		key, down := queue.Get()
+		if down {
+			return
+		}
+		if err := do(ctx, key); err != nil {
+			failed(key, err)
+			queue.AddRateLimited(key)
+		} else {
+			queue.Forget(key)
+		}
+		queue.Done(key)
+	}
+}
+
+// retried returns what to do about work that failed.
+func retried[T comparable](c *Controller, what string) func(T, error) {
+	return func(key T, err error) {
+		if conflict(err) || errors.Is(err, context.Canceled) {
+			return // the cache is a moment behind, or we are ending
+		}
+		c.metrics.failures.Inc()
+		c.Logger.Warn("will be tried again", what, key, "error", err)
+	}
+}
+
+// enqueueAll has every Service looked at again.
+func (c *Controller) enqueueAll() {
+	for _, key := range c.informers.service.GetStore().ListKeys() {
+		c.services.Add(key)
+	}
+}

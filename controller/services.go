@@ -1,0 +1,193 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
+)
+
+func conflict(err error) bool { return apierrors.IsConflict(err) }
+
+// rebuild makes the allocator hold what the statuses of the Services say, older
+// Services first. It reads them from the API server, not from the cache, which may
+// lag behind what a former leader wrote last.
+func (c *Controller) rebuild(ctx context.Context) error {
+	list, err := c.Kubernetes.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("rebuild the allocator: list Services: %w", err)
+	}
+	slices.SortFunc(list.Items, func(a, b corev1.Service) int {
+		if d := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range list.Items {
+		if svc := &list.Items[i]; serves(svc, c.Classless) {
+			c.adopt(svc)
+		}
+	}
+	return nil
+}
+
+// adopt makes the allocator hold the addresses in the Service's status: those in a
+// pool, and those that Berth gave when they were in one. The mutex is held.
+func (c *Controller) adopt(svc *corev1.Service) {
+	key := svc.Namespace + "/" + svc.Name
+	for _, address := range addressesIn(svc) {
+		if c.allocator.PoolOf(address) == "" && !given(svc) {
+			continue
+		}
+		if err := c.allocator.Hold(key, address); err != nil {
+			c.Logger.Warn("address in two statuses; the other Service keeps it", "service", key, "address", address, "error", err)
+		}
+	}
+}
+
+// reconcile makes one Service have what it asks for, and its status say so.
+func (c *Controller) reconcile(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil // no key of ours
+	}
+	svc, err := c.informers.services.Services(namespace).Get(name)
+	switch {
+	case apierrors.IsNotFound(err):
+		c.release(key)
+		return nil
+	case err != nil:
+		return fmt.Errorf("get Service %s: %w", key, err)
+	case !serves(svc, c.Classless):
+		return c.disown(ctx, key, svc)
+	}
+	assignment, outside, failure := c.assign(key, svc)
+	conditions := []condition{
+		allocated(assignment, failure, outside),
+		announced(assignment.Addresses, c.snapshot.Load(), *c.nodes.Load()),
+	}
+	desired, news := withStatus(svc, assignment.Addresses, conditions, metav1.Now())
+	if desired != svc {
+		if err := c.write(ctx, key, desired); err != nil {
+			return err
+		}
+	}
+	// Only now that no status shows them may others have them.
+	c.free(key, assignment.Surplus)
+	for _, n := range news {
+		c.tell(svc, n)
+	}
+	return nil
+}
+
+// assign has the allocator give the Service what it asks for. It also returns which
+// of its addresses are in no pool any more.
+func (c *Controller) assign(key string, svc *corev1.Service) (ipam.Assignment, []netip.Addr, error) {
+	request, invalid := requestOf(svc)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.allocator.Holdings(key)
+	if len(before) == 0 {
+		c.adopt(svc)
+		before = c.allocator.Holdings(key)
+	}
+	if invalid != nil {
+		c.waiting[key] = true
+		return ipam.Assignment{Surplus: before}, nil, invalid
+	}
+	assignment, err := c.allocator.Assign(key, request)
+	var outside []netip.Addr
+	for _, address := range assignment.Addresses {
+		if c.allocator.PoolOf(address) == "" {
+			outside = append(outside, address)
+		}
+	}
+	if err == nil && len(assignment.Missing) == 0 {
+		delete(c.waiting, key)
+	} else {
+		c.waiting[key] = true
+	}
+	if !slices.Equal(before, c.allocator.Holdings(key)) {
+		c.metrics.allocations.Inc()
+		c.settings.AddAfter(publishUsage, usageInterval)
+	}
+	return assignment, outside, err
+}
+
+// free gives addresses of a Service back, and has the Services that wait for one
+// tried again.
+func (c *Controller) free(key string, addresses []netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.allocator.Free(key, addresses) {
+		return
+	}
+	c.Logger.Info("freed", "service", key, "addresses", addresses)
+	for other := range c.waiting {
+		if other != key {
+			c.services.Add(other)
+		}
+	}
+	c.settings.AddAfter(publishUsage, usageInterval)
+}
+
+// release forgets a Service that is not served any more.
+func (c *Controller) release(key string) {
+	c.mu.Lock()
+	delete(c.waiting, key)
+	held := c.allocator.Holdings(key)
+	c.mu.Unlock()
+	c.free(key, held)
+}
+
+// disown takes Berth's marks off a Service that it does not serve.
+func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service) error {
+	if marked(svc) {
+		if err := c.write(ctx, key, withoutStatus(svc)); err != nil {
+			return err
+		}
+		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release", "not a Service of Berth's any more (spec.type, spec.loadBalancerClass)")
+	}
+	c.release(key)
+	return nil
+}
+
+// write writes the status on the resourceVersion that it was decided on.
+func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service) error {
+	c.metrics.writes.Inc()
+	_, err := c.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil // deleted meanwhile: its deletion is on its way to us
+	}
+	if err != nil {
+		return fmt.Errorf("write status of Service %s: %w", key, err)
+	}
+	return nil
+}
+
+// tell makes an event and a log line of a condition that changed.
+func (c *Controller) tell(svc *corev1.Service, news condition) {
+	kind, action := corev1.EventTypeNormal, "Allocate"
+	if news.kind == v1alpha1.ServiceAnnounced {
+		action = "Announce"
+	}
+	if !news.ok {
+		kind = corev1.EventTypeWarning
+	}
+	if news.reason == ReasonNoAddress {
+		return // the other condition says why
+	}
+	c.Events.Eventf(svc, nil, kind, news.reason, action, "%s", news.message)
+	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "condition", news.kind, "reason", news.reason, "message", news.message)
+}

@@ -1,0 +1,231 @@
+package controller
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// HelloSecret is the name of the Secret, in Berth's namespace, with which speakers
+// sign their hellos.
+const HelloSecret = "berth-hello"
+
+// HelloKey is the key of that Secret's data: 32 random bytes.
+const HelloKey = "key"
+
+// configure does one piece of configuration work.
+func (c *Controller) configure(ctx context.Context, what setting) error {
+	switch what {
+	case compileAll:
+		problems := c.compile()
+		c.enqueueAll()
+		return c.publish(ctx, problems)
+	case publishUsage:
+		return c.publish(ctx, nil)
+	case reviewNodes:
+		if c.reviewNodes() {
+			c.enqueueAll()
+		}
+	}
+	return nil
+}
+
+// compile makes the Snapshot of what the caches hold, and gives the allocator its
+// pools.
+func (c *Controller) compile() map[config.Key][]config.Problem {
+	snapshot, problems := config.Compile(config.Objects{
+		Pools:             stored[*v1alpha1.IPPool](c.informers.pool),
+		L2Advertisements:  stored[*v1alpha1.L2Advertisement](c.informers.l2),
+		BGPAdvertisements: stored[*v1alpha1.BGPAdvertisement](c.informers.bgp),
+		BGPPeers:          stored[*v1alpha1.BGPPeer](c.informers.peer),
+	})
+	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
+	for _, p := range snapshot.Pools {
+		pools = append(pools, ipam.Pool{Name: p.Name, Ranges: p.Ranges, Automatic: p.Automatic})
+	}
+	c.mu.Lock()
+	c.allocator.SetPools(pools)
+	c.mu.Unlock()
+	c.snapshot.Store(snapshot)
+	return problems
+}
+
+// stored returns the objects in an informer's cache.
+func stored[T any](informer cache.SharedIndexInformer) []T {
+	var objects []T
+	for _, o := range informer.GetStore().List() {
+		if t, ok := o.(T); ok {
+			objects = append(objects, t)
+		}
+	}
+	return objects
+}
+
+// publish writes what changed of the objects' conditions, if problems are given,
+// and of the pools' usage.
+func (c *Controller) publish(ctx context.Context, problems map[config.Key][]config.Problem) error {
+	var failures []error
+	for _, o := range stored[*v1alpha1.IPPool](c.informers.pool) {
+		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, c.setUsage))
+	}
+	if problems != nil {
+		for _, o := range stored[*v1alpha1.L2Advertisement](c.informers.l2) {
+			failures = append(failures, publishOne(ctx, c, c.Berth.L2Advertisements, "L2Advertisement", o, problems, nil))
+		}
+		for _, o := range stored[*v1alpha1.BGPAdvertisement](c.informers.bgp) {
+			failures = append(failures, publishOne(ctx, c, c.Berth.BGPAdvertisements, "BGPAdvertisement", o, problems, nil))
+		}
+		for _, o := range stored[*v1alpha1.BGPPeer](c.informers.peer) {
+			failures = append(failures, publishOne(ctx, c, c.Berth.BGPPeers, "BGPPeer", o, problems, nil))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// object is a configuration object.
+type object interface {
+	runtime.Object
+	metav1.Object
+	ConditionList() *[]metav1.Condition
+}
+
+type statusWriter[T object] interface {
+	UpdateStatus(context.Context, T, metav1.UpdateOptions) (T, error)
+}
+
+// publishOne writes the status of one object if it differs.
+func publishOne[T object](ctx context.Context, c *Controller, writer statusWriter[T], kind string, o T, problems map[config.Key][]config.Problem, amend func(T) bool) error {
+	desired, ok := o.DeepCopyObject().(T)
+	if !ok {
+		return nil
+	}
+	changed := amend != nil && amend(desired)
+	var news bool
+	ready := condition{}
+	if found, known := problems[config.Key{Kind: kind, Name: o.GetName()}]; known {
+		ready = readiness(found)
+		var differs bool
+		differs, news = ready.apply(desired.ConditionList(), o.GetGeneration(), metav1.Now())
+		changed = changed || differs
+	}
+	if !changed {
+		return nil
+	}
+	if _, err := writer.UpdateStatus(ctx, desired, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write status of %s %s: %w", kind, o.GetName(), err)
+	}
+	if news && !ready.ok {
+		c.Events.Eventf(o, nil, corev1.EventTypeWarning, ready.reason, "Compile", "%s", ready.message)
+		c.Logger.Warn("configuration", "kind", kind, "name", o.GetName(), "reason", ready.reason, "message", ready.message)
+	}
+	return nil
+}
+
+// readiness is the condition Ready for what is wrong with an object.
+func readiness(problems []config.Problem) condition {
+	c := condition{kind: v1alpha1.ConditionReady, ok: len(problems) == 0, reason: "InEffect", message: "all of the object is in effect"}
+	if c.ok {
+		return c
+	}
+	const most = 8
+	var messages []string
+	for _, p := range problems[:min(most, len(problems))] {
+		messages = append(messages, p.Message)
+	}
+	if more := len(problems) - most; more > 0 {
+		messages = append(messages, fmt.Sprintf("and %d more", more))
+	}
+	c.reason, c.message = problems[0].Reason, strings.Join(messages, "; ")
+	return c
+}
+
+// setUsage puts the counts of the pool's addresses into its status.
+func (c *Controller) setUsage(pool *v1alpha1.IPPool) bool {
+	c.mu.Lock()
+	usage := c.allocator.Usage(pool.Name)
+	c.mu.Unlock()
+	old := pool.Status
+	pool.Status.IPv4, pool.Status.IPv6 = counts(usage, ipam.IPv4), counts(usage, ipam.IPv6)
+	for family, u := range usage {
+		c.metrics.assigned.WithLabelValues(pool.Name, family.String()).Set(float64(u.Assigned))
+	}
+	return !reflect.DeepEqual(old.IPv4, pool.Status.IPv4) || !reflect.DeepEqual(old.IPv6, pool.Status.IPv6)
+}
+
+func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.AddressUsage {
+	u, ok := usage[family]
+	if !ok {
+		return nil
+	}
+	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned))
+	return &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Free: free.String()}
+}
+
+// reviewNodes takes in what the nodes and their speakers say, and tells whether
+// anything that matters to a Service changed.
+func (c *Controller) reviewNodes() bool {
+	nodes := map[string]nodeView{}
+	for _, n := range stored[*corev1.Node](c.informers.node) {
+		nodes[n.Name] = nodeView{labels: n.Labels, excluded: config.Excluded(n.Labels)}
+	}
+	for _, s := range stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {
+		view, ok := nodes[s.Name]
+		if !ok {
+			continue
+		}
+		view.ready = s.Status.State == v1alpha1.SpeakerReady
+		view.segments = len(s.Status.Segments)
+		for _, session := range s.Status.Sessions {
+			if session.State == "Established" {
+				view.sessions = append(view.sessions, session.Peer)
+			}
+		}
+		slices.Sort(view.sessions)
+		nodes[s.Name] = view
+	}
+	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
+		return false
+	}
+	c.nodes.Store(&nodes)
+	return true
+}
+
+// ensureHelloKey makes the key with which speakers sign their hellos, unless there
+// is one.
+func (c *Controller) ensureHelloKey(ctx context.Context) error {
+	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
+	_, err := secrets.Get(ctx, HelloSecret, metav1.GetOptions{})
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, HelloSecret, err)
+	}
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return fmt.Errorf("make the hello key: %w", err)
+	}
+	_, err = secrets.Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
+		Data:       map[string][]byte{HelloKey: key},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create Secret %s/%s: %w", c.Namespace, HelloSecret, err)
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package controller
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// withStatus returns the Service with the status it should have, and the
+// conditions that are news to its reader; the Service itself, when nothing
+// differs.
+func withStatus(svc *corev1.Service, addresses []netip.Addr, conditions []condition, now metav1.Time) (*corev1.Service, []condition) {
+	desired := svc.DeepCopy()
+	changed := false
+	if !showsExactly(svc.Status.LoadBalancer.Ingress, addresses) {
+		changed = true
+		desired.Status.LoadBalancer.Ingress = nil
+		mode := corev1.LoadBalancerIPModeVIP
+		for _, a := range addresses {
+			desired.Status.LoadBalancer.Ingress = append(desired.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
+		}
+	}
+	var news []condition
+	for _, c := range conditions {
+		// No observedGeneration: it would cost a write for every edit of the Service.
+		differs, isNews := c.apply(&desired.Status.Conditions, 0, now)
+		changed = changed || differs
+		if isNews {
+			news = append(news, c)
+		}
+	}
+	if !changed {
+		return svc, nil
+	}
+	return desired, news
+}
+
+// showsExactly tells whether the ingress list is what Berth would write for the
+// addresses. An ipMode left out is VIP: the API server's default.
+func showsExactly(ingress []corev1.LoadBalancerIngress, addresses []netip.Addr) bool {
+	return slices.EqualFunc(ingress, addresses, func(i corev1.LoadBalancerIngress, a netip.Addr) bool {
+		return i.IP == a.String() && i.Hostname == "" && len(i.Ports) == 0 &&
+			(i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP)
+	})
+}
+
+// marked tells whether the Service carries conditions of Berth: it was served.
+func marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
+
+// given tells whether Berth gave the Service the addresses in its status.
+func given(svc *corev1.Service) bool {
+	return slices.ContainsFunc(svc.Status.Conditions, func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ServiceAllocated && c.Status == metav1.ConditionTrue
+	})
+}
+
+// withoutStatus returns the Service as it was before Berth served it.
+func withoutStatus(svc *corev1.Service) *corev1.Service {
+	clean := svc.DeepCopy()
+	if given(svc) {
+		clean.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
+	clean.Status.Conditions = slices.DeleteFunc(clean.Status.Conditions, ours)
+	return clean
+}
+
+func ours(c metav1.Condition) bool {
+	return c.Type == v1alpha1.ServiceAllocated || c.Type == v1alpha1.ServiceAnnounced
+}
