@@ -168,8 +168,14 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 		c.report(key, ReasonInvalidPeer, "spec.address: %s has a zone or is IPv4-mapped; write a plain address", address)
 		return
 	case !asn(o.Spec.LocalASN) || !asn(o.Spec.PeerASN):
-		c.report(key, ReasonInvalidPeer, "spec.localASN %d and spec.peerASN %d are from 1 to 4294967295", o.Spec.LocalASN, o.Spec.PeerASN)
+		c.report(key, ReasonInvalidPeer, "spec.localASN %d and spec.peerASN %d are from 1 to 4294967294", o.Spec.LocalASN, o.Spec.PeerASN)
 		return
+	}
+	for field, d := range map[string]*metav1.Duration{"holdTime": o.Spec.HoldTime, "keepaliveTime": o.Spec.KeepaliveTime, "connectRetryTime": o.Spec.ConnectRetryTime} {
+		if duration(d)%time.Second != 0 {
+			c.report(key, ReasonInvalidPeer, "spec.%s: %s is not in whole seconds; write %s", field, duration(d), duration(d).Round(time.Second))
+			return
+		}
 	}
 	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
 	if !ok {
@@ -308,7 +314,7 @@ func unicast(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-func asn(n int64) bool { return n >= 1 && n <= 4294967295 }
+func asn(n int64) bool { return n >= 1 && n <= 4294967294 }
 
 func duration(d *metav1.Duration) time.Duration {
 	if d == nil {
@@ -316,4 +322,3 @@ func duration(d *metav1.Duration) time.Duration {
 	}
 	return d.Duration
 }
-

@@ -21,13 +21,6 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// HelloSecret is the name of the Secret, in Berth's namespace, with which speakers
-// sign their hellos.
-const HelloSecret = "berth-hello"
-
-// HelloKey is the key of that Secret's data: 32 random bytes.
-const HelloKey = "key"
-
 // configure does one piece of configuration work.
 func (c *Controller) configure(ctx context.Context, what setting) error {
 	switch what {
@@ -209,23 +202,23 @@ func (c *Controller) reviewNodes() bool {
 // is one.
 func (c *Controller) ensureHelloKey(ctx context.Context) error {
 	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
-	_, err := secrets.Get(ctx, HelloSecret, metav1.GetOptions{})
+	_, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
 	if err == nil {
 		return nil
 	}
 	if !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, HelloSecret, err)
+		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	}
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {
 		return fmt.Errorf("make the hello key: %w", err)
 	}
 	_, err = secrets.Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
-		Data:       map[string][]byte{HelloKey: key},
+		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
+		Data:       map[string][]byte{v1alpha1.HelloKey: key},
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("create Secret %s/%s: %w", c.Namespace, HelloSecret, err)
+		return fmt.Errorf("create Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	}
 	return nil
 }

@@ -42,17 +42,17 @@ type BGPPeerList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || duration(self.keepaliveTime) <= duration(has(self.holdTime) ? self.holdTime : '90s')",message="keepaliveTime is at most holdTime (one third of it is usual)"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || self.localASN != self.peerASN",message="ebgpMultihop is for external peers: localASN and peerASN are equal here"
 type BGPPeerSpec struct {
-	// LocalASN is the autonomous system number of the nodes: 1 to 4294967295.
+	// LocalASN is the autonomous system number of the nodes: 1 to 4294967294.
 	// +required
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:Maximum=4294967294
 	LocalASN int64 `json:"localASN"`
 
-	// PeerASN is the autonomous system number of the peer: 1 to 4294967295. Equal
+	// PeerASN is the autonomous system number of the peer: 1 to 4294967294. Equal
 	// to localASN it makes the session internal (iBGP).
 	// +required
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:Maximum=4294967294
 	PeerASN int64 `json:"peerASN"`
 
 	// Address of the peer, IPv4 or IPv6. Both families are announced over the one
@@ -80,8 +80,8 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('3s') && duration(self) <= duration('18h')",message="from 3s to 18h"
 	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
 
-	// KeepaliveTime: how often to say that we are alive. 1s to holdTime. Default one
-	// third of holdTime.
+	// KeepaliveTime: how often to say that we are alive. 1s to holdTime, in whole
+	// seconds. Default one third of holdTime.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
@@ -89,8 +89,8 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="at least 1s"
 	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
 
-	// ConnectRetryTime: how long to wait between attempts to connect. 1s to 10m.
-	// Default 5s.
+	// ConnectRetryTime: how long to wait between attempts to connect. 1s to 10m, in
+	// whole seconds. Default 5s.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`

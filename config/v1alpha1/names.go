@@ -21,3 +21,11 @@ const ConditionReady = "Ready"
 // ExcludeLabel on a Node keeps it out of load balancing; its value does not
 // matter (KEP-1143).
 const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+// HelloSecret is the name of the Secret, in Berth's namespace, with which speakers
+// sign what they say to each other; HelloKey is the key of its data: 32 random
+// bytes. The controller makes it.
+const (
+	HelloSecret = "berth-hello"
+	HelloKey    = "key"
+)

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// common are the flags of both programs.
+type common struct {
+	kubeconfig string
+	namespace  string
+	listen     string
+	verbose    bool
+}
+
+func (c *common) register(flags *pflag.FlagSet) {
+	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig file; default: the Pod's ServiceAccount")
+	flags.StringVar(&c.namespace, "namespace", envOr("NAMESPACE", "berth-system"), "namespace of Berth's own objects (environment NAMESPACE)")
+	flags.StringVar(&c.listen, "listen", ":7470", "address for /healthz, /readyz and /metrics; empty: none")
+	flags.BoolVarP(&c.verbose, "verbose", "v", false, "log details too")
+}
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// logger returns the one logger, with the Kubernetes libraries' logs bridged to it.
+func (c *common) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if c.verbose {
+		level = slog.LevelDebug
+	}
+	handler := slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})
+	klog.SetLogger(logr.FromSlogHandler(handler))
+	return slog.New(handler)
+}
+
+// clients are the ways to the API server.
+type clients struct {
+	kubernetes kubernetes.Interface
+	berth      *client.Interface
+	events     events.EventRecorder
+}
+
+// connect returns clients named after the component. It does not talk to the API
+// server yet.
+func (c *common) connect(ctx context.Context, component string, logger *slog.Logger) (*clients, error) {
+	config, err := c.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.UserAgent = "berth-" + component + "/" + version
+	// The API server's own priority and fairness protects it; a limit here would only
+	// delay the first answer after a large change.
+	config.QPS, config.Burst = 500, 1000
+	set, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes client: %w", err)
+	}
+	own, err := client.New(config)
+	if err != nil {
+		return nil, err
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, fmt.Errorf("register kinds: %w", err)
+	}
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: set.EventsV1()})
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return nil, fmt.Errorf("record events: %w", err)
+	}
+	context.AfterFunc(ctx, broadcaster.Shutdown)
+	logger.Info("berth", "component", component, "version", version, "server", config.Host)
+	return &clients{set, own, broadcaster.NewRecorder(scheme, "berth-"+component)}, nil
+}
+
+func (c *common) restConfig() (*rest.Config, error) {
+	if c.kubeconfig != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("--kubeconfig %s: %w", c.kubeconfig, err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("not in a Pod (%w); outside of one, give --kubeconfig", err)
+	}
+	return config, nil
+}
+
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+// serve answers health probes and metrics until the context ends.
+func (c *common) serve(ctx context.Context, registry *prometheus.Registry, ready func() bool) error {
+	if c.listen == "" {
+		<-ctx.Done()
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !ready() {
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.listen)
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", c.listen, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", c.listen, err)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/berth-lb/berth/controller"
+)
+
+// Times of the leader election: a standby takes over at most leaseDuration after
+// the leader was last heard of, and at once when it ends in good order.
+const (
+	leaseName     = "berth-controller"
+	leaseDuration = 10 * time.Second
+	renewDeadline = 7 * time.Second
+	retryPeriod   = 1 * time.Second
+)
+
+func controllerCommand() *cobra.Command {
+	var flags common
+	var options controller.Options
+	var identity string
+	c := &cobra.Command{
+		Use:   "controller",
+		Short: "Give addresses to Services of type LoadBalancer",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runController(c.Context(), flags, options, identity)
+		},
+	}
+	flags.register(c.Flags())
+	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "serve Services without spec.loadBalancerClass too, not only those of class berth.dev/lb")
+	c.Flags().IntVar(&options.Workers, "workers", 4, "Services looked at at once")
+	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")
+	return c
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "berth"
+	}
+	return name
+}
+
+func runController(ctx context.Context, flags common, options controller.Options, identity string) error {
+	logger := flags.logger()
+	// The clients outlive the signal: the lease is given back last.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	to, err := flags.connect(life, "controller", logger)
+	if err != nil {
+		return err
+	}
+	registry := newRegistry()
+	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
+	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
+	c, err := controller.New(options)
+	if err != nil {
+		return err
+	}
+	group, life := errgroup.WithContext(life)
+	group.Go(func() error { return c.Watch(life) })
+	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
+	group.Go(func() error {
+		defer end()
+		return lead(ctx, life, c, to.kubernetes, flags.namespace, identity, logger)
+	})
+	return group.Wait()
+}
+
+var errLostLease = errors.New("lost the lease; ending, so that the next start begins afresh")
+
+// lead waits for the lease, leads while it is held, and gives it back only when the
+// work has ended. ctx ends on the signal; life when the program cannot go on.
+func lead(ctx, life context.Context, c *controller.Controller, set kubernetes.Interface, namespace, identity string, logger *slog.Logger) error {
+	work, stopWork := context.WithCancel(life)
+	defer stopWork()
+	election, giveBack := context.WithCancel(life)
+	defer giveBack()
+	result := make(chan error, 1)
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: leaseName},
+			Client:     set.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+		},
+		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+		ReleaseOnCancel: true,
+		Name:            leaseName,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(lost context.Context) {
+				stop := context.AfterFunc(lost, stopWork)
+				defer stop()
+				result <- c.Lead(work)
+				giveBack()
+			},
+			OnStoppedLeading: func() {},
+			OnNewLeader:      func(leader string) { logger.Info("leader", "leader", leader, "self", leader == identity) },
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("leader election: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() {
+		stopWork()
+		if !elector.IsLeader() {
+			giveBack()
+		}
+	})()
+	elector.Run(election)
+	select {
+	case err := <-result:
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+	default:
+	}
+	if ctx.Err() == nil {
+		return errLostLease
+	}
+	return nil
+}

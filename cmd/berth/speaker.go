@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-lb/berth/speaker"
+)
+
+func speakerCommand() *cobra.Command {
+	var flags common
+	var options speaker.Options
+	c := &cobra.Command{
+		Use:   "speaker",
+		Short: "Announce the addresses of Services from this node",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runSpeaker(c.Context(), flags, options)
+		},
+	}
+	flags.register(c.Flags())
+	c.Flags().StringVar(&options.Node, "node", envOr("NODE_NAME", ""), "name of the Node this runs on (environment NODE_NAME)")
+	c.Flags().StringVar(&options.DaemonSet, "daemonset", "berth-speaker", "name of the speakers' DaemonSet")
+	c.Flags().DurationVar(&options.LeaveDelay, "leave-delay", time.Second, "time between the withdrawal of the routes and the end of the BGP sessions")
+	return c
+}
+
+func runSpeaker(ctx context.Context, flags common, options speaker.Options) error {
+	if options.Node == "" {
+		return errors.New("--node is empty: give it, or set NODE_NAME from spec.nodeName (downward API)")
+	}
+	logger := flags.logger()
+	// The clients outlive the signal: leaving needs them.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	to, err := flags.connect(life, "speaker", logger)
+	if err != nil {
+		return err
+	}
+	registry := newRegistry()
+	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
+	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
+	options.Version = version
+	s, err := speaker.New(options)
+	if err != nil {
+		return err
+	}
+	group, life := errgroup.WithContext(life)
+	group.Go(func() error { return flags.serve(life, registry, s.Ready) })
+	group.Go(func() error {
+		defer end()
+		return s.Run(ctx)
+	})
+	return group.Wait()
+}

@@ -1,0 +1,123 @@
+package speaker
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// groups keeps the groups of Services that are connected by shared addresses. It
+// is not safe for concurrent use.
+type groups struct {
+	services map[string]Service
+	holders  map[netip.Addr]map[string]bool // Services by address
+	current  map[string]string              // group ID by Service
+}
+
+func newGroups() *groups {
+	return &groups{services: map[string]Service{}, holders: map[netip.Addr]map[string]bool{}, current: map[string]string{}}
+}
+
+// has tells whether the Service is in a group.
+func (g *groups) has(service string) bool { _, ok := g.services[service]; return ok }
+
+// set puts the Service in, or takes it out when it has no addresses. It returns
+// the groups as they are now around it, and the IDs of groups that are no more.
+// Its cost depends on these groups alone.
+func (g *groups) set(s Service) (now []Group, gone []string) {
+	old := g.services[s.Name]
+	affected := map[string]bool{s.Name: true}
+	before := map[string]bool{}
+	for _, a := range slices.Concat(old.Addresses, s.Addresses) {
+		for other := range g.holders[a] {
+			affected[other] = true
+		}
+	}
+	for name := range affected {
+		if id, ok := g.current[name]; ok {
+			before[id] = true
+		}
+	}
+	g.replace(old, s)
+
+	seen := map[string]bool{}
+	for name := range affected {
+		if _, ok := g.services[name]; ok && !seen[name] {
+			now = append(now, g.around(name, seen))
+		}
+	}
+	for _, group := range now {
+		for _, member := range group.Services {
+			if id, ok := g.current[member.Name]; ok {
+				before[id] = true
+			}
+			g.current[member.Name] = group.ID
+		}
+	}
+	for _, group := range now {
+		delete(before, group.ID)
+	}
+	for id := range before {
+		gone = append(gone, id)
+	}
+	return now, gone
+}
+
+func (g *groups) replace(old, s Service) {
+	for _, a := range old.Addresses {
+		delete(g.holders[a], s.Name)
+		if len(g.holders[a]) == 0 {
+			delete(g.holders, a)
+		}
+	}
+	if len(s.Addresses) == 0 {
+		delete(g.services, s.Name)
+		delete(g.current, s.Name)
+		return
+	}
+	g.services[s.Name] = s
+	for _, a := range s.Addresses {
+		if g.holders[a] == nil {
+			g.holders[a] = map[string]bool{}
+		}
+		g.holders[a][s.Name] = true
+	}
+}
+
+// around returns the group of a Service, and marks its members as seen.
+func (g *groups) around(service string, seen map[string]bool) Group {
+	var group Group
+	todo := []string{service}
+	seen[service] = true
+	for len(todo) > 0 {
+		member := g.services[todo[0]]
+		todo = todo[1:]
+		group.Services = append(group.Services, member)
+		for _, a := range member.Addresses {
+			group.Addresses = append(group.Addresses, a)
+			for other := range g.holders[a] {
+				if !seen[other] {
+					seen[other] = true
+					todo = append(todo, other)
+				}
+			}
+		}
+	}
+	slices.SortFunc(group.Services, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(group.Addresses, netip.Addr.Compare)
+	group.Addresses = slices.Compact(group.Addresses)
+	group.ID = group.Addresses[0].String()
+	return group
+}
+
+// all returns every group.
+func (g *groups) all() []Group {
+	var all []Group
+	seen := map[string]bool{}
+	for name := range g.services {
+		if !seen[name] {
+			all = append(all, g.around(name, seen))
+		}
+	}
+	return all
+}

@@ -1,0 +1,76 @@
+package speaker
+
+import (
+	"context"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Bounds of the steps of leaving.
+const (
+	askAtMost   = time.Second     // for what the API server says
+	drainAtMost = 2 * time.Second // for the others to take over
+)
+
+// leave hands everything over: first others announce, then this node withdraws,
+// and all the while it forwards what still arrives.
+func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
+	state, reason := s.departure(ctx, p)
+	p.become(state, reason)
+	s.report(ctx, r)
+	drained := time.NewTimer(drainAtMost)
+	defer drained.Stop()
+	select {
+	case <-p.l2.Drained():
+	case <-drained.C:
+		s.Logger.Warn("some addresses were not taken over in time")
+	case <-ctx.Done():
+	}
+	withdraw, cancel := context.WithTimeout(ctx, drainAtMost)
+	defer cancel()
+	if err := p.bgp.Withdraw(withdraw); err != nil {
+		s.Logger.Warn("routes were not withdrawn", "error", err)
+	}
+	if r.sessionsUp() > 0 {
+		delay := time.NewTimer(s.LeaveDelay)
+		defer delay.Stop()
+		select {
+		case <-delay.C:
+		case <-ctx.Done():
+		}
+	}
+	r.setState(v1alpha1.SpeakerStopped, reason)
+	s.report(ctx, r)
+}
+
+// report writes the status now; failing to is no reason to stay.
+func (s *Speaker) report(ctx context.Context, r *reporter) {
+	ctx, cancel := context.WithTimeout(ctx, askAtMost)
+	defer cancel()
+	if err := r.flush(ctx); err != nil {
+		s.Logger.Info("last status was not written", "error", err)
+	}
+}
+
+// departure tells why this process was told to end: the node leaves load balancing
+// for good, or the process is being replaced. It asks the API for what is; the
+// signal alone does not tell.
+func (s *Speaker) departure(ctx context.Context, p *planner) (v1alpha1.SpeakerState, string) {
+	if state, reason := p.reporter.state(); state == v1alpha1.SpeakerLeaving {
+		return state, reason
+	}
+	ctx, cancel := context.WithTimeout(ctx, askAtMost)
+	defer cancel()
+	set, err := s.Kubernetes.AppsV1().DaemonSets(s.Namespace).Get(ctx, s.DaemonSet, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err), err == nil && set.DeletionTimestamp != nil:
+		return v1alpha1.SpeakerLeaving, "Berth is being uninstalled"
+	case err != nil:
+		return v1alpha1.SpeakerRestarting, "told to end, and the API server does not say why"
+	}
+	return v1alpha1.SpeakerRestarting, "the process is being replaced"
+}

@@ -1,0 +1,196 @@
+package speaker
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/l2"
+)
+
+// Service is what a plan needs to know of a Service.
+type Service struct {
+	// Name is namespace/name.
+	Name string
+	// Addresses that the controller gave, of both families.
+	Addresses []netip.Addr
+	// Local: spec.externalTrafficPolicy is Local, so only nodes with an endpoint of
+	// their own serve it.
+	Local bool
+}
+
+// Endpoints says which nodes have endpoints of a Service.
+type Endpoints struct {
+	// Ready nodes have a ready endpoint.
+	Ready map[string]bool
+	// Serving nodes have an endpoint that is terminating and still serves
+	// (KEP-1669).
+	Serving map[string]bool
+}
+
+// Nodes returns the nodes that serve the Service under policy Local: those with a
+// ready endpoint; when the whole cluster has none, those with one that still
+// serves.
+func (e Endpoints) Nodes() map[string]bool {
+	if len(e.Ready) > 0 {
+		return e.Ready
+	}
+	return e.Serving
+}
+
+// Group is a set of Services connected by shared addresses. It is announced, owned
+// and moved as one.
+type Group struct {
+	// ID is the same on every node, as long as the addresses are.
+	ID       string
+	Services []Service
+	// Addresses of all the Services, ascending.
+	Addresses []netip.Addr
+}
+
+// Node is what a plan needs to know of a node.
+type Node struct {
+	Labels map[string]string
+	// Excluded nodes announce nothing.
+	Excluded bool
+}
+
+// World is what every plan of a moment sees besides its group. It is immutable.
+type World struct {
+	Self     string
+	Nodes    map[string]Node
+	Snapshot *config.Snapshot
+}
+
+// Plan is what this node must do for a group.
+type Plan struct {
+	L2  l2.Desired
+	BGP bgp.Desired
+}
+
+// PlanGroup says what this node must do for the group. The endpoints are by the
+// name of the Service.
+func PlanGroup(group Group, endpoints map[string]Endpoints, world World) Plan {
+	serving := servingNodes(group, endpoints, world)
+	return Plan{L2: planL2(group, serving, world), BGP: planBGP(group, serving, world)}
+}
+
+// servingNodes returns the nodes that may announce the group: not excluded, and
+// with an endpoint of every Service of policy Local that has any.
+func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[string]Node {
+	var needed []map[string]bool
+	local := 0
+	for _, s := range group.Services {
+		if !s.Local {
+			continue
+		}
+		local++
+		if with := endpoints[s.Name].Nodes(); len(with) > 0 {
+			needed = append(needed, with)
+		}
+	}
+	if local == len(group.Services) && len(needed) == 0 {
+		return nil // nothing anywhere could serve it
+	}
+	nodes := map[string]Node{}
+	for name, node := range world.Nodes {
+		if !node.Excluded && !slices.ContainsFunc(needed, func(with map[string]bool) bool { return !with[name] }) {
+			nodes[name] = node
+		}
+	}
+	return nodes
+}
+
+// planL2 says which addresses of the group are announced on the segment, and by
+// which nodes: those that may announce all of them, since the group has one owner.
+func planL2(group Group, serving map[string]Node, world World) l2.Desired {
+	var desired l2.Desired
+	candidates := map[string]bool{}
+	for name := range serving {
+		candidates[name] = true
+	}
+	everywhere := false // an advertisement that names no interface
+	for _, address := range group.Addresses {
+		advertisements := world.Snapshot.L2For(address)
+		if len(advertisements) == 0 {
+			continue
+		}
+		desired.Addresses = append(desired.Addresses, address)
+		for name := range candidates {
+			if !slices.ContainsFunc(advertisements, func(a *config.L2Advertisement) bool { return a.Nodes.Matches(serving[name].Labels) }) {
+				delete(candidates, name)
+			}
+		}
+		for _, a := range advertisements {
+			if self, ok := world.Nodes[world.Self]; ok && a.Nodes.Matches(self.Labels) {
+				everywhere = everywhere || len(a.Interfaces) == 0
+				desired.Interfaces = append(desired.Interfaces, a.Interfaces...)
+			}
+		}
+	}
+	if everywhere {
+		desired.Interfaces = nil
+	}
+	slices.Sort(desired.Interfaces)
+	desired.Interfaces = slices.Compact(desired.Interfaces)
+	for name := range candidates {
+		desired.Candidates = append(desired.Candidates, name)
+	}
+	slices.Sort(desired.Candidates)
+	if len(desired.Candidates) == 0 {
+		return l2.Desired{}
+	}
+	return desired
+}
+
+// planBGP says which routes of the group this node announces, and to whom.
+func planBGP(group Group, serving map[string]Node, world World) bgp.Desired {
+	var desired bgp.Desired
+	self, ok := serving[world.Self]
+	if !ok {
+		return desired
+	}
+	for _, address := range group.Addresses {
+		selected, all := false, false
+		var peers []string
+		for _, a := range world.Snapshot.BGPFor(address) {
+			if !a.Nodes.Matches(self.Labels) {
+				continue
+			}
+			selected = true
+			all = all || len(a.Peers) == 0
+			peers = append(peers, a.Peers...)
+		}
+		if !selected {
+			continue
+		}
+		if all {
+			peers = nil
+		}
+		slices.Sort(peers)
+		desired.Routes = append(desired.Routes, bgp.Route{
+			Prefix: netip.PrefixFrom(address, address.BitLen()),
+			Peers:  slices.Compact(peers),
+		})
+	}
+	return desired
+}
+
+// PlanPeers returns the BGP peers of this node; an excluded node keeps them, so
+// that its return is quick.
+func PlanPeers(world World) []bgp.Peer {
+	self, ok := world.Nodes[world.Self]
+	if !ok {
+		return nil
+	}
+	var peers []bgp.Peer
+	for _, p := range world.Snapshot.PeersOf(self.Labels) {
+		peers = append(peers, bgp.Peer{
+			Name: p.Name, Address: p.Address, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.PeerASN,
+			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
+			EBGPMultihop: p.EBGPMultihop,
+		})
+	}
+	return peers
+}

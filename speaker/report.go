@@ -1,0 +1,343 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+)
+
+// Pace of reports: a report is written when something changed, at most this often,
+// and compared with what is known this often although nothing was observed.
+const (
+	reportAtMostEvery = 300 * time.Millisecond
+	reportAtLeast     = 10 * time.Second
+	mostMessages      = 16
+	longestMessage    = 1024
+)
+
+// reporter tells the outside what the drivers see: the SpeakerStatus, events, logs.
+type reporter struct {
+	Options
+	sources *sources
+	l2      *l2.Driver
+	bgp     *bgp.Driver
+	owner   metav1.OwnerReference
+	changed chan struct{}
+	spend   *rate.Limiter // of events about Services
+
+	mu         sync.Mutex // guards what follows
+	now        v1alpha1.SpeakerState
+	reason     string
+	complaints map[string]string   // by subject
+	members    map[string][]string // Services by group
+
+	flushes chan chan error // asks run to write now
+
+	written *v1alpha1.SpeakerStatus // of the goroutine of run
+}
+
+func newReporter(o Options, s *sources, node *corev1.Node, layer2 *l2.Driver, routes *bgp.Driver) *reporter {
+	return &reporter{
+		Options: o, sources: s, l2: layer2, bgp: routes,
+		owner:      metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID},
+		changed:    make(chan struct{}, 1),
+		flushes:    make(chan chan error),
+		spend:      rate.NewLimiter(2, 50),
+		now:        v1alpha1.SpeakerStarting,
+		complaints: map[string]string{},
+		members:    map[string][]string{},
+	}
+}
+
+// poke has the report written anew, soon.
+func (r *reporter) poke() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// setState notes the state and tells whether it is another one.
+func (r *reporter) setState(state v1alpha1.SpeakerState, reason string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == state && r.reason == reason {
+		return false
+	}
+	r.now, r.reason = state, reason
+	r.poke()
+	return true
+}
+
+func (r *reporter) state() (v1alpha1.SpeakerState, string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.now, r.reason
+}
+
+// complain notes what is wrong with a subject, or with "" that it is mended.
+func (r *reporter) complain(subject, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if message == "" {
+		delete(r.complaints, subject)
+	} else if r.complaints[subject] != message {
+		r.complaints[subject] = message
+		r.Logger.Warn(message)
+	}
+	r.poke()
+}
+
+// remember notes which Services a group has, for events about it.
+func (r *reporter) remember(group Group) {
+	names := make([]string, 0, len(group.Services))
+	for _, s := range group.Services {
+		names = append(names, s.Name)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members[group.ID] = names
+}
+
+// forget forgets a group that is no more.
+func (r *reporter) forget(group string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.members, group)
+}
+
+// flush has the report written now; run must be running.
+func (r *reporter) flush(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case r.flushes <- done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run watches the drivers and writes reports until the context ends.
+func (r *reporter) run(ctx context.Context) {
+	refresh := time.NewTicker(reportAtLeast)
+	defer refresh.Stop()
+	pause := time.NewTimer(0) // fires when a report may be written
+	defer pause.Stop()
+	due := true
+	for {
+		var may <-chan time.Time
+		if due {
+			may = pause.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-r.l2.Observed():
+			r.observedL2(o)
+			due = true
+		case o := <-r.bgp.Observed():
+			r.observedBGP(o)
+			due = true
+		case <-r.changed:
+			due = true
+		case done := <-r.flushes:
+			done <- r.write(ctx)
+		case <-refresh.C:
+			due = true
+		case <-may:
+			due = false
+			pause.Reset(reportAtMostEvery)
+			if err := r.write(ctx); err != nil && ctx.Err() == nil {
+				r.Logger.Warn("SpeakerStatus was not written; will be tried again", "error", err)
+				due = true
+				pause.Reset(10 * reportAtMostEvery)
+			}
+		}
+	}
+}
+
+func (r *reporter) observedL2(o l2.Observation) {
+	attributes := []any{"interface", o.Interface, "group", o.Group, "peer", o.Node, "state", o.State, "cause", o.Cause}
+	switch o.Kind {
+	case l2.GroupGained:
+		r.Logger.Info("owner", attributes...)
+		r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause)
+	case l2.GroupLost:
+		r.Logger.Info("owner no more", attributes...)
+	case l2.PeerUp, l2.PeerDown:
+		r.Logger.Info(o.Kind.String(), attributes...)
+	case l2.Conflict:
+		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
+		r.aboutServices(o.Group, corev1.EventTypeWarning, "AddressConflict", "%s is announced by %s too, on %s of node %s: a host that is not Berth's has the address", o.Address, o.MAC, o.Interface, r.Node)
+	case l2.Failure:
+		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
+	}
+}
+
+func (r *reporter) observedBGP(o bgp.Observation) {
+	switch o.Kind {
+	case bgp.SessionUp:
+		r.Logger.Info("session up", "peer", o.Peer)
+		if about := r.known(r.sources.peer, o.Peer); about != nil {
+			r.Events.Eventf(about, nil, corev1.EventTypeNormal, string(o.Kind), "Peer", "node %s: established", r.Node)
+		}
+	case bgp.SessionDown, bgp.SessionFailed:
+		r.Logger.Warn("session not up", "peer", o.Peer, "kind", o.Kind, "reason", o.Reason)
+		if about := r.known(r.sources.peer, o.Peer); about != nil {
+			r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(o.Kind), "Peer", "node %s: %s", r.Node, o.Reason)
+		}
+	case bgp.RouteFailed:
+		r.Logger.Warn("route", "prefix", o.Prefix, "reason", o.Reason)
+	}
+}
+
+// aboutServices makes an event on each Service of the group; when very many move
+// at once, only on some: the log has them all.
+func (r *reporter) aboutServices(group, kind, reason, format string, args ...any) {
+	r.mu.Lock()
+	names := slices.Clone(r.members[group])
+	r.mu.Unlock()
+	for _, name := range names {
+		if svc := r.known(r.sources.service, name); svc != nil && r.spend.Allow() {
+			r.Events.Eventf(svc, nil, kind, reason, "Announce", format, args...)
+		}
+	}
+}
+
+// known returns the object of that key, or nil: an event needs its UID to be found.
+func (r *reporter) known(informer cache.SharedIndexInformer, key string) runtime.Object {
+	o, exists, err := informer.GetStore().GetByKey(key)
+	object, ok := o.(runtime.Object)
+	if err != nil || !exists || !ok {
+		return nil
+	}
+	return object
+}
+
+// sessionsUp counts the established BGP sessions.
+func (r *reporter) sessionsUp() int {
+	up := 0
+	for _, p := range r.bgp.Status().Peers {
+		if p.Established() {
+			up++
+		}
+	}
+	return up
+}
+
+// write writes the SpeakerStatus if it differs from what was written last.
+func (r *reporter) write(ctx context.Context) error {
+	report := r.compose()
+	if r.written != nil && reflect.DeepEqual(r.written.Status, report) {
+		return nil
+	}
+	statuses := r.Berth.SpeakerStatuses
+	if r.written == nil {
+		found, err := statuses.Get(ctx, r.Node, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			found, err = statuses.Create(ctx, &v1alpha1.SpeakerStatus{
+				TypeMeta:   typeMeta("SpeakerStatus"),
+				ObjectMeta: metav1.ObjectMeta{Name: r.Node, OwnerReferences: []metav1.OwnerReference{r.owner}},
+				Status:     report,
+			}, metav1.CreateOptions{})
+		}
+		if err != nil {
+			return fmt.Errorf("SpeakerStatus %s: %w", r.Node, err)
+		}
+		r.written = found
+	}
+	desired := r.written.DeepCopy()
+	desired.TypeMeta = typeMeta("SpeakerStatus")
+	desired.OwnerReferences = []metav1.OwnerReference{r.owner}
+	desired.Status = report
+	written, err := statuses.Update(ctx, desired, metav1.UpdateOptions{})
+	if err != nil {
+		r.written = nil // read it anew
+		return fmt.Errorf("SpeakerStatus %s: %w", r.Node, err)
+	}
+	written.Status = report // as we compare it
+	r.written = written
+	return nil
+}
+
+// compose makes the report from what the drivers say.
+func (r *reporter) compose() v1alpha1.SpeakerReport {
+	report := v1alpha1.SpeakerReport{Version: r.Version}
+	var messages []string
+	r.mu.Lock()
+	report.State, report.Reason = r.now, r.reason
+	for _, m := range r.complaints {
+		messages = append(messages, m)
+	}
+	r.mu.Unlock()
+	slices.Sort(messages)
+
+	layer2 := r.l2.Status()
+	for _, s := range layer2.Segments {
+		report.Segments = append(report.Segments, v1alpha1.SegmentReport{
+			Interface: s.Interface, MAC: s.MAC.String(), PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
+		})
+		report.GroupsOwned += int32(s.Owned)
+		if s.Err != "" {
+			messages = append(messages, fmt.Sprintf("interface %s: %s", s.Interface, s.Err))
+		}
+	}
+	if layer2.Err != "" {
+		messages = append(messages, "layer 2: "+layer2.Err)
+	}
+	routes := r.bgp.Status()
+	report.PrefixesAnnounced = int32(routes.Announced)
+	for _, p := range routes.Peers {
+		report.Sessions = append(report.Sessions, session(p))
+	}
+	for _, u := range routes.Unannounced {
+		messages = append(messages, fmt.Sprintf("%s is not announced by BGP: %s", u.Prefix, u.Reason))
+	}
+	for i, m := range messages {
+		messages[i] = m[:min(len(m), longestMessage)]
+	}
+	report.Messages = messages[:min(len(messages), mostMessages)]
+	return report
+}
+
+func session(p bgp.PeerStatus) v1alpha1.SessionReport {
+	names := map[string]string{"idle": "Idle", "connect": "Connect", "active": "Active", "opensent": "OpenSent", "openconfirm": "OpenConfirm", "established": "Established"}
+	report := v1alpha1.SessionReport{Peer: p.Name, State: names[p.State], Prefixes: int32(p.IPv4 + p.IPv6)}
+	if report.State == "" {
+		report.State = p.State
+	}
+	if !p.Since.IsZero() {
+		since := metav1.NewTime(p.Since.Truncate(time.Second))
+		report.Since = &since
+	}
+	if !p.Established() {
+		// Idle, Connect and Active follow one another in each attempt; the report
+		// would change all the time.
+		report.State = "Active"
+		report.LastError = p.LastError[:min(len(p.LastError), longestMessage)]
+	}
+	return report
+}
+
+func typeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind}
+}

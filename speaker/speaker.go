@@ -1,0 +1,190 @@
+// Package speaker is the agent on each node. It watches the API, plans what its
+// node must announce, and has its drivers do it.
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/l2"
+)
+
+// Options of a Speaker.
+type Options struct {
+	Kubernetes kubernetes.Interface
+	Berth      *client.Interface
+	Events     events.EventRecorder
+	Logger     *slog.Logger
+	Metrics    prometheus.Registerer
+	// Node on which the speaker runs.
+	Node string
+	// Namespace of Berth's own objects.
+	Namespace string
+	// DaemonSet of the speakers, in Namespace: while it exists, a speaker that is
+	// told to end is being restarted.
+	DaemonSet string
+	// Version of the program.
+	Version string
+	// LeaveDelay is the time between the withdrawal of the routes and the end of the
+	// BGP sessions, in which the routers move on and what still arrives is forwarded.
+	LeaveDelay time.Duration
+}
+
+// Speaker is a speaker. Make one with New.
+type Speaker struct {
+	Options
+	sources *sources
+	ready   atomic.Bool
+}
+
+// New returns a speaker that does nothing yet.
+func New(o Options) (*Speaker, error) {
+	s, err := newSources(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Speaker{Options: o, sources: s}, nil
+}
+
+// Ready tells whether the speaker announces what it should.
+func (s *Speaker) Ready() bool { return s.ready.Load() }
+
+// Run announces until the context ends, then leaves in good order, which takes up
+// to LeaveDelay and three seconds.
+func (s *Speaker) Run(ctx context.Context) error {
+	// What runs must outlive ctx: leaving needs it.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	group, life := errgroup.WithContext(life)
+	group.Go(func() error { return s.sources.run(life) })
+	stop := func() error {
+		end()
+		return group.Wait()
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), s.sources.synced) {
+		return stop()
+	}
+	node, err := s.waitForNode(ctx)
+	if err != nil {
+		return errors.Join(err, stop())
+	}
+	planner, reporter, err := s.assemble(node)
+	if err != nil {
+		return errors.Join(err, stop())
+	}
+	planner.begin()
+	group.Go(func() error { return planner.l2.Run(life) })
+	group.Go(func() error { return planner.bgp.Run(life) })
+	group.Go(func() error { planner.run(life); return nil })
+	group.Go(func() error { reporter.run(life); return nil })
+	s.ready.Store(true)
+	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
+
+	select {
+	case <-ctx.Done():
+		s.ready.Store(false)
+		s.leave(life, planner, reporter)
+	case <-life.Done(): // something failed
+	}
+	return stop()
+}
+
+// assemble makes the drivers, and who tells them what to do.
+func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
+	addresses := internalIPs(node)
+	layer2, err := l2.New(l2.Config{Node: s.Node, NodeAddresses: addresses, Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics})
+	if err != nil {
+		return nil, nil, fmt.Errorf("layer 2: %w", err)
+	}
+	routes, err := bgp.New(bgp.Config{
+		Node: s.Node, RouterID: routerID(s.Node, addresses), NextHops: onePerFamily(addresses),
+		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("BGP: %w", err)
+	}
+	r := newReporter(s.Options, s.sources, node, layer2, routes)
+	p, err := newPlanner(s.Options, s.sources, layer2, routes, r)
+	return p, r, err
+}
+
+// waitForNode waits until the API knows an InternalIP of this node.
+func (s *Speaker) waitForNode(ctx context.Context) (*corev1.Node, error) {
+	changed := make(chan struct{}, 1)
+	poke := func(any) {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	registration, err := s.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: poke, UpdateFunc: func(_, o any) { poke(o) }})
+	if err != nil {
+		return nil, fmt.Errorf("watch Node %s: %w", s.Node, err)
+	}
+	defer func() { _ = s.sources.node.RemoveEventHandler(registration) }()
+	for {
+		o, exists, err := s.sources.node.GetStore().GetByKey(s.Node)
+		if node, ok := o.(*corev1.Node); err == nil && exists && ok && len(internalIPs(node)) > 0 {
+			return node, nil
+		}
+		s.Logger.Info("waiting for the Node object and its InternalIP", "node", s.Node)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no Node %s with an InternalIP: is the flag --node right?", s.Node)
+		}
+	}
+}
+
+func internalIPs(node *corev1.Node) []netip.Addr {
+	var addresses []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			addresses = append(addresses, ip)
+		}
+	}
+	return addresses
+}
+
+// onePerFamily returns the first address of each family.
+func onePerFamily(addresses []netip.Addr) []netip.Addr {
+	var firsts []netip.Addr
+	have := map[bool]bool{}
+	for _, a := range addresses {
+		if !have[a.Is4()] {
+			have[a.Is4()] = true
+			firsts = append(firsts, a)
+		}
+	}
+	return firsts
+}
+
+// routerID returns the node's IPv4 address; on a node without one a hash of its
+// name, which is as unique as 32 bits allow (RFC 6286 asks for no more than a
+// number that differs within the AS).
+func routerID(node string, addresses []netip.Addr) netip.Addr {
+	for _, a := range addresses {
+		if a.Is4() {
+			return a
+		}
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(node))
+	n := h.Sum32() | 1 // never 0
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}

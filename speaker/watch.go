@@ -1,0 +1,249 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// sources are the informers that a speaker reads from.
+type sources struct {
+	cluster  informers.SharedInformerFactory // Services, EndpointSlices, Nodes
+	own      informers.SharedInformerFactory // the hello key
+	service  cache.SharedIndexInformer
+	slice    cache.SharedIndexInformer
+	node     cache.SharedIndexInformer
+	secret   cache.SharedIndexInformer
+	pool     cache.SharedIndexInformer
+	l2       cache.SharedIndexInformer
+	bgp      cache.SharedIndexInformer
+	peer     cache.SharedIndexInformer
+	settings []cache.SharedIndexInformer // the four above
+}
+
+// byService indexes EndpointSlices by namespace/name of their Service.
+const byService = "service"
+
+func newSources(o Options) (*sources, error) {
+	cluster := informers.NewSharedInformerFactory(o.Kubernetes, 0)
+	own := informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, informers.WithNamespace(o.Namespace),
+		informers.WithTweakListOptions(func(l *metav1.ListOptions) {
+			l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.HelloSecret).String()
+		}))
+	s := &sources{
+		cluster: cluster,
+		own:     own,
+		service: cluster.Core().V1().Services().Informer(),
+		slice:   cluster.Discovery().V1().EndpointSlices().Informer(),
+		node:    cluster.Core().V1().Nodes().Informer(),
+		secret:  own.Core().V1().Secrets().Informer(),
+		pool:    client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
+		l2:      client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
+		bgp:     client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
+		peer:    client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+	}
+	s.settings = []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer}
+	if err := s.slice.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
+		if name := serviceOf(o); name != "" {
+			return []string{name}, nil
+		}
+		return nil, nil
+	}}); err != nil {
+		return nil, fmt.Errorf("index EndpointSlices: %w", err)
+	}
+	for informer, slim := range map[cache.SharedIndexInformer]cache.TransformFunc{
+		s.service: slimService, s.slice: slimSlice, s.node: slimNode,
+	} {
+		if err := informer.SetTransform(slim); err != nil {
+			return nil, fmt.Errorf("watch: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// run fills the caches until the context ends.
+func (s *sources) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	s.cluster.StartWithContext(ctx)
+	s.own.StartWithContext(ctx)
+	for _, i := range s.settings {
+		group.Go(func() error { i.RunWithContext(ctx); return nil })
+	}
+	<-ctx.Done()
+	s.cluster.Shutdown()
+	s.own.Shutdown()
+	return group.Wait()
+}
+
+func (s *sources) synced() bool {
+	for _, i := range append([]cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret}, s.settings...) {
+		if !i.HasSynced() {
+			return false
+		}
+	}
+	return true
+}
+
+// objects returns the configuration of the caches.
+func (s *sources) objects() config.Objects {
+	return config.Objects{
+		Pools:             stored[*v1alpha1.IPPool](s.pool),
+		L2Advertisements:  stored[*v1alpha1.L2Advertisement](s.l2),
+		BGPAdvertisements: stored[*v1alpha1.BGPAdvertisement](s.bgp),
+		BGPPeers:          stored[*v1alpha1.BGPPeer](s.peer),
+	}
+}
+
+// stored returns the objects in an informer's cache.
+func stored[T any](informer cache.SharedIndexInformer) []T {
+	var objects []T
+	for _, o := range informer.GetStore().List() {
+		if t, ok := o.(T); ok {
+			objects = append(objects, t)
+		}
+	}
+	return objects
+}
+
+// serviceOf returns namespace/name of the Service that an EndpointSlice belongs
+// to, "" if it belongs to none.
+func serviceOf(o any) string {
+	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = tombstone.Obj
+	}
+	slice, ok := o.(*discoveryv1.EndpointSlice)
+	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
+		return ""
+	}
+	return slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]
+}
+
+// view returns what a plan needs to know of the Service, without addresses if
+// Berth does not serve it: only what the controller gave is announced.
+func (s *sources) view(key string) Service {
+	view := Service{Name: key}
+	o, exists, err := s.service.GetStore().GetByKey(key)
+	svc, ok := o.(*corev1.Service)
+	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || !allocated(svc) {
+		return view
+	}
+	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		if address, err := netip.ParseAddr(ingress.IP); err == nil && address.Zone() == "" {
+			view.Addresses = append(view.Addresses, address.Unmap())
+		}
+	}
+	return view
+}
+
+// allocated tells whether the controller gave the addresses in the status.
+func allocated(svc *corev1.Service) bool {
+	for _, c := range svc.Status.Conditions {
+		if c.Type == v1alpha1.ServiceAllocated {
+			return c.Status == metav1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// endpoints returns which nodes have endpoints of the Service.
+func (s *sources) endpoints(key string) Endpoints {
+	e := Endpoints{Ready: map[string]bool{}, Serving: map[string]bool{}}
+	slices, err := s.slice.GetIndexer().ByIndex(byService, key)
+	if err != nil {
+		return e
+	}
+	for _, o := range slices {
+		slice, ok := o.(*discoveryv1.EndpointSlice)
+		if !ok {
+			continue
+		}
+		for _, p := range slice.Endpoints {
+			is := func(b *bool, unset bool) bool {
+				if b == nil {
+					return unset
+				}
+				return *b
+			}
+			switch {
+			case p.NodeName == nil:
+			case is(p.Conditions.Ready, true):
+				e.Ready[*p.NodeName] = true
+			case is(p.Conditions.Serving, false) && is(p.Conditions.Terminating, false):
+				e.Serving[*p.NodeName] = true
+			}
+		}
+	}
+	return e
+}
+
+// nodes returns what plans need to know of the nodes. A node that is being deleted
+// is as good as excluded.
+func (s *sources) nodes() map[string]Node {
+	nodes := map[string]Node{}
+	for _, n := range stored[*corev1.Node](s.node) {
+		nodes[n.Name] = Node{Labels: n.Labels, Excluded: config.Excluded(n.Labels) || n.DeletionTimestamp != nil}
+	}
+	return nodes
+}
+
+// sameNode tells whether two versions of a Node plan the same.
+func sameNode(a, b *corev1.Node) bool {
+	return maps.Equal(a.Labels, b.Labels) && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil)
+}
+
+// The caches keep no more of an object than the speaker reads.
+
+func slimService(o any) (any, error) {
+	svc, ok := o.(*corev1.Service)
+	if !ok {
+		return o, nil
+	}
+	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta), Status: svc.Status}
+	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
+	return slim, nil
+}
+
+func slimSlice(o any) (any, error) {
+	slice, ok := o.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return o, nil
+	}
+	slim := &discoveryv1.EndpointSlice{ObjectMeta: slimMeta(slice.ObjectMeta)}
+	if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
+		slim.Labels = map[string]string{discoveryv1.LabelServiceName: name}
+	}
+	for _, e := range slice.Endpoints {
+		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName})
+	}
+	return slim, nil
+}
+
+func slimNode(o any) (any, error) {
+	node, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	slim := &corev1.Node{ObjectMeta: slimMeta(node.ObjectMeta)}
+	slim.Labels = node.Labels
+	slim.Status.Addresses = node.Status.Addresses
+	return slim, nil
+}
+
+func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, DeletionTimestamp: m.DeletionTimestamp}
+}
