@@ -138,7 +138,7 @@ func planL2(group Group, serving map[string]Node, world World) l2.Desired {
 		desired.Candidates = append(desired.Candidates, name)
 	}
 	slices.Sort(desired.Candidates)
-	if len(desired.Candidates) == 0 {
+	if len(desired.Addresses) == 0 || len(desired.Candidates) == 0 {
 		return l2.Desired{}
 	}
 	return desired

@@ -1,0 +1,150 @@
+package speaker
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+)
+
+func addrs(s ...string) []netip.Addr {
+	var a []netip.Addr
+	for _, x := range s {
+		a = append(a, netip.MustParseAddr(x))
+	}
+	return a
+}
+
+func set(names ...string) map[string]bool {
+	s := map[string]bool{}
+	for _, n := range names {
+		s[n] = true
+	}
+	return s
+}
+
+func rack(name string) []metav1.LabelSelector {
+	return []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": name}}}
+}
+
+func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+
+// The world of the tests: n1 and n2 in rack a, n3 in rack b, n4 excluded.
+func world(self string) World {
+	snapshot, _ := config.Compile(config.Objects{
+		Pools: []*v1alpha1.IPPool{
+			{ObjectMeta: named("l2"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8:2::/64"}}},
+			{ObjectMeta: named("l2-rack-a"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.3.0/24"}}},
+			{ObjectMeta: named("bgp"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24", "2001:db8:100::/64"}}},
+			{ObjectMeta: named("both"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
+			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.0.0/24"}}},
+		},
+		L2Advertisements: []*v1alpha1.L2Advertisement{
+			{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2", "both"}}},
+			{ObjectMeta: named("rack-a"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2-rack-a"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
+		},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+			{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"bgp"}, Peers: []string{"tor"}}},
+			{ObjectMeta: named("both"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"both"}, NodeSelectors: rack("b")}},
+		},
+		BGPPeers: []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}}},
+	})
+	return World{Self: self, Snapshot: snapshot, Nodes: map[string]Node{
+		"n1": {Labels: map[string]string{"rack": "a"}}, "n2": {Labels: map[string]string{"rack": "a"}},
+		"n3": {Labels: map[string]string{"rack": "b"}}, "n4": {Labels: map[string]string{"rack": "a"}, Excluded: true},
+	}}
+}
+
+func TestPlanGroup(t *testing.T) {
+	one := func(local bool, addresses ...string) Group {
+		return Group{ID: addresses[0], Addresses: addrs(addresses...), Services: []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}}}
+	}
+	route := func(prefix string, peers ...string) bgp.Route {
+		return bgp.Route{Prefix: netip.MustParsePrefix(prefix), Peers: peers}
+	}
+	for _, c := range []struct {
+		name      string
+		self      string
+		group     Group
+		endpoints map[string]Endpoints
+		want      Plan
+	}{
+		{"a Service of policy Cluster is announced by every node that is not excluded", "n1", one(false, "192.0.2.1", "2001:db8:2::1"), nil,
+			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1", "2001:db8:2::1"), Candidates: []string{"n1", "n2", "n3"}}}},
+		{"an address that nothing selects is not announced", "n1", one(false, "10.0.0.1"), nil, Plan{}},
+		{"node selectors choose the candidates, and the interface is theirs", "n1", one(false, "192.0.3.1"), nil,
+			Plan{L2: l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}}}},
+		{"routes go to the peers of the advertisement", "n3", one(false, "198.51.100.1", "2001:db8:100::1"), nil,
+			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}}}},
+		{"an excluded node announces no routes", "n4", one(false, "198.51.100.1"), nil, Plan{}},
+		{"a pool can be announced both ways", "n3", one(false, "203.0.113.1"), nil,
+			Plan{L2: l2.Desired{Addresses: addrs("203.0.113.1"), Candidates: []string{"n1", "n2", "n3"}},
+				BGP: bgp.Desired{Routes: []bgp.Route{route("203.0.113.1/32")}}}},
+		{"BGP honours node selectors", "n1", one(false, "203.0.113.1"), nil,
+			Plan{L2: l2.Desired{Addresses: addrs("203.0.113.1"), Candidates: []string{"n1", "n2", "n3"}}}},
+		{"policy Local: only nodes with a ready endpoint", "n1", one(true, "192.0.2.1"),
+			map[string]Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
+			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n2"}}}},
+		{"policy Local: nodes with a terminating endpoint that serves, when none is ready", "n1", one(true, "198.51.100.1"),
+			map[string]Endpoints{"d/web": {Serving: set("n1")}},
+			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}}},
+		{"policy Local without any endpoint is not announced", "n1", one(true, "192.0.2.1"), nil, Plan{}},
+		{"Services that share an address have one owner, which serves both", "n1",
+			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
+				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
+			map[string]Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
+			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Candidates: []string{"n2"}}}},
+		{"a sharer without endpoints does not silence the other", "n1",
+			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1"), Services: []Service{
+				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1")}}},
+			map[string]Endpoints{"d/a": {Ready: set("n1")}},
+			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n1"}}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := PlanGroup(c.group, c.endpoints, world(c.self))
+			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestGroupsFollowSharedAddresses(t *testing.T) {
+	g := newGroups()
+	service := func(name string, addresses ...string) Service {
+		return Service{Name: name, Addresses: addrs(addresses...)}
+	}
+	step := func(s Service, wantNow map[string][]string, wantGone ...string) {
+		t.Helper()
+		now, gone := g.set(s)
+		got := map[string][]string{}
+		for _, group := range now {
+			for _, member := range group.Services {
+				got[group.ID] = append(got[group.ID], member.Name)
+			}
+		}
+		if diff := cmp.Diff(wantNow, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("set %s: %s", s.Name, diff)
+		}
+		if diff := cmp.Diff(wantGone, gone, cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
+			t.Fatalf("set %s: gone %s", s.Name, diff)
+		}
+	}
+	step(service("a", "192.0.2.1"), map[string][]string{"192.0.2.1": {"a"}})
+	step(service("b", "192.0.2.5", "2001:db8::1"), map[string][]string{"192.0.2.5": {"b"}})
+	step(service("c", "192.0.2.1", "2001:db8::1"), map[string][]string{"192.0.2.1": {"a", "b", "c"}}, "192.0.2.5")
+	step(service("other", "192.0.2.9"), map[string][]string{"192.0.2.9": {"other"}})
+	step(service("c"), map[string][]string{"192.0.2.1": {"a"}, "192.0.2.5": {"b"}})
+	step(service("a"), nil, "192.0.2.1")
+	step(service("b", "2001:db8::1"), map[string][]string{"2001:db8::1": {"b"}}, "192.0.2.5")
+	if n := len(g.all()); n != 2 {
+		t.Errorf("%d groups, want 2", n)
+	}
+}
