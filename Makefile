@@ -1,0 +1,116 @@
+# Berth's commands. `make` lists them.
+#
+# All that is generated or downloaded goes to .cache (or $BERTH_CACHE) and bin; nothing is installed
+# but, when it is missing, the C compiler that the race detector needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two steps that compile or measure at once would only disturb each other.
+.NOTPARALLEL:
+
+export BERTH_CACHE := $(abspath $(or $(BERTH_CACHE),.cache))
+# One set of flags for everything, so that everything is compiled once.
+export GOFLAGS := -trimpath
+export CGO_ENABLED := 0
+export GOLANGCI_LINT_CACHE := $(BERTH_CACHE)/golangci
+
+TOOLS := $(BERTH_CACHE)/tools
+LAB := $(BERTH_CACHE)/bin/lab
+VM := $(BERTH_CACHE)/bin/vm-exec
+# The packages below the working directory that have tests under the tags $(1). The rest is left to
+# `make build`: with the race detector Kubernetes itself would be compiled once more.
+tested = go list -tags '$(1)' -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ The two for newcomers; they need root and fetch the rest.
+
+demo: preflight fetch binaries ## show Berth at work in the lab, under 2 minutes once built (DEMO_KEEP=1 leaves it running)
+	cd e2e && go build -o $(BERTH_CACHE)/bin/demo ./cmd/demo
+	$(BERTH_CACHE)/bin/demo
+
+test: preflight fetch binaries unit root-tests vm-test e2e ## run all tests: unit, kernel, API, another kernel, end to end
+
+##@ Parts of them.
+
+preflight:
+	@tools/preflight
+
+fetch: $(LAB) $(VM) ## download and unpack what the lab runs, and the other kernel
+	$(LAB) fetch
+	$(VM) -fetch
+
+binaries: $(LAB) ## build Berth, Kubernetes and the lab's programs, and pack the images
+	$(LAB) build
+
+unit: ## unit tests of all modules, with the race detector (no root)
+	@tools/preflight race
+	CGO_ENABLED=1 go test -race ./...
+	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
+
+root-tests: ## tests on this machine's kernel, in network namespaces, and of the API (root)
+	go test -tags root -count=1 -p 1 -timeout 10m ./...
+
+vm-test: $(VM) ## tests on another kernel (root)
+	$(VM) -fetch
+	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm
+
+e2e: fetch binaries ## end-to-end tests on the lab (root)
+	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root))
+
+bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and JSON (root)
+	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
+	$(BERTH_CACHE)/bin/bench
+
+##@ For changing Berth.
+
+build: ## bin/berth
+	go build -ldflags '-s -w' -o bin/berth ./cmd/berth
+
+image: binaries ## bin/berth-image.tar, for `ctr image import` or `docker load`
+	mkdir -p bin
+	cp $(BERTH_CACHE)/images/berth.tar bin/berth-image.tar
+
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs and manifests/berth.yaml
+	$(TOOLS)/controller-gen object paths=./config/v1alpha1
+	$(TOOLS)/controller-gen crd paths=./config/v1alpha1 output:crd:artifacts:config=manifests/crds
+	$(TOOLS)/kustomize build manifests -o manifests/berth.yaml
+
+verify: ## generated files are fresh, Go is formatted, go.mod files are tidy
+	@tools/verify
+
+lint: $(TOOLS)/golangci-lint ## golangci-lint on the product and on e2e
+	@failed=0; for module in . e2e; do \
+	  echo "golangci-lint in $$module"; \
+	  (cd $$module && $(TOOLS)/golangci-lint run --allow-serial-runners ./...) || failed=1; \
+	done; exit $$failed
+
+vuln: $(TOOLS)/govulncheck ## known vulnerabilities in what is shipped
+	@tools/vuln $(TOOLS)/govulncheck
+
+clean: ## remove bin and .cache
+	@! compgen -G '$(BERTH_CACHE)/lab/*' >/dev/null || { echo 'clean: a lab is up: $(LAB) down' >&2; exit 1; }
+	rm -rf bin $(BERTH_CACHE)
+
+# go build itself knows what is fresh.
+$(LAB): FORCE
+	@cd e2e && go build -o $@ ./cmd/lab
+$(VM): FORCE
+	@cd e2e && go build -o $@ ./vm/exec
+
+# Tools have modules of their own, apart from the product's; the linter one more, because its
+# analysers want exactly the versions it was released with.
+$(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	cd tools/lint && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/controller-gen: tools/go.mod tools/go.sum
+	cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+$(TOOLS)/kustomize: tools/go.mod tools/go.sum
+	cd tools && go build -o $@ sigs.k8s.io/kustomize/kustomize/v5
+$(TOOLS)/govulncheck: tools/go.mod tools/go.sum
+	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
+
+FORCE:
+.PHONY: help demo test preflight fetch binaries unit root-tests vm-test e2e bench build image generate verify lint vuln clean FORCE

@@ -1,0 +1,287 @@
+//go:build linux
+
+// Package stage sets the scene in a lab: Berth installed from its manifests, pools
+// and advertisements, an application, and clients that ask it.
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/lab"
+)
+
+// Namespace of Berth's own objects.
+const Namespace = "berth-system"
+
+// Pools of Configure.
+const (
+	RackPool   = "rack"   // announced on the segment
+	RoutedPool = "routed" // announced by BGP
+)
+
+// Stage is a lab with clients of its API server.
+type Stage struct {
+	*lab.Lab
+	Kubernetes kubernetes.Interface
+	Berth      *client.Interface
+	DualStack  bool
+}
+
+// New returns a stage on a lab that is up.
+func New(l *lab.Lab, dualStack bool) (*Stage, error) {
+	config, err := l.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst = 500, 1000
+	set, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of the lab: %w", err)
+	}
+	own, err := client.New(config)
+	if err != nil {
+		return nil, err
+	}
+	return &Stage{Lab: l, Kubernetes: set, Berth: own, DualStack: dualStack}, nil
+}
+
+// Manifest returns the path of manifests/berth.yaml.
+func Manifest() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		file := filepath.Join(dir, "manifests", "berth.yaml")
+		if _, err := os.Stat(file); err == nil {
+			return file, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("manifests/berth.yaml is in no folder from here upwards: run `make generate`")
+		}
+	}
+}
+
+// Install applies manifests/berth.yaml, as a user does, and waits until all of
+// Berth is ready.
+func (s *Stage) Install(ctx context.Context) error {
+	file, err := Manifest()
+	if err != nil {
+		return err
+	}
+	if _, err := s.Kubectl(ctx, "", "apply", "-f", file); err != nil {
+		return fmt.Errorf("install Berth: %w", err)
+	}
+	return s.AwaitBerth(ctx)
+}
+
+// AwaitBerth waits until the controllers and all speakers are ready.
+func (s *Stage) AwaitBerth(ctx context.Context) error {
+	for _, what := range []string{"deployment/berth-controller", "daemonset/berth-speaker"} {
+		if _, err := s.Kubectl(ctx, "", "-n", Namespace, "rollout", "status", what, "--timeout=90s"); err != nil {
+			return fmt.Errorf("Berth does not get ready: %w", err)
+		}
+	}
+	return nil
+}
+
+// Uninstall deletes what Install applied, and waits until it is gone.
+func (s *Stage) Uninstall(ctx context.Context) error {
+	file, err := Manifest()
+	if err != nil {
+		return err
+	}
+	if _, err := s.Kubectl(ctx, "", "delete", "--ignore-not-found", "--timeout=60s", "-f", file); err != nil {
+		return fmt.Errorf("uninstall Berth: %w", err)
+	}
+	return nil
+}
+
+// Apply applies objects written as YAML.
+func (s *Stage) Apply(ctx context.Context, yaml string) error {
+	_, err := s.Kubectl(ctx, yaml, "apply", "-f", "-")
+	return err
+}
+
+// Configure makes a pool on the segment with its L2Advertisement, a pool for BGP
+// with its BGPAdvertisement, and the router as BGPPeer "tor".
+func (s *Stage) Configure(ctx context.Context) error {
+	return s.Apply(ctx, fmt.Sprintf(`
+apiVersion: berth.dev/v1alpha1
+kind: IPPool
+metadata: {name: rack}
+spec: {addresses: [172.30.0.200-172.30.0.250, "fd00:30::200-fd00:30::2ff"]}
+---
+apiVersion: berth.dev/v1alpha1
+kind: L2Advertisement
+metadata: {name: rack}
+spec: {pools: [rack]}
+---
+apiVersion: berth.dev/v1alpha1
+kind: IPPool
+metadata: {name: routed}
+spec: {allocation: OnRequest, addresses: [198.51.100.0/24, "2001:db8:100::/64"]}
+---
+apiVersion: berth.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: tor}
+spec: {localASN: %d, peerASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s}
+---
+apiVersion: berth.dev/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: tor}
+spec: {pools: [routed], peers: [tor]}
+`, lab.NodeAS, lab.RouterAS))
+}
+
+// App is an application of echo servers, one Pod a node at the most.
+type App struct {
+	Namespace, Name string
+	// Nodes to run on; empty: one Pod on every node.
+	Nodes []string
+}
+
+// Deploy runs the application and waits until its Pods are ready.
+func (s *Stage) Deploy(ctx context.Context, app App) error {
+	nodes := app.Nodes
+	if len(nodes) == 0 {
+		nodes = s.Nodes()
+	}
+	err := s.Apply(ctx, fmt.Sprintf(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: %[1]s}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[2]s, namespace: %[1]s}
+spec:
+  replicas: %[3]d
+  selector: {matchLabels: {app: %[2]s}}
+  strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}
+  template:
+    metadata: {labels: {app: %[2]s}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      tolerations:
+        - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 300}
+        - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 300}
+      affinity:
+        nodeAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            nodeSelectorTerms:
+              - matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%[4]s]}]
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: %[2]s}}}
+      containers:
+        - name: echo
+          image: berth.dev/echo:1
+          args: [-drain=3s]
+          ports: [{name: http, containerPort: 8080}, {name: line, containerPort: 7000}, {name: line-udp, containerPort: 7000, protocol: UDP}]
+          readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: 1}
+          env:
+            - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+            - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+`, app.Namespace, app.Name, len(nodes), strings.Join(nodes, ", ")))
+	if err != nil {
+		return fmt.Errorf("deploy %s: %w", app.Name, err)
+	}
+	if _, err := s.Kubectl(ctx, "", "-n", app.Namespace, "rollout", "status", "deployment/"+app.Name, "--timeout=60s"); err != nil {
+		return fmt.Errorf("deploy %s: %w", app.Name, err)
+	}
+	return nil
+}
+
+// Expose returns a Service of type LoadBalancer for the application, to be changed
+// as needed and given to Create.
+func (s *Stage) Expose(app App, name string) *corev1.Service {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: name},
+		Spec: corev1.ServiceSpec{
+			Type:     corev1.ServiceTypeLoadBalancer,
+			Selector: map[string]string{"app": app.Name},
+			Ports: []corev1.ServicePort{
+				port("http", corev1.ProtocolTCP, 80, "http"),
+				port("line", corev1.ProtocolTCP, 7000, "line"),
+				port("line-udp", corev1.ProtocolUDP, 7000, "line-udp"),
+			},
+		},
+	}
+	if s.DualStack {
+		policy := corev1.IPFamilyPolicyRequireDualStack
+		svc.Spec.IPFamilyPolicy = &policy
+	}
+	return svc
+}
+
+// Create creates the Service and returns it as soon as it has addresses.
+func (s *Stage) Create(ctx context.Context, svc *corev1.Service) (*corev1.Service, error) {
+	if _, err := s.Kubernetes.CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
+		return nil, fmt.Errorf("create Service %s: %w", svc.Name, err)
+	}
+	var found *corev1.Service
+	err := Eventually(ctx, 10*time.Second, func(ctx context.Context) error {
+		var err error
+		found, err = s.Kubernetes.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err == nil && len(found.Status.LoadBalancer.Ingress) == 0 {
+			err = fmt.Errorf("Service %s has no address: %v", svc.Name, found.Status.Conditions)
+		}
+		return err
+	})
+	return found, err
+}
+
+// AwaitSpeakers waits until every speaker is Ready and, where the lab has a router
+// that speaks BGP, has a session with it.
+func (s *Stage) AwaitSpeakers(ctx context.Context, sessions bool) error {
+	return Eventually(ctx, 30*time.Second, func(ctx context.Context) error {
+		for _, node := range s.Nodes() {
+			status, err := s.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
+			switch {
+			case err != nil:
+				return err
+			case status.Status.State != v1alpha1.SpeakerReady:
+				return fmt.Errorf("speaker of %s is %s", node, status.Status.State)
+			case sessions && (len(status.Status.Sessions) == 0 || status.Status.Sessions[0].State != "Established"):
+				return fmt.Errorf("speaker of %s has no session: %+v", node, status.Status.Sessions)
+			}
+		}
+		return nil
+	})
+}
+
+// Eventually asks every 20 ms whether a condition holds, for at most patience. Its
+// last error is part of the error.
+func Eventually(ctx context.Context, patience time.Duration, condition func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		err := condition(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %s: %w", patience, last)
+		case <-tick.C:
+		}
+	}
+}
