@@ -1,0 +1,140 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berth-lb/berth/e2e/host"
+	"github.com/berth-lb/berth/e2e/lab"
+)
+
+func kubectlCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "kubectl [--name NAME] ARGS...",
+		Short:              "Run kubectl against the lab",
+		DisableFlagParsing: true, // all flags but a leading --name are kubectl's
+		RunE: func(_ *cobra.Command, args []string) error {
+			name, args := leadingName(args)
+			l, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			return l.ReplaceWithKubectl(args...)
+		},
+	}
+}
+
+// leadingName takes --name NAME or --name=NAME off the front.
+func leadingName(args []string) (string, []string) {
+	if len(args) >= 2 && args[0] == "--name" {
+		return args[1], args[2:]
+	}
+	if len(args) >= 1 {
+		if name, ok := strings.CutPrefix(args[0], "--name="); ok {
+			return name, args[1:]
+		}
+	}
+	return "lab", args
+}
+
+func execCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "exec HOST -- CMD [ARGS...]",
+		Short:   "Run a command in a host: cp, n1 and up, client, router, remote, rack",
+		Example: "  lab exec client -- curl http://172.30.0.200/\n  lab exec router -- vtysh -c 'show bgp summary'",
+		Args:    cobra.MinimumNArgs(2),
+	}
+	name := nameFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		l, err := lab.Open(*name)
+		if err != nil {
+			return err
+		}
+		inside := l.Exec(cmd.Context(), args[0], args[1:]...)
+		inside.Stdin, inside.Stdout, inside.Stderr = os.Stdin, os.Stdout, os.Stderr
+		err = inside.Run()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return exitStatus(exit.ExitCode())
+		}
+		return err
+	}
+	return cmd
+}
+
+func loadImageCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "load-image FILE",
+		Short: "Import an image archive (docker save) into every node",
+		Args:  cobra.ExactArgs(1),
+	}
+	name := nameFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		l, err := lab.Open(*name)
+		if err != nil {
+			return err
+		}
+		if err := l.LoadImage(cmd.Context(), args[0]); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is on %s\n", args[0], strings.Join(l.Nodes(), ", "))
+		return nil
+	}
+	return cmd
+}
+
+// hostBootCommand is the first process of a host; the lab starts it.
+func hostBootCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "host-boot SPEC", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			spec, err := host.ReadSpec(args[0])
+			if err != nil {
+				return err
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return host.Boot(spec, []string{self, "host-serve"})
+		},
+	}
+}
+
+func hostServeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "host-serve", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return host.Serve(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		},
+	}
+}
+
+func hostEnterCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "host-enter PID -- CMD [ARGS...]", Hidden: true, Args: cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			pid, err := strconv.Atoi(args[0])
+			if err != nil {
+				return fmt.Errorf("process %q: want a number", args[0])
+			}
+			status, err := host.Enter(pid, args[1:])
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "lab:", err)
+			}
+			if status != 0 {
+				return exitStatus(status)
+			}
+			return err
+		},
+	}
+}

@@ -1,0 +1,49 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berth-lb/berth/e2e/stock"
+)
+
+func fetchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "fetch",
+		Short: "Download and unpack the system's packages the lab runs (installs nothing)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			folder, err := stock.Find()
+			if err != nil {
+				return err
+			}
+			if err := folder.Fetch(cmd.Context(), cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "packages are unpacked in %s\n", folder.Packages())
+			return nil
+		},
+	}
+}
+
+func buildCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "build",
+		Short: "Build Kubernetes, Berth and the lab's own programs, and pack the images",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			folder, err := stock.Find()
+			if err != nil {
+				return err
+			}
+			if err := folder.Build(cmd.Context(), cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "binaries are in %s, images in %s\n", folder.Bin(""), folder.Images())
+			return nil
+		},
+	}
+}

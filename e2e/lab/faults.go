@@ -1,0 +1,314 @@
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/e2e/host"
+)
+
+// Cut pulls the host's cable at the rack's switch: no frame passes, and the
+// host sees its link down.
+func (l *Lab) Cut(hostName string) error { return l.setPort(hostName, false) }
+
+// Heal plugs the cable in again.
+func (l *Lab) Heal(hostName string) error { return l.setPort(hostName, true) }
+
+func (l *Lab) setPort(hostName string, up bool) error {
+	if err := l.onSegment(hostName); err != nil {
+		return err
+	}
+	h, err := l.netlink(rack)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	port, err := h.LinkByName(hostName)
+	if err != nil {
+		return fmt.Errorf("find the cable of %s: %w", hostName, err)
+	}
+	if up {
+		err = h.LinkSetUp(port)
+	} else {
+		err = h.LinkSetDown(port)
+	}
+	if err != nil {
+		return fmt.Errorf("switch the cable of %s: %w", hostName, err)
+	}
+	return nil
+}
+
+// onSegment refuses hosts that have no port on the rack segment.
+func (l *Lab) onSegment(hostName string) error {
+	h, err := l.plan.host(hostName)
+	if err != nil {
+		return err
+	}
+	for _, p := range h.ports {
+		if p.onRack {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not on the rack segment", hostName)
+}
+
+// Block drops every frame between two hosts of the segment, both ways,
+// broadcast and multicast included. Both keep their link and reach all others.
+func (l *Lab) Block(ctx context.Context, a, b string) error {
+	const table = "add table bridge lab\n" +
+		"add set bridge lab blocked { type ifname . ifname; }\n" +
+		"add chain bridge lab forward { type filter hook forward priority 0; }\n" +
+		"flush chain bridge lab forward\n" +
+		"add rule bridge lab forward iifname . oifname @blocked drop\n"
+	return l.nft(ctx, a, b, table+"add")
+}
+
+// Unblock ends what Block began. Hosts that are not blocked stay so.
+func (l *Lab) Unblock(ctx context.Context, a, b string) error {
+	err := l.nft(ctx, a, b, "delete")
+	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
+		return nil
+	}
+	return err
+}
+
+// nft changes the set of blocked pairs in the rack's switch.
+func (l *Lab) nft(ctx context.Context, a, b, verb string) error {
+	if err := errors.Join(l.onSegment(a), l.onSegment(b)); err != nil {
+		return err
+	}
+	if a == b {
+		return fmt.Errorf("block %s from itself: want two hosts", a)
+	}
+	cmd := l.Exec(ctx, rack, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(fmt.Sprintf("%s element bridge lab blocked { %q . %q, %q . %q }\n", verb, a, b, b, a))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("block or unblock %s and %s: %w\n%s", a, b, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// Kill ends processes with SIGKILL. The name is one that Status gives, or that
+// of a node: then all of the node ends at once, and its link goes down, as in a
+// power cut (Start brings it back).
+func (l *Lab) Kill(ctx context.Context, name string) error {
+	if h, err := l.plan.host(name); err == nil && h.node != 0 {
+		init, err := l.initOf(name)
+		if err != nil {
+			return err
+		}
+		if err := l.Cut(name); err != nil {
+			return err
+		}
+		return killAll(ctx, []int{init})
+	}
+	return l.signal(ctx, name, unix.SIGKILL)
+}
+
+// Pause stops a process with SIGSTOP: it keeps its sockets and does nothing.
+func (l *Lab) Pause(ctx context.Context, name string) error {
+	return l.signal(ctx, name, unix.SIGSTOP)
+}
+
+// Resume continues a paused process.
+func (l *Lab) Resume(ctx context.Context, name string) error {
+	return l.signal(ctx, name, unix.SIGCONT)
+}
+
+func (l *Lab) signal(ctx context.Context, name string, s unix.Signal) error {
+	p, err := l.Process(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := unix.Kill(p.PID, s); err != nil {
+		return fmt.Errorf("send %s to %s (process %d): %w", unix.SignalName(s), name, p.PID, err)
+	}
+	return nil
+}
+
+// Process is something that runs in the lab.
+type Process struct {
+	// Name is how faults address it: "etcd", "bgpd@router", "speaker@n1".
+	Name string
+	Host string
+	// Pod is namespace/name for the process of a container, else empty.
+	Pod string
+	// PID is the machine's number for it, 0 when it ended.
+	PID int
+	// State is "running", "paused", or how it ended.
+	State string
+}
+
+// Process finds a running process by name. NAME@NODE may also be the pod's name
+// instead of the container's, which tells containers of one name apart.
+func (l *Lab) Process(ctx context.Context, name string) (Process, error) {
+	process, hostName := splitProcess(name)
+	all, err := l.processesOf(ctx, hostName)
+	if err != nil {
+		return Process{}, err
+	}
+	var found []Process
+	var pods []string
+	for _, p := range all {
+		_, pod, _ := strings.Cut(p.Pod, "/")
+		if p.PID != 0 && (p.Name == name || p.Pod != "" && pod == process) {
+			found = append(found, p)
+			pods = append(pods, pod+"@"+hostName)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Process{}, fmt.Errorf("no process %s runs in lab %q: see `lab status`", name, l.opts.Name)
+	case 1:
+		return found[0], nil
+	default:
+		return Process{}, fmt.Errorf("%d processes are named %s: choose by pod, %s", len(found), name, strings.Join(pods, " or "))
+	}
+}
+
+// splitProcess takes PROCESS@HOST apart. Without a host it is the control
+// plane's.
+func splitProcess(name string) (process, hostName string) {
+	process, hostName, ok := strings.Cut(name, "@")
+	if !ok {
+		return name, ControlPlane
+	}
+	return process, hostName
+}
+
+// processesOf lists what runs in a host, containers included.
+func (l *Lab) processesOf(ctx context.Context, hostName string) ([]Process, error) {
+	init, err := l.initOf(hostName)
+	if err != nil {
+		return nil, err
+	}
+	started, err := host.Client{PID: init}.Processes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list processes of %s: %w", hostName, err)
+	}
+	var all []Process
+	for _, s := range started {
+		p := Process{Name: s.Name + "@" + hostName, Host: hostName, State: s.End}
+		if hostName == ControlPlane {
+			p.Name = s.Name
+		}
+		if !s.Ended {
+			if p.PID, err = machinePID(init, s.PID); err != nil {
+				continue // it ended just now
+			}
+			p.State = runState(p.PID)
+		}
+		all = append(all, p)
+	}
+	containers, err := containersOf(hostName, init)
+	return append(all, containers...), err
+}
+
+// containersOf reads containerd's run-time folder. The sandboxes' own processes
+// are left out.
+func containersOf(hostName string, init int) ([]Process, error) {
+	const tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+	dirs, err := filepath.Glob(fmt.Sprintf("/proc/%d/root%s/*", init, tasks))
+	if err != nil {
+		return nil, fmt.Errorf("list containers of %s: %w", hostName, err)
+	}
+	var all []Process
+	for _, dir := range dirs {
+		p, err := container(dir, init)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it comes or goes
+		} else if err != nil {
+			return nil, fmt.Errorf("list containers of %s: %w", hostName, err)
+		}
+		if p.Name != "" {
+			p.Name, p.Host = p.Name+"@"+hostName, hostName
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+// container reads one container's folder. The name is empty for a sandbox.
+func container(dir string, init int) (Process, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return Process{}, err
+	}
+	var config struct{ Annotations map[string]string }
+	if err := json.Unmarshal(text, &config); err != nil {
+		return Process{}, err
+	}
+	const cri = "io.kubernetes.cri."
+	note := config.Annotations
+	if note[cri+"container-type"] != "container" {
+		return Process{}, nil
+	}
+	p := Process{Name: note[cri+"container-name"], Pod: note[cri+"sandbox-namespace"] + "/" + note[cri+"sandbox-name"], State: "ended"}
+	text, err = os.ReadFile(filepath.Join(dir, "init.pid"))
+	if err != nil {
+		return Process{}, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return Process{}, err
+	}
+	if p.PID, err = machinePID(init, pid); err == nil {
+		p.State = runState(p.PID)
+	}
+	return p, nil
+}
+
+// runState tells a paused process from a running one (proc_pid_stat(5), field 3).
+func runState(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "ended"
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	switch {
+	case len(fields) == 0:
+		return "ended"
+	case fields[0] == "T":
+		return "paused"
+	case fields[0] == "Z":
+		return "ended"
+	default:
+		return "running"
+	}
+}
+
+// clearNodeNetwork removes what a dead node's kernel still holds: the pods'
+// bridge and interfaces, and the packet filter's rules.
+func (l *Lab) clearNodeNetwork(name string) error {
+	h, err := l.netlink(name)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces of %s: %w", name, err)
+	}
+	for _, link := range links {
+		if n := link.Attrs().Name; n == "lo" || n == rackPort {
+			continue
+		}
+		var gone netlink.LinkNotFoundError
+		if err := h.LinkDel(link); err != nil && !errors.As(err, &gone) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("remove %s of %s: %w", link.Attrs().Name, name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,332 @@
+//go:build root
+
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/e2e/host"
+)
+
+const echoManifest = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: echo}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: echo}}
+  template:
+    metadata: {labels: {app: echo}}
+    spec:
+      containers:
+      - name: echo
+        image: berth.dev/echo:1
+        env:
+        - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+        - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+        readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  clusterIP: 10.96.0.80
+  selector: {app: echo}
+  ports: [{port: 80, targetPort: 8080}]
+`
+
+// TestLabServesBreaksAndLeavesNothing goes once through a lab's life: bringing
+// one up takes the longest, so the steps share it.
+func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
+	ctx := t.Context()
+	l, err := Up(ctx, Options{Name: "labtest", Nodes: 1, Router: "frr", Log: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := l.Kubectl(ctx, echoManifest, "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Kubectl(ctx, "", "rollout", "status", "deployment/echo", "--timeout=60s"); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("a Service answers on its cluster address", func(t *testing.T) { servesClusterIP(t, l) })
+	t.Run("a client in the test process sees the cluster", func(t *testing.T) { clientWorks(t, l) })
+	t.Run("the router knows its neighbour", func(t *testing.T) { routerKnows(t, l) })
+	t.Run("a cable can be cut and healed", func(t *testing.T) { cutAndHeal(t, l) })
+	t.Run("two hosts can be kept apart", func(t *testing.T) { blockAndUnblock(t, l) })
+	t.Run("processes can be paused, killed and started", func(t *testing.T) { killAndStart(t, l) })
+	t.Run("down leaves nothing behind", func(t *testing.T) { leavesNothing(t, l) })
+}
+
+func servesClusterIP(t *testing.T, l *Lab) {
+	var seen struct{ Pod, Node, Protocol string }
+	eventually(t, func(ctx context.Context) error {
+		body, err := get(ctx, l, "n1", "http://10.96.0.80/")
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(body, &seen)
+	})
+	if !strings.HasPrefix(seen.Pod, "echo-") || seen.Node != "n1" || seen.Protocol != "http" {
+		t.Errorf("answer = %+v", seen)
+	}
+}
+
+func clientWorks(t *testing.T, l *Lab) {
+	client, err := l.client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(nodes.Items) != 1 || nodes.Items[0].Name != "n1" || nodes.Items[0].Labels["kubernetes.io/hostname"] != "n1" {
+		t.Errorf("nodes = %+v", nodes.Items)
+	}
+}
+
+func routerKnows(t *testing.T, l *Lab) {
+	out, err := l.Vtysh(t.Context(), "show bgp ipv4 unicast summary json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var summary struct {
+		AS    int
+		Peers map[string]struct{ RemoteAS int }
+	}
+	if err := json.Unmarshal([]byte(out), &summary); err != nil {
+		t.Fatal(err)
+	}
+	if summary.AS != RouterAS || summary.Peers["172.30.0.11"].RemoteAS != NodeAS {
+		t.Errorf("summary = %+v", summary)
+	}
+}
+
+// nodePort is where n1's kubelet answers whoever reaches it.
+const nodePort = "172.30.0.11:10250"
+
+func reach(l *Lab, from string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		conn, err := l.Dial(ctx, from, "tcp", nodePort)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+}
+
+func cutAndHeal(t *testing.T, l *Lab) {
+	node := netip.MustParseAddr("172.30.0.11")
+	eventually(t, reach(l, Client))
+	want, err := l.NodeMAC("n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := l.Neighbor(Client, node); err != nil || got.String() != want.String() {
+		t.Errorf("client's neighbour = %s, %v; want %s", got, err, want)
+	}
+	if got := l.HostOf(want); got != "n1" {
+		t.Errorf("%s is that of %q, want n1", want, got)
+	}
+	if err := l.Cut("n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.FlushNeighbors(Client); err != nil {
+		t.Fatal(err)
+	}
+	if reach(l, Client)(t.Context()) == nil {
+		t.Error("n1 is reached through a cut cable")
+	}
+	if got, err := l.Neighbor(Client, node); err != nil || got != nil {
+		t.Errorf("client's neighbour behind the cut cable = %s, %v", got, err)
+	}
+	if err := l.Heal("n1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, reach(l, Client))
+}
+
+func blockAndUnblock(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	if err := l.Block(ctx, "n1", Client); err != nil {
+		t.Fatal(err)
+	}
+	if reach(l, Client)(ctx) == nil {
+		t.Error("the client reaches n1 in spite of the block")
+	}
+	eventually(t, reach(l, ControlPlane))
+	for range 2 { // a second time changes nothing
+		if err := l.Unblock(ctx, Client, "n1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, reach(l, Client))
+	if err := l.Block(ctx, "n1", Remote); err == nil {
+		t.Error("the remote client is not on the segment, and can be blocked there")
+	}
+}
+
+func killAndStart(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	if err := l.Pause(ctx, "echo@n1"); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := l.Process(ctx, "echo@n1"); err != nil || p.State != "paused" {
+		t.Errorf("after the pause: %+v, %v", p, err)
+	}
+	if err := l.Resume(ctx, "echo@n1"); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := l.Process(ctx, "echo@n1"); err != nil || p.State != "running" || !strings.HasPrefix(p.Pod, "default/echo-") {
+		t.Errorf("after the resume: %+v, %v", p, err)
+	}
+	if err := l.Kill(ctx, "kube-proxy@n1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) error {
+		if p, err := l.Process(ctx, "kube-proxy@n1"); err == nil {
+			return fmt.Errorf("%+v is killed and there", p)
+		}
+		return nil
+	})
+	if err := l.Start(ctx, "kube-proxy@n1"); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := l.Process(ctx, "kube-proxy@n1"); err != nil || p.State != "running" {
+		t.Errorf("after the start: %+v, %v", p, err)
+	}
+	if err := l.Kill(ctx, "nothing@n1"); err == nil {
+		t.Error("a process that is not there can be killed")
+	}
+}
+
+// leavesNothing compares what the lab made with what is there after Down.
+func leavesNothing(t *testing.T, l *Lab) {
+	processes := labProcesses(t, l)
+	if len(processes) < 10 {
+		t.Errorf("found only %d processes of the lab", len(processes))
+	}
+	before := traces(t, l)
+	for _, kind := range []string{"mount", "cgroup", "namespace", "file"} {
+		if !slices.ContainsFunc(before, func(s string) bool { return strings.HasPrefix(s, kind) }) {
+			t.Errorf("found no %s of the running lab: %q", kind, before)
+		}
+	}
+	for range 2 { // down is idempotent
+		if err := l.Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := traces(t, l); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+		for pid, begun := range processes {
+			if now, err := startTime(pid); err == nil && now == begun {
+				t.Errorf("process %d still runs", pid)
+			}
+		}
+	}
+	if _, err := Open("labtest"); err == nil {
+		t.Error("a lab that is down can be opened")
+	}
+}
+
+// labProcesses are all processes of the lab's hosts with those of their
+// containers, with their start times.
+func labProcesses(t *testing.T, l *Lab) map[int]string {
+	t.Helper()
+	inits, err := l.inits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := allProcesses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[int]string{}
+	for _, init := range inits {
+		namespace, err := inode(fmt.Sprintf("/proc/%d/ns/pid", init))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all {
+			if begun, err := startTime(p.pid); err == nil && belongs(p, namespace) {
+				found[p.pid] = begun
+			}
+		}
+	}
+	return found
+}
+
+// traces lists mounts, cgroups, network namespaces and files of the lab.
+func traces(t *testing.T, l *Lab) []string {
+	t.Helper()
+	var found []string
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, l.prefix()) || strings.Contains(line, l.dir()) {
+			found = append(found, "mount "+strings.TrimSpace(line))
+		}
+	}
+	hierarchies, err := host.Hierarchies(l.prefix() + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	globs := map[string]string{l.netnsPath("*"): "namespace ", l.dir(): "file "}
+	for _, c := range hierarchies {
+		globs[c.Dir] = "cgroup "
+	}
+	for pattern, kind := range globs {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			found = append(found, kind+path)
+		}
+	}
+	return found
+}
+
+func get(ctx context.Context, l *Lab, from, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := l.HTTPClient(from).Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
+}
+
+func eventually(t *testing.T, condition func(context.Context) error) {
+	t.Helper()
+	if err := until(t.Context(), 20*time.Second, condition); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,94 @@
+//go:build linux
+
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// FlushNeighbors empties the ARP and NDP caches of a host: its next packet asks
+// again who has the address.
+func (l *Lab) FlushNeighbors(hostName string) error {
+	h, err := l.netlink(hostName)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		entries, err := h.NeighList(0, family)
+		if err != nil {
+			return fmt.Errorf("list neighbours of %s: %w", hostName, err)
+		}
+		for _, n := range entries {
+			if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+				continue
+			}
+			if err := h.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("forget neighbour %s of %s: %w", n.IP, hostName, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Neighbor is the hardware address that a host's ARP or NDP cache has for an
+// address; nil when it has none, or one that failed.
+func (l *Lab) Neighbor(hostName string, addr netip.Addr) (net.HardwareAddr, error) {
+	h, err := l.netlink(hostName)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	entries, err := h.NeighList(0, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours of %s: %w", hostName, err)
+	}
+	for _, n := range entries {
+		if got, ok := netip.AddrFromSlice(n.IP); ok && got.Unmap() == addr && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) == 0 {
+			return n.HardwareAddr, nil
+		}
+	}
+	return nil, nil
+}
+
+// NodeMAC is the hardware address of a host's port on the segment.
+func (l *Lab) NodeMAC(hostName string) (net.HardwareAddr, error) {
+	h, err := l.plan.host(hostName)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range h.ports {
+		if p.onRack {
+			return p.mac, nil
+		}
+	}
+	return nil, fmt.Errorf("%s is not on the rack segment", hostName)
+}
+
+// HostOf is the host whose port on the segment has a hardware address, or ""
+// when none has.
+func (l *Lab) HostOf(mac net.HardwareAddr) string {
+	for _, h := range l.plan.hosts {
+		for _, p := range h.ports {
+			if p.onRack && p.mac.String() == mac.String() {
+				return h.name
+			}
+		}
+	}
+	return ""
+}
+
+// Addresses are those of a host's first port, IPv4 first.
+func (l *Lab) Addresses(hostName string) ([]netip.Addr, error) {
+	h, err := l.plan.host(hostName)
+	if err != nil {
+		return nil, err
+	}
+	return h.addresses(), nil
+}

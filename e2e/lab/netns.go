@@ -1,0 +1,91 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const netnsDir = "/run/netns"
+
+// prefix begins the names of the lab's network namespaces and cgroups.
+func (l *Lab) prefix() string { return "berth-" + l.opts.Name + "-" }
+
+// netnsPath is where the network namespace of a host is bound, and where
+// `ip netns exec` finds it.
+func (l *Lab) netnsPath(host string) string { return filepath.Join(netnsDir, l.prefix()+host) }
+
+// onThread runs do on a thread of its own that ends with it, so that do may
+// move the thread to other namespaces.
+func onThread(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			done <- do() // still locked: the thread ends with the goroutine
+			return
+		}
+		// The main thread would not end: the process would seem to be in the
+		// lab for good. While it is held here, another one gets the work.
+		defer runtime.UnlockOSThread()
+		done <- onThread(do)
+	}()
+	return <-done
+}
+
+// In runs do on a thread in the network namespace of a host. Sockets that
+// do opens, files below /proc/sys/net and processes that it starts belong to
+// the host's network.
+func (l *Lab) In(host string, do func() error) error {
+	ns, err := netns.GetFromPath(l.netnsPath(host))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no host %q in lab %q", host, l.opts.Name)
+	} else if err != nil {
+		return fmt.Errorf("enter the network of %s: %w", host, err)
+	}
+	defer ns.Close()
+	return onThread(func() error {
+		if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the network of %s: %w", host, err)
+		}
+		return do()
+	})
+}
+
+// Dial connects from a host of the lab. The address must be numeric: there is
+// no DNS in the lab.
+func (l *Lab) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
+	var conn net.Conn
+	err := l.In(host, func() error {
+		var err error
+		// For a numeric address the dialer opens the socket on this thread.
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// HTTPClient makes requests from a host, each on a new connection. A request
+// takes 5 s at most.
+func (l *Lab) HTTPClient(host string) *http.Client {
+	return &http.Client{
+		Timeout: 5 * time.Second,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				return l.Dial(ctx, host, network, address)
+			},
+		},
+	}
+}

@@ -1,0 +1,110 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+)
+
+// startBase starts what nodes need to register, and what does not wait for it.
+func (l *Lab) startBase(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.startControlPlane(ctx) })
+	group.Go(func() error { return l.startRouter(ctx) })
+	for _, node := range l.plan.nodes() {
+		group.Go(func() error { return l.startRuntime(ctx, node) })
+	}
+	return group.Wait()
+}
+
+// startNodes has all nodes join.
+func (l *Lab) startNodes(ctx context.Context) error {
+	client, err := l.client()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, node := range l.plan.nodes() {
+		group.Go(func() error { return l.startKubelet(ctx, client, node) })
+	}
+	group.Go(func() error {
+		return l.healthy(ctx, ControlPlane, "kube-controller-manager", defaultServiceAccount(client))
+	})
+	return group.Wait()
+}
+
+// Start starts again a process that ended or was killed, by the name Status
+// has, or a node that was killed as a whole. Containers are the kubelet's to
+// restart.
+func (l *Lab) Start(ctx context.Context, name string) error {
+	process, hostName := splitProcess(name)
+	if h, err := l.plan.host(name); err == nil && h.node != 0 {
+		return l.restartNode(ctx, h)
+	}
+	h, err := l.plan.host(hostName)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	kube := l.folder.Bin("kube")
+	switch process {
+	case "etcd":
+		return l.start(ctx, hostName, process, append([]string{kube, process}, l.etcdArgs()...)...)
+	case "kube-apiserver":
+		return l.start(ctx, hostName, process, append([]string{kube, process}, l.apiserverArgs()...)...)
+	case "kube-controller-manager":
+		return l.start(ctx, hostName, process, append([]string{kube, process}, l.controllerManagerArgs()...)...)
+	case "kube-scheduler":
+		return l.start(ctx, hostName, process, append([]string{kube, process}, l.schedulerArgs()...)...)
+	case "zebra", "bgpd":
+		return l.startDaemon(ctx, process)
+	case "containerd":
+		return l.start(ctx, hostName, process, "containerd")
+	case "kubelet":
+		return l.start(ctx, hostName, process, l.kubeletArgs(h)...)
+	case "kube-proxy":
+		return l.start(ctx, hostName, process, l.proxyArgs(h)...)
+	default:
+		return fmt.Errorf("start %s: not a process of the lab's own (those of pods are the kubelet's)", name)
+	}
+}
+
+// restartNode boots a node anew, as after a power cut: its network comes back
+// with the link, its pods with the kubelet.
+func (l *Lab) restartNode(ctx context.Context, h hostPlan) error {
+	if _, err := l.initOf(h.name); err == nil {
+		return fmt.Errorf("start %s: it runs", h.name)
+	}
+	if err := l.forgetNode(h.name); err != nil {
+		return err
+	}
+	if err := l.boot(ctx, h); err != nil {
+		return err
+	}
+	if err := l.Heal(h.name); err != nil {
+		return err
+	}
+	if err := l.startRuntime(ctx, h.name); err != nil {
+		return err
+	}
+	client, err := l.client()
+	if err != nil {
+		return err
+	}
+	return l.startKubelet(ctx, client, h.name)
+}
+
+func (l *Lab) client() (kubernetes.Interface, error) {
+	config, err := l.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of the lab's API server: %w", err)
+	}
+	return client, nil
+}

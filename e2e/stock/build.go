@@ -1,0 +1,113 @@
+package stock
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berth-lb/berth/e2e/image"
+)
+
+// kubernetesVersion is what the lab's components call themselves. They are of
+// the k8s.io/kubernetes module that e2e/go.mod requires.
+const kubernetesVersion = "v1.36.3"
+
+type binary struct {
+	name    string
+	module  string // folder of the module, from the repository's root
+	pkg     string // package in it
+	ldflags string
+	image   string // image packed from the binary, if any
+	user    string // user of the image
+	note    string // said before the build
+}
+
+func binaries() []binary {
+	const version = "k8s.io/component-base/version."
+	kube := strings.Join([]string{
+		"-s -w", "-X " + version + "gitVersion=" + kubernetesVersion,
+		"-X " + version + "gitMajor=1", "-X " + version + "gitMinor=36", "-X " + version + "gitTreeState=clean",
+	}, " ")
+	return []binary{
+		{name: "lab", module: "e2e", pkg: "./cmd/lab"},
+		{name: "pause", module: "e2e", pkg: "./cmd/pause", ldflags: "-s -w", image: "berth.dev/pause:1", user: "65535:65535"},
+		{name: "echo", module: "e2e", pkg: "./cmd/echo", ldflags: "-s -w", image: "berth.dev/echo:1", user: "65532:65532"},
+		{name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: "berth.dev/berth:v0.1.0", user: "0:0"},
+		{name: "kube", module: "e2e", pkg: "./cmd/kube", ldflags: kube, note: " (Kubernetes: several minutes the first time)"},
+		{name: "kubelet", module: "e2e", pkg: "./cmd/kubelet", ldflags: kube},
+	}
+}
+
+// Build compiles every binary of the lab and packs the images. What is fresh
+// already costs little: the go command decides.
+func (f Folder) Build(ctx context.Context, log io.Writer) error {
+	if _, err := exec.LookPath("go"); err != nil {
+		return errors.New("there is no go command in PATH: install Go 1.26 (https://go.dev/dl) and try again")
+	}
+	for _, dir := range []string{f.Bin(""), f.Images()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("build: %w", err)
+		}
+	}
+	for _, b := range binaries() {
+		if _, err := os.Stat(filepath.Join(f.Repository, b.module, b.pkg)); errors.Is(err, os.ErrNotExist) {
+			fmt.Fprintf(log, "%s is not in this tree: left out\n", b.name)
+			continue
+		}
+		begun := time.Now()
+		fmt.Fprintf(log, "building %s%s\n", b.name, b.note)
+		if err := f.compile(ctx, b); err != nil {
+			return err
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			fmt.Fprintf(log, "built %s in %.0f s\n", b.name, took.Seconds())
+		}
+		if b.image == "" {
+			continue
+		}
+		if err := f.pack(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compile leaves out the commit, or each one would link Kubernetes anew.
+func (f Folder) compile(ctx context.Context, b binary) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", b.ldflags, "-o", f.Bin(b.name), b.pkg)
+	cmd.Dir = filepath.Join(f.Repository, b.module)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", b.name, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// pack writes the image of a binary, unless it is there already.
+func (f Folder) pack(b binary) error {
+	var archive bytes.Buffer
+	err := image.Pack(&archive, image.Image{
+		Name:       b.image,
+		Files:      map[string]string{"/" + b.name: f.Bin(b.name)},
+		Entrypoint: []string{"/" + b.name},
+		User:       b.user,
+	})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(f.Images(), b.name+".tar")
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, archive.Bytes()) {
+		return nil
+	}
+	if err := os.WriteFile(path+".new", archive.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("pack image %s: %w", b.image, err)
+	}
+	return os.Rename(path+".new", path)
+}

@@ -1,0 +1,67 @@
+package stock
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestTheRepositoryIsFoundFromAnyFolderOfIt(t *testing.T) {
+	repository, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(repository, "go.mod"), module+"\n\ngo 1.26\n")
+	write(t, filepath.Join(repository, "e2e", "go.mod"), module+"/e2e\n")
+	t.Setenv("BERTH_CACHE", "")
+	t.Chdir(filepath.Join(repository, "e2e"))
+	got, err := Find()
+	if err != nil || got != (Folder{Root: filepath.Join(repository, ".cache"), Repository: repository}) {
+		t.Errorf("Find() = %+v, %v", got, err)
+	}
+	t.Setenv("BERTH_CACHE", "/elsewhere")
+	if got, err := Find(); err != nil || got.Bin("lab") != "/elsewhere/bin/lab" {
+		t.Errorf("with BERTH_CACHE: %+v, %v", got, err)
+	}
+	t.Chdir(filepath.Dir(repository))
+	if got, err := Find(); err == nil {
+		t.Errorf("found %+v outside the repository", got)
+	}
+}
+
+func TestUnpackedPackagesAreLaidOutAsOnASystemWithMergedUsr(t *testing.T) {
+	root := t.TempDir()
+	write(t, filepath.Join(root, "bin/kmod"), "kmod")
+	write(t, filepath.Join(root, "lib/modprobe.d/a.conf"), "a")
+	write(t, filepath.Join(root, "usr/lib/modprobe.d/b.conf"), "b")
+	write(t, filepath.Join(root, "usr/sbin/iptables-nft"), "nft")
+	write(t, filepath.Join(root, "usr/sbin/xtables-nft-multi"), "multi")
+	if err := mergeUsr(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := chooseIptables(filepath.Join(root, "usr/sbin")); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"usr/bin/kmod": "kmod", "usr/lib/modprobe.d/a.conf": "a", "usr/lib/modprobe.d/b.conf": "b", "usr/sbin/iptables": "multi",
+	} {
+		if got, err := os.ReadFile(filepath.Join(root, path)); err != nil || string(got) != want {
+			t.Errorf("%s = %q, %v; want %q", path, got, err, want)
+		}
+	}
+	for _, path := range []string{"bin", "lib", "usr/sbin/ip6tables"} {
+		if _, err := os.Lstat(filepath.Join(root, path)); err == nil {
+			t.Errorf("%s is there", path)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,101 @@
+// Command exec runs a static program as root on a user-mode-linux kernel, in the working directory and
+// with the environment of the caller, and passes its output and exit status on. It needs root and is made for
+//
+//	go test -tags vm -exec .cache/bin/vm-exec ./...
+//
+// `exec -fetch` downloads the kernel. Environment: BERTH_VM_TIMEOUT (a duration, 5m), BERTH_VM_MEMORY
+// (512M), BERTH_VM_LOG=1 (show the guest kernel's messages). The exit status is 125 when the guest
+// ended without one.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/berth-lb/berth/e2e/stock"
+	"github.com/berth-lb/berth/e2e/vm"
+)
+
+const noStatus = 125
+
+func main() {
+	vm.Main() // does not return in the guest
+	os.Exit(command())
+}
+
+func command() int {
+	// The guest lives as long as the thread that started it.
+	runtime.LockOSThread()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
+	defer stop()
+	status, err := run(ctx, os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm-exec:", err)
+		return noStatus
+	}
+	return status
+}
+
+func run(ctx context.Context, args []string) (int, error) {
+	work, err := stock.Find()
+	if err != nil {
+		return 0, err
+	}
+	if len(args) == 0 {
+		return 0, errors.New("usage: exec PROGRAM ARG... | exec -fetch")
+	}
+	if args[0] == "-fetch" {
+		_, err := vm.FetchKernel(ctx, work, os.Stdout)
+		return 0, err
+	}
+	kernel, err := vm.FindKernel(work)
+	if err != nil {
+		return 0, err
+	}
+	guest, err := newGuest(kernel, args)
+	if err != nil {
+		return 0, err
+	}
+	timeout := 5 * time.Minute
+	if s := os.Getenv("BERTH_VM_TIMEOUT"); s != "" {
+		if timeout, err = time.ParseDuration(s); err != nil {
+			return 0, fmt.Errorf("read BERTH_VM_TIMEOUT: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no end after BERTH_VM_TIMEOUT (%s)", timeout))
+	defer cancel()
+	return guest.Run(ctx)
+}
+
+func newGuest(kernel vm.Kernel, args []string) (vm.Guest, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return vm.Guest{}, err
+	}
+	program, err := filepath.Abs(args[0])
+	if err != nil {
+		return vm.Guest{}, err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return vm.Guest{}, err
+	}
+	return vm.Guest{
+		Kernel:    kernel,
+		Init:      self,
+		Program:   program,
+		Args:      args[1:],
+		Env:       os.Environ(),
+		Dir:       dir,
+		Output:    os.Stdout,
+		Memory:    os.Getenv("BERTH_VM_MEMORY"),
+		KernelLog: os.Getenv("BERTH_VM_LOG") != "",
+	}, nil
+}

@@ -1,0 +1,152 @@
+package vm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// controlMount is where the guest sees the control folder, whatever its name on the host.
+const controlMount = "/run/control"
+
+// Main turns the process into the guest's PID 1 or its modprobe, when it was started as one of them,
+// and does not return then. An executable that is given as [Guest.Init] calls it before anything else.
+func Main() {
+	switch {
+	case os.Getpid() == 1 && os.Getenv(controlVar) != "":
+		initGuest(os.Getenv(controlVar))
+	case filepath.Base(os.Args[0]) == "modprobe":
+		if err := modprobe(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "modprobe:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// initGuest is PID 1: it sets the guest up, runs the task, reports its status and switches the guest off.
+func initGuest(control string) {
+	status, err := runTask(control)
+	if err != nil {
+		// No status file: the host's side reports that, these lines say why.
+		fmt.Fprintln(os.Stderr, "vm guest:", err)
+	} else if err := reportStatus(status); err != nil {
+		fmt.Fprintln(os.Stderr, "vm guest:", err)
+	}
+	unix.Sync()
+	// The kernel's word of farewell is no part of the program's output. Failing to hush it harms nothing.
+	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("0"), 0o644)
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		fmt.Fprintln(os.Stderr, "vm guest: power off:", err)
+	}
+	os.Exit(1) // the end of PID 1 is a kernel panic, which ends the guest too
+}
+
+func runTask(control string) (int, error) {
+	if err := plainConsole(); err != nil {
+		return 0, fmt.Errorf("set the console: %w", err)
+	}
+	if err := mountAll(control); err != nil {
+		return 0, err
+	}
+	task, err := readSpec()
+	if err != nil {
+		return 0, fmt.Errorf("read the task: %w", err)
+	}
+	for _, dir := range task.Write {
+		if err := unix.Mount("none", dir, "hostfs", 0, dir); err != nil {
+			return 0, fmt.Errorf("mount %s writable: %w", dir, err)
+		}
+	}
+	if err := installModprobe(); err != nil {
+		return 0, fmt.Errorf("install modprobe: %w", err)
+	}
+	if err := loopbackUp(); err != nil {
+		return 0, fmt.Errorf("set lo up: %w", err)
+	}
+	return run(task)
+}
+
+// plainConsole stops the console from turning every newline into two characters.
+func plainConsole() error {
+	t, err := unix.IoctlGetTermios(1, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Oflag &^= unix.OPOST
+	return unix.IoctlSetTermios(1, unix.TCSETS, t)
+}
+
+func mountAll(control string) error {
+	mounts := []struct{ source, target, fstype, data string }{
+		{"proc", "/proc", "proc", ""},
+		{"sysfs", "/sys", "sysfs", ""},
+		{"run", "/run", "tmpfs", "mode=755"},
+		{"devpts", "/dev/pts", "devpts", ""},
+		{"shm", "/dev/shm", "tmpfs", ""},
+		{"tmp", "/run/tmp", "tmpfs", ""},
+		{"none", controlMount, "hostfs", control},
+	}
+	for _, m := range mounts {
+		// The targets are on the guest's own devtmpfs and tmpfs, or in the host's root already.
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+		if err := unix.Mount(m.source, m.target, m.fstype, 0, m.data); err != nil {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	return os.MkdirAll("/run/netns", 0o755)
+}
+
+func readSpec() (spec, error) {
+	var s spec
+	b, err := os.ReadFile(filepath.Join(controlMount, specFile))
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(b, &s)
+}
+
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+func run(task spec) (int, error) {
+	cmd := exec.Command(task.Program, task.Args...)
+	cmd.Dir = task.Dir
+	cmd.Env = slices.Concat(task.Env, []string{
+		"PATH=" + modprobeDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root", "TMPDIR=/run/tmp",
+	})
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case !errors.As(err, &exit):
+		return 0, fmt.Errorf("start %s: %w", task.Program, err)
+	}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return exit.ExitCode(), nil
+}
+
+func reportStatus(status int) error {
+	return os.WriteFile(filepath.Join(controlMount, statusFile), []byte(strconv.Itoa(status)+"\n"), 0o600)
+}

@@ -1,0 +1,116 @@
+package l2
+
+import (
+	"context"
+	"time"
+)
+
+// This file is a segment's hold on its interface: opening and closing the wire, and what comes in by it.
+
+// follow takes a change of the interface: sockets belong to one index and one MAC address.
+func (s *segment) follow(ctx context.Context, now time.Time, l link) {
+	before := s.link
+	s.link = l
+	if !l.up {
+		s.shut(now, LinkDown)
+		s.reopen = time.Time{}
+		return
+	}
+	if s.wire != nil {
+		s.closeWire()
+	}
+	s.open(ctx, now)
+	if before.up && s.wire != nil {
+		s.carryOut(now, s.owner.repeat(LinkChanged))
+	}
+}
+
+// open opens the sockets; where that fails it will be tried again.
+func (s *segment) open(ctx context.Context, now time.Time) {
+	s.reopen = time.Time{}
+	mac := s.link.hardware()
+	arp := &arpResponder{mac: mac, answers: s.answers, counts: s.counts, sighted: s.sighted}
+	ndp := &ndpResponder{mac: mac, answers: s.answers, counts: s.counts, sighted: s.sighted}
+	w, err := s.d.system.open(s.link, ingress{
+		hello:  s.received,
+		arp:    arp.respond,
+		ndp:    ndp.respond,
+		broken: func(err error) { offer(s.broken, err) },
+		failed: func(err error) { offer(s.failed, err) },
+	})
+	s.note(faultSocket, err)
+	if err != nil {
+		s.shut(now, LinkDown)
+		s.reopen = now.Add(retry)
+		return
+	}
+	s.wire = w
+	// A write that waits for a stuck interface ends with ctx.
+	s.unwatch = context.AfterFunc(ctx, w.close)
+	s.clock.opened(now)
+	for _, c := range s.owner.claims {
+		s.admit(c.addresses)
+	}
+	s.listenFor(s.answers.active(), nil)
+	s.clock.hurry(now)
+}
+
+// shut gives up the interface: it can carry nothing, so nothing is handed over.
+func (s *segment) shut(now time.Time, cause Cause) {
+	if s.wire != nil {
+		s.closeWire()
+	}
+	s.clock.closed(now)
+	s.carryOut(now, s.owner.drop(cause))
+	s.settleStand(now)
+}
+
+func (s *segment) closeWire() {
+	s.unwatch()
+	s.wire.close()
+	s.wire.wait()
+	s.wire = nil
+	// What the closed sockets said of their end concerns nobody now.
+	select {
+	case <-s.broken:
+	default:
+	}
+}
+
+func (s *segment) finish() {
+	now := time.Now()
+	s.answers.awake.sleep()
+	if s.wire != nil {
+		s.closeWire()
+	}
+	s.carryOut(now, s.owner.drop(Stopped))
+}
+
+// received is called by the wire for each hello. One that finds no room is lost as if on the wire.
+func (s *segment) received(payload []byte) {
+	if h, ok := s.verified(payload); ok {
+		offer(s.hellos, h)
+	}
+}
+
+// verified returns the hello, or counts why it is none. Forged ones end here, off the loop.
+func (s *segment) verified(payload []byte) (hello, bool) {
+	s.d.mu.Lock()
+	key := s.d.key
+	s.d.mu.Unlock()
+	h, err := openHello(payload, key)
+	if err != nil {
+		s.counts.rejected(err)
+	}
+	return h, err == nil
+}
+
+// sighted is called by the responders; what is lost here will be announced again.
+func (s *segment) sighted(x sighting) { offer(s.sightings, x) }
+
+func offer[T any](c chan<- T, x T) {
+	select {
+	case c <- x:
+	default:
+	}
+}

@@ -1,0 +1,24 @@
+package l2
+
+// Cause is why a group came, went, or is announced again. The values are labels of metrics.
+type Cause string
+
+// The causes of moves and of peers' changes.
+const (
+	Configured      Cause = "configured"       // desired state was set, or candidates changed
+	Removed         Cause = "removed"          // the group is not wanted here any more
+	Joined          Cause = "joined"           // this node became able to own groups
+	Departing       Cause = "departing"        // this node is leaving or restarting
+	PeerSeen        Cause = "peer_seen"        // a peer is there, not ready
+	PeerReady       Cause = "peer_ready"       // a peer became able to own groups
+	PeerLeft        Cause = "peer_left"        // a peer is leaving or restarting, or lost its readiness
+	PeerSilent      Cause = "peer_silent"      // no hello of a peer for three of its intervals
+	HandedOver      Cause = "handed_over"      // the new owner was heard
+	HandoverTimeout Cause = "handover_timeout" // the new owner was not heard in time
+	LinkUp          Cause = "link_up"
+	LinkDown        Cause = "link_down"
+	LinkChanged     Cause = "link_changed" // another MAC address
+	Overslept       Cause = "overslept"    // this process stood still for longer than its peers wait
+	Unable          Cause = "unable"       // this node is not ready, or has no key
+	Stopped         Cause = "stopped"      // Run ended
+)

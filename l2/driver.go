@@ -1,0 +1,224 @@
+// Package l2 answers ARP and neighbour discovery for addresses that no interface holds, so that packets for
+// them reach this node, and agrees with the other nodes of each segment on who answers.
+//
+// The unit is the group: addresses of both families that move together. The place is the segment: an
+// interface and whoever is heard on it. A segment's loop (segment.go) joins the parts: membership
+// says who is alive (membership.go, by the hellos of hello.go), ownership decides (ownership.go, pure), the
+// responders answer (arp.go, ndp.go), the announcer tells the segment (announcer.go). Linux only.
+package l2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+)
+
+// Desired is what is wanted of one group.
+type Desired struct {
+	// Addresses are announced together. None: the group is not announced.
+	Addresses []netip.Addr
+	// Interfaces are names, or patterns as of path.Match. None: the interfaces that hold a node address.
+	Interfaces []string
+	// Candidates names the nodes that may own the group, this node included only if it may.
+	Candidates []string
+}
+
+// Config says who this node is and how patient it is.
+type Config struct {
+	// Node is this node's name, at most 253 bytes.
+	Node string
+	// NodeAddresses tell which interfaces serve groups that name none.
+	NodeAddresses []netip.Addr
+	// Logger must not be nil.
+	Logger *slog.Logger
+	// Metrics is where berth_l2_* is registered. Nil: nowhere.
+	Metrics prometheus.Registerer
+
+	// HelloInterval is the time between hellos, 10 ms to 10 s; peers wait for three of them. 0: 100 ms.
+	HelloInterval time.Duration
+	// Listen is how long an interface is listened on before anything is claimed. 0: 1 s.
+	Listen time.Duration
+	// Handover is the longest time to answer for a group that another node owns. 0: 1 s.
+	Handover time.Duration
+}
+
+func (c Config) withDefaults() (Config, error) {
+	set := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	set(&c.HelloInterval, 100*time.Millisecond)
+	set(&c.Listen, time.Second)
+	set(&c.Handover, time.Second)
+	switch {
+	case c.Node == "" || len(c.Node) > maxNodeName:
+		return c, fmt.Errorf("node name %q: must have 1 to %d bytes", c.Node, maxNodeName)
+	case c.Logger == nil:
+		return c, errors.New("a logger is needed")
+	case c.HelloInterval < minHelloInterval || c.HelloInterval > maxHelloInterval:
+		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, minHelloInterval, maxHelloInterval)
+	case c.Listen < 0 || c.Handover < 0:
+		return c, errors.New("listen and handover times cannot be negative")
+	}
+	return c, nil
+}
+
+// Driver announces groups on this node's segments. Its methods may be called from any goroutine, also before
+// Run.
+type Driver struct {
+	config   Config
+	system   system
+	boot     uint64
+	metrics  *metrics
+	observed *observations
+	kick     chan struct{} // wakes the supervisor
+
+	mu       sync.Mutex
+	groups   map[string]Desired       // guarded by mu
+	patterns map[string]int           // guarded by mu; how many groups name each
+	segments map[string]*segment      // guarded by mu; by interface name
+	ended    map[string]chan struct{} // guarded by mu; closed when the last segment of an interface has ended
+	state    State                    // guarded by mu
+	key      []byte                   // guarded by mu
+	failure  string                   // guarded by mu
+	leave    *leave                   // guarded by mu
+}
+
+// New returns a driver that is Starting and has no key.
+func New(config Config) (*Driver, error) { return newDriver(config, kernel{}) }
+
+func newDriver(config Config, sys system) (*Driver, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("configure layer 2: %w", err)
+	}
+	m, err := newMetrics(config.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	return &Driver{
+		config: config, system: sys, boot: bootNonce(), metrics: m, observed: newObservations(),
+		kick: make(chan struct{}, 1), groups: make(map[string]Desired), patterns: make(map[string]int),
+		segments: make(map[string]*segment), ended: make(map[string]chan struct{}), leave: &leave{drained: make(chan struct{})},
+	}, nil
+}
+
+// Run serves until ctx ends, then stops answering, closes its sockets and returns nil. What fails on the way
+// is observed and tried again. It may be called once.
+func (d *Driver) Run(ctx context.Context) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	// The supervisor starts one more task here for each interface it finds, and each ends with ctx.
+	tasks.Go(func() error { return d.follow(ctx) })
+	tasks.Go(func() error { return d.supervise(ctx, tasks) })
+	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("layer 2: %w", err)
+	}
+	return nil
+}
+
+// Sync replaces what is wanted of one group, and returns at once. Its cost does not depend on how many
+// other groups there are.
+func (d *Driver) Sync(group string, desired Desired) {
+	desired = Desired{
+		Addresses:  slices.Clone(desired.Addresses),
+		Interfaces: slices.Clone(desired.Interfaces),
+		Candidates: slices.Clone(desired.Candidates),
+	}
+	for i, a := range desired.Addresses {
+		desired.Addresses[i] = a.Unmap().WithZone("")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	news := d.countPatterns(d.groups[group].Interfaces, -1)
+	if len(desired.Addresses) == 0 {
+		delete(d.groups, group)
+	} else {
+		d.groups[group] = desired
+		news = d.countPatterns(desired.Interfaces, +1) || news
+	}
+	for _, seg := range d.segments {
+		seg.want(group, desired)
+	}
+	if news {
+		d.wakeSupervisor()
+	}
+}
+
+// countPatterns reports whether a pattern became used or unused. d.mu is held.
+func (d *Driver) countPatterns(patterns []string, n int) bool {
+	news := false
+	for _, p := range patterns {
+		d.patterns[p] += n
+		if d.patterns[p] == 0 {
+			delete(d.patterns, p)
+		}
+		news = news || d.patterns[p] == 0 || n > 0 && d.patterns[p] == 1
+	}
+	return news
+}
+
+// SetKey sets the key that signs hellos. Nodes understand each other only with the same key. An empty key
+// makes this node silent: it claims nothing, and what it has it gives up within the handover time.
+func (d *Driver) SetKey(key []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.key = slices.Clone(key)
+	d.wakeSegments()
+}
+
+// SetState says what this node is to tell the others. Leaving and Restarting hand over what it owns.
+func (d *Driver) SetState(state State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if state == d.state {
+		return
+	}
+	d.state = state
+	select {
+	case <-d.leave.drained:
+		d.leave = &leave{drained: make(chan struct{}), round: d.leave.round}
+	default:
+	}
+	d.leave.round++
+	d.leave.began = time.Now()
+	d.wakeSegments()
+	d.wakeSupervisor()
+}
+
+// Drained returns a channel that is closed when this node, having been told to leave or restart, owns nothing
+// that another could take: each group was handed over, or nobody can take it, or the handover time is over.
+// Ask for it after SetState; a later SetState to Ready and back needs a new one.
+func (d *Driver) Drained() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.leave.drained
+}
+
+// Observed returns the stream of what is seen. It is never closed. If nobody reads, the oldest
+// observations are lost, and counted in Status.
+func (d *Driver) Observed() <-chan Observation { return d.observed.c }
+
+func (d *Driver) wakeSegments() {
+	for _, seg := range d.segments {
+		seg.stir()
+	}
+}
+
+func (d *Driver) wakeSupervisor() { signal(d.kick) }
+
+// signal makes c's reader look once more; c has room for one.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

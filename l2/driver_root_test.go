@@ -1,0 +1,270 @@
+//go:build root
+
+package l2
+
+import (
+	"net/netip"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/ndp"
+)
+
+const (
+	vip4 = "10.77.0.200"
+	vip6 = "fd77::200"
+)
+
+func both() []netip.Addr { return []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(vip6)} }
+
+// ranked returns the nodes in the order in which they would own the group.
+func (l *segmentLab) ranked(group string, names ...string) []*node {
+	var order []*node
+	rest := map[string]bool{}
+	for _, n := range names {
+		rest[n] = true
+	}
+	for range names {
+		best := choose(group, names, func(n string) bool { return rest[n] })
+		delete(rest, best)
+		order = append(order, l.nodes[best])
+	}
+	return order
+}
+
+func TestOneNodeAnswersAKernelsQuestions(t *testing.T) {
+	l, nodes := settled(t, "a", "b", "c")
+	l.syncAll("g", Desired{})
+	nodes[0].awaitGroup(GroupLost, "g")
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != "" {
+			t.Errorf("%s still resolves to %s", addr, got)
+		}
+	}
+}
+
+func TestAKilledOwnerIsReplacedWithinASecond(t *testing.T) {
+	l, nodes := settled(t, "a", "b")
+	l.client.forget()
+	nodes[0].signal(syscall.SIGKILL)
+	killed := time.Now()
+	// The client is told, it need not ask.
+	l.client.learns(vip4, nodes[1].mac, time.Second)
+	t.Logf("%s was taken over after %s", vip4, time.Since(killed))
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != nodes[1].mac {
+			t.Errorf("%s resolves to %q, want %s", addr, got, nodes[1].mac)
+		}
+	}
+	if took := time.Since(killed); took > time.Second {
+		t.Errorf("the other node answered after %s, want less than 1 s", took)
+	}
+}
+
+// settled starts a lab whose group g is owned by the first of the returned nodes, all being ready.
+func settled(t *testing.T, names ...string) (*segmentLab, []*node) {
+	t.Helper()
+	l := newSegmentLab(t, names...)
+	l.syncAll("g", Desired{Addresses: both(), Candidates: names})
+	nodes := l.ranked("g", names...)
+	for i, n := range nodes {
+		n.awaitSettled(len(names)-1, i == 0)
+	}
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != nodes[0].mac {
+			t.Fatalf("%s resolves to %q, want %s, the MAC of %s", addr, got, nodes[0].mac, nodes[0].name)
+		}
+	}
+	return l, nodes
+}
+
+func TestALeavingOwnerHandsOverWithoutAnUnansweredQuestion(t *testing.T) {
+	for _, state := range []State{Leaving, Restarting} {
+		t.Run(state.String(), func(t *testing.T) {
+			l, nodes := settled(t, "a", "b", "c")
+			nodes[0].setState(state)
+			nodes[0].order(order{Drain: true})
+			asked := 0
+			ask := func() {
+				for _, addr := range []string{vip4, vip6} {
+					if got := l.client.resolve(addr); got != nodes[0].mac && got != nodes[1].mac {
+						t.Errorf("question %d: %s resolves to %q, want %s or %s", asked, addr, got, nodes[0].mac, nodes[1].mac)
+					}
+					asked++
+				}
+			}
+			for drained := false; !drained; ask() {
+				select {
+				case r, ok := <-nodes[0].reports:
+					if !ok {
+						t.Fatal("the leaving node ended before it had drained")
+					}
+					drained = r.Drained
+				default:
+				}
+			}
+			nodes[0].end()
+			for range 20 {
+				ask()
+			}
+			for _, addr := range []string{vip4, vip6} {
+				if got := l.client.resolve(addr); got != nodes[1].mac {
+					t.Errorf("%s resolves to %q, want %s", addr, got, nodes[1].mac)
+				}
+			}
+			t.Logf("%d questions", asked)
+		})
+	}
+}
+
+func TestALeavingNodeThatNobodyReplacesAnswersUntilItEnds(t *testing.T) {
+	l, nodes := settled(t, "a")
+	nodes[0].setState(Leaving)
+	nodes[0].order(order{Drain: true})
+	nodes[0].await("drained", func(r report) bool { return r.Drained })
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != nodes[0].mac {
+			t.Errorf("%s resolves to %q, want %s", addr, got, nodes[0].mac)
+		}
+	}
+	nodes[0].end()
+	if got := l.client.resolve(vip4); got != "" {
+		t.Errorf("%s resolves to %s after the only node ended", vip4, got)
+	}
+}
+
+func TestAFrozenOwnerThatWakesIsSilentUntilItHasCaughtUp(t *testing.T) {
+	l, nodes := settled(t, "a", "b")
+	frozen, other := nodes[0], nodes[1]
+	frozen.signal(syscall.SIGSTOP)
+	other.awaitGroup(GroupGained, "g")
+	// These questions wait in the frozen node's socket.
+	for range 20 {
+		if got := l.client.resolve(vip4); got != other.mac {
+			t.Fatalf("%s resolves to %q, want %s", vip4, got, other.mac)
+		}
+	}
+	arp := l.client.capture(etherTypeARP)
+	frozen.signal(syscall.SIGCONT)
+	p, ok := parseARP(arp.first(t, frozen.mac))
+	if !ok || p.SenderIP != p.TargetIP {
+		t.Errorf("the first ARP of the woken node is %+v, want a gratuitous one", p)
+	}
+	other.awaitGroup(GroupLost, "g")
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != frozen.mac {
+			t.Errorf("%s resolves to %q, want %s again", addr, got, frozen.mac)
+		}
+	}
+}
+
+func TestAnInterfaceThatFlapsServesBothFamiliesAgain(t *testing.T) {
+	l, nodes := settled(t, "a", "b")
+	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "down")
+	nodes[0].awaitGroup(GroupLost, "g")
+	nodes[1].awaitGroup(GroupGained, "g")
+	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "up")
+	nodes[0].awaitGroup(GroupGained, "g")
+	nodes[1].awaitGroup(GroupLost, "g")
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != nodes[0].mac {
+			t.Errorf("%s resolves to %q, want %s", addr, got, nodes[0].mac)
+		}
+	}
+	if got := ip(t, "-n", nodes[0].ns, "maddr", "show", "dev", "eth0"); !strings.Contains(got, "ff02::1:ff00:200") {
+		t.Errorf("the solicited-node group is not joined after the flap:\n%s", got)
+	}
+	if got := ip(t, "-n", nodes[1].ns, "maddr", "show", "dev", "eth0"); strings.Contains(got, "ff02::1:ff00:200") {
+		t.Errorf("the solicited-node group is still joined on the node that gave the address up:\n%s", got)
+	}
+}
+
+func TestANewMACAddressIsAnnouncedAtOnce(t *testing.T) {
+	l, nodes := settled(t, "a")
+	l.client.forget()
+	const mac = "02:00:00:00:77:01"
+	began := time.Now()
+	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "address", mac)
+	l.client.learns(vip4, mac, time.Second)
+	t.Logf("announced after %s", time.Since(began))
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != mac {
+			t.Errorf("%s resolves to %q, want %s", addr, got, mac)
+		}
+	}
+}
+
+func TestAnInterfaceThatComesLaterIsServed(t *testing.T) {
+	l := newSegmentLab(t, "a")
+	n := l.nodes["a"]
+	n.order(order{Group: "g", Desired: &Desired{Addresses: both(), Interfaces: []string{"late*"}, Candidates: []string{"a"}}})
+	sw := l.prefix + "sw"
+	ip(t, "-n", sw, "link", "add", "p-late", "type", "veth", "peer", "name", "late0", "netns", n.ns)
+	ip(t, "-n", sw, "link", "set", "p-late", "master", "br0", "up")
+	ip(t, "-n", n.ns, "link", "set", "late0", "up")
+	r := n.awaitGroup(GroupGained, "g")
+	if r.Seen.Interface != "late0" {
+		t.Errorf("gained on %s, want late0", r.Seen.Interface)
+	}
+	late := linkMAC(t, n.ns, "late0")
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != late {
+			t.Errorf("%s resolves to %q, want %s", addr, got, late)
+		}
+	}
+	ip(t, "-n", n.ns, "link", "del", "late0")
+	n.awaitGroup(GroupLost, "g")
+}
+
+func TestIPv6ResolvesThroughASwitchThatSnoops(t *testing.T) {
+	l, nodes := settled(t, "a", "b")
+	// A querier makes the bridge forward solicitations to those only who joined their group.
+	ip(t, "-n", l.prefix+"sw", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "1",
+		"mcast_query_response_interval", "10", "mcast_startup_query_interval", "10")
+	l.awaitListener("ff02::1:ff00:200", nodes[0].name)
+	if got := l.client.resolve(vip6); got != nodes[0].mac {
+		t.Errorf("%s resolves to %q, want %s", vip6, got, nodes[0].mac)
+	}
+}
+
+func TestIPv4IsServedWhereIPv6IsSwitchedOff(t *testing.T) {
+	l := newSegmentLab(t, "a")
+	n := l.nodes["a"]
+	if out, err := exec.Command("ip", "netns", "exec", n.ns, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1").CombinedOutput(); err != nil {
+		t.Fatalf("switch IPv6 off: %v: %s", err, out)
+	}
+	n.order(order{Group: "g", Desired: &Desired{Addresses: both(), Candidates: []string{"a"}}})
+	n.awaitGroup(GroupGained, "g")
+	if got := l.client.resolve(vip4); got != n.mac {
+		t.Errorf("%s resolves to %q, want %s", vip4, got, n.mac)
+	}
+}
+
+func TestAReachabilityProbeIsAnswered(t *testing.T) {
+	l, nodes := settled(t, "a")
+	// The entry is told to be probed: the kernel sends unicast solicitations to the address itself.
+	nd := l.client.capture(etherTypeIPv6)
+	l.client.probe(vip6)
+	for {
+		p, ok := parseNDP(nd.first(t, nodes[0].mac))
+		if !ok {
+			continue // MLD reports and the like
+		}
+		if a, is := p.message.(*ndp.NeighborAdvertisement); is && a.Solicited && a.TargetAddress == netip.MustParseAddr(vip6) {
+			return
+		}
+	}
+}
+
+func TestAnotherHostWithTheAddressIsAConflict(t *testing.T) {
+	l, nodes := settled(t, "a")
+	mac := linkMAC(t, l.prefix+"client", "eth0")
+	l.client.send(gratuitousARP(mustMAC(t, mac), netip.MustParseAddr(vip4))[0])
+	r := nodes[0].await("conflict", func(r report) bool { return r.Seen != nil && r.Seen.Kind == Conflict })
+	if r.Seen.MAC != mac {
+		t.Errorf("conflict with %s, want %s", r.Seen.MAC, mac)
+	}
+}

@@ -1,0 +1,580 @@
+package l2
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/arp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+// The drivers of these tests run whole, in virtual time, on a segment without loss. The root-tagged tests do
+// the same on a real one.
+
+// ether is a segment: what one wire sends, the others receive.
+type ether struct {
+	mu    sync.Mutex
+	wires []*fakeWire // guarded by mu
+}
+
+// fakeSystem is a node's kernel with one interface.
+type fakeSystem struct {
+	ether *ether
+	mu    sync.Mutex
+	link  link  // guarded by mu
+	fails error // guarded by mu; what opening a socket returns
+	tell  func()
+}
+
+type fakeWire struct {
+	ether *ether
+	in    ingress
+
+	mu     sync.Mutex
+	joined map[netip.Addr]int // guarded by mu
+}
+
+var (
+	_ system = (*fakeSystem)(nil)
+	_ wire   = (*fakeWire)(nil)
+)
+
+func (f *fakeSystem) links() ([]link, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []link{f.link}, nil
+}
+
+func (f *fakeSystem) watch(ctx context.Context, changed func()) error {
+	f.mu.Lock()
+	f.tell = changed
+	f.mu.Unlock()
+	changed()
+	<-ctx.Done()
+	return nil
+}
+
+func (f *fakeSystem) open(_ link, in ingress) (wire, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fails != nil {
+		return nil, f.fails
+	}
+	w := &fakeWire{ether: f.ether, in: in, joined: make(map[netip.Addr]int)}
+	f.ether.mu.Lock()
+	f.ether.wires = append(f.ether.wires, w)
+	f.ether.mu.Unlock()
+	return w, nil
+}
+
+// set changes the interface or what opening returns, as an event.
+func (f *fakeSystem) set(change func(*fakeSystem)) {
+	f.mu.Lock()
+	change(f)
+	tell := f.tell
+	f.mu.Unlock()
+	tell()
+}
+
+func (w *fakeWire) others() []*fakeWire {
+	w.ether.mu.Lock()
+	defer w.ether.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.ether.wires), func(x *fakeWire) bool { return x == w })
+}
+
+func (w *fakeWire) sendHello(frame []byte) error {
+	for _, o := range w.others() {
+		o.in.hello(frame[ethernetHeader:])
+	}
+	return nil
+}
+
+func (w *fakeWire) sendARP(frame []byte) error {
+	for _, o := range w.others() {
+		o.in.arp(frame)
+	}
+	return nil
+}
+
+func (w *fakeWire) sendNDP(frame []byte) error {
+	for _, o := range w.others() {
+		o.in.ndp(frame)
+	}
+	return nil
+}
+
+func (w *fakeWire) drain(func([]byte)) error { return nil }
+func (w *fakeWire) admit(netip.Addr) error   { return nil }
+func (w *fakeWire) join(a netip.Addr)        { w.count(a, +1) }
+func (w *fakeWire) leave(a netip.Addr)       { w.count(a, -1) }
+func (w *fakeWire) wait()                    {}
+
+func (w *fakeWire) count(a netip.Addr, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.joined[a] += n; w.joined[a] == 0 {
+		delete(w.joined, a)
+	}
+}
+
+func (w *fakeWire) close() {
+	w.ether.mu.Lock()
+	defer w.ether.mu.Unlock()
+	w.ether.wires = slices.DeleteFunc(w.ether.wires, func(x *fakeWire) bool { return x == w })
+}
+
+// whoHas asks for an IPv4 address and returns the MACs that answer.
+func (e *ether) whoHas(t *testing.T, addr string) []string {
+	t.Helper()
+	question := arpBy(t, arp.OperationRequest, theirM, asker4, netip.MustParseAddr(addr))
+	e.mu.Lock()
+	wires := slices.Clone(e.wires)
+	e.mu.Unlock()
+	var macs []string
+	for _, w := range wires {
+		if answer := w.in.arp(question); answer != nil {
+			macs = append(macs, net.HardwareAddr(answer[6:12]).String())
+		}
+	}
+	slices.Sort(macs)
+	return macs
+}
+
+// fakeNode is a driver on the segment; number is the last byte of its MAC.
+type fakeNode struct {
+	*Driver
+	system *fakeSystem
+	mac    string
+	kill   context.CancelFunc
+	ended  chan error
+}
+
+func (e *ether) node(t *testing.T, name string, number byte) *fakeNode {
+	t.Helper()
+	home := netip.AddrFrom4([4]byte{192, 0, 2, number})
+	mac := [6]byte{2, 0, 0, 0, 0, number}
+	sys := &fakeSystem{ether: e, tell: func() {}, link: link{name: "eth0", index: 1, mac: mac, up: true, addrs: []netip.Addr{home}}}
+	d, err := newDriver(Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}, sys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.SetKey([]byte("key"))
+	d.SetState(Ready)
+	ctx, cancel := context.WithCancel(context.Background())
+	n := &fakeNode{Driver: d, system: sys, mac: net.HardwareAddr(mac[:]).String(), kill: cancel, ended: make(chan error, 1)}
+	go func() { n.ended <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-n.ended; err != nil {
+			t.Errorf("%s: Run returned %v", name, err)
+		}
+	})
+	return n
+}
+
+// seen empties the stream of observations, without times.
+func (n *fakeNode) seen() []Observation {
+	var list []Observation
+	for {
+		select {
+		case o := <-n.Observed():
+			o.Time = time.Time{}
+			list = append(list, o)
+		default:
+			return list
+		}
+	}
+}
+
+// pass lets virtual time pass.
+func pass(t time.Duration) {
+	<-time.After(t)
+	synctest.Wait()
+}
+
+const svc = "192.0.2.200"
+
+func wanted(candidates ...string) Desired {
+	return Desired{Addresses: []netip.Addr{netip.MustParseAddr(svc), netip.MustParseAddr("2001:db8::200")}, Candidates: candidates}
+}
+
+// twoNodes returns a settled pair, the owner of group g first.
+func twoNodes(t *testing.T, e *ether) (owner, other *fakeNode) {
+	t.Helper()
+	owner, other = e.node(t, "a", 1), e.node(t, "b", 2)
+	if choose("g", []string{"a", "b"}, anyone) == "b" {
+		owner, other = other, owner
+	}
+	for _, n := range []*fakeNode{owner, other} {
+		n.Sync("g", wanted("a", "b"))
+	}
+	pass(2 * time.Second)
+	if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
+		t.Fatalf("%s is answered by %v, want %s", svc, got, owner.mac)
+	}
+	owner.seen()
+	other.seen()
+	return owner, other
+}
+
+func TestNothingIsClaimedBeforeItWasListened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		n.Sync("g", wanted("a"))
+		pass(900 * time.Millisecond)
+		if got := e.whoHas(t, svc); got != nil {
+			t.Errorf("answered by %v before a second of listening", got)
+		}
+		pass(300 * time.Millisecond)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
+			t.Errorf("answered by %v, want %s", got, n.mac)
+		}
+		want := []Observation{{Kind: GroupGained, Interface: "eth0", Group: "g", Node: "a", Cause: Joined}}
+		if diff := cmp.Diff(want, n.seen(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			t.Errorf("observed (-want +got):\n%s", diff)
+		}
+		if got := n.Holds("g"); !slices.Equal(got, []string{"eth0"}) {
+			t.Errorf("holds g on %v, want eth0", got)
+		}
+	})
+}
+
+func TestWithoutAKeyNothingIsClaimedAndWithAnotherNobodyIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		n.SetKey(nil)
+		n.Sync("g", wanted("a"))
+		pass(5 * time.Second)
+		if got := e.whoHas(t, svc); got != nil {
+			t.Errorf("answered without a key by %v", got)
+		}
+		other := e.node(t, "b", 2)
+		other.SetKey([]byte("another"))
+		n.SetKey([]byte("key"))
+		pass(2 * time.Second)
+		if got := n.Status().Segments; len(got) != 1 || len(got[0].Peers) != 0 || !got[0].Claiming {
+			t.Errorf("segments %+v, want one that claims and knows no peer", got)
+		}
+	})
+}
+
+func TestTheDeadOwnersGroupIsTakenWithinHalfASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		owner.kill()
+		pass(500 * time.Millisecond)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{other.mac}) {
+			t.Errorf("answered by %v, want %s", got, other.mac)
+		}
+		var kinds []Kind
+		for _, o := range other.seen() {
+			kinds = append(kinds, o.Kind)
+		}
+		if want := []Kind{PeerDown, GroupGained}; !slices.Equal(kinds, want) {
+			t.Errorf("observed %v, want %v", kinds, want)
+		}
+	})
+}
+
+func TestLeavingDrainsOnceTheOtherWasHeardAndNobodyIsWithoutAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		owner.SetState(Leaving)
+		began := time.Now()
+		for drained := owner.Drained(); ; pass(time.Millisecond) {
+			if len(e.whoHas(t, svc)) == 0 {
+				t.Fatalf("nobody answers %s after the order to leave", time.Since(began))
+			}
+			select {
+			case <-drained:
+			default:
+				continue
+			}
+			break
+		}
+		if took := time.Since(began); took > 200*time.Millisecond {
+			t.Errorf("drained after %s, want well before the handover time", took)
+		}
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{other.mac}) {
+			t.Errorf("answered by %v, want %s", got, other.mac)
+		}
+		owner.SetState(Ready)
+		pass(200 * time.Millisecond)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
+			t.Errorf("answered by %v, want %s, which stayed after all", got, owner.mac)
+		}
+		select {
+		case <-owner.Drained():
+			t.Error("drained while ready")
+		default:
+		}
+	})
+}
+
+func TestLeavingWaitsNoLongerThanTheHandoverForATakerThatDoesNotTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		other.Sync("g", Desired{}) // its view of the API differs
+		owner.SetState(Leaving)
+		pass(900 * time.Millisecond)
+		select {
+		case <-owner.Drained():
+			t.Error("drained before the handover time, while it owned a group")
+		default:
+		}
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
+			t.Errorf("answered by %v, want %s", got, owner.mac)
+		}
+		pass(400 * time.Millisecond)
+		select {
+		case <-owner.Drained():
+		default:
+			t.Error("not drained after the handover time")
+		}
+	})
+}
+
+func TestALeavingNodeWithoutInterfacesIsDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := (&ether{}).node(t, "a", 1)
+		n.system.set(func(f *fakeSystem) { f.link.addrs = nil })
+		n.SetState(Leaving)
+		pass(100 * time.Millisecond)
+		select {
+		case <-n.Drained():
+		default:
+			t.Error("not drained")
+		}
+	})
+}
+
+func TestAGroupIsServedOnTheInterfacesItNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		for _, c := range []struct {
+			interfaces []string
+			want       []string
+		}{
+			{[]string{"eth0"}, []string{n.mac}},
+			{[]string{"eth1"}, nil},
+			{[]string{"eth1", "e*"}, []string{n.mac}},
+			{[]string{"[", "bond*"}, nil},
+			{nil, []string{n.mac}},
+		} {
+			d := wanted("a")
+			d.Interfaces = c.interfaces
+			n.Sync("g", d)
+			pass(2 * time.Second)
+			if got := e.whoHas(t, svc); !slices.Equal(got, c.want) {
+				t.Errorf("on %v answered by %v, want %v", c.interfaces, got, c.want)
+			}
+		}
+		n.system.set(func(f *fakeSystem) { f.link.addrs = nil })
+		pass(100 * time.Millisecond)
+		if got := e.whoHas(t, svc); got != nil {
+			t.Errorf("answered by %v on an interface without the node's address", got)
+		}
+	})
+}
+
+func TestAnInterfaceThatCannotBeOpenedIsReportedAndRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		n.Sync("g", wanted("a"))
+		broken := errors.New("no such luck")
+		n.system.set(func(f *fakeSystem) { f.fails, f.link.mac[0] = broken, 6 })
+		pass(5 * time.Second)
+		failures := 0
+		for _, o := range n.seen() {
+			if o.Kind == Failure && errors.Is(o.Err, broken) {
+				failures++
+			}
+		}
+		if failures != 1 {
+			t.Errorf("the failure was observed %d times, want once", failures)
+		}
+		if got := n.Status().Segments; len(got) != 1 || got[0].Up || got[0].Err != "no such luck" {
+			t.Errorf("segments %+v, want one that is down and says why", got)
+		}
+		n.system.set(func(f *fakeSystem) { f.fails = nil })
+		pass(3 * time.Second)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{"06:00:00:00:00:01"}) {
+			t.Errorf("answered by %v after the interface can be opened", got)
+		}
+		if got := n.Status().Segments; len(got) != 1 || !got[0].Up || got[0].Err != "" || got[0].Owned != 1 {
+			t.Errorf("segments %+v, want one that is up and owns one group", got)
+		}
+	})
+}
+
+// In virtual time a loop that turns without waiting never lets the test go on.
+func TestAnInterfaceThatIsLostDuringABurstLeavesTheLoopAtRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		n.Sync("g", wanted("a"))
+		pass(1100 * time.Millisecond)
+		if got := n.Holds("g"); len(got) != 1 {
+			t.Fatalf("holds g on %v, want one interface", got)
+		}
+		e.wires[0].in.broken(errors.New("gone"))
+		n.system.set(func(f *fakeSystem) { f.link.up = false })
+		pass(5 * time.Second)
+		if got := n.Holds("g"); got != nil {
+			t.Errorf("holds g on %v while the interface is down", got)
+		}
+		n.system.set(func(f *fakeSystem) { f.link.up = true })
+		pass(2 * time.Second)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
+			t.Errorf("answered by %v, want %s", got, n.mac)
+		}
+	})
+}
+
+func TestABrokenSocketIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, _ := twoNodes(t, e)
+		var first *fakeWire
+		for _, w := range e.wires {
+			if answer := w.in.arp(arpBy(t, arp.OperationRequest, theirM, asker4, netip.MustParseAddr(svc))); answer != nil {
+				first = w
+			}
+		}
+		first.in.broken(errors.New("gone"))
+		pass(3 * time.Second)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
+			t.Errorf("answered by %v, want %s", got, owner.mac)
+		}
+		if slices.Contains(e.wires, first) {
+			t.Error("the broken wire is still in use")
+		}
+	})
+}
+
+func TestSolicitedNodeGroupsFollowWhatIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		n.Sync("g", wanted("a"))
+		n.Sync("h", wanted("a")) // the same addresses, for the moment of a regrouping
+		pass(2 * time.Second)
+		v6 := netip.MustParseAddr("2001:db8::200")
+		joined := func() map[netip.Addr]int {
+			w := e.wires[0]
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			c := map[netip.Addr]int{}
+			for a, n := range w.joined {
+				c[a] = n
+			}
+			return c
+		}
+		if got := joined(); len(got) != 1 || got[v6] != 1 {
+			t.Errorf("joined for %v, want once for %s", got, v6)
+		}
+		n.Sync("g", Desired{})
+		pass(time.Millisecond)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
+			t.Errorf("answered by %v, want %s: group h still holds it", got, n.mac)
+		}
+		if got := joined(); len(got) != 1 || got[v6] != 1 {
+			t.Errorf("joined for %v, want once for %s", got, v6)
+		}
+		n.Sync("h", Desired{})
+		pass(time.Millisecond)
+		if got := joined(); len(got) != 0 {
+			t.Errorf("joined for %v, want nothing", got)
+		}
+		if got := e.whoHas(t, svc); got != nil {
+			t.Errorf("answered by %v after the removal", got)
+		}
+	})
+}
+
+func TestAReaderThatDoesNotReadLosesTheOldest(t *testing.T) {
+	o := newObservations()
+	for i := range maxObservations + 2 {
+		o.add(Observation{State: State(i % 250), Kind: Failure})
+	}
+	if first := <-o.c; first.State != 2 || o.dropped() != 2 {
+		t.Errorf("first is number %d and %d were lost, want number 2 and 2 lost", first.State, o.dropped())
+	}
+}
+
+func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for name, c := range map[string]Config{
+		"no node":               {Logger: log},
+		"no logger":             {Node: "a"},
+		"a name without end":    {Node: string(bytes.Repeat([]byte("n"), 254)), Logger: log},
+		"an interval too short": {Node: "a", Logger: log, HelloInterval: time.Millisecond},
+		"an interval too long":  {Node: "a", Logger: log, HelloInterval: time.Minute},
+		"a negative handover":   {Node: "a", Logger: log, Handover: -1},
+	} {
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	r := prometheus.NewRegistry()
+	if _, err := New(Config{Node: "a", Logger: log, Metrics: r}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Config{Node: "a", Logger: log, Metrics: r}); err == nil {
+		t.Error("metrics registered twice: accepted")
+	}
+}
+
+func TestRunLeavesNoGoroutineBehind(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	// On the real kernel's notifications, which need no privilege; no interface holds this address.
+	d, err := New(Config{Node: "a", NodeAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- d.Run(ctx) }()
+	d.SetState(Leaving)
+	<-d.Drained() // the supervisor has looked at the interfaces
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkSync(b *testing.B) {
+	for _, n := range []int{10, 10000} {
+		d, err := newDriver(Config{Node: "a", Logger: slog.New(slog.DiscardHandler)}, &fakeSystem{ether: &ether{}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for i := range n {
+			d.Sync(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String(), wanted("a", "b"))
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				d.Sync("g", wanted("a", "b"))
+			}
+		})
+	}
+}

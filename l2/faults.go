@@ -1,0 +1,40 @@
+package l2
+
+import "strings"
+
+// fault is a thing that can fail on a segment, each on its own.
+type fault uint8
+
+const (
+	faultSocket fault = iota
+	faultFilter
+	faultJoin
+	faultHello
+	faultAnnounce
+	faultDrain
+	faultCount
+)
+
+// faults are the failures that stand, by what failed.
+type faults [faultCount]string
+
+// String joins the failures that stand; empty: none.
+func (f *faults) String() string {
+	var texts []string
+	for _, text := range f {
+		if text != "" {
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
+// first returns the first error that is one.
+func first(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

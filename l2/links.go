@@ -1,0 +1,101 @@
+package l2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// listLinks reads the interfaces and their addresses. A dump that the kernel could not finish in one piece
+// is an error, never a shorter list: nothing is withdrawn because of it.
+func listLinks() ([]link, error) {
+	found, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	byIndex := make(map[int][]netip.Addr)
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], ip.Unmap())
+		}
+	}
+	var links []link
+	for _, f := range found {
+		a := f.Attrs()
+		if !unicast(a.HardwareAddr) || port(a) {
+			continue
+		}
+		const up = unix.IFF_UP | unix.IFF_RUNNING
+		links = append(links, link{
+			name: a.Name, index: a.Index, mtu: a.MTU, mac: [6]byte(a.HardwareAddr),
+			up: a.RawFlags&up == up, addrs: byIndex[a.Index],
+		})
+	}
+	return links, nil
+}
+
+// port reports whether the interface is a port of a bridge or bond: the segment is then the master's.
+func port(a *netlink.LinkAttrs) bool {
+	if a.Slave == nil {
+		return false
+	}
+	kind := a.Slave.SlaveType()
+	return kind == "bridge" || kind == "bond" || kind == "team"
+}
+
+// watchLinks calls changed for every notification on interfaces and addresses. It returns when ctx ends, or
+// when notifications were lost or the subscription broke: the caller lists anew and watches again.
+func watchLinks(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	failed := func(err error) { cancel(fmt.Errorf("interface notifications: %w", err)) }
+	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
+	done := make(chan struct{})
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: failed}); err != nil {
+		return fmt.Errorf("subscribe to interfaces: %w", err)
+	}
+	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: failed}); err != nil {
+		close(done)
+		drain(links)
+		return fmt.Errorf("subscribe to addresses: %w", err)
+	}
+	// The subscriptions' goroutines end when their channels close; until then someone must read them.
+	defer func() {
+		close(done)
+		drain(links)
+		drain(addrs)
+	}()
+	changed() // what happened before the subscription
+	for {
+		select {
+		case <-ctx.Done():
+			if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		case _, ok := <-links:
+			if !ok {
+				return errors.New("interface notifications ended")
+			}
+			changed()
+		case _, ok := <-addrs:
+			if !ok {
+				return errors.New("address notifications ended")
+			}
+			changed()
+		}
+	}
+}
+
+func drain[T any](c <-chan T) {
+	for range c {
+	}
+}

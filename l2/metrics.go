@@ -1,0 +1,108 @@
+package l2
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the driver's collectors; all carry the interface as a label.
+type metrics struct {
+	arpRequests, arpReplies             *prometheus.CounterVec
+	ndpSolicitations, ndpAdvertisements *prometheus.CounterVec
+	gratuitous                          *prometheus.CounterVec
+	hellosSent, hellosReceived          *prometheus.CounterVec
+	hellosRejected                      *prometheus.CounterVec
+	moves, conflicts, overslept         *prometheus.CounterVec
+	peers, owned                        *prometheus.GaugeVec
+
+	all []interface {
+		prometheus.Collector
+		DeletePartialMatch(prometheus.Labels) int
+	}
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "berth", Subsystem: "l2", Name: name, Help: help,
+		}, append([]string{"interface"}, labels...))
+		m.all = append(m.all, v)
+		return v
+	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "berth", Subsystem: "l2", Name: name, Help: help,
+		}, []string{"interface"})
+		m.all = append(m.all, v)
+		return v
+	}
+	m.arpRequests = counter("arp_requests_total", "ARP requests received, about the announced range of addresses.")
+	m.arpReplies = counter("arp_replies_total", "ARP requests answered.")
+	m.ndpSolicitations = counter("ndp_solicitations_total", "Neighbour solicitations received.")
+	m.ndpAdvertisements = counter("ndp_advertisements_total", "Neighbour solicitations answered.")
+	m.gratuitous = counter("gratuitous_total", "Unasked announcements sent, by protocol.", "protocol")
+	m.hellosSent = counter("hellos_sent_total", "Hellos sent.")
+	m.hellosReceived = counter("hellos_received_total", "Hellos received and believed.")
+	m.hellosRejected = counter("hellos_rejected_total", "Hellos ignored, by reason.", "reason")
+	m.moves = counter("moves_total", "Groups gained and lost, by direction and cause.", "direction", "cause")
+	m.conflicts = counter("conflicts_total", "Announcements of this node's addresses by somebody who is no peer.")
+	m.overslept = counter("overslept_total", "Times this process stood still for longer than its peers wait.")
+	m.peers = gauge("peers", "Peers alive.")
+	m.owned = gauge("groups_owned", "Groups this node answers for.")
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range m.all {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register layer 2 metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// segmentCounts are the collectors of one interface, looked up once.
+type segmentCounts struct {
+	arpRequests, arpReplies             prometheus.Counter
+	ndpSolicitations, ndpAdvertisements prometheus.Counter
+	gratuitousARP, unsolicitedNA        prometheus.Counter
+	hellosSent, hellosReceived          prometheus.Counter
+	conflicts, overslept                prometheus.Counter
+	peers, owned                        prometheus.Gauge
+
+	rejected func(error)
+	moved    func(direction string, cause Cause)
+}
+
+func (m *metrics) of(ifname string) *segmentCounts {
+	return &segmentCounts{
+		arpRequests:       m.arpRequests.WithLabelValues(ifname),
+		arpReplies:        m.arpReplies.WithLabelValues(ifname),
+		ndpSolicitations:  m.ndpSolicitations.WithLabelValues(ifname),
+		ndpAdvertisements: m.ndpAdvertisements.WithLabelValues(ifname),
+		gratuitousARP:     m.gratuitous.WithLabelValues(ifname, "arp"),
+		unsolicitedNA:     m.gratuitous.WithLabelValues(ifname, "ndp"),
+		hellosSent:        m.hellosSent.WithLabelValues(ifname),
+		hellosReceived:    m.hellosReceived.WithLabelValues(ifname),
+		conflicts:         m.conflicts.WithLabelValues(ifname),
+		overslept:         m.overslept.WithLabelValues(ifname),
+		peers:             m.peers.WithLabelValues(ifname),
+		owned:             m.owned.WithLabelValues(ifname),
+		rejected: func(err error) {
+			if r, ok := err.(rejection); ok {
+				m.hellosRejected.WithLabelValues(ifname, string(r)).Inc()
+			}
+		},
+		moved: func(direction string, cause Cause) {
+			m.moves.WithLabelValues(ifname, direction, string(cause)).Inc()
+		},
+	}
+}
+
+// forget removes an interface that is served no more.
+func (m *metrics) forget(ifname string) {
+	for _, c := range m.all {
+		c.DeletePartialMatch(prometheus.Labels{"interface": ifname})
+	}
+}

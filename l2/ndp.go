@@ -1,0 +1,197 @@
+package l2
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"github.com/mdlayher/ndp"
+	"golang.org/x/net/bpf"
+)
+
+// Neighbour discovery is received and sent as whole frames, not on an ICMPv6 socket: a neighbour's
+// unreachability probe (RFC 4861 section 7.3) is unicast to the address itself, which no interface holds, so
+// the kernel hands it to no other socket; and an answer goes to the very station that asked, without the
+// kernel resolving it first.
+const (
+	ipv6Header   = 40
+	protoICMPv6  = 58
+	typeSolicit  = 135
+	typeAdvert   = 136
+	ndpHopLimit  = 255
+	maxNDPLength = 1280
+)
+
+// ndpResponder answers solicitations for the addresses this node owns, and notes who else advertises them.
+type ndpResponder struct {
+	mac     net.HardwareAddr
+	answers *answers
+	counts  *segmentCounts
+	sighted func(sighting)
+}
+
+// respond takes a received frame and returns the frame that answers it, or nil. A probe for duplicates, from
+// the unspecified address, is answered to all nodes (RFC 4861 section 7.2.4).
+func (r *ndpResponder) respond(frame []byte) []byte {
+	p, ok := parseNDP(frame)
+	if !ok || bytes.Equal(p.station, r.mac) {
+		return nil
+	}
+	switch m := p.message.(type) {
+	case *ndp.NeighborAdvertisement:
+		if len(r.answers.groupsOf(m.TargetAddress)) > 0 {
+			r.sighted(sighting{m.TargetAddress, [6]byte(p.station)})
+		}
+	case *ndp.NeighborSolicitation:
+		r.counts.ndpSolicitations.Inc()
+		if !p.solicits(m) || !r.answers.answering(m.TargetAddress) {
+			return nil
+		}
+		r.counts.ndpAdvertisements.Inc()
+		if p.source.IsUnspecified() {
+			return advertisement(r.mac, allNodesMAC(), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
+		}
+		return advertisement(r.mac, p.station, p.source, m.TargetAddress, true)
+	}
+	return nil
+}
+
+// neighbourPacket is a neighbour discovery message with what its checks need.
+type neighbourPacket struct {
+	station     net.HardwareAddr // the link-layer option's address, or the frame's source
+	option      bool             // there was such an option
+	source, dst netip.Addr
+	message     ndp.Message
+}
+
+// solicits checks what RFC 4861 section 7.1.1 asks of a solicitation's addresses.
+func (p neighbourPacket) solicits(m *ndp.NeighborSolicitation) bool {
+	group, err := ndp.SolicitedNodeMulticast(m.TargetAddress)
+	if err != nil || m.TargetAddress.IsMulticast() {
+		return false
+	}
+	if p.source.IsUnspecified() {
+		return p.dst == group && !p.option
+	}
+	return p.dst == group || p.dst == m.TargetAddress
+}
+
+// parseNDP accepts neighbour solicitations and advertisements that are valid by RFC 4861 section 7.1: hop
+// limit 255, a correct checksum, code 0, well-formed options.
+func parseNDP(frame []byte) (neighbourPacket, bool) {
+	const start = ethernetHeader + ipv6Header
+	if len(frame) < start+24 || len(frame) > maxNDPLength {
+		return neighbourPacket{}, false
+	}
+	ip := frame[ethernetHeader:]
+	length := int(binary.BigEndian.Uint16(ip[4:]))
+	if ip[0]>>4 != 6 || ip[6] != protoICMPv6 || ip[7] != ndpHopLimit || length < 24 || start+length > len(frame) {
+		return neighbourPacket{}, false
+	}
+	body := frame[start : start+length]
+	p := neighbourPacket{
+		station: net.HardwareAddr(frame[6:12]),
+		source:  netip.AddrFrom16([16]byte(ip[8:])),
+		dst:     netip.AddrFrom16([16]byte(ip[24:])),
+	}
+	if !unicast(p.station) || body[1] != 0 || checksum(p.source, p.dst, body) != 0 {
+		return neighbourPacket{}, false
+	}
+	m, err := ndp.ParseMessage(body)
+	if err != nil {
+		return neighbourPacket{}, false
+	}
+	p.message = m
+	switch m := m.(type) {
+	case *ndp.NeighborSolicitation:
+		p.learn(m.Options, ndp.Source)
+	case *ndp.NeighborAdvertisement:
+		p.learn(m.Options, ndp.Target)
+	default:
+		return neighbourPacket{}, false
+	}
+	return p, true
+}
+
+// learn takes the sender's link-layer address from the options where they hold one.
+func (p *neighbourPacket) learn(options []ndp.Option, direction ndp.Direction) {
+	for _, option := range options {
+		if l, ok := option.(*ndp.LinkLayerAddress); ok && l.Direction == direction && unicast(l.Addr) {
+			p.station, p.option = l.Addr, true
+		}
+	}
+}
+
+// unsolicitedNA announces addr to all nodes, overriding what they believe (RFC 4861 section 7.2.6).
+func unsolicitedNA(mac net.HardwareAddr, addr netip.Addr) []byte {
+	return advertisement(mac, allNodesMAC(), netip.IPv6LinkLocalAllNodes(), addr, false)
+}
+
+// advertisement is a frame with a neighbour advertisement of target, sent from target itself: it is assigned
+// to this node's interface in all but name, and needs no link-local address that may still be tentative.
+// It returns nil where target is not an IPv6 address.
+func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicited bool) []byte {
+	body, err := ndp.MarshalMessage(&ndp.NeighborAdvertisement{
+		Solicited:     solicited,
+		Override:      true,
+		TargetAddress: target,
+		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: mac}},
+	})
+	if err != nil {
+		return nil
+	}
+	binary.BigEndian.PutUint16(body[2:], 0)
+	binary.BigEndian.PutUint16(body[2:], checksum(target, to, body))
+	from16, to16 := target.As16(), to.As16()
+	b := make([]byte, 0, ethernetHeader+ipv6Header+len(body))
+	b = appendEthernet(b, station, mac, etherTypeIPv6)
+	b = append(b, 6<<4, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
+	b = append(b, protoICMPv6, ndpHopLimit)
+	b = append(b, from16[:]...)
+	b = append(b, to16[:]...)
+	return append(b, body...)
+}
+
+// allNodesMAC is the Ethernet group of ff02::1, RFC 2464 section 7.
+func allNodesMAC() net.HardwareAddr { return net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1} }
+
+// checksum is ICMPv6's, over the pseudo-header and body (RFC 8200 section 8.1); over a body that holds a
+// correct checksum it is 0.
+func checksum(from, to netip.Addr, body []byte) uint16 {
+	total := uint32(protoICMPv6) + uint32(len(body))
+	add := func(b []byte) {
+		for ; len(b) > 1; b = b[2:] {
+			total += uint32(b[0])<<8 | uint32(b[1])
+		}
+		if len(b) == 1 {
+			total += uint32(b[0]) << 8
+		}
+	}
+	from16, to16 := from.As16(), to.As16()
+	add(from16[:])
+	add(to16[:])
+	add(body)
+	for total > 0xffff {
+		total = total>>16 + total&0xffff
+	}
+	return ^uint16(total)
+}
+
+// ndpFilter passes neighbour solicitations and advertisements with hop limit 255. Extension headers before
+// them are not followed: no implementation sends any.
+func ndpFilter() []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadAbsolute{Off: ethernetHeader + 6, Size: 2}, // next header and hop limit
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6<<8 | ndpHopLimit, SkipTrue: 4},
+		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeAdvert, SkipTrue: 1},
+		bpf.RetConstant{Val: 1 << 16},
+		bpf.RetConstant{Val: 0},
+	}
+}
+
+// acceptAll passes what the socket's protocol already chose.
+func acceptAll() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: 1 << 16}} }

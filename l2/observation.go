@@ -1,0 +1,87 @@
+package l2
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Kind is what an Observation tells of.
+type Kind uint8
+
+// The kinds of observations, with the fields they fill beside Time, Kind and Interface.
+const (
+	// GroupGained: this node answers for Group from now on. Node is this node.
+	GroupGained Kind = iota + 1
+	// GroupLost: this node answers for Group no more. Node is the owner as far as known, or empty.
+	GroupLost
+	// PeerUp: Node is alive, in State. Sent again when its state changes.
+	PeerUp
+	// PeerDown: Node was silent for three of its intervals. State is the last one heard.
+	PeerDown
+	// Conflict: MAC, which is no peer's, announces Address, which this node answers for.
+	Conflict
+	// Failure: Err, on Interface if that is not empty. It is being retried.
+	Failure
+)
+
+// String returns the kind in lower case.
+func (k Kind) String() string {
+	names := [...]string{"", "group gained", "group lost", "peer up", "peer down", "conflict", "failure"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return "unknown"
+}
+
+// Observation is one thing that was seen on a segment.
+type Observation struct {
+	Time      time.Time
+	Kind      Kind
+	Interface string
+	Group     string
+	Node      string
+	State     State
+	Cause     Cause
+	Address   netip.Addr
+	MAC       net.HardwareAddr
+	Err       error
+}
+
+// maxObservations is how many observations wait for a reader before the oldest are lost.
+const maxObservations = 1024
+
+// observations is a stream that never blocks its writers.
+type observations struct {
+	mu   sync.Mutex // serialises writers, so that dropping the oldest makes room for exactly one
+	c    chan Observation
+	lost uint64 // guarded by mu
+}
+
+func newObservations() *observations {
+	return &observations{c: make(chan Observation, maxObservations)}
+}
+
+func (o *observations) add(x Observation) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for {
+		select {
+		case o.c <- x:
+			return
+		default:
+		}
+		select {
+		case <-o.c:
+			o.lost++
+		default: // the reader was faster
+		}
+	}
+}
+
+func (o *observations) dropped() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lost
+}

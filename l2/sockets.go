@@ -1,0 +1,199 @@
+package l2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// sockets are the packet sockets of one interface: for hellos, ARP and neighbour discovery.
+type sockets struct {
+	hello, arp, ndp *packet.Conn
+	in              ingress
+	solicited       *solicitedNodes
+	low, high       netip.Addr // what arp's filter passes; invalid: nothing
+
+	readers sync.WaitGroup
+	closing sync.Once
+	done    chan struct{}
+}
+
+var _ wire = (*sockets)(nil)
+
+// openSockets opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
+func openSockets(l link, in ingress) (*sockets, error) {
+	ifi := &net.Interface{Index: l.index, Name: l.name, MTU: l.mtu, HardwareAddr: l.hardware()}
+	s := &sockets{in: in, done: make(chan struct{})}
+	var err error
+	defer func() {
+		if err != nil {
+			s.closeConns()
+		}
+	}()
+	nothing := []bpf.Instruction{bpf.RetConstant{Val: 0}}
+	if s.hello, err = listen(ifi, etherTypeHello, acceptAll()); err != nil {
+		return nil, fmt.Errorf("open the hello socket on %s: %w", l.name, err)
+	}
+	if err = s.hello.JoinGroup(helloGroup()); err != nil {
+		return nil, fmt.Errorf("join the hello group on %s: %w", l.name, err)
+	}
+	if s.arp, err = listen(ifi, etherTypeARP, nothing); err != nil {
+		return nil, fmt.Errorf("open the ARP socket on %s: %w", l.name, err)
+	}
+	if s.ndp, err = listen(ifi, etherTypeIPv6, ndpFilter()); err != nil {
+		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.name, err)
+	}
+	s.solicited = newSolicitedNodes(ifi)
+	s.readers.Go(func() { s.read(s.hello, s.takeHello) })
+	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.arp)) })
+	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, in.ndp)) })
+	s.readers.Go(func() { s.solicited.run(s.done, in.failed) })
+	return s, nil
+}
+
+func listen(ifi *net.Interface, etherType int, filter []bpf.Instruction) (*packet.Conn, error) {
+	raw, err := bpf.Assemble(filter)
+	if err != nil {
+		return nil, fmt.Errorf("assemble the filter: %w", err)
+	}
+	return packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: raw})
+}
+
+// read hands each frame to take until the socket is closed or fails.
+func (s *sockets) read(c *packet.Conn, take func(frame []byte)) {
+	b := make([]byte, 2048)
+	for {
+		n, _, err := c.ReadFrom(b)
+		switch {
+		case err == nil:
+			take(b[:n])
+		case errors.Is(err, unix.ENETDOWN):
+			// Told once when the interface goes down; what follows from it comes by netlink.
+		case errors.Is(err, net.ErrClosed), s.closed():
+			return
+		default:
+			s.in.broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
+			return
+		}
+	}
+}
+
+func (s *sockets) takeHello(frame []byte) {
+	if len(frame) > ethernetHeader {
+		s.in.hello(frame[ethernetHeader:])
+	}
+}
+
+func (s *sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
+	return func(frame []byte) {
+		if answer := respond(frame); answer != nil {
+			// A lost answer is asked for again.
+			_ = send(c, answer)
+		}
+	}
+}
+
+func send(c *packet.Conn, frame []byte) error {
+	_, err := c.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
+	return err
+}
+
+func (s *sockets) sendHello(frame []byte) error { return send(s.hello, frame) }
+func (s *sockets) sendARP(frame []byte) error   { return send(s.arp, frame) }
+func (s *sockets) sendNDP(frame []byte) error   { return send(s.ndp, frame) }
+
+func (s *sockets) drain(take func([]byte)) error {
+	raw, err := s.hello.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("drain the hello socket: %w", err)
+	}
+	b := make([]byte, 2048)
+	// Control, unlike Read, does not wait for the reader that sits on the socket.
+	return raw.Control(func(fd uintptr) {
+		for range 4096 { // more than the socket can hold
+			n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			if n > ethernetHeader {
+				take(b[ethernetHeader:n])
+			}
+		}
+	})
+}
+
+func (s *sockets) admit(addr netip.Addr) error {
+	low, high := s.low, s.high
+	if !low.IsValid() || addr.Less(low) {
+		low = addr
+	}
+	if !high.IsValid() || high.Less(addr) {
+		high = addr
+	}
+	if low == s.low && high == s.high {
+		return nil
+	}
+	raw, err := bpf.Assemble(arpFilter(low, high))
+	if err != nil {
+		return fmt.Errorf("assemble the ARP filter for %s: %w", addr, err)
+	}
+	if err := s.arp.SetBPF(raw); err != nil {
+		return fmt.Errorf("set the ARP filter for %s: %w", addr, err)
+	}
+	s.low, s.high = low, high
+	return nil
+}
+
+func (s *sockets) join(addr netip.Addr)  { s.solicited.count(addr, +1) }
+func (s *sockets) leave(addr netip.Addr) { s.solicited.count(addr, -1) }
+
+func (s *sockets) close() {
+	s.closing.Do(func() {
+		close(s.done)
+		s.closeConns()
+	})
+}
+
+func (s *sockets) wait() { s.readers.Wait() }
+
+func (s *sockets) closed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *sockets) closeConns() {
+	for _, c := range []*packet.Conn{s.hello, s.arp, s.ndp} {
+		if c != nil {
+			_ = c.Close() // nothing was buffered
+		}
+	}
+}
+
+// kernel is the system this process runs on.
+type kernel struct{}
+
+func (kernel) open(l link, in ingress) (wire, error) {
+	s, err := openSockets(l, in)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (k kernel) links() ([]link, error) { return listLinks() }
+
+func (k kernel) watch(ctx context.Context, changed func()) error { return watchLinks(ctx, changed) }

@@ -1,0 +1,167 @@
+package l2
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/ndp"
+	"golang.org/x/net/ipv6"
+)
+
+// groupsPerSocket stays below what one socket may join: its option memory ends at about 2300 groups.
+const groupsPerSocket = 1000
+
+// rejoin is how long after a failure to join it is tried again, for instance where IPv6 is switched off.
+const rejoin = time.Second
+
+// solicitedNodes keeps an interface a listener of the solicited-node groups (RFC 4291 section 2.7.1) of this
+// node's addresses, so that network cards and MLD-snooping switches let solicitations through. Joining takes a
+// kernel lock that can be held for long, so it happens in run's goroutine, not the caller's.
+type solicitedNodes struct {
+	ifi  *net.Interface
+	wake chan struct{}
+
+	mu     sync.Mutex
+	wanted map[netip.Addr]int      // guarded by mu; addresses for each group
+	dirty  map[netip.Addr]struct{} // guarded by mu; groups to look at
+
+	// Owned by run.
+	joined map[netip.Addr]*listener
+	shards []*listener
+}
+
+// listener is a socket that exists for its memberships.
+type listener struct {
+	conn   net.PacketConn
+	groups int
+}
+
+func newSolicitedNodes(ifi *net.Interface) *solicitedNodes {
+	return &solicitedNodes{
+		ifi: ifi, wake: make(chan struct{}, 1), wanted: make(map[netip.Addr]int),
+		dirty: make(map[netip.Addr]struct{}), joined: make(map[netip.Addr]*listener),
+	}
+}
+
+// count adds n to the addresses that need addr's group.
+func (s *solicitedNodes) count(addr netip.Addr, n int) {
+	group, err := ndp.SolicitedNodeMulticast(addr)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	if s.wanted[group] += n; s.wanted[group] <= 0 {
+		delete(s.wanted, group)
+	}
+	s.dirty[group] = struct{}{}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run joins and leaves until done is closed; what it joined ends with its sockets. After each attempt failed is told
+// the error, nil for none.
+func (s *solicitedNodes) run(done <-chan struct{}, failed func(error)) {
+	defer func() {
+		for _, l := range s.shards {
+			_ = l.conn.Close()
+		}
+	}()
+	retry := time.NewTimer(rejoin)
+	retry.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-s.wake:
+		case <-retry.C:
+		}
+		err := s.settleAll()
+		failed(err)
+		if err != nil {
+			retry.Reset(rejoin)
+		}
+	}
+}
+
+// settleAll works on all groups that changed; one that fails waits for the next time, and is no obstacle.
+func (s *solicitedNodes) settleAll() error {
+	var failures []error
+	var again []netip.Addr
+	for {
+		group, wanted, found := s.take()
+		if !found {
+			break
+		}
+		if err := s.settle(group, wanted); err != nil {
+			failures, again = append(failures, err), append(again, group)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, group := range again {
+		s.dirty[group] = struct{}{}
+	}
+	return first(failures)
+}
+
+// take returns one group that changed, and whether it is wanted.
+func (s *solicitedNodes) take() (group netip.Addr, wanted, found bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for group := range s.dirty {
+		delete(s.dirty, group)
+		return group, s.wanted[group] > 0, true
+	}
+	return netip.Addr{}, false, false
+}
+
+func (s *solicitedNodes) settle(group netip.Addr, wanted bool) error {
+	l, joined := s.joined[group]
+	switch {
+	case wanted && !joined:
+		l, err := s.room()
+		if err != nil {
+			return err
+		}
+		if err := ipv6.NewPacketConn(l.conn).JoinGroup(s.ifi, &net.IPAddr{IP: group.AsSlice()}); err != nil {
+			return fmt.Errorf("join %s on %s: %w", group, s.ifi.Name, err)
+		}
+		l.groups++
+		s.joined[group] = l
+	case !wanted && joined:
+		// The kernel may have dropped it with the interface's IPv6; then nothing is left to leave.
+		_ = ipv6.NewPacketConn(l.conn).LeaveGroup(s.ifi, &net.IPAddr{IP: group.AsSlice()})
+		l.groups--
+		delete(s.joined, group)
+	}
+	return nil
+}
+
+// room returns a socket that may join one more group.
+func (s *solicitedNodes) room() (*listener, error) {
+	for _, l := range s.shards {
+		if l.groups < groupsPerSocket {
+			return l, nil
+		}
+	}
+	conn, err := net.ListenPacket("ip6:ipv6-icmp", "::")
+	if err != nil {
+		return nil, fmt.Errorf("open a socket for solicited-node groups on %s: %w", s.ifi.Name, err)
+	}
+	// It is never read: let it receive nothing.
+	var none ipv6.ICMPFilter
+	none.SetAll(true)
+	if err := ipv6.NewPacketConn(conn).SetICMPFilter(&none); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("filter the socket for solicited-node groups on %s: %w", s.ifi.Name, err)
+	}
+	l := &listener{conn: conn}
+	s.shards = append(s.shards, l)
+	return l, nil
+}

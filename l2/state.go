@@ -1,0 +1,36 @@
+package l2
+
+import "fmt"
+
+// State is what a node says about itself on every segment. Only a Ready node is given addresses.
+type State uint8
+
+// The states in the order of a speaker's life. Their values are part of the hello's format.
+const (
+	// Starting: not yet able to forward, or still listening. Owns nothing.
+	Starting State = iota
+	// Ready: may own every group that names it a candidate.
+	Ready
+	// Leaving: the node goes away. Others take its groups, it answers until they have.
+	Leaving
+	// Restarting: the speaker goes away and comes back. Handled like Leaving, told apart for those who watch.
+	Restarting
+)
+
+// String returns the state in lower case, as it appears in logs and statuses.
+func (s State) String() string {
+	switch s {
+	case Starting:
+		return "starting"
+	case Ready:
+		return "ready"
+	case Leaving:
+		return "leaving"
+	case Restarting:
+		return "restarting"
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// departing reports whether a node in this state wants to be relieved of its groups.
+func (s State) departing() bool { return s == Leaving || s == Restarting }
