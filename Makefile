@@ -51,14 +51,15 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	CGO_ENABLED=1 go test -race ./...
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
 
-root-tests: ## tests on this machine's kernel, in network namespaces, and of the API (root)
+root-tests: fetch ## tests on this machine's kernel, in network namespaces (root)
+	@tools/preflight tools
 	go test -tags root -count=1 -p 1 -timeout 10m ./...
 
 vm-test: $(VM) ## tests on another kernel (root)
 	$(VM) -fetch
 	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm
 
-e2e: fetch binaries ## end-to-end tests on the lab (root)
+e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root))
 
 bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and JSON (root)

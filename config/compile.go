@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +42,7 @@ const (
 	ReasonUnknownPool      = "UnknownPool"
 	ReasonUnknownPeer      = "UnknownPeer"
 	ReasonInvalidPeer      = "InvalidPeer"
+	ReasonInvalidInterface = "InvalidInterface"
 )
 
 // Compile returns the Snapshot of the objects and what is wrong with each. Every
@@ -209,8 +211,19 @@ func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
 	if !ok {
 		return
 	}
+	var interfaces []string
+	for i, pattern := range o.Spec.Interfaces {
+		if _, err := path.Match(pattern, ""); err != nil {
+			c.report(key, ReasonInvalidInterface, "spec.interfaces[%d]: %q is no shell pattern; write a name such as eth0 or a pattern such as bond*", i, pattern)
+			continue
+		}
+		interfaces = append(interfaces, pattern)
+	}
+	if len(interfaces) == 0 && len(o.Spec.Interfaces) > 0 {
+		return // no interfaces stands for the default ones, which were not meant
+	}
 	c.snapshot.l2 = append(c.snapshot.l2, &L2Advertisement{
-		Name: o.Name, Nodes: nodes, Interfaces: slices.Clone(o.Spec.Interfaces), pools: c.poolNames(key, o.Spec.Pools),
+		Name: o.Name, Nodes: nodes, Interfaces: interfaces, pools: c.poolNames(key, o.Spec.Pools),
 	})
 }
 

@@ -117,6 +117,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		Pools: []*v1alpha1.IPPool{pool("p", 1, "192.0.2.0/24")},
 		L2Advertisements: []*v1alpha1.L2Advertisement{
 			{ObjectMeta: meta("typo", 1), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"p", "q"}}},
+			{ObjectMeta: meta("pattern", 1), Spec: v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth[", "bond*"}}},
 			{ObjectMeta: meta("selector", 1), Spec: v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{bad}}},
 		},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
@@ -131,6 +132,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 	want := map[Key][]string{
 		{"IPPool", "p"}:                 nil,
 		{"L2Advertisement", "typo"}:     {`UnknownPool: spec.pools[1]: no IPPool "q" exists; create it or take the name out`},
+		{"L2Advertisement", "pattern"}:  {`InvalidInterface: spec.interfaces[0]: "eth[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`},
 		{"L2Advertisement", "selector"}: {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
 		{"BGPAdvertisement", "typo"}:    {`UnknownPeer: spec.peers[1]: no BGPPeer "two" is in effect; create it, mend it, or take the name out`},
 		{"BGPPeer", "one"}:              nil,

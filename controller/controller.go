@@ -56,9 +56,10 @@ type Controller struct {
 	snapshot atomic.Pointer[config.Snapshot]
 	nodes    atomic.Pointer[map[string]nodeView]
 
-	mu        sync.Mutex // guards what follows; never held across I/O
-	allocator *ipam.Allocator
-	waiting   map[string]bool // Services without all they ask for
+	mu         sync.Mutex // guards what follows; never held across I/O
+	allocator  *ipam.Allocator
+	waiting    map[string]bool   // Services without all they ask for
+	superseded map[string]string // resourceVersion that we wrote over last, by Service
 }
 
 // setting is a key of the queue of configuration work.
@@ -107,10 +108,11 @@ func New(o Options) (*Controller, error) {
 			peer:     client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
 			speaker:  client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
 		},
-		services:  newQueue[string](),
-		settings:  newQueue[setting](),
-		allocator: ipam.New(),
-		waiting:   map[string]bool{},
+		services:   newQueue[string](),
+		settings:   newQueue[setting](),
+		allocator:  ipam.New(),
+		waiting:    map[string]bool{},
+		superseded: map[string]string{},
 	}
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})

@@ -66,9 +66,12 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		c.release(key)
+		c.outdated(key, &corev1.Service{}) // forget
 		return nil
 	case err != nil:
 		return fmt.Errorf("get Service %s: %w", key, err)
+	case c.outdated(key, svc):
+		return nil // what we wrote is on its way into the cache, and brings the key back
 	case !serves(svc, c.Classless):
 		return c.disown(ctx, key, svc)
 	}
@@ -166,14 +169,31 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 // write writes the status on the resourceVersion that it was decided on.
 func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service) error {
 	c.metrics.writes.Inc()
-	_, err := c.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
+	written, err := c.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil // deleted meanwhile: its deletion is on its way to us
 	}
 	if err != nil {
 		return fmt.Errorf("write status of Service %s: %w", key, err)
 	}
+	if written.ResourceVersion != svc.ResourceVersion {
+		c.mu.Lock()
+		c.superseded[key] = svc.ResourceVersion
+		c.mu.Unlock()
+	}
 	return nil
+}
+
+// outdated tells whether the Service, as the cache has it, is what we last wrote
+// over: to decide on it again would only bring a conflict.
+func (c *Controller) outdated(key string, svc *corev1.Service) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.superseded[key] == svc.ResourceVersion {
+		return true
+	}
+	delete(c.superseded, key)
+	return false
 }
 
 // tell makes an event and a log line of a condition that changed.

@@ -1,0 +1,147 @@
+//go:build root
+
+package api
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+func object(kind, name, spec string) string {
+	return fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
+}
+
+func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
+	namespace(t)
+	for _, c := range []struct{ kind, spec, message string }{
+		{"IPPool", `{}`, "spec.addresses: Required value"},
+		{"IPPool", `{addresses: []}`, "should have at least 1 items"},
+		{"IPPool", `{addresses: [192.0.2.7]}`, "write a single address as 192.0.2.1/32"},
+		{"IPPool", `{addresses: [192.0.2.7/24]}`, "a prefix has no host bits set"},
+		{"IPPool", `{addresses: [192.0.2.1-x]}`, "each entry is a prefix such as 192.0.2.0/24 or a range"},
+		{"IPPool", `{addresses: ["192.0.2.1-2001:db8::1"]}`, "both ends of a range are of one family"},
+		{"IPPool", `{addresses: [192.0.2.0/24], allocation: Never}`, `Unsupported value: "Never"`},
+		{"L2Advertisement", `{pools: [a, a]}`, "Duplicate value"},
+		{"L2Advertisement", `{interfaces: [""]}`, "should be at least 1 chars long"},
+		{"BGPAdvertisement", `{peers: [a, a]}`, "Duplicate value"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2}`, "spec.address: Required value"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: router}`, "an IPv4 or IPv6 address such as 192.0.2.1"},
+		{"BGPPeer", `{localASN: 0, peerASN: 2, address: 192.0.2.1}`, "should be greater than or equal to 1"},
+		{"BGPPeer", `{localASN: 1, peerASN: 4294967296, address: 192.0.2.1}`, "should be less than or equal to 4294967294"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 1s}`, "from 3s to 18h"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: soon}`, "should match"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s}`, "keepaliveTime is at most holdTime"},
+		{"BGPPeer", `{localASN: 1, peerASN: 1, address: 192.0.2.1, ebgpMultihop: 3}`, "ebgpMultihop is for external peers"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, port: 70000}`, "should be less than or equal to 65535"},
+		{"SpeakerStatus", `{}`, `unknown field "spec"`},
+	} {
+		_, err := scene.Kubectl(t.Context(), object(c.kind, "bad", c.spec), "apply", "--validate=strict", "-f", "-")
+		if err == nil || !strings.Contains(err.Error(), c.message) {
+			t.Errorf("%s %s: %v; want a refusal with %q", c.kind, c.spec, err, c.message)
+		}
+	}
+	if _, err := scene.Kubectl(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: bad}\nstatus: {state: Asleep}\n", "apply", "-f", "-"); err == nil || !strings.Contains(err.Error(), `Unsupported value: "Asleep"`) {
+		t.Errorf("SpeakerStatus in state Asleep: %v", err)
+	}
+}
+
+func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T) {
+	ns := namespace(t)
+	start(t)
+	for _, o := range []string{
+		object("IPPool", "good", `{addresses: [192.0.2.0/28]}`),
+		object("IPPool", "reversed", `{addresses: [198.51.100.9-198.51.100.1, 198.51.100.32/28]}`),
+		object("L2Advertisement", "good", `{pools: [good]}`),
+		object("L2Advertisement", "typo", `{pools: [god]}`),
+		object("L2Advertisement", "selector", `{nodeSelectors: [{matchExpressions: [{key: a, operator: Near}]}]}`),
+		object("BGPPeer", "group", `{localASN: 1, peerASN: 2, address: 224.0.0.1}`),
+		object("BGPAdvertisement", "typo", `{peers: [tor]}`),
+	} {
+		must(t, scene.Apply(t.Context(), o))
+	}
+	awaitReady(t, "ippool", "good", "True", "all of the object is in effect")
+	awaitReady(t, "ippool", "reversed", "False", `spec.addresses[0]: "198.51.100.9-198.51.100.1" is reversed; write 198.51.100.1-198.51.100.9`)
+	awaitReady(t, "l2advertisement", "good", "True", "all of the object is in effect")
+	awaitReady(t, "l2advertisement", "typo", "False", `spec.pools[0]: no IPPool "god" exists; create it or take the name out`)
+	awaitReady(t, "l2advertisement", "selector", "False", `spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
+	awaitReady(t, "bgppeer", "group", "False", `spec.address: 224.0.0.1 is not the address of a router; write a unicast address`)
+	awaitReady(t, "bgpadvertisement", "typo", "False", `spec.peers[0]: no BGPPeer "tor" is in effect; create it, mend it, or take the name out`)
+
+	makeService(t, ns, "web", nil)
+	await(t, ns, "web", "Allocated", "192.0.2.0")
+	makeService(t, ns, "rest", pin("198.51.100.33"))
+	await(t, ns, "rest", "Allocated", "198.51.100.33")
+
+	// Mended, it is in effect, and says so.
+	must(t, scene.Apply(t.Context(), object("IPPool", "reversed", `{addresses: [198.51.100.1-198.51.100.9, 198.51.100.32/28]}`)))
+	awaitReady(t, "ippool", "reversed", "True", "all of the object is in effect")
+	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor", `{localASN: 1, peerASN: 2, address: 192.0.2.254}`)))
+	awaitReady(t, "bgpadvertisement", "typo", "True", "all of the object is in effect")
+}
+
+func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
+	ns := namespace(t)
+	start(t)
+	makePool(t, "p", "192.0.2.0/28")
+	makeService(t, ns, "web", nil)
+	awaitAnnounced(t, ns, "NoAdvertisement", "192.0.2.0 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool p; create one")
+	awaitEvent(t, ns, "web", "NoAdvertisement")
+	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
+	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but on no selected node, the excluded ones left out, does a speaker announce; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
+	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, segments: [{interface: eth0, peersAlive: 0, groupsOwned: 0}]}\n"))
+	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatus", "n1") })
+	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")
+	_, err := scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"=")
+	must(t, err)
+	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but on no selected node, the excluded ones left out, does a speaker announce; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
+	_, err = scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
+	must(t, err)
+	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")
+}
+
+func awaitAnnounced(t *testing.T, ns, reason, message string) {
+	t.Helper()
+	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
+		c := meta.FindStatusCondition(get(t, ns, "web").Status.Conditions, v1alpha1.ServiceAnnounced)
+		if c == nil || c.Reason != reason || c.Message != message {
+			return fmt.Errorf("condition %+v, want %s: %s", c, reason, message)
+		}
+		return nil
+	}))
+}
+
+// awaitReady waits until the object's condition Ready is as wanted.
+func awaitReady(t *testing.T, kind, name, status, message string) {
+	t.Helper()
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		out, err := scene.Kubectl(ctx, "", "get", kind, name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}`)
+		if err == nil && out != status+" "+message {
+			err = fmt.Errorf("%s %s is Ready %q, want %q", kind, name, out, status+" "+message)
+		}
+		return err
+	}))
+}
+
+func TestKubectlExplainIsDocumentation(t *testing.T) {
+	for field, phrase := range map[string]string{
+		"ippool.spec":                   "Addresses of the pool: prefixes",
+		"l2advertisement.spec":          "Interfaces on which to announce",
+		"bgpadvertisement.spec":         "to which to announce",
+		"bgppeer.spec":                  "LocalASN is the autonomous system number",
+		"speakerstatus.status":          "Sessions with BGP peers",
+		"ippool.status.ipv4":            "in decimal",
+		"speakerstatus.status.segments": "Interface on the segment",
+	} {
+		out, err := scene.Kubectl(t.Context(), "", "explain", field)
+		if err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), phrase) {
+			t.Errorf("kubectl explain %s: %v\n%s\nwants %q", field, err, out, phrase)
+		}
+	}
+}
