@@ -66,7 +66,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		c.release(key)
-		c.outdated(key, &corev1.Service{}) // forget
+		c.forget(key)
 		return nil
 	case err != nil:
 		return fmt.Errorf("get Service %s: %w", key, err)
@@ -182,6 +182,13 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 		c.mu.Unlock()
 	}
 	return nil
+}
+
+// forget forgets what was written of a Service that is gone.
+func (c *Controller) forget(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.superseded, key)
 }
 
 // outdated tells whether the Service, as the cache has it, is what we last wrote

@@ -73,6 +73,9 @@ func stored[T any](informer cache.SharedIndexInformer) []T {
 // and of the pools' usage.
 func (c *Controller) publish(ctx context.Context, problems map[config.Key][]config.Problem) error {
 	var failures []error
+	if problems != nil {
+		c.metrics.assigned.Reset() // a pool may be gone
+	}
 	for _, o := range stored[*v1alpha1.IPPool](c.informers.pool) {
 		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, c.setUsage))
 	}

@@ -72,7 +72,7 @@ func (s *segment) closeWire() {
 	s.wire = nil
 	// What the closed sockets said of their end concerns nobody now.
 	select {
-	case <-s.broken:
+	case <-s.broken: //nolint:errcheck // it concerns a socket that is closed
 	default:
 	}
 }

@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -90,7 +91,8 @@ func (m *metrics) of(ifname string) *segmentCounts {
 		peers:             m.peers.WithLabelValues(ifname),
 		owned:             m.owned.WithLabelValues(ifname),
 		rejected: func(err error) {
-			if r, ok := err.(rejection); ok {
+			var r rejection
+			if errors.As(err, &r) {
 				m.hellosRejected.WithLabelValues(ifname, string(r)).Inc()
 			}
 		},

@@ -211,6 +211,21 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 	}
 }
 
+// settled tells whether the drivers have done what a start needs.
+func (p *planner) settled() bool {
+	for _, segment := range p.l2.Status().Segments {
+		if segment.Up && !segment.Claiming {
+			return false
+		}
+	}
+	for _, peer := range p.bgp.Status().Peers {
+		if !peer.Established() {
+			return false
+		}
+	}
+	return true
+}
+
 // reviewKey takes the key of hellos from its Secret. A Secret that is gone changes
 // nothing: the speakers go on with the key they have.
 func (p *planner) reviewKey() {

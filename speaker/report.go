@@ -308,6 +308,9 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	report.PrefixesAnnounced = int32(routes.Announced)
 	for _, p := range routes.Peers {
 		report.Sessions = append(report.Sessions, session(p))
+		if p.Established() {
+			report.SessionsEstablished++
+		}
 	}
 	for _, u := range routes.Unannounced {
 		messages = append(messages, fmt.Sprintf("%s is not announced by BGP: %s", u.Prefix, u.Reason))

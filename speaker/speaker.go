@@ -61,7 +61,9 @@ func New(o Options) (*Speaker, error) {
 	return &Speaker{Options: o, sources: s}, nil
 }
 
-// Ready tells whether the speaker announces what it should.
+// Ready tells whether the speaker announces what it should: it has listened on its
+// segments, and its BGP sessions are up, or did not come up for half a minute. A
+// rolling update goes on to the next node only then.
 func (s *Speaker) Ready() bool { return s.ready.Load() }
 
 // Run announces until the context ends, then leaves in good order, which takes up
@@ -92,16 +94,39 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { reporter.run(life); return nil })
-	s.ready.Store(true)
+	group.Go(func() error { s.settle(ctx, planner); return nil })
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
 
 	select {
 	case <-ctx.Done():
-		s.ready.Store(false)
 		s.leave(life, planner, reporter)
 	case <-life.Done(): // something failed
 	}
 	return stop()
+}
+
+// Bounds of the wait for what a start needs: the drivers do not say when it is done,
+// so they are asked.
+const (
+	settleAtMost = 30 * time.Second
+	askEvery     = 100 * time.Millisecond
+)
+
+// settle makes the speaker ready once it is.
+func (s *Speaker) settle(ctx context.Context, p *planner) {
+	ctx, cancel := context.WithTimeout(ctx, settleAtMost)
+	defer cancel()
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for !p.settled() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.ready.Store(errors.Is(ctx.Err(), context.DeadlineExceeded))
+			return
+		}
+	}
+	s.ready.Store(true)
 }
 
 // assemble makes the drivers, and who tells them what to do.

@@ -80,7 +80,7 @@ func (c *common) connect(ctx context.Context, component string, logger *slog.Log
 	config.QPS, config.Burst = 500, 1000
 	set, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes client: %w", err)
+		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
 	own, err := client.New(config)
 	if err != nil {

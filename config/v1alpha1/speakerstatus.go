@@ -11,7 +11,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="L2 owned",type=integer,JSONPath=`.status.groupsOwned`
-// +kubebuilder:printcolumn:name="BGP sessions",type=string,JSONPath=`.status.sessions[*].state`
+// +kubebuilder:printcolumn:name="BGP up",type=integer,JSONPath=`.status.sessionsEstablished`
 // +kubebuilder:printcolumn:name="BGP prefixes",type=integer,JSONPath=`.status.prefixesAnnounced`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.messages[*]`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -81,6 +81,9 @@ type SpeakerReport struct {
 	// +listType=map
 	// +listMapKey=peer
 	Sessions []SessionReport `json:"sessions,omitempty"`
+	// SessionsEstablished counts the sessions that are up.
+	// +optional
+	SessionsEstablished int32 `json:"sessionsEstablished"`
 	// PrefixesAnnounced counts the prefixes that this node announces by BGP.
 	// +optional
 	PrefixesAnnounced int32 `json:"prefixesAnnounced"`

@@ -1,0 +1,492 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	gobgpserver "github.com/osrg/gobgp/v4/pkg/server"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const nodeASN = 64512
+
+// running is a driver that runs, with the owner inside for tests that look into it.
+type running struct {
+	*Driver
+	owner   *owner
+	metrics *prometheus.Registry
+	stop    func() time.Duration
+}
+
+func run(t testing.TB, change ...func(*Config)) *running {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	config := Config{
+		Node:     "node-1",
+		RouterID: netip.MustParseAddr("10.0.0.9"),
+		NextHops: []netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("2001:db8::9")},
+		Logger:   slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		Metrics:  registry,
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	d, err := New(config)
+	must(t, err)
+	r := &running{Driver: d, owner: newOwner(d), metrics: registry}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.owner.run(ctx) }()
+	var took time.Duration
+	stopped := false
+	r.stop = func() time.Duration {
+		if stopped {
+			return took
+		}
+		stopped = true
+		began := time.Now()
+		cancel()
+		must(t, <-done)
+		took = time.Since(began)
+		return took
+	}
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+// testWriter gives the driver's log to the test.
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(line []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(line)))
+	return len(line), nil
+}
+
+// observes waits for an observation and returns it.
+func (r *running) observes(t testing.TB, kind Kind, peer string) Observation {
+	t.Helper()
+	return r.observesReason(t, kind, peer, "")
+}
+
+func (r *running) observesReason(t testing.TB, kind Kind, peer, part string) Observation {
+	t.Helper()
+	var seen []Observation
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		select {
+		case o := <-r.Observed():
+			if o.Kind == kind && o.Peer == peer && strings.Contains(o.Reason, part) {
+				return o
+			}
+			seen = append(seen, o)
+		case <-timeout.C:
+			t.Fatalf("no %s of %s with %q within %s; saw %v", kind, peer, part, patience, seen)
+		}
+	}
+}
+
+// up waits until the sessions with these peers are established, in the driver's eyes as well.
+func (r *running) up(t testing.TB, peers ...string) {
+	t.Helper()
+	await(t, r.Observed(), func() bool {
+		for _, name := range peers {
+			if !r.session(t, name).Established() {
+				return false
+			}
+		}
+		return true
+	}, func() string { return fmt.Sprintf("sessions not up: %+v", r.Status().Peers) })
+}
+
+func (r *running) session(t testing.TB, name string) PeerStatus {
+	t.Helper()
+	for _, p := range r.Status().Peers {
+		if p.Name == name {
+			return p
+		}
+	}
+	t.Fatalf("no peer %s in the status", name)
+	return PeerStatus{}
+}
+
+// session0Up tells whether the only peer's session is established.
+func (r *running) session0Up() bool {
+	peers := r.Status().Peers
+	return len(peers) == 1 && peers[0].Established()
+}
+
+func TestRoutesOfBothFamiliesReachThePeerWithTheNodesOwnNextHop(t *testing.T) {
+	for _, c := range []struct {
+		name, address   string
+		routerASN       uint32
+		asPath          string
+		wantLocalPrefIs bool
+	}{
+		{"eBGP over IPv4", "127.0.0.2", 64513, "64512", false},
+		{"iBGP over IPv4", "127.0.0.2", nodeASN, "", true},
+		{"eBGP over IPv6", "::1", 64513, "64512", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			routerID := c.address
+			if strings.Contains(routerID, ":") {
+				routerID = "10.0.0.1"
+			}
+			tor := newRouterWithID(t, c.address, routerID, c.routerASN, nodeASN)
+			d := run(t)
+			d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+			d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+			tor.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
+
+			d.up(t, "tor1")
+			if got := nextHop(tor.path("192.0.2.1/32")); got != "10.0.0.9" {
+				t.Errorf("IPv4 next hop %s, want 10.0.0.9", got)
+			}
+			if got := nextHop(tor.path("2001:db8:1::1/128")); got != "2001:db8::9" {
+				t.Errorf("IPv6 next hop %s, want 2001:db8::9", got)
+			}
+			for _, prefix := range tor.prefixes() {
+				asPath, localPref, communities := attributes(tor.path(prefix))
+				if asPath != c.asPath || localPref != c.wantLocalPrefIs || communities {
+					t.Errorf("%s: AS path %q, LOCAL_PREF %v, communities %v; want %q, %v, none",
+						prefix, asPath, localPref, communities, c.asPath, c.wantLocalPrefIs)
+				}
+			}
+			if s := d.session(t, "tor1"); s.IPv4 != 1 || s.IPv6 != 1 || !s.Established() {
+				t.Errorf("status %+v", s)
+			}
+
+			tor.forget()
+			d.Sync("web", routes(nil, "2001:db8:1::1/128"))
+			tor.has(t, "2001:db8:1::1/128")
+			d.Sync("web", Desired{})
+			tor.has(t)
+			want := []string{"-192.0.2.1/32", "-2001:db8:1::1/128"}
+			if diff := cmp.Diff(want, tor.heard()); diff != "" {
+				t.Errorf("on the wire (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestARouteForSomePeersReachesThoseOnlyAndMovesAlone(t *testing.T) {
+	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN)})
+	d.Sync("all", routes(nil, "192.0.2.1/32"))
+	d.Sync("moving", routes([]string{"tor1"}, "192.0.2.2/32"))
+	d.Sync("nobody", routes([]string{"tor9"}, "192.0.2.3/32"))
+	tor1.has(t, "192.0.2.1/32", "192.0.2.2/32")
+	tor2.has(t, "192.0.2.1/32")
+	d.up(t, "tor1", "tor2")
+	tor1.forget()
+	tor2.forget()
+
+	d.Sync("moving", routes([]string{"tor1", "tor2"}, "192.0.2.2/32"))
+	tor2.has(t, "192.0.2.1/32", "192.0.2.2/32")
+	d.Sync("moving", routes([]string{"tor2"}, "192.0.2.2/32"))
+	tor1.has(t, "192.0.2.1/32")
+	d.Sync("moving", routes(nil, "192.0.2.2/32"))
+	tor1.has(t, "192.0.2.1/32", "192.0.2.2/32")
+	tor2.has(t, "192.0.2.1/32", "192.0.2.2/32")
+	for _, tor := range []*router{tor1, tor2} {
+		if log := tor.heard(); slices.Contains(log, "+192.0.2.1/32") || slices.Contains(log, "-192.0.2.1/32") {
+			t.Errorf("router %s heard of a prefix that did not change: %v", tor.address, log)
+		}
+	}
+	if slices.Contains(tor2.heard(), "-192.0.2.2/32") {
+		t.Errorf("a prefix that a peer kept was withdrawn from it: %v", tor2.heard())
+	}
+	if s := d.session(t, "tor1"); s.IPv4 != 2 {
+		t.Errorf("tor1 is announced %d prefixes, want 2", s.IPv4)
+	}
+}
+
+func TestAChangeToOnePeerLeavesTheSessionsOfOthersAlone(t *testing.T) {
+	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
+	d := run(t)
+	p1, p2 := tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN)
+	d.SyncPeers([]Peer{p1, p2})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor1.has(t, "192.0.2.1/32")
+	tor2.has(t, "192.0.2.1/32")
+	d.up(t, "tor1", "tor2")
+	since := d.session(t, "tor1").Since
+
+	p2.HoldTime = 30 * time.Second
+	d.SyncPeers([]Peer{p1, p2, {Name: "broken"}})
+	d.observesReason(t, SessionDown, "tor2", "changed in the configuration")
+	d.observes(t, SessionUp, "tor2")
+	tor2.has(t, "192.0.2.1/32")
+	if got := d.session(t, "broken").LastError; !strings.Contains(got, "not an address") {
+		t.Errorf("the broken peer's error: %q", got)
+	}
+	d.SyncPeers([]Peer{p1})
+	d.observes(t, SessionDown, "tor2")
+	tor2.has(t)
+
+	if now := d.session(t, "tor1"); now.Since != since || !now.Established() {
+		t.Errorf("session with tor1 was touched: since %s, before %s", now.Since, since)
+	}
+	if ends := tor1.ended(); len(ends) != 0 {
+		t.Errorf("tor1 saw its session end: %v", ends)
+	}
+	if n := len(d.Status().Peers); n != 1 {
+		t.Errorf("%d peers in the status, want 1", n)
+	}
+}
+
+func TestLeavingWithdrawsKeepsTheSessionAndRemembersChanges(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor.has(t, "192.0.2.1/32")
+
+	d.up(t, "tor1")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	must(t, d.Withdraw(ctx))
+	tor.has(t)
+	d.Sync("web", routes(nil, "192.0.2.1/32", "192.0.2.2/32"))
+	must(t, d.Withdraw(ctx)) // has taken the Sync above in before it returns
+	if st := d.Status(); !st.Leaving || st.Announced != 0 || !st.Peers[0].Established() {
+		t.Errorf("status while leaving: %+v", st)
+	}
+	d.Resume()
+	tor.has(t, "192.0.2.1/32", "192.0.2.2/32")
+
+	must(t, d.Withdraw(ctx))
+	if took := d.stop(); took > 2*time.Second {
+		t.Errorf("stopping took %s", took)
+	}
+	await(t, tor.changed, func() bool { return len(tor.ended()) > 0 }, func() string { return "the session did not end" })
+	if ends := tor.ended(); !strings.Contains(ends[0], "cease") || !strings.Contains(ends[0], "administrative shutdown") {
+		t.Errorf("session ended with %q, want Cease, Administrative Shutdown", ends[0])
+	}
+}
+
+func TestStoppingEndsTheSessionWithCeaseAndIsQuickWithPeersInAnyState(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	silent, err := net.Listen("tcp", "127.0.0.3:0")
+	must(t, err)
+	defer silent.Close()
+	d := run(t)
+	mute := Peer{Name: "mute", Address: netip.MustParseAddr("127.0.0.3"), LocalASN: nodeASN, PeerASN: 64514,
+		Port: silent.Addr().(*net.TCPAddr).AddrPort().Port()}
+	refusing := Peer{Name: "refusing", Address: netip.MustParseAddr("127.0.0.4"), LocalASN: nodeASN, PeerASN: 64515,
+		Port: freePort(t, "127.0.0.4"), ConnectRetryTime: time.Second}
+	d.SyncPeers([]Peer{mute, refusing, tor.peer("tor1", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor.has(t, "192.0.2.1/32")
+	d.observesReason(t, SessionFailed, "refusing", "cannot connect: connection refused")
+	if took := d.stop(); took > 2*time.Second {
+		t.Errorf("stopping took %s", took)
+	}
+	await(t, tor.changed, func() bool { return len(tor.ended()) > 0 }, func() string { return "the session did not end" })
+	if ends := tor.ended(); !strings.Contains(ends[0], "cease") || !strings.Contains(ends[0], "administrative reset") {
+		t.Errorf("session ended with %q, want Cease, Administrative Reset", ends[0])
+	}
+}
+
+func TestARouteWithoutANextHopIsReportedAndNotAnnounced(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t, func(c *Config) { c.NextHops = []netip.Addr{netip.MustParseAddr("10.0.0.9")} })
+	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+	o := d.observes(t, RouteFailed, "")
+	if o.Prefix.String() != "2001:db8:1::1/128" || o.Reason != "the node has no next hop of this family" {
+		t.Errorf("observed %+v", o)
+	}
+	tor.has(t, "192.0.2.1/32")
+	want := []Unannounced{{Prefix: o.Prefix, Reason: o.Reason}}
+	st := d.Status()
+	if st.UnannouncedTotal != 1 || !slices.Equal(st.Unannounced, want) || st.Announced != 1 {
+		t.Errorf("status %+v", st)
+	}
+	d.Sync("web", Desired{})
+	tor.has(t)
+	if st := d.Status(); st.UnannouncedTotal != 0 || len(st.Unannounced) != 0 {
+		t.Errorf("status after the route went: %+v", st)
+	}
+}
+
+func TestWrongASNumbersAreExplained(t *testing.T) {
+	t.Run("the peer's", func(t *testing.T) {
+		tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+		d := run(t)
+		p := tor.peer("tor1", nodeASN)
+		p.PeerASN = 64999
+		d.SyncPeers([]Peer{p})
+		d.observesReason(t, SessionFailed, "tor1", "peer says AS 64513, configured 64999")
+		if got := d.session(t, "tor1").LastError; !strings.HasPrefix(got, "peer says AS 64513, configured 64999") {
+			t.Errorf("last error %q", got)
+		}
+		d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+		d.observes(t, SessionUp, "tor1")
+	})
+	t.Run("our own", func(t *testing.T) {
+		tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+		d := run(t)
+		d.SyncPeers([]Peer{tor.peer("tor1", 65000)})
+		d.observesReason(t, SessionFailed, "tor1", "it does not expect AS 65000")
+	})
+}
+
+func TestANotificationThatEndsASessionIsDecoded(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	d.observes(t, SessionUp, "tor1")
+	tor.bgpShutdown(t, "maintenance until noon")
+	o := d.observes(t, SessionDown, "tor1")
+	for _, part := range []string{"peer sent NOTIFICATION", "cease", "administrative shutdown", `"maintenance until noon"`} {
+		if !strings.Contains(o.Reason, part) {
+			t.Errorf("reason %q lacks %q", o.Reason, part)
+		}
+	}
+	if s := d.session(t, "tor1"); s.LastError != o.Reason || s.Established() || s.IPv4 != 0 {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestRoutesOfAPeerAreRejected(t *testing.T) {
+	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor1.has(t, "192.0.2.1/32")
+	tor2.has(t, "192.0.2.1/32")
+
+	rejected := make(chan bool, 8)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	must(t, d.owner.server.bgp.WatchEvent(ctx, gobgpserver.WatchEventMessageCallbacks{
+		OnPathUpdate: func(paths []*apiutil.Path, _ time.Time) {
+			for _, p := range paths {
+				if p.Nlri.String() == "203.0.113.0/24" {
+					rejected <- p.Withdrawal
+				}
+			}
+		},
+	}, gobgpserver.WatchPostUpdate(false, "", "")))
+	tor1.announces(t, "203.0.113.0/24")
+	select {
+	case ok := <-rejected:
+		if !ok {
+			t.Error("the peer's route was accepted")
+		}
+	case <-time.After(patience):
+		t.Fatal("the peer's route did not arrive")
+	}
+	found, err := d.owner.server.paths(gobgp.RF_IPv4_UC)
+	must(t, err)
+	if len(found) != 1 {
+		t.Errorf("table has %d prefixes, want our own one: %v", len(found), found)
+	}
+	d.Sync("web", routes(nil, "192.0.2.2/32"))
+	tor2.has(t, "192.0.2.2/32")
+}
+
+func TestDriftIsReadBackAndRepaired(t *testing.T) {
+	config := Config{RouterID: netip.MustParseAddr("10.0.0.9"), NextHops: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}
+	d, err := New(config)
+	must(t, err)
+	o := newOwner(d)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	o.server, err = startServer(ctx, config.RouterID, o.notes)
+	must(t, err)
+	defer o.server.stop()
+	give := func(prefix, hop string, a announcement, withdraw bool) {
+		path, err := newPath(netip.MustParsePrefix(prefix), a, netip.MustParseAddr(hop), withdraw)
+		must(t, err)
+		call := o.server.add
+		if withdraw {
+			call = o.server.remove
+		}
+		must(t, call([]*apiutil.Path{path}))
+	}
+	o.carryOut(ctx, order{groups: map[string]Desired{
+		"web": routes(nil, "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"),
+	}})
+	o.sendBatch()
+	o.readBack()
+	if len(o.dirty) != 0 {
+		t.Fatalf("drift where there is none: %v", o.dirty)
+	}
+
+	give("192.0.2.1/32", "10.0.0.9", announcement{}, true)                         // lost
+	give("192.0.2.2/32", "10.0.0.8", announcement{}, false)                        // other next hop
+	give("192.0.2.3/32", "10.0.0.9", announcement{peers: []string{"tor1"}}, false) // other peers
+	give("203.0.113.1/32", "10.0.0.9", announcement{}, false)                      // not ours
+	o.readBack()
+	var marked []netip.Prefix
+	for p := range o.dirty {
+		marked = append(marked, p)
+	}
+	want := []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "203.0.113.1/32"}
+	if diff := cmp.Diff(want, texts(marked)); diff != "" {
+		t.Errorf("marked for repair (-want +got):\n%s", diff)
+	}
+	o.sendBatch()
+	o.readBack()
+	if len(o.dirty) != 0 {
+		t.Errorf("not repaired: %v", o.dirty)
+	}
+	found, err := o.server.paths(gobgp.RF_IPv4_UC)
+	must(t, err)
+	if len(found) != 4 || d.Status().Announced != 4 {
+		t.Errorf("%d prefixes in the table and %d in the status, want 4", len(found), d.Status().Announced)
+	}
+}
+
+func TestChangesWhileASessionComesUpAllArrive(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
+	var want []string
+	for i := 0; !d.session0Up(); i++ {
+		prefix := fmt.Sprintf("198.18.%d.%d/32", i/250%250, i%250)
+		d.Sync(fmt.Sprintf("group-%d", i%62500), routes(nil, prefix))
+		want = append(want, prefix)
+		<-pace.C
+	}
+	slices.Sort(want)
+	tor.has(t, slices.Compact(want)...)
+}
+
+func TestMetricsFollowTheSession(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "192.0.2.2/32", "2001:db8:1::1/128"))
+	tor.has(t, "192.0.2.1/32", "192.0.2.2/32", "2001:db8:1::1/128")
+	d.up(t, "tor1")
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor.has(t, "192.0.2.1/32")
+	want := map[string]float64{
+		`berth_bgp_session_up{peer=tor1}`:                     1,
+		`berth_bgp_prefixes_announced{family=ipv4,peer=tor1}`: 1,
+		`berth_bgp_prefixes_announced{family=ipv6,peer=tor1}`: 0,
+		`berth_bgp_prefixes_failed{}`:                         0,
+		`berth_bgp_updates_total{operation=announce}`:         3,
+		`berth_bgp_updates_total{operation=withdraw}`:         2,
+		`berth_bgp_update_errors_total{}`:                     0,
+	}
+	if diff := cmp.Diff(want, gather(t, d.metrics)); diff != "" {
+		t.Errorf("metrics (-want +got):\n%s", diff)
+	}
+}

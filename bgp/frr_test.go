@@ -1,0 +1,375 @@
+//go:build root
+
+package bgp
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// frr is FRR as a router in a network namespace of its own, at the other end of a cable.
+type frr struct {
+	root, dir   string
+	zebra, bgpd *exec.Cmd
+}
+
+const (
+	frrASN    = 64513
+	frrIPv4   = "10.0.0.1"
+	frrIPv6   = "2001:db8::1"
+	frrConfig = `
+router bgp 64513
+ bgp router-id 10.0.0.1
+ no bgp ebgp-requires-policy
+ no bgp default ipv4-unicast
+ neighbor node peer-group
+ neighbor node remote-as 64512
+ neighbor node timers 1 3
+ neighbor 10.0.0.9 peer-group node
+ neighbor 2001:db8::9 peer-group node
+ address-family ipv4 unicast
+  neighbor node activate
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor node activate
+ exit-address-family
+`
+)
+
+func newFRR(t *testing.T, config string) *frr {
+	t.Helper()
+	f := &frr{root: frrRoot(t)}
+	dir, err := os.MkdirTemp("", "bgpt-") //nolint:usetesting // a short name, for sockets are in it
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f.dir = dir
+	// FRR wants its groups to exist; the mount namespace is our own.
+	group := filepath.Join(dir, "group")
+	must(t, os.WriteFile(group, []byte("root:x:0:\nfrr:x:999:root\nfrrvty:x:998:root\n"), 0o644))
+	must(t, syscall.Mount(group, "/etc/group", "", syscall.MS_BIND, ""))
+	t.Cleanup(func() { must(t, syscall.Unmount("/etc/group", 0)) })
+	must(t, os.WriteFile(filepath.Join(dir, "zebra.conf"), nil, 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "bgpd.conf"), []byte(config), 0o644))
+	// Without this vtysh asks PAM.
+	must(t, os.WriteFile(filepath.Join(dir, "vtysh.conf"), []byte("username root nopassword\n"), 0o644))
+
+	f.zebra = f.daemon(t, "zebra", &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET})
+	f.cable(t)
+	f.await(t, "zebra to answer", func() bool { return f.vtysh("zebra", "show version") != "" })
+	f.bgpd = f.daemon(t, "bgpd", nil)
+	f.await(t, "bgpd to answer", func() bool { return f.vtysh("bgpd", "show bgp summary json") != "" })
+	return f
+}
+
+// frrRoot is where Debian's package of FRR is unpacked.
+func frrRoot(t *testing.T) string {
+	t.Helper()
+	root := os.Getenv("BERTH_FRR_ROOT")
+	if root == "" {
+		root = "../.cache/pkg"
+	}
+	root, err := filepath.Abs(root)
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(root, "usr/lib/frr/bgpd")); err != nil {
+		t.Fatalf("FRR is not in %s: unpack Debian's frr, libyang2, libc-ares2, libjson-c5 and libprotobuf-c1 there, "+
+			"or set BERTH_FRR_ROOT (%v)", root, err)
+	}
+	return root
+}
+
+func (f *frr) daemon(t *testing.T, name string, attr *syscall.SysProcAttr) *exec.Cmd {
+	t.Helper()
+	args := []string{
+		filepath.Join(f.root, "usr/lib/frr", name), "-u", "root", "-g", "root", "-A", "127.0.0.1",
+		"-f", filepath.Join(f.dir, name+".conf"), "-i", filepath.Join(f.dir, name+".pid"),
+		"-z", filepath.Join(f.dir, "zserv.api"), "--vty_socket", f.dir,
+		"--log", "file:" + filepath.Join(f.dir, name+".log"), "--log-level", "informational",
+	}
+	if name == "bgpd" {
+		args = append(f.inside(), args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+f.libraries())
+	output, err := os.Create(filepath.Join(f.dir, name+".out"))
+	must(t, err)
+	defer output.Close()
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = output, output, attr
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait() // killed
+		if t.Failed() {
+			said, _ := exec.Command("sh", "-c", "tail -n 20 "+filepath.Join(f.dir, name)+".*").CombinedOutput()
+			t.Logf("%s", said)
+		}
+	})
+	return cmd
+}
+
+// libraries is where the unpacked packages have theirs.
+func (f *frr) libraries() string {
+	var dirs []string
+	for _, pattern := range []string{"usr/lib/*-linux-gnu", "usr/lib/*-linux-gnu/frr", "lib/*-linux-gnu"} {
+		found, _ := filepath.Glob(filepath.Join(f.root, pattern)) // the patterns are well-formed
+		dirs = append(dirs, found...)
+	}
+	return strings.Join(dirs, ":")
+}
+
+// inside is the command that runs another one in the router's namespace.
+func (f *frr) inside() []string {
+	return []string{"nsenter", "--net=" + fmt.Sprintf("/proc/%d/ns/net", f.zebra.Process.Pid)}
+}
+
+// cable connects the driver's namespace (10.0.0.9, 2001:db8::9) with the router's.
+func (f *frr) cable(t *testing.T) {
+	t.Helper()
+	pid := fmt.Sprint(f.zebra.Process.Pid)
+	command(t, "ip", "link", "add", "bgpt-node", "type", "veth", "peer", "name", "bgpt-tor", "netns", pid)
+	t.Cleanup(func() { command(t, "ip", "link", "del", "bgpt-node") })
+	command(t, "ip", "addr", "add", "10.0.0.9/24", "dev", "bgpt-node")
+	command(t, "ip", "-6", "addr", "add", "2001:db8::9/64", "dev", "bgpt-node", "nodad")
+	command(t, "ip", "link", "set", "bgpt-node", "up")
+	for _, line := range []string{
+		"ip link set lo up",
+		"ip addr add 10.0.0.1/24 dev bgpt-tor",
+		"ip -6 addr add 2001:db8::1/64 dev bgpt-tor nodad",
+		"ip link set bgpt-tor up",
+		"sysctl -qw net.ipv4.ip_forward=1",
+		"ip route add blackhole 10.9.9.9/32",
+	} {
+		args := append(f.inside(), strings.Fields(line)...)
+		command(t, args[0], args[1:]...)
+	}
+}
+
+func command(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// vtysh asks one of FRR's daemons; empty if it does not answer.
+func (f *frr) vtysh(daemon, command string) string {
+	cmd := exec.Command(filepath.Join(f.root, "usr/bin/vtysh"), "--config_dir", f.dir, "--vty_socket", f.dir,
+		"-d", daemon, "-c", command)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+f.libraries())
+	out, err := cmd.Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+// table is what FRR's BGP has: prefix to next hop.
+func (f *frr) table(family string) map[string]string {
+	var answer struct {
+		Routes map[string][]struct {
+			Valid    bool
+			Path     string
+			Nexthops []struct {
+				IP    string
+				Scope string
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp "+family+" unicast json")), &answer); err != nil {
+		return map[string]string{"error": err.Error()}
+	}
+	table := map[string]string{}
+	for prefix, paths := range answer.Routes {
+		for _, p := range paths {
+			for _, hop := range p.Nexthops {
+				table[prefix] = strings.TrimSpace(fmt.Sprintf("%s path %s valid %v", hop.IP, p.Path, p.Valid))
+			}
+		}
+	}
+	return table
+}
+
+// has waits until FRR's tables of both families have exactly these prefixes, with the node's next hops.
+func (f *frr) has(t *testing.T, prefixes ...string) {
+	t.Helper()
+	want := map[string]string{}
+	for _, p := range prefixes {
+		want[p] = "10.0.0.9 path 64512 valid true"
+		if strings.Contains(p, ":") {
+			want[p] = "2001:db8::9 path 64512 valid true"
+		}
+	}
+	var got map[string]string
+	f.await(t, "tables", func() bool {
+		got = f.table("ipv4")
+		for p, path := range f.table("ipv6") {
+			got[p] = path
+		}
+		return cmp.Equal(got, want)
+	}, func() string { return cmp.Diff(want, got) })
+}
+
+// await asks again and again: FRR does not tell.
+func (f *frr) await(t *testing.T, what string, ok func() bool, details ...func() string) {
+	t.Helper()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	await(t, again.C, ok, func() string {
+		text := "waited for " + what
+		for _, d := range details {
+			text += ":\n" + d()
+		}
+		return text
+	})
+}
+
+func frrPeer(name, address string) Peer {
+	return Peer{Name: name, Address: netip.MustParseAddr(address), LocalASN: nodeASN, PeerASN: frrASN,
+		HoldTime: 3 * time.Second, ConnectRetryTime: time.Second}
+}
+
+func TestFRRTakesRoutesOfBothFamiliesOverASessionOfEither(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	for _, address := range []string{frrIPv4, frrIPv6} {
+		t.Run(address, func(t *testing.T) {
+			d := run(t)
+			d.SyncPeers([]Peer{frrPeer("tor1", address)})
+			d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+			d.Sync("dns", routes([]string{"tor1"}, "192.0.2.53/32"))
+			d.Sync("other", routes([]string{"tor2"}, "192.0.2.99/32"))
+			f.has(t, "192.0.2.1/32", "192.0.2.53/32", "2001:db8:1::1/128")
+			d.up(t, "tor1")
+			d.Sync("web", routes(nil, "2001:db8:1::1/128"))
+			f.has(t, "192.0.2.53/32", "2001:db8:1::1/128")
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			must(t, d.Withdraw(ctx))
+			f.has(t)
+			if !d.session(t, "tor1").Established() {
+				t.Error("the session did not outlive the withdrawal")
+			}
+		})
+	}
+}
+
+func TestFRRTakesUsBackAfterARestart(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	for i := range 2 {
+		d := run(t)
+		began := time.Now()
+		d.SyncPeers([]Peer{frrPeer("tor1", frrIPv4)})
+		d.Sync("web", routes(nil, "192.0.2.1/32"))
+		f.has(t, "192.0.2.1/32")
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("start %d: route arrived after %s", i+1, took)
+		}
+		if took := d.stop(); took > 2*time.Second {
+			t.Errorf("stop %d took %s", i+1, took)
+		}
+		f.has(t)
+	}
+	var neighbours map[string]struct {
+		LastErrorCodeSubcode    string
+		LastShutdownDescription string
+	}
+	must(t, json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp neighbors 10.0.0.9 json")), &neighbours))
+	if n := neighbours["10.0.0.9"]; n.LastErrorCodeSubcode != "0604" || n.LastShutdownDescription != "restarting" {
+		t.Errorf("FRR saw %+v, want Cease, Administrative Reset (0604), restarting", n)
+	}
+}
+
+func TestFRRWithAnotherASIsExplained(t *testing.T) {
+	newFRR(t, frrConfig)
+	d := run(t)
+	p := frrPeer("tor1", frrIPv4)
+	p.PeerASN = 64999
+	d.SyncPeers([]Peer{p})
+	d.observesReason(t, SessionFailed, "tor1", "peer says AS 64513, configured 64999")
+
+	p = frrPeer("tor1", frrIPv4)
+	p.LocalASN = 65000
+	d.SyncPeers([]Peer{p})
+	d.observesReason(t, SessionFailed, "tor1", "it does not expect AS 65000")
+}
+
+func TestFRRWithAPassword(t *testing.T) {
+	f := newFRR(t, frrConfig+" neighbor 10.0.0.9 password sesame\n")
+	d := run(t)
+	p := frrPeer("tor1", frrIPv4)
+	p.Password = "sesame"
+	d.SyncPeers([]Peer{p})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.has(t, "192.0.2.1/32")
+}
+
+func TestABlackHoledPeerDelaysNeitherOtherPeersNorRoutes(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	command(t, "ip", "route", "add", "10.9.9.9/32", "via", frrIPv4)
+	d := run(t)
+	hole := frrPeer("hole", "10.9.9.9")
+	hole.EBGPMultihop = 3
+	d.SyncPeers([]Peer{hole})
+	d.observesReason(t, SessionFailed, "hole", "cannot connect: i/o timeout") // it is being dialled
+	d.SyncPeers([]Peer{hole, frrPeer("tor1", frrIPv4)})
+	began := time.Now()
+	d.Sync("group-0", routes(nil, "192.0.2.0/32"))
+	f.has(t, "192.0.2.0/32")
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("first route arrived after %s", took)
+	}
+	want := []string{"192.0.2.0/32"}
+	for i := 1; i <= 20; i++ {
+		prefix := fmt.Sprintf("192.0.2.%d/32", i)
+		want = append(want, prefix)
+		began := time.Now()
+		d.Sync(fmt.Sprintf("group-%d", i), routes(nil, prefix))
+		f.has(t, want...)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("%s arrived after %s", prefix, took)
+		}
+	}
+	if s := d.session(t, "hole"); s.Established() {
+		t.Errorf("the black hole answered: %+v", s)
+	}
+}
+
+func TestAPeerThatStopsAnsweringIsNoticedByTheHoldTimerAndDelaysNobody(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	tor2 := newRouter(t, "127.0.0.2", 64514, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{frrPeer("tor1", frrIPv4), tor2.peer("tor2", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.has(t, "192.0.2.1/32")
+	tor2.has(t, "192.0.2.1/32")
+
+	must(t, f.bgpd.Process.Signal(syscall.SIGSTOP))
+	defer func() { must(t, f.bgpd.Process.Signal(syscall.SIGCONT)) }()
+	began := time.Now()
+	var many []string
+	for i := range 2000 {
+		many = append(many, fmt.Sprintf("198.18.%d.%d/32", i/250, i%250))
+	}
+	d.Sync("web", routes(nil, many...))
+	tor2.has(t, slices.Clone(many)...)
+	if took := time.Since(began); took > 2500*time.Millisecond {
+		t.Errorf("the other peer had to wait %s", took)
+	}
+	o := d.observes(t, SessionDown, "tor1")
+	if !strings.Contains(o.Reason, "hold timer expired") {
+		t.Errorf("reason %q", o.Reason)
+	}
+	if took := o.Time.Sub(began); took > 5*time.Second {
+		t.Errorf("noticed after %s, hold time 3 s", took)
+	}
+}

@@ -1,0 +1,218 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// GoBGP's events tell nothing of a session that does not come up: neither why a connection failed, nor
+// which NOTIFICATION ended it. Its log does. notes passes the log on to ours and keeps, per peer, the last
+// of what explains a failure. The tests of failing sessions hold the messages it looks for.
+type notes struct {
+	inner slog.Handler
+	wake  chan struct{} // has an element when there is something to take
+
+	mu      sync.Mutex
+	names   map[netip.Addr]string
+	pending map[netip.Addr]note
+}
+
+type noteKind int
+
+const (
+	nothing noteKind = iota
+	connectFailed
+	openFailed // the connection broke before the session was established
+	notificationSent
+	notificationReceived
+)
+
+// note is one reason for which a session is not up.
+type note struct {
+	kind          noteKind
+	text          string
+	code, subcode uint8 // of a NOTIFICATION
+	time          time.Time
+}
+
+// notification tells whether a NOTIFICATION was exchanged.
+func (n note) notification() bool {
+	return n.kind == notificationSent || n.kind == notificationReceived
+}
+
+// badPeerAS tells whether we refused the peer's OPEN for its AS number (RFC 4271 section 6.2).
+func (n note) badPeerAS() bool {
+	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&
+		n.subcode == gobgp.BGP_ERROR_SUB_BAD_PEER_AS
+}
+
+func newNotes(inner slog.Handler) *notes {
+	return &notes{
+		inner:   inner,
+		wake:    make(chan struct{}, 1),
+		names:   map[netip.Addr]string{},
+		pending: map[netip.Addr]note{},
+	}
+}
+
+func (n *notes) logger() *slog.Logger {
+	return slog.New(&logBridge{notes: n, inner: n.inner})
+}
+
+// rename tells which peer is at which address.
+func (n *notes) rename(names map[netip.Addr]string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names = names
+	for address := range n.pending {
+		if _, known := names[address]; !known {
+			delete(n.pending, address)
+		}
+	}
+}
+
+// take returns and forgets the last note of each peer.
+func (n *notes) take() map[netip.Addr]note {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	taken := n.pending
+	n.pending = map[netip.Addr]note{}
+	return taken
+}
+
+func (n *notes) put(address netip.Addr, v note) {
+	n.mu.Lock()
+	_, known := n.names[address]
+	if known {
+		n.pending[address] = v
+	}
+	n.mu.Unlock()
+	if known {
+		wake(n.wake)
+	}
+}
+
+func (n *notes) name(address netip.Addr) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.names[address]
+}
+
+// logBridge is the slog.Handler GoBGP writes to.
+type logBridge struct {
+	notes   *notes
+	inner   slog.Handler
+	address netip.Addr // of the peer this logger belongs to, if any
+}
+
+// Enabled is true for debug messages too, because failed connections are told there.
+func (b *logBridge) Enabled(context.Context, slog.Level) bool { return true }
+
+func (b *logBridge) Handle(ctx context.Context, r slog.Record) error {
+	if b.address.IsValid() {
+		if n, ok := explain(r); ok {
+			b.notes.put(b.address, n)
+		}
+	}
+	// What GoBGP calls information is every detail of a session; the owner logs the essence by name.
+	if r.Level == slog.LevelInfo {
+		r.Level = slog.LevelDebug
+	}
+	if !b.inner.Enabled(ctx, r.Level) {
+		return nil
+	}
+	out := slog.NewRecord(r.Time, r.Level, "gobgp: "+r.Message, r.PC)
+	if b.address.IsValid() {
+		out.AddAttrs(slog.String("peer", b.notes.name(b.address)))
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		out.AddAttrs(a)
+		return true
+	})
+	return b.inner.Handle(ctx, out)
+}
+
+func (b *logBridge) WithAttrs(attrs []slog.Attr) slog.Handler {
+	next := *b
+	for _, a := range attrs {
+		if a.Key != "Key" {
+			continue
+		}
+		if address, err := netip.ParseAddr(a.Value.String()); err == nil {
+			next.address = address
+		}
+	}
+	next.inner = b.inner.WithAttrs(attrs)
+	return &next
+}
+
+func (b *logBridge) WithGroup(name string) slog.Handler {
+	next := *b
+	next.inner = b.inner.WithGroup(name)
+	return &next
+}
+
+// explain reads a record that says why a session is not up.
+func explain(r slog.Record) (note, bool) {
+	n := note{time: r.Time}
+	switch r.Message {
+	case "failed to connect":
+		n.kind = connectFailed
+		_, cause, _ := strings.Cut(attr(r, "Error").String(), ": ")
+		n.text = "cannot connect: " + strings.TrimPrefix(cause, "connect: ")
+	case "outgoing connection IO error":
+		n.kind = openFailed
+		n.text = "peer closed the connection before the session was established"
+	case "sent notification":
+		n.kind = notificationSent
+		n.code, n.subcode = uint8(attr(r, "Code").Int64()), uint8(attr(r, "Subcode").Int64())
+		n.text = "sent " + notificationText(n.code, n.subcode, attr(r, "Communicated-Reason").String())
+	case "received notification":
+		n.kind = notificationReceived
+		n.code, n.subcode = uint8(attr(r, "Code").Int64()), uint8(attr(r, "Subcode").Int64())
+		n.text = "peer sent " + notificationText(n.code, n.subcode, attr(r, "Communicated-Reason").String())
+	default:
+		return note{}, false
+	}
+	return n, true
+}
+
+// attr returns a record's attribute, or a zero of the kind that is expected of it.
+func attr(r slog.Record, key string) slog.Value {
+	found := slog.StringValue("")
+	if key == "Code" || key == "Subcode" {
+		found = slog.Int64Value(0)
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == key && a.Value.Kind() == found.Kind() {
+			found = a.Value
+			return false
+		}
+		return true
+	})
+	return found
+}
+
+// notificationText decodes a NOTIFICATION (RFC 4271 section 4.5) with its shutdown communication (RFC 9003).
+func notificationText(code, subcode uint8, communication string) string {
+	text := fmt.Sprintf("NOTIFICATION %s", gobgp.NewNotificationErrorCode(code, subcode))
+	if communication != "" {
+		text += fmt.Sprintf(": %q", communication)
+	}
+	return text
+}
+
+// wake makes a receiver of c run once, now or when it next looks.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

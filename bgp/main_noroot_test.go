@@ -1,0 +1,7 @@
+//go:build !root
+
+package bgp
+
+import "testing"
+
+func TestMain(m *testing.M) { verify(m) }

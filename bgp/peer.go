@@ -1,0 +1,100 @@
+package bgp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Defaults of a Peer's zero fields.
+const (
+	DefaultPort             = 179
+	DefaultHoldTime         = 90 * time.Second
+	DefaultConnectRetryTime = 5 * time.Second
+)
+
+// Peer is one configured BGP neighbour. Two equal Peers need no change to the session between them.
+type Peer struct {
+	// Name identifies the peer in routes, status, metrics and logs. Unique.
+	Name string
+	// Address is where the session is opened to. Unique among the peers of a driver.
+	Address netip.Addr
+	// Port is the peer's TCP port; 0 means 179.
+	Port uint16
+	// LocalASN and PeerASN are the two ends' AS numbers, 1 to 4294967294. Equal numbers make an iBGP session.
+	LocalASN, PeerASN uint32
+	// HoldTime is proposed in the OPEN message; the smaller of both ends' counts (RFC 4271 section 4.2).
+	// Whole seconds, 3 s to 65535 s; 0 means 90 s.
+	HoldTime time.Duration
+	// KeepaliveTime is the interval between KEEPALIVE messages, whole seconds; 0 means a third of HoldTime.
+	KeepaliveTime time.Duration
+	// ConnectRetryTime is the pause between connection attempts, whole seconds; 0 means 5 s.
+	ConnectRetryTime time.Duration
+	// EBGPMultihop is the TTL of an eBGP session to a peer that is not on a connected segment; 0 means off.
+	EBGPMultihop uint8
+	// SourceAddress is the local end of the session; the zero Addr lets the kernel choose.
+	SourceAddress netip.Addr
+	// Password is the key of TCP MD5 signatures (RFC 2385); empty means none.
+	Password string
+}
+
+// Validate says what is wrong with the peer, or nil.
+func (p Peer) Validate() error {
+	switch {
+	case p.Name == "":
+		return errors.New("peer without a name")
+	case !p.Address.IsValid() || p.Address.IsUnspecified() || p.Address.IsMulticast() || p.Address.Is4In6():
+		return fmt.Errorf("peer %s: %s is not an address to open a session to", p.Name, p.Address)
+	case p.LocalASN == 0 || p.LocalASN == reservedASN:
+		return fmt.Errorf("peer %s: local AS number %d is reserved", p.Name, p.LocalASN)
+	case p.PeerASN == 0 || p.PeerASN == reservedASN:
+		return fmt.Errorf("peer %s: peer AS number %d is reserved", p.Name, p.PeerASN)
+	case p.SourceAddress.IsValid() && p.SourceAddress.Is4() != p.Address.Is4():
+		return fmt.Errorf("peer %s: source address %s and address %s are of different families", p.Name, p.SourceAddress, p.Address)
+	}
+	hold, keepalive, retry := p.timers()
+	if hold < 3*time.Second || hold > 65535*time.Second {
+		return fmt.Errorf("peer %s: hold time %s is outside 3s to 65535s", p.Name, hold)
+	}
+	for _, t := range []struct {
+		name  string
+		value time.Duration
+	}{{"hold time", p.HoldTime}, {"keepalive time", p.KeepaliveTime}, {"connect retry time", p.ConnectRetryTime}} {
+		if t.value < 0 || t.value%time.Second != 0 {
+			return fmt.Errorf("peer %s: %s %s is not in whole seconds", p.Name, t.name, t.value)
+		}
+	}
+	if keepalive >= hold {
+		return fmt.Errorf("peer %s: keepalive time %s is not below the hold time %s", p.Name, keepalive, hold)
+	}
+	if retry > 65535*time.Second {
+		return fmt.Errorf("peer %s: connect retry time %s is above 65535s", p.Name, retry)
+	}
+	return nil
+}
+
+// reservedASN may not be used (RFC 7300).
+const reservedASN = 4294967295
+
+// timers returns the peer's timers with the defaults filled in, in whole seconds.
+func (p Peer) timers() (hold, keepalive, connectRetry time.Duration) {
+	hold, keepalive, connectRetry = p.HoldTime, p.KeepaliveTime, p.ConnectRetryTime
+	if hold == 0 {
+		hold = DefaultHoldTime
+	}
+	if keepalive == 0 {
+		keepalive = (hold / 3).Truncate(time.Second)
+	}
+	if connectRetry == 0 {
+		connectRetry = DefaultConnectRetryTime
+	}
+	return hold, keepalive, connectRetry
+}
+
+func (p Peer) addrPort() netip.AddrPort {
+	if p.Port == 0 {
+		return netip.AddrPortFrom(p.Address, DefaultPort)
+	}
+	return netip.AddrPortFrom(p.Address, p.Port)
+}

@@ -1,0 +1,221 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	gobgpserver "github.com/osrg/gobgp/v4/pkg/server"
+)
+
+// placeholderASN is GoBGP's own AS number, which no session uses: each peer brings its LocalASN.
+const placeholderASN = 65535
+
+// pathsPerCall bounds how long one call keeps GoBGP's sessions waiting: it holds a server-wide lock
+// while it works through its paths.
+const pathsPerCall = 500
+
+// server is a running GoBGP without a listener. Its calls may come from one goroutine at a time.
+type server struct {
+	bgp    *gobgpserver.BgpServer
+	events <-chan sessionEvent
+}
+
+// sessionEvent is a session's change of state, as GoBGP tells it.
+type sessionEvent struct {
+	address  netip.Addr
+	state    gobgp.FSMState
+	reason   string // GoBGP's word for why, empty if none
+	time     time.Time
+	families []gobgp.Family // negotiated; with FSM state ESTABLISHED only
+}
+
+// startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
+func startServer(ctx context.Context, routerID netip.Addr, notes *notes) (*server, error) {
+	bgp := gobgpserver.NewBgpServer(gobgpserver.LoggerOption(notes.logger(), nil))
+	go bgp.Serve() // ends with stop
+	s := &server{bgp: bgp}
+	err := bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
+		Asn:        placeholderASN,
+		RouterId:   routerID.String(),
+		ListenPort: -1,
+	}})
+	if err != nil {
+		s.stop()
+		return nil, fmt.Errorf("start BGP with router ID %s: %w", routerID, err)
+	}
+	if err := s.watch(ctx); err != nil {
+		s.stop()
+		return nil, err
+	}
+	if err := s.setPeers(ctx, nil); err != nil {
+		s.stop()
+		return nil, err
+	}
+	for _, a := range assignments() {
+		if err := bgp.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: a}); err != nil {
+			s.stop()
+			return nil, fmt.Errorf("assign policy %s: %w", a.Policies[0].Name, err)
+		}
+	}
+	return s, nil
+}
+
+// watch turns GoBGP's callbacks into a channel. GoBGP queues without bound, so that a slow reader holds up
+// nothing but its own news.
+func (s *server) watch(ctx context.Context) error {
+	events := make(chan sessionEvent)
+	s.events = events
+	err := s.bgp.WatchEvent(ctx, gobgpserver.WatchEventMessageCallbacks{
+		OnPeerUpdate: func(m *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
+			if m.Type != apiutil.PEER_EVENT_STATE {
+				return
+			}
+			st := m.Peer.State
+			e := sessionEvent{
+				address: st.NeighborAddress,
+				state:   st.SessionState,
+				reason:  st.DisconnectMessage,
+				time:    at,
+			}
+			for _, c := range st.RemoteCap {
+				if mp, ok := c.(*gobgp.CapMultiProtocol); ok {
+					e.families = append(e.families, mp.CapValue)
+				}
+			}
+			select {
+			case events <- e:
+			case <-ctx.Done():
+			}
+		},
+	}, gobgpserver.WatchPeer())
+	if err != nil {
+		return fmt.Errorf("watch BGP sessions: %w", err)
+	}
+	return nil
+}
+
+// setPeers makes the policies know these peers, all at once. It touches no session.
+func (s *server) setPeers(ctx context.Context, peers []Peer) error {
+	if err := s.bgp.SetPolicies(ctx, policies(peers)); err != nil {
+		return fmt.Errorf("set BGP policies for %d peers: %w", len(peers), err)
+	}
+	return nil
+}
+
+// addPeer starts a session; GoBGP connects in a goroutine of the session's own.
+func (s *server) addPeer(ctx context.Context, p Peer) error {
+	hold, keepalive, retry := p.timers()
+	neighbour := &api.Peer{
+		Conf: &api.PeerConf{
+			NeighborAddress: p.Address.String(),
+			LocalAsn:        p.LocalASN,
+			PeerAsn:         p.PeerASN,
+			AuthPassword:    p.Password,
+		},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			HoldTime:          uint64(hold / time.Second),
+			KeepaliveInterval: uint64(keepalive / time.Second),
+			ConnectRetry:      uint64(retry / time.Second),
+		}},
+		Transport: &api.Transport{RemotePort: uint32(p.addrPort().Port())},
+	}
+	if p.SourceAddress.IsValid() {
+		neighbour.Transport.LocalAddress = p.SourceAddress.String()
+	}
+	if p.EBGPMultihop > 0 {
+		neighbour.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.EBGPMultihop)}
+	}
+	for _, f := range families {
+		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
+			Config: &api.AfiSafiConfig{Family: apiutil.ToApiFamily(f.Afi(), f.Safi()), Enabled: true},
+		})
+	}
+	if err := s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbour}); err != nil {
+		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.Address, err)
+	}
+	return nil
+}
+
+// deletePeer ends a session with NOTIFICATION Cease, Peer De-configured.
+func (s *server) deletePeer(ctx context.Context, p Peer) error {
+	if err := s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+		return fmt.Errorf("delete peer %s (%s): %w", p.Name, p.Address, err)
+	}
+	return nil
+}
+
+// established asks whether GoBGP sends a peer what changes from now on.
+func (s *server) established(ctx context.Context, address netip.Addr) (bool, error) {
+	var up bool
+	err := s.bgp.ListPeer(ctx, &api.ListPeerRequest{Address: address.String()}, func(p *api.Peer) {
+		up = p.GetState().GetSessionState() == api.PeerState_SESSION_STATE_ESTABLISHED
+	})
+	if err != nil {
+		return false, fmt.Errorf("read state of session with %s: %w", address, err)
+	}
+	return up, nil
+}
+
+// resend sends a peer everything it is meant to have, again.
+func (s *server) resend(ctx context.Context, address netip.Addr) error {
+	err := s.bgp.ResetPeer(ctx, &api.ResetPeerRequest{
+		Address: address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
+	})
+	if err != nil {
+		return fmt.Errorf("send all routes to %s again: %w", address, err)
+	}
+	return nil
+}
+
+// add announces paths; all of them or, with an error, an unknown part.
+func (s *server) add(paths []*apiutil.Path) error {
+	_, err := s.bgp.AddPath(apiutil.AddPathRequest{Paths: paths})
+	return err
+}
+
+// remove withdraws paths. One that is not there is no error.
+func (s *server) remove(paths []*apiutil.Path) error {
+	return s.bgp.DeletePath(apiutil.DeletePathRequest{Paths: paths})
+}
+
+// paths reads back our own paths of one family.
+func (s *server) paths(family gobgp.Family) (map[netip.Prefix]*apiutil.Path, error) {
+	found := map[netip.Prefix]*apiutil.Path{}
+	err := s.bgp.ListPath(apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: family},
+		func(nlri gobgp.NLRI, paths []*apiutil.Path) {
+			prefix, err := netip.ParsePrefix(nlri.String())
+			if err == nil && len(paths) > 0 {
+				found[prefix] = paths[0]
+			}
+		})
+	if err != nil {
+		return nil, fmt.Errorf("read back %s paths: %w", family, err)
+	}
+	return found, nil
+}
+
+// goodbye ends a session with NOTIFICATION Cease and a word for the peer's log (RFC 9003): Administrative
+// Shutdown when leaving, Administrative Reset when not. (For all sessions at once GoBGP would have them
+// share one message, and race to serialize it.)
+func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) error {
+	var err error
+	if leaving {
+		err = s.bgp.DisablePeer(ctx, &api.DisablePeerRequest{Address: address.String(), Communication: "leaving"})
+	} else {
+		err = s.bgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Communication: "restarting"})
+	}
+	if err != nil {
+		return fmt.Errorf("end session with %s: %w", address, err)
+	}
+	return nil
+}
+
+// stop ends the server and waits for its goroutines.
+func (s *server) stop() {
+	s.bgp.Stop()
+}

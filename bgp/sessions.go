@@ -1,0 +1,304 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// syncPeers makes GoBGP's peers those that were ordered. Sessions of peers that did not change are not
+// touched. What fails is tried again.
+func (o *owner) syncPeers(ctx context.Context) {
+	o.peersDone = true
+	usable, problems := checkPeers(o.peers)
+	byName := map[string]Peer{}
+	names := map[netip.Addr]string{}
+	for _, p := range usable {
+		byName[p.Name] = p
+		names[p.Address] = p.Name
+	}
+	for name, s := range o.board.sessions {
+		if next, stays := byName[name]; !s.invalid && (!stays || next != s.peer) {
+			o.dropPeer(ctx, s)
+		}
+	}
+	o.publishProblems(problems)
+	o.notes.rename(names)
+	if err := o.server.setPeers(ctx, usable); err != nil {
+		o.log.Error("BGP policies refused", slog.Any("error", err))
+		o.peersDone = false
+		o.retry.Reset(retryPause)
+		return
+	}
+	for _, p := range usable {
+		if s := o.board.sessions[p.Name]; s == nil || s.invalid {
+			o.addPeer(ctx, p)
+		}
+	}
+}
+
+// problem is a peer that cannot have a session.
+type problem struct {
+	peer Peer
+	text string
+}
+
+// checkPeers tells the peers that can have a session from those that cannot.
+func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
+	names := map[string]bool{}
+	addresses := map[netip.Addr]string{}
+	for _, p := range peers {
+		err := p.Validate()
+		other, sameAddress := addresses[p.Address]
+		switch {
+		case err != nil:
+			problems = append(problems, problem{p, err.Error()})
+		case names[p.Name]:
+			problems = append(problems, problem{p, fmt.Sprintf("peer %s is configured twice", p.Name)})
+		case sameAddress:
+			problems = append(problems, problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)})
+		default:
+			usable = append(usable, p)
+			names[p.Name] = true
+			addresses[p.Address] = p.Name
+		}
+	}
+	return usable, problems
+}
+
+// publishProblems replaces the peers in Status that have no session. Of two with one name, the one with a
+// session stays.
+func (o *owner) publishProblems(problems []problem) {
+	before := map[string]string{}
+	for name, s := range o.board.sessions {
+		if s.invalid {
+			before[name] = s.lastError
+			o.board.update(func() { delete(o.board.sessions, name) })
+		}
+	}
+	for _, bad := range problems {
+		s := &session{peer: bad.peer, invalid: true, lastError: bad.text, lastErrorAt: time.Now()}
+		if before[bad.peer.Name] != bad.text {
+			o.report(s, SessionFailed, bad.text)
+		}
+		if o.board.sessions[bad.peer.Name] == nil {
+			o.board.update(func() { o.board.sessions[bad.peer.Name] = s })
+		}
+	}
+}
+
+func (o *owner) dropPeer(ctx context.Context, s *session) {
+	if err := o.server.deletePeer(ctx, s.peer); err != nil {
+		o.log.Error("BGP peer not deleted", slog.String("peer", s.peer.Name), slog.Any("error", err))
+	}
+	delete(o.byAddress, s.peer.Address)
+	o.board.update(func() { delete(o.board.sessions, s.peer.Name) })
+	o.metrics.downs.DeleteLabelValues(s.peer.Name)
+	if s.up() {
+		o.report(s, SessionDown, "peer removed or changed in the configuration")
+	}
+}
+
+func (o *owner) addPeer(ctx context.Context, p Peer) {
+	s := &session{peer: p, since: time.Now()}
+	if err := o.server.addPeer(ctx, p); err != nil {
+		s.invalid = true
+		s.lastError, s.lastErrorAt = err.Error(), time.Now()
+		o.report(s, SessionFailed, s.lastError)
+		o.peersDone = false
+		o.retry.Reset(retryPause)
+	} else {
+		o.byAddress[p.Address] = s
+	}
+	o.board.update(func() { o.board.sessions[p.Name] = s })
+}
+
+// sessionChanged takes in a session's change of state.
+func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
+	o.readNotes(ctx) // what explains the event was logged before it
+	s := o.byAddress[e.address]
+	if s == nil || s.state == e.state {
+		return
+	}
+	wasUp, was := s.up(), s.state
+	o.board.update(func() {
+		s.state = e.state
+		if s.up() || wasUp {
+			s.since = e.time
+		}
+		if s.up() {
+			s.families = e.families
+		}
+	})
+	switch {
+	case s.up():
+		o.sessionUp(ctx, s, e)
+	case wasUp:
+		o.sessionDown(s, e)
+	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
+		o.refusedByPeer(ctx, s, e)
+	}
+}
+
+func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
+	s.verdict, s.probed, s.lastNote = "", time.Time{}, note{}
+	s.settling = e.time
+	o.report(s, SessionUp, "")
+	o.settleSessions(ctx)
+}
+
+func (o *owner) sessionDown(s *session, e sessionEvent) {
+	s.settling = time.Time{}
+	hold, _, _ := s.peer.timers()
+	reason := e.reason
+	switch {
+	case e.reason == "hold-timer-expired":
+		reason = fmt.Sprintf("hold timer expired: nothing heard from the peer (configured hold time %s)", hold)
+	case s.lastNote.notification():
+		reason = s.lastNote.text
+	case e.reason == "read-failed":
+		reason = "peer closed the connection"
+	case e.reason == "write-failed":
+		reason = "cannot send to the peer"
+	case e.reason == "":
+		reason = "session ended"
+	}
+	o.metrics.downs.WithLabelValues(s.peer.Name).Inc()
+	o.setError(s, reason, e.time)
+	o.report(s, SessionDown, reason)
+}
+
+// refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not confirm. What
+// it sent instead, GoBGP does not say.
+func (o *owner) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
+	reason := "peer refused the session after the OPEN messages"
+	if s.verdict != "" {
+		reason = s.verdict
+	}
+	o.attemptFailed(s, reason, e.time)
+	o.ask(ctx, s)
+}
+
+// readNotes takes in what GoBGP's log says about sessions that are not up.
+func (o *owner) readNotes(ctx context.Context) {
+	for address, n := range o.notes.take() {
+		s := o.byAddress[address]
+		if s == nil {
+			continue
+		}
+		if n.kind == openFailed && s.lastNote.notification() {
+			continue // the peer's way to answer the NOTIFICATION
+		}
+		s.lastNote = n
+		if s.up() {
+			continue // the event that follows tells it
+		}
+		unclear := n.kind == openFailed || n.badPeerAS() || n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
+		reason := n.text
+		switch {
+		case unclear && s.verdict != "":
+			reason = s.verdict
+		case n.badPeerAS():
+			reason = fmt.Sprintf("peer's AS is not the configured %d: %s", s.peer.PeerASN, n.text)
+		}
+		o.attemptFailed(s, reason, n.time)
+		if unclear {
+			o.ask(ctx, s)
+		}
+	}
+}
+
+func (o *owner) attemptFailed(s *session, reason string, at time.Time) {
+	news := s.lastError != reason
+	o.setError(s, reason, at)
+	if news {
+		o.report(s, SessionFailed, reason)
+	}
+}
+
+func (o *owner) setError(s *session, reason string, at time.Time) {
+	o.board.update(func() { s.lastError, s.lastErrorAt = reason, at })
+}
+
+func (o *owner) report(s *session, kind Kind, reason string) {
+	level := slog.LevelInfo
+	if kind != SessionUp {
+		level = slog.LevelWarn
+	}
+	o.log.Log(context.Background(), level, "BGP session", slog.String("event", string(kind)),
+		slog.String("peer", s.peer.Name), slog.String("address", s.peer.Address.String()), slog.String("reason", reason))
+	o.observed.send(Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason})
+}
+
+// verdict is a probe's answer.
+type verdict struct {
+	of   *session
+	text string
+}
+
+// ask probes a peer, at most once a minute.
+func (o *owner) ask(ctx context.Context, s *session) {
+	if s.peer.Password != "" || !s.probed.IsZero() && time.Since(s.probed) < probePause {
+		return
+	}
+	s.probed = time.Now()
+	peer, routerID := s.peer, o.config.RouterID
+	o.asking.Add(1)
+	go func() { // ends after probeTimeout or with ctx
+		defer o.asking.Done()
+		select {
+		case o.probes <- verdict{of: s, text: probe(ctx, peer, routerID)}:
+		case <-ctx.Done():
+		}
+	}()
+}
+
+func (o *owner) probeAnswered(v verdict) {
+	s := v.of
+	if v.text == "" || s.up() || o.byAddress[s.peer.Address] != s {
+		return
+	}
+	s.verdict = v.text
+	o.attemptFailed(s, v.text, time.Now())
+}
+
+// settleSessions closes a gap in GoBGP v4.8.0: it tells that a session is established, and has queued all
+// routes for it, an instant before it counts it among those that get changes. A change in between would
+// never reach the peer; if there was one, everything is sent again.
+func (o *owner) settleSessions(ctx context.Context) {
+	waiting := false
+	for _, s := range o.byAddress {
+		if s.settling.IsZero() {
+			continue
+		}
+		counted, err := o.server.established(ctx, s.peer.Address)
+		if err == nil && !counted {
+			waiting = true
+			continue
+		}
+		missed := o.lastWrite.After(s.settling)
+		s.settling = time.Time{}
+		if err == nil && missed {
+			err = o.server.resend(ctx, s.peer.Address)
+		}
+		if err != nil {
+			o.log.Warn("BGP session not checked for missed routes", slog.String("peer", s.peer.Name), slog.Any("error", err))
+		}
+	}
+	if waiting {
+		o.settle.Reset(settlePause)
+	}
+}
+
+func (o *owner) anyUp() bool {
+	for _, s := range o.byAddress {
+		if s.up() {
+			return true
+		}
+	}
+	return false
+}

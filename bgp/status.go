@@ -1,0 +1,170 @@
+package bgp
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// maxUnannounced bounds the prefixes a Status lists one by one.
+const maxUnannounced = 16
+
+// Status is what a driver does at one moment.
+type Status struct {
+	// Peers has one element per name given to SyncPeers, sorted by name.
+	Peers []PeerStatus
+	// Announced counts the prefixes announced to any peer.
+	Announced int
+	// Unannounced are prefixes that are wanted and cannot be announced, sorted, at most 16 of them.
+	Unannounced []Unannounced
+	// UnannouncedTotal counts all of them.
+	UnannouncedTotal int
+	// Leaving is set between Withdraw and Resume.
+	Leaving bool
+}
+
+// PeerStatus is the state of the session with one peer.
+type PeerStatus struct {
+	Name              string
+	Address           netip.Addr
+	LocalASN, PeerASN uint32
+	// State is one of RFC 4271's, in lower case: idle, active, opensent, openconfirm, established.
+	State string
+	// Since is when the session came up or went down.
+	Since time.Time
+	// LastError is why the session was last not up, with the NOTIFICATION decoded if there was one, and
+	// LastErrorTime when. They stay after the session comes back; empty if nothing went wrong so far.
+	LastError     string
+	LastErrorTime time.Time
+	// IPv4 and IPv6 count the prefixes announced to the peer: 0 while the session is down, and for a family
+	// the peer did not agree to.
+	IPv4, IPv6 int
+}
+
+// Established tells whether the session is up.
+func (p PeerStatus) Established() bool { return p.State == stateName(gobgp.BGP_FSM_ESTABLISHED) }
+
+// Unannounced is a prefix that is wanted and not announced.
+type Unannounced struct {
+	Prefix netip.Prefix
+	Reason string
+}
+
+func stateName(s gobgp.FSMState) string {
+	return strings.ToLower(strings.TrimPrefix(s.String(), "BGP_FSM_"))
+}
+
+// board is what the owner publishes. The owner alone writes, and only under the lock.
+type board struct {
+	mu       sync.Mutex
+	sessions map[string]*session
+	toAll    familyCount            // prefixes for every peer
+	toSome   map[string]familyCount // prefixes for named peers
+	total    int
+	failed   map[netip.Prefix]string
+	leaving  bool
+}
+
+// session is what is known of one peer.
+type session struct {
+	peer        Peer
+	invalid     bool // GoBGP does not know it
+	state       gobgp.FSMState
+	since       time.Time
+	families    []gobgp.Family // negotiated
+	lastError   string
+	lastErrorAt time.Time
+	// Only the owner uses the rest.
+	lastNote note
+	settling time.Time // when the session came up, until GoBGP is known to send it changes
+	probed   time.Time
+	verdict  string // the last probe's
+}
+
+func (s *session) up() bool { return s.state == gobgp.BGP_FSM_ESTABLISHED }
+
+type familyCount map[gobgp.Family]int
+
+func newBoard() *board {
+	return &board{
+		sessions: map[string]*session{},
+		toAll:    familyCount{},
+		toSome:   map[string]familyCount{},
+		failed:   map[netip.Prefix]string{},
+	}
+}
+
+func (b *board) status() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := Status{Announced: b.total, UnannouncedTotal: len(b.failed), Leaving: b.leaving}
+	for _, name := range slices.Sorted(maps.Keys(b.sessions)) {
+		s := b.sessions[name]
+		st.Peers = append(st.Peers, PeerStatus{
+			Name:          name,
+			Address:       s.peer.Address,
+			LocalASN:      s.peer.LocalASN,
+			PeerASN:       s.peer.PeerASN,
+			State:         stateName(s.state),
+			Since:         s.since,
+			LastError:     s.lastError,
+			LastErrorTime: s.lastErrorAt,
+			IPv4:          b.announcedTo(s, gobgp.RF_IPv4_UC),
+			IPv6:          b.announcedTo(s, gobgp.RF_IPv6_UC),
+		})
+	}
+	prefixes := slices.SortedFunc(maps.Keys(b.failed), comparePrefixes)
+	for _, p := range prefixes[:min(len(prefixes), maxUnannounced)] {
+		st.Unannounced = append(st.Unannounced, Unannounced{Prefix: p, Reason: b.failed[p]})
+	}
+	return st
+}
+
+func (b *board) announcedTo(s *session, family gobgp.Family) int {
+	if !s.up() || !slices.Contains(s.families, family) {
+		return 0
+	}
+	return b.toAll[family] + b.toSome[s.peer.Name][family]
+}
+
+// count adds n, 1 or -1, to what is announced with a.
+func (b *board) count(prefix netip.Prefix, a announcement, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	family := familyOf(prefix.Addr())
+	b.total += n
+	if a.peers == nil {
+		b.toAll[family] += n
+		return
+	}
+	for _, name := range a.peers {
+		c := b.toSome[name]
+		if c == nil {
+			c = familyCount{}
+			b.toSome[name] = c
+		}
+		c[family] += n
+		if c[gobgp.RF_IPv4_UC] == 0 && c[gobgp.RF_IPv6_UC] == 0 {
+			delete(b.toSome, name)
+		}
+	}
+}
+
+// update changes what is published about sessions.
+func (b *board) update(change func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change()
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
