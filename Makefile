@@ -53,14 +53,16 @@ unit: ## unit tests of all modules, with the race detector (no root)
 
 root-tests: fetch ## tests on this machine's kernel, in network namespaces (root)
 	@tools/preflight tools
-	go test -tags root -count=1 -p 1 -timeout 10m ./...
+	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp
 
 vm-test: $(VM) ## tests on another kernel (root)
 	$(VM) -fetch
 	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
-	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root))
+	@tools/preflight race
+	cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
+	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
 bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and JSON (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
