@@ -142,7 +142,7 @@ func (c *Controller) watch() error {
 		matters func(before, after metav1.Object) bool
 	}{
 		{c.informers.service, service, always},
-		{c.informers.node, to(reviewNodes), relabelled},
+		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.pool, to(compileAll), respecified},
 		{c.informers.l2, to(compileAll), respecified},
@@ -169,6 +169,7 @@ func (c *Controller) watch() error {
 		if n, ok := o.(*corev1.Node); ok {
 			slim := &corev1.Node{}
 			slim.Name, slim.UID, slim.ResourceVersion, slim.Labels = n.Name, n.UID, n.ResourceVersion, n.Labels
+			slim.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: readyStatus(n)}}
 			return slim, nil
 		}
 		return o, nil
@@ -177,8 +178,21 @@ func (c *Controller) watch() error {
 
 func always(_, _ metav1.Object) bool { return true }
 
-func relabelled(before, after metav1.Object) bool {
-	return !maps.Equal(before.GetLabels(), after.GetLabels())
+// nodeMatters tells whether the labels or the readiness of a Node changed.
+func nodeMatters(before, after metav1.Object) bool {
+	b, okB := before.(*corev1.Node)
+	a, okA := after.(*corev1.Node)
+	return okA && okB && (!maps.Equal(b.Labels, a.Labels) || readyStatus(b) != readyStatus(a))
+}
+
+// readyStatus returns the status of the Node's condition Ready.
+func readyStatus(n *corev1.Node) corev1.ConditionStatus {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
 }
 
 func respecified(before, after metav1.Object) bool {

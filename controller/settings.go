@@ -176,15 +176,18 @@ func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.Addr
 // anything that matters to a Service changed.
 func (c *Controller) reviewNodes() bool {
 	nodes := map[string]nodeView{}
+	alive := map[string]bool{}
 	for _, n := range stored[*corev1.Node](c.informers.node) {
 		nodes[n.Name] = nodeView{labels: n.Labels, excluded: config.Excluded(n.Labels)}
+		alive[n.Name] = readyStatus(n) == corev1.ConditionTrue
 	}
 	for _, s := range stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {
 		view, ok := nodes[s.Name]
 		if !ok {
 			continue
 		}
-		view.ready = s.Status.State == v1alpha1.SpeakerReady
+		// The report of a node that is gone is the last one it wrote.
+		view.ready = s.Status.State == v1alpha1.SpeakerReady && alive[s.Name]
 		view.segments = len(s.Status.Segments)
 		for _, session := range s.Status.Sessions {
 			if session.State == "Established" {

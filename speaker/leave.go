@@ -20,7 +20,7 @@ const (
 // and all the while it forwards what still arrives.
 func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	state, reason := s.departure(ctx, p)
-	p.become(state, reason)
+	p.depart(state, reason)
 	s.report(ctx, r)
 	drained := time.NewTimer(drainAtMost)
 	defer drained.Stop()

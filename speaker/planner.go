@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -27,6 +28,9 @@ type planner struct {
 
 	groups *groups
 	world  World
+
+	mu       sync.Mutex // guards what follows; makes changes of state one after the other
+	departed bool
 }
 
 // task is something to look at again.
@@ -194,8 +198,24 @@ func (p *planner) reviewState() {
 	}
 }
 
-// become tells everybody what state this speaker is in.
+// become tells everybody what state this speaker is in, unless it has departed.
 func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.departed {
+		p.announceState(state, reason)
+	}
+}
+
+// depart is become, for good: what is seen of the Node changes the state no more.
+func (p *planner) depart(state v1alpha1.SpeakerState, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.departed = true
+	p.announceState(state, reason)
+}
+
+func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 	if !p.reporter.setState(state, reason) {
 		return
 	}
