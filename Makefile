@@ -64,9 +64,10 @@ e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and JSON (root)
+bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
+	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./l2 ./bgp ./speaker
 
 ##@ For changing Berth.
 

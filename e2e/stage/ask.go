@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -187,6 +188,9 @@ func (s *Stage) nodeAt(ip string) string {
 // Gap is what a client saw that asked all the time.
 type Gap struct {
 	Asked, Failed int
+	// Broken of the failed ones were connected, and reset before the answer: what
+	// happens to connections that are open while an address moves.
+	Broken int
 	// Longest time between two answers.
 	Longest time.Duration
 	// Errors, the first few.
@@ -237,6 +241,9 @@ func (s *Stage) probe(ctx context.Context, host string, address netip.Addr, ever
 		now := time.Now()
 		if err != nil {
 			gap.Failed++
+			if broken(err) {
+				gap.Broken++
+			}
 			if len(gap.Errors) < 5 {
 				gap.Errors = append(gap.Errors, err.Error())
 			}
@@ -253,8 +260,14 @@ func (s *Stage) probe(ctx context.Context, host string, address netip.Addr, ever
 	return gap
 }
 
+// broken tells whether a connection was there and was lost. One that only went
+// silent does not count.
+func broken(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
 func (g Gap) String() string {
-	s := fmt.Sprintf("%d requests, %d failed, longest time without an answer %s", g.Asked, g.Failed, g.Longest.Round(time.Millisecond))
+	s := fmt.Sprintf("%d requests, %d failed (%d of them broken when connected), longest time without an answer %s", g.Asked, g.Failed, g.Broken, g.Longest.Round(time.Millisecond))
 	if len(g.Errors) > 0 {
 		s += ": " + strings.Join(g.Errors, "; ")
 	}

@@ -91,7 +91,7 @@ func (s *Stage) Install(ctx context.Context) error {
 func (s *Stage) AwaitBerth(ctx context.Context) error {
 	for _, what := range []string{"deployment/berth-controller", "daemonset/berth-speaker"} {
 		if _, err := s.Kubectl(ctx, "", "-n", Namespace, "rollout", "status", what, "--timeout=90s"); err != nil {
-			return fmt.Errorf("Berth does not get ready: %w", err)
+			return fmt.Errorf("wait for %s: %w", what, err)
 		}
 	}
 	return nil
@@ -236,7 +236,7 @@ func (s *Stage) Create(ctx context.Context, svc *corev1.Service) (*corev1.Servic
 		var err error
 		found, err = s.Kubernetes.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
 		if err == nil && len(found.Status.LoadBalancer.Ingress) == 0 {
-			err = fmt.Errorf("Service %s has no address: %v", svc.Name, found.Status.Conditions)
+			err = fmt.Errorf("no address for Service %s: %v", svc.Name, found.Status.Conditions)
 		}
 		return err
 	})

@@ -48,7 +48,9 @@ func main() {
 	case "kube-proxy":
 		cmd = proxy.NewProxyCommand()
 	case "kubectl":
-		logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
+		if _, err := logs.GlogSetter(kubectl.GetLogVerbosity(os.Args)); err != nil {
+			fatal(err)
+		}
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			kubectlutil.CheckErr(err)
 		}

@@ -1,0 +1,87 @@
+//go:build linux
+
+// Command bench measures Berth in a lab of three nodes and a router. It prints a
+// line "name value unit" for each figure, and writes them as JSON. It judges
+// nothing.
+//
+// What is measured is the whole chain, kube-proxy and a client's kernel included,
+// on this machine and under its present load.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+func main() {
+	file := flag.String("json", "bin/bench.json", "file to write the figures to")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err := run(ctx, *file)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, file string) (err error) {
+	l, err := lab.Up(ctx, lab.Options{Name: "bench", Nodes: 3, Router: "frr", DualStack: true, Log: os.Stderr})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Down(context.WithoutCancel(ctx))) }()
+	s, err := stage.New(l, false) // the lab has both families, the Services of the bench one
+	if err != nil {
+		return err
+	}
+	b := &bench{Stage: s, report: newReport(os.Stdout)}
+	if err := b.measure(ctx); err != nil {
+		if ctx.Err() == nil {
+			b.Explain(ctx, os.Stderr)
+		}
+		return err
+	}
+	return b.report.write(file)
+}
+
+type bench struct {
+	*stage.Stage
+	report *report
+}
+
+const namespace = "bench"
+
+// everywhere is an application with a pod on each node.
+func everywhere() stage.App { return stage.App{Namespace: namespace, Name: "everywhere"} }
+
+func (b *bench) measure(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"install", b.Install},
+		{"configure", b.Configure},
+		{"sessions", func(ctx context.Context) error { return b.AwaitSpeakers(ctx, true) }},
+		{"memory when idle", func(ctx context.Context) error { return b.memory(ctx, "idle") }},
+		{"deploy", func(ctx context.Context) error { return b.Deploy(ctx, everywhere()) }},
+		{"new Services by ARP", b.newServicesL2},
+		{"new Services by BGP", b.newServicesBGP},
+		{"loss of the owner", b.losses},
+		{"many Services", b.many},
+	} {
+		fmt.Fprintf(os.Stderr, "# %s\n", step.name)
+		if err := step.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+//go:build linux
+
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ethernet"
+	"github.com/mdlayher/ndp"
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/e2e/lab"
+)
+
+// answerWindow is how long answers to one question are collected.
+const answerWindow = 200 * time.Millisecond
+
+// Answerers asks the segment once, from the local client, who has the address, and
+// returns all hosts that answered within 200 ms, sorted. Unlike Owner it takes no
+// notice of what the client's kernel believes, and leaves that as it is.
+func (s *Stage) Answerers(ctx context.Context, address netip.Addr) ([]string, error) {
+	ask := s.askNDP
+	if address.Is4() {
+		ask = s.askARP
+	}
+	deadline := time.Now().Add(answerWindow)
+	macs, err := ask(address, deadline)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask who has %s: %w", address, err)
+	}
+	var hosts []string
+	for _, mac := range macs {
+		host := s.HostOf(mac)
+		if host == "" {
+			host = mac.String()
+		}
+		hosts = append(hosts, host)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts), nil
+}
+
+// AwaitOwner waits until exactly one host answers for the address, ten questions in
+// a row, and returns it.
+func (s *Stage) AwaitOwner(ctx context.Context, patience time.Duration, address netip.Addr) (string, error) {
+	var owner string
+	err := Eventually(ctx, patience, func(ctx context.Context) error {
+		owner = ""
+		for range 10 {
+			hosts, err := s.Answerers(ctx, address)
+			switch {
+			case err != nil:
+				return err
+			case len(hosts) != 1, owner != "" && owner != hosts[0]:
+				return fmt.Errorf("[%s] answer for %s, want one host (%s before)", strings.Join(hosts, " "), address, owner)
+			}
+			owner = hosts[0]
+		}
+		return nil
+	})
+	return owner, err
+}
+
+// AwaitAnswerer waits until some host other than one answers for the address, and
+// that one no more.
+func (s *Stage) AwaitAnswerer(ctx context.Context, patience time.Duration, address netip.Addr, not string) (string, error) {
+	var owner string
+	err := Eventually(ctx, patience, func(ctx context.Context) error {
+		hosts, err := s.Answerers(ctx, address)
+		if err == nil && (len(hosts) != 1 || hosts[0] == not) {
+			err = fmt.Errorf("[%s] answer for %s, want one other than %s", strings.Join(hosts, " "), address, not)
+		}
+		if err == nil {
+			owner = hosts[0]
+		}
+		return err
+	})
+	return owner, err
+}
+
+// clientPort returns the client's port on the segment.
+func (s *Stage) clientPort() (*net.Interface, error) {
+	mac, err := s.NodeMAC(lab.Client)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list the client's interfaces: %w", err)
+	}
+	for _, p := range ports {
+		if p.HardwareAddr.String() == mac.String() {
+			return &p, nil
+		}
+	}
+	return nil, fmt.Errorf("the client has no interface with %s", mac)
+}
+
+func (s *Stage) askARP(address netip.Addr, deadline time.Time) ([]net.HardwareAddr, error) {
+	var client *arp.Client
+	if err := s.In(lab.Client, func() error {
+		port, err := s.clientPort()
+		if err != nil {
+			return err
+		}
+		conn, err := packet.Listen(port, packet.Raw, int(ethernet.EtherTypeARP), nil)
+		if err != nil {
+			return err
+		}
+		client, err = arp.New(port, conn)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	if err := client.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	if err := client.Request(address); err != nil {
+		return nil, err
+	}
+	var macs []net.HardwareAddr
+	for {
+		p, _, err := client.Read()
+		if time.Now().After(deadline) {
+			return macs, nil
+		} else if err != nil {
+			return nil, err
+		}
+		// An announcement (sender and target are the same) is no answer.
+		if p.Operation == arp.OperationReply && p.SenderIP == address && p.TargetIP != address {
+			macs = append(macs, p.SenderHardwareAddr)
+		}
+	}
+}
+
+func (s *Stage) askNDP(address netip.Addr, deadline time.Time) ([]net.HardwareAddr, error) {
+	var port *net.Interface
+	socket := -1
+	if err := s.In(lab.Client, func() error {
+		var err error
+		if port, err = s.clientPort(); err != nil {
+			return err
+		}
+		socket, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	defer unix.Close(socket)
+	question := &ndp.NeighborSolicitation{
+		TargetAddress: address,
+		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: port.HardwareAddr}},
+	}
+	if err := solicit(socket, port.Index, question); err != nil {
+		return nil, err
+	}
+	var macs []net.HardwareAddr
+	buffer := make([]byte, port.MTU)
+	for time.Now().Before(deadline) {
+		patience := unix.NsecToTimeval(max(time.Until(deadline), time.Millisecond).Nanoseconds())
+		if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+			return nil, err
+		}
+		n, _, err := unix.Recvfrom(socket, buffer, 0)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		macs = append(macs, advertised(buffer[:n], address)...)
+	}
+	return macs, nil
+}
+
+// solicit sends a neighbour solicitation as RFC 4861 section 4.3 wants it. The zone
+// goes by number, since the net package would look its name up on another host.
+func solicit(socket, port int, question *ndp.NeighborSolicitation) error {
+	if err := unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+		return err
+	}
+	group, err := ndp.SolicitedNodeMulticast(question.TargetAddress)
+	if err != nil {
+		return err
+	}
+	text, err := ndp.MarshalMessage(question) // the kernel puts the checksum in
+	if err != nil {
+		return err
+	}
+	return unix.Sendto(socket, text, 0, &unix.SockaddrInet6{Addr: group.As16(), ZoneId: uint32(port)})
+}
+
+// advertised returns the hardware addresses that a message gives for the address, if
+// it is an answer.
+func advertised(text []byte, address netip.Addr) []net.HardwareAddr {
+	message, err := ndp.ParseMessage(text)
+	if err != nil {
+		return nil // of another protocol
+	}
+	answer, ok := message.(*ndp.NeighborAdvertisement)
+	if !ok || !answer.Solicited || answer.TargetAddress != address {
+		return nil
+	}
+	var macs []net.HardwareAddr
+	for _, o := range answer.Options {
+		if l, ok := o.(*ndp.LinkLayerAddress); ok && l.Direction == ndp.Target {
+			macs = append(macs, l.Addr)
+		}
+	}
+	return macs
+}
