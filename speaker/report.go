@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,6 +26,7 @@ import (
 const (
 	reportAtMostEvery = 300 * time.Millisecond
 	reportAtLeast     = 10 * time.Second
+	writeAtMost       = 5 * time.Second
 	mostMessages      = 16
 	longestMessage    = 1024
 )
@@ -47,7 +49,7 @@ type reporter struct {
 
 	flushes chan chan error // asks run to write now
 
-	written *v1alpha1.SpeakerStatus // of the goroutine of run
+	written *v1alpha1.SpeakerStatus // of the goroutine of publish
 }
 
 func newReporter(o Options, s *sources, node *corev1.Node, layer2 *l2.Driver, routes *bgp.Driver) *reporter {
@@ -136,8 +138,30 @@ func (r *reporter) flush(ctx context.Context) error {
 	}
 }
 
-// run watches the drivers and writes reports until the context ends.
-func (r *reporter) run(ctx context.Context) {
+// run takes what the drivers observe, and writes reports, until the context ends.
+// The two do not wait for each other: the API server may be away.
+func (r *reporter) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { r.observe(ctx); return nil })
+	group.Go(func() error { r.publish(ctx); return nil })
+	return group.Wait()
+}
+
+func (r *reporter) observe(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-r.l2.Observed():
+			r.observedL2(o)
+		case o := <-r.bgp.Observed():
+			r.observedBGP(o)
+		}
+		r.poke()
+	}
+}
+
+func (r *reporter) publish(ctx context.Context) {
 	refresh := time.NewTicker(reportAtLeast)
 	defer refresh.Stop()
 	pause := time.NewTimer(0) // fires when a report may be written
@@ -151,18 +175,12 @@ func (r *reporter) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case o := <-r.l2.Observed():
-			r.observedL2(o)
-			due = true
-		case o := <-r.bgp.Observed():
-			r.observedBGP(o)
-			due = true
 		case <-r.changed:
+			due = true
+		case <-refresh.C:
 			due = true
 		case done := <-r.flushes:
 			done <- r.write(ctx)
-		case <-refresh.C:
-			due = true
 		case <-may:
 			due = false
 			pause.Reset(reportAtMostEvery)
@@ -246,6 +264,8 @@ func (r *reporter) sessionsUp() int {
 
 // write writes the SpeakerStatus if it differs from what was written last.
 func (r *reporter) write(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
+	defer cancel()
 	report := r.compose()
 	if r.written != nil && reflect.DeepEqual(r.written.Status, report) {
 		return nil

@@ -93,7 +93,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { planner.run(life); return nil })
-	group.Go(func() error { reporter.run(life); return nil })
+	group.Go(func() error { return reporter.run(life) })
 	group.Go(func() error { s.settle(ctx, planner); return nil })
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
 
