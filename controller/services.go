@@ -212,11 +212,8 @@ func (c *Controller) tell(svc *corev1.Service, news condition) {
 	if !news.ok {
 		kind = corev1.EventTypeWarning
 	}
-	switch {
-	case news.reason == ReasonNoAddress:
+	if news.reason == ReasonNoAddress {
 		return // the other condition says why
-	case news.reason == ReasonAnnounced && !marked(svc):
-		return // as it should be from the start: no news
 	}
 	c.Events.Eventf(svc, nil, kind, news.reason, action, "%s", news.message)
 	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "condition", news.kind, "reason", news.reason, "message", news.message)

@@ -32,5 +32,8 @@ func (s State) String() string {
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
 
+// MarshalText makes logs show the name, in JSON too.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // departing reports whether a node in this state wants to be relieved of its groups.
 func (s State) departing() bool { return s == Leaving || s == Restarting }
