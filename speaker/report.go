@@ -194,15 +194,13 @@ func (r *reporter) publish(ctx context.Context) {
 }
 
 func (r *reporter) observedL2(o l2.Observation) {
-	attributes := []any{"interface", o.Interface, "group", o.Group, "peer", o.Node, "state", o.State, "cause", o.Cause}
 	switch o.Kind {
 	case l2.GroupGained:
-		r.Logger.Info("owner", attributes...)
+		r.Logger.Info("owner", "interface", o.Interface, "group", o.Group, "cause", o.Cause)
 		r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause)
 	case l2.GroupLost:
-		r.Logger.Info("owner no more", attributes...)
-	case l2.PeerUp, l2.PeerDown:
-		r.Logger.Info(o.Kind.String(), attributes...)
+		r.Logger.Info("owner no more", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause)
+	case l2.PeerUp, l2.PeerDown: // the driver logs them
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.aboutServices(o.Group, corev1.EventTypeWarning, "AddressConflict", "%s is announced by %s too, on %s of node %s: a host that is not Berth's has the address", o.Address, o.MAC, o.Interface, r.Node)
@@ -212,14 +210,12 @@ func (r *reporter) observedL2(o l2.Observation) {
 }
 
 func (r *reporter) observedBGP(o bgp.Observation) {
-	switch o.Kind {
+	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
-		r.Logger.Info("session up", "peer", o.Peer)
 		if about := r.known(r.sources.peer, o.Peer); about != nil {
 			r.Events.Eventf(about, nil, corev1.EventTypeNormal, string(o.Kind), "Peer", "node %s: established", r.Node)
 		}
 	case bgp.SessionDown, bgp.SessionFailed:
-		r.Logger.Warn("session not up", "peer", o.Peer, "kind", o.Kind, "reason", o.Reason)
 		if about := r.known(r.sources.peer, o.Peer); about != nil {
 			r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(o.Kind), "Peer", "node %s: %s", r.Node, o.Reason)
 		}

@@ -1,0 +1,201 @@
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/e2e/lab"
+)
+
+// asks waits until the address answers over HTTP.
+func (r *rack) asks(t *testing.T, host string, address netip.Addr) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) error {
+		_, err := r.AskHTTP(ctx, host, address)
+		return err
+	})
+}
+
+// successor waits until a node other than one answers, for both addresses of the
+// Service, and that they answer to requests.
+func (r *rack) successor(t *testing.T, svc *corev1.Service, not string) {
+	t.Helper()
+	for _, family := range families() {
+		address := r.address(t, svc, family)
+		if _, err := r.AwaitAnswerer(t.Context(), patience, address, not); err != nil {
+			t.Fatal(err)
+		}
+		r.asks(t, lab.Client, address)
+		r.asks(t, lab.Remote, address)
+	}
+}
+
+// recovered waits until all is as it was: one owner for both addresses, which answer.
+func (r *rack) recovered(t *testing.T, svc *corev1.Service) {
+	t.Helper()
+	r.settle(t)
+	var owners []string
+	for _, family := range families() {
+		address := r.address(t, svc, family)
+		owners = append(owners, r.owner(t, address))
+		r.answers(t, lab.Client, address)
+		r.answers(t, lab.Remote, address)
+	}
+	if owners[0] != owners[1] {
+		t.Errorf("addresses of one Service are answered for by %v, want one node", owners)
+	}
+}
+
+// watched asks the Service all the time, as a client does that keeps its neighbour
+// cache, and returns what ends it: that reports what the client saw, and that it has
+// answers again.
+func (r *rack) watched(t *testing.T, svc *corev1.Service) (stop func()) {
+	t.Helper()
+	address := r.address(t, svc, corev1.IPv4Protocol)
+	end := r.probe(t, lab.Client, address, 500*time.Millisecond, false)
+	return func() {
+		t.Helper()
+		seen := end()
+		t.Logf("a client that keeps its neighbour cache: %s", seen)
+		if seen.asked == len(seen.failed)+len(seen.broken) {
+			t.Errorf("no answer at all: %s", seen)
+		}
+	}
+}
+
+func testNodeCut(t *testing.T, r *rack) {
+	svc, owner := r.away(t)
+	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.40")))
+	r.routes(t, routed, r.Nodes()...)
+	stop := r.watched(t, svc)
+	t.Cleanup(func() {
+		if err := r.Heal(owner); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.Cut(owner); err != nil {
+		t.Fatal(err)
+	}
+	r.successor(t, svc, owner)
+	r.routes(t, routed, r.others(owner)...)
+	if err := r.Heal(owner); err != nil {
+		t.Fatal(err)
+	}
+	r.recovered(t, svc)
+	stop()
+	r.routes(t, routed, r.Nodes()...)
+}
+
+// testPartition keeps a node from the others, but not from the clients: both sides
+// then answer.
+func testPartition(t *testing.T, r *rack) {
+	svc, owner := r.away(t)
+	address := r.address(t, svc, corev1.IPv4Protocol)
+	heal := func(ctx context.Context) {
+		t.Helper()
+		for _, other := range r.others(owner) {
+			if err := r.Unblock(ctx, owner, other); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(func() { heal(context.WithoutCancel(t.Context())) })
+	for _, other := range r.others(owner) {
+		if err := r.Block(t.Context(), owner, other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func(ctx context.Context) error {
+		hosts, err := r.Answerers(ctx, address)
+		if err == nil && (len(hosts) != 2 || !slices.Contains(hosts, owner)) {
+			err = fmt.Errorf("%v answer for %s, want %s and one of the others", hosts, address, owner)
+		}
+		return err
+	})
+	heal(t.Context())
+	r.recovered(t, svc)
+}
+
+func testSpeakerKilled(t *testing.T, r *rack) {
+	svc, owner := r.away(t)
+	stop := r.watched(t, svc)
+	p, err := r.Process(t.Context(), "speaker@"+owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, pod, _ := strings.Cut(p.Pod, "/")
+	back := r.kill(t, pod)
+	r.successor(t, svc, owner)
+	back()
+	r.recovered(t, svc)
+	stop()
+}
+
+func testSpeakerFrozen(t *testing.T, r *rack) {
+	svc, owner := r.away(t)
+	stop := r.watched(t, svc)
+	if err := r.Pause(t.Context(), "speaker@"+owner); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// Nothing is harmed by a second time.
+		if err := r.Resume(context.WithoutCancel(t.Context()), "speaker@"+owner); err != nil {
+			t.Error(err)
+		}
+	})
+	r.successor(t, svc, owner)
+	stop()
+
+	address := r.address(t, svc, corev1.IPv4Protocol)
+	end := r.probe(t, lab.Client, address, probeTimeout, true)
+	if err := r.Resume(t.Context(), "speaker@"+owner); err != nil {
+		t.Fatal(err)
+	}
+	r.recovered(t, svc)
+	r.unfailed(t, "new connections after the speaker woke", end())
+}
+
+func testAPIServerAway(t *testing.T, r *rack) {
+	svc, owner := r.away(t)
+	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.50")))
+	r.routes(t, routed, r.Nodes()...)
+	if err := r.Pause(t.Context(), "kube-apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	resume := func() {
+		t.Helper()
+		if err := r.Resume(context.WithoutCancel(t.Context()), "kube-apiserver"); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := r.Heal(owner); err != nil {
+			t.Error(err)
+		}
+		resume()
+	})
+	for _, host := range []string{lab.Client, lab.Remote} {
+		r.answers(t, host, r.address(t, svc, corev1.IPv4Protocol))
+		r.answers(t, host, routed)
+	}
+	if err := r.Cut(owner); err != nil {
+		t.Fatal(err)
+	}
+	r.successor(t, svc, owner)
+	r.routes(t, routed, r.others(owner)...)
+	if err := r.Heal(owner); err != nil {
+		t.Fatal(err)
+	}
+	r.routes(t, routed, r.Nodes()...)
+	resume()
+	r.recovered(t, svc)
+}

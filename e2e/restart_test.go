@@ -1,0 +1,217 @@
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+// probeTimeout is for requests of which none may fail: one may take long on a busy
+// machine.
+const probeTimeout = 3 * time.Second
+
+// unfailing asks for the addresses until stop: one of the segment from the client,
+// its neighbour cache flushed before each request, and one that is routed from the
+// remote client.
+func (r *rack) unfailing(t *testing.T) (l2, bgp *corev1.Service, stop func()) {
+	t.Helper()
+	l2 = r.serve(t)
+	bgp = r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.20"))
+	near, far := r.address(t, l2, corev1.IPv4Protocol), soleAddress(bgp)
+	r.owner(t, near)
+	r.routes(t, far, r.Nodes()...)
+	r.answers(t, lab.Client, near)
+	r.answers(t, lab.Remote, far)
+	probes := map[string]func() probe{
+		"on the segment": r.probe(t, lab.Client, near, probeTimeout, true),
+		"by BGP":         r.probe(t, lab.Remote, far, probeTimeout, false),
+	}
+	return l2, bgp, func() {
+		t.Helper()
+		for what, stop := range probes {
+			r.unfailed(t, "new connections "+what, stop())
+		}
+	}
+}
+
+// unfailed checks that no new connection failed. Some may break: they were made, and
+// their packets then went another way. There is one at a time, so no more of them
+// break than every node's leaving and return explain.
+func (r *rack) unfailed(t *testing.T, what string, seen probe) {
+	t.Helper()
+	t.Logf("%s: %s", what, seen)
+	if len(seen.failed) > 0 || len(seen.broken) > 2*len(r.Nodes()) || seen.asked == 0 {
+		t.Errorf("%s: %s", what, seen)
+	}
+}
+
+// versions returns the resourceVersions of all Services with an address.
+func (r *rack) versions(t *testing.T) map[string]string {
+	t.Helper()
+	list, err := r.Kubernetes.CoreV1().Services("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, svc := range list.Items {
+		if len(svc.Status.LoadBalancer.Ingress) > 0 {
+			found[svc.Namespace+"/"+svc.Name] = svc.ResourceVersion
+		}
+	}
+	return found
+}
+
+// unwritten has the new leader look at every Service, and checks that none of those
+// that were there before was written. Each has a place in the queue before that of a
+// Service that is made now.
+func (r *rack) unwritten(t *testing.T, before map[string]string) {
+	t.Helper()
+	r.announced(t, r.serve(t))
+	after := r.versions(t)
+	for name, version := range before {
+		if after[name] != version {
+			t.Errorf("Service %s was written: resourceVersion %s, before %s", name, after[name], version)
+		}
+	}
+}
+
+// some makes Services of all kinds, and returns their resourceVersions once nothing
+// is left to write.
+func (r *rack) some(t *testing.T) map[string]string {
+	t.Helper()
+	for _, svc := range []*corev1.Service{
+		r.serve(t), r.serve(t), r.serve(t, only(corev1.IPv6Protocol)), r.serve(t, local),
+		r.serve(t, pinned("172.30.0.246")), r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.30")),
+	} {
+		r.announced(t, svc)
+	}
+	return r.versions(t)
+}
+
+// leader returns the name of the Pod that leads.
+func (r *rack) leader(ctx context.Context) (string, error) {
+	lease, err := r.Kubernetes.CoordinationV1().Leases(stage.Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
+		return "", errors.New("nobody leads")
+	}
+	return *lease.Spec.HolderIdentity, nil
+}
+
+// awaitLeader waits until a Pod other than one leads.
+func (r *rack) awaitLeader(t *testing.T, not string) string {
+	t.Helper()
+	var leader string
+	eventually(t, func(ctx context.Context) error {
+		var err error
+		if leader, err = r.leader(ctx); err == nil && leader == not {
+			err = fmt.Errorf("%s still leads", leader)
+		}
+		return err
+	})
+	return leader
+}
+
+func testControllerRestart(t *testing.T, r *rack) {
+	before := r.some(t)
+	remove := func(which ...string) {
+		t.Helper()
+		if _, err := r.Kubectl(t.Context(), "", append([]string{"-n", stage.Namespace, "delete"}, which...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := r.awaitLeader(t, "")
+	remove("pod", old) // the other one takes over
+	next := r.awaitLeader(t, old)
+	r.unwritten(t, before)
+	remove("pods", "-l", "app.kubernetes.io/component=controller")
+	r.awaitLeader(t, next)
+	r.unwritten(t, before)
+}
+
+func testLeaderKilled(t *testing.T, r *rack) {
+	before := r.some(t)
+	r.kill(t, r.awaitLeader(t, ""))()
+	r.unwritten(t, before)
+}
+
+// kill ends the process of one of Berth's Pods with SIGKILL. What it returns waits
+// until the kubelet has started it again and it is ready.
+func (r *rack) kill(t *testing.T, name string) (back func()) {
+	t.Helper()
+	pods := r.Kubernetes.CoreV1().Pods(stage.Namespace)
+	pod, err := pods.Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Kill(t.Context(), name+"@"+pod.Spec.NodeName); err != nil {
+		t.Fatal(err)
+	}
+	before := pod.Status.ContainerStatuses[0].RestartCount
+	return func() {
+		t.Helper()
+		eventually(t, func(ctx context.Context) error {
+			pod, err := pods.Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if now := pod.Status.ContainerStatuses[0]; now.RestartCount == before || !now.Ready {
+				return fmt.Errorf("Pod %s is not back: %d restarts, %d before; ready %v", name, now.RestartCount, before, now.Ready)
+			}
+			return nil
+		})
+	}
+}
+
+func testNoController(t *testing.T, r *rack) {
+	before := r.some(t)
+	scale := func(replicas string) {
+		t.Helper()
+		if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "scale", "deployment/berth-controller", "--replicas="+replicas); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := r.AwaitBerth(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	scale("0")
+	eventually(t, func(ctx context.Context) error {
+		pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+		if err == nil && len(pods.Items) > 0 {
+			err = fmt.Errorf("%d controllers still run", len(pods.Items))
+		}
+		return err
+	})
+	svc := r.ask(t)
+	scale("2")
+	svc, _ = r.awaitCondition(t, svc, v1alpha1.ServiceAllocated, metav1.ConditionTrue, "Allocated")
+	r.answers(t, lab.Client, r.address(t, svc, corev1.IPv4Protocol))
+	r.unwritten(t, before)
+}
+
+func testSpeakerRestart(t *testing.T, r *rack) {
+	_, _, stop := r.unfailing(t)
+	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.AwaitBerth(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.settle(t)
+	stop()
+}
