@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute // on a busy machine; a probe may need several attempts
 
 // router is a second GoBGP, that listens on a loopback address and waits for the driver.
 type router struct {

@@ -240,7 +240,7 @@ type verdict struct {
 	text string
 }
 
-// ask probes a peer, at most once a minute.
+// ask probes a peer, until it answers, and then at most once a minute.
 func (o *owner) ask(ctx context.Context, s *session) {
 	if s.peer.Password != "" || !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
@@ -259,6 +259,9 @@ func (o *owner) ask(ctx context.Context, s *session) {
 
 func (o *owner) probeAnswered(v verdict) {
 	s := v.of
+	if v.text == "" { // GoBGP's own attempts took every moment in which the peer listened
+		s.probed = time.Time{}
+	}
 	if v.text == "" || s.up() || o.byAddress[s.peer.Address] != s {
 		return
 	}
