@@ -1,6 +1,9 @@
 package l2
 
-import "fmt"
+import (
+	"fmt"
+	"log/slog"
+)
 
 // State is what a node says about itself on every segment. Only a Ready node is given addresses.
 type State uint8
@@ -32,8 +35,8 @@ func (s State) String() string {
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
 
-// MarshalText makes logs show the name, in JSON too.
-func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+// LogValue shows the state by name in logs.
+func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // departing reports whether a node in this state wants to be relieved of its groups.
 func (s State) departing() bool { return s == Leaving || s == Restarting }
