@@ -47,7 +47,9 @@ func (l *Lab) ReplaceWithKubectl(args ...string) error {
 
 // kubectl returns what to execute, in the network of host ControlPlane.
 func (l *Lab) kubectl(args []string) (program string, argv, env []string) {
-	argv = append([]string{"kubectl"}, args...)
+	// A cache of its own: every lab has its API server at the same address, and what
+	// is in the home folder would outlive it.
+	argv = append([]string{"kubectl", "--cache-dir=" + filepath.Join(filepath.Dir(l.LogDir()), "kubectl")}, args...)
 	return l.folder.Bin("kube"), argv, append(os.Environ(), "KUBECONFIG="+l.Kubeconfig())
 }
 
