@@ -1,10 +1,10 @@
 package ipam
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
+
+	"go4.org/netipx"
 )
 
 // Request is what an owner asks for.
@@ -17,6 +17,13 @@ type Request struct {
 	// Pinned are addresses asked for by name, at most one of each family. They are
 	// given or the request fails.
 	Pinned []netip.Addr
+	// Pools, by name, that may give to the owner, in order of precedence.
+	Pools []string
+	// Named: the owner named the pools. Then those that give on request give too,
+	// and addresses of other pools are not kept.
+	Named bool
+	// Terms on which the owner shares addresses.
+	Terms Terms
 }
 
 // Assignment is what an owner should have after Assign.
@@ -33,99 +40,121 @@ type Assignment struct {
 
 // Assign makes the owner hold what it asks for. Addresses that it holds and that
 // fit are kept, inside a pool or not; the others are surplus. When the request
-// cannot be met, all that the owner holds is surplus, and the error is a
-// *TakenError, *OutsideError, *FamilyError or *ExhaustedError.
-func (a *Allocator) Assign(owner string, request Request) (Assignment, error) {
-	addresses, err := a.choose(owner, request)
+// cannot be met, all that the owner holds is surplus, and the error is one of this
+// package's types.
+func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
+	a.setTerms(name, request.Terms)
+	addresses, err := a.choose(name, request)
 	var missing []error
 	for _, family := range request.Families {
 		if err != nil || slices.ContainsFunc(addresses, of(family)) {
 			continue
 		}
-		address, full := a.lowestFree(family)
+		address, full := a.find(name, family, request)
 		if full != nil {
 			missing = append(missing, full)
 			continue
 		}
-		err = a.Hold(owner, address)
+		a.hold(name, address)
 		addresses = append(addresses, address)
 	}
 	if err == nil && len(missing) > 0 && (request.All || len(addresses) == 0) {
 		err = missing[0]
 	}
 	if err != nil {
-		return Assignment{Surplus: a.Holdings(owner)}, err
+		addresses, missing = nil, nil
 	}
 	order := func(address netip.Addr) int { return slices.Index(request.Families, FamilyOf(address)) }
 	slices.SortFunc(addresses, func(x, y netip.Addr) int { return order(x) - order(y) })
-	surplus := slices.DeleteFunc(a.Holdings(owner), func(h netip.Addr) bool { return slices.Contains(addresses, h) })
-	return Assignment{Addresses: addresses, Surplus: surplus, Missing: missing}, nil
-}
-
-// of returns a test for addresses of the family.
-func of(family Family) func(netip.Addr) bool {
-	return func(a netip.Addr) bool { return FamilyOf(a) == family }
+	surplus := slices.DeleteFunc(a.Holdings(name), func(h netip.Addr) bool { return slices.Contains(addresses, h) })
+	if o := a.owners[name]; len(o.addresses) == 0 {
+		delete(a.owners, name) // its terms concern nobody
+	} else {
+		o.leaving = slices.Clone(surplus)
+		a.owners[name] = o
+	}
+	return Assignment{Addresses: addresses, Surplus: surplus, Missing: missing}, err
 }
 
 // choose takes the pinned addresses, and tells which addresses the owner keeps:
 // the pinned ones, and of each other family wanted the lowest that it holds.
-func (a *Allocator) choose(owner string, request Request) ([]netip.Addr, error) {
-	held := a.Holdings(owner)
-	var kept []netip.Addr
-	for _, pin := range request.Pinned {
-		if !slices.Contains(request.Families, FamilyOf(pin)) {
-			return nil, &FamilyError{Address: pin, Families: request.Families}
-		}
-		if a.poolOf(pin) == nil && a.owners[pin] != owner {
-			return nil, &OutsideError{Address: pin}
-		}
-		if err := a.Hold(owner, pin); err != nil {
+func (a *Allocator) choose(name string, request Request) ([]netip.Addr, error) {
+	held := a.Holdings(name)
+	for _, pin := range request.Pinned { // all or none
+		if err := a.mayPin(name, pin, request); err != nil {
 			return nil, err
 		}
-		kept = append(kept, pin)
+	}
+	kept := slices.Clone(request.Pinned)
+	for _, pin := range request.Pinned {
+		a.hold(name, pin)
 	}
 	for _, family := range request.Families {
-		if i := slices.IndexFunc(held, of(family)); i >= 0 && !slices.ContainsFunc(kept, of(family)) {
-			kept = append(kept, held[i])
+		if slices.ContainsFunc(kept, of(family)) {
+			continue
+		}
+		for _, address := range held {
+			if FamilyOf(address) == family && a.mayKeep(name, address, request) {
+				kept = append(kept, address)
+				break
+			}
 		}
 	}
 	return kept, nil
 }
 
-// TakenError tells that another owner holds the address.
-type TakenError struct {
-	Address netip.Addr
-	Owner   string
-}
-
-func (e *TakenError) Error() string { return fmt.Sprintf("%s is held by %s", e.Address, e.Owner) }
-
-// OutsideError tells that no pool holds the address.
-type OutsideError struct{ Address netip.Addr }
-
-func (e *OutsideError) Error() string { return fmt.Sprintf("%s is in no IPPool", e.Address) }
-
-// FamilyError tells that the address is of a family that was not asked for.
-type FamilyError struct {
-	Address  netip.Addr
-	Families []Family
-}
-
-func (e *FamilyError) Error() string {
-	return fmt.Sprintf("%s is %s, and the owner wants %v only", e.Address, FamilyOf(e.Address), e.Families)
-}
-
-// ExhaustedError tells that no automatic pool has a free address of the family.
-type ExhaustedError struct {
-	Family Family
-	// Full lists the automatic pools that have such addresses, all taken. Empty:
-	// there is no such pool.
-	Full []string
-}
-
-func (e *ExhaustedError) Error() string {
-	if len(e.Full) == 0 {
-		return fmt.Sprintf("no IPPool gives %s addresses automatically", e.Family)
+// mayPin tells why the owner may not have the address it names.
+func (a *Allocator) mayPin(name string, pin netip.Addr, request Request) error {
+	if !slices.Contains(request.Families, FamilyOf(pin)) {
+		return &FamilyError{Address: pin, Families: request.Families}
 	}
-	return fmt.Sprintf("no %s address is free in IPPool %s", e.Family, strings.Join(e.Full, ", "))
+	if !slices.Contains(a.owners[name].addresses, pin) {
+		p := a.pools.of(pin)
+		switch {
+		case p == nil:
+			return &OutsideError{Address: pin}
+		case !slices.Contains(request.Pools, p.Name):
+			return &ScopeError{Address: pin, Pool: p.Name, Named: request.Named}
+		case p.Allocation == Disabled:
+			return &DisabledError{Address: pin, Pool: p.Name}
+		case p.SkipEdges && edge(pin):
+			return &EdgeError{Address: pin, Pool: p.Name}
+		}
+	}
+	return a.mayHold(name, pin, request.Terms)
+}
+
+// mayKeep tells whether an address that the owner holds still fits.
+func (a *Allocator) mayKeep(name string, address netip.Addr, request Request) bool {
+	if request.Named && !slices.Contains(request.Pools, a.PoolOf(address)) {
+		return false
+	}
+	return a.mayHold(name, address, request.Terms) == nil
+}
+
+// find returns an address of the family for the owner: one that it may share, else
+// the lowest free one, of the first pool that has one.
+func (a *Allocator) find(name string, family Family, request Request) (netip.Addr, error) {
+	gives := func(p *Pool) bool {
+		return p != nil && (p.Allocation == Automatic || p.Allocation == OnRequest && request.Named)
+	}
+	for _, pool := range request.Pools {
+		if p := a.pools.byName[pool]; gives(p) && request.Terms.Key != "" {
+			if address, ok := a.lowestShared(name, p, family, request.Terms); ok {
+				return address, nil
+			}
+		}
+	}
+	var full []string
+	for _, pool := range request.Pools {
+		p := a.pools.byName[pool]
+		if !gives(p) || !slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return FamilyOf(r.From()) == family }) {
+			continue
+		}
+		if address, ok := a.lowestFree(p, family); ok {
+			return address, nil
+		}
+		full = append(full, pool)
+	}
+	return netip.Addr{}, &ExhaustedError{Family: family, Full: full, Named: request.Named}
 }
