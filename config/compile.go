@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path"
@@ -10,6 +11,7 @@ import (
 
 	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -32,6 +34,8 @@ type Problem struct {
 	Reason string
 	// Message names the field, the value and the remedy.
 	Message string
+	// Harmless: all of the object is in effect nevertheless.
+	Harmless bool
 }
 
 // Reasons of problems.
@@ -57,6 +61,7 @@ func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 		c.pool(o)
 	}
 	slices.SortFunc(c.snapshot.ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
+	slices.SortStableFunc(c.snapshot.Pools, func(a, b *Pool) int { return cmp.Compare(b.Priority, a.Priority) })
 	for _, o := range byAge(objects.BGPPeers) {
 		c.peer(o)
 	}
@@ -94,22 +99,22 @@ func (c *compiler) report(key Key, reason, format string, args ...any) {
 func (c *compiler) pool(o *v1alpha1.IPPool) {
 	key := Key{"IPPool", o.Name}
 	c.problems[key] = nil
-	var set netipx.IPSetBuilder
-	for i, entry := range o.Spec.Addresses {
-		r, err := ParseRange(entry)
-		if err != nil {
-			c.report(key, ReasonInvalidAddresses, "spec.addresses[%d]: %v", i, err)
-			continue
-		}
-		set.AddRange(r)
-	}
-	set = c.withoutOlder(key, set)
-	s, err := set.IPSet()
-	if err != nil { // ranges were checked one by one
-		c.report(key, ReasonInvalidAddresses, "spec.addresses: %v", err)
+	set, ok := c.withoutOlder(key, c.ranges(key, "spec.addresses", o.Spec.Addresses)).IPSet()
+	if ok != nil { // ranges were checked one by one
 		return
 	}
-	pool := &Pool{Name: o.Name, Ranges: s.Ranges(), Automatic: o.Spec.Allocation != v1alpha1.AllocationOnRequest}
+	pool := &Pool{
+		Name: o.Name, Ranges: set.Ranges(), Allocation: o.Spec.Allocation, Priority: o.Spec.Priority,
+		ExcludeEdges: o.Spec.ExcludeEdgeAddresses, ShareAcross: o.Spec.Sharing == v1alpha1.SharingAcrossNamespaces,
+		Reserved: c.reserved(key, o.Spec.Reserved, set),
+	}
+	if pool.Allocation == "" {
+		pool.Allocation = v1alpha1.AllocationAutomatic
+	}
+	if !c.scopes(key, o.Spec.Scopes, pool) {
+		// Whom it was meant to leave out is unknown.
+		pool.Allocation = v1alpha1.AllocationDisabled
+	}
 	for _, r := range pool.Ranges {
 		c.snapshot.ranges = append(c.snapshot.ranges, poolRange{r, pool})
 	}
@@ -117,19 +122,91 @@ func (c *compiler) pool(o *v1alpha1.IPPool) {
 	c.snapshot.pools[pool.Name] = pool
 }
 
+// ranges parses the entries of a field, and reports those that do not parse.
+func (c *compiler) ranges(key Key, field string, entries []string) *netipx.IPSetBuilder {
+	set := &netipx.IPSetBuilder{}
+	for i, entry := range entries {
+		if r, err := ParseRange(entry); err != nil {
+			c.report(key, ReasonInvalidAddresses, "%s[%d]: %v", field, i, err)
+		} else {
+			set.AddRange(r)
+		}
+	}
+	return set
+}
+
+// reserved parses the reserved addresses of a pool, and reports those that it does
+// not hold.
+func (c *compiler) reserved(key Key, entries []string, pool *netipx.IPSet) []netipx.IPRange {
+	set, err := c.ranges(key, "spec.reserved", entries).IPSet()
+	if err != nil {
+		return nil
+	}
+	for _, r := range set.Ranges() {
+		if !pool.ContainsRange(r) {
+			c.report(key, ReasonInvalidAddresses, "spec.reserved: %s is not all in the pool; reserve only addresses of spec.addresses", formatRange(r))
+		}
+	}
+	var inside netipx.IPSetBuilder
+	inside.AddSet(set)
+	inside.Intersect(pool)
+	set, err = inside.IPSet()
+	if err != nil {
+		return nil
+	}
+	return set.Ranges()
+}
+
+// scopes compiles the scopes of a pool, and tells whether all are valid.
+func (c *compiler) scopes(key Key, scopes []v1alpha1.PoolScope, pool *Pool) bool {
+	valid := true
+	for i := range scopes {
+		compiled := scope{namespaces: nameSet{}}
+		for _, name := range scopes[i].Namespaces {
+			compiled.namespaces[name] = true
+		}
+		for _, s := range []struct {
+			field string
+			from  *metav1.LabelSelector
+			to    *labels.Selector
+		}{
+			{"namespaceSelector", scopes[i].NamespaceSelector, &compiled.namespaceSelector},
+			{"serviceSelector", scopes[i].ServiceSelector, &compiled.serviceSelector},
+		} {
+			*s.to = labels.Everything()
+			if s.from == nil {
+				continue
+			}
+			selector, err := metav1.LabelSelectorAsSelector(s.from)
+			if err != nil {
+				c.report(key, ReasonInvalidSelector, "spec.scopes[%d].%s: %v; the pool gives no addresses until this is mended", i, s.field, err)
+				valid = false
+				continue
+			}
+			*s.to = selector
+		}
+		pool.scopes = append(pool.scopes, compiled)
+	}
+	return valid
+}
+
 // withoutOlder takes out of a pool's addresses what older pools hold, and reports
-// each overlap.
-func (c *compiler) withoutOlder(key Key, set netipx.IPSetBuilder) netipx.IPSetBuilder {
+// each overlap, to both.
+func (c *compiler) withoutOlder(key Key, set *netipx.IPSetBuilder) *netipx.IPSetBuilder {
 	own, err := set.IPSet()
 	if err != nil {
 		return set
 	}
 	for _, other := range c.snapshot.ranges {
 		for _, r := range own.Ranges() {
-			if r.Overlaps(other.IPRange) {
-				c.report(key, ReasonConflict, "spec.addresses: %s is in the older IPPool %s too, which keeps it; take it out of one of the two",
-					formatRange(intersection(r, other.IPRange)), other.pool.Name)
+			if !r.Overlaps(other.IPRange) {
+				continue
 			}
+			shared := formatRange(intersection(r, other.IPRange))
+			c.report(key, ReasonConflict, "spec.addresses: %s is in the older IPPool %s too, which keeps it; take it out of one of the two", shared, other.pool.Name)
+			winner := Key{"IPPool", other.pool.Name}
+			c.problems[winner] = append(c.problems[winner], Problem{Reason: ReasonConflict, Harmless: true,
+				Message: fmt.Sprintf("spec.addresses: %s is in the younger IPPool %s too, which does not get it; take it out of one of the two", shared, key.Name)})
 		}
 		set.RemoveRange(other.IPRange)
 	}

@@ -18,7 +18,7 @@ import (
 // Snapshot is a compiled set of configuration objects. It is immutable: share it
 // freely, change nothing in it.
 type Snapshot struct {
-	// Pools in order of precedence: older first, then by name.
+	// Pools in order of precedence: higher priority first, then older, then by name.
 	Pools []*Pool
 	// Peers in order of precedence: older first, then by name.
 	Peers []*Peer
@@ -39,8 +39,30 @@ type Pool struct {
 	Name string
 	// Ranges are disjoint and ascending, and overlap no range of another pool.
 	Ranges []netipx.IPRange
-	// Automatic pools give addresses to any Service, others only on request.
-	Automatic bool
+	// Reserved are parts of Ranges that are given only to who names the address.
+	Reserved   []netipx.IPRange
+	Allocation v1alpha1.Allocation
+	// ExcludeEdges: .0 and .255 of IPv4 /24s are not given.
+	ExcludeEdges bool
+	// ShareAcross: Services of different namespaces may share an address.
+	ShareAcross bool
+	Priority    int32
+
+	scopes []scope
+}
+
+// Serves tells whether the pool gives addresses to a Service with these labels in a
+// namespace of that name and these labels.
+func (p *Pool) Serves(namespace string, namespaceLabels, service labels.Set) bool {
+	return len(p.scopes) == 0 || slices.ContainsFunc(p.scopes, func(s scope) bool {
+		return s.namespaces.selects(namespace) && s.namespaceSelector.Matches(namespaceLabels) && s.serviceSelector.Matches(service)
+	})
+}
+
+// scope is a compiled PoolScope.
+type scope struct {
+	namespaces                         nameSet
+	namespaceSelector, serviceSelector labels.Selector
 }
 
 // NodeSelector is a list of ORed label selectors; an empty one matches all nodes.

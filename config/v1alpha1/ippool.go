@@ -12,6 +12,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
 // +kubebuilder:printcolumn:name="Allocation",type=string,JSONPath=`.spec.allocation`
+// +kubebuilder:printcolumn:name="Priority",type=integer,priority=1,JSONPath=`.spec.priority`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="IPv4 used",type=integer,JSONPath=`.status.ipv4.assigned`
 // +kubebuilder:printcolumn:name="IPv4 free",type=string,JSONPath=`.status.ipv4.free`
@@ -42,15 +43,47 @@ type IPPoolList struct {
 
 // Allocation says when addresses of a pool are given.
 //
-// +kubebuilder:validation:Enum=Automatic;OnRequest
+// +kubebuilder:validation:Enum=Automatic;OnRequest;Disabled
 type Allocation string
 
 const (
 	// AllocationAutomatic: to any Service, lowest free address first.
 	AllocationAutomatic Allocation = "Automatic"
-	// AllocationOnRequest: only to a Service that names an address of the pool.
+	// AllocationOnRequest: only to a Service that names the pool or an address of it.
 	AllocationOnRequest Allocation = "OnRequest"
+	// AllocationDisabled: no more. What is given stays.
+	AllocationDisabled Allocation = "Disabled"
 )
+
+// Sharing says between whom addresses of a pool may be shared.
+//
+// +kubebuilder:validation:Enum=WithinNamespace;AcrossNamespaces
+type Sharing string
+
+const (
+	// SharingWithinNamespace: Services of one namespace.
+	SharingWithinNamespace Sharing = "WithinNamespace"
+	// SharingAcrossNamespaces: Services of any namespaces.
+	SharingAcrossNamespaces Sharing = "AcrossNamespaces"
+)
+
+// PoolScope selects Services. All its fields must match; a field left out matches
+// everything.
+type PoolScope struct {
+	// Namespaces of the Services, by name.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	Namespaces []string `json:"namespaces,omitempty"`
+	// NamespaceSelector matches the labels of the Services' namespaces.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// ServiceSelector matches the labels of the Services.
+	// +optional
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+}
 
 // IPPoolSpec is what a pool holds.
 type IPPoolSpec struct {
@@ -69,18 +102,56 @@ type IPPoolSpec struct {
 	// +listType=atomic
 	Addresses []string `json:"addresses"`
 
-	// Allocation says when addresses are given: Automatic (to any Service, lowest
-	// free address first; the default) or OnRequest (only to a Service that names
-	// an address of the pool in spec.loadBalancerIP).
+	// Allocation says when addresses are given: Automatic (to any Service in scope,
+	// lowest free address first; the default), OnRequest (only to a Service that names
+	// the pool in annotation berth.dev/pools, or an address of it), or Disabled (no
+	// more; what is given stays).
 	// +optional
 	// +default="Automatic"
 	Allocation Allocation `json:"allocation,omitempty"`
+
+	// ExcludeEdgeAddresses keeps back the addresses .0 and .255 of IPv4 /24s, which
+	// some old clients and routers refuse to talk to.
+	// +optional
+	ExcludeEdgeAddresses bool `json:"excludeEdgeAddresses,omitempty"`
+
+	// Priority among the pools that could serve a Service: the highest is used
+	// first, then the oldest. Default 0.
+	// +optional
+	// +kubebuilder:validation:Minimum=-1000000
+	// +kubebuilder:validation:Maximum=1000000
+	Priority int32 `json:"priority,omitempty"`
+
+	// Scopes select the Services that the pool serves; one of them must match. Empty:
+	// all Services.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	Scopes []PoolScope `json:"scopes,omitempty"`
+
+	// Reserved addresses are parts of the pool, written like addresses, that are given
+	// only to a Service that names the address.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=2
+	// +kubebuilder:validation:items:MaxLength=96
+	// +kubebuilder:validation:XValidation:rule="self.all(a, a.contains('-') ? (size(a.split('-')) == 2 && a.split('-').all(e, isIP(e))) : isCIDR(a))",message="each entry is a prefix such as 192.0.2.0/28 or a range such as 192.0.2.10-192.0.2.20; write a single address as 192.0.2.1/32"
+	// +listType=atomic
+	Reserved []string `json:"reserved,omitempty"`
+
+	// Sharing says which Services may share an address by the same annotation
+	// berth.dev/sharing-key: those of one namespace (WithinNamespace, the default), or
+	// of any namespaces (AcrossNamespaces).
+	// +optional
+	// +default="WithinNamespace"
+	Sharing Sharing `json:"sharing,omitempty"`
 }
 
 // IPPoolStatus is what the controller made of a pool.
 type IPPoolStatus struct {
 	// Conditions of the pool. Ready is False when a part of it is not in effect,
-	// with the entry at fault and the remedy.
+	// with the entry at fault and the remedy. Conflict is True when another pool
+	// claims some of the same addresses, and names it.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -18,6 +18,25 @@ const (
 // a part of it is not.
 const ConditionReady = "Ready"
 
+// ConditionConflict is the condition type of an IPPool that tells whether another
+// pool claims some of its addresses.
+const ConditionConflict = "Conflict"
+
+// Annotations of Services.
+const (
+	// AnnotationAddresses asks for addresses: one, or two of different families,
+	// separated by a comma. It and spec.loadBalancerIP must agree.
+	AnnotationAddresses = "berth.dev/load-balancer-ips"
+	// AnnotationPools names the IPPools to take addresses from, in order of
+	// preference, separated by commas.
+	AnnotationPools = "berth.dev/pools"
+	// AnnotationSharingKey lets Services with the same key share addresses.
+	AnnotationSharingKey = "berth.dev/sharing-key"
+	// AnnotationRelease, with the addresses to release separated by commas, takes
+	// addresses that are in no pool any more away from the Service.
+	AnnotationRelease = "berth.dev/release"
+)
+
 // ExcludeLabel on a Node keeps it out of load balancing; its value does not
 // matter (KEP-1143).
 const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
