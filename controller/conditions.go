@@ -19,10 +19,16 @@ const (
 	ReasonAllocated      = "Allocated"           // True: the Service has what it asks for
 	ReasonFamilyMissing  = "FamilyMissing"       // True: PreferDualStack, one family only
 	ReasonOutsidePools   = "OutsidePools"        // True: given before, but in no pool any more
-	ReasonInvalidAddress = "InvalidAddress"      // False: spec.loadBalancerIP does not parse
-	ReasonFamilyMismatch = "FamilyMismatch"      // False: spec.loadBalancerIP is of a family the Service does not have
-	ReasonAddressOutside = "AddressOutsidePools" // False: spec.loadBalancerIP is in no pool
-	ReasonAddressInUse   = "AddressInUse"        // False: spec.loadBalancerIP is another Service's
+	ReasonInvalidAddress = "InvalidAddress"      // False: an address asked for does not parse, or there are two of a family
+	ReasonContradiction  = "Contradiction"       // False: field and annotation do not agree
+	ReasonFamilyMismatch = "FamilyMismatch"      // False: an address asked for is of a family the Service does not have
+	ReasonAddressOutside = "AddressOutsidePools" // False: an address asked for is in no pool
+	ReasonAddressInUse   = "AddressInUse"        // False: an address asked for is another Service's
+	ReasonReserved       = "AddressReserved"     // False: an address asked for is reserved for another namespace
+	ReasonExcluded       = "AddressExcluded"     // False: an address asked for is one that its pool excludes
+	ReasonUnknownPool    = "UnknownPool"         // False: a pool asked for does not exist
+	ReasonPoolOutOfScope = "PoolOutOfScope"      // False: the pool asked for does not serve the Service
+	ReasonPoolDisabled   = "PoolDisabled"        // False: the pool of the address asked for gives no more
 	ReasonPoolExhausted  = "PoolExhausted"       // False: no free address of a family wanted
 	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family wanted
 )
@@ -45,40 +51,66 @@ type condition struct {
 }
 
 // allocated is the condition for the outcome of an allocation.
-func allocated(assignment ipam.Assignment, err error, outside []netip.Addr) condition {
+func allocated(asked request, assignment ipam.Assignment, err error, outside []netip.Addr) condition {
 	c := condition{kind: v1alpha1.ServiceAllocated, ok: err == nil}
-	var taken *ipam.TakenError
-	var out *ipam.OutsideError
-	var family *ipam.FamilyError
-	var exhausted *ipam.ExhaustedError
 	switch {
-	case err == nil && len(outside) > 0:
+	case err != nil:
+		c.reason, c.message = explain(asked, err)
+	case len(outside) > 0:
 		c.reason = ReasonOutsidePools
-		c.message = fmt.Sprintf("%s stays in service, but is in no IPPool any more; add it to one, or recreate the Service for another address", join(outside))
-	case err == nil && len(assignment.Missing) > 0:
+		c.message = fmt.Sprintf("%s stays in service, but is in no IPPool any more; add it to one, or release it with annotation %s: %q",
+			join(outside, " and "), v1alpha1.AnnotationRelease, join(outside, ","))
+	case len(assignment.Missing) > 0:
 		c.reason = ReasonFamilyMissing
-		c.message = fmt.Sprintf("has %s; %v, and ipFamilyPolicy PreferDualStack does without", join(assignment.Addresses), assignment.Missing[0])
-	case err == nil:
-		c.reason, c.message = ReasonAllocated, "has "+join(assignment.Addresses)
-	case errors.As(err, &taken):
-		c.reason = ReasonAddressInUse
-		c.message = fmt.Sprintf("spec.loadBalancerIP: %s is held by Service %s; free it there or ask for another", taken.Address, taken.Owner)
-	case errors.As(err, &out):
-		c.reason = ReasonAddressOutside
-		c.message = fmt.Sprintf("spec.loadBalancerIP: %s is in no IPPool; ask for an address of one (kubectl get ippools), or add it to one", out.Address)
-	case errors.As(err, &family):
-		c.reason = ReasonFamilyMismatch
-		c.message = fmt.Sprintf("spec.loadBalancerIP: %s is %s, and spec.ipFamilies has %v only", family.Address, ipam.FamilyOf(family.Address), family.Families)
-	case errors.As(err, &exhausted) && len(exhausted.Full) == 0:
-		c.reason = ReasonNoPool
-		c.message = err.Error() + "; create one with allocation Automatic"
-	case errors.As(err, &exhausted):
-		c.reason = ReasonPoolExhausted
-		c.message = err.Error() + "; widen it or add another"
+		c.message = fmt.Sprintf("has %s; %v, and ipFamilyPolicy PreferDualStack does without", join(assignment.Addresses, " and "), assignment.Missing[0])
 	default:
-		c.reason, c.message = ReasonInvalidAddress, err.Error()
+		c.reason, c.message = ReasonAllocated, "has "+join(assignment.Addresses, " and ")
 	}
 	return c
+}
+
+// explain says why a request was not met, where it was made, and what would help.
+func explain(asked request, err error) (reason, message string) {
+	var (
+		invalid   *invalidRequest
+		taken     *ipam.TakenError
+		outside   *ipam.OutsideError
+		family    *ipam.FamilyError
+		scope     *ipam.ScopeError
+		disabled  *ipam.DisabledError
+		edge      *ipam.EdgeError
+		exhausted *ipam.ExhaustedError
+	)
+	at := func(address netip.Addr) string { return asked.field[address] }
+	switch {
+	case errors.As(err, &invalid):
+		return invalid.reason, invalid.message
+	case errors.As(err, &taken) && taken.Owner == "":
+		return ReasonReserved, fmt.Sprintf("%s: %s is reserved by IPReservation %s; ask for another", at(taken.Address), taken.Address, taken.Reservation)
+	case errors.As(err, &taken) && asked.Terms.Key == "":
+		return ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s; free it there or ask for another", at(taken.Address), taken.Address, taken.Owner)
+	case errors.As(err, &taken):
+		return ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s %s, so it cannot be shared; mend that or ask for another", at(taken.Address), taken.Address, taken.Owner, taken.Why)
+	case errors.As(err, &outside):
+		return ReasonAddressOutside, fmt.Sprintf("%s: %s is in no IPPool; ask for an address of one (kubectl get ippools), or add it to one", at(outside.Address), outside.Address)
+	case errors.As(err, &family):
+		return ReasonFamilyMismatch, fmt.Sprintf("%s: %s is %s, and spec.ipFamilies has %v only", at(family.Address), family.Address, ipam.FamilyOf(family.Address), family.Families)
+	case errors.As(err, &scope) && scope.Named:
+		return ReasonPoolOutOfScope, fmt.Sprintf("%s: %s is in IPPool %s, which annotation %s does not name; name it there, or ask for another address", at(scope.Address), scope.Address, scope.Pool, v1alpha1.AnnotationPools)
+	case errors.As(err, &scope):
+		return ReasonPoolOutOfScope, fmt.Sprintf("%s: %s is in IPPool %s, which does not serve this Service (its spec.scopes); ask for another", at(scope.Address), scope.Address, scope.Pool)
+	case errors.As(err, &disabled):
+		return ReasonPoolDisabled, fmt.Sprintf("%s: %s is in IPPool %s, whose allocation is Disabled; ask for another, or enable the pool", at(disabled.Address), disabled.Address, disabled.Pool)
+	case errors.As(err, &edge):
+		return ReasonExcluded, fmt.Sprintf("%s: %s is .0 or .255, which IPPool %s excludes (spec.excludeEdgeAddresses); ask for another", at(edge.Address), edge.Address, edge.Pool)
+	case errors.As(err, &exhausted) && len(exhausted.Full) > 0:
+		return ReasonPoolExhausted, err.Error() + "; widen it or add another"
+	case errors.As(err, &exhausted) && exhausted.Named:
+		return ReasonNoPool, fmt.Sprintf("annotation %s: none of the pools named gives %s addresses", v1alpha1.AnnotationPools, exhausted.Family)
+	case errors.As(err, &exhausted):
+		return ReasonNoPool, fmt.Sprintf("no IPPool gives %s addresses to this Service automatically; create one with allocation Automatic, or name one in annotation %s", exhausted.Family, v1alpha1.AnnotationPools)
+	}
+	return ReasonInvalidAddress, err.Error()
 }
 
 // nodeView is what the controller knows of a node that matters to announcing.
@@ -202,10 +234,10 @@ func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.
 	return true, news
 }
 
-func join(addresses []netip.Addr) string {
+func join(addresses []netip.Addr, with string) string {
 	var s []string
 	for _, a := range addresses {
 		s = append(s, a.String())
 	}
-	return strings.Join(s, " and ")
+	return strings.Join(s, with)
 }

@@ -58,7 +58,7 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 
 func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
-	ok := allocated(ipam.Assignment{Addresses: addresses}, nil, nil)
+	ok := allocated(request{}, ipam.Assignment{Addresses: addresses}, nil, nil)
 	now := metav1.NewTime(time.Unix(1000, 0))
 	fresh := &corev1.Service{}
 	written, news := withStatus(fresh, addresses, []condition{ok}, now)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -41,6 +42,10 @@ type Options struct {
 	Namespace string
 	// Classless: serve Services without a loadBalancerClass too.
 	Classless bool
+	// ReleaseOutside: addresses that are in no pool any more are taken away at once.
+	// Otherwise they stay in service until a pool covers them or the annotation
+	// berth.dev/release names them.
+	ReleaseOutside bool
 	// Workers reconciling Services, at least 1. Default 4.
 	Workers int
 }
@@ -59,6 +64,7 @@ type Controller struct {
 	mu         sync.Mutex // guards what follows; never held across I/O
 	allocator  *ipam.Allocator
 	waiting    map[string]bool   // Services without all they ask for
+	outside    map[string]bool   // Services with addresses in no pool
 	superseded map[string]string // resourceVersion that we wrote over last, by Service
 }
 
@@ -74,15 +80,16 @@ const (
 
 // sources are the informers that the controller reads from.
 type sources struct {
-	factory  informers.SharedInformerFactory
-	service  cache.SharedIndexInformer
-	services corelisters.ServiceLister
-	node     cache.SharedIndexInformer
-	pool     cache.SharedIndexInformer
-	l2       cache.SharedIndexInformer
-	bgp      cache.SharedIndexInformer
-	peer     cache.SharedIndexInformer
-	speaker  cache.SharedIndexInformer
+	factory   informers.SharedInformerFactory
+	namespace cache.SharedIndexInformer
+	service   cache.SharedIndexInformer
+	services  corelisters.ServiceLister
+	node      cache.SharedIndexInformer
+	pool      cache.SharedIndexInformer
+	l2        cache.SharedIndexInformer
+	bgp       cache.SharedIndexInformer
+	peer      cache.SharedIndexInformer
+	speaker   cache.SharedIndexInformer
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
@@ -98,29 +105,38 @@ func New(o Options) (*Controller, error) {
 	c := &Controller{
 		Options: o,
 		informers: sources{
-			factory:  factory,
-			service:  factory.Core().V1().Services().Informer(),
-			services: factory.Core().V1().Services().Lister(),
-			node:     factory.Core().V1().Nodes().Informer(),
-			pool:     client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
-			l2:       client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
-			bgp:      client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
-			peer:     client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
-			speaker:  client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
+			factory:   factory,
+			namespace: factory.Core().V1().Namespaces().Informer(),
+			service:   factory.Core().V1().Services().Informer(),
+			services:  factory.Core().V1().Services().Lister(),
+			node:      factory.Core().V1().Nodes().Informer(),
+			pool:      client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
+			l2:        client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
+			bgp:       client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
+			peer:      client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+			speaker:   client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
 		},
 		services:   newQueue[string](),
 		settings:   newQueue[setting](),
 		allocator:  ipam.New(),
 		waiting:    map[string]bool{},
+		outside:    map[string]bool{},
 		superseded: map[string]string{},
 	}
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
 	var err error
-	if c.metrics, err = newMetrics(o.Metrics); err != nil {
+	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return c, c.watch()
+}
+
+// countOutside counts the Services with addresses in no pool.
+func (c *Controller) countOutside() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return float64(len(c.outside))
 }
 
 func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
@@ -142,6 +158,7 @@ func (c *Controller) watch() error {
 		matters func(before, after metav1.Object) bool
 	}{
 		{c.informers.service, service, always},
+		{c.informers.namespace, c.enqueueNamespace, relabelled},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.pool, to(compileAll), respecified},
@@ -178,6 +195,10 @@ func (c *Controller) watch() error {
 
 func always(_, _ metav1.Object) bool { return true }
 
+func relabelled(before, after metav1.Object) bool {
+	return !maps.Equal(before.GetLabels(), after.GetLabels())
+}
+
 // nodeMatters tells whether the labels or the readiness of a Node changed.
 func nodeMatters(before, after metav1.Object) bool {
 	b, okB := before.(*corev1.Node)
@@ -213,7 +234,7 @@ func (c *Controller) Watch(ctx context.Context) error {
 
 // Synced tells whether the caches hold everything.
 func (c *Controller) Synced() bool {
-	for _, i := range append(c.informers.own(), c.informers.service, c.informers.node) {
+	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node) {
 		if !i.HasSynced() {
 			return false
 		}
@@ -275,6 +296,21 @@ func retried[T comparable](c *Controller, what string) func(T, error) {
 		}
 		c.metrics.failures.Inc()
 		c.Logger.Warn("will be tried again", what, key, "error", err)
+	}
+}
+
+// enqueueNamespace has the Services of a namespace looked at again.
+func (c *Controller) enqueueNamespace(o any) {
+	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
+	if err != nil {
+		return
+	}
+	list, err := c.informers.services.Services(name).List(labels.Everything())
+	if err != nil {
+		return
+	}
+	for _, svc := range list {
+		c.services.Add(svc.Namespace + "/" + svc.Name)
 	}
 }
 

@@ -13,7 +13,7 @@ type metrics struct {
 	failures    prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, outside func() float64) (*metrics, error) {
 	m := &metrics{
 		assigned: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_pool_addresses_assigned", Help: "Addresses of a pool that Services hold.",
@@ -29,7 +29,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}),
 	}
 	var failed []error
-	for _, c := range []prometheus.Collector{m.assigned, m.allocations, m.writes, m.failures} {
+	outsidePools := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "berth_services_outside_pools", Help: "Services with addresses that are in no pool any more.",
+	}, outside)
+	for _, c := range []prometheus.Collector{outsidePools, m.assigned, m.allocations, m.writes, m.failures} {
 		failed = append(failed, r.Register(c))
 	}
 	return m, errors.Join(failed...)

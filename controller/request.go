@@ -3,9 +3,13 @@ package controller
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -22,27 +26,152 @@ func serves(svc *corev1.Service, classless bool) bool {
 	return classless
 }
 
-// requestOf says what the Service asks for. The error tells the user what to mend.
-func requestOf(svc *corev1.Service) (ipam.Request, error) {
-	request := ipam.Request{All: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack}
+// request is what a Service asks for, and where it says so.
+type request struct {
+	ipam.Request
+	field map[netip.Addr]string // that names a pinned address
+}
+
+// invalidRequest tells what the user must mend in the Service.
+type invalidRequest struct{ reason, message string }
+
+func (e *invalidRequest) Error() string { return e.message }
+
+func invalid(reason, format string, args ...any) error {
+	return &invalidRequest{reason, fmt.Sprintf(format, args...)}
+}
+
+// requestOf says what the Service asks for, in a namespace with these labels. The
+// error is an *invalidRequest.
+func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) (request, error) {
+	r := request{field: map[netip.Addr]string{}}
+	r.All = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
 	for _, family := range svc.Spec.IPFamilies {
 		if family == corev1.IPv6Protocol {
-			request.Families = append(request.Families, ipam.IPv6)
+			r.Families = append(r.Families, ipam.IPv6)
 		} else {
-			request.Families = append(request.Families, ipam.IPv4)
+			r.Families = append(r.Families, ipam.IPv4)
 		}
 	}
-	if len(request.Families) == 0 { // an API server before dual-stack
-		request.Families = []ipam.Family{ipam.IPv4}
+	if len(r.Families) == 0 { // an API server before dual-stack
+		r.Families = []ipam.Family{ipam.IPv4}
 	}
-	if pin := svc.Spec.LoadBalancerIP; pin != "" {
-		address, err := netip.ParseAddr(pin)
-		if err != nil || address.Zone() != "" {
-			return request, fmt.Errorf("spec.loadBalancerIP: %q is no IP address; write one such as 192.0.2.1, or leave the field out", pin)
+	r.Terms = termsOf(svc)
+	if err := r.choosePools(svc, namespace, snapshot); err != nil {
+		return r, err
+	}
+	return r, r.pin(svc)
+}
+
+// choosePools puts in the pools that may give to the Service.
+func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) error {
+	names, named := list(svc.Annotations, v1alpha1.AnnotationPools)
+	r.Named = named
+	if !named {
+		for _, p := range snapshot.Pools {
+			if p.Serves(svc.Namespace, namespace, svc.Labels) {
+				r.Pools = append(r.Pools, p.Name)
+			}
 		}
-		request.Pinned = []netip.Addr{address.Unmap()}
+		return nil
 	}
-	return request, nil
+	for _, name := range names {
+		p := snapshot.Pool(name)
+		switch {
+		case p == nil:
+			return invalid(ReasonUnknownPool, "annotation %s: no IPPool %q exists; create it or take the name out", v1alpha1.AnnotationPools, name)
+		case !p.Serves(svc.Namespace, namespace, svc.Labels):
+			return invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
+		}
+		r.Pools = append(r.Pools, name)
+	}
+	if len(r.Pools) == 0 {
+		return invalid(ReasonUnknownPool, "annotation %s is empty; name an IPPool, or take the annotation out", v1alpha1.AnnotationPools)
+	}
+	return nil
+}
+
+// pin puts in the addresses that the Service names.
+func (r *request) pin(svc *corev1.Service) error {
+	const field, annotation = "spec.loadBalancerIP", "annotation " + v1alpha1.AnnotationAddresses
+	named, annotated := list(svc.Annotations, v1alpha1.AnnotationAddresses)
+	for _, text := range named {
+		if err := r.pinOne(annotation, text); err != nil {
+			return err
+		}
+	}
+	text := svc.Spec.LoadBalancerIP
+	if text == "" {
+		return nil
+	}
+	if address, err := netip.ParseAddr(text); annotated && err == nil && !slices.Contains(r.Pinned, address.Unmap()) {
+		return invalid(ReasonContradiction, "%s is %s, and %s says %s; make them agree, or take one of them out",
+			field, text, annotation, strings.Join(named, ","))
+	} else if annotated && err == nil {
+		return nil
+	}
+	return r.pinOne(field, text)
+}
+
+func (r *request) pinOne(where, text string) error {
+	address, err := netip.ParseAddr(text)
+	if err != nil || address.Zone() != "" {
+		return invalid(ReasonInvalidAddress, "%s: %q is no IP address; write one such as 192.0.2.1, or take it out", where, text)
+	}
+	address = address.Unmap()
+	for _, other := range r.Pinned {
+		if ipam.FamilyOf(other) == ipam.FamilyOf(address) {
+			return invalid(ReasonInvalidAddress, "%s: %s and %s are both %s; a Service has one address of each family", where, other, address, ipam.FamilyOf(address))
+		}
+	}
+	r.Pinned = append(r.Pinned, address)
+	r.field[address] = where
+	return nil
+}
+
+// drop puts in the held addresses that are in no pool and that the Service, or the
+// operator's policy, releases.
+func (r *request) drop(svc *corev1.Service, outside []netip.Addr, releaseAll bool) {
+	named, _ := list(svc.Annotations, v1alpha1.AnnotationRelease)
+	for _, address := range outside {
+		if releaseAll || slices.ContainsFunc(named, func(text string) bool {
+			a, err := netip.ParseAddr(text)
+			return err == nil && a.Unmap() == address
+		}) {
+			r.Drop = append(r.Drop, address)
+		}
+	}
+}
+
+// termsOf says with whom the Service shares addresses.
+func termsOf(svc *corev1.Service) ipam.Terms {
+	terms := ipam.Terms{
+		Key:       svc.Annotations[v1alpha1.AnnotationSharingKey],
+		Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		Endpoints: labels.Set(svc.Spec.Selector).String(),
+	}
+	if terms.Key == "" {
+		return ipam.Terms{} // nothing else matters
+	}
+	if len(svc.Spec.Selector) == 0 { // endpoints of its own
+		terms.Endpoints = svc.Namespace + "/" + svc.Name
+	}
+	for _, p := range svc.Spec.Ports {
+		terms.Ports = append(terms.Ports, ipam.Port{Protocol: string(p.Protocol), Number: p.Port})
+	}
+	return terms
+}
+
+// list splits a comma-separated annotation, and tells whether it is there.
+func list(annotations map[string]string, key string) ([]string, bool) {
+	text, there := annotations[key]
+	var items []string
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items, there
 }
 
 // addressesIn returns the addresses of a Service's status, without those that do

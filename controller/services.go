@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -50,7 +51,7 @@ func (c *Controller) adopt(svc *corev1.Service) {
 		if c.allocator.PoolOf(address) == "" && !given(svc) {
 			continue
 		}
-		if err := c.allocator.Hold(key, address); err != nil {
+		if err := c.allocator.Hold(key, address, termsOf(svc)); err != nil {
 			c.Logger.Warn("address in two statuses; the other Service keeps it", "service", key, "address", address, "error", err)
 		}
 	}
@@ -75,9 +76,9 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	case !serves(svc, c.Classless):
 		return c.disown(ctx, key, svc)
 	}
-	assignment, outside, failure := c.assign(key, svc)
+	asked, assignment, outside, failure := c.assign(key, svc)
 	conditions := []condition{
-		allocated(assignment, failure, outside),
+		allocated(asked, assignment, failure, outside),
 		announced(assignment.Addresses, c.snapshot.Load(), *c.nodes.Load()),
 	}
 	desired, news := withStatus(svc, assignment.Addresses, conditions, metav1.Now())
@@ -94,10 +95,10 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	return nil
 }
 
-// assign has the allocator give the Service what it asks for. It also returns which
-// of its addresses are in no pool any more.
-func (c *Controller) assign(key string, svc *corev1.Service) (ipam.Assignment, []netip.Addr, error) {
-	request, invalid := requestOf(svc)
+// assign has the allocator give the Service what it asks for. It returns what that
+// is, what it got, and which of its addresses are in no pool any more.
+func (c *Controller) assign(key string, svc *corev1.Service) (request, ipam.Assignment, []netip.Addr, error) {
+	asked, invalid := requestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.allocator.Holdings(key)
@@ -107,25 +108,59 @@ func (c *Controller) assign(key string, svc *corev1.Service) (ipam.Assignment, [
 	}
 	if invalid != nil {
 		c.waiting[key] = true
-		return ipam.Assignment{Surplus: before}, nil, invalid
+		return asked, ipam.Assignment{Surplus: c.allocator.Surrender(key)}, nil, invalid
 	}
-	assignment, err := c.allocator.Assign(key, request)
-	var outside []netip.Addr
-	for _, address := range assignment.Addresses {
-		if c.allocator.PoolOf(address) == "" {
-			outside = append(outside, address)
-		}
-	}
+	asked.drop(svc, c.outsidePools(before), c.ReleaseOutside)
+	assignment, err := c.allocator.Assign(key, asked.Request)
+	outside := c.outsidePools(assignment.Addresses)
 	if err == nil && len(assignment.Missing) == 0 {
 		delete(c.waiting, key)
 	} else {
 		c.waiting[key] = true
 	}
+	if len(outside) > 0 {
+		c.outside[key] = true
+	} else {
+		delete(c.outside, key)
+	}
+	if assignment.Renewed {
+		c.retryWaiting(key)
+	}
 	if !slices.Equal(before, c.allocator.Holdings(key)) {
 		c.metrics.allocations.Inc()
 		c.settings.AddAfter(publishUsage, usageInterval)
 	}
-	return assignment, outside, err
+	return asked, assignment, outside, err
+}
+
+// outsidePools returns those of the addresses that are in no pool. The mutex is held.
+func (c *Controller) outsidePools(addresses []netip.Addr) []netip.Addr {
+	var outside []netip.Addr
+	for _, address := range addresses {
+		if c.allocator.PoolOf(address) == "" {
+			outside = append(outside, address)
+		}
+	}
+	return outside
+}
+
+// namespaceLabels returns the labels of a namespace, as the cache has them.
+func (c *Controller) namespaceLabels(name string) labels.Set {
+	o, exists, err := c.informers.namespace.GetStore().GetByKey(name)
+	if ns, ok := o.(metav1.Object); ok && exists && err == nil {
+		return ns.GetLabels()
+	}
+	return nil
+}
+
+// retryWaiting has the Services tried again that do not have all they ask for. The
+// mutex is held.
+func (c *Controller) retryWaiting(but string) {
+	for key := range c.waiting {
+		if key != but {
+			c.services.Add(key)
+		}
+	}
 }
 
 // free gives addresses of a Service back, and has the Services that wait for one
@@ -137,11 +172,7 @@ func (c *Controller) free(key string, addresses []netip.Addr) {
 		return
 	}
 	c.Logger.Info("freed", "service", key, "addresses", addresses)
-	for other := range c.waiting {
-		if other != key {
-			c.services.Add(other)
-		}
-	}
+	c.retryWaiting(key)
 	c.settings.AddAfter(publishUsage, usageInterval)
 }
 
@@ -149,6 +180,7 @@ func (c *Controller) free(key string, addresses []netip.Addr) {
 func (c *Controller) release(key string) {
 	c.mu.Lock()
 	delete(c.waiting, key)
+	delete(c.outside, key)
 	held := c.allocator.Holdings(key)
 	c.mu.Unlock()
 	c.free(key, held)

@@ -38,6 +38,13 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 	return nil
 }
 
+// allocations translates from the API.
+var allocations = map[v1alpha1.Allocation]ipam.Allocation{
+	v1alpha1.AllocationAutomatic: ipam.Automatic,
+	v1alpha1.AllocationOnRequest: ipam.OnRequest,
+	v1alpha1.AllocationDisabled:  ipam.Disabled,
+}
+
 // compile makes the Snapshot of what the caches hold, and gives the allocator its
 // pools.
 func (c *Controller) compile() map[config.Key][]config.Problem {
@@ -49,7 +56,10 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 	})
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {
-		pools = append(pools, ipam.Pool{Name: p.Name, Ranges: p.Ranges, Automatic: p.Automatic})
+		pools = append(pools, ipam.Pool{
+			Name: p.Name, Ranges: p.Ranges, Reserved: p.Reserved, Allocation: allocations[p.Allocation],
+			SkipEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
+		})
 	}
 	c.mu.Lock()
 	c.allocator.SetPools(pools)
@@ -77,7 +87,15 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 		c.metrics.assigned.Reset() // a pool may be gone
 	}
 	for _, o := range stored[*v1alpha1.IPPool](c.informers.pool) {
-		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, c.setUsage))
+		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, func(desired *v1alpha1.IPPool) bool {
+			used := c.setUsage(desired)
+			found, known := problems[config.Key{Kind: "IPPool", Name: o.Name}]
+			if !known {
+				return used
+			}
+			changed, _ := conflicts(found).apply(desired.ConditionList(), o.Generation, metav1.Now())
+			return used || changed
+		}))
 	}
 	if problems != nil {
 		for _, o := range stored[*v1alpha1.L2Advertisement](c.informers.l2) {
@@ -134,10 +152,25 @@ func publishOne[T object](ctx context.Context, c *Controller, writer statusWrite
 
 // readiness is the condition Ready for what is wrong with an object.
 func readiness(problems []config.Problem) condition {
-	c := condition{kind: v1alpha1.ConditionReady, ok: len(problems) == 0, reason: "InEffect", message: "all of the object is in effect"}
-	if c.ok {
-		return c
+	c := condition{kind: v1alpha1.ConditionReady, ok: true, reason: "InEffect", message: "all of the object is in effect"}
+	harmful := slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Harmless })
+	if len(harmful) > 0 {
+		c.ok, c.reason, c.message = false, harmful[0].Reason, summary(harmful)
 	}
+	return c
+}
+
+// conflicts is the condition Conflict of a pool.
+func conflicts(problems []config.Problem) condition {
+	found := slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Reason != config.ReasonConflict })
+	if len(found) == 0 {
+		return condition{kind: v1alpha1.ConditionConflict, reason: "NoConflict", message: "no other IPPool claims these addresses"}
+	}
+	return condition{kind: v1alpha1.ConditionConflict, ok: true, reason: config.ReasonConflict, message: summary(found)}
+}
+
+// summary joins the messages of problems, the first few of very many.
+func summary(problems []config.Problem) string {
 	const most = 8
 	var messages []string
 	for _, p := range problems[:min(most, len(problems))] {
@@ -146,8 +179,7 @@ func readiness(problems []config.Problem) condition {
 	if more := len(problems) - most; more > 0 {
 		messages = append(messages, fmt.Sprintf("and %d more", more))
 	}
-	c.reason, c.message = problems[0].Reason, strings.Join(messages, "; ")
-	return c
+	return strings.Join(messages, "; ")
 }
 
 // setUsage puts the counts of the pool's addresses into its status.

@@ -22,6 +22,8 @@ type Request struct {
 	// Named: the owner named the pools. Then those that give on request give too,
 	// and addresses of other pools are not kept.
 	Named bool
+	// Drop are addresses that the owner does not want to keep.
+	Drop []netip.Addr
 	// Terms on which the owner shares addresses.
 	Terms Terms
 }
@@ -36,6 +38,9 @@ type Assignment struct {
 	Surplus []netip.Addr
 	// Missing says why a family was done without.
 	Missing []error
+	// Renewed: the terms of an owner that holds addresses changed, so that others may
+	// share now who could not before.
+	Renewed bool
 }
 
 // Assign makes the owner hold what it asks for. Addresses that it holds and that
@@ -43,6 +48,8 @@ type Assignment struct {
 // cannot be met, all that the owner holds is surplus, and the error is one of this
 // package's types.
 func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
+	before, known := a.owners[name]
+	renewed := known && !before.terms.equal(request.Terms)
 	a.setTerms(name, request.Terms)
 	addresses, err := a.choose(name, request)
 	var missing []error
@@ -73,7 +80,19 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 		o.leaving = slices.Clone(surplus)
 		a.owners[name] = o
 	}
-	return Assignment{Addresses: addresses, Surplus: surplus, Missing: missing}, err
+	return Assignment{Addresses: addresses, Surplus: surplus, Missing: missing, Renewed: renewed}, err
+}
+
+// Surrender makes everything that the owner holds surplus, and returns it: for an
+// owner whose request makes no sense.
+func (a *Allocator) Surrender(name string) []netip.Addr {
+	o, ok := a.owners[name]
+	if !ok {
+		return nil
+	}
+	o.leaving = slices.Clone(o.addresses)
+	a.owners[name] = o
+	return slices.Clone(o.addresses)
 }
 
 // choose takes the pinned addresses, and tells which addresses the owner keeps:
@@ -126,7 +145,7 @@ func (a *Allocator) mayPin(name string, pin netip.Addr, request Request) error {
 
 // mayKeep tells whether an address that the owner holds still fits.
 func (a *Allocator) mayKeep(name string, address netip.Addr, request Request) bool {
-	if request.Named && !slices.Contains(request.Pools, a.PoolOf(address)) {
+	if slices.Contains(request.Drop, address) || request.Named && !slices.Contains(request.Pools, a.PoolOf(address)) {
 		return false
 	}
 	return a.mayHold(name, address, request.Terms) == nil

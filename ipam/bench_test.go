@@ -3,76 +3,112 @@ package ipam
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"go4.org/netipx"
 )
 
-// BenchmarkAssignAndRelease measures a Service that comes and goes, which must cost
-// about the same however large the pool is and however much of it is taken.
+// filled returns an allocator with one pool, and that many of its addresses taken.
+func filled(b *testing.B, prefix string, taken int, scattered bool) *Allocator {
+	b.Helper()
+	a := New()
+	p := netip.MustParsePrefix(prefix)
+	a.SetPools([]Pool{{Name: "p", Ranges: []netipx.IPRange{netipx.RangeOfPrefix(p)}}})
+	address := p.Addr()
+	for i := range taken {
+		if err := a.Hold(fmt.Sprintf("n/s-%d", i), address, Terms{}); err != nil {
+			b.Fatal(err)
+		}
+		if address = address.Next(); scattered { // as many gaps as there can be
+			address = address.Next()
+		}
+	}
+	return a
+}
+
+// BenchmarkAssignAndRelease measures a Service that comes and goes. It costs about
+// the same however large the pool is, and however much of it is taken.
 func BenchmarkAssignAndRelease(b *testing.B) {
-	for _, c := range []struct {
-		name, pool string
-		family     Family
-		taken      int
-		scattered  bool // every other address is taken: as many gaps as there can be
-	}{
-		{"IPv4-24-254-taken", "192.0.2.0/24", IPv4, 254, false},
-		{"IPv4-8-1000-taken", "10.0.0.0/8", IPv4, 1000, false},
-		{"IPv4-8-100000-taken", "10.0.0.0/8", IPv4, 100_000, false},
-		{"IPv4-8-100000-scattered", "10.0.0.0/8", IPv4, 100_000, true},
-		{"IPv6-64-1000-taken", "2001:db8::/64", IPv6, 1000, false},
-		{"IPv6-64-100000-taken", "2001:db8::/64", IPv6, 100_000, false},
-		{"IPv6-64-100000-scattered", "2001:db8::/64", IPv6, 100_000, true},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			a := New()
-			prefix := netip.MustParsePrefix(c.pool)
-			a.SetPools([]Pool{{Name: "p", Ranges: []netipx.IPRange{netipx.RangeOfPrefix(prefix)}, Automatic: true}})
-			address := prefix.Addr()
-			for i := range c.taken {
-				if err := a.Hold(fmt.Sprintf("owner-%d", i), address); err != nil {
-					b.Fatal(err)
-				}
-				if address = address.Next(); c.scattered {
-					address = address.Next()
-				}
+	for _, taken := range []int{1_000, 100_000, 1_000_000} {
+		for _, c := range []struct {
+			full      string
+			prefix    string
+			scattered bool
+		}{
+			{"1%", fmt.Sprintf("0.0.0.0/%d", bitsFor(taken*100)), false},
+			{"50%", fmt.Sprintf("0.0.0.0/%d", bitsFor(taken*2)), true},
+			{"99.9%", fmt.Sprintf("0.0.0.0/%d", bitsFor(taken)), false},
+			{"IPv6-64", "2001:db8::/64", false},
+		} {
+			family := IPv4
+			if c.full == "IPv6-64" {
+				family = IPv6
 			}
-			request := Request{Families: []Family{c.family}}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := a.Assign("one more", request); err != nil {
-					b.Fatal(err)
+			b.Run(fmt.Sprintf("taken-%d/%s", taken, c.full), func(b *testing.B) {
+				fill := taken
+				if c.full == "99.9%" {
+					fill = 1<<(32-bitsFor(taken)) - max(1, taken/1000)
 				}
-				if !a.Release("one more") {
-					b.Fatal("nothing was released")
+				a := filled(b, c.prefix, fill, c.scattered)
+				request := Request{Families: []Family{family}, Pools: []string{"p"}}
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := a.Assign("n/one-more", request); err != nil {
+						b.Fatal(err)
+					}
+					a.Release("n/one-more")
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
-// BenchmarkFill fills a pool from empty to its last address.
-func BenchmarkFill(b *testing.B) {
-	for _, pool := range []string{"192.0.2.0/24", "198.18.0.0/16"} {
-		b.Run(pool, func(b *testing.B) {
-			prefix := netip.MustParsePrefix(pool)
-			size := 1 << (32 - prefix.Bits())
-			owners := make([]string, size)
-			for i := range owners {
-				owners[i] = fmt.Sprintf("owner-%d", i)
-			}
-			request := Request{Families: []Family{IPv4}}
-			for b.Loop() {
-				a := New()
-				a.SetPools([]Pool{{Name: "p", Ranges: []netipx.IPRange{netipx.RangeOfPrefix(prefix)}, Automatic: true}})
-				for _, owner := range owners {
-					if _, err := a.Assign(owner, request); err != nil {
-						b.Fatal(err)
-					}
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/address")
-		})
+// bitsFor returns the length of the longest IPv4 prefix with at least n addresses.
+func bitsFor(n int) int {
+	bits := 32
+	for 1<<(32-bits) < n && bits > 0 {
+		bits--
 	}
+	return bits
+}
+
+// BenchmarkAssignFromAFullPool measures a request that fails.
+func BenchmarkAssignFromAFullPool(b *testing.B) {
+	a := filled(b, "10.0.0.0/16", 1<<16, false)
+	request := Request{Families: []Family{IPv4}, Pools: []string{"p"}}
+	for b.Loop() {
+		if _, err := a.Assign("n/one-more", request); err == nil {
+			b.Fatal("a full pool gave an address")
+		}
+	}
+}
+
+// BenchmarkRebuild rebuilds the allocator from 100 000 statuses, and tells what an
+// address costs in memory.
+func BenchmarkRebuild(b *testing.B) {
+	const n = 100_000
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("n/s-%d", i)
+	}
+	var before, after runtime.MemStats
+	for b.Loop() {
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		a := New()
+		a.SetPools([]Pool{{Name: "p", Ranges: []netipx.IPRange{netipx.RangeOfPrefix(netip.MustParsePrefix("10.0.0.0/8"))}}})
+		address := netip.MustParseAddr("10.0.0.0")
+		for _, name := range names {
+			if err := a.Hold(name, address, Terms{}); err != nil {
+				b.Fatal(err)
+			}
+			address = address.Next()
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		runtime.KeepAlive(a)
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "B/address")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/address")
 }

@@ -3,6 +3,7 @@ package ipam
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Port is a port of a Service: its number and its protocol, such as "TCP".
@@ -26,6 +27,10 @@ type Terms struct {
 	Local bool
 	// Endpoints identifies what the traffic goes to: the selector.
 	Endpoints string
+}
+
+func (t Terms) equal(other Terms) bool {
+	return t.Key == other.Key && t.Local == other.Local && t.Endpoints == other.Endpoints && slices.Equal(t.Ports, other.Ports)
 }
 
 // clash tells why two owners may not share an address, "" if they may. near tells

@@ -41,6 +41,7 @@ func controllerCommand() *cobra.Command {
 	}
 	flags.register(c.Flags())
 	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "serve Services without spec.loadBalancerClass too, not only those of class berth.dev/lb")
+	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "take addresses away at once that are in no IPPool any more; otherwise they stay in service until a pool covers them or the annotation berth.dev/release names them")
 	c.Flags().IntVar(&options.Workers, "workers", 4, "Services looked at at once")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")
 	return c
