@@ -56,16 +56,19 @@ type Controller struct {
 	informers sources
 	services  workqueue.TypedRateLimitingInterface[string]
 	settings  workqueue.TypedRateLimitingInterface[setting]
+	reserving workqueue.TypedRateLimitingInterface[string] // IPReservations
 	metrics   *metrics
 
 	snapshot atomic.Pointer[config.Snapshot]
 	nodes    atomic.Pointer[map[string]nodeView]
 
-	mu         sync.Mutex // guards what follows; never held across I/O
-	allocator  *ipam.Allocator
-	waiting    map[string]bool   // Services without all they ask for
-	outside    map[string]bool   // Services with addresses in no pool
-	superseded map[string]string // resourceVersion that we wrote over last, by Service
+	mu           sync.Mutex // guards what follows; never held across I/O
+	allocator    *ipam.Allocator
+	waiting      map[string]bool        // Services without all they ask for
+	outside      map[string]bool        // Services with addresses in no pool
+	reservations map[string]reservation // in effect, by namespace/name
+	unkept       map[string]bool        // IPReservations that are not in effect
+	superseded   map[string]string      // resourceVersion that we wrote over last, by Service
 }
 
 // setting is a key of the queue of configuration work.
@@ -80,20 +83,21 @@ const (
 
 // sources are the informers that the controller reads from.
 type sources struct {
-	factory   informers.SharedInformerFactory
-	namespace cache.SharedIndexInformer
-	service   cache.SharedIndexInformer
-	services  corelisters.ServiceLister
-	node      cache.SharedIndexInformer
-	pool      cache.SharedIndexInformer
-	l2        cache.SharedIndexInformer
-	bgp       cache.SharedIndexInformer
-	peer      cache.SharedIndexInformer
-	speaker   cache.SharedIndexInformer
+	factory     informers.SharedInformerFactory
+	namespace   cache.SharedIndexInformer
+	service     cache.SharedIndexInformer
+	services    corelisters.ServiceLister
+	node        cache.SharedIndexInformer
+	pool        cache.SharedIndexInformer
+	l2          cache.SharedIndexInformer
+	bgp         cache.SharedIndexInformer
+	peer        cache.SharedIndexInformer
+	speaker     cache.SharedIndexInformer
+	reservation cache.SharedIndexInformer
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker}
+	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker, s.reservation}
 }
 
 // New returns a controller that does nothing yet.
@@ -105,23 +109,27 @@ func New(o Options) (*Controller, error) {
 	c := &Controller{
 		Options: o,
 		informers: sources{
-			factory:   factory,
-			namespace: factory.Core().V1().Namespaces().Informer(),
-			service:   factory.Core().V1().Services().Informer(),
-			services:  factory.Core().V1().Services().Lister(),
-			node:      factory.Core().V1().Nodes().Informer(),
-			pool:      client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
-			l2:        client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
-			bgp:       client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
-			peer:      client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
-			speaker:   client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
+			factory:     factory,
+			namespace:   factory.Core().V1().Namespaces().Informer(),
+			service:     factory.Core().V1().Services().Informer(),
+			services:    factory.Core().V1().Services().Lister(),
+			node:        factory.Core().V1().Nodes().Informer(),
+			pool:        client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
+			l2:          client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
+			bgp:         client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
+			peer:        client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+			reservation: client.NewInformer(o.Berth.IPReservations(""), &v1alpha1.IPReservation{}),
+			speaker:     client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
 		},
-		services:   newQueue[string](),
-		settings:   newQueue[setting](),
-		allocator:  ipam.New(),
-		waiting:    map[string]bool{},
-		outside:    map[string]bool{},
-		superseded: map[string]string{},
+		services:     newQueue[string](),
+		settings:     newQueue[setting](),
+		reserving:    newQueue[string](),
+		allocator:    ipam.New(),
+		waiting:      map[string]bool{},
+		outside:      map[string]bool{},
+		reservations: map[string]reservation{},
+		unkept:       map[string]bool{},
+		superseded:   map[string]string{},
 	}
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
@@ -150,6 +158,15 @@ func (c *Controller) watch() error {
 			c.services.Add(key)
 		}
 	}
+	reservation := func(o any) {
+		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
+			c.reserving.Add(key)
+		}
+		// The Service that it names asks for its address by it.
+		if r, ok := o.(*v1alpha1.IPReservation); ok && r.Spec.Service != "" {
+			c.services.Add(r.Namespace + "/" + r.Spec.Service)
+		}
+	}
 	to := func(s setting) func(any) { return func(any) { c.settings.Add(s) } }
 	handlers := []struct {
 		informer cache.SharedIndexInformer
@@ -159,6 +176,7 @@ func (c *Controller) watch() error {
 	}{
 		{c.informers.service, service, always},
 		{c.informers.namespace, c.enqueueNamespace, relabelled},
+		{c.informers.reservation, reservation, respecified},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.pool, to(compileAll), respecified},
@@ -255,11 +273,16 @@ func (c *Controller) Lead(ctx context.Context) error {
 	if err := c.rebuild(ctx); err != nil {
 		return err
 	}
+	c.reserveKnown()
 	c.settings.Add(compileAll)
 	c.enqueueAll()
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { work(ctx, c.settings, c.configure, retried[setting](c, "configuration")); return nil })
+	group.Go(func() error {
+		work(ctx, c.reserving, c.reconcileReservation, retried[string](c, "reservation"))
+		return nil
+	})
 	for range c.Workers {
 		group.Go(func() error { work(ctx, c.services, c.reconcile, retried[string](c, "service")); return nil })
 	}
@@ -267,6 +290,7 @@ func (c *Controller) Lead(ctx context.Context) error {
 	<-ctx.Done()
 	c.services.ShutDown()
 	c.settings.ShutDown()
+	c.reserving.ShutDown()
 	return group.Wait()
 }
 
@@ -314,9 +338,12 @@ func (c *Controller) enqueueNamespace(o any) {
 	}
 }
 
-// enqueueAll has every Service looked at again.
+// enqueueAll has every Service and every reservation looked at again.
 func (c *Controller) enqueueAll() {
 	for _, key := range c.informers.service.GetStore().ListKeys() {
 		c.services.Add(key)
+	}
+	for _, key := range c.informers.reservation.GetStore().ListKeys() {
+		c.reserving.Add(key)
 	}
 }

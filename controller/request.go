@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -41,9 +42,9 @@ func invalid(reason, format string, args ...any) error {
 	return &invalidRequest{reason, fmt.Sprintf(format, args...)}
 }
 
-// requestOf says what the Service asks for, in a namespace with these labels. The
-// error is an *invalidRequest.
-func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) (request, error) {
+// requestOf says what the Service asks for, in a namespace with these labels, with
+// these reservations made for it. The error is an *invalidRequest.
+func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot, reserved map[netip.Addr]string) (request, error) {
 	r := request{field: map[netip.Addr]string{}}
 	r.All = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
 	for _, family := range svc.Spec.IPFamilies {
@@ -60,7 +61,23 @@ func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snaps
 	if err := r.choosePools(svc, namespace, snapshot); err != nil {
 		return r, err
 	}
-	return r, r.pin(svc)
+	if err := r.pin(svc); err != nil {
+		return r, err
+	}
+	r.pinReserved(reserved)
+	return r, nil
+}
+
+// pinReserved asks for the addresses reserved for the Service, in the families that
+// it wants and for which it names none itself.
+func (r *request) pinReserved(reserved map[netip.Addr]string) {
+	for _, address := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
+		same := func(a netip.Addr) bool { return ipam.FamilyOf(a) == ipam.FamilyOf(address) }
+		if slices.Contains(r.Families, ipam.FamilyOf(address)) && !slices.ContainsFunc(r.Pinned, same) {
+			r.Pinned = append(r.Pinned, address)
+			r.field[address] = "IPReservation " + reserved[address]
+		}
+	}
 }
 
 // choosePools puts in the pools that may give to the Service.

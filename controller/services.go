@@ -98,7 +98,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 // assign has the allocator give the Service what it asks for. It returns what that
 // is, what it got, and which of its addresses are in no pool any more.
 func (c *Controller) assign(key string, svc *corev1.Service) (request, ipam.Assignment, []netip.Addr, error) {
-	asked, invalid := requestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load())
+	asked, invalid := requestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.allocator.Holdings(key)
@@ -153,13 +153,17 @@ func (c *Controller) namespaceLabels(name string) labels.Set {
 	return nil
 }
 
-// retryWaiting has the Services tried again that do not have all they ask for. The
+// retryWaiting has the Services and reservations tried again that do not have all
+// they ask for. The
 // mutex is held.
 func (c *Controller) retryWaiting(but string) {
 	for key := range c.waiting {
 		if key != but {
 			c.services.Add(key)
 		}
+	}
+	for key := range c.unkept {
+		c.reserving.Add(key)
 	}
 }
 

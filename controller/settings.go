@@ -200,8 +200,8 @@ func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.Addr
 	if !ok {
 		return nil
 	}
-	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned))
-	return &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Free: free.String()}
+	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept))
+	return &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Kept: u.Kept, Free: free.String()}
 }
 
 // reviewNodes takes in what the nodes and their speakers say, and tells whether

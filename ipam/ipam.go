@@ -264,6 +264,26 @@ func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 	return nil
 }
 
+// ReserveAny reserves an address of the family in the pool: the one that the owner
+// holds there, if it holds one, else the lowest free one. It fails with
+// *ExhaustedError.
+func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner string) (netip.Addr, error) {
+	p := a.pools.byName[pool]
+	if p == nil || p.Allocation == Disabled {
+		return netip.Addr{}, &ExhaustedError{Family: family}
+	}
+	for _, address := range a.owners[owner].addresses {
+		if FamilyOf(address) == family && a.pools.of(address) == p && a.Reserve(reservation, address) == nil {
+			return address, nil
+		}
+	}
+	address, ok := a.lowestFree(p, family)
+	if !ok {
+		return netip.Addr{}, &ExhaustedError{Family: family, Full: []string{pool}}
+	}
+	return address, a.Reserve(reservation, address)
+}
+
 // Unreserve ends a reservation; who holds the address goes on holding it.
 func (a *Allocator) Unreserve(address netip.Addr) {
 	if _, ok := a.reserved[address]; ok {
@@ -306,7 +326,7 @@ func (a *Allocator) Usage(pool string) map[Family]Usage {
 		family := FamilyOf(r.From())
 		u, ok := usage[family]
 		if !ok {
-			u = Usage{Assigned: a.assigned[poolFamily{pool, family}]}
+			u = Usage{Assigned: a.assigned[poolFamily{pool, family}], Kept: a.kept(p, family)}
 			u.Total = size(r)
 		} else {
 			u.Total.Add(u.Total, size(r))
@@ -314,6 +334,16 @@ func (a *Allocator) Usage(pool string) map[Family]Usage {
 		usage[family] = u
 	}
 	return usage
+}
+
+// kept counts the reserved addresses of the pool that nobody holds.
+func (a *Allocator) kept(p *Pool, family Family) (n int64) {
+	for address := range a.reserved {
+		if _, held := a.holders[address]; !held && FamilyOf(address) == family && a.pools.of(address) == p {
+			n++
+		}
+	}
+	return n
 }
 
 func namespaceOf(name string) string {

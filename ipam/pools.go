@@ -105,6 +105,8 @@ type Usage struct {
 	Total *big.Int
 	// Assigned to owners.
 	Assigned int64
+	// Kept by reservations, and held by nobody.
+	Kept int64
 }
 
 // size of a range.

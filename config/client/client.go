@@ -23,6 +23,7 @@ type Interface struct {
 	L2Advertisements  *gentype.ClientWithList[*v1alpha1.L2Advertisement, *v1alpha1.L2AdvertisementList]
 	BGPAdvertisements *gentype.ClientWithList[*v1alpha1.BGPAdvertisement, *v1alpha1.BGPAdvertisementList]
 	BGPPeers          *gentype.ClientWithList[*v1alpha1.BGPPeer, *v1alpha1.BGPPeerList]
+	IPReservations    func(namespace string) *gentype.ClientWithList[*v1alpha1.IPReservation, *v1alpha1.IPReservationList] // "": all
 	SpeakerStatuses   *gentype.ClientWithList[*v1alpha1.SpeakerStatus, *v1alpha1.SpeakerStatusList]
 }
 
@@ -56,6 +57,11 @@ func New(config *rest.Config) (*Interface, error) {
 		BGPPeers: gentype.NewClientWithList("bgppeers", r, codec, "",
 			func() *v1alpha1.BGPPeer { return &v1alpha1.BGPPeer{} },
 			func() *v1alpha1.BGPPeerList { return &v1alpha1.BGPPeerList{} }),
+		IPReservations: func(namespace string) *gentype.ClientWithList[*v1alpha1.IPReservation, *v1alpha1.IPReservationList] {
+			return gentype.NewClientWithList("ipreservations", r, codec, namespace,
+				func() *v1alpha1.IPReservation { return &v1alpha1.IPReservation{} },
+				func() *v1alpha1.IPReservationList { return &v1alpha1.IPReservationList{} })
+		},
 		SpeakerStatuses: gentype.NewClientWithList("speakerstatuses", r, codec, "",
 			func() *v1alpha1.SpeakerStatus { return &v1alpha1.SpeakerStatus{} },
 			func() *v1alpha1.SpeakerStatusList { return &v1alpha1.SpeakerStatusList{} }),
@@ -77,5 +83,5 @@ func NewInformer[L runtime.Object](source Source[L], example runtime.Object) cac
 		},
 		WatchFuncWithContext: source.Watch,
 	}
-	return cache.NewSharedIndexInformer(lw, example, 0, cache.Indexers{})
+	return cache.NewSharedIndexInformer(lw, example, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 }

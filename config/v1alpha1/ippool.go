@@ -171,7 +171,10 @@ type AddressUsage struct {
 	Total string `json:"total"`
 	// Assigned to Services.
 	Assigned int64 `json:"assigned"`
-	// Free addresses, in decimal.
+	// Kept by IPReservations and held by no Service.
+	// +optional
+	Kept int64 `json:"kept,omitempty"`
+	// Free addresses, in decimal; reserved and edge addresses are among them.
 	Free string `json:"free"`
 }
 

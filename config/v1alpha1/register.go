@@ -16,6 +16,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&L2Advertisement{}, &L2AdvertisementList{},
 		&BGPAdvertisement{}, &BGPAdvertisementList{},
 		&BGPPeer{}, &BGPPeerList{},
+		&IPReservation{}, &IPReservationList{},
 		&SpeakerStatus{}, &SpeakerStatusList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)

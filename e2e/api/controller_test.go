@@ -44,7 +44,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	ctx := context.Background()
-	l, err := lab.Up(ctx, lab.Options{Name: "api", Nodes: 1, DualStack: true, Log: os.Stderr})
+	l, err := lab.Up(ctx, lab.Options{Name: fmt.Sprintf("api%d", os.Getpid()), Nodes: 1, DualStack: true, Log: os.Stderr})
 	if err == nil {
 		defer func() {
 			if err := l.Down(ctx); err != nil {
@@ -287,7 +287,7 @@ func TestARequestThatCannotBeMetIsExplainedAndMetOnceItCan(t *testing.T) {
 		mend    func(t *testing.T, ns string)
 		after   string
 	}{
-		{"no pool", "", nil, "NoPool", "no IPPool gives IPv4 addresses automatically; create one with allocation Automatic",
+		{"no pool", "", nil, "NoPool", "no IPPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools",
 			func(t *testing.T, _ string) { makePool(t, "p", "192.0.2.5/32") }, "192.0.2.5"},
 		{"full pool", "192.0.2.1/32", nil, "PoolExhausted", "no IPv4 address is free in IPPool p; widen it or add another",
 			func(t *testing.T, ns string) { remove(t, ns, "first") }, "192.0.2.1"},
@@ -300,7 +300,7 @@ func TestARequestThatCannotBeMetIsExplainedAndMetOnceItCan(t *testing.T) {
 			pin("2001:db8::1")(s)
 		}, "FamilyMismatch", "spec.loadBalancerIP: 2001:db8::1 is IPv6, and spec.ipFamilies has [IPv4] only",
 			func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":""}}`) }, "192.0.2.2"},
-		{"no address", "192.0.2.1-192.0.2.2", pin("example"), "InvalidAddress", `spec.loadBalancerIP: "example" is no IP address; write one such as 192.0.2.1, or leave the field out`,
+		{"no address", "192.0.2.1-192.0.2.2", pin("example"), "InvalidAddress", `spec.loadBalancerIP: "example" is no IP address; write one such as 192.0.2.1, or take it out`,
 			func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":"192.0.2.2"}}`) }, "192.0.2.2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
