@@ -1,8 +1,10 @@
 package speaker
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
@@ -18,6 +20,18 @@ type Service struct {
 	// Local: spec.externalTrafficPolicy is Local, so only nodes with an endpoint of
 	// their own serve it.
 	Local bool
+	// SharingKey of the Service; without the same key no two share an address.
+	SharingKey string
+	// Created tells the older of two Services.
+	Created time.Time
+}
+
+// older orders Services by precedence.
+func (s Service) older(other Service) int {
+	if c := s.Created.Compare(other.Created); c != 0 {
+		return c
+	}
+	return cmp.Compare(s.Name, other.Name)
 }
 
 // Endpoints says which nodes have endpoints of a Service.
@@ -76,12 +90,37 @@ func PlanGroup(group Group, endpoints map[string]Endpoints, world World) Plan {
 	return Plan{L2: planL2(group, serving, world), BGP: planBGP(group, serving, world)}
 }
 
+// winners returns the Services of the group without those that have an address in
+// their status that an older one has and does not share: two controllers gave it
+// twice, and everybody settles that in the same way.
+func winners(group Group) []Service {
+	ordered := slices.SortedFunc(slices.Values(group.Services), Service.older)
+	first := map[netip.Addr]Service{}
+	var won []Service
+	for _, s := range ordered {
+		lost := slices.ContainsFunc(s.Addresses, func(a netip.Addr) bool {
+			other, taken := first[a]
+			return taken && (s.SharingKey == "" || s.SharingKey != other.SharingKey)
+		})
+		if lost {
+			continue
+		}
+		won = append(won, s)
+		for _, a := range s.Addresses {
+			if _, taken := first[a]; !taken {
+				first[a] = s
+			}
+		}
+	}
+	return won
+}
+
 // servingNodes returns the nodes that may announce the group: not excluded, and
 // with an endpoint of every Service of policy Local that has any.
 func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[string]Node {
 	var needed []map[string]bool
-	local := 0
-	for _, s := range group.Services {
+	local, won := 0, winners(group)
+	for _, s := range won {
 		if !s.Local {
 			continue
 		}
@@ -90,7 +129,7 @@ func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[
 			needed = append(needed, with)
 		}
 	}
-	if local == len(group.Services) && len(needed) == 0 {
+	if local == len(won) && len(needed) == 0 {
 		return nil // nothing anywhere could serve it
 	}
 	nodes := map[string]Node{}

@@ -3,6 +3,7 @@ package speaker
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -98,12 +99,17 @@ func TestPlanGroup(t *testing.T) {
 		{"policy Local without any endpoint is not announced", "n1", one(true, "192.0.2.1"), nil, Plan{}},
 		{"Services that share an address have one owner, which serves both", "n1",
 			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
-				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
+				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
 			map[string]Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
 			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Candidates: []string{"n2"}}}},
+		{"an address given twice is announced for the older Service only", "n1",
+			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1"), Services: []Service{
+				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(2, 0)}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
+			map[string]Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
+			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n2"}}}},
 		{"a sharer without endpoints does not silence the other", "n1",
 			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1"), Services: []Service{
-				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1")}}},
+				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
 			map[string]Endpoints{"d/a": {Ready: set("n1")}},
 			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n1"}}}},
 	} {

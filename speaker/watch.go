@@ -141,6 +141,7 @@ func (s *sources) view(key string) Service {
 	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || !allocated(svc) {
 		return view
 	}
+	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
 	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
 		if address, err := netip.ParseAddr(ingress.IP); err == nil && address.Zone() == "" {
@@ -214,6 +215,10 @@ func slimService(o any) (any, error) {
 		return o, nil
 	}
 	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta), Status: svc.Status}
+	slim.CreationTimestamp = svc.CreationTimestamp
+	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
+		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}
+	}
 	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
 	return slim, nil
 }
