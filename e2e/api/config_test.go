@@ -40,6 +40,11 @@ func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s}`, "keepaliveTime is at most holdTime"},
 		{"BGPPeer", `{localASN: 1, peerASN: 1, address: 192.0.2.1, ebgpMultihop: 3}`, "ebgpMultihop is for external peers"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, port: 70000}`, "should be less than or equal to 65535"},
+		{"IPPool", `{addresses: [192.0.2.0/24], reserved: [192.0.2.7]}`, "write a single address as 192.0.2.1/32"},
+		{"IPPool", `{addresses: [192.0.2.0/24], priority: 9000000}`, "should be less than or equal to 1000000"},
+		{"IPReservation", `{}`, "give an address, or a pool to take one from"},
+		{"IPReservation", `{address: here}`, "an IPv4 or IPv6 address such as 192.0.2.1"},
+		{"IPReservation", `{pool: p, family: IPX}`, `Unsupported value: "IPX"`},
 		{"SpeakerStatus", `{}`, `unknown field "spec"`},
 	} {
 		_, err := scene.Kubectl(t.Context(), object(c.kind, "bad", c.spec), "apply", "--validate=strict", "-f", "-")
@@ -58,6 +63,7 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	for _, o := range []string{
 		object("IPPool", "good", `{addresses: [192.0.2.0/28]}`),
 		object("IPPool", "reversed", `{addresses: [198.51.100.9-198.51.100.1, 198.51.100.32/28]}`),
+		object("IPPool", "scoped", `{addresses: [203.0.113.0/28], scopes: [{serviceSelector: {matchExpressions: [{key: a, operator: Near}]}}], reserved: [10.0.0.0/30]}`),
 		object("L2Advertisement", "good", `{pools: [good]}`),
 		object("L2Advertisement", "typo", `{pools: [god]}`),
 		object("L2Advertisement", "selector", `{nodeSelectors: [{matchExpressions: [{key: a, operator: Near}]}]}`),
@@ -68,6 +74,7 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	}
 	awaitReady(t, "ippool", "good", "True", "all of the object is in effect")
 	awaitReady(t, "ippool", "reversed", "False", `spec.addresses[0]: "198.51.100.9-198.51.100.1" is reversed; write 198.51.100.1-198.51.100.9`)
+	awaitReady(t, "ippool", "scoped", "False", `spec.reserved: 10.0.0.0/30 is not all in the pool; reserve only addresses of spec.addresses; spec.scopes[0].serviceSelector: "Near" is not a valid label selector operator; the pool gives no addresses until this is mended`)
 	awaitReady(t, "l2advertisement", "good", "True", "all of the object is in effect")
 	awaitReady(t, "l2advertisement", "typo", "False", `spec.pools[0]: no IPPool "god" exists; create it or take the name out`)
 	awaitReady(t, "l2advertisement", "selector", "False", `spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
@@ -136,6 +143,7 @@ func TestKubectlExplainIsDocumentation(t *testing.T) {
 		"bgpadvertisement.spec":         "to which to announce",
 		"bgppeer.spec":                  "LocalASN is the autonomous system number",
 		"speakerstatus.status":          "Sessions with BGP peers",
+		"ipreservation.spec":            "by name, that gets the address whenever it exists",
 		"ippool.status.ipv4":            "in decimal",
 		"speakerstatus.status.segments": "Interface on the segment",
 	} {
