@@ -243,8 +243,11 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 	case !unicast(address) || address.IsLoopback():
 		c.report(key, ReasonInvalidPeer, "spec.address: %s is not the address of a router; write a unicast address", address)
 		return
-	case address.Zone() != "" || address.Is4In6():
-		c.report(key, ReasonInvalidPeer, "spec.address: %s has a zone or is IPv4-mapped; write a plain address", address)
+	case address.Zone() != "" || address.Is4In6() || address.IsLinkLocalUnicast():
+		c.report(key, ReasonInvalidPeer, "spec.address: %s is link-local or IPv4-mapped; write an address that every node can reach", address)
+		return
+	case keepalive(o.Spec) >= hold(o.Spec):
+		c.report(key, ReasonInvalidPeer, "spec.keepaliveTime: %s is not below holdTime, %s; one third of it is usual", keepalive(o.Spec), hold(o.Spec))
 		return
 	case !asn(o.Spec.LocalASN) || !asn(o.Spec.PeerASN):
 		c.report(key, ReasonInvalidPeer, "spec.localASN %d and spec.peerASN %d are from 1 to 4294967294", o.Spec.LocalASN, o.Spec.PeerASN)
@@ -273,8 +276,8 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 		peer.EBGPMultihop = uint8(*o.Spec.EBGPMultihop)
 	}
 	for _, other := range c.snapshot.Peers {
-		if other.Address == peer.Address && other.Port == peer.Port && len(other.Nodes) == 0 {
-			c.report(key, ReasonConflict, "spec.address: %s port %d is the older BGPPeer %s already, on every node; change or delete one of the two", peer.Address, peer.Port, other.Name)
+		if other.Address == peer.Address && len(other.Nodes) == 0 {
+			c.report(key, ReasonConflict, "spec.address: %s is that of the older BGPPeer %s already, on every node; change or delete one of the two", peer.Address, other.Name)
 			return
 		}
 	}
@@ -405,6 +408,12 @@ func unicast(a netip.Addr) bool {
 }
 
 func asn(n int64) bool { return n >= 1 && n <= 4294967294 }
+
+// hold and keepalive return the times of a peer, with the defaults.
+func hold(p v1alpha1.BGPPeerSpec) time.Duration { return cmp.Or(duration(p.HoldTime), 90*time.Second) }
+func keepalive(p v1alpha1.BGPPeerSpec) time.Duration {
+	return cmp.Or(duration(p.KeepaliveTime), hold(p)/3)
+}
 
 func duration(d *metav1.Duration) time.Duration {
 	if d == nil {

@@ -137,7 +137,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		{"L2Advertisement", "selector"}: {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
 		{"BGPAdvertisement", "typo"}:    {`UnknownPeer: spec.peers[1]: no BGPPeer "two" is in effect; create it, mend it, or take the name out`},
 		{"BGPPeer", "one"}:              nil,
-		{"BGPPeer", "again"}:            {`Conflict: spec.address: 192.0.2.1 port 179 is the older BGPPeer one already, on every node; change or delete one of the two`},
+		{"BGPPeer", "again"}:            {`Conflict: spec.address: 192.0.2.1 is that of the older BGPPeer one already, on every node; change or delete one of the two`},
 		{"BGPPeer", "group"}:            {`InvalidPeer: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`},
 		{"BGPPeer", "uneven"}:           {`InvalidPeer: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
 		{"BGPPeer", "lost"}:             {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},

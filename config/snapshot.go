@@ -124,12 +124,13 @@ func (s *Snapshot) PoolOf(address netip.Addr) *Pool {
 
 // L2For returns the L2 advertisements that select the address, in order of
 // precedence. An address outside every pool (its pool was deleted or narrowed) is
-// selected by those that select all pools.
+// selected by those that select all pools, or a pool that does not exist: it may
+// have been the one.
 func (s *Snapshot) L2For(address netip.Addr) []*L2Advertisement {
-	name := s.poolName(address)
+	pool := s.PoolOf(address)
 	var found []*L2Advertisement
 	for _, a := range s.l2 {
-		if a.pools.selects(name) {
+		if s.selects(a.pools, pool) {
 			found = append(found, a)
 		}
 	}
@@ -138,10 +139,10 @@ func (s *Snapshot) L2For(address netip.Addr) []*L2Advertisement {
 
 // BGPFor is L2For, for BGP advertisements.
 func (s *Snapshot) BGPFor(address netip.Addr) []*BGPAdvertisement {
-	name := s.poolName(address)
+	pool := s.PoolOf(address)
 	var found []*BGPAdvertisement
 	for _, a := range s.bgp {
-		if a.pools.selects(name) {
+		if s.selects(a.pools, pool) {
 			found = append(found, a)
 		}
 	}
@@ -149,26 +150,31 @@ func (s *Snapshot) BGPFor(address netip.Addr) []*BGPAdvertisement {
 }
 
 // PeersOf returns the peers of a node with these labels. Where two of them have
-// the same address and port, the one of higher precedence is returned.
+// the same address, the one of higher precedence is returned.
 func (s *Snapshot) PeersOf(node labels.Set) []*Peer {
 	var found []*Peer
-	seen := map[netip.AddrPort]bool{}
+	seen := map[netip.Addr]bool{}
 	for _, p := range s.Peers {
-		at := netip.AddrPortFrom(p.Address, p.Port)
-		if p.Nodes.Matches(node) && !seen[at] {
-			seen[at] = true
+		if p.Nodes.Matches(node) && !seen[p.Address] {
+			seen[p.Address] = true
 			found = append(found, p)
 		}
 	}
 	return found
 }
 
-// poolName is no valid object name when no pool holds the address.
-func (s *Snapshot) poolName(address netip.Addr) string {
-	if p := s.PoolOf(address); p != nil {
-		return p.Name
+// selects tells whether an advertisement of these pools selects an address of the
+// pool, or with nil one of no pool.
+func (s *Snapshot) selects(names nameSet, pool *Pool) bool {
+	if pool != nil || len(names) == 0 {
+		return pool == nil || names.selects(pool.Name)
 	}
-	return ""
+	for name := range names {
+		if s.pools[name] == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Excluded tells whether a node with these labels is kept out of load balancing.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -58,7 +59,7 @@ func allocated(asked request, assignment ipam.Assignment, err error, outside []n
 		c.reason, c.message = explain(asked, err)
 	case len(outside) > 0:
 		c.reason = ReasonOutsidePools
-		c.message = fmt.Sprintf("%s stays in service, but is in no IPPool any more; add it to one, or release it with annotation %s: %q",
+		c.message = fmt.Sprintf("%s is kept, but is in no IPPool any more, so only advertisements of all pools or of a pool that is gone announce it; add it to a pool, or release it with annotation %s: %q",
 			join(outside, " and "), v1alpha1.AnnotationRelease, join(outside, ","))
 	case len(assignment.Missing) > 0:
 		c.reason = ReasonFamilyMissing
@@ -118,13 +119,13 @@ type nodeView struct {
 	labels   map[string]string
 	excluded bool
 	ready    bool     // its speaker runs and announces
-	segments int      // on which its speaker announces
+	segments []string // interfaces on which its speaker announces, sorted
 	sessions []string // names of BGPPeers with an established session, sorted
 }
 
 // announced is the condition for what the advertisements and the speakers make of
-// the addresses.
-func announced(addresses []netip.Addr, snapshot *config.Snapshot, nodes map[string]nodeView) condition {
+// the addresses. local tells that only nodes with a ready Pod announce them.
+func announced(addresses []netip.Addr, local bool, snapshot *config.Snapshot, nodes map[string]nodeView) condition {
 	c := condition{kind: v1alpha1.ServiceAnnounced}
 	if len(addresses) == 0 {
 		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
@@ -143,6 +144,9 @@ func announced(addresses []netip.Addr, snapshot *config.Snapshot, nodes map[stri
 		}
 	}
 	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
+	if local {
+		c.message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
+	}
 	return c
 }
 
@@ -152,19 +156,19 @@ func announcersOf(address netip.Addr, snapshot *config.Snapshot, nodes map[strin
 	c := condition{kind: v1alpha1.ServiceAnnounced}
 	l2, bgp := snapshot.L2For(address), snapshot.BGPFor(address)
 	if len(l2)+len(bgp) == 0 {
-		pool := "any pool: it is in none"
-		if p := snapshot.PoolOf(address); p != nil {
-			pool = "IPPool " + p.Name
-		}
 		c.reason = ReasonNoAdvertisement
-		c.message = fmt.Sprintf("%s answers nowhere: no L2Advertisement or BGPAdvertisement selects %s; create one", address, pool)
+		if p := snapshot.PoolOf(address); p != nil {
+			c.message = fmt.Sprintf("%s answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool %s; create one", address, p.Name)
+		} else {
+			c.message = fmt.Sprintf("%s answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced", address)
+		}
 		return nil, c
 	}
 	var by, idle []string
 	speakers := 0
 	for _, a := range l2 {
 		name := "L2Advertisement " + a.Name
-		if slices.ContainsFunc(usable(nodes, a.Nodes), func(n nodeView) bool { return n.segments > 0 }) {
+		if slices.ContainsFunc(usable(nodes, a.Nodes), func(n nodeView) bool { return hasInterface(n.segments, a.Interfaces) }) {
 			by = append(by, name)
 		} else {
 			idle = append(idle, name)
@@ -187,7 +191,7 @@ func announcersOf(address netip.Addr, snapshot *config.Snapshot, nodes map[strin
 		c.message = fmt.Sprintf("%s is selected by %s, but no selected node has an established session with its peers; see kubectl get speakerstatuses", address, strings.Join(idle, ", "))
 	default:
 		c.reason = ReasonNoSpeaker
-		c.message = fmt.Sprintf("%s is selected by %s, but on no selected node, the excluded ones left out, does a speaker announce; see kubectl get speakerstatuses and the label %s of the nodes",
+		c.message = fmt.Sprintf("%s is selected by %s, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label %s of the nodes",
 			address, strings.Join(idle, ", "), v1alpha1.ExcludeLabel)
 	}
 	return by, c
@@ -202,6 +206,17 @@ func usable(nodes map[string]nodeView, selector config.NodeSelector) []nodeView 
 		}
 	}
 	return found
+}
+
+// hasInterface tells whether one of the interfaces is one that the advertisement
+// names; no patterns stands for the default ones.
+func hasInterface(interfaces, patterns []string) bool {
+	return slices.ContainsFunc(interfaces, func(name string) bool {
+		return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {
+			ok, err := path.Match(pattern, name)
+			return ok && err == nil
+		})
+	})
 }
 
 // hasPeer tells whether one of the sessions is with one of the peers; no peers

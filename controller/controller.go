@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -59,6 +60,7 @@ type Controller struct {
 	reserving workqueue.TypedRateLimitingInterface[string] // IPReservations
 	metrics   *metrics
 
+	led      atomic.Bool
 	snapshot atomic.Pointer[config.Snapshot]
 	nodes    atomic.Pointer[map[string]nodeView]
 
@@ -69,6 +71,7 @@ type Controller struct {
 	reservations map[string]reservation // in effect, by namespace/name
 	unkept       map[string]bool        // IPReservations that are not in effect
 	superseded   map[string]string      // resourceVersion that we wrote over last, by Service
+	chances      int                    // times that something was freed
 }
 
 // setting is a key of the queue of configuration work.
@@ -78,6 +81,7 @@ const (
 	compileAll    setting = "compile" // an object of the configuration changed
 	publishUsage  setting = "usage"   // addresses were given or freed
 	reviewNodes   setting = "nodes"   // a node or its speaker changed
+	ensureKey     setting = "key"     // the Secret of the hello key changed
 	usageInterval         = 500 * time.Millisecond
 )
 
@@ -88,6 +92,8 @@ type sources struct {
 	service     cache.SharedIndexInformer
 	services    corelisters.ServiceLister
 	node        cache.SharedIndexInformer
+	secret      cache.SharedIndexInformer // of the hello key
+	ownFactory  informers.SharedInformerFactory
 	pool        cache.SharedIndexInformer
 	l2          cache.SharedIndexInformer
 	bgp         cache.SharedIndexInformer
@@ -106,6 +112,10 @@ func New(o Options) (*Controller, error) {
 		o.Workers = 4
 	}
 	factory := informers.NewSharedInformerFactory(o.Kubernetes, 0)
+	own := informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, informers.WithNamespace(o.Namespace),
+		informers.WithTweakListOptions(func(l *metav1.ListOptions) {
+			l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.HelloSecret).String()
+		}))
 	c := &Controller{
 		Options: o,
 		informers: sources{
@@ -114,6 +124,8 @@ func New(o Options) (*Controller, error) {
 			service:     factory.Core().V1().Services().Informer(),
 			services:    factory.Core().V1().Services().Lister(),
 			node:        factory.Core().V1().Nodes().Informer(),
+			secret:      own.Core().V1().Secrets().Informer(),
+			ownFactory:  own,
 			pool:        client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
 			l2:          client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
 			bgp:         client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
@@ -177,6 +189,7 @@ func (c *Controller) watch() error {
 		{c.informers.service, service, always},
 		{c.informers.namespace, c.enqueueNamespace, relabelled},
 		{c.informers.reservation, reservation, respecified},
+		{c.informers.secret, to(ensureKey), always},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.pool, to(compileAll), respecified},
@@ -242,17 +255,19 @@ func respecified(before, after metav1.Object) bool {
 func (c *Controller) Watch(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	c.informers.factory.StartWithContext(ctx)
+	c.informers.ownFactory.StartWithContext(ctx)
 	for _, i := range c.informers.own() {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	<-ctx.Done()
 	c.informers.factory.Shutdown()
+	c.informers.ownFactory.Shutdown()
 	return group.Wait()
 }
 
 // Synced tells whether the caches hold everything.
 func (c *Controller) Synced() bool {
-	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node) {
+	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.secret) {
 		if !i.HasSynced() {
 			return false
 		}
@@ -261,7 +276,16 @@ func (c *Controller) Synced() bool {
 }
 
 // Lead does the work of the leader until the context ends. Watch must be running.
-func (c *Controller) Lead(ctx context.Context) error {
+func (c *Controller) Lead(ctx context.Context) error { return c.lead(ctx, c.reconcile) }
+
+var errLed = errors.New("a Controller leads once, by its own reconcilers or as a cloud provider")
+
+// lead does the work of the leader with this way of reconciling Services, and what
+// goes with it, until the context ends.
+func (c *Controller) lead(ctx context.Context, reconcile func(context.Context, string) error, beside ...func(context.Context) error) error {
+	if !c.led.CompareAndSwap(false, true) {
+		return errLed
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), c.Synced) {
 		return ctx.Err()
 	}
@@ -284,7 +308,10 @@ func (c *Controller) Lead(ctx context.Context) error {
 		return nil
 	})
 	for range c.Workers {
-		group.Go(func() error { work(ctx, c.services, c.reconcile, retried[string](c, "service")); return nil })
+		group.Go(func() error { work(ctx, c.services, reconcile, retried[string](c, "service")); return nil })
+	}
+	for _, run := range beside {
+		group.Go(func() error { return run(ctx) })
 	}
 	c.Logger.Info("leading", "services", len(c.informers.service.GetStore().ListKeys()))
 	<-ctx.Done()

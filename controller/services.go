@@ -77,9 +77,10 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		return c.disown(ctx, key, svc)
 	}
 	asked, assignment, outside, failure := c.assign(key, svc)
+	local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	conditions := []condition{
 		allocated(asked, assignment, failure, outside),
-		announced(assignment.Addresses, c.snapshot.Load(), *c.nodes.Load()),
+		announced(assignment.Addresses, local, c.snapshot.Load(), *c.nodes.Load()),
 	}
 	desired, news := withStatus(svc, assignment.Addresses, conditions, metav1.Now())
 	if desired != svc {
@@ -157,6 +158,7 @@ func (c *Controller) namespaceLabels(name string) labels.Set {
 // they ask for. The
 // mutex is held.
 func (c *Controller) retryWaiting(but string) {
+	c.chances++
 	for key := range c.waiting {
 		if key != but {
 			c.services.Add(key)
@@ -193,13 +195,21 @@ func (c *Controller) release(key string) {
 // disown takes Berth's marks off a Service that it does not serve.
 func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service) error {
 	if marked(svc) {
-		if err := c.write(ctx, key, withoutStatus(svc)); err != nil {
+		if err := c.write(ctx, key, withoutStatus(svc, c.gave(key))); err != nil {
 			return err
 		}
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release", "not a Service of Berth's any more (spec.type, spec.loadBalancerClass)")
 	}
 	c.release(key)
 	return nil
+}
+
+// gave returns a test for addresses that the Service can only have from Berth.
+func (c *Controller) gave(key string) func(netip.Addr) bool {
+	c.mu.Lock()
+	held := c.allocator.Holdings(key)
+	c.mu.Unlock()
+	return func(a netip.Addr) bool { return slices.Contains(held, a) || c.snapshot.Load().PoolOf(a) != nil }
 }
 
 // write writes the status on the resourceVersion that it was decided on.

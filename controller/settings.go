@@ -30,6 +30,8 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 		return c.publish(ctx, problems)
 	case publishUsage:
 		return c.publish(ctx, nil)
+	case ensureKey:
+		return c.ensureHelloKey(ctx)
 	case reviewNodes:
 		if c.reviewNodes() {
 			c.enqueueAll()
@@ -220,7 +222,12 @@ func (c *Controller) reviewNodes() bool {
 		}
 		// The report of a node that is gone is the last one it wrote.
 		view.ready = s.Status.State == v1alpha1.SpeakerReady && alive[s.Name]
-		view.segments = len(s.Status.Segments)
+		for _, segment := range s.Status.Segments {
+			if segment.Announcing {
+				view.segments = append(view.segments, segment.Interface)
+			}
+		}
+		slices.Sort(view.segments)
 		for _, session := range s.Status.Sessions {
 			if session.State == "Established" {
 				view.sessions = append(view.sessions, session.Peer)
@@ -237,26 +244,35 @@ func (c *Controller) reviewNodes() bool {
 }
 
 // ensureHelloKey makes the key with which speakers sign their hellos, unless there
-// is one.
+// is a good one.
 func (c *Controller) ensureHelloKey(ctx context.Context) error {
 	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
-	_, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
-	if err == nil {
+	found, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
+	if err == nil && len(found.Data[v1alpha1.HelloKey]) >= v1alpha1.ShortestHelloKey {
 		return nil
 	}
-	if !apierrors.IsNotFound(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	}
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {
 		return fmt.Errorf("make the hello key: %w", err)
 	}
-	_, err = secrets.Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
-		Data:       map[string][]byte{v1alpha1.HelloKey: key},
-	}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("create Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
+	data := map[string][]byte{v1alpha1.HelloKey: key}
+	if err == nil {
+		found.Data = data
+		_, err = secrets.Update(ctx, found, metav1.UpdateOptions{})
+	} else {
+		_, err = secrets.Create(ctx, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
+			Data:       data,
+		}, metav1.CreateOptions{})
+	}
+	switch {
+	case apierrors.IsAlreadyExists(err):
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // we are being uninstalled
+	case err != nil:
+		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	}
 	return nil
 }

@@ -58,11 +58,15 @@ func given(svc *corev1.Service) bool {
 	})
 }
 
-// withoutStatus returns the Service as it was before Berth served it.
-func withoutStatus(svc *corev1.Service) *corev1.Service {
+// withoutStatus returns the Service as it was before Berth served it: without our
+// conditions and the addresses that are ours. Another controller's stay.
+func withoutStatus(svc *corev1.Service, gave func(netip.Addr) bool) *corev1.Service {
 	clean := svc.DeepCopy()
 	if given(svc) {
-		clean.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+		clean.Status.LoadBalancer.Ingress = slices.DeleteFunc(clean.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
+			address, err := netip.ParseAddr(i.IP)
+			return err == nil && gave(address)
+		})
 	}
 	clean.Status.Conditions = slices.DeleteFunc(clean.Status.Conditions, ours)
 	return clean

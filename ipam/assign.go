@@ -49,6 +49,7 @@ type Assignment struct {
 // package's types.
 func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	before, known := a.owners[name]
+	before.addresses = slices.Clone(before.addresses)
 	renewed := known && !before.terms.equal(request.Terms)
 	a.setTerms(name, request.Terms)
 	addresses, err := a.choose(name, request)
@@ -69,6 +70,9 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 		err = missing[0]
 	}
 	if err != nil {
+		// Who fails takes nothing: what others wait for must not seem to come free.
+		taken := slices.DeleteFunc(a.Holdings(name), func(h netip.Addr) bool { return slices.Contains(before.addresses, h) })
+		a.Free(name, taken)
 		addresses, missing = nil, nil
 	}
 	order := func(address netip.Addr) int { return slices.Index(request.Families, FamilyOf(address)) }

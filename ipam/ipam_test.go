@@ -134,6 +134,13 @@ func TestRequireDualStackIsBothOrNeither(t *testing.T) {
 	}
 }
 
+func TestARequestThatFailsTakesNothing(t *testing.T) {
+	a := with(pool("four", Automatic, "192.0.2.1-192.0.2.3"))
+	if got, err := a.Assign("n/a", both); err == nil || len(got.Surplus) != 0 || a.Addresses() != 0 {
+		t.Errorf("got %+v, %v, and %d addresses are held; want a failure and nothing", got, err, a.Addresses())
+	}
+}
+
 func TestLeavingDualStackFreesTheOtherFamily(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3", "2001:db8::1-2001:db8::3"))
 	mustAssign(t, a, "a", both, "192.0.2.1", "2001:db8::1")

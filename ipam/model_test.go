@@ -120,11 +120,11 @@ func (m *model) assign(name string, r Request, universe []netip.Addr) ([]netip.A
 		}
 		fail = fail || !ok
 	}
+	before := map[netip.Addr]bool{}
+	for a := range o.held {
+		before[a] = true
+	}
 	if !fail {
-		before := map[netip.Addr]bool{}
-		for a := range o.held {
-			before[a] = true
-		}
 		for _, pin := range r.Pinned {
 			m.hold(name, pin)
 			got = append(got, pin)
@@ -145,6 +145,12 @@ func (m *model) assign(name string, r Request, universe []netip.Addr) ([]netip.A
 	}
 	if fail {
 		got = nil
+		for a := range o.held {
+			if !before[a] {
+				delete(o.held, a)
+				m.order[a] = slices.DeleteFunc(m.order[a], func(n string) bool { return n == name })
+			}
+		}
 	}
 	o.leaving = map[netip.Addr]bool{}
 	for a := range o.held {
@@ -344,7 +350,7 @@ func (h *history) restart(t *testing.T) {
 		}
 	}
 	for address, names := range h.m.order {
-		for _, name := range names {
+		for _, name := range slices.Clone(names) {
 			if err := h.a.Hold(name, address, h.m.owners[name].terms); err != nil {
 				var taken *TakenError
 				// Pools changed: those who shared across namespaces may not any more.

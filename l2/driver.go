@@ -25,7 +25,8 @@ import (
 type Desired struct {
 	// Addresses are announced together. None: the group is not announced.
 	Addresses []netip.Addr
-	// Interfaces are names, or patterns as of path.Match. None: the interfaces that hold a node address.
+	// Interfaces are names, or patterns as of path.Match; "" stands for the interfaces that hold a node
+	// address. None: those alone.
 	Interfaces []string
 	// Candidates names the nodes that may own the group, this node included only if it may.
 	Candidates []string

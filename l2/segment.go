@@ -267,7 +267,7 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 // apply hands a group to ownership if it concerns this interface.
 func (s *segment) apply(now time.Time, group string, d Desired) {
 	here := len(d.Interfaces) == 0 && s.home ||
-		slices.ContainsFunc(d.Interfaces, func(p string) bool { return matches(p, s.name) })
+		slices.ContainsFunc(d.Interfaces, func(p string) bool { return p == "" && s.home || matches(p, s.name) })
 	if !here {
 		d.Addresses = nil
 	}

@@ -106,7 +106,7 @@ func (g *groups) around(service string, seen map[string]bool) Group {
 	slices.SortFunc(group.Services, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(group.Addresses, netip.Addr.Compare)
 	group.Addresses = slices.Compact(group.Addresses)
-	group.ID = group.Addresses[0].String()
+	group.ID = group.Services[0].Name // not an address: those change, and the owner need not
 	return group
 }
 

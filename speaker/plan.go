@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berth-lb/berth/bgp"
@@ -79,7 +80,9 @@ type World struct {
 
 // Plan is what this node must do for a group.
 type Plan struct {
-	L2  l2.Desired
+	// L2 by the ID of the part of the group: the addresses that the same
+	// advertisements select are announced and moved together.
+	L2  map[string]l2.Desired
 	BGP bgp.Desired
 }
 
@@ -142,45 +145,66 @@ func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[
 }
 
 // planL2 says which addresses of the group are announced on the segment, and by
-// which nodes: those that may announce all of them, since the group has one owner.
-func planL2(group Group, serving map[string]Node, world World) l2.Desired {
-	var desired l2.Desired
-	candidates := map[string]bool{}
-	for name := range serving {
-		candidates[name] = true
-	}
-	everywhere := false // an advertisement that names no interface
+// which nodes.
+func planL2(group Group, serving map[string]Node, world World) map[string]l2.Desired {
+	parts := map[string]l2.Desired{}
 	for _, address := range group.Addresses {
 		advertisements := world.Snapshot.L2For(address)
-		if len(advertisements) == 0 {
+		if len(advertisements) == 0 || len(serving) == 0 {
 			continue
 		}
-		desired.Addresses = append(desired.Addresses, address)
-		for name := range candidates {
-			if !slices.ContainsFunc(advertisements, func(a *config.L2Advertisement) bool { return a.Nodes.Matches(serving[name].Labels) }) {
-				delete(candidates, name)
-			}
+		id := partID(group, advertisements)
+		part, known := parts[id]
+		if !known {
+			part = l2.Desired{Interfaces: interfaces(advertisements, world), Candidates: candidates(advertisements, serving)}
 		}
-		for _, a := range advertisements {
-			if self, ok := world.Nodes[world.Self]; ok && a.Nodes.Matches(self.Labels) {
-				everywhere = everywhere || len(a.Interfaces) == 0
-				desired.Interfaces = append(desired.Interfaces, a.Interfaces...)
-			}
+		if len(part.Candidates) == 0 {
+			continue
+		}
+		part.Addresses = append(part.Addresses, address)
+		parts[id] = part
+	}
+	return parts
+}
+
+// partID names the part of the group that these advertisements select, in the same
+// way on every node.
+func partID(group Group, advertisements []*config.L2Advertisement) string {
+	names := make([]string, 0, len(advertisements))
+	for _, a := range advertisements {
+		names = append(names, a.Name)
+	}
+	return group.ID + " " + strings.Join(names, ",")
+}
+
+// candidates returns the serving nodes that one of the advertisements selects.
+func candidates(advertisements []*config.L2Advertisement, serving map[string]Node) []string {
+	var names []string
+	for name, node := range serving {
+		if slices.ContainsFunc(advertisements, func(a *config.L2Advertisement) bool { return a.Nodes.Matches(node.Labels) }) {
+			names = append(names, name)
 		}
 	}
-	if everywhere {
-		desired.Interfaces = nil
+	slices.Sort(names)
+	return names
+}
+
+// interfaces returns the patterns of the advertisements that select this node; ""
+// stands for the default interfaces, and none for nothing else.
+func interfaces(advertisements []*config.L2Advertisement, world World) []string {
+	var patterns []string
+	self := world.Nodes[world.Self]
+	for _, a := range advertisements {
+		switch {
+		case !a.Nodes.Matches(self.Labels):
+		case len(a.Interfaces) == 0:
+			patterns = append(patterns, "")
+		default:
+			patterns = append(patterns, a.Interfaces...)
+		}
 	}
-	slices.Sort(desired.Interfaces)
-	desired.Interfaces = slices.Compact(desired.Interfaces)
-	for name := range candidates {
-		desired.Candidates = append(desired.Candidates, name)
-	}
-	slices.Sort(desired.Candidates)
-	if len(desired.Addresses) == 0 || len(desired.Candidates) == 0 {
-		return l2.Desired{}
-	}
-	return desired
+	slices.Sort(patterns)
+	return slices.Compact(patterns)
 }
 
 // planBGP says which routes of the group this node announces, and to whom.

@@ -43,6 +43,7 @@ func world(self string) World {
 		Pools: []*v1alpha1.IPPool{
 			{ObjectMeta: named("l2"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8:2::/64"}}},
 			{ObjectMeta: named("l2-rack-a"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.3.0/24"}}},
+			{ObjectMeta: named("twice"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.4.0/24"}}},
 			{ObjectMeta: named("bgp"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24", "2001:db8:100::/64"}}},
 			{ObjectMeta: named("both"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
 			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.0.0/24"}}},
@@ -50,6 +51,8 @@ func world(self string) World {
 		L2Advertisements: []*v1alpha1.L2Advertisement{
 			{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2", "both"}}},
 			{ObjectMeta: named("rack-a"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2-rack-a"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
+			{ObjectMeta: named("l2-too"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"twice"}}},
+			{ObjectMeta: named("rack-a-too"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"twice"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
 		},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 			{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"bgp"}, Peers: []string{"tor"}}},
@@ -65,11 +68,12 @@ func world(self string) World {
 
 func TestPlanGroup(t *testing.T) {
 	one := func(local bool, addresses ...string) Group {
-		return Group{ID: addresses[0], Addresses: addrs(addresses...), Services: []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}}}
+		return Group{ID: "g", Addresses: addrs(addresses...), Services: []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}}}
 	}
 	route := func(prefix string, peers ...string) bgp.Route {
 		return bgp.Route{Prefix: netip.MustParsePrefix(prefix), Peers: peers}
 	}
+	l2plan := func(id string, d l2.Desired) map[string]l2.Desired { return map[string]l2.Desired{id: d} }
 	for _, c := range []struct {
 		name      string
 		self      string
@@ -78,40 +82,47 @@ func TestPlanGroup(t *testing.T) {
 		want      Plan
 	}{
 		{"a Service of policy Cluster is announced by every node that is not excluded", "n1", one(false, "192.0.2.1", "2001:db8:2::1"), nil,
-			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1", "2001:db8:2::1"), Candidates: []string{"n1", "n2", "n3"}}}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "2001:db8:2::1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})}},
 		{"an address that nothing selects is not announced", "n1", one(false, "10.0.0.1"), nil, Plan{}},
 		{"node selectors choose the candidates, and the interface is theirs", "n1", one(false, "192.0.3.1"), nil,
-			Plan{L2: l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}}}},
+			Plan{L2: l2plan("g rack-a", l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}})}},
 		{"routes go to the peers of the advertisement", "n3", one(false, "198.51.100.1", "2001:db8:100::1"), nil,
 			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}}}},
 		{"an excluded node announces no routes", "n4", one(false, "198.51.100.1"), nil, Plan{}},
 		{"a pool can be announced both ways", "n3", one(false, "203.0.113.1"), nil,
-			Plan{L2: l2.Desired{Addresses: addrs("203.0.113.1"), Candidates: []string{"n1", "n2", "n3"}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}}),
 				BGP: bgp.Desired{Routes: []bgp.Route{route("203.0.113.1/32")}}}},
 		{"BGP honours node selectors", "n1", one(false, "203.0.113.1"), nil,
-			Plan{L2: l2.Desired{Addresses: addrs("203.0.113.1"), Candidates: []string{"n1", "n2", "n3"}}}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})}},
 		{"policy Local: only nodes with a ready endpoint", "n1", one(true, "192.0.2.1"),
 			map[string]Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
-			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n2"}}}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
 		{"policy Local: nodes with a terminating endpoint that serves, when none is ready", "n1", one(true, "198.51.100.1"),
 			map[string]Endpoints{"d/web": {Serving: set("n1")}},
 			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}}},
 		{"policy Local without any endpoint is not announced", "n1", one(true, "192.0.2.1"), nil, Plan{}},
 		{"Services that share an address have one owner, which serves both", "n1",
-			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
+			Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
 			map[string]Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
-			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Candidates: []string{"n2"}}}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
+		{"addresses that differ in their advertisements are announced apart", "n1", one(false, "192.0.2.1", "192.0.3.1"), nil,
+			Plan{L2: map[string]l2.Desired{
+				"g l2":     {Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
+				"g rack-a": {Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
+			}}},
+		{"two advertisements of one pool are both acted on", "n1", one(false, "192.0.4.1"), nil,
+			Plan{L2: l2plan("g l2-too,rack-a-too", l2.Desired{Addresses: addrs("192.0.4.1"), Interfaces: []string{"", "eth1"}, Candidates: []string{"n1", "n2", "n3"}})}},
 		{"an address given twice is announced for the older Service only", "n1",
-			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1"), Services: []Service{
+			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(2, 0)}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
 			map[string]Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
-			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n2"}}}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
 		{"a sharer without endpoints does not silence the other", "n1",
-			Group{ID: "192.0.2.1", Addresses: addrs("192.0.2.1"), Services: []Service{
+			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
 			map[string]Endpoints{"d/a": {Ready: set("n1")}},
-			Plan{L2: l2.Desired{Addresses: addrs("192.0.2.1"), Candidates: []string{"n1"}}}},
+			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}})}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := PlanGroup(c.group, c.endpoints, world(c.self))
@@ -143,13 +154,13 @@ func TestGroupsFollowSharedAddresses(t *testing.T) {
 			t.Fatalf("set %s: gone %s", s.Name, diff)
 		}
 	}
-	step(service("a", "192.0.2.1"), map[string][]string{"192.0.2.1": {"a"}})
-	step(service("b", "192.0.2.5", "2001:db8::1"), map[string][]string{"192.0.2.5": {"b"}})
-	step(service("c", "192.0.2.1", "2001:db8::1"), map[string][]string{"192.0.2.1": {"a", "b", "c"}}, "192.0.2.5")
-	step(service("other", "192.0.2.9"), map[string][]string{"192.0.2.9": {"other"}})
-	step(service("c"), map[string][]string{"192.0.2.1": {"a"}, "192.0.2.5": {"b"}})
-	step(service("a"), nil, "192.0.2.1")
-	step(service("b", "2001:db8::1"), map[string][]string{"2001:db8::1": {"b"}}, "192.0.2.5")
+	step(service("b", "192.0.2.1"), map[string][]string{"b": {"b"}})
+	step(service("d", "192.0.2.5", "2001:db8::1"), map[string][]string{"d": {"d"}})
+	step(service("c", "192.0.2.1", "2001:db8::1"), map[string][]string{"b": {"b", "c", "d"}}, "d")
+	step(service("other", "192.0.2.9"), map[string][]string{"other": {"other"}})
+	step(service("c"), map[string][]string{"b": {"b"}, "d": {"d"}})
+	step(service("b"), nil, "b")
+	step(service("d", "2001:db8::1"), map[string][]string{"d": {"d"}})
 	if n := len(g.all()); n != 2 {
 		t.Errorf("%d groups, want 2", n)
 	}

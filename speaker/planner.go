@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -26,8 +28,11 @@ type planner struct {
 	reporter *reporter
 	tasks    *workqueue.Typed[task]
 
-	groups *groups
-	world  World
+	groups  *groups
+	world   World
+	parts   map[string][]string // IDs that layer 2 knows, by group
+	ordered atomic.Int32        // BGP peers
+	keyed   bool
 
 	mu       sync.Mutex // guards what follows; makes changes of state one after the other
 	departed bool
@@ -53,6 +58,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, r 
 		Options: o, sources: s, l2: layer2, bgp: routes, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
+		parts:  map[string][]string{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}},
 	}
 	return p, p.watch()
@@ -76,6 +82,7 @@ func (p *planner) watch() error {
 		p.sources.slice:   endpoints,
 		p.sources.secret:  to(keyChanged),
 	}
+	handlers[p.sources.status] = func(any) { p.reporter.poke() }
 	for _, i := range p.sources.settings {
 		handlers[i] = to(settingsChanged)
 	}
@@ -109,7 +116,7 @@ func (p *planner) begin() {
 	p.reviewKey()
 	p.world.Nodes = p.sources.nodes()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
-	p.bgp.SyncPeers(PlanPeers(p.world))
+	p.syncPeers()
 	for _, key := range p.sources.service.GetStore().ListKeys() {
 		p.reviewService(key)
 	}
@@ -139,6 +146,7 @@ func (p *planner) run(ctx context.Context) {
 			}
 		case keyChanged:
 			p.reviewKey()
+			p.reviewState()
 		}
 		p.tasks.Done(t)
 	}
@@ -156,16 +164,15 @@ func (p *planner) reviewService(key string) {
 	}
 	// Last, so that an address that went to another group stays announced.
 	for _, id := range gone {
-		p.l2.Sync(id, l2.Desired{})
+		p.syncL2(id, nil)
 		p.bgp.Sync(id, bgp.Desired{})
-		p.reporter.forget(id)
 	}
 	p.reporter.poke()
 }
 
 // replan plans every group anew, and the peers.
 func (p *planner) replan() {
-	p.bgp.SyncPeers(PlanPeers(p.world))
+	p.syncPeers()
 	for _, group := range p.groups.all() {
 		p.plan(group)
 	}
@@ -180,9 +187,34 @@ func (p *planner) plan(group Group) {
 		}
 	}
 	plan := PlanGroup(group, endpoints, p.world)
-	p.l2.Sync(group.ID, plan.L2)
+	p.syncL2(group.ID, plan.L2)
 	p.bgp.Sync(group.ID, plan.BGP)
-	p.reporter.remember(group)
+	for part := range plan.L2 {
+		p.reporter.remember(part, group)
+	}
+}
+
+// syncL2 replaces what layer 2 knows of a group.
+func (p *planner) syncL2(group string, parts map[string]l2.Desired) {
+	before := p.parts[group]
+	delete(p.parts, group)
+	for part, desired := range parts {
+		p.l2.Sync(part, desired)
+		p.parts[group] = append(p.parts[group], part)
+	}
+	for _, part := range before {
+		if _, still := parts[part]; !still {
+			p.l2.Sync(part, l2.Desired{})
+			p.reporter.forget(part)
+		}
+	}
+}
+
+// syncPeers replaces the BGP peers.
+func (p *planner) syncPeers() {
+	peers := PlanPeers(p.world)
+	p.ordered.Store(int32(len(peers)))
+	p.bgp.SyncPeers(peers)
 }
 
 // reviewState follows the exclusion of this node.
@@ -193,6 +225,8 @@ func (p *planner) reviewState() {
 		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone")
 	case self.Excluded:
 		p.become(v1alpha1.SpeakerLeaving, "the Node is being deleted or has the label "+v1alpha1.ExcludeLabel)
+	case !p.keyed:
+		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")
 	default:
 		p.become(v1alpha1.SpeakerReady, "")
 	}
@@ -227,39 +261,47 @@ func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 		p.l2.SetState(l2.Leaving)
 	case v1alpha1.SpeakerRestarting:
 		p.l2.SetState(l2.Restarting)
-	case v1alpha1.SpeakerStarting, v1alpha1.SpeakerStopped:
+	case v1alpha1.SpeakerStarting:
+		p.l2.SetState(l2.Starting)
+	case v1alpha1.SpeakerStopped:
 	}
 }
 
 // settled tells whether the drivers have done what a start needs.
 func (p *planner) settled() bool {
-	for _, segment := range p.l2.Status().Segments {
-		if segment.Up && !segment.Claiming {
-			return false
+	layer2, routes := p.l2.Status(), p.bgp.Status()
+	claiming := slices.ContainsFunc(layer2.Segments, func(s l2.Segment) bool { return s.Claiming })
+	for _, s := range layer2.Segments {
+		claiming = claiming && (s.Claiming || !s.Up)
+	}
+	established := 0
+	for _, peer := range routes.Peers {
+		if peer.Established() {
+			established++
 		}
 	}
-	for _, peer := range p.bgp.Status().Peers {
-		if !peer.Established() {
-			return false
-		}
-	}
-	return true
+	return claiming && established >= int(p.ordered.Load())
 }
 
 // reviewKey takes the key of hellos from its Secret. A Secret that is gone changes
 // nothing: the speakers go on with the key they have.
 func (p *planner) reviewKey() {
-	o, exists, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
+	o, _, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
 	secret, ok := o.(*corev1.Secret)
-	if err != nil || !exists || !ok {
-		p.reporter.complain("hello key", fmt.Sprintf("no Secret %s/%s yet: the controller makes it; without it nothing is announced by ARP and NDP", p.Namespace, v1alpha1.HelloSecret))
+	key := []byte(nil)
+	if err == nil && ok {
+		key = secret.Data[v1alpha1.HelloKey]
+	}
+	if len(key) >= v1alpha1.ShortestHelloKey {
+		p.keyed = true
+		p.l2.SetKey(key)
+		p.reporter.complain("hello key", "")
 		return
 	}
-	key := secret.Data[v1alpha1.HelloKey]
-	if len(key) < 16 {
-		p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s: data.%s has %d bytes, and needs 16 or more; delete the Secret and restart the controller, which makes a good one", p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, len(key)))
-		return
+	consequence := "without it nothing is announced by ARP and NDP"
+	if p.keyed {
+		consequence = "the speaker goes on with the key it has"
 	}
-	p.reporter.complain("hello key", "")
-	p.l2.SetKey(key)
+	p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
+		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
 }

@@ -27,7 +27,10 @@ const (
 	reportAtMostEvery = 300 * time.Millisecond
 	reportAtLeast     = 10 * time.Second
 	writeAtMost       = 5 * time.Second
+	eventAfter        = 700 * time.Millisecond
 	mostMessages      = 16
+	mostSegments      = 64
+	mostSessions      = 256
 	longestMessage    = 1024
 )
 
@@ -37,7 +40,6 @@ type reporter struct {
 	sources *sources
 	l2      *l2.Driver
 	bgp     *bgp.Driver
-	owner   metav1.OwnerReference
 	changed chan struct{}
 	spend   *rate.Limiter // of events about Services
 
@@ -52,10 +54,9 @@ type reporter struct {
 	written *v1alpha1.SpeakerStatus // of the goroutine of publish
 }
 
-func newReporter(o Options, s *sources, node *corev1.Node, layer2 *l2.Driver, routes *bgp.Driver) *reporter {
+func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver) *reporter {
 	return &reporter{
 		Options: o, sources: s, l2: layer2, bgp: routes,
-		owner:      metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID},
 		changed:    make(chan struct{}, 1),
 		flushes:    make(chan chan error),
 		spend:      rate.NewLimiter(2, 50),
@@ -104,15 +105,15 @@ func (r *reporter) complain(subject, message string) {
 	r.poke()
 }
 
-// remember notes which Services a group has, for events about it.
-func (r *reporter) remember(group Group) {
+// remember notes which Services a part of a group has, for events about it.
+func (r *reporter) remember(part string, group Group) {
 	names := make([]string, 0, len(group.Services))
 	for _, s := range group.Services {
 		names = append(names, s.Name)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members[group.ID] = names
+	r.members[part] = names
 }
 
 // forget forgets a group that is no more.
@@ -197,7 +198,12 @@ func (r *reporter) observedL2(o l2.Observation) {
 	switch o.Kind {
 	case l2.GroupGained:
 		r.Logger.Info("owner", "interface", o.Interface, "group", o.Group, "cause", o.Cause)
-		r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause)
+		// Who owns it for a moment only is no news.
+		time.AfterFunc(eventAfter, func() {
+			if slices.Contains(r.l2.Holds(o.Group), o.Interface) {
+				r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause)
+			}
+		})
 	case l2.GroupLost:
 		r.Logger.Info("owner no more", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause)
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
@@ -263,7 +269,11 @@ func (r *reporter) write(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
 	report := r.compose()
-	if r.written != nil && reflect.DeepEqual(r.written.Status, report) {
+	if _, exists, err := r.sources.status.GetStore().GetByKey(r.Node); err == nil && !exists {
+		r.written = nil // somebody deleted it, or we did not see it yet
+	}
+	owner := r.owner()
+	if r.written != nil && reflect.DeepEqual(r.written.Status, report) && reflect.DeepEqual(r.written.OwnerReferences, owner) {
 		return nil
 	}
 	statuses := r.Berth.SpeakerStatuses
@@ -272,7 +282,7 @@ func (r *reporter) write(ctx context.Context) error {
 		if apierrors.IsNotFound(err) {
 			found, err = statuses.Create(ctx, &v1alpha1.SpeakerStatus{
 				TypeMeta:   typeMeta("SpeakerStatus"),
-				ObjectMeta: metav1.ObjectMeta{Name: r.Node, OwnerReferences: []metav1.OwnerReference{r.owner}},
+				ObjectMeta: metav1.ObjectMeta{Name: r.Node, OwnerReferences: owner},
 				Status:     report,
 			}, metav1.CreateOptions{})
 		}
@@ -280,10 +290,13 @@ func (r *reporter) write(ctx context.Context) error {
 			return fmt.Errorf("SpeakerStatus %s: %w", r.Node, err)
 		}
 		r.written = found
+		if reflect.DeepEqual(found.Status, report) && reflect.DeepEqual(found.OwnerReferences, owner) {
+			return nil
+		}
 	}
 	desired := r.written.DeepCopy()
 	desired.TypeMeta = typeMeta("SpeakerStatus")
-	desired.OwnerReferences = []metav1.OwnerReference{r.owner}
+	desired.OwnerReferences = owner
 	desired.Status = report
 	written, err := statuses.Update(ctx, desired, metav1.UpdateOptions{})
 	if err != nil {
@@ -293,6 +306,16 @@ func (r *reporter) write(ctx context.Context) error {
 	written.Status = report // as we compare it
 	r.written = written
 	return nil
+}
+
+// owner makes the report go with the Node, as the API has it now.
+func (r *reporter) owner() []metav1.OwnerReference {
+	o, exists, err := r.sources.node.GetStore().GetByKey(r.Node)
+	node, ok := o.(*corev1.Node)
+	if err != nil || !exists || !ok {
+		return nil
+	}
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
 }
 
 // compose makes the report from what the drivers say.
@@ -310,7 +333,8 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {
 		report.Segments = append(report.Segments, v1alpha1.SegmentReport{
-			Interface: s.Interface, MAC: s.MAC.String(), PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
+			Interface: s.Interface, MAC: s.MAC.String(), Announcing: s.Up && s.Claiming,
+			PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
 		})
 		report.GroupsOwned += int32(s.Owned)
 		if s.Err != "" {
@@ -330,6 +354,14 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	}
 	for _, u := range routes.Unannounced {
 		messages = append(messages, fmt.Sprintf("%s is not announced by BGP: %s", u.Prefix, u.Reason))
+	}
+	if more := len(report.Segments) - mostSegments; more > 0 {
+		report.Segments = report.Segments[:mostSegments]
+		messages = append(messages, fmt.Sprintf("%d more interfaces announce, which this report has no room for; do the patterns in an L2Advertisement match too much?", more))
+	}
+	if more := len(report.Sessions) - mostSessions; more > 0 {
+		report.Sessions = report.Sessions[:mostSessions]
+		messages = append(messages, fmt.Sprintf("%d more BGP sessions, which this report has no room for", more))
 	}
 	for i, m := range messages {
 		messages[i] = m[:min(len(m), longestMessage)]

@@ -143,7 +143,7 @@ func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("BGP: %w", err)
 	}
-	r := newReporter(s.Options, s.sources, node, layer2, routes)
+	r := newReporter(s.Options, s.sources, layer2, routes)
 	p, err := newPlanner(s.Options, s.sources, layer2, routes, r)
 	return p, r, err
 }

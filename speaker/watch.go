@@ -10,6 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
@@ -28,6 +29,7 @@ type sources struct {
 	slice    cache.SharedIndexInformer
 	node     cache.SharedIndexInformer
 	secret   cache.SharedIndexInformer
+	status   cache.SharedIndexInformer // this speaker's SpeakerStatus
 	pool     cache.SharedIndexInformer
 	l2       cache.SharedIndexInformer
 	bgp      cache.SharedIndexInformer
@@ -51,6 +53,7 @@ func newSources(o Options) (*sources, error) {
 		slice:   cluster.Discovery().V1().EndpointSlices().Informer(),
 		node:    cluster.Core().V1().Nodes().Informer(),
 		secret:  own.Core().V1().Secrets().Informer(),
+		status:  client.NewInformer(ownStatus{o.Berth.SpeakerStatuses, o.Node}, &v1alpha1.SpeakerStatus{}),
 		pool:    client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
 		l2:      client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
 		bgp:     client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
@@ -75,12 +78,31 @@ func newSources(o Options) (*sources, error) {
 	return s, nil
 }
 
+// ownStatus is a source of the one SpeakerStatus of that name.
+type ownStatus struct {
+	client.Source[*v1alpha1.SpeakerStatusList]
+	name string
+}
+
+func (n ownStatus) only(o metav1.ListOptions) metav1.ListOptions {
+	o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String()
+	return o
+}
+
+func (n ownStatus) List(ctx context.Context, o metav1.ListOptions) (*v1alpha1.SpeakerStatusList, error) {
+	return n.Source.List(ctx, n.only(o))
+}
+
+func (n ownStatus) Watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	return n.Source.Watch(ctx, n.only(o))
+}
+
 // run fills the caches until the context ends.
 func (s *sources) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	s.cluster.StartWithContext(ctx)
 	s.own.StartWithContext(ctx)
-	for _, i := range s.settings {
+	for _, i := range append(s.settings, s.status) {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	<-ctx.Done()
@@ -90,7 +112,7 @@ func (s *sources) run(ctx context.Context) error {
 }
 
 func (s *sources) synced() bool {
-	for _, i := range append([]cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret}, s.settings...) {
+	for _, i := range append([]cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret, s.status}, s.settings...) {
 		if !i.HasSynced() {
 			return false
 		}
@@ -138,7 +160,8 @@ func (s *sources) view(key string) Service {
 	view := Service{Name: key}
 	o, exists, err := s.service.GetStore().GetByKey(key)
 	svc, ok := o.(*corev1.Service)
-	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || !allocated(svc) {
+	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || !allocated(svc) ||
+		svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass {
 		return view
 	}
 	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
@@ -215,6 +238,7 @@ func slimService(o any) (any, error) {
 		return o, nil
 	}
 	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta), Status: svc.Status}
+	slim.Spec.LoadBalancerClass = svc.Spec.LoadBalancerClass
 	slim.CreationTimestamp = svc.CreationTimestamp
 	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
 		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}

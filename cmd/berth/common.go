@@ -78,7 +78,10 @@ func (c *common) connect(ctx context.Context, component string, logger *slog.Log
 	// The API server's own priority and fairness protects it; a limit here would only
 	// delay the first answer after a large change.
 	config.QPS, config.Burst = 500, 1000
-	set, err := kubernetes.NewForConfig(config)
+	builtin := rest.CopyConfig(config) // what custom resources do not have: less work for both sides
+	builtin.ContentType = runtime.ContentTypeProtobuf
+	builtin.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	set, err := kubernetes.NewForConfig(builtin)
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
@@ -96,7 +99,9 @@ func (c *common) connect(ctx context.Context, component string, logger *slog.Log
 	}
 	context.AfterFunc(ctx, broadcaster.Shutdown)
 	logger.Info("berth", "component", component, "version", version, "server", config.Host)
-	return &clients{set, own, broadcaster.NewRecorder(scheme, "berth-"+component)}, nil
+	recorder := newUnhurried(broadcaster.NewRecorder(scheme, "berth-"+component))
+	go recorder.run(ctx)
+	return &clients{set, own, recorder}, nil
 }
 
 func (c *common) restConfig() (*rest.Config, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,17 +32,22 @@ func controllerCommand() *cobra.Command {
 	var flags common
 	var options controller.Options
 	var identity string
+	var provider bool
 	c := &cobra.Command{
 		Use:   "controller",
 		Short: "Give addresses to Services of type LoadBalancer",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return runController(c.Context(), flags, options, identity)
+			if provider && !options.Classless {
+				return errNothingToServe
+			}
+			return runController(c.Context(), flags, options, way(provider), identity)
 		},
 	}
 	flags.register(c.Flags())
 	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "serve Services without spec.loadBalancerClass too, not only those of class berth.dev/lb")
 	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "take addresses away at once that are in no IPPool any more; otherwise they stay in service until a pool covers them or the annotation berth.dev/release names them")
+	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
 	c.Flags().IntVar(&options.Workers, "workers", 4, "Services looked at at once")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")
 	return c
@@ -55,7 +61,7 @@ func hostname() string {
 	return name
 }
 
-func runController(ctx context.Context, flags common, options controller.Options, identity string) error {
+func runController(ctx context.Context, flags common, options controller.Options, by way, identity string) error {
 	logger := flags.logger()
 	// The clients outlive the signal: the lease is given back last.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -76,7 +82,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()
-		return lead(ctx, life, c, to.kubernetes, flags.namespace, identity, logger)
+		return lead(ctx, life, by, by.of(c), to.kubernetes, flags.namespace, identity, logger)
 	})
 	return group.Wait()
 }
@@ -85,30 +91,40 @@ var errLostLease = errors.New("lost the lease; ending, so that the next start be
 
 // lead waits for the lease, leads while it is held, and gives it back only when the
 // work has ended. ctx ends on the signal; life when the program cannot go on.
-func lead(ctx, life context.Context, c *controller.Controller, set kubernetes.Interface, namespace, identity string, logger *slog.Logger) error {
+func lead(ctx, life context.Context, by way, c leader, set kubernetes.Interface, namespace, identity string, logger *slog.Logger) error {
 	work, stopWork := context.WithCancel(life)
 	defer stopWork()
 	election, giveBack := context.WithCancel(life)
 	defer giveBack()
 	result := make(chan error, 1)
+	var leading atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: leaseName},
-			Client:     set.CoordinationV1(),
-			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+		Lock: vigilantLock{
+			Interface: &resourcelock.LeaseLock{
+				LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: leaseName},
+				Client:     set.CoordinationV1(),
+				LockConfig: resourcelock.ResourceLockConfig{Identity: by.holder(identity)},
+			},
+			taken: func(holder string) {
+				if leading.Load() && work.Err() == nil {
+					logger.Warn("another leads; stopping", "leader", holder)
+					stopWork()
+				}
+			},
 		},
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
 		ReleaseOnCancel: true,
 		Name:            leaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(lost context.Context) {
+				leading.Store(true)
 				stop := context.AfterFunc(lost, stopWork)
 				defer stop()
 				result <- c.Lead(work)
 				giveBack()
 			},
 			OnStoppedLeading: func() {},
-			OnNewLeader:      func(leader string) { logger.Info("leader", "leader", leader, "self", leader == identity) },
+			OnNewLeader:      func(holder string) { by.meet(logger, holder, identity) },
 		},
 	})
 	if err != nil {

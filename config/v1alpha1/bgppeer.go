@@ -39,7 +39,7 @@ type BGPPeerList struct {
 
 // BGPPeerSpec says how a speaker reaches a peer.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || duration(self.keepaliveTime) <= duration(has(self.holdTime) ? self.holdTime : '90s')",message="keepaliveTime is at most holdTime (one third of it is usual)"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || duration(self.keepaliveTime) < duration(has(self.holdTime) ? self.holdTime : '90s')",message="keepaliveTime is below holdTime (one third of it is usual)"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || self.localASN != self.peerASN",message="ebgpMultihop is for external peers: localASN and peerASN are equal here"
 type BGPPeerSpec struct {
 	// LocalASN is the autonomous system number of the nodes: 1 to 4294967294.
@@ -80,7 +80,7 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('3s') && duration(self) <= duration('18h')",message="from 3s to 18h"
 	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
 
-	// KeepaliveTime: how often to say that we are alive. 1s to holdTime, in whole
+	// KeepaliveTime: how often to say that we are alive. 1s up to less than holdTime, in whole
 	// seconds. Default one third of holdTime.
 	// +optional
 	// +kubebuilder:validation:Type=string

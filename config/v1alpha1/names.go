@@ -47,4 +47,6 @@ const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
 const (
 	HelloSecret = "berth-hello"
 	HelloKey    = "key"
+	// ShortestHelloKey is the least number of bytes of a key, in either.
+	ShortestHelloKey = 16
 )

@@ -105,6 +105,9 @@ type SegmentReport struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	MAC string `json:"mac,omitempty"`
+	// Announcing: the link is up, and the speaker has listened long enough to answer.
+	// +optional
+	Announcing bool `json:"announcing"`
 	// PeersAlive counts the other speakers heard on the segment.
 	// +optional
 	PeersAlive int32 `json:"peersAlive"`

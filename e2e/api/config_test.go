@@ -37,7 +37,7 @@ func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
 		{"BGPPeer", `{localASN: 1, peerASN: 4294967296, address: 192.0.2.1}`, "should be less than or equal to 4294967294"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 1s}`, "from 3s to 18h"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: soon}`, "should match"},
-		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s}`, "keepaliveTime is at most holdTime"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 9s}`, "keepaliveTime is below holdTime"},
 		{"BGPPeer", `{localASN: 1, peerASN: 1, address: 192.0.2.1, ebgpMultihop: 3}`, "ebgpMultihop is for external peers"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, port: 70000}`, "should be less than or equal to 65535"},
 		{"IPPool", `{addresses: [192.0.2.0/24], reserved: [192.0.2.7]}`, "write a single address as 192.0.2.1/32"},
@@ -101,13 +101,13 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	awaitAnnounced(t, ns, "NoAdvertisement", "192.0.2.0 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool p; create one")
 	awaitEvent(t, ns, "web", "NoAdvertisement")
 	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
-	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but on no selected node, the excluded ones left out, does a speaker announce; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, segments: [{interface: eth0, peersAlive: 0, groupsOwned: 0}]}\n"))
+	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
+	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0}]}\n"))
 	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatus", "n1") })
 	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")
 	_, err := scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"=")
 	must(t, err)
-	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but on no selected node, the excluded ones left out, does a speaker announce; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
+	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
 	_, err = scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
 	must(t, err)
 	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")

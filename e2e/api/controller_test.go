@@ -91,6 +91,12 @@ type running struct {
 // start runs a controller with the token of its ServiceAccount.
 func start(t *testing.T) *running {
 	t.Helper()
+	return startAs(t, (*controller.Controller).Lead)
+}
+
+// startAs runs a controller that is led in this way.
+func startAs(t *testing.T, lead func(*controller.Controller, context.Context) error) *running {
+	t.Helper()
 	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(t.Context(), "berth-controller", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	must(t, err)
 	config, err := scene.RESTConfig()
@@ -121,7 +127,7 @@ func start(t *testing.T) *running {
 	must(t, err)
 	ended := make(chan error, 2)
 	go func() { ended <- c.Watch(ctx) }()
-	go func() { ended <- c.Lead(ctx) }()
+	go func() { ended <- lead(c, ctx) }()
 	stopped := false
 	r.stop = func() {
 		if stopped {

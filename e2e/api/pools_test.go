@@ -179,7 +179,7 @@ func TestAnAddressOutsideThePoolsIsReleasedOnRequest(t *testing.T) {
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 	apply(t, "IPPool", "p", `{addresses: [198.51.100.1/32]}`)
-	awaitMessage(t, ns, "web", "OutsidePools", `192.0.2.1 stays in service, but is in no IPPool any more; add it to one, or release it with annotation berth.dev/release: "192.0.2.1"`)
+	awaitMessage(t, ns, "web", "OutsidePools", `192.0.2.1 is kept, but is in no IPPool any more, so only advertisements of all pools or of a pool that is gone announce it; add it to a pool, or release it with annotation berth.dev/release: "192.0.2.1"`)
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/release":"192.0.2.1"}}}`)
 	await(t, ns, "web", "Allocated", "198.51.100.1")
 }

@@ -23,9 +23,16 @@ import (
 
 func main() {
 	file := flag.String("json", "bin/bench.json", "file to write the figures to")
+	many := flag.Int("scale", 0, "measure the controller alone, with so many Services")
+	program := flag.String("berth", "", "berth program to measure with -scale; default: the one that the lab runs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx, *file)
+	var err error
+	if *many > 0 {
+		err = runScale(ctx, *file, *program, *many)
+	} else {
+		err = run(ctx, *file)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

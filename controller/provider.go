@@ -1,0 +1,204 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// ProviderName is the cloud provider's name.
+const ProviderName = "berth"
+
+// Provider is a Controller as a cloud provider: the service controller of
+// k8s.io/cloud-provider asks it for addresses, and writes the finalizer and
+// status.loadBalancer of the Services without a loadBalancerClass. The allocation is
+// the Controller's, and so are the conditions. Make one with NewProvider.
+type Provider struct {
+	c *Controller
+
+	mu       sync.Mutex // guards what follows; taken before the Controller's, never held across I/O
+	leading  bool
+	outcomes map[string]outcome
+	written  map[string]string // resourceVersion that the service controller wrote last, by Service
+}
+
+var (
+	_ cloudprovider.Interface    = (*Provider)(nil)
+	_ cloudprovider.LoadBalancer = (*Provider)(nil)
+)
+
+// outcome is what a Service was told last.
+type outcome struct {
+	asked      request
+	assignment ipam.Assignment
+	outside    []netip.Addr
+	failure    error
+	snapshot   *config.Snapshot // that it was decided on
+	chances    int              // when it was decided
+	pending    bool             // the service controller has yet to write it
+}
+
+// NewProvider returns the Controller as a cloud provider. The Controller serves
+// Services without a class then, whatever its Options say: the service controller
+// passes over all others.
+func NewProvider(c *Controller) *Provider {
+	c.Classless = true
+	return &Provider{c: c, outcomes: map[string]outcome{}, written: map[string]string{}}
+}
+
+var errNotLeading = errors.New("this instance does not lead: its allocator does not know what is taken")
+
+// EnsureLoadBalancer gives the Service what it asks for. The error says in the words
+// of the condition berth.dev/Allocated why that cannot be; addresses that the status
+// shows all the same are taken out of it first, by a call without an error. The
+// nodes make no difference: which of them announce is the speakers' business.
+func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.leading {
+		return nil, errNotLeading
+	}
+	key := svc.Namespace + "/" + svc.Name
+	o := outcome{snapshot: p.c.snapshot.Load(), chances: p.c.countChances()}
+	o.asked, o.assignment, o.outside, o.failure = p.c.assign(key, svc)
+	o.pending = !showsExactly(svc.Status.LoadBalancer.Ingress, o.assignment.Addresses)
+	p.outcomes[key] = o
+	p.c.services.Add(key) // its conditions
+	if o.failure != nil && !o.pending {
+		reason, message := explain(o.asked, o.failure)
+		return nil, fmt.Errorf("%s: %s", reason, message)
+	}
+	return statusOf(o.assignment.Addresses), nil
+}
+
+// EnsureLoadBalancerDeleted releases what the Service holds. Others may have it once
+// the status does not show it any more, or the Service is gone.
+func (p *Provider) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *corev1.Service) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.leading {
+		return errNotLeading
+	}
+	key := svc.Namespace + "/" + svc.Name
+	delete(p.outcomes, key)
+	p.c.surrender(key)
+	p.c.services.Add(key)
+	return nil
+}
+
+// GetLoadBalancer returns the addresses that the Service holds, and whether there
+// are any.
+func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.leading {
+		return nil, false, errNotLeading
+	}
+	held := p.c.holdings(svc.Namespace + "/" + svc.Name)
+	return statusOf(held), len(held) > 0, nil
+}
+
+// GetLoadBalancerName returns namespace/name: a load balancer is the Service's alone.
+func (p *Provider) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
+	return svc.Namespace + "/" + svc.Name
+}
+
+// UpdateLoadBalancer is told of changed nodes, and has nothing to do.
+func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
+	return nil
+}
+
+// statusOf is the status that shows the addresses.
+func statusOf(addresses []netip.Addr) *corev1.LoadBalancerStatus {
+	status := &corev1.LoadBalancerStatus{}
+	mode := corev1.LoadBalancerIPModeVIP
+	for _, a := range addresses {
+		status.Ingress = append(status.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
+	}
+	return status
+}
+
+// stale tells whether the Service might be told something else now: it asks for
+// something else, the pools are others, or something was freed that it waits for.
+func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
+	now := p.c.snapshot.Load()
+	if o.snapshot != now && !reflect.DeepEqual(o.snapshot.Pools, now.Pools) {
+		return true
+	}
+	if (o.failure != nil || len(o.assignment.Missing) > 0) && o.chances != p.c.countChances() {
+		return true
+	}
+	asked, invalid := p.c.requestOf(svc)
+	asked.Drop = o.asked.Drop // an annotation's, and the service controller minds those
+	var was *invalidRequest
+	errors.As(o.failure, &was)
+	return !reflect.DeepEqual(asked, o.asked) || (invalid != nil) != (was != nil)
+}
+
+// surrender marks what the Service holds as not its own any more.
+func (c *Controller) surrender(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.allocator.Surrender(key)
+	delete(c.waiting, key)
+	delete(c.outside, key)
+}
+
+func (c *Controller) holdings(key string) []netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.allocator.Holdings(key)
+}
+
+func (c *Controller) countChances() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.chances
+}
+
+// requestOf says what the Service asks for now.
+func (c *Controller) requestOf(svc *corev1.Service) (request, error) {
+	return requestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
+}
+
+// surplus returns what the Service holds beyond the addresses.
+func (c *Controller) surplus(key string, addresses []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(c.holdings(key), func(a netip.Addr) bool { return slices.Contains(addresses, a) })
+}
+
+// Initialize does nothing: Lead runs what a Provider needs.
+func (p *Provider) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}
+
+// LoadBalancer returns the Provider: load balancers are all that it provides.
+func (p *Provider) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return p, true }
+
+// Instances are not provided.
+func (p *Provider) Instances() (cloudprovider.Instances, bool) { return nil, false }
+
+// InstancesV2 are not provided.
+func (p *Provider) InstancesV2() (cloudprovider.InstancesV2, bool) { return nil, false }
+
+// Zones are not provided.
+func (p *Provider) Zones() (cloudprovider.Zones, bool) { return nil, false }
+
+// Clusters are not provided.
+func (p *Provider) Clusters() (cloudprovider.Clusters, bool) { return nil, false }
+
+// Routes are not provided.
+func (p *Provider) Routes() (cloudprovider.Routes, bool) { return nil, false }
+
+// ProviderName returns ProviderName.
+func (p *Provider) ProviderName() string { return ProviderName }
+
+// HasClusterID returns true: Berth needs none.
+func (p *Provider) HasClusterID() bool { return true }

@@ -1,0 +1,113 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// gate is what the service controller's writes of Services pass: it goes on working
+// for a moment after it was told to end, and must not write then.
+type gate struct {
+	context context.Context // that the writes end with
+	// written is told of every write: its resourceVersion, or "" if it failed.
+	written func(key, resourceVersion string)
+
+	mu     sync.RWMutex // held for reading during a write
+	closed bool
+}
+
+var errClosed = errors.New("this instance does not lead any more")
+
+// close waits for the writes under way, and lets no more through.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+}
+
+// patch runs a write, unless the gate is closed.
+func (g *gate) patch(ctx context.Context, key string, do func(context.Context) (*corev1.Service, error)) (*corev1.Service, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return nil, errClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.context, cancel)()
+	svc, err := do(ctx)
+	if err != nil {
+		g.written(key, "")
+		return svc, err
+	}
+	g.written(key, svc.ResourceVersion)
+	return svc, nil
+}
+
+// gatedClient is a client whose patches of Services pass the gate.
+type gatedClient struct {
+	kubernetes.Interface
+	gate *gate
+}
+
+func (c gatedClient) CoreV1() typedcorev1.CoreV1Interface {
+	return gatedCore{c.Interface.CoreV1(), c.gate}
+}
+
+type gatedCore struct {
+	typedcorev1.CoreV1Interface
+	gate *gate
+}
+
+func (c gatedCore) Services(namespace string) typedcorev1.ServiceInterface {
+	return gatedServices{c.CoreV1Interface.Services(namespace), namespace, c.gate}
+}
+
+type gatedServices struct {
+	typedcorev1.ServiceInterface
+	namespace string
+	gate      *gate
+}
+
+func (s gatedServices) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, o metav1.PatchOptions, subresources ...string) (*corev1.Service, error) {
+	return s.gate.patch(ctx, s.namespace+"/"+name, func(ctx context.Context) (*corev1.Service, error) {
+		return s.ServiceInterface.Patch(ctx, name, kind, data, o, subresources...)
+	})
+}
+
+// tap is a way into the service controller's queue, which has none: the handler that
+// it registers for Services.
+type tap struct{ handler cache.ResourceEventHandler }
+
+// enqueue has the service controller look at the Service.
+func (t *tap) enqueue(svc *corev1.Service) { t.handler.OnAdd(svc, false) }
+
+// tappedServices is an informer of Services with a tap.
+type tappedServices struct {
+	coreinformers.ServiceInformer
+	tap *tap
+}
+
+func (s tappedServices) Informer() cache.SharedIndexInformer {
+	return tappedInformer{s.ServiceInformer.Informer(), s.tap}
+}
+
+type tappedInformer struct {
+	cache.SharedIndexInformer
+	tap *tap
+}
+
+func (i tappedInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	i.tap.handler = handler
+	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(handler, resync)
+}
