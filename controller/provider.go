@@ -113,7 +113,8 @@ func (p *Provider) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.
 	return svc.Namespace + "/" + svc.Name
 }
 
-// UpdateLoadBalancer is told of changed nodes, and has nothing to do.
+// UpdateLoadBalancer is told of changed nodes, and has nothing to do. Lead spares the
+// service controller the call.
 func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
 	return nil
 }

@@ -111,3 +111,20 @@ func (i tappedInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEv
 	i.tap.handler = handler
 	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(handler, resync)
 }
+
+// quietNodes is an informer of Nodes that tells the service controller of no change.
+// There is nothing to do about one, and it would read its cache of Services beside
+// its workers without a lock.
+type quietNodes struct{ coreinformers.NodeInformer }
+
+func (n quietNodes) Informer() cache.SharedIndexInformer {
+	return quietInformer{n.NodeInformer.Informer()}
+}
+
+type quietInformer struct{ cache.SharedIndexInformer }
+
+// AddEventHandlerWithResyncPeriod adds nothing; the service controller does not look
+// at the registration.
+func (quietInformer) AddEventHandlerWithResyncPeriod(cache.ResourceEventHandler, time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	return nil, nil //nolint:nilnil // see above
+}

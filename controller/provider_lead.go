@@ -27,7 +27,7 @@ func (p *Provider) Lead(ctx context.Context) error {
 	defer writer.close()
 	tap := &tap{}
 	core := p.c.informers.factory.Core().V1()
-	sc, err := service.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap}, core.Nodes(), clusterName, nil)
+	sc, err := service.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap}, quietNodes{core.Nodes()}, clusterName, nil)
 	if err != nil {
 		return fmt.Errorf("make the service controller: %w", err)
 	}

@@ -30,7 +30,7 @@ func testInvalidObjects(t *testing.T, r *rack) {
 		{"a peer without a valid address", "BGPPeer", "{localASN: 1, peerASN: 2, address: tor.example}", "an IPv4 or IPv6 address such as 192.0.2.1"},
 		{"a peer of AS 0", "BGPPeer", "{localASN: 1, peerASN: 0, address: 192.0.2.1}", "should be greater than or equal to 1"},
 		{"a peer with a hold time of a second", "BGPPeer", "{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 1s}", "from 3s to 18h"},
-		{"a peer that says too seldom that it is alive", "BGPPeer", "{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s}", "keepaliveTime is at most holdTime"},
+		{"a peer that says too seldom that it is alive", "BGPPeer", "{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s}", "keepaliveTime is below holdTime"},
 		{"an advertisement of a pool without a name", "L2Advertisement", `{pools: [""]}`, "should be at least 1 chars long"},
 		{"an advertisement of one pool twice", "BGPAdvertisement", "{pools: [rack, rack]}", "Duplicate value"},
 	} {
@@ -49,7 +49,7 @@ func testInvalidObjects(t *testing.T, r *rack) {
 		{"an advertisement to an unknown peer", "BGPAdvertisement", "{pools: [routed], peers: [nobody]}", "UnknownPeer", `no BGPPeer "nobody" is in effect`},
 		{"an advertisement with an unknown operator", "L2Advertisement", "{pools: [rack], nodeSelectors: [{matchExpressions: [{key: a, operator: Near, values: [b]}]}]}", "InvalidSelector", "spec.nodeSelectors[0]"},
 		{"a peer at a multicast address", "BGPPeer", "{localASN: 1, peerASN: 2, address: 224.0.0.1}", "InvalidPeer", "is not the address of a router"},
-		{"a peer that is there already", "BGPPeer", "{localASN: 1, peerASN: 2, address: 172.30.0.1}", "Conflict", "is the older BGPPeer tor already"},
+		{"a peer that is there already", "BGPPeer", "{localASN: 1, peerASN: 2, address: 172.30.0.1}", "Conflict", "is that of the older BGPPeer tor already"},
 	} {
 		t.Run(c.name+" says so", func(t *testing.T) {
 			r.apply(t, object(c.kind, "invalid", c.spec))

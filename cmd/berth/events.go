@@ -12,8 +12,8 @@ import (
 // Events wait so that statuses need not: the API server takes about as long for
 // either, and a large change brings two events for each status.
 const (
-	eventsPerSecond = 20
-	eventsAtOnce    = 100
+	eventsPerSecond = 10
+	eventsAtOnce    = 50
 	eventsWaiting   = 20_000 // of a kind; more are dropped
 )
 

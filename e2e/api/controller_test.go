@@ -149,14 +149,20 @@ func startAs(t *testing.T, lead func(*controller.Controller, context.Context) er
 // writes returns how often the controller wrote the status of a Service.
 func (r *running) writes(t *testing.T) float64 {
 	t.Helper()
+	return r.count(t, "berth_service_status_writes_total")
+}
+
+// count returns the value of a counter of the controller.
+func (r *running) count(t *testing.T, name string) float64 {
+	t.Helper()
 	families, err := r.registry.Gather()
 	must(t, err)
 	for _, f := range families {
-		if f.GetName() == "berth_service_status_writes_total" {
+		if f.GetName() == name {
 			return f.GetMetric()[0].GetCounter().GetValue()
 		}
 	}
-	t.Fatal("no metric berth_service_status_writes_total")
+	t.Fatal("no metric " + name)
 	return 0
 }
 
@@ -352,6 +358,47 @@ func awaitEvent(t *testing.T, ns, name, reason string) {
 		}
 		return err
 	}))
+}
+
+func TestServicesThatCannotHaveBothFamiliesTakeNoneAndDoNotWakeEachOther(t *testing.T) {
+	ns := namespace(t)
+	r := start(t)
+	makePool(t, "four", "192.0.2.1-192.0.2.9")
+	for _, name := range []string{"a", "b"} {
+		makeService(t, ns, name, families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
+		await(t, ns, name, "NoPool")
+	}
+	if n := r.count(t, "berth_allocations_total"); n != 0 {
+		t.Errorf("%v allocations for requests that cannot be met, want none", n)
+	}
+	makePool(t, "six", "2001:db8::1-2001:db8::9")
+	for _, name := range []string{"a", "b"} {
+		must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
+			if got := len(stage.Addresses(get(t, ns, name))); got != 2 {
+				return fmt.Errorf("Service %s has %d addresses, want both", name, got)
+			}
+			return nil
+		}))
+	}
+}
+
+func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
+	namespace(t)
+	start(t)
+	secrets := scene.Kubernetes.CoreV1().Secrets(stage.Namespace)
+	good := func(ctx context.Context) error {
+		s, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
+		if err == nil && len(s.Data[v1alpha1.HelloKey]) != 32 {
+			err = fmt.Errorf("the key has %d bytes", len(s.Data[v1alpha1.HelloKey]))
+		}
+		return err
+	}
+	must(t, stage.Eventually(t.Context(), patience, good))
+	must(t, secrets.Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}))
+	must(t, stage.Eventually(t.Context(), patience, good))
+	_, err := secrets.Patch(t.Context(), v1alpha1.HelloSecret, "application/merge-patch+json", []byte(`{"data":{"key":"YQ=="}}`), metav1.PatchOptions{})
+	must(t, err)
+	must(t, stage.Eventually(t.Context(), patience, good))
 }
 
 func TestAStatusThatSomebodyChangedIsPutBack(t *testing.T) {

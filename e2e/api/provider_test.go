@@ -12,8 +12,10 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
 	"github.com/berth-lb/berth/e2e/stage"
 )
@@ -189,27 +191,41 @@ func TestProviderPutsBackAStatusThatSomebodyChanged(t *testing.T) {
 	}
 }
 
-func TestProviderDoesNothingWhenNodesChange(t *testing.T) {
+func TestProviderLeavesTheAddressWhenNodesChangeAndSaysWhetherItIsAnnounced(t *testing.T) {
 	ns := namespace(t)
-	r := startProvider(t, ns)
+	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
-	before := get(t, ns, "web").ResourceVersion
-	for _, label := range []string{"node.kubernetes.io/exclude-from-external-load-balancers=", "node.kubernetes.io/exclude-from-external-load-balancers-"} {
-		_, err := scene.Kubectl(t.Context(), "", "label", "node", "n1", label)
-		must(t, err)
-		reason := "UpdatedLoadBalancer"
-		if strings.HasSuffix(label, "=") {
-			reason = "UnAvailableLoadBalancer" // the service controller's words, for there is one node
+	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
+	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0}]}\n"))
+	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatus", "n1") })
+	announcement := func(reason string) {
+		t.Helper()
+		svc := wait(t, ns, "web", reason, func(s *corev1.Service) bool {
+			c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ServiceAnnounced)
+			return c != nil && c.Reason == reason
+		})
+		if in := svc.Status.LoadBalancer.Ingress; len(in) != 1 || in[0].IP != "192.0.2.1" {
+			t.Errorf("addresses %+v when %s", in, reason)
 		}
-		awaitOldEvent(t, ns, reason, "")
 	}
-	if svc := await(t, ns, "web", "Allocated", "192.0.2.1"); svc.ResourceVersion != before {
-		t.Errorf("the Service was written: %+v", svc.ManagedFields)
-	}
-	if n := r.writes(t); n != 1 {
-		t.Errorf("%v writes of conditions, want that of the new Service", n)
+	announcement("Announced")
+	_, err := scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"=")
+	must(t, err)
+	t.Cleanup(func() {
+		_, _ = scene.Kubectl(context.Background(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
+	})
+	announcement("NoSpeaker")
+	_, err = scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
+	must(t, err)
+	announcement("Announced")
+	list, err := scene.Kubernetes.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	for _, e := range list.Items {
+		if strings.HasPrefix(e.Reason, "UpdateLoadBalancer") || e.Reason == "UpdatedLoadBalancer" {
+			t.Errorf("event %s: %s", e.Reason, e.Message)
+		}
 	}
 }
 
@@ -232,7 +248,7 @@ func TestProviderKeepsEveryAddressAcrossARestartAndWritesNothing(t *testing.T) {
 	first.stop()
 	// What happens while nobody is there is made up for; the rest stays.
 	must(t, scene.Kubernetes.CoreV1().Services(ns).Delete(t.Context(), "b", metav1.DeleteOptions{}))
-	makeService(t, ns, "late", nil)
+	makeService(t, ns, "late", pin("192.0.2.4"))
 	second := startProvider(t, ns)
 	await(t, ns, "late", "Allocated", "192.0.2.4")
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {

@@ -54,6 +54,21 @@ func makeCrowd(t *testing.T, ns string) {
 	}))
 }
 
+// removeAll deletes the Services of a namespace at once: kubectl takes one by one.
+func removeAll(t *testing.T, ns string) {
+	t.Helper()
+	list, err := scene.Kubernetes.CoreV1().Services(ns).List(context.Background(), metav1.ListOptions{})
+	must(t, err)
+	group, ctx := errgroup.WithContext(context.Background())
+	group.SetLimit(16)
+	for i := range list.Items {
+		group.Go(func() error {
+			return scene.Kubernetes.CoreV1().Services(ns).Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{})
+		})
+	}
+	must(t, group.Wait())
+}
+
 // versions returns the resourceVersions of the Services of a namespace.
 func versions(t *testing.T, ns string) map[string]string {
 	t.Helper()
@@ -78,6 +93,7 @@ func passMarkers(t *testing.T, ns, name string, addresses ...string) {
 
 func TestManyServicesCostOneWriteEachAndNothingElseIsWritten(t *testing.T) {
 	ns := namespace(t)
+	t.Cleanup(func() { removeAll(t, ns) })
 	first := start(t)
 	apply(t, "IPPool", "p", `{addresses: [198.18.0.0/22, 192.0.2.0/24], reserved: [192.0.2.0/24]}`)
 	passMarkers(t, ns, "pool", "192.0.2.1")

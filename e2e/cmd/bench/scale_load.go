@@ -94,7 +94,7 @@ func (s *scale) passMarkers(ctx context.Context, t *tally) (int, error) {
 		}
 		err = t.read(ctx, func(svc *corev1.Service) bool { return svc.Name == made.Name && len(stage.Addresses(svc)) > 0 })
 		if err != nil {
-			return 0, fmt.Errorf("Service %s gets no address: %w", made.Name, err)
+			return 0, fmt.Errorf("no address for Service %s: %w", made.Name, err)
 		}
 	}
 	return markers, nil
