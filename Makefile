@@ -69,6 +69,11 @@ bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" l
 	$(BERTH_CACHE)/bin/bench
 	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./l2 ./bgp ./speaker
 
+bench-scale: preflight fetch binaries ## the controller at 5 000 Services, beside a bare client; JSON to bin/bench-scale.json (root)
+	mkdir -p bin
+	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
+	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
+
 ##@ For changing Berth.
 
 build: ## bin/berth
@@ -117,4 +122,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test preflight fetch binaries unit root-tests vm-test e2e bench build image generate verify lint vuln clean FORCE
+.PHONY: help demo test preflight fetch binaries unit root-tests vm-test e2e bench bench-scale build image generate verify lint vuln clean FORCE

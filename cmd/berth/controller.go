@@ -19,8 +19,9 @@ import (
 	"github.com/berth-lb/berth/controller"
 )
 
-// Times of the leader election: a standby takes over at most leaseDuration after
-// the leader was last heard of, and at once when it ends in good order.
+// Times of the leader election. A standby takes over leaseDuration after it last saw
+// the leader renew, and up to retryPeriod with its jitter later: 10 to 13 s after a
+// crash; at once when the leader ends in good order.
 const (
 	leaseName     = "berth-controller"
 	leaseDuration = 10 * time.Second
