@@ -182,7 +182,7 @@ func namespace(t *testing.T) string {
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, args := range [][]string{
-			{"delete", "services", "--all", "-n", ns.Name, "--ignore-not-found"},
+			{"delete", "services,ipreservations", "--all", "-n", ns.Name, "--ignore-not-found"},
 			{"delete", "ippools,l2advertisements,bgpadvertisements,bgppeers", "--all"},
 			{"delete", "namespace", ns.Name, "--wait=false"},
 		} {
