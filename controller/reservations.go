@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -137,7 +138,7 @@ func (c *Controller) unreserve(key string) {
 // reserveKnown has the allocator keep what the reservations of the cache name: before
 // the first allocation, so that nobody else gets it.
 func (c *Controller) reserveKnown() {
-	for _, o := range stored[*v1alpha1.IPReservation](c.informers.reservation) {
+	for _, o := range client.Stored[*v1alpha1.IPReservation](c.informers.reservation) {
 		if o.Spec.Address != "" {
 			// What fails is said when its turn comes.
 			_, _ = c.reserve(o.Namespace+"/"+o.Name, o)

@@ -14,9 +14,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -51,10 +51,10 @@ var allocations = map[v1alpha1.Allocation]ipam.Allocation{
 // pools.
 func (c *Controller) compile() map[config.Key][]config.Problem {
 	snapshot, problems := config.Compile(config.Objects{
-		Pools:             stored[*v1alpha1.IPPool](c.informers.pool),
-		L2Advertisements:  stored[*v1alpha1.L2Advertisement](c.informers.l2),
-		BGPAdvertisements: stored[*v1alpha1.BGPAdvertisement](c.informers.bgp),
-		BGPPeers:          stored[*v1alpha1.BGPPeer](c.informers.peer),
+		Pools:             client.Stored[*v1alpha1.IPPool](c.informers.pool),
+		L2Advertisements:  client.Stored[*v1alpha1.L2Advertisement](c.informers.l2),
+		BGPAdvertisements: client.Stored[*v1alpha1.BGPAdvertisement](c.informers.bgp),
+		BGPPeers:          client.Stored[*v1alpha1.BGPPeer](c.informers.peer),
 	})
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {
@@ -70,17 +70,6 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 	return problems
 }
 
-// stored returns the objects in an informer's cache.
-func stored[T any](informer cache.SharedIndexInformer) []T {
-	var objects []T
-	for _, o := range informer.GetStore().List() {
-		if t, ok := o.(T); ok {
-			objects = append(objects, t)
-		}
-	}
-	return objects
-}
-
 // publish writes what changed of the objects' conditions, if problems are given,
 // and of the pools' usage.
 func (c *Controller) publish(ctx context.Context, problems map[config.Key][]config.Problem) error {
@@ -88,7 +77,7 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 	if problems != nil {
 		c.metrics.assigned.Reset() // a pool may be gone
 	}
-	for _, o := range stored[*v1alpha1.IPPool](c.informers.pool) {
+	for _, o := range client.Stored[*v1alpha1.IPPool](c.informers.pool) {
 		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, func(desired *v1alpha1.IPPool) bool {
 			used := c.setUsage(desired)
 			found, known := problems[config.Key{Kind: "IPPool", Name: o.Name}]
@@ -100,13 +89,13 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 		}))
 	}
 	if problems != nil {
-		for _, o := range stored[*v1alpha1.L2Advertisement](c.informers.l2) {
+		for _, o := range client.Stored[*v1alpha1.L2Advertisement](c.informers.l2) {
 			failures = append(failures, publishOne(ctx, c, c.Berth.L2Advertisements, "L2Advertisement", o, problems, nil))
 		}
-		for _, o := range stored[*v1alpha1.BGPAdvertisement](c.informers.bgp) {
+		for _, o := range client.Stored[*v1alpha1.BGPAdvertisement](c.informers.bgp) {
 			failures = append(failures, publishOne(ctx, c, c.Berth.BGPAdvertisements, "BGPAdvertisement", o, problems, nil))
 		}
-		for _, o := range stored[*v1alpha1.BGPPeer](c.informers.peer) {
+		for _, o := range client.Stored[*v1alpha1.BGPPeer](c.informers.peer) {
 			failures = append(failures, publishOne(ctx, c, c.Berth.BGPPeers, "BGPPeer", o, problems, nil))
 		}
 	}
@@ -211,11 +200,11 @@ func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.Addr
 func (c *Controller) reviewNodes() bool {
 	nodes := map[string]nodeView{}
 	alive := map[string]bool{}
-	for _, n := range stored[*corev1.Node](c.informers.node) {
+	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
 		nodes[n.Name] = nodeView{labels: n.Labels, excluded: config.Excluded(n.Labels)}
 		alive[n.Name] = readyStatus(n) == corev1.ConditionTrue
 	}
-	for _, s := range stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {
+	for _, s := range client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {
 		view, ok := nodes[s.Name]
 		if !ok {
 			continue

@@ -123,22 +123,11 @@ func (s *sources) synced() bool {
 // objects returns the configuration of the caches.
 func (s *sources) objects() config.Objects {
 	return config.Objects{
-		Pools:             stored[*v1alpha1.IPPool](s.pool),
-		L2Advertisements:  stored[*v1alpha1.L2Advertisement](s.l2),
-		BGPAdvertisements: stored[*v1alpha1.BGPAdvertisement](s.bgp),
-		BGPPeers:          stored[*v1alpha1.BGPPeer](s.peer),
+		Pools:             client.Stored[*v1alpha1.IPPool](s.pool),
+		L2Advertisements:  client.Stored[*v1alpha1.L2Advertisement](s.l2),
+		BGPAdvertisements: client.Stored[*v1alpha1.BGPAdvertisement](s.bgp),
+		BGPPeers:          client.Stored[*v1alpha1.BGPPeer](s.peer),
 	}
-}
-
-// stored returns the objects in an informer's cache.
-func stored[T any](informer cache.SharedIndexInformer) []T {
-	var objects []T
-	for _, o := range informer.GetStore().List() {
-		if t, ok := o.(T); ok {
-			objects = append(objects, t)
-		}
-	}
-	return objects
 }
 
 // serviceOf returns namespace/name of the Service that an EndpointSlice belongs
@@ -219,7 +208,7 @@ func (s *sources) endpoints(key string) Endpoints {
 // is as good as excluded.
 func (s *sources) nodes() map[string]Node {
 	nodes := map[string]Node{}
-	for _, n := range stored[*corev1.Node](s.node) {
+	for _, n := range client.Stored[*corev1.Node](s.node) {
 		nodes[n.Name] = Node{Labels: n.Labels, Excluded: config.Excluded(n.Labels) || n.DeletionTimestamp != nil}
 	}
 	return nodes

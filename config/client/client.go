@@ -85,3 +85,14 @@ func NewInformer[L runtime.Object](source Source[L], example runtime.Object) cac
 	}
 	return cache.NewSharedIndexInformer(lw, example, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 }
+
+// Stored returns the objects of type T in an informer's cache.
+func Stored[T any](informer cache.SharedIndexInformer) []T {
+	var objects []T
+	for _, o := range informer.GetStore().List() {
+		if t, ok := o.(T); ok {
+			objects = append(objects, t)
+		}
+	}
+	return objects
+}
