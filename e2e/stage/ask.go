@@ -161,15 +161,49 @@ func (s *Stage) Routes(ctx context.Context, address netip.Addr) ([]string, error
 }
 
 // AwaitRoutes waits until the router sends packets for the address to these nodes,
-// and no others.
+// and no others: by its BGP table, and by its kernel, which follows a moment later.
 func (s *Stage) AwaitRoutes(ctx context.Context, patience time.Duration, address netip.Addr, nodes ...string) error {
 	return Eventually(ctx, patience, func(ctx context.Context) error {
 		got, err := s.Routes(ctx, address)
 		if err == nil && !slices.Equal(got, nodes) {
 			err = fmt.Errorf("routes to %s are by %v, want %v", address, got, nodes)
 		}
+		if err != nil {
+			return err
+		}
+		hops, err := s.kernelHops(ctx, address)
+		if err == nil && hops != len(nodes) {
+			err = fmt.Errorf("the router's kernel has %d next hops to %s, want %d", hops, address, len(nodes))
+		}
 		return err
 	})
+}
+
+// kernelHops counts the next hops to the address in the router's kernel. It does not
+// name them: those of IPv6 can be link-local addresses.
+func (s *Stage) kernelHops(ctx context.Context, address netip.Addr) (int, error) {
+	family := "-4"
+	if address.Is6() {
+		family = "-6"
+	}
+	out, err := s.Exec(ctx, lab.Router, "ip", family, "-json", "route", "show", netip.PrefixFrom(address, address.BitLen()).String()).Output()
+	if err != nil {
+		return 0, fmt.Errorf("the router's kernel routes to %s: %w", address, err)
+	}
+	if len(strings.TrimSpace(string(out))) == 0 {
+		return 0, nil
+	}
+	var routes []struct {
+		NextHops []struct{} `json:"nexthops"`
+	}
+	if err := json.Unmarshal(out, &routes); err != nil {
+		return 0, fmt.Errorf("the router's kernel routes to %s: %w in %q", address, err, out)
+	}
+	hops := 0
+	for _, r := range routes {
+		hops += max(1, len(r.NextHops))
+	}
+	return hops, nil
 }
 
 func (s *Stage) nodeAt(ip string) string {
