@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -194,6 +195,26 @@ func testSpeakerRights(t *testing.T, r *rack) {
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("a speaker may %s: %v, want forbidden", what, err)
 		}
+	}
+}
+
+// testRightsUsed runs after all others: without a right that none of them used they
+// would have gone as they did.
+func testRightsUsed(t *testing.T, r *rack) {
+	manifest, err := stage.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights, err := stage.Rights(filepath.Join(filepath.Dir(manifest), "rbac-speaker.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unused, err := r.Unused(rights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, right := range unused {
+		t.Errorf("no test needs the right that %s", right)
 	}
 }
 

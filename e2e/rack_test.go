@@ -53,6 +53,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"a restart of the controllers changes nothing", testControllerRestart},
 		{"a killed leader leaves no trace on Services", testLeaderKilled},
 		{"a Service made while no controller runs gets its address afterwards", testNoController},
+		{"an address in two statuses is announced for the older Service only", testTwoOwners},
 		{"a restart of the speakers fails no new connection", testSpeakerRestart},
 
 		{"when the owner's node is cut off another node answers", testNodeCut},
@@ -62,6 +63,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"failover goes on while the API server is away", testAPIServerAway},
 		{"a node that is excluded leaves without a failed connection", testLeave},
 
+		{"each right of the speakers was needed", testRightsUsed},
 		{"uninstalling withdraws, keeps the statuses, and a new installation adopts them", testUninstall},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
@@ -204,9 +206,78 @@ func testNoController(t *testing.T, r *rack) {
 	r.unwritten(t, before)
 }
 
+// testTwoOwners makes what two leaders could make at worst, while both are frozen: an
+// address in two statuses.
+func testTwoOwners(t *testing.T, r *rack) {
+	for _, node := range []string{"n2", "n3"} {
+		r.turn(t, node, false)
+		defer r.turn(t, node, true)
+	}
+	// Its pod is on one node only; the younger one would be announced by all.
+	older := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.40"), local)
+	younger := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.41"))
+	r.routes(t, soleAddress(older), "n1")
+	r.routes(t, soleAddress(younger), r.Nodes()...)
+	r.announced(t, older)
+	r.announced(t, younger)
+	resume := r.freezeControllers(t)
+	const both = `{"status":{"loadBalancer":{"ingress":[{"ip":"198.51.100.40","ipMode":"VIP"}]}}}`
+	if _, err := r.Kubernetes.CoreV1().Services(younger.Namespace).Patch(t.Context(), younger.Name, types.MergePatchType, []byte(both), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	// The speakers have seen it: nobody has the address that it had.
+	r.routes(t, soleAddress(younger))
+	r.routes(t, soleAddress(older), "n1")
+	resume()
+	younger, _ = r.awaitCondition(t, younger, v1alpha1.ServiceAllocated, metav1.ConditionTrue, "Allocated")
+	eventually(t, func(context.Context) error {
+		younger = r.get(t, younger)
+		if got := soleAddress(younger).String(); got != "198.51.100.41" {
+			return fmt.Errorf("the younger Service has %s, want 198.51.100.41 back", got)
+		}
+		return nil
+	})
+	r.routes(t, soleAddress(younger), r.Nodes()...)
+	r.routes(t, soleAddress(older), "n1")
+	if got := soleAddress(r.get(t, older)).String(); got != "198.51.100.40" {
+		t.Errorf("the older Service has %s, want 198.51.100.40 still", got)
+	}
+}
+
+// freezeControllers pauses the processes of both controllers until resume, or the end
+// of the test.
+func (r *rack) freezeControllers(t *testing.T) (resume func()) {
+	t.Helper()
+	pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithoutCancel(t.Context())
+	wakes := []func() error{}
+	resume = sync.OnceFunc(func() {
+		t.Helper()
+		for _, wake := range wakes {
+			if err := wake(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Cleanup(resume)
+	for _, pod := range pods.Items {
+		process := pod.Name + "@" + pod.Spec.NodeName
+		if err := r.Pause(ctx, process); err != nil {
+			t.Fatal(err)
+		}
+		wakes = append(wakes, func() error { return r.Resume(ctx, process) })
+	}
+	return resume
+}
+
+// testSpeakerRestart has the speakers do without streamed lists afterwards, as with
+// an older API server.
 func testSpeakerRestart(t *testing.T, r *rack) {
 	_, _, stop := r.unfailing(t)
-	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
+	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "set", "env", "daemonset/berth-speaker", "KUBE_FEATURE_WatchListClient=false"); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.AwaitBerth(t.Context()); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -19,14 +20,15 @@ import (
 	"github.com/berth-lb/berth/controller"
 )
 
-// Times of the leader election. A standby takes over leaseDuration after it last saw
-// the leader renew, and up to retryPeriod with its jitter later: 10 to 13 s after a
-// crash; at once when the leader ends in good order.
+// Times of the leader election. A standby takes over leaseDuration after it first saw
+// the leader's last renewal, and looks every one to 2.2 retryPeriods: 7.5 to 10 s
+// after a crash; at once when the leader ends in good order. A leader writes nothing
+// that it cannot have sent within renewDeadline of a renewal.
 const (
 	leaseName     = "berth-controller"
-	leaseDuration = 10 * time.Second
-	renewDeadline = 7 * time.Second
-	retryPeriod   = 1 * time.Second
+	leaseDuration = 8 * time.Second
+	renewDeadline = 6 * time.Second
+	retryPeriod   = 500 * time.Millisecond
 )
 
 func controllerCommand() *cobra.Command {
@@ -67,7 +69,8 @@ func runController(ctx context.Context, flags common, options controller.Options
 	// The clients outlive the signal: the lease is given back last.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	to, err := flags.connect(life, "controller", logger)
+	held := &tenure{}
+	to, err := flags.connect(life, "controller", logger, func(next http.RoundTripper) http.RoundTripper { return fence{held, next} })
 	if err != nil {
 		return err
 	}
@@ -83,7 +86,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()
-		return lead(ctx, life, by, by.of(c), to.kubernetes, flags.namespace, identity, logger)
+		return lead(ctx, life, by, by.of(c), held, to.kubernetes, flags.namespace, identity, logger)
 	})
 	return group.Wait()
 }
@@ -92,7 +95,7 @@ var errLostLease = errors.New("lost the lease; ending, so that the next start be
 
 // lead waits for the lease, leads while it is held, and gives it back only when the
 // work has ended. ctx ends on the signal; life when the program cannot go on.
-func lead(ctx, life context.Context, by way, c leader, set kubernetes.Interface, namespace, identity string, logger *slog.Logger) error {
+func lead(ctx, life context.Context, by way, c leader, held *tenure, set kubernetes.Interface, namespace, identity string, logger *slog.Logger) error {
 	work, stopWork := context.WithCancel(life)
 	defer stopWork()
 	election, giveBack := context.WithCancel(life)
@@ -106,6 +109,7 @@ func lead(ctx, life context.Context, by way, c leader, set kubernetes.Interface,
 				Client:     set.CoordinationV1(),
 				LockConfig: resourcelock.ResourceLockConfig{Identity: by.holder(identity)},
 			},
+			tenure: held,
 			taken: func(holder string) {
 				if leading.Load() && work.Err() == nil {
 					logger.Warn("another leads; stopping", "leader", holder)

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/transport"
 	"k8s.io/klog/v2"
 
 	"github.com/berth-lb/berth/config/client"
@@ -67,13 +68,14 @@ type clients struct {
 	events     events.EventRecorder
 }
 
-// connect returns clients named after the component. It does not talk to the API
-// server yet.
-func (c *common) connect(ctx context.Context, component string, logger *slog.Logger) (*clients, error) {
+// connect returns clients named after the component, whose requests go by way of
+// wrap, if there is one. It does not talk to the API server yet.
+func (c *common) connect(ctx context.Context, component string, logger *slog.Logger, wrap transport.WrapperFunc) (*clients, error) {
 	config, err := c.restConfig()
 	if err != nil {
 		return nil, err
 	}
+	config.Wrap(wrap)
 	config.UserAgent = "berth-" + component + "/" + version
 	// The API server's own priority and fairness protects it; a limit here would only
 	// delay the first answer after a large change.

@@ -37,7 +37,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	// The clients outlive the signal: leaving needs them.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	to, err := flags.connect(life, "speaker", logger)
+	to, err := flags.connect(life, "speaker", logger, nil)
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,7 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 		object("L2Advertisement", "good", `{pools: [good]}`),
 		object("L2Advertisement", "typo", `{pools: [god]}`),
 		object("L2Advertisement", "selector", `{nodeSelectors: [{matchExpressions: [{key: a, operator: Near}]}]}`),
+		object("L2Advertisement", "pattern", `{interfaces: [eth0, "bond["]}`),
 		object("BGPPeer", "group", `{localASN: 1, peerASN: 2, address: 224.0.0.1}`),
 		object("BGPAdvertisement", "typo", `{peers: [tor]}`),
 	} {
@@ -78,6 +79,7 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "l2advertisement", "good", "True", "all of the object is in effect")
 	awaitReady(t, "l2advertisement", "typo", "False", `spec.pools[0]: no IPPool "god" exists; create it or take the name out`)
 	awaitReady(t, "l2advertisement", "selector", "False", `spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
+	awaitReady(t, "l2advertisement", "pattern", "False", `spec.interfaces[1]: "bond[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`)
 	awaitReady(t, "bgppeer", "group", "False", `spec.address: 224.0.0.1 is not the address of a router; write a unicast address`)
 	awaitReady(t, "bgpadvertisement", "typo", "False", `spec.peers[0]: no BGPPeer "tor" is in effect; create it, mend it, or take the name out`)
 
@@ -111,6 +113,15 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	_, err = scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
 	must(t, err)
 	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")
+
+	// By BGP a session is needed too.
+	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor", `{localASN: 1, peerASN: 2, address: 192.0.2.254}`)))
+	must(t, scene.Apply(t.Context(), object("BGPAdvertisement", "bgp", `{peers: [tor]}`)))
+	_, err = scene.Kubectl(t.Context(), "", "delete", "l2advertisement", "l2")
+	must(t, err)
+	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by BGPAdvertisement bgp, but no selected node has an established session with its peers; see kubectl get speakerstatuses")
+	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, sessions: [{peer: tor, state: Established}]}\n"))
+	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp")
 }
 
 func awaitAnnounced(t *testing.T, ns, reason, message string) {

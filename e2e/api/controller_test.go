@@ -43,11 +43,12 @@ var scene *stage.Stage // of all tests of the package
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	ctx := context.Background()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{Name: fmt.Sprintf("api%d", os.Getpid()), Nodes: 1, DualStack: true, Log: os.Stderr})
 	if err == nil {
 		defer func() {
-			if err := l.Down(ctx); err != nil {
+			if err := l.Down(context.WithoutCancel(ctx)); err != nil {
 				fmt.Fprintln(os.Stderr, "lab down:", err)
 			}
 		}()
@@ -56,11 +57,28 @@ func run(m *testing.M) int {
 	if err == nil {
 		err = prepare(ctx)
 	}
+	var reasons *recorder
+	if err == nil {
+		reasons, err = record(ctx, scene)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	if code := m.Run(); code != 0 || !complete() {
+		return code
+	}
+	unlike, err := reasons.unlike()
+	unused, err2 := unusedRights(scene)
+	if err := errors.Join(err, err2); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if faults := append(unlike, unused...); len(faults) > 0 {
+		fmt.Fprintln(os.Stderr, "FAIL: what holds of all tests together\n\t"+strings.Join(faults, "\n\t"))
+		return 1
+	}
+	return 0
 }
 
 // prepare applies what the controller needs of manifests/, and no more.

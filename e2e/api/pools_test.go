@@ -265,6 +265,29 @@ func TestAReservationOfAnAddressInUseWaitsForIt(t *testing.T) {
 	}
 }
 
+func TestAReservationThatCannotBeKeptSaysWhy(t *testing.T) {
+	ns := namespace(t)
+	start(t)
+	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.2]}`)
+	for _, c := range []struct{ name, spec, address, status, message string }{
+		{"first", "address: 192.0.2.1", "192.0.2.1", "True", "192.0.2.1 is kept for namespace " + ns},
+		{"same", "address: 192.0.2.1", "192.0.2.1", "False", "spec.address: 192.0.2.1 is kept by IPReservation " + ns + "/first already; delete one of the two"},
+		{"any", "pool: p", "192.0.2.2", "True", "192.0.2.2 is kept for namespace " + ns},
+		{"full", "pool: p", "", "False", "spec.pool: no IPv4 address is free in IPPool p; widen it"},
+		{"outside", "address: 203.0.113.1", "203.0.113.1", "False", "spec.address: 203.0.113.1 is in no IPPool; add it to one, or make a reservation of an address that is"},
+		{"typo", "pool: q", "", "False", `spec.pool: no IPPool "q" gives addresses; create it, enable it, or name another`},
+	} {
+		must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: "+c.name+", namespace: "+ns+"}\nspec: {"+c.spec+"}\n"))
+		awaitReservation(t, ns, c.name, c.address, c.status, c.message)
+	}
+	// What was in the way goes, and the others have it at once.
+	for _, c := range []struct{ goes, name, address string }{{"any", "full", "192.0.2.2"}, {"first", "same", "192.0.2.1"}} {
+		_, err := scene.Kubectl(t.Context(), "", "delete", "ipreservation", "-n", ns, c.goes)
+		must(t, err)
+		awaitReservation(t, ns, c.name, c.address, "True", c.address+" is kept for namespace "+ns)
+	}
+}
+
 // awaitMessage waits until the Service has no address, for this reason and with
 // this message.
 func awaitMessage(t *testing.T, ns, name, reason, message string) {

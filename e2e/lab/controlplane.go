@@ -60,13 +60,17 @@ func (l *Lab) makeCertificates() error {
 
 // startControlPlane starts etcd and the components of Kubernetes, in order.
 func (l *Lab) startControlPlane(ctx context.Context) error {
+	audit, err := l.auditArgs()
+	if err != nil {
+		return err
+	}
 	steps := []struct {
 		name string
 		args []string
 		url  string
 	}{
 		{"etcd", l.etcdArgs(), "http://127.0.0.1:2379/health"},
-		{"kube-apiserver", l.apiserverArgs(), apiServer + "/readyz"},
+		{"kube-apiserver", append(l.apiserverArgs(), audit...), apiServer + "/readyz"},
 		{"kube-controller-manager", l.controllerManagerArgs(), "https://127.0.0.1:10257/healthz"},
 		{"kube-scheduler", l.schedulerArgs(), "https://127.0.0.1:10259/healthz"},
 	}

@@ -1,0 +1,116 @@
+//go:build linux
+
+package stage
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+)
+
+// Right is one verb on one kind of object that a ServiceAccount of Berth's has.
+type Right struct {
+	Account  string // of the namespace berth-system
+	Group    string // of the API, empty for the core
+	Resource string // with its subresource: services/status
+	Verb     string
+}
+
+func (r Right) String() string {
+	return fmt.Sprintf("%s may %s %s of group %q", r.Account, r.Verb, r.Resource, r.Group)
+}
+
+// Rights returns the rights that manifests give, each once.
+func Rights(files ...string) (map[Right]bool, error) {
+	type role struct{ kind, name string }
+	rules := map[role][]rbacv1.PolicyRule{}
+	rights := map[Right]bool{}
+	var bindings []rbacv1.RoleBinding // or ClusterRoleBindings, which have the same fields
+	for _, name := range files {
+		file, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("read rights: %w", err)
+		}
+		defer file.Close()
+		documents := yaml.NewYAMLOrJSONDecoder(bufio.NewReader(file), 4096)
+		for {
+			var object struct {
+				rbacv1.RoleBinding
+				Rules []rbacv1.PolicyRule `json:"rules"`
+			}
+			if err := documents.Decode(&object); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return nil, fmt.Errorf("read rights from %s: %w", name, err)
+			}
+			switch object.Kind {
+			case "Role", "ClusterRole":
+				rules[role{object.Kind, object.Name}] = object.Rules
+			case "RoleBinding", "ClusterRoleBinding":
+				bindings = append(bindings, object.RoleBinding)
+			}
+		}
+	}
+	for _, b := range bindings {
+		for _, subject := range b.Subjects {
+			for _, rule := range rules[role{b.RoleRef.Kind, b.RoleRef.Name}] {
+				for _, group := range rule.APIGroups {
+					for _, resource := range rule.Resources {
+						for _, verb := range rule.Verbs {
+							rights[Right{subject.Name, group, resource, verb}] = true
+						}
+					}
+				}
+			}
+		}
+	}
+	return rights, nil
+}
+
+// Unused returns which of the rights no request of the lab's life has used: without
+// those everything would have gone as it did.
+func (s *Stage) Unused(rights map[Right]bool) ([]Right, error) {
+	file, err := os.Open(s.AuditLog())
+	if err != nil {
+		return nil, fmt.Errorf("read the audit log: %w", err)
+	}
+	defer file.Close()
+	unused := []Right{}
+	used := map[Right]bool{}
+	lines := json.NewDecoder(bufio.NewReaderSize(file, 1<<20))
+	for {
+		var e auditv1.Event
+		if err := lines.Decode(&e); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("read the audit log: %w", err)
+		}
+		account, ours := strings.CutPrefix(e.User.Username, "system:serviceaccount:"+Namespace+":")
+		if !ours || e.ObjectRef == nil || e.ResponseStatus != nil && e.ResponseStatus.Code == http.StatusForbidden {
+			continue
+		}
+		resource := e.ObjectRef.Resource
+		if e.ObjectRef.Subresource != "" {
+			resource += "/" + e.ObjectRef.Subresource
+		}
+		used[Right{account, e.ObjectRef.APIGroup, resource, e.Verb}] = true
+	}
+	for r := range rights {
+		if !used[r] {
+			unused = append(unused, r)
+		}
+	}
+	slices.SortFunc(unused, func(a, b Right) int { return cmp.Compare(a.String(), b.String()) })
+	return unused, nil
+}
