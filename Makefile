@@ -74,6 +74,15 @@ bench-scale: preflight fetch binaries ## the controller at 5 000 Services, besid
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
 
+FUZZTIME ?= 30s
+fuzz: ## each fuzz target for FUZZTIME (their seeds are part of every test run)
+	@for file in $$(grep -rl '^func Fuzz' --include='*_test.go' . --exclude-dir=.cache); do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$file); do \
+	    echo "$$target in $$(dirname $$file)"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$(dirname $$file) || exit 1; \
+	  done; \
+	done
+
 ##@ For changing Berth.
 
 build: ## bin/berth
@@ -122,4 +131,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test preflight fetch binaries unit root-tests vm-test e2e bench bench-scale build image generate verify lint vuln clean FORCE
+.PHONY: help demo test preflight fetch binaries unit root-tests vm-test e2e bench bench-scale fuzz build image generate verify lint vuln clean FORCE

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/e2e/lab"
 )
@@ -198,4 +201,40 @@ func testAPIServerAway(t *testing.T, r *rack) {
 	r.routes(t, routed, r.Nodes()...)
 	resume()
 	r.recovered(t, svc)
+}
+
+// testSessionReset has the router end all sessions, twice.
+func testSessionReset(t *testing.T, r *rack) {
+	svc := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.60"))
+	r.routes(t, soleAddress(svc), r.Nodes()...)
+	begun := func(ctx context.Context) (string, error) {
+		status, err := r.Berth.SpeakerStatuses.Get(ctx, "n1", metav1.GetOptions{})
+		if err != nil || len(status.Status.Sessions) == 0 || status.Status.Sessions[0].State != "Established" {
+			return "", fmt.Errorf("no session of n1: %+v, %w", status, err)
+		}
+		return status.Status.Sessions[0].Since.String(), nil
+	}
+	for range 2 {
+		var before string
+		eventually(t, func(ctx context.Context) (err error) { before, err = begun(ctx); return err })
+		time.Sleep(time.Second) // a session's beginning is told in seconds
+		if _, err := r.Vtysh(t.Context(), "clear bgp *"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func(ctx context.Context) error {
+			now, err := begun(ctx)
+			if err == nil && now == before {
+				err = errors.New("the session has not ended")
+			}
+			return err
+		})
+		r.routes(t, soleAddress(svc), r.Nodes()...)
+	}
+	eventually(t, func(ctx context.Context) error {
+		events, err := r.Kubernetes.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=SessionDown"})
+		if err == nil && !slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.Name == "tor" && e.Series != nil }) {
+			err = fmt.Errorf("no event SessionDown of BGPPeer tor counts how often: %+v", events.Items)
+		}
+		return err
+	})
 }

@@ -60,6 +60,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"when a partition of the segment heals one owner is left", testPartition},
 		{"when a speaker is killed another answers until it is back", testSpeakerKilled},
 		{"when a speaker freezes another answers, and the woken one does not disturb", testSpeakerFrozen},
+		{"a session that the router ends is back at once, and its events are counted", testSessionReset},
 		{"failover goes on while the API server is away", testAPIServerAway},
 		{"a node that is excluded leaves without a failed connection", testLeave},
 

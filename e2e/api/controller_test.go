@@ -74,7 +74,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if faults := append(unlike, unused...); len(faults) > 0 {
+	if faults := slices.Concat(unlike, unused); len(faults) > 0 {
 		fmt.Fprintln(os.Stderr, "FAIL: what holds of all tests together\n\t"+strings.Join(faults, "\n\t"))
 		return 1
 	}
