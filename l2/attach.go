@@ -96,9 +96,9 @@ func (s *segment) received(payload []byte) {
 // verified returns the hello, or counts why it is none. Forged ones end here, off the loop.
 func (s *segment) verified(payload []byte) (hello, bool) {
 	s.d.mu.Lock()
-	key := s.d.key
+	keys := s.d.keys
 	s.d.mu.Unlock()
-	h, err := openHello(payload, key)
+	h, err := openHello(payload, keys)
 	if err != nil {
 		s.counts.rejected(err)
 	}

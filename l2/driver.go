@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -30,6 +32,31 @@ type Desired struct {
 	Interfaces []string
 	// Candidates names the nodes that may own the group, this node included only if it may.
 	Candidates []string
+	// Preferred weighs candidates, by name: of those that are free to take the group, the ones of highest
+	// weight come first. One that is not in it weighs 0.
+	Preferred map[string]int32
+}
+
+// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the segment.
+type Claim struct {
+	Group string
+	// Segment is the same for all nodes on it: its first IPv4 subnet, or else its first IPv6 one, or else
+	// the name of the interface.
+	Segment   string
+	Node      string // empty: this node's claim is withdrawn
+	Term      uint64 // grows each time that the group is claimed anew
+	Witnessed bool   // the claimant heard another node, or was to hear none
+
+	// What the reader of a mirror wants to know, besides.
+	Interface string
+	MAC       net.HardwareAddr
+	Cause     Cause
+}
+
+// Keys sign hellos.
+type Keys struct {
+	Sign   []byte   // signs; empty: this node is silent
+	Accept [][]byte // those of others that are believed, besides Sign
 }
 
 // Config says who this node is and how patient it is.
@@ -47,6 +74,9 @@ type Config struct {
 	HelloInterval time.Duration
 	// Listen is how long an interface is listened on before anything is claimed. 0: 1 s.
 	Listen time.Duration
+	// OnClaim is called for each change of a claim of this node's, in order, from a goroutine that must not be
+	// made to wait. Nil: nobody wants to know.
+	OnClaim func(Claim)
 	// Handover is the longest time to answer for a group that another node owns. 0: 1 s.
 	Handover time.Duration
 }
@@ -89,7 +119,7 @@ type Driver struct {
 	segments map[string]*segment      // guarded by mu; by interface name
 	ended    map[string]chan struct{} // guarded by mu; closed when the last segment of an interface has ended
 	state    State                    // guarded by mu
-	key      []byte                   // guarded by mu
+	keys     Keys                     // guarded by mu
 	failure  string                   // guarded by mu
 	leave    *leave                   // guarded by mu
 }
@@ -133,6 +163,7 @@ func (d *Driver) Sync(group string, desired Desired) {
 		Addresses:  slices.Clone(desired.Addresses),
 		Interfaces: slices.Clone(desired.Interfaces),
 		Candidates: slices.Clone(desired.Candidates),
+		Preferred:  maps.Clone(desired.Preferred),
 	}
 	for i, a := range desired.Addresses {
 		desired.Addresses[i] = a.Unmap().WithZone("")
@@ -167,14 +198,20 @@ func (d *Driver) countPatterns(patterns []string, n int) bool {
 	return news
 }
 
-// SetKey sets the key that signs hellos. Nodes understand each other only with the same key. An empty key
-// makes this node silent: it claims nothing, and what it has it gives up within the handover time.
-func (d *Driver) SetKey(key []byte) {
+// SetKeys sets the keys of hellos. Nodes understand each other only if each accepts the key that the other signs
+// with. Without a key this node claims nothing, and what it has it gives up within the handover time.
+func (d *Driver) SetKeys(keys Keys) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.key = slices.Clone(key)
+	d.keys = Keys{Sign: slices.Clone(keys.Sign)}
+	for _, k := range keys.Accept {
+		d.keys.Accept = append(d.keys.Accept, slices.Clone(k))
+	}
 	d.wakeSegments()
 }
+
+// Mirrored takes what the mirror says of a group on a segment: the second way on which claims arrive.
+func (d *Driver) Mirrored(Claim) {}
 
 // SetState says what this node is to tell the others. Leaving and Restarting hand over what it owns.
 func (d *Driver) SetState(state State) {

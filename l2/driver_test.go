@@ -170,7 +170,7 @@ func (e *ether) node(t *testing.T, name string, number byte) *fakeNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.SetKey([]byte("key"))
+	d.SetKeys(Keys{Sign: []byte("key")})
 	d.SetState(Ready)
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &fakeNode{Driver: d, system: sys, mac: net.HardwareAddr(mac[:]).String(), kill: cancel, ended: make(chan error, 1)}
@@ -256,15 +256,15 @@ func TestWithoutAKeyNothingIsClaimedAndWithAnotherNobodyIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
-		n.SetKey(nil)
+		n.SetKeys(Keys{})
 		n.Sync("g", wanted("a"))
 		pass(5 * time.Second)
 		if got := e.whoHas(t, svc); got != nil {
 			t.Errorf("answered without a key by %v", got)
 		}
 		other := e.node(t, "b", 2)
-		other.SetKey([]byte("another"))
-		n.SetKey([]byte("key"))
+		other.SetKeys(Keys{Sign: []byte("another")})
+		n.SetKeys(Keys{Sign: []byte("key")})
 		pass(2 * time.Second)
 		if got := n.Status().Segments; len(got) != 1 || len(got[0].Peers) != 0 || !got[0].Claiming {
 			t.Errorf("segments %+v, want one that claims and knows no peer", got)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -72,9 +73,9 @@ func (h hello) seal(key []byte) []byte {
 }
 
 // openHello returns the hello that payload holds, or a rejection. Nothing is believed before the HMAC held.
-func openHello(payload, key []byte) (hello, error) {
+func openHello(payload []byte, keys Keys) (hello, error) {
 	switch {
-	case len(key) == 0:
+	case len(keys.Sign) == 0:
 		return hello{}, rejectNoKey
 	case len(payload) < helloFixed+1+sha256.Size || len(payload) > maxHello:
 		return hello{}, rejectLength
@@ -84,7 +85,7 @@ func openHello(payload, key []byte) (hello, error) {
 		return hello{}, rejectLength
 	}
 	signed, got := payload[:len(payload)-sha256.Size], payload[len(payload)-sha256.Size:]
-	if !hmac.Equal(sum(nil, signed, key), got) {
+	if !slices.ContainsFunc(append([][]byte{keys.Sign}, keys.Accept...), func(key []byte) bool { return hmac.Equal(sum(nil, signed, key), got) }) {
 		return hello{}, rejectHMAC
 	}
 	h := hello{

@@ -23,7 +23,7 @@ func TestAHelloSurvivesItsSealing(t *testing.T) {
 		if len(payload) < 46 {
 			t.Errorf("a hello of %d bytes would be padded by Ethernet", len(payload))
 		}
-		got, err := openHello(payload, []byte("key"))
+		got, err := openHello(payload, Keys{Sign: []byte("key")})
 		if err != nil || got != h {
 			t.Errorf("opened %+v, %v; want %+v", got, err, h)
 		}
@@ -75,7 +75,7 @@ func TestAHelloThatIsNotAsSealedIsRejected(t *testing.T) {
 		"an interval too short": {sealed(func(h *hello) { h.interval = 9 * time.Millisecond }), key, rejectField},
 		"an interval too long":  {sealed(func(h *hello) { h.interval = 11 * time.Second }), key, rejectField},
 	} {
-		if _, err := openHello(c.payload, c.key); !errors.Is(err, c.want) {
+		if _, err := openHello(c.payload, Keys{Sign: c.key}); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
@@ -88,14 +88,14 @@ func FuzzOpenHello(f *testing.F) {
 	f.Add([]byte(helloMagic))
 	f.Add(bytes.Repeat([]byte{0xff}, maxHello))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if h, err := openHello(b, key); err == nil && !bytes.Equal(h.seal(key), b) {
+		if h, err := openHello(b, Keys{Sign: key}); err == nil && !bytes.Equal(h.seal(key), b) {
 			t.Errorf("%x opens as %+v, which seals differently", b, h)
 		}
 		// As if whoever sends it held the key: the fields are checked all the same.
 		if len(b) > maxHello {
 			return
 		}
-		if h, err := openHello(sum(bytes.Clone(b), b, key), key); err == nil && (len(h.node) == 0 || h.state > Restarting || h.interval < minHelloInterval) {
+		if h, err := openHello(sum(bytes.Clone(b), b, key), Keys{Sign: key}); err == nil && (len(h.node) == 0 || h.state > Restarting || h.interval < minHelloInterval) {
 			t.Errorf("accepted %+v", h)
 		}
 	})

@@ -76,7 +76,7 @@ func serveNode(name string) error {
 	if err != nil {
 		return err
 	}
-	d.SetKey([]byte("a key for tests"))
+	d.SetKeys(Keys{Sign: []byte("a key for tests")})
 	d.SetState(Ready)
 	orders, reports := make(chan order), json.NewEncoder(os.Stdout)
 	go func() {

@@ -234,7 +234,7 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 	s.inbox.mu.Unlock()
 
 	s.d.mu.Lock()
-	state, key, round := s.d.state, s.d.key, s.d.leave.round
+	state, key, round := s.d.state, s.d.keys.Sign, s.d.leave.round
 	s.d.mu.Unlock()
 	if state != s.state || round != s.round {
 		s.state, s.round = state, round

@@ -38,7 +38,7 @@ type Peer struct {
 // Status returns what is known now. It does not wait for the network.
 func (d *Driver) Status() Status {
 	d.mu.Lock()
-	s := Status{State: d.state, Keyed: len(d.key) > 0, Err: d.failure, Lost: d.observed.dropped()}
+	s := Status{State: d.state, Keyed: len(d.keys.Sign) > 0, Err: d.failure, Lost: d.observed.dropped()}
 	for _, seg := range d.segments {
 		if p := seg.published.Load(); p != nil {
 			s.Segments = append(s.Segments, *p)

@@ -294,7 +294,7 @@ func (p *planner) reviewKey() {
 	}
 	if len(key) >= v1alpha1.ShortestHelloKey {
 		p.keyed = true
-		p.l2.SetKey(key)
+		p.l2.SetKeys(l2.Keys{Sign: key})
 		p.reporter.complain("hello key", "")
 		return
 	}
