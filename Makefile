@@ -15,6 +15,7 @@ export BERTH_CACHE := $(abspath $(or $(BERTH_CACHE),.cache))
 export GOFLAGS := -trimpath
 export CGO_ENABLED := 0
 export GOLANGCI_LINT_CACHE := $(BERTH_CACHE)/golangci
+export BERTH_FRR_ROOT := $(BERTH_CACHE)/pkg
 
 TOOLS := $(BERTH_CACHE)/tools
 LAB := $(BERTH_CACHE)/bin/lab
