@@ -42,6 +42,14 @@ func (a *answers) answering(addr netip.Addr) bool {
 	return yes && a.awake.now()
 }
 
+// knows reports whether a group holds addr, answered for or not.
+func (a *answers) knows(addr netip.Addr) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	_, ok := a.byAddr[addr]
+	return ok
+}
+
 // groupsOf returns the groups that hold addr, answered for or not. The caller must not change the slice.
 func (a *answers) groupsOf(addr netip.Addr) []string {
 	a.mu.RLock()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -15,10 +16,11 @@ import (
 
 // sockets are the packet sockets of one interface: for hellos, ARP and neighbour discovery.
 type sockets struct {
-	hello, arp, ndp *packet.Conn
-	in              ingress
-	solicited       *solicitedNodes
-	low, high       netip.Addr // what arp's filter passes; invalid: nothing
+	hello, arp, ndp  *packet.Conn
+	in               ingress
+	arpPass, ndpPass *passage
+	solicited        *solicitedNodes
+	changed          chan struct{} // what was joined
 
 	readers sync.WaitGroup
 	closing sync.Once
@@ -30,31 +32,31 @@ var _ wire = (*sockets)(nil)
 // openSockets opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
 func openSockets(l link, in ingress) (*sockets, error) {
 	ifi := &net.Interface{Index: l.index, Name: l.name, MTU: l.mtu, HardwareAddr: l.hardware()}
-	s := &sockets{in: in, done: make(chan struct{})}
+	s := &sockets{in: in, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	var err error
 	defer func() {
 		if err != nil {
 			s.closeConns()
 		}
 	}()
-	nothing := []bpf.Instruction{bpf.RetConstant{Val: 0}}
 	if s.hello, err = listen(ifi, etherTypeHello, acceptAll()); err != nil {
 		return nil, fmt.Errorf("open the hello socket on %s: %w", l.name, err)
 	}
 	if err = s.hello.JoinGroup(helloGroup()); err != nil {
 		return nil, fmt.Errorf("join the hello group on %s: %w", l.name, err)
 	}
-	if s.arp, err = listen(ifi, etherTypeARP, nothing); err != nil {
+	if s.arp, err = listen(ifi, etherTypeARP, rejectAll()); err != nil {
 		return nil, fmt.Errorf("open the ARP socket on %s: %w", l.name, err)
 	}
-	if s.ndp, err = listen(ifi, etherTypeIPv6, ndpFilter()); err != nil {
+	if s.ndp, err = listen(ifi, etherTypeIPv6, rejectAll()); err != nil {
 		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.name, err)
 	}
+	s.arpPass, s.ndpPass = newPassage(s.arp, arpFilter), newPassage(s.ndp, ndpFilter)
 	s.solicited = newSolicitedNodes(ifi)
 	s.readers.Go(func() { s.read(s.hello, s.takeHello) })
 	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.arp)) })
 	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, in.ndp)) })
-	s.readers.Go(func() { s.solicited.run(s.done, in.failed) })
+	s.readers.Go(s.upkeep)
 	return s, nil
 }
 
@@ -132,30 +134,73 @@ func (s *sockets) drain(take func([]byte)) error {
 	})
 }
 
-func (s *sockets) admit(addr netip.Addr) error {
-	low, high := s.low, s.high
-	if !low.IsValid() || addr.Less(low) {
-		low = addr
+func (s *sockets) join(addr netip.Addr) {
+	if err := s.passageOf(addr).open(addr); err != nil {
+		s.in.failed(err) // upkeep tries again
 	}
-	if !high.IsValid() || high.Less(addr) {
-		high = addr
-	}
-	if low == s.low && high == s.high {
-		return nil
-	}
-	raw, err := bpf.Assemble(arpFilter(low, high))
-	if err != nil {
-		return fmt.Errorf("assemble the ARP filter for %s: %w", addr, err)
-	}
-	if err := s.arp.SetBPF(raw); err != nil {
-		return fmt.Errorf("set the ARP filter for %s: %w", addr, err)
-	}
-	s.low, s.high = low, high
-	return nil
+	s.solicited.count(addr, +1)
+	signal(s.changed)
 }
 
-func (s *sockets) join(addr netip.Addr)  { s.solicited.count(addr, +1) }
-func (s *sockets) leave(addr netip.Addr) { s.solicited.count(addr, -1) }
+func (s *sockets) leave(addr netip.Addr) {
+	s.passageOf(addr).shut(addr)
+	s.solicited.count(addr, -1)
+	signal(s.changed)
+}
+
+func (s *sockets) admit(addr netip.Addr) error {
+	p := s.passageOf(addr)
+	if p.isOpen(addr) {
+		return nil
+	}
+	defer signal(s.changed)
+	return p.open(addr)
+}
+
+func (s *sockets) passageOf(addr netip.Addr) *passage {
+	if addr.Is4() {
+		return s.arpPass
+	}
+	return s.ndpPass
+}
+
+const (
+	// narrowing is how long the filters may pass too much: changes come in bunches.
+	narrowing = 100 * time.Millisecond
+	// rejoin is how long after a failure it is tried again, for instance where IPv6 is switched off.
+	rejoin = time.Second
+)
+
+// upkeep does what join and leave have left for soon after, until the sockets are closed.
+func (s *sockets) upkeep() {
+	defer s.solicited.close()
+	narrow, retry := time.NewTimer(rejoin), time.NewTimer(rejoin)
+	narrow.Stop()
+	retry.Stop()
+	planned := false
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-s.changed:
+			if !planned {
+				planned = true
+				narrow.Reset(narrowing)
+			}
+		case <-narrow.C:
+			planned = false
+			// What fails here passes too much; the memberships tell whether the socket is well.
+			_ = errors.Join(s.arpPass.narrow(), s.ndpPass.narrow())
+			continue
+		case <-retry.C:
+		}
+		err := first([]error{s.arpPass.mend(), s.ndpPass.mend(), s.solicited.settle()})
+		s.in.failed(err)
+		if err != nil {
+			retry.Reset(rejoin)
+		}
+	}
+}
 
 func (s *sockets) close() {
 	s.closing.Do(func() {

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/mdlayher/ndp"
 	"golang.org/x/net/ipv6"
@@ -14,21 +13,17 @@ import (
 // groupsPerSocket stays below what one socket may join: its option memory ends at about 2300 groups.
 const groupsPerSocket = 1000
 
-// rejoin is how long after a failure to join it is tried again, for instance where IPv6 is switched off.
-const rejoin = time.Second
-
 // solicitedNodes keeps an interface a listener of the solicited-node groups (RFC 4291 section 2.7.1) of this
 // node's addresses, so that network cards and MLD-snooping switches let solicitations through. Joining takes a
-// kernel lock that can be held for long, so it happens in run's goroutine, not the caller's.
+// kernel lock that can be held for long, so what count notes down is done by settle, in another goroutine.
 type solicitedNodes struct {
-	ifi  *net.Interface
-	wake chan struct{}
+	ifi *net.Interface
 
 	mu     sync.Mutex
 	wanted map[netip.Addr]int      // guarded by mu; addresses for each group
 	dirty  map[netip.Addr]struct{} // guarded by mu; groups to look at
 
-	// Owned by run.
+	// Owned by settle's goroutine.
 	joined map[netip.Addr]*listener
 	shards []*listener
 }
@@ -41,7 +36,7 @@ type listener struct {
 
 func newSolicitedNodes(ifi *net.Interface) *solicitedNodes {
 	return &solicitedNodes{
-		ifi: ifi, wake: make(chan struct{}, 1), wanted: make(map[netip.Addr]int),
+		ifi: ifi, wanted: make(map[netip.Addr]int),
 		dirty: make(map[netip.Addr]struct{}), joined: make(map[netip.Addr]*listener),
 	}
 }
@@ -58,39 +53,17 @@ func (s *solicitedNodes) count(addr netip.Addr, n int) {
 	}
 	s.dirty[group] = struct{}{}
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+}
+
+// close ends all memberships.
+func (s *solicitedNodes) close() {
+	for _, l := range s.shards {
+		_ = l.conn.Close()
 	}
 }
 
-// run joins and leaves until done is closed; what it joined ends with its sockets. After each attempt failed is told
-// the error, nil for none.
-func (s *solicitedNodes) run(done <-chan struct{}, failed func(error)) {
-	defer func() {
-		for _, l := range s.shards {
-			_ = l.conn.Close()
-		}
-	}()
-	retry := time.NewTimer(rejoin)
-	retry.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-s.wake:
-		case <-retry.C:
-		}
-		err := s.settleAll()
-		failed(err)
-		if err != nil {
-			retry.Reset(rejoin)
-		}
-	}
-}
-
-// settleAll works on all groups that changed; one that fails waits for the next time, and is no obstacle.
-func (s *solicitedNodes) settleAll() error {
+// settle works on all groups that changed; one that fails waits for the next time, and is no obstacle.
+func (s *solicitedNodes) settle() error {
 	var failures []error
 	var again []netip.Addr
 	for {
@@ -98,7 +71,7 @@ func (s *solicitedNodes) settleAll() error {
 		if !found {
 			break
 		}
-		if err := s.settle(group, wanted); err != nil {
+		if err := s.settleGroup(group, wanted); err != nil {
 			failures, again = append(failures, err), append(again, group)
 		}
 	}
@@ -121,7 +94,7 @@ func (s *solicitedNodes) take() (group netip.Addr, wanted, found bool) {
 	return netip.Addr{}, false, false
 }
 
-func (s *solicitedNodes) settle(group netip.Addr, wanted bool) error {
+func (s *solicitedNodes) settleGroup(group netip.Addr, wanted bool) error {
 	l, joined := s.joined[group]
 	switch {
 	case wanted && !joined:
