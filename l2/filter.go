@@ -12,7 +12,7 @@ import (
 )
 
 // This file writes the programs that keep what does not concern this node in the kernel. They know an address
-// by its key, its last 32 bits, and pass a list of spans of keys: at most so many that a program fits into what
+// by its key, the sum of its 32-bit words, which keeps neighbours together and most strangers apart; and pass a list of spans of keys: at most so many that a program fits into what
 // the kernel grants a socket for options (net.core.optmem_max, 20 KiB until Linux 6.7), twice, because the old
 // one goes after the new one has come.
 
@@ -24,8 +24,20 @@ type span struct{ low, high uint32 }
 
 // key is what the filters know of an address.
 func key(a netip.Addr) uint32 {
-	b := a.AsSlice()
-	return binary.BigEndian.Uint32(b[len(b)-4:])
+	var sum uint32
+	for b := a.AsSlice(); len(b) > 0; b = b[4:] {
+		sum += binary.BigEndian.Uint32(b)
+	}
+	return sum
+}
+
+// loadKey loads the key of the IPv6 address at an offset.
+func loadKey(offset uint32) []bpf.Instruction {
+	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offset, Size: 4}}
+	for word := uint32(4); word < 16; word += 4 {
+		program = append(program, bpf.TAX{}, bpf.LoadAbsolute{Off: offset + word, Size: 4}, bpf.ALUOpX{Op: bpf.ALUOpAdd})
+	}
+	return program
 }
 
 // spansOf covers keys, which it sorts, with at most limit spans, passing the fewest keys beside them.
@@ -106,7 +118,7 @@ func arpFilter(spans []span) []bpf.Instruction {
 // ndpFilter passes neighbour solicitations and advertisements with hop limit 255 whose target or source address
 // is in the spans. Extension headers before them are not followed: no implementation sends any.
 func ndpFilter(spans []span) []bpf.Instruction {
-	const source, target = ethernetHeader + 20, ethernetHeader + ipv6Header + 20 // their last words
+	const source, target = ethernetHeader + 8, ethernetHeader + ipv6Header + 8
 	head := append(forUs(),
 		bpf.LoadAbsolute{Off: ethernetHeader + 6, Size: 2}, // next header and hop limit
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6<<8 | ndpHopLimit, SkipTrue: 3},
@@ -114,10 +126,8 @@ func ndpFilter(spans []span) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeAdvert, SkipTrue: 1},
 		reject(),
-		bpf.LoadAbsolute{Off: target, Size: 4},
 	)
-	bySource := slices.Concat([]bpf.Instruction{bpf.LoadAbsolute{Off: source, Size: 4}}, search(spans), rejectAll())
-	return slices.Concat(head, search(spans), bySource)
+	return slices.Concat(head, loadKey(target), search(spans), loadKey(source), search(spans), rejectAll())
 }
 
 // search passes the packet if the loaded word is in a span, and else goes on behind itself. It halves the spans until

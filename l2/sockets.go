@@ -70,20 +70,29 @@ func listen(ifi *net.Interface, etherType int, filter []bpf.Instruction) (*packe
 
 // read hands each frame to take until the socket is closed or fails.
 func (s *sockets) read(c *packet.Conn, take func(frame []byte)) {
+	raw, err := c.SyscallConn()
 	b := make([]byte, 2048)
-	for {
-		n, _, err := c.ReadFrom(b)
-		switch {
-		case err == nil:
-			take(b[:n])
-		case errors.Is(err, unix.ENETDOWN):
-			// Told once when the interface goes down; what follows from it comes by netlink.
-		case errors.Is(err, net.ErrClosed), s.closed():
-			return
-		default:
-			s.in.broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
-			return
+	for err == nil {
+		// Read by hand: on a busy segment the addresses that the library allocates for each frame cost as much as
+		// the answer.
+		var failure error
+		err = raw.Read(func(fd uintptr) bool {
+			for range atOnce {
+				var n int
+				if n, failure = unix.Read(int(fd), b); failure != nil {
+					break
+				}
+				take(b[:n])
+			}
+			return !errors.Is(failure, unix.EAGAIN)
+		})
+		// ENETDOWN is told once when the interface goes down; what follows from it comes by netlink.
+		if err == nil && !errors.Is(failure, unix.ENETDOWN) && !errors.Is(failure, unix.EINTR) {
+			err = failure
 		}
+	}
+	if !s.closed() && !errors.Is(err, net.ErrClosed) {
+		s.in.broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
 	}
 }
 
@@ -93,11 +102,16 @@ func (s *sockets) takeHello(frame []byte) {
 	}
 }
 
+// reply sends what respond returns for each frame. An answer that finds the interface's queue full is lost, and will be
+// asked for again.
 func (s *sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return func([]byte) {} // it is closed
+	}
 	return func(frame []byte) {
 		if answer := respond(frame); answer != nil {
-			// A lost answer is asked for again.
-			_ = send(c, answer)
+			_ = raw.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), answer) })
 		}
 	}
 }
@@ -163,6 +177,9 @@ func (s *sockets) passageOf(addr netip.Addr) *passage {
 	}
 	return s.ndpPass
 }
+
+// atOnce is how many frames are read before it is looked whether the socket was closed.
+const atOnce = 64
 
 const (
 	// narrowing is how long the filters may pass too much: changes come in bunches.

@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 
 	"github.com/mdlayher/ndp"
-	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // groupsPerSocket stays below what one socket may join: its option memory ends at about 2300 groups.
@@ -28,9 +29,9 @@ type solicitedNodes struct {
 	shards []*listener
 }
 
-// listener is a socket that exists for its memberships.
+// listener is a socket that exists for its memberships: it is bound to nothing, so that no packet comes near it.
 type listener struct {
-	conn   net.PacketConn
+	fd     int
 	groups int
 }
 
@@ -58,7 +59,7 @@ func (s *solicitedNodes) count(addr netip.Addr, n int) {
 // close ends all memberships.
 func (s *solicitedNodes) close() {
 	for _, l := range s.shards {
-		_ = l.conn.Close()
+		_ = unix.Close(l.fd)
 	}
 }
 
@@ -102,14 +103,14 @@ func (s *solicitedNodes) settleGroup(group netip.Addr, wanted bool) error {
 		if err != nil {
 			return err
 		}
-		if err := ipv6.NewPacketConn(l.conn).JoinGroup(s.ifi, &net.IPAddr{IP: group.AsSlice()}); err != nil {
-			return fmt.Errorf("join %s on %s: %w", group, s.ifi.Name, err)
+		if err := unix.SetsockoptIPv6Mreq(l.fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, s.membership(group)); err != nil {
+			return fmt.Errorf("join %s on %s: %w", group, s.ifi.Name, os.NewSyscallError("setsockopt", err))
 		}
 		l.groups++
 		s.joined[group] = l
 	case !wanted && joined:
 		// The kernel may have dropped it with the interface's IPv6; then nothing is left to leave.
-		_ = ipv6.NewPacketConn(l.conn).LeaveGroup(s.ifi, &net.IPAddr{IP: group.AsSlice()})
+		_ = unix.SetsockoptIPv6Mreq(l.fd, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, s.membership(group))
 		l.groups--
 		delete(s.joined, group)
 	}
@@ -123,18 +124,15 @@ func (s *solicitedNodes) room() (*listener, error) {
 			return l, nil
 		}
 	}
-	conn, err := net.ListenPacket("ip6:ipv6-icmp", "::")
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open a socket for solicited-node groups on %s: %w", s.ifi.Name, err)
+		return nil, fmt.Errorf("open a socket for solicited-node groups on %s: %w", s.ifi.Name, os.NewSyscallError("socket", err))
 	}
-	// It is never read: let it receive nothing.
-	var none ipv6.ICMPFilter
-	none.SetAll(true)
-	if err := ipv6.NewPacketConn(conn).SetICMPFilter(&none); err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("filter the socket for solicited-node groups on %s: %w", s.ifi.Name, err)
-	}
-	l := &listener{conn: conn}
+	l := &listener{fd: fd}
 	s.shards = append(s.shards, l)
 	return l, nil
+}
+
+func (s *solicitedNodes) membership(group netip.Addr) *unix.IPv6Mreq {
+	return &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(s.ifi.Index)}
 }
