@@ -273,6 +273,19 @@ func (n *node) order(o order) {
 	}
 }
 
+// inNS runs f on a thread inside the node's namespace.
+func (n *node) inNS(f func() error) {
+	n.t.Helper()
+	ns, err := netns.GetFromName(n.ns)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := inside(ns, f); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // end closes the node's orders and waits until its process has ended.
 func (n *node) end() {
 	n.t.Helper()
@@ -402,11 +415,7 @@ func newClient(t *testing.T, ns string) *client {
 	if c.handle, err = netlink.NewHandleAt(c.ns); err != nil {
 		t.Fatal(err)
 	}
-	eth0, err := c.handle.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.index = eth0.Attrs().Index
+	c.index = c.on("eth0").index
 	done := make(chan struct{})
 	if err := netlink.NeighSubscribeAt(c.ns, c.updates, done); err != nil {
 		t.Fatal(err)
@@ -421,21 +430,38 @@ func newClient(t *testing.T, ns string) *client {
 	return c
 }
 
+// on is the client on another of its interfaces.
+func (c *client) on(ifname string) *client {
+	c.t.Helper()
+	l, err := c.handle.LinkByName(ifname)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	other := *c
+	other.index = l.Attrs().Index
+	return &other
+}
+
 // in runs f on a thread inside the client's namespace.
 func (c *client) in(f func() error) {
 	c.t.Helper()
+	if err := inside(c.ns, f); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// inside runs f on a thread inside a namespace.
+func inside(ns netns.NsHandle, f func() error) error {
 	ended := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := netns.Set(c.ns); err != nil {
+		if err := netns.Set(ns); err != nil {
 			ended <- err
 			return
 		}
 		ended <- f()
 	}()
-	if err := <-ended; err != nil {
-		c.t.Fatal(err)
-	}
+	return <-ended
 }
 
 // resolve forgets what the kernel knows of addr and lets it ask; it returns the answer's MAC, or "" after a
