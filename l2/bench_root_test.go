@@ -277,8 +277,7 @@ func (p *pair) questions(family, first, n int) [][]byte {
 // solicit asks for an address by neighbour discovery, as a host that has one.
 func solicit(mac net.HardwareAddr, from, target netip.Addr) []byte {
 	group, _ := ndp.SolicitedNodeMulticast(target)
-	g := group.As16()
-	return ndpFrame(mac, net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]}, from, group, &ndp.NeighborSolicitation{
+	return ndpFrame(mac, multicastMAC(group), from, group, &ndp.NeighborSolicitation{
 		TargetAddress: target,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}},
 	})

@@ -116,11 +116,19 @@ func arpFilter(spans []span) []bpf.Instruction {
 }
 
 // ndpFilter passes neighbour solicitations and advertisements with hop limit 255 whose target or source address
-// is in the spans. Extension headers before them are not followed: no implementation sends any.
+// is in the spans, and multicast listener queries. Extension headers before the former are not followed: no
+// implementation sends any.
 func ndpFilter(spans []span) []bpf.Instruction {
 	const source, target = ethernetHeader + 8, ethernetHeader + ipv6Header + 8
 	head := append(forUs(),
 		bpf.LoadAbsolute{Off: ethernetHeader + 6, Size: 2}, // next header and hop limit
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: mldHopLimit, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header, Size: 2}, // next header and length
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6 << 8, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header + hopByHop, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeListenerQuery, SkipTrue: 1},
+		accept(),
+		reject(),
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6<<8 | ndpHopLimit, SkipTrue: 3},
 		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 2},

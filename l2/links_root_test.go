@@ -72,6 +72,13 @@ func TestFiveThousandIPv6AddressesResolveThroughASwitchThatSnoops(t *testing.T) 
 	}
 	n.awaitGroup(GroupGained, "g")
 	check(n.mac)
+	// A switch that has forgotten asks.
+	for _, version := range []string{"2", "1", "2"} {
+		ip(t, "-n", l.prefix+"sw", "link", "set", "br0", "type", "bridge", "mcast_mld_version", version)
+		ip(t, "-n", l.prefix+"sw", "link", "set", "p-a", "nomaster")
+		ip(t, "-n", l.prefix+"sw", "link", "set", "p-a", "master", "br0")
+		check(n.mac)
+	}
 	// A port that goes down takes what the switch knows of it along.
 	ip(t, "-n", n.ns, "link", "set", "eth0", "down")
 	n.awaitGroup(GroupLost, "g")

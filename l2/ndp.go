@@ -50,7 +50,7 @@ func (r *ndpResponder) respond(frame []byte) []byte {
 	}
 	r.counts.ndpAdvertisements.Inc()
 	if p.source.IsUnspecified() {
-		return advertisement(r.mac, allNodesMAC(), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
+		return advertisement(r.mac, multicastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
 	}
 	return advertisement(r.mac, p.station, p.source, m.TargetAddress, true)
 }
@@ -143,7 +143,7 @@ func (p *neighbourPacket) learn(options []ndp.Option, direction ndp.Direction) b
 
 // unsolicitedNA announces addr to all nodes, overriding what they believe (RFC 4861 section 7.2.6).
 func unsolicitedNA(mac net.HardwareAddr, addr netip.Addr) []byte {
-	return advertisement(mac, allNodesMAC(), netip.IPv6LinkLocalAllNodes(), addr, false)
+	return advertisement(mac, multicastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), addr, false)
 }
 
 // ndpProbe asks whether anybody holds addr (RFC 4862 section 5.4.2): the answer goes to all nodes. It returns nil
@@ -153,9 +153,7 @@ func ndpProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
 	if err != nil {
 		return nil
 	}
-	g := group.As16()
-	station := net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]} // RFC 2464 section 7
-	return ndpFrame(mac, station, netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
+	return ndpFrame(mac, multicastMAC(group), netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
 }
 
 // advertisement is a frame with a neighbour advertisement of target, sent from target itself: it is assigned
@@ -188,8 +186,11 @@ func ndpFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message)
 	return append(b, body...)
 }
 
-// allNodesMAC is the Ethernet group of ff02::1, RFC 2464 section 7.
-func allNodesMAC() net.HardwareAddr { return net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1} }
+// multicastMAC is the Ethernet group of an IPv6 one, RFC 2464 section 7.
+func multicastMAC(group netip.Addr) net.HardwareAddr {
+	g := group.As16()
+	return net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]}
+}
 
 // checksum is ICMPv6's, over the pseudo-header and body (RFC 8200 section 8.1); over a body that holds a
 // correct checksum it is 0.

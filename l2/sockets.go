@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -20,7 +22,9 @@ type sockets struct {
 	in               ingress
 	arpPass, ndpPass *passage
 	solicited        *solicitedNodes
-	changed          chan struct{} // what was joined
+	index            int                // of the interface
+	queried          chan time.Duration // within which an answer is due
+	changed          chan struct{}      // what was joined
 
 	readers sync.WaitGroup
 	closing sync.Once
@@ -32,7 +36,7 @@ var _ wire = (*sockets)(nil)
 // openSockets opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
 func openSockets(l link, in ingress) (*sockets, error) {
 	ifi := &net.Interface{Index: l.index, Name: l.name, MTU: l.mtu, HardwareAddr: l.hardware()}
-	s := &sockets{in: in, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &sockets{in: in, index: l.index, changed: make(chan struct{}, 1), queried: make(chan time.Duration, 1), done: make(chan struct{})}
 	var err error
 	defer func() {
 		if err != nil {
@@ -52,10 +56,10 @@ func openSockets(l link, in ingress) (*sockets, error) {
 		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.name, err)
 	}
 	s.arpPass, s.ndpPass = newPassage(s.arp, arpFilter), newPassage(s.ndp, ndpFilter)
-	s.solicited = newSolicitedNodes(ifi)
+	s.solicited = newSolicitedNodes(ifi, s)
 	s.readers.Go(func() { s.read(s.hello, s.takeHello) })
 	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.arp)) })
-	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, in.ndp)) })
+	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, s.takeNDP)) })
 	s.readers.Go(s.upkeep)
 	return s, nil
 }
@@ -102,6 +106,16 @@ func (s *sockets) takeHello(frame []byte) {
 	}
 }
 
+// takeNDP keeps what concerns memberships, and hands on the rest.
+func (s *sockets) takeNDP(frame []byte) []byte {
+	if q, ok := parseMLDQuery(frame); ok {
+		s.solicited.queried(q)
+		offer(s.queried, q.within)
+		return nil
+	}
+	return s.in.ndp(frame)
+}
+
 // reply sends what respond returns for each frame. An answer that finds the interface's queue full is lost, and will be
 // asked for again.
 func (s *sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
@@ -124,6 +138,23 @@ func send(c *packet.Conn, frame []byte) error {
 func (s *sockets) sendHello(frame []byte) error { return send(s.hello, frame) }
 func (s *sockets) sendARP(frame []byte) error   { return send(s.arp, frame) }
 func (s *sockets) sendNDP(frame []byte) error   { return send(s.ndp, frame) }
+
+func (s *sockets) hearAll(on bool) error {
+	raw, err := s.ndp.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reach the NDP socket: %w", err)
+	}
+	option := unix.PACKET_DROP_MEMBERSHIP
+	if on {
+		option = unix.PACKET_ADD_MEMBERSHIP
+	}
+	var failure error
+	err = raw.Control(func(fd uintptr) {
+		request := &unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_ALLMULTI}
+		failure = os.NewSyscallError("setsockopt", unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, option, request))
+	})
+	return errors.Join(err, failure)
+}
 
 func (s *sockets) drain(take func([]byte)) error {
 	raw, err := s.hello.SyscallConn()
@@ -184,40 +215,74 @@ const atOnce = 64
 const (
 	// narrowing is how long the filters may pass too much: changes come in bunches.
 	narrowing = 100 * time.Millisecond
-	// rejoin is how long after a failure it is tried again, for instance where IPv6 is switched off.
+	// rejoin is how long after a failure it is tried again, for instance where IPv6 is switched off; and after
+	// how long memberships are reported once more.
 	rejoin = time.Second
 )
 
-// upkeep does what join and leave have left for soon after, until the sockets are closed.
+// upkeep does what join and leave have left for soon after, and answers queries, until the sockets are closed.
 func (s *sockets) upkeep() {
 	defer s.solicited.close()
-	narrow, retry := time.NewTimer(rejoin), time.NewTimer(rejoin)
-	narrow.Stop()
-	retry.Stop()
-	planned := false
+	narrow, retry, retell, answer := newAlarm(), newAlarm(), newAlarm(), newAlarm()
 	for {
+		var err error
 		select {
 		case <-s.done:
 			return
-		case <-s.changed:
-			if !planned {
-				planned = true
-				narrow.Reset(narrowing)
-			}
-		case <-narrow.C:
-			planned = false
-			// What fails here passes too much; the memberships tell whether the socket is well.
+		case <-narrow.c():
+			// What fails here passes too much, no more.
 			_ = errors.Join(s.arpPass.narrow(), s.ndpPass.narrow())
+			narrow.rang()
 			continue
-		case <-retry.C:
+		case within := <-s.queried:
+			// Not at once: others answer too.
+			answer.within(rand.N(within/2 + 1))
+			continue
+		case <-answer.c():
+			err = s.solicited.answer()
+			answer.rang()
+		case <-retell.c():
+			err = s.solicited.retell()
+			retell.rang()
+		case <-s.changed:
+			narrow.within(narrowing)
+		case <-retry.c():
+			retry.rang()
 		}
-		err := first([]error{s.arpPass.mend(), s.ndpPass.mend(), s.solicited.settle()})
+		again, settled := s.solicited.settle()
+		if again {
+			retell.within(rejoin)
+		}
+		if err = first([]error{s.arpPass.mend(), s.ndpPass.mend(), err, settled}); err != nil {
+			retry.within(rejoin)
+		}
 		s.in.failed(err)
-		if err != nil {
-			retry.Reset(rejoin)
-		}
 	}
 }
+
+// alarm is a timer that is set once until it has rung.
+type alarm struct {
+	timer *time.Timer
+	set   bool
+}
+
+func newAlarm() *alarm {
+	t := time.NewTimer(0)
+	t.Stop()
+	return &alarm{timer: t}
+}
+
+func (a *alarm) c() <-chan time.Time { return a.timer.C }
+
+func (a *alarm) within(d time.Duration) {
+	if !a.set {
+		a.timer.Reset(d)
+		a.set = true
+	}
+}
+
+// rang must be called when the alarm has rung.
+func (a *alarm) rang() { a.set = false }
 
 func (s *sockets) close() {
 	s.closing.Do(func() {
