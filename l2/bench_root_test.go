@@ -463,3 +463,27 @@ func BenchmarkForeignQuestions(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkLinkEvents is how long the segment waits for an announcement after an interface has changed; it includes what
+// the ip command takes to change it.
+func BenchmarkLinkEvents(b *testing.B) {
+	l := newSegmentLab(b, "a")
+	n := l.nodes["a"]
+	l.syncAll("g", Desired{Addresses: both(), Candidates: []string{"a"}})
+	n.awaitGroup(GroupGained, "g")
+	heard := l.client.capture(etherTypeARP)
+	b.Run("MAC", func(b *testing.B) {
+		var total, worst time.Duration
+		for k := range b.N {
+			mac := fmt.Sprintf("02:00:00:01:%02x:%02x", k>>8, k&255)
+			began := time.Now()
+			ip(b, "-n", n.ns, "link", "set", "eth0", "address", mac)
+			heard.first(b, mac)
+			took := time.Since(began)
+			total, worst = total+took, max(worst, took)
+		}
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(total.Seconds()*1000/float64(b.N), "ms-mean")
+		b.ReportMetric(worst.Seconds()*1000, "ms-worst")
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -306,10 +305,10 @@ func TestWhatAPassageCouldNotOpenIsMended(t *testing.T) {
 }
 
 func BenchmarkFilter(b *testing.B) {
-	frame := arpBy(b, arp.OperationRequest, net.HardwareAddr(theirM), asker4, held4)
+	frame := arpBy(b, arp.OperationRequest, theirM, asker4, held4)
 	keys := make([]uint32, 10000)
 	for n := range keys {
-		keys[n] = rand.Uint32() //nolint:gosec // any will do
+		keys[n] = rand.Uint32()
 	}
 	raw, err := bpf.Assemble(arpFilter(spansOf(keys, maxSpans)))
 	if err != nil {

@@ -133,14 +133,14 @@ func serveNode(name string) error {
 
 // segmentLab is a bridge in a namespace, with nodes and a client on it.
 type segmentLab struct {
-	t      *testing.T
+	t      testing.TB
 	prefix string
 	nodes  map[string]*node
 	client *client
 }
 
 type node struct {
-	t       *testing.T
+	t       testing.TB
 	name    string
 	ns      string
 	mac     string
@@ -150,7 +150,7 @@ type node struct {
 	reports chan report
 }
 
-func ip(t *testing.T, args ...string) string {
+func ip(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
@@ -160,7 +160,7 @@ func ip(t *testing.T, args ...string) string {
 }
 
 // newSegmentLab makes the namespaces and starts a driver on each node; the n-th has 10.77.0.n and fd77::n.
-func newSegmentLab(t *testing.T, names ...string) *segmentLab {
+func newSegmentLab(t testing.TB, names ...string) *segmentLab {
 	t.Helper()
 	l := &segmentLab{t: t, prefix: fmt.Sprintf("l2t-%d-", os.Getpid()), nodes: make(map[string]*node)}
 	l.addNS("sw")
@@ -237,7 +237,7 @@ func (l *segmentLab) start(name string, number int) *node {
 	return n
 }
 
-func linkMAC(t *testing.T, ns, name string) string {
+func linkMAC(t testing.TB, ns, name string) string {
 	t.Helper()
 	var found []struct{ Address string }
 	if err := json.Unmarshal([]byte(ip(t, "-n", ns, "-j", "link", "show", name)), &found); err != nil || len(found) != 1 {
@@ -246,7 +246,7 @@ func linkMAC(t *testing.T, ns, name string) string {
 	return found[0].Address
 }
 
-func mustMAC(t *testing.T, s string) net.HardwareAddr {
+func mustMAC(t testing.TB, s string) net.HardwareAddr {
 	t.Helper()
 	mac, err := net.ParseMAC(s)
 	if err != nil {
@@ -257,7 +257,7 @@ func mustMAC(t *testing.T, s string) net.HardwareAddr {
 
 // prefixed passes a node's log on to the test's.
 type prefixed struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 }
 
@@ -398,14 +398,14 @@ func (l *segmentLab) awaitListener(group, node string) {
 
 // client resolves addresses with a real kernel.
 type client struct {
-	t       *testing.T
+	t       testing.TB
 	ns      netns.NsHandle
 	handle  *netlink.Handle
 	index   int
 	updates chan netlink.NeighUpdate
 }
 
-func newClient(t *testing.T, ns string) *client {
+func newClient(t testing.TB, ns string) *client {
 	t.Helper()
 	c := &client{t: t, updates: make(chan netlink.NeighUpdate, 256)}
 	var err error
@@ -597,7 +597,7 @@ func (c *client) capture(etherType int) *capture {
 }
 
 // first returns the first frame from mac that arrives from now on.
-func (x *capture) first(t *testing.T, mac string) []byte {
+func (x *capture) first(t testing.TB, mac string) []byte {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	for {

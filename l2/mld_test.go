@@ -107,9 +107,8 @@ type multicasts struct {
 
 func (m *multicasts) sendNDP(frame []byte) error {
 	body := frame[ethernetHeader+ipv6Header+hopByHop:]
-	n := 1
 	if body[0] == typeReport2 {
-		n = int(binary.BigEndian.Uint16(body[6:]))
+		n := binary.BigEndian.Uint16(body[6:])
 		m.sent = append(m.sent, fmt.Sprintf("%d groups as %d", n, body[8]))
 		return nil
 	}

@@ -302,10 +302,13 @@ func (s *sockets) closed() bool {
 	}
 }
 
+// closeConns closes them at the same time: the kernel lets each wait until no processor looks at it any more.
 func (s *sockets) closeConns() {
+	var closing sync.WaitGroup
+	defer closing.Wait()
 	for _, c := range []*packet.Conn{s.hello, s.arp, s.ndp} {
 		if c != nil {
-			_ = c.Close() // nothing was buffered
+			closing.Go(func() { _ = c.Close() }) // nothing was buffered
 		}
 	}
 }
