@@ -67,7 +67,7 @@ func (r *arpResponder) respond(frame []byte) []byte {
 }
 
 // sightedARP returns which address the packet's sender uses, or wants to.
-func sightedARP(p *arp.Packet) sighting {
+func sightedARP(p arp.Packet) sighting {
 	seen := sighting{p.SenderIP, [6]byte(p.SenderHardwareAddr), announced}
 	switch {
 	case p.Operation == arp.OperationReply || p.SenderIP == p.TargetIP:
@@ -85,14 +85,13 @@ func asker(a netip.Addr) bool {
 }
 
 // parseARP accepts requests and replies for IPv4 over Ethernet from a single sender, and nothing else.
-func parseARP(frame []byte) (*arp.Packet, bool) {
+func parseARP(frame []byte) (p arp.Packet, ok bool) {
 	// The lengths inside are checked before the codec sees them: it believes them.
 	if len(frame) < ethernetHeader+arpLength || frame[ethernetHeader+4] != 6 || frame[ethernetHeader+5] != 4 {
-		return nil, false
+		return p, false
 	}
-	p := new(arp.Packet)
 	if err := p.UnmarshalBinary(frame[ethernetHeader:]); err != nil {
-		return nil, false
+		return p, false
 	}
 	known := p.Operation == arp.OperationRequest || p.Operation == arp.OperationReply
 	return p, known && p.HardwareType == 1 && p.ProtocolType == etherTypeIPv4 &&

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,8 +27,9 @@ import (
 
 // These benchmarks ask, over a pair of veth interfaces, as fast as one thread can send, and count the answers that come
 // back: of Berth's sockets and responders, in a process of their own, whose CPU time is known; and of the kernel, with the
-// same addresses on the interface. What is measured lasts window for each turn.
-const window = 500 * time.Millisecond
+// same addresses on the interface. Each asks for several windows of time. Of replies a second the best window counts, because
+// whatever else the machine does only slows; of replies a second of CPU time the median.
+const window = 250 * time.Millisecond
 
 // responderVariable makes this test binary a process that only answers.
 const responderVariable = "L2_TEST_RESPONDER"
@@ -257,19 +259,42 @@ func (a *answerer) order(o joining) tally {
 	return t
 }
 
+// awaitFrames waits until so many frames were received, and returns how many were.
+func (a *answerer) awaitFrames(n int64) int64 {
+	a.tb.Helper()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	deadline := time.After(10 * time.Second)
+	for {
+		if got := a.order(joining{}).Frames; got >= n {
+			return got
+		}
+		select {
+		case <-look.C:
+		case <-deadline:
+			a.tb.Fatalf("%d frames were not received within 10 s", n)
+		}
+	}
+}
+
 // questions are frames that ask for addresses.
 func (p *pair) questions(family, first, n int) [][]byte {
 	frames := make([][]byte, n)
+	var memory []byte // one piece, lest the asking take longer for many
 	for k := range frames {
 		addr := serviceAddr(family, first+k)
+		frame := solicit(p.mac, netip.MustParseAddr("fd00::1"), addr)
 		if family == 4 {
-			frames[k] = arpFrame(broadcast(), &arp.Packet{
+			frame = arpFrame(broadcast(), &arp.Packet{
 				Operation: arp.OperationRequest, SenderHardwareAddr: p.mac, SenderIP: netip.MustParseAddr("10.0.0.1"),
 				TargetHardwareAddr: make(net.HardwareAddr, 6), TargetIP: addr,
 			})
-			continue
 		}
-		frames[k] = solicit(p.mac, netip.MustParseAddr("fd00::1"), addr)
+		if memory == nil {
+			memory = make([]byte, 0, n*len(frame))
+		}
+		memory = append(memory, frame...)
+		frames[k] = memory[len(memory)-len(frame):]
 	}
 	return frames
 }
@@ -321,6 +346,31 @@ func (p *pair) send(ctx context.Context, frames [][]byte, rate int) (spent time.
 	return spent, err
 }
 
+// once sends each frame once.
+func (p *pair) once(frames [][]byte) {
+	p.tb.Helper()
+	ns, err := netns.GetFromName(p.asker)
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	defer ns.Close()
+	if err := inside(ns, func() error {
+		fd, err := p.rawSocket()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, f := range frames {
+			if _, err := unix.Write(fd, f); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		p.tb.Fatal(err)
+	}
+}
+
 func (p *pair) rawSocket() (int, error) {
 	ns, err := netns.GetFromName(p.asker)
 	if err != nil {
@@ -356,6 +406,21 @@ func (p *pair) ask(frames [][]byte, rate int, period time.Duration) measured {
 	return measured{p.link().Statistics.RxPackets - before, time.Since(began), cpu}
 }
 
+// rates are the answers of each window, a second, and a second of CPU time.
+type rates struct{ wall, cpu []float64 }
+
+func (r *rates) add(m measured) {
+	r.wall = append(r.wall, float64(m.answers)/m.wall.Seconds())
+	r.cpu = append(r.cpu, float64(m.answers)/m.cpu.Seconds())
+}
+
+func (r *rates) report(b *testing.B) {
+	slices.Sort(r.cpu)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(slices.Max(r.wall), "replies/s")
+	b.ReportMetric(r.cpu[len(r.cpu)/2], "replies/cpu-s")
+}
+
 var sizes = []int{10, 1000, 10000}
 
 func BenchmarkAnswersOfBerth(b *testing.B) {
@@ -369,16 +434,14 @@ func BenchmarkAnswersOfBerth(b *testing.B) {
 			b.Run(fmt.Sprintf("IPv%d/%d", family, n), func(b *testing.B) {
 				p.tb = b
 				frames := p.questions(family, 0, n)
-				var all measured
-				before := a.order(joining{})
+				var all rates
 				for b.Loop() {
+					before := a.order(joining{})
 					m := p.ask(frames, 0, window)
-					all.answers, all.wall = all.answers+m.answers, all.wall+m.wall
+					m.cpu = a.order(joining{}).CPU - before.CPU
+					all.add(m)
 				}
-				cpu := a.order(joining{}).CPU - before.CPU
-				b.ReportMetric(0, "ns/op")
-				b.ReportMetric(float64(all.answers)/all.wall.Seconds(), "replies/s")
-				b.ReportMetric(float64(all.answers)/cpu.Seconds(), "replies/cpu-s")
+				all.report(b)
 			})
 		}
 		p.tb = b
@@ -396,14 +459,11 @@ func BenchmarkAnswersOfTheKernel(b *testing.B) {
 			b.Run(fmt.Sprintf("IPv%d/%d", family, n), func(b *testing.B) {
 				p.tb = b
 				frames := p.questions(family, 0, n)
-				var all measured
+				var all rates
 				for b.Loop() {
-					m := p.ask(frames, 0, window)
-					all.answers, all.wall, all.cpu = all.answers+m.answers, all.wall+m.wall, all.cpu+m.cpu
+					all.add(p.ask(frames, 0, window))
 				}
-				b.ReportMetric(0, "ns/op")
-				b.ReportMetric(float64(all.answers)/all.wall.Seconds(), "replies/s")
-				b.ReportMetric(float64(all.answers)/all.cpu.Seconds(), "replies/cpu-s")
+				all.report(b)
 			})
 			p.tb = b
 		}
@@ -452,7 +512,7 @@ func BenchmarkForeignQuestions(b *testing.B) {
 				frames := p.questions(family, first, 1000)
 				before, began := a.order(joining{}), time.Now()
 				for b.Loop() {
-					p.ask(frames, rate, 4*window)
+					p.ask(frames, rate, 4*window) // a whole second
 				}
 				after, wall := a.order(joining{}), time.Since(began).Seconds()
 				b.ReportMetric(0, "ns/op")

@@ -3,6 +3,7 @@
 package l2
 
 import (
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -211,5 +212,33 @@ func TestLinksAreThoseThatCarryASegment(t *testing.T) {
 	slices.Sort(names)
 	if want := []string{"br7", "eth0", "v1"}; !slices.Equal(names, want) {
 		t.Errorf("links %v, want %v", names, want)
+	}
+}
+
+func TestASocketSeesOnlyWhatConcernsItsAddresses(t *testing.T) {
+	for _, family := range []int{4, 6} {
+		p := newPair(t, fmt.Sprint("s", family))
+		a := p.serve()
+		a.order(joining{Family: family, Join: 10})
+		ours, others := p.questions(family, 0, 10), p.questions(family, 1000, 1000)
+		// What is seen of ours tells that the others have been there before.
+		p.once(others)
+		p.once(ours)
+		a.awaitFrames(10)
+		// Others may have been seen before the filter was narrowed; so again until none is.
+		for seen := int64(0); seen != 10; {
+			before := a.order(joining{}).Frames
+			p.once(others)
+			p.once(ours)
+			seen = a.awaitFrames(before+10) - before
+		}
+		// An address that went is a stranger.
+		a.order(joining{Family: family, Leave: 5})
+		for seen := int64(0); seen != 5; {
+			before := a.order(joining{}).Frames
+			p.once(ours[:5])
+			p.once(ours[5:])
+			seen = a.awaitFrames(before+5) - before
+		}
 	}
 }
