@@ -6,19 +6,34 @@ import (
 	"net/netip"
 
 	"github.com/mdlayher/arp"
-	"golang.org/x/net/bpf"
 )
 
 // arpLength is the length of an ARP packet for IPv4 over Ethernet, RFC 826.
 const arpLength = 28
 
-// sighting is somebody's announcement of an address that is one of ours.
+// sighting is another host's use of an address that this node knows.
 type sighting struct {
 	addr netip.Addr
 	mac  [6]byte
+	use  use
 }
 
-// arpResponder answers requests for the addresses this node owns, and notes who else announces them.
+// use is what another host does with an address.
+type use uint8
+
+const (
+	// announced: it tells where the address is, by an ARP reply, a gratuitous ARP or a neighbour
+	// advertisement.
+	announced use = iota + 1
+	// spoken: it asks about something else in the address's name. A peer may, without owning the address, where
+	// its kernel has the address too (kube-proxy's IPVS mode).
+	spoken
+	// probed: it asks whether anybody holds the address that it wants for itself (RFC 5227 section 2.1.1,
+	// RFC 4862 section 5.4). Where this node answers, the answer has told it.
+	probed
+)
+
+// arpResponder answers requests for the addresses this node owns, and notes who else uses them.
 type arpResponder struct {
 	mac     net.HardwareAddr
 	answers *answers
@@ -33,14 +48,14 @@ func (r *arpResponder) respond(frame []byte) []byte {
 	if !ok || bytes.Equal(p.SenderHardwareAddr, r.mac) {
 		return nil
 	}
+	if seen := sightedARP(p); r.answers.knows(seen.addr) {
+		r.sighted(seen)
+	}
 	if p.Operation == arp.OperationReply || p.SenderIP == p.TargetIP {
-		if len(r.answers.groupsOf(p.SenderIP)) > 0 {
-			r.sighted(sighting{p.SenderIP, [6]byte(p.SenderHardwareAddr)})
-		}
 		return nil
 	}
 	r.counts.arpRequests.Inc()
-	if !r.answers.answering(p.TargetIP) {
+	if !asker(p.SenderIP) || !reaches(frame, r.mac) || !r.answers.answering(p.TargetIP) {
 		return nil
 	}
 	r.counts.arpReplies.Inc()
@@ -51,18 +66,36 @@ func (r *arpResponder) respond(frame []byte) []byte {
 	})
 }
 
+// sightedARP returns which address the packet's sender uses, or wants to.
+func sightedARP(p arp.Packet) sighting {
+	seen := sighting{p.SenderIP, [6]byte(p.SenderHardwareAddr), announced}
+	switch {
+	case p.Operation == arp.OperationReply || p.SenderIP == p.TargetIP:
+	case p.SenderIP.IsUnspecified():
+		seen.addr, seen.use = p.TargetIP, probed
+	default:
+		seen.use = spoken
+	}
+	return seen
+}
+
+// asker reports whether an IPv4 address may stand for one host, or for one that has none yet.
+func asker(a netip.Addr) bool {
+	return !a.IsMulticast() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // parseARP accepts requests and replies for IPv4 over Ethernet from a single sender, and nothing else.
-func parseARP(frame []byte) (*arp.Packet, bool) {
+func parseARP(frame []byte) (p arp.Packet, ok bool) {
 	// The lengths inside are checked before the codec sees them: it believes them.
 	if len(frame) < ethernetHeader+arpLength || frame[ethernetHeader+4] != 6 || frame[ethernetHeader+5] != 4 {
-		return nil, false
+		return p, false
 	}
-	p := new(arp.Packet)
 	if err := p.UnmarshalBinary(frame[ethernetHeader:]); err != nil {
-		return nil, false
+		return p, false
 	}
 	known := p.Operation == arp.OperationRequest || p.Operation == arp.OperationReply
-	return p, known && p.HardwareType == 1 && p.ProtocolType == etherTypeIPv4 && unicast(p.SenderHardwareAddr)
+	return p, known && p.HardwareType == 1 && p.ProtocolType == etherTypeIPv4 &&
+		unicast(p.SenderHardwareAddr) && unicast(net.HardwareAddr(frame[6:12]))
 }
 
 // gratuitousARP returns the announcement of addr in both forms: the request that RFC 5227 section 3 asks
@@ -82,36 +115,18 @@ func gratuitousARP(mac net.HardwareAddr, addr netip.Addr) [][]byte {
 	}
 }
 
+// arpProbe asks whether anybody holds addr (RFC 5227 section 2.1.1). It changes nobody's cache.
+func arpProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
+	return arpFrame(broadcast(), &arp.Packet{
+		Operation:          arp.OperationRequest,
+		SenderHardwareAddr: mac, SenderIP: netip.IPv4Unspecified(),
+		TargetHardwareAddr: make(net.HardwareAddr, 6), TargetIP: addr,
+	})
+}
+
 func arpFrame(to net.HardwareAddr, p *arp.Packet) []byte {
 	p.HardwareType, p.ProtocolType, p.HardwareAddrLength, p.IPLength = 1, etherTypeIPv4, 6, 4
 	body, _ := p.MarshalBinary() // documented never to fail
 	b := make([]byte, 0, ethernetHeader+len(body))
 	return append(appendEthernet(b, to, p.SenderHardwareAddr, etherTypeARP), body...)
-}
-
-// arpFilter passes ARP requests and replies for IPv4 over Ethernet whose sender or target address lies
-// between low and high: on a busy segment the rest never wakes this process.
-func arpFilter(low, high netip.Addr) []bpf.Instruction {
-	lo, hi := word(low), word(high)
-	const sender, target = ethernetHeader + 14, ethernetHeader + 24
-	return []bpf.Instruction{
-		bpf.LoadAbsolute{Off: ethernetHeader, Size: 4}, // hardware and protocol type
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1<<16 | etherTypeIPv4, SkipTrue: 10},
-		bpf.LoadAbsolute{Off: ethernetHeader + 4, Size: 4}, // lengths and operation
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6<<24 | 4<<16 | uint32(arp.OperationRequest), SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 6<<24 | 4<<16 | uint32(arp.OperationReply), SkipTrue: 7},
-		bpf.LoadAbsolute{Off: target, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: lo, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: hi, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: sender, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: lo, SkipTrue: 2},
-		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: hi, SkipTrue: 1},
-		bpf.RetConstant{Val: 1 << 16},
-		bpf.RetConstant{Val: 0},
-	}
-}
-
-func word(a netip.Addr) uint32 {
-	b := a.As4()
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }

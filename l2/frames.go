@@ -5,8 +5,8 @@ import (
 	"net"
 )
 
-// ethernetHeader is the length of two addresses and an EtherType; the sockets see frames without VLAN tags,
-// because the kernel has taken them off.
+// ethernetHeader is the length of two addresses and an EtherType. The kernel takes VLAN tags off before sockets
+// see a frame; one of a VLAN that has no interface here is kept away by the sockets' filters.
 const ethernetHeader = 14
 
 const (
@@ -26,4 +26,9 @@ func broadcast() net.HardwareAddr { return net.HardwareAddr{0xff, 0xff, 0xff, 0x
 // unicast reports whether mac can be a single interface's address.
 func unicast(mac net.HardwareAddr) bool {
 	return len(mac) == 6 && mac[0]&1 == 0 && [6]byte(mac) != [6]byte{}
+}
+
+// reaches reports whether frame was sent to mac or to a group. A promiscuous interface hears the rest too.
+func reaches(frame []byte, mac net.HardwareAddr) bool {
+	return frame[0]&1 != 0 || [6]byte(frame) == [6]byte(mac)
 }

@@ -37,6 +37,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(responderVariable) != "" {
+		if err := serveAnswers(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -126,14 +133,14 @@ func serveNode(name string) error {
 
 // segmentLab is a bridge in a namespace, with nodes and a client on it.
 type segmentLab struct {
-	t      *testing.T
+	t      testing.TB
 	prefix string
 	nodes  map[string]*node
 	client *client
 }
 
 type node struct {
-	t       *testing.T
+	t       testing.TB
 	name    string
 	ns      string
 	mac     string
@@ -143,7 +150,7 @@ type node struct {
 	reports chan report
 }
 
-func ip(t *testing.T, args ...string) string {
+func ip(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
@@ -153,7 +160,7 @@ func ip(t *testing.T, args ...string) string {
 }
 
 // newSegmentLab makes the namespaces and starts a driver on each node; the n-th has 10.77.0.n and fd77::n.
-func newSegmentLab(t *testing.T, names ...string) *segmentLab {
+func newSegmentLab(t testing.TB, names ...string) *segmentLab {
 	t.Helper()
 	l := &segmentLab{t: t, prefix: fmt.Sprintf("l2t-%d-", os.Getpid()), nodes: make(map[string]*node)}
 	l.addNS("sw")
@@ -230,7 +237,7 @@ func (l *segmentLab) start(name string, number int) *node {
 	return n
 }
 
-func linkMAC(t *testing.T, ns, name string) string {
+func linkMAC(t testing.TB, ns, name string) string {
 	t.Helper()
 	var found []struct{ Address string }
 	if err := json.Unmarshal([]byte(ip(t, "-n", ns, "-j", "link", "show", name)), &found); err != nil || len(found) != 1 {
@@ -239,7 +246,7 @@ func linkMAC(t *testing.T, ns, name string) string {
 	return found[0].Address
 }
 
-func mustMAC(t *testing.T, s string) net.HardwareAddr {
+func mustMAC(t testing.TB, s string) net.HardwareAddr {
 	t.Helper()
 	mac, err := net.ParseMAC(s)
 	if err != nil {
@@ -250,7 +257,7 @@ func mustMAC(t *testing.T, s string) net.HardwareAddr {
 
 // prefixed passes a node's log on to the test's.
 type prefixed struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 }
 
@@ -263,6 +270,19 @@ func (n *node) order(o order) {
 	n.t.Helper()
 	if err := n.in.Encode(o); err != nil {
 		n.t.Fatalf("order to %s: %v", n.name, err)
+	}
+}
+
+// inNS runs f on a thread inside the node's namespace.
+func (n *node) inNS(f func() error) {
+	n.t.Helper()
+	ns, err := netns.GetFromName(n.ns)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := inside(ns, f); err != nil {
+		n.t.Fatal(err)
 	}
 }
 
@@ -378,14 +398,14 @@ func (l *segmentLab) awaitListener(group, node string) {
 
 // client resolves addresses with a real kernel.
 type client struct {
-	t       *testing.T
+	t       testing.TB
 	ns      netns.NsHandle
 	handle  *netlink.Handle
 	index   int
 	updates chan netlink.NeighUpdate
 }
 
-func newClient(t *testing.T, ns string) *client {
+func newClient(t testing.TB, ns string) *client {
 	t.Helper()
 	c := &client{t: t, updates: make(chan netlink.NeighUpdate, 256)}
 	var err error
@@ -395,11 +415,7 @@ func newClient(t *testing.T, ns string) *client {
 	if c.handle, err = netlink.NewHandleAt(c.ns); err != nil {
 		t.Fatal(err)
 	}
-	eth0, err := c.handle.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.index = eth0.Attrs().Index
+	c.index = c.on("eth0").index
 	done := make(chan struct{})
 	if err := netlink.NeighSubscribeAt(c.ns, c.updates, done); err != nil {
 		t.Fatal(err)
@@ -414,21 +430,38 @@ func newClient(t *testing.T, ns string) *client {
 	return c
 }
 
+// on is the client on another of its interfaces.
+func (c *client) on(ifname string) *client {
+	c.t.Helper()
+	l, err := c.handle.LinkByName(ifname)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	other := *c
+	other.index = l.Attrs().Index
+	return &other
+}
+
 // in runs f on a thread inside the client's namespace.
 func (c *client) in(f func() error) {
 	c.t.Helper()
+	if err := inside(c.ns, f); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// inside runs f on a thread inside a namespace.
+func inside(ns netns.NsHandle, f func() error) error {
 	ended := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := netns.Set(c.ns); err != nil {
+		if err := netns.Set(ns); err != nil {
 			ended <- err
 			return
 		}
 		ended <- f()
 	}()
-	if err := <-ended; err != nil {
-		c.t.Fatal(err)
-	}
+	return <-ended
 }
 
 // resolve forgets what the kernel knows of addr and lets it ask; it returns the answer's MAC, or "" after a
@@ -564,7 +597,7 @@ func (c *client) capture(etherType int) *capture {
 }
 
 // first returns the first frame from mac that arrives from now on.
-func (x *capture) first(t *testing.T, mac string) []byte {
+func (x *capture) first(t testing.TB, mac string) []byte {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	for {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,7 +31,8 @@ func listLinks() ([]link, error) {
 	var links []link
 	for _, f := range found {
 		a := f.Attrs()
-		if !unicast(a.HardwareAddr) || port(a) {
+		master := slices.IndexFunc(found, func(m netlink.Link) bool { return a.MasterIndex != 0 && m.Attrs().Index == a.MasterIndex })
+		if !unicast(a.HardwareAddr) || master >= 0 && takesFrames(found[master]) {
 			continue
 		}
 		const up = unix.IFF_UP | unix.IFF_RUNNING
@@ -42,13 +44,13 @@ func listLinks() ([]link, error) {
 	return links, nil
 }
 
-// port reports whether the interface is a port of a bridge or bond: the segment is then the master's.
-func port(a *netlink.LinkAttrs) bool {
-	if a.Slave == nil {
-		return false
+// takesFrames reports whether an interface takes what its ports receive, so that the segment is its own.
+func takesFrames(master netlink.Link) bool {
+	switch master.Type() {
+	case "bridge", "bond", "team", "openvswitch":
+		return true
 	}
-	kind := a.Slave.SlaveType()
-	return kind == "bridge" || kind == "bond" || kind == "team"
+	return false // a VRF, for one
 }
 
 // watchLinks calls changed for every notification on interfaces and addresses. It returns when ctx ends, or

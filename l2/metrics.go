@@ -11,7 +11,7 @@ import (
 type metrics struct {
 	arpRequests, arpReplies             *prometheus.CounterVec
 	ndpSolicitations, ndpAdvertisements *prometheus.CounterVec
-	gratuitous                          *prometheus.CounterVec
+	gratuitous, probes                  *prometheus.CounterVec
 	hellosSent, hellosReceived          *prometheus.CounterVec
 	hellosRejected                      *prometheus.CounterVec
 	moves, conflicts, overslept         *prometheus.CounterVec
@@ -44,6 +44,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m.ndpSolicitations = counter("ndp_solicitations_total", "Neighbour solicitations received.")
 	m.ndpAdvertisements = counter("ndp_advertisements_total", "Neighbour solicitations answered.")
 	m.gratuitous = counter("gratuitous_total", "Unasked announcements sent, by protocol.", "protocol")
+	m.probes = counter("probes_total", "Probes for other holders of an address sent, by protocol.", "protocol")
 	m.hellosSent = counter("hellos_sent_total", "Hellos sent.")
 	m.hellosReceived = counter("hellos_received_total", "Hellos received and believed.")
 	m.hellosRejected = counter("hellos_rejected_total", "Hellos ignored, by reason.", "reason")
@@ -68,6 +69,7 @@ type segmentCounts struct {
 	arpRequests, arpReplies             prometheus.Counter
 	ndpSolicitations, ndpAdvertisements prometheus.Counter
 	gratuitousARP, unsolicitedNA        prometheus.Counter
+	arpProbes, ndpProbes                prometheus.Counter
 	hellosSent, hellosReceived          prometheus.Counter
 	conflicts, overslept                prometheus.Counter
 	peers, owned                        prometheus.Gauge
@@ -84,6 +86,8 @@ func (m *metrics) of(ifname string) *segmentCounts {
 		ndpAdvertisements: m.ndpAdvertisements.WithLabelValues(ifname),
 		gratuitousARP:     m.gratuitous.WithLabelValues(ifname, "arp"),
 		unsolicitedNA:     m.gratuitous.WithLabelValues(ifname, "ndp"),
+		arpProbes:         m.probes.WithLabelValues(ifname, "arp"),
+		ndpProbes:         m.probes.WithLabelValues(ifname, "ndp"),
 		hellosSent:        m.hellosSent.WithLabelValues(ifname),
 		hellosReceived:    m.hellosReceived.WithLabelValues(ifname),
 		conflicts:         m.conflicts.WithLabelValues(ifname),

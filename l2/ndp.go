@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/mdlayher/ndp"
-	"golang.org/x/net/bpf"
 )
 
 // Neighbour discovery is received and sent as whole frames, not on an ICMPv6 socket: a neighbour's
@@ -23,7 +22,7 @@ const (
 	maxNDPLength = 1280
 )
 
-// ndpResponder answers solicitations for the addresses this node owns, and notes who else advertises them.
+// ndpResponder answers solicitations for the addresses this node owns, and notes who else uses them.
 type ndpResponder struct {
 	mac     net.HardwareAddr
 	answers *answers
@@ -38,23 +37,22 @@ func (r *ndpResponder) respond(frame []byte) []byte {
 	if !ok || bytes.Equal(p.station, r.mac) {
 		return nil
 	}
-	switch m := p.message.(type) {
-	case *ndp.NeighborAdvertisement:
-		if len(r.answers.groupsOf(m.TargetAddress)) > 0 {
-			r.sighted(sighting{m.TargetAddress, [6]byte(p.station)})
-		}
-	case *ndp.NeighborSolicitation:
-		r.counts.ndpSolicitations.Inc()
-		if !p.solicits(m) || !r.answers.answering(m.TargetAddress) {
-			return nil
-		}
-		r.counts.ndpAdvertisements.Inc()
-		if p.source.IsUnspecified() {
-			return advertisement(r.mac, allNodesMAC(), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
-		}
-		return advertisement(r.mac, p.station, p.source, m.TargetAddress, true)
+	if seen := p.sighted(); r.answers.knows(seen.addr) {
+		r.sighted(seen)
 	}
-	return nil
+	m, ok := p.message.(*ndp.NeighborSolicitation)
+	if !ok {
+		return nil
+	}
+	r.counts.ndpSolicitations.Inc()
+	if !reaches(frame, r.mac) || !r.answers.answering(m.TargetAddress) {
+		return nil
+	}
+	r.counts.ndpAdvertisements.Inc()
+	if p.source.IsUnspecified() {
+		return advertisement(r.mac, multicastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
+	}
+	return advertisement(r.mac, p.station, p.source, m.TargetAddress, true)
 }
 
 // neighbourPacket is a neighbour discovery message with what its checks need.
@@ -63,6 +61,21 @@ type neighbourPacket struct {
 	option      bool             // there was such an option
 	source, dst netip.Addr
 	message     ndp.Message
+}
+
+// sighted returns which address the packet's sender uses, or wants to.
+func (p neighbourPacket) sighted() sighting {
+	seen := sighting{mac: [6]byte(p.station)}
+	switch m := p.message.(type) {
+	case *ndp.NeighborAdvertisement:
+		seen.addr, seen.use = m.TargetAddress, announced
+	case *ndp.NeighborSolicitation:
+		seen.addr, seen.use = p.source, spoken
+		if p.source.IsUnspecified() {
+			seen.addr, seen.use = m.TargetAddress, probed
+		}
+	}
+	return seen
 }
 
 // solicits checks what RFC 4861 section 7.1.1 asks of a solicitation's addresses.
@@ -78,7 +91,7 @@ func (p neighbourPacket) solicits(m *ndp.NeighborSolicitation) bool {
 }
 
 // parseNDP accepts neighbour solicitations and advertisements that are valid by RFC 4861 section 7.1: hop
-// limit 255, a correct checksum, code 0, well-formed options.
+// limit 255, a correct checksum, code 0, well-formed options, addresses that fit together.
 func parseNDP(frame []byte) (neighbourPacket, bool) {
 	const start = ethernetHeader + ipv6Header
 	if len(frame) < start+24 || len(frame) > maxNDPLength {
@@ -95,7 +108,7 @@ func parseNDP(frame []byte) (neighbourPacket, bool) {
 		source:  netip.AddrFrom16([16]byte(ip[8:])),
 		dst:     netip.AddrFrom16([16]byte(ip[24:])),
 	}
-	if !unicast(p.station) || body[1] != 0 || checksum(p.source, p.dst, body) != 0 {
+	if !unicast(p.station) || p.source.IsMulticast() || p.source.IsLoopback() || body[1] != 0 || checksum(p.source, p.dst, body) != 0 {
 		return neighbourPacket{}, false
 	}
 	m, err := ndp.ParseMessage(body)
@@ -105,45 +118,64 @@ func parseNDP(frame []byte) (neighbourPacket, bool) {
 	p.message = m
 	switch m := m.(type) {
 	case *ndp.NeighborSolicitation:
-		p.learn(m.Options, ndp.Source)
+		return p, p.learn(m.Options, ndp.Source) && p.solicits(m)
 	case *ndp.NeighborAdvertisement:
-		p.learn(m.Options, ndp.Target)
-	default:
-		return neighbourPacket{}, false
+		return p, p.learn(m.Options, ndp.Target)
 	}
-	return p, true
+	return neighbourPacket{}, false
 }
 
-// learn takes the sender's link-layer address from the options where they hold one.
-func (p *neighbourPacket) learn(options []ndp.Option, direction ndp.Direction) {
+// learn takes the sender's link-layer address from the options where they hold one. It reports false for an
+// address that no host can have.
+func (p *neighbourPacket) learn(options []ndp.Option, direction ndp.Direction) bool {
 	for _, option := range options {
-		if l, ok := option.(*ndp.LinkLayerAddress); ok && l.Direction == direction && unicast(l.Addr) {
-			p.station, p.option = l.Addr, true
+		l, ok := option.(*ndp.LinkLayerAddress)
+		if !ok || l.Direction != direction {
+			continue
 		}
+		if !unicast(l.Addr) {
+			return false
+		}
+		p.station, p.option = l.Addr, true
 	}
+	return true
 }
 
 // unsolicitedNA announces addr to all nodes, overriding what they believe (RFC 4861 section 7.2.6).
 func unsolicitedNA(mac net.HardwareAddr, addr netip.Addr) []byte {
-	return advertisement(mac, allNodesMAC(), netip.IPv6LinkLocalAllNodes(), addr, false)
+	return advertisement(mac, multicastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), addr, false)
+}
+
+// ndpProbe asks whether anybody holds addr (RFC 4862 section 5.4.2): the answer goes to all nodes. It returns nil
+// where addr is not an IPv6 address.
+func ndpProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
+	group, err := ndp.SolicitedNodeMulticast(addr)
+	if err != nil {
+		return nil
+	}
+	return ndpFrame(mac, multicastMAC(group), netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
 }
 
 // advertisement is a frame with a neighbour advertisement of target, sent from target itself: it is assigned
 // to this node's interface in all but name, and needs no link-local address that may still be tentative.
 // It returns nil where target is not an IPv6 address.
 func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicited bool) []byte {
-	body, err := ndp.MarshalMessage(&ndp.NeighborAdvertisement{
+	return ndpFrame(mac, station, target, to, &ndp.NeighborAdvertisement{
 		Solicited:     solicited,
 		Override:      true,
 		TargetAddress: target,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: mac}},
 	})
+}
+
+func ndpFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message) []byte {
+	body, err := ndp.MarshalMessage(m)
 	if err != nil {
 		return nil
 	}
 	binary.BigEndian.PutUint16(body[2:], 0)
-	binary.BigEndian.PutUint16(body[2:], checksum(target, to, body))
-	from16, to16 := target.As16(), to.As16()
+	binary.BigEndian.PutUint16(body[2:], checksum(from, to, body))
+	from16, to16 := from.As16(), to.As16()
 	b := make([]byte, 0, ethernetHeader+ipv6Header+len(body))
 	b = appendEthernet(b, station, mac, etherTypeIPv6)
 	b = append(b, 6<<4, 0, 0, 0)
@@ -154,8 +186,11 @@ func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicit
 	return append(b, body...)
 }
 
-// allNodesMAC is the Ethernet group of ff02::1, RFC 2464 section 7.
-func allNodesMAC() net.HardwareAddr { return net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1} }
+// multicastMAC is the Ethernet group of an IPv6 one, RFC 2464 section 7.
+func multicastMAC(group netip.Addr) net.HardwareAddr {
+	g := group.As16()
+	return net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]}
+}
 
 // checksum is ICMPv6's, over the pseudo-header and body (RFC 8200 section 8.1); over a body that holds a
 // correct checksum it is 0.
@@ -178,20 +213,3 @@ func checksum(from, to netip.Addr, body []byte) uint16 {
 	}
 	return ^uint16(total)
 }
-
-// ndpFilter passes neighbour solicitations and advertisements with hop limit 255. Extension headers before
-// them are not followed: no implementation sends any.
-func ndpFilter() []bpf.Instruction {
-	return []bpf.Instruction{
-		bpf.LoadAbsolute{Off: ethernetHeader + 6, Size: 2}, // next header and hop limit
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6<<8 | ndpHopLimit, SkipTrue: 4},
-		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeAdvert, SkipTrue: 1},
-		bpf.RetConstant{Val: 1 << 16},
-		bpf.RetConstant{Val: 0},
-	}
-}
-
-// acceptAll passes what the socket's protocol already chose.
-func acceptAll() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: 1 << 16}} }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"time"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -15,10 +18,13 @@ import (
 
 // sockets are the packet sockets of one interface: for hellos, ARP and neighbour discovery.
 type sockets struct {
-	hello, arp, ndp *packet.Conn
-	in              ingress
-	solicited       *solicitedNodes
-	low, high       netip.Addr // what arp's filter passes; invalid: nothing
+	hello, arp, ndp  *packet.Conn
+	in               ingress
+	arpPass, ndpPass *passage
+	solicited        *solicitedNodes
+	index            int                // of the interface
+	queried          chan time.Duration // within which an answer is due
+	changed          chan struct{}      // what was joined
 
 	readers sync.WaitGroup
 	closing sync.Once
@@ -30,31 +36,31 @@ var _ wire = (*sockets)(nil)
 // openSockets opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
 func openSockets(l link, in ingress) (*sockets, error) {
 	ifi := &net.Interface{Index: l.index, Name: l.name, MTU: l.mtu, HardwareAddr: l.hardware()}
-	s := &sockets{in: in, done: make(chan struct{})}
+	s := &sockets{in: in, index: l.index, changed: make(chan struct{}, 1), queried: make(chan time.Duration, 1), done: make(chan struct{})}
 	var err error
 	defer func() {
 		if err != nil {
 			s.closeConns()
 		}
 	}()
-	nothing := []bpf.Instruction{bpf.RetConstant{Val: 0}}
 	if s.hello, err = listen(ifi, etherTypeHello, acceptAll()); err != nil {
 		return nil, fmt.Errorf("open the hello socket on %s: %w", l.name, err)
 	}
 	if err = s.hello.JoinGroup(helloGroup()); err != nil {
 		return nil, fmt.Errorf("join the hello group on %s: %w", l.name, err)
 	}
-	if s.arp, err = listen(ifi, etherTypeARP, nothing); err != nil {
+	if s.arp, err = listen(ifi, etherTypeARP, rejectAll()); err != nil {
 		return nil, fmt.Errorf("open the ARP socket on %s: %w", l.name, err)
 	}
-	if s.ndp, err = listen(ifi, etherTypeIPv6, ndpFilter()); err != nil {
+	if s.ndp, err = listen(ifi, etherTypeIPv6, rejectAll()); err != nil {
 		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.name, err)
 	}
-	s.solicited = newSolicitedNodes(ifi)
+	s.arpPass, s.ndpPass = newPassage(s.arp, arpFilter), newPassage(s.ndp, ndpFilter)
+	s.solicited = newSolicitedNodes(ifi, s)
 	s.readers.Go(func() { s.read(s.hello, s.takeHello) })
 	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.arp)) })
-	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, in.ndp)) })
-	s.readers.Go(func() { s.solicited.run(s.done, in.failed) })
+	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, s.takeNDP)) })
+	s.readers.Go(s.upkeep)
 	return s, nil
 }
 
@@ -68,20 +74,29 @@ func listen(ifi *net.Interface, etherType int, filter []bpf.Instruction) (*packe
 
 // read hands each frame to take until the socket is closed or fails.
 func (s *sockets) read(c *packet.Conn, take func(frame []byte)) {
+	raw, err := c.SyscallConn()
 	b := make([]byte, 2048)
-	for {
-		n, _, err := c.ReadFrom(b)
-		switch {
-		case err == nil:
-			take(b[:n])
-		case errors.Is(err, unix.ENETDOWN):
-			// Told once when the interface goes down; what follows from it comes by netlink.
-		case errors.Is(err, net.ErrClosed), s.closed():
-			return
-		default:
-			s.in.broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
-			return
+	for err == nil {
+		// Read by hand: on a busy segment the addresses that the library allocates for each frame cost as much as
+		// the answer.
+		var failure error
+		err = raw.Read(func(fd uintptr) bool {
+			for range atOnce {
+				var n int
+				if n, failure = unix.Read(int(fd), b); failure != nil {
+					break
+				}
+				take(b[:n])
+			}
+			return !errors.Is(failure, unix.EAGAIN)
+		})
+		// ENETDOWN is told once when the interface goes down; what follows from it comes by netlink.
+		if err == nil && !errors.Is(failure, unix.ENETDOWN) && !errors.Is(failure, unix.EINTR) {
+			err = failure
 		}
+	}
+	if !s.closed() && !errors.Is(err, net.ErrClosed) {
+		s.in.broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
 	}
 }
 
@@ -91,11 +106,26 @@ func (s *sockets) takeHello(frame []byte) {
 	}
 }
 
+// takeNDP keeps what concerns memberships, and hands on the rest.
+func (s *sockets) takeNDP(frame []byte) []byte {
+	if q, ok := parseMLDQuery(frame); ok {
+		s.solicited.queried(q)
+		offer(s.queried, q.within)
+		return nil
+	}
+	return s.in.ndp(frame)
+}
+
+// reply sends what respond returns for each frame. An answer that finds the interface's queue full is lost, and will be
+// asked for again.
 func (s *sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return func([]byte) {} // it is closed
+	}
 	return func(frame []byte) {
 		if answer := respond(frame); answer != nil {
-			// A lost answer is asked for again.
-			_ = send(c, answer)
+			_ = raw.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), answer) })
 		}
 	}
 }
@@ -108,6 +138,23 @@ func send(c *packet.Conn, frame []byte) error {
 func (s *sockets) sendHello(frame []byte) error { return send(s.hello, frame) }
 func (s *sockets) sendARP(frame []byte) error   { return send(s.arp, frame) }
 func (s *sockets) sendNDP(frame []byte) error   { return send(s.ndp, frame) }
+
+func (s *sockets) hearAll(on bool) error {
+	raw, err := s.ndp.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reach the NDP socket: %w", err)
+	}
+	option := unix.PACKET_DROP_MEMBERSHIP
+	if on {
+		option = unix.PACKET_ADD_MEMBERSHIP
+	}
+	var failure error
+	err = raw.Control(func(fd uintptr) {
+		request := &unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_ALLMULTI}
+		failure = os.NewSyscallError("setsockopt", unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, option, request))
+	})
+	return errors.Join(err, failure)
+}
 
 func (s *sockets) drain(take func([]byte)) error {
 	raw, err := s.hello.SyscallConn()
@@ -132,30 +179,110 @@ func (s *sockets) drain(take func([]byte)) error {
 	})
 }
 
-func (s *sockets) admit(addr netip.Addr) error {
-	low, high := s.low, s.high
-	if !low.IsValid() || addr.Less(low) {
-		low = addr
+func (s *sockets) join(addr netip.Addr) {
+	if err := s.passageOf(addr).open(addr); err != nil {
+		s.in.failed(err) // upkeep tries again
 	}
-	if !high.IsValid() || high.Less(addr) {
-		high = addr
-	}
-	if low == s.low && high == s.high {
-		return nil
-	}
-	raw, err := bpf.Assemble(arpFilter(low, high))
-	if err != nil {
-		return fmt.Errorf("assemble the ARP filter for %s: %w", addr, err)
-	}
-	if err := s.arp.SetBPF(raw); err != nil {
-		return fmt.Errorf("set the ARP filter for %s: %w", addr, err)
-	}
-	s.low, s.high = low, high
-	return nil
+	s.solicited.count(addr, +1)
+	signal(s.changed)
 }
 
-func (s *sockets) join(addr netip.Addr)  { s.solicited.count(addr, +1) }
-func (s *sockets) leave(addr netip.Addr) { s.solicited.count(addr, -1) }
+func (s *sockets) leave(addr netip.Addr) {
+	s.passageOf(addr).shut(addr)
+	s.solicited.count(addr, -1)
+	signal(s.changed)
+}
+
+func (s *sockets) admit(addr netip.Addr) error {
+	p := s.passageOf(addr)
+	if p.isOpen(addr) {
+		return nil
+	}
+	defer signal(s.changed)
+	return p.open(addr)
+}
+
+func (s *sockets) passageOf(addr netip.Addr) *passage {
+	if addr.Is4() {
+		return s.arpPass
+	}
+	return s.ndpPass
+}
+
+// atOnce is how many frames are read before it is looked whether the socket was closed.
+const atOnce = 64
+
+const (
+	// narrowing is how long the filters may pass too much: changes come in bunches.
+	narrowing = 100 * time.Millisecond
+	// rejoin is how long after a failure it is tried again, for instance where IPv6 is switched off; and after
+	// how long memberships are reported once more.
+	rejoin = time.Second
+)
+
+// upkeep does what join and leave have left for soon after, and answers queries, until the sockets are closed.
+func (s *sockets) upkeep() {
+	defer s.solicited.close()
+	narrow, retry, retell, answer := newAlarm(), newAlarm(), newAlarm(), newAlarm()
+	for {
+		var err error
+		select {
+		case <-s.done:
+			return
+		case <-narrow.c():
+			// What fails here passes too much, no more.
+			_ = errors.Join(s.arpPass.narrow(), s.ndpPass.narrow())
+			narrow.rang()
+			continue
+		case within := <-s.queried:
+			// Not at once: others answer too.
+			answer.within(rand.N(within/2 + 1))
+			continue
+		case <-answer.c():
+			err = s.solicited.answer()
+			answer.rang()
+		case <-retell.c():
+			err = s.solicited.retell()
+			retell.rang()
+		case <-s.changed:
+			narrow.within(narrowing)
+		case <-retry.c():
+			retry.rang()
+		}
+		again, settled := s.solicited.settle()
+		if again {
+			retell.within(rejoin)
+		}
+		if err = first([]error{s.arpPass.mend(), s.ndpPass.mend(), err, settled}); err != nil {
+			retry.within(rejoin)
+		}
+		s.in.failed(err)
+	}
+}
+
+// alarm is a timer that is set once until it has rung.
+type alarm struct {
+	timer *time.Timer
+	set   bool
+}
+
+func newAlarm() *alarm {
+	t := time.NewTimer(0)
+	t.Stop()
+	return &alarm{timer: t}
+}
+
+func (a *alarm) c() <-chan time.Time { return a.timer.C }
+
+func (a *alarm) within(d time.Duration) {
+	if !a.set {
+		a.timer.Reset(d)
+		a.set = true
+	}
+}
+
+// rang must be called when the alarm has rung.
+func (a *alarm) rang() { a.set = false }
 
 func (s *sockets) close() {
 	s.closing.Do(func() {
@@ -175,10 +302,13 @@ func (s *sockets) closed() bool {
 	}
 }
 
+// closeConns closes them at the same time: the kernel lets each wait until no processor looks at it any more.
 func (s *sockets) closeConns() {
+	var closing sync.WaitGroup
+	defer closing.Wait()
 	for _, c := range []*packet.Conn{s.hello, s.arp, s.ndp} {
 		if c != nil {
-			_ = c.Close() // nothing was buffered
+			closing.Go(func() { _ = c.Close() }) // nothing was buffered
 		}
 	}
 }

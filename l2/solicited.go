@@ -2,47 +2,60 @@ package l2
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/mdlayher/ndp"
-	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
-// groupsPerSocket stays below what one socket may join: its option memory ends at about 2300 groups.
-const groupsPerSocket = 1000
-
-// rejoin is how long after a failure to join it is tried again, for instance where IPv6 is switched off.
-const rejoin = time.Second
+// kernelGroups is how many groups the kernel is to join. It looks through the list of all of them for each IPv6 multicast
+// that arrives: with a thousand that costs as much as the answer, with ten thousand a hundred times as much. For the
+// rest the interface receives all multicasts, the filter chooses, and this process tells switches and routers. It is
+// also well below what one socket may join.
+const kernelGroups = 64
 
 // solicitedNodes keeps an interface a listener of the solicited-node groups (RFC 4291 section 2.7.1) of this
 // node's addresses, so that network cards and MLD-snooping switches let solicitations through. Joining takes a
-// kernel lock that can be held for long, so it happens in run's goroutine, not the caller's.
+// kernel lock that can be held for long, so what count notes down is done by settle, in another goroutine.
 type solicitedNodes struct {
-	ifi  *net.Interface
-	wake chan struct{}
+	ifi *net.Interface
+	net multicaster
 
-	mu     sync.Mutex
-	wanted map[netip.Addr]int      // guarded by mu; addresses for each group
-	dirty  map[netip.Addr]struct{} // guarded by mu; groups to look at
+	mu      sync.Mutex
+	wanted  map[netip.Addr]int      // guarded by mu; addresses for each group
+	dirty   map[netip.Addr]struct{} // guarded by mu; groups to look at
+	queries []mldQuery              // guarded by mu; to be answered
 
-	// Owned by run.
-	joined map[netip.Addr]*listener
-	shards []*listener
+	// Owned by settle's goroutine.
+	joined   *memberships
+	reported map[netip.Addr]struct{} // joined without the kernel
+	hearsAll bool
+	again    []groupChange // to be reported once more
+	oldest   bool          // the last querier speaks MLD's first version
 }
 
-// listener is a socket that exists for its memberships.
-type listener struct {
-	conn   net.PacketConn
-	groups int
+// multicaster is what solicitedNodes needs of the interface's socket.
+type multicaster interface {
+	sendNDP(frame []byte) error
+	// hearAll lets all multicasts through to the socket, or no longer.
+	hearAll(bool) error
 }
 
-func newSolicitedNodes(ifi *net.Interface) *solicitedNodes {
+// groupChange is a change to tell of.
+type groupChange struct {
+	change membershipChange
+	groups []netip.Addr
+}
+
+func newSolicitedNodes(ifi *net.Interface, m multicaster) *solicitedNodes {
 	return &solicitedNodes{
-		ifi: ifi, wake: make(chan struct{}, 1), wanted: make(map[netip.Addr]int),
-		dirty: make(map[netip.Addr]struct{}), joined: make(map[netip.Addr]*listener),
+		ifi: ifi, net: m, wanted: make(map[netip.Addr]int), dirty: make(map[netip.Addr]struct{}),
+		joined: &memberships{ifi: ifi, fd: -1, groups: make(map[netip.Addr]struct{})}, reported: make(map[netip.Addr]struct{}),
 	}
 }
 
@@ -58,56 +71,128 @@ func (s *solicitedNodes) count(addr netip.Addr, n int) {
 	}
 	s.dirty[group] = struct{}{}
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+}
+
+// queried notes down a query for answer.
+func (s *solicitedNodes) queried(q mldQuery) {
+	const enough = 16 // a flood of them is answered as if to one
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queries) < enough {
+		s.queries = append(s.queries, q)
 	}
 }
 
-// run joins and leaves until done is closed; what it joined ends with its sockets. After each attempt failed is told
-// the error, nil for none.
-func (s *solicitedNodes) run(done <-chan struct{}, failed func(error)) {
-	defer func() {
-		for _, l := range s.shards {
-			_ = l.conn.Close()
-		}
-	}()
-	retry := time.NewTimer(rejoin)
-	retry.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-s.wake:
-		case <-retry.C:
-		}
-		err := s.settleAll()
-		failed(err)
-		if err != nil {
-			retry.Reset(rejoin)
-		}
-	}
-}
+// close ends all memberships of the kernel's, and of the others the hearing.
+func (s *solicitedNodes) close() { s.joined.close() }
 
-// settleAll works on all groups that changed; one that fails waits for the next time, and is no obstacle.
-func (s *solicitedNodes) settleAll() error {
+// settle works on all groups that changed; one that fails waits for the next time, and is no obstacle. It reports
+// whether to call retell after a while.
+func (s *solicitedNodes) settle() (retell bool, err error) {
 	var failures []error
-	var again []netip.Addr
+	var came, went, failed []netip.Addr
 	for {
 		group, wanted, found := s.take()
 		if !found {
 			break
 		}
-		if err := s.settle(group, wanted); err != nil {
-			failures, again = append(failures, err), append(again, group)
+		_, reported := s.reported[group]
+		switch {
+		case !wanted && reported:
+			delete(s.reported, group)
+			went = append(went, group)
+		case !wanted:
+			s.joined.leave(group)
+		case reported || s.joined.has(group):
+		case len(s.joined.groups) < kernelGroups:
+			if err := s.joined.join(group); err != nil {
+				failures, failed = append(failures, err), append(failed, group)
+			}
+		default:
+			s.reported[group] = struct{}{}
+			came = append(came, group)
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, group := range again {
+	for _, group := range failed {
 		s.dirty[group] = struct{}{}
 	}
+	s.mu.Unlock()
+	failures = append(failures, s.hear(), s.tell(groupChange{nowListener, came}), s.tell(groupChange{notListener, went}))
+	return len(s.again) > 0, first(failures)
+}
+
+// hear lets all multicasts through while that is needed.
+func (s *solicitedNodes) hear() error {
+	all := len(s.reported) > 0
+	if all == s.hearsAll {
+		return nil
+	}
+	if err := s.net.hearAll(all); err != nil {
+		return fmt.Errorf("receive all multicasts on %s: %w", s.ifi.Name, err)
+	}
+	s.hearsAll = all
+	return nil
+}
+
+// tell reports a change, which retell will repeat: one may be lost (RFC 3810 section 6.1).
+func (s *solicitedNodes) tell(m groupChange) error {
+	if len(m.groups) == 0 {
+		return nil
+	}
+	s.again = append(s.again, m)
+	return s.report(m)
+}
+
+// retell repeats what was told since the last time.
+func (s *solicitedNodes) retell() error {
+	var failures []error
+	for _, m := range s.again {
+		failures = append(failures, s.report(groupChange{m.change, s.still(m)}))
+	}
+	s.again = nil
 	return first(failures)
+}
+
+// still returns which groups of a change are as it left them.
+func (s *solicitedNodes) still(m groupChange) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(m.groups), func(g netip.Addr) bool {
+		_, listening := s.reported[g]
+		return listening == (m.change == notListener)
+	})
+}
+
+// answer tells those that asked what this process listens to. The kernel tells of what it has joined.
+func (s *solicitedNodes) answer() error {
+	s.mu.Lock()
+	queries := s.queries
+	s.queries = nil
+	s.mu.Unlock()
+	groups := make(map[netip.Addr]struct{})
+	for _, q := range queries {
+		s.oldest = q.first
+		if q.group.IsUnspecified() {
+			groups = s.reported
+			break
+		}
+		if _, ok := s.reported[q.group]; ok {
+			groups[q.group] = struct{}{}
+		}
+	}
+	return s.report(groupChange{isListener, slices.Collect(maps.Keys(groups))})
+}
+
+func (s *solicitedNodes) report(m groupChange) error {
+	frames := listenerReports
+	if s.oldest {
+		frames = firstListenerReports
+	}
+	for _, frame := range frames(s.ifi.HardwareAddr, m.change, m.groups) {
+		if err := s.net.sendNDP(frame); err != nil {
+			return fmt.Errorf("report solicited-node groups on %s: %w", s.ifi.Name, err)
+		}
+	}
+	return nil
 }
 
 // take returns one group that changed, and whether it is wanted.
@@ -121,47 +206,48 @@ func (s *solicitedNodes) take() (group netip.Addr, wanted, found bool) {
 	return netip.Addr{}, false, false
 }
 
-func (s *solicitedNodes) settle(group netip.Addr, wanted bool) error {
-	l, joined := s.joined[group]
-	switch {
-	case wanted && !joined:
-		l, err := s.room()
+// memberships are the groups that the kernel has joined for a socket, which is bound to nothing, so that no packet comes
+// near it.
+type memberships struct {
+	ifi    *net.Interface
+	fd     int // -1: not yet
+	groups map[netip.Addr]struct{}
+}
+
+func (m *memberships) has(group netip.Addr) bool {
+	_, ok := m.groups[group]
+	return ok
+}
+
+func (m *memberships) join(group netip.Addr) error {
+	if m.fd < 0 {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return err
+			return fmt.Errorf("open a socket for solicited-node groups on %s: %w", m.ifi.Name, os.NewSyscallError("socket", err))
 		}
-		if err := ipv6.NewPacketConn(l.conn).JoinGroup(s.ifi, &net.IPAddr{IP: group.AsSlice()}); err != nil {
-			return fmt.Errorf("join %s on %s: %w", group, s.ifi.Name, err)
-		}
-		l.groups++
-		s.joined[group] = l
-	case !wanted && joined:
-		// The kernel may have dropped it with the interface's IPv6; then nothing is left to leave.
-		_ = ipv6.NewPacketConn(l.conn).LeaveGroup(s.ifi, &net.IPAddr{IP: group.AsSlice()})
-		l.groups--
-		delete(s.joined, group)
+		m.fd = fd
 	}
+	if err := unix.SetsockoptIPv6Mreq(m.fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, m.request(group)); err != nil {
+		return fmt.Errorf("join %s on %s: %w", group, m.ifi.Name, os.NewSyscallError("setsockopt", err))
+	}
+	m.groups[group] = struct{}{}
 	return nil
 }
 
-// room returns a socket that may join one more group.
-func (s *solicitedNodes) room() (*listener, error) {
-	for _, l := range s.shards {
-		if l.groups < groupsPerSocket {
-			return l, nil
-		}
+func (m *memberships) leave(group netip.Addr) {
+	if m.has(group) {
+		// The kernel may have dropped it with the interface's IPv6; then nothing is left to leave.
+		_ = unix.SetsockoptIPv6Mreq(m.fd, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, m.request(group))
+		delete(m.groups, group)
 	}
-	conn, err := net.ListenPacket("ip6:ipv6-icmp", "::")
-	if err != nil {
-		return nil, fmt.Errorf("open a socket for solicited-node groups on %s: %w", s.ifi.Name, err)
+}
+
+func (m *memberships) request(group netip.Addr) *unix.IPv6Mreq {
+	return &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(m.ifi.Index)}
+}
+
+func (m *memberships) close() {
+	if m.fd >= 0 {
+		_ = unix.Close(m.fd)
 	}
-	// It is never read: let it receive nothing.
-	var none ipv6.ICMPFilter
-	none.SetAll(true)
-	if err := ipv6.NewPacketConn(conn).SetICMPFilter(&none); err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("filter the socket for solicited-node groups on %s: %w", s.ifi.Name, err)
-	}
-	l := &listener{conn: conn}
-	s.shards = append(s.shards, l)
-	return l, nil
 }

@@ -50,11 +50,12 @@ type wire interface {
 	sendNDP(frame []byte) error
 	// drain hands every hello that waits in the socket to take before it returns.
 	drain(take func(payload []byte)) error
-	// admit lets ARP for an IPv4 address through the socket's filter; that is never undone.
-	admit(netip.Addr) error
-	// join and leave keep the solicited-node group of an IPv6 address, counted; it happens soon after.
+	// join lets ARP or neighbour discovery about an address reach the responders, at once; the solicited-node
+	// group of an IPv6 address follows soon after. leave undoes one join, soon after.
 	join(netip.Addr)
 	leave(netip.Addr)
+	// admit is a join that is never undone, and may be repeated.
+	admit(netip.Addr) error
 	// close closes the sockets; it may be called more than once and from any goroutine. wait returns once
 	// the ingress will not be called any more.
 	close()

@@ -1,0 +1,67 @@
+package l2
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// Addresses move between groups, and two groups may hold one for a moment: what is answered for, known and told to the
+// wire is always what the groups say.
+func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
+	pool := []netip.Addr{held4, known4, asker4, held6, known6, asker6}
+	rapid.Check(t, func(t *rapid.T) {
+		type group struct {
+			addrs     []netip.Addr
+			answering bool
+		}
+		a := newAnswers()
+		a.awake.extend(time.Now().Add(time.Hour))
+		groups := map[string]group{}
+		joined := map[netip.Addr]int{}
+		for range rapid.IntRange(1, 50).Draw(t, "steps") {
+			name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "group")
+			var on, off []netip.Addr
+			if g := groups[name]; rapid.Bool().Draw(t, "set") {
+				g.addrs = rapid.SliceOfNDistinct(rapid.SampledFrom(pool), 0, 4, netip.Addr.String).Draw(t, "addresses")
+				on, off = a.set(name, g.addrs)
+				if groups[name] = g; len(g.addrs) == 0 {
+					delete(groups, name)
+				}
+			} else {
+				yes := rapid.Bool().Draw(t, "answering")
+				on, off = a.mark(name, yes)
+				if g.answering = yes; len(g.addrs) > 0 {
+					groups[name] = g
+				}
+			}
+			for _, addr := range on {
+				joined[addr]++
+			}
+			for _, addr := range off {
+				joined[addr]--
+			}
+			for _, addr := range pool {
+				var holders []string
+				answering := false
+				for name, g := range groups {
+					if slices.Contains(g.addrs, addr) {
+						holders = append(holders, name)
+						answering = answering || g.answering
+					}
+				}
+				got := slices.Sorted(slices.Values(a.groupsOf(addr)))
+				slices.Sort(holders)
+				if a.answering(addr) != answering || a.knows(addr) != (len(holders) > 0) || !slices.Equal(got, holders) {
+					t.Fatalf("%s: answering %v, groups %v; want %v, %v", addr, a.answering(addr), got, answering, holders)
+				}
+				if want := map[bool]int{true: 1}[answering]; joined[addr] != want {
+					t.Fatalf("%s came and went %d times, want %d", addr, joined[addr], want)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package l2
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Beyond some groups this process is itself the multicast listener that the kernel would be (RFC 3810; RFC 2710 for
+// queriers that speak only that), as far as a listener of all sources goes: it reports what it joins and leaves, and
+// answers queries.
+const (
+	typeListenerQuery  = 130
+	typeListenerReport = 131
+	typeListenerDone   = 132
+	typeReport2        = 143
+
+	mldHopLimit = 1
+	hopByHop    = 8  // length of the header with the router alert, RFC 2711
+	perReport   = 60 // records; a report fits into the smallest IPv6 MTU
+)
+
+// membershipChange is what a record of a report says of a group, RFC 3810 section 5.2.12.
+type membershipChange uint8
+
+const (
+	isListener  membershipChange = 2 // MODE_IS_EXCLUDE of no source: all are listened to
+	notListener membershipChange = 3 // CHANGE_TO_INCLUDE of no source
+	nowListener membershipChange = 4 // CHANGE_TO_EXCLUDE of no source
+)
+
+// mldQuery asks who listens.
+type mldQuery struct {
+	group  netip.Addr // unspecified: any
+	within time.Duration
+	first  bool // it is of MLD's first version, and so must the answer be
+}
+
+// parseMLDQuery accepts queries that are valid by RFC 3810 section 5.1.14 and section 6.2.
+func parseMLDQuery(frame []byte) (mldQuery, bool) {
+	const start = ethernetHeader + ipv6Header + hopByHop
+	if len(frame) < start+24 {
+		return mldQuery{}, false
+	}
+	ip := frame[ethernetHeader:]
+	length := int(binary.BigEndian.Uint16(ip[4:])) - hopByHop
+	from, to := netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
+	if ip[0]>>4 != 6 || ip[6] != 0 || ip[7] != mldHopLimit || ip[ipv6Header] != protoICMPv6 || ip[ipv6Header+1] != 0 ||
+		length < 24 || length > len(frame)-start || !from.IsLinkLocalUnicast() || !to.IsMulticast() {
+		return mldQuery{}, false
+	}
+	body := frame[start : start+length]
+	if body[0] != typeListenerQuery || checksum(from, to, body) != 0 {
+		return mldQuery{}, false
+	}
+	// From 32768 on the code is a floating-point number; none so patient is needed.
+	delay := min(binary.BigEndian.Uint16(body[4:]), 1<<15-1)
+	return mldQuery{
+		group:  netip.AddrFrom16([16]byte(body[8:])),
+		within: time.Duration(delay) * time.Millisecond,
+		first:  length < 28,
+	}, true
+}
+
+// listenerReports are frames that tell of groups, all the same.
+func listenerReports(mac net.HardwareAddr, change membershipChange, groups []netip.Addr) [][]byte {
+	to := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 15: 0x16})
+	var frames [][]byte
+	for len(groups) > 0 {
+		some := groups[:min(perReport, len(groups))]
+		groups = groups[len(some):]
+		body := binary.BigEndian.AppendUint16([]byte{typeReport2, 0, 0, 0, 0, 0}, uint16(len(some)))
+		for _, group := range some {
+			body = append(append(body, byte(change), 0, 0, 0), group.AsSlice()...)
+		}
+		frames = append(frames, mldFrame(mac, to, body))
+	}
+	return frames
+}
+
+// firstListenerReports are the same for queriers of MLD's first version.
+func firstListenerReports(mac net.HardwareAddr, change membershipChange, groups []netip.Addr) [][]byte {
+	var frames [][]byte
+	for _, group := range groups {
+		kind, to := byte(typeListenerReport), group
+		if change == notListener {
+			kind, to = typeListenerDone, netip.IPv6LinkLocalAllRouters()
+		}
+		frames = append(frames, mldFrame(mac, to, append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, group.AsSlice()...)))
+	}
+	return frames
+}
+
+// mldFrame sends body from the link-local address that belongs to mac: switches believe no other, and the
+// interface's own may be tentative still.
+func mldFrame(mac net.HardwareAddr, to netip.Addr, body []byte) []byte {
+	from := netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],
+	})
+	binary.BigEndian.PutUint16(body[2:], checksum(from, to, body))
+	from16, to16 := from.As16(), to.As16()
+	b := appendEthernet(nil, multicastMAC(to), mac, etherTypeIPv6)
+	b = append(b, 6<<4, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(hopByHop+len(body)))
+	b = append(b, 0, mldHopLimit)
+	b = append(b, from16[:]...)
+	b = append(b, to16[:]...)
+	b = append(b, protoICMPv6, 0, 5, 2, 0, 0, 1, 0) // router alert for MLD, and padding
+	return append(b, body...)
+}
