@@ -64,6 +64,16 @@ func (a *answers) groupsOf(addr netip.Addr) []string {
 	return nil
 }
 
+// of returns the addresses of a group. The caller must not change the slice.
+func (a *answers) of(group string) []netip.Addr {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if g, ok := a.groups[group]; ok {
+		return g.addrs
+	}
+	return nil
+}
+
 // holds reports whether this node answers for the group.
 func (a *answers) holds(group string) bool {
 	a.mu.RLock()

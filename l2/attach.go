@@ -21,7 +21,7 @@ func (s *segment) follow(ctx context.Context, now time.Time, l link) {
 	}
 	s.open(ctx, now)
 	if before.up && s.wire != nil {
-		s.carryOut(now, s.owner.repeat(LinkChanged))
+		s.machine.repeat(LinkChanged)
 	}
 }
 
@@ -47,12 +47,16 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 	s.wire = w
 	// A write that waits for a stuck interface ends with ctx.
 	s.unwatch = context.AfterFunc(ctx, w.close)
-	s.clock.opened(now)
-	for _, c := range s.owner.claims {
-		s.admit(c.addresses)
+	s.machine.clock.opened(now)
+	s.machine.room = claimsPerMessage(s.link.mtu, s.d.config.Node)
+	for _, c := range s.machine.order {
+		s.hearOf(c.addresses, nil)
 	}
 	s.listenFor(s.answers.active(), nil)
-	s.clock.hurry(now)
+	for _, m := range s.probing {
+		s.listenFor(m.addrs, nil)
+	}
+	s.machine.clock.hurry(now)
 }
 
 // shut gives up the interface: it can carry nothing, so nothing is handed over.
@@ -60,9 +64,9 @@ func (s *segment) shut(now time.Time, cause Cause) {
 	if s.wire != nil {
 		s.closeWire()
 	}
-	s.clock.closed(now)
-	s.carryOut(now, s.owner.drop(cause))
-	s.settleStand(now)
+	s.machine.clock.closed(now)
+	s.stand(now, cause)
+	s.carryOut(now)
 }
 
 func (s *segment) closeWire() {
@@ -83,26 +87,27 @@ func (s *segment) finish() {
 	if s.wire != nil {
 		s.closeWire()
 	}
-	s.carryOut(now, s.owner.drop(Stopped))
+	s.stand(now, Stopped)
+	s.carryOut(now)
 }
 
-// received is called by the wire for each hello. One that finds no room is lost as if on the wire.
+// received is called by the wire for each message. One that finds no room is lost as if on the wire.
 func (s *segment) received(payload []byte) {
-	if h, ok := s.verified(payload); ok {
-		offer(s.hellos, h)
+	if x, ok := s.verified(payload); ok {
+		offer(s.messages, x)
 	}
 }
 
-// verified returns the hello, or counts why it is none. Forged ones end here, off the loop.
-func (s *segment) verified(payload []byte) (hello, bool) {
+// verified returns the message, or counts why it is none. Forged ones end here, off the loop.
+func (s *segment) verified(payload []byte) (message, bool) {
 	s.d.mu.Lock()
 	keys := s.d.keys
 	s.d.mu.Unlock()
-	h, err := openHello(payload, keys)
+	x, err := openMessage(payload, s.d.cluster, keys)
 	if err != nil {
 		s.counts.rejected(err)
 	}
-	return h, err == nil
+	return x, err == nil
 }
 
 // sighted is called by the responders; what is lost here will be announced again.

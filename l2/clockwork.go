@@ -5,13 +5,13 @@ import "time"
 // clockwork says when a segment's loop is due, and what its own lateness means. It has no clock: times are
 // arguments.
 type clockwork struct {
+	base     time.Duration // the interval in small company
 	interval time.Duration
 	listen   time.Duration
 
-	last      time.Time // the last tick
-	awake     bool      // caught up: the last tick was not after an oversleep
-	justWoken bool
-	deferred  bool // the last tick left judging to the next one
+	last     time.Time // the last tick
+	awake    bool      // caught up: the last tick was not after an oversleep
+	deferred bool      // the last tick left judging to the next one
 
 	up         bool
 	downAt     time.Time
@@ -44,17 +44,14 @@ func (c *clockwork) tick(now time.Time) lateness {
 	age := now.Sub(c.last)
 	first := c.last.IsZero()
 	c.last = now
-	c.justWoken = false
 	switch {
 	case first:
 		c.awake, c.deferred = true, false
 		return onTime
 	case age <= 2*c.interval:
-		c.justWoken = !c.awake
 		c.awake, c.deferred = true, false
 		return onTime
 	case age <= silence*c.interval:
-		c.justWoken = !c.awake
 		c.awake, c.deferred = true, !c.deferred
 		return late
 	}
@@ -65,9 +62,6 @@ func (c *clockwork) tick(now time.Time) lateness {
 // mayJudge reports whether silence can be held against others now: not on a late tick, when what they said may
 // still be on its way through this process; but on the second late one in a row, lest a slow node never judge.
 func (c *clockwork) mayJudge() bool { return !c.deferred }
-
-// woken reports whether this tick ended an oversleep.
-func (c *clockwork) woken() bool { return c.justWoken }
 
 // opened and closed take the interface's coming and going.
 func (c *clockwork) opened(now time.Time) {
@@ -88,8 +82,9 @@ func (c *clockwork) closed(now time.Time) {
 // listenAnew begins the listening time again: hellos could not be understood before.
 func (c *clockwork) listenAnew(now time.Time) { c.listenFrom = now }
 
-func (c *clockwork) listened(now time.Time) bool {
-	return c.up && now.Sub(c.listenFrom) >= c.listen
+// listenedFor reports whether the interface was listened on for so long.
+func (c *clockwork) listenedFor(now time.Time, long time.Duration) bool {
+	return c.up && now.Sub(c.listenFrom) >= long
 }
 
 // hurry asks for quick hellos.

@@ -15,24 +15,22 @@ func TestALateTickJudgesLaterAndAnOversleptOneAnswersLater(t *testing.T) {
 		at           int
 		lateness     lateness
 		judge, awake bool
-		woken        bool
 	}{
-		{0, onTime, true, true, false},
-		{100, onTime, true, true, false},
-		{300, onTime, true, true, false},
-		{501, late, false, true, false},
-		{702, late, true, true, false}, // late again: judging cannot be put off for ever
-		{802, onTime, true, true, false},
-		{5802, overslept, false, false, false},
-		{5902, onTime, true, true, true},
-		{6002, onTime, true, true, false},
-		{9002, overslept, false, false, false},
-		{9402, overslept, true, false, false},
-		{9652, late, false, true, true},
+		{0, onTime, true, true},
+		{100, onTime, true, true},
+		{300, onTime, true, true},
+		{501, late, false, true},
+		{702, late, true, true}, // late again: judging cannot be put off for ever
+		{802, onTime, true, true},
+		{5802, overslept, false, false},
+		{5902, onTime, true, true},
+		{9002, overslept, false, false},
+		{9402, overslept, true, false},
+		{9652, late, false, true},
 	} {
 		got := c.tick(at(step.at))
-		if got != step.lateness || c.mayJudge() != step.judge || c.awake != step.awake || c.woken() != step.woken {
-			t.Errorf("step %d, at %d ms: lateness %d, judge %v, awake %v, woken %v; want %+v", i, step.at, got, c.mayJudge(), c.awake, c.woken(), step)
+		if got != step.lateness || c.mayJudge() != step.judge || c.awake != step.awake {
+			t.Errorf("step %d, at %d ms: lateness %d, judge %v, awake %v; want %+v", i, step.at, got, c.mayJudge(), c.awake, step)
 		}
 	}
 }
@@ -40,20 +38,20 @@ func TestALateTickJudgesLaterAndAnOversleptOneAnswersLater(t *testing.T) {
 func TestAnInterfaceIsListenedOnBeforeAnythingIsClaimed(t *testing.T) {
 	c := clockwork{interval: 100 * time.Millisecond, listen: time.Second}
 	c.opened(at(0))
-	if c.listened(at(999)) || !c.listened(at(1000)) {
-		t.Errorf("listened after 999 ms: %v, after 1 s: %v", c.listened(at(999)), c.listened(at(1000)))
+	if c.listenedFor(at(999), c.listen) || !c.listenedFor(at(1000), c.listen) {
+		t.Errorf("listened after 999 ms: %v, after 1 s: %v", c.listenedFor(at(999), c.listen), c.listenedFor(at(1000), c.listen))
 	}
 	c.closed(at(2000))
-	if c.listened(at(2100)) {
+	if c.listenedFor(at(2100), c.listen) {
 		t.Error("listening while down")
 	}
 	c.opened(at(2299)) // nobody can have judged us dead
-	if !c.listened(at(2299)) {
+	if !c.listenedFor(at(2299), c.listen) {
 		t.Error("a flap of 299 ms made it listen again")
 	}
 	c.closed(at(3000))
 	c.opened(at(3300))
-	if c.listened(at(4299)) || !c.listened(at(4300)) {
+	if c.listenedFor(at(4299), c.listen) || !c.listenedFor(at(4300), c.listen) {
 		t.Error("a flap of 300 ms did not make it listen again")
 	}
 }

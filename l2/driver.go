@@ -2,13 +2,14 @@
 // them reach this node, and agrees with the other nodes of each segment on who answers.
 //
 // The unit is the group: addresses of both families that move together. The place is the segment: an
-// interface and whoever is heard on it. A segment's loop (segment.go) joins the parts: membership
-// says who is alive (membership.go, by the hellos of hello.go), ownership decides (ownership.go, pure), the
-// responders answer (arp.go, ndp.go), the announcer tells the segment (announcer.go). Linux only.
+// interface and whoever is heard on it. A segment's loop (segment.go) joins the parts: the machine decides
+// (machine.go, pure; by the messages of message.go; docs/l2-protocol.md says how), the responders answer
+// (arp.go, ndp.go), the announcer tells the segment (announcer.go). Linux only.
 package l2
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -63,6 +64,9 @@ type Keys struct {
 type Config struct {
 	// Node is this node's name, at most 253 bytes.
 	Node string
+	// Cluster keeps clusters that share a segment apart, at most by accident with the same key: any text that is
+	// the cluster's own, such as the UID of its namespace kube-system.
+	Cluster string
 	// NodeAddresses tell which interfaces serve groups that name none.
 	NodeAddresses []netip.Addr
 	// Logger must not be nil.
@@ -103,12 +107,37 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// Rebalance moves the group to the candidate that comes first for it, if that is another one that is able. Groups move one
+// after the other, each within the handover time.
+func (d *Driver) Rebalance(group string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, seg := range d.segments {
+		seg.rebalance(group)
+	}
+}
+
+// MirrorLost tells that the mirror cannot be read any more: who was known by it alone counts as dead. What Mirrored
+// says later is taken again.
+func (d *Driver) MirrorLost() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.mirror)
+	for _, seg := range d.segments {
+		seg.mirrorLost()
+	}
+}
+
+// mirrorKey is what the mirror has one claim for.
+type mirrorKey struct{ group, segment string }
+
 // Driver announces groups on this node's segments. Its methods may be called from any goroutine, also before
 // Run.
 type Driver struct {
 	config   Config
 	system   system
 	boot     uint64
+	cluster  uint64
 	metrics  *metrics
 	observed *observations
 	kick     chan struct{} // wakes the supervisor
@@ -120,6 +149,7 @@ type Driver struct {
 	ended    map[string]chan struct{} // guarded by mu; closed when the last segment of an interface has ended
 	state    State                    // guarded by mu
 	keys     Keys                     // guarded by mu
+	mirror   map[mirrorKey]Claim      // guarded by mu
 	failure  string                   // guarded by mu
 	leave    *leave                   // guarded by mu
 }
@@ -136,10 +166,11 @@ func newDriver(config Config, sys system) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	clusterSum := keyOf(config.Cluster)
 	return &Driver{
-		config: config, system: sys, boot: bootNonce(), metrics: m, observed: newObservations(),
+		config: config, system: sys, boot: randomNumber(), cluster: binary.BigEndian.Uint64(clusterSum[:]), metrics: m, observed: newObservations(),
 		kick: make(chan struct{}, 1), groups: make(map[string]Desired), patterns: make(map[string]int),
-		segments: make(map[string]*segment), ended: make(map[string]chan struct{}), leave: &leave{drained: make(chan struct{})},
+		segments: make(map[string]*segment), ended: make(map[string]chan struct{}), mirror: make(map[mirrorKey]Claim), leave: &leave{drained: make(chan struct{})},
 	}, nil
 }
 
@@ -210,8 +241,21 @@ func (d *Driver) SetKeys(keys Keys) {
 	d.wakeSegments()
 }
 
-// Mirrored takes what the mirror says of a group on a segment: the second way on which claims arrive.
-func (d *Driver) Mirrored(Claim) {}
+// Mirrored takes what the mirror says of a group on a segment: the second way on which claims arrive. What is known
+// when the driver starts is best said before Run.
+func (d *Driver) Mirrored(said Claim) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := mirrorKey{said.Group, said.Segment}
+	if said.Node == "" {
+		delete(d.mirror, key)
+	} else {
+		d.mirror[key] = said
+	}
+	for _, seg := range d.segments {
+		seg.mirror(said)
+	}
+}
 
 // SetState says what this node is to tell the others. Leaving and Restarting hand over what it owns.
 func (d *Driver) SetState(state State) {

@@ -7,7 +7,6 @@ type fault uint8
 
 const (
 	faultSocket fault = iota
-	faultFilter
 	faultJoin
 	faultHello
 	faultAnnounce

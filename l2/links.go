@@ -22,10 +22,12 @@ func listLinks() ([]link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
-	byIndex := make(map[int][]netip.Addr)
+	byIndex, subnets := make(map[int][]netip.Addr), make(map[int][]netip.Prefix)
 	for _, a := range addrs {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			ones, _ := a.Mask.Size()
 			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], ip.Unmap())
+			subnets[a.LinkIndex] = append(subnets[a.LinkIndex], netip.PrefixFrom(ip.Unmap(), ones).Masked())
 		}
 	}
 	var links []link
@@ -38,7 +40,7 @@ func listLinks() ([]link, error) {
 		const up = unix.IFF_UP | unix.IFF_RUNNING
 		links = append(links, link{
 			name: a.Name, index: a.Index, mtu: a.MTU, mac: [6]byte(a.HardwareAddr),
-			up: a.RawFlags&up == up, addrs: byIndex[a.Index],
+			up: a.RawFlags&up == up, addrs: byIndex[a.Index], subnets: subnets[a.Index],
 		})
 	}
 	return links, nil

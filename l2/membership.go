@@ -2,23 +2,17 @@ package l2
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
-// membership says who is alive on one segment and in which state. It has no clock and no socket: whoever
-// owns it hands it what was heard and the time, in order, from one goroutine.
-type membership interface {
-	// hear takes a hello whose signature held. A nil change means that nothing decisive is new;
-	// an error is a rejection.
-	hear(now time.Time, h hello) (*change, error)
-	// judge declares those silent whose time is over.
-	judge(now time.Time) []change
-	// ready reports whether the named peer is alive and Ready.
-	ready(node string) bool
-	// byMAC returns the name of the peer that last said it has this MAC, and whether there is one alive.
-	byMAC(mac [6]byte) (string, bool)
-	// peers lists those alive by name.
-	peers(now time.Time) []Peer
+// roster says who is alive on one segment and in which state: a peer is alive while its sequence advances. It has
+// no clock and no socket: whoever owns it hands it what was heard and the time, in order, from one goroutine.
+type roster struct {
+	self    string
+	boot    uint64 // this node's own
+	random  func() uint64
+	members map[string]*member
 }
 
 // change is one peer's step from one state to another, or in or out of life.
@@ -29,61 +23,92 @@ type change struct {
 	cause Cause
 }
 
-const (
-	// silence is after how many of its own intervals a peer counts as dead.
-	silence = 3
-	// maxPeers bounds what signed hellos can make a node remember of one segment.
-	maxPeers = 1024
-	// maxBoots is how many of a peer's former boots are remembered, so that their hellos cannot be replayed.
-	maxBoots = 8
-)
-
-// roster is membership by hellos: a peer is alive while its sequence advances.
-type roster struct {
-	self    string
-	members map[string]*member
-}
-
-// member outlives the peer's silence, for its sequence and former boots.
+// member outlives the peer's silence, for its boot and sequence.
 type member struct {
 	alive    bool
 	state    State
-	boot     uint64
+	boot     uint64 // 0: none has shown that it lives
 	sequence uint64
 	interval time.Duration
 	mac      [6]byte
+	digest   uint64
 	advanced time.Time // when the sequence last advanced, on our clock
-	former   []uint64
+	silent   time.Time // since when it counts as dead; zero: never heard
+
+	// A boot that is heard, and has yet to show that it lives.
+	stranger   uint64
+	nonce      uint64
+	asked      time.Time // first
+	challenged time.Time // last
 }
 
-var _ membership = (*roster)(nil)
+const (
+	// silence is after how many of its own intervals a peer counts as dead.
+	silence = 3
+	// maxPeers bounds what signed messages can make a node remember of one segment.
+	maxPeers = 1024
+	// challengePause is the least time between two challenges of one peer.
+	challengePause = 20 * time.Millisecond
+	// strangerTime is how long a boot has to show that it lives before another is asked: so that replayed
+	// boots in between do not keep it from that.
+	strangerTime = 200 * time.Millisecond
+)
 
-func newRoster(self string) *roster {
-	return &roster{self: self, members: make(map[string]*member)}
+func newRoster(self string, boot uint64, random func() uint64) *roster {
+	return &roster{self: self, boot: boot, random: random, members: make(map[string]*member)}
 }
 
-func (r *roster) hear(now time.Time, h hello) (*change, error) {
-	if h.node == r.self {
-		return nil, rejectOwn
+// hear takes a message whose signature held. A nil change means that nothing decisive is new; an error is a
+// rejection, and with rejectBoot the challenge is to be sent, if there is one.
+func (r *roster) hear(now time.Time, x message) (*change, *message, error) {
+	if x.node == r.self {
+		return nil, nil, rejectOwn
 	}
-	m, known := r.members[h.node]
+	m, known := r.members[x.node]
 	if !known {
 		if len(r.members) >= maxPeers && !r.forgetOldest() {
-			return nil, rejectTooMany
+			return nil, nil, rejectTooMany
 		}
-		m = &member{boot: h.boot}
-		r.members[h.node] = m
+		m = &member{}
+		r.members[x.node] = m
 	}
-	if err := m.admit(h, known); err != nil {
-		return nil, err
+	switch {
+	case x.boot == m.boot && x.sequence <= m.sequence:
+		return nil, nil, rejectReplay
+	case x.boot != m.boot && !m.proves(r.boot, x):
+		return nil, r.challenge(now, m, x.boot), rejectBoot
 	}
-	before := *m
+	was := *m
+	if x.boot != m.boot {
+		// Another process: what the former one said is void, and its state too.
+		was.alive = was.alive && was.state.departing()
+		m.boot, m.stranger = x.boot, 0
+	}
 	m.alive, m.advanced = true, now
-	m.sequence, m.interval, m.state, m.mac = h.sequence, h.interval, h.state, h.mac
-	if before.alive && before.state == h.state {
-		return nil, nil
+	m.sequence, m.interval, m.state, m.mac, m.digest = x.sequence, x.interval, x.state, x.mac, x.digest
+	if was.boot == m.boot && was.alive && was.state == x.state {
+		return nil, nil, nil
 	}
-	return &change{peer: h.node, alive: true, state: h.state, cause: causeOf(before, h.state)}, nil
+	return &change{peer: x.node, alive: true, state: x.state, cause: causeOf(was, x.state)}, nil, nil
+}
+
+// challenge asks a boot that was not heard before to show that it lives: what it says may be replayed. It returns
+// nil when it was asked a moment ago.
+func (r *roster) challenge(now time.Time, m *member, boot uint64) *message {
+	switch {
+	case m.stranger == boot && now.Sub(m.challenged) < challengePause,
+		m.stranger != boot && m.stranger != 0 && now.Sub(m.asked) < strangerTime:
+		return nil
+	case m.stranger != boot:
+		m.stranger, m.nonce, m.asked = boot, r.random(), now
+	}
+	m.challenged = now
+	return &message{kind: kindChallenge, to: boot, nonce: m.nonce}
+}
+
+// proves tells whether x is the answer to our challenge.
+func (m *member) proves(self uint64, x message) bool {
+	return x.kind == kindProof && x.to == self && x.boot == m.stranger && x.nonce == m.nonce && m.stranger != 0
 }
 
 // forgetOldest makes room by forgetting who has been silent for longest, and reports whether there was one.
@@ -98,28 +123,6 @@ func (r *roster) forgetOldest() bool {
 	return oldest != ""
 }
 
-// admit says whether h is new, and changes to a new boot. A boot is followed by another only after it fell
-// silent: a replayed hello of an earlier boot cannot push a living peer aside.
-func (m *member) admit(h hello, known bool) error {
-	switch {
-	case !known:
-		return nil
-	case h.boot == m.boot:
-		if h.sequence <= m.sequence {
-			return rejectReplay
-		}
-		return nil
-	case m.alive && !m.state.departing(), slices.Contains(m.former, h.boot):
-		return rejectReplay
-	}
-	m.former = append(m.former, m.boot)
-	if len(m.former) > maxBoots {
-		m.former = m.former[1:]
-	}
-	m.boot, m.sequence = h.boot, 0
-	return nil
-}
-
 func causeOf(before member, to State) Cause {
 	switch {
 	case to.departing():
@@ -132,31 +135,76 @@ func causeOf(before member, to State) Cause {
 	return PeerSeen
 }
 
+// judge declares those silent whose time is over.
 func (r *roster) judge(now time.Time) []change {
 	var dead []change
 	for name, m := range r.members {
 		if m.alive && now.Sub(m.advanced) > silence*m.interval {
-			m.alive = false
+			m.alive, m.silent = false, now
 			dead = append(dead, change{peer: name, state: m.state, cause: PeerSilent})
 		}
 	}
+	// The order of a map is nobody's business.
+	slices.SortFunc(dead, func(a, b change) int { return strings.Compare(a.peer, b.peer) })
 	return dead
 }
 
+// verdict is when judge has something to say at the earliest; the zero time: never.
+func (r *roster) verdict() time.Time {
+	var first time.Time
+	for _, m := range r.members {
+		if !m.alive {
+			continue
+		}
+		if t := m.advanced.Add(silence*m.interval + 1); first.IsZero() || t.Before(first) {
+			first = t
+		}
+	}
+	return first
+}
+
+// alive counts the peers that are.
+func (r *roster) alive() int {
+	n := 0
+	for _, m := range r.members {
+		if m.alive {
+			n++
+		}
+	}
+	return n
+}
+
+// hears reports whether the named peer is alive.
+func (r *roster) hears(node string) bool {
+	m, ok := r.members[node]
+	return ok && m.alive
+}
+
+// ready reports whether the named peer is alive and Ready.
 func (r *roster) ready(node string) bool {
 	m, ok := r.members[node]
 	return ok && m.alive && m.state == Ready
 }
 
+// silentSince returns since when the peer is not heard; the zero time: it never was.
+func (r *roster) silentSince(node string) time.Time {
+	if m, ok := r.members[node]; ok {
+		return m.silent
+	}
+	return time.Time{}
+}
+
+// byMAC returns the name of the peer that last said it has this MAC, alive or not, and whether there is one.
 func (r *roster) byMAC(mac [6]byte) (string, bool) {
 	for name, m := range r.members {
-		if m.alive && m.mac == mac {
+		if m.mac == mac && m.boot != 0 {
 			return name, true
 		}
 	}
 	return "", false
 }
 
+// peers lists those alive by name.
 func (r *roster) peers(now time.Time) []Peer {
 	list := make([]Peer, 0, len(r.members))
 	for name, m := range r.members {
@@ -164,11 +212,6 @@ func (r *roster) peers(now time.Time) []Peer {
 			list = append(list, Peer{Node: name, State: m.state, Age: now.Sub(m.advanced)})
 		}
 	}
-	slices.SortFunc(list, func(a, b Peer) int {
-		if a.Node < b.Node {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(a.Node, b.Node) })
 	return list
 }

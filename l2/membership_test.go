@@ -14,17 +14,40 @@ func at(ms int) time.Time {
 	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
 }
 
-func from(node string, boot, sequence uint64, state State) hello {
-	return hello{node: node, boot: boot, sequence: sequence, interval: 100 * time.Millisecond, state: state}
+func from(node string, boot, sequence uint64, state State) message {
+	return message{kind: kindHello, node: node, boot: boot, sequence: sequence, interval: 100 * time.Millisecond, state: state}
+}
+
+// selfBoot is the boot of the node that tests.
+const selfBoot = 77
+
+func rosterOf(node string) *roster {
+	n := uint64(0)
+	return newRoster(node, selfBoot, func() uint64 { n++; return n })
+}
+
+// meet has the roster hear a message of a boot that is new to it, and then the proof that it lives.
+func meet(t *testing.T, r *roster, now time.Time, x message) *change {
+	t.Helper()
+	_, challenge, err := r.hear(now, x)
+	if !errors.Is(err, rejectBoot) || challenge == nil || challenge.kind != kindChallenge || challenge.to != x.boot {
+		t.Fatalf("a new boot: %+v, %v; want a challenge", challenge, err)
+	}
+	x.kind, x.to, x.nonce = kindProof, selfBoot, challenge.nonce
+	c, _, err := r.hear(now, x)
+	if err != nil {
+		t.Fatalf("the proof: %v", err)
+	}
+	return c
 }
 
 func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
-	r := newRoster("self")
-	c, err := r.hear(at(0), from("a", 1, 1, Ready))
-	if want := (&change{peer: "a", alive: true, state: Ready, cause: PeerReady}); err != nil || !cmp.Equal(c, want, cmp.AllowUnexported(change{})) {
-		t.Fatalf("first hello: %+v, %v; want %+v", c, err, want)
+	r := rosterOf("self")
+	c := meet(t, r, at(0), from("a", 1, 1, Ready))
+	if want := (&change{peer: "a", alive: true, state: Ready, cause: PeerReady}); !cmp.Equal(c, want, cmp.AllowUnexported(change{})) {
+		t.Fatalf("first hello: %+v; want %+v", c, want)
 	}
-	if c, err := r.hear(at(100), from("a", 1, 2, Ready)); c != nil || err != nil {
+	if c, _, err := r.hear(at(100), from("a", 1, 2, Ready)); c != nil || err != nil {
 		t.Fatalf("second hello: %+v, %v; want nothing new", c, err)
 	}
 	if dead := r.judge(at(400)); len(dead) != 0 || !r.ready("a") {
@@ -40,12 +63,10 @@ func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
 }
 
 func TestAPeerIsGivenTheTimeItAsksFor(t *testing.T) {
-	r := newRoster("self")
+	r := rosterOf("self")
 	slow := from("a", 1, 1, Ready)
 	slow.interval = time.Second
-	if _, err := r.hear(at(0), slow); err != nil {
-		t.Fatal(err)
-	}
+	meet(t, r, at(0), slow)
 	if dead := r.judge(at(3000)); len(dead) != 0 {
 		t.Errorf("after 3 s: %+v, want it alive", dead)
 	}
@@ -54,42 +75,64 @@ func TestAPeerIsGivenTheTimeItAsksFor(t *testing.T) {
 	}
 }
 
-func TestReplayedHellosKeepNobodyAlive(t *testing.T) {
-	r := newRoster("self")
+func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
+	r := rosterOf("self")
+	meet(t, r, at(0), from("a", 1, 5, Ready))
 	for i, step := range []struct {
 		at   int
-		h    hello
+		x    message
 		want error
 	}{
 		{0, from("self", 9, 1, Ready), rejectOwn},
-		{0, from("a", 1, 5, Ready), nil},
 		{10, from("a", 1, 5, Ready), rejectReplay},
 		{20, from("a", 1, 4, Leaving), rejectReplay},
-		{30, from("a", 2, 1, Leaving), rejectReplay}, // another boot while the first lives
-		{40, from("a", 1, 6, Restarting), nil},
-		{50, from("a", 3, 1, Starting), nil},         // as announced
-		{60, from("a", 1, 7, Ready), rejectReplay},   // the first boot is over
-		{400, from("a", 1, 99, Ready), rejectReplay}, // for good
+		{30, from("a", 2, 1, Leaving), rejectBoot},
+		{40, message{kind: kindProof, node: "a", boot: 2, sequence: 2, to: selfBoot, nonce: 12345, interval: time.Second}, rejectBoot},
+		{50, message{kind: kindProof, node: "a", boot: 2, sequence: 3, to: 1, nonce: 2, interval: time.Second}, rejectBoot},
+		{60, from("a", 1, 6, Ready), nil},
 	} {
-		if step.at == 400 {
-			r.judge(at(step.at))
-		}
-		if _, err := r.hear(at(step.at), step.h); !errors.Is(err, step.want) {
+		if _, _, err := r.hear(at(step.at), step.x); !errors.Is(err, step.want) {
 			t.Errorf("step %d: %v, want %v", i, err, step.want)
 		}
 	}
-	if _, err := r.hear(at(500), from("a", 4, 1, Ready)); err != nil {
-		t.Errorf("a new boot after silence: %v", err)
+	// Another process of the node is believed as soon as it has shown that it lives; the former one never again.
+	meet(t, r, at(500), from("a", 3, 1, Starting))
+	if _, _, err := r.hear(at(510), from("a", 1, 99, Ready)); !errors.Is(err, rejectBoot) {
+		t.Errorf("the former process: %v, want %v", err, rejectBoot)
+	}
+	if r.ready("a") || !r.hears("a") {
+		t.Error("the new process is starting, and not taken for that")
+	}
+}
+
+func TestAReplayedBootDoesNotKeepAnotherFromShowingThatItLives(t *testing.T) {
+	r := rosterOf("self")
+	hear := func(ms int, x message) *message {
+		_, challenge, _ := r.hear(at(ms), x)
+		return challenge
+	}
+	if hear(0, from("a", 1, 1, Ready)) == nil {
+		t.Fatal("the replayed boot is not challenged")
+	}
+	if c := hear(10, from("a", 1, 2, Ready)); c != nil {
+		t.Errorf("challenged twice in 10 ms: %+v", c)
+	}
+	if c := hear(100, from("a", 2, 1, Ready)); c != nil {
+		t.Errorf("another boot is challenged before the first had its time: %+v", c)
+	}
+	if c := hear(200, from("a", 2, 2, Ready)); c == nil || c.to != 2 {
+		t.Errorf("the living boot is not challenged after that time: %+v", c)
+	}
+	if c := hear(210, from("a", 1, 3, Ready)); c != nil {
+		t.Errorf("the replayed boot takes the place back: %+v", c)
 	}
 }
 
 func TestAStateCountsAtOnce(t *testing.T) {
 	for to, want := range map[State]Cause{Leaving: PeerLeft, Restarting: PeerLeft, Starting: PeerLeft} {
-		r := newRoster("self")
-		if _, err := r.hear(at(0), from("a", 1, 1, Ready)); err != nil {
-			t.Fatal(err)
-		}
-		c, err := r.hear(at(1), from("a", 1, 2, to))
+		r := rosterOf("self")
+		meet(t, r, at(0), from("a", 1, 1, Ready))
+		c, _, err := r.hear(at(1), from("a", 1, 2, to))
 		if err != nil || c == nil || c.cause != want || r.ready("a") {
 			t.Errorf("ready to %s: %+v, %v, still ready %v; want cause %s", to, c, err, r.ready("a"), want)
 		}
@@ -97,17 +140,16 @@ func TestAStateCountsAtOnce(t *testing.T) {
 }
 
 func TestThePeersRememberedAreBounded(t *testing.T) {
-	r := newRoster("self")
+	r := rosterOf("self")
 	for i := range maxPeers {
-		if _, err := r.hear(at(0), from(fmt.Sprint("n", i), 1, 1, Ready)); err != nil {
-			t.Fatal(err)
-		}
+		meet(t, r, at(0), from(fmt.Sprint("n", i), 1, 1, Ready))
 	}
-	if _, err := r.hear(at(0), from("one more", 1, 1, Ready)); !errors.Is(err, rejectTooMany) {
+	if _, _, err := r.hear(at(0), from("one more", 1, 1, Ready)); !errors.Is(err, rejectTooMany) {
 		t.Errorf("%v, want %v", err, rejectTooMany)
 	}
 	r.judge(at(1000))
-	if _, err := r.hear(at(1000), from("one more", 1, 1, Ready)); err != nil || len(r.members) != maxPeers {
-		t.Errorf("%v, %d members; want it to take a silent one's place", err, len(r.members))
+	meet(t, r, at(1000), from("one more", 1, 1, Ready))
+	if len(r.members) != maxPeers {
+		t.Errorf("%d members; want it to take a silent one's place", len(r.members))
 	}
 }

@@ -29,12 +29,6 @@ func newPassage(socket bpf.Setter, program func([]span) []bpf.Instruction) *pass
 	return &passage{socket: socket, program: program, addrs: make(map[netip.Addr]int), tight: true}
 }
 
-func (p *passage) isOpen(addr netip.Addr) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.addrs[addr] > 0
-}
-
 // open lets frames about addr pass. Where that fails, mend tries again.
 func (p *passage) open(addr netip.Addr) error {
 	p.mu.Lock()

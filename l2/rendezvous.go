@@ -14,7 +14,12 @@ func weight(group, node string) uint64 {
 		h = (h ^ uint64(node[i])) * prime
 	}
 	// FNV leaves the last bytes' influence in the low bits: names that differ in their last digit would
-	// rank alike. Finish with a full avalanche (the 64-bit finaliser of MurmurHash3).
+	// rank alike.
+	return mix(h)
+}
+
+// mix is a full avalanche (the 64-bit finaliser of MurmurHash3).
+func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
 	h ^= h >> 33
@@ -22,18 +27,14 @@ func weight(group, node string) uint64 {
 	return h ^ h>>33
 }
 
-// choose returns the candidate with the highest weight among those that may own the group now, or "" when
-// there is none. Equal weights fall to the smaller name.
-func choose(group string, candidates []string, may func(node string) bool) string {
-	var best string
-	var top uint64
-	for _, node := range candidates {
-		if !may(node) {
-			continue
-		}
-		if w := weight(group, node); best == "" || w > top || w == top && node < best {
-			best, top = node, w
-		}
+// before tells whether a node comes before another among those free to take a group: by preference, then by weight,
+// then by name.
+func before(group string, preferred map[string]int32, a, b string) bool {
+	if pa, pb := preferred[a], preferred[b]; pa != pb {
+		return pa > pb
 	}
-	return best
+	if wa, wb := weight(group, a), weight(group, b); wa != wb {
+		return wa > wb
+	}
+	return a < b
 }

@@ -2,6 +2,7 @@ package l2
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,57 +24,61 @@ type segment struct {
 	inbox inbox
 	wake  chan struct{}
 
-	hellos    chan hello
+	messages  chan message
 	sightings chan sighting
 	broken    chan error
 	failed    chan error
 
 	counts    *segmentCounts
-	members   membership
-	owner     *ownership
+	machine   *machine
 	announcer *announcer
+	prober    *prober
+	probing   map[string]move // the beginnings that wait for the prober, by group
+	defence   *defence
 	desired   map[string]Desired
 	link      link
 	home      bool
 	wire      wire        // nil: closed
 	unwatch   func() bool // ends ctx's hold on the wire
 	reopen    time.Time   // when to try again to open it; zero: not
-	clock     clockwork
-	sequence  uint64
+	twin      string      // another interface of this node on the same segment, which comes first; "": none
+	twinUntil time.Time   // unless it is heard again
 	faults    faults
 
 	// As the driver last said.
 	state State
-	key   []byte
+	keys  Keys
 	round uint64
 }
 
 // inbox is what others leave for the loop. Only the latest counts.
 type inbox struct {
-	mu      sync.Mutex
-	desired map[string]Desired // guarded by mu
-	link    *link              // guarded by mu
-	home    bool               // guarded by mu
+	mu       sync.Mutex
+	desired  map[string]Desired  // guarded by mu
+	mirrored map[mirrorKey]Claim // guarded by mu
+	moving   []string            // guarded by mu
+	blind    bool                // guarded by mu; the mirror was lost since
+	link     *link               // guarded by mu
+	home     bool                // guarded by mu
 }
 
 const (
 	// burst is how many announcements are sent between two looks at the clock.
 	burst = 256
 	// waiting is how many events of a kind wait for the loop before its senders wait too.
-	waiting = 256
+	waiting = 1024
 )
 
 func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 	s := &segment{
 		name: name, d: d, cancel: cancel, done: make(chan struct{}),
 		answers: newAnswers(), wake: make(chan struct{}, 1),
-		hellos: make(chan hello, waiting), sightings: make(chan sighting, waiting),
+		messages: make(chan message, waiting), sightings: make(chan sighting, waiting),
 		broken: make(chan error, 1), failed: make(chan error, 1),
-		members: newRoster(d.config.Node), announcer: newAnnouncer(), desired: make(map[string]Desired),
+		announcer: newAnnouncer(), prober: newProber(), probing: make(map[string]move), defence: newDefence(), desired: make(map[string]Desired),
+		machine: newMachine(d.config.Node, d.boot, d.config.HelloInterval, d.config.Listen, d.config.Handover, randomNumber),
 	}
-	s.inbox.desired = make(map[string]Desired)
-	s.owner = newOwnership(d.config.Node, d.config.Handover, s.members.ready)
-	s.clock = clockwork{interval: d.config.HelloInterval, listen: d.config.Listen}
+	s.inbox.desired, s.inbox.mirrored = make(map[string]Desired), make(map[mirrorKey]Claim)
 	return s
 }
 
@@ -81,6 +86,31 @@ func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 func (s *segment) want(group string, desired Desired) {
 	s.inbox.mu.Lock()
 	s.inbox.desired[group] = desired
+	s.inbox.mu.Unlock()
+	s.stir()
+}
+
+// mirror leaves what the mirror says of one group for the loop.
+func (s *segment) mirror(said Claim) {
+	s.inbox.mu.Lock()
+	s.inbox.mirrored[mirrorKey{said.Group, said.Segment}] = said
+	s.inbox.mu.Unlock()
+	s.stir()
+}
+
+// rebalance leaves a group to be moved, if need be, for the loop.
+func (s *segment) rebalance(group string) {
+	s.inbox.mu.Lock()
+	s.inbox.moving = append(s.inbox.moving, group)
+	s.inbox.mu.Unlock()
+	s.stir()
+}
+
+// mirrorLost leaves that the mirror is not to be trusted for the loop.
+func (s *segment) mirrorLost() {
+	s.inbox.mu.Lock()
+	s.inbox.blind = true
+	clear(s.inbox.mirrored)
 	s.inbox.mu.Unlock()
 	s.stir()
 }
@@ -108,7 +138,7 @@ func (s *segment) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		var (
-			h      hello
+			said   message
 			seen   sighting
 			broken error
 		)
@@ -117,7 +147,7 @@ func (s *segment) run(ctx context.Context) {
 			return
 		case <-s.wake:
 		case <-timer.C:
-		case h = <-s.hellos:
+		case said = <-s.messages:
 		case seen = <-s.sightings:
 		case broken = <-s.broken:
 		case err := <-s.failed:
@@ -130,8 +160,8 @@ func (s *segment) run(ctx context.Context) {
 			s.reopen = now.Add(retry)
 		}
 		s.takeInbox(ctx, now)
-		if h.node != "" {
-			s.hear(now, h)
+		if said.node != "" {
+			s.hear(now, said)
 		}
 		if seen.addr.IsValid() {
 			s.see(now, seen)
@@ -146,16 +176,20 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 	if s.wire == nil && s.link.up && !s.reopen.IsZero() && !now.Before(s.reopen) {
 		s.open(ctx, now)
 	}
-	if s.clock.due(now) {
+	if s.machine.clock.due(now) {
 		s.tick(now)
+	} else if s.machine.verdictDue(now) {
+		s.drain(now)
 	}
-	s.settleStand(now)
-	s.carryOut(now, s.owner.advance(now))
-	if s.clock.quickDue(now) {
-		s.sendHello(now) // before the announcements that follow from it
+	if s.twin != "" && !now.Before(s.twinUntil) {
+		s.pair(now, "")
 	}
+	s.stand(now, Joined)
+	s.machine.step(now, Joined)
+	s.carryOut(now)
+	s.probe(now)
 	s.announce(now)
-	if s.state.departing() && s.owner.pending == 0 && !s.clock.quickLeft() && s.drained.Load() != s.round {
+	if s.state.departing() && s.drained.Load() != s.round && s.machine.drained() {
 		s.drained.Store(s.round)
 		s.d.wakeSupervisor()
 	}
@@ -163,15 +197,15 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 
 // next is when step has something to do again.
 func (s *segment) next() time.Time {
-	first := s.clock.next()
+	first := s.machine.next()
 	consider := func(t time.Time) {
 		if !t.IsZero() && t.Before(first) {
 			first = t
 		}
 	}
-	consider(s.owner.next())
 	if s.mayAnnounce() {
 		consider(s.announcer.next())
+		consider(s.prober.next())
 	}
 	if s.link.up {
 		consider(s.reopen)
@@ -179,45 +213,39 @@ func (s *segment) next() time.Time {
 	return first
 }
 
-// tick is the heartbeat: judge the others, tell them of ourselves, and allow the responders to go on. A loop that
-// is late must not judge before it has heard what waits in the socket; one that was late for longer than
-// peers wait has lost its groups, knows it only now, and answers again when it is on time again.
+// tick is the heartbeat. A loop that is late must not judge others before it has heard what waits in the socket; one
+// that was late for longer than peers wait has lost its groups, knows it only now, and answers again when it
+// has caught up.
 func (s *segment) tick(now time.Time) {
-	lateness := s.clock.tick(now)
-	if lateness > onTime && s.wire != nil {
-		if lateness == overslept {
+	if late := s.machine.wake(now); late > onTime && s.wire != nil {
+		if late == overslept {
 			s.answers.awake.sleep()
 			s.counts.overslept.Inc()
 		}
 		s.drain(now)
 	}
-	if s.clock.mayJudge() {
-		for _, c := range s.members.judge(now) {
-			s.change(now, c)
-		}
+	if until := s.machine.tick(now); !until.IsZero() {
+		s.answers.awake.extend(until)
 	}
-	if s.clock.awake {
-		s.answers.awake.extend(now.Add(silence * s.clock.interval))
-		if s.clock.woken() {
-			s.carryOut(now, s.owner.repeat(Overslept))
-		}
-	}
-	s.sendHello(now)
 	s.publish(now)
 }
 
+// drain hears all that waits.
 func (s *segment) drain(now time.Time) {
 	for waiting := true; waiting; {
 		select {
-		case h := <-s.hellos:
-			s.hear(now, h)
+		case x := <-s.messages:
+			s.hear(now, x)
 		default:
 			waiting = false
 		}
 	}
+	if s.wire == nil {
+		return
+	}
 	err := s.wire.drain(func(payload []byte) {
-		if h, ok := s.verified(payload); ok {
-			s.hear(now, h)
+		if x, ok := s.verified(payload); ok {
+			s.hear(now, x)
 		}
 	})
 	s.note(faultDrain, err)
@@ -231,23 +259,39 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 	if len(s.inbox.desired) > 0 {
 		desired, s.inbox.desired = s.inbox.desired, make(map[string]Desired)
 	}
+	var mirrored map[mirrorKey]Claim
+	if len(s.inbox.mirrored) > 0 && l != nil { // without a link the segment has no name yet
+		mirrored, s.inbox.mirrored = s.inbox.mirrored, make(map[mirrorKey]Claim)
+	}
+	blind, moving := s.inbox.blind, s.inbox.moving
+	s.inbox.blind, s.inbox.moving = false, nil
 	s.inbox.mu.Unlock()
 
 	s.d.mu.Lock()
-	state, key, round := s.d.state, s.d.keys.Sign, s.d.leave.round
+	state, keys, round := s.d.state, s.d.keys, s.d.leave.round
 	s.d.mu.Unlock()
-	if state != s.state || round != s.round {
-		s.state, s.round = state, round
-		s.clock.hurry(now)
-	}
-	if (len(key) > 0) != (len(s.key) > 0) {
-		s.clock.listenAnew(now)
-	}
-	s.key = key
+	s.state, s.keys, s.round = state, keys, round
 	if l != nil && (!l.same(s.link) || s.link.name == "") {
 		s.follow(ctx, now, *l)
+	} else if l != nil {
+		s.link = *l
 	}
-	s.settleStand(now)
+	cause := Unable
+	switch {
+	case state.departing():
+		cause = Departing
+	case state == Ready:
+		cause = Joined
+	}
+	s.stand(now, cause)
+	if blind {
+		s.machine.mirrorLost(now)
+	}
+	for _, said := range mirrored {
+		if said.Segment == s.link.segment() {
+			s.machine.mirrored(now, said)
+		}
+	}
 	if home != s.home {
 		s.home = home
 		for group, d := range s.desired {
@@ -262,95 +306,89 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 		}
 		s.apply(now, group, d)
 	}
+	s.machine.rebalance(moving...)
+	s.carryOut(now)
 }
 
-// apply hands a group to ownership if it concerns this interface.
+// stand tells the machine what it may do.
+func (s *segment) stand(now time.Time, cause Cause) {
+	s.machine.stand(now, s.state, s.wire != nil, len(s.keys.Sign) > 0, cause)
+}
+
+// apply hands a group to the machine if it concerns this interface. Of two interfaces on one segment one serves it.
 func (s *segment) apply(now time.Time, group string, d Desired) {
-	here := len(d.Interfaces) == 0 && s.home ||
-		slices.ContainsFunc(d.Interfaces, func(p string) bool { return p == "" && s.home || matches(p, s.name) })
-	if !here {
+	if !d.concerns(s.name, s.home) || s.twin != "" && d.concerns(s.twin, s.d.home(s.twin)) {
 		d.Addresses = nil
 	}
-	s.carryOut(now, s.owner.set(now, group, d.Addresses, d.Candidates))
+	s.machine.set(now, group, d.Addresses, d.Candidates, d.Preferred)
+	s.carryOut(now)
 }
 
-func (s *segment) hear(now time.Time, h hello) {
-	c, err := s.members.hear(now, h)
-	if err != nil {
-		s.counts.rejected(err)
+// concerns reports whether the group is wanted on an interface, home of a node address or not.
+func (d Desired) concerns(name string, home bool) bool {
+	return len(d.Interfaces) == 0 && home ||
+		slices.ContainsFunc(d.Interfaces, func(p string) bool { return p == "" && home || matches(p, name) })
+}
+
+func (s *segment) hear(now time.Time, x message) {
+	if x.node == s.d.config.Node && x.boot == s.d.boot {
+		s.echo(now, x)
 		return
 	}
-	s.counts.hellosReceived.Inc()
-	if c != nil {
-		s.change(now, *c)
+	if err := s.machine.hear(now, x); err != nil {
+		s.counts.rejected(err)
+	} else {
+		s.counts.hellosReceived.Inc()
+	}
+	s.carryOut(now)
+}
+
+// echo takes a message of this very process. If another interface sent it, both are on one segment.
+func (s *segment) echo(now time.Time, x message) {
+	other := s.d.interfaceOf(x.mac)
+	if x.mac == s.link.mac || other == "" || other >= s.name {
+		return
+	}
+	s.twinUntil = now.Add(silence * s.machine.clock.interval)
+	if s.twin != other {
+		s.d.config.Logger.Info("two interfaces on one segment; the first serves what is wanted on both", "interface", s.name, "first", other)
+		s.pair(now, other)
 	}
 }
 
-// change takes a peer's step, and decides anew.
-func (s *segment) change(now time.Time, c change) {
-	kind := PeerUp
-	if !c.alive {
-		kind = PeerDown
+// pair takes another interface's beginning or ceasing to be on this segment.
+func (s *segment) pair(now time.Time, other string) {
+	s.twin = other
+	for group, d := range s.desired {
+		s.apply(now, group, d)
 	}
-	s.observe(now, Observation{Kind: kind, Node: c.peer, State: c.state, Cause: c.cause})
-	s.d.config.Logger.Info("peer "+kind.String()[len("peer "):], "interface", s.name, "node", c.peer, "state", c.state, "cause", c.cause)
-	s.carryOut(now, s.owner.reconsider(now, c.cause))
 }
 
-// see takes somebody else's announcement of one of our addresses.
+// see takes somebody else's use of one of our addresses.
 func (s *segment) see(now time.Time, x sighting) {
-	peer, ok := s.members.byMAC(x.mac)
-	if !ok {
-		if s.answers.answering(x.addr) {
-			s.counts.conflicts.Inc()
-			s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:]})
+	if s.d.interfaceOf(x.mac) != "" {
+		return // it is we, on another interface of the segment
+	}
+	if peer, ok := s.machine.members.byMAC(x.mac); ok {
+		if x.use == announced {
+			for _, group := range s.answers.groupsOf(x.addr) {
+				s.machine.sighted(now, group, peer)
+			}
+			s.carryOut(now)
 		}
 		return
 	}
-	for _, group := range s.answers.groupsOf(x.addr) {
-		s.carryOut(now, s.owner.heard(now, group, peer))
+	s.prober.sighted(now, x)
+	if s.answers.answering(x.addr) && s.defence.sighted(now, x) {
+		s.conflict(now, x)
+		s.sendAnnouncement([]netip.Addr{x.addr})
 	}
 }
 
-// settleStand tells ownership whether this node may own groups here.
-func (s *segment) settleStand(now time.Time) {
-	able := s.wire != nil && len(s.key) > 0 && s.clock.listened(now)
-	cause := Unable
-	switch {
-	case s.state.departing():
-		cause = Departing
-	case able && s.state == Ready:
-		cause = Joined
-	}
-	was := s.owner.eligible
-	s.carryOut(now, s.owner.stand(now, able && s.state == Ready, s.state.departing() && able, cause))
-	if was != s.owner.eligible {
-		s.clock.hurry(now)
-	}
-}
-
-// said is the state in our hellos: Ready only while this node would take a group.
-func (s *segment) said() State {
-	if s.state == Ready && (!s.owner.eligible || !s.clock.awake) {
-		return Starting
-	}
-	return s.state
-}
-
-func (s *segment) sendHello(now time.Time) {
-	s.clock.sent(now)
-	if s.wire == nil || len(s.key) == 0 {
-		return
-	}
-	s.sequence++
-	h := hello{
-		node: s.d.config.Node, boot: s.d.boot, sequence: s.sequence,
-		interval: s.clock.interval, state: s.said(), mac: s.link.mac,
-	}
-	err := s.wire.sendHello(helloFrame(s.link.hardware(), h.seal(s.key)))
-	if s.note(faultHello, err); err == nil {
-		s.counts.hellosSent.Inc()
-	}
+// conflict tells of a foreign host that uses one of our addresses.
+func (s *segment) conflict(now time.Time, x sighting) {
+	s.counts.conflicts.Inc()
+	s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:]})
 }
 
 func (s *segment) observe(now time.Time, x Observation) {
@@ -375,9 +413,10 @@ func (s *segment) note(f fault, err error) {
 }
 
 func (s *segment) publish(now time.Time) {
+	m := s.machine
 	p := &Segment{
-		Interface: s.name, MAC: s.link.hardware(), Up: s.wire != nil, Claiming: s.owner.eligible,
-		Peers: s.members.peers(now), Groups: len(s.owner.claims), Owned: s.owner.owned + s.owner.pending, Err: s.faults.String(),
+		Interface: s.name, MAC: s.link.hardware(), Up: s.wire != nil, Claiming: m.eligible,
+		Peers: m.members.peers(now), Groups: len(s.desired), Owned: m.owned, Err: s.faults.String(),
 	}
 	s.published.Store(p)
 	s.counts.peers.Set(float64(len(p.Peers)))

@@ -193,15 +193,6 @@ func (s *sockets) leave(addr netip.Addr) {
 	signal(s.changed)
 }
 
-func (s *sockets) admit(addr netip.Addr) error {
-	p := s.passageOf(addr)
-	if p.isOpen(addr) {
-		return nil
-	}
-	defer signal(s.changed)
-	return p.open(addr)
-}
-
 func (s *sockets) passageOf(addr netip.Addr) *passage {
 	if addr.Is4() {
 		return s.arpPass

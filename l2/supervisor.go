@@ -30,10 +30,11 @@ type leave struct {
 	drained chan struct{}
 }
 
-func bootNonce() uint64 {
+// randomNumber is one that nobody can foresee, never 0.
+func randomNumber() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // documented never to fail
-	return binary.BigEndian.Uint64(b[:])
+	return max(1, binary.BigEndian.Uint64(b[:]))
 }
 
 // follow keeps the subscription to the kernel's notifications alive until ctx ends.
@@ -112,6 +113,9 @@ func (d *Driver) begin(ctx context.Context, tasks *errgroup.Group, name string) 
 	for group, desired := range d.groups {
 		seg.want(group, desired)
 	}
+	for _, said := range d.mirror {
+		seg.mirror(said)
+	}
 	before := d.ended[name]
 	d.ended[name] = seg.done
 	d.segments[name] = seg
@@ -124,6 +128,31 @@ func (d *Driver) begin(ctx context.Context, tasks *errgroup.Group, name string) 
 		return nil
 	})
 	return seg
+}
+
+// interfaceOf returns the name of the served interface with that MAC address, or "".
+func (d *Driver) interfaceOf(mac [6]byte) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, seg := range d.segments {
+		if p := seg.published.Load(); p != nil && slices.Equal(p.MAC, mac[:]) {
+			return name
+		}
+	}
+	return ""
+}
+
+// home reports whether the interface holds a node address.
+func (d *Driver) home(name string) bool {
+	d.mu.Lock()
+	seg, ok := d.segments[name]
+	d.mu.Unlock()
+	if !ok {
+		return false
+	}
+	seg.inbox.mu.Lock()
+	defer seg.inbox.mu.Unlock()
+	return seg.inbox.home
 }
 
 // named reports whether a group names the interface. d.mu is held.

@@ -26,6 +26,26 @@ type link struct {
 	mac   [6]byte
 	up    bool // administratively, and with a carrier
 	addrs []netip.Addr
+	// subnets are those of addrs, masked.
+	subnets []netip.Prefix
+}
+
+// segment names the segment for the mirror, alike on all nodes of it: by its lowest IPv4 subnet, or else its lowest
+// IPv6 one; without any by the interface.
+func (l link) segment() string {
+	var lowest netip.Prefix
+	for _, p := range l.subnets {
+		switch {
+		case p.IsSingleIP() || p.Addr().IsLinkLocalUnicast():
+		case !lowest.IsValid(), p.Addr().Is4() && lowest.Addr().Is6(),
+			p.Addr().Is4() == lowest.Addr().Is4() && p.Addr().Less(lowest.Addr()):
+			lowest = p
+		}
+	}
+	if !lowest.IsValid() {
+		return l.name
+	}
+	return lowest.String()
 }
 
 func (l link) hardware() net.HardwareAddr { return net.HardwareAddr(l.mac[:]) }
@@ -54,8 +74,6 @@ type wire interface {
 	// group of an IPv6 address follows soon after. leave undoes one join, soon after.
 	join(netip.Addr)
 	leave(netip.Addr)
-	// admit is a join that is never undone, and may be repeated.
-	admit(netip.Addr) error
 	// close closes the sockets; it may be called more than once and from any goroutine. wait returns once
 	// the ingress will not be called any more.
 	close()

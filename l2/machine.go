@@ -1,0 +1,624 @@
+package l2
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// machine is the protocol of docs/l2-protocol.md on one segment: it decides for which groups this node answers. It
+// has no socket and no clock: each method takes the time, which must not go backwards, and what it wants done
+// is collected until take.
+type machine struct {
+	self     string
+	boot     uint64
+	handover time.Duration
+	clock    clockwork
+	members  *roster
+
+	// What others want of this node.
+	state         State
+	linked, keyed bool
+
+	contests map[groupKey]*contest
+	order    []*contest           // all of them, by key
+	vacant   map[groupKey]bool    // those with a due time
+	expected map[string]int       // the other candidates, and of how many groups
+	peers    map[string]*claimant // what the peers that are alive claim
+	own      claimSet
+	room     int // claims in a message
+
+	eligible bool      // this node may claim
+	dazed    bool      // it overslept, and has not caught up
+	alone    bool      // it hears nobody, and should
+	company  time.Time // when somebody was heard anew last
+	synced   bool      // it knows what those that it hears claim
+	owned    int
+
+	moving   []groupKey // to be offered, if another comes before this node
+	offering groupKey   // the last of them that was offered
+	moved    time.Time  // when
+
+	untold    map[groupKey]int // claims that changed, and how often they are still to be sent
+	flushed   time.Time        // when some were sent last
+	pulled    bool             // somebody asked for all of ours
+	published time.Time        // when they were sent last
+	sequence  uint64
+
+	out output
+}
+
+// claimant is a peer's claims as far as they are known.
+type claimant struct {
+	claimSet
+	boot  uint64
+	since time.Time // when they began to differ from its digest; zero: they agree
+	asked time.Time
+}
+
+// output is what is to be done, in this order.
+type output struct {
+	moves    []move
+	claims   []Claim // of this node's, for the mirror
+	changes  []change
+	messages []message
+}
+
+// move is one thing to carry out.
+type move struct {
+	kind  moveKind
+	group string
+	owner string // after the move; empty: nobody
+	cause Cause
+	addrs []netip.Addr
+	fresh bool // nobody ever answered for the group
+}
+
+type moveKind uint8
+
+const (
+	start    moveKind = iota // answer from now on, and announce
+	announce                 // announce again: what the segment believes may be stale
+	stop                     // answer no more
+	expect                   // addresses were set or replaced: know them
+	forget                   // addresses are none of ours any more
+)
+
+const (
+	tellTimes  = 3                     // a claim that changed is sent so often
+	tellPause  = 10 * time.Millisecond // with this between
+	tellAtOnce = 64                    // messages
+	rankPause  = 20 * time.Millisecond // between the candidates' turns to take what is vacant
+	loneListen = 3                     // times as long to listen when those expected are not heard
+	syncAtMost = 5                     // intervals that one whose claims cannot be got may hold up others
+	crowd      = 50                    // peers from which on the interval grows with their number
+)
+
+func newMachine(self string, boot uint64, interval, listen, handover time.Duration, random func() uint64) *machine {
+	return &machine{
+		self: self, boot: boot, handover: handover,
+		clock:    clockwork{base: interval, interval: interval, listen: listen},
+		members:  newRoster(self, boot, random),
+		contests: make(map[groupKey]*contest), vacant: make(map[groupKey]bool), expected: make(map[string]int),
+		peers: make(map[string]*claimant), own: newClaimSet(), untold: make(map[groupKey]int),
+		room: claimsPerMessage(1500, self), synced: true,
+	}
+}
+
+// take returns what is to be done, once.
+func (m *machine) take() output {
+	out := m.out
+	m.out = output{}
+	return out
+}
+
+// contest returns the contest of a group, and makes it if need be.
+func (m *machine) contest(key groupKey) *contest {
+	if c, ok := m.contests[key]; ok {
+		return c
+	}
+	c := &contest{key: key, rivals: make(map[string]claim)}
+	m.contests[key] = c
+	i, _ := slices.BinarySearchFunc(m.order, key, func(c *contest, k groupKey) int { return compareKeys(c.key, k) })
+	m.order = slices.Insert(m.order, i, c)
+	return c
+}
+
+// set replaces what is wanted of one group. No addresses: the group is not announced here.
+func (m *machine) set(now time.Time, group string, addresses []netip.Addr, candidates []string, preferred map[string]int32) {
+	key := keyOf(group)
+	if c, known := m.contests[key]; len(addresses) == 0 && (!known || !c.wanted) {
+		return
+	}
+	c := m.contest(key)
+	m.count(c.candidates, -1)
+	m.count(candidates, +1)
+	if len(addresses) == 0 {
+		m.relinquish(c, "", Removed)
+		m.regain(c)
+		c.wanted, c.addresses, c.candidates, c.preferred = false, nil, nil, nil
+		m.undue(c)
+		m.out.moves = append(m.out.moves, move{kind: forget, group: group})
+		m.settleAlone(now)
+		return
+	}
+	changed := !slices.Equal(c.addresses, addresses)
+	c.group, c.wanted, c.addresses, c.preferred = group, true, addresses, preferred
+	c.candidates = slices.Sorted(slices.Values(candidates))
+	if changed {
+		m.out.moves = append(m.out.moves, move{kind: expect, group: group, addrs: addresses})
+	}
+	m.settleAlone(now)
+	was := c.owned
+	m.evaluate(now, c, Configured)
+	if changed && was && c.owned {
+		m.announce(c, Configured)
+	}
+}
+
+// count keeps how many groups expect each of the other nodes.
+func (m *machine) count(candidates []string, n int) {
+	for _, node := range candidates {
+		if node == m.self {
+			continue
+		}
+		if m.expected[node] += n; m.expected[node] == 0 {
+			delete(m.expected, node)
+		}
+	}
+}
+
+// stand takes what this node is told to be, and whether its link and its key let it.
+func (m *machine) stand(now time.Time, state State, linked, keyed bool, cause Cause) {
+	if state != m.state {
+		m.state = state
+		m.clock.hurry(now)
+	}
+	if keyed && !m.keyed {
+		m.clock.listenAnew(now) // what was said before could not be understood
+	}
+	m.linked, m.keyed = linked, keyed
+	m.settle(now, cause)
+}
+
+// settle keeps eligible, and decides anew when it changes.
+func (m *machine) settle(now time.Time, cause Cause) {
+	able := m.able(now)
+	if !able && m.owned > 0 {
+		for _, c := range m.order {
+			m.relinquish(c, "", cause)
+		}
+	}
+	if eligible := able && m.state == Ready && !m.dazed; eligible != m.eligible {
+		m.eligible = eligible
+		m.clock.hurry(now)
+		m.evaluateAll(now, cause)
+	}
+}
+
+// able reports whether the segment can be spoken to, and was listened on for long enough.
+func (m *machine) able(now time.Time) bool {
+	if !m.linked || !m.keyed {
+		return false
+	}
+	if !m.eligible && m.owned == 0 && m.alone {
+		return m.clock.listenedFor(now, loneListen*m.clock.listen)
+	}
+	return m.clock.listenedFor(now, m.clock.listen)
+}
+
+// hear takes a message whose signature held. An error is a rejection.
+func (m *machine) hear(now time.Time, x message) error {
+	if x.kind == kindChallenge && x.to == m.boot && x.node != m.self {
+		m.send(message{kind: kindProof, to: x.boot, nonce: x.nonce})
+	}
+	c, challenge, err := m.members.hear(now, x)
+	if challenge != nil {
+		m.send(*challenge)
+	}
+	if err != nil {
+		return err
+	}
+	p := m.claimant(now, x)
+	switch x.kind {
+	case kindClaims:
+		m.said(now, x.node, p, x.claims)
+	case kindPull:
+		m.pulled = m.pulled || x.to == m.boot
+	case kindHello, kindChallenge, kindProof:
+	}
+	switch {
+	case p.digest == x.digest && !p.since.IsZero():
+		p.since = time.Time{}
+		m.regainFrom(x.node)
+	case p.digest != x.digest && p.since.IsZero():
+		p.since = now
+	}
+	if p.digest != x.digest && now.Sub(p.asked) >= m.clock.interval {
+		p.asked = now
+		m.send(message{kind: kindPull, to: x.boot})
+	}
+	if c != nil {
+		m.changed(now, *c)
+	}
+	m.settleSynced(now)
+	return nil
+}
+
+// claimant returns what the sender claims, nothing if it is another process than before.
+func (m *machine) claimant(now time.Time, x message) *claimant {
+	p, known := m.peers[x.node]
+	if known && p.boot == x.boot {
+		return p
+	}
+	if known {
+		m.disregard(now, x.node, PeerLeft)
+	}
+	p = &claimant{claimSet: newClaimSet(), boot: x.boot}
+	m.peers[x.node] = p
+	return p
+}
+
+// said takes some of a peer's claims.
+func (m *machine) said(now time.Time, node string, p *claimant, some claims) {
+	for _, key := range p.take(some) {
+		c := m.contest(key)
+		claim, claims := p.claims[key]
+		_, was := c.rivals[node]
+		if claims {
+			c.rivals[node] = claim
+			c.learn(claim.term)
+		} else {
+			delete(c.rivals, node)
+		}
+		m.evaluate(now, c, HandedOver)
+		if c.owned && was != claims {
+			m.announce(c, HandedOver) // some of the segment may believe the other
+		}
+		m.prune(c)
+	}
+}
+
+// disregard voids all claims of a peer.
+func (m *machine) disregard(now time.Time, node string, cause Cause) {
+	p := m.peers[node]
+	if p == nil {
+		return
+	}
+	delete(m.peers, node)
+	for _, key := range slices.SortedFunc(maps.Keys(p.claims), compareKeys) {
+		c := m.contests[key]
+		if x := c.rivals[node]; !x.relayed {
+			c.voided = max(c.voided, x.term)
+		}
+		delete(c.rivals, node)
+		m.evaluate(now, c, cause)
+		m.prune(c)
+	}
+}
+
+// prune forgets a contest that nobody takes part in.
+func (m *machine) prune(c *contest) {
+	if c.wanted || len(c.rivals) > 0 || c.mirror.Node != "" {
+		return
+	}
+	if i, found := slices.BinarySearchFunc(m.order, c.key, func(c *contest, k groupKey) int { return compareKeys(c.key, k) }); found {
+		m.order = slices.Delete(m.order, i, i+1)
+	}
+	delete(m.contests, c.key)
+}
+
+// changed takes a peer's step.
+func (m *machine) changed(now time.Time, c change) {
+	m.out.changes = append(m.out.changes, c)
+	if c.alive {
+		m.company = now
+		m.regainFrom(c.peer)
+	} else {
+		m.disregard(now, c.peer, c.cause)
+	}
+	m.settleAlone(now)
+	m.settleSynced(now)
+	m.evaluateAll(now, c.cause)
+}
+
+// settleAlone keeps whether this node is alone where it should not be. Its claims are unwitnessed then.
+func (m *machine) settleAlone(now time.Time) {
+	alone := len(m.expected) > 0 && m.members.alive() == 0
+	if alone == m.alone {
+		return
+	}
+	m.alone = alone
+	if alone {
+		m.doubt()
+	}
+}
+
+// doubt takes all claims of this node's for unwitnessed, until it is acquainted again: others may have claimed the same
+// without its hearing it.
+func (m *machine) doubt() {
+	for _, c := range m.order {
+		if c.owned && c.mine.witnessed {
+			c.mine.witnessed = false
+			m.tell(c)
+		}
+	}
+}
+
+// settleSynced keeps whether the claims of those alive are known, and decides anew when they are. One whose claims
+// cannot be got holds up nothing for long.
+func (m *machine) settleSynced(now time.Time) {
+	synced := true
+	for _, p := range m.peers {
+		synced = synced && (p.since.IsZero() || now.Sub(p.since) > syncAtMost*m.clock.interval)
+	}
+	if synced == m.synced {
+		return
+	}
+	m.synced = synced
+	if synced {
+		m.evaluateAll(now, Joined)
+	}
+}
+
+// mirrored takes what the second channel says of a group.
+func (m *machine) mirrored(now time.Time, said Claim) {
+	key := keyOf(said.Group)
+	if said.Node == "" && m.contests[key] == nil {
+		return
+	}
+	c := m.contest(key)
+	c.mirror = said
+	c.learn(said.Term)
+	switch {
+	case !c.lost.relayed:
+	case said.Node != "" && said.Node != m.self && !m.knows(said.Node) && said.Term >= c.lost.term:
+		m.lose(c) // its side moved it, or witnesses it
+	default:
+		m.regain(c)
+	}
+	m.evaluate(now, c, PeerSilent)
+	if c.owned && c.mirror.Node != m.self && c.mirror.Term < c.mine.term {
+		m.tellMirror(c) // another's withdrawal, or older claim, came over ours
+	}
+	m.prune(c)
+}
+
+// mirrorLost has this node trust no more that those live of whom only the mirror told.
+func (m *machine) mirrorLost(now time.Time) {
+	for _, c := range m.order {
+		if !m.knows(c.mirror.Node) {
+			m.regain(c)
+			c.mirror, c.disputes = Claim{}, ""
+		}
+	}
+	m.evaluateAll(now, PeerSilent)
+}
+
+// evaluateAll decides every group anew.
+func (m *machine) evaluateAll(now time.Time, cause Cause) {
+	for _, c := range m.order {
+		m.evaluate(now, c, cause)
+	}
+}
+
+// evaluate decides one group anew.
+func (m *machine) evaluate(now time.Time, c *contest, cause Cause) {
+	if !c.wanted {
+		return
+	}
+	best, rival := c.best(m.members.ready)
+	if !c.owned {
+		m.evaluateVacancy(now, c, cause)
+		return
+	}
+	mine := standing{c.mine, m.self}
+	offers := !c.offered.IsZero() || !m.dazed && !(m.eligible && c.candidate(m.self))
+	switch {
+	case rival && (offers || c.beats(best, mine)):
+		m.relinquish(c, best.node, HandedOver)
+	case m.dazed: // silent: the others decide
+	case offers && c.mirror.Node != "" && c.mirror.Node != m.self && c.mirror.Term >= c.mine.term:
+		m.relinquish(c, c.mirror.Node, HandedOver) // taken by one that is silent here
+	case offers:
+		m.offer(c, true)
+	case rival && best.term >= c.mine.term, c.contested():
+		m.reclaim(now, c, c.highest) // who claimed that does not hear us, or not yet: the mirror may tell it
+	case m.disputed(now, c, mine):
+	case !rival && !c.mine.witnessed && m.acquainted(now):
+		c.mine.witnessed = true
+		m.tell(c)
+	default:
+		m.offer(c, false)
+	}
+}
+
+// acquainted reports whether this node knows what all others claim that it can be expected to hear: it has company, of
+// which nobody came only now.
+func (m *machine) acquainted(now time.Time) bool {
+	return !m.alone && m.synced && now.Sub(m.company) >= silence*m.clock.interval
+}
+
+// disputed settles a claim of a node that is silent here, but whose claim the mirror shows. It may be dead. It is
+// not if its term is above one that we claimed after it fell silent.
+func (m *machine) disputed(now time.Time, c *contest, mine standing) bool {
+	other := c.mirror
+	if other.Node == "" || other.Node == m.self || other.Term < mine.term {
+		return false
+	}
+	if m.knows(other.Node) {
+		// By the segment it does not count: it may be offered, by one who does not hear us take it.
+		m.reclaim(now, c, other.Term)
+		return true
+	}
+	theirs := standing{claim{term: other.Term, witnessed: other.Witnessed}, other.Node}
+	silent := m.members.silentSince(other.Node)
+	lives := m.members.hears(other.Node) || other.Term > mine.term && (c.disputes == other.Node || !silent.IsZero() && !c.claimed.Before(silent))
+	if lives && c.beats(theirs, mine) {
+		m.relinquish(c, other.Node, HandedOver)
+		m.lose(c)
+		return true
+	}
+	c.disputes = other.Node
+	m.reclaim(now, c, other.Term)
+	return true
+}
+
+// lose takes the claim of which the mirror tells as one that counts, and tells the segment of it: others there may
+// not see it, and would take the group for vacant.
+func (m *machine) lose(c *contest) {
+	lost := claim{term: c.mirror.Term, witnessed: c.mirror.Witnessed, relayed: true}
+	if c.lost != lost {
+		c.lost = lost
+		m.tell(c)
+	}
+}
+
+// regain ends that.
+func (m *machine) regain(c *contest) {
+	if c.lost.relayed {
+		c.lost = claim{}
+		m.tell(c)
+	}
+}
+
+// regainFrom ends that for all groups of a node of which the segment tells now.
+func (m *machine) regainFrom(node string) {
+	for _, c := range m.order {
+		if c.mirror.Node == node && m.knows(node) {
+			m.regain(c)
+		}
+	}
+}
+
+// knows reports whether the segment tells what the node claims.
+func (m *machine) knows(node string) bool {
+	p, ok := m.peers[node]
+	return ok && p.since.IsZero() && m.members.hears(node)
+}
+
+// evaluateVacancy decides whether and when to claim what this node does not own.
+func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
+	if !c.vacant(m.members.ready, m.alone) || !m.eligible || !m.synced || !c.candidate(m.self) {
+		m.undue(c)
+		return
+	}
+	turn := now.Add(time.Duration(c.rank(m.self, m.members.ready)) * rankPause)
+	if c.due.IsZero() {
+		c.cause = cause
+		c.due = turn
+		m.vacant[c.key] = true
+	} else if turn.Before(c.due) {
+		c.due = turn
+	}
+	if !now.Before(c.due) {
+		m.claim(now, c)
+	}
+}
+
+func (m *machine) undue(c *contest) {
+	c.due = time.Time{}
+	delete(m.vacant, c.key)
+}
+
+// claim takes a vacant group.
+func (m *machine) claim(now time.Time, c *contest) {
+	m.undue(c)
+	fresh := c.highest == 0
+	c.lost = claim{}
+	c.owned, c.claimed, c.offered = true, now, time.Time{}
+	c.mine = claim{term: c.highest + 1, witnessed: !m.alone}
+	c.learn(c.mine.term)
+	m.owned++
+	m.tell(c)
+	m.out.moves = append(m.out.moves, move{kind: start, group: c.group, owner: m.self, cause: c.cause, addrs: c.addresses, fresh: fresh})
+}
+
+// reclaim claims anew what this node owns, above a rival's term.
+func (m *machine) reclaim(now time.Time, c *contest, above uint64) {
+	c.learn(above)
+	c.learn(c.mine.term)
+	c.claimed = now
+	c.mine = claim{term: c.highest + 1, witnessed: !m.alone}
+	c.learn(c.mine.term)
+	m.tell(c)
+	m.announce(c, HandedOver)
+}
+
+// relinquish gives a group up, if this node owns it.
+func (m *machine) relinquish(c *contest, owner string, cause Cause) {
+	if !c.owned {
+		return
+	}
+	c.owned, c.mine, c.offered, c.disputes = false, claim{}, time.Time{}, ""
+	m.owned--
+	m.tell(c)
+	m.out.claims = append(m.out.claims, Claim{Group: c.group})
+	m.out.moves = append(m.out.moves, move{kind: stop, group: c.group, owner: owner, cause: cause, addrs: c.addresses})
+}
+
+// offer says whether others shall take the group.
+func (m *machine) offer(c *contest, offered bool) {
+	if c.mine.offered == offered {
+		return
+	}
+	c.mine.offered = offered
+	m.tell(c)
+}
+
+func (m *machine) announce(c *contest, cause Cause) {
+	m.out.moves = append(m.out.moves, move{kind: announce, group: c.group, owner: m.self, cause: cause, addrs: c.addresses})
+}
+
+// repeat announces everything that is answered for.
+func (m *machine) repeat(cause Cause) {
+	for _, c := range m.order {
+		if c.owned {
+			m.announce(c, cause)
+		}
+	}
+}
+
+// rebalance offers the groups that others come before this node for, one after the other.
+func (m *machine) rebalance(groups ...string) {
+	for _, g := range groups {
+		if key := keyOf(g); !slices.Contains(m.moving, key) {
+			m.moving = append(m.moving, key)
+		}
+	}
+}
+
+// move offers the next group that is to be rebalanced, and takes back an offer that nobody took.
+func (m *machine) move(now time.Time) {
+	if now.Sub(m.moved) < m.handover {
+		return
+	}
+	if c := m.contests[m.offering]; c != nil && c.owned && !c.offered.IsZero() {
+		c.offered = time.Time{}
+		m.evaluate(now, c, Configured)
+	}
+	for len(m.moving) > 0 {
+		c := m.contests[m.moving[0]]
+		m.moving = m.moving[1:]
+		if c == nil || !c.owned || !m.eligible || !m.synced || c.rank(m.self, m.members.ready) == 0 {
+			continue
+		}
+		m.moved, m.offering, c.offered = now, c.key, now
+		m.evaluate(now, c, Configured)
+		return
+	}
+}
+
+// sighted takes a peer's announcement of an address of the group: it took what this node offers.
+func (m *machine) sighted(now time.Time, group, peer string) {
+	if c, ok := m.contests[keyOf(group)]; ok && c.owned && c.mine.offered && m.members.hears(peer) {
+		m.relinquish(c, peer, HandedOver)
+	}
+}
+
+// drained reports whether this node owns nothing that another could take, and has told so.
+func (m *machine) drained() bool {
+	return !m.clock.quickLeft() && len(m.untold) == 0 &&
+		!slices.ContainsFunc(m.order, func(c *contest) bool { return c.owned && c.takers(m.self, m.members.ready) })
+}

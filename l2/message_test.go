@@ -1,0 +1,184 @@
+package l2
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var whole = cmp.AllowUnexported(message{}, claims{}, claimEntry{}, claim{})
+
+func someMessages() []message {
+	head := message{
+		node: "node-1", cluster: 5, boot: 0x0102030405060708, sequence: 42, interval: 100 * time.Millisecond,
+		state: Ready, digest: 7, mac: [6]byte{2, 0, 0, 0, 0, 1},
+	}
+	kinds := []message{
+		{kind: kindHello},
+		{kind: kindPull, to: 9},
+		{kind: kindChallenge, to: 9, nonce: 10},
+		{kind: kindProof, to: 9, nonce: 10},
+		{kind: kindClaims, claims: claims{whole: true, from: keyOf("a"), to: keyOf("b")}},
+		{kind: kindClaims, claims: claims{entries: []claimEntry{
+			{group: keyOf("a"), claim: claim{term: 1 << 40, witnessed: true, offered: true}},
+			{group: keyOf("b"), claim: claim{relayed: true}},
+			{group: keyOf("c"), removed: true},
+		}}},
+	}
+	for i, k := range kinds {
+		m := head
+		m.kind, m.to, m.nonce, m.claims = k.kind, k.to, k.nonce, k.claims
+		kinds[i] = m
+	}
+	return kinds
+}
+
+func TestAMessageSurvivesItsSealing(t *testing.T) {
+	for _, m := range someMessages() {
+		got, err := openMessage(m.seal([]byte("key")), 5, Keys{Sign: []byte("key")})
+		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
+			t.Errorf("kind %d: %v, (-want +got):\n%s", m.kind, err, diff)
+		}
+	}
+}
+
+func TestTheFormatIsFixed(t *testing.T) {
+	// Speakers of different versions must understand each other: these sums never change.
+	for i, want := range []string{"6fc5", "05b9", "dba3", "1347", "371e", "c459"} {
+		m := someMessages()[i]
+		sum := sha256.Sum256(m.seal([]byte("key")))
+		if got := fmt.Sprintf("%x", sum[:2]); got != want {
+			t.Errorf("kind %d: the sealed message has sum %s, want %s", m.kind, got, want)
+		}
+	}
+}
+
+func TestAMessageOfALaterMinorVersionIsUnderstood(t *testing.T) {
+	for _, m := range someMessages() {
+		b := m.seal([]byte("key"))
+		longer := append(b[:len(b)-sha256.Size], "what is new"...)
+		got, err := openMessage(sign(longer, longer, []byte("key")), 5, Keys{Sign: []byte("key")})
+		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
+			t.Errorf("kind %d with something appended: %v, (-want +got):\n%s", m.kind, err, diff)
+		}
+	}
+	unknown := someMessages()[0]
+	unknown.kind = 99
+	if got, err := openMessage(unknown.seal([]byte("key")), 5, Keys{Sign: []byte("key")}); err != nil || got.kind != 99 {
+		t.Errorf("a kind of later: %v; want a sign of life", err)
+	}
+}
+
+func TestEachOfTwoKeysIsAccepted(t *testing.T) {
+	b := someMessages()[0].seal([]byte("new"))
+	if _, err := openMessage(b, 5, Keys{Sign: []byte("old"), Accept: [][]byte{[]byte("new")}}); err != nil {
+		t.Errorf("signed with the key that is accepted: %v", err)
+	}
+	if _, err := openMessage(b, 5, Keys{Sign: []byte("old")}); !errors.Is(err, rejectHMAC) {
+		t.Errorf("signed with another key: %v, want %v", err, rejectHMAC)
+	}
+}
+
+func TestAMessageThatIsNotAsSealedIsRejected(t *testing.T) {
+	good := someMessages()[0].seal([]byte("key"))
+	damaged := func(change func([]byte) []byte) []byte { return change(bytes.Clone(good)) }
+	resealed := func(change func(*message)) []byte {
+		m := someMessages()[0]
+		change(&m)
+		return m.seal([]byte("key"))
+	}
+	forged := func(at int, b byte) []byte {
+		body := bytes.Clone(good[:len(good)-sha256.Size])
+		body[at] = b
+		return sign(body, body, []byte("key"))
+	}
+	for _, c := range []struct {
+		name    string
+		payload []byte
+		keys    Keys
+		want    error
+	}{
+		{"no key", good, Keys{}, rejectNoKey},
+		{"empty", nil, Keys{Sign: []byte("key")}, rejectLength},
+		{"short", good[:minMessage-1], Keys{Sign: []byte("key")}, rejectLength},
+		{"not ours", damaged(func(b []byte) []byte { b[0] = 'X'; return b }), Keys{Sign: []byte("key")}, rejectVersion},
+		{"another version", damaged(func(b []byte) []byte { b[4]++; return b }), Keys{Sign: []byte("key")}, rejectVersion},
+		{"another cluster", resealed(func(m *message) { m.cluster = 6 }), Keys{Sign: []byte("key")}, rejectCluster},
+		{"another key", good, Keys{Sign: []byte("other")}, rejectHMAC},
+		{"one bit", damaged(func(b []byte) []byte { b[20] ^= 1; return b }), Keys{Sign: []byte("key")}, rejectHMAC},
+		{"a name beyond the end", forged(messageFixed-1, 200), Keys{Sign: []byte("key")}, rejectLength},
+		{"no name", forged(messageFixed-1, 0), Keys{Sign: []byte("key")}, rejectLength},
+		{"a body beyond the end", forged(messageFixed+len("node-1"), 1), Keys{Sign: []byte("key")}, rejectLength},
+		{"an impossible interval", resealed(func(m *message) { m.interval = time.Millisecond }), Keys{Sign: []byte("key")}, rejectField},
+		{"an impossible state", resealed(func(m *message) { m.state = 9 }), Keys{Sign: []byte("key")}, rejectField},
+	} {
+		if _, err := openMessage(c.payload, 5, c.keys); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+func FuzzOpenMessage(f *testing.F) {
+	keys := Keys{Sign: []byte("key")}
+	for _, m := range someMessages() {
+		b := m.seal(keys.Sign)
+		f.Add(b[:len(b)-sha256.Size])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = openMessage(b, 5, keys)
+		// Of whoever has the key too nothing may be believed that does not hold.
+		m, err := openMessage(sign(bytes.Clone(b), b, keys.Sign), 5, keys)
+		if err != nil {
+			return
+		}
+		if m.node == "" || m.state > Restarting || m.interval < minHelloInterval {
+			t.Errorf("opened %+v", m)
+		}
+		if m.kind > kindProof {
+			return
+		}
+		if again, err := openMessage(m.seal(keys.Sign), 5, keys); err != nil || !cmp.Equal(m, again, whole) {
+			t.Errorf("sealed again: %v %+v, want %+v", err, again, m)
+		}
+	})
+}
+
+func TestAClaimSetFollowsAnotherThroughItsParts(t *testing.T) {
+	source, mirror := newClaimSet(), newClaimSet()
+	for i := range 500 {
+		mirror.put(keyOf(fmt.Sprint("stale", i)), claim{term: 3})
+		source.put(keyOf(fmt.Sprint(i)), claim{term: uint64(i), witnessed: i%2 == 0})
+	}
+	parts := source.all(50)
+	for i, p := range parts {
+		if len(p.entries) > 50 {
+			t.Fatalf("part %d has %d claims", i, len(p.entries))
+		}
+		mirror.take(p)
+		mirror.take(p) // repeated
+	}
+	if mirror.digest != source.digest || !cmp.Equal(mirror.claims, source.claims, whole) {
+		t.Error("the parts do not make the set")
+	}
+	changed := mirror.take(claims{entries: []claimEntry{
+		{group: keyOf("1"), removed: true}, {group: keyOf("2"), claim: claim{term: 9}}, {group: keyOf("none"), removed: true},
+		{group: keyOf("3"), claim: source.claims[keyOf("3")]},
+	}})
+	want := []groupKey{keyOf("1"), keyOf("2")}
+	slices.SortFunc(want, compareKeys)
+	slices.SortFunc(changed, compareKeys)
+	if !slices.Equal(changed, want) {
+		t.Errorf("changed %x, want %x", changed, want)
+	}
+	source.remove(keyOf("1"))
+	source.put(keyOf("2"), claim{term: 9})
+	if mirror.digest != source.digest {
+		t.Error("digests differ after a change")
+	}
+}

@@ -1,0 +1,418 @@
+package l2
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// histories is how many random histories a quick test run goes through; `make test` goes through 100 000.
+const histories = 2_000
+
+// calm is how long after the last disturbance what the protocol promises must hold.
+const calm = 4500 * time.Millisecond
+
+// TestRandomHistories runs the machine through random histories and checks what docs/l2-protocol.md promises.
+// BERTH_L2_SEED replays one of them, with a trace; BERTH_L2_HISTORIES sets their number.
+func TestRandomHistories(t *testing.T) {
+	if text := os.Getenv("BERTH_L2_SEED"); text != "" {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var trace strings.Builder
+		if err := history(seed, &trace); err != nil {
+			t.Errorf("%v\n%s", err, trace.String())
+		} else {
+			t.Log(trace.String())
+		}
+		return
+	}
+	count := uint64(histories)
+	if text := os.Getenv("BERTH_L2_HISTORIES"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count = n
+	}
+	var group sync.WaitGroup
+	seeds := make(chan uint64)
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() {
+			for seed := range seeds {
+				if err := history(seed, nil); err != nil {
+					t.Errorf("BERTH_L2_SEED=%d: %v", seed, err)
+				}
+			}
+		})
+	}
+	for seed := range count {
+		if t.Failed() && seed%64 == 0 {
+			break
+		}
+		seeds <- seed
+	}
+	close(seeds)
+	group.Wait()
+}
+
+// history is one random history.
+func history(seed uint64, trace *strings.Builder) error {
+	w := newWorld(seed, 2+int(seed%3), 1+int(seed/3%2), trace)
+	r := w.random
+	w.delay = w.between(0, 5*time.Millisecond)
+	for _, n := range w.nodes {
+		n.drift = 0.99 + 0.02*r.Float64()
+		w.after(w.between(0, 1500*time.Millisecond), n.boot)
+	}
+	if err := w.run(calm+1500*time.Millisecond, nil); err != nil {
+		return err
+	}
+	if err := w.settles(); err != nil {
+		return err
+	}
+	for range 1 + r.IntN(2) {
+		for range 1 + r.IntN(4) {
+			w.disturb()
+			if err := w.run(w.between(0, 700*time.Millisecond), nil); err != nil {
+				return err
+			}
+		}
+		if r.IntN(2) == 0 {
+			w.heal()
+		}
+		w.loss = min(w.loss, 0.05)
+		for _, n := range w.nodes {
+			n.slow = 0
+		}
+		if err := w.run(calm, nil); err != nil {
+			return err
+		}
+		if err := w.settles(); err != nil {
+			return err
+		}
+		if w.loss > 0 {
+			continue
+		}
+		before := w.moves
+		if err := w.run(300*time.Millisecond, w.promised); err != nil {
+			return err
+		}
+		if w.moves != before {
+			return fmt.Errorf("%d moves while nothing happens", w.moves-before)
+		}
+	}
+	return nil
+}
+
+// settles checks what is promised. Where messages are lost all those of a peer's three intervals may be, and that is
+// a disturbance too: it must be over in a moment.
+func (w *world) settles() error {
+	err := w.promised()
+	for range 15 {
+		if err == nil || w.loss == 0 {
+			break
+		}
+		if err := w.run(100*time.Millisecond, nil); err != nil {
+			return err
+		}
+		err = w.promised()
+	}
+	return err
+}
+
+// disturb does something bad, or undoes it.
+func (w *world) disturb() {
+	n := w.nodes[w.random.IntN(len(w.nodes))]
+	switch w.random.IntN(11) {
+	case 0:
+		if n.m != nil {
+			n.crash()
+		} else {
+			n.boot()
+		}
+	case 1, 2:
+		if n.frozen {
+			n.thaw()
+		} else {
+			n.freeze()
+		}
+	case 3:
+		w.log("partition")
+		for _, a := range w.nodes {
+			for _, b := range w.nodes {
+				apart := (a.index < n.index) != (b.index < n.index)
+				w.blocked[[2]int{a.index, b.index}] = apart
+			}
+		}
+	case 4:
+		w.log("%s is cut off", n.name)
+		for _, b := range w.nodes {
+			w.blocked[[2]int{n.index, b.index}], w.blocked[[2]int{b.index, n.index}] = true, true
+		}
+	case 5:
+		w.log("%s is deaf", n.name)
+		for _, b := range w.nodes {
+			w.blocked[[2]int{b.index, n.index}] = true
+		}
+	case 6:
+		other := w.nodes[w.random.IntN(len(w.nodes))]
+		w.log("%s does not reach %s", n.name, other.name)
+		w.blocked[[2]int{n.index, other.index}] = true
+	case 7:
+		w.loss = 0.3 * w.random.Float64()
+		w.log("loss %.2f", w.loss)
+	case 8:
+		n.apiCut = !n.apiCut
+		w.log("%s: API cut %t", n.name, n.apiCut)
+		if n.apiCut {
+			n.lose()
+		} else {
+			n.connect()
+		}
+	case 9:
+		n.slow = w.between(0, 200*time.Millisecond)
+		w.log("%s is slow, %s", n.name, n.slow)
+	case 10:
+		if n.state = Leaving; w.random.IntN(2) == 0 {
+			n.state = Ready
+		}
+		w.log("%s is %s", n.name, n.state)
+		n.act()
+	}
+}
+
+// heal undoes all faults.
+func (w *world) heal() {
+	w.log("all heals")
+	clear(w.blocked)
+	w.loss = 0
+	for _, n := range w.nodes {
+		n.slow = 0
+		n.state = Ready
+		n.thaw()
+		if n.apiCut {
+			n.apiCut = false
+			n.connect()
+		}
+		if n.m == nil {
+			n.boot()
+		}
+	}
+}
+
+// promised checks what must hold when nothing happened for a while.
+func (w *world) promised() error {
+	for _, g := range w.groups {
+		owners := w.owners(g)
+		for i, a := range owners {
+			for _, b := range owners[i+1:] {
+				if w.connected(a, b) {
+					return fmt.Errorf("at %.3f s %s and %s, which can reach each other, both answer for %s", w.now.Seconds(), a.name, b.name, g)
+				}
+			}
+		}
+		// Of a node that is on no segment with others only the API tells whether it lives: that of the node, not of
+		// the speaker's process.
+		trusted := w.api[g].Node != "" && w.node(w.api[g].Node).frozen
+		if len(owners) == 0 {
+			for _, n := range w.nodes {
+				if n.m != nil && !n.frozen && n.state == Ready && !trusted {
+					return fmt.Errorf("at %.3f s nobody answers for %s, though %s could", w.now.Seconds(), g, n.name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// connected tells whether one of the two ways goes in both directions, directly.
+func (w *world) connected(a, b *simNode) bool {
+	segment := !w.blocked[[2]int{a.index, b.index}] && !w.blocked[[2]int{b.index, a.index}]
+	return segment || !a.apiCut && !b.apiCut
+}
+
+// together returns a world whose nodes all run and know each other.
+func together(t *testing.T, nodes, groups int, trace *strings.Builder) *world {
+	t.Helper()
+	w := newWorld(1, nodes, groups, trace)
+	for _, n := range w.nodes {
+		w.after(w.between(0, time.Second), n.boot)
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.promised(); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestTheGroupsOfADeadNodeAreTakenWithinFourIntervals(t *testing.T) {
+	for seed := range uint64(50) {
+		w := together(t, 5, 20, nil)
+		w.random.Uint64N(seed + 1) // another history
+		dead := w.nodes[seed%5]
+		if err := w.run(w.between(0, 300*time.Millisecond), nil); err != nil {
+			t.Fatal(err)
+		}
+		kept := map[string]*simNode{}
+		for _, g := range w.groups {
+			kept[g] = w.owners(g)[0]
+		}
+		dead.crash()
+		// Three intervals of silence, a rank's wait, and the delay of the network.
+		if err := w.run(4*simInterval, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range w.groups {
+			owners := w.owners(g)
+			if len(owners) != 1 || kept[g] != dead && owners[0] != kept[g] {
+				t.Errorf("seed %d: %s has %d owners; before it had %s, and %s died", seed, g, len(owners), kept[g].name, dead.name)
+			}
+		}
+	}
+}
+
+func TestAPlannedMoveLeavesNoGapAndOverlapsForAMoment(t *testing.T) {
+	for i := range 4 {
+		w := together(t, 4, 30, nil)
+		leaver := w.nodes[i]
+		overlap := map[string]time.Duration{}
+		watch := func() error {
+			for _, g := range w.groups {
+				switch n := len(w.owners(g)); n {
+				case 0:
+					return fmt.Errorf("nobody answers for %s", g)
+				case 1:
+				default:
+					overlap[g] += 10 * time.Millisecond
+				}
+			}
+			return nil
+		}
+		leaver.state = Leaving
+		leaver.act()
+		if err := w.run(500*time.Millisecond, watch); err != nil {
+			t.Error(err)
+		}
+		for g, d := range overlap {
+			if d > 50*time.Millisecond {
+				t.Errorf("%s had two owners for %s", g, d)
+			}
+		}
+		if n := leaver.m.owned; n != 0 || !leaver.m.drained() {
+			t.Errorf("%s still owns %d groups, drained %t", leaver.name, n, leaver.m.drained())
+		}
+		before := w.moves
+		leaver.state = Ready
+		leaver.act()
+		if err := w.run(2*time.Second, watch); err != nil {
+			t.Error(err)
+		}
+		if w.moves != before {
+			t.Errorf("%d moves when %s came back: an owner stays", w.moves-before, leaver.name)
+		}
+	}
+}
+
+func TestAPartitionThatHealsLeavesOneOwnerWithinASecond(t *testing.T) {
+	for cut := 1; cut < 4; cut++ {
+		w := together(t, 4, 30, nil)
+		for _, n := range w.nodes { // the API does not help
+			n.apiCut = true
+		}
+		for _, a := range w.nodes {
+			for _, b := range w.nodes {
+				w.blocked[[2]int{a.index, b.index}] = (a.index < cut) != (b.index < cut)
+			}
+		}
+		if err := w.run(calm, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range w.groups {
+			if n := len(w.owners(g)); n != 2 {
+				t.Fatalf("%s has %d owners during the partition, want one on each side", g, n)
+			}
+		}
+		clear(w.blocked)
+		if err := w.run(3*simInterval, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.promised(); err != nil {
+			t.Error(err)
+		}
+		for _, g := range w.groups {
+			if owner := w.owners(g)[0]; cut == 1 && owner.index < cut || cut == 3 && owner.index >= cut {
+				t.Errorf("%s went to %s, which had been alone", g, owner.name)
+			}
+		}
+	}
+}
+
+func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
+	w := together(t, 5, 0, nil)
+	for i := range 200 {
+		g := fmt.Sprintf("fresh-%d", i)
+		w.groups = append(w.groups, g)
+		for _, n := range w.nodes {
+			w.after(w.between(0, 5*time.Millisecond), func() {
+				n.m.set(n.local(), g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, w.names(), nil)
+				n.carryOut()
+				n.sleep()
+			})
+		}
+	}
+	if err := w.run(time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range w.groups {
+		owners := w.owners(g)
+		if first := choose(g, w.names(), nil, anyone); len(owners) != 1 || owners[0].name != first {
+			t.Errorf("%s has %d owners, the first %s; want %s", g, len(owners), owners[0].name, first)
+		}
+	}
+}
+
+func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
+	w := newWorld(1, 4, 8, nil)
+	w.nodes[0].boot()
+	if err := w.run(calm, nil); err != nil { // it has them all
+		t.Fatal(err)
+	}
+	for _, n := range w.nodes[1:] {
+		n.boot()
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.nodes[0].m.owned; n != len(w.groups) {
+		t.Fatalf("n0 owns %d groups, want all: owners stay", n)
+	}
+	for _, n := range w.nodes {
+		n.m.rebalance(w.groups...)
+		n.act()
+	}
+	if err := w.run(time.Duration(len(w.groups)+1)*simHandover, func() error {
+		for _, g := range w.groups {
+			if len(w.owners(g)) == 0 {
+				return fmt.Errorf("nobody answers for %s", g)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	for _, g := range w.groups {
+		if owners, first := w.owners(g), choose(g, w.names(), nil, anyone); len(owners) != 1 || owners[0].name != first {
+			t.Errorf("%s has %d owners, the first %s; want %s", g, len(owners), owners[0].name, first)
+		}
+	}
+}

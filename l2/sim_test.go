@@ -1,0 +1,426 @@
+package l2
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// This file is a world in which machines run as they do in a segment's loop, in virtual time: a network that loses,
+// delays and reorders, nodes that freeze, crash, are slow and whose clocks drift, and an API that is late or away.
+// One seed makes one history, the same each time.
+
+const (
+	simInterval = 100 * time.Millisecond
+	simListen   = time.Second
+	simHandover = time.Second
+)
+
+type world struct {
+	random *rand.Rand
+	now    time.Duration
+	events eventQueue
+	serial int
+	nodes  []*simNode
+	groups []string
+
+	loss    float64 // of each message
+	delay   time.Duration
+	blocked map[[2]int]bool // from, to
+
+	api   map[string]Claim // by group
+	trace *strings.Builder // nil: none
+	moves int
+}
+
+type simNode struct {
+	w     *world
+	index int
+	name  string
+	drift float64 // how fast its clock runs
+	boots uint64
+
+	m       *machine // nil: crashed
+	until   time.Time
+	answers map[string]bool
+	state   State
+	linked  bool
+	frozen  bool
+	slow    time.Duration // how long each thing it does may take
+	busy    time.Duration // until when it does something
+	inbox   []message
+	wakeAt  int // the serial of the wake-up that counts
+
+	apiCut  bool
+	pending map[string]Claim // not written yet
+	seen    map[string]Claim // as it sees the API
+	gone    time.Duration    // since when the API does not hear it; 0: it does
+	absent  bool             // the API calls it not ready
+}
+
+type event struct {
+	at     time.Duration
+	serial int
+	do     func()
+}
+
+type eventQueue []event
+
+func (q eventQueue) Len() int { return len(q) }
+func (q eventQueue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].serial < q[j].serial
+}
+func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *eventQueue) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *eventQueue) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return last
+}
+
+func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
+	w := &world{random: rand.New(rand.NewPCG(seed, 0)), blocked: map[[2]int]bool{}, api: map[string]Claim{}, trace: trace, delay: time.Millisecond}
+	for i := range groups {
+		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
+	}
+	for i := range nodes {
+		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, pending: map[string]Claim{}, seen: map[string]Claim{}, linked: true}
+		w.nodes = append(w.nodes, n)
+	}
+	return w
+}
+
+func (w *world) log(format string, args ...any) {
+	if w.trace != nil {
+		fmt.Fprintf(w.trace, "%9.3f "+format+"\n", append([]any{w.now.Seconds()}, args...)...)
+	}
+}
+
+func (w *world) after(d time.Duration, do func()) {
+	w.serial++
+	heap.Push(&w.events, event{w.now + d, w.serial, do})
+}
+
+// run lets time pass, and calls check now and then.
+func (w *world) run(d time.Duration, check func() error) error {
+	end := w.now + d
+	next := w.now
+	for len(w.events) > 0 && w.events[0].at <= end {
+		e := heap.Pop(&w.events).(event)
+		w.now = e.at
+		e.do()
+		if check != nil && w.now >= next {
+			next = w.now + 10*time.Millisecond
+			if err := check(); err != nil {
+				return err
+			}
+		}
+	}
+	w.now = end
+	return nil
+}
+
+func (w *world) between(low, high time.Duration) time.Duration {
+	return low + time.Duration(w.random.Int64N(int64(high-low)+1))
+}
+
+// local is the node's clock.
+func (n *simNode) local() time.Time {
+	return time.Unix(1_000_000+int64(n.index)*1000, 0).Add(time.Duration(float64(n.w.now) * n.drift))
+}
+
+// boot starts the node's process.
+func (n *simNode) boot() {
+	n.boots++
+	n.m = newMachine(n.name, n.boots<<8|uint64(n.index)+1, simInterval, simListen, simHandover, n.w.random.Uint64)
+	n.answers, n.inbox, n.until, n.state = map[string]bool{}, nil, time.Time{}, Ready
+	n.frozen = false
+	n.gone, n.absent = 0, false
+	n.w.log("%s boots", n.name)
+	n.connect()
+	now := n.local()
+	for _, g := range n.w.groups {
+		if said, ok := n.seen[g]; ok {
+			n.m.mirrored(now, said)
+		}
+		n.m.set(now, g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, n.w.names(), nil)
+	}
+	n.m.clock.opened(now)
+	n.act()
+}
+
+func (w *world) names() []string {
+	var names []string
+	for _, n := range w.nodes {
+		names = append(names, n.name)
+	}
+	return names
+}
+
+func (n *simNode) crash() {
+	n.w.log("%s crashes", n.name)
+	n.m = nil
+	n.pending = map[string]Claim{}
+	n.lose()
+}
+
+// lose has the API call the node not ready after a while, if it is not heard until then.
+func (n *simNode) lose() {
+	if n.gone != 0 {
+		return
+	}
+	n.gone = n.w.now
+	mark := n.gone
+	n.w.after(time.Second, func() {
+		if n.gone != mark {
+			return
+		}
+		n.absent = true
+		n.w.republish(n)
+		clear(n.seen)
+		if n.m != nil && !n.frozen {
+			n.m.mirrorLost(n.local())
+			n.carryOut()
+			n.sleep()
+		}
+	})
+}
+
+// act is one turn of a segment's loop.
+func (n *simNode) act() {
+	if n.m == nil || n.frozen {
+		return
+	}
+	now := n.local()
+	drain := func() {
+		for len(n.inbox) > 0 {
+			x := n.inbox[0]
+			n.inbox = n.inbox[1:]
+			_ = n.m.hear(now, x)
+			n.carryOut()
+		}
+	}
+	if n.m.clock.due(now) {
+		if late := n.m.wake(now); late > onTime {
+			if late == overslept {
+				n.until = time.Time{}
+			}
+			drain()
+		}
+		if until := n.m.tick(now); !until.IsZero() {
+			n.until = until
+		}
+	}
+	drain()
+	n.m.stand(now, n.state, n.linked, true, Joined)
+	n.m.step(now, Joined)
+	n.carryOut()
+	n.sleep()
+}
+
+// sleep has the node act again when its machine wants to.
+func (n *simNode) sleep() {
+	wait := time.Duration(float64(n.m.next().Sub(n.local()))/n.drift) + time.Microsecond
+	n.w.serial++
+	serial := n.w.serial
+	n.wakeAt = serial
+	n.w.after(max(wait, 0)+n.late(), func() {
+		if n.wakeAt == serial {
+			n.act()
+		}
+	})
+}
+
+// late is how much later than it should a slow node gets to something.
+func (n *simNode) late() time.Duration {
+	if n.slow == 0 {
+		return 0
+	}
+	return n.w.between(0, n.slow)
+}
+
+func (n *simNode) carryOut() {
+	out := n.m.take()
+	for _, m := range out.moves {
+		switch m.kind {
+		case start:
+			n.answers[m.group] = true
+			n.w.moves++
+			n.w.log("%s starts %s (%s)", n.name, m.group, m.cause)
+		case stop:
+			delete(n.answers, m.group)
+			n.w.log("%s stops %s (%s, to %q)", n.name, m.group, m.cause, m.owner)
+		case announce, expect, forget:
+		}
+	}
+	for _, c := range out.changes {
+		n.w.log("%s: %s alive=%t %s (%s)", n.name, c.peer, c.alive, c.state, c.cause)
+	}
+	for _, c := range out.claims {
+		if c.Group != "" {
+			n.pending[c.Group] = c
+			n.w.log("%s claims %+v", n.name, c)
+		}
+	}
+	if len(n.pending) > 0 {
+		n.w.after(n.w.between(2*time.Millisecond, 60*time.Millisecond), n.write)
+	}
+	for _, x := range out.messages {
+		n.w.transmit(n, x)
+	}
+}
+
+func (w *world) transmit(from *simNode, x message) {
+	if !from.linked {
+		return
+	}
+	for _, to := range w.nodes {
+		if to == from || w.blocked[[2]int{from.index, to.index}] || !to.linked || w.random.Float64() < w.loss {
+			continue
+		}
+		w.after(w.between(0, w.delay), func() {
+			if to.m == nil || len(to.inbox) >= 512 {
+				return
+			}
+			to.inbox = append(to.inbox, x)
+			if !to.frozen && to.slow == 0 {
+				to.act()
+			}
+		})
+	}
+}
+
+// write writes what this node claims to the API.
+func (n *simNode) write() {
+	if n.m == nil || n.frozen || n.apiCut {
+		return // written when it is back
+	}
+	for _, g := range n.w.groups {
+		said, ok := n.pending[g]
+		if !ok {
+			continue
+		}
+		delete(n.pending, g)
+		have := n.w.api[g]
+		switch {
+		case said.Node == "" && have.Node != n.name, said.says(have),
+			said.Node != "" && have.Node != "" && have.Node != n.name && have.Term >= said.Term:
+			continue // the last: a mirror keeps the highest term, and shows it to this node
+		case said.Node == "":
+			delete(n.w.api, g)
+		default:
+			n.w.api[g] = said
+		}
+		n.w.publish(g)
+	}
+}
+
+// says tells whether two claims are the same for the protocol.
+func (c Claim) says(o Claim) bool {
+	return c.Group == o.Group && c.Node == o.Node && c.Term == o.Term && c.Witnessed == o.Witnessed
+}
+
+// publish shows one group's claim to all that are connected.
+func (w *world) publish(group string) {
+	for _, n := range w.nodes {
+		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), func() { n.look(group) })
+	}
+}
+
+// republish shows the claims of a node anew, since its readiness changed.
+func (w *world) republish(of *simNode) {
+	for _, g := range w.groups {
+		if w.api[g].Node == of.name {
+			w.publish(g)
+		}
+	}
+}
+
+// look takes what the API has of a group now.
+func (n *simNode) look(group string) {
+	if n.apiCut {
+		return
+	}
+	said := n.w.api[group]
+	if said.Node != "" && n.w.node(said.Node).absent {
+		said = Claim{}
+	}
+	said.Group = group
+	if n.seen[group].says(said) {
+		return
+	}
+	n.seen[group] = said
+	if n.m == nil || n.frozen {
+		return // it looks when it is back
+	}
+	n.m.mirrored(n.local(), said)
+	n.carryOut()
+	n.sleep()
+}
+
+// connect has the node see all that the API has.
+func (n *simNode) connect() {
+	if n.apiCut || n.m == nil {
+		return
+	}
+	n.gone = 0
+	if n.absent {
+		n.absent = false
+		n.w.republish(n)
+	}
+	for _, g := range n.w.groups {
+		n.look(g)
+	}
+	if n.m != nil {
+		n.write()
+	}
+}
+
+func (w *world) node(name string) *simNode {
+	i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n.name == name })
+	return w.nodes[i]
+}
+
+// owners returns who answers for a group now.
+func (w *world) owners(group string) []*simNode {
+	var list []*simNode
+	for _, n := range w.nodes {
+		if n.answering(group) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func (n *simNode) answering(group string) bool {
+	return n.m != nil && !n.frozen && n.linked && n.answers[group] && n.local().Before(n.until)
+}
+
+func (n *simNode) freeze() {
+	n.w.log("%s freezes", n.name)
+	n.frozen = true
+}
+
+func (n *simNode) thaw() {
+	if !n.frozen {
+		return
+	}
+	n.w.log("%s thaws", n.name)
+	n.frozen = false
+	if n.m == nil {
+		return
+	}
+	// What it saw of the API is older than what it sees next.
+	for _, g := range n.w.groups {
+		if said, ok := n.seen[g]; ok {
+			n.m.mirrored(n.local(), said)
+		}
+	}
+	n.act()
+	n.write()
+}
