@@ -178,27 +178,41 @@ func (c *Capture) AwaitAnswers(ctx context.Context, patience time.Duration, sinc
 	})
 }
 
-// owner returns who alone answered the last questions for an address.
+// owner returns who alone answered the last questions for an address, with the hardware
+// address that it has.
 func (c *Capture) owner(address netip.Addr, since time.Time) (string, error) {
-	rounds, err := c.lastRounds(address, since)
+	owner, err := c.alone(address, since)
 	if err != nil {
 		return "", err
+	}
+	mac, err := net.ParseMAC(owner.MAC)
+	if err != nil {
+		return "", fmt.Errorf("%s answers for %s: %w", owner.Host, address, err)
+	}
+	if host := c.stage.HostOf(mac); host != owner.Host {
+		return "", fmt.Errorf("%s answers for %s with %s, which is the hardware address of %q", owner.Host, address, owner.MAC, host)
+	}
+	return owner.Host, nil
+}
+
+// alone returns the last sighting of who alone answered the last questions.
+func (c *Capture) alone(address netip.Addr, since time.Time) (Sighting, error) {
+	rounds, err := c.lastRounds(address, since)
+	if err != nil {
+		return Sighting{}, err
 	}
 	var owner Sighting
 	for i, answers := range rounds {
 		if hosts := answers.Hosts(); len(hosts) != 1 {
-			return "", fmt.Errorf("[%s] answer for %s, want one host", strings.Join(hosts, " "), address)
+			return Sighting{}, fmt.Errorf("[%s] answer for %s, want one host", strings.Join(hosts, " "), address)
 		}
 		now := answers[len(answers)-1]
 		if i > 0 && (now.Host != owner.Host || now.MAC != owner.MAC) {
-			return "", fmt.Errorf("%s with %s answers for %s, and %s with %s before", now.Host, now.MAC, address, owner.Host, owner.MAC)
+			return Sighting{}, fmt.Errorf("%s with %s answers for %s, and %s with %s before", now.Host, now.MAC, address, owner.Host, owner.MAC)
 		}
 		owner = now
 	}
-	if host := c.stage.HostOf(mustMAC(owner.MAC)); host != owner.Host {
-		return "", fmt.Errorf("%s answers for %s with %s, which is the hardware address of %q", owner.Host, address, owner.MAC, host)
-	}
-	return owner.Host, nil
+	return owner, nil
 }
 
 // lastRounds returns what was seen after each of the last questions and before the
@@ -216,15 +230,6 @@ func (c *Capture) lastRounds(address netip.Addr, since time.Time) ([]Sightings, 
 		rounds = append(rounds, slices.Clone(c.seen[address].Between(asked[i], asked[i+1])))
 	}
 	return rounds, nil
-}
-
-// mustMAC parses what String of a hardware address wrote; anything else is nil.
-func mustMAC(text string) net.HardwareAddr {
-	mac, err := net.ParseMAC(text)
-	if err != nil {
-		return nil
-	}
-	return mac
 }
 
 // Sightings are in the order of time.
