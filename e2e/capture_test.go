@@ -59,7 +59,7 @@ func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 
 // sole waits until one node is the owner of all the addresses, by what was seen since
 // a moment.
-func (c captured) sole(t *testing.T, since time.Time) string {
+func (c captured) sole(t *testing.T, since time.Time) stage.Owner {
 	t.Helper()
 	owner, err := c.AwaitOwner(t.Context(), patience, since, c.addresses...)
 	if err != nil {
@@ -119,11 +119,11 @@ func (c captured) told(t *testing.T, owner string, since time.Time) {
 	}
 }
 
-// silent checks that a node has not said since a moment that an address is its own.
-func (c captured) silent(t *testing.T, node string, since time.Time) {
+// silent checks that a node did not say between two moments that an address is its own.
+func (c captured) silent(t *testing.T, node string, from, to time.Time) {
 	t.Helper()
 	for _, address := range c.addresses {
-		seen := c.Of(address).Since(since)
+		seen := c.Of(address).Between(from, to)
 		if n := len(seen.By(node)); n > 0 {
 			t.Errorf("%s answered %d times for %s, which is another's: %s", node, n, address, seen)
 		}

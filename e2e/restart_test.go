@@ -287,6 +287,6 @@ func testSpeakerRestart(t *testing.T, r *rack) {
 	}
 	r.settle(t)
 	r.whole(t)
-	seen.told(t, seen.sole(t, time.Now()), begun)
+	seen.told(t, seen.sole(t, time.Now()).Host, begun)
 	stop()
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
 )
 
 // fault is something that happens to one node.
@@ -121,14 +122,13 @@ func (r *rack) withoutAPI(t *testing.T) (resume func()) {
 // its addresses meanwhile.
 func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	t.Helper()
-	before := map[int]string{}
+	before := make([]stage.Owner, len(all))
 	for i, c := range all {
 		before[i] = c.sole(t, time.Now())
 	}
 	if node == "" {
-		node = before[0]
+		node = before[0].Host
 	}
-	struck := time.Now()
 	heal, err := f.strike(t.Context(), r, node)
 	end := func() {
 		if heal == nil {
@@ -149,7 +149,7 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	}
 	for _, c := range all {
 		if f.lost {
-			if owner := c.sole(t, down); owner == node {
+			if owner := c.sole(t, down); owner.Host == node {
 				t.Errorf("%s answers for %s", node, c.addresses)
 			}
 		}
@@ -160,17 +160,17 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	healed := time.Now()
 	for i, c := range all {
 		owner := c.sole(t, healed)
-		if owner != before[i] || owner == node && (f.lost || f.renewed) {
-			c.told(t, owner, struck)
+		if owner.Host != before[i].Host || owner.Host == node && (f.lost || f.renewed) {
+			c.told(t, owner.Host, before[i].Until)
 		} else if f.deaf || f.unheard {
 			r.forget(t) // who met the other owner is not told that it gave way
 		}
-		c.serves(t, owner)
-		if f.lost && owner != node {
-			c.silent(t, node, down)
+		c.serves(t, owner.Host)
+		if f.lost && owner.Host != node {
+			c.silent(t, node, down, owner.Until)
 		}
 		for _, address := range c.addresses {
-			t.Logf("%s (%s before): %s", address, before[i], c.Of(address).Since(struck))
+			t.Logf("%s (%s before): %s", address, before[i].Host, c.Of(address).Since(before[i].Until))
 		}
 	}
 }

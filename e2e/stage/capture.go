@@ -134,22 +134,29 @@ func (c *Capture) Of(address netip.Addr) Sightings {
 // settled is how many questions in a row have one answer when an owner is called so.
 const settled = 15
 
+// Owner is who alone answers for an address.
+type Owner struct {
+	Host, MAC string
+	Until     time.Time // nobody else answered until then
+}
+
 // AwaitOwner waits until one host, the same for all of the addresses, alone answered
 // for each of them the last 15 times that it was asked, with the hardware address that
 // it has. What was before a moment does not count.
-func (c *Capture) AwaitOwner(ctx context.Context, patience time.Duration, since time.Time, addresses ...netip.Addr) (string, error) {
-	var owner string
+func (c *Capture) AwaitOwner(ctx context.Context, patience time.Duration, since time.Time, addresses ...netip.Addr) (Owner, error) {
+	var owner Owner
 	err := Eventually(ctx, patience, func(context.Context) error {
-		owner = ""
+		owner = Owner{}
 		for _, address := range addresses {
-			host, err := c.owner(address, since)
+			o, err := c.owner(address, since)
 			switch {
 			case err != nil:
 				return err
-			case owner != "" && owner != host:
-				return fmt.Errorf("%s answers for %s, and %s for others of the Service", host, address, owner)
+			case owner.Host != "" && owner.Host != o.Host:
+				return fmt.Errorf("%s answers for %s, and %s for others of the Service", o.Host, address, owner.Host)
+			case owner.Host == "" || o.Until.Before(owner.Until):
+				owner = o
 			}
-			owner = host
 		}
 		return nil
 	})
@@ -166,7 +173,7 @@ func (c *Capture) AwaitOwner(ctx context.Context, patience time.Duration, since 
 func (c *Capture) AwaitAnswers(ctx context.Context, patience time.Duration, since time.Time, addresses ...netip.Addr) error {
 	return Eventually(ctx, patience, func(context.Context) error {
 		for _, address := range addresses {
-			rounds, err := c.lastRounds(address, since)
+			rounds, _, err := c.lastRounds(address, since)
 			if err != nil {
 				return err
 			}
@@ -180,56 +187,56 @@ func (c *Capture) AwaitAnswers(ctx context.Context, patience time.Duration, sinc
 
 // owner returns who alone answered the last questions for an address, with the hardware
 // address that it has.
-func (c *Capture) owner(address netip.Addr, since time.Time) (string, error) {
+func (c *Capture) owner(address netip.Addr, since time.Time) (Owner, error) {
 	owner, err := c.alone(address, since)
 	if err != nil {
-		return "", err
+		return Owner{}, err
 	}
 	mac, err := net.ParseMAC(owner.MAC)
 	if err != nil {
-		return "", fmt.Errorf("%s answers for %s: %w", owner.Host, address, err)
+		return Owner{}, fmt.Errorf("%s answers for %s: %w", owner.Host, address, err)
 	}
 	if host := c.stage.HostOf(mac); host != owner.Host {
-		return "", fmt.Errorf("%s answers for %s with %s, which is the hardware address of %q", owner.Host, address, owner.MAC, host)
+		return Owner{}, fmt.Errorf("%s answers for %s with %s, which is the hardware address of %q", owner.Host, address, owner.MAC, host)
 	}
-	return owner.Host, nil
+	return owner, nil
 }
 
-// alone returns the last sighting of who alone answered the last questions.
-func (c *Capture) alone(address netip.Addr, since time.Time) (Sighting, error) {
-	rounds, err := c.lastRounds(address, since)
+// alone returns who alone answered the last questions, always in the same way.
+func (c *Capture) alone(address netip.Addr, since time.Time) (Owner, error) {
+	rounds, until, err := c.lastRounds(address, since)
 	if err != nil {
-		return Sighting{}, err
+		return Owner{}, err
 	}
-	var owner Sighting
-	for i, answers := range rounds {
+	owner := Owner{Until: until}
+	for _, answers := range rounds {
 		if hosts := answers.Hosts(); len(hosts) != 1 {
-			return Sighting{}, fmt.Errorf("[%s] answer for %s, want one host", strings.Join(hosts, " "), address)
+			return Owner{}, fmt.Errorf("[%s] answer for %s, want one host", strings.Join(hosts, " "), address)
 		}
 		now := answers[len(answers)-1]
-		if i > 0 && (now.Host != owner.Host || now.MAC != owner.MAC) {
-			return Sighting{}, fmt.Errorf("%s with %s answers for %s, and %s with %s before", now.Host, now.MAC, address, owner.Host, owner.MAC)
+		if owner.Host != "" && (now.Host != owner.Host || now.MAC != owner.MAC) {
+			return Owner{}, fmt.Errorf("%s with %s answers for %s, and %s with %s before", now.Host, now.MAC, address, owner.Host, owner.MAC)
 		}
-		owner = now
+		owner.Host, owner.MAC = now.Host, now.MAC
 	}
 	return owner, nil
 }
 
 // lastRounds returns what was seen after each of the last questions and before the
-// next one.
-func (c *Capture) lastRounds(address netip.Addr, since time.Time) ([]Sightings, error) {
+// next one, and when the last of those was.
+func (c *Capture) lastRounds(address netip.Addr, since time.Time) ([]Sightings, time.Time, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	asked := c.asked[address]
 	if len(asked) <= settled || asked[len(asked)-settled-1].Before(since) {
-		return nil, fmt.Errorf("it was not asked often enough yet for %s", address)
+		return nil, time.Time{}, fmt.Errorf("it was not asked often enough yet for %s", address)
 	}
 	asked = asked[len(asked)-settled-1:]
 	var rounds []Sightings
 	for i := range settled {
 		rounds = append(rounds, slices.Clone(c.seen[address].Between(asked[i], asked[i+1])))
 	}
-	return rounds, nil
+	return rounds, asked[settled], nil
 }
 
 // Sightings are in the order of time.

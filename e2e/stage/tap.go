@@ -104,7 +104,7 @@ func (t *tap) next() (seen Sighting, ok bool, err error) {
 	var from unix.Sockaddr
 	wait := t.raw.Read(func(fd uintptr) bool {
 		n, notes, _, from, err = unix.Recvmsg(int(fd), t.frame[:], t.notes[:], 0)
-		return err != unix.EAGAIN && err != unix.EINTR //nolint:errorlint // a bare errno, of this very call
+		return err != unix.EAGAIN && err != unix.EINTR
 	})
 	if wait != nil {
 		return seen, false, wait

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -14,12 +15,12 @@ import (
 
 // losses measures what a client on the segment misses when the owner of an address
 // is lost, in several ways.
-func (b *bench) losses(ctx context.Context) error {
+func (b *bench) losses(ctx context.Context) (err error) {
 	st, err := b.setSteady(ctx)
 	if err != nil {
 		return err
 	}
-	defer st.seen.Stop()
+	defer func() { err = errors.Join(err, st.seen.Stop()) }()
 	for _, loss := range []struct {
 		name            string
 		address         netip.Addr
@@ -50,7 +51,7 @@ func (b *bench) losses(ctx context.Context) error {
 			return err
 		}
 	}
-	return st.seen.Stop()
+	return nil
 }
 
 // loss takes the owner away, returns how long the client had no answer, and brings the

@@ -65,16 +65,16 @@ func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "label", "node", owner, v1alpha1.ExcludeLabel+"="); err != nil {
+	if _, err := b.Kubectl(ctx, "", "label", "node", owner.Host, v1alpha1.ExcludeLabel+"="); err != nil {
 		return err
 	}
-	if err := b.awaitState(ctx, owner, v1alpha1.SpeakerLeaving); err != nil {
+	if err := b.awaitState(ctx, owner.Host, v1alpha1.SpeakerLeaving); err != nil {
 		return err
 	}
 	err = stage.Eventually(ctx, patience, func(ctx context.Context) error {
 		next, err := st.seen.AwaitOwner(ctx, patience, time.Now(), st.v4, st.v6)
-		if err == nil && next == owner {
-			err = fmt.Errorf("%s is to leave and still answers for %s", owner, st.v4)
+		if err == nil && next.Host == owner.Host {
+			err = fmt.Errorf("%s is to leave and still answers for %s", owner.Host, st.v4)
 		}
 		return err
 	})
@@ -84,10 +84,10 @@ func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
 	if err := pause(ctx, rest); err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "label", "node", owner, v1alpha1.ExcludeLabel+"-"); err != nil {
+	if _, err := b.Kubectl(ctx, "", "label", "node", owner.Host, v1alpha1.ExcludeLabel+"-"); err != nil {
 		return err
 	}
-	if err := b.awaitState(ctx, owner, v1alpha1.SpeakerReady); err != nil {
+	if err := b.awaitState(ctx, owner.Host, v1alpha1.SpeakerReady); err != nil {
 		return err
 	}
 	_, err = b.settle(ctx, st)
@@ -112,16 +112,22 @@ type toll struct {
 }
 
 // during adds what happens to the connections of a client while do runs: to new ones
-// that it makes all the time, and to some that it made before.
+// that it makes all the time, and to some that it made before and goes on to use.
 func (t *toll) during(ctx context.Context, b *bench, st *steady, do func() error) error {
-	lines, err := b.openLines(ctx, st.v4)
+	open, err := b.openLines(ctx, st.v4)
 	if err != nil {
 		return err
 	}
-	defer lines.close()
+	talking, hangUp := context.WithCancel(ctx)
+	defer hangUp()
+	alive := make(chan int, 1)
+	go func() { alive <- open.talk(talking) }() // ends with talking
 	probe := b.StartProbe(ctx, lab.Client, st.v4, every, timeout, true)
 	err = do()
 	gap := probe.Stop()
+	hangUp()
+	t.open += len(open)
+	t.openAndBroken += len(open) - <-alive
 	if err != nil {
 		return err
 	}
@@ -130,8 +136,6 @@ func (t *toll) during(ctx context.Context, b *bench, st *steady, do func() error
 	}
 	t.asked, t.failed, t.broken = t.asked+gap.Asked, t.failed+gap.Failed-gap.Broken, t.broken+gap.Broken
 	t.gaps = append(t.gaps, gap.Longest)
-	t.open += len(lines)
-	t.openAndBroken += len(lines) - lines.alive()
 	return nil
 }
 
@@ -162,26 +166,42 @@ func (b *bench) openLines(ctx context.Context, address netip.Addr) (lines, error
 		}
 		all = append(all, conn)
 	}
-	if n := all.alive(); n != established {
+	if n := len(all.alive()); n != established {
 		all.close()
 		return nil, fmt.Errorf("%d of %d connections to %s answer before anything moved", n, established, address)
 	}
 	return all, nil
 }
 
-// alive counts those that answer within the timeout of a client.
-func (l lines) alive() int {
-	alive := 0
-	until := time.Now().Add(timeout)
+// talk uses the connections ten times a second until ctx ends, then closes them, and
+// returns how many answered each time.
+func (l lines) talk(ctx context.Context) int {
+	defer l.close()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	left := l
+	for {
+		left = left.alive()
+		select {
+		case <-ctx.Done():
+			return len(left)
+		case <-tick.C:
+		}
+	}
+}
+
+// alive returns those that answer within the timeout of a client.
+func (l lines) alive() lines {
+	var alive lines
 	for _, conn := range l {
-		if conn.SetDeadline(until) != nil {
+		if conn.SetDeadline(time.Now().Add(timeout)) != nil {
 			continue
 		}
 		if _, err := conn.Write([]byte("hello\n")); err != nil {
 			continue
 		}
 		if _, err := bufio.NewReader(conn).ReadBytes('\n'); err == nil {
-			alive++
+			alive = append(alive, conn)
 		}
 	}
 	return alive

@@ -69,7 +69,7 @@ func (b *bench) twoAfterHeal(ctx context.Context, st *steady) (two time.Duration
 		return 0, err
 	}
 	for _, s := range append(st.seen.Of(st.v4), st.seen.Of(st.v6)...) {
-		if s.Host != left && s.At.After(at) {
+		if s.Host != left.Host && s.At.After(at) {
 			two = max(two, s.At.Sub(at))
 		}
 	}

@@ -77,7 +77,7 @@ func (b *bench) settle(ctx context.Context, st *steady) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return owner, stage.Eventually(ctx, patience, func(ctx context.Context) error {
+	return owner.Host, stage.Eventually(ctx, patience, func(ctx context.Context) error {
 		for _, address := range []netip.Addr{st.v4, st.v6} {
 			if _, err := b.AskHTTP(ctx, lab.Client, address); err != nil {
 				return err
