@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -96,51 +95,6 @@ func testNodeCut(t *testing.T, r *rack) {
 	r.recovered(t, svc)
 	stop()
 	r.routes(t, routed, r.Nodes()...)
-}
-
-// testPartition keeps a node from the others, but not from the clients: both sides
-// then answer.
-func testPartition(t *testing.T, r *rack) {
-	svc, owner := r.away(t)
-	address := r.address(t, svc, corev1.IPv4Protocol)
-	heal := func(ctx context.Context) {
-		t.Helper()
-		for _, other := range r.others(owner) {
-			if err := r.Unblock(ctx, owner, other); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	t.Cleanup(func() { heal(context.WithoutCancel(t.Context())) })
-	for _, other := range r.others(owner) {
-		if err := r.Block(t.Context(), owner, other); err != nil {
-			t.Fatal(err)
-		}
-	}
-	eventually(t, func(ctx context.Context) error {
-		hosts, err := r.Answerers(ctx, address)
-		if err == nil && (len(hosts) != 2 || !slices.Contains(hosts, owner)) {
-			err = fmt.Errorf("%v answer for %s, want %s and one of the others", hosts, address, owner)
-		}
-		return err
-	})
-	heal(t.Context())
-	r.recovered(t, svc)
-}
-
-func testSpeakerKilled(t *testing.T, r *rack) {
-	svc, owner := r.away(t)
-	stop := r.watched(t, svc)
-	p, err := r.Process(t.Context(), "speaker@"+owner)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, pod, _ := strings.Cut(p.Pod, "/")
-	back := r.kill(t, pod)
-	r.successor(t, svc, owner)
-	back()
-	r.recovered(t, svc)
-	stop()
 }
 
 func testSpeakerFrozen(t *testing.T, r *rack) {

@@ -57,9 +57,10 @@ func TestBerthOnARack(t *testing.T) {
 		{"a restart of the speakers fails no new connection", testSpeakerRestart},
 
 		{"when the owner's node is cut off another node answers", testNodeCut},
-		{"when a partition of the segment heals one owner is left", testPartition},
-		{"when a speaker is killed another answers until it is back", testSpeakerKilled},
-		{"when a speaker freezes another answers, and the woken one does not disturb", testSpeakerFrozen},
+		{"after every fault of the segment one node owns an address", testFaults},
+		{"after every fault while the API server is away too", testFaultsAlone},
+		{"after random faults in a row", testRandomFaults},
+		{"a speaker that wakes from a long sleep disturbs no new client", testSpeakerFrozen},
 		{"a session that the router ends is back at once, and its events are counted", testSessionReset},
 		{"failover goes on while the API server is away", testAPIServerAway},
 		{"a node that is excluded leaves without a failed connection", testLeave},

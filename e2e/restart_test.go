@@ -276,7 +276,9 @@ func (r *rack) freezeControllers(t *testing.T) (resume func()) {
 // testSpeakerRestart has the speakers do without streamed lists afterwards, as with
 // an older API server.
 func testSpeakerRestart(t *testing.T, r *rack) {
-	_, _, stop := r.unfailing(t)
+	l2, _, stop := r.unfailing(t)
+	seen := r.capture(t, l2)[0]
+	begun := time.Now()
 	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "set", "env", "daemonset/berth-speaker", "KUBE_FEATURE_WatchListClient=false"); err != nil {
 		t.Fatal(err)
 	}
@@ -284,5 +286,7 @@ func testSpeakerRestart(t *testing.T, r *rack) {
 		t.Fatal(err)
 	}
 	r.settle(t)
+	r.whole(t)
+	seen.told(t, seen.sole(t, time.Now()).Host, begun)
 	stop()
 }

@@ -67,35 +67,43 @@ func (l *Lab) onSegment(hostName string) error {
 // Block drops every frame between two hosts of the segment, both ways,
 // broadcast and multicast included. Both keep their link and reach all others.
 func (l *Lab) Block(ctx context.Context, a, b string) error {
+	return l.blocked(ctx, "add", [2]string{a, b}, [2]string{b, a})
+}
+
+// BlockOneWay drops every frame from one host of the segment to another; the
+// other way they pass.
+func (l *Lab) BlockOneWay(ctx context.Context, from, to string) error {
+	return l.blocked(ctx, "add", [2]string{from, to})
+}
+
+// Unblock lets all frames between two hosts pass, whichever were blocked.
+func (l *Lab) Unblock(ctx context.Context, a, b string) error {
+	ways := [][2]string{{a, b}, {b, a}}
+	// What is not there cannot be deleted; to add what is there changes nothing.
+	return errors.Join(l.blocked(ctx, "add", ways...), l.blocked(ctx, "delete", ways...))
+}
+
+// blocked changes the set of blocked ways in the rack's switch.
+func (l *Lab) blocked(ctx context.Context, verb string, ways ...[2]string) error {
 	const table = "add table bridge lab\n" +
 		"add set bridge lab blocked { type ifname . ifname; }\n" +
 		"add chain bridge lab forward { type filter hook forward priority 0; }\n" +
 		"flush chain bridge lab forward\n" +
 		"add rule bridge lab forward iifname . oifname @blocked drop\n"
-	return l.nft(ctx, a, b, table+"add")
-}
-
-// Unblock ends what Block began. Hosts that are not blocked stay so.
-func (l *Lab) Unblock(ctx context.Context, a, b string) error {
-	err := l.nft(ctx, a, b, "delete")
-	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
-		return nil
-	}
-	return err
-}
-
-// nft changes the set of blocked pairs in the rack's switch.
-func (l *Lab) nft(ctx context.Context, a, b, verb string) error {
-	if err := errors.Join(l.onSegment(a), l.onSegment(b)); err != nil {
-		return err
-	}
-	if a == b {
-		return fmt.Errorf("block %s from itself: want two hosts", a)
+	var elements []string
+	for _, w := range ways {
+		if err := errors.Join(l.onSegment(w[0]), l.onSegment(w[1])); err != nil {
+			return err
+		}
+		if w[0] == w[1] {
+			return fmt.Errorf("block %s from itself: want two hosts", w[0])
+		}
+		elements = append(elements, fmt.Sprintf("%q . %q", w[0], w[1]))
 	}
 	cmd := l.Exec(ctx, rack, "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(fmt.Sprintf("%s element bridge lab blocked { %q . %q, %q . %q }\n", verb, a, b, b, a))
+	cmd.Stdin = strings.NewReader(fmt.Sprintf("%s%s element bridge lab blocked { %s }\n", table, verb, strings.Join(elements, ", ")))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("block or unblock %s and %s: %w\n%s", a, b, err, bytes.TrimSpace(out))
+		return fmt.Errorf("%s blocked frames from %s to %s: %w\n%s", verb, ways[0][0], ways[0][1], err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -72,6 +72,8 @@ func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
 	t.Run("the router knows its neighbour", func(t *testing.T) { routerKnows(t, l) })
 	t.Run("a cable can be cut and healed", func(t *testing.T) { cutAndHeal(t, l) })
 	t.Run("two hosts can be kept apart", func(t *testing.T) { blockAndUnblock(t, l) })
+	t.Run("one host can be kept from hearing another that hears it", func(t *testing.T) { blockOneWay(t, l) })
+	t.Run("an interface can flap and change its hardware address", func(t *testing.T) { flapAndChangeMAC(t, l) })
 	t.Run("processes can be paused, killed and started", func(t *testing.T) { killAndStart(t, l) })
 	t.Run("down leaves nothing behind", func(t *testing.T) { leavesNothing(t, l) })
 }
@@ -184,6 +186,59 @@ func blockAndUnblock(t *testing.T, l *Lab) {
 	eventually(t, reach(l, Client))
 	if err := l.Block(ctx, "n1", Remote); err == nil {
 		t.Error("the remote client is not on the segment, and can be blocked there")
+	}
+}
+
+// blockOneWay tells the ways apart by what n1 learns when the client asks for it: who
+// asks is noted.
+func blockOneWay(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	client := netip.MustParseAddr("172.30.0.100")
+	for _, way := range []struct {
+		from, to string
+		hears    bool
+	}{{"n1", Client, true}, {Client, "n1", false}} {
+		if err := l.BlockOneWay(ctx, way.from, way.to); err != nil {
+			t.Fatal(err)
+		}
+		for _, host := range []string{"n1", Client} {
+			if err := l.FlushNeighbors(host); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if reach(l, Client)(ctx) == nil {
+			t.Errorf("the client has answers from n1 while the way from %s to %s is blocked", way.from, way.to)
+		}
+		if got, err := l.Neighbor("n1", client); err != nil || (got != nil) != way.hears {
+			t.Errorf("with the way from %s to %s blocked n1 knows the client as %s (%v), want that it hears it: %v", way.from, way.to, got, err, way.hears)
+		}
+		if err := l.Unblock(ctx, "n1", Client); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, reach(l, Client))
+	}
+}
+
+func flapAndChangeMAC(t *testing.T, l *Lab) {
+	before, err := l.NodeMAC("n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flap("n1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, reach(l, Client))
+	eventually(t, reach(l, Remote)) // its routes are back
+	now, err := l.ChangeMAC("n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now.String() == before.String() || l.HostOf(now) != "n1" || l.HostOf(before) != "" {
+		t.Errorf("n1 had %s and now has %s; they are those of %q and %q", before, now, l.HostOf(before), l.HostOf(now))
+	}
+	eventually(t, reach(l, Client))
+	if got, err := l.Neighbor(Client, netip.MustParseAddr("172.30.0.11")); err != nil || got.String() != now.String() {
+		t.Errorf("the client knows n1 as %s (%v), want %s", got, err, now)
 	}
 }
 

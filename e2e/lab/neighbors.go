@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -57,28 +58,29 @@ func (l *Lab) Neighbor(hostName string, addr netip.Addr) (net.HardwareAddr, erro
 	return nil, nil
 }
 
-// NodeMAC is the hardware address of a host's port on the segment.
+// NodeMAC is the hardware address that a host's port on the segment has now.
 func (l *Lab) NodeMAC(hostName string) (net.HardwareAddr, error) {
-	h, err := l.plan.host(hostName)
+	if err := l.onSegment(hostName); err != nil {
+		return nil, err
+	}
+	h, err := l.netlink(hostName)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range h.ports {
-		if p.onRack {
-			return p.mac, nil
-		}
+	defer h.Close()
+	link, err := h.LinkByName(rackPort)
+	if err != nil {
+		return nil, fmt.Errorf("find %s of %s: %w", rackPort, hostName, err)
 	}
-	return nil, fmt.Errorf("%s is not on the rack segment", hostName)
+	return link.Attrs().HardwareAddr, nil
 }
 
-// HostOf is the host whose port on the segment has a hardware address, or ""
+// HostOf is the host whose port on the segment has a hardware address now, or ""
 // when none has.
 func (l *Lab) HostOf(mac net.HardwareAddr) string {
 	for _, h := range l.plan.hosts {
-		for _, p := range h.ports {
-			if p.onRack && p.mac.String() == mac.String() {
-				return h.name
-			}
+		if got, err := l.NodeMAC(h.name); err == nil && bytes.Equal(got, mac) {
+			return h.name
 		}
 	}
 	return ""

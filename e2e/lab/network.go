@@ -148,6 +148,8 @@ func (l *Lab) cable(near, nearName string, nearMAC net.HardwareAddr, far string,
 	return h.LinkSetUp(veth)
 }
 
+// configure sets the host's ports up and gives them addresses and routes, those that
+// they lack.
 func (l *Lab) configure(host hostPlan) error {
 	h, err := l.netlink(host.name)
 	if err != nil {
@@ -174,13 +176,13 @@ func (l *Lab) configure(host hostPlan) error {
 			if prefix.Addr().Is6() {
 				addr.Flags = unix.IFA_F_NODAD
 			}
-			if err := h.AddrAdd(link, addr); err != nil {
+			if err := h.AddrReplace(link, addr); err != nil {
 				return fmt.Errorf("give %s the address %s: %w", p.name, prefix, err)
 			}
 		}
 	}
 	for _, r := range host.routes {
-		if err := h.RouteAdd(&netlink.Route{Dst: ipNet(r.to), Gw: r.via.AsSlice()}); err != nil {
+		if err := h.RouteReplace(&netlink.Route{Dst: ipNet(r.to), Gw: r.via.AsSlice()}); err != nil {
 			return fmt.Errorf("route %s via %s: %w", r.to, r.via, err)
 		}
 	}

@@ -90,36 +90,46 @@ func (s *Stage) AwaitAnswerer(ctx context.Context, patience time.Duration, addre
 	return owner, err
 }
 
-// clientPort returns the client's port on the segment.
-func (s *Stage) clientPort() (*net.Interface, error) {
-	mac, err := s.NodeMAC(lab.Client)
+// portOf returns a host's port on the segment. It is to be called in the host.
+func (s *Stage) portOf(host string) (*net.Interface, error) {
+	mac, err := s.NodeMAC(host)
 	if err != nil {
 		return nil, err
 	}
 	ports, err := net.Interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("list the client's interfaces: %w", err)
+		return nil, fmt.Errorf("list the interfaces of %s: %w", host, err)
 	}
 	for _, p := range ports {
 		if p.HardwareAddr.String() == mac.String() {
 			return &p, nil
 		}
 	}
-	return nil, fmt.Errorf("the client has no interface with %s", mac)
+	return nil, fmt.Errorf("%s has no interface with %s", host, mac)
+}
+
+// newARP opens a socket for ARP on the port. It is to be called in the port's host.
+func newARP(port *net.Interface) (*arp.Client, error) {
+	conn, err := packet.Listen(port, packet.Raw, int(ethernet.EtherTypeARP), nil)
+	if err != nil {
+		return nil, err
+	}
+	return arp.New(port, conn)
+}
+
+// newICMPv6 opens a socket for neighbour discovery in the host that it is called in.
+func newICMPv6() (int, error) {
+	return unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 }
 
 func (s *Stage) askARP(address netip.Addr, deadline time.Time) ([]net.HardwareAddr, error) {
 	var client *arp.Client
 	if err := s.In(lab.Client, func() error {
-		port, err := s.clientPort()
+		port, err := s.portOf(lab.Client)
 		if err != nil {
 			return err
 		}
-		conn, err := packet.Listen(port, packet.Raw, int(ethernet.EtherTypeARP), nil)
-		if err != nil {
-			return err
-		}
-		client, err = arp.New(port, conn)
+		client, err = newARP(port)
 		return err
 	}); err != nil {
 		return nil, err
@@ -151,20 +161,16 @@ func (s *Stage) askNDP(address netip.Addr, deadline time.Time) ([]net.HardwareAd
 	socket := -1
 	if err := s.In(lab.Client, func() error {
 		var err error
-		if port, err = s.clientPort(); err != nil {
+		if port, err = s.portOf(lab.Client); err != nil {
 			return err
 		}
-		socket, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		socket, err = newICMPv6()
 		return err
 	}); err != nil {
 		return nil, err
 	}
 	defer unix.Close(socket)
-	question := &ndp.NeighborSolicitation{
-		TargetAddress: address,
-		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: port.HardwareAddr}},
-	}
-	if err := solicit(socket, port.Index, question); err != nil {
+	if err := solicit(socket, port, address); err != nil {
 		return nil, err
 	}
 	var macs []net.HardwareAddr
@@ -187,11 +193,15 @@ func (s *Stage) askNDP(address netip.Addr, deadline time.Time) ([]net.HardwareAd
 
 // solicit sends a neighbour solicitation as RFC 4861 section 4.3 wants it. The zone
 // goes by number, since the net package would look its name up on another host.
-func solicit(socket, port int, question *ndp.NeighborSolicitation) error {
+func solicit(socket int, port *net.Interface, address netip.Addr) error {
+	question := &ndp.NeighborSolicitation{
+		TargetAddress: address,
+		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: port.HardwareAddr}},
+	}
 	if err := unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
 		return err
 	}
-	group, err := ndp.SolicitedNodeMulticast(question.TargetAddress)
+	group, err := ndp.SolicitedNodeMulticast(address)
 	if err != nil {
 		return err
 	}
@@ -199,7 +209,7 @@ func solicit(socket, port int, question *ndp.NeighborSolicitation) error {
 	if err != nil {
 		return err
 	}
-	return unix.Sendto(socket, text, 0, &unix.SockaddrInet6{Addr: group.As16(), ZoneId: uint32(port)})
+	return unix.Sendto(socket, text, 0, &unix.SockaddrInet6{Addr: group.As16(), ZoneId: uint32(port.Index)})
 }
 
 // advertised returns the hardware addresses that a message gives for the address, if

@@ -25,13 +25,14 @@ func main() {
 	file := flag.String("json", "bin/bench.json", "file to write the figures to")
 	many := flag.Int("scale", 0, "measure the controller alone, with so many Services")
 	program := flag.String("berth", "", "berth program to measure with -scale; default: the one that the lab runs")
+	rounds := flag.Int("rounds", 10, "how often an address is made to move in each way")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	var err error
 	if *many > 0 {
 		err = runScale(ctx, *file, *program, *many)
 	} else {
-		err = run(ctx, *file)
+		err = run(ctx, *file, *rounds)
 	}
 	stop()
 	if err != nil {
@@ -40,7 +41,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, file string) (err error) {
+func run(ctx context.Context, file string, rounds int) (err error) {
 	l, err := lab.Up(ctx, lab.Options{Name: "bench", Nodes: 3, Router: "frr", DualStack: true, Log: os.Stderr})
 	if err != nil {
 		return err
@@ -50,7 +51,7 @@ func run(ctx context.Context, file string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{Stage: s, report: newReport(os.Stdout)}
+	b := &bench{Stage: s, report: newReport(os.Stdout), rounds: rounds}
 	if err := b.measure(ctx); err != nil {
 		if ctx.Err() == nil {
 			b.Explain(ctx, os.Stderr)
@@ -63,6 +64,7 @@ func run(ctx context.Context, file string) (err error) {
 type bench struct {
 	*stage.Stage
 	report *report
+	rounds int
 }
 
 const namespace = "bench"

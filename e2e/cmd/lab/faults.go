@@ -44,11 +44,16 @@ func faultCommands() []*cobra.Command {
 		fault("heal NODE", "Plug a host's cable in again", 1, func(_ context.Context, l *lab.Lab, args []string) error {
 			return l.Heal(args[0])
 		}),
-		fault("block NODE PEER", "Drop all frames between two hosts of the segment", 2, func(ctx context.Context, l *lab.Lab, args []string) error {
-			return l.Block(ctx, args[0], args[1])
-		}),
+		blockCommand(),
 		fault("unblock NODE PEER", "Let the frames between two hosts pass again", 2, func(ctx context.Context, l *lab.Lab, args []string) error {
 			return l.Unblock(ctx, args[0], args[1])
+		}),
+		fault("flap NODE", "Set a host's interface down and up again", 1, func(_ context.Context, l *lab.Lab, args []string) error {
+			return l.Flap(args[0])
+		}),
+		fault("mac NODE", "Give a host's interface a new hardware address", 1, func(_ context.Context, l *lab.Lab, args []string) error {
+			_, err := l.ChangeMAC(args[0])
+			return err
 		}),
 		fault("kill PROCESS|NODE", "End a process with SIGKILL, or a whole node", 1, func(ctx context.Context, l *lab.Lab, args []string) error {
 			return l.Kill(ctx, args[0])
@@ -60,4 +65,16 @@ func faultCommands() []*cobra.Command {
 			return l.Resume(ctx, args[0])
 		}),
 	}
+}
+
+func blockCommand() *cobra.Command {
+	oneWay := false
+	cmd := fault("block NODE PEER", "Drop all frames between two hosts of the segment", 2, func(ctx context.Context, l *lab.Lab, args []string) error {
+		if oneWay {
+			return l.BlockOneWay(ctx, args[0], args[1])
+		}
+		return l.Block(ctx, args[0], args[1])
+	})
+	cmd.Flags().BoolVar(&oneWay, "one-way", false, "drop only those from NODE to PEER")
+	return cmd
 }

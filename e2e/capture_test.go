@@ -1,0 +1,179 @@
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+// captured is a Service with addresses of both families, and a capture of who says
+// that they are its own.
+type captured struct {
+	*rack
+	*stage.Capture
+	addresses []netip.Addr
+}
+
+// capture captures the addresses of Services until the end of the test. Each has been
+// answered for by one node alone when it returns.
+func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
+	t.Helper()
+	var all []captured
+	var addresses []netip.Addr
+	for _, svc := range services {
+		c := captured{rack: r, addresses: stage.Addresses(svc)}
+		for _, address := range c.addresses {
+			r.forwarded(t, address)
+		}
+		all = append(all, c)
+		addresses = append(addresses, c.addresses...)
+	}
+	begun := time.Now()
+	capture, err := r.StartCapture(context.WithoutCancel(t.Context()), addresses...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := capture.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range all {
+		all[i].Capture = capture
+		all[i].sole(t, begun)
+	}
+	return all
+}
+
+// sole waits until one node is the owner of all the addresses, by what was seen since
+// a moment.
+func (c captured) sole(t *testing.T, since time.Time) stage.Owner {
+	t.Helper()
+	owner, err := c.AwaitOwner(t.Context(), patience, since, c.addresses...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return owner
+}
+
+// answered waits until each of the addresses was answered for the last times that it
+// was asked, by whomever, by what was seen since a moment.
+func (c captured) answered(t *testing.T, since time.Time) {
+	t.Helper()
+	if err := c.AwaitAnswers(t.Context(), patience, since, c.addresses...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serves waits until both addresses are served to both clients, each with the
+// neighbour cache that it has. Under policy Local it is a Pod of the node that has the
+// address that serves: with an owner given, it must be that node's.
+func (c captured) serves(t *testing.T, owner string) {
+	t.Helper()
+	for _, address := range c.addresses {
+		for _, host := range []string{lab.Client, lab.Remote} {
+			eventually(t, func(ctx context.Context) error {
+				// A Pod that cannot be reached is not asked for long.
+				ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+				defer cancel()
+				answer, err := c.AskHTTP(ctx, host, address)
+				if err == nil && owner != "" && answer.Node != owner {
+					err = fmt.Errorf("%s reaches %s at %s, want its owner %s", host, address, answer.Node, owner)
+				}
+				return err
+			})
+		}
+	}
+}
+
+// told waits until an owner has told the segment unasked of all the addresses, with
+// the hardware address that it has, since a moment.
+func (c captured) told(t *testing.T, owner string, since time.Time) {
+	t.Helper()
+	mac, err := c.NodeMAC(owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range c.addresses {
+		eventually(t, func(context.Context) error {
+			seen := c.Of(address).Since(since).By(owner)
+			for _, s := range seen {
+				if s.Gratuitous && s.MAC == mac.String() {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s answered %d times for %s, and has not told unasked that it is at %s", owner, len(seen), address, mac)
+		})
+	}
+}
+
+// silent checks that a node did not say between two moments that an address is its own.
+func (c captured) silent(t *testing.T, node string, from, to time.Time) {
+	t.Helper()
+	for _, address := range c.addresses {
+		seen := c.Of(address).Between(from, to)
+		if n := len(seen.By(node)); n > 0 {
+			t.Errorf("%s answered %d times for %s, which is another's: %s", node, n, address, seen)
+		}
+	}
+}
+
+// whole waits until every speaker is ready and hears all others. It needs no API
+// server.
+func (r *rack) whole(t *testing.T) {
+	t.Helper()
+	for _, node := range r.Nodes() {
+		r.hears(t, node, len(r.Nodes())-1)
+	}
+}
+
+// hears waits until the speaker of a node is ready and hears so many others.
+func (r *rack) hears(t *testing.T, node string, peers int) {
+	t.Helper()
+	addresses, err := r.Lab.Addresses(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + netip.AddrPortFrom(addresses[0], 7470).String()
+	want := fmt.Sprintf("\nberth_l2_peers{interface=\"eth0\"} %d\n", peers)
+	eventually(t, func(ctx context.Context) error {
+		if _, err := r.fetch(ctx, node, url+"/readyz"); err != nil {
+			return err
+		}
+		text, err := r.fetch(ctx, node, url+"/metrics")
+		if err == nil && !strings.Contains(text, want) {
+			err = fmt.Errorf("the speaker of %s does not have %d peers on its segment", node, peers)
+		}
+		return err
+	})
+}
+
+// fetch gets a page in a host.
+func (r *rack) fetch(ctx context.Context, host, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := r.HTTPClient(host).Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s says %s: %s", url, response.Status, text)
+	}
+	return string(text), err
+}

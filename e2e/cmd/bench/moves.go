@@ -1,0 +1,214 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+// restarts is how often all speakers are replaced.
+const restarts = 3
+
+// leave counts the new connections that fail, and the open ones that break, while the
+// owner leaves on purpose and returns. The client asks anew who has the address before
+// each new connection.
+func (b *bench) leave(ctx context.Context, st *steady) error {
+	t := toll{name: "planned_leave"}
+	for range b.rounds {
+		if _, err := b.settle(ctx, st); err != nil {
+			return fmt.Errorf("planned leave: %w", err)
+		}
+		if err := t.during(ctx, b, st, func() error { return b.leaveAndReturn(ctx, st) }); err != nil {
+			return fmt.Errorf("planned leave: %w", err)
+		}
+	}
+	t.tell(b.report)
+	return nil
+}
+
+// restart counts so while all speakers are replaced, one after the other.
+func (b *bench) restart(ctx context.Context, st *steady) error {
+	t := toll{name: "rolling_restart"}
+	for range min(b.rounds, restarts) {
+		if _, err := b.settle(ctx, st); err != nil {
+			return fmt.Errorf("rolling restart: %w", err)
+		}
+		err := t.during(ctx, b, st, func() error {
+			if _, err := b.Kubectl(ctx, "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
+				return err
+			}
+			return b.AwaitBerth(ctx)
+		})
+		if err != nil {
+			return fmt.Errorf("rolling restart: %w", err)
+		}
+	}
+	t.tell(b.report)
+	return nil
+}
+
+// leaveAndReturn has the owner leave and come back, with a rest between and after.
+func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
+	owner, err := st.seen.AwaitOwner(ctx, patience, time.Now(), st.v4, st.v6)
+	if err != nil {
+		return err
+	}
+	if _, err := b.Kubectl(ctx, "", "label", "node", owner.Host, v1alpha1.ExcludeLabel+"="); err != nil {
+		return err
+	}
+	if err := b.awaitState(ctx, owner.Host, v1alpha1.SpeakerLeaving); err != nil {
+		return err
+	}
+	err = stage.Eventually(ctx, patience, func(ctx context.Context) error {
+		next, err := st.seen.AwaitOwner(ctx, patience, time.Now(), st.v4, st.v6)
+		if err == nil && next.Host == owner.Host {
+			err = fmt.Errorf("%s is to leave and still answers for %s", owner.Host, st.v4)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, rest); err != nil {
+		return err
+	}
+	if _, err := b.Kubectl(ctx, "", "label", "node", owner.Host, v1alpha1.ExcludeLabel+"-"); err != nil {
+		return err
+	}
+	if err := b.awaitState(ctx, owner.Host, v1alpha1.SpeakerReady); err != nil {
+		return err
+	}
+	_, err = b.settle(ctx, st)
+	return err
+}
+
+func (b *bench) awaitState(ctx context.Context, node string, want v1alpha1.SpeakerState) error {
+	return stage.Eventually(ctx, patience, func(ctx context.Context) error {
+		status, err := b.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
+		if err == nil && status.Status.State != want {
+			err = fmt.Errorf("speaker of %s is %s, want %s", node, status.Status.State, want)
+		}
+		return err
+	})
+}
+
+// toll is what became of connections while addresses moved on purpose.
+type toll struct {
+	name                                       string
+	asked, failed, broken, open, openAndBroken int
+	gaps                                       []time.Duration
+}
+
+// during adds what happens to the connections of a client while do runs: to new ones
+// that it makes all the time, and to some that it made before and goes on to use.
+func (t *toll) during(ctx context.Context, b *bench, st *steady, do func() error) error {
+	open, err := b.openLines(ctx, st.v4)
+	if err != nil {
+		return err
+	}
+	talking, hangUp := context.WithCancel(ctx)
+	defer hangUp()
+	alive := make(chan int, 1)
+	go func() { alive <- open.talk(talking) }() // ends with talking
+	probe := b.StartProbe(ctx, lab.Client, st.v4, every, timeout, true)
+	err = do()
+	gap := probe.Stop()
+	hangUp()
+	t.open += len(open)
+	t.openAndBroken += len(open) - <-alive
+	if err != nil {
+		return err
+	}
+	for _, e := range gap.Errors {
+		fmt.Fprintf(os.Stderr, "# %s: %s\n", t.name, e)
+	}
+	t.asked, t.failed, t.broken = t.asked+gap.Asked, t.failed+gap.Failed-gap.Broken, t.broken+gap.Broken
+	t.gaps = append(t.gaps, gap.Longest)
+	return nil
+}
+
+func (t *toll) tell(r *report) {
+	r.add(t.name+"_new_connections", float64(t.asked), "connections")
+	r.add(t.name+"_new_connections_failed", float64(t.failed), "connections")
+	// These were made, and reset before the answer came.
+	r.add(t.name+"_new_connections_broken", float64(t.broken), "connections")
+	r.add(t.name+"_established", float64(t.open), "connections")
+	r.add(t.name+"_established_broken", float64(t.openAndBroken), "connections")
+	r.times(t.name+"_longest_without_answer", t.gaps)
+}
+
+// lines are open connections of the client to port 7000.
+type lines []net.Conn
+
+// established is how many connections are open when addresses move.
+const established = 20
+
+// openLines opens connections, each of which has had an answer.
+func (b *bench) openLines(ctx context.Context, address netip.Addr) (lines, error) {
+	var all lines
+	for range established {
+		conn, err := b.Dial(ctx, lab.Client, "tcp", netip.AddrPortFrom(address, 7000).String())
+		if err != nil {
+			all.close()
+			return nil, fmt.Errorf("open a connection that lasts: %w", err)
+		}
+		all = append(all, conn)
+	}
+	if n := len(all.alive()); n != established {
+		all.close()
+		return nil, fmt.Errorf("%d of %d connections to %s answer before anything moved", n, established, address)
+	}
+	return all, nil
+}
+
+// talk uses the connections ten times a second until ctx ends, then closes them, and
+// returns how many answered each time.
+func (l lines) talk(ctx context.Context) int {
+	defer l.close()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	left := l
+	for {
+		left = left.alive()
+		select {
+		case <-ctx.Done():
+			return len(left)
+		case <-tick.C:
+		}
+	}
+}
+
+// alive returns those that answer within the timeout of a client.
+func (l lines) alive() lines {
+	var alive lines
+	for _, conn := range l {
+		if conn.SetDeadline(time.Now().Add(timeout)) != nil {
+			continue
+		}
+		if _, err := conn.Write([]byte("hello\n")); err != nil {
+			continue
+		}
+		if _, err := bufio.NewReader(conn).ReadBytes('\n'); err == nil {
+			alive = append(alive, conn)
+		}
+	}
+	return alive
+}
+
+func (l lines) close() {
+	for _, conn := range l {
+		conn.Close()
+	}
+}

@@ -1,0 +1,234 @@
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+// fault is something that happens to one node.
+type fault struct {
+	name string
+	// lost: as long as the fault lasts, and until the node took part again, it cannot
+	// answer. Otherwise it may.
+	lost bool
+	// deaf and unheard: it hears no other node, and no other node hears it.
+	deaf, unheard bool
+	// renewed: whoever knew the node's hardware address must hear of the new one.
+	renewed bool
+	// strike makes it happen. What it returns ends it; nil if nothing lasts.
+	strike func(context.Context, *rack, string) (heal func(context.Context) error, err error)
+}
+
+// faults are those that leave all of Kubernetes' own as it is.
+func faults() []fault {
+	return []fault{
+		{name: "its cable is cut", lost: true, strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return func(context.Context) error { return r.Heal(node) }, r.Cut(node)
+		}},
+		{name: "its speaker is killed", lost: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return nil, r.Kill(ctx, "speaker@"+node)
+		}},
+		{name: "its speaker freezes and wakes", lost: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return func(ctx context.Context) error { return r.Resume(ctx, "speaker@"+node) }, r.Pause(ctx, "speaker@"+node)
+		}},
+		{name: "it and the others do not hear each other", deaf: true, unheard: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return r.apart(ctx, node, r.Block)
+		}},
+		{name: "the others do not hear it", unheard: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return r.apart(ctx, node, r.BlockOneWay)
+		}},
+		{name: "it does not hear the others", deaf: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return r.apart(ctx, node, func(ctx context.Context, node, other string) error { return r.BlockOneWay(ctx, other, node) })
+		}},
+		{name: "its interface flaps", strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
+			return nil, r.Flap(node)
+		}},
+		{name: "its hardware address changes", renewed: true, strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
+			_, err := r.ChangeMAC(node)
+			return nil, err
+		}},
+	}
+}
+
+// apart keeps a node and the other nodes from each other on the segment. All of them
+// are there for the API server and for clients.
+func (r *rack) apart(ctx context.Context, node string, block func(ctx context.Context, node, other string) error) (heal func(context.Context) error, err error) {
+	for _, other := range r.others(node) {
+		err = errors.Join(err, block(ctx, node, other))
+	}
+	return func(ctx context.Context) error {
+		var err error
+		for _, other := range r.others(node) {
+			err = errors.Join(err, r.Unblock(ctx, node, other))
+		}
+		return err
+	}, err
+}
+
+// testFaults strikes the owner of a Service with each fault.
+func testFaults(t *testing.T, r *rack) {
+	c := r.capture(t, r.serve(t, local))
+	for _, f := range faults() {
+		t.Run(f.name, func(t *testing.T) {
+			r.suffer(t, c, f, "")
+			r.whole(t)
+		})
+	}
+}
+
+// testFaultsAlone does so while the API server is away.
+func testFaultsAlone(t *testing.T, r *rack) {
+	c := r.capture(t, r.serve(t, local))
+	for _, f := range faults() {
+		t.Run(f.name, func(t *testing.T) {
+			resume := r.withoutAPI(t)
+			r.suffer(t, c, f, "")
+			resume()
+			r.settle(t)
+			r.whole(t)
+		})
+	}
+}
+
+// withoutAPI pauses the API server until resume, or the end of the test.
+func (r *rack) withoutAPI(t *testing.T) (resume func()) {
+	t.Helper()
+	resume = func() {
+		t.Helper()
+		// Nothing is harmed by a second time.
+		if err := r.Resume(context.WithoutCancel(t.Context()), "kube-apiserver"); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(resume)
+	if err := r.Pause(t.Context(), "kube-apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	return resume
+}
+
+// suffer strikes a node, that which owns the first addresses if none is named, checks who answers then, heals it, and checks again: one node
+// in the end, that has told of itself if anything is new about it, and none that lost
+// its addresses meanwhile.
+func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
+	t.Helper()
+	before := make([]stage.Owner, len(all))
+	for i, c := range all {
+		before[i] = c.sole(t, time.Now())
+	}
+	if node == "" {
+		node = before[0].Host
+	}
+	heal, err := f.strike(t.Context(), r, node)
+	end := func() {
+		if heal == nil {
+			return
+		}
+		if err := heal(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+		heal = nil
+	}
+	t.Cleanup(end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := time.Now()
+	if f.deaf || f.unheard {
+		r.noticed(t, f, node)
+	}
+	for _, c := range all {
+		if f.lost {
+			if owner := c.sole(t, down); owner.Host == node {
+				t.Errorf("%s answers for %s", node, c.addresses)
+			}
+		}
+		c.answered(t, time.Now())
+		c.serves(t, "")
+	}
+	end()
+	healed := time.Now()
+	for i, c := range all {
+		owner := c.sole(t, healed)
+		if owner.Host != before[i].Host || owner.Host == node && (f.lost || f.renewed) {
+			c.told(t, owner.Host, before[i].Until)
+		} else if f.deaf || f.unheard {
+			r.forget(t) // who met the other owner is not told that it gave way
+		}
+		c.serves(t, owner.Host)
+		if f.lost && owner.Host != node {
+			c.silent(t, node, down, owner.Until)
+		}
+		for _, address := range c.addresses {
+			t.Logf("%s (%s before): %s", address, before[i].Host, c.Of(address).Since(before[i].Until))
+		}
+	}
+}
+
+// forget empties the neighbour caches of those who ask.
+func (r *rack) forget(t *testing.T) {
+	t.Helper()
+	for _, host := range []string{lab.Client, lab.Router} {
+		if err := r.FlushNeighbors(host); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// noticed waits until the speakers know what they do not hear any more.
+func (r *rack) noticed(t *testing.T, f fault, node string) {
+	t.Helper()
+	for _, n := range r.Nodes() {
+		peers := len(r.Nodes()) - 1
+		switch {
+		case n == node && f.deaf:
+			peers = 0
+		case n != node && f.unheard:
+			peers--
+		}
+		r.hears(t, n, peers)
+	}
+}
+
+// faultsInARow is how many faults a row has.
+const faultsInARow = 20
+
+// testRandomFaults strikes random nodes with random faults, half of the times without
+// an API server. BERTH_FAULTS_SEED=N repeats a row.
+func testRandomFaults(t *testing.T, r *rack) {
+	seed := rand.Uint64()
+	if text := os.Getenv("BERTH_FAULTS_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("BERTH_FAULTS_SEED: %v", err)
+		}
+	}
+	t.Logf("to repeat this row of faults: BERTH_FAULTS_SEED=%d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	all := r.capture(t, r.serve(t, local), r.serve(t, local), r.serve(t, local))
+	kinds := faults()
+	for i := range faultsInARow {
+		f := kinds[random.IntN(len(kinds))]
+		node := r.Nodes()[random.IntN(len(r.Nodes()))]
+		away := random.IntN(2) == 0
+		t.Logf("fault %d: of %s, %s; API server away: %v", i+1, node, f.name, away)
+		resume := func() {}
+		if away {
+			resume = r.withoutAPI(t)
+		}
+		r.suffer(t, all, f, node)
+		resume()
+		r.settle(t) // kube-proxies shall know all Pods when the API server goes
+		r.whole(t)
+	}
+}
