@@ -117,7 +117,7 @@ func explain(asked request, err error) (reason, message string) {
 // nodeView is what the controller knows of a node that matters to announcing.
 type nodeView struct {
 	labels   map[string]string
-	excluded bool
+	excluded string   // why it announces nothing; empty: it may
 	ready    bool     // its speaker runs and announces
 	segments []string // interfaces on which its speaker announces, sorted
 	sessions []string // names of BGPPeers with an established session, sorted
@@ -201,7 +201,7 @@ func announcersOf(address netip.Addr, snapshot *config.Snapshot, nodes map[strin
 func usable(nodes map[string]nodeView, selector config.NodeSelector) []nodeView {
 	var found []nodeView
 	for _, n := range nodes {
-		if n.ready && !n.excluded && selector.Matches(n.labels) {
+		if n.ready && n.excluded == "" && selector.Matches(n.labels) {
 			found = append(found, n)
 		}
 	}

@@ -43,7 +43,7 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 		{"an interface that no node has", []string{"192.0.2.1"}, map[string]nodeView{"n1": {ready: true, segments: []string{"eth1"}}}, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
 		{"in no pool", []string{"10.0.0.1"}, up, condition{v1alpha1.ServiceAnnounced, false, "NoAdvertisement", "10.0.0.1 answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced"}},
 		{"no speaker runs", []string{"192.0.2.1"}, nil, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
-		{"every node is excluded", []string{"192.0.2.1"}, map[string]nodeView{"n1": {ready: true, segments: []string{"eth0"}, excluded: true}}, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
+		{"every node is excluded", []string{"192.0.2.1"}, map[string]nodeView{"n1": {ready: true, segments: []string{"eth0"}, excluded: "is being deleted"}}, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
 		{"no session with the peer", []string{"198.51.100.1"}, apart, condition{v1alpha1.ServiceAnnounced, false, "NoSession", "198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has an established session with its peers; see kubectl get speakerstatuses"}},
 		{"nothing to announce", nil, up, condition{v1alpha1.ServiceAnnounced, false, "NoAddress", "no address to announce: see condition berth.dev/Allocated"}},
 	} {

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
@@ -212,13 +213,9 @@ func (c *Controller) watch() error {
 			return fmt.Errorf("watch: %w", err)
 		}
 	}
-	// The controller reads no more of a Node than this.
 	return c.informers.node.SetTransform(func(o any) (any, error) {
 		if n, ok := o.(*corev1.Node); ok {
-			slim := &corev1.Node{}
-			slim.Name, slim.UID, slim.ResourceVersion, slim.Labels = n.Name, n.UID, n.ResourceVersion, n.Labels
-			slim.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: readyStatus(n)}}
-			return slim, nil
+			return candidate.SlimNode(n), nil
 		}
 		return o, nil
 	})
@@ -230,11 +227,12 @@ func relabelled(before, after metav1.Object) bool {
 	return !maps.Equal(before.GetLabels(), after.GetLabels())
 }
 
-// nodeMatters tells whether the labels or the readiness of a Node changed.
+// nodeMatters tells whether a Node changed in what chooses among nodes, or in its
+// readiness.
 func nodeMatters(before, after metav1.Object) bool {
 	b, okB := before.(*corev1.Node)
 	a, okA := after.(*corev1.Node)
-	return okA && okB && (!maps.Equal(b.Labels, a.Labels) || readyStatus(b) != readyStatus(a))
+	return okA && okB && (!candidate.Same(b, a) || readyStatus(b) != readyStatus(a))
 }
 
 // readyStatus returns the status of the Node's condition Ready.

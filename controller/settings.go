@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
@@ -201,7 +202,7 @@ func (c *Controller) reviewNodes() bool {
 	nodes := map[string]nodeView{}
 	alive := map[string]bool{}
 	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
-		nodes[n.Name] = nodeView{labels: n.Labels, excluded: config.Excluded(n.Labels)}
+		nodes[n.Name] = nodeView{labels: n.Labels, excluded: candidate.Exclusion(n)}
 		alive[n.Name] = readyStatus(n) == corev1.ConditionTrue
 	}
 	for _, s := range client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 )
@@ -99,7 +100,7 @@ func (p *planner) watch() error {
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*corev1.Node)
 			a, okA := after.(*corev1.Node)
-			if okA && okB && !sameNode(b, a) {
+			if okA && okB && !candidate.Same(b, a) {
 				node(after)
 			}
 		},
@@ -180,7 +181,7 @@ func (p *planner) replan() {
 }
 
 func (p *planner) plan(group Group) {
-	endpoints := map[string]Endpoints{}
+	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range group.Services {
 		if s.Local {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
@@ -223,8 +224,8 @@ func (p *planner) reviewState() {
 	switch {
 	case !exists:
 		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone")
-	case self.Excluded:
-		p.become(v1alpha1.SpeakerLeaving, "the Node is being deleted or has the label "+v1alpha1.ExcludeLabel)
+	case self.Excluded != "":
+		p.become(v1alpha1.SpeakerLeaving, "the Node "+self.Excluded)
 	case !p.keyed:
 		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")
 	default:

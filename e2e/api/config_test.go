@@ -30,6 +30,11 @@ func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
 		{"IPPool", `{addresses: [192.0.2.0/24], allocation: Never}`, `Unsupported value: "Never"`},
 		{"L2Advertisement", `{pools: [a, a]}`, "Duplicate value"},
 		{"L2Advertisement", `{interfaces: [""]}`, "should be at least 1 chars long"},
+		{"L2Advertisement", `{preferredNodes: [{nodeSelector: {}}]}`, "spec.preferredNodes[0].weight: Required value"},
+		{"L2Advertisement", `{preferredNodes: [{weight: 0, nodeSelector: {}}]}`, "should be greater than or equal to 1"},
+		{"L2Advertisement", `{preferredNodes: [{weight: 101, nodeSelector: {}}]}`, "should be less than or equal to 100"},
+		{"L2Advertisement", `{preferredNodes: [{weight: 50}]}`, "spec.preferredNodes[0].nodeSelector: Required value"},
+		{"L2Advertisement", `{serviceSelectors: web}`, "must be of type array"},
 		{"BGPAdvertisement", `{peers: [a, a]}`, "Duplicate value"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2}`, "spec.address: Required value"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: router}`, "an IPv4 or IPv6 address such as 192.0.2.1"},
@@ -67,6 +72,8 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 		object("L2Advertisement", "good", `{pools: [good]}`),
 		object("L2Advertisement", "typo", `{pools: [god]}`),
 		object("L2Advertisement", "selector", `{nodeSelectors: [{matchExpressions: [{key: a, operator: Near}]}]}`),
+		object("L2Advertisement", "services", `{serviceSelectors: [{matchLabels: {a: b}}, {matchExpressions: [{key: a, operator: Near}]}]}`),
+		object("L2Advertisement", "preference", `{preferredNodes: [{weight: 7, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}]}`),
 		object("L2Advertisement", "pattern", `{interfaces: [eth0, "bond["]}`),
 		object("BGPPeer", "group", `{localASN: 1, peerASN: 2, address: 224.0.0.1}`),
 		object("BGPAdvertisement", "typo", `{peers: [tor]}`),
@@ -79,6 +86,8 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "l2advertisement", "good", "True", "all of the object is in effect")
 	awaitReady(t, "l2advertisement", "typo", "False", `spec.pools[0]: no IPPool "god" exists; create it or take the name out`)
 	awaitReady(t, "l2advertisement", "selector", "False", `spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
+	awaitReady(t, "l2advertisement", "services", "False", `spec.serviceSelectors[1]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
+	awaitReady(t, "l2advertisement", "preference", "False", `spec.preferredNodes[0].nodeSelector: "Near" is not a valid label selector operator; the entry is not in effect until this is mended`)
 	awaitReady(t, "l2advertisement", "pattern", "False", `spec.interfaces[1]: "bond[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`)
 	awaitReady(t, "bgppeer", "group", "False", `spec.address: 224.0.0.1 is not the address of a router; write a unicast address`)
 	awaitReady(t, "bgpadvertisement", "typo", "False", `spec.peers[0]: no BGPPeer "tor" is in effect; create it, mend it, or take the name out`)
