@@ -17,6 +17,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/mirror"
 )
 
 // planner turns what changed in the API into plans, and hands them to the drivers.
@@ -26,6 +27,7 @@ type planner struct {
 	sources  *sources
 	l2       *l2.Driver
 	bgp      *bgp.Driver
+	mirror   *mirror.Mirror
 	reporter *reporter
 	tasks    *workqueue.Typed[task]
 
@@ -54,9 +56,9 @@ const (
 	keyChanged
 )
 
-func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, r *reporter) (*planner, error) {
+func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, m *mirror.Mirror, r *reporter) (*planner, error) {
 	p := &planner{
-		Options: o, sources: s, l2: layer2, bgp: routes, reporter: r,
+		Options: o, sources: s, l2: layer2, bgp: routes, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},
@@ -200,12 +202,14 @@ func (p *planner) syncL2(group string, parts map[string]l2.Desired) {
 	before := p.parts[group]
 	delete(p.parts, group)
 	for part, desired := range parts {
+		p.mirror.Show(part, desired.Addresses)
 		p.l2.Sync(part, desired)
 		p.parts[group] = append(p.parts[group], part)
 	}
 	for _, part := range before {
 		if _, still := parts[part]; !still {
 			p.l2.Sync(part, l2.Desired{})
+			p.mirror.Show(part, nil)
 			p.reporter.forget(part)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/mirror"
 )
 
 // Options of a Speaker.
@@ -89,6 +90,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, stop())
 	}
+	group.Go(func() error { return planner.mirror.Run(life) })
+	// What others claim is known before anything is claimed here.
+	if !cache.WaitForCacheSync(ctx.Done(), planner.mirror.Synced) {
+		return stop()
+	}
 	planner.begin()
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
@@ -132,7 +138,18 @@ func (s *Speaker) settle(ctx context.Context, p *planner) {
 // assemble makes the drivers, and who tells them what to do.
 func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
 	addresses := internalIPs(node)
-	layer2, err := l2.New(l2.Config{Node: s.Node, NodeAddresses: addresses, Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics})
+	var layer2 *l2.Driver
+	claims, err := mirror.New(mirror.Config{
+		Berth: s.Berth, Logger: s.Logger, Node: s.Node, ServiceUID: s.sources.serviceUID,
+		Heard: func(c l2.Claim) { layer2.Mirrored(c) }, // not before Run
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	layer2, err = l2.New(l2.Config{
+		Node: s.Node, NodeAddresses: addresses, OnClaim: claims.Claimed,
+		Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics,
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("layer 2: %w", err)
 	}
@@ -144,7 +161,7 @@ func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
 		return nil, nil, fmt.Errorf("BGP: %w", err)
 	}
 	r := newReporter(s.Options, s.sources, layer2, routes)
-	p, err := newPlanner(s.Options, s.sources, layer2, routes, r)
+	p, err := newPlanner(s.Options, s.sources, layer2, routes, claims, r)
 	return p, r, err
 }
 

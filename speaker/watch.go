@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -161,6 +162,16 @@ func (s *sources) view(key string) Service {
 		}
 	}
 	return view
+}
+
+// serviceUID returns the UID of a Service; false: there is none.
+func (s *sources) serviceUID(key string) (types.UID, bool) {
+	o, exists, err := s.service.GetStore().GetByKey(key)
+	svc, ok := o.(*corev1.Service)
+	if err != nil || !exists || !ok {
+		return "", false
+	}
+	return svc.UID, true
 }
 
 // allocated tells whether the controller gave the addresses in the status.
