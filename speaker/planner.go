@@ -35,6 +35,7 @@ type planner struct {
 	world   World
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
+	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
 	keyed   bool
 
 	mu       sync.Mutex // guards what follows; makes changes of state one after the other
@@ -54,6 +55,7 @@ const (
 	settingsChanged
 	nodesChanged
 	keyChanged
+	dataPathChanged
 )
 
 func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, m *mirror.Mirror, r *reporter) (*planner, error) {
@@ -150,6 +152,12 @@ func (p *planner) run(ctx context.Context) {
 		case keyChanged:
 			p.reviewKey()
 			p.reviewState()
+		case dataPathChanged:
+			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
+				p.world.Unfit = unfit
+				p.replan()
+				p.reviewState()
+			}
 		}
 		p.tasks.Done(t)
 	}
@@ -222,7 +230,13 @@ func (p *planner) syncPeers() {
 	p.bgp.SyncPeers(peers)
 }
 
-// reviewState follows the exclusion of this node.
+// followDataPath takes what kube-proxy says of itself.
+func (p *planner) followDataPath(unhealthy bool) {
+	p.unfit.Store(unhealthy)
+	p.tasks.Add(task{kind: dataPathChanged})
+}
+
+// reviewState follows what keeps this node from announcing.
 func (p *planner) reviewState() {
 	self, exists := p.world.Nodes[p.Node]
 	switch {
@@ -230,6 +244,8 @@ func (p *planner) reviewState() {
 		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone")
 	case self.Excluded != "":
 		p.become(v1alpha1.SpeakerLeaving, "the Node "+self.Excluded)
+	case p.world.Unfit:
+		p.become(v1alpha1.SpeakerLeaving, "kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)")
 	case !p.keyed:
 		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")
 	default:

@@ -44,6 +44,9 @@ type Options struct {
 	// LeaveDelay is the time between the withdrawal of the routes and the end of the
 	// BGP sessions, in which the routers move on and what still arrives is forwarded.
 	LeaveDelay time.Duration
+	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
+	// the node announces nothing. Empty: nobody is asked.
+	ProxyHealthz string
 }
 
 // Speaker is a speaker. Make one with New.
@@ -100,6 +103,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
+	group.Go(func() error { return dataPath{s.ProxyHealthz, proxyEvery, planner.followDataPath}.run(life) })
 	group.Go(func() error { s.settle(ctx, planner); return nil })
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
 
