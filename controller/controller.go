@@ -193,6 +193,7 @@ func (c *Controller) watch() error {
 		{c.informers.secret, to(ensureKey), always},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
+		{c.informers.speaker, to(ensureKey), rekeyed},
 		{c.informers.pool, to(compileAll), respecified},
 		{c.informers.l2, to(compileAll), respecified},
 		{c.informers.bgp, to(compileAll), respecified},

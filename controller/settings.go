@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math/big"
@@ -231,38 +230,4 @@ func (c *Controller) reviewNodes() bool {
 	}
 	c.nodes.Store(&nodes)
 	return true
-}
-
-// ensureHelloKey makes the key with which speakers sign their hellos, unless there
-// is a good one.
-func (c *Controller) ensureHelloKey(ctx context.Context) error {
-	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
-	found, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
-	if err == nil && len(found.Data[v1alpha1.HelloKey]) >= v1alpha1.ShortestHelloKey {
-		return nil
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
-	}
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		return fmt.Errorf("make the hello key: %w", err)
-	}
-	data := map[string][]byte{v1alpha1.HelloKey: key}
-	if err == nil {
-		found.Data = data
-		_, err = secrets.Update(ctx, found, metav1.UpdateOptions{})
-	} else {
-		_, err = secrets.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
-			Data:       data,
-		}, metav1.CreateOptions{})
-	}
-	switch {
-	case apierrors.IsAlreadyExists(err):
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // we are being uninstalled
-	case err != nil:
-		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
-	}
-	return nil
 }

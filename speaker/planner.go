@@ -303,26 +303,3 @@ func (p *planner) settled() bool {
 	}
 	return claiming && established >= int(p.ordered.Load())
 }
-
-// reviewKey takes the key of hellos from its Secret. A Secret that is gone changes
-// nothing: the speakers go on with the key they have.
-func (p *planner) reviewKey() {
-	o, _, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
-	secret, ok := o.(*corev1.Secret)
-	key := []byte(nil)
-	if err == nil && ok {
-		key = secret.Data[v1alpha1.HelloKey]
-	}
-	if len(key) >= v1alpha1.ShortestHelloKey {
-		p.keyed = true
-		p.l2.SetKeys(l2.Keys{Sign: key})
-		p.reporter.complain("hello key", "")
-		return
-	}
-	consequence := "without it nothing is announced by ARP and NDP"
-	if p.keyed {
-		consequence = "the speaker goes on with the key it has"
-	}
-	p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
-		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
-}

@@ -48,6 +48,8 @@ type reporter struct {
 	reason     string
 	complaints map[string]string   // by subject
 	members    map[string][]string // Services by group
+	signing    string              // fingerprints of keys
+	accepted   []string
 
 	flushes chan chan error // asks run to write now
 
@@ -102,6 +104,14 @@ func (r *reporter) complain(subject, message string) {
 		r.complaints[subject] = message
 		r.Logger.Warn(message)
 	}
+	r.poke()
+}
+
+// setKeys notes the fingerprints of the keys of hellos.
+func (r *reporter) setKeys(signing string, accepted []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.signing, r.accepted = signing, accepted
 	r.poke()
 }
 
@@ -324,6 +334,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	var messages []string
 	r.mu.Lock()
 	report.State, report.Reason = r.now, r.reason
+	report.SigningKey, report.AcceptedKeys = r.signing, r.accepted
 	for _, m := range r.complaints {
 		messages = append(messages, m)
 	}
