@@ -164,6 +164,13 @@ func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*L2Advert
 	return found
 }
 
+// AdvertisesPool tells whether an advertisement selects addresses of the pool, of
+// whichever Services.
+func (s *Snapshot) AdvertisesPool(pool *Pool) bool {
+	return slices.ContainsFunc(s.l2, func(a *L2Advertisement) bool { return s.selects(a.pools, pool) }) ||
+		slices.ContainsFunc(s.bgp, func(a *BGPAdvertisement) bool { return s.selects(a.pools, pool) })
+}
+
 // BGPFor is L2For, for BGP advertisements, which ask for no labels.
 func (s *Snapshot) BGPFor(address netip.Addr) []*BGPAdvertisement {
 	pool := s.PoolOf(address)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -64,6 +66,8 @@ type Controller struct {
 	led      atomic.Bool
 	snapshot atomic.Pointer[config.Snapshot]
 	nodes    atomic.Pointer[map[string]nodeView]
+	// conflicts are the addresses that foreign hosts announce.
+	conflicts atomic.Pointer[map[netip.Addr]foreign]
 
 	mu           sync.Mutex // guards what follows; never held across I/O
 	allocator    *ipam.Allocator
@@ -93,6 +97,7 @@ type sources struct {
 	service     cache.SharedIndexInformer
 	services    corelisters.ServiceLister
 	node        cache.SharedIndexInformer
+	slice       cache.SharedIndexInformer
 	secret      cache.SharedIndexInformer // of the hello key
 	ownFactory  informers.SharedInformerFactory
 	pool        cache.SharedIndexInformer
@@ -100,11 +105,12 @@ type sources struct {
 	bgp         cache.SharedIndexInformer
 	peer        cache.SharedIndexInformer
 	speaker     cache.SharedIndexInformer
+	owner       cache.SharedIndexInformer
 	reservation cache.SharedIndexInformer
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker, s.reservation}
+	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker, s.owner, s.reservation}
 }
 
 // New returns a controller that does nothing yet.
@@ -125,6 +131,7 @@ func New(o Options) (*Controller, error) {
 			service:     factory.Core().V1().Services().Informer(),
 			services:    factory.Core().V1().Services().Lister(),
 			node:        factory.Core().V1().Nodes().Informer(),
+			slice:       factory.Discovery().V1().EndpointSlices().Informer(),
 			secret:      own.Core().V1().Secrets().Informer(),
 			ownFactory:  own,
 			pool:        client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
@@ -132,6 +139,7 @@ func New(o Options) (*Controller, error) {
 			bgp:         client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
 			peer:        client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
 			reservation: client.NewInformer(o.Berth.IPReservations(""), &v1alpha1.IPReservation{}),
+			owner:       client.NewInformer(o.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
 			speaker:     client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
 		},
 		services:     newQueue[string](),
@@ -146,6 +154,7 @@ func New(o Options) (*Controller, error) {
 	}
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
+	c.conflicts.Store(&map[netip.Addr]foreign{})
 	var err error
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -214,12 +223,30 @@ func (c *Controller) watch() error {
 			return fmt.Errorf("watch: %w", err)
 		}
 	}
-	return c.informers.node.SetTransform(func(o any) (any, error) {
-		if n, ok := o.(*corev1.Node); ok {
-			return candidate.SlimNode(n), nil
-		}
-		return o, nil
-	})
+	if err := c.watchAnnouncing(); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	return c.slim()
+}
+
+// slim has the caches keep no more than the controller reads, and find it.
+func (c *Controller) slim() error {
+	return errors.Join(
+		c.informers.owner.AddIndexers(cache.Indexers{byAddress: addressesOf}),
+		c.informers.slice.AddIndexers(cache.Indexers{byService: serviceOf}),
+		c.informers.node.SetTransform(func(o any) (any, error) {
+			if n, ok := o.(*corev1.Node); ok {
+				return candidate.SlimNode(n), nil
+			}
+			return o, nil
+		}),
+		c.informers.slice.SetTransform(func(o any) (any, error) {
+			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+				return candidate.SlimSlice(s), nil
+			}
+			return o, nil
+		}),
+	)
 }
 
 func always(_, _ metav1.Object) bool { return true }
@@ -266,7 +293,7 @@ func (c *Controller) Watch(ctx context.Context) error {
 
 // Synced tells whether the caches hold everything.
 func (c *Controller) Synced() bool {
-	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.secret) {
+	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.slice, c.informers.secret) {
 		if !i.HasSynced() {
 			return false
 		}

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
@@ -193,41 +192,4 @@ func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.Addr
 	}
 	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept))
 	return &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Kept: u.Kept, Free: free.String()}
-}
-
-// reviewNodes takes in what the nodes and their speakers say, and tells whether
-// anything that matters to a Service changed.
-func (c *Controller) reviewNodes() bool {
-	nodes := map[string]nodeView{}
-	alive := map[string]bool{}
-	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
-		nodes[n.Name] = nodeView{labels: n.Labels, excluded: candidate.Exclusion(n)}
-		alive[n.Name] = readyStatus(n) == corev1.ConditionTrue
-	}
-	for _, s := range client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {
-		view, ok := nodes[s.Name]
-		if !ok {
-			continue
-		}
-		// The report of a node that is gone is the last one it wrote.
-		view.ready = s.Status.State == v1alpha1.SpeakerReady && alive[s.Name]
-		for _, segment := range s.Status.Segments {
-			if segment.Announcing {
-				view.segments = append(view.segments, segment.Interface)
-			}
-		}
-		slices.Sort(view.segments)
-		for _, session := range s.Status.Sessions {
-			if session.State == "Established" {
-				view.sessions = append(view.sessions, session.Peer)
-			}
-		}
-		slices.Sort(view.sessions)
-		nodes[s.Name] = view
-	}
-	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
-		return false
-	}
-	c.nodes.Store(&nodes)
-	return true
 }

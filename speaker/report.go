@@ -41,6 +41,7 @@ type reporter struct {
 	l2      *l2.Driver
 	bgp     *bgp.Driver
 	changed chan struct{}
+	foreign conflicts
 	spend   *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
@@ -219,7 +220,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
-		r.aboutServices(o.Group, corev1.EventTypeWarning, "AddressConflict", "%s is announced by %s too, on %s of node %s: a host that is not Berth's has the address", o.Address, o.MAC, o.Interface, r.Node)
+		r.foreign.note(o, time.Now()) // the controller tells the Service
 	case l2.Failure:
 		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
 	}
@@ -341,6 +342,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	r.mu.Unlock()
 	slices.Sort(messages)
 
+	report.Conflicts = r.foreign.current(time.Now())
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {
 		report.Segments = append(report.Segments, v1alpha1.SegmentReport{
