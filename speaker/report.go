@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/returnpath"
 )
 
 // Pace of reports: a report is written when something changed, at most this often,
@@ -345,10 +347,14 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	report.Conflicts = r.foreign.current(time.Now())
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {
+		returns, complaint := returnPath(s.Interface)
 		report.Segments = append(report.Segments, v1alpha1.SegmentReport{
 			Interface: s.Interface, MAC: s.MAC.String(), Announcing: s.Up && s.Claiming,
-			PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
+			PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned), ReturnPath: returns,
 		})
+		if complaint != "" {
+			messages = append(messages, complaint)
+		}
 		report.GroupsOwned += int32(s.Owned)
 		if s.Err != "" {
 			messages = append(messages, fmt.Sprintf("interface %s: %s", s.Interface, s.Err))
@@ -381,6 +387,21 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	}
 	report.Messages = messages[:min(len(messages), mostMessages)]
 	return report
+}
+
+// returnPath tells whether replies leave by the interface; nil if that is not known or
+// does not arise. The complaint says what is wrong.
+func returnPath(iface string) (returns *bool, complaint string) {
+	by, err := returnpath.Of(iface)
+	if err != nil || len(by) == 0 {
+		return nil, "" // an interface that goes, or a node without a default route
+	}
+	same := slices.Equal(by, []string{iface})
+	if !same {
+		complaint = fmt.Sprintf("interface %s: the node's routes to clients beyond the segment leave by %s, so their requests to addresses announced here are not answered the way they came; give the node routes to these clients by %s (by source address, for example), or announce on %s",
+			iface, strings.Join(by, " and "), iface, strings.Join(by, " and "))
+	}
+	return &same, complaint
 }
 
 func session(p bgp.PeerStatus) v1alpha1.SessionReport {
