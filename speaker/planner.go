@@ -262,12 +262,17 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 	}
 }
 
-// depart is become, for good: what is seen of the Node changes the state no more.
-func (p *planner) depart(state v1alpha1.SpeakerState, reason string) {
+// depart is become, for good: what is seen of the Node changes the state no more. If
+// silent, the other speakers are not told.
+func (p *planner) depart(state v1alpha1.SpeakerState, reason string, silent bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.departed = true
-	p.announceState(state, reason)
+	if !silent {
+		p.announceState(state, reason)
+	} else if p.reporter.setState(state, reason) {
+		p.Logger.Info("state", "state", state, "reason", reason, "holds", true)
+	}
 }
 
 func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {

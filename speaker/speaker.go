@@ -44,10 +44,25 @@ type Options struct {
 	// LeaveDelay is the time between the withdrawal of the routes and the end of the
 	// BGP sessions, in which the routers move on and what still arrives is forwarded.
 	LeaveDelay time.Duration
+	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
+	OnRestart OnRestart
 	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
 	// the node announces nothing. Empty: nobody is asked.
 	ProxyHealthz string
 }
+
+// OnRestart is what a speaker does with the addresses it answers for when its process
+// is being replaced.
+type OnRestart string
+
+const (
+	// HandOver: others take them over first, and established connections through this
+	// node break where the others do not know them.
+	HandOver OnRestart = "hand-over"
+	// Hold: the process ends without telling the others, to go on when it is back. Until
+	// then, or until the others miss it, nobody answers.
+	Hold OnRestart = "hold"
+)
 
 // Speaker is a speaker. Make one with New.
 type Speaker struct {
@@ -58,6 +73,11 @@ type Speaker struct {
 
 // New returns a speaker that does nothing yet.
 func New(o Options) (*Speaker, error) {
+	switch o.OnRestart {
+	case "", HandOver, Hold:
+	default:
+		return nil, fmt.Errorf("--on-restart=%s: want %s or %s", o.OnRestart, HandOver, Hold)
+	}
 	s, err := newSources(o)
 	if err != nil {
 		return nil, err
