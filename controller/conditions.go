@@ -119,7 +119,9 @@ func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.
 	if old.Status == status && old.Reason == c.reason && old.Message == c.message && old.ObservedGeneration == generation {
 		return false, false
 	}
-	news = old.Status != status || old.Reason != c.reason || old.Message != c.message
+	// Of moves between nodes the speakers tell.
+	moved := c.kind == v1alpha1.ServiceAnnounced && c.ok
+	news = old.Status != status || old.Reason != c.reason || old.Message != c.message && !moved
 	if old.Status != status {
 		old.LastTransitionTime = now
 	}
