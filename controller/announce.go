@@ -193,9 +193,9 @@ type obstacle struct {
 }
 
 // passable tells whether a node that the selector matches can announce, by what holds
-// of all nodes and by the last word of this advertisement. It notes the obstacles.
+// of all nodes and by the last word of this advertisement. If none can it has noted
+// the obstacle of each.
 func (o outlook) passable(selector config.NodeSelector, obstacles map[string]obstacle, last func(nodeView) obstacle) bool {
-	passable := false
 	for name, n := range o.nodes {
 		if !selector.Matches(n.labels) {
 			continue
@@ -205,12 +205,13 @@ func (o outlook) passable(selector config.NodeSelector, obstacles map[string]obs
 			ob = last(n)
 		}
 		if ob.text == "" {
-			passable = true
-		} else if !obstacles[name].session {
+			return true
+		}
+		if !obstacles[name].session {
 			obstacles[name] = ob
 		}
 	}
-	return passable
+	return false
 }
 
 func (o outlook) obstacle(name string, n nodeView) obstacle {

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -34,6 +35,27 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	foreign.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9"
 	if again, _ := withStatus(foreign, addresses, []condition{ok}, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
 		t.Error("a status that somebody changed is put back")
+	}
+}
+
+func TestWhatIsNewsToTheReaderOfAService(t *testing.T) {
+	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2: n2 answers on 172.30.0.0/24"}
+	for _, c := range []struct {
+		name          string
+		before, after condition
+		changed, news bool
+	}{
+		{"nothing changed", moved, moved, false, false},
+		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by L2Advertisement l2: n1 answers on 172.30.0.0/24"}, moved, true, false},
+		{"it is announced now", condition{moved.kind, false, "NoSpeaker", "nobody"}, moved, true, true},
+		{"it is not announced, for the same reason on another node", condition{moved.kind, false, "NoSpeaker", "n1"}, condition{moved.kind, false, "NoSpeaker", "n2"}, true, true},
+		{"the Service has another address", condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.1"}, condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.2"}, true, true},
+	} {
+		var list []metav1.Condition
+		c.before.apply(&list, 0, metav1.Now())
+		if changed, news := c.after.apply(&list, 0, metav1.Now()); changed != c.changed || news != c.news {
+			t.Errorf("%s: changed %v, news %v; want %v, %v", c.name, changed, news, c.changed, c.news)
+		}
 	}
 }
 

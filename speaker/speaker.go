@@ -114,10 +114,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		return errors.Join(err, stop())
 	}
 	group.Go(func() error { return planner.mirror.Run(life) })
-	// What others claim is known before anything is claimed here.
-	if !cache.WaitForCacheSync(ctx.Done(), planner.mirror.Synced) {
-		return stop()
-	}
+	s.awaitMirror(ctx, planner)
 	planner.begin()
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
@@ -135,12 +132,23 @@ func (s *Speaker) Run(ctx context.Context) error {
 	return stop()
 }
 
-// Bounds of the wait for what a start needs: the drivers do not say when it is done,
+// Bounds of the waits for what a start needs: the drivers do not say when it is done,
 // so they are asked.
 const (
 	settleAtMost = 30 * time.Second
 	askEvery     = 100 * time.Millisecond
+	mirrorAtMost = 5 * time.Second
 )
+
+// awaitMirror waits until it is known what others claim, so that nothing is claimed
+// here against it. But it is the second channel only: it holds nobody up for long.
+func (s *Speaker) awaitMirror(ctx context.Context, p *planner) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorAtMost)
+	defer cancel()
+	if !cache.WaitForCacheSync(ctx.Done(), p.mirror.Synced) {
+		s.Logger.Warn("what other nodes claim is not yet known from the API server (are L2Owners installed, and may the speaker list them?); going on without")
+	}
+}
 
 // settle makes the speaker ready once it is.
 func (s *Speaker) settle(ctx context.Context, p *planner) {
