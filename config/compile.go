@@ -259,7 +259,7 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 			return
 		}
 	}
-	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
+	nodes, ok := c.selectors(key, "nodeSelectors", o.Spec.NodeSelectors)
 	if !ok {
 		return
 	}
@@ -287,8 +287,9 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
 	key := Key{"L2Advertisement", o.Name}
 	c.problems[key] = nil
-	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
-	if !ok {
+	nodes, ok := c.selectors(key, "nodeSelectors", o.Spec.NodeSelectors)
+	services, okServices := c.selectors(key, "serviceSelectors", o.Spec.ServiceSelectors)
+	if !ok || !okServices {
 		return
 	}
 	var interfaces []string
@@ -304,13 +305,28 @@ func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
 	}
 	c.snapshot.l2 = append(c.snapshot.l2, &L2Advertisement{
 		Name: o.Name, Nodes: nodes, Interfaces: interfaces, pools: c.poolNames(key, o.Spec.Pools),
+		services: services, preferred: c.preferred(key, o.Spec.PreferredNodes),
 	})
+}
+
+// preferred compiles the preferences for nodes, and reports those that are invalid.
+func (c *compiler) preferred(key Key, entries []v1alpha1.PreferredNode) []preferredNode {
+	var compiled []preferredNode
+	for i := range entries {
+		s, err := metav1.LabelSelectorAsSelector(&entries[i].NodeSelector)
+		if err != nil {
+			c.report(key, ReasonInvalidSelector, "spec.preferredNodes[%d].nodeSelector: %v; the entry is not in effect until this is mended", i, err)
+			continue
+		}
+		compiled = append(compiled, preferredNode{s, entries[i].Weight})
+	}
+	return compiled
 }
 
 func (c *compiler) bgpAdvertisement(o *v1alpha1.BGPAdvertisement) {
 	key := Key{"BGPAdvertisement", o.Name}
 	c.problems[key] = nil
-	nodes, ok := c.nodes(key, o.Spec.NodeSelectors)
+	nodes, ok := c.selectors(key, "nodeSelectors", o.Spec.NodeSelectors)
 	if !ok {
 		return
 	}
@@ -335,14 +351,14 @@ func (c *compiler) poolNames(key Key, names []string) nameSet {
 	return set
 }
 
-// nodes compiles node selectors. An invalid one puts the whole object out of
-// effect, since what it was meant to leave out is unknown.
-func (c *compiler) nodes(key Key, selectors []metav1.LabelSelector) (NodeSelector, bool) {
-	var compiled NodeSelector
+// selectors compiles the label selectors of a field. An invalid one puts the whole
+// object out of effect, since what it was meant to leave out is unknown.
+func (c *compiler) selectors(key Key, field string, selectors []metav1.LabelSelector) ([]labels.Selector, bool) {
+	var compiled []labels.Selector
 	for i := range selectors {
 		s, err := metav1.LabelSelectorAsSelector(&selectors[i])
 		if err != nil {
-			c.report(key, ReasonInvalidSelector, "spec.nodeSelectors[%d]: %v; the object is not in effect until this is mended", i, err)
+			c.report(key, ReasonInvalidSelector, "spec.%s[%d]: %v; the object is not in effect until this is mended", field, i, err)
 			return nil, false
 		}
 		compiled = append(compiled, s)

@@ -120,6 +120,8 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 			{ObjectMeta: meta("typo", 1), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"p", "q"}}},
 			{ObjectMeta: meta("pattern", 1), Spec: v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth[", "bond*"}}},
 			{ObjectMeta: meta("selector", 1), Spec: v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{bad}}},
+			{ObjectMeta: meta("services", 1), Spec: v1alpha1.L2AdvertisementSpec{ServiceSelectors: []metav1.LabelSelector{{}, bad}}},
+			{ObjectMeta: meta("preference", 1), Spec: v1alpha1.L2AdvertisementSpec{PreferredNodes: []v1alpha1.PreferredNode{{Weight: 1, NodeSelector: bad}}}},
 		},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 			{ObjectMeta: meta("typo", 1), Spec: v1alpha1.BGPAdvertisementSpec{Peers: []string{"one", "two"}}},
@@ -131,16 +133,18 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		got[key] = messages(p)
 	}
 	want := map[Key][]string{
-		{"IPPool", "p"}:                 nil,
-		{"L2Advertisement", "typo"}:     {`UnknownPool: spec.pools[1]: no IPPool "q" exists; create it or take the name out`},
-		{"L2Advertisement", "pattern"}:  {`InvalidInterface: spec.interfaces[0]: "eth[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`},
-		{"L2Advertisement", "selector"}: {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
-		{"BGPAdvertisement", "typo"}:    {`UnknownPeer: spec.peers[1]: no BGPPeer "two" is in effect; create it, mend it, or take the name out`},
-		{"BGPPeer", "one"}:              nil,
-		{"BGPPeer", "again"}:            {`Conflict: spec.address: 192.0.2.1 is that of the older BGPPeer one already, on every node; change or delete one of the two`},
-		{"BGPPeer", "group"}:            {`InvalidPeer: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`},
-		{"BGPPeer", "uneven"}:           {`InvalidPeer: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
-		{"BGPPeer", "lost"}:             {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
+		{"IPPool", "p"}:                   nil,
+		{"L2Advertisement", "typo"}:       {`UnknownPool: spec.pools[1]: no IPPool "q" exists; create it or take the name out`},
+		{"L2Advertisement", "pattern"}:    {`InvalidInterface: spec.interfaces[0]: "eth[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`},
+		{"L2Advertisement", "selector"}:   {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
+		{"L2Advertisement", "services"}:   {`InvalidSelector: spec.serviceSelectors[1]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
+		{"L2Advertisement", "preference"}: {`InvalidSelector: spec.preferredNodes[0].nodeSelector: "Near" is not a valid label selector operator; the entry is not in effect until this is mended`},
+		{"BGPAdvertisement", "typo"}:      {`UnknownPeer: spec.peers[1]: no BGPPeer "two" is in effect; create it, mend it, or take the name out`},
+		{"BGPPeer", "one"}:                nil,
+		{"BGPPeer", "again"}:              {`Conflict: spec.address: 192.0.2.1 is that of the older BGPPeer one already, on every node; change or delete one of the two`},
+		{"BGPPeer", "group"}:              {`InvalidPeer: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`},
+		{"BGPPeer", "uneven"}:             {`InvalidPeer: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
+		{"BGPPeer", "lost"}:               {`InvalidSelector: spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -186,6 +190,49 @@ func TestANodeHasOnePeerPerAddress(t *testing.T) {
 	for key, p := range problems {
 		if len(p) != 0 {
 			t.Errorf("%v: %v", key, p)
+		}
+	}
+}
+
+func TestL2AdvertisementsSelectServicesAndPreferNodes(t *testing.T) {
+	match := func(key, value string) metav1.LabelSelector {
+		return metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+	}
+	s, _ := Compile(Objects{
+		Pools: []*v1alpha1.IPPool{pool("a", 1, "192.0.2.0/24")},
+		L2Advertisements: []*v1alpha1.L2Advertisement{
+			{ObjectMeta: meta("all", 1)},
+			{ObjectMeta: meta("web", 2), Spec: v1alpha1.L2AdvertisementSpec{
+				ServiceSelectors: []metav1.LabelSelector{match("tier", "web"), match("tier", "edge")},
+				PreferredNodes:   []v1alpha1.PreferredNode{{Weight: 100, NodeSelector: match("rack", "a")}, {Weight: 1, NodeSelector: metav1.LabelSelector{}}},
+			}},
+		},
+	})
+	web, edge, db := labels.Set{"tier": "web"}, labels.Set{"tier": "edge"}, labels.Set{"tier": "db"}
+	for _, c := range []struct {
+		name     string
+		services []labels.Set
+		want     string
+	}{
+		{"no Service is known", nil, "all"},
+		{"a Service without labels", []labels.Set{nil}, "all"},
+		{"another Service", []labels.Set{db}, "all"},
+		{"the first selector", []labels.Set{web}, "all web"},
+		{"the second", []labels.Set{edge}, "all web"},
+		{"one of two Services that share the address", []labels.Set{db, edge}, "all web"},
+	} {
+		var names []string
+		for _, a := range s.L2For(netip.MustParseAddr("192.0.2.1"), c.services...) {
+			names = append(names, a.Name)
+		}
+		if got := strings.Join(names, " "); got != c.want {
+			t.Errorf("%s: selected by %q, want %q", c.name, got, c.want)
+		}
+	}
+	preferring := s.L2For(netip.MustParseAddr("192.0.2.1"), web)[1]
+	for rack, want := range map[string]int32{"a": 101, "b": 1} {
+		if got := preferring.Weight(labels.Set{"rack": rack}); got != want {
+			t.Errorf("a node of rack %s weighs %d, want %d", rack, got, want)
 		}
 	}
 }

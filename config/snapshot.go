@@ -79,7 +79,34 @@ type L2Advertisement struct {
 	Nodes      NodeSelector
 	Interfaces []string
 
-	pools nameSet
+	pools     nameSet
+	services  []labels.Selector // ORed; none: all
+	preferred []preferredNode
+}
+
+// preferredNode is a compiled PreferredNode.
+type preferredNode struct {
+	nodes  labels.Selector
+	weight int32
+}
+
+// Weight returns how much the advertisement prefers a node with these labels, 0 or
+// more.
+func (a *L2Advertisement) Weight(node labels.Set) int32 {
+	var sum int32
+	for _, p := range a.preferred {
+		if p.nodes.Matches(node) {
+			sum += p.weight
+		}
+	}
+	return sum
+}
+
+// serves tells whether the advertisement selects one of the Services.
+func (a *L2Advertisement) serves(services []labels.Set) bool {
+	return len(a.services) == 0 || slices.ContainsFunc(a.services, func(s labels.Selector) bool {
+		return slices.ContainsFunc(services, func(labels labels.Set) bool { return s.Matches(labels) })
+	})
 }
 
 // BGPAdvertisement is a compiled BGPAdvertisement.
@@ -123,21 +150,28 @@ func (s *Snapshot) PoolOf(address netip.Addr) *Pool {
 }
 
 // L2For returns the L2 advertisements that select the address, in order of
-// precedence. An address outside every pool (its pool was deleted or narrowed) is
+// precedence. The labels are those of the Services that have it. An address outside every pool (its pool was deleted or narrowed) is
 // selected by those that select all pools, or a pool that does not exist: it may
 // have been the one.
-func (s *Snapshot) L2For(address netip.Addr) []*L2Advertisement {
+func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*L2Advertisement {
 	pool := s.PoolOf(address)
 	var found []*L2Advertisement
 	for _, a := range s.l2 {
-		if s.selects(a.pools, pool) {
+		if s.selects(a.pools, pool) && a.serves(services) {
 			found = append(found, a)
 		}
 	}
 	return found
 }
 
-// BGPFor is L2For, for BGP advertisements.
+// AdvertisesPool tells whether an advertisement selects addresses of the pool, of
+// whichever Services.
+func (s *Snapshot) AdvertisesPool(pool *Pool) bool {
+	return slices.ContainsFunc(s.l2, func(a *L2Advertisement) bool { return s.selects(a.pools, pool) }) ||
+		slices.ContainsFunc(s.bgp, func(a *BGPAdvertisement) bool { return s.selects(a.pools, pool) })
+}
+
+// BGPFor is L2For, for BGP advertisements, which ask for no labels.
 func (s *Snapshot) BGPFor(address netip.Addr) []*BGPAdvertisement {
 	pool := s.PoolOf(address)
 	var found []*BGPAdvertisement
@@ -175,10 +209,4 @@ func (s *Snapshot) selects(names nameSet, pool *Pool) bool {
 		}
 	}
 	return false
-}
-
-// Excluded tells whether a node with these labels is kept out of load balancing.
-func Excluded(node map[string]string) bool {
-	_, excluded := node[v1alpha1.ExcludeLabel]
-	return excluded
 }

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -32,15 +30,6 @@ const (
 	ReasonPoolDisabled   = "PoolDisabled"        // False: the pool of the address asked for gives no more
 	ReasonPoolExhausted  = "PoolExhausted"       // False: no free address of a family wanted
 	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family wanted
-)
-
-// Reasons of the condition berth.dev/Announced.
-const (
-	ReasonAnnounced       = "Announced"       // True: a selected, ready speaker can announce every address
-	ReasonNoAddress       = "NoAddress"       // False: there is nothing to announce
-	ReasonNoAdvertisement = "NoAdvertisement" // False: no advertisement selects an address
-	ReasonNoSpeaker       = "NoSpeaker"       // False: advertised, but by no ready speaker
-	ReasonNoSession       = "NoSession"       // False: advertised by BGP only, and no session is established
 )
 
 // condition is a condition without its times.
@@ -114,117 +103,6 @@ func explain(asked request, err error) (reason, message string) {
 	return ReasonInvalidAddress, err.Error()
 }
 
-// nodeView is what the controller knows of a node that matters to announcing.
-type nodeView struct {
-	labels   map[string]string
-	excluded bool
-	ready    bool     // its speaker runs and announces
-	segments []string // interfaces on which its speaker announces, sorted
-	sessions []string // names of BGPPeers with an established session, sorted
-}
-
-// announced is the condition for what the advertisements and the speakers make of
-// the addresses. local tells that only nodes with a ready Pod announce them.
-func announced(addresses []netip.Addr, local bool, snapshot *config.Snapshot, nodes map[string]nodeView) condition {
-	c := condition{kind: v1alpha1.ServiceAnnounced}
-	if len(addresses) == 0 {
-		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
-		return c
-	}
-	var by []string
-	for _, address := range addresses {
-		names, failure := announcersOf(address, snapshot, nodes)
-		if len(names) == 0 {
-			return failure
-		}
-		for _, name := range names {
-			if !slices.Contains(by, name) {
-				by = append(by, name)
-			}
-		}
-	}
-	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
-	if local {
-		c.message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
-	}
-	return c
-}
-
-// announcersOf returns the advertisements that are acted on for the address, or
-// else the condition that says why there are none.
-func announcersOf(address netip.Addr, snapshot *config.Snapshot, nodes map[string]nodeView) ([]string, condition) {
-	c := condition{kind: v1alpha1.ServiceAnnounced}
-	l2, bgp := snapshot.L2For(address), snapshot.BGPFor(address)
-	if len(l2)+len(bgp) == 0 {
-		c.reason = ReasonNoAdvertisement
-		if p := snapshot.PoolOf(address); p != nil {
-			c.message = fmt.Sprintf("%s answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool %s; create one", address, p.Name)
-		} else {
-			c.message = fmt.Sprintf("%s answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced", address)
-		}
-		return nil, c
-	}
-	var by, idle []string
-	speakers := 0
-	for _, a := range l2 {
-		name := "L2Advertisement " + a.Name
-		if slices.ContainsFunc(usable(nodes, a.Nodes), func(n nodeView) bool { return hasInterface(n.segments, a.Interfaces) }) {
-			by = append(by, name)
-		} else {
-			idle = append(idle, name)
-		}
-	}
-	for _, a := range bgp {
-		name := "BGPAdvertisement " + a.Name
-		selected := usable(nodes, a.Nodes)
-		speakers += len(selected)
-		if slices.ContainsFunc(selected, func(n nodeView) bool { return hasPeer(n.sessions, a.Peers) }) {
-			by = append(by, name)
-		} else {
-			idle = append(idle, name)
-		}
-	}
-	switch {
-	case len(by) > 0:
-	case speakers > 0:
-		c.reason = ReasonNoSession
-		c.message = fmt.Sprintf("%s is selected by %s, but no selected node has an established session with its peers; see kubectl get speakerstatuses", address, strings.Join(idle, ", "))
-	default:
-		c.reason = ReasonNoSpeaker
-		c.message = fmt.Sprintf("%s is selected by %s, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label %s of the nodes",
-			address, strings.Join(idle, ", "), v1alpha1.ExcludeLabel)
-	}
-	return by, c
-}
-
-// usable returns the selected nodes whose speakers announce.
-func usable(nodes map[string]nodeView, selector config.NodeSelector) []nodeView {
-	var found []nodeView
-	for _, n := range nodes {
-		if n.ready && !n.excluded && selector.Matches(n.labels) {
-			found = append(found, n)
-		}
-	}
-	return found
-}
-
-// hasInterface tells whether one of the interfaces is one that the advertisement
-// names; no patterns stands for the default ones.
-func hasInterface(interfaces, patterns []string) bool {
-	return slices.ContainsFunc(interfaces, func(name string) bool {
-		return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {
-			ok, err := path.Match(pattern, name)
-			return ok && err == nil
-		})
-	})
-}
-
-// hasPeer tells whether one of the sessions is with one of the peers; no peers
-// stands for all.
-func hasPeer(sessions, peers []string) bool {
-	return slices.ContainsFunc(sessions, func(s string) bool { return len(peers) == 0 || slices.Contains(peers, s) })
-}
-
 // apply puts the condition into the list and tells whether the list changed and
 // whether the reason did.
 func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.Time) (changed, news bool) {
@@ -241,7 +119,9 @@ func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.
 	if old.Status == status && old.Reason == c.reason && old.Message == c.message && old.ObservedGeneration == generation {
 		return false, false
 	}
-	news = old.Status != status || old.Reason != c.reason || old.Message != c.message
+	// Of moves between nodes the speakers tell.
+	moved := c.kind == v1alpha1.ServiceAnnounced && c.ok
+	news = old.Status != status || old.Reason != c.reason || old.Message != c.message && !moved
 	if old.Status != status {
 		old.LastTransitionTime = now
 	}

@@ -5,59 +5,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
-
-func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
-	snapshot, _ := config.Compile(config.Objects{
-		Pools: []*v1alpha1.IPPool{
-			{ObjectMeta: named("rack"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24"}}},
-			{ObjectMeta: named("routed"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}},
-			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
-		},
-		L2Advertisements:  []*v1alpha1.L2Advertisement{{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"rack"}, Interfaces: []string{"eth0", "bond*"}}}},
-		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"routed"}, Peers: []string{"tor"}}}},
-		BGPPeers:          []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}}},
-	})
-	const nobody = "192.0.2.1 is selected by L2Advertisement l2, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes"
-	up := map[string]nodeView{"n1": {ready: true, segments: []string{"eth0"}, sessions: []string{"tor"}}}
-	apart := map[string]nodeView{"n1": {ready: true, segments: []string{"eth0"}, sessions: []string{"other"}}}
-	for _, c := range []struct {
-		name      string
-		addresses []string
-		nodes     map[string]nodeView
-		want      condition
-	}{
-		{"a speaker is on a segment", []string{"192.0.2.1"}, up, condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2"}},
-		{"both families of announcing", []string{"192.0.2.1", "198.51.100.1"}, up, condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2, BGPAdvertisement bgp"}},
-		{"nothing selects the pool", []string{"203.0.113.1"}, up, condition{v1alpha1.ServiceAnnounced, false, "NoAdvertisement", "203.0.113.1 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool silent; create one"}},
-		{"policy Local", []string{"192.0.2.1"}, up, condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2, from nodes with a ready Pod (externalTrafficPolicy Local)"}},
-		{"an interface that no node has", []string{"192.0.2.1"}, map[string]nodeView{"n1": {ready: true, segments: []string{"eth1"}}}, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
-		{"in no pool", []string{"10.0.0.1"}, up, condition{v1alpha1.ServiceAnnounced, false, "NoAdvertisement", "10.0.0.1 answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced"}},
-		{"no speaker runs", []string{"192.0.2.1"}, nil, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
-		{"every node is excluded", []string{"192.0.2.1"}, map[string]nodeView{"n1": {ready: true, segments: []string{"eth0"}, excluded: true}}, condition{v1alpha1.ServiceAnnounced, false, "NoSpeaker", nobody}},
-		{"no session with the peer", []string{"198.51.100.1"}, apart, condition{v1alpha1.ServiceAnnounced, false, "NoSession", "198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has an established session with its peers; see kubectl get speakerstatuses"}},
-		{"nothing to announce", nil, up, condition{v1alpha1.ServiceAnnounced, false, "NoAddress", "no address to announce: see condition berth.dev/Allocated"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var addresses []netip.Addr
-			for _, a := range c.addresses {
-				addresses = append(addresses, netip.MustParseAddr(a))
-			}
-			if diff := cmp.Diff(c.want, announced(addresses, c.name == "policy Local", snapshot, c.nodes), cmp.AllowUnexported(condition{})); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
 
 func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
@@ -80,6 +35,27 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	foreign.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9"
 	if again, _ := withStatus(foreign, addresses, []condition{ok}, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
 		t.Error("a status that somebody changed is put back")
+	}
+}
+
+func TestWhatIsNewsToTheReaderOfAService(t *testing.T) {
+	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2: n2 answers on 172.30.0.0/24"}
+	for _, c := range []struct {
+		name          string
+		before, after condition
+		changed, news bool
+	}{
+		{"nothing changed", moved, moved, false, false},
+		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by L2Advertisement l2: n1 answers on 172.30.0.0/24"}, moved, true, false},
+		{"it is announced now", condition{moved.kind, false, "NoSpeaker", "nobody"}, moved, true, true},
+		{"it is not announced, for the same reason on another node", condition{moved.kind, false, "NoSpeaker", "n1"}, condition{moved.kind, false, "NoSpeaker", "n2"}, true, true},
+		{"the Service has another address", condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.1"}, condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.2"}, true, true},
+	} {
+		var list []metav1.Condition
+		c.before.apply(&list, 0, metav1.Now())
+		if changed, news := c.after.apply(&list, 0, metav1.Now()); changed != c.changed || news != c.news {
+			t.Errorf("%s: changed %v, news %v; want %v, %v", c.name, changed, news, c.changed, c.news)
+		}
 	}
 }
 

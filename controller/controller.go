@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -27,6 +29,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
@@ -63,6 +66,8 @@ type Controller struct {
 	led      atomic.Bool
 	snapshot atomic.Pointer[config.Snapshot]
 	nodes    atomic.Pointer[map[string]nodeView]
+	// conflicts are the addresses that foreign hosts announce.
+	conflicts atomic.Pointer[map[netip.Addr]foreign]
 
 	mu           sync.Mutex // guards what follows; never held across I/O
 	allocator    *ipam.Allocator
@@ -92,6 +97,7 @@ type sources struct {
 	service     cache.SharedIndexInformer
 	services    corelisters.ServiceLister
 	node        cache.SharedIndexInformer
+	slice       cache.SharedIndexInformer
 	secret      cache.SharedIndexInformer // of the hello key
 	ownFactory  informers.SharedInformerFactory
 	pool        cache.SharedIndexInformer
@@ -99,11 +105,12 @@ type sources struct {
 	bgp         cache.SharedIndexInformer
 	peer        cache.SharedIndexInformer
 	speaker     cache.SharedIndexInformer
+	owner       cache.SharedIndexInformer
 	reservation cache.SharedIndexInformer
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker, s.reservation}
+	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker, s.owner, s.reservation}
 }
 
 // New returns a controller that does nothing yet.
@@ -124,6 +131,7 @@ func New(o Options) (*Controller, error) {
 			service:     factory.Core().V1().Services().Informer(),
 			services:    factory.Core().V1().Services().Lister(),
 			node:        factory.Core().V1().Nodes().Informer(),
+			slice:       factory.Discovery().V1().EndpointSlices().Informer(),
 			secret:      own.Core().V1().Secrets().Informer(),
 			ownFactory:  own,
 			pool:        client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
@@ -131,6 +139,7 @@ func New(o Options) (*Controller, error) {
 			bgp:         client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
 			peer:        client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
 			reservation: client.NewInformer(o.Berth.IPReservations(""), &v1alpha1.IPReservation{}),
+			owner:       client.NewInformer(o.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
 			speaker:     client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
 		},
 		services:     newQueue[string](),
@@ -145,6 +154,7 @@ func New(o Options) (*Controller, error) {
 	}
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
+	c.conflicts.Store(&map[netip.Addr]foreign{})
 	var err error
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -192,6 +202,7 @@ func (c *Controller) watch() error {
 		{c.informers.secret, to(ensureKey), always},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
+		{c.informers.speaker, to(ensureKey), rekeyed},
 		{c.informers.pool, to(compileAll), respecified},
 		{c.informers.l2, to(compileAll), respecified},
 		{c.informers.bgp, to(compileAll), respecified},
@@ -212,16 +223,30 @@ func (c *Controller) watch() error {
 			return fmt.Errorf("watch: %w", err)
 		}
 	}
-	// The controller reads no more of a Node than this.
-	return c.informers.node.SetTransform(func(o any) (any, error) {
-		if n, ok := o.(*corev1.Node); ok {
-			slim := &corev1.Node{}
-			slim.Name, slim.UID, slim.ResourceVersion, slim.Labels = n.Name, n.UID, n.ResourceVersion, n.Labels
-			slim.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: readyStatus(n)}}
-			return slim, nil
-		}
-		return o, nil
-	})
+	if err := c.watchAnnouncing(); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	return c.slim()
+}
+
+// slim has the caches keep no more than the controller reads, and find it.
+func (c *Controller) slim() error {
+	return errors.Join(
+		c.informers.owner.AddIndexers(cache.Indexers{byAddress: addressesOf}),
+		c.informers.slice.AddIndexers(cache.Indexers{byService: serviceOf}),
+		c.informers.node.SetTransform(func(o any) (any, error) {
+			if n, ok := o.(*corev1.Node); ok {
+				return candidate.SlimNode(n), nil
+			}
+			return o, nil
+		}),
+		c.informers.slice.SetTransform(func(o any) (any, error) {
+			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+				return candidate.SlimSlice(s), nil
+			}
+			return o, nil
+		}),
+	)
 }
 
 func always(_, _ metav1.Object) bool { return true }
@@ -230,11 +255,12 @@ func relabelled(before, after metav1.Object) bool {
 	return !maps.Equal(before.GetLabels(), after.GetLabels())
 }
 
-// nodeMatters tells whether the labels or the readiness of a Node changed.
+// nodeMatters tells whether a Node changed in what chooses among nodes, or in its
+// readiness.
 func nodeMatters(before, after metav1.Object) bool {
 	b, okB := before.(*corev1.Node)
 	a, okA := after.(*corev1.Node)
-	return okA && okB && (!maps.Equal(b.Labels, a.Labels) || readyStatus(b) != readyStatus(a))
+	return okA && okB && (!candidate.Same(b, a) || readyStatus(b) != readyStatus(a))
 }
 
 // readyStatus returns the status of the Node's condition Ready.
@@ -267,7 +293,7 @@ func (c *Controller) Watch(ctx context.Context) error {
 
 // Synced tells whether the caches hold everything.
 func (c *Controller) Synced() bool {
-	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.secret) {
+	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.slice, c.informers.secret) {
 		if !i.HasSynced() {
 			return false
 		}

@@ -131,10 +131,7 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 	}
 	// Only now that no status shows them may others have them.
 	p.c.free(key, p.c.surplus(key, addresses))
-	return []condition{
-		allocated(o.asked, o.assignment, o.failure, o.outside),
-		announced(addresses, svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal, p.c.snapshot.Load(), *p.c.nodes.Load()),
-	}, false
+	return p.c.withAnnounced([]condition{allocated(o.asked, o.assignment, o.failure, o.outside)}, svc, addresses), false
 }
 
 // older tells whether resourceVersion a is older than b, "" being none.

@@ -77,11 +77,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		return c.disown(ctx, key, svc)
 	}
 	asked, assignment, outside, failure := c.assign(key, svc)
-	local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	conditions := []condition{
-		allocated(asked, assignment, failure, outside),
-		announced(assignment.Addresses, local, c.snapshot.Load(), *c.nodes.Load()),
-	}
+	conditions := c.withAnnounced([]condition{allocated(asked, assignment, failure, outside)}, svc, assignment.Addresses)
 	desired, news := withStatus(svc, assignment.Addresses, conditions, metav1.Now())
 	if desired != svc {
 		if err := c.write(ctx, key, desired); err != nil {

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math/big"
@@ -193,75 +192,4 @@ func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.Addr
 	}
 	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept))
 	return &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Kept: u.Kept, Free: free.String()}
-}
-
-// reviewNodes takes in what the nodes and their speakers say, and tells whether
-// anything that matters to a Service changed.
-func (c *Controller) reviewNodes() bool {
-	nodes := map[string]nodeView{}
-	alive := map[string]bool{}
-	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
-		nodes[n.Name] = nodeView{labels: n.Labels, excluded: config.Excluded(n.Labels)}
-		alive[n.Name] = readyStatus(n) == corev1.ConditionTrue
-	}
-	for _, s := range client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker) {
-		view, ok := nodes[s.Name]
-		if !ok {
-			continue
-		}
-		// The report of a node that is gone is the last one it wrote.
-		view.ready = s.Status.State == v1alpha1.SpeakerReady && alive[s.Name]
-		for _, segment := range s.Status.Segments {
-			if segment.Announcing {
-				view.segments = append(view.segments, segment.Interface)
-			}
-		}
-		slices.Sort(view.segments)
-		for _, session := range s.Status.Sessions {
-			if session.State == "Established" {
-				view.sessions = append(view.sessions, session.Peer)
-			}
-		}
-		slices.Sort(view.sessions)
-		nodes[s.Name] = view
-	}
-	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
-		return false
-	}
-	c.nodes.Store(&nodes)
-	return true
-}
-
-// ensureHelloKey makes the key with which speakers sign their hellos, unless there
-// is a good one.
-func (c *Controller) ensureHelloKey(ctx context.Context) error {
-	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
-	found, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
-	if err == nil && len(found.Data[v1alpha1.HelloKey]) >= v1alpha1.ShortestHelloKey {
-		return nil
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
-	}
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		return fmt.Errorf("make the hello key: %w", err)
-	}
-	data := map[string][]byte{v1alpha1.HelloKey: key}
-	if err == nil {
-		found.Data = data
-		_, err = secrets.Update(ctx, found, metav1.UpdateOptions{})
-	} else {
-		_, err = secrets.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"}},
-			Data:       data,
-		}, metav1.CreateOptions{})
-	}
-	switch {
-	case apierrors.IsAlreadyExists(err):
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // we are being uninstalled
-	case err != nil:
-		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
-	}
-	return nil
 }

@@ -17,18 +17,15 @@ const (
 )
 
 // leave hands everything over: first others announce, then this node withdraws,
-// and all the while it forwards what still arrives.
+// and all the while it forwards what still arrives. A speaker that holds its addresses
+// over a restart withdraws its routes only.
 func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	state, reason := s.departure(ctx, p)
-	p.depart(state, reason)
+	holds := s.OnRestart == Hold && state == v1alpha1.SpeakerRestarting
+	p.depart(state, reason, holds)
 	s.report(ctx, r)
-	drained := time.NewTimer(drainAtMost)
-	defer drained.Stop()
-	select {
-	case <-p.l2.Drained():
-	case <-drained.C:
-		s.Logger.Warn("some addresses were not taken over in time")
-	case <-ctx.Done():
+	if !holds {
+		s.drain(ctx, p)
 	}
 	withdraw, cancel := context.WithTimeout(ctx, drainAtMost)
 	defer cancel()
@@ -45,6 +42,18 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	}
 	r.setState(v1alpha1.SpeakerStopped, reason)
 	s.report(ctx, r)
+}
+
+// drain waits until others answer for what this node answered for.
+func (s *Speaker) drain(ctx context.Context, p *planner) {
+	atMost := time.NewTimer(drainAtMost)
+	defer atMost.Stop()
+	select {
+	case <-p.l2.Drained():
+	case <-atMost.C:
+		s.Logger.Warn("some addresses were not taken over in time")
+	case <-ctx.Done():
+	}
 }
 
 // report writes the status now; failing to is no reason to stay.

@@ -7,8 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -23,6 +26,8 @@ type Service struct {
 	Local bool
 	// SharingKey of the Service; without the same key no two share an address.
 	SharingKey string
+	// Labels of the Service, which advertisements may ask for.
+	Labels map[string]string
 	// Created tells the older of two Services.
 	Created time.Time
 }
@@ -33,25 +38,6 @@ func (s Service) older(other Service) int {
 		return c
 	}
 	return cmp.Compare(s.Name, other.Name)
-}
-
-// Endpoints says which nodes have endpoints of a Service.
-type Endpoints struct {
-	// Ready nodes have a ready endpoint.
-	Ready map[string]bool
-	// Serving nodes have an endpoint that is terminating and still serves
-	// (KEP-1669).
-	Serving map[string]bool
-}
-
-// Nodes returns the nodes that serve the Service under policy Local: those with a
-// ready endpoint; when the whole cluster has none, those with one that still
-// serves.
-func (e Endpoints) Nodes() map[string]bool {
-	if len(e.Ready) > 0 {
-		return e.Ready
-	}
-	return e.Serving
 }
 
 // Group is a set of Services connected by shared addresses. It is announced, owned
@@ -67,8 +53,8 @@ type Group struct {
 // Node is what a plan needs to know of a node.
 type Node struct {
 	Labels map[string]string
-	// Excluded nodes announce nothing.
-	Excluded bool
+	// Excluded tells why the node announces nothing; empty: it may.
+	Excluded string
 }
 
 // World is what every plan of a moment sees besides its group. It is immutable.
@@ -76,6 +62,9 @@ type World struct {
 	Self     string
 	Nodes    map[string]Node
 	Snapshot *config.Snapshot
+	// Unfit: this node cannot forward for now, and announces no routes. On the
+	// segments its state says so.
+	Unfit bool
 }
 
 // Plan is what this node must do for a group.
@@ -88,9 +77,10 @@ type Plan struct {
 
 // PlanGroup says what this node must do for the group. The endpoints are by the
 // name of the Service.
-func PlanGroup(group Group, endpoints map[string]Endpoints, world World) Plan {
-	serving := servingNodes(group, endpoints, world)
-	return Plan{L2: planL2(group, serving, world), BGP: planBGP(group, serving, world)}
+func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, world World) Plan {
+	won := winners(group)
+	serving := servingNodes(won, endpoints, world)
+	return Plan{L2: planL2(group, won, serving, world), BGP: planBGP(group, serving, world)}
 }
 
 // winners returns the Services of the group without those that have an address in
@@ -118,11 +108,11 @@ func winners(group Group) []Service {
 	return won
 }
 
-// servingNodes returns the nodes that may announce the group: not excluded, and
+// servingNodes returns the nodes that may announce these Services: not excluded, and
 // with an endpoint of every Service of policy Local that has any.
-func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[string]Node {
+func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world World) map[string]Node {
 	var needed []map[string]bool
-	local, won := 0, winners(group)
+	local := 0
 	for _, s := range won {
 		if !s.Local {
 			continue
@@ -137,7 +127,7 @@ func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[
 	}
 	nodes := map[string]Node{}
 	for name, node := range world.Nodes {
-		if !node.Excluded && !slices.ContainsFunc(needed, func(with map[string]bool) bool { return !with[name] }) {
+		if node.Excluded == "" && !slices.ContainsFunc(needed, func(with map[string]bool) bool { return !with[name] }) {
 			nodes[name] = node
 		}
 	}
@@ -146,10 +136,10 @@ func servingNodes(group Group, endpoints map[string]Endpoints, world World) map[
 
 // planL2 says which addresses of the group are announced on the segment, and by
 // which nodes.
-func planL2(group Group, serving map[string]Node, world World) map[string]l2.Desired {
+func planL2(group Group, won []Service, serving map[string]Node, world World) map[string]l2.Desired {
 	parts := map[string]l2.Desired{}
 	for _, address := range group.Addresses {
-		advertisements := world.Snapshot.L2For(address)
+		advertisements := world.Snapshot.L2For(address, labelsAt(address, won)...)
 		if len(advertisements) == 0 || len(serving) == 0 {
 			continue
 		}
@@ -157,6 +147,7 @@ func planL2(group Group, serving map[string]Node, world World) map[string]l2.Des
 		part, known := parts[id]
 		if !known {
 			part = l2.Desired{Interfaces: interfaces(advertisements, world), Candidates: candidates(advertisements, serving)}
+			part.Preferred = preferred(advertisements, part.Candidates, serving)
 		}
 		if len(part.Candidates) == 0 {
 			continue
@@ -165,6 +156,17 @@ func planL2(group Group, serving map[string]Node, world World) map[string]l2.Des
 		parts[id] = part
 	}
 	return parts
+}
+
+// labelsAt returns the labels of the Services that have the address.
+func labelsAt(address netip.Addr, services []Service) []labels.Set {
+	var found []labels.Set
+	for _, s := range services {
+		if slices.Contains(s.Addresses, address) {
+			found = append(found, s.Labels)
+		}
+	}
+	return found
 }
 
 // partID names the part of the group that these advertisements select, in the same
@@ -189,6 +191,26 @@ func candidates(advertisements []*config.L2Advertisement, serving map[string]Nod
 	return names
 }
 
+// preferred returns the candidates' weights, without those of 0.
+func preferred(advertisements []*config.L2Advertisement, candidates []string, serving map[string]Node) map[string]int32 {
+	var weights map[string]int32
+	for _, name := range candidates {
+		var sum int32
+		for _, a := range advertisements {
+			if node := labels.Set(serving[name].Labels); a.Nodes.Matches(node) {
+				sum += a.Weight(node)
+			}
+		}
+		if sum > 0 {
+			if weights == nil {
+				weights = map[string]int32{}
+			}
+			weights[name] = sum
+		}
+	}
+	return weights
+}
+
 // interfaces returns the patterns of the advertisements that select this node; ""
 // stands for the default interfaces, and none for nothing else.
 func interfaces(advertisements []*config.L2Advertisement, world World) []string {
@@ -211,7 +233,7 @@ func interfaces(advertisements []*config.L2Advertisement, world World) []string 
 func planBGP(group Group, serving map[string]Node, world World) bgp.Desired {
 	var desired bgp.Desired
 	self, ok := serving[world.Self]
-	if !ok {
+	if !ok || world.Unfit {
 		return desired
 	}
 	for _, address := range group.Addresses {

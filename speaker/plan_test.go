@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 )
@@ -46,6 +47,7 @@ func world(self string) World {
 			{ObjectMeta: named("twice"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.4.0/24"}}},
 			{ObjectMeta: named("bgp"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24", "2001:db8:100::/64"}}},
 			{ObjectMeta: named("both"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
+			{ObjectMeta: named("picky"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.5.0/24"}}},
 			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.0.0/24"}}},
 		},
 		L2Advertisements: []*v1alpha1.L2Advertisement{
@@ -53,6 +55,11 @@ func world(self string) World {
 			{ObjectMeta: named("rack-a"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2-rack-a"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
 			{ObjectMeta: named("l2-too"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"twice"}}},
 			{ObjectMeta: named("rack-a-too"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"twice"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
+			{ObjectMeta: named("web-only"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"picky"},
+				ServiceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "web"}}, {MatchLabels: map[string]string{"tier": "edge"}}},
+				PreferredNodes: []v1alpha1.PreferredNode{
+					{Weight: 10, NodeSelector: rack("a")[0]}, {Weight: 5, NodeSelector: metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}}}, {Weight: 100, NodeSelector: rack("c")[0]},
+				}}},
 		},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 			{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"bgp"}, Peers: []string{"tor"}}},
@@ -61,14 +68,18 @@ func world(self string) World {
 		BGPPeers: []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}}},
 	})
 	return World{Self: self, Snapshot: snapshot, Nodes: map[string]Node{
-		"n1": {Labels: map[string]string{"rack": "a"}}, "n2": {Labels: map[string]string{"rack": "a"}},
-		"n3": {Labels: map[string]string{"rack": "b"}}, "n4": {Labels: map[string]string{"rack": "a"}, Excluded: true},
+		"n1": {Labels: map[string]string{"rack": "a"}}, "n2": {Labels: map[string]string{"rack": "a", "fast": "yes"}},
+		"n3": {Labels: map[string]string{"rack": "b"}}, "n4": {Labels: map[string]string{"rack": "a"}, Excluded: "has a label"},
 	}}
 }
 
 func TestPlanGroup(t *testing.T) {
 	one := func(local bool, addresses ...string) Group {
 		return Group{ID: "g", Addresses: addrs(addresses...), Services: []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}}}
+	}
+	labelled := func(g Group, key, value string) Group {
+		g.Services[0].Labels = map[string]string{key: value}
+		return g
 	}
 	route := func(prefix string, peers ...string) bgp.Route {
 		return bgp.Route{Prefix: netip.MustParsePrefix(prefix), Peers: peers}
@@ -78,7 +89,7 @@ func TestPlanGroup(t *testing.T) {
 		name      string
 		self      string
 		group     Group
-		endpoints map[string]Endpoints
+		endpoints map[string]candidate.Endpoints
 		want      Plan
 	}{
 		{"a Service of policy Cluster is announced by every node that is not excluded", "n1", one(false, "192.0.2.1", "2001:db8:2::1"), nil,
@@ -95,16 +106,16 @@ func TestPlanGroup(t *testing.T) {
 		{"BGP honours node selectors", "n1", one(false, "203.0.113.1"), nil,
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})}},
 		{"policy Local: only nodes with a ready endpoint", "n1", one(true, "192.0.2.1"),
-			map[string]Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
+			map[string]candidate.Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
 		{"policy Local: nodes with a terminating endpoint that serves, when none is ready", "n1", one(true, "198.51.100.1"),
-			map[string]Endpoints{"d/web": {Serving: set("n1")}},
+			map[string]candidate.Endpoints{"d/web": {Serving: set("n1")}},
 			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}}},
 		{"policy Local without any endpoint is not announced", "n1", one(true, "192.0.2.1"), nil, Plan{}},
 		{"Services that share an address have one owner, which serves both", "n1",
 			Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
-			map[string]Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
+			map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
 		{"addresses that differ in their advertisements are announced apart", "n1", one(false, "192.0.2.1", "192.0.3.1"), nil,
 			Plan{L2: map[string]l2.Desired{
@@ -116,12 +127,24 @@ func TestPlanGroup(t *testing.T) {
 		{"an address given twice is announced for the older Service only", "n1",
 			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(2, 0)}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
-			map[string]Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
+			map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
+		{"a Service whose labels nothing asks for is not announced", "n1", labelled(one(false, "192.0.5.1"), "tier", "db"), nil, Plan{}},
+		{"nor one without labels", "n1", one(false, "192.0.5.1"), nil, Plan{}},
+		{"a Service that one of the selectors matches is announced, rather from the nodes of most weight", "n1", labelled(one(false, "192.0.5.1"), "tier", "edge"), nil,
+			Plan{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})}},
+		{"an address is announced when one of its Services is selected, and the group's others are not", "n1",
+			Group{ID: "g", Addresses: addrs("192.0.5.1", "192.0.5.2"), Services: []Service{
+				{Name: "d/a", SharingKey: "k", Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
+				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}}, nil,
+			Plan{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})}},
+		{"weights are the candidates' only", "n3", labelled(one(true, "192.0.5.1"), "tier", "web"),
+			map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
+			Plan{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n3"}, Preferred: map[string]int32{"n1": 10}})}},
 		{"a sharer without endpoints does not silence the other", "n1",
 			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
-			map[string]Endpoints{"d/a": {Ready: set("n1")}},
+			map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}})}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -163,5 +186,18 @@ func TestGroupsFollowSharedAddresses(t *testing.T) {
 	step(service("d", "2001:db8::1"), map[string][]string{"d": {"d"}})
 	if n := len(g.all()); n != 2 {
 		t.Errorf("%d groups, want 2", n)
+	}
+}
+
+func TestANodeThatCannotForwardAnnouncesNoRoutesAndStaysACandidate(t *testing.T) {
+	w := world("n3")
+	w.Unfit = true
+	got := PlanGroup(Group{ID: "g", Addresses: addrs("203.0.113.1"), Services: []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}}}, nil, w)
+	if len(got.BGP.Routes) != 0 {
+		t.Errorf("routes %v, want none", got.BGP.Routes)
+	}
+	// On the segment its state keeps it from owning anything.
+	if diff := cmp.Diff([]string{"n1", "n2", "n3"}, got.L2["g l2"].Candidates); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -14,8 +14,10 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/mirror"
 )
 
 // planner turns what changed in the API into plans, and hands them to the drivers.
@@ -25,6 +27,7 @@ type planner struct {
 	sources  *sources
 	l2       *l2.Driver
 	bgp      *bgp.Driver
+	mirror   *mirror.Mirror
 	reporter *reporter
 	tasks    *workqueue.Typed[task]
 
@@ -32,6 +35,7 @@ type planner struct {
 	world   World
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
+	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
 	keyed   bool
 
 	mu       sync.Mutex // guards what follows; makes changes of state one after the other
@@ -51,11 +55,12 @@ const (
 	settingsChanged
 	nodesChanged
 	keyChanged
+	dataPathChanged
 )
 
-func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, r *reporter) (*planner, error) {
+func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, m *mirror.Mirror, r *reporter) (*planner, error) {
 	p := &planner{
-		Options: o, sources: s, l2: layer2, bgp: routes, reporter: r,
+		Options: o, sources: s, l2: layer2, bgp: routes, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},
@@ -99,7 +104,7 @@ func (p *planner) watch() error {
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*corev1.Node)
 			a, okA := after.(*corev1.Node)
-			if okA && okB && !sameNode(b, a) {
+			if okA && okB && !candidate.Same(b, a) {
 				node(after)
 			}
 		},
@@ -147,6 +152,12 @@ func (p *planner) run(ctx context.Context) {
 		case keyChanged:
 			p.reviewKey()
 			p.reviewState()
+		case dataPathChanged:
+			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
+				p.world.Unfit = unfit
+				p.replan()
+				p.reviewState()
+			}
 		}
 		p.tasks.Done(t)
 	}
@@ -180,7 +191,7 @@ func (p *planner) replan() {
 }
 
 func (p *planner) plan(group Group) {
-	endpoints := map[string]Endpoints{}
+	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range group.Services {
 		if s.Local {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
@@ -199,12 +210,14 @@ func (p *planner) syncL2(group string, parts map[string]l2.Desired) {
 	before := p.parts[group]
 	delete(p.parts, group)
 	for part, desired := range parts {
+		p.mirror.Show(part, desired.Addresses)
 		p.l2.Sync(part, desired)
 		p.parts[group] = append(p.parts[group], part)
 	}
 	for _, part := range before {
 		if _, still := parts[part]; !still {
 			p.l2.Sync(part, l2.Desired{})
+			p.mirror.Show(part, nil)
 			p.reporter.forget(part)
 		}
 	}
@@ -217,14 +230,22 @@ func (p *planner) syncPeers() {
 	p.bgp.SyncPeers(peers)
 }
 
-// reviewState follows the exclusion of this node.
+// followDataPath takes what kube-proxy says of itself.
+func (p *planner) followDataPath(unhealthy bool) {
+	p.unfit.Store(unhealthy)
+	p.tasks.Add(task{kind: dataPathChanged})
+}
+
+// reviewState follows what keeps this node from announcing.
 func (p *planner) reviewState() {
 	self, exists := p.world.Nodes[p.Node]
 	switch {
 	case !exists:
 		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone")
-	case self.Excluded:
-		p.become(v1alpha1.SpeakerLeaving, "the Node is being deleted or has the label "+v1alpha1.ExcludeLabel)
+	case self.Excluded != "":
+		p.become(v1alpha1.SpeakerLeaving, "the Node "+self.Excluded)
+	case p.world.Unfit:
+		p.become(v1alpha1.SpeakerLeaving, "kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)")
 	case !p.keyed:
 		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")
 	default:
@@ -241,12 +262,17 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 	}
 }
 
-// depart is become, for good: what is seen of the Node changes the state no more.
-func (p *planner) depart(state v1alpha1.SpeakerState, reason string) {
+// depart is become, for good: what is seen of the Node changes the state no more. If
+// silent, the other speakers are not told.
+func (p *planner) depart(state v1alpha1.SpeakerState, reason string, silent bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.departed = true
-	p.announceState(state, reason)
+	if !silent {
+		p.announceState(state, reason)
+	} else if p.reporter.setState(state, reason) {
+		p.Logger.Info("state", "state", state, "reason", reason, "holds", true)
+	}
 }
 
 func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
@@ -281,27 +307,4 @@ func (p *planner) settled() bool {
 		}
 	}
 	return claiming && established >= int(p.ordered.Load())
-}
-
-// reviewKey takes the key of hellos from its Secret. A Secret that is gone changes
-// nothing: the speakers go on with the key they have.
-func (p *planner) reviewKey() {
-	o, _, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
-	secret, ok := o.(*corev1.Secret)
-	key := []byte(nil)
-	if err == nil && ok {
-		key = secret.Data[v1alpha1.HelloKey]
-	}
-	if len(key) >= v1alpha1.ShortestHelloKey {
-		p.keyed = true
-		p.l2.SetKeys(l2.Keys{Sign: key})
-		p.reporter.complain("hello key", "")
-		return
-	}
-	consequence := "without it nothing is announced by ARP and NDP"
-	if p.keyed {
-		consequence = "the speaker goes on with the key it has"
-	}
-	p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
-		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
 }

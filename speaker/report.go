@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/returnpath"
 )
 
 // Pace of reports: a report is written when something changed, at most this often,
@@ -41,6 +43,7 @@ type reporter struct {
 	l2      *l2.Driver
 	bgp     *bgp.Driver
 	changed chan struct{}
+	foreign conflicts
 	spend   *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
@@ -48,6 +51,8 @@ type reporter struct {
 	reason     string
 	complaints map[string]string   // by subject
 	members    map[string][]string // Services by group
+	signing    string              // fingerprints of keys
+	accepted   []string
 
 	flushes chan chan error // asks run to write now
 
@@ -102,6 +107,14 @@ func (r *reporter) complain(subject, message string) {
 		r.complaints[subject] = message
 		r.Logger.Warn(message)
 	}
+	r.poke()
+}
+
+// setKeys notes the fingerprints of the keys of hellos.
+func (r *reporter) setKeys(signing string, accepted []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.signing, r.accepted = signing, accepted
 	r.poke()
 }
 
@@ -209,7 +222,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
-		r.aboutServices(o.Group, corev1.EventTypeWarning, "AddressConflict", "%s is announced by %s too, on %s of node %s: a host that is not Berth's has the address", o.Address, o.MAC, o.Interface, r.Node)
+		r.foreign.note(o, time.Now()) // the controller tells the Service
 	case l2.Failure:
 		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
 	}
@@ -324,18 +337,24 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	var messages []string
 	r.mu.Lock()
 	report.State, report.Reason = r.now, r.reason
+	report.SigningKey, report.AcceptedKeys = r.signing, r.accepted
 	for _, m := range r.complaints {
 		messages = append(messages, m)
 	}
 	r.mu.Unlock()
 	slices.Sort(messages)
 
+	report.Conflicts = r.foreign.current(time.Now())
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {
+		returns, complaint := returnPath(s.Interface)
 		report.Segments = append(report.Segments, v1alpha1.SegmentReport{
 			Interface: s.Interface, MAC: s.MAC.String(), Announcing: s.Up && s.Claiming,
-			PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
+			PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned), ReturnPath: returns,
 		})
+		if complaint != "" {
+			messages = append(messages, complaint)
+		}
 		report.GroupsOwned += int32(s.Owned)
 		if s.Err != "" {
 			messages = append(messages, fmt.Sprintf("interface %s: %s", s.Interface, s.Err))
@@ -368,6 +387,21 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	}
 	report.Messages = messages[:min(len(messages), mostMessages)]
 	return report
+}
+
+// returnPath tells whether replies leave by the interface; nil if that is not known or
+// does not arise. The complaint says what is wrong.
+func returnPath(iface string) (returns *bool, complaint string) {
+	by, err := returnpath.Of(iface)
+	if err != nil || len(by) == 0 {
+		return nil, "" // an interface that goes, or a node without a default route
+	}
+	same := slices.Equal(by, []string{iface})
+	if !same {
+		complaint = fmt.Sprintf("interface %s: the node's routes to clients beyond the segment leave by %s, so their requests to addresses announced here are not answered the way they came; give the node routes to these clients by %s (by source address, for example), or announce on %s",
+			iface, strings.Join(by, " and "), iface, strings.Join(by, " and "))
+	}
+	return &same, complaint
 }
 
 func session(p bgp.PeerStatus) v1alpha1.SessionReport {

@@ -22,6 +22,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/mirror"
 )
 
 // Options of a Speaker.
@@ -43,7 +44,25 @@ type Options struct {
 	// LeaveDelay is the time between the withdrawal of the routes and the end of the
 	// BGP sessions, in which the routers move on and what still arrives is forwarded.
 	LeaveDelay time.Duration
+	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
+	OnRestart OnRestart
+	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
+	// the node announces nothing. Empty: nobody is asked.
+	ProxyHealthz string
 }
+
+// OnRestart is what a speaker does with the addresses it answers for when its process
+// is being replaced.
+type OnRestart string
+
+const (
+	// HandOver: others take them over first, and established connections through this
+	// node break where the others do not know them.
+	HandOver OnRestart = "hand-over"
+	// Hold: the process ends without telling the others, to go on when it is back. Until
+	// then, or until the others miss it, nobody answers.
+	Hold OnRestart = "hold"
+)
 
 // Speaker is a speaker. Make one with New.
 type Speaker struct {
@@ -54,6 +73,11 @@ type Speaker struct {
 
 // New returns a speaker that does nothing yet.
 func New(o Options) (*Speaker, error) {
+	switch o.OnRestart {
+	case "", HandOver, Hold:
+	default:
+		return nil, fmt.Errorf("--on-restart=%s: want %s or %s", o.OnRestart, HandOver, Hold)
+	}
 	s, err := newSources(o)
 	if err != nil {
 		return nil, err
@@ -89,11 +113,14 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, stop())
 	}
+	group.Go(func() error { return planner.mirror.Run(life) })
+	s.awaitMirror(ctx, planner)
 	planner.begin()
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
+	group.Go(func() error { return dataPath{s.ProxyHealthz, proxyEvery, planner.followDataPath}.run(life) })
 	group.Go(func() error { s.settle(ctx, planner); return nil })
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
 
@@ -105,12 +132,23 @@ func (s *Speaker) Run(ctx context.Context) error {
 	return stop()
 }
 
-// Bounds of the wait for what a start needs: the drivers do not say when it is done,
+// Bounds of the waits for what a start needs: the drivers do not say when it is done,
 // so they are asked.
 const (
 	settleAtMost = 30 * time.Second
 	askEvery     = 100 * time.Millisecond
+	mirrorAtMost = 5 * time.Second
 )
+
+// awaitMirror waits until it is known what others claim, so that nothing is claimed
+// here against it. But it is the second channel only: it holds nobody up for long.
+func (s *Speaker) awaitMirror(ctx context.Context, p *planner) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorAtMost)
+	defer cancel()
+	if !cache.WaitForCacheSync(ctx.Done(), p.mirror.Synced) {
+		s.Logger.Warn("what other nodes claim is not yet known from the API server (are L2Owners installed, and may the speaker list them?); going on without")
+	}
+}
 
 // settle makes the speaker ready once it is.
 func (s *Speaker) settle(ctx context.Context, p *planner) {
@@ -132,7 +170,18 @@ func (s *Speaker) settle(ctx context.Context, p *planner) {
 // assemble makes the drivers, and who tells them what to do.
 func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
 	addresses := internalIPs(node)
-	layer2, err := l2.New(l2.Config{Node: s.Node, NodeAddresses: addresses, Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics})
+	var layer2 *l2.Driver
+	claims, err := mirror.New(mirror.Config{
+		Berth: s.Berth, Logger: s.Logger, Node: s.Node, ServiceUID: s.sources.serviceUID,
+		Heard: func(c l2.Claim) { layer2.Mirrored(c) }, // not before Run
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	layer2, err = l2.New(l2.Config{
+		Node: s.Node, NodeAddresses: addresses, OnClaim: claims.Claimed,
+		Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics,
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("layer 2: %w", err)
 	}
@@ -144,7 +193,7 @@ func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
 		return nil, nil, fmt.Errorf("BGP: %w", err)
 	}
 	r := newReporter(s.Options, s.sources, layer2, routes)
-	p, err := newPlanner(s.Options, s.sources, layer2, routes, r)
+	p, err := newPlanner(s.Options, s.sources, layer2, routes, claims, r)
 	return p, r, err
 }
 

@@ -3,13 +3,13 @@ package speaker
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -136,11 +137,10 @@ func serviceOf(o any) string {
 	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = tombstone.Obj
 	}
-	slice, ok := o.(*discoveryv1.EndpointSlice)
-	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
-		return ""
+	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+		return candidate.ServiceOf(slice)
 	}
-	return slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]
+	return ""
 }
 
 // view returns what a plan needs to know of the Service, without addresses if
@@ -153,6 +153,7 @@ func (s *sources) view(key string) Service {
 		svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass {
 		return view
 	}
+	view.Labels = svc.Labels
 	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
 	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
@@ -161,6 +162,16 @@ func (s *sources) view(key string) Service {
 		}
 	}
 	return view
+}
+
+// serviceUID returns the UID of a Service; false: there is none.
+func (s *sources) serviceUID(key string) (types.UID, bool) {
+	o, exists, err := s.service.GetStore().GetByKey(key)
+	svc, ok := o.(*corev1.Service)
+	if err != nil || !exists || !ok {
+		return "", false
+	}
+	return svc.UID, true
 }
 
 // allocated tells whether the controller gave the addresses in the status.
@@ -173,50 +184,22 @@ func allocated(svc *corev1.Service) bool {
 	return false
 }
 
-// endpoints returns which nodes have endpoints of the Service.
-func (s *sources) endpoints(key string) Endpoints {
-	e := Endpoints{Ready: map[string]bool{}, Serving: map[string]bool{}}
+// endpoints returns where the Service has endpoints.
+func (s *sources) endpoints(key string) candidate.Endpoints {
 	slices, err := s.slice.GetIndexer().ByIndex(byService, key)
 	if err != nil {
-		return e
+		slices = nil // there is no such index, and nobody to tell
 	}
-	for _, o := range slices {
-		slice, ok := o.(*discoveryv1.EndpointSlice)
-		if !ok {
-			continue
-		}
-		for _, p := range slice.Endpoints {
-			is := func(b *bool, unset bool) bool {
-				if b == nil {
-					return unset
-				}
-				return *b
-			}
-			switch {
-			case p.NodeName == nil:
-			case is(p.Conditions.Ready, true):
-				e.Ready[*p.NodeName] = true
-			case is(p.Conditions.Serving, false) && is(p.Conditions.Terminating, false):
-				e.Serving[*p.NodeName] = true
-			}
-		}
-	}
-	return e
+	return candidate.Of(slices)
 }
 
-// nodes returns what plans need to know of the nodes. A node that is being deleted
-// is as good as excluded.
+// nodes returns what plans need to know of the nodes.
 func (s *sources) nodes() map[string]Node {
 	nodes := map[string]Node{}
 	for _, n := range client.Stored[*corev1.Node](s.node) {
-		nodes[n.Name] = Node{Labels: n.Labels, Excluded: config.Excluded(n.Labels) || n.DeletionTimestamp != nil}
+		nodes[n.Name] = Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
 	}
 	return nodes
-}
-
-// sameNode tells whether two versions of a Node plan the same.
-func sameNode(a, b *corev1.Node) bool {
-	return maps.Equal(a.Labels, b.Labels) && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil)
 }
 
 // The caches keep no more of an object than the speaker reads.
@@ -229,6 +212,9 @@ func slimService(o any) (any, error) {
 	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta), Status: svc.Status}
 	slim.Spec.LoadBalancerClass = svc.Spec.LoadBalancerClass
 	slim.CreationTimestamp = svc.CreationTimestamp
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		slim.Labels = svc.Labels
+	}
 	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
 		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}
 	}
@@ -237,29 +223,17 @@ func slimService(o any) (any, error) {
 }
 
 func slimSlice(o any) (any, error) {
-	slice, ok := o.(*discoveryv1.EndpointSlice)
-	if !ok {
-		return o, nil
+	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+		return candidate.SlimSlice(slice), nil
 	}
-	slim := &discoveryv1.EndpointSlice{ObjectMeta: slimMeta(slice.ObjectMeta)}
-	if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
-		slim.Labels = map[string]string{discoveryv1.LabelServiceName: name}
-	}
-	for _, e := range slice.Endpoints {
-		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName})
-	}
-	return slim, nil
+	return o, nil
 }
 
 func slimNode(o any) (any, error) {
-	node, ok := o.(*corev1.Node)
-	if !ok {
-		return o, nil
+	if node, ok := o.(*corev1.Node); ok {
+		return candidate.SlimNode(node), nil
 	}
-	slim := &corev1.Node{ObjectMeta: slimMeta(node.ObjectMeta)}
-	slim.Labels = node.Labels
-	slim.Status.Addresses = node.Status.Addresses
-	return slim, nil
+	return o, nil
 }
 
 func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {

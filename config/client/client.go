@@ -24,6 +24,7 @@ type Interface struct {
 	BGPAdvertisements *gentype.ClientWithList[*v1alpha1.BGPAdvertisement, *v1alpha1.BGPAdvertisementList]
 	BGPPeers          *gentype.ClientWithList[*v1alpha1.BGPPeer, *v1alpha1.BGPPeerList]
 	IPReservations    func(namespace string) *gentype.ClientWithList[*v1alpha1.IPReservation, *v1alpha1.IPReservationList] // "": all
+	L2Owners          func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]             // "": all
 	SpeakerStatuses   *gentype.ClientWithList[*v1alpha1.SpeakerStatus, *v1alpha1.SpeakerStatusList]
 }
 
@@ -61,6 +62,11 @@ func New(config *rest.Config) (*Interface, error) {
 			return gentype.NewClientWithList("ipreservations", r, codec, namespace,
 				func() *v1alpha1.IPReservation { return &v1alpha1.IPReservation{} },
 				func() *v1alpha1.IPReservationList { return &v1alpha1.IPReservationList{} })
+		},
+		L2Owners: func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList] {
+			return gentype.NewClientWithList("l2owners", r, codec, namespace,
+				func() *v1alpha1.L2Owner { return &v1alpha1.L2Owner{} },
+				func() *v1alpha1.L2OwnerList { return &v1alpha1.L2OwnerList{} })
 		},
 		SpeakerStatuses: gentype.NewClientWithList("speakerstatuses", r, codec, "",
 			func() *v1alpha1.SpeakerStatus { return &v1alpha1.SpeakerStatus{} },

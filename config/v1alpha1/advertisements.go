@@ -62,6 +62,36 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +listType=set
 	Interfaces []string `json:"interfaces,omitempty"`
+
+	// ServiceSelectors: an address is announced when the labels of a Service that has
+	// it match one of them (the entries are ORed). Empty: all Services. An address that
+	// several Services share is announced for all of them when one matches.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
+
+	// PreferredNodes are asked first: an address that is free to be taken goes to the
+	// candidate of highest weight, the sum of the weights of all entries that match it.
+	// A node that none matches has weight 0. Among candidates of the same weight the
+	// choice is spread evenly. An owner stays where it is when a preferred node comes
+	// back.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	PreferredNodes []PreferredNode `json:"preferredNodes,omitempty"`
+}
+
+// PreferredNode weighs the nodes that a selector matches.
+type PreferredNode struct {
+	// Weight of the nodes, 1 to 100.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Weight int32 `json:"weight"`
+	// NodeSelector matches the labels of nodes; an empty one matches all.
+	// +required
+	NodeSelector metav1.LabelSelector `json:"nodeSelector"`
 }
 
 // AdvertisementStatus is what the controller made of an advertisement.

@@ -2,7 +2,7 @@
 // give to Services of type LoadBalancer, how it announces them, and what its
 // speakers see.
 //
-// All kinds but IPReservation are cluster-scoped. What one object can say about itself is checked
+// All kinds but IPReservation and L2Owner are cluster-scoped. What one object can say about itself is checked
 // by the API server (patterns and CEL rules in the CRDs); what only the whole set
 // can say is found by the compiler in package config and reported as a condition
 // on the object at fault.

@@ -1,5 +1,10 @@
 package v1alpha1
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
 // LoadBalancerClass is the value of a Service's spec.loadBalancerClass that asks
 // for Berth by name.
 const LoadBalancerClass = "berth.dev/lb"
@@ -42,11 +47,34 @@ const (
 const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 // HelloSecret is the name of the Secret, in Berth's namespace, with which speakers
-// sign what they say to each other; HelloKey is the key of its data: 32 random
-// bytes. The controller makes it.
+// sign what they say to each other. The controller makes it. Its data are keys of 32
+// random bytes.
 const (
 	HelloSecret = "berth-hello"
-	HelloKey    = "key"
-	// ShortestHelloKey is the least number of bytes of a key, in either.
+	// HelloKey is the key that signs. NextHelloKey will sign once every speaker accepts
+	// it; PreviousHelloKey is accepted until no speaker signs with it. A speaker accepts
+	// all three.
+	HelloKey         = "key"
+	NextHelloKey     = "next"
+	PreviousHelloKey = "previous"
+	// ShortestHelloKey is the least number of bytes of a key.
 	ShortestHelloKey = 16
 )
+
+// Annotations of the HelloSecret.
+const (
+	// AnnotationRotate starts a rotation of the key whenever its value changes.
+	AnnotationRotate = "berth.dev/rotate"
+	// AnnotationRotated is the value of AnnotationRotate that was acted on last; the
+	// controller's.
+	AnnotationRotated = "berth.dev/rotated"
+	// AnnotationRotation says what a rotation under way waits for; the controller's.
+	AnnotationRotation = "berth.dev/rotation"
+)
+
+// Fingerprint names a key without telling it: the first 8 hexadecimal digits of its
+// SHA-256.
+func Fingerprint(key []byte) string {
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:4])
+}

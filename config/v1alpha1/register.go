@@ -17,6 +17,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&BGPAdvertisement{}, &BGPAdvertisementList{},
 		&BGPPeer{}, &BGPPeerList{},
 		&IPReservation{}, &IPReservationList{},
+		&L2Owner{}, &L2OwnerList{},
 		&SpeakerStatus{}, &SpeakerStatusList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)

@@ -87,6 +87,24 @@ type SpeakerReport struct {
 	// PrefixesAnnounced counts the prefixes that this node announces by BGP.
 	// +optional
 	PrefixesAnnounced int32 `json:"prefixesAnnounced"`
+	// Conflicts are addresses that hosts which are not Berth's announce too, as far as
+	// this speaker heard them in the last minute; at most 16.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Conflicts []ConflictReport `json:"conflicts,omitempty"`
+	// SigningKey is the fingerprint of the key with which the speaker signs its hellos:
+	// the first 8 hexadecimal digits of the key's SHA-256. Empty: it has none.
+	// +optional
+	// +kubebuilder:validation:MaxLength=8
+	SigningKey string `json:"signingKey,omitempty"`
+	// AcceptedKeys are the fingerprints of the keys with which others may sign, the
+	// speaker's own included, ascending.
+	// +optional
+	// +kubebuilder:validation:MaxItems=4
+	// +kubebuilder:validation:items:MaxLength=8
+	// +listType=set
+	AcceptedKeys []string `json:"acceptedKeys,omitempty"`
 	// Messages tell what is wrong, one sentence each, at most 16.
 	// +optional
 	// +kubebuilder:validation:MaxItems=16
@@ -114,6 +132,27 @@ type SegmentReport struct {
 	// GroupsOwned counts the groups answered for on this segment.
 	// +optional
 	GroupsOwned int32 `json:"groupsOwned"`
+	// ReturnPath is false when the node's routes to clients beyond the segment leave by
+	// another interface: what comes in here is not answered the way it came. Not set:
+	// the node has no such route, or the speaker cannot tell.
+	// +optional
+	ReturnPath *bool `json:"returnPath,omitempty"`
+}
+
+// ConflictReport is an address that a foreign host announces too.
+type ConflictReport struct {
+	// Address that both announce.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address"`
+	// MAC address of the foreign host.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	MAC string `json:"mac"`
+	// Interface on which it was heard.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Interface string `json:"interface"`
 }
 
 // SessionReport is the speaker's view of one BGP session.

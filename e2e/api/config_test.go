@@ -30,6 +30,11 @@ func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
 		{"IPPool", `{addresses: [192.0.2.0/24], allocation: Never}`, `Unsupported value: "Never"`},
 		{"L2Advertisement", `{pools: [a, a]}`, "Duplicate value"},
 		{"L2Advertisement", `{interfaces: [""]}`, "should be at least 1 chars long"},
+		{"L2Advertisement", `{preferredNodes: [{nodeSelector: {}}]}`, "spec.preferredNodes[0].weight: Required value"},
+		{"L2Advertisement", `{preferredNodes: [{weight: 0, nodeSelector: {}}]}`, "should be greater than or equal to 1"},
+		{"L2Advertisement", `{preferredNodes: [{weight: 101, nodeSelector: {}}]}`, "should be less than or equal to 100"},
+		{"L2Advertisement", `{preferredNodes: [{weight: 50}]}`, "spec.preferredNodes[0].nodeSelector: Required value"},
+		{"L2Advertisement", `{serviceSelectors: web}`, "must be of type array"},
 		{"BGPAdvertisement", `{peers: [a, a]}`, "Duplicate value"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2}`, "spec.address: Required value"},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: router}`, "an IPv4 or IPv6 address such as 192.0.2.1"},
@@ -67,6 +72,8 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 		object("L2Advertisement", "good", `{pools: [good]}`),
 		object("L2Advertisement", "typo", `{pools: [god]}`),
 		object("L2Advertisement", "selector", `{nodeSelectors: [{matchExpressions: [{key: a, operator: Near}]}]}`),
+		object("L2Advertisement", "services", `{serviceSelectors: [{matchLabels: {a: b}}, {matchExpressions: [{key: a, operator: Near}]}]}`),
+		object("L2Advertisement", "preference", `{preferredNodes: [{weight: 7, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}]}`),
 		object("L2Advertisement", "pattern", `{interfaces: [eth0, "bond["]}`),
 		object("BGPPeer", "group", `{localASN: 1, peerASN: 2, address: 224.0.0.1}`),
 		object("BGPAdvertisement", "typo", `{peers: [tor]}`),
@@ -79,6 +86,8 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "l2advertisement", "good", "True", "all of the object is in effect")
 	awaitReady(t, "l2advertisement", "typo", "False", `spec.pools[0]: no IPPool "god" exists; create it or take the name out`)
 	awaitReady(t, "l2advertisement", "selector", "False", `spec.nodeSelectors[0]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
+	awaitReady(t, "l2advertisement", "services", "False", `spec.serviceSelectors[1]: "Near" is not a valid label selector operator; the object is not in effect until this is mended`)
+	awaitReady(t, "l2advertisement", "preference", "False", `spec.preferredNodes[0].nodeSelector: "Near" is not a valid label selector operator; the entry is not in effect until this is mended`)
 	awaitReady(t, "l2advertisement", "pattern", "False", `spec.interfaces[1]: "bond[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`)
 	awaitReady(t, "bgppeer", "group", "False", `spec.address: 224.0.0.1 is not the address of a router; write a unicast address`)
 	awaitReady(t, "bgpadvertisement", "typo", "False", `spec.peers[0]: no BGPPeer "tor" is in effect; create it, mend it, or take the name out`)
@@ -93,35 +102,6 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "ippool", "reversed", "True", "all of the object is in effect")
 	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor", `{localASN: 1, peerASN: 2, address: 192.0.2.254}`)))
 	awaitReady(t, "bgpadvertisement", "typo", "True", "all of the object is in effect")
-}
-
-func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
-	ns := namespace(t)
-	start(t)
-	makePool(t, "p", "192.0.2.0/28")
-	makeService(t, ns, "web", nil)
-	awaitAnnounced(t, ns, "NoAdvertisement", "192.0.2.0 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool p; create one")
-	awaitEvent(t, ns, "web", "NoAdvertisement")
-	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
-	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0}]}\n"))
-	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatus", "n1") })
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")
-	_, err := scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"=")
-	must(t, err)
-	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but no selected node, the excluded ones left out, has a speaker that announces on an interface named there; see kubectl get speakerstatuses and the label node.kubernetes.io/exclude-from-external-load-balancers of the nodes")
-	_, err = scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
-	must(t, err)
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2")
-
-	// By BGP a session is needed too.
-	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor", `{localASN: 1, peerASN: 2, address: 192.0.2.254}`)))
-	must(t, scene.Apply(t.Context(), object("BGPAdvertisement", "bgp", `{peers: [tor]}`)))
-	_, err = scene.Kubectl(t.Context(), "", "delete", "l2advertisement", "l2")
-	must(t, err)
-	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by BGPAdvertisement bgp, but no selected node has an established session with its peers; see kubectl get speakerstatuses")
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, sessions: [{peer: tor, state: Established}]}\n"))
-	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp")
 }
 
 func awaitAnnounced(t *testing.T, ns, reason, message string) {
@@ -149,14 +129,16 @@ func awaitReady(t *testing.T, kind, name, status, message string) {
 
 func TestKubectlExplainIsDocumentation(t *testing.T) {
 	for field, phrase := range map[string]string{
-		"ippool.spec":                   "Addresses of the pool: prefixes",
-		"l2advertisement.spec":          "Interfaces on which to announce",
-		"bgpadvertisement.spec":         "to which to announce",
-		"bgppeer.spec":                  "LocalASN is the autonomous system number",
-		"speakerstatus.status":          "Sessions with BGP peers",
-		"ipreservation.spec":            "by name, that gets the address whenever it exists",
-		"ippool.status.ipv4":            "in decimal",
-		"speakerstatus.status.segments": "Interface on the segment",
+		"ippool.spec":                         "Addresses of the pool: prefixes",
+		"l2advertisement.spec":                "Interfaces on which to announce",
+		"bgpadvertisement.spec":               "to which to announce",
+		"bgppeer.spec":                        "LocalASN is the autonomous system number",
+		"speakerstatus.status":                "Sessions with BGP peers",
+		"ipreservation.spec":                  "by name, that gets the address whenever it exists",
+		"ippool.status.ipv4":                  "in decimal",
+		"speakerstatus.status.segments":       "Interface on the segment",
+		"l2owner.spec":                        "Segment, by its first subnet",
+		"l2advertisement.spec.preferredNodes": "Weight of the nodes, 1 to 100",
 	} {
 		out, err := scene.Kubectl(t.Context(), "", "explain", field)
 		if err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), phrase) {

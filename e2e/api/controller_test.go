@@ -1,6 +1,6 @@
 //go:build root
 
-// Package api tests the controller on a real API server, with exactly the rights
+// Package api tests what Berth asks of a real API server, with exactly the rights
 // that manifests/ give it.
 package api
 
@@ -81,7 +81,7 @@ func run(m *testing.M) int {
 	return 0
 }
 
-// prepare applies what the controller needs of manifests/, and no more.
+// prepare applies what the tests need of manifests/, and no more.
 func prepare(ctx context.Context) error {
 	file, err := stage.Manifest()
 	if err != nil {
@@ -90,7 +90,7 @@ func prepare(ctx context.Context) error {
 	dir := filepath.Dir(file)
 	for _, args := range [][]string{
 		{"apply", "-f", dir + "/namespace.yaml", "-f", dir + "/crds"},
-		{"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml"},
+		{"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml", "-f", dir + "/rbac-speaker.yaml", "-f", dir + "/admission-speaker.yaml"},
 		{"wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"},
 	} {
 		if _, err := scene.Kubectl(ctx, "", args...); err != nil {
@@ -115,17 +115,7 @@ func start(t *testing.T) *running {
 // startAs runs a controller that is led in this way.
 func startAs(t *testing.T, lead func(*controller.Controller, context.Context) error) *running {
 	t.Helper()
-	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(t.Context(), "berth-controller", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-	must(t, err)
-	config, err := scene.RESTConfig()
-	must(t, err)
-	config = rest.AnonymousClientConfig(config)
-	config.BearerToken = token.Status.Token
-	config.QPS, config.Burst = 500, 1000
-	admin, err := scene.RESTConfig()
-	must(t, err)
-	config.Dial = admin.Dial
-
+	config := configOf(t, "berth-controller", nil)
 	set, err := kubernetes.NewForConfig(config)
 	must(t, err)
 	own, err := client.New(config)
@@ -162,6 +152,22 @@ func startAs(t *testing.T, lead func(*controller.Controller, context.Context) er
 	}
 	t.Cleanup(r.stop)
 	return r
+}
+
+// configOf returns the way to the API server with a token of a ServiceAccount of
+// Berth's, bound to an object if there is one.
+func configOf(t *testing.T, account string, bound *authenticationv1.BoundObjectReference) *rest.Config {
+	t.Helper()
+	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(t.Context(), account,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}, metav1.CreateOptions{})
+	must(t, err)
+	admin, err := scene.RESTConfig()
+	must(t, err)
+	config := rest.AnonymousClientConfig(admin)
+	config.BearerToken = token.Status.Token
+	config.QPS, config.Burst = 500, 1000
+	config.Dial = admin.Dial
+	return config
 }
 
 // writes returns how often the controller wrote the status of a Service.

@@ -216,7 +216,7 @@ func TestProviderLeavesTheAddressWhenNodesChangeAndSaysWhetherItIsAnnounced(t *t
 	t.Cleanup(func() {
 		_, _ = scene.Kubectl(context.Background(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
 	})
-	announcement("NoSpeaker")
+	announcement("NoCandidate")
 	_, err = scene.Kubectl(t.Context(), "", "label", "node", "n1", v1alpha1.ExcludeLabel+"-")
 	must(t, err)
 	announcement("Announced")

@@ -1,0 +1,115 @@
+package candidate
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestANodeIsExcludedByOneOfTheseRulesAndSaysByWhich(t *testing.T) {
+	now := metav1.Now()
+	tainted := func(key string) corev1.Node {
+		return corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "dedicated"}, {Key: key}}}}
+	}
+	network := func(s corev1.ConditionStatus) corev1.Node {
+		return corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}, {Type: corev1.NodeNetworkUnavailable, Status: s}}}}
+	}
+	for _, c := range []struct {
+		name string
+		node corev1.Node
+		want string
+	}{
+		{"nothing speaks against it", corev1.Node{}, ""},
+		{"a label", corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"node.kubernetes.io/exclude-from-external-load-balancers": "false"}}}, "has the label node.kubernetes.io/exclude-from-external-load-balancers"},
+		{"deletion", corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}}, "is being deleted"},
+		{"out of service", tainted("node.kubernetes.io/out-of-service"), "has the taint node.kubernetes.io/out-of-service"},
+		{"the autoscaler", tainted("ToBeDeletedByClusterAutoscaler"), "has the taint ToBeDeletedByClusterAutoscaler"},
+		{"another taint", tainted("node.kubernetes.io/unschedulable"), ""},
+		{"no network", network(corev1.ConditionTrue), "has the condition NetworkUnavailable"},
+		{"a network, and a kubelet that is not ready", network(corev1.ConditionFalse), ""},
+	} {
+		if got := Exclusion(&c.node); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+		if got := Exclusion(SlimNode(&c.node)); got != c.want {
+			t.Errorf("%s: in the cache %q, want %q", c.name, got, c.want)
+		}
+		if other := (corev1.Node{}); Same(&c.node, &other) != (c.want == "") {
+			t.Errorf("%s: is the same as a node without: %v", c.name, c.want != "")
+		}
+	}
+}
+
+func TestWhereAServiceHasEndpoints(t *testing.T) {
+	node := func(name string) *string { return &name }
+	yes, no := new(bool), new(bool)
+	*yes = true
+	ready := discoveryv1.EndpointConditions{Ready: yes, Serving: yes, Terminating: no}
+	ending := discoveryv1.EndpointConditions{Ready: no, Serving: yes, Terminating: yes}
+	gone := discoveryv1.EndpointConditions{Ready: no, Serving: no, Terminating: yes}
+	unready := discoveryv1.EndpointConditions{Ready: no, Serving: no, Terminating: no}
+	for _, c := range []struct {
+		name      string
+		endpoints []discoveryv1.Endpoint
+		want      Endpoints
+		serve     []string
+	}{
+		{"none", nil, Endpoints{}, nil},
+		{"ready ones, and one that ends", []discoveryv1.Endpoint{{NodeName: node("n1"), Conditions: ready}, {NodeName: node("n1"), Conditions: ready}, {NodeName: node("n2"), Conditions: ending}},
+			Endpoints{Ready: map[string]bool{"n1": true}, Serving: map[string]bool{"n2": true}, Some: true}, []string{"n1"}},
+		{"only one that ends and serves", []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: ending}, {NodeName: node("n1"), Conditions: unready}},
+			Endpoints{Serving: map[string]bool{"n2": true}, Some: true}, []string{"n2"}},
+		{"only ones that do not serve", []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: gone}, {NodeName: node("n1"), Conditions: unready}}, Endpoints{}, nil},
+		{"conditions left out stand for ready", []discoveryv1.Endpoint{{NodeName: node("n1")}}, Endpoints{Ready: map[string]bool{"n1": true}, Some: true}, []string{"n1"}},
+		{"outside of the cluster", []discoveryv1.Endpoint{{Conditions: ready}}, Endpoints{Some: true}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			slice := &discoveryv1.EndpointSlice{Endpoints: c.endpoints}
+			empty := func(e Endpoints) Endpoints {
+				for _, m := range []*map[string]bool{&e.Ready, &e.Serving} {
+					if len(*m) == 0 {
+						*m = nil
+					}
+				}
+				return e
+			}
+			for _, s := range []*discoveryv1.EndpointSlice{slice, SlimSlice(slice)} {
+				got := Of([]*discoveryv1.EndpointSlice{s})
+				if diff := cmp.Diff(c.want, empty(got)); diff != "" {
+					t.Error(diff)
+				}
+				var serve []string
+				for _, n := range []string{"n1", "n2"} {
+					if got.Nodes()[n] {
+						serve = append(serve, n)
+					}
+				}
+				if diff := cmp.Diff(c.serve, serve); diff != "" {
+					t.Errorf("under policy Local: %s", diff)
+				}
+			}
+		})
+	}
+}
+
+func TestTheCacheKeepsOneOfEndpointsThatAreAlike(t *testing.T) {
+	node := "n1"
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-x", Labels: map[string]string{"kubernetes.io/service-name": "web", "app": "web"}}}
+	for range 1000 {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{NodeName: &node, Addresses: []string{"10.0.0.1"}})
+	}
+	want := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-x", Labels: map[string]string{"kubernetes.io/service-name": "web"}},
+		Endpoints:  []discoveryv1.Endpoint{{NodeName: &node}},
+	}
+	got := SlimSlice(slice)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if s := ServiceOf(got); s != "d/web" {
+		t.Errorf("it belongs to %q, want d/web", s)
+	}
+}

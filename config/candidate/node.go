@@ -1,0 +1,70 @@
+// Package candidate says which nodes may announce the addresses of a Service, as far
+// as the API shows it. It is pure: the speakers plan by it, and the controller
+// explains by it what they do.
+package candidate
+
+import (
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// autoscalerTaint marks a node that the cluster autoscaler is about to delete;
+// kube-proxy reports itself unhealthy by it, too (KEP-3836).
+const autoscalerTaint = "ToBeDeletedByClusterAutoscaler"
+
+// Exclusion tells why the Node announces nothing, in words that follow its name. It
+// is empty when the Node may announce.
+func Exclusion(node *corev1.Node) string {
+	if node.DeletionTimestamp != nil {
+		return "is being deleted"
+	}
+	if _, labelled := node.Labels[v1alpha1.ExcludeLabel]; labelled {
+		return "has the label " + v1alpha1.ExcludeLabel
+	}
+	for _, t := range node.Spec.Taints {
+		if excludes(t) {
+			return "has the taint " + t.Key
+		}
+	}
+	if slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue
+	}) {
+		return "has the condition " + string(corev1.NodeNetworkUnavailable)
+	}
+	return ""
+}
+
+func excludes(t corev1.Taint) bool {
+	return t.Key == corev1.TaintNodeOutOfService || t.Key == autoscalerTaint
+}
+
+// Same tells whether two versions of a Node are equal to whoever chooses among nodes.
+func Same(a, b *corev1.Node) bool {
+	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b)
+}
+
+// SlimNode returns the Node with no more than its name, labels and addresses, what
+// Exclusion asks for, and its condition Ready.
+func SlimNode(node *corev1.Node) *corev1.Node {
+	slim := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion,
+		DeletionTimestamp: node.DeletionTimestamp, Labels: node.Labels,
+	}}
+	slim.Status.Addresses = node.Status.Addresses
+	for _, t := range node.Spec.Taints {
+		if excludes(t) {
+			slim.Spec.Taints = append(slim.Spec.Taints, corev1.Taint{Key: t.Key, Effect: t.Effect})
+		}
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady || c.Type == corev1.NodeNetworkUnavailable {
+			slim.Status.Conditions = append(slim.Status.Conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
+		}
+	}
+	return slim
+}

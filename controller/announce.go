@@ -1,0 +1,279 @@
+package controller
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Reasons of the condition berth.dev/Announced.
+const (
+	ReasonAnnounced       = "Announced"       // True: each address is announced, or about to be
+	ReasonNoAddress       = "NoAddress"       // False: there is nothing to announce
+	ReasonNoAdvertisement = "NoAdvertisement" // False: no advertisement selects an address
+	ReasonAddressConflict = "AddressConflict" // False: a foreign host announces an address
+	ReasonNoEndpoints     = "NoEndpoints"     // False: policy Local, and no node has an endpoint
+	ReasonNoCandidate     = "NoCandidate"     // False: a rule keeps every selected node from announcing
+	ReasonNoSpeaker       = "NoSpeaker"       // False: nodes may announce, but no speaker on them does
+	ReasonNoSession       = "NoSession"       // False: advertised by BGP only, and no session is established
+)
+
+// nodeView is what the controller knows of a node that matters to announcing.
+type nodeView struct {
+	labels   map[string]string
+	excluded string // why it announces nothing; empty: it may
+	alive    bool   // the Node is Ready
+	speaker  v1alpha1.SpeakerState
+	leaves   string   // why its speaker is Leaving
+	segments []string // interfaces on which its speaker announces, sorted
+	oneWay   []string // interfaces whose replies leave by another, sorted
+	sessions []string // names of BGPPeers with an established session, sorted
+}
+
+// owner is who answers for an address on a segment.
+type owner struct{ node, segment, iface string }
+
+// foreign is a host that is not Berth's and announces an address of Berth's.
+type foreign struct{ mac, node, iface string }
+
+// outlook is all that bears on whether the addresses of a Service are announced.
+type outlook struct {
+	addresses []netip.Addr
+	// labels of the Services that have each address; without an entry those of none.
+	labels    map[netip.Addr][]labels.Set
+	local     bool // externalTrafficPolicy
+	endpoints candidate.Endpoints
+	// unknown: there is no EndpointSlice of the Service, so endpoints says nothing.
+	unknown   bool
+	owners    map[netip.Addr][]owner // sorted
+	conflicts map[netip.Addr]foreign
+	snapshot  *config.Snapshot
+	nodes     map[string]nodeView
+}
+
+// condition says by whom the addresses are announced, or why one of them is not.
+func (o outlook) condition() condition {
+	c := condition{kind: v1alpha1.ServiceAnnounced}
+	if len(o.addresses) == 0 {
+		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
+		return c
+	}
+	var l2, bgp, answers []string
+	for _, address := range o.addresses {
+		found, reason, message := o.announcers(address)
+		if reason != "" {
+			c.reason, c.message = reason, message
+			return c
+		}
+		l2, bgp = unite(l2, found.l2), unite(bgp, found.bgp)
+		for _, owner := range o.owners[address] {
+			if o.nodes[owner.node].alive {
+				answers = unite(answers, []string{o.answer(owner)})
+			}
+		}
+	}
+	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+by(l2, answers, bgp)
+	switch {
+	case o.local:
+		c.message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
+	case !o.endpoints.Some && !o.unknown:
+		c.message += "; it has no endpoint that is ready or serves, so connections are refused"
+	}
+	return c
+}
+
+// by names the advertisements, and who answers.
+func by(l2, answers, bgp []string) string {
+	var parts []string
+	if len(l2) > 0 {
+		part := strings.Join(l2, ", ")
+		if len(answers) > 0 {
+			part += ": " + strings.Join(answers, ", ")
+		}
+		parts = append(parts, part)
+	}
+	if len(bgp) > 0 {
+		parts = append(parts, strings.Join(bgp, ", "))
+	}
+	return strings.Join(parts, "; by ")
+}
+
+// answer says where an owner answers, and if it does so the wrong way.
+func (o outlook) answer(owner owner) string {
+	text := fmt.Sprintf("%s answers on %s", owner.node, owner.segment)
+	if slices.Contains(o.nodes[owner.node].oneWay, owner.iface) {
+		text += fmt.Sprintf(" (clients beyond the segment may get no reply: its routes to them do not leave by %s)", owner.iface)
+	}
+	return text
+}
+
+func unite(a, b []string) []string {
+	for _, s := range b {
+		if !slices.Contains(a, s) {
+			a = append(a, s)
+		}
+	}
+	return a
+}
+
+// announcers are the advertisements that are acted on for an address.
+type announcers struct{ l2, bgp []string }
+
+// announcers returns who announces the address, or the reason and the message that
+// say why nobody does.
+func (o outlook) announcers(address netip.Addr) (found announcers, reason, message string) {
+	l2, bgp := o.snapshot.L2For(address, o.labels[address]...), o.snapshot.BGPFor(address)
+	if len(l2)+len(bgp) == 0 {
+		return found, ReasonNoAdvertisement, o.unadvertised(address)
+	}
+	if f, conflict := o.conflicts[address]; conflict && len(l2) > 0 {
+		return found, ReasonAddressConflict, fmt.Sprintf("%s is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another",
+			address, f.mac, f.iface, f.node)
+	}
+	var names []string
+	obstacles := map[string]obstacle{}
+	for _, a := range l2 {
+		name := "L2Advertisement " + a.Name
+		names = append(names, name)
+		if o.passable(a.Nodes, obstacles, func(n nodeView) obstacle {
+			if hasInterface(n.segments, a.Interfaces) {
+				return obstacle{}
+			}
+			return obstacle{text: "has a speaker that announces on no interface named there"}
+		}) {
+			found.l2 = append(found.l2, name)
+		}
+	}
+	for _, a := range bgp {
+		name := "BGPAdvertisement " + a.Name
+		names = append(names, name)
+		if o.passable(a.Nodes, obstacles, func(n nodeView) obstacle {
+			if hasPeer(n.sessions, a.Peers) {
+				return obstacle{}
+			}
+			return obstacle{text: "has no established session with a peer named there", session: true}
+		}) {
+			found.bgp = append(found.bgp, name)
+		}
+	}
+	if len(found.l2)+len(found.bgp) > 0 {
+		return found, "", ""
+	}
+	selected := fmt.Sprintf("%s is selected by %s", address, strings.Join(names, ", "))
+	reason, message = o.nobody(obstacles)
+	return found, reason, selected + ", but " + message
+}
+
+// unadvertised says why no advertisement selects the address.
+func (o outlook) unadvertised(address netip.Addr) string {
+	p := o.snapshot.PoolOf(address)
+	if p == nil {
+		return fmt.Sprintf("%s answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced", address)
+	}
+	if o.snapshot.AdvertisesPool(p) {
+		return fmt.Sprintf("%s answers nowhere: an L2Advertisement selects IPPool %s, but its serviceSelectors do not match the labels of this Service; mend either", address, p.Name)
+	}
+	return fmt.Sprintf("%s answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool %s; create one", address, p.Name)
+}
+
+// obstacle is what keeps a node from announcing, in words that follow its name; none
+// without words.
+type obstacle struct {
+	text    string
+	rule    bool // the node is no candidate
+	session bool // all is well but for a BGP session
+}
+
+// passable tells whether a node that the selector matches can announce, by what holds
+// of all nodes and by the last word of this advertisement. If none can it has noted
+// the obstacle of each.
+func (o outlook) passable(selector config.NodeSelector, obstacles map[string]obstacle, last func(nodeView) obstacle) bool {
+	for name, n := range o.nodes {
+		if !selector.Matches(n.labels) {
+			continue
+		}
+		ob := o.obstacle(name, n)
+		if ob.text == "" {
+			ob = last(n)
+		}
+		if ob.text == "" {
+			return true
+		}
+		if !obstacles[name].session {
+			obstacles[name] = ob
+		}
+	}
+	return false
+}
+
+func (o outlook) obstacle(name string, n nodeView) obstacle {
+	switch {
+	case n.excluded != "":
+		return obstacle{text: n.excluded, rule: true}
+	case n.alive && n.speaker == v1alpha1.SpeakerLeaving:
+		return obstacle{text: "leaves: " + n.leaves, rule: true}
+	case o.local && !o.endpoints.Nodes()[name]:
+		return obstacle{text: "has no ready endpoint", rule: true}
+	case !n.alive:
+		return obstacle{text: "is not ready"}
+	case n.speaker == "":
+		return obstacle{text: "has no speaker"}
+	case n.speaker != v1alpha1.SpeakerReady:
+		return obstacle{text: "has a speaker that is " + string(n.speaker)}
+	}
+	return obstacle{}
+}
+
+// nobody says why no node announces, by what keeps each selected one from it.
+func (o outlook) nobody(obstacles map[string]obstacle) (reason, message string) {
+	if o.local && len(o.endpoints.Nodes()) == 0 {
+		return ReasonNoEndpoints, "no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
+	}
+	reason = ReasonNoCandidate
+	var each []string
+	for name, ob := range obstacles {
+		each = append(each, name+" "+ob.text)
+		switch {
+		case ob.session:
+			reason = ReasonNoSession
+		case !ob.rule && reason == ReasonNoCandidate:
+			reason = ReasonNoSpeaker
+		}
+	}
+	if len(each) == 0 {
+		return reason, "its nodeSelectors match no node"
+	}
+	slices.Sort(each)
+	switch reason {
+	case ReasonNoCandidate:
+		return reason, "no selected node may announce it: " + few(each)
+	case ReasonNoSpeaker:
+		return reason, "no speaker on a selected node announces: " + few(each) + "; see kubectl get speakerstatuses"
+	}
+	return reason, "no selected node has a session for it: " + few(each) + "; see kubectl get speakerstatuses"
+}
+
+// hasInterface tells whether one of the interfaces is one that the advertisement
+// names; no patterns stands for the default ones.
+func hasInterface(interfaces, patterns []string) bool {
+	return slices.ContainsFunc(interfaces, func(name string) bool {
+		return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {
+			ok, err := path.Match(pattern, name)
+			return ok && err == nil
+		})
+	})
+}
+
+// hasPeer tells whether one of the sessions is with one of the peers; no peers
+// stands for all.
+func hasPeer(sessions, peers []string) bool {
+	return slices.ContainsFunc(sessions, func(s string) bool { return len(peers) == 0 || slices.Contains(peers, s) })
+}

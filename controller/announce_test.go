@@ -1,0 +1,117 @@
+package controller
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// advertised is the configuration of the tests of the condition Announced.
+func advertised() *config.Snapshot {
+	snapshot, _ := config.Compile(config.Objects{
+		Pools: []*v1alpha1.IPPool{
+			{ObjectMeta: named("rack"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8::/64"}}},
+			{ObjectMeta: named("routed"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}},
+			{ObjectMeta: named("picky"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.1.0/24"}}},
+			{ObjectMeta: named("far"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.2.0/24"}}},
+			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
+		},
+		L2Advertisements: []*v1alpha1.L2Advertisement{
+			{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"rack"}, Interfaces: []string{"eth0", "bond*"}}},
+			{ObjectMeta: named("web"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"picky"}, ServiceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "web"}}}}},
+			{ObjectMeta: named("far"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"far"}, NodeSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "far"}}}}},
+		},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"routed"}, Peers: []string{"tor"}}}},
+		BGPPeers:          []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}}},
+	})
+	return snapshot
+}
+
+func addresses(texts ...string) []netip.Addr {
+	var found []netip.Addr
+	for _, t := range texts {
+		found = append(found, netip.MustParseAddr(t))
+	}
+	return found
+}
+
+func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
+	up := nodeView{alive: true, speaker: v1alpha1.SpeakerReady, segments: []string{"eth0"}, sessions: []string{"tor"}}
+	with := func(change func(*nodeView)) nodeView { n := up; change(&n); return n }
+	excluded := with(func(n *nodeView) { n.excluded = "has the label exclude" })
+	leaving := with(func(n *nodeView) { n.speaker, n.leaves = v1alpha1.SpeakerLeaving, "kube-proxy is unhealthy" })
+	dead := with(func(n *nodeView) { n.alive = false })
+	one := map[string]nodeView{"n1": up}
+	address := netip.MustParseAddr("192.0.2.1")
+	answers := func(owners ...owner) map[netip.Addr][]owner { return map[netip.Addr][]owner{address: owners} }
+	ready := func(nodes ...string) candidate.Endpoints {
+		e := candidate.Endpoints{Ready: map[string]bool{}, Some: true}
+		for _, n := range nodes {
+			e.Ready[n] = true
+		}
+		return e
+	}
+	some := candidate.Endpoints{Some: true}
+	for _, c := range []struct {
+		name    string
+		outlook outlook
+		ok      bool
+		reason  string
+		message string
+	}{
+		{"a speaker is on a segment", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some}, true, "Announced", "by L2Advertisement l2"},
+		{"a node owns it", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
+			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24"},
+		{"both families have one owner", outlook{addresses: addresses("192.0.2.1", "2001:db8::1"), nodes: one, endpoints: some,
+			owners: map[netip.Addr][]owner{address: {{"n1", "172.30.0.0/24", "eth0"}}, netip.MustParseAddr("2001:db8::1"): {{"n1", "172.30.0.0/24", "eth0"}}}},
+			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24"},
+		{"an owner on each of two segments, and by BGP", outlook{addresses: addresses("192.0.2.1", "198.51.100.1"), nodes: map[string]nodeView{"n1": up, "n2": up}, endpoints: some, owners: answers(owner{"n2", "10.1.0.0/24", "bond0"}, owner{"n1", "172.30.0.0/24", "eth0"})},
+			true, "Announced", "by L2Advertisement l2: n2 answers on 10.1.0.0/24, n1 answers on 172.30.0.0/24; by BGPAdvertisement bgp"},
+		{"the owner's node is dead, and another may announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": dead, "n2": up}, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
+			true, "Announced", "by L2Advertisement l2"},
+		{"the owner's Node is gone", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some, owners: answers(owner{"n9", "172.30.0.0/24", "eth0"})}, true, "Announced", "by L2Advertisement l2"},
+		{"replies go another way", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.oneWay = []string{"eth0"} })}, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
+			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24 (clients beyond the segment may get no reply: its routes to them do not leave by eth0)"},
+		{"policy Cluster without endpoints", outlook{addresses: addresses("192.0.2.1"), nodes: one}, true, "Announced", "by L2Advertisement l2; it has no endpoint that is ready or serves, so connections are refused"},
+		{"a Service so new that its endpoints are not known", outlook{addresses: addresses("192.0.2.1"), nodes: one, unknown: true}, true, "Announced", "by L2Advertisement l2"},
+		{"policy Local", outlook{addresses: addresses("192.0.2.1"), nodes: one, local: true, endpoints: ready("n1")}, true, "Announced", "by L2Advertisement l2, from nodes with a ready Pod (externalTrafficPolicy Local)"},
+		{"policy Local without endpoints", outlook{addresses: addresses("192.0.2.1"), nodes: one, local: true}, false, "NoEndpoints",
+			"192.0.2.1 is selected by L2Advertisement l2, but no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"},
+		{"policy Local, with endpoints where nothing may announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": up, "n2": excluded}, local: true, endpoints: ready("n2")}, false, "NoCandidate",
+			"192.0.2.1 is selected by L2Advertisement l2, but no selected node may announce it: n1 has no ready endpoint, n2 has the label exclude"},
+		{"nothing selects the pool", outlook{addresses: addresses("203.0.113.1"), nodes: one}, false, "NoAdvertisement", "203.0.113.1 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool silent; create one"},
+		{"nothing selects the Service", outlook{addresses: addresses("10.0.1.1"), nodes: one, labels: map[netip.Addr][]labels.Set{netip.MustParseAddr("10.0.1.1"): {{"tier": "db"}}}}, false, "NoAdvertisement",
+			"10.0.1.1 answers nowhere: an L2Advertisement selects IPPool picky, but its serviceSelectors do not match the labels of this Service; mend either"},
+		{"the Service, or one that shares the address, is selected", outlook{addresses: addresses("10.0.1.1"), nodes: one, endpoints: some, labels: map[netip.Addr][]labels.Set{netip.MustParseAddr("10.0.1.1"): {{"tier": "db"}, {"tier": "web"}}}}, true, "Announced", "by L2Advertisement web"},
+		{"in no pool", outlook{addresses: addresses("10.0.0.1"), nodes: one}, false, "NoAdvertisement", "10.0.0.1 answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced"},
+		{"no node is selected", outlook{addresses: addresses("10.0.2.1"), nodes: one}, false, "NoCandidate", "10.0.2.1 is selected by L2Advertisement far, but its nodeSelectors match no node"},
+		{"every node is ruled out", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": excluded, "n2": leaving}}, false, "NoCandidate",
+			"192.0.2.1 is selected by L2Advertisement l2, but no selected node may announce it: n1 has the label exclude, n2 leaves: kube-proxy is unhealthy"},
+		{"of many nodes the first are named", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": excluded, "n2": excluded, "n3": excluded, "n4": excluded, "n5": excluded, "n6": excluded, "n7": excluded}}, false, "NoCandidate",
+			"192.0.2.1 is selected by L2Advertisement l2, but no selected node may announce it: n1 has the label exclude, n2 has the label exclude, n3 has the label exclude, n4 has the label exclude, n5 has the label exclude and 2 more"},
+		{"an interface that no node has", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.segments = []string{"eth1"} })}}, false, "NoSpeaker",
+			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that announces on no interface named there; see kubectl get speakerstatuses"},
+		{"speakers that do not announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": dead, "n2": {alive: true}, "n3": with(func(n *nodeView) { n.speaker = v1alpha1.SpeakerStarting }), "n4": excluded}}, false, "NoSpeaker",
+			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 is not ready, n2 has no speaker, n3 has a speaker that is Starting, n4 has the label exclude; see kubectl get speakerstatuses"},
+		{"no session with the peer", outlook{addresses: addresses("198.51.100.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.sessions = []string{"other"} }), "n2": dead}}, false, "NoSession",
+			"198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no established session with a peer named there, n2 is not ready; see kubectl get speakerstatuses"},
+		{"a foreign host has the address", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:99", "n1", "eth0"}}}, false, "AddressConflict",
+			"192.0.2.1 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another"},
+		{"nothing to announce", outlook{nodes: one}, false, "NoAddress", "no address to announce: see condition berth.dev/Allocated"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.outlook.snapshot = advertised()
+			want := condition{v1alpha1.ServiceAnnounced, c.ok, c.reason, c.message}
+			if diff := cmp.Diff(want, c.outlook.condition(), cmp.AllowUnexported(condition{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

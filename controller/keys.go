@@ -1,0 +1,166 @@
+package controller
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// ensureHelloKey makes the key with which speakers sign their hellos, unless there
+// is a good one, and takes a rotation of it one step further. All of a rotation's
+// memory is in the Secret and in the speakers' reports.
+func (c *Controller) ensureHelloKey(ctx context.Context) error {
+	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
+	found, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
+	}
+	exists := err == nil
+	if !exists {
+		found = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+			Name: v1alpha1.HelloSecret, Namespace: c.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "berth"},
+		}}
+	}
+	desired := found.DeepCopy()
+	step, err := rotate(desired, client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker), newKey)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !exists:
+		_, err = secrets.Create(ctx, desired, metav1.CreateOptions{})
+	case reflect.DeepEqual(found, desired):
+		return nil
+	default:
+		_, err = secrets.Update(ctx, desired, metav1.UpdateOptions{})
+	}
+	switch {
+	case apierrors.IsAlreadyExists(err):
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // we are being uninstalled
+	case err != nil:
+		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
+	default:
+		c.Logger.Info("hello key", "step", step)
+	}
+	return nil
+}
+
+// newKey returns 32 random bytes.
+func newKey() ([]byte, error) {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("make a hello key: %w", err)
+	}
+	return key, nil
+}
+
+// rotate puts into the Secret what it should hold now, one step at a time, and says
+// which step that is:
+//
+//   - without a good key: one is made, or the next is taken;
+//   - when the rotation is asked for: the next key is made;
+//   - once every speaker accepts the next key: it signs, and the key before it is kept;
+//   - once every speaker signs with it: the key before it is forgotten.
+//
+// A step is taken only when every speaker has reported the one before, so that at
+// each moment all speakers accept the keys that any of them signs with.
+func rotate(secret *corev1.Secret, reports []*v1alpha1.SpeakerStatus, fresh func() ([]byte, error)) (step string, err error) {
+	if secret.Data == nil {
+		secret.Data = map[string][]byte{}
+	}
+	key, next, previous := secret.Data[v1alpha1.HelloKey], secret.Data[v1alpha1.NextHelloKey], secret.Data[v1alpha1.PreviousHelloKey]
+	good := func(k []byte) bool { return len(k) >= v1alpha1.ShortestHelloKey }
+	asked := secret.Annotations[v1alpha1.AnnotationRotate]
+	var waiting []string
+	defer func() { annotateWait(secret, waiting) }()
+	switch {
+	case !good(key) && good(next):
+		secret.Data[v1alpha1.HelloKey] = next
+		delete(secret.Data, v1alpha1.NextHelloKey)
+		return "the next key was taken, since there was none that signs", nil
+	case !good(key):
+		secret.Data[v1alpha1.HelloKey], err = fresh()
+		return "a key was made", err
+	case next != nil && !good(next):
+		secret.Data[v1alpha1.NextHelloKey], err = fresh()
+		return "the next key was made anew, since it was too short", err
+	case previous != nil: // one rotation ends before the next begins
+		waiting = lagging(reports, func(r v1alpha1.SpeakerReport) bool { return r.SigningKey == v1alpha1.Fingerprint(key) })
+	case next != nil:
+		waiting = lagging(reports, func(r v1alpha1.SpeakerReport) bool {
+			return slices.Contains(r.AcceptedKeys, v1alpha1.Fingerprint(next))
+		})
+		if len(waiting) == 0 {
+			secret.Data[v1alpha1.HelloKey], secret.Data[v1alpha1.PreviousHelloKey] = next, key
+			delete(secret.Data, v1alpha1.NextHelloKey)
+			// Who signs with it is known from the reports to come.
+			waiting = lagging(reports, func(r v1alpha1.SpeakerReport) bool { return r.SigningKey == v1alpha1.Fingerprint(next) })
+			return "every speaker accepts the next key: it signs", nil
+		}
+	case asked != secret.Annotations[v1alpha1.AnnotationRotated]:
+		secret.Annotations[v1alpha1.AnnotationRotated] = asked
+		secret.Data[v1alpha1.NextHelloKey], err = fresh()
+		if err == nil {
+			waiting = lagging(reports, func(v1alpha1.SpeakerReport) bool { return false })
+		}
+		return "a rotation was asked for: the next key was made", err
+	}
+	if previous != nil && len(waiting) == 0 {
+		delete(secret.Data, v1alpha1.PreviousHelloKey)
+		return "every speaker signs with the key: the one before it is forgotten", nil
+	}
+	return "waits", nil
+}
+
+// lagging returns the nodes whose speakers do not report this yet, sorted. One that
+// has ended takes the keys that there are when it starts. One whose node is dead has
+// not ended as far as anybody knows: it counts until its Node is deleted.
+func lagging(reports []*v1alpha1.SpeakerStatus, reported func(v1alpha1.SpeakerReport) bool) []string {
+	var names []string
+	for _, s := range reports {
+		if s.Status.State != v1alpha1.SpeakerStopped && !reported(s.Status) {
+			names = append(names, s.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// annotateWait says on the Secret which speakers a rotation waits for.
+func annotateWait(secret *corev1.Secret, nodes []string) {
+	if len(nodes) == 0 {
+		delete(secret.Annotations, v1alpha1.AnnotationRotation)
+		return
+	}
+	if secret.Annotations == nil {
+		secret.Annotations = map[string]string{}
+	}
+	secret.Annotations[v1alpha1.AnnotationRotation] = "waits for the speaker of " + few(nodes)
+}
+
+// few names the first five, and counts the rest.
+func few(names []string) string {
+	const most = 5
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// rekeyed tells whether a speaker reports other keys, or begins or ends to count.
+func rekeyed(before, after metav1.Object) bool {
+	b, okB := before.(*v1alpha1.SpeakerStatus)
+	a, okA := after.(*v1alpha1.SpeakerStatus)
+	return okA && okB && (b.Status.State != a.Status.State || b.Status.SigningKey != a.Status.SigningKey ||
+		!slices.Equal(b.Status.AcceptedKeys, a.Status.AcceptedKeys))
+}

@@ -1,0 +1,133 @@
+package controller
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// material returns a key of 32 bytes.
+func material(letter string) []byte { return bytes.Repeat([]byte(letter), 32) }
+
+// speaks is a report that signs with one key and accepts all of them.
+func speaks(node string, state v1alpha1.SpeakerState, letters ...string) *v1alpha1.SpeakerStatus {
+	s := &v1alpha1.SpeakerStatus{ObjectMeta: named(node), Status: v1alpha1.SpeakerReport{State: state}}
+	for i, l := range letters {
+		print := v1alpha1.Fingerprint(material(l))
+		if i == 0 {
+			s.Status.SigningKey = print
+		}
+		s.Status.AcceptedKeys = append(s.Status.AcceptedKeys, print)
+	}
+	return s
+}
+
+// shown writes a Secret as letters: key=a next=b, and what it waits for.
+func shown(s *corev1.Secret) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(s.Data)) {
+		parts = append(parts, name+"="+strings.TrimRight(string(s.Data[name][:1]), "\x00"))
+	}
+	if w := s.Annotations[v1alpha1.AnnotationRotation]; w != "" {
+		parts = append(parts, "("+w+")")
+	}
+	return strings.Join(parts, " ")
+}
+
+func TestAKeyIsReplacedStepByStep(t *testing.T) {
+	const ready, leaving = v1alpha1.SpeakerReady, v1alpha1.SpeakerLeaving
+	done := map[string]string{"berth.dev/rotate": "1", "berth.dev/rotated": "1"}
+	for _, c := range []struct {
+		name        string
+		data        string
+		annotations map[string]string
+		reports     []*v1alpha1.SpeakerStatus
+		want        string
+	}{
+		{"no key", "", nil, nil, "key=n"},
+		{"a damaged key", "key=!", nil, nil, "key=n"},
+		{"a damaged key, and a next", "key=! next=b", nil, nil, "key=b"},
+		{"a good key", "key=a", nil, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "z")}, "key=a"},
+		{"asked to rotate", "key=a", map[string]string{"berth.dev/rotate": "1"}, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a")}, "key=a next=n (waits for the speaker of n1)"},
+		{"asked again with another value", "key=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, nil, "key=a next=n"},
+		{"not asked again", "key=a", done, nil, "key=a"},
+		{"one does not accept the next key", "key=a next=b", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b"), speaks("n2", v1alpha1.SpeakerStarting, "a"), speaks("n3", leaving, "a")}, "key=a next=b (waits for the speaker of n2, n3)"},
+		{"of many the first are named", "key=a next=b", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready), speaks("n2", ready), speaks("n3", ready), speaks("n4", ready), speaks("n5", ready), speaks("n6", ready), speaks("n7", ready)},
+			"key=a next=b (waits for the speaker of n1, n2, n3, n4, n5 and 2 more)"},
+		{"all accept the next key; one has ended", "key=a next=b", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b"), speaks("n2", leaving, "a", "b"), speaks("n3", v1alpha1.SpeakerStopped, "a")}, "key=b previous=a (waits for the speaker of n1, n2)"},
+		{"one signs with the previous key", "key=b previous=a", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "b", "a"), speaks("n2", v1alpha1.SpeakerRestarting, "a", "b")}, "key=b previous=a (waits for the speaker of n2)"},
+		{"all sign with the key", "key=b previous=a", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "b", "a"), speaks("n2", ready, "b", "a")}, "key=b"},
+		{"asked in the midst: one rotation ends first", "key=b previous=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b")}, "key=b previous=a (waits for the speaker of n1)"},
+		{"a next key set by hand in the midst waits too", "key=b next=c previous=a", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b", "c")}, "key=b next=c previous=a (waits for the speaker of n1)"},
+		{"a next key that is too short", "key=a next=!", done, nil, "key=a next=n"},
+	} {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: maps.Clone(c.annotations)}, Data: map[string][]byte{}}
+		for _, field := range strings.Fields(c.data) {
+			name, letter, _ := strings.Cut(field, "=")
+			if secret.Data[name] = material(letter); letter == "!" {
+				secret.Data[name] = []byte("!")
+			}
+		}
+		if _, err := rotate(secret, c.reports, func() ([]byte, error) { return material("n"), nil }); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if got := shown(secret); got != c.want {
+			t.Errorf("%s\n got %s\nwant %s", c.name, got, c.want)
+		}
+	}
+}
+
+// TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther: speakers take in the
+// Secret in any order, one at a time, and report it some time after.
+func TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther(t *testing.T) {
+	for seed := range uint64(200) {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"berth.dev/rotate": "1"}}, Data: map[string][]byte{"key": material("a")}}
+		takes := func() []string {
+			letters := []string{string(secret.Data["key"][:1])}
+			for _, name := range []string{"next", "previous"} {
+				if k := secret.Data[name]; k != nil {
+					letters = append(letters, string(k[:1]))
+				}
+			}
+			return letters
+		}
+		knows := map[string][]string{"n1": {"a"}, "n2": {"a"}, "n3": {"a"}}
+		reports := map[string]*v1alpha1.SpeakerStatus{}
+		for node := range knows {
+			reports[node] = speaks(node, v1alpha1.SpeakerReady, "a")
+		}
+		random := seed
+		for steps := 0; shown(secret) != "key=n"; steps++ {
+			if steps > 5000 {
+				t.Fatalf("seed %d: the rotation does not end: %s", seed, shown(secret))
+			}
+			random = random*6364136223846793005 + 1442695040888963407
+			node := fmt.Sprintf("n%d", random>>33%3+1)
+			switch random >> 40 % 3 {
+			case 0:
+				knows[node] = takes()
+			case 1:
+				reports[node] = speaks(node, v1alpha1.SpeakerReady, knows[node]...)
+			case 2:
+				if _, err := rotate(secret, slices.Collect(maps.Values(reports)), func() ([]byte, error) { return material("n"), nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for a, signs := range knows {
+				for b, accepts := range knows {
+					if !slices.Contains(accepts, signs[0]) {
+						t.Fatalf("seed %d: %s accepts %v, and %s signs with %s", seed, b, accepts, a, signs[0])
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,329 @@
+//go:build root
+
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/stage"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/mirror"
+)
+
+// makeNode makes a Node that no kubelet keeps, until the test ends.
+func makeNode(t *testing.T, name string) {
+	t.Helper()
+	nodes := scene.Kubernetes.CoreV1().Nodes()
+	_, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	must(t, err)
+	t.Cleanup(func() {
+		if err := nodes.Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// speakerOn returns clients with the rights of the speaker on a node: its token is
+// bound to a Pod there, as the kubelet's are.
+func speakerOn(t *testing.T, node string) *client.Interface {
+	t.Helper()
+	var bound *authenticationv1.BoundObjectReference
+	if node != "" {
+		pods := scene.Kubernetes.CoreV1().Pods(stage.Namespace)
+		pod, err := pods.Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "speaker-", Namespace: stage.Namespace},
+			Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: "berth-speaker", Containers: []corev1.Container{{Name: "none", Image: "example.com/none"}}},
+		}, metav1.CreateOptions{})
+		must(t, err)
+		t.Cleanup(func() {
+			now := int64(0)
+			if err := pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+				t.Error(err)
+			}
+		})
+		bound = &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID}
+	}
+	own, err := client.New(configOf(t, "berth-speaker", bound))
+	must(t, err)
+	return own
+}
+
+func typeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind}
+}
+
+func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
+	ns := namespace(t)
+	makeNode(t, "n2")
+	n1, n2, nowhere := speakerOn(t, "n1"), speakerOn(t, "n2"), speakerOn(t, "")
+	admin := scene.Berth
+
+	status := func(by *client.Interface, name string) error {
+		_, err := by.SpeakerStatuses.Create(t.Context(), &v1alpha1.SpeakerStatus{TypeMeta: typeMeta("SpeakerStatus"), ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		return err
+	}
+	report := func(by *client.Interface, name string) error {
+		found, err := admin.SpeakerStatuses.Get(t.Context(), name, metav1.GetOptions{})
+		must(t, err)
+		found.TypeMeta, found.Status.Version = typeMeta("SpeakerStatus"), found.Status.Version+"x"
+		_, err = by.SpeakerStatuses.Update(t.Context(), found, metav1.UpdateOptions{})
+		return err
+	}
+	own := func(by *client.Interface, name, node string) error {
+		_, err := by.L2Owners(ns).Create(t.Context(), &v1alpha1.L2Owner{TypeMeta: typeMeta("L2Owner"), ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+			Spec: v1alpha1.L2OwnerSpec{Group: "g", Node: node, Segment: "s"}}, metav1.CreateOptions{})
+		return err
+	}
+	move := func(by *client.Interface, name, node string) error {
+		found, err := admin.L2Owners(ns).Get(t.Context(), name, metav1.GetOptions{})
+		must(t, err)
+		found.TypeMeta, found.Spec.Node = typeMeta("L2Owner"), node
+		found.Spec.Term++
+		_, err = by.L2Owners(ns).Update(t.Context(), found, metav1.UpdateOptions{})
+		return err
+	}
+	disown := func(by *client.Interface, name string) error {
+		return by.L2Owners(ns).Delete(t.Context(), name, metav1.DeleteOptions{})
+	}
+	t.Cleanup(func() {
+		_, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatuses", "--all")
+	})
+	// The API server takes a moment to act on a new policy.
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		err := own(n1, "probe", "n2")
+		if err == nil {
+			must(t, disown(admin, "probe"))
+			return errors.New("the policy is not yet in effect")
+		}
+		return nil
+	}))
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		err := status(n1, "probe")
+		if err == nil {
+			must(t, admin.SpeakerStatuses.Delete(t.Context(), "probe", metav1.DeleteOptions{}))
+			return errors.New("the policy is not yet in effect")
+		}
+		return nil
+	}))
+	const (
+		notYours  = "a speaker writes the SpeakerStatus of its own node only: this one is of "
+		notItself = "a speaker owns addresses in the name of its own node only: this L2Owner names "
+	)
+	for _, step := range []struct {
+		name string
+		err  error
+		want string // in the refusal; empty: allowed
+	}{
+		{"n1 reports", status(n1, "n1"), ""},
+		{"n1 reports again", report(n1, "n1"), ""},
+		{"n1 reports for n2", status(n1, "n2"), notYours + "n2, the token of n1"},
+		{"n2 changes n1's report", report(n2, "n1"), notYours + "n1, the token of n2"},
+		{"a token without a node reports", status(nowhere, "n3"), notYours + "n3, the token of no node"},
+		{"n1 owns", own(n1, "a", "n1"), ""},
+		{"n1 says that n2 owns", own(n1, "b", "n2"), notItself + "n2, the token n1"},
+		{"n1 gives to n2", move(n1, "a", "n2"), notItself + "n2, the token n1"},
+		{"a token without a node takes", move(nowhere, "a", "n2"), notItself + "n2, the token no node"},
+		{"n2 deletes n1's", disown(n2, "a"), notItself + "n1, the token n2"},
+		{"n2 takes over", move(n2, "a", "n2"), ""},
+		{"n1 deletes what is n2's by now", disown(n1, "a"), notItself + "n2, the token n1"},
+		{"n2 withdraws", disown(n2, "a"), ""},
+		{"an operator may all of it", own(admin, "b", "n1"), ""},
+	} {
+		switch {
+		case step.want == "" && step.err != nil:
+			t.Errorf("%s: %v", step.name, step.err)
+		case step.want != "" && (step.err == nil || !strings.Contains(step.err.Error(), step.want)):
+			t.Errorf("%s: %v, want a refusal with %q", step.name, step.err, step.want)
+		}
+	}
+}
+
+// claims is one node's mirror at work, and what it heard.
+type claims struct {
+	*mirror.Mirror
+	mu    sync.Mutex
+	heard []l2.Claim
+}
+
+// startMirror runs the mirror of a node until the test ends.
+func startMirror(t *testing.T, node string) *claims {
+	t.Helper()
+	c := &claims{}
+	var err error
+	c.Mirror, err = mirror.New(mirror.Config{
+		Berth: speakerOn(t, node), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Node: node,
+		ServiceUID: func(key string) (types.UID, bool) {
+			ns, name, _ := strings.Cut(key, "/")
+			svc, err := scene.Kubernetes.CoreV1().Services(ns).Get(context.Background(), name, metav1.GetOptions{})
+			if err != nil {
+				return "", false
+			}
+			return svc.UID, true
+		},
+		Heard: func(claim l2.Claim) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.heard = append(c.heard, claim)
+		},
+	})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// awaitHeard waits until the last that a mirror heard of the group is this.
+func (c *claims) awaitHeard(t *testing.T, want l2.Claim) {
+	t.Helper()
+	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for i := len(c.heard) - 1; i >= 0; i-- {
+			if c.heard[i].Group == want.Group {
+				if diff := cmp.Diff(want, c.heard[i]); diff != "" {
+					return errors.New("heard last: " + diff)
+				}
+				return nil
+			}
+		}
+		return errors.New("heard nothing of " + want.Group)
+	}))
+}
+
+// awaitOwner waits until the namespace has this one L2Owner, or none with an empty
+// Node, and returns it.
+func awaitOwner(t *testing.T, ns string, want v1alpha1.L2OwnerSpec) *v1alpha1.L2Owner {
+	t.Helper()
+	var found *v1alpha1.L2Owner
+	must(t, stage.Eventually(t.Context(), time.Minute, func(ctx context.Context) error {
+		list, err := scene.Berth.L2Owners(ns).List(ctx, metav1.ListOptions{})
+		switch {
+		case err != nil:
+			return err
+		case want.Node == "" && len(list.Items) == 0:
+			return nil
+		case len(list.Items) != 1 || want.Node == "":
+			return fmt.Errorf("%d L2Owners: %+v", len(list.Items), list.Items)
+		}
+		found = &list.Items[0]
+		if diff := cmp.Diff(want, found.Spec, cmpopts.IgnoreFields(v1alpha1.L2OwnerSpec{}, "Since")); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	}))
+	return found
+}
+
+func TestClaimsAreMirroredInL2Owners(t *testing.T) {
+	ns := namespace(t)
+	makeNode(t, "n2")
+	makeService(t, ns, "web", nil)
+	n1, n2 := startMirror(t, "n1"), startMirror(t, "n2")
+	group := ns + "/web l2"
+	claim := func(node string, term uint64) l2.Claim {
+		return l2.Claim{Group: group, Segment: "172.30.0.0/24", Node: node, Term: term, Witnessed: true, Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.Joined}
+	}
+	spec := func(node string, term int64, addresses ...string) v1alpha1.L2OwnerSpec {
+		return v1alpha1.L2OwnerSpec{Group: group, Addresses: addresses, Segment: "172.30.0.0/24", Node: node, Term: term, Witnessed: true, Interface: "eth0", MAC: "02:00:00:00:00:01", Cause: "joined"}
+	}
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+
+	n1.Show(group, []netip.Addr{four})
+	n1.Claimed(claim("n1", 1))
+	first := awaitOwner(t, ns, spec("n1", 1, "192.0.2.1"))
+	want := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: get(t, ns, "web").UID}}
+	if diff := cmp.Diff(want, first.OwnerReferences); diff != "" || first.Spec.Since == nil {
+		t.Errorf("since %v, and it belongs to %s", first.Spec.Since, diff)
+	}
+	n1.awaitHeard(t, claim("n1", 1))
+	n2.awaitHeard(t, claim("n1", 1))
+
+	// Its addresses change, and its owner does not.
+	n1.Show(group, []netip.Addr{four, six})
+	second := awaitOwner(t, ns, spec("n1", 1, "192.0.2.1", "2001:db8::1"))
+	if !second.Spec.Since.Equal(first.Spec.Since) {
+		t.Errorf("since %v by another address, want %v", second.Spec.Since, first.Spec.Since)
+	}
+	n1.Claimed(claim("n1", 1)) // nothing new: nothing to write
+
+	// Another node takes over; that the first withdraws late changes nothing.
+	n2.Show(group, []netip.Addr{four, six})
+	n2.Claimed(claim("n2", 2))
+	third := awaitOwner(t, ns, spec("n2", 2, "192.0.2.1", "2001:db8::1"))
+	if third.Name != first.Name || third.UID != first.UID {
+		t.Errorf("%s is another object than %s", third.Name, first.Name)
+	}
+	n1.awaitHeard(t, claim("n2", 2))
+	n1.Claimed(claim("", 1))
+	// Somebody deletes it: the owner says again that it is.
+	must(t, scene.Berth.L2Owners(ns).Delete(t.Context(), third.Name, metav1.DeleteOptions{}))
+	fourth := awaitOwner(t, ns, spec("n2", 2, "192.0.2.1", "2001:db8::1"))
+
+	// A claim that does not hold against it is put right.
+	fourth.TypeMeta, fourth.Spec.Node, fourth.Spec.Term = typeMeta("L2Owner"), "n1", 1
+	_, err := scene.Berth.L2Owners(ns).Update(t.Context(), fourth, metav1.UpdateOptions{})
+	must(t, err)
+	awaitOwner(t, ns, spec("n2", 2, "192.0.2.1", "2001:db8::1"))
+
+	n2.Claimed(claim("", 2))
+	awaitOwner(t, ns, v1alpha1.L2OwnerSpec{})
+	n1.awaitHeard(t, claim("", 2))
+
+	// With its Service everything goes.
+	n1.Claimed(claim("n1", 3))
+	awaitOwner(t, ns, spec("n1", 3, "192.0.2.1", "2001:db8::1"))
+	remove(t, ns, "web")
+	awaitOwner(t, ns, v1alpha1.L2OwnerSpec{})
+}
+
+func TestAnL2OwnerThatWasLeftOverByARestartIsClaimedAgainOrDeleted(t *testing.T) {
+	ns := namespace(t)
+	for _, name := range []string{"kept", "lost"} {
+		makeService(t, ns, name, nil)
+	}
+	of := func(name string) l2.Claim {
+		return l2.Claim{Group: ns + "/" + name + " l2", Segment: "172.30.0.0/24", Node: "n1", Term: 1, Witnessed: true}
+	}
+	before := startMirror(t, "n1")
+	before.Claimed(of("kept"))
+	before.Claimed(of("lost"))
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		list, err := scene.Berth.L2Owners(ns).List(ctx, metav1.ListOptions{})
+		if err == nil && len(list.Items) != 2 {
+			err = fmt.Errorf("%d L2Owners, want 2", len(list.Items))
+		}
+		return err
+	}))
+	after := startMirror(t, "n1")
+	after.Claimed(of("kept"))
+	found := awaitOwner(t, ns, v1alpha1.L2OwnerSpec{Group: ns + "/kept l2", Segment: "172.30.0.0/24", Node: "n1", Term: 1, Witnessed: true})
+	if !strings.HasPrefix(found.Name, "kept-") {
+		t.Errorf("%s is left", found.Name)
+	}
+}

@@ -1,0 +1,64 @@
+package speaker
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+)
+
+// Bounds of the conflicts in a report.
+const (
+	conflictLasts = time.Minute // after it was last observed
+	mostConflicts = 16
+)
+
+// conflicts remembers for a while which addresses foreign hosts were heard to
+// announce. The zero value is ready to use.
+type conflicts struct {
+	mu   sync.Mutex                  // guards what follows
+	seen map[netip.Addr]conflictSeen // by address
+}
+
+type conflictSeen struct {
+	report v1alpha1.ConflictReport
+	last   time.Time
+}
+
+// note takes an observation of kind Conflict.
+func (c *conflicts) note(o l2.Observation, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen == nil {
+		c.seen = map[netip.Addr]conflictSeen{}
+	}
+	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), MAC: o.MAC.String(), Interface: o.Interface}, now}
+}
+
+// current returns those of the last minute by address, the latest sixteen when there
+// are more.
+func (c *conflicts) current(now time.Time) []v1alpha1.ConflictReport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []conflictSeen
+	for address, s := range c.seen {
+		if now.Sub(s.last) > conflictLasts {
+			delete(c.seen, address)
+			continue
+		}
+		found = append(found, s)
+	}
+	byAddress := func(a, b conflictSeen) int { return cmp.Compare(a.report.Address, b.report.Address) }
+	slices.SortFunc(found, func(a, b conflictSeen) int { return cmp.Or(b.last.Compare(a.last), byAddress(a, b)) })
+	found = found[:min(len(found), mostConflicts)]
+	slices.SortFunc(found, byAddress)
+	var reports []v1alpha1.ConflictReport
+	for _, s := range found {
+		reports = append(reports, s.report)
+	}
+	return reports
+}

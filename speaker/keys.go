@@ -1,0 +1,68 @@
+package speaker
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+)
+
+// keysOf returns the keys of hellos that a Secret holds, without those that are too
+// short, and whether there is one to sign with. During a rotation there are two:
+// speakers sign with the old one until all accept the new one, and accept the old
+// one until all sign with the new one.
+func keysOf(secret *corev1.Secret) (l2.Keys, bool) {
+	good := func(name string) []byte {
+		if k := secret.Data[name]; len(k) >= v1alpha1.ShortestHelloKey {
+			return k
+		}
+		return nil
+	}
+	keys := l2.Keys{Sign: good(v1alpha1.HelloKey)}
+	for _, name := range []string{v1alpha1.NextHelloKey, v1alpha1.PreviousHelloKey} {
+		if k := good(name); k != nil {
+			keys.Accept = append(keys.Accept, k)
+		}
+	}
+	return keys, keys.Sign != nil
+}
+
+// fingerprints returns the fingerprint of the key that signs, and those of all that
+// are accepted, each once, ascending.
+func fingerprints(keys l2.Keys) (signing string, accepted []string) {
+	if len(keys.Sign) == 0 {
+		return "", nil
+	}
+	signing = v1alpha1.Fingerprint(keys.Sign)
+	accepted = []string{signing}
+	for _, k := range keys.Accept {
+		accepted = append(accepted, v1alpha1.Fingerprint(k))
+	}
+	slices.Sort(accepted)
+	return signing, slices.Compact(accepted)
+}
+
+// reviewKey takes the keys of hellos from their Secret. A Secret that is gone, or
+// has no key to sign with, changes nothing: the speakers go on with the keys they have.
+func (p *planner) reviewKey() {
+	o, _, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
+	secret, ok := o.(*corev1.Secret)
+	if err == nil && ok {
+		if keys, good := keysOf(secret); good {
+			p.keyed = true
+			p.l2.SetKeys(keys)
+			p.reporter.setKeys(fingerprints(keys))
+			p.reporter.complain("hello key", "")
+			return
+		}
+	}
+	consequence := "without it nothing is announced by ARP and NDP"
+	if p.keyed {
+		consequence = "the speaker goes on with the key it has"
+	}
+	p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
+		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
+}

@@ -1,0 +1,179 @@
+// Package mirror keeps the claims of a node's layer 2 in L2Owner objects, and brings
+// the claims of other nodes back from there: the second way on which claims travel,
+// and what an operator sees of them.
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+)
+
+// Config of a Mirror. All fields are needed.
+type Config struct {
+	Berth  *client.Interface
+	Logger *slog.Logger
+	// Node whose claims are written.
+	Node string
+	// ServiceUID returns the UID of a Service by namespace/name; false: there is none.
+	ServiceUID func(key string) (types.UID, bool)
+	// Heard is called for each change of an L2Owner, this node's own included, from
+	// one goroutine. The Node is empty when the object is gone.
+	Heard func(l2.Claim)
+}
+
+const (
+	// writesPerSecond bounds what a node that takes over thousands of groups asks of the
+	// API server.
+	writesPerSecond = 50
+	// writeAtMost is how long one request may take.
+	writeAtMost = 5 * time.Second
+	// orphanAfter is how long after the start an object that names this node may wait for
+	// its claim: layer 2 listens first.
+	orphanAfter = 10 * time.Second
+)
+
+// Mirror writes the claims of one node. Its methods may be called from any
+// goroutine, and do not wait for the API server.
+type Mirror struct {
+	Config
+	informer cache.SharedIndexInformer
+	queue    workqueue.TypedRateLimitingInterface[string] // namespace/name of L2Owners
+	pace     *rate.Limiter
+	began    time.Time
+
+	mu     sync.Mutex                 // guards what follows
+	claims map[string]entry           // of this node, by namespace/name of the L2Owner
+	groups map[string]map[string]bool // keys of claims, by group
+	shown  map[string][]netip.Addr    // addresses by group
+}
+
+// entry is the latest word of this node's layer 2 about one L2Owner.
+type entry struct {
+	claim l2.Claim // Node empty: withdrawn
+	since time.Time
+	fresh bool // not yet acted on
+}
+
+// New returns a Mirror that does nothing yet.
+func New(c Config) (*Mirror, error) {
+	m := &Mirror{
+		Config:   c,
+		informer: client.NewInformer(c.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 10*time.Second)),
+		pace:   rate.NewLimiter(writesPerSecond, writesPerSecond),
+		began:  time.Now(),
+		claims: map[string]entry{}, groups: map[string]map[string]bool{}, shown: map[string][]netip.Addr{},
+	}
+	if err := m.informer.SetTransform(slim); err != nil {
+		return nil, fmt.Errorf("watch L2Owners: %w", err)
+	}
+	_, err := m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    m.saw,
+		UpdateFunc: func(_, o any) { m.saw(o) },
+		DeleteFunc: m.gone,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch L2Owners: %w", err)
+	}
+	return m, nil
+}
+
+// slim leaves out of the cache what nobody reads.
+func slim(o any) (any, error) {
+	if owner, ok := o.(*v1alpha1.L2Owner); ok {
+		owner.ManagedFields = nil
+	}
+	return o, nil
+}
+
+// Synced tells whether every L2Owner that there was was Heard.
+func (m *Mirror) Synced() bool { return m.informer.HasSynced() }
+
+// Run watches and writes until the context ends.
+func (m *Mirror) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { m.informer.RunWithContext(ctx); return nil })
+	group.Go(func() error {
+		// Before the cache is filled every claim would look like a new one.
+		if cache.WaitForCacheSync(ctx.Done(), m.informer.HasSynced) {
+			m.work(ctx)
+		}
+		return nil
+	})
+	<-ctx.Done()
+	m.queue.ShutDown()
+	return group.Wait()
+}
+
+// Claimed takes a claim of this node's, or with an empty Node its withdrawal. Only
+// the latest of a group and segment counts.
+func (m *Mirror) Claimed(c l2.Claim) {
+	key := keyOf(c.Group, c.Segment)
+	m.mu.Lock()
+	m.claims[key] = entry{claim: c, since: time.Now(), fresh: true}
+	if m.groups[c.Group] == nil {
+		m.groups[c.Group] = map[string]bool{}
+	}
+	m.groups[c.Group][key] = true
+	m.mu.Unlock()
+	m.queue.Add(key)
+}
+
+// Show says which addresses a group has, ascending; none: it is no more.
+func (m *Mirror) Show(group string, addresses []netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(addresses) == 0 {
+		delete(m.shown, group)
+		return // its claims are about to be withdrawn
+	}
+	m.shown[group] = addresses
+	for key := range m.groups[group] {
+		m.queue.Add(key)
+	}
+}
+
+// saw takes an L2Owner as the API server has it.
+func (m *Mirror) saw(o any) {
+	owner, ok := o.(*v1alpha1.L2Owner)
+	if !ok {
+		return
+	}
+	m.Heard(claimOf(owner))
+	key := owner.Namespace + "/" + owner.Name
+	if owner.Spec.Node == m.Node || m.concerns(key) {
+		m.queue.Add(key)
+	}
+}
+
+// gone takes an L2Owner that was deleted.
+func (m *Mirror) gone(o any) {
+	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = tombstone.Obj
+	}
+	owner, ok := o.(*v1alpha1.L2Owner)
+	if !ok {
+		return
+	}
+	withdrawn := claimOf(owner)
+	withdrawn.Node = ""
+	m.Heard(withdrawn)
+	if key := owner.Namespace + "/" + owner.Name; m.concerns(key) {
+		m.queue.Add(key)
+	}
+}

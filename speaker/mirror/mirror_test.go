@@ -1,0 +1,76 @@
+package mirror
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+)
+
+func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
+	ours := func(term uint64, witnessed bool) *entry {
+		return &entry{claim: l2.Claim{Group: "d/web l2", Node: "n1", Term: term, Witnessed: witnessed}}
+	}
+	fresh := func(e *entry) *entry { e.fresh = true; return e }
+	withdrawn := &entry{claim: l2.Claim{Group: "d/web l2"}, fresh: true}
+	of := func(node string, term int64, witnessed bool) *v1alpha1.L2Owner {
+		return &v1alpha1.L2Owner{Spec: v1alpha1.L2OwnerSpec{Group: "d/web l2", Node: node, Term: term, Witnessed: witnessed}}
+	}
+	for _, c := range []struct {
+		name  string
+		have  *entry // nil: no claim
+		found *v1alpha1.L2Owner
+		want  action
+	}{
+		{"a claim that nobody mirrored", fresh(ours(1, true)), nil, write},
+		{"our object was deleted", ours(1, true), nil, write},
+		{"ours is there", ours(1, true), of("n1", 1, true), write}, // if it differs
+		{"a new claim takes over from another node", fresh(ours(2, true)), of("n2", 1, true), write},
+		{"even one that is not witnessed", fresh(ours(2, false)), of("n2", 1, true), write},
+		{"another node claimed with a higher term", ours(1, true), of("n2", 2, true), leave},
+		{"another node claimed with the same term", ours(2, true), of("n2", 2, true), leave},
+		{"another node wrote a claim that does not hold against ours", ours(2, true), of("n2", 1, true), write},
+		{"nor does one that is not witnessed, of whatever term", ours(1, true), of("n2", 9, false), write},
+		{"ours is not witnessed, theirs is", ours(9, false), of("n2", 1, true), leave},
+		{"withdrawn, and still ours", withdrawn, of("n1", 1, true), remove},
+		{"withdrawn, and another's by now", withdrawn, of("n2", 2, true), leave},
+		{"withdrawn, and gone", withdrawn, nil, leave},
+		{"left over from before a restart", nil, of("n1", 1, true), remove},
+		{"another's", nil, of("n2", 1, true), leave},
+	} {
+		have := entry{}
+		if c.have != nil {
+			have = *c.have
+		}
+		if got := decide("n1", have, c.have != nil, c.found); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestTheNameOfAnL2OwnerIsOfItsGroupAndSegment(t *testing.T) {
+	names := map[string]bool{}
+	for _, c := range [][2]string{{"d/web l2", "172.30.0.0/24"}, {"d/web l2", "10.0.0.0/24"}, {"d/web l2,too", "172.30.0.0/24"}, {"d/db l2", "172.30.0.0/24"}, {"e/web l2", "172.30.0.0/24"}} {
+		names[keyOf(c[0], c[1])] = true
+	}
+	if len(names) != 5 {
+		t.Errorf("names %v, want five", names)
+	}
+	// Nodes of different versions must agree on it.
+	if got, want := keyOf("d/web l2", "172.30.0.0/24"), "d/web-1c8ed16c26"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestAnL2OwnerHoldsAClaim(t *testing.T) {
+	m := &Mirror{}
+	claim := l2.Claim{
+		Group: "d/web l2", Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
+		Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.Joined,
+	}
+	if diff := cmp.Diff(claim, claimOf(m.object("d/web-1", entry{claim: claim}))); diff != "" {
+		t.Error(diff)
+	}
+}

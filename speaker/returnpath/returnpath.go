@@ -1,0 +1,68 @@
+// Package returnpath tells whether replies to clients beyond a segment leave by the
+// interface on it.
+package returnpath
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Of returns the names of the interfaces by which the kernel's routes to clients
+// beyond the segment leave, for the families of which the interface has an address.
+// None: there are no such routes.
+func Of(iface string) ([]string, error) {
+	link, err := netlink.LinkByName(iface)
+	if err != nil {
+		return nil, fmt.Errorf("find interface %s: %w", iface, err)
+	}
+	var names []string
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		addresses, err := netlink.AddrList(link, family)
+		if err != nil {
+			return nil, fmt.Errorf("list addresses of %s: %w", iface, err)
+		}
+		if !slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsGlobalUnicast() }) {
+			continue
+		}
+		by, err := leavesBy(elsewhere(family))
+		if err != nil {
+			return nil, err
+		}
+		if by != "" && !slices.Contains(names, by) {
+			names = append(names, by)
+		}
+	}
+	return names, nil
+}
+
+// elsewhere is an address that stands for a client beyond every segment: of a network
+// kept for documentation (RFC 5737, RFC 3849), so that only a default route leads
+// there. Nothing is sent to it.
+func elsewhere(family int) net.IP {
+	if family == netlink.FAMILY_V4 {
+		return net.IPv4(203, 0, 113, 1)
+	}
+	return net.ParseIP("2001:db8:ffff::1")
+}
+
+// leavesBy returns the interface by which packets to the address leave; none without
+// a route.
+func leavesBy(to net.IP) (string, error) {
+	routes, err := netlink.RouteGet(to)
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || err == nil && len(routes) == 0 {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask for the route to %s: %w", to, err)
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("find the interface of the route to %s: %w", to, err)
+	}
+	return link.Attrs().Name, nil
+}
