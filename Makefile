@@ -68,7 +68,8 @@ e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
-	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./l2 ./bgp ./speaker
+	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker
+	go test -tags root -run '^$$' -bench . ./l2
 
 bench-scale: preflight fetch binaries ## the controller at 5 000 Services, beside a bare client; JSON to bin/bench-scale.json (root)
 	mkdir -p bin

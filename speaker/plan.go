@@ -179,6 +179,12 @@ func partID(group Group, advertisements []*config.L2Advertisement) string {
 	return group.ID + " " + strings.Join(names, ",")
 }
 
+// selects tells whether the advertisement is one of those that select the part.
+func selects(part, advertisement string) bool {
+	_, names, _ := strings.Cut(part, " ")
+	return slices.Contains(strings.Split(names, ","), advertisement)
+}
+
 // candidates returns the serving nodes that one of the advertisements selects.
 func candidates(advertisements []*config.L2Advertisement, serving map[string]Node) []string {
 	var names []string

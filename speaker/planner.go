@@ -33,6 +33,7 @@ type planner struct {
 
 	groups  *groups
 	world   World
+	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
 	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
@@ -104,8 +105,14 @@ func (p *planner) watch() error {
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*corev1.Node)
 			a, okA := after.(*corev1.Node)
-			if okA && okB && !candidate.Same(b, a) {
+			if !okA || !okB {
+				return
+			}
+			if !candidate.Same(b, a) {
 				node(after)
+			}
+			if ready(b) != ready(a) {
+				p.mirror.Reconsider(a.Name)
 			}
 		},
 	})
@@ -122,6 +129,7 @@ func (p *planner) begin() {
 	p.world.Nodes = p.sources.nodes()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
 	p.syncPeers()
+	p.asked = askedToRebalance(p.sources.objects().L2Advertisements)
 	for _, key := range p.sources.service.GetStore().ListKeys() {
 		p.reviewService(key)
 	}
@@ -143,6 +151,7 @@ func (p *planner) run(ctx context.Context) {
 		case settingsChanged:
 			p.world.Snapshot, _ = config.Compile(p.sources.objects())
 			p.replan()
+			p.rebalance()
 		case nodesChanged:
 			if nodes := p.sources.nodes(); !reflect.DeepEqual(nodes, p.world.Nodes) {
 				p.world.Nodes = nodes
@@ -221,6 +230,36 @@ func (p *planner) syncL2(group string, parts map[string]l2.Desired) {
 			p.reporter.forget(part)
 		}
 	}
+}
+
+// rebalance moves the groups of each L2Advertisement whose annotation changed to the
+// nodes that come first for them.
+func (p *planner) rebalance() {
+	before := p.asked
+	p.asked = askedToRebalance(p.sources.objects().L2Advertisements)
+	for name, value := range p.asked {
+		if value == before[name] {
+			continue
+		}
+		p.Logger.Info("rebalancing", "l2advertisement", name)
+		for _, parts := range p.parts {
+			for _, part := range parts {
+				if selects(part, name) {
+					p.l2.Rebalance(part)
+				}
+			}
+		}
+	}
+}
+
+func askedToRebalance(advertisements []*v1alpha1.L2Advertisement) map[string]string {
+	asked := map[string]string{}
+	for _, a := range advertisements {
+		if value, ok := a.Annotations[v1alpha1.AnnotationRebalance]; ok {
+			asked[a.Name] = value
+		}
+	}
+	return asked
 }
 
 // syncPeers replaces the BGP peers.

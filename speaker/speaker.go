@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
@@ -109,7 +110,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, stop())
 	}
-	planner, reporter, err := s.assemble(node)
+	planner, reporter, err := s.assemble(node, s.cluster(ctx))
 	if err != nil {
 		return errors.Join(err, stop())
 	}
@@ -168,18 +169,20 @@ func (s *Speaker) settle(ctx context.Context, p *planner) {
 }
 
 // assemble makes the drivers, and who tells them what to do.
-func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
+func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *reporter, error) {
 	addresses := internalIPs(node)
 	var layer2 *l2.Driver
 	claims, err := mirror.New(mirror.Config{
 		Berth: s.Berth, Logger: s.Logger, Node: s.Node, ServiceUID: s.sources.serviceUID,
+		Ready: s.sources.nodeReady,
 		Heard: func(c l2.Claim) { layer2.Mirrored(c) }, // not before Run
+		Lost:  func() { layer2.MirrorLost() },
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	layer2, err = l2.New(l2.Config{
-		Node: s.Node, NodeAddresses: addresses, OnClaim: claims.Claimed,
+		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
 		Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics,
 	})
 	if err != nil {
@@ -195,6 +198,25 @@ func (s *Speaker) assemble(node *corev1.Node) (*planner, *reporter, error) {
 	r := newReporter(s.Options, s.sources, layer2, routes)
 	p, err := newPlanner(s.Options, s.sources, layer2, routes, claims, r)
 	return p, r, err
+}
+
+// cluster returns what tells this cluster from others on the same segment.
+func (s *Speaker) cluster(ctx context.Context) string {
+	for {
+		ns, err := s.Kubernetes.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+		switch {
+		case err == nil:
+			return string(ns.UID)
+		case ctx.Err() != nil:
+			return ""
+		}
+		s.Logger.Warn("waiting for the UID of namespace "+metav1.NamespaceSystem+", which is the cluster's name on its segments", "error", err)
+		select {
+		case <-time.After(time.Second): // it is not watched: one reading is enough
+		case <-ctx.Done():
+			return ""
+		}
+	}
 }
 
 // waitForNode waits until the API knows an InternalIP of this node.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -200,6 +201,19 @@ func (s *sources) nodes() map[string]Node {
 		nodes[n.Name] = Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
 	}
 	return nodes
+}
+
+// nodeReady tells whether the API calls the Node ready.
+func (s *sources) nodeReady(name string) bool {
+	o, exists, err := s.node.GetStore().GetByKey(name)
+	node, ok := o.(*corev1.Node)
+	return err == nil && exists && ok && ready(node)
+}
+
+func ready(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // The caches keep no more of an object than the speaker reads.

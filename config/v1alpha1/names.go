@@ -42,6 +42,11 @@ const (
 	AnnotationRelease = "berth.dev/release"
 )
 
+// AnnotationRebalance on an L2Advertisement: each change of its value moves the groups
+// that it announces to the nodes that come first for them, one after the other.
+// Owners stay otherwise, also when a node comes back.
+const AnnotationRebalance = "berth.dev/rebalance"
+
 // ExcludeLabel on a Node keeps it out of load balancing; its value does not
 // matter (KEP-1143).
 const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"

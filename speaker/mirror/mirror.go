@@ -5,7 +5,9 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -13,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -30,9 +33,14 @@ type Config struct {
 	Node string
 	// ServiceUID returns the UID of a Service by namespace/name; false: there is none.
 	ServiceUID func(key string) (types.UID, bool)
-	// Heard is called for each change of an L2Owner, this node's own included, from
-	// one goroutine. The Node is empty when the object is gone.
+	// Ready tells whether the API calls a Node ready. Of one that it does not nothing is
+	// heard: its claims outlive it.
+	Ready func(node string) bool
+	// Heard is called for each change of an L2Owner, this node's own included. The Node
+	// is empty when the object is gone, or its Node is not ready.
 	Heard func(l2.Claim)
+	// Lost is called when the L2Owners cannot be watched any more.
+	Lost func()
 }
 
 const (
@@ -65,7 +73,6 @@ type Mirror struct {
 type entry struct {
 	claim l2.Claim // Node empty: withdrawn
 	since time.Time
-	fresh bool // not yet acted on
 }
 
 // New returns a Mirror that does nothing yet.
@@ -79,7 +86,7 @@ func New(c Config) (*Mirror, error) {
 		began:  time.Now(),
 		claims: map[string]entry{}, groups: map[string]map[string]bool{}, shown: map[string][]netip.Addr{},
 	}
-	if err := m.informer.SetTransform(slim); err != nil {
+	if err := errors.Join(m.informer.SetTransform(slim), m.informer.SetWatchErrorHandlerWithContext(m.broke)); err != nil {
 		return nil, fmt.Errorf("watch L2Owners: %w", err)
 	}
 	_, err := m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -125,7 +132,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 func (m *Mirror) Claimed(c l2.Claim) {
 	key := keyOf(c.Group, c.Segment)
 	m.mu.Lock()
-	m.claims[key] = entry{claim: c, since: time.Now(), fresh: true}
+	m.claims[key] = entry{claim: c, since: time.Now()}
 	if m.groups[c.Group] == nil {
 		m.groups[c.Group] = map[string]bool{}
 	}
@@ -154,11 +161,37 @@ func (m *Mirror) saw(o any) {
 	if !ok {
 		return
 	}
-	m.Heard(claimOf(owner))
+	m.hear(owner)
 	key := owner.Namespace + "/" + owner.Name
 	if owner.Spec.Node == m.Node || m.concerns(key) {
 		m.queue.Add(key)
 	}
+}
+
+// hear tells layer 2 of an L2Owner.
+func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
+	claim := claimOf(owner)
+	if !m.Ready(claim.Node) {
+		claim.Node = ""
+	}
+	m.Heard(claim)
+}
+
+// Reconsider takes a change of a Node's readiness.
+func (m *Mirror) Reconsider(node string) {
+	for _, owner := range client.Stored[*v1alpha1.L2Owner](m.informer) {
+		if owner.Spec.Node == node {
+			m.hear(owner)
+		}
+	}
+}
+
+// broke takes an end of the watch that is not one of those that just happen.
+func (m *Mirror) broke(ctx context.Context, r *cache.Reflector, err error) {
+	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !errors.Is(err, io.EOF) {
+		m.Lost()
+	}
+	cache.DefaultWatchErrorHandler(ctx, r, err)
 }
 
 // gone takes an L2Owner that was deleted.

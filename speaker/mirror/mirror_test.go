@@ -13,8 +13,7 @@ func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
 	ours := func(term uint64, witnessed bool) *entry {
 		return &entry{claim: l2.Claim{Group: "d/web l2", Node: "n1", Term: term, Witnessed: witnessed}}
 	}
-	fresh := func(e *entry) *entry { e.fresh = true; return e }
-	withdrawn := &entry{claim: l2.Claim{Group: "d/web l2"}, fresh: true}
+	withdrawn := &entry{claim: l2.Claim{Group: "d/web l2"}}
 	of := func(node string, term int64, witnessed bool) *v1alpha1.L2Owner {
 		return &v1alpha1.L2Owner{Spec: v1alpha1.L2OwnerSpec{Group: "d/web l2", Node: node, Term: term, Witnessed: witnessed}}
 	}
@@ -24,16 +23,14 @@ func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
 		found *v1alpha1.L2Owner
 		want  action
 	}{
-		{"a claim that nobody mirrored", fresh(ours(1, true)), nil, write},
+		{"a claim that nobody mirrored", ours(1, true), nil, write},
 		{"our object was deleted", ours(1, true), nil, write},
 		{"ours is there", ours(1, true), of("n1", 1, true), write}, // if it differs
-		{"a new claim takes over from another node", fresh(ours(2, true)), of("n2", 1, true), write},
-		{"even one that is not witnessed", fresh(ours(2, false)), of("n2", 1, true), write},
+		{"a new claim takes over from another node", ours(2, true), of("n2", 1, true), write},
+		{"even one that is not witnessed, for layer 2 to settle", ours(2, false), of("n2", 1, true), write},
 		{"another node claimed with a higher term", ours(1, true), of("n2", 2, true), leave},
 		{"another node claimed with the same term", ours(2, true), of("n2", 2, true), leave},
-		{"another node wrote a claim that does not hold against ours", ours(2, true), of("n2", 1, true), write},
-		{"nor does one that is not witnessed, of whatever term", ours(1, true), of("n2", 9, false), write},
-		{"ours is not witnessed, theirs is", ours(9, false), of("n2", 1, true), leave},
+		{"another node claimed later, unwitnessed: layer 2 claims above it", ours(1, true), of("n2", 9, false), leave},
 		{"withdrawn, and still ours", withdrawn, of("n1", 1, true), remove},
 		{"withdrawn, and another's by now", withdrawn, of("n2", 2, true), leave},
 		{"withdrawn, and gone", withdrawn, nil, leave},

@@ -72,12 +72,3 @@ func claimOf(o *v1alpha1.L2Owner) l2.Claim {
 		Interface: o.Spec.Interface, MAC: mac, Cause: l2.Cause(o.Spec.Cause),
 	}
 }
-
-// outranks tells whether a holds against b for certain; of claims that are alike in
-// what is compared here layer 2 knows which one does.
-func outranks(a, b l2.Claim) bool {
-	if a.Witnessed != b.Witnessed {
-		return a.Witnessed
-	}
-	return a.Term > b.Term
-}

@@ -68,10 +68,9 @@ const (
 	remove
 )
 
-// decide says what a node does about an L2Owner, nil if there is none. A new claim
-// replaces another node's: layer 2 made it knowing that one. An older claim does so
-// only if it holds against it; otherwise it is the other's to stay, and layer 2,
-// which has heard of it, gives the group up.
+// decide says what a node does about an L2Owner, nil if there is none. Over another
+// node's claim only one of a higher term is written: whichever holds, layer 2, which
+// hears of that one, claims anew above it or gives the group up.
 func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) action {
 	names := found != nil && found.Spec.Node == self
 	switch {
@@ -80,7 +79,7 @@ func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) acti
 			return remove
 		}
 		return leave
-	case found == nil || names || have.fresh || outranks(have.claim, claimOf(found)):
+	case found == nil || names || have.claim.Term > claimOf(found).Term:
 		return write
 	}
 	return leave
@@ -167,8 +166,6 @@ func (m *Mirror) acted(key string, have entry) {
 		return
 	}
 	if now.claim.Node != "" {
-		now.fresh = false
-		m.claims[key] = now
 		return
 	}
 	delete(m.claims, key)
