@@ -93,7 +93,7 @@ func TestAServiceSaysWhichNodeAnswersAndOnlyThatServiceIsWrittenWhenItMoves(t *t
 	makeService(t, ns, "web", nil)
 	awaitAnnounced(t, ns, "Announced", announcedByL2)
 	makeService(t, ns, "other", nil)
-	await(t, ns, "other", "Allocated", "192.0.2.1")
+	awaitAnnouncedOf(t, ns, "other", "Announced", announcedByL2)
 
 	owner := func(node, segment string) {
 		t.Helper()

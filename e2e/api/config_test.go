@@ -104,10 +104,16 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "bgpadvertisement", "typo", "True", "all of the object is in effect")
 }
 
+// awaitAnnounced waits until the Service web is announced so, or not.
 func awaitAnnounced(t *testing.T, ns, reason, message string) {
 	t.Helper()
+	awaitAnnouncedOf(t, ns, "web", reason, message)
+}
+
+func awaitAnnouncedOf(t *testing.T, ns, name, reason, message string) {
+	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
-		c := meta.FindStatusCondition(get(t, ns, "web").Status.Conditions, v1alpha1.ServiceAnnounced)
+		c := meta.FindStatusCondition(get(t, ns, name).Status.Conditions, v1alpha1.ServiceAnnounced)
 		if c == nil || c.Reason != reason || c.Message != message {
 			return fmt.Errorf("condition %+v, want %s: %s", c, reason, message)
 		}
