@@ -162,8 +162,9 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 		owner := c.sole(t, healed)
 		if owner.Host != before[i].Host || owner.Host == node && (f.lost || f.renewed) {
 			c.told(t, owner.Host, before[i].Until)
-		} else if f.deaf || f.unheard {
-			r.forget(t) // who met the other owner is not told that it gave way
+		}
+		if f.deaf || f.unheard {
+			r.forget(t) // who met another owner is not told that it gave way
 		}
 		c.serves(t, owner.Host)
 		if f.lost && owner.Host != node {
