@@ -160,14 +160,23 @@ func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
 // claims is one node's mirror at work, and what it heard.
 type claims struct {
 	*mirror.Mirror
-	mu    sync.Mutex
-	heard []l2.Claim
+	mu      sync.Mutex
+	heard   []l2.Claim
+	unready map[string]bool // Nodes
+}
+
+// say has the mirror know whether a Node is ready.
+func (c *claims) say(node string, ready bool) {
+	c.mu.Lock()
+	c.unready[node] = !ready
+	c.mu.Unlock()
+	c.Reconsider(node)
 }
 
 // startMirror runs the mirror of a node until the test ends.
 func startMirror(t *testing.T, node string) *claims {
 	t.Helper()
-	c := &claims{}
+	c := &claims{unready: map[string]bool{}}
 	var err error
 	c.Mirror, err = mirror.New(mirror.Config{
 		Berth: speakerOn(t, node), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Node: node,
@@ -179,6 +188,12 @@ func startMirror(t *testing.T, node string) *claims {
 			}
 			return svc.UID, true
 		},
+		Ready: func(node string) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return !c.unready[node]
+		},
+		Lost: func() {},
 		Heard: func(claim l2.Claim) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -279,6 +294,10 @@ func TestClaimsAreMirroredInL2Owners(t *testing.T) {
 	if third.Name != first.Name || third.UID != first.UID {
 		t.Errorf("%s is another object than %s", third.Name, first.Name)
 	}
+	n1.awaitHeard(t, claim("n2", 2))
+	n1.say("n2", false) // of a Node that is not ready nothing is heard
+	n1.awaitHeard(t, claim("", 2))
+	n1.say("n2", true)
 	n1.awaitHeard(t, claim("n2", 2))
 	n1.Claimed(claim("", 1))
 	// Somebody deletes it: the owner says again that it is.
