@@ -160,11 +160,8 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	healed := time.Now()
 	for i, c := range all {
 		owner := c.sole(t, healed)
-		if owner.Host != before[i].Host || owner.Host == node && (f.lost || f.renewed) {
+		if owner.Host != before[i].Host || owner.Host == node && (f.lost || f.renewed) || f.deaf || f.unheard {
 			c.told(t, owner.Host, before[i].Until)
-		}
-		if f.deaf || f.unheard {
-			r.forget(t) // who met another owner is not told that it gave way
 		}
 		c.serves(t, owner.Host)
 		if f.lost && owner.Host != node {
@@ -172,16 +169,6 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 		}
 		for _, address := range c.addresses {
 			t.Logf("%s (%s before): %s", address, before[i].Host, c.Of(address).Since(before[i].Until))
-		}
-	}
-}
-
-// forget empties the neighbour caches of those who ask.
-func (r *rack) forget(t *testing.T) {
-	t.Helper()
-	for _, host := range []string{lab.Client, lab.Router} {
-		if err := r.FlushNeighbors(host); err != nil {
-			t.Fatal(err)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func TestTheFormatIsFixed(t *testing.T) {
 func TestAMessageOfALaterMinorVersionIsUnderstood(t *testing.T) {
 	for _, m := range someMessages() {
 		b := m.seal([]byte("key"))
-		longer := append(b[:len(b)-sha256.Size], "what is new"...)
+		longer := slices.Concat(b[:len(b)-sha256.Size], []byte("what is new"))
 		got, err := openMessage(sign(longer, longer, []byte("key")), 5, Keys{Sign: []byte("key")})
 		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
 			t.Errorf("kind %d with something appended: %v, (-want +got):\n%s", m.kind, err, diff)

@@ -372,7 +372,7 @@ func (s *segment) see(now time.Time, x sighting) {
 	if peer, ok := s.machine.members.byMAC(x.mac); ok {
 		if x.use == announced {
 			for _, group := range s.answers.groupsOf(x.addr) {
-				s.machine.sighted(now, group, peer)
+				s.machine.sighted(group, peer)
 			}
 			s.carryOut(now)
 		}

@@ -51,7 +51,6 @@ type simNode struct {
 	linked  bool
 	frozen  bool
 	slow    time.Duration // how long each thing it does may take
-	busy    time.Duration // until when it does something
 	inbox   []message
 	wakeAt  int // the serial of the wake-up that counts
 
