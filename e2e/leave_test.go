@@ -130,3 +130,59 @@ func leftFor(log []byte, reason string) bool {
 	}
 	return false
 }
+
+// testRebalance has a node leave and come back: what it had stays with the others until the annotation asks for more.
+func testRebalance(t *testing.T, r *rack) {
+	// Fresh addresses go to the node that comes first for them: until one goes to n1.
+	var svc *corev1.Service
+	for svc == nil {
+		s := r.serve(t)
+		if r.ownerObject(t, s, "") == "n1" {
+			svc = s
+		}
+	}
+	label := func(change string) {
+		t.Helper()
+		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", "n1", v1alpha1.ExcludeLabel+change); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { label("-") })
+	end := r.probe(t, lab.Client, r.address(t, svc, corev1.IPv4Protocol), probeTimeout, true)
+	label("=")
+	other := r.ownerObject(t, svc, "n1")
+	label("-")
+	if err := r.AwaitSpeakers(t.Context(), r.router); err != nil {
+		t.Fatal(err)
+	}
+	if now := r.ownerObject(t, svc, ""); now != other {
+		t.Errorf("%s answers once n1 is back, want %s still", now, other)
+	}
+	if _, err := r.Kubectl(t.Context(), "", "annotate", "--overwrite", "l2advertisement", "--all", v1alpha1.AnnotationRebalance+"=once"); err != nil {
+		t.Fatal(err)
+	}
+	if now := r.ownerObject(t, svc, other); now != "n1" {
+		t.Errorf("%s answers after rebalancing, want n1", now)
+	}
+	r.unfailed(t, "new connections while the address moved twice", end())
+}
+
+// ownerObject waits until an L2Owner of the Service names a node other than one, and returns it.
+func (r *rack) ownerObject(t *testing.T, svc *corev1.Service, not string) string {
+	t.Helper()
+	var node string
+	eventually(t, func(ctx context.Context) error {
+		owners, err := r.Berth.L2Owners(svc.Namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, o := range owners.Items {
+			if len(o.OwnerReferences) == 1 && o.OwnerReferences[0].Name == svc.Name && o.Spec.Node != not {
+				node = o.Spec.Node
+				return nil
+			}
+		}
+		return fmt.Errorf("no L2Owner of Service %s names a node other than %q", svc.Name, not)
+	})
+	return node
+}

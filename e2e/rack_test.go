@@ -65,6 +65,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"failover goes on while the API server is away", testAPIServerAway},
 		{"a node that is excluded leaves without a failed connection", testLeave},
 
+		{"owners stay when a node comes back, until they are rebalanced", testRebalance},
 		{"each right of the speakers was needed", testRightsUsed},
 		{"uninstalling withdraws, keeps the statuses, and a new installation adopts them", testUninstall},
 	} {

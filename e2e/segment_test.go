@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
