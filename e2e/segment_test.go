@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -159,7 +161,7 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	healed := time.Now()
 	for i, c := range all {
 		owner := c.sole(t, healed)
-		if owner.Host != before[i].Host || owner.Host == node && (f.lost || f.renewed) || f.deaf || f.unheard {
+		if c.rivalled(owner.Host, before[i].Until) || owner.Host == node && (f.lost || f.renewed) {
 			c.told(t, owner.Host, before[i].Until)
 		}
 		c.serves(t, owner.Host)
@@ -170,6 +172,13 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 			t.Logf("%s (%s before): %s", address, before[i].Host, c.Of(address).Since(before[i].Until))
 		}
 	}
+}
+
+// rivalled tells whether another node than the owner was seen since: some believe that one then.
+func (c captured) rivalled(owner string, since time.Time) bool {
+	return slices.ContainsFunc(c.addresses, func(address netip.Addr) bool {
+		return slices.ContainsFunc(c.Of(address).Since(since).Hosts(), func(host string) bool { return host != owner })
+	})
 }
 
 // noticed waits until the speakers know what they do not hear any more.

@@ -278,6 +278,12 @@ func (m *machine) said(now time.Time, node string, p *claimant, some claims) {
 		}
 		m.prune(c)
 	}
+	for _, e := range some.entries {
+		// Who gives up what we own answered for it, even if we did not hear of its claim: in a partition, say.
+		if c := m.contests[e.group]; e.removed && c != nil && c.owned {
+			m.announce(c, HandedOver)
+		}
+	}
 }
 
 // disregard voids all claims of a peer.

@@ -343,6 +343,7 @@ func TestAPartitionThatHealsLeavesOneOwnerWithinASecond(t *testing.T) {
 			}
 		}
 		clear(w.blocked)
+		healed := w.now
 		if err := w.run(3*simInterval, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -350,7 +351,9 @@ func TestAPartitionThatHealsLeavesOneOwnerWithinASecond(t *testing.T) {
 			t.Error(err)
 		}
 		for _, g := range w.groups {
-			if owner := w.owners(g)[0]; cut == 1 && owner.index < cut || cut == 3 && owner.index >= cut {
+			if owner := w.owners(g)[0]; owner.told[g] < healed {
+				t.Errorf("%s, the owner of %s, has not told the segment again since the partition healed", owner.name, g)
+			} else if cut == 1 && owner.index < cut || cut == 3 && owner.index >= cut {
 				t.Errorf("%s went to %s, which had been alone", g, owner.name)
 			}
 		}

@@ -47,6 +47,7 @@ type simNode struct {
 	m       *machine // nil: crashed
 	until   time.Time
 	answers map[string]bool
+	told    map[string]time.Duration // when it announced a group last
 	state   State
 	linked  bool
 	frozen  bool
@@ -88,7 +89,7 @@ func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
 		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
 	}
 	for i := range nodes {
-		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, pending: map[string]Claim{}, seen: map[string]Claim{}, linked: true}
+		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, pending: map[string]Claim{}, told: map[string]time.Duration{}, seen: map[string]Claim{}, linked: true}
 		w.nodes = append(w.nodes, n)
 	}
 	return w
@@ -248,13 +249,15 @@ func (n *simNode) carryOut() {
 	for _, m := range out.moves {
 		switch m.kind {
 		case start:
-			n.answers[m.group] = true
+			n.answers[m.group], n.told[m.group] = true, n.w.now
 			n.w.moves++
 			n.w.log("%s starts %s (%s)", n.name, m.group, m.cause)
 		case stop:
 			delete(n.answers, m.group)
 			n.w.log("%s stops %s (%s, to %q)", n.name, m.group, m.cause, m.owner)
-		case announce, expect, forget:
+		case announce:
+			n.told[m.group] = n.w.now
+		case expect, forget:
 		}
 	}
 	for _, c := range out.changes {
