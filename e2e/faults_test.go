@@ -4,7 +4,7 @@ package e2e
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -161,26 +161,18 @@ func testAPIServerAway(t *testing.T, r *rack) {
 func testSessionReset(t *testing.T, r *rack) {
 	svc := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.60"))
 	r.routes(t, soleAddress(svc), r.Nodes()...)
-	begun := func(ctx context.Context) (string, error) {
-		status, err := r.Berth.SpeakerStatuses.Get(ctx, "n1", metav1.GetOptions{})
-		if err != nil || len(status.Status.Sessions) == 0 || status.Status.Sessions[0].State != "Established" {
-			return "", fmt.Errorf("no session of n1: %+v, %w", status, err)
-		}
-		return status.Status.Sessions[0].Since.String(), nil
-	}
 	for range 2 {
-		var before string
-		eventually(t, func(ctx context.Context) (err error) { before, err = begun(ctx); return err })
-		time.Sleep(time.Second) // a session's beginning is told in seconds
+		before := r.connections(t)
 		if _, err := r.Vtysh(t.Context(), "clear bgp *"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, func(ctx context.Context) error {
-			now, err := begun(ctx)
-			if err == nil && now == before {
-				err = errors.New("the session has not ended")
+		eventually(t, func(context.Context) error {
+			for neighbor, n := range r.connections(t) {
+				if n <= before[neighbor] {
+					return fmt.Errorf("the session with %s was made %d times, %d before", neighbor, n, before[neighbor])
+				}
 			}
-			return err
+			return nil
 		})
 		r.routes(t, soleAddress(svc), r.Nodes()...)
 	}
@@ -191,4 +183,27 @@ func testSessionReset(t *testing.T, r *rack) {
 		}
 		return err
 	})
+}
+
+// connections returns how often the session with each neighbour was made, by the router's count.
+func (r *rack) connections(t *testing.T) map[string]int {
+	t.Helper()
+	text, err := r.Vtysh(t.Context(), "show bgp neighbors json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var neighbors map[string]struct{ ConnectionsEstablished int }
+	if err := json.Unmarshal([]byte(text), &neighbors); err != nil {
+		t.Fatalf("the router's neighbours: %v in %s", err, text)
+	}
+	made := map[string]int{}
+	for name, n := range neighbors {
+		if n.ConnectionsEstablished > 0 { // it expects the nodes' IPv6 addresses too
+			made[name] = n.ConnectionsEstablished
+		}
+	}
+	if len(made) != len(r.Nodes()) {
+		t.Fatalf("the router has had sessions with %v, want %d neighbours", made, len(r.Nodes()))
+	}
+	return made
 }
