@@ -87,6 +87,9 @@ func (s *segment) finish() {
 	if s.wire != nil {
 		s.closeWire()
 	}
+	if s.state == Holding {
+		return // the mirror goes on to say that this node owns what it owned
+	}
 	s.stand(now, Stopped)
 	s.carryOut(now)
 }

@@ -56,11 +56,11 @@ func (c *contest) candidate(node string) bool {
 // learn keeps the highest term.
 func (c *contest) learn(term uint64) { c.highest = max(c.highest, term) }
 
-// best returns the best of the rivals' claims that count: of peers that are alive and Ready, and do not offer it. A
-// claim that is relayed counts if it is above our own, which it may be otherwise.
-func (c *contest) best(ready func(string) bool) (best standing, found bool) {
+// best returns the best of the rivals' claims that count: of peers that own what they claim, or for whom it is held, and
+// that do not offer it. A claim that is relayed counts if it is above our own, which it may be otherwise.
+func (c *contest) best(owns func(string) bool) (best standing, found bool) {
 	for node, claim := range c.rivals {
-		if claim.offered || !ready(node) || claim.relayed && claim.term <= max(c.mine.term, c.voided) {
+		if claim.offered || !claim.held && !owns(node) || claim.relayed && claim.term <= max(c.mine.term, c.voided) {
 			continue
 		}
 		if s := (standing{claim, node}); !found || c.beats(s, best) {
@@ -82,13 +82,13 @@ func (c *contest) contested() bool {
 
 // vacant reports whether nobody owns the group who is to be respected: a peer, or one of whom only the mirror tells,
 // unless that one hears nobody and we do: then our side serves more.
-func (c *contest) vacant(ready func(string) bool, alone bool) bool {
+func (c *contest) vacant(owns func(string) bool, alone bool) bool {
 	respected := func(x claim) bool { return !x.relayed || x.term > c.voided && (x.witnessed || alone) }
 	if c.lost.relayed && respected(c.lost) {
 		return false
 	}
 	for node, claim := range c.rivals {
-		if !claim.offered && ready(node) && respected(claim) {
+		if !claim.offered && (claim.held || owns(node)) && respected(claim) {
 			return false
 		}
 	}

@@ -19,13 +19,13 @@ func (m *machine) evaluate(now time.Time, c *contest, cause Cause) {
 	if !c.wanted {
 		return
 	}
-	best, rival := c.best(m.members.ready)
+	best, rival := c.best(m.members.owns)
 	if !c.owned {
 		m.evaluateVacancy(now, c, cause)
 		return
 	}
 	mine := standing{c.mine, m.self}
-	offers := !c.offered.IsZero() || !m.dazed && !(m.eligible && c.candidate(m.self))
+	offers := !c.offered.IsZero() || !m.dazed && !(m.stays() && c.candidate(m.self))
 	switch {
 	case rival && (offers || c.beats(best, mine)):
 		m.relinquish(c, best.node, HandedOver)
@@ -111,11 +111,14 @@ func (m *machine) knows(node string) bool {
 
 // evaluateVacancy decides whether and when to claim what this node does not own.
 func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
-	if !c.vacant(m.members.ready, m.alone) || !m.eligible || !m.synced || !c.candidate(m.self) {
+	if !c.vacant(m.members.owns, m.alone) || !m.eligible || !m.synced || !c.candidate(m.self) {
 		m.undue(c)
 		return
 	}
-	turn := now.Add(time.Duration(c.rank(m.self, m.members.ready)) * rankPause)
+	turn := now
+	if c.mirror.Node != m.self { // else it was ours until we restarted
+		turn = now.Add(time.Duration(c.rank(m.self, m.members.ready)) * rankPause)
+	}
 	if c.due.IsZero() {
 		c.cause = cause
 		c.due = turn
@@ -228,8 +231,8 @@ func (m *machine) sighted(group, peer string) {
 	}
 }
 
-// drained reports whether this node owns nothing that another could take, and has told so.
+// drained reports whether this node owns nothing that another could take, or holds it, and has told so.
 func (m *machine) drained() bool {
 	return !m.clock.quickLeft() && len(m.untold) == 0 &&
-		!slices.ContainsFunc(m.order, func(c *contest) bool { return c.owned && c.takers(m.self, m.members.ready) })
+		(m.state == Holding || !slices.ContainsFunc(m.order, func(c *contest) bool { return c.owned && c.takers(m.self, m.members.ready) }))
 }

@@ -257,7 +257,8 @@ func (d *Driver) Mirrored(said Claim) {
 	}
 }
 
-// SetState says what this node is to tell the others. Leaving and Restarting hand over what it owns.
+// SetState says what this node is to tell the others. Leaving and Restarting hand over what it owns; Holding asks them
+// to keep it for this node's next process, for 10 s.
 func (d *Driver) SetState(state State) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -277,7 +278,7 @@ func (d *Driver) SetState(state State) {
 }
 
 // Drained returns a channel that is closed when this node, having been told to leave or restart, owns nothing
-// that another could take: each group was handed over, or nobody can take it, or the handover time is over.
+// that another could take, or has told the others to hold it: each group was handed over, or nobody can take it, or the handover time is over.
 // Ask for it after SetState; a later SetState to Ready and back needs a new one.
 func (d *Driver) Drained() <-chan struct{} {
 	d.mu.Lock()

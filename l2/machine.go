@@ -55,6 +55,8 @@ type claimant struct {
 	boot  uint64
 	since time.Time // when they began to differ from its digest; zero: they agree
 	asked time.Time
+	held  []groupKey // what its former process said to keep for it
+	until time.Time  // for how long; zero: nothing was said
 }
 
 // output is what is to be done, in this order.
@@ -93,6 +95,9 @@ const (
 	loneListen = 3                     // times as long to listen when those expected are not heard
 	syncAtMost = 5                     // intervals that one whose claims cannot be got may hold up others
 	crowd      = 50                    // peers from which on the interval grows with their number
+
+	holdTime     = 10 * time.Second // for so long after its last message others keep what a Holding node owns
+	resumeWithin = time.Second      // for so long after it is Ready again
 )
 
 func newMachine(self string, boot uint64, interval, listen, handover time.Duration, random func() uint64) *machine {
@@ -221,6 +226,7 @@ func (m *machine) hear(now time.Time, x message) error {
 		return err
 	}
 	p := m.claimant(now, x)
+	m.heldFor(now, p, x)
 	switch x.kind {
 	case kindClaims:
 		m.said(now, x.node, p, x.claims)
@@ -252,12 +258,16 @@ func (m *machine) claimant(now time.Time, x message) *claimant {
 	if known && p.boot == x.boot {
 		return p
 	}
-	if known {
+	next := &claimant{claimSet: newClaimSet(), boot: x.boot}
+	switch {
+	case !known:
+	case now.Before(p.until):
+		next.until, next.held = p.until, m.hold(x.node, p)
+	default:
 		m.disregard(now, x.node, PeerLeft)
 	}
-	p = &claimant{claimSet: newClaimSet(), boot: x.boot}
-	m.peers[x.node] = p
-	return p
+	m.peers[x.node] = next
+	return next
 }
 
 // said takes some of a peer's claims.
@@ -293,7 +303,13 @@ func (m *machine) disregard(now time.Time, node string, cause Cause) {
 		return
 	}
 	delete(m.peers, node)
-	for _, key := range slices.SortedFunc(maps.Keys(p.claims), compareKeys) {
+	m.void(now, node, slices.SortedFunc(maps.Keys(p.claims), compareKeys), cause)
+	m.release(now, node, p, cause)
+}
+
+// void forgets a peer's claims of these groups.
+func (m *machine) void(now time.Time, node string, groups []groupKey, cause Cause) {
+	for _, key := range groups {
 		c := m.contests[key]
 		if x := c.rivals[node]; !x.relayed {
 			c.voided = max(c.voided, x.term)

@@ -163,27 +163,33 @@ func (r *roster) verdict() time.Time {
 	return first
 }
 
-// alive counts the peers that are.
+// alive counts the peers that are, without those that are not expected to say anything.
 func (r *roster) alive() int {
 	n := 0
 	for _, m := range r.members {
-		if m.alive {
+		if m.alive && m.state != Holding {
 			n++
 		}
 	}
 	return n
 }
 
-// hears reports whether the named peer is alive.
+// hears reports whether the named peer is alive, and says so.
 func (r *roster) hears(node string) bool {
 	m, ok := r.members[node]
-	return ok && m.alive
+	return ok && m.alive && m.state != Holding
 }
 
 // ready reports whether the named peer is alive and Ready.
 func (r *roster) ready(node string) bool {
 	m, ok := r.members[node]
 	return ok && m.alive && m.state == Ready
+}
+
+// owns reports whether claims of the named peer count: it is alive, and Ready or Holding.
+func (r *roster) owns(node string) bool {
+	m, ok := r.members[node]
+	return ok && m.alive && (m.state == Ready || m.state == Holding)
 }
 
 // silentSince returns since when the peer is not heard; the zero time: it never was.

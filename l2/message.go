@@ -96,6 +96,8 @@ type claim struct {
 	offered   bool // to whoever takes it
 	// relayed: it is not this node's, but one of a node that is silent here and of which the mirror tells.
 	relayed bool
+	// held, never on the wire: it was its former process's, and is kept for the one that has come.
+	held bool
 }
 
 const (
@@ -221,7 +223,7 @@ func readMessage(b []byte) (message, error) {
 	if len(b) < bodyLength+length {
 		return message{}, rejectLength
 	}
-	if m.state > Restarting || m.interval < minHelloInterval || m.interval > maxHelloInterval {
+	if m.state > Holding || m.interval < minHelloInterval || m.interval > maxHelloInterval {
 		return message{}, rejectField
 	}
 	return m, m.readBody(b[bodyLength : bodyLength+length])

@@ -137,7 +137,7 @@ func FuzzOpenMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if m.node == "" || m.state > Restarting || m.interval < minHelloInterval {
+		if m.node == "" || m.state > Holding || m.interval < minHelloInterval {
 			t.Errorf("opened %+v", m)
 		}
 		if m.kind > kindProof {

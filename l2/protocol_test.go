@@ -2,9 +2,11 @@ package l2
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,7 +100,7 @@ func history(seed uint64, trace *strings.Builder) error {
 		if err := w.settles(); err != nil {
 			return err
 		}
-		if w.loss > 0 {
+		if w.loss > 0 || slices.ContainsFunc(w.nodes, w.awaited) {
 			continue
 		}
 		before := w.moves
@@ -131,7 +133,7 @@ func (w *world) settles() error {
 // disturb does something bad, or undoes it.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
-	switch w.random.IntN(11) {
+	switch w.random.IntN(12) {
 	case 0:
 		if n.m != nil {
 			n.crash()
@@ -186,6 +188,8 @@ func (w *world) disturb() {
 		}
 		w.log("%s is %s", n.name, n.state)
 		n.act()
+	case 11:
+		n.replace(w.between(50*time.Millisecond, time.Second))
 	}
 }
 
@@ -210,6 +214,9 @@ func (w *world) heal() {
 
 // promised checks what must hold when nothing happened for a while.
 func (w *world) promised() error {
+	if slices.ContainsFunc(w.nodes, w.awaited) {
+		return nil
+	}
 	for _, g := range w.groups {
 		owners := w.owners(g)
 		for i, a := range owners {
@@ -231,6 +238,18 @@ func (w *world) promised() error {
 		}
 	}
 	return nil
+}
+
+// awaited tells whether somebody waits, or did a moment ago, for the next process of a node that held what it owns, and
+// does not hear it: that ends with the hold time.
+func (w *world) awaited(n *simNode) bool {
+	return w.now < n.holds+calm && slices.ContainsFunc(w.nodes, func(o *simNode) bool {
+		if o == n || o.m == nil {
+			return false
+		}
+		known := o.m.members.members[n.name]
+		return known != nil && (n.m == nil || known.boot != n.m.boot)
+	})
 }
 
 // connected tells whether one of the two ways goes in both directions, directly.
@@ -416,6 +435,72 @@ func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
 	for _, g := range w.groups {
 		if owners, first := w.owners(g), choose(g, w.names(), nil, anyone); len(owners) != 1 || owners[0].name != first {
 			t.Errorf("%s has %d owners, the first %s; want %s", g, len(owners), owners[0].name, first)
+		}
+	}
+}
+
+func TestWhatANodeHoldsOverARestartStaysWithIt(t *testing.T) {
+	for seed := range uint64(20) {
+		w := together(t, 4, 20, nil)
+		w.random = rand.New(rand.NewPCG(seed, 1))
+		node, before := w.nodes[seed%4], map[string]string{}
+		for _, g := range w.groups {
+			before[g] = w.owners(g)[0].name
+		}
+		node.replace(w.between(100*time.Millisecond, 7*time.Second))
+		check := func() error {
+			for _, g := range w.groups {
+				if owners := w.owners(g); len(owners) > 1 || len(owners) == 1 && owners[0].name != before[g] {
+					return fmt.Errorf("at %.3f s %s answers for %s of %s", w.now.Seconds(), owners[0].name, g, before[g])
+				}
+			}
+			return nil
+		}
+		if err := w.run(9*time.Second, check); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if err := w.promised(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func TestWhatIsHeldForAProcessThatDoesNotComeBackIsTakenAfterTheHoldTime(t *testing.T) {
+	w := together(t, 3, 20, nil)
+	node := w.owners(w.groups[0])[0]
+	node.replace(time.Hour)
+	if err := w.run(holdTime-time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Fatal("the others took over within the hold time")
+	}
+	node.holds = 0
+	if err := w.run(time.Second+4*simInterval, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.promised(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatANodeDoesNotClaimAgainWithinASecondOfItsReturnIsTaken(t *testing.T) {
+	w := together(t, 3, 20, nil)
+	node := w.owners(w.groups[0])[0]
+	var lost []string
+	for _, g := range w.groups {
+		if w.owners(g)[0] == node {
+			lost = append(lost, g)
+		}
+	}
+	node.replace(time.Second)
+	w.forgetful = node
+	if err := w.run(40*time.Millisecond+time.Second+simListen+resumeWithin+5*simInterval, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range lost {
+		if owners := w.owners(g); len(owners) != 1 || owners[0] == node {
+			t.Errorf("%s is answered for by %d nodes, or still by the one that does not know it", g, len(owners))
 		}
 	}
 }

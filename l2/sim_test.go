@@ -35,6 +35,8 @@ type world struct {
 	api   map[string]Claim // by group
 	trace *strings.Builder // nil: none
 	moves int
+
+	forgetful *simNode // when it boots it is no candidate for anything; nil: none
 }
 
 type simNode struct {
@@ -53,10 +55,12 @@ type simNode struct {
 	frozen  bool
 	slow    time.Duration // how long each thing it does may take
 	inbox   []message
-	wakeAt  int // the serial of the wake-up that counts
+	wakeAt  int           // the serial of the wake-up that counts
+	holds   time.Duration // until when others may wait for its next process
 
 	apiCut  bool
 	pending map[string]Claim // not written yet
+	refused map[string]Claim // not written, since the API has one of no lower term: until that changes
 	seen    map[string]Claim // as it sees the API
 	gone    time.Duration    // since when the API does not hear it; 0: it does
 	absent  bool             // the API calls it not ready
@@ -89,7 +93,7 @@ func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
 		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
 	}
 	for i := range nodes {
-		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, pending: map[string]Claim{}, told: map[string]time.Duration{}, seen: map[string]Claim{}, linked: true}
+		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, pending: map[string]Claim{}, refused: map[string]Claim{}, told: map[string]time.Duration{}, seen: map[string]Claim{}, linked: true}
 		w.nodes = append(w.nodes, n)
 	}
 	return w
@@ -144,11 +148,15 @@ func (n *simNode) boot() {
 	n.w.log("%s boots", n.name)
 	n.connect()
 	now := n.local()
+	candidates := n.w.names()
+	if n.w.forgetful == n {
+		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
+	}
 	for _, g := range n.w.groups {
 		if said, ok := n.seen[g]; ok {
 			n.m.mirrored(now, said)
 		}
-		n.m.set(now, g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, n.w.names(), nil)
+		n.m.set(now, g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, candidates, nil)
 	}
 	n.m.clock.opened(now)
 	n.act()
@@ -165,8 +173,28 @@ func (w *world) names() []string {
 func (n *simNode) crash() {
 	n.w.log("%s crashes", n.name)
 	n.m = nil
-	n.pending = map[string]Claim{}
+	n.pending, n.refused = map[string]Claim{}, map[string]Claim{}
 	n.lose()
+}
+
+// replace ends the node's process, which holds what it owns, and starts another after a while.
+func (n *simNode) replace(after time.Duration) {
+	n.w.log("%s holds", n.name)
+	n.state = Holding
+	n.holds = n.w.now + 50*time.Millisecond + time.Duration(1.02*float64(holdTime))
+	n.act()
+	n.w.after(40*time.Millisecond, func() {
+		if n.m != nil && n.state == Holding {
+			n.w.log("%s ends", n.name)
+			n.m, n.frozen = nil, false
+			n.pending, n.refused = map[string]Claim{}, map[string]Claim{}
+		}
+	})
+	n.w.after(40*time.Millisecond+after, func() {
+		if n.m == nil {
+			n.boot()
+		}
+	})
 }
 
 // lose has the API call the node not ready after a while, if it is not heard until then.
@@ -266,6 +294,7 @@ func (n *simNode) carryOut() {
 	for _, c := range out.claims {
 		if c.Group != "" {
 			n.pending[c.Group] = c
+			delete(n.refused, c.Group)
 			n.w.log("%s claims %+v", n.name, c)
 		}
 	}
@@ -310,9 +339,11 @@ func (n *simNode) write() {
 		delete(n.pending, g)
 		have := n.w.api[g]
 		switch {
-		case said.Node == "" && have.Node != n.name, said.says(have),
-			said.Node != "" && have.Node != "" && have.Node != n.name && have.Term >= said.Term:
-			continue // the last: a mirror keeps the highest term, and shows it to this node
+		case said.Node == "" && have.Node != n.name, said.says(have):
+			continue
+		case said.Node != "" && have.Node != "" && have.Node != n.name && have.Term >= said.Term:
+			n.refused[g] = said // a mirror keeps the highest term, and shows it to this node
+			continue
 		case said.Node == "":
 			delete(n.w.api, g)
 		default:
@@ -347,6 +378,13 @@ func (w *world) republish(of *simNode) {
 func (n *simNode) look(group string) {
 	if n.apiCut {
 		return
+	}
+	if again, ok := n.refused[group]; ok {
+		delete(n.refused, group)
+		if _, newer := n.pending[group]; !newer {
+			n.pending[group] = again
+			n.w.after(n.w.between(2*time.Millisecond, 60*time.Millisecond), n.write)
+		}
 	}
 	said := n.w.api[group]
 	if said.Node != "" && n.w.node(said.Node).absent {

@@ -18,6 +18,8 @@ const (
 	Leaving
 	// Restarting: the speaker goes away and comes back. Handled like Leaving, told apart for those who watch.
 	Restarting
+	// Holding: the speaker goes away and comes back, and the others keep for it what it owns, up to holdTime.
+	Holding
 )
 
 // String returns the state in lower case, as it appears in logs and statuses.
@@ -31,6 +33,8 @@ func (s State) String() string {
 		return "leaving"
 	case Restarting:
 		return "restarting"
+	case Holding:
+		return "holding"
 	}
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
@@ -38,5 +42,5 @@ func (s State) String() string {
 // LogValue shows the state by name in logs.
 func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// departing reports whether a node in this state wants to be relieved of its groups.
-func (s State) departing() bool { return s == Leaving || s == Restarting }
+// departing reports whether a speaker in this state is about to end.
+func (s State) departing() bool { return s == Leaving || s == Restarting || s == Holding }

@@ -31,7 +31,7 @@ func (m *machine) tellMirror(c *contest) {
 func (m *machine) send(x message) {
 	m.sequence++
 	x.node, x.boot, x.sequence = m.self, m.boot, m.sequence
-	x.interval, x.state, x.digest = m.clock.interval, m.says(), m.own.digest
+	x.interval, x.state, x.digest = m.announcedInterval(), m.says(), m.own.digest
 	m.out.messages = append(m.out.messages, x)
 }
 
@@ -59,6 +59,7 @@ func (m *machine) wake(now time.Time) lateness {
 func (m *machine) tick(now time.Time) (until time.Time) {
 	m.judge(now)
 	m.settleSynced(now)
+	m.expire(now)
 	if m.dazed && m.clock.awake && m.synced {
 		m.dazed = false
 		m.settle(now, Overslept)

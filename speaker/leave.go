@@ -18,15 +18,13 @@ const (
 
 // leave hands everything over: first others announce, then this node withdraws,
 // and all the while it forwards what still arrives. A speaker that holds its addresses
-// over a restart withdraws its routes only.
+// over a restart withdraws its routes only, and has the others wait for its return.
 func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	state, reason := s.departure(ctx, p)
 	holds := s.OnRestart == Hold && state == v1alpha1.SpeakerRestarting
 	p.depart(state, reason, holds)
 	s.report(ctx, r)
-	if !holds {
-		s.drain(ctx, p)
-	}
+	s.drain(ctx, p)
 	withdraw, cancel := context.WithTimeout(ctx, drainAtMost)
 	defer cancel()
 	if err := p.bgp.Withdraw(withdraw); err != nil {

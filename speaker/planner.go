@@ -302,15 +302,16 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 }
 
 // depart is become, for good: what is seen of the Node changes the state no more. If
-// silent, the other speakers are not told.
-func (p *planner) depart(state v1alpha1.SpeakerState, reason string, silent bool) {
+// holds, the other speakers keep for the next process what this one owns.
+func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.departed = true
-	if !silent {
+	if !holds {
 		p.announceState(state, reason)
 	} else if p.reporter.setState(state, reason) {
 		p.Logger.Info("state", "state", state, "reason", reason, "holds", true)
+		p.l2.SetState(l2.Holding)
 	}
 }
 

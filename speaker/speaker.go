@@ -60,8 +60,8 @@ const (
 	// HandOver: others take them over first, and established connections through this
 	// node break where the others do not know them.
 	HandOver OnRestart = "hand-over"
-	// Hold: the process ends without telling the others, to go on when it is back. Until
-	// then, or until the others miss it, nobody answers.
+	// Hold: the others are told to wait up to 10 s for the next process. Until it answers
+	// nobody does, and whoever knows the way already keeps it.
 	Hold OnRestart = "hold"
 )
 

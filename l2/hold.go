@@ -1,0 +1,74 @@
+package l2
+
+import (
+	"slices"
+	"time"
+)
+
+// This file is how others keep a node's groups while its speaker is replaced: its last messages say that it is Holding and
+// announce an interval that lasts holdTime, the claims of its former process stay until the new one has claimed anew.
+
+// announcedInterval is the interval in our messages: others wait for a Holding node longer.
+func (m *machine) announcedInterval() time.Duration {
+	if m.state == Holding {
+		return holdTime / silence
+	}
+	return m.clock.interval
+}
+
+// stays reports whether what this node owns is to stay with it.
+func (m *machine) stays() bool { return m.eligible || m.state == Holding }
+
+// heldFor keeps until when a peer's groups are kept for it.
+func (m *machine) heldFor(now time.Time, p *claimant, x message) {
+	switch x.state {
+	case Holding:
+		p.until = now.Add(silence * x.interval)
+	case Ready:
+		if resumed := now.Add(resumeWithin); resumed.Before(p.until) {
+			p.until = resumed
+		}
+		if len(p.held) == 0 {
+			p.until = time.Time{} // it stayed
+		}
+	case Leaving, Restarting:
+		p.until = time.Time{}
+	case Starting:
+	}
+}
+
+// hold turns the claims of a peer's former process into held ones, and returns their groups.
+func (m *machine) hold(node string, p *claimant) []groupKey {
+	for key := range p.claims {
+		c := m.contests[key]
+		claim := c.rivals[node]
+		if claim.relayed {
+			delete(c.rivals, node)
+			continue
+		}
+		claim.held = true
+		c.rivals[node] = claim
+		p.held = append(p.held, key)
+	}
+	slices.SortFunc(p.held, compareKeys)
+	return slices.Compact(p.held)
+}
+
+// release voids what was held for a peer and not claimed anew.
+func (m *machine) release(now time.Time, node string, p *claimant, cause Cause) {
+	held := slices.DeleteFunc(p.held, func(key groupKey) bool {
+		c := m.contests[key]
+		return c == nil || !c.rivals[node].held
+	})
+	p.held, p.until = nil, time.Time{}
+	m.void(now, node, held, cause)
+}
+
+// expire releases what is held for those whose time is over.
+func (m *machine) expire(now time.Time) {
+	for node, p := range m.peers {
+		if len(p.held) > 0 && !now.Before(p.until) {
+			m.release(now, node, p, PeerLeft)
+		}
+	}
+}
