@@ -16,6 +16,8 @@ import (
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	gobgpserver "github.com/osrg/gobgp/v4/pkg/server"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/bgp/community"
 )
 
 const nodeASN = 64512
@@ -419,7 +421,7 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 	must(t, err)
 	defer o.server.stop()
 	give := func(prefix, hop string, a announcement, withdraw bool) {
-		path, err := newPath(netip.MustParsePrefix(prefix), a, netip.MustParseAddr(hop), withdraw)
+		path, err := newPath(netip.MustParsePrefix(prefix), a, netip.MustParseAddr(hop), withdraw, o.book, 1)
 		must(t, err)
 		call := o.server.add
 		if withdraw {
@@ -428,7 +430,7 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 		must(t, call([]*apiutil.Path{path}))
 	}
 	o.carryOut(ctx, order{groups: map[string]Desired{
-		"web": routes(nil, "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32"),
+		"web": routes(nil, "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32", "192.0.2.5/32"),
 	}})
 	o.sendBatch()
 	o.readBack()
@@ -436,16 +438,17 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 		t.Fatalf("drift where there is none: %v", o.dirty)
 	}
 
-	give("192.0.2.1/32", "10.0.0.9", announcement{}, true)                         // lost
-	give("192.0.2.2/32", "10.0.0.8", announcement{}, false)                        // other next hop
-	give("192.0.2.3/32", "10.0.0.9", announcement{peers: []string{"tor1"}}, false) // other peers
-	give("203.0.113.1/32", "10.0.0.9", announcement{}, false)                      // not ours
+	give("192.0.2.1/32", "10.0.0.9", of(Route{}), true)                                          // lost
+	give("192.0.2.2/32", "10.0.0.8", of(Route{}), false)                                         // other next hop
+	give("192.0.2.3/32", "10.0.0.9", of(Route{Peers: []string{"tor1"}}), false)                  // other peers
+	give("192.0.2.4/32", "10.0.0.9", of(Route{Attributes: Attributes{MED: new(uint32)}}), false) // another MED
+	give("203.0.113.1/32", "10.0.0.9", of(Route{}), false)                                       // not ours
 	o.readBack()
 	var marked []netip.Prefix
 	for p := range o.dirty {
 		marked = append(marked, p)
 	}
-	want := []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "203.0.113.1/32"}
+	want := []string{"192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32", "203.0.113.1/32"}
 	if diff := cmp.Diff(want, texts(marked)); diff != "" {
 		t.Errorf("marked for repair (-want +got):\n%s", diff)
 	}
@@ -456,8 +459,8 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 	}
 	found, err := o.server.paths(gobgp.RF_IPv4_UC)
 	must(t, err)
-	if len(found) != 4 || d.Status().Announced != 4 {
-		t.Errorf("%d prefixes in the table and %d in the status, want 4", len(found), d.Status().Announced)
+	if len(found) != 5 || d.Status().Announced != 5 {
+		t.Errorf("%d prefixes in the table and %d in the status, want 5", len(found), d.Status().Announced)
 	}
 }
 
@@ -501,4 +504,107 @@ func TestMetricsFollowTheSession(t *testing.T) {
 		diff = cmp.Diff(want, gather(t, d.metrics))
 		return diff == ""
 	}, func() string { return "metrics (-want +got):\n" + diff })
+}
+
+func TestEachPeerIsToldItsOwnAttributesOfOnePrefix(t *testing.T) {
+	number := func(n uint32) *uint32 { return &n }
+	tor1, tor2, inside := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN), newRouter(t, "127.0.0.4", nodeASN, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN), inside.peer("inside", nodeASN)})
+	prefix := netip.MustParsePrefix("192.0.2.1/32")
+	plain := netip.MustParsePrefix("192.0.2.2/32")
+	d.Sync("web", Desired{Routes: []Route{
+		{Prefix: prefix, Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 2, MED: number(30), Communities: []community.Community{{A: 64512, B: 7}, {Large: true, Global: 64512, A: 1, B: 2}}}},
+		{Prefix: prefix, Peers: []string{"inside"}, Attributes: Attributes{Prepend: 2, LocalPref: number(250), Weight: 3}},
+		{Prefix: prefix, Peers: []string{"tor2"}},
+		{Prefix: plain, Attributes: Attributes{MED: number(9), LocalPref: number(50), Weight: 2, Communities: []community.Community{{A: 65535, B: 65281}, {Large: true, Global: 1, A: 1, B: 1}}}},
+	}})
+	for _, c := range []struct {
+		router *router
+		prefix netip.Prefix
+		want   string
+	}{
+		{tor1, prefix, "path 64512 64512 64512, med 30, communities 64512:7, large 64512:1:2"},
+		{tor2, prefix, "path 64512"},
+		{inside, prefix, "path , local 250, extended 64512:375000"},
+		{tor1, plain, "path 64512, med 9, communities 65535:65281, extended 64512:250000, large 1:1:1"},
+		{inside, plain, "path , med 9, local 50, communities 65535:65281, extended 64512:250000, large 1:1:1"},
+	} {
+		c.router.has(t, "192.0.2.1/32", "192.0.2.2/32")
+		c.router.tells(t, c.prefix.String(), c.want)
+	}
+
+	// What changes for one peer is sent to that one alone.
+	for _, r := range []*router{tor1, tor2, inside} {
+		r.forget()
+	}
+	d.Sync("web", Desired{Routes: []Route{
+		{Prefix: prefix, Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 1}},
+		{Prefix: prefix, Peers: []string{"inside"}, Attributes: Attributes{Prepend: 2, LocalPref: number(250), Weight: 3}},
+		{Prefix: plain, Attributes: Attributes{MED: number(9), LocalPref: number(50), Weight: 2, Communities: []community.Community{{A: 65535, B: 65281}, {Large: true, Global: 1, A: 1, B: 1}}}},
+	}})
+	tor1.tells(t, prefix.String(), "path 64512 64512")
+	tor2.has(t, "192.0.2.2/32")
+	inside.tells(t, prefix.String(), "path , local 250, extended 64512:375000")
+	for _, r := range []*router{tor1, tor2, inside} {
+		if slices.Contains(r.heard(), "+"+plain.String()) {
+			t.Errorf("router %s heard of %s again: %v", r.address, plain, r.heard())
+		}
+	}
+}
+
+func TestWhatTakesEffectWithoutANewSessionLeavesTheSessionAlone(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	peer := tor.peer("tor", nodeASN)
+	d.SyncPeers([]Peer{peer})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor.has(t, "192.0.2.1/32")
+	d.up(t, "tor")
+	since := d.session(t, "tor").Since
+	peer.ConnectRetryTime, peer.BFD.Multiplier = 7*time.Second, 5
+	d.SyncPeers([]Peer{peer})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "192.0.2.2/32")) // comes after the peers
+	tor.has(t, "192.0.2.1/32", "192.0.2.2/32")
+	if s := d.session(t, "tor"); !s.Established() || !s.Since.Equal(since) {
+		t.Errorf("session is %s since %s, want established since %s", s.State, s.Since, since)
+	}
+	if ended := tor.ended(); len(ended) > 0 {
+		t.Errorf("the router saw its session end: %v", ended)
+	}
+	peer.HoldTime = 30 * time.Second
+	d.SyncPeers([]Peer{peer})
+	d.observes(t, SessionDown, "tor")
+	tor.has(t, "192.0.2.1/32", "192.0.2.2/32")
+}
+
+func TestAPeerThatIsKnownByItsTypeOnlyIsTakenAsItIs(t *testing.T) {
+	outside, inside := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", nodeASN, nodeASN)
+	d := run(t)
+	a, b := outside.peer("outside", nodeASN), inside.peer("inside", nodeASN)
+	a.PeerASN, a.PeerType = 0, External
+	b.PeerASN, b.PeerType = 0, Internal
+	d.SyncPeers([]Peer{a, b})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	outside.has(t, "192.0.2.1/32")
+	inside.has(t, "192.0.2.1/32")
+	outside.tells(t, "192.0.2.1/32", "path 64512")
+	inside.tells(t, "192.0.2.1/32", "path , local 100")
+
+	// The other kind is refused.
+	a.PeerType, b.PeerType = Internal, External
+	d.SyncPeers([]Peer{a, b})
+	d.observes(t, SessionFailed, "outside")
+	d.observes(t, SessionFailed, "inside")
+}
+
+func TestOnlyTheFamiliesOfAPeerAreAnnouncedToIt(t *testing.T) {
+	four, six := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
+	d := run(t)
+	a, b := four.peer("four", nodeASN), six.peer("six", nodeASN)
+	a.IPv4, b.IPv6 = true, true
+	d.SyncPeers([]Peer{a, b})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8::1/128"))
+	four.has(t, "192.0.2.1/32")
+	six.has(t, "2001:db8::1/128")
 }

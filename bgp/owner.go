@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -29,12 +30,14 @@ type owner struct {
 	asking sync.WaitGroup
 
 	wanted    *wanted
+	book      *book
 	announced map[netip.Prefix]announcement // what GoBGP was told
 	dirty     map[netip.Prefix]bool         // to compare; true: also if wanted and announced are equal
 	refused   map[netip.Prefix]struct{}     // by GoBGP; dirty again when retry fires
 	lastWrite time.Time                     // when a path was last handed to GoBGP
 
 	peers     []Peer // as ordered
+	usable    []Peer // those of them that can have a session
 	peersDone bool   // all of them are in GoBGP
 	byAddress map[netip.Addr]*session
 
@@ -53,6 +56,7 @@ func newOwner(d *Driver) *owner {
 		notes:     newNotes(d.log.Handler()),
 		probes:    make(chan verdict),
 		wanted:    newWanted(),
+		book:      newBook(),
 		announced: map[netip.Prefix]announcement{},
 		dirty:     map[netip.Prefix]bool{},
 		refused:   map[netip.Prefix]struct{}{},
@@ -173,13 +177,33 @@ func (o *owner) sendBatch() {
 		o.dirty = map[netip.Prefix]bool{} // an emptied map costs its former size to look through
 	}
 	o.send(withdraw, o.server.remove)
-	o.send(announce, o.server.add)
+	o.send(announce, o.addKnown)
 	if o.withdrawDone() {
 		for _, done := range o.withdrawn {
 			close(done)
 		}
 		o.withdrawn = nil
 	}
+}
+
+// addKnown hands paths to GoBGP, after the policy knows what they refer to.
+func (o *owner) addKnown(paths []*apiutil.Path) error {
+	if err := o.publishBook(); err != nil {
+		return err
+	}
+	return o.server.add(paths)
+}
+
+// publishBook has the export policy know all sets of attributes.
+func (o *owner) publishBook() error {
+	if !o.book.news {
+		return nil
+	}
+	if err := o.server.setPeers(context.Background(), o.usable, o.book); err != nil {
+		return err
+	}
+	o.book.news = false
+	return nil
 }
 
 // compare decides what a prefix needs, if anything.
@@ -213,13 +237,24 @@ func (o *owner) compare(prefix netip.Prefix, forced bool) (c change, needed bool
 	if !wanted {
 		c.to = have
 	}
-	path, err := newPath(prefix, c.to, hop, !wanted)
+	err := c.to.validate()
+	if err == nil {
+		o.book.learn(c.to)
+		c.path, err = newPath(prefix, c.to, hop, !wanted, o.book, o.asn())
+	}
 	if err != nil {
 		o.refuse(prefix, err)
 		return change{}, false
 	}
-	c.path = path
 	return c, true
+}
+
+// asn is the AS number that link bandwidths name: that of the first session.
+func (o *owner) asn() uint32 {
+	for _, p := range o.peers {
+		return p.LocalASN
+	}
+	return 0
 }
 
 // send hands changes to GoBGP. If it refuses the batch, one by one, so that one bad path stops no other.
@@ -304,6 +339,10 @@ func (o *owner) tryAgain(ctx context.Context) {
 
 // readBack compares what GoBGP has with what it was told, and marks the difference for repair.
 func (o *owner) readBack() {
+	o.book.forget(maps.Values(o.announced))
+	if err := o.publishBook(); err != nil {
+		o.log.Error("BGP policies refused", slog.Any("error", err))
+	}
 	for _, family := range families {
 		found, err := o.server.paths(family)
 		if err != nil {
@@ -314,7 +353,7 @@ func (o *owner) readBack() {
 			if familyOf(prefix.Addr()) != family {
 				continue
 			}
-			want, err := newPath(prefix, a, o.nextHops[family], false)
+			want, err := newPath(prefix, a, o.nextHops[family], false, o.book, o.asn())
 			if got, ok := found[prefix]; err != nil || !ok || !samePath(got, want) {
 				o.log.Warn("BGP route drifted", slog.String("prefix", prefix.String()))
 				o.dirty[prefix] = true

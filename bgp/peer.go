@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 // Defaults of a Peer's zero fields.
@@ -14,16 +16,38 @@ const (
 	DefaultConnectRetryTime = 5 * time.Second
 )
 
+// PeerType says in which AS a peer is whose number is not given.
+type PeerType string
+
+// The types of peers.
+const (
+	External PeerType = "External" // any AS but ours
+	Internal PeerType = "Internal" // ours
+)
+
+// BFD says how a peer is watched (RFC 5880).
+type BFD struct {
+	Enabled bool
+	// ReceiveInterval and TransmitInterval are wishes, see the peer's too; 0: 300 ms.
+	ReceiveInterval, TransmitInterval time.Duration
+	// Multiplier is after how many of our intervals the peer calls us dead; 0: 3.
+	Multiplier uint8
+}
+
 // Peer is one configured BGP neighbour. Two equal Peers need no change to the session between them.
 type Peer struct {
 	// Name identifies the peer in routes, status, metrics and logs. Unique.
 	Name string
 	// Address is where the session is opened to. Unique among the peers of a driver.
 	Address netip.Addr
+	// Interface, in place of Address: the peer is the one router on it, found by its IPv6 link-local address.
+	Interface string
 	// Port is the peer's TCP port; 0 means 179.
 	Port uint16
 	// LocalASN and PeerASN are the two ends' AS numbers, 1 to 4294967294. Equal numbers make an iBGP session.
 	LocalASN, PeerASN uint32
+	// PeerType stands for PeerASN where that is 0.
+	PeerType PeerType
 	// HoldTime is proposed in the OPEN message; the smaller of both ends' counts (RFC 4271 section 4.2).
 	// Whole seconds, 3 s to 65535 s; 0 means 90 s.
 	HoldTime time.Duration
@@ -33,6 +57,17 @@ type Peer struct {
 	ConnectRetryTime time.Duration
 	// EBGPMultihop is the TTL of an eBGP session to a peer that is not on a connected segment; 0 means off.
 	EBGPMultihop uint8
+	// TTLSecurity: only packets with a TTL of 255 count, which no router has forwarded (RFC 5082).
+	TTLSecurity bool
+	// VRF is the device that the session is bound to; empty means none.
+	VRF string
+	// IPv4 and IPv6 are the families that are announced; both false means both.
+	IPv4, IPv6 bool
+	// GracefulRestart is how long the peer is asked to keep the routes while this process is replaced
+	// (RFC 4724), whole seconds up to 4095 s; 0 means not at all.
+	GracefulRestart time.Duration
+	// BFD watches the peer besides; a change resets nothing.
+	BFD BFD
 	// SourceAddress is the local end of the session; the zero Addr lets the kernel choose.
 	SourceAddress netip.Addr
 	// Password is the key of TCP MD5 signatures (RFC 2385); empty means none.
@@ -48,7 +83,7 @@ func (p Peer) Validate() error {
 		return fmt.Errorf("peer %s: %s is not an address to open a session to", p.Name, p.Address)
 	case p.LocalASN == 0 || p.LocalASN == reservedASN:
 		return fmt.Errorf("peer %s: local AS number %d is reserved", p.Name, p.LocalASN)
-	case p.PeerASN == 0 || p.PeerASN == reservedASN:
+	case p.PeerASN == 0 && p.PeerType != External && p.PeerType != Internal, p.PeerASN == reservedASN:
 		return fmt.Errorf("peer %s: peer AS number %d is reserved", p.Name, p.PeerASN)
 	case p.SourceAddress.IsValid() && p.SourceAddress.Is4() != p.Address.Is4():
 		return fmt.Errorf("peer %s: source address %s and address %s are of different families", p.Name, p.SourceAddress, p.Address)
@@ -60,7 +95,7 @@ func (p Peer) Validate() error {
 	for _, t := range []struct {
 		name  string
 		value time.Duration
-	}{{"hold time", p.HoldTime}, {"keepalive time", p.KeepaliveTime}, {"connect retry time", p.ConnectRetryTime}} {
+	}{{"hold time", p.HoldTime}, {"keepalive time", p.KeepaliveTime}, {"connect retry time", p.ConnectRetryTime}, {"graceful restart time", p.GracefulRestart}} {
 		if t.value < 0 || t.value%time.Second != 0 {
 			return fmt.Errorf("peer %s: %s %s is not in whole seconds", p.Name, t.name, t.value)
 		}
@@ -68,10 +103,40 @@ func (p Peer) Validate() error {
 	if keepalive >= hold {
 		return fmt.Errorf("peer %s: keepalive time %s is not below the hold time %s", p.Name, keepalive, hold)
 	}
-	if retry > 65535*time.Second {
+	switch {
+	case retry > 65535*time.Second:
 		return fmt.Errorf("peer %s: connect retry time %s is above 65535s", p.Name, retry)
+	case p.GracefulRestart > 4095*time.Second:
+		return fmt.Errorf("peer %s: graceful restart time %s is above 4095s", p.Name, p.GracefulRestart)
+	case p.TTLSecurity && p.EBGPMultihop > 0:
+		return fmt.Errorf("peer %s: TTL security is for a peer one hop away, and multihop is set", p.Name)
 	}
 	return nil
+}
+
+// session is what a session cannot go on without: the peer but for what takes effect without a new one.
+func (p Peer) session() Peer {
+	p.ConnectRetryTime, p.BFD = 0, BFD{}
+	return p
+}
+
+// external tells whether the session is between two AS.
+func (p Peer) external() bool {
+	if p.PeerASN == 0 {
+		return p.PeerType == External
+	}
+	return p.PeerASN != p.LocalASN
+}
+
+// families returns those that are announced.
+func (p Peer) families() []gobgp.Family {
+	switch {
+	case p.IPv4 == p.IPv6:
+		return families[:]
+	case p.IPv4:
+		return families[:1]
+	}
+	return families[1:]
 }
 
 // reservedASN may not be used (RFC 7300).

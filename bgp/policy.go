@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
 )
@@ -16,38 +17,40 @@ const (
 	importPolicy = "berth-import"
 )
 
-// policies is the whole set for these peers: a peer gets the paths that carry its marker or everyone's,
-// without the marker; nothing else leaves, and only our own paths come in.
-func policies(peers []Peer) *api.SetPoliciesRequest {
+// policies is the whole set for these peers and sets of attributes: a peer gets the paths that carry its
+// marker or everyone's, without the marker and with the attributes of the set; nothing else leaves, and only
+// our own paths come in.
+func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 	req := &api.SetPoliciesRequest{}
 	export := &api.Policy{Name: exportPolicy}
-	for _, p := range peers {
-		neighbour, marked := "peer-"+p.Name, "marked-"+p.Name
-		req.DefinedSets = append(req.DefinedSets,
-			&api.DefinedSet{
-				DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR,
-				Name:        neighbour,
-				List:        []string{netip.PrefixFrom(p.Address.WithZone(""), p.Address.BitLen()).String()},
-			},
-			&api.DefinedSet{
-				DefinedType: api.DefinedType_DEFINED_TYPE_LARGE_COMMUNITY,
-				Name:        marked,
-				List:        []string{everyPeer().String(), onlyPeer(p.Name).String()},
+	marked := func(peer, set uint32) string {
+		name := fmt.Sprintf("marked-%d-%d", peer, set)
+		if !slices.ContainsFunc(req.DefinedSets, func(s *api.DefinedSet) bool { return s.Name == name }) {
+			req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
+				DefinedType: api.DefinedType_DEFINED_TYPE_LARGE_COMMUNITY, Name: name, List: []string{marker(peer, set).String()},
 			})
-		export.Statements = append(export.Statements, &api.Statement{
-			Name: "to-" + p.Name,
-			Conditions: &api.Conditions{
-				NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
-				LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: marked},
-			},
-			Actions: &api.Actions{
-				RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT,
-				LargeCommunity: &api.CommunityAction{
-					Type:        api.CommunityAction_TYPE_REMOVE,
-					Communities: []string{fmt.Sprintf("^%d:", uint32(markerASN))},
-				},
-			},
+		}
+		return name
+	}
+	for _, p := range peers {
+		neighbour := "peer-" + p.Name
+		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
+			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbour,
+			List: []string{netip.PrefixFrom(p.Address.WithZone(""), p.Address.BitLen()).String()},
 		})
+		// A peer's own marker counts, whatever everyone is told.
+		for _, to := range []uint32{peerNumber(p.Name), everyone} {
+			for _, set := range append(b.known(), asItIs) {
+				export.Statements = append(export.Statements, &api.Statement{
+					Name: fmt.Sprintf("to-%s-%d-%d", p.Name, to, set),
+					Conditions: &api.Conditions{
+						NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
+						LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: marked(to, set)},
+					},
+					Actions: actions(p, b.sets[set]),
+				})
+			}
+		}
 	}
 	own := &api.Policy{Name: importPolicy, Statements: []*api.Statement{{
 		Name:       "own",
@@ -56,6 +59,44 @@ func policies(peers []Peer) *api.SetPoliciesRequest {
 	}}}
 	req.Policies = []*api.Policy{export, own}
 	return req
+}
+
+// actions accept a path for a peer, without markers and with these attributes.
+func actions(p Peer, set Attributes) *api.Actions {
+	a := &api.Actions{
+		RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT,
+		LargeCommunity: &api.CommunityAction{
+			Type: api.CommunityAction_TYPE_REMOVE, Communities: []string{fmt.Sprintf("^%d:", uint32(markerASN))},
+		},
+	}
+	if set.MED != nil {
+		a.Med = &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: int64(*set.MED)}
+	}
+	if set.LocalPref != nil && !p.external() {
+		a.LocalPref = &api.LocalPrefAction{Value: *set.LocalPref}
+	}
+	if set.Prepend > 0 && p.external() {
+		a.AsPrepend = &api.AsPrependAction{Asn: p.LocalASN, Repeat: uint32(set.Prepend)}
+	}
+	if set.Weight > 0 {
+		a.ExtCommunity = &api.CommunityAction{
+			Type: api.CommunityAction_TYPE_ADD, Communities: []string{fmt.Sprintf("lb:%d:%d", twoByteAS(p.LocalASN), int64(set.bandwidth()))},
+		}
+	}
+	if standard := set.standard(); len(standard) > 0 {
+		a.Community = &api.CommunityAction{Type: api.CommunityAction_TYPE_ADD}
+		for _, c := range standard {
+			a.Community.Communities = append(a.Community.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
+		}
+	}
+	if large := set.large(); len(large) > 0 {
+		// Only our markers are on the path: what replaces them strips them.
+		a.LargeCommunity = &api.CommunityAction{Type: api.CommunityAction_TYPE_REPLACE}
+		for _, c := range large {
+			a.LargeCommunity.Communities = append(a.LargeCommunity.Communities, c.String())
+		}
+	}
+	return a
 }
 
 // assignments puts the policies to work, with rejection as the default in both directions.

@@ -1,8 +1,10 @@
 package bgp
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Route is one prefix to announce.
@@ -12,31 +14,142 @@ type Route struct {
 	// Peers names the peers that get the route; empty means all, present and future. A name without a
 	// Peer is kept until there is one.
 	Peers []string
-	// Attributes of the path (communities, MED, LOCAL_PREF, prepending) have their place here, and in
-	// announcement, where the routes of several groups for one prefix are merged.
+	// Attributes that these peers are told.
+	Attributes
 }
 
-// Desired is everything one group wants announced.
+// Desired is everything one group wants announced. A prefix may come several times, for different peers.
 type Desired struct {
 	Routes []Route
 }
 
 // announcement is what one prefix needs, all groups that want it taken together.
 type announcement struct {
-	// peers is sorted; nil means every peer.
-	peers []string
+	// everyone is what those peers are told that are not in named; nil: nothing.
+	everyone *Attributes
+	// named is what single peers are told, by name, ascending.
+	named []share
+}
+
+// share is what one peer is told.
+type share struct {
+	peer string
+	Attributes
 }
 
 func (a announcement) equal(b announcement) bool {
-	return (a.peers == nil) == (b.peers == nil) && slices.Equal(a.peers, b.peers)
+	return (a.everyone == nil) == (b.everyone == nil) && (a.everyone == nil || a.everyone.Equal(*b.everyone)) &&
+		slices.EqualFunc(a.named, b.named, func(x, y share) bool { return x.peer == y.peer && x.Attributes.Equal(y.Attributes) })
 }
 
-// with adds what one more route of the same prefix wants: the union of the peers.
-func (a announcement) with(r Route) announcement {
-	if a.peers == nil || len(r.Peers) == 0 {
-		return announcement{}
+// of is what one route wants.
+func of(r Route) announcement {
+	if len(r.Peers) == 0 {
+		return announcement{everyone: &r.Attributes}
 	}
-	peers := slices.Concat(a.peers, r.Peers)
-	slices.Sort(peers)
-	return announcement{peers: slices.Compact(peers)}
+	var a announcement
+	for _, peer := range slices.Compact(slices.Sorted(slices.Values(r.Peers))) {
+		a.named = append(a.named, share{peer, r.Attributes})
+	}
+	return a
+}
+
+// told returns what the peer is told; nil: it does not get the prefix.
+func (a announcement) told(peer string) *Attributes {
+	i, named := slices.BinarySearchFunc(a.named, peer, func(s share, name string) int { return strings.Compare(s.peer, name) })
+	if named {
+		return &a.named[i].Attributes
+	}
+	return a.everyone
+}
+
+// union is what a prefix needs that is wanted twice: each peer is told both.
+func (a announcement) union(b announcement) announcement {
+	both := func(x, y *Attributes) *Attributes {
+		if x == nil || y == nil {
+			return cmp.Or(x, y)
+		}
+		united := x.with(*y)
+		return &united
+	}
+	united := announcement{everyone: both(a.everyone, b.everyone)}
+	var peers []string
+	for _, s := range slices.Concat(a.named, b.named) {
+		peers = append(peers, s.peer)
+	}
+	for _, peer := range slices.Compact(slices.Sorted(slices.Values(peers))) {
+		united.named = append(united.named, share{peer, *both(a.told(peer), b.told(peer))})
+	}
+	return united
+}
+
+// compact leaves out who is told the same as everyone.
+func (a announcement) compact() announcement {
+	if a.everyone == nil {
+		return a
+	}
+	return announcement{everyone: a.everyone, named: slices.DeleteFunc(slices.Clone(a.named), func(s share) bool { return s.Attributes.Equal(*a.everyone) })}
+}
+
+// drained is the announcement of a prefix that is about to be withdrawn.
+func (a announcement) drained() announcement {
+	d := announcement{named: slices.Clone(a.named)}
+	if a.everyone != nil {
+		all := a.everyone.drained()
+		d.everyone = &all
+	}
+	for i := range d.named {
+		d.named[i].Attributes = d.named[i].Attributes.drained()
+	}
+	return d
+}
+
+// alike returns the attributes if all who get the prefix are told the same, without a longer AS path: these
+// stand on the path itself. Others are put on it for each peer, by the export policy.
+func (a announcement) alike() (Attributes, bool) {
+	var one *Attributes
+	if a.everyone != nil {
+		one = a.everyone
+	}
+	for i := range a.named {
+		switch s := &a.named[i]; {
+		case one == nil:
+			one = &s.Attributes
+		case !one.Equal(s.Attributes):
+			return Attributes{}, false
+		}
+	}
+	if one == nil || one.Prepend > 0 {
+		return Attributes{}, false
+	}
+	return *one, true
+}
+
+// sets returns the attributes that the export policy puts on paths of this announcement.
+func (a announcement) sets() []Attributes {
+	if _, ok := a.alike(); ok {
+		return nil
+	}
+	var list []Attributes
+	if a.everyone != nil {
+		list = append(list, *a.everyone)
+	}
+	for _, s := range a.named {
+		list = append(list, s.Attributes)
+	}
+	return slices.DeleteFunc(list, Attributes.plain)
+}
+
+func (a announcement) validate() error {
+	if a.everyone != nil {
+		if err := a.everyone.validate(); err != nil {
+			return err
+		}
+	}
+	for _, s := range a.named {
+		if err := s.validate(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -191,7 +191,7 @@ func must(t testing.TB, err error) {
 // announces makes the router send a route of its own.
 func (r *router) announces(t testing.TB, prefix string) {
 	t.Helper()
-	path, err := newPath(netip.MustParsePrefix(prefix), announcement{}, r.address, false)
+	path, err := newPath(netip.MustParsePrefix(prefix), announcement{}, r.address, false, newBook(), r.asn)
 	must(t, err)
 	_, err = r.bgp.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}})
 	must(t, err)
@@ -234,6 +234,52 @@ func attributes(p *apiutil.Path) (asPath string, localPref, communities bool) {
 		}
 	}
 	return asPath, localPref, communities
+}
+
+// tells waits until a path says this.
+func (r *router) tells(t testing.TB, prefix, want string) {
+	t.Helper()
+	said := func() string {
+		if p := r.path(prefix); p != nil {
+			return words(p)
+		}
+		return "nothing"
+	}
+	await(t, r.changed, func() bool { return said() == want }, func() string {
+		return fmt.Sprintf("router %s is told of %s: %s, want %s", r.address, prefix, said(), want)
+	})
+}
+
+// words are what a path says besides origin and next hop.
+func words(p *apiutil.Path) string {
+	path, _, _ := attributes(p)
+	said := []string{"path " + path}
+	for _, a := range p.Attrs {
+		switch v := a.(type) {
+		case *gobgp.PathAttributeMultiExitDisc:
+			said = append(said, fmt.Sprintf("med %d", v.Value))
+		case *gobgp.PathAttributeLocalPref:
+			said = append(said, fmt.Sprintf("local %d", v.Value))
+		case *gobgp.PathAttributeCommunities:
+			said = append(said, "communities")
+			for _, c := range v.Value {
+				said[len(said)-1] += fmt.Sprintf(" %d:%d", c>>16, c&0xffff)
+			}
+		case *gobgp.PathAttributeExtendedCommunities:
+			said = append(said, "extended")
+			for _, c := range v.Value {
+				if lb, ok := c.(*gobgp.LinkBandwidthExtended); ok {
+					said[len(said)-1] += fmt.Sprintf(" %d:%.0f", lb.AS, lb.Bandwidth)
+				}
+			}
+		case *gobgp.PathAttributeLargeCommunities:
+			said = append(said, "large")
+			for _, c := range v.Values {
+				said[len(said)-1] += " " + c.String()
+			}
+		}
+	}
+	return strings.Join(said, ", ")
 }
 
 // gather flattens the metrics of a registry.

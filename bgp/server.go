@@ -15,6 +15,10 @@ import (
 // placeholderASN is GoBGP's own AS number, which no session uses: each peer brings its LocalASN.
 const placeholderASN = 65535
 
+// deferral is for how many seconds after a restart a peer's End-of-RIB is waited for before it is sent our
+// routes (RFC 4724 section 4.1). Nothing that it sends matters to them.
+const deferral = 1
+
 // pathsPerCall bounds how long one call keeps GoBGP's sessions waiting: it holds a server-wide lock
 // while it works through its paths.
 const pathsPerCall = 500
@@ -52,7 +56,7 @@ func startServer(ctx context.Context, routerID netip.Addr, notes *notes) (*serve
 		s.stop()
 		return nil, err
 	}
-	if err := s.setPeers(ctx, nil); err != nil {
+	if err := s.setPeers(ctx, nil, newBook()); err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -99,9 +103,9 @@ func (s *server) watch(ctx context.Context) error {
 	return nil
 }
 
-// setPeers makes the policies know these peers, all at once. It touches no session.
-func (s *server) setPeers(ctx context.Context, peers []Peer) error {
-	if err := s.bgp.SetPolicies(ctx, policies(peers)); err != nil {
+// setPeers makes the policies know these peers and sets of attributes, all at once. It touches no session.
+func (s *server) setPeers(ctx context.Context, peers []Peer, b *book) error {
+	if err := s.bgp.SetPolicies(ctx, policies(peers, b)); err != nil {
 		return fmt.Errorf("set BGP policies for %d peers: %w", len(peers), err)
 	}
 	return nil
@@ -109,6 +113,22 @@ func (s *server) setPeers(ctx context.Context, peers []Peer) error {
 
 // addPeer starts a session; GoBGP connects in a goroutine of the session's own.
 func (s *server) addPeer(ctx context.Context, p Peer) error {
+	if err := s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbour(p)}); err != nil {
+		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.Address, err)
+	}
+	return nil
+}
+
+// updatePeer changes what takes effect without a new session.
+func (s *server) updatePeer(ctx context.Context, p Peer) error {
+	if _, err := s.bgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: neighbour(p)}); err != nil {
+		return fmt.Errorf("update peer %s (%s): %w", p.Name, p.Address, err)
+	}
+	return nil
+}
+
+// neighbour is a peer as GoBGP wants it.
+func neighbour(p Peer) *api.Peer {
 	hold, keepalive, retry := p.timers()
 	neighbour := &api.Peer{
 		Conf: &api.PeerConf{
@@ -130,15 +150,32 @@ func (s *server) addPeer(ctx context.Context, p Peer) error {
 	if p.EBGPMultihop > 0 {
 		neighbour.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.EBGPMultihop)}
 	}
-	for _, f := range families {
+	if p.TTLSecurity {
+		neighbour.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
+	}
+	if p.PeerASN == 0 {
+		neighbour.Conf.Type = api.PeerType_PEER_TYPE_EXTERNAL
+		if !p.external() {
+			neighbour.Conf.Type = api.PeerType_PEER_TYPE_INTERNAL
+			neighbour.Conf.PeerAsn = p.LocalASN
+		}
+	}
+	neighbour.Transport.BindInterface = p.VRF
+	restart := p.GracefulRestart > 0
+	if restart {
+		neighbour.GracefulRestart = &api.GracefulRestart{
+			Enabled: true, RestartTime: uint32(p.GracefulRestart / time.Second), DeferralTime: deferral,
+			// So it is after each start, as far as the peer is concerned: forwarding went on, and it keeps the routes.
+			LocalRestarting: true,
+		}
+	}
+	for _, f := range p.families() {
 		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
-			Config: &api.AfiSafiConfig{Family: apiutil.ToApiFamily(f.Afi(), f.Safi()), Enabled: true},
+			Config:            &api.AfiSafiConfig{Family: apiutil.ToApiFamily(f.Afi(), f.Safi()), Enabled: true},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restart}},
 		})
 	}
-	if err := s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbour}); err != nil {
-		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.Address, err)
-	}
-	return nil
+	return neighbour
 }
 
 // deletePeer ends a session with NOTIFICATION Cease, Peer De-configured.

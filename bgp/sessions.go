@@ -15,6 +15,7 @@ import (
 func (o *owner) syncPeers(ctx context.Context) {
 	o.peersDone = true
 	usable, problems := checkPeers(o.peers)
+	o.usable = usable
 	byName := map[string]Peer{}
 	names := map[netip.Addr]string{}
 	for _, p := range usable {
@@ -22,13 +23,19 @@ func (o *owner) syncPeers(ctx context.Context) {
 		names[p.Address] = p.Name
 	}
 	for name, s := range o.board.sessions {
-		if next, stays := byName[name]; !s.invalid && (!stays || next != s.peer) {
+		next, stays := byName[name]
+		switch {
+		case s.invalid || stays && next == s.peer:
+		case stays && next.session() == s.peer.session():
+			o.updatePeer(ctx, s, next)
+		default:
 			o.dropPeer(ctx, s)
 		}
 	}
 	o.publishProblems(problems)
 	o.notes.rename(names)
-	if err := o.server.setPeers(ctx, usable); err != nil {
+	o.book.news = true
+	if err := o.publishBook(); err != nil {
 		o.log.Error("BGP policies refused", slog.Any("error", err))
 		o.peersDone = false
 		o.retry.Reset(retryPause)
@@ -51,8 +58,10 @@ type problem struct {
 func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 	names := map[string]bool{}
 	addresses := map[netip.Addr]string{}
+	numbers := map[uint32]string{}
 	for _, p := range peers {
 		err := p.Validate()
+		twin, sameNumber := numbers[peerNumber(p.Name)]
 		other, sameAddress := addresses[p.Address]
 		switch {
 		case err != nil:
@@ -61,9 +70,12 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s is configured twice", p.Name)})
 		case sameAddress:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)})
+		case sameNumber:
+			problems = append(problems, problem{p, fmt.Sprintf("peer %s has by chance the same number as peer %s (of 4294967295); give it another name", p.Name, twin)})
 		default:
 			usable = append(usable, p)
 			names[p.Name] = true
+			numbers[peerNumber(p.Name)] = p.Name
 			addresses[p.Address] = p.Name
 		}
 	}
@@ -101,6 +113,15 @@ func (o *owner) dropPeer(ctx context.Context, s *session) {
 	if s.up() {
 		o.report(s, SessionDown, "peer removed or changed in the configuration")
 	}
+}
+
+// updatePeer takes a change that the session does not end for.
+func (o *owner) updatePeer(ctx context.Context, s *session, next Peer) {
+	if err := o.server.updatePeer(ctx, next); err != nil {
+		o.log.Error("BGP peer not updated", slog.String("peer", next.Name), slog.Any("error", err))
+		return
+	}
+	o.board.update(func() { s.peer = next })
 }
 
 func (o *owner) addPeer(ctx context.Context, p Peer) {

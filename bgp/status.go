@@ -138,19 +138,19 @@ func (b *board) count(prefix netip.Prefix, a announcement, n int) {
 	defer b.mu.Unlock()
 	family := familyOf(prefix.Addr())
 	b.total += n
-	if a.peers == nil {
+	if a.everyone != nil {
 		b.toAll[family] += n
-		return
+		return // who is named is told otherwise, and gets it too
 	}
-	for _, name := range a.peers {
-		c := b.toSome[name]
+	for _, s := range a.named {
+		c := b.toSome[s.peer]
 		if c == nil {
 			c = familyCount{}
-			b.toSome[name] = c
+			b.toSome[s.peer] = c
 		}
 		c[family] += n
 		if c[gobgp.RF_IPv4_UC] == 0 && c[gobgp.RF_IPv6_UC] == 0 {
-			delete(b.toSome, name)
+			delete(b.toSome, s.peer)
 		}
 	}
 }

@@ -5,13 +5,13 @@ import "net/netip"
 // wanted is what the groups want, by group and by prefix. Replacing a group costs that group's routes,
 // whatever the number of groups. It has one owner and no lock.
 type wanted struct {
-	groups   map[string]map[netip.Prefix]Route
+	groups   map[string]map[netip.Prefix]announcement
 	prefixes map[netip.Prefix][]string // the groups that want a prefix, nearly always one
 }
 
 func newWanted() *wanted {
 	return &wanted{
-		groups:   map[string]map[netip.Prefix]Route{},
+		groups:   map[string]map[netip.Prefix]announcement{},
 		prefixes: map[netip.Prefix][]string{},
 	}
 }
@@ -20,13 +20,10 @@ func newWanted() *wanted {
 // A desired without routes removes the group.
 func (w *wanted) replace(group string, desired Desired) []netip.Prefix {
 	before := w.groups[group]
-	after := make(map[netip.Prefix]Route, len(desired.Routes))
+	after := make(map[netip.Prefix]announcement, len(desired.Routes))
 	for _, r := range desired.Routes {
-		r.Prefix = canonical(r.Prefix)
-		if other, twice := after[r.Prefix]; twice {
-			r.Peers = newAnnouncement(other).with(r).peers
-		}
-		after[r.Prefix] = r
+		prefix := canonical(r.Prefix)
+		after[prefix] = after[prefix].union(of(r))
 	}
 	var changed []netip.Prefix
 	for prefix := range before {
@@ -35,9 +32,9 @@ func (w *wanted) replace(group string, desired Desired) []netip.Prefix {
 			changed = append(changed, prefix)
 		}
 	}
-	for prefix, r := range after {
+	for prefix, a := range after {
 		old, had := before[prefix]
-		if had && newAnnouncement(old).equal(newAnnouncement(r)) {
+		if had && old.equal(a) {
 			continue
 		}
 		if !had {
@@ -71,23 +68,14 @@ func (w *wanted) drop(group string, prefix netip.Prefix) {
 // announcement merges what all groups want for prefix; ok is false if none wants it.
 func (w *wanted) announcement(prefix netip.Prefix) (a announcement, ok bool) {
 	for i, group := range w.prefixes[prefix] {
-		r := w.groups[group][prefix]
-		if i == 0 {
-			a = newAnnouncement(r)
+		if one := w.groups[group][prefix]; i == 0 {
+			a = one
 		} else {
-			a = a.with(r)
+			a = a.union(one)
 		}
 		ok = true
 	}
-	return a, ok
-}
-
-// newAnnouncement is what one route alone wants.
-func newAnnouncement(r Route) announcement {
-	if len(r.Peers) == 0 {
-		return announcement{}
-	}
-	return announcement{peers: []string{}}.with(r)
+	return a.compact(), ok
 }
 
 // canonical makes equal prefixes compare equal.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/berth-lb/berth/bgp/community"
 )
 
 func routes(peers []string, prefixes ...string) Desired {
@@ -54,27 +56,64 @@ func TestOnlyThePrefixesOfAChangedGroupThatDifferAreTouched(t *testing.T) {
 	}
 }
 
+// toldTo is what a peer is told, in words; "-" if it does not get the prefix.
+func toldTo(a announcement, ok bool, peer string) string {
+	told := a.told(peer)
+	if !ok || told == nil {
+		return "-"
+	}
+	return told.key()
+}
+
 func TestAPrefixOfSeveralGroupsStaysWhileOneWantsItAndGoesToTheUnionOfTheirPeers(t *testing.T) {
 	w := newWanted()
 	prefix := netip.MustParsePrefix("192.0.2.1/32")
-	check := func(step string, peers []string, ok bool) {
+	check := func(step string, peers ...string) {
 		t.Helper()
-		a, gotOK := w.announcement(prefix)
-		if gotOK != ok || !cmp.Equal(a.peers, peers) {
-			t.Errorf("%s: got peers %q, %v; want %q, %v", step, a.peers, gotOK, peers, ok)
+		var got []string
+		a, ok := w.announcement(prefix)
+		for _, peer := range []string{"tor1", "tor2", "another"} {
+			if toldTo(a, ok, peer) != "-" {
+				got = append(got, peer)
+			}
+		}
+		if ok != (len(peers) > 0) || !slices.Equal(got, peers) {
+			t.Errorf("%s: got peers %q, %v; want %q", step, got, ok, peers)
 		}
 	}
 	w.replace("a", routes([]string{"tor2"}, "192.0.2.1/32"))
-	check("a alone", []string{"tor2"}, true)
+	check("a alone", "tor2")
 	w.replace("b", routes([]string{"tor1", "tor2"}, "192.0.2.1/32"))
-	check("a and b", []string{"tor1", "tor2"}, true)
+	check("a and b", "tor1", "tor2")
 	w.replace("c", routes(nil, "192.0.2.1/32"))
-	check("c wants all", nil, true)
+	check("c wants all", "tor1", "tor2", "another")
 	w.replace("c", Desired{})
 	w.replace("b", Desired{})
-	check("a alone again", []string{"tor2"}, true)
+	check("a alone again", "tor2")
 	w.replace("a", Desired{})
-	check("nobody", nil, false)
+	check("nobody")
+}
+
+func TestWhatTwoGroupsSayOfOnePrefixIsUnitedForEachPeer(t *testing.T) {
+	number := func(n uint32) *uint32 { return &n }
+	w := newWanted()
+	w.replace("a", Desired{Routes: []Route{
+		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Attributes: Attributes{MED: number(5), LocalPref: number(100), Weight: 1, Prepend: 2, Communities: []community.Community{{A: 1, B: 1}}}},
+		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 3}},
+	}})
+	w.replace("b", Desired{Routes: []Route{
+		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Peers: []string{"tor1", "tor2"}, Attributes: Attributes{MED: number(7), LocalPref: number(200), Weight: 4, Prepend: 5, Communities: []community.Community{{A: 1}, {A: 1, B: 1}}}},
+	}})
+	a, ok := w.announcement(netip.MustParsePrefix("192.0.2.0/24"))
+	for peer, want := range map[string]string{
+		"another": "100/5/2/1/1:1",
+		"tor1":    "200/5/2/5/1:0/1:1",
+		"tor2":    "200/5/2/5/1:0/1:1",
+	} {
+		if got := toldTo(a, ok, peer); got != want {
+			t.Errorf("%s is told %s, want %s", peer, got, want)
+		}
+	}
 }
 
 func TestChangedPrefixesSufficeToFollowWhatIsWanted(t *testing.T) {
@@ -89,8 +128,9 @@ func TestChangedPrefixesSufficeToFollowWhatIsWanted(t *testing.T) {
 			for range rapid.IntRange(0, 4).Draw(t, "routes") {
 				host := rapid.Byte().Draw(t, "host") % 6
 				d.Routes = append(d.Routes, Route{
-					Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 32),
-					Peers:  names.Draw(t, "peers"),
+					Prefix:     netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 32),
+					Peers:      names.Draw(t, "peers"),
+					Attributes: Attributes{Weight: uint32(rapid.IntRange(0, 2).Draw(t, "weight")), Prepend: uint8(rapid.IntRange(0, 2).Draw(t, "prepend"))},
 				})
 			}
 			groups[group] = d
@@ -102,30 +142,35 @@ func TestChangedPrefixesSufficeToFollowWhatIsWanted(t *testing.T) {
 				}
 			}
 		}
-		if diff := cmp.Diff(merged(groups), followed, cmp.AllowUnexported(announcement{})); diff != "" {
-			t.Fatalf("announcements (-want +got):\n%s", diff)
+		for host := range byte(6) {
+			prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 32)
+			a, ok := followed[prefix]
+			for _, peer := range []string{"tor1", "tor2", "tor3", "another"} {
+				if got, want := toldTo(a, ok, peer), slowlyToldTo(groups, prefix, peer); got != want {
+					t.Fatalf("%s is told %s of %s, want %s", peer, got, prefix, want)
+				}
+			}
 		}
 	})
 }
 
-// merged says the same as wanted, the slow and obvious way.
-func merged(groups map[string]Desired) map[netip.Prefix]announcement {
-	all := map[netip.Prefix]bool{}
-	some := map[netip.Prefix][]string{}
+// slowlyToldTo says the same as wanted, the slow and obvious way.
+func slowlyToldTo(groups map[string]Desired, prefix netip.Prefix, peer string) string {
+	var told *Attributes
 	for _, d := range groups {
 		for _, r := range d.Routes {
-			all[r.Prefix] = all[r.Prefix] || len(r.Peers) == 0
-			some[r.Prefix] = append(some[r.Prefix], r.Peers...)
+			switch {
+			case r.Prefix != prefix || len(r.Peers) > 0 && !slices.Contains(r.Peers, peer):
+			case told == nil:
+				told = &r.Attributes
+			default:
+				both := told.with(r.Attributes)
+				told = &both
+			}
 		}
 	}
-	result := map[netip.Prefix]announcement{}
-	for p, every := range all {
-		if every {
-			result[p] = announcement{}
-			continue
-		}
-		slices.Sort(some[p])
-		result[p] = announcement{peers: slices.Compact(some[p])}
+	if told == nil {
+		return "-"
 	}
-	return result
+	return told.key()
 }
