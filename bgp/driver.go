@@ -84,8 +84,9 @@ func New(config Config) (*Driver, error) {
 }
 
 // Run keeps the sessions and the routes until ctx ends. Then it closes the sessions with NOTIFICATION Cease
-// (Administrative Shutdown "leaving" after Withdraw, else Administrative Reset "restarting") and returns nil,
-// or an error if that took more than two seconds. It must not be called twice.
+// (Administrative Shutdown "leaving" after Drain or Withdraw, else Administrative Reset "restarting"), after
+// Restart those of peers that keep the routes without a word, and returns nil, or an error if that took more
+// than two seconds. It must not be called twice.
 func (d *Driver) Run(ctx context.Context) error {
 	if !d.orders.start() {
 		return errors.New("run BGP driver: it has run already")
@@ -114,7 +115,7 @@ func (d *Driver) SyncPeers(peers []Peer) {
 func (d *Driver) Withdraw(ctx context.Context) error {
 	done := make(chan struct{})
 	d.orders.give(func(o *order) {
-		o.leaving = true
+		o.turn, o.phase = o.turn+1, withdrawn
 		o.withdrawn = append(o.withdrawn, done)
 	})
 	select {
@@ -125,9 +126,21 @@ func (d *Driver) Withdraw(ctx context.Context) error {
 	}
 }
 
-// Resume takes Withdraw back: what is wanted is announced again.
+// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326) and towards internal peers
+// LOCAL_PREF 0, and withdraws everything after that time, as Withdraw does. Nothing is announced newly.
+func (d *Driver) Drain(after time.Duration) {
+	d.orders.give(func(o *order) { o.turn, o.phase, o.drainFor = o.turn+1, draining, after })
+}
+
+// Resume takes Drain, Withdraw and Restart back: what is wanted is announced again.
 func (d *Driver) Resume() {
-	d.orders.give(func(o *order) { o.leaving = false })
+	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, announcing })
+}
+
+// Restart says that this process is about to be replaced by another: what is announced stays, and peers with
+// GracefulRestart are not told of the end.
+func (d *Driver) Restart() {
+	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, restarting })
 }
 
 // Observed is the stream of what happens to sessions and routes. It is bounded: a slow reader loses the
@@ -150,9 +163,27 @@ type orders struct {
 // order is a set of orders not yet carried out.
 type order struct {
 	groups    map[string]Desired
-	peers     *[]Peer // nil if unchanged
-	leaving   bool
+	peers     *[]Peer         // nil if unchanged
 	withdrawn []chan struct{} // to close when nothing is announced any more
+
+	turn     uint64 // counts the words on the phase
+	phase    phase
+	drainFor time.Duration
+}
+
+// phase is what becomes of all that is wanted.
+type phase uint8
+
+const (
+	announcing phase = iota
+	draining         // announced as a last resort, and nothing new
+	withdrawn        // not announced
+	restarting       // announced, beyond the end of the process where peers keep it
+)
+
+// String returns the phase as it appears in logs.
+func (p phase) String() string {
+	return [...]string{"announcing", "draining", "withdrawn", "restarting"}[p]
 }
 
 func newOrders() *orders {
@@ -175,11 +206,11 @@ func (o *orders) give(add func(*order)) {
 	wake(o.wake)
 }
 
-// take moves everything that was ordered since the last time into the result; leaving stays.
+// take moves everything that was ordered since the last time into the result; the phase stays.
 func (o *orders) take() order {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	taken := o.order
-	o.order = order{groups: map[string]Desired{}, leaving: taken.leaving}
+	o.order = order{groups: map[string]Desired{}, turn: taken.turn, phase: taken.phase, drainFor: taken.drainFor}
 	return taken
 }

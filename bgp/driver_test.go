@@ -419,7 +419,7 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 	defer cancel()
 	o.server, err = startServer(ctx, config.RouterID, o.notes)
 	must(t, err)
-	defer o.server.stop()
+	defer o.server.stop(ctx, false)
 	give := func(prefix, hop string, a announcement, withdraw bool) {
 		path, err := newPath(netip.MustParsePrefix(prefix), a, netip.MustParseAddr(hop), withdraw, o.book, 1)
 		must(t, err)
@@ -607,4 +607,35 @@ func TestOnlyTheFamiliesOfAPeerAreAnnouncedToIt(t *testing.T) {
 	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8::1/128"))
 	four.has(t, "192.0.2.1/32")
 	six.has(t, "2001:db8::1/128")
+}
+
+func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
+	outside, inside := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", nodeASN, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{outside.peer("outside", nodeASN), inside.peer("inside", nodeASN)})
+	own := Desired{Routes: []Route{{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Attributes: Attributes{Communities: []community.Community{{A: 1, B: 1}}}}}}
+	d.Sync("web", own)
+	outside.has(t, "192.0.2.1/32")
+	inside.has(t, "192.0.2.1/32")
+	d.up(t, "outside", "inside")
+
+	d.Drain(time.Hour)
+	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1 65535:0")
+	inside.tells(t, "192.0.2.1/32", "path , local 0, communities 1:1 65535:0")
+	d.Sync("new", routes(nil, "192.0.2.2/32")) // not any more
+	d.Resume()
+	outside.has(t, "192.0.2.1/32", "192.0.2.2/32")
+	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1")
+	inside.tells(t, "192.0.2.1/32", "path , local 100, communities 1:1")
+	if log := outside.heard(); slices.Contains(log, "-192.0.2.2/32") || slices.Contains(log, "-192.0.2.1/32") {
+		t.Errorf("withdrawn on the way: %v", log)
+	}
+
+	outside.forget()
+	d.Drain(time.Millisecond)
+	outside.has(t)
+	inside.has(t)
+	if s := d.Status(); !s.Leaving || len(outside.ended()) > 0 {
+		t.Errorf("leaving %t, sessions ended with %v; want them to stay", s.Leaving, outside.ended())
+	}
 }

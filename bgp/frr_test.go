@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-lb/berth/bgp/community"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -372,4 +374,104 @@ func TestAPeerThatStopsAnsweringIsNoticedByTheHoldTimerAndDelaysNobody(t *testin
 	if took := o.Time.Sub(began); took > 5*time.Second {
 		t.Errorf("noticed after %s, hold time 3 s", took)
 	}
+}
+
+// said is what FRR knows of a prefix, of its first path.
+func (f *frr) said(t *testing.T, family, prefix string) string {
+	t.Helper()
+	var entry struct {
+		Paths []struct {
+			ASPath            struct{ String string } `json:"aspath"`
+			Metric            *uint32
+			LocPrf            *uint32
+			Stale             bool
+			Community         struct{ String string }
+			LargeCommunity    struct{ String string }
+			ExtendedCommunity struct{ String string }
+			Nexthops          []struct{ IP string }
+		}
+	}
+	if err := json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp "+family+" unicast "+prefix+" json")), &entry); err != nil || len(entry.Paths) == 0 {
+		return "nothing"
+	}
+	p := entry.Paths[0]
+	text := "path " + p.ASPath.String + " via " + p.Nexthops[0].IP
+	for _, n := range []struct {
+		name string
+		n    *uint32
+	}{{"med", p.Metric}, {"local", p.LocPrf}} {
+		if n.n != nil {
+			text += fmt.Sprintf(", %s %d", n.name, *n.n)
+		}
+	}
+	for _, s := range []struct{ name, text string }{{"community", p.Community.String}, {"large", p.LargeCommunity.String}, {"extended", p.ExtendedCommunity.String}} {
+		if s.text != "" {
+			text += ", " + s.name + " " + s.text
+		}
+	}
+	if p.Stale {
+		text += ", stale"
+	}
+	return text
+}
+
+func (f *frr) says(t *testing.T, family, prefix, want string) {
+	t.Helper()
+	f.await(t, prefix+" with "+want, func() bool { return f.said(t, family, prefix) == want }, func() string { return f.said(t, family, prefix) })
+}
+
+func TestFRRSeesTheAttributesOfRoutes(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	d := run(t)
+	med := uint32(30)
+	d.SyncPeers([]Peer{frrPeer("tor1", frrIPv4)})
+	d.Sync("web", Desired{Routes: []Route{
+		{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Attributes: Attributes{MED: &med, Weight: 3, Communities: []community.Community{
+			{A: 64512, B: 100}, {A: 65535, B: 65281}, {Large: true, Global: 64512, A: 1, B: 2}}}},
+		{Prefix: netip.MustParsePrefix("2001:db8:1::1/128"), Attributes: Attributes{Prepend: 2, LocalPref: &med}},
+		{Prefix: netip.MustParsePrefix("192.0.2.64/26"), Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 1, Weight: 7}},
+	}})
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9, med 30, community 64512:100 no-export, large 64512:1:2, extended LB:64512:375000 (3.000 Mbps)")
+	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 64512 64512 via 2001:db8::9")
+	f.says(t, "ipv4", "192.0.2.64/26", "path 64512 64512 via 10.0.0.9, extended LB:64512:875000 (7.000 Mbps)")
+}
+
+func TestFRRKeepsTheRoutesOfASpeakerThatIsReplaced(t *testing.T) {
+	f := newFRR(t, strings.Replace(frrConfig, " no bgp ebgp-requires-policy\n", " no bgp ebgp-requires-policy\n bgp graceful-restart\n", 1))
+	peer := frrPeer("tor1", frrIPv4)
+	peer.GracefulRestart = 100 * time.Second
+	d := run(t)
+	d.SyncPeers([]Peer{peer})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+	d.Sync("old", routes(nil, "192.0.2.2/32"))
+	f.has(t, "192.0.2.1/32", "192.0.2.2/32", "2001:db8:1::1/128")
+	d.up(t, "tor1")
+	if s := d.session(t, "tor1"); !s.KeepsRoutes {
+		t.Error("graceful restart was not negotiated")
+	}
+	d.Restart()
+	d.stop()
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9, stale")
+	f.has(t, "192.0.2.1/32", "192.0.2.2/32", "2001:db8:1::1/128")
+
+	again := run(t)
+	again.SyncPeers([]Peer{peer})
+	again.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9")
+	f.has(t, "192.0.2.1/32", "2001:db8:1::1/128") // what is not announced again goes
+
+	again.stop() // without Restart: with a word, and the routes go
+	f.has(t)
+}
+
+func TestFRRWithTTLSecurity(t *testing.T) {
+	f := newFRR(t, frrConfig+" neighbor node ttl-security hops 1\n")
+	d := run(t)
+	peer := frrPeer("tor1", frrIPv4)
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	d.SyncPeers([]Peer{peer})
+	d.observes(t, SessionDown, "tor1") // the router's kernel takes our connection, and drops what comes over it
+	peer.TTLSecurity = true
+	d.SyncPeers([]Peer{peer})
+	f.has(t, "192.0.2.1/32")
 }

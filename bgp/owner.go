@@ -39,13 +39,15 @@ type owner struct {
 	peers     []Peer // as ordered
 	usable    []Peer // those of them that can have a session
 	peersDone bool   // all of them are in GoBGP
+	peersNews bool   // they were ordered since
 	byAddress map[netip.Addr]*session
 
-	leaving   bool
+	turn      uint64 // of the order that set the phase
+	phase     phase
 	withdrawn []chan struct{}
 
-	ready         <-chan struct{} // closed
-	retry, settle *time.Timer
+	ready                <-chan struct{} // closed
+	retry, settle, drain *time.Timer
 }
 
 func newOwner(d *Driver) *owner {
@@ -65,6 +67,7 @@ func newOwner(d *Driver) *owner {
 		ready:     ready,
 		retry:     stoppedTimer(),
 		settle:    stoppedTimer(),
+		drain:     stoppedTimer(),
 	}
 }
 
@@ -81,6 +84,7 @@ func (o *owner) run(ctx context.Context) error {
 	defer resync.Stop()
 	defer o.retry.Stop()
 	defer o.settle.Stop()
+	defer o.drain.Stop()
 
 	for {
 		select {
@@ -98,10 +102,18 @@ func (o *owner) run(ctx context.Context) error {
 			o.settleSessions(inner)
 		case <-o.retry.C:
 			o.tryAgain(inner)
+		case <-o.drain.C:
+			if o.phase == draining {
+				o.enter(withdrawn)
+			}
 		case <-resync.C:
 			o.readBack()
 		case <-o.work():
 			o.sendBatch()
+		}
+		if o.peersNews && len(o.dirty) == 0 {
+			o.peersNews = false
+			o.syncPeers(inner)
 		}
 	}
 }
@@ -117,28 +129,41 @@ func (o *owner) work() <-chan struct{} {
 
 // withdrawDone tells whether nothing is left to wait for, be it because Resume came first.
 func (o *owner) withdrawDone() bool {
-	return !o.leaving || len(o.dirty) == 0 && len(o.announced) == 0
+	return o.phase != withdrawn || len(o.dirty) == 0 && len(o.announced) == 0
 }
 
 func (o *owner) carryOut(ctx context.Context, ord order) {
-	if ord.peers != nil {
-		o.peers = *ord.peers
-		o.syncPeers(ctx)
-	}
 	for group, desired := range ord.groups {
 		for _, prefix := range o.wanted.replace(group, desired) {
 			o.touch(prefix)
 		}
 	}
-	if ord.leaving != o.leaving {
-		o.leaving = ord.leaving
-		o.board.update(func() { o.board.leaving = ord.leaving })
-		for prefix := range o.wanted.prefixes {
-			o.touch(prefix)
+	if ord.turn != o.turn {
+		o.turn = ord.turn
+		o.drain.Stop()
+		if ord.phase == draining {
+			o.drain.Reset(ord.drainFor)
 		}
-		o.log.Info("BGP leaving", slog.Bool("leaving", ord.leaving), slog.Int("announced", len(o.announced)))
+		o.enter(ord.phase)
 	}
 	o.withdrawn = append(o.withdrawn, ord.withdrawn...)
+	if ord.peers != nil {
+		o.peers = *ord.peers
+		o.peersNews = true // see to them after the routes, so that the first End-of-RIB tells the truth
+	}
+}
+
+// enter begins a phase.
+func (o *owner) enter(p phase) {
+	if p == o.phase {
+		return
+	}
+	o.phase = p
+	o.board.update(func() { o.board.leaving = p == draining || p == withdrawn })
+	for prefix := range o.wanted.prefixes {
+		o.touch(prefix)
+	}
+	o.log.Info("BGP", slog.String("phase", p.String()), slog.Int("announced", len(o.announced)))
 }
 
 // touch marks a prefix for comparison, without taking back that it was marked for sure.
@@ -210,8 +235,11 @@ func (o *owner) publishBook() error {
 func (o *owner) compare(prefix netip.Prefix, forced bool) (c change, needed bool) {
 	have, announced := o.announced[prefix]
 	want, wanted := o.wanted.announcement(prefix)
-	if o.leaving {
+	switch {
+	case o.phase == withdrawn, o.phase == draining && !announced:
 		wanted = false
+	case o.phase == draining:
+		want = want.drained()
 	}
 	hop, reachable := o.nextHops[familyOf(prefix.Addr())]
 	var problem string
@@ -375,16 +403,16 @@ func (o *owner) close(ctx context.Context, cancel context.CancelFunc) error {
 			// Its event may still be on the way.
 			o.board.update(func() { s.state = gobgp.BGP_FSM_ESTABLISHED })
 		}
-		if !s.up() {
+		if !s.up() || o.phase == restarting && s.keeps {
 			continue
 		}
-		if err := o.server.goodbye(ctx, address, o.leaving); err != nil {
+		if err := o.server.goodbye(ctx, address, o.phase == draining || o.phase == withdrawn); err != nil {
 			o.log.Warn("BGP goodbye failed", slog.String("peer", s.peer.Name), slog.Any("error", err))
 		}
 	}
 	enough := time.NewTimer(byePause)
 	defer enough.Stop()
-	for waiting := true; waiting && o.anyUp(); {
+	for waiting := true; waiting && o.anyToEnd(); {
 		select {
 		case e := <-o.server.events:
 			o.sessionChanged(ctx, e)
@@ -392,10 +420,13 @@ func (o *owner) close(ctx context.Context, cancel context.CancelFunc) error {
 			waiting = false
 		}
 	}
-	cancel()
+	quietly := o.phase == restarting
+	if !quietly {
+		cancel()
+	}
 	stopped := make(chan struct{})
 	go func() { // ends when GoBGP has; if that hangs, so does GoBGP
-		o.server.stop()
+		o.server.stop(ctx, quietly)
 		close(stopped)
 	}()
 	last := time.NewTimer(stopPause)

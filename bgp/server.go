@@ -36,6 +36,7 @@ type sessionEvent struct {
 	reason   string // GoBGP's word for why, empty if none
 	time     time.Time
 	families []gobgp.Family // negotiated; with FSM state ESTABLISHED only
+	restarts bool           // the peer knows graceful restart
 }
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
@@ -49,20 +50,20 @@ func startServer(ctx context.Context, routerID netip.Addr, notes *notes) (*serve
 		ListenPort: -1,
 	}})
 	if err != nil {
-		s.stop()
+		s.stop(ctx, false)
 		return nil, fmt.Errorf("start BGP with router ID %s: %w", routerID, err)
 	}
 	if err := s.watch(ctx); err != nil {
-		s.stop()
+		s.stop(ctx, false)
 		return nil, err
 	}
 	if err := s.setPeers(ctx, nil, newBook()); err != nil {
-		s.stop()
+		s.stop(ctx, false)
 		return nil, err
 	}
 	for _, a := range assignments() {
 		if err := bgp.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: a}); err != nil {
-			s.stop()
+			s.stop(ctx, false)
 			return nil, fmt.Errorf("assign policy %s: %w", a.Policies[0].Name, err)
 		}
 	}
@@ -87,8 +88,11 @@ func (s *server) watch(ctx context.Context) error {
 				time:    at,
 			}
 			for _, c := range st.RemoteCap {
-				if mp, ok := c.(*gobgp.CapMultiProtocol); ok {
-					e.families = append(e.families, mp.CapValue)
+				switch v := c.(type) {
+				case *gobgp.CapMultiProtocol:
+					e.families = append(e.families, v.CapValue)
+				case *gobgp.CapGracefulRestart:
+					e.restarts = true
 				}
 			}
 			select {
@@ -252,7 +256,11 @@ func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) 
 	return nil
 }
 
-// stop ends the server and waits for its goroutines.
-func (s *server) stop() {
+// stop ends the server and waits for its goroutines; quietly: without a word to peers that keep our routes.
+func (s *server) stop(ctx context.Context, quietly bool) {
+	if quietly {
+		// An error means that it is not running, which is what we want.
+		_ = s.bgp.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: true})
+	}
 	s.bgp.Stop()
 }

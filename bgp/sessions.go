@@ -152,7 +152,7 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 			s.since = e.time
 		}
 		if s.up() {
-			s.families = e.families
+			s.families, s.keeps = e.families, e.restarts && s.peer.GracefulRestart > 0
 		}
 	})
 	switch {
@@ -318,9 +318,10 @@ func (o *owner) settleSessions(ctx context.Context) {
 	}
 }
 
-func (o *owner) anyUp() bool {
+// anyToEnd tells whether a session is up that is to end with a word.
+func (o *owner) anyToEnd() bool {
 	for _, s := range o.byAddress {
-		if s.up() {
+		if s.up() && !(o.phase == restarting && s.keeps) {
 			return true
 		}
 	}

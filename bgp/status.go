@@ -24,7 +24,7 @@ type Status struct {
 	Unannounced []Unannounced
 	// UnannouncedTotal counts all of them.
 	UnannouncedTotal int
-	// Leaving is set between Withdraw and Resume.
+	// Leaving is set between Drain or Withdraw and Resume.
 	Leaving bool
 }
 
@@ -44,6 +44,10 @@ type PeerStatus struct {
 	// IPv4 and IPv6 count the prefixes announced to the peer: 0 while the session is down, and for a family
 	// the peer did not agree to.
 	IPv4, IPv6 int
+	// Families that the peer takes; while the session is up.
+	Families []string
+	// KeepsRoutes: graceful restart was negotiated.
+	KeepsRoutes bool
 }
 
 // Established tells whether the session is up.
@@ -77,6 +81,7 @@ type session struct {
 	state       gobgp.FSMState
 	since       time.Time
 	families    []gobgp.Family // negotiated
+	keeps       bool           // the peer keeps our routes while we restart; negotiated
 	lastError   string
 	lastErrorAt time.Time
 	// Only the owner uses the rest.
@@ -116,6 +121,8 @@ func (b *board) status() Status {
 			LastErrorTime: s.lastErrorAt,
 			IPv4:          b.announcedTo(s, gobgp.RF_IPv4_UC),
 			IPv6:          b.announcedTo(s, gobgp.RF_IPv6_UC),
+			Families:      s.taken(),
+			KeepsRoutes:   s.up() && s.keeps,
 		})
 	}
 	prefixes := slices.SortedFunc(maps.Keys(b.failed), comparePrefixes)
@@ -125,8 +132,27 @@ func (b *board) status() Status {
 	return st
 }
 
+// taken are the families that both sides know.
+func (s *session) taken() []string {
+	if !s.up() {
+		return nil
+	}
+	var names []string
+	for _, f := range s.peer.families() {
+		if !slices.Contains(s.families, f) {
+			continue
+		}
+		if f == gobgp.RF_IPv4_UC {
+			names = append(names, "IPv4")
+		} else {
+			names = append(names, "IPv6")
+		}
+	}
+	return names
+}
+
 func (b *board) announcedTo(s *session, family gobgp.Family) int {
-	if !s.up() || !slices.Contains(s.families, family) {
+	if !s.up() || !slices.Contains(s.families, family) || !slices.Contains(s.peer.families(), family) {
 		return 0
 	}
 	return b.toAll[family] + b.toSome[s.peer.Name][family]
