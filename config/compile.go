@@ -7,7 +7,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +21,9 @@ type Objects struct {
 	L2Advertisements  []*v1alpha1.L2Advertisement
 	BGPAdvertisements []*v1alpha1.BGPAdvertisement
 	BGPPeers          []*v1alpha1.BGPPeer
+	// Passwords of the Secrets of type kubernetes.io/basic-auth in Berth's namespace,
+	// by name.
+	Passwords map[string]string
 }
 
 // Key names a configuration object.
@@ -47,6 +49,8 @@ const (
 	ReasonUnknownPeer      = "UnknownPeer"
 	ReasonInvalidPeer      = "InvalidPeer"
 	ReasonInvalidInterface = "InvalidInterface"
+	ReasonMissingSecret    = "MissingSecret"
+	ReasonInvalidRoute     = "InvalidRoute"
 )
 
 // Compile returns the Snapshot of the objects and what is wrong with each. Every
@@ -54,8 +58,9 @@ const (
 // in effect.
 func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 	c := compiler{
-		snapshot: &Snapshot{pools: map[string]*Pool{}},
-		problems: map[Key][]Problem{},
+		snapshot:  &Snapshot{pools: map[string]*Pool{}},
+		problems:  map[Key][]Problem{},
+		passwords: objects.Passwords,
 	}
 	for _, o := range byAge(objects.Pools) {
 		c.pool(o)
@@ -75,8 +80,11 @@ func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 }
 
 type compiler struct {
-	snapshot *Snapshot
-	problems map[Key][]Problem
+	snapshot  *Snapshot
+	problems  map[Key][]Problem
+	passwords map[string]string
+	// advertisements are the objects of snapshot.bgp.
+	advertisements []*v1alpha1.BGPAdvertisement
 }
 
 // byAge orders objects by precedence: the older first, then by name.
@@ -232,58 +240,6 @@ func formatRange(r netipx.IPRange) string {
 	return r.String()
 }
 
-func (c *compiler) peer(o *v1alpha1.BGPPeer) {
-	key := Key{"BGPPeer", o.Name}
-	c.problems[key] = nil
-	address, err := netip.ParseAddr(o.Spec.Address)
-	switch {
-	case err != nil:
-		c.report(key, ReasonInvalidPeer, "spec.address: %q is no IP address; write one such as 192.0.2.1", o.Spec.Address)
-		return
-	case !unicast(address) || address.IsLoopback():
-		c.report(key, ReasonInvalidPeer, "spec.address: %s is not the address of a router; write a unicast address", address)
-		return
-	case address.Zone() != "" || address.Is4In6() || address.IsLinkLocalUnicast():
-		c.report(key, ReasonInvalidPeer, "spec.address: %s is link-local or IPv4-mapped; write an address that every node can reach", address)
-		return
-	case keepalive(o.Spec) >= hold(o.Spec):
-		c.report(key, ReasonInvalidPeer, "spec.keepaliveTime: %s is not below holdTime, %s; one third of it is usual", keepalive(o.Spec), hold(o.Spec))
-		return
-	case !asn(o.Spec.LocalASN) || !asn(o.Spec.PeerASN):
-		c.report(key, ReasonInvalidPeer, "spec.localASN %d and spec.peerASN %d are from 1 to 4294967294", o.Spec.LocalASN, o.Spec.PeerASN)
-		return
-	}
-	for field, d := range map[string]*metav1.Duration{"holdTime": o.Spec.HoldTime, "keepaliveTime": o.Spec.KeepaliveTime, "connectRetryTime": o.Spec.ConnectRetryTime} {
-		if duration(d)%time.Second != 0 {
-			c.report(key, ReasonInvalidPeer, "spec.%s: %s is not in whole seconds; write %s", field, duration(d), duration(d).Round(time.Second))
-			return
-		}
-	}
-	nodes, ok := c.selectors(key, "nodeSelectors", o.Spec.NodeSelectors)
-	if !ok {
-		return
-	}
-	peer := &Peer{
-		Name: o.Name, Address: address, Port: uint16(o.Spec.Port),
-		LocalASN: uint32(o.Spec.LocalASN), PeerASN: uint32(o.Spec.PeerASN),
-		HoldTime: duration(o.Spec.HoldTime), KeepaliveTime: duration(o.Spec.KeepaliveTime),
-		ConnectRetryTime: duration(o.Spec.ConnectRetryTime), Nodes: nodes,
-	}
-	if peer.Port == 0 {
-		peer.Port = 179
-	}
-	if o.Spec.EBGPMultihop != nil {
-		peer.EBGPMultihop = uint8(*o.Spec.EBGPMultihop)
-	}
-	for _, other := range c.snapshot.Peers {
-		if other.Address == peer.Address && len(other.Nodes) == 0 {
-			c.report(key, ReasonConflict, "spec.address: %s is that of the older BGPPeer %s already, on every node; change or delete one of the two", peer.Address, other.Name)
-			return
-		}
-	}
-	c.snapshot.Peers = append(c.snapshot.Peers, peer)
-}
-
 func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
 	key := Key{"L2Advertisement", o.Name}
 	c.problems[key] = nil
@@ -321,23 +277,6 @@ func (c *compiler) preferred(key Key, entries []v1alpha1.PreferredNode) []prefer
 		compiled = append(compiled, preferredNode{s, entries[i].Weight})
 	}
 	return compiled
-}
-
-func (c *compiler) bgpAdvertisement(o *v1alpha1.BGPAdvertisement) {
-	key := Key{"BGPAdvertisement", o.Name}
-	c.problems[key] = nil
-	nodes, ok := c.selectors(key, "nodeSelectors", o.Spec.NodeSelectors)
-	if !ok {
-		return
-	}
-	for i, name := range o.Spec.Peers {
-		if !slices.ContainsFunc(c.snapshot.Peers, func(p *Peer) bool { return p.Name == name }) {
-			c.report(key, ReasonUnknownPeer, "spec.peers[%d]: no BGPPeer %q is in effect; create it, mend it, or take the name out", i, name)
-		}
-	}
-	c.snapshot.bgp = append(c.snapshot.bgp, &BGPAdvertisement{
-		Name: o.Name, Nodes: nodes, Peers: slices.Clone(o.Spec.Peers), pools: c.poolNames(key, o.Spec.Pools),
-	})
 }
 
 func (c *compiler) poolNames(key Key, names []string) nameSet {
@@ -421,19 +360,4 @@ var notUnicast = []netip.Prefix{
 // unicast tells whether a host can have the address.
 func unicast(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
-func asn(n int64) bool { return n >= 1 && n <= 4294967294 }
-
-// hold and keepalive return the times of a peer, with the defaults.
-func hold(p v1alpha1.BGPPeerSpec) time.Duration { return cmp.Or(duration(p.HoldTime), 90*time.Second) }
-func keepalive(p v1alpha1.BGPPeerSpec) time.Duration {
-	return cmp.Or(duration(p.KeepaliveTime), hold(p)/3)
-}
-
-func duration(d *metav1.Duration) time.Duration {
-	if d == nil {
-		return 0
-	}
-	return d.Duration
 }

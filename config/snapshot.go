@@ -12,6 +12,7 @@ import (
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/berth-lb/berth/bgp/community"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -80,7 +81,7 @@ type L2Advertisement struct {
 	Interfaces []string
 
 	pools     nameSet
-	services  []labels.Selector // ORed; none: all
+	services  serviceSelector
 	preferred []preferredNode
 }
 
@@ -102,10 +103,13 @@ func (a *L2Advertisement) Weight(node labels.Set) int32 {
 	return sum
 }
 
-// serves tells whether the advertisement selects one of the Services.
-func (a *L2Advertisement) serves(services []labels.Set) bool {
-	return len(a.services) == 0 || slices.ContainsFunc(a.services, func(s labels.Selector) bool {
-		return slices.ContainsFunc(services, func(labels labels.Set) bool { return s.Matches(labels) })
+// serviceSelector is a list of ORed label selectors; an empty one matches all Services.
+type serviceSelector []labels.Selector
+
+// any tells whether one of the Services is selected.
+func (s serviceSelector) any(services []labels.Set) bool {
+	return len(s) == 0 || slices.ContainsFunc(s, func(one labels.Selector) bool {
+		return slices.ContainsFunc(services, func(labels labels.Set) bool { return one.Matches(labels) })
 	})
 }
 
@@ -115,21 +119,52 @@ type BGPAdvertisement struct {
 	Nodes NodeSelector
 	// Peers by name; empty: all.
 	Peers []string
+	// AggregateV4 and AggregateV6 are lengths of prefixes, 32 and 128 without
+	// aggregation.
+	AggregateV4, AggregateV6 int
+	// Specifics: beside the aggregate each address is announced.
+	Specifics bool
+	// LocalPref, MED and Prepend are nil where nothing is said.
+	LocalPref, MED *uint32
+	Prepend        *uint8
+	// Communities in ascending order.
+	Communities []community.Community
+	// ByEndpoints: routes weigh as much as the node has ready endpoints.
+	ByEndpoints bool
 
-	pools nameSet
+	pools    nameSet
+	services serviceSelector
 }
 
 // Peer is a compiled BGPPeer. Zero durations stand for the defaults.
 type Peer struct {
-	Name              string
-	Address           netip.Addr
-	Port              uint16
-	LocalASN, PeerASN uint32
-	HoldTime          time.Duration
-	KeepaliveTime     time.Duration
-	ConnectRetryTime  time.Duration
-	EBGPMultihop      uint8
-	Nodes             NodeSelector
+	Name string
+	// Address, or without one Interface, on which the peer is the only neighbour.
+	Address   netip.Addr
+	Interface string
+	Port      uint16
+	LocalASN  uint32 // the override, where there is one
+	// PeerASN is 0 if any is accepted that makes the session External, or not.
+	PeerASN          uint32
+	External         bool
+	HoldTime         time.Duration
+	KeepaliveTime    time.Duration
+	ConnectRetryTime time.Duration
+	EBGPMultihop     uint8
+	TTLSecurity      bool
+	SourceAddress    netip.Addr
+	VRF              string
+	Password         string        // a secret
+	IPv4, IPv6       bool          // families
+	GracefulRestart  time.Duration // restart time; 0: off
+	BFD              *BFD          // nil: off
+	Nodes            NodeSelector
+}
+
+// BFD has the timers of a BFD session; zero ones stand for the defaults.
+type BFD struct {
+	ReceiveInterval, TransmitInterval time.Duration
+	Multiplier                        uint8
 }
 
 // nameSet is a set of names; the empty set stands for all.
@@ -157,7 +192,7 @@ func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*L2Advert
 	pool := s.PoolOf(address)
 	var found []*L2Advertisement
 	for _, a := range s.l2 {
-		if s.selects(a.pools, pool) && a.serves(services) {
+		if s.selects(a.pools, pool) && a.services.any(services) {
 			found = append(found, a)
 		}
 	}
@@ -171,26 +206,59 @@ func (s *Snapshot) AdvertisesPool(pool *Pool) bool {
 		slices.ContainsFunc(s.bgp, func(a *BGPAdvertisement) bool { return s.selects(a.pools, pool) })
 }
 
-// BGPFor is L2For, for BGP advertisements, which ask for no labels.
-func (s *Snapshot) BGPFor(address netip.Addr) []*BGPAdvertisement {
+// BGPFor is L2For, for BGP advertisements.
+func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*BGPAdvertisement {
 	pool := s.PoolOf(address)
 	var found []*BGPAdvertisement
 	for _, a := range s.bgp {
-		if s.selects(a.pools, pool) {
+		if s.selects(a.pools, pool) && a.services.any(services) {
 			found = append(found, a)
 		}
 	}
 	return found
 }
 
-// PeersOf returns the peers of a node with these labels. Where two of them have
-// the same address, the one of higher precedence is returned.
+// Prefixes returns what the advertisement announces for an address: the aggregate that
+// holds it, if all of that is in the address's pool, the address, or both.
+func (s *Snapshot) Prefixes(a *BGPAdvertisement, address netip.Addr) []netip.Prefix {
+	length := a.AggregateV6
+	if address.Is4() {
+		length = a.AggregateV4
+	}
+	self := netip.PrefixFrom(address, address.BitLen())
+	aggregate := netip.PrefixFrom(address, length).Masked()
+	switch pool := s.PoolOf(address); {
+	case length == address.BitLen(), pool == nil || !pool.holds(aggregate):
+		return []netip.Prefix{self}
+	case a.Specifics:
+		return []netip.Prefix{aggregate, self}
+	}
+	return []netip.Prefix{aggregate}
+}
+
+// holds tells whether all of the prefix is in the pool.
+func (p *Pool) holds(prefix netip.Prefix) bool {
+	whole := netipx.RangeOfPrefix(prefix)
+	return slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Contains(whole.From()) && r.Contains(whole.To()) })
+}
+
+// place is where a peer is, as far as the configuration says.
+type place struct {
+	address netip.Addr
+	iface   string
+	vrf     string
+}
+
+func (p *Peer) place() place { return place{p.Address, p.Interface, p.VRF} }
+
+// PeersOf returns the peers of a node with these labels. Where two of them are at
+// the same place, the one of higher precedence is returned.
 func (s *Snapshot) PeersOf(node labels.Set) []*Peer {
 	var found []*Peer
-	seen := map[netip.Addr]bool{}
+	seen := map[place]bool{}
 	for _, p := range s.Peers {
-		if p.Nodes.Matches(node) && !seen[p.Address] {
-			seen[p.Address] = true
+		if p.Nodes.Matches(node) && !seen[p.place()] {
+			seen[p.place()] = true
 			found = append(found, p)
 		}
 	}

@@ -130,7 +130,7 @@ type announcers struct{ l2, bgp []string }
 // announcers returns who announces the address, or the reason and the message that
 // say why nobody does.
 func (o outlook) announcers(address netip.Addr) (found announcers, reason, message string) {
-	l2, bgp := o.snapshot.L2For(address, o.labels[address]...), o.snapshot.BGPFor(address)
+	l2, bgp := o.snapshot.L2For(address, o.labels[address]...), o.snapshot.BGPFor(address, o.labels[address]...)
 	if len(l2)+len(bgp) == 0 {
 		return found, ReasonNoAdvertisement, o.unadvertised(address)
 	}

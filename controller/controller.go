@@ -104,13 +104,14 @@ type sources struct {
 	l2          cache.SharedIndexInformer
 	bgp         cache.SharedIndexInformer
 	peer        cache.SharedIndexInformer
+	password    cache.SharedIndexInformer
 	speaker     cache.SharedIndexInformer
 	owner       cache.SharedIndexInformer
 	reservation cache.SharedIndexInformer
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.speaker, s.owner, s.reservation}
+	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password, s.speaker, s.owner, s.reservation}
 }
 
 // New returns a controller that does nothing yet.
@@ -123,6 +124,10 @@ func New(o Options) (*Controller, error) {
 		informers.WithTweakListOptions(func(l *metav1.ListOptions) {
 			l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.HelloSecret).String()
 		}))
+	password, err := client.NewPasswordInformer(o.Kubernetes, o.Namespace)
+	if err != nil {
+		return nil, err
+	}
 	c := &Controller{
 		Options: o,
 		informers: sources{
@@ -138,6 +143,7 @@ func New(o Options) (*Controller, error) {
 			l2:          client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
 			bgp:         client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
 			peer:        client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+			password:    password,
 			reservation: client.NewInformer(o.Berth.IPReservations(""), &v1alpha1.IPReservation{}),
 			owner:       client.NewInformer(o.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
 			speaker:     client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
@@ -155,7 +161,6 @@ func New(o Options) (*Controller, error) {
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
 	c.conflicts.Store(&map[netip.Addr]foreign{})
-	var err error
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -207,6 +212,7 @@ func (c *Controller) watch() error {
 		{c.informers.l2, to(compileAll), respecified},
 		{c.informers.bgp, to(compileAll), respecified},
 		{c.informers.peer, to(compileAll), respecified},
+		{c.informers.password, to(compileAll), always},
 	}
 	for _, h := range handlers {
 		if _, err := h.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -242,7 +248,7 @@ func (c *Controller) slim() error {
 		}),
 		c.informers.slice.SetTransform(func(o any) (any, error) {
 			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-				return candidate.SlimSlice(s), nil
+				return candidate.SlimSlice(s, false), nil
 			}
 			return o, nil
 		}),

@@ -54,6 +54,7 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 		L2Advertisements:  client.Stored[*v1alpha1.L2Advertisement](c.informers.l2),
 		BGPAdvertisements: client.Stored[*v1alpha1.BGPAdvertisement](c.informers.bgp),
 		BGPPeers:          client.Stored[*v1alpha1.BGPPeer](c.informers.peer),
+		Passwords:         client.Passwords(c.informers.password),
 	})
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {

@@ -17,29 +17,45 @@ const (
 )
 
 // leave hands everything over: first others announce, then this node withdraws,
-// and all the while it forwards what still arrives. A speaker that holds its addresses
-// over a restart withdraws its routes only, and has the others wait for its return.
+// and all the while it forwards what still arrives. A speaker that is replaced can have the
+// others wait for its return (OnRestart), and the routers that know graceful restart.
 func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	state, reason := s.departure(ctx, p)
-	holds := s.OnRestart == Hold && state == v1alpha1.SpeakerRestarting
-	p.depart(state, reason, holds)
+	restarts := state == v1alpha1.SpeakerRestarting
+	departed := time.Now()
+	p.depart(state, reason, restarts && s.OnRestart == Hold)
 	s.report(ctx, r)
 	s.drain(ctx, p)
-	withdraw, cancel := context.WithTimeout(ctx, drainAtMost)
-	defer cancel()
-	if err := p.bgp.Withdraw(withdraw); err != nil {
-		s.Logger.Warn("routes were not withdrawn", "error", err)
-	}
-	if r.sessionsUp() > 0 {
-		delay := time.NewTimer(s.LeaveDelay)
-		defer delay.Stop()
-		select {
-		case <-delay.C:
-		case <-ctx.Done():
-		}
+	if !restarts || !p.kept.Load() {
+		s.withdraw(ctx, p, r, departed)
 	}
 	r.setState(v1alpha1.SpeakerStopped, reason)
 	s.report(ctx, r)
+}
+
+// withdraw waits until the routers have found other routes, withdraws ours, and waits
+// until they know.
+func (s *Speaker) withdraw(ctx context.Context, p *planner, r *reporter, departed time.Time) {
+	if r.sessionsUp() > 0 && p.bgp.Status().Announced > 0 {
+		wait(ctx, s.DrainTime-time.Since(departed))
+	}
+	bounded, cancel := context.WithTimeout(ctx, drainAtMost)
+	defer cancel()
+	if err := p.bgp.Withdraw(bounded); err != nil {
+		s.Logger.Warn("routes were not withdrawn", "error", err)
+	}
+	if r.sessionsUp() > 0 {
+		wait(ctx, s.LeaveDelay)
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // drain waits until others answer for what this node answered for.

@@ -80,7 +80,7 @@ type Plan struct {
 func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, world World) Plan {
 	won := winners(group)
 	serving := servingNodes(won, endpoints, world)
-	return Plan{L2: planL2(group, won, serving, world), BGP: planBGP(group, serving, world)}
+	return Plan{L2: planL2(group, won, serving, world), BGP: planBGP(group, won, endpoints, serving, world)}
 }
 
 // winners returns the Services of the group without those that have an address in
@@ -108,7 +108,7 @@ func winners(group Group) []Service {
 	return won
 }
 
-// servingNodes returns the nodes that may announce these Services: not excluded, and
+// servingNodes returns the nodes that can serve these Services, excluded ones too: those
 // with an endpoint of every Service of policy Local that has any.
 func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world World) map[string]Node {
 	var needed []map[string]bool
@@ -127,7 +127,7 @@ func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world
 	}
 	nodes := map[string]Node{}
 	for name, node := range world.Nodes {
-		if node.Excluded == "" && !slices.ContainsFunc(needed, func(with map[string]bool) bool { return !with[name] }) {
+		if !slices.ContainsFunc(needed, func(with map[string]bool) bool { return !with[name] }) {
 			nodes[name] = node
 		}
 	}
@@ -185,11 +185,12 @@ func selects(part, advertisement string) bool {
 	return slices.Contains(strings.Split(names, ","), advertisement)
 }
 
-// candidates returns the serving nodes that one of the advertisements selects.
+// candidates returns the serving nodes that are not excluded and that one of the
+// advertisements selects.
 func candidates(advertisements []*config.L2Advertisement, serving map[string]Node) []string {
 	var names []string
 	for name, node := range serving {
-		if slices.ContainsFunc(advertisements, func(a *config.L2Advertisement) bool { return a.Nodes.Matches(node.Labels) }) {
+		if node.Excluded == "" && slices.ContainsFunc(advertisements, func(a *config.L2Advertisement) bool { return a.Nodes.Matches(node.Labels) }) {
 			names = append(names, name)
 		}
 	}
@@ -233,55 +234,4 @@ func interfaces(advertisements []*config.L2Advertisement, world World) []string 
 	}
 	slices.Sort(patterns)
 	return slices.Compact(patterns)
-}
-
-// planBGP says which routes of the group this node announces, and to whom.
-func planBGP(group Group, serving map[string]Node, world World) bgp.Desired {
-	var desired bgp.Desired
-	self, ok := serving[world.Self]
-	if !ok || world.Unfit {
-		return desired
-	}
-	for _, address := range group.Addresses {
-		selected, all := false, false
-		var peers []string
-		for _, a := range world.Snapshot.BGPFor(address) {
-			if !a.Nodes.Matches(self.Labels) {
-				continue
-			}
-			selected = true
-			all = all || len(a.Peers) == 0
-			peers = append(peers, a.Peers...)
-		}
-		if !selected {
-			continue
-		}
-		if all {
-			peers = nil
-		}
-		slices.Sort(peers)
-		desired.Routes = append(desired.Routes, bgp.Route{
-			Prefix: netip.PrefixFrom(address, address.BitLen()),
-			Peers:  slices.Compact(peers),
-		})
-	}
-	return desired
-}
-
-// PlanPeers returns the BGP peers of this node; an excluded node keeps them, so
-// that its return is quick.
-func PlanPeers(world World) []bgp.Peer {
-	self, ok := world.Nodes[world.Self]
-	if !ok {
-		return nil
-	}
-	var peers []bgp.Peer
-	for _, p := range world.Snapshot.PeersOf(self.Labels) {
-		peers = append(peers, bgp.Peer{
-			Name: p.Name, Address: p.Address, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.PeerASN,
-			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
-			EBGPMultihop: p.EBGPMultihop,
-		})
-	}
-	return peers
 }

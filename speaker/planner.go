@@ -36,6 +36,7 @@ type planner struct {
 	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
+	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
 	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
 	keyed   bool
 
@@ -153,7 +154,7 @@ func (p *planner) run(ctx context.Context) {
 			p.replan()
 			p.rebalance()
 		case nodesChanged:
-			if nodes := p.sources.nodes(); !reflect.DeepEqual(nodes, p.world.Nodes) {
+			if nodes := p.nodes(); !reflect.DeepEqual(nodes, p.world.Nodes) {
 				p.world.Nodes = nodes
 				p.replan()
 				p.reviewState()
@@ -170,6 +171,18 @@ func (p *planner) run(ctx context.Context) {
 		}
 		p.tasks.Done(t)
 	}
+}
+
+// nodes returns what plans need to know of the nodes. Of this one the last that was
+// known counts when its object is gone: its routes are withdrawn in good order.
+func (p *planner) nodes() map[string]Node {
+	nodes := p.sources.nodes()
+	if last, known := p.world.Nodes[p.Node]; known {
+		if _, exists := nodes[p.Node]; !exists {
+			nodes[p.Node] = Node{Labels: last.Labels, Excluded: "object is gone"}
+		}
+	}
+	return nodes
 }
 
 // reviewService plans the groups around a Service anew.
@@ -266,6 +279,7 @@ func askedToRebalance(advertisements []*v1alpha1.L2Advertisement) map[string]str
 func (p *planner) syncPeers() {
 	peers := PlanPeers(p.world)
 	p.ordered.Store(int32(len(peers)))
+	p.kept.Store(slices.ContainsFunc(peers, func(peer bgp.Peer) bool { return peer.GracefulRestart > 0 }))
 	p.bgp.SyncPeers(peers)
 }
 
@@ -312,6 +326,16 @@ func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool)
 	} else if p.reporter.setState(state, reason) {
 		p.Logger.Info("state", "state", state, "reason", reason, "holds", true)
 		p.l2.SetState(l2.Holding)
+		p.restartBGP()
+	}
+}
+
+// restartBGP has routers keep the routes that can, or else use others.
+func (p *planner) restartBGP() {
+	if p.kept.Load() {
+		p.bgp.Restart()
+	} else {
+		p.bgp.Drain(p.DrainTime)
 	}
 }
 
@@ -323,12 +347,16 @@ func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 	switch state {
 	case v1alpha1.SpeakerReady:
 		p.l2.SetState(l2.Ready)
+		p.bgp.Resume()
 	case v1alpha1.SpeakerLeaving:
 		p.l2.SetState(l2.Leaving)
+		p.bgp.Drain(p.DrainTime)
 	case v1alpha1.SpeakerRestarting:
 		p.l2.SetState(l2.Restarting)
+		p.restartBGP()
 	case v1alpha1.SpeakerStarting:
 		p.l2.SetState(l2.Starting)
+		p.bgp.Resume() // it needs no key
 	case v1alpha1.SpeakerStopped:
 	}
 }

@@ -42,6 +42,9 @@ type Options struct {
 	DaemonSet string
 	// Version of the program.
 	Version string
+	// DrainTime is for how long routes are announced as a last resort before they are
+	// withdrawn, when the node leaves (RFC 8326).
+	DrainTime time.Duration
 	// LeaveDelay is the time between the withdrawal of the routes and the end of the
 	// BGP sessions, in which the routers move on and what still arrives is forwarded.
 	LeaveDelay time.Duration
@@ -92,7 +95,7 @@ func New(o Options) (*Speaker, error) {
 func (s *Speaker) Ready() bool { return s.ready.Load() }
 
 // Run announces until the context ends, then leaves in good order, which takes up
-// to LeaveDelay and three seconds.
+// to DrainTime, LeaveDelay and five seconds.
 func (s *Speaker) Run(ctx context.Context) error {
 	// What runs must outlive ctx: leaving needs it.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))

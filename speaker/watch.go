@@ -36,7 +36,8 @@ type sources struct {
 	l2       cache.SharedIndexInformer
 	bgp      cache.SharedIndexInformer
 	peer     cache.SharedIndexInformer
-	settings []cache.SharedIndexInformer // the four above
+	password cache.SharedIndexInformer
+	settings []cache.SharedIndexInformer // the five above
 }
 
 // byService indexes EndpointSlices by namespace/name of their Service.
@@ -61,7 +62,11 @@ func newSources(o Options) (*sources, error) {
 		bgp:     client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
 		peer:    client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
 	}
-	s.settings = []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer}
+	var err error
+	if s.password, err = client.NewPasswordInformer(o.Kubernetes, o.Namespace); err != nil {
+		return nil, err
+	}
+	s.settings = []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password}
 	if err := s.slice.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
 		if name := serviceOf(o); name != "" {
 			return []string{name}, nil
@@ -129,6 +134,7 @@ func (s *sources) objects() config.Objects {
 		L2Advertisements:  client.Stored[*v1alpha1.L2Advertisement](s.l2),
 		BGPAdvertisements: client.Stored[*v1alpha1.BGPAdvertisement](s.bgp),
 		BGPPeers:          client.Stored[*v1alpha1.BGPPeer](s.peer),
+		Passwords:         client.Passwords(s.password),
 	}
 }
 
@@ -238,7 +244,7 @@ func slimService(o any) (any, error) {
 
 func slimSlice(o any) (any, error) {
 	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-		return candidate.SlimSlice(slice), nil
+		return candidate.SlimSlice(slice, true), nil
 	}
 	return o, nil
 }

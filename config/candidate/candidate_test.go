@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,9 +77,9 @@ func TestWhereAServiceHasEndpoints(t *testing.T) {
 				}
 				return e
 			}
-			for _, s := range []*discoveryv1.EndpointSlice{slice, SlimSlice(slice)} {
+			for _, s := range []*discoveryv1.EndpointSlice{slice, SlimSlice(slice, false)} {
 				got := Of([]*discoveryv1.EndpointSlice{s})
-				if diff := cmp.Diff(c.want, empty(got)); diff != "" {
+				if diff := cmp.Diff(c.want, empty(got), cmpopts.IgnoreUnexported(Endpoints{})); diff != "" {
 					t.Error(diff)
 				}
 				var serve []string
@@ -105,9 +106,16 @@ func TestTheCacheKeepsOneOfEndpointsThatAreAlike(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-x", Labels: map[string]string{"kubernetes.io/service-name": "web"}},
 		Endpoints:  []discoveryv1.Endpoint{{NodeName: &node}},
 	}
-	got := SlimSlice(slice)
+	got := SlimSlice(slice, false)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	slice.AddressType = discoveryv1.AddressTypeIPv6
+	for _, s := range []*discoveryv1.EndpointSlice{slice, SlimSlice(slice, true)} {
+		e := Of([]*discoveryv1.EndpointSlice{s})
+		if v4, v6 := e.Count(node, true), e.Count(node, false); v4 != 0 || v6 != 1000 {
+			t.Errorf("%d and %d endpoints are counted, want 0 and 1000", v4, v6)
+		}
 	}
 	if s := ServiceOf(got); s != "d/web" {
 		t.Errorf("it belongs to %q, want d/web", s)

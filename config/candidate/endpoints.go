@@ -11,6 +11,8 @@ type Endpoints struct {
 	Ready map[string]bool
 	// Serving nodes have an endpoint that is terminating and still serves (KEP-1669).
 	Serving map[string]bool
+	// ready endpoints by node, of IPv4 and of IPv6
+	count [2]map[string]int
 	// Some: there is an endpoint that is ready or serves, on whichever node, or outside
 	// of the cluster.
 	Some bool
@@ -26,10 +28,18 @@ func (e Endpoints) Nodes() map[string]bool {
 	return e.Serving
 }
 
+// Count returns how many ready endpoints of a family are on the node.
+func (e Endpoints) Count(node string, ipv4 bool) int {
+	if ipv4 {
+		return e.count[0][node]
+	}
+	return e.count[1][node]
+}
+
 // Of returns where the endpoints are of which these EndpointSlices tell. Objects of
 // other types are passed over.
 func Of[T any](slices []T) Endpoints {
-	e := Endpoints{Ready: map[string]bool{}, Serving: map[string]bool{}}
+	e := Endpoints{Ready: map[string]bool{}, Serving: map[string]bool{}, count: [2]map[string]int{{}, {}}}
 	for _, o := range slices {
 		slice, ok := any(o).(*discoveryv1.EndpointSlice)
 		if !ok {
@@ -42,6 +52,11 @@ func Of[T any](slices []T) Endpoints {
 			case p.NodeName == nil:
 			case state == ready:
 				e.Ready[*p.NodeName] = true
+				family := 0
+				if slice.AddressType == discoveryv1.AddressTypeIPv6 {
+					family = 1
+				}
+				e.count[family][*p.NodeName]++
 			case state == serving:
 				e.Serving[*p.NodeName] = true
 			}
@@ -86,9 +101,9 @@ func ServiceOf(slice *discoveryv1.EndpointSlice) string {
 }
 
 // SlimSlice returns the EndpointSlice with no more than its name, its Service, and of
-// the endpoints that are alike to Of one each.
-func SlimSlice(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
-	slim := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+// the endpoints that are alike to Of one each, or all of them if they are to be counted.
+func SlimSlice(slice *discoveryv1.EndpointSlice, counted bool) *discoveryv1.EndpointSlice {
+	slim := &discoveryv1.EndpointSlice{AddressType: slice.AddressType, ObjectMeta: metav1.ObjectMeta{
 		Namespace: slice.Namespace, Name: slice.Name, UID: slice.UID, ResourceVersion: slice.ResourceVersion,
 	}}
 	if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
@@ -104,7 +119,7 @@ func SlimSlice(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 		if e.NodeName != nil {
 			k.node = *e.NodeName
 		}
-		if k.state == useless || seen[k] {
+		if k.state == useless || seen[k] && !(counted && k.state == ready) {
 			continue
 		}
 		seen[k] = true

@@ -105,7 +105,9 @@ type AdvertisementStatus struct {
 }
 
 // BGPAdvertisement announces the addresses of pools to BGP peers, as /32 and /128
-// routes with the announcing node as next hop.
+// routes or as aggregates, with the announcing node as next hop. Where several select
+// an address for one peer their communities are united, and of what else they say the
+// older one's word counts.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=bgpadv,categories=berth
@@ -148,6 +150,70 @@ type BGPAdvertisementSpec struct {
 	// +listType=set
 	Pools []string `json:"pools,omitempty"`
 
+	// ServiceSelectors: an address is announced when the labels of a Service that has
+	// it match one of them (the entries are ORed). Empty: all Services.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
+
+	// AggregationLength: IPv4 addresses are announced as the prefix of this length that
+	// holds them, while any address in it is, 8 to 32. An address whose prefix is not
+	// all in its pool is announced by itself. Default 32: each by itself.
+	// +optional
+	// +kubebuilder:validation:Minimum=8
+	// +kubebuilder:validation:Maximum=32
+	AggregationLength *int32 `json:"aggregationLength,omitempty"`
+
+	// AggregationLengthV6 is the same for IPv6, 16 to 128. Default 128.
+	// +optional
+	// +kubebuilder:validation:Minimum=16
+	// +kubebuilder:validation:Maximum=128
+	AggregationLengthV6 *int32 `json:"aggregationLengthV6,omitempty"`
+
+	// WithSpecifics: beside the aggregate each address is announced by itself.
+	// +optional
+	WithSpecifics bool `json:"withSpecifics,omitempty"`
+
+	// LocalPref is the LOCAL_PREF that internal peers are told, 0 to 4294967295; the
+	// higher is preferred (RFC 4271 section 5.1.5). Default 100.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	LocalPref *int64 `json:"localPref,omitempty"`
+
+	// MED is the MULTI_EXIT_DISC, 0 to 4294967295; of routes from one AS the lower is
+	// preferred (RFC 4271 section 5.1.4). Default: none.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	MED *int64 `json:"med,omitempty"`
+
+	// Communities of the routes: standard ones such as "65000:100" (RFC 1997), large
+	// ones such as "65000:1:2" (RFC 8092), or well-known names: no-export,
+	// no-advertise, no-export-subconfed, no-peer, blackhole, graceful-shutdown,
+	// accept-own.
+	// +optional
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=40
+	// +listType=set
+	Communities []string `json:"communities,omitempty"`
+
+	// Prepend: how often our AS number is in the AS path besides the once that it
+	// always is, towards external peers, 0 to 10: to be preferred less. Default 0.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	Prepend *int32 `json:"prepend,omitempty"`
+
+	// WeightBy LocalEndpoints: each node tells the number of its ready endpoints as a
+	// link bandwidth extended community, so that a router that supports it spreads
+	// connections evenly over endpoints and not over nodes. It is for Services of
+	// policy Local; routes of others have no weight. Default: no weight.
+	// +optional
+	WeightBy WeightBy `json:"weightBy,omitempty"`
+
 	// Peers, by the name of their BGPPeer, to which to announce. Empty: all peers.
 	// +optional
 	// +kubebuilder:validation:MaxItems=256
@@ -164,6 +230,14 @@ type BGPAdvertisementSpec struct {
 	// +listType=atomic
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 }
+
+// WeightBy says what a route weighs.
+//
+// +kubebuilder:validation:Enum=LocalEndpoints
+type WeightBy string
+
+// WeightByLocalEndpoints: the number of ready endpoints on the node.
+const WeightByLocalEndpoints WeightBy = "LocalEndpoints"
 
 // ConditionList returns where the conditions of the object are kept.
 func (o *L2Advertisement) ConditionList() *[]metav1.Condition { return &o.Status.Conditions }

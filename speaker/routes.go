@@ -1,0 +1,137 @@
+package speaker
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+)
+
+// planBGP says which routes of the group this node announces, to whom, and with which
+// attributes. A node that is excluded has a plan all the same: its driver withdraws the
+// routes in good order.
+func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoints, serving map[string]Node, world World) bgp.Desired {
+	var desired bgp.Desired
+	self, ok := serving[world.Self]
+	if !ok || world.Unfit {
+		return desired
+	}
+	for _, address := range group.Addresses {
+		by := map[netip.Prefix][]*config.BGPAdvertisement{} // in order of precedence
+		for _, a := range world.Snapshot.BGPFor(address, labelsAt(address, won)...) {
+			if !a.Nodes.Matches(self.Labels) {
+				continue
+			}
+			for _, prefix := range world.Snapshot.Prefixes(a, address) {
+				by[prefix] = append(by[prefix], a)
+			}
+		}
+		weight := localEndpoints(address, won, endpoints, world.Self)
+		for prefix, advertisements := range by {
+			desired.Routes = append(desired.Routes, routes(prefix, advertisements, weight, world)...)
+		}
+	}
+	slices.SortFunc(desired.Routes, func(a, b bgp.Route) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
+	})
+	return desired
+}
+
+// routes says what the peers of this node are told of a prefix that these advertisements
+// select.
+func routes(prefix netip.Prefix, advertisements []*config.BGPAdvertisement, weight uint32, world World) []bgp.Route {
+	first := advertisements[0].Peers
+	if !slices.ContainsFunc(advertisements, func(a *config.BGPAdvertisement) bool { return !slices.Equal(a.Peers, first) }) {
+		peers := slices.Sorted(slices.Values(first))
+		return []bgp.Route{{Prefix: prefix, Peers: peers, Attributes: attributes(advertisements, weight)}}
+	}
+	var found []bgp.Route
+	for _, peer := range world.Snapshot.PeersOf(world.Nodes[world.Self].Labels) {
+		tells := slices.DeleteFunc(slices.Clone(advertisements), func(a *config.BGPAdvertisement) bool {
+			return len(a.Peers) > 0 && !slices.Contains(a.Peers, peer.Name)
+		})
+		if len(tells) == 0 {
+			continue
+		}
+		said := attributes(tells, weight)
+		i := slices.IndexFunc(found, func(r bgp.Route) bool { return r.Attributes.Equal(said) })
+		if i < 0 {
+			found = append(found, bgp.Route{Prefix: prefix, Attributes: said})
+			i = len(found) - 1
+		}
+		found[i].Peers = append(found[i].Peers, peer.Name)
+	}
+	for _, r := range found {
+		slices.Sort(r.Peers)
+	}
+	return found
+}
+
+// attributes unites what advertisements say, in order of precedence: all communities, and
+// of the rest what the first says that says anything.
+func attributes(advertisements []*config.BGPAdvertisement, weight uint32) bgp.Attributes {
+	var united bgp.Attributes
+	for _, a := range advertisements {
+		united.LocalPref = cmp.Or(united.LocalPref, a.LocalPref)
+		united.MED = cmp.Or(united.MED, a.MED)
+		if united.Prepend == 0 && a.Prepend != nil {
+			united.Prepend = *a.Prepend
+		}
+		united.Communities = append(united.Communities, a.Communities...)
+		if a.ByEndpoints {
+			united.Weight = weight
+		}
+	}
+	slices.SortFunc(united.Communities, community.Compare)
+	united.Communities = slices.Compact(united.Communities)
+	return united
+}
+
+// localEndpoints counts the ready endpoints on a node of the Services of policy Local that
+// have the address; 0, no weight, when there are others.
+func localEndpoints(address netip.Addr, won []Service, endpoints map[string]candidate.Endpoints, node string) uint32 {
+	var n int
+	for _, s := range won {
+		if !slices.Contains(s.Addresses, address) {
+			continue
+		}
+		if !s.Local {
+			return 0
+		}
+		n += endpoints[s.Name].Count(node, address.Is4())
+	}
+	return uint32(n)
+}
+
+// PlanPeers returns the BGP peers of this node; an excluded node keeps them, so
+// that its return is quick.
+func PlanPeers(world World) []bgp.Peer {
+	self, ok := world.Nodes[world.Self]
+	if !ok {
+		return nil
+	}
+	var peers []bgp.Peer
+	for _, p := range world.Snapshot.PeersOf(self.Labels) {
+		peer := bgp.Peer{
+			Name: p.Name, Address: p.Address, Interface: p.Interface, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.PeerASN,
+			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
+			EBGPMultihop: p.EBGPMultihop, TTLSecurity: p.TTLSecurity, SourceAddress: p.SourceAddress, VRF: p.VRF,
+			Password: p.Password, IPv4: p.IPv4, IPv6: p.IPv6, GracefulRestart: p.GracefulRestart,
+		}
+		if p.PeerASN == 0 {
+			peer.PeerType = bgp.Internal
+			if p.External {
+				peer.PeerType = bgp.External
+			}
+		}
+		if p.BFD != nil {
+			peer.BFD = bgp.BFD{Enabled: true, ReceiveInterval: p.BFD.ReceiveInterval, TransmitInterval: p.BFD.TransmitInterval, Multiplier: p.BFD.Multiplier}
+		}
+		peers = append(peers, peer)
+	}
+	return peers
+}

@@ -1,0 +1,76 @@
+package speaker
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+func pointer[T any](v T) *T { return &v }
+
+// bgpWorld is a world of two peers and these advertisements.
+func bgpWorld(advertisements ...v1alpha1.BGPAdvertisementSpec) World {
+	objects := config.Objects{
+		Pools: []*v1alpha1.IPPool{{ObjectMeta: named("p"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}}},
+		BGPPeers: []*v1alpha1.BGPPeer{
+			{ObjectMeta: named("tor1"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.1", LocalASN: 1, PeerASN: 2}},
+			{ObjectMeta: named("tor2"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.2", LocalASN: 1, PeerASN: 2}},
+		},
+	}
+	for i, spec := range advertisements {
+		objects.BGPAdvertisements = append(objects.BGPAdvertisements, &v1alpha1.BGPAdvertisement{ObjectMeta: named(string(rune('a' + i))), Spec: spec})
+	}
+	snapshot, _ := config.Compile(objects)
+	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}}
+}
+
+func TestAdvertisementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
+	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Local: true, Addresses: addrs("198.51.100.7"), Labels: map[string]string{"tier": "web"}}}}
+	node := "n1"
+	endpoints := map[string]candidate.Endpoints{"d/web": candidate.Of([]*discoveryv1.EndpointSlice{{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{NodeName: &node}, {NodeName: &node}, {NodeName: &node}}}})}
+	prefix := func(text string) netip.Prefix { return netip.MustParsePrefix(text) }
+	two := []community.Community{{A: 1, B: 1}, {A: 2, B: 2}}
+	mail := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "mail"}}}
+	for _, c := range []struct {
+		name           string
+		advertisements []v1alpha1.BGPAdvertisementSpec
+		want           []bgp.Route
+	}{
+		{"one, to all peers", []v1alpha1.BGPAdvertisementSpec{{LocalPref: pointer(int64(7)), MED: pointer(int64(8)), Prepend: pointer(int32(2)), Communities: []string{"2:2", "1:1"}}},
+			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two}}}},
+		{"two to all peers: the older one's word, and all communities", []v1alpha1.BGPAdvertisementSpec{{MED: pointer(int64(8)), Communities: []string{"1:1"}}, {MED: pointer(int64(9)), LocalPref: pointer(int64(7)), Communities: []string{"2:2"}}},
+			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two}}}},
+		{"to one peer each", []v1alpha1.BGPAdvertisementSpec{{Peers: []string{"tor1"}}, {Peers: []string{"tor2"}, Prepend: pointer(int32(3))}},
+			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}}}},
+		{"to one peer, and to all", []v1alpha1.BGPAdvertisementSpec{{Peers: []string{"tor2"}, MED: pointer(int64(1))}, {MED: pointer(int64(5))}},
+			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}}}},
+		{"an aggregate with specifics", []v1alpha1.BGPAdvertisementSpec{{AggregationLength: pointer(int32(26)), WithSpecifics: true, MED: pointer(int64(5))}},
+			[]bgp.Route{{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}}},
+		{"by weight", []v1alpha1.BGPAdvertisementSpec{{WeightBy: v1alpha1.WeightByLocalEndpoints}},
+			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{Weight: 3}}}},
+		{"for other Services", []v1alpha1.BGPAdvertisementSpec{{ServiceSelectors: mail}}, nil},
+	} {
+		world := bgpWorld(c.advertisements...)
+		got := PlanGroup(group, endpoints, world).BGP.Routes
+		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
+		}
+	}
+}
+
+func TestARouteOfPolicyClusterHasNoWeight(t *testing.T) {
+	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Addresses: addrs("198.51.100.7")}}}
+	routes := PlanGroup(group, nil, bgpWorld(v1alpha1.BGPAdvertisementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints})).BGP.Routes
+	if len(routes) != 1 || routes[0].Weight != 0 {
+		t.Errorf("routes %+v, want one without weight", routes)
+	}
+}
