@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/stage"
@@ -36,7 +38,25 @@ func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
 		{"L2Advertisement", `{preferredNodes: [{weight: 50}]}`, "spec.preferredNodes[0].nodeSelector: Required value"},
 		{"L2Advertisement", `{serviceSelectors: web}`, "must be of type array"},
 		{"BGPAdvertisement", `{peers: [a, a]}`, "Duplicate value"},
-		{"BGPPeer", `{localASN: 1, peerASN: 2}`, "spec.address: Required value"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2}`, "one of address and interface says where the peer is"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, interface: eth0}`, "one of address and interface says where the peer is"},
+		{"BGPPeer", `{localASN: 1, address: 192.0.2.1}`, "one of peerASN and peerType says which AS the peer is in"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, peerType: External, address: 192.0.2.1}`, "one of peerASN and peerType says which AS the peer is in"},
+		{"BGPPeer", `{localASN: 1, peerType: Both, address: 192.0.2.1}`, `Unsupported value: "Both"`},
+		{"BGPPeer", `{localASN: 1, peerType: Internal, address: 192.0.2.1, ebgpMultihop: 3}`, "ebgpMultihop is for external peers"},
+		{"BGPPeer", `{localASN: 2, localASOverride: 1, peerASN: 1, address: 192.0.2.1, ebgpMultihop: 3}`, "ebgpMultihop is for external peers"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, ebgpMultihop: 3, ttlSecurity: true}`, "ttlSecurity is for peers one hop away"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, interface: eth0, sourceAddress: 192.0.2.11}`, "a peer on an interface is reached by link-local addresses"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, sourceAddress: "2001:db8::1"}`, "sourceAddress and address are of one family"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, families: [IPX]}`, `Unsupported value: "IPX"`},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, gracefulRestart: {restartTime: 2h}}`, "from 1s to 4095s"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, bfd: {transmitInterval: 1ms}}`, "from 10ms to 60s"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, bfd: {multiplier: 1}}`, "should be greater than or equal to 2"},
+		{"BGPPeer", `{localASN: 1, peerASN: 2, address: 192.0.2.1, passwordSecretRef: {name: ""}}`, "should be at least 1 chars long"},
+		{"BGPAdvertisement", `{aggregationLength: 33}`, "should be less than or equal to 32"},
+		{"BGPAdvertisement", `{localPref: 4294967296}`, "should be less than or equal to 4294967295"},
+		{"BGPAdvertisement", `{prepend: 11}`, "should be less than or equal to 10"},
+		{"BGPAdvertisement", `{weightBy: Nodes}`, `Unsupported value: "Nodes"`},
 		{"BGPPeer", `{localASN: 1, peerASN: 2, address: router}`, "an IPv4 or IPv6 address such as 192.0.2.1"},
 		{"BGPPeer", `{localASN: 0, peerASN: 2, address: 192.0.2.1}`, "should be greater than or equal to 1"},
 		{"BGPPeer", `{localASN: 1, peerASN: 4294967296, address: 192.0.2.1}`, "should be less than or equal to 4294967294"},
@@ -77,6 +97,10 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 		object("L2Advertisement", "pattern", `{interfaces: [eth0, "bond["]}`),
 		object("BGPPeer", "group", `{localASN: 1, peerASN: 2, address: 224.0.0.1}`),
 		object("BGPAdvertisement", "typo", `{peers: [tor]}`),
+		object("BGPPeer", "secret", `{localASN: 1, peerASN: 2, address: 192.0.2.1, passwordSecretRef: {name: nobody}}`),
+		object("BGPAdvertisement", "community", `{pools: [good], communities: ["65536:1"]}`),
+		object("BGPAdvertisement", "preference-a", `{pools: [good], localPref: 200}`),
+		object("BGPAdvertisement", "preference-b", `{pools: [good], localPref: 100}`),
 	} {
 		must(t, scene.Apply(t.Context(), o))
 	}
@@ -91,6 +115,9 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "l2advertisement", "pattern", "False", `spec.interfaces[1]: "bond[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`)
 	awaitReady(t, "bgppeer", "group", "False", `spec.address: 224.0.0.1 is not the address of a router; write a unicast address`)
 	awaitReady(t, "bgpadvertisement", "typo", "False", `spec.peers[0]: no BGPPeer "tor" is in effect; create it, mend it, or take the name out`)
+	awaitReady(t, "bgppeer", "secret", "False", `spec.passwordSecretRef: there is no Secret "nobody" of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key "password"`)
+	awaitReady(t, "bgpadvertisement", "community", "False", `spec.communities[0]: "65536:1" is no community; write two numbers up to 65535 (65000:100), three up to 4294967295 (65000:1:2), or a name such as no-export; routes are announced without it`)
+	awaitReady(t, "bgpadvertisement", "preference-b", "False", `spec.localPref: 100, where the older BGPAdvertisement preference-a says 200 for the same routes, which counts; make them equal, or select other pools, peers, nodes or Services`)
 
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "Allocated", "192.0.2.0")
@@ -102,6 +129,15 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "ippool", "reversed", "True", "all of the object is in effect")
 	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor", `{localASN: 1, peerASN: 2, address: 192.0.2.254}`)))
 	awaitReady(t, "bgpadvertisement", "typo", "True", "all of the object is in effect")
+	password := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "nobody", Namespace: stage.Namespace}, Type: corev1.SecretTypeBasicAuth,
+		StringData: map[string]string{corev1.BasicAuthUsernameKey: "", corev1.BasicAuthPasswordKey: "a secret"},
+	}
+	_, err := scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Create(t.Context(), password, metav1.CreateOptions{})
+	must(t, err)
+	awaitReady(t, "bgppeer", "secret", "True", "all of the object is in effect")
+	must(t, scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Delete(t.Context(), "nobody", metav1.DeleteOptions{}))
+	awaitReady(t, "bgppeer", "secret", "False", `spec.passwordSecretRef: there is no Secret "nobody" of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key "password"`)
 }
 
 // awaitAnnounced waits until the Service web is announced so, or not.
