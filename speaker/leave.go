@@ -29,6 +29,11 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	if !restarts || !p.kept.Load() {
 		s.withdraw(ctx, p, r, departed)
 	}
+	if !restarts {
+		if err := p.unserved.Remove(); err != nil {
+			s.Logger.Warn("the nftables table was left behind", "error", err)
+		}
+	}
 	r.setState(v1alpha1.SpeakerStopped, reason)
 	s.report(ctx, r)
 }

@@ -75,6 +75,22 @@ type Plan struct {
 	BGP bgp.Desired
 }
 
+// Prefixes returns what this node may be sent packets for, ascending: what it announces
+// by BGP, or may answer for on a segment.
+func (p Plan) Prefixes() []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, part := range p.L2 {
+		for _, a := range part.Addresses {
+			prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	for _, r := range p.BGP.Routes {
+		prefixes = append(prefixes, r.Prefix)
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return slices.Compact(prefixes)
+}
+
 // PlanGroup says what this node must do for the group. The endpoints are by the
 // name of the Service.
 func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, world World) Plan {

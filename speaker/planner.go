@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/speaker/unserved"
 )
 
 // planner turns what changed in the API into plans, and hands them to the drivers.
@@ -27,6 +28,7 @@ type planner struct {
 	sources  *sources
 	l2       *l2.Driver
 	bgp      *bgp.Driver
+	unserved *unserved.Driver
 	mirror   *mirror.Mirror
 	reporter *reporter
 	tasks    *workqueue.Typed[task]
@@ -60,9 +62,9 @@ const (
 	dataPathChanged
 )
 
-func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, m *mirror.Mirror, r *reporter) (*planner, error) {
+func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, m *mirror.Mirror, r *reporter) (*planner, error) {
 	p := &planner{
-		Options: o, sources: s, l2: layer2, bgp: routes, mirror: m, reporter: r,
+		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},
@@ -199,6 +201,7 @@ func (p *planner) reviewService(key string) {
 	for _, id := range gone {
 		p.syncL2(id, nil)
 		p.bgp.Sync(id, bgp.Desired{})
+		p.unserved.Sync(id, nil)
 	}
 	p.reporter.poke()
 }
@@ -220,6 +223,7 @@ func (p *planner) plan(group Group) {
 		}
 	}
 	plan := PlanGroup(group, endpoints, p.world)
+	p.unserved.Sync(group.ID, plan.Prefixes()) // first: what is announced is sent here
 	p.syncL2(group.ID, plan.L2)
 	p.bgp.Sync(group.ID, plan.BGP)
 	for part := range plan.L2 {

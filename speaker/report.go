@@ -21,6 +21,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/returnpath"
+	"github.com/berth-lb/berth/speaker/unserved"
 )
 
 // Pace of reports: a report is written when something changed, at most this often,
@@ -42,6 +43,7 @@ type reporter struct {
 	sources *sources
 	l2      *l2.Driver
 	bgp     *bgp.Driver
+	drops   *unserved.Driver
 	changed chan struct{}
 	foreign conflicts
 	spend   *rate.Limiter // of events about Services
@@ -59,9 +61,9 @@ type reporter struct {
 	written *v1alpha1.SpeakerStatus // of the goroutine of publish
 }
 
-func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver) *reporter {
+func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver) *reporter {
 	return &reporter{
-		Options: o, sources: s, l2: layer2, bgp: routes,
+		Options: o, sources: s, l2: layer2, bgp: routes, drops: drops,
 		changed:    make(chan struct{}, 1),
 		flushes:    make(chan chan error),
 		spend:      rate.NewLimiter(2, 50),
@@ -362,6 +364,9 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	}
 	if layer2.Err != "" {
 		messages = append(messages, "layer 2: "+layer2.Err)
+	}
+	if text := r.drops.Err(); text != "" {
+		messages = append(messages, text)
 	}
 	routes := r.bgp.Status()
 	report.PrefixesAnnounced = int32(routes.Announced)

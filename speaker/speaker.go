@@ -24,6 +24,7 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/speaker/unserved"
 )
 
 // Options of a Speaker.
@@ -122,6 +123,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	planner.begin()
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
+	group.Go(func() error { return planner.unserved.Run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
 	group.Go(func() error { return dataPath{s.ProxyHealthz, proxyEvery, planner.followDataPath}.run(life) })
@@ -198,8 +200,12 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, fmt.Errorf("BGP: %w", err)
 	}
-	r := newReporter(s.Options, s.sources, layer2, routes)
-	p, err := newPlanner(s.Options, s.sources, layer2, routes, claims, r)
+	drops, err := unserved.New(s.Logger.With("driver", "unserved"), s.Metrics)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := newReporter(s.Options, s.sources, layer2, routes, drops)
+	p, err := newPlanner(s.Options, s.sources, layer2, routes, drops, claims, r)
 	return p, r, err
 }
 
