@@ -26,13 +26,13 @@ import (
 
 // testInstalled looks at the processes of the installed Pods with the kernel's eyes.
 func testInstalled(t *testing.T, r *rack) {
-	const netRaw = "0000000000002000" // capabilities(7): CAP_NET_RAW is bit 13
+	const network = "0000000000003000" // capabilities(7): CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13
 	for _, node := range r.Nodes() {
 		p, err := r.Process(t.Context(), "speaker@"+node)
 		if err != nil {
 			t.Fatal(err)
 		}
-		restricted(t, p.Name, p.PID, netRaw)
+		restricted(t, p.Name, p.PID, network)
 	}
 	controllers, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
 	if err != nil {

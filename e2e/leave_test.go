@@ -148,7 +148,9 @@ func testRebalance(t *testing.T, r *rack) {
 		}
 	}
 	t.Cleanup(func() { label("-") })
-	end := r.probe(t, lab.Client, r.address(t, svc, corev1.IPv4Protocol), probeTimeout, true)
+	address := r.address(t, svc, corev1.IPv4Protocol)
+	r.answers(t, lab.Client, address) // kube-proxy has its rules
+	end := r.probe(t, lab.Client, address, probeTimeout, true)
 	label("=")
 	other := r.ownerObject(t, svc, "n1")
 	label("-")
