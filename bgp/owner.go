@@ -46,8 +46,8 @@ type owner struct {
 	phase     phase
 	withdrawn []chan struct{}
 
-	ready                <-chan struct{} // closed
-	retry, settle, drain *time.Timer
+	ready                      <-chan struct{} // closed
+	retry, settle, drain, rest *time.Timer
 }
 
 func newOwner(d *Driver) *owner {
@@ -68,6 +68,7 @@ func newOwner(d *Driver) *owner {
 		retry:     stoppedTimer(),
 		settle:    stoppedTimer(),
 		drain:     stoppedTimer(),
+		rest:      stoppedTimer(),
 	}
 }
 
@@ -85,6 +86,7 @@ func (o *owner) run(ctx context.Context) error {
 	defer o.retry.Stop()
 	defer o.settle.Stop()
 	defer o.drain.Stop()
+	defer o.rest.Stop()
 
 	for {
 		select {
@@ -106,6 +108,8 @@ func (o *owner) run(ctx context.Context) error {
 			if o.phase == draining {
 				o.enter(withdrawn)
 			}
+		case <-o.rest.C:
+			o.wakeRested(inner)
 		case <-resync.C:
 			o.readBack()
 		case <-o.work():

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync/atomic"
 	"testing"
 )
 
@@ -23,8 +22,6 @@ type rogue struct {
 	asn      uint16
 	twoBytes bool // it does not know AS numbers of four bytes (RFC 6793)
 	listener *net.TCPListener
-	updates  atomic.Int64
-	heard    chan struct{} // has an element when updates grew
 }
 
 func newRogue(t testing.TB, address string, asn uint16) *rogue {
@@ -37,7 +34,6 @@ func newRogue(t testing.TB, address string, asn uint16) *rogue {
 		port:     listener.Addr().(*net.TCPAddr).AddrPort().Port(),
 		asn:      asn,
 		listener: listener,
-		heard:    make(chan struct{}, 1),
 	}
 }
 
@@ -87,8 +83,8 @@ func (r *rogue) open() []byte {
 	return message(1, body...)
 }
 
-// drain reads until the driver closes the connection and counts the UPDATE messages. It returns the code and
-// subcode of the driver's NOTIFICATION, zeros if it sent none; or an error if the driver leaves it open.
+// drain reads until the driver closes the connection. It returns the code and subcode of the driver's
+// NOTIFICATION, zeros if it sent none; or an error if the driver leaves it open.
 func (r *rogue) drain(conn net.Conn) (code, subcode byte, err error) {
 	for {
 		kind, body, err := readRaw(conn)
@@ -98,11 +94,7 @@ func (r *rogue) drain(conn net.Conn) (code, subcode byte, err error) {
 		if err != nil {
 			return code, subcode, nil
 		}
-		switch {
-		case kind == 2:
-			r.updates.Add(1)
-			wake(r.heard)
-		case kind == 3 && len(body) >= 2:
+		if kind == 3 && len(body) >= 2 {
 			code, subcode = body[0], body[1]
 		}
 	}

@@ -23,6 +23,10 @@ const deferral = 1
 // while it works through its paths.
 const pathsPerCall = 500
 
+// receivedPrefixes is how many prefixes of a family a peer may send. None is used, but GoBGP keeps them while
+// the session lasts, at some 500 bytes each.
+const receivedPrefixes = 10000
+
 // server is a running GoBGP without a listener. Its calls may come from one goroutine at a time.
 type server struct {
 	bgp    *gobgpserver.BgpServer
@@ -174,8 +178,10 @@ func neighbour(p Peer) *api.Peer {
 		}
 	}
 	for _, f := range p.families() {
+		family := apiutil.ToApiFamily(f.Afi(), f.Safi())
 		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
-			Config:            &api.AfiSafiConfig{Family: apiutil.ToApiFamily(f.Afi(), f.Safi()), Enabled: true},
+			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
+			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: receivedPrefixes},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restart}},
 		})
 	}
@@ -252,6 +258,14 @@ func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) 
 	}
 	if err != nil {
 		return fmt.Errorf("end session with %s: %w", address, err)
+	}
+	return nil
+}
+
+// enable lets a session come up again that GoBGP ended for too many prefixes.
+func (s *server) enable(ctx context.Context, address netip.Addr) error {
+	if err := s.bgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: address.String()}); err != nil {
+		return fmt.Errorf("enable session with %s: %w", address, err)
 	}
 	return nil
 }

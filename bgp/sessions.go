@@ -179,6 +179,11 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	switch {
 	case e.reason == "hold-timer-expired":
 		reason = fmt.Sprintf("hold timer expired: nothing heard from the peer (configured hold time %s)", hold)
+	case s.lastNote.tooMany():
+		reason = fmt.Sprintf("%s: the peer sent more than %d prefixes of a family, all unwanted; have it send none; next attempt in %s",
+			s.lastNote.text, receivedPrefixes, o.config.PrefixLimitPause)
+		s.rested = e.time.Add(o.config.PrefixLimitPause)
+		o.rest.Reset(o.config.PrefixLimitPause)
 	case s.lastNote.notification():
 		reason = s.lastNote.text
 	case e.reason == "read-failed":
@@ -191,6 +196,23 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	o.metrics.downs.WithLabelValues(s.peer.Name).Inc()
 	o.setError(s, reason, e.time)
 	o.report(s, SessionDown, reason)
+}
+
+// wakeRested lets those sessions come up again that have rested after too many prefixes.
+func (o *owner) wakeRested(ctx context.Context) {
+	for address, s := range o.byAddress {
+		if s.rested.IsZero() {
+			continue
+		}
+		if left := time.Until(s.rested); left > 0 {
+			o.rest.Reset(left)
+			continue
+		}
+		s.rested = time.Time{}
+		if err := o.server.enable(ctx, address); err != nil {
+			o.log.Error("BGP session not enabled", slog.String("peer", s.peer.Name), slog.Any("error", err))
+		}
+	}
 }
 
 // refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not confirm. What

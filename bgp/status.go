@@ -87,6 +87,7 @@ type session struct {
 	// Only the owner uses the rest.
 	lastNote note
 	settling time.Time // when the session came up, until GoBGP is known to send it changes
+	rested   time.Time // when a session that ended for too many prefixes may come up again
 	probed   time.Time
 	verdict  string // the last probe's
 }
