@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,11 @@ type owner struct {
 	notes  *notes
 	probes chan verdict
 	asking sync.WaitGroup
+
+	routers   map[string]sighting // of unnumbered peers, by interface
+	sought    []string            // the interfaces where a search is on
+	sightings chan sighting
+	seekAgain *time.Timer
 
 	wanted    *wanted
 	book      *book
@@ -57,6 +63,9 @@ func newOwner(d *Driver) *owner {
 		Driver:    d,
 		notes:     newNotes(d.log.Handler()),
 		probes:    make(chan verdict),
+		routers:   map[string]sighting{},
+		sightings: make(chan sighting),
+		seekAgain: stoppedTimer(),
 		wanted:    newWanted(),
 		book:      newBook(),
 		announced: map[netip.Prefix]announcement{},
@@ -87,6 +96,7 @@ func (o *owner) run(ctx context.Context) error {
 	defer o.settle.Stop()
 	defer o.drain.Stop()
 	defer o.rest.Stop()
+	defer o.seekAgain.Stop()
 
 	for {
 		select {
@@ -100,6 +110,10 @@ func (o *owner) run(ctx context.Context) error {
 			o.readNotes(inner)
 		case v := <-o.probes:
 			o.probeAnswered(v)
+		case seen := <-o.sightings:
+			o.sighted(inner, seen)
+		case <-o.seekAgain.C:
+			o.seek(inner)
 		case <-o.settle.C:
 			o.settleSessions(inner)
 		case <-o.retry.C:
@@ -118,6 +132,7 @@ func (o *owner) run(ctx context.Context) error {
 		if o.peersNews && len(o.dirty) == 0 {
 			o.peersNews = false
 			o.syncPeers(inner)
+			o.seek(inner)
 		}
 	}
 }
@@ -228,7 +243,13 @@ func (o *owner) publishBook() error {
 	if !o.book.news {
 		return nil
 	}
-	if err := o.server.setPeers(context.Background(), o.usable, o.book); err != nil {
+	peers := slices.Clone(o.usable)
+	for i, p := range peers {
+		if s := o.board.sessions[p.Name]; s != nil && s.withheld {
+			peers[i].IPv4, peers[i].IPv6 = false, true
+		}
+	}
+	if err := o.server.setPeers(context.Background(), peers, o.book); err != nil {
 		return err
 	}
 	o.book.news = false
@@ -245,7 +266,7 @@ func (o *owner) compare(prefix netip.Prefix, forced bool) (c change, needed bool
 	case o.phase == draining:
 		want = want.drained()
 	}
-	hop, reachable := o.nextHops[familyOf(prefix.Addr())]
+	hop, reachable := o.nextHop(familyOf(prefix.Addr()))
 	var problem string
 	switch {
 	case !prefix.IsValid():
@@ -381,11 +402,12 @@ func (o *owner) readBack() {
 			o.log.Error("BGP resync failed", slog.Any("error", err))
 			return
 		}
+		hop, _ := o.nextHop(family)
 		for prefix, a := range o.announced {
 			if familyOf(prefix.Addr()) != family {
 				continue
 			}
-			want, err := newPath(prefix, a, o.nextHops[family], false, o.book, o.asn())
+			want, err := newPath(prefix, a, hop, false, o.book, o.asn())
 			if got, ok := found[prefix]; err != nil || !ok || !samePath(got, want) {
 				o.log.Warn("BGP route drifted", slog.String("prefix", prefix.String()))
 				o.dirty[prefix] = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -41,6 +42,7 @@ type sessionEvent struct {
 	time     time.Time
 	families []gobgp.Family // negotiated; with FSM state ESTABLISHED only
 	restarts bool           // the peer knows graceful restart
+	extended bool           // the peer takes IPv4 routes with an IPv6 next hop (RFC 8950)
 }
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
@@ -95,6 +97,8 @@ func (s *server) watch(ctx context.Context) error {
 				switch v := c.(type) {
 				case *gobgp.CapMultiProtocol:
 					e.families = append(e.families, v.CapValue)
+				case *gobgp.CapExtendedNexthop:
+					e.extended = e.extended || slices.ContainsFunc(v.Tuples, extendedIPv4)
 				case *gobgp.CapGracefulRestart:
 					e.restarts = true
 				}
@@ -109,6 +113,10 @@ func (s *server) watch(ctx context.Context) error {
 		return fmt.Errorf("watch BGP sessions: %w", err)
 	}
 	return nil
+}
+
+func extendedIPv4(t *gobgp.CapExtendedNexthopTuple) bool {
+	return t.NLRIAFI == gobgp.AFI_IP && t.NLRISAFI == uint16(gobgp.SAFI_UNICAST) && t.NexthopAFI == gobgp.AFI_IP6
 }
 
 // setPeers makes the policies know these peers and sets of attributes, all at once. It touches no session.

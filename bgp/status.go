@@ -31,7 +31,7 @@ type Status struct {
 // PeerStatus is the state of the session with one peer.
 type PeerStatus struct {
 	Name              string
-	Address           netip.Addr
+	Address           netip.Addr // of an unnumbered peer: once it is found, with the interface as its zone
 	LocalASN, PeerASN uint32
 	// State is one of RFC 4271's, in lower case: idle, active, opensent, openconfirm, established.
 	State string
@@ -86,6 +86,8 @@ type session struct {
 	lastErrorAt time.Time
 	// Only the owner uses the rest.
 	lastNote note
+	withheld bool      // it gets no IPv4 routes, for their next hop
+	missed   bool      // it has not got all routes since it is up
 	settling time.Time // when the session came up, until GoBGP is known to send it changes
 	rested   time.Time // when a session that ended for too many prefixes may come up again
 	probed   time.Time
