@@ -27,6 +27,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics is where the berth_bgp_* metrics are registered; nil means nowhere.
 	Metrics prometheus.Registerer
+	// Liveness watches the paths to those peers that have BFD enabled; nil: none is watched.
+	Liveness Liveness
 	// PrefixLimitPause is how long a peer is left alone that sent more than 10 000 prefixes of a family, none of
 	// which is used; 0 means 5 minutes.
 	PrefixLimitPause time.Duration

@@ -34,6 +34,7 @@ type owner struct {
 	sought    []string            // the interfaces where a search is on
 	sightings chan sighting
 	seekAgain *time.Timer
+	watched   []Peer // by config.Liveness
 
 	wanted    *wanted
 	book      *book
@@ -110,6 +111,8 @@ func (o *owner) run(ctx context.Context) error {
 			o.readNotes(inner)
 		case v := <-o.probes:
 			o.probeAnswered(v)
+		case c := <-o.changes():
+			o.pathChanged(inner, c)
 		case seen := <-o.sightings:
 			o.sighted(inner, seen)
 		case <-o.seekAgain.C:
@@ -424,6 +427,7 @@ func (o *owner) readBack() {
 
 // close says goodbye to the peers and ends GoBGP.
 func (o *owner) close(ctx context.Context, cancel context.CancelFunc) error {
+	o.unwatchPaths()
 	for address, s := range o.byAddress {
 		if counted, err := o.server.established(ctx, address); err == nil && counted {
 			// Its event may still be on the way.

@@ -157,6 +157,8 @@ func neighbour(p Peer) *api.Peer {
 			HoldTime:          uint64(hold / time.Second),
 			KeepaliveInterval: uint64(keepalive / time.Second),
 			ConnectRetry:      uint64(retry / time.Second),
+			// After a reset of ours; GoBGP's default is 30.
+			IdleHoldTimeAfterReset: 1,
 		}},
 		Transport: &api.Transport{RemotePort: uint32(p.addrPort().Port())},
 	}
@@ -266,6 +268,18 @@ func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) 
 	}
 	if err != nil {
 		return fmt.Errorf("end session with %s: %w", address, err)
+	}
+	return nil
+}
+
+// reset ends an established session at once with NOTIFICATION Cease, Administrative Reset, and a word; the
+// next attempt follows in a second. Without a session it does nothing.
+func (s *server) reset(ctx context.Context, address netip.Addr, why string) error {
+	if up, err := s.established(ctx, address); err != nil || !up {
+		return err
+	}
+	if err := s.bgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Communication: why}); err != nil {
+		return fmt.Errorf("reset session with %s: %w", address, err)
 	}
 	return nil
 }

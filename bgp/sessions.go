@@ -48,6 +48,7 @@ func (o *owner) syncPeers(ctx context.Context) {
 			o.addPeer(ctx, p)
 		}
 	}
+	o.watchPaths()
 }
 
 // problem is a peer that cannot have a session.
@@ -170,7 +171,7 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 }
 
 func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
-	s.verdict, s.probed, s.lastNote = "", time.Time{}, note{}
+	s.verdict, s.probed, s.lastNote, s.cut = "", time.Time{}, note{}, ""
 	s.settling = e.time
 	o.report(s, SessionUp, "")
 	o.checkNextHops(s, e)
@@ -182,13 +183,15 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	hold, _, _ := s.peer.timers()
 	reason := e.reason
 	switch {
+	case s.cut != "":
+		reason = s.cut
 	case e.reason == "hold-timer-expired":
 		reason = fmt.Sprintf("hold timer expired: nothing heard from the peer (configured hold time %s)", hold)
 	case s.lastNote.tooMany():
 		reason = fmt.Sprintf("%s: the peer sent more than %d prefixes of a family, all unwanted; have it send none; next attempt in %s",
 			s.lastNote.text, receivedPrefixes, o.config.PrefixLimitPause)
 		s.rested = e.time.Add(o.config.PrefixLimitPause)
-		o.rest.Reset(o.config.PrefixLimitPause)
+		o.restUntil()
 	case s.lastNote.notification():
 		reason = s.lastNote.text
 	case e.reason == "read-failed":
@@ -209,17 +212,27 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 // wakeRested lets those sessions come up again that have rested after too many prefixes.
 func (o *owner) wakeRested(ctx context.Context) {
 	for address, s := range o.byAddress {
-		if s.rested.IsZero() {
-			continue
-		}
-		if left := time.Until(s.rested); left > 0 {
-			o.rest.Reset(left)
+		if s.rested.IsZero() || time.Now().Before(s.rested) {
 			continue
 		}
 		s.rested = time.Time{}
 		if err := o.server.enable(ctx, address); err != nil {
 			o.log.Error("BGP session not enabled", slog.String("peer", s.peer.Name), slog.Any("error", err))
 		}
+	}
+	o.restUntil()
+}
+
+// restUntil sets the timer for the first of those that rest.
+func (o *owner) restUntil() {
+	var first time.Time
+	for _, s := range o.byAddress {
+		if !s.rested.IsZero() && (first.IsZero() || s.rested.Before(first)) {
+			first = s.rested
+		}
+	}
+	if !first.IsZero() {
+		o.rest.Reset(time.Until(first))
 	}
 }
 
