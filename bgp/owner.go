@@ -104,7 +104,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return o.close(inner, cancel)
 		case <-o.orders.wake:
-			o.carryOut(inner, o.orders.take())
+			o.carryOut(o.orders.take())
 		case e := <-o.server.events:
 			o.sessionChanged(inner, e)
 		case <-o.notes.wake:
@@ -154,7 +154,7 @@ func (o *owner) withdrawDone() bool {
 	return o.phase != withdrawn || len(o.dirty) == 0 && len(o.announced) == 0
 }
 
-func (o *owner) carryOut(ctx context.Context, ord order) {
+func (o *owner) carryOut(ord order) {
 	for group, desired := range ord.groups {
 		for _, prefix := range o.wanted.replace(group, desired) {
 			o.touch(prefix)

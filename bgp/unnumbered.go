@@ -124,17 +124,6 @@ func (o *owner) checkNextHops(s *session, e sessionEvent) {
 	}
 }
 
-// withheld names the peers that get no IPv4 routes.
-func (o *owner) withheld() []string {
-	var names []string
-	for name, s := range o.board.sessions {
-		if s.withheld {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
 // nextHop is what a route of this family points to, where the peer does not demand otherwise.
 func (o *owner) nextHop(family gobgp.Family) (netip.Addr, bool) {
 	if hop, ok := o.nextHops[family]; ok {
