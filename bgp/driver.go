@@ -27,6 +27,11 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics is where the berth_bgp_* metrics are registered; nil means nowhere.
 	Metrics prometheus.Registerer
+	// Liveness watches the paths to those peers that have BFD enabled; nil: none is watched.
+	Liveness Liveness
+	// PrefixLimitPause is how long a peer is left alone that sent more than 10 000 prefixes of a family, none of
+	// which is used; 0 means 5 minutes.
+	PrefixLimitPause time.Duration
 	// ResyncInterval is how often everything announced is read back from GoBGP and repaired; 0 means 5
 	// minutes. Changes do not wait for it.
 	ResyncInterval time.Duration
@@ -62,6 +67,9 @@ func New(config Config) (*Driver, error) {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.PrefixLimitPause == 0 {
+		config.PrefixLimitPause = 5 * time.Minute
 	}
 	if config.ResyncInterval == 0 {
 		config.ResyncInterval = 5 * time.Minute

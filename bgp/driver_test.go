@@ -102,12 +102,13 @@ func (r *running) observesReason(t testing.TB, kind Kind, peer, part string) Obs
 func (r *running) up(t testing.TB, peers ...string) {
 	t.Helper()
 	await(t, r.Observed(), func() bool {
-		for _, name := range peers {
-			if !r.session(t, name).Established() {
-				return false
+		var established []string
+		for _, p := range r.Status().Peers {
+			if p.Established() {
+				established = append(established, p.Name)
 			}
 		}
-		return true
+		return !slices.ContainsFunc(peers, func(name string) bool { return !slices.Contains(established, name) })
 	}, func() string { return fmt.Sprintf("sessions not up: %+v", r.Status().Peers) })
 }
 
@@ -429,7 +430,7 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 		}
 		must(t, call([]*apiutil.Path{path}))
 	}
-	o.carryOut(ctx, order{groups: map[string]Desired{
+	o.carryOut(order{groups: map[string]Desired{
 		"web": routes(nil, "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32", "192.0.2.5/32"),
 	}})
 	o.sendBatch()

@@ -47,6 +47,12 @@ func (n note) notification() bool {
 	return n.kind == notificationSent || n.kind == notificationReceived
 }
 
+// tooMany tells whether we ended the session for the number of prefixes that the peer sent (RFC 4486).
+func (n note) tooMany() bool {
+	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_CEASE &&
+		n.subcode == gobgp.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED
+}
+
 // badPeerAS tells whether we refused the peer's OPEN for its AS number (RFC 4271 section 6.2).
 func (n note) badPeerAS() bool {
 	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,12 @@ type owner struct {
 	probes chan verdict
 	asking sync.WaitGroup
 
+	routers   map[string]sighting // of unnumbered peers, by interface
+	sought    []string            // the interfaces where a search is on
+	sightings chan sighting
+	seekAgain *time.Timer
+	watched   []Peer // by config.Liveness
+
 	wanted    *wanted
 	book      *book
 	announced map[netip.Prefix]announcement // what GoBGP was told
@@ -46,8 +53,8 @@ type owner struct {
 	phase     phase
 	withdrawn []chan struct{}
 
-	ready                <-chan struct{} // closed
-	retry, settle, drain *time.Timer
+	ready                      <-chan struct{} // closed
+	retry, settle, drain, rest *time.Timer
 }
 
 func newOwner(d *Driver) *owner {
@@ -57,6 +64,9 @@ func newOwner(d *Driver) *owner {
 		Driver:    d,
 		notes:     newNotes(d.log.Handler()),
 		probes:    make(chan verdict),
+		routers:   map[string]sighting{},
+		sightings: make(chan sighting),
+		seekAgain: stoppedTimer(),
 		wanted:    newWanted(),
 		book:      newBook(),
 		announced: map[netip.Prefix]announcement{},
@@ -68,6 +78,7 @@ func newOwner(d *Driver) *owner {
 		retry:     stoppedTimer(),
 		settle:    stoppedTimer(),
 		drain:     stoppedTimer(),
+		rest:      stoppedTimer(),
 	}
 }
 
@@ -85,19 +96,27 @@ func (o *owner) run(ctx context.Context) error {
 	defer o.retry.Stop()
 	defer o.settle.Stop()
 	defer o.drain.Stop()
+	defer o.rest.Stop()
+	defer o.seekAgain.Stop()
 
 	for {
 		select {
 		case <-ctx.Done():
 			return o.close(inner, cancel)
 		case <-o.orders.wake:
-			o.carryOut(inner, o.orders.take())
+			o.carryOut(o.orders.take())
 		case e := <-o.server.events:
 			o.sessionChanged(inner, e)
 		case <-o.notes.wake:
 			o.readNotes(inner)
 		case v := <-o.probes:
 			o.probeAnswered(v)
+		case c := <-o.changes():
+			o.pathChanged(inner, c)
+		case seen := <-o.sightings:
+			o.sighted(inner, seen)
+		case <-o.seekAgain.C:
+			o.seek(inner)
 		case <-o.settle.C:
 			o.settleSessions(inner)
 		case <-o.retry.C:
@@ -106,6 +125,8 @@ func (o *owner) run(ctx context.Context) error {
 			if o.phase == draining {
 				o.enter(withdrawn)
 			}
+		case <-o.rest.C:
+			o.wakeRested(inner)
 		case <-resync.C:
 			o.readBack()
 		case <-o.work():
@@ -114,6 +135,7 @@ func (o *owner) run(ctx context.Context) error {
 		if o.peersNews && len(o.dirty) == 0 {
 			o.peersNews = false
 			o.syncPeers(inner)
+			o.seek(inner)
 		}
 	}
 }
@@ -132,7 +154,7 @@ func (o *owner) withdrawDone() bool {
 	return o.phase != withdrawn || len(o.dirty) == 0 && len(o.announced) == 0
 }
 
-func (o *owner) carryOut(ctx context.Context, ord order) {
+func (o *owner) carryOut(ord order) {
 	for group, desired := range ord.groups {
 		for _, prefix := range o.wanted.replace(group, desired) {
 			o.touch(prefix)
@@ -224,7 +246,13 @@ func (o *owner) publishBook() error {
 	if !o.book.news {
 		return nil
 	}
-	if err := o.server.setPeers(context.Background(), o.usable, o.book); err != nil {
+	peers := slices.Clone(o.usable)
+	for i, p := range peers {
+		if s := o.board.sessions[p.Name]; s != nil && s.withheld {
+			peers[i].IPv4, peers[i].IPv6 = false, true
+		}
+	}
+	if err := o.server.setPeers(context.Background(), peers, o.book); err != nil {
 		return err
 	}
 	o.book.news = false
@@ -241,7 +269,7 @@ func (o *owner) compare(prefix netip.Prefix, forced bool) (c change, needed bool
 	case o.phase == draining:
 		want = want.drained()
 	}
-	hop, reachable := o.nextHops[familyOf(prefix.Addr())]
+	hop, reachable := o.nextHop(familyOf(prefix.Addr()))
 	var problem string
 	switch {
 	case !prefix.IsValid():
@@ -377,11 +405,12 @@ func (o *owner) readBack() {
 			o.log.Error("BGP resync failed", slog.Any("error", err))
 			return
 		}
+		hop, _ := o.nextHop(family)
 		for prefix, a := range o.announced {
 			if familyOf(prefix.Addr()) != family {
 				continue
 			}
-			want, err := newPath(prefix, a, o.nextHops[family], false, o.book, o.asn())
+			want, err := newPath(prefix, a, hop, false, o.book, o.asn())
 			if got, ok := found[prefix]; err != nil || !ok || !samePath(got, want) {
 				o.log.Warn("BGP route drifted", slog.String("prefix", prefix.String()))
 				o.dirty[prefix] = true
@@ -398,6 +427,7 @@ func (o *owner) readBack() {
 
 // close says goodbye to the peers and ends GoBGP.
 func (o *owner) close(ctx context.Context, cancel context.CancelFunc) error {
+	o.unwatchPaths()
 	for address, s := range o.byAddress {
 		if counted, err := o.server.established(ctx, address); err == nil && counted {
 			// Its event may still be on the way.

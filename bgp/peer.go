@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -79,7 +80,11 @@ func (p Peer) Validate() error {
 	switch {
 	case p.Name == "":
 		return errors.New("peer without a name")
-	case !p.Address.IsValid() || p.Address.IsUnspecified() || p.Address.IsMulticast() || p.Address.Is4In6():
+	case p.Interface != "" && p.Address.IsValid():
+		return fmt.Errorf("peer %s: both an address, %s, and an interface, %s", p.Name, p.Address, p.Interface)
+	case p.Interface != "" && (p.SourceAddress.IsValid() || p.EBGPMultihop > 0):
+		return fmt.Errorf("peer %s: the session on interface %s is between link-local addresses: it has no source address and no multihop", p.Name, p.Interface)
+	case p.Interface == "" && (!p.Address.IsValid() || p.Address.IsUnspecified() || p.Address.IsMulticast() || p.Address.Is4In6()):
 		return fmt.Errorf("peer %s: %s is not an address to open a session to", p.Name, p.Address)
 	case p.LocalASN == 0 || p.LocalASN == reservedASN:
 		return fmt.Errorf("peer %s: local AS number %d is reserved", p.Name, p.LocalASN)
@@ -126,6 +131,33 @@ func (p Peer) external() bool {
 		return p.PeerType == External
 	}
 	return p.PeerASN != p.LocalASN
+}
+
+// expects tells whether the peer may be in that AS.
+func (p Peer) expects(asn uint32) bool {
+	if p.PeerASN == 0 {
+		return (asn == p.LocalASN) == (p.PeerType == Internal)
+	}
+	return asn == p.PeerASN
+}
+
+// as is the AS that is expected of the peer, in words.
+func (p Peer) as() string {
+	switch {
+	case p.PeerASN != 0:
+		return strconv.FormatUint(uint64(p.PeerASN), 10)
+	case p.PeerType == Internal:
+		return fmt.Sprintf("%d (internal)", p.LocalASN)
+	}
+	return fmt.Sprintf("any but %d (external)", p.LocalASN)
+}
+
+// place is where the peer is.
+func (p Peer) place() string {
+	if p.Address.IsValid() {
+		return p.Address.String()
+	}
+	return p.Interface
 }
 
 // families returns those that are announced.

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 // The policies decide by what is on the path, never by prefix lists. So one changed prefix is one changed
@@ -38,6 +40,16 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbour,
 			List: []string{netip.PrefixFrom(p.Address.WithZone(""), p.Address.BitLen()).String()},
 		})
+		if !slices.Contains(p.families(), gobgp.RF_IPv4_UC) {
+			export.Statements = append(export.Statements, &api.Statement{
+				Name: "no-ipv4-to-" + p.Name,
+				Conditions: &api.Conditions{
+					NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
+					AfiSafiIn:   []*api.Family{apiutil.ToApiFamily(gobgp.AFI_IP, gobgp.SAFI_UNICAST)},
+				},
+				Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
+			})
+		}
 		// A peer's own marker counts, whatever everyone is told.
 		for _, to := range []uint32{peerNumber(p.Name), everyone} {
 			for _, set := range append(b.known(), asItIs) {
@@ -68,6 +80,9 @@ func actions(p Peer, set Attributes) *api.Actions {
 		LargeCommunity: &api.CommunityAction{
 			Type: api.CommunityAction_TYPE_REMOVE, Communities: []string{fmt.Sprintf("^%d:", uint32(markerASN))},
 		},
+	}
+	if p.Interface != "" {
+		a.Nexthop = &api.NexthopAction{Self: true} // our link-local address: all that the peer knows of us
 	}
 	if set.MED != nil {
 		a.Med = &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: int64(*set.MED)}

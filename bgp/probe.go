@@ -92,8 +92,8 @@ func readVerdict(r io.Reader, p Peer) string {
 		}
 		switch body := m.Body.(type) {
 		case *gobgp.BGPOpen:
-			if asn := openASN(body); asn != p.PeerASN {
-				return fmt.Sprintf("peer says AS %d, configured %d", asn, p.PeerASN)
+			if asn := openASN(body); !p.expects(asn) {
+				return fmt.Sprintf("peer says AS %d, configured %s", asn, p.as())
 			}
 		case *gobgp.BGPNotification:
 			text := "peer refuses our OPEN with " + notificationText(body.ErrorCode, body.ErrorSubcode, "")

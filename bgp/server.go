@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -23,6 +24,10 @@ const deferral = 1
 // while it works through its paths.
 const pathsPerCall = 500
 
+// receivedPrefixes is how many prefixes of a family a peer may send. None is used, but GoBGP keeps them while
+// the session lasts, at some 500 bytes each.
+const receivedPrefixes = 10000
+
 // server is a running GoBGP without a listener. Its calls may come from one goroutine at a time.
 type server struct {
 	bgp    *gobgpserver.BgpServer
@@ -37,6 +42,7 @@ type sessionEvent struct {
 	time     time.Time
 	families []gobgp.Family // negotiated; with FSM state ESTABLISHED only
 	restarts bool           // the peer knows graceful restart
+	extended bool           // the peer takes IPv4 routes with an IPv6 next hop (RFC 8950)
 }
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
@@ -91,6 +97,8 @@ func (s *server) watch(ctx context.Context) error {
 				switch v := c.(type) {
 				case *gobgp.CapMultiProtocol:
 					e.families = append(e.families, v.CapValue)
+				case *gobgp.CapExtendedNexthop:
+					e.extended = e.extended || slices.ContainsFunc(v.Tuples, extendedIPv4)
 				case *gobgp.CapGracefulRestart:
 					e.restarts = true
 				}
@@ -105,6 +113,10 @@ func (s *server) watch(ctx context.Context) error {
 		return fmt.Errorf("watch BGP sessions: %w", err)
 	}
 	return nil
+}
+
+func extendedIPv4(t *gobgp.CapExtendedNexthopTuple) bool {
+	return t.NLRIAFI == gobgp.AFI_IP && t.NLRISAFI == uint16(gobgp.SAFI_UNICAST) && t.NexthopAFI == gobgp.AFI_IP6
 }
 
 // setPeers makes the policies know these peers and sets of attributes, all at once. It touches no session.
@@ -145,6 +157,8 @@ func neighbour(p Peer) *api.Peer {
 			HoldTime:          uint64(hold / time.Second),
 			KeepaliveInterval: uint64(keepalive / time.Second),
 			ConnectRetry:      uint64(retry / time.Second),
+			// After a reset of ours; GoBGP's default is 30.
+			IdleHoldTimeAfterReset: 1,
 		}},
 		Transport: &api.Transport{RemotePort: uint32(p.addrPort().Port())},
 	}
@@ -174,8 +188,10 @@ func neighbour(p Peer) *api.Peer {
 		}
 	}
 	for _, f := range p.families() {
+		family := apiutil.ToApiFamily(f.Afi(), f.Safi())
 		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
-			Config:            &api.AfiSafiConfig{Family: apiutil.ToApiFamily(f.Afi(), f.Safi()), Enabled: true},
+			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
+			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: receivedPrefixes},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restart}},
 		})
 	}
@@ -252,6 +268,26 @@ func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) 
 	}
 	if err != nil {
 		return fmt.Errorf("end session with %s: %w", address, err)
+	}
+	return nil
+}
+
+// reset ends an established session at once with NOTIFICATION Cease, Administrative Reset, and a word; the
+// next attempt follows in a second. Without a session it does nothing.
+func (s *server) reset(ctx context.Context, address netip.Addr, why string) error {
+	if up, err := s.established(ctx, address); err != nil || !up {
+		return err
+	}
+	if err := s.bgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Communication: why}); err != nil {
+		return fmt.Errorf("reset session with %s: %w", address, err)
+	}
+	return nil
+}
+
+// enable lets a session come up again that GoBGP ended for too many prefixes.
+func (s *server) enable(ctx context.Context, address netip.Addr) error {
+	if err := s.bgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: address.String()}); err != nil {
+		return fmt.Errorf("enable session with %s: %w", address, err)
 	}
 	return nil
 }

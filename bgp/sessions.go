@@ -15,6 +15,8 @@ import (
 func (o *owner) syncPeers(ctx context.Context) {
 	o.peersDone = true
 	usable, problems := checkPeers(o.peers)
+	usable, missing := o.locate(usable)
+	problems = append(problems, missing...)
 	o.usable = usable
 	byName := map[string]Peer{}
 	names := map[netip.Addr]string{}
@@ -46,6 +48,7 @@ func (o *owner) syncPeers(ctx context.Context) {
 			o.addPeer(ctx, p)
 		}
 	}
+	o.watchPaths()
 }
 
 // problem is a peer that cannot have a session.
@@ -57,18 +60,20 @@ type problem struct {
 // checkPeers tells the peers that can have a session from those that cannot.
 func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 	names := map[string]bool{}
-	addresses := map[netip.Addr]string{}
+	places := map[string]string{}
 	numbers := map[uint32]string{}
 	for _, p := range peers {
 		err := p.Validate()
 		twin, sameNumber := numbers[peerNumber(p.Name)]
-		other, sameAddress := addresses[p.Address]
+		other, samePlace := places[p.place()]
 		switch {
 		case err != nil:
 			problems = append(problems, problem{p, err.Error()})
 		case names[p.Name]:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s is configured twice", p.Name)})
-		case sameAddress:
+		case samePlace && p.Interface != "":
+			problems = append(problems, problem{p, fmt.Sprintf("peer %s is on interface %s, as peer %s is", p.Name, p.Interface, other)})
+		case samePlace:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)})
 		case sameNumber:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has by chance the same number as peer %s (of 4294967295); give it another name", p.Name, twin)})
@@ -76,7 +81,7 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 			usable = append(usable, p)
 			names[p.Name] = true
 			numbers[peerNumber(p.Name)] = p.Name
-			addresses[p.Address] = p.Name
+			places[p.place()] = p.Name
 		}
 	}
 	return usable, problems
@@ -166,9 +171,10 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 }
 
 func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
-	s.verdict, s.probed, s.lastNote = "", time.Time{}, note{}
+	s.verdict, s.probed, s.lastNote, s.cut = "", time.Time{}, note{}, ""
 	s.settling = e.time
 	o.report(s, SessionUp, "")
+	o.checkNextHops(s, e)
 	o.settleSessions(ctx)
 }
 
@@ -177,8 +183,15 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	hold, _, _ := s.peer.timers()
 	reason := e.reason
 	switch {
+	case s.cut != "":
+		reason = s.cut
 	case e.reason == "hold-timer-expired":
 		reason = fmt.Sprintf("hold timer expired: nothing heard from the peer (configured hold time %s)", hold)
+	case s.lastNote.tooMany():
+		reason = fmt.Sprintf("%s: the peer sent more than %d prefixes of a family, all unwanted; have it send none; next attempt in %s",
+			s.lastNote.text, receivedPrefixes, o.config.PrefixLimitPause)
+		s.rested = e.time.Add(o.config.PrefixLimitPause)
+		o.restUntil()
 	case s.lastNote.notification():
 		reason = s.lastNote.text
 	case e.reason == "read-failed":
@@ -188,9 +201,39 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	case e.reason == "":
 		reason = "session ended"
 	}
+	if s.peer.Interface != "" {
+		o.seekAgain.Reset(seekPause)
+	}
 	o.metrics.downs.WithLabelValues(s.peer.Name).Inc()
 	o.setError(s, reason, e.time)
 	o.report(s, SessionDown, reason)
+}
+
+// wakeRested lets those sessions come up again that have rested after too many prefixes.
+func (o *owner) wakeRested(ctx context.Context) {
+	for address, s := range o.byAddress {
+		if s.rested.IsZero() || time.Now().Before(s.rested) {
+			continue
+		}
+		s.rested = time.Time{}
+		if err := o.server.enable(ctx, address); err != nil {
+			o.log.Error("BGP session not enabled", slog.String("peer", s.peer.Name), slog.Any("error", err))
+		}
+	}
+	o.restUntil()
+}
+
+// restUntil sets the timer for the first of those that rest.
+func (o *owner) restUntil() {
+	var first time.Time
+	for _, s := range o.byAddress {
+		if !s.rested.IsZero() && (first.IsZero() || s.rested.Before(first)) {
+			first = s.rested
+		}
+	}
+	if !first.IsZero() {
+		o.rest.Reset(time.Until(first))
+	}
 }
 
 // refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not confirm. What
@@ -224,7 +267,7 @@ func (o *owner) readNotes(ctx context.Context) {
 		case unclear && s.verdict != "":
 			reason = s.verdict
 		case n.badPeerAS():
-			reason = fmt.Sprintf("peer's AS is not the configured %d: %s", s.peer.PeerASN, n.text)
+			reason = fmt.Sprintf("peer's AS is not the configured %s: %s", s.peer.as(), n.text)
 		}
 		o.attemptFailed(s, reason, n.time)
 		if unclear {
@@ -251,7 +294,7 @@ func (o *owner) report(s *session, kind Kind, reason string) {
 		level = slog.LevelWarn
 	}
 	o.log.Log(context.Background(), level, "BGP session", slog.String("event", string(kind)),
-		slog.String("peer", s.peer.Name), slog.String("address", s.peer.Address.String()), slog.String("reason", reason))
+		slog.String("peer", s.peer.Name), slog.String("address", s.peer.place()), slog.String("reason", reason))
 	o.observed.send(Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason})
 }
 
@@ -304,8 +347,8 @@ func (o *owner) settleSessions(ctx context.Context) {
 			waiting = true
 			continue
 		}
-		missed := o.lastWrite.After(s.settling)
-		s.settling = time.Time{}
+		missed := s.missed || o.lastWrite.After(s.settling)
+		s.settling, s.missed = time.Time{}, false
 		if err == nil && missed {
 			err = o.server.resend(ctx, s.peer.Address)
 		}

@@ -31,7 +31,7 @@ type Status struct {
 // PeerStatus is the state of the session with one peer.
 type PeerStatus struct {
 	Name              string
-	Address           netip.Addr
+	Address           netip.Addr // of an unnumbered peer: once it is found, with the interface as its zone
 	LocalASN, PeerASN uint32
 	// State is one of RFC 4271's, in lower case: idle, active, opensent, openconfirm, established.
 	State string
@@ -46,6 +46,8 @@ type PeerStatus struct {
 	IPv4, IPv6 int
 	// Families that the peer takes; while the session is up.
 	Families []string
+	// BFD is the state of the path to the peer; empty if it is not watched, or nothing is known yet.
+	BFD PathState
 	// KeepsRoutes: graceful restart was negotiated.
 	KeepsRoutes bool
 }
@@ -82,11 +84,16 @@ type session struct {
 	since       time.Time
 	families    []gobgp.Family // negotiated
 	keeps       bool           // the peer keeps our routes while we restart; negotiated
+	path        PathState      // by BFD; empty: not watched, or nothing is known yet
 	lastError   string
 	lastErrorAt time.Time
 	// Only the owner uses the rest.
 	lastNote note
+	cut      string    // why we ended the session that was up last, if we did
+	withheld bool      // it gets no IPv4 routes, for their next hop
+	missed   bool      // it has not got all routes since it is up
 	settling time.Time // when the session came up, until GoBGP is known to send it changes
+	rested   time.Time // when a session that ended for too many prefixes may come up again
 	probed   time.Time
 	verdict  string // the last probe's
 }
@@ -122,6 +129,7 @@ func (b *board) status() Status {
 			IPv4:          b.announcedTo(s, gobgp.RF_IPv4_UC),
 			IPv6:          b.announcedTo(s, gobgp.RF_IPv6_UC),
 			Families:      s.taken(),
+			BFD:           s.path,
 			KeepsRoutes:   s.up() && s.keeps,
 		})
 	}

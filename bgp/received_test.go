@@ -1,0 +1,115 @@
+package bgp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// flood returns UPDATE messages that announce n IPv4 prefixes of 32 bits, 500 each.
+func flood(n int) [][]byte {
+	var messages [][]byte
+	for first := 0; first < n; first += 500 {
+		var nlri []byte
+		for i := first; i < min(n, first+500); i++ {
+			nlri = binary.BigEndian.AppendUint32(append(nlri, 32), 0x14000000+uint32(i))
+		}
+		messages = append(messages, update(nil, [][]byte{okOrigin, okPath, okHop}, nlri...))
+	}
+	return messages
+}
+
+func TestAPeerThatSendsTooManyPrefixesIsLeftAloneForAWhile(t *testing.T) {
+	r := newRogue(t, "127.0.0.3", 64528)
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t, func(c *Config) { c.PrefixLimitPause = 10 * time.Millisecond })
+	d.SyncPeers([]Peer{r.peer("rogue"), tor.peer("tor", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	conn, err := r.establish()
+	must(t, err)
+	must(t, r.hears(conn))
+	d.up(t, "rogue", "tor")
+
+	// As many as allowed, again and again.
+	for range 3 {
+		must(t, r.floods(conn, receivedPrefixes))
+	}
+	if s := d.session(t, "rogue"); !s.Established() {
+		t.Fatalf("the session ended at the limit: %s", s.LastError)
+	}
+	for _, m := range flood(receivedPrefixes + 1) {
+		if _, err := conn.Write(m); err != nil {
+			break
+		}
+	}
+	code, subcode, err := r.drain(conn)
+	must(t, err)
+	if code != 6 || subcode != 1 {
+		t.Errorf("NOTIFICATION %d/%d, want Cease, Maximum Number of Prefixes Reached", code, subcode)
+	}
+	d.observesReason(t, SessionDown, "rogue", "more than 10000 prefixes of a family, all unwanted; have it send none; next attempt in 10ms")
+	again, err := r.establish()
+	must(t, err)
+	defer again.Close()
+	d.up(t, "rogue", "tor")
+	if ended := tor.ended(); len(ended) > 0 {
+		t.Errorf("the other router saw its session end: %v", ended)
+	}
+}
+
+// floods sends n prefixes and waits until the driver has read them: it answers a ROUTE-REFRESH after them.
+func (r *rogue) floods(conn net.Conn, n int) error {
+	for _, m := range append(flood(n), message(5, 0, 1, 0, 1)) {
+		if _, err := conn.Write(m); err != nil {
+			return err
+		}
+	}
+	return r.hears(conn)
+}
+
+// hears waits for a route of the driver's.
+func (r *rogue) hears(conn net.Conn) error {
+	for {
+		kind, body, err := readRaw(conn)
+		switch {
+		case err != nil:
+			return err
+		case kind == 3:
+			return fmt.Errorf("NOTIFICATION %v", body)
+		case kind == 2 && len(body) > 4+23: // no End-of-RIB
+			return nil
+		}
+	}
+}
+
+// BenchmarkReceivedRoutes measures what routes cost that a router sends and nobody wants.
+func BenchmarkReceivedRoutes(b *testing.B) {
+	for _, n := range []int{1000, receivedPrefixes} {
+		b.Run(fmt.Sprintf("%d", n), func(b *testing.B) {
+			r := newRogue(b, "127.0.0.3", 64528)
+			d := run(b, quiet)
+			d.SyncPeers([]Peer{r.peer("rogue")})
+			d.Sync("web", routes(nil, "192.0.2.1/32"))
+			conn, err := r.establish()
+			must(b, err)
+			defer conn.Close()
+			must(b, r.hears(conn))
+			before := heap()
+			for b.Loop() {
+				must(b, r.floods(conn, n))
+			}
+			b.ReportMetric(float64(heap()-before)/float64(n), "B/route")
+		})
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
