@@ -100,7 +100,10 @@ func (f *frr) daemon(t *testing.T, name string, attr *syscall.SysProcAttr) *exec
 		"-z", filepath.Join(f.dir, "zserv.api"), "--vty_socket", f.dir,
 		"--log", "file:" + filepath.Join(f.dir, name+".log"), "--log-level", "informational",
 	}
-	if name == "bgpd" {
+	if name == "bfdd" {
+		args = append(args, "--bfdctl", filepath.Join(f.dir, "bfdd.sock"))
+	}
+	if name != "zebra" {
 		args = append(f.inside(), args...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
@@ -175,10 +178,13 @@ func command(t *testing.T, name string, args ...string) {
 	}
 }
 
-// vtysh asks one of FRR's daemons; empty if it does not answer.
-func (f *frr) vtysh(daemon, command string) string {
-	cmd := exec.Command(filepath.Join(f.root, "usr/bin/vtysh"), "--config_dir", f.dir, "--vty_socket", f.dir,
-		"-d", daemon, "-c", command)
+// vtysh gives one of FRR's daemons commands; empty if it does not answer.
+func (f *frr) vtysh(daemon string, commands ...string) string {
+	args := []string{"--config_dir", f.dir, "--vty_socket", f.dir, "-d", daemon}
+	for _, c := range commands {
+		args = append(args, "-c", c)
+	}
+	cmd := exec.Command(filepath.Join(f.root, "usr/bin/vtysh"), args...)
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+f.libraries())
 	out, err := cmd.Output()
 	if err != nil {

@@ -29,6 +29,7 @@ type planner struct {
 	l2       *l2.Driver
 	bgp      *bgp.Driver
 	unserved *unserved.Driver
+	paths    *paths
 	mirror   *mirror.Mirror
 	reporter *reporter
 	tasks    *workqueue.Typed[task]
@@ -62,9 +63,9 @@ const (
 	dataPathChanged
 )
 
-func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, m *mirror.Mirror, r *reporter) (*planner, error) {
+func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, m *mirror.Mirror, r *reporter) (*planner, error) {
 	p := &planner{
-		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, mirror: m, reporter: r,
+		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, paths: watched, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},

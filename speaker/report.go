@@ -44,6 +44,7 @@ type reporter struct {
 	l2      *l2.Driver
 	bgp     *bgp.Driver
 	drops   *unserved.Driver
+	paths   *paths
 	changed chan struct{}
 	foreign conflicts
 	spend   *rate.Limiter // of events about Services
@@ -61,9 +62,9 @@ type reporter struct {
 	written *v1alpha1.SpeakerStatus // of the goroutine of publish
 }
 
-func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver) *reporter {
+func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths) *reporter {
 	return &reporter{
-		Options: o, sources: s, l2: layer2, bgp: routes, drops: drops,
+		Options: o, sources: s, l2: layer2, bgp: routes, drops: drops, paths: watched,
 		changed:    make(chan struct{}, 1),
 		flushes:    make(chan chan error),
 		spend:      rate.NewLimiter(2, 50),
@@ -368,6 +369,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	if text := r.drops.Err(); text != "" {
 		messages = append(messages, text)
 	}
+	messages = append(messages, r.paths.complaints()...)
 	routes := r.bgp.Status()
 	report.PrefixesAnnounced = int32(routes.Announced)
 	for _, p := range routes.Peers {
@@ -411,7 +413,13 @@ func returnPath(iface string) (returns *bool, complaint string) {
 
 func session(p bgp.PeerStatus) v1alpha1.SessionReport {
 	names := map[string]string{"idle": "Idle", "connect": "Connect", "active": "Active", "opensent": "OpenSent", "openconfirm": "OpenConfirm", "established": "Established"}
-	report := v1alpha1.SessionReport{Peer: p.Name, State: names[p.State], Prefixes: int32(p.IPv4 + p.IPv6)}
+	report := v1alpha1.SessionReport{
+		Peer: p.Name, State: names[p.State], Prefixes: int32(p.IPv4 + p.IPv6),
+		BFD: string(p.BFD), GracefulRestart: p.KeepsRoutes,
+	}
+	for _, f := range p.Families {
+		report.Families = append(report.Families, v1alpha1.Family(f))
+	}
 	if report.State == "" {
 		report.State = p.State
 	}

@@ -124,6 +124,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { return planner.unserved.Run(life) })
+	group.Go(func() error { return planner.paths.run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
 	group.Go(func() error { return dataPath{s.ProxyHealthz, proxyEvery, planner.followDataPath}.run(life) })
@@ -193,8 +194,13 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, fmt.Errorf("layer 2: %w", err)
 	}
+	watched, err := newPaths(s.Logger.With("driver", "bfd"), s.Metrics)
+	if err != nil {
+		return nil, nil, err
+	}
 	routes, err := bgp.New(bgp.Config{
-		Node: s.Node, RouterID: routerID(s.Node, addresses), NextHops: onePerFamily(addresses),
+		Liveness: watched,
+		Node:     s.Node, RouterID: routerID(s.Node, addresses), NextHops: onePerFamily(addresses),
 		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,
 	})
 	if err != nil {
@@ -204,8 +210,8 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, err
 	}
-	r := newReporter(s.Options, s.sources, layer2, routes, drops)
-	p, err := newPlanner(s.Options, s.sources, layer2, routes, drops, claims, r)
+	r := newReporter(s.Options, s.sources, layer2, routes, drops, watched)
+	p, err := newPlanner(s.Options, s.sources, layer2, routes, drops, watched, claims, r)
 	return p, r, err
 }
 

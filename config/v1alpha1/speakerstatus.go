@@ -172,6 +172,19 @@ type SessionReport struct {
 	// Prefixes announced to the peer.
 	// +optional
 	Prefixes int32 `json:"prefixes"`
+	// Families that both sides agreed on; while the session is up.
+	// +optional
+	// +kubebuilder:validation:MaxItems=2
+	// +listType=set
+	Families []Family `json:"families,omitempty"`
+	// BFD is the state of the path to the peer, as RFC 5880 names it: Up, Down, or AdminDown where
+	// the peer has stopped watching. Empty: it is not watched, or nothing is known yet.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16
+	BFD string `json:"bfd,omitempty"`
+	// GracefulRestart: the peer keeps the routes while this speaker is replaced.
+	// +optional
+	GracefulRestart bool `json:"gracefulRestart,omitempty"`
 	// LastError: why the session last went down, or does not come up.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
