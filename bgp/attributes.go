@@ -3,6 +3,7 @@ package bgp
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -58,7 +59,7 @@ func (a Attributes) with(b Attributes) Attributes {
 		LocalPref: either(a.LocalPref, b.LocalPref, func(x, y uint32) bool { return x > y }),
 		MED:       either(a.MED, b.MED, func(x, y uint32) bool { return x < y }),
 		Prepend:   min(a.Prepend, b.Prepend),
-		Weight:    a.Weight + b.Weight,
+		Weight:    a.Weight + min(b.Weight, math.MaxUint32-a.Weight),
 	}
 	united.Communities = slices.Concat(a.Communities, b.Communities)
 	slices.SortFunc(united.Communities, community.Compare)
