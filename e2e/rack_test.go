@@ -49,6 +49,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"on the segment under policy Local pods see the client, from a node of theirs", testL2Local},
 		{"by BGP every node is a next hop under policy Cluster", testBGPCluster},
 		{"by BGP only nodes with ready pods are next hops under policy Local", testBGPLocal},
+		{"the routers' tables show what the objects say", testTables},
 
 		{"a restart of the controllers changes nothing", testControllerRestart},
 		{"a killed leader leaves no trace on Services", testLeaderKilled},

@@ -102,6 +102,8 @@ func (l *Lab) spec(h hostPlan) (host.Spec, error) {
 		return l.nodeSpec(spec, h)
 	case h.name == Router && l.opts.Router == "frr":
 		return l.frrSpec(spec)
+	case h.name == Spine:
+		return l.birdSpec(spec), nil
 	default:
 		return spec, nil
 	}

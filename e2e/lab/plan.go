@@ -75,6 +75,9 @@ func newPlan(o Options) plan {
 	}
 	p.add(rackHost(Client, 100, families))
 	p.add(routerHost(families))
+	if o.Router == "frr" {
+		p.add(rackHost(Spine, spineNumber, families))
+	}
 	p.add(remoteHost(families))
 	p.route(families)
 	return p

@@ -85,10 +85,12 @@ router bgp 64512
  neighbor 172.30.0.11 timers 3 9
  neighbor 172.30.0.11 timers connect 1
  neighbor 172.30.0.11 advertisement-interval 0
+ neighbor 172.30.0.11 bfd 3 100 100
  neighbor fd00:30::11 remote-as 64513
  neighbor fd00:30::11 timers 3 9
  neighbor fd00:30::11 timers connect 1
  neighbor fd00:30::11 advertisement-interval 0
+ neighbor fd00:30::11 bfd 3 100 100
  address-family ipv4 unicast
   maximum-paths 16
   neighbor 172.30.0.11 activate

@@ -47,6 +47,7 @@ func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 	spec.Files = append(spec.Files, host.File{Path: "/etc/pam.d/frr", Text: pam, Mode: 0o644})
 	for name, text := range map[string]string{
 		"zebra.conf": "hostname router\n",
+		"bfdd.conf":  "hostname router\n",
 		"bgpd.conf":  bgpdConfig(l.plan, l.opts.DualStack),
 		"vtysh.conf": "no service integrated-vtysh-config\n",
 	} {
@@ -72,6 +73,7 @@ func bgpdConfig(p plan, dualStack bool) string {
 		line(" neighbor %s timers 3 9", n)
 		line(" neighbor %s timers connect 1", n)
 		line(" neighbor %s advertisement-interval 0", n)
+		line(" neighbor %s bfd 3 100 100", n)
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {
 		line(" address-family %s unicast", family)
@@ -101,7 +103,7 @@ func (l *Lab) startRouter(ctx context.Context) error {
 	if l.opts.Router != "frr" {
 		return nil
 	}
-	for _, name := range []string{"zebra", "bgpd"} {
+	for _, name := range []string{"zebra", "bfdd", "bgpd"} {
 		if err := l.startDaemon(ctx, name); err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ func (l *Lab) startBase(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.startControlPlane(ctx) })
 	group.Go(func() error { return l.startRouter(ctx) })
+	group.Go(func() error { return l.startSpine(ctx) })
 	for _, node := range l.plan.nodes() {
 		group.Go(func() error { return l.startRuntime(ctx, node) })
 	}

@@ -17,7 +17,7 @@ func packages() []string {
 	return []string{
 		"containerd", "runc", "containernetworking-plugins", // nodes
 		"nftables", "iptables", "conntrack", "kmod", // kube-proxy's tools
-		"frr",                                         // the router
+		"frr", "bird2", // the routers
 		"iproute2", "tcpdump", "curl", "iputils-ping", // to look around with `lab exec`
 	}
 }
