@@ -491,3 +491,19 @@ func TestFRRWithTTLSecurity(t *testing.T) {
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
 	f.has(t, "192.0.2.1/32")
 }
+
+func TestFRRIsReachedThroughTheDeviceOfAPeer(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	d := run(t)
+	peer := frrPeer("tor1", frrIPv4)
+	peer.VRF = "lo" // where it is not
+	d.SyncPeers([]Peer{peer})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	d.observesReason(t, SessionFailed, "tor1", "cannot connect")
+	peer.VRF, peer.PeerASN = f.link, 64999
+	d.SyncPeers([]Peer{peer})
+	d.observesReason(t, SessionFailed, "tor1", "peer says AS 64513, configured 64999")
+	peer.PeerASN = frrASN
+	d.SyncPeers([]Peer{peer})
+	f.has(t, "192.0.2.1/32")
+}

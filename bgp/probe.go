@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -44,6 +46,9 @@ func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
 	if p.SourceAddress.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.SourceAddress, 0))
 	}
+	if p.VRF != "" {
+		dialer.Control = boundTo(p.VRF)
+	}
 	conn, err := dialer.DialContext(ctx, "tcp", p.addrPort().String())
 	if err != nil {
 		return ""
@@ -55,6 +60,18 @@ func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
 		return ""
 	}
 	return readVerdict(conn, p)
+}
+
+// boundTo has a socket bound to a device, as that of the session is: another router may have the address elsewhere.
+func boundTo(device string) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var bound error
+		err := c.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), device) })
+		if err := errors.Join(err, bound); err != nil {
+			return fmt.Errorf("bind to %s: %w", device, err)
+		}
+		return nil
+	}
 }
 
 func sendOpen(w io.Writer, p Peer, routerID netip.Addr) error {

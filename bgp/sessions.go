@@ -306,7 +306,8 @@ type verdict struct {
 
 // ask probes a peer, until it answers, and then at most once a minute.
 func (o *owner) ask(ctx context.Context, s *session) {
-	if s.peer.Password != "" || !s.probed.IsZero() && time.Since(s.probed) < probePause {
+	// What carries no signature, or a TTL that is not 255, gets no answer.
+	if s.peer.Password != "" || s.peer.TTLSecurity || !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()
