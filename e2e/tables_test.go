@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,7 +24,7 @@ import (
 //	                              line "path = value" holds; a path is keys and indexes with "/" between (in a key
 //	                              "\/"), and "#" is the length
 //	bird: COMMAND                 what `birdc COMMAND` on the spine must come to print: each line is part of a line
-//	                              of it, or after "!" of none
+//	                              of it, or after "!" of none, or after "~" a regular expression that one matches
 //
 // Other files whose name ends in .yaml are applied when it is their turn, after what stands before them was seen.
 func testTables(t *testing.T, r *rack) {
@@ -126,6 +127,12 @@ func at(value any, path []string) string {
 // textHas tells which of the lines does not hold.
 func textHas(out string, want []string) error {
 	for _, line := range want {
+		if pattern, ok := strings.CutPrefix(line, "~"); ok {
+			if matched, err := regexp.MatchString(strings.TrimSpace(pattern), out); err != nil || !matched {
+				return errors.Join(err, fmt.Errorf("%q, in %s", line, out))
+			}
+			continue
+		}
 		text, absent := strings.CutPrefix(line, "!")
 		if strings.Contains(out, strings.TrimSpace(text)) == absent {
 			return fmt.Errorf("%q, in %s", line, out)

@@ -52,9 +52,9 @@ func birdConfig(p plan) string {
 				name, neighbour = "six", SpineAS
 			}
 			line("protocol bgp %s%s {", h.name, name)
-			line("  local as %d; neighbor %s as %d; bfd graceful; hold time 9; keepalive time 3; passive; graceful restart on;", as, a, neighbour)
+			line("  local as %d; neighbor %s as %d; direct; bfd graceful; hold time 9; keepalive time 3; passive; graceful restart on;", as, a, neighbour)
 			for _, family := range []string{"ipv4", "ipv6"} {
-				line("  %s { import all; export none; import table; gateway recursive; extended next hop on; };", family)
+				line("  %s { import all; export none; extended next hop on; };", family)
 			}
 			line("}")
 		}
