@@ -58,6 +58,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"a restart of the speakers fails no new connection", testSpeakerRestart},
 
 		{"when the owner's node is cut off another node answers", testNodeCut},
+		{"with BFD the router drops the routes of a node that is cut off at once", testPathsWatched},
 		{"after every fault of the segment one node owns an address", testFaults},
 		{"after every fault while the API server is away too", testFaultsAlone},
 		{"after random faults in a row", testRandomFaults},
@@ -68,6 +69,7 @@ func TestBerthOnARack(t *testing.T) {
 
 		{"owners stay when a node comes back, until they are rebalanced", testRebalance},
 		{"each right of the speakers was needed", testRightsUsed},
+		{"speakers that are replaced and hold keep what they answer for", testHold},
 		{"uninstalling withdraws, keeps the statuses, and a new installation adopts them", testUninstall},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {

@@ -37,7 +37,7 @@ func TestAdvertisementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Local: true, Addresses: addrs("198.51.100.7"), Labels: map[string]string{"tier": "web"}}}}
 	node := "n1"
 	endpoints := map[string]candidate.Endpoints{"d/web": candidate.Of([]*discoveryv1.EndpointSlice{{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{NodeName: &node}, {NodeName: &node}, {NodeName: &node}}}})}
-	prefix := func(text string) netip.Prefix { return netip.MustParsePrefix(text) }
+	prefix := netip.MustParsePrefix
 	two := []community.Community{{A: 1, B: 1}, {A: 2, B: 2}}
 	mail := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "mail"}}}
 	for _, c := range []struct {
