@@ -51,6 +51,7 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	@tools/preflight race
 	CGO_ENABLED=1 go test -race ./...
 	BERTH_L2_HISTORIES=100000 go test -run TestRandomHistories ./l2
+	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
 
 root-tests: fetch ## tests on this machine's kernel, in network namespaces (root)

@@ -595,8 +595,14 @@ func TestAPeerThatIsKnownByItsTypeOnlyIsTakenAsItIs(t *testing.T) {
 	// The other kind is refused.
 	a.PeerType, b.PeerType = Internal, External
 	d.SyncPeers([]Peer{a, b})
-	d.observes(t, SessionFailed, "outside")
-	d.observes(t, SessionFailed, "inside")
+	d.becomes(t, func(st Status) bool {
+		if len(st.Peers) != 2 { // the sessions are about to be replaced
+			return false
+		}
+		in, out := st.Peers[0], st.Peers[1]
+		return !in.Established() && strings.Contains(in.LastError, "peer is in our own AS 64512") &&
+			!out.Established() && strings.Contains(out.LastError, "64512 (internal)")
+	})
 }
 
 func TestOnlyTheFamiliesOfAPeerAreAnnouncedToIt(t *testing.T) {

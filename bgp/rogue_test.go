@@ -12,7 +12,10 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 )
+
+const time2s = 2 * time.Second
 
 // rogue is a router that says what it likes: it exchanges OPEN and KEEPALIVE messages as it should, and
 // then sends bytes.

@@ -42,7 +42,8 @@ type sessionEvent struct {
 	time     time.Time
 	families []gobgp.Family // negotiated; with FSM state ESTABLISHED only
 	restarts bool           // the peer knows graceful restart
-	extended bool           // the peer takes IPv4 routes with an IPv6 next hop (RFC 8950)
+	peerASN  uint32
+	extended bool // the peer takes IPv4 routes with an IPv6 next hop (RFC 8950)
 }
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
@@ -92,6 +93,7 @@ func (s *server) watch(ctx context.Context) error {
 				state:   st.SessionState,
 				reason:  st.DisconnectMessage,
 				time:    at,
+				peerASN: st.PeerASN,
 			}
 			for _, c := range st.RemoteCap {
 				switch v := c.(type) {
@@ -288,6 +290,14 @@ func (s *server) reset(ctx context.Context, address netip.Addr, why string) erro
 func (s *server) enable(ctx context.Context, address netip.Addr) error {
 	if err := s.bgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: address.String()}); err != nil {
 		return fmt.Errorf("enable session with %s: %w", address, err)
+	}
+	return nil
+}
+
+// refuse ends a session, and lets none come up until enable.
+func (s *server) refuse(ctx context.Context, address netip.Addr, why string) error {
+	if err := s.bgp.DisablePeer(ctx, &api.DisablePeerRequest{Address: address.String(), Communication: why}); err != nil {
+		return fmt.Errorf("end session with %s: %w", address, err)
 	}
 	return nil
 }

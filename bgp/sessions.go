@@ -172,6 +172,16 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 
 func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 	s.verdict, s.probed, s.lastNote, s.cut = "", time.Time{}, note{}, ""
+	if s.peer.PeerASN == 0 && s.peer.external() && e.peerASN == s.peer.LocalASN {
+		// GoBGP takes any AS then.
+		s.cut = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.PrefixLimitPause)
+		s.rested = e.time.Add(o.config.PrefixLimitPause)
+		if err := o.server.refuse(ctx, s.peer.Address, "external peer wanted"); err != nil {
+			o.log.Error("BGP session not ended", slog.String("peer", s.peer.Name), slog.Any("error", err))
+		}
+		o.restUntil()
+		return
+	}
 	s.settling = e.time
 	o.report(s, SessionUp, "")
 	o.checkNextHops(s, e)

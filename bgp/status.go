@@ -93,7 +93,7 @@ type session struct {
 	withheld bool      // it gets no IPv4 routes, for their next hop
 	missed   bool      // it has not got all routes since it is up
 	settling time.Time // when the session came up, until GoBGP is known to send it changes
-	rested   time.Time // when a session that ended for too many prefixes may come up again
+	rested   time.Time // when a session that we refuse for a while may come up again
 	probed   time.Time
 	verdict  string // the last probe's
 }
