@@ -40,6 +40,9 @@ func testTables(t *testing.T, r *rack) {
 			}
 			for _, f := range archive.Files {
 				router, command, isCheck := strings.Cut(f.Name, ": ")
+				if len(lines(f.Data)) == 0 {
+					t.Fatalf("section %q says nothing", f.Name)
+				}
 				switch {
 				case strings.HasSuffix(f.Name, ".yaml"):
 					r.apply(t, string(f.Data))
@@ -105,7 +108,7 @@ func at(value any, path []string) string {
 				return strconv.Itoa(len(v))
 			}
 			i, err := strconv.Atoi(key)
-			if err != nil || i >= len(v) {
+			if err != nil || i < 0 || i >= len(v) {
 				return ""
 			}
 			value = v[i]
