@@ -171,6 +171,7 @@ func (r *rogue) attack(messages [][]byte) (code, subcode byte, err error) {
 
 // TestNoMessageOfAPeerHarmsTheDriverOrAnotherSession gives each list of messages to a session of its own.
 func TestNoMessageOfAPeerHarmsTheDriverOrAnotherSession(t *testing.T) {
+	atOnce(t)
 	type attack struct {
 		name     string
 		messages [][]byte

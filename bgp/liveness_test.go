@@ -37,6 +37,7 @@ func (w *watcher) watches(t *testing.T, want string) {
 }
 
 func TestAPathThatFailsEndsItsSessionAtOnceAndNoOther(t *testing.T) {
+	atOnce(t)
 	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
 	w := newWatcher()
 	d := run(t, func(c *Config) { c.Liveness = w })

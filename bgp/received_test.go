@@ -23,6 +23,7 @@ func flood(n int) [][]byte {
 }
 
 func TestAPeerThatSendsTooManyPrefixesIsLeftAloneForAWhile(t *testing.T) {
+	atOnce(t)
 	r := newRogue(t, "127.0.0.3", 64528)
 	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
 	d := run(t, func(c *Config) { c.PrefixLimitPause = 10 * time.Millisecond })

@@ -173,12 +173,20 @@ func await[T any](t testing.TB, changed <-chan T, ok func() bool, otherwise func
 	}
 }
 
+// taken are the ports that freePort gave away: tests run at the same time.
+var taken sync.Map
+
 func freePort(t testing.TB, address string) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+	for {
+		l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+		must(t, err)
+		port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+		must(t, l.Close())
+		if _, before := taken.LoadOrStore(port, true); !before {
+			return port
+		}
+	}
 }
 
 func must(t testing.TB, err error) {
