@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -31,6 +32,10 @@ func testLeave(t *testing.T, r *rack) {
 	}
 	t.Cleanup(func() { label(context.WithoutCancel(t.Context()), v1alpha1.ExcludeLabel+"-") })
 	label(t.Context(), v1alpha1.ExcludeLabel+"=")
+	eventually(t, func(ctx context.Context) error {
+		out, err := r.Vtysh(ctx, "show bgp ipv4 unicast community graceful-shutdown json")
+		return errors.Join(err, jsonHas(out, []string{"routes/" + soleAddress(bgp).String() + `\/32/0/peerId = ` + r.addressText(owner)}))
+	})
 	if reason := r.awaitState(t, owner, v1alpha1.SpeakerLeaving); !strings.Contains(reason, v1alpha1.ExcludeLabel) {
 		t.Errorf("it leaves because %q, want the label named", reason)
 	}

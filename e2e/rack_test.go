@@ -59,6 +59,11 @@ func TestBerthOnARack(t *testing.T) {
 
 		{"when the owner's node is cut off another node answers", testNodeCut},
 		{"with BFD the router drops the routes of a node that is cut off at once", testPathsWatched},
+		{"a router that is killed delays no other, and gets all routes back", testRouterKilled},
+		{"a router that is silent delays no other peer, route or answer", testBlackHole},
+		{"a killed speaker's routes go at once", testSpeakerKilled},
+		{"a password that changes resets its own session only", testPasswordRotated},
+		{"connections follow the weights of the nodes", testWeights},
 		{"after every fault of the segment one node owns an address", testFaults},
 		{"after every fault while the API server is away too", testFaultsAlone},
 		{"after random faults in a row", testRandomFaults},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,9 +21,12 @@ import (
 // a txtar archive:
 //
 //	objects.yaml                  applied, and removed at the end
+//	frr.conf                      lines of the router's BGP configuration, taken back at the end
+//	bird.conf                     text added to the spine's configuration until another one, or the end
 //	frr: COMMAND                  what `vtysh -c COMMAND` on the router must come to print: JSON, in which each
-//	                              line "path = value" holds; a path is keys and indexes with "/" between (in a key
-//	                              "\/"), and "#" is the length
+//	                              line "path = value" holds, or "path ~ regular expression"; a path is keys and
+//	                              indexes with "/" between (in a key "\/"), "#" is the length, and what is absent
+//	                              in what is there is ""
 //	bird: COMMAND                 what `birdc COMMAND` on the spine must come to print: each line is part of a line
 //	                              of it, or after "!" of none, or after "~" a regular expression that one matches
 //
@@ -44,6 +48,10 @@ func testTables(t *testing.T, r *rack) {
 					t.Fatalf("section %q says nothing", f.Name)
 				}
 				switch {
+				case f.Name == "frr.conf":
+					r.configureRouter(t, lines(f.Data))
+				case f.Name == "bird.conf":
+					r.configureSpine(t, string(f.Data))
 				case strings.HasSuffix(f.Name, ".yaml"):
 					r.apply(t, string(f.Data))
 				case isCheck && router == "frr":
@@ -57,10 +65,40 @@ func testTables(t *testing.T, r *rack) {
 						return errors.Join(err, textHas(out, lines(f.Data)))
 					})
 				default:
-					t.Fatalf("section %q: want *.yaml, frr: COMMAND or bird: COMMAND", f.Name)
+					t.Fatalf("section %q: want frr.conf, bird.conf, *.yaml, frr: COMMAND or bird: COMMAND", f.Name)
 				}
 			}
 		})
+	}
+}
+
+// configureRouter gives FRR lines of configuration, until the end of the test.
+func (r *rack) configureRouter(t *testing.T, lines []string) {
+	t.Helper()
+	var undo []string
+	for _, line := range slices.Backward(lines) {
+		undo = append(undo, "no "+line)
+	}
+	t.Cleanup(func() {
+		if err := r.ConfigureRouter(context.WithoutCancel(t.Context()), undo...); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.ConfigureRouter(t.Context(), lines...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// configureSpine adds to BIRD's configuration, until the end of the test.
+func (r *rack) configureSpine(t *testing.T, text string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := r.ConfigureSpine(context.WithoutCancel(t.Context()), ""); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.ConfigureSpine(t.Context(), text); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -81,50 +119,69 @@ func jsonHas(out string, want []string) error {
 		return fmt.Errorf("no JSON: %w in %q", err, out)
 	}
 	for _, line := range want {
-		path, text, ok := strings.Cut(line+" ", " = ")
-		if !ok {
-			return fmt.Errorf("line %q is not PATH = VALUE", line)
+		path, text, isText := strings.Cut(line+" ", " = ")
+		pattern := ""
+		if !isText {
+			var isPattern bool
+			if path, pattern, isPattern = strings.Cut(line, " ~ "); !isPattern {
+				return fmt.Errorf("line %q is not PATH = VALUE or PATH ~ PATTERN", line)
+			}
 		}
 		text = strings.TrimSpace(text)
 		keys := strings.Split(strings.ReplaceAll(path, `\/`, "\x00"), "/")
 		for i := range keys {
 			keys[i] = strings.ReplaceAll(keys[i], "\x00", "/")
 		}
-		if got := at(value, keys); got != text {
+		got, err := at(value, keys)
+		if err != nil {
+			return fmt.Errorf("%s: %w in %s", path, err, out)
+		}
+		if pattern != "" {
+			matched, err := regexp.MatchString(pattern, got)
+			if err != nil {
+				return err
+			}
+			if !matched {
+				return fmt.Errorf("%s is %q, want a match of %s in %s", path, got, pattern, out)
+			}
+		} else if got != text {
 			return fmt.Errorf("%s is %q, want %q in %s", path, got, text, out)
 		}
 	}
 	return nil
 }
 
-// at returns what is at a path of JSON, as text; "" if there is nothing.
-func at(value any, path []string) string {
-	for _, key := range path {
+// at returns what is at a path of JSON, as text. The last key may be absent, then it is "".
+func at(value any, path []string) (string, error) {
+	for i, key := range path {
 		switch v := value.(type) {
 		case map[string]any:
-			value = v[key]
+			var found bool
+			if value, found = v[key]; !found && i < len(path)-1 {
+				return "", fmt.Errorf("there is no %q", key)
+			}
 		case []any:
 			if key == "#" {
-				return strconv.Itoa(len(v))
+				return strconv.Itoa(len(v)), nil
 			}
-			i, err := strconv.Atoi(key)
-			if err != nil || i < 0 || i >= len(v) {
-				return ""
+			n, err := strconv.Atoi(key)
+			if err != nil || n < 0 || n >= len(v) {
+				return "", fmt.Errorf("there is no element %q of %d", key, len(v))
 			}
-			value = v[i]
+			value = v[n]
 		default:
-			return ""
+			return "", fmt.Errorf("%q is not in %v", key, v)
 		}
 	}
 	switch v := value.(type) {
 	case nil:
-		return ""
+		return "", nil
 	case string:
-		return v
+		return v, nil
 	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64)
+		return strconv.FormatFloat(v, 'f', -1, 64), nil
 	}
-	return fmt.Sprint(value)
+	return fmt.Sprint(value), nil
 }
 
 // textHas tells which of the lines does not hold.

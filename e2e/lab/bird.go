@@ -29,9 +29,14 @@ func (l *Lab) birdSpec(spec host.Spec) host.Spec {
 			host.File{Path: "/etc/group", Append: true, Mode: 0o644, Text: "bird:x:9760:\n"})
 	}
 	spec.Dirs = append(spec.Dirs, host.Dir{Path: "/run/bird"})
-	spec.Files = append(spec.Files, host.File{Path: "/etc/bird/bird.conf", Mode: 0o644, Text: birdConfig(l.plan)})
+	spec.Files = append(spec.Files,
+		host.File{Path: "/etc/bird/bird.conf", Mode: 0o644, Text: birdConfig(l.plan)},
+		host.File{Path: birdMore, Mode: 0o644})
 	return spec
 }
+
+// birdMore is a file of BIRD's configuration that ConfigureSpine writes.
+const birdMore = "/etc/bird/more.conf"
 
 // birdConfig makes every node a neighbour: external over IPv4, internal over IPv6.
 func birdConfig(p plan) string {
@@ -39,6 +44,7 @@ func birdConfig(p plan) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("log stderr all;")
 	line("router id 172.30.0.%d;", spineNumber)
+	line("include %q;", birdMore)
 	line("protocol device {}")
 	line("protocol direct { ipv4; ipv6; interface %q; }", rackPort)
 	line("protocol bfd { interface %q { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }", rackPort)
@@ -74,6 +80,20 @@ func (l *Lab) startSpine(ctx context.Context) error {
 		_, err := l.Birdc(ctx, "show status")
 		return err
 	})
+}
+
+// ConfigureSpine adds text to BIRD's configuration, in place of what was added before, and has BIRD take it.
+func (l *Lab) ConfigureSpine(ctx context.Context, text string) error {
+	cmd := l.Exec(ctx, Spine, "tee", birdMore)
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("write %s of %s: %w: %s", birdMore, Spine, err, bytes.TrimSpace(out))
+	}
+	out, err := l.Birdc(ctx, "configure")
+	if err == nil && !strings.Contains(out, "Reconfig") {
+		err = fmt.Errorf("BIRD refuses its configuration: %s", strings.TrimSpace(out))
+	}
+	return err
 }
 
 // Birdc runs a command in the shell of the spine's BIRD, such as "show route all", and returns what it printed.

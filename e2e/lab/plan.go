@@ -26,6 +26,9 @@ const (
 
 // Address ranges of the cluster.
 const (
+	// spineLoopback is an address of the spine's that is two hops from the nodes: they reach it through the router.
+	spineLoopback = "172.31.255.3"
+
 	podRange4     = "10.244.0.0/16"
 	podRange6     = "fd00:244::/32"
 	serviceRange4 = "10.96.0.0/16"
@@ -76,10 +79,17 @@ func newPlan(o Options) plan {
 	p.add(rackHost(Client, 100, families))
 	p.add(routerHost(families))
 	if o.Router == "frr" {
-		p.add(rackHost(Spine, spineNumber, families))
+		spine := rackHost(Spine, spineNumber, families)
+		spine.ports[0].prefixes = append(spine.ports[0].prefixes, netip.MustParsePrefix(spineLoopback+"/32"))
+		p.add(spine)
 	}
 	p.add(remoteHost(families))
 	p.route(families)
+	for i := range p.hosts {
+		if o.Router == "frr" && p.hosts[i].name == Router {
+			p.hosts[i].routes = append(p.hosts[i].routes, route{netip.MustParsePrefix(spineLoopback + "/32"), families[0].onRack(spineNumber)})
+		}
+	}
 	return p
 }
 

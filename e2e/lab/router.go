@@ -128,14 +128,34 @@ func (l *Lab) Vtysh(ctx context.Context, command string) (string, error) {
 	if l.opts.Router != "frr" {
 		return "", fmt.Errorf("lab %q has no FRR: bring it up with --router frr", l.opts.Name)
 	}
+	return l.vtysh(ctx, command)
+}
+
+// ConfigureRouter gives FRR's bgpd commands of its BGP configuration, such as "neighbor 172.30.0.11 password x".
+func (l *Lab) ConfigureRouter(ctx context.Context, lines ...string) error {
+	if l.opts.Router != "frr" {
+		return fmt.Errorf("lab %q has no FRR: bring it up with --router frr", l.opts.Name)
+	}
+	out, err := l.vtysh(ctx, append([]string{"configure terminal", fmt.Sprintf("router bgp %d", RouterAS)}, lines...)...)
+	if err == nil && strings.Contains(out, "%") {
+		err = fmt.Errorf("FRR refuses its configuration: %s", strings.TrimSpace(out))
+	}
+	return err
+}
+
+func (l *Lab) vtysh(ctx context.Context, commands ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	cmd := l.Exec(ctx, Router, "vtysh", "-c", command)
+	argv := []string{"vtysh"}
+	for _, c := range commands {
+		argv = append(argv, "-c", c)
+	}
+	cmd := l.Exec(ctx, Router, argv...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("vtysh -c %q: %w: %s", command, err, bytes.TrimSpace(append(out, stderr.Bytes()...)))
+		return "", fmt.Errorf("vtysh %q: %w: %s", commands, err, bytes.TrimSpace(append(out, stderr.Bytes()...)))
 	}
 	return string(out), nil
 }

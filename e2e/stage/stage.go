@@ -146,11 +146,15 @@ spec: {pools: [routed], peers: [tor]}
 `, lab.NodeAS, lab.RouterAS))
 }
 
-// App is an application of echo servers, one Pod a node at the most.
+// App is an application of echo servers.
 type App struct {
 	Namespace, Name string
-	// Nodes to run on; empty: one Pod on every node.
+	// Group is the Pods' label "group", for Services over several applications.
+	Group string
+	// Nodes to run on; empty: every node.
 	Nodes []string
+	// PodsPerNode is 1 if it is 0.
+	PodsPerNode int
 }
 
 // Deploy runs the application and waits until its Pods are ready.
@@ -172,7 +176,7 @@ spec:
   selector: {matchLabels: {app: %[2]s}}
   strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}
   template:
-    metadata: {labels: {app: %[2]s}}
+    metadata: {labels: {app: %[2]s, group: %[5]q}}
     spec:
       terminationGracePeriodSeconds: 10
       tolerations:
@@ -194,7 +198,7 @@ spec:
           env:
             - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
             - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
-`, app.Namespace, app.Name, len(nodes), strings.Join(nodes, ", ")))
+`, app.Namespace, app.Name, len(nodes)*max(1, app.PodsPerNode), strings.Join(nodes, ", "), app.Group))
 	if err != nil {
 		return fmt.Errorf("deploy %s: %w", app.Name, err)
 	}

@@ -1,0 +1,306 @@
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/stage"
+)
+
+// spinePeer makes BIRD a second router of all nodes, which is told of the pool that the first one is told of.
+const spinePeer = `
+apiVersion: berth.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: spine}
+spec: {localASN: 64513, peerASN: 64514, address: 172.30.0.3}
+---
+apiVersion: berth.dev/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: spine}
+spec: {pools: [routed], peers: [spine]}
+`
+
+// onSpine waits until BIRD has routes to the address by exactly these nodes.
+func (r *rack) onSpine(t *testing.T, address netip.Addr, nodes ...string) {
+	t.Helper()
+	var want []string
+	for _, node := range r.Nodes() {
+		line := "BGP.next_hop: " + r.addressText(node)
+		if !strings.Contains(strings.Join(nodes, " "), node) {
+			line = "!" + line
+		}
+		want = append(want, line)
+	}
+	eventually(t, func(ctx context.Context) error {
+		out, err := r.Birdc(ctx, fmt.Sprintf("show route all for %s/%d", address, address.BitLen()))
+		return errors.Join(err, textHas(out, want))
+	})
+}
+
+// session returns what a node's speaker reports of its session with a peer.
+func (r *rack) session(ctx context.Context, node, peer string) (v1alpha1.SessionReport, error) {
+	report, err := r.speaker(ctx, node)
+	if err != nil {
+		return v1alpha1.SessionReport{}, err
+	}
+	for _, s := range report.Sessions {
+		if s.Peer == peer {
+			return s, nil
+		}
+	}
+	return v1alpha1.SessionReport{}, fmt.Errorf("the speaker of %s reports no session with %s", node, peer)
+}
+
+// awaitSession waits until the session is up or not, and returns the report.
+func (r *rack) awaitSession(t *testing.T, node, peer string, up bool) v1alpha1.SessionReport {
+	t.Helper()
+	var found v1alpha1.SessionReport
+	eventually(t, func(ctx context.Context) error {
+		var err error
+		found, err = r.session(ctx, node, peer)
+		if err == nil && (found.State == "Established") != up {
+			err = fmt.Errorf("the session of %s with %s: %+v", node, peer, found)
+		}
+		return err
+	})
+	return found
+}
+
+// testRouterKilled kills the router's BGP daemon, and starts it again. The other router, and the segment, are
+// served all the while.
+func testRouterKilled(t *testing.T, r *rack) {
+	r.apply(t, spinePeer)
+	l2 := r.serve(t)
+	owner := r.owner(t, r.address(t, l2, corev1.IPv4Protocol))
+	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.70")))
+	r.routes(t, routed, r.Nodes()...)
+	r.onSpine(t, routed, r.Nodes()...)
+	since := map[string]v1alpha1.SessionReport{}
+	for _, node := range r.Nodes() {
+		since[node] = r.awaitSession(t, node, "spine", true)
+	}
+
+	back := sync.OnceFunc(func() {
+		if err := r.Start(context.WithoutCancel(t.Context()), "bgpd@"+lab.Router); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.Kill(t.Context(), "bgpd@"+lab.Router); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(back)
+	for _, node := range r.Nodes() {
+		if s := r.awaitSession(t, node, "tor", false); s.LastError == "" {
+			t.Errorf("the speaker of %s does not say why the session ended: %+v", node, s)
+		}
+	}
+	later := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.71")))
+	r.onSpine(t, later, r.Nodes()...)
+	if now := r.owner(t, r.address(t, l2, corev1.IPv4Protocol)); now != owner {
+		t.Errorf("%s answers on the segment, want %s still", now, owner)
+	}
+
+	back()
+	for _, address := range []netip.Addr{routed, later} {
+		r.routes(t, address, r.Nodes()...)
+		r.answers(t, lab.Remote, address)
+	}
+	for _, node := range r.Nodes() {
+		if now := r.awaitSession(t, node, "spine", true); !now.Since.Equal(since[node].Since) {
+			t.Errorf("the session of %s with the other router was touched: since %s, before %s", node, now.Since, since[node].Since)
+		}
+	}
+}
+
+// testBlackHole has no frame pass between a node and the router: neither says a word of an end. The node's other
+// session, its owned addresses and the other nodes' sessions go on.
+func testBlackHole(t *testing.T, r *rack) {
+	r.apply(t, spinePeer)
+	const lost = "n2"
+	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.72")))
+	r.routes(t, routed, r.Nodes()...)
+	r.onSpine(t, routed, r.Nodes()...)
+	spine := r.awaitSession(t, lost, "spine", true)
+	l2 := map[netip.Addr]string{} // with an address of the lost node's among them, probably
+	for range 6 {
+		address := r.address(t, r.serve(t), corev1.IPv4Protocol)
+		l2[address] = r.owner(t, address)
+	}
+
+	heal := sync.OnceFunc(func() {
+		if err := r.Unblock(context.WithoutCancel(t.Context()), lost, lab.Router); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.Block(t.Context(), lost, lab.Router); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(heal)
+	// Before the hold time is over, too, news reach the others.
+	later := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.73")))
+	r.onSpine(t, later, r.Nodes()...)
+	r.routes(t, later, r.others(lost)...)
+	r.routes(t, routed, r.others(lost)...) // the router's hold timer
+	if s := r.awaitSession(t, lost, "tor", false); !strings.Contains(s.LastError, "hold timer expired") {
+		t.Errorf("the speaker says %q, want that its hold timer expired", s.LastError)
+	}
+	for address, owner := range l2 {
+		if now := r.owner(t, address); now != owner {
+			t.Errorf("%s answers for %s, want %s still", now, address, owner)
+		}
+	}
+	if now := r.awaitSession(t, lost, "spine", true); !now.Since.Equal(spine.Since) {
+		t.Errorf("the session with the other router was touched: %+v, before %+v", now, spine)
+	}
+
+	heal()
+	r.routes(t, routed, r.Nodes()...)
+	r.routes(t, later, r.Nodes()...)
+}
+
+// testSpeakerKilled kills a speaker: the router is told by its kernel, and has the routes back from the next one.
+func testSpeakerKilled(t *testing.T, r *rack) {
+	const node = "n2"
+	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.74")))
+	r.routes(t, routed, r.Nodes()...)
+	before := r.connections(t)
+	if err := r.Kill(t.Context(), "speaker@"+node); err != nil {
+		t.Fatal(err)
+	}
+	r.routes(t, routed, r.others(node)...)
+	r.answers(t, lab.Remote, routed)
+	r.settle(t)
+	r.routes(t, routed, r.Nodes()...)
+	for neighbour, n := range r.connections(t) {
+		if touched := n != before[neighbour]; touched != (neighbour == r.addressText(node)) {
+			t.Errorf("the session with %s was made %d times, %d before", neighbour, n, before[neighbour])
+		}
+	}
+}
+
+// testPasswordRotated changes a password on both sides. The session is made again, and no other.
+func testPasswordRotated(t *testing.T, r *rack) {
+	const node = "n1"
+	secret := func(password string) string {
+		return `
+apiVersion: v1
+kind: Secret
+metadata: {name: rotated, namespace: berth-system}
+type: kubernetes.io/basic-auth
+stringData: {password: ` + password + "}\n"
+	}
+	router := func(password string) string {
+		return fmt.Sprintf(`protocol bgp secret1 {
+  local 172.30.0.3 port 1180 as 64514; neighbor %s port 1180 as 64513; direct; passive; password %q;
+  ipv4 { import all; export none; };
+}
+`, r.addressText(node), password)
+	}
+	r.configureSpine(t, router("first"))
+	r.apply(t, secret("first"))
+	r.apply(t, `
+apiVersion: berth.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: secret}
+spec:
+  localASN: 64513
+  peerASN: 64514
+  address: 172.30.0.3
+  port: 1180
+  passwordSecretRef: {name: rotated}
+  nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n1}}]
+`)
+	first := r.awaitSession(t, node, "secret", true)
+	others := r.connections(t)
+
+	if err := r.Apply(t.Context(), secret("second")); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitSession(t, node, "secret", false) // the router has the old one
+	if err := r.ConfigureSpine(t.Context(), router("second")); err != nil {
+		t.Fatal(err)
+	}
+	if second := r.awaitSession(t, node, "secret", true); second.Since.Equal(first.Since) {
+		t.Errorf("the session is the old one: %+v", second)
+	}
+	eventually(t, func(ctx context.Context) error {
+		out, err := r.Birdc(ctx, "show protocols secret1")
+		return errors.Join(err, textHas(out, []string{"Established"}))
+	})
+	for neighbour, n := range r.connections(t) {
+		if n != others[neighbour] {
+			t.Errorf("the session with %s was opened anew", neighbour)
+		}
+	}
+}
+
+// testWeights has the router's kernel spread 10 000 connections over a node with three Pods and one with one.
+func testWeights(t *testing.T, r *rack) {
+	const group = "weighed"
+	for _, app := range []stage.App{
+		{Namespace: r.web.Namespace, Name: "heavy", Group: group, Nodes: []string{"n1"}, PodsPerNode: 3},
+		{Namespace: r.web.Namespace, Name: "light", Group: group, Nodes: []string{"n2"}},
+	} {
+		t.Cleanup(func() {
+			if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "-n", app.Namespace, "delete", "--cascade=foreground", "--timeout=60s", "deployment/"+app.Name); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := r.Deploy(t.Context(), app); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.apply(t, `
+apiVersion: berth.dev/v1alpha1
+kind: IPPool
+metadata: {name: weighed}
+spec: {allocation: OnRequest, addresses: [203.0.113.128/28]}
+---
+apiVersion: berth.dev/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: weighed}
+spec: {pools: [weighed], peers: [tor], weightBy: LocalEndpoints}
+`)
+	address := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("203.0.113.129"), local, func(svc *corev1.Service) {
+		svc.Spec.Selector = map[string]string{"group": group}
+	}))
+	eventually(t, func(ctx context.Context) error {
+		out, err := r.Exec(ctx, lab.Router, "ip", "-json", "route", "show", address.String()).Output()
+		return errors.Join(err, jsonHas(string(out), []string{"0/nexthops/0/weight ~ ^[1-9]", "0/nexthops/# = 2"}))
+	})
+	r.forwarded(t, address)
+
+	const connections = 10000
+	var mu sync.Mutex
+	served := map[string]int{}
+	clients, ctx := errgroup.WithContext(t.Context())
+	clients.SetLimit(32)
+	for range connections {
+		clients.Go(func() error {
+			answer, err := r.AskHTTP(ctx, lab.Remote, address)
+			mu.Lock()
+			defer mu.Unlock()
+			served[answer.Node]++
+			return err
+		})
+	}
+	if err := clients.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d connections: %v", connections, served)
+	if ratio := float64(served["n1"]) / float64(served["n2"]); ratio < 2.7 || ratio > 3.3 || served["n1"]+served["n2"] != connections {
+		t.Errorf("of %d connections the nodes served %v, want 3 to 1 within 10 %%", connections, served)
+	}
+}
