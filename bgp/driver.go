@@ -29,6 +29,9 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Liveness watches the paths to those peers that have BFD enabled; nil: none is watched.
 	Liveness Liveness
+	// LastingSession is how long a session must have been up for the next attempt to follow its end at once, and not
+	// after 5 s; 0 means 10 s.
+	LastingSession time.Duration
 	// PrefixLimitPause is how long a peer is left alone that sent more than 10 000 prefixes of a family, none of
 	// which is used; 0 means 5 minutes.
 	PrefixLimitPause time.Duration
@@ -67,6 +70,9 @@ func New(config Config) (*Driver, error) {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.LastingSession == 0 {
+		config.LastingSession = 10 * time.Second
 	}
 	if config.PrefixLimitPause == 0 {
 		config.PrefixLimitPause = 5 * time.Minute

@@ -388,6 +388,31 @@ func TestANotificationThatEndsASessionIsDecoded(t *testing.T) {
 	}
 }
 
+func TestASessionThatLastedIsStartedAnewWhenItEnds(t *testing.T) {
+	atOnce(t)
+	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
+	d := run(t, func(c *Config) { c.LastingSession = time.Nanosecond })
+	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	tor1.has(t, "192.0.2.1/32")
+	tor2.has(t, "192.0.2.1/32")
+	d.up(t, "tor1", "tor2")
+	for range 2 {
+		tor1.forget()
+		tor1.bgpReset(t, "again")
+		d.observesReason(t, SessionDown, "tor1", "administrative reset")
+		d.observes(t, SessionUp, "tor1")
+		tor1.has(t, "192.0.2.1/32")
+		d.counts(t, "tor1", 1, 0)
+		if got := d.session(t, "tor1").LastError; !strings.Contains(got, `"again"`) {
+			t.Errorf("last error %q, want the router's word", got)
+		}
+	}
+	if ends := tor2.ended(); len(ends) != 0 {
+		t.Errorf("tor2 saw its session end: %v", ends)
+	}
+}
+
 func TestRoutesOfAPeerAreRejected(t *testing.T) {
 	atOnce(t)
 	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)

@@ -52,6 +52,7 @@ type owner struct {
 	turn      uint64 // of the order that set the phase
 	phase     phase
 	withdrawn []chan struct{}
+	closing   bool
 
 	ready                      <-chan struct{} // closed
 	retry, settle, drain, rest *time.Timer
@@ -427,6 +428,7 @@ func (o *owner) readBack() {
 
 // close says goodbye to the peers and ends GoBGP.
 func (o *owner) close(ctx context.Context, cancel context.CancelFunc) error {
+	o.closing = true
 	o.unwatchPaths()
 	for address, s := range o.byAddress {
 		if counted, err := o.server.established(ctx, address); err == nil && counted {

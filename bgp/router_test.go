@@ -68,6 +68,7 @@ func newRouterWithID(t testing.TB, address, routerID string, asn, driverASN uint
 	neighbour := &api.Peer{
 		Conf:      &api.PeerConf{NeighborAddress: source.String(), PeerAsn: driverASN},
 		Transport: &api.Transport{PassiveMode: true, LocalAddress: address},
+		Timers:    &api.Timers{Config: &api.TimersConfig{IdleHoldTimeAfterReset: 1}},
 	}
 	for _, f := range families {
 		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
@@ -209,6 +210,12 @@ func (r *router) announces(t testing.TB, prefix string) {
 func (r *router) bgpShutdown(t testing.TB, communication string) {
 	t.Helper()
 	must(t, r.bgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Communication: communication}))
+}
+
+// bgpReset makes the router end its session with the driver, with a word.
+func (r *router) bgpReset(t testing.TB, communication string) {
+	t.Helper()
+	must(t, r.bgp.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: driverAddress.String(), Communication: communication}))
 }
 
 func nextHop(p *apiutil.Path) string {

@@ -150,7 +150,7 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 	if s == nil || s.state == e.state {
 		return
 	}
-	wasUp, was := s.up(), s.state
+	wasUp, was, since := s.up(), s.state, s.since
 	o.board.update(func() {
 		s.state = e.state
 		if s.up() || wasUp {
@@ -165,6 +165,9 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
+		if !o.closing && s.rested.IsZero() && s.peer.GracefulRestart == 0 && e.time.Sub(since) >= o.config.LastingSession {
+			o.startAnew(ctx, s)
+		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
 		o.refusedByPeer(ctx, s, e)
 	}
@@ -217,6 +220,23 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	o.metrics.downs.WithLabelValues(s.peer.Name).Inc()
 	o.setError(s, reason, e.time)
 	o.report(s, SessionDown, reason)
+}
+
+// startAnew makes GoBGP forget that the peer had a session: it would stay idle for 5 s after one that ended, and
+// connects to a new peer within 2 s. For sessions that lasted; so one that ends again and again is held up.
+func (o *owner) startAnew(ctx context.Context, s *session) {
+	err := o.server.deletePeer(ctx, s.peer)
+	if err == nil {
+		err = o.server.addPeer(ctx, s.peer)
+	}
+	if err == nil {
+		return
+	}
+	o.log.Error("BGP session not started anew", slog.String("peer", s.peer.Name), slog.Any("error", err))
+	delete(o.byAddress, s.peer.Address)
+	o.board.update(func() { s.invalid = true })
+	o.peersDone = false
+	o.retry.Reset(retryPause)
 }
 
 // wakeRested lets those sessions come up again that have rested after too many prefixes.
