@@ -73,10 +73,11 @@ bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" l
 	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker
 	go test -tags root -run '^$$' -bench . ./l2
 
-bench-scale: preflight fetch binaries ## the controller at 5 000 Services, beside a bare client; JSON to bin/bench-scale.json (root)
+bench-scale: preflight fetch binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)
 	mkdir -p bin
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
+	$(BERTH_CACHE)/bin/bench -routes 10000 -json bin/bench-routes.json
 
 FUZZTIME ?= 30s
 fuzz: ## each fuzz target for FUZZTIME (their seeds are part of every test run)

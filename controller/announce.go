@@ -4,14 +4,17 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
 )
 
 // Reasons of the condition berth.dev/Announced.
@@ -32,10 +35,20 @@ type nodeView struct {
 	excluded string // why it announces nothing; empty: it may
 	alive    bool   // the Node is Ready
 	speaker  v1alpha1.SpeakerState
-	leaves   string   // why its speaker is Leaving
-	segments []string // interfaces on which its speaker announces, sorted
-	oneWay   []string // interfaces whose replies leave by another, sorted
-	sessions []string // names of BGPPeers with an established session, sorted
+	leaves   string    // why its speaker is Leaving
+	segments []string  // interfaces on which its speaker announces, sorted
+	oneWay   []string  // interfaces whose replies leave by another, sorted
+	sessions []session // that are established, sorted
+}
+
+// session is an established session with a BGPPeer, and the families that it carries.
+type session struct {
+	peer       string
+	ipv4, ipv6 bool
+}
+
+func (s session) carries(address netip.Addr) bool {
+	return address.Is4() && s.ipv4 || address.Is6() && s.ipv6
 }
 
 // owner is who answers for an address on a segment.
@@ -57,6 +70,8 @@ type outlook struct {
 	conflicts map[netip.Addr]foreign
 	snapshot  *config.Snapshot
 	nodes     map[string]nodeView
+	// counted is what was counted with this snapshot and these nodes, for whatever is asked again; may be nil.
+	counted *sync.Map
 }
 
 // condition says by whom the addresses are announced, or why one of them is not.
@@ -67,6 +82,7 @@ func (o outlook) condition() condition {
 		return c
 	}
 	var l2, bgp, answers []string
+	var carried carriers
 	for _, address := range o.addresses {
 		found, reason, message := o.announcers(address)
 		if reason != "" {
@@ -74,13 +90,19 @@ func (o outlook) condition() condition {
 			return c
 		}
 		l2, bgp = unite(l2, found.l2), unite(bgp, found.bgp)
+		if len(found.bgp) > 0 {
+			// Of two addresses the one that fewer carry.
+			if n := o.carriers(address); carried == (carriers{}) || n.nodes < carried.nodes || n.nodes == carried.nodes && n.sessions < carried.sessions {
+				carried = n
+			}
+		}
 		for _, owner := range o.owners[address] {
 			if o.nodes[owner.node].alive {
 				answers = unite(answers, []string{o.answer(owner)})
 			}
 		}
 	}
-	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+by(l2, answers, bgp)
+	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+by(l2, answers, bgp, carried)
 	switch {
 	case o.local:
 		c.message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
@@ -91,7 +113,7 @@ func (o outlook) condition() condition {
 }
 
 // by names the advertisements, and who answers.
-func by(l2, answers, bgp []string) string {
+func by(l2, answers, bgp []string, carried carriers) string {
 	var parts []string
 	if len(l2) > 0 {
 		part := strings.Join(l2, ", ")
@@ -101,9 +123,78 @@ func by(l2, answers, bgp []string) string {
 		parts = append(parts, part)
 	}
 	if len(bgp) > 0 {
-		parts = append(parts, strings.Join(bgp, ", "))
+		parts = append(parts, strings.Join(bgp, ", ")+carried.String())
 	}
 	return strings.Join(parts, "; by ")
+}
+
+// carriers are how many nodes announce an address by BGP, over how many sessions.
+type carriers struct{ nodes, sessions int }
+
+func (c carriers) String() string {
+	return fmt.Sprintf(": %s, %s", counted(c.nodes, "node"), counted(c.sessions, "session"))
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+var carriersPattern = regexp.MustCompile(`: \d+ nodes?, \d+ sessions?`)
+
+// uncounted is a message without the numbers of carriers.
+func uncounted(message string) string { return carriersPattern.ReplaceAllString(message, "") }
+
+// carriers counts who announces the address by BGP. For policy Cluster that is the same for all Services that the
+// same advertisements select.
+func (o outlook) carriers(address netip.Addr) carriers {
+	advertisements := o.snapshot.BGPFor(address, o.labels[address]...)
+	if o.local {
+		var c carriers
+		for name := range o.endpoints.Nodes() {
+			c = c.with(o, name, address, advertisements)
+		}
+		return c
+	}
+	if o.counted == nil {
+		o.counted = &sync.Map{}
+	}
+	var key strings.Builder
+	fmt.Fprint(&key, address.Is4())
+	for _, a := range advertisements {
+		key.WriteString(" " + a.Name)
+	}
+	if known, ok := o.counted.Load(key.String()); ok {
+		return known.(carriers)
+	}
+	var c carriers
+	for name := range o.nodes {
+		c = c.with(o, name, address, advertisements)
+	}
+	o.counted.Store(key.String(), c)
+	return c
+}
+
+// with counts a node too, if it announces the address.
+func (c carriers) with(o outlook, name string, address netip.Addr, advertisements []*config.BGPAdvertisement) carriers {
+	n, known := o.nodes[name]
+	if !known || o.obstacle(name, n).text != "" {
+		return c
+	}
+	sessions := 0
+	for _, s := range n.sessions {
+		if s.carries(address) && slices.ContainsFunc(advertisements, func(a *config.BGPAdvertisement) bool {
+			return (len(a.Peers) == 0 || slices.Contains(a.Peers, s.peer)) && a.Nodes.Matches(n.labels)
+		}) {
+			sessions++
+		}
+	}
+	if sessions > 0 {
+		c.nodes, c.sessions = c.nodes+1, c.sessions+sessions
+	}
+	return c
 }
 
 // answer says where an owner answers, and if it does so the wrong way.
@@ -156,10 +247,13 @@ func (o outlook) announcers(address netip.Addr) (found announcers, reason, messa
 		name := "BGPAdvertisement " + a.Name
 		names = append(names, name)
 		if o.passable(a.Nodes, obstacles, func(n nodeView) obstacle {
-			if hasPeer(n.sessions, a.Peers) {
-				return obstacle{}
+			switch {
+			case !hasPeer(n.sessions, a.Peers):
+				return obstacle{text: "has no established session with a peer named there", session: true}
+			case !slices.ContainsFunc(n.sessions, func(s session) bool { return s.carries(address) && hasPeer([]session{s}, a.Peers) }):
+				return obstacle{text: "has no session with a peer named there that carries " + ipam.FamilyOf(address).String(), session: true}
 			}
-			return obstacle{text: "has no established session with a peer named there", session: true}
+			return obstacle{}
 		}) {
 			found.bgp = append(found.bgp, name)
 		}
@@ -274,6 +368,6 @@ func hasInterface(interfaces, patterns []string) bool {
 
 // hasPeer tells whether one of the sessions is with one of the peers; no peers
 // stands for all.
-func hasPeer(sessions, peers []string) bool {
-	return slices.ContainsFunc(sessions, func(s string) bool { return len(peers) == 0 || slices.Contains(peers, s) })
+func hasPeer(sessions []session, peers []string) bool {
+	return slices.ContainsFunc(sessions, func(s session) bool { return len(peers) == 0 || slices.Contains(peers, s.peer) })
 }

@@ -43,7 +43,7 @@ func addresses(texts ...string) []netip.Addr {
 }
 
 func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
-	up := nodeView{alive: true, speaker: v1alpha1.SpeakerReady, segments: []string{"eth0"}, sessions: []string{"tor"}}
+	up := nodeView{alive: true, speaker: v1alpha1.SpeakerReady, segments: []string{"eth0"}, sessions: []session{{"tor", true, true}}}
 	with := func(change func(*nodeView)) nodeView { n := up; change(&n); return n }
 	excluded := with(func(n *nodeView) { n.excluded = "has the label exclude" })
 	leaving := with(func(n *nodeView) { n.speaker, n.leaves = v1alpha1.SpeakerLeaving, "kube-proxy is unhealthy" })
@@ -73,7 +73,7 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 			owners: map[netip.Addr][]owner{address: {{"n1", "172.30.0.0/24", "eth0"}}, netip.MustParseAddr("2001:db8::1"): {{"n1", "172.30.0.0/24", "eth0"}}}},
 			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24"},
 		{"an owner on each of two segments, and by BGP", outlook{addresses: addresses("192.0.2.1", "198.51.100.1"), nodes: map[string]nodeView{"n1": up, "n2": up}, endpoints: some, owners: answers(owner{"n2", "10.1.0.0/24", "bond0"}, owner{"n1", "172.30.0.0/24", "eth0"})},
-			true, "Announced", "by L2Advertisement l2: n2 answers on 10.1.0.0/24, n1 answers on 172.30.0.0/24; by BGPAdvertisement bgp"},
+			true, "Announced", "by L2Advertisement l2: n2 answers on 10.1.0.0/24, n1 answers on 172.30.0.0/24; by BGPAdvertisement bgp: 2 nodes, 2 sessions"},
 		{"the owner's node is dead, and another may announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": dead, "n2": up}, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
 			true, "Announced", "by L2Advertisement l2"},
 		{"the owner's Node is gone", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some, owners: answers(owner{"n9", "172.30.0.0/24", "eth0"})}, true, "Announced", "by L2Advertisement l2"},
@@ -100,8 +100,15 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that announces on no interface named there; see kubectl get speakerstatuses"},
 		{"speakers that do not announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": dead, "n2": {alive: true}, "n3": with(func(n *nodeView) { n.speaker = v1alpha1.SpeakerStarting }), "n4": excluded}}, false, "NoSpeaker",
 			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 is not ready, n2 has no speaker, n3 has a speaker that is Starting, n4 has the label exclude; see kubectl get speakerstatuses"},
-		{"no session with the peer", outlook{addresses: addresses("198.51.100.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.sessions = []string{"other"} }), "n2": dead}}, false, "NoSession",
+		{"no session with the peer", outlook{addresses: addresses("198.51.100.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.sessions = []session{{"other", true, true}} }), "n2": dead}}, false, "NoSession",
 			"198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no established session with a peer named there, n2 is not ready; see kubectl get speakerstatuses"},
+		{"a session that does not carry the family", outlook{addresses: addresses("198.51.100.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.sessions = []session{{"tor", false, true}} })}}, false, "NoSession",
+			"198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no session with a peer named there that carries IPv4; see kubectl get speakerstatuses"},
+		{"by BGP those nodes count that announce it", outlook{addresses: addresses("198.51.100.1"), endpoints: some, nodes: map[string]nodeView{
+			"n1": up, "n2": excluded, "n3": dead, "n4": leaving, "n5": with(func(n *nodeView) { n.sessions = []session{{"other", true, true}, {"tor", true, false}} }),
+			"n6": with(func(n *nodeView) { n.sessions = nil }), "n7": with(func(n *nodeView) { n.sessions = []session{{"tor", false, true}} })}}, true, "Announced", "by BGPAdvertisement bgp: 2 nodes, 2 sessions"},
+		{"by BGP under policy Local", outlook{addresses: addresses("198.51.100.1"), local: true, endpoints: ready("n2", "n9"), nodes: map[string]nodeView{"n1": up, "n2": up}}, true, "Announced",
+			"by BGPAdvertisement bgp: 1 node, 1 session, from nodes with a ready Pod (externalTrafficPolicy Local)"},
 		{"a foreign host has the address", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:99", "n1", "eth0"}}}, false, "AddressConflict",
 			"192.0.2.1 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another"},
 		{"nothing to announce", outlook{nodes: one}, false, "NoAddress", "no address to announce: see condition berth.dev/Allocated"},
@@ -113,5 +120,26 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestMereNumbersOfNodesAndSessionsMayWait(t *testing.T) {
+	before := &metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionTrue, Reason: ReasonAnnounced, Message: "by BGPAdvertisement bgp: 2 nodes, 4 sessions"}
+	for _, c := range []struct {
+		name string
+		now  condition
+		old  *metav1.Condition
+		want bool
+	}{
+		{"one node less", condition{ok: true, reason: ReasonAnnounced, message: "by BGPAdvertisement bgp: 1 node, 1 session"}, before, true},
+		{"nothing", condition{ok: true, reason: ReasonAnnounced, message: before.Message}, before, false},
+		{"another advertisement", condition{ok: true, reason: ReasonAnnounced, message: "by BGPAdvertisement other: 1 node, 1 session"}, before, false},
+		{"an owner, too", condition{ok: true, reason: ReasonAnnounced, message: "by L2Advertisement l2: n1 answers on 10.0.0.0/8; by BGPAdvertisement bgp: 1 node, 1 session"}, before, false},
+		{"nobody announces", condition{reason: ReasonNoSession, message: "by BGPAdvertisement bgp: 1 node, 1 session"}, before, false},
+		{"there was none", condition{ok: true, reason: ReasonAnnounced, message: before.Message}, nil, false},
+	} {
+		if got := onlyCounted(c.now, c.old); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
 	}
 }

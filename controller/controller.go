@@ -66,6 +66,9 @@ type Controller struct {
 	led      atomic.Bool
 	snapshot atomic.Pointer[config.Snapshot]
 	nodes    atomic.Pointer[map[string]nodeView]
+	// nodesChanged is when nodes did.
+	nodesChanged atomic.Pointer[time.Time]
+	tallies      tallies
 	// conflicts are the addresses that foreign hosts announce.
 	conflicts atomic.Pointer[map[netip.Addr]foreign]
 
@@ -160,6 +163,7 @@ func New(o Options) (*Controller, error) {
 	}
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
+	c.nodesChanged.Store(&time.Time{})
 	c.conflicts.Store(&map[netip.Addr]foreign{})
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)

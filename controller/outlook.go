@@ -5,13 +5,17 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -26,17 +30,50 @@ const (
 // withAnnounced adds the condition for what becomes of the addresses of a Service,
 // if that is known. It is not in the first moments of a Service of policy Local,
 // before the control plane has made an EndpointSlice for it.
+// When only the numbers of nodes and sessions differ, and may differ again soon, they stay as they are until later.
 func (c *Controller) withAnnounced(conditions []condition, svc *corev1.Service, addresses []netip.Addr) []condition {
 	o := c.outlook(svc, addresses)
-	if o.local && o.unknown && len(addresses) > 0 && len(svc.Spec.Selector) > 0 && !judged(svc) {
+	if o.local && o.unknown && len(addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
 		return conditions
 	}
-	return append(conditions, o.condition())
+	announced := o.condition()
+	if wait := carriersPause - time.Since(*c.nodesChanged.Load()); wait > 0 && onlyCounted(announced, announcedOf(svc)) {
+		announced.message = announcedOf(svc).Message
+		c.services.AddAfter(svc.Namespace+"/"+svc.Name, wait)
+	}
+	return append(conditions, announced)
 }
 
-// judged tells whether the Service has the condition Announced.
-func judged(svc *corev1.Service) bool {
-	return slices.ContainsFunc(svc.Status.Conditions, func(c metav1.Condition) bool { return c.Type == v1alpha1.ServiceAnnounced })
+// onlyCounted tells whether a condition differs from the old one, if there is one, in nothing but the numbers of nodes and sessions.
+func onlyCounted(c condition, old *metav1.Condition) bool {
+	return old != nil && c.ok && old.Status == metav1.ConditionTrue && old.Reason == c.reason && old.Message != c.message && uncounted(old.Message) == uncounted(c.message)
+}
+
+// carriersPause is for how long no node and no session must have changed before mere numbers of them are written:
+// one node's restart changes those of every Service, twice.
+const carriersPause = 10 * time.Second
+
+// announcedOf returns the condition Announced of the Service, nil if it has none.
+func announcedOf(svc *corev1.Service) *metav1.Condition {
+	return meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceAnnounced)
+}
+
+// tallies keeps what was counted with the last snapshot and nodes.
+type tallies struct {
+	mu       sync.Mutex
+	snapshot *config.Snapshot
+	nodes    *map[string]nodeView
+	known    *sync.Map
+}
+
+// of returns what was counted with these two.
+func (c *tallies) of(snapshot *config.Snapshot, nodes *map[string]nodeView) *sync.Map {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || c.snapshot != snapshot || c.nodes != nodes {
+		c.snapshot, c.nodes, c.known = snapshot, nodes, &sync.Map{}
+	}
+	return c.known
 }
 
 // outlook returns what is known that bears on the addresses of a Service.
@@ -53,6 +90,7 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) outloo
 		snapshot:  c.snapshot.Load(),
 		nodes:     *c.nodes.Load(),
 	}
+	o.counted = c.tallies.of(o.snapshot, c.nodes.Load())
 	for _, address := range addresses {
 		o.labels[address] = append(c.labelsOfSharers(svc, address), svc.Labels)
 		o.owners[address] = c.ownersOf(address)
@@ -256,6 +294,8 @@ func (c *Controller) reviewNodes() bool {
 	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
 		return false
 	}
+	now := time.Now()
+	c.nodesChanged.Store(&now)
 	c.nodes.Store(&nodes)
 	return true
 }
@@ -276,12 +316,20 @@ func (n *nodeView) report(r v1alpha1.SpeakerReport) {
 	}
 	for _, session := range r.Sessions {
 		if session.State == "Established" {
-			n.sessions = append(n.sessions, session.Peer)
+			n.sessions = append(n.sessions, established(session))
 		}
 	}
 	slices.Sort(n.segments)
 	slices.Sort(n.oneWay)
-	slices.Sort(n.sessions)
+	slices.SortFunc(n.sessions, func(a, b session) int { return cmp.Compare(a.peer, b.peer) })
+}
+
+func established(r v1alpha1.SessionReport) session {
+	return session{
+		peer: r.Peer,
+		ipv4: len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv4),
+		ipv6: len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv6),
+	}
 }
 
 // reviewConflicts takes in the conflicts, and has the Services looked at again that

@@ -80,7 +80,17 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	speaks(t, eth0)
 	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no established session with a peer named there; see kubectl get speakerstatuses")
 	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established}]")
-	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp; it has no endpoint that is ready or serves, so connections are refused")
+	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
+	speaks(t, "state: Ready, sessions: [{peer: other, state: Established}, {peer: tor, state: Established, families: [IPv4]}]")
+	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established, families: [IPv6]}]")
+	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no session with a peer named there that carries IPv4; see kubectl get speakerstatuses")
+	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor2", `{localASN: 1, peerASN: 2, address: 192.0.2.253}`)))
+	must(t, scene.Apply(t.Context(), object("BGPAdvertisement", "bgp", `{peers: [tor, tor2]}`)))
+	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established}]")
+	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
+	// Mere numbers are written when they have been the same for a while.
+	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established}, {peer: tor2, state: Established}]")
+	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp: 1 node, 2 sessions; it has no endpoint that is ready or serves, so connections are refused")
 }
 
 func TestAServiceSaysWhichNodeAnswersAndOnlyThatServiceIsWrittenWhenItMoves(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"syscall"
 
 	"github.com/berth-lb/berth/e2e/lab"
@@ -25,14 +27,24 @@ func main() {
 	file := flag.String("json", "bin/bench.json", "file to write the figures to")
 	many := flag.Int("scale", 0, "measure the controller alone, with so many Services")
 	program := flag.String("berth", "", "berth program to measure with -scale; default: the one that the lab runs")
+	routes := flag.Int("routes", 0, "measure the routes of so many Services alone")
+	part := flag.String("run", "", "measure only those parts whose names match this regular expression")
 	rounds := flag.Int("rounds", 10, "how often an address is made to move in each way")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	var err error
-	if *many > 0 {
+	switch wanted, wrong := regexp.Compile(*part); {
+	case wrong != nil:
+		err = fmt.Errorf("-run %s: %w", *part, wrong)
+	case *many > 0:
 		err = runScale(ctx, *file, *program, *many)
-	} else {
-		err = run(ctx, *file, *rounds)
+	case *routes > 0:
+		err = run(ctx, *file, func(b *bench) []step { return b.routesOf(*routes) })
+	default:
+		err = run(ctx, *file, func(b *bench) []step {
+			b.rounds = *rounds
+			return slices.DeleteFunc(b.parts(), func(s step) bool { return !wanted.MatchString(s.name) })
+		})
 	}
 	stop()
 	if err != nil {
@@ -41,7 +53,14 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, file string, rounds int) (err error) {
+// step is a part of the measurement.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// run measures in a lab with Berth on it.
+func run(ctx context.Context, file string, steps func(*bench) []step) (err error) {
 	l, err := lab.Up(ctx, lab.Options{Name: "bench", Nodes: 3, Router: "frr", DualStack: true, Log: os.Stderr})
 	if err != nil {
 		return err
@@ -51,8 +70,8 @@ func run(ctx context.Context, file string, rounds int) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{Stage: s, report: newReport(os.Stdout), rounds: rounds}
-	if err := b.measure(ctx); err != nil {
+	b := &bench{Stage: s, report: newReport(os.Stdout)}
+	if err := inTurn(ctx, append(b.preparations(), steps(b)...)); err != nil {
 		if ctx.Err() == nil {
 			b.Explain(ctx, os.Stderr)
 		}
@@ -72,21 +91,28 @@ const namespace = "bench"
 // everywhere is an application with a pod on each node.
 func everywhere() stage.App { return stage.App{Namespace: namespace, Name: "everywhere"} }
 
-func (b *bench) measure(ctx context.Context) error {
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
+func (b *bench) preparations() []step {
+	return []step{
 		{"install", b.Install},
 		{"configure", b.Configure},
 		{"sessions", func(ctx context.Context) error { return b.AwaitSpeakers(ctx, true) }},
-		{"memory when idle", func(ctx context.Context) error { return b.memory(ctx, "idle") }},
 		{"deploy", func(ctx context.Context) error { return b.Deploy(ctx, everywhere()) }},
+	}
+}
+
+func (b *bench) parts() []step {
+	return []step{
+		{"memory when idle", func(ctx context.Context) error { return b.memory(ctx, "idle") }},
 		{"new Services by ARP", b.newServicesL2},
 		{"new Services by BGP", b.newServicesBGP},
 		{"loss of the owner", b.losses},
+		{"losses behind the router", b.routedLosses},
 		{"many Services", b.many},
-	} {
+	}
+}
+
+func inTurn(ctx context.Context, steps []step) error {
+	for _, step := range steps {
 		fmt.Fprintf(os.Stderr, "# %s\n", step.name)
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)

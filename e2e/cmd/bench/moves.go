@@ -30,7 +30,7 @@ func (b *bench) leave(ctx context.Context, st *steady) error {
 		if _, err := b.settle(ctx, st); err != nil {
 			return fmt.Errorf("planned leave: %w", err)
 		}
-		if err := t.during(ctx, b, st, func() error { return b.leaveAndReturn(ctx, st) }); err != nil {
+		if err := t.during(ctx, b, lab.Client, st.v4, func() error { return b.leaveAndReturn(ctx, st) }); err != nil {
 			return fmt.Errorf("planned leave: %w", err)
 		}
 	}
@@ -45,7 +45,7 @@ func (b *bench) restart(ctx context.Context, st *steady) error {
 		if _, err := b.settle(ctx, st); err != nil {
 			return fmt.Errorf("rolling restart: %w", err)
 		}
-		err := t.during(ctx, b, st, func() error {
+		err := t.during(ctx, b, lab.Client, st.v4, func() error {
 			if _, err := b.Kubectl(ctx, "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
 				return err
 			}
@@ -65,10 +65,7 @@ func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "label", "node", owner.Host, v1alpha1.ExcludeLabel+"="); err != nil {
-		return err
-	}
-	if err := b.awaitState(ctx, owner.Host, v1alpha1.SpeakerLeaving); err != nil {
+	if err := b.exclude(ctx, owner.Host); err != nil {
 		return err
 	}
 	err = stage.Eventually(ctx, patience, func(ctx context.Context) error {
@@ -84,14 +81,27 @@ func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
 	if err := pause(ctx, rest); err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "label", "node", owner.Host, v1alpha1.ExcludeLabel+"-"); err != nil {
-		return err
-	}
-	if err := b.awaitState(ctx, owner.Host, v1alpha1.SpeakerReady); err != nil {
+	if err := b.include(ctx, owner.Host); err != nil {
 		return err
 	}
 	_, err = b.settle(ctx, st)
 	return err
+}
+
+// exclude has a node announce nothing, and waits until it leaves.
+func (b *bench) exclude(ctx context.Context, node string) error {
+	if _, err := b.Kubectl(ctx, "", "label", "node", node, v1alpha1.ExcludeLabel+"="); err != nil {
+		return err
+	}
+	return b.awaitState(ctx, node, v1alpha1.SpeakerLeaving)
+}
+
+// include lets it announce again.
+func (b *bench) include(ctx context.Context, node string) error {
+	if _, err := b.Kubectl(ctx, "", "label", "node", node, v1alpha1.ExcludeLabel+"-"); err != nil {
+		return err
+	}
+	return b.awaitState(ctx, node, v1alpha1.SpeakerReady)
 }
 
 func (b *bench) awaitState(ctx context.Context, node string, want v1alpha1.SpeakerState) error {
@@ -113,8 +123,8 @@ type toll struct {
 
 // during adds what happens to the connections of a client while do runs: to new ones
 // that it makes all the time, and to some that it made before and goes on to use.
-func (t *toll) during(ctx context.Context, b *bench, st *steady, do func() error) error {
-	open, err := b.openLines(ctx, st.v4)
+func (t *toll) during(ctx context.Context, b *bench, client string, address netip.Addr, do func() error) error {
+	open, err := b.openLines(ctx, client, address)
 	if err != nil {
 		return err
 	}
@@ -122,7 +132,7 @@ func (t *toll) during(ctx context.Context, b *bench, st *steady, do func() error
 	defer hangUp()
 	alive := make(chan int, 1)
 	go func() { alive <- open.talk(talking) }() // ends with talking
-	probe := b.StartProbe(ctx, lab.Client, st.v4, every, timeout, true)
+	probe := b.StartProbe(ctx, client, address, every, timeout, client == lab.Client)
 	err = do()
 	gap := probe.Stop()
 	hangUp()
@@ -156,10 +166,10 @@ type lines []net.Conn
 const established = 20
 
 // openLines opens connections, each of which has had an answer.
-func (b *bench) openLines(ctx context.Context, address netip.Addr) (lines, error) {
+func (b *bench) openLines(ctx context.Context, client string, address netip.Addr) (lines, error) {
 	var all lines
 	for range established {
-		conn, err := b.Dial(ctx, lab.Client, "tcp", netip.AddrPortFrom(address, 7000).String())
+		conn, err := b.Dial(ctx, client, "tcp", netip.AddrPortFrom(address, 7000).String())
 		if err != nil {
 			all.close()
 			return nil, fmt.Errorf("open a connection that lasts: %w", err)

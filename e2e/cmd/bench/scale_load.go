@@ -28,7 +28,7 @@ const (
 	creators = 16
 	workers  = 4 // of the controller, by default, and of its rival
 	// deadline of one wait in the measurement of many Services.
-	deadline = 2 * time.Minute
+	deadline = 5 * time.Minute
 )
 
 // Where the addresses are from that the Services have.
