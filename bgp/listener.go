@@ -69,7 +69,7 @@ func (l listener) try() error {
 		case errors.Is(err, syscall.EADDRINUSE):
 			return fmt.Errorf("%w (ss -ltnp shows on the node who has the port; with Calico it is often BIRD)", err)
 		case errors.Is(err, syscall.EACCES):
-			return fmt.Errorf("%w (the speaker needs the capability NET_BIND_SERVICE, which manifests/overlays/bgp-passive gives)", err)
+			return fmt.Errorf("%w (the speaker needs the capability NET_BIND_SERVICE, which manifests/bgp-passive gives)", err)
 		case err != nil:
 			return err
 		}
@@ -82,7 +82,7 @@ func (l listener) try() error {
 
 // start starts GoBGP; without a listener if there can be none, since that concerns some peers only.
 func (o *owner) start(ctx context.Context) error {
-	o.deaf = "the speaker runs without --bgp-listen, so that no router can connect; install manifests/overlays/bgp-passive, or have the speaker connect: leave out passive and give an address"
+	o.deaf = "the speaker runs without --bgp-listen, so that no router can connect; install manifests/bgp-passive, or have the speaker connect: leave out passive and give an address"
 	if o.listener.port > 0 {
 		err := o.listener.try()
 		if err == nil {
