@@ -65,6 +65,22 @@ func TestFRRThatConnectsToUsGetsRoutes(t *testing.T) {
 			name: "by prefix, with TTL security", lines: " neighbor 10.0.0.9 ttl-security hops 1\n",
 			v4: byPrefix("tor1", "10.0.0.0/24"), v6: byPrefix("tor2", "2001:db8::/64"), change: func(p *Peer) { p.TTLSecurity = p.covers().Addr().Is4() },
 		},
+		{
+			name: "passive, with multihop", lines: " neighbor node ebgp-multihop 5\n",
+			v4: passive("tor1", frrIPv4), v6: passive("tor2", frrIPv6), change: func(p *Peer) { p.EBGPMultihop = 5 },
+		},
+		{
+			name: "by prefix, with multihop", lines: " neighbor node ebgp-multihop 5\n",
+			v4: byPrefix("tor1", "10.0.0.0/24"), v6: byPrefix("tor2", "2001:db8::/64"), change: func(p *Peer) { p.EBGPMultihop = 5 },
+		},
+		{
+			name: "passive, at one of our addresses",
+			v4:   passive("tor1", frrIPv4), v6: passive("tor2", frrIPv6), change: func(p *Peer) {
+				if p.Name == "tor1" {
+					p.SourceAddress = netip.MustParseAddr("10.0.0.9")
+				}
+			},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFRR(t, fmt.Sprintf(dialling, c.lines))
@@ -100,6 +116,24 @@ func TestFRRWithoutThePasswordIsNotAcceptedByPrefix(t *testing.T) {
 	if n := f.neighbour(t, "10.0.0.9"); n.BgpState == "Established" {
 		t.Error("a session without the password")
 	}
+}
+
+func TestFRRThatConnectsToUsKeepsTheRoutesOverARestart(t *testing.T) {
+	f := newFRR(t, fmt.Sprintf(dialling, " bgp graceful-restart\n"))
+	d := run(t, listening)
+	p := passive("tor1", frrIPv4)
+	p.GracefulRestart = time.Minute
+	d.SyncPeers([]Peer{p})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9")
+	d.becomes(t, func(st Status) bool { return st.Peers[0].KeepsRoutes })
+	d.Restart()
+	d.stop()
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9, stale")
+	next := run(t, listening)
+	next.SyncPeers([]Peer{p})
+	next.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9")
 }
 
 func TestAPortThatIsTakenIsReportedOnThePeersThatNeedItAndTakenWhenItIsFree(t *testing.T) {
