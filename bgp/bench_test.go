@@ -55,7 +55,7 @@ func BenchmarkPolicies(b *testing.B) {
 	d, err := New(Config{RouterID: netip.MustParseAddr("10.0.0.9")})
 	must(b, err)
 	o := newOwner(d)
-	o.server, err = startServer(b.Context(), d.config.RouterID, o.notes)
+	o.server, err = startServer(b.Context(), d.config.RouterID, listener{}, o.notes)
 	must(b, err)
 	defer o.server.stop(b.Context(), false)
 	var peers []Peer

@@ -20,6 +20,9 @@ type Config struct {
 	Node string
 	// RouterID is the BGP identifier of all sessions: an IPv4 address, unique in the routing domain.
 	RouterID netip.Addr
+	// Listen is where routers may connect to us, as host:port; without a host on all addresses of the node. Empty:
+	// nowhere. If it cannot be had, the peers that need it say so in Status, and it is tried again every 5 s.
+	Listen string
 	// NextHops are the node's own addresses, at most one per family. A route of a family without one is
 	// reported and not announced.
 	NextHops []netip.Addr
@@ -45,6 +48,7 @@ type Config struct {
 type Driver struct {
 	config   Config
 	log      *slog.Logger
+	listener listener
 	nextHops map[gobgp.Family]netip.Addr
 	observed observations
 	orders   *orders
@@ -54,8 +58,12 @@ type Driver struct {
 
 // New checks the configuration and registers the metrics. Nothing is sent before Run.
 func New(config Config) (*Driver, error) {
-	if !config.RouterID.Is4() || config.RouterID.IsUnspecified() {
+	if !validRouterID(config.RouterID) {
 		return nil, fmt.Errorf("BGP router ID %s is not an IPv4 address", config.RouterID)
+	}
+	listener, err := newListener(config.Listen)
+	if err != nil {
+		return nil, err
 	}
 	nextHops := map[gobgp.Family]netip.Addr{}
 	for _, hop := range config.NextHops {
@@ -83,6 +91,7 @@ func New(config Config) (*Driver, error) {
 	d := &Driver{
 		config:   config,
 		log:      config.Logger.With(slog.String("node", config.Node)),
+		listener: listener,
 		nextHops: nextHops,
 		observed: make(observations, observationsKept),
 		orders:   newOrders(),
@@ -122,6 +131,18 @@ func (d *Driver) SyncPeers(peers []Peer) {
 	peers = slices.Clone(peers)
 	d.orders.give(func(o *order) { o.peers = &peers })
 }
+
+// SetRouterID replaces the router ID. One that is another than before ends all sessions, which come up again with it;
+// one that is not an IPv4 address other than 0.0.0.0 (RFC 6286 section 2.1) is an error and changes nothing.
+func (d *Driver) SetRouterID(id netip.Addr) error {
+	if !validRouterID(id) {
+		return fmt.Errorf("BGP router ID %s is not an IPv4 address", id)
+	}
+	d.orders.give(func(o *order) { o.routerID = id })
+	return nil
+}
+
+func validRouterID(id netip.Addr) bool { return id.Is4() && !id.IsUnspecified() }
 
 // Withdraw withdraws everything and keeps the sessions, so that no new connection comes to this node while
 // it forwards what still does. It returns when the withdrawals are on their way to the peers. What Sync is
@@ -178,6 +199,7 @@ type orders struct {
 type order struct {
 	groups    map[string]Desired
 	peers     *[]Peer         // nil if unchanged
+	routerID  netip.Addr      // zero if unchanged
 	withdrawn []chan struct{} // to close when nothing is announced any more
 
 	turn     uint64 // counts the words on the phase

@@ -459,7 +459,7 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 	o := newOwner(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	o.server, err = startServer(ctx, config.RouterID, o.notes)
+	o.server, err = startServer(ctx, config.RouterID, listener{}, o.notes)
 	must(t, err)
 	defer o.server.stop(ctx, false)
 	give := func(prefix, hop string, a announcement, withdraw bool) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -19,8 +20,11 @@ type notes struct {
 	inner slog.Handler
 	wake  chan struct{} // has an element when there is something to take
 
+	// unsigned is why a peer's password was not set on the listener, since it was last cleared.
+	unsigned atomic.Pointer[string]
+
 	mu      sync.Mutex
-	names   map[netip.Addr]string
+	names   map[netip.Prefix]string
 	pending map[netip.Addr]note
 }
 
@@ -59,11 +63,19 @@ func (n note) badPeerAS() bool {
 		n.subcode == gobgp.BGP_ERROR_SUB_BAD_PEER_AS
 }
 
+// about is the note in words, of the session with this peer.
+func (n note) about(p Peer) string {
+	if n.badPeerAS() {
+		return fmt.Sprintf("peer's AS is not the configured %s: %s", p.as(), n.text)
+	}
+	return n.text
+}
+
 func newNotes(inner slog.Handler) *notes {
 	return &notes{
 		inner:   inner,
 		wake:    make(chan struct{}, 1),
-		names:   map[netip.Addr]string{},
+		names:   map[netip.Prefix]string{},
 		pending: map[netip.Addr]note{},
 	}
 }
@@ -72,13 +84,13 @@ func (n *notes) logger() *slog.Logger {
 	return slog.New(&logBridge{notes: n, inner: n.inner})
 }
 
-// rename tells which peer is at which address.
-func (n *notes) rename(names map[netip.Addr]string) {
+// rename tells which peer is at which address, or has its routers in which prefix.
+func (n *notes) rename(names map[netip.Prefix]string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.names = names
 	for address := range n.pending {
-		if _, known := names[address]; !known {
+		if n.nameOf(address) == "" {
 			delete(n.pending, address)
 		}
 	}
@@ -95,7 +107,7 @@ func (n *notes) take() map[netip.Addr]note {
 
 func (n *notes) put(address netip.Addr, v note) {
 	n.mu.Lock()
-	_, known := n.names[address]
+	known := n.nameOf(address) != ""
 	if known {
 		n.pending[address] = v
 	}
@@ -108,7 +120,21 @@ func (n *notes) put(address netip.Addr, v note) {
 func (n *notes) name(address netip.Addr) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.names[address]
+	return n.nameOf(address)
+}
+
+// nameOf returns who is at an address, "" if nobody is. It needs the lock.
+func (n *notes) nameOf(address netip.Addr) string {
+	address = address.WithZone("")
+	if name, ok := n.names[netip.PrefixFrom(address, address.BitLen())]; ok {
+		return name
+	}
+	for prefix, name := range n.names {
+		if prefix.Contains(address) {
+			return name
+		}
+	}
+	return ""
 }
 
 // logBridge is the slog.Handler GoBGP writes to.
@@ -126,6 +152,10 @@ func (b *logBridge) Handle(ctx context.Context, r slog.Record) error {
 		if n, ok := explain(r); ok {
 			b.notes.put(b.address, n)
 		}
+	}
+	if r.Message == "failed to set md5" {
+		why := attr(r, "Err").String()
+		b.notes.unsigned.Store(&why)
 	}
 	// What GoBGP calls information is every detail of a session; the owner logs the essence by name.
 	if r.Level == slog.LevelInfo {

@@ -66,9 +66,9 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		if p.Established() {
 			up = 1
 		}
-		c <- prometheus.MustNewConstMetric(m.sessionUp, prometheus.GaugeValue, up, p.Name)
-		c <- prometheus.MustNewConstMetric(m.prefixes, prometheus.GaugeValue, float64(p.IPv4), p.Name, "ipv4")
-		c <- prometheus.MustNewConstMetric(m.prefixes, prometheus.GaugeValue, float64(p.IPv6), p.Name, "ipv6")
+		c <- prometheus.MustNewConstMetric(m.sessionUp, prometheus.GaugeValue, up, p.label())
+		c <- prometheus.MustNewConstMetric(m.prefixes, prometheus.GaugeValue, float64(p.IPv4), p.label(), "ipv4")
+		c <- prometheus.MustNewConstMetric(m.prefixes, prometheus.GaugeValue, float64(p.IPv6), p.label(), "ipv6")
 	}
 	c <- prometheus.MustNewConstMetric(m.failed, prometheus.GaugeValue, float64(st.UnannouncedTotal))
 }

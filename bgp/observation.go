@@ -23,11 +23,13 @@ const (
 // Observation is something that happened to a session or to a route. Routes that are announced and
 // withdrawn as desired are not observed one by one: they are counted in Status and in the metrics.
 type Observation struct {
-	Time   time.Time
-	Kind   Kind
-	Peer   string
-	Prefix netip.Prefix
-	Reason string
+	Time time.Time
+	Kind Kind
+	Peer string
+	// Neighbour is the router of a Peer with a Prefix that this is about.
+	Neighbour netip.Addr
+	Prefix    netip.Prefix
+	Reason    string
 }
 
 // observations is a bounded stream with one sender: a slow reader loses the oldest.

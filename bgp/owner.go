@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -25,10 +26,13 @@ const (
 // It never waits for a peer: GoBGP dials, sends and receives in goroutines of each session's own.
 type owner struct {
 	*Driver
-	server *server
-	notes  *notes
-	probes chan verdict
-	asking sync.WaitGroup
+	server   *server
+	routerID netip.Addr // of server
+	deaf     string     // why nobody can connect to us
+	anew     string     // why server is to be replaced by another
+	notes    *notes
+	probes   chan verdict
+	asking   sync.WaitGroup
 
 	routers   map[string]sighting // of unnumbered peers, by interface
 	sought    []string            // the interfaces where a search is on
@@ -48,6 +52,7 @@ type owner struct {
 	peersDone bool   // all of them are in GoBGP
 	peersNews bool   // they were ordered since
 	byAddress map[netip.Addr]*session
+	resting   map[netip.Addr]time.Time // routers of a prefix that are left alone until then
 
 	turn      uint64 // of the order that set the phase
 	phase     phase
@@ -63,6 +68,7 @@ func newOwner(d *Driver) *owner {
 	close(ready)
 	return &owner{
 		Driver:    d,
+		routerID:  d.config.RouterID,
 		notes:     newNotes(d.log.Handler()),
 		probes:    make(chan verdict),
 		routers:   map[string]sighting{},
@@ -75,6 +81,7 @@ func newOwner(d *Driver) *owner {
 		refused:   map[netip.Prefix]struct{}{},
 		peersDone: true,
 		byAddress: map[netip.Addr]*session{},
+		resting:   map[netip.Addr]time.Time{},
 		ready:     ready,
 		retry:     stoppedTimer(),
 		settle:    stoppedTimer(),
@@ -88,8 +95,7 @@ func (o *owner) run(ctx context.Context) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer o.asking.Wait()
 	defer cancel()
-	var err error
-	if o.server, err = startServer(inner, o.config.RouterID, o.notes); err != nil {
+	if err := o.start(inner); err != nil {
 		return err
 	}
 	resync := time.NewTicker(o.config.ResyncInterval)
@@ -133,6 +139,11 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.work():
 			o.sendBatch()
 		}
+		if o.anew != "" {
+			if err := o.restart(inner); err != nil {
+				return err
+			}
+		}
 		if o.peersNews && len(o.dirty) == 0 {
 			o.peersNews = false
 			o.syncPeers(inner)
@@ -170,6 +181,10 @@ func (o *owner) carryOut(ord order) {
 		o.enter(ord.phase)
 	}
 	o.withdrawn = append(o.withdrawn, ord.withdrawn...)
+	if ord.routerID.IsValid() && ord.routerID != o.routerID {
+		o.anew = fmt.Sprintf("the router ID changes from %s to %s", o.routerID, ord.routerID)
+		o.routerID = ord.routerID
+	}
 	if ord.peers != nil {
 		o.peers = *ord.peers
 		o.peersNews = true // see to them after the routes, so that the first End-of-RIB tells the truth
@@ -251,6 +266,13 @@ func (o *owner) publishBook() error {
 	for i, p := range peers {
 		if s := o.board.sessions[p.Name]; s != nil && s.withheld {
 			peers[i].IPv4, peers[i].IPv6 = false, true
+		}
+	}
+	for _, s := range o.byAddress { // before the prefix that they are in: the first statement counts
+		if s.peer.byPrefix() && s.withheld {
+			p := s.peer
+			p.IPv4, p.IPv6 = false, true
+			peers = append([]Peer{p}, peers...)
 		}
 	}
 	if err := o.server.setPeers(context.Background(), peers, o.book); err != nil {
@@ -388,6 +410,10 @@ func (o *owner) clear(prefix netip.Prefix) {
 func (o *owner) tryAgain(ctx context.Context) {
 	for prefix := range o.refused {
 		o.dirty[prefix] = true
+	}
+	if o.deaf != "" && o.mayListen() {
+		o.anew = "routers can connect from now on"
+		return
 	}
 	if !o.peersDone {
 		o.syncPeers(ctx)

@@ -43,6 +43,11 @@ type Peer struct {
 	Address netip.Addr
 	// Interface, in place of Address: the peer is the one router on it, found by its IPv6 link-local address.
 	Interface string
+	// Prefix, in place of Address: every router in it that connects and is in PeerASN is a neighbour, up to 64 at a
+	// time. Overlaps no Prefix and holds no Address of another peer.
+	Prefix netip.Prefix
+	// Passive: the peer at Address connects to us. It needs Config.Listen, as Prefix does.
+	Passive bool
 	// Port is the peer's TCP port; 0 means 179.
 	Port uint16
 	// LocalASN and PeerASN are the two ends' AS numbers, 1 to 4294967294. Equal numbers make an iBGP session.
@@ -77,21 +82,17 @@ type Peer struct {
 
 // Validate says what is wrong with the peer, or nil.
 func (p Peer) Validate() error {
-	switch {
-	case p.Name == "":
+	if p.Name == "" {
 		return errors.New("peer without a name")
-	case p.Interface != "" && p.Address.IsValid():
-		return fmt.Errorf("peer %s: both an address, %s, and an interface, %s", p.Name, p.Address, p.Interface)
-	case p.Interface != "" && (p.SourceAddress.IsValid() || p.EBGPMultihop > 0):
-		return fmt.Errorf("peer %s: the session on interface %s is between link-local addresses: it has no source address and no multihop", p.Name, p.Interface)
-	case p.Interface == "" && (!p.Address.IsValid() || p.Address.IsUnspecified() || p.Address.IsMulticast() || p.Address.Is4In6()):
-		return fmt.Errorf("peer %s: %s is not an address to open a session to", p.Name, p.Address)
+	}
+	if err := p.validatePlace(); err != nil {
+		return err
+	}
+	switch {
 	case p.LocalASN == 0 || p.LocalASN == reservedASN:
 		return fmt.Errorf("peer %s: local AS number %d is reserved", p.Name, p.LocalASN)
 	case p.PeerASN == 0 && p.PeerType != External && p.PeerType != Internal, p.PeerASN == reservedASN:
 		return fmt.Errorf("peer %s: peer AS number %d is reserved", p.Name, p.PeerASN)
-	case p.SourceAddress.IsValid() && p.SourceAddress.Is4() != p.Address.Is4():
-		return fmt.Errorf("peer %s: source address %s and address %s are of different families", p.Name, p.SourceAddress, p.Address)
 	}
 	hold, keepalive, retry := p.timers()
 	if hold < 3*time.Second || hold > 65535*time.Second {
@@ -113,10 +114,74 @@ func (p Peer) Validate() error {
 		return fmt.Errorf("peer %s: connect retry time %s is above 65535s", p.Name, retry)
 	case p.GracefulRestart > 4095*time.Second:
 		return fmt.Errorf("peer %s: graceful restart time %s is above 4095s", p.Name, p.GracefulRestart)
+	case p.TTLSecurity && p.listens() && p.covers().Addr().Is6():
+		// GoBGP v4.8.0 sets the hop limit of its IPv6 listener as if it were one of IPv4.
+		return fmt.Errorf("peer %s: over IPv6 what answers a connection has not the hop limit 255 that TTL security asks for; connect, or use IPv4", p.Name)
 	case p.TTLSecurity && p.EBGPMultihop > 0:
 		return fmt.Errorf("peer %s: TTL security is for a peer one hop away, and multihop is set", p.Name)
 	}
 	return nil
+}
+
+// validatePlace says what is wrong with where the peer is and who dials, or nil.
+func (p Peer) validatePlace() error {
+	switch {
+	case p.Interface != "" && p.Address.IsValid():
+		return fmt.Errorf("peer %s: both an address, %s, and an interface, %s", p.Name, p.Address, p.Interface)
+	case p.Prefix.IsValid() && (p.Address.IsValid() || p.Interface != ""):
+		return fmt.Errorf("peer %s: both a prefix, %s, and %s", p.Name, p.Prefix, p.place())
+	case p.Interface != "" && (p.SourceAddress.IsValid() || p.EBGPMultihop > 0):
+		return fmt.Errorf("peer %s: the session on interface %s is between link-local addresses: it has no source address and no multihop", p.Name, p.Interface)
+	case p.Interface != "" && p.Passive:
+		return fmt.Errorf("peer %s: on an interface both sides connect: a passive peer has an address", p.Name)
+	case p.Prefix.IsValid():
+		return p.validatePrefix()
+	case p.Interface == "" && (!p.Address.IsValid() || p.Address.IsUnspecified() || p.Address.IsMulticast() || p.Address.Is4In6()):
+		return fmt.Errorf("peer %s: %s is not an address to open a session to", p.Name, p.Address)
+	case p.Passive && p.VRF != "":
+		return fmt.Errorf("peer %s: connections are accepted outside of VRFs, not in %s", p.Name, p.VRF)
+	case p.SourceAddress.IsValid() && p.SourceAddress.Is4() != p.Address.Is4():
+		return fmt.Errorf("peer %s: source address %s and address %s are of different families", p.Name, p.SourceAddress, p.Address)
+	}
+	return nil
+}
+
+// validatePrefix says what a peer with a Prefix cannot have. GoBGP does not pass on to a neighbour by prefix that we
+// have restarted, which graceful restart needs.
+func (p Peer) validatePrefix() error {
+	switch {
+	case p.Prefix != p.Prefix.Masked():
+		return fmt.Errorf("peer %s: %s is not a prefix; %s is", p.Name, p.Prefix, p.Prefix.Masked())
+	case p.Prefix.Addr().Is4In6() || p.Prefix.Addr().IsMulticast() || p.Prefix.Addr().IsLinkLocalUnicast():
+		return fmt.Errorf("peer %s: %s is not a prefix of routers' addresses", p.Name, p.Prefix)
+	case p.PeerASN == 0:
+		return fmt.Errorf("peer %s: routers of %s are known by their AS number only, and there is none", p.Name, p.Prefix)
+	case p.VRF != "" || p.SourceAddress.IsValid() || p.GracefulRestart > 0 || p.BFD.Enabled:
+		return fmt.Errorf("peer %s: routers by prefix have no VRF, source address, graceful restart or BFD", p.Name)
+	}
+	return nil
+}
+
+// listens tells whether the peer connects to us.
+func (p Peer) listens() bool { return p.Passive || p.Prefix.IsValid() }
+
+// byPrefix tells whether this is one router of a prefix.
+func (p Peer) byPrefix() bool { return p.Prefix.IsValid() && p.Address.IsValid() }
+
+// label tells the peer from all others, and the routers of a prefix from one another.
+func (p Peer) label() string {
+	if p.byPrefix() {
+		return p.Name + "/" + p.Address.String()
+	}
+	return p.Name
+}
+
+// covers is where the peer's packets come from.
+func (p Peer) covers() netip.Prefix {
+	if p.Address.IsValid() {
+		return netip.PrefixFrom(p.Address.WithZone(""), p.Address.BitLen())
+	}
+	return p.Prefix
 }
 
 // session is what a session cannot go on without: the peer but for what takes effect without a new one.
@@ -154,8 +219,11 @@ func (p Peer) as() string {
 
 // place is where the peer is.
 func (p Peer) place() string {
-	if p.Address.IsValid() {
+	switch {
+	case p.Address.IsValid():
 		return p.Address.String()
+	case p.Prefix.IsValid():
+		return p.Prefix.String()
 	}
 	return p.Interface
 }

@@ -28,6 +28,17 @@ func TestPeerValidation(t *testing.T) {
 		{"a hold time too short", func(p *Peer) { p.HoldTime = 2 * time.Second }, "outside 3s to 65535s"},
 		{"a hold time too long", func(p *Peer) { p.HoldTime = 65536 * time.Second }, "outside 3s to 65535s"},
 		{"half seconds", func(p *Peer) { p.HoldTime = 3500 * time.Millisecond }, "whole seconds"},
+		{"passive", func(p *Peer) { p.Passive, p.GracefulRestart, p.BFD.Enabled = true, time.Minute, true }, ""},
+		{"passive on an interface", func(p *Peer) { p.Passive, p.Address, p.Interface = true, netip.Addr{}, "eth0" }, "a passive peer has an address"},
+		{"passive in a VRF", func(p *Peer) { p.Passive, p.VRF = true, "red" }, "not in red"},
+		{"passive over IPv6 with TTL security", func(p *Peer) { p.Passive, p.TTLSecurity, p.Address = true, true, netip.MustParseAddr("2001:db8::1") }, "hop limit 255"},
+		{"a prefix", byPrefixOnly("10.0.0.0/24"), ""},
+		{"a prefix and an address", func(p *Peer) { p.Prefix = netip.MustParsePrefix("10.0.0.0/24") }, "both a prefix, 10.0.0.0/24, and 10.0.0.1"},
+		{"a prefix with host bits", byPrefixOnly("10.0.0.7/24"), "10.0.0.7/24 is not a prefix; 10.0.0.0/24 is"},
+		{"a link-local prefix", byPrefixOnly("fe80::/64"), "not a prefix of routers' addresses"},
+		{"a prefix and any AS", byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.PeerASN, p.PeerType = 0, External }), "by their AS number only"},
+		{"a prefix and graceful restart", byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.GracefulRestart = time.Minute }), "no VRF, source address, graceful restart or BFD"},
+		{"a prefix and BFD", byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.BFD.Enabled = true }), "no VRF, source address, graceful restart or BFD"},
 		{"keepalives too rare", func(p *Peer) { p.KeepaliveTime = 90 * time.Second }, "not below the hold time"},
 	}
 	for _, c := range cases {
@@ -36,6 +47,16 @@ func TestPeerValidation(t *testing.T) {
 		err := p.Validate()
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got error %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// byPrefixOnly puts a prefix in the place of the address, and changes more.
+func byPrefixOnly(prefix string, more ...func(*Peer)) func(*Peer) {
+	return func(p *Peer) {
+		p.Address, p.Prefix = netip.Addr{}, netip.MustParsePrefix(prefix)
+		for _, change := range more {
+			change(p)
 		}
 	}
 }

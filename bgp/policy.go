@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -35,14 +34,14 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 		return name
 	}
 	for _, p := range peers {
-		neighbour := "peer-" + p.Name
+		neighbour := "peer-" + p.label()
 		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
 			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbour,
-			List: []string{netip.PrefixFrom(p.Address.WithZone(""), p.Address.BitLen()).String()},
+			List: []string{p.covers().String()},
 		})
 		if !slices.Contains(p.families(), gobgp.RF_IPv4_UC) {
 			export.Statements = append(export.Statements, &api.Statement{
-				Name: "no-ipv4-to-" + p.Name,
+				Name: "no-ipv4-to-" + p.label(),
 				Conditions: &api.Conditions{
 					NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
 					AfiSafiIn:   []*api.Family{apiutil.ToApiFamily(gobgp.AFI_IP, gobgp.SAFI_UNICAST)},
@@ -54,7 +53,7 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 		for _, to := range []uint32{peerNumber(p.Name), everyone} {
 			for _, set := range append(b.known(), asItIs) {
 				export.Statements = append(export.Statements, &api.Statement{
-					Name: fmt.Sprintf("to-%s-%d-%d", p.Name, to, set),
+					Name: fmt.Sprintf("to-%s-%d-%d", p.label(), to, set),
 					Conditions: &api.Conditions{
 						NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
 						LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: marked(to, set)},

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -28,10 +29,12 @@ const pathsPerCall = 500
 // the session lasts, at some 500 bytes each.
 const receivedPrefixes = 10000
 
-// server is a running GoBGP without a listener. Its calls may come from one goroutine at a time.
+// server is a running GoBGP. Its calls may come from one goroutine at a time.
 type server struct {
 	bgp    *gobgpserver.BgpServer
 	events <-chan sessionEvent
+	notes  *notes
+	cancel context.CancelFunc // ends events
 }
 
 // sessionEvent is a session's change of state, as GoBGP tells it.
@@ -47,15 +50,16 @@ type sessionEvent struct {
 }
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
-func startServer(ctx context.Context, routerID netip.Addr, notes *notes) (*server, error) {
+func startServer(ctx context.Context, routerID netip.Addr, listener listener, notes *notes) (*server, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	bgp := gobgpserver.NewBgpServer(gobgpserver.LoggerOption(notes.logger(), nil))
 	go bgp.Serve() // ends with stop
-	s := &server{bgp: bgp}
-	err := bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
-		Asn:        placeholderASN,
-		RouterId:   routerID.String(),
-		ListenPort: -1,
-	}})
+	s := &server{bgp: bgp, notes: notes, cancel: cancel}
+	global := &api.Global{Asn: placeholderASN, RouterId: routerID.String(), ListenPort: -1}
+	if listener.port > 0 {
+		global.ListenPort, global.ListenAddresses = int32(listener.port), listener.texts()
+	}
+	err := bgp.StartBgp(ctx, &api.StartBgpRequest{Global: global})
 	if err != nil {
 		s.stop(ctx, false)
 		return nil, fmt.Errorf("start BGP with router ID %s: %w", routerID, err)
@@ -129,16 +133,44 @@ func (s *server) setPeers(ctx context.Context, peers []Peer, b *book) error {
 	return nil
 }
 
-// addPeer starts a session; GoBGP connects in a goroutine of the session's own.
+// addPeer starts a session; GoBGP connects in a goroutine of the session's own, or waits for the peer.
 func (s *server) addPeer(ctx context.Context, p Peer) error {
-	if err := s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbour(p)}); err != nil {
-		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.Address, err)
+	s.notes.unsigned.Store(nil)
+	err := s.introduce(ctx, p)
+	if why := s.notes.unsigned.Load(); err == nil && why != nil {
+		// GoBGP would go on, and take connections without a signature.
+		err = errors.Join(fmt.Errorf("TCP MD5 on the listener: %s", *why), s.deletePeer(ctx, p))
+	}
+	if err != nil {
+		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.place(), err)
 	}
 	return nil
 }
 
+func (s *server) introduce(ctx context.Context, p Peer) error {
+	n := neighbour(p)
+	if !p.Prefix.IsValid() {
+		return s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: n})
+	}
+	err := s.bgp.AddPeerGroup(ctx, &api.AddPeerGroupRequest{PeerGroup: &api.PeerGroup{
+		Conf: &api.PeerGroupConf{
+			PeerGroupName: p.Name, LocalAsn: n.Conf.LocalAsn, PeerAsn: n.Conf.PeerAsn, AuthPassword: n.Conf.AuthPassword,
+		},
+		Timers: n.Timers, Transport: n.Transport, EbgpMultihop: n.EbgpMultihop, TtlSecurity: n.TtlSecurity, AfiSafis: n.AfiSafis,
+	}})
+	if err != nil {
+		return err
+	}
+	return s.bgp.AddDynamicNeighbor(ctx, &api.AddDynamicNeighborRequest{DynamicNeighbor: &api.DynamicNeighbor{
+		Prefix: p.Prefix.String(), PeerGroup: p.Name,
+	}})
+}
+
 // updatePeer changes what takes effect without a new session.
 func (s *server) updatePeer(ctx context.Context, p Peer) error {
+	if p.Prefix.IsValid() {
+		return nil // who connects tries again as it likes
+	}
 	if _, err := s.bgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: neighbour(p)}); err != nil {
 		return fmt.Errorf("update peer %s (%s): %w", p.Name, p.Address, err)
 	}
@@ -150,10 +182,9 @@ func neighbour(p Peer) *api.Peer {
 	hold, keepalive, retry := p.timers()
 	neighbour := &api.Peer{
 		Conf: &api.PeerConf{
-			NeighborAddress: p.Address.String(),
-			LocalAsn:        p.LocalASN,
-			PeerAsn:         p.PeerASN,
-			AuthPassword:    p.Password,
+			LocalAsn:     p.LocalASN,
+			PeerAsn:      p.PeerASN,
+			AuthPassword: p.Password,
 		},
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime:          uint64(hold / time.Second),
@@ -162,7 +193,10 @@ func neighbour(p Peer) *api.Peer {
 			// After a reset of ours; GoBGP's default is 30.
 			IdleHoldTimeAfterReset: 1,
 		}},
-		Transport: &api.Transport{RemotePort: uint32(p.addrPort().Port())},
+		Transport: &api.Transport{RemotePort: uint32(p.addrPort().Port()), PassiveMode: p.listens()},
+	}
+	if p.Address.IsValid() {
+		neighbour.Conf.NeighborAddress = p.Address.String()
 	}
 	if p.SourceAddress.IsValid() {
 		neighbour.Transport.LocalAddress = p.SourceAddress.String()
@@ -200,10 +234,34 @@ func neighbour(p Peer) *api.Peer {
 	return neighbour
 }
 
-// deletePeer ends a session with NOTIFICATION Cease, Peer De-configured.
+// deletePeer ends a session with NOTIFICATION Cease, Peer De-configured; of a prefix the sessions with all routers.
 func (s *server) deletePeer(ctx context.Context, p Peer) error {
+	if !p.Address.IsValid() {
+		return s.deletePrefix(ctx, p)
+	}
 	if err := s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
 		return fmt.Errorf("delete peer %s (%s): %w", p.Name, p.Address, err)
+	}
+	return nil
+}
+
+func (s *server) deletePrefix(ctx context.Context, p Peer) error {
+	err := s.bgp.DeleteDynamicNeighbor(ctx, &api.DeleteDynamicNeighborRequest{Prefix: p.Prefix.String(), PeerGroup: p.Name})
+	if err != nil {
+		return fmt.Errorf("accept no more routers of %s: %w", p.Prefix, err)
+	}
+	var found []string
+	err = s.bgp.ListPeer(ctx, &api.ListPeerRequest{}, func(n *api.Peer) {
+		if n.GetConf().GetPeerGroup() == p.Name {
+			found = append(found, n.GetState().GetNeighborAddress())
+		}
+	})
+	for _, address := range found {
+		err = errors.Join(err, s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: address}))
+	}
+	err = errors.Join(err, s.bgp.DeletePeerGroup(ctx, &api.DeletePeerGroupRequest{Name: p.Name}))
+	if err != nil {
+		return fmt.Errorf("delete peer %s (%s): %w", p.Name, p.Prefix, err)
 	}
 	return nil
 }
@@ -309,4 +367,5 @@ func (s *server) stop(ctx context.Context, quietly bool) {
 		_ = s.bgp.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: true})
 	}
 	s.bgp.Stop()
+	s.cancel()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -17,21 +18,24 @@ func (o *owner) syncPeers(ctx context.Context) {
 	usable, problems := checkPeers(o.peers)
 	usable, missing := o.locate(usable)
 	problems = append(problems, missing...)
+	usable, unheard := o.hear(usable)
+	problems = append(problems, unheard...)
 	o.usable = usable
 	byName := map[string]Peer{}
-	names := map[netip.Addr]string{}
+	names := map[netip.Prefix]string{}
 	for _, p := range usable {
 		byName[p.Name] = p
-		names[p.Address] = p.Name
+		names[p.covers()] = p.Name
 	}
 	for name, s := range o.board.sessions {
 		next, stays := byName[name]
 		switch {
+		case s.peer.byPrefix(): // goes with its prefix
 		case s.invalid || stays && next == s.peer:
 		case stays && next.session() == s.peer.session():
 			o.updatePeer(ctx, s, next)
 		default:
-			o.dropPeer(ctx, s)
+			o.dropPeer(ctx, s, "peer removed or changed in the configuration")
 		}
 	}
 	o.publishProblems(problems)
@@ -66,6 +70,9 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 		err := p.Validate()
 		twin, sameNumber := numbers[peerNumber(p.Name)]
 		other, samePlace := places[p.place()]
+		around := slices.IndexFunc(usable, func(q Peer) bool {
+			return (p.Prefix.IsValid() || q.Prefix.IsValid()) && p.Interface == "" && q.Interface == "" && p.covers().Overlaps(q.covers())
+		})
 		switch {
 		case err != nil:
 			problems = append(problems, problem{p, err.Error()})
@@ -75,6 +82,8 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s is on interface %s, as peer %s is", p.Name, p.Interface, other)})
 		case samePlace:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)})
+		case around >= 0:
+			problems = append(problems, problem{p, fmt.Sprintf("peer %s (%s) overlaps peer %s (%s): a router would belong to both", p.Name, p.place(), usable[around].Name, usable[around].place())})
 		case sameNumber:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has by chance the same number as peer %s (of 4294967295); give it another name", p.Name, twin)})
 		default:
@@ -108,16 +117,24 @@ func (o *owner) publishProblems(problems []problem) {
 	}
 }
 
-func (o *owner) dropPeer(ctx context.Context, s *session) {
+func (o *owner) dropPeer(ctx context.Context, s *session, why string) {
 	if err := o.server.deletePeer(ctx, s.peer); err != nil {
 		o.log.Error("BGP peer not deleted", slog.String("peer", s.peer.Name), slog.Any("error", err))
 	}
-	delete(o.byAddress, s.peer.Address)
-	o.board.update(func() { delete(o.board.sessions, s.peer.Name) })
-	o.metrics.downs.DeleteLabelValues(s.peer.Name)
-	if s.up() {
-		o.report(s, SessionDown, "peer removed or changed in the configuration")
+	gone := []*session{s}
+	for _, n := range o.byAddress {
+		if n.peer.byPrefix() && n.peer.Name == s.peer.Name {
+			gone = append(gone, n)
+		}
 	}
+	for _, s := range gone {
+		delete(o.byAddress, s.peer.Address)
+		o.board.update(func() { delete(o.board.sessions, s.peer.label()) })
+		if s.up() {
+			o.report(s, SessionDown, why)
+		}
+	}
+	o.metrics.downs.DeleteLabelValues(s.peer.Name)
 }
 
 // updatePeer takes a change that the session does not end for.
@@ -137,7 +154,7 @@ func (o *owner) addPeer(ctx context.Context, p Peer) {
 		o.report(s, SessionFailed, s.lastError)
 		o.peersDone = false
 		o.retry.Reset(retryPause)
-	} else {
+	} else if p.Address.IsValid() {
 		o.byAddress[p.Address] = s
 	}
 	o.board.update(func() { o.board.sessions[p.Name] = s })
@@ -147,6 +164,9 @@ func (o *owner) addPeer(ctx context.Context, p Peer) {
 func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 	o.readNotes(ctx) // what explains the event was logged before it
 	s := o.byAddress[e.address]
+	if s == nil {
+		s = o.acceptRouter(ctx, e)
+	}
 	if s == nil || s.state == e.state {
 		return
 	}
@@ -170,6 +190,9 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
 		o.refusedByPeer(ctx, s, e)
+	}
+	if s.peer.byPrefix() && (e.state == gobgp.BGP_FSM_IDLE || e.state == gobgp.BGP_FSM_ACTIVE) {
+		o.releaseRouter(ctx, s, wasUp)
 	}
 }
 
@@ -282,6 +305,9 @@ func (o *owner) readNotes(ctx context.Context) {
 	for address, n := range o.notes.take() {
 		s := o.byAddress[address]
 		if s == nil {
+			if prefix := o.prefixOf(address); prefix != nil {
+				o.routerFailed(address, n.about(prefix.peer), n.time)
+			}
 			continue
 		}
 		if n.kind == openFailed && s.lastNote.notification() {
@@ -292,12 +318,9 @@ func (o *owner) readNotes(ctx context.Context) {
 			continue // the event that follows tells it
 		}
 		unclear := n.kind == openFailed || n.badPeerAS() || n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
-		reason := n.text
-		switch {
-		case unclear && s.verdict != "":
+		reason := n.about(s.peer)
+		if unclear && s.verdict != "" {
 			reason = s.verdict
-		case n.badPeerAS():
-			reason = fmt.Sprintf("peer's AS is not the configured %s: %s", s.peer.as(), n.text)
 		}
 		o.attemptFailed(s, reason, n.time)
 		if unclear {
@@ -307,6 +330,10 @@ func (o *owner) readNotes(ctx context.Context) {
 }
 
 func (o *owner) attemptFailed(s *session, reason string, at time.Time) {
+	if s.peer.byPrefix() {
+		o.routerFailed(s.peer.Address, reason, at)
+		return
+	}
 	news := s.lastError != reason
 	o.setError(s, reason, at)
 	if news {
@@ -325,7 +352,11 @@ func (o *owner) report(s *session, kind Kind, reason string) {
 	}
 	o.log.Log(context.Background(), level, "BGP session", slog.String("event", string(kind)),
 		slog.String("peer", s.peer.Name), slog.String("address", s.peer.place()), slog.String("reason", reason))
-	o.observed.send(Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason})
+	seen := Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason}
+	if s.peer.byPrefix() {
+		seen.Neighbour = s.peer.Address
+	}
+	o.observed.send(seen)
 }
 
 // verdict is a probe's answer.
@@ -336,12 +367,12 @@ type verdict struct {
 
 // ask probes a peer, until it answers, and then at most once a minute.
 func (o *owner) ask(ctx context.Context, s *session) {
-	// What carries no signature, or a TTL that is not 255, gets no answer.
-	if s.peer.Password != "" || s.peer.TTLSecurity || !s.probed.IsZero() && time.Since(s.probed) < probePause {
+	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may give none.
+	if s.peer.listens() || s.peer.Password != "" || s.peer.TTLSecurity || !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()
-	peer, routerID := s.peer, o.config.RouterID
+	peer, routerID := s.peer, o.routerID
 	o.asking.Add(1)
 	go func() { // ends after probeTimeout or with ctx
 		defer o.asking.Done()

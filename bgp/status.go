@@ -16,7 +16,8 @@ const maxUnannounced = 16
 
 // Status is what a driver does at one moment.
 type Status struct {
-	// Peers has one element per name given to SyncPeers, sorted by name.
+	// Peers has one element per name given to SyncPeers, sorted by name; of a peer with a Prefix one per router that
+	// is connected, sorted by address as a text, or one without an Address while none is.
 	Peers []PeerStatus
 	// Announced counts the prefixes announced to any peer.
 	Announced int
@@ -32,6 +33,7 @@ type Status struct {
 type PeerStatus struct {
 	Name              string
 	Address           netip.Addr // of an unnumbered peer: once it is found, with the interface as its zone
+	Prefix            netip.Prefix
 	LocalASN, PeerASN uint32
 	// State is one of RFC 4271's, in lower case: idle, active, opensent, openconfirm, established.
 	State string
@@ -52,6 +54,11 @@ type PeerStatus struct {
 	KeepsRoutes bool
 }
 
+// label tells sessions apart in metrics.
+func (p PeerStatus) label() string {
+	return Peer{Name: p.Name, Address: p.Address, Prefix: p.Prefix}.label()
+}
+
 // Established tells whether the session is up.
 func (p PeerStatus) Established() bool { return p.State == stateName(gobgp.BGP_FSM_ESTABLISHED) }
 
@@ -68,7 +75,7 @@ func stateName(s gobgp.FSMState) string {
 // board is what the owner publishes. The owner alone writes, and only under the lock.
 type board struct {
 	mu       sync.Mutex
-	sessions map[string]*session
+	sessions map[string]*session    // by their peers' labels
 	toAll    familyCount            // prefixes for every peer
 	toSome   map[string]familyCount // prefixes for named peers
 	total    int
@@ -80,6 +87,7 @@ type board struct {
 type session struct {
 	peer        Peer
 	invalid     bool // GoBGP does not know it
+	neighbours  int  // routers of its prefix that are connected; they have sessions of their own
 	state       gobgp.FSMState
 	since       time.Time
 	families    []gobgp.Family // negotiated
@@ -115,11 +123,15 @@ func (b *board) status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := Status{Announced: b.total, UnannouncedTotal: len(b.failed), Leaving: b.leaving}
-	for _, name := range slices.Sorted(maps.Keys(b.sessions)) {
-		s := b.sessions[name]
+	for _, label := range slices.Sorted(maps.Keys(b.sessions)) {
+		s := b.sessions[label]
+		if s.neighbours > 0 {
+			continue
+		}
 		st.Peers = append(st.Peers, PeerStatus{
-			Name:          name,
+			Name:          s.peer.Name,
 			Address:       s.peer.Address,
+			Prefix:        s.peer.Prefix,
 			LocalASN:      s.peer.LocalASN,
 			PeerASN:       s.peer.PeerASN,
 			State:         stateName(s.state),

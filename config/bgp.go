@@ -22,7 +22,7 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 	c.problems[key] = nil
 	spec := o.Spec
 	peer := &Peer{
-		Name: o.Name, Interface: spec.Interface, Port: cmp.Or(uint16(spec.Port), 179), VRF: spec.VRF,
+		Name: o.Name, Interface: spec.Interface, Passive: spec.Passive, Port: cmp.Or(uint16(spec.Port), 179), VRF: spec.VRF,
 		LocalASN: uint32(cmp.Or(spec.LocalASOverride, spec.LocalASN)), PeerASN: uint32(spec.PeerASN),
 		HoldTime: duration(spec.HoldTime), KeepaliveTime: duration(spec.KeepaliveTime), ConnectRetryTime: duration(spec.ConnectRetryTime),
 		TTLSecurity: spec.TTLSecurity,
@@ -38,7 +38,7 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 	if b := spec.BFD; b != nil {
 		peer.BFD = &BFD{duration(b.ReceiveInterval), duration(b.TransmitInterval), uint8(b.Multiplier)}
 	}
-	if !c.peerAddresses(key, spec, peer) || !c.peerNumbers(key, spec, peer) || !c.peerTimes(key, spec) || !c.peerPassword(key, spec, peer) {
+	if !c.peerAddresses(key, spec, peer) || !c.peerConnects(key, spec, peer) || !c.peerNumbers(key, spec, peer) || !c.peerTimes(key, spec) || !c.peerPassword(key, spec, peer) {
 		return
 	}
 	nodes, ok := c.selectors(key, "nodeSelectors", spec.NodeSelectors)
@@ -47,7 +47,14 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 	}
 	peer.Nodes = nodes
 	for _, other := range c.snapshot.Peers {
-		if other.place() == peer.place() && len(other.Nodes) == 0 {
+		if len(other.Nodes) > 0 {
+			continue
+		}
+		if overlapping(peer, other) {
+			c.report(key, ReasonConflict, "spec.%s overlaps the older BGPPeer %s, which has %s, on every node: a router would belong to both; change or delete one of the two", peer.whereabouts(), other.Name, other.whereabouts())
+			return
+		}
+		if other.place() == peer.place() {
 			c.report(key, ReasonConflict, "spec.%s is that of the older BGPPeer %s already, on every node; change or delete one of the two", peer.whereabouts(), other.Name)
 			return
 		}
@@ -57,8 +64,11 @@ func (c *compiler) peer(o *v1alpha1.BGPPeer) {
 
 // whereabouts names the field that says where the peer is.
 func (p *Peer) whereabouts() string {
-	if p.Interface != "" {
+	switch {
+	case p.Interface != "":
 		return "interface: " + p.Interface
+	case p.Prefix.IsValid():
+		return "addressPrefix: " + p.Prefix.String()
 	}
 	return "address: " + p.Address.String()
 }
@@ -66,10 +76,18 @@ func (p *Peer) whereabouts() string {
 // peerAddresses checks where the peer is, and reports whether that is valid.
 func (c *compiler) peerAddresses(key Key, spec v1alpha1.BGPPeerSpec, peer *Peer) bool {
 	var err error
+	given := 0
+	for _, field := range []string{spec.Address, spec.Interface, spec.AddressPrefix} {
+		if field != "" {
+			given++
+		}
+	}
 	switch {
-	case (spec.Address == "") == (spec.Interface == ""):
-		c.report(key, ReasonInvalidPeer, "spec.address and spec.interface: one of them says where the peer is")
+	case given != 1:
+		c.report(key, ReasonInvalidPeer, "spec.address, spec.interface and spec.addressPrefix: one of them says where the peer is")
 		return false
+	case spec.AddressPrefix != "":
+		return c.peerPrefix(key, spec, peer)
 	case spec.Interface != "":
 		if spec.SourceAddress != "" || spec.EBGPMultihop != nil {
 			c.report(key, ReasonInvalidPeer, "spec.interface: a peer on an interface is reached by link-local addresses; leave out sourceAddress and ebgpMultihop")
@@ -97,6 +115,62 @@ func (c *compiler) peerAddresses(key Key, spec v1alpha1.BGPPeerSpec, peer *Peer)
 		return false
 	}
 	return c.router(key, "sourceAddress", peer.SourceAddress)
+}
+
+// peerPrefix checks where the routers are that connect to us, and what they cannot have.
+func (c *compiler) peerPrefix(key Key, spec v1alpha1.BGPPeerSpec, peer *Peer) bool {
+	prefix, err := netip.ParsePrefix(spec.AddressPrefix)
+	switch {
+	case err != nil || prefix != prefix.Masked():
+		c.report(key, ReasonInvalidPeer, "spec.addressPrefix: %q is no prefix without host bits; write one such as 10.0.0.0/24", spec.AddressPrefix)
+	case prefix.Bits() == 0:
+		c.report(key, ReasonInvalidPeer, "spec.addressPrefix: %s is every address; write the prefix of the routers", prefix)
+	case spec.PeerASN == 0:
+		c.report(key, ReasonInvalidPeer, "spec.addressPrefix: its routers are known by spec.peerASN; give it, and leave out peerType")
+	case spec.SourceAddress != "" || spec.GracefulRestart != nil || spec.BFD != nil:
+		c.report(key, ReasonInvalidPeer, "spec.addressPrefix: its routers have no sourceAddress, gracefulRestart or bfd; leave these out, or give each router that needs them a BGPPeer with its address")
+	default:
+		peer.Prefix = prefix
+		return c.router(key, "addressPrefix", prefix.Addr())
+	}
+	return false
+}
+
+// peerConnects checks what a peer that connects to us cannot have.
+func (c *compiler) peerConnects(key Key, spec v1alpha1.BGPPeerSpec, peer *Peer) bool {
+	over := peer.Address
+	if peer.Prefix.IsValid() {
+		over = peer.Prefix.Addr()
+	}
+	switch {
+	case !spec.Passive && !peer.Prefix.IsValid():
+		return true
+	case spec.Passive && spec.Address == "":
+		c.report(key, ReasonInvalidPeer, "spec.passive: it is for a peer with an address: on an interface both sides connect, and with addressPrefix all routers do anyway; leave it out")
+	case spec.Port != 0 && spec.Port != 179 || spec.ConnectRetryTime != nil || spec.VRF != "":
+		c.report(key, ReasonInvalidPeer, "spec.port, spec.connectRetryTime and spec.vrf: the peer connects to us; leave these out")
+	case spec.TTLSecurity && over.Is6():
+		c.report(key, ReasonInvalidPeer, "spec.ttlSecurity: it does not work with peers that connect to us over IPv6; use their IPv4 addresses, or leave it out")
+	default:
+		return true
+	}
+	return false
+}
+
+// overlapping tells whether a router could belong to both peers, because one of them has a prefix.
+func overlapping(a, b *Peer) bool {
+	if !a.Prefix.IsValid() && !b.Prefix.IsValid() || a.Interface != "" || b.Interface != "" {
+		return false
+	}
+	return a.covers().Overlaps(b.covers())
+}
+
+// covers is where the peer's packets come from; of no meaning for one on an interface.
+func (p *Peer) covers() netip.Prefix {
+	if p.Prefix.IsValid() {
+		return p.Prefix
+	}
+	return netip.PrefixFrom(p.Address, p.Address.BitLen())
 }
 
 // router reports whether an address can be that of an end of a session.

@@ -33,11 +33,49 @@ func TestAPeerIsCompiledWithEachOfItsFields(t *testing.T) {
 		SourceAddress: netip.MustParseAddr("192.0.2.11"), VRF: "red", Password: "secret", IPv6: true, GracefulRestart: 2 * time.Minute,
 		BFD: &BFD{TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
 	}}
-	if diff := cmp.Diff(want, s.Peers, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, s.Peers, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
 	if found := problems[Key{"BGPPeer", "tor"}]; len(found) > 0 {
 		t.Errorf("problems: %v", found)
+	}
+}
+
+// byPrefix puts a prefix in the place of the address, and changes more.
+func byPrefix(prefix string, more ...func(*v1alpha1.BGPPeerSpec)) func(*v1alpha1.BGPPeerSpec) {
+	return func(s *v1alpha1.BGPPeerSpec) {
+		s.Address, s.AddressPrefix = "", prefix
+		for _, change := range more {
+			change(s)
+		}
+	}
+}
+
+func TestPeersThatConnectToUsAreCompiled(t *testing.T) {
+	passive, racks := peer("passive", 1, "192.0.2.1"), peer("racks", 2, "")
+	passive.Spec.Passive = true
+	byPrefix("10.0.0.0/24")(&racks.Spec)
+	s, problems := Compile(Objects{BGPPeers: []*v1alpha1.BGPPeer{passive, racks}})
+	if len(s.Peers) != 2 || !s.Peers[0].Passive || s.Peers[1].Passive || s.Peers[1].Prefix != netip.MustParsePrefix("10.0.0.0/24") {
+		t.Errorf("peers %+v, problems %v", s.Peers, problems)
+	}
+}
+
+func TestAPeerThatOverlapsThePrefixOfAnOlderOneIsNotInEffect(t *testing.T) {
+	racks, inside, wider, outside := peer("racks", 1, ""), peer("inside", 2, "10.0.0.7"), peer("wider", 3, ""), peer("outside", 4, "10.0.1.7")
+	byPrefix("10.0.0.0/24")(&racks.Spec)
+	byPrefix("10.0.0.0/16")(&wider.Spec)
+	s, problems := Compile(Objects{BGPPeers: []*v1alpha1.BGPPeer{racks, inside, wider, outside}})
+	if len(s.Peers) != 2 || s.Peers[1].Name != "outside" {
+		t.Errorf("peers %+v", s.Peers)
+	}
+	for name, want := range map[string]string{
+		"inside": "spec.address: 10.0.0.7 overlaps the older BGPPeer racks, which has addressPrefix: 10.0.0.0/24",
+		"wider":  "spec.addressPrefix: 10.0.0.0/16 overlaps the older BGPPeer racks",
+	} {
+		if found := messages(problems[Key{"BGPPeer", name}]); len(found) != 1 || !strings.HasPrefix(found[0], ReasonConflict+": "+want) {
+			t.Errorf("%s: %q, want %q", name, found, want)
+		}
 	}
 }
 
@@ -47,8 +85,20 @@ func TestAPeerOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 		change func(*v1alpha1.BGPPeerSpec)
 		want   string
 	}{
-		{"neither address nor interface", func(s *v1alpha1.BGPPeerSpec) { s.Address = "" }, "spec.address and spec.interface"},
-		{"both", func(s *v1alpha1.BGPPeerSpec) { s.Interface = "eth0" }, "spec.address and spec.interface"},
+		{"neither address nor interface", func(s *v1alpha1.BGPPeerSpec) { s.Address = "" }, "spec.address, spec.interface and spec.addressPrefix"},
+		{"both", func(s *v1alpha1.BGPPeerSpec) { s.Interface = "eth0" }, "spec.address, spec.interface and spec.addressPrefix"},
+		{"an address and a prefix", func(s *v1alpha1.BGPPeerSpec) { s.AddressPrefix = "10.0.0.0/24" }, "spec.address, spec.interface and spec.addressPrefix"},
+		{"a prefix with host bits", byPrefix("10.0.0.7/24"), "spec.addressPrefix: \"10.0.0.7/24\""},
+		{"every address", byPrefix("0.0.0.0/0"), "spec.addressPrefix: 0.0.0.0/0 is every address"},
+		{"a link-local prefix", byPrefix("fe80::/64"), "spec.addressPrefix: fe80::"},
+		{"a prefix and any AS", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPPeerSpec) { s.PeerASN, s.PeerType = 0, v1alpha1.PeerExternal }), "spec.peerASN"},
+		{"a prefix and BFD", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPPeerSpec) { s.BFD = &v1alpha1.BFD{} }), "no sourceAddress, gracefulRestart or bfd"},
+		{"a prefix and graceful restart", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPPeerSpec) { s.GracefulRestart = &v1alpha1.GracefulRestart{} }), "no sourceAddress, gracefulRestart or bfd"},
+		{"a passive prefix", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPPeerSpec) { s.Passive = true }), "spec.passive"},
+		{"a prefix and a VRF", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPPeerSpec) { s.VRF = "red" }), "spec.vrf"},
+		{"an IPv6 prefix and TTL security", byPrefix("2001:db8::/64", func(s *v1alpha1.BGPPeerSpec) { s.TTLSecurity = true }), "spec.ttlSecurity"},
+		{"a passive peer on an interface", func(s *v1alpha1.BGPPeerSpec) { s.Address, s.Interface, s.Passive = "", "eth0", true }, "spec.passive"},
+		{"a passive peer with a port", func(s *v1alpha1.BGPPeerSpec) { s.Passive, s.Port = true, 1179 }, "spec.port"},
 		{"a source for a peer on an interface", func(s *v1alpha1.BGPPeerSpec) { s.Address, s.Interface, s.SourceAddress = "", "eth0", "192.0.2.1" }, "spec.interface"},
 		{"a source of the other family", func(s *v1alpha1.BGPPeerSpec) { s.SourceAddress = "2001:db8::1" }, "spec.sourceAddress"},
 		{"a source that is no address", func(s *v1alpha1.BGPPeerSpec) { s.SourceAddress = "eth0" }, "spec.sourceAddress"},

@@ -139,9 +139,12 @@ type BGPAdvertisement struct {
 // Peer is a compiled BGPPeer. Zero durations stand for the defaults.
 type Peer struct {
 	Name string
-	// Address, or without one Interface, on which the peer is the only neighbour.
+	// Address, or without one Interface, on which the peer is the only neighbour, or Prefix,
+	// from which its routers connect.
 	Address   netip.Addr
 	Interface string
+	Prefix    netip.Prefix
+	Passive   bool
 	Port      uint16
 	LocalASN  uint32 // the override, where there is one
 	// PeerASN is 0 if any is accepted that makes the session External, or not.
@@ -247,9 +250,10 @@ type place struct {
 	address netip.Addr
 	iface   string
 	vrf     string
+	prefix  netip.Prefix
 }
 
-func (p *Peer) place() place { return place{p.Address, p.Interface, p.VRF} }
+func (p *Peer) place() place { return place{p.Address, p.Interface, p.VRF, p.Prefix} }
 
 // PeersOf returns the peers of a node with these labels. Where two of them are at
 // the same place, the one of higher precedence is returned.

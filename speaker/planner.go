@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -33,6 +34,8 @@ type planner struct {
 	mirror   *mirror.Mirror
 	reporter *reporter
 	tasks    *workqueue.Typed[task]
+
+	routerID netip.Addr // where the Node asks for no other
 
 	groups  *groups
 	world   World
@@ -130,6 +133,7 @@ func (p *planner) watch() error {
 // what is desired, and withdraw nothing by mistake.
 func (p *planner) begin() {
 	p.reviewKey()
+	p.reviewRouterID()
 	p.world.Nodes = p.sources.nodes()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
 	p.syncPeers()
@@ -157,6 +161,7 @@ func (p *planner) run(ctx context.Context) {
 			p.replan()
 			p.rebalance()
 		case nodesChanged:
+			p.reviewRouterID()
 			if nodes := p.nodes(); !reflect.DeepEqual(nodes, p.world.Nodes) {
 				p.world.Nodes = nodes
 				p.replan()
@@ -288,6 +293,21 @@ func (p *planner) syncPeers() {
 	p.bgp.SyncPeers(peers)
 }
 
+// reviewRouterID follows the annotation of this Node. One that is gone changes nothing: its routes are
+// withdrawn in good order.
+func (p *planner) reviewRouterID() {
+	o, exists, err := p.sources.node.GetStore().GetByKey(p.Node)
+	node, ok := o.(*corev1.Node)
+	if err != nil || !exists || !ok {
+		return
+	}
+	id, complaint := askedRouterID(node, p.routerID)
+	p.reporter.complain("router ID", complaint)
+	if err := p.bgp.SetRouterID(id); err != nil {
+		p.Logger.Error("router ID", "error", err)
+	}
+}
+
 // followDataPath takes what kube-proxy says of itself.
 func (p *planner) followDataPath(unhealthy bool) {
 	p.unfit.Store(unhealthy)
@@ -373,11 +393,11 @@ func (p *planner) settled() bool {
 	for _, s := range layer2.Segments {
 		claiming = claiming && (s.Claiming || !s.Up)
 	}
-	established := 0
+	established := map[string]bool{} // a peer with a prefix may have several sessions
 	for _, peer := range routes.Peers {
 		if peer.Established() {
-			established++
+			established[peer.Name] = true
 		}
 	}
-	return claiming && established >= int(p.ordered.Load())
+	return claiming && len(established) >= int(p.ordered.Load())
 }

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -235,15 +236,23 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
 		if about := r.known(r.sources.peer, o.Peer); about != nil {
-			r.Events.Eventf(about, nil, corev1.EventTypeNormal, string(o.Kind), "Peer", "node %s: established", r.Node)
+			r.Events.Eventf(about, nil, corev1.EventTypeNormal, string(o.Kind), "Peer", "node %s%s: established", r.Node, with(o.Neighbour))
 		}
 	case bgp.SessionDown, bgp.SessionFailed:
 		if about := r.known(r.sources.peer, o.Peer); about != nil {
-			r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(o.Kind), "Peer", "node %s: %s", r.Node, o.Reason)
+			r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(o.Kind), "Peer", "node %s%s: %s", r.Node, with(o.Neighbour), o.Reason)
 		}
 	case bgp.RouteFailed:
 		r.Logger.Warn("route", "prefix", o.Prefix, "reason", o.Reason)
 	}
+}
+
+// with names the router of a prefix, if there is one.
+func with(neighbour netip.Addr) string {
+	if !neighbour.IsValid() {
+		return ""
+	}
+	return " with " + neighbour.String()
 }
 
 // aboutServices makes an event on each Service of the group; when very many move
@@ -416,6 +425,12 @@ func session(p bgp.PeerStatus) v1alpha1.SessionReport {
 	report := v1alpha1.SessionReport{
 		Peer: p.Name, State: names[p.State], Prefixes: int32(p.IPv4 + p.IPv6),
 		BFD: string(p.BFD), GracefulRestart: p.KeepsRoutes,
+	}
+	switch {
+	case p.Address.IsValid():
+		report.Address = p.Address.String()
+	case p.Prefix.IsValid():
+		report.Address = p.Prefix.String()
 	}
 	for _, f := range p.Families {
 		report.Families = append(report.Families, v1alpha1.Family(f))

@@ -117,7 +117,7 @@ func PlanPeers(world World) []bgp.Peer {
 	var peers []bgp.Peer
 	for _, p := range world.Snapshot.PeersOf(self.Labels) {
 		peer := bgp.Peer{
-			Name: p.Name, Address: p.Address, Interface: p.Interface, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.PeerASN,
+			Name: p.Name, Address: p.Address, Interface: p.Interface, Prefix: p.Prefix, Passive: p.Passive, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.PeerASN,
 			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
 			EBGPMultihop: p.EBGPMultihop, TTLSecurity: p.TTLSecurity, SourceAddress: p.SourceAddress, VRF: p.VRF,
 			Password: p.Password, IPv4: p.IPv4, IPv6: p.IPv6, GracefulRestart: p.GracefulRestart,

@@ -1,10 +1,14 @@
 package speaker
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -63,6 +67,63 @@ func TestAdvertisementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 		got := PlanGroup(group, endpoints, world).BGP.Routes
 		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
+		}
+	}
+}
+
+func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
+	snapshot, _ := config.Compile(config.Objects{BGPPeers: []*v1alpha1.BGPPeer{
+		{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.1", Passive: true, LocalASN: 1, PeerASN: 2}},
+		{ObjectMeta: named("racks"), Spec: v1alpha1.BGPPeerSpec{AddressPrefix: "10.0.0.0/24", LocalASN: 1, PeerASN: 2}},
+	}})
+	var got []string
+	for _, p := range PlanPeers(World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}}}) {
+		if err := p.Validate(); err != nil {
+			t.Error(err)
+		}
+		got = append(got, fmt.Sprintf("%s passive %v address %s prefix %s", p.Name, p.Passive, p.Address, p.Prefix))
+	}
+	want := []string{"racks passive false address invalid IP prefix 10.0.0.0/24", "tor passive true address 192.0.2.1 prefix invalid Prefix"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestANodesAnnotationNamesTheRouterID(t *testing.T) {
+	own, hash := netip.MustParseAddr("192.0.2.11"), routerID("n1", addrs("2001:db8::11"))
+	if id := routerID("n1", addrs("2001:db8::11", "192.0.2.11")); id != own {
+		t.Errorf("%s, want the IPv4 address %s", id, own)
+	}
+	if !hash.Is4() || hash.IsUnspecified() || hash != routerID("n1", addrs("2001:db8::12")) || hash == routerID("n2", addrs("2001:db8::11")) {
+		t.Errorf("%s is not a number of the node's own", hash)
+	}
+	for text, want := range map[string]netip.Addr{"198.51.100.1": netip.MustParseAddr("198.51.100.1"), "0.0.0.0": own, "2001:db8::1": own, "7": own, "": own} {
+		node := &corev1.Node{ObjectMeta: named("n1")}
+		node.Annotations = map[string]string{v1alpha1.AnnotationRouterID: text}
+		id, complaint := askedRouterID(candidate.SlimNode(node), own)
+		if id != want {
+			t.Errorf("%q: %s, want %s", text, id, want)
+		}
+		expected := "Node n1: annotation berth.dev/bgp-router-id: " + strconv.Quote(text) + " is no BGP router ID"
+		if bad := want == own; bad != strings.HasPrefix(complaint, expected) || !bad && complaint != "" {
+			t.Errorf("%q: complaint %q", text, complaint)
+		}
+	}
+	if id, complaint := askedRouterID(&corev1.Node{}, own); id != own || complaint != "" {
+		t.Errorf("without an annotation: %s, %q", id, complaint)
+	}
+}
+
+func TestARouterOfAPrefixIsReportedWithItsAddress(t *testing.T) {
+	prefix := netip.MustParsePrefix("10.0.0.0/24")
+	for want, p := range map[string]bgp.PeerStatus{
+		"racks 10.0.0.0/24": {Name: "racks", Prefix: prefix},
+		"racks 10.0.0.7":    {Name: "racks", Prefix: prefix, Address: netip.MustParseAddr("10.0.0.7")},
+		"tor 192.0.2.1":     {Name: "tor", Address: netip.MustParseAddr("192.0.2.1")},
+		"spine ":            {Name: "spine"},
+	} {
+		if s := session(p); s.Peer+" "+s.Address != want {
+			t.Errorf("%s %s, want %s", s.Peer, s.Address, want)
 		}
 	}
 }

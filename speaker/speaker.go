@@ -22,6 +22,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/mirror"
 	"github.com/berth-lb/berth/speaker/unserved"
@@ -49,6 +50,9 @@ type Options struct {
 	// LeaveDelay is the time between the withdrawal of the routes and the end of the
 	// BGP sessions, in which the routers move on and what still arrives is forwarded.
 	LeaveDelay time.Duration
+	// BGPListen is where routers may connect to this node, as host:port or :port. Empty:
+	// nowhere, and BGPPeers that need it say so.
+	BGPListen string
 	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
 	OnRestart OnRestart
 	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
@@ -198,9 +202,10 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, err
 	}
+	id := routerID(s.Node, addresses)
 	routes, err := bgp.New(bgp.Config{
-		Liveness: watched,
-		Node:     s.Node, RouterID: routerID(s.Node, addresses), NextHops: onePerFamily(addresses),
+		Liveness: watched, Listen: s.BGPListen,
+		Node: s.Node, RouterID: id, NextHops: onePerFamily(addresses),
 		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,
 	})
 	if err != nil {
@@ -212,7 +217,11 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	}
 	r := newReporter(s.Options, s.sources, layer2, routes, drops, watched)
 	p, err := newPlanner(s.Options, s.sources, layer2, routes, drops, watched, claims, r)
-	return p, r, err
+	if err != nil {
+		return nil, nil, err
+	}
+	p.routerID = id
+	return p, r, nil
 }
 
 // cluster returns what tells this cluster from others on the same segment.
@@ -298,4 +307,19 @@ func routerID(node string, addresses []netip.Addr) netip.Addr {
 	_, _ = h.Write([]byte(node))
 	n := h.Sum32() | 1 // never 0
 	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// askedRouterID returns the router ID that the Node's annotation asks for, or the one to use
+// otherwise; the complaint says what is wrong with the annotation.
+func askedRouterID(node *corev1.Node, otherwise netip.Addr) (id netip.Addr, complaint string) {
+	text, asked := node.Annotations[v1alpha1.AnnotationRouterID]
+	if !asked {
+		return otherwise, ""
+	}
+	id, err := netip.ParseAddr(text)
+	if err != nil || !id.Is4() || id.IsUnspecified() {
+		return otherwise, fmt.Sprintf("Node %s: annotation %s: %q is no BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or take the annotation out; %s is used meanwhile",
+			node.Name, v1alpha1.AnnotationRouterID, text, otherwise)
+	}
+	return id, ""
 }

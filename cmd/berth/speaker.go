@@ -27,6 +27,7 @@ func speakerCommand() *cobra.Command {
 	c.Flags().StringVar(&options.DaemonSet, "daemonset", "berth-speaker", "name of the speakers' DaemonSet")
 	c.Flags().DurationVar(&options.DrainTime, "drain-time", 2*time.Second, "how long a node that leaves announces its routes as a last resort (community GRACEFUL_SHUTDOWN) before it withdraws them")
 	c.Flags().DurationVar(&options.LeaveDelay, "leave-delay", time.Second, "time between the withdrawal of the routes and the end of the BGP sessions")
+	c.Flags().StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPPeers with passive or addressPrefix; empty: nowhere")
 	c.Flags().StringVar((*string)(&options.OnRestart), "on-restart", string(speaker.HandOver), "what becomes of the addresses answered for when the speaker is being replaced: hand-over (others answer first) or hold (others keep them for it, up to 10 s)")
 	c.Flags().StringVar(&options.ProxyHealthz, "kube-proxy-healthz", "http://127.0.0.1:10256/healthz", "URL of kube-proxy's healthz on this node; while it answers 503 the node announces nothing; empty: do not ask")
 	return c

@@ -45,16 +45,20 @@ func excludes(t corev1.Taint) bool {
 
 // Same tells whether two versions of a Node are equal to whoever chooses among nodes.
 func Same(a, b *corev1.Node) bool {
-	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b)
+	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b) &&
+		a.Annotations[v1alpha1.AnnotationRouterID] == b.Annotations[v1alpha1.AnnotationRouterID]
 }
 
-// SlimNode returns the Node with no more than its name, labels and addresses, what
-// Exclusion asks for, and its condition Ready.
+// SlimNode returns the Node with no more than its name, labels and addresses, its BGP
+// router ID, what Exclusion asks for, and its condition Ready.
 func SlimNode(node *corev1.Node) *corev1.Node {
 	slim := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion,
 		DeletionTimestamp: node.DeletionTimestamp, Labels: node.Labels,
 	}}
+	if id, ok := node.Annotations[v1alpha1.AnnotationRouterID]; ok {
+		slim.Annotations = map[string]string{v1alpha1.AnnotationRouterID: id}
+	}
 	slim.Status.Addresses = node.Status.Addresses
 	for _, t := range node.Spec.Taints {
 		if excludes(t) {

@@ -3,13 +3,15 @@ package v1alpha1
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // BGPPeer is a router with which the speakers hold BGP sessions, most often the
-// top-of-rack switch. Berth dials; it does not listen. It accepts no routes.
+// top-of-rack switch. Berth dials, unless the peer is passive or given by its prefix.
+// It accepts no routes.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=bgpp,categories=berth
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.address`
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interface`
+// +kubebuilder:printcolumn:name="Prefix",type=string,priority=1,JSONPath=`.spec.addressPrefix`
 // +kubebuilder:printcolumn:name="Local ASN",type=integer,JSONPath=`.spec.localASN`
 // +kubebuilder:printcolumn:name="Peer ASN",type=integer,JSONPath=`.spec.peerASN`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
@@ -43,10 +45,15 @@ type BGPPeerList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || duration(self.keepaliveTime) < duration(has(self.holdTime) ? self.holdTime : '90s')",message="keepaliveTime is below holdTime (one third of it is usual)"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.peerASN) ? (has(self.localASOverride) ? self.localASOverride : self.localASN) != self.peerASN : self.peerType == 'External')",message="ebgpMultihop is for external peers: the session is internal here"
 // +kubebuilder:validation:XValidation:rule="has(self.peerASN) != has(self.peerType)",message="one of peerASN and peerType says which AS the peer is in"
-// +kubebuilder:validation:XValidation:rule="has(self.address) != has(self.interface)",message="one of address and interface says where the peer is"
+// +kubebuilder:validation:XValidation:rule="[has(self.address), has(self.interface), has(self.addressPrefix)].filter(is, is).size() == 1",message="one of address, interface and addressPrefix says where the peer is"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurity) || !self.ttlSecurity",message="ttlSecurity is for peers one hop away: leave out ebgpMultihop or ttlSecurity"
 // +kubebuilder:validation:XValidation:rule="!has(self.interface) || !has(self.sourceAddress) && !has(self.ebgpMultihop)",message="a peer on an interface is reached by link-local addresses: leave out sourceAddress and ebgpMultihop"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.address) || !isIP(self.sourceAddress) || !isIP(self.address) || ip(self.sourceAddress).family() == ip(self.address).family()",message="sourceAddress and address are of one family"
+// +kubebuilder:validation:XValidation:rule="!has(self.passive) || !self.passive || has(self.address)",message="a passive peer has an address: on an interface both sides connect, and with addressPrefix all routers do anyway"
+// +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || has(self.peerASN)",message="routers of addressPrefix are known by peerASN: give it, and not peerType"
+// +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || !has(self.sourceAddress) && !has(self.gracefulRestart) && !has(self.bfd)",message="routers of addressPrefix have no sourceAddress, gracefulRestart or bfd: give each that needs them a BGPPeer with its address"
+// +kubebuilder:validation:XValidation:rule="!(has(self.addressPrefix) || has(self.passive) && self.passive) || (!has(self.port) || self.port == 179) && !has(self.connectRetryTime) && !has(self.vrf)",message="the peer connects to us: leave out port, connectRetryTime and vrf"
+// +kubebuilder:validation:XValidation:rule="!(has(self.ttlSecurity) && self.ttlSecurity) || !(has(self.addressPrefix) && self.addressPrefix.contains(':') || has(self.passive) && self.passive && has(self.address) && self.address.contains(':'))",message="ttlSecurity does not work with peers that connect to us over IPv6: use their IPv4 addresses, or leave it out"
 type BGPPeerSpec struct {
 	// LocalASN is the autonomous system number of the nodes: 1 to 4294967294.
 	// +required
@@ -91,15 +98,33 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:MaxLength=15
 	Interface string `json:"interface,omitempty"`
 
-	// SourceAddress of the node from which to open the session. Default: the one that
-	// the kernel chooses.
+	// AddressPrefix, in place of address: any router in it that connects to the node and
+	// is in peerASN is a peer, up to 64 at a time on a node. The speaker must listen, as
+	// with passive. Each router has a session of its own in the SpeakerStatus. It
+	// overlaps the address or addressPrefix of no other BGPPeer of the node.
+	// +optional
+	// +kubebuilder:validation:MinLength=3
+	// +kubebuilder:validation:MaxLength=49
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="a prefix such as 10.0.0.0/24, without host bits"
+	AddressPrefix string `json:"addressPrefix,omitempty"`
+
+	// Passive: the peer connects to the node, and the speaker does not dial. For that
+	// the speaker must listen, which it does not by default, since others often have
+	// port 179: see manifests/bgp-passive. The report of a speaker that does not
+	// listen says so.
+	// +optional
+	Passive bool `json:"passive,omitempty"`
+
+	// SourceAddress of the node from which to open the session, or for a passive peer to
+	// which it connects. Default: the one that the kernel chooses, or any.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=45
 	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="an IPv4 or IPv6 address such as 192.0.2.11"
 	SourceAddress string `json:"sourceAddress,omitempty"`
 
-	// VRF is the Linux VRF device through which the peer is reached. Default: none.
+	// VRF is the Linux VRF device through which the peer is reached; not for peers that
+	// connect to us. Default: none.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
@@ -133,7 +158,7 @@ type BGPPeerSpec struct {
 	// +optional
 	BFD *BFD `json:"bfd,omitempty"`
 
-	// Port of the peer. Default 179.
+	// Port of the peer. Default 179. Not for peers that connect to us.
 	// +optional
 	// +default=179
 	// +kubebuilder:validation:Minimum=1
@@ -160,7 +185,7 @@ type BGPPeerSpec struct {
 	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
 
 	// ConnectRetryTime: how long to wait between attempts to connect. 1s to 10m, in
-	// whole seconds. Default 5s.
+	// whole seconds. Default 5s. Not for peers that connect to us.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`

@@ -47,6 +47,11 @@ const (
 // Owners stay otherwise, also when a node comes back.
 const AnnotationRebalance = "berth.dev/rebalance"
 
+// AnnotationRouterID on a Node is the BGP router ID of its speaker, in place of the
+// node's IPv4 address: an IPv4 address but 0.0.0.0, unique in the routing domain. A
+// change starts the node's BGP sessions anew.
+const AnnotationRouterID = "berth.dev/bgp-router-id"
+
 // ExcludeLabel on a Node keeps it out of load balancing; its value does not
 // matter (KEP-1143).
 const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"

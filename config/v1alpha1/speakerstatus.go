@@ -75,11 +75,13 @@ type SpeakerReport struct {
 	// GroupsOwned counts the groups of addresses that this node answers for.
 	// +optional
 	GroupsOwned int32 `json:"groupsOwned"`
-	// Sessions with BGP peers.
+	// Sessions with BGP peers: one with each, and one with each router of a BGPPeer with
+	// an addressPrefix, or one that waits for the first.
 	// +optional
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=map
 	// +listMapKey=peer
+	// +listMapKey=address
 	Sessions []SessionReport `json:"sessions,omitempty"`
 	// SessionsEstablished counts the sessions that are up.
 	// +optional
@@ -161,6 +163,12 @@ type SessionReport struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Peer string `json:"peer"`
+	// Address of the router. While none is known: the addressPrefix, or nothing for a peer
+	// on an interface.
+	// +optional
+	// +kubebuilder:default=""
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address"`
 	// State of the session as RFC 4271 names it: Idle, Connect, Active, OpenSent,
 	// OpenConfirm or Established.
 	// +optional
