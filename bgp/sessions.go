@@ -185,7 +185,7 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
-		if !o.closing && s.rested.IsZero() && s.peer.GracefulRestart == 0 && e.time.Sub(since) >= o.config.LastingSession {
+		if lasted := e.time.Sub(since) >= o.config.LastingSession; lasted && !o.closing && s.rested.IsZero() && s.peer.GracefulRestart == 0 && !s.peer.byPrefix() {
 			o.startAnew(ctx, s)
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
