@@ -22,6 +22,8 @@ type notes struct {
 
 	// unsigned is why a peer's password was not set on the listener, since it was last cleared.
 	unsigned atomic.Pointer[string]
+	// deafened: GoBGP accepts no more connections, for it gives up at the first error.
+	deafened atomic.Bool
 
 	mu      sync.Mutex
 	names   map[netip.Prefix]string
@@ -153,9 +155,13 @@ func (b *logBridge) Handle(ctx context.Context, r slog.Record) error {
 			b.notes.put(b.address, n)
 		}
 	}
-	if r.Message == "failed to set md5" {
+	switch r.Message {
+	case "failed to set md5":
 		why := attr(r, "Err").String()
 		b.notes.unsigned.Store(&why)
+	case "Failed to AcceptTCP", "Failed to SetKeepAlive":
+		b.notes.deafened.Store(true)
+		wake(b.notes.wake)
 	}
 	// What GoBGP calls information is every detail of a session; the owner logs the essence by name.
 	if r.Level == slog.LevelInfo {

@@ -156,6 +156,38 @@ func TestNoMoreThan64RoutersOfAPrefixAreAccepted(t *testing.T) {
 	await(t, time.Tick(10*time.Millisecond), func() bool { return len(d.neighbours(t)) == maxNeighbours }, func() string { return fmt.Sprint(len(d.neighbours(t))) })
 }
 
+func TestAListenerThatFailsIsReplaced(t *testing.T) {
+	at, listen := ear(t)
+	d := run(t, listen)
+	d.SyncPeers([]Peer{loopback("racks", "127.0.1.0/24")})
+	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 })
+	conn := dial(t, "127.0.1.1", at)
+	greet(t, conn, torASN)
+	d.observes(t, SessionUp, "racks")
+	d.owner.notes.logger().Warn("Failed to AcceptTCP") // as GoBGP says it
+	if o := d.observes(t, SessionDown, "racks"); o.Reason != "the listener failed" {
+		t.Errorf("reason %q", o.Reason)
+	}
+	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 && !st.Peers[0].Address.IsValid() })
+	greet(t, dial(t, "127.0.1.1", at), torASN)
+	d.observes(t, SessionUp, "racks")
+}
+
+func TestAPasswordThatTheListenerDoesNotTakeIsReported(t *testing.T) {
+	_, listen := ear(t)
+	d := run(t, listen)
+	p := loopback("racks", "127.0.1.0/24")
+	p.Password = strings.Repeat("x", 81) // the kernel's limit is 80
+	d.SyncPeers([]Peer{p})
+	d.observesReason(t, SessionFailed, "racks", "TCP MD5 on the listener")
+	p.Prefix, p.Address, p.Passive = netip.Prefix{}, netip.MustParseAddr("127.0.1.1"), true
+	d.SyncPeers([]Peer{p})
+	d.observesReason(t, SessionFailed, "racks", "TCP MD5 on the listener")
+	if left := d.neighbours(t); len(left) > 0 {
+		t.Errorf("GoBGP has %v, unsigned", left)
+	}
+}
+
 func TestPeersThatCannotConnectToUsSayWhy(t *testing.T) {
 	for _, c := range []struct {
 		name, listen string

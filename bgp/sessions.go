@@ -302,6 +302,9 @@ func (o *owner) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
 
 // readNotes takes in what GoBGP's log says about sessions that are not up.
 func (o *owner) readNotes(ctx context.Context) {
+	if o.notes.deafened.Swap(false) {
+		o.anew = "the listener failed"
+	}
 	for address, n := range o.notes.take() {
 		s := o.byAddress[address]
 		if s == nil {

@@ -91,6 +91,16 @@ func TestTheAPIServerRefusesWhatAnObjectAloneShowsToBeWrong(t *testing.T) {
 	if _, err := scene.Kubectl(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: bad}\nstatus: {state: Asleep}\n", "apply", "-f", "-"); err == nil || !strings.Contains(err.Error(), `Unsupported value: "Asleep"`) {
 		t.Errorf("SpeakerStatus in state Asleep: %v", err)
 	}
+	// A peer with a prefix has a session with each of its routers.
+	for sessions, message := range map[string]string{
+		`[{peer: racks, address: 10.0.0.1}, {peer: racks, address: 10.0.0.2}, {peer: spine}]`: "",
+		`[{peer: racks, address: 10.0.0.1}, {peer: racks, address: 10.0.0.1}]`:                "Duplicate value",
+	} {
+		_, err := scene.Kubectl(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: racks}\nstatus: {groupsOwned: 0, sessions: "+sessions+"}\n", "apply", "--dry-run=server", "-f", "-")
+		if message == "" && err != nil || message != "" && (err == nil || !strings.Contains(err.Error(), message)) {
+			t.Errorf("SpeakerStatus with sessions %s: %v, want %q", sessions, err, message)
+		}
+	}
 }
 
 func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T) {
@@ -107,6 +117,9 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 		object("L2Advertisement", "preference", `{preferredNodes: [{weight: 7, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}]}`),
 		object("L2Advertisement", "pattern", `{interfaces: [eth0, "bond["]}`),
 		object("BGPPeer", "group", `{localASN: 1, peerASN: 2, address: 224.0.0.1}`),
+		object("BGPPeer", "dials", `{localASN: 1, peerASN: 2, address: 192.0.2.9, passive: true}`),
+		object("BGPPeer", "racks-a", `{localASN: 1, peerASN: 2, addressPrefix: 10.9.0.0/24}`),
+		object("BGPPeer", "racks-b", `{localASN: 1, peerASN: 2, address: 10.9.0.7}`),
 		object("BGPAdvertisement", "typo", `{peers: [tor]}`),
 		object("BGPPeer", "secret", `{localASN: 1, peerASN: 2, address: 192.0.2.1, passwordSecretRef: {name: nobody}}`),
 		object("BGPAdvertisement", "community", `{pools: [good], communities: ["65536:1"]}`),
@@ -126,6 +139,9 @@ func TestWhatOnlyTheWholeSetShowsBecomesAConditionAndTheRestServes(t *testing.T)
 	awaitReady(t, "l2advertisement", "pattern", "False", `spec.interfaces[1]: "bond[" is no shell pattern; write a name such as eth0 or a pattern such as bond*`)
 	awaitReady(t, "bgppeer", "group", "False", `spec.address: 224.0.0.1 is not the address of a router; write a unicast address`)
 	awaitReady(t, "bgpadvertisement", "typo", "False", `spec.peers[0]: no BGPPeer "tor" is in effect; create it, mend it, or take the name out`)
+	awaitReady(t, "bgppeer", "dials", "True", "all of the object is in effect")
+	awaitReady(t, "bgppeer", "racks-a", "True", "all of the object is in effect")
+	awaitReady(t, "bgppeer", "racks-b", "False", `spec.address: 10.9.0.7 overlaps the older BGPPeer racks-a, which has addressPrefix: 10.9.0.0/24, on every node: a router would belong to both; change or delete one of the two`)
 	awaitReady(t, "bgppeer", "secret", "False", `spec.passwordSecretRef: there is no Secret "nobody" of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key "password"`)
 	awaitReady(t, "bgpadvertisement", "community", "False", `spec.communities[0]: "65536:1" is no community; write two numbers up to 65535 (65000:100), three up to 4294967295 (65000:1:2), or a name such as no-export; routes are announced without it`)
 	awaitReady(t, "bgpadvertisement", "preference-b", "False", `spec.localPref: 100, where the older BGPAdvertisement preference-a says 200 for the same routes, which counts; make them equal, or select other pools, peers, nodes or Services`)
