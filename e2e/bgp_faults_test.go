@@ -93,7 +93,8 @@ func testRouterKilled(t *testing.T, r *rack) {
 	}
 
 	back := sync.OnceFunc(func() {
-		if err := r.Start(context.WithoutCancel(t.Context()), "bgpd@"+lab.Router); err != nil {
+		ctx := context.WithoutCancel(t.Context())
+		if err := stage.Eventually(ctx, patience, func(ctx context.Context) error { return r.Start(ctx, "bgpd@"+lab.Router) }); err != nil {
 			t.Error(err)
 		}
 	})

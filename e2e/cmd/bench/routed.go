@@ -156,7 +156,8 @@ func (b *bench) routerLosses(ctx context.Context, r *routed) error {
 			err = b.Kill(ctx, "bgpd@"+lab.Router)
 		}
 		if err == nil {
-			err = b.Start(ctx, "bgpd@"+lab.Router)
+			// Once the killed one is gone.
+			err = stage.Eventually(ctx, patience, func(ctx context.Context) error { return b.Start(ctx, "bgpd@"+lab.Router) })
 		}
 		if err == nil {
 			err = b.AwaitRoutes(ctx, patience, r.address, b.Nodes()...)
