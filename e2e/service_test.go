@@ -36,9 +36,10 @@ func only(family corev1.IPFamily) change {
 	}
 }
 
-// service returns a Service of the application that does not exist yet.
+// service returns a Service of the application that does not exist yet. By its name it comes after those before it: of two that
+// are made within a second the name tells which is the older.
 func (r *rack) service(changes ...change) *corev1.Service {
-	svc := r.Expose(r.web, fmt.Sprintf("svc-%d", r.created.Add(1)))
+	svc := r.Expose(r.web, fmt.Sprintf("svc-%03d", r.created.Add(1)))
 	for _, c := range changes {
 		c(svc)
 	}
