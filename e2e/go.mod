@@ -16,6 +16,9 @@ require (
 )
 
 require (
+	github.com/cloudflare/ipvs v0.12.0 // indirect
+	github.com/mdlayher/genetlink v1.3.2 // indirect
+	github.com/mdlayher/netlink v1.8.0 // indirect
 	github.com/mdlayher/socket v0.7.0 // indirect
 	github.com/tidwall/btree v1.8.1 // indirect
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb // indirect
