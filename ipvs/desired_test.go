@@ -280,3 +280,15 @@ func TestOneChangeAmongMany(t *testing.T) {
 		t.Errorf("operations %v, want %v", operations, want)
 	}
 }
+
+func BenchmarkDiff1000(b *testing.B) {
+	desired, actual := Table{}, Table{}
+	for port := uint16(1); port <= 1000; port++ {
+		desired[at(port)], actual[at(port)] = server("rr", "1 2 3 4 5"), server("rr", "5 4 3 2 1")
+	}
+	for b.Loop() {
+		if operations, _ := Diff(desired, actual, everywhere); len(operations) > 0 {
+			b.Fatal(operations)
+		}
+	}
+}

@@ -44,6 +44,12 @@ func (f *fake) table() (Table, error) {
 	return maps.Clone(Table(f.servers)), nil
 }
 
+func (f *fake) glance() (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return digest(fmt.Appendln(nil, f.servers)), nil // fmt sorts maps
+}
+
 func (f *fake) virtualServer(at Frontend) (VirtualServer, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -183,6 +189,45 @@ func TestDriftIsRepaired(t *testing.T) {
 			t.Errorf("after the interval: %v, %v, %v", f.servers, f.routes, f.values)
 		}
 	})
+}
+
+func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		run(t, f, Table{at(80): server("rr", "1 2")})
+		pass(2 * time.Second) // the first comparison that finds nothing to do
+		f.reads = 0
+		pass(20 * time.Second)
+		if f.reads > 0 {
+			t.Errorf("%d questions while nothing changed", f.reads)
+		}
+		pass(12 * time.Second)
+		if f.reads != 2 {
+			t.Errorf("%d questions in half a minute, want that all is read once", f.reads)
+		}
+	})
+}
+
+func TestDigest(t *testing.T) {
+	const text = "IP Virtual Server version 1.2.1 (size=4096)\n" +
+		"TCP  C000020A:0050 rr persistent 10800 FFFFFFFF\n" +
+		"  -> 0A01000B:1F90      Masq    1      0          0         \n"
+	before := digest([]byte(text))
+	for _, test := range []struct {
+		old, new string
+		same     bool
+	}{
+		{"0          0 ", "23         4 ", true},
+		{"Masq    1 ", "Masq    2 ", false},
+		{"Masq ", "Route", false},
+		{"10800", "10801", false},
+		{"rr", "lc", false},
+	} {
+		changed := strings.Replace(text, test.old, test.new, 1)
+		if same := digest([]byte(changed)) == before; changed == text || same != test.same {
+			t.Errorf("%q for %q: the same digest: %v", test.new, test.old, same)
+		}
+	}
 }
 
 func TestMovesKeepConnections(t *testing.T) {

@@ -14,6 +14,11 @@ type keeper struct {
 	edge    *edge               // nil: not connected
 	served  map[netip.Addr]bool // the addresses that are ours; true: with a route
 	deleted time.Time           // when real servers were deleted last
+
+	// The kernel was as desired when it was compared, and looked so.
+	settled  bool
+	looks    uint64
+	compared time.Time
 }
 
 // scope says how much a pass compares.
@@ -23,6 +28,9 @@ const (
 	everything scope = true
 	changes    scope = false // what Sync changed
 )
+
+// thorough is how often all is compared that a glance does not show.
+const thorough = 30 * time.Second
 
 // many changes are compared faster by reading everything.
 const many = 64
@@ -66,6 +74,7 @@ func (k *keeper) work(s scope) *work {
 }
 
 func (k *keeper) disconnect() {
+	k.settled = false
 	if k.edge != nil {
 		_ = k.edge.close() // nothing is lost with it
 		k.edge = nil
@@ -88,18 +97,36 @@ func (k *keeper) converge(ctx context.Context, w *work) error {
 	if err := k.deliver(w); err != nil {
 		return err
 	}
-	actual, err := k.read(w, w.dirty)
-	if err != nil {
-		return err
-	}
-	w.actual = actual
-	if err := k.write(ctx, w); err != nil {
+	if err := k.compare(ctx, w); err != nil {
 		return err
 	}
 	if w.all {
 		return k.retire(w)
 	}
 	return nil
+}
+
+// compare reads the kernel's table and makes it as desired. To read all of it costs a question for each virtual
+// server, so that is left out when a glance shows no difference from the last time.
+func (k *keeper) compare(ctx context.Context, w *work) error {
+	var looks uint64
+	var blind error
+	if w.all {
+		looks, blind = k.edge.servers.glance()
+	}
+	if w.all && blind == nil && len(w.dirty) == 0 && k.settled && looks == k.looks && time.Since(k.compared) < thorough {
+		return nil
+	}
+	k.settled = false
+	var err error
+	if w.actual, err = k.read(w, w.dirty); err != nil {
+		return err
+	}
+	operations, err := k.write(ctx, w)
+	if err == nil && w.all && operations == 0 && len(w.problems) == 0 {
+		k.settled, k.looks, k.compared = blind == nil, looks, time.Now()
+	}
+	return err
 }
 
 // refresh sees to what is the same for all virtual servers, and learns which addresses are ours.
@@ -166,13 +193,14 @@ func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
 	return t, nil
 }
 
-// write carries out what Diff says and reads back what was written. An error is of IPVS as a whole.
-func (k *keeper) write(ctx context.Context, w *work) error {
+// write carries out what Diff says, reads back what was written, and returns the number of operations. An error
+// is of IPVS as a whole.
+func (k *keeper) write(ctx context.Context, w *work) (int, error) {
 	owned := func(a netip.Addr) bool { _, ours := k.served[a]; return ours }
 	operations, problems := Diff(w.desired, w.actual, owned)
 	w.problems = problems
 	if len(operations) == 0 {
-		return nil
+		return len(operations), nil
 	}
 	refused := map[Frontend]error{}
 	written := map[Frontend]bool{}
@@ -186,11 +214,11 @@ func (k *keeper) write(ctx context.Context, w *work) error {
 		}
 	}
 	if err := k.applyAll(ctx, operations, apply); err != nil {
-		return err
+		return 0, err
 	}
 	shown, err := k.read(w, written)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	desired := Table{}
 	for f := range written {
@@ -206,7 +234,7 @@ func (k *keeper) write(ctx context.Context, w *work) error {
 			w.problems[o.Frontend] = fmt.Errorf("the kernel accepted a change of virtual server %s and does not show it: still to do: %s", o.Frontend, o)
 		}
 	}
-	return nil
+	return len(operations), nil
 }
 
 func only(t Table, some map[Frontend]bool) Table {

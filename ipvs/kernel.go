@@ -1,8 +1,10 @@
 package ipvs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"time"
 
@@ -21,6 +23,8 @@ var ErrNoScheduler = errors.New("the kernel has no such IPVS scheduler: load its
 type virtualServers interface {
 	// table reads everything but virtual servers by firewall mark.
 	table() (Table, error)
+	// glance returns a digest of what table would show, but for flags and thresholds, at a twentieth of the cost.
+	glance() (uint64, error)
 	// virtualServer reads one; false: there is none.
 	virtualServer(Frontend) (VirtualServer, bool, error)
 	// apply does one operation. That it returns no error does not say that the kernel shows it.
@@ -99,6 +103,37 @@ func (k kernel) destinations(s lib.Service) ([]lib.DestinationExtended, error) {
 		return nil, explain("read the real servers of "+frontendOf(s).String(), err)
 	}
 	return all, nil
+}
+
+// listing is the whole table as text, for the calling thread's network namespace.
+const listing = "/proc/thread-self/net/ip_vs"
+
+func (k kernel) glance() (uint64, error) {
+	text, err := os.ReadFile(listing)
+	if err != nil {
+		return 0, explain("read the IPVS table", err)
+	}
+	return digest(text), nil
+}
+
+var digestSeed = maphash.MakeSeed()
+
+// digest leaves out the numbers of connections, which end the line of a real server.
+func digest(text []byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(digestSeed)
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimRight(line, " \n")
+		if bytes.HasPrefix(line, []byte("  ->")) {
+			for range 2 {
+				line = bytes.TrimRight(line, "0123456789")
+				line = bytes.TrimRight(line, " ")
+			}
+		}
+		_, _ = h.Write(line) // it never fails
+		_ = h.WriteByte('\n')
+	}
+	return h.Sum64()
 }
 
 func (k kernel) virtualServer(f Frontend) (VirtualServer, bool, error) {

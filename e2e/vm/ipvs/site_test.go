@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os/exec"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -262,7 +264,7 @@ func (s *site) ask(t testing.TB, network, to string, n int, hold bool) map[strin
 }
 
 // direct runs a driver in the director, and waits until the kernel shows the table.
-func (s *site) direct(t testing.TB, table ipvs.Table) (*ipvs.Driver, context.CancelFunc) {
+func (s *site) direct(t testing.TB, table ipvs.Table) (*running, context.CancelFunc) {
 	t.Helper()
 	d := ipvs.New(ipvs.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	d.Sync("test", table)
@@ -277,23 +279,35 @@ func (s *site) direct(t testing.TB, table ipvs.Table) (*ipvs.Driver, context.Can
 	stop := func() { cancel(); <-done }
 	t.Cleanup(stop)
 	shown(t, d, table)
-	return d, stop
+	return &running{d, "test", table}, stop
+}
+
+// running is a driver and what it was told last of one group.
+type running struct {
+	*ipvs.Driver
+	group string
+	table ipvs.Table
 }
 
 // apply replaces the table and waits until the kernel shows it.
-func apply(t testing.TB, d *ipvs.Driver, table ipvs.Table, gone ...ipvs.Frontend) {
+func apply(t testing.TB, d *running, table ipvs.Table) {
 	t.Helper()
 	for len(d.Observed()) > 0 {
 		<-d.Observed()
 	}
-	d.Sync("test", table)
 	waiting := map[ipvs.Frontend]bool{}
-	for f := range table {
-		waiting[f] = true
+	for f, v := range table {
+		old, had := d.table[f]
+		waiting[f] = !had || !reflect.DeepEqual(old, v)
 	}
-	for _, f := range gone {
-		waiting[f] = true
+	for f := range d.table {
+		if _, still := table[f]; !still {
+			waiting[f] = true
+		}
 	}
+	maps.DeleteFunc(waiting, func(_ ipvs.Frontend, changed bool) bool { return !changed })
+	d.Sync(d.group, table)
+	d.table = table
 	limit := time.After(6 * patience)
 	for len(waiting) > 0 {
 		select {
