@@ -157,6 +157,17 @@ func (d *Driver) Statistics() ([]FrontendStatistics, error) {
 	})
 }
 
+// Probe returns nil if the kernel of this network namespace can serve with a scheduler: it makes a virtual server by
+// a firewall mark of its own, and deletes it. Modules that are missing are loaded by the kernel, if it has them. The
+// error is ErrNoIPVS, ErrNoScheduler, or another.
+func Probe(scheduler string) error {
+	servers, err := openKernel()
+	if err != nil {
+		return err
+	}
+	return errors.Join(servers.probe(scheduler), servers.close())
+}
+
 // edge is the kernel's side.
 type edge struct {
 	servers  virtualServers

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -261,16 +259,4 @@ func exchange(c net.Conn, network, name string) error {
 		}
 	}
 	return nil
-}
-
-func TestMain(m *testing.M) {
-	if code := child(); code >= 0 {
-		os.Exit(code)
-	}
-	// A module in this kernel; IPVS is left to the driver.
-	if out, err := exec.Command("modprobe", "ipv6").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "modprobe ipv6: %v: %s\n", err, out)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
 }
