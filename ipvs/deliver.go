@@ -14,7 +14,13 @@ import (
 // rules, and ARP asks it without a protocol (arp_process in net/ipv4/arp.c looks up a route for the bare
 // addresses). So the addresses are local routes in a table of their own, and the rules lead there by protocol:
 // TCP, UDP, SCTP, and ICMP for its errors. Neighbour discovery asks for addresses of interfaces, which
-// these are not. Nothing is marked, no interface gets an address, and no sysctl is needed.
+// these are not. Nothing is marked, no interface gets an address, and no sysctl is needed. NodePorts do not
+// answer there either: what asks nftables or iptables for local addresses looks in the table local.
+//
+// What IPVS does not take goes on to the host's own sockets, listeners on all addresses among them. And where the host would
+// answer with a TCP reset or an ICMP error, it sends none from an IPv4 address that it does not have (the source
+// check in ip_route_output_key_hash_rcu, net/ipv4/route.c). Both need a rule in nftables' hook input after IPVS
+// (priority 99), which this package does not make: reject with tcp reset at priority 101 was seen to do.
 const (
 	// RoutingTable holds a local route for each address of ours.
 	RoutingTable = 48679
@@ -25,16 +31,21 @@ const (
 )
 
 // delivery keeps routes and rules of one network namespace.
-type delivery struct{ c *netlink.Conn }
+type delivery struct {
+	c *netlink.Conn
+	// sources are what programs of this host use as their own address when they connect to ours, which no
+	// interface holds. At most one of each family.
+	sources []netip.Addr
+}
 
 // openDelivery works on the network namespace of the calling thread.
-func openDelivery() (delivery, error) {
+func openDelivery(sources []netip.Addr) (delivery, error) {
 	// Strict: the kernel filters what is read, and an unknown attribute is an error.
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
 	if err != nil {
 		return delivery{}, fmt.Errorf("connect to the routing tables: %w", err)
 	}
-	return delivery{c}, nil
+	return delivery{c, sources}, nil
 }
 
 func (d delivery) close() error { return d.c.Close() }
@@ -52,7 +63,17 @@ var families = [...]family{
 
 func (f family) holds(a netip.Addr) bool { return a.Is4() == (f.number == unix.AF_INET) }
 
-// addresses returns those that have a route.
+// source is the invalid address if there is none of the family.
+func (d delivery) source(f family) netip.Addr {
+	for _, a := range d.sources {
+		if f.holds(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// addresses returns those that have a route; false: it has another source.
 func (d delivery) addresses() (map[netip.Addr]bool, error) {
 	all := map[netip.Addr]bool{}
 	for _, f := range families {
@@ -66,47 +87,60 @@ func (d delivery) addresses() (map[netip.Addr]bool, error) {
 			return nil, fmt.Errorf("read routing table %d: %w", RoutingTable, err)
 		}
 		for _, m := range found {
-			a, err := f.destination(m)
+			a, source, err := f.destination(m)
 			if err != nil {
 				return nil, fmt.Errorf("read routing table %d: %w", RoutingTable, err)
 			}
 			if a.IsValid() {
-				all[a] = true
+				all[a] = source == d.source(f)
 			}
 		}
 	}
 	return all, nil
 }
 
-// destination is the invalid address for a route that is not one of ours.
-func (f family) destination(m netlink.Message) (netip.Addr, error) {
+// destination returns a route's address and its source; the invalid address for a route that is not one of ours.
+func (f family) destination(m netlink.Message) (to, source netip.Addr, err error) {
 	if len(m.Data) < headerLength {
-		return netip.Addr{}, errors.New("the kernel sent a short message")
+		return to, source, errors.New("the kernel sent a short message")
 	}
 	attributes, err := netlink.NewAttributeDecoder(m.Data[headerLength:])
 	if err != nil {
-		return netip.Addr{}, err
+		return to, source, err
 	}
 	var table uint32
-	var to netip.Addr
 	for attributes.Next() {
 		switch attributes.Type() {
 		case unix.RTA_TABLE:
 			table = attributes.Uint32()
 		case unix.RTA_DST:
 			to, _ = netip.AddrFromSlice(attributes.Bytes())
+		case unix.RTA_PREFSRC:
+			source, _ = netip.AddrFromSlice(attributes.Bytes())
 		}
 	}
 	single := to.IsValid() && int(m.Data[1]) == to.BitLen()
 	if err := attributes.Err(); err != nil || table != RoutingTable || !single || m.Data[7] != unix.RTN_LOCAL {
-		return netip.Addr{}, err
+		return netip.Addr{}, netip.Addr{}, err
 	}
-	return to, nil
+	return to, source, nil
 }
 
-// add makes a route for an address, which may be there already.
+// add makes a route for an address, or gives the one that is there our source.
 func (d delivery) add(a netip.Addr) error {
-	_, err := d.request(unix.RTM_NEWROUTE, netlink.Acknowledge|netlink.Create|netlink.Replace, localRoute(a), routeAttributes(a))
+	source := d.source(families[0])
+	if a.Is6() {
+		source = d.source(families[1])
+	}
+	_, err := d.request(unix.RTM_NEWROUTE, netlink.Acknowledge|netlink.Create|netlink.Replace, localRoute(a), func(e *netlink.AttributeEncoder) {
+		routeAttributes(a)(e)
+		if source.IsValid() {
+			e.Bytes(unix.RTA_PREFSRC, source.AsSlice())
+		}
+	})
+	if errors.Is(err, unix.EINVAL) && source.IsValid() {
+		err = fmt.Errorf("%w (is its source, %s, an address of this node?)", err, source)
+	}
 	return explain(fmt.Sprintf("deliver %s to IPVS: make its local route in table %d", a, RoutingTable), err)
 }
 

@@ -18,6 +18,9 @@ type Config struct {
 	// Interval is how often the kernel is compared with what is desired, which is also the time after which a
 	// failure is tried again; 0 means 2 seconds. IPVS notifies nobody of changes.
 	Interval time.Duration
+	// Sources are addresses of this node, at most one of each family, that its own programs use as theirs when
+	// they connect to an address of ours. Without one of IPv4 they find the network unreachable.
+	Sources []netip.Addr
 }
 
 // Driver keeps the virtual servers of this network namespace as desired, and delivers packets for their
@@ -49,7 +52,7 @@ func New(config Config) *Driver {
 		config.Interval = 2 * time.Second
 	}
 	return &Driver{
-		log: config.Logger, interval: config.Interval, connect: openEdge,
+		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources) },
 		wake: make(chan struct{}, 1), observed: make(observations, observationsKept),
 		wanted: newWanted(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
 	}
@@ -185,12 +188,12 @@ type router interface {
 	close() error
 }
 
-func openEdge() (edge, error) {
+func openEdge(sources []netip.Addr) (edge, error) {
 	servers, err := openKernel()
 	if err != nil {
 		return edge{}, err
 	}
-	routes, err := openDelivery()
+	routes, err := openDelivery(sources)
 	if err != nil {
 		return edge{}, errors.Join(err, servers.close())
 	}
