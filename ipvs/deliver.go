@@ -15,7 +15,7 @@ import (
 // addresses). So the addresses are local routes in a table of their own, and the rules lead there by protocol:
 // TCP, UDP, SCTP, and ICMP for its errors. Neighbour discovery asks for addresses of interfaces, which
 // these are not. Nothing is marked, no interface gets an address, and no sysctl is needed. NodePorts do not
-// answer there either: what asks nftables or iptables for local addresses looks in the table local.
+// answer there either: nftables' `fib daddr type local` looks in the table local alone.
 //
 // What IPVS does not take goes on to the host's own sockets, listeners on all addresses among them. And where the host would
 // answer with a TCP reset or an ICMP error, it sends none from an IPv4 address that it does not have (the source

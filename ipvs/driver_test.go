@@ -35,7 +35,11 @@ func newFake() *fake {
 	return &fake{servers: model{}, routes: map[netip.Addr]bool{}, values: map[string]string{}, unrouted: map[netip.Addr]bool{}}
 }
 
-func (f *fake) connect() (edge, error) { return edge{f, fakeRoutes{f}, f}, f.absent }
+func (f *fake) connect() (edge, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return edge{f, fakeRoutes{f}, f}, f.absent
+}
 
 func (f *fake) table() (Table, error) {
 	f.mu.Lock()
@@ -90,11 +94,22 @@ func (f *fake) set(name, value string) error {
 
 type fakeRoutes struct{ *fake }
 
-func (f fakeRoutes) addresses() (map[netip.Addr]bool, error) { return maps.Clone(f.routes), nil }
-func (f fakeRoutes) ensureRules(family) error                { f.rules++; return nil }
-func (f fakeRoutes) add(a netip.Addr) error                  { f.routes[a] = true; return nil }
-func (f fakeRoutes) remove(a netip.Addr) error               { delete(f.routes, a); return nil }
-func (f fakeRoutes) removeRules() error                      { f.rules = 0; return nil }
+func (f fakeRoutes) addresses() (routed map[netip.Addr]bool, err error) {
+	f.with(func() { routed = maps.Clone(f.routes) })
+	return routed, nil
+}
+
+func (f fakeRoutes) ensureRules(family) error  { f.with(func() { f.rules++ }); return nil }
+func (f fakeRoutes) add(a netip.Addr) error    { f.with(func() { f.routes[a] = true }); return nil }
+func (f fakeRoutes) remove(a netip.Addr) error { f.with(func() { delete(f.routes, a) }); return nil }
+func (f fakeRoutes) removeRules() error        { f.with(func() { f.rules = 0 }); return nil }
+
+// with lets a test look at the kernel, or change it.
+func (f *fake) with(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+}
 
 func (f *fake) took() []string {
 	f.mu.Lock()
@@ -161,7 +176,7 @@ func TestOneChangeReadsAndWritesOneVirtualServer(t *testing.T) {
 		}
 		d := run(t, f, desired)
 		f.took()
-		f.reads = 0
+		f.with(func() { f.reads = 0 })
 		d.Sync("b", Table{at(2000): server("rr", "1")})
 		synctest.Wait()
 		changed := maps.Clone(desired)
@@ -179,11 +194,11 @@ func TestDriftIsRepaired(t *testing.T) {
 		f := newFake()
 		desired := Table{at(80): server("rr", "1 2"), at(443): server("mh", "1 2")}
 		run(t, f, desired)
-		f.mu.Lock()
-		clear(f.servers)
-		clear(f.routes)
-		f.values[nodestConnections] = "0"
-		f.mu.Unlock()
+		f.with(func() {
+			clear(f.servers)
+			clear(f.routes)
+			f.values[nodestConnections] = "0"
+		})
 		pass(2 * time.Second)
 		if len(f.servers) != 2 || !f.routes[at(80).Address] || f.values[nodestConnections] != "1" {
 			t.Errorf("after the interval: %v, %v, %v", f.servers, f.routes, f.values)
@@ -196,15 +211,19 @@ func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
 		f := newFake()
 		run(t, f, Table{at(80): server("rr", "1 2")})
 		pass(2 * time.Second) // the first comparison that finds nothing to do
-		f.reads = 0
+		f.with(func() { f.reads = 0 })
 		pass(20 * time.Second)
-		if f.reads > 0 {
-			t.Errorf("%d questions while nothing changed", f.reads)
-		}
+		f.with(func() {
+			if f.reads > 0 {
+				t.Errorf("%d questions while nothing changed", f.reads)
+			}
+		})
 		pass(12 * time.Second)
-		if f.reads != 2 {
-			t.Errorf("%d questions in half a minute, want that all is read once", f.reads)
-		}
+		f.with(func() {
+			if f.reads != 2 {
+				t.Errorf("%d questions in half a minute, want that all is read once", f.reads)
+			}
+		})
 	})
 }
 
@@ -268,7 +287,7 @@ func TestASuccessThatTheKernelDoesNotShowIsNone(t *testing.T) {
 		if err := d.Serves(at(443)); err != nil {
 			t.Errorf("what is: %v", err)
 		}
-		f.forget = nil
+		f.with(func() { f.forget = nil })
 		pass(2 * time.Second)
 		if err := d.Serves(at(80)); err != nil {
 			t.Errorf("after the kernel recovered: %v", err)
@@ -295,6 +314,15 @@ func TestARefusalConcernsOneVirtualServer(t *testing.T) {
 		if got := f.took(); slices.ContainsFunc(got, func(o string) bool { return strings.Contains(o, "10.0.0.2") }) {
 			t.Errorf("went on after the refusal: %q", got)
 		}
+		pass(10 * time.Second)
+		if got := f.took(); len(got) > 0 {
+			t.Errorf("has the kernel look for a module again and again: %q", got)
+		}
+		f.with(func() { f.refuse = nil })
+		pass(thorough)
+		if err := d.Serves(at(80)); err != nil {
+			t.Errorf("with the module: %v", err)
+		}
 	})
 }
 
@@ -309,8 +337,12 @@ func TestAKernelWithoutIPVSIsToldOfAndAskedAgain(t *testing.T) {
 		if o := <-d.Observed(); !errors.Is(o.Err, ErrNoIPVS) || o.Frontend != (Frontend{}) {
 			t.Errorf("observed %v", o)
 		}
-		f.absent = nil
 		pass(2 * time.Second)
+		if err := d.Serves(at(80)); !errors.Is(err, ErrNoIPVS) {
+			t.Errorf("Serves: %v", err)
+		}
+		f.with(func() { f.absent = nil })
+		pass(thorough)
 		if err := d.Serves(at(80)); err != nil {
 			t.Errorf("with the module: %v", err)
 		}
@@ -345,9 +377,11 @@ func TestTheLastVirtualServerTakesRoutesAndRulesWithIt(t *testing.T) {
 		d := run(t, f, Table{at(80): server("rr", "1"), at(443): server("rr", "1")})
 		d.Sync("a", Table{at(80): server("rr", "1")})
 		pass(2 * time.Second)
-		if !f.routes[at(80).Address] {
-			t.Error("the address has a virtual server and no route")
-		}
+		f.with(func() {
+			if !f.routes[at(80).Address] {
+				t.Error("the address has a virtual server and no route")
+			}
+		})
 		d.Sync("a", nil)
 		pass(2 * time.Second)
 		if len(f.servers)+len(f.routes)+f.rules > 0 {

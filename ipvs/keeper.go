@@ -15,6 +15,10 @@ type keeper struct {
 	served  map[netip.Addr]bool // the addresses that are ours; true: with a route
 	deleted time.Time           // when real servers were deleted last
 
+	// What the kernel had no module for, and when it was asked: each time, it starts modprobe.
+	lacksIPVS  time.Time
+	schedulers map[string]time.Time
+
 	// The kernel was as desired when it was compared, and looked so.
 	settled  bool
 	looks    uint64
@@ -29,7 +33,7 @@ const (
 	changes    scope = false // what Sync changed
 )
 
-// thorough is how often all is compared that a glance does not show.
+// thorough is how often all is compared that a glance does not show, and the kernel is asked for what it lacked.
 const thorough = 30 * time.Second
 
 // many changes are compared faster by reading everything.
@@ -82,12 +86,8 @@ func (k *keeper) disconnect() {
 }
 
 func (k *keeper) converge(ctx context.Context, w *work) error {
-	if k.edge == nil {
-		e, err := k.connect()
-		if err != nil {
-			return err
-		}
-		k.edge = &e
+	if err := k.open(); err != nil {
+		return err
 	}
 	if w.all {
 		if err := k.refresh(); err != nil {
@@ -103,6 +103,24 @@ func (k *keeper) converge(ctx context.Context, w *work) error {
 	if w.all {
 		return k.retire(w)
 	}
+	return nil
+}
+
+func (k *keeper) open() error {
+	switch {
+	case k.edge != nil:
+		return nil
+	case time.Since(k.lacksIPVS) < thorough:
+		return k.Err()
+	}
+	e, err := k.connect()
+	if errors.Is(err, ErrNoIPVS) {
+		k.lacksIPVS = time.Now()
+	}
+	if err != nil {
+		return err
+	}
+	k.edge, k.schedulers = &e, map[string]time.Time{}
 	return nil
 }
 
@@ -210,7 +228,7 @@ func (k *keeper) write(ctx context.Context, w *work) (int, error) {
 			w.repaired++
 		}
 		if refused[o.Frontend] == nil {
-			refused[o.Frontend] = k.edge.servers.apply(o)
+			refused[o.Frontend] = k.apply(o)
 		}
 	}
 	if err := k.applyAll(ctx, operations, apply); err != nil {
@@ -235,6 +253,18 @@ func (k *keeper) write(ctx context.Context, w *work) (int, error) {
 		}
 	}
 	return len(operations), nil
+}
+
+func (k *keeper) apply(o Operation) error {
+	scheduler := o.Settings.Scheduler // empty but for settings
+	if time.Since(k.schedulers[scheduler]) < thorough {
+		return fmt.Errorf("%s: %w", o, ErrNoScheduler)
+	}
+	err := k.edge.servers.apply(o)
+	if errors.Is(err, ErrNoScheduler) {
+		k.schedulers[scheduler] = time.Now()
+	}
+	return err
 }
 
 func only(t Table, some map[Frontend]bool) Table {

@@ -36,8 +36,10 @@ func lookWithoutModules() error {
 	if out, err := exec.Command("modprobe", "ipv6").CombinedOutput(); err != nil {
 		return fmt.Errorf("modprobe ipv6: %w: %s", err, out)
 	}
-	if _, err := os.Stat("/proc/net/ip_vs"); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("IPVS is there before anybody asked for it (%v)", err)
+	if _, err := os.Stat("/proc/net/ip_vs"); err == nil {
+		return errors.New("IPVS is there before anybody asked for it")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	modprobe, err := os.ReadFile(modprobePath)
 	if err != nil {
