@@ -60,7 +60,7 @@ root-tests: fetch ## tests on this machine's kernel, in network namespaces (root
 
 vm-test: $(VM) ## tests on another kernel (root)
 	$(VM) -fetch
-	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm
+	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm ./vm/ipvs
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	@tools/preflight race

@@ -3,6 +3,7 @@ module github.com/berth-lb/berth/e2e
 go 1.26.0
 
 require (
+	github.com/cloudflare/ipvs v0.12.0
 	github.com/mdlayher/arp v0.0.0-20220512170110-6706a2966875
 	github.com/mdlayher/ethernet v0.0.0-20220221185849-529eae5b6118
 	github.com/mdlayher/ndp v1.1.0
@@ -16,6 +17,8 @@ require (
 )
 
 require (
+	github.com/mdlayher/genetlink v1.3.2 // indirect
+	github.com/mdlayher/netlink v1.8.0 // indirect
 	github.com/mdlayher/socket v0.7.0 // indirect
 	github.com/tidwall/btree v1.8.1 // indirect
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb // indirect

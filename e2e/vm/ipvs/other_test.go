@@ -1,0 +1,101 @@
+//go:build vm
+
+package ipvs_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/ipvs"
+)
+
+// Programs of the node's own network, with endpoints whose replies come back to the node.
+func TestTheDirectorItselfIsAClient(t *testing.T) {
+	s := newSite(t)
+	s.serve(t)
+	four, six := frontend(ipvs.TCP, service4, 80), frontend(ipvs.TCP, service6, 80)
+	s.direct(t, ipvs.Table{four: simple("rr", real(2, false)), six: simple("rr", real(2, true))})
+	itself := &site{client: s.director}
+	for _, f := range []ipvs.Frontend{four, six} {
+		if got := itself.ask(t, "tcp", target(f), 4, false); len(got) != 2 {
+			t.Errorf("%s: served by %v", f, got)
+		}
+	}
+}
+
+func TestSCTP(t *testing.T) {
+	s := newSite(t)
+	for i := range 2 {
+		l, err := in(s.backends, func() (int, error) { return sctpListen(server(i, false)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(l) })
+		go func() {
+			for {
+				c, _, err := unix.Accept(l)
+				if err != nil {
+					return
+				}
+				_, _ = unix.Write(c, []byte(server(i, false).Addr().String()))
+				unix.Close(c)
+			}
+		}()
+		t.Cleanup(func() { _ = unix.Shutdown(l, unix.SHUT_RDWR) })
+	}
+	f := frontend(ipvs.SCTP, service4, 80)
+	s.direct(t, ipvs.Table{f: simple("rr", real(2, false))})
+	got := map[string]int{}
+	for range 4 {
+		name, err := in(s.client, func() (string, error) { return sctpAsk(netip.AddrPortFrom(f.Address, f.Port)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[name]++
+	}
+	if len(got) != 2 {
+		t.Errorf("served by %v", got)
+	}
+}
+
+func sctpSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+	if err != nil {
+		return 0, fmt.Errorf("SCTP socket: %w", err)
+	}
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	for _, o := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} { // a connect is bounded by the latter
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, o, &limit); err != nil {
+			return 0, err
+		}
+	}
+	return fd, nil
+}
+
+func sctpListen(at netip.AddrPort) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+	if err != nil {
+		return 0, fmt.Errorf("SCTP socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
+		return 0, err
+	}
+	return fd, unix.Listen(fd, 8)
+}
+
+func sctpAsk(to netip.AddrPort) (string, error) {
+	fd, err := sctpSocket()
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		return "", fmt.Errorf("connect to %s: %w", to, err)
+	}
+	name := make([]byte, 64)
+	n, err := unix.Read(fd, name)
+	return string(name[:max(n, 0)]), err
+}

@@ -1,0 +1,410 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fake is the kernel's side. What it really does is seen in e2e/vm/ipvs.
+type fake struct {
+	mu       sync.Mutex
+	absent   error // no IPVS
+	servers  model
+	routes   map[netip.Addr]bool
+	rules    int
+	values   map[string]string
+	log      []string // operations, routes and the sysctl of interest, in their order
+	reads    int
+	refuse   func(Operation) error
+	forget   func(Operation) bool // an operation that succeeds and does nothing
+	unrouted map[netip.Addr]bool  // addresses that had a virtual server without a route
+}
+
+func newFake() *fake {
+	return &fake{servers: model{}, routes: map[netip.Addr]bool{}, values: map[string]string{}, unrouted: map[netip.Addr]bool{}}
+}
+
+func (f *fake) connect() (edge, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return edge{f, fakeRoutes{f}, f}, f.absent
+}
+
+func (f *fake) table() (Table, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reads += 1 + len(f.servers)
+	return maps.Clone(Table(f.servers)), nil
+}
+
+func (f *fake) glance() (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return digest(fmt.Appendln(nil, f.servers)), nil // fmt sorts maps
+}
+
+func (f *fake) virtualServer(at Frontend) (VirtualServer, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reads += 2
+	v, ok := f.servers[at]
+	return v, ok, nil
+}
+
+func (f *fake) apply(o Operation) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, o.String())
+	if f.refuse != nil && f.refuse(o) != nil {
+		return f.refuse(o)
+	}
+	if f.forget != nil && f.forget(o) {
+		return nil
+	}
+	if !f.routes[o.Frontend.Address] {
+		f.unrouted[o.Frontend.Address] = true
+	}
+	return f.servers.apply(o)
+}
+
+func (f *fake) statistics(func(Frontend) bool) ([]FrontendStatistics, error) { return nil, nil }
+func (f *fake) probe(string) error                                           { return nil }
+func (f *fake) close() error                                                 { return nil }
+
+func (f *fake) set(name, value string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.values[name] != value && name == nodestConnections {
+		f.log = append(f.log, name+"="+value)
+	}
+	f.values[name] = value
+	return nil
+}
+
+type fakeRoutes struct{ *fake }
+
+func (f fakeRoutes) addresses() (routed map[netip.Addr]bool, err error) {
+	f.with(func() { routed = maps.Clone(f.routes) })
+	return routed, nil
+}
+
+func (f fakeRoutes) ensureRules(family) error  { f.with(func() { f.rules++ }); return nil }
+func (f fakeRoutes) add(a netip.Addr) error    { f.with(func() { f.routes[a] = true }); return nil }
+func (f fakeRoutes) remove(a netip.Addr) error { f.with(func() { delete(f.routes, a) }); return nil }
+func (f fakeRoutes) removeRules() error        { f.with(func() { f.rules = 0 }); return nil }
+
+// with lets a test look at the kernel, or change it.
+func (f *fake) with(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+}
+
+func (f *fake) took() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	log := f.log
+	f.log = nil
+	return log
+}
+
+func (f *fake) at(at Frontend) []RealServer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.servers[at].RealServers
+}
+
+// pass lets synthetic time pass, and all settle.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// run starts a driver on the kernel inside a bubble of synthetic time, with one group.
+func run(t *testing.T, f *fake, desired Table) *Driver {
+	d := New(Config{})
+	d.connect = f.connect
+	d.Sync("a", desired)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = d.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	synctest.Wait()
+	return d
+}
+
+func TestTheNextProcessFindsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		gone := Frontend{netip.MustParseAddr("192.0.2.2"), 80, TCP}
+		foreign := Frontend{netip.MustParseAddr("192.0.2.3"), 80, TCP}
+		for _, at := range []Frontend{at(80), gone, foreign} {
+			f.servers[at] = server("rr", "2 1")
+		}
+		f.routes[at(80).Address], f.routes[gone.Address] = true, true
+		run(t, f, Table{at(80): server("rr", "1 2")})
+		want := []string{"expire_nodest_conn=1", "delete virtual server " + gone.String()}
+		if got := f.took(); !slices.Equal(got, want) {
+			t.Errorf("did %q, want %q", got, want)
+		}
+		if f.routes[gone.Address] || !f.routes[at(80).Address] {
+			t.Errorf("routes %v", f.routes)
+		}
+		if len(f.servers) != 2 {
+			t.Errorf("virtual servers %v", f.servers)
+		}
+	})
+}
+
+func TestOneChangeReadsAndWritesOneVirtualServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		desired := Table{}
+		for port := uint16(1); port <= 1000; port++ {
+			desired[at(port)] = server("rr", "1 2")
+		}
+		d := run(t, f, desired)
+		f.took()
+		f.with(func() { f.reads = 0 })
+		d.Sync("b", Table{at(2000): server("rr", "1")})
+		synctest.Wait()
+		changed := maps.Clone(desired)
+		changed[at(7)] = server("rr", "1 3")
+		d.Sync("a", changed)
+		synctest.Wait()
+		if got := f.took(); len(got) != 4 || f.reads != 8 {
+			t.Errorf("%d questions, operations %q; want 2 before and 2 after each of two changes", f.reads, got)
+		}
+	})
+}
+
+func TestDriftIsRepaired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		desired := Table{at(80): server("rr", "1 2"), at(443): server("mh", "1 2")}
+		run(t, f, desired)
+		f.with(func() {
+			clear(f.servers)
+			clear(f.routes)
+			f.values[nodestConnections] = "0"
+		})
+		pass(2 * time.Second)
+		if len(f.servers) != 2 || !f.routes[at(80).Address] || f.values[nodestConnections] != "1" {
+			t.Errorf("after the interval: %v, %v, %v", f.servers, f.routes, f.values)
+		}
+	})
+}
+
+func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		run(t, f, Table{at(80): server("rr", "1 2")})
+		pass(2 * time.Second) // the first comparison that finds nothing to do
+		f.with(func() { f.reads = 0 })
+		pass(20 * time.Second)
+		f.with(func() {
+			if f.reads > 0 {
+				t.Errorf("%d questions while nothing changed", f.reads)
+			}
+		})
+		pass(12 * time.Second)
+		f.with(func() {
+			if f.reads != 2 {
+				t.Errorf("%d questions in half a minute, want that all is read once", f.reads)
+			}
+		})
+	})
+}
+
+func TestDigest(t *testing.T) {
+	const text = "IP Virtual Server version 1.2.1 (size=4096)\n" +
+		"TCP  C000020A:0050 rr persistent 10800 FFFFFFFF\n" +
+		"  -> 0A01000B:1F90      Masq    1      0          0         \n"
+	before := digest([]byte(text))
+	for _, test := range []struct {
+		old, new string
+		same     bool
+	}{
+		{"0          0 ", "23         4 ", true},
+		{"Masq    1 ", "Masq    2 ", false},
+		{"Masq ", "Route", false},
+		{"10800", "10801", false},
+		{"rr", "lc", false},
+	} {
+		changed := strings.Replace(text, test.old, test.new, 1)
+		if same := digest([]byte(changed)) == before; changed == text || same != test.same {
+			t.Errorf("%q for %q: the same digest: %v", test.new, test.old, same)
+		}
+	}
+}
+
+func TestMovesKeepConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := run(t, f, Table{at(80): server("mh", "1 2")})
+		f.took()
+		d.Sync("a", Table{at(80): server("mh", "2 3")}) // 3 is new, so 2 goes before it
+		synctest.Wait()
+		const vs = " of TCP 192.0.2.1:80"
+		want := []string{
+			"create real server 10.0.0.3:8080" + vs, "expire_nodest_conn=0", "move real server 10.0.0.2:8080" + vs,
+			"expire_nodest_conn=1", "delete real server 10.0.0.1:8080" + vs,
+		}
+		if got := f.took(); !slices.Equal(got, want) {
+			t.Errorf("did %q, want %q", got, want)
+		}
+		// The kernel may still be at what the deletion left.
+		deleted := time.Now()
+		d.Sync("a", Table{at(80): server("mh", "2 3 4")})
+		for !slices.Equal(f.at(at(80)), backends("2 3 4")) {
+			pass(time.Millisecond)
+		}
+		if waited := time.Since(deleted); waited < flushing || waited > 2*flushing {
+			t.Errorf("moved %s after a deletion, want %s", waited, flushing)
+		}
+	})
+}
+
+func TestASuccessThatTheKernelDoesNotShowIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.forget = func(o Operation) bool { return o.Frontend == at(80) && o.Kind == CreateRealServer }
+		d := run(t, f, Table{at(80): server("rr", "1"), at(443): server("rr", "1")})
+		if err := d.Serves(at(80)); err == nil || !strings.Contains(err.Error(), "the kernel accepted a change of virtual server TCP 192.0.2.1:80 and does not show it") {
+			t.Errorf("what is not in the kernel: %v", err)
+		}
+		if err := d.Serves(at(443)); err != nil {
+			t.Errorf("what is: %v", err)
+		}
+		f.with(func() { f.forget = nil })
+		pass(2 * time.Second)
+		if err := d.Serves(at(80)); err != nil {
+			t.Errorf("after the kernel recovered: %v", err)
+		}
+	})
+}
+
+func TestARefusalConcernsOneVirtualServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.refuse = func(o Operation) error {
+			if o.Frontend == at(80) {
+				return fmt.Errorf("%s: %w", o, ErrNoScheduler)
+			}
+			return nil
+		}
+		d := run(t, f, Table{at(80): server("mh", "1 2 3"), at(443): server("rr", "1")})
+		if err := d.Serves(at(80)); !errors.Is(err, ErrNoScheduler) {
+			t.Errorf("refused: %v", err)
+		}
+		if err := d.Serves(at(443)); err != nil {
+			t.Errorf("the other: %v", err)
+		}
+		if got := f.took(); slices.ContainsFunc(got, func(o string) bool { return strings.Contains(o, "10.0.0.2") }) {
+			t.Errorf("went on after the refusal: %q", got)
+		}
+		pass(10 * time.Second)
+		if got := f.took(); len(got) > 0 {
+			t.Errorf("has the kernel look for a module again and again: %q", got)
+		}
+		f.with(func() { f.refuse = nil })
+		pass(thorough)
+		if err := d.Serves(at(80)); err != nil {
+			t.Errorf("with the module: %v", err)
+		}
+	})
+}
+
+func TestAKernelWithoutIPVSIsToldOfAndAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.absent = fmt.Errorf("%w (%w)", ErrNoIPVS, unix.ENOENT)
+		d := run(t, f, Table{at(80): server("rr", "1")})
+		if err := d.Serves(at(80)); !errors.Is(err, ErrNoIPVS) {
+			t.Errorf("Serves: %v", err)
+		}
+		if o := <-d.Observed(); !errors.Is(o.Err, ErrNoIPVS) || o.Frontend != (Frontend{}) {
+			t.Errorf("observed %v", o)
+		}
+		pass(2 * time.Second)
+		if err := d.Serves(at(80)); !errors.Is(err, ErrNoIPVS) {
+			t.Errorf("Serves: %v", err)
+		}
+		f.with(func() { f.absent = nil })
+		pass(thorough)
+		if err := d.Serves(at(80)); err != nil {
+			t.Errorf("with the module: %v", err)
+		}
+		for _, want := range []Frontend{{}, at(80)} {
+			if o := <-d.Observed(); o.Err != nil || o.Frontend != want {
+				t.Errorf("observed %v, want %v", o, want)
+			}
+		}
+	})
+}
+
+func TestTwoGroupsThatDesireOneFrontend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := run(t, f, Table{at(80): server("rr", "1")})
+		d.Sync("b", Table{at(80): server("rr", "2")})
+		synctest.Wait()
+		if got := f.servers[at(80)].RealServers; !slices.Equal(got, backends("1")) {
+			t.Errorf("with both: %v", got)
+		}
+		d.Sync("a", nil)
+		synctest.Wait()
+		if got := f.servers[at(80)].RealServers; !slices.Equal(got, backends("2")) {
+			t.Errorf("with the second: %v", got)
+		}
+	})
+}
+
+func TestTheLastVirtualServerTakesRoutesAndRulesWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := run(t, f, Table{at(80): server("rr", "1"), at(443): server("rr", "1")})
+		d.Sync("a", Table{at(80): server("rr", "1")})
+		pass(2 * time.Second)
+		f.with(func() {
+			if !f.routes[at(80).Address] {
+				t.Error("the address has a virtual server and no route")
+			}
+		})
+		d.Sync("a", nil)
+		pass(2 * time.Second)
+		if len(f.servers)+len(f.routes)+f.rules > 0 {
+			t.Errorf("left: %v, %v, %d rules", f.servers, f.routes, f.rules)
+		}
+		if len(f.unrouted) > 0 {
+			t.Errorf("changed without a route that tells whose they are: %v", f.unrouted)
+		}
+	})
+}
+
+func TestRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		foreign := Frontend{netip.MustParseAddr("192.0.2.3"), 80, TCP}
+		f.servers[foreign] = server("rr", "1")
+		d := run(t, f, Table{at(80): server("rr", "1")})
+		if err := d.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		if len(f.servers) != 1 || len(f.routes)+f.rules > 0 {
+			t.Errorf("left: %v, %v, %d rules; want only %s", f.servers, f.routes, f.rules, foreign)
+		}
+	})
+}

@@ -1,0 +1,405 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// keeper is what the one goroutine that writes knows.
+type keeper struct {
+	*Driver
+	edge    *edge               // nil: not connected
+	served  map[netip.Addr]bool // the addresses that are ours; true: with a route
+	deleted time.Time           // when real servers were deleted last
+
+	// What the kernel had no module for, and when it was asked: each time, it starts modprobe.
+	lacksIPVS  time.Time
+	schedulers map[string]time.Time
+
+	// The kernel was as desired when it was compared, and looked so.
+	settled  bool
+	looks    uint64
+	compared time.Time
+}
+
+// scope says how much a pass compares.
+type scope bool
+
+const (
+	everything scope = true
+	changes    scope = false // what Sync changed
+)
+
+// thorough is how often all is compared that a glance does not show, and the kernel is asked for what it lacked.
+const thorough = 30 * time.Second
+
+// many changes are compared faster by reading everything.
+const many = 64
+
+// pass compares the kernel with what is desired, repairs the difference and reads back what it wrote.
+func (k *keeper) pass(ctx context.Context, s scope) {
+	k.passing.Lock()
+	defer k.passing.Unlock()
+	if k.removed {
+		return
+	}
+	w := k.work(s)
+	err := k.converge(ctx, w)
+	if err != nil {
+		k.disconnect() // the next pass begins anew, with everything
+	}
+	k.report(w, err)
+}
+
+// work is what one pass does.
+type work struct {
+	all      bool
+	dirty    map[Frontend]bool // what Sync changed
+	desired  Table             // everything, or what is dirty
+	actual   Table             // the same part of the kernel's table
+	repaired int               // operations on what Sync did not change
+	problems map[Frontend]error
+}
+
+func (k *keeper) work(s scope) *work {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := &work{dirty: k.dirty, all: s == everything || len(k.dirty) > many || k.edge == nil}
+	k.dirty = map[Frontend]bool{}
+	if w.all {
+		w.desired = k.wanted.table()
+	} else {
+		w.desired = k.wanted.of(w.dirty)
+	}
+	return w
+}
+
+func (k *keeper) disconnect() {
+	k.settled = false
+	if k.edge != nil {
+		_ = k.edge.close() // nothing is lost with it
+		k.edge = nil
+	}
+}
+
+func (k *keeper) converge(ctx context.Context, w *work) error {
+	if err := k.open(); err != nil {
+		return err
+	}
+	if w.all {
+		if err := k.refresh(); err != nil {
+			return err
+		}
+	}
+	if err := k.deliver(w); err != nil {
+		return err
+	}
+	if err := k.compare(ctx, w); err != nil {
+		return err
+	}
+	if w.all {
+		return k.retire(w)
+	}
+	return nil
+}
+
+func (k *keeper) open() error {
+	switch {
+	case k.edge != nil:
+		return nil
+	case time.Since(k.lacksIPVS) < thorough:
+		return k.Err()
+	}
+	e, err := k.connect()
+	if errors.Is(err, ErrNoIPVS) {
+		k.lacksIPVS = time.Now()
+	}
+	if err != nil {
+		return err
+	}
+	k.edge, k.schedulers = &e, map[string]time.Time{}
+	return nil
+}
+
+// compare reads the kernel's table and makes it as desired. To read all of it costs a question for each virtual
+// server, so that is left out when a glance shows no difference from the last time.
+func (k *keeper) compare(ctx context.Context, w *work) error {
+	var looks uint64
+	var blind error
+	if w.all {
+		looks, blind = k.edge.servers.glance()
+	}
+	if w.all && blind == nil && len(w.dirty) == 0 && k.settled && looks == k.looks && time.Since(k.compared) < thorough {
+		return nil
+	}
+	k.settled = false
+	var err error
+	if w.actual, err = k.read(w, w.dirty); err != nil {
+		return err
+	}
+	operations, err := k.write(ctx, w)
+	if err == nil && w.all && operations == 0 && len(w.problems) == 0 {
+		k.settled, k.looks, k.compared = blind == nil, looks, time.Now()
+	}
+	return err
+}
+
+// refresh sees to what is the same for all virtual servers, and learns which addresses are ours.
+func (k *keeper) refresh() error {
+	if err := settle(k.edge.sysctls); err != nil {
+		return err
+	}
+	routed, err := k.edge.delivery.addresses()
+	if err != nil {
+		return err
+	}
+	for a := range k.served { // those whose route somebody deleted are known from before
+		if !routed[a] {
+			routed[a] = false
+		}
+	}
+	k.served = routed
+	return nil
+}
+
+// deliver makes the routes of desired addresses, before their virtual servers: they tell whose those are.
+func (k *keeper) deliver(w *work) error {
+	for _, f := range families {
+		var missing []netip.Addr
+		used := false
+		for frontend := range w.desired {
+			if a := frontend.Address; plain(a) && f.holds(a) {
+				used = true
+				if !k.served[a] {
+					missing = append(missing, a)
+				}
+			}
+		}
+		if used && (w.all || len(missing) > 0) {
+			if err := k.edge.delivery.ensureRules(f); err != nil {
+				return err
+			}
+		}
+		for _, a := range missing {
+			if err := k.edge.delivery.add(a); err != nil {
+				return err
+			}
+			k.served[a] = true
+		}
+	}
+	return nil
+}
+
+// read returns all of the kernel's table, or that of some frontends if they are few.
+func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
+	if w.all && (w.actual == nil || len(some) > many) {
+		return k.edge.servers.table()
+	}
+	t := Table{}
+	for f := range some {
+		v, exists, err := k.edge.servers.virtualServer(f)
+		if err != nil {
+			return nil, err
+		}
+		if exists {
+			t[f] = v
+		}
+	}
+	return t, nil
+}
+
+// write carries out what Diff says, reads back what was written, and returns the number of operations. An error
+// is of IPVS as a whole.
+func (k *keeper) write(ctx context.Context, w *work) (int, error) {
+	owned := func(a netip.Addr) bool { _, ours := k.served[a]; return ours }
+	operations, problems := Diff(w.desired, w.actual, owned)
+	w.problems = problems
+	if len(operations) == 0 {
+		return len(operations), nil
+	}
+	refused := map[Frontend]error{}
+	written := map[Frontend]bool{}
+	apply := func(o Operation) {
+		written[o.Frontend] = true
+		if !w.dirty[o.Frontend] {
+			w.repaired++
+		}
+		if refused[o.Frontend] == nil {
+			refused[o.Frontend] = k.apply(o)
+		}
+	}
+	if err := k.applyAll(ctx, operations, apply); err != nil {
+		return 0, err
+	}
+	shown, err := k.read(w, written)
+	if err != nil {
+		return 0, err
+	}
+	desired := Table{}
+	for f := range written {
+		if v, ok := w.desired[f]; ok {
+			desired[f] = v
+		}
+	}
+	different, _ := Diff(desired, only(shown, written), owned)
+	for _, o := range different {
+		if err := refused[o.Frontend]; err != nil {
+			w.problems[o.Frontend] = err
+		} else if w.problems[o.Frontend] == nil {
+			w.problems[o.Frontend] = fmt.Errorf("the kernel accepted a change of virtual server %s and does not show it: still to do: %s", o.Frontend, o)
+		}
+	}
+	return len(operations), nil
+}
+
+func (k *keeper) apply(o Operation) error {
+	scheduler := o.Settings.Scheduler // empty but for settings
+	if time.Since(k.schedulers[scheduler]) < thorough {
+		return fmt.Errorf("%s: %w", o, ErrNoScheduler)
+	}
+	err := k.edge.servers.apply(o)
+	if errors.Is(err, ErrNoScheduler) {
+		k.schedulers[scheduler] = time.Now()
+	}
+	return err
+}
+
+func only(t Table, some map[Frontend]bool) Table {
+	part := Table{}
+	for f := range some {
+		if v, ok := t[f]; ok {
+			part[f] = v
+		}
+	}
+	return part
+}
+
+// flushing is how long the kernel may take to look for the connections of a deleted real server: it does so
+// one timer tick later, and would take those of one that is just being moved.
+const flushing = 100 * time.Millisecond
+
+// applyAll protects the connections of real servers that are moved.
+func (k *keeper) applyAll(ctx context.Context, operations []Operation, apply func(Operation)) error {
+	moving := false
+	for _, o := range operations {
+		if o.Kind == MoveRealServer && !moving {
+			if err := wait(ctx, time.Until(k.deleted.Add(flushing))); err != nil {
+				return err
+			}
+			if err := k.edge.sysctls.set(nodestConnections, "0"); err != nil {
+				return err
+			}
+			moving = true
+		}
+		if deletes(o.Kind) && moving { // Diff puts deletions last
+			if err := settle(k.edge.sysctls); err != nil {
+				return err
+			}
+			moving = false
+		}
+		apply(o)
+		if deletes(o.Kind) {
+			k.deleted = time.Now()
+		}
+	}
+	if moving {
+		return settle(k.edge.sysctls)
+	}
+	return nil
+}
+
+func deletes(k Kind) bool { return k == DeleteRealServer || k == DeleteVirtualServer }
+
+func wait(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// retire gives up the addresses that are desired no more and have no virtual server left.
+func (k *keeper) retire(w *work) error {
+	used := map[netip.Addr]bool{}
+	for f := range w.desired {
+		used[f.Address] = true
+	}
+	for f := range w.problems { // a virtual server that could not be deleted
+		used[f.Address] = true
+	}
+	before := len(k.served)
+	for a := range k.served {
+		if used[a] {
+			continue
+		}
+		if err := k.edge.delivery.remove(a); err != nil {
+			return err
+		}
+		delete(k.served, a)
+	}
+	if before > 0 && len(k.served) == 0 {
+		return k.edge.delivery.removeRules()
+	}
+	return nil
+}
+
+// report tells what is new.
+func (k *keeper) report(w *work, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	if w.repaired > 0 && err == nil {
+		k.log.Warn("IPVS table was not as desired, and was repaired", "operations", w.repaired)
+	}
+	for _, o := range k.update(w, err) {
+		if o.Err != nil {
+			k.log.Warn("not forwarded by IPVS", "frontend", o.Frontend, "error", o.Err)
+		}
+		k.observed.send(o)
+	}
+}
+
+// update keeps what was seen, for Serves and Err, and returns what changed of it.
+func (k *keeper) update(w *work, err error) (news []Observation) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !same(k.failed, err) {
+		news = append(news, Observation{Err: err})
+	}
+	k.failed = err
+	if err != nil {
+		for f := range w.dirty {
+			k.dirty[f] = true // still to be told of
+		}
+		return news
+	}
+	see := func(f Frontend, err error) {
+		if old, known := k.shown[f]; !known || w.dirty[f] || !same(old, err) {
+			news = append(news, Observation{f, err})
+		}
+		k.shown[f] = err
+	}
+	for f := range w.desired {
+		see(f, w.problems[f])
+	}
+	for f := range w.dirty {
+		if _, desired := w.desired[f]; !desired {
+			news = append(news, Observation{f, w.problems[f]})
+			delete(k.shown, f)
+		}
+	}
+	return news
+}
+
+func same(a, b error) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Error() == b.Error()
+}

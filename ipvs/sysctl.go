@@ -1,0 +1,64 @@
+package ipvs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysctls are those of IPVS in one network namespace.
+type sysctls interface {
+	// set makes a value as wanted, and reads before it writes.
+	set(name, value string) error
+}
+
+// nodestConnections is set to 0 while real servers are moved in the list: they are away for a moment then, and with
+// 1 the kernel would reset their connections.
+const nodestConnections = "expire_nodest_conn"
+
+// settled are the values to have, of Documentation/networking/ipvs-sysctl.rst.
+var settled = []struct{ name, value string }{
+	// A removed real server's connections end at once: without it their packets are dropped, silently.
+	{nodestConnections, "1"},
+	// A client that sticks to a real server of weight 0 gets another one for its next connection.
+	{"expire_quiescent_template", "1"},
+	// Rules can tell connections by the address that the client asked for, to masquerade them.
+	{"conntrack", "1"},
+}
+
+func settle(s sysctls) error {
+	var problems []error
+	for _, v := range settled {
+		problems = append(problems, s.set(v.name, v.value))
+	}
+	return errors.Join(problems...)
+}
+
+// kernelSysctls are those of the calling thread's network namespace.
+type kernelSysctls struct{}
+
+const sysctlFolder = "/proc/sys/net/ipv4/vs/"
+
+func (kernelSysctls) set(name, value string) error {
+	file := sysctlFolder + name
+	have, err := os.ReadFile(file)
+	if err == nil && string(bytes.TrimSpace(have)) == value {
+		return nil
+	}
+	if err == nil {
+		err = os.WriteFile(file, []byte(value), 0) // the file exists
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && name == "conntrack":
+		return nil // a kernel without CONFIG_IP_VS_NFCT forwards as well, but cannot masquerade
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		return fmt.Errorf("set sysctl net.ipv4.vs.%s to %s: %w (set it on the node, or mount /proc/sys writable for the speaker)", name, value, err)
+	case err != nil:
+		return fmt.Errorf("set sysctl net.ipv4.vs.%s to %s: %w", name, value, err)
+	}
+	return nil
+}
