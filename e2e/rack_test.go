@@ -63,6 +63,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"a router that is silent delays no other peer, route or answer", testBlackHole},
 		{"a killed speaker's routes go at once", testSpeakerKilled},
 		{"a password that changes resets its own session only", testPasswordRotated},
+		{"a node's router ID can be another", testRouterID},
 		{"connections follow the weights of the nodes", testWeights},
 		{"after every fault of the segment one node owns an address", testFaults},
 		{"after every fault while the API server is away too", testFaultsAlone},
@@ -75,6 +76,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"owners stay when a node comes back, until they are rebalanced", testRebalance},
 		{"each right of the speakers was needed", testRightsUsed},
 		{"speakers that are replaced and hold keep what they answer for", testHold},
+		{"routers connect to speakers that listen", testRoutersConnect},
 		{"uninstalling withdraws, keeps the statuses, and a new installation adopts them", testUninstall},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {
