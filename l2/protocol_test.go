@@ -386,7 +386,7 @@ func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
 		w.groups = append(w.groups, g)
 		for _, n := range w.nodes {
 			w.after(w.between(0, 5*time.Millisecond), func() {
-				n.m.set(n.local(), g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, w.names(), nil)
+				n.m.set(n.local(), g, Desired{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Candidates: w.names()})
 				n.carryOut()
 				n.sleep()
 			})

@@ -156,7 +156,7 @@ func (n *simNode) boot() {
 		if said, ok := n.seen[g]; ok {
 			n.m.mirrored(now, said)
 		}
-		n.m.set(now, g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, candidates, nil)
+		n.m.set(now, g, Desired{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Candidates: candidates})
 	}
 	n.m.clock.opened(now)
 	n.act()
