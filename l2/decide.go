@@ -53,20 +53,23 @@ func (m *machine) suits(c *contest) bool {
 }
 
 // counts returns which of the peers' claims of the group count: of those that own what they claim, or for whom it is
-// held, and that do not offer it. Who tells of no capability at all, as an older speaker, is taken to offer what needs
-// one, by those who have it. One with others has the last word itself: it may know better what is needed, and two that
-// disagree on that would take the group from one another for ever.
+// held, and that do not offer it, or seem to.
 func (m *machine) counts(c *contest) func(string, claim) bool {
-	better := c.needs != 0 && m.stays() && m.suits(c)
+	better := m.stays() && m.suits(c)
 	return func(node string, x claim) bool {
-		switch {
-		case x.offered:
-			return false
-		case x.held:
-			return true
+		if x.offered || x.held {
+			return !x.offered
 		}
-		return m.members.owns(node) && (x.relayed || !better || m.members.capabilities(node) != 0)
+		return m.members.owns(node) && (x.relayed || !better || !m.seemsToOffer(c, node))
 	}
+}
+
+// seemsToOffer reports whether a claimant lacks a capability, and does not say that it offers the group since it is of
+// an older version, or since what it says is lost and it does not hear our pull. Any other has the last word: it may
+// know better what is needed, and two that disagree on that would take the group from one another for ever.
+func (m *machine) seemsToOffer(c *contest, node string) bool {
+	has := m.members.capabilities(node)
+	return !has.Has(c.needs) && (has == 0 || !m.knows(node))
 }
 
 // others returns which peers are able to take the group, if they are candidates.

@@ -2,8 +2,8 @@ package l2
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -70,7 +70,11 @@ func history(seed uint64, trace *strings.Builder) error {
 	w := newWorld(seed, 2+int(seed%3), 1+int(seed/3%2), trace)
 	r := w.random
 	w.delay = w.between(0, 5*time.Millisecond)
+	for _, g := range w.groups {
+		w.needs[g] = w.some()
+	}
 	for _, n := range w.nodes {
+		n.needs, n.capabilities, n.old = maps.Clone(w.needs), w.some(), r.IntN(8) == 0
 		n.drift = 0.99 + 0.02*r.Float64()
 		w.after(w.between(0, 1500*time.Millisecond), n.boot)
 	}
@@ -130,10 +134,13 @@ func (w *world) settles() error {
 	return err
 }
 
+// some are random capabilities, of two.
+func (w *world) some() Capabilities { return Capabilities(w.random.IntN(4)) }
+
 // disturb does something bad, or undoes it.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
-	switch w.random.IntN(12) {
+	switch w.random.IntN(15) {
 	case 0:
 		if n.m != nil {
 			n.crash()
@@ -190,6 +197,10 @@ func (w *world) disturb() {
 		n.act()
 	case 11:
 		n.replace(w.between(50*time.Millisecond, time.Second))
+	case 12, 13:
+		n.equip(w.some())
+	case 14:
+		w.need(w.groups[w.random.IntN(len(w.groups))], w.some())
 	}
 }
 
@@ -220,6 +231,9 @@ func (w *world) promised() error {
 	for _, g := range w.groups {
 		owners := w.owners(g)
 		for i, a := range owners {
+			if !a.suits(g) {
+				return fmt.Errorf("at %.3f s %s, which has %b, answers for %s, which needs %b", w.now.Seconds(), a.name, a.capabilities, g, a.needed(g))
+			}
 			for _, b := range owners[i+1:] {
 				if w.connected(a, b) {
 					return fmt.Errorf("at %.3f s %s and %s, which can reach each other, both answer for %s", w.now.Seconds(), a.name, b.name, g)
@@ -229,11 +243,13 @@ func (w *world) promised() error {
 		// Of a node that is on no segment with others only the API tells whether it lives: that of the node, not of
 		// the speaker's process.
 		trusted := w.api[g].Node != "" && w.node(w.api[g].Node).frozen
-		if len(owners) == 0 {
-			for _, n := range w.nodes {
-				if n.m != nil && !n.frozen && n.state == Ready && !trusted {
-					return fmt.Errorf("at %.3f s nobody answers for %s, though %s could", w.now.Seconds(), g, n.name)
-				}
+		for _, n := range w.nodes {
+			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(g) || trusted {
+				continue // of an older speaker it is enough that it makes no second owner
+			}
+			// From who tells of no capability it takes what needs one, but for a claim that is relayed in a segment that is cut.
+			if !slices.ContainsFunc(owners, func(o *simNode) bool { return n.needed(g) == 0 || o.able() != 0 || w.cut() }) {
+				return fmt.Errorf("at %.3f s %d nodes answer for %s and none of them can, though %s could", w.now.Seconds(), len(owners), g, n.name)
 			}
 		}
 	}
@@ -256,6 +272,11 @@ func (w *world) awaited(n *simNode) bool {
 func (w *world) connected(a, b *simNode) bool {
 	segment := !w.blocked[[2]int{a.index, b.index}] && !w.blocked[[2]int{b.index, a.index}]
 	return segment || !a.apiCut && !b.apiCut
+}
+
+// cut tells whether somebody does not reach somebody on the segment.
+func (w *world) cut() bool {
+	return slices.Contains(slices.Collect(maps.Values(w.blocked)), true)
 }
 
 // together returns a world whose nodes all run and know each other.
@@ -386,7 +407,7 @@ func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
 		w.groups = append(w.groups, g)
 		for _, n := range w.nodes {
 			w.after(w.between(0, 5*time.Millisecond), func() {
-				n.m.set(n.local(), g, Desired{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Candidates: w.names()})
+				n.want(g)
 				n.carryOut()
 				n.sleep()
 			})
