@@ -525,3 +525,125 @@ func TestWhatANodeDoesNotClaimAgainWithinASecondOfItsReturnIsTaken(t *testing.T)
 		}
 	}
 }
+
+// capable returns a world whose groups all need a capability that all of its nodes have.
+func capable(t *testing.T, nodes, groups int) *world {
+	t.Helper()
+	w := together(t, nodes, groups, nil)
+	for _, n := range w.nodes {
+		n.equip(1)
+	}
+	for _, g := range w.groups {
+		w.need(g, 1)
+	}
+	if err := w.run(simHandover, nil); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestACapabilityThatIsLostLeavesNoGapAndOneThatIsGainedMovesNothing(t *testing.T) {
+	w := capable(t, 4, 30)
+	watch := func() error {
+		for _, g := range w.groups {
+			if len(w.owners(g)) == 0 {
+				return fmt.Errorf("at %.3f s nobody answers for %s", w.now.Seconds(), g)
+			}
+		}
+		return nil
+	}
+	loser := w.owners(w.groups[0])[0]
+	loser.equip(2)
+	if err := w.run(200*time.Millisecond, watch); err != nil {
+		t.Fatal(err)
+	}
+	if loser.m.owned != 0 {
+		t.Errorf("%s still owns %d groups", loser.name, loser.m.owned)
+	}
+	before := w.moves
+	loser.equip(3)
+	if err := w.run(2*time.Second, watch); err != nil {
+		t.Fatal(err)
+	}
+	if w.moves != before {
+		t.Errorf("%d moves when it gained the capability: an owner stays", w.moves-before)
+	}
+}
+
+func TestWhatNobodyElseIsAbleToServeIsGivenUpAtOnceUntilSomebodyIs(t *testing.T) {
+	w := capable(t, 3, 1)
+	owner, other := w.owners(w.groups[0])[0], w.nodes[0]
+	if other == owner {
+		other = w.nodes[1]
+	}
+	for _, n := range w.nodes {
+		if n != owner {
+			n.equip(0)
+		}
+	}
+	if err := w.run(100*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	owner.equip(0)
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Fatalf("%s still answers", owners[0].name)
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Fatalf("%s answers, which lacks the capability", owners[0].name)
+	}
+	other.equip(1)
+	if err := w.run(100*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) != 1 || owners[0] != other {
+		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
+	}
+}
+
+func TestWhatNobodyTakesIsGivenUpAfterTheHandoverTime(t *testing.T) {
+	w := capable(t, 2, 1)
+	owner := w.owners(w.groups[0])[0]
+	other := w.nodes[1-owner.index]
+	other.m.set(other.local(), w.groups[0], Desired{}) // its view of the API differs
+	other.carryOut()
+	owner.equip(0)
+	if err := w.run(simHandover-100*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.owners(w.groups[0])) != 1 {
+		t.Error("given up before the handover time")
+	}
+	if err := w.run(200*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Errorf("%s still answers after the handover time", owners[0].name)
+	}
+}
+
+func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
+	w := newWorld(1, 3, 4, nil)
+	w.nodes[0].old = true
+	w.nodes[0].boot()
+	if err := w.run(calm, nil); err != nil { // it has them all
+		t.Fatal(err)
+	}
+	for _, g := range w.groups {
+		w.need(g, 1)
+	}
+	for _, n := range w.nodes[1:] {
+		n.capabilities = 1
+		n.boot()
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range w.groups {
+		if owners := w.owners(g); len(owners) != 1 || owners[0].old {
+			t.Errorf("%d nodes answer for %s, the first %s; want one that has the capability", len(owners), g, owners[0].name)
+		}
+	}
+}
