@@ -647,3 +647,25 @@ func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
 		}
 	}
 }
+
+func TestAClaimWhoseWithdrawalIsLostStopsNobodyForEver(t *testing.T) {
+	w := capable(t, 2, 1)
+	owner := w.owners(w.groups[0])[0]
+	other := w.nodes[1-owner.index]
+	w.blocked[[2]int{other.index, owner.index}] = true // it does not hear that it is asked again
+	if err := w.run(4*simInterval, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.loss = 1
+	owner.equip(2)
+	if err := w.run(simInterval, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.loss = 0
+	if err := w.run(time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) != 1 || owners[0] != other {
+		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
+	}
+}
