@@ -136,7 +136,7 @@ func (s *segment) tellChange(now time.Time, c change) {
 		kind = PeerDown
 	}
 	s.observe(now, Observation{Kind: kind, Node: c.peer, State: c.state, Cause: c.cause})
-	s.d.config.Logger.Info("peer "+kind.String()[len("peer "):], "interface", s.name, "node", c.peer, "state", c.state, "cause", c.cause)
+	s.d.config.Logger.Info("peer "+kind.String()[len("peer "):], "interface", s.name, "node", c.peer, "state", c.state, "capabilities", c.capabilities, "cause", c.cause)
 }
 
 // send signs a message and sends it. One that cannot be sent is lost as if on the wire.

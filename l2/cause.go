@@ -12,6 +12,7 @@ const (
 	PeerSeen        Cause = "peer_seen"        // a peer is there, not ready
 	PeerReady       Cause = "peer_ready"       // a peer became able to own groups
 	PeerLeft        Cause = "peer_left"        // a peer is leaving or restarting, or lost its readiness
+	PeerCapability  Cause = "peer_capability"  // a peer gained or lost a capability
 	PeerSilent      Cause = "peer_silent"      // no hello of a peer for three of its intervals
 	HandedOver      Cause = "handed_over"      // the new owner was heard
 	HandoverTimeout Cause = "handover_timeout" // the new owner was not heard in time
@@ -20,5 +21,6 @@ const (
 	LinkChanged     Cause = "link_changed" // another MAC address
 	Overslept       Cause = "overslept"    // this process stood still for longer than its peers wait
 	Unable          Cause = "unable"       // this node is not ready, or has no key
+	Capability      Cause = "capability"   // this node gained or lost one
 	Stopped         Cause = "stopped"      // Run ended
 )

@@ -13,6 +13,7 @@ type contest struct {
 	wanted     bool // this node knows the group
 	addresses  []netip.Addr
 	candidates []string
+	needs      Capabilities
 	preferred  map[string]int32
 
 	owned   bool // this node claims it, and answers for it
@@ -26,7 +27,7 @@ type contest struct {
 	mirror   Claim            // what the second channel says
 	disputes string           // the silent node of whose claim the mirror told, and against which we claimed anew
 	lost     claim            // of a silent node that has shown by the mirror that it lives; relayed; zero: none
-	due      time.Time        // when to claim what is vacant; zero: not
+	due      time.Time        // when to claim what is vacant, or to give up what this node cannot serve; zero: not
 	cause    Cause            // of the vacancy
 }
 
@@ -56,11 +57,11 @@ func (c *contest) candidate(node string) bool {
 // learn keeps the highest term.
 func (c *contest) learn(term uint64) { c.highest = max(c.highest, term) }
 
-// best returns the best of the rivals' claims that count: of peers that own what they claim, or for whom it is held, and
-// that do not offer it. A claim that is relayed counts if it is above our own, which it may be otherwise.
-func (c *contest) best(owns func(string) bool) (best standing, found bool) {
+// best returns the best of the rivals' claims that count. A claim that is relayed does if it is above our own, which it
+// may be otherwise.
+func (c *contest) best(counts func(string, claim) bool) (best standing, found bool) {
 	for node, claim := range c.rivals {
-		if claim.offered || !claim.held && !owns(node) || claim.relayed && claim.term <= max(c.mine.term, c.voided) {
+		if !counts(node, claim) || claim.relayed && claim.term <= max(c.mine.term, c.voided) {
 			continue
 		}
 		if s := (standing{claim, node}); !found || c.beats(s, best) {
@@ -82,13 +83,13 @@ func (c *contest) contested() bool {
 
 // vacant reports whether nobody owns the group who is to be respected: a peer, or one of whom only the mirror tells,
 // unless that one hears nobody and we do: then our side serves more.
-func (c *contest) vacant(owns func(string) bool, alone bool) bool {
+func (c *contest) vacant(counts func(string, claim) bool, alone bool) bool {
 	respected := func(x claim) bool { return !x.relayed || x.term > c.voided && (x.witnessed || alone) }
 	if c.lost.relayed && respected(c.lost) {
 		return false
 	}
 	for node, claim := range c.rivals {
-		if !claim.offered && (claim.held || owns(node)) && respected(claim) {
+		if counts(node, claim) && respected(claim) {
 			return false
 		}
 	}

@@ -19,16 +19,18 @@ func (m *machine) evaluate(now time.Time, c *contest, cause Cause) {
 	if !c.wanted {
 		return
 	}
-	best, rival := c.best(m.members.owns)
 	if !c.owned {
 		m.evaluateVacancy(now, c, cause)
 		return
 	}
+	best, rival := c.best(m.counts(c))
 	mine := standing{c.mine, m.self}
-	offers := !c.offered.IsZero() || !m.dazed && !(m.stays() && c.candidate(m.self))
+	offers := !c.offered.IsZero() || !m.dazed && !(m.stays() && m.suits(c))
 	switch {
 	case rival && (offers || c.beats(best, mine)):
 		m.relinquish(c, best.node, HandedOver)
+	case m.mustStop(now, c):
+		m.relinquish(c, "", Capability)
 	case m.dazed: // silent: the others decide
 	case offers && c.mirror.Node != "" && c.mirror.Node != m.self && c.mirror.Term >= c.mine.term:
 		m.relinquish(c, c.mirror.Node, HandedOver) // taken by one that is silent here
@@ -43,6 +45,50 @@ func (m *machine) evaluate(now time.Time, c *contest, cause Cause) {
 	default:
 		m.offer(c, false)
 	}
+}
+
+// suits reports whether this node may own the group: the API says so, and it has the capabilities.
+func (m *machine) suits(c *contest) bool {
+	return c.candidate(m.self) && m.capabilities.Has(c.needs)
+}
+
+// counts returns which of the peers' claims of the group count: of those that own what they claim, or for whom it is
+// held, and that do not offer it, or seem to.
+func (m *machine) counts(c *contest) func(string, claim) bool {
+	better := m.stays() && m.suits(c)
+	return func(node string, x claim) bool {
+		if x.offered || x.held {
+			return !x.offered
+		}
+		return m.members.owns(node) && (x.relayed || !better || !m.seemsToOffer(c, node))
+	}
+}
+
+// seemsToOffer reports whether a claimant lacks a capability, and does not say that it offers the group since it is of
+// an older version, or since what it says is lost and it does not hear our pull. Any other has the last word: it may
+// know better what is needed, and two that disagree on that would take the group from one another for ever.
+func (m *machine) seemsToOffer(c *contest, node string) bool {
+	has := m.members.capabilities(node)
+	return !has.Has(c.needs) && (has == 0 || !m.knows(node))
+}
+
+// others returns which peers are able to take the group, if they are candidates.
+func (m *machine) others(c *contest) func(string) bool {
+	return func(node string) bool { return m.members.ready(node) && m.members.capabilities(node).Has(c.needs) }
+}
+
+// mustStop reports whether this node owns what it lacks a capability for, and nobody takes it: none is able to, or did
+// within the handover time.
+func (m *machine) mustStop(now time.Time, c *contest) bool {
+	if m.capabilities.Has(c.needs) {
+		m.undue(c)
+		return false
+	}
+	if c.due.IsZero() {
+		c.due = now.Add(m.handover)
+		m.pending[c.key] = true
+	}
+	return !now.Before(c.due) || !c.takers(m.self, m.others(c))
 }
 
 // acquainted reports whether this node knows what all others claim that it can be expected to hear: it has company, of
@@ -111,18 +157,18 @@ func (m *machine) knows(node string) bool {
 
 // evaluateVacancy decides whether and when to claim what this node does not own.
 func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
-	if !c.vacant(m.members.owns, m.alone) || !m.eligible || !m.synced || !c.candidate(m.self) {
+	if !m.eligible || !m.synced || !m.suits(c) || !c.vacant(m.counts(c), m.alone) {
 		m.undue(c)
 		return
 	}
 	turn := now
 	if c.mirror.Node != m.self { // else it was ours until we restarted
-		turn = now.Add(time.Duration(c.rank(m.self, m.members.ready)) * rankPause)
+		turn = now.Add(time.Duration(c.rank(m.self, m.others(c))) * rankPause)
 	}
 	if c.due.IsZero() {
 		c.cause = cause
 		c.due = turn
-		m.vacant[c.key] = true
+		m.pending[c.key] = true
 	} else if turn.Before(c.due) {
 		c.due = turn
 	}
@@ -133,7 +179,7 @@ func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
 
 func (m *machine) undue(c *contest) {
 	c.due = time.Time{}
-	delete(m.vacant, c.key)
+	delete(m.pending, c.key)
 }
 
 // claim takes a vacant group.
@@ -165,6 +211,7 @@ func (m *machine) relinquish(c *contest, owner string, cause Cause) {
 	if !c.owned {
 		return
 	}
+	m.undue(c)
 	c.owned, c.mine, c.offered, c.disputes = false, claim{}, time.Time{}, ""
 	m.owned--
 	m.tell(c)
@@ -215,7 +262,7 @@ func (m *machine) move(now time.Time) {
 	for len(m.moving) > 0 {
 		c := m.contests[m.moving[0]]
 		m.moving = m.moving[1:]
-		if c == nil || !c.owned || !m.eligible || !m.synced || c.rank(m.self, m.members.ready) == 0 {
+		if c == nil || !c.owned || !m.eligible || !m.synced || c.rank(m.self, m.others(c)) == 0 {
 			continue
 		}
 		m.moved, m.offering, c.offered = now, c.key, now
@@ -234,5 +281,5 @@ func (m *machine) sighted(group, peer string) {
 // drained reports whether this node owns nothing that another could take, or holds it, and has told so.
 func (m *machine) drained() bool {
 	return !m.clock.quickLeft() && len(m.untold) == 0 &&
-		(m.state == Holding || !slices.ContainsFunc(m.order, func(c *contest) bool { return c.owned && c.takers(m.self, m.members.ready) }))
+		(m.state == Holding || !slices.ContainsFunc(m.order, func(c *contest) bool { return c.owned && c.takers(m.self, m.others(c)) }))
 }

@@ -36,6 +36,9 @@ type Desired struct {
 	// Preferred weighs candidates, by name: of those that are free to take the group, the ones of highest
 	// weight come first. One that is not in it weighs 0.
 	Preferred map[string]int32
+	// Needs are the capabilities that a candidate must have to own the group: this node as SetCapabilities says,
+	// another as it tells on the segment.
+	Needs Capabilities
 }
 
 // Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the segment.
@@ -81,7 +84,8 @@ type Config struct {
 	// OnClaim is called for each change of a claim of this node's, in order, from a goroutine that must not be
 	// made to wait. Nil: nobody wants to know.
 	OnClaim func(Claim)
-	// Handover is the longest time to answer for a group that another node owns. 0: 1 s.
+	// Handover is the longest time to answer for a group that another node owns, or that this one lacks a capability
+	// for. 0: 1 s.
 	Handover time.Duration
 }
 
@@ -149,6 +153,7 @@ type Driver struct {
 	ended    map[string]chan struct{} // guarded by mu; closed when the last segment of an interface has ended
 	state    State                    // guarded by mu
 	keys     Keys                     // guarded by mu
+	able     Capabilities             // guarded by mu
 	mirror   map[mirrorKey]Claim      // guarded by mu
 	failure  string                   // guarded by mu
 	leave    *leave                   // guarded by mu
@@ -195,6 +200,7 @@ func (d *Driver) Sync(group string, desired Desired) {
 		Interfaces: slices.Clone(desired.Interfaces),
 		Candidates: slices.Clone(desired.Candidates),
 		Preferred:  maps.Clone(desired.Preferred),
+		Needs:      desired.Needs,
 	}
 	for i, a := range desired.Addresses {
 		desired.Addresses[i] = a.Unmap().WithZone("")
@@ -238,6 +244,15 @@ func (d *Driver) SetKeys(keys Keys) {
 	for _, k := range keys.Accept {
 		d.keys.Accept = append(d.keys.Accept, slices.Clone(k))
 	}
+	d.wakeSegments()
+}
+
+// SetCapabilities says what this node is able to forward by; at first: nothing special. A group that needs what it lost is
+// handed over, or given up within the handover time. What it gains makes it a candidate: owners stay.
+func (d *Driver) SetCapabilities(c Capabilities) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.able = c
 	d.wakeSegments()
 }
 

@@ -327,6 +327,37 @@ func TestLeavingDrainsOnceTheOtherWasHeardAndNobodyIsWithoutAnswer(t *testing.T)
 	})
 }
 
+func TestAGroupFollowsTheCapabilityItNeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		nodes := []*fakeNode{e.node(t, "a", 1), e.node(t, "b", 2)}
+		needs := wanted("a", "b")
+		needs.Needs = 1 << 8
+		for _, n := range nodes {
+			n.Sync("g", needs)
+		}
+		for _, step := range []struct {
+			a, b Capabilities
+			want []string
+		}{
+			{0, 1, nil},
+			{1 << 8, 1, []string{nodes[0].mac}},
+			{1 << 8, 1<<8 | 1, []string{nodes[0].mac}},
+			{0, 1<<8 | 1, []string{nodes[1].mac}},
+			{1 << 8, 1<<8 | 1, []string{nodes[1].mac}},
+			{1 << 8, 0, []string{nodes[0].mac}},
+			{0, 0, nil},
+		} {
+			nodes[0].SetCapabilities(step.a)
+			nodes[1].SetCapabilities(step.b)
+			pass(2 * time.Second)
+			if got := e.whoHas(t, svc); !slices.Equal(got, step.want) {
+				t.Errorf("with %b and %b answered by %v, want %v", step.a, step.b, got, step.want)
+			}
+		}
+	})
+}
+
 func TestLeavingWaitsNoLongerThanTheHandoverForATakerThatDoesNotTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}

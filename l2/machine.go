@@ -20,10 +20,11 @@ type machine struct {
 	// What others want of this node.
 	state         State
 	linked, keyed bool
+	capabilities  Capabilities
 
 	contests map[groupKey]*contest
 	order    []*contest           // all of them, by key
-	vacant   map[groupKey]bool    // those with a due time
+	pending  map[groupKey]bool    // those with a due time
 	expected map[string]int       // the other candidates, and of how many groups
 	peers    map[string]*claimant // what the peers that are alive claim
 	own      claimSet
@@ -105,7 +106,7 @@ func newMachine(self string, boot uint64, interval, listen, handover time.Durati
 		self: self, boot: boot, handover: handover,
 		clock:    clockwork{base: interval, interval: interval, listen: listen},
 		members:  newRoster(self, boot, random),
-		contests: make(map[groupKey]*contest), vacant: make(map[groupKey]bool), expected: make(map[string]int),
+		contests: make(map[groupKey]*contest), pending: make(map[groupKey]bool), expected: make(map[string]int),
 		peers: make(map[string]*claimant), own: newClaimSet(), untold: make(map[groupKey]int),
 		room: claimsPerMessage(1500, self), synced: true,
 	}
@@ -131,7 +132,8 @@ func (m *machine) contest(key groupKey) *contest {
 }
 
 // set replaces what is wanted of one group. No addresses: the group is not announced here.
-func (m *machine) set(now time.Time, group string, addresses []netip.Addr, candidates []string, preferred map[string]int32) {
+func (m *machine) set(now time.Time, group string, desired Desired) {
+	addresses, candidates := desired.Addresses, desired.Candidates
 	key := keyOf(group)
 	if c, known := m.contests[key]; len(addresses) == 0 && (!known || !c.wanted) {
 		return
@@ -142,14 +144,14 @@ func (m *machine) set(now time.Time, group string, addresses []netip.Addr, candi
 	if len(addresses) == 0 {
 		m.relinquish(c, "", Removed)
 		m.regain(c)
-		c.wanted, c.addresses, c.candidates, c.preferred = false, nil, nil, nil
+		c.wanted, c.addresses, c.candidates, c.preferred, c.needs = false, nil, nil, nil, 0
 		m.undue(c)
 		m.out.moves = append(m.out.moves, move{kind: forget, group: group})
 		m.settleAlone()
 		return
 	}
 	changed := !slices.Equal(c.addresses, addresses)
-	c.group, c.wanted, c.addresses, c.preferred = group, true, addresses, preferred
+	c.group, c.wanted, c.addresses, c.preferred, c.needs = group, true, addresses, desired.Preferred, desired.Needs
 	c.candidates = slices.Sorted(slices.Values(candidates))
 	if changed {
 		m.out.moves = append(m.out.moves, move{kind: expect, group: group, addrs: addresses})
@@ -185,6 +187,16 @@ func (m *machine) stand(now time.Time, state State, linked, keyed bool, cause Ca
 	}
 	m.linked, m.keyed = linked, keyed
 	m.settle(now, cause)
+}
+
+// equip takes what this node is able to forward by.
+func (m *machine) equip(now time.Time, capabilities Capabilities) {
+	if capabilities == m.capabilities {
+		return
+	}
+	m.capabilities = capabilities
+	m.clock.hurry(now)
+	m.evaluateAll(now, Capability)
 }
 
 // settle keeps eligible, and decides anew when it changes.

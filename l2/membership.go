@@ -15,25 +15,27 @@ type roster struct {
 	members map[string]*member
 }
 
-// change is one peer's step from one state to another, or in or out of life.
+// change is one peer's step from one state, or from some capabilities, to another, or in or out of life.
 type change struct {
-	peer  string
-	alive bool
-	state State
-	cause Cause
+	peer         string
+	alive        bool
+	state        State
+	capabilities Capabilities
+	cause        Cause
 }
 
 // member outlives the peer's silence, for its boot and sequence.
 type member struct {
-	alive    bool
-	state    State
-	boot     uint64 // 0: none has shown that it lives
-	sequence uint64
-	interval time.Duration
-	mac      [6]byte
-	digest   uint64
-	advanced time.Time // when the sequence last advanced, on our clock
-	silent   time.Time // since when it counts as dead; zero: never heard
+	alive        bool
+	state        State
+	boot         uint64 // 0: none has shown that it lives
+	sequence     uint64
+	interval     time.Duration
+	mac          [6]byte
+	digest       uint64
+	capabilities Capabilities
+	advanced     time.Time // when the sequence last advanced, on our clock
+	silent       time.Time // since when it counts as dead; zero: never heard
 
 	// A boot that is heard, and has yet to show that it lives.
 	stranger   uint64
@@ -85,11 +87,11 @@ func (r *roster) hear(now time.Time, x message) (*change, *message, error) {
 		m.boot, m.stranger = x.boot, 0
 	}
 	m.alive, m.advanced = true, now
-	m.sequence, m.interval, m.state, m.mac, m.digest = x.sequence, x.interval, x.state, x.mac, x.digest
-	if was.boot == m.boot && was.alive && was.state == x.state {
+	m.sequence, m.interval, m.state, m.mac, m.digest, m.capabilities = x.sequence, x.interval, x.state, x.mac, x.digest, x.capabilities
+	if was.boot == m.boot && was.alive && was.state == x.state && was.capabilities == x.capabilities {
 		return nil, nil, nil
 	}
-	return &change{peer: x.node, alive: true, state: x.state, cause: causeOf(was, x.state)}, nil, nil
+	return &change{peer: x.node, alive: true, state: x.state, capabilities: x.capabilities, cause: causeOf(was, *m)}, nil, nil
 }
 
 // challenge asks a boot that was not heard before to show that it lives: what it says may be replayed. It returns
@@ -123,11 +125,13 @@ func (r *roster) forgetOldest() bool {
 	return oldest != ""
 }
 
-func causeOf(before member, to State) Cause {
+func causeOf(before, after member) Cause {
 	switch {
-	case to.departing():
+	case before.alive && before.boot == after.boot && before.state == after.state:
+		return PeerCapability
+	case after.state.departing():
 		return PeerLeft
-	case to == Ready:
+	case after.state == Ready:
 		return PeerReady
 	case before.alive && before.state == Ready:
 		return PeerLeft // ready, then starting again: it overslept
@@ -184,6 +188,14 @@ func (r *roster) hears(node string) bool {
 func (r *roster) ready(node string) bool {
 	m, ok := r.members[node]
 	return ok && m.alive && m.state == Ready
+}
+
+// capabilities returns those of which the named peer told last.
+func (r *roster) capabilities(node string) Capabilities {
+	if m, ok := r.members[node]; ok {
+		return m.capabilities
+	}
+	return 0
 }
 
 // owns reports whether claims of the named peer count: it is alive, and Ready or Holding.

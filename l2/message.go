@@ -12,23 +12,25 @@ import (
 // A message is one Ethernet frame with a local experimental EtherType (IEEE 802, 0x88b5), big endian:
 //
 //	magic "BRTH" | version 1 | kind 1 | state 1 | reserved 1 | interval ms 2 | cluster 8 | boot nonce 8 |
-//	sequence 8 | digest 8 | MAC 6 | name length 1 | name | body length 2 | body | HMAC-SHA256 32
+//	sequence 8 | digest 8 | MAC 6 | name length 1 | name | body length 2 | body | capabilities 2 | HMAC-SHA256 32
 //
 // The HMAC covers everything before it. The shortest message is longer than the 46 bytes Ethernet pads to. What
-// a later minor version appends stands between body and HMAC, and is passed over by those who do not know it.
+// a later minor version appends stands before the HMAC, and is passed over by those who do not know it. So came the
+// capabilities, which the first version did not send.
 //
 // Bodies: a pull and the two of a challenge are addressed, "to boot 8 | nonce 8". Claims are
 // "flags 1 | from 16 | to 16" and 25 bytes for each: "group 16 | term 8 | flags 1".
 const (
 	etherTypeHello = 0x88b5
 
-	messageMagic   = "BRTH"
-	messageVersion = 1
-	messageFixed   = len(messageMagic) + 4 + 2 + 8 + 8 + 8 + 8 + 6 + 1
-	bodyLength     = 2
-	addressedBody  = 16
-	claimsFixed    = 1 + 2*len(groupKey{})
-	claimBytes     = len(groupKey{}) + 8 + 1
+	messageMagic    = "BRTH"
+	messageVersion  = 1
+	messageFixed    = len(messageMagic) + 4 + 2 + 8 + 8 + 8 + 8 + 6 + 1
+	bodyLength      = 2
+	capabilityBytes = 2
+	addressedBody   = 16
+	claimsFixed     = 1 + 2*len(groupKey{})
+	claimBytes      = len(groupKey{}) + 8 + 1
 
 	maxNodeName      = 253 // a DNS subdomain, RFC 1123
 	minMessage       = messageFixed + 1 + bodyLength + sha256.Size
@@ -70,6 +72,8 @@ type message struct {
 	state    State
 	digest   uint64  // of all the sender's claims
 	mac      [6]byte // of the sender's interface: whose gratuitous ARP is a peer's
+
+	capabilities Capabilities // none: also an older sender's
 
 	to, nonce uint64 // of kindPull, kindChallenge and kindProof
 	claims    claims // of kindClaims
@@ -144,7 +148,7 @@ const (
 
 // seal returns the message's payload, signed with key.
 func (m message) seal(key []byte) []byte {
-	b := make([]byte, 0, messageFixed+len(m.node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+sha256.Size)
+	b := make([]byte, 0, messageFixed+len(m.node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+capabilityBytes+sha256.Size)
 	b = append(b, messageMagic...)
 	b = append(b, messageVersion, byte(m.kind), byte(m.state), 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.interval/time.Millisecond))
@@ -165,6 +169,7 @@ func (m message) seal(key []byte) []byte {
 		b = m.claims.append(b)
 	}
 	binary.BigEndian.PutUint16(b[body:], uint16(len(b)-body-bodyLength))
+	b = binary.BigEndian.AppendUint16(b, uint16(m.capabilities))
 	return sign(b, b, key)
 }
 
@@ -226,7 +231,11 @@ func readMessage(b []byte) (message, error) {
 	if m.state > Holding || m.interval < minHelloInterval || m.interval > maxHelloInterval {
 		return message{}, rejectField
 	}
-	return m, m.readBody(b[bodyLength : bodyLength+length])
+	body, appended := b[bodyLength:bodyLength+length], b[bodyLength+length:]
+	if len(appended) >= capabilityBytes {
+		m.capabilities = Capabilities(binary.BigEndian.Uint16(appended))
+	}
+	return m, m.readBody(body)
 }
 
 // readBody reads the body of kinds that are known. Others are a sign of life all the same.
@@ -261,7 +270,7 @@ func sign(to, signed, key []byte) []byte {
 
 // claimsPerMessage is how many claims of a node of that name a frame of that MTU has room for.
 func claimsPerMessage(mtu int, node string) int {
-	return max(1, (mtu-messageFixed-len(node)-bodyLength-claimsFixed-sha256.Size)/claimBytes)
+	return max(1, (mtu-messageFixed-len(node)-bodyLength-claimsFixed-capabilityBytes-sha256.Size)/claimBytes)
 }
 
 // helloFrame puts a payload into an Ethernet frame from mac to all speakers of the segment.

@@ -17,7 +17,7 @@ var whole = cmp.AllowUnexported(message{}, claims{}, claimEntry{}, claim{})
 func someMessages() []message {
 	head := message{
 		node: "node-1", cluster: 5, boot: 0x0102030405060708, sequence: 42, interval: 100 * time.Millisecond,
-		state: Ready, digest: 7, mac: [6]byte{2, 0, 0, 0, 0, 1},
+		state: Ready, digest: 7, mac: [6]byte{2, 0, 0, 0, 0, 1}, capabilities: 0x8105,
 	}
 	kinds := []message{
 		{kind: kindHello},
@@ -50,12 +50,45 @@ func TestAMessageSurvivesItsSealing(t *testing.T) {
 
 func TestTheFormatIsFixed(t *testing.T) {
 	// Speakers of different versions must understand each other: these sums never change.
-	for i, want := range []string{"6fc5", "05b9", "dba3", "1347", "371e", "c459"} {
+	for i, want := range []struct{ now, first string }{
+		{"2f80", "6fc5"}, {"0b31", "05b9"}, {"3efa", "dba3"}, {"b043", "1347"}, {"80a7", "371e"}, {"b184", "c459"},
+	} {
 		m := someMessages()[i]
-		sum := sha256.Sum256(m.seal([]byte("key")))
-		if got := fmt.Sprintf("%x", sum[:2]); got != want {
-			t.Errorf("kind %d: the sealed message has sum %s, want %s", m.kind, got, want)
+		sealed := m.seal([]byte("key"))
+		for _, c := range []struct {
+			version string
+			payload []byte
+			want    string
+		}{{"this version", sealed, want.now}, {"the first version", asFirstSent(sealed), want.first}} {
+			sum := sha256.Sum256(c.payload)
+			if got := fmt.Sprintf("%x", sum[:2]); got != c.want {
+				t.Errorf("kind %d: the message of %s has sum %s, want %s", m.kind, c.version, got, c.want)
+			}
 		}
+	}
+}
+
+// asFirstSent is a sealed message as the first version sent it: without what was appended since.
+func asFirstSent(sealed []byte) []byte {
+	b := bytes.Clone(sealed[:len(sealed)-sha256.Size-capabilityBytes])
+	return sign(b, b, []byte("key"))
+}
+
+func TestAMessageOfTheFirstVersionTellsOfNoCapability(t *testing.T) {
+	for _, m := range someMessages() {
+		got, err := openMessage(asFirstSent(m.seal([]byte("key"))), 5, Keys{Sign: []byte("key")})
+		m.capabilities = 0
+		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
+			t.Errorf("kind %d: %v, (-want +got):\n%s", m.kind, err, diff)
+		}
+	}
+}
+
+func TestCapabilitiesAreSigned(t *testing.T) {
+	b := someMessages()[0].seal([]byte("key"))
+	b[len(b)-sha256.Size-1] ^= 1
+	if _, err := openMessage(b, 5, Keys{Sign: []byte("key")}); !errors.Is(err, rejectHMAC) {
+		t.Errorf("with one changed: %v, want %v", err, rejectHMAC)
 	}
 }
 
@@ -128,7 +161,9 @@ func FuzzOpenMessage(f *testing.F) {
 	keys := Keys{Sign: []byte("key")}
 	for _, m := range someMessages() {
 		b := m.seal(keys.Sign)
-		f.Add(b[:len(b)-sha256.Size])
+		for appended := range capabilityBytes + 1 { // as the first version sent it, with half of what came, with all
+			f.Add(b[:len(b)-sha256.Size-capabilityBytes+appended])
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = openMessage(b, 5, keys)

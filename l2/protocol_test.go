@@ -2,8 +2,8 @@ package l2
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -70,7 +70,11 @@ func history(seed uint64, trace *strings.Builder) error {
 	w := newWorld(seed, 2+int(seed%3), 1+int(seed/3%2), trace)
 	r := w.random
 	w.delay = w.between(0, 5*time.Millisecond)
+	for _, g := range w.groups {
+		w.needs[g] = w.some()
+	}
 	for _, n := range w.nodes {
+		n.needs, n.capabilities, n.old = maps.Clone(w.needs), w.some(), r.IntN(8) == 0
 		n.drift = 0.99 + 0.02*r.Float64()
 		w.after(w.between(0, 1500*time.Millisecond), n.boot)
 	}
@@ -130,10 +134,13 @@ func (w *world) settles() error {
 	return err
 }
 
+// some are random capabilities, of two.
+func (w *world) some() Capabilities { return Capabilities(w.random.IntN(4)) }
+
 // disturb does something bad, or undoes it.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
-	switch w.random.IntN(12) {
+	switch w.random.IntN(15) {
 	case 0:
 		if n.m != nil {
 			n.crash()
@@ -190,6 +197,10 @@ func (w *world) disturb() {
 		n.act()
 	case 11:
 		n.replace(w.between(50*time.Millisecond, time.Second))
+	case 12, 13:
+		n.equip(w.some())
+	case 14:
+		w.need(w.groups[w.random.IntN(len(w.groups))], w.some())
 	}
 }
 
@@ -220,6 +231,9 @@ func (w *world) promised() error {
 	for _, g := range w.groups {
 		owners := w.owners(g)
 		for i, a := range owners {
+			if !a.suits(g) {
+				return fmt.Errorf("at %.3f s %s, which has %b, answers for %s, which needs %b", w.now.Seconds(), a.name, a.capabilities, g, a.needed(g))
+			}
 			for _, b := range owners[i+1:] {
 				if w.connected(a, b) {
 					return fmt.Errorf("at %.3f s %s and %s, which can reach each other, both answer for %s", w.now.Seconds(), a.name, b.name, g)
@@ -229,11 +243,13 @@ func (w *world) promised() error {
 		// Of a node that is on no segment with others only the API tells whether it lives: that of the node, not of
 		// the speaker's process.
 		trusted := w.api[g].Node != "" && w.node(w.api[g].Node).frozen
-		if len(owners) == 0 {
-			for _, n := range w.nodes {
-				if n.m != nil && !n.frozen && n.state == Ready && !trusted {
-					return fmt.Errorf("at %.3f s nobody answers for %s, though %s could", w.now.Seconds(), g, n.name)
-				}
+		for _, n := range w.nodes {
+			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(g) || trusted {
+				continue // of an older speaker it is enough that it makes no second owner
+			}
+			// From who tells of no capability it takes what needs one, but for a claim that is relayed in a segment that is cut.
+			if !slices.ContainsFunc(owners, func(o *simNode) bool { return n.needed(g) == 0 || o.able() != 0 || w.cut() }) {
+				return fmt.Errorf("at %.3f s %d nodes answer for %s and none of them can, though %s could", w.now.Seconds(), len(owners), g, n.name)
 			}
 		}
 	}
@@ -256,6 +272,11 @@ func (w *world) awaited(n *simNode) bool {
 func (w *world) connected(a, b *simNode) bool {
 	segment := !w.blocked[[2]int{a.index, b.index}] && !w.blocked[[2]int{b.index, a.index}]
 	return segment || !a.apiCut && !b.apiCut
+}
+
+// cut tells whether somebody does not reach somebody on the segment.
+func (w *world) cut() bool {
+	return slices.Contains(slices.Collect(maps.Values(w.blocked)), true)
 }
 
 // together returns a world whose nodes all run and know each other.
@@ -386,7 +407,7 @@ func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
 		w.groups = append(w.groups, g)
 		for _, n := range w.nodes {
 			w.after(w.between(0, 5*time.Millisecond), func() {
-				n.m.set(n.local(), g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, w.names(), nil)
+				n.want(g)
 				n.carryOut()
 				n.sleep()
 			})
@@ -502,5 +523,149 @@ func TestWhatANodeDoesNotClaimAgainWithinASecondOfItsReturnIsTaken(t *testing.T)
 		if owners := w.owners(g); len(owners) != 1 || owners[0] == node {
 			t.Errorf("%s is answered for by %d nodes, or still by the one that does not know it", g, len(owners))
 		}
+	}
+}
+
+// capable returns a world whose groups all need a capability that all of its nodes have.
+func capable(t *testing.T, nodes, groups int) *world {
+	t.Helper()
+	w := together(t, nodes, groups, nil)
+	for _, n := range w.nodes {
+		n.equip(1)
+	}
+	for _, g := range w.groups {
+		w.need(g, 1)
+	}
+	if err := w.run(simHandover, nil); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestACapabilityThatIsLostLeavesNoGapAndOneThatIsGainedMovesNothing(t *testing.T) {
+	w := capable(t, 4, 30)
+	watch := func() error {
+		for _, g := range w.groups {
+			if len(w.owners(g)) == 0 {
+				return fmt.Errorf("at %.3f s nobody answers for %s", w.now.Seconds(), g)
+			}
+		}
+		return nil
+	}
+	loser := w.owners(w.groups[0])[0]
+	loser.equip(2)
+	if err := w.run(200*time.Millisecond, watch); err != nil {
+		t.Fatal(err)
+	}
+	if loser.m.owned != 0 {
+		t.Errorf("%s still owns %d groups", loser.name, loser.m.owned)
+	}
+	before := w.moves
+	loser.equip(3)
+	if err := w.run(2*time.Second, watch); err != nil {
+		t.Fatal(err)
+	}
+	if w.moves != before {
+		t.Errorf("%d moves when it gained the capability: an owner stays", w.moves-before)
+	}
+}
+
+func TestWhatNobodyElseIsAbleToServeIsGivenUpAtOnceUntilSomebodyIs(t *testing.T) {
+	w := capable(t, 3, 1)
+	owner, other := w.owners(w.groups[0])[0], w.nodes[0]
+	if other == owner {
+		other = w.nodes[1]
+	}
+	for _, n := range w.nodes {
+		if n != owner {
+			n.equip(0)
+		}
+	}
+	if err := w.run(100*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	owner.equip(0)
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Fatalf("%s still answers", owners[0].name)
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Fatalf("%s answers, which lacks the capability", owners[0].name)
+	}
+	other.equip(1)
+	if err := w.run(100*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) != 1 || owners[0] != other {
+		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
+	}
+}
+
+func TestWhatNobodyTakesIsGivenUpAfterTheHandoverTime(t *testing.T) {
+	w := capable(t, 2, 1)
+	owner := w.owners(w.groups[0])[0]
+	other := w.nodes[1-owner.index]
+	other.m.set(other.local(), w.groups[0], Desired{}) // its view of the API differs
+	other.carryOut()
+	owner.equip(0)
+	if err := w.run(simHandover-100*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.owners(w.groups[0])) != 1 {
+		t.Error("given up before the handover time")
+	}
+	if err := w.run(200*time.Millisecond, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+		t.Errorf("%s still answers after the handover time", owners[0].name)
+	}
+}
+
+func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
+	w := newWorld(1, 3, 4, nil)
+	w.nodes[0].old = true
+	w.nodes[0].boot()
+	if err := w.run(calm, nil); err != nil { // it has them all
+		t.Fatal(err)
+	}
+	for _, g := range w.groups {
+		w.need(g, 1)
+	}
+	for _, n := range w.nodes[1:] {
+		n.capabilities = 1
+		n.boot()
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range w.groups {
+		if owners := w.owners(g); len(owners) != 1 || owners[0].old {
+			t.Errorf("%d nodes answer for %s, the first %s; want one that has the capability", len(owners), g, owners[0].name)
+		}
+	}
+}
+
+func TestAClaimWhoseWithdrawalIsLostStopsNobodyForEver(t *testing.T) {
+	w := capable(t, 2, 1)
+	owner := w.owners(w.groups[0])[0]
+	other := w.nodes[1-owner.index]
+	w.blocked[[2]int{other.index, owner.index}] = true // it does not hear that it is asked again
+	if err := w.run(4*simInterval, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.loss = 1
+	owner.equip(2)
+	if err := w.run(simInterval, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.loss = 0
+	if err := w.run(time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owners := w.owners(w.groups[0]); len(owners) != 1 || owners[0] != other {
+		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
 	}
 }

@@ -268,7 +268,7 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 	s.inbox.mu.Unlock()
 
 	s.d.mu.Lock()
-	state, keys, round := s.d.state, s.d.keys, s.d.leave.round
+	state, keys, able, round := s.d.state, s.d.keys, s.d.able, s.d.leave.round
 	s.d.mu.Unlock()
 	s.state, s.keys, s.round = state, keys, round
 	if l != nil && (!l.same(s.link) || s.link.name == "") {
@@ -276,6 +276,7 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 	} else if l != nil {
 		s.link = *l
 	}
+	s.machine.equip(now, able)
 	cause := Unable
 	switch {
 	case state.departing():
@@ -320,7 +321,7 @@ func (s *segment) apply(now time.Time, group string, d Desired) {
 	if !d.concerns(s.name, s.home) || s.twin != "" && d.concerns(s.twin, s.d.home(s.twin)) {
 		d.Addresses = nil
 	}
-	s.machine.set(now, group, d.Addresses, d.Candidates, d.Preferred)
+	s.machine.set(now, group, d)
 	s.carryOut(now)
 }
 

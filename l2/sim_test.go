@@ -27,6 +27,7 @@ type world struct {
 	serial int
 	nodes  []*simNode
 	groups []string
+	needs  map[string]Capabilities // what each group needs by now
 
 	loss    float64 // of each message
 	delay   time.Duration
@@ -58,6 +59,10 @@ type simNode struct {
 	wakeAt  int           // the serial of the wake-up that counts
 	holds   time.Duration // until when others may wait for its next process
 
+	capabilities Capabilities
+	needs        map[string]Capabilities // as it sees the API
+	old          bool                    // its speaker is of a version without capabilities, until it is replaced
+
 	apiCut  bool
 	pending map[string]Claim // not written yet
 	refused map[string]Claim // not written, since the API has one of no lower term: until that changes
@@ -88,12 +93,12 @@ func (q *eventQueue) Pop() any {
 }
 
 func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 0)), blocked: map[[2]int]bool{}, api: map[string]Claim{}, trace: trace, delay: time.Millisecond}
+	w := &world{random: rand.New(rand.NewPCG(seed, 0)), blocked: map[[2]int]bool{}, needs: map[string]Capabilities{}, api: map[string]Claim{}, trace: trace, delay: time.Millisecond}
 	for i := range groups {
 		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
 	}
 	for i := range nodes {
-		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, pending: map[string]Claim{}, refused: map[string]Claim{}, told: map[string]time.Duration{}, seen: map[string]Claim{}, linked: true}
+		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, needs: map[string]Capabilities{}, pending: map[string]Claim{}, refused: map[string]Claim{}, told: map[string]time.Duration{}, seen: map[string]Claim{}, linked: true}
 		w.nodes = append(w.nodes, n)
 	}
 	return w
@@ -148,19 +153,78 @@ func (n *simNode) boot() {
 	n.w.log("%s boots", n.name)
 	n.connect()
 	now := n.local()
-	candidates := n.w.names()
-	if n.w.forgetful == n {
-		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
-	}
 	for _, g := range n.w.groups {
 		if said, ok := n.seen[g]; ok {
 			n.m.mirrored(now, said)
 		}
-		n.m.set(now, g, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, candidates, nil)
+		n.want(g)
 	}
 	n.m.clock.opened(now)
 	n.act()
 }
+
+// want has the machine want a group, as the node sees the API.
+func (n *simNode) want(group string) {
+	candidates := n.w.names()
+	if n.w.forgetful == n {
+		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
+	}
+	n.m.set(n.local(), group, Desired{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Candidates: candidates, Needs: n.needed(group)})
+}
+
+// needed is what the node believes that a group needs.
+func (n *simNode) needed(group string) Capabilities {
+	if n.old {
+		return 0
+	}
+	return n.needs[group]
+}
+
+// plan takes what the API says that the groups need.
+func (n *simNode) plan() {
+	if n.apiCut || n.frozen {
+		return // it looks when it is back
+	}
+	for _, g := range n.w.groups {
+		if n.needs[g] == n.w.needs[g] {
+			continue
+		}
+		n.needs[g] = n.w.needs[g]
+		if n.m != nil {
+			n.w.log("%s sees that %s needs %b", n.name, g, n.needs[g])
+			n.want(g)
+			n.carryOut()
+			n.sleep()
+		}
+	}
+}
+
+// need changes what a group needs.
+func (w *world) need(group string, needs Capabilities) {
+	w.log("%s needs %b", group, needs)
+	w.needs[group] = needs
+	for _, n := range w.nodes {
+		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), n.plan)
+	}
+}
+
+// equip changes what a node is able to forward by.
+func (n *simNode) equip(capabilities Capabilities) {
+	n.w.log("%s has %b", n.name, capabilities)
+	n.capabilities = capabilities
+	n.act()
+}
+
+// able is what the node's speaker knows of its capabilities.
+func (n *simNode) able() Capabilities {
+	if n.old {
+		return 0
+	}
+	return n.capabilities
+}
+
+// suits reports whether the node believes that it may own the group.
+func (n *simNode) suits(group string) bool { return n.able().Has(n.needed(group)) }
 
 func (w *world) names() []string {
 	var names []string
@@ -192,6 +256,7 @@ func (n *simNode) replace(after time.Duration) {
 	})
 	n.w.after(40*time.Millisecond+after, func() {
 		if n.m == nil {
+			n.old = false
 			n.boot()
 		}
 	})
@@ -245,6 +310,7 @@ func (n *simNode) act() {
 		}
 	}
 	drain()
+	n.m.equip(now, n.able())
 	n.m.stand(now, n.state, n.linked, true, Joined)
 	n.m.step(now, Joined)
 	n.carryOut()
@@ -413,6 +479,7 @@ func (n *simNode) connect() {
 		n.absent = false
 		n.w.republish(n)
 	}
+	n.plan()
 	for _, g := range n.w.groups {
 		n.look(g)
 	}
@@ -462,5 +529,6 @@ func (n *simNode) thaw() {
 		}
 	}
 	n.act()
+	n.plan()
 	n.write()
 }

@@ -31,7 +31,7 @@ func (m *machine) tellMirror(c *contest) {
 func (m *machine) send(x message) {
 	m.sequence++
 	x.node, x.boot, x.sequence = m.self, m.boot, m.sequence
-	x.interval, x.state, x.digest = m.announcedInterval(), m.says(), m.own.digest
+	x.interval, x.state, x.digest, x.capabilities = m.announcedInterval(), m.says(), m.own.digest, m.capabilities
 	m.out.messages = append(m.out.messages, x)
 }
 
@@ -104,7 +104,7 @@ func (m *machine) step(now time.Time, cause Cause) {
 	if m.verdictDue(now) {
 		m.judge(now)
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(m.vacant), compareKeys) {
+	for _, key := range slices.SortedFunc(maps.Keys(m.pending), compareKeys) {
 		m.evaluate(now, m.contests[key], m.contests[key].cause)
 	}
 	m.move(now)
@@ -162,7 +162,7 @@ func (m *machine) next() time.Time {
 	if m.clock.mayJudge() {
 		consider(m.members.verdict())
 	}
-	for key := range m.vacant {
+	for key := range m.pending {
 		consider(m.contests[key].due)
 	}
 	if c := m.contests[m.offering]; len(m.moving) > 0 || c != nil && !c.offered.IsZero() {

@@ -67,6 +67,35 @@ const (
 	SharingAcrossNamespaces Sharing = "AcrossNamespaces"
 )
 
+// Dataplane says who forwards connections to the pods.
+//
+// +kubebuilder:validation:Enum=KubeProxy;IPVS
+type Dataplane string
+
+const (
+	// DataplaneKubeProxy: kube-proxy does, as it does for NodePorts.
+	DataplaneKubeProxy Dataplane = "KubeProxy"
+	// DataplaneIPVS: Berth's speakers do, by IPVS.
+	DataplaneIPVS Dataplane = "IPVS"
+)
+
+// IPVSScheduler names a scheduler of IPVS, by its name in the kernel
+// (Documentation/networking/ipvs-sysctl.rst, ipvsadm(8)).
+//
+// +kubebuilder:validation:Enum=rr;wrr;lc;wlc;dh;sh;sed;nq;mh
+type IPVSScheduler string
+
+// IPVSSettings are those of a pool with dataplane IPVS.
+type IPVSSettings struct {
+	// Scheduler chooses the pod for a new connection: round robin (rr, wrr), least connections
+	// (lc, wlc), a hash of the destination or the source (dh, sh), shortest expected delay (sed),
+	// never queue (nq), or Maglev (mh), by which all nodes choose the same pod for a client's address and port. Default
+	// rr. A Service may ask for another with the annotation berth.dev/ipvs-scheduler.
+	// +optional
+	// +default="rr"
+	Scheduler IPVSScheduler `json:"scheduler,omitempty"`
+}
+
 // PoolScope selects Services. All its fields must match; a field left out matches
 // everything.
 type PoolScope struct {
@@ -86,6 +115,8 @@ type PoolScope struct {
 }
 
 // IPPoolSpec is what a pool holds.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ipvs) || self.dataplane == 'IPVS'",message="ipvs is for dataplane: IPVS"
 type IPPoolSpec struct {
 	// Addresses of the pool: prefixes ("192.0.2.0/24", "2001:db8::/64") and
 	// inclusive ranges ("192.0.2.10-192.0.2.20"), IPv4 and IPv6 in any mix. A
@@ -145,6 +176,18 @@ type IPPoolSpec struct {
 	// +optional
 	// +default="WithinNamespace"
 	Sharing Sharing `json:"sharing,omitempty"`
+
+	// Dataplane says who forwards connections for the pool's addresses to the pods: kube-proxy
+	// (KubeProxy, the default), or Berth itself by IPVS, on the nodes whose speakers may (see
+	// manifests/ipvs) and whose kernel has it. The status of the Services says ipMode Proxy then, by
+	// which kube-proxy leaves their addresses alone. If no node can, kube-proxy serves them.
+	// +optional
+	// +default="KubeProxy"
+	Dataplane Dataplane `json:"dataplane,omitempty"`
+
+	// IPVS settings; with dataplane IPVS only.
+	// +optional
+	IPVS *IPVSSettings `json:"ipvs,omitempty"`
 }
 
 // IPPoolStatus is what the controller made of a pool.

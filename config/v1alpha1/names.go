@@ -40,6 +40,9 @@ const (
 	// AnnotationRelease, with the addresses to release separated by commas, takes
 	// addresses that are in no pool any more away from the Service.
 	AnnotationRelease = "berth.dev/release"
+	// AnnotationIPVSScheduler asks for a scheduler of IPVS, where an address is of a pool
+	// with that dataplane; see IPVSSettings.
+	AnnotationIPVSScheduler = "berth.dev/ipvs-scheduler"
 )
 
 // AnnotationRebalance on an L2Advertisement: each change of its value moves the groups

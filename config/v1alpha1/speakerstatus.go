@@ -95,6 +95,9 @@ type SpeakerReport struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	Conflicts []ConflictReport `json:"conflicts,omitempty"`
+	// IPVS tells how far this node can forward by IPVS. Not set: the speaker was not asked to.
+	// +optional
+	IPVS *IPVSReport `json:"ipvs,omitempty"`
 	// SigningKey is the fingerprint of the key with which the speaker signs its hellos:
 	// the first 8 hexadecimal digits of the key's SHA-256. Empty: it has none.
 	// +optional
@@ -113,6 +116,23 @@ type SpeakerReport struct {
 	// +kubebuilder:validation:items:MaxLength=1024
 	// +listType=atomic
 	Messages []string `json:"messages,omitempty"`
+}
+
+// IPVSReport is how far a node can forward by IPVS.
+type IPVSReport struct {
+	// Schedulers that the node's kernel showed to have; none: it cannot forward.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=16
+	// +listType=set
+	Schedulers []string `json:"schedulers,omitempty"`
+	// Reason why it cannot, or what it lacks.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Reason string `json:"reason,omitempty"`
+	// VirtualServers that the kernel showed as they are desired.
+	// +optional
+	VirtualServers int32 `json:"virtualServers"`
 }
 
 // SegmentReport is the speaker's view of one segment.
