@@ -22,25 +22,22 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 	if len(addresses) == 0 {
 		return "", ""
 	}
-	var pools []string // of the addresses, in words
 	byIPVS := 0
 	for _, address := range addresses {
-		pool := s.PoolOf(address)
-		if pool.ipvs() {
+		if s.PoolOf(address).ipvs() {
 			byIPVS++
 		}
-		pools = append(pools, address.String()+" is "+pool.inWords())
 	}
 	first := s.PoolOf(addresses[0])
 	switch {
 	case byIPVS == 0 && asked != "":
 		return "", fmt.Sprintf("annotation %s: %q has no effect: %s; take it out, or ask for a pool with dataplane IPVS with annotation %s",
-			v1alpha1.AnnotationIPVSScheduler, asked, strings.Join(pools, ", "), v1alpha1.AnnotationPools)
+			v1alpha1.AnnotationIPVSScheduler, asked, s.dataplanes(addresses), v1alpha1.AnnotationPools)
 	case byIPVS == 0:
 		return "", ""
 	case byIPVS < len(addresses):
 		return "", fmt.Sprintf("kube-proxy forwards, since a Service has one dataplane: %s; give these pools the same spec.dataplane, or ask for others with annotation %s",
-			strings.Join(pools, ", "), v1alpha1.AnnotationPools)
+			s.dataplanes(addresses), v1alpha1.AnnotationPools)
 	case asked == "":
 		return first.Scheduler, ""
 	case !slices.Contains(schedulers, asked):
@@ -53,12 +50,18 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 // ipvs tells whether Berth forwards for the pool; nil is no pool.
 func (p *Pool) ipvs() bool { return p != nil && p.Scheduler != "" }
 
-func (p *Pool) inWords() string {
-	switch {
-	case p == nil:
-		return "in no IPPool"
-	case p.ipvs():
-		return fmt.Sprintf("of IPPool %s (dataplane IPVS)", p.Name)
+// dataplanes says which pool and dataplane each address is of.
+func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
+	var words []string
+	for _, address := range addresses {
+		switch pool := s.PoolOf(address); {
+		case pool == nil:
+			words = append(words, fmt.Sprintf("%s is in no IPPool", address))
+		case pool.ipvs():
+			words = append(words, fmt.Sprintf("%s is of IPPool %s (dataplane IPVS)", address, pool.Name))
+		default:
+			words = append(words, fmt.Sprintf("%s is of IPPool %s (dataplane KubeProxy)", address, pool.Name))
+		}
 	}
-	return fmt.Sprintf("of IPPool %s (dataplane KubeProxy)", p.Name)
+	return strings.Join(words, ", ")
 }
