@@ -119,6 +119,12 @@ func (c *compiler) pool(o *v1alpha1.IPPool) {
 	if pool.Allocation == "" {
 		pool.Allocation = v1alpha1.AllocationAutomatic
 	}
+	if o.Spec.Dataplane == v1alpha1.DataplaneIPVS {
+		pool.Scheduler = "rr"
+		if o.Spec.IPVS != nil {
+			pool.Scheduler = cmp.Or(string(o.Spec.IPVS.Scheduler), pool.Scheduler)
+		}
+	}
 	if !c.scopes(key, o.Spec.Scopes, pool) {
 		// Whom it was meant to leave out is unknown.
 		pool.Allocation = v1alpha1.AllocationDisabled

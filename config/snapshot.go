@@ -48,6 +48,9 @@ type Pool struct {
 	// ShareAcross: Services of different namespaces may share an address.
 	ShareAcross bool
 	Priority    int32
+	// Scheduler of IPVS, by which Berth forwards connections to the pool's addresses.
+	// Empty: kube-proxy forwards.
+	Scheduler string
 
 	scopes []scope
 }

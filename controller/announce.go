@@ -39,6 +39,9 @@ type nodeView struct {
 	segments []string  // interfaces on which its speaker announces, sorted
 	oneWay   []string  // interfaces whose replies leave by another, sorted
 	sessions []session // that are established, sorted
+	// schedulers of IPVS by which it can forward, sorted, and why it can by none, or not by all.
+	schedulers []string
+	noIPVS     string
 }
 
 // session is an established session with a BGPPeer, and the families that it carries.
@@ -70,13 +73,14 @@ type outlook struct {
 	conflicts map[netip.Addr]foreign
 	snapshot  *config.Snapshot
 	nodes     map[string]nodeView
+	forwarder forwarder
 	// counted is what was counted with this snapshot and these nodes, for whatever is asked again; may be nil.
 	counted *sync.Map
 }
 
 // condition says by whom the addresses are announced, or why one of them is not.
 func (o outlook) condition() condition {
-	c := condition{kind: v1alpha1.ServiceAnnounced}
+	c := condition{kind: v1alpha1.ServiceAnnounced, complaint: o.forwarder.complaint}
 	if len(o.addresses) == 0 {
 		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
 		return c
@@ -87,6 +91,9 @@ func (o outlook) condition() condition {
 		found, reason, message := o.announcers(address)
 		if reason != "" {
 			c.reason, c.message = reason, message
+			if c.complaint != "" {
+				c.message += "; " + c.complaint
+			}
 			return c
 		}
 		l2, bgp = unite(l2, found.l2), unite(bgp, found.bgp)
@@ -109,6 +116,7 @@ func (o outlook) condition() condition {
 	case !o.endpoints.Some && !o.unknown:
 		c.message += "; it has no endpoint that is ready or serves, so connections are refused"
 	}
+	c.message += o.forwarder.remarks()
 	return c
 }
 
@@ -162,7 +170,7 @@ func (o outlook) carriers(address netip.Addr) carriers {
 		o.counted = &sync.Map{}
 	}
 	var key strings.Builder
-	fmt.Fprint(&key, address.Is4())
+	fmt.Fprint(&key, address.Is4(), o.forwarder.scheduler)
 	for _, a := range advertisements {
 		key.WriteString(" " + a.Name)
 	}
@@ -309,19 +317,18 @@ func (o outlook) passable(selector config.NodeSelector, obstacles map[string]obs
 }
 
 func (o outlook) obstacle(name string, n nodeView) obstacle {
+	absence := n.absence()
 	switch {
-	case n.excluded != "":
-		return obstacle{text: n.excluded, rule: true}
-	case n.alive && n.speaker == v1alpha1.SpeakerLeaving:
-		return obstacle{text: "leaves: " + n.leaves, rule: true}
+	case absence.rule:
+		return absence
 	case o.local && !o.endpoints.Nodes()[name]:
 		return obstacle{text: "has no ready endpoint", rule: true}
-	case !n.alive:
-		return obstacle{text: "is not ready"}
-	case n.speaker == "":
-		return obstacle{text: "has no speaker"}
+	case absence.text != "":
+		return absence
 	case n.speaker != v1alpha1.SpeakerReady:
 		return obstacle{text: "has a speaker that is " + string(n.speaker)}
+	case o.forwarder.scheduler != "":
+		return obstacle{text: n.incapacity(o.forwarder.scheduler), rule: true}
 	}
 	return obstacle{}
 }

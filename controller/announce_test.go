@@ -115,7 +115,7 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.outlook.snapshot = advertised()
-			want := condition{v1alpha1.ServiceAnnounced, c.ok, c.reason, c.message}
+			want := condition{kind: v1alpha1.ServiceAnnounced, ok: c.ok, reason: c.reason, message: c.message}
 			if diff := cmp.Diff(want, c.outlook.condition(), cmp.AllowUnexported(condition{})); diff != "" {
 				t.Error(diff)
 			}

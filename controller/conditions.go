@@ -38,6 +38,8 @@ type condition struct {
 	ok      bool
 	reason  string
 	message string
+	// complaint is a part of the message that its reader is told of by itself.
+	complaint string
 }
 
 // allocated is the condition for the outcome of an allocation.
@@ -120,7 +122,7 @@ func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.
 		return false, false
 	}
 	// Of moves between nodes the speakers tell.
-	moved := c.kind == v1alpha1.ServiceAnnounced && c.ok
+	moved := c.kind == v1alpha1.ServiceAnnounced && c.ok && strings.Contains(old.Message, c.complaint)
 	news = old.Status != status || old.Reason != c.reason || old.Message != c.message && !moved
 	if old.Status != status {
 		old.LastTransitionTime = now

@@ -19,37 +19,52 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	ok := allocated(request{}, ipam.Assignment{Addresses: addresses}, nil, nil)
 	now := metav1.NewTime(time.Unix(1000, 0))
 	fresh := &corev1.Service{}
-	written, news := withStatus(fresh, addresses, []condition{ok}, now)
+	vip := outlook{addresses: addresses}.ingress()
+	written, news := withStatus(fresh, vip, []condition{ok}, now)
 	if written == fresh || len(news) != 1 {
 		t.Fatalf("a fresh Service: news %v, want one and a write", news)
 	}
-	if again, news := withStatus(written, addresses, []condition{ok}, metav1.NewTime(time.Unix(2000, 0))); again != written || len(news) != 0 {
+	if again, news := withStatus(written, vip, []condition{ok}, metav1.NewTime(time.Unix(2000, 0))); again != written || len(news) != 0 {
 		t.Errorf("a status that is right would be written again (%v)", news)
 	}
 	unset := written.DeepCopy()
 	unset.Status.LoadBalancer.Ingress[0].IPMode = nil
-	if again, _ := withStatus(unset, addresses, []condition{ok}, now); again != unset {
+	if again, _ := withStatus(unset, vip, []condition{ok}, now); again != unset {
 		t.Error("an ipMode left out is VIP, and no reason to write")
+	}
+	proxy := outlook{addresses: addresses, forwarder: forwarder{scheduler: "rr"}}.ingress()
+	for _, vip := range []*corev1.Service{written, unset} {
+		moved, news := withStatus(vip, proxy, []condition{ok}, now)
+		if moved == vip || modeOf(moved) != corev1.LoadBalancerIPModeProxy || len(news) != 0 {
+			t.Errorf("from VIP to Proxy: %+v, news %v", moved.Status, news)
+		}
+		if again, _ := withStatus(moved, proxy, []condition{ok}, now); again != moved {
+			t.Error("an ipMode that is right would be written again")
+		}
 	}
 	foreign := written.DeepCopy()
 	foreign.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9"
-	if again, _ := withStatus(foreign, addresses, []condition{ok}, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
+	if again, _ := withStatus(foreign, vip, []condition{ok}, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
 		t.Error("a status that somebody changed is put back")
 	}
 }
 
 func TestWhatIsNewsToTheReaderOfAService(t *testing.T) {
-	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2: n2 answers on 172.30.0.0/24"}
+	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2: n2 answers on 172.30.0.0/24", ""}
+	complained := condition{moved.kind, true, moved.reason, moved.message + "; mend that", "mend that"}
 	for _, c := range []struct {
 		name          string
 		before, after condition
 		changed, news bool
 	}{
 		{"nothing changed", moved, moved, false, false},
-		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by L2Advertisement l2: n1 answers on 172.30.0.0/24"}, moved, true, false},
-		{"it is announced now", condition{moved.kind, false, "NoSpeaker", "nobody"}, moved, true, true},
-		{"it is not announced, for the same reason on another node", condition{moved.kind, false, "NoSpeaker", "n1"}, condition{moved.kind, false, "NoSpeaker", "n2"}, true, true},
-		{"the Service has another address", condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.1"}, condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.2"}, true, true},
+		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by L2Advertisement l2: n1 answers on 172.30.0.0/24", ""}, moved, true, false},
+		{"it is announced now", condition{moved.kind, false, "NoSpeaker", "nobody", ""}, moved, true, true},
+		{"it is not announced, for the same reason on another node", condition{moved.kind, false, "NoSpeaker", "n1", ""}, condition{moved.kind, false, "NoSpeaker", "n2", ""}, true, true},
+		{"there is a complaint", moved, complained, true, true},
+		{"it is the same after a move", condition{moved.kind, true, moved.reason, "by L2Advertisement l2; mend that", ""}, complained, true, false},
+		{"it is mended", complained, moved, true, false},
+		{"the Service has another address", condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.1", ""}, condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.2", ""}, true, true},
 	} {
 		var list []metav1.Condition
 		c.before.apply(&list, 0, metav1.Now())

@@ -31,9 +31,8 @@ const (
 // if that is known. It is not in the first moments of a Service of policy Local,
 // before the control plane has made an EndpointSlice for it.
 // When only the numbers of nodes and sessions differ, and may differ again soon, they stay as they are until later.
-func (c *Controller) withAnnounced(conditions []condition, svc *corev1.Service, addresses []netip.Addr) []condition {
-	o := c.outlook(svc, addresses)
-	if o.local && o.unknown && len(addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
+func (c *Controller) withAnnounced(conditions []condition, svc *corev1.Service, o outlook) []condition {
+	if o.local && o.unknown && len(o.addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
 		return conditions
 	}
 	announced := o.condition()
@@ -95,6 +94,7 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) outloo
 		o.labels[address] = append(c.labelsOfSharers(svc, address), svc.Labels)
 		o.owners[address] = c.ownersOf(address)
 	}
+	o.forwarder = o.forwarding(svc.Annotations[v1alpha1.AnnotationIPVSScheduler])
 	return o
 }
 
@@ -319,6 +319,7 @@ func (n *nodeView) report(r v1alpha1.SpeakerReport) {
 			n.sessions = append(n.sessions, established(session))
 		}
 	}
+	n.reportIPVS(r.IPVS)
 	slices.Sort(n.segments)
 	slices.Sort(n.oneWay)
 	slices.SortFunc(n.sessions, func(a, b session) int { return cmp.Compare(a.peer, b.peer) })

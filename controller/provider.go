@@ -43,9 +43,10 @@ type outcome struct {
 	assignment ipam.Assignment
 	outside    []netip.Addr
 	failure    error
-	snapshot   *config.Snapshot // that it was decided on
-	chances    int              // when it was decided
-	pending    bool             // the service controller has yet to write it
+	snapshot   *config.Snapshot          // that it was decided on
+	chances    int                       // when it was decided
+	told       corev1.LoadBalancerIPMode // that its reader knows of
+	pending    bool                      // the service controller has yet to write it
 }
 
 // NewProvider returns the Controller as a cloud provider. The Controller serves
@@ -71,14 +72,19 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 	key := svc.Namespace + "/" + svc.Name
 	o := outcome{snapshot: p.c.snapshot.Load(), chances: p.c.countChances()}
 	o.asked, o.assignment, o.outside, o.failure = p.c.assign(key, svc)
-	o.pending = !showsExactly(svc.Status.LoadBalancer.Ingress, o.assignment.Addresses)
+	ingress := p.c.outlook(svc, o.assignment.Addresses).ingress()
+	o.pending = !shows(svc, ingress)
+	o.told = modeOf(svc)
+	if before, known := p.outcomes[key]; known {
+		o.told = before.told
+	}
 	p.outcomes[key] = o
 	p.c.services.Add(key) // its conditions
 	if o.failure != nil && !o.pending {
 		reason, message := explain(o.asked, o.failure)
 		return nil, fmt.Errorf("%s: %s", reason, message)
 	}
-	return statusOf(o.assignment.Addresses), nil
+	return &corev1.LoadBalancerStatus{Ingress: ingress}, nil
 }
 
 // EnsureLoadBalancerDeleted releases what the Service holds. Others may have it once
@@ -105,7 +111,7 @@ func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Serv
 		return nil, false, errNotLeading
 	}
 	held := p.c.holdings(svc.Namespace + "/" + svc.Name)
-	return statusOf(held), len(held) > 0, nil
+	return &corev1.LoadBalancerStatus{Ingress: p.c.outlook(svc, held).ingress()}, len(held) > 0, nil
 }
 
 // GetLoadBalancerName returns namespace/name: a load balancer is the Service's alone.
@@ -117,16 +123,6 @@ func (p *Provider) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.
 // service controller the call.
 func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
 	return nil
-}
-
-// statusOf is the status that shows the addresses.
-func statusOf(addresses []netip.Addr) *corev1.LoadBalancerStatus {
-	status := &corev1.LoadBalancerStatus{}
-	mode := corev1.LoadBalancerIPModeVIP
-	for _, a := range addresses {
-		status.Ingress = append(status.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
-	}
-	return status
 }
 
 // stale tells whether the Service might be told something else now: it asks for

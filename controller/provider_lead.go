@@ -89,14 +89,17 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	case svc.Spec.LoadBalancerClass != nil || svc.DeletionTimestamp != nil:
 		return nil // keeps what it has; the service controller passes over it, or is at it
 	}
-	conditions, again := p.settle(key, svc)
+	conditions, changed, again := p.settle(key, svc)
 	if again {
 		enqueue(svc)
 	}
 	if conditions == nil {
 		return nil
 	}
-	desired, news := withStatus(svc, addressesIn(svc), conditions, metav1.Now())
+	if changed != nil {
+		p.c.tellForwarder(svc, *changed)
+	}
+	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, conditions, metav1.Now())
 	if desired != svc {
 		if err := p.c.write(ctx, key, desired); err != nil {
 			return err
@@ -115,23 +118,29 @@ func (p *Provider) forget(key string) {
 	delete(p.written, key)
 }
 
-// settle frees what the Service does not show any more, and returns its conditions.
+// settle frees what the Service does not show any more, and returns its conditions, and
+// who forwards, if the status says so since its reader was told last.
 // While the service controller has yet to act there are none; again tells that it
 // does not know of it.
-func (p *Provider) settle(key string, svc *corev1.Service) (conditions []condition, again bool) {
+func (p *Provider) settle(key string, svc *corev1.Service) (conditions []condition, changed *forwarder, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o, known := p.outcomes[key]
 	if !known || o.pending || older(svc.ResourceVersion, p.written[key]) {
-		return nil, false // its turn comes, and brings the key back
+		return nil, nil, false // its turn comes, and brings the key back
 	}
 	addresses := o.assignment.Addresses
-	if !showsExactly(svc.Status.LoadBalancer.Ingress, addresses) || p.stale(o, svc) {
-		return nil, true
+	view := p.c.outlook(svc, addresses)
+	if !shows(svc, view.ingress()) || p.stale(o, svc) {
+		return nil, nil, true
 	}
 	// Only now that no status shows them may others have them.
 	p.c.free(key, p.c.surplus(key, addresses))
-	return p.c.withAnnounced([]condition{allocated(o.asked, o.assignment, o.failure, o.outside)}, svc, addresses), false
+	if mode := view.forwarder.mode(); len(addresses) > 0 && mode != o.told {
+		o.told, changed = mode, &view.forwarder
+		p.outcomes[key] = o
+	}
+	return p.c.withAnnounced([]condition{allocated(o.asked, o.assignment, o.failure, o.outside)}, svc, view), changed, false
 }
 
 // older tells whether resourceVersion a is older than b, "" being none.

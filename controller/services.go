@@ -77,8 +77,9 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		return c.disown(ctx, key, svc)
 	}
 	asked, assignment, outside, failure := c.assign(key, svc)
-	conditions := c.withAnnounced([]condition{allocated(asked, assignment, failure, outside)}, svc, assignment.Addresses)
-	desired, news := withStatus(svc, assignment.Addresses, conditions, metav1.Now())
+	o := c.outlook(svc, assignment.Addresses)
+	conditions := c.withAnnounced([]condition{allocated(asked, assignment, failure, outside)}, svc, o)
+	desired, news := withStatus(svc, o.ingress(), conditions, metav1.Now())
 	if desired != svc {
 		if err := c.write(ctx, key, desired); err != nil {
 			return err
@@ -88,6 +89,9 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	c.free(key, assignment.Surplus)
 	for _, n := range news {
 		c.tell(svc, n)
+	}
+	if len(o.addresses) > 0 && o.forwarder.mode() != modeOf(svc) {
+		c.tellForwarder(svc, o.forwarder)
 	}
 	return nil
 }
@@ -251,7 +255,7 @@ func (c *Controller) tell(svc *corev1.Service, news condition) {
 	if news.kind == v1alpha1.ServiceAnnounced {
 		action = "Announce"
 	}
-	if !news.ok {
+	if !news.ok || news.complaint != "" {
 		kind = corev1.EventTypeWarning
 	}
 	if news.reason == ReasonNoAddress {

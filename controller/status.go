@@ -13,16 +13,12 @@ import (
 // withStatus returns the Service with the status it should have, and the
 // conditions that are news to its reader; the Service itself, when nothing
 // differs.
-func withStatus(svc *corev1.Service, addresses []netip.Addr, conditions []condition, now metav1.Time) (*corev1.Service, []condition) {
+func withStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, conditions []condition, now metav1.Time) (*corev1.Service, []condition) {
 	desired := svc.DeepCopy()
 	changed := false
-	if !showsExactly(svc.Status.LoadBalancer.Ingress, addresses) {
+	if !shows(svc, ingress) {
 		changed = true
-		desired.Status.LoadBalancer.Ingress = nil
-		mode := corev1.LoadBalancerIPModeVIP
-		for _, a := range addresses {
-			desired.Status.LoadBalancer.Ingress = append(desired.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
-		}
+		desired.Status.LoadBalancer.Ingress = ingress
 	}
 	var news []condition
 	for _, c := range conditions {
@@ -39,13 +35,37 @@ func withStatus(svc *corev1.Service, addresses []netip.Addr, conditions []condit
 	return desired, news
 }
 
-// showsExactly tells whether the ingress list is what Berth would write for the
-// addresses. An ipMode left out is VIP: the API server's default.
-func showsExactly(ingress []corev1.LoadBalancerIngress, addresses []netip.Addr) bool {
-	return slices.EqualFunc(ingress, addresses, func(i corev1.LoadBalancerIngress, a netip.Addr) bool {
-		return i.IP == a.String() && i.Hostname == "" && len(i.Ports) == 0 &&
-			(i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP)
+// ingress is what the status should say of the addresses.
+func (o outlook) ingress() []corev1.LoadBalancerIngress {
+	var ingress []corev1.LoadBalancerIngress
+	mode := o.forwarder.mode()
+	for _, a := range o.addresses {
+		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
+	}
+	return ingress
+}
+
+// shows tells whether the status of the Service says exactly that.
+func shows(svc *corev1.Service, ingress []corev1.LoadBalancerIngress) bool {
+	return slices.EqualFunc(svc.Status.LoadBalancer.Ingress, ingress, func(a, b corev1.LoadBalancerIngress) bool {
+		return a.IP == b.IP && a.Hostname == b.Hostname && len(a.Ports)+len(b.Ports) == 0 && ipMode(a) == ipMode(b)
 	})
+}
+
+// ipMode is that of an entry; one left out is VIP, the API server's default.
+func ipMode(i corev1.LoadBalancerIngress) corev1.LoadBalancerIPMode {
+	if i.IPMode == nil {
+		return corev1.LoadBalancerIPModeVIP
+	}
+	return *i.IPMode
+}
+
+// modeOf is the ipMode that the status of the Service shows.
+func modeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
+	for _, i := range svc.Status.LoadBalancer.Ingress {
+		return ipMode(i)
+	}
+	return corev1.LoadBalancerIPModeVIP
 }
 
 // marked tells whether the Service carries conditions of Berth: it was served.

@@ -1,0 +1,144 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// forwarder is who forwards connections to the addresses of a Service.
+type forwarder struct {
+	// scheduler of IPVS, by which Berth's nodes do; empty: kube-proxy does.
+	scheduler string
+	// complaint about what the Service asks for; empty: none.
+	complaint string
+	// fallback says why kube-proxy forwards, where IPVS should; otherwise empty.
+	fallback string
+}
+
+// mode is what tells kube-proxy whether to forward (KEP-1860).
+func (f forwarder) mode() corev1.LoadBalancerIPMode {
+	if f.scheduler != "" {
+		return corev1.LoadBalancerIPModeProxy
+	}
+	return corev1.LoadBalancerIPModeVIP
+}
+
+func (f forwarder) String() string {
+	switch {
+	case f.scheduler != "":
+		return "IPVS forwards, by scheduler " + f.scheduler
+	case f.fallback != "":
+		return f.fallback
+	}
+	return "kube-proxy forwards"
+}
+
+// remarks are what the reader of the Service should know of it, for the end of a message.
+func (f forwarder) remarks() string {
+	var remarks string
+	for _, remark := range []string{f.fallback, f.complaint} {
+		if remark != "" {
+			remarks += "; " + remark
+		}
+	}
+	return remarks
+}
+
+// forwarding returns who forwards: IPVS, if the pools and the Service ask for it and one node can.
+func (o outlook) forwarding(asked string) forwarder {
+	scheduler, complaint := o.snapshot.Scheduler(o.addresses, asked)
+	if scheduler == "" {
+		return forwarder{complaint: complaint}
+	}
+	selectors := o.selectors()
+	var unfit []string
+	for name, n := range o.nodes {
+		if !slices.ContainsFunc(selectors, func(s config.NodeSelector) bool { return s.Matches(n.labels) }) {
+			continue
+		}
+		obstacle := n.absence().text
+		if obstacle == "" {
+			obstacle = n.incapacity(scheduler)
+		}
+		if obstacle == "" {
+			return forwarder{scheduler: scheduler, complaint: complaint}
+		}
+		unfit = append(unfit, name+" "+obstacle)
+	}
+	why := "no advertisement selects a node"
+	if len(unfit) > 0 {
+		slices.Sort(unfit)
+		why = few(unfit)
+	}
+	return forwarder{complaint: complaint, fallback: "kube-proxy forwards, since no node can by IPVS: " + why}
+}
+
+// selectors are those of the advertisements that select one of the addresses.
+func (o outlook) selectors() []config.NodeSelector {
+	var found []config.NodeSelector
+	for _, address := range o.addresses {
+		for _, a := range o.snapshot.L2For(address, o.labels[address]...) {
+			found = append(found, a.Nodes)
+		}
+		for _, a := range o.snapshot.BGPFor(address, o.labels[address]...) {
+			found = append(found, a.Nodes)
+		}
+	}
+	return found
+}
+
+// absence is what keeps a node from doing anything for any Service, now and soon. A speaker
+// that starts or restarts is about to be back: an upgrade does not change who forwards.
+func (n nodeView) absence() obstacle {
+	switch {
+	case n.excluded != "":
+		return obstacle{text: n.excluded, rule: true}
+	case !n.alive:
+		return obstacle{text: "is not ready"}
+	case n.speaker == "":
+		return obstacle{text: "has no speaker"}
+	case n.speaker == v1alpha1.SpeakerLeaving:
+		return obstacle{text: "leaves: " + n.leaves, rule: true}
+	case n.speaker == v1alpha1.SpeakerStopped:
+		return obstacle{text: "has a speaker that is " + string(n.speaker)}
+	}
+	return obstacle{}
+}
+
+// incapacity says why the node cannot forward by this scheduler, in words that follow its
+// name. Empty: it can.
+func (n nodeView) incapacity(scheduler string) string {
+	if slices.Contains(n.schedulers, scheduler) {
+		return ""
+	}
+	why := n.noIPVS
+	if why == "" {
+		why = "its kernel did not show scheduler " + scheduler
+	}
+	return fmt.Sprintf("cannot forward by IPVS (%s)", why)
+}
+
+// reportIPVS takes in how far the node can forward by IPVS. How many virtual servers it has is left
+// out: each change of the view has every Service looked at.
+func (n *nodeView) reportIPVS(r *v1alpha1.IPVSReport) {
+	if r == nil {
+		n.noIPVS = "its speaker was not asked to"
+		return
+	}
+	n.schedulers, n.noIPVS = slices.Sorted(slices.Values(r.Schedulers)), r.Reason
+}
+
+// tellForwarder makes an event and a log line of a change of who forwards.
+func (c *Controller) tellForwarder(svc *corev1.Service, f forwarder) {
+	kind := corev1.EventTypeNormal
+	if f.fallback != "" {
+		kind = corev1.EventTypeWarning
+	}
+	c.Events.Eventf(svc, nil, kind, "Forwarder", "Forward", "%s (ipMode %s)", f, f.mode())
+	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "ipMode", f.mode(), "message", f.String())
+}

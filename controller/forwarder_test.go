@@ -1,0 +1,143 @@
+package controller
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// forwarded is the configuration of the tests of who forwards.
+func forwarded() *config.Snapshot {
+	ipvs := func(scheduler v1alpha1.IPVSScheduler, addresses ...string) v1alpha1.IPPoolSpec {
+		return v1alpha1.IPPoolSpec{Addresses: addresses, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: scheduler}}
+	}
+	snapshot, _ := config.Compile(config.Objects{
+		Pools: []*v1alpha1.IPPool{
+			{ObjectMeta: named("rack"), Spec: ipvs("rr", "192.0.2.0/24")},
+			{ObjectMeta: named("routed"), Spec: ipvs("mh", "198.51.100.0/24")},
+			{ObjectMeta: named("silent"), Spec: ipvs("rr", "203.0.113.0/24")},
+			{ObjectMeta: named("plain"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.0.0/24", "2001:db8::/64"}}},
+		},
+		L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{
+			Pools: []string{"rack", "plain"}, NodeSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "a"}}}}}},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"routed"}}}},
+	})
+	return snapshot
+}
+
+// capable is a node that forwards by IPVS, with a change.
+func capable(change func(*nodeView)) nodeView {
+	n := nodeView{
+		labels: map[string]string{"rack": "a"}, alive: true, speaker: v1alpha1.SpeakerReady,
+		segments: []string{"eth0"}, sessions: []session{{"tor", true, true}}, schedulers: []string{"mh", "rr"},
+	}
+	if change != nil {
+		change(&n)
+	}
+	return n
+}
+
+func TestIPVSForwardsWhenOneSelectedNodeCan(t *testing.T) {
+	in := func(state v1alpha1.SpeakerState) nodeView { return capable(func(n *nodeView) { n.speaker = state }) }
+	unasked := capable(func(n *nodeView) { n.reportIPVS(nil); n.schedulers = nil })
+	const nobody = "kube-proxy forwards, since no node can by IPVS: "
+	for _, c := range []struct {
+		name      string
+		addresses []netip.Addr
+		asked     string
+		nodes     map[string]nodeView
+		want      forwarder
+	}{
+		{"a pool of kube-proxy's", addresses("10.0.0.1"), "", map[string]nodeView{"n1": capable(nil)}, forwarder{}},
+		{"a node can", addresses("192.0.2.1"), "", map[string]nodeView{"n1": unasked, "n2": capable(nil)}, forwarder{scheduler: "rr"}},
+		{"a node starts", addresses("192.0.2.1"), "", map[string]nodeView{"n1": in(v1alpha1.SpeakerStarting)}, forwarder{scheduler: "rr"}},
+		{"a node restarts", addresses("192.0.2.1"), "", map[string]nodeView{"n1": in(v1alpha1.SpeakerRestarting)}, forwarder{scheduler: "rr"}},
+		{"a node can, but without a scheduler that is asked for", addresses("192.0.2.1"), "wlc", map[string]nodeView{"n1": capable(nil)},
+			forwarder{fallback: nobody + "n1 cannot forward by IPVS (its kernel did not show scheduler wlc)"}},
+		{"another scheduler is asked for", addresses("192.0.2.1"), "mh", map[string]nodeView{"n1": capable(nil)}, forwarder{scheduler: "mh"}},
+		{"no such scheduler", addresses("192.0.2.1"), "best", map[string]nodeView{"n1": capable(nil)}, forwarder{scheduler: "rr",
+			complaint: `annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of IPPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`}},
+		{"two dataplanes", addresses("192.0.2.1", "2001:db8::1"), "", map[string]nodeView{"n1": capable(nil)}, forwarder{
+			complaint: "kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of IPPool rack (dataplane IPVS), 2001:db8::1 is of IPPool plain (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools"}},
+		{"only a node that is not selected can", addresses("192.0.2.1"), "", map[string]nodeView{"n1": unasked, "n2": capable(func(n *nodeView) { n.labels = nil })},
+			forwarder{fallback: nobody + "n1 cannot forward by IPVS (its speaker was not asked to)"}},
+		{"a node is selected for one of two addresses", addresses("192.0.2.1", "198.51.100.1"), "", map[string]nodeView{"n2": capable(func(n *nodeView) { n.labels = nil })}, forwarder{scheduler: "rr"}},
+		{"nothing selects a node", addresses("203.0.113.1"), "", map[string]nodeView{"n1": capable(nil)}, forwarder{fallback: nobody + "no advertisement selects a node"}},
+		{"every node is kept from it", addresses("192.0.2.1"), "", map[string]nodeView{
+			"n1": in(""), "n2": in(v1alpha1.SpeakerStopped), "n3": capable(func(n *nodeView) { n.speaker, n.leaves = v1alpha1.SpeakerLeaving, "kube-proxy is unhealthy" }),
+			"n4": capable(func(n *nodeView) { n.excluded = "has the label exclude" }), "n5": capable(func(n *nodeView) { n.alive = false })},
+			forwarder{fallback: nobody + "n1 has no speaker, n2 has a speaker that is Stopped, n3 leaves: kube-proxy is unhealthy, n4 has the label exclude, n5 is not ready"}},
+		{"the speaker says why", addresses("192.0.2.1"), "", map[string]nodeView{"n1": capable(func(n *nodeView) { n.schedulers, n.noIPVS = nil, "the kernel has no IPVS" })},
+			forwarder{fallback: nobody + "n1 cannot forward by IPVS (the kernel has no IPVS)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := outlook{addresses: c.addresses, snapshot: forwarded(), nodes: c.nodes}
+			if diff := cmp.Diff(c.want, o.forwarding(c.asked), cmp.AllowUnexported(forwarder{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestTheAnnouncedConditionSaysWhoForwards(t *testing.T) {
+	cannot := capable(func(n *nodeView) { n.schedulers, n.noIPVS = nil, "the kernel has no IPVS" })
+	restarting := capable(func(n *nodeView) { n.speaker = v1alpha1.SpeakerRestarting })
+	const fallback = "; kube-proxy forwards, since no node can by IPVS: "
+	for _, c := range []struct {
+		name    string
+		address string
+		asked   string
+		nodes   map[string]nodeView
+		ok      bool
+		reason  string
+		message string
+	}{
+		{"IPVS", "192.0.2.1", "", map[string]nodeView{"n1": cannot, "n2": capable(nil)}, true, "Announced", "by L2Advertisement l2"},
+		{"nodes that cannot are no carriers", "198.51.100.1", "", map[string]nodeView{"n1": cannot, "n2": capable(nil), "n3": capable(func(n *nodeView) { n.schedulers = []string{"rr"} })},
+			true, "Announced", "by BGPAdvertisement bgp: 1 node, 1 session"},
+		{"nodes that cannot are no candidates", "192.0.2.1", "", map[string]nodeView{"n1": cannot, "n2": restarting}, false, "NoSpeaker",
+			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 cannot forward by IPVS (the kernel has no IPVS), n2 has a speaker that is Restarting; see kubectl get speakerstatuses"},
+		{"kube-proxy, since no node can", "198.51.100.1", "", map[string]nodeView{"n1": cannot, "n2": cannot}, true, "Announced",
+			"by BGPAdvertisement bgp: 2 nodes, 2 sessions" + fallback + "n1 cannot forward by IPVS (the kernel has no IPVS), n2 cannot forward by IPVS (the kernel has no IPVS)"},
+		{"a bad annotation", "192.0.2.1", "best", map[string]nodeView{"n1": capable(nil)}, true, "Announced",
+			`by L2Advertisement l2; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of IPPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
+		{"a bad annotation, and nobody announces", "203.0.113.1", "best", nil, false, "NoAdvertisement",
+			`203.0.113.1 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool silent; create one; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of IPPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := outlook{addresses: addresses(c.address), snapshot: forwarded(), nodes: c.nodes, endpoints: candidate.Endpoints{Some: true}}
+			o.forwarder = o.forwarding(c.asked)
+			want := condition{v1alpha1.ServiceAnnounced, c.ok, c.reason, c.message, o.forwarder.complaint}
+			if diff := cmp.Diff(want, o.condition(), cmp.AllowUnexported(condition{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestCarriersAreCountedForEachScheduler(t *testing.T) {
+	o := outlook{addresses: addresses("198.51.100.1"), snapshot: forwarded(), endpoints: candidate.Endpoints{Some: true},
+		nodes: map[string]nodeView{"n1": capable(nil), "n2": capable(func(n *nodeView) { n.schedulers = []string{"rr"} })}}
+	o.counted = (&tallies{}).of(o.snapshot, &o.nodes)
+	for asked, want := range map[string]string{"mh": "by BGPAdvertisement bgp: 1 node, 1 session", "rr": "by BGPAdvertisement bgp: 2 nodes, 2 sessions"} {
+		o.forwarder = o.forwarding(asked)
+		if got := o.condition().message; got != want {
+			t.Errorf("scheduler %s: %s, want %s", asked, got, want)
+		}
+	}
+}
+
+func TestTheNumberOfVirtualServersConcernsNoService(t *testing.T) {
+	var before, after nodeView
+	before.report(v1alpha1.SpeakerReport{IPVS: &v1alpha1.IPVSReport{Schedulers: []string{"rr", "mh"}, VirtualServers: 1}})
+	after.report(v1alpha1.SpeakerReport{IPVS: &v1alpha1.IPVSReport{Schedulers: []string{"mh", "rr"}, VirtualServers: 2}})
+	if diff := cmp.Diff(before, after, cmp.AllowUnexported(nodeView{}, session{})); diff != "" {
+		t.Error(diff)
+	}
+}
