@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // insideEnv marks the process that has namespaces of its own.
@@ -70,7 +72,7 @@ func Shell(t *testing.T, script string, args ...any) string {
 func Namespace(t *testing.T) (enter string) {
 	t.Helper()
 	p := exec.Command("sleep", "1000")
-	p.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	p.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +83,30 @@ func Namespace(t *testing.T) (enter string) {
 // PID names a namespace by a process in it, for ip link.
 func PID(enter string) string {
 	return strings.Split(strings.TrimPrefix(enter, "nsenter --net=/proc/"), "/")[0]
+}
+
+// Within does something in a namespace: sockets made there stay there.
+func Within(t *testing.T, enter string, do func()) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and not unlocked: the thread ends with this
+		done <- func() error {
+			file, err := os.Open("/proc/" + PID(enter) + "/ns/net")
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			do()
+			return nil
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("enter a network namespace: %v", err)
+	}
 }
 
 // Eventually waits until ok.
