@@ -160,7 +160,8 @@ func (f family) masquerade() []expr.Any {
 	)
 }
 
-// original is the direction of a connection's first packet, IP_CT_DIR_ORIGINAL.
+// original is the direction of a connection's first packet, IP_CT_DIR_ORIGINAL. nftables.Conn sends it as 4
+// bytes instead of 1, which the kernel takes, and says so in its log.
 const original = 0
 
 var drop = &expr.Verdict{Kind: expr.VerdictDrop}

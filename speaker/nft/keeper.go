@@ -10,7 +10,12 @@ import (
 	"time"
 )
 
-const resync = time.Minute // the safety net under the kernel's notifications
+const (
+	resync = time.Minute // the safety net under the kernel's notifications
+	// wholesale is how many changes are written as a whole table: in sets of ranges each one's cost grows with
+	// the set.
+	wholesale = 1000
+)
 
 // Store is a table of elements. Each write is one transaction.
 type Store[Element comparable] interface {
@@ -169,7 +174,7 @@ type writer[Element comparable] struct {
 func (w *writer[Element]) apply() error {
 	add, remove, whole := w.next()
 	switch {
-	case whole:
+	case whole, len(add)+len(remove) > wholesale:
 		return w.restore()
 	case len(add)+len(remove) == 0:
 		return nil

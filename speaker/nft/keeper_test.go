@@ -189,6 +189,29 @@ func TestWhatIsAsWrittenIsNotWrittenAgain(t *testing.T) {
 	})
 }
 
+func TestManyChangesAreWrittenAsAWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{}
+		k := keep(t, f)
+		var many []int
+		for e := range wholesale + 1 {
+			many = append(many, e)
+		}
+		k.Update(many[1:], nil)
+		synctest.Wait()
+		if f.writes != 1 {
+			t.Errorf("%d changes: it was written %d times as a whole, want only the first time", wholesale, f.writes)
+		}
+		k.Update(nil, many[1:])
+		synctest.Wait()
+		k.Update(many, nil)
+		synctest.Wait()
+		if err := f.Check(many); err != nil || f.writes != 2 {
+			t.Errorf("%d changes: it was written %d times as a whole, want 2; %v", wholesale+1, f.writes, err)
+		}
+	})
+}
+
 func TestNothingIsWrittenOnceTheTableIsRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{}
