@@ -56,7 +56,7 @@ unit: ## unit tests of all modules, with the race detector (no root)
 
 root-tests: fetch ## tests on this machine's kernel, in network namespaces (root)
 	@tools/preflight tools
-	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker/unserved
+	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker/unserved ./speaker/guard
 
 vm-test: $(VM) ## tests on another kernel (root)
 	$(VM) -fetch

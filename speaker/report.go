@@ -375,8 +375,8 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	if layer2.Err != "" {
 		messages = append(messages, "layer 2: "+layer2.Err)
 	}
-	if text := r.drops.Err(); text != "" {
-		messages = append(messages, text)
+	if err := r.drops.Err(); err != nil {
+		messages = append(messages, err.Error())
 	}
 	messages = append(messages, r.paths.complaints()...)
 	routes := r.bgp.Status()

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,82 +18,19 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/berth-lb/berth/speaker/nft/nettest"
 )
 
-// The environment marks the process that has namespaces of its own, and the one that lacks a capability.
-const (
-	insideEnv = "BERTH_UNSERVED_TEST_INSIDE"
-	bareEnv   = "BERTH_UNSERVED_TEST_BARE"
-)
+// bareEnv marks the process that lacks a capability.
+const bareEnv = "BERTH_UNSERVED_TEST_BARE"
 
-// TestMain runs the tests in namespaces of their own: nothing of the machine's is touched, and everything
-// they start ends with them.
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(bareEnv) != "":
-		fmt.Println(kernel{}.replace(nil))
-	case os.Getenv(insideEnv) != "":
-		os.Exit(m.Run())
-	default:
-		os.Exit(enter())
+	if os.Getenv(bareEnv) != "" {
+		fmt.Println(newKernel().Replace(nil))
+		return
 	}
-}
-
-func enter() int {
-	runtime.LockOSThread() // Pdeathsig follows the thread
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
-	}
-	prepare := "mount --make-rprivate / && mount -t proc proc /proc && ip link set lo up"
-	cmd.Args = append([]string{"sh", "-c", prepare + ` && exec "$0" "$@"`, executable()}, os.Args[1:]...)
-	cmd.Path = "/bin/sh"
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit) && exit.ExitCode() > 0:
-		return exit.ExitCode()
-	}
-	fmt.Fprintln(os.Stderr, "run tests in namespaces (needs root):", err)
-	return 1
-}
-
-func executable() string {
-	path, err := os.Executable()
-	if err != nil {
-		return os.Args[0]
-	}
-	return path
-}
-
-func sh(t *testing.T, script string, args ...any) string {
-	t.Helper()
-	script = fmt.Sprintf(script, args...)
-	out, err := exec.Command("bash", "-c", script).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v: %s", script, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// space is a network namespace, named by a process in it.
-func space(t *testing.T) (enter string) {
-	t.Helper()
-	p := exec.Command("sleep", "1000")
-	p.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.Process.Kill(); _ = p.Wait() })
-	return fmt.Sprintf("nsenter --net=/proc/%d/ns/net", p.Process.Pid)
-}
-
-func pid(enter string) string {
-	return strings.Split(strings.TrimPrefix(enter, "nsenter --net=/proc/"), "/")[0]
+	os.Exit(nettest.Main(m))
 }
 
 // received counts the packets of a family that a namespace has received.
@@ -104,7 +40,7 @@ func received(t *testing.T, in string, ipv6 bool) int {
 	if ipv6 {
 		script = `%s awk '/^Udp6InDatagrams|^Udp6NoPorts|^Ip6InTooBigErrors|^Ip6InAddrErrors|^Ip6InHdrErrors|^Ip6OutForwDatagrams/ {n += $2} END {print n}' /proc/net/snmp6`
 	}
-	n, err := strconv.Atoi(sh(t, script, in))
+	n, err := strconv.Atoi(nettest.Shell(t, script, in))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,52 +50,37 @@ func received(t *testing.T, in string, ipv6 bool) int {
 // dropped counts the packets of both families.
 func dropped(t *testing.T) uint64 {
 	t.Helper()
-	n, err := kernel{}.dropped()
+	n, err := newKernel().dropped()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return n["IPv4"] + n["IPv6"]
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
 // rack makes this namespace a node between a router, to which its default route goes and which sends all of
 // the pool back to it, and a pod.
 func rack(t *testing.T) (router, pod string) {
 	t.Helper()
-	router, pod = space(t), space(t)
-	sh(t, `set -e
+	router, pod = nettest.Namespace(t), nettest.Namespace(t)
+	nettest.Shell(t, `set -e
 ip link add router type veth peer name node netns %s
 ip link add pod type veth peer name eth0 netns %s
 ip addr add 10.0.0.2/24 dev router; ip -6 addr add fd00::2/64 dev router nodad
 ip addr add 10.1.0.1/24 dev pod
 ip link set router up; ip link set pod up
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.router.send_redirects=0
-ip route add default via 10.0.0.1; ip -6 route add default via fd00::1`, pid(router), pid(pod))
-	t.Cleanup(func() { sh(t, "ip link del router; ip link del pod") })
-	sh(t, `%s bash -ec 'ip link set lo up; ip addr add 10.0.0.1/24 dev node; ip -6 addr add fd00::1/64 dev node nodad; ip link set node up
+ip route add default via 10.0.0.1; ip -6 route add default via fd00::1`, nettest.PID(router), nettest.PID(pod))
+	t.Cleanup(func() { nettest.Shell(t, "ip link del router; ip link del pod") })
+	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add 10.0.0.1/24 dev node; ip -6 addr add fd00::1/64 dev node nodad; ip link set node up
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip route add 198.51.100.0/24 via 10.0.0.2; ip -6 route add 2001:db8::/64 via fd00::2'`, router)
-	sh(t, `%s bash -ec 'ip link set lo up; ip addr add 10.1.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.1.0.1'`, pod)
+	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add 10.1.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.1.0.1'`, pod)
 	return router, pod
 }
 
 func send(t *testing.T, from, to string) {
 	t.Helper()
-	sh(t, `%s bash -c 'echo x > /dev/udp/%s'`, from, to)
+	nettest.Shell(t, `%s bash -c 'echo x > /dev/udp/%s'`, from, to)
 }
 
 func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
@@ -187,26 +108,26 @@ func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
 		ipv6 := strings.Contains(to, ":")
 		before := received(t, router, ipv6)
 		send(t, router, to)
-		eventually(t, "a packet for "+to+" is sent back to the router without the table", func() bool { return received(t, router, ipv6) > before })
+		nettest.Eventually(t, "a packet for "+to+" is sent back to the router without the table", func() bool { return received(t, router, ipv6) > before })
 	}
 
-	d := run(t, kernel{}, time.Second)
+	d := run(t, newKernel(), time.Second)
 	d.Sync("web", prefixes("198.51.100.0/24", "198.51.100.7/32", "2001:db8::7/128"))
 	all := prefixes("198.51.100.0/24", "198.51.100.7/32", "2001:db8::7/128")
-	eventually(t, "the table is written", func() bool { ok, err := kernel{}.holds(all); return ok && err == nil })
+	nettest.Eventually(t, "the table is written", func() bool { return newKernel().Check(all) == nil })
 	before := received(t, router, false)
 	for i, to := range []string{"198.51.100.99/53", "198.51.100.7/54", "2001:db8::7/54"} {
 		send(t, router, to)
-		eventually(t, to+" is dropped", func() bool { return dropped(t) == uint64(i+1) })
+		nettest.Eventually(t, to+" is dropped", func() bool { return dropped(t) == uint64(i+1) })
 	}
 	if n := received(t, router, false); n != before {
 		t.Errorf("%d packets were sent back all the same", n-before)
 	}
 	send(t, router, "198.51.100.7/53")
-	heard := func() string { return sh(t, `%s awk '/^Udp: [0-9]/ {print $3}' /proc/net/snmp`, pod) } // NoPorts
-	eventually(t, "what is served reaches the pod", func() bool { return heard() == "1" })
+	heard := func() string { return nettest.Shell(t, `%s awk '/^Udp: [0-9]/ {print $3}' /proc/net/snmp`, pod) } // NoPorts
+	nettest.Eventually(t, "what is served reaches the pod", func() bool { return heard() == "1" })
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(counters{kernel{}})
+	registry.MustRegister(counters{newKernel()})
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`# HELP berth_unserved_packets_dropped_total Packets for announced addresses that nothing on the node serves, dropped since the table was last written.
 # TYPE berth_unserved_packets_dropped_total counter
 berth_unserved_packets_dropped_total{family="IPv4"} 2
@@ -217,10 +138,10 @@ berth_unserved_packets_dropped_total{family="IPv6"} 1
 }
 
 func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
-	d := run(t, kernel{}, time.Second)
+	d := run(t, newKernel(), time.Second)
 	all := prefixes("198.51.100.0/24", "192.0.2.1/32", "2001:db8::/64", "2001:db8:1::1/128")
 	d.Sync("web", all)
-	holds := func() bool { ok, err := kernel{}.holds(all); return ok && err == nil }
+	holds := func() bool { return newKernel().Check(all) == nil }
 	for _, c := range []struct {
 		name string
 		harm func(*nftables.Conn, *nftables.Table)
@@ -233,28 +154,23 @@ func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
 			c.FlushChain(chain)
 			c.DelChain(chain)
 		}},
+		{"an element", func(c *nftables.Conn, t *nftables.Table) {
+			set := &nftables.Set{Table: t, Name: families[0].addresses}
+			if err := c.SetDeleteElements(set, []nftables.SetElement{{Key: []byte{192, 0, 2, 1}}}); err != nil {
+				panic(err)
+			}
+		}},
 	} {
-		eventually(t, "the table is written", holds)
+		nettest.Eventually(t, "the table is written", holds)
 		con, err := nftables.New()
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.harm(con, berthTable())
+		c.harm(con, newKernel().Chain("").Table)
 		if err := con.Flush(); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		eventually(t, c.name+" is restored", holds)
-	}
-	// Elements are found out when the table is read back.
-	if err := (kernel{}).change(nil, []netip.Addr{netip.MustParseAddr("192.0.2.1")}); err != nil {
-		t.Fatal(err)
-	}
-	k := keeper{Driver: d, applied: map[netip.Prefix]bool{}}
-	for _, p := range all {
-		k.applied[p] = true
-	}
-	if err := k.repair(); err != nil || !holds() {
-		t.Errorf("an element that is missing is not restored: %v", err)
+		nettest.Eventually(t, c.name+" is restored", holds)
 	}
 }
 
@@ -265,33 +181,24 @@ func TestTenThousandAddressesAndOverlappingAggregatesAreHeldAndChanged(t *testin
 			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 32),
 			netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 9, 14: byte(i >> 8), 15: byte(i)}), 128))
 	}
-	if err := (kernel{}).replace(all); err != nil {
+	k := newKernel()
+	if err := errors.Join(k.Replace(all), k.Check(all)); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := (kernel{}).holds(all); err != nil || !ok {
-		t.Errorf("it holds what was written: %t, %v", ok, err)
-	}
-	var gone []netip.Addr
-	for _, p := range all[5:2005] {
-		gone = append(gone, p.Addr())
-	}
-	if err := (kernel{}).change([]netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8:7::1")}, gone); err != nil {
+	if err := k.Change(prefixes("203.0.113.1/32", "2001:db8:7::1/128"), all[5:2005]); err != nil {
 		t.Fatal(err)
 	}
 	left := append(prefixes("203.0.113.1/32", "2001:db8:7::1/128"), append(all[:5:5], all[2005:]...)...)
-	if ok, err := (kernel{}).holds(left); err != nil || !ok {
-		t.Errorf("it holds what was changed: %t, %v", ok, err)
-	}
-	if err := (kernel{}).remove(); err != nil {
+	if err := errors.Join(k.Check(left), k.Remove()); err != nil {
 		t.Error(err)
 	}
-	if ok, err := (kernel{}).holds(nil); err != nil || ok {
-		t.Errorf("there is no table any more: holds %t, %v", ok, err)
+	if err := k.Check(nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is no table any more: %v", err)
 	}
 }
 
 func TestWithoutTheCapabilityTheErrorNamesIt(t *testing.T) {
-	cmd := exec.Command("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", executable())
+	cmd := exec.Command("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", nettest.Executable())
 	cmd.Env = append(os.Environ(), bareEnv+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "give the speaker the capability NET_ADMIN") {

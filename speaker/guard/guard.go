@@ -1,0 +1,154 @@
+// Package guard has the rules around IPVS: for the addresses that IPVS forwards, it drops what is for a port
+// that no Service exposes, or from a source that may not connect, before it can reach DNAT (NodePorts) or a
+// listener of the host, and masquerades the connections whose endpoints are to see this node as the client.
+//
+// The rules are in one nftables table of Berth's own, "inet berth-ipvs". Only TCP, UDP and SCTP are touched.
+// Linux 5.6 or later, for sets of ranges in concatenations; it needs CAP_NET_ADMIN.
+package guard
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/speaker/nft"
+)
+
+// Frontend is an address and port that is forwarded by IPVS, and the rules for its packets.
+type Frontend struct {
+	Address    netip.Addr
+	Port       uint16
+	Protocol   uint8 // IANA's number: 6 TCP, 17 UDP, 132 SCTP
+	Masquerade bool  // endpoints see this node as the client
+	// Sources may connect; none: everybody may. Those of the other family are for nobody, so that a frontend
+	// which has no others is closed. A process of this node whose source is the address itself, because a
+	// route says so, is no exception.
+	Sources []netip.Prefix
+}
+
+// Driver keeps the table. Its methods may be called from any goroutine, also before Run.
+type Driver struct {
+	keeper *nft.Keeper[element]
+
+	mu     sync.Mutex
+	groups map[string]map[endpoint]Frontend // guarded by mu
+	claims map[endpoint]map[string]Frontend // guarded by mu; the same, by endpoint and then group
+}
+
+// endpoint is what a packet is for.
+type endpoint struct {
+	address  netip.Addr
+	port     uint16
+	protocol uint8
+}
+
+// New returns a driver that guards nothing yet. Its metrics are registered with metrics; nil: nowhere.
+func New(logger *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
+	k := newKernel()
+	if metrics != nil {
+		if err := metrics.Register(counters{k}); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return newDriver(logger, k), nil
+}
+
+func newDriver(logger *slog.Logger, store nft.Store[element]) *Driver {
+	return &Driver{
+		keeper: nft.NewKeeper(logger, store, "packets for addresses that IPVS forwards are neither filtered nor masqueraded as wanted"),
+		groups: map[string]map[endpoint]Frontend{}, claims: map[endpoint]map[string]Frontend{},
+	}
+}
+
+// Sync replaces the frontends of one group; none removes it. It returns at once, at a cost that depends on
+// this group alone, and the kernel gets all that it changes in one transaction. Of the same address, port and
+// protocol, the first in a group counts, and of several groups that of the first by name.
+func (d *Driver) Sync(group string, frontends []Frontend) {
+	after := make(map[endpoint]Frontend, len(frontends))
+	for _, f := range frontends {
+		f.Address = f.Address.Unmap().WithZone("")
+		f.Sources = slices.Clone(f.Sources)
+		e := endpoint{f.Address, f.Port, f.Protocol}
+		if _, double := after[e]; !double {
+			after[e] = f
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.groups[group]
+	if d.groups[group] = after; len(after) == 0 {
+		delete(d.groups, group)
+	}
+	var add, remove []element
+	change := func(e endpoint, do func(map[string]Frontend)) {
+		old := d.winner(e)
+		if d.claims[e] == nil {
+			d.claims[e] = map[string]Frontend{}
+		}
+		if do(d.claims[e]); len(d.claims[e]) == 0 {
+			delete(d.claims, e)
+		}
+		add, remove = append(add, d.winner(e)...), append(remove, old...)
+	}
+	for e, f := range after {
+		if old, is := before[e]; !is || !f.equal(old) {
+			change(e, func(claims map[string]Frontend) { claims[group] = f })
+		}
+	}
+	for e := range before {
+		if _, stays := after[e]; !stays {
+			change(e, func(claims map[string]Frontend) { delete(claims, group) })
+		}
+	}
+	if len(add)+len(remove) > 0 {
+		d.keeper.Update(add, remove)
+	}
+}
+
+// winner returns the elements for the one that counts of those who claim an endpoint. It must be called with
+// mu locked.
+func (d *Driver) winner(e endpoint) []element {
+	claims := d.claims[e]
+	if len(claims) == 0 {
+		return nil
+	}
+	return claims[slices.Min(slices.Collect(maps.Keys(claims)))].elements()
+}
+
+func (f Frontend) equal(g Frontend) bool {
+	return f.Masquerade == g.Masquerade && slices.Equal(f.Sources, g.Sources)
+}
+
+// Run keeps the table as wanted until ctx ends, and leaves it as it is then: IPVS goes on to forward.
+func (d *Driver) Run(ctx context.Context) error { return d.keeper.Run(ctx) }
+
+// Remove deletes the table, for good.
+func (d *Driver) Remove() error { return d.keeper.Remove() }
+
+// Err tells why the kernel does not show what is desired; nil: it does, or will in a moment.
+func (d *Driver) Err() error { return d.keeper.Err() }
+
+// counters reads the rules' counters when it is asked.
+type counters struct{ kernel }
+
+var droppedPackets = prometheus.NewDesc("berth_ipvs_packets_dropped_total",
+	"Packets for addresses that IPVS forwards, dropped since the table was last written: to a port that no Service exposes (unexposed), "+
+		"or from outside of its loadBalancerSourceRanges (source).", []string{"reason"}, nil)
+
+func (c counters) Describe(to chan<- *prometheus.Desc) { to <- droppedPackets }
+
+func (c counters) Collect(to chan<- prometheus.Metric) {
+	found, err := c.dropped()
+	if err != nil {
+		return // why there is no table is in Err
+	}
+	for reason, n := range found {
+		to <- prometheus.MustNewConstMetric(droppedPackets, prometheus.CounterValue, float64(n), reason)
+	}
+}

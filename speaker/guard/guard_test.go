@@ -1,0 +1,245 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+func prefixes(texts ...string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range texts {
+		list = append(list, netip.MustParsePrefix(text))
+	}
+	return list
+}
+
+// distinct returns the elements of several frontends.
+func distinct(list ...Frontend) []element {
+	all := map[element]bool{}
+	for _, f := range list {
+		for _, e := range f.elements() {
+			all[e] = true
+		}
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
+func TestElementsOfAFrontend(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		of   Frontend
+		want []string
+	}{
+		{
+			"everybody may connect",
+			Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP},
+			[]string{"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000", "frontends4 c00002010600000000500000"},
+		},
+		{
+			"it is masqueraded, and sources overlap or are neighbours",
+			Frontend{
+				Address: netip.MustParseAddr("192.0.2.1"), Port: 53, Protocol: unix.IPPROTO_UDP, Masquerade: true,
+				Sources: prefixes("10.0.0.0/25", "10.0.0.128/25", "10.0.0.7/32", "172.16.0.0/12", "2001:db8::/32"),
+			},
+			[]string{
+				"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000",
+				"frontends4 c00002011100000000350000", "masqueraded4 c00002011100000000350000", "restricted4 c00002011100000000350000",
+				"sources4 c000020111000000003500000a000000-c000020111000000003500000a0000ff",
+				"sources4 c00002011100000000350000ac100000-c00002011100000000350000ac1fffff",
+			},
+		},
+		{
+			"no source is of its family, so nobody may connect",
+			Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("0.0.0.0/0")},
+			[]string{
+				"guarded6 20010db800000000000000000000000106000000", "guarded6 20010db800000000000000000000000111000000",
+				"guarded6 20010db800000000000000000000000184000000",
+				"frontends6 20010db80000000000000000000000018400000000010000", "restricted6 20010db80000000000000000000000018400000000010000",
+			},
+		},
+	} {
+		var got []string
+		for _, e := range c.of.elements() {
+			got = append(got, e.set+" "+e.String())
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
+		}
+	}
+}
+
+// fake is a table in memory. It refuses what the kernel would, and remembers the last change.
+type fake struct {
+	mu       sync.Mutex
+	elements map[element]bool // guarded by mu
+	changed  []string         // guarded by mu; the last change
+	refused  error            // guarded by mu
+}
+
+func (f *fake) Replace(elements []element) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.elements, f.changed = map[element]bool{}, nil
+	for _, e := range elements {
+		f.elements[e] = true
+	}
+	return nil
+}
+
+func (f *fake) Change(add, remove []element) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changed = nil
+	for _, e := range remove {
+		if !f.elements[e] {
+			f.refused = fmt.Errorf("there is no %s in %s", e, e.set)
+		}
+		delete(f.elements, e)
+		f.changed = append(f.changed, "-"+e.set)
+	}
+	for _, e := range add {
+		if f.elements[e] || strings.HasPrefix(e.set, sources) && f.overlaps(e) {
+			f.refused = fmt.Errorf("%s cannot be added to %s", e, e.set)
+		}
+		f.elements[e] = true
+		f.changed = append(f.changed, "+"+e.set)
+	}
+	slices.Sort(f.changed)
+	return f.refused
+}
+
+func (f *fake) overlaps(e element) bool {
+	for other := range f.elements {
+		if other.set == e.set && other.key <= e.end && e.key <= other.end {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *fake) Check([]element) error { return nil }
+func (f *fake) Remove() error         { return nil }
+
+func (f *fake) Watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
+// keep runs a driver on a fake until the end of the test.
+func keep(t *testing.T) (*Driver, *fake) {
+	f := &fake{}
+	d := newDriver(slog.New(slog.DiscardHandler), f)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+	return d, f
+}
+
+func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, f := keep(t)
+		web := Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP}
+		dns := Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 53, Protocol: unix.IPPROTO_UDP, Sources: prefixes("10.0.0.0/8")}
+		masqueraded := web
+		masqueraded.Masquerade = true
+		moved := dns
+		moved.Sources = prefixes("10.0.0.0/9", "192.168.0.0/16")
+		for _, step := range []struct {
+			name  string
+			group string
+			to    []Frontend
+			want  []string
+		}{
+			{"the first of an address", "a", []Frontend{web}, []string{"+frontends4", "+guarded4", "+guarded4", "+guarded4"}},
+			{"the second", "a", []Frontend{web, dns}, []string{"+frontends4", "+restricted4", "+sources4"}},
+			{"sources", "a", []Frontend{web, moved}, []string{"+sources4", "+sources4", "-sources4"}},
+			{"masquerade", "a", []Frontend{masqueraded, moved}, []string{"+masqueraded4"}},
+			{"of two of the same the first", "a", []Frontend{masqueraded, web, moved}, nil},
+			{"a group later by name claims it too", "b", []Frontend{web}, nil},
+			{"the first group gives it up", "a", []Frontend{moved}, []string{"-masqueraded4"}},
+			{"the first group is gone", "a", nil, []string{"-frontends4", "-restricted4", "-sources4", "-sources4"}},
+			{"nobody claims the address", "b", nil, []string{"-frontends4", "-guarded4", "-guarded4", "-guarded4"}},
+		} {
+			f.mu.Lock()
+			f.changed = nil
+			f.mu.Unlock()
+			d.Sync(step.group, step.to)
+			synctest.Wait()
+			if diff := cmp.Diff(step.want, f.changed); diff != "" {
+				t.Errorf("%s: (-want +got)\n%s", step.name, diff)
+			}
+		}
+	})
+}
+
+func TestAfterAnyHistoryTheElementsAreThoseOfTheWinners(t *testing.T) {
+	frontend := rapid.Custom(func(t *rapid.T) Frontend {
+		return Frontend{
+			Address:    rapid.SampledFrom([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}).Draw(t, "address"),
+			Port:       rapid.Uint16Range(1, 3).Draw(t, "port"),
+			Protocol:   rapid.SampledFrom(protocols[:]).Draw(t, "protocol"),
+			Masquerade: rapid.Bool().Draw(t, "masquerade"),
+			Sources:    rapid.SliceOfN(rapid.SampledFrom(prefixes("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "192.0.2.7/32", "::/0", "fd00::/64")), 0, 3).Draw(t, "sources"),
+		}
+	})
+	type step struct {
+		group     string
+		frontends []Frontend
+		together  bool // with the next
+	}
+	history := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+		return step{rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "group"), rapid.SliceOfN(frontend, 0, 5).Draw(t, "frontends"), rapid.Bool().Draw(t, "together")}
+	}), 1, 20)
+	rapid.Check(t, func(r *rapid.T) {
+		steps, wrong := history.Draw(r, "history"), ""
+		synctest.Test(t, func(t *testing.T) {
+			d, f := keep(t)
+			groups := map[string][]Frontend{}
+			for _, s := range steps {
+				d.Sync(s.group, s.frontends)
+				if groups[s.group] = s.frontends; !s.together {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+			winners := map[endpoint]Frontend{}
+			for _, group := range slices.Sorted(maps.Keys(groups)) {
+				for _, w := range groups[group] {
+					if _, taken := winners[endpoint{w.Address, w.Port, w.Protocol}]; !taken {
+						winners[endpoint{w.Address, w.Port, w.Protocol}] = w
+					}
+				}
+			}
+			want := map[element]bool{}
+			for _, e := range distinct(slices.Collect(maps.Values(winners))...) {
+				want[e] = true
+			}
+			if err := errors.Join(f.refused, d.Err()); err != nil || !maps.Equal(f.elements, want) {
+				wrong = fmt.Sprintf("%v; the table has %v, want %v", err, f.elements, want)
+			}
+		})
+		if wrong != "" {
+			r.Fatal(wrong)
+		}
+	})
+}

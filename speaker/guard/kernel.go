@@ -1,0 +1,283 @@
+package guard
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/speaker/nft"
+)
+
+// kernel is the table in the kernel of this network namespace.
+type kernel struct{ *nft.Table }
+
+func newKernel() kernel { return kernel{&nft.Table{Name: "berth-ipvs"}} }
+
+// The rules, by the comments that nft shows. The first two are reasons in the metrics.
+const (
+	unexposed       = "unexposed"
+	forbiddenSource = "source"
+	reply           = "reply"
+	masquerade      = "masquerade"
+	jump            = "check"
+)
+
+// The chains.
+const (
+	prerouting  = "prerouting"
+	output      = "output"
+	check       = "check"
+	postrouting = "postrouting"
+)
+
+// beforeDNAT is after fragments were put together (-400) and connections looked up (-200), and before
+// anything is rewritten: by kube-proxy's DNAT (-100), and by IPVS, which in hook output is beside it.
+var beforeDNAT = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 10)
+
+// family is the part of the table for one family of addresses.
+type family struct {
+	suffix      string // of names of sets
+	nfproto     byte
+	keyType     nftables.SetDatatype
+	source      uint32 // offset in the header
+	destination uint32
+	length      uint32
+}
+
+var families = [...]family{
+	{"4", unix.NFPROTO_IPV4, nftables.TypeIPAddr, 12, 16, 4},
+	{"6", unix.NFPROTO_IPV6, nftables.TypeIP6Addr, 8, 24, 16},
+}
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return families[0]
+	}
+	return families[1]
+}
+
+func (f family) bits() int { return int(f.length) * 8 }
+
+// register returns the register of a field in a key that begins in the first: address, protocol, port, source.
+func (f family) register(field uint32) uint32 {
+	if field == 0 {
+		return unix.NFT_REG32_00
+	}
+	return unix.NFT_REG32_00 + f.length/4 + field - 1
+}
+
+// sets returns the family's sets, empty.
+func (k kernel) sets(f family) []*nftables.Set {
+	set := func(name string, fields ...nftables.SetDatatype) *nftables.Set {
+		s := k.Set(name+f.suffix, nftables.MustConcatSetType(append([]nftables.SetDatatype{f.keyType, nftables.TypeInetProto}, fields...)...))
+		s.Concatenation, s.KeyByteOrder = true, binaryutil.BigEndian
+		return s
+	}
+	ranges := set(sources, nftables.TypeInetService, f.keyType)
+	ranges.Interval = true
+	return []*nftables.Set{
+		set(guarded), set(frontends, nftables.TypeInetService), set(restricted, nftables.TypeInetService),
+		ranges, set(masqueraded, nftables.TypeInetService),
+	}
+}
+
+func (k kernel) Replace(elements []element) error {
+	return k.Table.Replace(func(c *nftables.Conn) error {
+		k.addChains(c)
+		for _, f := range families {
+			for _, set := range k.sets(f) {
+				if err := c.AddSet(set, nil); err != nil {
+					return fmt.Errorf("make set %s: %w", set.Name, err)
+				}
+			}
+			k.addRule(c, check, unexposed, f.unexposed())
+			k.addRule(c, check, forbiddenSource, f.forbiddenSource())
+			k.addRule(c, postrouting, masquerade, f.masquerade())
+		}
+		return k.queue(c, nft.AddElements, elements)
+	})
+}
+
+func (k kernel) addChains(c *nftables.Conn) {
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) {
+		accept := nftables.ChainPolicyAccept
+		chain := k.Chain(name)
+		chain.Type, chain.Hooknum, chain.Priority, chain.Policy = kind, hook, priority, &accept
+		c.AddChain(chain)
+	}
+	c.AddChain(k.Chain(check))
+	k.addRule(c, check, reply, isReply)
+	base(prerouting, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeDNAT)
+	base(output, nftables.ChainTypeFilter, nftables.ChainHookOutput, beforeDNAT)
+	base(postrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	for _, from := range []string{prerouting, output} {
+		k.addRule(c, from, jump, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: check}})
+	}
+}
+
+func (k kernel) addRule(c *nftables.Conn, chain, comment string, exprs []expr.Any) {
+	c.AddRule(&nftables.Rule{Table: k.Chain(chain).Table, Chain: k.Chain(chain), UserData: nft.Comment(comment), Exprs: exprs})
+}
+
+// isReply ends the check of what answers a connection from the address: of a process of this node that has it
+// as source. What belongs to no connection is checked.
+var isReply = []expr.Any{
+	&expr.Ct{Key: expr.CtKeyDIRECTION, Register: unix.NFT_REG32_00},
+	&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_00, Data: []byte{1}}, // IP_CT_DIR_REPLY
+	&expr.Verdict{Kind: expr.VerdictReturn},
+}
+
+// unexposed drops what is for a guarded address and no frontend.
+func (f family) unexposed() []expr.Any {
+	return append(f.loadDestination(), f.in(guarded, true), f.loadPort(), f.in(frontends, false), &expr.Counter{}, drop)
+}
+
+// forbiddenSource drops what is for a restricted frontend, and not from one of its sources.
+func (f family) forbiddenSource() []expr.Any {
+	return append(f.loadDestination(), f.loadPort(), f.in(restricted, true),
+		&expr.Payload{DestRegister: f.register(3), Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length},
+		f.in(sources, false), &expr.Counter{}, drop)
+}
+
+// masquerade has the node's address as source of what was sent to a masqueraded frontend. Ports are fully
+// random, since two CPUs that both look for the next free port may find the same and lose a packet.
+func (f family) masquerade() []expr.Any {
+	return append(f.isOfFamily(),
+		// In a table for both families this writes 16 bytes, or 4 of 16: the other fields come after it.
+		&expr.Ct{Key: expr.CtKeyDST, Direction: original, Register: f.register(0)},
+		&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: f.register(1)},
+		&expr.Ct{Key: expr.CtKeyPROTODST, Direction: original, Register: f.register(2)},
+		f.in(masqueraded, true),
+		&expr.Masq{FullyRandom: true},
+	)
+}
+
+// original is the direction of a connection's first packet, IP_CT_DIR_ORIGINAL. nftables.Conn sends it as 4
+// bytes instead of 1, which the kernel takes, and says so in its log.
+const original = 0
+
+var drop = &expr.Verdict{Kind: expr.VerdictDrop}
+
+func (f family) isOfFamily() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: f.register(0)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(0), Data: []byte{f.nfproto}},
+	}
+}
+
+func (f family) loadDestination() []expr.Any {
+	return append(f.isOfFamily(),
+		&expr.Payload{DestRegister: f.register(0), Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: f.register(1)},
+	)
+}
+
+func (f family) loadPort() expr.Any {
+	const destination, length = 2, 2 // in TCP, UDP and SCTP alike
+	return &expr.Payload{DestRegister: f.register(2), Base: expr.PayloadBaseTransportHeader, Offset: destination, Len: length}
+}
+
+// in matches what is, or is not, in a set; its key begins in the first register.
+func (f family) in(set string, is bool) expr.Any {
+	return &expr.Lookup{SourceRegister: f.register(0), SetName: set + f.suffix, Invert: !is}
+}
+
+func (k kernel) Change(add, remove []element) error {
+	return k.Table.Change(func(c *nftables.Conn) error {
+		// Ranges of one frontend may take the place of others that they overlap, so these go first.
+		return errors.Join(k.queue(c, nft.DeleteElements, remove), k.queue(c, nft.AddElements, add))
+	})
+}
+
+// queue does one thing to elements of all sets.
+func (k kernel) queue(c *nftables.Conn, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, elements []element) error {
+	bySet := map[string][]nftables.SetElement{}
+	for _, e := range elements {
+		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end)})
+	}
+	for name, some := range bySet {
+		if err := do(c, k.Set(name, nftables.TypeInvalid), some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k kernel) Check(elements []element) error {
+	if err := k.checkRules(); err != nil {
+		return err
+	}
+	want := make(map[element]bool, len(elements))
+	for _, e := range elements {
+		want[e] = true
+	}
+	for _, f := range families {
+		for _, set := range k.sets(f) {
+			have, err := k.Elements(set.Name)
+			if err != nil {
+				return err
+			}
+			for _, h := range have {
+				e := element{set: set.Name, key: string(h.Key), end: string(h.KeyEnd)}
+				if !want[e] {
+					return fmt.Errorf("set %s of table inet %s has %s, which is not wanted", set.Name, k.Name, e)
+				}
+				delete(want, e)
+			}
+		}
+	}
+	for e := range want {
+		return fmt.Errorf("set %s of table inet %s lacks %s", e.set, k.Name, e)
+	}
+	return nil
+}
+
+func (e element) String() string {
+	if e.end == "" {
+		return hex.EncodeToString([]byte(e.key))
+	}
+	return hex.EncodeToString([]byte(e.key)) + "-" + hex.EncodeToString([]byte(e.end))
+}
+
+func (k kernel) checkRules() error {
+	rules, err := k.Rules()
+	if err != nil {
+		return err
+	}
+	want := map[string][]string{prerouting: {jump}, output: {jump}, check: {reply}}
+	for range families {
+		want[check] = append(want[check], unexposed, forbiddenSource)
+		want[postrouting] = append(want[postrouting], masquerade)
+	}
+	have := map[string][]string{}
+	for _, r := range rules {
+		have[r.Chain] = append(have[r.Chain], r.Comment)
+	}
+	if !maps.EqualFunc(have, want, slices.Equal[[]string]) {
+		return fmt.Errorf("table inet %s has rules %q, want %q", k.Name, have, want)
+	}
+	return nil
+}
+
+// dropped counts packets, by reason.
+func (k kernel) dropped() (map[string]uint64, error) {
+	rules, err := k.Rules()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]uint64{}
+	for _, r := range rules {
+		if r.Comment == unexposed || r.Comment == forbiddenSource {
+			found[r.Comment] += r.Packets
+		}
+	}
+	return found, nil
+}
