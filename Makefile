@@ -40,7 +40,7 @@ test: preflight fetch binaries unit root-tests vm-test e2e ## run all tests: uni
 preflight:
 	@tools/preflight
 
-fetch: $(LAB) $(VM) ## download and unpack what the lab runs, and the other kernel
+fetch: $(LAB) $(VM) ## download and unpack what the lab runs, and the other kernels
 	$(LAB) fetch
 	$(VM) -fetch
 
@@ -58,9 +58,9 @@ root-tests: fetch ## tests on this machine's kernel, in network namespaces (root
 	@tools/preflight tools
 	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker/unserved
 
-vm-test: $(VM) ## tests on another kernel (root)
-	$(VM) -fetch
-	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm
+vm-test: fetch ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
+	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm/...
+	cd e2e && BERTH_VM_KIND=qemu go test -tags vm,qemu -count=1 -p 1 -exec $(VM) ./vm/...
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	@tools/preflight race
