@@ -14,8 +14,8 @@ import (
 )
 
 // QEMU is an unpacked QEMU and an unpacked kernel of the distribution. The machine is emulated (TCG),
-// because KVM is not to be had everywhere: it boots in some seconds and computes some ten times slower
-// than the host, but has two CPUs, IPVS, all of nftables, and runs the race detector.
+// because KVM is not to be had everywhere: it takes some seconds to boot and computes ten to twenty-five
+// times slower than the host, but has two CPUs, IPVS, all of nftables, and runs the race detector.
 type QEMU struct {
 	Root    string // of the unpacked packages
 	Image   string // vmlinuz

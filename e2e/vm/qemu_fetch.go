@@ -15,7 +15,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stock"
 )
 
-// Debian's packages, tried with Debian 12. The smaller kernel for clouds lacks 9p.
+// Debian's packages, tried with Debian 12; Ubuntu's kernels have other names. The smaller kernel for
+// clouds lacks 9p.
 const (
 	qemuPackage   = "qemu-system-x86"
 	kernelPackage = "linux-image-amd64" // it names the current kernel's package as its dependency
@@ -43,7 +44,7 @@ func qemuStamp() string {
 // guest needs of them into the work folder.
 func fetchQEMU(ctx context.Context, work stock.Folder, log io.Writer) error {
 	root := qemuFolder(work)
-	fmt.Fprintf(log, "fetching the packages %s and %s (90 MB) and unpacking them into %s\n", qemuPackage, kernelPackage, root)
+	fmt.Fprintf(log, "fetching the packages %s and %s (84 MB) and unpacking them into %s\n", qemuPackage, kernelPackage, root)
 	return inPlace(root, func(part string) error {
 		debs := filepath.Join(part, "debs")
 		if err := stock.Download(ctx, debs, log, qemuPackage, "kmod"); err != nil {

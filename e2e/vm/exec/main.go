@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-lb/berth/e2e/stock"
 	"github.com/berth-lb/berth/e2e/vm"
 )
@@ -35,12 +37,41 @@ func command() int {
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
 	defer stop()
-	status, err := run(ctx, os.Args[1:])
+	status, err := run(untilParentEnds(ctx), os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vm-exec:", err)
 		return noStatus
 	}
 	return status
+}
+
+// untilParentEnds returns a context that ends with the process that started this one, which may be
+// killed without a word: no guest is to go on for nobody. The goroutine lasts as long as this process.
+func untilParentEnds(ctx context.Context) context.Context {
+	parent, err := unix.PidfdOpen(os.Getppid(), 0)
+	if err != nil {
+		return ctx // it is outside of this process namespace
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		cause := errors.New("the process that started vm-exec ended")
+		cancel(errors.Join(cause, awaitEnd(parent, -1)))
+	}()
+	return ctx
+}
+
+// awaitEnd waits for a process, given by its pidfd, to end; a negative number of milliseconds is for ever.
+func awaitEnd(process, milliseconds int) error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, milliseconds)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil && n == 0:
+			return fmt.Errorf("the process runs on after %d ms", milliseconds)
+		}
+		return err
+	}
 }
 
 func run(ctx context.Context, args []string) (int, error) {
