@@ -1,4 +1,4 @@
-//go:build vm
+//go:build vm || qemu
 
 package vm_test
 
@@ -17,7 +17,10 @@ import (
 	"github.com/berth-lb/berth/e2e/vm"
 )
 
-// These run in a guest of either kind: go test -tags vm -exec .cache/bin/vm-exec ./vm/
+// These run in a guest of either kind:
+//
+//	go test -tags vm -exec .cache/bin/vm-exec ./vm/
+//	BERTH_VM_KIND=qemu go test -tags qemu -exec .cache/bin/vm-exec ./vm/
 
 func TestTheGuestHasItsOwnKernel(t *testing.T) {
 	kind, err := vm.ParseKind(os.Getenv("BERTH_VM_KIND"))

@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// These run in a guest in QEMU, with those for every guest:
-// BERTH_VM_KIND=qemu go test -tags vm,qemu -exec .cache/bin/vm-exec ./vm/
+// These run in a guest in QEMU only.
 
 // The tables are written as nft lists them. Masquerading what IPVS forwards is what they are for.
 func TestNftablesTakesTablesOfAllFamiliesThatMasquerade(t *testing.T) {

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -47,6 +46,12 @@ func fetchQEMU(ctx context.Context, work stock.Folder, log io.Writer) error {
 	fmt.Fprintf(log, "fetching the packages %s and %s (84 MB) and unpacking them into %s\n", qemuPackage, kernelPackage, root)
 	return inPlace(root, func(part string) error {
 		debs := filepath.Join(part, "debs")
+		// These for their own sake, so even if they are installed; then the libraries that they lack here.
+		for _, name := range []string{qemuPackage, "qemu-system-common", "qemu-system-data", "seabios", "kmod"} {
+			if _, err := stock.DownloadAlone(ctx, debs, log, name); err != nil {
+				return err
+			}
+		}
 		if err := stock.Download(ctx, debs, log, qemuPackage, "kmod"); err != nil {
 			return err
 		}
@@ -140,13 +145,11 @@ func indexModules(ctx context.Context, root string) error {
 	if err != nil || len(dirs) != 1 {
 		return fmt.Errorf("the packages have modules for %d kernels, want one", len(dirs))
 	}
-	cmd := exec.CommandContext(ctx, "depmod", "-b", filepath.Join(root, "usr"), filepath.Base(dirs[0]))
-	if kmod := filepath.Join(root, "usr/bin/kmod"); present(kmod) == nil { // the host has none
-		cmd.Path, cmd.Err = kmod, nil
-		cmd.Env = []string{"LD_LIBRARY_PATH=" + QEMU{Root: root}.libraries()}
-	}
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "usr/bin/kmod"))
+	cmd.Args = []string{"depmod", "-b", filepath.Join(root, "usr"), filepath.Base(dirs[0])}
+	cmd.Env = []string{"LD_LIBRARY_PATH=" + QEMU{Root: root}.libraries()}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return errors.Join(err, errors.New(strings.TrimSpace(string(out))))
+		return fmt.Errorf("depmod: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }
