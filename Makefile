@@ -29,7 +29,7 @@ help: ## list these commands
 
 ##@ The two for newcomers; they need root and fetch the rest.
 
-demo: preflight fetch binaries ## show Berth at work in the lab, under 2 minutes once built (DEMO_KEEP=1 leaves it running)
+demo: preflight packages binaries ## show Berth at work in the lab, under 2 minutes once built (DEMO_KEEP=1 leaves it running)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/demo ./cmd/demo
 	$(BERTH_CACHE)/bin/demo
 
@@ -40,9 +40,11 @@ test: preflight fetch binaries unit root-tests vm-test e2e ## run all tests: uni
 preflight:
 	@tools/preflight
 
-fetch: $(LAB) $(VM) ## download and unpack what the lab runs, and the other kernel
-	$(LAB) fetch
+fetch: packages $(VM) ## download and unpack what the lab runs, and the other kernels
 	$(VM) -fetch
+
+packages: $(LAB)
+	$(LAB) fetch
 
 binaries: $(LAB) ## build Berth, Kubernetes and the lab's programs, and pack the images
 	$(LAB) build
@@ -54,26 +56,26 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
 
-root-tests: fetch ## tests on this machine's kernel, in network namespaces (root)
+root-tests: packages ## tests on this machine's kernel, in network namespaces (root)
 	@tools/preflight tools
 	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker/unserved ./speaker/guard
 
-vm-test: $(VM) ## tests on another kernel (root)
-	$(VM) -fetch
-	cd e2e && go test -tags vm -count=1 -exec $(VM) ./vm ./vm/ipvs
+vm-test: fetch ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
+	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
+	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm ./vm/chain
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	@tools/preflight race
 	cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-bench: preflight fetch binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
+bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
 	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker
 	go test -tags root -run '^$$' -bench . ./l2
 
-bench-scale: preflight fetch binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)
+bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)
 	mkdir -p bin
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
@@ -136,4 +138,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test preflight fetch binaries unit root-tests vm-test e2e bench bench-scale fuzz build image generate verify lint vuln clean FORCE
+.PHONY: help demo test preflight fetch packages binaries unit root-tests vm-test e2e bench bench-scale fuzz build image generate verify lint vuln clean FORCE

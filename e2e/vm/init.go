@@ -18,10 +18,26 @@ import (
 // controlMount is where the guest sees the control folder, whatever its name on the host.
 const controlMount = "/run/control"
 
+// Parameters on the kernel's command line, which the kernel hands to PID 1 as environment.
+const (
+	controlVar = "BERTH_VM"         // the control folder, as the guest asks the host for it
+	sharingVar = "BERTH_VM_SHARING" // how the host's folders are mounted: hostfs or 9p
+	initVar    = "BERTH_VM_INIT"    // in the first root only: PID 1 of the second
+)
+
+const (
+	hostfs = "hostfs"
+	ninep  = "9p"
+)
+
 // Main turns the process into the guest's PID 1 or its modprobe, when it was started as one of them,
 // and does not return then. An executable that is given as [Guest.Init] calls it before anything else.
 func Main() {
 	switch {
+	case os.Getpid() == 1 && os.Getenv(initVar) != "":
+		err := enterHostRoot(os.Getenv(initVar))
+		fmt.Fprintln(os.Stderr, "vm guest: reach the host's file system:", err)
+		os.Exit(1) // a kernel panic, which ends the guest
 	case os.Getpid() == 1 && os.Getenv(controlVar) != "":
 		initGuest(os.Getenv(controlVar))
 	case filepath.Base(os.Args[0]) == "modprobe":
@@ -62,18 +78,73 @@ func runTask(control string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the task: %w", err)
 	}
-	for _, dir := range task.Write {
-		if err := unix.Mount("none", dir, "hostfs", 0, dir); err != nil {
+	for i, dir := range task.Write {
+		source := dir
+		if sharing() == ninep {
+			source = writeTag(i)
+		}
+		if err := mountHost(source, dir, 0); err != nil {
 			return 0, fmt.Errorf("mount %s writable: %w", dir, err)
 		}
 	}
 	if err := installModprobe(); err != nil {
 		return 0, fmt.Errorf("install modprobe: %w", err)
 	}
+	if err := layPackages(task.Packages); err != nil {
+		return 0, fmt.Errorf("lay %s over /usr: %w", task.Packages, err)
+	}
 	if err := loopbackUp(); err != nil {
 		return 0, fmt.Errorf("set lo up: %w", err)
 	}
 	return run(task)
+}
+
+// enterHostRoot leaves the initramfs for the host's file system and executes init there. It returns only
+// with an error.
+func enterHostRoot(init string) error {
+	files, err := filepath.Glob("/" + loadFolder + "/*") // sorted, so in order
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if err := insert(file); err != nil {
+			return err
+		}
+	}
+	if err := mountHost(rootTag, "/machine", unix.MS_RDONLY); err != nil {
+		return fmt.Errorf("mount it: %w", err)
+	}
+	if err := unix.Mount("dev", "/machine/dev", "devtmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount /dev: %w", err)
+	}
+	// An initramfs cannot be left by pivot_root(2), see there.
+	if err := errors.Join(unix.Chdir("/machine"), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/")); err != nil {
+		return fmt.Errorf("make it the root: %w", err)
+	}
+	if err := os.Unsetenv(initVar); err != nil {
+		return err
+	}
+	return unix.Exec(init, []string{init}, os.Environ())
+}
+
+func sharing() string { return os.Getenv(sharingVar) }
+
+// mountHost mounts a folder of the host, which hostfs knows by its path and 9p by its tag.
+func mountHost(source, target string, flags uintptr) error {
+	if sharing() == ninep {
+		// What is written goes to the host when the guest syncs, at its end; what the host writes meanwhile
+		// need not be seen.
+		return unix.Mount(source, target, ninep, flags, "trans=virtio,version=9p2000.L,msize=512000,cache=loose")
+	}
+	return unix.Mount("none", target, hostfs, flags, source)
+}
+
+// layPackages puts unpacked packages where they would be if they were installed.
+func layPackages(root string) error {
+	if root == "" {
+		return nil
+	}
+	return unix.Mount("packages", "/usr", "overlay", unix.MS_RDONLY, "lowerdir="+filepath.Join(root, "usr")+":/usr")
 }
 
 // plainConsole stops the console from turning every newline into two characters.
@@ -94,7 +165,6 @@ func mountAll(control string) error {
 		{"devpts", "/dev/pts", "devpts", ""},
 		{"shm", "/dev/shm", "tmpfs", ""},
 		{"tmp", "/run/tmp", "tmpfs", ""},
-		{"none", controlMount, "hostfs", control},
 	}
 	for _, m := range mounts {
 		// The targets are on the guest's own devtmpfs and tmpfs, or in the host's root already.
@@ -105,7 +175,15 @@ func mountAll(control string) error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
-	return os.MkdirAll("/run/netns", 0o755)
+	for _, dir := range []string{"/run/netns", controlMount} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := mountHost(control, controlMount, 0); err != nil {
+		return fmt.Errorf("mount the control folder: %w", err)
+	}
+	return nil
 }
 
 func readSpec() (spec, error) {

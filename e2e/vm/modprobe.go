@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -106,22 +107,45 @@ func (m *modules) find(name string) []string {
 	return found
 }
 
+// load inserts all that name stands for. One that refuses, as modules for other processors do, does
+// not keep the others out.
 func (m *modules) load(name string) error {
 	files := m.find(name)
 	if len(files) == 0 {
 		if _, err := os.Stat(filepath.Join("/sys/module", canonical(name))); err == nil {
 			return nil // built in
 		}
-		return fmt.Errorf("no such module in %s", m.dir)
+		return m.unknown()
+	}
+	var failed error
+	for _, file := range files {
+		failed = errors.Join(failed, m.insertAll(m.order(file)))
+	}
+	return failed
+}
+
+func (m *modules) unknown() error { return fmt.Errorf("no such module in %s", m.dir) }
+
+// order returns the files and all that they depend on, each once and after those it depends on.
+func (m *modules) order(files ...string) []string {
+	var ordered []string
+	add := func(file string) {
+		if !slices.Contains(ordered, file) {
+			ordered = append(ordered, file)
+		}
 	}
 	for _, file := range files {
-		needs := m.depends[file]
-		for i := len(needs) - 1; i >= 0; i-- {
-			if err := m.insert(needs[i]); err != nil {
-				return err
-			}
+		for _, needed := range slices.Backward(m.depends[file]) {
+			add(needed)
 		}
-		if err := m.insert(file); err != nil {
+		add(file)
+	}
+	return ordered
+}
+
+func (m *modules) insertAll(files []string) error {
+	for _, file := range files {
+		if err := insert(filepath.Join(m.dir, file)); err != nil {
 			return err
 		}
 	}
@@ -129,8 +153,8 @@ func (m *modules) load(name string) error {
 }
 
 // insert loads one file; that it is loaded already is no error.
-func (m *modules) insert(file string) error {
-	f, err := os.Open(filepath.Join(m.dir, file))
+func insert(file string) error {
+	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,10 @@
-// Package vm runs a program on another kernel than the host's: a user-mode-linux kernel, which is an
-// ordinary program to the host. It serves the tests of what the host's kernel may lack, IPVS above all.
+// Package vm runs a program on another kernel than the host's: user-mode-linux, which is an ordinary
+// program to the host, or a distribution's kernel on a machine that QEMU emulates. It serves the tests
+// of what the host's kernel may lack, IPVS above all.
 //
-// The guest's root is the host's file system, read-only; the program keeps its working directory,
-// environment and arguments, is root in the guest, and has the guest's own network with nothing but
-// a loopback. The guest has one CPU and no data race detector.
+// The guest's root is the host's file system, read-only, with the lab's packages over its /usr; the
+// program keeps its working directory, environment and arguments, is root in the guest, and has the
+// guest's own network with nothing but a loopback.
 package vm
 
 import (
@@ -13,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,7 +36,10 @@ type Guest struct {
 
 	// Output gets standard output and standard error together, as on a console.
 	Output io.Writer
-	// Memory is the guest's, in the kernel's notation; "" is 512M. It is taken from /dev/shm as it is used.
+	// Packages is a folder with a usr that is laid over the guest's; "" for none.
+	Packages string
+	// Memory is the guest's, such as 768M; "" is 512M with user-mode-linux, which takes it from /dev/shm,
+	// and 1G with QEMU. The host gives it as it is used.
 	Memory string
 	// KernelLog shows the guest kernel's messages among the output.
 	KernelLog bool
@@ -44,63 +47,79 @@ type Guest struct {
 
 // spec is what the guest's PID 1 reads from the control folder.
 type spec struct {
-	Program string
-	Args    []string
-	Env     []string
-	Dir     string
-	Modules string   // holds one folder for each kernel release
-	Write   []string // host folders that the guest may write to, besides the control folder
+	Program  string
+	Args     []string
+	Env      []string
+	Dir      string
+	Modules  string   // holds one folder for each kernel release
+	Packages string   // its usr is laid over the guest's; "" for none
+	Write    []string // host folders that the guest may write to, besides the control folder
 }
 
 const (
 	specFile   = "spec.json"
 	statusFile = "status"
-	controlVar = "BERTH_VM" // on the kernel's command line, so in the environment of PID 1
 )
 
 // Run boots the guest, waits for the program and returns its exit status: its own, or 128 and the
-// signal that ended it. An error means that there is no status. When ctx ends, or the calling thread of the operating system, the guest is
-// killed: a caller locks its goroutine to a thread that lasts. Run needs root.
+// signal that ended it. An error means that there is no status. When ctx ends, or the calling thread of the
+// operating system, the guest is killed: a caller locks its goroutine to a thread that lasts. Run needs root.
 func (g Guest) Run(ctx context.Context) (int, error) {
 	control, err := os.MkdirTemp("", "berth-vm-")
 	if err != nil {
 		return 0, fmt.Errorf("make the guest's control folder: %w", err)
 	}
 	defer os.RemoveAll(control)
-	if err := g.writeSpec(control); err != nil {
+	task, err := g.spec()
+	if err != nil {
+		return 0, fmt.Errorf("describe the guest's task: %w", err)
+	}
+	if err := task.write(control); err != nil {
 		return 0, fmt.Errorf("write the guest's task: %w", err)
 	}
-	boot := g.command(ctx, control)
+	boot, err := g.Kernel.command(ctx, g, control, task.Write)
+	if err != nil {
+		return 0, fmt.Errorf("prepare the guest on %s: %w", g.Kernel, err)
+	}
+	// In a process namespace of its own all that the guest's process starts ends with it, and it ends
+	// with the thread that started it.
+	boot.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	boot.WaitDelay = 5 * time.Second
 	bootErr := boot.Run()
 	status, err := readStatus(filepath.Join(control, statusFile))
 	switch {
 	case err == nil:
 		return status, nil
 	case ctx.Err() != nil:
-		return 0, fmt.Errorf("run %s on %s: %w", g.Program, g.Kernel.Image, context.Cause(ctx))
+		return 0, fmt.Errorf("run %s on %s: %w", g.Program, g.Kernel, context.Cause(ctx))
 	case bootErr != nil:
-		return 0, fmt.Errorf("run %s on %s: %w: %w", g.Program, g.Kernel.Image, ErrNoStatus, bootErr)
+		return 0, fmt.Errorf("run %s on %s: %w: %w", g.Program, g.Kernel, ErrNoStatus, bootErr)
 	default:
-		return 0, fmt.Errorf("run %s on %s: %w", g.Program, g.Kernel.Image, ErrNoStatus)
+		return 0, fmt.Errorf("run %s on %s: %w", g.Program, g.Kernel, ErrNoStatus)
 	}
 }
 
-func (g Guest) writeSpec(control string) error {
+func (g Guest) spec() (spec, error) {
 	s := spec{
-		Program: g.Program,
-		Args:    g.Args,
-		Env:     g.Env,
-		Dir:     g.Dir,
-		Modules: g.Kernel.Modules,
+		Program:  g.Program,
+		Args:     g.Args,
+		Env:      g.Env,
+		Dir:      g.Dir,
+		Modules:  g.Kernel.modules(),
+		Packages: g.Packages,
 	}
 	if strings.HasSuffix(g.Program, ".test") {
 		// A test writes its profiles and its list of opened files next to its program.
 		dir, err := filepath.EvalSymlinks(filepath.Dir(g.Program)) // hostfs mounts folders only
 		if err != nil {
-			return err
+			return s, err
 		}
 		s.Write = []string{dir}
 	}
+	return s, nil
+}
+
+func (s spec) write(control string) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -108,29 +127,19 @@ func (g Guest) writeSpec(control string) error {
 	return os.WriteFile(filepath.Join(control, specFile), b, 0o600)
 }
 
-// command is the kernel as a process of the host. Its parameters are those of the kernel document
-// "User Mode Linux HOWTO"; what the kernel does not know it hands to PID 1 as environment.
-func (g Guest) command(ctx context.Context, control string) *exec.Cmd {
-	memory := g.Memory
-	if memory == "" {
-		memory = "512M"
+func (g Guest) memory(usual string) string {
+	if g.Memory != "" {
+		return g.Memory
 	}
-	loglevel := "1"
+	return usual
+}
+
+// loglevel is the kernel's parameter: 1 lets only emergencies through, 7 all but debugging.
+func (g Guest) loglevel() string {
 	if g.KernelLog {
-		loglevel = "7"
+		return "7"
 	}
-	cmd := exec.CommandContext(ctx, g.Kernel.Image,
-		"mem="+memory, "umid="+filepath.Base(control), "uml_dir="+control,
-		"root=hostfs", "rootfstype=hostfs", "rootflags=/", "ro",
-		"quiet", "loglevel="+loglevel, "noreboot", "panic=1",
-		"con=null", "con0=null,fd:1", "init="+g.Init, controlVar+"="+control)
-	cmd.Env = []string{"TMPDIR=/dev/shm", "HOME=/root"} // where the guest's memory is; any disk would be slow
-	cmd.Stdout, cmd.Stderr = g.Output, g.Output
-	// The guest's processes are processes of the host too. In a process namespace of the kernel's own
-	// all of them end with it, and it ends with the thread that started it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = 5 * time.Second
-	return cmd
+	return "1"
 }
 
 func readStatus(file string) (int, error) {

@@ -1,11 +1,11 @@
-// Command exec runs a static program as root on a user-mode-linux kernel, in the working directory and
-// with the environment of the caller, and passes its output and exit status on. It needs root and is made for
+// Command exec runs a static program as root on another kernel, in the working directory and with the
+// environment of the caller, and passes its output and exit status on. It needs root and is made for
 //
 //	go test -tags vm -exec .cache/bin/vm-exec ./...
 //
-// `exec -fetch` downloads the kernel. Environment: BERTH_VM_TIMEOUT (a duration, 5m), BERTH_VM_MEMORY
-// (512M), BERTH_VM_LOG=1 (show the guest kernel's messages). The exit status is 125 when the guest
-// ended without one.
+// `exec -fetch` downloads the kernels. Environment: BERTH_VM_KIND (uml, the default, or qemu, for
+// nftables and two CPUs), BERTH_VM_TIMEOUT (a duration, 5m), BERTH_VM_MEMORY (512M, with QEMU 1G),
+// BERTH_VM_LOG=1 (show the guest kernel's messages). The exit status is 125 when the guest ended without one.
 package main
 
 import (
@@ -18,6 +18,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/e2e/stock"
 	"github.com/berth-lb/berth/e2e/vm"
@@ -35,12 +37,41 @@ func command() int {
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
 	defer stop()
-	status, err := run(ctx, os.Args[1:])
+	status, err := run(untilParentEnds(ctx), os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vm-exec:", err)
 		return noStatus
 	}
 	return status
+}
+
+// untilParentEnds returns a context that ends with the process that started this one, which may be
+// killed without a word: no guest is to go on for nobody. The goroutine lasts as long as this process.
+func untilParentEnds(ctx context.Context) context.Context {
+	parent, err := unix.PidfdOpen(os.Getppid(), 0)
+	if err != nil {
+		return ctx // it is outside of this process namespace
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		cause := errors.New("the process that started vm-exec ended")
+		cancel(errors.Join(cause, awaitEnd(parent, -1)))
+	}()
+	return ctx
+}
+
+// awaitEnd waits for a process, given by its pidfd, to end; a negative number of milliseconds is for ever.
+func awaitEnd(process, milliseconds int) error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, milliseconds)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil && n == 0:
+			return fmt.Errorf("the process runs on after %d ms", milliseconds)
+		}
+		return err
+	}
 }
 
 func run(ctx context.Context, args []string) (int, error) {
@@ -52,14 +83,20 @@ func run(ctx context.Context, args []string) (int, error) {
 		return 0, errors.New("usage: exec PROGRAM ARG... | exec -fetch")
 	}
 	if args[0] == "-fetch" {
-		_, err := vm.FetchKernel(ctx, work, os.Stdout)
-		return 0, err
+		return 0, fetch(ctx, work)
 	}
-	kernel, err := vm.FindKernel(work)
+	kind, err := vm.ParseKind(os.Getenv("BERTH_VM_KIND"))
+	if err != nil {
+		return 0, fmt.Errorf("read BERTH_VM_KIND: %w", err)
+	}
+	kernel, err := vm.Find(work, kind)
 	if err != nil {
 		return 0, err
 	}
-	guest, err := newGuest(kernel, args)
+	if !work.Fetched() {
+		return 0, fmt.Errorf("the guest's programs are not in %s: run `make fetch`", work.Packages())
+	}
+	guest, err := newGuest(kernel, work.Packages(), args)
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +111,16 @@ func run(ctx context.Context, args []string) (int, error) {
 	return guest.Run(ctx)
 }
 
-func newGuest(kernel vm.Kernel, args []string) (vm.Guest, error) {
+func fetch(ctx context.Context, work stock.Folder) error {
+	for _, kind := range vm.Kinds() {
+		if err := vm.Fetch(ctx, work, kind, os.Stdout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newGuest(kernel vm.Kernel, packages string, args []string) (vm.Guest, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return vm.Guest{}, err
@@ -95,6 +141,7 @@ func newGuest(kernel vm.Kernel, args []string) (vm.Guest, error) {
 		Env:       os.Environ(),
 		Dir:       dir,
 		Output:    os.Stdout,
+		Packages:  packages,
 		Memory:    os.Getenv("BERTH_VM_MEMORY"),
 		KernelLog: os.Getenv("BERTH_VM_LOG") != "",
 	}, nil

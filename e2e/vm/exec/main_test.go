@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +30,22 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestOutputIsPassedOnFromAnotherKernel(t *testing.T) {
+func TestAGuestOfEachKind(t *testing.T) {
+	for _, kind := range vm.Kinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Setenv("BERTH_VM_KIND", string(kind))
+			t.Run("passes output on from another kernel", outputIsPassedOn)
+			t.Run("passes the exit status on", exitStatusIsPassedOn)
+			t.Run("does not change the host's files", hostFilesAreSafe)
+			t.Run("is killed when it does not end", endlessGuestIsKilled)
+			t.Run("ends when vm-exec is killed", guestEndsWithoutVMExec)
+			t.Run("ends when the caller of vm-exec is killed", guestEndsWithoutCaller)
+			t.Run("has no status without a program", missingProgramHasNoStatus)
+		})
+	}
+}
+
+func outputIsPassedOn(t *testing.T) {
 	var host unix.Utsname
 	if err := unix.Uname(&host); err != nil {
 		t.Fatal(err)
@@ -53,9 +70,8 @@ func TestOutputIsPassedOnFromAnotherKernel(t *testing.T) {
 	}
 }
 
-func TestExitStatusIsPassedOn(t *testing.T) {
+func exitStatusIsPassedOn(t *testing.T) {
 	for script, want := range map[string]int{
-		"exit 0":        0,
 		"exit 3":        3,
 		"kill -KILL $$": 128 + int(syscall.SIGKILL),
 	} {
@@ -65,7 +81,7 @@ func TestExitStatusIsPassedOn(t *testing.T) {
 	}
 }
 
-func TestTheHostsFilesAreSafe(t *testing.T) {
+func hostFilesAreSafe(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "precious")
 	out, status := vmExec(t, nil, "/bin/sh", "-c", `echo gone >"$1"`, "sh", file)
 	if status == 0 || !strings.Contains(out, "Read-only file system") {
@@ -76,16 +92,112 @@ func TestTheHostsFilesAreSafe(t *testing.T) {
 	}
 }
 
-func TestAGuestThatDoesNotEndIsKilled(t *testing.T) {
+func endlessGuestIsKilled(t *testing.T) {
 	out, status := vmExec(t, []string{"BERTH_VM_TIMEOUT=3s"}, "/bin/sleep", "1000")
 	if status != noStatus || !strings.Contains(out, "BERTH_VM_TIMEOUT (3s)") {
 		t.Errorf("exit status %d, want %d; output %q", status, noStatus, out)
 	}
 }
 
-func TestAProgramThatDoesNotExistHasNoStatus(t *testing.T) {
+// guestEndsWithoutVMExec kills the command without a warning.
+func guestEndsWithoutVMExec(t *testing.T) {
+	cmd := vmCommand(t, t.TempDir(), nil, "/bin/sh", "-c", "echo up; exec sleep 1000")
+	startGuest(t, cmd)
+	guest := onlyChild(t, cmd.Process.Pid)
+	endsWith(t, cmd, guest)
+}
+
+// guestEndsWithoutCaller kills the command's parent, as `go test` may be.
+func guestEndsWithoutCaller(t *testing.T) {
+	cmd := vmCommand(t, t.TempDir(), nil, "/bin/sh", "-c", "echo up; exec sleep 1000")
+	cmd.Args = append([]string{"sh", "-c", `"$0" "$@"; exit $?`}, cmd.Args...)
+	cmd.Path = "/bin/sh"
+	startGuest(t, cmd)
+	vmExec := onlyChild(t, cmd.Process.Pid)
+	guest := onlyChild(t, vmExec)
+	endsWith(t, cmd, vmExec, guest)
+}
+
+// startGuest waits for the program in the guest, which says that it is up.
+func startGuest(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "up\n" {
+		t.Fatalf("first line %q, %v", line, err)
+	}
+}
+
+// endsWith kills cmd and checks that the processes end too.
+func endsWith(t *testing.T, cmd *exec.Cmd, processes ...int) {
+	t.Helper()
+	var running []int
+	for _, pid := range processes {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			t.Fatalf("watch the process %d: %v", pid, err)
+		}
+		defer unix.Close(fd)
+		running = append(running, fd)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for i, pid := range processes {
+		if err := awaitEnd(running[i], 10_000); err != nil {
+			t.Errorf("process %d of %v: %v", pid, processes, err)
+		}
+	}
+	if err := cmd.Wait(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+}
+
+// onlyChild finds the one child of a process.
+func onlyChild(t *testing.T, parent int) int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children []int
+	for _, file := range stats {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		var pid, ppid int
+		var state string
+		end := bytes.LastIndexByte(text, ')') // of the name, which may hold anything
+		if _, err := fmt.Sscan(string(text[end+1:]), &state, &ppid); err != nil || ppid != parent {
+			continue
+		}
+		if _, err := fmt.Sscan(string(text), &pid); err != nil {
+			t.Fatal(err)
+		}
+		children = append(children, pid)
+	}
+	if len(children) != 1 {
+		t.Fatalf("children of %d: %v, want one", parent, children)
+	}
+	return children[0]
+}
+
+func missingProgramHasNoStatus(t *testing.T) {
 	out, status := vmExec(t, nil, "/berth/no/such/program")
 	if status != noStatus || !strings.Contains(out, "start /berth/no/such/program") {
+		t.Errorf("exit status %d, want %d; output %q", status, noStatus, out)
+	}
+}
+
+func TestAnUnknownKindIsRefused(t *testing.T) {
+	out, status := vmExec(t, []string{"BERTH_VM_KIND=kvm"}, "/bin/true")
+	if status != noStatus || !strings.Contains(out, `BERTH_VM_KIND: there is no kind of guest "kvm": use "uml" or "qemu"`) {
 		t.Errorf("exit status %d, want %d; output %q", status, noStatus, out)
 	}
 }
@@ -94,17 +206,11 @@ func TestAProgramThatDoesNotExistHasNoStatus(t *testing.T) {
 // nor a process of the guest.
 func vmExec(t *testing.T, env []string, args ...string) (string, int) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	tmp := t.TempDir()
 	var out bytes.Buffer
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), asCommand+"=1", "GREETING=hello", "TMPDIR="+tmp)
-	cmd.Env = append(cmd.Env, env...)
+	cmd := vmCommand(t, tmp, env, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err = cmd.Run()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -114,4 +220,16 @@ func vmExec(t *testing.T, env []string, args ...string) (string, int) {
 		t.Errorf("left in the temporary folder: %q, %v", left, err)
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+func vmCommand(t *testing.T, tmp string, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), asCommand+"=1", "GREETING=hello", "TMPDIR="+tmp)
+	cmd.Env = append(cmd.Env, env...)
+	return cmd
 }
