@@ -26,7 +26,9 @@ const (
 	unexposed       = "unexposed"
 	forbiddenSource = "source"
 	reply           = "reply"
+	mark            = "to masquerade"
 	masquerade      = "masquerade"
+	unknown         = "unknown connection"
 	jump            = "check"
 )
 
@@ -34,6 +36,7 @@ const (
 const (
 	prerouting  = "prerouting"
 	output      = "output"
+	input       = "input"
 	check       = "check"
 	postrouting = "postrouting"
 )
@@ -41,6 +44,9 @@ const (
 // beforeDNAT is after fragments were put together (-400) and connections looked up (-200), and before
 // anything is rewritten: by kube-proxy's DNAT (-100), and by IPVS, which in hook output is beside it.
 var beforeDNAT = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 10)
+
+// afterIPVS is where what IPVS did not take goes on to the node's own sockets (it is at 98 and 99).
+var afterIPVS = nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)
 
 // family is the part of the table for one family of addresses.
 type family struct {
@@ -100,8 +106,10 @@ func (k kernel) Replace(elements []element) error {
 			}
 			k.addRule(c, check, unexposed, f.unexposed())
 			k.addRule(c, check, forbiddenSource, f.forbiddenSource())
-			k.addRule(c, postrouting, masquerade, f.masquerade())
+			k.addRule(c, input, unknown, f.unknown())
+			k.addRule(c, check, mark, f.mark())
 		}
+		k.addRule(c, postrouting, masquerade, masquerades)
 		return k.queue(c, nft.AddElements, elements)
 	})
 }
@@ -117,6 +125,8 @@ func (k kernel) addChains(c *nftables.Conn) {
 	k.addRule(c, check, reply, isReply)
 	base(prerouting, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeDNAT)
 	base(output, nftables.ChainTypeFilter, nftables.ChainHookOutput, beforeDNAT)
+	base(input, nftables.ChainTypeFilter, nftables.ChainHookInput, afterIPVS)
+	k.addRule(c, input, reply, isReply)
 	base(postrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	for _, from := range []string{prerouting, output} {
 		k.addRule(c, from, jump, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: check}})
@@ -147,22 +157,41 @@ func (f family) forbiddenSource() []expr.Any {
 		f.in(sources, false), &expr.Counter{}, drop)
 }
 
-// masquerade has the node's address as source of what was sent to a masqueraded frontend. Ports are fully
-// random, since two CPUs that both look for the next free port may find the same and lose a packet.
-func (f family) masquerade() []expr.Any {
-	return append(f.isOfFamily(),
-		// In a table for both families this writes 16 bytes, or 4 of 16: the other fields come after it.
-		&expr.Ct{Key: expr.CtKeyDST, Direction: original, Register: f.register(0)},
-		&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: f.register(1)},
-		&expr.Ct{Key: expr.CtKeyPROTODST, Direction: original, Register: f.register(2)},
-		f.in(masqueraded, true),
-		&expr.Masq{FullyRandom: true},
-	)
+// unknown resets connections to guarded addresses that IPVS does not know: those of an endpoint that is gone, and of
+// before a reboot. The node's own TCP sends no reset from an IPv4 address that it does not have.
+func (f family) unknown() []expr.Any {
+	return append(f.loadDestination(), f.in(guarded, true),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Counter{}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 }
 
-// original is the direction of a connection's first packet, IP_CT_DIR_ORIGINAL. nftables.Conn sends it as 4
-// bytes instead of 1, which the kernel takes, and says so in its log.
-const original = 0
+// masqueradeBit of a packet's mark says that it is to be masqueraded: kube-proxy's bit for just that, so that no other is
+// taken. (A lookup by what the connection was made to, `ct original daddr`, has Debian's nft 1.0.6 abort when it lists it.)
+const masqueradeBit = 0x4000
+
+// mark marks what is sent to a masqueraded frontend.
+func (f family) mark() []expr.Any {
+	return append(append(f.loadDestination(), f.loadPort(), f.in(masqueraded, true)), setMark(^uint32(masqueradeBit), masqueradeBit)...)
+}
+
+// masquerades has the node's address as source of what is marked, and takes the mark off. Ports are fully
+// random, since two CPUs that both look for the next free port may find the same and lose a packet.
+var masquerades = append(append([]expr.Any{
+	&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
+	&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(masqueradeBit), Xor: native(0)},
+	&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: native(0)},
+}, setMark(^uint32(masqueradeBit), 0)...), &expr.Masq{FullyRandom: true})
+
+// setMark keeps some bits of a packet's mark and sets others.
+func setMark(kept, set uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(kept), Xor: native(set)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00, SourceRegister: true},
+	}
+}
+
+func native(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 var drop = &expr.Verdict{Kind: expr.VerdictDrop}
 
@@ -252,10 +281,10 @@ func (k kernel) checkRules() error {
 	if err != nil {
 		return err
 	}
-	want := map[string][]string{prerouting: {jump}, output: {jump}, check: {reply}}
+	want := map[string][]string{prerouting: {jump}, output: {jump}, check: {reply}, input: {reply}, postrouting: {masquerade}}
 	for range families {
-		want[check] = append(want[check], unexposed, forbiddenSource)
-		want[postrouting] = append(want[postrouting], masquerade)
+		want[check] = append(want[check], unexposed, forbiddenSource, mark)
+		want[input] = append(want[input], unknown)
 	}
 	have := map[string][]string{}
 	for _, r := range rules {

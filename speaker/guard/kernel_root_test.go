@@ -461,7 +461,7 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 			}
 		}},
 	}
-	for _, chain := range []string{prerouting, output, postrouting, check} {
+	for _, chain := range []string{prerouting, output, input, postrouting, check} {
 		all = append(all, harm{"the rules of " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)) }})
 		if chain != check { // others jump there
 			all = append(all, harm{"chain " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)); c.DelChain(k.Chain(chain)) }})
