@@ -21,6 +21,8 @@ type Config struct {
 	// Sources are addresses of this node, at most one of each family, that its own programs use as theirs when
 	// they connect to an address of ours. Without one of IPv4 they find the network unreachable.
 	Sources []netip.Addr
+	// Sysctls is the folder of net.ipv4.vs, writable; empty: /proc/sys/net/ipv4/vs, which in a container often is not.
+	Sysctls string
 }
 
 // Driver keeps the virtual servers of this network namespace as desired, and delivers packets for their
@@ -51,8 +53,11 @@ func New(config Config) *Driver {
 	if config.Interval == 0 {
 		config.Interval = 2 * time.Second
 	}
+	if config.Sysctls == "" {
+		config.Sysctls = "/proc/sys/net/ipv4/vs"
+	}
 	return &Driver{
-		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources) },
+		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
 		wake: make(chan struct{}, 1), observed: make(observations, observationsKept),
 		wanted: newWanted(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
 	}
@@ -145,6 +150,19 @@ func (d *Driver) Serves(f Frontend) error {
 	return err
 }
 
+// Served counts the virtual servers that the kernel showed as they are desired.
+func (d *Driver) Served() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, err := range d.shown {
+		if err == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // Statistics reads the counters of the desired virtual servers from the kernel, at a cost of one question for each.
 func (d *Driver) Statistics() ([]FrontendStatistics, error) {
 	e, err := d.connect()
@@ -188,7 +206,7 @@ type router interface {
 	close() error
 }
 
-func openEdge(sources []netip.Addr) (edge, error) {
+func openEdge(sources []netip.Addr, folder string) (edge, error) {
 	servers, err := openKernel()
 	if err != nil {
 		return edge{}, err
@@ -197,7 +215,7 @@ func openEdge(sources []netip.Addr) (edge, error) {
 	if err != nil {
 		return edge{}, errors.Join(err, servers.close())
 	}
-	return edge{servers, routes, kernelSysctls{}}, nil
+	return edge{servers, routes, kernelSysctls{folder}}, nil
 }
 
 func (e edge) close() error { return errors.Join(e.servers.close(), e.delivery.close()) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,12 +40,10 @@ func settle(s sysctls) error {
 }
 
 // kernelSysctls are those of the calling thread's network namespace.
-type kernelSysctls struct{}
+type kernelSysctls struct{ folder string }
 
-const sysctlFolder = "/proc/sys/net/ipv4/vs/"
-
-func (kernelSysctls) set(name, value string) error {
-	file := sysctlFolder + name
+func (s kernelSysctls) set(name, value string) error {
+	file := filepath.Join(s.folder, name)
 	have, err := os.ReadFile(file)
 	if err == nil && string(bytes.TrimSpace(have)) == value {
 		return nil
@@ -56,7 +55,7 @@ func (kernelSysctls) set(name, value string) error {
 	case errors.Is(err, fs.ErrNotExist) && name == "conntrack":
 		return nil // a kernel without CONFIG_IP_VS_NFCT forwards as well, but cannot masquerade
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return fmt.Errorf("set sysctl net.ipv4.vs.%s to %s: %w (set it on the node, or mount /proc/sys writable for the speaker)", name, value, err)
+		return fmt.Errorf("set sysctl net.ipv4.vs.%s to %s: %w (set it on the node, or mount /proc/sys/net writable and name it with --ipvs-sysctls, as manifests/ipvs does)", name, value, err)
 	case err != nil:
 		return fmt.Errorf("set sysctl net.ipv4.vs.%s to %s: %w", name, value, err)
 	}
