@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -111,10 +112,17 @@ func (g *groups) around(service string, seen map[string]bool) Group {
 }
 
 // all returns every group.
-func (g *groups) all() []Group {
+func (g *groups) all() []Group { return g.of(slices.Collect(maps.Keys(g.services))) }
+
+// at returns the group that has the address, if there is one.
+func (g *groups) at(address netip.Addr) []Group {
+	return g.of(slices.Collect(maps.Keys(g.holders[address])))
+}
+
+func (g *groups) of(services []string) []Group {
 	var all []Group
 	seen := map[string]bool{}
-	for name := range g.services {
+	for _, name := range services {
 		if !seen[name] {
 			all = append(all, g.around(name, seen))
 		}

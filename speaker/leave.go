@@ -33,6 +33,9 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 		if err := p.unserved.Remove(); err != nil {
 			s.Logger.Warn("the nftables table was left behind", "error", err)
 		}
+		if err := p.forwarder.remove(); err != nil {
+			s.Logger.Warn("rules of forwarding were left behind", "error", err)
+		}
 	}
 	r.setState(v1alpha1.SpeakerStopped, reason)
 	s.report(ctx, r)

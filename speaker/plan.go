@@ -30,6 +30,16 @@ type Service struct {
 	Labels map[string]string
 	// Created tells the older of two Services.
 	Created time.Time
+
+	// Proxied: its status has ipMode Proxy, so Berth forwards its connections, not kube-proxy. The rest is for that.
+	Proxied bool
+	// Scheduler of IPVS that it asks for, or "".
+	Scheduler string
+	Ports     []Port
+	// Persistence is for how long a client's connections go to one endpoint; 0: no affinity.
+	Persistence time.Duration
+	// SourceRanges are who may connect; empty: everybody.
+	SourceRanges []netip.Prefix
 }
 
 // older orders Services by precedence.
@@ -65,6 +75,8 @@ type World struct {
 	// Unfit: this node cannot forward for now, and announces no routes. On the
 	// segments its state says so.
 	Unfit bool
+	// Capabilities are the schedulers with which this node can forward by IPVS.
+	Capabilities l2.Capabilities
 }
 
 // Plan is what this node must do for a group.
@@ -73,6 +85,8 @@ type Plan struct {
 	// advertisements select are announced and moved together.
 	L2  map[string]l2.Desired
 	BGP bgp.Desired
+	// Forwarding is what this node's own data plane does.
+	Forwarding Forwarding
 }
 
 // Prefixes returns what this node may be sent packets for, ascending: what it announces
@@ -93,10 +107,18 @@ func (p Plan) Prefixes() []netip.Prefix {
 
 // PlanGroup says what this node must do for the group. The endpoints are by the
 // name of the Service.
-func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, world World) Plan {
+// Backends are those of Services that Berth forwards for.
+func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, backends map[string][]Backend, world World) Plan {
 	won := winners(group)
 	serving := servingNodes(won, endpoints, world)
-	return Plan{L2: planL2(group, won, serving, world), BGP: planBGP(group, won, endpoints, serving, world)}
+	plan := Plan{L2: planL2(group, won, serving, world)}
+	if needs := needed(won, world.Snapshot); world.Capabilities&needs == needs {
+		plan.BGP = planBGP(group, won, endpoints, serving, world)
+	}
+	if world.Capabilities != 0 {
+		plan.Forwarding = planForwarding(won, backends, world)
+	}
+	return plan
 }
 
 // winners returns the Services of the group without those that have an address in
@@ -154,6 +176,7 @@ func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world
 // which nodes.
 func planL2(group Group, won []Service, serving map[string]Node, world World) map[string]l2.Desired {
 	parts := map[string]l2.Desired{}
+	needs := needed(won, world.Snapshot)
 	for _, address := range group.Addresses {
 		advertisements := world.Snapshot.L2For(address, labelsAt(address, won)...)
 		if len(advertisements) == 0 || len(serving) == 0 {
@@ -162,7 +185,7 @@ func planL2(group Group, won []Service, serving map[string]Node, world World) ma
 		id := partID(group, advertisements)
 		part, known := parts[id]
 		if !known {
-			part = l2.Desired{Interfaces: interfaces(advertisements, world), Candidates: candidates(advertisements, serving)}
+			part = l2.Desired{Interfaces: interfaces(advertisements, world), Candidates: candidates(advertisements, serving), Needs: needs}
 			part.Preferred = preferred(advertisements, part.Candidates, serving)
 		}
 		if len(part.Candidates) == 0 {

@@ -149,7 +149,7 @@ func TestPlanGroup(t *testing.T) {
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}})}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := PlanGroup(c.group, c.endpoints, world(c.self))
+			got := PlanGroup(c.group, c.endpoints, nil, world(c.self))
 			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 				t.Error(diff)
 			}
@@ -193,7 +193,7 @@ func TestGroupsFollowSharedAddresses(t *testing.T) {
 func TestANodeThatCannotForwardAnnouncesNoRoutesAndStaysACandidate(t *testing.T) {
 	w := world("n3")
 	w.Unfit = true
-	got := PlanGroup(Group{ID: "g", Addresses: addrs("203.0.113.1"), Services: []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}}}, nil, w)
+	got := PlanGroup(Group{ID: "g", Addresses: addrs("203.0.113.1"), Services: []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}}}, nil, nil, w)
 	if len(got.BGP.Routes) != 0 {
 		t.Errorf("routes %v, want none", got.BGP.Routes)
 	}

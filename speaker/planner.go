@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -17,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/mirror"
 	"github.com/berth-lb/berth/speaker/unserved"
@@ -26,14 +28,15 @@ import (
 // One goroutine does all of it.
 type planner struct {
 	Options
-	sources  *sources
-	l2       *l2.Driver
-	bgp      *bgp.Driver
-	unserved *unserved.Driver
-	paths    *paths
-	mirror   *mirror.Mirror
-	reporter *reporter
-	tasks    *workqueue.Typed[task]
+	sources   *sources
+	l2        *l2.Driver
+	bgp       *bgp.Driver
+	unserved  *unserved.Driver
+	forwarder *forwarder
+	paths     *paths
+	mirror    *mirror.Mirror
+	reporter  *reporter
+	tasks     *workqueue.Typed[task]
 
 	routerID netip.Addr // where the Node asks for no other
 
@@ -64,11 +67,13 @@ const (
 	nodesChanged
 	keyChanged
 	dataPathChanged
+	forwarderChanged
+	forwardedChanged // of the address in place of the Service
 )
 
-func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, m *mirror.Mirror, r *reporter) (*planner, error) {
+func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
 	p := &planner{
-		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, paths: watched, mirror: m, reporter: r,
+		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, forwarder: forwards, paths: watched, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},
@@ -134,6 +139,8 @@ func (p *planner) watch() error {
 func (p *planner) begin() {
 	p.reviewKey()
 	p.reviewRouterID()
+	p.forwarder.look()
+	p.reviewForwarder()
 	p.world.Nodes = p.sources.nodes()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
 	p.syncPeers()
@@ -170,6 +177,18 @@ func (p *planner) run(ctx context.Context) {
 		case keyChanged:
 			p.reviewKey()
 			p.reviewState()
+		case forwarderChanged:
+			if p.reviewForwarder() {
+				p.replan()
+			}
+			p.reporter.poke()
+		case forwardedChanged:
+			if address, err := netip.ParseAddr(t.service); err == nil {
+				for _, group := range p.groups.at(address) {
+					p.plan(group)
+				}
+			}
+			p.reporter.poke()
 		case dataPathChanged:
 			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
 				p.world.Unfit = unfit
@@ -208,6 +227,8 @@ func (p *planner) reviewService(key string) {
 		p.syncL2(id, nil)
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
+		p.forwarder.sync(id, Forwarding{})
+		p.reporter.complain("IPVS "+id, "")
 	}
 	p.reporter.poke()
 }
@@ -228,12 +249,36 @@ func (p *planner) plan(group Group) {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
 		}
 	}
-	plan := PlanGroup(group, endpoints, p.world)
+	backends := map[string][]Backend{}
+	for _, s := range group.Services {
+		if s.Proxied && p.forwarder != nil {
+			backends[s.Name] = p.sources.backends(s.Name)
+		}
+	}
+	plan := PlanGroup(group, endpoints, backends, p.world)
 	p.unserved.Sync(group.ID, plan.Prefixes()) // first: what is announced is sent here
+	p.forwarder.sync(group.ID, plan.Forwarding)
+	p.minds(group, &plan)
 	p.syncL2(group.ID, plan.L2)
 	p.bgp.Sync(group.ID, plan.BGP)
 	for part := range plan.L2 {
 		p.reporter.remember(part, group)
+	}
+}
+
+// minds takes the routes out of a plan for which the kernel does not forward yet, or says that it cannot.
+func (p *planner) minds(group Group, plan *Plan) {
+	if p.forwarder == nil {
+		return
+	}
+	err := p.forwarder.serves(plan.Forwarding)
+	complaint := ""
+	if err != nil && !errors.Is(err, ipvs.ErrPending) {
+		complaint = fmt.Sprintf("IPVS: %v", err)
+	}
+	p.reporter.complain("IPVS "+group.ID, complaint)
+	if err != nil && needed(group.Services, p.world.Snapshot) != 0 {
+		plan.BGP = bgp.Desired{}
 	}
 }
 
@@ -306,6 +351,25 @@ func (p *planner) reviewRouterID() {
 	if err := p.bgp.SetRouterID(id); err != nil {
 		p.Logger.Error("router ID", "error", err)
 	}
+}
+
+// followForwarder has it looked at again what this node can forward.
+func (p *planner) followForwarder(address netip.Addr) {
+	t := task{kind: forwarderChanged}
+	if address.IsValid() {
+		t = task{forwardedChanged, address.String()}
+	}
+	p.tasks.Add(t)
+}
+
+// reviewForwarder takes in with which schedulers this node can forward, and tells whether that changed.
+func (p *planner) reviewForwarder() bool {
+	able, _ := p.forwarder.schedulers()
+	now := capability(able...)
+	changed := now != p.world.Capabilities
+	p.world.Capabilities = now
+	p.l2.SetCapabilities(now)
+	return changed
 }
 
 // followDataPath takes what kube-proxy says of itself.

@@ -41,14 +41,15 @@ const (
 // reporter tells the outside what the drivers see: the SpeakerStatus, events, logs.
 type reporter struct {
 	Options
-	sources *sources
-	l2      *l2.Driver
-	bgp     *bgp.Driver
-	drops   *unserved.Driver
-	paths   *paths
-	changed chan struct{}
-	foreign conflicts
-	spend   *rate.Limiter // of events about Services
+	sources  *sources
+	l2       *l2.Driver
+	bgp      *bgp.Driver
+	drops    *unserved.Driver
+	paths    *paths
+	forwards *forwarder
+	changed  chan struct{}
+	foreign  conflicts
+	spend    *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
 	now        v1alpha1.SpeakerState
@@ -63,9 +64,9 @@ type reporter struct {
 	written *v1alpha1.SpeakerStatus // of the goroutine of publish
 }
 
-func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths) *reporter {
+func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder) *reporter {
 	return &reporter{
-		Options: o, sources: s, l2: layer2, bgp: routes, drops: drops, paths: watched,
+		Options: o, sources: s, l2: layer2, bgp: routes, drops: drops, paths: watched, forwards: forwards,
 		changed:    make(chan struct{}, 1),
 		flushes:    make(chan chan error),
 		spend:      rate.NewLimiter(2, 50),
@@ -356,6 +357,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	r.mu.Unlock()
 	slices.Sort(messages)
 
+	report.IPVS = r.forwards.report()
 	report.Conflicts = r.foreign.current(time.Now())
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {

@@ -58,6 +58,12 @@ type Options struct {
 	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
 	// the node announces nothing. Empty: nobody is asked.
 	ProxyHealthz string
+	// IPVS: this node forwards by IPVS for the pools that ask for it, if its kernel can.
+	IPVS bool
+	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is asked.
+	ProxyMode string
+	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
+	IPVSSysctls string
 }
 
 // OnRestart is what a speaker does with the addresses it answers for when its process
@@ -128,6 +134,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.l2.Run(life) })
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { return planner.unserved.Run(life) })
+	group.Go(func() error { return planner.forwarder.run(life) })
 	group.Go(func() error { return planner.paths.run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
@@ -215,8 +222,13 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, err
 	}
-	r := newReporter(s.Options, s.sources, layer2, routes, drops, watched)
-	p, err := newPlanner(s.Options, s.sources, layer2, routes, drops, watched, claims, r)
+	var p *planner
+	forwards, err := newForwarder(s.Options, onePerFamily(addresses), func(a netip.Addr) { p.followForwarder(a) })
+	if err != nil {
+		return nil, nil, err
+	}
+	r := newReporter(s.Options, s.sources, layer2, routes, drops, watched, forwards)
+	p, err = newPlanner(s.Options, s.sources, layer2, routes, drops, watched, forwards, claims, r)
 	if err != nil {
 		return nil, nil, err
 	}

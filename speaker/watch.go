@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -21,6 +23,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipvs"
 )
 
 // sources are the informers that a speaker reads from.
@@ -75,8 +78,12 @@ func newSources(o Options) (*sources, error) {
 	}}); err != nil {
 		return nil, fmt.Errorf("index EndpointSlices: %w", err)
 	}
+	ofServices, ofSlices := slimService, slimSlice
+	if o.IPVS {
+		ofServices, ofSlices = slimForwarded, slimBackends
+	}
 	for informer, slim := range map[cache.SharedIndexInformer]cache.TransformFunc{
-		s.service: slimService, s.slice: slimSlice, s.node: slimNode,
+		s.service: ofServices, s.slice: ofSlices, s.node: slimNode,
 	} {
 		if err := informer.SetTransform(slim); err != nil {
 			return nil, fmt.Errorf("watch: %w", err)
@@ -164,11 +171,48 @@ func (s *sources) view(key string) Service {
 	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
 	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		view.Proxied = view.Proxied || proxied(ingress)
 		if address, err := netip.ParseAddr(ingress.IP); err == nil && address.Zone() == "" {
 			view.Addresses = append(view.Addresses, address.Unmap())
 		}
 	}
+	view.forwarded(svc)
 	return view
+}
+
+// proxied tells whether kube-proxy leaves the address alone (KEP-1860), because Berth forwards.
+func proxied(i corev1.LoadBalancerIngress) bool {
+	return i.IPMode != nil && *i.IPMode == corev1.LoadBalancerIPModeProxy
+}
+
+// forwarded takes in what it takes to forward for the Service; ports are known only where that is done.
+func (s *Service) forwarded(svc *corev1.Service) {
+	s.Scheduler = svc.Annotations[v1alpha1.AnnotationIPVSScheduler]
+	for _, p := range svc.Spec.Ports {
+		protocol, known := protocols[p.Protocol]
+		if known && p.Port > 0 && p.Port <= 65535 {
+			s.Ports = append(s.Ports, Port{Name: p.Name, Protocol: protocol, Port: uint16(p.Port)})
+		}
+	}
+	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		s.Persistence = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
+		if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+			s.Persistence = time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
+		}
+	}
+	for _, text := range svc.Spec.LoadBalancerSourceRanges {
+		// As kube-proxy has it: spaces do not matter, nor do host bits.
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+			s.SourceRanges = append(s.SourceRanges, prefix.Masked())
+		}
+	}
+	if len(svc.Spec.LoadBalancerSourceRanges) > 0 && len(s.SourceRanges) == 0 {
+		s.SourceRanges = []netip.Prefix{} // none that can be read: nobody
+	}
+}
+
+var protocols = map[corev1.Protocol]ipvs.Protocol{
+	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP, "": ipvs.TCP,
 }
 
 // serviceUID returns the UID of a Service; false: there is none.
@@ -198,6 +242,21 @@ func (s *sources) endpoints(key string) candidate.Endpoints {
 		slices = nil // there is no such index, and nobody to tell
 	}
 	return candidate.Of(slices)
+}
+
+// backends returns where connections to the Service can go.
+func (s *sources) backends(key string) []Backend {
+	found, err := s.slice.GetIndexer().ByIndex(byService, key)
+	if err != nil {
+		return nil
+	}
+	var endpointSlices []*discoveryv1.EndpointSlice
+	for _, o := range found {
+		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+			endpointSlices = append(endpointSlices, slice)
+		}
+	}
+	return backendsOf(endpointSlices)
 }
 
 // nodes returns what plans need to know of the nodes.
@@ -239,7 +298,32 @@ func slimService(o any) (any, error) {
 		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}
 	}
 	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
+	if asked, ok := svc.Annotations[v1alpha1.AnnotationIPVSScheduler]; ok {
+		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, v1alpha1.AnnotationIPVSScheduler, asked)
+	}
 	return slim, nil
+}
+
+// slimForwarded is slimService on a node that may forward itself.
+func slimForwarded(o any) (any, error) {
+	svc, ok := o.(*corev1.Service)
+	if !ok {
+		return o, nil
+	}
+	kept, err := slimService(svc)
+	slim, ok := kept.(*corev1.Service)
+	if ok && svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		slim.Spec.Ports, slim.Spec.LoadBalancerSourceRanges = svc.Spec.Ports, svc.Spec.LoadBalancerSourceRanges
+		slim.Spec.SessionAffinity, slim.Spec.SessionAffinityConfig = svc.Spec.SessionAffinity, svc.Spec.SessionAffinityConfig
+	}
+	return kept, err
+}
+
+func slimBackends(o any) (any, error) {
+	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+		return candidate.SlimBackends(slice), nil
+	}
+	return o, nil
 }
 
 func slimSlice(o any) (any, error) {

@@ -30,6 +30,9 @@ func speakerCommand() *cobra.Command {
 	c.Flags().StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPPeers with passive or addressPrefix; empty: nowhere")
 	c.Flags().StringVar((*string)(&options.OnRestart), "on-restart", string(speaker.HandOver), "what becomes of the addresses answered for when the speaker is being replaced: hand-over (others answer first) or hold (others keep them for it, up to 10 s)")
 	c.Flags().StringVar(&options.ProxyHealthz, "kube-proxy-healthz", "http://127.0.0.1:10256/healthz", "URL of kube-proxy's healthz on this node; while it answers 503 the node announces nothing; empty: do not ask")
+	c.Flags().BoolVar(&options.IPVS, "ipvs", false, "forward by IPVS for IPPools with dataplane IPVS, if the kernel can; see manifests/ipvs for what it needs")
+	c.Flags().StringVar(&options.ProxyMode, "kube-proxy-mode", "http://127.0.0.1:10249/proxyMode", "with --ipvs: URL where kube-proxy on this node says in which mode it runs, since its mode ipvs deletes what it did not make; empty: do not ask")
+	c.Flags().StringVar(&options.IPVSSysctls, "ipvs-sysctls", "/proc/sys/net/ipv4/vs", "folder of the sysctls net.ipv4.vs, writable")
 	return c
 }
 

@@ -46,18 +46,18 @@ func Of[T any](slices []T) Endpoints {
 			continue
 		}
 		for _, p := range slice.Endpoints {
-			state := stateOf(p.Conditions)
-			e.Some = e.Some || state != useless
+			state := StateOf(p.Conditions)
+			e.Some = e.Some || state != Useless
 			switch {
 			case p.NodeName == nil:
-			case state == ready:
+			case state == Ready:
 				e.Ready[*p.NodeName] = true
 				family := 0
 				if slice.AddressType == discoveryv1.AddressTypeIPv6 {
 					family = 1
 				}
 				e.count[family][*p.NodeName]++
-			case state == serving:
+			case state == Serving:
 				e.Serving[*p.NodeName] = true
 			}
 		}
@@ -65,16 +65,18 @@ func Of[T any](slices []T) Endpoints {
 	return e
 }
 
-// state is how far kube-proxy sends to an endpoint.
-type state uint8
+// State is how far connections go to an endpoint.
+type State uint8
 
+// The states of endpoints.
 const (
-	useless state = iota
-	ready
-	serving // and terminating: while nothing is ready
+	Useless State = iota
+	Ready
+	Serving // and terminating: while nothing is ready
 )
 
-func stateOf(c discoveryv1.EndpointConditions) state {
+// StateOf returns the state by the conditions.
+func StateOf(c discoveryv1.EndpointConditions) State {
 	is := func(b *bool, unset bool) bool {
 		if b == nil {
 			return unset
@@ -83,11 +85,11 @@ func stateOf(c discoveryv1.EndpointConditions) state {
 	}
 	switch {
 	case is(c.Ready, true):
-		return ready
+		return Ready
 	case is(c.Serving, false) && is(c.Terminating, false):
-		return serving
+		return Serving
 	}
-	return useless
+	return Useless
 }
 
 // ServiceOf returns namespace/name of the Service that an EndpointSlice belongs to,
@@ -100,30 +102,46 @@ func ServiceOf(slice *discoveryv1.EndpointSlice) string {
 	return slice.Namespace + "/" + name
 }
 
+// SlimBackends returns the EndpointSlice with no more than where to send what, and whether.
+func SlimBackends(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	slim := slimmed(slice)
+	slim.Ports = slice.Ports
+	for _, e := range slice.Endpoints {
+		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName})
+	}
+	return slim
+}
+
 // SlimSlice returns the EndpointSlice with no more than its name, its Service, and of
 // the endpoints that are alike to Of one each, or all of them if they are to be counted.
 func SlimSlice(slice *discoveryv1.EndpointSlice, counted bool) *discoveryv1.EndpointSlice {
+	slim := slimmed(slice)
+	type kind struct {
+		node  string
+		state State
+	}
+	seen := map[kind]bool{}
+	for _, e := range slice.Endpoints {
+		k := kind{state: StateOf(e.Conditions)}
+		if e.NodeName != nil {
+			k.node = *e.NodeName
+		}
+		if k.state == Useless || seen[k] && !(counted && k.state == Ready) {
+			continue
+		}
+		seen[k] = true
+		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName})
+	}
+	return slim
+}
+
+// slimmed returns the EndpointSlice without endpoints and ports.
+func slimmed(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	slim := &discoveryv1.EndpointSlice{AddressType: slice.AddressType, ObjectMeta: metav1.ObjectMeta{
 		Namespace: slice.Namespace, Name: slice.Name, UID: slice.UID, ResourceVersion: slice.ResourceVersion,
 	}}
 	if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
 		slim.Labels = map[string]string{discoveryv1.LabelServiceName: name}
-	}
-	type kind struct {
-		node  string
-		state state
-	}
-	seen := map[kind]bool{}
-	for _, e := range slice.Endpoints {
-		k := kind{state: stateOf(e.Conditions)}
-		if e.NodeName != nil {
-			k.node = *e.NodeName
-		}
-		if k.state == useless || seen[k] && !(counted && k.state == ready) {
-			continue
-		}
-		seen[k] = true
-		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName})
 	}
 	return slim
 }

@@ -1,0 +1,210 @@
+package speaker
+
+import (
+	"net/netip"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/guard"
+)
+
+// Port is a port that a Service exposes.
+type Port struct {
+	// Name that EndpointSlices know the port by.
+	Name     string
+	Protocol ipvs.Protocol
+	Port     uint16
+}
+
+// Backend is an endpoint of a Service behind one of its ports.
+type Backend struct {
+	Port    string // its name
+	Address netip.AddrPort
+	Node    string // empty: outside of the cluster, or not known
+	State   candidate.State
+}
+
+// Forwarding is what this node's own data plane does for a group.
+type Forwarding struct {
+	Table  ipvs.Table
+	Guards []guard.Frontend
+}
+
+// planForwarding says which connections this node forwards, and where. It forwards for every address that Berth
+// forwards for, also where it does not announce it: its own pods and processes ask too, and what was on the way when
+// it stopped to announce still comes. Under policy Local it sends to endpoints of its own, or, when it has none, to
+// all, with its own address as source.
+func planForwarding(won []Service, backends map[string][]Backend, world World) Forwarding {
+	f := Forwarding{Table: ipvs.Table{}}
+	guarded := map[netip.Addr]bool{}
+	for _, s := range won {
+		scheduler := schedulerOf(s, world.Snapshot)
+		if scheduler == "" {
+			continue
+		}
+		for _, address := range s.Addresses {
+			guarded[address] = true
+			for _, port := range s.Ports {
+				frontend := ipvs.Frontend{Address: address, Port: port.Port, Protocol: port.Protocol}
+				if _, taken := f.Table[frontend]; taken {
+					continue // the older Service's
+				}
+				servers, remote := realServers(s, port, address, backends[s.Name], world.Self)
+				f.Table[frontend] = ipvs.VirtualServer{
+					Settings: ipvs.Settings{
+						Scheduler: scheduler, Flags: flags(scheduler), PersistenceTimeout: s.Persistence,
+					},
+					RealServers: servers,
+				}
+				f.Guards = append(f.Guards, guard.Frontend{
+					Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: remote, Sources: sourcesOf(s.SourceRanges, address),
+				})
+			}
+		}
+	}
+	for _, s := range won {
+		for _, address := range s.Addresses {
+			// kube-proxy forwards for a Service that shares the address.
+			if guarded[address] && schedulerOf(s, world.Snapshot) == "" {
+				for _, port := range s.Ports {
+					f.Guards = append(f.Guards, guard.Frontend{Address: address, Port: port.Port, Protocol: uint8(port.Protocol)})
+				}
+			}
+		}
+	}
+	return f
+}
+
+// schedulerOf returns the scheduler with which Berth forwards for the Service; "" if it does not. It does so as soon as
+// the pools say so: until the status does, too, kube-proxy comes first, and between them there is no gap. While the status
+// still asks for it and the pools do not any more, it is round robin.
+func schedulerOf(s Service, snapshot *config.Snapshot) string {
+	scheduler, _ := snapshot.Scheduler(s.Addresses, s.Scheduler)
+	if scheduler == "" && s.Proxied {
+		scheduler = ipvs.Schedulers[0]
+	}
+	return scheduler
+}
+
+// needed returns what a node must be capable of to announce these Services: each scheduler is a bit. What kube-proxy
+// serves needs nothing.
+func needed(services []Service, snapshot *config.Snapshot) l2.Capabilities {
+	var needs l2.Capabilities
+	for _, s := range services {
+		if s.Proxied {
+			needs |= capability(schedulerOf(s, snapshot))
+		}
+	}
+	return needs
+}
+
+// capability returns the bit that stands for forwarding with these schedulers, the same on all nodes: see
+// docs/l2-protocol.md.
+func capability(schedulers ...string) l2.Capabilities {
+	var c l2.Capabilities
+	for i, known := range ipvs.Schedulers {
+		if slices.Contains(schedulers, known) {
+			c |= 1 << i
+		}
+	}
+	return c
+}
+
+// flags are those that go with a scheduler: Maglev chooses by the client's port too.
+func flags(scheduler string) ipvs.Flags {
+	if scheduler == "mh" {
+		return ipvs.HashPort
+	}
+	return 0
+}
+
+// sourcesOf returns the source ranges of the address's family; none stands for everybody, and one that nobody has
+// for nobody: a list of the other family only lets nobody of this one in.
+func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
+	if ranges == nil {
+		return nil
+	}
+	var found []netip.Prefix
+	for _, r := range ranges {
+		if r.Addr().Is4() == address.Is4() {
+			found = append(found, r)
+		}
+	}
+	if len(found) == 0 {
+		found = []netip.Prefix{netip.PrefixFrom(address, address.BitLen())}
+	}
+	return found
+}
+
+// realServers returns where connections to a port go, and whether the endpoints must see this node as the client:
+// they do unless all are its own and the Service wants its clients seen.
+func realServers(s Service, port Port, address netip.Addr, backends []Backend, self string) (servers []ipvs.RealServer, masquerade bool) {
+	var mine []Backend
+	for _, b := range backends {
+		if b.Port == port.Name && b.Address.Addr().Is4() == address.Is4() {
+			mine = append(mine, b)
+		}
+	}
+	takes := func(state candidate.State) bool { return state == candidate.Ready }
+	if !slices.ContainsFunc(mine, func(b Backend) bool { return takes(b.State) }) {
+		takes = func(state candidate.State) bool { return state == candidate.Serving }
+	}
+	local := s.Local && slices.ContainsFunc(mine, func(b Backend) bool { return b.Node == self && takes(b.State) })
+	// Two slices can tell of one endpoint for a while: the better word counts.
+	slices.SortStableFunc(mine, func(a, b Backend) int { return weigh(takes(b.State)) - weigh(takes(a.State)) })
+	known := map[netip.AddrPort]bool{}
+	for _, b := range mine {
+		if known[b.Address] || local && b.Node != self {
+			continue
+		}
+		known[b.Address] = true
+		servers = append(servers, ipvs.RealServer{
+			Address: b.Address.Addr(), Port: b.Address.Port(), Weight: uint32(weigh(takes(b.State))), Draining: !takes(b.State),
+		})
+	}
+	return servers, !local
+}
+
+// weigh is the weight of an endpoint that takes new connections, or not.
+func weigh(takes bool) int {
+	if takes {
+		return 1
+	}
+	return 0
+}
+
+// backendsOf returns the endpoints of which these EndpointSlices tell.
+func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []Backend {
+	var found []Backend
+	for _, slice := range endpointSlices {
+		for _, e := range slice.Endpoints {
+			if len(e.Addresses) == 0 {
+				continue
+			}
+			address, err := netip.ParseAddr(e.Addresses[0]) // the others are not used: KEP-752
+			if err != nil {
+				continue // of an FQDN
+			}
+			b := Backend{State: candidate.StateOf(e.Conditions)}
+			if e.NodeName != nil {
+				b.Node = *e.NodeName
+			}
+			for _, p := range slice.Ports {
+				if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
+					continue
+				}
+				if p.Name != nil {
+					b.Port = *p.Name
+				}
+				b.Address = netip.AddrPortFrom(address.Unmap(), uint16(*p.Port))
+				found = append(found, b)
+			}
+		}
+	}
+	return found
+}

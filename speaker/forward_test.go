@@ -1,0 +1,219 @@
+package speaker
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/guard"
+)
+
+// forwardingWorld has a pool of IPVS and one of kube-proxy; n1 can forward with all schedulers.
+func forwardingWorld() World {
+	snapshot, _ := config.Compile(config.Objects{
+		Pools: []*v1alpha1.IPPool{
+			{ObjectMeta: named("ours"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8::/64"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: "wlc"}}},
+			{ObjectMeta: named("theirs"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}},
+		},
+		L2Advertisements:  []*v1alpha1.L2Advertisement{{ObjectMeta: named("all")}},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all")}},
+	})
+	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Capabilities: capability(ipvs.Schedulers...)}
+}
+
+func backend(port, address, node string, state candidate.State) Backend {
+	return Backend{Port: port, Address: netip.MustParseAddrPort(address), Node: node, State: state}
+}
+
+func TestWhatANodeForwardsAndWhere(t *testing.T) {
+	web := func(changes ...func(*Service)) Service {
+		s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
+		for _, c := range changes {
+			c(&s)
+		}
+		return s
+	}
+	local := func(s *Service) { s.Local = true }
+	server := func(address string, change ...func(*ipvs.RealServer)) ipvs.RealServer {
+		at := netip.MustParseAddrPort(address)
+		r := ipvs.RealServer{Address: at.Addr(), Port: at.Port(), Weight: 1}
+		for _, c := range change {
+			c(&r)
+		}
+		return r
+	}
+	draining := func(r *ipvs.RealServer) { r.Weight, r.Draining = 0, true }
+	front := ipvs.Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: ipvs.TCP}
+	one := func(s ipvs.Settings, servers ...ipvs.RealServer) ipvs.Table {
+		return ipvs.Table{front: {Settings: s, RealServers: servers}}
+	}
+	guarded := func(masquerade bool, sources ...netip.Prefix) []guard.Frontend {
+		return []guard.Frontend{{Address: front.Address, Port: 80, Protocol: 6, Masquerade: masquerade, Sources: sources}}
+	}
+	wlc := ipvs.Settings{Scheduler: "wlc"}
+	for _, c := range []struct {
+		name     string
+		service  Service
+		backends []Backend
+		table    ipvs.Table
+		guards   []guard.Frontend
+	}{
+		{"policy Cluster: all ready endpoints", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready), backend("http", "10.9.9.9:80", "", candidate.Ready)},
+			one(wlc, server("10.0.1.1:8080"), server("10.0.2.1:8080"), server("10.9.9.9:80")), guarded(true)},
+		{"policy Local: those of the node", web(local), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
+			one(wlc, server("10.0.1.1:8080")), guarded(false)},
+		{"policy Local without one on the node: all, for its own pods", web(local), []Backend{backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
+			one(wlc, server("10.0.2.1:8080")), guarded(true)},
+		{"policy Local, the node's own is terminating: all, and its own keeps what it has", web(local), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Serving), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
+			one(wlc, server("10.0.2.1:8080"), server("10.0.1.1:8080", draining)), guarded(true)},
+		{"what terminates or is not ready keeps what it has", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining), server("10.0.1.3:8080", draining)), guarded(true)},
+		{"nothing is ready: what serves while it terminates", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Serving)},
+			one(wlc, server("10.0.1.2:8080")), guarded(true)},
+		{"two slices tell of one endpoint: ready wins", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.2:8080", "n1", candidate.Ready)},
+			one(wlc, server("10.0.1.2:8080")), guarded(true)},
+		{"other ports, other families", web(), []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
+			one(wlc), guarded(true)},
+		{"Maglev chooses by the client's port too", web(func(s *Service) { s.Scheduler, s.Persistence = "mh", 3*time.Hour }), nil,
+			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort, PersistenceTimeout: 3 * time.Hour}), guarded(true)},
+		{"source ranges", web(func(s *Service) {
+			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+		}), nil, one(wlc), guarded(true, netip.MustParsePrefix("10.0.0.0/8"))},
+		{"source ranges of the other family only: nobody but the address itself", web(func(s *Service) { s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} }), nil,
+			one(wlc), guarded(true, netip.MustParsePrefix("192.0.2.1/32"))},
+		{"before the status says so", web(func(s *Service) { s.Proxied = false }), nil, one(wlc), guarded(true)},
+		{"when the pool is another's and the status says so still", web(func(s *Service) { s.Addresses = addrs("198.51.100.1") }), nil,
+			ipvs.Table{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: ipvs.TCP}: {Settings: ipvs.Settings{Scheduler: "rr"}}},
+			[]guard.Frontend{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: 6, Masquerade: true}}},
+		{"kube-proxy's", web(func(s *Service) { s.Addresses, s.Proxied = addrs("198.51.100.1"), false }), nil, ipvs.Table{}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			group := Group{ID: "g", Addresses: c.service.Addresses, Services: []Service{c.service}}
+			got := PlanGroup(group, nil, map[string][]Backend{"d/web": c.backends}, forwardingWorld()).Forwarding
+			if diff := cmp.Diff(Forwarding{c.table, c.guards}, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
+	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh"}
+	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
+	w := forwardingWorld()
+	plan := PlanGroup(group, nil, nil, w)
+	for _, part := range plan.L2 {
+		if part.Needs != capability("mh") {
+			t.Errorf("layer 2 needs %b, want %b", part.Needs, capability("mh"))
+		}
+	}
+	if len(plan.L2) != 1 || len(plan.BGP.Routes) != 1 {
+		t.Errorf("plan of a node that can: %+v", plan)
+	}
+	w.Capabilities = capability("rr", "wlc")
+	if plan := PlanGroup(group, nil, nil, w); len(plan.BGP.Routes) != 0 {
+		t.Errorf("a node without the scheduler announces %v", plan.BGP.Routes)
+	}
+	group.Services[0].Proxied = false // kube-proxy serves
+	plan = PlanGroup(group, nil, nil, w)
+	for _, part := range plan.L2 {
+		if part.Needs != 0 {
+			t.Errorf("layer 2 needs %b for what kube-proxy serves", part.Needs)
+		}
+	}
+	if len(plan.BGP.Routes) != 1 {
+		t.Errorf("what kube-proxy serves is announced by every node; plan %+v", plan)
+	}
+}
+
+func TestBitsOfCapabilities(t *testing.T) {
+	if got := capability("rr", "mh"); got != l2.Capabilities(1|1<<8) {
+		t.Errorf("rr and mh are %b, want bits 0 and 8", got)
+	}
+	if got := capability(); got != 0 {
+		t.Errorf("nothing is %b", got)
+	}
+}
+
+func TestWhatTheAPISaysOfForwarding(t *testing.T) {
+	proxy, seconds := corev1.LoadBalancerIPModeProxy, int32(60)
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{v1alpha1.AnnotationIPVSScheduler: "sh", "other": "x"}},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, SessionAffinity: corev1.ServiceAffinityClientIP,
+			SessionAffinityConfig:    &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}},
+			LoadBalancerSourceRanges: []string{" 10.1.2.3/8 ", "bad"},
+			Ports:                    []corev1.ServicePort{{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, {Name: "x", Protocol: "QUIC", Port: 1}},
+		},
+		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}}}},
+	}
+	slim, err := slimForwarded(svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := Service{Proxied: proxied(svc.Status.LoadBalancer.Ingress[0])}
+	got.forwarded(slim.(*corev1.Service))
+	want := Service{Proxied: true, Scheduler: "sh", Ports: []Port{{"dns", ipvs.UDP, 53}}, Persistence: time.Minute, SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	slim, err = slimService(svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := slim.(*corev1.Service); len(kept.Spec.Ports) > 0 || kept.Annotations[v1alpha1.AnnotationIPVSScheduler] != "sh" {
+		t.Errorf("a node that does not forward keeps %+v", kept)
+	}
+}
+
+func TestBackendsOfEndpointSlices(t *testing.T) {
+	yes, no, node, name, port := true, false, "n1", "http", int32(8080)
+	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}}, Endpoints: []discoveryv1.Endpoint{
+		{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
+		{Addresses: []string{"10.0.1.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}},
+		{Addresses: []string{"pod.example"}},
+		{},
+	}}
+	got := backendsOf([]*discoveryv1.EndpointSlice{candidate.SlimBackends(slice)})
+	want := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.1.2:8080", "", candidate.Serving)}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestKubeProxyInModeIPVSForbidsOurs(t *testing.T) {
+	mode := "nftables"
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(mode)) }))
+	defer proxy.Close()
+	f := &forwarder{proxyMode: proxy.URL, probe: func(scheduler string) error {
+		if scheduler == "mh" {
+			return ipvs.ErrNoScheduler
+		}
+		return nil
+	}}
+	able, lacking := f.ability()
+	if len(able) != len(ipvs.Schedulers)-1 || lacking != "no scheduler mh: "+ipvs.ErrNoScheduler.Error() {
+		t.Errorf("able %v, lacking %q", able, lacking)
+	}
+	mode = "ipvs"
+	if able, lacking := f.ability(); len(able) > 0 || lacking == "" {
+		t.Errorf("beside kube-proxy in mode ipvs: able %v, lacking %q", able, lacking)
+	}
+	f.proxyMode, f.probe = "", func(string) error { return ipvs.ErrNoIPVS }
+	if able, lacking := f.ability(); len(able) > 0 || lacking != ipvs.ErrNoIPVS.Error() {
+		t.Errorf("without IPVS: able %v, lacking %q", able, lacking)
+	}
+}

@@ -1,0 +1,247 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/guard"
+)
+
+// probeEvery is how often the kernel is asked again what it can do: modules come and go without a word.
+const probeEvery = 30 * time.Second
+
+// forwarder is Berth's own data plane on this node: virtual servers of IPVS, and the rules around them. A nil one does
+// nothing and can do nothing.
+type forwarder struct {
+	ipvs      *ipvs.Driver
+	guard     *guard.Driver
+	log       *slog.Logger
+	proxyMode string // URL that says in which mode kube-proxy runs; empty: nobody is asked
+	probe     func(scheduler string) error
+	changed   func(netip.Addr) // what is forwarded for an address; the zero one: of all
+
+	mu      sync.Mutex
+	able    []string // schedulers
+	lacking string   // why not all of them
+}
+
+func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*forwarder, error) {
+	if !o.IPVS {
+		return nil, nil
+	}
+	logger := o.Logger.With("driver", "ipvs")
+	rules, err := guard.New(logger, o.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	f := &forwarder{
+		ipvs: ipvs.New(ipvs.Config{Logger: logger, Sources: sources, Sysctls: o.IPVSSysctls}), guard: rules,
+		log: logger, proxyMode: o.ProxyMode, probe: ipvs.Probe, changed: changed,
+	}
+	if o.Metrics != nil {
+		if err := o.Metrics.Register(forwarded{f.ipvs}); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return f, nil
+}
+
+// sync replaces what is forwarded for a group. The rules come first: until they are there a port that no Service
+// exposes would reach the node's own listeners.
+func (f *forwarder) sync(group string, desired Forwarding) {
+	if f == nil {
+		return
+	}
+	f.guard.Sync(group, desired.Guards)
+	f.ipvs.Sync(group, desired.Table)
+}
+
+// run keeps the kernel as desired until the context ends. What is there then stays, for the next process.
+func (f *forwarder) run(ctx context.Context) error {
+	if f == nil {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.guard.Run(ctx) })
+	group.Go(func() error { return f.ipvs.Run(ctx) })
+	group.Go(func() error { f.observe(ctx); return nil })
+	return group.Wait()
+}
+
+func (f *forwarder) observe(ctx context.Context) {
+	again := time.NewTicker(probeEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-f.ipvs.Observed():
+			if o.Err != nil {
+				f.log.Warn("IPVS", "observation", o.String())
+			}
+			f.changed(o.Frontend.Address)
+		case <-again.C:
+			f.look()
+		}
+	}
+}
+
+// look finds out what the node can do.
+func (f *forwarder) look() {
+	if f == nil {
+		return
+	}
+	able, lacking := f.ability()
+	f.mu.Lock()
+	news := strings.Join(able, " ") != strings.Join(f.able, " ") || lacking != f.lacking
+	f.able, f.lacking = able, lacking
+	f.mu.Unlock()
+	if news {
+		f.log.Info("can forward by IPVS", "schedulers", able, "lacking", lacking)
+		f.changed(netip.Addr{})
+	}
+}
+
+func (f *forwarder) ability() (able []string, lacking string) {
+	if mode := askProxyMode(f.proxyMode); mode == "ipvs" {
+		return nil, "kube-proxy on this node runs in mode ipvs, and deletes virtual servers that it did not make: have it use another mode"
+	}
+	var missing []string
+	var why error
+	for _, scheduler := range ipvs.Schedulers {
+		if err := f.probe(scheduler); err != nil {
+			missing, why = append(missing, scheduler), err
+			continue
+		}
+		able = append(able, scheduler)
+	}
+	switch {
+	case len(able) == 0:
+		return nil, why.Error()
+	case len(missing) > 0:
+		return able, fmt.Sprintf("no scheduler %s: %v", strings.Join(missing, ", "), why)
+	}
+	return able, ""
+}
+
+// askProxyMode returns in which mode kube-proxy says that it runs; "" if it does not say.
+func askProxyMode(url string) string {
+	if url == "" {
+		return ""
+	}
+	transport := &http.Transport{DisableKeepAlives: true} // by way of no HTTP proxy
+	client := &http.Client{Timeout: time.Second, Transport: transport}
+	response, err := client.Get(url)
+	if err != nil {
+		return ""
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 64))
+	if err != nil || response.StatusCode != http.StatusOK {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// schedulers returns with which this node can forward; none while IPVS or the rules around it do not work.
+func (f *forwarder) schedulers() (able []string, lacking string) {
+	if f == nil {
+		return nil, ""
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.guard.Err(); err != nil {
+		return nil, err.Error()
+	}
+	return f.able, f.lacking
+}
+
+// report is the part of the SpeakerStatus.
+func (f *forwarder) report() *v1alpha1.IPVSReport {
+	if f == nil {
+		return nil
+	}
+	able, lacking := f.schedulers()
+	return &v1alpha1.IPVSReport{Schedulers: able, Reason: lacking[:min(len(lacking), longestMessage)], VirtualServers: int32(f.ipvs.Served())}
+}
+
+// serves returns nil if the kernel showed all of this as desired, or what it did not.
+func (f *forwarder) serves(desired Forwarding) error {
+	for frontend := range desired.Table {
+		if err := f.ipvs.Serves(frontend); err != nil {
+			return fmt.Errorf("%s: %w", frontend, err)
+		}
+	}
+	return nil
+}
+
+// remove takes everything out of the kernel.
+func (f *forwarder) remove() error {
+	if f == nil {
+		return nil
+	}
+	if err := f.ipvs.Remove(); err != nil {
+		return fmt.Errorf("IPVS: %w", err)
+	}
+	return f.guard.Remove()
+}
+
+// forwarded reads the counters of virtual and real servers when it is asked.
+type forwarded struct{ *ipvs.Driver }
+
+var (
+	ofVirtualServer = []string{"address", "port", "protocol"}
+	ofRealServer    = append(append([]string(nil), ofVirtualServer...), "endpoint")
+
+	servedConnections = prometheus.NewDesc("berth_ipvs_connections_total", "Connections to the virtual server since it was made.", ofVirtualServer, nil)
+	servedPackets     = prometheus.NewDesc("berth_ipvs_packets_total", "Packets of the virtual server since it was made, by direction: in or out.", append(append([]string(nil), ofVirtualServer...), "direction"), nil)
+	servedBytes       = prometheus.NewDesc("berth_ipvs_bytes_total", "Bytes of the virtual server since it was made, by direction: in or out.", append(append([]string(nil), ofVirtualServer...), "direction"), nil)
+	serverWeight      = prometheus.NewDesc("berth_ipvs_real_server_weight", "Weight of the endpoint; 0: it gets no new connections.", ofRealServer, nil)
+	serverActive      = prometheus.NewDesc("berth_ipvs_real_server_active_connections", "Established connections to the endpoint.", ofRealServer, nil)
+)
+
+func (f forwarded) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{servedConnections, servedPackets, servedBytes, serverWeight, serverActive} {
+		to <- d
+	}
+}
+
+func (f forwarded) Collect(to chan<- prometheus.Metric) {
+	all, err := f.Statistics()
+	if err != nil {
+		return // why is in the speaker's status
+	}
+	for _, s := range all {
+		labels := []string{s.Address.String(), fmt.Sprint(s.Port), s.Protocol.String()}
+		counter := func(d *prometheus.Desc, n uint64, more ...string) {
+			to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), append(labels[:3:3], more...)...)
+		}
+		counter(servedConnections, s.Connections)
+		counter(servedPackets, s.PacketsIn, "in")
+		counter(servedPackets, s.PacketsOut, "out")
+		counter(servedBytes, s.BytesIn, "in")
+		counter(servedBytes, s.BytesOut, "out")
+		known := map[string]bool{}
+		for _, r := range s.RealServers {
+			endpoint := fmt.Sprintf("%s:%d", r.Address, r.Port)
+			if known[endpoint] {
+				continue
+			}
+			known[endpoint] = true
+			to <- prometheus.MustNewConstMetric(serverWeight, prometheus.GaugeValue, float64(r.Weight), append(labels[:3:3], endpoint)...)
+			to <- prometheus.MustNewConstMetric(serverActive, prometheus.GaugeValue, float64(r.Active), append(labels[:3:3], endpoint)...)
+		}
+	}
+}
