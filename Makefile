@@ -60,9 +60,10 @@ root-tests: packages ## tests on this machine's kernel, in network namespaces (r
 	@tools/preflight tools
 	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker/unserved ./speaker/guard
 
-vm-test: fetch ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
+vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
 	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
-	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm ./vm/chain
+	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -exec $(VM) ./vm
+	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -timeout 15m -exec $(VM) ./vm/chain
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	@tools/preflight race
