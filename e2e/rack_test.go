@@ -77,6 +77,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"each right of the speakers was needed", testRightsUsed},
 		{"speakers that are replaced and hold keep what they answer for", testHold},
 		{"routers connect to speakers that listen", testRoutersConnect},
+		{"where no node has IPVS kube-proxy serves, and the Service says why", testWithoutIPVS},
 		{"uninstalling withdraws, keeps the statuses, and a new installation adopts them", testUninstall},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {

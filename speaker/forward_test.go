@@ -31,7 +31,7 @@ func forwardingWorld() World {
 		L2Advertisements:  []*v1alpha1.L2Advertisement{{ObjectMeta: named("all")}},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all")}},
 	})
-	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Capabilities: capability(ipvs.Schedulers...)}
+	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Forwards: true, Capabilities: capability(ipvs.Schedulers...)}
 }
 
 func backend(port, address, node string, state candidate.State) Backend {
@@ -111,7 +111,7 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 }
 
 func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
-	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh"}
+	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh", Ports: []Port{{"http", ipvs.TCP, 80}}}
 	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
 	w := forwardingWorld()
 	plan := PlanGroup(group, nil, nil, w)
@@ -123,9 +123,15 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	if len(plan.L2) != 1 || len(plan.BGP.Routes) != 1 {
 		t.Errorf("plan of a node that can: %+v", plan)
 	}
+	before := plan.Forwarding
 	w.Capabilities = capability("rr", "wlc")
-	if plan := PlanGroup(group, nil, nil, w); len(plan.BGP.Routes) != 0 {
+	plan = PlanGroup(group, nil, nil, w)
+	if len(plan.BGP.Routes) != 0 {
 		t.Errorf("a node without the scheduler announces %v", plan.BGP.Routes)
+	}
+	// It may be so for a moment only: what is established goes on.
+	if len(plan.Forwarding.Table) != len(before.Table) {
+		t.Errorf("a node that says that it cannot forward takes down what it forwards: %v", plan.Forwarding)
 	}
 	group.Services[0].Proxied = false // kube-proxy serves
 	plan = PlanGroup(group, nil, nil, w)

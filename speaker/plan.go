@@ -75,6 +75,8 @@ type World struct {
 	// Unfit: this node cannot forward for now, and announces no routes. On the
 	// segments its state says so.
 	Unfit bool
+	// Forwards: this node has a data plane of its own, be it that it does not work for now.
+	Forwards bool
 	// Capabilities are the schedulers with which this node can forward by IPVS.
 	Capabilities l2.Capabilities
 }
@@ -115,7 +117,7 @@ func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, backends m
 	if needs := needed(won, world.Snapshot); world.Capabilities&needs == needs {
 		plan.BGP = planBGP(group, won, endpoints, serving, world)
 	}
-	if world.Capabilities != 0 {
+	if world.Forwards {
 		plan.Forwarding = planForwarding(won, backends, world)
 	}
 	return plan

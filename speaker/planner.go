@@ -77,7 +77,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},
-		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}},
+		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
 	return p, p.watch()
 }
@@ -273,7 +273,7 @@ func (p *planner) minds(group Group, plan *Plan) {
 	}
 	err := p.forwarder.serves(plan.Forwarding)
 	complaint := ""
-	if err != nil && !errors.Is(err, ipvs.ErrPending) {
+	if err != nil && !errors.Is(err, ipvs.ErrPending) && p.world.Capabilities != 0 { // else the report says it once
 		complaint = fmt.Sprintf("IPVS: %v", err)
 	}
 	p.reporter.complain("IPVS "+group.ID, complaint)
