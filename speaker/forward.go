@@ -29,6 +29,9 @@ type Backend struct {
 	State   candidate.State
 }
 
+func (b Backend) takes() bool   { return b.State == candidate.Ready }
+func (b Backend) lingers() bool { return b.State == candidate.Serving }
+
 // Forwarding is what this node's own data plane does for a group.
 type Forwarding struct {
 	Table  ipvs.Table
@@ -54,7 +57,7 @@ func planForwarding(won []Service, backends map[string][]Backend, world World) F
 				if _, taken := f.Table[frontend]; taken {
 					continue // the older Service's
 				}
-				servers, remote := realServers(s, port, address, backends[s.Name], world.Self)
+				servers, remote := realServers(s, port, address, backends[s.Name], world)
 				f.Table[frontend] = ipvs.VirtualServer{
 					Settings: ipvs.Settings{
 						Scheduler: scheduler, Flags: flags(scheduler), PersistenceTimeout: s.Persistence,
@@ -143,28 +146,25 @@ func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 
 // realServers returns where connections to a port go, and whether the endpoints must see this node as the client:
 // they do unless all are its own and the Service wants its clients seen.
-func realServers(s Service, port Port, address netip.Addr, backends []Backend, self string) (servers []ipvs.RealServer, masquerade bool) {
+func realServers(s Service, port Port, address netip.Addr, backends []Backend, world World) (servers []ipvs.RealServer, masquerade bool) {
 	var mine []Backend
 	for _, b := range backends {
 		if b.Port == port.Name && b.Address.Addr().Is4() == address.Is4() {
 			mine = append(mine, b)
 		}
 	}
-	takes := func(state candidate.State) bool { return state == candidate.Ready }
-	if !slices.ContainsFunc(mine, func(b Backend) bool { return takes(b.State) }) {
-		takes = func(state candidate.State) bool { return state == candidate.Serving }
-	}
-	local := s.Local && slices.ContainsFunc(mine, func(b Backend) bool { return b.Node == self && takes(b.State) })
+	takes := serving(mine, world.Dead)
+	local := s.Local && slices.ContainsFunc(mine, func(b Backend) bool { return b.Node == world.Self && takes(b) })
 	// Two slices can tell of one endpoint for a while: the better word counts.
-	slices.SortStableFunc(mine, func(a, b Backend) int { return weigh(takes(b.State)) - weigh(takes(a.State)) })
+	slices.SortStableFunc(mine, func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) })
 	known := map[netip.AddrPort]bool{}
 	for _, b := range mine {
-		if known[b.Address] || local && b.Node != self {
+		if known[b.Address] || local && b.Node != world.Self {
 			continue
 		}
 		known[b.Address] = true
 		servers = append(servers, ipvs.RealServer{
-			Address: b.Address.Addr(), Port: b.Address.Port(), Weight: uint32(weigh(takes(b.State))), Draining: !takes(b.State),
+			Address: b.Address.Addr(), Port: b.Address.Port(), Weight: uint32(weigh(takes(b))), Draining: !takes(b),
 		})
 	}
 	return servers, !local

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -33,6 +34,7 @@ type planner struct {
 	bgp       *bgp.Driver
 	unserved  *unserved.Driver
 	forwarder *forwarder
+	vitals    *vitals
 	paths     *paths
 	mirror    *mirror.Mirror
 	reporter  *reporter
@@ -69,6 +71,7 @@ const (
 	dataPathChanged
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
+	vitalsChanged
 )
 
 func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
@@ -79,6 +82,10 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		parts:  map[string][]string{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
+	if forwards != nil {
+		p.vitals = newVitals(p.hears, p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
+	}
+	r.peerChanged = p.listen
 	return p, p.watch()
 }
 
@@ -182,6 +189,10 @@ func (p *planner) run(ctx context.Context) {
 				p.replan()
 			}
 			p.reporter.poke()
+		case vitalsChanged:
+			p.world.Dead = p.vitals.dead()
+			p.Logger.Info("nodes that are dead", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
+			p.replan()
 		case forwardedChanged:
 			if address, err := netip.ParseAddr(t.service); err == nil {
 				for _, group := range p.groups.at(address) {
@@ -360,6 +371,23 @@ func (p *planner) followForwarder(address netip.Addr) {
 		t = task{forwardedChanged, address.String()}
 	}
 	p.tasks.Add(t)
+}
+
+// listen has it looked at whether a node is dead, when a segment hears or misses it.
+func (p *planner) listen(ctx context.Context, node string) { p.vitals.listen(ctx, node) }
+
+// hears tells whether a node is alive on a segment.
+func (p *planner) hears(node string) bool {
+	return slices.ContainsFunc(p.l2.Status().Segments, func(s l2.Segment) bool {
+		return slices.ContainsFunc(s.Peers, func(peer l2.Peer) bool { return peer.Node == node })
+	})
+}
+
+// reaches tells whether the kernel of a node answers at its InternalIPs. Of a node that is no more nobody wants to know.
+func (p *planner) reaches(ctx context.Context, name string) bool {
+	o, exists, err := p.sources.node.GetStore().GetByKey(name)
+	node, ok := o.(*corev1.Node)
+	return err == nil && exists && ok && reachable(ctx, internalIPs(node))
 }
 
 // reviewForwarder takes in with which schedulers this node can forward, and tells whether that changed.

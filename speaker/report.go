@@ -41,15 +41,16 @@ const (
 // reporter tells the outside what the drivers see: the SpeakerStatus, events, logs.
 type reporter struct {
 	Options
-	sources  *sources
-	l2       *l2.Driver
-	bgp      *bgp.Driver
-	drops    *unserved.Driver
-	paths    *paths
-	forwards *forwarder
-	changed  chan struct{}
-	foreign  conflicts
-	spend    *rate.Limiter // of events about Services
+	sources     *sources
+	l2          *l2.Driver
+	bgp         *bgp.Driver
+	drops       *unserved.Driver
+	paths       *paths
+	forwards    *forwarder
+	peerChanged func(ctx context.Context, node string)
+	changed     chan struct{}
+	foreign     conflicts
+	spend       *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
 	now        v1alpha1.SpeakerState
@@ -172,7 +173,7 @@ func (r *reporter) observe(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case o := <-r.l2.Observed():
-			r.observedL2(o)
+			r.observedL2(ctx, o)
 		case o := <-r.bgp.Observed():
 			r.observedBGP(o)
 		}
@@ -212,7 +213,7 @@ func (r *reporter) publish(ctx context.Context) {
 	}
 }
 
-func (r *reporter) observedL2(o l2.Observation) {
+func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
 	switch o.Kind {
 	case l2.GroupGained:
 		r.Logger.Info("owner", "interface", o.Interface, "group", o.Group, "cause", o.Cause)
@@ -225,6 +226,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.GroupLost:
 		r.Logger.Info("owner no more", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause)
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
+		r.peerChanged(ctx, o.Node)
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.foreign.note(o, time.Now()) // the controller tells the Service

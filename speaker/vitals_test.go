@@ -1,0 +1,110 @@
+package speaker
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berth-lb/berth/config/candidate"
+)
+
+// rackOf is what a vitals sees of nodes.
+type rackOf struct {
+	mu             sync.Mutex
+	heard, answers map[string]bool
+}
+
+func (r *rackOf) set(node string, heard, answers bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heard[node], r.answers[node] = heard, answers
+}
+
+func TestOnlyANodeThatIsSilentAndDoesNotAnswerIsDead(t *testing.T) {
+	rack := &rackOf{heard: map[string]bool{}, answers: map[string]bool{}}
+	changes := make(chan struct{}, 10)
+	v := newVitals(func(node string) bool {
+		rack.mu.Lock()
+		defer rack.mu.Unlock()
+		return rack.heard[node]
+	}, func(_ context.Context, node string) bool {
+		rack.mu.Lock()
+		defer rack.mu.Unlock()
+		return rack.answers[node]
+	}, func() { changes <- struct{}{} })
+	v.every = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	becomes := func(node string, dead bool) {
+		t.Helper()
+		for v.dead()[node] != dead {
+			select {
+			case <-changes:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s is dead: %v, want %v", node, !dead, dead)
+			}
+		}
+	}
+
+	rack.set("stopped", false, true) // its speaker has
+	rack.set("n2", false, false)
+	v.listen(ctx, "stopped")
+	v.listen(ctx, "n2")
+	becomes("n2", true)
+	if v.dead()["stopped"] {
+		t.Error("a node whose kernel answers is called dead")
+	}
+	rack.set("n2", false, true) // it boots
+	becomes("n2", false)
+	rack.set("n2", false, false)
+	becomes("n2", true)
+	rack.set("n2", true, false) // heard is enough
+	v.listen(ctx, "n2")
+	becomes("n2", false)
+	rack.set("stopped", false, false)
+	becomes("stopped", true) // later, without another word from the segment
+	rack.set("n2", false, false)
+	v.listen(ctx, "n2")
+	becomes("n2", true)
+}
+
+func TestANodesKernelAnswersByRefusingToo(t *testing.T) {
+	loopback := netip.MustParseAddr("127.0.0.1")
+	// Nothing on this machine listens on these ports of that address, or something does: both are answers.
+	if !reachable(t.Context(), []netip.Addr{loopback}) {
+		t.Error("this machine does not answer")
+	}
+	if reachable(t.Context(), nil) {
+		t.Error("no address answers")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if reachable(ctx, []netip.Addr{loopback}) {
+		t.Error("an answer without time for one")
+	}
+}
+
+func TestEndpointsOnDeadNodesGetNothingNewUnlessTheyAreTheLast(t *testing.T) {
+	one := func(node string, state candidate.State) Backend { return Backend{Node: node, State: state} }
+	dead := map[string]bool{"n2": true}
+	for _, c := range []struct {
+		name     string
+		backends []Backend
+		want     []bool
+	}{
+		{"another is alive", []Backend{one("n1", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
+		{"all are on dead nodes", []Backend{one("n2", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, true}},
+		{"one that terminates is no substitute", []Backend{one("n1", candidate.Serving), one("n2", candidate.Ready)}, []bool{false, true}},
+		{"of those that terminate, too", []Backend{one("n1", candidate.Serving), one("n2", candidate.Serving)}, []bool{true, false}},
+		{"outside of the cluster nobody is dead", []Backend{one("", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
+	} {
+		takes := serving(c.backends, dead)
+		for i, b := range c.backends {
+			if got := takes(b); got != c.want[i] {
+				t.Errorf("%s: backend %d gets new connections: %v, want %v", c.name, i, got, c.want[i])
+			}
+		}
+	}
+}
