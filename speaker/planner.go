@@ -83,9 +83,9 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
 	if forwards != nil {
-		p.vitals = newVitals(p.hears, p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
+		p.vitals = newVitals(p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
 	}
-	r.peerChanged = p.listen
+	r.heard = p.vitals.listen
 	return p, p.watch()
 }
 
@@ -371,16 +371,6 @@ func (p *planner) followForwarder(address netip.Addr) {
 		t = task{forwardedChanged, address.String()}
 	}
 	p.tasks.Add(t)
-}
-
-// listen has it looked at whether a node is dead, when a segment hears or misses it.
-func (p *planner) listen(ctx context.Context, node string) { p.vitals.listen(ctx, node) }
-
-// hears tells whether a node is alive on a segment.
-func (p *planner) hears(node string) bool {
-	return slices.ContainsFunc(p.l2.Status().Segments, func(s l2.Segment) bool {
-		return slices.ContainsFunc(s.Peers, func(peer l2.Peer) bool { return peer.Node == node })
-	})
 }
 
 // reaches tells whether the kernel of a node answers at its InternalIPs. Of a node that is no more nobody wants to know.

@@ -41,16 +41,17 @@ const (
 // reporter tells the outside what the drivers see: the SpeakerStatus, events, logs.
 type reporter struct {
 	Options
-	sources     *sources
-	l2          *l2.Driver
-	bgp         *bgp.Driver
-	drops       *unserved.Driver
-	paths       *paths
-	forwards    *forwarder
-	peerChanged func(ctx context.Context, node string)
-	changed     chan struct{}
-	foreign     conflicts
-	spend       *rate.Limiter // of events about Services
+	sources  *sources
+	l2       *l2.Driver
+	bgp      *bgp.Driver
+	drops    *unserved.Driver
+	paths    *paths
+	forwards *forwarder
+	// heard takes in that a peer is heard on an interface, or not any more.
+	heard   func(ctx context.Context, node, on string, heard bool)
+	changed chan struct{}
+	foreign conflicts
+	spend   *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
 	now        v1alpha1.SpeakerState
@@ -226,7 +227,7 @@ func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
 	case l2.GroupLost:
 		r.Logger.Info("owner no more", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause)
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
-		r.peerChanged(ctx, o.Node)
+		r.heard(ctx, o.Node, o.Interface, o.Kind == l2.PeerUp)
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.foreign.note(o, time.Now()) // the controller tells the Service

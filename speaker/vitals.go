@@ -16,14 +16,14 @@ import (
 // vitals tells which nodes are dead, long before Kubernetes calls their endpoints unready: those that were heard on a
 // segment, are heard on none now, and whose kernel does not answer either. Where a speaker has stopped, the kernel answers.
 type vitals struct {
-	heard   func(node string) bool                                // on a segment, now
 	answers func(ctx context.Context, node string) (answers bool) // its kernel
 	every   time.Duration                                         // between questions to a node that is silent
 	changed func()
 
 	mu     sync.Mutex
-	silent map[string]chan struct{} // guarded by mu; nodes that are asked, and what has them looked at now
-	lost   map[string]bool          // guarded by mu
+	heard  map[string]map[string]bool // guarded by mu; interfaces by the node that is heard there
+	silent map[string]chan struct{}   // guarded by mu; nodes that are asked, and what has them looked at now
+	lost   map[string]bool            // guarded by mu
 }
 
 const (
@@ -31,8 +31,11 @@ const (
 	answerAtMost   = 300 * time.Millisecond
 )
 
-func newVitals(heard func(string) bool, answers func(context.Context, string) bool, changed func()) *vitals {
-	return &vitals{heard: heard, answers: answers, every: askSilentEvery, changed: changed, silent: map[string]chan struct{}{}, lost: map[string]bool{}}
+func newVitals(answers func(context.Context, string) bool, changed func()) *vitals {
+	return &vitals{
+		answers: answers, every: askSilentEvery, changed: changed,
+		heard: map[string]map[string]bool{}, silent: map[string]chan struct{}{}, lost: map[string]bool{},
+	}
 }
 
 // dead returns the nodes that are.
@@ -45,13 +48,21 @@ func (v *vitals) dead() map[string]bool {
 	return maps.Clone(v.lost)
 }
 
-// listen takes in that a node is heard on a segment, or is not any more.
-func (v *vitals) listen(ctx context.Context, node string) {
+// listen takes in that a node is heard on an interface, or is not any more.
+func (v *vitals) listen(ctx context.Context, node, on string, heard bool) {
 	if v == nil {
 		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	switch {
+	case !heard:
+		delete(v.heard[node], on)
+	case v.heard[node] == nil:
+		v.heard[node] = map[string]bool{on: true}
+	default:
+		v.heard[node][on] = true
+	}
 	look, asked := v.silent[node]
 	switch {
 	case asked:
@@ -59,7 +70,7 @@ func (v *vitals) listen(ctx context.Context, node string) {
 		case look <- struct{}{}:
 		default:
 		}
-	case !v.heard(node):
+	case len(v.heard[node]) == 0:
 		look = make(chan struct{}, 1)
 		v.silent[node] = look
 		go v.ask(ctx, node, look) // ends when the node is heard, or with ctx
@@ -71,11 +82,11 @@ func (v *vitals) ask(ctx context.Context, node string, look <-chan struct{}) {
 	tick := time.NewTicker(v.every)
 	defer tick.Stop()
 	for {
-		heard := v.heard(node)
-		v.note(node, !heard && !v.answers(ctx, node) && ctx.Err() == nil)
-		if heard && v.done(node) {
+		if v.done(node) {
+			v.note(node, false)
 			return
 		}
+		v.note(node, !v.answers(ctx, node) && ctx.Err() == nil)
 		select {
 		case <-ctx.Done():
 			return
@@ -85,11 +96,11 @@ func (v *vitals) ask(ctx context.Context, node string, look <-chan struct{}) {
 	}
 }
 
-// done forgets a node, unless it became silent again meanwhile.
+// done forgets a node that is heard again.
 func (v *vitals) done(node string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.heard(node) {
+	if len(v.heard[node]) == 0 {
 		return false
 	}
 	delete(v.silent, node)

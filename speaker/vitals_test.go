@@ -12,24 +12,20 @@ import (
 
 // rackOf is what a vitals sees of nodes.
 type rackOf struct {
-	mu             sync.Mutex
-	heard, answers map[string]bool
+	mu      sync.Mutex
+	answers map[string]bool
 }
 
-func (r *rackOf) set(node string, heard, answers bool) {
+func (r *rackOf) set(node string, answers bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heard[node], r.answers[node] = heard, answers
+	r.answers[node] = answers
 }
 
 func TestOnlyANodeThatIsSilentAndDoesNotAnswerIsDead(t *testing.T) {
-	rack := &rackOf{heard: map[string]bool{}, answers: map[string]bool{}}
+	rack := &rackOf{answers: map[string]bool{}}
 	changes := make(chan struct{}, 10)
-	v := newVitals(func(node string) bool {
-		rack.mu.Lock()
-		defer rack.mu.Unlock()
-		return rack.heard[node]
-	}, func(_ context.Context, node string) bool {
+	v := newVitals(func(_ context.Context, node string) bool {
 		rack.mu.Lock()
 		defer rack.mu.Unlock()
 		return rack.answers[node]
@@ -48,25 +44,30 @@ func TestOnlyANodeThatIsSilentAndDoesNotAnswerIsDead(t *testing.T) {
 		}
 	}
 
-	rack.set("stopped", false, true) // its speaker has
-	rack.set("n2", false, false)
-	v.listen(ctx, "stopped")
-	v.listen(ctx, "n2")
+	for _, node := range []string{"stopped", "n2"} {
+		v.listen(ctx, node, "eth0", true)
+		v.listen(ctx, node, "eth1", true)
+		v.listen(ctx, node, "eth0", false)
+	}
+	if len(v.dead()) > 0 {
+		t.Errorf("%v are dead, which are heard on another segment", v.dead())
+	}
+	rack.set("stopped", true) // its speaker has
+	v.listen(ctx, "stopped", "eth1", false)
+	v.listen(ctx, "n2", "eth1", false)
 	becomes("n2", true)
 	if v.dead()["stopped"] {
 		t.Error("a node whose kernel answers is called dead")
 	}
-	rack.set("n2", false, true) // it boots
+	rack.set("n2", true) // it boots
 	becomes("n2", false)
-	rack.set("n2", false, false)
+	rack.set("n2", false)
 	becomes("n2", true)
-	rack.set("n2", true, false) // heard is enough
-	v.listen(ctx, "n2")
+	v.listen(ctx, "n2", "eth0", true) // heard is enough
 	becomes("n2", false)
-	rack.set("stopped", false, false)
+	rack.set("stopped", false)
 	becomes("stopped", true) // later, without another word from the segment
-	rack.set("n2", false, false)
-	v.listen(ctx, "n2")
+	v.listen(ctx, "n2", "eth0", false)
 	becomes("n2", true)
 }
 

@@ -2,7 +2,7 @@
 
 // Package chain_test goes once through all of Berth's own data plane, on a kernel that has IPVS and nftables: a Service
 // object, the controller, the speaker, ARP, IPVS, a pod, and the client's answer. The API server is real and runs in the same
-// guest; a node is the guest's own network namespace, a client and the pods have one each.
+// guest; one node is the guest's own network namespace, another one, the client and the pods have one each.
 //
 //	BERTH_VM_KIND=qemu go test -tags qemu -exec .cache/bin/vm-exec ./vm/chain
 package chain_test
@@ -47,7 +47,6 @@ type cluster struct {
 
 func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	c := begin(t)
-	c.network(t)
 	c.apply(t, objects)
 	c.status(t, "node", "n1", `{"status":{"addresses":[{"type":"InternalIP","address":"172.30.0.11"},{"type":"InternalIP","address":"fd00:30::11"}],
 		"conditions":[{"type":"Ready","status":"True","reason":"Test","lastHeartbeatTime":null,"lastTransitionTime":null}]}}`)
@@ -151,6 +150,8 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	c.apply(t, endpoints)
 	c.eventually(t, func() error { _, err := ask("172.30.0.200", 80); return err })
 
+	c.deadNode(t)
+
 	// Somebody empties the kernel's tables.
 	run(t, "ip", "route", "flush", "table", "48679")
 	run(t, "nft", "delete", "table", "inet", "berth-ipvs")
@@ -177,6 +178,75 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	if _, err := ask("172.30.0.200", 80); err == nil {
 		t.Error("the address of a deleted Service answers")
 	}
+}
+
+// deadNode has another node join, stops its speaker, and then takes the node away: only that ends new connections to its pod.
+func (c *cluster) deadNode(t *testing.T) {
+	t.Helper()
+	c.apply(t, "apiVersion: v1\nkind: Node\nmetadata: {name: n2}\n")
+	c.status(t, "node", "n2", `{"status":{"addresses":[{"type":"InternalIP","address":"172.30.0.12"}],
+		"conditions":[{"type":"Ready","status":"True","reason":"Test","lastHeartbeatTime":null,"lastTransitionTime":null}]}}`)
+	c.start(t, "web-3", []string{"POD_NAME=web-3"}, "ip", "netns", "exec", "pods2", c.folder.Bin("echo"), "-http=10.244.2.1:8080")
+	c.apply(t, strings.NewReplacer("web-1", "web-2", "nodeName: n1", "nodeName: n2", "10.244.1.1", "10.244.2.1", "  - {addresses: [10.244.1.2], nodeName: n1, conditions: {ready: true}}\n", "").Replace(endpoints))
+	c.kubectl(t, "", "patch", "service", "web", "-p", `{"spec":{"externalTrafficPolicy":"Cluster"}}`)
+	speaker := c.start(t, "speaker-2", nil, "ip", "netns", "exec", "n2", c.folder.Bin("berth"), "speaker", "--kubeconfig="+c.kubeconfig, "--listen=", "--node=n2",
+		"--kube-proxy-healthz=")
+	c.logged(t, "speaker", `"node":"n2","state":"ready"`)
+	weight := func(want string) {
+		t.Helper()
+		c.eventually(t, func() error {
+			for line := range strings.Lines(run(t, "cat", "/proc/net/ip_vs")) {
+				// -> address:port forward weight active inactive, in hexadecimal
+				if f := strings.Fields(line); len(f) > 3 && f[1] == "0AF40201:1F90" {
+					if f[3] != want {
+						return fmt.Errorf("the endpoint of n2 has weight %s, want %s", f[3], want)
+					}
+					return nil
+				}
+			}
+			return errors.New("the endpoint of n2 is no real server")
+		})
+	}
+	weight("1")
+	answered := func() {
+		t.Helper()
+		c.eventually(t, func() error {
+			answer, err := ask("172.30.0.200", 80)
+			if err == nil && answer.Pod != "web-3" {
+				err = fmt.Errorf("%s answered", answer.Pod)
+			}
+			return err
+		})
+	}
+	answered()
+
+	if err := speaker.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.logged(t, "speaker", `"msg":"peer down","driver":"l2","interface":"eth0","node":"n2"`)
+	answered()
+	weight("1")
+
+	begun := time.Now()
+	run(t, "ip", "-n", "n2", "link", "set", "eth0", "down")
+	weight("0")
+	t.Logf("%s after the other node was gone its endpoint gets no new connections", time.Since(begun))
+	run(t, "ip", "-n", "n2", "link", "set", "eth0", "up")
+	run(t, "ip", "-n", "n2", "route", "replace", "10.244.1.0/24", "via", "172.30.0.11")
+	weight("1")
+	c.kubectl(t, "", "delete", "endpointslice", "web-2")
+}
+
+// logged waits until a program's log has the text.
+func (c *cluster) logged(t *testing.T, name, text string) {
+	t.Helper()
+	c.eventually(t, func() error {
+		log, err := os.ReadFile(filepath.Join(c.dir, name+".log"))
+		if err == nil && !strings.Contains(string(log), text) {
+			err = fmt.Errorf("the log of %s does not say %s", name, text)
+		}
+		return err
+	})
 }
 
 // dial connects from the client.
@@ -262,6 +332,7 @@ func begin(t *testing.T) *cluster {
 	}
 	c := &cluster{folder: folder, dir: t.TempDir()}
 	run(t, "ip", "link", "set", "lo", "up")
+	c.network(t)
 	const token = "test"
 	c.write(t, "tokens.csv", token+`,admin,admin,"system:masters"`+"\n")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -274,12 +345,12 @@ apiVersion: v1
 kind: Config
 current-context: it
 contexts: [{name: it, context: {cluster: it, user: admin}}]
-clusters: [{name: it, cluster: {server: "https://127.0.0.1:6443", insecure-skip-tls-verify: true}}]
+clusters: [{name: it, cluster: {server: "https://172.30.0.11:6443", insecure-skip-tls-verify: true}}]
 users: [{name: admin, user: {token: `+token+`}}]
 `)
 	kube := folder.Bin("kube")
 	c.start(t, "etcd", nil, kube, "etcd", "--dir", filepath.Join(c.dir, "etcd"), "--client", "127.0.0.1:2379", "--peer", "127.0.0.1:2380")
-	c.start(t, "kube-apiserver", nil, kube, "kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
+	c.start(t, "kube-apiserver", nil, kube, "kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--advertise-address=172.30.0.11",
 		"--cert-dir="+filepath.Join(c.dir, "pki"), "--token-auth-file="+filepath.Join(c.dir, "tokens.csv"), "--authorization-mode=RBAC",
 		"--service-cluster-ip-range=10.96.0.0/16", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+filepath.Join(c.dir, "sa.key"), "--service-account-signing-key-file="+filepath.Join(c.dir, "sa.key"))
@@ -296,23 +367,29 @@ users: [{name: admin, user: {token: `+token+`}}]
 	return c
 }
 
-// network makes a client on the node's segment, and pods behind the node.
+// network makes a segment with two nodes and a client, and pods behind each node.
 func (c *cluster) network(t *testing.T) {
 	t.Helper()
 	for _, line := range []string{
-		"netns add client", "netns add pods",
-		"link add eth0 type veth peer name eth0 netns client", "link add pods0 type veth peer name eth0 netns pods",
+		"netns add client", "netns add pods", "netns add n2", "netns add pods2",
+		"-n client link add rack type bridge mcast_snooping 0", "-n client link set rack up",
+		"link add eth0 type veth peer name n1 netns client", "-n client link set n1 master rack up",
+		"-n n2 link add eth0 type veth peer name n2 netns client", "-n client link set n2 master rack up",
+		"link add pods0 type veth peer name eth0 netns pods", "-n n2 link add pods0 type veth peer name eth0 netns pods2",
+		"-n n2 addr add 172.30.0.12/24 dev eth0", "-n n2 link set eth0 up", "-n n2 link set lo up",
+		"-n n2 addr add 10.244.2.254/24 dev pods0", "-n n2 link set pods0 up", "-n n2 route add 10.244.1.0/24 via 172.30.0.11",
+		"-n pods2 addr add 10.244.2.1/24 dev eth0", "-n pods2 link set eth0 up", "-n pods2 link set lo up", "-n pods2 route add default via 10.244.2.254",
 		"addr add 172.30.0.11/24 dev eth0", "addr add fd00:30::11/64 dev eth0 nodad", "link set eth0 up",
 		"addr add 10.244.1.254/24 dev pods0", "link set pods0 up",
-		"-n client addr add 172.30.0.100/24 dev eth0", "-n client link set eth0 up", "-n client link set lo up",
+		"route add 10.244.2.0/24 via 172.30.0.12",
+		"-n client addr add 172.30.0.100/24 dev rack", "-n client link set lo up",
 		"-n pods addr add 10.244.1.1/24 dev eth0", "-n pods addr add 10.244.1.2/24 dev eth0", "-n pods link set eth0 up", "-n pods link set lo up",
 		"-n pods route add default via 10.244.1.254",
 	} {
 		run(t, "ip", strings.Fields(line)...)
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
-		t.Fatal(err)
-	}
+	run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	run(t, "ip", "netns", "exec", "n2", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 }
 
 // answer is what a pod says.
@@ -355,7 +432,7 @@ func run(t *testing.T, name string, args ...string) string {
 }
 
 // start starts a program that lasts as long as the test. Its output is shown if that fails.
-func (c *cluster) start(t *testing.T, name string, env []string, argv ...string) {
+func (c *cluster) start(t *testing.T, name string, env []string, argv ...string) *os.Process {
 	t.Helper()
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
@@ -375,6 +452,7 @@ func (c *cluster) start(t *testing.T, name string, env []string, argv ...string)
 			t.Logf("the end of the log of %s:\n%s", name, text[max(0, len(text)-4000):])
 		}
 	})
+	return cmd.Process
 }
 
 func (c *cluster) write(t *testing.T, name, text string) string {
