@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -192,10 +193,8 @@ func (f *forwarder) remove() error {
 	if f == nil {
 		return nil
 	}
-	if err := f.ipvs.Remove(); err != nil {
-		return fmt.Errorf("IPVS: %w", err)
-	}
-	return f.guard.Remove()
+	// The one does not wait for the other: rules that stay would go on dropping.
+	return errors.Join(f.ipvs.Remove(), f.guard.Remove())
 }
 
 // forwarded reads the counters of virtual and real servers when it is asked.
