@@ -1,0 +1,212 @@
+//go:build linux
+
+// Package cluster runs a Kubernetes cluster in a guest of package vm: etcd and the API server in the guest's own network
+// namespace, which is also the bridge of the segment; nodes, a client and pods in namespaces of their own. Nodes have no kubelet,
+// so their objects, EndpointSlices and pods are the test's to make; what Berth does on them is real.
+//
+// It takes the guest as its own: names and addresses are fixed, and nothing is undone but processes, which end with the test.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/e2e/stage"
+	"github.com/berth-lb/berth/e2e/stock"
+)
+
+// patience is for steps on a machine that is emulated.
+const patience = 4 * time.Minute
+
+// Cluster is an API server, and nodes.
+type Cluster struct {
+	Kubernetes kubernetes.Interface
+	Berth      *client.Interface
+
+	folder     stock.Folder
+	dir        string
+	kubeconfig string
+}
+
+// New starts a cluster without nodes: etcd, an API server with Berth's CRDs, Berth's namespace, and the segment with its client.
+func New(t testing.TB) *Cluster {
+	t.Helper()
+	folder, err := stock.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{folder: folder, dir: t.TempDir()}
+	makeSegment(t)
+	const token = "test"
+	c.write(t, "tokens.csv", token+`,admin,admin,"system:masters"`+"\n")
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write(t, "sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+	c.kubeconfig = c.write(t, "kubeconfig", `
+apiVersion: v1
+kind: Config
+current-context: it
+contexts: [{name: it, context: {cluster: it, user: admin}}]
+clusters: [{name: it, cluster: {server: "https://`+server+`:6443", insecure-skip-tls-verify: true}}]
+users: [{name: admin, user: {token: `+token+`}}]
+`)
+	c.Start(t, Host, "etcd", nil, c.Kube(), "etcd", "--dir", filepath.Join(c.dir, "etcd"), "--client", "127.0.0.1:2379", "--peer", "127.0.0.1:2380")
+	c.Start(t, Host, "kube-apiserver", nil, c.Kube(), "kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--advertise-address="+server,
+		"--cert-dir="+filepath.Join(c.dir, "pki"), "--token-auth-file="+filepath.Join(c.dir, "tokens.csv"), "--authorization-mode=RBAC",
+		"--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112", "--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file="+filepath.Join(c.dir, "sa.key"), "--service-account-signing-key-file="+filepath.Join(c.dir, "sa.key"))
+	c.connect(t)
+	Eventually(t, func(ctx context.Context) error {
+		return c.Kubernetes.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+	manifest, err := stage.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Kubectl(t, "", "apply", "--server-side", "-f", filepath.Join(filepath.Dir(manifest), "crds"))
+	c.Kubectl(t, "", "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: stage.Namespace}}
+	if _, err := c.Kubernetes.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c *Cluster) connect(t testing.TB) {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.QPS, config.Burst = 500, 1000
+	if c.Kubernetes, err = kubernetes.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	if c.Berth, err = client.New(config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Kube is the program that holds the components of Kubernetes; its first argument names one.
+func (c *Cluster) Kube() string { return c.folder.Bin("kube") }
+
+// Kubeconfig is the path of the administrator's.
+func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
+
+// Controller starts Berth's controller.
+func (c *Cluster) Controller(t testing.TB) *os.Process {
+	t.Helper()
+	return c.Start(t, Host, "controller", nil, c.folder.Bin("berth"), "controller", "--kubeconfig="+c.kubeconfig, "--listen=")
+}
+
+// Speaker starts Berth's speaker on a node; its log is speaker-NODE.
+func (c *Cluster) Speaker(t testing.TB, node string, args ...string) *os.Process {
+	t.Helper()
+	argv := []string{c.folder.Bin("berth"), "speaker", "--kubeconfig=" + c.kubeconfig, "--listen=", "--node=" + node, "--kube-proxy-healthz="}
+	return c.Start(t, node, "speaker-"+node, nil, append(argv, args...)...)
+}
+
+// Start starts a program in a namespace. It lasts at most as long as the test, and its output is shown if that fails.
+func (c *Cluster) Start(t testing.TB, space, name string, env []string, argv ...string) *os.Process {
+	t.Helper()
+	log, err := os.OpenFile(c.log(name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv = within(space, argv)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+		_ = log.Close()
+		text, err := os.ReadFile(log.Name())
+		if t.Failed() && err == nil {
+			t.Logf("the end of the log of %s:\n%s", name, text[max(0, len(text)-4000):])
+		}
+	})
+	return cmd.Process
+}
+
+func (c *Cluster) log(name string) string { return filepath.Join(c.dir, name+".log") }
+
+// Log returns what a program has said so far.
+func (c *Cluster) Log(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(c.log(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// AwaitLog waits until a program's log has the text.
+func (c *Cluster) AwaitLog(t testing.TB, name, text string) {
+	t.Helper()
+	Eventually(t, func(context.Context) error {
+		if !strings.Contains(c.Log(t, name), text) {
+			return fmt.Errorf("the log of %s does not say %s", name, text)
+		}
+		return nil
+	})
+}
+
+func (c *Cluster) write(t testing.TB, name, text string) string {
+	t.Helper()
+	file := filepath.Join(c.dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// Apply applies objects. It starts kubectl, which takes seconds here: the clients do not.
+func (c *Cluster) Apply(t testing.TB, yaml string) {
+	t.Helper()
+	c.Kubectl(t, yaml, "apply", "-f", "-")
+}
+
+// Kubectl runs kubectl and returns its output.
+func (c *Cluster) Kubectl(t testing.TB, stdin string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(c.Kube(), append([]string{"kubectl", "--kubeconfig=" + c.kubeconfig, "--cache-dir=" + filepath.Join(c.dir, "cache")}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("kubectl %s: %v: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return string(out)
+}
+
+// Eventually waits until the condition holds, with the patience that an emulated machine asks for.
+func Eventually(t testing.TB, condition func(context.Context) error) {
+	t.Helper()
+	if err := stage.Eventually(t.Context(), patience, condition); err != nil {
+		t.Fatal(err)
+	}
+}
