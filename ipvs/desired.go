@@ -33,20 +33,40 @@ func (p Protocol) String() string {
 	return fmt.Sprintf("protocol %d", uint8(p))
 }
 
-// Frontend identifies a virtual server.
+// Frontend identifies a virtual server: by address, port and protocol, or by firewall mark.
 type Frontend struct {
-	Address  netip.Addr // without zone, not IPv4 in IPv6
-	Port     uint16     // 1 to 65535
-	Protocol Protocol
+	Address  netip.Addr // without zone, not IPv4 in IPv6; by mark, the unspecified one of the family
+	Port     uint16     // 1 to 65535; by mark 0
+	Protocol Protocol   // by mark 0
+	// Mark is that of the packets, whatever they are for; one of Marks, or 0. Virtual servers by mark come before those by
+	// address. They have no persistence, with which the kernel leaves ports as they are (ip_vs_sched_persist in ip_vs_core.c).
+	Mark uint32
 }
 
-// String returns, say, "TCP 192.0.2.1:80".
+// Marks are firewall marks that begin with these eight bits, and are Berth's: virtual servers by them are no one else's.
+const Marks, MarksMask uint32 = 0xb7000000, 0xff000000
+
+// Marked returns the frontend of packets with that mark, for addresses of the same family as one.
+func Marked(mark uint32, like netip.Addr) Frontend {
+	if like.Is4() {
+		return Frontend{Address: netip.IPv4Unspecified(), Mark: mark}
+	}
+	return Frontend{Address: netip.IPv6Unspecified(), Mark: mark}
+}
+
+// String returns, say, "TCP 192.0.2.1:80", or "mark 0xb7000001 (IPv4)".
 func (f Frontend) String() string {
-	return f.Protocol.String() + " " + netip.AddrPortFrom(f.Address, f.Port).String()
+	switch {
+	case f.Mark == 0:
+		return f.Protocol.String() + " " + netip.AddrPortFrom(f.Address, f.Port).String()
+	case f.Address.Is4():
+		return fmt.Sprintf("mark %#x (IPv4)", f.Mark)
+	}
+	return fmt.Sprintf("mark %#x (IPv6)", f.Mark)
 }
 
 func (f Frontend) compare(g Frontend) int {
-	return cmp.Or(f.Address.Compare(g.Address), cmp.Compare(f.Protocol, g.Protocol), cmp.Compare(f.Port, g.Port))
+	return cmp.Or(f.Address.Compare(g.Address), cmp.Compare(f.Protocol, g.Protocol), cmp.Compare(f.Port, g.Port), cmp.Compare(f.Mark, g.Mark))
 }
 
 // Flags are a virtual server's, as in include/uapi/linux/ip_vs.h.
@@ -123,18 +143,26 @@ func check(f Frontend, v VirtualServer) error {
 		return fmt.Errorf("virtual server %s: %s %v is not %s", f, field, value, want)
 	}
 	switch {
+	case f.Mark != 0:
+		if f != Marked(f.Mark, f.Address) || f.Mark&MarksMask != Marks {
+			return refuse("mark", fmt.Sprintf("%#x", f.Mark), fmt.Sprintf("of %#x/%#x, without address, port and protocol", Marks, MarksMask))
+		}
 	case !plain(f.Address):
 		return refuse("address", f.Address, "an address of one host without zone")
 	case f.Port == 0:
 		return refuse("port", f.Port, "1 to 65535")
 	case f.Protocol != TCP && f.Protocol != UDP && f.Protocol != SCTP:
 		return refuse("protocol", uint8(f.Protocol), "TCP, UDP or SCTP")
+	}
+	switch {
 	case !slices.Contains(Schedulers, v.Scheduler):
 		return refuse("scheduler", fmt.Sprintf("%q", v.Scheduler), "one of "+strings.Join(Schedulers, ", "))
 	case v.Flags&^HashPort != 0, v.Flags != 0 && v.Scheduler != "mh" && v.Scheduler != "sh":
 		return refuse("flags", fmt.Sprintf("%#x", uint32(v.Flags)), fmt.Sprintf("0 (%#x with schedulers mh and sh)", uint32(HashPort)))
 	case v.PersistenceTimeout < 0 || v.PersistenceTimeout > longestPersistence:
 		return refuse("persistence timeout", v.PersistenceTimeout, "0 to "+longestPersistence.String())
+	case v.PersistenceTimeout > 0 && f.Mark != 0:
+		return refuse("persistence timeout", v.PersistenceTimeout, "0, as by mark it must be")
 	}
 	for _, r := range v.RealServers {
 		switch {
@@ -199,14 +227,14 @@ func (o Operation) String() string {
 }
 
 // Diff returns the operations that make actual equal to desired, in the order to do them. Virtual servers that
-// are not desired are deleted if owned holds for their address, and left alone otherwise. Those that
+// are not desired are deleted if owned holds for them, and left alone otherwise. Those that
 // cannot be programmed as they are desired are left as they are; problems tells what is wrong with them.
 //
 // The real servers of actual are in the kernel's order. A kernel puts new ones at the head of the list
 // (net/netfilter/ipvs/ip_vs_ctl.c) and lists them from there; where the scheduler depends on the order, those
 // that stand in the wrong place are moved, and as many as possible stay at the tail. Nothing is deleted before
 // all is created, so that a virtual server has somebody to serve all the time.
-func Diff(desired, actual Table, owned func(netip.Addr) bool) (operations []Operation, problems map[Frontend]error) {
+func Diff(desired, actual Table, owned func(Frontend) bool) (operations []Operation, problems map[Frontend]error) {
 	var deletions []Operation
 	problems = map[Frontend]error{}
 	for _, f := range frontends(desired) {
@@ -227,7 +255,7 @@ func Diff(desired, actual Table, owned func(netip.Addr) bool) (operations []Oper
 		deletions = append(deletions, remove...)
 	}
 	for _, f := range frontends(actual) {
-		if _, wanted := desired[f]; !wanted && owned(f.Address) {
+		if _, wanted := desired[f]; !wanted && owned(f) {
 			deletions = append(deletions, Operation{Kind: DeleteVirtualServer, Frontend: f})
 		}
 	}

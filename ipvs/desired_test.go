@@ -37,7 +37,7 @@ func server(scheduler, list string) VirtualServer {
 	return VirtualServer{Settings{Scheduler: scheduler}, backends(list)}
 }
 
-func everywhere(netip.Addr) bool { return true }
+func everywhere(Frontend) bool { return true }
 
 func TestDiff(t *testing.T) {
 	const (
@@ -95,9 +95,11 @@ func TestWhatCannotBeProgrammed(t *testing.T) {
 		change func(*VirtualServer)
 		want   string
 	}{
-		{Frontend{at(80).Address, 0, TCP}, nil, "virtual server TCP 192.0.2.1:0: port 0 is not 1 to 65535"},
-		{Frontend{at(80).Address, 80, 1}, nil, "virtual server protocol 1 192.0.2.1:80: protocol 1 is not TCP, UDP or SCTP"},
-		{Frontend{netip.MustParseAddr("::ffff:192.0.2.1"), 80, TCP}, nil, "virtual server TCP [::ffff:192.0.2.1]:80: address ::ffff:192.0.2.1 is not an address of one host without zone"},
+		{Frontend{Address: at(80).Address, Protocol: TCP}, nil, "virtual server TCP 192.0.2.1:0: port 0 is not 1 to 65535"},
+		{Frontend{Address: at(80).Address, Port: 80, Protocol: 1}, nil, "virtual server protocol 1 192.0.2.1:80: protocol 1 is not TCP, UDP or SCTP"},
+		{Marked(7, at(80).Address), nil, "virtual server mark 0x7 (IPv4): mark 0x7 is not of 0xb7000000/0xff000000, without address, port and protocol"},
+		{Marked(Marks, at(80).Address), func(v *VirtualServer) { v.PersistenceTimeout = time.Second }, "virtual server mark 0xb7000000 (IPv4): persistence timeout 1s is not 0, as by mark it must be"},
+		{Frontend{Address: netip.MustParseAddr("::ffff:192.0.2.1"), Port: 80, Protocol: TCP}, nil, "virtual server TCP [::ffff:192.0.2.1]:80: address ::ffff:192.0.2.1 is not an address of one host without zone"},
 		{at(80), func(v *VirtualServer) { v.Scheduler = "random" }, `virtual server TCP 192.0.2.1:80: scheduler "random" is not one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
 		{at(80), func(v *VirtualServer) { v.Flags = HashPort }, "virtual server TCP 192.0.2.1:80: flags 0x10 is not 0 (0x10 with schedulers mh and sh)"},
 		{at(80), func(v *VirtualServer) { v.PersistenceTimeout = 25 * time.Hour }, "virtual server TCP 192.0.2.1:80: persistence timeout 25h0m0s is not 0 to 24h0m0s"},
@@ -161,7 +163,7 @@ func anyTable(t *rapid.T, name string) Table {
 			continue
 		}
 		v := VirtualServer{Settings: Settings{Scheduler: rapid.SampledFrom([]string{"rr", "wrr", "mh", "sh", "dh"}).Draw(t, "scheduler")}}
-		if rapid.Bool().Draw(t, "persistent") {
+		if port != 3 && rapid.Bool().Draw(t, "persistent") {
 			v.PersistenceTimeout = time.Duration(rapid.IntRange(1, 3000).Draw(t, "persistence")) * time.Millisecond
 		}
 		for _, n := range rapid.SliceOfN(rapid.IntRange(1, 7), 0, 7).Draw(t, "servers") { // in any order, also twice
@@ -171,7 +173,10 @@ func anyTable(t *rapid.T, name string) Table {
 			v.RealServers = append(v.RealServers, r)
 		}
 		f := at(port)
-		if port == 4 {
+		switch port {
+		case 3:
+			f = Marked(Marks|3, f.Address)
+		case 4:
 			f.Address = netip.MustParseAddr("192.0.2.99") // somebody else's, unless it is desired
 		}
 		table[f] = v
@@ -186,10 +191,10 @@ func TestRandomHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kernel := model{}
 		mine := map[netip.Addr]bool{at(80).Address: true}
-		owned := func(a netip.Addr) bool { return mine[a] }
+		owned := ownedAt(func(a netip.Addr) bool { return mine[a] })
 		for range rapid.IntRange(1, 6).Draw(t, "steps") {
 			desired := anyTable(t, "absent")
-			if f := (Frontend{foreign, 4, TCP}); desired[f].Scheduler == "" && !mine[foreign] && rapid.Bool().Draw(t, "foreign") {
+			if f := (Frontend{Address: foreign, Port: 4, Protocol: TCP}); desired[f].Scheduler == "" && !mine[foreign] && rapid.Bool().Draw(t, "foreign") {
 				kernel[f] = server("wlc", "1 2")
 			}
 			for f := range desired {
@@ -201,7 +206,7 @@ func TestRandomHistories(t *testing.T) {
 				t.Fatalf("problems: %v", problems)
 			}
 			for i, o := range operations {
-				if !owned(o.Frontend.Address) {
+				if !owned(o.Frontend) {
 					t.Fatalf("%s is not ours", o)
 				}
 				if i > 0 && deletes(operations[i-1].Kind) && !deletes(o.Kind) {
@@ -212,7 +217,7 @@ func TestRandomHistories(t *testing.T) {
 				}
 			}
 			for f, v := range before {
-				if !owned(f.Address) && !equal(kernel[f], v) {
+				if !owned(f) && !equal(kernel[f], v) {
 					t.Fatalf("somebody else's %s was changed", f)
 				}
 			}

@@ -230,7 +230,7 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 	if err != nil {
 		return err
 	}
-	operations, _ := Diff(nil, actual, func(a netip.Addr) bool { return routed[a] || addresses[a] })
+	operations, _ := Diff(nil, actual, ownedAt(func(a netip.Addr) bool { return routed[a] || addresses[a] }))
 	var problems []error
 	for _, o := range operations {
 		problems = append(problems, e.servers.apply(o))
@@ -242,6 +242,16 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 		problems = append(problems, e.delivery.remove(a))
 	}
 	return errors.Join(append(problems, e.delivery.removeRules())...)
+}
+
+// ownedAt tells which virtual servers are ours: those of our marks, and those on addresses that are.
+func ownedAt(address func(netip.Addr) bool) func(Frontend) bool {
+	return func(f Frontend) bool {
+		if f.Mark != 0 {
+			return f.Mark&MarksMask == Marks
+		}
+		return address(f.Address)
+	}
 }
 
 // wanted is what the groups desire.

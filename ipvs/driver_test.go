@@ -147,8 +147,8 @@ func run(t *testing.T, f *fake, desired Table) *Driver {
 func TestTheNextProcessFindsItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		gone := Frontend{netip.MustParseAddr("192.0.2.2"), 80, TCP}
-		foreign := Frontend{netip.MustParseAddr("192.0.2.3"), 80, TCP}
+		gone := Frontend{Address: netip.MustParseAddr("192.0.2.2"), Port: 80, Protocol: TCP}
+		foreign := Frontend{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Protocol: TCP}
 		for _, at := range []Frontend{at(80), gone, foreign} {
 			f.servers[at] = server("rr", "2 1")
 		}
@@ -396,7 +396,7 @@ func TestTheLastVirtualServerTakesRoutesAndRulesWithIt(t *testing.T) {
 func TestRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		foreign := Frontend{netip.MustParseAddr("192.0.2.3"), 80, TCP}
+		foreign := Frontend{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Protocol: TCP}
 		f.servers[foreign] = server("rr", "1")
 		d := run(t, f, Table{at(80): server("rr", "1")})
 		if err := d.Remove(); err != nil {

@@ -214,7 +214,7 @@ func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
 // write carries out what Diff says, reads back what was written, and returns the number of operations. An error
 // is of IPVS as a whole.
 func (k *keeper) write(ctx context.Context, w *work) (int, error) {
-	owned := func(a netip.Addr) bool { _, ours := k.served[a]; return ours }
+	owned := ownedAt(func(a netip.Addr) bool { _, ours := k.served[a]; return ours })
 	operations, problems := Diff(w.desired, w.actual, owned)
 	w.problems = problems
 	if len(operations) == 0 {

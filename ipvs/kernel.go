@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"net/netip"
 	"os"
 	"time"
 
@@ -21,7 +22,7 @@ var ErrNoScheduler = errors.New("the kernel has no such IPVS scheduler: load its
 
 // virtualServers is the kernel's table of one network namespace. Its methods may be called concurrently.
 type virtualServers interface {
-	// table reads everything but virtual servers by firewall mark.
+	// table reads everything but virtual servers by firewall marks that are not ours.
 	table() (Table, error)
 	// glance returns a digest of what table would show, but for flags and thresholds, at a twentieth of the cost.
 	glance() (uint64, error)
@@ -82,7 +83,7 @@ func (k kernel) table() (Table, error) {
 	return t, nil
 }
 
-// services leaves out those by firewall mark, which have no address.
+// services leaves out those by firewall marks of others.
 func (k kernel) services() ([]lib.ServiceExtended, error) {
 	all, err := k.c.Services()
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // which is an empty list
@@ -90,7 +91,7 @@ func (k kernel) services() ([]lib.ServiceExtended, error) {
 	}
 	ours := all[:0]
 	for _, s := range all {
-		if s.FWMark == 0 {
+		if s.FWMark == 0 || s.FWMark&MarksMask == Marks {
 			ours = append(ours, s)
 		}
 	}
@@ -181,7 +182,7 @@ func (k kernel) apply(o Operation) error {
 }
 
 // probeMark is the firewall mark of the virtual server that probe makes for a moment.
-const probeMark = 0xbe27bee0
+const probeMark = 0xbe27bee0 // none of Marks
 
 func (k kernel) probe(scheduler string) error {
 	s := lib.Service{
@@ -221,6 +222,9 @@ func familyOf(f Frontend) lib.AddressFamily {
 }
 
 func identity(f Frontend) lib.Service {
+	if f.Mark != 0 {
+		return lib.Service{FWMark: f.Mark, Family: familyOf(f)}
+	}
 	return lib.Service{Address: f.Address, Port: f.Port, Protocol: lib.Protocol(f.Protocol), Family: familyOf(f)}
 }
 
@@ -238,7 +242,13 @@ func serviceOf(f Frontend, s Settings) lib.Service {
 }
 
 func frontendOf(s lib.Service) Frontend {
-	return Frontend{Address: s.Address, Port: s.Port, Protocol: Protocol(s.Protocol)}
+	switch {
+	case s.FWMark == 0:
+		return Frontend{Address: s.Address, Port: s.Port, Protocol: Protocol(s.Protocol)}
+	case s.Family == lib.INET:
+		return Marked(s.FWMark, netip.IPv4Unspecified())
+	}
+	return Marked(s.FWMark, netip.IPv6Unspecified())
 }
 
 func settingsOf(s lib.Service) Settings {
@@ -246,7 +256,7 @@ func settingsOf(s lib.Service) Settings {
 	if s.Flags&lib.ServicePersistent != 0 {
 		v.PersistenceTimeout = time.Duration(s.Timeout) * time.Second
 	}
-	v.foreign = s.Netmask.Bits() != s.Address.BitLen()
+	v.foreign = s.Netmask.Bits() != frontendOf(s).Address.BitLen()
 	return v
 }
 

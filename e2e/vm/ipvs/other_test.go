@@ -3,8 +3,13 @@
 package ipvs_test
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -98,4 +103,55 @@ func sctpAsk(to netip.AddrPort) (string, error) {
 	name := make([]byte, 64)
 	n, err := unix.Read(fd, name)
 	return string(name[:max(n, 0)]), err
+}
+
+// Packets with a mark have a virtual server of their own, which comes before that of the address.
+func TestByMark(t *testing.T) {
+	s := newSite(t)
+	s.serve(t)
+	for _, address := range []string{service4, service6} {
+		f := frontend(ipvs.TCP, address, 81)
+		marked := ipvs.Marked(ipvs.Marks|7, f.Address)
+		servers := real(3, f.Address.Is6())
+		table := ipvs.Table{f: simple("rr", servers[:1]), marked: simple("rr", servers[1:])}
+		_, stop := s.direct(t, table)
+		for range 4 {
+			if name := s.askMarked(t, target(f), marked.Mark); name != servers[1].Address.String() && name != servers[2].Address.String() {
+				t.Errorf("%s: marked packets went to %s", f, name)
+			}
+			if name := s.askMarked(t, target(f), 0); name != servers[0].Address.String() {
+				t.Errorf("%s: others went to %s", f, name)
+			}
+		}
+		// What another driver finds there it takes over, and what is desired no more goes.
+		stop()
+		taken, end := s.direct(t, ipvs.Table{f: simple("rr", servers[:1])})
+		shown(t, taken.Driver, ipvs.Table{f: simple("rr", servers[:1])})
+		if name := s.askMarked(t, target(f), marked.Mark); name != servers[0].Address.String() {
+			t.Errorf("%s: with the virtual server by mark gone, marked packets went to %s", f, name)
+		}
+		end()
+	}
+}
+
+// askMarked connects from the director itself, whose packets are marked.
+func (s *site) askMarked(t testing.TB, to string, mark uint32) string {
+	t.Helper()
+	name, err := in(s.director, func() (string, error) {
+		d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) error {
+			var failed error
+			err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
+			return errors.Join(err, failed)
+		}}
+		c, err := d.Dial("tcp", to)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		return bufio.NewReader(c).ReadString('\n')
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(name)
 }
