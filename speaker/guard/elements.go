@@ -13,6 +13,7 @@ type element struct {
 	set string
 	key string // its bytes
 	end string // the last key of a range; empty: a single one
+	val string // what a map has for the key
 }
 
 // The sets, of which each family of addresses has its own.
@@ -22,6 +23,8 @@ const (
 	restricted  = "restricted"  // address, protocol, port: only some sources may connect
 	sources     = "sources"     // address, protocol, port, range of sources
 	masqueraded = "masqueraded" // address, protocol, port
+	marks       = "marks"       // address, protocol, port: the mark of what pods and processes of this node send
+	pods        = "pods"        // protocol, range of sources
 )
 
 // protocols are those that are guarded.
@@ -39,6 +42,9 @@ func (f Frontend) elements() []element {
 	if f.Masquerade {
 		list = append(list, element{set: masqueraded + family.suffix, key: key})
 	}
+	if f.Mark != 0 {
+		list = append(list, element{set: marks + family.suffix, key: key, val: string(native(f.Mark))})
+	}
 	if len(f.Sources) == 0 {
 		return list
 	}
@@ -48,6 +54,20 @@ func (f Frontend) elements() []element {
 			set: sources + family.suffix,
 			key: key + field(r.From().AsSlice()), end: key + field(r.To().AsSlice()),
 		})
+	}
+	return list
+}
+
+// podElements are those of the ranges that pods have their addresses from.
+func podElements(prefixes []netip.Prefix) []element {
+	var list []element
+	for _, f := range families {
+		for _, r := range f.union(prefixes) {
+			for _, p := range protocols {
+				protocol := field([]byte{p})
+				list = append(list, element{set: pods + f.suffix, key: protocol + field(r.From().AsSlice()), end: protocol + field(r.To().AsSlice())})
+			}
+		}
 	}
 	return list
 }

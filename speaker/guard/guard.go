@@ -1,6 +1,7 @@
 // Package guard has the rules around IPVS: for the addresses that IPVS forwards, it drops what is for a port
 // that no Service exposes, or from a source that may not connect, before it can reach DNAT (NodePorts) or a
-// listener of the host, and masquerades the connections whose endpoints are to see this node as the client.
+// listener of the host, marks what the node's own pods and processes send where these have a virtual server of their own,
+// and masquerades the connections whose endpoints are to see this node as the client.
 //
 // The rules are in one nftables table of Berth's own, "inet berth-ipvs". Only TCP, UDP and SCTP are touched.
 // Linux 5.6 or later, for sets of ranges in concatenations; it needs CAP_NET_ADMIN.
@@ -26,6 +27,9 @@ type Frontend struct {
 	Port       uint16
 	Protocol   uint8 // IANA's number: 6 TCP, 17 UDP, 132 SCTP
 	Masquerade bool  // endpoints see this node as the client
+	// Mark is what IPVS is to find on packets from pods (SetPods) and processes of this node; their connections are
+	// masqueraded. It is one of ipvs.Marks; 0: they are as any other's.
+	Mark uint32
 	// Sources may connect; none: everybody may. Those of the other family are for nobody, so that a frontend
 	// which has no others is closed. A process of this node whose source is the address itself, because a
 	// route says so, is no exception.
@@ -39,6 +43,7 @@ type Driver struct {
 	mu     sync.Mutex
 	groups map[string]map[endpoint]Frontend // guarded by mu
 	claims map[endpoint]map[string]Frontend // guarded by mu; the same, by endpoint and then group
+	pods   []element                        // guarded by mu
 }
 
 // endpoint is what a packet is for.
@@ -111,6 +116,15 @@ func (d *Driver) Sync(group string, frontends []Frontend) {
 	}
 }
 
+// SetPods replaces the ranges that pods of this node have their addresses from, for Frontend.Mark. It returns at once.
+func (d *Driver) SetPods(prefixes []netip.Prefix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.pods
+	d.pods = podElements(prefixes)
+	d.keeper.Update(d.pods, before)
+}
+
 // winner returns the elements for the one that counts of those who claim an endpoint. It must be called with
 // mu locked.
 func (d *Driver) winner(e endpoint) []element {
@@ -122,7 +136,7 @@ func (d *Driver) winner(e endpoint) []element {
 }
 
 func (f Frontend) equal(g Frontend) bool {
-	return f.Masquerade == g.Masquerade && slices.Equal(f.Sources, g.Sources)
+	return f.Masquerade == g.Masquerade && f.Mark == g.Mark && slices.Equal(f.Sources, g.Sources)
 }
 
 // Run keeps the table as wanted until ctx ends, and leaves it as it is then: IPVS goes on to forward.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/speaker/nft"
 )
 
@@ -30,6 +31,8 @@ const (
 	masquerade      = "masquerade"
 	unknown         = "unknown connection"
 	jump            = "check"
+	markOwn         = "own virtual server"
+	taken           = "taken by IPVS"
 )
 
 // The chains.
@@ -37,6 +40,8 @@ const (
 	prerouting  = "prerouting"
 	output      = "output"
 	input       = "input"
+	own         = "own"
+	marked      = "marked"
 	check       = "check"
 	postrouting = "postrouting"
 )
@@ -44,6 +49,12 @@ const (
 // beforeDNAT is after fragments were put together (-400) and connections looked up (-200), and before
 // anything is rewritten: by kube-proxy's DNAT (-100), and by IPVS, which in hook output is beside it.
 var beforeDNAT = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 10)
+
+// beforeIPVS is where what IPVS may take in hook input passes.
+var beforeIPVS = nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource - 10)
+
+// first is before anybody else who looks at marks, and at what leaves.
+var first = nftables.ChainPriorityRef(*nftables.ChainPriorityConntrack - 100)
 
 // afterIPVS is where what IPVS did not take goes on to the node's own sockets (it is at 98 and 99).
 var afterIPVS = nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)
@@ -89,9 +100,13 @@ func (k kernel) sets(f family) []*nftables.Set {
 	}
 	ranges := set(sources, nftables.TypeInetService, f.keyType)
 	ranges.Interval = true
+	byMark := set(marks, nftables.TypeInetService)
+	byMark.IsMap, byMark.DataType = true, nftables.TypeMark
+	own := set(pods)
+	own.KeyType, own.Interval = nftables.MustConcatSetType(nftables.TypeInetProto, f.keyType), true
 	return []*nftables.Set{
 		set(guarded), set(frontends, nftables.TypeInetService), set(restricted, nftables.TypeInetService),
-		ranges, set(masqueraded, nftables.TypeInetService),
+		ranges, set(masqueraded, nftables.TypeInetService), byMark, own,
 	}
 }
 
@@ -108,7 +123,10 @@ func (k kernel) Replace(elements []element) error {
 			k.addRule(c, check, forbiddenSource, f.forbiddenSource())
 			k.addRule(c, input, unknown, f.unknown())
 			k.addRule(c, check, mark, f.mark())
+			k.addRule(c, own, markOwn, append(f.isFromPod(), f.markOwn()...))
+			k.addRule(c, output, markOwn, f.markOwn())
 		}
+		k.addRule(c, marked, taken, isTaken)
 		k.addRule(c, postrouting, masquerade, masquerades)
 		return k.queue(c, nft.AddElements, elements)
 	})
@@ -127,6 +145,8 @@ func (k kernel) addChains(c *nftables.Conn) {
 	base(output, nftables.ChainTypeFilter, nftables.ChainHookOutput, beforeDNAT)
 	base(input, nftables.ChainTypeFilter, nftables.ChainHookInput, afterIPVS)
 	k.addRule(c, input, reply, isReply)
+	base(own, nftables.ChainTypeFilter, nftables.ChainHookInput, beforeIPVS)
+	base(marked, nftables.ChainTypeFilter, nftables.ChainHookOutput, first)
 	base(postrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	for _, from := range []string{prerouting, output} {
 		k.addRule(c, from, jump, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: check}})
@@ -173,6 +193,28 @@ const masqueradeBit = 0x4000
 func (f family) mark() []expr.Any {
 	return append(append(f.loadDestination(), f.loadPort(), f.in(masqueraded, true)), setMark(^uint32(masqueradeBit), masqueradeBit)...)
 }
+
+// isFromPod goes on with what a pod of this node sent.
+func (f family) isFromPod() []expr.Any {
+	return append(f.isOfFamily(),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+		&expr.Payload{DestRegister: unix.NFT_REG32_00 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length},
+		f.in(pods, true))
+}
+
+// markOwn has IPVS find the virtual server of pods and processes of this node, if there is one.
+func (f family) markOwn() []expr.Any {
+	return append(f.loadDestination(), f.loadPort(),
+		&expr.Lookup{SourceRegister: f.register(0), SetName: marks + f.suffix, DestRegister: unix.NFT_REG32_00, IsDestRegSet: true},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00, SourceRegister: true})
+}
+
+// isTaken has what IPVS sends on for a mark masqueraded, and no one else see that mark.
+var isTaken = append([]expr.Any{
+	&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
+	&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(ipvs.MarksMask), Xor: native(0)},
+	&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_00, Data: native(ipvs.Marks)},
+}, setMark(0, masqueradeBit)...)
 
 // masquerades has the node's address as source of what is marked, and takes the mark off. Ports are fully
 // random, since two CPUs that both look for the next free port may find the same and lose a packet.
@@ -230,7 +272,7 @@ func (k kernel) Change(add, remove []element) error {
 func (k kernel) queue(c *nftables.Conn, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, elements []element) error {
 	bySet := map[string][]nftables.SetElement{}
 	for _, e := range elements {
-		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end)})
+		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end), Val: []byte(e.val)})
 	}
 	for name, some := range bySet {
 		if err := do(c, k.Set(name, nftables.TypeInvalid), some); err != nil {
@@ -255,7 +297,7 @@ func (k kernel) Check(elements []element) error {
 				return err
 			}
 			for _, h := range have {
-				e := element{set: set.Name, key: string(h.Key), end: string(h.KeyEnd)}
+				e := element{set: set.Name, key: string(h.Key), end: string(h.KeyEnd), val: string(h.Val)}
 				if !want[e] {
 					return fmt.Errorf("set %s of table inet %s has %s, which is not wanted", set.Name, k.Name, e)
 				}
@@ -270,7 +312,10 @@ func (k kernel) Check(elements []element) error {
 }
 
 func (e element) String() string {
-	if e.end == "" {
+	switch {
+	case e.val != "":
+		return hex.EncodeToString([]byte(e.key)) + ": " + hex.EncodeToString([]byte(e.val))
+	case e.end == "":
 		return hex.EncodeToString([]byte(e.key))
 	}
 	return hex.EncodeToString([]byte(e.key)) + "-" + hex.EncodeToString([]byte(e.end))
@@ -281,10 +326,13 @@ func (k kernel) checkRules() error {
 	if err != nil {
 		return err
 	}
-	want := map[string][]string{prerouting: {jump}, output: {jump}, check: {reply}, input: {reply}, postrouting: {masquerade}}
+	want := map[string][]string{
+		prerouting: {jump}, output: {jump}, check: {reply}, input: {reply}, marked: {taken}, postrouting: {masquerade},
+	}
 	for range families {
 		want[check] = append(want[check], unexposed, forbiddenSource, mark)
 		want[input] = append(want[input], unknown)
+		want[own], want[output] = append(want[own], markOwn), append(want[output], markOwn)
 	}
 	have := map[string][]string{}
 	for _, r := range rules {

@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/speaker/nft"
 	"github.com/berth-lb/berth/speaker/nft/nettest"
 )
@@ -38,9 +41,9 @@ const (
 	nodePort           = 30080
 )
 
-func rack(t *testing.T) (client string) {
+func rack(t *testing.T) (client, pod string) {
 	t.Helper()
-	client, pod := nettest.Namespace(t), nettest.Namespace(t)
+	client, pod = nettest.Namespace(t), nettest.Namespace(t)
 	nettest.Shell(t, `set -e
 ip link add client type veth peer name node netns %s
 ip link add pod type veth peer name eth0 netns %s
@@ -59,7 +62,7 @@ ip route add default via %s; ip -6 route add default via %s'`, pod, pod4, pod6, 
 	})
 	nettest.Within(t, pod, func() { serve(t, "", podPort) })
 	forward(t)
-	return client
+	return client, pod
 }
 
 // serve answers on a port of an address, or of all, over TCP and UDP, with the client's address.
@@ -286,7 +289,7 @@ func written(t *testing.T, list ...Frontend) {
 }
 
 func TestFrontendsPassAndAllOtherPortsOfTheirAddressesAreDropped(t *testing.T) {
-	client := rack(t)
+	client, _ := rack(t)
 	for _, address := range []string{address4, address6, "10.0.0.2", "fd00::2"} {
 		serve(t, address, 22)
 		for _, port := range []string{"22", "30080"} {
@@ -347,7 +350,7 @@ func ping(t *testing.T, in, network, to string, request ...byte) {
 }
 
 func TestOnlySourcesOfAFrontendMayConnect(t *testing.T) {
-	client := rack(t)
+	client, _ := rack(t)
 	var list []Frontend
 	for _, address := range []string{address4, address6} {
 		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -402,7 +405,7 @@ berth_ipvs_packets_dropped_total{reason="unexposed"} 0
 }
 
 func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {
-	client := rack(t)
+	client, _ := rack(t)
 	var list []Frontend
 	for _, address := range []string{address4, address6} {
 		list = append(list,
@@ -431,6 +434,130 @@ func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {
 	if got := ask(t, client, "tcp", client4, "10.0.0.2:30080"); got != client4 {
 		t.Errorf("what is for another address is masqueraded too: it comes from %s", got)
 	}
+}
+
+// What the node's own pods and processes send to such a frontend is marked for IPVS, and nobody else's; and what IPVS sends on
+// for the mark is masqueraded.
+func TestPodsAndProcessesOfTheNodeHaveAVirtualServerOfTheirOwn(t *testing.T) {
+	client, pod := rack(t)
+	const mark4, mark6 = ipvs.Marks | 4, ipvs.Marks | 6
+	seen := countMarks(t, 0, mark4, mark6)
+	var list []Frontend
+	for address, mark := range map[string]uint32{address4: mark4, address6: mark6} {
+		for port, mark := range map[uint16]uint32{markedPort: mark, plainPort: 0} {
+			list = append(list, Frontend{Address: netip.MustParseAddr(address), Port: port, Protocol: unix.IPPROTO_TCP, Mark: mark})
+		}
+	}
+	d := run(t, list...)
+	expect := func(in, address string, port int, mark uint32) {
+		t.Helper()
+		before := seen()
+		connectOnce(t, in, "", net.JoinHostPort(address, strconv.Itoa(port)))
+		nettest.Eventually(t, fmt.Sprintf("what %q sends to %s, port %d, has mark %#x", in, address, port, mark), func() bool { return seen()[mark] > before[mark] })
+		after := seen()
+		before[mark] = after[mark] // a process's own packets pass twice
+		if fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("what %q sends to %s, port %d, has other marks too: %v, was %v", in, address, port, after, before)
+		}
+	}
+	expect(pod, address4, markedPort, 0)                             // nobody knows yet who is a pod
+	d.SetPods(append(podRanges, netip.MustParsePrefix("fd01::/80"))) // which says nothing new
+	nettest.Eventually(t, "pods are known", func() bool {
+		return newKernel().Check(append(distinct(list...), podElements(podRanges)...)) == nil
+	})
+	for address, mark := range map[string]uint32{address4: mark4, address6: mark6} {
+		expect(pod, address, markedPort, mark)
+		expect("", address, markedPort, mark)
+		expect(client, address, markedPort, 0)
+		for _, in := range []string{pod, "", client} {
+			expect(in, address, plainPort, 0)
+		}
+	}
+	for i, mark := range []uint32{mark4, mark6} {
+		source, to := [...]string{"10.0.0.2", "fd00::2"}[i], net.JoinHostPort([...]string{pod4, pod6}[i], strconv.Itoa(podPort))
+		if got := ask(t, "", "tcp", source, to); got != source {
+			t.Errorf("what this node sends comes from %s, want %s", got, source)
+		}
+		if got, want := askFrom(t, source, to, mark), [...]string{node4, node6}[i]; got != want {
+			t.Errorf("what IPVS would send on for mark %#x comes from %s, want %s", mark, got, want)
+		}
+	}
+	d.SetPods(nil)
+	written(t, list...)
+	expect(pod, address4, markedPort, 0)
+}
+
+const markedPort, plainPort = 90, 91
+
+var podRanges = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd01::/64")}
+
+// countMarks counts packets for those ports by their marks, where IPVS would see them.
+func countMarks(t *testing.T, marks ...uint32) func() map[uint32]uint64 {
+	t.Helper()
+	beside := nft.Table{Name: "beside"}
+	err := beside.Replace(func(c *nftables.Conn) error {
+		for hook, priority := range map[*nftables.ChainHook]nftables.ChainPriority{nftables.ChainHookInput: 98, nftables.ChainHookOutput: -98} {
+			chain := beside.Chain(fmt.Sprint("hook", *hook))
+			chain.Type, chain.Hooknum, chain.Priority = nftables.ChainTypeFilter, hook, &priority
+			c.AddChain(chain)
+			for _, mark := range marks {
+				c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, UserData: nft.Comment(fmt.Sprint(mark)), Exprs: []expr.Any{
+					&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(mark)},
+					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+					&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{0, markedPort}, ToData: []byte{0, plainPort}},
+					&expr.Counter{},
+				}})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := beside.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return func() map[uint32]uint64 {
+		rules, err := beside.Rules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[uint32]uint64{}
+		for _, r := range rules {
+			mark, err := strconv.ParseUint(r.Comment, 10, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[uint32(mark)] += r.Packets
+		}
+		return seen
+	}
+}
+
+// askFrom returns the address that a server sees a socket of this node with, whose packets have a mark.
+func askFrom(t *testing.T, source, to string, mark uint32) string {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}, Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
+		return errors.Join(err, failed)
+	}}
+	c, err := d.DialContext(t.Context(), "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	text, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := netip.ParseAddrPort(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return from.Addr().Unmap().String()
 }
 
 func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
@@ -525,7 +652,7 @@ func TestThousandsOfFrontendsAreHeldAndChanged(t *testing.T) {
 }
 
 func TestAnAddressIsGuardedAtEveryMomentOfAChange(t *testing.T) {
-	client := rack(t)
+	client, _ := rack(t)
 	frontend := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_UDP}
 	d := run(t, frontend)
 	p, err := net.ListenPacket("udp", address4+":22")
