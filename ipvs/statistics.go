@@ -10,6 +10,11 @@ type Statistics struct {
 	BytesIn, BytesOut     uint64
 }
 
+// Add returns the sum of both.
+func (s Statistics) Add(t Statistics) Statistics {
+	return Statistics{s.Connections + t.Connections, s.PacketsIn + t.PacketsIn, s.PacketsOut + t.PacketsOut, s.BytesIn + t.BytesIn, s.BytesOut + t.BytesOut}
+}
+
 // RealServerStatistics are those of one real server.
 type RealServerStatistics struct {
 	RealServer // as the kernel shows it: Draining is false, and Weight 0 for one that drains

@@ -41,8 +41,8 @@ type Forwarding struct {
 // planForwarding says which connections this node forwards, and where. It forwards for every address that Berth
 // forwards for, also where it does not announce it: its own pods and processes ask too, and what was on the way when
 // it stopped to announce still comes. Under policy Local it sends to endpoints of its own, or, when it has none, to
-// all, with its own address as source.
-func planForwarding(won []Service, backends map[string][]Backend, world World) Forwarding {
+// all, with its own address as source. Its own pods and processes reach all endpoints under each policy.
+func planForwarding(group Group, won []Service, backends map[string][]Backend, world World) Forwarding {
 	f := Forwarding{Table: ipvs.Table{}}
 	guarded := map[netip.Addr]bool{}
 	for _, s := range won {
@@ -57,15 +57,22 @@ func planForwarding(won []Service, backends map[string][]Backend, world World) F
 				if _, taken := f.Table[frontend]; taken {
 					continue // the older Service's
 				}
-				servers, remote := realServers(s, port, address, backends[s.Name], world)
-				f.Table[frontend] = ipvs.VirtualServer{
-					Settings: ipvs.Settings{
-						Scheduler: scheduler, Flags: flags(scheduler), PersistenceTimeout: s.Persistence,
-					},
-					RealServers: servers,
+				all := behind(port, address, backends[s.Name])
+				takes := serving(all, world.Dead)
+				own := func(b Backend) bool { return b.Node == world.Self }
+				local := s.Local && slices.ContainsFunc(all, func(b Backend) bool { return own(b) && takes(b) })
+				served := all
+				if local {
+					served = slices.DeleteFunc(slices.Clone(all), func(b Backend) bool { return !own(b) })
+				}
+				settings := ipvs.Settings{Scheduler: scheduler, Flags: flags(scheduler), PersistenceTimeout: s.Persistence}
+				f.Table[frontend] = ipvs.VirtualServer{Settings: settings, RealServers: realServers(served, takes)}
+				mark := group.Marks[frontend]
+				if mark != 0 {
+					f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{Settings: byMark(settings, world.Capabilities), RealServers: realServers(all, takes)}
 				}
 				f.Guards = append(f.Guards, guard.Frontend{
-					Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: remote, Sources: sourcesOf(s.SourceRanges, address),
+					Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: !local, Mark: mark, Sources: sourcesOf(s.SourceRanges, address),
 				})
 			}
 		}
@@ -144,22 +151,58 @@ func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 	return found
 }
 
-// realServers returns where connections to a port go, and whether the endpoints must see this node as the client:
-// they do unless all are its own and the Service wants its clients seen.
-func realServers(s Service, port Port, address netip.Addr, backends []Backend, world World) (servers []ipvs.RealServer, masquerade bool) {
-	var mine []Backend
-	for _, b := range backends {
-		if b.Port == port.Name && b.Address.Addr().Is4() == address.Is4() {
-			mine = append(mine, b)
+// needMarks returns the frontends that have a virtual server of their own for this node's pods and processes: they reach all
+// endpoints where others reach those of the node only.
+func needMarks(services []Service, snapshot *config.Snapshot) []ipvs.Frontend {
+	var found []ipvs.Frontend
+	for _, s := range services {
+		if !s.Local || !s.Proxied || schedulerOf(s, snapshot) == "" {
+			continue
+		}
+		for _, address := range s.Addresses {
+			for _, port := range s.Ports {
+				found = append(found, ipvs.Frontend{Address: address, Port: port.Port, Protocol: port.Protocol})
+			}
 		}
 	}
-	takes := serving(mine, world.Dead)
-	local := s.Local && slices.ContainsFunc(mine, func(b Backend) bool { return b.Node == world.Self && takes(b) })
+	return found
+}
+
+// byMark are the settings of such a virtual server. It cannot be persistent, so that a hash of the client's address stands in
+// for affinity.
+func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
+	if settings.PersistenceTimeout == 0 {
+		return settings
+	}
+	settings.PersistenceTimeout, settings.Flags = 0, 0
+	for _, hash := range []string{"mh", "sh"} {
+		if able&capability(hash) != 0 {
+			settings.Scheduler = hash
+			break
+		}
+	}
+	return settings
+}
+
+// behind returns the backends of a port, of the address's family.
+func behind(port Port, address netip.Addr, backends []Backend) []Backend {
+	var found []Backend
+	for _, b := range backends {
+		if b.Port == port.Name && b.Address.Addr().Is4() == address.Is4() {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+// realServers returns backends as IPVS has them.
+func realServers(backends []Backend, takes func(Backend) bool) []ipvs.RealServer {
 	// Two slices can tell of one endpoint for a while: the better word counts.
-	slices.SortStableFunc(mine, func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) })
+	backends = slices.SortedStableFunc(slices.Values(backends), func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) })
 	known := map[netip.AddrPort]bool{}
-	for _, b := range mine {
-		if known[b.Address] || local && b.Node != world.Self {
+	var servers []ipvs.RealServer
+	for _, b := range backends {
+		if known[b.Address] {
 			continue
 		}
 		known[b.Address] = true
@@ -167,7 +210,7 @@ func realServers(s Service, port Port, address netip.Addr, backends []Backend, w
 			Address: b.Address.Addr(), Port: b.Address.Port(), Weight: uint32(weigh(takes(b))), Draining: !takes(b),
 		})
 	}
-	return servers, !local
+	return servers
 }
 
 // weigh is the weight of an endpoint that takes new connections, or not.

@@ -110,6 +110,69 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 	}
 }
 
+// Under policy Local a node's own pods and processes reach all endpoints, as they do by kube-proxy.
+func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
+	s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Local: true, Ports: []Port{{"http", ipvs.TCP, 80}}, Persistence: time.Hour}
+	front := ipvs.Frontend{Address: s.Addresses[0], Port: 80, Protocol: ipvs.TCP}
+	group := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
+	world := forwardingWorld()
+	group.Marks = newMarks().assign(group.ID, needMarks(group.Services, world.Snapshot))
+	mark := group.Marks[front]
+	if mark == 0 {
+		t.Fatalf("%s has no mark: %v", front, group.Marks)
+	}
+	backends := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)}
+	plan := func() Forwarding {
+		return PlanGroup(group, nil, map[string][]Backend{"d/web": backends}, world).Forwarding
+	}
+	one, two := ipvs.RealServer{Address: backends[0].Address.Addr(), Port: 8080, Weight: 1}, ipvs.RealServer{Address: backends[1].Address.Addr(), Port: 8080, Weight: 1}
+	got := plan()
+	want := ipvs.Table{
+		front: {Settings: ipvs.Settings{Scheduler: "wlc", PersistenceTimeout: time.Hour}, RealServers: []ipvs.RealServer{one}},
+		// By mark there is no persistence; Maglev by the client's address alone comes next to it.
+		ipvs.Marked(mark, front.Address): {Settings: ipvs.Settings{Scheduler: "mh"}, RealServers: []ipvs.RealServer{one, two}},
+	}
+	if diff := cmp.Diff(want, got.Table, cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	if g := got.Guards[0]; g.Mark != mark || g.Masquerade {
+		t.Errorf("the guard has %+v, want mark %#x and no masquerade for others", g, mark)
+	}
+	world.Capabilities = capability("wlc", "sh")
+	if v := plan().Table[ipvs.Marked(mark, front.Address)]; v.Scheduler != "sh" || v.Flags != 0 {
+		t.Errorf("without Maglev it is %+v", v.Settings)
+	}
+	// Where the node has no endpoint, the virtual server by mark stays as it is: connections go on.
+	before := plan().Table[ipvs.Marked(mark, front.Address)]
+	backends[0].Node = "n3"
+	if diff := cmp.Diff(before, plan().Table[ipvs.Marked(mark, front.Address)], cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	for _, change := range []func(*Service){func(s *Service) { s.Local = false }, func(s *Service) { s.Proxied = false }} {
+		other := s
+		change(&other)
+		if found := needMarks([]Service{other}, world.Snapshot); len(found) > 0 {
+			t.Errorf("%+v needs marks for %v", other, found)
+		}
+	}
+}
+
+func TestStatisticsOfOneFrontendAreOne(t *testing.T) {
+	front := ipvs.Frontend{Address: addrs("192.0.2.1")[0], Port: 80, Protocol: ipvs.TCP}
+	server := func(last byte, weight, active uint32) ipvs.RealServerStatistics {
+		return ipvs.RealServerStatistics{RealServer: ipvs.RealServer{Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), Port: 8080, Weight: weight}, Active: active}
+	}
+	by := func(f ipvs.Frontend, connections uint64, servers ...ipvs.RealServerStatistics) ipvs.FrontendStatistics {
+		return ipvs.FrontendStatistics{Frontend: f, Statistics: ipvs.Statistics{Connections: connections, BytesOut: 10 * connections}, RealServers: servers}
+	}
+	mark, unknown := ipvs.Marked(ipvs.Marks|1, front.Address), ipvs.Marked(ipvs.Marks|2, front.Address)
+	got := merge([]ipvs.FrontendStatistics{by(mark, 2, server(1, 0, 1), server(2, 1, 1)), by(front, 3, server(1, 1, 5)), by(unknown, 9)}, map[ipvs.Frontend]ipvs.Frontend{mark: front})
+	want := []ipvs.FrontendStatistics{by(front, 5, server(1, 1, 6), server(2, 1, 1))}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh", Ports: []Port{{"http", ipvs.TCP, 80}}}
 	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,8 +36,9 @@ type forwarder struct {
 	changed   func(netip.Addr) // what is forwarded for an address; the zero one: of all
 
 	mu      sync.Mutex
-	able    []string // schedulers
-	lacking string   // why not all of them
+	able    []string                                   // schedulers
+	lacking string                                     // why not all of them
+	own     map[string]map[ipvs.Frontend]ipvs.Frontend // by group: whose the virtual servers by mark are
 }
 
 func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*forwarder, error) {
@@ -50,9 +53,10 @@ func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*f
 	f := &forwarder{
 		ipvs: ipvs.New(ipvs.Config{Logger: logger, Sources: sources, Sysctls: o.IPVSSysctls}), guard: rules,
 		log: logger, proxyMode: o.ProxyMode, probe: ipvs.Probe, changed: changed,
+		own: map[string]map[ipvs.Frontend]ipvs.Frontend{},
 	}
 	if o.Metrics != nil {
-		if err := o.Metrics.Register(forwarded{f.ipvs}); err != nil {
+		if err := o.Metrics.Register(forwarded{f}); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
@@ -67,7 +71,21 @@ func (f *forwarder) sync(group string, desired Forwarding) {
 	}
 	f.guard.Sync(group, desired.Guards)
 	f.ipvs.Sync(group, desired.Table)
+	own := map[ipvs.Frontend]ipvs.Frontend{}
+	for _, g := range desired.Guards {
+		if g.Mark != 0 {
+			own[ipvs.Marked(g.Mark, g.Address)] = ipvs.Frontend{Address: g.Address, Port: g.Port, Protocol: ipvs.Protocol(g.Protocol)}
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.own[group] = own; len(own) == 0 {
+		delete(f.own, group)
+	}
 }
+
+// setPods replaces the ranges of the addresses of this node's pods.
+func (f *forwarder) setPods(prefixes []netip.Prefix) { f.guard.SetPods(prefixes) }
 
 // run keeps the kernel as desired until the context ends. What is there then stays, for the next process.
 func (f *forwarder) run(ctx context.Context) error {
@@ -198,7 +216,7 @@ func (f *forwarder) remove() error {
 }
 
 // forwarded reads the counters of virtual and real servers when it is asked.
-type forwarded struct{ *ipvs.Driver }
+type forwarded struct{ *forwarder }
 
 var (
 	ofVirtualServer = []string{"address", "port", "protocol"}
@@ -218,7 +236,7 @@ func (f forwarded) Describe(to chan<- *prometheus.Desc) {
 }
 
 func (f forwarded) Collect(to chan<- prometheus.Metric) {
-	all, err := f.Statistics()
+	all, err := f.statistics()
 	if err != nil {
 		return // why is in the speaker's status
 	}
@@ -232,15 +250,59 @@ func (f forwarded) Collect(to chan<- prometheus.Metric) {
 		counter(servedPackets, s.PacketsOut, "out")
 		counter(servedBytes, s.BytesIn, "in")
 		counter(servedBytes, s.BytesOut, "out")
-		known := map[string]bool{}
 		for _, r := range s.RealServers {
-			endpoint := fmt.Sprintf("%s:%d", r.Address, r.Port)
-			if known[endpoint] {
-				continue
-			}
-			known[endpoint] = true
+			endpoint := netip.AddrPortFrom(r.Address, r.Port).String()
 			to <- prometheus.MustNewConstMetric(serverWeight, prometheus.GaugeValue, float64(r.Weight), append(labels[:3:3], endpoint)...)
 			to <- prometheus.MustNewConstMetric(serverActive, prometheus.GaugeValue, float64(r.Active), append(labels[:3:3], endpoint)...)
 		}
 	}
+}
+
+// statistics has one entry for each frontend: what came from this node's own pods and processes is counted with the rest.
+func (f *forwarder) statistics() ([]ipvs.FrontendStatistics, error) {
+	all, err := f.ipvs.Statistics()
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	own := map[ipvs.Frontend]ipvs.Frontend{}
+	for _, some := range f.own {
+		maps.Copy(own, some)
+	}
+	f.mu.Unlock()
+	return merge(all, own), nil
+}
+
+// merge adds up the statistics of virtual servers that are one frontend's.
+func merge(all []ipvs.FrontendStatistics, own map[ipvs.Frontend]ipvs.Frontend) []ipvs.FrontendStatistics {
+	var merged []ipvs.FrontendStatistics
+	at := map[ipvs.Frontend]int{}
+	for _, s := range all {
+		if s.Mark != 0 {
+			frontend, known := own[s.Frontend]
+			if !known {
+				continue // it is going
+			}
+			s.Frontend = frontend
+		}
+		i, double := at[s.Frontend]
+		if !double {
+			at[s.Frontend] = len(merged)
+			merged = append(merged, s)
+			continue
+		}
+		sum := &merged[i]
+		sum.Statistics = sum.Add(s.Statistics)
+		for _, r := range s.RealServers {
+			j := slices.IndexFunc(sum.RealServers, func(o ipvs.RealServerStatistics) bool { return o.Address == r.Address && o.Port == r.Port })
+			if j < 0 {
+				sum.RealServers = append(sum.RealServers, r)
+				continue
+			}
+			o := &sum.RealServers[j]
+			o.Statistics = o.Add(r.Statistics)
+			o.Active, o.Inactive, o.Weight = o.Active+r.Active, o.Inactive+r.Inactive, max(o.Weight, r.Weight)
+		}
+	}
+	return merged
 }

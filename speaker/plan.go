@@ -12,6 +12,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -58,6 +59,8 @@ type Group struct {
 	Services []Service
 	// Addresses of all the Services, ascending.
 	Addresses []netip.Addr
+	// Marks of the frontends that need one; see needMarks.
+	Marks map[ipvs.Frontend]uint32
 }
 
 // Node is what a plan needs to know of a node.
@@ -120,7 +123,7 @@ func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, backends m
 		plan.BGP = planBGP(group, won, endpoints, serving, world)
 	}
 	if world.Forwards {
-		plan.Forwarding = planForwarding(won, backends, world)
+		plan.Forwarding = planForwarding(group, won, backends, world)
 	}
 	return plan
 }

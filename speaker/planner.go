@@ -43,6 +43,7 @@ type planner struct {
 	routerID netip.Addr // where the Node asks for no other
 
 	groups  *groups
+	marks   *marks
 	world   World
 	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
@@ -79,6 +80,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, forwarder: forwards, paths: watched, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
+		marks:  newMarks(),
 		parts:  map[string][]string{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
@@ -146,6 +148,7 @@ func (p *planner) watch() error {
 func (p *planner) begin() {
 	p.reviewKey()
 	p.reviewRouterID()
+	p.reviewPods()
 	p.forwarder.look()
 	p.reviewForwarder()
 	p.world.Nodes = p.sources.nodes()
@@ -176,6 +179,7 @@ func (p *planner) run(ctx context.Context) {
 			p.rebalance()
 		case nodesChanged:
 			p.reviewRouterID()
+			p.reviewPods()
 			if nodes := p.nodes(); !reflect.DeepEqual(nodes, p.world.Nodes) {
 				p.world.Nodes = nodes
 				p.replan()
@@ -239,6 +243,7 @@ func (p *planner) reviewService(key string) {
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
 		p.forwarder.sync(id, Forwarding{})
+		p.marks.assign(id, nil)
 		p.reporter.complain("IPVS "+id, "")
 	}
 	p.reporter.poke()
@@ -261,10 +266,13 @@ func (p *planner) plan(group Group) {
 		}
 	}
 	backends := map[string][]Backend{}
-	for _, s := range group.Services {
-		if s.Proxied && p.forwarder != nil {
-			backends[s.Name] = p.sources.backends(s.Name)
+	if p.forwarder != nil {
+		for _, s := range group.Services {
+			if schedulerOf(s, p.world.Snapshot) != "" {
+				backends[s.Name] = p.sources.backends(s.Name)
+			}
 		}
+		group.Marks = p.marks.assign(group.ID, needMarks(group.Services, p.world.Snapshot))
 	}
 	plan := PlanGroup(group, endpoints, backends, p.world)
 	p.unserved.Sync(group.ID, plan.Prefixes()) // first: what is announced is sent here
@@ -371,6 +379,37 @@ func (p *planner) followForwarder(address netip.Addr) {
 		t = task{forwardedChanged, address.String()}
 	}
 	p.tasks.Add(t)
+}
+
+// reviewPods takes in which addresses the pods of this node have, for what they reach of their own.
+func (p *planner) reviewPods() {
+	if p.forwarder == nil {
+		return
+	}
+	prefixes, complaint := p.PodCIDRs, ""
+	if o, exists, err := p.sources.node.GetStore().GetByKey(p.Node); err == nil && exists && len(prefixes) == 0 {
+		node, ok := o.(*corev1.Node)
+		if !ok {
+			return
+		}
+		prefixes = podCIDRs(node)
+	}
+	if len(prefixes) == 0 {
+		complaint = "IPVS: this Node has no spec.podCIDRs, so its pods are not known: under externalTrafficPolicy Local they reach endpoints as clients from outside do, and not themselves; give speakers --pod-cidrs"
+	}
+	p.reporter.complain("pods", complaint)
+	p.forwarder.setPods(prefixes)
+}
+
+// podCIDRs are the ranges that pods of the node have their addresses from, as far as the API says.
+func podCIDRs(node *corev1.Node) []netip.Prefix {
+	var found []netip.Prefix
+	for _, text := range node.Spec.PodCIDRs {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			found = append(found, prefix.Masked())
+		}
+	}
+	return found
 }
 
 // reaches tells whether the kernel of a node answers at its InternalIPs. Of a node that is no more nobody wants to know.

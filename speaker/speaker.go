@@ -62,6 +62,8 @@ type Options struct {
 	IPVS bool
 	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is asked.
 	ProxyMode string
+	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its Node's spec.
+	PodCIDRs []netip.Prefix
 	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	IPVSSysctls string
 }

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,11 +17,16 @@ import (
 func speakerCommand() *cobra.Command {
 	var flags common
 	var options speaker.Options
+	var podCIDRs []string
 	c := &cobra.Command{
 		Use:   "speaker",
 		Short: "Announce the addresses of Services from this node",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
+				return fmt.Errorf("--pod-cidrs: %w", err)
+			}
 			return runSpeaker(c.Context(), flags, options)
 		},
 	}
@@ -33,7 +41,20 @@ func speakerCommand() *cobra.Command {
 	c.Flags().BoolVar(&options.IPVS, "ipvs", false, "forward by IPVS for IPPools with dataplane IPVS, if the kernel can; see manifests/ipvs for what it needs")
 	c.Flags().StringVar(&options.ProxyMode, "kube-proxy-mode", "http://127.0.0.1:10249/proxyMode", "with --ipvs: URL where kube-proxy on this node says in which mode it runs, since its mode ipvs deletes what it did not make; empty: do not ask")
 	c.Flags().StringVar(&options.IPVSSysctls, "ipvs-sysctls", "/proc/sys/net/ipv4/vs", "folder of the sysctls net.ipv4.vs, writable")
+	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges that the pods of this node, or of all, have their addresses from, separated by commas; default: spec.podCIDRs of its Node")
 	return c
+}
+
+func parsePrefixes(texts []string) ([]netip.Prefix, error) {
+	var found []netip.Prefix
+	for _, text := range texts {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("%q is no range of addresses; write it like 10.244.1.0/24 or fd00:244:1::/64", text)
+		}
+		found = append(found, prefix.Masked())
+	}
+	return found, nil
 }
 
 func runSpeaker(ctx context.Context, flags common, options speaker.Options) error {

@@ -46,10 +46,11 @@ func excludes(t corev1.Taint) bool {
 // Same tells whether two versions of a Node are equal to whoever chooses among nodes.
 func Same(a, b *corev1.Node) bool {
 	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b) &&
-		a.Annotations[v1alpha1.AnnotationRouterID] == b.Annotations[v1alpha1.AnnotationRouterID]
+		a.Annotations[v1alpha1.AnnotationRouterID] == b.Annotations[v1alpha1.AnnotationRouterID] &&
+		slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
 }
 
-// SlimNode returns the Node with no more than its name, labels and addresses, its BGP
+// SlimNode returns the Node with no more than its name, labels, addresses and those of its pods, its BGP
 // router ID, what Exclusion asks for, and its condition Ready.
 func SlimNode(node *corev1.Node) *corev1.Node {
 	slim := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
@@ -59,7 +60,7 @@ func SlimNode(node *corev1.Node) *corev1.Node {
 	if id, ok := node.Annotations[v1alpha1.AnnotationRouterID]; ok {
 		slim.Annotations = map[string]string{v1alpha1.AnnotationRouterID: id}
 	}
-	slim.Status.Addresses = node.Status.Addresses
+	slim.Status.Addresses, slim.Spec.PodCIDRs = node.Status.Addresses, node.Spec.PodCIDRs
 	for _, t := range node.Spec.Taints {
 		if excludes(t) {
 			slim.Spec.Taints = append(slim.Spec.Taints, corev1.Taint{Key: t.Key, Effect: t.Effect})

@@ -88,6 +88,24 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 		}
 		return err
 	})
+	// The node's own pods and processes are masqueraded: a pod that is sent to itself would not know its own answer.
+	for _, from := range []string{"pod-1-1", n1.Name} {
+		seen := map[string]bool{}
+		cluster.Eventually(t, func(ctx context.Context) error {
+			answer, err := cluster.Ask(ctx, from, address, 80)
+			if err != nil {
+				return err
+			}
+			seen[answer.Pod] = true
+			if got := answer.ClientAddress().String(); got != n1.Gateway4() {
+				return fmt.Errorf("%s saw %s, want the node", answer.Pod, got)
+			}
+			if len(seen) < 2 {
+				return fmt.Errorf("only %v answered %s", seen, from)
+			}
+			return nil
+		})
+	}
 	// Only who may connect is let in.
 	c.Kubectl(t, "", "patch", "service", "web", "-p", `{"spec":{"loadBalancerSourceRanges":["10.0.0.0/8"]}}`)
 	cluster.Eventually(t, func(ctx context.Context) error {
