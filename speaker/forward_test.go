@@ -1,9 +1,11 @@
 package speaker
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -157,6 +159,50 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	}
 }
 
+func TestWhoseAVirtualServerByMarkIs(t *testing.T) {
+	f := &forwarder{own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{}}
+	address := addrs("192.0.2.1")[0]
+	by := ipvs.Marked(ipvs.Marks|1, address)
+	some := []guard.Frontend{{Address: address, Port: 80, Protocol: 6, Mark: by.Mark}, {Address: address, Port: 81, Protocol: 6}}
+	f.note("a", some)
+	f.note("b", some) // the Service went to another group
+	f.note("a", nil)
+	if got := f.addressOf(by); got != address {
+		t.Errorf("the mark is of %s", got)
+	}
+	f.note("b", nil)
+	if len(f.own)+len(f.marked) > 0 || f.addressOf(by).IsValid() {
+		t.Errorf("something is left: %v %v", f.own, f.marked)
+	}
+}
+
+// What the kernel did not show is not announced.
+func TestANodeWhoseKernelDoesNotForwardYetAnnouncesNothing(t *testing.T) {
+	group := Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}}}
+	o := Options{Node: "n1", Logger: slog.New(slog.DiscardHandler)}
+	p := &planner{Options: o, forwarder: &forwarder{ipvs: ipvs.New(ipvs.Config{Logger: o.Logger})}, trust: trust{}, world: forwardingWorld(), reporter: newReporter(o, nil, nil, nil, nil, nil, nil)}
+	announced := func() (candidates []string, routes int) {
+		plan := PlanGroup(group, nil, nil, p.world)
+		p.minds(group, &plan)
+		for _, part := range plan.L2 {
+			candidates = append(candidates, part.Candidates...)
+		}
+		return candidates, len(plan.BGP.Routes)
+	}
+	if candidates, routes := announced(); !slices.Equal(candidates, []string{"n2"}) || routes != 0 {
+		t.Errorf("before the kernel was read, candidates are %v, and %d routes", candidates, routes)
+	}
+	p.trust["g"] = shown{} // then it was, and now a port is new
+	if candidates, routes := announced(); !slices.Equal(candidates, []string{"n1", "n2"}) || routes != 1 {
+		t.Errorf("when a port is new, candidates are %v, and %d routes", candidates, routes)
+	}
+	delete(p.trust, "g")
+	group.Services[0].Proxied = false
+	if candidates, routes := announced(); len(candidates) != 2 || routes != 1 {
+		t.Errorf("while kube-proxy forwards, candidates are %v, and %d routes", candidates, routes)
+	}
+}
+
 func TestStatisticsOfOneFrontendAreOne(t *testing.T) {
 	front := ipvs.Frontend{Address: addrs("192.0.2.1")[0], Port: 80, Protocol: ipvs.TCP}
 	server := func(last byte, weight, active uint32) ipvs.RealServerStatistics {
@@ -166,7 +212,7 @@ func TestStatisticsOfOneFrontendAreOne(t *testing.T) {
 		return ipvs.FrontendStatistics{Frontend: f, Statistics: ipvs.Statistics{Connections: connections, BytesOut: 10 * connections}, RealServers: servers}
 	}
 	mark, unknown := ipvs.Marked(ipvs.Marks|1, front.Address), ipvs.Marked(ipvs.Marks|2, front.Address)
-	got := merge([]ipvs.FrontendStatistics{by(mark, 2, server(1, 0, 1), server(2, 1, 1)), by(front, 3, server(1, 1, 5)), by(unknown, 9)}, map[ipvs.Frontend]ipvs.Frontend{mark: front})
+	got := merge([]ipvs.FrontendStatistics{by(mark, 2, server(1, 0, 1), server(2, 1, 1)), by(front, 3, server(1, 1, 5)), by(unknown, 9)}, map[ipvs.Frontend]owner{mark: {"g", front}})
 	want := []ipvs.FrontendStatistics{by(front, 5, server(1, 1, 6), server(2, 1, 1))}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -38,7 +37,14 @@ type forwarder struct {
 	mu      sync.Mutex
 	able    []string                                   // schedulers
 	lacking string                                     // why not all of them
-	own     map[string]map[ipvs.Frontend]ipvs.Frontend // by group: whose the virtual servers by mark are
+	own     map[ipvs.Frontend]owner    // guarded by mu; whose the virtual servers by mark are
+	marked  map[string][]ipvs.Frontend // guarded by mu; those by mark, by group
+}
+
+// owner is what a virtual server by mark serves.
+type owner struct {
+	group    string
+	frontend ipvs.Frontend
 }
 
 func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*forwarder, error) {
@@ -53,7 +59,7 @@ func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*f
 	f := &forwarder{
 		ipvs: ipvs.New(ipvs.Config{Logger: logger, Sources: sources, Sysctls: o.IPVSSysctls}), guard: rules,
 		log: logger, proxyMode: o.ProxyMode, probe: ipvs.Probe, changed: changed,
-		own: map[string]map[ipvs.Frontend]ipvs.Frontend{},
+		own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{},
 	}
 	if o.Metrics != nil {
 		if err := o.Metrics.Register(forwarded{f}); err != nil {
@@ -71,16 +77,25 @@ func (f *forwarder) sync(group string, desired Forwarding) {
 	}
 	f.guard.Sync(group, desired.Guards)
 	f.ipvs.Sync(group, desired.Table)
-	own := map[ipvs.Frontend]ipvs.Frontend{}
-	for _, g := range desired.Guards {
-		if g.Mark != 0 {
-			own[ipvs.Marked(g.Mark, g.Address)] = ipvs.Frontend{Address: g.Address, Port: g.Port, Protocol: ipvs.Protocol(g.Protocol)}
-		}
-	}
+	f.note(group, desired.Guards)
+}
+
+// note keeps whose the virtual servers by mark are.
+func (f *forwarder) note(group string, guards []guard.Frontend) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.own[group] = own; len(own) == 0 {
-		delete(f.own, group)
+	for _, gone := range f.marked[group] {
+		if f.own[gone].group == group { // else another has it by now
+			delete(f.own, gone)
+		}
+	}
+	delete(f.marked, group)
+	for _, g := range guards {
+		if g.Mark != 0 {
+			by := ipvs.Marked(g.Mark, g.Address)
+			f.own[by] = owner{group, ipvs.Frontend{Address: g.Address, Port: g.Port, Protocol: ipvs.Protocol(g.Protocol)}}
+			f.marked[group] = append(f.marked[group], by)
+		}
 	}
 }
 
@@ -110,11 +125,21 @@ func (f *forwarder) observe(ctx context.Context) {
 			if o.Err != nil {
 				f.log.Warn("IPVS", "observation", o.String())
 			}
-			f.changed(o.Frontend.Address)
+			f.changed(f.addressOf(o.Frontend))
 		case <-again.C:
 			f.look()
 		}
 	}
+}
+
+// addressOf returns the address that a virtual server serves, also one by mark; the zero one if that is not known any more.
+func (f *forwarder) addressOf(frontend ipvs.Frontend) netip.Addr {
+	if frontend.Mark == 0 {
+		return frontend.Address
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.own[frontend].frontend.Address
 }
 
 // look finds out what the node can do.
@@ -265,25 +290,21 @@ func (f *forwarder) statistics() ([]ipvs.FrontendStatistics, error) {
 		return nil, err
 	}
 	f.mu.Lock()
-	own := map[ipvs.Frontend]ipvs.Frontend{}
-	for _, some := range f.own {
-		maps.Copy(own, some)
-	}
-	f.mu.Unlock()
-	return merge(all, own), nil
+	defer f.mu.Unlock()
+	return merge(all, f.own), nil
 }
 
 // merge adds up the statistics of virtual servers that are one frontend's.
-func merge(all []ipvs.FrontendStatistics, own map[ipvs.Frontend]ipvs.Frontend) []ipvs.FrontendStatistics {
+func merge(all []ipvs.FrontendStatistics, own map[ipvs.Frontend]owner) []ipvs.FrontendStatistics {
 	var merged []ipvs.FrontendStatistics
 	at := map[ipvs.Frontend]int{}
 	for _, s := range all {
 		if s.Mark != 0 {
-			frontend, known := own[s.Frontend]
+			by, known := own[s.Frontend]
 			if !known {
 				continue // it is going
 			}
-			s.Frontend = frontend
+			s.Frontend = by.frontend
 		}
 		i, double := at[s.Frontend]
 		if !double {

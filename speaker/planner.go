@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -44,6 +45,7 @@ type planner struct {
 
 	groups  *groups
 	marks   *marks
+	trust   trust
 	world   World
 	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
@@ -81,6 +83,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		marks:  newMarks(),
+		trust:  trust{},
 		parts:  map[string][]string{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
@@ -244,6 +247,7 @@ func (p *planner) reviewService(key string) {
 		p.unserved.Sync(id, nil)
 		p.forwarder.sync(id, Forwarding{})
 		p.marks.assign(id, nil)
+		delete(p.trust, id)
 		p.reporter.complain("IPVS "+id, "")
 	}
 	p.reporter.poke()
@@ -285,19 +289,28 @@ func (p *planner) plan(group Group) {
 	}
 }
 
-// minds takes the routes out of a plan for which the kernel does not forward yet, or says that it cannot.
+// minds has this node announce nothing of a group for which its kernel does not forward yet, or cannot: no routes, and on the
+// segments it is no candidate. What it owns there others may take; until they do it goes on to answer.
 func (p *planner) minds(group Group, plan *Plan) {
 	if p.forwarder == nil {
 		return
 	}
 	err := p.forwarder.serves(plan.Forwarding)
+	carries := p.trust.carries(group.ID, err, time.Now(), func(after time.Duration) {
+		time.AfterFunc(after, func() { p.tasks.Add(task{serviceChanged, group.Services[0].Name}) })
+	})
 	complaint := ""
 	if err != nil && !errors.Is(err, ipvs.ErrPending) && p.world.Capabilities != 0 { // else the report says it once
 		complaint = fmt.Sprintf("IPVS: %v", err)
 	}
 	p.reporter.complain("IPVS "+group.ID, complaint)
-	if err != nil && needed(group.Services, p.world.Snapshot) != 0 {
-		plan.BGP = bgp.Desired{}
+	if carries || needed(group.Services, p.world.Snapshot) == 0 {
+		return
+	}
+	plan.BGP = bgp.Desired{}
+	for id, part := range plan.L2 {
+		part.Candidates = slices.DeleteFunc(slices.Clone(part.Candidates), func(node string) bool { return node == p.Node })
+		plan.L2[id] = part
 	}
 }
 
