@@ -35,8 +35,8 @@ type forwarder struct {
 	changed   func(netip.Addr) // what is forwarded for an address; the zero one: of all
 
 	mu      sync.Mutex
-	able    []string                                   // schedulers
-	lacking string                                     // why not all of them
+	able    []string                   // schedulers
+	lacking string                     // why not all of them
 	own     map[ipvs.Frontend]owner    // guarded by mu; whose the virtual servers by mark are
 	marked  map[string][]ipvs.Frontend // guarded by mu; those by mark, by group
 }
