@@ -4,6 +4,7 @@ package guard
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -553,6 +554,17 @@ func TestThousandsOfFrontendsAreHeldAndChanged(t *testing.T) {
 	}
 	if err := k.Check(nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("there is no table any more: %v", err)
+	}
+}
+
+func TestATableOfManyElementsIsWritten(t *testing.T) {
+	one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP}
+	for i := range uint32(150_000) {
+		one.Sources = append(one.Sources, netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 10<<24+2*i))), 32))
+	}
+	k := newKernel()
+	if err := errors.Join(k.Replace(one.elements()), k.Remove()); err != nil {
+		t.Error(err)
 	}
 }
 
