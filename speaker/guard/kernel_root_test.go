@@ -507,6 +507,24 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 			}
 		}})
 	}
+	size := func() int { // counted apart from what Check sees
+		rules, err := k.Rules()
+		if err != nil {
+			return 0
+		}
+		n := len(rules)
+		for _, f := range families {
+			for _, set := range k.sets(f) {
+				elements, err := k.Elements(set.Name)
+				if err != nil {
+					return 0
+				}
+				n += len(elements)
+			}
+		}
+		return n
+	}
+	whole := size()
 	for _, h := range all {
 		written(t, list...)
 		c, err := nftables.New()
@@ -517,7 +535,7 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 		if err := c.Flush(); err != nil {
 			t.Fatalf("%s: %v", h.name, err)
 		}
-		nettest.Eventually(t, h.name+" is repaired", func() bool { return k.Check(distinct(list...)) == nil })
+		nettest.Eventually(t, h.name+" is repaired", func() bool { return k.Check(distinct(list...)) == nil && size() == whole })
 	}
 }
 
