@@ -2,6 +2,7 @@ package guard
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"go4.org/netipx"
@@ -21,7 +22,7 @@ const (
 	guarded     = "guarded"     // address, protocol: all ports are dropped but frontends
 	frontends   = "frontends"   // address, protocol, port
 	restricted  = "restricted"  // address, protocol, port: only some sources may connect
-	sources     = "sources"     // address, protocol, port, range of sources
+	sources     = "sources"     // address, protocol, port, prefix of sources: a set for each length that is looked up
 	masqueraded = "masqueraded" // address, protocol, port
 	marks       = "marks"       // address, protocol, port: the mark of what pods and processes of this node send
 	pods        = "pods"        // protocol, range of sources
@@ -49,24 +50,30 @@ func (f Frontend) elements() []element {
 		return list
 	}
 	list = append(list, element{set: restricted + family.suffix, key: key})
-	for _, r := range family.union(f.Sources) {
-		list = append(list, element{
-			set: sources + family.suffix,
-			key: key + field(r.From().AsSlice()), end: key + field(r.To().AsSlice()),
-		})
+	for _, p := range family.parts(f.Sources) {
+		list = append(list, element{set: family.sources(p.Bits()), key: key + field(p.Addr().AsSlice())})
 	}
 	return list
 }
 
-// podElements are those of the ranges that pods have their addresses from.
+// podElements are those of the ranges that pods have their addresses from. The kernel refuses ranges that overlap.
 func podElements(prefixes []netip.Prefix) []element {
+	var builder netipx.IPSetBuilder
+	for _, p := range prefixes {
+		builder.AddPrefix(p)
+	}
+	set, err := builder.IPSet()
+	if err != nil {
+		return nil // of prefixes that are none
+	}
 	var list []element
-	for _, f := range families {
-		for _, r := range f.union(prefixes) {
-			for _, p := range protocols {
-				protocol := field([]byte{p})
-				list = append(list, element{set: pods + f.suffix, key: protocol + field(r.From().AsSlice()), end: protocol + field(r.To().AsSlice())})
-			}
+	for _, r := range set.Ranges() {
+		for _, p := range protocols {
+			protocol := field([]byte{p})
+			list = append(list, element{
+				set: pods + familyOf(r.From()).suffix,
+				key: protocol + field(r.From().AsSlice()), end: protocol + field(r.To().AsSlice()),
+			})
 		}
 	}
 	return list
@@ -80,17 +87,22 @@ func field(b []byte) string {
 	return string(append(b, make([]byte, (register-len(b)%register)%register)...))
 }
 
-// union returns what the prefixes of this family make up together: the kernel refuses ranges that overlap.
-func (f family) union(prefixes []netip.Prefix) []netipx.IPRange {
-	var all netipx.IPSetBuilder
+// sources returns the name of the set for prefixes of a length.
+func (f family) sources(bits int) string { return fmt.Sprintf("%s%s/%d", sources, f.suffix, bits) }
+
+// parts returns prefixes of the lengths that are looked up, which together are those of this family.
+func (f family) parts(prefixes []netip.Prefix) []netip.Prefix {
+	var parts []netip.Prefix
 	for _, p := range prefixes {
-		if p.IsValid() && p.Addr().BitLen() == f.bits() {
-			all.AddPrefix(p)
+		if !p.IsValid() || p.Addr().BitLen() != f.bits() {
+			continue
+		}
+		bits := (p.Bits() + f.stride() - 1) / f.stride() * f.stride()
+		for a := p.Masked().Addr(); p.Contains(a); {
+			part := netip.PrefixFrom(a, bits)
+			parts = append(parts, part)
+			a = netipx.PrefixLastIP(part).Next()
 		}
 	}
-	set, err := all.IPSet()
-	if err != nil {
-		return nil // it has no invalid ones
-	}
-	return set.Ranges()
+	return parts
 }

@@ -4,7 +4,7 @@
 // and masquerades the connections whose endpoints are to see this node as the client.
 //
 // The rules are in one nftables table of Berth's own, "inet berth-ipvs". Only TCP, UDP and SCTP are touched.
-// Linux 5.6 or later, for sets of ranges in concatenations; it needs CAP_NET_ADMIN.
+// Linux 5.6 or later, for sets that say what they concatenate; it needs CAP_NET_ADMIN.
 package guard
 
 import (

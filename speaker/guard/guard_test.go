@@ -8,12 +8,12 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
@@ -49,16 +49,28 @@ func TestElementsOfAFrontend(t *testing.T) {
 			[]string{"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000", "frontends4 c00002010600000000500000"},
 		},
 		{
-			"it is masqueraded, and sources overlap or are neighbours",
+			"it is masqueraded, and has sources",
 			Frontend{
 				Address: netip.MustParseAddr("192.0.2.1"), Port: 53, Protocol: unix.IPPROTO_UDP, Masquerade: true,
-				Sources: prefixes("10.0.0.0/25", "10.0.0.128/25", "10.0.0.7/32", "172.16.0.0/12", "2001:db8::/32"),
+				Sources: prefixes("10.0.0.222/26", "10.0.0.7/32", "2001:db8::/32"),
 			},
 			[]string{
 				"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000",
 				"frontends4 c00002011100000000350000", "masqueraded4 c00002011100000000350000", "restricted4 c00002011100000000350000",
-				"sources4 c000020111000000003500000a000000-c000020111000000003500000a0000ff",
-				"sources4 c00002011100000000350000ac100000-c00002011100000000350000ac1fffff",
+				"sources4/26 c000020111000000003500000a0000c0", "sources4/32 c000020111000000003500000a000007",
+			},
+		},
+		{
+			"a prefix is of a length that is not looked up",
+			Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("ff00::/14")},
+			[]string{
+				"guarded6 20010db800000000000000000000000106000000", "guarded6 20010db800000000000000000000000111000000",
+				"guarded6 20010db800000000000000000000000184000000",
+				"frontends6 20010db80000000000000000000000018400000000010000", "restricted6 20010db80000000000000000000000018400000000010000",
+				"sources6/16 20010db80000000000000000000000018400000000010000ff000000000000000000000000000000",
+				"sources6/16 20010db80000000000000000000000018400000000010000ff010000000000000000000000000000",
+				"sources6/16 20010db80000000000000000000000018400000000010000ff020000000000000000000000000000",
+				"sources6/16 20010db80000000000000000000000018400000000010000ff030000000000000000000000000000",
 			},
 		},
 		{
@@ -77,6 +89,43 @@ func TestElementsOfAFrontend(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
+		}
+	}
+}
+
+func TestPartsOfAPrefixHaveItsAddressesAndNoOthers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := rapid.SampledFrom(families[:]).Draw(t, "family")
+		draw := func(name string) netip.Addr {
+			a, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), int(f.length), int(f.length)).Draw(t, name))
+			return a
+		}
+		p := netip.PrefixFrom(draw("prefix"), rapid.IntRange(0, f.bits()).Draw(t, "bits"))
+		parts := f.parts([]netip.Prefix{p})
+		for _, a := range []netip.Addr{p.Addr(), p.Masked().Addr(), p.Masked().Addr().Prev(), netipx.PrefixLastIP(p), netipx.PrefixLastIP(p).Next(), draw("another")} {
+			if within := slices.ContainsFunc(parts, func(part netip.Prefix) bool { return part.Contains(a) }); within != p.Contains(a) {
+				t.Errorf("%s: its parts %v have %s: %t", p, parts, a, within)
+			}
+		}
+		for _, part := range parts {
+			if !slices.Contains(f.lengths(), part.Bits()) || len(parts) > 8 {
+				t.Errorf("%s has %d parts, one of them %s", p, len(parts), part)
+			}
+		}
+	})
+}
+
+func TestASourceIsFoundWheneverItsPrefixIsReplacedByAnother(t *testing.T) {
+	for _, f := range families {
+		looks := slices.Concat(f.looks()...)
+		for _, old := range f.lengths() {
+			for _, replaced := range f.lengths() {
+				for at := range len(looks) + 1 {
+					if !slices.Contains(looks[:at], old) && !slices.Contains(looks[at:], replaced) {
+						t.Errorf("/%d is replaced by /%d after look %d of %v", old, replaced, at, looks)
+					}
+				}
+			}
 		}
 	}
 }
@@ -111,7 +160,7 @@ func (f *fake) Change(add, remove []element) error {
 		f.changed = append(f.changed, "-"+e.set)
 	}
 	for _, e := range add {
-		if f.elements[e] || strings.HasPrefix(e.set, sources) && f.overlaps(e) {
+		if f.elements[e] {
 			f.refused = fmt.Errorf("%s cannot be added to %s", e, e.set)
 		}
 		f.elements[e] = true
@@ -119,15 +168,6 @@ func (f *fake) Change(add, remove []element) error {
 	}
 	slices.Sort(f.changed)
 	return f.refused
-}
-
-func (f *fake) overlaps(e element) bool {
-	for other := range f.elements {
-		if other.set == e.set && other.key <= e.end && e.key <= other.end {
-			return true
-		}
-	}
-	return false
 }
 
 func (f *fake) Check([]element) error { return nil }
@@ -163,7 +203,7 @@ func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
 		masqueraded := web
 		masqueraded.Masquerade = true
 		moved := dns
-		moved.Sources = prefixes("10.0.0.0/9", "192.168.0.0/16")
+		moved.Sources = prefixes("10.0.0.0/12", "192.168.0.0/16")
 		for _, step := range []struct {
 			name  string
 			group string
@@ -171,13 +211,13 @@ func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
 			want  []string
 		}{
 			{"the first of an address", "a", []Frontend{web}, []string{"+frontends4", "+guarded4", "+guarded4", "+guarded4"}},
-			{"the second", "a", []Frontend{web, dns}, []string{"+frontends4", "+restricted4", "+sources4"}},
-			{"sources", "a", []Frontend{web, moved}, []string{"+sources4", "+sources4", "-sources4"}},
+			{"the second", "a", []Frontend{web, dns}, []string{"+frontends4", "+restricted4", "+sources4/8"}},
+			{"sources", "a", []Frontend{web, moved}, []string{"+sources4/12", "+sources4/16", "-sources4/8"}},
 			{"masquerade", "a", []Frontend{masqueraded, moved}, []string{"+masqueraded4"}},
 			{"of two of the same the first", "a", []Frontend{masqueraded, web, moved}, nil},
 			{"a group later by name claims it too", "b", []Frontend{web}, nil},
 			{"the first group gives it up", "a", []Frontend{moved}, []string{"-masqueraded4"}},
-			{"the first group is gone", "a", nil, []string{"-frontends4", "-restricted4", "-sources4", "-sources4"}},
+			{"the first group is gone", "a", nil, []string{"-frontends4", "-restricted4", "-sources4/12", "-sources4/16"}},
 			{"nobody claims the address", "b", nil, []string{"-frontends4", "-guarded4", "-guarded4", "-guarded4"}},
 		} {
 			f.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -46,6 +47,9 @@ const (
 	postrouting = "postrouting"
 )
 
+// looking are the chains in which sources are looked up, one after the other.
+var looking = [...]string{check, "check-2", "check-3"}
+
 // beforeDNAT is after fragments were put together (-400) and connections looked up (-200), and before
 // anything is rewritten: by kube-proxy's DNAT (-100), and by IPVS, which in hook output is beside it.
 var beforeDNAT = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 10)
@@ -83,6 +87,18 @@ func familyOf(a netip.Addr) family {
 
 func (f family) bits() int { return int(f.length) * 8 }
 
+// stride is between lengths of prefixes that are looked up: 1 bit for IPv4, 4 for IPv6, which would have too many.
+func (f family) stride() int { return f.bits() / 32 }
+
+// lengths returns those of prefixes that are looked up, the longest first.
+func (f family) lengths() []int {
+	var all []int
+	for bits := f.bits(); bits >= 0; bits -= f.stride() {
+		all = append(all, bits)
+	}
+	return all
+}
+
 // register returns the register of a field in a key that begins in the first: address, protocol, port, source.
 func (f family) register(field uint32) uint32 {
 	if field == 0 {
@@ -98,16 +114,20 @@ func (k kernel) sets(f family) []*nftables.Set {
 		s.Concatenation, s.KeyByteOrder = true, binaryutil.BigEndian
 		return s
 	}
-	ranges := set(sources, nftables.TypeInetService, f.keyType)
-	ranges.Interval = true
 	byMark := set(marks, nftables.TypeInetService)
 	byMark.IsMap, byMark.DataType = true, nftables.TypeMark
 	own := set(pods)
 	own.KeyType, own.Interval = nftables.MustConcatSetType(nftables.TypeInetProto, f.keyType), true
-	return []*nftables.Set{
+	all := []*nftables.Set{
 		set(guarded), set(frontends, nftables.TypeInetService), set(restricted, nftables.TypeInetService),
-		ranges, set(masqueraded, nftables.TypeInetService), byMark, own,
+		set(masqueraded, nftables.TypeInetService), byMark, own,
 	}
+	for _, bits := range f.lengths() {
+		s := set("", nftables.TypeInetService, f.keyType)
+		s.Name = f.sources(bits)
+		all = append(all, s)
+	}
+	return all
 }
 
 func (k kernel) Replace(elements []element) error {
@@ -120,7 +140,7 @@ func (k kernel) Replace(elements []element) error {
 				}
 			}
 			k.addRule(c, check, unexposed, f.unexposed())
-			k.addRule(c, check, forbiddenSource, f.forbiddenSource())
+			k.addForbiddenSource(c, f)
 			k.addRule(c, input, unknown, f.unknown())
 			k.addRule(c, check, mark, f.mark())
 			k.addRule(c, own, markOwn, append(f.isFromPod(), f.markOwn()...))
@@ -139,7 +159,9 @@ func (k kernel) addChains(c *nftables.Conn) {
 		chain.Type, chain.Hooknum, chain.Priority, chain.Policy = kind, hook, priority, &accept
 		c.AddChain(chain)
 	}
-	c.AddChain(k.Chain(check))
+	for _, chain := range looking {
+		c.AddChain(k.Chain(chain))
+	}
 	k.addRule(c, check, reply, isReply)
 	base(prerouting, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeDNAT)
 	base(output, nftables.ChainTypeFilter, nftables.ChainHookOutput, beforeDNAT)
@@ -170,11 +192,37 @@ func (f family) unexposed() []expr.Any {
 	return append(f.loadDestination(), f.in(guarded, true), f.loadPort(), f.in(frontends, false), &expr.Counter{}, drop)
 }
 
-// forbiddenSource drops what is for a restricted frontend, and not from one of its sources.
-func (f family) forbiddenSource() []expr.Any {
-	return append(f.loadDestination(), f.loadPort(), f.in(restricted, true),
-		&expr.Payload{DestRegister: f.register(3), Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length},
-		f.in(sources, false), &expr.Counter{}, drop)
+// addForbiddenSource drops what is for a restricted frontend, and not from one of its sources.
+func (k kernel) addForbiddenSource(c *nftables.Conn, f family) {
+	rules := f.looks()
+	for i, lengths := range rules {
+		do := []expr.Any{&expr.Counter{}, drop}
+		if next := i + 1; next < len(rules) {
+			do = []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: looking[next]}}
+		}
+		k.addRule(c, looking[i], forbiddenSource, append(f.outside(lengths), do...))
+	}
+}
+
+// looks returns the lengths of prefixes that each rule looks up. Every one is looked up twice: a source whose prefix is
+// replaced by one of another length meanwhile may miss the new one, and then the old one.
+func (f family) looks() [][]int {
+	const perRule = 22 // the kernel has 4 KiB for the expressions of a rule
+	return slices.Collect(slices.Chunk(slices.Concat(f.lengths(), f.lengths()), perRule))
+}
+
+// outside matches what is for a restricted frontend, and from none of its prefixes of these lengths.
+func (f family) outside(lengths []int) []expr.Any {
+	prefix := f.register(3)
+	source := prefix + f.length/4
+	exprs := append(f.loadDestination(), f.loadPort(), f.in(restricted, true),
+		&expr.Payload{DestRegister: source, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length})
+	for _, bits := range lengths {
+		exprs = append(exprs,
+			&expr.Bitwise{SourceRegister: source, DestRegister: prefix, Len: f.length, Mask: net.CIDRMask(bits, f.bits()), Xor: make([]byte, f.length)},
+			&expr.Lookup{SourceRegister: f.register(0), SetName: f.sources(bits), Invert: true})
+	}
+	return exprs
 }
 
 // unknown resets connections to guarded addresses that IPVS does not know: those of an endpoint that is gone, and of
@@ -263,7 +311,6 @@ func (f family) in(set string, is bool) expr.Any {
 
 func (k kernel) Change(add, remove []element) error {
 	return k.Table.Change(func(c *nftables.Conn) error {
-		// Ranges of one frontend may take the place of others that they overlap, so these go first.
 		return errors.Join(k.queue(c, nft.DeleteElements, remove), k.queue(c, nft.AddElements, add))
 	})
 }
@@ -331,6 +378,9 @@ func (k kernel) checkRules() error {
 	}
 	for range families {
 		want[check] = append(want[check], unexposed, forbiddenSource, mark)
+		for _, chain := range looking[1:] {
+			want[chain] = append(want[chain], forbiddenSource)
+		}
 		want[input] = append(want[input], unknown)
 		want[own], want[output] = append(want[own], markOwn), append(want[output], markOwn)
 	}

@@ -4,6 +4,7 @@ package guard
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -404,6 +406,37 @@ berth_ipvs_packets_dropped_total{reason="unexposed"} 0
 	}
 }
 
+func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
+	client, _ := rack(t)
+	var list []Frontend
+	allowed, refused := map[string]string{}, map[string]string{} // what is asked, and by whom
+	for i, address := range []string{address4, address6} {
+		source := netip.MustParseAddr([...]string{client4, client6}[i])
+		frontend := func(port int, p netip.Prefix) string {
+			list = append(list, Frontend{Address: netip.MustParseAddr(address), Port: uint16(port), Protocol: unix.IPPROTO_UDP, Sources: []netip.Prefix{p}})
+			return net.JoinHostPort(address, strconv.Itoa(port))
+		}
+		for bits := range source.BitLen() + 1 {
+			port := 1000 + bits
+			serve(t, address, port)
+			allowed[frontend(port, netip.PrefixFrom(source, bits))] = source.String()
+			if bits > 0 {
+				neighbour := source.AsSlice()
+				neighbour[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
+				a, _ := netip.AddrFromSlice(neighbour)
+				refused[frontend(2000+bits, netip.PrefixFrom(a, bits))] = source.String()
+			}
+		}
+	}
+	run(t, list...)
+	for to, source := range allowed {
+		ask(t, client, "udp", source, to)
+	}
+	for to, source := range refused {
+		isDropped(t, forbiddenSource, client, "udp", source, to)
+	}
+}
+
 func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {
 	client, _ := rack(t)
 	var list []Frontend
@@ -588,9 +621,9 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 			}
 		}},
 	}
-	for _, chain := range []string{prerouting, output, input, postrouting, check} {
+	for _, chain := range append([]string{prerouting, output, input, postrouting}, looking[:]...) {
 		all = append(all, harm{"the rules of " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)) }})
-		if chain != check { // others jump there
+		if !slices.Contains(looking[:], chain) { // others jump there
 			all = append(all, harm{"chain " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)); c.DelChain(k.Chain(chain)) }})
 		}
 	}
@@ -601,6 +634,24 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 			}
 		}})
 	}
+	size := func() int { // counted apart from what Check sees
+		rules, err := k.Rules()
+		if err != nil {
+			return 0
+		}
+		n := len(rules)
+		for _, f := range families {
+			for _, set := range k.sets(f) {
+				elements, err := k.Elements(set.Name)
+				if err != nil {
+					return 0
+				}
+				n += len(elements)
+			}
+		}
+		return n
+	}
+	whole := size()
 	for _, h := range all {
 		written(t, list...)
 		c, err := nftables.New()
@@ -611,7 +662,7 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 		if err := c.Flush(); err != nil {
 			t.Fatalf("%s: %v", h.name, err)
 		}
-		nettest.Eventually(t, h.name+" is repaired", func() bool { return k.Check(distinct(list...)) == nil })
+		nettest.Eventually(t, h.name+" is repaired", func() bool { return k.Check(distinct(list...)) == nil && size() == whole })
 	}
 }
 
@@ -651,6 +702,17 @@ func TestThousandsOfFrontendsAreHeldAndChanged(t *testing.T) {
 	}
 }
 
+func TestATableOfManyElementsIsWritten(t *testing.T) {
+	one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP}
+	for i := range uint32(150_000) {
+		one.Sources = append(one.Sources, netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 10<<24+2*i))), 32))
+	}
+	k := newKernel()
+	if err := errors.Join(k.Replace(one.elements()), k.Remove()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnAddressIsGuardedAtEveryMomentOfAChange(t *testing.T) {
 	client, _ := rack(t)
 	frontend := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_UDP}
@@ -681,23 +743,25 @@ func TestAnAddressIsGuardedAtEveryMomentOfAChange(t *testing.T) {
 }
 
 func BenchmarkAChangeOfOneFrontendAmong(b *testing.B) {
-	for _, n := range []int{10, 1000, 10000} {
-		for _, sources := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%d,sources=%t", n, sources), func(b *testing.B) {
+	sources := map[string]func(i int) []netip.Prefix{
+		"none":   func(int) []netip.Prefix { return nil },
+		"shared": func(int) []netip.Prefix { return prefixes("10.0.0.0/8", "192.0.2.0/25", "2001:db8:9::/48") },
+		"distinct": func(i int) []netip.Prefix {
+			return prefixes(fmt.Sprintf("10.%d.%d.0/25", i>>8, i&0xff), fmt.Sprintf("2001:db8:%x::/48", i))
+		},
+	}
+	for _, kind := range []string{"none", "shared", "distinct"} {
+		for _, n := range []int{10, 1000, 10000} {
+			b.Run(fmt.Sprintf("%d,sources=%s", n, kind), func(b *testing.B) {
 				list := many(n)
 				for i := range list {
-					if list[i].Sources = nil; sources {
-						list[i].Sources = prefixes("10.0.0.0/8", "2001:db8:9::/48")
-					}
+					list[i].Sources = sources[kind](i)
 				}
 				k := newKernel()
 				if err := k.Replace(distinct(list...)); err != nil {
 					b.Fatal(err)
 				}
-				one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP}
-				if sources {
-					one.Sources = prefixes("192.0.2.0/24")
-				}
+				one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP, Sources: sources[kind](n)}
 				elements, add := one.elements(), true
 				for b.Loop() { // it comes and goes
 					var err error

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// largest is what a transaction may be long, in bytes: up to 100 for each element.
+	// largest is what a transaction, and the answers to it, may be long, in bytes: up to 100 for each element.
 	largest = 16 << 20
 	// perMessage bounds a netlink attribute, whose length has 16 bits.
 	perMessage = 500
@@ -103,7 +103,7 @@ func (t *Table) open() error {
 		return nil
 	}
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(largest), t.learnPort(c))
+		return errors.Join(c.SetWriteBuffer(largest), c.SetReadBuffer(largest), t.learnPort(c))
 	}))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
