@@ -27,6 +27,10 @@ type Backend struct {
 	Address netip.AddrPort
 	Node    string // empty: outside of the cluster, or not known
 	State   candidate.State
+	// Terminates: it is going away, whether it still serves or not.
+	Terminates bool
+	// Overdue: it has terminated for longer than it may keep connections.
+	Overdue bool
 }
 
 func (b Backend) takes() bool   { return b.State == candidate.Ready }
@@ -159,7 +163,7 @@ func realServers(s Service, port Port, address netip.Addr, backends []Backend, w
 	slices.SortStableFunc(mine, func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) })
 	known := map[netip.AddrPort]bool{}
 	for _, b := range mine {
-		if known[b.Address] || local && b.Node != world.Self {
+		if known[b.Address] || local && b.Node != world.Self || b.Overdue && !takes(b) {
 			continue
 		}
 		known[b.Address] = true
@@ -190,7 +194,7 @@ func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []Backend {
 			if err != nil {
 				continue // of an FQDN
 			}
-			b := Backend{State: candidate.StateOf(e.Conditions)}
+			b := Backend{State: candidate.StateOf(e.Conditions), Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating}
 			if e.NodeName != nil {
 				b.Node = *e.NodeName
 			}

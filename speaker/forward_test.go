@@ -38,6 +38,13 @@ func backend(port, address, node string, state candidate.State) Backend {
 	return Backend{Port: port, Address: netip.MustParseAddrPort(address), Node: node, State: state}
 }
 
+// overdue is a backend that has terminated for too long.
+func overdue(port, address, node string, state candidate.State) Backend {
+	b := backend(port, address, node, state)
+	b.Terminates, b.Overdue = true, true
+	return b
+}
+
 func TestWhatANodeForwardsAndWhere(t *testing.T) {
 	web := func(changes ...func(*Service)) Service {
 		s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
@@ -83,6 +90,12 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining), server("10.0.1.3:8080", draining)), guarded(true)},
 		{"nothing is ready: what serves while it terminates", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Serving)},
 			one(wlc, server("10.0.1.2:8080")), guarded(true)},
+		{"what has terminated for too long keeps nothing", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			one(wlc, server("10.0.1.1:8080")), guarded(true)},
+		{"nothing is ready: what serves while it terminates, for how long ever", web(), []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			one(wlc, server("10.0.1.2:8080")), guarded(true)},
+		{"two slices tell of one endpoint: it keeps what it has if one of them lets it", web(), []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.1:8080", "n1", candidate.Ready)},
+			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining)), guarded(true)},
 		{"two slices tell of one endpoint: ready wins", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.2:8080", "n1", candidate.Ready)},
 			one(wlc, server("10.0.1.2:8080")), guarded(true)},
 		{"other ports, other families", web(), []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
@@ -190,11 +203,14 @@ func TestBackendsOfEndpointSlices(t *testing.T) {
 	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}}, Endpoints: []discoveryv1.Endpoint{
 		{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
 		{Addresses: []string{"10.0.1.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}},
+		{Addresses: []string{"10.0.1.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &no}},
 		{Addresses: []string{"pod.example"}},
 		{},
 	}}
 	got := backendsOf([]*discoveryv1.EndpointSlice{candidate.SlimBackends(slice)})
-	want := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.1.2:8080", "", candidate.Serving)}
+	terminating := backend("http", "10.0.1.2:8080", "", candidate.Serving)
+	terminating.Terminates = true
+	want := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), terminating, backend("http", "10.0.1.3:8080", "", candidate.Useless)}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
