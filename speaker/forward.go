@@ -122,10 +122,14 @@ func capability(schedulers ...string) l2.Capabilities {
 	return c
 }
 
-// flags are those that go with a scheduler: Maglev chooses by the client's port too.
+// flags are those that go with a scheduler: Maglev chooses by the client's port too, and who hashes to an endpoint that
+// gets no new connections goes to another.
 func flags(scheduler string) ipvs.Flags {
-	if scheduler == "mh" {
-		return ipvs.HashPort
+	switch scheduler {
+	case "mh":
+		return ipvs.HashPort | ipvs.Fallback
+	case "sh":
+		return ipvs.Fallback
 	}
 	return 0
 }

@@ -101,7 +101,7 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 		{"other ports, other families", web(), []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
 			one(wlc), guarded(true)},
 		{"Maglev chooses by the client's port too", web(func(s *Service) { s.Scheduler, s.Persistence = "mh", 3*time.Hour }), nil,
-			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort, PersistenceTimeout: 3 * time.Hour}), guarded(true)},
+			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort | ipvs.Fallback, PersistenceTimeout: 3 * time.Hour}), guarded(true)},
 		{"source ranges", web(func(s *Service) {
 			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 		}), nil, one(wlc), guarded(true, netip.MustParsePrefix("10.0.0.0/8"))},
