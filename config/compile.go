@@ -120,9 +120,10 @@ func (c *compiler) pool(o *v1alpha1.IPPool) {
 		pool.Allocation = v1alpha1.AllocationAutomatic
 	}
 	if o.Spec.Dataplane == v1alpha1.DataplaneIPVS {
-		pool.Scheduler = "rr"
-		if o.Spec.IPVS != nil {
-			pool.Scheduler = cmp.Or(string(o.Spec.IPVS.Scheduler), pool.Scheduler)
+		pool.Scheduler, pool.DrainTimeout = "rr", defaultDrainTimeout
+		if settings := o.Spec.IPVS; settings != nil {
+			pool.Scheduler = cmp.Or(string(settings.Scheduler), pool.Scheduler)
+			pool.DrainTimeout = cmp.Or(duration(settings.DrainTimeout), pool.DrainTimeout)
 		}
 	}
 	if !c.scopes(key, o.Spec.Scopes, pool) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -45,6 +46,20 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 			v1alpha1.AnnotationIPVSScheduler, asked, first.Scheduler, first.Name, strings.Join(schedulers, ", "))
 	}
 	return asked, ""
+}
+
+// defaultDrainTimeout is that of pools that name no other.
+const defaultDrainTimeout = time.Hour
+
+// DrainTimeout returns how long an endpoint that terminates keeps its connections to a Service with these addresses at
+// most: as long as the pool of the first says, or by default where kube-proxy is to forward for it, but does not yet.
+func (s *Snapshot) DrainTimeout(addresses []netip.Addr) time.Duration {
+	if len(addresses) > 0 {
+		if pool := s.PoolOf(addresses[0]); pool.ipvs() {
+			return pool.DrainTimeout
+		}
+	}
+	return defaultDrainTimeout
 }
 
 // ipvs tells whether Berth forwards for the pool; nil is no pool.

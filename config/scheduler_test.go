@@ -3,6 +3,9 @@ package config
 import (
 	"net/netip"
 	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -59,6 +62,34 @@ func TestTheDataplaneHoldsForAWholeService(t *testing.T) {
 		scheduler, complaint := s.Scheduler(addresses, c.asked)
 		if scheduler != c.scheduler || complaint != c.complaint {
 			t.Errorf("%s:\n got %q, %s\nwant %q, %s", c.name, scheduler, complaint, c.scheduler, c.complaint)
+		}
+	}
+}
+
+func TestHowLongEndpointsDrain(t *testing.T) {
+	quick, unset, plain := pool("quick", 1, "192.0.2.0/24"), pool("unset", 1, "2001:db8::/64"), pool("plain", 1, "203.0.113.0/24")
+	quick.Spec.Dataplane, unset.Spec.Dataplane = v1alpha1.DataplaneIPVS, v1alpha1.DataplaneIPVS
+	quick.Spec.IPVS = &v1alpha1.IPVSSettings{DrainTimeout: &metav1.Duration{Duration: 90 * time.Second}}
+	s, _ := Compile(Objects{Pools: []*v1alpha1.IPPool{quick, unset, plain}})
+	for _, c := range []struct {
+		name      string
+		addresses []string
+		want      time.Duration
+	}{
+		{"the pool's", []string{"192.0.2.1"}, 90 * time.Second},
+		{"the default", []string{"2001:db8::1"}, time.Hour},
+		{"of the first address's pool", []string{"192.0.2.1", "2001:db8::1"}, 90 * time.Second},
+		{"and the other way round", []string{"2001:db8::1", "192.0.2.1"}, time.Hour},
+		{"a pool of kube-proxy's", []string{"203.0.113.1"}, time.Hour},
+		{"in no pool", []string{"10.0.0.1"}, time.Hour},
+		{"no address", nil, time.Hour},
+	} {
+		var addresses []netip.Addr
+		for _, a := range c.addresses {
+			addresses = append(addresses, netip.MustParseAddr(a))
+		}
+		if got := s.DrainTimeout(addresses); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 }

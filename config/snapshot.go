@@ -51,6 +51,8 @@ type Pool struct {
 	// Scheduler of IPVS, by which Berth forwards connections to the pool's addresses.
 	// Empty: kube-proxy forwards.
 	Scheduler string
+	// DrainTimeout is how long an endpoint that terminates keeps its connections at most. 0: kube-proxy forwards.
+	DrainTimeout time.Duration
 
 	scopes []scope
 }

@@ -72,8 +72,13 @@ func (f Frontend) compare(g Frontend) int {
 // Flags are a virtual server's, as in include/uapi/linux/ip_vs.h.
 type Flags uint32
 
-// HashPort makes the schedulers mh and sh hash the client's port together with its address (mh-port, sh-port).
-const HashPort Flags = 0x0010
+const (
+	// HashPort makes the schedulers mh and sh hash the client's port together with its address (mh-port, sh-port).
+	HashPort Flags = 0x0010
+	// Fallback makes them choose another real server when the one of the hash has weight 0 (mh-fallback,
+	// sh-fallback). Without it the new connections of its clients are dropped.
+	Fallback Flags = 0x0008
+)
 
 // Schedulers are the ones that Settings may name, by their names in the kernel: round robin, least
 // connections, hash of destination or source, shortest expected delay, never queue and Maglev.
@@ -98,7 +103,8 @@ const longestPersistence = 24 * time.Hour
 type RealServer struct {
 	Address netip.Addr // of the frontend's family
 	Port    uint16     // 1 to 65535
-	// Weight is its share, 0 to 2147483647; 0: no new connections.
+	// Weight is its share, 0 to 2147483647; 0: no new connections. Scheduler dh knows no such thing: beside
+	// others with a weight, one of 0 is left out, and its connections are reset.
 	Weight uint32
 	// Draining stands for weight 0, whatever Weight says: established connections go on for as long as the
 	// real server is desired. One that is desired no more has its connections reset.
@@ -131,6 +137,11 @@ func canonical(f Frontend, v VirtualServer) (VirtualServer, error) {
 			r.Draining, r.Weight = false, 0
 		}
 	}
+	takes := func(r RealServer) bool { return r.Weight > 0 }
+	if v.Scheduler == "dh" && slices.ContainsFunc(v.RealServers, takes) {
+		// It chooses by the hash whatever the weight, and drops what is for a weight of 0.
+		v.RealServers = slices.DeleteFunc(v.RealServers, func(r RealServer) bool { return !takes(r) })
+	}
 	slices.SortFunc(v.RealServers, func(a, b RealServer) int {
 		return cmp.Or(a.backend().Compare(b.backend()), cmp.Compare(b.Weight, a.Weight))
 	})
@@ -157,8 +168,8 @@ func check(f Frontend, v VirtualServer) error {
 	switch {
 	case !slices.Contains(Schedulers, v.Scheduler):
 		return refuse("scheduler", fmt.Sprintf("%q", v.Scheduler), "one of "+strings.Join(Schedulers, ", "))
-	case v.Flags&^HashPort != 0, v.Flags != 0 && v.Scheduler != "mh" && v.Scheduler != "sh":
-		return refuse("flags", fmt.Sprintf("%#x", uint32(v.Flags)), fmt.Sprintf("0 (%#x with schedulers mh and sh)", uint32(HashPort)))
+	case v.Flags&^(HashPort|Fallback) != 0, v.Flags != 0 && v.Scheduler != "mh" && v.Scheduler != "sh":
+		return refuse("flags", fmt.Sprintf("%#x", uint32(v.Flags)), fmt.Sprintf("0 (bits of %#x with schedulers mh and sh)", uint32(HashPort|Fallback)))
 	case v.PersistenceTimeout < 0 || v.PersistenceTimeout > longestPersistence:
 		return refuse("persistence timeout", v.PersistenceTimeout, "0 to "+longestPersistence.String())
 	case v.PersistenceTimeout > 0 && f.Mark != 0:

@@ -27,6 +27,10 @@ type Backend struct {
 	Address netip.AddrPort
 	Node    string // empty: outside of the cluster, or not known
 	State   candidate.State
+	// Terminates: it is going away, whether it still serves or not.
+	Terminates bool
+	// Overdue: it has terminated for longer than it may keep connections.
+	Overdue bool
 }
 
 func (b Backend) takes() bool   { return b.State == candidate.Ready }
@@ -125,10 +129,14 @@ func capability(schedulers ...string) l2.Capabilities {
 	return c
 }
 
-// flags are those that go with a scheduler: Maglev chooses by the client's port too.
+// flags are those that go with a scheduler: Maglev chooses by the client's port too, and who hashes to an endpoint that
+// gets no new connections goes to another.
 func flags(scheduler string) ipvs.Flags {
-	if scheduler == "mh" {
-		return ipvs.HashPort
+	switch scheduler {
+	case "mh":
+		return ipvs.HashPort | ipvs.Fallback
+	case "sh":
+		return ipvs.Fallback
 	}
 	return 0
 }
@@ -174,10 +182,10 @@ func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
 	if settings.PersistenceTimeout == 0 {
 		return settings
 	}
-	settings.PersistenceTimeout, settings.Flags = 0, 0
+	settings.PersistenceTimeout = 0
 	for _, hash := range []string{"mh", "sh"} {
 		if able&capability(hash) != 0 {
-			settings.Scheduler = hash
+			settings.Scheduler, settings.Flags = hash, ipvs.Fallback
 			break
 		}
 	}
@@ -202,7 +210,7 @@ func realServers(backends []Backend, takes func(Backend) bool) []ipvs.RealServer
 	known := map[netip.AddrPort]bool{}
 	var servers []ipvs.RealServer
 	for _, b := range backends {
-		if known[b.Address] {
+		if known[b.Address] || b.Overdue && !takes(b) {
 			continue
 		}
 		known[b.Address] = true
@@ -233,7 +241,7 @@ func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []Backend {
 			if err != nil {
 				continue // of an FQDN
 			}
-			b := Backend{State: candidate.StateOf(e.Conditions)}
+			b := Backend{State: candidate.StateOf(e.Conditions), Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating}
 			if e.NodeName != nil {
 				b.Node = *e.NodeName
 			}

@@ -40,6 +40,13 @@ func backend(port, address, node string, state candidate.State) Backend {
 	return Backend{Port: port, Address: netip.MustParseAddrPort(address), Node: node, State: state}
 }
 
+// overdue is a backend that has terminated for too long.
+func overdue(port, address, node string, state candidate.State) Backend {
+	b := backend(port, address, node, state)
+	b.Terminates, b.Overdue = true, true
+	return b
+}
+
 func TestWhatANodeForwardsAndWhere(t *testing.T) {
 	web := func(changes ...func(*Service)) Service {
 		s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
@@ -85,12 +92,18 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining), server("10.0.1.3:8080", draining)), guarded(true)},
 		{"nothing is ready: what serves while it terminates", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Serving)},
 			one(wlc, server("10.0.1.2:8080")), guarded(true)},
+		{"what has terminated for too long keeps nothing", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			one(wlc, server("10.0.1.1:8080")), guarded(true)},
+		{"nothing is ready: what serves while it terminates, for how long ever", web(), []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			one(wlc, server("10.0.1.2:8080")), guarded(true)},
+		{"two slices tell of one endpoint: it keeps what it has if one of them lets it", web(), []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.1:8080", "n1", candidate.Ready)},
+			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining)), guarded(true)},
 		{"two slices tell of one endpoint: ready wins", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.2:8080", "n1", candidate.Ready)},
 			one(wlc, server("10.0.1.2:8080")), guarded(true)},
 		{"other ports, other families", web(), []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
 			one(wlc), guarded(true)},
 		{"Maglev chooses by the client's port too", web(func(s *Service) { s.Scheduler, s.Persistence = "mh", 3*time.Hour }), nil,
-			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort, PersistenceTimeout: 3 * time.Hour}), guarded(true)},
+			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort | ipvs.Fallback, PersistenceTimeout: 3 * time.Hour}), guarded(true)},
 		{"source ranges", web(func(s *Service) {
 			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 		}), nil, one(wlc), guarded(true, netip.MustParsePrefix("10.0.0.0/8"))},
@@ -132,7 +145,7 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	want := ipvs.Table{
 		front: {Settings: ipvs.Settings{Scheduler: "wlc", PersistenceTimeout: time.Hour}, RealServers: []ipvs.RealServer{one}},
 		// By mark there is no persistence; Maglev by the client's address alone comes next to it.
-		ipvs.Marked(mark, front.Address): {Settings: ipvs.Settings{Scheduler: "mh"}, RealServers: []ipvs.RealServer{one, two}},
+		ipvs.Marked(mark, front.Address): {Settings: ipvs.Settings{Scheduler: "mh", Flags: ipvs.Fallback}, RealServers: []ipvs.RealServer{one, two}},
 	}
 	if diff := cmp.Diff(want, got.Table, cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -141,7 +154,7 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 		t.Errorf("the guard has %+v, want mark %#x and no masquerade for others", g, mark)
 	}
 	world.Capabilities = capability("wlc", "sh")
-	if v := plan().Table[ipvs.Marked(mark, front.Address)]; v.Scheduler != "sh" || v.Flags != 0 {
+	if v := plan().Table[ipvs.Marked(mark, front.Address)]; v.Scheduler != "sh" || v.Flags != ipvs.Fallback {
 		t.Errorf("without Maglev it is %+v", v.Settings)
 	}
 	// Where the node has no endpoint, the virtual server by mark stays as it is: connections go on.
@@ -299,11 +312,14 @@ func TestBackendsOfEndpointSlices(t *testing.T) {
 	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}}, Endpoints: []discoveryv1.Endpoint{
 		{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
 		{Addresses: []string{"10.0.1.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}},
+		{Addresses: []string{"10.0.1.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &no}},
 		{Addresses: []string{"pod.example"}},
 		{},
 	}}
 	got := backendsOf([]*discoveryv1.EndpointSlice{candidate.SlimBackends(slice)})
-	want := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.1.2:8080", "", candidate.Serving)}
+	terminating := backend("http", "10.0.1.2:8080", "", candidate.Serving)
+	terminating.Terminates = true
+	want := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), terminating, backend("http", "10.0.1.3:8080", "", candidate.Useless)}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}

@@ -36,6 +36,7 @@ type planner struct {
 	unserved  *unserved.Driver
 	forwarder *forwarder
 	vitals    *vitals
+	drains    *drains
 	paths     *paths
 	mirror    *mirror.Mirror
 	reporter  *reporter
@@ -87,6 +88,10 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		parts:  map[string][]string{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
+	p.drains = newDrains(func(service string) {
+		p.Logger.Info("an endpoint has terminated for as long as it may keep connections (drainTimeout)", "service", service)
+		p.tasks.Add(task{serviceChanged, service})
+	})
 	if forwards != nil {
 		p.vitals = newVitals(p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
 	}
@@ -236,6 +241,9 @@ func (p *planner) reviewService(key string) {
 	if len(view.Addresses) == 0 && !p.groups.has(key) {
 		return
 	}
+	if len(view.Addresses) == 0 {
+		p.drains.review(key, nil, 0)
+	}
 	now, gone := p.groups.set(view)
 	for _, group := range now {
 		p.plan(group)
@@ -275,6 +283,7 @@ func (p *planner) plan(group Group) {
 			if schedulerOf(s, p.world.Snapshot) != "" {
 				backends[s.Name] = p.sources.backends(s.Name)
 			}
+			p.drains.review(s.Name, backends[s.Name], p.world.Snapshot.DrainTimeout(s.Addresses))
 		}
 		group.Marks = p.marks.assign(group.ID, needMarks(group.Services, p.world.Snapshot))
 	}

@@ -94,6 +94,16 @@ type IPVSSettings struct {
 	// +optional
 	// +default="rr"
 	Scheduler IPVSScheduler `json:"scheduler,omitempty"`
+
+	// DrainTimeout: how long an endpoint that terminates keeps its connections at most. Then they are
+	// reset, even if it still runs. Endpoints that terminate and still get new connections, because none
+	// is ready, are spared. 1s to 24h; default 1h.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="from 1s to 24h"
+	DrainTimeout *metav1.Duration `json:"drainTimeout,omitempty"`
 }
 
 // PoolScope selects Services. All its fields must match; a field left out matches

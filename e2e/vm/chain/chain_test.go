@@ -118,27 +118,13 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	answered(t)
 
 	// An endpoint that is gone has its connections reset.
-	line, err := cluster.Dial(cluster.Client, "tcp", address, 7000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer line.Close()
-	if _, err := cluster.Say(line); err != nil {
-		t.Fatalf("a connection that lasts: %v", err)
-	}
+	established := connect(t, "tcp", line, "")
 	c.Kubectl(t, "", "delete", "endpointslice", "web-1")
-	cluster.Eventually(t, func(context.Context) error {
-		switch _, err := cluster.Say(line); {
-		case err == nil:
-			return errors.New("it is answered still")
-		case !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
-			return err
-		}
-		return nil
-	})
+	reset(t, established)
 	c.Apply(t, endpoints)
 	answered(t)
 
+	draining(t, c)
 	deadNode(t, c)
 
 	// Somebody empties the kernel's tables.
@@ -173,6 +159,88 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 func answered(t *testing.T) {
 	t.Helper()
 	cluster.Eventually(t, func(ctx context.Context) error { _, err := cluster.Ask(ctx, cluster.Client, address, 80); return err })
+}
+
+// draining has an endpoint terminate: it keeps its connections until drainTimeout, and no longer.
+func draining(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	const one, other = "10.244.1.1:", "10.244.1.2:"
+	terminating := strings.Replace(endpoints, "ready: true", "ready: false, serving: true, terminating: true", 1)
+	over := func(connection, flow net.Conn) {
+		t.Helper()
+		reset(t, connection)
+		cluster.Eventually(t, func(context.Context) error { return saidBy(flow, other) })
+	}
+	c.Kubectl(t, "", "patch", "service", "web", "-p", `{"spec":{"externalTrafficPolicy":"Cluster"}}`)
+	connection, flow := connect(t, "tcp", line, one), connect(t, "udp", datagrams, one)
+	c.Apply(t, terminating)
+	cluster.Eventually(t, func(ctx context.Context) error {
+		for range 4 {
+			answer, err := cluster.Ask(ctx, cluster.Client, address, 80)
+			if err != nil || !strings.HasPrefix(answer.Address, other) {
+				return fmt.Errorf("a new connection: answer of %q, %v", answer.Address, err)
+			}
+		}
+		return nil
+	})
+	for _, conn := range []net.Conn{connection, flow} {
+		if err := saidBy(conn, one); err != nil {
+			t.Errorf("while its endpoint terminates: %v", err)
+		}
+	}
+	// Those that drain already heed a new limit.
+	c.Kubectl(t, "", "patch", "ippool", "ours", "--type=merge", "-p", `{"spec":{"ipvs":{"drainTimeout":"1s"}}}`)
+	over(connection, flow)
+	// Nothing but time ends these.
+	c.Apply(t, endpoints)
+	connection, flow = connect(t, "tcp", line, one), connect(t, "udp", datagrams, one)
+	c.Apply(t, terminating)
+	over(connection, flow)
+	c.Apply(t, endpoints)
+}
+
+// Ports that answer each line, and each datagram.
+const line, datagrams = 7000, 7001
+
+// connect connects the client to the endpoint whose address begins so.
+func connect(t *testing.T, network string, port int, endpoint string) net.Conn {
+	t.Helper()
+	var conn net.Conn
+	cluster.Eventually(t, func(context.Context) error {
+		var err error
+		if conn, err = cluster.Dial(cluster.Client, network, address, port); err != nil {
+			return err
+		}
+		if err = saidBy(conn, endpoint); err != nil {
+			conn.Close()
+		}
+		return err
+	})
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// saidBy says a line, or sends it as a datagram, and expects the answer of an endpoint whose address begins so.
+func saidBy(conn net.Conn, endpoint string) error {
+	answer, err := cluster.Say(conn)
+	if err == nil && !strings.HasPrefix(answer.Address, endpoint) {
+		err = fmt.Errorf("%s answered, want %s", answer.Address, endpoint)
+	}
+	return err
+}
+
+// reset waits until the connection is.
+func reset(t *testing.T, conn net.Conn) {
+	t.Helper()
+	cluster.Eventually(t, func(context.Context) error {
+		switch _, err := cluster.Say(conn); {
+		case err == nil:
+			return errors.New("it is answered still")
+		case !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
+			return err
+		}
+		return nil
+	})
 }
 
 // deadNode has another node join, stops its speaker, and then takes the node away: only that ends new connections to its pod.
@@ -247,7 +315,7 @@ metadata: {name: web}
 spec:
   type: LoadBalancer
   allocateLoadBalancerNodePorts: false
-  ports: [{name: http, port: 80}, {name: line, port: 7000}]
+  ports: [{name: http, port: 80}, {name: line, port: 7000}, {name: datagrams, port: 7001, protocol: UDP}]
 ---
 ` + endpoints
 
@@ -256,7 +324,7 @@ apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
 addressType: IPv4
-ports: [{name: http, port: 8080}, {name: line, port: 7000}]
+ports: [{name: http, port: 8080}, {name: line, port: 7000}, {name: datagrams, port: 7000, protocol: UDP}]
 endpoints:
   - {addresses: [10.244.1.1], nodeName: n1, conditions: {ready: true}}
   - {addresses: [10.244.1.2], nodeName: n1, conditions: {ready: true}}

@@ -154,32 +154,46 @@ func TestPersistence(t *testing.T) {
 }
 
 func TestADrainingServerLosesNothing(t *testing.T) {
+	const hash = ipvs.HashPort | ipvs.Fallback
 	for _, test := range []struct {
-		network string
-		p       ipvs.Protocol
-		v6      bool
-	}{{"tcp", ipvs.TCP, false}, {"tcp", ipvs.TCP, true}, {"udp", ipvs.UDP, false}, {"udp", ipvs.UDP, true}} {
-		address := service4
+		network, scheduler string
+		flags              ipvs.Flags
+		v6                 bool
+	}{
+		{"tcp", "rr", 0, false}, {"tcp", "rr", 0, true}, {"udp", "rr", 0, false}, {"udp", "rr", 0, true},
+		{"udp", "wrr", 0, false}, {"udp", "lc", 0, false}, {"udp", "wlc", 0, false}, {"udp", "sed", 0, false}, {"udp", "nq", 0, false},
+		{"udp", "sh", hash, false}, {"udp", "mh", hash, false}, {"tcp", "mh", hash, true},
+	} {
+		p, address := ipvs.TCP, service4
+		if test.network == "udp" {
+			p = ipvs.UDP
+		}
 		if test.v6 {
 			address = service6
 		}
-		t.Run(test.network+" "+address, func(t *testing.T) {
+		t.Run(fmt.Sprint(test.network, " ", address, " ", test.scheduler), func(t *testing.T) {
 			s := newSite(t)
 			s.serve(t)
-			f := frontend(test.p, address, 80)
+			f := frontend(p, address, 80)
 			servers := real(2, test.v6)
-			d, _ := s.direct(t, ipvs.Table{f: simple("rr", servers)})
+			to := func(servers []ipvs.RealServer) ipvs.Table {
+				v := simple(test.scheduler, servers)
+				v.Flags = test.flags
+				return ipvs.Table{f: v}
+			}
+			d, _ := s.direct(t, to(servers))
 			c, name, err := s.dial(test.network, target(f), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()
 			i := slices.IndexFunc(servers, func(r ipvs.RealServer) bool { return r.Address.String() == name })
+			other := servers[1-i]
 			draining := slices.Clone(servers)
 			draining[i].Draining = true
 			sent := make(chan error, 1)
 			go func() { sent <- exchange(c, test.network, name) }()
-			apply(t, d, ipvs.Table{f: simple("rr", draining)})
+			apply(t, d, to(draining))
 			if got := s.ask(t, test.network, target(f), 10, false); got[name] > 0 {
 				t.Errorf("new connections to the draining %s: %v", name, got)
 			}
@@ -189,23 +203,46 @@ func TestADrainingServerLosesNothing(t *testing.T) {
 			if err := exchange(c, test.network, name); err != nil {
 				t.Errorf("an established connection, when its server drains: %v", err)
 			}
-			apply(t, d, ipvs.Table{f: simple("rr", slices.Delete(slices.Clone(servers), i, i+1))})
+			apply(t, d, to([]ipvs.RealServer{other}))
 			eventually(t, patience, func() error {
 				if all := s.director.run(t, "", "cat", "/proc/net/ip_vs_conn"); strings.Contains(all, connectionTo(servers[i])) {
 					return fmt.Errorf("connections to the removed server:\n%s", all)
 				}
 				return nil
 			})
+			if test.network == "udp" {
+				if err := exchange(c, test.network, other.Address.String()); err != nil {
+					t.Errorf("a flow whose server is gone does not go on to the other: %v", err)
+				}
+				return
+			}
 			// The host answers what no connection is known for. For IPv4 it sends no reset from an address that is
 			// in none of its interfaces; that is left to nftables, which this kernel has not.
 			err = exchange(c, test.network, name)
-			if reset := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE); test.network == "tcp" && test.v6 && !reset {
+			if reset := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE); test.v6 && !reset {
 				t.Errorf("a connection whose server is gone: %v, want a reset", err)
 			}
 			if err == nil {
 				t.Error("the removed server still answers")
 			}
 		})
+	}
+}
+
+func TestADrainingServerOfDestinationHashHoldsNobodyUp(t *testing.T) {
+	s := newSite(t)
+	s.serve(t)
+	f := frontend(ipvs.UDP, service4, 80)
+	servers := real(3, false)
+	d, _ := s.direct(t, ipvs.Table{f: simple("dh", servers)})
+	for name := range s.ask(t, "udp", target(f), 1, false) {
+		draining := slices.Clone(servers)
+		i := slices.IndexFunc(draining, func(r ipvs.RealServer) bool { return r.Address.String() == name })
+		draining[i].Draining = true
+		apply(t, d, ipvs.Table{f: simple("dh", draining)})
+		if got := s.ask(t, "udp", target(f), 5, false); len(got) != 1 || got[name] > 0 {
+			t.Errorf("while %s drains its clients went to %v, want one other", name, got)
+		}
 	}
 }
 
