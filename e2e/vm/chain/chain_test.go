@@ -177,8 +177,11 @@ func draining(t *testing.T, c *cluster.Cluster) {
 	cluster.Eventually(t, func(ctx context.Context) error {
 		for range 4 {
 			answer, err := cluster.Ask(ctx, cluster.Client, address, 80)
-			if err != nil || !strings.HasPrefix(answer.Address, other) {
-				return fmt.Errorf("a new connection: answer of %q, %v", answer.Address, err)
+			if err != nil {
+				return err
+			}
+			if !strings.HasPrefix(answer.Address, other) {
+				return fmt.Errorf("a new connection went to %s", answer.Address)
 			}
 		}
 		return nil
