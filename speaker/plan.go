@@ -96,11 +96,14 @@ type Plan struct {
 	Forwarding Forwarding
 }
 
-// Prefixes returns what this node may be sent packets for, ascending: what it announces
-// by BGP, or may answer for on a segment.
-func (p Plan) Prefixes() []netip.Prefix {
+// Prefixes returns what a node that is capable of so much may be sent packets for, ascending: what it announces
+// by BGP, or may answer for on a segment. The rest it may have to pass on: its own pods ask for it, and another node forwards.
+func (p Plan) Prefixes(capable l2.Capabilities) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, part := range p.L2 {
+		if capable&part.Needs != part.Needs {
+			continue
+		}
 		for _, a := range part.Addresses {
 			prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
 		}

@@ -288,7 +288,7 @@ func (p *planner) plan(group Group) {
 		group.Marks = p.marks.assign(group.ID, needMarks(group.Services, p.world.Snapshot))
 	}
 	plan := PlanGroup(group, endpoints, backends, p.world)
-	p.unserved.Sync(group.ID, plan.Prefixes()) // first: what is announced is sent here
+	p.unserved.Sync(group.ID, plan.Prefixes(p.world.Capabilities)) // first: what is announced is sent here
 	p.forwarder.sync(group.ID, plan.Forwarding)
 	p.minds(group, &plan)
 	p.syncL2(group.ID, plan.L2)

@@ -112,10 +112,12 @@ func (c *Cluster) Kube() string { return c.folder.Bin("kube") }
 // Kubeconfig is the path of the administrator's.
 func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
 
-// Controller starts Berth's controller.
+// Controller starts Berth's controller, again and again: it ends when it loses its lease, as it may where a second lasts long, and
+// the kubelet would start it anew.
 func (c *Cluster) Controller(t testing.TB) *os.Process {
 	t.Helper()
-	return c.Start(t, Host, "controller", nil, c.folder.Bin("berth"), "controller", "--kubeconfig="+c.kubeconfig, "--listen=")
+	return c.Start(t, Host, "controller", nil, "sh", "-c", `while :; do setpriv --pdeathsig KILL "$@"; done`, "sh",
+		c.folder.Bin("berth"), "controller", "--kubeconfig="+c.kubeconfig, "--listen=")
 }
 
 // Speaker starts Berth's speaker on a node; its log is speaker-NODE.

@@ -41,7 +41,7 @@ const (
 func makeSegment(t testing.TB) {
 	t.Helper()
 	Run(t, Host, "sysctl", "-qw", "kernel.hostname=host") // the API server writes it into a label
-	ip(t,
+	ip(t, Host,
 		"link set lo up",
 		"link add "+segmentLink+" type bridge mcast_snooping 0", "link set "+segmentLink+" up",
 		"addr add "+server+"/24 dev "+segmentLink, "addr add fd00:30::1/64 dev "+segmentLink+" nodad",
@@ -52,11 +52,9 @@ func makeSegment(t testing.TB) {
 // join makes a namespace on the segment.
 func join(t testing.TB, name, ipv4, ipv6 string) {
 	t.Helper()
-	ip(t, "netns add "+name,
-		"link add eth0 netns "+name+" type veth peer name "+name, "link set "+name+" master "+segmentLink+" up",
-		"-n "+name+" link set lo up", "-n "+name+" link set eth0 up",
-		"-n "+name+" addr add "+ipv4+"/24 dev eth0", "-n "+name+" addr add "+ipv6+"/64 dev eth0 nodad",
-	)
+	Run(t, Host, "ip", "netns", "add", name)
+	ip(t, Host, "link add eth0 netns "+name+" type veth peer name "+name, "link set "+name+" master "+segmentLink+" up")
+	ip(t, name, "link set lo up", "link set eth0 up", "addr add "+ipv4+"/24 dev eth0", "addr add "+ipv6+"/64 dev eth0 nodad")
 }
 
 // Node is a node of the cluster: a namespace on the segment, with a bridge cni0 for its pods, and a Node object that is ready.
@@ -74,19 +72,21 @@ func (c *Cluster) AddNode(t testing.TB, number int) *Node {
 	n := &Node{Name: fmt.Sprint("n", number), IPv4: fmt.Sprint("172.30.0.1", number), IPv6: fmt.Sprint("fd00:30::1", number), number: number}
 	join(t, n.Name, n.IPv4, n.IPv6)
 	Run(t, n.Name, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-	ip(t,
-		"-n "+n.Name+" link add cni0 type bridge", "-n "+n.Name+" link set cni0 up",
-		"-n "+n.Name+" addr add "+n.Gateway4()+"/24 dev cni0", "-n "+n.Name+" addr add "+n.Gateway6()+"/64 dev cni0 nodad",
-	)
+	lines := []string{
+		"link add cni0 type bridge", "link set cni0 up",
+		"addr add " + n.Gateway4() + "/24 dev cni0", "addr add " + n.Gateway6() + "/64 dev cni0 nodad",
+	}
 	for other := 1; other <= 9; other++ {
 		if o := (&Node{number: other}); other != number {
-			ip(t,
-				fmt.Sprintf("-n %s route add %s via 172.30.0.1%d", n.Name, o.PodCIDRs()[0], other),
-				fmt.Sprintf("-n %s route add %s via fd00:30::1%d", n.Name, o.PodCIDRs()[1], other),
-			)
+			lines = append(lines,
+				fmt.Sprintf("route add %s via 172.30.0.1%d", o.PodCIDRs()[0], other), fmt.Sprintf("route add %s via fd00:30::1%d", o.PodCIDRs()[1], other))
 		}
 	}
-	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name}, Spec: corev1.NodeSpec{PodCIDR: n.PodCIDRs()[0], PodCIDRs: n.PodCIDRs()}}
+	ip(t, n.Name, lines...)
+	object := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{corev1.LabelHostname: n.Name}},
+		Spec:       corev1.NodeSpec{PodCIDR: n.PodCIDRs()[0], PodCIDRs: n.PodCIDRs()},
+	}
 	created, err := c.Kubernetes.CoreV1().Nodes().Create(t.Context(), object, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -119,10 +119,10 @@ func (n *Node) MAC(t testing.TB) string {
 }
 
 // Cut takes the node off the segment, all of it at once.
-func (n *Node) Cut(t testing.TB) { t.Helper(); ip(t, "link set "+n.Name+" down") }
+func (n *Node) Cut(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" down") }
 
 // Mend puts it back.
-func (n *Node) Mend(t testing.TB) { t.Helper(); ip(t, "link set "+n.Name+" up") }
+func (n *Node) Mend(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" up") }
 
 // Pod is an echo server in a namespace of its own, of the pod's name: HTTP on port 8080, lines by TCP and UDP on 7000.
 type Pod struct {
@@ -139,12 +139,12 @@ func (c *Cluster) AddPod(t testing.TB, n *Node) Pod {
 		Name: fmt.Sprintf("pod-%d-%d", n.number, n.pods), Node: n.Name,
 		IPv4: fmt.Sprintf("10.244.%d.%d", n.number, n.pods), IPv6: fmt.Sprintf("fd00:244:%d::%x", n.number, n.pods),
 	}
-	ip(t, "netns add "+p.Name,
-		"-n "+p.Name+" link add eth0 type veth peer name "+p.Name+" netns "+n.Name,
-		"-n "+n.Name+" link set "+p.Name+" master cni0 up",
-		"-n "+p.Name+" link set lo up", "-n "+p.Name+" link set eth0 up",
-		"-n "+p.Name+" addr add "+p.IPv4+"/24 dev eth0", "-n "+p.Name+" addr add "+p.IPv6+"/64 dev eth0 nodad",
-		"-n "+p.Name+" route add default via "+n.Gateway4(), "-n "+p.Name+" route add default via "+n.Gateway6(),
+	Run(t, Host, "ip", "netns", "add", p.Name)
+	ip(t, n.Name, "link add "+p.Name+" type veth peer name eth0 netns "+p.Name, "link set "+p.Name+" master cni0 up")
+	ip(t, p.Name,
+		"link set lo up", "link set eth0 up",
+		"addr add "+p.IPv4+"/24 dev eth0", "addr add "+p.IPv6+"/64 dev eth0 nodad",
+		"route add default via "+n.Gateway4(), "route add default via "+n.Gateway6(),
 	)
 	c.Start(t, p.Name, p.Name, []string{"POD_NAME=" + p.Name, "NODE_NAME=" + p.Node}, c.folder.Bin("echo"))
 	return p
@@ -168,11 +168,14 @@ func within(space string, argv []string) []string {
 	return append([]string{"ip", "netns", "exec", space}, argv...)
 }
 
-// ip carries out lines of ip(8).
-func ip(t testing.TB, lines ...string) {
+// ip carries out lines of ip(8) in a namespace, by one process: each takes its time here.
+func ip(t testing.TB, space string, lines ...string) {
 	t.Helper()
-	for _, line := range lines {
-		Run(t, Host, "ip", strings.Fields(line)...)
+	argv := within(space, []string{"ip", "-batch", "-"})
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ip in %q: %v: %s\n%s", space, err, out, strings.Join(lines, "\n"))
 	}
 }
 
@@ -258,21 +261,54 @@ func Ask(ctx context.Context, space, host string, port int) (stage.Answer, error
 // Neighbour returns the MAC address that the client has for an address on the segment, after it forgot and asked anew.
 func Neighbour(t testing.TB, address string) string {
 	t.Helper()
-	ip(t, "-n "+Client+" neigh flush dev eth0")
+	Forget(t)
+	var mac string
+	Eventually(t, func(context.Context) (err error) {
+		Solicit(address)
+		if mac = Believed(t, address); mac == "" {
+			err = fmt.Errorf("nobody answers for %s", address)
+		}
+		return err
+	})
+	return mac
+}
+
+// Forget has the client forget all neighbours.
+func Forget(t testing.TB) { t.Helper(); ip(t, Client, "neigh flush dev eth0") }
+
+// Solicit has the client ask for an address by ARP or NDP, if it does not believe to know.
+func Solicit(address string) {
 	if conn, err := Dial(Client, "udp", address, 9); err == nil { // the kernel asks, whatever comes of it
 		_, _ = conn.Write([]byte("?"))
 		_ = conn.Close()
 	}
-	var mac string
-	Eventually(t, func(context.Context) error {
-		fields := strings.Fields(Run(t, Client, "ip", "neigh", "show", address))
-		for i, f := range fields {
-			if f == "lladdr" && i+1 < len(fields) {
-				mac = fields[i+1]
-				return nil
-			}
+}
+
+// Believed returns the MAC address that the client has for an address without asking; empty: none.
+func Believed(t testing.TB, address string) string {
+	t.Helper()
+	fields := strings.Fields(Run(t, Client, "ip", "neigh", "show", address))
+	for i, f := range fields[:max(0, len(fields)-1)] {
+		if f == "lladdr" {
+			return fields[i+1]
 		}
-		return fmt.Errorf("nobody answers for %s: %v", address, fields)
+	}
+	return ""
+}
+
+// Unanswered waits until the client has asked for an address and nobody has answered: three times, a second apart.
+func Unanswered(t testing.TB, address string) {
+	t.Helper()
+	Forget(t)
+	Eventually(t, func(context.Context) error {
+		Solicit(address)
+		state := Run(t, Client, "ip", "neigh", "show", address)
+		if strings.Contains(state, "lladdr") {
+			t.Fatalf("somebody answers for %s: %s", address, state)
+		}
+		if !strings.Contains(state, "FAILED") {
+			return fmt.Errorf("it is not known yet whether somebody answers for %s: %q", address, state)
+		}
+		return nil
 	})
-	return mac
 }
