@@ -36,6 +36,9 @@ type forwarder struct {
 	mu      sync.Mutex
 	able    []string // schedulers
 	lacking string   // why not all of them
+	yields  bool     // to kube-proxy, which would delete our virtual servers, and we its
+
+	told string // what look told last
 }
 
 func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*forwarder, error) {
@@ -65,6 +68,11 @@ func (f *forwarder) sync(group string, desired Forwarding) {
 	if f == nil {
 		return
 	}
+	f.mu.Lock()
+	if f.yields {
+		desired = Forwarding{}
+	}
+	f.mu.Unlock()
 	f.guard.Sync(group, desired.Guards)
 	f.ipvs.Sync(group, desired.Table)
 }
@@ -104,20 +112,21 @@ func (f *forwarder) look() {
 	if f == nil {
 		return
 	}
-	able, lacking := f.ability()
+	able, lacking, yields := f.ability()
 	f.mu.Lock()
-	news := strings.Join(able, " ") != strings.Join(f.able, " ") || lacking != f.lacking
-	f.able, f.lacking = able, lacking
+	f.able, f.lacking, f.yields = able, lacking, yields
 	f.mu.Unlock()
-	if news {
+	able, lacking = f.schedulers()
+	if now := fmt.Sprint(able, lacking); now != f.told {
+		f.told = now
 		f.log.Info("can forward by IPVS", "schedulers", able, "lacking", lacking)
 		f.changed(netip.Addr{})
 	}
 }
 
-func (f *forwarder) ability() (able []string, lacking string) {
+func (f *forwarder) ability() (able []string, lacking string, yields bool) {
 	if mode := askProxyMode(f.proxyMode); mode == "ipvs" {
-		return nil, "kube-proxy on this node runs in mode ipvs, and deletes virtual servers that it did not make: have it use another mode"
+		return nil, "kube-proxy on this node runs in mode ipvs, and deletes virtual servers that it did not make: have it use another mode", true
 	}
 	var missing []string
 	var why error
@@ -130,11 +139,11 @@ func (f *forwarder) ability() (able []string, lacking string) {
 	}
 	switch {
 	case len(able) == 0:
-		return nil, why.Error()
+		return nil, why.Error(), false
 	case len(missing) > 0:
-		return able, fmt.Sprintf("no scheduler %s: %v", strings.Join(missing, ", "), why)
+		return able, fmt.Sprintf("no scheduler %s: %v", strings.Join(missing, ", "), why), false
 	}
-	return able, ""
+	return able, "", false
 }
 
 // askProxyMode returns in which mode kube-proxy says that it runs; "" if it does not say.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -46,6 +47,7 @@ type planner struct {
 	world   World
 	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
+	handed  map[string]handover // what is forwarded, by group
 	ordered atomic.Int32        // BGP peers
 	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
 	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
@@ -72,6 +74,7 @@ const (
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
 	vitalsChanged
+	handedOver // of the group in place of the Service
 )
 
 func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
@@ -80,6 +83,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
 		parts:  map[string][]string{},
+		handed: map[string]handover{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
 	if forwards != nil {
@@ -185,10 +189,8 @@ func (p *planner) run(ctx context.Context) {
 			p.reviewKey()
 			p.reviewState()
 		case forwarderChanged:
-			if p.reviewForwarder() {
-				p.replan()
-			}
-			p.reporter.poke()
+			p.reviewForwarder()
+			p.replan() // be it the same that the node can: IPVS as a whole may have failed, or works again
 		case vitalsChanged:
 			p.world.Dead = p.vitals.dead()
 			p.Logger.Info("nodes that are dead", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
@@ -200,6 +202,10 @@ func (p *planner) run(ctx context.Context) {
 				}
 			}
 			p.reporter.poke()
+		case handedOver:
+			for _, group := range p.groups.of([]string{t.service}) {
+				p.plan(group)
+			}
 		case dataPathChanged:
 			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
 				p.world.Unfit = unfit
@@ -239,6 +245,7 @@ func (p *planner) reviewService(key string) {
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
 		p.forwarder.sync(id, Forwarding{})
+		delete(p.handed, id)
 		p.reporter.complain("IPVS "+id, "")
 	}
 	p.reporter.poke()
@@ -262,18 +269,31 @@ func (p *planner) plan(group Group) {
 	}
 	backends := map[string][]Backend{}
 	for _, s := range group.Services {
-		if s.Proxied && p.forwarder != nil {
+		if p.forwarder != nil && schedulerOf(s, p.world.Snapshot) != "" {
 			backends[s.Name] = p.sources.backends(s.Name)
 		}
 	}
 	plan := PlanGroup(group, endpoints, backends, p.world)
 	p.unserved.Sync(group.ID, plan.Prefixes()) // first: what is announced is sent here
-	p.forwarder.sync(group.ID, plan.Forwarding)
+	p.forward(group, plan.Forwarding)
 	p.minds(group, &plan)
 	p.syncL2(group.ID, plan.L2)
 	p.bgp.Sync(group.ID, plan.BGP)
 	for part := range plan.L2 {
 		p.reporter.remember(part, group)
+	}
+}
+
+// forward has the node forward what is desired, and for a while what kube-proxy is taking over.
+func (p *planner) forward(group Group, desired Forwarding) {
+	if p.forwarder == nil {
+		return
+	}
+	next, again := p.handed[group.ID].next(desired, group.Services, time.Now())
+	p.handed[group.ID] = next
+	p.forwarder.sync(group.ID, next.Forwarding)
+	if again > 0 {
+		time.AfterFunc(again, func() { p.tasks.Add(task{handedOver, group.ID}) }) // too late does no harm
 	}
 }
 
@@ -380,14 +400,12 @@ func (p *planner) reaches(ctx context.Context, name string) bool {
 	return err == nil && exists && ok && reachable(ctx, internalIPs(node))
 }
 
-// reviewForwarder takes in with which schedulers this node can forward, and tells whether that changed.
-func (p *planner) reviewForwarder() bool {
-	able, _ := p.forwarder.schedulers()
-	now := capability(able...)
-	changed := now != p.world.Capabilities
-	p.world.Capabilities = now
-	p.l2.SetCapabilities(now)
-	return changed
+// reviewForwarder takes in with which schedulers this node can forward.
+func (p *planner) reviewForwarder() {
+	able, lacking := p.forwarder.schedulers()
+	p.reporter.ability(lacking)
+	p.world.Capabilities = capability(able...)
+	p.l2.SetCapabilities(p.world.Capabilities)
 }
 
 // followDataPath takes what kube-proxy says of itself.
