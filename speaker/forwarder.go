@@ -200,7 +200,7 @@ func (f *forwarder) serves(desired Forwarding) error {
 // remove takes everything out of the kernel.
 func (f *forwarder) remove() error {
 	if f == nil {
-		return nil
+		return findLeft(slog.New(slog.DiscardHandler)).remove()
 	}
 	// The one does not wait for the other: rules that stay would go on dropping.
 	return errors.Join(f.ipvs.Remove(), f.guard.Remove())
