@@ -64,7 +64,7 @@ vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's
 	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
 	BERTH_VM_KIND=qemu go test -tags root,vrf -count=1 -run VRF -exec $(VM) ./bgp
 	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -exec $(VM) ./vm
-	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -timeout 15m -exec $(VM) ./vm/chain
+	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/life
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	@tools/preflight race
