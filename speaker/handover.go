@@ -10,8 +10,9 @@ import (
 )
 
 // handOverTime is how long kube-proxy may take from the status of a Service that asks for it to rules in the kernel: it
-// gathers changes for a second. Its rules come before IPVS, so both may be there.
-const handOverTime = 5 * time.Second
+// gathers changes for a second, and writes for seconds where there are many Services. Its rules come before IPVS, so both may
+// be there. A connection whose first packet meets neither stays without an answer: the kernel translates no later one.
+const handOverTime = 15 * time.Second
 
 // handover is what a node forwards for a group: what is desired, and what kube-proxy is just taking over.
 type handover struct {

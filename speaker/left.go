@@ -18,7 +18,7 @@ import (
 
 // takenOverAtMost is for how long a process without --ipvs leaves in the kernel what kube-proxy is to take over. Where
 // other nodes forward on it never does, and they have taken over by then.
-const takenOverAtMost = 15 * time.Second
+const takenOverAtMost = 30 * time.Second
 
 // left is what a process with --ipvs left in this kernel.
 type left struct {
