@@ -58,13 +58,13 @@ unit: ## unit tests of all modules, with the race detector (no root)
 
 root-tests: packages ## tests on this machine's kernel, in network namespaces (root)
 	@tools/preflight tools
-	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker/unserved ./speaker/guard
+	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker ./speaker/unserved ./speaker/guard
 
 vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
 	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
 	BERTH_VM_KIND=qemu go test -tags root,vrf -count=1 -run VRF -exec $(VM) ./bgp
 	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -exec $(VM) ./vm
-	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes
+	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes ./vm/life
 
 e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	@tools/preflight race

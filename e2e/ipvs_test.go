@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -49,6 +51,16 @@ func testWithoutIPVS(t *testing.T, r *rack) {
 				err = fmt.Errorf("the speaker of %s reports %+v", node, report.IPVS)
 			}
 			return err
+		})
+		eventually(t, func(ctx context.Context) error {
+			events, err := r.Kubernetes.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "reason=IPVSLacking"})
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.Kind == "Node" && e.Regarding.Name == node }) {
+				return fmt.Errorf("no event says that node %s cannot forward", node)
+			}
+			return nil
 		})
 	}
 	r.apply(t, `

@@ -230,7 +230,10 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 	if err != nil {
 		return err
 	}
-	operations, _ := Diff(nil, actual, ownedAt(func(a netip.Addr) bool { return routed[a] || addresses[a] }))
+	operations, _ := Diff(nil, actual, ownedAt(func(a netip.Addr) bool {
+		_, ours := routed[a] // be it with another source
+		return ours || addresses[a]
+	}))
 	var problems []error
 	for _, o := range operations {
 		problems = append(problems, e.servers.apply(o))

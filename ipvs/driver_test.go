@@ -399,6 +399,10 @@ func TestRemove(t *testing.T) {
 		foreign := Frontend{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Protocol: TCP}
 		f.servers[foreign] = server("rr", "1")
 		d := run(t, f, Table{at(80): server("rr", "1")})
+		f.with(func() { // of a process that ran when the node had another address
+			f.servers[Frontend{Address: netip.MustParseAddr("192.0.2.4"), Port: 80, Protocol: TCP}] = server("rr", "1")
+			f.routes[netip.MustParseAddr("192.0.2.4")] = false
+		})
 		if err := d.Remove(); err != nil {
 			t.Fatal(err)
 		}

@@ -37,8 +37,11 @@ type forwarder struct {
 	mu      sync.Mutex
 	able    []string                   // schedulers
 	lacking string                     // why not all of them
-	own     map[ipvs.Frontend]owner    // guarded by mu; whose the virtual servers by mark are
-	marked  map[string][]ipvs.Frontend // guarded by mu; those by mark, by group
+	yields  bool                       // to kube-proxy, which would delete our virtual servers, and we its
+	own     map[ipvs.Frontend]owner    // whose the virtual servers by mark are
+	marked  map[string][]ipvs.Frontend // those by mark, by group
+
+	told string // what look told last
 }
 
 // owner is what a virtual server by mark serves.
@@ -75,6 +78,11 @@ func (f *forwarder) sync(group string, desired Forwarding) {
 	if f == nil {
 		return
 	}
+	f.mu.Lock()
+	if f.yields {
+		desired = Forwarding{}
+	}
+	f.mu.Unlock()
 	f.guard.Sync(group, desired.Guards)
 	f.ipvs.Sync(group, desired.Table)
 	f.note(group, desired.Guards)
@@ -125,14 +133,16 @@ func (f *forwarder) observe(ctx context.Context) {
 			if o.Err != nil {
 				f.log.Warn("IPVS", "observation", o.String())
 			}
-			f.changed(f.addressOf(o.Frontend))
+			if address := f.addressOf(o.Frontend); address.IsValid() || o.Frontend == (ipvs.Frontend{}) {
+				f.changed(address)
+			}
 		case <-again.C:
 			f.look()
 		}
 	}
 }
 
-// addressOf returns the address that a virtual server serves, also one by mark; the zero one if that is not known any more.
+// addressOf returns the address that a virtual server serves, also one by mark; the zero one if it serves nobody any more.
 func (f *forwarder) addressOf(frontend ipvs.Frontend) netip.Addr {
 	if frontend.Mark == 0 {
 		return frontend.Address
@@ -147,20 +157,21 @@ func (f *forwarder) look() {
 	if f == nil {
 		return
 	}
-	able, lacking := f.ability()
+	able, lacking, yields := f.ability()
 	f.mu.Lock()
-	news := strings.Join(able, " ") != strings.Join(f.able, " ") || lacking != f.lacking
-	f.able, f.lacking = able, lacking
+	f.able, f.lacking, f.yields = able, lacking, yields
 	f.mu.Unlock()
-	if news {
+	able, lacking = f.schedulers()
+	if now := fmt.Sprint(able, lacking); now != f.told {
+		f.told = now
 		f.log.Info("can forward by IPVS", "schedulers", able, "lacking", lacking)
 		f.changed(netip.Addr{})
 	}
 }
 
-func (f *forwarder) ability() (able []string, lacking string) {
+func (f *forwarder) ability() (able []string, lacking string, yields bool) {
 	if mode := askProxyMode(f.proxyMode); mode == "ipvs" {
-		return nil, "kube-proxy on this node runs in mode ipvs, and deletes virtual servers that it did not make: have it use another mode"
+		return nil, "kube-proxy on this node runs in mode ipvs, and deletes virtual servers that it did not make: have it use another mode", true
 	}
 	var missing []string
 	var why error
@@ -173,11 +184,11 @@ func (f *forwarder) ability() (able []string, lacking string) {
 	}
 	switch {
 	case len(able) == 0:
-		return nil, why.Error()
+		return nil, why.Error(), false
 	case len(missing) > 0:
-		return able, fmt.Sprintf("no scheduler %s: %v", strings.Join(missing, ", "), why)
+		return able, fmt.Sprintf("no scheduler %s: %v", strings.Join(missing, ", "), why), false
 	}
-	return able, ""
+	return able, "", false
 }
 
 // askProxyMode returns in which mode kube-proxy says that it runs; "" if it does not say.
@@ -234,7 +245,7 @@ func (f *forwarder) serves(desired Forwarding) error {
 // remove takes everything out of the kernel.
 func (f *forwarder) remove() error {
 	if f == nil {
-		return nil
+		return findLeft(slog.New(slog.DiscardHandler)).remove()
 	}
 	// The one does not wait for the other: rules that stay would go on dropping.
 	return errors.Join(f.ipvs.Remove(), f.guard.Remove())

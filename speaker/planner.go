@@ -50,6 +50,7 @@ type planner struct {
 	world   World
 	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
+	handed  map[string]handover // what is forwarded, by group
 	ordered atomic.Int32        // BGP peers
 	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
 	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
@@ -76,6 +77,7 @@ const (
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
 	vitalsChanged
+	handedOver // of the group in place of the Service
 )
 
 func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
@@ -86,6 +88,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		marks:  newMarks(),
 		trust:  trust{},
 		parts:  map[string][]string{},
+		handed: map[string]handover{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
 	p.drains = newDrains(func(service string) {
@@ -197,10 +200,8 @@ func (p *planner) run(ctx context.Context) {
 			p.reviewKey()
 			p.reviewState()
 		case forwarderChanged:
-			if p.reviewForwarder() {
-				p.replan()
-			}
-			p.reporter.poke()
+			p.reviewForwarder()
+			p.replan() // be it the same that the node can: IPVS as a whole may have failed, or works again
 		case vitalsChanged:
 			p.world.Dead = p.vitals.dead()
 			p.Logger.Info("nodes that are dead", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
@@ -212,6 +213,10 @@ func (p *planner) run(ctx context.Context) {
 				}
 			}
 			p.reporter.poke()
+		case handedOver:
+			for _, group := range p.groups.of([]string{t.service}) {
+				p.plan(group)
+			}
 		case dataPathChanged:
 			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
 				p.world.Unfit = unfit
@@ -256,6 +261,7 @@ func (p *planner) reviewService(key string) {
 		p.forwarder.sync(id, Forwarding{})
 		p.marks.assign(id, nil)
 		delete(p.trust, id)
+		delete(p.handed, id)
 		p.reporter.complain("IPVS "+id, "")
 	}
 	p.reporter.poke()
@@ -289,12 +295,25 @@ func (p *planner) plan(group Group) {
 	}
 	plan := PlanGroup(group, endpoints, backends, p.world)
 	p.unserved.Sync(group.ID, plan.Prefixes(p.world.Capabilities)) // first: what is announced is sent here
-	p.forwarder.sync(group.ID, plan.Forwarding)
+	p.forward(group, plan.Forwarding)
 	p.minds(group, &plan)
 	p.syncL2(group.ID, plan.L2)
 	p.bgp.Sync(group.ID, plan.BGP)
 	for part := range plan.L2 {
 		p.reporter.remember(part, group)
+	}
+}
+
+// forward has the node forward what is desired, and for a while what kube-proxy is taking over.
+func (p *planner) forward(group Group, desired Forwarding) {
+	if p.forwarder == nil {
+		return
+	}
+	next, again := p.handed[group.ID].next(desired, group.Services, time.Now())
+	p.handed[group.ID] = next
+	p.forwarder.sync(group.ID, next.Forwarding)
+	if again > 0 {
+		time.AfterFunc(again, func() { p.tasks.Add(task{handedOver, group.ID}) }) // too late does no harm
 	}
 }
 
@@ -441,14 +460,12 @@ func (p *planner) reaches(ctx context.Context, name string) bool {
 	return err == nil && exists && ok && reachable(ctx, internalIPs(node))
 }
 
-// reviewForwarder takes in with which schedulers this node can forward, and tells whether that changed.
-func (p *planner) reviewForwarder() bool {
-	able, _ := p.forwarder.schedulers()
-	now := capability(able...)
-	changed := now != p.world.Capabilities
-	p.world.Capabilities = now
-	p.l2.SetCapabilities(now)
-	return changed
+// reviewForwarder takes in with which schedulers this node can forward.
+func (p *planner) reviewForwarder() {
+	able, lacking := p.forwarder.schedulers()
+	p.reporter.ability(lacking)
+	p.world.Capabilities = capability(able...)
+	p.l2.SetCapabilities(p.world.Capabilities)
 }
 
 // followDataPath takes what kube-proxy says of itself.

@@ -36,6 +36,7 @@ const (
 	mostSegments      = 64
 	mostSessions      = 256
 	longestMessage    = 1024
+	longestNote       = 1000 // of an event; the API takes 1024
 )
 
 // reporter tells the outside what the drivers see: the SpeakerStatus, events, logs.
@@ -60,6 +61,7 @@ type reporter struct {
 	members    map[string][]string // Services by group
 	signing    string              // fingerprints of keys
 	accepted   []string
+	lacks      string // why this node cannot forward by IPVS as it should
 
 	flushes chan chan error // asks run to write now
 
@@ -115,6 +117,22 @@ func (r *reporter) complain(subject, message string) {
 		r.Logger.Warn(message)
 	}
 	r.poke()
+}
+
+// ability tells of this node, when it changes, whether it lacks something to forward by IPVS.
+func (r *reporter) ability(lacking string) {
+	r.mu.Lock()
+	before := r.lacks
+	r.lacks = lacking
+	r.mu.Unlock()
+	about := r.known(r.sources.node, r.Node)
+	switch {
+	case lacking == before || about == nil:
+	case lacking != "":
+		r.Events.Eventf(about, nil, corev1.EventTypeWarning, "IPVSLacking", "Forward", "%s", lacking[:min(len(lacking), longestNote)])
+	default:
+		r.Events.Eventf(about, nil, corev1.EventTypeNormal, "IPVSReady", "Forward", "can forward by IPVS with all schedulers")
+	}
 }
 
 // setKeys notes the fingerprints of the keys of hellos.

@@ -137,6 +137,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.bgp.Run(life) })
 	group.Go(func() error { return planner.unserved.Run(life) })
 	group.Go(func() error { return planner.forwarder.run(life) })
+	group.Go(func() error { return s.retire(life) })
 	group.Go(func() error { return planner.paths.run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })

@@ -244,18 +244,27 @@ func Say(conn net.Conn) (stage.Answer, error) {
 func Ask(ctx context.Context, space, host string, port int) (stage.Answer, error) {
 	var answer stage.Answer
 	url := "http://" + net.JoinHostPort(host, strconv.Itoa(port)) + "/"
+	out, err := Get(ctx, space, url)
+	if err != nil {
+		return answer, err
+	}
+	if err := json.Unmarshal([]byte(out), &answer); err != nil {
+		return answer, fmt.Errorf("%s answered %q: %w", url, out, err)
+	}
+	return answer, nil
+}
+
+// Get returns what is at a URL, from a namespace.
+func Get(ctx context.Context, space, url string) (string, error) {
 	argv := within(space, []string{"curl", "-sS", "--globoff", "--max-time", "3", url})
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return answer, fmt.Errorf("ask %s from %q: %w: %s", url, space, err, bytes.TrimSpace(stderr.Bytes()))
+		return "", fmt.Errorf("ask %s from %q: %w: %s", url, space, err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	if err := json.Unmarshal(out, &answer); err != nil {
-		return answer, fmt.Errorf("%s answered %q: %w", url, out, err)
-	}
-	return answer, nil
+	return string(out), nil
 }
 
 // Neighbour returns the MAC address that the client has for an address on the segment, after it forgot and asked anew.

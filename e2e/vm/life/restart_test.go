@@ -1,0 +1,95 @@
+//go:build qemu
+
+package life_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berth-lb/berth/e2e/vm/cluster"
+)
+
+// mostGap is the longest that new connections may wait for an answer: with packets lost for three seconds it would be longer, since
+// TCP asks again after one second and then after two more. The emulated machine itself stops for a second or two at times.
+const mostGap = 5 * time.Second
+
+// restarts kills the speaker, and then has it end in good order while its DaemonSet is there. The kernel goes on all the while.
+func (l *life) restarts(t, parent *testing.T) {
+	talks := l.talk(t, 2)
+	for _, signal := range []os.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		name := signal.String()
+		entries := l.connections(t, talks)
+		if len(entries) != len(talks) {
+			t.Errorf("IPVS knows %d of %d connections: %q", len(entries), len(talks), entries)
+		}
+		_, counted := l.servers(t)
+		come := l.newcomers(t, web4)
+		stop(t, l.speaker, signal)
+		away := time.Now()
+		before := come.count()
+		cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 10) }) // without a speaker
+		l.start(parent, "--ipvs")
+		t.Logf("%s: the speaker was away for %s", name, time.Since(away).Round(time.Millisecond))
+		before = come.count()
+		cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 40) }) // what it does at first, and each 2 s
+		for name, n := range l.since(t, counted) {
+			if n < 0 {
+				t.Errorf("%s was made anew: it had %d connections, and %d less now", name, counted[name], -n)
+			}
+		}
+		answered, failed, longest := come.end()
+		t.Logf("%s: %d new connections were answered, the longest time between two was %s", name, answered, longest.Round(time.Millisecond))
+		if len(failed) > 0 || longest > mostGap {
+			t.Errorf("%s: new connections failed: %v; longest gap %s", name, failed, longest)
+		}
+		// The kernel brings its counters up to date every 2 s.
+		cluster.Eventually(t, func(context.Context) error {
+			if n := l.since(t, counted)["TCP "+web4+":7000"]; n < int64(answered) {
+				return fmt.Errorf("%s: the virtual server counts %d connections more, and %d were answered: it was made anew", name, n, answered)
+			}
+			return nil
+		})
+		if now := l.connections(t, talks); !slices.Equal(now, entries) {
+			t.Errorf("%s: IPVS had\n%s\nand now has\n%s", name, strings.Join(entries, "\n"), strings.Join(now, "\n"))
+		}
+	}
+	if broken := endAll(talks); len(broken) > 0 {
+		t.Errorf("%d of %d broke:\n%s", len(broken), len(talks), strings.Join(broken, "\n"))
+	}
+}
+
+// since returns how many connections each virtual server had since.
+func (l *life) since(t *testing.T, counted map[string]uint64) map[string]int64 {
+	t.Helper()
+	_, now := l.servers(t)
+	more := map[string]int64{}
+	for name, n := range counted {
+		more[name] = int64(now[name]) - int64(n)
+	}
+	return more
+}
+
+// connections returns those of the talks that IPVS knows: who talks, with whom, and which endpoint answers.
+func (l *life) connections(t *testing.T, talks []*talk) []string {
+	t.Helper()
+	ports := map[string]bool{}
+	for _, k := range talks {
+		ports[strings.ToUpper(k.network)+hexPort(k)] = true
+	}
+	var found []string
+	for line := range strings.Lines(cluster.Run(t, l.node.Name, "cat", "/proc/net/ip_vs_conn")) {
+		// protocol, client, its port, address, port, endpoint, its port, state, seconds that are left
+		f := strings.Fields(line)
+		if len(f) > 7 && ports[f[0]+f[2]] {
+			found = append(found, strings.Join(f[:7], " "))
+		}
+	}
+	slices.Sort(found)
+	return found
+}

@@ -1,0 +1,215 @@
+//go:build qemu
+
+package life_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berth-lb/berth/e2e/vm/cluster"
+)
+
+// talkEvery is how often each connection of a talk says something.
+const talkEvery = 200 * time.Millisecond
+
+// comesEvery is how often there is a new connection.
+const comesEvery = 50 * time.Millisecond
+
+// talk is a connection, or a flow of UDP, of the client that says something all the time.
+type talk struct {
+	network, address string
+	pod              string // that answers
+	conn             net.Conn
+	ended            chan struct{}
+	done             chan struct{}
+
+	mu  sync.Mutex
+	err error // guarded by mu; it broke
+}
+
+// talk opens connections by TCP to each address, and half as many flows of UDP.
+func (l *life) talk(t *testing.T, each int) []*talk {
+	t.Helper()
+	var all []*talk
+	for _, a := range addresses {
+		for i := range each + each/2 {
+			network := "tcp"
+			if i >= each {
+				network = "udp"
+			}
+			all = append(all, newTalk(t, network, a))
+		}
+	}
+	return all
+}
+
+func newTalk(t *testing.T, network, address string) *talk {
+	t.Helper()
+	conn, err := cluster.Dial(cluster.Client, network, address, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	answer, err := cluster.Say(conn)
+	if err != nil {
+		t.Fatalf("%s %s: %v", network, address, err)
+	}
+	k := &talk{network: network, address: address, pod: answer.Pod, conn: conn, ended: make(chan struct{}), done: make(chan struct{})}
+	go k.run()
+	return k
+}
+
+func (k *talk) run() {
+	defer close(k.done)
+	tick := time.NewTicker(talkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-k.ended:
+			return
+		case <-tick.C:
+		}
+		answer, err := cluster.Say(k.conn)
+		if err == nil && answer.Pod != k.pod {
+			err = fmt.Errorf("%s answers in place of %s", answer.Pod, k.pod)
+		}
+		if err != nil {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.err = err
+			return
+		}
+	}
+}
+
+// String names it as the kernel's list of connections does.
+func (k *talk) String() string {
+	return fmt.Sprintf("%s %s to %s", k.network, k.conn.LocalAddr(), k.address)
+}
+
+// isBroken returns nil if it is.
+func (k *talk) isBroken() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err == nil {
+		return errors.New("it goes on")
+	}
+	return nil
+}
+
+// end ends it after one more word, and returns what broke it.
+func (k *talk) end() error {
+	close(k.ended)
+	<-k.done
+	defer k.conn.Close()
+	if k.err != nil {
+		return k.err
+	}
+	_, err := cluster.Say(k.conn)
+	return err
+}
+
+// endAll returns what broke, and why.
+func endAll(talks []*talk) (broken []string) {
+	for _, k := range talks {
+		if err := k.end(); err != nil {
+			broken = append(broken, fmt.Sprintf("%s: %v", k, err))
+		}
+	}
+	return broken
+}
+
+// ask makes a connection, and has an answer.
+func ask(address string) error {
+	conn, err := cluster.Dial(cluster.Client, "tcp", address, port)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = cluster.Say(conn)
+	return err
+}
+
+// newcomers make one connection after the other to an address.
+type newcomers struct {
+	address string
+	ended   chan struct{}
+	done    chan struct{}
+
+	mu       sync.Mutex
+	answered int
+	failed   []error
+	longest  time.Duration // from one answer to the next
+}
+
+func (l *life) newcomers(t *testing.T, address string) *newcomers {
+	t.Helper()
+	n := &newcomers{address: address, ended: make(chan struct{}), done: make(chan struct{})}
+	if err := ask(address); err != nil {
+		t.Fatal(err)
+	}
+	go n.run()
+	t.Cleanup(func() { n.end() })
+	return n
+}
+
+func (n *newcomers) run() {
+	defer close(n.done)
+	tick := time.NewTicker(comesEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-n.ended:
+			return
+		case <-tick.C:
+		}
+		err := ask(n.address)
+		n.mu.Lock()
+		if err != nil {
+			n.failed = append(n.failed, err)
+		} else {
+			n.answered++
+			n.longest = max(n.longest, time.Since(last))
+			last = time.Now()
+		}
+		n.mu.Unlock()
+	}
+}
+
+func (n *newcomers) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.answered
+}
+
+// end stops them, and says how they fared.
+func (n *newcomers) end() (answered int, failed []error, longest time.Duration) {
+	select {
+	case <-n.ended:
+	default:
+		close(n.ended)
+	}
+	<-n.done
+	return n.answered, n.failed, n.longest
+}
+
+// atLeast returns nil once so many were answered.
+func (n *newcomers) atLeast(want int) error {
+	if have := n.count(); have < want {
+		return fmt.Errorf("%d new connections were answered, want %d", have, want)
+	}
+	return nil
+}
+
+// hexPort is the client's port as the kernel writes it.
+func hexPort(k *talk) string {
+	_, text, _ := net.SplitHostPort(k.conn.LocalAddr().String())
+	n, _ := strconv.Atoi(text) // the kernel gave it
+	return fmt.Sprintf("%04X", n)
+}

@@ -1,0 +1,25 @@
+package guard
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+)
+
+// Left tells whether the table is there: a process left it that ran a Driver.
+func Left() (bool, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list nftables: %w", err)
+	}
+	name := newKernel().Name
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
+}
+
+// RemoveLeft deletes the table. No Driver may run beside it.
+func RemoveLeft() error { return newKernel().Remove() }

@@ -1,0 +1,69 @@
+package speaker
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/guard"
+)
+
+func TestWhatKubeProxyTakesOverIsForwardedForAWhile(t *testing.T) {
+	address := netip.MustParseAddr("192.0.2.1")
+	web := ipvs.Frontend{Address: address, Port: 80, Protocol: ipvs.TCP}
+	dns := ipvs.Frontend{Address: address, Port: 53, Protocol: ipvs.UDP}
+	server := ipvs.VirtualServer{Settings: ipvs.Settings{Scheduler: "rr"}}
+	guards := func(masquerade bool, all ...ipvs.Frontend) (found []guard.Frontend) {
+		for _, f := range all {
+			found = append(found, guard.Frontend{Address: f.Address, Port: f.Port, Protocol: uint8(f.Protocol), Masquerade: masquerade})
+		}
+		return found
+	}
+	forwards := func(all ...ipvs.Frontend) Forwarding {
+		f := Forwarding{Table: ipvs.Table{}, Guards: guards(true, all...)}
+		for _, frontend := range all {
+			f.Table[frontend] = server
+		}
+		return f
+	}
+	exposing := func(all ...ipvs.Frontend) []Service {
+		s := Service{Name: "default/web", Addresses: []netip.Addr{address}}
+		for _, f := range all {
+			s.Ports = append(s.Ports, Port{Protocol: f.Protocol, Port: f.Port})
+		}
+		return []Service{s}
+	}
+	begun := time.Now()
+	for _, c := range []struct {
+		name     string
+		before   handover
+		desired  Forwarding
+		services []Service
+		after    time.Duration // since begun
+		want     Forwarding
+		again    time.Duration
+	}{
+		{"at first nothing stays", handover{}, forwards(web), exposing(web), 0, forwards(web), 0},
+		{"all that is exposed stays", handover{Forwarding: forwards(web, dns)}, Forwarding{}, exposing(web, dns), 0, forwards(web, dns), handOverTime},
+		{"for a while", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, Forwarding{}, exposing(web), 2 * time.Second, forwards(web), handOverTime - 2*time.Second},
+		{"and not longer", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, Forwarding{}, exposing(web), handOverTime, Forwarding{}, 0},
+		{"a port that is gone does not", handover{Forwarding: forwards(web, dns)}, forwards(web), exposing(web), 0, forwards(web), 0},
+		{"a Service that is gone does not", handover{Forwarding: forwards(web)}, Forwarding{}, nil, 0, Forwarding{}, 0},
+		{"what is desired again is as desired", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, forwards(web), exposing(web), time.Second, forwards(web), 0},
+		{
+			"what stays is masqueraded still, though another Service of kube-proxy's has the port open",
+			handover{Forwarding: forwards(web, dns)},
+			Forwarding{ipvs.Table{dns: server}, guards(false, web, dns)}, exposing(web, dns), 0,
+			Forwarding{ipvs.Table{web: server, dns: server}, append(guards(true, web), guards(false, web, dns)...)}, handOverTime,
+		},
+	} {
+		got, again := c.before.next(c.desired, c.services, begun.Add(c.after))
+		if d := cmp.Diff(c.want, got.Forwarding, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.Settings{}, ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" || again != c.again {
+			t.Errorf("%s: asked again after %s, want %s; difference (-want +got):\n%s", c.name, again, c.again, d)
+		}
+	}
+}
