@@ -75,14 +75,19 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	}{
 		{"a restart breaks no connection", l.restarts},
 		{"endpoints change while the speaker is away", l.endpointsChange},
+		{"routes tell where the kernel forwards", l.routedTo},
+		{"kube-proxy in mode ipvs comes first", l.besideIPVS},
 		{"kube-proxy takes over and hands back", l.switches},
 		{"a speaker without --ipvs removes what one with it left", l.switchedOff},
 		{"an uninstall leaves what is not ours", l.uninstalled},
-		{"kube-proxy in mode ipvs comes first", l.besideIPVS},
-		{"routes tell where the kernel forwards", l.routedTo},
 		{"a kube-proxy that starts deletes all virtual servers", l.flushed},
 	} {
-		t.Run(part.name, func(t *testing.T) { part.test(t, parent) })
+		if !t.Run(part.name, func(t *testing.T) { part.test(t, parent) }) {
+			for _, name := range []string{"controller", "speaker-n1"} {
+				text := l.Log(t, name)
+				t.Logf("the log of %s then:\n%s", name, text[max(0, len(text)-2000):])
+			}
+		}
 	}
 }
 
