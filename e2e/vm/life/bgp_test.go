@@ -34,6 +34,10 @@ func (l *life) routedTo(t, parent *testing.T) {
 	sysctls := filepath.Join(t.TempDir(), "vs")
 	stop(t, l.speaker, syscall.SIGTERM)
 	l.start(parent, "--ipvs", "--ipvs-sysctls="+sysctls)
+	defer func() {
+		stop(t, l.speaker, syscall.SIGTERM)
+		l.start(parent, "--ipvs")
+	}()
 	l.awaitRoute(t, plain, true)
 	l.awaitModeOf(t, "routed", corev1.LoadBalancerIPModeProxy)
 	if found := l.routes(t); strings.Contains(found, routed) {
@@ -77,9 +81,6 @@ func (l *life) routedTo(t, parent *testing.T) {
 	mend()
 	l.awaitRoute(t, routed, true)
 	answered()
-
-	stop(t, l.speaker, syscall.SIGTERM)
-	l.start(parent, "--ipvs")
 }
 
 // startRouter starts FRR between the segment and the far client.
@@ -148,7 +149,11 @@ func (l *life) routes(t *testing.T) string {
 func (l *life) awaitRoute(t *testing.T, to string, is bool) {
 	t.Helper()
 	cluster.Eventually(t, func(context.Context) error {
-		if found := l.routes(t); strings.Contains(found, to+" via "+l.node.IPv4) != is {
+		found, has := l.routes(t), false
+		for line := range strings.Lines(found) {
+			has = has || strings.HasPrefix(line, to+" ") && strings.Contains(line, " via "+l.node.IPv4+" ")
+		}
+		if has != is {
 			return fmt.Errorf("a route to %s: want %t; the router has %q", to, is, found)
 		}
 		return nil
