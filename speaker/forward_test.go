@@ -193,7 +193,7 @@ func TestWhoseAVirtualServerByMarkIs(t *testing.T) {
 func TestANodeWhoseKernelDoesNotForwardYetAnnouncesNothing(t *testing.T) {
 	group := Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}}}
 	o := Options{Node: "n1", Logger: slog.New(slog.DiscardHandler)}
-	p := &planner{Options: o, forwarder: &forwarder{ipvs: ipvs.New(ipvs.Config{Logger: o.Logger})}, trust: trust{}, world: forwardingWorld(), reporter: newReporter(o, nil, nil, nil, nil, nil, nil)}
+	p := &planner{Options: o, forwarder: &forwarder{ipvs: ipvs.New(ipvs.Config{Logger: o.Logger})}, carried: newCarried(nil), world: forwardingWorld(), reporter: newReporter(o, nil, nil, nil, nil, nil, nil)}
 	announced := func() (candidates []string, routes int) {
 		plan := PlanGroup(group, nil, nil, p.world)
 		p.minds(group, &plan)
@@ -205,11 +205,11 @@ func TestANodeWhoseKernelDoesNotForwardYetAnnouncesNothing(t *testing.T) {
 	if candidates, routes := announced(); !slices.Equal(candidates, []string{"n2"}) || routes != 0 {
 		t.Errorf("before the kernel was read, candidates are %v, and %d routes", candidates, routes)
 	}
-	p.trust["g"] = shown{} // then it was, and now a port is new
+	p.carried.trust["g"] = shown{} // then it was, and now a port is new
 	if candidates, routes := announced(); !slices.Equal(candidates, []string{"n1", "n2"}) || routes != 1 {
 		t.Errorf("when a port is new, candidates are %v, and %d routes", candidates, routes)
 	}
-	delete(p.trust, "g")
+	delete(p.carried.trust, "g")
 	group.Services[0].Proxied = false
 	if candidates, routes := announced(); len(candidates) != 2 || routes != 1 {
 		t.Errorf("while kube-proxy forwards, candidates are %v, and %d routes", candidates, routes)

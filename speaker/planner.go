@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -20,7 +18,6 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
-	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/mirror"
 	"github.com/berth-lb/berth/speaker/unserved"
@@ -35,8 +32,8 @@ type planner struct {
 	bgp       *bgp.Driver
 	unserved  *unserved.Driver
 	forwarder *forwarder
+	carried   *carried // nil: this node forwards nothing itself
 	vitals    *vitals
-	drains    *drains
 	paths     *paths
 	mirror    *mirror.Mirror
 	reporter  *reporter
@@ -45,12 +42,9 @@ type planner struct {
 	routerID netip.Addr // where the Node asks for no other
 
 	groups  *groups
-	marks   *marks
-	trust   trust
 	world   World
 	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
 	parts   map[string][]string // IDs that layer 2 knows, by group
-	handed  map[string]handover // what is forwarded, by group
 	ordered atomic.Int32        // BGP peers
 	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
 	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
@@ -77,7 +71,6 @@ const (
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
 	vitalsChanged
-	handedOver // of the group in place of the Service
 )
 
 func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
@@ -85,17 +78,11 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, forwarder: forwards, paths: watched, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
 		groups: newGroups(),
-		marks:  newMarks(),
-		trust:  trust{},
 		parts:  map[string][]string{},
-		handed: map[string]handover{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
-	p.drains = newDrains(func(service string) {
-		p.Logger.Info("an endpoint has terminated for as long as it may keep connections (drainTimeout)", "service", service)
-		p.tasks.Add(task{serviceChanged, service})
-	})
 	if forwards != nil {
+		p.carried = newCarried(p.overdue)
 		p.vitals = newVitals(p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
 	}
 	r.heard = p.vitals.listen
@@ -213,10 +200,6 @@ func (p *planner) run(ctx context.Context) {
 				}
 			}
 			p.reporter.poke()
-		case handedOver:
-			for _, group := range p.groups.of([]string{t.service}) {
-				p.plan(group)
-			}
 		case dataPathChanged:
 			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
 				p.world.Unfit = unfit
@@ -247,7 +230,7 @@ func (p *planner) reviewService(key string) {
 		return
 	}
 	if len(view.Addresses) == 0 {
-		p.drains.review(key, nil, 0)
+		p.carried.forgetService(key)
 	}
 	now, gone := p.groups.set(view)
 	for _, group := range now {
@@ -259,9 +242,7 @@ func (p *planner) reviewService(key string) {
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
 		p.forwarder.sync(id, Forwarding{})
-		p.marks.assign(id, nil)
-		delete(p.trust, id)
-		delete(p.handed, id)
+		p.carried.forget(id)
 		p.reporter.complain("IPVS "+id, "")
 	}
 	p.reporter.poke()
@@ -283,16 +264,7 @@ func (p *planner) plan(group Group) {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
 		}
 	}
-	backends := map[string][]Backend{}
-	if p.forwarder != nil {
-		for _, s := range group.Services {
-			if schedulerOf(s, p.world.Snapshot) != "" {
-				backends[s.Name] = p.sources.backends(s.Name)
-			}
-			p.drains.review(s.Name, backends[s.Name], p.world.Snapshot.DrainTimeout(s.Addresses))
-		}
-		group.Marks = p.marks.assign(group.ID, needMarks(group.Services, p.world.Snapshot))
-	}
+	backends := p.carried.review(&group, p.sources.backends, p.world.Snapshot)
 	plan := PlanGroup(group, endpoints, backends, p.world)
 	p.unserved.Sync(group.ID, plan.Prefixes(p.world.Capabilities)) // first: what is announced is sent here
 	p.forward(group, plan.Forwarding)
@@ -301,44 +273,6 @@ func (p *planner) plan(group Group) {
 	p.bgp.Sync(group.ID, plan.BGP)
 	for part := range plan.L2 {
 		p.reporter.remember(part, group)
-	}
-}
-
-// forward has the node forward what is desired, and for a while what kube-proxy is taking over.
-func (p *planner) forward(group Group, desired Forwarding) {
-	if p.forwarder == nil {
-		return
-	}
-	next, again := p.handed[group.ID].next(desired, group.Services, time.Now())
-	p.handed[group.ID] = next
-	p.forwarder.sync(group.ID, next.Forwarding)
-	if again > 0 {
-		time.AfterFunc(again, func() { p.tasks.Add(task{handedOver, group.ID}) }) // too late does no harm
-	}
-}
-
-// minds has this node announce nothing of a group for which its kernel does not forward yet, or cannot: no routes, and on the
-// segments it is no candidate. What it owns there others may take; until they do it goes on to answer.
-func (p *planner) minds(group Group, plan *Plan) {
-	if p.forwarder == nil {
-		return
-	}
-	err := p.forwarder.serves(plan.Forwarding)
-	carries := p.trust.carries(group.ID, err, time.Now(), func(after time.Duration) {
-		time.AfterFunc(after, func() { p.tasks.Add(task{serviceChanged, group.Services[0].Name}) })
-	})
-	complaint := ""
-	if err != nil && !errors.Is(err, ipvs.ErrPending) && p.world.Capabilities != 0 { // else the report says it once
-		complaint = fmt.Sprintf("IPVS: %v", err)
-	}
-	p.reporter.complain("IPVS "+group.ID, complaint)
-	if carries || needed(group.Services, p.world.Snapshot) == 0 {
-		return
-	}
-	plan.BGP = bgp.Desired{}
-	for id, part := range plan.L2 {
-		part.Candidates = slices.DeleteFunc(slices.Clone(part.Candidates), func(node string) bool { return node == p.Node })
-		plan.L2[id] = part
 	}
 }
 
@@ -411,61 +345,6 @@ func (p *planner) reviewRouterID() {
 	if err := p.bgp.SetRouterID(id); err != nil {
 		p.Logger.Error("router ID", "error", err)
 	}
-}
-
-// followForwarder has it looked at again what this node can forward.
-func (p *planner) followForwarder(address netip.Addr) {
-	t := task{kind: forwarderChanged}
-	if address.IsValid() {
-		t = task{forwardedChanged, address.String()}
-	}
-	p.tasks.Add(t)
-}
-
-// reviewPods takes in which addresses the pods of this node have, for what they reach of their own.
-func (p *planner) reviewPods() {
-	if p.forwarder == nil {
-		return
-	}
-	prefixes, complaint := p.PodCIDRs, ""
-	if o, exists, err := p.sources.node.GetStore().GetByKey(p.Node); err == nil && exists && len(prefixes) == 0 {
-		node, ok := o.(*corev1.Node)
-		if !ok {
-			return
-		}
-		prefixes = podCIDRs(node)
-	}
-	if len(prefixes) == 0 {
-		complaint = "IPVS: this Node has no spec.podCIDRs, so its pods are not known: under externalTrafficPolicy Local they reach endpoints as clients from outside do, and not themselves; give speakers --pod-cidrs"
-	}
-	p.reporter.complain("pods", complaint)
-	p.forwarder.setPods(prefixes)
-}
-
-// podCIDRs are the ranges that pods of the node have their addresses from, as far as the API says.
-func podCIDRs(node *corev1.Node) []netip.Prefix {
-	var found []netip.Prefix
-	for _, text := range node.Spec.PodCIDRs {
-		if prefix, err := netip.ParsePrefix(text); err == nil {
-			found = append(found, prefix.Masked())
-		}
-	}
-	return found
-}
-
-// reaches tells whether the kernel of a node answers at its InternalIPs. Of a node that is no more nobody wants to know.
-func (p *planner) reaches(ctx context.Context, name string) bool {
-	o, exists, err := p.sources.node.GetStore().GetByKey(name)
-	node, ok := o.(*corev1.Node)
-	return err == nil && exists && ok && reachable(ctx, internalIPs(node))
-}
-
-// reviewForwarder takes in with which schedulers this node can forward.
-func (p *planner) reviewForwarder() {
-	able, lacking := p.forwarder.schedulers()
-	p.reporter.ability(lacking)
-	p.world.Capabilities = capability(able...)
-	p.l2.SetCapabilities(p.world.Capabilities)
 }
 
 // followDataPath takes what kube-proxy says of itself.
