@@ -129,27 +129,13 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	c.eventually(t, func() error { _, err := ask("172.30.0.200", 80); return err })
 
 	// An endpoint that is gone has its connections reset.
-	line, err := dial("172.30.0.200:7000")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer line.Close()
-	if err := say(line); err != nil {
-		t.Fatalf("a connection that lasts: %v", err)
-	}
+	established := c.connect(t, "tcp", line, "")
 	c.kubectl(t, "", "delete", "endpointslice", "web-1")
-	c.eventually(t, func() error {
-		switch err := say(line); {
-		case err == nil:
-			return errors.New("it is answered still")
-		case !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
-			return err
-		}
-		return nil
-	})
+	c.reset(t, established)
 	c.apply(t, endpoints)
 	c.eventually(t, func() error { _, err := ask("172.30.0.200", 80); return err })
 
+	c.draining(t)
 	c.deadNode(t)
 
 	// Somebody empties the kernel's tables.
@@ -178,6 +164,82 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	if _, err := ask("172.30.0.200", 80); err == nil {
 		t.Error("the address of a deleted Service answers")
 	}
+}
+
+// draining has an endpoint terminate: it keeps its connections until drainTimeout, and no longer.
+func (c *cluster) draining(t *testing.T) {
+	t.Helper()
+	const one, other = "10.244.1.1:", "10.244.1.2:"
+	terminating := strings.Replace(endpoints, "ready: true", "ready: false, serving: true, terminating: true", 1)
+	over := func(connection, flow net.Conn) {
+		t.Helper()
+		c.reset(t, connection)
+		c.eventually(t, func() error { return answered(flow, other) })
+	}
+	c.kubectl(t, "", "patch", "service", "web", "-p", `{"spec":{"externalTrafficPolicy":"Cluster"}}`)
+	connection, flow := c.connect(t, "tcp", line, one), c.connect(t, "udp", datagrams, one)
+	c.apply(t, terminating)
+	c.eventually(t, func() error {
+		for range 4 {
+			answer, err := ask("172.30.0.200", 80)
+			if err != nil {
+				return err
+			}
+			if !strings.HasPrefix(answer.Address, other) {
+				return fmt.Errorf("a new connection went to %s", answer.Address)
+			}
+		}
+		return nil
+	})
+	for _, conn := range []net.Conn{connection, flow} {
+		if err := answered(conn, one); err != nil {
+			t.Errorf("while its endpoint terminates: %v", err)
+		}
+	}
+	// Those that drain already heed a new limit.
+	c.kubectl(t, "", "patch", "ippool", "ours", "--type=merge", "-p", `{"spec":{"ipvs":{"drainTimeout":"1s"}}}`)
+	over(connection, flow)
+	// Nothing but time ends these.
+	c.apply(t, endpoints)
+	connection, flow = c.connect(t, "tcp", line, one), c.connect(t, "udp", datagrams, one)
+	c.apply(t, terminating)
+	over(connection, flow)
+	c.apply(t, endpoints)
+}
+
+// Ports that answer each line, and each datagram.
+const line, datagrams = "172.30.0.200:7000", "172.30.0.200:7001"
+
+// connect connects the client to the endpoint whose address begins so.
+func (c *cluster) connect(t *testing.T, network, address, endpoint string) net.Conn {
+	t.Helper()
+	var conn net.Conn
+	c.eventually(t, func() error {
+		var err error
+		if conn, err = dial(network, address); err != nil {
+			return err
+		}
+		if err = answered(conn, endpoint); err != nil {
+			conn.Close()
+		}
+		return err
+	})
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// reset waits until the connection is.
+func (c *cluster) reset(t *testing.T, conn net.Conn) {
+	t.Helper()
+	c.eventually(t, func() error {
+		switch err := answered(conn, ""); {
+		case err == nil:
+			return errors.New("it is answered still")
+		case !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
+			return err
+		}
+		return nil
+	})
 }
 
 // deadNode has another node join, stops its speaker, and then takes the node away: only that ends new connections to its pod.
@@ -250,7 +312,7 @@ func (c *cluster) logged(t *testing.T, name, text string) {
 }
 
 // dial connects from the client.
-func dial(address string) (net.Conn, error) {
+func dial(network, address string) (net.Conn, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	here, err := netns.Get()
@@ -266,20 +328,30 @@ func dial(address string) (net.Conn, error) {
 	if err := netns.Set(client); err != nil {
 		return nil, err
 	}
-	conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+	conn, err := net.DialTimeout(network, address, 10*time.Second)
 	return conn, errors.Join(err, netns.Set(here))
 }
 
-// say says a line and waits for the answer.
-func say(conn net.Conn) error {
+// answered says a line, or sends it as a datagram, and waits for the answer of an endpoint whose address begins so.
+func answered(conn net.Conn, endpoint string) error {
 	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err
 	}
 	if _, err := conn.Write([]byte("hello\n")); err != nil {
 		return err
 	}
-	_, err := bufio.NewReader(conn).ReadString('\n')
-	return err
+	text, err := bufio.NewReader(conn).ReadBytes('\n')
+	if err != nil {
+		return err
+	}
+	var a answer
+	if err := json.Unmarshal(text, &a); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(a.Address, endpoint) {
+		return fmt.Errorf("%s answered, want %s", a.Address, endpoint)
+	}
+	return nil
 }
 
 // objects are the configuration, a Service without a selector and its endpoints.
@@ -308,7 +380,7 @@ metadata: {name: web}
 spec:
   type: LoadBalancer
   allocateLoadBalancerNodePorts: false
-  ports: [{name: http, port: 80}, {name: line, port: 7000}]
+  ports: [{name: http, port: 80}, {name: line, port: 7000}, {name: datagrams, port: 7001, protocol: UDP}]
 ---
 ` + endpoints
 
@@ -317,7 +389,7 @@ apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
 addressType: IPv4
-ports: [{name: http, port: 8080}, {name: line, port: 7000}]
+ports: [{name: http, port: 8080}, {name: line, port: 7000}, {name: datagrams, port: 7001, protocol: UDP}]
 endpoints:
   - {addresses: [10.244.1.1], nodeName: n1, conditions: {ready: true}}
   - {addresses: [10.244.1.2], nodeName: n1, conditions: {ready: true}}
