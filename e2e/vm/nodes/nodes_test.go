@@ -379,11 +379,13 @@ func watch(address string) *newcomer {
 	begun := time.Now()
 	go func() { // until end is called
 		defer close(c.done)
+		pace := time.NewTicker(50 * time.Millisecond)
+		defer pace.Stop()
 		for {
 			select {
 			case <-c.stop:
 				return
-			default:
+			case <-pace.C:
 			}
 			tried := time.Since(begun)
 			if _, err := ask(cluster.Client, "tcp", address); err != nil {
