@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -115,7 +116,11 @@ func (n *Node) Gateway6() string { return fmt.Sprintf("fd00:244:%d::fe", n.numbe
 // MAC is that of the node on the segment.
 func (n *Node) MAC(t testing.TB) string {
 	t.Helper()
-	return strings.TrimSpace(Run(t, n.Name, "cat", "/sys/class/net/eth0/address"))
+	link, err := In(n.Name, func() (netlink.Link, error) { return netlink.LinkByName("eth0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link.Attrs().HardwareAddr.String()
 }
 
 // Cut takes the node off the segment, all of it at once.
@@ -296,13 +301,8 @@ func Solicit(address string) {
 // Believed returns the MAC address that the client has for an address without asking; empty: none.
 func Believed(t testing.TB, address string) string {
 	t.Helper()
-	fields := strings.Fields(Run(t, Client, "ip", "neigh", "show", address))
-	for i, f := range fields[:max(0, len(fields)-1)] {
-		if f == "lladdr" {
-			return fields[i+1]
-		}
-	}
-	return ""
+	mac, _ := neighbour(t, address)
+	return mac
 }
 
 // Unanswered waits until the client has asked for an address and nobody has answered: three times, a second apart.
@@ -311,13 +311,28 @@ func Unanswered(t testing.TB, address string) {
 	Forget(t)
 	Eventually(t, func(context.Context) error {
 		Solicit(address)
-		state := Run(t, Client, "ip", "neigh", "show", address)
-		if strings.Contains(state, "lladdr") {
-			t.Fatalf("somebody answers for %s: %s", address, state)
+		mac, state := neighbour(t, address)
+		if mac != "" {
+			t.Fatalf("%s answers for %s", mac, address)
 		}
-		if !strings.Contains(state, "FAILED") {
-			return fmt.Errorf("it is not known yet whether somebody answers for %s: %q", address, state)
+		if state&netlink.NUD_FAILED == 0 {
+			return fmt.Errorf("it is not known yet whether somebody answers for %s", address)
 		}
 		return nil
 	})
+}
+
+// neighbour returns what the client knows of an address on the segment; nothing: it has not asked.
+func neighbour(t testing.TB, address string) (mac string, state int) {
+	t.Helper()
+	all, err := In(Client, func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range all {
+		if n.IP.String() == address {
+			return n.HardwareAddr.String(), n.State
+		}
+	}
+	return "", 0
 }

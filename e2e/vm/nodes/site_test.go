@@ -77,9 +77,9 @@ func (s *site) whole(t *testing.T) {
 			case r.Status.State != v1alpha1.SpeakerReady:
 				return fmt.Errorf("the speaker of %s is %s", n.Name, r.Status.State)
 			case len(r.Status.Segments) != 1 || !r.Status.Segments[0].Announcing || int(r.Status.Segments[0].PeersAlive) != len(s.all())-1:
-				return fmt.Errorf("%s does not hear all others: %s", n.Name, spew(r.Status))
+				return fmt.Errorf("%s does not hear all others: %s", n.Name, text(r.Status))
 			case n != s.plain && (r.Status.IPVS == nil || !slices.Contains(r.Status.IPVS.Schedulers, "mh")):
-				return fmt.Errorf("%s cannot forward: %s", n.Name, spew(r.Status))
+				return fmt.Errorf("%s cannot forward: %s", n.Name, text(r.Status))
 			}
 		}
 		return nil
@@ -177,11 +177,8 @@ func (s *site) excluded(t *testing.T, nodes ...*cluster.Node) {
 
 func (s *site) patchNode(t *testing.T, n *cluster.Node, patch any) {
 	t.Helper()
-	text, err := json.Marshal(patch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Kubernetes.CoreV1().Nodes().Patch(context.WithoutCancel(t.Context()), n.Name, types.MergePatchType, text, metav1.PatchOptions{}); err != nil {
+	ctx := context.WithoutCancel(t.Context())
+	if _, err := s.Kubernetes.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, []byte(text(patch)), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -325,31 +322,37 @@ func (s *site) mode(t *testing.T, v service, want corev1.LoadBalancerIPMode) {
 		}
 		for _, i := range ingress {
 			if i.IPMode == nil || *i.IPMode != want {
-				return fmt.Errorf("ipMode of %s is not %s: %s", i.IP, want, spew(i))
+				return fmt.Errorf("ipMode of %s is not %s: %s", i.IP, want, text(i))
 			}
 		}
 		return nil
 	})
 }
 
-func spew(value any) string {
-	text, err := json.Marshal(value)
+// text is a value as JSON.
+func text(value any) string {
+	b, err := json.Marshal(value)
 	if err != nil {
 		return err.Error()
 	}
-	return string(text)
+	return string(b)
 }
 
-// owned waits until the node answers ARP and NDP for the addresses.
+// owned waits until the node, which comes first of those that may, answers ARP and NDP for the addresses. On a machine that is busy
+// nodes take each other for dead for a moment, and then owners stay: it asks for a rebalance.
 func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 	t.Helper()
 	want := by.MAC(t)
 	for _, address := range v.addresses() {
-		cluster.Eventually(t, func(context.Context) error {
-			if got := cluster.Neighbour(t, address); got != want {
-				return fmt.Errorf("%s answers for %s, want %s of %s", got, address, want, by.Name)
+		cluster.Eventually(t, func(ctx context.Context) error {
+			got := cluster.Neighbour(t, address)
+			if got == want {
+				return nil
 			}
-			return nil
+			annotation := map[string]string{v1alpha1.AnnotationRebalance: time.Now().Truncate(3 * time.Second).String()}
+			patch := text(map[string]any{"metadata": map[string]any{"annotations": annotation}})
+			_, err := s.Berth.L2Advertisements.Patch(ctx, "all", types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+			return errors.Join(err, fmt.Errorf("%s answers for %s, want %s of %s", got, address, want, by.Name))
 		})
 	}
 }
@@ -423,7 +426,11 @@ func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][
 	t.Helper()
 	found := map[virtualServer][]netip.Addr{}
 	var current virtualServer
-	for line := range strings.Lines(cluster.Run(t, n.Name, "cat", "/proc/net/ip_vs")) {
+	table, err := cluster.In(n.Name, func() ([]byte, error) { return os.ReadFile("/proc/thread-self/net/ip_vs") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
 		switch f := strings.Fields(line); {
 		case len(f) > 2 && (f[0] == "TCP" || f[0] == "UDP"):
 			current = virtualServer{protocol: f[0]}
