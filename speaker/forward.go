@@ -76,7 +76,7 @@ func planForwarding(group Group, won []Service, backends map[string][]Backend, w
 					f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{Settings: byMark(settings, world.Capabilities), RealServers: realServers(all, takes)}
 				}
 				f.Guards = append(f.Guards, guard.Frontend{
-					Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: !local, Mark: mark, Sources: sourcesOf(s.SourceRanges, address),
+					Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: !local, Refuse: !slices.ContainsFunc(served, takes), Mark: mark, Sources: sourcesOf(s.SourceRanges, address),
 				})
 			}
 		}

@@ -72,6 +72,11 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 	guarded := func(masquerade bool, sources ...netip.Prefix) []guard.Frontend {
 		return []guard.Frontend{{Address: front.Address, Port: 80, Protocol: 6, Masquerade: masquerade, Sources: sources}}
 	}
+	refused := func(sources ...netip.Prefix) []guard.Frontend {
+		found := guarded(true, sources...)
+		found[0].Refuse = true // there is no endpoint
+		return found
+	}
 	wlc := ipvs.Settings{Scheduler: "wlc"}
 	for _, c := range []struct {
 		name     string
@@ -101,18 +106,18 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 		{"two slices tell of one endpoint: ready wins", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.2:8080", "n1", candidate.Ready)},
 			one(wlc, server("10.0.1.2:8080")), guarded(true)},
 		{"other ports, other families", web(), []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
-			one(wlc), guarded(true)},
+			one(wlc), refused()},
 		{"Maglev chooses by the client's port too", web(func(s *Service) { s.Scheduler, s.Persistence = "mh", 3*time.Hour }), nil,
-			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort | ipvs.Fallback, PersistenceTimeout: 3 * time.Hour}), guarded(true)},
+			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort | ipvs.Fallback, PersistenceTimeout: 3 * time.Hour}), refused()},
 		{"source ranges", web(func(s *Service) {
 			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
-		}), nil, one(wlc), guarded(true, netip.MustParsePrefix("10.0.0.0/8"))},
+		}), nil, one(wlc), refused(netip.MustParsePrefix("10.0.0.0/8"))},
 		{"source ranges of the other family only: nobody but the address itself", web(func(s *Service) { s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} }), nil,
-			one(wlc), guarded(true, netip.MustParsePrefix("192.0.2.1/32"))},
-		{"before the status says so", web(func(s *Service) { s.Proxied = false }), nil, one(wlc), guarded(true)},
+			one(wlc), refused(netip.MustParsePrefix("192.0.2.1/32"))},
+		{"before the status says so", web(func(s *Service) { s.Proxied = false }), nil, one(wlc), refused()},
 		{"when the pool is another's and the status says so still", web(func(s *Service) { s.Addresses = addrs("198.51.100.1") }), nil,
 			ipvs.Table{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: ipvs.TCP}: {Settings: ipvs.Settings{Scheduler: "rr"}}},
-			[]guard.Frontend{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: 6, Masquerade: true}}},
+			[]guard.Frontend{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: 6, Masquerade: true, Refuse: true}}},
 		{"kube-proxy's", web(func(s *Service) { s.Addresses, s.Proxied = addrs("198.51.100.1"), false }), nil, ipvs.Table{}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -24,6 +24,7 @@ const (
 	restricted  = "restricted"  // address, protocol, port: only some sources may connect
 	sources     = "sources"     // address, protocol, port, prefix of sources: a set for each length that is looked up
 	masqueraded = "masqueraded" // address, protocol, port
+	refused     = "refused"     // address, protocol, port: no endpoint takes new connections
 	marks       = "marks"       // address, protocol, port: the mark of what pods and processes of this node send
 	pods        = "pods"        // protocol, range of sources
 )
@@ -42,6 +43,9 @@ func (f Frontend) elements() []element {
 	list = append(list, element{set: frontends + family.suffix, key: key})
 	if f.Masquerade {
 		list = append(list, element{set: masqueraded + family.suffix, key: key})
+	}
+	if f.Refuse {
+		list = append(list, element{set: refused + family.suffix, key: key})
 	}
 	if f.Mark != 0 {
 		list = append(list, element{set: marks + family.suffix, key: key, val: string(native(f.Mark))})

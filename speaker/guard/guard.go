@@ -4,7 +4,7 @@
 // and masquerades the connections whose endpoints are to see this node as the client.
 //
 // The rules are in one nftables table of Berth's own, "inet berth-ipvs". Only TCP, UDP and SCTP are touched.
-// Linux 5.6 or later, for sets that say what they concatenate; it needs CAP_NET_ADMIN.
+// Linux 5.9 or later, for rejections in hook prerouting; it needs CAP_NET_ADMIN.
 package guard
 
 import (
@@ -27,6 +27,8 @@ type Frontend struct {
 	Port       uint16
 	Protocol   uint8 // IANA's number: 6 TCP, 17 UDP, 132 SCTP
 	Masquerade bool  // endpoints see this node as the client
+	// Refuse new connections: no endpoint takes any. IPVS drops them, and the client would wait.
+	Refuse bool
 	// Mark is what IPVS is to find on packets from pods (SetPods) and processes of this node; their connections are
 	// masqueraded. It is one of ipvs.Marks; 0: they are as any other's.
 	Mark uint32
@@ -136,7 +138,7 @@ func (d *Driver) winner(e endpoint) []element {
 }
 
 func (f Frontend) equal(g Frontend) bool {
-	return f.Masquerade == g.Masquerade && f.Mark == g.Mark && slices.Equal(f.Sources, g.Sources)
+	return f.Masquerade == g.Masquerade && f.Refuse == g.Refuse && f.Mark == g.Mark && slices.Equal(f.Sources, g.Sources)
 }
 
 // Run keeps the table as wanted until ctx ends, and leaves it as it is then: IPVS goes on to forward.

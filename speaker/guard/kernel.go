@@ -28,6 +28,8 @@ const (
 	unexposed       = "unexposed"
 	forbiddenSource = "source"
 	reply           = "reply"
+	reset           = "no endpoint: reset"
+	unreachable     = "no endpoint: unreachable"
 	mark            = "to masquerade"
 	masquerade      = "masquerade"
 	unknown         = "unknown connection"
@@ -120,7 +122,7 @@ func (k kernel) sets(f family) []*nftables.Set {
 	own.KeyType, own.Interval = nftables.MustConcatSetType(nftables.TypeInetProto, f.keyType), true
 	all := []*nftables.Set{
 		set(guarded), set(frontends, nftables.TypeInetService), set(restricted, nftables.TypeInetService),
-		set(masqueraded, nftables.TypeInetService), byMark, own,
+		set(masqueraded, nftables.TypeInetService), set(refused, nftables.TypeInetService), byMark, own,
 	}
 	for _, bits := range f.lengths() {
 		s := set("", nftables.TypeInetService, f.keyType)
@@ -142,6 +144,10 @@ func (k kernel) Replace(elements []element) error {
 			k.addRule(c, check, unexposed, f.unexposed())
 			k.addForbiddenSource(c, f)
 			k.addRule(c, input, unknown, f.unknown())
+			k.addRule(c, check, reset, append(f.isRefused(&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}}),
+				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}))
+			k.addRule(c, check, unreachable, append(f.isRefused(),
+				&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}))
 			k.addRule(c, check, mark, f.mark())
 			k.addRule(c, own, markOwn, append(f.isFromPod(), f.markOwn()...))
 			k.addRule(c, output, markOwn, f.markOwn())
@@ -231,6 +237,16 @@ func (f family) unknown() []expr.Any {
 	return append(f.loadDestination(), f.in(guarded, true),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Counter{}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+}
+
+// isRefused goes on with new connections to a frontend whose endpoints take none, if the packet is as said besides.
+func (f family) isRefused(besides ...expr.Any) []expr.Any {
+	return slices.Concat(f.loadDestination(), []expr.Any{f.loadPort(), f.in(refused, true)}, besides, []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG32_00},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(expr.CtStateBitNEW), Xor: native(0)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: native(0)},
+		&expr.Counter{},
+	})
 }
 
 // masqueradeBit of a packet's mark says that it is to be masqueraded: kube-proxy's bit for just that, so that no other is
@@ -377,7 +393,7 @@ func (k kernel) checkRules() error {
 		prerouting: {jump}, output: {jump}, check: {reply}, input: {reply}, marked: {taken}, postrouting: {masquerade},
 	}
 	for range families {
-		want[check] = append(want[check], unexposed, forbiddenSource, mark)
+		want[check] = append(want[check], unexposed, forbiddenSource, reset, unreachable, mark)
 		for _, chain := range looking[1:] {
 			want[chain] = append(want[chain], forbiddenSource)
 		}

@@ -593,6 +593,64 @@ func askFrom(t *testing.T, source, to string, mark uint32) string {
 	return from.Addr().Unmap().String()
 }
 
+// Without an endpoint that takes new connections clients are told so, and who is connected stays so.
+func TestNewConnectionsToAFrontendWithoutEndpointsAreRefused(t *testing.T) {
+	client, _ := rack(t)
+	var open, closed []Frontend
+	for _, address := range []string{address4, address6} {
+		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			f := Frontend{Address: netip.MustParseAddr(address), Port: 80, Protocol: protocol}
+			open = append(open, f)
+			f.Refuse = true
+			closed = append(closed, f)
+		}
+	}
+	d := run(t, open...)
+	for _, address := range []string{address4, address6} {
+		to := net.JoinHostPort(address, "80")
+		flow, err := dial(t, client, "udp", "", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer flow.Close()
+		exchange := func(c net.Conn) error {
+			if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				return err
+			}
+			if _, err := c.Write([]byte("?")); err != nil {
+				return err
+			}
+			_, err := c.Read(make([]byte, 100))
+			return err
+		}
+		if err := exchange(flow); err != nil {
+			t.Fatal(err)
+		}
+		d.Sync("web", closed)
+		written(t, closed...)
+		if err := exchange(flow); err != nil {
+			t.Errorf("a flow to %s that was there: %v", to, err)
+		}
+		for _, in := range []string{client, ""} {
+			if c, err := dial(t, in, "tcp", "", to); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("TCP from %q to %s: %v, %v; want that it is refused", in, to, c, err)
+			}
+			other, err := dial(t, in, "udp", "", to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			// A process of this node is told by its own call already.
+			if err := exchange(other); !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EPERM) {
+				t.Errorf("UDP from %q to %s: %v; want that it is refused", in, to, err)
+			}
+		}
+		d.Sync("web", open)
+		written(t, open...)
+		ask(t, client, "tcp", "", to)
+	}
+}
+
 func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 	list := []Frontend{
 		{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP, Masquerade: true, Sources: prefixes("10.0.0.0/8", "192.0.2.0/24")},
