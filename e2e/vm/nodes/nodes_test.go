@@ -206,27 +206,21 @@ func (s *site) inside(t *testing.T) {
 	s.reachedFromAll(t, v, s.n2, only, true)
 }
 
-// reachedFromAll has all nodes and a pod of each ask for the addresses of a Service of policy Local, or Cluster, with one endpoint. Who
-// asks on a node that does not forward is sent to the owner by ARP. The node of the endpoint keeps who it is under policy Local.
+// reachedFromAll has all nodes and a pod of each ask for the addresses of a Service with one endpoint, of policy Local or
+// Cluster. Who asks on a node that does not forward is sent to the owner by ARP, and comes there as any client.
 func (s *site) reachedFromAll(t *testing.T, v service, owner *cluster.Node, endpoint cluster.Pod, local bool) {
 	t.Helper()
 	type asker struct{ space, ipv4, ipv6 string }
 	for i, n := range s.all() {
 		pod := s.pods[fmt.Sprintf("pod-%d-2", i+1)]
-		askers := []asker{{n.Name, n.IPv4, n.IPv6}, {pod.Name, pod.IPv4, pod.IPv6}}
-		forwards := n
-		if n == s.plain {
-			forwards = owner
-		}
-		kept := local && forwards.Name == endpoint.Node
-		if kept && n == forwards {
-			askers = askers[:1] // its pods: see insideLocal
-		}
-		for _, a := range askers {
+		for _, a := range []asker{{n.Name, n.IPv4, n.IPv6}, {pod.Name, pod.IPv4, pod.IPv6}} {
 			for _, address := range v.addresses() {
-				sees := node(forwards, address)
-				if kept {
+				sees := node(n, address)
+				switch {
+				case n == s.plain && local:
 					sees = itself(a.ipv4, a.ipv6, address)
+				case n == s.plain:
+					sees = node(owner, address)
 				}
 				answered(t, a.space, address, sees, endpoint)
 			}

@@ -288,7 +288,7 @@ func (s *site) withdraw(t *testing.T, v service) {
 	if err := stage.Eventually(ctx, time.Minute, func(context.Context) error {
 		for _, n := range s.able() {
 			for server := range s.virtualServers(t, n) {
-				if a := server.address.String(); a == v.ipv4 || a == v.ipv6 {
+				if a := server.address.String(); a == v.ipv4 || a == v.ipv6 || server.mark != "" { // no other has any
 					return fmt.Errorf("%s has %v still", n.Name, server)
 				}
 			}
@@ -419,6 +419,7 @@ type virtualServer struct {
 	protocol string
 	address  netip.Addr
 	port     uint16
+	mark     string // in place of all of these: of what a node's own pods and processes send
 }
 
 // virtualServers returns those of a node's kernel, and where each sends new connections.
@@ -435,6 +436,9 @@ func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][
 		case len(f) > 2 && (f[0] == "TCP" || f[0] == "UDP"):
 			current = virtualServer{protocol: f[0]}
 			current.address, current.port = parse(t, f[1])
+			found[current] = nil
+		case len(f) > 2 && f[0] == "FWM":
+			current = virtualServer{mark: f[1]}
 			found[current] = nil
 		case len(f) > 3 && f[0] == "->" && f[2] == "Masq" && f[3] != "0":
 			address, _ := parse(t, f[1])
