@@ -54,7 +54,7 @@ func New(config Config) *Driver {
 		config.Interval = 2 * time.Second
 	}
 	if config.Sysctls == "" {
-		config.Sysctls = "/proc/sys/net/ipv4/vs"
+		config.Sysctls = sysctlFolder
 	}
 	return &Driver{
 		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
@@ -91,11 +91,18 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer k.disconnect()
 	ticker := time.NewTicker(d.interval)
 	defer ticker.Stop()
+	often := time.NewTicker(d.interval / 8)
+	defer often.Stop()
 	k.pass(ctx, everything)
 	for {
 		select {
 		case <-ctx.Done():
+			k.leave()
 			return nil
+		case <-often.C:
+			if k.emptied() {
+				k.pass(ctx, everything)
+			}
 		case <-d.wake:
 			k.pass(ctx, changes)
 		case <-ticker.C:
@@ -235,6 +242,9 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 		return ours || addresses[a]
 	}))
 	var problems []error
+	if len(operations) > 0 {
+		_ = e.sysctls.set(nodestConnections, "1") // as good as can be: with 0 connections are dropped and not reset
+	}
 	for _, o := range operations {
 		problems = append(problems, e.servers.apply(o))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -14,6 +15,7 @@ type keeper struct {
 	edge    *edge               // nil: not connected
 	served  map[netip.Addr]bool // the addresses that are ours; true: with a route
 	deleted time.Time           // when real servers were deleted last
+	sample  Frontend            // a virtual server that is looked for often
 
 	// What the kernel had no module for, and when it was asked: each time, it starts modprobe.
 	lacksIPVS  time.Time
@@ -75,6 +77,13 @@ func (k *keeper) work(s scope) *work {
 		w.desired = k.wanted.of(w.dirty)
 	}
 	return w
+}
+
+// leave has connections reset if nobody takes over and somebody deletes what is left, be it a process that may not write sysctls.
+func (k *keeper) leave() {
+	if k.edge != nil {
+		_ = k.edge.sysctls.set(nodestConnections, "1") // as good as can be
+	}
 }
 
 func (k *keeper) disconnect() {
@@ -281,34 +290,68 @@ func only(t Table, some map[Frontend]bool) Table {
 // one timer tick later, and would take those of one that is just being moved.
 const flushing = 100 * time.Millisecond
 
-// applyAll protects the connections of real servers that are moved.
+// applyAll protects the connections of real servers that are moved, and ends those of real servers that are deleted.
 func (k *keeper) applyAll(ctx context.Context, operations []Operation, apply func(Operation)) error {
-	moving := false
-	for _, o := range operations {
-		if o.Kind == MoveRealServer && !moving {
-			if err := wait(ctx, time.Until(k.deleted.Add(flushing))); err != nil {
-				return err
-			}
-			if err := k.edge.sysctls.set(nodestConnections, "0"); err != nil {
-				return err
-			}
-			moving = true
+	first := slices.IndexFunc(operations, func(o Operation) bool { return deletes(o.Kind) }) // Diff puts them last
+	if first < 0 {
+		first = len(operations)
+	}
+	if slices.ContainsFunc(operations[:first], func(o Operation) bool { return o.Kind == MoveRealServer }) {
+		if err := wait(ctx, time.Until(k.deleted.Add(flushing))); err != nil {
+			return err
 		}
-		if deletes(o.Kind) && moving { // Diff puts deletions last
-			if err := settle(k.edge.sysctls); err != nil {
-				return err
-			}
-			moving = false
+		if err := k.edge.sysctls.set(nodestConnections, "0"); err != nil {
+			return err
 		}
+	}
+	for _, o := range operations[:first] {
 		apply(o)
-		if deletes(o.Kind) {
-			k.deleted = time.Now()
+	}
+	if first == len(operations) {
+		return nil
+	}
+	err := resetting(k.edge.sysctls, func() {
+		for _, o := range operations[first:] {
+			apply(o)
+		}
+	})
+	k.deleted = time.Now()
+	return err
+}
+
+// resetting has the kernel end the connections of the real servers that are deleted meanwhile.
+func resetting(s sysctls, meanwhile func()) error {
+	if err := s.set(nodestConnections, "1"); err != nil {
+		return err
+	}
+	meanwhile()
+	return s.set(nodestConnections, "0")
+}
+
+// watched returns a virtual server that the kernel showed; false: there is none.
+func (k *keeper) watched() (Frontend, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err, shown := k.shown[k.sample]; shown && err == nil {
+		return k.sample, true
+	}
+	for f, err := range k.shown {
+		if err == nil {
+			k.sample = f
+			return f, true
 		}
 	}
-	if moving {
-		return settle(k.edge.sysctls)
+	return Frontend{}, false
+}
+
+// emptied tells whether somebody deleted the virtual servers, by looking for one of them.
+func (k *keeper) emptied() bool {
+	f, some := k.watched()
+	if !some || k.edge == nil {
+		return false
 	}
-	return nil
+	_, exists, err := k.edge.servers.virtualServer(f)
+	return err == nil && !exists
 }
 
 func deletes(k Kind) bool { return k == DeleteRealServer || k == DeleteVirtualServer }

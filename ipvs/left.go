@@ -40,7 +40,7 @@ func RemoveLeft() error {
 	if err != nil {
 		return err
 	}
-	e := edge{servers: noServers{}, delivery: routes}
+	e := edge{servers: noServers{}, delivery: routes, sysctls: kernelSysctls{sysctlFolder}}
 	// A kernel that lost the module since has lost the virtual servers too, and need not load it again.
 	switch _, err := os.Stat(listing); {
 	case err == nil:

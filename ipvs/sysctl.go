@@ -17,14 +17,14 @@ type sysctls interface {
 	set(name, value string) error
 }
 
-// nodestConnections is set to 0 while real servers are moved in the list: they are away for a moment then, and with
-// 1 the kernel would reset their connections.
+// nodestConnections is set to 1 while real servers are deleted: the kernel ends their connections at once then, a moment after
+// (ip_vs_enqueue_expire_nodest_conns in ip_vs.h, of Linux 5.9). With 0 it drops their packets.
 const nodestConnections = "expire_nodest_conn"
 
 // settled are the values to have, of Documentation/networking/ipvs-sysctl.rst.
 var settled = []struct{ name, value string }{
-	// A removed real server's connections end at once: without it their packets are dropped, silently.
-	{nodestConnections, "1"},
+	// What somebody else deletes (kube-proxy empties IPVS when it starts) keeps its connections until it is put back.
+	{nodestConnections, "0"},
 	// A client that sticks to a real server of weight 0 gets another one for its next connection.
 	{"expire_quiescent_template", "1"},
 	// Rules can tell connections by the address that the client asked for, to masquerade them.
@@ -38,6 +38,8 @@ func settle(s sysctls) error {
 	}
 	return errors.Join(problems...)
 }
+
+const sysctlFolder = "/proc/sys/net/ipv4/vs"
 
 // kernelSysctls are those of the calling thread's network namespace.
 type kernelSysctls struct{ folder string }

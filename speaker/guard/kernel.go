@@ -33,6 +33,7 @@ const (
 	mark            = "to masquerade"
 	masquerade      = "masquerade"
 	unknown         = "unknown connection"
+	away            = "IPVS is away"
 	jump            = "check"
 	markOwn         = "own virtual server"
 	taken           = "taken by IPVS"
@@ -144,6 +145,7 @@ func (k kernel) Replace(elements []element) error {
 			k.addRule(c, check, unexposed, f.unexposed())
 			k.addForbiddenSource(c, f)
 			k.addRule(c, input, unknown, f.unknown())
+			k.addRule(c, input, away, f.away())
 			k.addRule(c, check, reset, append(f.isRefused(&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}}),
 				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}))
 			k.addRule(c, check, unreachable, append(f.isRefused(),
@@ -231,22 +233,35 @@ func (f family) outside(lengths []int) []expr.Any {
 	return exprs
 }
 
-// unknown resets connections to guarded addresses that IPVS does not know: those of an endpoint that is gone, and of
-// before a reboot. The node's own TCP sends no reset from an IPv4 address that it does not have.
+// unknown resets connections to guarded addresses that IPVS does not know: those of an endpoint that is gone, with which
+// IPVS has conntrack forget them, and of before a reboot. The node's own TCP sends no reset from an IPv4 address that it
+// does not have.
 func (f family) unknown() []expr.Any {
-	return append(f.loadDestination(), f.in(guarded, true),
+	const flags, all, syn = 13, 0x17, 0x02 // FIN, SYN, RST and ACK of the TCP header
+	return slices.Concat(f.loadDestination(), []expr.Any{f.in(guarded, true),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Counter{}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+		&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 1, Mask: []byte{all}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: []byte{syn}},
+	}, isNew, []expr.Any{&expr.Counter{}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+}
+
+// away drops all else that IPVS did not take: somebody emptied it, and it will be back before the client tries again. The
+// node's own sockets are not to have it.
+func (f family) away() []expr.Any {
+	return append(f.loadDestination(), f.in(guarded, true), &expr.Counter{}, drop)
+}
+
+// isNew goes on with the first packets of connections.
+var isNew = []expr.Any{
+	&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG32_00},
+	&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(expr.CtStateBitNEW), Xor: native(0)},
+	&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: native(0)},
 }
 
 // isRefused goes on with new connections to a frontend whose endpoints take none, if the packet is as said besides.
 func (f family) isRefused(besides ...expr.Any) []expr.Any {
-	return slices.Concat(f.loadDestination(), []expr.Any{f.loadPort(), f.in(refused, true)}, besides, []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG32_00},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(expr.CtStateBitNEW), Xor: native(0)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: native(0)},
-		&expr.Counter{},
-	})
+	return slices.Concat(f.loadDestination(), []expr.Any{f.loadPort(), f.in(refused, true)}, besides, isNew, []expr.Any{&expr.Counter{}})
 }
 
 // masqueradeBit of a packet's mark says that it is to be masqueraded: kube-proxy's bit for just that, so that no other is
@@ -397,7 +412,7 @@ func (k kernel) checkRules() error {
 		for _, chain := range looking[1:] {
 			want[chain] = append(want[chain], forbiddenSource)
 		}
-		want[input] = append(want[input], unknown)
+		want[input] = append(want[input], unknown, away)
 		want[own], want[output] = append(want[own], markOwn), append(want[output], markOwn)
 	}
 	have := map[string][]string{}

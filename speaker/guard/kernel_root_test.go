@@ -105,7 +105,7 @@ func serve(t *testing.T, address string, port int) {
 }
 
 // forward stands in for IPVS, which this kernel need not have, and for kube-proxy: it rewrites port 80 of the
-// addresses, and the NodePort of any address, to the pod's.
+// addresses, and those from 1000 to 1999, and the NodePort of any address, to the pod's.
 func forward(t *testing.T) {
 	t.Helper()
 	c, err := nftables.New()
@@ -122,17 +122,19 @@ func forward(t *testing.T) {
 				&expr.Immediate{Register: 2, Data: []byte{podPort >> 8, podPort & 0xff}},
 				&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
 			}
-			port := func(n uint16) []expr.Any {
+			ports := func(from, to uint16) []expr.Any {
 				return append(f.isOfFamily(),
 					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(n >> 8), byte(n)}})
+					&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{byte(from >> 8), byte(from)}, ToData: []byte{byte(to >> 8), byte(to)}})
 			}
-			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(port(nodePort), to...)})
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(ports(nodePort, nodePort), to...)})
 			address := netip.MustParseAddr([...]string{address4, address6}[i])
-			exposed := append(port(80),
-				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: address.AsSlice()})
-			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(exposed, to...)})
+			for _, exposed := range [][]expr.Any{ports(80, 80), ports(1000, 1999)} {
+				exposed = append(exposed,
+					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length},
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: address.AsSlice()})
+				c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(exposed, to...)})
+			}
 		}
 	}
 	if err := c.Flush(); err != nil {
@@ -417,9 +419,7 @@ func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
 			return net.JoinHostPort(address, strconv.Itoa(port))
 		}
 		for bits := range source.BitLen() + 1 {
-			port := 1000 + bits
-			serve(t, address, port)
-			allowed[frontend(port, netip.PrefixFrom(source, bits))] = source.String()
+			allowed[frontend(1000+bits, netip.PrefixFrom(source, bits))] = source.String()
 			if bits > 0 {
 				neighbour := source.AsSlice()
 				neighbour[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
@@ -435,6 +435,53 @@ func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
 	for to, source := range refused {
 		isDropped(t, forbiddenSource, client, "udp", source, to)
 	}
+}
+
+// What IPVS does not take, because somebody emptied it, waits for it to be back: the node's own listeners do not have it.
+func TestTheNodeItselfHasNothingThatIPVSDidNotTake(t *testing.T) {
+	client, _ := rack(t)
+	var list []Frontend
+	for _, address := range []string{address4, address6} {
+		serve(t, address, 90)
+		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			list = append(list, Frontend{Address: netip.MustParseAddr(address), Port: 90, Protocol: protocol})
+		}
+	}
+	d := run(t, list...)
+	packets := func(comment string) (n uint64) {
+		rules, err := newKernel().Rules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rules {
+			if r.Comment == comment {
+				n += r.Packets
+			}
+		}
+		return n
+	}
+	for _, address := range []string{address4, address6} {
+		to := net.JoinHostPort(address, "90")
+		before := packets(away)
+		connectOnce(t, client, "", to)
+		nettest.Eventually(t, "the first packet to "+to+" is dropped", func() bool { return packets(away) > before })
+		before = packets(away)
+		datagram, err := dial(t, client, "udp", "", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer datagram.Close()
+		if _, err := datagram.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		nettest.Eventually(t, "a datagram to "+to+" is dropped", func() bool { return packets(away) > before })
+		if n := packets(unknown); n > 0 {
+			t.Errorf("%d packets to %s were answered by a reset", n, to)
+		}
+	}
+	d.Sync("web", nil)
+	nettest.Eventually(t, "nothing is guarded", func() bool { return newKernel().Check(podElements(nil)) == nil })
+	ask(t, client, "udp", "", net.JoinHostPort(address4, "90")) // somebody listens
 }
 
 func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloudflare/ipvs"
+
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
@@ -127,7 +129,18 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	draining(t, c)
 	deadNode(t, c)
 
-	// Somebody empties the kernel's tables.
+	// Somebody empties IPVS, as kube-proxy does when it starts: connections outlive it.
+	established = connect(t, "tcp", line, "")
+	if _, err := cluster.In(n1.Name, func() (struct{}, error) { return struct{}{}, flush() }); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := saidBy(established, ""); err != nil {
+			t.Errorf("a connection when IPVS was emptied: %v", err)
+		}
+	}
+	answered(t)
+	// Somebody empties the kernel's other tables.
 	cluster.Run(t, n1.Name, "ip", "route", "flush", "table", "48679")
 	cluster.Run(t, n1.Name, "nft", "delete", "table", "inet", "berth-ipvs")
 	cluster.Eventually(t, func(context.Context) error {
@@ -153,6 +166,19 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	if err := reach(address, 80); err == nil {
 		t.Error("the address of a deleted Service answers")
 	}
+}
+
+// flush deletes all virtual servers.
+func flush() error {
+	c, err := ipvs.New()
+	if err != nil {
+		return err
+	}
+	all, err := c.Services()
+	for _, s := range all {
+		err = errors.Join(err, c.RemoveService(s.Service))
+	}
+	return err
 }
 
 // answered waits for an answer to the client.

@@ -116,7 +116,7 @@ func TestDriftIsRepairedWithinSeconds(t *testing.T) {
 		"virtual server more": func() error { return c.CreateService(whole(frontend(ipvs.UDP, service4, 5), "rr")) },
 		"routes deleted":      run("ip", "route", "flush", "table", fmt.Sprint(ipvs.RoutingTable)),
 		"rules deleted":       run("ip", "rule", "del", "pref", fmt.Sprint(ipvs.RulePriority)),
-		"sysctl":              run("sysctl", "-qw", "net.ipv4.vs.expire_nodest_conn=0"),
+		"sysctl":              run("sysctl", "-qw", "net.ipv4.vs.expire_nodest_conn=1"),
 	} {
 		before := s.state(t)
 		if err := drift(); err != nil {
@@ -232,6 +232,57 @@ func TestAnotherProcessTakesOver(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Somebody empties IPVS, as kube-proxy does when it starts: connections wait until all is back, and new ones are answered then.
+func TestConnectionsOutliveThatSomebodyEmptiesTheTable(t *testing.T) {
+	s := newSite(t)
+	s.serve(t)
+	f, six := frontend(ipvs.TCP, service4, 80), frontend(ipvs.TCP, service6, 80)
+	s.direct(t, ipvs.Table{f: simple("rr", real(3, false)), six: simple("mh", real(3, true))})
+	type held struct {
+		c    net.Conn
+		name string
+	}
+	var connections []held
+	for _, to := range []ipvs.Frontend{f, f, six, six} {
+		c, name, err := s.dial("tcp", target(to), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		connections = append(connections, held{c, name})
+	}
+	// What comes while the kernel has no virtual server of the family goes on to the node's own TCP, which sends a reset from an
+	// IPv6 address alone; nftables, which this kernel has not, keep it from there.
+	busy := make(chan error)
+	for _, h := range connections[:2] {
+		go func() { busy <- exchange(h.c, "tcp", h.name) }()
+	}
+	raw := s.raw(t)
+	for range 3 {
+		if err := errors.Join(raw.RemoveService(identity(f)), raw.RemoveService(identity(six))); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		eventually(t, 5*time.Second, func() error {
+			if now := names(t, raw); len(now) != 2 {
+				return fmt.Errorf("virtual servers %v", now)
+			}
+			return nil
+		})
+		t.Logf("back after %s", time.Since(start).Round(10*time.Millisecond))
+	}
+	for range connections[:2] {
+		if err := <-busy; err != nil {
+			t.Errorf("a connection whose virtual server was away for a moment: %v", err)
+		}
+	}
+	for _, h := range connections {
+		if err := exchange(h.c, "tcp", h.name); err != nil {
+			t.Errorf("a connection when all was back: %v", err)
+		}
+	}
 }
 
 func TestWhatIsForeignStays(t *testing.T) {
