@@ -67,9 +67,12 @@ func (l *life) routedTo(t, parent *testing.T) {
 	mend()
 	l.awaitRoute(t, routed, true)
 	answered()
-	if _, connections := l.servers(t); connections["TCP "+routed+":7000"] == 0 {
-		t.Errorf("IPVS did not forward: %v", connections)
-	}
+	cluster.Eventually(t, func(context.Context) error { // its counters lag by 2 s
+		if _, connections := l.servers(t); connections["TCP "+routed+":7000"] == 0 {
+			return fmt.Errorf("IPVS did not forward: %v", connections)
+		}
+		return nil
+	})
 
 	if err := os.Remove(sysctls); err != nil {
 		t.Fatal(err)
