@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -23,10 +24,11 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// The data planes take turns, since what else the machine does varies: the ratio is the median of those of the rounds.
+// The data planes take many short turns, since what else the machine does varies; the ratio is the median of those of the rounds.
 const (
 	rounds = 7
-	length = 500 * time.Millisecond // of one turn
+	turns  = 6 // of each path in a round
+	length = 100 * time.Millisecond
 )
 
 // growth is how many other Services there are, of each data plane.
@@ -74,19 +76,16 @@ func BenchmarkForwarding(b *testing.B) {
 
 // compare reports the medians of what the paths do, and the ratios that matter.
 func (s *site) compare(b *testing.B, addresses map[string]string, l load) {
-	paths := []string{byIPVS, byKubeProxy, routed, bare}
 	all, ratios := map[string][]float64{}, map[string][]float64{}
 	for b.Loop() {
 		for range rounds {
-			rate := map[string]float64{}
-			for _, path := range paths {
-				rate[path] = s.measure(b, path, addresses[path], l)
+			rate := s.round(b, addresses, l)
+			for path := range addresses {
 				all[path] = append(all[path], rate[path])
+				if path != byIPVS {
+					ratios[path] = append(ratios[path], rate[byIPVS]/rate[path])
+				}
 			}
-			for _, other := range paths[1:] {
-				ratios[other] = append(ratios[other], rate[byIPVS]/rate[other])
-			}
-			slices.Reverse(paths)
 		}
 	}
 	b.ReportMetric(0, "ns/op") // it means nothing here
@@ -100,8 +99,27 @@ func (s *site) compare(b *testing.B, addresses map[string]string, l load) {
 	b.ReportMetric(slices.Max(ratios[byKubeProxy]), "most")
 }
 
-// measure has one turn of a path. IPVS of the node has to count what went by it, and nothing of what did not.
-func (s *site) measure(b *testing.B, path, address string, l load) float64 {
+// round has all paths take their turns, each time the other way round, and returns what each did per second.
+func (s *site) round(b *testing.B, addresses map[string]string, l load) map[string]float64 {
+	paths := slices.Sorted(maps.Keys(addresses))
+	number, seconds := map[string]float64{}, map[string]float64{}
+	for range turns {
+		for _, path := range paths {
+			n, took := s.turn(b, path, addresses[path], l)
+			number[path] += float64(n)
+			seconds[path] += took
+		}
+		slices.Reverse(paths)
+	}
+	rate := map[string]float64{}
+	for _, path := range paths {
+		rate[path] = number[path] / seconds[path]
+	}
+	return rate
+}
+
+// turn has a path take one turn. IPVS of the node has to count what went by it, and nothing of what did not.
+func (s *site) turn(b *testing.B, path, address string, l load) (int, float64) {
 	before := counted(b)
 	n, seconds, err := l.run(address)
 	if err != nil {
@@ -115,7 +133,7 @@ func (s *site) measure(b *testing.B, path, address string, l load) float64 {
 	case path != byIPVS && connections != 0:
 		b.Fatalf("%d %s by %s: IPVS counted %d connections", n, l.name, path, connections)
 	}
-	return float64(n) / seconds
+	return n, seconds
 }
 
 // count is what IPVS of node 1 has forwarded.
