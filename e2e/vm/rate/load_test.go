@@ -32,21 +32,36 @@ const clients = 4
 type load struct {
 	name, unit string
 	each       bool // n is at most the number of packets
-	run        func(address string) (n int, seconds float64, err error)
+	run        func(address string, from *ports) (n int, seconds float64, err error)
 }
 
 var loads = []load{
-	{"connections", "conns/s", true, func(a string) (int, float64, error) { return inParallel(clients, to(a, connectPort), connect) }},
-	{"datagrams", "requests/s", true, func(a string) (int, float64, error) { return inParallel(clients, to(a, datagramPort), ask) }},
-	{"bulk", "B/s", false, func(a string) (int, float64, error) { return inParallel(1, to(a, bulkPort), send) }},
+	{"connections", "conns/s", true, func(a string, from *ports) (int, float64, error) {
+		return inParallel(clients, from, to(a, connectPort), connect)
+	}},
+	{"datagrams", "requests/s", true, func(a string, from *ports) (int, float64, error) {
+		return inParallel(clients, from, to(a, datagramPort), ask)
+	}},
+	{"bulk", "B/s", false, func(a string, from *ports) (int, float64, error) { return inParallel(1, from, to(a, bulkPort), send) }},
 }
+
+// ports are the client's for one path, used in turn. A path has its own, and enough of them: data planes remember a client's port
+// for up to 5 minutes, and IPVS takes for an answer of its own what a pod sends there, whomever the client has asked since.
+type ports struct {
+	first int
+	used  atomic.Int64
+}
+
+const portsOfAPath = 15_000
+
+func (p *ports) next() int { return p.first + int(p.used.Add(1)%portsOfAPath) }
 
 func to(address string, port int) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Addr: netip.MustParseAddr(address).As4(), Port: port}
 }
 
 // inParallel has workers in the client's namespace do something until the time is over, and adds up what they did.
-func inParallel(workers int, to unix.Sockaddr, work func(unix.Sockaddr, func() bool) (int, error)) (int, float64, error) {
+func inParallel(workers int, from *ports, to unix.Sockaddr, work func(*ports, unix.Sockaddr, func() bool) (int, error)) (int, float64, error) {
 	var (
 		group  errgroup.Group
 		ready  sync.WaitGroup
@@ -60,7 +75,7 @@ func inParallel(workers int, to unix.Sockaddr, work func(unix.Sockaddr, func() b
 			n, err := cluster.In(cluster.Client, func() (int, error) {
 				ready.Done()
 				<-start
-				return work(to, func() bool { return time.Now().Before(end) })
+				return work(from, to, func() bool { return time.Now().Before(end) })
 			})
 			number.Add(int64(n))
 			return err
@@ -75,9 +90,9 @@ func inParallel(workers int, to unix.Sockaddr, work func(unix.Sockaddr, func() b
 }
 
 // connect makes one connection after the other, which the pod closes. It resets its end: nothing waits for late packets.
-func connect(to unix.Sockaddr, more func() bool) (n int, err error) {
+func connect(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
 	for ; more(); n++ {
-		if err := withSocket(unix.SOCK_STREAM, func(fd int) error {
+		if err := withSocket(from, unix.SOCK_STREAM, func(fd int) error {
 			if err := errors.Join(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Connect(fd, to)); err != nil {
 				return err
 			}
@@ -91,8 +106,8 @@ func connect(to unix.Sockaddr, more func() bool) (n int, err error) {
 }
 
 // ask sends datagrams and waits for the answer to each.
-func ask(to unix.Sockaddr, more func() bool) (n int, err error) {
-	return n, withSocket(unix.SOCK_DGRAM, func(fd int) error {
+func ask(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
+	return n, withSocket(from, unix.SOCK_DGRAM, func(fd int) error {
 		if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}), unix.Connect(fd, to)); err != nil {
 			return err
 		}
@@ -114,8 +129,8 @@ func ask(to unix.Sockaddr, more func() bool) (n int, err error) {
 }
 
 // send sends bytes on one connection, all of which the pod has read in the end.
-func send(to unix.Sockaddr, more func() bool) (n int, err error) {
-	return n, withSocket(unix.SOCK_STREAM, func(fd int) error {
+func send(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
+	return n, withSocket(from, unix.SOCK_STREAM, func(fd int) error {
 		if err := unix.Connect(fd, to); err != nil {
 			return err
 		}
@@ -135,12 +150,15 @@ func send(to unix.Sockaddr, more func() bool) (n int, err error) {
 	})
 }
 
-func withSocket(kind int, do func(fd int) error) error {
+func withSocket(from *ports, kind int, do func(fd int) error) error {
 	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(fd), unix.Close(fd))
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()}); err == nil {
+		err = do(fd)
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 // serve has a pod answer until the benchmark ends.

@@ -121,7 +121,7 @@ func (s *site) round(b *testing.B, addresses map[string]string, l load) map[stri
 // turn has a path take one turn. IPVS of the node has to count what went by it, and nothing of what did not.
 func (s *site) turn(b *testing.B, path, address string, l load) (int, float64) {
 	before := counted(b)
-	n, seconds, err := l.run(address)
+	n, seconds, err := l.run(address, s.ports[path])
 	if err != nil {
 		b.Fatalf("%s by %s to %s: %v", l.name, path, address, err)
 	}

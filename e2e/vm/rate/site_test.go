@@ -29,12 +29,13 @@ type site struct {
 	*cluster.Cluster
 	pods    map[int]cluster.Pod // the first of each node
 	ready   map[int][]string    // addresses of the pods of each node
+	ports   map[string]*ports   // of the client, for each path
 	address map[string]string   // of the Services that are measured
 	others  int                 // Services that are there beside them, of each data plane
 }
 
 func newSite(b *testing.B) *site {
-	s := &site{Cluster: cluster.New(b), pods: map[int]cluster.Pod{}, ready: map[int][]string{}, address: map[string]string{}}
+	s := &site{Cluster: cluster.New(b), pods: map[int]cluster.Pod{}, ready: map[int][]string{}, ports: map[string]*ports{}, address: map[string]string{}}
 	for number := 1; number <= 2; number++ {
 		n := s.AddNode(b, number)
 		for i := range 2 {
@@ -49,8 +50,9 @@ func newSite(b *testing.B) *site {
 		// What came from the segment and goes back to it is no error here.
 		cluster.Run(b, n.Name, "sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0")
 	}
-	// More ports than there are connections while the kernel remembers those that were reset, for 10 s.
-	cluster.Run(b, cluster.Client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
+	for i, path := range []string{byIPVS, byKubeProxy, routed, bare} {
+		s.ports[path] = &ports{first: 1024 + i*portsOfAPath}
+	}
 	s.Apply(b, objects)
 	s.Start(b, "n1", "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(), "--proxy-mode=nftables",
 		"--hostname-override=n1", "--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary", "--healthz-bind-address=127.0.0.1:10256",
