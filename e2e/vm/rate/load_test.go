@@ -60,7 +60,7 @@ func to(address string, port int) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Addr: netip.MustParseAddr(address).As4(), Port: port}
 }
 
-// inParallel has workers in the client's namespace do something until the time is over, and adds up what they did.
+// inParallel has workers in the client's namespace do something, once at least and until the time is over, and adds up what they did.
 func inParallel(workers int, from *ports, to unix.Sockaddr, work func(*ports, unix.Sockaddr, func() bool) (int, error)) (int, float64, error) {
 	var (
 		group  errgroup.Group
@@ -91,7 +91,8 @@ func inParallel(workers int, from *ports, to unix.Sockaddr, work func(*ports, un
 
 // connect makes one connection after the other, which the pod closes. It resets its end: nothing waits for late packets.
 func connect(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
-	for ; more(); n++ {
+	for first := true; first || more(); n++ {
+		first = false
 		if err := withSocket(from, unix.SOCK_STREAM, func(fd int) error {
 			if err := errors.Join(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Connect(fd, to)); err != nil {
 				return err
@@ -112,7 +113,8 @@ func ask(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
 			return err
 		}
 		buffer := make([]byte, 64)
-		for ; more(); n++ {
+		for first := true; first || more(); n++ {
+			first = false
 			if _, err := unix.Write(fd, buffer); err != nil {
 				return err
 			}
@@ -135,7 +137,7 @@ func send(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
 			return err
 		}
 		buffer := make([]byte, 256<<10)
-		for more() {
+		for first := true; first || more(); first = false {
 			wrote, err := unix.Write(fd, buffer)
 			if err != nil {
 				return err
@@ -155,7 +157,8 @@ func withSocket(from *ports, kind int, do func(fd int) error) error {
 	if err != nil {
 		return err
 	}
-	if err = unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()}); err == nil {
+	// A connection of before may wait for late packets on the port.
+	if err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()})); err == nil {
 		err = do(fd)
 	}
 	return errors.Join(err, unix.Close(fd))
