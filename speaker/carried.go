@@ -94,7 +94,7 @@ func (p *planner) minds(group Group, plan *Plan) {
 	err := p.forwarder.serves(plan.Forwarding)
 	carries := p.carried.trust.carries(group.ID, err, time.Now(), func(after time.Duration) { p.later(group, after) })
 	complaint := ""
-	if err != nil && !errors.Is(err, ipvs.ErrPending) && p.world.Capabilities != 0 { // else the report says it once
+	if err != nil && !errors.Is(err, ipvs.ErrPending) && !p.forwarder.fails() { // else the report says it once
 		complaint = fmt.Sprintf("IPVS: %v", err)
 	}
 	p.reporter.complain("IPVS "+group.ID, complaint)

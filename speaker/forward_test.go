@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -218,6 +219,45 @@ func TestANodeWhoseKernelDoesNotForwardYetAnnouncesNothing(t *testing.T) {
 	group.Services[0].Proxied = false
 	if candidates, routes := announced(); len(candidates) != 2 || routes != 1 {
 		t.Errorf("while kube-proxy forwards, candidates are %v, and %d routes", candidates, routes)
+	}
+}
+
+// An error for a moment changes nothing: what is in the kernel goes on to forward.
+func TestAFailureOfIPVSCountsWhenItLastsOrFromTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rules, err := guard.New(slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &forwarder{ipvs: ipvs.New(ipvs.Config{}), guard: rules, able: []string{"rr"}, soon: make(chan struct{}, 1)}
+		expect := func(when string, can, looks bool) {
+			t.Helper()
+			if able, _ := f.schedulers(); (len(able) > 0) != can {
+				t.Errorf("%s: can forward by %v", when, able)
+			}
+			synctest.Wait()
+			if len(f.soon) > 0 != looks {
+				t.Errorf("%s: is looked at again: %v", when, len(f.soon) > 0)
+			}
+			drained(f.soon)
+		}
+		expect("before it was tried", true, false)
+		f.judge(ipvs.ErrNoIPVS)
+		expect("when it fails from the start", false, true)
+		f.judge(nil)
+		expect("when it works", true, false)
+		f.judge(ipvs.ErrNoIPVS)
+		expect("when it fails for a moment", true, false)
+		<-time.After(forgiven)
+		expect("when that lasts", false, true)
+		f.judge(nil)
+		expect("when it works again", true, false)
+	})
+}
+
+func drained(c chan struct{}) {
+	for len(c) > 0 {
+		<-c
 	}
 }
 

@@ -41,6 +41,10 @@ type forwarder struct {
 	own     map[ipvs.Frontend]owner    // whose the virtual servers by mark are
 	marked  map[string][]ipvs.Frontend // those by mark, by group
 
+	soon    chan struct{} // has look called
+	worked  bool          // IPVS did, once
+	failing time.Time     // since when it does not; zero: it does, or was not tried yet
+
 	told string // what look told last
 }
 
@@ -62,7 +66,7 @@ func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*f
 	f := &forwarder{
 		ipvs: ipvs.New(ipvs.Config{Logger: logger, Sources: sources, Sysctls: o.IPVSSysctls}), guard: rules,
 		log: logger, proxyMode: o.ProxyMode, probe: ipvs.Probe, changed: changed,
-		own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{},
+		own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{}, soon: make(chan struct{}, 1),
 	}
 	if o.Metrics != nil {
 		if err := o.Metrics.Register(forwarded{f}); err != nil {
@@ -133,12 +137,39 @@ func (f *forwarder) observe(ctx context.Context) {
 			if o.Err != nil {
 				f.log.Warn("IPVS", "observation", o.String())
 			}
-			if address := f.addressOf(o.Frontend); address.IsValid() || o.Frontend == (ipvs.Frontend{}) {
+			if o.Frontend == (ipvs.Frontend{}) {
+				f.judge(o.Err)
+				f.changed(netip.Addr{})
+			} else if address := f.addressOf(o.Frontend); address.IsValid() {
 				f.changed(address)
 			}
 		case <-again.C:
 			f.look()
+		case <-f.soon:
+			f.look()
 		}
+	}
+}
+
+// judge takes in whether IPVS works as a whole. A failure counts at once if it never did, and else when it lasts.
+func (f *forwarder) judge(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case err == nil:
+		f.worked, f.failing = true, time.Time{}
+	case f.failing.IsZero():
+		f.failing = time.Now()
+		var after time.Duration
+		if f.worked {
+			after = forgiven
+		}
+		time.AfterFunc(after, func() {
+			select {
+			case f.soon <- struct{}{}:
+			default:
+			}
+		})
 	}
 }
 
@@ -220,6 +251,9 @@ func (f *forwarder) schedulers() (able []string, lacking string) {
 	if err := f.guard.Err(); err != nil {
 		return nil, err.Error()
 	}
+	if err := f.ipvs.Err(); err != nil && !f.failing.IsZero() && (!f.worked || time.Since(f.failing) >= forgiven) {
+		return nil, err.Error()
+	}
 	return f.able, f.lacking
 }
 
@@ -231,6 +265,9 @@ func (f *forwarder) report() *v1alpha1.IPVSReport {
 	able, lacking := f.schedulers()
 	return &v1alpha1.IPVSReport{Schedulers: able, Reason: lacking[:min(len(lacking), longestMessage)], VirtualServers: int32(f.ipvs.Served())}
 }
+
+// fails tells whether IPVS does as a whole, or was not tried yet: then it says nothing of one frontend.
+func (f *forwarder) fails() bool { return f.ipvs.Err() != nil }
 
 // serves returns nil if the kernel showed all of this as desired, or what it did not.
 func (f *forwarder) serves(desired Forwarding) error {
