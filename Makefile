@@ -83,7 +83,7 @@ bench-scale: preflight packages binaries ## the controller at 5 000 Services bes
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
 	$(BERTH_CACHE)/bin/bench -routes 10000 -json bin/bench-routes.json
 
-bench-ipvs: preflight fetch binaries ## Berth's IPVS beside kube-proxy's nftables on Debian's kernel in QEMU, changes of virtual servers on user-mode-linux (root; 20 min)
+bench-ipvs: preflight fetch binaries ## Berth's IPVS beside kube-proxy's nftables on Debian's kernel in QEMU, changes of virtual servers on user-mode-linux (root; no part of CI)
 	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=40m go test -tags qemu -count=1 -timeout 40m -run '^$$' -bench . -exec $(VM) ./vm/rate
 	cd e2e && BERTH_VM_TIMEOUT=10m go test -tags vm -count=1 -timeout 10m -run '^$$' -bench . -exec $(VM) ./vm/ipvs
 
