@@ -21,8 +21,11 @@ import (
 	"github.com/berth-lb/berth/speaker/guard"
 )
 
-// probeEvery is how often the kernel is asked again what it can do: modules come and go without a word.
-const probeEvery = 30 * time.Second
+// Modules come and go without a word, and kube-proxy is configured anew.
+const (
+	probeEvery   = 30 * time.Second // between questions to the kernel, what it can do
+	askModeEvery = 5 * time.Second  // between questions to kube-proxy, in which mode it runs
+)
 
 // forwarder is Berth's own data plane on this node: virtual servers of IPVS, and the rules around them. A nil one does
 // nothing and can do nothing.
@@ -129,10 +132,16 @@ func (f *forwarder) run(ctx context.Context) error {
 func (f *forwarder) observe(ctx context.Context) {
 	again := time.NewTicker(probeEvery)
 	defer again.Stop()
+	ask := time.NewTicker(askModeEvery)
+	defer ask.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-ask.C:
+			if f.beside() {
+				f.look()
+			}
 		case o := <-f.ipvs.Observed():
 			if o.Err != nil {
 				f.log.Warn("IPVS", "observation", o.String())
@@ -181,6 +190,14 @@ func (f *forwarder) addressOf(frontend ipvs.Frontend) netip.Addr {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.own[frontend].frontend.Address
+}
+
+// beside tells whether kube-proxy began to write virtual servers, or ceased to.
+func (f *forwarder) beside() bool {
+	now := askProxyMode(f.proxyMode) == "ipvs"
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return now != f.yields
 }
 
 // look finds out what the node can do.
