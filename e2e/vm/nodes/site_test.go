@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -421,12 +422,16 @@ type virtualServer struct {
 	port     uint16
 }
 
+func (v virtualServer) String() string {
+	return v.protocol + " " + netip.AddrPortFrom(v.address, v.port).String()
+}
+
 // virtualServers returns those of a node's kernel, and where each sends new connections.
 func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][]netip.Addr {
 	t.Helper()
 	found := map[virtualServer][]netip.Addr{}
 	var current virtualServer
-	table, err := cluster.In(n.Name, func() ([]byte, error) { return os.ReadFile("/proc/thread-self/net/ip_vs") })
+	table, err := cluster.In(n.Name, readTable)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -442,6 +447,25 @@ func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][
 		}
 	}
 	return found
+}
+
+// readTable reads /proc/net/ip_vs of the thread's namespace by a single read, which is of a page at most. Where a second one begins the
+// kernel counts by the virtual servers of this namespace, and between them by those of all: some would be missing.
+func readTable() ([]byte, error) {
+	file, err := os.Open("/proc/thread-self/net/ip_vs")
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	table := make([]byte, 2*os.Getpagesize())
+	length, err := file.Read(table)
+	if err != nil {
+		return nil, err
+	}
+	if more, err := file.Read(make([]byte, 1)); more > 0 || !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s is longer than a page, which is not read right (%v)", file.Name(), err)
+	}
+	return table[:length], nil
 }
 
 // parse reads an address and port as the kernel writes them in /proc/net/ip_vs.
