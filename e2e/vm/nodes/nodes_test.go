@@ -37,6 +37,7 @@ func TestSeveralNodesForward(t *testing.T) {
 		{"NodePorts and listeners of the node are not reached through the address", s.nodePorts},
 		{"the owner moves", s.moves},
 		{"a node that cannot forward answers for no address, unless kube-proxy forwards", s.incapable},
+		{"pods of a node with endpoints reach the address under policy Local", s.insideLocal},
 	} {
 		begun := time.Now()
 		if !t.Run(part.name, part.test) {
@@ -229,6 +230,37 @@ func (s *site) reachedFromAll(t *testing.T, v service, owner *cluster.Node, endp
 				}
 				answered(t, a.space, address, sees, endpoint)
 			}
+		}
+	}
+}
+
+// insideLocal: pods of a node that has an endpoint of a Service of policy Local reach all endpoints, the one that asks included.
+func (s *site) insideLocal(t *testing.T) {
+	object := named("inside-local")
+	object.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	v := s.expose(t, object, "pod-1-1", "pod-2-1")
+	s.owned(t, v, s.n1)
+	s.programmed(t, v, []*cluster.Node{s.n1}, "pod-1-1")
+	for _, address := range v.addresses() {
+		for _, asker := range []string{"pod-1-2", "pod-1-1"} {
+			for _, want := range []string{"pod-1-1", "pod-2-1"} {
+				for _, network := range []string{"tcp", "udp"} {
+					cluster.Eventually(t, func(context.Context) error {
+						answer, err := ask(asker, network, address)
+						if err == nil && answer.Pod != want {
+							err = fmt.Errorf("%s answered", answer.Pod)
+						}
+						if err != nil {
+							err = fmt.Errorf("%s asks %s by %s, to reach %s: %w", asker, address, network, want, err)
+						}
+						return err
+					})
+				}
+			}
+		}
+		// Others still reach the owner's endpoint alone.
+		for range 4 {
+			answered(t, cluster.Client, address, itself(cluster.ClientIPv4, cluster.ClientIPv6, address), s.pods["pod-1-1"])
 		}
 	}
 }
