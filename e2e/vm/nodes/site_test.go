@@ -430,6 +430,10 @@ func (v virtualServer) String() string {
 	return v.protocol + " " + netip.AddrPortFrom(v.address, v.port).String()
 }
 
+func (v virtualServer) String() string {
+	return v.protocol + " " + netip.AddrPortFrom(v.address, v.port).String()
+}
+
 // virtualServers returns those of a node's kernel, and where each sends new connections.
 func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][]netip.Addr {
 	t.Helper()
