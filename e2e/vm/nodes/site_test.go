@@ -430,10 +430,6 @@ func (v virtualServer) String() string {
 	return v.protocol + " " + netip.AddrPortFrom(v.address, v.port).String()
 }
 
-func (v virtualServer) String() string {
-	return v.protocol + " " + netip.AddrPortFrom(v.address, v.port).String()
-}
-
 // virtualServers returns those of a node's kernel, and where each sends new connections.
 func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][]netip.Addr {
 	t.Helper()
@@ -473,8 +469,11 @@ func readTable() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if more, err := file.Read(make([]byte, 1)); more > 0 || !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s is longer than a page, which is not read right (%v)", file.Name(), err)
+	switch more, err := file.Read(make([]byte, 1)); {
+	case more > 0:
+		return nil, fmt.Errorf("%s is longer than a page, which is not read right", file.Name())
+	case !errors.Is(err, io.EOF):
+		return nil, err
 	}
 	return table[:length], nil
 }
