@@ -309,8 +309,8 @@ func Believed(t testing.TB, address string) string {
 func Unanswered(t testing.TB, address string) {
 	t.Helper()
 	Forget(t)
+	Solicit(address) // once: to ask again begins anew
 	Eventually(t, func(context.Context) error {
-		Solicit(address)
 		mac, state := neighbour(t, address)
 		if mac != "" {
 			t.Fatalf("%s answers for %s", mac, address)
