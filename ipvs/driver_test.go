@@ -229,7 +229,11 @@ func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
 	const looks = 2 * 4 // questions in a second for the one that is looked for
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		run(t, f, Table{at(80): server("rr", "1 2")})
+		many := Table{}
+		for port := uint16(1); port <= 1000; port++ {
+			many[at(port)] = server("rr", "1 2")
+		}
+		run(t, f, many)
 		pass(2 * time.Second) // the first comparison that finds nothing to do
 		f.with(func() { f.reads = 0 })
 		pass(20 * time.Second)
@@ -240,8 +244,24 @@ func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
 		})
 		pass(12 * time.Second)
 		f.with(func() {
-			if f.reads != 32*looks+2 {
+			if f.reads != 32*looks+1001 {
 				t.Errorf("%d questions in half a minute, want %d and that all is read once", f.reads, 32*looks)
+			}
+		})
+	})
+}
+
+// What a glance does not show is soon seen where there is little to read.
+func TestFewVirtualServersAreComparedInEveryPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		run(t, f, Table{at(80): server("rr", "1 2")})
+		pass(2 * time.Second)
+		f.with(func() { f.reads = 0 })
+		pass(10 * time.Second)
+		f.with(func() {
+			if all := f.reads - 10*2*4; all != 5*2 {
+				t.Errorf("%d questions in five passes, want two in each", all)
 			}
 		})
 	})

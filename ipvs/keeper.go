@@ -35,8 +35,12 @@ const (
 	changes    scope = false // what Sync changed
 )
 
-// thorough is how often all is compared that a glance does not show, and the kernel is asked for what it lacked.
-const thorough = 30 * time.Second
+// thorough is how often the kernel is asked for what it lacked, and all is compared that a glance does not show, if there are
+// many virtual servers: perServer is for each, so that few are compared in every pass.
+const (
+	thorough  = 30 * time.Second
+	perServer = thorough / 1000
+)
 
 // many changes are compared faster by reading everything.
 const many = 64
@@ -141,7 +145,7 @@ func (k *keeper) compare(ctx context.Context, w *work) error {
 	if w.all {
 		looks, blind = k.edge.servers.glance()
 	}
-	if w.all && blind == nil && len(w.dirty) == 0 && k.settled && looks == k.looks && time.Since(k.compared) < thorough {
+	if w.all && blind == nil && len(w.dirty) == 0 && k.settled && looks == k.looks && time.Since(k.compared) < min(thorough, time.Duration(len(w.desired))*perServer) {
 		return nil
 	}
 	k.settled = false
