@@ -25,66 +25,32 @@ const (
 	plain        = "198.51.100.1"
 )
 
-// routedTo shows that IPVS forwards what a router sends, and that kube-proxy does while the kernel does not show what IPVS is to have.
-func (l *life) routedTo(t, parent *testing.T) {
+// routedTo shows that IPVS forwards what a router sends.
+func (l *life) routedTo(t, _ *testing.T) {
 	l.startRouter(t)
 	l.Apply(t, announced)
 	defer l.Kubectl(t, announced, "delete", "-f", "-")
-	// The speaker cannot set sysctls, so IPVS does not work, though the kernel has it.
-	sysctls := filepath.Join(t.TempDir(), "vs")
-	stop(t, l.speaker, syscall.SIGTERM)
-	l.start(parent, "--ipvs", "--ipvs-sysctls="+sysctls)
-	defer func() {
-		stop(t, l.speaker, syscall.SIGTERM)
-		l.start(parent, "--ipvs")
-	}()
 	l.awaitRoute(t, plain)
-	l.awaitModeOf(t, "routed", corev1.LoadBalancerIPModeVIP)
-
-	mend := func() {
-		if err := os.Symlink("/proc/sys/net/ipv4/vs", sysctls); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// answered waits for an answer, and for the route by which it comes.
-	answered := func() {
-		t.Helper()
-		l.awaitRoute(t, routed)
-		cluster.Eventually(t, func(context.Context) error {
-			conn, err := cluster.Dial(far, "tcp", routed, port)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			answer, err := cluster.Say(conn)
-			if err == nil && answer.ClientAddress().String() != farIPv4 {
-				err = fmt.Errorf("%s saw %s, want the client", answer.Pod, answer.Client)
-			}
-			return err
-		})
-	}
-	answered()
-	if _, connections := l.servers(t); connections["TCP "+routed+":7000"] > 0 {
-		t.Errorf("IPVS forwarded: %v", connections)
-	}
-	mend()
 	l.awaitModeOf(t, "routed", corev1.LoadBalancerIPModeProxy)
-	answered()
+	l.awaitRoute(t, routed)
+	cluster.Eventually(t, func(context.Context) error {
+		conn, err := cluster.Dial(far, "tcp", routed, port)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		answer, err := cluster.Say(conn)
+		if err == nil && answer.ClientAddress().String() != farIPv4 {
+			err = fmt.Errorf("%s saw %s, want the client", answer.Pod, answer.Client)
+		}
+		return err
+	})
 	cluster.Eventually(t, func(context.Context) error { // its counters lag by 2 s
 		if _, connections := l.servers(t); connections["TCP "+routed+":7000"] == 0 {
 			return fmt.Errorf("IPVS did not forward: %v", connections)
 		}
 		return nil
 	})
-
-	if err := os.Remove(sysctls); err != nil {
-		t.Fatal(err)
-	}
-	l.awaitModeOf(t, "routed", corev1.LoadBalancerIPModeVIP)
-	answered()
-	mend()
-	l.awaitModeOf(t, "routed", corev1.LoadBalancerIPModeProxy)
-	answered()
 }
 
 // startRouter starts FRR between the segment and the far client.

@@ -76,7 +76,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 		{"a restart breaks no connection", l.restarts},
 		{"endpoints change while the speaker is away", l.endpointsChange},
 		{"kube-proxy in mode ipvs comes first", l.besideIPVS}, // before others have the node tell of what it lacks
-		{"a router's packets are forwarded by IPVS, or by kube-proxy while that fails", l.routedTo},
+		{"a router's packets are forwarded by IPVS", l.routedTo},
 		{"kube-proxy takes over and hands back", l.switches},
 		{"a speaker without --ipvs removes what one with it left", l.switchedOff},
 		{"an uninstall leaves what is not ours", l.uninstalled},
