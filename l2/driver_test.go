@@ -33,8 +33,9 @@ type ether struct {
 type fakeSystem struct {
 	ether *ether
 	mu    sync.Mutex
-	link  link  // guarded by mu
-	fails error // guarded by mu; what opening a socket returns
+	link  link      // guarded by mu
+	fails error     // guarded by mu; what opening a socket returns
+	wire  *fakeWire // guarded by mu; the last that was opened
 	tell  func()
 }
 
@@ -42,8 +43,10 @@ type fakeWire struct {
 	ether *ether
 	in    ingress
 
-	mu     sync.Mutex
-	joined map[netip.Addr]int // guarded by mu
+	mu      sync.Mutex
+	joined  map[netip.Addr]int // guarded by mu
+	busy    bool               // guarded by mu; hellos wait in the socket
+	waiting [][]byte           // guarded by mu
 }
 
 var (
@@ -76,6 +79,7 @@ func (f *fakeSystem) open(_ link, in ingress) (wire, error) {
 	f.ether.mu.Lock()
 	f.ether.wires = append(f.ether.wires, w)
 	f.ether.mu.Unlock()
+	f.wire = w
 	return w, nil
 }
 
@@ -96,7 +100,15 @@ func (w *fakeWire) others() []*fakeWire {
 
 func (w *fakeWire) sendHello(frame []byte) error {
 	for _, o := range w.others() {
-		o.in.hello(frame[ethernetHeader:])
+		o.mu.Lock()
+		busy := o.busy
+		if busy {
+			o.waiting = append(o.waiting, slices.Clone(frame[ethernetHeader:]))
+		}
+		o.mu.Unlock()
+		if !busy {
+			o.in.hello(frame[ethernetHeader:])
+		}
 	}
 	return nil
 }
@@ -115,10 +127,30 @@ func (w *fakeWire) sendNDP(frame []byte) error {
 	return nil
 }
 
-func (w *fakeWire) drain(func([]byte)) error { return nil }
-func (w *fakeWire) join(a netip.Addr)        { w.count(a, +1) }
-func (w *fakeWire) leave(a netip.Addr)       { w.count(a, -1) }
-func (w *fakeWire) wait()                    {}
+func (w *fakeWire) drain(take func([]byte)) error {
+	w.mu.Lock()
+	waiting := w.waiting
+	w.waiting = nil
+	w.mu.Unlock()
+	for _, payload := range waiting {
+		take(payload)
+	}
+	return nil
+}
+
+// setBusy begins or ends a time in which nobody reads from the socket.
+func (w *fakeWire) setBusy(busy bool) {
+	w.mu.Lock()
+	w.busy = busy
+	w.mu.Unlock()
+	if !busy {
+		_ = w.drain(w.in.hello)
+	}
+}
+
+func (w *fakeWire) join(a netip.Addr)  { w.count(a, +1) }
+func (w *fakeWire) leave(a netip.Addr) { w.count(a, -1) }
+func (w *fakeWire) wait()              {}
 
 func (w *fakeWire) count(a netip.Addr, n int) {
 	w.mu.Lock()
@@ -287,6 +319,30 @@ func TestTheDeadOwnersGroupIsTakenWithinHalfASecond(t *testing.T) {
 		}
 		if want := []Kind{GroupGained, PeerDown}; !slices.Equal(kinds, want) { // first it acts, then it tells
 			t.Errorf("observed %v, want %v", kinds, want)
+		}
+	})
+}
+
+func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		first, second := e.node(t, "a", 1), e.node(t, "b", 2)
+		pass(2 * time.Second)
+		group := "g0" // of which the second would get the better of the first's claim, did it make one as well
+		for i := 1; !before(group, nil, "b", "a"); i++ {
+			group = fmt.Sprintf("g%d", i)
+		}
+		second.system.wire.setBusy(true)
+		for _, n := range []*fakeNode{first, second} {
+			d := wanted("a", "b")
+			d.Preferred = map[string]int32{"a": 1}
+			n.Sync(group, d)
+		}
+		pass(2 * rankPause)
+		second.system.wire.setBusy(false)
+		pass(3 * time.Second)
+		if got := e.whoHas(t, svc); !slices.Equal(got, []string{first.mac}) {
+			t.Errorf("answered by %v, want %s, who came first", got, first.mac)
 		}
 	})
 }

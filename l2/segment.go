@@ -178,7 +178,7 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 	}
 	if s.machine.clock.due(now) {
 		s.tick(now)
-	} else if s.machine.verdictDue(now) {
+	} else if s.machine.verdictDue(now) || s.machine.turnDue(now) {
 		s.drain(now)
 	}
 	if s.twin != "" && !now.Before(s.twinUntil) {

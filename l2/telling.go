@@ -98,6 +98,17 @@ func (m *machine) verdictDue(now time.Time) bool {
 	return m.clock.mayJudge() && !v.IsZero() && !now.Before(v)
 }
 
+// turnDue reports whether it is this node's turn to take something: one who came before it may have, and whoever calls step
+// should see that first.
+func (m *machine) turnDue(now time.Time) bool {
+	for key := range m.pending {
+		if c := m.contests[key]; !c.owned && !now.Before(c.due) {
+			return true
+		}
+	}
+	return false
+}
+
 // step does what is due.
 func (m *machine) step(now time.Time, cause Cause) {
 	m.settle(now, cause)
