@@ -35,6 +35,7 @@ type nodeView struct {
 	excluded string // why it announces nothing; empty: it may
 	alive    bool   // the Node is Ready
 	speaker  v1alpha1.SpeakerState
+	awaited  bool      // its speaker has Stopped to be replaced, and the next one is expected still
 	leaves   string    // why its speaker is Leaving
 	segments []string  // interfaces on which its speaker announces, sorted
 	oneWay   []string  // interfaces whose replies leave by another, sorted

@@ -69,6 +69,7 @@ type Controller struct {
 	// nodesChanged is when nodes did.
 	nodesChanged atomic.Pointer[time.Time]
 	tallies      tallies
+	successors   successors // of reviewNodes alone
 	// conflicts are the addresses that foreign hosts announce.
 	conflicts atomic.Pointer[map[netip.Addr]foreign]
 
@@ -155,6 +156,7 @@ func New(o Options) (*Controller, error) {
 		settings:     newQueue[setting](),
 		reserving:    newQueue[string](),
 		allocator:    ipam.New(),
+		successors:   successors{},
 		waiting:      map[string]bool{},
 		outside:      map[string]bool{},
 		reservations: map[string]reservation{},

@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -92,8 +93,27 @@ func (o outlook) selectors() []config.NodeSelector {
 	return found
 }
 
+// successors are the speakers that have ended to be replaced, by node, and when that was seen.
+type successors map[string]time.Time
+
+// successorWithin is for how long the next process of a speaker is expected: an image may have to be pulled.
+const successorWithin = 2 * time.Minute
+
+// expected takes in what the speaker of a node says, and returns for how long the next one is expected still. Zero: it is not, since
+// the speaker has not ended, or has ended for good, or its time is over.
+func (s successors) expected(node string, r v1alpha1.SpeakerReport, now time.Time) time.Duration {
+	if r.State != v1alpha1.SpeakerStopped || r.IPVS == nil || !r.IPVS.Kept {
+		delete(s, node)
+		return 0
+	}
+	if _, known := s[node]; !known {
+		s[node] = now
+	}
+	return max(0, s[node].Add(successorWithin).Sub(now))
+}
+
 // absence is what keeps a node from doing anything for any Service, now and soon. A speaker
-// that starts or restarts is about to be back: an upgrade does not change who forwards.
+// that starts or is replaced is about to be back: an upgrade does not change who forwards.
 func (n nodeView) absence() obstacle {
 	switch {
 	case n.excluded != "":
@@ -104,7 +124,7 @@ func (n nodeView) absence() obstacle {
 		return obstacle{text: "has no speaker"}
 	case n.speaker == v1alpha1.SpeakerLeaving:
 		return obstacle{text: "leaves: " + n.leaves, rule: true}
-	case n.speaker == v1alpha1.SpeakerStopped:
+	case n.speaker == v1alpha1.SpeakerStopped && !n.awaited:
 		return obstacle{text: "has a speaker that is " + string(n.speaker)}
 	}
 	return obstacle{}

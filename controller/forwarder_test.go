@@ -3,6 +3,7 @@ package controller
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,6 +59,8 @@ func TestIPVSForwardsWhenOneSelectedNodeCan(t *testing.T) {
 		{"a node can", addresses("192.0.2.1"), "", map[string]nodeView{"n1": unasked, "n2": capable(nil)}, forwarder{scheduler: "rr"}},
 		{"a node starts", addresses("192.0.2.1"), "", map[string]nodeView{"n1": in(v1alpha1.SpeakerStarting)}, forwarder{scheduler: "rr"}},
 		{"a node restarts", addresses("192.0.2.1"), "", map[string]nodeView{"n1": in(v1alpha1.SpeakerRestarting)}, forwarder{scheduler: "rr"}},
+		{"a speaker is being replaced", addresses("192.0.2.1"), "", map[string]nodeView{"n1": capable(func(n *nodeView) { n.speaker, n.awaited = v1alpha1.SpeakerStopped, true })},
+			forwarder{scheduler: "rr"}},
 		{"a node can, but without a scheduler that is asked for", addresses("192.0.2.1"), "wlc", map[string]nodeView{"n1": capable(nil)},
 			forwarder{fallback: nobody + "n1 cannot forward by IPVS (its kernel did not show scheduler wlc)"}},
 		{"another scheduler is asked for", addresses("192.0.2.1"), "mh", map[string]nodeView{"n1": capable(nil)}, forwarder{scheduler: "mh"}},
@@ -82,6 +85,31 @@ func TestIPVSForwardsWhenOneSelectedNodeCan(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestTheNextProcessOfASpeakerIsExpectedForAWhile(t *testing.T) {
+	report := func(state v1alpha1.SpeakerState, kept bool) v1alpha1.SpeakerReport {
+		return v1alpha1.SpeakerReport{State: state, IPVS: &v1alpha1.IPVSReport{Schedulers: []string{"rr"}, Kept: kept}}
+	}
+	s, begun := successors{}, time.Now()
+	for _, c := range []struct {
+		after  time.Duration
+		report v1alpha1.SpeakerReport
+		want   time.Duration
+	}{
+		{0, report(v1alpha1.SpeakerRestarting, false), 0},
+		{time.Second, report(v1alpha1.SpeakerStopped, false), 0},
+		{2 * time.Second, v1alpha1.SpeakerReport{State: v1alpha1.SpeakerStopped}, 0},
+		{3 * time.Second, report(v1alpha1.SpeakerStopped, true), successorWithin},
+		{13 * time.Second, report(v1alpha1.SpeakerStopped, true), successorWithin - 10*time.Second},
+		{time.Hour, report(v1alpha1.SpeakerStopped, true), 0},
+		{2 * time.Hour, report(v1alpha1.SpeakerStarting, false), 0},
+		{3 * time.Hour, report(v1alpha1.SpeakerStopped, true), successorWithin},
+	} {
+		if got := s.expected("n1", c.report, begun.Add(c.after)); got != c.want {
+			t.Errorf("after %s, %s: the next process is expected for %s, want %s", c.after, c.report.State, got, c.want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -265,6 +266,7 @@ func last(o any) any {
 func (c *Controller) reviewNodes() bool {
 	nodes := map[string]nodeView{}
 	conflicts := map[netip.Addr]foreign{}
+	now := time.Now()
 	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
 		nodes[n.Name] = nodeView{
 			labels: n.Labels, excluded: candidate.Exclusion(n), alive: readyStatus(n) == corev1.ConditionTrue,
@@ -278,6 +280,10 @@ func (c *Controller) reviewNodes() bool {
 			continue
 		}
 		view.report(s.Status)
+		if left := c.successors.expected(s.Name, s.Status, now); left > 0 {
+			view.awaited = true
+			c.settings.AddAfter(reviewNodes, left)
+		}
 		nodes[s.Name] = view
 		if !view.alive || s.Status.State == v1alpha1.SpeakerStopped {
 			continue // the report of a speaker that is gone is the last one it wrote
@@ -290,11 +296,11 @@ func (c *Controller) reviewNodes() bool {
 			}
 		}
 	}
+	maps.DeleteFunc(c.successors, func(name string, _ time.Time) bool { _, known := nodes[name]; return !known })
 	c.reviewConflicts(conflicts)
 	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
 		return false
 	}
-	now := time.Now()
 	c.nodesChanged.Store(&now)
 	c.nodes.Store(&nodes)
 	return true

@@ -37,7 +37,7 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 			s.Logger.Warn("rules of forwarding were left behind", "error", err)
 		}
 	}
-	r.setState(v1alpha1.SpeakerStopped, reason)
+	r.stop(reason, restarts)
 	s.report(ctx, r)
 }
 

@@ -62,6 +62,7 @@ type reporter struct {
 	signing    string              // fingerprints of keys
 	accepted   []string
 	lacks      string // why this node cannot forward by IPVS as it should
+	replaced   bool   // what ends next is this process alone
 
 	flushes chan chan error // asks run to write now
 
@@ -104,6 +105,14 @@ func (r *reporter) state() (v1alpha1.SpeakerState, string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.now, r.reason
+}
+
+// stop says that the process ends, and whether another replaces it.
+func (r *reporter) stop(reason string, replaced bool) {
+	r.mu.Lock()
+	r.replaced = replaced
+	r.mu.Unlock()
+	r.setState(v1alpha1.SpeakerStopped, reason)
 }
 
 // complain notes what is wrong with a subject, or with "" that it is mended.
@@ -371,6 +380,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	var messages []string
 	r.mu.Lock()
 	report.State, report.Reason = r.now, r.reason
+	kept := r.now == v1alpha1.SpeakerStopped && r.replaced
 	report.SigningKey, report.AcceptedKeys = r.signing, r.accepted
 	for _, m := range r.complaints {
 		messages = append(messages, m)
@@ -378,7 +388,9 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	r.mu.Unlock()
 	slices.Sort(messages)
 
-	report.IPVS = r.forwards.report()
+	if report.IPVS = r.forwards.report(); report.IPVS != nil {
+		report.IPVS.Kept = kept
+	}
 	report.Conflicts = r.foreign.current(time.Now())
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {

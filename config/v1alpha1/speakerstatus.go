@@ -133,6 +133,10 @@ type IPVSReport struct {
 	// VirtualServers that the kernel showed as they are desired.
 	// +optional
 	VirtualServers int32 `json:"virtualServers"`
+	// Kept: the process has ended to be replaced, and the kernel goes on to forward as it was
+	// told. For two minutes the controller counts on the next process.
+	// +optional
+	Kept bool `json:"kept,omitempty"`
 }
 
 // SegmentReport is the speaker's view of one segment.

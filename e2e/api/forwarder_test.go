@@ -85,11 +85,20 @@ func forwards(t *testing.T, ns string, r *running) {
 	speaks(t, strings.Replace(canForward, "virtualServers: 0", "virtualServers: 7", 1))
 	speaks(t, strings.Replace(canForward, "state: Ready", "state: Restarting", 1))
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "192.0.2.0 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that is Restarting; see kubectl get speakerstatuses")
+	const stopped = "192.0.2.0 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that is Stopped; see kubectl get speakerstatuses"
+	ended := strings.Replace(canForward, "state: Ready", "state: Stopped", 1)
+	speaks(t, strings.Replace(ended, "virtualServers: 0", "virtualServers: 7, kept: true", 1))
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, stopped)
 	speaks(t, canForward)
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS)
-	if got := r.writes(t) - writes; got != 2 {
-		t.Errorf("%v writes while the speaker restarts, want those of the condition, 2", got)
+	if got := r.writes(t) - writes; got != 3 {
+		t.Errorf("%v writes while the speaker restarts, want those of the condition, 3", got)
 	}
+	// One that has ended for good is not.
+	speaks(t, ended)
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, stopped)
+	speaks(t, canForward)
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS)
 
 	// Another scheduler is one that the node lacks.
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/ipvs-scheduler":"wlc"}}}`)
