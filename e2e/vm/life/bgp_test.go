@@ -33,6 +33,7 @@ func (l *life) routedTo(t, _ *testing.T) {
 	l.awaitRoute(t, plain)
 	l.awaitModeOf(t, "routed", corev1.LoadBalancerIPModeProxy)
 	l.awaitRoute(t, routed)
+	_, before := l.servers(t)
 	cluster.Eventually(t, func(context.Context) error {
 		conn, err := cluster.Dial(far, "tcp", routed, port)
 		if err != nil {
@@ -40,14 +41,14 @@ func (l *life) routedTo(t, _ *testing.T) {
 		}
 		defer conn.Close()
 		answer, err := cluster.Say(conn)
-		if err == nil && answer.ClientAddress().String() != farIPv4 {
-			err = fmt.Errorf("%s saw %s, want the client", answer.Pod, answer.Client)
+		if err != nil {
+			return err
 		}
-		return err
-	})
-	cluster.Eventually(t, func(context.Context) error { // its counters lag by 2 s
-		if _, connections := l.servers(t); connections["TCP "+routed+":7000"] == 0 {
-			return fmt.Errorf("IPVS did not forward: %v", connections)
+		if answer.ClientAddress().String() != farIPv4 {
+			return fmt.Errorf("%s saw %s, want the client", answer.Pod, answer.Client)
+		}
+		if l.since(t, before)["TCP "+routed+":7000"] <= 0 { // by counters that lag by 2 s
+			return fmt.Errorf("IPVS has counted no connection since %v", before)
 		}
 		return nil
 	})

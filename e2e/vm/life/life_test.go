@@ -59,15 +59,16 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	l.install(t)
 	l.Controller(t)
 	l.proxy = l.startProxy(t, "nftables")
-	l.start(t, "--ipvs")
-	l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
 	// Who answers ARP and NDP is another matter.
 	for _, a := range addresses {
 		cluster.Run(t, cluster.Client, "ip", "neigh", "replace", a, "lladdr", l.node.MAC(t), "dev", "eth0", "nud", "permanent")
 	}
-	for _, a := range addresses {
-		l.answered(t, a)
-	}
+	l.awaitMode(t, corev1.LoadBalancerIPModeVIP) // there is no speaker
+	l.answered(t)
+	l.start(t, "--ipvs")
+	l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
+	l.answered(t)
+	l.awaitIPVS(t)
 	parent := t
 	for _, part := range []struct {
 		name string
@@ -78,6 +79,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 		{"kube-proxy in mode ipvs comes first", l.besideIPVS}, // before others have the node tell of what it lacks
 		{"a router's packets are forwarded by IPVS", l.routedTo},
 		{"kube-proxy takes over and hands back", l.switches},
+		{"kube-proxy serves while sysctls cannot be written", l.failing},
 		{"a speaker without --ipvs removes what one with it left", l.switchedOff},
 		{"an uninstall leaves what is not ours", l.uninstalled},
 		{"a kube-proxy that starts deletes all virtual servers", l.flushed},
@@ -183,9 +185,12 @@ func (l *life) awaitModeOf(t *testing.T, name string, mode corev1.LoadBalancerIP
 	})
 }
 
-func (l *life) answered(t *testing.T, address string) {
+// answered waits until all addresses are answered.
+func (l *life) answered(t *testing.T) {
 	t.Helper()
-	cluster.Eventually(t, func(context.Context) error { return ask(address) })
+	for _, a := range addresses {
+		cluster.Eventually(t, func(context.Context) error { return ask(a) })
+	}
 }
 
 // setDataplane says who is to forward for the pool.

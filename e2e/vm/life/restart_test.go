@@ -21,6 +21,7 @@ const mostGap = 5 * time.Second
 
 // restarts kills the speaker, and then has it end in good order while its DaemonSet is there. The kernel goes on all the while.
 func (l *life) restarts(t, parent *testing.T) {
+	toKubeProxy := func() int { return strings.Count(l.Log(t, "controller"), `"ipMode":"VIP"`) }
 	talks := l.talk(t, 2)
 	for _, signal := range []os.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		name := signal.String()
@@ -28,6 +29,7 @@ func (l *life) restarts(t, parent *testing.T) {
 		if len(entries) != len(talks) {
 			t.Errorf("IPVS knows %d of %d connections: %q", len(entries), len(talks), entries)
 		}
+		told := toKubeProxy()
 		_, counted := l.servers(t)
 		come := l.newcomers(t, web4)
 		stop(t, l.speaker, signal)
@@ -42,6 +44,9 @@ func (l *life) restarts(t, parent *testing.T) {
 			if n < 0 {
 				t.Errorf("%s was made anew: it had %d connections, and %d less now", name, counted[name], -n)
 			}
+		}
+		if toKubeProxy() != told {
+			t.Errorf("%s: meanwhile the status had kube-proxy forward", name)
 		}
 		answered, failed, longest := come.end()
 		t.Logf("%s: %d new connections were answered, the longest time between two was %s", name, answered, longest.Round(time.Millisecond))

@@ -58,9 +58,25 @@ func (l *life) switches(t, _ *testing.T) {
 	change(v1alpha1.DataplaneIPVS, corev1.LoadBalancerIPModeProxy, func() { l.awaitIPVS(t) })
 }
 
-// awaitIPVS waits until new connections are IPVS's; its counters lag by 2 s.
+// awaitIPVS waits until new connections are IPVS's: kube-proxy, which follows the status with a delay, has taken back its rules, and
+// IPVS counts connections, by counters that lag by 2 s.
 func (l *life) awaitIPVS(t *testing.T) {
 	t.Helper()
+	cluster.Eventually(t, func(context.Context) error {
+		tables := cluster.Run(t, l.node.Name, "nft", "list", "tables")
+		for _, family := range []string{"ip", "ip6"} {
+			if !strings.Contains(tables, "table "+family+" kube-proxy") {
+				return fmt.Errorf("kube-proxy has no rules yet: %s", tables)
+			}
+			rules := cluster.Run(t, l.node.Name, "nft", "list", "map", family, "kube-proxy", "service-ips")
+			for _, a := range addresses {
+				if strings.Contains(rules, a+" ") {
+					return fmt.Errorf("kube-proxy has rules for %s: %s", a, rules)
+				}
+			}
+		}
+		return nil
+	})
 	_, before := l.servers(t)
 	cluster.Eventually(t, func(context.Context) error {
 		if err := ask(web4); err != nil {
@@ -141,6 +157,67 @@ func (l *life) uninstalled(t, parent *testing.T) {
 	l.start(parent, "--ipvs")
 	l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
 	l.awaitIPVS(t)
+}
+
+// failing has IPVS not work as a whole, though the kernel has it: the speaker cannot write its sysctls. kube-proxy serves until it can.
+func (l *life) failing(t, parent *testing.T) {
+	sysctls := filepath.Join(t.TempDir(), "vs")
+	mend := func() {
+		if err := os.Symlink("/proc/sys/net/ipv4/vs", sysctls); err != nil {
+			t.Fatal(err)
+		}
+	}
+	byKubeProxy := func() {
+		t.Helper()
+		l.awaitMode(t, corev1.LoadBalancerIPModeVIP)
+		l.answered(t)
+		l.awaitNotIPVS(t)
+	}
+	byIPVS := func() {
+		t.Helper()
+		l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
+		l.answered(t)
+		l.awaitIPVS(t)
+	}
+	stop(t, l.speaker, syscall.SIGTERM)
+	l.start(parent, "--ipvs", "--ipvs-sysctls="+sysctls) // it never worked
+	byKubeProxy()
+	mend()
+	byIPVS()
+	if err := os.Remove(sysctls); err != nil { // it worked once
+		t.Fatal(err)
+	}
+	byKubeProxy()
+	mend()
+	byIPVS()
+	stop(t, l.speaker, syscall.SIGTERM)
+	l.start(parent, "--ipvs")
+	byIPVS()
+}
+
+// awaitNotIPVS waits until new connections are kube-proxy's.
+func (l *life) awaitNotIPVS(t *testing.T) {
+	t.Helper()
+	cluster.Eventually(t, func(ctx context.Context) error {
+		_, before := l.servers(t)
+		for range 5 {
+			if err := ask(web4); err != nil {
+				return err
+			}
+		}
+		// The counters lag by 2 s.
+		timer := time.NewTimer(3 * time.Second)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if n := l.since(t, before)["TCP "+web4+":7000"]; n > 0 {
+			return fmt.Errorf("IPVS has counted %d connections", n)
+		}
+		return nil
+	})
 }
 
 // besideIPVS has kube-proxy run in mode ipvs. It wants the program ipset, for the rules around its virtual servers, which are not

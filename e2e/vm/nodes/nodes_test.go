@@ -361,15 +361,20 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) {
 	defer back()
 	begun := time.Now()
 	leave()
-	for _, address := range v.addresses() {
-		cluster.Eventually(t, func(context.Context) error {
-			if got, want := cluster.Believed(t, address), s.n2.MAC(t); got != want {
-				return fmt.Errorf("the client believes that %s answers for %s, want %s of n2", got, address, want)
+	// It is n2 by preference, and n3 if n2 is late by more than the 20 ms of its turn: a guest can hold a process up for that long.
+	var next *cluster.Node
+	cluster.Eventually(t, func(context.Context) error {
+		believed4, believed6 := cluster.Believed(t, v.ipv4), cluster.Believed(t, v.ipv6)
+		for _, next = range []*cluster.Node{s.n2, s.n3} {
+			if mac := next.MAC(t); believed4 == mac && believed6 == mac {
+				return nil
 			}
-			return nil
-		})
-		t.Logf("%s: the client was told of the next owner within %s", address, time.Since(begun).Round(time.Millisecond))
-		answered(t, cluster.Client, address, node(s.n2, address), s.pods["pod-2-1"], s.pods["pod-3-1"])
+		}
+		return fmt.Errorf("the client believes that %s answers for %s and %s for %s, want n2 or n3, for both", believed4, v.ipv4, believed6, v.ipv6)
+	})
+	t.Logf("the client was told of the next owner, %s, within %s", next.Name, time.Since(begun).Round(time.Millisecond))
+	for _, address := range v.addresses() {
+		answered(t, cluster.Client, address, node(next, address), s.pods["pod-2-1"], s.pods["pod-3-1"])
 	}
 	for address, client := range clients {
 		client.end()
