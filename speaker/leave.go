@@ -4,8 +4,11 @@ import (
 	"context"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -87,6 +90,20 @@ func (s *Speaker) report(ctx context.Context, r *reporter) {
 	}
 }
 
+// selected tells whether the DaemonSet wants a speaker on this node, by its nodeSelector and required affinity. A node that is not
+// known is none that somebody took out.
+func (s *Speaker) selected(set *appsv1.DaemonSet, p *planner) bool {
+	o, known, err := p.sources.node.GetStore().GetByKey(s.Node)
+	node, ok := o.(*corev1.Node)
+	return err != nil || !known || !ok || places(set, node)
+}
+
+// places is true of a selector that cannot be understood, too.
+func places(set *appsv1.DaemonSet, node *corev1.Node) bool {
+	wanted, err := nodeaffinity.GetRequiredNodeAffinity(&corev1.Pod{Spec: set.Spec.Template.Spec}).Match(node)
+	return wanted || err != nil
+}
+
 // departure tells why this process was told to end: the node leaves load balancing
 // for good, or the process is being replaced. It asks the API for what is; the
 // signal alone does not tell.
@@ -100,6 +117,8 @@ func (s *Speaker) departure(ctx context.Context, p *planner) (v1alpha1.SpeakerSt
 	switch {
 	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err), err == nil && set.DeletionTimestamp != nil:
 		return v1alpha1.SpeakerLeaving, "Berth is being uninstalled"
+	case err == nil && !s.selected(set, p):
+		return v1alpha1.SpeakerLeaving, "DaemonSet " + s.DaemonSet + " does not select the node any more"
 	case err != nil:
 		return v1alpha1.SpeakerRestarting, "told to end, and the API server does not say why"
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -65,15 +66,20 @@ func ask(ctx context.Context, c *http.Client, address netip.Addr) (Answer, error
 // AskLine sends a line to port 7000, by network "tcp" or "udp", and returns the
 // answer.
 func (s *Stage) AskLine(ctx context.Context, host, network string, address netip.Addr) (Answer, error) {
-	var answer Answer
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	conn, err := s.Dial(ctx, host, network, netip.AddrPortFrom(address, 7000).String())
 	if err != nil {
-		return answer, err
+		return Answer{}, err
 	}
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
+	return Say(conn, deadline)
+}
+
+// Say sends a line on a connection, and returns the answer if it comes in time.
+func Say(conn net.Conn, deadline time.Time) (Answer, error) {
+	var answer Answer
 	if err := conn.SetDeadline(deadline); err != nil {
 		return answer, err
 	}

@@ -51,21 +51,7 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 		return nil
 	})
 	// Answers come from both pods, which see the node as their client under policy Cluster.
-	seen := map[string]bool{}
-	cluster.Eventually(t, func(ctx context.Context) error {
-		answer, err := cluster.Ask(ctx, cluster.Client, address, 80)
-		if err != nil {
-			return err
-		}
-		seen[answer.Pod] = true
-		if got := answer.ClientAddress().String(); got != n1.Gateway4() {
-			return fmt.Errorf("%s saw %s, want the node", answer.Pod, got)
-		}
-		if len(seen) < 2 {
-			return fmt.Errorf("only %v answered", seen)
-		}
-		return nil
-	})
+	masqueraded(t, cluster.Client, address, n1)
 	// It is the node's MAC that the client was told, and the kernel holds the address on no interface.
 	if got, want := cluster.Neighbour(t, address), n1.MAC(t); got != want {
 		t.Errorf("the client's neighbour is %s, want %s", got, want)
@@ -92,21 +78,7 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	})
 	// The node's own pods and processes are masqueraded: a pod that is sent to itself would not know its own answer.
 	for _, from := range []string{"pod-1-1", n1.Name} {
-		seen := map[string]bool{}
-		cluster.Eventually(t, func(ctx context.Context) error {
-			answer, err := cluster.Ask(ctx, from, address, 80)
-			if err != nil {
-				return err
-			}
-			seen[answer.Pod] = true
-			if got := answer.ClientAddress().String(); got != n1.Gateway4() {
-				return fmt.Errorf("%s saw %s, want the node", answer.Pod, got)
-			}
-			if len(seen) < 2 {
-				return fmt.Errorf("only %v answered %s", seen, from)
-			}
-			return nil
-		})
+		masqueraded(t, from, address, n1)
 	}
 	// Only who may connect is let in.
 	c.Kubectl(t, "", "patch", "service", "web", "-p", `{"spec":{"loadBalancerSourceRanges":["10.0.0.0/8"]}}`)
@@ -366,4 +338,24 @@ func reach(address string, port int) error {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
+}
+
+// masqueraded waits until both pods have answered who asks from a namespace, and wants them to see the node as their client.
+func masqueraded(t *testing.T, from, address string, n *cluster.Node) {
+	t.Helper()
+	seen := map[string]bool{}
+	cluster.Eventually(t, func(ctx context.Context) error {
+		answer, err := cluster.Ask(ctx, from, address, 80)
+		if err != nil {
+			return err
+		}
+		seen[answer.Pod] = true
+		if got := answer.ClientAddress().String(); got != n.Gateway4() {
+			return fmt.Errorf("%s saw %s, want the node", answer.Pod, got)
+		}
+		if len(seen) < 2 {
+			return fmt.Errorf("only %v answered %s", seen, from)
+		}
+		return nil
+	})
 }

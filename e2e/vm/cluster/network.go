@@ -3,7 +3,6 @@
 package cluster
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -230,20 +229,7 @@ func DialFrom(space, network string, from int, host string, port int) (net.Conn,
 }
 
 // Say says a line on a connection, and returns the answer.
-func Say(conn net.Conn) (stage.Answer, error) {
-	var answer stage.Answer
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return answer, err
-	}
-	if _, err := conn.Write([]byte("hello\n")); err != nil {
-		return answer, err
-	}
-	line, err := bufio.NewReader(conn).ReadBytes('\n')
-	if err != nil {
-		return answer, err
-	}
-	return answer, json.Unmarshal(line, &answer)
-}
+func Say(conn net.Conn) (stage.Answer, error) { return stage.Say(conn, time.Now().Add(5*time.Second)) }
 
 // Ask asks over HTTP from a namespace, on a new connection.
 func Ask(ctx context.Context, space, host string, port int) (stage.Answer, error) {

@@ -81,6 +81,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 		{"kube-proxy takes over and hands back", l.switches},
 		{"kube-proxy serves while sysctls cannot be written", l.failing},
 		{"a speaker without --ipvs removes what one with it left", l.switchedOff},
+		{"a node that the DaemonSet does not select any more is left", l.deselected},
 		{"an uninstall leaves what is not ours", l.uninstalled},
 		{"a kube-proxy that starts deletes all virtual servers", l.flushed},
 	} {

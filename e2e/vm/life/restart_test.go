@@ -31,15 +31,13 @@ func (l *life) restarts(t, parent *testing.T) {
 		}
 		told := toKubeProxy()
 		_, counted := l.servers(t)
-		come := l.newcomers(t, web4)
+		come := cluster.StartNewcomers(t, web4, port)
 		stop(t, l.speaker, signal)
 		away := time.Now()
-		before := come.count()
-		cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 10) }) // without a speaker
+		come.AwaitMore(t, 10) // without a speaker
 		l.start(parent, "--ipvs")
 		t.Logf("%s: the speaker was away for %s", name, time.Since(away).Round(time.Millisecond))
-		before = come.count()
-		cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 40) }) // what it does at first, and each 2 s
+		come.AwaitMore(t, 40) // what it does at first, and each 2 s
 		for name, n := range l.since(t, counted) {
 			if n < 0 {
 				t.Errorf("%s was made anew: it had %d connections, and %d less now", name, counted[name], -n)
@@ -48,7 +46,7 @@ func (l *life) restarts(t, parent *testing.T) {
 		if toKubeProxy() != told {
 			t.Errorf("%s: meanwhile the status had kube-proxy forward", name)
 		}
-		answered, failed, longest := come.end()
+		answered, failed, longest := come.End()
 		t.Logf("%s: %d new connections were answered, the longest time between two was %s", name, answered, longest.Round(time.Millisecond))
 		if len(failed) > 0 || longest > mostGap {
 			t.Errorf("%s: new connections failed: %v; longest gap %s", name, failed, longest)

@@ -19,8 +19,10 @@ import (
 	"github.com/cloudflare/ipvs/netmask"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/e2e/stage"
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
@@ -35,16 +37,15 @@ func (l *life) switches(t, _ *testing.T) {
 		for range established {
 			talks = append(talks, newTalk(t, "tcp", web4))
 		}
-		come := l.newcomers(t, web4)
+		come := cluster.StartNewcomers(t, web4, port)
 		begun := time.Now()
 		l.setDataplane(t, to)
 		l.awaitMode(t, mode)
 		told := time.Since(begun)
 		done()
 		took := time.Since(begun)
-		before := come.count()
-		cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 20) })
-		answered, failed, longest := come.end()
+		come.AwaitMore(t, 20)
+		answered, failed, longest := come.End()
 		broken := endAll(talks)
 		t.Logf("to %s: ipMode %s after %s, done after %s; %d of %d established connections broke; %d new ones were answered and %d failed, longest time between two %s",
 			to, mode, told.Round(time.Millisecond), took.Round(time.Millisecond), len(broken), established, answered, len(failed), longest.Round(time.Millisecond))
@@ -94,15 +95,14 @@ func (l *life) switchedOff(t, parent *testing.T) {
 	if found := l.left(t); len(found) == 0 {
 		t.Fatal("nothing of Berth's is in the kernel, so nothing is shown")
 	}
-	come := l.newcomers(t, web4)
+	come := cluster.StartNewcomers(t, web4, port)
 	stop(t, l.speaker, syscall.SIGTERM)
 	l.start(parent)
 	l.awaitNothingLeft(t)
 	l.AwaitLog(t, "speaker-n1", "removed what a process with --ipvs left")
 	l.awaitMode(t, corev1.LoadBalancerIPModeVIP)
-	before := come.count()
-	cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 20) })
-	answered, failed, longest := come.end()
+	come.AwaitMore(t, 20)
+	answered, failed, longest := come.End()
 	t.Logf("%d new connections were answered and %d failed, longest time between two %s", answered, len(failed), longest.Round(time.Millisecond))
 	if len(failed) > 0 || longest > mostGap {
 		t.Errorf("new connections failed: %v; longest gap %s", failed, longest)
@@ -116,6 +116,32 @@ func (l *life) switchedOff(t, parent *testing.T) {
 		t.Errorf("the second speaker without --ipvs speaks of it: %s", log)
 	}
 	stop(t, l.speaker, syscall.SIGTERM)
+	l.start(parent, "--ipvs")
+	l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
+	l.awaitIPVS(t)
+}
+
+// deselected has the DaemonSet select other nodes before the speaker is told to end.
+func (l *life) deselected(t, parent *testing.T) {
+	sets := l.Kubernetes.AppsV1().DaemonSets(stage.Namespace)
+	choose := func(selector string) {
+		t.Helper()
+		patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"nodeSelector":%s}}}}`, selector)
+		if _, err := sets.Patch(t.Context(), "berth-speaker", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := l.left(t); len(found) == 0 {
+		t.Fatal("nothing of Berth's is in the kernel, so nothing is shown")
+	}
+	choose(`{"rack":"another"}`)
+	stop(t, l.speaker, syscall.SIGTERM)
+	if found := l.left(t); len(found) > 0 {
+		t.Errorf("in the kernel there are still %q", found)
+	}
+	l.awaitMode(t, corev1.LoadBalancerIPModeVIP)
+	l.answered(t)
+	choose("null")
 	l.start(parent, "--ipvs")
 	l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
 	l.awaitIPVS(t)
@@ -269,7 +295,7 @@ func (l *life) flushed(t, parent *testing.T) {
 	}
 	const repaired = "IPVS table was not as desired, and was repaired"
 	before := strings.Count(l.Log(t, "speaker-n1"), repaired)
-	come := l.newcomers(t, web4)
+	come := cluster.StartNewcomers(t, web4, port)
 	stop(t, l.proxy, syscall.SIGTERM)
 	l.proxy = l.startProxy(parent, "nftables", "PATH="+dir+":"+os.Getenv("PATH"))
 	cluster.Eventually(t, func(context.Context) error {
@@ -279,9 +305,8 @@ func (l *life) flushed(t, parent *testing.T) {
 		return nil
 	})
 	l.awaitIPVS(t)
-	before = come.count()
-	cluster.Eventually(t, func(context.Context) error { return come.atLeast(before + 20) })
-	answered, failed, longest := come.end()
+	come.AwaitMore(t, 20)
+	answered, failed, longest := come.End()
 	broken := endAll(talks)
 	t.Logf("%d of %d established connections broke; %d new ones were answered and %d failed, longest time between two %s",
 		len(broken), established, answered, len(failed), longest.Round(time.Millisecond))

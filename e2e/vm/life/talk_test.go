@@ -17,9 +17,6 @@ import (
 // talkEvery is how often each connection of a talk says something.
 const talkEvery = 200 * time.Millisecond
 
-// comesEvery is how often there is a new connection.
-const comesEvery = 50 * time.Millisecond
-
 // talk is a connection, or a flow of UDP, of the client that says something all the time.
 type talk struct {
 	network, address string
@@ -133,78 +130,6 @@ func ask(address string) error {
 	defer conn.Close()
 	_, err = cluster.Say(conn)
 	return err
-}
-
-// newcomers make one connection after the other to an address.
-type newcomers struct {
-	address string
-	ended   chan struct{}
-	done    chan struct{}
-
-	mu       sync.Mutex
-	answered int
-	failed   []error
-	longest  time.Duration // from one answer to the next
-}
-
-func (l *life) newcomers(t *testing.T, address string) *newcomers {
-	t.Helper()
-	n := &newcomers{address: address, ended: make(chan struct{}), done: make(chan struct{})}
-	if err := ask(address); err != nil {
-		t.Fatal(err)
-	}
-	go n.run()
-	t.Cleanup(func() { n.end() })
-	return n
-}
-
-func (n *newcomers) run() {
-	defer close(n.done)
-	tick := time.NewTicker(comesEvery)
-	defer tick.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-n.ended:
-			return
-		case <-tick.C:
-		}
-		err := ask(n.address)
-		n.mu.Lock()
-		if err != nil {
-			n.failed = append(n.failed, err)
-		} else {
-			n.answered++
-			n.longest = max(n.longest, time.Since(last))
-			last = time.Now()
-		}
-		n.mu.Unlock()
-	}
-}
-
-func (n *newcomers) count() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.answered
-}
-
-// end stops them, and says how they fared.
-func (n *newcomers) end() (answered int, failed []error, longest time.Duration) {
-	select {
-	case <-n.ended:
-	default:
-		close(n.ended)
-	}
-	<-n.done
-	return n.answered, n.failed, n.longest
-}
-
-// atLeast returns nil once so many were answered.
-func (n *newcomers) atLeast(want int) error {
-	if have := n.count(); have < want {
-		return fmt.Errorf("%d new connections were answered, want %d", have, want)
-	}
-	return nil
 }
 
 // hexPort is the client's port as the kernel writes it.

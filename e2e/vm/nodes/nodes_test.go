@@ -343,20 +343,12 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) {
 	lasting := map[string][]net.Conn{}
 	for _, address := range v.addresses() {
 		for range 3 {
-			conn, err := cluster.Dial(cluster.Client, "tcp", address, 7000)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			if _, err := cluster.Say(conn); err != nil {
-				t.Fatal(err)
-			}
-			lasting[address] = append(lasting[address], conn)
+			lasting[address] = append(lasting[address], connection(t, address))
 		}
 	}
-	clients := map[string]*newcomer{}
+	clients := map[string]*cluster.Newcomers{}
 	for _, address := range v.addresses() {
-		clients[address] = watch(address)
+		clients[address] = cluster.StartNewcomers(t, address, 7000)
 	}
 	defer back()
 	begun := time.Now()
@@ -377,13 +369,11 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) {
 		answered(t, cluster.Client, address, node(next, address), s.pods["pod-2-1"], s.pods["pod-3-1"])
 	}
 	for address, client := range clients {
-		client.end()
-		t.Logf("%s: of %d new connections %d failed: %v", address, len(client.failures)+client.answers, len(client.failures), errors.Join(client.failures...))
-		switch {
-		case planned && len(client.failures) > 1: // docs/operations.md, limits: one or two of thousands may be reset
-			t.Errorf("%d connections to %s failed in a planned move", len(client.failures), address)
-		case client.answers == 0:
-			t.Errorf("no connection to %s was tried with success", address)
+		client.AwaitMore(t, 5)
+		answers, failed, longest := client.End()
+		t.Logf("%s: of %d new connections %d failed, longest time between two answers %s: %v", address, answers+len(failed), len(failed), longest.Round(time.Millisecond), errors.Join(failed...))
+		if planned && len(failed) > 2 { // docs/operations.md, limits: one or two of thousands may be reset
+			t.Errorf("%d connections to %s failed in a planned move", len(failed), address)
 		}
 	}
 	for address, conns := range lasting {
@@ -398,40 +388,20 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) {
 	}
 }
 
-// newcomer is a client that makes new connections to an address, one after the other.
-type newcomer struct {
-	stop, done chan struct{}
-	answers    int
-	failures   []error
-}
-
-func watch(address string) *newcomer {
-	c := &newcomer{stop: make(chan struct{}), done: make(chan struct{})}
-	begun := time.Now()
-	go func() { // until end is called
-		defer close(c.done)
-		pace := time.NewTicker(50 * time.Millisecond)
-		defer pace.Stop()
-		for {
-			select {
-			case <-c.stop:
-				return
-			case <-pace.C:
-			}
-			tried := time.Since(begun)
-			if _, err := ask(cluster.Client, "tcp", address); err != nil {
-				c.failures = append(c.failures, fmt.Errorf("tried after %s, failed after %s: %w", tried, time.Since(begun), err))
-			} else {
-				c.answers++
-			}
+// connection is one that was answered, and lasts until the test ends.
+func connection(t *testing.T, address string) (conn net.Conn) {
+	t.Helper()
+	cluster.Eventually(t, func(context.Context) (err error) {
+		if conn, err = cluster.Dial(cluster.Client, "tcp", address, 7000); err != nil {
+			return err
 		}
-	}()
-	return c
-}
-
-func (c *newcomer) end() {
-	close(c.stop)
-	<-c.done
+		if _, err = cluster.Say(conn); err != nil {
+			return errors.Join(err, conn.Close())
+		}
+		return nil
+	})
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 // incapable: while one node that can forward is left, even if it is silent, no other answers for an address that IPVS forwards. With
