@@ -32,25 +32,32 @@ func TestMain(m *testing.M) {
 
 func TestAGuestOfEachKind(t *testing.T) {
 	for _, kind := range vm.Kinds() {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Setenv("BERTH_VM_KIND", string(kind))
-			t.Run("passes output on from another kernel", outputIsPassedOn)
-			t.Run("passes the exit status on", exitStatusIsPassedOn)
-			t.Run("does not change the host's files", hostFilesAreSafe)
-			t.Run("is killed when it does not end", endlessGuestIsKilled)
-			t.Run("ends when vm-exec is killed", guestEndsWithoutVMExec)
-			t.Run("ends when the caller of vm-exec is killed", guestEndsWithoutCaller)
-			t.Run("has no status without a program", missingProgramHasNoStatus)
-		})
+		for name, test := range map[string]func(*testing.T, guest){
+			"passes output on from another kernel":      outputIsPassedOn,
+			"passes the exit status on":                 exitStatusIsPassedOn,
+			"does not change the host's files":          hostFilesAreSafe,
+			"is killed when it does not end":            endlessGuestIsKilled,
+			"ends when vm-exec is killed":               guestEndsWithoutVMExec,
+			"ends when the caller of vm-exec is killed": guestEndsWithoutCaller,
+			"has no status without a program":           missingProgramHasNoStatus,
+		} {
+			t.Run(string(kind)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				test(t, guest{"BERTH_VM_KIND=" + string(kind)})
+			})
+		}
 	}
 }
 
-func outputIsPassedOn(t *testing.T) {
+// guest is the environment of the command.
+type guest []string
+
+func outputIsPassedOn(t *testing.T, g guest) {
 	var host unix.Utsname
 	if err := unix.Uname(&host); err != nil {
 		t.Fatal(err)
 	}
-	out, status := vmExec(t, nil, "/bin/sh", "-c", `uname -r; echo "$GREETING from $PWD" >&2`)
+	out, status := g.exec(t, "/bin/sh", "-c", `uname -r; echo "$GREETING from $PWD" >&2`)
 	if status != 0 {
 		t.Fatalf("exit status %d, output %q", status, out)
 	}
@@ -70,20 +77,20 @@ func outputIsPassedOn(t *testing.T) {
 	}
 }
 
-func exitStatusIsPassedOn(t *testing.T) {
+func exitStatusIsPassedOn(t *testing.T, g guest) {
 	for script, want := range map[string]int{
 		"exit 3":        3,
 		"kill -KILL $$": 128 + int(syscall.SIGKILL),
 	} {
-		if out, status := vmExec(t, nil, "/bin/sh", "-c", script); status != want {
+		if out, status := g.exec(t, "/bin/sh", "-c", script); status != want {
 			t.Errorf("%s: exit status %d, want %d; output %q", script, status, want, out)
 		}
 	}
 }
 
-func hostFilesAreSafe(t *testing.T) {
+func hostFilesAreSafe(t *testing.T, g guest) {
 	file := filepath.Join(t.TempDir(), "precious")
-	out, status := vmExec(t, nil, "/bin/sh", "-c", `echo gone >"$1"`, "sh", file)
+	out, status := g.exec(t, "/bin/sh", "-c", `echo gone >"$1"`, "sh", file)
 	if status == 0 || !strings.Contains(out, "Read-only file system") {
 		t.Errorf("writing %s: exit status %d, output %q", file, status, out)
 	}
@@ -92,30 +99,28 @@ func hostFilesAreSafe(t *testing.T) {
 	}
 }
 
-func endlessGuestIsKilled(t *testing.T) {
-	out, status := vmExec(t, []string{"BERTH_VM_TIMEOUT=3s"}, "/bin/sleep", "1000")
+func endlessGuestIsKilled(t *testing.T, g guest) {
+	out, status := append(g, "BERTH_VM_TIMEOUT=3s").exec(t, "/bin/sleep", "1000")
 	if status != noStatus || !strings.Contains(out, "BERTH_VM_TIMEOUT (3s)") {
 		t.Errorf("exit status %d, want %d; output %q", status, noStatus, out)
 	}
 }
 
 // guestEndsWithoutVMExec kills the command without a warning.
-func guestEndsWithoutVMExec(t *testing.T) {
-	cmd := vmCommand(t, t.TempDir(), nil, "/bin/sh", "-c", "echo up; exec sleep 1000")
+func guestEndsWithoutVMExec(t *testing.T, g guest) {
+	cmd := g.command(t, t.TempDir(), "/bin/sh", "-c", "echo up; exec sleep 1000")
 	startGuest(t, cmd)
-	guest := onlyChild(t, cmd.Process.Pid)
-	endsWith(t, cmd, guest)
+	endsWith(t, cmd, onlyChild(t, cmd.Process.Pid))
 }
 
 // guestEndsWithoutCaller kills the command's parent, as `go test` may be.
-func guestEndsWithoutCaller(t *testing.T) {
-	cmd := vmCommand(t, t.TempDir(), nil, "/bin/sh", "-c", "echo up; exec sleep 1000")
+func guestEndsWithoutCaller(t *testing.T, g guest) {
+	cmd := g.command(t, t.TempDir(), "/bin/sh", "-c", "echo up; exec sleep 1000")
 	cmd.Args = append([]string{"sh", "-c", `"$0" "$@"; exit $?`}, cmd.Args...)
 	cmd.Path = "/bin/sh"
 	startGuest(t, cmd)
 	vmExec := onlyChild(t, cmd.Process.Pid)
-	guest := onlyChild(t, vmExec)
-	endsWith(t, cmd, vmExec, guest)
+	endsWith(t, cmd, vmExec, onlyChild(t, vmExec))
 }
 
 // startGuest waits for the program in the guest, which says that it is up.
@@ -188,27 +193,27 @@ func onlyChild(t *testing.T, parent int) int {
 	return children[0]
 }
 
-func missingProgramHasNoStatus(t *testing.T) {
-	out, status := vmExec(t, nil, "/berth/no/such/program")
+func missingProgramHasNoStatus(t *testing.T, g guest) {
+	out, status := g.exec(t, "/berth/no/such/program")
 	if status != noStatus || !strings.Contains(out, "start /berth/no/such/program") {
 		t.Errorf("exit status %d, want %d; output %q", status, noStatus, out)
 	}
 }
 
 func TestAnUnknownKindIsRefused(t *testing.T) {
-	out, status := vmExec(t, []string{"BERTH_VM_KIND=kvm"}, "/bin/true")
+	out, status := guest{"BERTH_VM_KIND=kvm"}.exec(t, "/bin/true")
 	if status != noStatus || !strings.Contains(out, `BERTH_VM_KIND: there is no kind of guest "kvm": use "uml" or "qemu"`) {
 		t.Errorf("exit status %d, want %d; output %q", status, noStatus, out)
 	}
 }
 
-// vmExec runs the command in a process of its own and checks that it leaves neither a control folder
+// exec runs the command in a process of its own and checks that it leaves neither a control folder
 // nor a process of the guest.
-func vmExec(t *testing.T, env []string, args ...string) (string, int) {
+func (g guest) exec(t *testing.T, args ...string) (string, int) {
 	t.Helper()
 	tmp := t.TempDir()
 	var out bytes.Buffer
-	cmd := vmCommand(t, tmp, env, args...)
+	cmd := g.command(t, tmp, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -222,7 +227,7 @@ func vmExec(t *testing.T, env []string, args ...string) (string, int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-func vmCommand(t *testing.T, tmp string, env []string, args ...string) *exec.Cmd {
+func (g guest) command(t *testing.T, tmp string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -230,6 +235,6 @@ func vmCommand(t *testing.T, tmp string, env []string, args ...string) *exec.Cmd
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), asCommand+"=1", "GREETING=hello", "TMPDIR="+tmp)
-	cmd.Env = append(cmd.Env, env...)
+	cmd.Env = append(cmd.Env, g...)
 	return cmd
 }

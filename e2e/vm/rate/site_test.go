@@ -53,6 +53,8 @@ func newSite(b *testing.B) *site {
 	for i, path := range []string{byIPVS, byKubeProxy, routed, bare} {
 		s.ports[path] = &ports{first: 1024 + i*portsOfAPath}
 	}
+	// Whoever else connects from there takes none of these.
+	cluster.Run(b, cluster.Client, "sysctl", "-qw", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 1024+4*portsOfAPath, 65535))
 	s.Apply(b, objects)
 	s.Start(b, "n1", "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(), "--proxy-mode=nftables",
 		"--hostname-override=n1", "--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary", "--healthz-bind-address=127.0.0.1:10256",
@@ -149,7 +151,13 @@ func (s *site) populate(b *testing.B, number int) {
 	const ports = 4
 	want := ports * (number + len(variants))
 	cluster.Eventually(b, func(context.Context) error {
-		if n := strings.Count(cluster.Run(b, "n1", "cat", "/proc/net/ip_vs"), " rr "); n != want {
+		n := 0
+		for line := range strings.Lines(cluster.Run(b, "n1", "cat", "/proc/net/ip_vs")) {
+			if strings.HasPrefix(line, "TCP") || strings.HasPrefix(line, "UDP") { // those by mark are of policy Local besides
+				n++
+			}
+		}
+		if n != want {
 			return fmt.Errorf("IPVS has %d virtual servers, want %d", n, want)
 		}
 		return nil
