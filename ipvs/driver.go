@@ -87,7 +87,7 @@ func (d *Driver) Sync(group string, desired Table) {
 //
 // It reads and writes the network namespace of the thread that it runs on when it starts.
 func (d *Driver) Run(ctx context.Context) error {
-	k := &keeper{Driver: d}
+	k := &keeper{Driver: d, touched: map[netip.Addr]bool{}}
 	defer k.disconnect()
 	ticker := time.NewTicker(d.interval)
 	defer ticker.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
@@ -48,10 +49,14 @@ func (f *fake) table() (Table, error) {
 	return maps.Clone(Table(f.servers)), nil
 }
 
-func (f *fake) glance() (uint64, error) {
+func (f *fake) glance() (map[Frontend]uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return digest(fmt.Appendln(nil, f.servers)), nil // fmt sorts maps
+	all := map[Frontend]uint64{}
+	for at, v := range f.servers {
+		all[at] = maphash.String(digestSeed, fmt.Sprint(v))
+	}
+	return all, nil
 }
 
 func (f *fake) virtualServer(at Frontend) (VirtualServer, bool, error) {
@@ -267,26 +272,92 @@ func TestFewVirtualServersAreComparedInEveryPass(t *testing.T) {
 	})
 }
 
-func TestDigest(t *testing.T) {
+func TestDigests(t *testing.T) {
 	const text = "IP Virtual Server version 1.2.1 (size=4096)\n" +
+		"Prot LocalAddress:Port Scheduler Flags\n" +
+		"  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n" +
 		"TCP  C000020A:0050 rr persistent 10800 FFFFFFFF\n" +
-		"  -> 0A01000B:1F90      Masq    1      0          0         \n"
-	before := digest([]byte(text))
+		"  -> 0A01000B:1F90      Masq    1      0          0         \n" +
+		"UDP  [2001:0db8:0000:0000:0000:0000:0000:000a]:0035 mh (mh-port) \n" +
+		"  -> [fd00:0000:0000:0000:0000:0000:0000:0001]:0035      Masq    1      7          8         \n" +
+		"FWM  B7000001 lc \n" +
+		"FWM  B7000001 sh \n" +
+		"FWM  00000007 lc \n"
+	four := Frontend{Address: netip.MustParseAddr("192.0.2.10"), Port: 80, Protocol: TCP}
+	six := Frontend{Address: netip.MustParseAddr("2001:db8::a"), Port: 53, Protocol: UDP}
+	mark4, mark6 := Marked(0xb7000001, four.Address), Marked(0xb7000001, six.Address)
+	before, err := digests([]byte(text))
+	if err != nil || len(before) != 4 {
+		t.Fatalf("digests of %v, %v", before, err)
+	}
 	for _, test := range []struct {
 		old, new string
-		same     bool
+		changed  []Frontend
 	}{
-		{"0          0 ", "23         4 ", true},
-		{"Masq    1 ", "Masq    2 ", false},
-		{"Masq ", "Route", false},
-		{"10800", "10801", false},
-		{"rr", "lc", false},
+		{"0          0 ", "23         4 ", nil},
+		{"7          8 ", "0          0 ", nil},
+		{"Masq    1      0", "Masq    2      0", []Frontend{four}},
+		{"Masq    1      7", "Route   1      7", []Frontend{six}},
+		{"10800", "10801", []Frontend{four}},
+		{"rr", "lc", []Frontend{four}},
+		{"mh-port", "mh-fallback", []Frontend{six}},
+		{" sh ", " dh ", []Frontend{mark4, mark6}},
+		{"FWM  B7000001 sh \n", "", []Frontend{mark4, mark6}},
+		{"00000007 lc", "00000008 rr", nil},
+		{"C000020A:0050", "C000020A:0051", []Frontend{four}},
 	} {
-		changed := strings.Replace(text, test.old, test.new, 1)
-		if same := digest([]byte(changed)) == before; changed == text || same != test.same {
-			t.Errorf("%q for %q: the same digest: %v", test.new, test.old, same)
+		text := strings.Replace(text, test.old, test.new, 1)
+		after, err := digests([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var changed []Frontend
+		for _, f := range []Frontend{four, six, mark4, mark6} {
+			if before[f] != after[f] {
+				changed = append(changed, f)
+			}
+		}
+		if !slices.Equal(changed, test.changed) {
+			t.Errorf("%q for %q: changed are %v, want %v", test.new, test.old, changed, test.changed)
 		}
 	}
+	for _, bad := range []string{"TCP  C000020A rr\n", "TCP  C000020A:10000 rr\n", "UDP  [2001:zz]:0035 rr\n", "FWM  7FFFFFFFF rr\n"} {
+		if found, err := digests([]byte(bad)); err == nil {
+			t.Errorf("%q was understood as %v", bad, found)
+		}
+	}
+}
+
+// One changed virtual server costs its own questions, not those of all others.
+func TestAChangeIsComparedAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := run(t, f, Table{at(80): server("rr", "1")})
+		many := Table{}
+		for i := range 1000 {
+			other := at(80)
+			other.Address = netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+			many[other] = server("rr", "1 2")
+		}
+		deleted := at(80)
+		deleted.Address = netip.MustParseAddr("198.18.2.1")
+		d.Sync("many", many)
+		pass(4 * time.Second)
+		f.with(func() { f.reads = 0 })
+		d.Sync("a", Table{at(80): server("rr", "2")})
+		pass(200 * time.Millisecond)
+		f.with(func() { t.Logf("%d questions for the change", f.reads); f.reads = 0 })
+		f.with(func() { delete(f.servers, deleted) }) // by somebody else
+		pass(4 * time.Second)
+		f.with(func() {
+			if _, there := f.servers[deleted]; !there {
+				t.Error("what somebody deleted is not there")
+			}
+			if f.reads > 200 {
+				t.Errorf("%d questions in four seconds, of more than a thousand virtual servers", f.reads)
+			}
+		})
+	})
 }
 
 func TestMovesKeepConnections(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,10 +22,10 @@ type keeper struct {
 	lacksIPVS  time.Time
 	schedulers map[string]time.Time
 
-	// The kernel was as desired when it was compared, and looked so.
-	settled  bool
-	looks    uint64
+	// When all was compared last, and what the kernel looked like since when it was as desired; nil: it was not.
 	compared time.Time
+	looks    map[Frontend]uint64
+	touched  map[netip.Addr]bool // that Sync changed since: what else is at them may have become ours
 }
 
 // scope says how much a pass compares.
@@ -62,12 +63,13 @@ func (k *keeper) pass(ctx context.Context, s scope) {
 
 // work is what one pass does.
 type work struct {
-	all      bool
-	dirty    map[Frontend]bool // what Sync changed
-	desired  Table             // everything, or what is dirty
-	actual   Table             // the same part of the kernel's table
-	repaired int               // operations on what Sync did not change
-	problems map[Frontend]error
+	all                  bool
+	dirty                map[Frontend]bool // what Sync changed
+	desired              Table             // everything, or what is dirty
+	part                 map[Frontend]bool // of everything, what is compared; nil: all
+	actual               Table             // the same part of the kernel's table
+	operations, repaired int               // all, and those on what Sync did not change
+	problems             map[Frontend]error
 }
 
 func (k *keeper) work(s scope) *work {
@@ -91,7 +93,7 @@ func (k *keeper) leave() {
 }
 
 func (k *keeper) disconnect() {
-	k.settled = false
+	k.looks = nil
 	if k.edge != nil {
 		_ = k.edge.close() // nothing is lost with it
 		k.edge = nil
@@ -138,26 +140,67 @@ func (k *keeper) open() error {
 }
 
 // compare reads the kernel's table and makes it as desired. To read all of it costs a question for each virtual
-// server, so that is left out when a glance shows no difference from the last time.
+// server, so only those are read that look different from when they were as desired: what Sync or somebody else changed.
 func (k *keeper) compare(ctx context.Context, w *work) error {
-	var looks uint64
-	var blind error
+	for f := range w.dirty {
+		if f.Mark == 0 { // those by mark are ours anyway
+			k.touched[f.Address] = true
+		}
+	}
+	var looks map[Frontend]uint64
 	if w.all {
-		looks, blind = k.edge.servers.glance()
+		looks = k.look(w)
+		if w.part != nil && len(w.part) == 0 {
+			return nil
+		}
 	}
-	if w.all && blind == nil && len(w.dirty) == 0 && k.settled && looks == k.looks && time.Since(k.compared) < min(thorough, time.Duration(len(w.desired))*perServer) {
-		return nil
-	}
-	k.settled = false
-	var err error
-	if w.actual, err = k.read(w, w.dirty); err != nil {
-		return err
-	}
-	operations, err := k.write(ctx, w)
-	if err == nil && w.all && operations == 0 && len(w.problems) == 0 {
-		k.settled, k.looks, k.compared = blind == nil, looks, time.Now()
+	err := k.repair(ctx, w)
+	switch {
+	case err != nil || len(w.problems) > 0:
+		k.looks = nil
+	case w.all && w.operations == 0:
+		k.looks = looks
+		clear(k.touched)
+		if w.part == nil {
+			k.compared = time.Now()
+		}
 	}
 	return err
+}
+
+// look glances at the kernel's table, and says what of it is to be compared.
+func (k *keeper) look(w *work) map[Frontend]uint64 {
+	looks, err := k.edge.servers.glance()
+	if err != nil || k.looks == nil || time.Since(k.compared) >= min(thorough, time.Duration(len(w.desired))*perServer) {
+		return looks
+	}
+	part := maps.Clone(w.dirty)
+	for f, digest := range looks {
+		if k.looks[f] != digest || f.Mark == 0 && k.touched[f.Address] {
+			part[f] = true
+		}
+	}
+	for f := range k.looks {
+		if _, still := looks[f]; !still {
+			part[f] = true
+		}
+	}
+	if len(part) <= many {
+		w.part = part
+	}
+	return looks
+}
+
+// repair reads what is to be compared, and makes it as desired.
+func (k *keeper) repair(ctx context.Context, w *work) (err error) {
+	some := w.dirty
+	if w.part != nil {
+		some = w.part
+	}
+	if w.actual, err = k.read(w, some); err != nil {
+		return err
+	}
+	return k.write(ctx, w)
 }
 
 // refresh sees to what is the same for all virtual servers, and learns which addresses are ours.
@@ -208,7 +251,7 @@ func (k *keeper) deliver(w *work) error {
 
 // read returns all of the kernel's table, or that of some frontends if they are few.
 func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
-	if w.all && (w.actual == nil || len(some) > many) {
+	if w.all && w.part == nil && (w.actual == nil || len(some) > many) {
 		return k.edge.servers.table()
 	}
 	t := Table{}
@@ -224,14 +267,17 @@ func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
 	return t, nil
 }
 
-// write carries out what Diff says, reads back what was written, and returns the number of operations. An error
-// is of IPVS as a whole.
-func (k *keeper) write(ctx context.Context, w *work) (int, error) {
+// write carries out what Diff says, and reads back what was written. An error is of IPVS as a whole.
+func (k *keeper) write(ctx context.Context, w *work) error {
 	owned := ownedAt(func(a netip.Addr) bool { _, ours := k.served[a]; return ours })
-	operations, problems := Diff(w.desired, w.actual, owned)
-	w.problems = problems
+	desired := w.desired
+	if w.part != nil {
+		desired = only(desired, w.part)
+	}
+	operations, problems := Diff(desired, w.actual, owned)
+	w.problems, w.operations = problems, len(operations)
 	if len(operations) == 0 {
-		return len(operations), nil
+		return nil
 	}
 	refused := map[Frontend]error{}
 	written := map[Frontend]bool{}
@@ -245,19 +291,13 @@ func (k *keeper) write(ctx context.Context, w *work) (int, error) {
 		}
 	}
 	if err := k.applyAll(ctx, operations, apply); err != nil {
-		return 0, err
+		return err
 	}
 	shown, err := k.read(w, written)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	desired := Table{}
-	for f := range written {
-		if v, ok := w.desired[f]; ok {
-			desired[f] = v
-		}
-	}
-	different, _ := Diff(desired, only(shown, written), owned)
+	different, _ := Diff(only(w.desired, written), only(shown, written), owned)
 	for _, o := range different {
 		if err := refused[o.Frontend]; err != nil {
 			w.problems[o.Frontend] = err
@@ -265,7 +305,7 @@ func (k *keeper) write(ctx context.Context, w *work) (int, error) {
 			w.problems[o.Frontend] = fmt.Errorf("the kernel accepted a change of virtual server %s and does not show it: still to do: %s", o.Frontend, o)
 		}
 	}
-	return len(operations), nil
+	return nil
 }
 
 func (k *keeper) apply(o Operation) error {

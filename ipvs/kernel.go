@@ -2,11 +2,14 @@ package ipvs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	lib "github.com/cloudflare/ipvs"
@@ -24,8 +27,9 @@ var ErrNoScheduler = errors.New("the kernel has no such IPVS scheduler: load its
 type virtualServers interface {
 	// table reads everything but virtual servers by firewall marks that are not ours.
 	table() (Table, error)
-	// glance returns a digest of what table would show, but for flags and thresholds, at a twentieth of the cost.
-	glance() (uint64, error)
+	// glance returns a digest of each virtual server that table would show, but for flags and thresholds, at a twentieth of the
+	// cost. Those by one mark are told from one another by nothing: they have a digest in common.
+	glance() (map[Frontend]uint64, error)
 	// virtualServer reads one; false: there is none.
 	virtualServer(Frontend) (VirtualServer, bool, error)
 	// apply does one operation. That it returns no error does not say that the kernel shows it.
@@ -109,23 +113,38 @@ func (k kernel) destinations(s lib.Service) ([]lib.DestinationExtended, error) {
 // listing is the whole table as text, for the calling thread's network namespace.
 const listing = "/proc/thread-self/net/ip_vs"
 
-func (k kernel) glance() (uint64, error) {
+func (k kernel) glance() (map[Frontend]uint64, error) {
 	text, err := os.ReadFile(listing)
 	if err != nil {
-		return 0, explain("read the IPVS table", err)
+		return nil, explain("read the IPVS table", err)
 	}
-	return digest(text), nil
+	return digests(text)
 }
 
 var digestSeed = maphash.MakeSeed()
 
-// digest leaves out the numbers of connections, which end the line of a real server.
-func digest(text []byte) uint64 {
+// digests leaves out the numbers of connections, which end the line of a real server.
+func digests(listing []byte) (map[Frontend]uint64, error) {
+	all := map[Frontend]uint64{}
+	var of []Frontend
 	var h maphash.Hash
 	h.SetSeed(digestSeed)
-	for line := range bytes.Lines(text) {
+	end := func() {
+		for _, f := range of {
+			all[f] += h.Sum64()
+		}
+		of = nil
+		h.Reset()
+	}
+	for line := range bytes.Lines(listing) {
 		line = bytes.TrimRight(line, " \n")
-		if bytes.HasPrefix(line, []byte("  ->")) {
+		if fields := bytes.Fields(line); len(fields) >= 3 && protocols[string(fields[0])] {
+			end()
+			var err error
+			if of, err = listed(string(fields[0]), string(fields[1])); err != nil {
+				return nil, fmt.Errorf("read /proc/net/ip_vs: %q: %w", line, err)
+			}
+		} else if bytes.HasPrefix(line, []byte("  ->")) {
 			for range 2 {
 				line = bytes.TrimRight(line, "0123456789")
 				line = bytes.TrimRight(line, " ")
@@ -134,7 +153,45 @@ func digest(text []byte) uint64 {
 		_, _ = h.Write(line) // it never fails
 		_ = h.WriteByte('\n')
 	}
-	return h.Sum64()
+	end()
+	return all, nil
+}
+
+// protocols begin the line of a virtual server.
+var protocols = map[string]bool{"TCP": true, "UDP": true, "SCTP": true, "FWM": true}
+
+// listed returns the frontend of a line of the listing: "TCP", "C6120001:0050" or "[2001:0db8:0000:0000:0000:0000:0000:0001]:0050".
+// For "FWM", "B7000001" that is one of each family, and none for marks of others.
+func listed(protocol, where string) ([]Frontend, error) {
+	if protocol == "FWM" {
+		mark, err := strconv.ParseUint(where, 16, 32)
+		if err != nil || uint32(mark)&MarksMask != Marks {
+			return nil, err
+		}
+		return []Frontend{Marked(uint32(mark), netip.IPv4Unspecified()), Marked(uint32(mark), netip.IPv6Unspecified())}, nil
+	}
+	colon := strings.LastIndexByte(where, ':')
+	if colon < 0 {
+		return nil, errors.New("there is no port")
+	}
+	port, err := strconv.ParseUint(where[colon+1:], 16, 16)
+	if err != nil {
+		return nil, err
+	}
+	f := Frontend{Port: uint16(port)}
+	for _, p := range []Protocol{TCP, UDP, SCTP} {
+		if p.String() == protocol {
+			f.Protocol = p
+		}
+	}
+	if host, is6 := strings.CutPrefix(where[:colon], "["); is6 {
+		f.Address, err = netip.ParseAddr(strings.TrimSuffix(host, "]"))
+	} else {
+		var a uint64
+		a, err = strconv.ParseUint(host, 16, 32)
+		f.Address = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(a))))
+	}
+	return []Frontend{f}, err
 }
 
 func (k kernel) virtualServer(f Frontend) (VirtualServer, bool, error) {
