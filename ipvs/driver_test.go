@@ -328,6 +328,19 @@ func TestDigests(t *testing.T) {
 	}
 }
 
+func FuzzDigests(f *testing.F) {
+	f.Add("TCP  C000020A:0050 rr \n  -> 0A01000B:1F90      Masq    1      0          0         \nFWM  B7000001 sh \n")
+	f.Add("SCTP [2001:0db8:0000:0000:0000:0000:0000:000a]:0035 mh (mh-port) \nUDP  : rr\n")
+	f.Fuzz(func(t *testing.T, listing string) {
+		found, err := digests([]byte(listing))
+		for at := range found {
+			if err != nil || !at.Address.IsValid() || at.Mark != 0 && at.Mark&MarksMask != Marks {
+				t.Errorf("%q: %v, %v", listing, at, err)
+			}
+		}
+	})
+}
+
 // One changed virtual server costs its own questions, not those of all others.
 func TestAChangeIsComparedAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
