@@ -123,11 +123,7 @@ func (p *planner) reviewPods() {
 		return
 	}
 	prefixes, complaint := p.PodCIDRs, ""
-	if o, exists, err := p.sources.node.GetStore().GetByKey(p.Node); err == nil && exists && len(prefixes) == 0 {
-		node, ok := o.(*corev1.Node)
-		if !ok {
-			return
-		}
+	if node := p.sources.nodeObject(p.Node); node != nil && len(prefixes) == 0 {
 		prefixes = podCIDRs(node)
 	}
 	if len(prefixes) == 0 {
@@ -150,9 +146,8 @@ func podCIDRs(node *corev1.Node) []netip.Prefix {
 
 // reaches tells whether the kernel of a node answers at its InternalIPs. Of a node that is no more nobody wants to know.
 func (p *planner) reaches(ctx context.Context, name string) bool {
-	o, exists, err := p.sources.node.GetStore().GetByKey(name)
-	node, ok := o.(*corev1.Node)
-	return err == nil && exists && ok && reachable(ctx, internalIPs(node))
+	node := p.sources.nodeObject(name)
+	return node != nil && reachable(ctx, internalIPs(node))
 }
 
 // reviewForwarder takes in with which schedulers this node can forward.

@@ -93,9 +93,8 @@ func (s *Speaker) report(ctx context.Context, r *reporter) {
 // selected tells whether the DaemonSet wants a speaker on this node, by its nodeSelector and required affinity. A node that is not
 // known is none that somebody took out.
 func (s *Speaker) selected(set *appsv1.DaemonSet, p *planner) bool {
-	o, known, err := p.sources.node.GetStore().GetByKey(s.Node)
-	node, ok := o.(*corev1.Node)
-	return err != nil || !known || !ok || places(set, node)
+	node := p.sources.nodeObject(s.Node)
+	return node == nil || places(set, node)
 }
 
 // places is true of a selector that cannot be understood, too.

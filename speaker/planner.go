@@ -335,9 +335,8 @@ func (p *planner) syncPeers() {
 // reviewRouterID follows the annotation of this Node. One that is gone changes nothing: its routes are
 // withdrawn in good order.
 func (p *planner) reviewRouterID() {
-	o, exists, err := p.sources.node.GetStore().GetByKey(p.Node)
-	node, ok := o.(*corev1.Node)
-	if err != nil || !exists || !ok {
+	node := p.sources.nodeObject(p.Node)
+	if node == nil {
 		return
 	}
 	id, complaint := askedRouterID(node, p.routerID)

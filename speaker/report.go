@@ -366,9 +366,8 @@ func (r *reporter) write(ctx context.Context) error {
 
 // owner makes the report go with the Node, as the API has it now.
 func (r *reporter) owner() []metav1.OwnerReference {
-	o, exists, err := r.sources.node.GetStore().GetByKey(r.Node)
-	node, ok := o.(*corev1.Node)
-	if err != nil || !exists || !ok {
+	node := r.sources.nodeObject(r.Node)
+	if node == nil {
 		return nil
 	}
 	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}

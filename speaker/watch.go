@@ -268,11 +268,20 @@ func (s *sources) nodes() map[string]Node {
 	return nodes
 }
 
-// nodeReady tells whether the API calls the Node ready.
-func (s *sources) nodeReady(name string) bool {
+// nodeObject returns the Node of that name, or nil.
+func (s *sources) nodeObject(name string) *corev1.Node {
 	o, exists, err := s.node.GetStore().GetByKey(name)
 	node, ok := o.(*corev1.Node)
-	return err == nil && exists && ok && ready(node)
+	if err != nil || !exists || !ok {
+		return nil
+	}
+	return node
+}
+
+// nodeReady tells whether the API calls the Node ready.
+func (s *sources) nodeReady(name string) bool {
+	node := s.nodeObject(name)
+	return node != nil && ready(node)
 }
 
 func ready(node *corev1.Node) bool {
