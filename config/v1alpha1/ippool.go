@@ -180,6 +180,12 @@ type IPPoolSpec struct {
 	// +listType=atomic
 	Reserved []string `json:"reserved,omitempty"`
 
+	// TakeOver makes Berth adopt Services without a loadBalancerClass whose addresses,
+	// written into their status by another load balancer, are all of this pool. The
+	// Services keep their addresses. Otherwise Berth leaves such Services alone.
+	// +optional
+	TakeOver bool `json:"takeOver,omitempty"`
+
 	// Sharing says which Services may share an address by the same annotation
 	// berth.dev/sharing-key: those of one namespace (WithinNamespace, the default), or
 	// of any namespaces (AcrossNamespaces).
@@ -204,7 +210,9 @@ type IPPoolSpec struct {
 type IPPoolStatus struct {
 	// Conditions of the pool. Ready is False when a part of it is not in effect,
 	// with the entry at fault and the remedy. Conflict is True when another pool
-	// claims some of the same addresses, and names it.
+	// claims some of the same addresses, and names it. AddressesExcluded is True when
+	// addresses of the pool are in use elsewhere and are not given; it names the first
+	// few, and whose they are.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -215,6 +223,35 @@ type IPPoolStatus struct {
 	// IPv6 addresses: how many there are and are in use.
 	// +optional
 	IPv6 *AddressUsage `json:"ipv6,omitempty"`
+	// Resting addresses were freed a moment ago; only the Service that had them gets them
+	// back before their time is over. Of very many those that rest longest.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=address
+	Resting []RestingAddress `json:"resting,omitempty"`
+	// Recent ranges hold every address that a Service has or that rests, and perhaps
+	// some between them: a new leader lets those of them rest that no Service has any more.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=96
+	// +listType=atomic
+	Recent []string `json:"recent,omitempty"`
+}
+
+// RestingAddress is an address that was freed a moment ago.
+type RestingAddress struct {
+	// Address that rests.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address"`
+	// Service that had it, as namespace/name; it gets the address back at once.
+	// +optional
+	// +kubebuilder:validation:MaxLength=320
+	Service string `json:"service,omitempty"`
+	// Until when it rests.
+	// +required
+	Until metav1.Time `json:"until"`
 }
 
 // AddressUsage counts the addresses of one family in a pool. Counts that may pass
@@ -227,6 +264,12 @@ type AddressUsage struct {
 	// Kept by IPReservations and held by no Service.
 	// +optional
 	Kept int64 `json:"kept,omitempty"`
+	// Excluded addresses, in decimal: they are in use elsewhere, and no Service has them.
+	// +optional
+	Excluded string `json:"excluded,omitempty"`
+	// Resting addresses were freed a moment ago.
+	// +optional
+	Resting int64 `json:"resting,omitempty"`
 	// Free addresses, in decimal; reserved and edge addresses are among them.
 	Free string `json:"free"`
 }

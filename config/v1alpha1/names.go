@@ -16,6 +16,9 @@ const (
 	// ServiceAnnounced tells whether some advertisement, and a speaker able to
 	// act on it, covers the Service's addresses.
 	ServiceAnnounced = "berth.dev/Announced"
+	// ServiceRecord is Berth's signed record of the addresses that it gave the Service:
+	// what is not in it is not announced. Package record has its form.
+	ServiceRecord = "berth.dev/Record"
 )
 
 // ConditionReady is the condition type that configuration objects carry: True
@@ -26,6 +29,10 @@ const ConditionReady = "Ready"
 // ConditionConflict is the condition type of an IPPool that tells whether another
 // pool claims some of its addresses.
 const ConditionConflict = "Conflict"
+
+// ConditionExcluded is the condition type of an IPPool that tells whether some of its
+// addresses are in use elsewhere, and are not given.
+const ConditionExcluded = "AddressesExcluded"
 
 // Annotations of Services.
 const (
@@ -70,6 +77,9 @@ const (
 	HelloKey         = "key"
 	NextHelloKey     = "next"
 	PreviousHelloKey = "previous"
+	// RecordKey is the key with which the controller signs what it gave Services (see
+	// ServiceRecord). Speakers announce nothing that it did not sign.
+	RecordKey = "record"
 	// ShortestHelloKey is the least number of bytes of a key.
 	ShortestHelloKey = 16
 )

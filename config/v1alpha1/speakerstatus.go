@@ -89,10 +89,21 @@ type SpeakerReport struct {
 	// PrefixesAnnounced counts the prefixes that this node announces by BGP.
 	// +optional
 	PrefixesAnnounced int32 `json:"prefixesAnnounced"`
-	// Conflicts are addresses that hosts which are not Berth's announce too, as far as
-	// this speaker heard them in the last minute; at most 16.
+	// Addresses on the node's own interfaces that are in a pool; at most 64.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	Addresses []LocalAddress `json:"addresses,omitempty"`
+	// Gateways are the next hops of the node's default routes; at most 16.
 	// +optional
 	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=64
+	// +listType=set
+	Gateways []string `json:"gateways,omitempty"`
+	// Conflicts are addresses that other hosts use too, as far as this speaker heard them in
+	// the last minute; at most 64.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	Conflicts []ConflictReport `json:"conflicts,omitempty"`
 	// IPVS tells how far this node can forward by IPVS. Not set: the speaker was not asked to.
@@ -139,6 +150,18 @@ type IPVSReport struct {
 	Kept bool `json:"kept,omitempty"`
 }
 
+// LocalAddress is an address on an interface of a node.
+type LocalAddress struct {
+	// Address on the interface.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address"`
+	// Interface that has it.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Interface string `json:"interface"`
+}
+
 // SegmentReport is the speaker's view of one segment.
 type SegmentReport struct {
 	// Interface on the segment.
@@ -152,6 +175,18 @@ type SegmentReport struct {
 	// Announcing: the link is up, and the speaker has listened long enough to answer.
 	// +optional
 	Announcing bool `json:"announcing"`
+	// Subnets of the interface's addresses: their network, broadcast and subnet-router
+	// anycast addresses are nobody's to give. At most 16.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=64
+	// +listType=set
+	Subnets []string `json:"subnets,omitempty"`
+	// ProxyARP is the MAC address of a router on the segment that answers for every address
+	// it is asked for (proxy ARP). Empty: none was noticed.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	ProxyARP string `json:"proxyARP,omitempty"`
 	// PeersAlive counts the other speakers heard on the segment.
 	// +optional
 	PeersAlive int32 `json:"peersAlive"`
@@ -165,13 +200,18 @@ type SegmentReport struct {
 	ReturnPath *bool `json:"returnPath,omitempty"`
 }
 
-// ConflictReport is an address that a foreign host announces too.
+// ConflictReport is an address that another host uses too.
 type ConflictReport struct {
 	// Address that both announce.
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	Address string `json:"address"`
-	// MAC address of the foreign host.
+	// Node that uses it, if the MAC address is a node's: something else on that node
+	// has the address.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+	// MAC address of the host.
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	MAC string `json:"mac"`
