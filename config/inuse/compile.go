@@ -1,0 +1,141 @@
+package inuse
+
+import (
+	"fmt"
+	"net/netip"
+
+	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Sources are who tells of addresses in use.
+type Sources struct {
+	// Nodes have an InternalIP and an ExternalIP, and spec.podCIDRs.
+	Nodes []*corev1.Node
+	// APIServer is the EndpointSlices of Service default/kubernetes.
+	APIServer []*discoveryv1.EndpointSlice
+	// Peers are addresses by name of the BGPPeer.
+	Peers map[string]netip.Addr
+	// Speakers report addresses on interfaces, gateways and subnets of segments.
+	Speakers []*v1alpha1.SpeakerStatus
+	// ServiceCIDRs and PodCIDRs are those of the cluster.
+	ServiceCIDRs, PodCIDRs []netip.Prefix
+}
+
+// ServiceInterface reports whether an interface has the addresses that it has because Services have them: kube-proxy's in
+// mode ipvs, PureLB's, or kube-router's.
+func ServiceInterface(name string) bool {
+	switch name {
+	case "kube-ipvs0", "kube-lb0", "kube-dummy-if":
+		return true
+	}
+	return false
+}
+
+// Compile gathers the uses. What cannot be read is passed over: the rest counts all the same.
+func Compile(from Sources) *Set {
+	var g gathering
+	for _, slice := range from.APIServer {
+		for _, e := range slice.Endpoints {
+			for _, text := range e.Addresses {
+				g.text(apiServer, text, "an address of the API server")
+			}
+		}
+	}
+	for _, node := range from.Nodes {
+		g.node(node)
+	}
+	for name, address := range from.Peers {
+		g.address(peer, address, Use{By: "the address of BGPPeer " + name})
+	}
+	for _, s := range from.Speakers {
+		g.speaker(s)
+	}
+	for _, p := range from.ServiceCIDRs {
+		g.prefix(serviceCIDR, p, fmt.Sprintf("in the Service CIDR %s", p))
+	}
+	for _, p := range from.PodCIDRs {
+		g.prefix(podCIDR, p, fmt.Sprintf("in the pod CIDR %s", p))
+	}
+	return newSet(g.singles, g.prefixes)
+}
+
+// gathering is a Set in the making.
+type gathering struct{ singles, prefixes []ranked }
+
+func (g *gathering) node(node *corev1.Node) {
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
+			g.text(nodeAddress, a.Address, fmt.Sprintf("the %s of node %s", a.Type, node.Name))
+		}
+	}
+	for _, text := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			g.prefix(podCIDR, p, fmt.Sprintf("in the pod CIDR %s of node %s", p.Masked(), node.Name))
+		}
+	}
+}
+
+func (g *gathering) speaker(s *v1alpha1.SpeakerStatus) {
+	for _, text := range s.Status.Gateways {
+		g.text(gateway, text, "a default gateway of node "+s.Name)
+	}
+	for _, a := range s.Status.Addresses {
+		if address, err := netip.ParseAddr(a.Address); err == nil && !ServiceInterface(a.Interface) {
+			g.address(onInterface, address, Use{
+				By: fmt.Sprintf("on interface %s of node %s", a.Interface, s.Name), Local: s.Name, Interface: a.Interface,
+			})
+		}
+	}
+	for _, segment := range s.Status.Segments {
+		for _, text := range segment.Subnets {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				g.edges(p, s.Name)
+			}
+		}
+	}
+}
+
+// edges takes in what no host of a subnet can have. Point-to-point links (RFC 3021, RFC 6164) have nothing of that.
+func (g *gathering) edges(subnet netip.Prefix, node string) {
+	subnet = subnet.Masked()
+	whole := netipx.RangeOfPrefix(subnet)
+	edge := func(address netip.Addr, what string) {
+		g.address(segmentEdge, address, Use{By: fmt.Sprintf("the %s of %s, a segment of node %s", what, subnet, node)})
+	}
+	switch {
+	case subnet.Addr().Is4() && subnet.Bits() <= 30:
+		edge(whole.From(), "network address")
+		edge(whole.To(), "broadcast address")
+	case subnet.Addr().Is6() && !subnet.Addr().Is4In6() && subnet.Bits() < 127:
+		edge(whole.From(), "subnet-router anycast address (RFC 4291 section 2.6.1)")
+	}
+}
+
+func (g *gathering) text(r rank, text, by string) {
+	if address, err := netip.ParseAddr(text); err == nil {
+		g.address(r, address, Use{By: by})
+	}
+}
+
+// address takes in an address that could be given; the others are in no pool.
+func (g *gathering) address(r rank, address netip.Addr, use Use) {
+	address = plain(address)
+	if !address.IsValid() || address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() || address.IsLinkLocalUnicast() {
+		return
+	}
+	use.IPRange = netipx.IPRangeFrom(address, address)
+	g.singles = append(g.singles, ranked{use, r})
+}
+
+func (g *gathering) prefix(r rank, prefix netip.Prefix, by string) {
+	if prefix.IsValid() && !prefix.Addr().Is4In6() {
+		g.prefixes = append(g.prefixes, ranked{Use{IPRange: netipx.RangeOfPrefix(prefix.Masked()), By: by}, r})
+	}
+}
+
+// plain returns the address as pools have it.
+func plain(address netip.Addr) netip.Addr { return address.Unmap().WithZone("") }
