@@ -290,7 +290,7 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	if len(plan.L2) != 1 || len(plan.BGP.Routes) != 1 {
 		t.Errorf("plan of a node that can: %+v", plan)
 	}
-	if got := plan.Prefixes(w.Capabilities); !slices.Equal(got, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}) {
+	if got := plan.Routed(); !slices.Equal(got, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}) {
 		t.Errorf("a node that can is sent packets for %v", got)
 	}
 	before := plan.Forwarding
@@ -299,7 +299,7 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	if len(plan.BGP.Routes) != 0 {
 		t.Errorf("a node without the scheduler announces %v", plan.BGP.Routes)
 	}
-	if got := plan.Prefixes(w.Capabilities); len(got) != 0 {
+	if got := plan.Routed(); len(got) != 0 {
 		t.Errorf("a node without the scheduler drops what its pods send to %v on another node", got)
 	}
 	// It may be so for a moment only: what is established goes on.

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 )
@@ -41,6 +42,9 @@ type Service struct {
 	Persistence time.Duration
 	// SourceRanges are who may connect; empty: everybody.
 	SourceRanges []netip.Prefix
+
+	// Bound: an implementation that puts addresses on interfaces serves it too, so one that is there is the Service's own.
+	Bound bool
 }
 
 // older orders Services by precedence.
@@ -84,6 +88,8 @@ type World struct {
 	Dead map[string]bool
 	// Capabilities are the schedulers with which this node can forward by IPVS.
 	Capabilities l2.Capabilities
+	// Used are addresses that are somebody else's.
+	Used *inuse.Set
 }
 
 // Plan is what this node must do for a group.
@@ -96,18 +102,10 @@ type Plan struct {
 	Forwarding Forwarding
 }
 
-// Prefixes returns what a node that is capable of so much may be sent packets for, ascending: what it announces
-// by BGP, or may answer for on a segment. The rest it may have to pass on: its own pods ask for it, and another node forwards.
-func (p Plan) Prefixes(capable l2.Capabilities) []netip.Prefix {
+// Routed returns what this node is sent packets for because it announces it by BGP, ascending. What it answers for on
+// segments changes without a plan.
+func (p Plan) Routed() []netip.Prefix {
 	var prefixes []netip.Prefix
-	for _, part := range p.L2 {
-		if capable&part.Needs != part.Needs {
-			continue
-		}
-		for _, a := range part.Addresses {
-			prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
-		}
-	}
 	for _, r := range p.BGP.Routes {
 		prefixes = append(prefixes, r.Prefix)
 	}
@@ -117,8 +115,9 @@ func (p Plan) Prefixes(capable l2.Capabilities) []netip.Prefix {
 
 // PlanGroup says what this node must do for the group. The endpoints are by the
 // name of the Service.
-// Backends are those of Services that Berth forwards for.
+// Backends are those of Services that Berth forwards for. Addresses in use elsewhere are neither announced nor forwarded.
 func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, backends map[string][]Backend, world World) Plan {
+	group, _ = group.unused(world.Used)
 	won := winners(group)
 	serving := servingNodes(won, endpoints, world)
 	plan := Plan{L2: planL2(group, won, serving, world)}

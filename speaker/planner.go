@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/mirror"
 	"github.com/berth-lb/berth/speaker/unserved"
 )
@@ -35,6 +36,7 @@ type planner struct {
 	carried   *carried // nil: this node forwards nothing itself
 	vitals    *vitals
 	paths     *paths
+	local     *localnet.Watcher
 	mirror    *mirror.Mirror
 	reporter  *reporter
 	tasks     *workqueue.Typed[task]
@@ -71,6 +73,7 @@ const (
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
 	vitalsChanged
+	networkChanged // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
 func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
@@ -81,6 +84,7 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		parts:  map[string][]string{},
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
+	p.local = localnet.New(o.Logger.With("driver", "localnet"), func() { p.tasks.Add(task{kind: networkChanged}) })
 	if forwards != nil {
 		p.carried = newCarried(p.overdue)
 		p.vitals = newVitals(p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
@@ -97,8 +101,12 @@ func (p *planner) watch() error {
 		}
 	}
 	endpoints := func(o any) {
-		if key := serviceOf(o); key != "" {
+		key := serviceOf(o)
+		if key != "" {
 			p.tasks.Add(task{serviceChanged, key})
+		}
+		if key == apiServerService {
+			p.tasks.Add(task{kind: networkChanged})
 		}
 	}
 	to := func(k taskKind) func(any) { return func(any) { p.tasks.Add(task{kind: k}) } }
@@ -151,6 +159,10 @@ func (p *planner) begin() {
 	p.reviewForwarder()
 	p.world.Nodes = p.sources.nodes()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
+	if err := p.local.Read(); err != nil {
+		p.Logger.Warn("addresses of this node are not read yet", "error", err) // and read again when its watcher runs
+	}
+	p.reviewUsed()
 	p.syncPeers()
 	p.asked = askedToRebalance(p.sources.objects().L2Advertisements)
 	for _, key := range p.sources.service.GetStore().ListKeys() {
@@ -173,12 +185,18 @@ func (p *planner) run(ctx context.Context) {
 			p.reviewService(t.service)
 		case settingsChanged:
 			p.world.Snapshot, _ = config.Compile(p.sources.objects())
+			p.reviewUsed()
 			p.replan()
 			p.rebalance()
+		case networkChanged:
+			if p.reviewUsed() {
+				p.replan()
+			}
 		case nodesChanged:
 			p.reviewRouterID()
 			p.reviewPods()
-			if nodes := p.nodes(); !reflect.DeepEqual(nodes, p.world.Nodes) {
+			nodes, used := p.nodes(), p.reviewUsed()
+			if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
 				p.world.Nodes = nodes
 				p.replan()
 				p.reviewState()
@@ -244,6 +262,7 @@ func (p *planner) reviewService(key string) {
 		p.forwarder.sync(id, Forwarding{})
 		p.carried.forget(id)
 		p.reporter.complain("IPVS "+id, "")
+		p.reporter.complain("in use "+id, "")
 	}
 	p.reporter.poke()
 }
@@ -258,6 +277,8 @@ func (p *planner) replan() {
 }
 
 func (p *planner) plan(group Group) {
+	group, inUse := group.unused(p.world.Used)
+	p.reporter.complain("in use "+group.ID, inUse)
 	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range group.Services {
 		if s.Local {
@@ -266,7 +287,7 @@ func (p *planner) plan(group Group) {
 	}
 	backends := p.carried.review(&group, p.sources.backends, p.world.Snapshot)
 	plan := PlanGroup(group, endpoints, backends, p.world)
-	p.unserved.Sync(group.ID, plan.Prefixes(p.world.Capabilities)) // first: what is announced is sent here
+	p.unserved.Sync(group.ID, plan.Routed()) // first: what is announced is sent here
 	p.forward(group, plan.Forwarding)
 	p.minds(group, &plan)
 	p.syncL2(group.ID, plan.L2)

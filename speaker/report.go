@@ -62,7 +62,9 @@ type reporter struct {
 	signing    string              // fingerprints of keys
 	accepted   []string
 	lacks      string // why this node cannot forward by IPVS as it should
-	replaced   bool   // what ends next is this process alone
+	addresses  []v1alpha1.LocalAddress
+	gateways   []string
+	replaced   bool // what ends next is this process alone
 
 	flushes chan chan error // asks run to write now
 
@@ -142,6 +144,14 @@ func (r *reporter) ability(lacking string) {
 	default:
 		r.Events.Eventf(about, nil, corev1.EventTypeNormal, "IPVSReady", "Forward", "can forward by IPVS with all schedulers")
 	}
+}
+
+// setNetwork notes what of this node's network is reported.
+func (r *reporter) setNetwork(addresses []v1alpha1.LocalAddress, gateways []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addresses, r.gateways = addresses, gateways
+	r.poke()
 }
 
 // setKeys notes the fingerprints of the keys of hellos.
@@ -381,6 +391,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	report.State, report.Reason = r.now, r.reason
 	kept := r.now == v1alpha1.SpeakerStopped && r.replaced
 	report.SigningKey, report.AcceptedKeys = r.signing, r.accepted
+	report.Addresses, report.Gateways = r.addresses, r.gateways
 	for _, m := range r.complaints {
 		messages = append(messages, m)
 	}
@@ -394,10 +405,9 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	layer2 := r.l2.Status()
 	for _, s := range layer2.Segments {
 		returns, complaint := returnPath(s.Interface)
-		report.Segments = append(report.Segments, v1alpha1.SegmentReport{
-			Interface: s.Interface, MAC: s.MAC.String(), Announcing: s.Up && s.Claiming,
-			PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned), ReturnPath: returns,
-		})
+		segment := segmentReport(s)
+		segment.ReturnPath = returns
+		report.Segments = append(report.Segments, segment)
 		if complaint != "" {
 			messages = append(messages, complaint)
 		}
@@ -437,6 +447,14 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 	}
 	report.Messages = messages[:min(len(messages), mostMessages)]
 	return report
+}
+
+// segmentReport is what the driver says of a segment.
+func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
+	return v1alpha1.SegmentReport{
+		Interface: s.Interface, MAC: s.MAC.String(), Announcing: s.Up && s.Claiming,
+		PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
+	}
 }
 
 // returnPath tells whether replies leave by the interface; nil if that is not known or

@@ -26,7 +26,7 @@ func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoint
 			if !a.Nodes.Matches(self.Labels) {
 				continue
 			}
-			for _, prefix := range world.Snapshot.Prefixes(a, address) {
+			for _, prefix := range prefixesOf(a, address, world) {
 				by[prefix] = append(by[prefix], a)
 			}
 		}
@@ -39,6 +39,16 @@ func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoint
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
 	})
 	return desired
+}
+
+// prefixesOf returns what an advertisement announces for an address. An aggregate that holds an address in use elsewhere
+// would draw that one's packets here; the single address takes its place.
+func prefixesOf(a *config.BGPAdvertisement, address netip.Addr, world World) []netip.Prefix {
+	prefixes := world.Snapshot.Prefixes(a, address)
+	if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() && world.Used.Overlaps(p) }) {
+		return []netip.Prefix{netip.PrefixFrom(address, address.BitLen())}
+	}
+	return prefixes
 }
 
 // routes says what the peers of this node are told of a prefix that these advertisements

@@ -177,6 +177,7 @@ func (s *sources) view(key string) Service {
 		}
 	}
 	view.forwarded(svc)
+	_, view.Bound = svc.Annotations[annotationBound]
 	return view
 }
 
@@ -306,6 +307,9 @@ func slimService(o any) (any, error) {
 	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
 		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}
 	}
+	if boundByOthers(svc) {
+		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, annotationBound, "")
+	}
 	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
 	if asked, ok := svc.Annotations[v1alpha1.AnnotationIPVSScheduler]; ok {
 		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, v1alpha1.AnnotationIPVSScheduler, asked)
@@ -328,6 +332,8 @@ func slimForwarded(o any) (any, error) {
 	return kept, err
 }
 
+// slimBackends and slimSlice keep addresses of the API server's slices: they are in use.
+
 func slimBackends(o any) (any, error) {
 	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
 		return candidate.SlimBackends(slice), nil
@@ -336,7 +342,11 @@ func slimBackends(o any) (any, error) {
 }
 
 func slimSlice(o any) (any, error) {
-	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+	slice, ok := o.(*discoveryv1.EndpointSlice)
+	switch {
+	case ok && candidate.ServiceOf(slice) == apiServerService:
+		return candidate.SlimBackends(slice), nil
+	case ok:
 		return candidate.SlimSlice(slice, true), nil
 	}
 	return o, nil

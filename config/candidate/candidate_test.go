@@ -44,6 +44,32 @@ func TestANodeIsExcludedByOneOfTheseRulesAndSaysByWhich(t *testing.T) {
 	}
 }
 
+func TestANodeWithOtherAddressesIsAnother(t *testing.T) {
+	at := func(podCIDR string, addresses ...string) *corev1.Node {
+		n := &corev1.Node{Spec: corev1.NodeSpec{PodCIDRs: []string{podCIDR}}}
+		for _, a := range addresses {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+		}
+		return n
+	}
+	before := at("10.244.1.0/24", "192.0.2.11")
+	for _, c := range []struct {
+		name  string
+		after *corev1.Node
+		want  bool
+	}{
+		{"the same", at("10.244.1.0/24", "192.0.2.11"), true},
+		{"another address", at("10.244.1.0/24", "192.0.2.12"), false},
+		{"one more", at("10.244.1.0/24", "192.0.2.11", "2001:db8::11"), false},
+		{"none", at("10.244.1.0/24"), false},
+		{"another pod CIDR", at("10.244.2.0/24", "192.0.2.11"), false},
+	} {
+		if Same(before, c.after) != c.want || Same(SlimNode(before), SlimNode(c.after)) != c.want {
+			t.Errorf("%s: want that it is the same: %v", c.name, c.want)
+		}
+	}
+}
+
 func TestWhereAServiceHasEndpoints(t *testing.T) {
 	node := func(name string) *string { return &name }
 	yes, no := new(bool), new(bool)

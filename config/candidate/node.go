@@ -43,11 +43,12 @@ func excludes(t corev1.Taint) bool {
 	return t.Key == corev1.TaintNodeOutOfService || t.Key == autoscalerTaint
 }
 
-// Same tells whether two versions of a Node are equal to whoever chooses among nodes.
+// Same reports whether two versions of a Node are equal to whoever chooses among nodes, or must know which addresses
+// they have.
 func Same(a, b *corev1.Node) bool {
 	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b) &&
 		a.Annotations[v1alpha1.AnnotationRouterID] == b.Annotations[v1alpha1.AnnotationRouterID] &&
-		slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
+		slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) && slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
 // SlimNode returns the Node with no more than its name, labels, addresses and those of its pods, its BGP

@@ -3,10 +3,14 @@ package unserved
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
@@ -15,9 +19,18 @@ import (
 )
 
 // kernel is the table in the kernel of this network namespace.
-type kernel struct{ *nft.Table }
+type kernel struct {
+	*nft.Table
+	log *slog.Logger
+	// stateless: the kernel does not track connections.
+	stateless *atomic.Bool
+}
 
-const chainName = "forward"
+const (
+	chainName = "forward"
+	// established is the comment of the rule by which packets of established connections pass.
+	established = "established"
+)
 
 // family is the part of the table for one family of addresses. Sets of single addresses cost the same at any
 // size; those of ranges are for aggregates, of which there are few.
@@ -38,7 +51,9 @@ var families = [...]family{
 
 func (f family) holds(a netip.Addr) bool { return uint32(a.BitLen()/8) == f.length }
 
-func newKernel() kernel { return kernel{&nft.Table{Name: "berth"}} }
+func newKernel(log *slog.Logger) kernel {
+	return kernel{&nft.Table{Name: "berth"}, log, new(atomic.Bool)}
+}
 
 func (k kernel) addressSet(f family) *nftables.Set { return k.Set(f.addresses, f.keyType) }
 
@@ -48,13 +63,34 @@ func (k kernel) rangeSet(f family) *nftables.Set {
 	return set
 }
 
+// Replace writes the table. Where the kernel does not track connections, which only somebody who built it without can
+// have, packets that go back and forth without end are the greater evil, and all is dropped.
 func (k kernel) Replace(prefixes []netip.Prefix) error {
+	err := k.write(prefixes, true)
+	stateless := err != nil && !errors.Is(err, os.ErrPermission)
+	if stateless {
+		if k.write(prefixes, false) != nil {
+			return err // it was not for that
+		}
+		if !k.stateless.Load() {
+			k.log.Warn("the kernel tracks no connections (load the modules nf_conntrack and nft_ct): packets of established ones are not spared", "error", err)
+		}
+		err = nil
+	}
+	k.stateless.Store(stateless)
+	return err
+}
+
+func (k kernel) write(prefixes []netip.Prefix, stateful bool) error {
 	return k.Table.Replace(func(c *nftables.Conn) error {
 		accept := nftables.ChainPolicyAccept
 		chain := k.Chain(chainName)
 		chain.Type, chain.Policy, chain.Hooknum = nftables.ChainTypeFilter, &accept, nftables.ChainHookForward
 		chain.Priority = nftables.ChainPriorityRef(*nftables.ChainPriorityFilter + 10)
 		c.AddChain(chain)
+		if stateful {
+			c.AddRule(spare(chain))
+		}
 		for _, f := range families {
 			addresses, ranges, err := f.elements(prefixes)
 			if err != nil {
@@ -66,6 +102,30 @@ func (k kernel) Replace(prefixes []netip.Prefix) error {
 		}
 		return nil
 	})
+}
+
+// spare is the rule: ct state established,related accept.
+func spare(chain *nftables.Chain) *nftables.Rule {
+	states := binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	none := make([]byte, len(states))
+	return &nftables.Rule{Table: chain.Table, Chain: chain, UserData: nft.Comment(established), Exprs: []expr.Any{
+		&expr.Ct{Register: 1, Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(states)), Mask: states, Xor: none},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: none},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}}
+}
+
+// comments are those of the rules, in order.
+func (k kernel) comments() []string {
+	var all []string
+	if !k.stateless.Load() {
+		all = append(all, established)
+	}
+	for _, f := range families {
+		all = append(all, f.name, f.name)
+	}
+	return all
 }
 
 // fill makes a set with these elements, and the rule that drops what is for one of them.
@@ -135,8 +195,12 @@ func (k kernel) Check(prefixes []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	if want := 2 * len(families); len(rules) != want {
-		return fmt.Errorf("%d rules in table inet %s, want %d", len(rules), k.Name, want)
+	var comments []string
+	for _, r := range rules {
+		comments = append(comments, r.Comment)
+	}
+	if want := k.comments(); !slices.Equal(comments, want) {
+		return fmt.Errorf("rules %q in table inet %s, want %q", comments, k.Name, want)
 	}
 	for _, f := range families {
 		addresses, ranges, err := f.elements(prefixes)
@@ -193,7 +257,9 @@ func (k kernel) dropped() (map[string]uint64, error) {
 	}
 	found := map[string]uint64{}
 	for _, r := range rules {
-		found[r.Comment] += r.Packets
+		if r.Comment != established {
+			found[r.Comment] += r.Packets
+		}
 	}
 	return found, nil
 }

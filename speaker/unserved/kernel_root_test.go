@@ -3,8 +3,12 @@
 package unserved
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -27,11 +31,13 @@ const bareEnv = "BERTH_UNSERVED_TEST_BARE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(bareEnv) != "" {
-		fmt.Println(newKernel().Replace(nil))
+		fmt.Println(quiet().Replace(nil))
 		return
 	}
 	os.Exit(nettest.Main(m))
 }
+
+func quiet() kernel { return newKernel(slog.New(slog.DiscardHandler)) }
 
 // received counts the packets of a family that a namespace has received.
 func received(t *testing.T, in string, ipv6 bool) int {
@@ -50,7 +56,7 @@ func received(t *testing.T, in string, ipv6 bool) int {
 // dropped counts the packets of both families.
 func dropped(t *testing.T) uint64 {
 	t.Helper()
-	n, err := newKernel().dropped()
+	n, err := quiet().dropped()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,10 +117,10 @@ func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
 		nettest.Eventually(t, "a packet for "+to+" is sent back to the router without the table", func() bool { return received(t, router, ipv6) > before })
 	}
 
-	d := run(t, newKernel(), time.Second)
+	d := run(t, quiet(), time.Second)
 	d.Sync("web", prefixes("198.51.100.0/24", "198.51.100.7/32", "2001:db8::7/128"))
 	all := prefixes("198.51.100.0/24", "198.51.100.7/32", "2001:db8::7/128")
-	nettest.Eventually(t, "the table is written", func() bool { return newKernel().Check(all) == nil })
+	nettest.Eventually(t, "the table is written", func() bool { return quiet().Check(all) == nil })
 	before := received(t, router, false)
 	for i, to := range []string{"198.51.100.99/53", "198.51.100.7/54", "2001:db8::7/54"} {
 		send(t, router, to)
@@ -127,7 +133,7 @@ func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
 	heard := func() string { return nettest.Shell(t, `%s awk '/^Udp: [0-9]/ {print $3}' /proc/net/snmp`, pod) } // NoPorts
 	nettest.Eventually(t, "what is served reaches the pod", func() bool { return heard() == "1" })
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(counters{newKernel()})
+	registry.MustRegister(counters{quiet()})
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`# HELP berth_unserved_packets_dropped_total Packets for announced addresses that nothing on the node serves, dropped since the table was last written.
 # TYPE berth_unserved_packets_dropped_total counter
 berth_unserved_packets_dropped_total{family="IPv4"} 2
@@ -138,10 +144,10 @@ berth_unserved_packets_dropped_total{family="IPv6"} 1
 }
 
 func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
-	d := run(t, newKernel(), time.Second)
+	d := run(t, quiet(), time.Second)
 	all := prefixes("198.51.100.0/24", "192.0.2.1/32", "2001:db8::/64", "2001:db8:1::1/128")
 	d.Sync("web", all)
-	holds := func() bool { return newKernel().Check(all) == nil }
+	holds := func() bool { return quiet().Check(all) == nil }
 	for _, c := range []struct {
 		name string
 		harm func(*nftables.Conn, *nftables.Table)
@@ -153,6 +159,16 @@ func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
 			chain := &nftables.Chain{Table: t, Name: chainName}
 			c.FlushChain(chain)
 			c.DelChain(chain)
+		}},
+		{"the rule that spares established connections", func(c *nftables.Conn, t *nftables.Table) {
+			chain := &nftables.Chain{Table: t, Name: chainName}
+			rules, err := c.GetRules(t, chain)
+			if err == nil {
+				err = c.DelRule(rules[0])
+			}
+			if err != nil {
+				panic(err)
+			}
 		}},
 		{"an element", func(c *nftables.Conn, t *nftables.Table) {
 			set := &nftables.Set{Table: t, Name: families[0].addresses}
@@ -166,7 +182,7 @@ func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.harm(con, newKernel().Chain("").Table)
+		c.harm(con, quiet().Chain("").Table)
 		if err := con.Flush(); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -181,7 +197,7 @@ func TestTenThousandAddressesAndOverlappingAggregatesAreHeldAndChanged(t *testin
 			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 32),
 			netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 9, 14: byte(i >> 8), 15: byte(i)}), 128))
 	}
-	k := newKernel()
+	k := quiet()
 	if err := errors.Join(k.Replace(all), k.Check(all)); err != nil {
 		t.Fatal(err)
 	}
@@ -203,5 +219,79 @@ func TestWithoutTheCapabilityTheErrorNamesIt(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "give the speaker the capability NET_ADMIN") {
 		t.Errorf("it says %q, %v", out, err)
+	}
+}
+
+// A kernel without is hard to come by; that the rule cannot be written is what it looks like.
+func TestWhereConnectionsAreNotTrackedEverythingIsDropped(t *testing.T) {
+	k, all := quiet(), prefixes("192.0.2.1/32")
+	if err := errors.Join(k.write(all, false), k.Check(all)); err == nil || !strings.Contains(err.Error(), `rules ["IPv4" "IPv4" "IPv6" "IPv6"]`) {
+		t.Errorf("that the rule is missing is not seen: %v", err)
+	}
+	k.stateless.Store(true)
+	if err := k.Check(all); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(k.Replace(all), k.Check(all)); err != nil || k.stateless.Load() {
+		t.Errorf("once they are tracked: stateless %t, %v", k.stateless.Load(), err)
+	}
+}
+
+func TestAnEstablishedConnectionThroughTheNodeGoesOnAndANewOneDoesNot(t *testing.T) {
+	router, pod := rack(t)
+	nettest.Shell(t, "%s ip route add 10.1.0.0/24 via 10.0.0.2", router)
+	d := run(t, quiet(), time.Second)
+	nettest.Eventually(t, "the table is written", func() bool { return quiet().Check(nil) == nil })
+	var server net.Listener
+	var err error
+	nettest.Within(t, pod, func() { server, err = net.Listen("tcp", "10.1.0.2:9000") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	var client net.Conn
+	nettest.Within(t, router, func() { client, err = net.DialTimeout("tcp", "10.1.0.2:9000", 10*time.Second) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	served, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer served.Close()
+
+	d.Answering(netip.MustParseAddr("10.1.0.2"), true)
+	nettest.Eventually(t, "the host's address is in the table", func() bool { return quiet().Check(prefixes("10.1.0.2/32")) == nil })
+	deadline := time.Now().Add(10 * time.Second)
+	for _, c := range []net.Conn{client, served} {
+		if err := c.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard := make([]byte, 4)
+	_, errWrite := client.Write([]byte("ping"))
+	_, errRead := io.ReadFull(served, heard)
+	if err := errors.Join(errWrite, errRead); err != nil || string(heard) != "ping" {
+		t.Errorf("what was established ends: %q, %v", heard, err)
+	}
+	if n := dropped(t); n != 0 {
+		t.Errorf("%d packets of it were dropped", n)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	dialed := make(chan error, 1)
+	go func() {
+		nettest.Within(t, router, func() {
+			another, err := new(net.Dialer).DialContext(ctx, "tcp", "10.1.0.2:9000")
+			if err == nil {
+				another.Close()
+			}
+			dialed <- err
+		})
+	}()
+	nettest.Eventually(t, "a packet of a new one is dropped", func() bool { return dropped(t) > 0 })
+	cancel()
+	if err := <-dialed; err == nil {
+		t.Error("a new connection is let through")
 	}
 }

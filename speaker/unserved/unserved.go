@@ -6,6 +6,9 @@
 // what reaches hook forward with an announced destination is for nobody. The rules are in one nftables table
 // of Berth's own, "inet berth", after kube-proxy's, whose rejections keep their effect. Linux only; it needs
 // CAP_NET_ADMIN.
+//
+// What a host has is never in the table, whoever asked for it: a careless pool must not cut hosts off that packets are
+// passed on to. And packets of established connections pass in any case: somebody answers them.
 package unserved
 
 import (
@@ -17,21 +20,25 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go4.org/netipx"
 
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/speaker/nft"
 )
 
-// Driver keeps the table. Its methods may be called from any goroutine, also before Run.
+// Driver keeps the table. Its methods may be called from any goroutine, also before Run, and return at once.
 type Driver struct {
 	keeper *nft.Keeper[netip.Prefix]
 
-	mu     sync.Mutex
-	groups map[string][]netip.Prefix // guarded by mu
+	mu        sync.Mutex
+	groups    map[string][]netip.Prefix // guarded by mu; as they were asked for
+	answering map[netip.Addr]int        // guarded by mu; how often each was asked for
+	used      *inuse.Set                // guarded by mu
 }
 
 // New returns a driver that drops nothing yet. Its metrics are registered with metrics; nil: nowhere.
 func New(log *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
-	k := newKernel()
+	k := newKernel(log)
 	if metrics != nil {
 		if err := metrics.Register(counters{k}); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -62,11 +69,10 @@ func newDriver(log *slog.Logger, store nft.Store[netip.Prefix]) *Driver {
 	k := nft.NewKeeper(log, store, "packets for announced addresses that nothing serves are not dropped")
 	// Aggregates may overlap each other, so all are written anew when one changes.
 	k.Whole = func(p netip.Prefix) bool { return !p.IsSingleIP() }
-	return &Driver{keeper: k, groups: map[string][]netip.Prefix{}}
+	return &Driver{keeper: k, groups: map[string][]netip.Prefix{}, answering: map[netip.Addr]int{}}
 }
 
-// Sync replaces the prefixes of one group, all masked; none removes it. It returns at once, at a cost that
-// depends on this group alone.
+// Sync replaces the prefixes of one group, all masked; none removes it. Its cost depends on this group alone.
 func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -79,7 +85,69 @@ func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 	} else {
 		d.groups[group] = slices.Clone(prefixes)
 	}
-	d.keeper.Update(prefixes, before)
+	d.keeper.Update(without(prefixes, d.used), without(before, d.used))
+}
+
+// Answering notes that this node answers for an address on a segment, or not any more. It is called as often with false
+// as it was with true: the address may be on several segments.
+func (d *Driver) Answering(address netip.Addr, on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	self := without([]netip.Prefix{netip.PrefixFrom(address, address.BitLen())}, d.used)
+	switch n := d.answering[address]; {
+	case on && n == 0:
+		d.answering[address] = 1
+		d.keeper.Update(self, nil)
+	case on:
+		d.answering[address]++
+	case n == 1:
+		delete(d.answering, address)
+		d.keeper.Update(nil, self)
+	case n > 1:
+		d.answering[address]--
+	}
+}
+
+// SetUsed replaces what is known of addresses in use. Aggregates are written without them.
+func (d *Driver) SetUsed(used *inuse.Set) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var add, remove []netip.Prefix
+	move := func(prefixes []netip.Prefix) {
+		if now, before := without(prefixes, used), without(prefixes, d.used); !slices.Equal(now, before) {
+			add, remove = append(add, now...), append(remove, before...)
+		}
+	}
+	for _, prefixes := range d.groups {
+		move(prefixes)
+	}
+	for address := range d.answering {
+		move([]netip.Prefix{netip.PrefixFrom(address, address.BitLen())})
+	}
+	d.used = used
+	if len(add)+len(remove) > 0 {
+		d.keeper.Update(add, remove)
+	}
+}
+
+// without returns the prefixes that make up the same addresses but for those in use.
+func without(prefixes []netip.Prefix, used *inuse.Set) []netip.Prefix {
+	var left []netip.Prefix
+	for _, p := range prefixes {
+		if !used.Overlaps(p) {
+			left = append(left, p)
+			continue
+		}
+		var rest netipx.IPSetBuilder
+		rest.AddPrefix(p)
+		for _, u := range used.All() {
+			rest.RemoveRange(u.IPRange)
+		}
+		if set, err := rest.IPSet(); err == nil { // there are no invalid ranges
+			left = append(left, set.Prefixes()...)
+		}
+	}
+	return left
 }
 
 // Run keeps the table as wanted until ctx ends, and leaves it as it is then: the node goes on to be sent

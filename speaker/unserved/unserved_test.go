@@ -11,8 +11,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/speaker/nft"
 )
 
@@ -210,4 +214,80 @@ func TestWhatSomebodyElseTakesOutIsWrittenAgain(t *testing.T) {
 		}
 	}
 	f.told(t, "replace by 1")
+}
+
+// wanted checks that the table in memory has just these prefixes.
+func (f *fake) wanted(t *testing.T, what string, want ...string) {
+	t.Helper()
+	var have []string
+	f.mu.Lock()
+	for _, p := range slices.SortedFunc(maps.Keys(f.prefixes), netip.Prefix.Compare) {
+		have = append(have, p.String())
+	}
+	f.mu.Unlock()
+	if !slices.Equal(have, want) {
+		t.Errorf("%s: the table has %v, want %v", what, have, want)
+	}
+}
+
+func TestAnAddressIsInTheTableAsLongAsItIsAnsweredForOnASegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := run(t, f, time.Hour)
+		a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+		for _, step := range []struct {
+			what string
+			do   func()
+			want []string
+		}{
+			{"nothing yet", func() {}, nil},
+			{"on one segment", func() { d.Answering(a, true) }, []string{"192.0.2.1/32"}},
+			{"on two", func() { d.Answering(a, true); d.Answering(b, true) }, []string{"192.0.2.1/32", "2001:db8::1/128"}},
+			{"on one again", func() { d.Answering(a, false) }, []string{"192.0.2.1/32", "2001:db8::1/128"}},
+			{"by BGP too", func() { d.Sync("web", prefixes("192.0.2.1/32")) }, []string{"192.0.2.1/32", "2001:db8::1/128"}},
+			{"by BGP alone", func() { d.Answering(a, false); d.Answering(b, false) }, []string{"192.0.2.1/32"}},
+			{"no more than once", func() { d.Answering(a, false); d.Sync("web", nil) }, nil},
+			{"again", func() { d.Answering(a, true) }, []string{"192.0.2.1/32"}},
+		} {
+			step.do()
+			synctest.Wait()
+			f.wanted(t, step.what, step.want...)
+		}
+	})
+}
+
+// inUse are addresses of nodes.
+func inUse(addresses ...string) *inuse.Set {
+	node := &corev1.Node{}
+	for _, a := range addresses {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+	}
+	return inuse.Compile(inuse.Sources{Nodes: []*corev1.Node{node}})
+}
+
+func TestWhatAHostHasIsNeverInTheTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := run(t, f, time.Hour)
+		a := netip.MustParseAddr("192.0.2.9")
+		whole := []string{"192.0.2.8/30", "192.0.2.9/32"}
+		for _, step := range []struct {
+			what string
+			do   func()
+			want []string
+		}{
+			{"nothing is in use", func() { d.Sync("web", prefixes("192.0.2.8/30")); d.Answering(a, true) }, whole},
+			{"another address is", func() { d.SetUsed(inUse("192.0.2.1")) }, whole},
+			{"the address is", func() { d.SetUsed(inUse("192.0.2.9")) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
+			{"and is asked for anew", func() { d.Answering(a, false); d.Answering(a, true) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
+			{"two are", func() { d.SetUsed(inUse("192.0.2.9", "192.0.2.11")) }, []string{"192.0.2.8/32", "192.0.2.10/32"}},
+			{"nothing is any more", func() { d.SetUsed(nil) }, whole},
+			{"all of it is", func() { d.SetUsed(inUse("192.0.2.8", "192.0.2.9", "192.0.2.10", "192.0.2.11")) }, nil},
+			{"and is not asked for any more", func() { d.Answering(a, false); d.Sync("web", nil); d.SetUsed(nil) }, nil},
+		} {
+			step.do()
+			synctest.Wait()
+			f.wanted(t, step.what, step.want...)
+		}
+	})
 }

@@ -1,0 +1,137 @@
+// Package localnet knows what the kernel of this node has: addresses on the interfaces of this network namespace, and next
+// hops of default routes. Linux only.
+package localnet
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// settle is how long changes are gathered: one that comes alone is rare.
+	settle = 100 * time.Millisecond
+	// retry is how soon a reading that failed is tried again.
+	retry = time.Second
+)
+
+// Address is an address on an interface, with the length of its subnet.
+type Address struct {
+	netip.Prefix
+	Interface string
+}
+
+func (a Address) String() string { return a.Prefix.String() + " on " + a.Interface }
+
+// Network is what the kernel has at one moment. Only addresses that can be a host's beyond its own link are in it.
+type Network struct {
+	Addresses []Address    // ascending
+	Gateways  []netip.Addr // ascending
+}
+
+// Equal reports whether both are the same.
+func (n Network) Equal(other Network) bool {
+	return slices.Equal(n.Addresses, other.Addresses) && slices.Equal(n.Gateways, other.Gateways)
+}
+
+// kernel is where a Watcher reads.
+type kernel interface {
+	// read fails rather than tell a part only.
+	read() (Network, error)
+	// watch calls changed when read may say another thing. It returns nil when ctx ends, and an error when it missed something.
+	watch(ctx context.Context, changed func()) error
+}
+
+// Watcher follows the kernel. Make one with New.
+type Watcher struct {
+	log     *slog.Logger
+	kernel  kernel
+	changed func()
+
+	mu  sync.Mutex
+	now Network // guarded by mu
+}
+
+// New returns a Watcher that knows nothing yet. It calls changed, from a goroutine that must not be kept waiting, each time
+// Current says another thing.
+func New(log *slog.Logger, changed func()) *Watcher {
+	return &Watcher{log: log, kernel: system{}, changed: changed}
+}
+
+// Current returns what was read last.
+func (w *Watcher) Current() Network {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+// Read reads the kernel now. When it cannot, Current stays as it was: an address that is not seen may be there all the same.
+func (w *Watcher) Read() error {
+	now, err := w.kernel.read()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	same := now.Equal(w.now)
+	w.now = now
+	w.mu.Unlock()
+	if !same {
+		w.changed()
+	}
+	return nil
+}
+
+// Run follows the kernel until ctx ends.
+func (w *Watcher) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := make(chan struct{}, 1)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { w.follow(ctx, events) })
+	due := time.NewTimer(0)
+	defer due.Stop()
+	waiting := true
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-events:
+			if !waiting {
+				waiting = true
+				due.Reset(settle)
+			}
+		case <-due.C:
+			waiting = false
+			if err := w.Read(); err != nil {
+				w.log.Warn("addresses of this node are not read; what was known counts until they are", "error", err)
+				waiting = true
+				due.Reset(retry)
+			}
+		}
+	}
+}
+
+// follow watches until ctx ends.
+func (w *Watcher) follow(ctx context.Context, events chan<- struct{}) {
+	for ctx.Err() == nil {
+		err := w.kernel.watch(ctx, func() {
+			select {
+			case events <- struct{}{}:
+			default:
+			}
+		})
+		if err == nil {
+			return
+		}
+		w.log.Debug("addresses of this node are watched anew", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package localnet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func TestAddressesThatAHostCanHaveAreTold(t *testing.T) {
+	on := func(index int, cidr string) netlink.Addr {
+		ip, subnet, err := net.ParseCIDR(cidr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return netlink.Addr{LinkIndex: index, IPNet: &net.IPNet{IP: ip, Mask: subnet.Mask}}
+	}
+	got := addressesOf([]netlink.Addr{
+		on(2, "192.0.2.11/24"), on(1, "127.0.0.1/8"), on(1, "::1/128"), on(2, "fe80::1/64"), on(2, "2001:db8::11/64"),
+		on(3, "192.0.2.5/32"), on(2, "192.0.2.5/24"), on(2, "169.254.1.1/16"), {LinkIndex: 2},
+	}, map[int]string{1: "lo", 2: "eth0", 3: "vip0"})
+	want := []Address{
+		{netip.MustParsePrefix("192.0.2.5/24"), "eth0"}, {netip.MustParsePrefix("192.0.2.5/32"), "vip0"},
+		{netip.MustParsePrefix("192.0.2.11/24"), "eth0"}, {netip.MustParsePrefix("2001:db8::11/64"), "eth0"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestNextHopsOfDefaultRoutesAreTold(t *testing.T) {
+	hop := func(ip string) *netlink.NexthopInfo { return &netlink.NexthopInfo{Gw: net.ParseIP(ip)} }
+	got := gatewaysOf([]netlink.Route{
+		{Gw: net.ParseIP("192.0.2.1")},
+		{Gw: net.ParseIP("192.0.2.1"), Table: 7},
+		{MultiPath: []*netlink.NexthopInfo{hop("192.0.2.3"), hop("192.0.2.2"), hop("fe80::3")}},
+		{Gw: net.ParseIP("fe80::1")},
+		{Gw: net.ParseIP("2001:db8::1")},
+		{Via: &netlink.Via{AddrFamily: unix.AF_INET6, Addr: net.ParseIP("2001:db8::2")}},
+		{LinkIndex: 3}, // by an interface alone
+	})
+	var text []string
+	for _, a := range got {
+		text = append(text, a.String())
+	}
+	if want := []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"}; !slices.Equal(text, want) {
+		t.Errorf("%v, want %v", text, want)
+	}
+}
+
+func TestWhichRoutesAreDefaultRoutes(t *testing.T) {
+	to := func(cidr string) *net.IPNet {
+		_, subnet, err := net.ParseCIDR(cidr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return subnet
+	}
+	for _, c := range []struct {
+		route netlink.Route
+		want  bool
+	}{
+		{netlink.Route{Type: unix.RTN_UNICAST}, true},
+		{netlink.Route{Type: unix.RTN_UNICAST, Dst: to("0.0.0.0/0")}, true},
+		{netlink.Route{Type: unix.RTN_UNICAST, Dst: to("::/0")}, true},
+		{netlink.Route{Type: unix.RTN_UNICAST, Dst: to("0.0.0.0/1")}, false},
+		{netlink.Route{Type: unix.RTN_UNICAST, Dst: to("10.0.0.0/8")}, false},
+		{netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: to("::/0")}, false},
+	} {
+		if got := isDefault(c.route); got != c.want {
+			t.Errorf("%v: %v, want %v", c.route, got, c.want)
+		}
+	}
+}
+
+// fake is a kernel that says what it is told to.
+type fake struct {
+	says   atomic.Pointer[Network] // nil: nothing can be read
+	reads  atomic.Int32
+	events chan struct{}
+	breaks chan struct{}
+}
+
+func (f *fake) read() (Network, error) {
+	f.reads.Add(1)
+	if n := f.says.Load(); n != nil {
+		return *n, nil
+	}
+	return Network{}, errors.New("interrupted")
+}
+
+func (f *fake) watch(ctx context.Context, changed func()) error {
+	changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.breaks:
+			return errors.New("lost some")
+		case <-f.events:
+			changed()
+		}
+	}
+}
+
+func TestAWatcherFollowsAndForgetsNothingBecauseAReadingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{events: make(chan struct{}), breaks: make(chan struct{})}
+		one := Network{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
+		two := Network{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.2")}}
+		f.says.Store(&one)
+		var told atomic.Int32
+		w := New(slog.New(slog.DiscardHandler), func() { told.Add(1) })
+		w.kernel = f
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Run(ctx) }()
+		check := func(what string, want Network, times int32) {
+			t.Helper()
+			<-time.After(settle) // of synctest's clock
+			synctest.Wait()
+			if got := w.Current(); !got.Equal(want) || told.Load() != times {
+				t.Errorf("%s: %v, told %d times, want %v, %d times", what, got, told.Load(), want, times)
+			}
+		}
+		check("at the start", one, 1)
+		before := f.reads.Load()
+		for range 10 {
+			f.events <- struct{}{}
+		}
+		check("after events that change nothing", one, 1)
+		if n := f.reads.Load() - before; n != 1 {
+			t.Errorf("ten events at once: read %d times, want once", n)
+		}
+		f.says.Store(nil)
+		f.events <- struct{}{}
+		check("while nothing can be read", one, 1)
+		f.says.Store(&two)
+		<-time.After(retry)
+		check("once it can", two, 2)
+		f.says.Store(&one)
+		f.breaks <- struct{}{}
+		<-time.After(retry)
+		check("after events were lost", one, 3)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

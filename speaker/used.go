@@ -1,0 +1,151 @@
+package speaker
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/speaker/localnet"
+)
+
+// This file is the planner's part in addresses that are somebody else's.
+
+// apiServerService is the Service whose endpoints are the API servers.
+const apiServerService = corev1.NamespaceDefault + "/kubernetes"
+
+// annotationBound is what the cache keeps, in place of others' annotations, of a Service of which boundByOthers.
+const annotationBound = "bound"
+
+// boundByOthers reports whether an implementation that puts the addresses of Services on interfaces of nodes serves this
+// one, or did.
+func boundByOthers(svc *corev1.Service) bool {
+	for key := range svc.Annotations {
+		if strings.HasPrefix(key, "kube-vip.io/") || strings.HasPrefix(key, "purelb.io/") {
+			return true
+		}
+	}
+	return false
+}
+
+// Of what a speaker reports of its network there is at most so much.
+const (
+	mostAddresses = 64
+	mostGateways  = 16
+)
+
+// reviewUsed takes in which addresses are somebody else's, and reports whether that changed.
+func (p *planner) reviewUsed() bool {
+	network := p.local.Current()
+	p.reporter.setNetwork(reportedNetwork(network, p.world.Snapshot))
+	used := inuse.Compile(inuse.Sources{
+		Nodes:     client.Stored[*corev1.Node](p.sources.node),
+		APIServer: p.sources.apiServer(),
+		Peers:     peerAddresses(p.world.Snapshot),
+		PodCIDRs:  p.PodCIDRs,
+		Speakers:  []*v1alpha1.SpeakerStatus{ownNetwork(p.Node, network)},
+	})
+	if used.Equal(p.world.Used) {
+		return false
+	}
+	p.world.Used = used
+	p.unserved.SetUsed(used)
+	return true
+}
+
+// apiServer returns the EndpointSlices of the API server.
+func (s *sources) apiServer() []*discoveryv1.EndpointSlice {
+	found, err := s.slice.GetIndexer().ByIndex(byService, apiServerService)
+	if err != nil {
+		return nil // there is no such index, and nobody to tell
+	}
+	var slices []*discoveryv1.EndpointSlice
+	for _, o := range found {
+		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+			slices = append(slices, slice)
+		}
+	}
+	return slices
+}
+
+// peerAddresses returns the addresses of BGP peers, also of those that other nodes have.
+func peerAddresses(snapshot *config.Snapshot) map[string]netip.Addr {
+	addresses := map[string]netip.Addr{}
+	for _, peer := range snapshot.Peers {
+		if peer.Address.IsValid() {
+			addresses[peer.Name] = peer.Address
+		}
+	}
+	return addresses
+}
+
+// ownNetwork is all that this node's kernel has, in the form in which speakers tell the others some of it.
+func ownNetwork(node string, network localnet.Network) *v1alpha1.SpeakerStatus {
+	own := &v1alpha1.SpeakerStatus{}
+	own.Name = node
+	for _, a := range network.Addresses {
+		if inuse.ServiceInterface(a.Interface) {
+			continue
+		}
+		own.Status.Addresses = append(own.Status.Addresses, v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface})
+		own.Status.Segments = append(own.Status.Segments, v1alpha1.SegmentReport{Interface: a.Interface, Subnets: []string{a.Masked().String()}})
+	}
+	for _, g := range network.Gateways {
+		own.Status.Gateways = append(own.Status.Gateways, g.String())
+	}
+	return own
+}
+
+// reportedNetwork returns what of it the others must know: addresses that are in a pool, and gateways.
+func reportedNetwork(network localnet.Network, snapshot *config.Snapshot) (addresses []v1alpha1.LocalAddress, gateways []string) {
+	for _, a := range network.Addresses {
+		told := v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface}
+		if snapshot.PoolOf(a.Addr()) != nil && !inuse.ServiceInterface(a.Interface) && !slices.Contains(addresses, told) {
+			addresses = append(addresses, told)
+		}
+	}
+	for _, g := range network.Gateways {
+		gateways = append(gateways, g.String())
+	}
+	return addresses[:min(len(addresses), mostAddresses)], gateways[:min(len(gateways), mostGateways)]
+}
+
+// unused returns the group without addresses that are somebody else's, and says which those are. An address on an
+// interface of this node is not, if it is there because a Service of the group has it.
+func (g Group) unused(used *inuse.Set) (left Group, complaint string) {
+	var taken []netip.Addr
+	var said []string
+	for _, address := range g.Addresses {
+		use, inUse := used.Of(address)
+		if !inUse || use.Local != "" && g.bound(address) {
+			continue
+		}
+		taken = append(taken, address)
+		said = append(said, fmt.Sprintf("%s is %s", address, use.By))
+	}
+	if len(taken) == 0 {
+		return g, ""
+	}
+	without := func(addresses []netip.Addr) []netip.Addr {
+		return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(taken, a) })
+	}
+	left = g
+	left.Addresses = without(g.Addresses)
+	left.Services = slices.Clone(g.Services)
+	for i, s := range left.Services {
+		left.Services[i].Addresses = without(s.Addresses)
+	}
+	return left, fmt.Sprintf("Service %s: not announced: %s", g.Services[0].Name, strings.Join(said, ", "))
+}
+
+// bound reports whether an implementation that puts addresses on interfaces serves a Service that has the address.
+func (g Group) bound(address netip.Addr) bool {
+	return slices.ContainsFunc(g.Services, func(s Service) bool { return s.Bound && slices.Contains(s.Addresses, address) })
+}

@@ -1,0 +1,227 @@
+package speaker
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/localnet"
+)
+
+// announced returns what a plan announces on segments, by BGP, and forwards.
+func announced(p Plan) (l2, routes, forwarded []string) {
+	for _, part := range p.L2 {
+		for _, a := range part.Addresses {
+			l2 = append(l2, a.String())
+		}
+	}
+	for _, prefix := range p.Routed() {
+		routes = append(routes, prefix.String())
+	}
+	for f := range p.Forwarding.Table {
+		forwarded = append(forwarded, f.Address.String())
+	}
+	slices.Sort(l2)
+	slices.Sort(forwarded)
+	return l2, routes, forwarded
+}
+
+func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
+	node := func(address string) inuse.Sources {
+		n := &corev1.Node{ObjectMeta: named("n2")}
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}}
+		return inuse.Sources{Nodes: []*corev1.Node{n}}
+	}
+	local := func(address string) inuse.Sources {
+		return inuse.Sources{Speakers: []*v1alpha1.SpeakerStatus{ownNetwork("n1", localnet.Network{
+			Addresses: []localnet.Address{{Prefix: netip.MustParsePrefix(address + "/32"), Interface: "eth0"}},
+		})}}
+	}
+	for _, c := range []struct {
+		name          string
+		used          inuse.Sources
+		bound         bool
+		l2, bgp, ipvs []string
+		complaint     string
+	}{
+		{"nothing", inuse.Sources{}, false, []string{"203.0.113.1", "203.0.113.2"}, []string{"203.0.113.1/32", "203.0.113.2/32"}, []string{"203.0.113.1", "203.0.113.2"}, ""},
+		{"an address of a node", node("203.0.113.1"), false, []string{"203.0.113.2"}, []string{"203.0.113.2/32"}, []string{"203.0.113.2"},
+			"Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2"},
+		{"an address of a node, whoever serves the Service", node("203.0.113.1"), true, []string{"203.0.113.2"}, []string{"203.0.113.2/32"}, []string{"203.0.113.2"},
+			"Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2"},
+		{"an address on an interface", local("203.0.113.2"), false, []string{"203.0.113.1"}, []string{"203.0.113.1/32"}, []string{"203.0.113.1"},
+			"Service d/web: not announced: 203.0.113.2 is on interface eth0 of node n1"},
+		{"an address that is bound because the Service has it", local("203.0.113.2"), true, []string{"203.0.113.1", "203.0.113.2"}, []string{"203.0.113.1/32", "203.0.113.2/32"}, []string{"203.0.113.1", "203.0.113.2"}, ""},
+		{"both", inuse.Sources{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, false, nil, nil, nil,
+			"Service d/web: not announced: 203.0.113.1 is in the pod CIDR 203.0.113.0/24, 203.0.113.2 is in the pod CIDR 203.0.113.0/24"},
+	} {
+		w := world("n3")
+		w.Forwards, w.Used = true, inuse.Compile(c.used)
+		w.Capabilities = capability(ipvs.Schedulers...)
+		service := Service{Name: "d/web", Addresses: addrs("203.0.113.1", "203.0.113.2"), Bound: c.bound, Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
+		group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
+		l2, routes, forwarded := announced(PlanGroup(group, nil, nil, w))
+		if !slices.Equal(l2, c.l2) || !slices.Equal(routes, c.bgp) || !slices.Equal(forwarded, c.ipvs) {
+			t.Errorf("%s: announces %v and %v, forwards %v, want %v and %v, %v", c.name, l2, routes, forwarded, c.l2, c.bgp, c.ipvs)
+		}
+		if _, complaint := group.unused(w.Used); complaint != c.complaint {
+			t.Errorf("%s: it says %q, want %q", c.name, complaint, c.complaint)
+		}
+		if !slices.Equal(group.Addresses, addrs("203.0.113.1", "203.0.113.2")) || !slices.Equal(group.Services[0].Addresses, group.Addresses) {
+			t.Errorf("%s: the group itself is %v now", c.name, group)
+		}
+	}
+}
+
+func TestAnAggregateThatHoldsAnAddressInUseIsNotAnnounced(t *testing.T) {
+	snapshot, _ := config.Compile(config.Objects{
+		Pools: []*v1alpha1.IPPool{{ObjectMeta: named("lan"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"172.30.0.0/24", "fd00:30::/64"}}}},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("lan"), Spec: v1alpha1.BGPAdvertisementSpec{
+			AggregationLength: new(int32(28)), AggregationLengthV6: new(int32(64)),
+		}}},
+	})
+	group := Group{ID: "g", Addresses: addrs("172.30.0.20", "172.30.0.40", "fd00:30::20")}
+	group.Services = []Service{{Name: "d/web", Addresses: group.Addresses}}
+	peer := func(a string) inuse.Sources {
+		return inuse.Sources{Peers: map[string]netip.Addr{"tor": netip.MustParseAddr(a)}}
+	}
+	segment := inuse.Sources{Speakers: []*v1alpha1.SpeakerStatus{ownNetwork("n1", localnet.Network{Addresses: []localnet.Address{
+		{Prefix: netip.MustParsePrefix("10.0.0.1/24"), Interface: "eth0"}, {Prefix: netip.MustParsePrefix("fd00:30::1:1/64"), Interface: "eth0"},
+	}})}}
+	for _, c := range []struct {
+		name string
+		used inuse.Sources
+		want []string
+	}{
+		{"nothing", inuse.Sources{}, []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::/64"}},
+		{"a router in one of them", peer("172.30.0.30"), []string{"172.30.0.20/32", "172.30.0.32/28", "fd00:30::/64"}},
+		{"a router beside them", peer("172.30.0.1"), []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::/64"}},
+		{"the segment's anycast address", segment, []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::20/128"}},
+	} {
+		w := World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}}, Used: inuse.Compile(c.used)}
+		if _, got, _ := announced(PlanGroup(group, nil, nil, w)); !slices.Equal(got, c.want) {
+			t.Errorf("%s: announces %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestTheCacheKeepsWhatTellsWhoseAddressesAre(t *testing.T) {
+	for key, want := range map[string]bool{
+		"kube-vip.io/loadbalancerIPs": true, "purelb.io/allocated-from": true,
+		"metallb.io/ip-allocated-from-pool": false, "example.com/kube-vip.io": false, annotationBound: false,
+	} {
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{key: "x"}}}
+		for _, slim := range []func(any) (any, error){slimService, slimForwarded} {
+			kept, err := slim(svc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, bound := kept.(*corev1.Service).Annotations[annotationBound]; bound != want {
+				t.Errorf("%s: bound by others: %v, want %v", key, bound, want)
+			}
+		}
+	}
+	for name, want := range map[string]int{"kubernetes": 2, "web": 0} {
+		slice := apiServerSlice("192.0.2.2", "192.0.2.3")
+		slice.Labels[discoveryv1.LabelServiceName] = name
+		kept, err := slimSlice(slice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, e := range kept.(*discoveryv1.EndpointSlice).Endpoints {
+			n += len(e.Addresses)
+		}
+		if n != want {
+			t.Errorf("Service %s: %d addresses are kept, want %d", name, n, want)
+		}
+	}
+}
+
+func apiServerSlice(addresses ...string) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"},
+	}}
+	for _, a := range addresses {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+	}
+	return slice
+}
+
+func TestOfTheNodesNetworkOnlyWhatIsInAPoolIsReported(t *testing.T) {
+	snapshot := world("n1").Snapshot
+	var network localnet.Network
+	for _, a := range []struct{ address, iface string }{
+		{"10.9.9.9/24", "eth0"}, {"192.0.2.11/24", "eth0"}, {"192.0.2.11/32", "eth0"}, {"192.0.2.12/32", "kube-ipvs0"}, {"2001:db8:2::11/64", "eth0"},
+	} {
+		network.Addresses = append(network.Addresses, localnet.Address{Prefix: netip.MustParsePrefix(a.address), Interface: a.iface})
+	}
+	network.Gateways = addrs("10.9.9.1")
+	addresses, gateways := reportedNetwork(network, snapshot)
+	if diff := cmp.Diff([]v1alpha1.LocalAddress{{Address: "192.0.2.11", Interface: "eth0"}, {Address: "2001:db8:2::11", Interface: "eth0"}}, addresses); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"10.9.9.1"}, gateways); diff != "" {
+		t.Error(diff)
+	}
+	for i := range 100 {
+		network.Addresses = append(network.Addresses, localnet.Address{Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", 100+i)), Interface: "eth1"})
+		network.Gateways = append(network.Gateways, netip.MustParseAddr(fmt.Sprintf("10.9.9.%d", 100+i)))
+	}
+	if addresses, gateways = reportedNetwork(network, snapshot); len(addresses) != 64 || len(gateways) != 16 {
+		t.Errorf("%d addresses and %d gateways are reported, want 64 and 16", len(addresses), len(gateways))
+	}
+}
+
+func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
+	p := idlePlanner(t)
+	node := &corev1.Node{ObjectMeta: named("n2"), Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.2.0/24"}}}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.12"}}
+	for _, step := range []struct {
+		name    string
+		do      func() error
+		address string // in use from then on
+	}{
+		{"a Node", func() error { return p.sources.node.GetStore().Add(node) }, "192.0.2.12"},
+		{"the API server", func() error { return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.2")) }, "192.0.2.2"},
+		{"a BGPPeer", func() error {
+			err := p.sources.peer.GetStore().Add(&v1alpha1.BGPPeer{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}})
+			p.world.Snapshot, _ = config.Compile(p.sources.objects())
+			return err
+		}, "192.0.2.254"},
+	} {
+		address := netip.MustParseAddr(step.address)
+		_, before := p.world.Used.Of(address)
+		err := step.do()
+		changed := p.reviewUsed()
+		_, now := p.world.Used.Of(address)
+		if err != nil || before || !changed || !now {
+			t.Errorf("%s: %s in use: %v, then %v; changed: %v; %v", step.name, step.address, before, now, changed, err)
+		}
+		if p.reviewUsed() {
+			t.Errorf("%s: a second look sees another change", step.name)
+		}
+	}
+	if use, _ := p.world.Used.Of(netip.MustParseAddr("10.244.2.7")); use.By != "in the pod CIDR 10.244.2.0/24 of node n2" {
+		t.Errorf("of a pod's address it says %q", use.By)
+	}
+	if err := p.sources.node.GetStore().Delete(node); err != nil {
+		t.Fatal(err)
+	}
+	if _, used := p.world.Used.Of(netip.MustParseAddr("192.0.2.12")); !p.reviewUsed() || !used {
+		t.Error("a Node that goes changes nothing")
+	}
+	if use, used := p.world.Used.Of(netip.MustParseAddr("192.0.2.12")); used {
+		t.Errorf("the address of a Node that is gone is still in use: %v", use)
+	}
+}
