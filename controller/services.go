@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -174,7 +175,7 @@ func (c *Controller) retryWaiting(but string) {
 func (c *Controller) free(key string, addresses []netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.allocator.Free(key, addresses) {
+	if !c.allocator.Free(key, addresses, time.Time{}) {
 		return
 	}
 	c.Logger.Info("freed", "service", key, "addresses", addresses)
