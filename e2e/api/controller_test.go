@@ -112,8 +112,8 @@ func start(t *testing.T) *running {
 	return startAs(t, (*controller.Controller).Lead)
 }
 
-// startAs runs a controller that is led in this way.
-func startAs(t *testing.T, lead func(*controller.Controller, context.Context) error) *running {
+// startAs runs a controller that is led in this way, with options that are changed so.
+func startAs(t *testing.T, lead func(*controller.Controller, context.Context) error, change ...func(*controller.Options)) *running {
 	t.Helper()
 	config := configOf(t, "berth-controller", nil)
 	set, err := kubernetes.NewForConfig(config)
@@ -127,11 +127,15 @@ func startAs(t *testing.T, lead func(*controller.Controller, context.Context) er
 	must(t, broadcaster.StartRecordingToSinkWithContext(ctx))
 
 	r := &running{registry: prometheus.NewRegistry()}
-	c, err := controller.New(controller.Options{
+	options := controller.Options{
 		Kubernetes: set, Berth: own, Events: broadcaster.NewRecorder(scheme, "berth-controller"),
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: r.registry,
 		Namespace: stage.Namespace, Classless: true,
-	})
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	c, err := controller.New(options)
 	must(t, err)
 	ended := make(chan error, 2)
 	go func() { ended <- c.Watch(ctx) }()
@@ -164,6 +168,7 @@ func configOf(t *testing.T, account string, bound *authenticationv1.BoundObjectR
 	admin, err := scene.RESTConfig()
 	must(t, err)
 	config := rest.AnonymousClientConfig(admin)
+	config.UserAgent = account + "/test" // it names the field manager
 	config.BearerToken = token.Status.Token
 	config.QPS, config.Burst = 500, 1000
 	config.Dial = admin.Dial
@@ -471,14 +476,15 @@ func TestARestartKeepsEveryAddressAndWritesNothing(t *testing.T) {
 func TestAnAddressInTwoStatusesStaysWithTheOlderService(t *testing.T) {
 	ns := namespace(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
-	makeService(t, ns, "zebra", nil)
+	ours := func(s *corev1.ServiceSpec) { class := v1alpha1.LoadBalancerClass; s.LoadBalancerClass = &class }
+	makeService(t, ns, "zebra", ours)
 	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error { // creation times are whole seconds
 		if time.Since(get(t, ns, "zebra").CreationTimestamp.Time) < time.Second {
 			return errors.New("too young")
 		}
 		return nil
 	}))
-	makeService(t, ns, "ant", nil)
+	makeService(t, ns, "ant", ours)
 	for _, name := range []string{"zebra", "ant"} {
 		patch(t, ns, name, `{"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.5"}]}}}`, "status")
 	}
@@ -554,6 +560,6 @@ func TestChangingThePinMovesTheService(t *testing.T) {
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 	patch(t, ns, "web", `{"spec":{"loadBalancerIP":"192.0.2.5"}}`)
 	await(t, ns, "web", "Allocated", "192.0.2.5")
-	makeService(t, ns, "next", nil)
-	await(t, ns, "next", "Allocated", "192.0.2.1")
+	makeService(t, ns, "next", nil) // what nobody has had goes first
+	await(t, ns, "next", "Allocated", "192.0.2.2")
 }
