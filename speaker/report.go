@@ -48,6 +48,7 @@ type reporter struct {
 	drops    *unserved.Driver
 	paths    *paths
 	forwards *forwarder
+	rivals   *rivals
 	// heard takes in that a peer is heard on an interface, or not any more.
 	heard   func(ctx context.Context, node, on string, heard bool)
 	changed chan struct{}
@@ -274,6 +275,7 @@ func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
 }
 
 func (r *reporter) observedBGP(o bgp.Observation) {
+	r.rivals.poke()
 	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
 		if about := r.known(r.sources.peer, o.Peer); about != nil {
@@ -285,6 +287,13 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 		}
 	case bgp.RouteFailed:
 		r.Logger.Warn("route", "prefix", o.Prefix, "reason", o.Reason)
+	}
+}
+
+// heldBack tells of a peer that it is not dialed.
+func (r *reporter) heldBack(peer, reason string) {
+	if about := r.known(r.sources.peer, peer); about != nil {
+		r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(bgp.SessionFailed), "Peer", "node %s: %s", r.Node, reason)
 	}
 }
 
@@ -431,6 +440,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 			report.SessionsEstablished++
 		}
 	}
+	report.Sessions = append(report.Sessions, r.rivals.reports()...)
 	for _, u := range routes.Unannounced {
 		messages = append(messages, fmt.Sprintf("%s is not announced by BGP: %s", u.Prefix, u.Reason))
 	}
