@@ -113,7 +113,7 @@ func (c *compiler) pool(o *v1alpha1.IPPool) {
 	}
 	pool := &Pool{
 		Name: o.Name, Ranges: set.Ranges(), Allocation: o.Spec.Allocation, Priority: o.Spec.Priority,
-		ExcludeEdges: o.Spec.ExcludeEdgeAddresses, ShareAcross: o.Spec.Sharing == v1alpha1.SharingAcrossNamespaces,
+		ExcludeEdges: o.Spec.ExcludeEdgeAddresses, ShareAcross: o.Spec.Sharing == v1alpha1.SharingAcrossNamespaces, TakeOver: o.Spec.TakeOver,
 		Reserved: c.reserved(key, o.Spec.Reserved, set),
 	}
 	if pool.Allocation == "" {

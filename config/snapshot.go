@@ -47,7 +47,9 @@ type Pool struct {
 	ExcludeEdges bool
 	// ShareAcross: Services of different namespaces may share an address.
 	ShareAcross bool
-	Priority    int32
+	// TakeOver: Services that another load balancer gave addresses of the pool are adopted.
+	TakeOver bool
+	Priority int32
 	// Scheduler of IPVS, by which Berth forwards connections to the pool's addresses.
 	// Empty: kube-proxy forwards.
 	Scheduler string
@@ -62,6 +64,13 @@ type Pool struct {
 func (p *Pool) Serves(namespace string, namespaceLabels, service labels.Set) bool {
 	return len(p.scopes) == 0 || slices.ContainsFunc(p.scopes, func(s scope) bool {
 		return s.namespaces.selects(namespace) && s.namespaceSelector.Matches(namespaceLabels) && s.serviceSelector.Matches(service)
+	})
+}
+
+// ServesNamespace reports whether the pool gives addresses to some Service of a namespace of that name and these labels.
+func (p *Pool) ServesNamespace(namespace string, labels labels.Set) bool {
+	return len(p.scopes) == 0 || slices.ContainsFunc(p.scopes, func(s scope) bool {
+		return s.namespaces.selects(namespace) && s.namespaceSelector.Matches(labels)
 	})
 }
 

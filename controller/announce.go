@@ -35,11 +35,12 @@ type nodeView struct {
 	excluded string // why it announces nothing; empty: it may
 	alive    bool   // the Node is Ready
 	speaker  v1alpha1.SpeakerState
-	awaited  bool      // its speaker has Stopped to be replaced, and the next one is expected still
-	leaves   string    // why its speaker is Leaving
-	segments []string  // interfaces on which its speaker announces, sorted
-	oneWay   []string  // interfaces whose replies leave by another, sorted
-	sessions []session // that are established, sorted
+	awaited  bool              // its speaker has Stopped to be replaced, and the next one is expected still
+	leaves   string            // why its speaker is Leaving
+	segments []string          // interfaces on which its speaker announces, sorted
+	oneWay   []string          // interfaces whose replies leave by another, sorted
+	proxies  map[string]string // MAC addresses of routers that answer for every address, by interface
+	sessions []session         // that are established, sorted
 	// schedulers of IPVS by which it can forward, sorted, and why it can by none, or not by all.
 	schedulers []string
 	noIPVS     string
@@ -58,8 +59,22 @@ func (s session) carries(address netip.Addr) bool {
 // owner is who answers for an address on a segment.
 type owner struct{ node, segment, iface string }
 
-// foreign is a host that is not Berth's and announces an address of Berth's.
-type foreign struct{ mac, node, iface string }
+// foreign is who else uses an address of Berth's.
+type foreign struct {
+	mac         string
+	has         string // the node whose MAC address it is; empty: a host that is not of the cluster
+	node, iface string // where it was heard
+}
+
+// String says who uses the address, where that was heard, and what to do.
+func (f foreign) String() string {
+	if f.has != "" {
+		return fmt.Sprintf("is answered for by node %s (%s), heard on %s of node %s, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends",
+			f.has, f.mac, f.iface, f.node)
+	}
+	return fmt.Sprintf("is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another",
+		f.mac, f.iface, f.node)
+}
 
 // outlook is all that bears on whether the addresses of a Service are announced.
 type outlook struct {
@@ -212,6 +227,9 @@ func (o outlook) answer(owner owner) string {
 	if slices.Contains(o.nodes[owner.node].oneWay, owner.iface) {
 		text += fmt.Sprintf(" (clients beyond the segment may get no reply: its routes to them do not leave by %s)", owner.iface)
 	}
+	if mac := o.nodes[owner.node].proxies[owner.iface]; mac != "" {
+		text += fmt.Sprintf(" (some clients may not reach it: %s there answers ARP for every address (proxy ARP); turn that off on it)", mac)
+	}
 	return text
 }
 
@@ -235,8 +253,7 @@ func (o outlook) announcers(address netip.Addr) (found announcers, reason, messa
 		return found, ReasonNoAdvertisement, o.unadvertised(address)
 	}
 	if f, conflict := o.conflicts[address]; conflict && len(l2) > 0 {
-		return found, ReasonAddressConflict, fmt.Sprintf("%s is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another",
-			address, f.mac, f.iface, f.node)
+		return found, ReasonAddressConflict, fmt.Sprintf("%s %s", address, f)
 	}
 	var names []string
 	obstacles := map[string]obstacle{}

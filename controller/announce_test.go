@@ -109,8 +109,10 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 			"n6": with(func(n *nodeView) { n.sessions = nil }), "n7": with(func(n *nodeView) { n.sessions = []session{{"tor", false, true}} })}}, true, "Announced", "by BGPAdvertisement bgp: 2 nodes, 2 sessions"},
 		{"by BGP under policy Local", outlook{addresses: addresses("198.51.100.1"), local: true, endpoints: ready("n2", "n9"), nodes: map[string]nodeView{"n1": up, "n2": up}}, true, "Announced",
 			"by BGPAdvertisement bgp: 1 node, 1 session, from nodes with a ready Pod (externalTrafficPolicy Local)"},
-		{"a foreign host has the address", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:99", "n1", "eth0"}}}, false, "AddressConflict",
+		{"a foreign host has the address", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:99", "", "n1", "eth0"}}}, false, "AddressConflict",
 			"192.0.2.1 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another"},
+		{"a node has the address, and its speaker does not announce it", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:02", "n2", "n1", "eth0"}}}, false, "AddressConflict",
+			"192.0.2.1 is answered for by node n2 (02:00:00:00:00:02), heard on eth0 of node n1, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends"},
 		{"nothing to announce", outlook{nodes: one}, false, "NoAddress", "no address to announce: see condition berth.dev/Allocated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -24,13 +24,20 @@ const (
 	ReasonAddressOutside = "AddressOutsidePools" // False: an address asked for is in no pool
 	ReasonAddressInUse   = "AddressInUse"        // False: an address asked for is another Service's
 	ReasonReserved       = "AddressReserved"     // False: an address asked for is reserved for another namespace
-	ReasonExcluded       = "AddressExcluded"     // False: an address asked for is one that its pool excludes
+	ReasonExcluded       = "AddressExcluded"     // False: an address asked for is in use elsewhere, or one that its pool excludes
 	ReasonUnknownPool    = "UnknownPool"         // False: a pool asked for does not exist
 	ReasonPoolOutOfScope = "PoolOutOfScope"      // False: the pool asked for does not serve the Service
 	ReasonPoolDisabled   = "PoolDisabled"        // False: the pool of the address asked for gives no more
 	ReasonPoolExhausted  = "PoolExhausted"       // False: no free address of a family wanted
 	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family wanted
+	ReasonResting        = "Resting"             // False: an address asked for, or all that are left, were freed a moment ago
+	ReasonTakeOverWaits  = "TakeOverWaits"       // False: it is to be taken over, but somebody still has an address
+	// True: the Service has what it asks for, but another controller overwrites its status again and again.
+	ReasonStatusContested = "StatusContested"
 )
+
+// ReasonLeftAlone is that of the event on a Service which another implementation serves.
+const ReasonLeftAlone = "LeftAlone"
 
 // condition is a condition without its times.
 type condition struct {
@@ -58,6 +65,10 @@ func allocated(asked request, assignment ipam.Assignment, err error, outside []n
 	default:
 		c.reason, c.message = ReasonAllocated, "has "+join(assignment.Addresses, " and ")
 	}
+	if err == nil && asked.unusable != nil {
+		c.complaint = asked.unusable.message
+		c.message += "; " + c.complaint
+	}
 	return c
 }
 
@@ -72,11 +83,17 @@ func explain(asked request, err error) (reason, message string) {
 		disabled  *ipam.DisabledError
 		edge      *ipam.EdgeError
 		exhausted *ipam.ExhaustedError
+		used      *ipam.UsedError
+		resting   *ipam.RestingError
 	)
 	at := func(address netip.Addr) string { return asked.field[address] }
 	switch {
 	case errors.As(err, &invalid):
 		return invalid.reason, invalid.message
+	case errors.As(err, &used):
+		return ReasonExcluded, fmt.Sprintf("%s: %v, so it is not given; ask for another", at(used.Address), used)
+	case errors.As(err, &resting):
+		return ReasonResting, fmt.Sprintf("%s: %v; it is given then", at(resting.Address), resting)
 	case errors.As(err, &taken) && taken.Owner == "":
 		return ReasonReserved, fmt.Sprintf("%s: %s is reserved by IPReservation %s; ask for another", at(taken.Address), taken.Address, taken.Reservation)
 	case errors.As(err, &taken) && asked.Terms.Key == "":
@@ -95,6 +112,8 @@ func explain(asked request, err error) (reason, message string) {
 		return ReasonPoolDisabled, fmt.Sprintf("%s: %s is in IPPool %s, whose allocation is Disabled; ask for another, or enable the pool", at(disabled.Address), disabled.Address, disabled.Pool)
 	case errors.As(err, &edge):
 		return ReasonExcluded, fmt.Sprintf("%s: %s is .0 or .255, which IPPool %s excludes (spec.excludeEdgeAddresses); ask for another", at(edge.Address), edge.Address, edge.Pool)
+	case errors.As(err, &exhausted) && !exhausted.Resting.IsZero():
+		return ReasonResting, err.Error() + "; it is given then, or widen the pool or add another"
 	case errors.As(err, &exhausted) && len(exhausted.Full) > 0:
 		return ReasonPoolExhausted, err.Error() + "; widen it or add another"
 	case errors.As(err, &exhausted) && exhausted.Named:

@@ -20,31 +20,31 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	now := metav1.NewTime(time.Unix(1000, 0))
 	fresh := &corev1.Service{}
 	vip := outlook{addresses: addresses}.ingress()
-	written, news := withStatus(fresh, vip, []condition{ok}, now)
+	written, news := withStatus(fresh, vip, []condition{ok}, nil, now)
 	if written == fresh || len(news) != 1 {
 		t.Fatalf("a fresh Service: news %v, want one and a write", news)
 	}
-	if again, news := withStatus(written, vip, []condition{ok}, metav1.NewTime(time.Unix(2000, 0))); again != written || len(news) != 0 {
+	if again, news := withStatus(written, vip, []condition{ok}, nil, metav1.NewTime(time.Unix(2000, 0))); again != written || len(news) != 0 {
 		t.Errorf("a status that is right would be written again (%v)", news)
 	}
 	unset := written.DeepCopy()
 	unset.Status.LoadBalancer.Ingress[0].IPMode = nil
-	if again, _ := withStatus(unset, vip, []condition{ok}, now); again != unset {
+	if again, _ := withStatus(unset, vip, []condition{ok}, nil, now); again != unset {
 		t.Error("an ipMode left out is VIP, and no reason to write")
 	}
 	proxy := outlook{addresses: addresses, forwarder: forwarder{scheduler: "rr"}}.ingress()
 	for _, vip := range []*corev1.Service{written, unset} {
-		moved, news := withStatus(vip, proxy, []condition{ok}, now)
+		moved, news := withStatus(vip, proxy, []condition{ok}, nil, now)
 		if moved == vip || modeOf(moved) != corev1.LoadBalancerIPModeProxy || len(news) != 0 {
 			t.Errorf("from VIP to Proxy: %+v, news %v", moved.Status, news)
 		}
-		if again, _ := withStatus(moved, proxy, []condition{ok}, now); again != moved {
+		if again, _ := withStatus(moved, proxy, []condition{ok}, nil, now); again != moved {
 			t.Error("an ipMode that is right would be written again")
 		}
 	}
 	foreign := written.DeepCopy()
 	foreign.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9"
-	if again, _ := withStatus(foreign, vip, []condition{ok}, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
+	if again, _ := withStatus(foreign, vip, []condition{ok}, nil, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
 		t.Error("a status that somebody changed is put back")
 	}
 }
@@ -90,7 +90,7 @@ func TestWhichServicesAreServed(t *testing.T) {
 		{"NodePort", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort}, true, false},
 		{"ExternalName", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName}, true, false},
 	} {
-		if got := serves(&corev1.Service{Spec: c.spec}, c.classless); got != c.want {
+		if got := (ofClasses{[]string{"berth.dev/lb"}, c.classless}).selects(&corev1.Service{Spec: c.spec}); got != c.want {
 			t.Errorf("%s: served %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -4,12 +4,15 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,9 +21,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -31,7 +36,10 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/fair"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -44,8 +52,17 @@ type Options struct {
 	Metrics    prometheus.Registerer
 	// Namespace of Berth's own objects.
 	Namespace string
-	// Classless: serve Services without a loadBalancerClass too.
+	// Classes of Services that are served. Empty: v1alpha1.LoadBalancerClass.
+	Classes []string
+	// Classless: serve Services without a loadBalancerClass too, unless another implementation does.
 	Classless bool
+	// Rest is for how long a freed address is given to nobody but the Service that had it. 0: not at all.
+	Rest time.Duration
+	// ServiceCIDRs and PodCIDRs are ranges that no Service of type LoadBalancer may have an address of, beside those that
+	// the API server and the Nodes tell.
+	ServiceCIDRs, PodCIDRs []netip.Prefix
+	// ReservationsPerNamespace is how many IPReservations of a namespace are in effect at most. 0: 64.
+	ReservationsPerNamespace int
 	// ReleaseOutside: addresses that are in no pool any more are taken away at once.
 	// Otherwise they stay in service until a pool covers them or the annotation
 	// berth.dev/release names them.
@@ -72,15 +89,22 @@ type Controller struct {
 	successors   successors // of reviewNodes alone
 	// conflicts are the addresses that foreign hosts announce.
 	conflicts atomic.Pointer[map[netip.Addr]foreign]
+	used      atomic.Pointer[inuse.Set] // addresses that somebody else has
+	recordKey atomic.Pointer[[]byte]    // signs what Services were given
+	contested contests
+	// serviceCIDRs tells whether the API server has such objects; nil: that is not known yet.
+	serviceCIDRs atomic.Pointer[bool]
 
 	mu           sync.Mutex // guards what follows; never held across I/O
 	allocator    *ipam.Allocator
-	waiting      map[string]bool        // Services without all they ask for
-	outside      map[string]bool        // Services with addresses in no pool
-	reservations map[string]reservation // in effect, by namespace/name
-	unkept       map[string]bool        // IPReservations that are not in effect
-	superseded   map[string]string      // resourceVersion that we wrote over last, by Service
-	chances      int                    // times that something was freed
+	waiting      map[string]bool          // Services without all they ask for
+	outside      map[string]bool          // Services with addresses in no pool
+	reservations map[string]reservation   // in effect, by namespace/name
+	unkept       map[string]bool          // IPReservations that are not in effect
+	superseded   map[string]string        // resourceVersion that we wrote over last, by Service
+	given        map[string]record.Record // what Services were given, and for which request
+	left         map[string]types.UID     // Services of others that were told of it
+	chances      int                      // times that something was freed
 }
 
 // setting is a key of the queue of configuration work.
@@ -91,6 +115,8 @@ const (
 	publishUsage  setting = "usage"   // addresses were given or freed
 	reviewNodes   setting = "nodes"   // a node or its speaker changed
 	ensureKey     setting = "key"     // the Secret of the hello key changed
+	reviewUsed    setting = "used"    // something changed that tells which addresses are in use
+	wakeResting   setting = "resting" // freed addresses may have rested long enough
 	usageInterval         = 500 * time.Millisecond
 )
 
@@ -112,6 +138,7 @@ type sources struct {
 	speaker     cache.SharedIndexInformer
 	owner       cache.SharedIndexInformer
 	reservation cache.SharedIndexInformer
+	serviceCIDR cache.SharedIndexInformer // not every API server has them
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
@@ -122,6 +149,12 @@ func (s *sources) own() []cache.SharedIndexInformer {
 func New(o Options) (*Controller, error) {
 	if o.Workers <= 0 {
 		o.Workers = 4
+	}
+	if len(o.Classes) == 0 {
+		o.Classes = []string{v1alpha1.LoadBalancerClass}
+	}
+	if o.ReservationsPerNamespace <= 0 {
+		o.ReservationsPerNamespace = 64
 	}
 	factory := informers.NewSharedInformerFactory(o.Kubernetes, 0)
 	own := informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, informers.WithNamespace(o.Namespace),
@@ -149,10 +182,11 @@ func New(o Options) (*Controller, error) {
 			peer:        client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
 			password:    password,
 			reservation: client.NewInformer(o.Berth.IPReservations(""), &v1alpha1.IPReservation{}),
+			serviceCIDR: client.NewInformer(o.Kubernetes.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}),
 			owner:       client.NewInformer(o.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
 			speaker:     client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
 		},
-		services:     newQueue[string](),
+		services:     newFairQueue(),
 		settings:     newQueue[setting](),
 		reserving:    newQueue[string](),
 		allocator:    ipam.New(),
@@ -162,7 +196,11 @@ func New(o Options) (*Controller, error) {
 		reservations: map[string]reservation{},
 		unkept:       map[string]bool{},
 		superseded:   map[string]string{},
+		given:        map[string]record.Record{},
+		left:         map[string]types.UID{},
 	}
+	c.used.Store(inuse.Compile(inuse.Sources{}))
+	c.recordKey.Store(&[]byte{})
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
 	c.nodesChanged.Store(&time.Time{})
@@ -170,6 +208,7 @@ func New(o Options) (*Controller, error) {
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	c.contested.lost = c.metrics.overwritten.Inc
 	return c, c.watch()
 }
 
@@ -184,12 +223,34 @@ func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
 	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 30*time.Second))
 }
 
+// newFairQueue returns a queue of objects' keys whose namespaces take turns.
+func newFairQueue() workqueue.TypedRateLimitingInterface[string] {
+	turns := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: fair.New(namespaceOf)})
+	return workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[string](10*time.Millisecond, 30*time.Second),
+		workqueue.TypedRateLimitingQueueConfig[string]{
+			DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{Queue: turns}),
+		})
+}
+
+func namespaceOf(key string) string {
+	namespace, _, _ := strings.Cut(key, "/")
+	return namespace
+}
+
 // watch turns what the informers see into keys of the two queues.
 func (c *Controller) watch() error {
 	service := func(o any) {
-		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
-			c.services.Add(key)
+		key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
+		if err != nil {
+			return
 		}
+		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
+			// At once, so that nobody takes what it asks for by name while it waits for its turn.
+			whose, _ := c.judge(key, svc)
+			c.notePins(key, svc, whose)
+		}
+		c.services.Add(key)
 	}
 	reservation := func(o any) {
 		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
@@ -211,6 +272,9 @@ func (c *Controller) watch() error {
 		{c.informers.namespace, c.enqueueNamespace, relabelled},
 		{c.informers.reservation, reservation, respecified},
 		{c.informers.secret, to(ensureKey), always},
+		{c.informers.node, to(reviewUsed), addressed},
+		{c.informers.serviceCIDR, to(reviewUsed), always},
+		{c.informers.slice, c.watchAPIServer, always},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.speaker, to(ensureKey), rekeyed},
@@ -253,7 +317,11 @@ func (c *Controller) slim() error {
 			return o, nil
 		}),
 		c.informers.slice.SetTransform(func(o any) (any, error) {
-			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+			s, ok := o.(*discoveryv1.EndpointSlice)
+			switch {
+			case ok && candidate.ServiceOf(s) == apiServer:
+				return candidate.SlimBackends(s), nil // its addresses are in use
+			case ok:
 				return candidate.SlimSlice(s, false), nil
 			}
 			return o, nil
@@ -285,6 +353,13 @@ func readyStatus(n *corev1.Node) corev1.ConditionStatus {
 	return corev1.ConditionUnknown
 }
 
+// addressed reports whether a Node changed in its addresses or in those of its pods.
+func addressed(before, after metav1.Object) bool {
+	b, okB := before.(*corev1.Node)
+	a, okA := after.(*corev1.Node)
+	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Spec.PodCIDRs, a.Spec.PodCIDRs))
+}
+
 func respecified(before, after metav1.Object) bool {
 	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID()
 }
@@ -292,6 +367,7 @@ func respecified(before, after metav1.Object) bool {
 // Watch fills the caches until the context ends, so that a standby is warm.
 func (c *Controller) Watch(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.watchServiceCIDRs(ctx) })
 	c.informers.factory.StartWithContext(ctx)
 	c.informers.ownFactory.StartWithContext(ctx)
 	for _, i := range c.informers.own() {
@@ -310,7 +386,7 @@ func (c *Controller) Synced() bool {
 			return false
 		}
 	}
-	return true
+	return c.knowsServiceCIDRs()
 }
 
 // Lead does the work of the leader until the context ends. Watch must be running.
@@ -335,7 +411,9 @@ func (c *Controller) lead(ctx context.Context, reconcile func(context.Context, s
 	if err := c.rebuild(ctx); err != nil {
 		return err
 	}
+	c.reviewUsed() // afterwards: what is bound to an interface may be bound since a Service has it
 	c.reserveKnown()
+	c.restoreResting(time.Now())
 	c.settings.Add(compileAll)
 	c.enqueueAll()
 
@@ -403,12 +481,31 @@ func (c *Controller) enqueueNamespace(o any) {
 	}
 }
 
-// enqueueAll has every Service and every reservation looked at again.
+// enqueueAll has every Service and every reservation looked at again: those first that have an address, then those that
+// ask for one by name, then the rest; the older first.
 func (c *Controller) enqueueAll() {
-	for _, key := range c.informers.service.GetStore().ListKeys() {
-		c.services.Add(key)
-	}
 	for _, key := range c.informers.reservation.GetStore().ListKeys() {
 		c.reserving.Add(key)
 	}
+	all := client.Stored[*corev1.Service](c.informers.service)
+	rank := func(svc *corev1.Service) int {
+		switch {
+		case len(svc.Status.LoadBalancer.Ingress) > 0:
+			return 0
+		case svc.Spec.LoadBalancerIP != "" || svc.Annotations[v1alpha1.AnnotationAddresses] != "":
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(all, func(a, b *corev1.Service) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), older(a, b))
+	})
+	for _, svc := range all {
+		c.services.Add(svc.Namespace + "/" + svc.Name)
+	}
+}
+
+// older orders Services by age, then by name.
+func older(a, b *corev1.Service) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -36,23 +37,52 @@ func (c *Controller) ensureHelloKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	signs, err := recordKey(desired, *c.recordKey.Load(), newKey)
+	if err != nil {
+		return err
+	}
 	switch {
 	case !exists:
 		_, err = secrets.Create(ctx, desired, metav1.CreateOptions{})
 	case reflect.DeepEqual(found, desired):
+		c.signWith(signs)
 		return nil
 	default:
 		_, err = secrets.Update(ctx, desired, metav1.UpdateOptions{})
 	}
 	switch {
-	case apierrors.IsAlreadyExists(err):
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // we are being uninstalled
 	case err != nil:
 		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	default:
 		c.Logger.Info("hello key", "step", step)
 	}
+	c.signWith(signs)
 	return nil
+}
+
+// recordKey returns the key that signs records, and puts it into the Secret if there is no good one: the one that signed
+// until now, so that a Secret that is deleted makes no record void, or else a fresh one.
+func recordKey(secret *corev1.Secret, now []byte, fresh func() ([]byte, error)) ([]byte, error) {
+	if key := secret.Data[v1alpha1.RecordKey]; len(key) >= v1alpha1.ShortestHelloKey {
+		return key, nil
+	}
+	key := now
+	if len(key) == 0 {
+		var err error
+		if key, err = fresh(); err != nil {
+			return nil, err
+		}
+	}
+	secret.Data[v1alpha1.RecordKey] = key
+	return key, nil
+}
+
+// signWith takes the key that signs records. Those that another key signed are written anew.
+func (c *Controller) signWith(key []byte) {
+	if before := c.recordKey.Swap(&key); len(*before) > 0 && !bytes.Equal(*before, key) {
+		c.enqueueAll()
+	}
 }
 
 // newKey returns 32 random bytes.

@@ -11,6 +11,7 @@ type metrics struct {
 	allocations prometheus.Counter
 	writes      prometheus.Counter
 	failures    prometheus.Counter
+	overwritten prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, outside func() float64) (*metrics, error) {
@@ -24,6 +25,9 @@ func newMetrics(r prometheus.Registerer, outside func() float64) (*metrics, erro
 		writes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_service_status_writes_total", Help: "Writes of Services' statuses.",
 		}),
+		overwritten: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_service_status_overwritten_total", Help: "Statuses of Services that another controller overwrote.",
+		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_reconcile_failures_total", Help: "Work that failed and was put back, conflicts of resourceVersions left out.",
 		}),
@@ -32,7 +36,7 @@ func newMetrics(r prometheus.Registerer, outside func() float64) (*metrics, erro
 	outsidePools := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "berth_services_outside_pools", Help: "Services with addresses that are in no pool any more.",
 	}, outside)
-	for _, c := range []prometheus.Collector{outsidePools, m.assigned, m.allocations, m.writes, m.failures} {
+	for _, c := range []prometheus.Collector{outsidePools, m.assigned, m.allocations, m.writes, m.failures, m.overwritten} {
 		failed = append(failed, r.Register(c))
 	}
 	return m, errors.Join(failed...)

@@ -200,7 +200,7 @@ func (c *Controller) endpointsMoved(o any) {
 		if err != nil {
 			continue
 		}
-		if svc, err := c.informers.services.Services(namespace).Get(name); err == nil && serves(svc, c.Classless) {
+		if svc, err := c.informers.services.Services(namespace).Get(name); err == nil && c.classes().selects(svc) {
 			c.services.Add(key)
 		}
 	}
@@ -291,7 +291,7 @@ func (c *Controller) reviewNodes() bool {
 		for _, x := range s.Status.Conflicts {
 			if address, err := netip.ParseAddr(x.Address); err == nil {
 				if _, known := conflicts[address]; !known {
-					conflicts[address] = foreign{x.MAC, s.Name, x.Interface}
+					conflicts[address] = foreign{x.MAC, x.Node, s.Name, x.Interface}
 				}
 			}
 		}
@@ -315,6 +315,12 @@ func (n *nodeView) report(r v1alpha1.SpeakerReport) {
 	for _, segment := range r.Segments {
 		if segment.Announcing {
 			n.segments = append(n.segments, segment.Interface)
+		}
+		if segment.ProxyARP != "" {
+			if n.proxies == nil {
+				n.proxies = map[string]string{}
+			}
+			n.proxies[segment.Interface] = segment.ProxyARP
 		}
 		if segment.ReturnPath != nil && !*segment.ReturnPath {
 			n.oneWay = append(n.oneWay, segment.Interface)

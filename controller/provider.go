@@ -70,8 +70,15 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 		return nil, errNotLeading
 	}
 	key := svc.Namespace + "/" + svc.Name
+	whose, given := p.c.judge(key, svc)
+	if whose == takenOver && p.c.takeOver(key, svc) == nil {
+		whose = own
+	}
+	if whose != own {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
 	o := outcome{snapshot: p.c.snapshot.Load(), chances: p.c.countChances()}
-	o.asked, o.assignment, o.outside, o.failure = p.c.assign(key, svc)
+	o.asked, o.assignment, o.outside, o.failure = p.c.assign(key, svc, given)
 	ingress := p.c.outlook(svc, o.assignment.Addresses).ingress()
 	o.pending = !shows(svc, ingress)
 	o.told = modeOf(svc)
@@ -139,6 +146,7 @@ func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
 	asked.Drop = o.asked.Drop // an annotation's, and the service controller minds those
 	var was *invalidRequest
 	errors.As(o.failure, &was)
+	asked.Strict = o.asked.Strict
 	return !reflect.DeepEqual(asked, o.asked) || (invalid != nil) != (was != nil)
 }
 
@@ -149,6 +157,7 @@ func (c *Controller) surrender(key string) {
 	c.allocator.Surrender(key)
 	delete(c.waiting, key)
 	delete(c.outside, key)
+	delete(c.given, key)
 }
 
 func (c *Controller) holdings(key string) []netip.Addr {

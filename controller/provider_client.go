@@ -2,7 +2,10 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -13,6 +16,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
 // gate is what the service controller's writes of Services pass: it goes on working
@@ -21,6 +26,8 @@ type gate struct {
 	context context.Context // that the writes end with
 	// written is told of every write: its resourceVersion, or "" if it failed.
 	written func(key, resourceVersion string)
+	// signed returns the record to write along with these addresses; nil: none.
+	signed func(namespace, name string, addresses []netip.Addr) *metav1.Condition
 
 	mu     sync.RWMutex // held for reading during a write
 	closed bool
@@ -80,9 +87,42 @@ type gatedServices struct {
 }
 
 func (s gatedServices) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, o metav1.PatchOptions, subresources ...string) (*corev1.Service, error) {
+	data, err := s.withRecord(name, data)
+	if err != nil {
+		return nil, err
+	}
 	return s.gate.patch(ctx, s.namespace+"/"+name, func(ctx context.Context) (*corev1.Service, error) {
 		return s.ServiceInterface.Patch(ctx, name, kind, data, o, subresources...)
 	})
+}
+
+// withRecord returns a strategic merge patch of a Service with the record of the addresses that it writes, if it does: no
+// speaker announces them without, and another write would come later.
+func (s gatedServices) withRecord(name string, data []byte) ([]byte, error) {
+	var patch map[string]any
+	if err := json.Unmarshal(data, &patch); err != nil {
+		return nil, fmt.Errorf("read the patch of Service %s/%s: %w", s.namespace, name, err)
+	}
+	status, _ := patch["status"].(map[string]any)
+	if _, writes := status["loadBalancer"]; !writes {
+		return data, nil
+	}
+	var addresses []netip.Addr
+	balancer, _ := status["loadBalancer"].(map[string]any)
+	ingress, _ := balancer["ingress"].([]any)
+	for _, entry := range ingress {
+		fields, _ := entry.(map[string]any)
+		text, _ := fields["ip"].(string)
+		if address, err := netip.ParseAddr(text); err == nil {
+			addresses = append(addresses, address)
+		}
+	}
+	if signed := s.gate.signed(s.namespace, name, addresses); signed != nil {
+		status["conditions"] = []any{signed}
+	} else {
+		status["conditions"] = []any{map[string]any{"$patch": "delete", "type": v1alpha1.ServiceRecord}}
+	}
+	return json.Marshal(patch)
 }
 
 // tap is a way into the service controller's queue, which has none: the handler that
@@ -95,21 +135,40 @@ func (t *tap) enqueue(svc *corev1.Service) { t.handler.OnAdd(svc, false) }
 // tappedServices is an informer of Services with a tap.
 type tappedServices struct {
 	coreinformers.ServiceInformer
-	tap *tap
+	tap      *tap
+	concerns func(*corev1.Service) bool
 }
 
 func (s tappedServices) Informer() cache.SharedIndexInformer {
-	return tappedInformer{s.ServiceInformer.Informer(), s.tap}
+	return tappedInformer{s.ServiceInformer.Informer(), s.tap, s.concerns}
 }
 
+// tappedInformer shows the service controller only the Services that concern it.
 type tappedInformer struct {
 	cache.SharedIndexInformer
-	tap *tap
+	tap      *tap
+	concerns func(*corev1.Service) bool
 }
 
 func (i tappedInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
 	i.tap.handler = handler
-	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(handler, resync)
+	concerns := func(o any) bool {
+		svc, ok := o.(*corev1.Service)
+		return ok && i.concerns(svc)
+	}
+	// It has nothing to do on the deletion of an object: the finalizer is gone by then.
+	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(o any, initial bool) {
+			if concerns(o) {
+				handler.OnAdd(o, initial)
+			}
+		},
+		UpdateFunc: func(before, after any) {
+			if concerns(after) {
+				handler.OnUpdate(before, after)
+			}
+		},
+	}, resync)
 }
 
 // quietNodes is an informer of Nodes that tells the service controller of no change.

@@ -2,7 +2,10 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,11 +26,11 @@ const clusterName = "berth"
 // Controller's own reconciler of Services. Watch of the Controller must be running.
 // When it returns, no write of a Service is under way.
 func (p *Provider) Lead(ctx context.Context) error {
-	writer := &gate{context: ctx, written: p.wrote}
+	writer := &gate{context: ctx, written: p.wrote, signed: p.signed}
 	defer writer.close()
 	tap := &tap{}
 	core := p.c.informers.factory.Core().V1()
-	sc, err := service.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap}, quietNodes{core.Nodes()}, clusterName, nil)
+	sc, err := service.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap, p.concerns}, quietNodes{core.Nodes()}, clusterName, nil)
 	if err != nil {
 		return fmt.Errorf("make the service controller: %w", err)
 	}
@@ -80,15 +83,27 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		return fmt.Errorf("get Service %s: %w", key, err)
 	case p.c.outdated(key, svc):
 		return nil // what we wrote is on its way into the cache, and brings the key back
-	case !serves(svc, true):
-		if helpers.HasLBFinalizer(svc) {
+	}
+	whose, _ := p.c.judge(key, svc)
+	p.c.notePins(key, svc, whose)
+	switch {
+	case whose == others:
+		p.forget(key)
+		return p.c.leave(ctx, key, svc)
+	case whose == notServed:
+		if helpers.HasLBFinalizer(svc) && finalizedByBerth(svc) {
 			return nil // the service controller clears it first
 		}
 		p.forget(key)
 		return p.c.disown(ctx, key, svc)
 	case svc.Spec.LoadBalancerClass != nil || svc.DeletionTimestamp != nil:
 		return nil // keeps what it has; the service controller passes over it, or is at it
+	case whose == takenOver:
+		if err := p.c.takeOver(key, svc); err != nil {
+			return p.c.explainWait(ctx, key, svc, err)
+		}
 	}
+	p.c.vacate(key)
 	conditions, changed, again := p.settle(key, svc)
 	if again {
 		enqueue(svc)
@@ -99,7 +114,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	if changed != nil {
 		p.c.tellForwarder(svc, *changed)
 	}
-	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, conditions, metav1.Now())
+	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, addressesIn(svc)), metav1.Now())
 	if desired != svc {
 		if err := p.c.write(ctx, key, desired); err != nil {
 			return err
@@ -109,6 +124,53 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		p.c.tell(svc, n)
 	}
 	return nil
+}
+
+// concerns reports whether the service controller may touch the Service: it writes status and finalizer of whatever it is
+// shown, also where another implementation put them.
+func (p *Provider) concerns(svc *corev1.Service) bool {
+	ends := svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer
+	switch {
+	case svc.Spec.LoadBalancerClass != nil:
+		return false
+	case ends:
+		return helpers.HasLBFinalizer(svc) && finalizedByBerth(svc)
+	}
+	whose, _ := p.c.judge(svc.Namespace+"/"+svc.Name, svc)
+	return whose == own || whose == takenOver
+}
+
+// finalizedByBerth reports whether the finalizer of load balancers on the Service is Berth's: other cloud providers and
+// implementations of a class use the same one. Where the object does not tell, Berth's conditions do.
+func finalizedByBerth(svc *corev1.Service) bool {
+	var told bool
+	for _, m := range svc.ManagedFields {
+		var fields struct {
+			Metadata struct {
+				Finalizers map[string]json.RawMessage `json:"f:finalizers"`
+			} `json:"f:metadata"`
+		}
+		if m.FieldsV1 == nil || json.Unmarshal(m.FieldsV1.Raw, &fields) != nil {
+			continue
+		}
+		if _, set := fields.Metadata.Finalizers[`v:"`+helpers.LoadBalancerCleanupFinalizer+`"`]; set {
+			if strings.HasPrefix(m.Manager, fieldManager) {
+				return true
+			}
+			told = true
+		}
+	}
+	return !told && marked(svc)
+}
+
+// signed returns the record of what the service controller is about to write into the status of a Service; nil: it has no
+// address then.
+func (p *Provider) signed(namespace, name string, addresses []netip.Addr) *metav1.Condition {
+	svc, err := p.c.informers.services.Services(namespace).Get(name)
+	if err != nil {
+		return nil
+	}
+	return p.c.recorded(namespace+"/"+name, svc, addresses)
 }
 
 func (p *Provider) forget(key string) {
@@ -126,7 +188,10 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o, known := p.outcomes[key]
-	if !known || o.pending || older(svc.ResourceVersion, p.written[key]) {
+	if !known {
+		return nil, nil, true // it may have become Berth's just now
+	}
+	if o.pending || staler(svc.ResourceVersion, p.written[key]) {
 		return nil, nil, false // its turn comes, and brings the key back
 	}
 	addresses := o.assignment.Addresses
@@ -143,8 +208,8 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 	return p.c.withAnnounced([]condition{allocated(o.asked, o.assignment, o.failure, o.outside)}, svc, view), changed, false
 }
 
-// older tells whether resourceVersion a is older than b, "" being none.
-func older(a, b string) bool {
+// staler tells whether resourceVersion a is older than b, "" being none.
+func staler(a, b string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && order < 0
 }

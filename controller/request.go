@@ -5,32 +5,27 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
-
-// serves tells whether Berth gives addresses to the Service: it is of type
-// LoadBalancer, and of Berth's class or, if classless is set, of none.
-func serves(svc *corev1.Service, classless bool) bool {
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return false
-	}
-	if class := svc.Spec.LoadBalancerClass; class != nil {
-		return *class == v1alpha1.LoadBalancerClass
-	}
-	return classless
-}
 
 // request is what a Service asks for, and where it says so.
 type request struct {
 	ipam.Request
 	field map[netip.Addr]string // that names a pinned address
+	// digest of the pools that the annotation names: see record.RequestOf.
+	digest string
+	// unusable says what is wrong with a pool that the annotation names; nil: nothing. It keeps a Service from
+	// getting addresses, and takes none away.
+	unusable *invalidRequest
 }
 
 // invalidRequest tells what the user must mend in the Service.
@@ -38,8 +33,19 @@ type invalidRequest struct{ reason, message string }
 
 func (e *invalidRequest) Error() string { return e.message }
 
-func invalid(reason, format string, args ...any) error {
+func invalid(reason, format string, args ...any) *invalidRequest {
 	return &invalidRequest{reason, fmt.Sprintf(format, args...)}
+}
+
+// longestQuote is how much of what a tenant wrote comes into a condition or an event.
+const longestQuote = 64
+
+// quoted is text that a tenant wrote, as it may come into a message: short, and on one line.
+func quoted(text string) string {
+	if len(text) <= longestQuote {
+		return strconv.Quote(text)
+	}
+	return strconv.Quote(text[:longestQuote]) + "…"
 }
 
 // requestOf says what the Service asks for, in a namespace with these labels, with
@@ -58,9 +64,7 @@ func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snaps
 		r.Families = []ipam.Family{ipam.IPv4}
 	}
 	r.Terms = termsOf(svc)
-	if err := r.choosePools(svc, namespace, snapshot); err != nil {
-		return r, err
-	}
+	r.choosePools(svc, namespace, snapshot)
 	if err := r.pin(svc); err != nil {
 		return r, err
 	}
@@ -80,38 +84,47 @@ func (r *request) pinReserved(reserved map[netip.Addr]string) {
 	}
 }
 
-// choosePools puts in the pools that may give to the Service.
-func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) error {
-	names, named := list(svc.Annotations, v1alpha1.AnnotationPools)
-	r.Named = named
-	if !named {
+// choosePools puts in the pools that may give to the Service. Of those that it names the ones that cannot are left out.
+func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) {
+	names := list(svc.Annotations, v1alpha1.AnnotationPools)
+	r.digest = record.RequestOf(names)
+	r.Named = len(names) > 0
+	if !r.Named {
 		for _, p := range snapshot.Pools {
 			if p.Serves(svc.Namespace, namespace, svc.Labels) {
 				r.Pools = append(r.Pools, p.Name)
 			}
 		}
-		return nil
+		return
 	}
+	seen := map[string]bool{}
 	for _, name := range names {
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
 		p := snapshot.Pool(name)
+		var wrong *invalidRequest
 		switch {
 		case p == nil:
-			return invalid(ReasonUnknownPool, "annotation %s: no IPPool %q exists; create it or take the name out", v1alpha1.AnnotationPools, name)
+			wrong = invalid(ReasonUnknownPool, "annotation %s: no IPPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, quoted(name))
 		case !p.Serves(svc.Namespace, namespace, svc.Labels):
-			return invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
+			wrong = invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
+		default:
+			r.Pools = append(r.Pools, name)
+			continue
 		}
-		r.Pools = append(r.Pools, name)
+		if r.unusable == nil {
+			r.unusable = wrong
+		}
 	}
-	if len(r.Pools) == 0 {
-		return invalid(ReasonUnknownPool, "annotation %s is empty; name an IPPool, or take the annotation out", v1alpha1.AnnotationPools)
-	}
-	return nil
 }
 
 // pin puts in the addresses that the Service names.
 func (r *request) pin(svc *corev1.Service) error {
 	const field, annotation = "spec.loadBalancerIP", "annotation " + v1alpha1.AnnotationAddresses
-	named, annotated := list(svc.Annotations, v1alpha1.AnnotationAddresses)
+	named := list(svc.Annotations, v1alpha1.AnnotationAddresses)
+	annotated := len(named) > 0
 	for _, text := range named {
 		if err := r.pinOne(annotation, text); err != nil {
 			return err
@@ -123,7 +136,7 @@ func (r *request) pin(svc *corev1.Service) error {
 	}
 	if address, err := netip.ParseAddr(text); annotated && err == nil && !slices.Contains(r.Pinned, address.Unmap()) {
 		return invalid(ReasonContradiction, "%s is %s, and %s says %s; make them agree, or take one of them out",
-			field, text, annotation, strings.Join(named, ","))
+			field, address, annotation, join(r.Pinned, ","))
 	} else if annotated && err == nil {
 		return nil
 	}
@@ -133,7 +146,7 @@ func (r *request) pin(svc *corev1.Service) error {
 func (r *request) pinOne(where, text string) error {
 	address, err := netip.ParseAddr(text)
 	if err != nil || address.Zone() != "" {
-		return invalid(ReasonInvalidAddress, "%s: %q is no IP address; write one such as 192.0.2.1, or take it out", where, text)
+		return invalid(ReasonInvalidAddress, "%s: %s is no IP address; write one such as 192.0.2.1, or take it out", where, quoted(text))
 	}
 	address = address.Unmap()
 	for _, other := range r.Pinned {
@@ -149,7 +162,7 @@ func (r *request) pinOne(where, text string) error {
 // drop puts in the held addresses that are in no pool and that the Service, or the
 // operator's policy, releases.
 func (r *request) drop(svc *corev1.Service, outside []netip.Addr, releaseAll bool) {
-	named, _ := list(svc.Annotations, v1alpha1.AnnotationRelease)
+	named := list(svc.Annotations, v1alpha1.AnnotationRelease)
 	for _, address := range outside {
 		if releaseAll || slices.ContainsFunc(named, func(text string) bool {
 			a, err := netip.ParseAddr(text)
@@ -179,16 +192,15 @@ func termsOf(svc *corev1.Service) ipam.Terms {
 	return terms
 }
 
-// list splits a comma-separated annotation, and tells whether it is there.
-func list(annotations map[string]string, key string) ([]string, bool) {
-	text, there := annotations[key]
+// list splits a comma-separated annotation. One that is empty is as good as none.
+func list(annotations map[string]string, key string) []string {
 	var items []string
-	for item := range strings.SplitSeq(text, ",") {
+	for item := range strings.SplitSeq(annotations[key], ",") {
 		if item = strings.TrimSpace(item); item != "" {
 			items = append(items, item)
 		}
 	}
-	return items, there
+	return items
 }
 
 // addressesIn returns the addresses of a Service's status, without those that do
@@ -196,8 +208,8 @@ func list(annotations map[string]string, key string) ([]string, bool) {
 func addressesIn(svc *corev1.Service) []netip.Addr {
 	var addresses []netip.Addr
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		if address, err := netip.ParseAddr(ingress.IP); err == nil {
-			addresses = append(addresses, address)
+		if address, err := netip.ParseAddr(ingress.IP); err == nil && address.Zone() == "" {
+			addresses = append(addresses, address.Unmap())
 		}
 	}
 	return addresses

@@ -1,13 +1,16 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -18,7 +21,8 @@ import (
 
 // Reasons of the condition Ready of an IPReservation.
 const (
-	ReasonKept = "Kept" // True: the address is kept
+	ReasonKept    = "Kept"                // True: the address is kept
+	ReasonTooMany = "TooManyReservations" // False: the namespace has as many as it may
 	// False: ReasonAddressInUse, ReasonAddressOutside, ReasonInvalidAddress,
 	// ReasonPoolExhausted, ReasonNoPool, ReasonReserved.
 )
@@ -82,18 +86,20 @@ func (c *Controller) reserve(key string, object *v1alpha1.IPReservation) (netip.
 	switch {
 	case object.Spec.Address != "":
 		if now.address, err = netip.ParseAddr(object.Spec.Address); err != nil {
-			err = invalid(ReasonInvalidAddress, "spec.address: %q is no IP address; delete the reservation and make another", object.Spec.Address)
+			err = invalid(ReasonInvalidAddress, "spec.address: %s is no IP address; delete the reservation and make another", quoted(object.Spec.Address))
 			break
 		}
 		now.address = now.address.Unmap()
-		if c.allocator.PoolOf(now.address) == "" {
-			err = &ipam.OutsideError{Address: now.address}
+		if err = c.mayReserve(key, object, c.allocator.PoolOf(now.address), known || inEffect(object)); err != nil {
 			break
 		}
 		err = c.allocator.Reserve(key, now.address)
 	case known:
 		now.address = before.address // chosen, and on its way into the object
 	default:
+		if err = c.mayReserve(key, object, object.Spec.Pool, false); err != nil {
+			break
+		}
 		family := ipam.IPv4
 		if object.Spec.Family == ipam.IPv6.String() {
 			family = ipam.IPv6
@@ -122,6 +128,43 @@ func (c *Controller) reserve(key string, object *v1alpha1.IPReservation) (netip.
 	return now.address, nil
 }
 
+// mayReserve says why a reservation may not keep an address of the pool. One that is in effect is not asked again: no edit of a
+// pool takes it away. The mutex is held.
+func (c *Controller) mayReserve(key string, object *v1alpha1.IPReservation, pool string, known bool) error {
+	p := c.snapshot.Load().Pool(pool)
+	switch {
+	case p == nil && object.Spec.Address != "":
+		return &ipam.OutsideError{Address: parsed(object.Spec.Address)}
+	case p == nil, known:
+		return nil // the allocator says what is wrong
+	case !p.ServesNamespace(object.Namespace, c.namespaceLabels(object.Namespace)):
+		return invalid(ReasonPoolOutOfScope, "IPPool %s does not serve namespace %s (its spec.scopes); reserve an address of another pool", pool, object.Namespace)
+	case p.Allocation == v1alpha1.AllocationDisabled:
+		return invalid(ReasonPoolDisabled, "IPPool %s gives no more addresses (its spec.allocation is Disabled); reserve an address of another pool, or enable it", pool)
+	}
+	has := 0
+	for other := range c.reservations {
+		if namespaceOf(other) == object.Namespace && other != key {
+			has++
+		}
+	}
+	if has >= c.ReservationsPerNamespace {
+		return invalid(ReasonTooMany, "namespace %s has %d IPReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one", object.Namespace, has)
+	}
+	return nil
+}
+
+// inEffect reports whether a former leader kept the address of the reservation.
+func inEffect(object *v1alpha1.IPReservation) bool {
+	return meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionReady)
+}
+
+// parsed returns the address that a text says, or none.
+func parsed(text string) netip.Addr {
+	address, _ := netip.ParseAddr(text)
+	return address.Unmap()
+}
+
 // unreserve ends a reservation that was deleted.
 func (c *Controller) unreserve(key string) {
 	c.mu.Lock()
@@ -138,7 +181,11 @@ func (c *Controller) unreserve(key string) {
 // reserveKnown has the allocator keep what the reservations of the cache name: before
 // the first allocation, so that nobody else gets it.
 func (c *Controller) reserveKnown() {
-	for _, o := range client.Stored[*v1alpha1.IPReservation](c.informers.reservation) {
+	known := client.Stored[*v1alpha1.IPReservation](c.informers.reservation)
+	slices.SortFunc(known, func(a, b *v1alpha1.IPReservation) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for _, o := range known {
 		if o.Spec.Address != "" {
 			// What fails is said when its turn comes.
 			_, _ = c.reserve(o.Namespace+"/"+o.Name, o)
@@ -172,10 +219,16 @@ func explainReservation(object *v1alpha1.IPReservation, err error) (reason, mess
 		taken     *ipam.TakenError
 		outside   *ipam.OutsideError
 		exhausted *ipam.ExhaustedError
+		used      *ipam.UsedError
+		resting   *ipam.RestingError
 	)
 	switch {
 	case errors.As(err, &invalid):
 		return invalid.reason, invalid.message
+	case errors.As(err, &used):
+		return ReasonExcluded, fmt.Sprintf("spec.address: %v, so it is not kept; reserve another", used)
+	case errors.As(err, &resting):
+		return ReasonResting, fmt.Sprintf("spec.address: %v; it is kept then", resting)
 	case errors.As(err, &taken) && taken.Owner == "":
 		return ReasonReserved, fmt.Sprintf("spec.address: %s is kept by IPReservation %s already; delete one of the two", taken.Address, taken.Reservation)
 	case errors.As(err, &taken):

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -20,39 +21,69 @@ import (
 func conflict(err error) bool { return apierrors.IsConflict(err) }
 
 // rebuild makes the allocator hold what the statuses of the Services say, older
-// Services first. It reads them from the API server, not from the cache, which may
+// Services first, and those of others last. It reads them from the API server, not from the cache, which may
 // lag behind what a former leader wrote last.
 func (c *Controller) rebuild(ctx context.Context) error {
 	list, err := c.Kubernetes.CoreV1().Services("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("rebuild the allocator: list Services: %w", err)
 	}
-	slices.SortFunc(list.Items, func(a, b corev1.Service) int {
-		if d := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); d != 0 {
-			return d
+	slices.SortFunc(list.Items, func(a, b corev1.Service) int { return older(&a, &b) })
+	var rest []*corev1.Service
+	for i := range list.Items {
+		svc := &list.Items[i]
+		key := svc.Namespace + "/" + svc.Name
+		whose, given := c.judge(key, svc)
+		if whose != own {
+			rest = append(rest, svc)
+			continue
 		}
-		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
-	})
+		c.mu.Lock()
+		c.adopt(key, svc, given)
+		c.mu.Unlock()
+		c.notePins(key, svc, whose)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range list.Items {
-		if svc := &list.Items[i]; serves(svc, c.Classless) {
-			c.adopt(svc)
-		}
+	for _, svc := range rest {
+		c.occupy(svc.Namespace+"/"+svc.Name, svc)
 	}
 	return nil
 }
 
-// adopt makes the allocator hold the addresses in the Service's status: those in a
-// pool, and those that Berth gave when they were in one. The mutex is held.
-func (c *Controller) adopt(svc *corev1.Service) {
-	key := svc.Namespace + "/" + svc.Name
-	for _, address := range addressesIn(svc) {
-		if c.allocator.PoolOf(address) == "" && !given(svc) {
-			continue
-		}
+// judge says whose the Service is, and returns the record of what Berth gave it, without addresses if there is none.
+func (c *Controller) judge(key string, svc *corev1.Service) (ownership, record.Record) {
+	if !c.classes().selects(svc) {
+		return notServed, record.Record{}
+	}
+	namespace, snapshot := c.namespaceLabels(svc.Namespace), c.snapshot.Load()
+	given, recorded := recordOf(svc, *c.recordKey.Load(), namespace, snapshot)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.given[key].UID == svc.UID && len(c.allocator.Holdings(key)) > 0
+	return ownershipOf(svc, recorded, held, namespace, snapshot), given
+}
+
+func (c *Controller) classes() ofClasses { return ofClasses{c.Classes, c.Classless} }
+
+// adopt makes the allocator hold what the Service was given, as its record says; a Service of a class of Berth's that has
+// none keeps the addresses in its status that are of a pool. The mutex is held.
+func (c *Controller) adopt(key string, svc *corev1.Service, given record.Record) {
+	addresses := given.Addresses
+	if len(addresses) == 0 && svc.Spec.LoadBalancerClass != nil {
+		addresses = slices.DeleteFunc(addressesIn(svc), func(a netip.Addr) bool { return c.allocator.PoolOf(a) == "" })
+	}
+	if len(addresses) == 0 {
+		return
+	}
+	if given.Request == "" {
+		given.Request = record.RequestOf(list(svc.Annotations, v1alpha1.AnnotationPools))
+	}
+	given.UID = svc.UID
+	c.given[key] = given
+	for _, address := range addresses {
 		if err := c.allocator.Hold(key, address, termsOf(svc)); err != nil {
-			c.Logger.Warn("address in two statuses; the other Service keeps it", "service", key, "address", address, "error", err)
+			c.Logger.Warn("an address that was given is lost", "service", key, "address", address, "error", err)
 		}
 	}
 }
@@ -73,13 +104,37 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		return fmt.Errorf("get Service %s: %w", key, err)
 	case c.outdated(key, svc):
 		return nil // what we wrote is on its way into the cache, and brings the key back
-	case !serves(svc, c.Classless):
-		return c.disown(ctx, key, svc)
 	}
-	asked, assignment, outside, failure := c.assign(key, svc)
+	whose, given := c.judge(key, svc)
+	c.notePins(key, svc, whose)
+	switch whose {
+	case notServed:
+		return c.disown(ctx, key, svc)
+	case others:
+		return c.leave(ctx, key, svc)
+	case takenOver:
+		if err := c.takeOver(key, svc); err != nil {
+			return c.explainWait(ctx, key, svc, err)
+		}
+	case own:
+	}
+	c.vacate(key)
+	if wait := c.contested.review(key, svc, time.Now()); wait > 0 {
+		c.services.AddAfter(key, wait)
+		c.tellContest(key, svc)
+		return nil
+	}
+	return c.serve(ctx, key, svc, given)
+}
+
+// serve writes what the Service has, and tells of it.
+func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service, given record.Record) error {
+	asked, assignment, outside, failure := c.assign(key, svc, given)
 	o := c.outlook(svc, assignment.Addresses)
-	conditions := c.withAnnounced([]condition{allocated(asked, assignment, failure, outside)}, svc, o)
-	desired, news := withStatus(svc, o.ingress(), conditions, metav1.Now())
+	first := allocated(asked, assignment, failure, outside)
+	first.contest(c.contested.writer(key))
+	conditions := c.withAnnounced([]condition{first}, svc, o)
+	desired, news := withStatus(svc, o.ingress(), conditions, c.recorded(key, svc, assignment.Addresses), metav1.Now())
 	if desired != svc {
 		if err := c.write(ctx, key, desired); err != nil {
 			return err
@@ -96,23 +151,43 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	return nil
 }
 
+// recorded returns what is to be recorded of the Service, which has these addresses, as a condition; nil: nothing.
+func (c *Controller) recorded(key string, svc *corev1.Service, addresses []netip.Addr) *metav1.Condition {
+	if len(addresses) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	given := c.given[key]
+	c.mu.Unlock()
+	given.UID, given.Addresses = svc.UID, addresses
+	signed := given.Condition(*c.recordKey.Load(), metav1.Now())
+	return &signed
+}
+
 // assign has the allocator give the Service what it asks for. It returns what that
 // is, what it got, and which of its addresses are in no pool any more.
-func (c *Controller) assign(key string, svc *corev1.Service) (request, ipam.Assignment, []netip.Addr, error) {
-	asked, invalid := requestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
+func (c *Controller) assign(key string, svc *corev1.Service, given record.Record) (request, ipam.Assignment, []netip.Addr, error) {
+	asked, invalid := c.requestOf(svc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.allocator.Holdings(key)
 	if len(before) == 0 {
-		c.adopt(svc)
+		c.adopt(key, svc, given)
 		before = c.allocator.Holdings(key)
+	}
+	if invalid == nil && asked.unusable != nil && len(before) == 0 {
+		invalid = asked.unusable
 	}
 	if invalid != nil {
 		c.waiting[key] = true
+		delete(c.given, key)
 		return asked, ipam.Assignment{Surplus: c.allocator.Surrender(key)}, nil, invalid
 	}
 	asked.drop(svc, c.outsidePools(before), c.ReleaseOutside)
+	// An edit of the annotation may take an address away, one of a pool may not.
+	asked.Strict = asked.Named && asked.unusable == nil && len(before) > 0 && c.given[key].Request != asked.digest
 	assignment, err := c.allocator.Assign(key, asked.Request)
+	c.note(key, svc, asked, assignment.Addresses)
 	outside := c.outsidePools(assignment.Addresses)
 	if err == nil && len(assignment.Missing) == 0 {
 		delete(c.waiting, key)
@@ -132,6 +207,20 @@ func (c *Controller) assign(key string, svc *corev1.Service) (request, ipam.Assi
 		c.settings.AddAfter(publishUsage, usageInterval)
 	}
 	return asked, assignment, outside, err
+}
+
+// note keeps what the Service was given, and for which request. A request for a pool that cannot be used is not the one
+// that was met: it is once the pool is there. The mutex is held.
+func (c *Controller) note(key string, svc *corev1.Service, asked request, addresses []netip.Addr) {
+	if len(addresses) == 0 {
+		delete(c.given, key)
+		return
+	}
+	given := record.Record{UID: svc.UID, Request: asked.digest, Addresses: addresses}
+	if before, known := c.given[key]; known && asked.unusable != nil {
+		given.Request = before.Request
+	}
+	c.given[key] = given
 }
 
 // outsidePools returns those of the addresses that are in no pool. The mutex is held.
@@ -169,17 +258,24 @@ func (c *Controller) retryWaiting(but string) {
 	}
 }
 
-// free gives addresses of a Service back, and has the Services that wait for one
-// tried again.
+// free gives addresses of a Service back. They rest first; those who wait are tried again all the same, since who shared
+// one with it may do so on other terms now.
 func (c *Controller) free(key string, addresses []netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.allocator.Free(key, addresses) {
+	var until time.Time
+	if c.Rest > 0 {
+		until = time.Now().Add(c.Rest)
+	}
+	if !c.allocator.Free(key, addresses, until) {
 		return
 	}
 	c.Logger.Info("freed", "service", key, "addresses", addresses)
 	c.retryWaiting(key)
 	c.settings.AddAfter(publishUsage, usageInterval)
+	if c.Rest > 0 {
+		c.settings.AddAfter(wakeResting, c.Rest)
+	}
 }
 
 // release forgets a Service that is not served any more.
@@ -187,7 +283,12 @@ func (c *Controller) release(key string) {
 	c.mu.Lock()
 	delete(c.waiting, key)
 	delete(c.outside, key)
+	delete(c.given, key)
+	unpinned := c.allocator.SetPins(key, nil)
 	held := c.allocator.Holdings(key)
+	if unpinned && len(held) == 0 {
+		c.retryWaiting(key)
+	}
 	c.mu.Unlock()
 	c.free(key, held)
 }
@@ -195,21 +296,39 @@ func (c *Controller) release(key string) {
 // disown takes Berth's marks off a Service that it does not serve.
 func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service) error {
 	if marked(svc) {
-		if err := c.write(ctx, key, withoutStatus(svc, c.gave(key))); err != nil {
+		given, _ := record.Of(svc, *c.recordKey.Load())
+		gave := append(c.holdings(key), given.Addresses...)
+		if err := c.write(ctx, key, withoutStatus(svc, gave)); err != nil {
 			return err
 		}
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release", "not a Service of Berth's any more (spec.type, spec.loadBalancerClass)")
 	}
 	c.release(key)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.occupy(key, svc)
 	return nil
 }
 
-// gave returns a test for addresses that the Service can only have from Berth.
-func (c *Controller) gave(key string) func(netip.Addr) bool {
+// notePins keeps the addresses that a Service asks for by name from whoever takes any.
+func (c *Controller) notePins(key string, svc *corev1.Service, whose ownership) {
+	var pins []netip.Addr
+	if whose == own {
+		if asked, err := c.requestOf(svc); err == nil {
+			snapshot := c.snapshot.Load()
+			for _, a := range asked.Pinned {
+				// A pool that does not serve the Service does not wait for it either.
+				if p := snapshot.PoolOf(a); p != nil && slices.Contains(asked.Pools, p.Name) {
+					pins = append(pins, a)
+				}
+			}
+		}
+	}
 	c.mu.Lock()
-	held := c.allocator.Holdings(key)
-	c.mu.Unlock()
-	return func(a netip.Addr) bool { return slices.Contains(held, a) || c.snapshot.Load().PoolOf(a) != nil }
+	defer c.mu.Unlock()
+	if c.allocator.SetPins(key, pins) {
+		c.retryWaiting(key)
+	}
 }
 
 // write writes the status on the resourceVersion that it was decided on.
@@ -222,6 +341,7 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 	if err != nil {
 		return fmt.Errorf("write status of Service %s: %w", key, err)
 	}
+	c.contested.wrote(key, written)
 	if written.ResourceVersion != svc.ResourceVersion {
 		c.mu.Lock()
 		c.superseded[key] = svc.ResourceVersion
@@ -232,9 +352,11 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 
 // forget forgets what was written of a Service that is gone.
 func (c *Controller) forget(key string) {
+	c.contested.forget(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.superseded, key)
+	c.vacated(key)
 }
 
 // outdated tells whether the Service, as the cache has it, is what we last wrote

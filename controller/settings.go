@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"reflect"
 	"slices"
 	"strings"
+	"time"
+
+	"go4.org/netipx"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,6 +28,8 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 	switch what {
 	case compileAll:
 		problems := c.compile()
+		c.reviewUsed() // BGPPeers are among it
+		c.repin()
 		c.enqueueAll()
 		return c.publish(ctx, problems)
 	case publishUsage:
@@ -35,8 +40,30 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 		if c.reviewNodes() {
 			c.enqueueAll()
 		}
+		return c.publishUsed(ctx)
+	case reviewUsed:
+		return c.publishUsed(ctx)
+	case wakeResting:
+		c.wake(time.Now())
 	}
 	return nil
+}
+
+// publishUsed takes in which addresses are in use, and says it on the pools if that changed.
+func (c *Controller) publishUsed(ctx context.Context) error {
+	if !c.reviewUsed() {
+		return nil
+	}
+	return c.publish(ctx, nil)
+}
+
+// repin notes anew what every Service asks for by name: pools, or whom they serve, have changed.
+func (c *Controller) repin() {
+	for _, svc := range client.Stored[*corev1.Service](c.informers.service) {
+		key := svc.Namespace + "/" + svc.Name
+		whose, _ := c.judge(key, svc)
+		c.notePins(key, svc, whose)
+	}
 }
 
 // allocations translates from the API.
@@ -80,6 +107,9 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 	for _, o := range client.Stored[*v1alpha1.IPPool](c.informers.pool) {
 		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, func(desired *v1alpha1.IPPool) bool {
 			used := c.setUsage(desired)
+			if excluded, _ := c.excluded(o.Name).apply(desired.ConditionList(), o.Generation, metav1.Now()); excluded {
+				used = true
+			}
 			found, known := problems[config.Key{Kind: "IPPool", Name: o.Name}]
 			if !known {
 				return used
@@ -178,19 +208,68 @@ func (c *Controller) setUsage(pool *v1alpha1.IPPool) bool {
 	c.mu.Lock()
 	usage := c.allocator.Usage(pool.Name)
 	c.mu.Unlock()
+	c.mu.Lock()
+	resting, recent := c.allocator.Resting(pool.Name, mostResting), c.allocator.Recent(pool.Name, mostResting)
+	c.mu.Unlock()
 	old := pool.Status
+	pool.Status.Resting, pool.Status.Recent = nil, nil
+	for _, r := range resting {
+		pool.Status.Resting = append(pool.Status.Resting, v1alpha1.RestingAddress{Address: r.Address.String(), Service: r.Owner, Until: metav1.NewTime(r.Until.Truncate(time.Second).Add(time.Second))})
+	}
+	for _, r := range recent {
+		pool.Status.Recent = append(pool.Status.Recent, r.From().String()+"-"+r.To().String())
+	}
 	pool.Status.IPv4, pool.Status.IPv6 = counts(usage, ipam.IPv4), counts(usage, ipam.IPv6)
 	for family, u := range usage {
 		c.metrics.assigned.WithLabelValues(pool.Name, family.String()).Set(float64(u.Assigned))
 	}
-	return !reflect.DeepEqual(old.IPv4, pool.Status.IPv4) || !reflect.DeepEqual(old.IPv6, pool.Status.IPv6)
+	return !apiequality.Semantic.DeepEqual(old, pool.Status)
 }
 
-func counts(usage map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.AddressUsage {
-	u, ok := usage[family]
+// mostResting bounds the lists of a pool's status.
+const mostResting = 64
+
+// excluded is the condition of a pool that tells which of its addresses are in use elsewhere.
+func (c *Controller) excluded(pool string) condition {
+	free := condition{kind: v1alpha1.ConditionExcluded, reason: "NoneExcluded", message: "no address of the pool is known to be in use elsewhere"}
+	p := c.snapshot.Load().Pool(pool)
+	if p == nil {
+		return free
+	}
+	var found []string
+	for _, u := range c.used.Load().All() {
+		if slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Overlaps(u.IPRange) }) {
+			found = append(found, rangeText(u.IPRange)+" is "+u.By)
+		}
+	}
+	if len(found) == 0 {
+		return free
+	}
+	return condition{kind: v1alpha1.ConditionExcluded, ok: true, reason: "InUseElsewhere", message: "not given: " + few(found)}
+}
+
+// rangeText is a range as people write it.
+func rangeText(r netipx.IPRange) string {
+	if p, ok := r.Prefix(); ok {
+		if p.IsSingleIP() {
+			return p.Addr().String()
+		}
+		return p.String()
+	}
+	return r.String()
+}
+
+func counts(of map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.AddressUsage {
+	u, ok := of[family]
 	if !ok {
 		return nil
 	}
-	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept))
-	return &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Kept: u.Kept, Free: free.String()}
+	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept+u.Resting))
+	usage := &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Kept: u.Kept, Resting: u.Resting}
+	if u.Excluded != nil && u.Excluded.Sign() > 0 {
+		usage.Excluded = u.Excluded.String()
+		free.Sub(free, u.Excluded)
+	}
+	usage.Free = free.String()
+	return usage
 }

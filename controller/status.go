@@ -10,12 +10,11 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// withStatus returns the Service with the status it should have, and the
-// conditions that are news to its reader; the Service itself, when nothing
-// differs.
-func withStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, conditions []condition, now metav1.Time) (*corev1.Service, []condition) {
+// withStatus returns the Service with the status it should have, signed is the record of what it was given (nil: nothing),
+// and the conditions that are news to its reader; the Service itself, when nothing differs.
+func withStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, conditions []condition, signed *metav1.Condition, now metav1.Time) (*corev1.Service, []condition) {
 	desired := svc.DeepCopy()
-	changed := false
+	changed := putRecord(desired, signed)
 	if !shows(svc, ingress) {
 		changed = true
 		desired.Status.LoadBalancer.Ingress = ingress
@@ -33,6 +32,23 @@ func withStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, condi
 		return svc, nil
 	}
 	return desired, news
+}
+
+// putRecord puts the record into the status, or takes it out, and reports whether that changed anything.
+func putRecord(svc *corev1.Service, signed *metav1.Condition) bool {
+	list := &svc.Status.Conditions
+	i := slices.IndexFunc(*list, func(c metav1.Condition) bool { return c.Type == v1alpha1.ServiceRecord })
+	switch {
+	case signed == nil && i < 0, signed != nil && i >= 0 && (*list)[i].Message == signed.Message && (*list)[i].Status == signed.Status:
+		return false
+	case signed == nil:
+		*list = slices.Delete(*list, i, i+1)
+	case i < 0:
+		*list = append(*list, *signed)
+	default:
+		(*list)[i] = *signed
+	}
+	return true
 }
 
 // ingress is what the status should say of the addresses.
@@ -68,30 +84,22 @@ func modeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
 	return corev1.LoadBalancerIPModeVIP
 }
 
-// marked tells whether the Service carries conditions of Berth: it was served.
+// marked reports whether the Service carries conditions of Berth: it was served.
 func marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
 
-// given tells whether Berth gave the Service the addresses in its status.
-func given(svc *corev1.Service) bool {
-	return slices.ContainsFunc(svc.Status.Conditions, func(c metav1.Condition) bool {
-		return c.Type == v1alpha1.ServiceAllocated && c.Status == metav1.ConditionTrue
-	})
-}
-
-// withoutStatus returns the Service as it was before Berth served it: without our
-// conditions and the addresses that are ours. Another controller's stay.
-func withoutStatus(svc *corev1.Service, gave func(netip.Addr) bool) *corev1.Service {
+// withoutStatus returns the Service without Berth's conditions and the addresses that Berth gave. Another controller's
+// stay.
+func withoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
 	clean := svc.DeepCopy()
-	if given(svc) {
-		clean.Status.LoadBalancer.Ingress = slices.DeleteFunc(clean.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
-			address, err := netip.ParseAddr(i.IP)
-			return err == nil && gave(address)
-		})
-	}
+	clean.Status.LoadBalancer.Ingress = slices.DeleteFunc(clean.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
+		address, err := netip.ParseAddr(i.IP)
+		return err == nil && slices.Contains(gave, address.Unmap())
+	})
 	clean.Status.Conditions = slices.DeleteFunc(clean.Status.Conditions, ours)
 	return clean
 }
 
+// ours reports whether a condition is one of Berth's.
 func ours(c metav1.Condition) bool {
-	return c.Type == v1alpha1.ServiceAllocated || c.Type == v1alpha1.ServiceAnnounced
+	return c.Type == v1alpha1.ServiceAllocated || c.Type == v1alpha1.ServiceAnnounced || c.Type == v1alpha1.ServiceRecord
 }

@@ -3,8 +3,6 @@ package ipam
 import (
 	"net/netip"
 	"slices"
-
-	"go4.org/netipx"
 )
 
 // Request is what an owner asks for.
@@ -17,11 +15,14 @@ type Request struct {
 	// Pinned are addresses asked for by name, at most one of each family. They are
 	// given or the request fails.
 	Pinned []netip.Addr
-	// Pools, by name, that may give to the owner, in order of precedence.
+	// Pools, by name, that may give to the owner, in order of precedence. None is a
+	// request too: what is held is kept, and nothing is given.
 	Pools []string
-	// Named: the owner named the pools. Then those that give on request give too,
-	// and addresses of other pools are not kept.
+	// Named: the owner named the pools. Then those that give on request give too.
 	Named bool
+	// Strict: the owner changed which pools it names since its addresses were given.
+	// Then addresses of pools that it does not name are not kept, pinned ones neither.
+	Strict bool
 	// Drop are addresses that the owner does not want to keep.
 	Drop []netip.Addr
 	// Terms on which the owner shares addresses.
@@ -49,31 +50,17 @@ type Assignment struct {
 // package's types.
 func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	before, known := a.owners[name]
-	before.addresses = slices.Clone(before.addresses)
 	renewed := known && !before.terms.equal(request.Terms)
 	a.setTerms(name, request.Terms)
-	addresses, err := a.choose(name, request)
-	var missing []error
-	for _, family := range request.Families {
-		if err != nil || slices.ContainsFunc(addresses, of(family)) {
-			continue
-		}
-		address, full := a.find(name, family, request)
-		if full != nil {
-			missing = append(missing, full)
-			continue
-		}
-		a.hold(name, address)
-		addresses = append(addresses, address)
-	}
+	addresses, missing, err := a.choose(name, request)
 	if err == nil && len(missing) > 0 && (request.All || len(addresses) == 0) {
 		err = missing[0]
 	}
-	if err != nil {
-		// Who fails takes nothing: what others wait for must not seem to come free.
-		taken := slices.DeleteFunc(a.Holdings(name), func(h netip.Addr) bool { return slices.Contains(before.addresses, h) })
-		a.Free(name, taken)
+	if err != nil { // who fails takes nothing
 		addresses, missing = nil, nil
+	}
+	for _, address := range addresses {
+		a.hold(name, address)
 	}
 	order := func(address netip.Addr) int { return slices.Index(request.Families, FamilyOf(address)) }
 	slices.SortFunc(addresses, func(x, y netip.Addr) int { return order(x) - order(y) })
@@ -99,85 +86,129 @@ func (a *Allocator) Surrender(name string) []netip.Addr {
 	return slices.Clone(o.addresses)
 }
 
-// choose takes the pinned addresses, and tells which addresses the owner keeps:
-// the pinned ones, and of each other family wanted the lowest that it holds.
-func (a *Allocator) choose(name string, request Request) ([]netip.Addr, error) {
-	held := a.Holdings(name)
+// choose returns the addresses that the owner should have: the pinned ones, of each
+// other family wanted the lowest that it holds and may keep, else one that it is given.
+// It also returns why a family is missing, and why a pin cannot be given.
+func (a *Allocator) choose(name string, request Request) (chosen []netip.Addr, missing []error, err error) {
 	for _, pin := range request.Pinned { // all or none
 		if err := a.mayPin(name, pin, request); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	kept := slices.Clone(request.Pinned)
-	for _, pin := range request.Pinned {
-		a.hold(name, pin)
-	}
+	chosen = slices.Clone(request.Pinned)
 	for _, family := range request.Families {
-		if slices.ContainsFunc(kept, of(family)) {
+		if slices.ContainsFunc(chosen, of(family)) {
 			continue
 		}
-		for _, address := range held {
-			if FamilyOf(address) == family && a.mayKeep(name, address, request) {
-				kept = append(kept, address)
-				break
+		address, ok := a.keep(name, family, request)
+		if !ok {
+			if address, err = a.find(name, family, request); err != nil {
+				missing = append(missing, err)
+				continue
 			}
 		}
+		chosen = append(chosen, address)
 	}
-	return kept, nil
+	return chosen, missing, nil
 }
 
-// mayPin tells why the owner may not have the address it names.
+// mayPin says why the owner may not have the address it names.
 func (a *Allocator) mayPin(name string, pin netip.Addr, request Request) error {
 	if !slices.Contains(request.Families, FamilyOf(pin)) {
 		return &FamilyError{Address: pin, Families: request.Families}
 	}
-	if !slices.Contains(a.owners[name].addresses, pin) {
-		p := a.pools.of(pin)
-		switch {
-		case p == nil:
-			return &OutsideError{Address: pin}
-		case !slices.Contains(request.Pools, p.Name):
-			return &ScopeError{Address: pin, Pool: p.Name, Named: request.Named}
-		case p.Allocation == Disabled:
-			return &DisabledError{Address: pin, Pool: p.Name}
-		case p.SkipEdges && edge(pin):
-			return &EdgeError{Address: pin, Pool: p.Name}
+	p := a.pools.of(pin)
+	if a.holds(name, pin) {
+		if request.leaves(p) {
+			return &ScopeError{Address: pin, Pool: p.Name, Named: true}
 		}
+		return a.mayHold(name, pin, request.Terms)
+	}
+	u := a.usedAt(pin)
+	switch {
+	case p == nil:
+		return &OutsideError{Address: pin}
+	case !slices.Contains(request.Pools, p.Name):
+		return &ScopeError{Address: pin, Pool: p.Name, Named: request.Named}
+	case u != nil:
+		return &UsedError{Address: pin, By: u.By}
+	case p.Allocation == Disabled:
+		return &DisabledError{Address: pin, Pool: p.Name}
+	case p.SkipEdges && edge(pin):
+		return &EdgeError{Address: pin, Pool: p.Name}
 	}
 	return a.mayHold(name, pin, request.Terms)
 }
 
-// mayKeep tells whether an address that the owner holds still fits.
-func (a *Allocator) mayKeep(name string, address netip.Addr, request Request) bool {
-	if slices.Contains(request.Drop, address) || request.Named && !slices.Contains(request.Pools, a.PoolOf(address)) {
-		return false
-	}
-	return a.mayHold(name, address, request.Terms) == nil
+// leaves reports whether the owner wants to keep no address of the pool, which is nil
+// for addresses in none.
+func (r Request) leaves(p *poolState) bool {
+	return r.Strict && p != nil && !slices.Contains(r.Pools, p.Name)
 }
 
-// find returns an address of the family for the owner: one that it may share, else
-// the lowest free one, of the first pool that has one.
+// gives reports whether the pool gives addresses to who does not name them.
+func (r Request) gives(p *poolState) bool {
+	return p != nil && (p.Allocation == Automatic || p.Allocation == OnRequest && r.Named)
+}
+
+// keep returns the lowest address of the family that the owner holds and that still fits.
+func (a *Allocator) keep(name string, family Family, request Request) (netip.Addr, bool) {
+	for _, address := range a.owners[name].addresses {
+		if FamilyOf(address) != family || slices.Contains(request.Drop, address) || request.leaves(a.pools.of(address)) {
+			continue
+		}
+		if a.mayHold(name, address, request.Terms) == nil {
+			return address, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// find returns an address of the family for the owner: the one that rests for it, else
+// one that it may share, else the next of the first pool that has one.
 func (a *Allocator) find(name string, family Family, request Request) (netip.Addr, error) {
-	gives := func(p *Pool) bool {
-		return p != nil && (p.Allocation == Automatic || p.Allocation == OnRequest && request.Named)
+	if address, ok := a.regain(name, family, request); ok {
+		return address, nil
 	}
 	for _, pool := range request.Pools {
-		if p := a.pools.byName[pool]; gives(p) && request.Terms.Key != "" {
+		if p := a.pools.byName[pool]; request.gives(p) && request.Terms.Key != "" {
 			if address, ok := a.lowestShared(name, p, family, request.Terms); ok {
 				return address, nil
 			}
 		}
 	}
-	var full []string
+	exhausted := &ExhaustedError{Family: family, Named: request.Named}
 	for _, pool := range request.Pools {
 		p := a.pools.byName[pool]
-		if !gives(p) || !slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return FamilyOf(r.From()) == family }) {
+		if !request.gives(p) || !p.has(family) {
 			continue
 		}
-		if address, ok := a.lowestFree(p, family); ok {
+		if address, ok := a.next(name, p, family); ok {
 			return address, nil
 		}
-		full = append(full, pool)
+		exhausted.Full = append(exhausted.Full, pool)
+		if wakes := a.wakes(name, p, family); exhausted.Resting.IsZero() || !wakes.IsZero() && wakes.Before(exhausted.Resting) {
+			exhausted.Resting = wakes
+		}
 	}
-	return netip.Addr{}, &ExhaustedError{Family: family, Full: full, Named: request.Named}
+	return netip.Addr{}, exhausted
+}
+
+// regain returns the address that rests for the owner, if it holds none of the family:
+// of several the one that it had last.
+func (a *Allocator) regain(name string, family Family, request Request) (last netip.Addr, found bool) {
+	if len(a.restingOf[name]) == 0 || slices.ContainsFunc(a.owners[name].addresses, of(family)) {
+		return last, false
+	}
+	for _, address := range a.restingOf[name] {
+		p := a.pools.of(address)
+		if FamilyOf(address) != family || !request.gives(p) || !slices.Contains(request.Pools, p.Name) || !p.volunteers(address) ||
+			slices.Contains(request.Drop, address) || a.mayHold(name, address, request.Terms) != nil {
+			continue
+		}
+		if !found || a.former[last].order < a.former[address].order {
+			last, found = address, true
+		}
+	}
+	return last, found
 }

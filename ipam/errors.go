@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
-// TakenError tells that the address is somebody else's.
+// TakenError says that the address is somebody else's.
 type TakenError struct {
 	Address netip.Addr
 	// Owner holds it, and Why it is not shared.
@@ -22,12 +23,12 @@ func (e *TakenError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("%s is held by %s %s", e.Address, e.Owner, e.Why))
 }
 
-// OutsideError tells that no pool holds the address.
+// OutsideError says that no pool holds the address.
 type OutsideError struct{ Address netip.Addr }
 
 func (e *OutsideError) Error() string { return fmt.Sprintf("%s is in no IPPool", e.Address) }
 
-// FamilyError tells that the address is of a family that was not asked for.
+// FamilyError says that the address is of a family that was not asked for.
 type FamilyError struct {
 	Address  netip.Addr
 	Families []Family
@@ -37,7 +38,7 @@ func (e *FamilyError) Error() string {
 	return fmt.Sprintf("%s is %s, and the owner wants %v only", e.Address, FamilyOf(e.Address), e.Families)
 }
 
-// ScopeError tells that the address is in a pool that may not give to the owner,
+// ScopeError says that the address is in a pool that may not give to the owner,
 // or, if Named, not in one that the owner names.
 type ScopeError struct {
 	Address netip.Addr
@@ -52,7 +53,7 @@ func (e *ScopeError) Error() string {
 	return fmt.Sprintf("%s is in IPPool %s, which does not serve the owner", e.Address, e.Pool)
 }
 
-// DisabledError tells that the address is in a pool that gives no more.
+// DisabledError says that the address is in a pool that gives no more.
 type DisabledError struct {
 	Address netip.Addr
 	Pool    string
@@ -62,7 +63,7 @@ func (e *DisabledError) Error() string {
 	return fmt.Sprintf("%s is in IPPool %s, whose allocation is Disabled", e.Address, e.Pool)
 }
 
-// EdgeError tells that the address is the first or last of a /24, and its pool does
+// EdgeError says that the address is the first or last of a /24, and its pool does
 // not give those.
 type EdgeError struct {
 	Address netip.Addr
@@ -73,7 +74,7 @@ func (e *EdgeError) Error() string {
 	return fmt.Sprintf("%s is an edge address, which IPPool %s excludes", e.Address, e.Pool)
 }
 
-// ExhaustedError tells that no pool has a free address of the family.
+// ExhaustedError says that no pool has a free address of the family.
 type ExhaustedError struct {
 	Family Family
 	// Full lists the pools that have such addresses and may give them, all taken.
@@ -81,11 +82,45 @@ type ExhaustedError struct {
 	Full []string
 	// Named: among the pools that the owner names.
 	Named bool
+	// Resting is when the first of their addresses that rest can be given. Zero: none
+	// rests.
+	Resting time.Time
 }
 
 func (e *ExhaustedError) Error() string {
 	if len(e.Full) == 0 {
 		return fmt.Sprintf("no IPPool gives %s addresses automatically", e.Family)
 	}
-	return fmt.Sprintf("no %s address is free in IPPool %s", e.Family, strings.Join(e.Full, ", "))
+	text := fmt.Sprintf("no %s address is free in IPPool %s", e.Family, strings.Join(e.Full, ", "))
+	if e.Resting.IsZero() {
+		return text
+	}
+	return fmt.Sprintf("%s; one rests until %s", text, clock(e.Resting))
 }
+
+// RestingError says that the address was freed a moment ago by Owner, and rests.
+type RestingError struct {
+	Address netip.Addr
+	// Owner is empty if it is not known.
+	Owner string
+	Until time.Time
+}
+
+func (e *RestingError) Error() string {
+	if e.Owner == "" {
+		return fmt.Sprintf("%s was a Service's until a moment ago, and rests until %s", e.Address, clock(e.Until))
+	}
+	return fmt.Sprintf("%s was Service %s's until a moment ago, and rests until %s", e.Address, e.Owner, clock(e.Until))
+}
+
+// UsedError says that the address is somebody else's.
+type UsedError struct {
+	Address netip.Addr
+	// By says whose, in words that follow "is".
+	By string
+}
+
+func (e *UsedError) Error() string { return fmt.Sprintf("%s is %s", e.Address, e.By) }
+
+// clock returns the time of day in UTC.
+func clock(t time.Time) string { return t.UTC().Format(time.TimeOnly) }

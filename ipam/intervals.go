@@ -30,20 +30,85 @@ func (s intervals) around(a netip.Addr) (found interval, ok bool) {
 	return found, ok
 }
 
-// add puts an address in that is not in the set.
+// add puts an address in.
 func (s intervals) add(a netip.Addr) {
-	grown := interval{a, a}
-	if before, ok := s.around(a.Prev()); ok && a.Prev().IsValid() {
-		grown.from = before.from // Set replaces the item with this key
+	grown, after := interval{a, a}, interval{}
+	in, before, next := false, a.Prev(), a.Next()
+	pivot := a
+	if next.IsValid() {
+		pivot = next
 	}
-	if after, ok := s.tree.Get(interval{from: a.Next()}); ok {
+	s.tree.Descend(interval{from: pivot}, func(i interval) bool {
+		switch {
+		case i.from == next:
+			after = i
+			return true
+		case !i.to.Less(a):
+			in = true
+		case i.to == before:
+			grown.from = i.from // Set replaces the item with this key
+		}
+		return false
+	})
+	if in {
+		return
+	}
+	if after.from.IsValid() {
 		grown.to = after.to
 		s.tree.Delete(after)
 	}
 	s.tree.Set(grown)
 }
 
-// remove takes an address out that is in the set.
+// addRange puts the addresses of a range in. It costs as much as there are intervals
+// that it touches.
+func (s intervals) addRange(r netipx.IPRange) {
+	grown := interval{r.From(), r.To()}
+	low, high := grown.from.Prev(), grown.to.Next()
+	if !low.IsValid() {
+		low = grown.from
+	}
+	if !high.IsValid() {
+		high = grown.to
+	}
+	for _, i := range s.within(low, high) {
+		s.tree.Delete(i)
+		if i.from.Less(grown.from) {
+			grown.from = i.from
+		}
+		if grown.to.Less(i.to) {
+			grown.to = i.to
+		}
+	}
+	s.tree.Set(grown)
+}
+
+// removeRange takes the addresses of a range out.
+func (s intervals) removeRange(r netipx.IPRange) {
+	for _, i := range s.within(r.From(), r.To()) {
+		s.tree.Delete(i)
+		if i.from.Less(r.From()) {
+			s.tree.Set(interval{i.from, r.From().Prev()})
+		}
+		if r.To().Less(i.to) {
+			s.tree.Set(interval{r.To().Next(), i.to})
+		}
+	}
+}
+
+// within returns the intervals that hold an address from low to high.
+func (s intervals) within(low, high netip.Addr) (found []interval) {
+	s.tree.Descend(interval{from: high}, func(i interval) bool {
+		if i.to.Less(low) {
+			return false
+		}
+		found = append(found, i)
+		return true
+	})
+	return found
+}
+
+// remove takes an address out.
 func (s intervals) remove(a netip.Addr) {
 	i, ok := s.around(a)
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Family is an address family.
@@ -17,6 +18,14 @@ const (
 	IPv4 Family = 4
 	IPv6 Family = 6
 )
+
+// index of the family in an array of both.
+func (f Family) index() int {
+	if f == IPv4 {
+		return 0
+	}
+	return 1
+}
 
 func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
 
@@ -38,8 +47,12 @@ func of(family Family) func(netip.Addr) bool {
 //
 // Owners are named namespace/name.
 type Allocator struct {
-	pools   poolSet
-	taken   intervals // held, reserved and skipped addresses
+	pools poolSet
+	// outside is the stock of the addresses in no pool.
+	outside [2]stock
+	// taken addresses are not fresh: held or held once, reserved, pinned, occupied, in
+	// use elsewhere, or skipped.
+	taken   intervals
 	holders map[netip.Addr]holders
 	owners  map[string]owner
 	// reserved addresses, and the reservation of each.
@@ -47,8 +60,17 @@ type Allocator struct {
 	// skipped edge addresses that the search came across.
 	skipped map[netip.Addr]bool
 	// keyed are the addresses that are shared under a key.
-	keyed    map[string]map[netip.Addr]bool
-	assigned map[poolFamily]int64
+	keyed map[string]map[netip.Addr]bool
+	// used ranges are somebody else's: disjoint and ascending.
+	used     []Used
+	occupied occupation
+	pinned   pins
+	// former are the addresses that were held once and are not now.
+	former map[netip.Addr]former
+	// restingOf are the addresses that rest for an owner.
+	restingOf map[string][]netip.Addr
+	// freed counts the addresses freed, to order them.
+	freed uint64
 }
 
 // holders of an address; nearly always one.
@@ -65,36 +87,37 @@ type owner struct {
 	terms     Terms
 }
 
-type poolFamily struct {
-	pool   string
-	family Family
-}
-
 // New returns an allocator without pools.
 func New() *Allocator {
 	return &Allocator{
-		taken:    newIntervals(),
-		holders:  map[netip.Addr]holders{},
-		owners:   map[string]owner{},
-		reserved: map[netip.Addr]string{},
-		skipped:  map[netip.Addr]bool{},
-		keyed:    map[string]map[netip.Addr]bool{},
-		assigned: map[poolFamily]int64{},
+		outside:   newStocks(),
+		taken:     newIntervals(),
+		holders:   map[netip.Addr]holders{},
+		owners:    map[string]owner{},
+		reserved:  map[netip.Addr]string{},
+		skipped:   map[netip.Addr]bool{},
+		keyed:     map[string]map[netip.Addr]bool{},
+		occupied:  occupation{of: map[netip.Addr][]occupant{}, by: map[string][]netip.Addr{}},
+		pinned:    pins{of: map[netip.Addr][]string{}, by: map[string][]netip.Addr{}},
+		former:    map[netip.Addr]former{},
+		restingOf: map[string][]netip.Addr{},
 	}
 }
 
-// SetPools replaces the pools. What is held stays held, inside a pool or not. It
-// costs as much as there are addresses held.
+// SetPools replaces the pools. What is held, occupied, pinned or rests stays so, inside
+// a pool or not. It costs as much as there are such addresses.
 func (a *Allocator) SetPools(pools []Pool) {
 	a.pools = newPoolSet(pools)
-	for address := range a.skipped { // found again where they still matter
-		a.taken.remove(address)
+	a.outside = newStocks()
+	skipped := a.skipped
+	a.skipped = map[netip.Addr]bool{} // found again where they still matter
+	for address := range skipped {
+		a.mark(address)
 	}
-	clear(a.skipped)
-	clear(a.assigned)
-	for address := range a.holders {
-		a.count(address, 1)
+	for address := range a.former {
+		a.shelve(address)
 	}
+	a.recount()
 }
 
 // Holders returns the owners of the address, the longest-standing first.
@@ -119,11 +142,16 @@ func (a *Allocator) PoolOf(address netip.Addr) string {
 	return ""
 }
 
-// Hold gives the address to the owner on the terms, inside a pool or not: to restore
-// what was given before. It fails with *TakenError if somebody holds the address
-// with whom the owner may not share it, or it is reserved for another namespace.
+// Hold gives the address to the owner on the terms, inside a pool or not, even if it
+// rests: to restore what was given before. It fails with *TakenError if somebody holds
+// the address with whom the owner may not share it, or it is reserved for another
+// namespace, and with *UsedError if it is somebody else's.
 func (a *Allocator) Hold(name string, address netip.Addr, terms Terms) error {
-	if err := a.mayHold(name, address, terms); err != nil {
+	err := a.mayShare(name, address, terms)
+	if err == nil {
+		err = a.notOccupied(name, address)
+	}
+	if err != nil {
 		return err
 	}
 	a.setTerms(name, terms)
@@ -131,8 +159,36 @@ func (a *Allocator) Hold(name string, address netip.Addr, terms Terms) error {
 	return nil
 }
 
-// mayHold tells why the owner may not hold the address on the terms.
+// mayHold says why the owner may not hold the address on the terms.
 func (a *Allocator) mayHold(name string, address netip.Addr, terms Terms) error {
+	if err := a.mayShare(name, address, terms); err != nil {
+		return err
+	}
+	if f, ok := a.former[address]; ok && f.rests() && f.owner != name {
+		return &RestingError{Address: address, Owner: f.owner, Until: f.until}
+	}
+	return a.notOccupied(name, address)
+}
+
+// notOccupied says whose the address is, if it is occupied and the owner does not hold it.
+func (a *Allocator) notOccupied(name string, address netip.Addr) error {
+	if by := a.occupied.of[address]; len(by) > 0 && !a.holds(name, address) {
+		return &UsedError{Address: address, By: by[0].by}
+	}
+	return nil
+}
+
+// holds reports whether the owner holds the address.
+func (a *Allocator) holds(name string, address netip.Addr) bool {
+	return slices.Contains(a.owners[name].addresses, address)
+}
+
+// mayShare says whose the address is, if it is in use elsewhere, reserved for another
+// namespace, or held by an owner who does not share it on the terms.
+func (a *Allocator) mayShare(name string, address netip.Addr, terms Terms) error {
+	if u := a.usedAt(address); u != nil {
+		return &UsedError{Address: address, By: u.By}
+	}
 	if by, ok := a.reserved[address]; ok && namespaceOf(by) != namespaceOf(name) {
 		return &TakenError{Address: address, Reservation: by}
 	}
@@ -142,7 +198,7 @@ func (a *Allocator) mayHold(name string, address netip.Addr, terms Terms) error 
 	}
 	pool := a.pools.of(address)
 	across := pool != nil && pool.ShareAcross
-	holds := slices.Contains(a.owners[name].addresses, address)
+	holds := a.holds(name, address)
 	for _, other := range h.all() {
 		if other == name {
 			continue
@@ -173,40 +229,45 @@ func (a *Allocator) hold(name string, address netip.Addr) {
 		h.more = append(slices.Clone(h.more), name)
 		a.holders[address] = h
 	} else {
-		a.take(address)
+		a.recall(address)
 		a.holders[address] = holders{first: name}
 		a.count(address, 1)
+		a.taken.add(address)
 	}
 	a.key(o.terms.Key, address)
 }
 
-// take marks an address as taken that is about to be held or reserved.
-func (a *Allocator) take(address netip.Addr) {
+// blocked reports whether automatic allocation gives the address to nobody. Pins are
+// another matter: they block for all but one.
+func (a *Allocator) blocked(address netip.Addr) bool {
 	_, held := a.holders[address]
 	_, reserved := a.reserved[address]
-	switch {
-	case a.skipped[address]:
-		delete(a.skipped, address)
-	case !held && !reserved:
-		a.taken.add(address)
-	}
+	return held || reserved || len(a.occupied.of[address]) > 0 || a.usedAt(address) != nil
 }
 
-// leave is the reverse of take, after the address is held or reserved no more.
-func (a *Allocator) leave(address netip.Addr) {
-	_, held := a.holders[address]
-	_, reserved := a.reserved[address]
-	if !held && !reserved {
+// settle puts an address where it belongs after what is known of it changed.
+func (a *Allocator) settle(address netip.Addr) {
+	a.mark(address)
+	a.shelve(address)
+}
+
+// mark notes whether an address is taken.
+func (a *Allocator) mark(address netip.Addr) {
+	if _, former := a.former[address]; former || a.skipped[address] || len(a.pinned.of[address]) > 0 || a.blocked(address) {
+		a.taken.add(address)
+	} else {
 		a.taken.remove(address)
 	}
 }
 
-// Release frees every address of the owner and tells whether there was one.
-func (a *Allocator) Release(name string) bool { return a.Free(name, a.Holdings(name)) }
-
-// Free frees those of the addresses that the owner holds, and tells whether there
+// Release frees every address of the owner without a rest, and reports whether there
 // was one.
-func (a *Allocator) Free(name string, addresses []netip.Addr) bool {
+func (a *Allocator) Release(name string) bool { return a.Free(name, a.Holdings(name), time.Time{}) }
+
+// Free frees those of the addresses that the owner holds, and reports whether there was
+// one. An address that nobody holds then rests until the time, unless that is zero:
+// meanwhile only this owner gets it.
+func (a *Allocator) Free(name string, addresses []netip.Addr, until time.Time) bool {
 	freed := false
 	for _, address := range addresses {
 		o := a.owners[name]
@@ -218,7 +279,7 @@ func (a *Allocator) Free(name string, addresses []netip.Addr) bool {
 		o.addresses = slices.Delete(o.addresses, at, at+1)
 		o.leaving = slices.DeleteFunc(o.leaving, func(l netip.Addr) bool { return l == address })
 		a.owners[name] = o
-		a.unhold(name, address)
+		a.unhold(name, address, until)
 		a.unkey(o.terms.Key, address)
 	}
 	if len(a.owners[name].addresses) == 0 {
@@ -227,7 +288,7 @@ func (a *Allocator) Free(name string, addresses []netip.Addr) bool {
 	return freed
 }
 
-func (a *Allocator) unhold(name string, address netip.Addr) {
+func (a *Allocator) unhold(name string, address netip.Addr, until time.Time) {
 	rest := slices.DeleteFunc(a.holders[address].all(), func(other string) bool { return other == name })
 	if len(rest) > 0 {
 		a.holders[address] = holders{first: rest[0], more: rest[1:]}
@@ -235,19 +296,18 @@ func (a *Allocator) unhold(name string, address netip.Addr) {
 	}
 	delete(a.holders, address)
 	a.count(address, -1)
-	a.leave(address)
-}
-
-func (a *Allocator) count(address netip.Addr, by int64) {
-	if p := a.pools.of(address); p != nil {
-		a.assigned[poolFamily{p.Name, FamilyOf(address)}] += by
-	}
+	a.retire(address, name, until) // it stays taken
 }
 
 // Reserve keeps an address for the owners of a namespace. The reservation is named
 // namespace/name. It fails with *TakenError if another namespace holds or reserved
-// the address, or another reservation of the same namespace has it.
+// the address, or another reservation of the same namespace has it, with *UsedError if
+// it is somebody else's, and with *RestingError if an owner of another namespace had it
+// a moment ago.
 func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
+	if u := a.usedAt(address); u != nil {
+		return &UsedError{Address: address, By: u.By}
+	}
 	if by, ok := a.reserved[address]; ok {
 		if by == reservation {
 			return nil
@@ -259,13 +319,19 @@ func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 			return &TakenError{Address: address, Owner: other}
 		}
 	}
-	a.take(address)
+	if f, ok := a.former[address]; ok && f.rests() && namespaceOf(f.owner) != namespaceOf(reservation) {
+		return &RestingError{Address: address, Owner: f.owner, Until: f.until}
+	}
+	if by := a.occupied.of[address]; len(by) > 0 {
+		return &UsedError{Address: address, By: by[0].by}
+	}
 	a.reserved[address] = reservation
+	a.settle(address)
 	return nil
 }
 
 // ReserveAny reserves an address of the family in the pool: the one that the owner
-// holds there, if it holds one, else the lowest free one. It fails with
+// holds there, if it holds one, else the one that it would be given. It fails with
 // *ExhaustedError.
 func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner string) (netip.Addr, error) {
 	p := a.pools.byName[pool]
@@ -277,9 +343,9 @@ func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner st
 			return address, nil
 		}
 	}
-	address, ok := a.lowestFree(p, family)
+	address, ok := a.next(owner, p, family)
 	if !ok {
-		return netip.Addr{}, &ExhaustedError{Family: family, Full: []string{pool}}
+		return netip.Addr{}, &ExhaustedError{Family: family, Full: []string{pool}, Resting: a.wakes(owner, p, family)}
 	}
 	return address, a.Reserve(reservation, address)
 }
@@ -288,63 +354,12 @@ func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner st
 func (a *Allocator) Unreserve(address netip.Addr) {
 	if _, ok := a.reserved[address]; ok {
 		delete(a.reserved, address)
-		a.leave(address)
+		a.settle(address)
 	}
 }
 
 // Reservation returns who reserved the address, "" if nobody did.
 func (a *Allocator) Reservation(address netip.Addr) string { return a.reserved[address] }
-
-// lowestFree returns the lowest free address of the family in the pool.
-func (a *Allocator) lowestFree(p *Pool, family Family) (netip.Addr, bool) {
-	for _, r := range p.free {
-		if FamilyOf(r.From()) != family {
-			continue
-		}
-		free, ok := a.taken.firstOutside(r)
-		for ok && p.SkipEdges && edge(free) {
-			// Taken from now on, so that the search passes over it once.
-			a.taken.add(free)
-			a.skipped[free] = true
-			free, ok = a.taken.firstOutside(r)
-		}
-		if ok {
-			return free, true
-		}
-	}
-	return netip.Addr{}, false
-}
-
-// Usage returns the counts of each family that the pool has addresses of.
-func (a *Allocator) Usage(pool string) map[Family]Usage {
-	usage := map[Family]Usage{}
-	p := a.pools.byName[pool]
-	if p == nil {
-		return usage
-	}
-	for _, r := range p.Ranges {
-		family := FamilyOf(r.From())
-		u, ok := usage[family]
-		if !ok {
-			u = Usage{Assigned: a.assigned[poolFamily{pool, family}], Kept: a.kept(p, family)}
-			u.Total = size(r)
-		} else {
-			u.Total.Add(u.Total, size(r))
-		}
-		usage[family] = u
-	}
-	return usage
-}
-
-// kept counts the reserved addresses of the pool that nobody holds.
-func (a *Allocator) kept(p *Pool, family Family) (n int64) {
-	for address := range a.reserved {
-		if _, held := a.holders[address]; !held && FamilyOf(address) == family && a.pools.of(address) == p {
-			n++
-		}
-	}
-	return n
-}
 
 func namespaceOf(name string) string {
 	namespace, _, _ := strings.Cut(name, "/")

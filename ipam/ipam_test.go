@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"go4.org/netipx"
 )
@@ -67,7 +68,7 @@ func mustAssign(t *testing.T, a *fixture, owner string, r Request, want ...strin
 	if err != nil {
 		t.Fatalf("assign %s: %v", owner, err)
 	}
-	a.Free(owner, got.Surplus)
+	a.Free(owner, got.Surplus, time.Time{})
 	var s []string
 	for _, x := range got.Addresses {
 		s = append(s, x.String())
@@ -81,9 +82,33 @@ func TestTheLowestFreeAddressIsGiven(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	mustAssign(t, a, "b", v4, "192.0.2.2")
+	mustAssign(t, a, "c", v4, "192.0.2.3")
+}
+
+func TestNeverUsedAddressesAreGivenFirstThenTheLongestAgoFreed(t *testing.T) {
+	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
+	mustAssign(t, a, "a", v4, "192.0.2.1")
+	mustAssign(t, a, "b", v4, "192.0.2.2")
+	mustAssign(t, a, "c", v4, "192.0.2.3")
+	a.Release("b")
 	a.Release("a")
-	mustAssign(t, a, "c", v4, "192.0.2.1")
-	mustAssign(t, a, "d", v4, "192.0.2.3")
+	mustAssign(t, a, "d", v4, "192.0.2.4")
+	mustAssign(t, a, "e", v4, "192.0.2.2")
+	mustAssign(t, a, "f", v4, "192.0.2.1")
+}
+
+func TestOfALargePoolTheLongestAgoFreedAddressesAreForgotten(t *testing.T) {
+	a := with(pool("p", Automatic, "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
+	for range remembered + 1 {
+		if _, err := a.Assign("n/a", v6); err != nil {
+			t.Fatal(err)
+		}
+		a.Release("n/a")
+	}
+	if n := len(a.former); n != remembered {
+		t.Errorf("%d addresses are remembered, want %d", n, remembered)
+	}
+	mustAssign(t, a, "n/b", v6, "2001:db8::")
 }
 
 func TestAnOwnerKeepsItsAddressWhenAskedAgain(t *testing.T) {
@@ -128,7 +153,7 @@ func TestRequireDualStackIsBothOrNeither(t *testing.T) {
 	if !errors.As(err, &exhausted) || exhausted.Family != IPv6 {
 		t.Fatalf("err = %v, want IPv6 exhausted", err)
 	}
-	a.Free("a", got.Surplus)
+	a.Free("a", got.Surplus, time.Time{})
 	if n := a.Addresses(); n != 0 {
 		t.Errorf("%d addresses held, want none", n)
 	}
@@ -145,7 +170,9 @@ func TestLeavingDualStackFreesTheOtherFamily(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3", "2001:db8::1-2001:db8::3"))
 	mustAssign(t, a, "a", both, "192.0.2.1", "2001:db8::1")
 	mustAssign(t, a, "a", v4, "192.0.2.1")
-	mustAssign(t, a, "b", v6, "2001:db8::1")
+	if got := a.Holders(addr("2001:db8::1")); got != nil {
+		t.Errorf("2001:db8::1 is held by %v, want nobody", got)
+	}
 }
 
 func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
@@ -175,7 +202,7 @@ func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
 			if err == nil || err.Error() != c.err {
 				t.Fatalf("err = %v, want %q", err, c.err)
 			}
-			a.Free("a", got.Surplus)
+			a.Free("a", got.Surplus, time.Time{})
 			if held := a.Holdings("a"); len(held) != 0 {
 				t.Errorf("holds %v after a failed request, want nothing", held)
 			}
@@ -184,14 +211,14 @@ func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
 }
 
 func TestPinningAnotherAddressFreesTheFormer(t *testing.T) {
-	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
+	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.2", "192.0.2.5-192.0.2.5"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	got, err := a.Assign("a", pinned(v4, "192.0.2.5"))
 	if err != nil || !slices.Equal(got.Surplus, []netip.Addr{addr("192.0.2.1")}) {
 		t.Fatalf("got %+v, %v; want the former address as surplus", got, err)
 	}
 	mustAssign(t, a, "b", v4, "192.0.2.2")
-	a.Free("a", got.Surplus)
+	a.Free("a", got.Surplus, time.Time{})
 	mustAssign(t, a, "c", v4, "192.0.2.1")
 }
 
@@ -249,8 +276,8 @@ func shared(r Request, key string, ports ...int32) Request {
 func TestAPoolThatIsNamedGivesOnRequest(t *testing.T) {
 	a := with(pool("auto", Automatic, "192.0.2.1-192.0.2.9"), pool("ask", OnRequest, "198.51.100.1-198.51.100.9"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
-	mustAssign(t, a, "n/a", named(v4, "ask"), "198.51.100.1")
-	mustAssign(t, a, "n/a", v4, "198.51.100.1")
+	mustAssign(t, a, "n/b", named(v4, "ask"), "198.51.100.1")
+	mustAssign(t, a, "n/b", v4, "198.51.100.1")
 }
 
 func TestADisabledPoolGivesNoMoreAndTakesNothing(t *testing.T) {
@@ -336,12 +363,12 @@ func TestASharerThatChangesIntoAClashMovesAway(t *testing.T) {
 	if _, err := a.Assign("n/c", pinned(shared(v4, "k", 443), "192.0.2.1")); err == nil || err.Error() != "192.0.2.1 is held by n/b for a moment still" {
 		t.Errorf("err = %v, want that the former sharer is still there", err)
 	}
-	a.Free("n/b", got.Surplus)
+	a.Free("n/b", got.Surplus, time.Time{})
 	mustAssign(t, a, "n/c", pinned(shared(v4, "k", 443), "192.0.2.1"), "192.0.2.1")
 }
 
 func TestAReservedAddressIsForItsNamespace(t *testing.T) {
-	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
+	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	if err := a.Reserve("n/front", addr("192.0.2.1")); err != nil {
 		t.Fatal(err)
 	}

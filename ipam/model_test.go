@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"go4.org/netipx"
 )
@@ -15,10 +19,17 @@ import (
 // model is the allocator as one would write it without a care for cost: it looks at
 // every address, every time.
 type model struct {
+	universe []netip.Addr // ascending
 	pools    []Pool
 	owners   map[string]*modelOwner
 	order    map[netip.Addr][]string // holders, the longest-standing first
 	reserved map[netip.Addr]string
+	used     []Used
+	occupied map[string][]netip.Addr
+	pins     map[string][]netip.Addr
+	freed    map[netip.Addr]int // of those that were held once and are not now: in which order
+	rests    map[netip.Addr]modelRest
+	count    int
 }
 
 type modelOwner struct {
@@ -27,8 +38,16 @@ type modelOwner struct {
 	leaving map[netip.Addr]bool
 }
 
-func newModel() *model {
-	return &model{owners: map[string]*modelOwner{}, order: map[netip.Addr][]string{}, reserved: map[netip.Addr]string{}}
+type modelRest struct {
+	owner string
+	until time.Time
+}
+
+func newModel(universe []netip.Addr) *model {
+	return &model{
+		universe: universe, owners: map[string]*modelOwner{}, order: map[netip.Addr][]string{}, reserved: map[netip.Addr]string{},
+		occupied: map[string][]netip.Addr{}, pins: map[string][]netip.Addr{}, freed: map[netip.Addr]int{}, rests: map[netip.Addr]modelRest{},
+	}
 }
 
 func (m *model) pool(a netip.Addr) *Pool {
@@ -51,7 +70,57 @@ func (m *model) named(name string) *Pool {
 	return nil
 }
 
-func (m *model) mayHold(name string, a netip.Addr, terms Terms) bool {
+func (m *model) usedBy(a netip.Addr) string {
+	for _, u := range m.used {
+		if u.Contains(a) {
+			return u.By
+		}
+	}
+	return ""
+}
+
+func (m *model) isOccupied(a netip.Addr) bool {
+	for _, addresses := range m.occupied {
+		if slices.Contains(addresses, a) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *model) pinnedBut(name string, a netip.Addr) bool {
+	for by, addresses := range m.pins {
+		if by != name && slices.Contains(addresses, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// The outcomes of the model: the names of the errors, and "" for none.
+func outcome(err error) string {
+	if err == nil {
+		return ""
+	}
+	return strings.TrimPrefix(fmt.Sprintf("%T", err), "*ipam.")
+}
+
+func (m *model) mayHold(name string, a netip.Addr, terms Terms, restored bool) string {
+	mine := m.owners[name] != nil && m.owners[name].held[a]
+	switch {
+	case m.usedBy(a) != "":
+		return "UsedError"
+	case !m.shares(name, a, terms):
+		return "TakenError"
+	case !restored && !m.rests[a].until.IsZero() && m.rests[a].owner != name:
+		return "RestingError"
+	case m.isOccupied(a) && !mine:
+		return "UsedError"
+	}
+	return ""
+}
+
+func (m *model) shares(name string, a netip.Addr, terms Terms) bool {
 	if by := m.reserved[a]; by != "" && namespaceOf(by) != namespaceOf(name) {
 		return false
 	}
@@ -79,23 +148,37 @@ func (m *model) mayHold(name string, a netip.Addr, terms Terms) bool {
 	return true
 }
 
+func (m *model) owner(name string, terms Terms) *modelOwner {
+	if m.owners[name] == nil {
+		m.owners[name] = &modelOwner{held: map[netip.Addr]bool{}, leaving: map[netip.Addr]bool{}}
+	}
+	m.owners[name].terms = terms
+	return m.owners[name]
+}
+
 func (m *model) hold(name string, a netip.Addr) {
 	if !m.owners[name].held[a] {
 		m.owners[name].held[a] = true
 		m.order[a] = append(m.order[a], name)
+		delete(m.freed, a)
+		delete(m.rests, a)
 	}
 }
 
-func (m *model) free(name string, addresses []netip.Addr) {
+func (m *model) free(name string, addresses []netip.Addr, until time.Time) {
 	o := m.owners[name]
 	if o == nil {
 		return
 	}
 	for _, a := range addresses {
-		if o.held[a] {
-			delete(o.held, a)
-			delete(o.leaving, a)
-			m.order[a] = slices.DeleteFunc(m.order[a], func(n string) bool { return n == name })
+		if !o.held[a] {
+			continue
+		}
+		delete(o.held, a)
+		delete(o.leaving, a)
+		m.order[a] = slices.DeleteFunc(m.order[a], func(n string) bool { return n == name })
+		if len(m.order[a]) == 0 {
+			m.retire(a, name, until)
 		}
 	}
 	if len(o.held) == 0 {
@@ -103,54 +186,127 @@ func (m *model) free(name string, addresses []netip.Addr) {
 	}
 }
 
-// assign returns the addresses wanted of the allocator, and whether it should fail.
-func (m *model) assign(name string, r Request, universe []netip.Addr) ([]netip.Addr, bool) {
-	if m.owners[name] == nil {
-		m.owners[name] = &modelOwner{held: map[netip.Addr]bool{}}
+func (m *model) retire(a netip.Addr, owner string, until time.Time) {
+	m.count++
+	m.freed[a] = m.count
+	if !until.IsZero() {
+		m.rests[a] = modelRest{owner, until}
 	}
-	o := m.owners[name]
-	o.terms = r.Terms
+}
+
+func (m *model) rest(a netip.Addr, owner string, until time.Time) {
+	if len(m.order[a]) == 0 && m.rests[a].until.Before(until) {
+		m.retire(a, owner, until)
+	}
+}
+
+func (m *model) wake(now time.Time) (woke bool, next time.Time) {
+	for a, r := range m.rests {
+		switch {
+		case !r.until.After(now):
+			delete(m.rests, a)
+			woke = true
+		case next.IsZero() || r.until.Before(next):
+			next = r.until
+		}
+	}
+	return woke, next
+}
+
+func (m *model) reserve(reservation string, a netip.Addr) string {
+	switch {
+	case m.usedBy(a) != "":
+		return "UsedError"
+	case m.reserved[a] == reservation:
+		return ""
+	case m.reserved[a] != "" || slices.ContainsFunc(m.order[a], func(o string) bool { return namespaceOf(o) != namespaceOf(reservation) }):
+		return "TakenError"
+	case !m.rests[a].until.IsZero() && namespaceOf(m.rests[a].owner) != namespaceOf(reservation):
+		return "RestingError"
+	case m.isOccupied(a):
+		return "UsedError"
+	}
+	m.reserved[a] = reservation
+	return ""
+}
+
+func (m *model) reserveAny(reservation, pool string, f Family, owner string) (netip.Addr, string) {
+	p := m.named(pool)
+	if p == nil || p.Allocation == Disabled {
+		return netip.Addr{}, "ExhaustedError"
+	}
+	for _, a := range m.universe {
+		if o := m.owners[owner]; o != nil && o.held[a] && FamilyOf(a) == f && m.pool(a) == p && m.reserve(reservation, a) == "" {
+			return a, ""
+		}
+	}
+	a, ok := m.next(owner, p, f)
+	if !ok {
+		return a, "ExhaustedError"
+	}
+	m.reserved[a] = reservation
+	return a, ""
+}
+
+func (m *model) mayPin(name string, pin netip.Addr, r Request) string {
+	p := m.pool(pin)
+	named := p != nil && slices.Contains(r.Pools, p.Name)
+	if !slices.Contains(r.Families, FamilyOf(pin)) {
+		return "FamilyError"
+	}
+	if m.owners[name].held[pin] {
+		if r.Strict && p != nil && !named {
+			return "ScopeError"
+		}
+		return m.mayHold(name, pin, r.Terms, false)
+	}
+	switch {
+	case p == nil:
+		return "OutsideError"
+	case !named:
+		return "ScopeError"
+	case m.usedBy(pin) != "":
+		return "UsedError"
+	case p.Allocation == Disabled:
+		return "DisabledError"
+	case p.SkipEdges && edge(pin):
+		return "EdgeError"
+	}
+	return m.mayHold(name, pin, r.Terms, false)
+}
+
+// assign returns the addresses wanted of the allocator, and the outcome.
+func (m *model) assign(name string, r Request) ([]netip.Addr, string) {
+	o := m.owner(name, r.Terms)
 	var got []netip.Addr
-	fail := false
+	failure := ""
 	for _, pin := range r.Pinned {
-		p := m.pool(pin)
-		ok := slices.Contains(r.Families, FamilyOf(pin)) && m.mayHold(name, pin, r.Terms)
-		if !o.held[pin] {
-			ok = ok && p != nil && slices.Contains(r.Pools, p.Name) && p.Allocation != Disabled && !(p.SkipEdges && edge(pin))
+		if failure == "" {
+			failure = m.mayPin(name, pin, r)
 		}
-		fail = fail || !ok
 	}
-	before := map[netip.Addr]bool{}
-	for a := range o.held {
-		before[a] = true
-	}
-	if !fail {
-		for _, pin := range r.Pinned {
-			m.hold(name, pin)
-			got = append(got, pin)
-		}
-		missing := 0
+	if failure == "" {
+		got = append(got, r.Pinned...)
+		missing := false
 		for _, f := range r.Families {
 			if slices.ContainsFunc(got, of(f)) {
 				continue
 			}
-			if a, ok := m.pick(name, f, r, universe, before); ok {
-				m.hold(name, a)
+			if a, ok := m.pick(name, f, r); ok {
 				got = append(got, a)
 			} else {
-				missing++
+				missing = true
 			}
 		}
-		fail = len(got) == 0 || r.All && missing > 0
+		if len(got) == 0 || r.All && missing {
+			failure = "ExhaustedError"
+		}
 	}
-	if fail {
+	if failure != "" {
 		got = nil
-		for a := range o.held {
-			if !before[a] {
-				delete(o.held, a)
-				m.order[a] = slices.DeleteFunc(m.order[a], func(n string) bool { return n == name })
-			}
-		}
+	}
+	for _, a := range got {
+		m.hold(name, a)
 	}
 	o.leaving = map[netip.Addr]bool{}
 	for a := range o.held {
@@ -164,39 +320,101 @@ func (m *model) assign(name string, r Request, universe []netip.Addr) ([]netip.A
 	slices.SortFunc(got, func(a, b netip.Addr) int {
 		return slices.Index(r.Families, FamilyOf(a)) - slices.Index(r.Families, FamilyOf(b))
 	})
-	return got, fail
+	return got, failure
 }
 
-func (m *model) pick(name string, f Family, r Request, universe []netip.Addr, before map[netip.Addr]bool) (netip.Addr, bool) {
-	for _, a := range universe { // ascending
-		if before[a] && FamilyOf(a) == f && m.mayHold(name, a, r.Terms) {
-			p := m.pool(a)
-			if !r.Named || p != nil && slices.Contains(r.Pools, p.Name) {
+func gives(p *Pool, r Request) bool {
+	return p != nil && slices.Contains(r.Pools, p.Name) && (p.Allocation == Automatic || p.Allocation == OnRequest && r.Named)
+}
+
+func volunteers(p *Pool, a netip.Addr) bool {
+	return !(p.SkipEdges && edge(a)) && !slices.ContainsFunc(p.Reserved, func(x netipx.IPRange) bool { return x.Contains(a) })
+}
+
+func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
+	held := false
+	for _, a := range m.universe {
+		if FamilyOf(a) != f || !m.owners[name].held[a] {
+			continue
+		}
+		held = true
+		p := m.pool(a)
+		left := r.Strict && p != nil && !slices.Contains(r.Pools, p.Name)
+		if !left && !slices.Contains(r.Drop, a) && m.mayHold(name, a, r.Terms, false) == "" {
+			return a, true
+		}
+	}
+	var own netip.Addr
+	for _, a := range m.universe {
+		p := m.pool(a)
+		if FamilyOf(a) == f && !held && !m.rests[a].until.IsZero() && m.rests[a].owner == name && gives(p, r) && volunteers(p, a) &&
+			!slices.Contains(r.Drop, a) && m.mayHold(name, a, r.Terms, false) == "" && m.freed[a] > m.freed[own] {
+			own = a
+		}
+	}
+	if own.IsValid() {
+		return own, true
+	}
+	for _, pool := range r.Pools {
+		for _, a := range m.universe {
+			if p := m.named(pool); gives(p, r) && FamilyOf(a) == f && m.pool(a) == p && r.Terms.Key != "" && len(m.order[a]) > 0 &&
+				m.mayHold(name, a, r.Terms, false) == "" && !m.awaited(name, a) {
 				return a, true
 			}
 		}
 	}
-	for _, shared := range []bool{true, false} {
-		for _, pool := range r.Pools {
-			p := m.named(pool)
-			if p == nil || p.Allocation == Disabled || p.Allocation == OnRequest && !r.Named {
-				continue
-			}
-			for _, a := range universe {
-				if FamilyOf(a) != f || m.pool(a) != p {
-					continue
-				}
-				if shared && r.Terms.Key != "" && len(m.order[a]) > 0 && m.mayHold(name, a, r.Terms) {
-					return a, true
-				}
-				reserved := slices.ContainsFunc(p.Reserved, func(x netipx.IPRange) bool { return x.Contains(a) })
-				if !shared && len(m.order[a]) == 0 && m.reserved[a] == "" && !reserved && !(p.SkipEdges && edge(a)) {
-					return a, true
-				}
+	for _, pool := range r.Pools {
+		if p := m.named(pool); gives(p, r) {
+			if a, ok := m.next(name, p, f); ok {
+				return a, true
 			}
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// awaited says that another names the address and does not have it.
+func (m *model) awaited(name string, a netip.Addr) bool {
+	for by, addresses := range m.pins {
+		if by != name && slices.Contains(addresses, a) && !slices.Contains(m.order[a], by) {
+			return true
+		}
+	}
+	return false
+}
+
+// available says that nobody has the address, whether it rests or not.
+func (m *model) available(name string, p *Pool, f Family, a netip.Addr) bool {
+	return FamilyOf(a) == f && m.pool(a) == p && len(m.order[a]) == 0 && m.reserved[a] == "" && volunteers(p, a) &&
+		m.usedBy(a) == "" && !m.isOccupied(a) && !m.pinnedBut(name, a)
+}
+
+// next returns the lowest address that was never held, else the longest ago freed.
+func (m *model) next(name string, p *Pool, f Family) (oldest netip.Addr, found bool) {
+	for _, a := range m.universe {
+		if !m.available(name, p, f, a) || !m.rests[a].until.IsZero() {
+			continue
+		}
+		if m.freed[a] == 0 {
+			return a, true
+		}
+		if !found || m.freed[a] < m.freed[oldest] {
+			oldest, found = a, true
+		}
+	}
+	return oldest, found
+}
+
+// wakes returns when the first address rests no more that the pools could give then.
+func (m *model) wakes(name string, f Family, pools ...*Pool) (first time.Time) {
+	for _, a := range m.universe {
+		for _, p := range pools {
+			if until := m.rests[a].until; m.available(name, p, f, a) && !until.IsZero() && (first.IsZero() || until.Before(first)) {
+				first = until
+			}
+		}
+	}
+	return first
 }
 
 // The universe of the histories: few addresses, so that they are fought over.
@@ -218,6 +436,7 @@ type history struct {
 	universe []netip.Addr
 	a        *Allocator
 	m        *model
+	now      time.Time
 }
 
 func pickOne[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -227,6 +446,35 @@ func (h *history) name() string {
 }
 
 func (h *history) address() netip.Addr { return h.universe[h.IntN(len(h.universe))] }
+
+// addresses are a few, or none.
+func (h *history) addresses() (some []netip.Addr) {
+	for range h.IntN(4) {
+		some = append(some, h.address())
+	}
+	return some
+}
+
+// until is a time when a rest ends: zero, past or to come.
+func (h *history) until() time.Time {
+	if h.IntN(3) == 0 {
+		return time.Time{}
+	}
+	return h.now.Add(time.Duration(h.IntN(5)) * time.Second)
+}
+
+// someUsed are ranges that may overlap.
+func (h *history) someUsed() (used []Used) {
+	for i := range h.IntN(5) {
+		from := h.IntN(len(h.universe))
+		to := from
+		for h.IntN(2) == 0 && to+1 < len(h.universe) && h.universe[to].Next() == h.universe[to+1] {
+			to++
+		}
+		used = append(used, Used{netipx.IPRangeFrom(h.universe[from], h.universe[to]), fmt.Sprintf("address %d of a node", i%3)})
+	}
+	return used
+}
 
 // somePools cuts the universe into pools at random places, and leaves gaps.
 func (h *history) somePools() []Pool {
@@ -267,13 +515,17 @@ func (h *history) request() Request {
 		Families: pickOne(h.Rand, []Family{IPv4}, []Family{IPv4}, []Family{IPv6}, []Family{IPv4, IPv6}, []Family{IPv6, IPv4}),
 		All:      h.IntN(2) == 0,
 		Named:    h.IntN(3) == 0,
+		Strict:   h.IntN(3) == 0,
 		Terms:    Terms{Key: pickOne(h.Rand, "", "", "k", "l"), Local: h.IntN(3) == 0, Endpoints: pickOne(h.Rand, "s", "t")},
 	}
-	for _, p := range h.Perm(4)[:1+h.IntN(4)] {
+	for _, p := range h.Perm(4)[:h.IntN(5)] {
 		r.Pools = append(r.Pools, fmt.Sprintf("p%d", p))
 	}
 	for range h.IntN(3) {
 		r.Terms.Ports = append(r.Terms.Ports, Port{pickOne(h.Rand, "TCP", "UDP"), int32(80 + h.IntN(2))})
+	}
+	if h.IntN(5) == 0 {
+		r.Drop = h.addresses()
 	}
 	if h.IntN(3) == 0 {
 		r.Pinned = append(r.Pinned, h.address())
@@ -285,42 +537,23 @@ func (h *history) request() Request {
 }
 
 func (h *history) step(t *testing.T) {
-	switch name := h.name(); h.IntN(20) {
-	default: // assign
-		r := h.request()
-		got, err := h.a.Assign(name, r)
-		want, fails := h.m.assign(name, r, h.universe)
-		if fails != (err != nil) || !slices.Equal(got.Addresses, want) {
-			t.Fatalf("assign %s %+v: %v, %v; the model says %v, fails %v", name, r, got.Addresses, err, want, fails)
-		}
-		if len(got.Surplus) > 0 && h.IntN(3) == 0 {
-			return // not freed for now
-		}
-		h.a.Free(name, got.Surplus)
-		h.m.free(name, got.Surplus)
+	switch h.IntN(24) {
+	default:
+		h.assign(t)
 	case 0, 1:
+		name, until := h.name(), h.until()
 		all := h.a.Holdings(name)
-		h.a.Release(name)
-		h.m.free(name, all)
+		if freed := h.a.Free(name, all, until); freed != (len(all) > 0) {
+			t.Fatalf("free %v of %s: %v", all, name, freed)
+		}
+		h.m.free(name, all, until)
 	case 2:
 		if h.IntN(5) == 0 {
-			pools := h.somePools()
-			h.a.SetPools(pools)
-			h.m.pools = pools
+			h.m.pools = h.somePools()
+			h.a.SetPools(h.m.pools)
 		}
 	case 3:
-		address, reservation := h.address(), name+"-reservation"
-		err := h.a.Reserve(reservation, address)
-		ok := h.m.reserved[address] == "" || h.m.reserved[address] == reservation
-		for _, other := range h.m.order[address] {
-			ok = ok && namespaceOf(other) == namespaceOf(reservation)
-		}
-		if ok != (err == nil) {
-			t.Fatalf("reserve %s for %s: %v, the model says %v", address, reservation, err, ok)
-		}
-		if ok {
-			h.m.reserved[address] = reservation
-		}
+		h.reserve(t)
 	case 4:
 		address := h.address()
 		h.a.Unreserve(address)
@@ -329,18 +562,134 @@ func (h *history) step(t *testing.T) {
 		if h.IntN(10) == 0 {
 			h.restart(t)
 		}
+	case 6:
+		h.now = h.now.Add(time.Duration(h.IntN(3)) * time.Second)
+		woke, next := h.a.Wake(h.now)
+		if wantWoke, wantNext := h.m.wake(h.now); woke != wantWoke || !next.Equal(wantNext) {
+			t.Fatalf("wake at %v: %v, the next at %v; the model says %v, %v", h.now, woke, next, wantWoke, wantNext)
+		}
+	case 7:
+		address, owner, until := h.address(), pickOne(h.Rand, "", h.name()), h.until()
+		h.a.Rest(address, owner, until)
+		h.m.rest(address, owner, until)
+	case 8:
+		if h.IntN(3) == 0 {
+			h.m.used = h.someUsed()
+			h.a.SetUsed(h.m.used)
+		}
+	case 9:
+		h.occupy(t)
+	case 10:
+		h.pin(t, h.name(), h.addresses())
+	case 11:
+		h.takeOver(t)
+	}
+}
+
+func (h *history) assign(t *testing.T) {
+	name, r := h.name(), h.request()
+	if h.IntN(2) == 0 {
+		h.pin(t, name, r.Pinned)
+	}
+	got, err := h.a.Assign(name, r)
+	want, failure := h.m.assign(name, r)
+	if outcome(err) != failure || !slices.Equal(got.Addresses, want) {
+		t.Fatalf("assign %s %+v: %v, %v; the model says %v, %s", name, r, got.Addresses, err, want, failure)
+	}
+	for _, missing := range append(got.Missing, err) {
+		var exhausted *ExhaustedError
+		if errors.As(missing, &exhausted) {
+			h.checkWakes(t, name, exhausted)
+		}
+	}
+	if len(got.Surplus) > 0 && h.IntN(3) == 0 {
+		return // not freed for now
+	}
+	until := h.until()
+	h.a.Free(name, got.Surplus, until)
+	h.m.free(name, got.Surplus, until)
+}
+
+// checkWakes checks when an exhausted pool is said to have an address again.
+func (h *history) checkWakes(t *testing.T, name string, exhausted *ExhaustedError) {
+	t.Helper()
+	var pools []*Pool
+	for _, full := range exhausted.Full {
+		pools = append(pools, h.m.named(full))
+	}
+	if want := h.m.wakes(name, exhausted.Family, pools...); !exhausted.Resting.Equal(want) {
+		t.Fatalf("%s: one rests until %v, the model says %v (%v)", name, exhausted.Resting, want, exhausted)
+	}
+}
+
+func (h *history) reserve(t *testing.T) {
+	name, address := h.name(), h.address()
+	reservation := name + "-reservation"
+	if h.IntN(2) == 0 {
+		err := h.a.Reserve(reservation, address)
+		if want := h.m.reserve(reservation, address); outcome(err) != want {
+			t.Fatalf("reserve %s for %s: %v, the model says %s", address, reservation, err, want)
+		}
+		return
+	}
+	pool, family := fmt.Sprintf("p%d", h.IntN(4)), pickOne(h.Rand, IPv4, IPv6)
+	got, err := h.a.ReserveAny(reservation, pool, family, name)
+	want, failure := h.m.reserveAny(reservation, pool, family, name)
+	if outcome(err) != failure || got != want {
+		t.Fatalf("reserve any of %s for %s: %v, %v; the model says %v, %s", pool, reservation, got, err, want, failure)
+	}
+	var exhausted *ExhaustedError
+	if errors.As(err, &exhausted) {
+		h.checkWakes(t, name, exhausted)
+	}
+}
+
+func (h *history) occupy(t *testing.T) {
+	who, addresses := fmt.Sprintf("foreign/%d", h.IntN(3)), h.addresses()
+	if h.IntN(2) == 0 {
+		if got, want := h.a.Vacate(who), len(h.m.occupied[who]) > 0; got != want {
+			t.Fatalf("vacate %s: %v, the model says %v", who, got, want)
+		}
+		delete(h.m.occupied, who)
+		return
+	}
+	h.a.Occupy(who, "an address of Service "+who, addresses)
+	h.m.occupied[who] = addresses
+}
+
+func (h *history) pin(t *testing.T, name string, addresses []netip.Addr) {
+	t.Helper()
+	want := slices.ContainsFunc(h.m.pins[name], func(a netip.Addr) bool { return !slices.Contains(addresses, a) })
+	h.m.pins[name] = addresses
+	if got := h.a.SetPins(name, addresses); got != want {
+		t.Fatalf("set the pins %v of %s: %v, the model says %v", addresses, name, got, want)
+	}
+}
+
+// takeOver holds an address that a status shows, if that can be.
+func (h *history) takeOver(t *testing.T) {
+	name, address, terms := h.name(), h.address(), h.request().Terms
+	err := h.a.Hold(name, address, terms)
+	want := h.m.mayHold(name, address, terms, true)
+	if outcome(err) != want {
+		t.Fatalf("hold %s for %s: %v, the model says %s", address, name, err, want)
+	}
+	if want == "" {
+		h.m.owner(name, terms)
+		h.m.hold(name, address)
 	}
 }
 
 // restart rebuilds the allocator from what is held, as a controller does from the
-// statuses. What was surplus is not in a status any more.
+// statuses. What was surplus is not in a status any more, and nobody knows which
+// addresses were used before, but for those that rest.
 func (h *history) restart(t *testing.T) {
 	for name, o := range h.m.owners {
 		var surplus []netip.Addr
 		for a := range o.leaving {
 			surplus = append(surplus, a)
 		}
-		h.m.free(name, surplus)
+		h.m.free(name, surplus, time.Time{})
 	}
 	h.a = New()
 	h.a.SetPools(h.m.pools)
@@ -349,17 +698,33 @@ func (h *history) restart(t *testing.T) {
 			t.Fatalf("restart: reserve %s for %s: %v", address, by, err)
 		}
 	}
+	used := h.m.used
+	occupied := h.m.occupied
+	h.m.used, h.m.occupied = nil, nil
 	for address, names := range h.m.order {
 		for _, name := range slices.Clone(names) {
 			if err := h.a.Hold(name, address, h.m.owners[name].terms); err != nil {
 				var taken *TakenError
 				// Pools changed: those who shared across namespaces may not any more.
-				if !errors.As(err, &taken) || h.m.mayHold(name, address, h.m.owners[name].terms) {
+				if !errors.As(err, &taken) || h.m.mayHold(name, address, h.m.owners[name].terms, true) == "" {
 					t.Fatalf("restart: hold %s for %s: %v", address, name, err)
 				}
-				h.m.free(name, []netip.Addr{address})
+				h.m.free(name, []netip.Addr{address}, time.Time{})
 			}
 		}
+	}
+	clear(h.m.freed)
+	for address, r := range h.m.rests {
+		h.a.Rest(address, r.owner, r.until)
+		h.m.retire(address, r.owner, r.until)
+	}
+	h.m.used, h.m.occupied = used, occupied
+	h.a.SetUsed(used)
+	for who, addresses := range occupied {
+		h.a.Occupy(who, "an address of Service "+who, addresses)
+	}
+	for name, addresses := range h.m.pins {
+		h.a.SetPins(name, addresses)
 	}
 }
 
@@ -367,10 +732,14 @@ func (h *history) restart(t *testing.T) {
 func (h *history) agree(t *testing.T) {
 	t.Helper()
 	taken := 0
+	var heldUsed []string
 	for _, address := range h.universe {
 		want := h.m.order[address]
 		if len(want) > 0 {
 			taken++
+		}
+		if h.m.usedBy(address) != "" {
+			heldUsed = append(heldUsed, want...)
 		}
 		if got := h.a.Holders(address); !slices.Equal(got, want) {
 			t.Fatalf("%s is held by %v, the model says %v", address, got, want)
@@ -378,10 +747,19 @@ func (h *history) agree(t *testing.T) {
 		if got := h.a.Reservation(address); got != h.m.reserved[address] {
 			t.Fatalf("%s is reserved by %q, the model says %q", address, got, h.m.reserved[address])
 		}
+		if got, want := h.a.UsedBy(address), h.m.usedBy(address); got != want {
+			t.Fatalf("%s is used by %q, the model says %q", address, got, want)
+		}
 		_, in := h.a.taken.around(address)
-		if must := len(want) > 0 || h.m.reserved[address] != "" || h.a.skipped[address]; in != must {
+		must := len(want) > 0 || h.m.reserved[address] != "" || h.m.usedBy(address) != "" || h.m.isOccupied(address) ||
+			h.m.pinnedBut("", address) || h.m.freed[address] > 0 || h.a.skipped[address]
+		if in != must {
 			t.Fatalf("%s is marked as taken: %v, want %v", address, in, must)
 		}
+	}
+	slices.Sort(heldUsed)
+	if got, want := h.a.HeldUsed(), slices.Compact(heldUsed); !slices.Equal(got, want) {
+		t.Fatalf("%v hold addresses in use, the model says %v", got, want)
 	}
 	if h.a.Addresses() != taken {
 		t.Fatalf("%d addresses held, the model says %d", h.a.Addresses(), taken)
@@ -390,33 +768,134 @@ func (h *history) agree(t *testing.T) {
 		t.Fatalf("%d owners, the model says %d", len(h.a.owners), len(h.m.owners))
 	}
 	for i := range h.m.pools {
-		p := &h.m.pools[i]
-		want := map[Family]int64{}
-		for _, address := range h.universe {
-			if len(h.m.order[address]) > 0 && h.m.pool(address) == p {
-				want[FamilyOf(address)]++
-			}
+		h.agreeOnUsage(t, &h.m.pools[i])
+		h.agreeOnResting(t, &h.m.pools[i])
+		h.agreeOnRecent(t, &h.m.pools[i])
+	}
+}
+
+func (h *history) agreeOnUsage(t *testing.T, p *Pool) {
+	t.Helper()
+	want := map[Family][5]int64{}
+	for _, address := range h.universe {
+		if h.m.pool(address) != p {
+			continue
 		}
-		got := map[Family]int64{}
-		for f, u := range h.a.Usage(p.Name) {
-			if u.Assigned != 0 {
-				got[f] = u.Assigned
-			}
+		u := want[FamilyOf(address)]
+		u[0]++
+		switch {
+		case len(h.m.order[address]) > 0:
+			u[1]++
+		case h.m.reserved[address] != "":
+			u[2]++
+		case h.m.usedBy(address) != "" || h.m.isOccupied(address):
+			u[3]++
+		case !h.m.rests[address].until.IsZero():
+			u[4]++
 		}
-		if !reflect.DeepEqual(got, want) {
-			t.Fatalf("pool %s has %v assigned, the model says %v", p.Name, got, want)
+		want[FamilyOf(address)] = u
+	}
+	got := map[Family][5]int64{}
+	for f, u := range h.a.Usage(p.Name) {
+		got[f] = [5]int64{u.Total.Int64(), u.Assigned, u.Kept, u.Excluded.Int64(), u.Resting}
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("usage of pool %s (total, assigned, kept, excluded, resting) is %v, the model says %v", p.Name, got, want)
+	}
+}
+
+func (h *history) agreeOnResting(t *testing.T, p *Pool) {
+	t.Helper()
+	var want []Rested
+	for address, r := range h.m.rests {
+		if h.m.pool(address) == p {
+			want = append(want, Rested{address, r.owner, r.until})
+		}
+	}
+	most := h.IntN(5)
+	got := h.a.Resting(p.Name, most)
+	if len(got) != min(len(want), most) || !slices.IsSortedFunc(got, func(x, y Rested) int { return y.Until.Compare(x.Until) }) {
+		t.Fatalf("in pool %s %v rest, the model says %d of %v", p.Name, got, most, want)
+	}
+	for _, r := range want {
+		if n := len(got); !slices.Contains(got, r) && n > 0 && r.Until.After(got[n-1].Until) {
+			t.Fatalf("in pool %s %v rest, the model says %v rests longer", p.Name, got, r)
+		}
+	}
+	for _, r := range got {
+		if !slices.Contains(want, r) {
+			t.Fatalf("in pool %s %v rests, the model says %v do", p.Name, r, want)
 		}
 	}
 }
 
-// A million operations, restarts and edits of pools among them: no address twice,
-// none leaked, every outcome the model's. A failure names the seed of its history.
+// agreeOnRecent closes the narrowest gap between recent addresses until there are few
+// enough ranges: as many others must be in the allocator's ranges as in those.
+func (h *history) agreeOnRecent(t *testing.T, p *Pool) {
+	t.Helper()
+	const most = 4
+	var ranges []netipx.IPRange
+	recent := 0
+	for _, r := range p.Ranges {
+		for _, a := range h.universe {
+			if r.Contains(a) && (len(h.m.order[a]) > 0 || !h.m.rests[a].until.IsZero()) {
+				ranges = append(ranges, netipx.IPRangeFrom(a, a))
+				recent++
+			}
+		}
+	}
+	within := func(from, to netip.Addr) (n int) { // that many addresses of the pool
+		for _, a := range h.universe {
+			if a.Compare(from) >= 0 && a.Compare(to) <= 0 {
+				n++
+			}
+		}
+		return n
+	}
+	for {
+		at, width := -1, 0
+		for i := 1; i < len(ranges); i++ {
+			same := slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Contains(ranges[i-1].To()) && r.Contains(ranges[i].From()) })
+			if w := within(ranges[i-1].To(), ranges[i].From()); same && (at < 0 || w < width) {
+				at, width = i, w
+			}
+		}
+		if at < 0 || len(ranges) <= most && width > 2 {
+			break
+		}
+		ranges = slices.Replace(ranges, at-1, at+1, netipx.IPRangeFrom(ranges[at-1].From(), ranges[at].To()))
+	}
+	if got := h.a.Recent(p.Name, most); !slices.Equal(got, ranges[:min(len(ranges), most)]) {
+		t.Fatalf("%d recent addresses of pool %s (%v) are in %v, the model says %v", recent, p.Name, p.Ranges, got, ranges)
+	}
+}
+
+// operations is how many random operations are compared with the model.
+func operations(t *testing.T) int {
+	t.Helper()
+	text, ok := os.LookupEnv("BERTH_IPAM_OPERATIONS")
+	if !ok {
+		return 100_000
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n <= 0 {
+		t.Fatalf("BERTH_IPAM_OPERATIONS=%q is no number of operations", text)
+	}
+	return n
+}
+
+// Random operations, restarts and edits of pools among them: no address twice, none
+// leaked, every outcome the model's. A failure names the seed of its history. A million
+// operations, for a release:
+//
+//	BERTH_IPAM_OPERATIONS=1000000 go test ./ipam -run Model
 func TestTheAllocatorAgreesWithANaiveModel(t *testing.T) {
-	const histories, steps = 500, 2000
-	for seed := range uint64(histories) {
+	const steps = 2000
+	for seed := range uint64((operations(t) + steps - 1) / steps) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			h := &history{Rand: rand.New(rand.NewPCG(seed, 0)), universe: ascending(universeRanges...), a: New(), m: newModel()}
-			slices.SortFunc(h.universe, netip.Addr.Compare)
+			universe := ascending(universeRanges...)
+			slices.SortFunc(universe, netip.Addr.Compare)
+			h := &history{Rand: rand.New(rand.NewPCG(seed, 0)), universe: universe, a: New(), m: newModel(universe), now: time.Unix(1_000_000, 0)}
 			h.m.pools = h.somePools()
 			h.a.SetPools(h.m.pools)
 			for i := range steps {

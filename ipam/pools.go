@@ -34,11 +34,48 @@ type Pool struct {
 	SkipEdges bool
 	// ShareAcross: owners of different namespaces may share an address.
 	ShareAcross bool
-
-	free []netipx.IPRange // Ranges without Reserved
 }
 
-// edge tells whether the address is the first or the last of an IPv4 /24.
+// poolState is a pool and what is known of its addresses.
+type poolState struct {
+	Pool
+	free   []netipx.IPRange // Ranges without Reserved
+	stocks [2]stock         // of each family
+}
+
+func (p *poolState) stock(family Family) *stock { return &p.stocks[family.index()] }
+
+// volunteers reports whether the pool gives its address to who does not name it.
+func (p *poolState) volunteers(address netip.Addr) bool {
+	if p.SkipEdges && edge(address) {
+		return false
+	}
+	i := sort.Search(len(p.free), func(i int) bool { return address.Compare(p.free[i].To()) <= 0 })
+	return i < len(p.free) && p.free[i].Contains(address)
+}
+
+// has reports whether the pool has addresses of the family.
+func (p *poolState) has(family Family) bool {
+	return slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return FamilyOf(r.From()) == family })
+}
+
+// stock is what is known of the addresses of one family in a pool.
+type stock struct {
+	assigned int64 // held
+	usedHeld int64 // held, and in use elsewhere all the same
+	used     *big.Int
+	past     *formerTree // addresses that can be given again
+	resting  *formerTree
+}
+
+func newStocks() (s [2]stock) {
+	for i := range s {
+		s[i] = stock{used: new(big.Int), past: newFormerTree(), resting: newFormerTree()}
+	}
+	return s
+}
+
+// edge reports whether the address is the first or the last of an IPv4 /24.
 func edge(a netip.Addr) bool {
 	if !a.Is4() {
 		return false
@@ -49,22 +86,22 @@ func edge(a netip.Addr) bool {
 
 // poolSet is a set of pools with disjoint ranges.
 type poolSet struct {
-	byName map[string]*Pool
+	byName map[string]*poolState
 	ranges []poolRange // ascending
 }
 
 type poolRange struct {
 	netipx.IPRange
-	pool *Pool
+	pool *poolState
 }
 
 func newPoolSet(pools []Pool) poolSet {
-	s := poolSet{byName: make(map[string]*Pool, len(pools))}
-	for _, p := range pools {
-		p.free = without(p.Ranges, p.Reserved)
-		s.byName[p.Name] = &p
+	s := poolSet{byName: make(map[string]*poolState, len(pools))}
+	for _, pool := range pools {
+		p := &poolState{Pool: pool, free: without(pool.Ranges, pool.Reserved), stocks: newStocks()}
+		s.byName[p.Name] = p
 		for _, r := range p.Ranges {
-			s.ranges = append(s.ranges, poolRange{r, &p})
+			s.ranges = append(s.ranges, poolRange{r, p})
 		}
 	}
 	slices.SortFunc(s.ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
@@ -91,27 +128,10 @@ func without(ranges, out []netipx.IPRange) []netipx.IPRange {
 }
 
 // of returns the pool that holds the address, or nil.
-func (s poolSet) of(address netip.Addr) *Pool {
+func (s poolSet) of(address netip.Addr) *poolState {
 	i := sort.Search(len(s.ranges), func(i int) bool { return address.Compare(s.ranges[i].To()) <= 0 })
 	if i == len(s.ranges) || !s.ranges[i].Contains(address) {
 		return nil
 	}
 	return s.ranges[i].pool
-}
-
-// Usage counts the addresses of one family in a pool.
-type Usage struct {
-	// Total of the pool, reserved and edge addresses among them.
-	Total *big.Int
-	// Assigned to owners.
-	Assigned int64
-	// Kept by reservations, and held by nobody.
-	Kept int64
-}
-
-// size of a range.
-func size(r netipx.IPRange) *big.Int {
-	n := new(big.Int).SetBytes(r.To().AsSlice())
-	n.Sub(n, new(big.Int).SetBytes(r.From().AsSlice()))
-	return n.Add(n, big.NewInt(1))
 }

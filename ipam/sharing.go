@@ -33,7 +33,7 @@ func (t Terms) equal(other Terms) bool {
 	return t.Key == other.Key && t.Local == other.Local && t.Endpoints == other.Endpoints && slices.Equal(t.Ports, other.Ports)
 }
 
-// clash tells why two owners may not share an address, "" if they may. near tells
+// clash says why two owners may not share an address, "" if they may. near says
 // that their namespaces may share.
 func (t Terms) clash(other Terms, near bool) string {
 	switch {
@@ -96,13 +96,15 @@ func (a *Allocator) unkey(key string, address netip.Addr) {
 }
 
 // lowestShared returns the lowest address of the pool and family that others hold
-// and the owner may share.
-func (a *Allocator) lowestShared(name string, p *Pool, family Family, terms Terms) (lowest netip.Addr, found bool) {
+// and the owner may share. It keeps away from addresses for which another waits that
+// names them; who names what it holds already shares it as it would anyhow.
+func (a *Allocator) lowestShared(name string, p *poolState, family Family, terms Terms) (lowest netip.Addr, found bool) {
 	for address := range a.keyed[terms.Key] {
 		if FamilyOf(address) != family || a.pools.of(address) != p || a.mayHold(name, address, terms) != nil {
 			continue
 		}
-		if !found || address.Less(lowest) {
+		awaited := slices.ContainsFunc(a.pinned.of[address], func(by string) bool { return by != name && !a.holds(by, address) })
+		if !awaited && (!found || address.Less(lowest)) {
 			lowest, found = address, true
 		}
 	}

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -51,6 +52,7 @@ func (p *planner) reviewKey() {
 	o, _, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
 	secret, ok := o.(*corev1.Secret)
 	if err == nil && ok {
+		p.takeRecordKey(secret.Data[v1alpha1.RecordKey])
 		if keys, good := keysOf(secret); good {
 			p.keyed = true
 			p.l2.SetKeys(keys)
@@ -65,4 +67,16 @@ func (p *planner) reviewKey() {
 	}
 	p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
 		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
+}
+
+// takeRecordKey takes the key with which the controller signs what it gives. Records that the former key signed are
+// believed for as long as this process lives: the controller is about to write them anew.
+func (p *planner) takeRecordKey(key []byte) {
+	if len(key) < v1alpha1.ShortestHelloKey || len(p.recordKeys) > 0 && bytes.Equal(p.recordKeys[0], key) {
+		return
+	}
+	p.recordKeys = append([][]byte{key}, p.recordKeys[:min(len(p.recordKeys), 1)]...)
+	for _, service := range p.sources.service.GetStore().ListKeys() {
+		p.tasks.Add(task{serviceChanged, service})
+	}
 }

@@ -52,6 +52,8 @@ type planner struct {
 	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
 	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
 	keyed   bool
+	// recordKeys sign what the controller gives, the latest first.
+	recordKeys [][]byte
 
 	mu       sync.Mutex // guards what follows; makes changes of state one after the other
 	departed bool
@@ -250,7 +252,7 @@ func (p *planner) nodes() map[string]Node {
 
 // reviewService plans the groups around a Service anew.
 func (p *planner) reviewService(key string) {
-	view := p.sources.view(key)
+	view := p.sources.view(key, p.recordKeys)
 	if len(view.Addresses) == 0 && !p.groups.has(key) {
 		return
 	}

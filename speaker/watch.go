@@ -22,6 +22,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipvs"
 )
@@ -158,27 +159,38 @@ func serviceOf(o any) string {
 }
 
 // view returns what a plan needs to know of the Service, without addresses if
-// Berth does not serve it: only what the controller gave is announced.
-func (s *sources) view(key string) Service {
+// Berth does not serve it: only what the controller gave is announced, by the record that one of the keys signed.
+func (s *sources) view(key string, recordKeys [][]byte) Service {
 	view := Service{Name: key}
 	o, exists, err := s.service.GetStore().GetByKey(key)
 	svc, ok := o.(*corev1.Service)
-	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || !allocated(svc) ||
-		svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass {
+	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return view
 	}
+	given := givenTo(svc, recordKeys)
 	view.Labels = svc.Labels
 	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
 	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		view.Proxied = view.Proxied || proxied(ingress)
-		if address, err := netip.ParseAddr(ingress.IP); err == nil && address.Zone() == "" {
+		// An address that the status lacks has no rules of kube-proxy; one that the record lacks is somebody else's word.
+		if address, err := netip.ParseAddr(ingress.IP); err == nil && slices.Contains(given, address.Unmap()) {
+			view.Proxied = view.Proxied || proxied(ingress)
 			view.Addresses = append(view.Addresses, address.Unmap())
 		}
 	}
 	view.forwarded(svc)
 	_, view.Bound = svc.Annotations[annotationBound]
 	return view
+}
+
+// givenTo returns the addresses that the controller gave the Service.
+func givenTo(svc *corev1.Service, recordKeys [][]byte) []netip.Addr {
+	for _, key := range recordKeys {
+		if given, err := record.Of(svc, key); err == nil {
+			return given.Addresses
+		}
+	}
+	return nil
 }
 
 // proxied tells whether kube-proxy leaves the address alone (KEP-1860), because Berth forwards.
@@ -224,16 +236,6 @@ func (s *sources) serviceUID(key string) (types.UID, bool) {
 		return "", false
 	}
 	return svc.UID, true
-}
-
-// allocated tells whether the controller gave the addresses in the status.
-func allocated(svc *corev1.Service) bool {
-	for _, c := range svc.Status.Conditions {
-		if c.Type == v1alpha1.ServiceAllocated {
-			return c.Status == metav1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // endpoints returns where the Service has endpoints.
@@ -298,8 +300,13 @@ func slimService(o any) (any, error) {
 	if !ok {
 		return o, nil
 	}
-	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta), Status: svc.Status}
-	slim.Spec.LoadBalancerClass = svc.Spec.LoadBalancerClass
+	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta)}
+	slim.Status.LoadBalancer = svc.Status.LoadBalancer
+	for _, c := range svc.Status.Conditions {
+		if c.Type == v1alpha1.ServiceRecord {
+			slim.Status.Conditions = []metav1.Condition{{Type: c.Type, Message: c.Message}}
+		}
+	}
 	slim.CreationTimestamp = svc.CreationTimestamp
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		slim.Labels = svc.Labels

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
 )
 
@@ -36,6 +37,7 @@ func controllerCommand() *cobra.Command {
 	var options controller.Options
 	var identity string
 	var provider bool
+	var serviceCIDRs, podCIDRs []string
 	c := &cobra.Command{
 		Use:   "controller",
 		Short: "Give addresses to Services of type LoadBalancer",
@@ -44,11 +46,23 @@ func controllerCommand() *cobra.Command {
 			if provider && !options.Classless {
 				return errNothingToServe
 			}
+			var err error
+			if options.ServiceCIDRs, err = parsePrefixes(serviceCIDRs); err != nil {
+				return fmt.Errorf("--service-cidrs: %w", err)
+			}
+			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
+				return fmt.Errorf("--pod-cidrs: %w", err)
+			}
 			return runController(c.Context(), flags, options, way(provider), identity)
 		},
 	}
 	flags.register(c.Flags())
-	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "serve Services without spec.loadBalancerClass too, not only those of class berth.dev/lb")
+	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "serve Services without spec.loadBalancerClass too, unless another implementation gave them their addresses")
+	c.Flags().StringSliceVar(&options.Classes, "classes", []string{v1alpha1.LoadBalancerClass}, "values of spec.loadBalancerClass that are served, separated by commas")
+	c.Flags().DurationVar(&options.Rest, "rest", time.Minute, "how long a freed address rests before another Service gets it, so that nobody announces it still; 0: not at all")
+	c.Flags().StringSliceVar(&serviceCIDRs, "service-cidrs", nil, "ranges of ClusterIPs, which are never given; needed only where the API server has no ServiceCIDRs (Kubernetes before 1.33)")
+	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "ranges of Pods' addresses, which are never given, beside spec.podCIDRs of the Nodes")
+	c.Flags().IntVar(&options.ReservationsPerNamespace, "reservations-per-namespace", 64, "IPReservations of a namespace that are in effect at most")
 	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "take addresses away at once that are in no IPPool any more; otherwise they stay in service until a pool covers them or the annotation berth.dev/release names them")
 	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
 	c.Flags().IntVar(&options.Workers, "workers", 4, "Services looked at at once")

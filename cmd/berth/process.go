@@ -101,7 +101,7 @@ func (c *common) connect(ctx context.Context, component string, logger *slog.Log
 	}
 	context.AfterFunc(ctx, broadcaster.Shutdown)
 	logger.Info("berth", "component", component, "version", version, "server", config.Host)
-	recorder := newUnhurried(broadcaster.NewRecorder(scheme, "berth-"+component))
+	recorder := newUnhurried(broadcaster.NewRecorder(scheme, "berth-"+component), scheme)
 	go recorder.run(ctx)
 	return &clients{set, own, recorder}, nil
 }

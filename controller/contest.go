@@ -1,0 +1,156 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Bounds of how Berth answers a controller that overwrites what it wrote.
+const (
+	contestWindow   = time.Minute // within which overwritten statuses count
+	contestPatience = 3           // so many are put right at once
+	contestFirst    = 2 * time.Second
+	contestLongest  = 10 * time.Minute
+	contestOver     = 45 * time.Minute // without another overwritten status
+)
+
+// contests knows which statuses are written by another controller too. The zero value is ready to use.
+type contests struct {
+	// lost is called for each status that was overwritten.
+	lost func()
+
+	mu    sync.Mutex              // guards what follows
+	last  map[string]string       // what Berth wrote last, by Service
+	fight map[string]*statusFight // by Service
+}
+
+// statusFight is a status that two controllers write.
+type statusFight struct {
+	overwritten []time.Time // within the window
+	seen        string      // resourceVersion that was counted last
+	writer      string      // the other one, in words
+	delay       time.Duration
+	until       time.Time // when Berth writes again
+	told        bool      // of this delay
+}
+
+// wrote notes what Berth wrote into a Service, as the API server has it.
+func (c *contests) wrote(key string, svc *corev1.Service) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == nil {
+		c.last, c.fight = map[string]string{}, map[string]*statusFight{}
+	}
+	c.last[key] = essence(svc)
+}
+
+// forget forgets a Service that is gone.
+func (c *contests) forget(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.last, key)
+	delete(c.fight, key)
+}
+
+// review reports how long Berth is to leave the status of the Service as it is: another controller has overwritten it again
+// and again.
+func (c *contests) review(key string, svc *corev1.Service, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.fight[key]
+	if wrote, known := c.last[key]; !known || wrote == essence(svc) {
+		if f != nil && len(f.overwritten) > 0 && now.Sub(f.overwritten[len(f.overwritten)-1]) > contestOver {
+			delete(c.fight, key)
+		}
+		return 0
+	}
+	if f == nil {
+		f = &statusFight{}
+		c.fight[key] = f
+	}
+	if f.seen != svc.ResourceVersion {
+		f.count(svc, now)
+		if c.lost != nil {
+			c.lost()
+		}
+	}
+	return max(0, f.until.Sub(now))
+}
+
+// count takes one more overwritten status. What is overwritten while Berth waits costs nothing, and counts for nothing.
+func (f *statusFight) count(svc *corev1.Service, now time.Time) {
+	f.seen, f.writer = svc.ResourceVersion, writerOf(svc)
+	if now.Before(f.until) {
+		return
+	}
+	window := max(contestWindow, 3*f.delay) // the pauses themselves are no peace
+	f.overwritten = append(slices.DeleteFunc(f.overwritten, func(at time.Time) bool { return now.Sub(at) >= window }), now)
+	if len(f.overwritten) < contestPatience {
+		f.delay = 0
+		return
+	}
+	f.delay = min(max(contestFirst, 2*f.delay), contestLongest)
+	f.until, f.told = now.Add(f.delay), false
+}
+
+// writer names who else writes the status of the Service, "" if nobody did again and again.
+func (c *contests) writer(key string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.fight[key]; f != nil && f.delay > 0 {
+		return f.writer
+	}
+	return ""
+}
+
+// news returns who else writes the status of the Service, and how long Berth waits, once for each wait.
+func (c *contests) news(key string) (writer string, delay time.Duration, is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.fight[key]
+	if f == nil || f.told || f.delay == 0 {
+		return "", 0, false
+	}
+	f.told = true
+	return f.writer, f.delay, true
+}
+
+// essence is what of a status is Berth's to write, beside conditions in prose.
+func essence(svc *corev1.Service) string {
+	text := ""
+	for _, i := range svc.Status.LoadBalancer.Ingress {
+		text += fmt.Sprintf("%s %s %s %d,", i.IP, i.Hostname, ipMode(i), len(i.Ports))
+	}
+	for _, c := range svc.Status.Conditions {
+		if c.Type == v1alpha1.ServiceRecord {
+			text += c.Message
+		}
+	}
+	return text
+}
+
+// tellContest makes an event of a status that two controllers write.
+func (c *Controller) tellContest(key string, svc *corev1.Service) {
+	writer, delay, is := c.contested.news(key)
+	if !is {
+		return
+	}
+	c.Events.Eventf(svc, nil, corev1.EventTypeWarning, ReasonStatusContested, "Allocate",
+		"%s overwrites status.loadBalancer of this Service, which Berth serves, again and again; Berth writes it anew in %s; give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer, delay)
+	c.Logger.Warn("status is overwritten", "service", key, "writer", writer, "pause", delay)
+}
+
+// contest says in the condition Allocated that another controller overwrites the status; "": nobody does.
+func (c *condition) contest(writer string) {
+	if writer == "" || !c.ok {
+		return
+	}
+	c.reason = ReasonStatusContested
+	c.message += fmt.Sprintf("; %s overwrites status.loadBalancer again and again: give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer)
+}

@@ -1,0 +1,108 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// This file is about Services that another implementation serves: they are left alone, or taken over.
+
+// leave leaves a Service to who gave it what its status shows. Only conditions of Berth's own are taken off.
+func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service) error {
+	if marked(svc) {
+		if err := c.write(ctx, key, withoutStatus(svc, nil)); err != nil {
+			return err
+		}
+	}
+	c.release(key)
+	c.mu.Lock()
+	c.occupy(key, svc)
+	told := c.left[key] == svc.UID
+	c.left[key] = svc.UID
+	c.mu.Unlock()
+	if !told {
+		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
+			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their IPPool; with others, empty the status when the other controller is gone", writerOf(svc))
+		c.Logger.Info("left alone", "service", key, "writer", lastWriter(svc))
+	}
+	return nil
+}
+
+// occupy keeps the addresses that others gave the Service from everybody else. The mutex is held.
+func (c *Controller) occupy(key string, svc *corev1.Service) {
+	addresses := addressesIn(svc)
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || len(addresses) == 0 {
+		c.vacated(key)
+		return
+	}
+	c.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, writerOf(svc)), addresses)
+	c.settings.AddAfter(publishUsage, usageInterval)
+}
+
+// vacate ends what occupy did.
+func (c *Controller) vacate(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vacated(key)
+}
+
+func (c *Controller) vacated(key string) {
+	delete(c.left, key)
+	if c.allocator.Vacate(key) {
+		c.retryWaiting(key)
+		c.settings.AddAfter(publishUsage, usageInterval)
+	}
+}
+
+// takeOver makes the allocator hold what another implementation gave the Service. An address that a host still has is not
+// taken over before that lets go of it.
+func (c *Controller) takeOver(key string, svc *corev1.Service) error {
+	used := c.used.Load()
+	for _, address := range addressesIn(svc) {
+		if use, found := used.Of(address); found {
+			return &ipam.UsedError{Address: address, By: use.By}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vacated(key)
+	given := record.Record{UID: svc.UID, Request: record.RequestOf(list(svc.Annotations, v1alpha1.AnnotationPools)), Addresses: addressesIn(svc)}
+	for i, address := range given.Addresses {
+		if err := c.allocator.Hold(key, address, termsOf(svc)); err != nil {
+			c.allocator.Free(key, given.Addresses[:i], time.Time{})
+			return err
+		}
+	}
+	c.given[key] = given
+	c.Logger.Info("taken over", "service", key, "addresses", given.Addresses, "from", lastWriter(svc))
+	return nil
+}
+
+// explainWait says on a Service why its addresses are not taken over yet. They stay as they are, and nobody else gets them.
+func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Service, obstacle error) error {
+	c.mu.Lock()
+	c.occupy(key, svc)
+	c.waiting[key] = true
+	c.mu.Unlock()
+	waits := condition{kind: v1alpha1.ServiceAllocated, reason: ReasonTakeOverWaits,
+		message: fmt.Sprintf("%v; the Service is taken over from %s once nobody else has the address", obstacle, writerOf(svc))}
+	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, []condition{waits}, nil, metav1.Now())
+	if desired == svc {
+		return nil
+	}
+	if err := c.write(ctx, key, desired); err != nil {
+		return err
+	}
+	for _, n := range news {
+		c.tell(svc, n)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// ownership says whose a Service is.
+type ownership uint8
+
+const (
+	// notServed: it is of another type or class. It is none of Berth's business.
+	notServed ownership = iota
+	// others: another implementation gave it the addresses in its status. Berth writes nothing into it.
+	others
+	// takenOver: another implementation gave it addresses, of pools that take over. Berth adopts it.
+	takenOver
+	// own: it is Berth's.
+	own
+)
+
+// ofClasses are the classes of Services that Berth serves, and whether it serves those of none.
+type ofClasses struct {
+	classes   []string
+	classless bool
+}
+
+// selects reports whether Berth may serve the Service, by its type and class.
+func (c ofClasses) selects(svc *corev1.Service) bool {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return false
+	}
+	if class := svc.Spec.LoadBalancerClass; class != nil {
+		return slices.Contains(c.classes, *class)
+	}
+	return c.classless
+}
+
+// recordOf returns what Berth gave the Service, as its status says: by a signature that holds, or by that of a former
+// installation, whose key is lost, if all that it says is still so: the addresses are those of the status, in pools that
+// serve the Service. The second result is false where there is no such record.
+func recordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *config.Snapshot) (record.Record, bool) {
+	r, err := record.Of(svc, key)
+	if err == nil {
+		return r, true
+	}
+	var unknown *record.UnknownKeyError
+	if !errors.As(err, &unknown) || len(svc.Status.LoadBalancer.Ingress) == 0 || len(addressesIn(svc)) != len(svc.Status.LoadBalancer.Ingress) {
+		return record.Record{}, false
+	}
+	for _, a := range addressesIn(svc) {
+		p := snapshot.PoolOf(a)
+		if !slices.Contains(unknown.Record.Addresses, a) || p == nil || !p.Serves(svc.Namespace, namespace, svc.Labels) {
+			return record.Record{}, false
+		}
+	}
+	return unknown.Record, true
+}
+
+// ownershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
+// controller remembers that it gave it something, whatever became of its status.
+func ownershipOf(svc *corev1.Service, recorded, held bool, namespace labels.Set, snapshot *config.Snapshot) ownership {
+	switch ingress := svc.Status.LoadBalancer.Ingress; {
+	case svc.Spec.LoadBalancerClass != nil, recorded, held, len(ingress) == 0:
+		return own
+	case takesOver(svc, namespace, snapshot):
+		return takenOver
+	}
+	return others
+}
+
+// takesOver reports whether all that the status shows are addresses of pools that take over, and serve the Service.
+func takesOver(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) bool {
+	addresses := addressesIn(svc)
+	if len(addresses) != len(svc.Status.LoadBalancer.Ingress) { // a host name, say
+		return false
+	}
+	seen := map[ipam.Family]bool{}
+	for _, a := range addresses {
+		p := snapshot.PoolOf(a)
+		if p == nil || !p.TakeOver || !p.Serves(svc.Namespace, namespace, svc.Labels) || seen[ipam.FamilyOf(a)] {
+			return false
+		}
+		seen[ipam.FamilyOf(a)] = true
+	}
+	return true
+}
+
+// lastWriter names the field manager, other than Berth's own, that wrote status.loadBalancer of the Service last; ""
+// if the object does not tell.
+func lastWriter(svc *corev1.Service) string {
+	var name string
+	var last metav1.Time
+	for _, m := range svc.ManagedFields {
+		if strings.HasPrefix(m.Manager, fieldManager) || m.FieldsV1 == nil || m.Time == nil || name != "" && m.Time.Before(&last) {
+			continue
+		}
+		var fields struct {
+			Status struct {
+				LoadBalancer json.RawMessage `json:"f:loadBalancer"`
+			} `json:"f:status"`
+		}
+		if json.Unmarshal(m.FieldsV1.Raw, &fields) == nil && fields.Status.LoadBalancer != nil {
+			name, last = m.Manager, *m.Time
+		}
+	}
+	return name[:min(len(name), longestQuote)]
+}
+
+// fieldManager is how the names of Berth's field managers begin: the API server makes them of the user agents.
+const fieldManager = "berth-"
+
+// writerOf names who wrote the status of the Service, in words.
+func writerOf(svc *corev1.Service) string {
+	if name := lastWriter(svc); name != "" {
+		return "field manager " + name
+	}
+	return "another controller"
+}
+
+// without returns the addresses that are not among the others.
+func without(addresses, others []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(others, a) })
+}

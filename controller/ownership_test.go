@@ -1,0 +1,193 @@
+package controller
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+var recordSecret = []byte("0123456789abcdef0123456789abcdef")
+
+func balancer(class string, ingress ...corev1.LoadBalancerIngress) *corev1.Service {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "1"}}
+	svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+	if class != "" {
+		svc.Spec.LoadBalancerClass = &class
+	}
+	svc.Status.LoadBalancer.Ingress = ingress
+	return svc
+}
+
+func ip(text string) corev1.LoadBalancerIngress { return corev1.LoadBalancerIngress{IP: text} }
+
+// recorded puts a record of these addresses into the status.
+func withRecordOf(svc *corev1.Service, key []byte, uid string, addresses ...string) *corev1.Service {
+	r := record.Record{UID: "1", Request: record.RequestOf(nil)}
+	if uid != "" {
+		r.UID = "2"
+	}
+	for _, a := range addresses {
+		r.Addresses = append(r.Addresses, netip.MustParseAddr(a))
+	}
+	svc.Status.Conditions = append(svc.Status.Conditions, r.Condition(key, metav1.Time{}))
+	return svc
+}
+
+func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
+	pool := func(name, addresses string, takeOver bool, namespaces ...string) *v1alpha1.IPPool {
+		p := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.IPPoolSpec{Addresses: []string{addresses}, TakeOver: takeOver}}
+		if len(namespaces) > 0 {
+			p.Spec.Scopes = []v1alpha1.PoolScope{{Namespaces: namespaces}}
+		}
+		return p
+	}
+	snapshot, _ := config.Compile(config.Objects{Pools: []*v1alpha1.IPPool{
+		pool("plain", "192.0.2.0/24", false), pool("adopts", "198.51.100.0/24", true), pool("elsewhere", "203.0.113.0/24", true, "bank"),
+	}})
+	host := corev1.LoadBalancerIngress{Hostname: "lb.example.com"}
+	formerKey := []byte("the key of a former installation")
+	tests := map[string]struct {
+		svc  *corev1.Service
+		held bool
+		want ownership
+	}{
+		"no class, nothing in its status":                      {balancer(""), false, own},
+		"no class, another's address":                          {balancer("", ip("10.22.203.3")), false, others},
+		"no class, another's address of a pool":                {balancer("", ip("192.0.2.1")), false, others},
+		"no class, another's host name":                        {balancer("", host), false, others},
+		"our class, whatever its status":                       {balancer("berth.dev/lb", ip("10.22.203.3")), false, own},
+		"another class":                                        {balancer("example.com/lb"), false, notServed},
+		"a recorded address":                                   {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "", "192.0.2.1"), false, own},
+		"a recorded address and another's beside it":           {withRecordOf(balancer("", ip("192.0.2.1"), ip("10.0.0.1")), recordSecret, "", "192.0.2.1"), false, own},
+		"a record of another Service":                          {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "another", "192.0.2.1"), false, others},
+		"a record of a former installation":                    {withRecordOf(balancer("", ip("192.0.2.1")), formerKey, "", "192.0.2.1"), false, own},
+		"a record of a former installation of another address": {withRecordOf(balancer("", ip("192.0.2.2")), formerKey, "", "192.0.2.1"), false, others},
+		"a record of a former installation outside the pools":  {withRecordOf(balancer("", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, others},
+		"held, though the status was overwritten":              {balancer("", ip("10.22.203.3")), true, own},
+		"an address of a pool that takes over":                 {balancer("", ip("198.51.100.1")), false, takenOver},
+		"one of two addresses of a pool that takes over":       {balancer("", ip("198.51.100.1"), ip("10.0.0.1")), false, others},
+		"two addresses of one family":                          {balancer("", ip("198.51.100.1"), ip("198.51.100.2")), false, others},
+		"a host name beside an address of that pool":           {balancer("", ip("198.51.100.1"), host), false, others},
+		"an address of a pool that takes over for others":      {balancer("", ip("203.0.113.1")), false, others},
+	}
+	for name, x := range tests {
+		classes := ofClasses{[]string{"berth.dev/lb"}, true}
+		got := notServed
+		if classes.selects(x.svc) {
+			_, recorded := recordOf(x.svc, recordSecret, nil, snapshot)
+			got = ownershipOf(x.svc, recorded, x.held, nil, snapshot)
+		}
+		if got != x.want {
+			t.Errorf("%s: %d, want %d", name, got, x.want)
+		}
+	}
+}
+
+func TestTheClassesThatAreServed(t *testing.T) {
+	node := balancer("")
+	node.Spec.Type = corev1.ServiceTypeNodePort
+	for _, x := range []struct {
+		c    ofClasses
+		svc  *corev1.Service
+		want bool
+	}{
+		{ofClasses{[]string{"a", "b"}, false}, balancer("b"), true},
+		{ofClasses{[]string{"a", "b"}, true}, balancer("c"), false},
+		{ofClasses{[]string{"a"}, false}, balancer(""), false},
+		{ofClasses{[]string{"a"}, true}, balancer(""), true},
+		{ofClasses{[]string{"a"}, true}, node, false},
+	} {
+		if got := x.c.selects(x.svc); got != x.want {
+			t.Errorf("%v selects class %v: %v", x.c, x.svc.Spec.LoadBalancerClass, got)
+		}
+	}
+}
+
+// managed notes in the object who wrote its status when.
+func managed(svc *corev1.Service, manager string, at time.Time, fields string) *corev1.Service {
+	when := metav1.NewTime(at)
+	svc.ManagedFields = append(svc.ManagedFields, metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}})
+	return svc
+}
+
+const statusFields = `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`
+
+func TestTheOtherWriterIsWhoWroteLastButBerth(t *testing.T) {
+	at := time.Unix(1000, 0)
+	svc := balancer("")
+	managed(svc, "kubectl-create", at.Add(time.Hour), `{"f:spec":{"f:type":{}}}`)
+	managed(svc, "old", at, statusFields)
+	managed(svc, "metallb-controller", at.Add(time.Minute), statusFields)
+	managed(svc, "berth-controller", at.Add(2*time.Minute), statusFields)
+	managed(svc, "hostile", at.Add(3*time.Minute), `{"f:status":`)
+	if got := lastWriter(svc); got != "metallb-controller" {
+		t.Errorf("the other writer is %q, want metallb-controller", got)
+	}
+	if got := writerOf(balancer("")); got != "another controller" {
+		t.Errorf("of an object that does not tell: %q", got)
+	}
+}
+
+func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
+	var lost int
+	c := contests{lost: func() { lost++ }}
+	now := time.Unix(1000, 0)
+	ours := balancer("", ip("192.0.2.1"))
+	c.wrote("shop/web", ours)
+	var waits []time.Duration
+	for i := range 6 {
+		theirs := balancer("", ip("172.30.0.11"))
+		theirs.ResourceVersion = string(rune('a' + i))
+		managed(theirs, "k3s", now, statusFields)
+		wait := c.review("shop/web", theirs, now)
+		waits = append(waits, wait)
+		if again := c.review("shop/web", theirs, now); again != wait {
+			t.Errorf("the same version counts twice: %s, then %s", wait, again)
+		}
+		now = now.Add(wait)
+		if left := c.review("shop/web", theirs, now); left != 0 {
+			t.Errorf("%s are left after %s", left, wait)
+		}
+		now = now.Add(100 * time.Millisecond)
+	}
+	want := []time.Duration{0, 0, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
+	for i := range want {
+		if waits[i] != want[i] {
+			t.Errorf("waits %v, want %v", waits, want)
+			break
+		}
+	}
+	if lost != 6 {
+		t.Errorf("%d overwritten statuses were counted, want 6", lost)
+	}
+	if writer, delay, is := c.news("shop/web"); !is || writer != "field manager k3s" || delay != 16*time.Second {
+		t.Errorf("news: %q %s %v", writer, delay, is)
+	}
+	if _, _, is := c.news("shop/web"); is {
+		t.Error("one wait is told twice")
+	}
+	if c.writer("shop/web") != "field manager k3s" {
+		t.Error("the condition does not name the other writer")
+	}
+	// Peace again.
+	if wait := c.review("shop/web", ours, now.Add(contestOver+time.Minute)); wait != 0 || c.writer("shop/web") != "" {
+		t.Error("a fight that is over is still told")
+	}
+}
+
+func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
+	c := contests{}
+	c.wrote("shop/web", balancer("", ip("192.0.2.1")))
+	theirs := balancer("")
+	theirs.ResourceVersion = "7"
+	if wait := c.review("shop/web", theirs, time.Unix(1000, 0)); wait != 0 || c.writer("shop/web") != "" {
+		t.Errorf("waits %s for %q", wait, c.writer("shop/web"))
+	}
+}

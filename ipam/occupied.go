@@ -1,0 +1,56 @@
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// occupation is who occupies which address: Services of other implementations.
+type occupation struct {
+	of map[netip.Addr][]occupant // the longest-standing first
+	by map[string][]netip.Addr
+}
+
+type occupant struct {
+	who string
+	by  string // in words that follow "is"
+}
+
+// Occupy notes that addresses are those of another implementation's Service, instead of
+// those that it occupied before. By says whose they are, in words that follow "is": "an
+// address of Service x/y, which metallb serves". They are not given to anybody, but who
+// holds one already keeps it. Several may occupy one address.
+func (a *Allocator) Occupy(who, by string, addresses []netip.Addr) {
+	a.Vacate(who)
+	if len(addresses) == 0 {
+		return
+	}
+	addresses = distinct(addresses)
+	a.occupied.by[who] = addresses
+	for _, address := range addresses {
+		a.occupied.of[address] = append(a.occupied.of[address], occupant{who, by})
+		a.settle(address)
+	}
+}
+
+// Vacate undoes Occupy, and reports whether there was something to undo.
+func (a *Allocator) Vacate(who string) bool {
+	addresses := a.occupied.by[who]
+	delete(a.occupied.by, who)
+	for _, address := range addresses {
+		left := slices.DeleteFunc(a.occupied.of[address], func(o occupant) bool { return o.who == who })
+		if len(left) > 0 {
+			a.occupied.of[address] = left
+		} else {
+			delete(a.occupied.of, address)
+		}
+		a.settle(address)
+	}
+	return len(addresses) > 0
+}
+
+// distinct returns the addresses, each once, ascending.
+func distinct(addresses []netip.Addr) []netip.Addr {
+	sorted := slices.SortedFunc(slices.Values(addresses), netip.Addr.Compare)
+	return slices.Compact(sorted)
+}

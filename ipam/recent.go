@@ -1,0 +1,121 @@
+package ipam
+
+import (
+	"cmp"
+	"encoding/binary"
+	"math/big"
+	"math/bits"
+	"net/netip"
+	"slices"
+
+	"go4.org/netipx"
+)
+
+// Recent returns at most that many ranges, ascending, which hold every address of the
+// pool that is held or rests, and as few others as possible. None goes across ranges of
+// the pool; of a pool with more ranges in use than that the last are left out.
+func (a *Allocator) Recent(pool string, most int) []netipx.IPRange {
+	p := a.pools.byName[pool]
+	if p == nil {
+		return nil
+	}
+	spans := spansOf(a.recent(p), p.Ranges)
+	return merged(spans, most)
+}
+
+// recent returns the addresses of the pool that are held or rest, ascending.
+func (a *Allocator) recent(p *poolState) []netip.Addr {
+	var all []netip.Addr
+	total := new(big.Int)
+	for _, r := range p.Ranges {
+		total.Add(total, size(r))
+	}
+	if total.Cmp(big.NewInt(int64(len(a.holders)))) < 0 { // the pool is the shorter list
+		for _, r := range p.Ranges {
+			for address := r.From(); r.Contains(address); address = address.Next() {
+				if _, held := a.holders[address]; held {
+					all = append(all, address)
+				}
+			}
+		}
+	} else {
+		for address := range a.holders {
+			if a.pools.of(address) == p {
+				all = append(all, address)
+			}
+		}
+	}
+	for i := range p.stocks {
+		p.stocks[i].resting.Scan(func(r formerAddress) bool {
+			all = append(all, r.address)
+			return true
+		})
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}
+
+// span is an interval inside one range of a pool, which is known by its index.
+type span struct {
+	interval
+	of int
+}
+
+// spansOf returns the addresses as the fewest spans that hold no others. Both lists are
+// ascending.
+func spansOf(addresses []netip.Addr, ranges []netipx.IPRange) []span {
+	var spans []span
+	of := 0
+	for _, address := range addresses {
+		for ranges[of].To().Less(address) {
+			of++
+		}
+		if n := len(spans); n > 0 && spans[n-1].of == of && spans[n-1].to.Next() == address {
+			spans[n-1].to = address
+		} else {
+			spans = append(spans, span{interval{address, address}, of})
+		}
+	}
+	return spans
+}
+
+// merged returns the spans as at most that many ranges: the narrowest gaps are closed.
+func merged(spans []span, most int) []netipx.IPRange {
+	var gaps []int // each before the span of this index
+	for i := 1; i < len(spans); i++ {
+		if spans[i].of == spans[i-1].of {
+			gaps = append(gaps, i)
+		}
+	}
+	slices.SortStableFunc(gaps, func(i, j int) int {
+		return compareWidths(spans[i-1].to, spans[i].from, spans[j-1].to, spans[j].from)
+	})
+	closed := map[int]bool{}
+	for _, i := range gaps[:min(len(gaps), max(0, len(spans)-most))] {
+		closed[i] = true
+	}
+	var ranges []netipx.IPRange
+	for i, s := range spans {
+		if n := len(ranges); closed[i] {
+			ranges[n-1] = netipx.IPRangeFrom(ranges[n-1].From(), s.to)
+		} else {
+			ranges = append(ranges, netipx.IPRangeFrom(s.from, s.to))
+		}
+	}
+	return ranges[:min(len(ranges), max(most, 0))]
+}
+
+// compareWidths compares the distance of the first two addresses with that of the others.
+func compareWidths(from, to, otherFrom, otherTo netip.Addr) int {
+	high, low := distance(from, to)
+	otherHigh, otherLow := distance(otherFrom, otherTo)
+	return cmp.Or(cmp.Compare(high, otherHigh), cmp.Compare(low, otherLow))
+}
+
+// distance between two addresses of one family, as a number of 128 bits.
+func distance(from, to netip.Addr) (high, low uint64) {
+	f, t := from.As16(), to.As16()
+	low, borrow := bits.Sub64(binary.BigEndian.Uint64(t[8:]), binary.BigEndian.Uint64(f[8:]), 0)
+	high, _ = bits.Sub64(binary.BigEndian.Uint64(t[:8]), binary.BigEndian.Uint64(f[:8]), borrow)
+	return high, low
+}

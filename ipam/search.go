@@ -1,0 +1,72 @@
+package ipam
+
+import (
+	"net/netip"
+	"time"
+)
+
+// next returns the address of the family that the pool gives to the owner next: the
+// lowest of those that were never held, else of the others the longest ago freed.
+func (a *Allocator) next(name string, p *poolState, family Family) (netip.Addr, bool) {
+	own := a.ownPins(name, p, family)
+	address, found := a.fresh(p, family)
+	for _, pin := range own {
+		if _, former := a.former[pin]; !former && (!found || pin.Less(address)) {
+			address, found = pin, true
+		}
+	}
+	if found {
+		return address, true
+	}
+	oldest, found := p.stock(family).past.Min()
+	for _, pin := range own {
+		if f := a.former[pin]; !found || f.order < oldest.order {
+			oldest, found = formerAddress{order: f.order, address: pin}, true
+		}
+	}
+	return oldest.address, found
+}
+
+// ownPins returns the addresses that the pool can give to this owner and to nobody else,
+// since it asks for them by name.
+func (a *Allocator) ownPins(name string, p *poolState, family Family) (own []netip.Addr) {
+	for _, pin := range a.pinned.by[name] {
+		if FamilyOf(pin) == family && a.pools.of(pin) == p && p.volunteers(pin) && !a.former[pin].rests() &&
+			!a.blocked(pin) && !a.pinnedByOther(name, pin) {
+			own = append(own, pin)
+		}
+	}
+	return own
+}
+
+// fresh returns the lowest address of the family in the pool that was never held.
+func (a *Allocator) fresh(p *poolState, family Family) (netip.Addr, bool) {
+	for _, r := range p.free {
+		if FamilyOf(r.From()) != family {
+			continue
+		}
+		free, ok := a.taken.firstOutside(r)
+		for ok && p.SkipEdges && edge(free) {
+			// Taken from now on, so that the search passes over it once.
+			a.taken.add(free)
+			a.skipped[free] = true
+			free, ok = a.taken.firstOutside(r)
+		}
+		if ok {
+			return free, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// wakes returns when the first of the resting addresses of the pool can be given to the
+// owner; zero if none can.
+func (a *Allocator) wakes(name string, p *poolState, family Family) (first time.Time) {
+	p.stock(family).resting.Scan(func(r formerAddress) bool {
+		if p.volunteers(r.address) && !a.blocked(r.address) && !a.pinnedByOther(name, r.address) {
+			first = r.until
+		}
+		return first.IsZero()
+	})
+	return first
+}

@@ -1,0 +1,108 @@
+package ipam
+
+import (
+	"math/big"
+	"net/netip"
+
+	"go4.org/netipx"
+)
+
+// Usage counts the addresses of one family in a pool. An address counts in one of the
+// numbers but Total, the first that fits.
+type Usage struct {
+	// Total of the pool, reserved and edge addresses among them.
+	Total *big.Int
+	// Assigned to owners.
+	Assigned int64
+	// Kept by reservations.
+	Kept int64
+	// Excluded: in use elsewhere, or occupied.
+	Excluded *big.Int
+	// Resting: freed a moment ago.
+	Resting int64
+}
+
+// Usage returns the counts of each family that the pool has addresses of.
+func (a *Allocator) Usage(pool string) map[Family]Usage {
+	usage := map[Family]Usage{}
+	p := a.pools.byName[pool]
+	if p == nil {
+		return usage
+	}
+	for _, family := range []Family{IPv4, IPv6} {
+		if p.has(family) {
+			usage[family] = a.usage(p, family)
+		}
+	}
+	return usage
+}
+
+func (a *Allocator) usage(p *poolState, family Family) Usage {
+	s := p.stock(family)
+	u := Usage{Total: new(big.Int), Assigned: s.assigned, Excluded: new(big.Int).Set(s.used)}
+	for _, r := range p.Ranges {
+		if FamilyOf(r.From()) == family {
+			u.Total.Add(u.Total, size(r))
+		}
+	}
+	counts := func(address netip.Addr) bool {
+		_, held := a.holders[address]
+		return !held && FamilyOf(address) == family && a.pools.of(address) == p
+	}
+	excluded := -s.usedHeld
+	for address := range a.reserved {
+		if counts(address) {
+			u.Kept++
+			if a.usedAt(address) != nil {
+				excluded--
+			}
+		}
+	}
+	for address := range a.occupied.of {
+		if _, reserved := a.reserved[address]; !reserved && counts(address) && a.usedAt(address) == nil {
+			excluded++
+		}
+	}
+	u.Excluded.Add(u.Excluded, big.NewInt(excluded))
+	s.resting.Scan(func(r formerAddress) bool {
+		if !a.blocked(r.address) {
+			u.Resting++
+		}
+		return true
+	})
+	return u
+}
+
+// recount counts anew what depends on the pools and on what is in use elsewhere.
+func (a *Allocator) recount() {
+	for _, p := range a.pools.byName {
+		for i := range p.stocks {
+			s := &p.stocks[i]
+			s.assigned, s.usedHeld, s.used = 0, 0, new(big.Int)
+		}
+	}
+	for address := range a.holders {
+		a.count(address, 1)
+	}
+	a.countUsed()
+}
+
+// count notes that so many more addresses are held: this one.
+func (a *Allocator) count(address netip.Addr, by int64) {
+	p := a.pools.of(address)
+	if p == nil {
+		return
+	}
+	s := p.stock(FamilyOf(address))
+	s.assigned += by
+	if a.usedAt(address) != nil {
+		s.usedHeld += by
+	}
+}
+
+// size of a range.
+func size(r netipx.IPRange) *big.Int {
+	n := new(big.Int).SetBytes(r.To().AsSlice())
+	n.Sub(n, new(big.Int).SetBytes(r.From().AsSlice()))
+	return n.Add(n, big.NewInt(1))
+}
