@@ -269,6 +269,7 @@ func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.foreign.note(o, time.Now()) // the controller tells the Service
+		r.drops.SetConflicts(r.foreign.addresses(time.Now()))
 	case l2.Failure:
 		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
 	}
@@ -343,6 +344,7 @@ func (r *reporter) sessionsUp() int {
 func (r *reporter) write(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
+	r.drops.SetConflicts(r.foreign.addresses(time.Now())) // without those that are over
 	report := r.compose()
 	if _, exists, err := r.sources.status.GetStore().GetByKey(r.Node); err == nil && !exists {
 		r.written = nil // somebody deleted it, or we did not see it yet

@@ -244,18 +244,17 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 		}},
 	} {
 		p := idlePlanner(t)
+		web := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: "1"},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}},
+		}
+		sign(p, web, "192.0.2.1")
 		err := errors.Join(
 			p.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
 			p.sources.pool.GetStore().Add(&v1alpha1.IPPool{ObjectMeta: named("lan"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24"}}}),
 			p.sources.l2.GetStore().Add(&v1alpha1.L2Advertisement{ObjectMeta: named("lan")}),
-			p.sources.service.GetStore().Add(&corev1.Service{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web"},
-				Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
-				Status: corev1.ServiceStatus{
-					Conditions:   []metav1.Condition{{Type: v1alpha1.ServiceAllocated, Status: metav1.ConditionTrue}},
-					LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}},
-				},
-			}),
+			p.sources.service.GetStore().Add(web),
 		)
 		if err != nil {
 			t.Fatal(err)
