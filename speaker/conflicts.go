@@ -62,3 +62,16 @@ func (c *conflicts) current(now time.Time) []v1alpha1.ConflictReport {
 	}
 	return reports
 }
+
+// addresses returns all those of the last minute.
+func (c *conflicts) addresses(now time.Time) []netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []netip.Addr
+	for address, s := range c.seen {
+		if now.Sub(s.last) <= conflictLasts {
+			found = append(found, address)
+		}
+	}
+	return found
+}

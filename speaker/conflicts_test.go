@@ -3,6 +3,7 @@ package speaker
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,5 +46,11 @@ func TestOfManyConflictsTheLatestAreReported(t *testing.T) {
 	got := c.current(begin.Add(40 * time.Second))
 	if len(got) != 16 || got[0].Address != "192.0.2.124" || got[15].Address != "192.0.2.139" {
 		t.Errorf("%d reported, from %v", len(got), got)
+	}
+	if all := c.addresses(begin.Add(60 * time.Second)); len(all) != 40 {
+		t.Errorf("%d addresses are in conflict, want 40", len(all))
+	}
+	if left := c.addresses(begin.Add(98 * time.Second)); !slices.Equal(slices.SortedFunc(slices.Values(left), netip.Addr.Compare), addrs("192.0.2.138", "192.0.2.139")) {
+		t.Errorf("a minute later: %v, want the last two", left)
 	}
 }

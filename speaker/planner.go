@@ -37,6 +37,7 @@ type planner struct {
 	vitals    *vitals
 	paths     *paths
 	local     *localnet.Watcher
+	rivals    *rivals
 	mirror    *mirror.Mirror
 	reporter  *reporter
 	tasks     *workqueue.Typed[task]
@@ -75,6 +76,7 @@ const (
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
 	vitalsChanged
+	rivalsChanged
 	networkChanged // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
@@ -87,6 +89,8 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
 	p.local = localnet.New(o.Logger.With("driver", "localnet"), func() { p.tasks.Add(task{kind: networkChanged}) })
+	p.rivals = newRivals(o.Logger.With("driver", "bgp"), p.established, func() { p.tasks.Add(task{kind: rivalsChanged}) }, r.heldBack)
+	r.rivals = p.rivals
 	if forwards != nil {
 		p.carried = newCarried(p.overdue)
 		p.vitals = newVitals(p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
@@ -194,6 +198,9 @@ func (p *planner) run(ctx context.Context) {
 			if p.reviewUsed() {
 				p.replan()
 			}
+		case rivalsChanged:
+			p.syncPeers()
+			p.reporter.poke()
 		case nodesChanged:
 			p.reviewRouterID()
 			p.reviewPods()
@@ -349,7 +356,7 @@ func askedToRebalance(advertisements []*v1alpha1.L2Advertisement) map[string]str
 
 // syncPeers replaces the BGP peers.
 func (p *planner) syncPeers() {
-	peers := PlanPeers(p.world)
+	peers := p.rivals.free(PlanPeers(p.world))
 	p.ordered.Store(int32(len(peers)))
 	p.kept.Store(slices.ContainsFunc(peers, func(peer bgp.Peer) bool { return peer.GracefulRestart > 0 }))
 	p.bgp.SyncPeers(peers)
@@ -449,16 +456,21 @@ func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 
 // settled tells whether the drivers have done what a start needs.
 func (p *planner) settled() bool {
-	layer2, routes := p.l2.Status(), p.bgp.Status()
+	layer2 := p.l2.Status()
 	claiming := slices.ContainsFunc(layer2.Segments, func(s l2.Segment) bool { return s.Claiming })
 	for _, s := range layer2.Segments {
 		claiming = claiming && (s.Claiming || !s.Up)
 	}
-	established := map[string]bool{} // a peer with a prefix may have several sessions
-	for _, peer := range routes.Peers {
+	return claiming && len(p.established()) >= int(p.ordered.Load())
+}
+
+// established returns the peers that have a session; one with a prefix may have several.
+func (p *planner) established() map[string]bool {
+	established := map[string]bool{}
+	for _, peer := range p.bgp.Status().Peers {
 		if peer.Established() {
 			established[peer.Name] = true
 		}
 	}
-	return claiming && len(established) >= int(p.ordered.Load())
+	return established
 }

@@ -48,6 +48,7 @@ type reporter struct {
 	drops    *unserved.Driver
 	paths    *paths
 	forwards *forwarder
+	rivals   *rivals
 	// heard takes in that a peer is heard on an interface, or not any more.
 	heard   func(ctx context.Context, node, on string, heard bool)
 	changed chan struct{}
@@ -268,12 +269,14 @@ func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
 	case l2.Conflict:
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.foreign.note(o, time.Now()) // the controller tells the Service
+		r.drops.SetConflicts(r.foreign.addresses(time.Now()))
 	case l2.Failure:
 		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
 	}
 }
 
 func (r *reporter) observedBGP(o bgp.Observation) {
+	r.rivals.poke()
 	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
 		if about := r.known(r.sources.peer, o.Peer); about != nil {
@@ -285,6 +288,13 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 		}
 	case bgp.RouteFailed:
 		r.Logger.Warn("route", "prefix", o.Prefix, "reason", o.Reason)
+	}
+}
+
+// heldBack tells of a peer that it is not dialed.
+func (r *reporter) heldBack(peer, reason string) {
+	if about := r.known(r.sources.peer, peer); about != nil {
+		r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(bgp.SessionFailed), "Peer", "node %s: %s", r.Node, reason)
 	}
 }
 
@@ -334,6 +344,7 @@ func (r *reporter) sessionsUp() int {
 func (r *reporter) write(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
+	r.drops.SetConflicts(r.foreign.addresses(time.Now())) // without those that are over
 	report := r.compose()
 	if _, exists, err := r.sources.status.GetStore().GetByKey(r.Node); err == nil && !exists {
 		r.written = nil // somebody deleted it, or we did not see it yet
@@ -431,6 +442,7 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 			report.SessionsEstablished++
 		}
 	}
+	report.Sessions = append(report.Sessions, r.rivals.reports()...)
 	for _, u := range routes.Unannounced {
 		messages = append(messages, fmt.Sprintf("%s is not announced by BGP: %s", u.Prefix, u.Reason))
 	}

@@ -140,6 +140,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return s.retire(life) })
 	group.Go(func() error { return planner.paths.run(life) })
 	group.Go(func() error { return planner.local.Run(life) })
+	group.Go(func() error { return planner.rivals.run(life) })
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
 	group.Go(func() error { return dataPath{s.ProxyHealthz, proxyEvery, planner.followDataPath}.run(life) })

@@ -1,9 +1,11 @@
 package speaker
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -223,5 +225,57 @@ func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
 	}
 	if use, used := p.world.Used.Of(netip.MustParseAddr("192.0.2.12")); used {
 		t.Errorf("the address of a Node that is gone is still in use: %v", use)
+	}
+}
+
+func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		task task
+		do   func(p *planner) error
+	}{
+		{"a node joins with it", task{kind: nodesChanged}, func(p *planner) error {
+			n2 := &corev1.Node{ObjectMeta: named("n2")}
+			n2.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
+			return p.sources.node.GetStore().Add(n2)
+		}},
+		{"the API server moves to it", task{kind: networkChanged}, func(p *planner) error {
+			return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.1"))
+		}},
+	} {
+		p := idlePlanner(t)
+		web := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: "1"},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}},
+		}
+		sign(p, web, "192.0.2.1")
+		err := errors.Join(
+			p.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
+			p.sources.pool.GetStore().Add(&v1alpha1.IPPool{ObjectMeta: named("lan"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24"}}}),
+			p.sources.l2.GetStore().Add(&v1alpha1.L2Advertisement{ObjectMeta: named("lan")}),
+			p.sources.service.GetStore().Add(web),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.world.Nodes = p.sources.nodes()
+		p.world.Snapshot, _ = config.Compile(p.sources.objects())
+		p.reviewService("d/web")
+		if len(p.parts["d/web"]) != 1 {
+			t.Fatalf("%s: before, it is announced as %v", c.name, p.parts)
+		}
+		if err := c.do(p); err != nil {
+			t.Fatal(err)
+		}
+		p.tasks.Add(c.task)
+		p.tasks.ShutDown() // so that run ends when that is done
+		p.run(t.Context())
+		if len(p.parts) != 0 {
+			t.Errorf("%s: it is announced still, as %v", c.name, p.parts)
+		}
+		if said := p.reporter.complaints["in use d/web"]; !strings.HasPrefix(said, "Service d/web: not announced: 192.0.2.1 is ") {
+			t.Errorf("%s: it says %q", c.name, said)
+		}
 	}
 }

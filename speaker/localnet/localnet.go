@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/berth-lb/berth/config/inuse"
 )
 
 const (
@@ -66,6 +68,18 @@ func (w *Watcher) Current() Network {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now
+}
+
+// OfService reports whether the kernel has the address because a Service has it, and for no other reason.
+func (w *Watcher) OfService(address netip.Addr) bool {
+	all := w.Current().Addresses
+	i, found := slices.BinarySearchFunc(all, address, func(a Address, to netip.Addr) int { return a.Addr().Compare(to) })
+	for ; i < len(all) && all[i].Addr() == address; i++ {
+		if !inuse.ServiceInterface(all[i].Interface) {
+			return false
+		}
+	}
+	return found
 }
 
 // Read reads the kernel now. When it cannot, Current stays as it was: an address that is not seen may be there all the same.

@@ -82,6 +82,20 @@ func TestWhichRoutesAreDefaultRoutes(t *testing.T) {
 	}
 }
 
+func TestWhichAddressesTheKernelHasBecauseOfServices(t *testing.T) {
+	w := &Watcher{}
+	for _, a := range []struct{ address, iface string }{
+		{"192.0.2.1/32", "kube-ipvs0"}, {"192.0.2.2/24", "eth0"}, {"192.0.2.2/32", "kube-ipvs0"}, {"192.0.2.3/24", "eth0"}, {"192.0.2.4/32", "kube-lb0"},
+	} {
+		w.now.Addresses = append(w.now.Addresses, Address{netip.MustParsePrefix(a.address), a.iface})
+	}
+	for address, want := range map[string]bool{"192.0.2.1": true, "192.0.2.2": false, "192.0.2.3": false, "192.0.2.4": true, "192.0.2.5": false, "192.0.2.0": false} {
+		if got := w.OfService(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s: %v, want %v", address, got, want)
+		}
+	}
+}
+
 // fake is a kernel that says what it is told to.
 type fake struct {
 	says   atomic.Pointer[Network] // nil: nothing can be read

@@ -33,7 +33,13 @@ type Driver struct {
 	mu        sync.Mutex
 	groups    map[string][]netip.Prefix // guarded by mu; as they were asked for
 	answering map[netip.Addr]int        // guarded by mu; how often each was asked for
-	used      *inuse.Set                // guarded by mu
+	hosts     hosts                     // guarded by mu
+}
+
+// hosts are the addresses that hosts have, or that are somebody else's in another way.
+type hosts struct {
+	used      *inuse.Set
+	conflicts []netip.Addr // ascending
 }
 
 // New returns a driver that drops nothing yet. Its metrics are registered with metrics; nil: nowhere.
@@ -85,7 +91,7 @@ func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 	} else {
 		d.groups[group] = slices.Clone(prefixes)
 	}
-	d.keeper.Update(without(prefixes, d.used), without(before, d.used))
+	d.keeper.Update(d.hosts.without(prefixes), d.hosts.without(before))
 }
 
 // Answering notes that this node answers for an address on a segment, or not any more. It is called as often with false
@@ -93,7 +99,7 @@ func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 func (d *Driver) Answering(address netip.Addr, on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	self := without([]netip.Prefix{netip.PrefixFrom(address, address.BitLen())}, d.used)
+	self := d.hosts.without([]netip.Prefix{netip.PrefixFrom(address, address.BitLen())})
 	switch n := d.answering[address]; {
 	case on && n == 0:
 		d.answering[address] = 1
@@ -112,9 +118,24 @@ func (d *Driver) Answering(address netip.Addr, on bool) {
 func (d *Driver) SetUsed(used *inuse.Set) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.learn(hosts{used, d.hosts.conflicts})
+}
+
+// SetConflicts replaces the addresses that other hosts were heard to have. It is SetUsed for them.
+func (d *Driver) SetConflicts(addresses []netip.Addr) {
+	addresses = slices.SortedFunc(slices.Values(addresses), netip.Addr.Compare)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !slices.Equal(addresses, d.hosts.conflicts) {
+		d.learn(hosts{d.hosts.used, addresses})
+	}
+}
+
+// learn writes what is different with other hosts. mu is held.
+func (d *Driver) learn(next hosts) {
 	var add, remove []netip.Prefix
 	move := func(prefixes []netip.Prefix) {
-		if now, before := without(prefixes, used), without(prefixes, d.used); !slices.Equal(now, before) {
+		if now, before := next.without(prefixes), d.hosts.without(prefixes); !slices.Equal(now, before) {
 			add, remove = append(add, now...), append(remove, before...)
 		}
 	}
@@ -124,24 +145,30 @@ func (d *Driver) SetUsed(used *inuse.Set) {
 	for address := range d.answering {
 		move([]netip.Prefix{netip.PrefixFrom(address, address.BitLen())})
 	}
-	d.used = used
+	d.hosts = next
 	if len(add)+len(remove) > 0 {
 		d.keeper.Update(add, remove)
 	}
 }
 
-// without returns the prefixes that make up the same addresses but for those in use.
-func without(prefixes []netip.Prefix, used *inuse.Set) []netip.Prefix {
+// without returns the prefixes that make up the same addresses but for those of hosts.
+func (h hosts) without(prefixes []netip.Prefix) []netip.Prefix {
 	var left []netip.Prefix
 	for _, p := range prefixes {
-		if !used.Overlaps(p) {
+		if !h.used.Overlaps(p) && !slices.ContainsFunc(h.conflicts, p.Contains) {
 			left = append(left, p)
+			continue
+		}
+		if p.IsSingleIP() {
 			continue
 		}
 		var rest netipx.IPSetBuilder
 		rest.AddPrefix(p)
-		for _, u := range used.All() {
+		for _, u := range h.used.All() {
 			rest.RemoveRange(u.IPRange)
+		}
+		for _, a := range h.conflicts {
+			rest.Remove(a)
 		}
 		if set, err := rest.IPSet(); err == nil { // there are no invalid ranges
 			left = append(left, set.Prefixes()...)

@@ -282,6 +282,9 @@ func TestWhatAHostHasIsNeverInTheTable(t *testing.T) {
 			{"and is asked for anew", func() { d.Answering(a, false); d.Answering(a, true) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
 			{"two are", func() { d.SetUsed(inUse("192.0.2.9", "192.0.2.11")) }, []string{"192.0.2.8/32", "192.0.2.10/32"}},
 			{"nothing is any more", func() { d.SetUsed(nil) }, whole},
+			{"a host is heard", func() { d.SetConflicts([]netip.Addr{a}) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
+			{"and another is in use", func() { d.SetUsed(inUse("192.0.2.8")) }, []string{"192.0.2.10/31"}},
+			{"the host is not heard any more", func() { d.SetConflicts(nil) }, []string{"192.0.2.9/32", "192.0.2.10/31"}},
 			{"all of it is", func() { d.SetUsed(inUse("192.0.2.8", "192.0.2.9", "192.0.2.10", "192.0.2.11")) }, nil},
 			{"and is not asked for any more", func() { d.Answering(a, false); d.Sync("web", nil); d.SetUsed(nil) }, nil},
 		} {

@@ -1,0 +1,159 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/speaker/rival"
+)
+
+// scene is what a rivals sees: the sockets of others, and our sessions.
+type scene struct {
+	*rivals
+	mu    sync.Mutex
+	found []rival.Connection
+	err   error
+	up    map[string]bool
+	looks int
+	told  []string
+	again int
+	freed []string // peers that were given to BGP last
+	peers []bgp.Peer
+}
+
+func newScene(peers ...bgp.Peer) *scene {
+	s := &scene{up: map[string]bool{}, peers: peers}
+	established := func() map[string]bool { s.mu.Lock(); defer s.mu.Unlock(); return s.up }
+	changed := func() { s.mu.Lock(); s.again++; s.mu.Unlock(); s.sync() }
+	s.rivals = newRivals(slog.New(slog.DiscardHandler), established, changed, func(peer, _ string) { s.told = append(s.told, peer) })
+	s.look = func([]rival.Router) ([]rival.Connection, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.looks++
+		return s.found, s.err
+	}
+	return s
+}
+
+func (s *scene) sync() {
+	s.freed = nil
+	for _, p := range s.free(s.peers) {
+		s.freed = append(s.freed, p.Name)
+	}
+}
+
+// set changes what is seen.
+func (s *scene) set(up []string, err error, routers ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.up, s.err, s.found = set(up...), err, nil
+	for _, r := range routers {
+		s.found = append(s.found, rival.Connection{Local: netip.MustParseAddrPort("172.30.0.11:40000"), Remote: netip.MustParseAddrPort(r), Inode: 7})
+	}
+}
+
+func TestAPeerIsHeldBackWhileAnotherSpeakerHasASessionWithIt(t *testing.T) {
+	tor := bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}
+	spine := bgp.Peer{Name: "spine", Address: netip.MustParseAddr("172.30.0.2")}
+	passive := bgp.Peer{Name: "passive", Address: netip.MustParseAddr("172.30.0.3"), Passive: true}
+	prefix := bgp.Peer{Name: "prefix", Prefix: netip.MustParsePrefix("172.30.0.0/28")}
+	s := newScene(tor, spine, passive, prefix)
+	for _, step := range []struct {
+		name  string
+		up    []string
+		err   error
+		found []string
+		want  []string
+		told  []string // so far
+	}{
+		{"nobody else", nil, nil, nil, []string{"tor", "spine", "passive", "prefix"}, nil},
+		{"sessions with routers that dial us", nil, nil, []string{"172.30.0.3:179", "172.30.0.4:179"}, []string{"tor", "spine", "passive", "prefix"}, nil},
+		{"a session with tor", nil, nil, []string{"172.30.0.1:179"}, []string{"spine", "passive", "prefix"}, []string{"tor"}},
+		{"it goes on", []string{"spine"}, nil, []string{"172.30.0.1:179"}, []string{"spine", "passive", "prefix"}, []string{"tor"}},
+		{"nothing can be seen", []string{"spine"}, errors.New("interrupted"), nil, []string{"spine", "passive", "prefix"}, []string{"tor"}},
+		{"it ended", []string{"spine"}, nil, nil, []string{"tor", "spine", "passive", "prefix"}, []string{"tor"}},
+		{"with a router that we have a session with", []string{"tor", "spine"}, nil, []string{"172.30.0.1:179"}, []string{"tor", "spine", "passive", "prefix"}, []string{"tor"}},
+		{"nothing can be seen and nothing was", nil, errors.New("no inet_diag"), nil, []string{"tor", "spine", "passive", "prefix"}, []string{"tor"}},
+		{"again", nil, nil, []string{"172.30.0.1:179", "172.30.0.2:179"}, []string{"passive", "prefix"}, []string{"tor", "spine", "tor"}},
+	} {
+		s.set(step.up, step.err, step.found...)
+		s.sync()
+		if !slices.Equal(s.freed, step.want) || !slices.Equal(s.told, step.told) {
+			t.Errorf("%s: %v are dialed or may dial, events on %v, want %v and %v", step.name, s.freed, s.told, step.want, step.told)
+		}
+	}
+}
+
+func TestAPeerThatIsHeldBackIsReportedWithWhatToDo(t *testing.T) {
+	s := newScene(bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}, bgp.Peer{Name: "link", Interface: "eth1"})
+	began := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	s.now = func() time.Time { return began }
+	s.set(nil, nil, "172.30.0.1:179")
+	s.found = append(s.found, rival.Connection{Local: netip.MustParseAddrPort("[fe80::11]:40000"), Remote: netip.MustParseAddrPort("[fe80::1]:179"), Interface: "eth1", Inode: 8})
+	s.sync()
+	s.now = func() time.Time { return began.Add(time.Hour) }
+	s.sync()
+	since := metav1.NewTime(began.Truncate(time.Second))
+	const rest = ", and a router takes one per node; end that one, or leave this BGPPeer to other nodes with nodeSelectors"
+	want := []v1alpha1.SessionReport{
+		{Peer: "link", State: "Idle", Since: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with the router on eth1" + rest},
+		{Peer: "tor", Address: "172.30.0.1", State: "Idle", Since: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with 172.30.0.1" + rest},
+	}
+	if diff := cmp.Diff(want, s.reports()); diff != "" {
+		t.Error(diff)
+	}
+	if got := (*rivals)(nil).reports(); got != nil {
+		t.Errorf("nobody reports %v", got)
+	}
+}
+
+func TestItIsLookedForOthersWhileASessionIsMissingAndNotOtherwise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")})
+		s.set([]string{"tor"}, nil)
+		s.sync()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.run(ctx) }()
+		later := func(what string, after time.Duration, looks, again int, freed string) {
+			t.Helper()
+			s.mu.Lock()
+			before, begun := s.looks, s.again
+			s.mu.Unlock()
+			<-time.After(after) // of synctest's clock
+			synctest.Wait()
+			if s.looks-before != looks || s.again-begun != again || strings.Join(s.freed, " ") != freed {
+				t.Errorf("%s: looked %d times, changed %d times, dialed: %v; want %d, %d, %s", what, s.looks-before, s.again-begun, s.freed, looks, again, freed)
+			}
+		}
+		later("established", time.Hour, 0, 0, "tor")
+		s.set(nil, nil)
+		s.poke() // BGP says that it is down
+		later("down", 7*time.Second, 3, 0, "tor")
+		s.set(nil, nil, "172.30.0.1:179")
+		later("another one dialed", 2*time.Second, 2, 1, "") // one by the timer, one when the peers were synced
+		later("and stays", 6*time.Second, 3, 0, "")
+		s.set(nil, nil)
+		later("and ends", 2*time.Second, 2, 1, "tor")
+		s.set([]string{"tor"}, nil)
+		s.poke()
+		later("established again", time.Hour, 0, 0, "tor")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
