@@ -206,7 +206,7 @@ func (a *Allocator) regain(name string, family Family, request Request) (last ne
 			slices.Contains(request.Drop, address) || a.mayHold(name, address, request.Terms) != nil {
 			continue
 		}
-		if !found || a.former[last].order < a.former[address].order {
+		if !found || a.former[last] < a.former[address] {
 			last, found = address, true
 		}
 	}

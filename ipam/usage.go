@@ -64,7 +64,7 @@ func (a *Allocator) usage(p *poolState, family Family) Usage {
 		}
 	}
 	u.Excluded.Add(u.Excluded, big.NewInt(excluded))
-	s.resting.Scan(func(r formerAddress) bool {
+	s.resting.Scan(func(r restAddress) bool {
 		if !a.blocked(r.address) {
 			u.Resting++
 		}
