@@ -64,7 +64,12 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	}
 	order := func(address netip.Addr) int { return slices.Index(request.Families, FamilyOf(address)) }
 	slices.SortFunc(addresses, func(x, y netip.Addr) int { return order(x) - order(y) })
-	surplus := slices.DeleteFunc(a.Holdings(name), func(h netip.Addr) bool { return slices.Contains(addresses, h) })
+	var surplus []netip.Addr
+	for _, held := range a.owners[name].addresses {
+		if !slices.Contains(addresses, held) {
+			surplus = append(surplus, held)
+		}
+	}
 	if o := a.owners[name]; len(o.addresses) == 0 {
 		delete(a.owners, name) // its terms concern nobody
 	} else {
@@ -206,7 +211,7 @@ func (a *Allocator) regain(name string, family Family, request Request) (last ne
 			slices.Contains(request.Drop, address) || a.mayHold(name, address, request.Terms) != nil {
 			continue
 		}
-		if !found || a.former[last].order < a.former[address].order {
+		if !found || a.former[last] < a.former[address] {
 			last, found = address, true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"go4.org/netipx"
 )
@@ -81,6 +82,41 @@ func BenchmarkAssignFromAFullPool(b *testing.B) {
 		if _, err := a.Assign("n/one-more", request); err == nil {
 			b.Fatal("a full pool gave an address")
 		}
+	}
+}
+
+// BenchmarkSetUsed replaces what is in use elsewhere, as when a node joins: 5000 single
+// addresses in a pool of which that many are held.
+func BenchmarkSetUsed(b *testing.B) {
+	for _, held := range []int{0, 100_000} {
+		b.Run(fmt.Sprintf("held-%d", held), func(b *testing.B) {
+			a := filled(b, "10.0.0.0/8", held, true)
+			var used []Used
+			for address := netip.MustParseAddr("10.0.0.0"); len(used) < 5000; address = address.Next().Next().Next() {
+				used = append(used, Used{netipx.IPRangeFrom(address, address), "an address of a node"})
+			}
+			for n := 0; b.Loop(); n++ {
+				a.SetUsed(used[:len(used)-n%2])
+			}
+		})
+	}
+}
+
+// BenchmarkAssignAndRest measures a Service that comes and goes while its addresses rest,
+// thousands of them at a time.
+func BenchmarkAssignAndRest(b *testing.B) {
+	a := filled(b, "10.0.0.0/16", 1_000, false)
+	request := Request{Families: []Family{IPv4}, Pools: []string{"p"}}
+	now := time.Unix(0, 0)
+	for n := 0; b.Loop(); n++ {
+		name := fmt.Sprintf("n/more-%d", n)
+		got, err := a.Assign(name, request)
+		if err != nil {
+			b.Fatal(err)
+		}
+		now = now.Add(10 * time.Millisecond)
+		a.Free(name, got.Addresses, now.Add(time.Minute))
+		a.Wake(now)
 	}
 }
 

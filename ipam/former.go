@@ -13,27 +13,35 @@ import (
 // costs whose owners come and go.
 const remembered = 1 << 16
 
-// former is what is known of an address that nobody holds any more.
-type former struct {
-	owner string    // who had it last
-	until time.Time // when its rest ends; zero: it does not rest
-	order uint64    // in which addresses were freed
+// rest is what is known of an address that rests.
+type rest struct {
+	owner string // who had it last, if that is known
+	until time.Time
 }
 
-func (f former) rests() bool { return !f.until.IsZero() }
+// pastTree is a set of addresses by the order in which they were freed.
+type pastTree = btree.BTreeG[pastAddress]
 
-// formerTree is a set of such addresses, by the end of their rest, then by the order in
-// which they were freed.
-type formerTree = btree.BTreeG[formerAddress]
-
-type formerAddress struct {
-	until   time.Time
+type pastAddress struct {
 	order   uint64
 	address netip.Addr
 }
 
-func newFormerTree() *formerTree {
-	less := func(a, b formerAddress) bool {
+func newPastTree() *pastTree {
+	less := func(a, b pastAddress) bool { return a.order < b.order }
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
+}
+
+// restTree is a set of addresses by the end of their rest.
+type restTree = btree.BTreeG[restAddress]
+
+type restAddress struct {
+	until time.Time
+	pastAddress
+}
+
+func newRestTree() *restTree {
+	less := func(a, b restAddress) bool {
 		if c := a.until.Compare(b.until); c != 0 {
 			return c < 0
 		}
@@ -54,36 +62,35 @@ func (a *Allocator) stock(address netip.Addr) *stock {
 // retire notes that an address was freed by its owner, and rests until the time.
 func (a *Allocator) retire(address netip.Addr, owner string, until time.Time) {
 	a.freed++
-	f := former{owner: owner, until: until, order: a.freed}
-	a.former[address] = f
-	if f.rests() && owner != "" {
-		a.restingOf[owner] = append(a.restingOf[owner], address)
+	a.former[address] = a.freed
+	if !until.IsZero() {
+		a.resting[address] = rest{owner, until}
+		if owner != "" {
+			a.restingOf[owner] = append(a.restingOf[owner], address)
+		}
 	}
-	a.shelve(address)
-	a.forget(a.stock(address))
+	a.place(address, a.freed, a.claimed(address)) // it is not held
 }
 
 // recall is the reverse of retire: the address is about to be held, or freed anew.
 func (a *Allocator) recall(address netip.Addr) {
-	f, ok := a.former[address]
+	order, ok := a.former[address]
 	if !ok {
 		return
 	}
-	s, key := a.stock(address), formerAddress{f.until, f.order, address}
-	if f.rests() {
-		s.resting.Delete(key)
-		a.unrest(f.owner, address)
+	s, key := a.stock(address), pastAddress{order, address}
+	if r, rests := a.resting[address]; rests {
+		s.resting.Delete(restAddress{r.until, key})
+		a.unrest(address, r.owner)
 	} else {
 		s.past.Delete(key)
 	}
 	delete(a.former, address)
 }
 
-// unrest notes that the address does not rest for the owner any more.
-func (a *Allocator) unrest(owner string, address netip.Addr) {
-	if owner == "" {
-		return
-	}
+// unrest notes that the address does not rest any more.
+func (a *Allocator) unrest(address netip.Addr, owner string) {
+	delete(a.resting, address)
 	left := slices.DeleteFunc(a.restingOf[owner], func(r netip.Addr) bool { return r == address })
 	if len(left) > 0 {
 		a.restingOf[owner] = left
@@ -92,30 +99,37 @@ func (a *Allocator) unrest(owner string, address netip.Addr) {
 	}
 }
 
-// shelve puts a former address among those of its stock that rest or can be given
-// again, or takes it out of the latter.
+// shelve puts an address where it belongs if it is a former one.
 func (a *Allocator) shelve(address netip.Addr) {
-	f, ok := a.former[address]
-	if !ok {
-		return
-	}
-	p, key := a.pools.of(address), formerAddress{f.until, f.order, address}
-	switch {
-	case f.rests() && p == nil:
-		a.outside[FamilyOf(address).index()].resting.Set(key)
-	case f.rests():
-		p.stock(FamilyOf(address)).resting.Set(key)
-	case p == nil:
-	case p.volunteers(address) && len(a.pinned.of[address]) == 0 && !a.blocked(address):
-		p.stock(FamilyOf(address)).past.Set(key)
-	default:
-		p.stock(FamilyOf(address)).past.Delete(key)
+	if order, ok := a.former[address]; ok {
+		a.place(address, order, a.blocked(address))
 	}
 }
 
-// forget drops the longest ago freed addresses that are too many to remember.
+// place puts a former address among those of its stock that rest, or among those that
+// can be given again, or takes it out of the latter.
+func (a *Allocator) place(address netip.Addr, order uint64, blocked bool) {
+	key := pastAddress{order, address}
+	if r, ok := a.resting[address]; ok {
+		a.stock(address).resting.Set(restAddress{r.until, key})
+		return
+	}
+	p := a.pools.of(address)
+	if p == nil {
+		return
+	}
+	s := p.stock(FamilyOf(address))
+	if !blocked && p.volunteers(address) && len(a.pinned.of[address]) == 0 {
+		s.past.Set(key)
+		a.forget(s)
+	} else {
+		s.past.Delete(key)
+	}
+}
+
+// forget drops the longest ago freed address if there are too many to remember.
 func (a *Allocator) forget(s *stock) {
-	for s.past.Len() > remembered {
+	if s.past.Len() > remembered {
 		oldest, _ := s.past.PopMin()
 		delete(a.former, oldest.address)
 		a.taken.remove(oldest.address) // nothing else is known of it
@@ -126,7 +140,7 @@ func (a *Allocator) forget(s *stock) {
 // (""), had freed it: for a new leader. It has no effect if the address is held or rests
 // as long already.
 func (a *Allocator) Rest(address netip.Addr, owner string, until time.Time) {
-	if _, held := a.holders[address]; held || !until.After(a.former[address].until) {
+	if _, held := a.holders[address]; held || !until.After(a.resting[address].until) {
 		return
 	}
 	a.recall(address)
@@ -147,13 +161,9 @@ func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
 			}
 			woke = true
 			s.resting.PopMin()
-			f := a.former[first.address]
-			a.unrest(f.owner, first.address)
-			f.until = time.Time{}
-			a.former[first.address] = f
+			a.unrest(first.address, a.resting[first.address].owner)
 			a.shelve(first.address)
 		}
-		a.forget(s)
 	}
 	for _, p := range a.pools.byName {
 		wake(&p.stocks[0])
@@ -182,11 +192,11 @@ func (a *Allocator) Resting(pool string, most int) []Rested {
 	var all []Rested
 	for i := range p.stocks {
 		n := 0
-		p.stocks[i].resting.Reverse(func(r formerAddress) bool {
+		p.stocks[i].resting.Reverse(func(r restAddress) bool {
 			if n++; n > most {
 				return false
 			}
-			all = append(all, Rested{r.address, a.former[r.address].owner, r.until})
+			all = append(all, Rested{r.address, a.resting[r.address].owner, r.until})
 			return true
 		})
 	}

@@ -65,8 +65,9 @@ type Allocator struct {
 	used     []Used
 	occupied occupation
 	pinned   pins
-	// former are the addresses that were held once and are not now.
-	former map[netip.Addr]former
+	// former addresses were held once and are not now: in which order they were freed.
+	former  map[netip.Addr]uint64
+	resting map[netip.Addr]rest // those of them that rest
 	// restingOf are the addresses that rest for an owner.
 	restingOf map[string][]netip.Addr
 	// freed counts the addresses freed, to order them.
@@ -99,7 +100,8 @@ func New() *Allocator {
 		keyed:     map[string]map[netip.Addr]bool{},
 		occupied:  occupation{of: map[netip.Addr][]occupant{}, by: map[string][]netip.Addr{}},
 		pinned:    pins{of: map[netip.Addr][]string{}, by: map[string][]netip.Addr{}},
-		former:    map[netip.Addr]former{},
+		former:    map[netip.Addr]uint64{},
+		resting:   map[netip.Addr]rest{},
 		restingOf: map[string][]netip.Addr{},
 	}
 }
@@ -164,8 +166,8 @@ func (a *Allocator) mayHold(name string, address netip.Addr, terms Terms) error 
 	if err := a.mayShare(name, address, terms); err != nil {
 		return err
 	}
-	if f, ok := a.former[address]; ok && f.rests() && f.owner != name {
-		return &RestingError{Address: address, Owner: f.owner, Until: f.until}
+	if r, rests := a.resting[address]; rests && r.owner != name {
+		return &RestingError{Address: address, Owner: r.owner, Until: r.until}
 	}
 	return a.notOccupied(name, address)
 }
@@ -241,8 +243,13 @@ func (a *Allocator) hold(name string, address netip.Addr) {
 // another matter: they block for all but one.
 func (a *Allocator) blocked(address netip.Addr) bool {
 	_, held := a.holders[address]
+	return held || a.claimed(address)
+}
+
+// claimed reports whether an address is not to be given even if nobody holds it.
+func (a *Allocator) claimed(address netip.Addr) bool {
 	_, reserved := a.reserved[address]
-	return held || reserved || len(a.occupied.of[address]) > 0 || a.usedAt(address) != nil
+	return reserved || len(a.occupied.of[address]) > 0 || a.usedAt(address) != nil
 }
 
 // settle puts an address where it belongs after what is known of it changed.
@@ -289,9 +296,9 @@ func (a *Allocator) Free(name string, addresses []netip.Addr, until time.Time) b
 }
 
 func (a *Allocator) unhold(name string, address netip.Addr, until time.Time) {
-	rest := slices.DeleteFunc(a.holders[address].all(), func(other string) bool { return other == name })
-	if len(rest) > 0 {
-		a.holders[address] = holders{first: rest[0], more: rest[1:]}
+	if h := a.holders[address]; len(h.more) > 0 {
+		left := slices.DeleteFunc(h.all(), func(other string) bool { return other == name })
+		a.holders[address] = holders{first: left[0], more: left[1:]}
 		return
 	}
 	delete(a.holders, address)
@@ -319,8 +326,8 @@ func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 			return &TakenError{Address: address, Owner: other}
 		}
 	}
-	if f, ok := a.former[address]; ok && f.rests() && namespaceOf(f.owner) != namespaceOf(reservation) {
-		return &RestingError{Address: address, Owner: f.owner, Until: f.until}
+	if r, rests := a.resting[address]; rests && namespaceOf(r.owner) != namespaceOf(reservation) {
+		return &RestingError{Address: address, Owner: r.owner, Until: r.until}
 	}
 	if by := a.occupied.of[address]; len(by) > 0 {
 		return &UsedError{Address: address, By: by[0].by}

@@ -64,13 +64,13 @@ type stock struct {
 	assigned int64 // held
 	usedHeld int64 // held, and in use elsewhere all the same
 	used     *big.Int
-	past     *formerTree // addresses that can be given again
-	resting  *formerTree
+	past     *pastTree // addresses that can be given again
+	resting  *restTree
 }
 
 func newStocks() (s [2]stock) {
 	for i := range s {
-		s[i] = stock{used: new(big.Int), past: newFormerTree(), resting: newFormerTree()}
+		s[i] = stock{used: new(big.Int), past: newPastTree(), resting: newRestTree()}
 	}
 	return s
 }

@@ -46,7 +46,7 @@ func (a *Allocator) recent(p *poolState) []netip.Addr {
 		}
 	}
 	for i := range p.stocks {
-		p.stocks[i].resting.Scan(func(r formerAddress) bool {
+		p.stocks[i].resting.Scan(func(r restAddress) bool {
 			all = append(all, r.address)
 			return true
 		})

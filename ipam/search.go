@@ -20,8 +20,8 @@ func (a *Allocator) next(name string, p *poolState, family Family) (netip.Addr, 
 	}
 	oldest, found := p.stock(family).past.Min()
 	for _, pin := range own {
-		if f := a.former[pin]; !found || f.order < oldest.order {
-			oldest, found = formerAddress{order: f.order, address: pin}, true
+		if order := a.former[pin]; !found || order < oldest.order {
+			oldest, found = pastAddress{order, pin}, true
 		}
 	}
 	return oldest.address, found
@@ -31,7 +31,8 @@ func (a *Allocator) next(name string, p *poolState, family Family) (netip.Addr, 
 // since it asks for them by name.
 func (a *Allocator) ownPins(name string, p *poolState, family Family) (own []netip.Addr) {
 	for _, pin := range a.pinned.by[name] {
-		if FamilyOf(pin) == family && a.pools.of(pin) == p && p.volunteers(pin) && !a.former[pin].rests() &&
+		_, rests := a.resting[pin]
+		if FamilyOf(pin) == family && a.pools.of(pin) == p && p.volunteers(pin) && !rests &&
 			!a.blocked(pin) && !a.pinnedByOther(name, pin) {
 			own = append(own, pin)
 		}
@@ -62,7 +63,7 @@ func (a *Allocator) fresh(p *poolState, family Family) (netip.Addr, bool) {
 // wakes returns when the first of the resting addresses of the pool can be given to the
 // owner; zero if none can.
 func (a *Allocator) wakes(name string, p *poolState, family Family) (first time.Time) {
-	p.stock(family).resting.Scan(func(r formerAddress) bool {
+	p.stock(family).resting.Scan(func(r restAddress) bool {
 		if p.volunteers(r.address) && !a.blocked(r.address) && !a.pinnedByOther(name, r.address) {
 			first = r.until
 		}

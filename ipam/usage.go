@@ -64,7 +64,7 @@ func (a *Allocator) usage(p *poolState, family Family) Usage {
 		}
 	}
 	u.Excluded.Add(u.Excluded, big.NewInt(excluded))
-	s.resting.Scan(func(r formerAddress) bool {
+	s.resting.Scan(func(r restAddress) bool {
 		if !a.blocked(r.address) {
 			u.Resting++
 		}
@@ -78,7 +78,7 @@ func (a *Allocator) recount() {
 	for _, p := range a.pools.byName {
 		for i := range p.stocks {
 			s := &p.stocks[i]
-			s.assigned, s.usedHeld, s.used = 0, 0, new(big.Int)
+			s.assigned, s.usedHeld = 0, 0
 		}
 	}
 	for address := range a.holders {

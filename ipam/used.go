@@ -23,23 +23,46 @@ type Used struct {
 // says whose the address is. It costs as much as there are used ranges and addresses
 // held, freed, reserved or pinned.
 func (a *Allocator) SetUsed(used []Used) {
-	before := a.used
-	a.used = disjoint(used)
-	if slices.Equal(before, a.used) {
+	before, now := a.used, disjoint(used)
+	a.used = now
+	gone, come := difference(before, now), difference(now, before)
+	if len(gone)+len(come) == 0 {
 		return
 	}
-	for _, u := range before {
+	for _, u := range gone {
 		a.taken.removeRange(u.IPRange)
 	}
-	for _, u := range a.used {
+	for _, u := range come {
 		a.taken.addRange(u.IPRange)
 	}
 	for address := range a.known() {
-		if usedAt(before, address) != nil || usedAt(a.used, address) != nil {
+		if usedAt(gone, address) != nil || usedAt(come, address) != nil {
 			a.settle(address)
 		}
 	}
-	a.recount()
+	for address := range a.holders {
+		if usedAt(gone, address) != nil {
+			a.stock(address).usedHeld--
+		}
+		if usedAt(come, address) != nil {
+			a.stock(address).usedHeld++
+		}
+	}
+	a.countUsed()
+}
+
+// difference returns those of the ranges that are not among the others. Both are
+// ascending.
+func difference(ranges, others []Used) (rest []Used) {
+	for _, u := range ranges {
+		for len(others) > 0 && others[0].From().Less(u.From()) {
+			others = others[1:]
+		}
+		if len(others) == 0 || others[0] != u {
+			rest = append(rest, u)
+		}
+	}
+	return rest
 }
 
 // known returns the addresses of which more is known than the pool they are in.
@@ -97,6 +120,11 @@ func (a *Allocator) HeldUsed() []string {
 
 // countUsed counts the used addresses of every pool.
 func (a *Allocator) countUsed() {
+	for _, p := range a.pools.byName {
+		for i := range p.stocks {
+			p.stocks[i].used = new(big.Int)
+		}
+	}
 	i := 0
 	for _, r := range a.pools.ranges { // both ascending
 		n := r.pool.stock(FamilyOf(r.From())).used
