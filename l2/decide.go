@@ -1,7 +1,6 @@
 package l2
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -178,11 +177,12 @@ func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
 // turn is when this node may claim what is vacant. What was its own until it restarted, or what it answers for as part
 // of another group, it may at once; for what a peer answers for so, others wait a rank more: a regrouping moves nothing.
 func (m *machine) turn(now time.Time, c *contest) time.Time {
-	if c.mirror.Node == m.self || slices.ContainsFunc(c.addresses, m.proofs.answering) {
+	own, peers := m.renamed(now, c)
+	if c.mirror.Node == m.self || own {
 		return now
 	}
 	rank := c.rank(m.self, m.others(c))
-	if slices.ContainsFunc(c.addresses, func(a netip.Addr) bool { return m.elsewhere(c, a) }) {
+	if peers {
 		rank++
 	}
 	return now.Add(time.Duration(rank) * rankPause)

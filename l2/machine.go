@@ -30,12 +30,13 @@ type machine struct {
 	own      claimSet
 	room     int // claims in a message
 
-	eligible bool      // this node may claim
-	dazed    bool      // it overslept, and has not caught up
-	alone    bool      // it hears nobody, and should
-	company  time.Time // when somebody was heard anew last
-	synced   bool      // it knows what those that it hears claim
-	owned    int
+	eligible      bool      // this node may claim
+	dazed         bool      // it overslept, and has not caught up
+	answeredUntil time.Time // since when it has not answered, while it is dazed
+	alone         bool      // it hears nobody, and should
+	company       time.Time // when somebody was heard anew last
+	synced        bool      // it knows what those that it hears claim
+	owned         int
 
 	moving   []groupKey // to be offered, if another comes before this node
 	offering groupKey   // the last of them that was offered
@@ -236,6 +237,7 @@ func (m *machine) hear(now time.Time, x message) error {
 	if x.kind == kindChallenge && x.to == m.boot && x.node != m.self {
 		m.send(message{kind: kindProof, to: x.boot, nonce: x.nonce})
 	}
+	m.members.late = m.dazed
 	c, challenge, err := m.members.hear(now, x)
 	if challenge != nil {
 		m.send(*challenge)

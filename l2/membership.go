@@ -12,6 +12,7 @@ type roster struct {
 	self    string
 	boot    uint64 // this node's own
 	random  func() uint64
+	late    bool // what is heard may have waited for long
 	members map[string]*member
 }
 
@@ -89,7 +90,7 @@ func (r *roster) hear(now time.Time, x message) (*change, *message, error) {
 	}
 	m.alive, m.advanced = true, now
 	m.sequence, m.interval, m.state, m.mac, m.digest, m.capabilities = x.sequence, x.interval, x.state, x.mac, x.digest, x.capabilities
-	if x.state != Starting {
+	if x.state != Starting && !r.late {
 		m.stood = now
 	}
 	if was.boot == m.boot && was.alive && was.state == x.state && was.capabilities == x.capabilities {

@@ -22,8 +22,13 @@ const (
 type proofs struct {
 	holders map[netip.Addr][]*contest // the groups that are wanted and have it
 	own     map[netip.Addr]struct{}   // answered for by this node now
-	last    map[netip.Addr]time.Time  // until when it was, by this node or in a group that has it no more
+	last    map[netip.Addr]proof      // until when it was, by this node or in a group that has it no more
 	order   []proofEnd                // when to look at last again, the first in front
+}
+
+type proof struct {
+	until time.Time
+	own   bool // it was this node
 }
 
 type proofEnd struct {
@@ -32,7 +37,7 @@ type proofEnd struct {
 }
 
 func newProofs() *proofs {
-	return &proofs{holders: make(map[netip.Addr][]*contest), own: make(map[netip.Addr]struct{}), last: make(map[netip.Addr]time.Time)}
+	return &proofs{holders: make(map[netip.Addr][]*contest), own: make(map[netip.Addr]struct{}), last: make(map[netip.Addr]proof)}
 }
 
 // answering reports whether this node answers for the address.
@@ -42,18 +47,21 @@ func (p *proofs) answering(addr netip.Addr) bool {
 }
 
 // keep remembers that the address was answered for until then.
-func (p *proofs) keep(now time.Time, addr netip.Addr, until time.Time) {
+func (p *proofs) keep(now time.Time, addr netip.Addr, last proof) {
 	for len(p.order) > 0 && now.Sub(p.order[0].at) > proofLasts {
-		if first := p.order[0]; !p.last[first.addr].After(first.at) {
+		if first := p.order[0]; !p.last[first.addr].until.After(first.at) {
 			delete(p.last, first.addr)
 		}
 		p.order = p.order[1:]
 	}
-	if now.Sub(until) <= proofLasts && until.After(p.last[addr]) {
-		p.last[addr] = until
+	if last.stands(now) && last.until.After(p.last[addr].until) {
+		p.last[addr] = last
 		p.order = append(p.order, proofEnd{addr, now})
 	}
 }
+
+// stands reports whether it was a moment ago.
+func (p proof) stands(now time.Time) bool { return now.Sub(p.until) <= proofLasts }
 
 // answered takes that this node begins or ceases to answer for an address.
 func (m *machine) answered(now time.Time, addr netip.Addr, on bool) {
@@ -62,7 +70,11 @@ func (m *machine) answered(now time.Time, addr netip.Addr, on bool) {
 		return
 	}
 	delete(m.proofs.own, addr)
-	m.proofs.keep(now, addr, now)
+	last := proof{until: now, own: true}
+	if m.dazed {
+		last.until = m.answeredUntil
+	}
+	m.proofs.keep(now, addr, last)
 }
 
 // partially takes whether this node answers only for some of the addresses of a group that it owns.
@@ -92,7 +104,7 @@ func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
 		if slices.Contains(addresses, a) {
 			continue
 		}
-		m.proofs.keep(now, a, m.vouchedFor(now, c, a))
+		m.proofs.keep(now, a, proof{until: m.vouchedFor(now, c, a)})
 		if holders[a] = slices.DeleteFunc(holders[a], func(h *contest) bool { return h == c }); len(holders[a]) == 0 {
 			delete(holders, a)
 		}
@@ -112,8 +124,8 @@ func (m *machine) unproven(now time.Time, c *contest) []netip.Addr {
 }
 
 func (m *machine) proven(now time.Time, addr netip.Addr) bool {
-	return m.proofs.answering(addr) || now.Sub(m.proofs.last[addr]) <= proofLasts ||
-		slices.ContainsFunc(m.proofs.holders[addr], func(c *contest) bool { return now.Sub(m.vouchedFor(now, c, addr)) <= proofLasts })
+	return m.proofs.answering(addr) || m.proofs.last[addr].stands(now) ||
+		slices.ContainsFunc(m.proofs.holders[addr], func(c *contest) bool { return proof{until: m.vouchedFor(now, c, addr)}.stands(now) })
 }
 
 // vouchedFor is until when a peer answered for an address of the group, by its claim; the zero time: nobody is known to.
@@ -159,6 +171,18 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// renamed reports whether a group looks like another under a new name: nobody ever claimed it, and this node, or a peer,
+// answers for some of its addresses, or did a moment ago.
+func (m *machine) renamed(now time.Time, c *contest) (own, peers bool) {
+	for _, a := range c.addresses {
+		last := m.proofs.last[a]
+		recent := c.highest == 0 && last.stands(now)
+		own = own || m.proofs.answering(a) || recent && last.own
+		peers = peers || recent && !last.own || m.elsewhere(c, a)
+	}
+	return own, peers
 }
 
 // elsewhere reports whether a peer claims another group that has the address.

@@ -217,7 +217,7 @@ func decoyPairs(l link, is4 bool, taken func(netip.Addr) bool) [][2]netip.Addr {
 	var pairs [][2]netip.Addr
 	for _, r := range ranges {
 		var pair []netip.Addr
-		for range 32 { // tries: a pool may fill the subnet
+		for range 128 { // tries: a pool may fill the subnet
 			if a := randomIn(r); !taken(a) && !slices.Contains(l.addrs, a) && !slices.Contains(pair, a) {
 				pair = append(pair, a)
 			}
