@@ -345,6 +345,48 @@ func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing
 	})
 }
 
+// While a regrouping has not come to all nodes, two may answer for one address.
+func TestAPeerThatClaimsTheAddressIsNoConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
+		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with())
+		for group, node := range map[string]string{"old": "b", "new": "a"} {
+			d := addresses(svc)
+			d.Candidates = []string{node}
+			a.Sync(group, d)
+			b.Sync(group, d)
+		}
+		pass(3 * time.Second)
+		expectEqual(t, "answered by", e.whoHas(t, svc), []string{a.mac, b.mac})
+		for range 3 {
+			kernel.says(svc)
+			pass(1200 * time.Millisecond)
+		}
+		expectEqual(t, "conflicts", a.conflicts(), nil)
+		b.Sync("old", Desired{})
+		pass(100 * time.Millisecond)
+		for range 2 {
+			kernel.says(svc)
+			pass(1200 * time.Millisecond)
+		}
+		expectEqual(t, "conflicts when it claims it no more", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, b.mac, "b")})
+	})
+}
+
+// Where hellos are filtered, nodes' MACs are known by the mirror alone.
+func TestANodeThatIsKnownByTheMirrorAloneIsNoForeignHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with(svc))
+		a := e.node(t, "a", 1)
+		a.Mirrored(Claim{Group: "another", Segment: "192.0.2.0/24", Node: "b", Term: 3, MAC: kernel.mac})
+		a.Sync("g", lone(svc))
+		pass(2 * time.Second)
+		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, kernel.mac, "b")})
+	})
+}
+
 func TestPlannedMovesRaiseNoConflictAndNeedNoProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}

@@ -154,14 +154,15 @@ func (m *machine) stood(now time.Time, node string, x claim) time.Time {
 	return m.members.stood(now, node)
 }
 
-// vouch keeps until when a peer answered for the group, as its claim ends or another comes in its place. That of one that
-// answers for some of it only outdates all that was known.
+// vouch keeps until when a peer answered for the group, as its claim ends. Of one that answered for some of it only nobody
+// knows for what.
 func (m *machine) vouch(now time.Time, c *contest, node string, next claim, claims bool) {
 	was, had := c.rivals[node]
 	switch {
-	case claims && next.partial && !next.relayed:
+	case !had || claims && !next.relayed: // it stands
+	case was.partial:
 		c.vouched = time.Time{}
-	case had && (!claims || next.relayed):
+	default:
 		c.vouched = latest(c.vouched, m.stood(now, node, was))
 	}
 }

@@ -71,6 +71,24 @@ func TestAClaimForSomeOfTheAddressesProvesNone(t *testing.T) {
 	}
 }
 
+func TestATakerThatAnsweredForSomeOutdatesWhatItsForerunnerProved(t *testing.T) {
+	w := together(t, 3, 1, nil)
+	first := w.owners(w.groups[0])[0]
+	first.state = Leaving
+	first.act()
+	w.pass(t, 300*time.Millisecond)
+	second := w.owners(w.groups[0])[0]
+	second.m.partially(w.groups[0], true)
+	w.pass(t, 300*time.Millisecond)
+	first.crash()
+	second.crash()
+	w.pass(t, 4*simInterval)
+	third := w.owners(w.groups[0])[0]
+	if claim := third.m.own.claims[keyOf(w.groups[0])]; third == first || third == second || !claim.partial {
+		t.Errorf("%s takes over, and claims %+v; want the third, and a claim that is partial until it was asked", third.name, claim)
+	}
+}
+
 func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	owner.crash()
