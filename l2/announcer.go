@@ -5,41 +5,42 @@ import (
 	"time"
 )
 
-// announcer paces the announcements of groups that were taken over: at once, because clients wait, and again,
+// announcer paces the announcements of addresses that were taken over: at once, because clients wait, and again,
 // because a segment loses frames and some switches learn slowly. It has no clock: times are arguments.
 type announcer struct {
 	// One queue for each repetition; within one, all entries wait equally long, so the oldest is in front.
 	queues [4][]announcing
-	latest map[string]uint64 // group → its current round; older entries are void
+	latest map[netip.Addr]uint64 // address → its current round; older entries are void
 	round  uint64
 }
 
 type announcing struct {
-	group string
-	addrs []netip.Addr
+	addr  netip.Addr
 	round uint64
 	begun time.Time
 }
 
-func newAnnouncer() *announcer { return &announcer{latest: make(map[string]uint64)} }
+func newAnnouncer() *announcer { return &announcer{latest: make(map[netip.Addr]uint64)} }
 
 // delay is when after the take-over the n-th announcement is due.
 func (*announcer) delay(n int) time.Duration {
 	return [...]time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second}[n]
 }
 
-// begin starts a burst for the group, in place of one that runs.
-func (a *announcer) begin(now time.Time, group string, addrs []netip.Addr) {
-	a.round++
-	a.latest[group] = a.round
-	a.queues[0] = append(a.queues[0], announcing{group, addrs, a.round, now})
+// begin starts a burst for each of the addresses, in place of one that runs.
+func (a *announcer) begin(now time.Time, addrs ...netip.Addr) {
+	for _, addr := range addrs {
+		a.round++
+		a.latest[addr] = a.round
+		a.queues[0] = append(a.queues[0], announcing{addr, a.round, now})
+	}
 }
 
-// end stops the group's burst.
-func (a *announcer) end(group string) { delete(a.latest, group) }
+// end stops the address's burst.
+func (a *announcer) end(addr netip.Addr) { delete(a.latest, addr) }
 
-// due returns addresses to announce now: those of whole groups, about limit of them, so that a thousand groups at
-// once do not delay the hello.
+// due returns addresses to announce now, at most limit of them, so that a thousand groups at once do not delay the
+// hello.
 func (a *announcer) due(now time.Time, limit int) []netip.Addr {
 	var addrs []netip.Addr
 	for n := range a.queues {
@@ -49,14 +50,14 @@ func (a *announcer) due(now time.Time, limit int) []netip.Addr {
 				break
 			}
 			a.queues[n] = a.queues[n][1:]
-			if a.latest[x.group] != x.round {
+			if a.latest[x.addr] != x.round {
 				continue
 			}
-			addrs = append(addrs, x.addrs...)
+			addrs = append(addrs, x.addr)
 			if n+1 < len(a.queues) {
 				a.queues[n+1] = append(a.queues[n+1], x)
 			} else {
-				delete(a.latest, x.group)
+				delete(a.latest, x.addr)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ type answers struct {
 	mu     sync.RWMutex
 	byAddr map[netip.Addr]*entry    // guarded by mu
 	groups map[string]*announcement // guarded by mu
+	decoys map[netip.Addr]struct{}  // guarded by mu; no group's, but asked for
 	// What the responders look at for each question, apart and small, so that thousands stay in a processor's cache.
 	answered map[[16]byte]struct{} // guarded by mu
 
@@ -22,23 +23,26 @@ type answers struct {
 
 // entry is one address; for a moment of a regrouping two groups may hold it.
 type entry struct {
-	groups    []string
-	answering int
+	groups []string
+	owned  int // how many of them are this node's
 }
 
+// announcement is one group. Of one that is this node's some addresses may not be answered for: nobody knows yet whether
+// they are free.
 type announcement struct {
-	addrs     []netip.Addr
-	answering bool
+	addrs []netip.Addr
+	owned bool
 }
 
 func newAnswers() *answers {
 	return &answers{
-		byAddr: make(map[netip.Addr]*entry), groups: make(map[string]*announcement), answered: make(map[[16]byte]struct{}),
-		awake: wakefulness{base: time.Now()},
+		byAddr: make(map[netip.Addr]*entry), groups: make(map[string]*announcement), decoys: make(map[netip.Addr]struct{}),
+		answered: make(map[[16]byte]struct{}),
+		awake:    wakefulness{base: time.Now()},
 	}
 }
 
-// answering reports whether this node answers for addr now: it owns it, and its own clockwork runs.
+// answering reports whether this node answers for addr now: it does, and its own clockwork runs.
 func (a *answers) answering(addr netip.Addr) bool {
 	a.mu.RLock()
 	_, ok := a.answered[addr.As16()]
@@ -46,12 +50,26 @@ func (a *answers) answering(addr netip.Addr) bool {
 	return ok && a.awake.now()
 }
 
-// knows reports whether a group holds addr, answered for or not.
+// knows reports whether a group holds addr, answered for or not, or it is a decoy: who uses it is of interest.
 func (a *answers) knows(addr netip.Addr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	_, ok := a.byAddr[addr]
-	return ok
+	_, held := a.byAddr[addr]
+	_, decoy := a.decoys[addr]
+	return held || decoy
+}
+
+// watch begins or ends the time in which the addresses are decoys.
+func (a *answers) watch(addrs []netip.Addr, on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, addr := range addrs {
+		if on {
+			a.decoys[addr] = struct{}{}
+		} else {
+			delete(a.decoys, addr)
+		}
+	}
 }
 
 // groupsOf returns the groups that hold addr, answered for or not. The caller must not change the slice.
@@ -74,29 +92,67 @@ func (a *answers) of(group string) []netip.Addr {
 	return nil
 }
 
-// holds reports whether this node answers for the group.
+// holds reports whether this node answers for the group, or for some of it.
 func (a *answers) holds(group string) bool {
+	some, _ := a.extent(group)
+	return len(some) > 0
+}
+
+// extent returns for which addresses of a group that is this node's it answers, and whether for all.
+func (a *answers) extent(group string) (some []netip.Addr, all bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	g, ok := a.groups[group]
-	return ok && g.answering
+	if !ok || !g.owned {
+		return nil, false
+	}
+	for _, addr := range g.addrs {
+		if _, answered := a.answered[addr.As16()]; answered {
+			some = append(some, addr)
+		}
+	}
+	return some, len(some) == len(g.addrs)
 }
 
-// active lists the addresses that are answered for.
+// active lists the addresses of groups that are this node's.
 func (a *answers) active() []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	var list []netip.Addr
 	for addr, e := range a.byAddr {
-		if e.answering > 0 {
+		if e.owned > 0 {
 			list = append(list, addr)
 		}
 	}
 	return list
 }
 
-// set replaces a group's addresses and keeps whether it is answered for. It returns which addresses of an
-// answered group came and went, counted over all groups.
+// answer begins to answer for an address.
+func (a *answers) answer(addr netip.Addr) {
+	a.mu.Lock()
+	a.answered[addr.As16()] = struct{}{}
+	a.mu.Unlock()
+}
+
+// silence ends that, and reports whether it was so.
+func (a *answers) silence(addr netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, was := a.answered[addr.As16()]
+	delete(a.answered, addr.As16())
+	return was
+}
+
+// has reports whether the address is answered for, if the clockwork runs.
+func (a *answers) has(addr netip.Addr) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	_, ok := a.answered[addr.As16()]
+	return ok
+}
+
+// set replaces a group's addresses and keeps whether it is this node's. It returns which addresses came to be this
+// node's and which went, counted over all groups.
 func (a *answers) set(group string, addrs []netip.Addr) (on, off []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -109,55 +165,43 @@ func (a *answers) set(group string, addrs []netip.Addr) (on, off []netip.Addr) {
 	g.addrs = addrs
 	for _, addr := range addrs {
 		if !slices.Contains(old, addr) {
-			on = append(on, a.add(addr, group, g.answering)...)
+			on = append(on, a.add(addr, group, g.owned)...)
 		}
 	}
 	for _, addr := range old {
 		if !slices.Contains(addrs, addr) {
-			off = append(off, a.drop(addr, group, g.answering)...)
+			off = append(off, a.drop(addr, group, g.owned)...)
 		}
 	}
 	if len(addrs) == 0 {
 		delete(a.groups, group)
 	}
-	a.answer(on, off)
 	return on, off
 }
 
-// mark says whether a group is answered for, and returns which addresses came and went by it.
-func (a *answers) mark(group string, answering bool) (on, off []netip.Addr) {
+// mark says whether a group is this node's, and returns which addresses came and went by it.
+func (a *answers) mark(group string, owned bool) (on, off []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	g, ok := a.groups[group]
-	if !ok || g.answering == answering {
+	if !ok || g.owned == owned {
 		return nil, nil
 	}
-	g.answering = answering
+	g.owned = owned
 	for _, addr := range g.addrs {
 		e := a.byAddr[addr]
-		if answering {
-			if e.answering++; e.answering == 1 {
+		if owned {
+			if e.owned++; e.owned == 1 {
 				on = append(on, addr)
 			}
-		} else if e.answering--; e.answering == 0 {
+		} else if e.owned--; e.owned == 0 {
 			off = append(off, addr)
 		}
 	}
-	a.answer(on, off)
 	return on, off
 }
 
-// answer lets the responders know. An address may come in one group while it goes in another. a.mu is held.
-func (a *answers) answer(on, off []netip.Addr) {
-	for _, addr := range off {
-		delete(a.answered, addr.As16())
-	}
-	for _, addr := range on {
-		a.answered[addr.As16()] = struct{}{}
-	}
-}
-
-func (a *answers) add(addr netip.Addr, group string, answering bool) []netip.Addr {
+func (a *answers) add(addr netip.Addr, group string, owned bool) []netip.Addr {
 	e, ok := a.byAddr[addr]
 	if !ok {
 		e = &entry{}
@@ -165,28 +209,28 @@ func (a *answers) add(addr netip.Addr, group string, answering bool) []netip.Add
 	}
 	// A new slice each time: readers may still hold the old one.
 	e.groups = append(slices.Clip(slices.Clone(e.groups)), group)
-	if !answering {
+	if !owned {
 		return nil
 	}
-	if e.answering++; e.answering > 1 {
+	if e.owned++; e.owned > 1 {
 		return nil
 	}
 	return []netip.Addr{addr}
 }
 
-func (a *answers) drop(addr netip.Addr, group string, answering bool) []netip.Addr {
+func (a *answers) drop(addr netip.Addr, group string, owned bool) []netip.Addr {
 	e, ok := a.byAddr[addr]
 	if !ok {
 		return nil
 	}
 	e.groups = slices.DeleteFunc(slices.Clone(e.groups), func(g string) bool { return g == group })
-	if answering {
-		e.answering--
+	if owned {
+		e.owned--
 	}
 	if len(e.groups) == 0 {
 		delete(a.byAddr, addr)
 	}
-	if answering && e.answering == 0 {
+	if owned && e.owned == 0 {
 		return []netip.Addr{addr}
 	}
 	return nil

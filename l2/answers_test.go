@@ -9,14 +9,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Addresses move between groups, and two groups may hold one for a moment: what is answered for, known and told to the
+// Addresses move between groups, and two groups may hold one for a moment: what is this node's, known and told to the
 // wire is always what the groups say.
 func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 	pool := []netip.Addr{held4, known4, asker4, held6, known6, asker6}
 	rapid.Check(t, func(t *rapid.T) {
 		type group struct {
-			addrs     []netip.Addr
-			answering bool
+			addrs []netip.Addr
+			owned bool
 		}
 		a := newAnswers()
 		a.awake.extend(time.Now().Add(time.Hour))
@@ -32,36 +32,60 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 					delete(groups, name)
 				}
 			} else {
-				yes := rapid.Bool().Draw(t, "answering")
+				yes := rapid.Bool().Draw(t, "owned")
 				on, off = a.mark(name, yes)
-				if g.answering = yes; len(g.addrs) > 0 {
+				if g.owned = yes; len(g.addrs) > 0 {
 					groups[name] = g
 				}
 			}
 			for _, addr := range on {
 				joined[addr]++
+				a.answer(addr)
 			}
 			for _, addr := range off {
 				joined[addr]--
+				if !a.silence(addr) {
+					t.Fatalf("%s went without having been answered for", addr)
+				}
 			}
 			for _, addr := range pool {
 				var holders []string
-				answering := false
+				owned := false
 				for name, g := range groups {
 					if slices.Contains(g.addrs, addr) {
 						holders = append(holders, name)
-						answering = answering || g.answering
+						owned = owned || g.owned
 					}
 				}
 				got := slices.Sorted(slices.Values(a.groupsOf(addr)))
 				slices.Sort(holders)
-				if a.answering(addr) != answering || a.knows(addr) != (len(holders) > 0) || !slices.Equal(got, holders) {
-					t.Fatalf("%s: answering %v, groups %v; want %v, %v", addr, a.answering(addr), got, answering, holders)
+				if a.answering(addr) != owned || a.knows(addr) != (len(holders) > 0) || !slices.Equal(got, holders) {
+					t.Fatalf("%s: answering %v, groups %v; want %v, %v", addr, a.answering(addr), got, owned, holders)
 				}
-				if want := map[bool]int{true: 1}[answering]; joined[addr] != want {
+				if want := map[bool]int{true: 1}[owned]; joined[addr] != want {
 					t.Fatalf("%s came and went %d times, want %d", addr, joined[addr], want)
+				}
+			}
+			for name, g := range groups {
+				if some, all := a.extent(name); g.owned && (!slices.Equal(some, g.addrs) || !all) || !g.owned && (some != nil || all) {
+					t.Fatalf("of %v, this node's %v, it answers for %v", g.addrs, g.owned, some)
 				}
 			}
 		}
 	})
+}
+
+func TestAGroupMayBeAnsweredForInPart(t *testing.T) {
+	a := newAnswers()
+	a.awake.extend(time.Now().Add(time.Hour))
+	a.set("g", []netip.Addr{held4, known4})
+	a.mark("g", true)
+	if a.holds("g") || a.answering(held4) {
+		t.Error("a group is answered for before one of its addresses is")
+	}
+	a.answer(held4)
+	some, all := a.extent("g")
+	if !a.holds("g") || !a.answering(held4) || a.answering(known4) || !slices.Equal(some, []netip.Addr{held4}) || all {
+		t.Errorf("of two addresses it answers for %v, for all %v; want %s alone", some, all, held4)
+	}
 }

@@ -53,9 +53,7 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 		s.hearOf(c.addresses, nil)
 	}
 	s.listenFor(s.answers.active(), nil)
-	for _, m := range s.probing {
-		s.listenFor(m.addrs, nil)
-	}
+	s.answers.watch(s.proxies.abort(), false) // the new socket does not hear of them
 	s.machine.clock.hurry(now)
 }
 

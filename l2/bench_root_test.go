@@ -101,7 +101,7 @@ func serveAnswers() error {
 		for n := range o.Join {
 			addr := serviceAddr(o.Family, n)
 			a.set(addr.String(), []netip.Addr{addr})
-			a.mark(addr.String(), true)
+			a.own(addr.String())
 			s.join(addr)
 		}
 		for n := range o.Leave {

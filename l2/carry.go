@@ -29,95 +29,92 @@ func (s *segment) move(now time.Time, m move) {
 	switch m.kind {
 	case expect:
 		s.hearOf(m.addrs, s.answers.of(m.group))
-		s.listenFor(s.answers.set(m.group, m.addrs))
-		if s.prober.holds(m.group) {
-			s.beginProbing(now, m)
-		}
+		on, off := s.answers.set(m.group, m.addrs)
+		s.own(now, on, off, m.probe)
+		s.settle(now, m.group)
 	case forget:
 		s.hearOf(nil, s.answers.of(m.group))
-		s.listenFor(s.answers.set(m.group, nil))
+		on, off := s.answers.set(m.group, nil)
+		s.own(now, on, off, nil)
 	case start:
-		if m.fresh {
-			s.beginProbing(now, m)
-		} else {
-			s.begin(now, m)
-		}
+		s.starting[m.group] = m
+		on, off := s.answers.mark(m.group, true)
+		s.own(now, on, off, m.probe)
+		s.settle(now, m.group)
+		s.announceGroup(now, m.group)
 	case announce:
-		if !s.prober.holds(m.group) {
-			s.announcer.begin(now, m.group, m.addrs)
-		}
+		s.announceGroup(now, m.group)
 	case stop:
-		if s.endProbing(m.group) {
-			return // it was never answered for
+		on, off := s.answers.mark(m.group, false)
+		s.own(now, on, off, nil)
+		if _, starting := s.starting[m.group]; starting {
+			delete(s.starting, m.group)
+			return // none of it was ever answered for
 		}
-		s.listenFor(s.answers.mark(m.group, false))
-		s.announcer.end(m.group)
 		s.moved(now, GroupLost, "lost", m)
 	}
 }
 
-// begin has this node answer for a group.
-func (s *segment) begin(now time.Time, m move) {
-	s.listenFor(s.answers.mark(m.group, true))
-	s.announcer.begin(now, m.group, m.addrs)
-	s.moved(now, GroupGained, "gained", m)
-}
-
-// beginProbing asks the segment whether somebody else has the addresses of a group that was never announced.
-func (s *segment) beginProbing(now time.Time, m move) {
-	s.endProbing(m.group)
-	s.probing[m.group] = m
-	s.listenFor(m.addrs, nil)
-	s.prober.begin(now, m.group, m.addrs)
-}
-
-// endProbing ends that, and reports whether it was so.
-func (s *segment) endProbing(group string) bool {
-	m, probing := s.probing[group]
-	if probing {
-		delete(s.probing, group)
-		s.listenFor(nil, m.addrs)
-		s.prober.end(group)
+// own takes which addresses came to be this node's and which went. Those to be probed are answered for when they are found
+// free.
+func (s *segment) own(now time.Time, on, off, probe []netip.Addr) {
+	s.listenFor(on, off)
+	for _, a := range off {
+		s.quit(now, a)
 	}
-	return probing
+	for _, a := range on {
+		if slices.Contains(probe, a) {
+			s.prober.begin(now, a)
+		} else {
+			s.answer(now, a)
+		}
+	}
 }
 
-// probe sends the probes that are due, and begins to answer for groups whose addresses are free.
-func (s *segment) probe(now time.Time) {
-	if !s.mayAnnounce() || len(s.probing) == 0 {
+// answer has this node answer for an address.
+func (s *segment) answer(now time.Time, a netip.Addr) {
+	s.tellAnswers(a, !s.defence.fresh(a))
+	s.answers.answer(a)
+	s.machine.answered(now, a, true)
+}
+
+// quit ends that, or the probing that would have come before.
+func (s *segment) quit(now time.Time, a netip.Addr) {
+	s.prober.end(a)
+	s.announcer.end(a)
+	if s.answers.silence(a) {
+		s.machine.answered(now, a, false)
+		s.tellAnswers(a, false)
+	}
+}
+
+// settle tells of a group that is this node's whether it is answered for.
+func (s *segment) settle(now time.Time, group string) {
+	some, all := s.answers.extent(group)
+	s.machine.partially(group, !all)
+	if m, starting := s.starting[group]; starting && len(some) > 0 {
+		delete(s.starting, group)
+		s.moved(now, GroupGained, "gained", m)
+	}
+}
+
+func (s *segment) announceGroup(now time.Time, group string) {
+	some, _ := s.answers.extent(group)
+	s.announcer.begin(now, some...)
+}
+
+// tellAnswers tells whoever wants to know whether this node answers for an address that nobody else has, as often as that
+// changes.
+func (s *segment) tellAnswers(a netip.Addr, on bool) {
+	if _, told := s.told[a]; s.d.config.Answers == nil || told == on {
 		return
 	}
-	for waiting := true; waiting; { // what was heard until now counts
-		select {
-		case x := <-s.sightings:
-			s.see(now, x)
-		default:
-			waiting = false
-		}
+	if on {
+		s.told[a] = struct{}{}
+	} else {
+		delete(s.told, a)
 	}
-	mac := s.link.hardware()
-	var failures []error
-	for _, a := range s.prober.due(now, burst) {
-		if a.Is4() {
-			failures = append(failures, s.wire.sendARP(arpProbe(mac, a)))
-			s.counts.arpProbes.Inc()
-		} else {
-			failures = append(failures, s.wire.sendNDP(ndpProbe(mac, a)))
-			s.counts.ndpProbes.Inc()
-		}
-	}
-	if len(failures) > 0 {
-		s.note(faultAnnounce, first(failures))
-	}
-	for _, v := range s.prober.verdicts(now) {
-		m := s.probing[v.group]
-		if !v.free {
-			s.conflict(now, v.foe)
-			continue
-		}
-		s.begin(now, m)
-		s.endProbing(v.group)
-	}
+	s.d.config.Answers(a, on)
 }
 
 // tellMirror hands a claim of this node's to whoever mirrors it.

@@ -75,10 +75,10 @@ func TestNewsAreToldThreeTimesQuickly(t *testing.T) {
 func TestATakeOverIsAnnouncedFourTimes(t *testing.T) {
 	a := newAnnouncer()
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
-	a.begin(at(0), "g", []netip.Addr{addr(1)})
-	a.begin(at(50), "h", []netip.Addr{addr(2)})
-	a.begin(at(60), "ended", []netip.Addr{addr(3)})
-	a.end("ended")
+	a.begin(at(0), addr(1))
+	a.begin(at(50), addr(2))
+	a.begin(at(60), addr(3))
+	a.end(addr(3))
 	var got []string
 	for ms := 0; ms <= 2000; ms += 10 {
 		if n := a.next(); n.IsZero() || n.After(at(ms)) {
@@ -96,14 +96,14 @@ func TestATakeOverIsAnnouncedFourTimes(t *testing.T) {
 		t.Errorf("announced (-want +got):\n%s", diff)
 	}
 	if len(a.latest) != 0 || !a.next().IsZero() {
-		t.Errorf("left behind: %d groups, next %s", len(a.latest), a.next())
+		t.Errorf("left behind: %d addresses, next %s", len(a.latest), a.next())
 	}
 }
 
 func TestManyTakeOversLeaveTimeForOtherThings(t *testing.T) {
 	a := newAnnouncer()
 	for i := range 1000 {
-		a.begin(at(0), fmt.Sprint(i), []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})})
+		a.begin(at(0), netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
 	}
 	for i := range 4 {
 		want := 256

@@ -5,34 +5,108 @@ import (
 	"time"
 )
 
-// defendInterval is how long one defence of an address has to last (RFC 5227 section 1.1, DEFEND_INTERVAL).
-const defendInterval = 10 * time.Second
+const (
+	// defendInterval is how long one defence of an address has to last (RFC 5227 section 1.1, DEFEND_INTERVAL).
+	defendInterval = 10 * time.Second
+	// A peer that announces what it does not claim may be on its way to claim it. It is not if it does so again after
+	// strayAgain, within strayLasts.
+	strayAgain = time.Second
+	strayLasts = 30 * time.Second
+	// conflictFresh is for how long after it was heard last a conflict about an address that is answered for counts; it is
+	// looked at every conflictLook, so it may be that much longer.
+	conflictFresh = time.Minute
+	conflictLook  = 10 * time.Second
+)
+
+// recent are addresses with the time of an event of the last while. The oldest is in front of the order.
+type recent struct {
+	lasts time.Duration
+	at    map[netip.Addr]time.Time
+	order []netip.Addr
+}
+
+func newRecent(lasts time.Duration) *recent {
+	return &recent{lasts: lasts, at: make(map[netip.Addr]time.Time)}
+}
+
+// expire forgets what is over, and returns it.
+func (r *recent) expire(now time.Time) (over []netip.Addr) {
+	for len(r.order) > 0 && now.Sub(r.at[r.order[0]]) >= r.lasts {
+		over = append(over, r.order[0])
+		delete(r.at, r.order[0])
+		r.order = r.order[1:]
+	}
+	return over
+}
+
+// add remembers an address that is not remembered yet, and reports whether it was not.
+func (r *recent) add(now time.Time, addr netip.Addr) bool {
+	if _, ok := r.at[addr]; ok {
+		return false
+	}
+	r.at[addr] = now
+	r.order = append(r.order, addr)
+	return true
+}
 
 // defence answers another host that uses an address which this node announces, by RFC 5227 section 2.4 (c): the
 // address is never given up, because it is configured to be here, and it is announced again, but at most once in
 // defendInterval, lest two who both insist flood the segment. IPv6 is treated alike. It has no clock: times are
 // arguments and never go back.
 type defence struct {
-	last  map[netip.Addr]time.Time
-	order []netip.Addr // of last, the oldest first
+	told, strays *recent
+	contested    *recent                  // addresses in conflict, by when that was looked at last
+	heard        map[netip.Addr]time.Time // when it was heard last, of the contested
 }
 
-func newDefence() *defence { return &defence{last: make(map[netip.Addr]time.Time)} }
+func newDefence() *defence {
+	return &defence{
+		told: newRecent(defendInterval), strays: newRecent(strayLasts), contested: newRecent(conflictLook),
+		heard: make(map[netip.Addr]time.Time),
+	}
+}
 
-// sighted takes a foreign host's use of an address that this node answers for, and reports whether to announce the
+// sighted takes another host's use of an address that this node answers for, and reports whether to announce the
 // address once more, and to tell of the conflict. A mere probe is none: the answer to it is the defence.
 func (d *defence) sighted(now time.Time, seen sighting) bool {
 	if seen.use == probed {
 		return false
 	}
-	for len(d.order) > 0 && now.Sub(d.last[d.order[0]]) >= defendInterval {
-		delete(d.last, d.order[0])
-		d.order = d.order[1:]
+	d.contested.add(now, seen.addr)
+	d.heard[seen.addr] = now
+	d.told.expire(now)
+	return d.told.add(now, seen.addr)
+}
+
+// stray takes that a peer announces an address which it does not claim, and reports whether it did before.
+func (d *defence) stray(now time.Time, addr netip.Addr) bool {
+	d.strays.expire(now)
+	return !d.strays.add(now, addr) && now.Sub(d.strays.at[addr]) >= strayAgain
+}
+
+// fresh reports whether the address is in conflict, or was a moment ago.
+func (d *defence) fresh(addr netip.Addr) bool {
+	_, ok := d.contested.at[addr]
+	return ok
+}
+
+// settled returns the addresses that are in conflict no more.
+func (d *defence) settled(now time.Time) (over []netip.Addr) {
+	for _, addr := range d.contested.expire(now) {
+		if now.Sub(d.heard[addr]) < conflictFresh {
+			d.contested.add(now, addr)
+			continue
+		}
+		delete(d.heard, addr)
+		over = append(over, addr)
 	}
-	if _, recent := d.last[seen.addr]; recent {
-		return false
+	return over
+}
+
+// next is when settled has something to say; the zero time: never.
+func (d *defence) next() time.Time {
+	if len(d.contested.order) == 0 {
+		return time.Time{}
 	}
-	d.last[seen.addr] = now
-	d.order = append(d.order, seen.addr)
-	return true
+	return d.contested.at[d.contested.order[0]].Add(conflictLook)
 }

@@ -12,6 +12,7 @@ type contest struct {
 	group      string
 	wanted     bool // this node knows the group
 	addresses  []netip.Addr
+	known      []time.Time // since when, for each of addresses
 	candidates []string
 	needs      Capabilities
 	preferred  map[string]int32
@@ -22,9 +23,12 @@ type contest struct {
 	offered time.Time // since when this node offers it; zero: not
 
 	rivals   map[string]claim // claims of peers, dead ones left out
+	vouched  time.Time        // until when a peer that claims it no more answered for all of it; zero: nobody, or for some only
 	highest  uint64           // the highest term known
 	voided   uint64           // the highest term of those that fell silent, as we saw: to relay it is no news
 	mirror   Claim            // what the second channel says
+	former   string           // another node of which it told before
+	formerly time.Time        // until when
 	disputes string           // the silent node of whose claim the mirror told, and against which we claimed anew
 	lost     claim            // of a silent node that has shown by the mirror that it lives; relayed; zero: none
 	due      time.Time        // when to claim what is vacant, or to give up what this node cannot serve; zero: not

@@ -161,10 +161,7 @@ func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
 		m.undue(c)
 		return
 	}
-	turn := now
-	if c.mirror.Node != m.self { // else it was ours until we restarted
-		turn = now.Add(time.Duration(c.rank(m.self, m.others(c))) * rankPause)
-	}
+	turn := m.turn(now, c)
 	if c.due.IsZero() {
 		c.cause = cause
 		c.due = turn
@@ -177,6 +174,20 @@ func (m *machine) evaluateVacancy(now time.Time, c *contest, cause Cause) {
 	}
 }
 
+// turn is when this node may claim what is vacant. What was its own until it restarted, or what it answers for as part
+// of another group, it may at once; for what a peer answers for so, others wait a rank more: a regrouping moves nothing.
+func (m *machine) turn(now time.Time, c *contest) time.Time {
+	own, peers := m.renamed(now, c)
+	if c.mirror.Node == m.self || own {
+		return now
+	}
+	rank := c.rank(m.self, m.others(c))
+	if peers {
+		rank++
+	}
+	return now.Add(time.Duration(rank) * rankPause)
+}
+
 func (m *machine) undue(c *contest) {
 	c.due = time.Time{}
 	delete(m.pending, c.key)
@@ -185,14 +196,14 @@ func (m *machine) undue(c *contest) {
 // claim takes a vacant group.
 func (m *machine) claim(now time.Time, c *contest) {
 	m.undue(c)
-	fresh := c.highest == 0
+	probe := m.unproven(now, c)
 	c.lost = claim{}
 	c.owned, c.claimed, c.offered = true, now, time.Time{}
-	c.mine = claim{term: c.highest + 1, witnessed: !m.alone}
+	c.mine = claim{term: c.highest + 1, witnessed: !m.alone, partial: len(probe) > 0}
 	c.learn(c.mine.term)
 	m.owned++
 	m.tell(c)
-	m.out.moves = append(m.out.moves, move{kind: start, group: c.group, owner: m.self, cause: c.cause, addrs: c.addresses, fresh: fresh})
+	m.out.moves = append(m.out.moves, move{kind: start, group: c.group, owner: m.self, cause: c.cause, addrs: c.addresses, probe: probe})
 }
 
 // reclaim claims anew what this node owns, above a rival's term.
@@ -200,7 +211,7 @@ func (m *machine) reclaim(now time.Time, c *contest, above uint64) {
 	c.learn(above)
 	c.learn(c.mine.term)
 	c.claimed = now
-	c.mine = claim{term: c.highest + 1, witnessed: !m.alone}
+	c.mine = claim{term: c.highest + 1, witnessed: !m.alone, partial: c.mine.partial}
 	c.learn(c.mine.term)
 	m.tell(c)
 	m.announce(c, HandedOver)

@@ -87,6 +87,15 @@ type Config struct {
 	// Handover is the longest time to answer for a group that another node owns, or that this one lacks a capability
 	// for. 0: 1 s.
 	Handover time.Duration
+	// Answers is called with true just before this node answers for an address on a segment for the first time, or
+	// announces it there, and with false after it ceased to, or while another host is in conflict about it, until a minute
+	// after that was heard last. The calls about one address alternate for each segment, and come from a goroutine of each
+	// that must not be made to wait: an address is answered for on as many segments as it was called with true more often than with false. A
+	// driver that ends while it is Holding calls nothing. Nil: nobody wants to know.
+	Answers func(addr netip.Addr, on bool)
+	// Harmless reports whether this node's own kernel has the address because a Service has it (kube-proxy's ipvs mode): so
+	// peers' kernels answer for it as well, which is no conflict then. It must not block. Nil: never.
+	Harmless func(netip.Addr) bool
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -35,6 +35,7 @@ type fakeSystem struct {
 	mu    sync.Mutex
 	link  link      // guarded by mu
 	fails error     // guarded by mu; what opening a socket returns
+	mute  bool      // guarded by mu; hellos are filtered
 	wire  *fakeWire // guarded by mu; the last that was opened
 	tell  func()
 }
@@ -46,6 +47,7 @@ type fakeWire struct {
 	mu      sync.Mutex
 	joined  map[netip.Addr]int // guarded by mu
 	busy    bool               // guarded by mu; hellos wait in the socket
+	mute    bool               // guarded by mu; hellos are filtered
 	waiting [][]byte           // guarded by mu
 }
 
@@ -75,7 +77,7 @@ func (f *fakeSystem) open(_ link, in ingress) (wire, error) {
 	if f.fails != nil {
 		return nil, f.fails
 	}
-	w := &fakeWire{ether: f.ether, in: in, joined: make(map[netip.Addr]int)}
+	w := &fakeWire{ether: f.ether, in: in, joined: make(map[netip.Addr]int), mute: f.mute}
 	f.ether.mu.Lock()
 	f.ether.wires = append(f.ether.wires, w)
 	f.ether.mu.Unlock()
@@ -99,6 +101,12 @@ func (w *fakeWire) others() []*fakeWire {
 }
 
 func (w *fakeWire) sendHello(frame []byte) error {
+	w.mu.Lock()
+	mute := w.mute
+	w.mu.Unlock()
+	if mute {
+		return nil
+	}
 	for _, o := range w.others() {
 		o.mu.Lock()
 		busy := o.busy
@@ -115,14 +123,18 @@ func (w *fakeWire) sendHello(frame []byte) error {
 
 func (w *fakeWire) sendARP(frame []byte) error {
 	for _, o := range w.others() {
-		o.in.arp(frame)
+		if answer := o.in.arp(frame); answer != nil {
+			w.in.arp(answer)
+		}
 	}
 	return nil
 }
 
 func (w *fakeWire) sendNDP(frame []byte) error {
 	for _, o := range w.others() {
-		o.in.ndp(frame)
+		if answer := o.in.ndp(frame); answer != nil {
+			w.in.ndp(answer)
+		}
 	}
 	return nil
 }
@@ -192,12 +204,18 @@ type fakeNode struct {
 	ended  chan error
 }
 
-func (e *ether) node(t *testing.T, name string, number byte) *fakeNode {
+func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Config, *fakeSystem)) *fakeNode {
 	t.Helper()
 	home := netip.AddrFrom4([4]byte{192, 0, 2, number})
 	mac := [6]byte{2, 0, 0, 0, 0, number}
-	sys := &fakeSystem{ether: e, tell: func() {}, link: link{name: "eth0", index: 1, mac: mac, up: true, addrs: []netip.Addr{home}}}
-	d, err := newDriver(Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}, sys)
+	sys := &fakeSystem{ether: e, tell: func() {}, link: link{name: "eth0", index: 1, mac: mac, up: true, addrs: []netip.Addr{home}, subnets: []netip.Prefix{
+		netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fe80::/64"),
+	}}}
+	config := Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}
+	for _, set := range options {
+		set(&config, sys)
+	}
+	d, err := newDriver(config, sys)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,16 +30,20 @@ type machine struct {
 	own      claimSet
 	room     int // claims in a message
 
-	eligible bool      // this node may claim
-	dazed    bool      // it overslept, and has not caught up
-	alone    bool      // it hears nobody, and should
-	company  time.Time // when somebody was heard anew last
-	synced   bool      // it knows what those that it hears claim
-	owned    int
+	eligible      bool      // this node may claim
+	dazed         bool      // it overslept, and has not caught up
+	answeredUntil time.Time // since when it has not answered, while it is dazed
+	alone         bool      // it hears nobody, and should
+	company       time.Time // when somebody was heard anew last
+	synced        bool      // it knows what those that it hears claim
+	owned         int
 
 	moving   []groupKey // to be offered, if another comes before this node
 	offering groupKey   // the last of them that was offered
 	moved    time.Time  // when
+
+	proofs   *proofs
+	stations map[[6]byte]string // nodes by the MACs that the mirror tells
 
 	untold    map[groupKey]int // claims that changed, and how often they are still to be sent
 	flushed   time.Time        // when some were sent last
@@ -75,7 +79,7 @@ type move struct {
 	owner string // after the move; empty: nobody
 	cause Cause
 	addrs []netip.Addr
-	fresh bool // nobody ever answered for the group
+	probe []netip.Addr // those of addrs that nobody is known to answer for: the segment is to be asked first
 }
 
 type moveKind uint8
@@ -108,6 +112,7 @@ func newMachine(self string, boot uint64, interval, listen, handover time.Durati
 		members:  newRoster(self, boot, random),
 		contests: make(map[groupKey]*contest), pending: make(map[groupKey]bool), expected: make(map[string]int),
 		peers: make(map[string]*claimant), own: newClaimSet(), untold: make(map[groupKey]int),
+		proofs: newProofs(), stations: make(map[[6]byte]string),
 		room: claimsPerMessage(1500, self), synced: true,
 	}
 }
@@ -144,17 +149,19 @@ func (m *machine) set(now time.Time, group string, desired Desired) {
 	if len(addresses) == 0 {
 		m.relinquish(c, "", Removed)
 		m.regain(c)
-		c.wanted, c.addresses, c.candidates, c.preferred, c.needs = false, nil, nil, nil, 0
+		m.readdress(now, c, nil)
+		c.wanted, c.candidates, c.preferred, c.needs = false, nil, nil, 0
 		m.undue(c)
 		m.out.moves = append(m.out.moves, move{kind: forget, group: group})
 		m.settleAlone()
 		return
 	}
 	changed := !slices.Equal(c.addresses, addresses)
-	c.group, c.wanted, c.addresses, c.preferred, c.needs = group, true, addresses, desired.Preferred, desired.Needs
+	c.group, c.wanted, c.preferred, c.needs = group, true, desired.Preferred, desired.Needs
 	c.candidates = slices.Sorted(slices.Values(candidates))
 	if changed {
-		m.out.moves = append(m.out.moves, move{kind: expect, group: group, addrs: addresses})
+		m.readdress(now, c, addresses)
+		m.out.moves = append(m.out.moves, move{kind: expect, group: group, addrs: addresses, probe: m.unproven(now, c)})
 	}
 	m.settleAlone()
 	was := c.owned
@@ -230,6 +237,7 @@ func (m *machine) hear(now time.Time, x message) error {
 	if x.kind == kindChallenge && x.to == m.boot && x.node != m.self {
 		m.send(message{kind: kindProof, to: x.boot, nonce: x.nonce})
 	}
+	m.members.late = m.dazed
 	c, challenge, err := m.members.hear(now, x)
 	if challenge != nil {
 		m.send(*challenge)
@@ -288,6 +296,7 @@ func (m *machine) said(now time.Time, node string, p *claimant, some claims) {
 		c := m.contest(key)
 		claim, claims := p.claims[key]
 		_, was := c.rivals[node]
+		m.vouch(now, c, node, claim, claims)
 		if claims {
 			c.rivals[node] = claim
 			c.learn(claim.term)
@@ -326,6 +335,7 @@ func (m *machine) void(now time.Time, node string, groups []groupKey, cause Caus
 		if x := c.rivals[node]; !x.relayed {
 			c.voided = max(c.voided, x.term)
 		}
+		m.vouch(now, c, node, claim{}, false)
 		delete(c.rivals, node)
 		m.evaluate(now, c, cause)
 		m.prune(c)
@@ -403,8 +413,12 @@ func (m *machine) mirrored(now time.Time, said Claim) {
 		return
 	}
 	c := m.contest(key)
+	if was := c.mirror.Node; was != "" && was != m.self && was != said.Node {
+		c.former, c.formerly = was, now
+	}
 	c.mirror = said
 	c.learn(said.Term)
+	m.place(said)
 	switch {
 	case !c.lost.relayed:
 	case said.Node != "" && said.Node != m.self && !m.knows(said.Node) && said.Term >= c.lost.term:

@@ -12,6 +12,7 @@ type roster struct {
 	self    string
 	boot    uint64 // this node's own
 	random  func() uint64
+	late    bool // what is heard may have waited for long
 	members map[string]*member
 }
 
@@ -35,6 +36,7 @@ type member struct {
 	digest       uint64
 	capabilities Capabilities
 	advanced     time.Time // when the sequence last advanced, on our clock
+	stood        time.Time // when it did so in a state in which its claims stand
 	silent       time.Time // since when it counts as dead; zero: never heard
 
 	// A boot that is heard, and has yet to show that it lives.
@@ -88,6 +90,9 @@ func (r *roster) hear(now time.Time, x message) (*change, *message, error) {
 	}
 	m.alive, m.advanced = true, now
 	m.sequence, m.interval, m.state, m.mac, m.digest, m.capabilities = x.sequence, x.interval, x.state, x.mac, x.digest, x.capabilities
+	if x.state != Starting && !r.late {
+		m.stood = now
+	}
 	if was.boot == m.boot && was.alive && was.state == x.state && was.capabilities == x.capabilities {
 		return nil, nil, nil
 	}
@@ -202,6 +207,19 @@ func (r *roster) capabilities(node string) Capabilities {
 func (r *roster) owns(node string) bool {
 	m, ok := r.members[node]
 	return ok && m.alive && (m.state == Ready || m.state == Holding)
+}
+
+// stood returns until when the named peer answered for what it claims, as far as it was heard. What one that is Holding
+// claims is kept for it as long as it counts as alive. The zero time: it never was heard to.
+func (r *roster) stood(now time.Time, node string) time.Time {
+	m, ok := r.members[node]
+	switch {
+	case !ok:
+		return time.Time{}
+	case m.alive && m.state == Holding:
+		return now
+	}
+	return m.stood
 }
 
 // silentSince returns since when the peer is not heard; the zero time: it never was.

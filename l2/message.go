@@ -100,6 +100,8 @@ type claim struct {
 	offered   bool // to whoever takes it
 	// relayed: it is not this node's, but one of a node that is silent here and of which the mirror tells.
 	relayed bool
+	// partial: its node does not answer for all of the group's addresses, or not yet.
+	partial bool
 	// held, never on the wire: it was its former process's, and is kept for the one that has come.
 	held bool
 }
@@ -113,19 +115,25 @@ const (
 	flagOffered
 	flagRelayed
 	flagRemoved
+	flagPartial
 )
 
-// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64.
+// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64. Older versions drop partial when
+// they read it: it is no part of the digest, lest theirs differ for ever.
 func (c claim) sum(group groupKey) uint64 {
-	return mix(binary.BigEndian.Uint64(group[:]) ^ mix(binary.BigEndian.Uint64(group[8:])^mix(c.term<<8|uint64(c.flags()))))
+	flags := c.flags() &^ flagPartial
+	return mix(binary.BigEndian.Uint64(group[:]) ^ mix(binary.BigEndian.Uint64(group[8:])^mix(c.term<<8|uint64(flags))))
 }
 
 func (c claim) flags() byte {
-	return flagIf(c.witnessed, flagWitnessed) | flagIf(c.offered, flagOffered) | flagIf(c.relayed, flagRelayed)
+	return flagIf(c.witnessed, flagWitnessed) | flagIf(c.offered, flagOffered) | flagIf(c.relayed, flagRelayed) | flagIf(c.partial, flagPartial)
 }
 
 func claimOf(term uint64, flags byte) claim {
-	return claim{term: term, witnessed: flags&flagWitnessed != 0, offered: flags&flagOffered != 0, relayed: flags&flagRelayed != 0}
+	return claim{
+		term: term, witnessed: flags&flagWitnessed != 0, offered: flags&flagOffered != 0, relayed: flags&flagRelayed != 0,
+		partial: flags&flagPartial != 0,
+	}
 }
 
 // rejection is why a message was ignored; its text is the metric's label.

@@ -217,3 +217,18 @@ func TestAClaimSetFollowsAnotherThroughItsParts(t *testing.T) {
 		t.Error("digests differ after a change")
 	}
 }
+
+func TestTheDigestPassesOverWhatOlderVersionsDrop(t *testing.T) {
+	c := claim{term: 7, witnessed: true, partial: true}
+	got := claimOf(c.term, c.flags())
+	older := claimOf(c.term, c.flags()&0xf)
+	if got != c || older.partial || older.sum(keyOf("g")) != c.sum(keyOf("g")) {
+		t.Errorf("read as %+v and by older versions as %+v, with digests %x and %x", got, older, c.sum(keyOf("g")), older.sum(keyOf("g")))
+	}
+	known, said := newClaimSet(), []claimEntry{{group: keyOf("g"), claim: c}}
+	known.take(claims{entries: said})
+	said[0].partial = false
+	if changed := known.take(claims{entries: said}); len(changed) != 1 || known.claims[keyOf("g")].partial {
+		t.Errorf("that a claim is partial no more changes %v", changed)
+	}
+}

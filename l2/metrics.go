@@ -49,7 +49,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m.hellosReceived = counter("hellos_received_total", "Hellos received and believed.")
 	m.hellosRejected = counter("hellos_rejected_total", "Hellos ignored, by reason.", "reason")
 	m.moves = counter("moves_total", "Groups gained and lost, by direction and cause.", "direction", "cause")
-	m.conflicts = counter("conflicts_total", "Announcements of this node's addresses by somebody who is no peer.")
+	m.conflicts = counter("conflicts_total", "Uses of addresses of this node, or about to be its, by somebody who does not claim them.")
 	m.overslept = counter("overslept_total", "Times this process stood still for longer than its peers wait.")
 	m.peers = gauge("peers", "Peers alive.")
 	m.owned = gauge("groups_owned", "Groups this node answers for.")

@@ -20,15 +20,18 @@ const (
 	PeerUp
 	// PeerDown: Node was silent for three of its intervals. State is the last one heard.
 	PeerDown
-	// Conflict: MAC, which is no peer's, announces Address, which this node answers for.
+	// Conflict: MAC uses Address, which this node answers for, or is about to. Node is the peer of that MAC, which does
+	// not claim the address: its kernel has it, or another program there answers. It is empty for a foreign host.
 	Conflict
 	// Failure: Err, on Interface if that is not empty. It is being retried.
 	Failure
+	// ProxyFound: MAC answers for everything (proxy ARP), as it did for Address: it is taken for nobody's holder.
+	ProxyFound
 )
 
 // String returns the kind in lower case.
 func (k Kind) String() string {
-	names := [...]string{"", "group gained", "group lost", "peer up", "peer down", "conflict", "failure"}
+	names := [...]string{"", "group gained", "group lost", "peer up", "peer down", "conflict", "failure", "proxy found"}
 	if int(k) < len(names) {
 		return names[k]
 	}

@@ -1,211 +1,200 @@
 package l2
 
 import (
+	"container/heap"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// Before an address is announced for the first time, the segment is asked three times who holds it (RFC 5227 section
-// 2.1.1, RFC 4862 section 5.4). The RFCs wait a second or more between probes; here a client waits, and a host on the
-// same segment answers within a millisecond.
+// Before an address is answered for that nobody is known to answer for, the segment is asked three times who holds it
+// (RFC 5227 section 2.1.1, RFC 4862 section 5.4). The RFCs wait a second or more between probes; here a client waits, and
+// a host on the same segment answers within a millisecond.
 const (
 	probePause = 60 * time.Millisecond // between two probes
 	probeEar   = 80 * time.Millisecond // from the last probe to the verdict
-	probeAgain = 10 * time.Second      // from a conflict to the next probes
 )
 
-// stage is how far the probing of a group has come. At each it waits for its time.
+// stage is how far the probing of an address has come. At each it waits for its time.
 type stage uint8
 
 const (
-	firstProbe stage = iota
+	firstProbe stage = iota // or resting until then, after a conflict
 	secondProbe
 	thirdProbe
 	listening // for the answer to the third
-	resting   // after a conflict
-	stages
+	judged    // whoever was told so has yet to say what follows
 )
 
-// prober asks for foreign holders of groups' addresses. It has no clock and no socket: times are arguments and never go
-// back; who calls it sends the probes, and tells it what it hears.
+// prober asks for others that hold addresses. It has no clock and no socket: times are arguments and never go
+// back; who calls it sends the probes, tells it what it hears, and judges.
 type prober struct {
-	// One queue for each stage; within one, all entries wait equally long, so the first due is in front.
-	queues [stages][]probeStep
-	latest map[string]*probing       // by group
-	asking map[netip.Addr][]*probing // from the first probe to the verdict
-	hit    []probeStep               // conflicts not yet told
+	latest map[netip.Addr]*probing
+	asks   probeQueue // what is to be asked
+	ends   probeQueue // what is to be judged
+	serial uint64
+	idle   int // how many addresses rest
 }
 
 type probing struct {
-	group string
-	addrs []netip.Addr
-	stage stage
-	foe   sighting // of the present attempt; no valid address: none
+	addr     netip.Addr
+	stage    stage
+	at       time.Time // when it goes on
+	resting  bool
+	heard    []sighting // in the present attempt, one for each MAC and use
+	contests int        // attempts in a row that ended since another host probes for the address too
 }
 
-// probeStep is void when its probing has been replaced or has moved on to another stage.
-type probeStep struct {
-	*probing
-	at    time.Time
-	stage stage
-}
+const mostHeard = 8 // are remembered of one attempt: one is enough for a conflict
 
-// verdict is what probing came to. A group that is free is probed no more; one that is not is probed again
-// later, and judged again.
-type verdict struct {
-	group string
-	free  bool
-	foe   sighting // unless free: who uses which of the addresses
-}
+func newProber() *prober { return &prober{latest: make(map[netip.Addr]*probing)} }
 
-func newProber() *prober {
-	return &prober{latest: make(map[string]*probing), asking: make(map[netip.Addr][]*probing)}
-}
-
-// begin asks for the addresses of a group, in place of what was asked for it before.
-func (p *prober) begin(now time.Time, group string, addrs []netip.Addr) {
-	p.end(group)
-	x := &probing{group: group, addrs: addrs}
-	p.latest[group] = x
-	p.ask(now, x)
-}
-
-func (p *prober) ask(now time.Time, x *probing) {
-	x.foe = sighting{}
-	for _, a := range x.addrs {
-		p.asking[a] = append(p.asking[a], x)
+// begin asks for an address, unless that is so already.
+func (p *prober) begin(now time.Time, addr netip.Addr) {
+	if _, ok := p.latest[addr]; ok {
+		return
 	}
-	p.advance(x, firstProbe, now)
+	x := &probing{addr: addr}
+	p.latest[addr] = x
+	p.ask(x, firstProbe, now)
 }
 
-// end stops asking for a group.
-func (p *prober) end(group string) {
-	if x, ok := p.latest[group]; ok {
-		p.hush(x)
-		delete(p.latest, group)
+// end stops asking for an address.
+func (p *prober) end(addr netip.Addr) {
+	if x, ok := p.latest[addr]; ok {
+		p.wake(x)
+		delete(p.latest, addr)
 	}
 }
 
-// hush makes what is heard of the addresses no concern of x.
-func (p *prober) hush(x *probing) {
-	for _, a := range x.addrs {
-		rest := slices.DeleteFunc(p.asking[a], func(y *probing) bool { return y == x })
-		if p.asking[a] = rest; len(rest) == 0 {
-			delete(p.asking, a)
-		}
+// rest begins another attempt at a judged address after a while.
+func (p *prober) rest(now time.Time, x *probing, long time.Duration) {
+	x.heard, x.resting = nil, true
+	p.idle++
+	p.ask(x, firstProbe, now.Add(long))
+}
+
+// listen has a judged address judged again a little later.
+func (p *prober) listen(x *probing, at time.Time) {
+	x.stage, x.at = listening, at
+	p.push(&p.ends, x)
+}
+
+// wake ends an address's rest.
+func (p *prober) wake(x *probing) {
+	if x.resting {
+		x.resting = false
+		p.idle--
 	}
 }
 
-func (p *prober) advance(x *probing, to stage, at time.Time) {
-	x.stage = to
-	p.queues[to] = append(p.queues[to], probeStep{x, at, to})
+func (p *prober) ask(x *probing, to stage, at time.Time) {
+	x.stage, x.at = to, at
+	p.push(&p.asks, x)
 }
 
-// holds reports whether the group is being probed, or rests after a conflict: it must not be announced.
-func (p *prober) holds(group string) bool {
-	_, ok := p.latest[group]
-	return ok
+func (p *prober) push(q *probeQueue, x *probing) {
+	p.serial++
+	heap.Push(q, probeStep{x, x.at, x.stage, p.serial})
 }
 
-// sighted takes another host's use of an address, a probe for it included. The host must be neither this node nor one
-// of its peers. The verdict on the groups that ask for the address is then ready.
-func (p *prober) sighted(now time.Time, seen sighting) {
-	for _, x := range p.asking[seen.addr] {
-		if !x.foe.addr.IsValid() {
-			x.foe = seen
-			p.hit = append(p.hit, probeStep{x, now, x.stage})
-		}
+// hears reports whether what is heard of the address matters: it is asked for, and does not rest.
+func (p *prober) hears(addr netip.Addr) bool {
+	x, ok := p.latest[addr]
+	return ok && !x.resting
+}
+
+// sighted takes another host's use of an address, a probe for it included. The host must not be this node.
+func (p *prober) sighted(seen sighting) {
+	x, ok := p.latest[seen.addr]
+	if ok && !x.resting && len(x.heard) < mostHeard && !slices.Contains(x.heard, seen) {
+		x.heard = append(x.heard, seen)
 	}
 }
 
-// due returns addresses to send a probe for now: those of whole groups, about limit of them. The time of what follows counts
-// from now, so that a loop that is late still listens as long.
+// due returns addresses to send a probe for now, at most limit of them. The time of what follows counts from now, so that
+// a loop that is late still listens as long.
 func (p *prober) due(now time.Time, limit int) []netip.Addr {
-	for x := p.pop(resting, now); x != nil; x = p.pop(resting, now) {
-		p.ask(now, x)
-	}
 	var addrs []netip.Addr
-	for s := firstProbe; s <= thirdProbe; s++ {
-		for len(addrs) < limit {
-			x := p.pop(s, now)
-			if x == nil {
-				break
-			}
-			if x.foe.addr.IsValid() {
-				continue // its verdict is ready
-			}
-			addrs = append(addrs, x.addrs...)
-			if s == thirdProbe {
-				p.advance(x, listening, now.Add(probeEar))
-			} else {
-				p.advance(x, s+1, now.Add(probePause))
-			}
+	for len(addrs) < limit {
+		x := p.pop(&p.asks, now)
+		if x == nil {
+			break
+		}
+		p.wake(x)
+		addrs = append(addrs, x.addr)
+		if x.stage == thirdProbe {
+			p.listen(x, now.Add(probeEar))
+		} else {
+			p.ask(x, x.stage+1, now.Add(probePause))
 		}
 	}
 	return addrs
 }
 
-// pop takes the first probing out of a stage's queue whose time has come; nil: none.
-func (p *prober) pop(s stage, now time.Time) *probing {
-	for q := &p.queues[s]; len(*q) > 0; {
-		step := (*q)[0]
-		if p.void(step) {
-			*q = (*q)[1:]
-			continue
-		}
-		if now.Before(step.at) {
-			return nil
-		}
-		*q = (*q)[1:]
-		return step.probing
-	}
-	return nil
-}
-
-func (p *prober) void(s probeStep) bool {
-	return p.latest[s.group] != s.probing || s.probing.stage != s.stage
-}
-
-// verdicts returns what is known since the last call: conflicts as soon as one is heard, freedom when the time to hear of one
-// is over. What the sockets have received until now must have been told to sighted before.
-func (p *prober) verdicts(now time.Time) []verdict {
-	var list []verdict
-	for _, step := range p.hit {
-		if p.latest[step.group] != step.probing {
-			continue
-		}
-		p.hush(step.probing)
-		p.advance(step.probing, resting, now.Add(probeAgain))
-		list = append(list, verdict{group: step.group, foe: step.foe})
-	}
-	p.hit = nil
-	for x := p.pop(listening, now); x != nil; x = p.pop(listening, now) {
-		p.end(x.group)
-		list = append(list, verdict{group: x.group, free: true})
+// verdicts returns what was asked for and listened for long enough. What the sockets have received until now must have
+// been told to sighted before. Each is to be ended, or rested, or listened for again.
+func (p *prober) verdicts(now time.Time) []*probing {
+	var list []*probing
+	for x := p.pop(&p.ends, now); x != nil; x = p.pop(&p.ends, now) {
+		x.stage = judged
+		list = append(list, x)
 	}
 	return list
+}
+
+// pop takes the first out of a queue whose time has come; nil: none.
+func (p *prober) pop(q *probeQueue, now time.Time) *probing {
+	if p.trim(q); len(*q) == 0 || now.Before((*q)[0].at) {
+		return nil
+	}
+	return heap.Pop(q).(probeStep).probing
+}
+
+// trim drops what is void from a queue's front.
+func (p *prober) trim(q *probeQueue) {
+	for len(*q) > 0 && p.void((*q)[0]) {
+		heap.Pop(q)
+	}
+}
+
+// void reports whether a step's probing has ended or gone on.
+func (p *prober) void(s probeStep) bool {
+	return p.latest[s.addr] != s.probing || s.probing.stage != s.stage || !s.probing.at.Equal(s.at)
 }
 
 // next is when due or verdicts has something to say; the zero time: never.
 func (p *prober) next() time.Time {
 	var first time.Time
-	consider := func(t time.Time) {
-		if first.IsZero() || t.Before(first) {
-			first = t
-		}
-	}
-	if len(p.hit) > 0 {
-		consider(p.hit[0].at)
-	}
-	for n := range p.queues {
-		q := &p.queues[n]
-		for len(*q) > 0 && p.void((*q)[0]) {
-			*q = (*q)[1:]
-		}
-		if len(*q) > 0 {
-			consider((*q)[0].at)
+	for _, q := range []*probeQueue{&p.asks, &p.ends} {
+		if p.trim(q); len(*q) > 0 && (first.IsZero() || (*q)[0].at.Before(first)) {
+			first = (*q)[0].at
 		}
 	}
 	return first
+}
+
+// probeStep is void when its probing has gone on to another stage or time.
+type probeStep struct {
+	*probing
+	at     time.Time
+	stage  stage
+	serial uint64
+}
+
+// probeQueue has the first due in front, and of those due at once the first that came.
+type probeQueue []probeStep
+
+func (q probeQueue) Len() int { return len(q) }
+func (q probeQueue) Less(i, j int) bool {
+	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].serial < q[j].serial
+}
+func (q probeQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *probeQueue) Push(x any)   { *q = append(*q, x.(probeStep)) }
+func (q *probeQueue) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	old[len(old)-1] = probeStep{} // nothing that is held by it stays
+	*q = old[:len(old)-1]
+	return last
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +14,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// probeWith runs a prober on a namespace's eth0 until it has judged group g.
-func probeWith(t *testing.T, ns string, addrs []netip.Addr) verdict {
+// probeWith runs a prober on a namespace's eth0 until it has judged the addresses, and returns what was heard of them.
+func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []sighting) {
 	t.Helper()
 	handle, err := netns.GetFromName(ns)
 	if err != nil {
@@ -50,12 +51,12 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) verdict {
 		if err := s.passageOf(addr).open(addr); err != nil {
 			t.Fatal(err)
 		}
+		p.begin(time.Now(), addr)
 	}
-	p.begin(time.Now(), "g", addrs)
-	for {
+	for judged := 0; judged < len(addrs); {
 		select {
 		case x := <-seen:
-			p.sighted(time.Now(), x)
+			p.sighted(x)
 		case <-time.After(time.Until(p.next())):
 		}
 		now := time.Now()
@@ -69,10 +70,13 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) verdict {
 				t.Fatal(err)
 			}
 		}
-		for _, v := range p.verdicts(now) {
-			return v
+		for _, x := range p.verdicts(now) {
+			heard = append(heard, x.heard...)
+			p.end(x.addr)
+			judged++
 		}
 	}
+	return heard
 }
 
 func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
@@ -80,13 +84,13 @@ func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
 	l.attach("probing", 1)
 	client := linkMAC(t, l.prefix+"client", "eth0")
 	for _, addr := range []string{"10.77.0.100", "fd77::100"} {
-		v := probeWith(t, l.prefix+"probing", []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(addr)})
-		if v.free || v.foe.addr.String() != addr || net.HardwareAddr(v.foe.mac[:]).String() != client || v.foe.use != announced {
-			t.Errorf("the verdict on %s is %+v, want it announced by %s", addr, v, client)
+		got := probeWith(t, l.prefix+"probing", []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(addr)})
+		if want := []sighting{{netip.MustParseAddr(addr), [6]byte(mustMAC(t, client)), announced}}; !slices.Equal(got, want) {
+			t.Errorf("of %s was heard %+v, want it announced by %s", addr, got, client)
 		}
 	}
-	if v := probeWith(t, l.prefix+"probing", both()); !v.free {
-		t.Errorf("the verdict on addresses that nobody holds is %+v", v)
+	if got := probeWith(t, l.prefix+"probing", both()); got != nil {
+		t.Errorf("of addresses that nobody holds was heard %+v", got)
 	}
 }
 

@@ -17,20 +17,23 @@ var (
 
 func after(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecond) }
 
-// steps lets a prober do what is due, as a loop that is on time would, until the given time, and lists what it did.
-func (p *prober) steps(until time.Time, limit int) []string {
+// steps lets a prober do what is due, as a loop that is on time would, until the given time, and lists what it did. What
+// nobody was heard of is ended, the rest rests for so long.
+func (p *prober) steps(until time.Time, limit int, rest time.Duration) []string {
 	var did []string
 	for t := p.next(); !t.IsZero() && !t.After(until); t = p.next() {
 		ms := t.Sub(epoch).Milliseconds()
 		for _, a := range p.due(t, limit) {
 			did = append(did, fmt.Sprintf("%d probe %s", ms, a))
 		}
-		for _, v := range p.verdicts(t) {
-			if v.free {
-				did = append(did, fmt.Sprintf("%d %s free", ms, v.group))
-			} else {
-				did = append(did, fmt.Sprintf("%d %s conflict %s", ms, v.group, v.foe.addr))
+		for _, x := range p.verdicts(t) {
+			if len(x.heard) == 0 {
+				did = append(did, fmt.Sprintf("%d %s free", ms, x.addr))
+				p.end(x.addr)
+				continue
 			}
+			did = append(did, fmt.Sprintf("%d %s heard %d", ms, x.addr, len(x.heard)))
+			p.rest(t, x, rest)
 		}
 	}
 	return did
@@ -45,69 +48,70 @@ func expectSteps(t *testing.T, got []string, want ...string) {
 
 func TestAnAddressThatNobodyHoldsIsFreeAfterThreeProbesAnd200Milliseconds(t *testing.T) {
 	p := newProber()
-	p.begin(epoch, "g", []netip.Addr{held4, held6})
-	expectSteps(t, p.steps(after(60_000), 10),
+	p.begin(epoch, held4)
+	p.begin(epoch, held6)
+	expectSteps(t, p.steps(after(60_000), 10, 0),
 		"0 probe 192.0.2.1", "0 probe 2001:db8::1", "60 probe 192.0.2.1", "60 probe 2001:db8::1",
-		"120 probe 192.0.2.1", "120 probe 2001:db8::1", "200 g free")
-	if p.holds("g") || len(p.asking) > 0 {
-		t.Errorf("the free group is still probed: %v", p.asking)
+		"120 probe 192.0.2.1", "120 probe 2001:db8::1", "200 192.0.2.1 free", "200 2001:db8::1 free")
+	if len(p.latest) > 0 {
+		t.Errorf("free addresses are still probed: %v", p.latest)
 	}
 }
 
-func TestAForeignHolderIsAConflictAtOnceAndAskedForAgainUntilItIsGone(t *testing.T) {
+func TestAnAddressThatIsUsedIsAskedForAgainUntilItIsNot(t *testing.T) {
 	for _, how := range []use{announced, spoken, probed} {
 		p := newProber()
-		p.begin(epoch, "g", []netip.Addr{held4, held6})
-		p.steps(after(50), 10)
-		p.sighted(after(51), sighting{known4, foreMC, how})
-		p.sighted(after(52), sighting{held6, foreMC, how})
-		p.sighted(after(53), sighting{held4, foreMC, how})
-		expectSteps(t, p.steps(after(10_051), 10), "52 g conflict 2001:db8::1")
-		if !p.holds("g") {
-			t.Error("a group in conflict may be announced")
+		p.begin(epoch, held4)
+		p.begin(epoch, held6)
+		p.steps(after(50), 10, 0)
+		p.sighted(sighting{known4, foreMC, how})
+		p.sighted(sighting{held6, foreMC, how})
+		p.sighted(sighting{held6, foreMC, how})
+		expectSteps(t, p.steps(after(10_199), 10, 10*time.Second),
+			"60 probe 192.0.2.1", "60 probe 2001:db8::1", "120 probe 192.0.2.1", "120 probe 2001:db8::1",
+			"200 192.0.2.1 free", "200 2001:db8::1 heard 1")
+		if p.hears(held6) || p.idle != 1 {
+			t.Errorf("what is heard of an address that rests matters, or %d rest", p.idle)
 		}
-		expectSteps(t, p.steps(after(10_060), 10), "10052 probe 192.0.2.1", "10052 probe 2001:db8::1")
-		p.sighted(after(10_100), sighting{held4, foreMC, how})
-		expectSteps(t, p.steps(after(20_099), 10), "10100 g conflict 192.0.2.1")
-		expectSteps(t, p.steps(after(60_000), 10),
-			"20100 probe 192.0.2.1", "20100 probe 2001:db8::1", "20160 probe 192.0.2.1", "20160 probe 2001:db8::1",
-			"20220 probe 192.0.2.1", "20220 probe 2001:db8::1", "20300 g free")
+		p.sighted(sighting{held6, foreMC, how})
+		expectSteps(t, p.steps(after(60_000), 10, 0),
+			"10200 probe 2001:db8::1", "10260 probe 2001:db8::1", "10320 probe 2001:db8::1", "10400 2001:db8::1 free")
+		if p.idle != 0 {
+			t.Errorf("%d addresses rest, want none", p.idle)
+		}
 	}
 }
 
-func TestOneConflictConcernsEveryGroupThatAsksForTheAddress(t *testing.T) {
+func TestAnAddressThatIsBegunTwiceIsProbedOnce(t *testing.T) {
 	p := newProber()
-	p.begin(epoch, "g", []netip.Addr{held4})
-	p.begin(epoch, "h", []netip.Addr{held4})
-	p.begin(epoch, "i", []netip.Addr{known4})
-	p.due(epoch, 10)
-	p.sighted(after(1), sighting{held4, foreMC, announced})
-	expectSteps(t, p.steps(after(300), 10), "1 g conflict 192.0.2.1", "1 h conflict 192.0.2.1",
-		"60 probe 192.0.2.2", "120 probe 192.0.2.2", "200 i free")
+	p.begin(epoch, held4)
+	p.steps(after(100), 10, 0)
+	p.begin(after(100), held4)
+	expectSteps(t, p.steps(after(1000), 10, 0), "120 probe 192.0.2.1", "200 192.0.2.1 free")
 }
 
 func TestProbingThatEndsOrBeginsAnewIsForgotten(t *testing.T) {
 	p := newProber()
-	p.begin(epoch, "g", []netip.Addr{held4})
+	p.begin(epoch, held4)
 	p.due(epoch, 10)
-	p.sighted(after(1), sighting{held4, foreMC, announced})
-	p.end("g")
-	expectSteps(t, p.steps(after(60_000), 10))
-	p.begin(after(60_000), "g", []netip.Addr{held4})
+	p.sighted(sighting{held4, foreMC, announced})
+	p.end(held4)
+	expectSteps(t, p.steps(after(60_000), 10, 0))
+	p.begin(after(60_000), held4)
 	p.due(after(60_000), 10)
-	p.sighted(after(60_001), sighting{held4, foreMC, announced})
-	p.begin(after(60_002), "g", []netip.Addr{known4})
-	p.sighted(after(60_003), sighting{held4, foreMC, announced})
-	expectSteps(t, p.steps(after(120_000), 10),
-		"60002 probe 192.0.2.2", "60062 probe 192.0.2.2", "60122 probe 192.0.2.2", "60202 g free")
-	if len(p.asking) > 0 || len(p.latest) > 0 {
-		t.Errorf("left behind: %v, %v", p.asking, p.latest)
+	p.sighted(sighting{held4, foreMC, announced})
+	p.end(held4)
+	p.begin(after(60_002), held4)
+	expectSteps(t, p.steps(after(120_000), 10, 0),
+		"60002 probe 192.0.2.1", "60062 probe 192.0.2.1", "60122 probe 192.0.2.1", "60202 192.0.2.1 free")
+	if len(p.asks)+len(p.ends)+len(p.latest)+p.idle > 0 {
+		t.Errorf("left behind: %v, %v, %v", p.asks, p.ends, p.latest)
 	}
 }
 
 func TestALoopThatIsLateListensAsLongAfterItsLastProbe(t *testing.T) {
 	p := newProber()
-	p.begin(epoch, "g", []netip.Addr{held4})
+	p.begin(epoch, held4)
 	p.due(epoch, 10)
 	for _, late := range []int{1000, 2000} {
 		if got := p.due(after(late), 10); len(got) != 1 {
@@ -117,13 +121,13 @@ func TestALoopThatIsLateListensAsLongAfterItsLastProbe(t *testing.T) {
 			t.Fatalf("at %d ms judged %v", late, got)
 		}
 	}
-	expectSteps(t, p.steps(after(3000), 10), "2080 g free")
+	expectSteps(t, p.steps(after(3000), 10, 0), "2080 192.0.2.1 free")
 }
 
-func TestProbesForManyGroupsAreSentAFewAtATime(t *testing.T) {
+func TestProbesForManyAddressesAreSentAFewAtATime(t *testing.T) {
 	p := newProber()
 	for n := range 1000 {
-		p.begin(epoch, fmt.Sprint("g", n), []netip.Addr{addr4(10<<24 + uint32(n))})
+		p.begin(epoch, addr4(10<<24+uint32(n)))
 	}
 	if got := p.due(epoch, 256); len(got) != 256 {
 		t.Errorf("%d probes at once, want 256", len(got))
@@ -131,66 +135,69 @@ func TestProbesForManyGroupsAreSentAFewAtATime(t *testing.T) {
 	if got := p.next(); !got.Equal(epoch) {
 		t.Errorf("the next are due at %s, want at once", got)
 	}
-	if got := p.steps(after(1000), 256); len(got) != 3*1000-256+1000 {
+	if got := p.steps(after(1000), 256, 0); len(got) != 3*1000-256+1000 {
 		t.Errorf("%d probes and verdicts, want the other %d", len(got), 3*1000-256+1000)
 	}
 }
 
 // A prober is checked against what it promises, whatever happens in whatever order.
-func TestNoGroupIsFreeWithoutThreeProbesAndSilence(t *testing.T) {
+func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
 	type record struct {
 		probes       int
 		last         time.Time
 		hit, resting bool
 	}
-	addrs := map[string]netip.Addr{"a": held4, "b": known4, "c": held6}
+	addrs := []netip.Addr{held4, known4, held6}
 	rapid.Check(t, func(t *rapid.T) {
 		p, now := newProber(), epoch
-		seen := map[string]*record{} // of the groups that are probed
+		seen := map[netip.Addr]*record{} // of what is probed
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "ms")) * time.Millisecond)
-			g := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "group")
+			a := rapid.SampledFrom(addrs).Draw(t, "address")
 			switch rapid.SampledFrom([]string{"begin", "end", "sight", "turn", "turn", "turn", "sleep"}).Draw(t, "step") {
 			case "begin":
-				p.begin(now, g, []netip.Addr{addrs[g]})
-				seen[g] = &record{}
+				p.begin(now, a)
+				if seen[a] == nil {
+					seen[a] = &record{}
+				}
 			case "end":
-				p.end(g)
-				delete(seen, g)
+				p.end(a)
+				delete(seen, a)
 			case "sight":
-				p.sighted(now, sighting{addrs[g], foreMC, announced})
-				if r := seen[g]; r != nil && !r.resting {
+				p.sighted(sighting{a, foreMC, announced})
+				if r := seen[a]; r != nil && !r.resting {
 					r.hit = true
 				}
 			case "sleep":
 				now = now.Add(11 * time.Second)
 			}
 			for _, a := range p.due(now, 2) {
-				for g, r := range seen {
-					if addrs[g] == a {
-						*r = record{probes: r.probes + 1, last: now, hit: r.hit}
-					}
-				}
+				r := seen[a]
+				*r = record{probes: r.probes + 1, last: now, hit: r.hit}
 			}
-			for _, v := range p.verdicts(now) {
-				r := seen[v.group]
+			for _, x := range p.verdicts(now) {
+				r := seen[x.addr]
 				switch {
 				case r == nil:
-					t.Fatalf("a verdict on %s, which nobody asks for", v.group)
-				case r.hit == v.free:
-					t.Fatalf("%+v after %+v", v, *r)
-				case !v.free:
+					t.Fatalf("a verdict on %s, which nobody asks for", x.addr)
+				case r.hit != (len(x.heard) > 0) || r.probes != 3 || now.Sub(r.last) < probeEar:
+					t.Fatalf("%s, of which %v was heard, is judged after %+v", x.addr, x.heard, *r)
+				case r.hit && rapid.Bool().Draw(t, "rest"):
+					p.rest(now, x, 10*time.Second)
 					*r = record{resting: true}
-				case r.probes != 3 || now.Sub(r.last) < probeEar:
-					t.Fatalf("%s is free after %+v", v.group, *r)
 				default:
-					delete(seen, v.group)
+					p.end(x.addr)
+					delete(seen, x.addr)
 				}
 			}
-			for g := range seen {
-				if !p.holds(g) {
-					t.Fatalf("%s may be announced without a verdict", g)
+			resting := 0
+			for _, r := range seen {
+				if r.resting {
+					resting++
 				}
+			}
+			if len(seen) != len(p.latest) || resting != p.idle {
+				t.Fatalf("probes %v, %d of them rest; want %v", p.latest, p.idle, seen)
 			}
 			if len(seen) > 0 && p.next().IsZero() {
 				t.Fatal("what is probed is never judged")
@@ -223,7 +230,7 @@ func TestAnAddressIsDefendedAndToldOfOnceInTenSeconds(t *testing.T) {
 		}
 	}
 	d.sighted(after(60_000), sighting{known4, foreMC, announced})
-	if len(d.last) != 1 || len(d.order) != 1 {
-		t.Errorf("it remembers %v", d.order)
+	if len(d.told.at) != 1 || len(d.told.order) != 1 {
+		t.Errorf("it remembers %v", d.told.order)
 	}
 }

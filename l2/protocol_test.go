@@ -225,6 +225,9 @@ func (w *world) heal() {
 
 // promised checks what must hold when nothing happened for a while.
 func (w *world) promised() error {
+	if w.fault != nil {
+		return w.fault
+	}
 	if slices.ContainsFunc(w.nodes, w.awaited) {
 		return nil
 	}

@@ -32,8 +32,16 @@ func someAnswers() *answers {
 	a.awake.extend(time.Now().Add(time.Hour))
 	a.set("held", []netip.Addr{held4, held6})
 	a.set("known", []netip.Addr{known4, known6})
-	a.mark("held", true)
+	a.own("held")
 	return a
+}
+
+// own has a group answered for, with all its addresses.
+func (a *answers) own(group string) {
+	on, _ := a.mark(group, true)
+	for _, addr := range on {
+		a.answer(addr)
+	}
 }
 
 func counted(t testing.TB) *segmentCounts {
@@ -377,7 +385,7 @@ func BenchmarkRespond(b *testing.B) {
 			addr4, addr6 = addr4.Next(), addr6.Next()
 			group := fmt.Sprint("g", i)
 			a.set(group, []netip.Addr{addr4, addr6})
-			a.mark(group, true)
+			a.own(group)
 			arps = append(arps, arpBy(b, arp.OperationRequest, theirM, asker4, addr4))
 			foreign = append(foreign, arpBy(b, arp.OperationRequest, theirM, asker4, netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)})))
 			ndps = append(ndps, solicitation(b, asker6, addr6, addr6, true))

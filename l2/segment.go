@@ -33,7 +33,9 @@ type segment struct {
 	machine   *machine
 	announcer *announcer
 	prober    *prober
-	probing   map[string]move // the beginnings that wait for the prober, by group
+	proxies   *proxies
+	starting  map[string]move         // the beginnings of groups of which no address is answered for yet
+	told      map[netip.Addr]struct{} // the addresses of which Answers was told
 	defence   *defence
 	desired   map[string]Desired
 	link      link
@@ -75,7 +77,8 @@ func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 		answers: newAnswers(), wake: make(chan struct{}, 1),
 		messages: make(chan message, waiting), sightings: make(chan sighting, waiting),
 		broken: make(chan error, 1), failed: make(chan error, 1),
-		announcer: newAnnouncer(), prober: newProber(), probing: make(map[string]move), defence: newDefence(), desired: make(map[string]Desired),
+		announcer: newAnnouncer(), prober: newProber(), proxies: newProxies(), defence: newDefence(),
+		starting: make(map[string]move), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
 		machine: newMachine(d.config.Node, d.boot, d.config.HelloInterval, d.config.Listen, d.config.Handover, randomNumber),
 	}
 	s.inbox.desired, s.inbox.mirrored = make(map[string]Desired), make(map[mirrorKey]Claim)
@@ -188,6 +191,9 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 	s.machine.step(now, Joined)
 	s.carryOut(now)
 	s.probe(now)
+	for _, a := range s.defence.settled(now) {
+		s.tellAnswers(a, s.answers.has(a))
+	}
 	s.announce(now)
 	if s.state.departing() && s.drained.Load() != s.round && s.machine.drained() {
 		s.drained.Store(s.round)
@@ -206,7 +212,9 @@ func (s *segment) next() time.Time {
 	if s.mayAnnounce() {
 		consider(s.announcer.next())
 		consider(s.prober.next())
+		consider(s.proxies.next())
 	}
+	consider(s.defence.next())
 	if s.link.up {
 		consider(s.reopen)
 	}
@@ -299,13 +307,18 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 			s.apply(now, group, d)
 		}
 	}
+	// What comes first, then what goes: an address that moves from one group to another is answered for all the time.
+	for group, d := range desired {
+		if len(d.Addresses) > 0 {
+			s.desired[group] = d
+			s.apply(now, group, d)
+		}
+	}
 	for group, d := range desired {
 		if len(d.Addresses) == 0 {
 			delete(s.desired, group)
-		} else {
-			s.desired[group] = d
+			s.apply(now, group, d)
 		}
-		s.apply(now, group, d)
 	}
 	s.machine.rebalance(moving...)
 	s.carryOut(now)
@@ -365,33 +378,6 @@ func (s *segment) pair(now time.Time, other string) {
 	}
 }
 
-// see takes somebody else's use of one of our addresses.
-func (s *segment) see(now time.Time, x sighting) {
-	if s.d.interfaceOf(x.mac) != "" {
-		return // it is we, on another interface of the segment
-	}
-	if peer, ok := s.machine.members.byMAC(x.mac); ok {
-		if x.use == announced {
-			for _, group := range s.answers.groupsOf(x.addr) {
-				s.machine.sighted(group, peer)
-			}
-			s.carryOut(now)
-		}
-		return
-	}
-	s.prober.sighted(now, x)
-	if s.answers.answering(x.addr) && s.defence.sighted(now, x) {
-		s.conflict(now, x)
-		s.sendAnnouncement([]netip.Addr{x.addr})
-	}
-}
-
-// conflict tells of a foreign host that uses one of our addresses.
-func (s *segment) conflict(now time.Time, x sighting) {
-	s.counts.conflicts.Inc()
-	s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:]})
-}
-
 func (s *segment) observe(now time.Time, x Observation) {
 	x.Time, x.Interface = now, s.name
 	s.d.observed.add(x)
@@ -418,6 +404,7 @@ func (s *segment) publish(now time.Time) {
 	p := &Segment{
 		Interface: s.name, MAC: s.link.hardware(), Up: s.wire != nil, Claiming: m.eligible,
 		Peers: m.members.peers(now), Groups: len(s.desired), Owned: m.owned, Err: s.faults.String(),
+		Subnets: s.link.hostSubnets(), ProxyARP: s.proxies.present(now),
 	}
 	s.published.Store(p)
 	s.counts.peers.Set(float64(len(p.Peers)))

@@ -33,6 +33,9 @@ type world struct {
 	delay   time.Duration
 	blocked map[[2]int]bool // from, to
 
+	last  map[string]time.Duration // when somebody answered for a group that the segment was asked about
+	fault error                    // somebody answered who should have asked
+
 	api   map[string]Claim // by group
 	trace *strings.Builder // nil: none
 	moves int
@@ -50,6 +53,7 @@ type simNode struct {
 	m       *machine // nil: crashed
 	until   time.Time
 	answers map[string]bool
+	clear   map[string]time.Time     // of those, since when, on its clock, the segment was asked enough; a zero time is always
 	told    map[string]time.Duration // when it announced a group last
 	state   State
 	linked  bool
@@ -93,7 +97,7 @@ func (q *eventQueue) Pop() any {
 }
 
 func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 0)), blocked: map[[2]int]bool{}, needs: map[string]Capabilities{}, api: map[string]Claim{}, trace: trace, delay: time.Millisecond}
+	w := &world{random: rand.New(rand.NewPCG(seed, 0)), blocked: map[[2]int]bool{}, needs: map[string]Capabilities{}, last: map[string]time.Duration{}, api: map[string]Claim{}, trace: trace, delay: time.Millisecond}
 	for i := range groups {
 		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
 	}
@@ -147,7 +151,7 @@ func (n *simNode) local() time.Time {
 func (n *simNode) boot() {
 	n.boots++
 	n.m = newMachine(n.name, n.boots<<8|uint64(n.index)+1, simInterval, simListen, simHandover, n.w.random.Uint64)
-	n.answers, n.inbox, n.until, n.state = map[string]bool{}, nil, time.Time{}, Ready
+	n.answers, n.clear, n.inbox, n.until, n.state = map[string]bool{}, map[string]time.Time{}, nil, time.Time{}, Ready
 	n.frozen = false
 	n.gone, n.absent = 0, false
 	n.w.log("%s boots", n.name)
@@ -169,7 +173,55 @@ func (n *simNode) want(group string) {
 	if n.w.forgetful == n {
 		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
 	}
-	n.m.set(n.local(), group, Desired{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Candidates: candidates, Needs: n.needed(group)})
+	n.m.set(n.local(), group, Desired{Addresses: []netip.Addr{n.w.address(group)}, Candidates: candidates, Needs: n.needed(group)})
+}
+
+// address is the group's.
+func (w *world) address(group string) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + slices.Index(w.groups, group))})
+}
+
+// begin has the node answer for a group, at once if it may, or after it has asked the segment.
+func (n *simNode) begin(m move) {
+	n.answers[m.group], n.told[m.group] = true, n.w.now
+	n.w.moves++
+	n.w.log("%s starts %s (%s), asks for %v", n.name, m.group, m.cause, m.probe)
+	if len(m.probe) > 0 {
+		n.clear[m.group] = n.local().Add(2*probePause + probeEar)
+		return
+	}
+	bound := proofLasts + 1500*time.Millisecond // what is slow, and clocks that drift
+	if slices.ContainsFunc(n.w.nodes, func(o *simNode) bool { return o.holds > 0 && n.w.now < o.holds+bound }) {
+		bound += holdTime
+	}
+	if age := n.w.now - n.w.last[m.group]; n.w.fault == nil && age > bound {
+		n.w.fault = fmt.Errorf("at %.3f s %s answers for %s without having asked: for %s nobody did", n.w.now.Seconds(), n.name, m.group, age)
+	}
+	n.clear[m.group] = time.Time{}
+	n.m.answered(n.local(), n.w.address(m.group), true)
+}
+
+// end has it answer no more.
+func (n *simNode) end(group string) {
+	delete(n.answers, group)
+	if at, ok := n.clear[group]; ok && at.IsZero() {
+		n.m.answered(n.local(), n.w.address(group), false)
+	}
+	delete(n.clear, group)
+}
+
+// judge is what follows when the time to ask is over. Nobody else has an address in this world.
+func (n *simNode) judge() {
+	for g, at := range n.clear {
+		if !at.IsZero() && !n.m.dazed && !n.local().Before(at) {
+			n.clear[g] = time.Time{}
+			n.m.answered(n.local(), n.w.address(g), true)
+			n.m.partially(g, false)
+		}
+		if n.clear[g].IsZero() && n.answering(g) {
+			n.w.last[g] = n.w.now
+		}
+	}
 }
 
 // needed is what the node believes that a group needs.
@@ -310,6 +362,7 @@ func (n *simNode) act() {
 		}
 	}
 	drain()
+	n.judge()
 	n.m.equip(now, n.able())
 	n.m.stand(now, n.state, n.linked, true, Joined)
 	n.m.step(now, Joined)
@@ -343,11 +396,9 @@ func (n *simNode) carryOut() {
 	for _, m := range out.moves {
 		switch m.kind {
 		case start:
-			n.answers[m.group], n.told[m.group] = true, n.w.now
-			n.w.moves++
-			n.w.log("%s starts %s (%s)", n.name, m.group, m.cause)
+			n.begin(m)
 		case stop:
-			delete(n.answers, m.group)
+			n.end(m.group)
 			n.w.log("%s stops %s (%s, to %q)", n.name, m.group, m.cause, m.owner)
 		case announce:
 			n.told[m.group] = n.w.now

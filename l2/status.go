@@ -2,6 +2,7 @@ package l2
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ type Segment struct {
 	Groups    int              // groups wanted here
 	Owned     int              // groups answered for, handovers included
 	Err       string           // the last failure that still stands
+	Subnets   []netip.Prefix   // of the interface, without link-local ones and single addresses
+	ProxyARP  net.HardwareAddr // a host that answers for everything; empty: none is known
 }
 
 // Peer is another node that is alive on a segment.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // system is the edge to the kernel: what interfaces there are, and sockets on them.
@@ -46,6 +47,17 @@ func (l link) segment() string {
 		return l.name
 	}
 	return lowest.String()
+}
+
+// hostSubnets lists the link's subnets that other hosts have addresses of, beyond the link-local ones.
+func (l link) hostSubnets() []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range l.subnets {
+		if !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() && !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 func (l link) hardware() net.HardwareAddr { return net.HardwareAddr(l.mac[:]) }

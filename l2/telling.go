@@ -45,8 +45,12 @@ func (m *machine) says() State {
 
 // wake begins a tick, and says how late it is: a late one is to hear what waits before it goes on.
 func (m *machine) wake(now time.Time) lateness {
+	before := m.clock.last
 	late := m.clock.tick(now)
 	if late == overslept {
+		if !m.dazed {
+			m.answeredUntil = before
+		}
 		m.dazed, m.company = true, now
 		m.doubt()
 		m.settle(now, Overslept)

@@ -1,0 +1,95 @@
+package l2
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// told notes the calls of Answers.
+type told struct {
+	mu    sync.Mutex
+	calls []string // guarded by mu
+}
+
+func (c *told) hook(config *Config, _ *fakeSystem) {
+	config.Answers = func(a netip.Addr, on bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.calls = append(c.calls, fmt.Sprintf("%s %v", a, on))
+	}
+}
+
+func (c *told) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	calls := c.calls
+	c.calls = nil
+	return calls
+}
+
+func TestWhatIsAnsweredForIsToldBeforeAndAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, c := &ether{}, &told{}
+		e.host(printer, with("192.0.2.201"))
+		a := e.node(t, "a", 1, c.hook)
+		pass(2 * time.Second)
+		a.Sync("g", lone(svc, "192.0.2.201"))
+		pass(150 * time.Millisecond)
+		expectEqual(t, "told while it is probed", c.take(), nil)
+		pass(time.Second)
+		expectEqual(t, "told of what is free", c.take(), []string{svc + " true"})
+		a.Sync("earlier", lone(svc))
+		a.Sync("g", Desired{})
+		pass(time.Second)
+		expectEqual(t, "told of a regrouping", c.take(), nil)
+		a.system.set(func(f *fakeSystem) { f.link.up = false })
+		pass(100 * time.Millisecond)
+		expectEqual(t, "told when the link is gone", c.take(), []string{svc + " false"})
+		a.system.set(func(f *fakeSystem) { f.link.up = true })
+		pass(3 * time.Second)
+		expectEqual(t, "told when it is back", c.take(), []string{svc + " true"})
+		a.Sync("earlier", Desired{})
+		pass(time.Millisecond)
+		expectEqual(t, "told when it is removed", c.take(), []string{svc + " false"})
+	})
+}
+
+func TestAnAddressInConflictIsToldAsNotAnsweredForAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, c := &ether{}, &told{}
+		h := e.host(printer, with())
+		a := e.node(t, "a", 1, c.hook)
+		a.Sync("g", lone(svc))
+		pass(2 * time.Second)
+		expectEqual(t, "told", c.take(), []string{svc + " true"})
+		for range 3 {
+			h.says(svc)
+			pass(40 * time.Second)
+		}
+		expectEqual(t, "told of a conflict", c.take(), []string{svc + " false"})
+		expectEqual(t, "answered all the same by", e.whoHas(t, svc), []string{a.mac})
+		pass(35 * time.Second)
+		expectEqual(t, "told a minute later", c.take(), []string{svc + " true"})
+	})
+}
+
+func TestTheEndIsToldUnlessTheSpeakerIsHolding(t *testing.T) {
+	for _, state := range []State{Ready, Holding} {
+		synctest.Test(t, func(t *testing.T) {
+			e, c := &ether{}, &told{}
+			a := e.node(t, "a", 1, c.hook)
+			a.Sync("g", lone(svc))
+			pass(2 * time.Second)
+			c.take()
+			a.SetState(state)
+			pass(50 * time.Millisecond)
+			a.kill()
+			pass(50 * time.Millisecond)
+			expectEqual(t, "told at the end while "+state.String(), c.take(), map[State][]string{Ready: {svc + " false"}}[state])
+		})
+	}
+}

@@ -1,0 +1,121 @@
+//go:build root
+
+package l2
+
+import (
+	"net"
+	"net/netip"
+	"os/exec"
+	"testing"
+
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/packet"
+)
+
+func (l *segmentLab) sysctl(name, setting string) {
+	l.t.Helper()
+	if out, err := exec.Command("ip", "netns", "exec", l.prefix+name, "sysctl", "-qw", setting).CombinedOutput(); err != nil {
+		l.t.Fatalf("%s: set %s: %v: %s", name, setting, err, out)
+	}
+}
+
+func TestAnAddressOfAPeersKernelIsNotAnnouncedUntilItLetsGo(t *testing.T) {
+	l := newSegmentLab(t, "a", "b")
+	a, b := l.nodes["a"], l.nodes["b"]
+	a.awaitSettled(1, false)
+	for _, addr := range []string{"10.77.0.210/32", "fd77::210/128"} {
+		ip(t, "-n", b.ns, "addr", "add", addr, "dev", "eth0", "nodad")
+		l.syncAll("g", Desired{Addresses: []netip.Addr{netip.MustParsePrefix(addr).Addr()}, Candidates: []string{"a"}})
+		r := a.await("conflict", func(r report) bool { return r.Seen != nil && r.Seen.Kind == Conflict })
+		if r.Seen.Node != "b" || r.Seen.MAC != b.mac {
+			t.Errorf("conflict about %s with %s of node %q, want %s of b", addr, r.Seen.MAC, r.Seen.Node, b.mac)
+		}
+		if got := l.client.resolve(netip.MustParsePrefix(addr).Addr().String()); got != b.mac {
+			t.Errorf("%s resolves to %q, want %s, whose kernel has it", addr, got, b.mac)
+		}
+		ip(t, "-n", b.ns, "addr", "del", addr, "dev", "eth0")
+		a.awaitGroup(GroupGained, "g")
+		if got := l.client.resolve(netip.MustParsePrefix(addr).Addr().String()); got != a.mac {
+			t.Errorf("%s resolves to %q, want %s, once the other's kernel has let go", addr, got, a.mac)
+		}
+		l.syncAll("g", Desired{})
+		a.awaitGroup(GroupLost, "g")
+	}
+}
+
+// Linux as a proxy keeps still when it is probed (RFC 5227): it is no holder, and cannot be told of.
+func TestAKernelThatIsAProxyIsNoHolder(t *testing.T) {
+	l := newSegmentLab(t, "a")
+	l.attach("router", 50)
+	ip(t, "-n", l.prefix+"router", "link", "add", "beyond", "type", "veth", "peer", "name", "end")
+	ip(t, "-n", l.prefix+"router", "link", "set", "end", "up")
+	ip(t, "-n", l.prefix+"router", "link", "set", "beyond", "up")
+	ip(t, "-n", l.prefix+"router", "route", "add", "default", "dev", "beyond")
+	for _, s := range []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.eth0.proxy_arp=1", "net.ipv4.conf.all.proxy_arp=1", "net.ipv4.neigh.eth0.proxy_delay=0"} {
+		l.sysctl("router", s)
+	}
+	router := linkMAC(t, l.prefix+"router", "eth0")
+	beyond := "203.0.113.77"
+	ip(t, "-n", l.prefix+"client", "route", "add", "203.0.113.0/24", "dev", "eth0")
+	if got := l.client.resolve(beyond); got != router {
+		t.Fatalf("%s resolves to %q, want the proxy, %s", beyond, got, router)
+	}
+	n := l.nodes["a"]
+	n.order(order{Group: "g", Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(beyond)}, Candidates: []string{"a"}}})
+	n.await("gained, no conflict", func(r report) bool {
+		if r.Seen != nil && r.Seen.Kind == Conflict {
+			t.Fatalf("conflict with %s", r.Seen.MAC)
+		}
+		return r.Seen != nil && r.Seen.Kind == GroupGained
+	})
+}
+
+// answerAll has the client's interface answer each ARP request, probes included, as some routers do.
+func (c *client) answerAll(mac net.HardwareAddr) {
+	c.t.Helper()
+	var conn *packet.Conn
+	c.in(func() (err error) {
+		conn, err = packet.Listen(&net.Interface{Index: c.index}, packet.Raw, etherTypeARP, nil)
+		return err
+	})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for b := make([]byte, 2048); ; {
+			n, _, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			p, ok := parseARP(b[:n])
+			if !ok || p.Operation != arp.OperationRequest || p.SenderIP == p.TargetIP || net.HardwareAddr(b[6:12]).String() == mac.String() {
+				continue
+			}
+			_ = send(conn, arpFrame(p.SenderHardwareAddr, &arp.Packet{
+				Operation: arp.OperationReply, SenderHardwareAddr: mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
+			}))
+		}
+	}()
+	c.t.Cleanup(func() {
+		_ = conn.Close()
+		<-ended
+	})
+}
+
+func TestARouterThatAnswersProbesForEverythingIsTold(t *testing.T) {
+	l := newSegmentLab(t, "a")
+	router := linkMAC(t, l.prefix+"client", "eth0")
+	l.client.answerAll(mustMAC(t, router))
+	n := l.nodes["a"]
+	n.order(order{Group: "g", Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(vip4)}, Candidates: []string{"a"}}})
+	found := false
+	n.await("gained, no conflict", func(r report) bool {
+		if r.Seen != nil && r.Seen.Kind == Conflict {
+			t.Fatalf("conflict with %s", r.Seen.MAC)
+		}
+		found = found || r.Seen != nil && r.Seen.Kind == ProxyFound && r.Seen.MAC == router
+		return r.Seen != nil && r.Seen.Kind == GroupGained
+	})
+	if !found {
+		t.Errorf("that %s answers for everything was not told", router)
+	}
+}

@@ -1,0 +1,491 @@
+package l2
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ndp"
+)
+
+// host is something on a segment that is not a speaker, though it may have a speaker's MAC as that node's kernel has: it
+// answers for what it holds, and notes what is asked and announced.
+type host struct {
+	mac   net.HardwareAddr
+	holds func(netip.Addr) bool
+	wire  *fakeWire
+
+	mu        sync.Mutex
+	probes    map[netip.Addr]int // guarded by mu
+	announced map[string]int     // guarded by mu; by address and MAC
+}
+
+func (e *ether) host(mac net.HardwareAddr, holds func(netip.Addr) bool) *host {
+	h := &host{mac: mac, holds: holds, probes: map[netip.Addr]int{}, announced: map[string]int{}}
+	h.wire = &fakeWire{ether: e, joined: map[netip.Addr]int{}, in: ingress{hello: func([]byte) {}, arp: h.arp, ndp: h.ndp}}
+	e.mu.Lock()
+	e.wires = append(e.wires, h.wire)
+	e.mu.Unlock()
+	return h
+}
+
+// with has a host hold some addresses.
+func with(addrs ...string) func(netip.Addr) bool {
+	return func(a netip.Addr) bool { return slices.Contains(addrs, a.String()) }
+}
+
+func everything(netip.Addr) bool { return true }
+
+func (h *host) arp(frame []byte) []byte {
+	p, ok := parseARP(frame)
+	switch {
+	case !ok || p.Operation != arp.OperationRequest && p.SenderIP != p.TargetIP:
+		return nil
+	case p.SenderIP == p.TargetIP:
+		h.note(p.SenderIP, p.SenderHardwareAddr)
+		return nil
+	case p.SenderIP.IsUnspecified():
+		h.asked(p.TargetIP)
+	}
+	if !h.holds(p.TargetIP) {
+		return nil
+	}
+	return arpFrame(p.SenderHardwareAddr, &arp.Packet{
+		Operation: arp.OperationReply, SenderHardwareAddr: h.mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
+	})
+}
+
+func (h *host) ndp(frame []byte) []byte {
+	p, ok := parseNDP(frame)
+	if !ok {
+		return nil
+	}
+	switch m := p.message.(type) {
+	case *ndp.NeighborAdvertisement:
+		h.note(m.TargetAddress, p.station)
+	case *ndp.NeighborSolicitation:
+		if p.source.IsUnspecified() {
+			h.asked(m.TargetAddress)
+		}
+		if h.holds(m.TargetAddress) {
+			return unsolicitedNA(h.mac, m.TargetAddress)
+		}
+	}
+	return nil
+}
+
+func (h *host) asked(a netip.Addr) {
+	h.mu.Lock()
+	h.probes[a]++
+	h.mu.Unlock()
+}
+
+func (h *host) note(a netip.Addr, mac net.HardwareAddr) {
+	h.mu.Lock()
+	h.announced[a.String()+" "+mac.String()]++
+	h.mu.Unlock()
+}
+
+// saw returns how often an address was probed, and announced by a MAC, and forgets it.
+func (h *host) saw(addr, mac string) (probes, announced int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := netip.MustParseAddr(addr)
+	probes, announced = h.probes[a], h.announced[addr+" "+mac]
+	delete(h.probes, a)
+	delete(h.announced, addr+" "+mac)
+	return probes, announced
+}
+
+// says has the host announce an address that it may or may not hold.
+func (h *host) says(addr string) {
+	for _, frame := range gratuitousARP(h.mac, netip.MustParseAddr(addr)) {
+		_ = h.wire.sendARP(frame)
+	}
+}
+
+// probesFor has it ask whether anybody has an address, as one that wants it.
+func (h *host) probesFor(addr string) { _ = h.wire.sendARP(arpProbe(h.mac, netip.MustParseAddr(addr))) }
+
+// conflicts returns the addresses, MACs and nodes of the conflicts that a node has observed, each once.
+func (n *fakeNode) conflicts() []string {
+	var list []string
+	for _, o := range n.seen() {
+		if c := fmt.Sprintf("%s %s %q", o.Address, o.MAC, o.Node); o.Kind == Conflict && !slices.Contains(list, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+func expectEqual[T ~[]E, E comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func addresses(texts ...string) Desired {
+	d := Desired{Candidates: []string{"a", "b"}}
+	for _, text := range texts {
+		d.Addresses = append(d.Addresses, netip.MustParseAddr(text))
+	}
+	return d
+}
+
+// lone is what a node wants that expects no other.
+func lone(texts ...string) Desired {
+	d := addresses(texts...)
+	d.Candidates = []string{"a"}
+	return d
+}
+
+var printer = net.HardwareAddr{2, 0xff, 0, 0, 0, 7}
+
+const printerMAC = "02:ff:00:00:00:07"
+
+// Only groups that nobody had claimed were probed: these addresses were announced unasked.
+func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after []string
+		fresh         string
+	}{
+		"a second address": {[]string{svc}, []string{svc, "192.0.2.201"}, "192.0.2.201"},
+		"a second family":  {[]string{svc}, []string{svc, "2001:db8::201"}, "2001:db8::201"},
+		"another pin":      {[]string{svc}, []string{"192.0.2.201"}, "192.0.2.201"},
+	} {
+		for _, taken := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, taken %v", name, taken), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					e := &ether{}
+					owner, other := twoNodes(t, e)
+					for _, n := range []*fakeNode{owner, other} {
+						n.Sync("g", addresses(c.before...))
+					}
+					pass(3 * time.Second)
+					h := e.host(printer, func(a netip.Addr) bool { return taken && a.String() == c.fresh })
+					for _, n := range []*fakeNode{owner, other} {
+						n.Sync("g", addresses(c.after...))
+					}
+					pass(2 * time.Second)
+					probes, announced := h.saw(c.fresh, owner.mac)
+					if probes != 3 || (announced > 0) == taken {
+						t.Errorf("%d probes and %d announcements, want 3, and announcements only if nobody has it", probes, announced)
+					}
+					var want []string
+					if taken {
+						want = []string{fmt.Sprintf("%s %s %q", c.fresh, printerMAC, "")}
+					}
+					expectEqual(t, "conflicts", owner.conflicts(), want)
+					if slices.Contains(c.after, svc) {
+						expectEqual(t, "the group's other address is answered by", e.whoHas(t, svc), []string{owner.mac})
+					}
+				})
+			})
+		}
+	}
+}
+
+// A term that the mirror told was taken for proof that the cluster had the addresses.
+func TestAfterAnOutageOfEverythingAddressesAreProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		h := e.host(printer, with("192.0.2.201"))
+		nodes := []*fakeNode{e.node(t, "a", 1), e.node(t, "b", 2)}
+		for _, n := range nodes {
+			n.Sync("g", addresses(svc, "192.0.2.201"))
+			n.Mirrored(Claim{Group: "g", Segment: "192.0.2.0/24", Node: "a", Term: 7, Witnessed: true, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
+		}
+		pass(3 * time.Second)
+		if probes, announced := h.saw("192.0.2.201", nodes[0].mac); probes < 3 || announced != 0 {
+			t.Errorf("%d probes and %d announcements of an address that is taken by now, want 3 and none", probes, announced)
+		}
+		if probes, announced := h.saw(svc, nodes[0].mac); probes < 3 || announced == 0 {
+			t.Errorf("%d probes and %d announcements of one that is free, want 3 and some", probes, announced)
+		}
+	})
+}
+
+// A group under another name was a new one: its addresses were probed, and silent meanwhile, and half of them moved.
+func TestARegroupingSilencesAndMovesNothing(t *testing.T) {
+	for i := range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			e := &ether{}
+			owner, other := twoNodes(t, e)
+			for _, n := range []*fakeNode{owner, other} {
+				n.Sync(fmt.Sprintf("earlier %d", i), wanted("a", "b"))
+				n.Sync("g", Desired{})
+			}
+			for ms := range 500 {
+				if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
+					t.Fatalf("after %d ms it is answered by %v, want %s", ms, got, owner.mac)
+				}
+				pass(time.Millisecond)
+			}
+			expectEqual(t, "conflicts", append(owner.conflicts(), other.conflicts()...), nil)
+		})
+	}
+}
+
+// Whoever takes over from an owner that did not answer for all does not know for what.
+func TestWhoTakesOverProbesIfTheOwnerDidNotAnswerForAll(t *testing.T) {
+	for _, taken := range []string{"", "192.0.2.201"} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &ether{}
+			h := e.host(printer, with(taken))
+			owner, other := twoNodes(t, e)
+			for _, n := range []*fakeNode{owner, other} {
+				n.Sync("g", addresses(svc, "192.0.2.201"))
+			}
+			pass(3 * time.Second)
+			expectEqual(t, "with a conflict about the other address it is answered by", e.whoHas(t, svc), []string{owner.mac})
+			h.saw(svc, other.mac)
+			owner.kill()
+			pass(550 * time.Millisecond)
+			want := map[string]int{"": 0, "192.0.2.201": 3}[taken]
+			if probes, announced := h.saw(svc, other.mac); probes != want || announced == 0 {
+				t.Errorf("with %q taken: %d probes and %d announcements, want %d and some", taken, probes, announced, want)
+			}
+			expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
+		})
+	}
+}
+
+// A peer's answer was passed over, so that other nodes took a node's own address from it.
+func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
+		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with("192.0.2.2", "2001:db8::2"))
+		pass(2 * time.Second)
+		for _, addr := range []string{"192.0.2.2", "2001:db8::2"} {
+			d := addresses(addr)
+			d.Candidates = []string{"a"}
+			for _, n := range []*fakeNode{a, b} {
+				n.Sync("g", d)
+			}
+			pass(20 * time.Second)
+			probes, announced := kernel.saw(addr, a.mac)
+			if announced > 0 || probes < 3*10 || probes > 3*20 {
+				t.Errorf("%s was announced %d times, and probed %d times in 20 s; want it probed each second or two", addr, announced, probes)
+			}
+			expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", addr, b.mac, "b")})
+		}
+	})
+}
+
+func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		holds := true
+		e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return holds && a.String() == svc })
+		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
+		d := wanted("a")
+		for _, n := range []*fakeNode{a, b} {
+			n.Sync("g", d)
+		}
+		pass(5 * time.Second)
+		expectEqual(t, "answered while the kernel holds it by", e.whoHas(t, svc), []string{b.mac})
+		holds = false
+		pass(1500 * time.Millisecond)
+		expectEqual(t, "answered a moment later by", e.whoHas(t, svc), []string{a.mac})
+	})
+}
+
+// In kube-proxy's ipvs mode all nodes' kernels have all addresses of Services.
+func TestWhatEveryKernelHasForAServiceIsNoConflict(t *testing.T) {
+	for _, harmless := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &ether{}
+			e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with(svc))
+			knows := func(c *Config, _ *fakeSystem) { c.Harmless = func(netip.Addr) bool { return harmless } }
+			a, b := e.node(t, "a", 1, knows), e.node(t, "b", 2, knows)
+			for _, n := range []*fakeNode{a, b} {
+				n.Sync("g", wanted("a"))
+			}
+			pass(3 * time.Second)
+			var want []string
+			if !harmless {
+				want = []string{fmt.Sprintf("%s %s %q", svc, b.mac, "b")}
+			}
+			expectEqual(t, "conflicts", a.conflicts(), want)
+			if got := slices.Contains(e.whoHas(t, svc), a.mac); got != harmless {
+				t.Errorf("harmless %v: answered %v", harmless, got)
+			}
+		})
+	}
+}
+
+// A peer's announcement of what it does not claim was passed over for ever.
+func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		mac, err := net.ParseMAC(other.mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keepalived := e.host(mac, with())
+		keepalived.says(svc)
+		pass(900 * time.Millisecond)
+		keepalived.says(svc)
+		pass(time.Millisecond)
+		expectEqual(t, "conflicts within a second", owner.conflicts(), nil)
+		pass(200 * time.Millisecond)
+		keepalived.says(svc)
+		pass(time.Millisecond)
+		expectEqual(t, "conflicts", owner.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, other.mac, other.config.Node)})
+		expectEqual(t, "answered by", e.whoHas(t, svc), []string{owner.mac})
+	})
+}
+
+// While a regrouping has not come to all nodes, two may answer for one address.
+func TestAPeerThatClaimsTheAddressIsNoConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
+		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with())
+		for group, node := range map[string]string{"old": "b", "new": "a"} {
+			d := addresses(svc)
+			d.Candidates = []string{node}
+			a.Sync(group, d)
+			b.Sync(group, d)
+		}
+		pass(3 * time.Second)
+		expectEqual(t, "answered by", e.whoHas(t, svc), []string{a.mac, b.mac})
+		for range 3 {
+			kernel.says(svc)
+			pass(1200 * time.Millisecond)
+		}
+		expectEqual(t, "conflicts", a.conflicts(), nil)
+		b.Sync("old", Desired{})
+		pass(100 * time.Millisecond)
+		for range 2 {
+			kernel.says(svc)
+			pass(1200 * time.Millisecond)
+		}
+		expectEqual(t, "conflicts when it claims it no more", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, b.mac, "b")})
+	})
+}
+
+// Where hellos are filtered, nodes' MACs are known by the mirror alone.
+func TestANodeThatIsKnownByTheMirrorAloneIsNoForeignHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with(svc))
+		a := e.node(t, "a", 1)
+		a.Mirrored(Claim{Group: "another", Segment: "192.0.2.0/24", Node: "b", Term: 3, MAC: kernel.mac})
+		a.Sync("g", lone(svc))
+		pass(2 * time.Second)
+		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, kernel.mac, "b")})
+	})
+}
+
+func TestPlannedMovesRaiseNoConflictAndNeedNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		h := e.host(printer, with())
+		for range 6 {
+			owner.SetState(Leaving)
+			for ms := range 700 {
+				if got := e.whoHas(t, svc); len(got) == 0 {
+					t.Fatalf("nobody answers %d ms after the order to leave", ms)
+				}
+				pass(time.Millisecond)
+			}
+			owner.SetState(Ready)
+			pass(700 * time.Millisecond)
+			owner, other = other, owner
+			expectEqual(t, "answered by", e.whoHas(t, svc), []string{owner.mac})
+		}
+		expectEqual(t, "conflicts", append(owner.conflicts(), other.conflicts()...), nil)
+		if probes, _ := h.saw(svc, owner.mac); probes > 0 {
+			t.Errorf("%d probes of an address that is answered for", probes)
+		}
+	})
+}
+
+// apiMirror shows the claims of all nodes to all, a little later, as the API does.
+type apiMirror struct {
+	mu     sync.Mutex
+	claims map[string]Claim
+	nodes  []*fakeNode
+}
+
+func (m *apiMirror) of(name string) func(*Config, *fakeSystem) {
+	return func(c *Config, _ *fakeSystem) {
+		c.OnClaim = func(said Claim) { time.AfterFunc(20*time.Millisecond, func() { m.write(name, said) }) }
+	}
+}
+
+func (m *apiMirror) write(name string, said Claim) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have := m.claims[said.Group]
+	switch {
+	case said.Node == "" && have.Node != name, said.Node != "" && have.Node != "" && have.Node != name && have.Term >= said.Term:
+		said = have
+	default:
+		m.claims[said.Group] = said
+	}
+	for _, n := range m.nodes {
+		n.Mirrored(said)
+	}
+}
+
+// Each took the other's probe for a foreign host's: both told a conflict, and nobody answered for 10 s.
+func TestNodesThatHearNoHellosDoNotTakeEachOtherForForeignHosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, m := &ether{}, &apiMirror{claims: map[string]Claim{}}
+		mute := func(_ *Config, f *fakeSystem) { f.mute = true }
+		m.nodes = []*fakeNode{e.node(t, "a", 1, m.of("a"), mute), e.node(t, "b", 2, m.of("b"), mute)}
+		pass(5 * time.Second)
+		for _, n := range m.nodes {
+			n.Sync("g", wanted("a", "b"))
+		}
+		pass(2 * time.Second)
+		for range 100 {
+			if got := e.whoHas(t, svc); len(got) != 1 {
+				t.Fatalf("answered by %v, want one", got)
+			}
+			pass(100 * time.Millisecond)
+		}
+		for _, n := range m.nodes {
+			expectEqual(t, "conflicts", n.conflicts(), nil)
+			n.Sync("g", Desired{})
+		}
+		pass(time.Second)
+	})
+}
+
+// A probe is no use: who wants the address, as a host that comes, may be told that it is taken.
+func TestAForeignProbeIsAConflictTheThirdTimeInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a := e.node(t, "a", 1)
+		h := e.host(printer, with())
+		pass(2 * time.Second)
+		a.Sync("g", addresses(svc))
+		for range 2 {
+			pass(100 * time.Millisecond)
+			h.probesFor(svc)
+			pass(200 * time.Millisecond)
+			expectEqual(t, "conflicts", a.conflicts(), nil)
+			expectEqual(t, "answered by", e.whoHas(t, svc), nil)
+			pass(900 * time.Millisecond)
+		}
+		pass(100 * time.Millisecond)
+		h.probesFor(svc)
+		pass(200 * time.Millisecond)
+		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, printerMAC, "")})
+		pass(11 * time.Second)
+		expectEqual(t, "answered when it asks no more by", e.whoHas(t, svc), []string{a.mac})
+	})
+}

@@ -1,0 +1,179 @@
+package l2
+
+import (
+	"net"
+	"net/netip"
+	"time"
+)
+
+// This file is what a segment makes of others' use of the addresses that it knows: before it answers for one, and while.
+
+const (
+	foreignRest = 10 * time.Second // from a foreign host's conflict to the next probes
+	contestRest = time.Second      // after another host's mere probe
+	contestMost = 3                // such in a row are told as a conflict
+	proxyWait   = 20 * time.Millisecond
+
+	// The rest after a peer's conflict is short, since it may be another load balancer's that lets go, and the longer
+	// the more addresses rest, lest a thousand of them be probed each second.
+	peerRest     = time.Second
+	peerRestEach = 10 * time.Millisecond
+)
+
+// see takes somebody else's use of an address.
+func (s *segment) see(now time.Time, x sighting) {
+	if s.d.interfaceOf(x.mac) != "" {
+		return // it is we, on another interface of the segment
+	}
+	if s.proxies.heard(x) {
+		return
+	}
+	peer := s.machine.nodeOf(x.mac)
+	if peer != "" && x.use == announced {
+		for _, group := range s.answers.groupsOf(x.addr) {
+			s.machine.sighted(group, peer)
+		}
+		s.carryOut(now)
+	}
+	if s.excused(now, x, peer) {
+		return
+	}
+	if s.prober.hears(x.addr) {
+		s.prober.sighted(x)
+		if x.use == announced {
+			s.suspect(now, x)
+		}
+	}
+	if !s.answers.answering(x.addr) || peer != "" && !s.defence.stray(now, x.addr) {
+		return
+	}
+	if s.defence.sighted(now, x) {
+		s.conflict(now, x)
+		s.sendAnnouncement([]netip.Addr{x.addr})
+	}
+	if s.defence.fresh(x.addr) {
+		s.tellAnswers(x.addr, false)
+	}
+}
+
+// excused reports whether a use of an address is no conflict: a peer's that does not answer for it, or that claims it, or
+// whose kernel has it as ours does; or a proxy's answer.
+func (s *segment) excused(now time.Time, x sighting, peer string) bool {
+	if x.use == announced {
+		if proxy, _ := s.proxies.judged(now, x.mac, x.addr.Is4()); proxy {
+			return true
+		}
+	}
+	if peer == "" {
+		return false
+	}
+	return x.use != announced || s.machine.claims(now, peer, x.addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.addr)
+}
+
+// suspect has a host that answered a probe asked for decoys, unless it is known whether it answers for everything.
+func (s *segment) suspect(now time.Time, x sighting) {
+	decoys := s.proxies.suspect(now, x, func(is4 bool) [][2]netip.Addr { return decoyPairs(s.link, is4, s.answers.knows) })
+	s.answers.watch(decoys, true)
+	if s.wire != nil {
+		for _, a := range decoys {
+			s.wire.join(a)
+		}
+	}
+}
+
+// probe sends the probes that are due, and begins to answer for addresses that are free.
+func (s *segment) probe(now time.Time) {
+	if !s.mayAnnounce() || s.prober.next().IsZero() && s.proxies.next().IsZero() {
+		return
+	}
+	for waiting := true; waiting; { // what was heard until now counts
+		select {
+		case x := <-s.sightings:
+			s.see(now, x)
+		default:
+			waiting = false
+		}
+	}
+	s.sendProbes(append(s.prober.due(now, burst), s.proxies.due(now)...))
+	found, decoys := s.proxies.finished(now)
+	s.answers.watch(decoys, false)
+	for _, a := range decoys {
+		s.wire.leave(a)
+	}
+	for _, x := range found {
+		s.observe(now, Observation{Kind: ProxyFound, Address: x.addr, MAC: x.mac[:]})
+		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); it is taken for no holder of an address", "interface", s.name, "mac", net.HardwareAddr(x.mac[:]).String(), "address", x.addr)
+	}
+	for _, x := range s.prober.verdicts(now) {
+		s.judge(now, x)
+	}
+}
+
+func (s *segment) sendProbes(addrs []netip.Addr) {
+	mac := s.link.hardware()
+	var failures []error
+	for _, a := range addrs {
+		if a.Is4() {
+			failures = append(failures, s.wire.sendARP(arpProbe(mac, a)))
+			s.counts.arpProbes.Inc()
+		} else {
+			failures = append(failures, s.wire.sendNDP(ndpProbe(mac, a)))
+			s.counts.ndpProbes.Inc()
+		}
+	}
+	if len(failures) > 0 {
+		s.note(faultAnnounce, first(failures))
+	}
+}
+
+// judge says what follows from what was heard of an address that was probed. Who used it is looked at again: a claim, or the
+// mirror's word of a MAC, may have come since.
+func (s *segment) judge(now time.Time, x *probing) {
+	var contender *sighting
+	for _, seen := range x.heard {
+		if s.excused(now, seen, s.machine.nodeOf(seen.mac)) {
+			continue
+		}
+		switch {
+		case seen.use == probed:
+			contender = &seen
+		case seen.use == announced && s.proxies.running(seen.mac, seen.addr.Is4()):
+			s.prober.listen(x, now.Add(proxyWait))
+			return
+		default:
+			s.refuse(now, x, seen)
+			return
+		}
+	}
+	if contender != nil {
+		if x.contests++; x.contests == contestMost {
+			s.refuse(now, x, *contender)
+			return
+		}
+		s.prober.rest(now, x, contestRest)
+		return
+	}
+	s.prober.end(x.addr)
+	s.answer(now, x.addr)
+	for _, group := range s.answers.groupsOf(x.addr) {
+		s.settle(now, group)
+	}
+	s.announcer.begin(now, x.addr)
+}
+
+// refuse tells of somebody who has an address that was probed, and asks again later.
+func (s *segment) refuse(now time.Time, x *probing, seen sighting) {
+	s.conflict(now, seen)
+	x.contests = 0
+	rest := foreignRest
+	if s.machine.nodeOf(seen.mac) != "" {
+		rest = min(peerRest+time.Duration(s.prober.idle)*peerRestEach, foreignRest)
+	}
+	s.prober.rest(now, x, rest)
+}
+
+// conflict tells of somebody else who uses one of our addresses.
+func (s *segment) conflict(now time.Time, x sighting) {
+	s.counts.conflicts.Inc()
+	s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:], Node: s.machine.nodeOf(x.mac)})
+}

@@ -1,0 +1,231 @@
+package l2
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// This file says which addresses need no probing before this node answers for them: those that this node or a peer
+// answers for, or did until a moment ago, as this process saw itself. What the mirror tells is no proof: everybody may
+// have been away since, and somebody else may have taken the address.
+
+const (
+	// proofLasts is for how long after it was answered for last an address counts as this cluster's still.
+	proofLasts = 5 * time.Second
+	// vouchAfter is how long a peer's claim must have stood since an address came to the group: it names the group, and its
+	// owner may not have learned of the address.
+	vouchAfter = time.Second
+)
+
+// proofs are who answers for which address, as far as one machine knows.
+type proofs struct {
+	holders map[netip.Addr][]*contest // the groups that are wanted and have it
+	own     map[netip.Addr]struct{}   // answered for by this node now
+	last    map[netip.Addr]proof      // until when it was, by this node or in a group that has it no more
+	order   []proofEnd                // when to look at last again, the first in front
+}
+
+type proof struct {
+	until time.Time
+	own   bool // it was this node
+}
+
+type proofEnd struct {
+	addr netip.Addr
+	at   time.Time
+}
+
+func newProofs() *proofs {
+	return &proofs{holders: make(map[netip.Addr][]*contest), own: make(map[netip.Addr]struct{}), last: make(map[netip.Addr]proof)}
+}
+
+// answering reports whether this node answers for the address.
+func (p *proofs) answering(addr netip.Addr) bool {
+	_, ok := p.own[addr]
+	return ok
+}
+
+// keep remembers that the address was answered for until then.
+func (p *proofs) keep(now time.Time, addr netip.Addr, last proof) {
+	for len(p.order) > 0 && now.Sub(p.order[0].at) > proofLasts {
+		if first := p.order[0]; !p.last[first.addr].until.After(first.at) {
+			delete(p.last, first.addr)
+		}
+		p.order = p.order[1:]
+	}
+	if last.stands(now) && last.until.After(p.last[addr].until) {
+		p.last[addr] = last
+		p.order = append(p.order, proofEnd{addr, now})
+	}
+}
+
+// stands reports whether it was a moment ago.
+func (p proof) stands(now time.Time) bool { return now.Sub(p.until) <= proofLasts }
+
+// answered takes that this node begins or ceases to answer for an address.
+func (m *machine) answered(now time.Time, addr netip.Addr, on bool) {
+	if on {
+		m.proofs.own[addr] = struct{}{}
+		return
+	}
+	delete(m.proofs.own, addr)
+	last := proof{until: now, own: true}
+	if m.dazed {
+		last.until = m.answeredUntil
+	}
+	m.proofs.keep(now, addr, last)
+}
+
+// partially takes whether this node answers only for some of the addresses of a group that it owns.
+func (m *machine) partially(group string, partial bool) {
+	c := m.contests[keyOf(group)]
+	if c == nil || !c.owned || c.mine.partial == partial {
+		return
+	}
+	c.mine.partial = partial
+	m.untold[c.key] = tellTimes
+	m.own.put(c.key, c.mine) // no news for the mirror
+}
+
+// readdress takes which addresses a group has from now on.
+func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
+	holders := m.proofs.holders
+	known := make([]time.Time, len(addresses))
+	for i, a := range addresses {
+		if at := slices.Index(c.addresses, a); at >= 0 {
+			known[i] = c.known[at]
+			continue
+		}
+		known[i] = now
+		holders[a] = append(holders[a], c)
+	}
+	for _, a := range c.addresses {
+		if slices.Contains(addresses, a) {
+			continue
+		}
+		m.proofs.keep(now, a, proof{until: m.vouchedFor(now, c, a)})
+		if holders[a] = slices.DeleteFunc(holders[a], func(h *contest) bool { return h == c }); len(holders[a]) == 0 {
+			delete(holders, a)
+		}
+	}
+	c.addresses, c.known = addresses, known
+}
+
+// unproven returns the group's addresses that are to be probed before this node answers for them.
+func (m *machine) unproven(now time.Time, c *contest) []netip.Addr {
+	var list []netip.Addr
+	for _, a := range c.addresses {
+		if !m.proven(now, a) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+func (m *machine) proven(now time.Time, addr netip.Addr) bool {
+	return m.proofs.answering(addr) || m.proofs.last[addr].stands(now) ||
+		slices.ContainsFunc(m.proofs.holders[addr], func(c *contest) bool { return proof{until: m.vouchedFor(now, c, addr)}.stands(now) })
+}
+
+// vouchedFor is until when a peer answered for an address of the group, by its claim; the zero time: nobody is known to.
+func (m *machine) vouchedFor(now time.Time, c *contest, addr netip.Addr) time.Time {
+	until := c.vouched
+	for node, x := range c.rivals {
+		if x.partial && !x.relayed {
+			return time.Time{} // it may be this address that it does not answer for
+		}
+		until = latest(until, m.stood(now, node, x))
+	}
+	if at := slices.Index(c.addresses, addr); at < 0 || until.Sub(c.known[at]) < vouchAfter {
+		return time.Time{}
+	}
+	return until
+}
+
+// stood is until when a peer answered for all that it claims.
+func (m *machine) stood(now time.Time, node string, x claim) time.Time {
+	switch {
+	case x.relayed, x.partial:
+		return time.Time{}
+	case x.held:
+		return now
+	}
+	return m.members.stood(now, node)
+}
+
+// vouch keeps until when a peer answered for the group, as its claim ends. Of one that answered for some of it only nobody
+// knows for what.
+func (m *machine) vouch(now time.Time, c *contest, node string, next claim, claims bool) {
+	was, had := c.rivals[node]
+	switch {
+	case !had || claims && !next.relayed: // it stands
+	case was.partial:
+		c.vouched = time.Time{}
+	default:
+		c.vouched = latest(c.vouched, m.stood(now, node, was))
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// renamed reports whether a group looks like another under a new name: nobody ever claimed it, and this node, or a peer,
+// answers for some of its addresses, or did a moment ago.
+func (m *machine) renamed(now time.Time, c *contest) (own, peers bool) {
+	for _, a := range c.addresses {
+		last := m.proofs.last[a]
+		recent := c.highest == 0 && last.stands(now)
+		own = own || m.proofs.answering(a) || recent && last.own
+		peers = peers || recent && !last.own || m.elsewhere(c, a)
+	}
+	return own, peers
+}
+
+// elsewhere reports whether a peer claims another group that has the address.
+func (m *machine) elsewhere(c *contest, addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(h *contest) bool {
+		if h == c {
+			return false
+		}
+		for node, x := range h.rivals {
+			if !x.relayed && (x.held || m.members.owns(node)) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// claims reports whether a peer claims a group that has the address, on the segment or in the mirror. One that is known
+// by the mirror alone claims it for a moment more: what the mirror tells is late.
+func (m *machine) claims(now time.Time, node string, addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(c *contest) bool {
+		x, ok := c.rivals[node]
+		return ok && !x.relayed || c.mirror.Node == node ||
+			c.former == node && !m.members.hears(node) && now.Sub(c.formerly) <= proofLasts
+	})
+}
+
+// place keeps which MAC the mirror tells of a node: hellos, which tell it too, may be filtered.
+func (m *machine) place(said Claim) {
+	if said.Node == "" || said.Node == m.self || len(said.MAC) != 6 {
+		return
+	}
+	if len(m.stations) >= maxPeers {
+		clear(m.stations)
+	}
+	m.stations[[6]byte(said.MAC)] = said.Node
+}
+
+// nodeOf returns the peer that has the MAC; empty: none that is known.
+func (m *machine) nodeOf(mac [6]byte) string {
+	if node, ok := m.members.byMAC(mac); ok {
+		return node
+	}
+	return m.stations[mac]
+}

@@ -1,0 +1,93 @@
+package l2
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A router that answers for everything was taken for a holder of each address, so that none was ever answered for.
+func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
+	for name, answersFor := range map[string]func(netip.Addr) bool{
+		"everything":         everything,
+		"beyond the segment": func(a netip.Addr) bool { return a.String() == svc || nobodys4.Contains(a) || nobodys6.Contains(a) },
+		"the segment's own":  func(a netip.Addr) bool { return !nobodys4.Contains(a) && !nobodys6.Contains(a) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &ether{}
+				e.host(printer, answersFor)
+				a := e.node(t, "a", 1)
+				a.Sync("g", wanted("a"))
+				pass(2 * time.Second)
+				if got := e.whoHas(t, svc); !slices.Contains(got, a.mac) {
+					t.Errorf("answered by %v, want %s", got, a.mac)
+				}
+				var kinds []string
+				for _, o := range a.seen() {
+					kinds = append(kinds, fmt.Sprintf("%s %s", o.Kind, o.MAC))
+				}
+				if !slices.Contains(kinds, "proxy found "+printerMAC) || slices.Contains(kinds, "conflict "+printerMAC) {
+					t.Errorf("observed %v, want that it is a proxy and no conflict", kinds)
+				}
+				if got := a.Status().Segments[0].ProxyARP.String(); got != printerMAC {
+					t.Errorf("the status tells of %q, want %s", got, printerMAC)
+				}
+				pass(6 * time.Minute)
+				if got := a.Status().Segments[0].ProxyARP; got != nil {
+					t.Errorf("the status tells of %s, which was not heard for long", got)
+				}
+				a.system.wire.mu.Lock()
+				defer a.system.wire.mu.Unlock()
+				if len(a.system.wire.joined) != 2 {
+					t.Errorf("it listens for %v, want the group's two addresses", a.system.wire.joined)
+				}
+			})
+		})
+	}
+}
+
+func TestAHolderBesideAProxyIsAConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		e.host([]byte{2, 0xff, 0, 0, 0, 1}, everything)
+		e.host(printer, with(svc))
+		a := e.node(t, "a", 1)
+		a.Sync("g", lone(svc))
+		pass(3 * time.Second)
+		if got := e.whoHas(t, svc); slices.Contains(got, a.mac) {
+			t.Errorf("answered by %v", got)
+		}
+		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, printerMAC, "")})
+	})
+}
+
+func TestDecoysAreNobodysAddresses(t *testing.T) {
+	l := link{
+		addrs:   []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		subnets: []netip.Prefix{netip.MustParsePrefix("fe80::/64"), netip.MustParsePrefix("192.0.2.0/29"), netip.MustParsePrefix("2001:db8::/64")},
+	}
+	taken := func(a netip.Addr) bool {
+		return slices.Contains([]string{"192.0.2.2", "192.0.2.3", "192.0.2.4"}, a.String())
+	}
+	for range 100 {
+		four, six := decoyPairs(l, true, taken), decoyPairs(l, false, taken)
+		if len(four) != 2 || len(six) != 2 || !nobodys4.Contains(four[0][0]) || !nobodys4.Contains(four[0][1]) || four[0][0] == four[0][1] {
+			t.Fatalf("decoys %v and %v", four, six)
+		}
+		slices.SortFunc(four[1][:], netip.Addr.Compare)
+		if four[1] != [2]netip.Addr{netip.MustParseAddr("192.0.2.5"), netip.MustParseAddr("192.0.2.6")} {
+			t.Fatalf("decoys %v of the segment, of which only two are free", four[1])
+		}
+		if !nobodys6.Contains(six[0][0]) || !l.subnets[2].Contains(six[1][0]) || !l.subnets[2].Contains(six[1][1]) {
+			t.Fatalf("decoys %v", six)
+		}
+	}
+	l.subnets = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}
+	if got := decoyPairs(l, true, taken); len(got) != 1 {
+		t.Errorf("decoys %v, want none of a subnet that is too small", got)
+	}
+}
