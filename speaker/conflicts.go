@@ -14,7 +14,7 @@ import (
 // Bounds of the conflicts in a report.
 const (
 	conflictLasts = time.Minute // after it was last observed
-	mostConflicts = 16
+	mostConflicts = 64
 )
 
 // conflicts remembers for a while which addresses foreign hosts were heard to
@@ -36,10 +36,10 @@ func (c *conflicts) note(o l2.Observation, now time.Time) {
 	if c.seen == nil {
 		c.seen = map[netip.Addr]conflictSeen{}
 	}
-	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), MAC: o.MAC.String(), Interface: o.Interface}, now}
+	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), Node: o.Node, MAC: o.MAC.String(), Interface: o.Interface}, now}
 }
 
-// current returns those of the last minute by address, the latest sixteen when there
+// current returns those of the last minute by address, the latest 64 when there
 // are more.
 func (c *conflicts) current(now time.Time) []v1alpha1.ConflictReport {
 	c.mu.Lock()
@@ -61,6 +61,13 @@ func (c *conflicts) current(now time.Time) []v1alpha1.ConflictReport {
 		reports = append(reports, s.report)
 	}
 	return reports
+}
+
+// forget ends the conflict about an address: it is answered for, after nobody else did.
+func (c *conflicts) forget(address netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.seen, address)
 }
 
 // addresses returns all those of the last minute.

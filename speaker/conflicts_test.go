@@ -40,17 +40,18 @@ func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
 func TestOfManyConflictsTheLatestAreReported(t *testing.T) {
 	var c conflicts
 	begin := time.Unix(1000, 0)
-	for i := range 40 {
+	for i := range 90 {
 		c.note(l2.Observation{Kind: l2.Conflict, Address: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 100+i))}, begin.Add(time.Duration(i)*time.Second))
 	}
-	got := c.current(begin.Add(40 * time.Second))
-	if len(got) != 16 || got[0].Address != "192.0.2.124" || got[15].Address != "192.0.2.139" {
+	got := c.current(begin.Add(60 * time.Second))
+	if len(got) != 64 || got[0].Address != "192.0.2.126" || got[63].Address != "192.0.2.189" {
 		t.Errorf("%d reported, from %v", len(got), got)
 	}
-	if all := c.addresses(begin.Add(60 * time.Second)); len(all) != 40 {
-		t.Errorf("%d addresses are in conflict, want 40", len(all))
+	if all := c.addresses(begin.Add(60 * time.Second)); len(all) != 90 {
+		t.Errorf("%d addresses are in conflict, want 90", len(all))
 	}
-	if left := c.addresses(begin.Add(98 * time.Second)); !slices.Equal(slices.SortedFunc(slices.Values(left), netip.Addr.Compare), addrs("192.0.2.138", "192.0.2.139")) {
+	c.forget(netip.MustParseAddr("192.0.2.187"))
+	if left := c.addresses(begin.Add(147 * time.Second)); !slices.Equal(slices.SortedFunc(slices.Values(left), netip.Addr.Compare), addrs("192.0.2.188", "192.0.2.189")) {
 		t.Errorf("a minute later: %v, want the last two", left)
 	}
 }

@@ -270,8 +270,18 @@ func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
 		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.foreign.note(o, time.Now()) // the controller tells the Service
 		r.drops.SetConflicts(r.foreign.addresses(time.Now()))
+	case l2.ProxyFound:
+		r.Logger.Warn("a router answers for every address (proxy ARP); its answers are taken for nobody's", "interface", o.Interface, "mac", o.MAC.String(), "address", o.Address)
 	case l2.Failure:
 		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
+	}
+}
+
+// answers takes that this node begins or ceases to answer for an address. It does not begin while somebody else has it.
+func (r *reporter) answers(address netip.Addr, on bool) {
+	if on {
+		r.foreign.forget(address)
+		r.poke()
 	}
 }
 
@@ -463,10 +473,14 @@ func (r *reporter) compose() v1alpha1.SpeakerReport {
 
 // segmentReport is what the driver says of a segment.
 func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
-	return v1alpha1.SegmentReport{
+	report := v1alpha1.SegmentReport{
 		Interface: s.Interface, MAC: s.MAC.String(), Announcing: s.Up && s.Claiming,
-		PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned),
+		PeersAlive: int32(len(s.Peers)), GroupsOwned: int32(s.Owned), ProxyARP: s.ProxyARP.String(),
 	}
+	for _, subnet := range s.Subnets[:min(len(s.Subnets), mostSubnets)] {
+		report.Subnets = append(report.Subnets, subnet.String())
+	}
+	return report
 }
 
 // returnPath tells whether replies leave by the interface; nil if that is not known or

@@ -203,9 +203,20 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, err
 	}
+	drops, err := unserved.New(s.Logger.With("driver", "unserved"), s.Metrics)
+	if err != nil {
+		return nil, nil, err
+	}
+	var p *planner
+	var r *reporter
 	layer2, err = l2.New(l2.Config{
 		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
-		Logger: s.Logger.With("driver", "l2"), Metrics: s.Metrics,
+		Answers: func(a netip.Addr, on bool) { // not before Run
+			drops.Answering(a, on)
+			r.answers(a, on)
+		},
+		Harmless: func(a netip.Addr) bool { return p.local.OfService(a) }, // not before Run
+		Logger:   s.Logger.With("driver", "l2"), Metrics: s.Metrics,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("layer 2: %w", err)
@@ -223,16 +234,11 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 	if err != nil {
 		return nil, nil, fmt.Errorf("BGP: %w", err)
 	}
-	drops, err := unserved.New(s.Logger.With("driver", "unserved"), s.Metrics)
-	if err != nil {
-		return nil, nil, err
-	}
-	var p *planner
 	forwards, err := newForwarder(s.Options, onePerFamily(addresses), func(a netip.Addr) { p.followForwarder(a) })
 	if err != nil {
 		return nil, nil, err
 	}
-	r := newReporter(s.Options, s.sources, layer2, routes, drops, watched, forwards)
+	r = newReporter(s.Options, s.sources, layer2, routes, drops, watched, forwards)
 	p, err = newPlanner(s.Options, s.sources, layer2, routes, drops, watched, forwards, claims, r)
 	if err != nil {
 		return nil, nil, err

@@ -39,6 +39,7 @@ func boundByOthers(svc *corev1.Service) bool {
 const (
 	mostAddresses = 64
 	mostGateways  = 16
+	mostSubnets   = 16 // of an interface
 )
 
 // reviewUsed takes in which addresses are somebody else's, and reports whether that changed.
