@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,6 +70,7 @@ func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
 	}
 	t.Run("a Service answers on its cluster address", func(t *testing.T) { servesClusterIP(t, l) })
 	t.Run("a client in the test process sees the cluster", func(t *testing.T) { clientWorks(t, l) })
+	t.Run("the command lab passes kubectl and exec all that is theirs", func(t *testing.T) { passesThrough(t, l) })
 	t.Run("the router knows its neighbour", func(t *testing.T) { routerKnows(t, l) })
 	t.Run("a cable can be cut and healed", func(t *testing.T) { cutAndHeal(t, l) })
 	t.Run("two hosts can be kept apart", func(t *testing.T) { blockAndUnblock(t, l) })
@@ -103,6 +105,18 @@ func clientWorks(t *testing.T, l *Lab) {
 	}
 	if len(nodes.Items) != 1 || nodes.Items[0].Name != "n1" || nodes.Items[0].Labels["kubernetes.io/hostname"] != "n1" {
 		t.Errorf("nodes = %+v", nodes.Items)
+	}
+}
+
+func passesThrough(t *testing.T, l *Lab) {
+	for want, args := range map[string][]string{
+		"node/n1\n": {"kubectl", "--name", "labtest", "--", "get", "nodes", "-o", "name"},
+		"n1\n":      {"exec", "--name", "labtest", "--", "n1", "--", "hostname"},
+	} {
+		out, err := exec.CommandContext(t.Context(), l.folder.Bin("lab"), args...).CombinedOutput()
+		if err != nil || string(out) != want {
+			t.Errorf("lab %s: %q, %v; want %q", strings.Join(args, " "), out, err, want)
+		}
 	}
 }
 
@@ -256,17 +270,16 @@ func killAndStart(t *testing.T, l *Lab) {
 	if p, err := l.Process(ctx, "echo@n1"); err != nil || p.State != "running" || !strings.HasPrefix(p.Pod, "default/echo-") {
 		t.Errorf("after the resume: %+v, %v", p, err)
 	}
-	if err := l.Kill(ctx, "kube-proxy@n1"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func(ctx context.Context) error {
-		if p, err := l.Process(ctx, "kube-proxy@n1"); err == nil {
-			return fmt.Errorf("%+v is killed and there", p)
+	for range 5 { // what is killed is gone: it can be started at once
+		if err := l.Kill(ctx, "kube-proxy@n1"); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err := l.Start(ctx, "kube-proxy@n1"); err != nil {
-		t.Fatal(err)
+		if p, err := l.Process(ctx, "kube-proxy@n1"); err == nil {
+			t.Errorf("%+v is killed and there", p)
+		}
+		if err := l.Start(ctx, "kube-proxy@n1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if p, err := l.Process(ctx, "kube-proxy@n1"); err != nil || p.State != "running" {
 		t.Errorf("after the start: %+v, %v", p, err)
@@ -281,6 +294,10 @@ func leavesNothing(t *testing.T, l *Lab) {
 	processes := labProcesses(t, l)
 	if len(processes) < 10 {
 		t.Errorf("found only %d processes of the lab", len(processes))
+	}
+	// Its mounts are the host's own, and go with it.
+	if out, err := l.Exec(t.Context(), "n1", "ip", "netns", "add", "stranger").CombinedOutput(); err != nil {
+		t.Errorf("ip netns add on n1: %v\n%s", err, out)
 	}
 	before := traces(t, l)
 	for _, kind := range []string{"mount", "cgroup", "namespace", "file"} {
