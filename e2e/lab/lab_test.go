@@ -76,6 +76,8 @@ func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
 	t.Run("two hosts can be kept apart", func(t *testing.T) { blockAndUnblock(t, l) })
 	t.Run("one host can be kept from hearing another that hears it", func(t *testing.T) { blockOneWay(t, l) })
 	t.Run("an interface can flap and change its hardware address", func(t *testing.T) { flapAndChangeMAC(t, l) })
+	t.Run("a host can have an address more, and announce it", func(t *testing.T) { addAndAnnounce(t, l) })
+	t.Run("the router can answer for addresses that no host has", func(t *testing.T) { proxyARP(t, l) })
 	t.Run("processes can be paused, killed and started", func(t *testing.T) { killAndStart(t, l) })
 	t.Run("down leaves nothing behind", func(t *testing.T) { leavesNothing(t, l) })
 }
@@ -253,6 +255,96 @@ func flapAndChangeMAC(t *testing.T, l *Lab) {
 	eventually(t, reach(l, Client))
 	if got, err := l.Neighbor(Client, netip.MustParseAddr("172.30.0.11")); err != nil || got.String() != now.String() {
 		t.Errorf("the client knows n1 as %s (%v), want %s", got, err, now)
+	}
+}
+
+// answers asks who has an address and returns the host, "" if nobody says so within the
+// 0.8 s that a router with proxy ARP takes at most, and a while.
+func answers(t *testing.T, l *Lab, from string, address netip.Addr) string {
+	t.Helper()
+	if err := l.FlushNeighbors(from); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	// Whatever comes of the connection: the kernel asks for the neighbour.
+	if conn, err := l.Dial(ctx, from, "tcp", netip.AddrPortFrom(address, 9).String()); err == nil {
+		conn.Close()
+	}
+	return known(t, l, from, address)
+}
+
+// known is the host that another has in its neighbour cache for an address.
+func known(t *testing.T, l *Lab, at string, address netip.Addr) string {
+	t.Helper()
+	mac, err := l.Neighbor(at, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mac == nil {
+		return ""
+	}
+	return l.HostOf(mac)
+}
+
+func addAndAnnounce(t *testing.T, l *Lab) {
+	address := netip.MustParseAddr("172.30.0.230")
+	for _, host := range []string{Client, "n1"} {
+		for range 2 { // a second time changes nothing
+			if err := l.AddAddress(host, address); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := answers(t, l, ControlPlane, address); got != host {
+			t.Errorf("%q answers for %s, want %s", got, address, host)
+		}
+		for range 2 {
+			if err := l.RemoveAddress(host, address); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.AnnounceAddress(Client, address); err != nil { // who has had it from n1
+		t.Fatal(err)
+	}
+	eventually(t, func(context.Context) error {
+		if got := known(t, l, ControlPlane, address); got != Client {
+			return fmt.Errorf("after the announcement %s knows %q for %s, want the client", ControlPlane, got, address)
+		}
+		return nil
+	})
+	if got := answers(t, l, ControlPlane, address); got != "" {
+		t.Errorf("%s answers for %s, which no host has", got, address)
+	}
+	if err := l.AddAddress(Remote, address); err == nil {
+		t.Error("the remote client is not on the segment, and can be given an address there")
+	}
+}
+
+func proxyARP(t *testing.T, l *Lab) {
+	prefix := netip.MustParsePrefix("172.30.0.224/28")
+	inside, outside := netip.MustParseAddr("172.30.0.230"), netip.MustParseAddr("172.30.0.245")
+	for range 2 {
+		if err := l.StartProxyARP(prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := answers(t, l, Client, inside); got != Router {
+		t.Errorf("%q answers for %s, want the router", got, inside)
+	}
+	if got := answers(t, l, Client, outside); got != "" {
+		t.Errorf("%q answers for %s, want nobody", got, outside)
+	}
+	for range 2 {
+		if err := l.StopProxyARP(prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := answers(t, l, Client, inside); got != "" {
+		t.Errorf("%q answers for %s, want nobody any more", got, inside)
+	}
+	if err := l.StartProxyARP(netip.MustParsePrefix("172.30.0.225/28")); err == nil {
+		t.Error("a prefix with host bits is taken")
 	}
 }
 
