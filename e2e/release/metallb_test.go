@@ -42,6 +42,7 @@ func TestBerthBesideMetalLB(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
+		{"the witness sees no fault while Berth is not there", func(t *testing.T) { lasts(t, 3*time.Second) }},
 		{"installing Berth disturbs nothing", b.testInstall},
 		{"Services of Berth's class are served from a pool of its own", b.testOwnServices},
 		{"a router that MetalLB has a session with is not dialled, and that is said", b.testNotDialled},
@@ -293,7 +294,7 @@ func (b *beside) testTakeOver(t *testing.T) {
 				return err
 			}
 			if !slices.Equal(stage.Addresses(now), stage.Addresses(svc)) {
-				t.Errorf("%s has %v, want %v as MetalLB gave them", svc.Name, stage.Addresses(now), stage.Addresses(svc))
+				return fmt.Errorf("%s has %v, want %v as MetalLB gave them", svc.Name, stage.Addresses(now), stage.Addresses(svc))
 			}
 			if c := condition(now, "berth.dev/Announced"); c.Status != metav1.ConditionTrue {
 				return fmt.Errorf("%s has condition Announced %q (%s: %s), want True", svc.Name, c.Status, c.Reason, c.Message)
