@@ -269,7 +269,7 @@ func answers(t *testing.T, l *Lab, from string, address netip.Addr) string {
 	defer cancel()
 	// Whatever comes of the connection: the kernel asks for the neighbour.
 	if conn, err := l.Dial(ctx, from, "tcp", netip.AddrPortFrom(address, 9).String()); err == nil {
-		conn.Close()
+		_ = conn.Close()
 	}
 	return known(t, l, from, address)
 }
