@@ -71,6 +71,10 @@ e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
 	cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
+test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured: what has no room in make test (root)
+	$(LAB) build --metallb
+	cd e2e && go test -tags release -count=1 -v -timeout 30m ./release
+
 bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
@@ -144,4 +148,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test preflight fetch packages binaries unit root-tests vm-test e2e bench bench-scale bench-ipvs fuzz build image generate verify lint vuln clean FORCE
+.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests vm-test e2e bench bench-scale bench-ipvs fuzz build image generate verify lint vuln clean FORCE

@@ -95,6 +95,9 @@ func (t *table) answer(conn net.Conn) {
 		}
 		return
 	}
+	// The kernel's word that a child ended may be on its way still: whoever saw the end
+	// must find it here.
+	t.reap()
 	var reply Reply
 	if request.Start != nil {
 		if err := t.start(*request.Start); err != nil {

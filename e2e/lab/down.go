@@ -166,23 +166,6 @@ func (l *Lab) removeCgroups(ctx context.Context, pattern string) error {
 	})
 }
 
-func (l *Lab) removeNamespaces() error {
-	paths, err := filepath.Glob(l.netnsPath("*"))
-	if err != nil {
-		return fmt.Errorf("list network namespaces: %w", err)
-	}
-	for _, path := range paths {
-		// A name whose making was interrupted has no mount yet.
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove network namespace %s: %w", path, err)
-		}
-		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-			return fmt.Errorf("remove network namespace: %w", err)
-		}
-	}
-	return nil
-}
-
 // removeFiles removes the lab's folder, unless something is still mounted in
 // it: better to leave files than to delete through a mount.
 func (l *Lab) removeFiles() error {

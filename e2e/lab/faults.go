@@ -108,9 +108,9 @@ func (l *Lab) blocked(ctx context.Context, verb string, ways ...[2]string) error
 	return nil
 }
 
-// Kill ends processes with SIGKILL. The name is one that Status gives, or that
-// of a node: then all of the node ends at once, and its link goes down, as in a
-// power cut (Start brings it back).
+// Kill ends processes with SIGKILL, and returns once they are gone. The name is one
+// that Status gives, or that of a node: then all of the node ends at once, and its link
+// goes down, as in a power cut (Start brings it back).
 func (l *Lab) Kill(ctx context.Context, name string) error {
 	if h, err := l.plan.host(name); err == nil && h.node != 0 {
 		init, err := l.initOf(name)
@@ -122,7 +122,14 @@ func (l *Lab) Kill(ctx context.Context, name string) error {
 		}
 		return killAll(ctx, []int{init})
 	}
-	return l.signal(ctx, name, unix.SIGKILL)
+	p, err := l.Process(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := killAll(ctx, []int{p.PID}); err != nil {
+		return fmt.Errorf("kill %s (process %d): %w", name, p.PID, err)
+	}
+	return nil
 }
 
 // Pause stops a process with SIGSTOP: it keeps its sockets and does nothing.
@@ -216,7 +223,7 @@ func (l *Lab) processesOf(ctx context.Context, hostName string) ([]Process, erro
 			if p.PID, err = machinePID(init, s.PID); err != nil {
 				continue // it ended just now
 			}
-			p.State = runState(p.PID)
+			p.observe()
 		}
 		all = append(all, p)
 	}
@@ -273,9 +280,17 @@ func container(dir string, init int) (Process, error) {
 		return Process{}, err
 	}
 	if p.PID, err = machinePID(init, pid); err == nil {
-		p.State = runState(p.PID)
+		p.observe()
 	}
 	return p, nil
+}
+
+// observe sets the state of a process by its number, and takes that from one that has
+// ended and that its parent has not noticed yet.
+func (p *Process) observe() {
+	if p.State = runState(p.PID); p.State == "ended" {
+		p.PID = 0
+	}
 }
 
 // runState tells a paused process from a running one (proc_pid_stat(5), field 3).

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,11 +70,14 @@ func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
 	}
 	t.Run("a Service answers on its cluster address", func(t *testing.T) { servesClusterIP(t, l) })
 	t.Run("a client in the test process sees the cluster", func(t *testing.T) { clientWorks(t, l) })
+	t.Run("the command lab passes kubectl and exec all that is theirs", func(t *testing.T) { passesThrough(t, l) })
 	t.Run("the router knows its neighbour", func(t *testing.T) { routerKnows(t, l) })
 	t.Run("a cable can be cut and healed", func(t *testing.T) { cutAndHeal(t, l) })
 	t.Run("two hosts can be kept apart", func(t *testing.T) { blockAndUnblock(t, l) })
 	t.Run("one host can be kept from hearing another that hears it", func(t *testing.T) { blockOneWay(t, l) })
 	t.Run("an interface can flap and change its hardware address", func(t *testing.T) { flapAndChangeMAC(t, l) })
+	t.Run("a host can have an address more, and announce it", func(t *testing.T) { addAndAnnounce(t, l) })
+	t.Run("the router can answer for addresses that no host has", func(t *testing.T) { proxyARP(t, l) })
 	t.Run("processes can be paused, killed and started", func(t *testing.T) { killAndStart(t, l) })
 	t.Run("down leaves nothing behind", func(t *testing.T) { leavesNothing(t, l) })
 }
@@ -103,6 +107,18 @@ func clientWorks(t *testing.T, l *Lab) {
 	}
 	if len(nodes.Items) != 1 || nodes.Items[0].Name != "n1" || nodes.Items[0].Labels["kubernetes.io/hostname"] != "n1" {
 		t.Errorf("nodes = %+v", nodes.Items)
+	}
+}
+
+func passesThrough(t *testing.T, l *Lab) {
+	for want, args := range map[string][]string{
+		"node/n1\n": {"kubectl", "--name", "labtest", "--", "get", "nodes", "-o", "name"},
+		"n1\n":      {"exec", "--name", "labtest", "--", "n1", "--", "hostname"},
+	} {
+		out, err := exec.CommandContext(t.Context(), l.folder.Bin("lab"), args...).CombinedOutput()
+		if err != nil || string(out) != want {
+			t.Errorf("lab %s: %q, %v; want %q", strings.Join(args, " "), out, err, want)
+		}
 	}
 }
 
@@ -242,6 +258,96 @@ func flapAndChangeMAC(t *testing.T, l *Lab) {
 	}
 }
 
+// answers asks who has an address and returns the host, "" if nobody says so within the
+// 0.8 s that a router with proxy ARP takes at most, and a while.
+func answers(t *testing.T, l *Lab, from string, address netip.Addr) string {
+	t.Helper()
+	if err := l.FlushNeighbors(from); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	// Whatever comes of the connection: the kernel asks for the neighbour.
+	if conn, err := l.Dial(ctx, from, "tcp", netip.AddrPortFrom(address, 9).String()); err == nil {
+		_ = conn.Close()
+	}
+	return known(t, l, from, address)
+}
+
+// known is the host that another has in its neighbour cache for an address.
+func known(t *testing.T, l *Lab, at string, address netip.Addr) string {
+	t.Helper()
+	mac, err := l.Neighbor(at, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mac == nil {
+		return ""
+	}
+	return l.HostOf(mac)
+}
+
+func addAndAnnounce(t *testing.T, l *Lab) {
+	address := netip.MustParseAddr("172.30.0.230")
+	for _, host := range []string{Client, "n1"} {
+		for range 2 { // a second time changes nothing
+			if err := l.AddAddress(host, address); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := answers(t, l, ControlPlane, address); got != host {
+			t.Errorf("%q answers for %s, want %s", got, address, host)
+		}
+		for range 2 {
+			if err := l.RemoveAddress(host, address); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.AnnounceAddress(Client, address); err != nil { // who has had it from n1
+		t.Fatal(err)
+	}
+	eventually(t, func(context.Context) error {
+		if got := known(t, l, ControlPlane, address); got != Client {
+			return fmt.Errorf("after the announcement %s knows %q for %s, want the client", ControlPlane, got, address)
+		}
+		return nil
+	})
+	if got := answers(t, l, ControlPlane, address); got != "" {
+		t.Errorf("%s answers for %s, which no host has", got, address)
+	}
+	if err := l.AddAddress(Remote, address); err == nil {
+		t.Error("the remote client is not on the segment, and can be given an address there")
+	}
+}
+
+func proxyARP(t *testing.T, l *Lab) {
+	prefix := netip.MustParsePrefix("172.30.0.224/28")
+	inside, outside := netip.MustParseAddr("172.30.0.230"), netip.MustParseAddr("172.30.0.245")
+	for range 2 {
+		if err := l.StartProxyARP(prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := answers(t, l, Client, inside); got != Router {
+		t.Errorf("%q answers for %s, want the router", got, inside)
+	}
+	if got := answers(t, l, Client, outside); got != "" {
+		t.Errorf("%q answers for %s, want nobody", got, outside)
+	}
+	for range 2 {
+		if err := l.StopProxyARP(prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := answers(t, l, Client, inside); got != "" {
+		t.Errorf("%q answers for %s, want nobody any more", got, inside)
+	}
+	if err := l.StartProxyARP(netip.MustParsePrefix("172.30.0.225/28")); err == nil {
+		t.Error("a prefix with host bits is taken")
+	}
+}
+
 func killAndStart(t *testing.T, l *Lab) {
 	ctx := t.Context()
 	if err := l.Pause(ctx, "echo@n1"); err != nil {
@@ -256,17 +362,16 @@ func killAndStart(t *testing.T, l *Lab) {
 	if p, err := l.Process(ctx, "echo@n1"); err != nil || p.State != "running" || !strings.HasPrefix(p.Pod, "default/echo-") {
 		t.Errorf("after the resume: %+v, %v", p, err)
 	}
-	if err := l.Kill(ctx, "kube-proxy@n1"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func(ctx context.Context) error {
-		if p, err := l.Process(ctx, "kube-proxy@n1"); err == nil {
-			return fmt.Errorf("%+v is killed and there", p)
+	for range 5 { // what is killed is gone: it can be started at once
+		if err := l.Kill(ctx, "kube-proxy@n1"); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err := l.Start(ctx, "kube-proxy@n1"); err != nil {
-		t.Fatal(err)
+		if p, err := l.Process(ctx, "kube-proxy@n1"); err == nil {
+			t.Errorf("%+v is killed and there", p)
+		}
+		if err := l.Start(ctx, "kube-proxy@n1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if p, err := l.Process(ctx, "kube-proxy@n1"); err != nil || p.State != "running" {
 		t.Errorf("after the start: %+v, %v", p, err)
@@ -281,6 +386,10 @@ func leavesNothing(t *testing.T, l *Lab) {
 	processes := labProcesses(t, l)
 	if len(processes) < 10 {
 		t.Errorf("found only %d processes of the lab", len(processes))
+	}
+	// Its mounts are the host's own, and go with it.
+	if out, err := l.Exec(t.Context(), "n1", "ip", "netns", "add", "stranger").CombinedOutput(); err != nil {
+		t.Errorf("ip netns add on n1: %v\n%s", err, out)
 	}
 	before := traces(t, l)
 	for _, kind := range []string{"mount", "cgroup", "namespace", "file"} {

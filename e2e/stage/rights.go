@@ -5,18 +5,15 @@ package stage
 import (
 	"bufio"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
-	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
 // Right is one verb on one kind of object that a ServiceAccount of Berth's has.
@@ -81,30 +78,20 @@ func Rights(files ...string) (map[Right]bool, error) {
 // Unused returns which of the rights no request of the lab's life has used: without
 // those everything would have gone as it did.
 func (s *Stage) Unused(rights map[Right]bool) ([]Right, error) {
-	file, err := os.Open(s.AuditLog())
-	if err != nil {
-		return nil, fmt.Errorf("read the audit log: %w", err)
-	}
-	defer file.Close()
 	unused := []Right{}
 	used := map[Right]bool{}
-	lines := json.NewDecoder(bufio.NewReaderSize(file, 1<<20))
-	for {
-		var e auditv1.Event
-		if err := lines.Decode(&e); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return nil, fmt.Errorf("read the audit log: %w", err)
+	err := s.audited(func(r auditedRequest) {
+		if r.Code == http.StatusForbidden {
+			return
 		}
-		account, ours := strings.CutPrefix(e.User.Username, "system:serviceaccount:"+Namespace+":")
-		if !ours || e.ObjectRef == nil || e.ResponseStatus != nil && e.ResponseStatus.Code == http.StatusForbidden {
-			continue
+		resource := r.Resource
+		if r.Subresource != "" {
+			resource += "/" + r.Subresource
 		}
-		resource := e.ObjectRef.Resource
-		if e.ObjectRef.Subresource != "" {
-			resource += "/" + e.ObjectRef.Subresource
-		}
-		used[Right{account, e.ObjectRef.APIGroup, resource, e.Verb}] = true
+		used[Right{r.Account, r.Group, resource, r.Verb}] = true
+	})
+	if err != nil {
+		return nil, err
 	}
 	for r := range rights {
 		if !used[r] {

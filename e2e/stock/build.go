@@ -22,9 +22,10 @@ const kubernetesVersion = "v1.36.3"
 type binary struct {
 	name    string
 	module  string // folder of the module, from the repository's root
-	pkg     string // package in it
+	pkg     string // package in it, or of a module that it requires
 	ldflags string
 	image   string // image packed from the binary, if any
+	images  string // folder of the image; empty: Images
 	user    string // user of the image
 	note    string // said before the build
 }
@@ -48,16 +49,20 @@ func binaries() []binary {
 // Build compiles every binary of the lab and packs the images. What is fresh
 // already costs little: the go command decides.
 func (f Folder) Build(ctx context.Context, log io.Writer) error {
+	return f.build(ctx, log, binaries())
+}
+
+func (f Folder) build(ctx context.Context, log io.Writer, binaries []binary) error {
 	if _, err := exec.LookPath("go"); err != nil {
 		return errors.New("there is no go command in PATH: install Go 1.26 (https://go.dev/dl) and try again")
 	}
-	for _, dir := range []string{f.Bin(""), f.Images()} {
+	for _, dir := range []string{f.Bin(""), f.Images(), f.GuestImages()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("build: %w", err)
 		}
 	}
-	for _, b := range binaries() {
-		if _, err := os.Stat(filepath.Join(f.Repository, b.module, b.pkg)); errors.Is(err, os.ErrNotExist) {
+	for _, b := range binaries {
+		if _, err := os.Stat(filepath.Join(f.Repository, b.module, b.pkg)); strings.HasPrefix(b.pkg, ".") && errors.Is(err, os.ErrNotExist) {
 			fmt.Fprintf(log, "%s is not in this tree: left out\n", b.name)
 			continue
 		}
@@ -102,7 +107,11 @@ func (f Folder) pack(b binary) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(f.Images(), b.name+".tar")
+	dir := b.images
+	if dir == "" {
+		dir = f.Images()
+	}
+	path := filepath.Join(dir, b.name+".tar")
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, archive.Bytes()) {
 		return nil
 	}

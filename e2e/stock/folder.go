@@ -64,8 +64,11 @@ func (f Folder) Debs() string { return filepath.Join(f.Root, "debs") }
 // system with merged /usr.
 func (f Folder) Packages() string { return filepath.Join(f.Root, "pkg") }
 
-// Images is where packed images are kept, as *.tar.
+// Images is where the images that every node gets are kept, as *.tar.
 func (f Folder) Images() string { return filepath.Join(f.Root, "images") }
+
+// GuestImages is where the images are kept, as *.tar, that only some tests load.
+func (f Folder) GuestImages() string { return filepath.Join(f.Images(), "guests") }
 
 // Lab is where a running lab of the given name keeps its state and logs.
 func (f Folder) Lab(name string) string { return filepath.Join(f.Root, "lab", name) }

@@ -1,8 +1,10 @@
 package stock
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -26,6 +28,21 @@ func TestTheRepositoryIsFoundFromAnyFolderOfIt(t *testing.T) {
 	t.Chdir(filepath.Dir(repository))
 	if got, err := Find(); err == nil {
 		t.Errorf("found %+v outside the repository", got)
+	}
+}
+
+// The names of images carry the version that the module asks for.
+func TestMetalLBIsOfTheVersionThatItsImagesAreNamedBy(t *testing.T) {
+	text, err := os.ReadFile("../metallb/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "\t" + metalLBModule + " " + metalLBVersion; !strings.Contains(string(text), want) {
+		t.Errorf("metallb/go.mod has no line %q", want)
+	}
+	want := map[string]string{"controller": "berth.dev/metallb-controller:v0.16.1", "speaker": "berth.dev/metallb-speaker:v0.16.1"}
+	if got := MetalLBImages(); !maps.Equal(got, want) {
+		t.Errorf("images %v, want %v", got, want)
 	}
 }
 

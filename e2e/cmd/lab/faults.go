@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,8 @@ func faultCommands() []*cobra.Command {
 			return l.Heal(args[0])
 		}),
 		blockCommand(),
+		addressCommand(),
+		proxyARPCommand(),
 		fault("unblock NODE PEER", "Let the frames between two hosts pass again", 2, func(ctx context.Context, l *lab.Lab, args []string) error {
 			return l.Unblock(ctx, args[0], args[1])
 		}),
@@ -76,5 +79,40 @@ func blockCommand() *cobra.Command {
 		return l.Block(ctx, args[0], args[1])
 	})
 	cmd.Flags().BoolVar(&oneWay, "one-way", false, "drop only those from NODE to PEER")
+	return cmd
+}
+
+func addressCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "address", Short: "Give a host of the segment one more address, or take it back"}
+	one := func(use, short string, do func(l *lab.Lab, host string, address netip.Addr) error) *cobra.Command {
+		return fault(use+" HOST ADDRESS", short, 2, func(_ context.Context, l *lab.Lab, args []string) error {
+			address, err := netip.ParseAddr(args[1])
+			if err != nil {
+				return fmt.Errorf("address %q: %w", args[1], err)
+			}
+			return do(l, args[0], address)
+		})
+	}
+	cmd.AddCommand(
+		one("add", "Give it the address, and tell nobody", (*lab.Lab).AddAddress),
+		one("remove", "Take the address back", (*lab.Lab).RemoveAddress),
+		one("announce", "Have it say that the address is its own: gratuitous ARP, or an unsolicited advertisement", (*lab.Lab).AnnounceAddress),
+	)
+	return cmd
+}
+
+func proxyARPCommand() *cobra.Command {
+	off := false
+	cmd := fault("proxy-arp PREFIX", "Have the router answer ARP for all addresses of a prefix", 1, func(_ context.Context, l *lab.Lab, args []string) error {
+		prefix, err := netip.ParsePrefix(args[0])
+		if err != nil {
+			return fmt.Errorf("prefix %q: %w", args[0], err)
+		}
+		if off {
+			return l.StopProxyARP(prefix)
+		}
+		return l.StartProxyARP(prefix)
+	})
+	cmd.Flags().BoolVar(&off, "off", false, "have it stop")
 	return cmd
 }

@@ -19,11 +19,11 @@ import (
 
 func kubectlCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:                "kubectl [--name NAME] ARGS...",
+		Use:                "kubectl [--name NAME] [--] ARGS...",
 		Short:              "Run kubectl against the lab",
 		DisableFlagParsing: true, // all flags but a leading --name are kubectl's
 		RunE: func(_ *cobra.Command, args []string) error {
-			name, args := leadingName(args)
+			name, args := kubectlArgs(args)
 			l, err := lab.Open(name)
 			if err != nil {
 				return err
@@ -33,17 +33,21 @@ func kubectlCommand() *cobra.Command {
 	}
 }
 
-// leadingName takes --name NAME or --name=NAME off the front.
-func leadingName(args []string) (string, []string) {
+// kubectlArgs takes --name NAME or --name=NAME, and then a --, off the front. A later --
+// is kubectl's.
+func kubectlArgs(args []string) (name string, rest []string) {
+	name = "lab"
 	if len(args) >= 2 && args[0] == "--name" {
-		return args[1], args[2:]
-	}
-	if len(args) >= 1 {
-		if name, ok := strings.CutPrefix(args[0], "--name="); ok {
-			return name, args[1:]
+		name, args = args[1], args[2:]
+	} else if len(args) >= 1 {
+		if value, ok := strings.CutPrefix(args[0], "--name="); ok {
+			name, args = value, args[1:]
 		}
 	}
-	return "lab", args
+	if len(args) >= 1 && args[0] == "--" {
+		args = args[1:]
+	}
+	return name, args
 }
 
 func execCommand() *cobra.Command {
@@ -59,7 +63,11 @@ func execCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		inside := l.Exec(cmd.Context(), args[0], args[1:]...)
+		host, argv := hostAndCommand(args)
+		if len(argv) == 0 {
+			return errors.New("no command is given: lab exec HOST -- CMD [ARGS...]")
+		}
+		inside := l.Exec(cmd.Context(), host, argv...)
 		inside.Stdin, inside.Stdout, inside.Stderr = os.Stdin, os.Stdout, os.Stderr
 		err = inside.Run()
 		var exit *exec.ExitError
@@ -69,6 +77,16 @@ func execCommand() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// hostAndCommand takes the host off the front, and a -- after it, which is there when one
+// before it ended the flags.
+func hostAndCommand(args []string) (host string, argv []string) {
+	host, argv = args[0], args[1:]
+	if len(argv) > 0 && argv[0] == "--" {
+		argv = argv[1:]
+	}
+	return host, argv
 }
 
 func loadImageCommand() *cobra.Command {

@@ -30,7 +30,8 @@ func fetchCommand() *cobra.Command {
 }
 
 func buildCommand() *cobra.Command {
-	return &cobra.Command{
+	metalLB := false
+	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build Kubernetes, Berth and the lab's own programs, and pack the images",
 		Args:  cobra.NoArgs,
@@ -42,8 +43,15 @@ func buildCommand() *cobra.Command {
 			if err := folder.Build(cmd.Context(), cmd.OutOrStdout()); err != nil {
 				return err
 			}
+			if metalLB {
+				if err := folder.BuildMetalLB(cmd.Context(), cmd.OutOrStdout()); err != nil {
+					return err
+				}
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "binaries are in %s, images in %s\n", folder.Bin(""), folder.Images())
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&metalLB, "metallb", false, "build MetalLB too, which the release tests run beside Berth")
+	return cmd
 }

@@ -1,0 +1,41 @@
+//go:build linux
+
+package stage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+)
+
+// RouterSession is a BGP session as the router has it.
+type RouterSession struct {
+	// State as FRR names it: Established, Active and so on.
+	State string
+	// Since is when the session came up, in seconds of the router's clock; 0 while it is
+	// not up.
+	Since int64 `json:"peerUptimeEstablishedEpoch"`
+	// Established and Dropped count how often the session came up and went down since
+	// the router was started.
+	Established int `json:"connectionsEstablished"`
+	Dropped     int `json:"connectionsDropped"`
+}
+
+// RouterSessions returns the router's sessions with the nodes' IPv4 addresses, by node.
+func (s *Stage) RouterSessions(ctx context.Context) (map[string]RouterSession, error) {
+	out, err := s.Vtysh(ctx, "show bgp ipv4 unicast summary json")
+	if err != nil {
+		return nil, err
+	}
+	var summary struct{ Peers map[string]RouterSession }
+	if err := json.Unmarshal([]byte(out), &summary); err != nil {
+		return nil, fmt.Errorf("the router's sessions: %w in %q", err, out)
+	}
+	sessions := map[string]RouterSession{}
+	for address, session := range summary.Peers {
+		if node := s.nodeAt(address); node != "" {
+			sessions[node] = session
+		}
+	}
+	return sessions, nil
+}
