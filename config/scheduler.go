@@ -32,8 +32,8 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 	first := s.PoolOf(addresses[0])
 	switch {
 	case byIPVS == 0 && asked != "":
-		return "", fmt.Sprintf("annotation %s: %q has no effect: %s; take it out, or ask for a pool with dataplane IPVS with annotation %s",
-			v1alpha1.AnnotationIPVSScheduler, asked, s.dataplanes(addresses), v1alpha1.AnnotationPools)
+		return "", fmt.Sprintf("annotation %s: %s has no effect: %s; take it out, or ask for a pool with dataplane IPVS with annotation %s",
+			v1alpha1.AnnotationIPVSScheduler, Quote(asked), s.dataplanes(addresses), v1alpha1.AnnotationPools)
 	case byIPVS == 0:
 		return "", ""
 	case byIPVS < len(addresses):
@@ -42,8 +42,8 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 	case asked == "":
 		return first.Scheduler, ""
 	case !slices.Contains(schedulers, asked):
-		return first.Scheduler, fmt.Sprintf("annotation %s: %q is no scheduler, so %s of IPPool %s serves; write one of %s",
-			v1alpha1.AnnotationIPVSScheduler, asked, first.Scheduler, first.Name, strings.Join(schedulers, ", "))
+		return first.Scheduler, fmt.Sprintf("annotation %s: %s is no scheduler, so %s of IPPool %s serves; write one of %s",
+			v1alpha1.AnnotationIPVSScheduler, Quote(asked), first.Scheduler, first.Name, strings.Join(schedulers, ", "))
 	}
 	return asked, ""
 }

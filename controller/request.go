@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,17 +34,6 @@ func (e *invalidRequest) Error() string { return e.message }
 
 func invalid(reason, format string, args ...any) *invalidRequest {
 	return &invalidRequest{reason, fmt.Sprintf(format, args...)}
-}
-
-// longestQuote is how much of what a tenant wrote comes into a condition or an event.
-const longestQuote = 64
-
-// quoted is text that a tenant wrote, as it may come into a message: short, and on one line.
-func quoted(text string) string {
-	if len(text) <= longestQuote {
-		return strconv.Quote(text)
-	}
-	return strconv.Quote(text[:longestQuote]) + "…"
 }
 
 // requestOf says what the Service asks for, in a namespace with these labels, with
@@ -107,7 +95,7 @@ func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 		var wrong *invalidRequest
 		switch {
 		case p == nil:
-			wrong = invalid(ReasonUnknownPool, "annotation %s: no IPPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, quoted(name))
+			wrong = invalid(ReasonUnknownPool, "annotation %s: no IPPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
 		case !p.Serves(svc.Namespace, namespace, svc.Labels):
 			wrong = invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
 		default:
@@ -146,7 +134,7 @@ func (r *request) pin(svc *corev1.Service) error {
 func (r *request) pinOne(where, text string) error {
 	address, err := netip.ParseAddr(text)
 	if err != nil || address.Zone() != "" {
-		return invalid(ReasonInvalidAddress, "%s: %s is no IP address; write one such as 192.0.2.1, or take it out", where, quoted(text))
+		return invalid(ReasonInvalidAddress, "%s: %s is no IP address; write one such as 192.0.2.1, or take it out", where, config.Quote(text))
 	}
 	address = address.Unmap()
 	for _, other := range r.Pinned {

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
@@ -86,7 +87,7 @@ func (c *Controller) reserve(key string, object *v1alpha1.IPReservation) (netip.
 	switch {
 	case object.Spec.Address != "":
 		if now.address, err = netip.ParseAddr(object.Spec.Address); err != nil {
-			err = invalid(ReasonInvalidAddress, "spec.address: %s is no IP address; delete the reservation and make another", quoted(object.Spec.Address))
+			err = invalid(ReasonInvalidAddress, "spec.address: %s is no IP address; delete the reservation and make another", config.Quote(object.Spec.Address))
 			break
 		}
 		now.address = now.address.Unmap()

@@ -140,6 +140,7 @@ func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service,
 			return err
 		}
 	}
+	c.tellTaken(svc, assignment.Surplus)
 	// Only now that no status shows them may others have them.
 	c.free(key, assignment.Surplus)
 	for _, n := range news {
@@ -149,6 +150,16 @@ func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service,
 		c.tellForwarder(svc, o.forwarder)
 	}
 	return nil
+}
+
+// tellTaken makes events of addresses that were taken out of service, since somebody else has them.
+func (c *Controller) tellTaken(svc *corev1.Service, lost []netip.Addr) {
+	for _, address := range lost {
+		if use, found := c.used.Load().Of(address); found {
+			c.Events.Eventf(svc, nil, corev1.EventTypeWarning, ReasonExcluded, "Release", "%s is %s: it was taken out of service", address, use.By)
+			c.Logger.Warn("taken out of service", "service", svc.Namespace+"/"+svc.Name, "address", address, "use", use.By)
+		}
+	}
 }
 
 // recorded returns what is to be recorded of the Service, which has these addresses, as a condition; nil: nothing.

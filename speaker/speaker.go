@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
@@ -335,14 +336,14 @@ func routerID(node string, addresses []netip.Addr) netip.Addr {
 // askedRouterID returns the router ID that the Node's annotation asks for, or the one to use
 // otherwise; the complaint says what is wrong with the annotation.
 func askedRouterID(node *corev1.Node, otherwise netip.Addr) (id netip.Addr, complaint string) {
-	text, asked := node.Annotations[v1alpha1.AnnotationRouterID]
-	if !asked {
+	text := node.Annotations[v1alpha1.AnnotationRouterID]
+	if text == "" {
 		return otherwise, ""
 	}
 	id, err := netip.ParseAddr(text)
 	if err != nil || !id.Is4() || id.IsUnspecified() {
-		return otherwise, fmt.Sprintf("Node %s: annotation %s: %q is no BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or take the annotation out; %s is used meanwhile",
-			node.Name, v1alpha1.AnnotationRouterID, text, otherwise)
+		return otherwise, fmt.Sprintf("Node %s: annotation %s: %s is no BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or take the annotation out; %s is used meanwhile",
+			node.Name, v1alpha1.AnnotationRouterID, config.Quote(text), otherwise)
 	}
 	return id, ""
 }

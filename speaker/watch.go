@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -312,16 +313,25 @@ func slimService(o any) (any, error) {
 		slim.Labels = svc.Labels
 	}
 	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
-		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}
+		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: short(key)}
 	}
 	if boundByOthers(svc) {
 		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, annotationBound, "")
 	}
 	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
 	if asked, ok := svc.Annotations[v1alpha1.AnnotationIPVSScheduler]; ok {
-		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, v1alpha1.AnnotationIPVSScheduler, asked)
+		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, v1alpha1.AnnotationIPVSScheduler, short(asked))
 	}
 	return slim, nil
+}
+
+// short is a text that is only compared, in few bytes: an annotation may have 256 KiB.
+func short(text string) string {
+	if len(text) <= sha256.Size {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return string(sum[:])
 }
 
 // slimForwarded is slimService on a node that may forward itself.

@@ -5,6 +5,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -423,8 +424,12 @@ func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
 		return err
 	}
 	must(t, stage.Eventually(t.Context(), patience, good))
+	signs := helloSecret(t).Data[v1alpha1.RecordKey]
 	must(t, secrets.Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}))
 	must(t, stage.Eventually(t.Context(), patience, good))
+	if again := helloSecret(t).Data[v1alpha1.RecordKey]; len(signs) != 32 || !bytes.Equal(signs, again) {
+		t.Error("the key that signs records is another one: all records are void")
+	}
 	_, err := secrets.Patch(t.Context(), v1alpha1.HelloSecret, "application/merge-patch+json", []byte(`{"data":{"key":"YQ=="}}`), metav1.PatchOptions{})
 	must(t, err)
 	must(t, stage.Eventually(t.Context(), patience, good))

@@ -39,10 +39,12 @@ func reportKeys(t *testing.T, node string, sign []byte, accept ...[]byte) {
 		node, v1alpha1.Fingerprint(sign), `"`+strings.Join(accepted, `","`)+`"`)))
 }
 
-// awaitKeys waits until the Secret has exactly these keys, and its rotation waits for
-// this, and returns it.
+// awaitKeys waits until the Secret has exactly these keys beside the one that signs
+// records, and its rotation waits for this, and returns it.
 func awaitKeys(t *testing.T, waits string, names ...string) *corev1.Secret {
 	t.Helper()
+	names = append(names, v1alpha1.RecordKey)
+	slices.Sort(names)
 	var s *corev1.Secret
 	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
 		s = helloSecret(t)

@@ -171,10 +171,10 @@ func TestALeaderThatWasFrozenWritesNothingWhenItWakes(t *testing.T) {
 	makePool(t, "p", "192.0.2.0/28") // small: what is freed is given again at once
 	p := newPrograms(t)
 	owners := watchOwners(t, ns)
-	frozen := p.start(t, "frozen")
+	frozen := p.start(t, "frozen", "--rest=0s")
 	awaitLeader(t, "frozen")
 	p.env = []string{"KUBE_FEATURE_WatchListClient=false"} // as with an API server that streams no lists
-	standby := p.start(t, "standby")
+	standby := p.start(t, "standby", "--rest=0s")
 	standby.awaitLog(t, `"leader":"frozen"`)
 	makeService(t, ns, "stays", nil)
 	await(t, ns, "stays", "Allocated", "192.0.2.0")

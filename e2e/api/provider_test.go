@@ -136,7 +136,7 @@ func TestProviderMovesAServiceThatAsksForAnotherAddress(t *testing.T) {
 	patch(t, ns, "web", `{"spec":{"loadBalancerIP":"192.0.2.5"}}`)
 	await(t, ns, "web", "Allocated", "192.0.2.5")
 	makeService(t, ns, "next", nil)
-	await(t, ns, "next", "Allocated", "192.0.2.1")
+	await(t, ns, "next", "Allocated", "192.0.2.2")
 }
 
 func TestProviderExplainsARequestThatCannotBeMetAndMeetsItOnceItCan(t *testing.T) {
