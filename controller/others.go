@@ -15,9 +15,11 @@ import (
 
 // This file is about Services that another implementation serves: they are left alone, or taken over.
 
-// leave leaves a Service to who gave it what its status shows. Only conditions of Berth's own are taken off.
+// leave leaves a Service to who gave it what its status shows. Only conditions of Berth's own are taken off, and not those of
+// a former installation, whose pools may be yet to come: by its record they will know the Service.
 func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service) error {
-	if marked(svc) {
+	_, former := formerRecord(svc, *c.recordKey.Load())
+	if marked(svc) && !former {
 		if err := c.write(ctx, key, withoutStatus(svc, nil)); err != nil {
 			return err
 		}
@@ -28,7 +30,13 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 	told := c.left[key] == svc.UID
 	c.left[key] = svc.UID
 	c.mu.Unlock()
-	if !told {
+	switch {
+	case told:
+	case former:
+		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
+			"a former installation of Berth gave this Service what its status shows; it is served again once an IPPool that serves it holds its addresses (kubectl get ippools)")
+		c.Logger.Info("left alone until a pool holds what a former installation gave", "service", key)
+	default:
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
 			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their IPPool; with others, empty the status when the other controller is gone", writerOf(svc))
 		c.Logger.Info("left alone", "service", key, "writer", lastWriter(svc))

@@ -55,17 +55,27 @@ func recordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *c
 	if err == nil {
 		return r, true
 	}
-	var unknown *record.UnknownKeyError
-	if !errors.As(err, &unknown) || len(svc.Status.LoadBalancer.Ingress) == 0 || len(addressesIn(svc)) != len(svc.Status.LoadBalancer.Ingress) {
+	former, is := formerRecord(svc, key)
+	if !is {
 		return record.Record{}, false
 	}
 	for _, a := range addressesIn(svc) {
-		p := snapshot.PoolOf(a)
-		if !slices.Contains(unknown.Record.Addresses, a) || p == nil || !p.Serves(svc.Namespace, namespace, svc.Labels) {
+		if p := snapshot.PoolOf(a); p == nil || !p.Serves(svc.Namespace, namespace, svc.Labels) {
 			return record.Record{}, false
 		}
 	}
-	return unknown.Record, true
+	return former, true
+}
+
+// formerRecord returns what a former installation, whose key is lost, recorded of the Service, if the status shows that and
+// nothing else.
+func formerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
+	var unknown *record.UnknownKeyError
+	addresses := addressesIn(svc)
+	if _, err := record.Of(svc, key); !errors.As(err, &unknown) || len(addresses) == 0 || len(addresses) != len(svc.Status.LoadBalancer.Ingress) {
+		return record.Record{}, false
+	}
+	return unknown.Record, len(without(addresses, unknown.Record.Addresses)) == 0
 }
 
 // ownershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this

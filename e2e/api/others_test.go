@@ -116,6 +116,32 @@ func TestARecordThatIsCopiedOrExtendedMakesNothingBerths(t *testing.T) {
 	}
 }
 
+// An uninstallation takes the key and the pools, and leaves the statuses.
+func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
+	ns := namespace(t)
+	first := start(t)
+	makePool(t, "p", "192.0.2.1-192.0.2.9")
+	makeService(t, ns, "web", pin("192.0.2.5"))
+	before := await(t, ns, "web", "Allocated", "192.0.2.5")
+	first.stop()
+	must(t, scene.Berth.IPPools.Delete(t.Context(), "p", metav1.DeleteOptions{}))
+	must(t, scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}))
+	start(t)
+	awaitNote(t, ns, "web", "LeftAlone", "a former installation of Berth gave this Service what its status shows")
+	makeService(t, ns, "any", nil)
+	await(t, ns, "any", "NoPool")
+	if now := get(t, ns, "web"); now.ResourceVersion != before.ResourceVersion {
+		t.Errorf("the Service was written before there is a pool: %+v", now.Status)
+	}
+	makePool(t, "again", "192.0.2.1-192.0.2.9")
+	await(t, ns, "any", "Allocated", "192.0.2.1")
+	after := await(t, ns, "web", "Allocated", "192.0.2.5")
+	was, is := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ServiceRecord), meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ServiceRecord)
+	if was == nil || is == nil || was.Message == is.Message {
+		t.Errorf("the record is %+v, was %+v, want it signed anew", is, was)
+	}
+}
+
 func TestAPoolThatTakesOverAdoptsTheServicesOfOthers(t *testing.T) {
 	ns := namespace(t)
 	start(t)
