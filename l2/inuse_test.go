@@ -20,6 +20,8 @@ type host struct {
 	mac   net.HardwareAddr
 	holds func(netip.Addr) bool
 	wire  *fakeWire
+	// unlessProbed, if it is set, is what it holds when it is probed.
+	unlessProbed func(netip.Addr) bool
 
 	mu        sync.Mutex
 	probes    map[netip.Addr]int // guarded by mu
@@ -52,6 +54,9 @@ func (h *host) arp(frame []byte) []byte {
 		return nil
 	case p.SenderIP.IsUnspecified():
 		h.asked(p.TargetIP)
+		if h.unlessProbed != nil && !h.unlessProbed(p.TargetIP) {
+			return nil
+		}
 	}
 	if !h.holds(p.TargetIP) {
 		return nil
@@ -339,7 +344,7 @@ func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing
 		expectEqual(t, "conflicts within a second", owner.conflicts(), nil)
 		pass(200 * time.Millisecond)
 		keepalived.says(svc)
-		pass(time.Millisecond)
+		pass(1100 * time.Millisecond)
 		expectEqual(t, "conflicts", owner.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, other.mac, other.config.Node)})
 		expectEqual(t, "answered by", e.whoHas(t, svc), []string{owner.mac})
 	})
