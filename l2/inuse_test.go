@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -288,8 +289,8 @@ func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
 func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
-		holds := true
-		e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return holds && a.String() == svc })
+		var gone atomic.Bool
+		e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return !gone.Load() && a.String() == svc })
 		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
 		d := wanted("a")
 		for _, n := range []*fakeNode{a, b} {
@@ -297,7 +298,7 @@ func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
 		}
 		pass(5 * time.Second)
 		expectEqual(t, "answered while the kernel holds it by", e.whoHas(t, svc), []string{b.mac})
-		holds = false
+		gone.Store(true)
 		pass(1500 * time.Millisecond)
 		expectEqual(t, "answered a moment later by", e.whoHas(t, svc), []string{a.mac})
 	})
