@@ -257,7 +257,7 @@ func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
 	both("Allocated")
 	r.stop()
 	start(t)
-	makeService(t, ns, "last", nil)
+	annotated(t, ns, "last", map[string]string{v1alpha1.AnnotationPools: "renamed"}, nil)
 	await(t, ns, "last", "Allocated", "192.0.2.0")
 	both("Allocated")
 	// An edit of the annotation is a request.
@@ -414,7 +414,7 @@ func TestReservationsObeyScopesAndAreBounded(t *testing.T) {
 	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 IPReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one")
 	_, err := scene.Kubectl(t.Context(), "", "delete", "ipreservation", "-n", ns, "one")
 	must(t, err)
-	awaitReservation(t, ns, "three", "198.51.100.3", "True", "198.51.100.3 is kept for namespace "+ns)
+	awaitReservation(t, ns, "three", "198.51.100.1", "True", "198.51.100.1 is kept for namespace "+ns)
 }
 
 func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {
