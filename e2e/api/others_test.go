@@ -191,7 +191,7 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 		awaitMessage(t, ns, name, "AddressExcluded", "spec.loadBalancerIP: "+address+" is "+whose+", so it is not given; ask for another")
 	}
 	// Ranges of the cluster's own.
-	apply(t, "IPPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1]}`)
+	apply(t, "IPPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1], allocation: OnRequest}`)
 	makeService(t, ns, "cluster", pin("10.96.0.205"))
 	awaitMessage(t, ns, "cluster", "AddressExcluded", "spec.loadBalancerIP: 10.96.0.205 is in the Service CIDR 10.96.0.0/16, so it is not given; ask for another")
 	// One that becomes used is taken out of service; who can have another gets it.
