@@ -3,7 +3,6 @@ package controller
 import (
 	"encoding/json"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -121,7 +120,7 @@ func lastWriter(svc *corev1.Service) string {
 				LoadBalancer json.RawMessage `json:"f:loadBalancer"`
 			} `json:"f:status"`
 		}
-		if json.Unmarshal(m.FieldsV1.Raw, &fields) == nil && fields.Status.LoadBalancer != nil {
+		if json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) == nil && fields.Status.LoadBalancer != nil {
 			name, last = m.Manager, *m.Time
 		}
 	}
@@ -137,9 +136,4 @@ func writerOf(svc *corev1.Service) string {
 		return "field manager " + name
 	}
 	return "another controller"
-}
-
-// without returns the addresses that are not among the others.
-func without(addresses, others []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(others, a) })
 }

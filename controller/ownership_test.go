@@ -113,7 +113,7 @@ func TestTheClassesThatAreServed(t *testing.T) {
 // managed notes in the object who wrote its status when.
 func managed(svc *corev1.Service, manager string, at time.Time, fields string) *corev1.Service {
 	when := metav1.NewTime(at)
-	svc.ManagedFields = append(svc.ManagedFields, metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}})
+	svc.ManagedFields = append(svc.ManagedFields, metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: metav1.NewFieldsV1(fields)})
 	return svc
 }
 

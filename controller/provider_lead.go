@@ -150,7 +150,7 @@ func finalizedByBerth(svc *corev1.Service) bool {
 				Finalizers map[string]json.RawMessage `json:"f:finalizers"`
 			} `json:"f:metadata"`
 		}
-		if m.FieldsV1 == nil || json.Unmarshal(m.FieldsV1.Raw, &fields) != nil {
+		if m.FieldsV1 == nil || json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
 		if _, set := fields.Metadata.Finalizers[`v:"`+helpers.LoadBalancerCleanupFinalizer+`"`]; set {

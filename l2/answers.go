@@ -30,8 +30,9 @@ type entry struct {
 // announcement is one group. Of one that is this node's some addresses may not be answered for: nobody knows yet whether
 // they are free.
 type announcement struct {
-	addrs []netip.Addr
-	owned bool
+	addrs    []netip.Addr
+	owned    bool
+	answered int // how many of addrs are answered for, for this group or another
 }
 
 func newAnswers() *answers {
@@ -95,23 +96,33 @@ func (a *answers) of(group string) []netip.Addr {
 // holds reports whether this node answers for the group, or for some of it.
 func (a *answers) holds(group string) bool {
 	some, _ := a.extent(group)
-	return len(some) > 0
+	return some
 }
 
-// extent returns for which addresses of a group that is this node's it answers, and whether for all.
-func (a *answers) extent(group string) (some []netip.Addr, all bool) {
+// extent reports whether this node answers for some addresses of a group that is its own, and whether for all.
+func (a *answers) extent(group string) (some, all bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	g, ok := a.groups[group]
 	if !ok || !g.owned {
-		return nil, false
+		return false, false
 	}
-	for _, addr := range g.addrs {
-		if _, answered := a.answered[addr.As16()]; answered {
-			some = append(some, addr)
+	return g.answered > 0, g.answered == len(g.addrs)
+}
+
+// answeredOf lists the addresses of a group that is this node's for which it answers.
+func (a *answers) answeredOf(group string) []netip.Addr {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	var list []netip.Addr
+	if g, ok := a.groups[group]; ok && g.owned {
+		for _, addr := range g.addrs {
+			if _, answered := a.answered[addr.As16()]; answered {
+				list = append(list, addr)
+			}
 		}
 	}
-	return some, len(some) == len(g.addrs)
+	return list
 }
 
 // active lists the addresses of groups that are this node's.
@@ -130,8 +141,11 @@ func (a *answers) active() []netip.Addr {
 // answer begins to answer for an address.
 func (a *answers) answer(addr netip.Addr) {
 	a.mu.Lock()
-	a.answered[addr.As16()] = struct{}{}
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	if _, was := a.answered[addr.As16()]; !was {
+		a.answered[addr.As16()] = struct{}{}
+		a.count(addr, +1)
+	}
 }
 
 // silence ends that, and reports whether it was so.
@@ -139,8 +153,20 @@ func (a *answers) silence(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	_, was := a.answered[addr.As16()]
-	delete(a.answered, addr.As16())
+	if was {
+		delete(a.answered, addr.As16())
+		a.count(addr, -1)
+	}
 	return was
+}
+
+// count keeps how many of each group's addresses are answered for. a.mu is held.
+func (a *answers) count(addr netip.Addr, n int) {
+	if e, ok := a.byAddr[addr]; ok {
+		for _, group := range e.groups {
+			a.groups[group].answered += n
+		}
+	}
 }
 
 // has reports whether the address is answered for, if the clockwork runs.
@@ -209,6 +235,9 @@ func (a *answers) add(addr netip.Addr, group string, owned bool) []netip.Addr {
 	}
 	// A new slice each time: readers may still hold the old one.
 	e.groups = append(slices.Clip(slices.Clone(e.groups)), group)
+	if _, answered := a.answered[addr.As16()]; answered {
+		a.groups[group].answered++
+	}
 	if !owned {
 		return nil
 	}
@@ -224,6 +253,9 @@ func (a *answers) drop(addr netip.Addr, group string, owned bool) []netip.Addr {
 		return nil
 	}
 	e.groups = slices.DeleteFunc(slices.Clone(e.groups), func(g string) bool { return g == group })
+	if _, answered := a.answered[addr.As16()]; answered {
+		a.groups[group].answered--
+	}
 	if owned {
 		e.owned--
 	}

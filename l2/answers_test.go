@@ -67,8 +67,9 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 				}
 			}
 			for name, g := range groups {
-				if some, all := a.extent(name); g.owned && (!slices.Equal(some, g.addrs) || !all) || !g.owned && (some != nil || all) {
-					t.Fatalf("of %v, this node's %v, it answers for %v", g.addrs, g.owned, some)
+				some, all := a.extent(name)
+				if list := a.answeredOf(name); some != g.owned || all != g.owned || g.owned && !slices.Equal(list, g.addrs) || !g.owned && list != nil {
+					t.Fatalf("of %v, this node's %v, it answers for %v, some %v, all %v", g.addrs, g.owned, list, some, all)
 				}
 			}
 		}
@@ -84,8 +85,15 @@ func TestAGroupMayBeAnsweredForInPart(t *testing.T) {
 		t.Error("a group is answered for before one of its addresses is")
 	}
 	a.answer(held4)
-	some, all := a.extent("g")
-	if !a.holds("g") || !a.answering(held4) || a.answering(known4) || !slices.Equal(some, []netip.Addr{held4}) || all {
-		t.Errorf("of two addresses it answers for %v, for all %v; want %s alone", some, all, held4)
+	list := a.answeredOf("g")
+	if _, all := a.extent("g"); !a.holds("g") || !a.answering(held4) || a.answering(known4) || !slices.Equal(list, []netip.Addr{held4}) || all {
+		t.Errorf("of two addresses it answers for %v, for all %v; want %s alone", list, all, held4)
+	}
+	a.set("h", []netip.Addr{held4})
+	a.mark("h", true)
+	a.set("g", []netip.Addr{known4})
+	some, _ := a.extent("g")
+	if _, all := a.extent("h"); some || !all {
+		t.Errorf("when the address has moved to another group: some of the first %v, all of the other %v; want none and all", some, all)
 	}
 }

@@ -124,6 +124,15 @@ func arpProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
 	})
 }
 
+// arpRequest asks who has target, in the name of a host.
+func arpRequest(mac net.HardwareAddr, sender, target netip.Addr) []byte {
+	return arpFrame(broadcast(), &arp.Packet{
+		Operation:          arp.OperationRequest,
+		SenderHardwareAddr: mac, SenderIP: sender,
+		TargetHardwareAddr: make(net.HardwareAddr, 6), TargetIP: target,
+	})
+}
+
 func arpFrame(to net.HardwareAddr, p *arp.Packet) []byte {
 	p.HardwareType, p.ProtocolType, p.HardwareAddrLength, p.IPLength = 1, etherTypeIPv4, 6, 4
 	body, _ := p.MarshalBinary() // documented never to fail

@@ -54,6 +54,7 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 	}
 	s.listenFor(s.answers.active(), nil)
 	s.answers.watch(s.proxies.abort(), false) // the new socket does not hear of them
+	s.doubted = nil
 	s.machine.clock.hurry(now)
 }
 

@@ -62,8 +62,12 @@ func (s *segment) own(now time.Time, on, off, probe []netip.Addr) {
 	for _, a := range off {
 		s.quit(now, a)
 	}
+	ask := make(map[netip.Addr]struct{}, len(probe))
+	for _, a := range probe {
+		ask[a] = struct{}{}
+	}
 	for _, a := range on {
-		if slices.Contains(probe, a) {
+		if _, unproven := ask[a]; unproven {
 			s.prober.begin(now, a)
 		} else {
 			s.answer(now, a)
@@ -92,15 +96,14 @@ func (s *segment) quit(now time.Time, a netip.Addr) {
 func (s *segment) settle(now time.Time, group string) {
 	some, all := s.answers.extent(group)
 	s.machine.partially(group, !all)
-	if m, starting := s.starting[group]; starting && len(some) > 0 {
+	if m, starting := s.starting[group]; starting && some {
 		delete(s.starting, group)
 		s.moved(now, GroupGained, "gained", m)
 	}
 }
 
 func (s *segment) announceGroup(now time.Time, group string) {
-	some, _ := s.answers.extent(group)
-	s.announcer.begin(now, some...)
+	s.announcer.begin(now, s.answers.answeredOf(group)...)
 }
 
 // tellAnswers tells whoever wants to know whether this node answers for an address that nobody else has, as often as that

@@ -588,7 +588,7 @@ func TestSolicitedNodeGroupsFollowWhatIsAnswered(t *testing.T) {
 		n := e.node(t, "a", 1)
 		n.Sync("g", wanted("a"))
 		n.Sync("h", wanted("a")) // the same addresses, for the moment of a regrouping
-		pass(2 * time.Second)
+		pass(3 * time.Second)
 		v6 := netip.MustParseAddr("2001:db8::200")
 		joined := func() map[netip.Addr]int {
 			w := e.wires[0]

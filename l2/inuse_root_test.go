@@ -43,15 +43,15 @@ func TestAnAddressOfAPeersKernelIsNotAnnouncedUntilItLetsGo(t *testing.T) {
 	}
 }
 
-// Linux as a proxy keeps still when it is probed (RFC 5227): it is no holder, and cannot be told of.
-func TestAKernelThatIsAProxyIsNoHolder(t *testing.T) {
+// Linux as a proxy keeps still when it is probed (RFC 5227), and answers hosts up to 0.8 s later.
+func TestAKernelThatIsAProxyIsNoHolderAndTold(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	l.attach("router", 50)
 	ip(t, "-n", l.prefix+"router", "link", "add", "beyond", "type", "veth", "peer", "name", "end")
 	ip(t, "-n", l.prefix+"router", "link", "set", "end", "up")
 	ip(t, "-n", l.prefix+"router", "link", "set", "beyond", "up")
 	ip(t, "-n", l.prefix+"router", "route", "add", "default", "dev", "beyond")
-	for _, s := range []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.eth0.proxy_arp=1", "net.ipv4.conf.all.proxy_arp=1", "net.ipv4.neigh.eth0.proxy_delay=0"} {
+	for _, s := range []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.eth0.proxy_arp=1", "net.ipv4.conf.all.proxy_arp=1"} {
 		l.sysctl("router", s)
 	}
 	router := linkMAC(t, l.prefix+"router", "eth0")
@@ -62,12 +62,22 @@ func TestAKernelThatIsAProxyIsNoHolder(t *testing.T) {
 	}
 	n := l.nodes["a"]
 	n.order(order{Group: "g", Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(beyond)}, Candidates: []string{"a"}}})
-	n.await("gained, no conflict", func(r report) bool {
-		if r.Seen != nil && r.Seen.Kind == Conflict {
+	gained, told := false, ""
+	n.await("gained, and the proxy told of", func(r report) bool {
+		switch {
+		case r.Seen == nil:
+		case r.Seen.Kind == Conflict:
 			t.Fatalf("conflict with %s", r.Seen.MAC)
+		case r.Seen.Kind == GroupGained:
+			gained = true
+		case r.Seen.Kind == ProxyFound:
+			told = r.Seen.MAC
 		}
-		return r.Seen != nil && r.Seen.Kind == GroupGained
+		return gained && told != ""
 	})
+	if told != router {
+		t.Errorf("%s was told to answer for everything, want %s", told, router)
+	}
 }
 
 // answerAll has the client's interface answer each ARP request, probes included, as some routers do.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,8 @@ type host struct {
 	mac   net.HardwareAddr
 	holds func(netip.Addr) bool
 	wire  *fakeWire
+	// unlessProbed, if it is set, is what it holds when it is probed.
+	unlessProbed func(netip.Addr) bool
 
 	mu        sync.Mutex
 	probes    map[netip.Addr]int // guarded by mu
@@ -52,6 +55,9 @@ func (h *host) arp(frame []byte) []byte {
 		return nil
 	case p.SenderIP.IsUnspecified():
 		h.asked(p.TargetIP)
+		if h.unlessProbed != nil && !h.unlessProbed(p.TargetIP) {
+			return nil
+		}
 	}
 	if !h.holds(p.TargetIP) {
 		return nil
@@ -283,8 +289,8 @@ func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
 func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
-		holds := true
-		e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return holds && a.String() == svc })
+		var gone atomic.Bool
+		e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return !gone.Load() && a.String() == svc })
 		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
 		d := wanted("a")
 		for _, n := range []*fakeNode{a, b} {
@@ -292,7 +298,7 @@ func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
 		}
 		pass(5 * time.Second)
 		expectEqual(t, "answered while the kernel holds it by", e.whoHas(t, svc), []string{b.mac})
-		holds = false
+		gone.Store(true)
 		pass(1500 * time.Millisecond)
 		expectEqual(t, "answered a moment later by", e.whoHas(t, svc), []string{a.mac})
 	})
@@ -339,7 +345,7 @@ func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing
 		expectEqual(t, "conflicts within a second", owner.conflicts(), nil)
 		pass(200 * time.Millisecond)
 		keepalived.says(svc)
-		pass(time.Millisecond)
+		pass(1100 * time.Millisecond)
 		expectEqual(t, "conflicts", owner.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, other.mac, other.config.Node)})
 		expectEqual(t, "answered by", e.whoHas(t, svc), []string{owner.mac})
 	})

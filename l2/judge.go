@@ -3,6 +3,7 @@ package l2
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -44,7 +45,7 @@ func (s *segment) see(now time.Time, x sighting) {
 			s.suspect(now, x)
 		}
 	}
-	if !s.answers.answering(x.addr) || peer != "" && !s.defence.stray(now, x.addr) {
+	if !s.answers.answering(x.addr) || peer != "" && !s.defence.stray(now, x.addr) || s.doubts(now, x) {
 		return
 	}
 	if s.defence.sighted(now, x) {
@@ -60,7 +61,7 @@ func (s *segment) see(now time.Time, x sighting) {
 // whose kernel has it as ours does; or a proxy's answer.
 func (s *segment) excused(now time.Time, x sighting, peer string) bool {
 	if x.use == announced {
-		if proxy, _ := s.proxies.judged(now, x.mac, x.addr.Is4()); proxy {
+		if proxy, _ := s.proxies.judged(now, x); proxy {
 			return true
 		}
 	}
@@ -70,14 +71,39 @@ func (s *segment) excused(now time.Time, x sighting, peer string) bool {
 	return x.use != announced || s.machine.claims(now, peer, x.addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.addr)
 }
 
+// doubts reports whether the use of an address that this node announces is a proxy's answer to that, or may be: then it is
+// looked at again when that is known. The address is defended at once.
+func (s *segment) doubts(now time.Time, x sighting) bool {
+	if x.use != announced || !x.addr.Is4() || !s.link.inSubnet().IsValid() {
+		return false
+	}
+	if s.proxies.current(now) {
+		return s.proxies.answersHosts(x.mac)
+	}
+	s.listenForDecoys(s.proxies.survey(now, s.decoyPairs))
+	if !slices.Contains(s.doubted, x) && len(s.doubted) < mostKnown {
+		s.doubted = append(s.doubted, x)
+		s.sendAnnouncement([]netip.Addr{x.addr})
+	}
+	return true
+}
+
 // suspect has a host that answered a probe asked for decoys, unless it is known whether it answers for everything.
 func (s *segment) suspect(now time.Time, x sighting) {
-	decoys := s.proxies.suspect(now, x, func(is4 bool) [][2]netip.Addr { return decoyPairs(s.link, is4, s.answers.knows) })
+	s.listenForDecoys(s.proxies.suspect(now, x, s.decoyPairs))
+}
+
+func (s *segment) decoyPairs(is4 bool) [][2]netip.Addr {
+	return decoyPairs(s.link, is4, s.answers.knows)
+}
+
+func (s *segment) listenForDecoys(decoys []netip.Addr) {
 	s.answers.watch(decoys, true)
-	if s.wire != nil {
-		for _, a := range decoys {
-			s.wire.join(a)
-		}
+	if s.wire == nil {
+		return // opening it ends the test
+	}
+	for _, a := range decoys {
+		s.wire.join(a)
 	}
 }
 
@@ -94,25 +120,44 @@ func (s *segment) probe(now time.Time) {
 			waiting = false
 		}
 	}
-	s.sendProbes(append(s.prober.due(now, burst), s.proxies.due(now)...))
+	addrs := s.prober.due(now, burst)
+	if len(addrs) > 0 && s.link.inSubnet().IsValid() {
+		s.listenForDecoys(s.proxies.survey(now, s.decoyPairs))
+	}
+	decoys, ask := s.proxies.due(now)
+	s.sendProbes(append(addrs, decoys...), ask)
+	s.endDecoys(now)
+	for _, x := range s.prober.verdicts(now) {
+		s.judge(now, x)
+	}
+}
+
+// endDecoys tells who was found to answer for everything.
+func (s *segment) endDecoys(now time.Time) {
 	found, decoys := s.proxies.finished(now)
 	s.answers.watch(decoys, false)
 	for _, a := range decoys {
 		s.wire.leave(a)
 	}
 	for _, x := range found {
-		s.observe(now, Observation{Kind: ProxyFound, Address: x.addr, MAC: x.mac[:]})
-		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); it is taken for no holder of an address", "interface", s.name, "mac", net.HardwareAddr(x.mac[:]).String(), "address", x.addr)
+		mac := net.HardwareAddr(x.mac[:])
+		s.observe(now, Observation{Kind: ProxyFound, Address: x.addr, MAC: mac})
+		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); its answers are taken for no holder's", "interface", s.name, "mac", mac.String(), "address", x.addr)
 	}
-	for _, x := range s.prober.verdicts(now) {
-		s.judge(now, x)
+	if len(s.doubted) > 0 && s.proxies.current(now) {
+		doubted := s.doubted
+		s.doubted = nil
+		for _, x := range doubted {
+			s.see(now, x)
+		}
 	}
 }
 
-func (s *segment) sendProbes(addrs []netip.Addr) {
+// sendProbes sends probes, and requests in this node's name for some other addresses.
+func (s *segment) sendProbes(probe, ask []netip.Addr) {
 	mac := s.link.hardware()
 	var failures []error
-	for _, a := range addrs {
+	for _, a := range probe {
 		if a.Is4() {
 			failures = append(failures, s.wire.sendARP(arpProbe(mac, a)))
 			s.counts.arpProbes.Inc()
@@ -120,6 +165,9 @@ func (s *segment) sendProbes(addrs []netip.Addr) {
 			failures = append(failures, s.wire.sendNDP(ndpProbe(mac, a)))
 			s.counts.ndpProbes.Inc()
 		}
+	}
+	for _, a := range ask {
+		failures = append(failures, s.wire.sendARP(arpRequest(mac, s.link.inSubnet(), a)))
 	}
 	if len(failures) > 0 {
 		s.note(faultAnnounce, first(failures))
@@ -137,7 +185,7 @@ func (s *segment) judge(now time.Time, x *probing) {
 		switch {
 		case seen.use == probed:
 			contender = &seen
-		case seen.use == announced && s.proxies.running(seen.mac, seen.addr.Is4()):
+		case seen.use == announced && s.proxies.running(seen):
 			s.prober.listen(x, now.Add(proxyWait))
 			return
 		default:

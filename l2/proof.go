@@ -90,7 +90,7 @@ func (m *machine) partially(group string, partial bool) {
 
 // readdress takes which addresses a group has from now on.
 func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
-	holders := m.proofs.holders
+	holders, until := m.proofs.holders, m.vouchedFor(now, c)
 	known := make([]time.Time, len(addresses))
 	for i, a := range addresses {
 		if at := slices.Index(c.addresses, a); at >= 0 {
@@ -100,11 +100,11 @@ func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
 		known[i] = now
 		holders[a] = append(holders[a], c)
 	}
-	for _, a := range c.addresses {
+	for i, a := range c.addresses {
 		if slices.Contains(addresses, a) {
 			continue
 		}
-		m.proofs.keep(now, a, proof{until: m.vouchedFor(now, c, a)})
+		m.proofs.keep(now, a, c.proves(i, until))
 		if holders[a] = slices.DeleteFunc(holders[a], func(h *contest) bool { return h == c }); len(holders[a]) == 0 {
 			delete(holders, a)
 		}
@@ -115,32 +115,41 @@ func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
 // unproven returns the group's addresses that are to be probed before this node answers for them.
 func (m *machine) unproven(now time.Time, c *contest) []netip.Addr {
 	var list []netip.Addr
-	for _, a := range c.addresses {
-		if !m.proven(now, a) {
+	until := m.vouchedFor(now, c)
+	for i, a := range c.addresses {
+		if !m.proofs.answering(a) && !m.proofs.last[a].stands(now) && !c.proves(i, until).stands(now) && !m.provenElsewhere(now, c, a) {
 			list = append(list, a)
 		}
 	}
 	return list
 }
 
-func (m *machine) proven(now time.Time, addr netip.Addr) bool {
-	return m.proofs.answering(addr) || m.proofs.last[addr].stands(now) ||
-		slices.ContainsFunc(m.proofs.holders[addr], func(c *contest) bool { return proof{until: m.vouchedFor(now, c, addr)}.stands(now) })
+// provenElsewhere reports whether a peer answers for the address as part of another group, or did a moment ago.
+func (m *machine) provenElsewhere(now time.Time, c *contest, addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(h *contest) bool {
+		return h != c && h.proves(slices.Index(h.addresses, addr), m.vouchedFor(now, h)).stands(now)
+	})
 }
 
-// vouchedFor is until when a peer answered for an address of the group, by its claim; the zero time: nobody is known to.
-func (m *machine) vouchedFor(now time.Time, c *contest, addr netip.Addr) time.Time {
+// vouchedFor is until when a peer answered for the group's addresses, by its claim; the zero time: nobody is known to, or
+// for some of them only.
+func (m *machine) vouchedFor(now time.Time, c *contest) time.Time {
 	until := c.vouched
 	for node, x := range c.rivals {
 		if x.partial && !x.relayed {
-			return time.Time{} // it may be this address that it does not answer for
+			return time.Time{}
 		}
 		until = latest(until, m.stood(now, node, x))
 	}
-	if at := slices.Index(c.addresses, addr); at < 0 || until.Sub(c.known[at]) < vouchAfter {
-		return time.Time{}
-	}
 	return until
+}
+
+// proves returns what a claim that stood until then proves of the group's n-th address.
+func (c *contest) proves(n int, until time.Time) proof {
+	if until.Sub(c.known[n]) < vouchAfter {
+		return proof{}
+	}
+	return proof{until: until}
 }
 
 // stood is until when a peer answered for all that it claims.

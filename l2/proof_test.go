@@ -72,21 +72,48 @@ func TestAClaimForSomeOfTheAddressesProvesNone(t *testing.T) {
 }
 
 func TestATakerThatAnsweredForSomeOutdatesWhatItsForerunnerProved(t *testing.T) {
-	w := together(t, 3, 1, nil)
-	first := w.owners(w.groups[0])[0]
-	first.state = Leaving
-	first.act()
-	w.pass(t, 300*time.Millisecond)
-	second := w.owners(w.groups[0])[0]
-	second.m.partially(w.groups[0], true)
-	w.pass(t, 300*time.Millisecond)
-	first.crash()
-	second.crash()
-	w.pass(t, 4*simInterval)
-	third := w.owners(w.groups[0])[0]
-	if claim := third.m.own.claims[keyOf(w.groups[0])]; third == first || third == second || !claim.partial {
-		t.Errorf("%s takes over, and claims %+v; want the third, and a claim that is partial until it was asked", third.name, claim)
+	for _, dies := range []bool{true, false} {
+		w := together(t, 3, 1, nil)
+		first := w.owners(w.groups[0])[0]
+		first.state = Leaving
+		first.act()
+		w.pass(t, 300*time.Millisecond)
+		second := w.owners(w.groups[0])[0]
+		second.m.partially(w.groups[0], true)
+		w.pass(t, 300*time.Millisecond)
+		first.crash()
+		if dies {
+			second.crash()
+		} else {
+			second.state = Leaving
+			second.act()
+		}
+		w.pass(t, 4*simInterval)
+		third := w.owners(w.groups[0])[0]
+		if third == first || third == second || len(third.asked) == 0 {
+			t.Errorf("dies %v: %s takes over, and asks for %v; want the third, and that it asks", dies, third.name, third.asked)
+		}
 	}
+}
+
+func TestWhatAProcessBelievedBeforeItFrozeIsNoProof(t *testing.T) {
+	w, owner, other := ownerAndOther(t)
+	addr := w.address(w.groups[0])
+	other.freeze()
+	w.pass(t, 150*time.Millisecond) // a hello waits in its socket
+	owner.freeze()
+	w.pass(t, 6*time.Second)
+	for _, n := range []*simNode{owner, other} {
+		n.frozen = false
+		n.m.wake(n.local())
+	}
+	owner.m.answered(owner.local(), addr, false)
+	for len(other.inbox) > 0 {
+		_ = other.m.hear(other.local(), other.inbox[0])
+		other.inbox = other.inbox[1:]
+	}
+	expectEqual(t, "unproven for who answered for it", owner.unproven(), []netip.Addr{addr})
+	expectEqual(t, "unproven for who heard that", other.unproven(), []netip.Addr{addr})
 }
 
 func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {

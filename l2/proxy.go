@@ -13,11 +13,16 @@ import (
 // probe is asked for decoys, addresses that nobody has, before the verdict. Two of a range that no network uses (RFC 2544,
 // RFC 5180), since some answer only for what lies beyond the segment; and two of the segment's own subnet, which others
 // answer for alone. Who answers for both of a pair is a proxy, and holds nothing.
+//
+// Some, Linux among them, answer for everything only when they are asked in the name of a host, and to a gratuitous ARP.
+// Their answer to a probe tells the truth. That they are there is found out by a survey, such questions to all, when
+// something is probed, or when one is to be believed of what this node announces.
 
 const (
 	proxyLasts  = 5 * time.Minute // for so long a proxy is known
 	honestLasts = time.Minute     // and who is none
 	mostKnown   = 256
+	hostEar     = 880 * time.Millisecond // Linux as a proxy answers up to 0.8 s later (proxy_delay)
 )
 
 var (
@@ -25,16 +30,33 @@ var (
 	nobodys6 = netip.MustParsePrefix("2001:2::/48")
 )
 
-// proxies are what is known of the hosts that answered a probe. It has no clock and no socket.
-type proxies struct {
-	tests map[bool]*decoyTest // by whether it is IPv4's; one at a time serves all suspects
-	known map[station]finding
+// trial is a way to ask for decoys.
+type trial uint8
+
+const (
+	byProbe4 trial = iota
+	byProbe6
+	byHost4 // in the name of this node
+)
+
+func trialOf(a netip.Addr) trial {
+	if a.Is4() {
+		return byProbe4
+	}
+	return byProbe6
 }
 
-// station is a host as far as one family goes.
+// proxies are what is known of the hosts that answered. It has no clock and no socket.
+type proxies struct {
+	tests    map[trial]*decoyTest // one of a kind at a time serves all suspects
+	known    map[station]finding
+	surveyed time.Time // when the last survey ended
+}
+
+// station is a host as far as one trial goes.
 type station struct {
-	mac [6]byte
-	is4 bool
+	mac   [6]byte
+	trial trial
 }
 
 type finding struct {
@@ -52,12 +74,12 @@ type decoyTest struct {
 }
 
 func newProxies() *proxies {
-	return &proxies{tests: make(map[bool]*decoyTest), known: make(map[station]finding)}
+	return &proxies{tests: make(map[trial]*decoyTest), known: make(map[station]finding)}
 }
 
-// judged reports whether a host is a proxy, and whether that is known.
-func (p *proxies) judged(now time.Time, mac [6]byte, is4 bool) (proxy, known bool) {
-	f, ok := p.known[station{mac, is4}]
+// judged reports whether a host is a proxy when it is probed, and whether that is known.
+func (p *proxies) judged(now time.Time, seen sighting) (proxy, known bool) {
+	f, ok := p.known[station{seen.mac, trialOf(seen.addr)}]
 	if !ok || !now.Before(f.until) {
 		return false, false
 	}
@@ -67,21 +89,40 @@ func (p *proxies) judged(now time.Time, mac [6]byte, is4 bool) (proxy, known boo
 // suspect has a host that answered for an address tested, and returns the decoys if the test begins: they must be heard
 // of until finished says otherwise. Without a pair nothing can be told apart.
 func (p *proxies) suspect(now time.Time, seen sighting, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
-	is4 := seen.addr.Is4()
-	if _, known := p.judged(now, seen.mac, is4); known {
+	if _, known := p.judged(now, seen); known {
 		return nil
 	}
-	if t := p.tests[is4]; t != nil {
+	if t := p.tests[trialOf(seen.addr)]; t != nil {
 		if len(t.suspects) < mostHeard {
 			t.suspects[seen.mac] = seen.addr
 		}
 		return nil
 	}
-	t := &decoyTest{pairs: pairs(is4), suspects: map[[6]byte]netip.Addr{seen.mac: seen.addr}, heard: make(map[sighting]struct{}), at: now}
+	return p.begin(now, trialOf(seen.addr), pairs, map[[6]byte]netip.Addr{seen.mac: seen.addr})
+}
+
+// survey begins to look for those who answer hosts, unless that was done a while ago, and returns the decoys.
+func (p *proxies) survey(now time.Time, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
+	if p.tests[byHost4] != nil || p.current(now) {
+		return nil
+	}
+	return p.begin(now, byHost4, pairs, make(map[[6]byte]netip.Addr))
+}
+
+// current reports whether it is known who answers hosts.
+func (p *proxies) current(now time.Time) bool {
+	return !p.surveyed.IsZero() && now.Sub(p.surveyed) < proxyLasts
+}
+
+// answersHosts reports whether the last survey found a host to be a proxy.
+func (p *proxies) answersHosts(mac [6]byte) bool { return p.known[station{mac, byHost4}].proxy }
+
+func (p *proxies) begin(now time.Time, by trial, pairs func(is4 bool) [][2]netip.Addr, suspects map[[6]byte]netip.Addr) []netip.Addr {
+	t := &decoyTest{pairs: pairs(by != byProbe6), suspects: suspects, heard: make(map[sighting]struct{}), at: now}
 	if len(t.pairs) == 0 {
 		return nil
 	}
-	p.tests[is4] = t
+	p.tests[by] = t
 	return t.decoys()
 }
 
@@ -94,60 +135,72 @@ func (t *decoyTest) decoys() []netip.Addr {
 }
 
 // running reports whether a host is being tested.
-func (p *proxies) running(mac [6]byte, is4 bool) bool {
-	t := p.tests[is4]
+func (p *proxies) running(seen sighting) bool {
+	t := p.tests[trialOf(seen.addr)]
 	if t == nil {
 		return false
 	}
-	_, suspected := t.suspects[mac]
+	_, suspected := t.suspects[seen.mac]
 	return suspected
 }
 
 // heard takes what is heard of a decoy, and reports whether it is one.
 func (p *proxies) heard(seen sighting) bool {
-	t := p.tests[seen.addr.Is4()]
-	if t == nil || !slices.Contains(t.decoys(), seen.addr) {
-		return false
+	decoy := false
+	for by, t := range p.tests {
+		if !slices.Contains(t.decoys(), seen.addr) {
+			continue
+		}
+		decoy = true
+		if seen.use == announced && len(t.heard) < mostKnown { // who is not suspected yet may be
+			t.heard[seen] = struct{}{}
+			if by == byHost4 {
+				t.suspects[seen.mac] = seen.addr
+			}
+		}
 	}
-	if seen.use == announced && len(t.heard) < mostKnown { // who is not suspected yet may be
-		t.heard[seen] = struct{}{}
-	}
-	return true
+	return decoy
 }
 
-// due returns decoys to ask for now.
-func (p *proxies) due(now time.Time) []netip.Addr {
-	var list []netip.Addr
-	for _, t := range p.tests {
+// due returns decoys to probe for now, and to ask for in this node's name.
+func (p *proxies) due(now time.Time) (probe, ask []netip.Addr) {
+	for by, t := range p.tests {
 		if t.asked == 3 || now.Before(t.at) {
 			continue
 		}
-		list = append(list, t.decoys()...)
-		if t.asked++; t.asked == 3 {
-			t.at = now.Add(probeEar)
+		ear := probeEar
+		if by == byHost4 {
+			ask, ear = append(ask, t.decoys()...), hostEar
 		} else {
-			t.at = now.Add(probePause)
+			probe = append(probe, t.decoys()...)
 		}
+		if t.asked++; t.asked < 3 {
+			ear = probePause
+		}
+		t.at = now.Add(ear)
 	}
-	return list
+	return probe, ask
 }
 
 // finished ends the tests whose time is over. It returns who was found to be a proxy, and the decoys that are none any more.
 func (p *proxies) finished(now time.Time) (found []sighting, decoys []netip.Addr) {
-	for is4, t := range p.tests {
+	for by, t := range p.tests {
 		if t.asked < 3 || now.Before(t.at) {
 			continue
 		}
-		delete(p.tests, is4)
+		delete(p.tests, by)
+		if by == byHost4 {
+			p.surveyed = now
+		}
 		decoys = append(decoys, t.decoys()...)
 		p.forget(now, len(t.suspects))
 		for mac, addr := range t.suspects {
 			f := finding{t.answersAll(mac), now.Add(honestLasts)}
 			if f.proxy {
-				f.until = now.Add(proxyLasts)
+				f.until = now.Add(proxyLasts + time.Second) // the next survey comes before
 				found = append(found, sighting{addr, mac, announced})
 			}
-			p.known[station{mac, is4}] = f
+			p.known[station{mac, by}] = f
 		}
 	}
 	return found, decoys
@@ -172,8 +225,8 @@ func (p *proxies) forget(now time.Time, n int) {
 
 // abort ends all tests, and returns their decoys.
 func (p *proxies) abort() (decoys []netip.Addr) {
-	for is4, t := range p.tests {
-		delete(p.tests, is4)
+	for by, t := range p.tests {
+		delete(p.tests, by)
 		decoys = append(decoys, t.decoys()...)
 	}
 	return decoys

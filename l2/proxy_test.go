@@ -50,6 +50,29 @@ func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
 	}
 }
 
+// As Linux does it: what such a host answers to a probe is its own.
+func TestAHostThatAnswersForEverythingUnlessProbedIsToldAndMayHoldAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		h := e.host(printer, everything)
+		h.unlessProbed = with("192.0.2.201")
+		a := e.node(t, "a", 1)
+		a.Sync("g", lone(svc, "192.0.2.201"))
+		pass(4 * time.Second)
+		if got := e.whoHas(t, svc); !slices.Contains(got, a.mac) {
+			t.Errorf("%s is answered by %v, want %s", svc, got, a.mac)
+		}
+		if got := e.whoHas(t, "192.0.2.201"); slices.Contains(got, a.mac) {
+			t.Errorf("the other's own address is answered by %v", got)
+		}
+		h.says(svc) // as it answers a gratuitous ARP
+		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("192.0.2.201 %s %q", printerMAC, "")})
+		if got := a.Status().Segments[0].ProxyARP.String(); got != printerMAC {
+			t.Errorf("the status tells of %q, want %s", got, printerMAC)
+		}
+	})
+}
+
 func TestAHolderBesideAProxyIsAConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}

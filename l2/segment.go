@@ -34,6 +34,7 @@ type segment struct {
 	announcer *announcer
 	prober    *prober
 	proxies   *proxies
+	doubted   []sighting              // of what is answered for, until it is known who is a proxy
 	starting  map[string]move         // the beginnings of groups of which no address is answered for yet
 	told      map[netip.Addr]struct{} // the addresses of which Answers was told
 	defence   *defence

@@ -54,6 +54,7 @@ type simNode struct {
 	until   time.Time
 	answers map[string]bool
 	clear   map[string]time.Time     // of those, since when, on its clock, the segment was asked enough; a zero time is always
+	asked   []netip.Addr             // what it asked the segment for when it began to answer last
 	told    map[string]time.Duration // when it announced a group last
 	state   State
 	linked  bool
@@ -183,7 +184,7 @@ func (w *world) address(group string) netip.Addr {
 
 // begin has the node answer for a group, at once if it may, or after it has asked the segment.
 func (n *simNode) begin(m move) {
-	n.answers[m.group], n.told[m.group] = true, n.w.now
+	n.answers[m.group], n.told[m.group], n.asked = true, n.w.now, m.probe
 	n.w.moves++
 	n.w.log("%s starts %s (%s), asks for %v", n.name, m.group, m.cause, m.probe)
 	if len(m.probe) > 0 {

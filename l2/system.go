@@ -60,6 +60,16 @@ func (l link) hostSubnets() []netip.Prefix {
 	return list
 }
 
+// inSubnet returns an IPv4 address of the interface in whose name others on the segment can be asked; none: it has none.
+func (l link) inSubnet() netip.Addr {
+	for _, a := range l.addrs {
+		if a.Is4() && slices.ContainsFunc(l.hostSubnets(), func(p netip.Prefix) bool { return p.Contains(a) }) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 func (l link) hardware() net.HardwareAddr { return net.HardwareAddr(l.mac[:]) }
 
 // same reports whether sockets opened for l serve for k too.

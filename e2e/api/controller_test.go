@@ -424,6 +424,10 @@ func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
 		return err
 	}
 	must(t, stage.Eventually(t.Context(), patience, good))
+	ns := namespace(t)
+	makePool(t, "p", "192.0.2.1/32")
+	makeService(t, ns, "web", nil)
+	await(t, ns, "web", "Allocated", "192.0.2.1") // the controller leads, and has read the keys
 	signs := helloSecret(t).Data[v1alpha1.RecordKey]
 	must(t, secrets.Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}))
 	must(t, stage.Eventually(t.Context(), patience, good))

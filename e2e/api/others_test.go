@@ -217,7 +217,7 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 		awaitMessage(t, ns, name, "AddressExcluded", "spec.loadBalancerIP: "+address+" is "+whose+", so it is not given; ask for another")
 	}
 	// Ranges of the cluster's own.
-	apply(t, "IPPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1]}`)
+	apply(t, "IPPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1], allocation: OnRequest}`)
 	makeService(t, ns, "cluster", pin("10.96.0.205"))
 	awaitMessage(t, ns, "cluster", "AddressExcluded", "spec.loadBalancerIP: 10.96.0.205 is in the Service CIDR 10.96.0.0/16, so it is not given; ask for another")
 	// One that becomes used is taken out of service; who can have another gets it.
@@ -283,7 +283,7 @@ func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
 	both("Allocated")
 	r.stop()
 	start(t)
-	makeService(t, ns, "last", nil)
+	annotated(t, ns, "last", map[string]string{v1alpha1.AnnotationPools: "renamed"}, nil)
 	await(t, ns, "last", "Allocated", "192.0.2.0")
 	both("Allocated")
 	// An edit of the annotation is a request.
@@ -440,7 +440,7 @@ func TestReservationsObeyScopesAndAreBounded(t *testing.T) {
 	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 IPReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one")
 	_, err := scene.Kubectl(t.Context(), "", "delete", "ipreservation", "-n", ns, "one")
 	must(t, err)
-	awaitReservation(t, ns, "three", "198.51.100.3", "True", "198.51.100.3 is kept for namespace "+ns)
+	awaitReservation(t, ns, "three", "198.51.100.1", "True", "198.51.100.1 is kept for namespace "+ns)
 }
 
 func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {

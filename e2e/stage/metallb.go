@@ -79,8 +79,11 @@ func metalLBManifest(ctx context.Context, folder stock.Folder) (string, error) {
 		return "", err
 	}
 	files, err := filepath.Glob(filepath.Join(source, "config", "crd", "bases", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		return "", fmt.Errorf("no resources of MetalLB in %s (%v)", source, err)
+	if err != nil {
+		return "", fmt.Errorf("resources of MetalLB: %w", err)
+	}
+	if len(files) == 0 {
+		return "", fmt.Errorf("no resources of MetalLB in %s", source)
 	}
 	manifest := []string{"apiVersion: v1\nkind: Namespace\nmetadata: {name: " + MetalLBNamespace + "}\n"}
 	for _, name := range append(files, filepath.Join(source, "config", "rbac", "role.yaml"), filepath.Join(source, "config", "rbac", "service-accounts.yaml")) {
