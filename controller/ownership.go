@@ -3,6 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -47,8 +48,8 @@ func (c ofClasses) selects(svc *corev1.Service) bool {
 }
 
 // recordOf returns what Berth gave the Service, as its status says: by a signature that holds, or by that of a former
-// installation, whose key is lost, if all that it says is still so: the addresses are those of the status, in pools that
-// serve the Service. The second result is false where there is no such record.
+// installation, whose key is lost, if all that it says is still so: the addresses are those of the status, and in pools that
+// serve the Service, unless it is of a class of Berth's. The second result is false where there is no such record.
 func recordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *config.Snapshot) (record.Record, bool) {
 	r, err := record.Of(svc, key)
 	if err == nil {
@@ -57,6 +58,9 @@ func recordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *c
 	former, is := formerRecord(svc, key)
 	if !is {
 		return record.Record{}, false
+	}
+	if svc.Spec.LoadBalancerClass != nil {
+		return former, true // nobody else serves the class
 	}
 	for _, a := range addressesIn(svc) {
 		if p := snapshot.PoolOf(a); p == nil || !p.Serves(svc.Namespace, namespace, svc.Labels) {
@@ -136,4 +140,9 @@ func writerOf(svc *corev1.Service) string {
 		return "field manager " + name
 	}
 	return "another controller"
+}
+
+// without returns the addresses that are not among the others.
+func without(addresses, others []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(others, a) })
 }

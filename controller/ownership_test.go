@@ -2,6 +2,7 @@ package controller
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,7 @@ func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
 		"a record of a former installation":                    {withRecordOf(balancer("", ip("192.0.2.1")), formerKey, "", "192.0.2.1"), false, own},
 		"a record of a former installation of another address": {withRecordOf(balancer("", ip("192.0.2.2")), formerKey, "", "192.0.2.1"), false, others},
 		"a record of a former installation outside the pools":  {withRecordOf(balancer("", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, others},
+		"a record of a former installation, of Berth's class":  {withRecordOf(balancer("berth.dev/lb", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, own},
 		"held, though the status was overwritten":              {balancer("", ip("10.22.203.3")), true, own},
 		"an address of a pool that takes over":                 {balancer("", ip("198.51.100.1")), false, takenOver},
 		"one of two addresses of a pool that takes over":       {balancer("", ip("198.51.100.1"), ip("10.0.0.1")), false, others},
@@ -81,7 +83,10 @@ func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
 		classes := ofClasses{[]string{"berth.dev/lb"}, true}
 		got := notServed
 		if classes.selects(x.svc) {
-			_, recorded := recordOf(x.svc, recordSecret, nil, snapshot)
+			r, recorded := recordOf(x.svc, recordSecret, nil, snapshot)
+			if strings.HasSuffix(name, "of Berth's class") && len(r.Addresses) != 1 {
+				t.Errorf("%s: the record is lost", name)
+			}
 			got = ownershipOf(x.svc, recorded, x.held, nil, snapshot)
 		}
 		if got != x.want {
