@@ -78,7 +78,7 @@ func formerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
 	if _, err := record.Of(svc, key); !errors.As(err, &unknown) || len(addresses) == 0 || len(addresses) != len(svc.Status.LoadBalancer.Ingress) {
 		return record.Record{}, false
 	}
-	return unknown.Record, len(without(addresses, unknown.Record.Addresses)) == 0
+	return unknown.Record, !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !slices.Contains(unknown.Record.Addresses, a) })
 }
 
 // ownershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
@@ -140,9 +140,4 @@ func writerOf(svc *corev1.Service) string {
 		return "field manager " + name
 	}
 	return "another controller"
-}
-
-// without returns the addresses that are not among the others.
-func without(addresses, others []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(others, a) })
 }
