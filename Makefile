@@ -59,7 +59,7 @@ unit: ## unit tests of all modules, with the race detector (no root)
 
 root-tests: packages ## tests on this machine's kernel, in network namespaces (root)
 	@tools/preflight tools
-	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker ./speaker/unserved ./speaker/guard
+	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker ./speaker/unserved ./speaker/guard ./speaker/localnet ./speaker/rival
 
 vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
 	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
