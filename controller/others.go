@@ -24,6 +24,7 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 			return err
 		}
 	}
+	c.contested.forget(key)
 	c.release(key)
 	c.mu.Lock()
 	c.occupy(key, svc)

@@ -314,6 +314,7 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 		}
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release", "not a Service of Berth's any more (spec.type, spec.loadBalancerClass)")
 	}
+	c.contested.forget(key)
 	c.release(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
