@@ -3,6 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ func formerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
 	if _, err := record.Of(svc, key); !errors.As(err, &unknown) || len(addresses) == 0 || len(addresses) != len(svc.Status.LoadBalancer.Ingress) {
 		return record.Record{}, false
 	}
-	return unknown.Record, len(without(addresses, unknown.Record.Addresses)) == 0
+	return unknown.Record, !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !slices.Contains(unknown.Record.Addresses, a) })
 }
 
 // ownershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
