@@ -52,11 +52,11 @@ func (r *rack) serve(t *testing.T, changes ...change) *corev1.Service {
 	t.Helper()
 	svc := r.service(changes...)
 	t.Cleanup(func() { r.remove(t, svc) })
-	svc, err := r.Create(t.Context(), svc)
+	created, err := r.Create(t.Context(), svc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return svc
+	return created
 }
 
 // ask makes a Service, which goes with the test, and does not wait for an address.
@@ -64,11 +64,11 @@ func (r *rack) ask(t *testing.T, changes ...change) *corev1.Service {
 	t.Helper()
 	svc := r.service(changes...)
 	t.Cleanup(func() { r.remove(t, svc) })
-	svc, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Create(t.Context(), svc, metav1.CreateOptions{})
+	created, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Create(t.Context(), svc, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return svc
+	return created
 }
 
 // remove deletes a Service, if it is still there.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -132,25 +133,42 @@ func (l *Lab) Kill(ctx context.Context, name string) error {
 	return nil
 }
 
-// Pause stops a process with SIGSTOP: it keeps its sockets and does nothing.
+// Pause stops a process with SIGSTOP, and returns once each of its threads is stopped: it keeps its sockets and does
+// nothing.
 func (l *Lab) Pause(ctx context.Context, name string) error {
-	return l.signal(ctx, name, unix.SIGSTOP)
+	p, err := l.signal(ctx, name, unix.SIGSTOP)
+	if err != nil {
+		return err
+	}
+	return until(ctx, 10*time.Second, func(context.Context) error {
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID))
+		if err != nil {
+			return fmt.Errorf("pause %s: %w", name, err)
+		}
+		for _, t := range threads {
+			if state := stateIn(fmt.Sprintf("/proc/%d/task/%s/stat", p.PID, t.Name())); state == "running" {
+				return fmt.Errorf("thread %s of %s still runs", t.Name(), name)
+			}
+		}
+		return nil
+	})
 }
 
 // Resume continues a paused process.
 func (l *Lab) Resume(ctx context.Context, name string) error {
-	return l.signal(ctx, name, unix.SIGCONT)
+	_, err := l.signal(ctx, name, unix.SIGCONT)
+	return err
 }
 
-func (l *Lab) signal(ctx context.Context, name string, s unix.Signal) error {
+func (l *Lab) signal(ctx context.Context, name string, s unix.Signal) (Process, error) {
 	p, err := l.Process(ctx, name)
 	if err != nil {
-		return err
+		return p, err
 	}
 	if err := unix.Kill(p.PID, s); err != nil {
-		return fmt.Errorf("send %s to %s (process %d): %w", unix.SignalName(s), name, p.PID, err)
+		return p, fmt.Errorf("send %s to %s (process %d): %w", unix.SignalName(s), name, p.PID, err)
 	}
-	return nil
+	return p, nil
 }
 
 // Process is something that runs in the lab.
@@ -294,8 +312,11 @@ func (p *Process) observe() {
 }
 
 // runState tells a paused process from a running one (proc_pid_stat(5), field 3).
-func runState(pid int) string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+func runState(pid int) string { return stateIn(fmt.Sprintf("/proc/%d/stat", pid)) }
+
+// stateIn reads the state of a process or a thread.
+func stateIn(stat string) string {
+	text, err := os.ReadFile(stat)
 	if err != nil {
 		return "ended"
 	}

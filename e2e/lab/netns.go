@@ -48,16 +48,33 @@ func onThread(do func() error) error {
 // do opens, files below /proc/sys/net and processes that it starts belong to
 // the host's network.
 func (l *Lab) In(host string, do func() error) error {
-	ns, err := netns.GetFromPath(l.netnsPath(host))
-	if errors.Is(err, os.ErrNotExist) {
+	err := inNetwork(l.netnsPath(host), "the network of "+host, do)
+	if errors.Is(err, errNoNetwork) {
 		return fmt.Errorf("there is no host %q in lab %q", host, l.opts.Name)
-	} else if err != nil {
-		return fmt.Errorf("enter the network of %s: %w", host, err)
+	}
+	return err
+}
+
+// In runs do on a thread in the network namespace of the process: for one of a pod, that
+// of the pod.
+func (p Process) In(do func() error) error {
+	return inNetwork(fmt.Sprintf("/proc/%d/ns/net", p.PID), "the network of "+p.Name, do)
+}
+
+var errNoNetwork = errors.New("it does not exist")
+
+func inNetwork(path, what string, do func() error) error {
+	ns, err := netns.GetFromPath(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = errNoNetwork
+	}
+	if err != nil {
+		return fmt.Errorf("enter %s: %w", what, err)
 	}
 	defer ns.Close()
 	return onThread(func() error {
 		if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter the network of %s: %w", host, err)
+			return fmt.Errorf("enter %s: %w", what, err)
 		}
 		return do()
 	})

@@ -77,10 +77,13 @@ func (s *Stage) StartStatusWriter(ctx context.Context, o StatusWriterOptions) (*
 func (s *Stage) writeStatuses(ctx context.Context, w *StatusWriter, o StatusWriterOptions, events <-chan watch.Event) error {
 	for e := range events {
 		svc, ok := e.Object.(*corev1.Service)
+		if ctx.Err() != nil {
+			return nil
+		}
 		if !ok {
 			return fmt.Errorf("the watch of %s/%s ended: %v", o.Namespace, o.Service, e.Object)
 		}
-		if e.Type == watch.Deleted || ctx.Err() != nil || w.Writes() >= o.Writes {
+		if e.Type == watch.Deleted || w.Writes() >= o.Writes {
 			return nil
 		}
 		if slices.Equal(Addresses(svc), o.Addresses) {
