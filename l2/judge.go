@@ -77,10 +77,13 @@ func (s *segment) doubts(now time.Time, x sighting) bool {
 	if x.use != announced || !x.addr.Is4() || !s.link.inSubnet().IsValid() {
 		return false
 	}
-	if s.proxies.current(now) {
-		return s.proxies.answersHosts(x.mac)
+	if s.proxies.answersHosts(now, x.mac) {
+		return true
 	}
-	s.listenForDecoys(s.proxies.survey(now, s.decoyPairs))
+	if s.proxies.surveyedWithin(now, surveyFresh) {
+		return false
+	}
+	s.listenForDecoys(s.proxies.survey(now, surveyFresh, s.decoyPairs))
 	if !slices.Contains(s.doubted, x) && len(s.doubted) < mostKnown {
 		s.doubted = append(s.doubted, x)
 		s.sendAnnouncement([]netip.Addr{x.addr})
@@ -122,7 +125,7 @@ func (s *segment) probe(now time.Time) {
 	}
 	addrs := s.prober.due(now, burst)
 	if len(addrs) > 0 && s.link.inSubnet().IsValid() {
-		s.listenForDecoys(s.proxies.survey(now, s.decoyPairs))
+		s.listenForDecoys(s.proxies.survey(now, proxyLasts, s.decoyPairs))
 	}
 	decoys, ask := s.proxies.due(now)
 	s.sendProbes(append(addrs, decoys...), ask)
@@ -144,7 +147,7 @@ func (s *segment) endDecoys(now time.Time) {
 		s.observe(now, Observation{Kind: ProxyFound, Address: x.addr, MAC: mac})
 		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); its answers are taken for no holder's", "interface", s.name, "mac", mac.String(), "address", x.addr)
 	}
-	if len(s.doubted) > 0 && s.proxies.current(now) {
+	if len(s.doubted) > 0 && s.proxies.surveyedWithin(now, surveyFresh) {
 		doubted := s.doubted
 		s.doubted = nil
 		for _, x := range doubted {

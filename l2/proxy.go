@@ -23,6 +23,8 @@ const (
 	honestLasts = time.Minute     // and who is none
 	mostKnown   = 256
 	hostEar     = 880 * time.Millisecond // Linux as a proxy answers up to 0.8 s later (proxy_delay)
+	// surveyFresh is for how long nobody is believed to have become a proxy since a survey, when it matters.
+	surveyFresh = 10 * time.Second
 )
 
 var (
@@ -101,21 +103,24 @@ func (p *proxies) suspect(now time.Time, seen sighting, pairs func(is4 bool) [][
 	return p.begin(now, trialOf(seen.addr), pairs, map[[6]byte]netip.Addr{seen.mac: seen.addr})
 }
 
-// survey begins to look for those who answer hosts, unless that was done a while ago, and returns the decoys.
-func (p *proxies) survey(now time.Time, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
-	if p.tests[byHost4] != nil || p.current(now) {
+// survey begins to look for those who answer hosts, unless that was done within a while, and returns the decoys.
+func (p *proxies) survey(now time.Time, within time.Duration, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
+	if p.tests[byHost4] != nil || p.surveyedWithin(now, within) {
 		return nil
 	}
 	return p.begin(now, byHost4, pairs, make(map[[6]byte]netip.Addr))
 }
 
-// current reports whether it is known who answers hosts.
-func (p *proxies) current(now time.Time) bool {
-	return !p.surveyed.IsZero() && now.Sub(p.surveyed) < proxyLasts
+// surveyedWithin reports whether it was known a while ago, or later, who answers hosts.
+func (p *proxies) surveyedWithin(now time.Time, within time.Duration) bool {
+	return !p.surveyed.IsZero() && now.Sub(p.surveyed) < within
 }
 
-// answersHosts reports whether the last survey found a host to be a proxy.
-func (p *proxies) answersHosts(mac [6]byte) bool { return p.known[station{mac, byHost4}].proxy }
+// answersHosts reports whether a survey of late found a host to be a proxy.
+func (p *proxies) answersHosts(now time.Time, mac [6]byte) bool {
+	f := p.known[station{mac, byHost4}]
+	return f.proxy && now.Before(f.until)
+}
 
 func (p *proxies) begin(now time.Time, by trial, pairs func(is4 bool) [][2]netip.Addr, suspects map[[6]byte]netip.Addr) []netip.Addr {
 	t := &decoyTest{pairs: pairs(by != byProbe6), suspects: suspects, heard: make(map[sighting]struct{}), at: now}

@@ -73,6 +73,26 @@ func TestAHostThatAnswersForEverythingUnlessProbedIsToldAndMayHoldAnAddress(t *t
 	})
 }
 
+// A router may be turned into a proxy just after it was found to be none.
+func TestAHostThatBecomesAProxyAfterASurveyIsToldApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		proxy := false
+		h := e.host(printer, func(netip.Addr) bool { return proxy })
+		h.unlessProbed = with("192.0.2.201")
+		a := e.node(t, "a", 1)
+		a.Sync("g", lone(svc))
+		pass(20 * time.Second)
+		proxy = true
+		h.says(svc) // as it answers a gratuitous ARP
+		pass(2 * time.Second)
+		expectEqual(t, "conflicts", a.conflicts(), nil)
+		if got := a.Status().Segments[0].ProxyARP.String(); got != printerMAC {
+			t.Errorf("the status tells of %q, want %s", got, printerMAC)
+		}
+	})
+}
+
 func TestAHolderBesideAProxyIsAConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
