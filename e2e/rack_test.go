@@ -28,6 +28,7 @@ const patience = 60 * time.Second
 // that speaks BGP. Each subtest leaves the rack as it found it; the last uninstalls.
 func TestBerthOnARack(t *testing.T) {
 	r := raise(t, lab.Options{Name: "e2e", Nodes: 3, Router: "frr", DualStack: true})
+	r.rest = time.Second // many of its tests pin an address that another one had
 	r.install(t)
 	for _, part := range []struct {
 		name string
@@ -40,7 +41,7 @@ func TestBerthOnARack(t *testing.T) {
 
 		{"Services get addresses of the families they ask for", testAllocate},
 		{"a Service gets the address it asks for", testPin},
-		{"an address taken is given the moment it is free", testPinTaken},
+		{"an address taken is given once it is free and has rested", testPinTaken},
 		{"a deleted or retyped Service gives its address back", testFree},
 		{"an address without an advertisement says so, and answers once it has one", testNoAdvertisement},
 		{"an invalid object is refused or says why, and harms no other", testInvalidObjects},
@@ -111,7 +112,9 @@ type rack struct {
 	web      stage.App // one Pod on every node
 	router   bool      // speaks BGP
 	iptables bool      // is what kube-proxy uses
-	created  atomic.Int32
+	// rest of freed addresses; 0: the default.
+	rest    time.Duration
+	created atomic.Int32
 }
 
 // raise brings up a lab for the test. With BERTH_LAB it takes one that is up, and
@@ -149,6 +152,7 @@ func (r *rack) install(t *testing.T) {
 	ctx := t.Context()
 	for _, step := range []func() error{
 		func() error { return r.Install(ctx) },
+		func() error { return r.shorten(ctx) },
 		func() error { return r.Configure(ctx) },
 		func() error { return r.Deploy(ctx, r.web) },
 		func() error { return r.AwaitSpeakers(ctx, r.router) },
@@ -158,6 +162,18 @@ func (r *rack) install(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// shorten has the controllers let freed addresses rest for as long as the rack says.
+func (r *rack) shorten(ctx context.Context) error {
+	if r.rest == 0 {
+		return nil
+	}
+	patch := fmt.Sprintf(`[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--rest=%s"}]`, r.rest)
+	if _, err := r.Kubectl(ctx, "", "-n", stage.Namespace, "patch", "deployment/berth-controller", "--type=json", "-p", patch); err != nil {
+		return err
+	}
+	return r.AwaitBerth(ctx)
 }
 
 // settle waits until nothing of what an earlier test broke is left.

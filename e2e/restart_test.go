@@ -6,14 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
@@ -207,7 +209,7 @@ func testNoController(t *testing.T, r *rack) {
 }
 
 // testTwoOwners makes what two leaders could make at worst, while both are frozen: an
-// address in two statuses.
+// address in two statuses, and in two of their records.
 func testTwoOwners(t *testing.T, r *rack) {
 	for _, node := range []string{"n2", "n3"} {
 		r.turn(t, node, false)
@@ -221,10 +223,7 @@ func testTwoOwners(t *testing.T, r *rack) {
 	r.announced(t, older)
 	r.announced(t, younger)
 	resume := r.freezeControllers(t)
-	const both = `{"status":{"loadBalancer":{"ingress":[{"ip":"198.51.100.40","ipMode":"VIP"}]}}}`
-	if _, err := r.Kubernetes.CoreV1().Services(younger.Namespace).Patch(t.Context(), younger.Name, types.MergePatchType, []byte(both), metav1.PatchOptions{}, "status"); err != nil {
-		t.Fatal(err)
-	}
+	r.give(t, younger, "198.51.100.40")
 	// The speakers have seen it: nobody has the address that it had.
 	r.routes(t, soleAddress(younger))
 	r.routes(t, soleAddress(older), "n1")
@@ -241,6 +240,28 @@ func testTwoOwners(t *testing.T, r *rack) {
 	r.routes(t, soleAddress(older), "n1")
 	if got := soleAddress(r.get(t, older)).String(); got != "198.51.100.40" {
 		t.Errorf("the older Service has %s, want 198.51.100.40 still", got)
+	}
+}
+
+// give writes an address into the status of a Service as the controller would, with a
+// record that is signed with the key of this installation.
+func (r *rack) give(t *testing.T, svc *corev1.Service, address string) {
+	t.Helper()
+	secret, err := r.Kubernetes.CoreV1().Secrets(stage.Namespace).Get(t.Context(), "berth-hello", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := secret.Data["record"]
+	svc = r.get(t, svc)
+	given, err := record.Of(svc, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given.Addresses = []netip.Addr{netip.MustParseAddr(address)}
+	svc.Status.LoadBalancer.Ingress[0].IP = address
+	meta.SetStatusCondition(&svc.Status.Conditions, given.Condition(key, metav1.Now()))
+	if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }
 
