@@ -514,32 +514,34 @@ func testProxyARP(t *testing.T, r *rack) {
 func testMovesWithoutConflict(t *testing.T, r *rack) {
 	r.pool(t, "office", "172.30.0.160-172.30.0.169, \"fd00:30::160-fd00:30::169\"")
 	svc, owner := r.away(t)
-	end := r.probe(t, lab.Client, r.address(t, svc, corev1.IPv4Protocol), probeTimeout, true)
+	t.Cleanup(func() {
+		if err := r.Heal(owner); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.Cut(owner); err != nil { // it has no pod of the Service
+		t.Fatal(err)
+	}
+	r.successor(t, svc, owner)
+	if err := r.Heal(owner); err != nil {
+		t.Fatal(err)
+	}
+	r.recovered(t, svc)
+
+	address := r.address(t, svc, corev1.IPv4Protocol)
+	next := r.owner(t, address)
 	label := func(change string) {
 		t.Helper()
-		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", owner, v1alpha1.ExcludeLabel+change); err != nil {
+		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", next, v1alpha1.ExcludeLabel+change); err != nil {
 			t.Error(err)
 		}
 	}
 	t.Cleanup(func() { label("-") })
+	end := r.probe(t, lab.Client, address, probeTimeout, true)
 	label("=")
-	r.successor(t, svc, owner)
+	r.successor(t, svc, next)
 	label("-")
 	r.unfailed(t, "a client during the planned move", end())
-	next := r.owner(t, r.address(t, svc, corev1.IPv4Protocol))
-	t.Cleanup(func() {
-		if err := r.Heal(next); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := r.Cut(next); err != nil {
-		t.Fatal(err)
-	}
-	r.successor(t, svc, next)
-	if err := r.Heal(next); err != nil {
-		t.Fatal(err)
-	}
-	r.recovered(t, svc)
 	r.announced(t, svc)
 	if reasons := r.reasons(t, svc); slices.Contains(reasons, "AddressConflict") {
 		t.Errorf("the events of the Service are %v, want no conflict", reasons)
