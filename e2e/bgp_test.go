@@ -89,6 +89,7 @@ func testHold(t *testing.T, r *rack) {
 	owners := map[*corev1.Service]string{}
 	for range 6 {
 		svc := r.serve(t)
+		r.answers(t, lab.Client, r.address(t, svc, corev1.IPv4Protocol)) // until then two nodes may contest it
 		owners[svc] = r.ownerObject(t, svc, "")
 	}
 	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
