@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +65,13 @@ func (c *contests) review(key string, svc *corev1.Service, now time.Time) time.D
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.fight[key]
-	if wrote, known := c.last[key]; !known || wrote == essence(svc) {
+	wrote := c.last[key]
+	if !strings.HasPrefix(wrote, string(svc.UID)+" ") { // nothing, or into another Service of that name
+		delete(c.last, key)
+		delete(c.fight, key)
+		return 0
+	}
+	if wrote == essence(svc) {
 		if f != nil && len(f.overwritten) > 0 && now.Sub(f.overwritten[len(f.overwritten)-1]) > contestOver {
 			delete(c.fight, key)
 		}
@@ -123,7 +130,7 @@ func (c *contests) news(key string) (writer string, delay time.Duration, is bool
 
 // essence is what of a status is Berth's to write, beside conditions in prose.
 func essence(svc *corev1.Service) string {
-	text := ""
+	text := string(svc.UID) + " "
 	for _, i := range svc.Status.LoadBalancer.Ingress {
 		text += fmt.Sprintf("%s %s %s %d,", i.IP, i.Hostname, ipMode(i), len(i.Ports))
 	}

@@ -188,7 +188,7 @@ func New(o Options) (*Controller, error) {
 		},
 		services:     newFairQueue(),
 		settings:     newQueue[setting](),
-		reserving:    newQueue[string](),
+		reserving:    newFairQueue(),
 		allocator:    ipam.New(),
 		successors:   successors{},
 		waiting:      map[string]bool{},

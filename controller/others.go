@@ -3,7 +3,8 @@ package controller
 import (
 	"context"
 	"fmt"
-	"time"
+	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,13 +48,17 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 
 // occupy keeps the addresses that others gave the Service from everybody else. The mutex is held.
 func (c *Controller) occupy(key string, svc *corev1.Service) {
-	addresses := addressesIn(svc)
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || len(addresses) == 0 {
-		c.vacated(key)
-		return
+	var addresses []netip.Addr
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		addresses = addressesIn(svc)
 	}
-	c.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, writerOf(svc)), addresses)
-	c.settings.AddAfter(publishUsage, usageInterval)
+	gaveUp := c.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, writerOf(svc)), addresses)
+	if gaveUp {
+		c.retryWaiting(key)
+	}
+	if gaveUp || len(addresses) > 0 {
+		c.settings.AddAfter(publishUsage, usageInterval)
+	}
 }
 
 // vacate ends what occupy did.
@@ -82,17 +87,21 @@ func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.vacated(key)
 	given := record.Record{UID: svc.UID, Request: record.RequestOf(list(svc.Annotations, v1alpha1.AnnotationPools)), Addresses: addressesIn(svc)}
-	for i, address := range given.Addresses {
-		if err := c.allocator.Hold(key, address, termsOf(svc)); err != nil {
-			c.allocator.Free(key, given.Addresses[:i], time.Time{})
-			return err
-		}
+	if err := c.allocator.TakeOver(key, given.Addresses, termsOf(svc), c.isTakenOver); err != nil {
+		return err
 	}
+	c.vacated(key)
 	c.given[key] = given
 	c.Logger.Info("taken over", "service", key, "addresses", given.Addresses, "from", lastWriter(svc))
 	return nil
+}
+
+// isTakenOver reports whether a Service of others is to be taken over: those that share an address do not wait for each other.
+func (c *Controller) isTakenOver(key string) bool {
+	namespace, name, _ := strings.Cut(key, "/")
+	svc, err := c.informers.services.Services(namespace).Get(name)
+	return err == nil && c.classes().selects(svc) && svc.Spec.LoadBalancerClass == nil && takesOver(svc, c.namespaceLabels(namespace), c.snapshot.Load())
 }
 
 // explainWait says on a Service why its addresses are not taken over yet. They stay as they are, and nobody else gets them.

@@ -128,7 +128,7 @@ func lastWriter(svc *corev1.Service) string {
 			name, last = m.Manager, *m.Time
 		}
 	}
-	return name[:min(len(name), config.LongestQuote)]
+	return strings.ToValidUTF8(name[:min(len(name), config.LongestQuote)], "")
 }
 
 // fieldManager is how the names of Berth's field managers begin: the API server makes them of the user agents.

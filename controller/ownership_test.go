@@ -196,3 +196,21 @@ func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
 		t.Errorf("waits %s for %q", wait, c.writer("shop/web"))
 	}
 }
+
+func TestAServiceThatIsMadeAnewIsNoStatusOverwritten(t *testing.T) {
+	c := contests{lost: func() { t.Error("it was counted") }}
+	c.wrote("shop/web", balancer("", ip("192.0.2.1")))
+	anew := balancer("")
+	anew.UID = "2"
+	if wait := c.review("shop/web", anew, time.Unix(1000, 0)); wait != 0 {
+		t.Errorf("waits %s", wait)
+	}
+}
+
+func TestTheNameOfAWriterIsCutBetweenLetters(t *testing.T) {
+	svc := balancer("")
+	managed(svc, strings.Repeat("a", config.LongestQuote-1)+"é", time.Unix(1000, 0), statusFields)
+	if got := lastWriter(svc); got != strings.Repeat("a", config.LongestQuote-1) {
+		t.Errorf("%q", got)
+	}
+}

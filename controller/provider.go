@@ -133,13 +133,16 @@ func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, 
 }
 
 // stale tells whether the Service might be told something else now: it asks for
-// something else, the pools are others, or something was freed that it waits for.
+// something else, the pools are others, something was freed that it waits for, or somebody else has an address now.
 func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
 	now := p.c.snapshot.Load()
 	if o.snapshot != now && !reflect.DeepEqual(o.snapshot.Pools, now.Pools) {
 		return true
 	}
 	if (o.failure != nil || len(o.assignment.Missing) > 0) && o.chances != p.c.countChances() {
+		return true
+	}
+	if p.c.anyUsed(o.assignment.Addresses) {
 		return true
 	}
 	asked, invalid := p.c.requestOf(svc)
@@ -158,6 +161,13 @@ func (c *Controller) surrender(key string) {
 	delete(c.waiting, key)
 	delete(c.outside, key)
 	delete(c.given, key)
+}
+
+// holds reports whether this controller gave the Service something.
+func (c *Controller) holds(svc *corev1.Service) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gave(svc.Namespace+"/"+svc.Name, svc)
 }
 
 func (c *Controller) holdings(key string) []netip.Addr {

@@ -24,8 +24,8 @@ import (
 // for a moment after it was told to end, and must not write then.
 type gate struct {
 	context context.Context // that the writes end with
-	// written is told of every write: its resourceVersion, or "" if it failed.
-	written func(key, resourceVersion string)
+	// written is told of every write: the Service as it is now, or nil if it failed.
+	written func(key string, svc *corev1.Service)
 	// signed returns the record to write along with these addresses; nil: none.
 	signed func(namespace, name string, addresses []netip.Addr) *metav1.Condition
 
@@ -54,10 +54,10 @@ func (g *gate) patch(ctx context.Context, key string, do func(context.Context) (
 	defer context.AfterFunc(g.context, cancel)()
 	svc, err := do(ctx)
 	if err != nil {
-		g.written(key, "")
+		g.written(key, nil)
 		return svc, err
 	}
-	g.written(key, svc.ResourceVersion)
+	g.written(key, svc)
 	return svc, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/cloud-provider/controllers/service"
 	"k8s.io/cloud-provider/service/helpers"
 	"k8s.io/component-base/metrics/prometheus/controllers"
+
+	"github.com/berth-lb/berth/config/record"
 )
 
 // clusterName is what the service controller hands back to the provider, which has
@@ -51,11 +54,12 @@ func (p *Provider) lead(leading bool) {
 }
 
 // wrote notes that the service controller wrote the Service, or failed to.
-func (p *Provider) wrote(key, resourceVersion string) {
+func (p *Provider) wrote(key string, svc *corev1.Service) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if resourceVersion != "" {
-		p.written[key] = resourceVersion
+	if svc != nil {
+		p.c.contested.wrote(key, svc)
+		p.written[key] = svc.ResourceVersion
 		p.c.services.Add(key) // the cache may have it already, and the review be over
 	}
 	if o, ok := p.outcomes[key]; ok && o.pending {
@@ -91,7 +95,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		p.forget(key)
 		return p.c.leave(ctx, key, svc)
 	case whose == notServed:
-		if helpers.HasLBFinalizer(svc) && finalizedByBerth(svc) {
+		if p.concerns(svc) {
 			return nil // the service controller clears it first
 		}
 		p.forget(key)
@@ -104,6 +108,14 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		}
 	}
 	p.c.vacate(key)
+	if p.behind(key, svc) {
+		return nil // its turn comes, or what it wrote is on its way into the cache, and brings the key back
+	}
+	if wait := p.c.contested.review(key, svc, time.Now()); wait > 0 {
+		p.c.services.AddAfter(key, wait)
+		p.c.tellContest(key, svc)
+		return nil
+	}
 	conditions, changed, again := p.settle(key, svc)
 	if again {
 		enqueue(svc)
@@ -131,13 +143,27 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 func (p *Provider) concerns(svc *corev1.Service) bool {
 	ends := svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer
 	switch {
-	case svc.Spec.LoadBalancerClass != nil:
-		return false
 	case ends:
-		return helpers.HasLBFinalizer(svc) && finalizedByBerth(svc)
+		return helpers.HasLBFinalizer(svc) && p.finalizes(svc)
+	}
+	if svc.Spec.LoadBalancerClass != nil {
+		return false
 	}
 	whose, _ := p.c.judge(svc.Namespace+"/"+svc.Name, svc)
 	return whose == own || whose == takenOver
+}
+
+// finalizes reports whether the finalizer of load balancers on the Service is Berth's to take off: Berth put it there, or gave
+// the Service what it has, and then nobody else will. A manifest may bring the finalizer along, or who was there before.
+func (p *Provider) finalizes(svc *corev1.Service) bool {
+	if finalizedByBerth(svc) {
+		return true
+	}
+	if svc.Spec.LoadBalancerClass != nil {
+		return false
+	}
+	_, err := record.Of(svc, *p.c.recordKey.Load())
+	return err == nil || p.c.holds(svc)
 }
 
 // finalizedByBerth reports whether the finalizer of load balancers on the Service is Berth's: other cloud providers and
@@ -173,6 +199,14 @@ func (p *Provider) signed(namespace, name string, addresses []netip.Addr) *metav
 	return p.c.recorded(namespace+"/"+name, svc, addresses)
 }
 
+// behind reports whether the Service, as the cache has it, is older than what the service controller wrote, or that is about to
+// write, or may have written just now.
+func (p *Provider) behind(key string, svc *corev1.Service) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outcomes[key].pending || staler(svc.ResourceVersion, p.written[key])
+}
+
 func (p *Provider) forget(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -205,7 +239,9 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 		o.told, changed = mode, &view.forwarder
 		p.outcomes[key] = o
 	}
-	return p.c.withAnnounced([]condition{allocated(o.asked, o.assignment, o.failure, o.outside)}, svc, view), changed, false
+	first := allocated(o.asked, o.assignment, o.failure, o.outside)
+	first.contest(p.c.contested.writer(key))
+	return p.c.withAnnounced([]condition{first}, svc, view), changed, false
 }
 
 // staler tells whether resourceVersion a is older than b, "" being none.

@@ -60,8 +60,13 @@ func (c *Controller) judge(key string, svc *corev1.Service) (ownership, record.R
 	given, recorded := recordOf(svc, *c.recordKey.Load(), namespace, snapshot)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	held := c.given[key].UID == svc.UID && len(c.allocator.Holdings(key)) > 0
+	held := c.gave(key, svc)
 	return ownershipOf(svc, recorded, held, namespace, snapshot), given
+}
+
+// gave reports whether this controller remembers that it gave the Service something. The mutex is held.
+func (c *Controller) gave(key string, svc *corev1.Service) bool {
+	return c.given[key].UID == svc.UID && len(c.allocator.Holdings(key)) > 0
 }
 
 func (c *Controller) classes() ofClasses { return ofClasses{c.Classes, c.Classless} }
@@ -134,7 +139,11 @@ func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service,
 	first := allocated(asked, assignment, failure, outside)
 	first.contest(c.contested.writer(key))
 	conditions := c.withAnnounced([]condition{first}, svc, o)
-	desired, news := withStatus(svc, o.ingress(), conditions, c.recorded(key, svc, assignment.Addresses), metav1.Now())
+	ingress := o.ingress()
+	if len(assignment.Addresses)+len(assignment.Surplus)+len(c.snapshot.Load().Pools) == 0 {
+		ingress = svc.Status.LoadBalancer.Ingress // without any pool every status stays as it is
+	}
+	desired, news := withStatus(svc, ingress, conditions, c.recorded(key, svc, assignment.Addresses), metav1.Now())
 	if desired != svc {
 		if err := c.write(ctx, key, desired); err != nil {
 			return err
@@ -318,6 +327,7 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 	c.release(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.left, key)
 	c.occupy(key, svc)
 	return nil
 }

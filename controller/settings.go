@@ -28,7 +28,8 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 	switch what {
 	case compileAll:
 		problems := c.compile()
-		c.reviewUsed() // BGPPeers are among it
+		c.reviewUsed()   // BGPPeers are among it
+		c.reserveKnown() // before those who take any
 		c.repin()
 		c.enqueueAll()
 		return c.publish(ctx, problems)

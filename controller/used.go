@@ -54,6 +54,13 @@ func (c *Controller) giveNoneOf(set *inuse.Set) {
 	}
 }
 
+// anyUsed reports whether one of the addresses is in use elsewhere.
+func (c *Controller) anyUsed(addresses []netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(addresses, func(a netip.Addr) bool { return c.allocator.UsedBy(a) != "" })
+}
+
 // bindingAgents are the prefixes of annotations that programs put on the Services whose addresses they bind to an interface
 // of a node: kube-vip and PureLB.
 var bindingAgents = []string{"kube-vip.io/", "purelb.io/"}

@@ -172,6 +172,26 @@ func (a *Allocator) mayHold(name string, address netip.Addr, terms Terms) error 
 	return a.notOccupied(name, address)
 }
 
+// TakeOver is Hold for an owner whose Service others gave the addresses, all or none. Occupants of which with says so are to
+// be taken over as well, and are no obstacle: they share the address, or wait for it then.
+func (a *Allocator) TakeOver(name string, addresses []netip.Addr, terms Terms, with func(occupant string) bool) error {
+	for _, address := range addresses {
+		if err := a.mayShare(name, address, terms); err != nil {
+			return err
+		}
+		for _, o := range a.occupied.of[address] {
+			if o.who != name && !with(o.who) {
+				return &UsedError{Address: address, By: o.by}
+			}
+		}
+	}
+	a.setTerms(name, terms)
+	for _, address := range addresses {
+		a.hold(name, address)
+	}
+	return nil
+}
+
 // notOccupied says whose the address is, if it is occupied and the owner does not hold it.
 func (a *Allocator) notOccupied(name string, address netip.Addr) error {
 	if by := a.occupied.of[address]; len(by) > 0 && !a.holds(name, address) {

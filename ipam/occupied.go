@@ -19,18 +19,21 @@ type occupant struct {
 // Occupy notes that addresses are those of another implementation's Service, instead of
 // those that it occupied before. By says whose they are, in words that follow "is": "an
 // address of Service x/y, which metallb serves". They are not given to anybody, but who
-// holds one already keeps it. Several may occupy one address.
-func (a *Allocator) Occupy(who, by string, addresses []netip.Addr) {
+// holds one already keeps it. Several may occupy one address. It reports whether one that was occupied before is not any more.
+func (a *Allocator) Occupy(who, by string, addresses []netip.Addr) (gaveUp bool) {
+	before := a.occupied.by[who]
 	a.Vacate(who)
-	if len(addresses) == 0 {
-		return
-	}
 	addresses = distinct(addresses)
+	gaveUp = slices.ContainsFunc(before, func(address netip.Addr) bool { return !slices.Contains(addresses, address) })
+	if len(addresses) == 0 {
+		return gaveUp
+	}
 	a.occupied.by[who] = addresses
 	for _, address := range addresses {
 		a.occupied.of[address] = append(a.occupied.of[address], occupant{who, by})
 		a.settle(address)
 	}
+	return gaveUp
 }
 
 // Vacate undoes Occupy, and reports whether there was something to undo.

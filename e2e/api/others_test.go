@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -477,5 +479,103 @@ func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {
 		}
 		_, err := scene.Kubectl(t.Context(), "", "patch", "service", name, "-n", ns, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 		must(t, err)
+	}
+}
+
+// reasons counts events by reason.
+type reasons struct {
+	mu    sync.Mutex
+	count map[string]int // guarded by mu
+}
+
+func (r *reasons) Eventf(_, _ runtime.Object, _, reason, _, _ string, _ ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count[reason]++
+}
+
+func TestAServiceOfOthersWithAHostNameIsToldOnce(t *testing.T) {
+	ns := namespace(t)
+	makeService(t, ns, "elb", nil)
+	writeStatus(t, "cloud", ns, "elb", "lb.example.com")
+	r := &reasons{count: map[string]int{}}
+	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) { o.Events = r })
+	for i := range 3 { // each has all Services looked at
+		makePool(t, fmt.Sprintf("p%d", i), fmt.Sprintf("192.0.%d.0/24", i))
+		name := fmt.Sprintf("s%d", i)
+		makeService(t, ns, name, pin(fmt.Sprintf("192.0.%d.9", i)))
+		await(t, ns, name, "Allocated", fmt.Sprintf("192.0.%d.9", i))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count["LeftAlone"] != 1 {
+		t.Errorf("%d events, want 1", r.count["LeftAlone"])
+	}
+}
+
+func TestServicesThatShareAnAddressAreTakenOverTogether(t *testing.T) {
+	ns := namespace(t)
+	for i, name := range []string{"dns-tcp", "dns-udp"} {
+		annotated(t, ns, name, map[string]string{v1alpha1.AnnotationSharingKey: "dns"}, func(s *corev1.ServiceSpec) { s.Ports[0].Port += int32(i) })
+		writeStatus(t, "metallb", ns, name, "192.0.2.5")
+	}
+	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) { o.Workers = 1 })
+	makePool(t, "p", "192.0.2.0/24")
+	awaitNote(t, ns, "dns-tcp", "LeftAlone", "metallb")
+	awaitNote(t, ns, "dns-udp", "LeftAlone", "metallb")
+	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/24], takeOver: true}`)
+	await(t, ns, "dns-tcp", "Allocated", "192.0.2.5")
+	await(t, ns, "dns-udp", "Allocated", "192.0.2.5")
+}
+
+func TestAnAddressThatOthersGaveUpIsGivenToWhoWaits(t *testing.T) {
+	ns := namespace(t)
+	start(t)
+	makePool(t, "p", "192.0.2.0/24")
+	makeService(t, ns, "theirs", nil)
+	await(t, ns, "theirs", "Allocated", "192.0.2.0")
+	remove(t, ns, "theirs")
+	class := "example.com/other"
+	makeService(t, ns, "theirs", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })
+	writeStatus(t, "metallb", ns, "theirs", "192.0.2.7")
+	makeService(t, ns, "waits", pin("192.0.2.7"))
+	await(t, ns, "waits", "AddressExcluded")
+	writeStatus(t, "metallb", ns, "theirs", "203.0.113.7")
+	await(t, ns, "waits", "Allocated", "192.0.2.7")
+}
+
+func TestAReservationComesBeforeThoseWhoTakeAnyWhenAPoolAppears(t *testing.T) {
+	ns, other := namespace(t), namespace(t)
+	start(t)
+	for i := range 12 {
+		makeService(t, ns, fmt.Sprintf("any%d", i), nil)
+	}
+	for i := range 12 {
+		await(t, ns, fmt.Sprintf("any%d", i), "NoPool")
+	}
+	for i := range 8 {
+		name := fmt.Sprintf("kept%d", i)
+		must(t, scene.Apply(t.Context(), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: %s, namespace: %s}\nspec: {address: 192.0.2.%d}\n", name, other, i)))
+	}
+	for i := range 8 {
+		awaitReservation(t, other, fmt.Sprintf("kept%d", i), fmt.Sprintf("192.0.2.%d", i), "False", fmt.Sprintf("spec.address: 192.0.2.%d is in no IPPool; add it to one, or make a reservation of an address that is", i))
+	}
+	makePool(t, "p", "192.0.2.0/24")
+	for i := range 8 {
+		awaitReservation(t, other, fmt.Sprintf("kept%d", i), fmt.Sprintf("192.0.2.%d", i), "True", fmt.Sprintf("192.0.2.%d is kept for namespace %s", i, other))
+	}
+}
+
+func TestWithoutAPoolTheStatusOfAServiceOfBerthsClassStaysToo(t *testing.T) {
+	ns := namespace(t)
+	class := "berth.dev/lb"
+	makeService(t, ns, "web", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })
+	makeService(t, ns, "next", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })
+	writeStatus(t, "someone", ns, "web", "203.0.113.7")
+	start(t)
+	await(t, ns, "next", "NoPool")
+	wait(t, ns, "web", "told", func(svc *corev1.Service) bool { return len(svc.Status.Conditions) > 0 })
+	if got := shown(get(t, ns, "web")); !slices.Equal(got, []string{"203.0.113.7"}) {
+		t.Errorf("it has %v", got)
 	}
 }

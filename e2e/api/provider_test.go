@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -367,4 +368,63 @@ func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
 	if names := services(t, ns); len(names) != 0 {
 		t.Errorf("Services %v are left", names)
 	}
+}
+
+func TestProviderDeletesAServiceThatWasMadeWithTheFinalizer(t *testing.T) {
+	ns := namespace(t)
+	startProvider(t, ns)
+	makePool(t, "p", "192.0.2.1-192.0.2.9")
+	must(t, scene.Apply(t.Context(), "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: "+ns+", finalizers: ["+finalizer+"]}\nspec: {type: LoadBalancer, ports: [{port: 80}]}\n"))
+	await(t, ns, "web", "Allocated", "192.0.2.1")
+	must(t, scene.Kubernetes.CoreV1().Services(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		if slices.Contains(services(t, ns), "web") {
+			return fmt.Errorf("the Service is still there")
+		}
+		return nil
+	}))
+}
+
+func TestProviderTakesAnAddressOutOfServiceThatComesIntoUse(t *testing.T) {
+	ns := namespace(t)
+	startProvider(t, ns)
+	silenced(t)
+	makePool(t, "p", "192.0.2.1-192.0.2.9")
+	makeService(t, ns, "web", nil)
+	makeService(t, ns, "pinned", pin("192.0.2.5"))
+	await(t, ns, "web", "Allocated", "192.0.2.1")
+	await(t, ns, "pinned", "Allocated", "192.0.2.5")
+	speaks(t, `state: Ready, addresses: [{address: 192.0.2.1, interface: eth0}, {address: 192.0.2.5, interface: eth0}]`)
+	await(t, ns, "web", "Allocated", "192.0.2.2")
+	await(t, ns, "pinned", "AddressExcluded")
+}
+
+func TestProviderBacksOffFromAnotherWriterToo(t *testing.T) {
+	ns := namespace(t)
+	r := startProvider(t, ns)
+	makePool(t, "p", "192.0.2.1-192.0.2.9")
+	makeService(t, ns, "web", nil)
+	await(t, ns, "web", "Allocated", "192.0.2.1")
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	fights := 0
+	for ctx.Err() == nil { // as quick as the others' controllers are
+		if got := shown(get(t, ns, "web")); !slices.Equal(got, []string{"172.30.0.11"}) {
+			writeStatus(t, "k3s", ns, "web", "172.30.0.11")
+			fights++
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	if fights < 3 || fights > 6 {
+		t.Errorf("%d statuses were overwritten in 8 s, want 3 at once and then fewer and fewer", fights)
+	}
+	if got := r.count(t, "berth_service_status_overwritten_total"); int(got) != fights {
+		t.Errorf("%v overwritten statuses were counted, want %d", got, fights)
+	}
+	awaitNote(t, ns, "web", "StatusContested", "field manager k3s overwrites status.loadBalancer of this Service, which Berth serves, again and again")
+	await(t, ns, "web", "StatusContested", "192.0.2.1")
 }
