@@ -17,6 +17,7 @@ const (
 	contestWindow   = time.Minute // within which overwritten statuses count
 	contestPatience = 3           // so many are put right at once
 	contestFirst    = 2 * time.Second
+	explainEvery    = 2 * time.Second // at most, to a Service whose status is another controller's still
 	contestLongest  = 10 * time.Minute
 	contestOver     = 45 * time.Minute // without another overwritten status
 )
@@ -28,6 +29,7 @@ type contests struct {
 
 	mu    sync.Mutex              // guards what follows
 	last  map[string]string       // what Berth wrote last, by Service
+	waits map[string]time.Time    // when a wait was explained last, by Service
 	fight map[string]*statusFight // by Service
 }
 
@@ -45,10 +47,15 @@ type statusFight struct {
 func (c *contests) wrote(key string, svc *corev1.Service) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.last == nil {
-		c.last, c.fight = map[string]string{}, map[string]*statusFight{}
-	}
+	c.prepare()
 	c.last[key] = essence(svc)
+}
+
+// prepare makes the maps. The mutex is held.
+func (c *contests) prepare() {
+	if c.last == nil {
+		c.last, c.fight, c.waits = map[string]string{}, map[string]*statusFight{}, map[string]time.Time{}
+	}
 }
 
 // forget forgets a Service that is gone.
@@ -57,6 +64,20 @@ func (c *contests) forget(key string) {
 	defer c.mu.Unlock()
 	delete(c.last, key)
 	delete(c.fight, key)
+	delete(c.waits, key)
+}
+
+// explained reports how long not to explain again why a Service waits: who has it still may take the words off. Zero: it may be
+// explained now, and is.
+func (c *contests) explained(key string, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.prepare()
+	if left := c.waits[key].Add(explainEvery).Sub(now); left > 0 {
+		return left
+	}
+	c.waits[key] = now
+	return 0
 }
 
 // review reports how long Berth is to leave the status of the Service as it is: another controller has overwritten it again

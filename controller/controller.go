@@ -100,6 +100,7 @@ type Controller struct {
 	waiting      map[string]bool          // Services without all they ask for
 	outside      map[string]bool          // Services with addresses in no pool
 	reservations map[string]reservation   // in effect, by namespace/name
+	reservedBy   map[string]int           // how many are in effect, by namespace
 	unkept       map[string]bool          // IPReservations that are not in effect
 	superseded   map[string]string        // resourceVersion that we wrote over last, by Service
 	given        map[string]record.Record // what Services were given, and for which request
@@ -194,6 +195,7 @@ func New(o Options) (*Controller, error) {
 		waiting:      map[string]bool{},
 		outside:      map[string]bool{},
 		reservations: map[string]reservation{},
+		reservedBy:   map[string]int{},
 		unkept:       map[string]bool{},
 		superseded:   map[string]string{},
 		given:        map[string]record.Record{},
@@ -277,6 +279,7 @@ func (c *Controller) watch() error {
 		{c.informers.slice, c.watchAPIServer, always},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
+		{c.informers.speaker, to(reviewUsed), renetworked},
 		{c.informers.speaker, to(ensureKey), rekeyed},
 		{c.informers.pool, to(compileAll), respecified},
 		{c.informers.l2, to(compileAll), respecified},
@@ -351,6 +354,14 @@ func readyStatus(n *corev1.Node) corev1.ConditionStatus {
 		}
 	}
 	return corev1.ConditionUnknown
+}
+
+// renetworked reports whether a speaker tells of other addresses in use.
+func renetworked(before, after metav1.Object) bool {
+	b, okB := before.(*v1alpha1.SpeakerStatus)
+	a, okA := after.(*v1alpha1.SpeakerStatus)
+	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Status.Gateways, a.Status.Gateways) &&
+		slices.EqualFunc(b.Status.Segments, a.Status.Segments, func(x, y v1alpha1.SegmentReport) bool { return slices.Equal(x.Subnets, y.Subnets) }))
 }
 
 // addressed reports whether a Node changed in its addresses or in those of its pods.

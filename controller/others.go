@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -114,6 +115,10 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 		message: fmt.Sprintf("%v; the Service is taken over from %s once nobody else has the address", obstacle, writerOf(svc))}
 	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, []condition{waits}, nil, metav1.Now())
 	if desired == svc {
+		return nil
+	}
+	if pause := c.contested.explained(key, time.Now()); pause > 0 {
+		c.services.AddAfter(key, pause)
 		return nil
 	}
 	if err := c.write(ctx, key, desired); err != nil {

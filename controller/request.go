@@ -92,18 +92,14 @@ func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 		}
 		seen[name] = true
 		p := snapshot.Pool(name)
-		var wrong *invalidRequest
-		switch {
-		case p == nil:
-			wrong = invalid(ReasonUnknownPool, "annotation %s: no IPPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
-		case !p.Serves(svc.Namespace, namespace, svc.Labels):
-			wrong = invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
-		default:
+		switch usable := p != nil && p.Serves(svc.Namespace, namespace, svc.Labels); {
+		case usable:
 			r.Pools = append(r.Pools, name)
-			continue
-		}
-		if r.unusable == nil {
-			r.unusable = wrong
+		case r.unusable != nil: // the first is told
+		case p == nil:
+			r.unusable = invalid(ReasonUnknownPool, "annotation %s: no IPPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
+		default:
+			r.unusable = invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
 		}
 	}
 }

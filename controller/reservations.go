@@ -109,7 +109,7 @@ func (c *Controller) reserve(key string, object *v1alpha1.IPReservation) (netip.
 	}
 	if known && (err != nil || before.address != now.address) {
 		c.allocator.Unreserve(before.address)
-		delete(c.reservations, key)
+		c.dropReservation(key)
 		c.retryWaiting("")
 	}
 	if err != nil {
@@ -117,6 +117,9 @@ func (c *Controller) reserve(key string, object *v1alpha1.IPReservation) (netip.
 		return netip.Addr{}, err
 	}
 	delete(c.unkept, key)
+	if _, counted := c.reservations[key]; !counted {
+		c.reservedBy[object.Namespace]++
+	}
 	c.reservations[key] = now
 	if now != before {
 		for _, service := range []string{before.service, now.service} {
@@ -127,6 +130,15 @@ func (c *Controller) reserve(key string, object *v1alpha1.IPReservation) (netip.
 		c.settings.AddAfter(publishUsage, usageInterval)
 	}
 	return now.address, nil
+}
+
+// dropReservation forgets a reservation that was in effect. The mutex is held.
+func (c *Controller) dropReservation(key string) {
+	delete(c.reservations, key)
+	namespace := namespaceOf(key)
+	if c.reservedBy[namespace]--; c.reservedBy[namespace] == 0 {
+		delete(c.reservedBy, namespace)
+	}
 }
 
 // mayReserve says why a reservation may not keep an address of the pool. One that is in effect is not asked again: no edit of a
@@ -143,11 +155,9 @@ func (c *Controller) mayReserve(key string, object *v1alpha1.IPReservation, pool
 	case p.Allocation == v1alpha1.AllocationDisabled:
 		return invalid(ReasonPoolDisabled, "IPPool %s gives no more addresses (its spec.allocation is Disabled); reserve an address of another pool, or enable it", pool)
 	}
-	has := 0
-	for other := range c.reservations {
-		if namespaceOf(other) == object.Namespace && other != key {
-			has++
-		}
+	has := c.reservedBy[object.Namespace]
+	if _, counted := c.reservations[key]; counted {
+		has--
 	}
 	if has >= c.ReservationsPerNamespace {
 		return invalid(ReasonTooMany, "namespace %s has %d IPReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one", object.Namespace, has)
@@ -173,7 +183,7 @@ func (c *Controller) unreserve(key string) {
 	delete(c.unkept, key)
 	if before, known := c.reservations[key]; known {
 		c.allocator.Unreserve(before.address)
-		delete(c.reservations, key)
+		c.dropReservation(key)
 		c.retryWaiting("")
 		c.settings.AddAfter(publishUsage, usageInterval)
 	}

@@ -203,6 +203,9 @@ func (c *Controller) assign(key string, svc *corev1.Service, given record.Record
 		delete(c.given, key)
 		return asked, ipam.Assignment{Surplus: c.allocator.Surrender(key)}, nil, invalid
 	}
+	if slices.ContainsFunc(before, c.isLocal) {
+		c.giveNoneOf(c.used.Load()) // it may be bound since the Service has it, which its annotations tell by now
+	}
 	asked.drop(svc, c.outsidePools(before), c.ReleaseOutside)
 	// An edit of the annotation may take an address away, one of a pool may not.
 	asked.Strict = asked.Named && asked.unusable == nil && len(before) > 0 && c.given[key].Request != asked.digest

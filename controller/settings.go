@@ -41,7 +41,6 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 		if c.reviewNodes() {
 			c.enqueueAll()
 		}
-		return c.publishUsed(ctx)
 	case reviewUsed:
 		return c.publishUsed(ctx)
 	case wakeResting:

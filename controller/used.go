@@ -54,6 +54,12 @@ func (c *Controller) giveNoneOf(set *inuse.Set) {
 	}
 }
 
+// isLocal reports whether an interface of a node has the address, and no more is known of it.
+func (c *Controller) isLocal(address netip.Addr) bool {
+	use, found := c.used.Load().Of(address)
+	return found && use.Local != ""
+}
+
 // anyUsed reports whether one of the addresses is in use elsewhere.
 func (c *Controller) anyUsed(addresses []netip.Addr) bool {
 	c.mu.Lock()
