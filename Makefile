@@ -20,6 +20,9 @@ export BERTH_FRR_ROOT := $(BERTH_CACHE)/pkg
 TOOLS := $(BERTH_CACHE)/tools
 LAB := $(BERTH_CACHE)/bin/lab
 VM := $(BERTH_CACHE)/bin/vm-exec
+# Tests of routes and of rules, on this machine's kernel, and tests of the API server.
+route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./speaker ./speaker/unserved ./speaker/guard ./speaker/localnet ./speaker/rival
+api_tests = cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
 # The packages below the working directory that have tests under the tags $(1). The rest is left to
 # `make build`: with the race detector Kubernetes itself would be compiled once more.
 tested = go list -tags '$(1)' -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...
@@ -33,7 +36,7 @@ demo: preflight packages binaries ## show Berth at work in the lab, under 2 minu
 	cd e2e && go build -o $(BERTH_CACHE)/bin/demo ./cmd/demo
 	$(BERTH_CACHE)/bin/demo
 
-test: preflight fetch binaries unit root-tests vm-test e2e ## run all tests: unit, kernel, API, another kernel, end to end
+test: preflight fetch binaries unit l2-tests side-by-side vm-test rack-tests ## run all tests: unit, kernel, API, another kernel, end to end
 
 ##@ Parts of them.
 
@@ -57,9 +60,26 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
 
-root-tests: packages ## tests on this machine's kernel, in network namespaces (root)
+root-tests: l2-tests route-tests ## tests on this machine's kernel, in network namespaces (root)
+
+l2-tests: packages
 	@tools/preflight tools
-	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2 ./bgp ./speaker ./speaker/unserved ./speaker/guard ./speaker/localnet ./speaker/rival
+	CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./l2
+
+route-tests: packages
+	@tools/preflight tools
+	$(route_tests)
+
+# Routers' timers and an API server leave the processors idle for most of the time, and do not disturb each other.
+side-by-side: fetch binaries
+	@tools/preflight tools
+	@tools/preflight race
+	@echo '$(route_tests)'; echo '$(api_tests)'; \
+	log=$$(mktemp); routes=0 api=0; \
+	($(route_tests)) >$$log 2>&1 & other=$$!; \
+	($(api_tests)) || api=$$?; \
+	wait $$other || routes=$$?; \
+	cat $$log; rm $$log; [ $$routes$$api = 00 ]
 
 vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
 	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
@@ -67,9 +87,13 @@ vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's
 	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -exec $(VM) ./vm
 	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes ./vm/life
 
-e2e: fetch binaries ## tests of the API and end to end, on the lab (root)
+e2e: api-tests rack-tests ## tests of the API and end to end, on the lab (root)
+
+api-tests: fetch binaries
 	@tools/preflight race
-	cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
+	$(api_tests)
+
+rack-tests: fetch binaries
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
 test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured: what has no room in make test (root)
@@ -149,4 +173,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests vm-test e2e bench bench-scale bench-ipvs fuzz build image generate verify lint vuln clean FORCE
+.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image generate verify lint vuln clean FORCE

@@ -323,18 +323,49 @@ func (s *site) moves(t *testing.T) {
 	})
 	t.Run("excluded", func(t *testing.T) {
 		var readmit func()
-		s.move(t, true, func() { readmit = s.exclude(t, s.n1) }, func() { readmit() })
+		s.plannedMove(t, func() { readmit = s.exclude(t, s.n1) }, func() { readmit() })
 	})
 	t.Run("its speaker ends", func(t *testing.T) {
-		s.move(t, true, func() { s.endSpeaker(t, s.n1, syscall.SIGTERM) }, func() { s.startSpeaker(s.n1) })
-		s.whole(t)
+		s.plannedMove(t, func() { s.endSpeaker(t, s.n1, syscall.SIGTERM) }, func() { s.startSpeaker(s.n1); s.whole(t) })
 	})
+}
+
+// plannedMove is move, repeated where the guest held a speaker up for so long that another took it for dead: then two answer
+// for a moment, as the protocol says, and what clients saw is that.
+func (s *site) plannedMove(t *testing.T, leave, back func()) {
+	const most = 3
+	for attempt := 1; attempt <= most; attempt++ {
+		held := false
+		t.Run(fmt.Sprintf("attempt %d", attempt), func(t *testing.T) {
+			before := s.falseDeaths(t)
+			failed := s.move(t, true, leave, back)
+			if held = failed > 0 && attempt < most && s.falseDeaths(t) > before; failed > 0 && !held {
+				t.Errorf("%d connections more than may be failed in a planned move", failed)
+			}
+		})
+		if !held {
+			return
+		}
+	}
+}
+
+// falseDeaths counts how often a speaker took that of n2 or n3 for dead, which live throughout.
+func (s *site) falseDeaths(t *testing.T) int {
+	n := 0
+	for _, node := range []*cluster.Node{s.n1, s.n2, s.n3} {
+		for line := range strings.Lines(s.Log(t, "speaker-"+node.Name)) {
+			if strings.Contains(line, `"msg":"peer down"`) && (strings.Contains(line, `"node":"n2"`) || strings.Contains(line, `"node":"n3"`)) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // move has the owner leave while clients connect to endpoints on other nodes. New connections go on: without a failure where
 // the move is planned. Those that exist are reset when they speak next, since the node that answers now does not know
-// them; it is not left to the client to find out by a timeout.
-func (s *site) move(t *testing.T, planned bool, leave, back func()) {
+// them; it is not left to the client to find out by a timeout. It returns how many more new connections failed than may.
+func (s *site) move(t *testing.T, planned bool, leave, back func()) (beyond int) {
 	object := named("moves")
 	object.Annotations = map[string]string{v1alpha1.AnnotationIPVSScheduler: "mh"}
 	v := s.expose(t, object, "pod-2-1", "pod-3-1")
@@ -372,8 +403,8 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) {
 		client.AwaitMore(t, 5)
 		answers, failed, longest := client.End()
 		t.Logf("%s: of %d new connections %d failed, longest time between two answers %s: %v", address, answers+len(failed), len(failed), longest.Round(time.Millisecond), errors.Join(failed...))
-		if planned && len(failed) > 2 { // docs/operations.md, limits: one or two of thousands may be reset
-			t.Errorf("%d connections to %s failed in a planned move", len(failed), address)
+		if planned { // docs/operations.md, limits: one or two of thousands may be reset
+			beyond += max(0, len(failed)-2)
 		}
 	}
 	for address, conns := range lasting {
@@ -386,6 +417,7 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) {
 			t.Logf("an established connection to %s ended within %s: %v", address, time.Since(begun).Round(time.Millisecond), err)
 		}
 	}
+	return beyond
 }
 
 // connection is one that was answered, and lasts until the test ends.
