@@ -486,9 +486,38 @@ func TestFRRWithTTLSecurity(t *testing.T) {
 	f := newFRR(t, frrConfig+" neighbor node ttl-security hops 1\n")
 	d := run(t)
 	peer := frrPeer("tor1", frrIPv4)
-	peer.TTLSecurity = true
+	peer.TTLSecurityHops = 1
 	d.SyncPeers([]Peer{peer})
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.has(t, "192.0.2.1/32")
+}
+
+func TestTTLSecurityCountsTheHops(t *testing.T) {
+	// FRR sends with a TTL of 253, as what comes from three hops away has.
+	f := newFRR(t, frrConfig+" neighbor node ebgp-multihop 253\n")
+	d := run(t)
+	peer := frrPeer("tor1", frrIPv4)
+	peer.TTLSecurityHops = 3
+	d.SyncPeers([]Peer{peer})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.has(t, "192.0.2.1/32")
+	peer.TTLSecurityHops = 2
+	d.SyncPeers([]Peer{peer})
+	f.has(t)
+	// While sessions over IPv6 come and go the one over IPv4 does not come.
+	for range 3 {
+		six := frrPeer("tor2", frrIPv6)
+		six.EBGPMultihop = 253
+		d.SyncPeers([]Peer{peer, six})
+		f.await(t, "the session over IPv6", func() bool { return f.neighbour(t, "2001:db8::9").BgpState == "Established" })
+		d.SyncPeers([]Peer{peer})
+		f.await(t, "its end", func() bool { return f.neighbour(t, "2001:db8::9").BgpState != "Established" })
+		if n := f.neighbour(t, "10.0.0.9"); n.BgpState == "Established" {
+			t.Errorf("FRR, which is three hops away, has a session: %+v", n)
+		}
+	}
+	peer.TTLSecurityHops = 3
+	d.SyncPeers([]Peer{peer})
 	f.has(t, "192.0.2.1/32")
 }
 

@@ -63,8 +63,9 @@ type Peer struct {
 	ConnectRetryTime time.Duration
 	// EBGPMultihop is the TTL of an eBGP session to a peer that is not on a connected segment; 0 means off.
 	EBGPMultihop uint8
-	// TTLSecurity: only packets with a TTL of 255 count, which no router has forwarded (RFC 5082).
-	TTLSecurity bool
+	// TTLSecurityHops: only packets with a TTL of 256 less so many, or more, count, since what comes from further away has
+	// less (RFC 5082, GTSM); 1 is one hop away. 0 means off.
+	TTLSecurityHops uint8
 	// VRF is the device that the session is bound to; empty means none.
 	VRF string
 	// IPv4 and IPv6 are the families that are announced; both false means both.
@@ -114,11 +115,11 @@ func (p Peer) Validate() error {
 		return fmt.Errorf("peer %s: connect retry time %s is above 65535s", p.Name, retry)
 	case p.GracefulRestart > 4095*time.Second:
 		return fmt.Errorf("peer %s: graceful restart time %s is above 4095s", p.Name, p.GracefulRestart)
-	case p.TTLSecurity && p.listens() && p.covers().Addr().Is6():
+	case p.TTLSecurityHops > 0 && p.listens() && p.covers().Addr().Is6():
 		// GoBGP v4.8.0 sets the hop limit of its IPv6 listener as if it were one of IPv4.
 		return fmt.Errorf("peer %s: over IPv6 what answers a connection has not the hop limit 255 that TTL security asks for; connect, or use IPv4", p.Name)
-	case p.TTLSecurity && p.EBGPMultihop > 0:
-		return fmt.Errorf("peer %s: TTL security is for a peer one hop away, and multihop is set", p.Name)
+	case p.TTLSecurityHops > 0 && p.EBGPMultihop > 0:
+		return fmt.Errorf("peer %s: TTL security says how far the peer is, and multihop is set too", p.Name)
 	}
 	return nil
 }
@@ -130,7 +131,7 @@ func (p Peer) validatePlace() error {
 		return fmt.Errorf("peer %s: both an address, %s, and an interface, %s", p.Name, p.Address, p.Interface)
 	case p.Prefix.IsValid() && (p.Address.IsValid() || p.Interface != ""):
 		return fmt.Errorf("peer %s: both a prefix, %s, and %s", p.Name, p.Prefix, p.place())
-	case p.Interface != "" && (p.SourceAddress.IsValid() || p.EBGPMultihop > 0):
+	case p.Interface != "" && (p.SourceAddress.IsValid() || p.EBGPMultihop > 0 || p.TTLSecurityHops > 1):
 		return fmt.Errorf("peer %s: the session on interface %s is between link-local addresses: it has no source address and no multihop", p.Name, p.Interface)
 	case p.Interface != "" && p.Passive:
 		return fmt.Errorf("peer %s: on an interface both sides connect: a passive peer has an address", p.Name)

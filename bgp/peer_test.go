@@ -31,7 +31,7 @@ func TestPeerValidation(t *testing.T) {
 		{"passive", func(p *Peer) { p.Passive, p.GracefulRestart, p.BFD.Enabled = true, time.Minute, true }, ""},
 		{"passive on an interface", func(p *Peer) { p.Passive, p.Address, p.Interface = true, netip.Addr{}, "eth0" }, "a passive peer has an address"},
 		{"passive in a VRF", func(p *Peer) { p.Passive, p.VRF = true, "red" }, "not in red"},
-		{"passive over IPv6 with TTL security", func(p *Peer) { p.Passive, p.TTLSecurity, p.Address = true, true, netip.MustParseAddr("2001:db8::1") }, "hop limit 255"},
+		{"passive over IPv6 with TTL security", func(p *Peer) { p.Passive, p.TTLSecurityHops, p.Address = true, 1, netip.MustParseAddr("2001:db8::1") }, "hop limit 255"},
 		{"a prefix", byPrefixOnly("10.0.0.0/24"), ""},
 		{"a prefix and an address", func(p *Peer) { p.Prefix = netip.MustParsePrefix("10.0.0.0/24") }, "both a prefix, 10.0.0.0/24, and 10.0.0.1"},
 		{"a prefix with host bits", byPrefixOnly("10.0.0.7/24"), "10.0.0.7/24 is not a prefix; 10.0.0.0/24 is"},

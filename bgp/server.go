@@ -204,8 +204,8 @@ func neighbour(p Peer) *api.Peer {
 	if p.EBGPMultihop > 0 {
 		neighbour.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.EBGPMultihop)}
 	}
-	if p.TTLSecurity {
-		neighbour.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
+	if p.TTLSecurityHops > 0 {
+		neighbour.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(p.TTLSecurityHops)}
 	}
 	if p.PeerASN == 0 {
 		neighbour.Conf.Type = api.PeerType_PEER_TYPE_EXTERNAL

@@ -371,7 +371,7 @@ type verdict struct {
 // ask probes a peer, until it answers, and then at most once a minute.
 func (o *owner) ask(ctx context.Context, s *session) {
 	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may give none.
-	if s.peer.listens() || s.peer.Password != "" || s.peer.TTLSecurity || !s.probed.IsZero() && time.Since(s.probed) < probePause {
+	if s.peer.listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 || !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()

@@ -3,10 +3,12 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,13 +19,19 @@ import (
 
 // Objects is a set of configuration objects, in any order. They are read only.
 type Objects struct {
-	Pools             []*v1alpha1.IPPool
-	L2Advertisements  []*v1alpha1.L2Advertisement
-	BGPAdvertisements []*v1alpha1.BGPAdvertisement
-	BGPPeers          []*v1alpha1.BGPPeer
+	Pools                []*v1alpha1.LoadBalancerPool
+	SegmentAnnouncements []*v1alpha1.SegmentAnnouncement
+	RouteAnnouncements   []*v1alpha1.RouteAnnouncement
+	BGPNeighbors         []*v1alpha1.BGPNeighbor
 	// Passwords of the Secrets of type kubernetes.io/basic-auth in Berth's namespace,
 	// by name.
 	Passwords map[string]string
+}
+
+// Differ reports whether two versions of a configuration object differ in what is compiled: not if only a status does.
+func Differ(before, after metav1.Object) bool {
+	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID() || !maps.Equal(before.GetLabels(), after.GetLabels()) ||
+		before.GetAnnotations()[v1alpha1.AnnotationRebalance] != after.GetAnnotations()[v1alpha1.AnnotationRebalance]
 }
 
 // Key names a configuration object.
@@ -46,11 +54,13 @@ const (
 	ReasonConflict         = "Conflict"
 	ReasonInvalidSelector  = "InvalidSelector"
 	ReasonUnknownPool      = "UnknownPool"
-	ReasonUnknownPeer      = "UnknownPeer"
-	ReasonInvalidPeer      = "InvalidPeer"
+	ReasonUnknownNeighbor  = "UnknownNeighbor"
+	ReasonInvalidNeighbor  = "InvalidNeighbor"
 	ReasonInvalidInterface = "InvalidInterface"
 	ReasonMissingSecret    = "MissingSecret"
 	ReasonInvalidRoute     = "InvalidRoute"
+	ReasonInvalidDuration  = "InvalidDuration"
+	ReasonNothingSelected  = "NothingSelected"
 )
 
 // Compile returns the Snapshot of the objects and what is wrong with each. Every
@@ -67,14 +77,14 @@ func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 	}
 	slices.SortFunc(c.snapshot.ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
 	slices.SortStableFunc(c.snapshot.Pools, func(a, b *Pool) int { return cmp.Compare(b.Priority, a.Priority) })
-	for _, o := range byAge(objects.BGPPeers) {
-		c.peer(o)
+	for _, o := range byAge(objects.BGPNeighbors) {
+		c.neighbor(o)
 	}
-	for _, o := range byAge(objects.L2Advertisements) {
-		c.l2Advertisement(o)
+	for _, o := range byAge(objects.SegmentAnnouncements) {
+		c.segmentAnnouncement(o)
 	}
-	for _, o := range byAge(objects.BGPAdvertisements) {
-		c.bgpAdvertisement(o)
+	for _, o := range byAge(objects.RouteAnnouncements) {
+		c.routeAnnouncement(o)
 	}
 	return c.snapshot, c.problems
 }
@@ -83,8 +93,8 @@ type compiler struct {
 	snapshot  *Snapshot
 	problems  map[Key][]Problem
 	passwords map[string]string
-	// advertisements are the objects of snapshot.bgp.
-	advertisements []*v1alpha1.BGPAdvertisement
+	// announcements are the objects of snapshot.routes.
+	announcements []*v1alpha1.RouteAnnouncement
 }
 
 // byAge orders objects by precedence: the older first, then by name.
@@ -104,26 +114,31 @@ func (c *compiler) report(key Key, reason, format string, args ...any) {
 	c.problems[key] = append(c.problems[key], Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-func (c *compiler) pool(o *v1alpha1.IPPool) {
-	key := Key{"IPPool", o.Name}
+func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
+	key := Key{"LoadBalancerPool", o.Name}
 	c.problems[key] = nil
-	set, ok := c.withoutOlder(key, c.ranges(key, "spec.addresses", o.Spec.Addresses)).IPSet()
-	if ok != nil { // ranges were checked one by one
+	set, err := c.withoutOlder(key, c.ranges(key, "spec.addresses", o.Spec.Addresses)).IPSet()
+	if err != nil { // ranges were checked one by one
 		return
 	}
 	pool := &Pool{
-		Name: o.Name, Ranges: set.Ranges(), Allocation: o.Spec.Allocation, Priority: o.Spec.Priority,
-		ExcludeEdges: o.Spec.ExcludeEdgeAddresses, ShareAcross: o.Spec.Sharing == v1alpha1.SharingAcrossNamespaces, TakeOver: o.Spec.TakeOver,
-		Reserved: c.reserved(key, o.Spec.Reserved, set),
+		Name:         o.Name,
+		Ranges:       set.Ranges(),
+		Reserved:     c.reserved(key, o.Spec.Reserved, set),
+		Allocation:   cmp.Or(o.Spec.Allocation, v1alpha1.AllocationAutomatic),
+		ExcludeEdges: o.Spec.EdgeAddresses == v1alpha1.EdgeAddressesExclude,
+		ShareAcross:  o.Spec.Sharing == v1alpha1.SharingAcrossNamespaces,
+		TakeOver:     o.Spec.TakeOver == v1alpha1.TakeOverAlways,
+		labels:       o.Labels,
 	}
-	if pool.Allocation == "" {
-		pool.Allocation = v1alpha1.AllocationAutomatic
+	if o.Spec.Priority != nil {
+		pool.Priority = *o.Spec.Priority
 	}
 	if o.Spec.Dataplane == v1alpha1.DataplaneIPVS {
 		pool.Scheduler, pool.DrainTimeout = "rr", defaultDrainTimeout
 		if settings := o.Spec.IPVS; settings != nil {
 			pool.Scheduler = cmp.Or(string(settings.Scheduler), pool.Scheduler)
-			pool.DrainTimeout = cmp.Or(duration(settings.DrainTimeout), pool.DrainTimeout)
+			pool.DrainTimeout = c.duration(key, ReasonInvalidDuration, "ipvs.drainTimeout", settings.DrainTimeout, pool.DrainTimeout)
 		}
 	}
 	if !c.scopes(key, o.Spec.Scopes, pool) {
@@ -138,10 +153,10 @@ func (c *compiler) pool(o *v1alpha1.IPPool) {
 }
 
 // ranges parses the entries of a field, and reports those that do not parse.
-func (c *compiler) ranges(key Key, field string, entries []string) *netipx.IPSetBuilder {
+func (c *compiler) ranges(key Key, field string, entries []v1alpha1.AddressRange) *netipx.IPSetBuilder {
 	set := &netipx.IPSetBuilder{}
 	for i, entry := range entries {
-		if r, err := ParseRange(entry); err != nil {
+		if r, err := ParseRange(string(entry)); err != nil {
 			c.report(key, ReasonInvalidAddresses, "%s[%d]: %v", field, i, err)
 		} else {
 			set.AddRange(r)
@@ -152,7 +167,7 @@ func (c *compiler) ranges(key Key, field string, entries []string) *netipx.IPSet
 
 // reserved parses the reserved addresses of a pool, and reports those that it does
 // not hold.
-func (c *compiler) reserved(key Key, entries []string, pool *netipx.IPSet) []netipx.IPRange {
+func (c *compiler) reserved(key Key, entries []v1alpha1.AddressRange, pool *netipx.IPSet) []netipx.IPRange {
 	set, err := c.ranges(key, "spec.reserved", entries).IPSet()
 	if err != nil {
 		return nil
@@ -174,32 +189,35 @@ func (c *compiler) reserved(key Key, entries []string, pool *netipx.IPSet) []net
 
 // scopes compiles the scopes of a pool, and tells whether all are valid.
 func (c *compiler) scopes(key Key, scopes []v1alpha1.PoolScope, pool *Pool) bool {
+	const then = "the pool gives no addresses until this is fixed"
+	if len(scopes) == 0 {
+		c.report(key, ReasonInvalidSelector, "spec.scopes is empty, so the pool gives no addresses; write {namespaceSelector: {}, serviceSelector: {}} for all Services")
+		return false
+	}
 	valid := true
-	for i := range scopes {
-		compiled := scope{namespaces: nameSet{}}
-		for _, name := range scopes[i].Namespaces {
-			compiled.namespaces[name] = true
+	for i, s := range scopes {
+		field := fmt.Sprintf("scopes[%d]", i)
+		if (len(s.NamespaceNames) > 0) == (s.NamespaceSelector != nil) {
+			c.report(key, ReasonInvalidSelector, "spec.%s: write one of namespaceNames and namespaceSelector; %s", field, then)
+			valid = false
+			continue
 		}
-		for _, s := range []struct {
-			field string
-			from  *metav1.LabelSelector
-			to    *labels.Selector
-		}{
-			{"namespaceSelector", scopes[i].NamespaceSelector, &compiled.namespaceSelector},
-			{"serviceSelector", scopes[i].ServiceSelector, &compiled.serviceSelector},
-		} {
-			*s.to = labels.Everything()
-			if s.from == nil {
-				continue
+		var compiled scope
+		ok := true
+		if s.NamespaceSelector == nil {
+			compiled.names = map[string]bool{}
+			for _, name := range s.NamespaceNames {
+				compiled.names[name] = true
 			}
-			selector, err := metav1.LabelSelectorAsSelector(s.from)
-			if err != nil {
-				c.report(key, ReasonInvalidSelector, "spec.scopes[%d].%s: %v; the pool gives no addresses until this is mended", i, s.field, err)
-				valid = false
-				continue
-			}
-			*s.to = selector
+		} else {
+			compiled.namespaces, ok = c.selector(key, field+".namespaceSelector", s.NamespaceSelector, then)
 		}
+		services, okServices := c.selector(key, field+".serviceSelector", s.ServiceSelector, then)
+		if !ok || !okServices {
+			valid = false
+			continue
+		}
+		compiled.services = services
 		pool.scopes = append(pool.scopes, compiled)
 	}
 	return valid
@@ -218,10 +236,10 @@ func (c *compiler) withoutOlder(key Key, set *netipx.IPSetBuilder) *netipx.IPSet
 				continue
 			}
 			shared := formatRange(intersection(r, other.IPRange))
-			c.report(key, ReasonConflict, "spec.addresses: %s is in the older IPPool %s too, which keeps it; take it out of one of the two", shared, other.pool.Name)
-			winner := Key{"IPPool", other.pool.Name}
+			c.report(key, ReasonConflict, "spec.addresses: %s is in the older LoadBalancerPool %s too, which keeps it; take it out of one of the two", shared, other.pool.Name)
+			winner := Key{"LoadBalancerPool", other.pool.Name}
 			c.problems[winner] = append(c.problems[winner], Problem{Reason: ReasonConflict, Harmless: true,
-				Message: fmt.Sprintf("spec.addresses: %s is in the younger IPPool %s too, which does not get it; take it out of one of the two", shared, key.Name)})
+				Message: fmt.Sprintf("spec.addresses: %s is in the younger LoadBalancerPool %s too, which does not get it; take it out of one of the two", shared, key.Name)})
 		}
 		set.RemoveRange(other.IPRange)
 	}
@@ -247,18 +265,19 @@ func formatRange(r netipx.IPRange) string {
 	return r.String()
 }
 
-func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
-	key := Key{"L2Advertisement", o.Name}
+func (c *compiler) segmentAnnouncement(o *v1alpha1.SegmentAnnouncement) {
+	key := Key{"SegmentAnnouncement", o.Name}
 	c.problems[key] = nil
-	nodes, ok := c.selectors(key, "nodeSelectors", o.Spec.NodeSelectors)
-	services, okServices := c.selectors(key, "serviceSelectors", o.Spec.ServiceSelectors)
-	if !ok || !okServices {
+	pools, ok := c.poolSet(key, o.Spec.PoolNames, o.Spec.PoolSelector)
+	nodes, okNodes := c.selector(key, "nodeSelector", o.Spec.NodeSelector, noEffect)
+	services, okServices := c.selector(key, "serviceSelector", o.Spec.ServiceSelector, noEffect)
+	if !ok || !okNodes || !okServices {
 		return
 	}
 	var interfaces []string
 	for i, pattern := range o.Spec.Interfaces {
 		if _, err := path.Match(pattern, ""); err != nil {
-			c.report(key, ReasonInvalidInterface, "spec.interfaces[%d]: %q is no shell pattern; write a name such as eth0 or a pattern such as bond*", i, pattern)
+			c.report(key, ReasonInvalidInterface, "spec.interfaces[%d]: %q is not a shell pattern; write a name such as eth0 or a pattern such as bond*", i, pattern)
 			continue
 		}
 		interfaces = append(interfaces, pattern)
@@ -266,60 +285,98 @@ func (c *compiler) l2Advertisement(o *v1alpha1.L2Advertisement) {
 	if len(interfaces) == 0 && len(o.Spec.Interfaces) > 0 {
 		return // no interfaces stands for the default ones, which were not meant
 	}
-	c.snapshot.l2 = append(c.snapshot.l2, &L2Advertisement{
-		Name: o.Name, Nodes: nodes, Interfaces: interfaces, pools: c.poolNames(key, o.Spec.Pools),
-		services: services, preferred: c.preferred(key, o.Spec.PreferredNodes),
+	c.snapshot.segments = append(c.snapshot.segments, &SegmentAnnouncement{
+		Name: o.Name, Nodes: nodes, Interfaces: interfaces, pools: pools, services: services, preferred: c.preferred(key, o.Spec.PreferredNodes),
 	})
 }
 
 // preferred compiles the preferences for nodes, and reports those that are invalid.
 func (c *compiler) preferred(key Key, entries []v1alpha1.PreferredNode) []preferredNode {
 	var compiled []preferredNode
-	for i := range entries {
-		s, err := metav1.LabelSelectorAsSelector(&entries[i].NodeSelector)
-		if err != nil {
-			c.report(key, ReasonInvalidSelector, "spec.preferredNodes[%d].nodeSelector: %v; the entry is not in effect until this is mended", i, err)
-			continue
+	for i, e := range entries {
+		field := fmt.Sprintf("preferredNodes[%d].nodeSelector", i)
+		if s, ok := c.selector(key, field, e.NodeSelector, "the entry is not in effect until this is fixed"); ok {
+			compiled = append(compiled, preferredNode{s, e.Weight})
 		}
-		compiled = append(compiled, preferredNode{s, entries[i].Weight})
 	}
 	return compiled
 }
 
-func (c *compiler) poolNames(key Key, names []string) nameSet {
-	set := nameSet{}
-	for i, name := range names {
-		set[name] = true
-		if c.snapshot.pools[name] == nil {
-			c.report(key, ReasonUnknownPool, "spec.pools[%d]: no IPPool %q exists; create it or take the name out", i, name)
+// noEffect is what becomes of an object whose selector is invalid: what it was meant to leave out is unknown.
+const noEffect = "the object is not in effect until this is fixed"
+
+// poolSet compiles what an announcement selects of the pools.
+func (c *compiler) poolSet(key Key, names []string, by *metav1.LabelSelector) (poolSet, bool) {
+	set := poolSet{names: map[string]bool{}}
+	switch {
+	case (len(names) > 0) == (by != nil):
+		c.report(key, ReasonInvalidSelector, "spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; %s", noEffect)
+		return set, false
+	case by == nil:
+		for i, name := range names {
+			if c.snapshot.pools[name] == nil {
+				set.orphans = true
+				c.report(key, ReasonUnknownPool, "spec.poolNames[%d]: no LoadBalancerPool %q exists; create it or take the name out", i, name)
+				continue
+			}
+			set.names[name] = true
+		}
+		return set, true
+	}
+	selector, ok := c.selector(key, "poolSelector", by, noEffect)
+	if !ok {
+		return set, false
+	}
+	for _, p := range c.snapshot.Pools {
+		if selector.Matches(p.labels) {
+			set.names[p.Name] = true
 		}
 	}
-	return set
-}
-
-// selectors compiles the label selectors of a field. An invalid one puts the whole
-// object out of effect, since what it was meant to leave out is unknown.
-func (c *compiler) selectors(key Key, field string, selectors []metav1.LabelSelector) ([]labels.Selector, bool) {
-	var compiled []labels.Selector
-	for i := range selectors {
-		s, err := metav1.LabelSelectorAsSelector(&selectors[i])
-		if err != nil {
-			c.report(key, ReasonInvalidSelector, "spec.%s[%d]: %v; the object is not in effect until this is mended", field, i, err)
-			return nil, false
-		}
-		compiled = append(compiled, s)
+	set.orphans = selector.Empty() || len(set.names) == 0
+	if !selector.Empty() && len(set.names) == 0 {
+		c.report(key, ReasonNothingSelected, "spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector")
 	}
-	return compiled, true
+	return set, true
 }
 
-// ParseRange parses a prefix or an inclusive range "a-b" of unicast addresses.
+// selector compiles the label selector of a field; then says what its being invalid means.
+func (c *compiler) selector(key Key, field string, from *metav1.LabelSelector, then string) (labels.Selector, bool) {
+	if from == nil {
+		c.report(key, ReasonInvalidSelector, "spec.%s is missing; write {} to select all; %s", field, then)
+		return nil, false
+	}
+	s, err := metav1.LabelSelectorAsSelector(from)
+	if err != nil {
+		c.report(key, ReasonInvalidSelector, "spec.%s: %v; %s", field, err, then)
+		return nil, false
+	}
+	return s, true
+}
+
+// duration parses a duration of a field, and returns the default where nothing is written, or what is written is none,
+// which it reports.
+func (c *compiler) duration(key Key, reason, field string, d v1alpha1.Duration, preset time.Duration) time.Duration {
+	parsed, err := d.Parse()
+	if err != nil {
+		c.report(key, reason, "spec.%s: %v; it counts as %s", field, err, preset)
+	}
+	if err != nil || d == "" {
+		return preset
+	}
+	return parsed
+}
+
+// ParseRange parses a prefix, an inclusive range "a-b" or a single address, of unicast addresses.
 func ParseRange(entry string) (netipx.IPRange, error) {
 	if from, to, isRange := strings.Cut(entry, "-"); isRange {
 		return parseEnds(entry, from, to)
 	}
+	if _, err := netip.ParseAddr(entry); err == nil {
+		return parseEnds(entry, entry, entry)
+	}
 	prefix, err := netip.ParsePrefix(entry)
 	if err != nil {
-		return netipx.IPRange{}, fmt.Errorf("%q is no prefix such as 192.0.2.0/24 and no range such as 192.0.2.10-192.0.2.20", entry)
+		return netipx.IPRange{}, fmt.Errorf("%q is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)", entry)
 	}
 	if prefix != prefix.Masked() {
 		return netipx.IPRange{}, fmt.Errorf("%s has host bits set; write %s", entry, prefix.Masked())
@@ -330,11 +387,11 @@ func ParseRange(entry string) (netipx.IPRange, error) {
 func parseEnds(entry, from, to string) (netipx.IPRange, error) {
 	a, err := netip.ParseAddr(from)
 	if err != nil {
-		return netipx.IPRange{}, fmt.Errorf("%q: %q is no IP address", entry, from)
+		return netipx.IPRange{}, fmt.Errorf("%q: %q is not an IP address", entry, from)
 	}
 	b, err := netip.ParseAddr(to)
 	if err != nil {
-		return netipx.IPRange{}, fmt.Errorf("%q: %q is no IP address", entry, to)
+		return netipx.IPRange{}, fmt.Errorf("%q: %q is not an IP address", entry, to)
 	}
 	switch {
 	case a.Zone() != "" || b.Zone() != "":

@@ -42,7 +42,7 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 	case asked == "":
 		return first.Scheduler, ""
 	case !slices.Contains(schedulers, asked):
-		return first.Scheduler, fmt.Sprintf("annotation %s: %s is no scheduler, so %s of IPPool %s serves; write one of %s",
+		return first.Scheduler, fmt.Sprintf("annotation %s: %s is no scheduler, so %s of LoadBalancerPool %s serves; write one of %s",
 			v1alpha1.AnnotationIPVSScheduler, Quote(asked), first.Scheduler, first.Name, strings.Join(schedulers, ", "))
 	}
 	return asked, ""
@@ -71,11 +71,11 @@ func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
 	for _, address := range addresses {
 		switch pool := s.PoolOf(address); {
 		case pool == nil:
-			words = append(words, fmt.Sprintf("%s is in no IPPool", address))
+			words = append(words, fmt.Sprintf("%s is in no LoadBalancerPool", address))
 		case pool.ipvs():
-			words = append(words, fmt.Sprintf("%s is of IPPool %s (dataplane IPVS)", address, pool.Name))
+			words = append(words, fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane IPVS)", address, pool.Name))
 		default:
-			words = append(words, fmt.Sprintf("%s is of IPPool %s (dataplane KubeProxy)", address, pool.Name))
+			words = append(words, fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane KubeProxy)", address, pool.Name))
 		}
 	}
 	return strings.Join(words, ", ")

@@ -21,13 +21,44 @@ import (
 type Snapshot struct {
 	// Pools in order of precedence: higher priority first, then older, then by name.
 	Pools []*Pool
-	// Peers in order of precedence: older first, then by name.
-	Peers []*Peer
+	// Neighbors in order of precedence: older first, then by name.
+	Neighbors []*Neighbor
 
-	pools  map[string]*Pool
-	ranges []poolRange // disjoint, ascending
-	l2     []*L2Advertisement
-	bgp    []*BGPAdvertisement
+	pools    map[string]*Pool
+	ranges   []poolRange // disjoint, ascending
+	segments []*SegmentAnnouncement
+	routes   []*RouteAnnouncement
+}
+
+// Accepted reports whether the object is in effect, in part at least.
+func (s *Snapshot) Accepted(key Key) bool {
+	switch key.Kind {
+	case "LoadBalancerPool":
+		p := s.pools[key.Name]
+		return p != nil && len(p.Ranges) > 0
+	case "SegmentAnnouncement":
+		return slices.ContainsFunc(s.segments, func(a *SegmentAnnouncement) bool { return a.Name == key.Name })
+	case "RouteAnnouncement":
+		return slices.ContainsFunc(s.routes, func(a *RouteAnnouncement) bool { return a.Name == key.Name })
+	case "BGPNeighbor":
+		return slices.ContainsFunc(s.Neighbors, func(n *Neighbor) bool { return n.Name == key.Name })
+	}
+	return false
+}
+
+// Counts returns how many pools, and how many neighbors, an announcement selects.
+func (s *Snapshot) Counts(key Key) (pools, neighbors int) {
+	for _, a := range s.segments {
+		if key == (Key{"SegmentAnnouncement", a.Name}) {
+			return len(a.pools.names), 0
+		}
+	}
+	for _, a := range s.routes {
+		if key == (Key{"RouteAnnouncement", a.Name}) {
+			return len(a.pools.names), len(a.neighbors)
+		}
+	}
+	return 0, 0
 }
 
 type poolRange struct {
@@ -35,7 +66,7 @@ type poolRange struct {
 	pool *Pool
 }
 
-// Pool is a compiled IPPool.
+// Pool is a compiled LoadBalancerPool.
 type Pool struct {
 	Name string
 	// Ranges are disjoint and ascending, and overlap no range of another pool.
@@ -56,46 +87,48 @@ type Pool struct {
 	// DrainTimeout is how long an endpoint that terminates keeps its connections at most. 0: kube-proxy forwards.
 	DrainTimeout time.Duration
 
+	labels labels.Set
 	scopes []scope
 }
 
 // Serves tells whether the pool gives addresses to a Service with these labels in a
 // namespace of that name and these labels.
 func (p *Pool) Serves(namespace string, namespaceLabels, service labels.Set) bool {
-	return len(p.scopes) == 0 || slices.ContainsFunc(p.scopes, func(s scope) bool {
-		return s.namespaces.selects(namespace) && s.namespaceSelector.Matches(namespaceLabels) && s.serviceSelector.Matches(service)
+	return slices.ContainsFunc(p.scopes, func(s scope) bool {
+		return s.servesNamespace(namespace, namespaceLabels) && s.services.Matches(service)
 	})
 }
 
 // ServesNamespace reports whether the pool gives addresses to some Service of a namespace of that name and these labels.
 func (p *Pool) ServesNamespace(namespace string, labels labels.Set) bool {
-	return len(p.scopes) == 0 || slices.ContainsFunc(p.scopes, func(s scope) bool {
-		return s.namespaces.selects(namespace) && s.namespaceSelector.Matches(labels)
+	return slices.ContainsFunc(p.scopes, func(s scope) bool {
+		return s.servesNamespace(namespace, labels)
 	})
 }
 
 // scope is a compiled PoolScope.
 type scope struct {
-	namespaces                         nameSet
-	namespaceSelector, serviceSelector labels.Selector
+	names      map[string]bool // of namespaces; nil: the selector says which
+	namespaces labels.Selector
+	services   labels.Selector
 }
 
-// NodeSelector is a list of ORed label selectors; an empty one matches all nodes.
-type NodeSelector []labels.Selector
-
-// Matches tells whether a node with these labels is selected.
-func (s NodeSelector) Matches(node labels.Set) bool {
-	return len(s) == 0 || slices.ContainsFunc(s, func(one labels.Selector) bool { return one.Matches(node) })
+func (s scope) servesNamespace(name string, set labels.Set) bool {
+	if s.names != nil {
+		return s.names[name]
+	}
+	return s.namespaces.Matches(set)
 }
 
-// L2Advertisement is a compiled L2Advertisement.
-type L2Advertisement struct {
-	Name       string
-	Nodes      NodeSelector
+// SegmentAnnouncement is a compiled SegmentAnnouncement.
+type SegmentAnnouncement struct {
+	Name string
+	// Nodes that may announce.
+	Nodes      labels.Selector
 	Interfaces []string
 
-	pools     nameSet
-	services  serviceSelector
+	pools     poolSet
+	services  labels.Selector
 	preferred []preferredNode
 }
 
@@ -105,9 +138,9 @@ type preferredNode struct {
 	weight int32
 }
 
-// Weight returns how much the advertisement prefers a node with these labels, 0 or
+// Weight returns how much the announcement prefers a node with these labels, 0 or
 // more.
-func (a *L2Advertisement) Weight(node labels.Set) int32 {
+func (a *SegmentAnnouncement) Weight(node labels.Set) int32 {
 	var sum int32
 	for _, p := range a.preferred {
 		if p.nodes.Matches(node) {
@@ -117,22 +150,35 @@ func (a *L2Advertisement) Weight(node labels.Set) int32 {
 	return sum
 }
 
-// serviceSelector is a list of ORed label selectors; an empty one matches all Services.
-type serviceSelector []labels.Selector
-
-// any tells whether one of the Services is selected.
-func (s serviceSelector) any(services []labels.Set) bool {
-	return len(s) == 0 || slices.ContainsFunc(s, func(one labels.Selector) bool {
-		return slices.ContainsFunc(services, func(labels labels.Set) bool { return one.Matches(labels) })
-	})
+// poolSet is what an announcement selects of the pools.
+type poolSet struct {
+	names map[string]bool
+	// orphans: it may have selected a pool that is gone, so it selects the addresses that are in no pool: it selects
+	// all pools, names one that does not exist, or has a selector that matches none.
+	orphans bool
 }
 
-// BGPAdvertisement is a compiled BGPAdvertisement.
-type BGPAdvertisement struct {
-	Name  string
-	Nodes NodeSelector
-	// Peers by name; empty: all.
-	Peers []string
+// selects reports whether the pool is selected, or with nil an address of no pool.
+func (s poolSet) selects(pool *Pool) bool {
+	if pool == nil {
+		return s.orphans
+	}
+	return s.names[pool.Name]
+}
+
+// anyOf reports whether the selector matches one of the Services, by their labels. All Services may be none that is
+// known.
+func anyOf(selector labels.Selector, services []labels.Set) bool {
+	return selector.Empty() || slices.ContainsFunc(services, func(set labels.Set) bool { return selector.Matches(set) })
+}
+
+// RouteAnnouncement is a compiled RouteAnnouncement.
+type RouteAnnouncement struct {
+	Name string
+	// Nodes that announce.
+	Nodes labels.Selector
+	// AllNeighbors: it announces to each neighbor that there is.
+	AllNeighbors bool
 	// AggregateV4 and AggregateV6 are lengths of prefixes, 32 and 128 without
 	// aggregation.
 	AggregateV4, AggregateV6 int
@@ -146,36 +192,48 @@ type BGPAdvertisement struct {
 	// ByEndpoints: routes weigh as much as the node has ready endpoints.
 	ByEndpoints bool
 
-	pools    nameSet
-	services serviceSelector
+	neighbors []string // that are in effect, ascending
+	pools     poolSet
+	services  labels.Selector
 }
 
-// Peer is a compiled BGPPeer. Zero durations stand for the defaults.
-type Peer struct {
+// Neighbors returns the names of the neighbors to which it announces, ascending. They are the caller's to change.
+func (a *RouteAnnouncement) Neighbors() []string { return slices.Clone(a.neighbors) }
+
+// To reports whether it announces to the neighbor of that name.
+func (a *RouteAnnouncement) To(neighbor string) bool {
+	_, found := slices.BinarySearch(a.neighbors, neighbor)
+	return found
+}
+
+// Neighbor is a compiled BGPNeighbor. Zero durations stand for the defaults.
+type Neighbor struct {
 	Name string
-	// Address, or without one Interface, on which the peer is the only neighbour, or Prefix,
+	// Address, or without one Interface, on which the neighbor is the only router, or Prefix,
 	// from which its routers connect.
 	Address   netip.Addr
 	Interface string
 	Prefix    netip.Prefix
-	Passive   bool
+	Accept    bool // it connects to us
 	Port      uint16
 	LocalASN  uint32 // the override, where there is one
-	// PeerASN is 0 if any is accepted that makes the session External, or not.
-	PeerASN          uint32
+	// RemoteASN is 0 if any is accepted that makes the session External, or not.
+	RemoteASN        uint32
 	External         bool
 	HoldTime         time.Duration
 	KeepaliveTime    time.Duration
 	ConnectRetryTime time.Duration
 	EBGPMultihop     uint8
-	TTLSecurity      bool
+	TTLSecurityHops  uint8 // 0: off
 	SourceAddress    netip.Addr
 	VRF              string
 	Password         string        // a secret
 	IPv4, IPv6       bool          // families
 	GracefulRestart  time.Duration // restart time; 0: off
 	BFD              *BFD          // nil: off
-	Nodes            NodeSelector
+	Nodes            labels.Selector
+
+	labels labels.Set
 }
 
 // BFD has the timers of a BFD session; zero ones stand for the defaults.
@@ -183,11 +241,6 @@ type BFD struct {
 	ReceiveInterval, TransmitInterval time.Duration
 	Multiplier                        uint8
 }
-
-// nameSet is a set of names; the empty set stands for all.
-type nameSet map[string]bool
-
-func (s nameSet) selects(name string) bool { return len(s) == 0 || s[name] }
 
 // Pool returns the pool of that name, or nil.
 func (s *Snapshot) Pool(name string) *Pool { return s.pools[name] }
@@ -201,43 +254,52 @@ func (s *Snapshot) PoolOf(address netip.Addr) *Pool {
 	return s.ranges[i].pool
 }
 
-// L2For returns the L2 advertisements that select the address, in order of
+// L2For returns the L2 announcements that select the address, in order of
 // precedence. The labels are those of the Services that have it. An address outside every pool (its pool was deleted or narrowed) is
-// selected by those that select all pools, or a pool that does not exist: it may
-// have been the one.
-func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*L2Advertisement {
+// selected by those that may have selected that one: of all pools, of a pool that does not exist, or by a selector that
+// matches no pool.
+func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*SegmentAnnouncement {
 	pool := s.PoolOf(address)
-	var found []*L2Advertisement
-	for _, a := range s.l2 {
-		if s.selects(a.pools, pool) && a.services.any(services) {
+	var found []*SegmentAnnouncement
+	for _, a := range s.segments {
+		if a.pools.selects(pool) && anyOf(a.services, services) {
 			found = append(found, a)
 		}
 	}
 	return found
 }
 
-// AdvertisesPool tells whether an advertisement selects addresses of the pool, of
-// whichever Services.
-func (s *Snapshot) AdvertisesPool(pool *Pool) bool {
-	return slices.ContainsFunc(s.l2, func(a *L2Advertisement) bool { return s.selects(a.pools, pool) }) ||
-		slices.ContainsFunc(s.bgp, func(a *BGPAdvertisement) bool { return s.selects(a.pools, pool) })
+// AnnouncementsOf returns kind and name of each announcement that selects addresses of the pool, of whichever Services.
+func (s *Snapshot) AnnouncementsOf(pool *Pool) []string {
+	var names []string
+	for _, a := range s.segments {
+		if a.pools.selects(pool) {
+			names = append(names, "SegmentAnnouncement "+a.Name)
+		}
+	}
+	for _, a := range s.routes {
+		if a.pools.selects(pool) {
+			names = append(names, "RouteAnnouncement "+a.Name)
+		}
+	}
+	return names
 }
 
-// BGPFor is L2For, for BGP advertisements.
-func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*BGPAdvertisement {
+// BGPFor is L2For, for BGP announcements.
+func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*RouteAnnouncement {
 	pool := s.PoolOf(address)
-	var found []*BGPAdvertisement
-	for _, a := range s.bgp {
-		if s.selects(a.pools, pool) && a.services.any(services) {
+	var found []*RouteAnnouncement
+	for _, a := range s.routes {
+		if a.pools.selects(pool) && anyOf(a.services, services) {
 			found = append(found, a)
 		}
 	}
 	return found
 }
 
-// Prefixes returns what the advertisement announces for an address: the aggregate that
+// Prefixes returns what the announcement announces for an address: the aggregate that
 // holds it, if all of that is in the address's pool, the address, or both.
-func (s *Snapshot) Prefixes(a *BGPAdvertisement, address netip.Addr) []netip.Prefix {
+func (s *Snapshot) Prefixes(a *RouteAnnouncement, address netip.Addr) []netip.Prefix {
 	length := a.AggregateV6
 	if address.Is4() {
 		length = a.AggregateV4
@@ -259,7 +321,7 @@ func (p *Pool) holds(prefix netip.Prefix) bool {
 	return slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Contains(whole.From()) && r.Contains(whole.To()) })
 }
 
-// place is where a peer is, as far as the configuration says.
+// place is where a neighbor is, as far as the configuration says.
 type place struct {
 	address netip.Addr
 	iface   string
@@ -267,32 +329,18 @@ type place struct {
 	prefix  netip.Prefix
 }
 
-func (p *Peer) place() place { return place{p.Address, p.Interface, p.VRF, p.Prefix} }
+func (n *Neighbor) place() place { return place{n.Address, n.Interface, n.VRF, n.Prefix} }
 
-// PeersOf returns the peers of a node with these labels. Where two of them are at
+// NeighborsOf returns the neighbors of a node with these labels. Where two of them are at
 // the same place, the one of higher precedence is returned.
-func (s *Snapshot) PeersOf(node labels.Set) []*Peer {
-	var found []*Peer
+func (s *Snapshot) NeighborsOf(node labels.Set) []*Neighbor {
+	var found []*Neighbor
 	seen := map[place]bool{}
-	for _, p := range s.Peers {
-		if p.Nodes.Matches(node) && !seen[p.place()] {
-			seen[p.place()] = true
-			found = append(found, p)
+	for _, n := range s.Neighbors {
+		if n.Nodes.Matches(node) && !seen[n.place()] {
+			seen[n.place()] = true
+			found = append(found, n)
 		}
 	}
 	return found
-}
-
-// selects tells whether an advertisement of these pools selects an address of the
-// pool, or with nil one of no pool.
-func (s *Snapshot) selects(names nameSet, pool *Pool) bool {
-	if pool != nil || len(names) == 0 {
-		return pool == nil || names.selects(pool.Name)
-	}
-	for name := range names {
-		if s.pools[name] == nil {
-			return true
-		}
-	}
-	return false
 }

@@ -21,12 +21,12 @@ import (
 const (
 	ReasonAnnounced       = "Announced"       // True: each address is announced, or about to be
 	ReasonNoAddress       = "NoAddress"       // False: there is nothing to announce
-	ReasonNoAdvertisement = "NoAdvertisement" // False: no advertisement selects an address
+	ReasonNoAnnouncement  = "NoAnnouncement"  // False: no announcement selects an address
 	ReasonAddressConflict = "AddressConflict" // False: a foreign host announces an address
 	ReasonNoEndpoints     = "NoEndpoints"     // False: policy Local, and no node has an endpoint
 	ReasonNoCandidate     = "NoCandidate"     // False: a rule keeps every selected node from announcing
 	ReasonNoSpeaker       = "NoSpeaker"       // False: nodes may announce, but no speaker on them does
-	ReasonNoSession       = "NoSession"       // False: advertised by BGP only, and no session is established
+	ReasonNoSession       = "NoSession"       // False: announced by BGP only, and no session is established
 )
 
 // nodeView is what the controller knows of a node that matters to announcing.
@@ -41,14 +41,15 @@ type nodeView struct {
 	oneWay   []string          // interfaces whose replies leave by another, sorted
 	proxies  map[string]string // MAC addresses of routers that answer for every address, by interface
 	sessions []session         // that are established, sorted
+	failing  []string          // neighbors with which it has no session, and says why, sorted
 	// schedulers of IPVS by which it can forward, sorted, and why it can by none, or not by all.
 	schedulers []string
 	noIPVS     string
 }
 
-// session is an established session with a BGPPeer, and the families that it carries.
+// session is an established session with a BGPNeighbor, and the families that it carries.
 type session struct {
-	peer       string
+	neighbor   string
 	ipv4, ipv6 bool
 }
 
@@ -72,7 +73,7 @@ func (f foreign) String() string {
 		return fmt.Sprintf("is answered for by node %s (%s), heard on %s of node %s, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends",
 			f.has, f.mac, f.iface, f.node)
 	}
-	return fmt.Sprintf("is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another",
+	return fmt.Sprintf("is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its LoadBalancerPool and ask for another",
 		f.mac, f.iface, f.node)
 }
 
@@ -89,6 +90,7 @@ type outlook struct {
 	conflicts map[netip.Addr]foreign
 	snapshot  *config.Snapshot
 	nodes     map[string]nodeView
+	errors    sessionErrors
 	forwarder forwarder
 	// counted is what was counted with this snapshot and these nodes, for whatever is asked again; may be nil.
 	counted *sync.Map
@@ -136,7 +138,7 @@ func (o outlook) condition() condition {
 	return c
 }
 
-// by names the advertisements, and who answers.
+// by names the announcements, and who answers.
 func by(l2, answers, bgp []string, carried carriers) string {
 	var parts []string
 	if len(l2) > 0 {
@@ -172,13 +174,13 @@ var carriersPattern = regexp.MustCompile(`: \d+ nodes?, \d+ sessions?`)
 func uncounted(message string) string { return carriersPattern.ReplaceAllString(message, "") }
 
 // carriers counts who announces the address by BGP. For policy Cluster that is the same for all Services that the
-// same advertisements select.
+// same announcements select.
 func (o outlook) carriers(address netip.Addr) carriers {
-	advertisements := o.snapshot.BGPFor(address, o.labels[address]...)
+	announcements := o.snapshot.BGPFor(address, o.labels[address]...)
 	if o.local {
 		var c carriers
 		for name := range o.endpoints.Nodes() {
-			c = c.with(o, name, address, advertisements)
+			c = c.with(o, name, address, announcements)
 		}
 		return c
 	}
@@ -187,7 +189,7 @@ func (o outlook) carriers(address netip.Addr) carriers {
 	}
 	var key strings.Builder
 	fmt.Fprint(&key, address.Is4(), o.forwarder.scheduler)
-	for _, a := range advertisements {
+	for _, a := range announcements {
 		key.WriteString(" " + a.Name)
 	}
 	if known, ok := o.counted.Load(key.String()); ok {
@@ -195,22 +197,22 @@ func (o outlook) carriers(address netip.Addr) carriers {
 	}
 	var c carriers
 	for name := range o.nodes {
-		c = c.with(o, name, address, advertisements)
+		c = c.with(o, name, address, announcements)
 	}
 	o.counted.Store(key.String(), c)
 	return c
 }
 
 // with counts a node too, if it announces the address.
-func (c carriers) with(o outlook, name string, address netip.Addr, advertisements []*config.BGPAdvertisement) carriers {
+func (c carriers) with(o outlook, name string, address netip.Addr, announcements []*config.RouteAnnouncement) carriers {
 	n, known := o.nodes[name]
 	if !known || o.obstacle(name, n).text != "" {
 		return c
 	}
 	sessions := 0
 	for _, s := range n.sessions {
-		if s.carries(address) && slices.ContainsFunc(advertisements, func(a *config.BGPAdvertisement) bool {
-			return (len(a.Peers) == 0 || slices.Contains(a.Peers, s.peer)) && a.Nodes.Matches(n.labels)
+		if s.carries(address) && slices.ContainsFunc(announcements, func(a *config.RouteAnnouncement) bool {
+			return a.To(s.neighbor) && a.Nodes.Matches(labels.Set(n.labels))
 		}) {
 			sessions++
 		}
@@ -242,7 +244,7 @@ func unite(a, b []string) []string {
 	return a
 }
 
-// announcers are the advertisements that are acted on for an address.
+// announcers are the announcements that are acted on for an address.
 type announcers struct{ l2, bgp []string }
 
 // announcers returns who announces the address, or the reason and the message that
@@ -250,7 +252,7 @@ type announcers struct{ l2, bgp []string }
 func (o outlook) announcers(address netip.Addr) (found announcers, reason, message string) {
 	l2, bgp := o.snapshot.L2For(address, o.labels[address]...), o.snapshot.BGPFor(address, o.labels[address]...)
 	if len(l2)+len(bgp) == 0 {
-		return found, ReasonNoAdvertisement, o.unadvertised(address)
+		return found, ReasonNoAnnouncement, o.unannounced(address)
 	}
 	if f, conflict := o.conflicts[address]; conflict && len(l2) > 0 {
 		return found, ReasonAddressConflict, fmt.Sprintf("%s %s", address, f)
@@ -258,9 +260,9 @@ func (o outlook) announcers(address netip.Addr) (found announcers, reason, messa
 	var names []string
 	obstacles := map[string]obstacle{}
 	for _, a := range l2 {
-		name := "L2Advertisement " + a.Name
+		name := "SegmentAnnouncement " + a.Name
 		names = append(names, name)
-		if o.passable(a.Nodes, obstacles, func(n nodeView) obstacle {
+		if o.passable(a.Nodes, obstacles, func(_ string, n nodeView) obstacle {
 			if hasInterface(n.segments, a.Interfaces) {
 				return obstacle{}
 			}
@@ -270,17 +272,9 @@ func (o outlook) announcers(address netip.Addr) (found announcers, reason, messa
 		}
 	}
 	for _, a := range bgp {
-		name := "BGPAdvertisement " + a.Name
+		name := "RouteAnnouncement " + a.Name
 		names = append(names, name)
-		if o.passable(a.Nodes, obstacles, func(n nodeView) obstacle {
-			switch {
-			case !hasPeer(n.sessions, a.Peers):
-				return obstacle{text: "has no established session with a peer named there", session: true}
-			case !slices.ContainsFunc(n.sessions, func(s session) bool { return s.carries(address) && hasPeer([]session{s}, a.Peers) }):
-				return obstacle{text: "has no session with a peer named there that carries " + ipam.FamilyOf(address).String(), session: true}
-			}
-			return obstacle{}
-		}) {
+		if o.passable(a.Nodes, obstacles, func(node string, n nodeView) obstacle { return o.sessionObstacle(a, address, node, n) }) {
 			found.bgp = append(found.bgp, name)
 		}
 	}
@@ -292,16 +286,41 @@ func (o outlook) announcers(address netip.Addr) (found announcers, reason, messa
 	return found, reason, selected + ", but " + message
 }
 
-// unadvertised says why no advertisement selects the address.
-func (o outlook) unadvertised(address netip.Addr) string {
+// sessionObstacle says why a node cannot announce the address by BGP to a neighbor of the announcement.
+func (o outlook) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr, node string, n nodeView) obstacle {
+	switch {
+	case slices.ContainsFunc(n.sessions, func(s session) bool { return a.To(s.neighbor) && s.carries(address) }):
+		return obstacle{}
+	case slices.ContainsFunc(n.sessions, func(s session) bool { return a.To(s.neighbor) }):
+		return obstacle{text: "has no session there that carries " + ipam.FamilyOf(address).String(), session: true}
+	}
+	var reasons []string
+	for _, neighbor := range n.failing {
+		if text := o.errors[neighbor][node]; a.To(neighbor) && text != "" {
+			reasons = append(reasons, neighbor+": "+text)
+		}
+	}
+	text := "has no established session with a neighbor selected there"
+	if len(reasons) > 0 {
+		text += " (" + few(reasons) + ")"
+	}
+	return obstacle{text: text, session: true}
+}
+
+// unannounced says why no announcement selects the address.
+func (o outlook) unannounced(address netip.Addr) string {
 	p := o.snapshot.PoolOf(address)
 	if p == nil {
-		return fmt.Sprintf("%s answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced", address)
+		return fmt.Sprintf("%s answers nowhere: it is in no LoadBalancerPool, and no SegmentAnnouncement or RouteAnnouncement selects all pools; add it to a pool that is announced", address)
 	}
-	if o.snapshot.AdvertisesPool(p) {
-		return fmt.Sprintf("%s answers nowhere: an L2Advertisement selects IPPool %s, but its serviceSelectors do not match the labels of this Service; mend either", address, p.Name)
+	if names := o.snapshot.AnnouncementsOf(p); len(names) > 0 {
+		verb, of := "selects", "its"
+		if len(names) > 1 {
+			verb, of = "select", "their"
+		}
+		return fmt.Sprintf("%s answers nowhere: %s %s LoadBalancerPool %s, but not this Service, by %s serviceSelector; change that, or the labels of the Service", address, few(names), verb, p.Name, of)
 	}
-	return fmt.Sprintf("%s answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool %s; create one", address, p.Name)
+	return fmt.Sprintf("%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one", address, p.Name)
 }
 
 // obstacle is what keeps a node from announcing, in words that follow its name; none
@@ -313,16 +332,16 @@ type obstacle struct {
 }
 
 // passable tells whether a node that the selector matches can announce, by what holds
-// of all nodes and by the last word of this advertisement. If none can it has noted
+// of all nodes and by the last word of this announcement. If none can it has noted
 // the obstacle of each.
-func (o outlook) passable(selector config.NodeSelector, obstacles map[string]obstacle, last func(nodeView) obstacle) bool {
+func (o outlook) passable(selector labels.Selector, obstacles map[string]obstacle, last func(string, nodeView) obstacle) bool {
 	for name, n := range o.nodes {
-		if !selector.Matches(n.labels) {
+		if !selector.Matches(labels.Set(n.labels)) {
 			continue
 		}
 		ob := o.obstacle(name, n)
 		if ob.text == "" {
-			ob = last(n)
+			ob = last(name, n)
 		}
 		if ob.text == "" {
 			return true
@@ -343,7 +362,7 @@ func (o outlook) obstacle(name string, n nodeView) obstacle {
 		return obstacle{text: "has no ready endpoint", rule: true}
 	case absence.text != "":
 		return absence
-	case n.speaker != v1alpha1.SpeakerReady:
+	case n.speaker != v1alpha1.SpeakerAnnouncing:
 		return obstacle{text: "has a speaker that is " + string(n.speaker)}
 	case o.forwarder.scheduler != "":
 		return obstacle{text: n.incapacity(o.forwarder.scheduler), rule: true}
@@ -368,19 +387,19 @@ func (o outlook) nobody(obstacles map[string]obstacle) (reason, message string) 
 		}
 	}
 	if len(each) == 0 {
-		return reason, "its nodeSelectors match no node"
+		return reason, "no node is matched by its nodeSelector"
 	}
 	slices.Sort(each)
 	switch reason {
 	case ReasonNoCandidate:
 		return reason, "no selected node may announce it: " + few(each)
 	case ReasonNoSpeaker:
-		return reason, "no speaker on a selected node announces: " + few(each) + "; see kubectl get speakerstatuses"
+		return reason, "no speaker on a selected node announces: " + few(each) + "; see kubectl get speakers.berth.dev"
 	}
-	return reason, "no selected node has a session for it: " + few(each) + "; see kubectl get speakerstatuses"
+	return reason, "no selected node has a session for it: " + few(each) + "; see kubectl get speakers.berth.dev"
 }
 
-// hasInterface tells whether one of the interfaces is one that the advertisement
+// hasInterface tells whether one of the interfaces is one that the announcement
 // names; no patterns stands for the default ones.
 func hasInterface(interfaces, patterns []string) bool {
 	return slices.ContainsFunc(interfaces, func(name string) bool {
@@ -389,10 +408,4 @@ func hasInterface(interfaces, patterns []string) bool {
 			return ok && err == nil
 		})
 	})
-}
-
-// hasPeer tells whether one of the sessions is with one of the peers; no peers
-// stands for all.
-func hasPeer(sessions []session, peers []string) bool {
-	return slices.ContainsFunc(sessions, func(s session) bool { return len(peers) == 0 || slices.Contains(peers, s.peer) })
 }

@@ -11,25 +11,26 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
-// advertised is the configuration of the tests of the condition Announced.
-func advertised() *config.Snapshot {
+// announced is the configuration of the tests of the condition Announced.
+func announced() *config.Snapshot {
 	snapshot, _ := config.Compile(config.Objects{
-		Pools: []*v1alpha1.IPPool{
-			{ObjectMeta: named("rack"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8::/64"}}},
-			{ObjectMeta: named("routed"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}},
-			{ObjectMeta: named("picky"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.1.0/24"}}},
-			{ObjectMeta: named("far"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.2.0/24"}}},
-			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
-		},
-		L2Advertisements: []*v1alpha1.L2Advertisement{
-			{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"rack"}, Interfaces: []string{"eth0", "bond*"}}},
-			{ObjectMeta: named("web"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"picky"}, ServiceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "web"}}}}},
-			{ObjectMeta: named("far"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"far"}, NodeSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "far"}}}}},
-		},
-		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"routed"}, Peers: []string{"tor"}}}},
-		BGPPeers:          []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}}},
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
+			{ObjectMeta: named("rack"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8::/64"}}},
+			{ObjectMeta: named("routed"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}},
+			{ObjectMeta: named("picky"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.1.0/24"}}},
+			{ObjectMeta: named("far"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.2.0/24"}}},
+			{ObjectMeta: named("silent"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0/24"}}},
+		}),
+		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{
+			{ObjectMeta: named("l2"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"rack"}, Interfaces: []string{"eth0", "bond*"}}},
+			{ObjectMeta: named("web"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"picky"}, ServiceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "web"}}}},
+			{ObjectMeta: named("far"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"far"}, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "far"}}}},
+		}),
+		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("bgp"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"routed"}, NeighborNames: []string{"tor"}}}}),
+		BGPNeighbors:       v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}}),
 	})
 	return snapshot
 }
@@ -43,7 +44,7 @@ func addresses(texts ...string) []netip.Addr {
 }
 
 func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
-	up := nodeView{alive: true, speaker: v1alpha1.SpeakerReady, segments: []string{"eth0"}, sessions: []session{{"tor", true, true}}}
+	up := nodeView{alive: true, speaker: v1alpha1.SpeakerAnnouncing, segments: []string{"eth0"}, sessions: []session{{"tor", true, true}}}
 	with := func(change func(*nodeView)) nodeView { n := up; change(&n); return n }
 	excluded := with(func(n *nodeView) { n.excluded = "has the label exclude" })
 	leaving := with(func(n *nodeView) { n.speaker, n.leaves = v1alpha1.SpeakerLeaving, "kube-proxy is unhealthy" })
@@ -66,57 +67,57 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 		reason  string
 		message string
 	}{
-		{"a speaker is on a segment", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some}, true, "Announced", "by L2Advertisement l2"},
+		{"a speaker is on a segment", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some}, true, "Announced", "by SegmentAnnouncement l2"},
 		{"a node owns it", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
-			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24"},
+			true, "Announced", "by SegmentAnnouncement l2: n1 answers on 172.30.0.0/24"},
 		{"both families have one owner", outlook{addresses: addresses("192.0.2.1", "2001:db8::1"), nodes: one, endpoints: some,
 			owners: map[netip.Addr][]owner{address: {{"n1", "172.30.0.0/24", "eth0"}}, netip.MustParseAddr("2001:db8::1"): {{"n1", "172.30.0.0/24", "eth0"}}}},
-			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24"},
+			true, "Announced", "by SegmentAnnouncement l2: n1 answers on 172.30.0.0/24"},
 		{"an owner on each of two segments, and by BGP", outlook{addresses: addresses("192.0.2.1", "198.51.100.1"), nodes: map[string]nodeView{"n1": up, "n2": up}, endpoints: some, owners: answers(owner{"n2", "10.1.0.0/24", "bond0"}, owner{"n1", "172.30.0.0/24", "eth0"})},
-			true, "Announced", "by L2Advertisement l2: n2 answers on 10.1.0.0/24, n1 answers on 172.30.0.0/24; by BGPAdvertisement bgp: 2 nodes, 2 sessions"},
+			true, "Announced", "by SegmentAnnouncement l2: n2 answers on 10.1.0.0/24, n1 answers on 172.30.0.0/24; by RouteAnnouncement bgp: 2 nodes, 2 sessions"},
 		{"the owner's node is dead, and another may announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": dead, "n2": up}, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
-			true, "Announced", "by L2Advertisement l2"},
-		{"the owner's Node is gone", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some, owners: answers(owner{"n9", "172.30.0.0/24", "eth0"})}, true, "Announced", "by L2Advertisement l2"},
+			true, "Announced", "by SegmentAnnouncement l2"},
+		{"the owner's Node is gone", outlook{addresses: addresses("192.0.2.1"), nodes: one, endpoints: some, owners: answers(owner{"n9", "172.30.0.0/24", "eth0"})}, true, "Announced", "by SegmentAnnouncement l2"},
 		{"replies go another way", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.oneWay = []string{"eth0"} })}, endpoints: some, owners: answers(owner{"n1", "172.30.0.0/24", "eth0"})},
-			true, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24 (clients beyond the segment may get no reply: its routes to them do not leave by eth0)"},
-		{"policy Cluster without endpoints", outlook{addresses: addresses("192.0.2.1"), nodes: one}, true, "Announced", "by L2Advertisement l2; it has no endpoint that is ready or serves, so connections are refused"},
-		{"a Service so new that its endpoints are not known", outlook{addresses: addresses("192.0.2.1"), nodes: one, unknown: true}, true, "Announced", "by L2Advertisement l2"},
-		{"policy Local", outlook{addresses: addresses("192.0.2.1"), nodes: one, local: true, endpoints: ready("n1")}, true, "Announced", "by L2Advertisement l2, from nodes with a ready Pod (externalTrafficPolicy Local)"},
+			true, "Announced", "by SegmentAnnouncement l2: n1 answers on 172.30.0.0/24 (clients beyond the segment may get no reply: its routes to them do not leave by eth0)"},
+		{"policy Cluster without endpoints", outlook{addresses: addresses("192.0.2.1"), nodes: one}, true, "Announced", "by SegmentAnnouncement l2; it has no endpoint that is ready or serves, so connections are refused"},
+		{"a Service so new that its endpoints are not known", outlook{addresses: addresses("192.0.2.1"), nodes: one, unknown: true}, true, "Announced", "by SegmentAnnouncement l2"},
+		{"policy Local", outlook{addresses: addresses("192.0.2.1"), nodes: one, local: true, endpoints: ready("n1")}, true, "Announced", "by SegmentAnnouncement l2, from nodes with a ready Pod (externalTrafficPolicy Local)"},
 		{"policy Local without endpoints", outlook{addresses: addresses("192.0.2.1"), nodes: one, local: true}, false, "NoEndpoints",
-			"192.0.2.1 is selected by L2Advertisement l2, but no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"},
+			"192.0.2.1 is selected by SegmentAnnouncement l2, but no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"},
 		{"policy Local, with endpoints where nothing may announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": up, "n2": excluded}, local: true, endpoints: ready("n2")}, false, "NoCandidate",
-			"192.0.2.1 is selected by L2Advertisement l2, but no selected node may announce it: n1 has no ready endpoint, n2 has the label exclude"},
-		{"nothing selects the pool", outlook{addresses: addresses("203.0.113.1"), nodes: one}, false, "NoAdvertisement", "203.0.113.1 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool silent; create one"},
-		{"nothing selects the Service", outlook{addresses: addresses("10.0.1.1"), nodes: one, labels: map[netip.Addr][]labels.Set{netip.MustParseAddr("10.0.1.1"): {{"tier": "db"}}}}, false, "NoAdvertisement",
-			"10.0.1.1 answers nowhere: an L2Advertisement selects IPPool picky, but its serviceSelectors do not match the labels of this Service; mend either"},
-		{"the Service, or one that shares the address, is selected", outlook{addresses: addresses("10.0.1.1"), nodes: one, endpoints: some, labels: map[netip.Addr][]labels.Set{netip.MustParseAddr("10.0.1.1"): {{"tier": "db"}, {"tier": "web"}}}}, true, "Announced", "by L2Advertisement web"},
-		{"in no pool", outlook{addresses: addresses("10.0.0.1"), nodes: one}, false, "NoAdvertisement", "10.0.0.1 answers nowhere: it is in no IPPool, and no L2Advertisement or BGPAdvertisement selects all pools; add it to a pool that is announced"},
-		{"no node is selected", outlook{addresses: addresses("10.0.2.1"), nodes: one}, false, "NoCandidate", "10.0.2.1 is selected by L2Advertisement far, but its nodeSelectors match no node"},
+			"192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 has no ready endpoint, n2 has the label exclude"},
+		{"nothing selects the pool", outlook{addresses: addresses("203.0.113.1"), nodes: one}, false, "NoAnnouncement", "203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one"},
+		{"nothing selects the Service", outlook{addresses: addresses("10.0.1.1"), nodes: one, labels: map[netip.Addr][]labels.Set{netip.MustParseAddr("10.0.1.1"): {{"tier": "db"}}}}, false, "NoAnnouncement",
+			"10.0.1.1 answers nowhere: SegmentAnnouncement web selects LoadBalancerPool picky, but not this Service, by its serviceSelector; change that, or the labels of the Service"},
+		{"the Service, or one that shares the address, is selected", outlook{addresses: addresses("10.0.1.1"), nodes: one, endpoints: some, labels: map[netip.Addr][]labels.Set{netip.MustParseAddr("10.0.1.1"): {{"tier": "db"}, {"tier": "web"}}}}, true, "Announced", "by SegmentAnnouncement web"},
+		{"in no pool", outlook{addresses: addresses("10.0.0.1"), nodes: one}, false, "NoAnnouncement", "10.0.0.1 answers nowhere: it is in no LoadBalancerPool, and no SegmentAnnouncement or RouteAnnouncement selects all pools; add it to a pool that is announced"},
+		{"no node is selected", outlook{addresses: addresses("10.0.2.1"), nodes: one}, false, "NoCandidate", "10.0.2.1 is selected by SegmentAnnouncement far, but no node is matched by its nodeSelector"},
 		{"every node is ruled out", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": excluded, "n2": leaving}}, false, "NoCandidate",
-			"192.0.2.1 is selected by L2Advertisement l2, but no selected node may announce it: n1 has the label exclude, n2 leaves: kube-proxy is unhealthy"},
+			"192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 has the label exclude, n2 leaves: kube-proxy is unhealthy"},
 		{"of many nodes the first are named", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": excluded, "n2": excluded, "n3": excluded, "n4": excluded, "n5": excluded, "n6": excluded, "n7": excluded}}, false, "NoCandidate",
-			"192.0.2.1 is selected by L2Advertisement l2, but no selected node may announce it: n1 has the label exclude, n2 has the label exclude, n3 has the label exclude, n4 has the label exclude, n5 has the label exclude and 2 more"},
+			"192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 has the label exclude, n2 has the label exclude, n3 has the label exclude, n4 has the label exclude, n5 has the label exclude and 2 more"},
 		{"an interface that no node has", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.segments = []string{"eth1"} })}}, false, "NoSpeaker",
-			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that announces on no interface named there; see kubectl get speakerstatuses"},
+			"192.0.2.1 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 has a speaker that announces on no interface named there; see kubectl get speakers.berth.dev"},
 		{"speakers that do not announce", outlook{addresses: addresses("192.0.2.1"), nodes: map[string]nodeView{"n1": dead, "n2": {alive: true}, "n3": with(func(n *nodeView) { n.speaker = v1alpha1.SpeakerStarting }), "n4": excluded}}, false, "NoSpeaker",
-			"192.0.2.1 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 is not ready, n2 has no speaker, n3 has a speaker that is Starting, n4 has the label exclude; see kubectl get speakerstatuses"},
+			"192.0.2.1 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 is not ready, n2 has no speaker, n3 has a speaker that is Starting, n4 has the label exclude; see kubectl get speakers.berth.dev"},
 		{"no session with the peer", outlook{addresses: addresses("198.51.100.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.sessions = []session{{"other", true, true}} }), "n2": dead}}, false, "NoSession",
-			"198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no established session with a peer named there, n2 is not ready; see kubectl get speakerstatuses"},
+			"198.51.100.1 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there, n2 is not ready; see kubectl get speakers.berth.dev"},
 		{"a session that does not carry the family", outlook{addresses: addresses("198.51.100.1"), nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.sessions = []session{{"tor", false, true}} })}}, false, "NoSession",
-			"198.51.100.1 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no session with a peer named there that carries IPv4; see kubectl get speakerstatuses"},
+			"198.51.100.1 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no session there that carries IPv4; see kubectl get speakers.berth.dev"},
 		{"by BGP those nodes count that announce it", outlook{addresses: addresses("198.51.100.1"), endpoints: some, nodes: map[string]nodeView{
 			"n1": up, "n2": excluded, "n3": dead, "n4": leaving, "n5": with(func(n *nodeView) { n.sessions = []session{{"other", true, true}, {"tor", true, false}} }),
-			"n6": with(func(n *nodeView) { n.sessions = nil }), "n7": with(func(n *nodeView) { n.sessions = []session{{"tor", false, true}} })}}, true, "Announced", "by BGPAdvertisement bgp: 2 nodes, 2 sessions"},
+			"n6": with(func(n *nodeView) { n.sessions = nil }), "n7": with(func(n *nodeView) { n.sessions = []session{{"tor", false, true}} })}}, true, "Announced", "by RouteAnnouncement bgp: 2 nodes, 2 sessions"},
 		{"by BGP under policy Local", outlook{addresses: addresses("198.51.100.1"), local: true, endpoints: ready("n2", "n9"), nodes: map[string]nodeView{"n1": up, "n2": up}}, true, "Announced",
-			"by BGPAdvertisement bgp: 1 node, 1 session, from nodes with a ready Pod (externalTrafficPolicy Local)"},
+			"by RouteAnnouncement bgp: 1 node, 1 session, from nodes with a ready Pod (externalTrafficPolicy Local)"},
 		{"a foreign host has the address", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:99", "", "n1", "eth0"}}}, false, "AddressConflict",
-			"192.0.2.1 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another"},
+			"192.0.2.1 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its LoadBalancerPool and ask for another"},
 		{"a node has the address, and its speaker does not announce it", outlook{addresses: addresses("192.0.2.1"), nodes: one, conflicts: map[netip.Addr]foreign{address: {"02:00:00:00:00:02", "n2", "n1", "eth0"}}}, false, "AddressConflict",
 			"192.0.2.1 is answered for by node n2 (02:00:00:00:00:02), heard on eth0 of node n1, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends"},
 		{"nothing to announce", outlook{nodes: one}, false, "NoAddress", "no address to announce: see condition berth.dev/Allocated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.outlook.snapshot = advertised()
+			c.outlook.snapshot = announced()
 			want := condition{kind: v1alpha1.ServiceAnnounced, ok: c.ok, reason: c.reason, message: c.message}
 			if diff := cmp.Diff(want, c.outlook.condition(), cmp.AllowUnexported(condition{})); diff != "" {
 				t.Error(diff)
@@ -126,18 +127,18 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 }
 
 func TestMereNumbersOfNodesAndSessionsMayWait(t *testing.T) {
-	before := &metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionTrue, Reason: ReasonAnnounced, Message: "by BGPAdvertisement bgp: 2 nodes, 4 sessions"}
+	before := &metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionTrue, Reason: ReasonAnnounced, Message: "by RouteAnnouncement bgp: 2 nodes, 4 sessions"}
 	for _, c := range []struct {
 		name string
 		now  condition
 		old  *metav1.Condition
 		want bool
 	}{
-		{"one node less", condition{ok: true, reason: ReasonAnnounced, message: "by BGPAdvertisement bgp: 1 node, 1 session"}, before, true},
+		{"one node less", condition{ok: true, reason: ReasonAnnounced, message: "by RouteAnnouncement bgp: 1 node, 1 session"}, before, true},
 		{"nothing", condition{ok: true, reason: ReasonAnnounced, message: before.Message}, before, false},
-		{"another advertisement", condition{ok: true, reason: ReasonAnnounced, message: "by BGPAdvertisement other: 1 node, 1 session"}, before, false},
-		{"an owner, too", condition{ok: true, reason: ReasonAnnounced, message: "by L2Advertisement l2: n1 answers on 10.0.0.0/8; by BGPAdvertisement bgp: 1 node, 1 session"}, before, false},
-		{"nobody announces", condition{reason: ReasonNoSession, message: "by BGPAdvertisement bgp: 1 node, 1 session"}, before, false},
+		{"another announcement", condition{ok: true, reason: ReasonAnnounced, message: "by RouteAnnouncement other: 1 node, 1 session"}, before, false},
+		{"an owner, too", condition{ok: true, reason: ReasonAnnounced, message: "by SegmentAnnouncement l2: n1 answers on 10.0.0.0/8; by RouteAnnouncement bgp: 1 node, 1 session"}, before, false},
+		{"nobody announces", condition{reason: ReasonNoSession, message: "by RouteAnnouncement bgp: 1 node, 1 session"}, before, false},
 		{"there was none", condition{ok: true, reason: ReasonAnnounced, message: before.Message}, nil, false},
 	} {
 		if got := onlyCounted(c.now, c.old); got != c.want {

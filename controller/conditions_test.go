@@ -50,7 +50,7 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 }
 
 func TestWhatIsNewsToTheReaderOfAService(t *testing.T) {
-	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by L2Advertisement l2: n2 answers on 172.30.0.0/24", ""}
+	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by SegmentAnnouncement l2: n2 answers on 172.30.0.0/24", ""}
 	complained := condition{moved.kind, true, moved.reason, moved.message + "; mend that", "mend that"}
 	for _, c := range []struct {
 		name          string
@@ -58,11 +58,11 @@ func TestWhatIsNewsToTheReaderOfAService(t *testing.T) {
 		changed, news bool
 	}{
 		{"nothing changed", moved, moved, false, false},
-		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by L2Advertisement l2: n1 answers on 172.30.0.0/24", ""}, moved, true, false},
+		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by SegmentAnnouncement l2: n1 answers on 172.30.0.0/24", ""}, moved, true, false},
 		{"it is announced now", condition{moved.kind, false, "NoSpeaker", "nobody", ""}, moved, true, true},
 		{"it is not announced, for the same reason on another node", condition{moved.kind, false, "NoSpeaker", "n1", ""}, condition{moved.kind, false, "NoSpeaker", "n2", ""}, true, true},
 		{"there is a complaint", moved, complained, true, true},
-		{"it is the same after a move", condition{moved.kind, true, moved.reason, "by L2Advertisement l2; mend that", ""}, complained, true, false},
+		{"it is the same after a move", condition{moved.kind, true, moved.reason, "by SegmentAnnouncement l2; mend that", ""}, complained, true, false},
 		{"it is mended", complained, moved, true, false},
 		{"the Service has another address", condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.1", ""}, condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.2", ""}, true, true},
 	} {

@@ -61,7 +61,7 @@ type Options struct {
 	// ServiceCIDRs and PodCIDRs are ranges that no Service of type LoadBalancer may have an address of, beside those that
 	// the API server and the Nodes tell.
 	ServiceCIDRs, PodCIDRs []netip.Prefix
-	// ReservationsPerNamespace is how many IPReservations of a namespace are in effect at most. 0: 64.
+	// ReservationsPerNamespace is how many AddressReservations of a namespace are in effect at most. 0: 64.
 	ReservationsPerNamespace int
 	// ReleaseOutside: addresses that are in no pool any more are taken away at once.
 	// Otherwise they stay in service until a pool covers them or the annotation
@@ -77,7 +77,7 @@ type Controller struct {
 	informers sources
 	services  workqueue.TypedRateLimitingInterface[string]
 	settings  workqueue.TypedRateLimitingInterface[setting]
-	reserving workqueue.TypedRateLimitingInterface[string] // IPReservations
+	reserving workqueue.TypedRateLimitingInterface[string] // AddressReservations
 	metrics   *metrics
 
 	led      atomic.Bool
@@ -89,9 +89,11 @@ type Controller struct {
 	successors   successors // of reviewNodes alone
 	// conflicts are the addresses that foreign hosts announce.
 	conflicts atomic.Pointer[map[netip.Addr]foreign]
-	used      atomic.Pointer[inuse.Set] // addresses that somebody else has
-	recordKey atomic.Pointer[[]byte]    // signs what Services were given
-	contested contests
+	// sessionErrors are why sessions are not established.
+	sessionErrors atomic.Pointer[sessionErrors]
+	used          atomic.Pointer[inuse.Set] // addresses that somebody else has
+	recordKey     atomic.Pointer[[]byte]    // signs what Services were given
+	contested     contests
 	// serviceCIDRs tells whether the API server has such objects; nil: that is not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 
@@ -101,7 +103,7 @@ type Controller struct {
 	outside      map[string]bool          // Services with addresses in no pool
 	reservations map[string]reservation   // in effect, by namespace/name
 	reservedBy   map[string]int           // how many are in effect, by namespace
-	unkept       map[string]bool          // IPReservations that are not in effect
+	unkept       map[string]bool          // AddressReservations that are not in effect
 	superseded   map[string]string        // resourceVersion that we wrote over last, by Service
 	given        map[string]record.Record // what Services were given, and for which request
 	left         map[string]types.UID     // Services of others that were told of it
@@ -112,13 +114,15 @@ type Controller struct {
 type setting string
 
 const (
-	compileAll    setting = "compile" // an object of the configuration changed
-	publishUsage  setting = "usage"   // addresses were given or freed
-	reviewNodes   setting = "nodes"   // a node or its speaker changed
-	ensureKey     setting = "key"     // the Secret of the hello key changed
-	reviewUsed    setting = "used"    // something changed that tells which addresses are in use
-	wakeResting   setting = "resting" // freed addresses may have rested long enough
-	usageInterval         = 500 * time.Millisecond
+	compileAll       setting = "compile"  // an object of the configuration changed
+	publishUsage     setting = "usage"    // addresses were given or freed
+	reviewNodes      setting = "nodes"    // a node or its speaker changed
+	publishSessions  setting = "sessions" // likewise, a moment ago
+	ensureKey        setting = "key"      // the Secret of the hello key changed
+	reviewUsed       setting = "used"     // something changed that tells which addresses are in use
+	wakeResting      setting = "resting"  // freed addresses may have rested long enough
+	usageInterval            = 500 * time.Millisecond
+	sessionsInterval         = time.Second
 )
 
 // sources are the informers that the controller reads from.
@@ -177,15 +181,15 @@ func New(o Options) (*Controller, error) {
 			slice:       factory.Discovery().V1().EndpointSlices().Informer(),
 			secret:      own.Core().V1().Secrets().Informer(),
 			ownFactory:  own,
-			pool:        client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
-			l2:          client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
-			bgp:         client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
-			peer:        client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+			pool:        client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
+			l2:          client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
+			bgp:         client.NewInformer(o.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}),
+			peer:        client.NewInformer(o.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}),
 			password:    password,
-			reservation: client.NewInformer(o.Berth.IPReservations(""), &v1alpha1.IPReservation{}),
+			reservation: client.NewInformer(o.Berth.AddressReservations(""), &v1alpha1.AddressReservation{}),
 			serviceCIDR: client.NewInformer(o.Kubernetes.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}),
 			owner:       client.NewInformer(o.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
-			speaker:     client.NewInformer(o.Berth.SpeakerStatuses, &v1alpha1.SpeakerStatus{}),
+			speaker:     client.NewInformer(o.Berth.Speakers, &v1alpha1.Speaker{}),
 		},
 		services:     newFairQueue(),
 		settings:     newQueue[setting](),
@@ -207,6 +211,7 @@ func New(o Options) (*Controller, error) {
 	c.nodes.Store(&map[string]nodeView{})
 	c.nodesChanged.Store(&time.Time{})
 	c.conflicts.Store(&map[netip.Addr]foreign{})
+	c.sessionErrors.Store(&sessionErrors{})
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -259,8 +264,8 @@ func (c *Controller) watch() error {
 			c.reserving.Add(key)
 		}
 		// The Service that it names asks for its address by it.
-		if r, ok := o.(*v1alpha1.IPReservation); ok && r.Spec.Service != "" {
-			c.services.Add(r.Namespace + "/" + r.Spec.Service)
+		if r, ok := o.(*v1alpha1.AddressReservation); ok && r.Spec.ServiceName != "" {
+			c.services.Add(r.Namespace + "/" + r.Spec.ServiceName)
 		}
 	}
 	to := func(s setting) func(any) { return func(any) { c.settings.Add(s) } }
@@ -281,10 +286,10 @@ func (c *Controller) watch() error {
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.speaker, to(reviewUsed), renetworked},
 		{c.informers.speaker, to(ensureKey), rekeyed},
-		{c.informers.pool, to(compileAll), respecified},
-		{c.informers.l2, to(compileAll), respecified},
-		{c.informers.bgp, to(compileAll), respecified},
-		{c.informers.peer, to(compileAll), respecified},
+		{c.informers.pool, to(compileAll), config.Differ},
+		{c.informers.l2, to(compileAll), config.Differ},
+		{c.informers.bgp, to(compileAll), config.Differ},
+		{c.informers.peer, to(compileAll), config.Differ},
 		{c.informers.password, to(compileAll), always},
 	}
 	for _, h := range handlers {
@@ -358,8 +363,8 @@ func readyStatus(n *corev1.Node) corev1.ConditionStatus {
 
 // renetworked reports whether a speaker tells of other addresses in use.
 func renetworked(before, after metav1.Object) bool {
-	b, okB := before.(*v1alpha1.SpeakerStatus)
-	a, okA := after.(*v1alpha1.SpeakerStatus)
+	b, okB := before.(*v1alpha1.Speaker)
+	a, okA := after.(*v1alpha1.Speaker)
 	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Status.Gateways, a.Status.Gateways) &&
 		slices.EqualFunc(b.Status.Segments, a.Status.Segments, func(x, y v1alpha1.SegmentReport) bool { return slices.Equal(x.Subnets, y.Subnets) }))
 }

@@ -6,8 +6,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
-	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -59,7 +61,7 @@ func (o outlook) forwarding(asked string) forwarder {
 	selectors := o.selectors()
 	var unfit []string
 	for name, n := range o.nodes {
-		if !slices.ContainsFunc(selectors, func(s config.NodeSelector) bool { return s.Matches(n.labels) }) {
+		if !slices.ContainsFunc(selectors, func(s labels.Selector) bool { return s.Matches(labels.Set(n.labels)) }) {
 			continue
 		}
 		obstacle := n.absence().text
@@ -71,7 +73,7 @@ func (o outlook) forwarding(asked string) forwarder {
 		}
 		unfit = append(unfit, name+" "+obstacle)
 	}
-	why := "no advertisement selects a node"
+	why := "no announcement selects a node"
 	if len(unfit) > 0 {
 		slices.Sort(unfit)
 		why = few(unfit)
@@ -79,9 +81,9 @@ func (o outlook) forwarding(asked string) forwarder {
 	return forwarder{complaint: complaint, fallback: "kube-proxy forwards, since no node can by IPVS: " + why}
 }
 
-// selectors are those of the advertisements that select one of the addresses.
-func (o outlook) selectors() []config.NodeSelector {
-	var found []config.NodeSelector
+// selectors are those of the announcements that select one of the addresses.
+func (o outlook) selectors() []labels.Selector {
+	var found []labels.Selector
 	for _, address := range o.addresses {
 		for _, a := range o.snapshot.L2For(address, o.labels[address]...) {
 			found = append(found, a.Nodes)
@@ -101,8 +103,8 @@ const successorWithin = 2 * time.Minute
 
 // expected takes in what the speaker of a node says, and returns for how long the next one is expected still. Zero: it is not, since
 // the speaker has not ended, or has ended for good, or its time is over.
-func (s successors) expected(node string, r v1alpha1.SpeakerReport, now time.Time) time.Duration {
-	if r.State != v1alpha1.SpeakerStopped || r.IPVS == nil || !r.IPVS.Kept {
+func (s successors) expected(node string, r v1alpha1.SpeakerStatus, now time.Time) time.Duration {
+	if state, _ := r.State(); state != v1alpha1.SpeakerReplaced || !r.IPVS.Asked() {
 		delete(s, node)
 		return 0
 	}
@@ -120,11 +122,11 @@ func (n nodeView) absence() obstacle {
 		return obstacle{text: n.excluded, rule: true}
 	case !n.alive:
 		return obstacle{text: "is not ready"}
-	case n.speaker == "":
+	case n.speaker == "" || n.speaker == v1alpha1.SpeakerPending:
 		return obstacle{text: "has no speaker"}
 	case n.speaker == v1alpha1.SpeakerLeaving:
 		return obstacle{text: "leaves: " + n.leaves, rule: true}
-	case n.speaker == v1alpha1.SpeakerStopped && !n.awaited:
+	case n.speaker.Ended() && !n.awaited:
 		return obstacle{text: "has a speaker that is " + string(n.speaker)}
 	}
 	return obstacle{}
@@ -145,12 +147,15 @@ func (n nodeView) incapacity(scheduler string) string {
 
 // reportIPVS takes in how far the node can forward by IPVS. How many virtual servers it has is left
 // out: each change of the view has every Service looked at.
-func (n *nodeView) reportIPVS(r *v1alpha1.IPVSReport) {
-	if r == nil {
+func (n *nodeView) reportIPVS(r v1alpha1.SpeakerStatus) {
+	if !r.IPVS.Asked() {
 		n.noIPVS = "its speaker was not asked to"
 		return
 	}
-	n.schedulers, n.noIPVS = slices.Sorted(slices.Values(r.Schedulers)), r.Reason
+	n.schedulers = slices.Sorted(slices.Values(r.IPVS.Schedulers))
+	if ready := meta.FindStatusCondition(r.Conditions, v1alpha1.ConditionIPVSReady); ready != nil && ready.Status == metav1.ConditionFalse {
+		n.noIPVS = ready.Message
+	}
 }
 
 // tellForwarder makes an event and a log line of a change of who forwards.

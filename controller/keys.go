@@ -33,7 +33,7 @@ func (c *Controller) ensureHelloKey(ctx context.Context) error {
 		}}
 	}
 	desired := found.DeepCopy()
-	step, err := rotate(desired, client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker), newKey)
+	step, err := rotate(desired, client.Stored[*v1alpha1.Speaker](c.informers.speaker), newKey)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func newKey() ([]byte, error) {
 //
 // A step is taken only when every speaker has reported the one before, so that at
 // each moment all speakers accept the keys that any of them signs with.
-func rotate(secret *corev1.Secret, reports []*v1alpha1.SpeakerStatus, fresh func() ([]byte, error)) (step string, err error) {
+func rotate(secret *corev1.Secret, reports []*v1alpha1.Speaker, fresh func() ([]byte, error)) (step string, err error) {
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
 	}
@@ -125,23 +125,23 @@ func rotate(secret *corev1.Secret, reports []*v1alpha1.SpeakerStatus, fresh func
 		secret.Data[v1alpha1.NextHelloKey], err = fresh()
 		return "the next key was made anew, since it was too short", err
 	case previous != nil: // one rotation ends before the next begins
-		waiting = lagging(reports, func(r v1alpha1.SpeakerReport) bool { return r.SigningKey == v1alpha1.Fingerprint(key) })
+		waiting = lagging(reports, func(r v1alpha1.SpeakerStatus) bool { return r.SigningKey == v1alpha1.Fingerprint(key) })
 	case next != nil:
-		waiting = lagging(reports, func(r v1alpha1.SpeakerReport) bool {
+		waiting = lagging(reports, func(r v1alpha1.SpeakerStatus) bool {
 			return slices.Contains(r.AcceptedKeys, v1alpha1.Fingerprint(next))
 		})
 		if len(waiting) == 0 {
 			secret.Data[v1alpha1.HelloKey], secret.Data[v1alpha1.PreviousHelloKey] = next, key
 			delete(secret.Data, v1alpha1.NextHelloKey)
 			// Who signs with it is known from the reports to come.
-			waiting = lagging(reports, func(r v1alpha1.SpeakerReport) bool { return r.SigningKey == v1alpha1.Fingerprint(next) })
+			waiting = lagging(reports, func(r v1alpha1.SpeakerStatus) bool { return r.SigningKey == v1alpha1.Fingerprint(next) })
 			return "every speaker accepts the next key: it signs", nil
 		}
 	case asked != secret.Annotations[v1alpha1.AnnotationRotated]:
 		secret.Annotations[v1alpha1.AnnotationRotated] = asked
 		secret.Data[v1alpha1.NextHelloKey], err = fresh()
 		if err == nil {
-			waiting = lagging(reports, func(v1alpha1.SpeakerReport) bool { return false })
+			waiting = lagging(reports, func(v1alpha1.SpeakerStatus) bool { return false })
 		}
 		return "a rotation was asked for: the next key was made", err
 	}
@@ -155,10 +155,10 @@ func rotate(secret *corev1.Secret, reports []*v1alpha1.SpeakerStatus, fresh func
 // lagging returns the nodes whose speakers do not report this yet, sorted. One that
 // has ended takes the keys that there are when it starts. One whose node is dead has
 // not ended as far as anybody knows: it counts until its Node is deleted.
-func lagging(reports []*v1alpha1.SpeakerStatus, reported func(v1alpha1.SpeakerReport) bool) []string {
+func lagging(reports []*v1alpha1.Speaker, reported func(v1alpha1.SpeakerStatus) bool) []string {
 	var names []string
 	for _, s := range reports {
-		if s.Status.State != v1alpha1.SpeakerStopped && !reported(s.Status) {
+		if state, _ := s.Status.State(); !state.Ended() && !reported(s.Status) {
 			names = append(names, s.Name)
 		}
 	}
@@ -187,10 +187,15 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+func stateOf(s *v1alpha1.Speaker) v1alpha1.SpeakerState {
+	state, _ := s.Status.State()
+	return state
+}
+
 // rekeyed tells whether a speaker reports other keys, or begins or ends to count.
 func rekeyed(before, after metav1.Object) bool {
-	b, okB := before.(*v1alpha1.SpeakerStatus)
-	a, okA := after.(*v1alpha1.SpeakerStatus)
-	return okA && okB && (b.Status.State != a.Status.State || b.Status.SigningKey != a.Status.SigningKey ||
+	b, okB := before.(*v1alpha1.Speaker)
+	a, okA := after.(*v1alpha1.Speaker)
+	return okA && okB && (stateOf(b) != stateOf(a) || b.Status.SigningKey != a.Status.SigningKey ||
 		!slices.Equal(b.Status.AcceptedKeys, a.Status.AcceptedKeys))
 }

@@ -12,14 +12,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
 // material returns a key of 32 bytes.
 func material(letter string) []byte { return bytes.Repeat([]byte(letter), 32) }
 
 // speaks is a report that signs with one key and accepts all of them.
-func speaks(node string, state v1alpha1.SpeakerState, letters ...string) *v1alpha1.SpeakerStatus {
-	s := &v1alpha1.SpeakerStatus{ObjectMeta: named(node), Status: v1alpha1.SpeakerReport{State: state}}
+func speaks(node string, state v1alpha1.SpeakerState, letters ...string) *v1alpha1.Speaker {
+	s := &v1alpha1.Speaker{ObjectMeta: named(node), Status: v1alpha1.SpeakerStatus{Conditions: v1alpha1test.InState(state)}}
 	for i, l := range letters {
 		print := v1alpha1.Fingerprint(material(l))
 		if i == 0 {
@@ -43,30 +44,30 @@ func shown(s *corev1.Secret) string {
 }
 
 func TestAKeyIsReplacedStepByStep(t *testing.T) {
-	const ready, leaving = v1alpha1.SpeakerReady, v1alpha1.SpeakerLeaving
+	const ready, leaving = v1alpha1.SpeakerAnnouncing, v1alpha1.SpeakerLeaving
 	done := map[string]string{"berth.dev/rotate": "1", "berth.dev/rotated": "1"}
 	for _, c := range []struct {
 		name        string
 		data        string
 		annotations map[string]string
-		reports     []*v1alpha1.SpeakerStatus
+		reports     []*v1alpha1.Speaker
 		want        string
 	}{
 		{"no key", "", nil, nil, "key=n"},
 		{"a damaged key", "key=!", nil, nil, "key=n"},
 		{"a damaged key, and a next", "key=! next=b", nil, nil, "key=b"},
-		{"a good key", "key=a", nil, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "z")}, "key=a"},
-		{"asked to rotate", "key=a", map[string]string{"berth.dev/rotate": "1"}, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a")}, "key=a next=n (waits for the speaker of n1)"},
+		{"a good key", "key=a", nil, []*v1alpha1.Speaker{speaks("n1", ready, "z")}, "key=a"},
+		{"asked to rotate", "key=a", map[string]string{"berth.dev/rotate": "1"}, []*v1alpha1.Speaker{speaks("n1", ready, "a")}, "key=a next=n (waits for the speaker of n1)"},
 		{"asked again with another value", "key=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, nil, "key=a next=n"},
 		{"not asked again", "key=a", done, nil, "key=a"},
-		{"one does not accept the next key", "key=a next=b", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b"), speaks("n2", v1alpha1.SpeakerStarting, "a"), speaks("n3", leaving, "a")}, "key=a next=b (waits for the speaker of n2, n3)"},
-		{"of many the first are named", "key=a next=b", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready), speaks("n2", ready), speaks("n3", ready), speaks("n4", ready), speaks("n5", ready), speaks("n6", ready), speaks("n7", ready)},
+		{"one does not accept the next key", "key=a next=b", done, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b"), speaks("n2", v1alpha1.SpeakerStarting, "a"), speaks("n3", leaving, "a")}, "key=a next=b (waits for the speaker of n2, n3)"},
+		{"of many the first are named", "key=a next=b", done, []*v1alpha1.Speaker{speaks("n1", ready), speaks("n2", ready), speaks("n3", ready), speaks("n4", ready), speaks("n5", ready), speaks("n6", ready), speaks("n7", ready)},
 			"key=a next=b (waits for the speaker of n1, n2, n3, n4, n5 and 2 more)"},
-		{"all accept the next key; one has ended", "key=a next=b", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b"), speaks("n2", leaving, "a", "b"), speaks("n3", v1alpha1.SpeakerStopped, "a")}, "key=b previous=a (waits for the speaker of n1, n2)"},
-		{"one signs with the previous key", "key=b previous=a", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "b", "a"), speaks("n2", v1alpha1.SpeakerRestarting, "a", "b")}, "key=b previous=a (waits for the speaker of n2)"},
-		{"all sign with the key", "key=b previous=a", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "b", "a"), speaks("n2", ready, "b", "a")}, "key=b"},
-		{"asked in the midst: one rotation ends first", "key=b previous=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b")}, "key=b previous=a (waits for the speaker of n1)"},
-		{"a next key set by hand in the midst waits too", "key=b next=c previous=a", done, []*v1alpha1.SpeakerStatus{speaks("n1", ready, "a", "b", "c")}, "key=b next=c previous=a (waits for the speaker of n1)"},
+		{"all accept the next key; one has ended", "key=a next=b", done, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b"), speaks("n2", leaving, "a", "b"), speaks("n3", v1alpha1.SpeakerStopped, "a")}, "key=b previous=a (waits for the speaker of n1, n2)"},
+		{"one signs with the previous key", "key=b previous=a", done, []*v1alpha1.Speaker{speaks("n1", ready, "b", "a"), speaks("n2", v1alpha1.SpeakerRestarting, "a", "b")}, "key=b previous=a (waits for the speaker of n2)"},
+		{"all sign with the key", "key=b previous=a", done, []*v1alpha1.Speaker{speaks("n1", ready, "b", "a"), speaks("n2", ready, "b", "a")}, "key=b"},
+		{"asked in the midst: one rotation ends first", "key=b previous=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b")}, "key=b previous=a (waits for the speaker of n1)"},
+		{"a next key set by hand in the midst waits too", "key=b next=c previous=a", done, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b", "c")}, "key=b next=c previous=a (waits for the speaker of n1)"},
 		{"a next key that is too short", "key=a next=!", done, nil, "key=a next=n"},
 	} {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: maps.Clone(c.annotations)}, Data: map[string][]byte{}}
@@ -100,9 +101,9 @@ func TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther(t *testing.T) {
 			return letters
 		}
 		knows := map[string][]string{"n1": {"a"}, "n2": {"a"}, "n3": {"a"}}
-		reports := map[string]*v1alpha1.SpeakerStatus{}
+		reports := map[string]*v1alpha1.Speaker{}
 		for node := range knows {
-			reports[node] = speaks(node, v1alpha1.SpeakerReady, "a")
+			reports[node] = speaks(node, v1alpha1.SpeakerAnnouncing, "a")
 		}
 		random := seed
 		for steps := 0; shown(secret) != "key=n"; steps++ {
@@ -115,7 +116,7 @@ func TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther(t *testing.T) {
 			case 0:
 				knows[node] = takes()
 			case 1:
-				reports[node] = speaks(node, v1alpha1.SpeakerReady, knows[node]...)
+				reports[node] = speaks(node, v1alpha1.SpeakerAnnouncing, knows[node]...)
 			case 2:
 				if _, err := rotate(secret, slices.Collect(maps.Values(reports)), func() ([]byte, error) { return material("n"), nil }); err != nil {
 					t.Fatal(err)

@@ -37,11 +37,11 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 	case told:
 	case former:
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
-			"a former installation of Berth gave this Service what its status shows; it is served again once an IPPool that serves it holds its addresses (kubectl get ippools)")
+			"a former installation of Berth gave this Service what its status shows; it is served again once a LoadBalancerPool that serves it holds its addresses (kubectl get loadbalancerpools.berth.dev)")
 		c.Logger.Info("left alone until a pool holds what a former installation gave", "service", key)
 	default:
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
-			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their IPPool; with others, empty the status when the other controller is gone", writerOf(svc))
+			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their LoadBalancerPool; with others, empty the status when the other controller is gone", writerOf(svc))
 		c.Logger.Info("left alone", "service", key, "writer", lastWriter(svc))
 	}
 	return nil

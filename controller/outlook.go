@@ -89,6 +89,7 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) outloo
 		conflicts: *c.conflicts.Load(),
 		snapshot:  c.snapshot.Load(),
 		nodes:     *c.nodes.Load(),
+		errors:    *c.sessionErrors.Load(),
 	}
 	o.counted = c.tallies.of(o.snapshot, c.nodes.Load())
 	for _, address := range addresses {
@@ -144,7 +145,7 @@ func (c *Controller) ownersOf(address netip.Addr) []owner {
 	var owners []owner
 	for _, o := range found {
 		if l, ok := o.(*v1alpha1.L2Owner); ok {
-			owners = append(owners, owner{l.Spec.Node, l.Spec.Segment, l.Spec.Interface})
+			owners = append(owners, owner{l.Status.NodeName, l.Status.Segment, l.Status.Interface})
 		}
 	}
 	slices.SortFunc(owners, func(a, b owner) int {
@@ -156,7 +157,7 @@ func (c *Controller) ownersOf(address netip.Addr) []owner {
 // addressesOf indexes L2Owners.
 func addressesOf(o any) ([]string, error) {
 	if l, ok := o.(*v1alpha1.L2Owner); ok {
-		return l.Spec.Addresses, nil
+		return l.Status.Addresses, nil
 	}
 	return nil, nil
 }
@@ -188,8 +189,8 @@ func (c *Controller) ownerMoved(versions ...any) {
 
 // sameOwner tells whether two versions of an L2Owner tell Services the same.
 func sameOwner(a, b *v1alpha1.L2Owner) bool {
-	return a.Spec.Node == b.Spec.Node && a.Spec.Segment == b.Spec.Segment && a.Spec.Interface == b.Spec.Interface &&
-		slices.Equal(a.Spec.Addresses, b.Spec.Addresses)
+	return a.Status.NodeName == b.Status.NodeName && a.Status.Segment == b.Status.Segment && a.Status.Interface == b.Status.Interface &&
+		slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
 // endpointsMoved has the Service of an EndpointSlice looked at again, if it is served.
@@ -237,7 +238,7 @@ func (c *Controller) watchAnnouncing() error {
 	if err != nil {
 		return err
 	}
-	// An advertisement that the labels of a Service match now holds for who shares its
+	// An announcement that the labels of a Service match now holds for who shares its
 	// address, too.
 	_, err = c.informers.service.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(before, after any) {
@@ -266,38 +267,45 @@ func last(o any) any {
 func (c *Controller) reviewNodes() bool {
 	nodes := map[string]nodeView{}
 	conflicts := map[netip.Addr]foreign{}
+	failures := sessionErrors{}
 	now := time.Now()
 	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
 		nodes[n.Name] = nodeView{
 			labels: n.Labels, excluded: candidate.Exclusion(n), alive: readyStatus(n) == corev1.ConditionTrue,
 		}
 	}
-	statuses := client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker)
-	slices.SortFunc(statuses, func(a, b *v1alpha1.SpeakerStatus) int { return cmp.Compare(a.Name, b.Name) })
+	statuses := client.Stored[*v1alpha1.Speaker](c.informers.speaker)
+	slices.SortFunc(statuses, func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range statuses {
 		view, ok := nodes[s.Name]
 		if !ok {
 			continue
 		}
 		view.report(s.Status)
+		for _, session := range s.Status.Sessions {
+			if session.State != v1alpha1.SessionEstablished && session.LastError != "" {
+				failures.note(session.NeighborName, s.Name, session.LastError)
+			}
+		}
 		if left := c.successors.expected(s.Name, s.Status, now); left > 0 {
 			view.awaited = true
 			c.settings.AddAfter(reviewNodes, left)
 		}
 		nodes[s.Name] = view
-		if !view.alive || s.Status.State == v1alpha1.SpeakerStopped {
+		if !view.alive || view.speaker.Ended() {
 			continue // the report of a speaker that is gone is the last one it wrote
 		}
 		for _, x := range s.Status.Conflicts {
 			if address, err := netip.ParseAddr(x.Address); err == nil {
 				if _, known := conflicts[address]; !known {
-					conflicts[address] = foreign{x.MAC, x.Node, s.Name, x.Interface}
+					conflicts[address] = foreign{x.MAC, x.NodeName, s.Name, x.Interface}
 				}
 			}
 		}
 	}
 	maps.DeleteFunc(c.successors, func(name string, _ time.Time) bool { _, known := nodes[name]; return !known })
 	c.reviewConflicts(conflicts)
+	c.sessionErrors.Store(&failures)
 	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
 		return false
 	}
@@ -307,41 +315,46 @@ func (c *Controller) reviewNodes() bool {
 }
 
 // report takes in what the speaker of the node says.
-func (n *nodeView) report(r v1alpha1.SpeakerReport) {
-	n.speaker = r.State
-	if r.State == v1alpha1.SpeakerLeaving {
-		n.leaves = r.Reason
+func (n *nodeView) report(r v1alpha1.SpeakerStatus) {
+	state, message := r.State()
+	n.speaker = state
+	if state == v1alpha1.SpeakerLeaving {
+		n.leaves = message
 	}
 	for _, segment := range r.Segments {
-		if segment.Announcing {
+		if segment.State == v1alpha1.SegmentAnnouncing {
 			n.segments = append(n.segments, segment.Interface)
 		}
-		if segment.ProxyARP != "" {
+		if segment.ProxyARPMAC != "" {
 			if n.proxies == nil {
 				n.proxies = map[string]string{}
 			}
-			n.proxies[segment.Interface] = segment.ProxyARP
+			n.proxies[segment.Interface] = segment.ProxyARPMAC
 		}
-		if segment.ReturnPath != nil && !*segment.ReturnPath {
+		if segment.ReturnPath == v1alpha1.ReturnPathOther {
 			n.oneWay = append(n.oneWay, segment.Interface)
 		}
 	}
 	for _, session := range r.Sessions {
-		if session.State == "Established" {
+		switch {
+		case session.State == v1alpha1.SessionEstablished:
 			n.sessions = append(n.sessions, established(session))
+		case session.LastError != "":
+			n.failing = append(n.failing, session.NeighborName)
 		}
 	}
-	n.reportIPVS(r.IPVS)
+	n.reportIPVS(r)
+	slices.Sort(n.failing)
 	slices.Sort(n.segments)
 	slices.Sort(n.oneWay)
-	slices.SortFunc(n.sessions, func(a, b session) int { return cmp.Compare(a.peer, b.peer) })
+	slices.SortFunc(n.sessions, func(a, b session) int { return cmp.Compare(a.neighbor, b.neighbor) })
 }
 
 func established(r v1alpha1.SessionReport) session {
 	return session{
-		peer: r.Peer,
-		ipv4: len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv4),
-		ipv6: len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv6),
+		neighbor: r.NeighborName,
+		ipv4:     len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv4),
+		ipv6:     len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv6),
 	}
 }
 

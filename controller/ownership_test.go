@@ -12,6 +12,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
 var recordSecret = []byte("0123456789abcdef0123456789abcdef")
@@ -42,16 +43,19 @@ func withRecordOf(svc *corev1.Service, key []byte, uid string, addresses ...stri
 }
 
 func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
-	pool := func(name, addresses string, takeOver bool, namespaces ...string) *v1alpha1.IPPool {
-		p := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.IPPoolSpec{Addresses: []string{addresses}, TakeOver: takeOver}}
+	pool := func(name string, addresses v1alpha1.AddressRange, takeOver bool, namespaces ...string) *v1alpha1.LoadBalancerPool {
+		p := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}}}
+		if takeOver {
+			p.Spec.TakeOver = v1alpha1.TakeOverAlways
+		}
 		if len(namespaces) > 0 {
-			p.Spec.Scopes = []v1alpha1.PoolScope{{Namespaces: namespaces}}
+			p.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceNames: namespaces, ServiceSelector: &metav1.LabelSelector{}}}
 		}
 		return p
 	}
-	snapshot, _ := config.Compile(config.Objects{Pools: []*v1alpha1.IPPool{
+	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
 		pool("plain", "192.0.2.0/24", false), pool("adopts", "198.51.100.0/24", true), pool("elsewhere", "203.0.113.0/24", true, "bank"),
-	}})
+	})})
 	host := corev1.LoadBalancerIngress{Hostname: "lb.example.com"}
 	formerKey := []byte("the key of a former installation")
 	tests := map[string]struct {

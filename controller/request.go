@@ -67,7 +67,7 @@ func (r *request) pinReserved(reserved map[netip.Addr]string) {
 		same := func(a netip.Addr) bool { return ipam.FamilyOf(a) == ipam.FamilyOf(address) }
 		if slices.Contains(r.Families, ipam.FamilyOf(address)) && !slices.ContainsFunc(r.Pinned, same) {
 			r.Pinned = append(r.Pinned, address)
-			r.field[address] = "IPReservation " + reserved[address]
+			r.field[address] = "AddressReservation " + reserved[address]
 		}
 	}
 }
@@ -97,9 +97,9 @@ func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 			r.Pools = append(r.Pools, name)
 		case r.unusable != nil: // the first is told
 		case p == nil:
-			r.unusable = invalid(ReasonUnknownPool, "annotation %s: no IPPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
+			r.unusable = invalid(ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
 		default:
-			r.unusable = invalid(ReasonPoolOutOfScope, "annotation %s: IPPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
+			r.unusable = invalid(ReasonPoolOutOfScope, "annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -32,10 +33,10 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[3], seed[4])
 	}
-	pool := func(name, addresses string) *v1alpha1.IPPool {
-		return &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.IPPoolSpec{Addresses: []string{addresses}}}
+	pool := func(name string, addresses v1alpha1.AddressRange) *v1alpha1.LoadBalancerPool {
+		return &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}}}
 	}
-	snapshot, _ := config.Compile(config.Objects{Pools: []*v1alpha1.IPPool{pool("four", "192.0.2.0/24"), pool("six", "2001:db8::/64")}})
+	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{pool("four", "192.0.2.0/24"), pool("six", "2001:db8::/64")})})
 	f.Fuzz(func(t *testing.T, field, addresses, pools, key, release string) {
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "s", Annotations: map[string]string{
 			v1alpha1.AnnotationSharingKey: key, v1alpha1.AnnotationRelease: release,

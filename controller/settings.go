@@ -15,7 +15,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
@@ -28,7 +27,7 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 	switch what {
 	case compileAll:
 		problems := c.compile()
-		c.reviewUsed()   // BGPPeers are among it
+		c.reviewUsed()   // BGPNeighbors are among it
 		c.reserveKnown() // before those who take any
 		c.repin()
 		c.enqueueAll()
@@ -41,6 +40,9 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 		if c.reviewNodes() {
 			c.enqueueAll()
 		}
+		c.settings.AddAfter(publishSessions, sessionsInterval)
+	case publishSessions:
+		return c.publishNeighbors(ctx, nil)
 	case reviewUsed:
 		return c.publishUsed(ctx)
 	case wakeResting:
@@ -77,11 +79,11 @@ var allocations = map[v1alpha1.Allocation]ipam.Allocation{
 // pools.
 func (c *Controller) compile() map[config.Key][]config.Problem {
 	snapshot, problems := config.Compile(config.Objects{
-		Pools:             client.Stored[*v1alpha1.IPPool](c.informers.pool),
-		L2Advertisements:  client.Stored[*v1alpha1.L2Advertisement](c.informers.l2),
-		BGPAdvertisements: client.Stored[*v1alpha1.BGPAdvertisement](c.informers.bgp),
-		BGPPeers:          client.Stored[*v1alpha1.BGPPeer](c.informers.peer),
-		Passwords:         client.Passwords(c.informers.password),
+		Pools:                client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool),
+		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.l2),
+		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](c.informers.bgp),
+		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer),
+		Passwords:            client.Passwords(c.informers.password),
 	})
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {
@@ -104,88 +106,83 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 	if problems != nil {
 		c.metrics.assigned.Reset() // a pool may be gone
 	}
-	for _, o := range client.Stored[*v1alpha1.IPPool](c.informers.pool) {
-		failures = append(failures, publishOne(ctx, c, c.Berth.IPPools, "IPPool", o, problems, func(desired *v1alpha1.IPPool) bool {
-			used := c.setUsage(desired)
-			if excluded, _ := c.excluded(o.Name).apply(desired.ConditionList(), o.Generation, metav1.Now()); excluded {
-				used = true
-			}
-			found, known := problems[config.Key{Kind: "IPPool", Name: o.Name}]
-			if !known {
-				return used
-			}
-			changed, _ := conflicts(found).apply(desired.ConditionList(), o.Generation, metav1.Now())
-			return used || changed
+	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
+		failures = append(failures, publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, problems, func(desired *v1alpha1.LoadBalancerPool) {
+			c.describePool(desired, problems)
 		}))
 	}
-	if problems != nil {
-		for _, o := range client.Stored[*v1alpha1.L2Advertisement](c.informers.l2) {
-			failures = append(failures, publishOne(ctx, c, c.Berth.L2Advertisements, "L2Advertisement", o, problems, nil))
-		}
-		for _, o := range client.Stored[*v1alpha1.BGPAdvertisement](c.informers.bgp) {
-			failures = append(failures, publishOne(ctx, c, c.Berth.BGPAdvertisements, "BGPAdvertisement", o, problems, nil))
-		}
-		for _, o := range client.Stored[*v1alpha1.BGPPeer](c.informers.peer) {
-			failures = append(failures, publishOne(ctx, c, c.Berth.BGPPeers, "BGPPeer", o, problems, nil))
-		}
+	if problems == nil {
+		return errors.Join(failures...)
+	}
+	snapshot := c.snapshot.Load()
+	for _, o := range client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.l2) {
+		failures = append(failures, publishOne(ctx, c, c.Berth.SegmentAnnouncements, "SegmentAnnouncement", o, problems, func(desired *v1alpha1.SegmentAnnouncement) {
+			pools, _ := snapshot.Counts(config.Key{Kind: "SegmentAnnouncement", Name: o.Name})
+			desired.Status.PoolCount = new(int32(pools))
+		}))
+	}
+	for _, o := range client.Stored[*v1alpha1.RouteAnnouncement](c.informers.bgp) {
+		failures = append(failures, publishOne(ctx, c, c.Berth.RouteAnnouncements, "RouteAnnouncement", o, problems, func(desired *v1alpha1.RouteAnnouncement) {
+			pools, neighbors := snapshot.Counts(config.Key{Kind: "RouteAnnouncement", Name: o.Name})
+			desired.Status.PoolCount, desired.Status.NeighborCount = new(int32(pools)), new(int32(neighbors))
+		}))
+	}
+	return errors.Join(append(failures, c.publishNeighbors(ctx, problems))...)
+}
+
+// publishNeighbors writes what changed of the BGPNeighbors' conditions, if problems are given, and of their sessions.
+func (c *Controller) publishNeighbors(ctx context.Context, problems map[config.Key][]config.Problem) error {
+	var failures []error
+	sessions := gatherSessions(c.snapshot.Load(), *c.nodes.Load(), c.reports())
+	for _, o := range client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer) {
+		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, problems, func(desired *v1alpha1.BGPNeighbor) {
+			sessions[o.Name].describe(desired)
+		}))
 	}
 	return errors.Join(failures...)
 }
 
-// object is a configuration object.
-type object interface {
-	runtime.Object
-	metav1.Object
-	ConditionList() *[]metav1.Condition
-}
-
-type statusWriter[T object] interface {
+type statusWriter[T v1alpha1.Object] interface {
 	UpdateStatus(context.Context, T, metav1.UpdateOptions) (T, error)
 }
 
-// publishOne writes the status of one object if it differs.
-func publishOne[T object](ctx context.Context, c *Controller, writer statusWriter[T], kind string, o T, problems map[config.Key][]config.Problem, amend func(T) bool) error {
+// publishOne writes the status of one object if it differs. The verdict on it is of the problems, where they say something
+// of it; the rest is as describe has it.
+func publishOne[T v1alpha1.Object](ctx context.Context, c *Controller, writer statusWriter[T], kind string, o T, problems map[config.Key][]config.Problem, describe func(T)) error {
 	desired, ok := o.DeepCopyObject().(T)
 	if !ok {
 		return nil
 	}
-	changed := amend != nil && amend(desired)
-	var news bool
-	ready := condition{}
-	if found, known := problems[config.Key{Kind: kind, Name: o.GetName()}]; known {
-		ready = readiness(found)
-		var differs bool
-		differs, news = ready.apply(desired.ConditionList(), o.GetGeneration(), metav1.Now())
-		changed = changed || differs
+	describe(desired)
+	var v verdict
+	news, key := false, config.Key{Kind: kind, Name: o.GetName()}
+	if found, known := problems[key]; known {
+		v = verdictOf(c.snapshot.Load().Accepted(key), found)
+		_, news = v.apply(desired)
 	}
-	if !changed {
+	if apiequality.Semantic.DeepEqual(o, desired) {
 		return nil
 	}
 	if _, err := writer.UpdateStatus(ctx, desired, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write status of %s %s: %w", kind, o.GetName(), err)
 	}
-	if news && !ready.ok {
-		c.Events.Eventf(o, nil, corev1.EventTypeWarning, ready.reason, "Compile", "%s", ready.message)
-		c.Logger.Warn("configuration", "kind", kind, "name", o.GetName(), "reason", ready.reason, "message", ready.message)
+	if news && v.wrong {
+		c.Events.Eventf(o, nil, corev1.EventTypeWarning, v.reason, "Compile", "%s", v.message)
+		c.Logger.Warn("configuration", "kind", kind, "name", o.GetName(), "reason", v.reason, "message", v.message)
 	}
 	return nil
 }
 
-// readiness is the condition Ready for what is wrong with an object.
-func readiness(problems []config.Problem) condition {
-	c := condition{kind: v1alpha1.ConditionReady, ok: true, reason: "InEffect", message: "all of the object is in effect"}
-	harmful := slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Harmless })
-	if len(harmful) > 0 {
-		c.ok, c.reason, c.message = false, harmful[0].Reason, summary(harmful)
-	}
-	return c
+// harmfulOf returns the problems that keep a part of the object from effect.
+func harmfulOf(problems []config.Problem) []config.Problem {
+	return slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Harmless })
 }
 
 // conflicts is the condition Conflict of a pool.
 func conflicts(problems []config.Problem) condition {
 	found := slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Reason != config.ReasonConflict })
 	if len(found) == 0 {
-		return condition{kind: v1alpha1.ConditionConflict, reason: "NoConflict", message: "no other IPPool claims these addresses"}
+		return condition{kind: v1alpha1.ConditionConflict, reason: "NoConflict", message: "no other LoadBalancerPool claims these addresses"}
 	}
 	return condition{kind: v1alpha1.ConditionConflict, ok: true, reason: config.ReasonConflict, message: summary(found)}
 }
@@ -203,27 +200,60 @@ func summary(problems []config.Problem) string {
 	return strings.Join(messages, "; ")
 }
 
-// setUsage puts the counts of the pool's addresses into its status.
-func (c *Controller) setUsage(pool *v1alpha1.IPPool) bool {
+// describePool puts into the pool's status what becomes of its addresses, and which of them other pools claim, if problems are
+// given.
+func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[config.Key][]config.Problem) {
 	c.mu.Lock()
 	usage := c.allocator.Usage(pool.Name)
-	c.mu.Unlock()
-	c.mu.Lock()
+	full := c.allocator.Full(pool.Name)
 	resting, recent := c.allocator.Resting(pool.Name, mostResting), c.allocator.Recent(pool.Name, mostResting)
 	c.mu.Unlock()
-	old := pool.Status
-	pool.Status.Resting, pool.Status.Recent = nil, nil
+	status := &pool.Status
+	status.Summary = summaryOf(pool.Spec.Addresses)
+	status.Resting, status.Recent = nil, nil
 	for _, r := range resting {
-		pool.Status.Resting = append(pool.Status.Resting, v1alpha1.RestingAddress{Address: r.Address.String(), Service: r.Owner, Until: metav1.NewTime(r.Until.Truncate(time.Second).Add(time.Second))})
+		until := metav1.NewTime(r.Until.Truncate(time.Second).Add(time.Second))
+		status.Resting = append(status.Resting, v1alpha1.RestingAddress{Address: r.Address.String(), Service: r.Owner, UntilTime: &until})
 	}
 	for _, r := range recent {
-		pool.Status.Recent = append(pool.Status.Recent, r.From().String()+"-"+r.To().String())
+		status.Recent = append(status.Recent, r.From().String()+"-"+r.To().String())
 	}
-	pool.Status.IPv4, pool.Status.IPv6 = counts(usage, ipam.IPv4), counts(usage, ipam.IPv6)
+	status.IPv4, status.IPv6 = counts(usage, ipam.IPv4), counts(usage, ipam.IPv6)
 	for family, u := range usage {
 		c.metrics.assigned.WithLabelValues(pool.Name, family.String()).Set(float64(u.Assigned))
 	}
-	return !apiequality.Semantic.DeepEqual(old, pool.Status)
+	set := func(d condition) { d.apply(pool.ConditionList(), pool.Generation, metav1.Now()) }
+	set(exhausted(full))
+	set(c.excluded(pool.Name))
+	if found, known := problems[config.Key{Kind: "LoadBalancerPool", Name: pool.Name}]; known {
+		set(conflicts(found))
+	}
+}
+
+// summaryOf names the first of a pool's ranges and counts the others.
+func summaryOf(addresses []v1alpha1.AddressRange) string {
+	switch len(addresses) {
+	case 0:
+		return ""
+	case 1:
+		return string(addresses[0])
+	}
+	return fmt.Sprintf("%s and %d more", addresses[0], len(addresses)-1)
+}
+
+// exhausted is the condition of a pool that tells whether it is full.
+func exhausted(families []ipam.Family) condition {
+	if len(families) == 0 {
+		return condition{kind: v1alpha1.ConditionExhausted, reason: "AddressesFree", message: "an address of each family is free for a Service that names none"}
+	}
+	var names []string
+	for _, f := range families {
+		names = append(names, f.String())
+	}
+	return condition{
+		kind: v1alpha1.ConditionExhausted, ok: true, reason: "NoFreeAddress",
+		message: fmt.Sprintf("no %s address is free for a Service that names none; widen spec.addresses, or add another pool", strings.Join(names, " and no ")),
+	}
 }
 
 // mostResting bounds the lists of a pool's status.
@@ -259,17 +289,21 @@ func rangeText(r netipx.IPRange) string {
 	return r.String()
 }
 
-func counts(of map[ipam.Family]ipam.Usage, family ipam.Family) *v1alpha1.AddressUsage {
+func counts(of map[ipam.Family]ipam.Usage, family ipam.Family) v1alpha1.AddressUsage {
 	u, ok := of[family]
 	if !ok {
-		return nil
+		return v1alpha1.AddressUsage{}
+	}
+	excluded := u.Excluded
+	if excluded == nil {
+		excluded = new(big.Int)
 	}
 	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept+u.Resting))
-	usage := &v1alpha1.AddressUsage{Total: u.Total.String(), Assigned: u.Assigned, Kept: u.Kept, Resting: u.Resting}
-	if u.Excluded != nil && u.Excluded.Sign() > 0 {
-		usage.Excluded = u.Excluded.String()
-		free.Sub(free, u.Excluded)
+	free.Sub(free, excluded)
+	return v1alpha1.AddressUsage{
+		Total: decimal(u.Total), Assigned: decimal(big.NewInt(u.Assigned)), Kept: decimal(big.NewInt(u.Kept)),
+		Excluded: decimal(excluded), Resting: decimal(big.NewInt(u.Resting)), Free: decimal(free),
 	}
-	usage.Free = free.String()
-	return usage
 }
+
+func decimal(n *big.Int) v1alpha1.Count { return v1alpha1.Count(n.String()) }

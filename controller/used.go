@@ -92,12 +92,12 @@ func (c *Controller) boundForService(address netip.Addr) bool {
 func (c *Controller) usedSources() inuse.Sources {
 	s := inuse.Sources{
 		Nodes:        client.Stored[*corev1.Node](c.informers.node),
-		Speakers:     client.Stored[*v1alpha1.SpeakerStatus](c.informers.speaker),
+		Speakers:     client.Stored[*v1alpha1.Speaker](c.informers.speaker),
 		Peers:        map[string]netip.Addr{},
 		ServiceCIDRs: slices.Clone(c.ServiceCIDRs),
 		PodCIDRs:     c.PodCIDRs,
 	}
-	for _, p := range c.snapshot.Load().Peers {
+	for _, p := range c.snapshot.Load().Neighbors {
 		if p.Address.IsValid() {
 			s.Peers[p.Name] = p.Address
 		}
@@ -178,13 +178,13 @@ func (c *Controller) restoreResting(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	longest := now.Add(c.Rest)
-	for _, pool := range client.Stored[*v1alpha1.IPPool](c.informers.pool) {
+	for _, pool := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
 		for _, r := range pool.Status.Resting {
 			address, err := netip.ParseAddr(r.Address)
-			if err != nil || !r.Until.After(now) {
+			if err != nil || !r.UntilTime.After(now) {
 				continue
 			}
-			until := r.Until.Time
+			until := r.UntilTime.Time
 			if until.After(longest) { // another clock, or another setting
 				until = longest
 			}
@@ -201,7 +201,7 @@ func (c *Controller) restoreResting(now time.Time) {
 const mostRecent = 1 << 16
 
 // recentOf returns the addresses that were held, or rested, when the status of the pool was written last.
-func recentOf(pool *v1alpha1.IPPool) []netip.Addr {
+func recentOf(pool *v1alpha1.LoadBalancerPool) []netip.Addr {
 	var found []netip.Addr
 	for _, text := range pool.Status.Recent {
 		from, to, err := parseRange(text)

@@ -75,7 +75,7 @@ func testPin(t *testing.T, r *rack) {
 		if len(svc.Status.LoadBalancer.Ingress) != 0 {
 			t.Errorf("has %v, want nothing", svc.Status.LoadBalancer.Ingress)
 		}
-		if !strings.Contains(message, "192.0.2.1 is in no IPPool") {
+		if !strings.Contains(message, "192.0.2.1 is in no LoadBalancerPool") {
 			t.Errorf("message %q does not name the address", message)
 		}
 		r.awaitEvent(t, svc, "AddressOutsidePools")
@@ -148,30 +148,30 @@ func testFree(t *testing.T, r *rack) {
 	}
 }
 
-func testNoAdvertisement(t *testing.T, r *rack) {
+func testNoAnnouncement(t *testing.T, r *rack) {
 	objects := `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: silent}
-spec: {allocation: OnRequest, addresses: [172.30.0.190/32]}
+spec: {allocation: OnRequest, addresses: [172.30.0.190], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 `
 	r.apply(t, objects)
 	svc := r.serve(t, only(corev1.IPv4Protocol), pinned("172.30.0.190"))
-	_, message := r.awaitCondition(t, svc, v1alpha1.ServiceAnnounced, metav1.ConditionFalse, "NoAdvertisement")
-	if !strings.Contains(message, "IPPool silent") {
+	_, message := r.awaitCondition(t, svc, v1alpha1.ServiceAnnounced, metav1.ConditionFalse, "NoAnnouncement")
+	if !strings.Contains(message, "LoadBalancerPool silent") {
 		t.Errorf("message %q does not name the pool", message)
 	}
-	r.awaitEvent(t, svc, "NoAdvertisement")
+	r.awaitEvent(t, svc, "NoAnnouncement")
 	address := r.address(t, svc, corev1.IPv4Protocol)
 	if hosts, err := r.Answerers(t.Context(), address); err != nil || len(hosts) > 0 {
-		t.Errorf("%v answer for an address that is not advertised (%v)", hosts, err)
+		t.Errorf("%v answer for an address that is not announced (%v)", hosts, err)
 	}
 
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: silent}
-spec: {pools: [silent]}
+spec: {poolNames: [silent], nodeSelector: {}, serviceSelector: {}}
 `)
 	r.announced(t, svc)
 	r.answers(t, lab.Client, address)

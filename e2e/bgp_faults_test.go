@@ -19,17 +19,17 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// spinePeer makes BIRD a second router of all nodes, which is told of the pool that the first one is told of.
-const spinePeer = `
+// spineNeighbor makes BIRD a second router of all nodes, which is told of the pool that the first one is told of.
+const spineNeighbor = `
 apiVersion: berth.dev/v1alpha1
-kind: BGPPeer
+kind: BGPNeighbor
 metadata: {name: spine}
-spec: {localASN: 64513, peerASN: 64514, address: 172.30.0.3}
+spec: {localASN: 64513, remoteASN: 64514, address: 172.30.0.3, nodeSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: spine}
-spec: {pools: [routed], peers: [spine]}
+spec: {poolNames: [routed], neighborNames: [spine], nodeSelector: {}, serviceSelector: {}}
 `
 
 // onSpine waits until BIRD has routes to the address by exactly these nodes.
@@ -49,29 +49,29 @@ func (r *rack) onSpine(t *testing.T, address netip.Addr, nodes ...string) {
 	})
 }
 
-// session returns what a node's speaker reports of its session with a peer.
-func (r *rack) session(ctx context.Context, node, peer string) (v1alpha1.SessionReport, error) {
+// session returns what a node's speaker reports of its session with a neighbor.
+func (r *rack) session(ctx context.Context, node, neighbor string) (v1alpha1.SessionReport, error) {
 	report, err := r.speaker(ctx, node)
 	if err != nil {
 		return v1alpha1.SessionReport{}, err
 	}
 	for _, s := range report.Sessions {
-		if s.Peer == peer {
+		if s.NeighborName == neighbor {
 			return s, nil
 		}
 	}
-	return v1alpha1.SessionReport{}, fmt.Errorf("the speaker of %s reports no session with %s", node, peer)
+	return v1alpha1.SessionReport{}, fmt.Errorf("the speaker of %s reports no session with %s", node, neighbor)
 }
 
 // awaitSession waits until the session is up or not, and returns the report.
-func (r *rack) awaitSession(t *testing.T, node, peer string, up bool) v1alpha1.SessionReport {
+func (r *rack) awaitSession(t *testing.T, node, neighbor string, up bool) v1alpha1.SessionReport {
 	t.Helper()
 	var found v1alpha1.SessionReport
 	eventually(t, func(ctx context.Context) error {
 		var err error
-		found, err = r.session(ctx, node, peer)
-		if err == nil && (found.State == "Established") != up {
-			err = fmt.Errorf("the session of %s with %s: %+v", node, peer, found)
+		found, err = r.session(ctx, node, neighbor)
+		if err == nil && (found.State == v1alpha1.SessionEstablished) != up {
+			err = fmt.Errorf("the session of %s with %s: %+v", node, neighbor, found)
 		}
 		return err
 	})
@@ -81,7 +81,7 @@ func (r *rack) awaitSession(t *testing.T, node, peer string, up bool) v1alpha1.S
 // testRouterKilled kills the router's BGP daemon, and starts it again. The other router, and the segment, are
 // served all the while.
 func testRouterKilled(t *testing.T, r *rack) {
-	r.apply(t, spinePeer)
+	r.apply(t, spineNeighbor)
 	l2 := r.serve(t)
 	owner := r.owner(t, r.address(t, l2, corev1.IPv4Protocol))
 	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.70")))
@@ -119,8 +119,8 @@ func testRouterKilled(t *testing.T, r *rack) {
 		r.answers(t, lab.Remote, address)
 	}
 	for _, node := range r.Nodes() {
-		if now := r.awaitSession(t, node, "spine", true); !now.Since.Equal(since[node].Since) {
-			t.Errorf("the session of %s with the other router was touched: since %s, before %s", node, now.Since, since[node].Since)
+		if now := r.awaitSession(t, node, "spine", true); !now.LastTransitionTime.Equal(since[node].LastTransitionTime) {
+			t.Errorf("the session of %s with the other router was touched: since %s, before %s", node, now.LastTransitionTime, since[node].LastTransitionTime)
 		}
 	}
 }
@@ -128,7 +128,7 @@ func testRouterKilled(t *testing.T, r *rack) {
 // testBlackHole has no frame pass between a node and the router: neither says a word of an end. The node's other
 // session, its owned addresses and the other nodes' sessions go on.
 func testBlackHole(t *testing.T, r *rack) {
-	r.apply(t, spinePeer)
+	r.apply(t, spineNeighbor)
 	const lost = "n2"
 	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.72")))
 	r.routes(t, routed, r.Nodes()...)
@@ -162,7 +162,7 @@ func testBlackHole(t *testing.T, r *rack) {
 			t.Errorf("%s answers for %s, want %s still", now, address, owner)
 		}
 	}
-	if now := r.awaitSession(t, lost, "spine", true); !now.Since.Equal(spine.Since) {
+	if now := r.awaitSession(t, lost, "spine", true); !now.LastTransitionTime.Equal(spine.LastTransitionTime) {
 		t.Errorf("the session with the other router was touched: %+v, before %+v", now, spine)
 	}
 
@@ -213,15 +213,15 @@ stringData: {password: ` + password + "}\n"
 	r.apply(t, secret("first"))
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
-kind: BGPPeer
+kind: BGPNeighbor
 metadata: {name: secret}
 spec:
   localASN: 64513
-  peerASN: 64514
+  remoteASN: 64514
   address: 172.30.0.3
   port: 1180
-  passwordSecretRef: {name: rotated}
-  nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n1}}]
+  authentication: {type: TCPMD5, tcpMD5: {secretName: rotated}}
+  nodeSelector: {matchLabels: {kubernetes.io/hostname: n1}}
 `)
 	first := r.awaitSession(t, node, "secret", true)
 	others := r.connections(t)
@@ -233,7 +233,7 @@ spec:
 	if err := r.ConfigureSpine(t.Context(), router("second")); err != nil {
 		t.Fatal(err)
 	}
-	if second := r.awaitSession(t, node, "secret", true); second.Since.Equal(first.Since) {
+	if second := r.awaitSession(t, node, "secret", true); second.LastTransitionTime.Equal(first.LastTransitionTime) {
 		t.Errorf("the session is the old one: %+v", second)
 	}
 	eventually(t, func(ctx context.Context) error {
@@ -265,14 +265,14 @@ func testWeights(t *testing.T, r *rack) {
 	}
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: weighed}
-spec: {allocation: OnRequest, addresses: [203.0.113.128/28]}
+spec: {allocation: OnRequest, addresses: [203.0.113.128/28], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: weighed}
-spec: {pools: [weighed], peers: [tor], weightBy: LocalEndpoints}
+spec: {poolNames: [weighed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}, weightBy: LocalEndpoints}
 `)
 	address := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("203.0.113.129"), local, func(svc *corev1.Service) {
 		svc.Spec.Selector = map[string]string{"group": group}

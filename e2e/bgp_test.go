@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
@@ -21,7 +22,7 @@ import (
 // router drops its routes because of BFD, not when the hold time is over.
 func testPathsWatched(t *testing.T, r *rack) {
 	patch := func(ctx context.Context, bfd string) error {
-		_, err := r.Kubectl(ctx, "", "patch", "bgppeer", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+bfd+`}}`)
+		_, err := r.Kubectl(ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+bfd+`}}`)
 		return err
 	}
 	before := r.connections(t)
@@ -107,14 +108,13 @@ func testHold(t *testing.T, r *rack) {
 	}
 }
 
-// testRouterID gives a node another router ID, and takes it back.
+// testRouterID gives a node another router ID, and takes it back. Its Speaker is then as one that was made before there
+// was a speaker: it does not go with the Node, until the speaker says so.
 func testRouterID(t *testing.T, r *rack) {
 	const node = "n2"
-	annotate := func(ctx context.Context, value string) {
-		t.Helper()
-		if _, err := r.Kubectl(ctx, "", "annotate", "--overwrite", "node", node, v1alpha1.AnnotationRouterID+value); err != nil {
-			t.Fatal(err)
-		}
+	patch := func(ctx context.Context, text string) error {
+		_, err := r.Kubectl(ctx, "", "patch", "speaker", node, "--type=merge", "-p", text)
+		return err
 	}
 	knownAs := func(id string) {
 		t.Helper()
@@ -124,47 +124,54 @@ func testRouterID(t *testing.T, r *rack) {
 			return errors.Join(err, jsonHas(out, []string{address + "/bgpState = Established", address + "/remoteRouterId = " + id}))
 		})
 	}
-	t.Cleanup(func() { annotate(context.WithoutCancel(t.Context()), "-") })
-	annotate(t.Context(), "=10.9.8.7")
+	reported := func(id string) {
+		t.Helper()
+		eventually(t, func(ctx context.Context) error {
+			s, err := r.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
+			if err == nil && (s.Status.RouterID != id || s.Status.ObservedGeneration != s.Generation || len(s.OwnerReferences) != 1) {
+				err = fmt.Errorf("the Speaker has %+v, %+v, want the router ID %s, and that it goes with its Node", s.ObjectMeta, s.Status, id)
+			}
+			return err
+		})
+	}
+	t.Cleanup(func() {
+		if err := patch(context.WithoutCancel(t.Context()), `{"spec":null}`); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := patch(t.Context(), `{"metadata":{"ownerReferences":null},"spec":{"bgp":{"routerID":"10.9.8.7"}}}`); err != nil {
+		t.Fatal(err)
+	}
 	knownAs("10.9.8.7")
-	// One that is none is told, and the node's own serves.
-	annotate(t.Context(), "=none")
+	reported("10.9.8.7")
+	if err := patch(t.Context(), `{"spec":{"bgp":{"routerID":"10.9.8.256"}}}`); err == nil || !strings.Contains(err.Error(), "10.9.8.256 is not an IPv4 address") {
+		t.Errorf("a router ID that is none is answered with %v", err)
+	}
+	if err := patch(t.Context(), `{"spec":null}`); err != nil {
+		t.Fatal(err)
+	}
 	knownAs(r.addressText(node))
-	eventually(t, func(ctx context.Context) error {
-		report, err := r.speaker(ctx, node)
-		if err == nil && !strings.Contains(strings.Join(report.Messages, "\n"), v1alpha1.AnnotationRouterID) {
-			err = fmt.Errorf("the speaker says %q, want a word on the annotation", report.Messages)
-		}
-		return err
-	})
-	annotate(t.Context(), "-")
-	eventually(t, func(ctx context.Context) error {
-		report, err := r.speaker(ctx, node)
-		if err == nil && len(report.Messages) > 0 {
-			err = fmt.Errorf("the speaker says %q still", report.Messages)
-		}
-		return err
-	})
+	reported(r.addressText(node))
 }
 
 // testRoutersConnect has the speakers listen, as manifests/bgp-passive does, and the router connect to them: by its
 // address, and by a prefix that holds it.
 func testRoutersConnect(t *testing.T, r *rack) {
-	peer := func(place string) string {
+	neighbor := func(place string) string {
 		return `
 apiVersion: berth.dev/v1alpha1
-kind: BGPPeer
+kind: BGPNeighbor
 metadata: {name: caller}
-spec: {localASN: 64513, peerASN: 64512, ` + place + `}
+spec: {localASN: 64513, remoteASN: 64512, ` + place + `, nodeSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: caller}
-spec: {pools: [routed], peers: [caller]}
+spec: {poolNames: [routed], neighborNames: [caller], nodeSelector: {}, serviceSelector: {}}
 `
 	}
 	svc := r.serve(t, only(corev1.IPv6Protocol), pinned("2001:db8:100::99"))
-	r.apply(t, peer(`address: "fd00:30::1", passive: true`))
+	r.apply(t, neighbor(`address: "fd00:30::1", connect: Accept`))
 	eventually(t, func(ctx context.Context) error {
 		s, err := r.session(ctx, "n1", "caller")
 		if err == nil && !strings.Contains(s.LastError, "--bgp-listen") {
@@ -191,11 +198,11 @@ spec: {pools: [routed], peers: [caller]}
 		}
 	}
 	connected()
-	if _, err := r.Kubectl(t.Context(), "", "delete", "bgppeer", "caller"); err != nil {
+	if _, err := r.Kubectl(t.Context(), "", "delete", "bgpneighbor", "caller"); err != nil {
 		t.Fatal(err)
 	}
 	r.routes(t, soleAddress(svc), r.Nodes()...) // by the other sessions
-	if err := r.Apply(t.Context(), peer(`addressPrefix: "fd00:30::/120"`)); err != nil {
+	if err := r.Apply(t.Context(), neighbor(`addressPrefix: "fd00:30::/120"`)); err != nil {
 		t.Fatal(err)
 	}
 	connected()
@@ -203,7 +210,7 @@ spec: {pools: [routed], peers: [caller]}
 		eventually(t, func(ctx context.Context) error {
 			report, err := r.speaker(ctx, node)
 			if err == nil && !slices.ContainsFunc(report.Sessions, func(s v1alpha1.SessionReport) bool {
-				return s.Peer == "caller" && s.Address == "fd00:30::1" && s.State == "Established"
+				return s.NeighborName == "caller" && s.Address != nil && *s.Address == "fd00:30::1" && s.State == v1alpha1.SessionEstablished
 			}) {
 				err = fmt.Errorf("the speaker of %s reports no session with the router by its address: %+v", node, report.Sessions)
 			}

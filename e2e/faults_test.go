@@ -180,7 +180,7 @@ func testSessionReset(t *testing.T, r *rack) {
 	eventually(t, func(ctx context.Context) error {
 		events, err := r.Kubernetes.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=SessionDown"})
 		if err == nil && !slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.Name == "tor" && e.Series != nil }) {
-			err = fmt.Errorf("no event SessionDown of BGPPeer tor counts how often: %+v", events.Items)
+			err = fmt.Errorf("no event SessionDown of BGPNeighbor tor counts how often: %+v", events.Items)
 		}
 		return err
 	})

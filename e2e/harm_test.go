@@ -57,19 +57,19 @@ func TestBerthDoesNoHarm(t *testing.T) {
 	}
 }
 
-// pool applies a pool with an L2Advertisement of all pools, until the end of the test.
+// pool applies a pool with a SegmentAnnouncement of all pools, until the end of the test.
 func (r *rack) pool(t *testing.T, name, addresses string) {
 	t.Helper()
 	r.apply(t, fmt.Sprintf(`
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: %[1]s}
-spec: {addresses: [%[2]s]}
+spec: {addresses: [%[2]s], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: %[1]s}
-spec: {}
+spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {}}
 `, name, addresses))
 }
 
@@ -171,8 +171,8 @@ func testNodeAddress(t *testing.T, r *rack) {
 		r.answers(t, lab.Remote, soleAddress(svc))
 	}
 	eventually(t, func(ctx context.Context) error {
-		pool, err := r.Berth.IPPools.Get(ctx, "careless", metav1.GetOptions{})
-		if err == nil && (pool.Status.IPv4 == nil || pool.Status.IPv4.Excluded != "7") {
+		pool, err := r.Berth.LoadBalancerPools.Get(ctx, "careless", metav1.GetOptions{})
+		if err == nil && pool.Status.IPv4.Excluded != "7" {
 			err = fmt.Errorf("the pool's status %+v, want 7 addresses excluded: .0, .1, .2, .11, .12, .13, .255", pool.Status.IPv4)
 		}
 		return err
@@ -182,7 +182,7 @@ func testNodeAddress(t *testing.T, r *rack) {
 
 func testAPIServerAddress(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
-	r.pool(t, "slip", "172.30.0.2/32, 172.30.0.210/32")
+	r.pool(t, "slip", "172.30.0.2, 172.30.0.210")
 	server := r.rackAddress(t, lab.ControlPlane)
 	_, message := r.awaitCondition(t, r.ask(t, only(corev1.IPv4Protocol), pinned(server.String())), v1alpha1.ServiceAllocated, metav1.ConditionFalse, "AddressExcluded")
 	if !strings.Contains(message, "172.30.0.2 is an address of the API server") {
@@ -268,14 +268,14 @@ func testSegmentEdges(t *testing.T, r *rack) {
 	// fd00:30::2 is of the control plane's host, which is no node.
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: edges}
-spec: {addresses: [172.30.0.254-172.30.0.255, "fd00:30::/120"], reserved: ["fd00:30::2/128"]}
+spec: {addresses: [172.30.0.254-172.30.0.255, "fd00:30::/120"], reserved: ["fd00:30::2"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: edges}
-spec: {}
+spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {}}
 `)
 	for _, c := range []struct {
 		family corev1.IPFamily
@@ -305,24 +305,24 @@ spec: {}
 }
 
 // testPoolEdits edits the pools of two Services that name theirs: one is announced by the pool's name, one by an
-// advertisement of all pools.
+// announcement of all pools.
 func testPoolEdits(t *testing.T, r *rack) {
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: named}
-spec: {pools: [named, renamed], serviceSelectors: [{matchLabels: {announce: named}}]}
+spec: {poolNames: [named, renamed], nodeSelector: {}, serviceSelector: {matchLabels: {announce: named}}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: all}
-spec: {serviceSelectors: [{matchLabels: {announce: all}}]}
+spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {matchLabels: {announce: all}}}
 `)
 	edit := func(name, spec string) {
 		t.Helper()
-		object := fmt.Sprintf("{apiVersion: berth.dev/v1alpha1, kind: IPPool, metadata: {name: %s}, spec: %s}", name, spec)
+		object := fmt.Sprintf("{apiVersion: berth.dev/v1alpha1, kind: LoadBalancerPool, metadata: {name: %s}, spec: %s}", name, spec)
 		if spec == "" {
-			if _, err := r.Kubectl(t.Context(), "", "delete", "ippool", name); err != nil {
+			if _, err := r.Kubectl(t.Context(), "", "delete", "loadbalancerpool", name); err != nil {
 				t.Fatal(err)
 			}
 			return
@@ -330,8 +330,12 @@ spec: {serviceSelectors: [{matchLabels: {announce: all}}]}
 		r.apply(t, object)
 	}
 	const named, all = "172.30.0.220-172.30.0.224", "172.30.0.230-172.30.0.234"
-	edit("named", "{addresses: ["+named+"]}")
-	edit("all", "{addresses: ["+all+"]}")
+	const everybody, elsewhere = "{namespaceSelector: {}, serviceSelector: {}}", "{namespaceNames: [elsewhere], serviceSelector: {}}"
+	holds := func(addresses, scope string) string {
+		return fmt.Sprintf("{addresses: [%s], scopes: [%s]}", addresses, scope)
+	}
+	edit("named", holds(named, everybody))
+	edit("all", holds(all, everybody))
 	names := func(pool string, labels map[string]string) change {
 		return func(svc *corev1.Service) {
 			svc.Labels, svc.Annotations = labels, map[string]string{v1alpha1.AnnotationPools: pool}
@@ -365,17 +369,17 @@ spec: {serviceSelectors: [{matchLabels: {announce: all}}]}
 	}
 	both("Allocated", "Allocated")
 	edit("named", "")
-	edit("all", "{addresses: [172.30.0.234/32]}")
+	edit("all", holds("172.30.0.234", everybody))
 	both("OutsidePools", "OutsidePools")
-	edit("named", "{addresses: ["+named+"], scopes: [{namespaces: [elsewhere]}]}")
-	edit("all", "{addresses: ["+all+"], scopes: [{namespaces: [elsewhere]}]}")
+	edit("named", holds(named, elsewhere))
+	edit("all", holds(all, elsewhere))
 	both("Allocated", "Allocated")
 	for _, pool := range []string{"named", "all"} {
 		edit(pool, "")
 	}
 	both("OutsidePools", "OutsidePools")
-	edit("renamed", "{addresses: ["+named+"]}")
-	edit("all-renamed", "{addresses: ["+all+"]}")
+	edit("renamed", holds(named, everybody))
+	edit("all-renamed", holds(all, everybody))
 	both("Allocated", "Allocated")
 	for what, end := range ends {
 		r.unfailed(t, "a client of "+what, end())

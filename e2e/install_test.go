@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -134,28 +135,37 @@ func testKubectl(t *testing.T, r *rack) {
 		args string
 		want []string
 	}{
-		{"explain ippool.spec", []string{"addresses", "-required-", "allocation", "192.0.2.10-192.0.2.20", "OnRequest"}},
-		{"explain ippool.spec.addresses", []string{"A prefix has no host bits set"}},
-		{"explain l2advertisement.spec", []string{"nodeSelectors", "interfaces", "Empty: all pools"}},
-		{"explain bgpadvertisement.spec", []string{"peers", "Empty: all peers"}},
-		{"explain bgppeer.spec", []string{"holdTime", "RFC 4271", "ebgpMultihop"}},
-		{"explain speakerstatus.status", []string{"sessions", "prefixesAnnounced"}},
-		{"get ipp", []string{"NAME", "ADDRESSES", "ALLOCATION", "READY", "IPV4 USED", "IPV4 FREE", "rack", "172.30.0.200-172.30.0.250", "Automatic", "OnRequest", "True"}},
-		{"get l2adv", []string{"POOLS", "READY", `["rack"]`, "True"}},
-		{"get bgpadv", []string{"PEERS", `["tor"]`, "True"}},
-		{"get bgpp", []string{"ADDRESS", "LOCAL ASN", "PEER ASN", "172.30.0.1", "64513", "64512", "True"}},
-		{"get spk", []string{"STATE", "L2 OWNED", "BGP UP", "BGP PREFIXES", "n1", "n2", "n3", "Ready", "v0.1.0"}},
-		{"get berth", []string{"ippool.berth.dev/rack", "bgppeer.berth.dev/tor", "speakerstatus.berth.dev/n1"}},
-		{"-n e2e describe service " + svc.Name, []string{"Allocated", "Announced", "by L2Advertisement rack"}},
+		{"explain loadbalancerpool.spec", []string{"addresses", "-required-", "allocation", "192.0.2.10-192.0.2.20", "OnRequest"}},
+		{"explain loadbalancerpool.spec.addresses", []string{"A prefix has no host bits set"}},
+		{"explain segmentannouncement.spec", []string{"poolSelector", "in place of poolNames; {} matches all", "nodeSelector", "-required-", "interfaces"}},
+		{"explain routeannouncement.spec", []string{"neighborSelector", "in place of neighborNames; {} matches all"}},
+		{"explain bgpneighbor.spec", []string{"holdTime", "RFC 4271", "ebgpMultihop"}},
+		{"explain speaker.spec.bgp", []string{"routerID", "-required-"}},
+		{"explain speaker.status", []string{"sessions", "prefixesAnnounced"}},
+		{"get lbpool", []string{"NAME ADDRESSES ALLOCATION ACCEPTED IPV4 USED IPV4 FREE IPV6 USED EXHAUSTED", "rack 172.30.0.200-172.30.0.250", "Automatic True", "OnRequest True"}},
+		{"get segann", []string{"NAME POOLS ACCEPTED AGE", "rack 1 True"}},
+		{"get routeann", []string{"NAME POOLS NEIGHBORS ACCEPTED AGE", "tor 1 1 True"}},
+		{"get bgpn", []string{"NAME ADDRESS INTERFACE LOCAL ASN REMOTE ASN ACCEPTED SESSIONS AGE", "tor 172.30.0.1 64513 64512 True 3/3"}},
+		{"get spk", []string{"NAME READY REASON VERSION L2 GROUPS SESSIONS PREFIXES AGE", "n1 True Announcing v0.1.0", "n2 True Announcing", "n3 True Announcing", " 1/1 "}},
+		{"-n e2e get l2o", []string{"NAME ADDRESS SERVICE NODE SEGMENT INTERFACE ACQUIRED", svc.Status.LoadBalancer.Ingress[0].IP + " " + svc.Name + " n", "eth0"}},
+		{"get berth", []string{"loadbalancerpool.berth.dev/rack", "bgpneighbor.berth.dev/tor", "speaker.berth.dev/n1"}},
+		{"-n e2e describe service " + svc.Name, []string{"Allocated", "Announced", "by SegmentAnnouncement rack"}},
 	} {
-		out, err := r.Kubectl(t.Context(), "", strings.Fields(c.args)...)
+		err := stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+			out, err := r.Kubectl(ctx, "", strings.Fields(c.args)...)
+			if err != nil {
+				return err
+			}
+			line := strings.Join(strings.Fields(out), " ") // however it is wrapped and aligned
+			for _, want := range c.want {
+				if !strings.Contains(line, want) {
+					return fmt.Errorf("kubectl %s does not show %q:\n%s", c.args, want, out)
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			t.Error(err)
-		}
-		for _, want := range c.want {
-			if !strings.Contains(out, want) {
-				t.Errorf("kubectl %s does not show %q:\n%s", c.args, want, out)
-			}
 		}
 	}
 }

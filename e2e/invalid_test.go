@@ -21,18 +21,22 @@ func testInvalidObjects(t *testing.T, r *rack) {
 	r.answers(t, lab.Client, served)
 	stop := r.probe(t, lab.Client, served, probeTimeout, false)
 
+	const everybody = "[{namespaceSelector: {}, serviceSelector: {}}]"
 	for _, c := range []struct{ name, kind, spec, message string }{
-		{"a pool of no prefix", "IPPool", "{addresses: [300.1.2.0/24]}", "each entry is a prefix such as 192.0.2.0/24"},
-		{"a pool of a single address", "IPPool", "{addresses: [192.0.2.1]}", "write a single address as 192.0.2.1/32"},
-		{"a pool of a prefix with host bits", "IPPool", "{addresses: [192.0.2.7/24]}", "a prefix has no host bits set"},
-		{"a pool of a range of two families", "IPPool", `{addresses: ["192.0.2.1-2001:db8::1"]}`, "both ends of a range are of one family"},
-		{"a pool of nothing", "IPPool", "{addresses: []}", "should have at least 1 items"},
-		{"a peer without a valid address", "BGPPeer", "{localASN: 1, peerASN: 2, address: tor.example}", "an IPv4 or IPv6 address such as 192.0.2.1"},
-		{"a peer of AS 0", "BGPPeer", "{localASN: 1, peerASN: 0, address: 192.0.2.1}", "should be greater than or equal to 1"},
-		{"a peer with a hold time of a second", "BGPPeer", "{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 1s}", "from 3s to 18h"},
-		{"a peer that says too seldom that it is alive", "BGPPeer", "{localASN: 1, peerASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s}", "keepaliveTime is below holdTime"},
-		{"an advertisement of a pool without a name", "L2Advertisement", `{pools: [""]}`, "should be at least 1 chars long"},
-		{"an advertisement of one pool twice", "BGPAdvertisement", "{pools: [rack, rack]}", "Duplicate value"},
+		{"a pool of no prefix", "LoadBalancerPool", "{addresses: [300.1.2.0/24], scopes: " + everybody + "}", "300.1.2.0/24 is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)"},
+		{"a pool of a prefix with host bits", "LoadBalancerPool", "{addresses: [192.0.2.7/24], scopes: " + everybody + "}", "192.0.2.7/24 has host bits set; write the first address of the prefix in front of the slash, or an address without a slash"},
+		{"a pool of a range of two families", "LoadBalancerPool", `{addresses: ["192.0.2.1-2001:db8::1"], scopes: ` + everybody + "}", "192.0.2.1-2001:db8::1 has ends of two families; write one range for each"},
+		{"a pool of nothing", "LoadBalancerPool", "{addresses: [], scopes: " + everybody + "}", "should have at least 1 items"},
+		{"a pool that does not say for whom", "LoadBalancerPool", "{addresses: [192.0.2.1]}", "spec.scopes: Required value"},
+		{"a pool for nobody", "LoadBalancerPool", "{addresses: [192.0.2.1], scopes: []}", "should have at least 1 items"},
+		{"a neighbor without a valid address", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: tor.example, nodeSelector: {}}", "tor.example is not an IPv4 or IPv6 address such as 192.0.2.1"},
+		{"a neighbor of AS 0", "BGPNeighbor", "{localASN: 1, remoteASN: 0, address: 192.0.2.1, nodeSelector: {}}", "should be greater than or equal to 1"},
+		{"a neighbor with a hold time of a second", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 192.0.2.1, holdTime: 1s, nodeSelector: {}}", "1s is not a time from 3s to 18h, such as 90s or 1m30s"},
+		{"a neighbor that hears too seldom that we are alive", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s, nodeSelector: {}}", "keepaliveTime: 10s is not below holdTime, 9s"},
+		{"a neighbor of no nodes", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 192.0.2.1}", "spec.nodeSelector: Required value"},
+		{"an announcement of a pool without a name", "SegmentAnnouncement", `{poolNames: [""], nodeSelector: {}, serviceSelector: {}}`, "should be at least 1 chars long"},
+		{"an announcement of one pool twice", "RouteAnnouncement", "{poolNames: [rack, rack], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}", "Duplicate value"},
+		{"an announcement of no pools", "SegmentAnnouncement", "{nodeSelector: {}, serviceSelector: {}}", "all pools are poolSelector: {}"},
 	} {
 		t.Run(c.name+" is refused", func(t *testing.T) {
 			_, err := r.Kubectl(t.Context(), object(c.kind, "invalid", c.spec), "create", "-f", "-")
@@ -43,13 +47,13 @@ func testInvalidObjects(t *testing.T, r *rack) {
 	}
 
 	for _, c := range []struct{ name, kind, spec, reason, message string }{
-		{"a pool of a reversed range", "IPPool", "{addresses: [192.0.2.9-192.0.2.1]}", "InvalidAddresses", "is reversed; write 192.0.2.1-192.0.2.9"},
-		{"a pool that overlaps an older one", "IPPool", "{addresses: [172.30.0.250-172.30.0.253]}", "Conflict", "is in the older IPPool rack too, which keeps it"},
-		{"an advertisement of an unknown pool", "L2Advertisement", "{pools: [nowhere]}", "UnknownPool", `no IPPool "nowhere" exists; create it or take the name out`},
-		{"an advertisement to an unknown peer", "BGPAdvertisement", "{pools: [routed], peers: [nobody]}", "UnknownPeer", `no BGPPeer "nobody" is in effect`},
-		{"an advertisement with an unknown operator", "L2Advertisement", "{pools: [rack], nodeSelectors: [{matchExpressions: [{key: a, operator: Near, values: [b]}]}]}", "InvalidSelector", "spec.nodeSelectors[0]"},
-		{"a peer at a multicast address", "BGPPeer", "{localASN: 1, peerASN: 2, address: 224.0.0.1}", "InvalidPeer", "is not the address of a router"},
-		{"a peer that is there already", "BGPPeer", "{localASN: 1, peerASN: 2, address: 172.30.0.1}", "Conflict", "is that of the older BGPPeer tor already"},
+		{"a pool of a reversed range", "LoadBalancerPool", "{addresses: [192.0.2.9-192.0.2.1], scopes: " + everybody + "}", "InvalidAddresses", "is reversed; write 192.0.2.1-192.0.2.9"},
+		{"a pool that overlaps an older one", "LoadBalancerPool", "{addresses: [172.30.0.250-172.30.0.253], scopes: " + everybody + "}", "Conflict", "is in the older LoadBalancerPool rack too, which keeps it"},
+		{"an announcement of an unknown pool", "SegmentAnnouncement", "{poolNames: [nowhere], nodeSelector: {}, serviceSelector: {}}", "UnknownPool", `no LoadBalancerPool "nowhere" exists; create it or take the name out`},
+		{"an announcement to an unknown neighbor", "RouteAnnouncement", "{poolNames: [routed], neighborNames: [nobody], nodeSelector: {}, serviceSelector: {}}", "UnknownNeighbor", `no BGPNeighbor "nobody" is in effect`},
+		{"an announcement with an unknown operator", "SegmentAnnouncement", "{poolNames: [rack], nodeSelector: {matchExpressions: [{key: a, operator: Near, values: [b]}]}, serviceSelector: {}}", "InvalidSelector", "spec.nodeSelector"},
+		{"a neighbor at a multicast address", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 224.0.0.1, nodeSelector: {}}", "InvalidNeighbor", "is not the address of a router"},
+		{"a neighbor that is there already", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 172.30.0.1, nodeSelector: {}}", "Conflict", "is that of the older BGPNeighbor tor already"},
 	} {
 		t.Run(c.name+" says so", func(t *testing.T) {
 			r.apply(t, object(c.kind, "invalid", c.spec))

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -47,10 +48,14 @@ func testWithoutIPVS(t *testing.T, r *rack) {
 	for _, node := range r.Nodes() {
 		eventually(t, func(ctx context.Context) error {
 			report, err := r.speaker(ctx, node)
-			if err == nil && (report.IPVS == nil || len(report.IPVS.Schedulers) > 0 || !strings.Contains(report.IPVS.Reason, "the kernel has no IPVS")) {
-				err = fmt.Errorf("the speaker of %s reports %+v", node, report.IPVS)
+			if err != nil {
+				return err
 			}
-			return err
+			ready := meta.FindStatusCondition(report.Conditions, v1alpha1.ConditionIPVSReady)
+			if !report.IPVS.Asked() || len(report.IPVS.Schedulers) > 0 || ready == nil || ready.Status != metav1.ConditionFalse || !strings.Contains(ready.Message, "the kernel has no IPVS") {
+				return fmt.Errorf("the speaker of %s reports %+v, %+v", node, report.IPVS, ready)
+			}
+			return nil
 		})
 		eventually(t, func(ctx context.Context) error {
 			events, err := r.Kubernetes.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "reason=IPVSLacking"})
@@ -65,14 +70,14 @@ func testWithoutIPVS(t *testing.T, r *rack) {
 	}
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: ours}
-spec: {allocation: OnRequest, addresses: [172.30.0.160-172.30.0.164], dataplane: IPVS}
+spec: {allocation: OnRequest, addresses: [172.30.0.160-172.30.0.164], dataplane: IPVS, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: ours}
-spec: {pools: [ours]}
+spec: {poolNames: [ours], nodeSelector: {}, serviceSelector: {}}
 `)
 	svc := r.serve(t, only(corev1.IPv4Protocol), pinned("172.30.0.161"))
 	_, message := r.awaitCondition(t, svc, v1alpha1.ServiceAnnounced, metav1.ConditionTrue, "Announced")

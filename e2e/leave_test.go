@@ -36,21 +36,27 @@ func testLeave(t *testing.T, r *rack) {
 		out, err := r.Vtysh(ctx, "show bgp ipv4 unicast community graceful-shutdown json")
 		return errors.Join(err, jsonHas(out, []string{"routes/" + soleAddress(bgp).String() + `\/32/0/peerId = ` + r.addressText(owner)}))
 	})
-	if reason := r.awaitState(t, owner, v1alpha1.SpeakerLeaving); !strings.Contains(reason, v1alpha1.ExcludeLabel) {
-		t.Errorf("it leaves because %q, want the label named", reason)
+	if message := r.awaitState(t, owner, v1alpha1.SpeakerLeaving); !strings.Contains(message, v1alpha1.ExcludeLabel) {
+		t.Errorf("it leaves because %q, want the label named", message)
 	}
 	r.successor(t, l2, owner)
 	r.routes(t, soleAddress(bgp), r.others(owner)...)
 	eventually(t, func(ctx context.Context) error {
 		report, err := r.speaker(ctx, owner)
-		if err == nil && (report.GroupsOwned > 0 || report.PrefixesAnnounced > 0) {
-			err = fmt.Errorf("the speaker of %s still has %d groups and %d prefixes", owner, report.GroupsOwned, report.PrefixesAnnounced)
+		if err != nil {
+			return err
 		}
-		return err
+		if report.GroupsOwned == nil || report.PrefixesAnnounced == nil {
+			return fmt.Errorf("the speaker of %s counts nothing: %+v", owner, report)
+		}
+		if *report.GroupsOwned > 0 || *report.PrefixesAnnounced > 0 {
+			return fmt.Errorf("the speaker of %s still has %d groups and %d prefixes", owner, *report.GroupsOwned, *report.PrefixesAnnounced)
+		}
+		return nil
 	})
 
 	label(t.Context(), v1alpha1.ExcludeLabel+"-")
-	r.awaitState(t, owner, v1alpha1.SpeakerReady)
+	r.awaitState(t, owner, v1alpha1.SpeakerAnnouncing)
 	r.routes(t, soleAddress(bgp), r.Nodes()...)
 	r.recovered(t, l2)
 	stop()
@@ -165,7 +171,7 @@ func testRebalance(t *testing.T, r *rack) {
 	if now := r.ownerObject(t, svc, ""); now != other {
 		t.Errorf("%s answers once n1 is back, want %s still", now, other)
 	}
-	if _, err := r.Kubectl(t.Context(), "", "annotate", "--overwrite", "l2advertisement", "--all", v1alpha1.AnnotationRebalance+"=once"); err != nil {
+	if _, err := r.Kubectl(t.Context(), "", "annotate", "--overwrite", "segmentannouncement", "--all", v1alpha1.AnnotationRebalance+"=once"); err != nil {
 		t.Fatal(err)
 	}
 	if now := r.ownerObject(t, svc, other); now != "n1" {
@@ -184,8 +190,8 @@ func (r *rack) ownerObject(t *testing.T, svc *corev1.Service, not string) string
 			return err
 		}
 		for _, o := range owners.Items {
-			if len(o.OwnerReferences) == 1 && o.OwnerReferences[0].Name == svc.Name && o.Spec.Node != not {
-				node = o.Spec.Node
+			if len(o.OwnerReferences) == 1 && o.OwnerReferences[0].Name == svc.Name && o.Status.NodeName != "" && o.Status.NodeName != not {
+				node = o.Status.NodeName
 				return nil
 			}
 		}

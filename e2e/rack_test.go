@@ -43,7 +43,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"a Service gets the address it asks for", testPin},
 		{"an address taken is given once it is free and has rested", testPinTaken},
 		{"a deleted or retyped Service gives its address back", testFree},
-		{"an address without an advertisement says so, and answers once it has one", testNoAdvertisement},
+		{"an address without an announcement says so, and answers once it has one", testNoAnnouncement},
 		{"an invalid object is refused or says why, and harms no other", testInvalidObjects},
 
 		{"on the segment every node's clients are served under policy Cluster", testL2Cluster},
@@ -61,7 +61,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"when the owner's node is cut off another node answers", testNodeCut},
 		{"with BFD the router drops the routes of a node that is cut off at once", testPathsWatched},
 		{"a router that is killed delays no other, and gets all routes back", testRouterKilled},
-		{"a router that is silent delays no other peer, route or answer", testBlackHole},
+		{"a router that is silent delays no other neighbor, route or answer", testBlackHole},
 		{"a killed speaker's routes go at once", testSpeakerKilled},
 		{"a password that changes resets its own session only", testPasswordRotated},
 		{"a node's router ID can be another", testRouterID},

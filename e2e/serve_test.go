@@ -80,7 +80,7 @@ func testBGPCluster(t *testing.T, r *rack) {
 			r.reaches(t, host, address, r.Nodes()...)
 		}
 		if hosts, err := r.Answerers(t.Context(), address); err != nil || len(hosts) > 0 {
-			t.Errorf("%v answer ARP or NDP for %s, which is advertised by BGP only (%v)", hosts, address, err)
+			t.Errorf("%v answer ARP or NDP for %s, which is announced by BGP only (%v)", hosts, address, err)
 		}
 	}
 }
@@ -107,7 +107,7 @@ func testBGPLocal(t *testing.T, r *rack) {
 }
 
 // routed makes a Service of each family with an address of the pool that is
-// advertised by BGP.
+// announced by BGP.
 func (r *rack) routed(t *testing.T, changes ...change) []*corev1.Service {
 	t.Helper()
 	return []*corev1.Service{

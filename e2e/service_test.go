@@ -253,26 +253,29 @@ func (r *rack) away(t *testing.T) (*corev1.Service, string) {
 }
 
 // speaker returns what the speaker of a node reports.
-func (r *rack) speaker(ctx context.Context, node string) (v1alpha1.SpeakerReport, error) {
-	s, err := r.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
+func (r *rack) speaker(ctx context.Context, node string) (v1alpha1.SpeakerStatus, error) {
+	s, err := r.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 	if err != nil {
-		return v1alpha1.SpeakerReport{}, err
+		return v1alpha1.SpeakerStatus{}, err
 	}
 	return s.Status, nil
 }
 
-// awaitState waits until the speaker of a node is in a state, and returns its
-// reason.
+// awaitState waits until the speaker of a node is in a state, and returns why it is,
+// in its words.
 func (r *rack) awaitState(t *testing.T, node string, state v1alpha1.SpeakerState) string {
 	t.Helper()
-	var reason string
+	var message string
 	eventually(t, func(ctx context.Context) error {
 		report, err := r.speaker(ctx, node)
-		if err == nil && report.State != state {
-			err = fmt.Errorf("speaker of %s is %s (%s), want %s", node, report.State, report.Reason, state)
+		if err != nil {
+			return err
 		}
-		reason = report.Reason
-		return err
+		var now v1alpha1.SpeakerState
+		if now, message = report.State(); now != state {
+			return fmt.Errorf("speaker of %s is %s (%s), want %s", node, now, message, state)
+		}
+		return nil
 	})
-	return reason
+	return message
 }

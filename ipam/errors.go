@@ -26,7 +26,7 @@ func (e *TakenError) Error() string {
 // OutsideError says that no pool holds the address.
 type OutsideError struct{ Address netip.Addr }
 
-func (e *OutsideError) Error() string { return fmt.Sprintf("%s is in no IPPool", e.Address) }
+func (e *OutsideError) Error() string { return fmt.Sprintf("%s is in no LoadBalancerPool", e.Address) }
 
 // FamilyError says that the address is of a family that was not asked for.
 type FamilyError struct {
@@ -48,9 +48,9 @@ type ScopeError struct {
 
 func (e *ScopeError) Error() string {
 	if e.Named {
-		return fmt.Sprintf("%s is in IPPool %s, which is not among the pools named", e.Address, e.Pool)
+		return fmt.Sprintf("%s is in LoadBalancerPool %s, which is not among the pools named", e.Address, e.Pool)
 	}
-	return fmt.Sprintf("%s is in IPPool %s, which does not serve the owner", e.Address, e.Pool)
+	return fmt.Sprintf("%s is in LoadBalancerPool %s, which does not serve the owner", e.Address, e.Pool)
 }
 
 // DisabledError says that the address is in a pool that gives no more.
@@ -60,7 +60,7 @@ type DisabledError struct {
 }
 
 func (e *DisabledError) Error() string {
-	return fmt.Sprintf("%s is in IPPool %s, whose allocation is Disabled", e.Address, e.Pool)
+	return fmt.Sprintf("%s is in LoadBalancerPool %s, whose allocation is Disabled", e.Address, e.Pool)
 }
 
 // EdgeError says that the address is the first or last of a /24, and its pool does
@@ -71,7 +71,7 @@ type EdgeError struct {
 }
 
 func (e *EdgeError) Error() string {
-	return fmt.Sprintf("%s is an edge address, which IPPool %s excludes", e.Address, e.Pool)
+	return fmt.Sprintf("%s is an edge address, which LoadBalancerPool %s excludes", e.Address, e.Pool)
 }
 
 // ExhaustedError says that no pool has a free address of the family.
@@ -89,9 +89,9 @@ type ExhaustedError struct {
 
 func (e *ExhaustedError) Error() string {
 	if len(e.Full) == 0 {
-		return fmt.Sprintf("no IPPool gives %s addresses automatically", e.Family)
+		return fmt.Sprintf("no LoadBalancerPool gives %s addresses automatically", e.Family)
 	}
-	text := fmt.Sprintf("no %s address is free in IPPool %s", e.Family, strings.Join(e.Full, ", "))
+	text := fmt.Sprintf("no %s address is free in LoadBalancerPool %s", e.Family, strings.Join(e.Full, ", "))
 	if e.Resting.IsZero() {
 		return text
 	}

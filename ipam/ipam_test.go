@@ -187,7 +187,7 @@ func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
 		{"in a pool that gives on request only", pinned(v4, "198.51.100.7"), []string{"198.51.100.7"}, ""},
 		{"one family pinned, the other automatic", pinned(dual, "2001:db8::5"), []string{"2001:db8::5", "192.0.2.1"}, ""},
 		{"both families pinned", pinned(both, "2001:db8::5", "192.0.2.5"), []string{"192.0.2.5", "2001:db8::5"}, ""},
-		{"outside every pool", pinned(v4, "203.0.113.1"), nil, "203.0.113.1 is in no IPPool"},
+		{"outside every pool", pinned(v4, "203.0.113.1"), nil, "203.0.113.1 is in no LoadBalancerPool"},
 		{"held by another", pinned(v4, "192.0.2.9"), nil, "192.0.2.9 is held by other without the same sharing key"},
 		{"of a family not wanted", pinned(v4, "2001:db8::5"), nil, "2001:db8::5 is IPv6, and the owner wants [IPv4] only"},
 	} {
@@ -224,7 +224,7 @@ func TestPinningAnotherAddressFreesTheFormer(t *testing.T) {
 
 func TestAPoolThatGivesOnRequestIsPassedOver(t *testing.T) {
 	a := with(pool("ask", OnRequest, "192.0.2.1-192.0.2.9"))
-	if _, err := a.Assign("a", v4); err == nil || err.Error() != "no IPPool gives IPv4 addresses automatically" {
+	if _, err := a.Assign("a", v4); err == nil || err.Error() != "no LoadBalancerPool gives IPv4 addresses automatically" {
 		t.Fatalf("err = %v", err)
 	}
 }
@@ -233,7 +233,7 @@ func TestPoolsAreUsedInTheirOrder(t *testing.T) {
 	a := with(pool("first", Automatic, "198.51.100.1-198.51.100.1"), pool("second", Automatic, "192.0.2.1-192.0.2.1"))
 	mustAssign(t, a, "a", v4, "198.51.100.1")
 	mustAssign(t, a, "b", v4, "192.0.2.1")
-	if _, err := a.Assign("c", v4); err == nil || err.Error() != "no IPv4 address is free in IPPool first, second" {
+	if _, err := a.Assign("c", v4); err == nil || err.Error() != "no IPv4 address is free in LoadBalancerPool first, second" {
 		t.Fatalf("err = %v", err)
 	}
 }
@@ -286,10 +286,10 @@ func TestADisabledPoolGivesNoMoreAndTakesNothing(t *testing.T) {
 	a.SetPools([]Pool{pool("p", Disabled, "192.0.2.1-192.0.2.9")})
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	mustAssign(t, a, "n/a", pinned(v4, "192.0.2.1"), "192.0.2.1")
-	if _, err := a.Assign("n/b", pinned(v4, "192.0.2.2")); err == nil || err.Error() != "192.0.2.2 is in IPPool p, whose allocation is Disabled" {
+	if _, err := a.Assign("n/b", pinned(v4, "192.0.2.2")); err == nil || err.Error() != "192.0.2.2 is in LoadBalancerPool p, whose allocation is Disabled" {
 		t.Errorf("err = %v", err)
 	}
-	if _, err := a.Assign("n/b", named(v4, "p")); err == nil || err.Error() != "no IPPool gives IPv4 addresses automatically" {
+	if _, err := a.Assign("n/b", named(v4, "p")); err == nil || err.Error() != "no LoadBalancerPool gives IPv4 addresses automatically" {
 		t.Errorf("err = %v", err)
 	}
 }
@@ -300,7 +300,7 @@ func TestEdgeAddressesAreSkipped(t *testing.T) {
 	a := with(p)
 	mustAssign(t, a, "n/a", v4, "192.0.2.254")
 	mustAssign(t, a, "n/b", v4, "192.0.3.1")
-	if _, err := a.Assign("n/c", pinned(v4, "192.0.3.0")); err == nil || err.Error() != "192.0.3.0 is an edge address, which IPPool p excludes" {
+	if _, err := a.Assign("n/c", pinned(v4, "192.0.3.0")); err == nil || err.Error() != "192.0.3.0 is an edge address, which LoadBalancerPool p excludes" {
 		t.Errorf("err = %v", err)
 	}
 	p.SkipEdges = false

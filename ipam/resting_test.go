@@ -19,7 +19,7 @@ func TestARestingAddressIsGivenToNobodyElse(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.1"))
 	mustAssign(t, a, "a/b", v4, "192.0.2.1")
 	a.Free("a/b", addrs("192.0.2.1"), until)
-	fails(t, a, "a/c", v4, "no IPv4 address is free in IPPool p; one rests until 12:00:05")
+	fails(t, a, "a/c", v4, "no IPv4 address is free in LoadBalancerPool p; one rests until 12:00:05")
 	fails(t, a, "a/c", pinned(v4, "192.0.2.1"), "192.0.2.1 was Service a/b's until a moment ago, and rests until 12:00:05")
 	var e *ExhaustedError
 	if _, err := a.ReserveAny("a/r", "p", IPv4, "a/c"); !errors.As(err, &e) || !e.Resting.Equal(until) {
@@ -130,14 +130,14 @@ func TestEditsOfPoolsLeaveRestsPinsAndOccupationsAsTheyAre(t *testing.T) {
 	a.SetPools(nil)
 	a.SetPools([]Pool{p})
 	mustAssign(t, a, "n/c", v4, "192.0.2.4")
-	fails(t, a, "n/d", v4, "no IPv4 address is free in IPPool p; one rests until 12:00:05")
+	fails(t, a, "n/d", v4, "no IPv4 address is free in LoadBalancerPool p; one rests until 12:00:05")
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 }
 
 func TestARequestThatFailsLeavesTheRestAsItIs(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
 	a.Rest(addr("192.0.2.1"), "n/a", until)
-	fails(t, a, "n/a", both, "no IPPool gives IPv6 addresses automatically")
+	fails(t, a, "n/a", both, "no LoadBalancerPool gives IPv6 addresses automatically")
 	if got, want := a.Resting("p", 9), []Rested{{addr("192.0.2.1"), "n/a", until}}; !slices.Equal(got, want) {
 		t.Errorf("%v rests, want %v", got, want)
 	}
@@ -190,7 +190,7 @@ func TestAnOwnerKeepsItsAddressWhateverPoolsItNamesUnlessItChangedThem(t *testin
 		{"no pool may give to it", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")}, named(v4), []string{"192.0.2.1"}, ""},
 		{"a pin that it holds", []Pool{pool("q", Automatic, "192.0.2.1-192.0.2.9")}, pinned(named(v4, "p"), "192.0.2.1"), []string{"192.0.2.1"}, ""},
 		{"it changed the pools it names", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("q", Automatic, "198.51.100.1-198.51.100.9")}, strict(named(v4, "q")), []string{"198.51.100.1"}, ""},
-		{"it changed them, and pins what it holds", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")}, strict(pinned(named(v4, "q"), "192.0.2.1")), nil, "192.0.2.1 is in IPPool p, which is not among the pools named"},
+		{"it changed them, and pins what it holds", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")}, strict(pinned(named(v4, "q"), "192.0.2.1")), nil, "192.0.2.1 is in LoadBalancerPool p, which is not among the pools named"},
 		{"it changed them, and its address is in no pool", []Pool{pool("q", Automatic, "198.51.100.1-198.51.100.9")}, strict(named(v4, "q")), []string{"192.0.2.1"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

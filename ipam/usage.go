@@ -37,6 +37,24 @@ func (a *Allocator) Usage(pool string) map[Family]Usage {
 	return usage
 }
 
+// Full returns the families that the pool has addresses of, but none that an owner who names none would be given.
+func (a *Allocator) Full(pool string) []Family {
+	p := a.pools.byName[pool]
+	if p == nil {
+		return nil
+	}
+	var full []Family
+	for _, family := range []Family{IPv4, IPv6} {
+		if !p.has(family) {
+			continue
+		}
+		if _, free := a.next("", p, family); !free {
+			full = append(full, family)
+		}
+	}
+	return full
+}
+
 func (a *Allocator) usage(p *poolState, family Family) Usage {
 	s := p.stock(family)
 	u := Usage{Total: new(big.Int), Assigned: s.assigned, Excluded: new(big.Int).Set(s.used)}

@@ -61,7 +61,7 @@ func TestAPinOnAnAddressInUseElsewhereIsRefusedAndSaysWhose(t *testing.T) {
 	a.SetUsed(used("the InternalIP of node n1", "192.0.2.1-192.0.2.1", "198.51.100.1-198.51.100.1"))
 	fails(t, a, "n/a", pinned(v4, "192.0.2.1"), "192.0.2.1 is the InternalIP of node n1")
 	fails(t, a, "n/a", pinned(v4, "198.51.100.1"), "198.51.100.1 is the InternalIP of node n1")
-	fails(t, a, "n/a", pinned(named(v4, "off"), "192.0.2.1"), "192.0.2.1 is in IPPool p, which is not among the pools named")
+	fails(t, a, "n/a", pinned(named(v4, "off"), "192.0.2.1"), "192.0.2.1 is in LoadBalancerPool p, which is not among the pools named")
 	var e *UsedError
 	if err := a.Hold("n/a", addr("192.0.2.1"), Terms{}); !errors.As(err, &e) || e.By != "the InternalIP of node n1" {
 		t.Errorf("hold: %v, want whose it is", err)
@@ -181,10 +181,10 @@ func TestAutomaticAllocationPassesOverWhatOthersPin(t *testing.T) {
 	if got, err := a.ReserveAny("n/s", "p", IPv4, ""); err != nil || got != addr("192.0.2.3") {
 		t.Errorf("reserve any: %v, %v, want 192.0.2.3", got, err)
 	}
-	fails(t, a, "n/b", v4, "no IPv4 address is free in IPPool p")
+	fails(t, a, "n/b", v4, "no IPv4 address is free in LoadBalancerPool p")
 	mustAssign(t, a, "n/pins", pinned(v4, "192.0.2.1"), "192.0.2.1")
 	a.Release("n/pins")
-	fails(t, a, "n/b", v4, "no IPv4 address is free in IPPool p")
+	fails(t, a, "n/b", v4, "no IPv4 address is free in LoadBalancerPool p")
 	mustAssign(t, a, "n/pins", v4, "192.0.2.1") // to itself it may be given all the same
 	a.Release("n/pins")
 	if !a.SetPins("n/pins", nil) {

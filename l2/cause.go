@@ -1,7 +1,18 @@
 package l2
 
+import "strings"
+
 // Cause is why a group came, went, or is announced again. The values are labels of metrics.
 type Cause string
+
+// Reason is the cause in CamelCase, as conditions, events and L2Owners have it.
+func (c Cause) Reason() string {
+	var reason strings.Builder
+	for word := range strings.SplitSeq(string(c), "_") {
+		reason.WriteString(strings.ToUpper(word[:min(1, len(word))]) + word[min(1, len(word)):])
+	}
+	return reason.String()
+}
 
 // The causes of moves and of peers' changes.
 const (

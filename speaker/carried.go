@@ -97,7 +97,7 @@ func (p *planner) minds(group Group, plan *Plan) {
 	if err != nil && !errors.Is(err, ipvs.ErrPending) && !p.forwarder.fails() { // else the report says it once
 		complaint = fmt.Sprintf("IPVS: %v", err)
 	}
-	p.reporter.complain("IPVS "+group.ID, complaint)
+	p.reporter.complain(reasonIPVS, group.ID, complaint)
 	if carries || needed(group.Services, p.world.Snapshot) == 0 {
 		return
 	}
@@ -129,7 +129,7 @@ func (p *planner) reviewPods() {
 	if len(prefixes) == 0 {
 		complaint = "IPVS: this Node has no spec.podCIDRs, so its pods are not known: under externalTrafficPolicy Local they reach endpoints as clients from outside do, and not themselves; give speakers --pod-cidrs"
 	}
-	p.reporter.complain("pods", complaint)
+	p.reporter.complain(reasonPodsUnknown, "", complaint)
 	p.forwarder.setPods(prefixes)
 }
 

@@ -36,7 +36,7 @@ func (c *conflicts) note(o l2.Observation, now time.Time) {
 	if c.seen == nil {
 		c.seen = map[netip.Addr]conflictSeen{}
 	}
-	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), Node: o.Node, MAC: o.MAC.String(), Interface: o.Interface}, now}
+	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), NodeName: o.Node, MAC: o.MAC.String(), Interface: o.Interface}, now}
 }
 
 // current returns those of the last minute by address, the latest 64 when there

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/guard"
@@ -27,12 +28,12 @@ import (
 // forwardingWorld has a pool of IPVS and one of kube-proxy; n1 can forward with all schedulers.
 func forwardingWorld() World {
 	snapshot, _ := config.Compile(config.Objects{
-		Pools: []*v1alpha1.IPPool{
-			{ObjectMeta: named("ours"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8::/64"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: "wlc"}}},
-			{ObjectMeta: named("theirs"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}},
-		},
-		L2Advertisements:  []*v1alpha1.L2Advertisement{{ObjectMeta: named("all")}},
-		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all")}},
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
+			{ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8::/64"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: "wlc"}}},
+			{ObjectMeta: named("theirs"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}},
+		}),
+		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{{ObjectMeta: named("all")}}),
+		RouteAnnouncements:   v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("all")}}),
 	})
 	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Forwards: true, Capabilities: capability(ipvs.Schedulers...)}
 }

@@ -274,13 +274,13 @@ func (f *forwarder) schedulers() (able []string, lacking string) {
 	return f.able, f.lacking
 }
 
-// report is the part of the SpeakerStatus.
-func (f *forwarder) report() *v1alpha1.IPVSReport {
+// report is the part of the Speaker's status, with what the node lacks, if it was asked to forward.
+func (f *forwarder) report() (report v1alpha1.IPVSReport, lacking string, asked bool) {
 	if f == nil {
-		return nil
+		return report, "", false
 	}
 	able, lacking := f.schedulers()
-	return &v1alpha1.IPVSReport{Schedulers: able, Reason: lacking[:min(len(lacking), longestMessage)], VirtualServers: int32(f.ipvs.Served())}
+	return v1alpha1.IPVSReport{Schedulers: able, VirtualServers: new(int32(f.ipvs.Served()))}, lacking, true
 }
 
 // fails tells whether IPVS does as a whole, or was not tried yet: then it says nothing of one frontend.

@@ -57,7 +57,7 @@ func (p *planner) reviewKey() {
 			p.keyed = true
 			p.l2.SetKeys(keys)
 			p.reporter.setKeys(fingerprints(keys))
-			p.reporter.complain("hello key", "")
+			p.reporter.complain(reasonNoHelloKey, "", "")
 			return
 		}
 	}
@@ -65,7 +65,7 @@ func (p *planner) reviewKey() {
 	if p.keyed {
 		consequence = "the speaker goes on with the key it has"
 	}
-	p.reporter.complain("hello key", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
+	p.reporter.complain(reasonNoHelloKey, "", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
 		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
 }
 

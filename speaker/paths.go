@@ -76,7 +76,7 @@ func (p *paths) complaints() []string {
 	var found []string
 	for _, s := range p.engine.Status() {
 		if s.Err != "" {
-			found = append(found, fmt.Sprintf("BFD with BGPPeer %s: %s", s.Peer, s.Err))
+			found = append(found, fmt.Sprintf("BFD with BGPNeighbor %s: %s", s.Peer, s.Err))
 		}
 	}
 	return found
@@ -92,6 +92,8 @@ func lowestTTL(p bgp.Peer) uint8 {
 	switch {
 	case p.EBGPMultihop > 0:
 		return 255 - p.EBGPMultihop + 1
+	case p.TTLSecurityHops > 1:
+		return 255 - p.TTLSecurityHops + 1
 	case external || p.Address.IsLinkLocalUnicast():
 		return 0
 	}

@@ -28,7 +28,7 @@ type Service struct {
 	Local bool
 	// SharingKey of the Service; without the same key no two share an address.
 	SharingKey string
-	// Labels of the Service, which advertisements may ask for.
+	// Labels of the Service, which announcements may ask for.
 	Labels map[string]string
 	// Created tells the older of two Services.
 	Created time.Time
@@ -67,6 +67,15 @@ type Group struct {
 	Marks map[ipvs.Frontend]uint32
 }
 
+// names are namespace/name of each Service.
+func (g Group) names() []string {
+	names := make([]string, 0, len(g.Services))
+	for _, s := range g.Services {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
 // Node is what a plan needs to know of a node.
 type Node struct {
 	Labels map[string]string
@@ -95,7 +104,7 @@ type World struct {
 // Plan is what this node must do for a group.
 type Plan struct {
 	// L2 by the ID of the part of the group: the addresses that the same
-	// advertisements select are announced and moved together.
+	// announcements select are announced and moved together.
 	L2  map[string]l2.Desired
 	BGP bgp.Desired
 	// Forwarding is what this node's own data plane does.
@@ -187,15 +196,15 @@ func planL2(group Group, won []Service, serving map[string]Node, world World) ma
 	parts := map[string]l2.Desired{}
 	needs := needed(won, world.Snapshot)
 	for _, address := range group.Addresses {
-		advertisements := world.Snapshot.L2For(address, labelsAt(address, won)...)
-		if len(advertisements) == 0 || len(serving) == 0 {
+		announcements := world.Snapshot.L2For(address, labelsAt(address, won)...)
+		if len(announcements) == 0 || len(serving) == 0 {
 			continue
 		}
-		id := partID(group, advertisements)
+		id := partID(group, announcements)
 		part, known := parts[id]
 		if !known {
-			part = l2.Desired{Interfaces: interfaces(advertisements, world), Candidates: candidates(advertisements, serving), Needs: needs}
-			part.Preferred = preferred(advertisements, part.Candidates, serving)
+			part = l2.Desired{Interfaces: interfaces(announcements, world), Candidates: candidates(announcements, serving), Needs: needs}
+			part.Preferred = preferred(announcements, part.Candidates, serving)
 		}
 		if len(part.Candidates) == 0 {
 			continue
@@ -217,28 +226,28 @@ func labelsAt(address netip.Addr, services []Service) []labels.Set {
 	return found
 }
 
-// partID names the part of the group that these advertisements select, in the same
+// partID names the part of the group that these announcements select, in the same
 // way on every node.
-func partID(group Group, advertisements []*config.L2Advertisement) string {
-	names := make([]string, 0, len(advertisements))
-	for _, a := range advertisements {
+func partID(group Group, announcements []*config.SegmentAnnouncement) string {
+	names := make([]string, 0, len(announcements))
+	for _, a := range announcements {
 		names = append(names, a.Name)
 	}
 	return group.ID + " " + strings.Join(names, ",")
 }
 
-// selects tells whether the advertisement is one of those that select the part.
-func selects(part, advertisement string) bool {
+// selects tells whether the announcement is one of those that select the part.
+func selects(part, announcement string) bool {
 	_, names, _ := strings.Cut(part, " ")
-	return slices.Contains(strings.Split(names, ","), advertisement)
+	return slices.Contains(strings.Split(names, ","), announcement)
 }
 
 // candidates returns the serving nodes that are not excluded and that one of the
-// advertisements selects.
-func candidates(advertisements []*config.L2Advertisement, serving map[string]Node) []string {
+// announcements selects.
+func candidates(announcements []*config.SegmentAnnouncement, serving map[string]Node) []string {
 	var names []string
 	for name, node := range serving {
-		if node.Excluded == "" && slices.ContainsFunc(advertisements, func(a *config.L2Advertisement) bool { return a.Nodes.Matches(node.Labels) }) {
+		if node.Excluded == "" && slices.ContainsFunc(announcements, func(a *config.SegmentAnnouncement) bool { return a.Nodes.Matches(labels.Set(node.Labels)) }) {
 			names = append(names, name)
 		}
 	}
@@ -247,11 +256,11 @@ func candidates(advertisements []*config.L2Advertisement, serving map[string]Nod
 }
 
 // preferred returns the candidates' weights, without those of 0.
-func preferred(advertisements []*config.L2Advertisement, candidates []string, serving map[string]Node) map[string]int32 {
+func preferred(announcements []*config.SegmentAnnouncement, candidates []string, serving map[string]Node) map[string]int32 {
 	var weights map[string]int32
 	for _, name := range candidates {
 		var sum int32
-		for _, a := range advertisements {
+		for _, a := range announcements {
 			if node := labels.Set(serving[name].Labels); a.Nodes.Matches(node) {
 				sum += a.Weight(node)
 			}
@@ -266,14 +275,14 @@ func preferred(advertisements []*config.L2Advertisement, candidates []string, se
 	return weights
 }
 
-// interfaces returns the patterns of the advertisements that select this node; ""
+// interfaces returns the patterns of the announcements that select this node; ""
 // stands for the default interfaces, and none for nothing else.
-func interfaces(advertisements []*config.L2Advertisement, world World) []string {
+func interfaces(announcements []*config.SegmentAnnouncement, world World) []string {
 	var patterns []string
 	self := world.Nodes[world.Self]
-	for _, a := range advertisements {
+	for _, a := range announcements {
 		switch {
-		case !a.Nodes.Matches(self.Labels):
+		case !a.Nodes.Matches(labels.Set(self.Labels)):
 		case len(a.Interfaces) == 0:
 			patterns = append(patterns, "")
 		default:

@@ -13,6 +13,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -32,8 +33,8 @@ func set(names ...string) map[string]bool {
 	return s
 }
 
-func rack(name string) []metav1.LabelSelector {
-	return []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": name}}}
+func rack(name string) *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchLabels: map[string]string{"rack": name}}
 }
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
@@ -41,31 +42,31 @@ func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name}
 // The world of the tests: n1 and n2 in rack a, n3 in rack b, n4 excluded.
 func world(self string) World {
 	snapshot, _ := config.Compile(config.Objects{
-		Pools: []*v1alpha1.IPPool{
-			{ObjectMeta: named("l2"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24", "2001:db8:2::/64"}}},
-			{ObjectMeta: named("l2-rack-a"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.3.0/24"}}},
-			{ObjectMeta: named("twice"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.4.0/24"}}},
-			{ObjectMeta: named("bgp"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24", "2001:db8:100::/64"}}},
-			{ObjectMeta: named("both"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"203.0.113.0/24"}}},
-			{ObjectMeta: named("picky"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.5.0/24"}}},
-			{ObjectMeta: named("silent"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"10.0.0.0/24"}}},
-		},
-		L2Advertisements: []*v1alpha1.L2Advertisement{
-			{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2", "both"}}},
-			{ObjectMeta: named("rack-a"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"l2-rack-a"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
-			{ObjectMeta: named("l2-too"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"twice"}}},
-			{ObjectMeta: named("rack-a-too"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"twice"}, NodeSelectors: rack("a"), Interfaces: []string{"eth1"}}},
-			{ObjectMeta: named("web-only"), Spec: v1alpha1.L2AdvertisementSpec{Pools: []string{"picky"},
-				ServiceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "web"}}, {MatchLabels: map[string]string{"tier": "edge"}}},
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
+			{ObjectMeta: named("l2"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"}}},
+			{ObjectMeta: named("l2-rack-a"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.3.0/24"}}},
+			{ObjectMeta: named("twice"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.4.0/24"}}},
+			{ObjectMeta: named("bgp"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24", "2001:db8:100::/64"}}},
+			{ObjectMeta: named("both"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0/24"}}},
+			{ObjectMeta: named("picky"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.5.0/24"}}},
+			{ObjectMeta: named("silent"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.0.0/24"}}},
+		}),
+		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{
+			{ObjectMeta: named("l2"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"l2", "both"}}},
+			{ObjectMeta: named("rack-a"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"l2-rack-a"}, NodeSelector: rack("a"), Interfaces: []string{"eth1"}}},
+			{ObjectMeta: named("l2-too"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"twice"}}},
+			{ObjectMeta: named("rack-a-too"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"twice"}, NodeSelector: rack("a"), Interfaces: []string{"eth1"}}},
+			{ObjectMeta: named("web-only"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"picky"},
+				ServiceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "edge"}}}},
 				PreferredNodes: []v1alpha1.PreferredNode{
-					{Weight: 10, NodeSelector: rack("a")[0]}, {Weight: 5, NodeSelector: metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}}}, {Weight: 100, NodeSelector: rack("c")[0]},
+					{Weight: 10, NodeSelector: rack("a")}, {Weight: 5, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}}}, {Weight: 100, NodeSelector: rack("c")},
 				}}},
-		},
-		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
-			{ObjectMeta: named("bgp"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"bgp"}, Peers: []string{"tor"}}},
-			{ObjectMeta: named("both"), Spec: v1alpha1.BGPAdvertisementSpec{Pools: []string{"both"}, NodeSelectors: rack("b")}},
-		},
-		BGPPeers: []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}}},
+		}),
+		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{
+			{ObjectMeta: named("bgp"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"bgp"}, NeighborNames: []string{"tor"}}},
+			{ObjectMeta: named("both"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"both"}, NodeSelector: rack("b")}},
+		}),
+		BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}}),
 	})
 	return World{Self: self, Snapshot: snapshot, Nodes: map[string]Node{
 		"n1": {Labels: map[string]string{"rack": "a"}}, "n2": {Labels: map[string]string{"rack": "a", "fast": "yes"}},
@@ -97,7 +98,7 @@ func TestPlanGroup(t *testing.T) {
 		{"an address that nothing selects is not announced", "n1", one(false, "10.0.0.1"), nil, Plan{}},
 		{"node selectors choose the candidates, and the interface is theirs", "n1", one(false, "192.0.3.1"), nil,
 			Plan{L2: l2plan("g rack-a", l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}})}},
-		{"routes go to the peers of the advertisement", "n3", one(false, "198.51.100.1", "2001:db8:100::1"), nil,
+		{"routes go to the peers of the announcement", "n3", one(false, "198.51.100.1", "2001:db8:100::1"), nil,
 			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}}}},
 		{"an excluded node keeps its routes in the plan, for its driver to withdraw them in good order", "n4", one(false, "198.51.100.1"), nil,
 			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}}},
@@ -118,12 +119,12 @@ func TestPlanGroup(t *testing.T) {
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
 			map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
 			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
-		{"addresses that differ in their advertisements are announced apart", "n1", one(false, "192.0.2.1", "192.0.3.1"), nil,
+		{"addresses that differ in their announcements are announced apart", "n1", one(false, "192.0.2.1", "192.0.3.1"), nil,
 			Plan{L2: map[string]l2.Desired{
 				"g l2":     {Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
 				"g rack-a": {Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
 			}}},
-		{"two advertisements of one pool are both acted on", "n1", one(false, "192.0.4.1"), nil,
+		{"two announcements of one pool are both acted on", "n1", one(false, "192.0.4.1"), nil,
 			Plan{L2: l2plan("g l2-too,rack-a-too", l2.Desired{Addresses: addrs("192.0.4.1"), Interfaces: []string{"", "eth1"}, Candidates: []string{"n1", "n2", "n3"}})}},
 		{"an address given twice is announced for the older Service only", "n1",
 			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
@@ -46,7 +47,7 @@ type planner struct {
 
 	groups  *groups
 	world   World
-	asked   map[string]string   // values of the annotation rebalance, by L2Advertisement
+	asked   map[string]string   // values of the annotation rebalance, by SegmentAnnouncement
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
 	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
@@ -72,6 +73,7 @@ const (
 	settingsChanged
 	nodesChanged
 	keyChanged
+	speakerChanged // the object of this node
 	dataPathChanged
 	forwarderChanged
 	forwardedChanged // of the address in place of the Service
@@ -121,13 +123,26 @@ func (p *planner) watch() error {
 		p.sources.slice:   endpoints,
 		p.sources.secret:  to(keyChanged),
 	}
-	handlers[p.sources.status] = func(any) { p.reporter.poke() }
-	for _, i := range p.sources.settings {
-		handlers[i] = to(settingsChanged)
-	}
+	handlers[p.sources.status] = to(speakerChanged)
+	handlers[p.sources.password] = to(settingsChanged)
 	for informer, handle := range handlers {
 		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: handle, UpdateFunc: func(_, o any) { handle(o) }, DeleteFunc: handle,
+		}); err != nil {
+			return fmt.Errorf("watch: %w", err)
+		}
+	}
+	settings := to(settingsChanged)
+	for _, i := range p.sources.settings {
+		if _, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: settings, DeleteFunc: settings,
+			UpdateFunc: func(before, after any) {
+				b, okB := before.(metav1.Object)
+				a, okA := after.(metav1.Object)
+				if okA && okB && config.Differ(b, a) {
+					settings(after)
+				}
+			},
 		}); err != nil {
 			return fmt.Errorf("watch: %w", err)
 		}
@@ -170,7 +185,7 @@ func (p *planner) begin() {
 	}
 	p.reviewUsed()
 	p.syncPeers()
-	p.asked = askedToRebalance(p.sources.objects().L2Advertisements)
+	p.asked = askedToRebalance(p.sources.objects().SegmentAnnouncements)
 	for _, key := range p.sources.service.GetStore().ListKeys() {
 		p.reviewService(key)
 	}
@@ -201,8 +216,10 @@ func (p *planner) run(ctx context.Context) {
 		case rivalsChanged:
 			p.syncPeers()
 			p.reporter.poke()
-		case nodesChanged:
+		case speakerChanged:
 			p.reviewRouterID()
+			p.reporter.poke() // perhaps it was deleted
+		case nodesChanged:
 			p.reviewPods()
 			nodes, used := p.nodes(), p.reviewUsed()
 			if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
@@ -265,13 +282,13 @@ func (p *planner) reviewService(key string) {
 	}
 	// Last, so that an address that went to another group stays announced.
 	for _, id := range gone {
-		p.syncL2(id, nil)
+		p.syncL2(id, nil, nil)
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
 		p.forwarder.sync(id, Forwarding{})
 		p.carried.forget(id)
-		p.reporter.complain("IPVS "+id, "")
-		p.reporter.complain("in use "+id, "")
+		p.reporter.complain(reasonIPVS, id, "")
+		p.reporter.complain(reasonAddressInUse, id, "")
 	}
 	p.reporter.poke()
 }
@@ -287,7 +304,7 @@ func (p *planner) replan() {
 
 func (p *planner) plan(group Group) {
 	group, inUse := group.unused(p.world.Used)
-	p.reporter.complain("in use "+group.ID, inUse)
+	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
 	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range group.Services {
 		if s.Local {
@@ -299,7 +316,7 @@ func (p *planner) plan(group Group) {
 	p.unserved.Sync(group.ID, plan.Routed()) // first: what is announced is sent here
 	p.forward(group, plan.Forwarding)
 	p.minds(group, &plan)
-	p.syncL2(group.ID, plan.L2)
+	p.syncL2(group.ID, group.names(), plan.L2)
 	p.bgp.Sync(group.ID, plan.BGP)
 	for part := range plan.L2 {
 		p.reporter.remember(part, group)
@@ -307,33 +324,33 @@ func (p *planner) plan(group Group) {
 }
 
 // syncL2 replaces what layer 2 knows of a group.
-func (p *planner) syncL2(group string, parts map[string]l2.Desired) {
+func (p *planner) syncL2(group string, services []string, parts map[string]l2.Desired) {
 	before := p.parts[group]
 	delete(p.parts, group)
 	for part, desired := range parts {
-		p.mirror.Show(part, desired.Addresses)
+		p.mirror.Show(part, services, desired.Addresses)
 		p.l2.Sync(part, desired)
 		p.parts[group] = append(p.parts[group], part)
 	}
 	for _, part := range before {
 		if _, still := parts[part]; !still {
 			p.l2.Sync(part, l2.Desired{})
-			p.mirror.Show(part, nil)
+			p.mirror.Show(part, nil, nil)
 			p.reporter.forget(part)
 		}
 	}
 }
 
-// rebalance moves the groups of each L2Advertisement whose annotation changed to the
+// rebalance moves the groups of each SegmentAnnouncement whose annotation changed to the
 // nodes that come first for them.
 func (p *planner) rebalance() {
 	before := p.asked
-	p.asked = askedToRebalance(p.sources.objects().L2Advertisements)
+	p.asked = askedToRebalance(p.sources.objects().SegmentAnnouncements)
 	for name, value := range p.asked {
 		if value == before[name] {
 			continue
 		}
-		p.Logger.Info("rebalancing", "l2advertisement", name)
+		p.Logger.Info("rebalancing", "segmentannouncement", name)
 		for _, parts := range p.parts {
 			for _, part := range parts {
 				if selects(part, name) {
@@ -344,9 +361,9 @@ func (p *planner) rebalance() {
 	}
 }
 
-func askedToRebalance(advertisements []*v1alpha1.L2Advertisement) map[string]string {
+func askedToRebalance(announcements []*v1alpha1.SegmentAnnouncement) map[string]string {
 	asked := map[string]string{}
-	for _, a := range advertisements {
+	for _, a := range announcements {
 		if value, ok := a.Annotations[v1alpha1.AnnotationRebalance]; ok {
 			asked[a.Name] = value
 		}
@@ -362,15 +379,16 @@ func (p *planner) syncPeers() {
 	p.bgp.SyncPeers(peers)
 }
 
-// reviewRouterID follows the annotation of this Node. One that is gone changes nothing: its routes are
-// withdrawn in good order.
+// reviewRouterID follows this node's Speaker. When the Node is gone, and the Speaker with it, nothing changes: its routes
+// are withdrawn in good order.
 func (p *planner) reviewRouterID() {
-	node := p.sources.nodeObject(p.Node)
-	if node == nil {
+	if p.sources.nodeObject(p.Node) == nil {
 		return
 	}
-	id, complaint := askedRouterID(node, p.routerID)
-	p.reporter.complain("router ID", complaint)
+	speaker := p.sources.self(p.Node)
+	id, complaint := askedRouterID(speaker, p.routerID)
+	p.reporter.complain(reasonInvalidRouterID, "", complaint)
+	p.reporter.setRouterID(id)
 	if err := p.bgp.SetRouterID(id); err != nil {
 		p.Logger.Error("router ID", "error", err)
 	}
@@ -395,7 +413,7 @@ func (p *planner) reviewState() {
 	case !p.keyed:
 		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")
 	default:
-		p.become(v1alpha1.SpeakerReady, "")
+		p.become(v1alpha1.SpeakerAnnouncing, "")
 	}
 }
 
@@ -438,7 +456,7 @@ func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 	}
 	p.Logger.Info("state", "state", state, "reason", reason)
 	switch state {
-	case v1alpha1.SpeakerReady:
+	case v1alpha1.SpeakerAnnouncing:
 		p.l2.SetState(l2.Ready)
 		p.bgp.Resume()
 	case v1alpha1.SpeakerLeaving:
@@ -450,7 +468,7 @@ func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 	case v1alpha1.SpeakerStarting:
 		p.l2.SetState(l2.Starting)
 		p.bgp.Resume() // it needs no key
-	case v1alpha1.SpeakerStopped:
+	case v1alpha1.SpeakerStopped, v1alpha1.SpeakerReplaced, v1alpha1.SpeakerPending:
 	}
 }
 

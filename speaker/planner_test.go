@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
 // idlePlanner returns a planner whose informers and drivers do not run.
@@ -112,10 +113,10 @@ func TestAServiceIsPlannedAnewWhenTheTimeOfAnEndpointIsUp(t *testing.T) {
 			Ports:      []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
 			Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{"10.0.1.1"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &yes}}},
 		}),
-		p.sources.pool.GetStore().Add(&v1alpha1.IPPool{ObjectMeta: named("ours"), Spec: v1alpha1.IPPoolSpec{
-			Addresses: []string{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS,
-			IPVS: &v1alpha1.IPVSSettings{DrainTimeout: &metav1.Duration{Duration: time.Millisecond}},
-		}}),
+		p.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
+			Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS,
+			IPVS: &v1alpha1.IPVSSettings{DrainTimeout: "1ms"},
+		}})),
 	); err != nil {
 		t.Fatal(err)
 	}

@@ -188,7 +188,7 @@ func (h held) reason() string {
 	if !h.peer.Address.IsValid() {
 		router = "the router on " + h.peer.Interface
 	}
-	return fmt.Sprintf("another BGP speaker on this node (MetalLB's, for one) has a session with %s, and a router takes one per node; end that one, or leave this BGPPeer to other nodes with nodeSelectors", router)
+	return fmt.Sprintf("another BGP speaker on this node (MetalLB's, for one) has a session with %s, and a router takes one per node; end that one, or leave this BGPNeighbor to other nodes with nodeSelector", router)
 }
 
 // reports are those of the peers that are held back, by name. A nil rivals holds none.
@@ -200,13 +200,15 @@ func (v *rivals) reports() []v1alpha1.SessionReport {
 	defer v.mu.Unlock()
 	var reports []v1alpha1.SessionReport
 	for name, h := range v.held {
-		since := metav1.NewTime(h.since.Truncate(time.Second))
-		report := v1alpha1.SessionReport{Peer: name, State: "Idle", Since: &since, LastError: h.reason()}
+		report := v1alpha1.SessionReport{
+			NeighborName: name, Address: new(""), State: v1alpha1.SessionDown,
+			LastTransitionTime: new(metav1.NewTime(h.since.Truncate(time.Second))), LastError: h.reason(),
+		}
 		if h.peer.Address.IsValid() {
-			report.Address = h.peer.Address.String()
+			report.Address = new(h.peer.Address.String())
 		}
 		reports = append(reports, report)
 	}
-	slices.SortFunc(reports, func(a, b v1alpha1.SessionReport) int { return cmp.Compare(a.Peer, b.Peer) })
+	slices.SortFunc(reports, func(a, b v1alpha1.SessionReport) int { return cmp.Compare(a.NeighborName, b.NeighborName) })
 	return reports
 }

@@ -107,10 +107,10 @@ func TestAPeerThatIsHeldBackIsReportedWithWhatToDo(t *testing.T) {
 	s.now = func() time.Time { return began.Add(time.Hour) }
 	s.sync()
 	since := metav1.NewTime(began.Truncate(time.Second))
-	const rest = ", and a router takes one per node; end that one, or leave this BGPPeer to other nodes with nodeSelectors"
+	const rest = ", and a router takes one per node; end that one, or leave this BGPNeighbor to other nodes with nodeSelector"
 	want := []v1alpha1.SessionReport{
-		{Peer: "link", State: "Idle", Since: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with the router on eth1" + rest},
-		{Peer: "tor", Address: "172.30.0.1", State: "Idle", Since: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with 172.30.0.1" + rest},
+		{NeighborName: "link", Address: new(""), State: "Down", LastTransitionTime: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with the router on eth1" + rest},
+		{NeighborName: "tor", Address: new("172.30.0.1"), State: "Down", LastTransitionTime: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with 172.30.0.1" + rest},
 	}
 	if diff := cmp.Diff(want, s.reports()); diff != "" {
 		t.Error(diff)

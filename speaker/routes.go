@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/bgp/community"
 	"github.com/berth-lb/berth/config"
@@ -21,18 +23,18 @@ func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoint
 		return desired
 	}
 	for _, address := range group.Addresses {
-		by := map[netip.Prefix][]*config.BGPAdvertisement{} // in order of precedence
+		by := map[netip.Prefix][]*config.RouteAnnouncement{} // in order of precedence
 		for _, a := range world.Snapshot.BGPFor(address, labelsAt(address, won)...) {
-			if !a.Nodes.Matches(self.Labels) {
-				continue
+			if !a.Nodes.Matches(labels.Set(self.Labels)) || !a.AllNeighbors && len(a.Neighbors()) == 0 {
+				continue // no peers would stand for all of them
 			}
 			for _, prefix := range prefixesOf(a, address, world) {
 				by[prefix] = append(by[prefix], a)
 			}
 		}
 		weight := localEndpoints(address, won, endpoints, world.Self)
-		for prefix, advertisements := range by {
-			desired.Routes = append(desired.Routes, routes(prefix, advertisements, weight, world)...)
+		for prefix, announcements := range by {
+			desired.Routes = append(desired.Routes, routes(prefix, announcements, weight, world)...)
 		}
 	}
 	slices.SortFunc(desired.Routes, func(a, b bgp.Route) int {
@@ -41,9 +43,9 @@ func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoint
 	return desired
 }
 
-// prefixesOf returns what an advertisement announces for an address. An aggregate that holds an address in use elsewhere
+// prefixesOf returns what an announcement announces for an address. An aggregate that holds an address in use elsewhere
 // would draw that one's packets here; the single address takes its place.
-func prefixesOf(a *config.BGPAdvertisement, address netip.Addr, world World) []netip.Prefix {
+func prefixesOf(a *config.RouteAnnouncement, address netip.Addr, world World) []netip.Prefix {
 	prefixes := world.Snapshot.Prefixes(a, address)
 	if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() && world.Used.Overlaps(p) }) {
 		return []netip.Prefix{netip.PrefixFrom(address, address.BitLen())}
@@ -51,18 +53,17 @@ func prefixesOf(a *config.BGPAdvertisement, address netip.Addr, world World) []n
 	return prefixes
 }
 
-// routes says what the peers of this node are told of a prefix that these advertisements
+// routes says what the peers of this node are told of a prefix that these announcements
 // select.
-func routes(prefix netip.Prefix, advertisements []*config.BGPAdvertisement, weight uint32, world World) []bgp.Route {
-	first := advertisements[0].Peers
-	if !slices.ContainsFunc(advertisements, func(a *config.BGPAdvertisement) bool { return !slices.Equal(a.Peers, first) }) {
-		peers := slices.Sorted(slices.Values(first))
-		return []bgp.Route{{Prefix: prefix, Peers: peers, Attributes: attributes(advertisements, weight)}}
+func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weight uint32, world World) []bgp.Route {
+	first := told(announcements[0])
+	if !slices.ContainsFunc(announcements, func(a *config.RouteAnnouncement) bool { return !slices.Equal(told(a), first) }) {
+		return []bgp.Route{{Prefix: prefix, Peers: first, Attributes: attributes(announcements, weight)}}
 	}
 	var found []bgp.Route
-	for _, peer := range world.Snapshot.PeersOf(world.Nodes[world.Self].Labels) {
-		tells := slices.DeleteFunc(slices.Clone(advertisements), func(a *config.BGPAdvertisement) bool {
-			return len(a.Peers) > 0 && !slices.Contains(a.Peers, peer.Name)
+	for _, peer := range world.Snapshot.NeighborsOf(world.Nodes[world.Self].Labels) {
+		tells := slices.DeleteFunc(slices.Clone(announcements), func(a *config.RouteAnnouncement) bool {
+			return !a.To(peer.Name)
 		})
 		if len(tells) == 0 {
 			continue
@@ -81,11 +82,19 @@ func routes(prefix netip.Prefix, advertisements []*config.BGPAdvertisement, weig
 	return found
 }
 
-// attributes unites what advertisements say, in order of precedence: all communities, and
+// told are the peers to which an announcement announces, as a route has them: none stands for all.
+func told(a *config.RouteAnnouncement) []string {
+	if a.AllNeighbors {
+		return nil
+	}
+	return a.Neighbors()
+}
+
+// attributes unites what announcements say, in order of precedence: all communities, and
 // of the rest what the first says that says anything.
-func attributes(advertisements []*config.BGPAdvertisement, weight uint32) bgp.Attributes {
+func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.Attributes {
 	var united bgp.Attributes
-	for _, a := range advertisements {
+	for _, a := range announcements {
 		united.LocalPref = cmp.Or(united.LocalPref, a.LocalPref)
 		united.MED = cmp.Or(united.MED, a.MED)
 		if united.Prepend == 0 && a.Prepend != nil {
@@ -125,14 +134,14 @@ func PlanPeers(world World) []bgp.Peer {
 		return nil
 	}
 	var peers []bgp.Peer
-	for _, p := range world.Snapshot.PeersOf(self.Labels) {
+	for _, p := range world.Snapshot.NeighborsOf(self.Labels) {
 		peer := bgp.Peer{
-			Name: p.Name, Address: p.Address, Interface: p.Interface, Prefix: p.Prefix, Passive: p.Passive, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.PeerASN,
+			Name: p.Name, Address: p.Address, Interface: p.Interface, Prefix: p.Prefix, Passive: p.Accept, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.RemoteASN,
 			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
-			EBGPMultihop: p.EBGPMultihop, TTLSecurity: p.TTLSecurity, SourceAddress: p.SourceAddress, VRF: p.VRF,
+			EBGPMultihop: p.EBGPMultihop, TTLSecurityHops: p.TTLSecurityHops, SourceAddress: p.SourceAddress, VRF: p.VRF,
 			Password: p.Password, IPv4: p.IPv4, IPv6: p.IPv6, GracefulRestart: p.GracefulRestart,
 		}
-		if p.PeerASN == 0 {
+		if p.RemoteASN == 0 {
 			peer.PeerType = bgp.Internal
 			if p.External {
 				peer.PeerType = bgp.External

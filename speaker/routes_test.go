@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,53 +16,55 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
 func pointer[T any](v T) *T { return &v }
 
-// bgpWorld is a world of two peers and these advertisements.
-func bgpWorld(advertisements ...v1alpha1.BGPAdvertisementSpec) World {
+// bgpWorld is a world of two peers and these announcements.
+func bgpWorld(announcements ...v1alpha1.RouteAnnouncementSpec) World {
 	objects := config.Objects{
-		Pools: []*v1alpha1.IPPool{{ObjectMeta: named("p"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"198.51.100.0/24"}}}},
-		BGPPeers: []*v1alpha1.BGPPeer{
-			{ObjectMeta: named("tor1"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.1", LocalASN: 1, PeerASN: 2}},
-			{ObjectMeta: named("tor2"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.2", LocalASN: 1, PeerASN: 2}},
-		},
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{{ObjectMeta: named("p"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}}}),
+		BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{
+			{ObjectMeta: named("tor1"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", LocalASN: 1, RemoteASN: 2}},
+			{ObjectMeta: named("tor2"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.2", LocalASN: 1, RemoteASN: 2}},
+		}),
 	}
-	for i, spec := range advertisements {
-		objects.BGPAdvertisements = append(objects.BGPAdvertisements, &v1alpha1.BGPAdvertisement{ObjectMeta: named(string(rune('a' + i))), Spec: spec})
+	for i, spec := range announcements {
+		objects.RouteAnnouncements = append(objects.RouteAnnouncements, v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named(string(rune('a' + i))), Spec: spec}))
 	}
 	snapshot, _ := config.Compile(objects)
 	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}}
 }
 
-func TestAdvertisementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
+func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Local: true, Addresses: addrs("198.51.100.7"), Labels: map[string]string{"tier": "web"}}}}
 	node := "n1"
 	endpoints := map[string]candidate.Endpoints{"d/web": candidate.Of([]*discoveryv1.EndpointSlice{{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{NodeName: &node}, {NodeName: &node}, {NodeName: &node}}}})}
 	prefix := netip.MustParsePrefix
 	two := []community.Community{{A: 1, B: 1}, {A: 2, B: 2}}
-	mail := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "mail"}}}
+	mail := &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "mail"}}
 	for _, c := range []struct {
-		name           string
-		advertisements []v1alpha1.BGPAdvertisementSpec
-		want           []bgp.Route
+		name          string
+		announcements []v1alpha1.RouteAnnouncementSpec
+		want          []bgp.Route
 	}{
-		{"one, to all peers", []v1alpha1.BGPAdvertisementSpec{{LocalPref: pointer(int64(7)), MED: pointer(int64(8)), Prepend: pointer(int32(2)), Communities: []string{"2:2", "1:1"}}},
+		{"one, to all peers", []v1alpha1.RouteAnnouncementSpec{{LocalPreference: pointer(int64(7)), MED: pointer(int64(8)), Prepend: pointer(int32(2)), Communities: []string{"2:2", "1:1"}}},
 			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two}}}},
-		{"two to all peers: the older one's word, and all communities", []v1alpha1.BGPAdvertisementSpec{{MED: pointer(int64(8)), Communities: []string{"1:1"}}, {MED: pointer(int64(9)), LocalPref: pointer(int64(7)), Communities: []string{"2:2"}}},
+		{"two to all peers: the older one's word, and all communities", []v1alpha1.RouteAnnouncementSpec{{MED: pointer(int64(8)), Communities: []string{"1:1"}}, {MED: pointer(int64(9)), LocalPreference: pointer(int64(7)), Communities: []string{"2:2"}}},
 			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two}}}},
-		{"to one peer each", []v1alpha1.BGPAdvertisementSpec{{Peers: []string{"tor1"}}, {Peers: []string{"tor2"}, Prepend: pointer(int32(3))}},
+		{"to one peer each", []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor1"}}, {NeighborNames: []string{"tor2"}, Prepend: pointer(int32(3))}},
 			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}}}},
-		{"to one peer, and to all", []v1alpha1.BGPAdvertisementSpec{{Peers: []string{"tor2"}, MED: pointer(int64(1))}, {MED: pointer(int64(5))}},
+		{"to one peer, and to all", []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor2"}, MED: pointer(int64(1))}, {MED: pointer(int64(5))}},
 			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}}}},
-		{"an aggregate with specifics", []v1alpha1.BGPAdvertisementSpec{{AggregationLength: pointer(int32(26)), WithSpecifics: true, MED: pointer(int64(5))}},
+		{"an aggregate with specifics", []v1alpha1.RouteAnnouncementSpec{{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce}, MED: pointer(int64(5))}},
 			[]bgp.Route{{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}}},
-		{"by weight", []v1alpha1.BGPAdvertisementSpec{{WeightBy: v1alpha1.WeightByLocalEndpoints}},
+		{"by weight", []v1alpha1.RouteAnnouncementSpec{{WeightBy: v1alpha1.WeightByLocalEndpoints}},
 			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{Weight: 3}}}},
-		{"for other Services", []v1alpha1.BGPAdvertisementSpec{{ServiceSelectors: mail}}, nil},
+		{"to peers that there are none of", []v1alpha1.RouteAnnouncementSpec{{NeighborSelector: mail}, {NeighborNames: []string{"nobody"}}}, nil},
+		{"for other Services", []v1alpha1.RouteAnnouncementSpec{{ServiceSelector: mail}}, nil},
 	} {
-		world := bgpWorld(c.advertisements...)
+		world := bgpWorld(c.announcements...)
 		got := PlanGroup(group, endpoints, nil, world).BGP.Routes
 		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
@@ -72,10 +73,10 @@ func TestAdvertisementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 }
 
 func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
-	snapshot, _ := config.Compile(config.Objects{BGPPeers: []*v1alpha1.BGPPeer{
-		{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.1", Passive: true, LocalASN: 1, PeerASN: 2}},
-		{ObjectMeta: named("racks"), Spec: v1alpha1.BGPPeerSpec{AddressPrefix: "10.0.0.0/24", LocalASN: 1, PeerASN: 2}},
-	}})
+	snapshot, _ := config.Compile(config.Objects{BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{
+		{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", Connect: v1alpha1.ConnectAccept, LocalASN: 1, RemoteASN: 2}},
+		{ObjectMeta: named("racks"), Spec: v1alpha1.BGPNeighborSpec{AddressPrefix: "10.0.0.0/24", LocalASN: 1, RemoteASN: 2}},
+	})})
 	var got []string
 	for _, p := range PlanPeers(World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}}}) {
 		if err := p.Validate(); err != nil {
@@ -89,7 +90,7 @@ func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
 	}
 }
 
-func TestANodesAnnotationNamesTheRouterID(t *testing.T) {
+func TestASpeakersSpecNamesTheRouterID(t *testing.T) {
 	own, hash := netip.MustParseAddr("192.0.2.11"), routerID("n1", addrs("2001:db8::11"))
 	if id := routerID("n1", addrs("2001:db8::11", "192.0.2.11")); id != own {
 		t.Errorf("%s, want the IPv4 address %s", id, own)
@@ -98,19 +99,18 @@ func TestANodesAnnotationNamesTheRouterID(t *testing.T) {
 		t.Errorf("%s is not a number of the node's own", hash)
 	}
 	for text, want := range map[string]netip.Addr{"198.51.100.1": netip.MustParseAddr("198.51.100.1"), "0.0.0.0": own, "2001:db8::1": own, "7": own, "": own} {
-		node := &corev1.Node{ObjectMeta: named("n1")}
-		node.Annotations = map[string]string{v1alpha1.AnnotationRouterID: text}
-		id, complaint := askedRouterID(candidate.SlimNode(node), own)
+		speaker := &v1alpha1.Speaker{ObjectMeta: named("n1"), Spec: v1alpha1.SpeakerSpec{BGP: v1alpha1.SpeakerBGP{RouterID: text}}}
+		id, complaint := askedRouterID(speaker, own)
 		if id != want {
 			t.Errorf("%q: %s, want %s", text, id, want)
 		}
-		expected := "Node n1: annotation berth.dev/bgp-router-id: " + strconv.Quote(text) + " is no BGP router ID"
+		expected := "Speaker n1: spec.bgp.routerID: " + strconv.Quote(text) + " is not a BGP router ID"
 		if bad := want == own && text != ""; bad != strings.HasPrefix(complaint, expected) || !bad && complaint != "" {
 			t.Errorf("%q: complaint %q", text, complaint)
 		}
 	}
-	if id, complaint := askedRouterID(&corev1.Node{}, own); id != own || complaint != "" {
-		t.Errorf("without an annotation: %s, %q", id, complaint)
+	if id, complaint := askedRouterID(&v1alpha1.Speaker{}, own); id != own || complaint != "" {
+		t.Errorf("without a word of it: %s, %q", id, complaint)
 	}
 }
 
@@ -122,15 +122,15 @@ func TestARouterOfAPrefixIsReportedWithItsAddress(t *testing.T) {
 		"tor 192.0.2.1":     {Name: "tor", Address: netip.MustParseAddr("192.0.2.1")},
 		"spine ":            {Name: "spine"},
 	} {
-		if s := session(p); s.Peer+" "+s.Address != want {
-			t.Errorf("%s %s, want %s", s.Peer, s.Address, want)
+		if s := session(p); s.NeighborName+" "+*s.Address != want {
+			t.Errorf("%s %s, want %s", s.NeighborName, *s.Address, want)
 		}
 	}
 }
 
 func TestARouteOfPolicyClusterHasNoWeight(t *testing.T) {
 	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Addresses: addrs("198.51.100.7")}}}
-	routes := PlanGroup(group, nil, nil, bgpWorld(v1alpha1.BGPAdvertisementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints})).BGP.Routes
+	routes := PlanGroup(group, nil, nil, bgpWorld(v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints})).BGP.Routes
 	if len(routes) != 1 || routes[0].Weight != 0 {
 		t.Errorf("routes %+v, want one without weight", routes)
 	}

@@ -52,7 +52,7 @@ type Options struct {
 	// BGP sessions, in which the routers move on and what still arrives is forwarded.
 	LeaveDelay time.Duration
 	// BGPListen is where routers may connect to this node, as host:port or :port. Empty:
-	// nowhere, and BGPPeers that need it say so.
+	// nowhere, and BGPNeighbors that need it say so.
 	BGPListen string
 	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
 	OnRestart OnRestart
@@ -333,17 +333,17 @@ func routerID(node string, addresses []netip.Addr) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
-// askedRouterID returns the router ID that the Node's annotation asks for, or the one to use
-// otherwise; the complaint says what is wrong with the annotation.
-func askedRouterID(node *corev1.Node, otherwise netip.Addr) (id netip.Addr, complaint string) {
-	text := node.Annotations[v1alpha1.AnnotationRouterID]
+// askedRouterID returns the router ID that the Speaker asks for, or the one to use
+// otherwise; the complaint says what is wrong with what it asks for.
+func askedRouterID(speaker *v1alpha1.Speaker, otherwise netip.Addr) (id netip.Addr, complaint string) {
+	text := speaker.Spec.BGP.RouterID
 	if text == "" {
 		return otherwise, ""
 	}
 	id, err := netip.ParseAddr(text)
 	if err != nil || !id.Is4() || id.IsUnspecified() {
-		return otherwise, fmt.Sprintf("Node %s: annotation %s: %s is no BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or take the annotation out; %s is used meanwhile",
-			node.Name, v1alpha1.AnnotationRouterID, config.Quote(text), otherwise)
+		return otherwise, fmt.Sprintf("Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used meanwhile",
+			speaker.Name, config.Quote(text), otherwise)
 	}
 	return id, ""
 }

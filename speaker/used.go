@@ -51,7 +51,7 @@ func (p *planner) reviewUsed() bool {
 		APIServer: p.sources.apiServer(),
 		Peers:     peerAddresses(p.world.Snapshot),
 		PodCIDRs:  p.PodCIDRs,
-		Speakers:  []*v1alpha1.SpeakerStatus{ownNetwork(p.Node, network)},
+		Speakers:  []*v1alpha1.Speaker{ownNetwork(p.Node, network)},
 	})
 	if used.Equal(p.world.Used) {
 		return false
@@ -79,7 +79,7 @@ func (s *sources) apiServer() []*discoveryv1.EndpointSlice {
 // peerAddresses returns the addresses of BGP peers, also of those that other nodes have.
 func peerAddresses(snapshot *config.Snapshot) map[string]netip.Addr {
 	addresses := map[string]netip.Addr{}
-	for _, peer := range snapshot.Peers {
+	for _, peer := range snapshot.Neighbors {
 		if peer.Address.IsValid() {
 			addresses[peer.Name] = peer.Address
 		}
@@ -88,8 +88,8 @@ func peerAddresses(snapshot *config.Snapshot) map[string]netip.Addr {
 }
 
 // ownNetwork is all that this node's kernel has, in the form in which speakers tell the others some of it.
-func ownNetwork(node string, network localnet.Network) *v1alpha1.SpeakerStatus {
-	own := &v1alpha1.SpeakerStatus{}
+func ownNetwork(node string, network localnet.Network) *v1alpha1.Speaker {
+	own := &v1alpha1.Speaker{}
 	own.Name = node
 	for _, a := range network.Addresses {
 		if inuse.ServiceInterface(a.Interface) {

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/speaker/localnet"
 )
@@ -45,7 +46,7 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 		return inuse.Sources{Nodes: []*corev1.Node{n}}
 	}
 	local := func(address string) inuse.Sources {
-		return inuse.Sources{Speakers: []*v1alpha1.SpeakerStatus{ownNetwork("n1", localnet.Network{
+		return inuse.Sources{Speakers: []*v1alpha1.Speaker{ownNetwork("n1", localnet.Network{
 			Addresses: []localnet.Address{{Prefix: netip.MustParsePrefix(address + "/32"), Interface: "eth0"}},
 		})}}
 	}
@@ -87,17 +88,17 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 
 func TestAnAggregateThatHoldsAnAddressInUseIsNotAnnounced(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{
-		Pools: []*v1alpha1.IPPool{{ObjectMeta: named("lan"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"172.30.0.0/24", "fd00:30::/64"}}}},
-		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("lan"), Spec: v1alpha1.BGPAdvertisementSpec{
-			AggregationLength: new(int32(28)), AggregationLengthV6: new(int32(64)),
-		}}},
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{{ObjectMeta: named("lan"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"172.30.0.0/24", "fd00:30::/64"}}}}),
+		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("lan"), Spec: v1alpha1.RouteAnnouncementSpec{
+			Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64},
+		}}}),
 	})
 	group := Group{ID: "g", Addresses: addrs("172.30.0.20", "172.30.0.40", "fd00:30::20")}
 	group.Services = []Service{{Name: "d/web", Addresses: group.Addresses}}
 	peer := func(a string) inuse.Sources {
 		return inuse.Sources{Peers: map[string]netip.Addr{"tor": netip.MustParseAddr(a)}}
 	}
-	segment := inuse.Sources{Speakers: []*v1alpha1.SpeakerStatus{ownNetwork("n1", localnet.Network{Addresses: []localnet.Address{
+	segment := inuse.Sources{Speakers: []*v1alpha1.Speaker{ownNetwork("n1", localnet.Network{Addresses: []localnet.Address{
 		{Prefix: netip.MustParsePrefix("10.0.0.1/24"), Interface: "eth0"}, {Prefix: netip.MustParsePrefix("fd00:30::1:1/64"), Interface: "eth0"},
 	}})}}
 	for _, c := range []struct {
@@ -196,8 +197,8 @@ func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
 	}{
 		{"a Node", func() error { return p.sources.node.GetStore().Add(node) }, "192.0.2.12"},
 		{"the API server", func() error { return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.2")) }, "192.0.2.2"},
-		{"a BGPPeer", func() error {
-			err := p.sources.peer.GetStore().Add(&v1alpha1.BGPPeer{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{Address: "192.0.2.254", LocalASN: 1, PeerASN: 2}})
+		{"a BGPNeighbor", func() error {
+			err := p.sources.peer.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}))
 			p.world.Snapshot, _ = config.Compile(p.sources.objects())
 			return err
 		}, "192.0.2.254"},
@@ -252,8 +253,8 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 		sign(p, web, "192.0.2.1")
 		err := errors.Join(
 			p.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
-			p.sources.pool.GetStore().Add(&v1alpha1.IPPool{ObjectMeta: named("lan"), Spec: v1alpha1.IPPoolSpec{Addresses: []string{"192.0.2.0/24"}}}),
-			p.sources.l2.GetStore().Add(&v1alpha1.L2Advertisement{ObjectMeta: named("lan")}),
+			p.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("lan"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}}})),
+			p.sources.l2.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
 			p.sources.service.GetStore().Add(web),
 		)
 		if err != nil {
@@ -274,8 +275,8 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 		if len(p.parts) != 0 {
 			t.Errorf("%s: it is announced still, as %v", c.name, p.parts)
 		}
-		if said := p.reporter.complaints["in use d/web"]; !strings.HasPrefix(said, "Service d/web: not announced: 192.0.2.1 is ") {
-			t.Errorf("%s: it says %q", c.name, said)
+		if said := p.reporter.complaints["AddressInUse d/web"]; said.Reason != "AddressInUse" || !strings.HasPrefix(said.Message, "Service d/web: not announced: 192.0.2.1 is ") {
+			t.Errorf("%s: it says %v", c.name, said)
 		}
 	}
 }

@@ -36,13 +36,13 @@ type sources struct {
 	slice    cache.SharedIndexInformer
 	node     cache.SharedIndexInformer
 	secret   cache.SharedIndexInformer
-	status   cache.SharedIndexInformer // this speaker's SpeakerStatus
+	status   cache.SharedIndexInformer // this speaker's Speaker
 	pool     cache.SharedIndexInformer
 	l2       cache.SharedIndexInformer
 	bgp      cache.SharedIndexInformer
 	peer     cache.SharedIndexInformer
 	password cache.SharedIndexInformer
-	settings []cache.SharedIndexInformer // the five above
+	settings []cache.SharedIndexInformer // pool, l2, bgp and peer
 }
 
 // byService indexes EndpointSlices by namespace/name of their Service.
@@ -61,17 +61,17 @@ func newSources(o Options) (*sources, error) {
 		slice:   cluster.Discovery().V1().EndpointSlices().Informer(),
 		node:    cluster.Core().V1().Nodes().Informer(),
 		secret:  own.Core().V1().Secrets().Informer(),
-		status:  client.NewInformer(ownStatus{o.Berth.SpeakerStatuses, o.Node}, &v1alpha1.SpeakerStatus{}),
-		pool:    client.NewInformer(o.Berth.IPPools, &v1alpha1.IPPool{}),
-		l2:      client.NewInformer(o.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}),
-		bgp:     client.NewInformer(o.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}),
-		peer:    client.NewInformer(o.Berth.BGPPeers, &v1alpha1.BGPPeer{}),
+		status:  client.NewInformer(ownStatus{o.Berth.Speakers, o.Node}, &v1alpha1.Speaker{}),
+		pool:    client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
+		l2:      client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
+		bgp:     client.NewInformer(o.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}),
+		peer:    client.NewInformer(o.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}),
 	}
 	var err error
 	if s.password, err = client.NewPasswordInformer(o.Kubernetes, o.Namespace); err != nil {
 		return nil, err
 	}
-	s.settings = []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password}
+	s.settings = []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer}
 	if err := s.slice.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
 		if name := serviceOf(o); name != "" {
 			return []string{name}, nil
@@ -94,9 +94,9 @@ func newSources(o Options) (*sources, error) {
 	return s, nil
 }
 
-// ownStatus is a source of the one SpeakerStatus of that name.
+// ownStatus is a source of the one Speaker of that name.
 type ownStatus struct {
-	client.Source[*v1alpha1.SpeakerStatusList]
+	client.Source[*v1alpha1.SpeakerList]
 	name string
 }
 
@@ -105,7 +105,7 @@ func (n ownStatus) only(o metav1.ListOptions) metav1.ListOptions {
 	return o
 }
 
-func (n ownStatus) List(ctx context.Context, o metav1.ListOptions) (*v1alpha1.SpeakerStatusList, error) {
+func (n ownStatus) List(ctx context.Context, o metav1.ListOptions) (*v1alpha1.SpeakerList, error) {
 	return n.Source.List(ctx, n.only(o))
 }
 
@@ -118,7 +118,7 @@ func (s *sources) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	s.cluster.StartWithContext(ctx)
 	s.own.StartWithContext(ctx)
-	for _, i := range append(s.settings, s.status) {
+	for _, i := range append(s.settings, s.status, s.password) {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	<-ctx.Done()
@@ -128,7 +128,7 @@ func (s *sources) run(ctx context.Context) error {
 }
 
 func (s *sources) synced() bool {
-	for _, i := range append([]cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret, s.status}, s.settings...) {
+	for _, i := range append([]cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret, s.status, s.password}, s.settings...) {
 		if !i.HasSynced() {
 			return false
 		}
@@ -139,11 +139,11 @@ func (s *sources) synced() bool {
 // objects returns the configuration of the caches.
 func (s *sources) objects() config.Objects {
 	return config.Objects{
-		Pools:             client.Stored[*v1alpha1.IPPool](s.pool),
-		L2Advertisements:  client.Stored[*v1alpha1.L2Advertisement](s.l2),
-		BGPAdvertisements: client.Stored[*v1alpha1.BGPAdvertisement](s.bgp),
-		BGPPeers:          client.Stored[*v1alpha1.BGPPeer](s.peer),
-		Passwords:         client.Passwords(s.password),
+		Pools:                client.Stored[*v1alpha1.LoadBalancerPool](s.pool),
+		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](s.l2),
+		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](s.bgp),
+		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](s.peer),
+		Passwords:            client.Passwords(s.password),
 	}
 }
 
@@ -270,6 +270,16 @@ func (s *sources) nodes() map[string]Node {
 		nodes[n.Name] = Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
 	}
 	return nodes
+}
+
+// self returns this node's Speaker, an empty one if there is none.
+func (s *sources) self(name string) *v1alpha1.Speaker {
+	o, exists, err := s.status.GetStore().GetByKey(name)
+	speaker, ok := o.(*v1alpha1.Speaker)
+	if err != nil || !exists || !ok {
+		return &v1alpha1.Speaker{}
+	}
+	return speaker
 }
 
 // nodeObject returns the Node of that name, or nil.

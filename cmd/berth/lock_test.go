@@ -97,7 +97,7 @@ func TestTheFenceStopsWritesButOfTheLeaseAndEvents(t *testing.T) {
 		{http.MethodPut, services, false, true},
 		{http.MethodPatch, services, true, false},
 		{http.MethodPost, "/api/v1/namespaces/a/secrets", true, false},
-		{http.MethodPut, "/apis/berth.dev/v1alpha1/ippools/p/status", true, false},
+		{http.MethodPut, "/apis/berth.dev/v1alpha1/loadbalancerpools/p/status", true, false},
 		{http.MethodPut, leases, true, true},
 		{http.MethodPost, "/apis/events.k8s.io/v1/namespaces/a/events", true, true},
 	} {

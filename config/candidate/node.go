@@ -47,20 +47,16 @@ func excludes(t corev1.Taint) bool {
 // they have.
 func Same(a, b *corev1.Node) bool {
 	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b) &&
-		a.Annotations[v1alpha1.AnnotationRouterID] == b.Annotations[v1alpha1.AnnotationRouterID] &&
 		slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) && slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
-// SlimNode returns the Node with no more than its name, labels, addresses and those of its pods, its BGP
-// router ID, what Exclusion asks for, and its condition Ready.
+// SlimNode returns the Node with no more than its name, labels, addresses and those of its pods,
+// what Exclusion asks for, and its condition Ready.
 func SlimNode(node *corev1.Node) *corev1.Node {
 	slim := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion,
 		DeletionTimestamp: node.DeletionTimestamp, Labels: node.Labels,
 	}}
-	if id, ok := node.Annotations[v1alpha1.AnnotationRouterID]; ok {
-		slim.Annotations = map[string]string{v1alpha1.AnnotationRouterID: id}
-	}
 	slim.Status.Addresses, slim.Spec.PodCIDRs = node.Status.Addresses, node.Spec.PodCIDRs
 	for _, t := range node.Spec.Taints {
 		if excludes(t) {

@@ -19,13 +19,13 @@ import (
 
 // Interface has one typed client for each kind.
 type Interface struct {
-	IPPools           *gentype.ClientWithList[*v1alpha1.IPPool, *v1alpha1.IPPoolList]
-	L2Advertisements  *gentype.ClientWithList[*v1alpha1.L2Advertisement, *v1alpha1.L2AdvertisementList]
-	BGPAdvertisements *gentype.ClientWithList[*v1alpha1.BGPAdvertisement, *v1alpha1.BGPAdvertisementList]
-	BGPPeers          *gentype.ClientWithList[*v1alpha1.BGPPeer, *v1alpha1.BGPPeerList]
-	IPReservations    func(namespace string) *gentype.ClientWithList[*v1alpha1.IPReservation, *v1alpha1.IPReservationList] // "": all
-	L2Owners          func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]             // "": all
-	SpeakerStatuses   *gentype.ClientWithList[*v1alpha1.SpeakerStatus, *v1alpha1.SpeakerStatusList]
+	LoadBalancerPools    *gentype.ClientWithList[*v1alpha1.LoadBalancerPool, *v1alpha1.LoadBalancerPoolList]
+	SegmentAnnouncements *gentype.ClientWithList[*v1alpha1.SegmentAnnouncement, *v1alpha1.SegmentAnnouncementList]
+	RouteAnnouncements   *gentype.ClientWithList[*v1alpha1.RouteAnnouncement, *v1alpha1.RouteAnnouncementList]
+	BGPNeighbors         *gentype.ClientWithList[*v1alpha1.BGPNeighbor, *v1alpha1.BGPNeighborList]
+	AddressReservations  func(namespace string) *gentype.ClientWithList[*v1alpha1.AddressReservation, *v1alpha1.AddressReservationList] // "": all
+	L2Owners             func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]                       // "": all
+	Speakers             *gentype.ClientWithList[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
 }
 
 // New returns clients that talk to the API server of config.
@@ -46,31 +46,31 @@ func New(config *rest.Config) (*Interface, error) {
 	}
 	codec := runtime.NewParameterCodec(scheme)
 	return &Interface{
-		IPPools: gentype.NewClientWithList("ippools", r, codec, "",
-			func() *v1alpha1.IPPool { return &v1alpha1.IPPool{} },
-			func() *v1alpha1.IPPoolList { return &v1alpha1.IPPoolList{} }),
-		L2Advertisements: gentype.NewClientWithList("l2advertisements", r, codec, "",
-			func() *v1alpha1.L2Advertisement { return &v1alpha1.L2Advertisement{} },
-			func() *v1alpha1.L2AdvertisementList { return &v1alpha1.L2AdvertisementList{} }),
-		BGPAdvertisements: gentype.NewClientWithList("bgpadvertisements", r, codec, "",
-			func() *v1alpha1.BGPAdvertisement { return &v1alpha1.BGPAdvertisement{} },
-			func() *v1alpha1.BGPAdvertisementList { return &v1alpha1.BGPAdvertisementList{} }),
-		BGPPeers: gentype.NewClientWithList("bgppeers", r, codec, "",
-			func() *v1alpha1.BGPPeer { return &v1alpha1.BGPPeer{} },
-			func() *v1alpha1.BGPPeerList { return &v1alpha1.BGPPeerList{} }),
-		IPReservations: func(namespace string) *gentype.ClientWithList[*v1alpha1.IPReservation, *v1alpha1.IPReservationList] {
-			return gentype.NewClientWithList("ipreservations", r, codec, namespace,
-				func() *v1alpha1.IPReservation { return &v1alpha1.IPReservation{} },
-				func() *v1alpha1.IPReservationList { return &v1alpha1.IPReservationList{} })
+		LoadBalancerPools: gentype.NewClientWithList("loadbalancerpools", r, codec, "",
+			func() *v1alpha1.LoadBalancerPool { return &v1alpha1.LoadBalancerPool{} },
+			func() *v1alpha1.LoadBalancerPoolList { return &v1alpha1.LoadBalancerPoolList{} }),
+		SegmentAnnouncements: gentype.NewClientWithList("segmentannouncements", r, codec, "",
+			func() *v1alpha1.SegmentAnnouncement { return &v1alpha1.SegmentAnnouncement{} },
+			func() *v1alpha1.SegmentAnnouncementList { return &v1alpha1.SegmentAnnouncementList{} }),
+		RouteAnnouncements: gentype.NewClientWithList("routeannouncements", r, codec, "",
+			func() *v1alpha1.RouteAnnouncement { return &v1alpha1.RouteAnnouncement{} },
+			func() *v1alpha1.RouteAnnouncementList { return &v1alpha1.RouteAnnouncementList{} }),
+		BGPNeighbors: gentype.NewClientWithList("bgpneighbors", r, codec, "",
+			func() *v1alpha1.BGPNeighbor { return &v1alpha1.BGPNeighbor{} },
+			func() *v1alpha1.BGPNeighborList { return &v1alpha1.BGPNeighborList{} }),
+		AddressReservations: func(namespace string) *gentype.ClientWithList[*v1alpha1.AddressReservation, *v1alpha1.AddressReservationList] {
+			return gentype.NewClientWithList("addressreservations", r, codec, namespace,
+				func() *v1alpha1.AddressReservation { return &v1alpha1.AddressReservation{} },
+				func() *v1alpha1.AddressReservationList { return &v1alpha1.AddressReservationList{} })
 		},
 		L2Owners: func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList] {
 			return gentype.NewClientWithList("l2owners", r, codec, namespace,
 				func() *v1alpha1.L2Owner { return &v1alpha1.L2Owner{} },
 				func() *v1alpha1.L2OwnerList { return &v1alpha1.L2OwnerList{} })
 		},
-		SpeakerStatuses: gentype.NewClientWithList("speakerstatuses", r, codec, "",
-			func() *v1alpha1.SpeakerStatus { return &v1alpha1.SpeakerStatus{} },
-			func() *v1alpha1.SpeakerStatusList { return &v1alpha1.SpeakerStatusList{} }),
+		Speakers: gentype.NewClientWithList("speakers", r, codec, "",
+			func() *v1alpha1.Speaker { return &v1alpha1.Speaker{} },
+			func() *v1alpha1.SpeakerList { return &v1alpha1.SpeakerList{} }),
 	}, nil
 }
 

@@ -17,10 +17,10 @@ type Sources struct {
 	Nodes []*corev1.Node
 	// APIServer is the EndpointSlices of Service default/kubernetes.
 	APIServer []*discoveryv1.EndpointSlice
-	// Peers are addresses by name of the BGPPeer.
+	// Peers are addresses by name of the BGPNeighbor.
 	Peers map[string]netip.Addr
 	// Speakers report addresses on interfaces, gateways and subnets of segments.
-	Speakers []*v1alpha1.SpeakerStatus
+	Speakers []*v1alpha1.Speaker
 	// ServiceCIDRs and PodCIDRs are those of the cluster.
 	ServiceCIDRs, PodCIDRs []netip.Prefix
 }
@@ -49,7 +49,7 @@ func Compile(from Sources) *Set {
 		g.node(node)
 	}
 	for name, address := range from.Peers {
-		g.address(peer, address, Use{By: "the address of BGPPeer " + name})
+		g.address(peer, address, Use{By: "the address of BGPNeighbor " + name})
 	}
 	for _, s := range from.Speakers {
 		g.speaker(s)
@@ -79,7 +79,7 @@ func (g *gathering) node(node *corev1.Node) {
 	}
 }
 
-func (g *gathering) speaker(s *v1alpha1.SpeakerStatus) {
+func (g *gathering) speaker(s *v1alpha1.Speaker) {
 	for _, text := range s.Status.Gateways {
 		g.text(gateway, text, "a default gateway of node "+s.Name)
 	}

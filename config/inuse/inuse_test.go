@@ -26,8 +26,8 @@ func apiServerAt(addresses ...string) []*discoveryv1.EndpointSlice {
 	return []*discoveryv1.EndpointSlice{{Endpoints: []discoveryv1.Endpoint{{Addresses: addresses}}}}
 }
 
-func speaker(name string, report v1alpha1.SpeakerReport) *v1alpha1.SpeakerStatus {
-	return &v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: report}
+func speaker(name string, report v1alpha1.SpeakerStatus) *v1alpha1.Speaker {
+	return &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: report}
 }
 
 func on(iface string, addresses ...string) []v1alpha1.LocalAddress {
@@ -82,15 +82,15 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 			"172.30.0.2 is an address of the API server",
 			"fd00:30::2 is an address of the API server",
 		}},
-		{"BGPPeers, one of them by a link-local address", Sources{Peers: map[string]netip.Addr{
+		{"BGPNeighbors, one of them by a link-local address", Sources{Peers: map[string]netip.Addr{
 			"tor": netip.MustParseAddr("172.30.0.1"), "link": netip.MustParseAddr("fe80::1%eth0"), "none": {},
-		}}, []string{"172.30.0.1 is the address of BGPPeer tor"}},
-		{"speakers", Sources{Speakers: []*v1alpha1.SpeakerStatus{
-			speaker("n1", v1alpha1.SpeakerReport{
+		}}, []string{"172.30.0.1 is the address of BGPNeighbor tor"}},
+		{"speakers", Sources{Speakers: []*v1alpha1.Speaker{
+			speaker("n1", v1alpha1.SpeakerStatus{
 				Gateways: []string{"172.30.0.1", "fe80::1"}, Addresses: on("eth0", "172.30.0.50", "fd00:30::50"),
 				Segments: segment("172.30.0.0/24", "fd00:30::/64", "fe80::/64"),
 			}),
-			speaker("n2", v1alpha1.SpeakerReport{Segments: segment("172.30.0.0/24")}),
+			speaker("n2", v1alpha1.SpeakerStatus{Segments: segment("172.30.0.0/24")}),
 		}}, []string{
 			"172.30.0.1 is a default gateway of node n1",
 			"172.30.0.50 is on interface eth0 of node n1 (eth0 of n1)",
@@ -99,10 +99,10 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 			"172.30.0.255 is the broadcast address of 172.30.0.0/24, a segment of node n1",
 			"fd00:30:: is the subnet-router anycast address (RFC 4291 section 2.6.1) of fd00:30::/64, a segment of node n1",
 		}},
-		{"addresses that are bound because a Service has them", Sources{Speakers: []*v1alpha1.SpeakerStatus{speaker("n1", v1alpha1.SpeakerReport{
+		{"addresses that are bound because a Service has them", Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
 			Addresses: slices.Concat(on("kube-ipvs0", "192.0.2.1"), on("kube-lb0", "192.0.2.2"), on("kube-dummy-if", "192.0.2.3"), on("kube-ipvs00", "192.0.2.4")),
 		})}}, []string{"192.0.2.4 is on interface kube-ipvs00 of node n1 (kube-ipvs00 of n1)"}},
-		{"subnets of two addresses, and of one", Sources{Speakers: []*v1alpha1.SpeakerStatus{speaker("n1", v1alpha1.SpeakerReport{
+		{"subnets of two addresses, and of one", Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
 			Segments: segment("192.0.2.4/30", "192.0.2.8/31", "192.0.2.10/32", "2001:db8::4/126", "2001:db8::8/127", "2001:db8::a/128"),
 		})}}, []string{
 			"192.0.2.4 is the network address of 192.0.2.4/30, a segment of node n1",
@@ -115,12 +115,12 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 		{"what cannot be read, or is in no pool", Sources{
 			Nodes:     []*corev1.Node{node("n1", []string{"x", "10.0.0.0/33", ""}, internal(""), internal("n1.example.com"), internal("127.0.0.1"))},
 			APIServer: apiServerAt("::1"),
-			Speakers: []*v1alpha1.SpeakerStatus{speaker("n1", v1alpha1.SpeakerReport{
+			Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
 				Gateways: []string{"", "0.0.0.0", "300.1.1.1", "224.0.0.1"}, Addresses: on("lo", "127.0.0.1", "169.254.1.1", "::"),
 				Segments: segment("", "1.2.3.4", "127.0.0.0/8", "::ffff:192.0.2.0/120"),
 			})},
 		}, nil},
-		{"addresses in other clothes", Sources{Speakers: []*v1alpha1.SpeakerStatus{speaker("n1", v1alpha1.SpeakerReport{
+		{"addresses in other clothes", Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
 			Gateways: []string{"::ffff:192.0.2.1", "2001:db8::1%eth0"}, Segments: segment("192.0.2.77/24"),
 		})}}, []string{
 			"192.0.2.1 is a default gateway of node n1",
@@ -140,7 +140,7 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 // crowded has every kind of use of 10.0.0.0, taken away one by one in order of importance.
 func crowded(without int) Sources {
 	a := netip.MustParseAddr("10.0.0.0")
-	report := v1alpha1.SpeakerReport{}
+	report := v1alpha1.SpeakerStatus{}
 	from := Sources{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
 	for i, add := range []func(){
 		func() { from.APIServer = apiServerAt(a.String()) },
@@ -158,7 +158,7 @@ func crowded(without int) Sources {
 			add()
 		}
 	}
-	from.Speakers = []*v1alpha1.SpeakerStatus{speaker("n2", report)}
+	from.Speakers = []*v1alpha1.Speaker{speaker("n2", report)}
 	return from
 }
 
@@ -167,7 +167,7 @@ func TestOfSeveralUsesTheMostImportantIsTold(t *testing.T) {
 		"an address of the API server",
 		"the InternalIP of node n1",
 		"a default gateway of node n2",
-		"the address of BGPPeer tor",
+		"the address of BGPNeighbor tor",
 		"on interface eth0 of node n2",
 		"the network address of 10.0.0.0/24, a segment of node n2",
 		"in the Service CIDR 10.0.0.0/16",
@@ -182,9 +182,9 @@ func TestOfSeveralUsesTheMostImportantIsTold(t *testing.T) {
 }
 
 func TestTheOrderOfSourcesDoesNotMatter(t *testing.T) {
-	var speakers []*v1alpha1.SpeakerStatus
+	var speakers []*v1alpha1.Speaker
 	for _, name := range []string{"n3", "n1", "n2"} {
-		speakers = append(speakers, speaker(name, v1alpha1.SpeakerReport{
+		speakers = append(speakers, speaker(name, v1alpha1.SpeakerStatus{
 			Gateways: []string{"10.0.0.1"}, Addresses: on("eth0", "10.0.0.50"), Segments: segment("10.0.0.0/24"),
 		}))
 	}
@@ -237,15 +237,15 @@ func TestNoSetHasNothing(t *testing.T) {
 	}
 }
 
-func FuzzWhateverASpeakerReports(f *testing.F) {
+func FuzzWhateverASpeakerStatuss(f *testing.F) {
 	f.Add("10.0.0.1", "eth0", "10.0.0.254", "10.0.0.0/24")
 	f.Add("::ffff:10.0.0.1", "kube-ipvs0", "fe80::1%eth0", "::ffff:0:0/96")
 	f.Add("0.0.0.0", "", "255.255.255.255", "0.0.0.0/0")
 	f.Add("x", "\xff", "", "fd00::/64")
 	f.Fuzz(func(t *testing.T, address, iface, gateway, subnet string) {
-		report := v1alpha1.SpeakerReport{Addresses: on(iface, address), Gateways: []string{gateway}, Segments: segment(subnet)}
-		s := Compile(Sources{Speakers: []*v1alpha1.SpeakerStatus{speaker("n1", report)}})
-		if !s.Equal(Compile(Sources{Speakers: []*v1alpha1.SpeakerStatus{speaker("n1", report)}})) {
+		report := v1alpha1.SpeakerStatus{Addresses: on(iface, address), Gateways: []string{gateway}, Segments: segment(subnet)}
+		s := Compile(Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", report)}})
+		if !s.Equal(Compile(Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", report)}})) {
 			t.Error("the same report says another thing")
 		}
 		uses := s.All()

@@ -4,26 +4,34 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // L2Owner says which node answers for a group of addresses on one segment. It
 // mirrors what the speakers agree on there; its owner writes it, and nobody else.
-// It lives with the first Service of the group, and goes with it.
+// It lives with the first Service of the group, and goes with it. It has no spec: nobody asks
+// for an owner.
+//
+// It has no status subresource either, so that one write tells of a new owner, and not two: with
+// thousands of groups that counts. The generation grows with each write therefore, and
+// observedGeneration is that of the write.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Namespaced,shortName=l2o,categories=berth
-// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
-// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
-// +kubebuilder:printcolumn:name="Segment",type=string,JSONPath=`.spec.segment`
-// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interface`
-// +kubebuilder:printcolumn:name="Term",type=integer,JSONPath=`.spec.term`
-// +kubebuilder:printcolumn:name="Since",type=date,JSONPath=`.spec.since`
-// +kubebuilder:printcolumn:name="MAC",type=string,priority=1,JSONPath=`.spec.mac`
-// +kubebuilder:printcolumn:name="Cause",type=string,priority=1,JSONPath=`.spec.cause`
-type L2Owner struct {
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.status.addresses[0]`
+// +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.status.serviceRefs[0].name`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Segment",type=string,JSONPath=`.status.segment`
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interface`
+// +kubebuilder:printcolumn:name="Acquired",type=date,JSONPath=`.status.acquireTime`
+// +kubebuilder:printcolumn:name="Term",type=integer,priority=1,JSONPath=`.status.term`
+// +kubebuilder:printcolumn:name="MAC",type=string,priority=1,JSONPath=`.status.mac`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.reason`
+type L2Owner struct { //nolint:kubeapilinter // one write for a new owner, not two: see above
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// Who answers for what, and where.
-	// +required
-	Spec L2OwnerSpec `json:"spec"`
+	// status says who answers for what, and where.
+	// +optional
+	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "no speaker has written it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status L2OwnerStatus `json:"status,omitzero"`
 }
 
 // L2OwnerList is a list of owners.
@@ -35,52 +43,96 @@ type L2OwnerList struct {
 	Items           []L2Owner `json:"items"`
 }
 
-// L2OwnerSpec says who answers for what, and where.
-type L2OwnerSpec struct {
-	// Group of addresses, as the speakers name it: namespace and name of its first
-	// Service, and the advertisements that select the addresses.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=4096
-	Group string `json:"group"`
-	// Addresses of the group, ascending; of very many the first 256.
+// L2OwnerStatus says who answers for what, and where.
+//
+// +kubebuilder:validation:MinProperties=1
+type L2OwnerStatus struct {
+	// conditions of the owner. Ready is True once a node has said that it answers.
 	// +optional
+	// +kubebuilder:default={{type: "Ready", status: "Unknown", reason: "Pending", message: "no speaker has written it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// observedGeneration is the generation that the object has by the write of this status.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// serviceRefs are the Services of the group, in ascending order: the first names the group. Of
+	// very many the first 64.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=namespace
+	// +listMapKey=name
+	ServiceRefs []ServiceReference `json:"serviceRefs,omitempty"`
+	// announcementNames are the SegmentAnnouncements that select the addresses, in ascending order.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	// +listType=set
+	AnnouncementNames []string `json:"announcementNames,omitempty"`
+	// addresses of the group, ascending; of very many the first 256.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=64
 	// +listType=set
 	Addresses []string `json:"addresses,omitempty"`
-	// Node that answers.
+	// nodeName is the node that answers.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+	// segment is named by its first subnet.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Segment string `json:"segment,omitempty"`
+	// interface of the node on the segment.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Interface string `json:"interface,omitempty"`
+	// mac is the MAC address that answers.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	MAC string `json:"mac,omitempty"`
+	// term grows each time that the group is claimed anew. Of two claims that are
+	// witnessed alike the one of the higher term holds.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Term int64 `json:"term,omitempty"`
+	// witnessed is true when the node heard another speaker on the segment as it claimed the
+	// group, or was to hear none. Such a claim holds against one that is not.
+	// +optional
+	Witnessed bool `json:"witnessed,omitempty"` //nolint:kubeapilinter // a yes or no of the protocol: there is no third value
+	// reason of the claim, in CamelCase.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason,omitempty"`
+	// acquireTime is since when the node owns the group in this term.
+	// +optional
+	AcquireTime *metav1.Time `json:"acquireTime,omitempty"`
+}
+
+// ServiceReference names a Service.
+type ServiceReference struct {
+	// namespace of the Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
+	// name of the Service.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	Node string `json:"node"`
-	// Segment, by its first subnet.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=128
-	Segment string `json:"segment"`
-	// Interface of the node on the segment.
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	Interface string `json:"interface,omitempty"`
-	// MAC address that answers.
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	MAC string `json:"mac,omitempty"`
-	// Term grows each time that the group is claimed anew. Of two claims that are
-	// witnessed alike the one of the higher term holds.
-	// +optional
-	// +kubebuilder:validation:Minimum=0
-	Term int64 `json:"term"`
-	// Witnessed: the node heard another speaker on the segment when it claimed the
-	// group, or was to hear none. Such a claim holds against one that is not.
-	// +optional
-	Witnessed bool `json:"witnessed"`
-	// Cause of the claim, in a word.
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	Cause string `json:"cause,omitempty"`
-	// Since when the node owns the group in this term.
-	// +optional
-	Since *metav1.Time `json:"since,omitempty"`
+	Name string `json:"name,omitempty"`
 }

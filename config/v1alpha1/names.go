@@ -13,7 +13,7 @@ const LoadBalancerClass = "berth.dev/lb"
 const (
 	// ServiceAllocated tells whether the Service has the addresses it asks for.
 	ServiceAllocated = "berth.dev/Allocated"
-	// ServiceAnnounced tells whether some advertisement, and a speaker able to
+	// ServiceAnnounced tells whether some announcement, and a speaker able to
 	// act on it, covers the Service's addresses.
 	ServiceAnnounced = "berth.dev/Announced"
 	// ServiceRecord is Berth's signed record of the addresses that it gave the Service:
@@ -21,46 +21,33 @@ const (
 	ServiceRecord = "berth.dev/Record"
 )
 
-// ConditionReady is the condition type that configuration objects carry: True
-// when the object is in effect, False with the reason and the remedy when all or
-// a part of it is not.
-const ConditionReady = "Ready"
-
-// ConditionConflict is the condition type of an IPPool that tells whether another
-// pool claims some of its addresses.
-const ConditionConflict = "Conflict"
-
-// ConditionExcluded is the condition type of an IPPool that tells whether some of its
-// addresses are in use elsewhere, and are not given.
-const ConditionExcluded = "AddressesExcluded"
-
 // Annotations of Services.
 const (
 	// AnnotationAddresses asks for addresses: one, or two of different families,
 	// separated by a comma. It and spec.loadBalancerIP must agree.
 	AnnotationAddresses = "berth.dev/load-balancer-ips"
-	// AnnotationPools names the IPPools to take addresses from, in order of
+	// AnnotationPools names the LoadBalancerPools to take addresses from, in order of
 	// preference, separated by commas.
 	AnnotationPools = "berth.dev/pools"
 	// AnnotationSharingKey lets Services with the same key share addresses.
 	AnnotationSharingKey = "berth.dev/sharing-key"
-	// AnnotationRelease, with the addresses to release separated by commas, takes
-	// addresses that are in no pool any more away from the Service.
+	// AnnotationRelease takes addresses that are in no pool any more away from the Service:
+	// those that it names, separated by commas.
 	AnnotationRelease = "berth.dev/release"
 	// AnnotationIPVSScheduler asks for a scheduler of IPVS, where an address is of a pool
-	// with that dataplane; see IPVSSettings.
+	// with that dataplane, in place of the pool's spec.ipvs.scheduler.
 	AnnotationIPVSScheduler = "berth.dev/ipvs-scheduler"
 )
 
-// AnnotationRebalance on an L2Advertisement: each change of its value moves the groups
+// AnnotationRebalance on a SegmentAnnouncement: each change of its value moves the groups
 // that it announces to the nodes that come first for them, one after the other.
 // Owners stay otherwise, also when a node comes back.
 const AnnotationRebalance = "berth.dev/rebalance"
 
-// AnnotationRouterID on a Node is the BGP router ID of its speaker, in place of the
-// node's IPv4 address: an IPv4 address but 0.0.0.0, unique in the routing domain. A
-// change starts the node's BGP sessions anew.
-const AnnotationRouterID = "berth.dev/bgp-router-id"
+// AnnotationReservedAddresses on an AddressReservation has the addresses that it got from pools, in
+// ascending order, separated by commas. The controller writes it beside the status, because a
+// restore from a backup brings annotations back, and not statuses.
+const AnnotationReservedAddresses = "berth.dev/reserved-addresses"
 
 // ExcludeLabel on a Node keeps it out of load balancing; its value does not
 // matter (KEP-1143).
@@ -84,14 +71,14 @@ const (
 	ShortestHelloKey = 16
 )
 
-// Annotations of the HelloSecret.
+// Annotations of Secret berth-hello, which has the keys of speakers.
 const (
 	// AnnotationRotate starts a rotation of the key whenever its value changes.
 	AnnotationRotate = "berth.dev/rotate"
-	// AnnotationRotated is the value of AnnotationRotate that was acted on last; the
-	// controller's.
+	// AnnotationRotated is the value of berth.dev/rotate that was acted on last. The controller
+	// writes it.
 	AnnotationRotated = "berth.dev/rotated"
-	// AnnotationRotation says what a rotation under way waits for; the controller's.
+	// AnnotationRotation says what a rotation under way waits for. The controller writes it.
 	AnnotationRotation = "berth.dev/rotation"
 )
 

@@ -12,13 +12,13 @@ var GroupVersion = schema.GroupVersion{Group: "berth.dev", Version: "v1alpha1"}
 // AddToScheme registers the kinds of this package.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion,
-		&IPPool{}, &IPPoolList{},
-		&L2Advertisement{}, &L2AdvertisementList{},
-		&BGPAdvertisement{}, &BGPAdvertisementList{},
-		&BGPPeer{}, &BGPPeerList{},
-		&IPReservation{}, &IPReservationList{},
+		&LoadBalancerPool{}, &LoadBalancerPoolList{},
+		&SegmentAnnouncement{}, &SegmentAnnouncementList{},
+		&RouteAnnouncement{}, &RouteAnnouncementList{},
+		&BGPNeighbor{}, &BGPNeighborList{},
+		&AddressReservation{}, &AddressReservationList{},
 		&L2Owner{}, &L2OwnerList{},
-		&SpeakerStatus{}, &SpeakerStatusList{},
+		&Speaker{}, &SpeakerList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -9,23 +9,62 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// speaks writes what the speaker of n1 would report, as a status in YAML.
+// speaks writes what the speaker of n1 would report: see report.
 func speaks(t *testing.T, status string) {
 	t.Helper()
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {groupsOwned: 0, prefixesAnnounced: 0, "+status+"}\n"))
+	report(t, "n1", status)
+}
+
+// report writes what the speaker of a node would: a status in YAML, with its state, a message about that, and what it lacks for IPVS in
+// place of conditions.
+func report(t *testing.T, node, text string) {
+	t.Helper()
+	var said struct {
+		v1alpha1.SpeakerStatus `json:",inline"`
+		State                  v1alpha1.SpeakerState `json:"state"`
+		Message                string                `json:"message"`
+		Lacks                  string                `json:"lacks"`
+	}
+	must(t, yaml.UnmarshalStrict([]byte("{"+text+"}"), &said))
+	status := said.SpeakerStatus
+	status.Conditions = v1alpha1test.InState(said.State)
+	status.Conditions[0].Message = said.Message
+	if said.Lacks != "" {
+		status.Conditions = append(status.Conditions, metav1.Condition{Type: v1alpha1.ConditionIPVSReady, Status: metav1.ConditionFalse, Reason: "Unable", Message: said.Lacks})
+	}
+	for i := range status.Conditions {
+		status.Conditions[i].LastTransitionTime = metav1.Now()
+	}
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		speaker, err := scene.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			speaker, err = scene.Berth.Speakers.Create(ctx, &v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{})
+		}
+		if err != nil {
+			return err
+		}
+		speaker.TypeMeta, speaker.Status = typeMeta("Speaker"), status
+		_, err = scene.Berth.Speakers.UpdateStatus(ctx, speaker, metav1.UpdateOptions{})
+		return err
+	}))
 }
 
 // eth0 is the report of a speaker that announces on eth0.
-const eth0 = "state: Ready, segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0}]"
+const eth0 = "state: Announcing, segments: [{interface: eth0, state: Announcing}]"
 
 // silenced has no speaker report when the test ends.
 func silenced(t *testing.T) {
-	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatuses", "--all") })
+	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakers", "--all") })
 }
 
 // excludes keeps n1 out of load balancing by a change to the Node, waits until the
@@ -43,13 +82,13 @@ func excludes(t *testing.T, ns, change, back, rule string) {
 	}
 	node(t.Context(), change, subresource)
 	t.Cleanup(func() { node(context.Background(), back, subresource) })
-	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by L2Advertisement l2, but no selected node may announce it: n1 "+rule)
+	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 "+rule)
 	node(t.Context(), back, subresource)
 	awaitAnnounced(t, ns, "Announced", announcedByL2)
 }
 
 // The Services of these tests have no Pods.
-const announcedByL2 = "by L2Advertisement l2; it has no endpoint that is ready or serves, so connections are refused"
+const announcedByL2 = "by SegmentAnnouncement l2; it has no endpoint that is ready or serves, so connections are refused"
 
 func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	ns := namespace(t)
@@ -57,10 +96,10 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	silenced(t)
 	makePool(t, "p", "192.0.2.0/28")
 	makeService(t, ns, "web", nil)
-	awaitAnnounced(t, ns, "NoAdvertisement", "192.0.2.0 answers nowhere: no L2Advertisement or BGPAdvertisement selects IPPool p; create one")
-	awaitEvent(t, ns, "web", "NoAdvertisement")
-	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
-	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has no speaker; see kubectl get speakerstatuses")
+	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool p; create one")
+	awaitEvent(t, ns, "web", "NoAnnouncement")
+	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{}`)))
+	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 has no speaker; see kubectl get speakers.berth.dev")
 	speaks(t, eth0)
 	awaitAnnounced(t, ns, "Announced", announcedByL2)
 
@@ -69,28 +108,50 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	excludes(t, ns, `{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`, `{"spec":{"taints":null}}`, "has the taint node.kubernetes.io/out-of-service")
 	excludes(t, ns, `{"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler","effect":"NoSchedule"}]}}`, `{"spec":{"taints":null}}`, "has the taint ToBeDeletedByClusterAutoscaler")
 	excludes(t, ns, `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`, `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False"}]}}`, "has the condition NetworkUnavailable")
-	speaks(t, `state: Leaving, reason: kube-proxy on this node is unhealthy`)
-	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by L2Advertisement l2, but no selected node may announce it: n1 leaves: kube-proxy on this node is unhealthy")
+	speaks(t, `state: Leaving, message: kube-proxy on this node is unhealthy`)
+	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 leaves: kube-proxy on this node is unhealthy")
 
 	// By BGP a session is needed too.
-	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor", `{localASN: 1, peerASN: 2, address: 192.0.2.254}`)))
-	must(t, scene.Apply(t.Context(), object("BGPAdvertisement", "bgp", `{peers: [tor]}`)))
-	_, err := scene.Kubectl(t.Context(), "", "delete", "l2advertisement", "l2")
+	must(t, scene.Apply(t.Context(), object("BGPNeighbor", "tor", `{localASN: 1, remoteASN: 2, address: 192.0.2.254}`)))
+	must(t, scene.Apply(t.Context(), object("RouteAnnouncement", "bgp", `{neighborNames: [tor]}`)))
+	_, err := scene.Kubectl(t.Context(), "", "delete", "segmentannouncement", "l2")
 	must(t, err)
 	speaks(t, eth0)
-	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no established session with a peer named there; see kubectl get speakerstatuses")
-	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established}]")
-	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
-	speaks(t, "state: Ready, sessions: [{peer: other, state: Established}, {peer: tor, state: Established, families: [IPv4]}]")
-	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established, families: [IPv6]}]")
-	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by BGPAdvertisement bgp, but no selected node has a session for it: n1 has no session with a peer named there that carries IPv4; see kubectl get speakerstatuses")
-	must(t, scene.Apply(t.Context(), object("BGPPeer", "tor2", `{localASN: 1, peerASN: 2, address: 192.0.2.253}`)))
-	must(t, scene.Apply(t.Context(), object("BGPAdvertisement", "bgp", `{peers: [tor, tor2]}`)))
-	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established}]")
-	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
+	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there; see kubectl get speakers.berth.dev")
+	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: its speaker does not report the session yet")
+	const refused = "peer says AS 64513, configured 2"
+	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: 192.0.2.254, state: Down, lastError: "`+refused+`"}]`)
+	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (tor: "+refused+"); see kubectl get speakers.berth.dev")
+	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: "+refused)
+	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established}]`)
+	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement bgp: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
+	speaks(t, `state: Announcing, sessions: [{neighborName: other, address: "", state: Established}, {neighborName: tor, address: "", state: Established, families: [IPv4]}]`)
+	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established, families: [IPv6]}]`)
+	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no session there that carries IPv4; see kubectl get speakers.berth.dev")
+	must(t, scene.Apply(t.Context(), object("BGPNeighbor", "tor2", `{localASN: 1, remoteASN: 2, address: 192.0.2.253}`)))
+	must(t, scene.Apply(t.Context(), object("RouteAnnouncement", "bgp", `{neighborNames: [tor, tor2]}`)))
+	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established}]`)
+	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement bgp: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
 	// Mere numbers are written when they have been the same for a while.
-	speaks(t, "state: Ready, sessions: [{peer: tor, state: Established}, {peer: tor2, state: Established}]")
-	awaitAnnounced(t, ns, "Announced", "by BGPAdvertisement bgp: 1 node, 2 sessions; it has no endpoint that is ready or serves, so connections are refused")
+	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established}, {neighborName: tor2, address: "", state: Established}]`)
+	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement bgp: 1 node, 2 sessions; it has no endpoint that is ready or serves, so connections are refused")
+	awaitSessions(t, "tor", "1/1", "1 session established")
+}
+
+// awaitSessions waits until the BGPNeighbor counts its sessions so, and says this of them.
+func awaitSessions(t *testing.T, neighbor, summary, message string) {
+	t.Helper()
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		o, err := scene.Berth.BGPNeighbors.Get(ctx, neighbor, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionEstablished)
+		if c == nil || c.Message != message || o.Status.SessionCounts.Summary != summary {
+			return fmt.Errorf("BGPNeighbor %s: sessions %s, condition %+v, want %s, %q", neighbor, o.Status.SessionCounts.Summary, c, summary, message)
+		}
+		return nil
+	}))
 }
 
 func TestAServiceSaysWhichNodeAnswersAndOnlyThatServiceIsWrittenWhenItMoves(t *testing.T) {
@@ -98,7 +159,7 @@ func TestAServiceSaysWhichNodeAnswersAndOnlyThatServiceIsWrittenWhenItMoves(t *t
 	r := start(t)
 	silenced(t)
 	makePool(t, "p", "192.0.2.0/28")
-	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
+	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{}`)))
 	speaks(t, eth0)
 	makeService(t, ns, "web", nil)
 	awaitAnnounced(t, ns, "Announced", announcedByL2)
@@ -107,14 +168,14 @@ func TestAServiceSaysWhichNodeAnswersAndOnlyThatServiceIsWrittenWhenItMoves(t *t
 
 	owner := func(node, segment string) {
 		t.Helper()
-		must(t, scene.Apply(t.Context(), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: L2Owner\nmetadata: {name: web-1, namespace: %s}\nspec: {group: %s/web l2, addresses: [192.0.2.0], node: %s, segment: %s, interface: eth0}\n", ns, ns, node, segment)))
+		must(t, scene.Apply(t.Context(), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: L2Owner\nmetadata: {name: web-1, namespace: %s}\nstatus: {serviceRefs: [{namespace: %s, name: web}], announcementNames: [l2], addresses: [192.0.2.0], nodeName: %s, segment: %s, interface: eth0}\n", ns, ns, node, segment)))
 	}
 	const refused = "; it has no endpoint that is ready or serves, so connections are refused"
 	owner("n1", "172.30.0.0/24")
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2: n1 answers on 172.30.0.0/24"+refused)
+	awaitAnnounced(t, ns, "Announced", "by SegmentAnnouncement l2: n1 answers on 172.30.0.0/24"+refused)
 	before, looked := get(t, ns, "other").ResourceVersion, r.writes(t)
 	owner("n1", "172.31.0.0/24")
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2: n1 answers on 172.31.0.0/24"+refused)
+	awaitAnnounced(t, ns, "Announced", "by SegmentAnnouncement l2: n1 answers on 172.31.0.0/24"+refused)
 	if got := get(t, ns, "other").ResourceVersion; got != before {
 		t.Error("another Service was written too")
 	}
@@ -122,15 +183,15 @@ func TestAServiceSaysWhichNodeAnswersAndOnlyThatServiceIsWrittenWhenItMoves(t *t
 		t.Errorf("%v writes, want 1", got)
 	}
 	// Clients beyond the segment get their replies by another way, or not at all.
-	speaks(t, "state: Ready, segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0, returnPath: false}]")
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2: n1 answers on 172.31.0.0/24 (clients beyond the segment may get no reply: its routes to them do not leave by eth0)"+refused)
+	speaks(t, "state: Announcing, segments: [{interface: eth0, state: Announcing, returnPath: OtherInterface}]")
+	awaitAnnounced(t, ns, "Announced", "by SegmentAnnouncement l2: n1 answers on 172.31.0.0/24 (clients beyond the segment may get no reply: its routes to them do not leave by eth0)"+refused)
 	speaks(t, eth0)
 	must(t, scene.Berth.L2Owners(ns).Delete(t.Context(), "web-1", metav1.DeleteOptions{}))
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2"+refused)
+	awaitAnnounced(t, ns, "Announced", "by SegmentAnnouncement l2"+refused)
 
 	// A foreign host has the address.
 	speaks(t, eth0+`, conflicts: [{address: 192.0.2.0, mac: "02:00:00:00:00:99", interface: eth0}]`)
-	awaitAnnounced(t, ns, "AddressConflict", "192.0.2.0 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its IPPool and ask for another")
+	awaitAnnounced(t, ns, "AddressConflict", "192.0.2.0 is announced by 02:00:00:00:00:99 too, heard on eth0 of node n1: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its LoadBalancerPool and ask for another")
 	awaitEvent(t, ns, "web", "AddressConflict")
 	if got := get(t, ns, "other").ResourceVersion; got != before {
 		t.Error("another Service was written too")
@@ -156,16 +217,16 @@ func TestAServiceOfPolicyLocalSaysWhenNoNodeHasAnEndpoint(t *testing.T) {
 	start(t)
 	silenced(t)
 	makePool(t, "p", "192.0.2.0/28")
-	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
+	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{}`)))
 	speaks(t, eth0)
 	makeService(t, ns, "web", func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal })
-	const nowhere = "192.0.2.0 is selected by L2Advertisement l2, but no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
+	const nowhere = "192.0.2.0 is selected by SegmentAnnouncement l2, but no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
 	awaitAnnounced(t, ns, "NoEndpoints", nowhere)
 	makeEndpoint(t, ns, "web-unready", "n1", false)
 	makeEndpoint(t, ns, "web-elsewhere", "n2", true)
-	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by L2Advertisement l2, but no selected node may announce it: n1 has no ready endpoint")
+	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 has no ready endpoint")
 	makeEndpoint(t, ns, "web-here", "n1", true)
-	awaitAnnounced(t, ns, "Announced", "by L2Advertisement l2, from nodes with a ready Pod (externalTrafficPolicy Local)")
+	awaitAnnounced(t, ns, "Announced", "by SegmentAnnouncement l2, from nodes with a ready Pod (externalTrafficPolicy Local)")
 	must(t, scene.Kubernetes.DiscoveryV1().EndpointSlices(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web"}))
 	awaitAnnounced(t, ns, "NoEndpoints", nowhere)
 }
@@ -175,15 +236,15 @@ func TestAnAddressIsAnnouncedWhenTheLabelsOfAServiceThatHasItAreSelected(t *test
 	start(t)
 	silenced(t)
 	makePool(t, "p", "192.0.2.0/28")
-	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{serviceSelectors: [{matchLabels: {tier: web}}]}`)))
+	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{serviceSelector: {matchLabels: {tier: web}}}`)))
 	speaks(t, eth0)
 	shared := map[string]string{v1alpha1.AnnotationSharingKey: "k"}
 	annotated(t, ns, "web", shared, on(80))
 	annotated(t, ns, "too", shared, func(s *corev1.ServiceSpec) { on(81)(s); pin("192.0.2.0")(s) })
 	await(t, ns, "too", "Allocated", "192.0.2.0")
-	awaitAnnounced(t, ns, "NoAdvertisement", "192.0.2.0 answers nowhere: an L2Advertisement selects IPPool p, but its serviceSelectors do not match the labels of this Service; mend either")
+	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: SegmentAnnouncement l2 selects LoadBalancerPool p, but not this Service, by its serviceSelector; change that, or the labels of the Service")
 	patch(t, ns, "too", `{"metadata":{"labels":{"tier":"web"}}}`)
 	awaitAnnounced(t, ns, "Announced", announcedByL2)
 	patch(t, ns, "too", `{"metadata":{"labels":{"tier":"db"}}}`)
-	awaitAnnounced(t, ns, "NoAdvertisement", "192.0.2.0 answers nowhere: an L2Advertisement selects IPPool p, but its serviceSelectors do not match the labels of this Service; mend either")
+	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: SegmentAnnouncement l2 selects LoadBalancerPool p, but not this Service, by its serviceSelector; change that, or the labels of the Service")
 }

@@ -212,8 +212,8 @@ func namespace(t *testing.T) string {
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, args := range [][]string{
-			{"delete", "services,ipreservations", "--all", "-n", ns.Name, "--ignore-not-found"},
-			{"delete", "ippools,l2advertisements,bgpadvertisements,bgppeers", "--all"},
+			{"delete", "services,addressreservations", "--all", "-n", ns.Name, "--ignore-not-found"},
+			{"delete", "loadbalancerpools,segmentannouncements,routeannouncements,bgpneighbors", "--all"},
 			{"delete", "namespace", ns.Name, "--wait=false"},
 		} {
 			if _, err := scene.Kubectl(ctx, "", args...); err != nil {
@@ -226,11 +226,7 @@ func namespace(t *testing.T) string {
 
 func makePool(t *testing.T, name string, addresses ...string) {
 	t.Helper()
-	_, err := scene.Berth.IPPools.Create(t.Context(), &v1alpha1.IPPool{
-		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "IPPool"}, ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: v1alpha1.IPPoolSpec{Addresses: addresses},
-	}, metav1.CreateOptions{})
-	must(t, err)
+	apply(t, "LoadBalancerPool", name, fmt.Sprintf(`{addresses: ["%s"]}`, strings.Join(addresses, `", "`)))
 }
 
 // makeService creates a Service of type LoadBalancer.
@@ -297,12 +293,12 @@ func TestServicesGetAddressesOfTheFamiliesTheyWant(t *testing.T) {
 		}
 	}
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		p, err := scene.Berth.IPPools.Get(ctx, "p", metav1.GetOptions{})
+		p, err := scene.Berth.LoadBalancerPools.Get(ctx, "p", metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		want := &v1alpha1.AddressUsage{Total: "9", Assigned: 2, Free: "7"}
-		if diff := cmp.Diff([]*v1alpha1.AddressUsage{want, want}, []*v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6}); diff != "" {
+		want := v1alpha1.AddressUsage{Total: "9", Assigned: "2", Kept: "0", Excluded: "0", Resting: "0", Free: "7"}
+		if diff := cmp.Diff([]v1alpha1.AddressUsage{want, want}, []v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6}); diff != "" {
 			return errors.New(diff)
 		}
 		return nil
@@ -329,13 +325,13 @@ func TestARequestThatCannotBeMetIsExplainedAndMetOnceItCan(t *testing.T) {
 		mend    func(t *testing.T, ns string)
 		after   string
 	}{
-		{"no pool", "", nil, "NoPool", "no IPPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools",
+		{"no pool", "", nil, "NoPool", "no LoadBalancerPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools",
 			func(t *testing.T, _ string) { makePool(t, "p", "192.0.2.5/32") }, "192.0.2.5"},
-		{"full pool", "192.0.2.1/32", nil, "PoolExhausted", "no IPv4 address is free in IPPool p; widen it or add another",
+		{"full pool", "192.0.2.1/32", nil, "PoolExhausted", "no IPv4 address is free in LoadBalancerPool p; widen it or add another",
 			func(t *testing.T, ns string) { remove(t, ns, "first") }, "192.0.2.1"},
 		{"address in use", "192.0.2.1-192.0.2.2", pin("192.0.2.1"), "AddressInUse", "spec.loadBalancerIP: 192.0.2.1 is held by Service NS/first; free it there or ask for another",
 			func(t *testing.T, ns string) { remove(t, ns, "first") }, "192.0.2.1"},
-		{"outside the pools", "192.0.2.1-192.0.2.2", pin("203.0.113.1"), "AddressOutsidePools", "spec.loadBalancerIP: 203.0.113.1 is in no IPPool; ask for an address of one (kubectl get ippools), or add it to one",
+		{"outside the pools", "192.0.2.1-192.0.2.2", pin("203.0.113.1"), "AddressOutsidePools", "spec.loadBalancerIP: 203.0.113.1 is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one",
 			func(t *testing.T, _ string) { makePool(t, "q", "203.0.113.0/24") }, "203.0.113.1"},
 		{"wrong family", "192.0.2.1-192.0.2.2", func(s *corev1.ServiceSpec) {
 			families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol)(s)
@@ -552,7 +548,7 @@ func TestADeletedPoolTakesNoAddressAway(t *testing.T) {
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
-	must(t, scene.Berth.IPPools.Delete(t.Context(), "p", metav1.DeleteOptions{}))
+	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "p", metav1.DeleteOptions{}))
 	await(t, ns, "web", "OutsidePools", "192.0.2.1")
 	first.stop()
 	start(t)

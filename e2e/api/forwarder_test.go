@@ -20,7 +20,7 @@ import (
 // Reports of a speaker that announces on eth0, and can forward by IPVS or not.
 const (
 	canForward    = eth0 + ", ipvs: {schedulers: [rr, mh], virtualServers: 0}"
-	cannotForward = eth0 + ", ipvs: {reason: the kernel has no IPVS, virtualServers: 0}"
+	cannotForward = eth0 + ", lacks: the kernel has no IPVS, ipvs: {virtualServers: 0}"
 	notAsked      = eth0
 )
 
@@ -72,30 +72,29 @@ func awaitTold(t *testing.T, ns, reason, kind, message string) {
 func forwards(t *testing.T, ns string, r *running) {
 	t.Helper()
 	silenced(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/28], dataplane: IPVS}`)
-	apply(t, "L2Advertisement", "l2", `{}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/28], dataplane: IPVS}`)
+	apply(t, "SegmentAnnouncement", "l2", `{}`)
 	speaks(t, canForward)
 	makeService(t, ns, "web", nil)
-	const byIPVS = "by L2Advertisement l2" + noEndpoint
+	const byIPVS = "by SegmentAnnouncement l2" + noEndpoint
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS)
 	awaitTold(t, ns, "Forwarder", "Normal", "IPVS forwards, by scheduler rr (ipMode Proxy)")
 
 	// A speaker that is replaced is back in a moment, and how many virtual servers it has is no news.
 	writes := r.writes(t)
 	speaks(t, strings.Replace(canForward, "virtualServers: 0", "virtualServers: 7", 1))
-	speaks(t, strings.Replace(canForward, "state: Ready", "state: Restarting", 1))
-	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "192.0.2.0 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that is Restarting; see kubectl get speakerstatuses")
-	const stopped = "192.0.2.0 is selected by L2Advertisement l2, but no speaker on a selected node announces: n1 has a speaker that is Stopped; see kubectl get speakerstatuses"
-	ended := strings.Replace(canForward, "state: Ready", "state: Stopped", 1)
-	speaks(t, strings.Replace(ended, "virtualServers: 0", "virtualServers: 7, kept: true", 1))
-	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, stopped)
+	speaks(t, strings.Replace(canForward, "state: Announcing, segments", "state: Restarting, segments", 1))
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "192.0.2.0 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 has a speaker that is Restarting; see kubectl get speakers.berth.dev")
+	const stopped = "192.0.2.0 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 has a speaker that is Stopped; see kubectl get speakers.berth.dev"
+	speaks(t, strings.Replace(canForward, "state: Announcing, segments", "state: Replaced, segments", 1))
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, strings.Replace(stopped, "Stopped", "Replaced", 1))
 	speaks(t, canForward)
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS)
 	if got := r.writes(t) - writes; got != 3 {
 		t.Errorf("%v writes while the speaker restarts, want those of the condition, 3", got)
 	}
 	// One that has ended for good is not.
-	speaks(t, ended)
+	speaks(t, strings.Replace(canForward, "state: Announcing, segments", "state: Stopped, segments", 1))
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, stopped)
 	speaks(t, canForward)
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS)
@@ -107,7 +106,7 @@ func forwards(t *testing.T, ns string, r *running) {
 	awaitTold(t, ns, "Forwarder", "Warning", lacks+" (ipMode VIP)")
 	// One that does not exist is told, and the pool's serves.
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/ipvs-scheduler":"best"}}}`)
-	const none = `; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of IPPool p serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`
+	const none = `; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool p serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS+none)
 	awaitTold(t, ns, "Announced", "Warning", byIPVS+none)
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/ipvs-scheduler":"mh"}}}`)
@@ -125,8 +124,8 @@ func forwards(t *testing.T, ns string, r *running) {
 	patch(t, ns, "web", `{"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.0"}]}}}`, "status")
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS)
 	// The pool is kube-proxy's again.
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/28]}`)
-	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, byIPVS+`; annotation berth.dev/ipvs-scheduler: "mh" has no effect: 192.0.2.0 is of IPPool p (dataplane KubeProxy); take it out, or ask for a pool with dataplane IPVS with annotation berth.dev/pools`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/28]}`)
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, byIPVS+`; annotation berth.dev/ipvs-scheduler: "mh" has no effect: 192.0.2.0 is of LoadBalancerPool p (dataplane KubeProxy); take it out, or ask for a pool with dataplane IPVS with annotation berth.dev/pools`)
 	awaitTold(t, ns, "Forwarder", "Normal", "kube-proxy forwards (ipMode VIP)")
 }
 
@@ -152,11 +151,11 @@ func TestARestartOfTheControllerLeavesIPVSForwarding(t *testing.T) {
 			ns := namespace(t)
 			first := c.start(t, ns)
 			silenced(t)
-			apply(t, "IPPool", "p", `{addresses: [192.0.2.0/28], dataplane: IPVS, ipvs: {scheduler: mh}}`)
-			apply(t, "L2Advertisement", "l2", `{}`)
+			apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/28], dataplane: IPVS, ipvs: {scheduler: mh}}`)
+			apply(t, "SegmentAnnouncement", "l2", `{}`)
 			speaks(t, canForward)
 			makeService(t, ns, "web", nil)
-			before := awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "by L2Advertisement l2"+noEndpoint)
+			before := awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "by SegmentAnnouncement l2"+noEndpoint)
 			first.stop()
 			second := c.start(t, ns)
 			makeService(t, ns, "next", nil)
@@ -175,14 +174,14 @@ func TestTheAddressesOfAServiceHaveOneDataplane(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)
-	apply(t, "IPPool", "four", `{addresses: [192.0.2.0/28], dataplane: IPVS}`)
-	apply(t, "IPPool", "six", `{addresses: ["2001:db8::/124"]}`)
-	apply(t, "L2Advertisement", "l2", `{}`)
+	apply(t, "LoadBalancerPool", "four", `{addresses: [192.0.2.0/28], dataplane: IPVS}`)
+	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::/124"]}`)
+	apply(t, "SegmentAnnouncement", "l2", `{}`)
 	speaks(t, canForward)
 	makeService(t, ns, "web", families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
-	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, "by L2Advertisement l2"+noEndpoint+"; kube-proxy forwards, since a Service has one dataplane: 192.0.2.0 is of IPPool four (dataplane IPVS), 2001:db8:: is of IPPool six (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools")
-	apply(t, "IPPool", "six", `{addresses: ["2001:db8::/124"], dataplane: IPVS}`)
-	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "by L2Advertisement l2"+noEndpoint)
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, "by SegmentAnnouncement l2"+noEndpoint+"; kube-proxy forwards, since a Service has one dataplane: 192.0.2.0 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:: is of LoadBalancerPool six (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools")
+	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::/124"], dataplane: IPVS}`)
+	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "by SegmentAnnouncement l2"+noEndpoint)
 	// As docs/ipvs.md says.
 	modes, err := scene.Kubectl(t.Context(), "", "get", "services", "-n", ns, "--no-headers", "-o",
 		"custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,MODE:.status.loadBalancer.ingress[*].ipMode")

@@ -34,9 +34,7 @@ func reportKeys(t *testing.T, node string, sign []byte, accept ...[]byte) {
 	for _, k := range append(accept, sign) {
 		accepted = append(accepted, v1alpha1.Fingerprint(k))
 	}
-	must(t, scene.Apply(t.Context(), fmt.Sprintf(
-		"apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: %s}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, signingKey: %q, acceptedKeys: [%s]}\n",
-		node, v1alpha1.Fingerprint(sign), `"`+strings.Join(accepted, `","`)+`"`)))
+	report(t, node, fmt.Sprintf(`state: Announcing, signingKey: %q, acceptedKeys: ["%s"]`, v1alpha1.Fingerprint(sign), strings.Join(accepted, `","`)))
 }
 
 // awaitKeys waits until the Secret has exactly these keys beside the one that signs
@@ -59,7 +57,7 @@ func awaitKeys(t *testing.T, waits string, names ...string) *corev1.Secret {
 func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
 	namespace(t)
 	first := start(t)
-	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatuses", "--all") })
+	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakers", "--all") })
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
 		s, err := scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
 		if err == nil && len(s.Data[v1alpha1.HelloKey]) != 32 {
@@ -91,7 +89,7 @@ func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
 	reportKeys(t, "n1", fresh, old)
 	awaitKeys(t, "waits for the speaker of n2", "key", "previous")
 	// A speaker that will not come back is not waited for, once its report is gone.
-	must(t, scene.Berth.SpeakerStatuses.Delete(t.Context(), "n2", metav1.DeleteOptions{}))
+	must(t, scene.Berth.Speakers.Delete(t.Context(), "n2", metav1.DeleteOptions{}))
 	s = awaitKeys(t, "", "key")
 	if string(s.Data["key"]) != string(fresh) {
 		t.Error("the key changed once more")

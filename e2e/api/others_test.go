@@ -78,7 +78,7 @@ func TestTheStatusesOfOthersAreLeftAsTheyAre(t *testing.T) {
 	before := get(t, ns, "foreign")
 	r := start(t)
 	// Without any pool, and with one.
-	awaitMessage(t, ns, "empty", "NoPool", "no IPPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools")
+	awaitMessage(t, ns, "empty", "NoPool", "no LoadBalancerPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools")
 	awaitNote(t, ns, "foreign", "LeftAlone", "field manager other-lb wrote status.loadBalancer, so Berth leaves this Service alone")
 	makePool(t, "p", "192.0.2.0/24", "203.0.113.0/24")
 	await(t, ns, "empty", "Allocated", "192.0.2.0")
@@ -126,7 +126,7 @@ func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
 	makeService(t, ns, "web", pin("192.0.2.5"))
 	before := await(t, ns, "web", "Allocated", "192.0.2.5")
 	first.stop()
-	must(t, scene.Berth.IPPools.Delete(t.Context(), "p", metav1.DeleteOptions{}))
+	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "p", metav1.DeleteOptions{}))
 	must(t, scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}))
 	start(t)
 	awaitNote(t, ns, "web", "LeftAlone", "a former installation of Berth gave this Service what its status shows")
@@ -155,15 +155,15 @@ func TestAPoolThatTakesOverAdoptsTheServicesOfOthers(t *testing.T) {
 	writeStatus(t, "kube-vip", ns, "bound", "192.0.2.6")
 	writeStatus(t, "metallb", ns, "host", "192.0.2.7", "lb.example.com")
 	makePool(t, "p", "192.0.2.0/24")
-	speaks(t, `state: Ready, addresses: [{address: 192.0.2.6, interface: eth0}]`)
+	speaks(t, `state: Announcing, addresses: [{address: 192.0.2.6, interface: eth0}]`)
 	awaitExcluded(t, "p", "not given: 192.0.2.6 is on interface eth0 of node n1")
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/24], takeOver: true}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/24], takeOver: Always}`)
 	await(t, ns, "one", "Allocated", "192.0.2.5")
 	awaitMessage(t, ns, "bound", "TakeOverWaits", "192.0.2.6 is on interface eth0 of node n1; the Service is taken over from field manager kube-vip once nobody else has the address")
 	if got := shown(get(t, ns, "bound")); !slices.Equal(got, []string{"192.0.2.6"}) {
 		t.Errorf("while it waits the Service has %v", got)
 	}
-	speaks(t, `state: Ready, addresses: []`)
+	speaks(t, `state: Announcing, addresses: []`)
 	await(t, ns, "bound", "Allocated", "192.0.2.6")
 	if got := shown(get(t, ns, "host")); !slices.Equal(got, []string{"192.0.2.7", "lb.example.com"}) {
 		t.Errorf("a Service with a host name has %v", got)
@@ -171,17 +171,17 @@ func TestAPoolThatTakesOverAdoptsTheServicesOfOthers(t *testing.T) {
 }
 
 // awaitExcluded waits for the condition of a pool that tells which addresses are in use elsewhere.
-func awaitExcluded(t *testing.T, pool, message string) *v1alpha1.IPPool {
+func awaitExcluded(t *testing.T, pool, message string) *v1alpha1.LoadBalancerPool {
 	t.Helper()
-	var p *v1alpha1.IPPool
+	var p *v1alpha1.LoadBalancerPool
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
 		var err error
-		if p, err = scene.Berth.IPPools.Get(ctx, pool, metav1.GetOptions{}); err != nil {
+		if p, err = scene.Berth.LoadBalancerPools.Get(ctx, pool, metav1.GetOptions{}); err != nil {
 			return err
 		}
 		c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionExcluded)
 		if c == nil || c.Status != metav1.ConditionTrue || c.Message != message {
-			return fmt.Errorf("condition of IPPool %s: %+v, want %q", pool, c, message)
+			return fmt.Errorf("condition of LoadBalancerPool %s: %+v, want %q", pool, c, message)
 		}
 		return nil
 	}))
@@ -192,11 +192,11 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)
-	speaks(t, `state: Ready, gateways: [172.30.0.1], addresses: [{address: 172.30.0.5, interface: eth0}], segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0, subnets: ["172.30.0.0/24", "fd00:30::/64"]}]`)
+	speaks(t, `state: Announcing, gateways: [172.30.0.1], addresses: [{address: 172.30.0.5, interface: eth0}], segments: [{interface: eth0, state: Announcing, subnets: ["172.30.0.0/24", "fd00:30::/64"]}]`)
 	makePool(t, "p", "172.30.0.0-172.30.0.12", "172.30.0.255/32", "fd00:30::/124")
-	apply(t, "BGPPeer", "tor", `{localASN: 64513, peerASN: 64512, address: 172.30.0.3}`)
+	apply(t, "BGPNeighbor", "tor", `{localASN: 64513, remoteASN: 64512, address: 172.30.0.3}`)
 	p := awaitExcluded(t, "p", excludedOfP)
-	if p.Status.IPv4 == nil || p.Status.IPv4.Excluded != "7" || p.Status.IPv4.Total != "14" || p.Status.IPv4.Free != "7" {
+	if p.Status.IPv4.Excluded != "7" || p.Status.IPv4.Total != "14" || p.Status.IPv4.Free != "7" {
 		t.Errorf("usage %+v, want 7 of 14 excluded", p.Status.IPv4)
 	}
 	for i, want := range []string{"172.30.0.4", "172.30.0.6"} {
@@ -210,7 +210,7 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 		"172.30.0.11":  "the InternalIP of node n1",
 		"172.30.0.2":   "an address of the API server",
 		"172.30.0.1":   "a default gateway of node n1",
-		"172.30.0.3":   "the address of BGPPeer tor",
+		"172.30.0.3":   "the address of BGPNeighbor tor",
 		"172.30.0.5":   "on interface eth0 of node n1",
 		"172.30.0.255": "the broadcast address of 172.30.0.0/24, a segment of node n1",
 	} {
@@ -219,7 +219,7 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 		awaitMessage(t, ns, name, "AddressExcluded", "spec.loadBalancerIP: "+address+" is "+whose+", so it is not given; ask for another")
 	}
 	// Ranges of the cluster's own.
-	apply(t, "IPPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1], allocation: OnRequest}`)
+	apply(t, "LoadBalancerPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1], allocation: OnRequest}`)
 	makeService(t, ns, "cluster", pin("10.96.0.205"))
 	awaitMessage(t, ns, "cluster", "AddressExcluded", "spec.loadBalancerIP: 10.96.0.205 is in the Service CIDR 10.96.0.0/16, so it is not given; ask for another")
 	// One that becomes used is taken out of service; who can have another gets it.
@@ -233,8 +233,8 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 	awaitMessage(t, ns, "named", "AddressExcluded", "spec.loadBalancerIP: 172.30.0.10 is the ExternalIP of node joins, so it is not given; ask for another")
 }
 
-// excludedOfP is what IPPool p of the test above says.
-const excludedOfP = "not given: 172.30.0.2 is an address of the API server, 172.30.0.11 is the InternalIP of node n1, 172.30.0.1 is a default gateway of node n1, 172.30.0.3 is the address of BGPPeer tor, 172.30.0.5 is on interface eth0 of node n1 and 3 more"
+// excludedOfP is what LoadBalancerPool p of the test above says.
+const excludedOfP = "not given: 172.30.0.2 is an address of the API server, 172.30.0.11 is the InternalIP of node n1, 172.30.0.1 is a default gateway of node n1, 172.30.0.3 is the address of BGPNeighbor tor, 172.30.0.5 is on interface eth0 of node n1 and 3 more"
 
 func TestAnAddressThatIsBoundSinceAServiceHasItStays(t *testing.T) {
 	ns := namespace(t)
@@ -245,7 +245,7 @@ func TestAnAddressThatIsBoundSinceAServiceHasItStays(t *testing.T) {
 	await(t, ns, "vip", "Allocated", "192.0.2.1")
 	makeService(t, ns, "plain", nil)
 	await(t, ns, "plain", "Allocated", "192.0.2.2")
-	speaks(t, `state: Ready, addresses: [{address: 192.0.2.1, interface: eth0}, {address: 192.0.2.2, interface: eth0}]`)
+	speaks(t, `state: Announcing, addresses: [{address: 192.0.2.1, interface: eth0}, {address: 192.0.2.2, interface: eth0}]`)
 	await(t, ns, "plain", "Allocated", "192.0.2.3")
 	await(t, ns, "vip", "Allocated", "192.0.2.1")
 }
@@ -253,8 +253,8 @@ func TestAnAddressThatIsBoundSinceAServiceHasItStays(t *testing.T) {
 func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
-	apply(t, "IPPool", "p1", `{addresses: [192.0.2.1-192.0.2.9]}`)
-	apply(t, "IPPool", "p2", `{addresses: [198.51.100.1-198.51.100.9]}`)
+	apply(t, "LoadBalancerPool", "p1", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "p2", `{addresses: [198.51.100.1-198.51.100.9]}`)
 	names := map[string]string{v1alpha1.AnnotationPools: "p1,p2"}
 	annotated(t, ns, "web", names, nil)
 	annotated(t, ns, "pinned", names, pin("192.0.2.5"))
@@ -266,21 +266,21 @@ func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
 	both("Allocated")
 	gone := func(name string) {
 		t.Helper()
-		must(t, scene.Berth.IPPools.Delete(t.Context(), name, metav1.DeleteOptions{}))
+		must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), name, metav1.DeleteOptions{}))
 	}
 	gone("p2") // it was not used
-	awaitMessage(t, ns, "web", "Allocated", `has 192.0.2.1; annotation berth.dev/pools: no IPPool "p2" exists; create it or take the name out`)
+	awaitMessage(t, ns, "web", "Allocated", `has 192.0.2.1; annotation berth.dev/pools: no LoadBalancerPool "p2" exists; create it or take the name out`)
 	both("Allocated")
-	apply(t, "IPPool", "p1", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaces: [elsewhere]}]}`)
-	awaitMessage(t, ns, "web", "Allocated", "has 192.0.2.1; annotation berth.dev/pools: IPPool p1 does not serve this Service (its spec.scopes); name another, or have it serve namespace "+ns)
-	apply(t, "IPPool", "p1", `{addresses: [192.0.2.8-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "p1", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}]}`)
+	awaitMessage(t, ns, "web", "Allocated", "has 192.0.2.1; annotation berth.dev/pools: LoadBalancerPool p1 does not serve this Service (its spec.scopes); name another, or have it serve namespace "+ns)
+	apply(t, "LoadBalancerPool", "p1", `{addresses: [192.0.2.8-192.0.2.9]}`)
 	both("OutsidePools")
 	gone("p1")
 	both("OutsidePools")
-	apply(t, "IPPool", "renamed", `{addresses: [192.0.2.0/24]}`)
+	apply(t, "LoadBalancerPool", "renamed", `{addresses: [192.0.2.0/24]}`)
 	both("Allocated")
-	apply(t, "IPPool", "p1", `{addresses: [203.0.113.0/24]}`)
-	apply(t, "IPPool", "p2", `{addresses: [198.51.100.1-198.51.100.9]}`)
+	apply(t, "LoadBalancerPool", "p1", `{addresses: [203.0.113.0/24]}`)
+	apply(t, "LoadBalancerPool", "p2", `{addresses: [198.51.100.1-198.51.100.9]}`)
 	awaitMessage(t, ns, "web", "Allocated", "has 192.0.2.1")
 	both("Allocated")
 	r.stop()
@@ -294,7 +294,7 @@ func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/pools":"p2"}}}`)
 	await(t, ns, "web", "Allocated", "198.51.100.1")
 	patch(t, ns, "pinned", `{"metadata":{"annotations":{"berth.dev/pools":"p2"}}}`)
-	awaitMessage(t, ns, "pinned", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in IPPool renamed, which annotation berth.dev/pools does not name; name it there, or ask for another address")
+	awaitMessage(t, ns, "pinned", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in LoadBalancerPool renamed, which annotation berth.dev/pools does not name; name it there, or ask for another address")
 }
 
 func TestAStatusThatTwoWriteIsLeftForLongerAndSaysWho(t *testing.T) {
@@ -367,7 +367,7 @@ func TestAFreedAddressRestsAlsoWhenTheLeaderChanges(t *testing.T) {
 	remove(t, ns, "two")
 	await(t, other, "any", "Resting")
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		p, err := scene.Berth.IPPools.Get(ctx, "p", metav1.GetOptions{})
+		p, err := scene.Berth.LoadBalancerPools.Get(ctx, "p", metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -417,30 +417,26 @@ func TestWhatATenantWroteIsCutInMessages(t *testing.T) {
 	annotated(t, ns, "web", map[string]string{v1alpha1.AnnotationAddresses: strings.Repeat("x", 200_000)}, nil)
 	awaitMessage(t, ns, "web", "InvalidAddress", `annotation berth.dev/load-balancer-ips: "`+strings.Repeat("x", 64)+`"… is no IP address; write one such as 192.0.2.1, or take it out`)
 	annotated(t, ns, "pool", map[string]string{v1alpha1.AnnotationPools: strings.Repeat("y", 200_000)}, nil)
-	awaitMessage(t, ns, "pool", "UnknownPool", `annotation berth.dev/pools: no IPPool "`+strings.Repeat("y", 64)+`"… exists; create it or take the name out`)
+	awaitMessage(t, ns, "pool", "UnknownPool", `annotation berth.dev/pools: no LoadBalancerPool "`+strings.Repeat("y", 64)+`"… exists; create it or take the name out`)
 	awaitEvent(t, ns, "pool", "UnknownPool")
 }
 
 func TestReservationsObeyScopesAndAreBounded(t *testing.T) {
 	ns := namespace(t)
 	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) { o.ReservationsPerNamespace = 2 })
-	apply(t, "IPPool", "theirs", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaces: [elsewhere]}]}`)
-	apply(t, "IPPool", "ours", `{addresses: [198.51.100.1-198.51.100.9]}`)
-	reserve := func(name, spec string) {
-		t.Helper()
-		must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: "+name+", namespace: "+ns+"}\nspec: "+spec+"\n"))
-	}
-	reserve("byname", "{address: 192.0.2.5}")
-	awaitReservation(t, ns, "byname", "192.0.2.5", "False", "IPPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool")
-	reserve("bypool", "{pool: theirs}")
-	awaitReservation(t, ns, "bypool", "", "False", "IPPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool")
+	apply(t, "LoadBalancerPool", "theirs", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}]}`)
+	apply(t, "LoadBalancerPool", "ours", `{addresses: [198.51.100.1-198.51.100.9]}`)
+	reserve(t, ns, "byname", "addresses: [192.0.2.5]")
+	awaitReservation(t, ns, "byname", "", "False", "LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool")
+	reserve(t, ns, "bypool", "poolNames: [theirs], ipFamilies: [IPv4]")
+	awaitReservation(t, ns, "bypool", "", "False", "LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool")
 	for i, name := range []string{"one", "two"} {
-		reserve(name, "{pool: ours}")
+		reserve(t, ns, name, "poolNames: [ours], ipFamilies: [IPv4]")
 		awaitReservation(t, ns, name, fmt.Sprintf("198.51.100.%d", i+1), "True", fmt.Sprintf("198.51.100.%d is kept for namespace %s", i+1, ns))
 	}
-	reserve("three", "{pool: ours}")
-	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 IPReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one")
-	_, err := scene.Kubectl(t.Context(), "", "delete", "ipreservation", "-n", ns, "one")
+	reserve(t, ns, "three", "poolNames: [ours], ipFamilies: [IPv4]")
+	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 AddressReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one")
+	_, err := scene.Kubectl(t.Context(), "", "delete", "addressreservation", "-n", ns, "one")
 	must(t, err)
 	awaitReservation(t, ns, "three", "198.51.100.1", "True", "198.51.100.1 is kept for namespace "+ns)
 }
@@ -523,7 +519,7 @@ func TestServicesThatShareAnAddressAreTakenOverTogether(t *testing.T) {
 	makePool(t, "p", "192.0.2.0/24")
 	awaitNote(t, ns, "dns-tcp", "LeftAlone", "metallb")
 	awaitNote(t, ns, "dns-udp", "LeftAlone", "metallb")
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/24], takeOver: true}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/24], takeOver: Always}`)
 	await(t, ns, "dns-tcp", "Allocated", "192.0.2.5")
 	await(t, ns, "dns-udp", "Allocated", "192.0.2.5")
 }
@@ -555,10 +551,10 @@ func TestAReservationComesBeforeThoseWhoTakeAnyWhenAPoolAppears(t *testing.T) {
 	}
 	for i := range 8 {
 		name := fmt.Sprintf("kept%d", i)
-		must(t, scene.Apply(t.Context(), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: %s, namespace: %s}\nspec: {address: 192.0.2.%d}\n", name, other, i)))
+		reserve(t, other, name, fmt.Sprintf("addresses: [192.0.2.%d]", i))
 	}
 	for i := range 8 {
-		awaitReservation(t, other, fmt.Sprintf("kept%d", i), fmt.Sprintf("192.0.2.%d", i), "False", fmt.Sprintf("spec.address: 192.0.2.%d is in no IPPool; add it to one, or make a reservation of an address that is", i))
+		awaitReservation(t, other, fmt.Sprintf("kept%d", i), "", "False", fmt.Sprintf("spec.addresses: 192.0.2.%d is in no LoadBalancerPool; add it to one, or reserve an address that is", i))
 	}
 	makePool(t, "p", "192.0.2.0/24")
 	for i := range 8 {

@@ -5,18 +5,46 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// apply applies a configuration object of a kind, with a spec in YAML.
+// selections are the fields that select: one of each group must be written.
+var selections = map[string][][]string{
+	"LoadBalancerPool":    {{"scopes: [{namespaceSelector: {}, serviceSelector: {}}]"}},
+	"SegmentAnnouncement": {{"poolSelector: {}", "poolNames"}, {"nodeSelector: {}"}, {"serviceSelector: {}"}},
+	"RouteAnnouncement":   {{"poolSelector: {}", "poolNames"}, {"neighborSelector: {}", "neighborNames"}, {"nodeSelector: {}"}, {"serviceSelector: {}"}},
+	"BGPNeighbor":         {{"nodeSelector: {}"}},
+}
+
+// object is a configuration object of a kind, with a spec in YAML. By the fields that select, and that the spec lacks, it
+// selects everything.
+func object(kind, name, spec string) string {
+	fields := strings.TrimSuffix(spec, "}")
+	for _, group := range selections[kind] {
+		if !slices.ContainsFunc(group, func(field string) bool {
+			name, _, _ := strings.Cut(field, ":")
+			return strings.Contains(fields, "{"+name+":") || strings.Contains(fields, ", "+name+":")
+		}) {
+			if fields != "{" {
+				fields += ", "
+			}
+			fields += group[0]
+		}
+	}
+	return fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: %s}\n", kind, name, fields)
+}
+
+// apply applies a configuration object of a kind, with a spec in YAML: see object.
 func apply(t *testing.T, kind, name, spec string) {
 	t.Helper()
 	must(t, scene.Apply(t.Context(), object(kind, name, spec)))
@@ -42,8 +70,8 @@ func on(port int32) func(*corev1.ServiceSpec) {
 func TestThePoolOfHighestPriorityIsUsedFirst(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "low", `{addresses: [192.0.2.1/32]}`)
-	apply(t, "IPPool", "high", `{addresses: [198.51.100.1/32], priority: 10}`)
+	apply(t, "LoadBalancerPool", "low", `{addresses: [192.0.2.1/32]}`)
+	apply(t, "LoadBalancerPool", "high", `{addresses: [198.51.100.1/32], priority: 10}`)
 	makeService(t, ns, "first", nil)
 	await(t, ns, "first", "Allocated", "198.51.100.1")
 	makeService(t, ns, "second", nil)
@@ -53,28 +81,28 @@ func TestThePoolOfHighestPriorityIsUsedFirst(t *testing.T) {
 func TestReservedAndEdgeAddressesOfAPoolAreNotGivenToAnybody(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/29], reserved: [192.0.2.1-192.0.2.2], excludeEdgeAddresses: true}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/29], reserved: [192.0.2.1-192.0.2.2], edgeAddresses: Exclude}`)
 	makeService(t, ns, "any", nil)
 	await(t, ns, "any", "Allocated", "192.0.2.3")
 	makeService(t, ns, "named", pin("192.0.2.1"))
 	await(t, ns, "named", "Allocated", "192.0.2.1")
 	makeService(t, ns, "edge", pin("192.0.2.0"))
-	awaitMessage(t, ns, "edge", "AddressExcluded", "spec.loadBalancerIP: 192.0.2.0 is .0 or .255, which IPPool p excludes (spec.excludeEdgeAddresses); ask for another")
+	awaitMessage(t, ns, "edge", "AddressExcluded", "spec.loadBalancerIP: 192.0.2.0 is .0 or .255, which LoadBalancerPool p excludes (spec.edgeAddresses); ask for another")
 }
 
 func TestADisabledPoolKeepsWhatItGaveAndGivesNoMore(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
 	makeService(t, ns, "old", nil)
 	await(t, ns, "old", "Allocated", "192.0.2.1")
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9], allocation: Disabled}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9], allocation: Disabled}`)
 	makeService(t, ns, "new", nil)
 	await(t, ns, "new", "NoPool")
 	makeService(t, ns, "named", pin("192.0.2.5"))
-	awaitMessage(t, ns, "named", "PoolDisabled", "spec.loadBalancerIP: 192.0.2.5 is in IPPool p, whose allocation is Disabled; ask for another, or enable the pool")
+	awaitMessage(t, ns, "named", "PoolDisabled", "spec.loadBalancerIP: 192.0.2.5 is in LoadBalancerPool p, whose allocation is Disabled; ask for another, or enable the pool")
 	await(t, ns, "old", "Allocated", "192.0.2.1")
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9], allocation: Automatic}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9], allocation: Automatic}`)
 	await(t, ns, "named", "Allocated", "192.0.2.5")
 	await(t, ns, "new", "Allocated", "192.0.2.2")
 }
@@ -82,15 +110,15 @@ func TestADisabledPoolKeepsWhatItGaveAndGivesNoMore(t *testing.T) {
 func TestScopesOfAPoolSelectNamespacesAndServices(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "byname", `{addresses: [192.0.2.1/32], scopes: [{namespaces: [elsewhere]}, {namespaces: [`+ns+`], serviceSelector: {matchLabels: {tier: front}}}]}`)
+	apply(t, "LoadBalancerPool", "byname", `{addresses: [192.0.2.1/32], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}, {namespaceNames: [`+ns+`], serviceSelector: {matchLabels: {tier: front}}}]}`)
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "NoPool")
 	patch(t, ns, "web", `{"metadata":{"labels":{"tier":"front"}}}`)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 
-	apply(t, "IPPool", "bylabel", `{addresses: [198.51.100.1/32], scopes: [{namespaceSelector: {matchLabels: {team: blue}}}]}`)
+	apply(t, "LoadBalancerPool", "bylabel", `{addresses: [198.51.100.1/32], scopes: [{namespaceSelector: {matchLabels: {team: blue}}, serviceSelector: {}}]}`)
 	makeService(t, ns, "pinned", pin("198.51.100.1"))
-	awaitMessage(t, ns, "pinned", "PoolOutOfScope", "spec.loadBalancerIP: 198.51.100.1 is in IPPool bylabel, which does not serve this Service (its spec.scopes); ask for another")
+	awaitMessage(t, ns, "pinned", "PoolOutOfScope", "spec.loadBalancerIP: 198.51.100.1 is in LoadBalancerPool bylabel, which does not serve this Service (its spec.scopes); ask for another")
 	_, err := scene.Kubectl(t.Context(), "", "label", "namespace", ns, "team=blue")
 	must(t, err)
 	await(t, ns, "pinned", "Allocated", "198.51.100.1")
@@ -105,23 +133,23 @@ func TestScopesOfAPoolSelectNamespacesAndServices(t *testing.T) {
 func TestTheAnnotationNamesThePools(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "auto", `{addresses: [192.0.2.1-192.0.2.9]}`)
-	apply(t, "IPPool", "four", `{addresses: [198.51.100.1/32], allocation: OnRequest}`)
-	apply(t, "IPPool", "six", `{addresses: ["2001:db8::1/128"], allocation: OnRequest}`)
+	apply(t, "LoadBalancerPool", "auto", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "four", `{addresses: [198.51.100.1/32], allocation: OnRequest}`)
+	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::1/128"], allocation: OnRequest}`)
 	annotated(t, ns, "dual", map[string]string{v1alpha1.AnnotationPools: "four, six"}, families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
 	await(t, ns, "dual", "Allocated", "198.51.100.1", "2001:db8::1")
 	annotated(t, ns, "full", map[string]string{v1alpha1.AnnotationPools: "four"}, nil)
-	awaitMessage(t, ns, "full", "PoolExhausted", "no IPv4 address is free in IPPool four; widen it or add another")
+	awaitMessage(t, ns, "full", "PoolExhausted", "no IPv4 address is free in LoadBalancerPool four; widen it or add another")
 	annotated(t, ns, "typo", map[string]string{v1alpha1.AnnotationPools: "fore"}, nil)
-	awaitMessage(t, ns, "typo", "UnknownPool", `annotation berth.dev/pools: no IPPool "fore" exists; create it or take the name out`)
+	awaitMessage(t, ns, "typo", "UnknownPool", `annotation berth.dev/pools: no LoadBalancerPool "fore" exists; create it or take the name out`)
 	annotated(t, ns, "six", map[string]string{v1alpha1.AnnotationPools: "six"}, families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol))
 	awaitMessage(t, ns, "six", "NoPool", "annotation berth.dev/pools: none of the pools named gives IPv4 addresses")
 	annotated(t, ns, "both", map[string]string{v1alpha1.AnnotationPools: "four"}, pin("192.0.2.5"))
-	awaitMessage(t, ns, "both", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in IPPool auto, which annotation berth.dev/pools does not name; name it there, or ask for another address")
+	awaitMessage(t, ns, "both", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in LoadBalancerPool auto, which annotation berth.dev/pools does not name; name it there, or ask for another address")
 	// An annotation that changes moves the Service.
 	makeService(t, ns, "moves", nil)
 	await(t, ns, "moves", "Allocated", "192.0.2.1")
-	apply(t, "IPPool", "fore", `{addresses: [203.0.113.1-203.0.113.2], allocation: OnRequest}`)
+	apply(t, "LoadBalancerPool", "fore", `{addresses: [203.0.113.1-203.0.113.2], allocation: OnRequest}`)
 	await(t, ns, "typo", "Allocated", "203.0.113.1")
 	patch(t, ns, "moves", `{"metadata":{"annotations":{"berth.dev/pools":"fore"}}}`)
 	await(t, ns, "moves", "Allocated", "203.0.113.2")
@@ -130,7 +158,7 @@ func TestTheAnnotationNamesThePools(t *testing.T) {
 func TestTheAnnotationAsksForAddressesAndMustAgreeWithTheField(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.0/24, "2001:db8::/64"]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/24, "2001:db8::/64"]}`)
 	dual := families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol)
 	annotated(t, ns, "two", map[string]string{v1alpha1.AnnotationAddresses: "2001:db8::5,192.0.2.5"}, dual)
 	await(t, ns, "two", "Allocated", "192.0.2.5", "2001:db8::5")
@@ -147,7 +175,7 @@ func TestTheAnnotationAsksForAddressesAndMustAgreeWithTheField(t *testing.T) {
 func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
 	ns, far := namespace(t), namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
 	key := map[string]string{v1alpha1.AnnotationSharingKey: "k"}
 	annotated(t, ns, "http", key, on(80))
 	await(t, ns, "http", "Allocated", "192.0.2.1")
@@ -167,7 +195,7 @@ func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
 	await(t, ns, "https", "Allocated", "192.0.2.1")
 
 	// A pool may let namespaces share.
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9], sharing: AcrossNamespaces}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9], sharing: AcrossNamespaces}`)
 	annotated(t, far, "near", key, on(8081))
 	await(t, far, "near", "Allocated", "192.0.2.1")
 }
@@ -175,11 +203,11 @@ func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
 func TestAnAddressOutsideThePoolsIsReleasedOnRequest(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1/32]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1/32]}`)
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
-	apply(t, "IPPool", "p", `{addresses: [198.51.100.1/32]}`)
-	awaitMessage(t, ns, "web", "OutsidePools", `192.0.2.1 is kept, but is in no IPPool any more, so only advertisements of all pools or of a pool that is gone announce it; add it to a pool, or release it with annotation berth.dev/release: "192.0.2.1"`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [198.51.100.1/32]}`)
+	awaitMessage(t, ns, "web", "OutsidePools", `192.0.2.1 is kept, but is in no LoadBalancerPool any more, so only announcements of all pools or of a pool that is gone announce it; add it to a pool, or release it with annotation berth.dev/release: "192.0.2.1"`)
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/release":"192.0.2.1"}}}`)
 	await(t, ns, "web", "Allocated", "198.51.100.1")
 }
@@ -187,7 +215,7 @@ func TestAnAddressOutsideThePoolsIsReleasedOnRequest(t *testing.T) {
 func TestPoolsRenamedSplitAndMergedKeepEveryAddress(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
-	apply(t, "IPPool", "all", `{addresses: [192.0.2.0/24]}`)
+	apply(t, "LoadBalancerPool", "all", `{addresses: [192.0.2.0/24]}`)
 	for i := range 4 {
 		makeService(t, ns, fmt.Sprintf("s%d", i), pin(fmt.Sprintf("192.0.2.%d", 100*(i/2)+i+1)))
 	}
@@ -200,12 +228,12 @@ func TestPoolsRenamedSplitAndMergedKeepEveryAddress(t *testing.T) {
 	addresses := []string{"192.0.2.1", "192.0.2.2", "192.0.2.103", "192.0.2.104"}
 	all(addresses...)
 	before := r.writes(t)
-	apply(t, "IPPool", "left", `{addresses: [192.0.2.0/26]}`)
-	apply(t, "IPPool", "right", `{addresses: [192.0.2.64-192.0.2.255]}`)
-	awaitConflict(t, "all", "True", "spec.addresses: 192.0.2.0/26 is in the younger IPPool left too, which does not get it; take it out of one of the two; spec.addresses: 192.0.2.64-192.0.2.255 is in the younger IPPool right too, which does not get it; take it out of one of the two")
-	awaitConflict(t, "left", "True", "spec.addresses: 192.0.2.0/26 is in the older IPPool all too, which keeps it; take it out of one of the two")
-	must(t, scene.Berth.IPPools.Delete(t.Context(), "all", metav1.DeleteOptions{}))
-	awaitConflict(t, "left", "False", "no other IPPool claims these addresses")
+	apply(t, "LoadBalancerPool", "left", `{addresses: [192.0.2.0/26]}`)
+	apply(t, "LoadBalancerPool", "right", `{addresses: [192.0.2.64-192.0.2.255]}`)
+	awaitConflict(t, "all", "True", "spec.addresses: 192.0.2.0/26 is in the younger LoadBalancerPool left too, which does not get it; take it out of one of the two; spec.addresses: 192.0.2.64-192.0.2.255 is in the younger LoadBalancerPool right too, which does not get it; take it out of one of the two")
+	awaitConflict(t, "left", "True", "spec.addresses: 192.0.2.0/26 is in the older LoadBalancerPool all too, which keeps it; take it out of one of the two")
+	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "all", metav1.DeleteOptions{}))
+	awaitConflict(t, "left", "False", "no other LoadBalancerPool claims these addresses")
 	all(addresses...)
 	makeService(t, ns, "next", nil)
 	await(t, ns, "next", "Allocated", "192.0.2.0")
@@ -216,34 +244,54 @@ func TestPoolsRenamedSplitAndMergedKeepEveryAddress(t *testing.T) {
 	}
 }
 
-func TestAReservationKeepsAnAddressForItsServiceAcrossRecreationAndRestore(t *testing.T) {
+func reserve(t *testing.T, ns, name, spec string) {
+	t.Helper()
+	must(t, scene.Apply(t.Context(), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: AddressReservation\nmetadata: {name: %s, namespace: %s}\nspec: {%s}\n", name, ns, spec)))
+}
+
+func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
 	first := start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: front, namespace: "+ns+"}\nspec: {pool: p, service: web}\n"))
-	awaitReservation(t, ns, "front", "192.0.2.1", "True", "192.0.2.1 is kept for namespace "+ns)
+	apply(t, "LoadBalancerPool", "four", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::1-2001:db8::9"]}`)
+	reserve(t, ns, "front", "poolNames: [four, six], ipFamilies: [IPv6, IPv4], serviceName: web")
+	awaitReservation(t, ns, "front", "192.0.2.1 2001:db8::1", "True", "192.0.2.1 and 2001:db8::1 are kept for namespace "+ns)
 	makeService(t, other, "other", nil)
 	await(t, other, "other", "Allocated", "192.0.2.2")
 	makeService(t, other, "thief", pin("192.0.2.1"))
-	awaitMessage(t, other, "thief", "AddressReserved", "spec.loadBalancerIP: 192.0.2.1 is reserved by IPReservation "+ns+"/front; ask for another")
-	makeService(t, ns, "web", nil)
-	await(t, ns, "web", "Allocated", "192.0.2.1")
+	awaitMessage(t, other, "thief", "AddressReserved", "spec.loadBalancerIP: 192.0.2.1 is reserved by AddressReservation "+ns+"/front; ask for another")
+	dual := families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol)
+	makeService(t, ns, "web", dual)
+	await(t, ns, "web", "Allocated", "192.0.2.1", "2001:db8::1")
 	remove(t, ns, "web")
-	makeService(t, other, "next", nil)
-	await(t, other, "next", "Allocated", "192.0.2.3")
-	makeService(t, ns, "web", nil)
-	await(t, ns, "web", "Allocated", "192.0.2.1")
+	makeService(t, other, "next", dual)
+	await(t, other, "next", "Allocated", "192.0.2.3", "2001:db8::2")
+	makeService(t, ns, "web", dual)
+	await(t, ns, "web", "Allocated", "192.0.2.1", "2001:db8::1")
 
-	// A restore from backup: the objects are there, the statuses are not.
+	// A restore from backup: the objects are there, with their annotations, and the statuses are not.
 	first.stop()
 	for _, s := range [][2]string{{ns, "web"}, {other, "other"}, {other, "next"}, {other, "thief"}} {
 		patch(t, s[0], s[1], `{"status":{"loadBalancer":null,"conditions":null}}`, "status")
 	}
+	_, err := scene.Berth.AddressReservations(ns).Patch(t.Context(), "front", types.MergePatchType, []byte(`{"status":null}`), metav1.PatchOptions{}, "status")
+	must(t, err)
+	if r, err := scene.Berth.AddressReservations(ns).Get(t.Context(), "front", metav1.GetOptions{}); err != nil || len(r.Status.Addresses) > 0 || r.Annotations[v1alpha1.AnnotationReservedAddresses] != "192.0.2.1,2001:db8::1" {
+		t.Fatalf("%+v, %v", r, err)
+	}
 	start(t)
-	await(t, ns, "web", "Allocated", "192.0.2.1")
+	await(t, ns, "web", "Allocated", "192.0.2.1", "2001:db8::1")
+	awaitReservation(t, ns, "front", "192.0.2.1 2001:db8::1", "True", "192.0.2.1 and 2001:db8::1 are kept for namespace "+ns)
 	await(t, other, "thief", "AddressReserved")
 
-	_, err := scene.Kubectl(t.Context(), "", "delete", "ipreservation", "-n", ns, "front")
+	// A pool that is gone for a moment takes no address along; one that it names no more does.
+	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "six", metav1.DeleteOptions{}))
+	awaitReservation(t, ns, "front", "192.0.2.1", "False", "annotation berth.dev/reserved-addresses: 2001:db8::1 is in no LoadBalancerPool; add it to one, or reserve an address that is")
+	apply(t, "LoadBalancerPool", "more", `{addresses: ["2001:db8::1-2001:db8::9", 198.51.100.1]}`)
+	reserve(t, ns, "front", "poolNames: [more], ipFamilies: [IPv6, IPv4], serviceName: web")
+	awaitReservation(t, ns, "front", "198.51.100.1 2001:db8::1", "True", "198.51.100.1 and 2001:db8::1 are kept for namespace "+ns)
+
+	_, err = scene.Kubectl(t.Context(), "", "delete", "addressreservation", "-n", ns, "front")
 	must(t, err)
 	remove(t, ns, "web")
 	await(t, other, "thief", "Allocated", "192.0.2.1")
@@ -252,37 +300,39 @@ func TestAReservationKeepsAnAddressForItsServiceAcrossRecreationAndRestore(t *te
 func TestAReservationOfAnAddressInUseWaitsForIt(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
 	makeService(t, other, "holder", nil)
 	await(t, other, "holder", "Allocated", "192.0.2.1")
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: front, namespace: "+ns+"}\nspec: {address: 192.0.2.1}\n"))
-	awaitReservation(t, ns, "front", "192.0.2.1", "False", "spec.address: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that gives it back")
+	reserve(t, ns, "front", "addresses: [192.0.2.1]")
+	awaitReservation(t, ns, "front", "", "False", "spec.addresses: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that gives it back")
 	remove(t, other, "holder")
 	awaitReservation(t, ns, "front", "192.0.2.1", "True", "192.0.2.1 is kept for namespace "+ns)
-	_, err := scene.Kubectl(t.Context(), "", "patch", "ipreservation", "-n", ns, "front", "--type=merge", "-p", `{"spec":{"address":"192.0.2.2"}}`)
-	if err == nil || !strings.Contains(err.Error(), "the address of a reservation does not change") {
-		t.Errorf("changing the address: %v", err)
-	}
+	// It may ask for another; what it had is anybody's then.
+	reserve(t, ns, "front", "addresses: [192.0.2.2]")
+	awaitReservation(t, ns, "front", "192.0.2.2", "True", "192.0.2.2 is kept for namespace "+ns)
+	makeService(t, other, "next", pin("192.0.2.1"))
+	await(t, other, "next", "Allocated", "192.0.2.1")
 }
 
 func TestAReservationThatCannotBeKeptSaysWhy(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "IPPool", "p", `{addresses: [192.0.2.1-192.0.2.2]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.2]}`)
 	for _, c := range []struct{ name, spec, address, status, message string }{
-		{"first", "address: 192.0.2.1", "192.0.2.1", "True", "192.0.2.1 is kept for namespace " + ns},
-		{"same", "address: 192.0.2.1", "192.0.2.1", "False", "spec.address: 192.0.2.1 is kept by IPReservation " + ns + "/first already; delete one of the two"},
-		{"any", "pool: p", "192.0.2.2", "True", "192.0.2.2 is kept for namespace " + ns},
-		{"full", "pool: p", "", "False", "spec.pool: no IPv4 address is free in IPPool p; widen it"},
-		{"outside", "address: 203.0.113.1", "203.0.113.1", "False", "spec.address: 203.0.113.1 is in no IPPool; add it to one, or make a reservation of an address that is"},
-		{"typo", "pool: q", "", "False", `spec.pool: no IPPool "q" gives addresses; create it, enable it, or name another`},
+		{"first", "addresses: [192.0.2.1]", "192.0.2.1", "True", "192.0.2.1 is kept for namespace " + ns},
+		{"same", "addresses: [192.0.2.1]", "", "False", "spec.addresses: 192.0.2.1 is kept by AddressReservation " + ns + "/first already; delete one of the two"},
+		{"any", "poolNames: [p], ipFamilies: [IPv4]", "192.0.2.2", "True", "192.0.2.2 is kept for namespace " + ns},
+		{"full", "poolNames: [p], ipFamilies: [IPv4]", "", "False", "spec.poolNames: no IPv4 address is free in LoadBalancerPool p; widen it, or name another"},
+		{"four", "poolNames: [p], ipFamilies: [IPv6]", "", "False", "spec.poolNames: no IPv6 address is free in LoadBalancerPool p; widen it, or name another"},
+		{"outside", "addresses: [203.0.113.1]", "", "False", "spec.addresses: 203.0.113.1 is in no LoadBalancerPool; add it to one, or reserve an address that is"},
+		{"typo", "poolNames: [q], ipFamilies: [IPv4]", "", "False", `spec.poolNames: no LoadBalancerPool "q" exists; create it, or name another`},
 	} {
-		must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: IPReservation\nmetadata: {name: "+c.name+", namespace: "+ns+"}\nspec: {"+c.spec+"}\n"))
+		reserve(t, ns, c.name, c.spec)
 		awaitReservation(t, ns, c.name, c.address, c.status, c.message)
 	}
 	// What was in the way goes, and the others have it at once.
 	for _, c := range []struct{ goes, name, address string }{{"any", "full", "192.0.2.2"}, {"first", "same", "192.0.2.1"}} {
-		_, err := scene.Kubectl(t.Context(), "", "delete", "ipreservation", "-n", ns, c.goes)
+		_, err := scene.Kubectl(t.Context(), "", "delete", "addressreservation", "-n", ns, c.goes)
 		must(t, err)
 		awaitReservation(t, ns, c.name, c.address, "True", c.address+" is kept for namespace "+ns)
 	}
@@ -306,28 +356,60 @@ func awaitMessage(t *testing.T, ns, name, reason, message string) {
 func awaitConflict(t *testing.T, pool, status, message string) {
 	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		p, err := scene.Berth.IPPools.Get(ctx, pool, metav1.GetOptions{})
+		p, err := scene.Berth.LoadBalancerPools.Get(ctx, pool, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
 		c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionConflict)
 		if c == nil || string(c.Status) != status || c.Message != message {
-			return fmt.Errorf("IPPool %s: condition %+v, want %s: %s", pool, c, status, message)
+			return fmt.Errorf("LoadBalancerPool %s: condition %+v, want %s: %s", pool, c, status, message)
 		}
 		return nil
 	}))
 }
 
-func awaitReservation(t *testing.T, ns, name, address, status, message string) {
+// awaitReservation waits until the reservation keeps these addresses, and is Ready or not, with this message.
+func awaitReservation(t *testing.T, ns, name, addresses, status, message string) {
 	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		r, err := scene.Berth.IPReservations(ns).Get(ctx, name, metav1.GetOptions{})
+		r, err := scene.Berth.AddressReservations(ns).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
+		var kept []string
+		for _, a := range r.Status.Addresses {
+			kept = append(kept, a.Address)
+		}
 		c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady)
-		if r.Spec.Address != address || c == nil || string(c.Status) != status || c.Message != message {
-			return fmt.Errorf("IPReservation %s: address %s, condition %+v, want %s, %s: %s", name, r.Spec.Address, c, address, status, message)
+		if strings.Join(kept, " ") != addresses || c == nil || string(c.Status) != status || c.Message != message {
+			return fmt.Errorf("AddressReservation %s: addresses %v, condition %+v, want %s, %s: %s", name, kept, c, addresses, status, message)
+		}
+		return nil
+	}))
+}
+
+func TestAPoolSaysWhenItIsExhausted(t *testing.T) {
+	ns := namespace(t)
+	start(t)
+	makePool(t, "p", "192.0.2.1", "2001:db8::1-2001:db8::9")
+	awaitExhausted(t, "p", metav1.ConditionFalse, "an address of each family is free for a Service that names none")
+	makeService(t, ns, "web", nil)
+	await(t, ns, "web", "Allocated", "192.0.2.1")
+	awaitExhausted(t, "p", metav1.ConditionTrue, "no IPv4 address is free for a Service that names none; widen spec.addresses, or add another pool")
+	remove(t, ns, "web")
+	awaitExhausted(t, "p", metav1.ConditionFalse, "an address of each family is free for a Service that names none")
+}
+
+func awaitExhausted(t *testing.T, pool string, status metav1.ConditionStatus, message string) {
+	t.Helper()
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		p, err := scene.Berth.LoadBalancerPools.Get(ctx, pool, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionExhausted)
+		if c == nil || c.Status != status || c.Message != message {
+			return fmt.Errorf("LoadBalancerPool %s: condition %+v, want %s: %s", pool, c, status, message)
 		}
 		return nil
 	}))

@@ -148,7 +148,7 @@ func TestProviderExplainsARequestThatCannotBeMetAndMeetsItOnceItCan(t *testing.T
 	await(t, ns, "first", "Allocated", "192.0.2.1")
 	makeService(t, ns, "full", nil)
 	await(t, ns, "full", "PoolExhausted")
-	awaitOldEvent(t, ns, "SyncLoadBalancerFailed", "failed to ensure load balancer: PoolExhausted: no IPv4 address is free in IPPool p; widen it or add another")
+	awaitOldEvent(t, ns, "SyncLoadBalancerFailed", "failed to ensure load balancer: PoolExhausted: no IPv4 address is free in LoadBalancerPool p; widen it or add another")
 	remove(t, ns, "first") // and not before the service controller would try again by itself
 	await(t, ns, "full", "Allocated", "192.0.2.1")
 
@@ -198,9 +198,9 @@ func TestProviderLeavesTheAddressWhenNodesChangeAndSaysWhetherItIsAnnounced(t *t
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
-	must(t, scene.Apply(t.Context(), object("L2Advertisement", "l2", `{}`)))
-	must(t, scene.Apply(t.Context(), "apiVersion: berth.dev/v1alpha1\nkind: SpeakerStatus\nmetadata: {name: n1}\nstatus: {state: Ready, groupsOwned: 0, prefixesAnnounced: 0, segments: [{interface: eth0, announcing: true, peersAlive: 0, groupsOwned: 0}]}\n"))
-	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakerstatus", "n1") })
+	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{}`)))
+	silenced(t)
+	speaks(t, eth0)
 	announcement := func(reason string) {
 		t.Helper()
 		svc := wait(t, ns, "web", reason, func(s *corev1.Service) bool {

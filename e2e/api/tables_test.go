@@ -42,7 +42,7 @@ var published = map[string]*regexp.Regexp{
 	"Service " + v1alpha1.ServiceAllocated: regexp.MustCompile("(?s)\nCondition `berth.dev/Allocated`:\n(.*?)\n\n[^|]"),
 	"Service " + v1alpha1.ServiceAnnounced: regexp.MustCompile("(?s)\nCondition `berth.dev/Announced`:\n(.*?)\n\n[^|]"),
 	"configuration Ready":                  regexp.MustCompile("(?s)Reasons of the condition `Ready` on configuration objects:(.*?)[.]\n"),
-	"IPReservation Ready":                  regexp.MustCompile("(?s)Reasons of its condition `Ready`:(.*?)[.]\n"),
+	"AddressReservation Ready":             regexp.MustCompile("(?s)Reasons of its condition `Ready`:(.*?)[.]\n"),
 }
 
 // A table has a reason at the beginning of each line; a list is of nothing else.
@@ -70,11 +70,11 @@ func record(ctx context.Context, s *stage.Stage) (*recorder, error) {
 		key      func(metav1.Condition) string
 	}{
 		{services, func(c metav1.Condition) string { return "Service " + c.Type }},
-		{client.NewInformer(s.Berth.IPPools, &v1alpha1.IPPool{}), configuration},
-		{client.NewInformer(s.Berth.L2Advertisements, &v1alpha1.L2Advertisement{}), configuration},
-		{client.NewInformer(s.Berth.BGPAdvertisements, &v1alpha1.BGPAdvertisement{}), configuration},
-		{client.NewInformer(s.Berth.BGPPeers, &v1alpha1.BGPPeer{}), configuration},
-		{client.NewInformer(s.Berth.IPReservations(""), &v1alpha1.IPReservation{}), func(c metav1.Condition) string { return "IPReservation " + c.Type }},
+		{client.NewInformer(s.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}), configuration},
+		{client.NewInformer(s.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}), configuration},
+		{client.NewInformer(s.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}), configuration},
+		{client.NewInformer(s.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}), configuration},
+		{client.NewInformer(s.Berth.AddressReservations(""), &v1alpha1.AddressReservation{}), func(c metav1.Condition) string { return "AddressReservation " + c.Type }},
 	} {
 		see := func(o any) {
 			for _, c := range conditionsOf(o) {

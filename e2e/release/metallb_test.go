@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
 )
@@ -149,29 +150,29 @@ func (b *beside) testOwnServices(t *testing.T) {
 func (b *beside) configureBerth(ctx context.Context) error {
 	return b.Apply(ctx, fmt.Sprintf(`
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: rack}
-spec: {addresses: [%q]}
+spec: {addresses: [%q], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: rack}
-spec: {pools: [rack]}
+spec: {poolNames: [rack], nodeSelector: {}, serviceSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: routed}
-spec: {allocation: OnRequest, addresses: [%q]}
+spec: {allocation: OnRequest, addresses: [%q], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPPeer
+kind: BGPNeighbor
 metadata: {name: tor}
-spec: {localASN: %d, peerASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s}
+spec: {localASN: %d, remoteASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s, nodeSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: tor}
-spec: {pools: [routed], peers: [tor]}
+spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
 `, berthRack, berthRouted, lab.NodeAS, lab.RouterAS))
 }
 
@@ -179,21 +180,21 @@ spec: {pools: [routed], peers: [tor]}
 func (b *beside) testNotDialled(t *testing.T) {
 	eventually(t, func(ctx context.Context) error {
 		for _, node := range b.Nodes() {
-			status, err := b.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
+			status, err := b.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 			if err != nil {
 				return err
 			}
 			if len(status.Status.Sessions) != 1 {
-				return fmt.Errorf("the speaker of %s has %d sessions, want the one of peer tor", node, len(status.Status.Sessions))
+				return fmt.Errorf("the speaker of %s has %d sessions, want the one with BGPNeighbor tor", node, len(status.Status.Sessions))
 			}
 			s := status.Status.Sessions[0]
-			if s.State == "Established" || !strings.Contains(s.LastError, "has a session with 172.30.0.1") {
+			if s.State == v1alpha1.SessionEstablished || !strings.Contains(s.LastError, "has a session with 172.30.0.1") {
 				return fmt.Errorf("the speaker of %s says %s and %q, want that another program has a session with 172.30.0.1", node, s.State, s.LastError)
 			}
 		}
 		return nil
 	})
-	lasts(t, 10*time.Second) // ten times the peer's connectRetryTime
+	lasts(t, 10*time.Second) // ten times the neighbor's connectRetryTime
 }
 
 func (b *beside) testRestart(t *testing.T) {
@@ -242,24 +243,24 @@ func (b *beside) testWaits(t *testing.T) {
 func (b *beside) takeOver(ctx context.Context) error {
 	return b.Apply(ctx, fmt.Sprintf(`
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: metal-rack}
-spec: {addresses: [%q], allocation: OnRequest, takeOver: true}
+spec: {addresses: [%q], allocation: OnRequest, takeOver: Always, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: metal-rack}
-spec: {pools: [metal-rack]}
+spec: {poolNames: [metal-rack], nodeSelector: {}, serviceSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: metal-routed}
-spec: {addresses: [%q], allocation: OnRequest, takeOver: true}
+spec: {addresses: [%q], allocation: OnRequest, takeOver: Always, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: metal-routed}
-spec: {pools: [metal-routed], peers: [tor]}
+spec: {poolNames: [metal-routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
 `, metalRack, metalRouted))
 }
 

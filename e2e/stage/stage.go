@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package stage sets the scene in a lab: Berth installed from its manifests, pools
-// and advertisements, an application, and clients that ask it.
+// and announcements, an application, and clients that ask it.
 package stage
 
 import (
@@ -115,34 +115,34 @@ func (s *Stage) Apply(ctx context.Context, yaml string) error {
 	return err
 }
 
-// Configure makes a pool on the segment with its L2Advertisement, a pool for BGP
-// with its BGPAdvertisement, and the router as BGPPeer "tor".
+// Configure makes a pool on the segment with its SegmentAnnouncement, a pool for BGP
+// with its RouteAnnouncement, and the router as BGPNeighbor "tor".
 func (s *Stage) Configure(ctx context.Context) error {
 	return s.Apply(ctx, fmt.Sprintf(`
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: rack}
-spec: {addresses: [172.30.0.200-172.30.0.250, "fd00:30::200-fd00:30::2ff"]}
+spec: {addresses: [172.30.0.200-172.30.0.250, "fd00:30::200-fd00:30::2ff"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: rack}
-spec: {pools: [rack]}
+spec: {poolNames: [rack], nodeSelector: {}, serviceSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: routed}
-spec: {allocation: OnRequest, addresses: [198.51.100.0/24, "2001:db8:100::/64"]}
+spec: {allocation: OnRequest, addresses: [198.51.100.0/24, "2001:db8:100::/64"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPPeer
+kind: BGPNeighbor
 metadata: {name: tor}
-spec: {localASN: %d, peerASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s}
+spec: {localASN: %d, remoteASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s, nodeSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: tor}
-spec: {pools: [routed], peers: [tor]}
+spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
 `, lab.NodeAS, lab.RouterAS))
 }
 
@@ -247,19 +247,20 @@ func (s *Stage) Create(ctx context.Context, svc *corev1.Service) (*corev1.Servic
 	return found, err
 }
 
-// AwaitSpeakers waits until every speaker is Ready and, where the lab has a router
+// AwaitSpeakers waits until every speaker announces and, where the lab has a router
 // that speaks BGP, has a session with it.
 func (s *Stage) AwaitSpeakers(ctx context.Context, sessions bool) error {
 	return Eventually(ctx, 30*time.Second, func(ctx context.Context) error {
 		for _, node := range s.Nodes() {
-			status, err := s.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
+			status, err := s.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 			switch {
 			case err != nil:
 				return err
-			case status.Status.State != v1alpha1.SpeakerReady:
-				return fmt.Errorf("speaker of %s is %s", node, status.Status.State)
-			case sessions && (len(status.Status.Sessions) == 0 || status.Status.Sessions[0].State != "Established"):
+			case sessions && (len(status.Status.Sessions) == 0 || status.Status.Sessions[0].State != v1alpha1.SessionEstablished):
 				return fmt.Errorf("speaker of %s has no session: %+v", node, status.Status.Sessions)
+			}
+			if state, message := status.Status.State(); state != v1alpha1.SpeakerAnnouncing {
+				return fmt.Errorf("speaker of %s is %s: %s", node, state, message)
 			}
 		}
 		return nil

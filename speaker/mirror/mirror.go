@@ -66,7 +66,7 @@ type Mirror struct {
 	mu     sync.Mutex                 // guards what follows
 	claims map[string]entry           // of this node, by namespace/name of the L2Owner
 	groups map[string]map[string]bool // keys of claims, by group
-	shown  map[string][]netip.Addr    // addresses by group
+	shown  map[string]members         // by group
 }
 
 // entry is the latest word of this node's layer 2 about one L2Owner.
@@ -84,7 +84,7 @@ func New(c Config) (*Mirror, error) {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 10*time.Second)),
 		pace:   rate.NewLimiter(writesPerSecond, writesPerSecond),
 		began:  time.Now(),
-		claims: map[string]entry{}, groups: map[string]map[string]bool{}, shown: map[string][]netip.Addr{},
+		claims: map[string]entry{}, groups: map[string]map[string]bool{}, shown: map[string]members{},
 	}
 	if err := errors.Join(m.informer.SetTransform(slim), m.informer.SetWatchErrorHandlerWithContext(m.broke)); err != nil {
 		return nil, fmt.Errorf("watch L2Owners: %w", err)
@@ -141,15 +141,21 @@ func (m *Mirror) Claimed(c l2.Claim) {
 	m.queue.Add(key)
 }
 
-// Show says which addresses a group has, ascending; none: it is no more.
-func (m *Mirror) Show(group string, addresses []netip.Addr) {
+// members are what a group has.
+type members struct {
+	services  []string // namespace/name
+	addresses []netip.Addr
+}
+
+// Show says which Services and addresses a group has, ascending; no addresses: it is no more.
+func (m *Mirror) Show(group string, services []string, addresses []netip.Addr) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(addresses) == 0 {
 		delete(m.shown, group)
 		return // its claims are about to be withdrawn
 	}
-	m.shown[group] = addresses
+	m.shown[group] = members{services, addresses}
 	for key := range m.groups[group] {
 		m.queue.Add(key)
 	}
@@ -163,7 +169,7 @@ func (m *Mirror) saw(o any) {
 	}
 	m.hear(owner)
 	key := owner.Namespace + "/" + owner.Name
-	if owner.Spec.Node == m.Node || m.concerns(key) {
+	if owner.Status.NodeName == m.Node || m.concerns(key) {
 		m.queue.Add(key)
 	}
 }
@@ -180,7 +186,7 @@ func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 // Reconsider takes a change of a Node's readiness.
 func (m *Mirror) Reconsider(node string) {
 	for _, owner := range client.Stored[*v1alpha1.L2Owner](m.informer) {
-		if owner.Spec.Node == node {
+		if owner.Status.NodeName == node {
 			m.hear(owner)
 		}
 	}

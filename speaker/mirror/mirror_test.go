@@ -1,9 +1,12 @@
 package mirror
 
 import (
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
@@ -15,7 +18,8 @@ func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
 	}
 	withdrawn := &entry{claim: l2.Claim{Group: "d/web l2"}}
 	of := func(node string, term int64, witnessed bool) *v1alpha1.L2Owner {
-		return &v1alpha1.L2Owner{Spec: v1alpha1.L2OwnerSpec{Group: "d/web l2", Node: node, Term: term, Witnessed: witnessed}}
+		return &v1alpha1.L2Owner{Status: v1alpha1.L2OwnerStatus{NodeName: node, Term: term, Witnessed: witnessed,
+			ServiceRefs: []v1alpha1.ServiceReference{{Namespace: "d", Name: "web"}}, AnnouncementNames: []string{"l2"}}}
 	}
 	for _, c := range []struct {
 		name  string
@@ -61,13 +65,27 @@ func TestTheNameOfAnL2OwnerIsOfItsGroupAndSegment(t *testing.T) {
 	}
 }
 
-func TestAnL2OwnerHoldsAClaim(t *testing.T) {
-	m := &Mirror{}
+func TestAnL2OwnerHoldsAClaimAndSaysWhatItIsAbout(t *testing.T) {
 	claim := l2.Claim{
-		Group: "d/web l2", Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
-		Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.Joined,
+		Group: "d/web l2,too", Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
+		Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.PeerSilent,
 	}
-	if diff := cmp.Diff(claim, claimOf(m.object("d/web-1", entry{claim: claim}))); diff != "" {
+	m := &Mirror{shown: map[string]members{claim.Group: {[]string{"d/web", "e/mail"}, []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}}
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	owner := m.object("d/web-1", entry{claim: claim, since: since})
+	at := metav1.NewTime(since)
+	want := v1alpha1.L2OwnerStatus{
+		ServiceRefs:       []v1alpha1.ServiceReference{{Namespace: "d", Name: "web"}, {Namespace: "e", Name: "mail"}},
+		AnnouncementNames: []string{"l2", "too"}, Addresses: []string{"192.0.2.1"},
+		NodeName: "n1", Segment: "172.30.0.0/24", Interface: "eth0", MAC: "02:00:00:00:00:01", Term: 7, Witnessed: true,
+		Reason: "PeerSilent", AcquireTime: &at, ObservedGeneration: 1,
+		Conditions: []metav1.Condition{{Type: "Ready", Status: "True", Reason: "Answering", Message: "node n1 answers", ObservedGeneration: 1, LastTransitionTime: at}},
+	}
+	if diff := cmp.Diff(want, owner.Status); diff != "" {
+		t.Error(diff)
+	}
+	claim.Cause = "" // for readers only
+	if diff := cmp.Diff(claim, claimOf(owner)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -72,7 +72,7 @@ const (
 // node's claim only one of a higher term is written: whichever holds, layer 2, which
 // hears of that one, claims anew above it or gives the group up.
 func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) action {
-	names := found != nil && found.Spec.Node == self
+	names := found != nil && found.Status.NodeName == self
 	switch {
 	case !claimed || have.claim.Node == "":
 		if names {
@@ -104,12 +104,14 @@ func (m *Mirror) write(ctx context.Context, key string, have entry, found *v1alp
 			return err
 		})
 	}
-	if found.Spec.Node == desired.Spec.Node && found.Spec.Term == desired.Spec.Term && found.Spec.Since != nil {
-		desired.Spec.Since = found.Spec.Since
+	if found.Status.NodeName == desired.Status.NodeName && found.Status.Term == desired.Status.Term && found.Status.AcquireTime != nil {
+		desired.Status.AcquireTime = found.Status.AcquireTime
 	}
-	if reflect.DeepEqual(found.Spec, desired.Spec) && reflect.DeepEqual(found.OwnerReferences, desired.OwnerReferences) {
+	said(&desired.Status, found.Generation)
+	if reflect.DeepEqual(found.Status, desired.Status) && reflect.DeepEqual(found.OwnerReferences, desired.OwnerReferences) {
 		return nil
 	}
+	said(&desired.Status, found.Generation+1) // the update makes it so
 	desired.UID, desired.ResourceVersion = found.UID, found.ResourceVersion
 	return m.paced(ctx, "update", key, func(ctx context.Context) error {
 		_, err := owners.Update(ctx, desired, metav1.UpdateOptions{})

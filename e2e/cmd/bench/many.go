@@ -28,24 +28,24 @@ const (
 func (b *bench) many(ctx context.Context) error {
 	err := b.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: many}
-spec: {addresses: [198.18.0.0/20]}
+spec: {addresses: [198.18.0.0/20], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: many}
-spec: {pools: [many], peers: [tor]}
+spec: {poolNames: [many], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: rack}
-spec: {allocation: OnRequest, addresses: [172.30.0.200-172.30.0.250, "fd00:30::200-fd00:30::2ff"]}
+spec: {allocation: OnRequest, addresses: [172.30.0.200-172.30.0.250, "fd00:30::200-fd00:30::2ff"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 `)
 	if err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "wait", "--for=condition=Ready", "ippool/many", "--timeout=30s"); err != nil {
+	if _, err := b.Kubectl(ctx, "", "wait", "--for=condition=Ready", "loadbalancerpool/many", "--timeout=30s"); err != nil {
 		return err
 	}
 	bare, err := b.barePatches(ctx)

@@ -101,16 +101,19 @@ func (b *bench) include(ctx context.Context, node string) error {
 	if _, err := b.Kubectl(ctx, "", "label", "node", node, v1alpha1.ExcludeLabel+"-"); err != nil {
 		return err
 	}
-	return b.awaitState(ctx, node, v1alpha1.SpeakerReady)
+	return b.awaitState(ctx, node, v1alpha1.SpeakerAnnouncing)
 }
 
 func (b *bench) awaitState(ctx context.Context, node string, want v1alpha1.SpeakerState) error {
 	return stage.Eventually(ctx, patience, func(ctx context.Context) error {
-		status, err := b.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
-		if err == nil && status.Status.State != want {
-			err = fmt.Errorf("speaker of %s is %s, want %s", node, status.Status.State, want)
+		speaker, err := b.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return err
 		}
-		return err
+		if state, message := speaker.Status.State(); state != want {
+			return fmt.Errorf("speaker of %s is %s (%s), want %s", node, state, message, want)
+		}
+		return nil
 	})
 }
 

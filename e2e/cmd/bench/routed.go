@@ -50,7 +50,7 @@ func (b *bench) routedLosses(ctx context.Context) error {
 		{"routed_gap_node_cut_bfd_3x100ms", `{"receiveInterval":"100ms","transmitInterval":"100ms","multiplier":3}`, b.cut, b.heal},
 		{"routed_gap_speaker_killed", "null", b.kill, b.renew},
 	} {
-		if _, err := b.Kubectl(ctx, "", "patch", "bgppeer", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+loss.bfd+`}}`); err != nil {
+		if _, err := b.Kubectl(ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+loss.bfd+`}}`); err != nil {
 			return err
 		}
 		var gaps []time.Duration
@@ -83,7 +83,7 @@ func (b *bench) rested(ctx context.Context, r *routed, bfd bool) error {
 	if bfd {
 		err := stage.Eventually(ctx, patience, func(ctx context.Context) error {
 			for _, node := range b.Nodes() {
-				status, err := b.Berth.SpeakerStatuses.Get(ctx, node, metav1.GetOptions{})
+				status, err := b.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 				if err != nil {
 					return err
 				}

@@ -34,19 +34,19 @@ func (b *bench) manyRoutes(ctx context.Context, count int) error {
 	}
 	err := b.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: many}
-spec: {priority: 1000, addresses: [`+pooled().String()+`]}
+spec: {priority: 1000, addresses: [`+pooled().String()+`], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: many}
-spec: {pools: [many], peers: [tor]}
+spec: {poolNames: [many], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
 `)
 	if err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "wait", "--for=condition=Ready", "ippool/many", "--timeout=30s"); err != nil {
+	if _, err := b.Kubectl(ctx, "", "wait", "--for=condition=Ready", "loadbalancerpool/many", "--timeout=30s"); err != nil {
 		return err
 	}
 	begun := time.Now()

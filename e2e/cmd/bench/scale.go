@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -83,7 +84,7 @@ func (s *scale) measure(ctx context.Context) error {
 	return nil
 }
 
-// prepare installs of Berth what the controller needs, a pool, an advertisement, and
+// prepare installs of Berth what the controller needs, a pool, an announcement, and
 // the report of a speaker that there is none of.
 func (s *scale) prepare(ctx context.Context) error {
 	file, err := stage.Manifest()
@@ -106,25 +107,20 @@ func (s *scale) prepare(ctx context.Context) error {
 	}
 	err = s.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: many}
-spec: {addresses: [198.18.0.0/15]}
+spec: {addresses: [198.18.0.0/15], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: many}
-spec: {pools: [many]}
+spec: {poolNames: [many], nodeSelector: {}, serviceSelector: {}}
 `)
 	if err != nil {
 		return err
 	}
-	_, err = s.Berth.SpeakerStatuses.Create(ctx, &v1alpha1.SpeakerStatus{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "SpeakerStatus"},
-		ObjectMeta: metav1.ObjectMeta{Name: s.Nodes()[0]},
-		Status:     v1alpha1.SpeakerReport{State: v1alpha1.SpeakerReady, Segments: []v1alpha1.SegmentReport{{Interface: "eth0", Announcing: true}}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("create SpeakerStatus: %w", err)
+	if err := s.pretendSpeaker(ctx); err != nil {
+		return err
 	}
 	// kube-proxy would take processor time for rules that nobody needs.
 	if err := s.Pause(ctx, "kube-proxy@"+s.Nodes()[0]); err != nil {
@@ -135,6 +131,26 @@ spec: {pools: [many]}
 	}
 	s.kubecfg, err = s.writeKubeconfig(s.rival.token)
 	return err
+}
+
+// pretendSpeaker reports as a speaker of the node that announces.
+func (s *scale) pretendSpeaker(ctx context.Context) error {
+	made, err := s.Berth.Speakers.Create(ctx, &v1alpha1.Speaker{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Speaker"},
+		ObjectMeta: metav1.ObjectMeta{Name: s.Nodes()[0]},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("create Speaker: %w", err)
+	}
+	made.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Speaker"}
+	made.Status.Segments = []v1alpha1.SegmentReport{{Interface: "eth0", State: v1alpha1.SegmentAnnouncing}}
+	meta.SetStatusCondition(&made.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: string(v1alpha1.SpeakerAnnouncing),
+	})
+	if _, err := s.Berth.Speakers.UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("write the status of Speaker %s: %w", made.Name, err)
+	}
+	return nil
 }
 
 // bareRush has the rival do what is the least that a controller must do: patch each

@@ -142,7 +142,7 @@ func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip
 				now := time.Now().UTC().Format(time.RFC3339)
 				patch := fmt.Sprintf(`{"status":{"loadBalancer":{"ingress":[{"ip":"%s","ipMode":"VIP"}]},"conditions":[
 					{"type":"bench/Allocated","status":"True","reason":"Allocated","message":"has %s","lastTransitionTime":%q},
-					{"type":"bench/Announced","status":"True","reason":"Announced","message":"by L2Advertisement many","lastTransitionTime":%q}]}}`,
+					{"type":"bench/Announced","status":"True","reason":"Announced","message":"by SegmentAnnouncement many","lastTransitionTime":%q}]}}`,
 					address, address, now, now)
 				if _, err := r.services(namespace).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
 					return fmt.Errorf("patch Service %s: %w", name, err)

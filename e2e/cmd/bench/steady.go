@@ -29,17 +29,17 @@ func (b *bench) setSteady(ctx context.Context) (*steady, error) {
 	}
 	err := b.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: steady}
-spec: {allocation: OnRequest, addresses: [172.30.0.252-172.30.0.253, "fd00:30::300-fd00:30::301"]}
+spec: {allocation: OnRequest, addresses: [172.30.0.252-172.30.0.253, "fd00:30::300-fd00:30::301"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: steady}
 spec:
-  pools: [steady]
-  nodeSelectors:
-    - matchExpressions: [{key: kubernetes.io/hostname, operator: NotIn, values: [`+app.Nodes[0]+`]}]
+  poolNames: [steady]
+  nodeSelector: {matchExpressions: [{key: kubernetes.io/hostname, operator: NotIn, values: [`+app.Nodes[0]+`]}]}
+  serviceSelector: {}
 `)
 	if err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func (d *demo) play(ctx context.Context) error {
 		do    func(context.Context) error
 	}{
 		{"Install Berth: kubectl apply -f manifests/berth.yaml", d.install},
-		{"Configure pools, advertisements and the router", d.configure},
+		{"Configure pools, announcements and the router", d.configure},
 		{"Deploy a web application with Services on both pools", d.deploy},
 		{"Request every address from both clients", d.ask},
 		{"Put a second application on the nodes that do not answer for its address", d.deploySteady},
@@ -75,7 +75,7 @@ func (d *demo) configure(ctx context.Context) error {
 		return err
 	}
 	d.say("")
-	speakers, err := d.Kubectl(ctx, "", "get", "speakerstatuses")
+	speakers, err := d.Kubectl(ctx, "", "get", "speakers")
 	d.quote(speakers)
 	return err
 }

@@ -96,7 +96,7 @@ func addressCommand() *cobra.Command {
 	cmd.AddCommand(
 		one("add", "Give it the address, and tell nobody", (*lab.Lab).AddAddress),
 		one("remove", "Take the address back", (*lab.Lab).RemoveAddress),
-		one("announce", "Have it say that the address is its own: gratuitous ARP, or an unsolicited advertisement", (*lab.Lab).AnnounceAddress),
+		one("announce", "Have it say that the address is its own: gratuitous ARP, or an unsolicited announcement", (*lab.Lab).AnnounceAddress),
 	)
 	return cmd
 }

@@ -190,7 +190,7 @@ func draining(t *testing.T, c *cluster.Cluster) {
 		}
 	}
 	// Those that drain already heed a new limit.
-	c.Kubectl(t, "", "patch", "ippool", "ours", "--type=merge", "-p", `{"spec":{"ipvs":{"drainTimeout":"1s"}}}`)
+	c.Kubectl(t, "", "patch", "loadbalancerpool", "ours", "--type=merge", "-p", `{"spec":{"ipvs":{"drainTimeout":"1s"}}}`)
 	over(connection, flow)
 	// Nothing but time ends these.
 	c.Apply(t, endpoints)
@@ -301,14 +301,14 @@ func deadNode(t *testing.T, c *cluster.Cluster) {
 // objects are the configuration, a Service without a selector and its endpoints.
 const objects = `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: ours}
-spec: {addresses: [172.30.0.200-172.30.0.210], dataplane: IPVS}
+spec: {addresses: [172.30.0.200-172.30.0.210], dataplane: IPVS, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: ours}
-spec: {pools: [ours]}
+spec: {poolNames: [ours], nodeSelector: {}, serviceSelector: {}}
 ---
 apiVersion: v1
 kind: Service

@@ -133,24 +133,24 @@ func (l *life) awaitRoute(t *testing.T, to string) {
 // announced are two addresses for the router, that of a Service of IPVS and that of one of kube-proxy.
 var announced = `
 apiVersion: berth.dev/v1alpha1
-kind: BGPPeer
+kind: BGPNeighbor
 metadata: {name: router}
-spec: {localASN: 64512, peerASN: 64513, address: 172.30.0.50}
+spec: {localASN: 64512, remoteASN: 64513, address: 172.30.0.50, nodeSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: BGPAdvertisement
+kind: RouteAnnouncement
 metadata: {name: router}
-spec: {pools: [routed, plain]}
+spec: {poolNames: [routed, plain], neighborSelector: {}, nodeSelector: {}, serviceSelector: {}}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: routed}
-spec: {addresses: [192.0.2.1-192.0.2.1], dataplane: IPVS, allocation: OnRequest}
+spec: {addresses: [192.0.2.1], dataplane: IPVS, allocation: OnRequest, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: plain}
-spec: {addresses: [198.51.100.1-198.51.100.1], allocation: OnRequest}
+spec: {addresses: [198.51.100.1], allocation: OnRequest, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ` + single("routed", routed) + single("plain", plain)
 
 func single(name, address string) string {

@@ -123,7 +123,7 @@ func (l *life) uninstall(t *testing.T) {
 // start starts the speaker, which lasts as long as t, and waits until it has taken over what the kernel has.
 func (l *life) start(t *testing.T, args ...string) {
 	t.Helper()
-	const log, ready = "speaker-n1", `"msg":"state","state":"Ready"`
+	const log, ready = "speaker-n1", `"msg":"state","state":"Announcing"`
 	before := 0
 	if l.speaker != nil {
 		before = strings.Count(l.Log(t, log), ready)
@@ -198,7 +198,7 @@ func (l *life) answered(t *testing.T) {
 func (l *life) setDataplane(t *testing.T, to v1alpha1.Dataplane) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"dataplane":%q}}`, to)
-	if _, err := l.Berth.IPPools.Patch(t.Context(), "ours", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := l.Berth.LoadBalancerPools.Patch(t.Context(), "ours", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -344,14 +344,14 @@ func (l *life) endpointsChange(t, parent *testing.T) {
 // objects are the configuration and Services without selectors.
 var objects = `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: ours}
-spec: {addresses: [172.30.0.200-172.30.0.210, "fd00:30::200-fd00:30::210"], dataplane: IPVS}
+spec: {addresses: [172.30.0.200-172.30.0.210, "fd00:30::200-fd00:30::210"], dataplane: IPVS, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: ours}
-spec: {pools: [ours]}
+spec: {poolNames: [ours], nodeSelector: {}, serviceSelector: {}}
 ` + service("web", "Cluster", web4, web6) + service("near", "Local", near4, near6)
 
 func service(name, policy, ipv4, ipv6 string) string {

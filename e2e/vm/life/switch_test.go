@@ -18,6 +18,7 @@ import (
 	lib "github.com/cloudflare/ipvs"
 	"github.com/cloudflare/ipvs/netmask"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -257,12 +258,13 @@ func (l *life) besideIPVS(t, parent *testing.T) {
 	}
 	proxy := l.startProxy(t, "ipvs", "PATH="+dir+":"+os.Getenv("PATH"))
 	cluster.Eventually(t, func(ctx context.Context) error {
-		status, err := l.Berth.SpeakerStatuses.Get(ctx, l.node.Name, metav1.GetOptions{})
+		status, err := l.Berth.Speakers.Get(ctx, l.node.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		if r := status.Status.IPVS; r == nil || len(r.Schedulers) > 0 || !strings.Contains(r.Reason, "use another mode") {
-			return fmt.Errorf("the speaker reports %+v", r)
+		ready := meta.FindStatusCondition(status.Status.Conditions, v1alpha1.ConditionIPVSReady)
+		if r := status.Status.IPVS; !r.Asked() || len(r.Schedulers) > 0 || ready == nil || !strings.Contains(ready.Message, "use another mode") {
+			return fmt.Errorf("the speaker reports %+v, %+v", r, ready)
 		}
 		return nil
 	})

@@ -68,18 +68,19 @@ func (s *site) whole(t *testing.T) {
 	t.Helper()
 	cluster.Eventually(t, func(ctx context.Context) error {
 		for _, n := range s.all() {
-			r, err := s.Berth.SpeakerStatuses.Get(ctx, n.Name, metav1.GetOptions{})
+			r, err := s.Berth.Speakers.Get(ctx, n.Name, metav1.GetOptions{})
 			if err != nil {
 				return err
 			}
+			state, message := r.Status.State()
 			switch {
 			case r.ResourceVersion == s.before[n]:
 				return fmt.Errorf("the new speaker of %s has not reported", n.Name)
-			case r.Status.State != v1alpha1.SpeakerReady:
-				return fmt.Errorf("the speaker of %s is %s", n.Name, r.Status.State)
-			case len(r.Status.Segments) != 1 || !r.Status.Segments[0].Announcing || int(r.Status.Segments[0].PeersAlive) != len(s.all())-1:
+			case state != v1alpha1.SpeakerAnnouncing:
+				return fmt.Errorf("the speaker of %s is %s: %s", n.Name, state, message)
+			case !hearsAll(r.Status.Segments, len(s.all())-1):
 				return fmt.Errorf("%s does not hear all others: %s", n.Name, text(r.Status))
-			case n != s.plain && (r.Status.IPVS == nil || !slices.Contains(r.Status.IPVS.Schedulers, "mh")):
+			case n != s.plain && !slices.Contains(r.Status.IPVS.Schedulers, "mh"):
 				return fmt.Errorf("%s cannot forward: %s", n.Name, text(r.Status))
 			}
 		}
@@ -87,34 +88,46 @@ func (s *site) whole(t *testing.T) {
 	})
 }
 
+// hearsAll reports whether a speaker announces on its segment and hears so many others there.
+func hearsAll(segments []v1alpha1.SegmentReport, others int) bool {
+	return len(segments) == 1 && segments[0].State == v1alpha1.SegmentAnnouncing && segments[0].PeersAlive != nil && int(*segments[0].PeersAlive) == others
+}
+
 // configure has the addresses of pool ours forwarded by IPVS, and those of pool theirs by kube-proxy.
 func (s *site) configure(t *testing.T) {
 	t.Helper()
-	for _, pool := range []*v1alpha1.IPPool{
+	everything := &metav1.LabelSelector{}
+	scopes := []v1alpha1.PoolScope{{NamespaceSelector: everything, ServiceSelector: everything}}
+	for _, pool := range []*v1alpha1.LoadBalancerPool{
 		{
 			ObjectMeta: metav1.ObjectMeta{Name: "ours"},
-			Spec: v1alpha1.IPPoolSpec{
-				Addresses: []string{"172.30.0.200-172.30.0.219", "fd00:30::200-fd00:30::219"}, Dataplane: v1alpha1.DataplaneIPVS,
+			Spec: v1alpha1.LoadBalancerPoolSpec{
+				Addresses: []v1alpha1.AddressRange{"172.30.0.200-172.30.0.219", "fd00:30::200-fd00:30::219"}, Scopes: scopes, Dataplane: v1alpha1.DataplaneIPVS,
 			},
 		},
 		{
 			ObjectMeta: metav1.ObjectMeta{Name: "theirs"},
-			Spec:       v1alpha1.IPPoolSpec{Addresses: []string{"172.30.0.220/32", "fd00:30::220/128"}, Allocation: v1alpha1.AllocationOnRequest},
+			Spec: v1alpha1.LoadBalancerPoolSpec{
+				Addresses: []v1alpha1.AddressRange{"172.30.0.220", "fd00:30::220"}, Scopes: scopes, Allocation: v1alpha1.AllocationOnRequest,
+			},
 		},
 	} {
-		if _, err := s.Berth.IPPools.Create(t.Context(), pool, metav1.CreateOptions{}); err != nil {
+		if _, err := s.Berth.LoadBalancerPools.Create(t.Context(), pool, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	prefer := func(weight int32, n *cluster.Node) v1alpha1.PreferredNode {
 		labels := map[string]string{corev1.LabelHostname: n.Name}
-		return v1alpha1.PreferredNode{Weight: weight, NodeSelector: metav1.LabelSelector{MatchLabels: labels}}
+		return v1alpha1.PreferredNode{Weight: weight, NodeSelector: &metav1.LabelSelector{MatchLabels: labels}}
 	}
-	advertisement := &v1alpha1.L2Advertisement{
+	announcement := &v1alpha1.SegmentAnnouncement{
 		ObjectMeta: metav1.ObjectMeta{Name: "all"},
-		Spec:       v1alpha1.L2AdvertisementSpec{PreferredNodes: []v1alpha1.PreferredNode{prefer(100, s.n1), prefer(50, s.n2)}},
+		Spec: v1alpha1.SegmentAnnouncementSpec{
+			PoolSelector: everything, NodeSelector: everything, ServiceSelector: everything,
+			PreferredNodes: []v1alpha1.PreferredNode{prefer(100, s.n1), prefer(50, s.n2)},
+		},
 	}
-	if _, err := s.Berth.L2Advertisements.Create(t.Context(), advertisement, metav1.CreateOptions{}); err != nil {
+	if _, err := s.Berth.SegmentAnnouncements.Create(t.Context(), announcement, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -130,7 +143,7 @@ func (s *site) startSpeaker(n *cluster.Node) {
 	if n == s.plain {
 		args = nil
 	}
-	if r, err := s.Berth.SpeakerStatuses.Get(s.t.Context(), n.Name, metav1.GetOptions{}); err == nil {
+	if r, err := s.Berth.Speakers.Get(s.t.Context(), n.Name, metav1.GetOptions{}); err == nil {
 		s.before[n] = r.ResourceVersion
 	}
 	s.speakers[n] = s.Speaker(s.t, n.Name, args...)
@@ -167,11 +180,14 @@ func (s *site) excluded(t *testing.T, nodes ...*cluster.Node) {
 	t.Helper()
 	for _, n := range nodes {
 		cluster.Eventually(t, func(ctx context.Context) error {
-			r, err := s.Berth.SpeakerStatuses.Get(ctx, n.Name, metav1.GetOptions{})
-			if err == nil && r.Status.State != v1alpha1.SpeakerLeaving {
-				err = fmt.Errorf("the speaker of %s is %s", n.Name, r.Status.State)
+			r, err := s.Berth.Speakers.Get(ctx, n.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
 			}
-			return err
+			if state, _ := r.Status.State(); state != v1alpha1.SpeakerLeaving {
+				return fmt.Errorf("the speaker of %s is %s", n.Name, state)
+			}
+			return nil
 		})
 	}
 }
@@ -352,7 +368,7 @@ func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 			}
 			annotation := map[string]string{v1alpha1.AnnotationRebalance: time.Now().Truncate(3 * time.Second).String()}
 			patch := text(map[string]any{"metadata": map[string]any{"annotations": annotation}})
-			_, err := s.Berth.L2Advertisements.Patch(ctx, "all", types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+			_, err := s.Berth.SegmentAnnouncements.Patch(ctx, "all", types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 			return errors.Join(err, fmt.Errorf("%s answers for %s, want %s of %s", got, address, want, by.Name))
 		})
 	}

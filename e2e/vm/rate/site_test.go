@@ -80,29 +80,29 @@ func newSite(b *testing.B) *site {
 // objects are the pools; those of the others are not on the segment.
 const objects = `
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: ipvs}
-spec: {addresses: [172.30.0.200-172.30.0.209], dataplane: IPVS}
+spec: {addresses: [172.30.0.200-172.30.0.209], dataplane: IPVS, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: kube-proxy}
-spec: {addresses: [172.30.0.210-172.30.0.219]}
+spec: {addresses: [172.30.0.210-172.30.0.219], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: ipvs-others}
-spec: {addresses: [198.18.0.0/20], dataplane: IPVS}
+spec: {addresses: [198.18.0.0/20], dataplane: IPVS, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: IPPool
+kind: LoadBalancerPool
 metadata: {name: kube-proxy-others}
-spec: {addresses: [198.18.16.0/20]}
+spec: {addresses: [198.18.16.0/20], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
-kind: L2Advertisement
+kind: SegmentAnnouncement
 metadata: {name: all}
-spec: {pools: [ipvs, kube-proxy, ipvs-others, kube-proxy-others]}
+spec: {poolNames: [ipvs, kube-proxy, ipvs-others, kube-proxy-others], nodeSelector: {}, serviceSelector: {}}
 `
 
 // create makes a Service and its endpoints.

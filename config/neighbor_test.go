@@ -1,0 +1,246 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+func pointer[T any](v T) *T { return &v }
+
+// route announces what the spec says; what it does not select by it selects wholly.
+func route(name string, minute int, spec v1alpha1.RouteAnnouncementSpec) *v1alpha1.RouteAnnouncement {
+	if len(spec.PoolNames) == 0 && spec.PoolSelector == nil {
+		spec.PoolSelector = all
+	}
+	if len(spec.NeighborNames) == 0 && spec.NeighborSelector == nil {
+		spec.NeighborSelector = all
+	}
+	if spec.NodeSelector == nil {
+		spec.NodeSelector = all
+	}
+	if spec.ServiceSelector == nil {
+		spec.ServiceSelector = all
+	}
+	return &v1alpha1.RouteAnnouncement{ObjectMeta: meta(name, minute), Spec: spec}
+}
+
+// md5 is authentication by the Secret of that name.
+func md5(secret string) v1alpha1.Authentication {
+	return v1alpha1.Authentication{Type: v1alpha1.AuthenticationTCPMD5, TCPMD5: v1alpha1.TCPMD5{SecretName: secret}}
+}
+
+func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
+	o := &v1alpha1.BGPNeighbor{ObjectMeta: meta("tor", 1), Spec: v1alpha1.BGPNeighborSpec{
+		LocalASN: 64513, LocalASOverride: 65001, RemoteType: v1alpha1.RemoteExternal, NodeSelector: all, Address: "192.0.2.1", SourceAddress: "192.0.2.11", VRF: "red",
+		Families: []v1alpha1.Family{v1alpha1.IPv6}, Authentication: md5("md5"), TTLSecurityHops: 3,
+		GracefulRestart: &v1alpha1.GracefulRestart{}, BFD: &v1alpha1.BFD{TransmitInterval: "50ms", Multiplier: 5},
+	}}
+	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: map[string]string{"md5": "secret"}})
+	want := []*Neighbor{{
+		Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), Port: 179, LocalASN: 65001, External: true, TTLSecurityHops: 3, HoldTime: 90 * time.Second, ConnectRetryTime: 5 * time.Second,
+		SourceAddress: netip.MustParseAddr("192.0.2.11"), VRF: "red", Password: "secret", IPv6: true, GracefulRestart: 2 * time.Minute,
+		BFD: &BFD{TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
+	}}
+	if diff := cmp.Diff(want, s.Neighbors, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.IgnoreFields(Neighbor{}, "Nodes", "labels")); diff != "" {
+		t.Error(diff)
+	}
+	if found := problems[Key{"BGPNeighbor", "tor"}]; len(found) > 0 {
+		t.Errorf("problems: %v", found)
+	}
+}
+
+// byPrefix puts a prefix in the place of the address, and changes more.
+func byPrefix(prefix string, more ...func(*v1alpha1.BGPNeighborSpec)) func(*v1alpha1.BGPNeighborSpec) {
+	return func(s *v1alpha1.BGPNeighborSpec) {
+		s.Address, s.AddressPrefix = "", prefix
+		for _, change := range more {
+			change(s)
+		}
+	}
+}
+
+func TestNeighborsThatConnectToUsAreCompiled(t *testing.T) {
+	passive, racks := neighbor("passive", 1, "192.0.2.1"), neighbor("racks", 2, "")
+	passive.Spec.Connect = v1alpha1.ConnectAccept
+	byPrefix("10.0.0.0/24")(&racks.Spec)
+	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{passive, racks}})
+	if len(s.Neighbors) != 2 || !s.Neighbors[0].Accept || s.Neighbors[1].Accept || s.Neighbors[1].Prefix != netip.MustParsePrefix("10.0.0.0/24") {
+		t.Errorf("peers %+v, problems %v", s.Neighbors, problems)
+	}
+}
+
+func TestANeighborThatOverlapsThePrefixOfAnOlderOneIsNotInEffect(t *testing.T) {
+	racks, inside, wider, outside := neighbor("racks", 1, ""), neighbor("inside", 2, "10.0.0.7"), neighbor("wider", 3, ""), neighbor("outside", 4, "10.0.1.7")
+	byPrefix("10.0.0.0/24")(&racks.Spec)
+	byPrefix("10.0.0.0/16")(&wider.Spec)
+	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{racks, inside, wider, outside}})
+	if len(s.Neighbors) != 2 || s.Neighbors[1].Name != "outside" {
+		t.Errorf("peers %+v", s.Neighbors)
+	}
+	for name, want := range map[string]string{
+		"inside": "spec.address: 10.0.0.7 overlaps the older BGPNeighbor racks, which has addressPrefix: 10.0.0.0/24",
+		"wider":  "spec.addressPrefix: 10.0.0.0/16 overlaps the older BGPNeighbor racks",
+	} {
+		if found := messages(problems[Key{"BGPNeighbor", name}]); len(found) != 1 || !strings.HasPrefix(found[0], ReasonConflict+": "+want) {
+			t.Errorf("%s: %q, want %q", name, found, want)
+		}
+	}
+}
+
+func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*v1alpha1.BGPNeighborSpec)
+		want   string
+	}{
+		{"neither address nor interface", func(s *v1alpha1.BGPNeighborSpec) { s.Address = "" }, "spec.address, spec.interface and spec.addressPrefix"},
+		{"both", func(s *v1alpha1.BGPNeighborSpec) { s.Interface = "eth0" }, "spec.address, spec.interface and spec.addressPrefix"},
+		{"an address and a prefix", func(s *v1alpha1.BGPNeighborSpec) { s.AddressPrefix = "10.0.0.0/24" }, "spec.address, spec.interface and spec.addressPrefix"},
+		{"a prefix with host bits", byPrefix("10.0.0.7/24"), "spec.addressPrefix: \"10.0.0.7/24\""},
+		{"every address", byPrefix("0.0.0.0/0"), "spec.addressPrefix: 0.0.0.0/0 is every address"},
+		{"a link-local prefix", byPrefix("fe80::/64"), "spec.addressPrefix: fe80::"},
+		{"a prefix and any AS", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN, s.RemoteType = 0, v1alpha1.RemoteExternal }), "spec.remoteASN"},
+		{"a prefix and BFD", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.BFD = &v1alpha1.BFD{} }), "no sourceAddress, gracefulRestart or bfd"},
+		{"a prefix and graceful restart", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.GracefulRestart = &v1alpha1.GracefulRestart{} }), "no sourceAddress, gracefulRestart or bfd"},
+		{"an accepting prefix", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.Connect = v1alpha1.ConnectAccept }), "spec.connect"},
+		{"a prefix and a VRF", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.VRF = "red" }), "spec.vrf"},
+		{"an IPv6 prefix and TTL security", byPrefix("2001:db8::/64", func(s *v1alpha1.BGPNeighborSpec) { s.TTLSecurityHops = 1 }), "spec.ttlSecurityHops"},
+		{"an accepting neighbor on an interface", func(s *v1alpha1.BGPNeighborSpec) {
+			s.Address, s.Interface, s.Connect = "", "eth0", v1alpha1.ConnectAccept
+		}, "spec.connect"},
+		{"an accepting neighbor with a port", func(s *v1alpha1.BGPNeighborSpec) { s.Connect, s.Port = v1alpha1.ConnectAccept, 1179 }, "spec.port"},
+		{"a source for a neighbor on an interface", func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.SourceAddress = "", "eth0", "192.0.2.1" }, "spec.interface"},
+		{"a source of the other family", func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "2001:db8::1" }, "spec.sourceAddress"},
+		{"a source that is no address", func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "eth0" }, "spec.sourceAddress"},
+		{"neither number nor type", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN = 0 }, "spec.remoteASN and spec.remoteType"},
+		{"both of them", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteType = v1alpha1.RemoteInternal }, "spec.remoteASN and spec.remoteType"},
+		{"an override out of range", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASOverride = 4294967295 }, "spec.localASOverride 4294967295"},
+		{"multihop within the AS", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.RemoteASN = 3, s.LocalASN }, "spec.ebgpMultihop"},
+		{"multihop within the AS, by the override", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.LocalASOverride = 3, s.RemoteASN }, "spec.ebgpMultihop"},
+		{"multihop and TTL security", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.TTLSecurityHops = 3, 1 }, "spec.ttlSecurityHops"},
+		{"further away than the interface reaches", func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.TTLSecurityHops = "", "eth0", 2 }, "spec.interface"},
+		{"a hold time that is none", func(s *v1alpha1.BGPNeighborSpec) { s.HoldTime = "soon" }, `spec.holdTime: "soon" is not a duration such as 90s or 1m30s`},
+		{"an authentication of no type", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication.TCPMD5.SecretName = "long" }, "spec.authentication"},
+		{"a restart time of half seconds", func(s *v1alpha1.BGPNeighborSpec) {
+			s.GracefulRestart = &v1alpha1.GracefulRestart{RestartTime: "1s500ms"}
+		}, "spec.gracefulRestart.restartTime"},
+		{"a Secret that is not there", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("nobody") }, `Secret "nobody"`},
+		{"an empty password", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("empty") }, "0 bytes"},
+		{"a password that the kernel does not take", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("long") }, "81 bytes"},
+	} {
+		o := neighbor("tor", 1, "192.0.2.1")
+		c.change(&o.Spec)
+		s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o, neighbor("other", 2, "192.0.2.2")}, Passwords: map[string]string{"empty": "", "long": strings.Repeat("x", 81)}})
+		found := messages(problems[Key{"BGPNeighbor", "tor"}])
+		if len(found) != 1 || !strings.Contains(found[0], c.want) {
+			t.Errorf("%s: %q, want one with %q", c.name, found, c.want)
+		}
+		if len(s.Neighbors) != 1 || s.Neighbors[0].Name != "other" {
+			t.Errorf("%s: %d peers are in effect, want the other one only", c.name, len(s.Neighbors))
+		}
+	}
+}
+
+func TestAnAddressIsAnnouncedByItselfOrByItsAggregateIfThePoolHoldsAllOfThat(t *testing.T) {
+	s, problems := Compile(Objects{
+		Pools: []*v1alpha1.LoadBalancerPool{pool("wide", 1, "198.51.100.0/24", "2001:db8::/64"), pool("narrow", 2, "203.0.113.0-203.0.113.40")},
+		RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
+			route("by-itself", 1, v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"wide"}}),
+			route("aggregate", 2, v1alpha1.RouteAnnouncementSpec{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64}}),
+			route("both", 3, v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"wide"}, Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce}}),
+		},
+	})
+	got := map[string][]string{}
+	for _, text := range []string{"198.51.100.77", "203.0.113.20", "203.0.113.39", "2001:db8::7", "192.0.2.1"} {
+		address := netip.MustParseAddr(text)
+		for _, a := range s.BGPFor(address) {
+			for _, p := range s.Prefixes(a, address) {
+				got[text] = append(got[text], a.Name+" "+p.String())
+			}
+		}
+	}
+	want := map[string][]string{
+		"198.51.100.77": {"by-itself 198.51.100.77/32", "aggregate 198.51.100.64/28", "both 198.51.100.64/26", "both 198.51.100.77/32"},
+		"203.0.113.20":  {"aggregate 203.0.113.16/28"},
+		"203.0.113.39":  {"aggregate 203.0.113.39/32"},
+		"2001:db8::7":   {"by-itself 2001:db8::7/128", "aggregate 2001:db8::/64", "both 2001:db8::7/128"},
+		"192.0.2.1":     {"aggregate 192.0.2.1/32"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	found := messages(problems[Key{"RouteAnnouncement", "aggregate"}])
+	if len(found) != 1 || !strings.Contains(found[0], "203.0.113.32/28 is not all in LoadBalancerPool narrow") {
+		t.Errorf("aggregate: %q", found)
+	}
+}
+
+func TestTwoAnnouncementsThatContradictEachOtherAreNamedToTheYounger(t *testing.T) {
+	web := match("app", "web")
+	mail := match("app", "mail")
+	older := v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"a", "b"}, NeighborNames: []string{"tor"}, ServiceSelector: web, LocalPreference: pointer(int64(200)), MED: pointer(int64(5))}
+	for _, c := range []struct {
+		name    string
+		younger v1alpha1.RouteAnnouncementSpec
+		want    []string
+	}{
+		{"the same word", v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(200)), Prepend: pointer(int32(1))}, nil},
+		{"another word", v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(100)), MED: pointer(int64(0))}, []string{"spec.localPreference: 100", "spec.med: 0"}},
+		{"another pool", v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"c"}, LocalPreference: pointer(int64(100))}, nil},
+		{"another peer", v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"spine"}, LocalPreference: pointer(int64(100))}, nil},
+		{"other Services, perhaps", v1alpha1.RouteAnnouncementSpec{ServiceSelector: mail, LocalPreference: pointer(int64(100))}, nil},
+		{"the same Services", v1alpha1.RouteAnnouncementSpec{ServiceSelector: web, LocalPreference: pointer(int64(100))}, []string{"spec.localPreference: 100"}},
+		{"other prefixes", v1alpha1.RouteAnnouncementSpec{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64}, LocalPreference: pointer(int64(100))}, nil},
+	} {
+		_, problems := Compile(Objects{
+			Pools:              []*v1alpha1.LoadBalancerPool{pool("a", 1, "192.0.2.0/24"), pool("b", 1, "198.51.100.0/24"), pool("c", 1, "203.0.113.0/24")},
+			BGPNeighbors:       []*v1alpha1.BGPNeighbor{neighbor("tor", 1, "192.0.2.1"), neighbor("spine", 1, "192.0.2.2")},
+			RouteAnnouncements: []*v1alpha1.RouteAnnouncement{route("younger", 2, c.younger), route("older", 1, older)},
+		})
+		found := messages(problems[Key{"RouteAnnouncement", "younger"}])
+		for _, want := range c.want {
+			if !slices.ContainsFunc(found, func(m string) bool {
+				return strings.Contains(m, want) && strings.Contains(m, "RouteAnnouncement older")
+			}) {
+				t.Errorf("%s: %q, want one with %q that names the older", c.name, found, want)
+			}
+		}
+		if len(found) != len(c.want) {
+			t.Errorf("%s: %q, want %d", c.name, found, len(c.want))
+		}
+		for _, p := range problems[Key{"RouteAnnouncement", "older"}] {
+			if !p.Harmless || !strings.Contains(p.Message, "RouteAnnouncement younger") {
+				t.Errorf("%s: the older one is told %+v", c.name, p)
+			}
+		}
+	}
+}
+
+func TestAnAnnouncementGoesWithoutACommunityThatIsNone(t *testing.T) {
+	s, problems := Compile(Objects{RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
+		route("a", 1, v1alpha1.RouteAnnouncementSpec{Communities: []string{"1:2:3", "no-export", "65536:1", "1:1"},
+			ServiceSelector: match("app", "web")}),
+	}})
+	found := messages(problems[Key{"RouteAnnouncement", "a"}])
+	if len(found) != 1 || !strings.Contains(found[0], `spec.communities[2]: "65536:1"`) {
+		t.Errorf("problems: %q", found)
+	}
+	if a := s.BGPFor(netip.MustParseAddr("192.0.2.1"), labels.Set{"app": "mail"}); len(a) != 0 {
+		t.Errorf("%d announcements select a Service that none asks for", len(a))
+	}
+	a := s.BGPFor(netip.MustParseAddr("192.0.2.1"), labels.Set{"app": "web"})
+	want := []community.Community{{A: 1, B: 1}, {A: 65535, B: 65281}, {Large: true, Global: 1, A: 2, B: 3}}
+	if len(a) != 1 || !slices.Equal(a[0].Communities, want) {
+		t.Errorf("communities %v, want %v", a[0].Communities, want)
+	}
+}

@@ -1,0 +1,345 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// SegmentAnnouncement announces the addresses of pools on the local segment: one node
+// at a time answers ARP (IPv4) and NDP (IPv6) for each address.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=segann,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.poolCount`
+// +kubebuilder:printcolumn:name="First interface",type=string,priority=1,JSONPath=`.spec.interfaces[0]`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type SegmentAnnouncement struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says what is announced, and by whom.
+	// +required
+	Spec SegmentAnnouncementSpec `json:"spec,omitzero"`
+	// status is what the controller made of it.
+	// +optional
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status SegmentAnnouncementStatus `json:"status,omitzero"`
+}
+
+// SegmentAnnouncementList is a list of announcements.
+//
+// +kubebuilder:object:root=true
+type SegmentAnnouncementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SegmentAnnouncement `json:"items"`
+}
+
+// SegmentAnnouncementSpec says what is announced on the segment, and by whom.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.poolNames) != has(self.poolSelector)",message="write one of poolNames and poolSelector; all pools are poolSelector: {}"
+type SegmentAnnouncementSpec struct {
+	// poolNames are the LoadBalancerPools whose addresses are announced.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	PoolNames []string `json:"poolNames,omitempty"`
+
+	// poolSelector matches the labels of the LoadBalancerPools whose addresses are announced, in
+	// place of poolNames; {} matches all.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
+
+	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes that
+	// carry the label node.kubernetes.io/exclude-from-external-load-balancers never announce.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	// serviceSelector matches the labels of Services; {} matches all. An address is announced
+	// when a Service that has it is matched. One that several Services share is announced for
+	// all of them when one is matched.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+
+	// interfaces on which to announce, by name or shell pattern ("eth0", "bond*"). Left out,
+	// they are the interfaces that hold an InternalIP of the node.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+
+	// preferredNodes are asked first: an address that is free to be taken goes to the
+	// candidate of highest weight, the sum of the weights of all entries that match it.
+	// A node that none matches has weight 0. Among candidates of the same weight the
+	// choice is spread evenly. An owner stays where it is when a preferred node comes
+	// back.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	PreferredNodes []PreferredNode `json:"preferredNodes,omitempty"`
+}
+
+// PreferredNode weighs the nodes that a selector matches.
+type PreferredNode struct {
+	// weight of the nodes, 1 to 100.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Weight int32 `json:"weight,omitempty"`
+	// nodeSelector matches the labels of nodes; {} matches all.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// SegmentAnnouncementStatus is what the controller made of an announcement.
+//
+// +kubebuilder:validation:MinProperties=1
+type SegmentAnnouncementStatus struct {
+	// conditions of the announcement. Accepted is True while it is in effect, in part at least;
+	// PartiallyInvalid is True while a part is not. Ready is True while all of it is; otherwise
+	// it has the field at fault and the remedy.
+	// +optional
+	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// observedGeneration is the generation of the object that the status is about.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// poolCount is how many pools there are whose addresses it announces.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	PoolCount *int32 `json:"poolCount,omitempty"`
+}
+
+// RouteAnnouncement announces the addresses of pools to BGP neighbors, as /32 and /128
+// routes or as aggregates, with the announcing node as next hop. Where several select
+// an address for one neighbor their communities are united, and of what else they say the
+// oldest one's word counts.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=routeann,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.poolCount`
+// +kubebuilder:printcolumn:name="Neighbors",type=integer,JSONPath=`.status.neighborCount`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type RouteAnnouncement struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says what is announced, to whom, and by which nodes.
+	// +required
+	Spec RouteAnnouncementSpec `json:"spec,omitzero"`
+	// status is what the controller made of it.
+	// +optional
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status RouteAnnouncementStatus `json:"status,omitzero"`
+}
+
+// RouteAnnouncementList is a list of announcements.
+//
+// +kubebuilder:object:root=true
+type RouteAnnouncementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []RouteAnnouncement `json:"items"`
+}
+
+// RouteAnnouncementSpec says what is announced by BGP, to whom, and by which nodes.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.poolNames) != has(self.poolSelector)",message="write one of poolNames and poolSelector; all pools are poolSelector: {}"
+// +kubebuilder:validation:XValidation:rule="has(self.neighborNames) != has(self.neighborSelector)",message="write one of neighborNames and neighborSelector; all neighbors are neighborSelector: {}"
+type RouteAnnouncementSpec struct {
+	// poolNames are the LoadBalancerPools whose addresses are announced.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	PoolNames []string `json:"poolNames,omitempty"`
+
+	// poolSelector matches the labels of the LoadBalancerPools whose addresses are announced, in
+	// place of poolNames; {} matches all.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
+
+	// neighborNames are the BGPNeighbors to which to announce.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	NeighborNames []string `json:"neighborNames,omitempty"`
+
+	// neighborSelector matches the labels of the BGPNeighbors to which to announce, in place of
+	// neighborNames; {} matches all.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	NeighborSelector *metav1.LabelSelector `json:"neighborSelector,omitempty"`
+
+	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes that
+	// carry the label node.kubernetes.io/exclude-from-external-load-balancers never announce.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	// serviceSelector matches the labels of Services; {} matches all. An address is announced
+	// when a Service that has it is matched. One that several Services share is announced for
+	// all of them when one is matched.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+
+	// aggregation says that prefixes are announced in place of the single addresses. Left out,
+	// each address is announced by itself.
+	// +optional
+	Aggregation *Aggregation `json:"aggregation,omitempty"`
+
+	// localPreference is the LOCAL_PREF that internal neighbors are told, 0 to 4294967295; the
+	// higher is preferred (RFC 4271 section 5.1.5). Left out, the announcement has no say in it;
+	// routes of which no announcement has a say carry 100.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	LocalPreference *int64 `json:"localPreference,omitempty"`
+
+	// med is the MULTI_EXIT_DISC, 0 to 4294967295; of routes from one AS the lower is
+	// preferred (RFC 4271 section 5.1.4). Left out, the announcement has no say in it; routes
+	// of which no announcement has a say carry none.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	MED *int64 `json:"med,omitempty"`
+
+	// communities of the routes: standard ones such as "65000:100" (RFC 1997), large
+	// ones such as "65000:1:2" (RFC 8092), or well-known names: no-export,
+	// no-advertise, no-export-subconfed, no-peer, blackhole, graceful-shutdown,
+	// accept-own.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=40
+	// +listType=set
+	Communities []string `json:"communities,omitempty"`
+
+	// prepend is how often our AS number is in the AS path besides the once that it
+	// always is, towards external neighbors, 0 to 10: to be preferred less. Left out, the
+	// announcement has no say in it; routes of which no announcement has a say carry it once.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	Prepend *int32 `json:"prepend,omitempty"`
+
+	// weightBy LocalEndpoints: each node tells the number of its ready endpoints as a
+	// link bandwidth extended community, so that a router that supports it spreads
+	// connections evenly over endpoints and not over nodes. It is for Services of
+	// policy Local; routes of others have no weight. With None no route has one.
+	// +optional
+	// +kubebuilder:default="None"
+	WeightBy WeightBy `json:"weightBy,omitempty"`
+}
+
+// Specifics says what becomes of the single addresses beside their aggregate.
+//
+// +kubebuilder:validation:Enum=Suppress;Announce
+type Specifics string
+
+const (
+	// SpecificsSuppress: they are not announced.
+	SpecificsSuppress Specifics = "Suppress"
+	// SpecificsAnnounce: they are announced, too.
+	SpecificsAnnounce Specifics = "Announce"
+)
+
+// Aggregation says which prefixes are announced in place of addresses: while an address is
+// announced, the prefix that holds it is. An address whose prefix is not all in its pool is
+// announced by itself.
+//
+// +kubebuilder:validation:MinProperties=0
+type Aggregation struct {
+	// ipv4PrefixLength is the length of IPv4 prefixes, 8 to 32; 32 is each address by itself.
+	// +optional
+	// +kubebuilder:default=32
+	// +kubebuilder:validation:Minimum=8
+	// +kubebuilder:validation:Maximum=32
+	IPv4PrefixLength int32 `json:"ipv4PrefixLength,omitempty"`
+
+	// ipv6PrefixLength is the length of IPv6 prefixes, 16 to 128; 128 is each address by itself.
+	// +optional
+	// +kubebuilder:default=128
+	// +kubebuilder:validation:Minimum=16
+	// +kubebuilder:validation:Maximum=128
+	IPv6PrefixLength int32 `json:"ipv6PrefixLength,omitempty"`
+
+	// specifics says whether each address is announced beside its prefix (Announce) or not
+	// (Suppress).
+	// +optional
+	// +kubebuilder:default="Suppress"
+	Specifics Specifics `json:"specifics,omitempty"`
+}
+
+// WeightBy says what a route weighs.
+//
+// +kubebuilder:validation:Enum=None;LocalEndpoints
+type WeightBy string
+
+const (
+	// WeightByNone: routes have no weight.
+	WeightByNone WeightBy = "None"
+	// WeightByLocalEndpoints: the number of ready endpoints on the node.
+	WeightByLocalEndpoints WeightBy = "LocalEndpoints"
+)
+
+// RouteAnnouncementStatus is what the controller made of an announcement.
+//
+// +kubebuilder:validation:MinProperties=1
+type RouteAnnouncementStatus struct {
+	// conditions of the announcement. Accepted is True while it is in effect, in part at least;
+	// PartiallyInvalid is True while a part is not. Ready is True while all of it is; otherwise
+	// it has the field at fault and the remedy.
+	// +optional
+	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// observedGeneration is the generation of the object that the status is about.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// poolCount is how many pools there are whose addresses it announces.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	PoolCount *int32 `json:"poolCount,omitempty"`
+	// neighborCount is how many neighbors there are to which it announces.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	NeighborCount *int32 `json:"neighborCount,omitempty"`
+}

@@ -1,0 +1,328 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// BGPNeighbor is a router with which the speakers hold BGP sessions, most often the
+// top-of-rack switch. Berth dials, unless connect is Accept or the neighbor is given by its
+// prefix. It accepts no routes.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=bgpn,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.address`
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interface`
+// +kubebuilder:printcolumn:name="Prefix",type=string,priority=1,JSONPath=`.spec.addressPrefix`
+// +kubebuilder:printcolumn:name="Local ASN",type=integer,JSONPath=`.spec.localASN`
+// +kubebuilder:printcolumn:name="Remote ASN",type=integer,JSONPath=`.spec.remoteASN`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionCounts.summary`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Session message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Established")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type BGPNeighbor struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says how to reach the neighbor.
+	// +required
+	Spec BGPNeighborSpec `json:"spec,omitzero"`
+	// status is what the controller made of it, and how many sessions are established. Each
+	// session is in the Speaker of its node.
+	// +optional
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status BGPNeighborStatus `json:"status,omitzero"`
+}
+
+// BGPNeighborList is a list of neighbors.
+//
+// +kubebuilder:object:root=true
+type BGPNeighborList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BGPNeighbor `json:"items"`
+}
+
+// BGPNeighborSpec says how a speaker reaches a neighbor.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || ![self.keepaliveTime, self.holdTime].all(t, t.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.keepaliveTime) < duration(self.holdTime)",messageExpression="'keepaliveTime: ' + self.keepaliveTime + ' is not below holdTime, ' + self.holdTime + ' (one third of it is usual)'"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.remoteASN) ? (has(self.localASOverride) ? self.localASOverride : self.localASN) != self.remoteASN : self.remoteType == 'External')",message="ebgpMultihop is for external neighbors: the session is internal here"
+// +kubebuilder:validation:XValidation:rule="has(self.remoteASN) != has(self.remoteType)",message="write one of remoteASN and remoteType, to say which AS the neighbor is in"
+// +kubebuilder:validation:XValidation:rule="[has(self.address), has(self.interface), has(self.addressPrefix)].filter(is, is).size() == 1",message="write one of address, interface and addressPrefix, to say where the neighbor is"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurityHops)",message="ttlSecurityHops says how far the neighbor is already: leave out ebgpMultihop or ttlSecurityHops"
+// +kubebuilder:validation:XValidation:rule="!has(self.interface) || !has(self.sourceAddress) && !has(self.ebgpMultihop) && (!has(self.ttlSecurityHops) || self.ttlSecurityHops == 1)",message="a neighbor on an interface is reached by link-local addresses: leave out sourceAddress, ebgpMultihop and ttlSecurityHops above 1"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.address) || !isIP(self.sourceAddress) || !isIP(self.address) || ip(self.sourceAddress).family() == ip(self.address).family()",messageExpression="'sourceAddress: ' + self.sourceAddress + ' and address: ' + self.address + ' are not of one family'"
+// +kubebuilder:validation:XValidation:rule="self.connect == 'Dial' || has(self.address)",message="connect: Accept is for a neighbor with an address: on an interface both sides connect, and with addressPrefix all routers do anyway"
+// +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || has(self.remoteASN)",message="routers of addressPrefix are known by remoteASN: write it, and not remoteType"
+// +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || !has(self.sourceAddress) && !has(self.gracefulRestart) && !has(self.bfd)",message="routers of addressPrefix have no sourceAddress, gracefulRestart or bfd: give each that needs them a BGPNeighbor with its address"
+// +kubebuilder:validation:XValidation:rule="!(has(self.addressPrefix) || self.connect == 'Accept') || self.port == 179 && self.connectRetryTime == '5s' && !has(self.vrf)",message="the neighbor connects to us: leave out port, connectRetryTime and vrf"
+// +kubebuilder:validation:XValidation:rule="!has(self.ttlSecurityHops) || !(has(self.addressPrefix) && self.addressPrefix.contains(':') || self.connect == 'Accept' && has(self.address) && self.address.contains(':'))",message="ttlSecurityHops does not work with neighbors that connect to us over IPv6: use their IPv4 addresses, or leave it out"
+type BGPNeighborSpec struct {
+	// localASN is the autonomous system number of the nodes: 1 to 4294967294.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967294
+	LocalASN int64 `json:"localASN,omitempty"`
+
+	// remoteASN is the autonomous system number of the neighbor: 1 to 4294967294. Equal
+	// to localASN it makes the session internal (iBGP). Instead of it remoteType can say
+	// which of the two it is.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967294
+	RemoteASN int64 `json:"remoteASN,omitempty"`
+
+	// remoteType is in place of remoteASN: External accepts a neighbor of whichever AS but
+	// localASN, Internal one of localASN.
+	// +optional
+	RemoteType RemoteType `json:"remoteType,omitempty"`
+
+	// localASOverride is the autonomous system number that this neighbor is told, in place of
+	// localASN, and the only one it sees in the AS path (RFC 7705, "Replace Old AS"):
+	// for a router that is not moved to the new number yet.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967294
+	LocalASOverride int64 `json:"localASOverride,omitempty"`
+
+	// address of the neighbor, IPv4 or IPv6. Both families are announced over the one
+	// session, unless families says otherwise.
+	// +optional
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",messageExpression="self + ' is not an IPv4 or IPv6 address such as 192.0.2.1'"
+	Address string `json:"address,omitempty"`
+
+	// interface is in place of address: the neighbor is the router on the other end of this
+	// interface of the node, found by its IPv6 link-local address ("BGP unnumbered").
+	// IPv4 routes have an IPv6 next hop then (RFC 8950).
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface,omitempty"`
+
+	// addressPrefix is in place of address: any router in it that connects to the node and
+	// is in remoteASN is a neighbor, up to 64 at a time on a node. The speaker must listen, as
+	// with connect: Accept. Each router has a session of its own in the Speaker. It
+	// overlaps the address or addressPrefix of no other BGPNeighbor of the node.
+	// +optional
+	// +kubebuilder:validation:MinLength=3
+	// +kubebuilder:validation:MaxLength=49
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self)",messageExpression="self + ' is not a prefix such as 10.0.0.0/24'"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="self + ' has host bits set; write the first address of the prefix in front of the slash'"
+	AddressPrefix string `json:"addressPrefix,omitempty"`
+
+	// connect says who opens the session: the speaker (Dial), or the neighbor (Accept). To
+	// accept, the speaker must listen, which it does not by default, since others often have
+	// port 179: see manifests/bgp-passive. The Speaker of one that does not listen says so.
+	// +optional
+	// +kubebuilder:default="Dial"
+	Connect Connect `json:"connect,omitempty"`
+
+	// sourceAddress of the node from which to open the session, or to which the neighbor
+	// connects. Left out, the one that the kernel chooses, or any.
+	// +optional
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",messageExpression="self + ' is not an IPv4 or IPv6 address such as 192.0.2.11'"
+	SourceAddress string `json:"sourceAddress,omitempty"`
+
+	// vrf is the Linux VRF device through which the neighbor is reached; not for neighbors that
+	// connect to us. Left out, none.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=15
+	VRF string `json:"vrf,omitempty"`
+
+	// families announced over the session.
+	// +optional
+	// +kubebuilder:default={"IPv4","IPv6"}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +listType=set
+	Families []Family `json:"families,omitempty"`
+
+	// authentication of the session's packets. Left out, none. A change resets this session only.
+	// +optional
+	Authentication Authentication `json:"authentication,omitzero"`
+
+	// ttlSecurityHops is how many hops away the neighbor is at most: packets that may have come
+	// from further away do not count. From 1 to 254 (RFC 5082, GTSM); 1 is a neighbor on the same segment.
+	// The neighbor needs the same setting ("ttl-security hops 1"). Left out, no such check.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=254
+	TTLSecurityHops int32 `json:"ttlSecurityHops,omitempty"`
+
+	// gracefulRestart asks the neighbor to keep the routes while the speaker is replaced
+	// (RFC 4724). Left out, it is off, since without BFD the neighbor keeps them for a node that
+	// died, too.
+	// +optional
+	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
+
+	// bfd watches the neighbor in fractions of a second (RFC 5880): one hop away by RFC
+	// 5881; with ebgpMultihop, ttlSecurityHops above 1, or for an internal neighbor beyond the
+	// node's networks, by RFC 5883. Left out, it is off.
+	// +optional
+	BFD *BFD `json:"bfd,omitempty"`
+
+	// port of the neighbor. Not for neighbors that connect to us.
+	// +optional
+	// +kubebuilder:default=179
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port,omitempty"`
+
+	// holdTime is how long nothing may be heard before the session is down (RFC 4271
+	// section 4.2). From 3s to 18h, in whole seconds; the shorter of the two sides' values
+	// holds.
+	// +optional
+	// +kubebuilder:default="90s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('3s') && duration(self) <= duration('18h')",messageExpression="self + ' is not a time from 3s to 18h, such as 90s or 1m30s'"
+	HoldTime Duration `json:"holdTime,omitempty"`
+
+	// keepaliveTime is how often to say that we are alive. From 1s up to less than holdTime, in
+	// whole seconds. Left out, one third of holdTime.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s')",messageExpression="self + ' is not a time of 1s or more, such as 90s or 1m30s'"
+	KeepaliveTime Duration `json:"keepaliveTime,omitempty"`
+
+	// connectRetryTime is how long to wait between attempts to connect. From 1s to 10m, in
+	// whole seconds. Not for neighbors that connect to us.
+	// +optional
+	// +kubebuilder:default="5s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')",messageExpression="self + ' is not a time from 1s to 10m, such as 90s or 1m30s'"
+	ConnectRetryTime Duration `json:"connectRetryTime,omitempty"`
+
+	// ebgpMultihop is the time to live of packets to an external neighbor that is not on
+	// the same segment, 2 to 255. Left out, the neighbor is one hop away.
+	// +optional
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=255
+	EBGPMultihop int32 `json:"ebgpMultihop,omitempty"`
+
+	// nodeSelector matches the labels of the nodes that have the neighbor; {} matches all.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// RemoteType tells external from internal neighbors.
+//
+// +kubebuilder:validation:Enum=External;Internal
+type RemoteType string
+
+// The types of neighbors.
+const (
+	RemoteExternal RemoteType = "External"
+	RemoteInternal RemoteType = "Internal"
+)
+
+// Connect says who opens a session.
+//
+// +kubebuilder:validation:Enum=Dial;Accept
+type Connect string
+
+const (
+	// ConnectDial: the speaker does.
+	ConnectDial Connect = "Dial"
+	// ConnectAccept: the neighbor does.
+	ConnectAccept Connect = "Accept"
+)
+
+// AuthenticationType is a way of authenticating the packets of a session.
+//
+// +kubebuilder:validation:Enum=TCPMD5
+type AuthenticationType string
+
+// AuthenticationTCPMD5 signs each packet with a password (RFC 2385).
+const AuthenticationTCPMD5 AuthenticationType = "TCPMD5"
+
+// Authentication of the packets of a session. It has the member of its type.
+//
+// +kubebuilder:validation:XValidation:rule="self.type == 'TCPMD5' ? has(self.tcpMD5) : !has(self.tcpMD5)",message="type: TCPMD5 has its settings in tcpMD5"
+// +union
+type Authentication struct {
+	// type says which member is set: TCPMD5 signs packets with a password (RFC 2385).
+	// +required
+	// +unionDiscriminator
+	Type AuthenticationType `json:"type,omitempty"`
+	// tcpMD5 has the settings of type TCPMD5.
+	// +optional
+	TCPMD5 TCPMD5 `json:"tcpMD5,omitzero"`
+}
+
+// TCPMD5 has the password of a session.
+type TCPMD5 struct {
+	// secretName is the Secret of type kubernetes.io/basic-auth in Berth's own namespace whose
+	// password, of at most 80 bytes, is the key of TCP MD5 signatures.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// GracefulRestart says for how long routes are kept.
+//
+// +kubebuilder:validation:MinProperties=0
+type GracefulRestart struct {
+	// restartTime is how long the neighbor keeps the routes after the session ended without a
+	// word, for the speaker to come back. From 1s to 4095s, in whole seconds.
+	// +optional
+	// +kubebuilder:default="120s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",messageExpression="self + ' is not a time from 1s to 4095s, such as 90s or 1m30s'"
+	RestartTime Duration `json:"restartTime,omitempty"`
+}
+
+// BFD has the timers of a BFD session. The neighbor's bear on what is used.
+//
+// +kubebuilder:validation:MinProperties=0
+type BFD struct {
+	// receiveInterval is the shortest time between packets that we ask of the neighbor, 10ms
+	// to 60s.
+	// +optional
+	// +kubebuilder:default="300ms"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",messageExpression="self + ' is not a time from 10ms to 60s, such as 300ms'"
+	ReceiveInterval Duration `json:"receiveInterval,omitempty"`
+
+	// transmitInterval is the time between our packets that we would like, 10ms to 60s;
+	// the neighbor's wish counts if it is longer.
+	// +optional
+	// +kubebuilder:default="300ms"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",messageExpression="self + ' is not a time from 10ms to 60s, such as 300ms'"
+	TransmitInterval Duration `json:"transmitInterval,omitempty"`
+
+	// multiplier is the number of our intervals without a packet after which the neighbor calls
+	// us dead, 2 to 50.
+	// +optional
+	// +kubebuilder:default=3
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=50
+	Multiplier int32 `json:"multiplier,omitempty"`
+}
+
+// BGPNeighborStatus is what the controller made of a neighbor.
+//
+// +kubebuilder:validation:MinProperties=1
+type BGPNeighborStatus struct {
+	// conditions of the neighbor. Accepted and Ready are True while the object is in effect;
+	// otherwise they have the field at fault and the remedy. They do not tell whether sessions
+	// are up: Established is True while all are, and has the last error of those that are not.
+	// +optional
+	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// observedGeneration is the generation of the object that the status is about.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// sessionCounts says how many sessions with the neighbor there should be, one for each node
+	// or router, and how many are established.
+	// +optional
+	SessionCounts SessionCounts `json:"sessionCounts,omitzero"`
+}

@@ -1,0 +1,337 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// LoadBalancerPool is a set of addresses that Berth may give to Services of type
+// LoadBalancer. The addresses must be free for Berth alone: outside every DHCP
+// range, used by no host. An address of a pool is announced only if a
+// SegmentAnnouncement or a RouteAnnouncement selects the pool.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=lbpool,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.summary`
+// +kubebuilder:printcolumn:name="Allocation",type=string,JSONPath=`.spec.allocation`
+// +kubebuilder:printcolumn:name="Priority",type=integer,priority=1,JSONPath=`.spec.priority`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="IPv4 used",type=string,JSONPath=`.status.ipv4.assigned`
+// +kubebuilder:printcolumn:name="IPv4 free",type=string,JSONPath=`.status.ipv4.free`
+// +kubebuilder:printcolumn:name="IPv6 used",type=string,JSONPath=`.status.ipv6.assigned`
+// +kubebuilder:printcolumn:name="IPv6 free",type=string,priority=1,JSONPath=`.status.ipv6.free`
+// +kubebuilder:printcolumn:name="Exhausted",type=string,JSONPath=`.status.conditions[?(@.type=="Exhausted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type LoadBalancerPool struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says what the pool holds, and whom it serves.
+	// +required
+	Spec LoadBalancerPoolSpec `json:"spec,omitzero"`
+	// status is what the controller made of it.
+	// +optional
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status LoadBalancerPoolStatus `json:"status,omitzero"`
+}
+
+// LoadBalancerPoolList is a list of pools.
+//
+// +kubebuilder:object:root=true
+type LoadBalancerPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []LoadBalancerPool `json:"items"`
+}
+
+// Allocation says when addresses of a pool are given.
+//
+// +kubebuilder:validation:Enum=Automatic;OnRequest;Disabled
+type Allocation string
+
+const (
+	// AllocationAutomatic: to any Service, lowest free address first.
+	AllocationAutomatic Allocation = "Automatic"
+	// AllocationOnRequest: only to a Service that names the pool or an address of it.
+	AllocationOnRequest Allocation = "OnRequest"
+	// AllocationDisabled: no more. What is given stays.
+	AllocationDisabled Allocation = "Disabled"
+)
+
+// EdgeAddresses says whether .0 and .255 of IPv4 /24s are given.
+//
+// +kubebuilder:validation:Enum=Allow;Exclude
+type EdgeAddresses string
+
+const (
+	// EdgeAddressesAllow: they are.
+	EdgeAddressesAllow EdgeAddresses = "Allow"
+	// EdgeAddressesExclude: they are not.
+	EdgeAddressesExclude EdgeAddresses = "Exclude"
+)
+
+// TakeOver says whether Services are adopted that another load balancer serves.
+//
+// +kubebuilder:validation:Enum=Never;Always
+type TakeOver string
+
+const (
+	// TakeOverNever: they are left alone.
+	TakeOverNever TakeOver = "Never"
+	// TakeOverAlways: they are adopted, with the addresses that they have.
+	TakeOverAlways TakeOver = "Always"
+)
+
+// Sharing says between whom addresses of a pool may be shared.
+//
+// +kubebuilder:validation:Enum=WithinNamespace;AcrossNamespaces
+type Sharing string
+
+const (
+	// SharingWithinNamespace: Services of one namespace.
+	SharingWithinNamespace Sharing = "WithinNamespace"
+	// SharingAcrossNamespaces: Services of any namespaces.
+	SharingAcrossNamespaces Sharing = "AcrossNamespaces"
+)
+
+// Dataplane says who forwards connections to the pods.
+//
+// +kubebuilder:validation:Enum=KubeProxy;IPVS
+type Dataplane string
+
+const (
+	// DataplaneKubeProxy: kube-proxy does, as it does for NodePorts.
+	DataplaneKubeProxy Dataplane = "KubeProxy"
+	// DataplaneIPVS: Berth's speakers do, by IPVS.
+	DataplaneIPVS Dataplane = "IPVS"
+)
+
+// IPVSScheduler names a scheduler of IPVS, by its name in the kernel
+// (Documentation/networking/ipvs-sysctl.rst, ipvsadm(8)).
+//
+// +kubebuilder:validation:Enum=rr;wrr;lc;wlc;dh;sh;sed;nq;mh
+type IPVSScheduler string
+
+// IPVSSettings are those of a pool with dataplane IPVS.
+//
+// +kubebuilder:validation:MinProperties=0
+type IPVSSettings struct {
+	// scheduler chooses the pod for a new connection: round robin (rr, wrr), least connections
+	// (lc, wlc), a hash of the destination or the source (dh, sh), shortest expected delay (sed),
+	// never queue (nq), or Maglev (mh), by which all nodes choose the same pod for a client's
+	// address and port. A Service may ask for another with the annotation
+	// berth.dev/ipvs-scheduler.
+	// +optional
+	// +kubebuilder:default="rr"
+	Scheduler IPVSScheduler `json:"scheduler,omitempty"`
+
+	// drainTimeout is how long an endpoint that terminates keeps its connections at most. Then they are
+	// reset, even if it still runs. Endpoints that terminate and still get new connections, because none
+	// is ready, are spared. From 1s to 24h.
+	// +optional
+	// +kubebuilder:default="1h"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')",messageExpression="self + ' is not a time from 1s to 24h, such as 90s or 1m30s'"
+	DrainTimeout Duration `json:"drainTimeout,omitempty"`
+}
+
+// PoolScope selects Services, by their namespace and by their own labels. Both must match.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.namespaceNames) != has(self.namespaceSelector)",message="write one of namespaceNames and namespaceSelector; all namespaces are namespaceSelector: {}"
+type PoolScope struct {
+	// namespaceNames are the namespaces of the Services.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:MinLength=1
+	// +listType=set
+	NamespaceNames []string `json:"namespaceNames,omitempty"`
+	// namespaceSelector matches the labels of the Services' namespaces, in place of
+	// namespaceNames; {} matches all.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// serviceSelector matches the labels of the Services; {} matches all.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+}
+
+// LoadBalancerPoolSpec says what a pool holds, and whom it serves.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ipvs) || self.dataplane == 'IPVS'",message="ipvs is for dataplane: IPVS"
+type LoadBalancerPoolSpec struct {
+	// addresses of the pool: prefixes ("192.0.2.0/24", "2001:db8::/64"), inclusive ranges
+	// ("192.0.2.10-192.0.2.20") and single addresses ("192.0.2.1"), IPv4 and IPv6 in any mix. A
+	// prefix has no host bits set. Loopback, multicast, link-local and unspecified addresses
+	// are refused. What an older pool holds too, that one keeps.
+	// +required
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=set
+	Addresses []AddressRange `json:"addresses,omitempty"`
+
+	// scopes select the Services that the pool serves; one of them must match. A pool for
+	// all Services has one scope, {namespaceSelector: {}, serviceSelector: {}}.
+	// +required
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	Scopes []PoolScope `json:"scopes,omitempty"`
+
+	// allocation says when addresses are given: Automatic (to any Service in scope,
+	// lowest free address first), OnRequest (only to a Service that names the pool in
+	// annotation berth.dev/pools, or an address of it), or Disabled (no more; what is given
+	// stays).
+	// +optional
+	// +kubebuilder:default="Automatic"
+	Allocation Allocation `json:"allocation,omitempty"`
+
+	// edgeAddresses says whether the addresses .0 and .255 of IPv4 /24s are given (Allow) or
+	// kept back (Exclude), since some old clients and routers refuse to talk to them.
+	// +optional
+	// +kubebuilder:default="Allow"
+	EdgeAddresses EdgeAddresses `json:"edgeAddresses,omitempty"`
+
+	// priority among the pools that could serve a Service: the highest is used
+	// first, then the oldest. From -1000000 to 1000000.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=-1000000
+	// +kubebuilder:validation:Maximum=1000000
+	Priority *int32 `json:"priority,omitempty"`
+
+	// reserved are parts of the pool, written like addresses, that are given
+	// only to a Service that names the address.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=set
+	Reserved []AddressRange `json:"reserved,omitempty"`
+
+	// takeOver Always makes Berth adopt Services without a loadBalancerClass whose addresses,
+	// written into their status by another load balancer, are all of this pool. The
+	// Services keep their addresses. With Never, Berth leaves such Services alone.
+	// +optional
+	// +kubebuilder:default="Never"
+	TakeOver TakeOver `json:"takeOver,omitempty"`
+
+	// sharing says which Services may share an address by the same annotation
+	// berth.dev/sharing-key: those of one namespace (WithinNamespace), or of any namespaces
+	// (AcrossNamespaces).
+	// +optional
+	// +kubebuilder:default="WithinNamespace"
+	Sharing Sharing `json:"sharing,omitempty"`
+
+	// dataplane says who forwards connections for the pool's addresses to the pods: kube-proxy
+	// (KubeProxy), or Berth itself by IPVS, on the nodes whose speakers may (see
+	// manifests/ipvs) and whose kernel has it. The status of the Services says ipMode Proxy then, by
+	// which kube-proxy leaves their addresses alone. If no node can, kube-proxy serves them.
+	// +optional
+	// +kubebuilder:default="KubeProxy"
+	Dataplane Dataplane `json:"dataplane,omitempty"`
+
+	// ipvs has the settings of dataplane IPVS.
+	// +optional
+	IPVS *IPVSSettings `json:"ipvs,omitempty"`
+}
+
+// LoadBalancerPoolStatus is what the controller made of a pool.
+//
+// +kubebuilder:validation:MinProperties=1
+type LoadBalancerPoolStatus struct {
+	// conditions of the pool. Accepted is True while it is in effect, in part at least;
+	// PartiallyInvalid is True while a part is not. Ready is True while all of it is;
+	// otherwise it has the entry at fault and the remedy. Exhausted is True when no address of
+	// a family is free. Conflict is True when another pool
+	// claims some of the same addresses, and names it. AddressesExcluded is True when
+	// addresses of the pool are in use elsewhere and are not given; it names the first
+	// few, and whose they are.
+	// +optional
+	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// observedGeneration is the generation of the object that the status is about.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// summary of spec.addresses, for people.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Summary string `json:"summary,omitempty"`
+	// ipv4 addresses: how many there are and are in use.
+	// +optional
+	IPv4 AddressUsage `json:"ipv4,omitzero"`
+	// ipv6 addresses: how many there are and are in use.
+	// +optional
+	IPv6 AddressUsage `json:"ipv6,omitzero"`
+	// resting addresses were freed a moment ago; only the Service that had them gets them
+	// back before their time is over. Of very many those that rest longest.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=address
+	Resting []RestingAddress `json:"resting,omitempty"`
+	// recent ranges hold every address that a Service has or that rests, and perhaps
+	// some between them: a new leader lets those of them rest that no Service has any more.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=96
+	// +listType=atomic
+	Recent []string `json:"recent,omitempty"`
+}
+
+// RestingAddress is an address that was freed a moment ago.
+type RestingAddress struct {
+	// address that rests.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address,omitempty"`
+	// service that had it, as namespace/name; it gets the address back at once.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=320
+	Service string `json:"service,omitempty"`
+	// untilTime is when it is free again.
+	// +required
+	UntilTime *metav1.Time `json:"untilTime,omitempty"`
+}
+
+// Count is a number of addresses, in decimal: of an IPv6 prefix there may be more than 2^63.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=40
+// +kubebuilder:validation:Pattern=`^[0-9]+$`
+type Count string
+
+// AddressUsage counts the addresses of one family in a pool, in decimal strings.
+type AddressUsage struct {
+	// total number of addresses.
+	// +required
+	Total Count `json:"total,omitempty"`
+	// assigned to Services.
+	// +required
+	Assigned Count `json:"assigned,omitempty"`
+	// kept by AddressReservations and held by no Service.
+	// +required
+	Kept Count `json:"kept,omitempty"`
+	// excluded addresses are in use elsewhere, and no Service has them.
+	// +required
+	Excluded Count `json:"excluded,omitempty"`
+	// resting addresses were freed a moment ago.
+	// +required
+	Resting Count `json:"resting,omitempty"`
+	// free addresses; reserved and edge addresses are among them.
+	// +required
+	Free Count `json:"free,omitempty"`
+}

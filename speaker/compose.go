@@ -1,0 +1,219 @@
+package speaker
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/returnpath"
+)
+
+// Reasons of problems of a Speaker.
+const (
+	reasonNoHelloKey         = "NoHelloKey"         // nothing signs hellos
+	reasonInvalidRouterID    = "InvalidRouterID"    // spec.bgp.routerID is none
+	reasonAddressInUse       = "AddressInUse"       // an address is in use elsewhere, so it is not announced
+	reasonIPVS               = "IPVSFailed"         // the kernel does not show what IPVS was told
+	reasonPodsUnknown        = "PodsUnknown"        // which addresses pods have is not known
+	reasonLayer2             = "Layer2Failed"       // ARP and NDP do not work, on one interface or at all
+	reasonReturnPath         = "ReturnPath"         // replies leave by another interface
+	reasonUnserved           = "UnservedFailed"     // what nobody serves is not refused
+	reasonBFD                = "BFDFailed"          // a neighbor is not watched
+	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not take a prefix
+	reasonTruncated          = "ReportTruncated"    // the report has no room for all
+)
+
+// problems are those of a report in the making.
+type problems []v1alpha1.SpeakerProblem
+
+func (p *problems) add(reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	*p = append(*p, v1alpha1.SpeakerProblem{Reason: reason, Message: message[:min(len(message), longestMessage)]})
+}
+
+// compose makes the status from what the drivers say. The conditions are those that it had; those that stay as they
+// were keep their time.
+func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1alpha1.SpeakerStatus {
+	status := v1alpha1.SpeakerStatus{Conditions: slices.Clone(conditions), ObservedGeneration: generation, Version: r.Version}
+	var found problems
+	r.mu.Lock()
+	state, message := r.now, r.reason
+	status.SigningKey, status.AcceptedKeys = r.signing, r.accepted
+	status.Addresses, status.Gateways = r.addresses, r.gateways
+	if r.routerID.IsValid() {
+		status.RouterID = r.routerID.String()
+	}
+	for _, c := range r.complaints {
+		found.add(c.Reason, "%s", c.Message)
+	}
+	r.mu.Unlock()
+	slices.SortFunc(found, func(a, b v1alpha1.SpeakerProblem) int {
+		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
+	})
+	status.Conflicts = r.foreign.current(time.Now())
+	oneWay := r.composeSegments(&status, &found)
+	if err := r.drops.Err(); err != nil {
+		found.add(reasonUnserved, "%v", err)
+	}
+	for _, complaint := range r.paths.complaints() {
+		found.add(reasonBFD, "%s", complaint)
+	}
+	r.composeSessions(&status, &found)
+	status.Problems = found[:min(len(found), mostProblems)]
+
+	set := func(kind string, ok bool, reason, message string) {
+		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message[:min(len(message), longestMessage)], ObservedGeneration: generation}
+		if ok {
+			c.Status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
+	set(v1alpha1.ConditionReady, state == v1alpha1.SpeakerAnnouncing, string(state), message)
+	r.composeReturnPath(&status, oneWay, set)
+	r.composeIPVS(&status, set)
+	return status
+}
+
+// composeReturnPath says whether replies leave the way that requests come in, where that is known of an interface.
+func (r *reporter) composeReturnPath(status *v1alpha1.SpeakerStatus, oneWay []string, set func(kind string, ok bool, reason, message string)) {
+	known := slices.ContainsFunc(status.Segments, func(s v1alpha1.SegmentReport) bool { return s.ReturnPath != "" })
+	switch {
+	case len(oneWay) > 0:
+		set(v1alpha1.ConditionReturnPath, false, string(v1alpha1.ReturnPathOther), "replies to clients beyond the segment do not leave by "+strings.Join(oneWay, ", ")+": see problems")
+	case known:
+		set(v1alpha1.ConditionReturnPath, true, string(v1alpha1.ReturnPathSame), "replies leave by the interface that requests come in by")
+	default:
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionReturnPath)
+	}
+}
+
+// composeIPVS says how far this node can forward by IPVS, if it was asked to.
+func (r *reporter) composeIPVS(status *v1alpha1.SpeakerStatus, set func(kind string, ok bool, reason, message string)) {
+	report, lacking, asked := r.forwards.report()
+	switch {
+	case !asked:
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionIPVSReady)
+		return
+	case lacking == "":
+		set(v1alpha1.ConditionIPVSReady, true, "AllSchedulers", "can forward by IPVS with all schedulers")
+	case len(report.Schedulers) > 0:
+		set(v1alpha1.ConditionIPVSReady, false, "SchedulerMissing", lacking)
+	default:
+		set(v1alpha1.ConditionIPVSReady, false, "Unable", lacking)
+	}
+	status.IPVS = report
+}
+
+// composeSegments says what layer 2 does, and returns the interfaces by which replies do not leave.
+func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *problems) (oneWay []string) {
+	layer2 := r.l2.Status()
+	owned := 0
+	for _, s := range layer2.Segments {
+		path, complaint := returnPath(s.Interface)
+		segment := segmentReport(s)
+		segment.ReturnPath = path
+		status.Segments = append(status.Segments, segment)
+		if complaint != "" {
+			oneWay = append(oneWay, s.Interface)
+			found.add(reasonReturnPath, "%s", complaint)
+		}
+		owned += s.Owned
+		if s.Err != "" {
+			found.add(reasonLayer2, "interface %s: %s", s.Interface, s.Err)
+		}
+	}
+	status.GroupsOwned = new(int32(owned))
+	if layer2.Err != "" {
+		found.add(reasonLayer2, "layer 2: %s", layer2.Err)
+	}
+	if more := len(status.Segments) - mostSegments; more > 0 {
+		status.Segments = status.Segments[:mostSegments]
+		found.add(reasonTruncated, "%d more interfaces announce, which this report has no room for; do the patterns in a SegmentAnnouncement match too much?", more)
+	}
+	return oneWay
+}
+
+// composeSessions says what BGP does.
+func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *problems) {
+	routes := r.bgp.Status()
+	status.PrefixesAnnounced = new(int32(routes.Announced))
+	established := 0
+	for _, p := range routes.Peers {
+		status.Sessions = append(status.Sessions, session(p))
+		if p.Established() {
+			established++
+		}
+	}
+	status.Sessions = append(status.Sessions, r.rivals.reports()...)
+	status.SessionCounts = v1alpha1.Counted(established, len(status.Sessions))
+	for _, u := range routes.Unannounced {
+		found.add(reasonPrefixNotAnnounced, "%s is not announced by BGP: %s", u.Prefix, u.Reason)
+	}
+	if more := len(status.Sessions) - mostSessions; more > 0 {
+		status.Sessions = status.Sessions[:mostSessions]
+		found.add(reasonTruncated, "%d more BGP sessions, which this report has no room for", more)
+	}
+}
+
+// segmentReport is what the driver says of a segment.
+func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
+	report := v1alpha1.SegmentReport{
+		Interface: s.Interface, State: v1alpha1.SegmentWaiting, MAC: s.MAC.String(), ProxyARPMAC: s.ProxyARP.String(),
+		PeersAlive: new(int32(len(s.Peers))), GroupsOwned: new(int32(s.Owned)),
+	}
+	if s.Up && s.Claiming {
+		report.State = v1alpha1.SegmentAnnouncing
+	}
+	for _, subnet := range s.Subnets[:min(len(s.Subnets), mostSubnets)] {
+		report.Subnets = append(report.Subnets, subnet.String())
+	}
+	return report
+}
+
+// returnPath says by which interface replies leave to clients beyond the segment; empty if that is not known or
+// does not arise. The complaint says what is wrong.
+func returnPath(iface string) (path v1alpha1.ReturnPath, complaint string) {
+	by, err := returnpath.Of(iface)
+	switch {
+	case err != nil || len(by) == 0:
+		return "", "" // an interface that goes, or a node without a default route
+	case slices.Equal(by, []string{iface}):
+		return v1alpha1.ReturnPathSame, ""
+	}
+	return v1alpha1.ReturnPathOther, fmt.Sprintf("interface %s: the node's routes to clients beyond the segment leave by %s, so their requests to addresses announced here are not answered the way they came; give the node routes to these clients by %s (by source address, for example), or announce on %s",
+		iface, strings.Join(by, " and "), iface, strings.Join(by, " and "))
+}
+
+// session is what the driver says of a session.
+func session(p bgp.PeerStatus) v1alpha1.SessionReport {
+	report := v1alpha1.SessionReport{NeighborName: p.Name, State: v1alpha1.SessionDown, Address: new(""), Prefixes: new(int32(p.IPv4 + p.IPv6)), BFD: v1alpha1.BFDState(p.BFD)}
+	switch {
+	case p.Address.IsValid():
+		report.Address = new(p.Address.String())
+	case p.Prefix.IsValid():
+		report.Address = new(p.Prefix.String())
+	}
+	for _, f := range p.Families {
+		report.Families = append(report.Families, v1alpha1.Family(f))
+	}
+	if !p.Since.IsZero() {
+		report.LastTransitionTime = new(metav1.NewTime(p.Since.Truncate(time.Second)))
+	}
+	if !p.Established() {
+		report.LastError = p.LastError[:min(len(p.LastError), longestMessage)]
+		return report
+	}
+	report.State, report.GracefulRestart = v1alpha1.SessionEstablished, v1alpha1.GracefulRestartNotNegotiated
+	if p.KeepsRoutes {
+		report.GracefulRestart = v1alpha1.GracefulRestartNegotiated
+	}
+	return report
+}

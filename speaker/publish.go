@@ -1,0 +1,93 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// write writes the status of this node's Speaker if it differs from what was written last, and makes the object if
+// there is none.
+func (r *reporter) write(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
+	defer cancel()
+	r.drops.SetConflicts(r.foreign.addresses(time.Now())) // without those that are over
+	if err := r.findWritten(ctx); err != nil {
+		return fmt.Errorf("Speaker %s: %w", r.Node, err)
+	}
+	status := r.compose(r.written.Status.Conditions, r.written.Generation)
+	if apiequality.Semantic.DeepEqual(r.written.Status, status) {
+		return nil
+	}
+	desired := r.written.DeepCopy()
+	desired.TypeMeta = typeMeta("Speaker")
+	desired.Status = status
+	written, err := r.Berth.Speakers.UpdateStatus(ctx, desired, metav1.UpdateOptions{})
+	if err != nil {
+		r.written = nil // read it anew
+		return fmt.Errorf("status of Speaker %s: %w", r.Node, err)
+	}
+	written.Status = status // as we compare it
+	r.written = written
+	return nil
+}
+
+// findWritten makes r.written the object as it is, and makes it belong to the Node.
+func (r *reporter) findWritten(ctx context.Context) error {
+	if r.outdated() {
+		r.written = nil
+	}
+	owner := r.owner()
+	if r.written == nil {
+		found, err := r.Berth.Speakers.Get(ctx, r.Node, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			found, err = r.Berth.Speakers.Create(ctx, &v1alpha1.Speaker{
+				TypeMeta:   typeMeta("Speaker"),
+				ObjectMeta: metav1.ObjectMeta{Name: r.Node, OwnerReferences: owner},
+			}, metav1.CreateOptions{})
+		}
+		if err != nil {
+			return err
+		}
+		r.written = found
+	}
+	if reflect.DeepEqual(r.written.OwnerReferences, owner) {
+		return nil
+	}
+	desired := r.written.DeepCopy()
+	desired.TypeMeta = typeMeta("Speaker")
+	desired.OwnerReferences = owner
+	found, err := r.Berth.Speakers.Update(ctx, desired, metav1.UpdateOptions{})
+	if err != nil {
+		r.written = nil
+		return err
+	}
+	r.written = found
+	return nil
+}
+
+// outdated reports whether somebody changed, deleted or replaced the object, or we did not see it yet.
+func (r *reporter) outdated() bool {
+	now := r.sources.self(r.Node)
+	return r.written != nil && (now.UID != r.written.UID || now.Generation > r.written.Generation)
+}
+
+// owner makes the object go with the Node, as the API has it now.
+func (r *reporter) owner() []metav1.OwnerReference {
+	node := r.sources.nodeObject(r.Node)
+	if node == nil {
+		return nil
+	}
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+}
+
+func typeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind}
+}
