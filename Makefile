@@ -164,7 +164,7 @@ $(VM): FORCE
 # Tools have modules of their own, apart from the product's; the linter one more, because its
 # analysers want exactly the versions it was released with.
 $(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
-	cd tools/lint && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	cd tools/lint && go build -o $@ sigs.k8s.io/kube-api-linter/cmd/golangci-lint-kube-api-linter
 $(TOOLS)/controller-gen: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
 $(TOOLS)/kustomize: tools/go.mod tools/go.sum
