@@ -134,10 +134,13 @@ image: binaries ## bin/berth-image.tar, for `ctr image import` or `docker load`
 	mkdir -p bin
 	cp $(BERTH_CACHE)/images/berth.tar bin/berth-image.tar
 
-generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs and manifests/berth.yaml
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml and docs/reference/api.md
 	$(TOOLS)/controller-gen object paths=./config/v1alpha1
+	rm -f manifests/crds/*.yaml
 	$(TOOLS)/controller-gen crd paths=./config/v1alpha1 output:crd:artifacts:config=manifests/crds
 	$(TOOLS)/kustomize build manifests -o manifests/berth.yaml
+	mkdir -p docs/reference
+	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
 
 verify: ## generated files are fresh, Go is formatted, go.mod files are tidy
 	@tools/verify
