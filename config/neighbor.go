@@ -21,7 +21,7 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 		Accept:          spec.Connect == v1alpha1.ConnectAccept,
 		Port:            cmp.Or(uint16(spec.Port), 179),
 		VRF:             spec.VRF,
-		LocalASN:        uint32(cmp.Or(spec.LocalASOverride, spec.LocalASN)),
+		LocalASN:        uint32(cmp.Or(spec.LocalASNOverride, spec.LocalASN)),
 		RemoteASN:       uint32(spec.RemoteASN),
 		EBGPMultihop:    uint8(spec.EBGPMultihop),
 		TTLSecurityHops: uint8(spec.TTLSecurityHops),
@@ -185,8 +185,8 @@ func (c *compiler) neighborNumbers(key Key, spec v1alpha1.BGPNeighborSpec, n *Ne
 	switch {
 	case (spec.RemoteASN == 0) == (spec.RemoteType == ""):
 		c.report(key, ReasonInvalidNeighbor, "spec.remoteASN and spec.remoteType: write one of them, to say which AS the neighbor is in")
-	case !asn(spec.LocalASN) || spec.RemoteASN != 0 && !asn(spec.RemoteASN) || spec.LocalASOverride != 0 && !asn(spec.LocalASOverride):
-		c.report(key, ReasonInvalidNeighbor, "spec.localASN %d, spec.remoteASN %d and spec.localASOverride %d are from 1 to 4294967294", spec.LocalASN, spec.RemoteASN, spec.LocalASOverride)
+	case !asn(spec.LocalASN) || spec.RemoteASN != 0 && !asn(spec.RemoteASN) || spec.LocalASNOverride != 0 && !asn(spec.LocalASNOverride):
+		c.report(key, ReasonInvalidNeighbor, "spec.localASN %d, spec.remoteASN %d and spec.localASNOverride %d are from 1 to 4294967294", spec.LocalASN, spec.RemoteASN, spec.LocalASNOverride)
 	case spec.EBGPMultihop != 0 && !n.External:
 		c.report(key, ReasonInvalidNeighbor, "spec.ebgpMultihop: it is for external neighbors, and this one is internal; leave it out")
 	case spec.EBGPMultihop != 0 && spec.TTLSecurityHops != 0:

@@ -41,7 +41,7 @@ func md5(secret string) v1alpha1.Authentication {
 
 func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
 	o := &v1alpha1.BGPNeighbor{ObjectMeta: meta("tor", 1), Spec: v1alpha1.BGPNeighborSpec{
-		LocalASN: 64513, LocalASOverride: 65001, RemoteType: v1alpha1.RemoteExternal, NodeSelector: all, Address: "192.0.2.1", SourceAddress: "192.0.2.11", VRF: "red",
+		LocalASN: 64513, LocalASNOverride: 65001, RemoteType: v1alpha1.RemoteExternal, NodeSelector: all, Address: "192.0.2.1", SourceAddress: "192.0.2.11", VRF: "red",
 		Families: []v1alpha1.Family{v1alpha1.IPv6}, Authentication: md5("md5"), TTLSecurityHops: 3,
 		GracefulRestart: &v1alpha1.GracefulRestart{}, BFD: &v1alpha1.BFD{TransmitInterval: "50ms", Multiplier: 5},
 	}}
@@ -124,9 +124,9 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 		{"a source that is no address", func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "eth0" }, "spec.sourceAddress"},
 		{"neither number nor type", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN = 0 }, "spec.remoteASN and spec.remoteType"},
 		{"both of them", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteType = v1alpha1.RemoteInternal }, "spec.remoteASN and spec.remoteType"},
-		{"an override out of range", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASOverride = 4294967295 }, "spec.localASOverride 4294967295"},
+		{"an override out of range", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = 4294967295 }, "spec.localASNOverride 4294967295"},
 		{"multihop within the AS", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.RemoteASN = 3, s.LocalASN }, "spec.ebgpMultihop"},
-		{"multihop within the AS, by the override", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.LocalASOverride = 3, s.RemoteASN }, "spec.ebgpMultihop"},
+		{"multihop within the AS, by the override", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.LocalASNOverride = 3, s.RemoteASN }, "spec.ebgpMultihop"},
 		{"multihop and TTL security", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.TTLSecurityHops = 3, 1 }, "spec.ttlSecurityHops"},
 		{"further away than the interface reaches", func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.TTLSecurityHops = "", "eth0", 2 }, "spec.interface"},
 		{"a hold time that is none", func(s *v1alpha1.BGPNeighborSpec) { s.HoldTime = "soon" }, `spec.holdTime: "soon" is not a duration such as 90s or 1m30s`},

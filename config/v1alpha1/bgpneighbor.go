@@ -48,7 +48,7 @@ type BGPNeighborList struct {
 // BGPNeighborSpec says how a speaker reaches a neighbor.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || ![self.keepaliveTime, self.holdTime].all(t, t.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.keepaliveTime) < duration(self.holdTime)",messageExpression="'keepaliveTime: ' + self.keepaliveTime + ' is not below holdTime, ' + self.holdTime + ' (one third of it is usual)'"
-// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.remoteASN) ? (has(self.localASOverride) ? self.localASOverride : self.localASN) != self.remoteASN : self.remoteType == 'External')",message="ebgpMultihop is for external neighbors: the session is internal here"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.remoteASN) ? (has(self.localASNOverride) ? self.localASNOverride : self.localASN) != self.remoteASN : self.remoteType == 'External')",message="ebgpMultihop is for external neighbors: the session is internal here"
 // +kubebuilder:validation:XValidation:rule="has(self.remoteASN) != has(self.remoteType)",message="write one of remoteASN and remoteType, to say which AS the neighbor is in"
 // +kubebuilder:validation:XValidation:rule="[has(self.address), has(self.interface), has(self.addressPrefix)].filter(is, is).size() == 1",message="write one of address, interface and addressPrefix, to say where the neighbor is"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurityHops)",message="ttlSecurityHops says how far the neighbor is already: leave out ebgpMultihop or ttlSecurityHops"
@@ -79,13 +79,13 @@ type BGPNeighborSpec struct {
 	// +optional
 	RemoteType RemoteType `json:"remoteType,omitempty"`
 
-	// localASOverride is the autonomous system number that this neighbor is told, in place of
+	// localASNOverride is the autonomous system number that this neighbor is told, in place of
 	// localASN, and the only one it sees in the AS path (RFC 7705, "Replace Old AS"):
 	// for a router that is not moved to the new number yet.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967294
-	LocalASOverride int64 `json:"localASOverride,omitempty"`
+	LocalASNOverride int64 `json:"localASNOverride,omitempty"`
 
 	// address of the neighbor, IPv4 or IPv6. Both families are announced over the one
 	// session, unless families says otherwise.
