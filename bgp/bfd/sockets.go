@@ -195,12 +195,14 @@ func (l *link) close() {
 	w.mu.Lock()
 	delete(w.links, l.discriminator)
 	r := w.receivers[l.place]
-	if r.users--; r.users == 0 {
+	r.users--
+	last := r.users == 0
+	if last {
 		delete(w.receivers, l.place)
 		r.conn.Close()
 	}
 	w.mu.Unlock()
-	if r.users == 0 {
+	if last {
 		<-r.done
 	}
 }
