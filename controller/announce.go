@@ -2,12 +2,11 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -57,9 +56,6 @@ func (s session) carries(address netip.Addr) bool {
 	return address.Is4() && s.ipv4 || address.Is6() && s.ipv6
 }
 
-// owner is who answers for an address on a segment.
-type owner struct{ node, segment, iface string }
-
 // foreign is who else uses an address of Berth's.
 type foreign struct {
 	mac         string
@@ -86,151 +82,82 @@ type outlook struct {
 	endpoints candidate.Endpoints
 	// unknown: there is no EndpointSlice of the Service, so endpoints says nothing.
 	unknown   bool
-	owners    map[netip.Addr][]owner // sorted
 	conflicts map[netip.Addr]foreign
 	snapshot  *config.Snapshot
 	nodes     map[string]nodeView
 	errors    sessionErrors
 	forwarder forwarder
-	// counted is what was counted with this snapshot and these nodes, for whatever is asked again; may be nil.
-	counted *sync.Map
 }
 
-// condition says by whom the addresses are announced, or why one of them is not.
+// condition says by which announcements the addresses are announced, or why one of them is not. Who
+// answers on a segment is in the L2Owners, and how many sessions there are in the BGPNeighbors: a
+// node that comes or goes does not change every Service.
 func (o outlook) condition() condition {
-	c := condition{kind: v1alpha1.ServiceAnnounced, complaint: o.forwarder.complaint}
+	c := condition{kind: v1alpha1.ServiceAnnounced, warns: o.forwarder.complaint != ""}
 	if len(o.addresses) == 0 {
 		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
 		return c
 	}
-	var l2, bgp, answers []string
-	var carried carriers
+	var by []string
+	var risks hazards
 	for _, address := range o.addresses {
 		found, reason, message := o.announcers(address)
 		if reason != "" {
 			c.reason, c.message = reason, message
-			if c.complaint != "" {
-				c.message += "; " + c.complaint
+			if c.warns {
+				c.message += "; " + o.forwarder.complaint
 			}
 			return c
 		}
-		l2, bgp = unite(l2, found.l2), unite(bgp, found.bgp)
-		if len(found.bgp) > 0 {
-			// Of two addresses the one that fewer carry.
-			if n := o.carriers(address); carried == (carriers{}) || n.nodes < carried.nodes || n.nodes == carried.nodes && n.sessions < carried.sessions {
-				carried = n
-			}
-		}
-		for _, owner := range o.owners[address] {
-			if o.nodes[owner.node].alive {
-				answers = unite(answers, []string{o.answer(owner)})
-			}
-		}
+		by = unite(by, found)
+		risks = risks.or(o.hazards(address))
 	}
-	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+by(l2, answers, bgp, carried)
+	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
 	switch {
 	case o.local:
 		c.message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
 	case !o.endpoints.Some && !o.unknown:
 		c.message += "; it has no endpoint that is ready or serves, so connections are refused"
 	}
-	c.message += o.forwarder.remarks()
+	c.message += risks.String() + o.forwarder.remarks()
 	return c
 }
 
-// by names the announcements, and who answers.
-func by(l2, answers, bgp []string, carried carriers) string {
-	var parts []string
-	if len(l2) > 0 {
-		part := strings.Join(l2, ", ")
-		if len(answers) > 0 {
-			part += ": " + strings.Join(answers, ", ")
+// hazards are what may keep some clients from an address that is answered for on a segment.
+type hazards struct{ oneWay, proxied bool }
+
+// hazards returns those of the nodes that may answer for the address.
+func (o outlook) hazards(address netip.Addr) hazards {
+	var found hazards
+	for name, n := range o.nodes {
+		if len(n.oneWay)+len(n.proxies) == 0 || o.obstacle(name, n).text != "" {
+			continue
 		}
-		parts = append(parts, part)
-	}
-	if len(bgp) > 0 {
-		parts = append(parts, strings.Join(bgp, ", ")+carried.String())
-	}
-	return strings.Join(parts, "; by ")
-}
-
-// carriers are how many nodes announce an address by BGP, over how many sessions.
-type carriers struct{ nodes, sessions int }
-
-func (c carriers) String() string {
-	return fmt.Sprintf(": %s, %s", counted(c.nodes, "node"), counted(c.sessions, "session"))
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
-var carriersPattern = regexp.MustCompile(`: \d+ nodes?, \d+ sessions?`)
-
-// uncounted is a message without the numbers of carriers.
-func uncounted(message string) string { return carriersPattern.ReplaceAllString(message, "") }
-
-// carriers counts who announces the address by BGP. For policy Cluster that is the same for all Services that the
-// same announcements select.
-func (o outlook) carriers(address netip.Addr) carriers {
-	announcements := o.snapshot.BGPFor(address, o.labels[address]...)
-	if o.local {
-		var c carriers
-		for name := range o.endpoints.Nodes() {
-			c = c.with(o, name, address, announcements)
-		}
-		return c
-	}
-	if o.counted == nil {
-		o.counted = &sync.Map{}
-	}
-	var key strings.Builder
-	fmt.Fprint(&key, address.Is4(), o.forwarder.scheduler)
-	for _, a := range announcements {
-		key.WriteString(" " + a.Name)
-	}
-	if known, ok := o.counted.Load(key.String()); ok {
-		return known.(carriers)
-	}
-	var c carriers
-	for name := range o.nodes {
-		c = c.with(o, name, address, announcements)
-	}
-	o.counted.Store(key.String(), c)
-	return c
-}
-
-// with counts a node too, if it announces the address.
-func (c carriers) with(o outlook, name string, address netip.Addr, announcements []*config.RouteAnnouncement) carriers {
-	n, known := o.nodes[name]
-	if !known || o.obstacle(name, n).text != "" {
-		return c
-	}
-	sessions := 0
-	for _, s := range n.sessions {
-		if s.carries(address) && slices.ContainsFunc(announcements, func(a *config.RouteAnnouncement) bool {
-			return a.To(s.neighbor) && a.Nodes.Matches(labels.Set(n.labels))
-		}) {
-			sessions++
+		for _, a := range o.snapshot.L2For(address, o.labels[address]...) {
+			if a.Nodes.Matches(labels.Set(n.labels)) {
+				found = found.or(hazards{
+					oneWay:  hasInterface(n.oneWay, a.Interfaces),
+					proxied: hasInterface(slices.Collect(maps.Keys(n.proxies)), a.Interfaces),
+				})
+			}
 		}
 	}
-	if sessions > 0 {
-		c.nodes, c.sessions = c.nodes+1, c.sessions+sessions
-	}
-	return c
+	return found
 }
 
-// answer says where an owner answers, and if it does so the wrong way.
-func (o outlook) answer(owner owner) string {
-	text := fmt.Sprintf("%s answers on %s", owner.node, owner.segment)
-	if slices.Contains(o.nodes[owner.node].oneWay, owner.iface) {
-		text += fmt.Sprintf(" (clients beyond the segment may get no reply: its routes to them do not leave by %s)", owner.iface)
+func (h hazards) or(other hazards) hazards {
+	return hazards{oneWay: h.oneWay || other.oneWay, proxied: h.proxied || other.proxied}
+}
+
+// String returns the end of a message. Which nodes, interfaces and routers it is about their
+// Speakers tell, so that the message stays the same when an address moves.
+func (h hazards) String() string {
+	var text string
+	if h.oneWay {
+		text += "; clients beyond the segment may get no reply from some nodes, whose routes to them leave by another interface (spec.nodeSelector can leave those out; see returnPath in kubectl get speakers.berth.dev -o yaml)"
 	}
-	if mac := o.nodes[owner.node].proxies[owner.iface]; mac != "" {
-		text += fmt.Sprintf(" (some clients may not reach it: %s there answers ARP for every address (proxy ARP); turn that off on it)", mac)
+	if h.proxied {
+		text += "; some clients may not reach it, since a router answers ARP for every address on a segment (proxy ARP); turn that off there (see proxyARPMAC in kubectl get speakers.berth.dev -o yaml)"
 	}
 	return text
 }
@@ -244,12 +171,9 @@ func unite(a, b []string) []string {
 	return a
 }
 
-// announcers are the announcements that are acted on for an address.
-type announcers struct{ l2, bgp []string }
-
-// announcers returns who announces the address, or the reason and the message that
-// say why nobody does.
-func (o outlook) announcers(address netip.Addr) (found announcers, reason, message string) {
+// announcers returns the announcements that are acted on for the address, or the reason and the
+// message that say why none is.
+func (o outlook) announcers(address netip.Addr) (found []string, reason, message string) {
 	l2, bgp := o.snapshot.L2For(address, o.labels[address]...), o.snapshot.BGPFor(address, o.labels[address]...)
 	if len(l2)+len(bgp) == 0 {
 		return found, ReasonNoAnnouncement, o.unannounced(address)
@@ -268,17 +192,17 @@ func (o outlook) announcers(address netip.Addr) (found announcers, reason, messa
 			}
 			return obstacle{text: "has a speaker that announces on no interface named there"}
 		}) {
-			found.l2 = append(found.l2, name)
+			found = append(found, name)
 		}
 	}
 	for _, a := range bgp {
 		name := "RouteAnnouncement " + a.Name
 		names = append(names, name)
 		if o.passable(a.Nodes, obstacles, func(node string, n nodeView) obstacle { return o.sessionObstacle(a, address, node, n) }) {
-			found.bgp = append(found.bgp, name)
+			found = append(found, name)
 		}
 	}
-	if len(found.l2)+len(found.bgp) > 0 {
+	if len(found) > 0 {
 		return found, "", ""
 	}
 	selected := fmt.Sprintf("%s is selected by %s", address, strings.Join(names, ", "))

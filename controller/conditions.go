@@ -45,8 +45,7 @@ type condition struct {
 	ok      bool
 	reason  string
 	message string
-	// complaint is a part of the message that its reader is told of by itself.
-	complaint string
+	warns   bool // all is well but for something that its reader should correct
 }
 
 // allocated is the condition for the outcome of an allocation.
@@ -66,8 +65,8 @@ func allocated(asked request, assignment ipam.Assignment, err error, outside []n
 		c.reason, c.message = ReasonAllocated, "has "+join(assignment.Addresses, " and ")
 	}
 	if err == nil && asked.unusable != nil {
-		c.complaint = asked.unusable.message
-		c.message += "; " + c.complaint
+		c.warns = true
+		c.message += "; " + asked.unusable.message
 	}
 	return c
 }
@@ -124,8 +123,8 @@ func explain(asked request, err error) (reason, message string) {
 	return ReasonInvalidAddress, err.Error()
 }
 
-// apply puts the condition into the list and tells whether the list changed and
-// whether the reason did.
+// apply puts the condition into the list, and reports whether the list changed, and whether that is
+// news to its reader: more than the generation.
 func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.Time) (changed, news bool) {
 	status := metav1.ConditionFalse
 	if c.ok {
@@ -140,9 +139,7 @@ func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.
 	if old.Status == status && old.Reason == c.reason && old.Message == c.message && old.ObservedGeneration == generation {
 		return false, false
 	}
-	// Of moves between nodes the speakers tell.
-	moved := c.kind == v1alpha1.ServiceAnnounced && c.ok && strings.Contains(old.Message, c.complaint)
-	news = old.Status != status || old.Reason != c.reason || old.Message != c.message && !moved
+	news = old.Status != status || old.Reason != c.reason || old.Message != c.message
 	if old.Status != status {
 		old.LastTransitionTime = now
 	}

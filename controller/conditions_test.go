@@ -49,27 +49,30 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	}
 }
 
-func TestWhatIsNewsToTheReaderOfAService(t *testing.T) {
-	moved := condition{v1alpha1.ServiceAnnounced, true, "Announced", "by SegmentAnnouncement l2: n2 answers on 172.30.0.0/24", ""}
-	complained := condition{moved.kind, true, moved.reason, moved.message + "; mend that", "mend that"}
+func TestApplyNews(t *testing.T) {
+	announced := func(message string) condition {
+		return condition{kind: v1alpha1.ServiceAnnounced, ok: true, reason: ReasonAnnounced, message: message}
+	}
+	not := func(message string) condition {
+		return condition{kind: v1alpha1.ServiceAnnounced, reason: ReasonNoSpeaker, message: message}
+	}
 	for _, c := range []struct {
 		name          string
 		before, after condition
-		changed, news bool
+		news          bool
 	}{
-		{"nothing changed", moved, moved, false, false},
-		{"an address moved between nodes", condition{moved.kind, true, moved.reason, "by SegmentAnnouncement l2: n1 answers on 172.30.0.0/24", ""}, moved, true, false},
-		{"it is announced now", condition{moved.kind, false, "NoSpeaker", "nobody", ""}, moved, true, true},
-		{"it is not announced, for the same reason on another node", condition{moved.kind, false, "NoSpeaker", "n1", ""}, condition{moved.kind, false, "NoSpeaker", "n2", ""}, true, true},
-		{"there is a complaint", moved, complained, true, true},
-		{"it is the same after a move", condition{moved.kind, true, moved.reason, "by SegmentAnnouncement l2; mend that", ""}, complained, true, false},
-		{"it is mended", complained, moved, true, false},
-		{"the Service has another address", condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.1", ""}, condition{v1alpha1.ServiceAllocated, true, "Allocated", "has 192.0.2.2", ""}, true, true},
+		{"nothing changed", announced("by SegmentAnnouncement l2"), announced("by SegmentAnnouncement l2"), false},
+		{"it is announced now", not("nobody"), announced("by SegmentAnnouncement l2"), true},
+		{"another announcement", announced("by SegmentAnnouncement l2"), announced("by RouteAnnouncement bgp"), true},
+		{"not announced, for the same reason on another node", not("n1"), not("n2"), true},
 	} {
 		var list []metav1.Condition
 		c.before.apply(&list, 0, metav1.Now())
-		if changed, news := c.after.apply(&list, 0, metav1.Now()); changed != c.changed || news != c.news {
-			t.Errorf("%s: changed %v, news %v; want %v, %v", c.name, changed, news, c.changed, c.news)
+		if changed, news := c.after.apply(&list, 0, metav1.Now()); changed != c.news || news != c.news {
+			t.Errorf("%s: changed %v, news %v; want both %v", c.name, changed, news, c.news)
+		}
+		if changed, news := c.after.apply(&list, 7, metav1.Now()); !changed || news {
+			t.Errorf("%s: another generation: changed %v, news %v; want a change that is no news", c.name, changed, news)
 		}
 	}
 }

@@ -80,13 +80,10 @@ type Controller struct {
 	reserving workqueue.TypedRateLimitingInterface[string] // AddressReservations
 	metrics   *metrics
 
-	led      atomic.Bool
-	snapshot atomic.Pointer[config.Snapshot]
-	nodes    atomic.Pointer[map[string]nodeView]
-	// nodesChanged is when nodes did.
-	nodesChanged atomic.Pointer[time.Time]
-	tallies      tallies
-	successors   successors // of reviewNodes alone
+	led        atomic.Bool
+	snapshot   atomic.Pointer[config.Snapshot]
+	nodes      atomic.Pointer[map[string]nodeView]
+	successors successors // of reviewNodes alone
 	// conflicts are the addresses that foreign hosts announce.
 	conflicts atomic.Pointer[map[netip.Addr]foreign]
 	// sessionErrors are why sessions are not established.
@@ -141,13 +138,12 @@ type sources struct {
 	peer        cache.SharedIndexInformer
 	password    cache.SharedIndexInformer
 	speaker     cache.SharedIndexInformer
-	owner       cache.SharedIndexInformer
 	reservation cache.SharedIndexInformer
 	serviceCIDR cache.SharedIndexInformer // not every API server has them
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password, s.speaker, s.owner, s.reservation}
+	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password, s.speaker, s.reservation}
 }
 
 // New returns a controller that does nothing yet.
@@ -188,7 +184,6 @@ func New(o Options) (*Controller, error) {
 			password:    password,
 			reservation: client.NewInformer(o.Berth.AddressReservations(""), &v1alpha1.AddressReservation{}),
 			serviceCIDR: client.NewInformer(o.Kubernetes.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}),
-			owner:       client.NewInformer(o.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
 			speaker:     client.NewInformer(o.Berth.Speakers, &v1alpha1.Speaker{}),
 		},
 		services:     newFairQueue(),
@@ -209,7 +204,6 @@ func New(o Options) (*Controller, error) {
 	c.recordKey.Store(&[]byte{})
 	c.snapshot.Store(&config.Snapshot{})
 	c.nodes.Store(&map[string]nodeView{})
-	c.nodesChanged.Store(&time.Time{})
 	c.conflicts.Store(&map[netip.Addr]foreign{})
 	c.sessionErrors.Store(&sessionErrors{})
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
@@ -316,7 +310,6 @@ func (c *Controller) watch() error {
 // slim has the caches keep no more than the controller reads, and find it.
 func (c *Controller) slim() error {
 	return errors.Join(
-		c.informers.owner.AddIndexers(cache.Indexers{byAddress: addressesOf}),
 		c.informers.slice.AddIndexers(cache.Indexers{byService: serviceOf}),
 		c.informers.node.SetTransform(func(o any) (any, error) {
 			if n, ok := o.(*corev1.Node); ok {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -25,55 +23,21 @@ import (
 // Indexes of informers.
 const (
 	byService = "service" // EndpointSlices, by namespace/name
-	byAddress = "address" // L2Owners
 )
 
 // withAnnounced adds the condition for what becomes of the addresses of a Service,
 // if that is known. It is not in the first moments of a Service of policy Local,
 // before the control plane has made an EndpointSlice for it.
-// When only the numbers of nodes and sessions differ, and may differ again soon, they stay as they are until later.
 func (c *Controller) withAnnounced(conditions []condition, svc *corev1.Service, o outlook) []condition {
 	if o.local && o.unknown && len(o.addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
 		return conditions
 	}
-	announced := o.condition()
-	if wait := carriersPause - time.Since(*c.nodesChanged.Load()); wait > 0 && onlyCounted(announced, announcedOf(svc)) {
-		announced.message = announcedOf(svc).Message
-		c.services.AddAfter(svc.Namespace+"/"+svc.Name, wait)
-	}
-	return append(conditions, announced)
+	return append(conditions, o.condition())
 }
-
-// onlyCounted tells whether a condition differs from the old one, if there is one, in nothing but the numbers of nodes and sessions.
-func onlyCounted(c condition, old *metav1.Condition) bool {
-	return old != nil && c.ok && old.Status == metav1.ConditionTrue && old.Reason == c.reason && old.Message != c.message && uncounted(old.Message) == uncounted(c.message)
-}
-
-// carriersPause is for how long no node and no session must have changed before mere numbers of them are written:
-// one node's restart changes those of every Service, twice.
-const carriersPause = 10 * time.Second
 
 // announcedOf returns the condition Announced of the Service, nil if it has none.
 func announcedOf(svc *corev1.Service) *metav1.Condition {
 	return meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceAnnounced)
-}
-
-// tallies keeps what was counted with the last snapshot and nodes.
-type tallies struct {
-	mu       sync.Mutex
-	snapshot *config.Snapshot
-	nodes    *map[string]nodeView
-	known    *sync.Map
-}
-
-// of returns what was counted with these two.
-func (c *tallies) of(snapshot *config.Snapshot, nodes *map[string]nodeView) *sync.Map {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.known == nil || c.snapshot != snapshot || c.nodes != nodes {
-		c.snapshot, c.nodes, c.known = snapshot, nodes, &sync.Map{}
-	}
-	return c.known
 }
 
 // outlook returns what is known that bears on the addresses of a Service.
@@ -85,16 +49,13 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) outloo
 		local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		endpoints: endpoints,
 		unknown:   !known,
-		owners:    map[netip.Addr][]owner{},
 		conflicts: *c.conflicts.Load(),
 		snapshot:  c.snapshot.Load(),
 		nodes:     *c.nodes.Load(),
 		errors:    *c.sessionErrors.Load(),
 	}
-	o.counted = c.tallies.of(o.snapshot, c.nodes.Load())
 	for _, address := range addresses {
 		o.labels[address] = append(c.labelsOfSharers(svc, address), svc.Labels)
-		o.owners[address] = c.ownersOf(address)
 	}
 	o.forwarder = o.forwarding(svc.Annotations[v1alpha1.AnnotationIPVSScheduler])
 	return o
@@ -136,32 +97,6 @@ func (c *Controller) endpoints(key string) (candidate.Endpoints, bool) {
 	return candidate.Of(found), err == nil && len(found) > 0
 }
 
-// ownersOf returns who answers for the address, by segment.
-func (c *Controller) ownersOf(address netip.Addr) []owner {
-	found, err := c.informers.owner.GetIndexer().ByIndex(byAddress, address.String())
-	if err != nil {
-		return nil
-	}
-	var owners []owner
-	for _, o := range found {
-		if l, ok := o.(*v1alpha1.L2Owner); ok {
-			owners = append(owners, owner{l.Status.NodeName, l.Status.Segment, l.Status.Interface})
-		}
-	}
-	slices.SortFunc(owners, func(a, b owner) int {
-		return cmp.Or(cmp.Compare(a.segment, b.segment), cmp.Compare(a.node, b.node))
-	})
-	return owners
-}
-
-// addressesOf indexes L2Owners.
-func addressesOf(o any) ([]string, error) {
-	if l, ok := o.(*v1alpha1.L2Owner); ok {
-		return l.Status.Addresses, nil
-	}
-	return nil, nil
-}
-
 // serviceOf indexes EndpointSlices.
 func serviceOf(o any) ([]string, error) {
 	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
@@ -170,27 +105,6 @@ func serviceOf(o any) ([]string, error) {
 		}
 	}
 	return nil, nil
-}
-
-// ownerMoved has the Services looked at again of which an L2Owner tells; those of its
-// former addresses, too.
-func (c *Controller) ownerMoved(versions ...any) {
-	seen := map[string]bool{}
-	for _, o := range versions {
-		texts, _ := addressesOf(o)
-		for _, text := range texts {
-			if address, err := netip.ParseAddr(text); err == nil && !seen[text] {
-				seen[text] = true
-				c.enqueueHolders(address)
-			}
-		}
-	}
-}
-
-// sameOwner tells whether two versions of an L2Owner tell Services the same.
-func sameOwner(a, b *v1alpha1.L2Owner) bool {
-	return a.Status.NodeName == b.Status.NodeName && a.Status.Segment == b.Status.Segment && a.Status.Interface == b.Status.Interface &&
-		slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
 // endpointsMoved has the Service of an EndpointSlice looked at again, if it is served.
@@ -207,24 +121,10 @@ func (c *Controller) endpointsMoved(o any) {
 	}
 }
 
-// watchAnnouncing turns what the informers see of owners and endpoints into keys of
+// watchAnnouncing turns what the informers see of endpoints and labels into keys of
 // Services: each event costs those alone that it is about.
 func (c *Controller) watchAnnouncing() error {
-	_, err := c.informers.owner.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { c.ownerMoved(o) },
-		UpdateFunc: func(before, after any) {
-			b, okB := before.(*v1alpha1.L2Owner)
-			a, okA := after.(*v1alpha1.L2Owner)
-			if okA && okB && !sameOwner(b, a) {
-				c.ownerMoved(b, a)
-			}
-		},
-		DeleteFunc: func(o any) { c.ownerMoved(last(o)) },
-	})
-	if err != nil {
-		return err
-	}
-	_, err = c.informers.slice.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	_, err := c.informers.slice.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: c.endpointsMoved,
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*discoveryv1.EndpointSlice)
@@ -309,7 +209,6 @@ func (c *Controller) reviewNodes() bool {
 	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
 		return false
 	}
-	c.nodesChanged.Store(&now)
 	c.nodes.Store(&nodes)
 	return true
 }

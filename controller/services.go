@@ -402,7 +402,7 @@ func (c *Controller) tell(svc *corev1.Service, news condition) {
 	if news.kind == v1alpha1.ServiceAnnounced {
 		action = "Announce"
 	}
-	if !news.ok || news.complaint != "" {
+	if !news.ok || news.warns {
 		kind = corev1.EventTypeWarning
 	}
 	if news.reason == ReasonNoAddress {

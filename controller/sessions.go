@@ -118,3 +118,11 @@ func (e sessionErrors) note(neighbor, node, text string) {
 	}
 	e[neighbor][node] = text
 }
+
+// counted returns a number of things in words.
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -507,10 +507,24 @@ func testProxyARP(t *testing.T, r *rack) {
 	svc := r.serve(t, only(corev1.IPv4Protocol))
 	eventually(t, func(context.Context) error {
 		_, message := r.awaitCondition(t, svc, v1alpha1.ServiceAnnounced, metav1.ConditionTrue, "Announced")
-		if !strings.Contains(message, mac.String()+" there answers ARP for every address (proxy ARP)") {
-			return fmt.Errorf("the Service says %q, want the router's %s named", message, mac)
+		if !strings.Contains(message, "a router answers ARP for every address on a segment (proxy ARP)") {
+			return fmt.Errorf("the Service says %q, want that a router answers for every address", message)
 		}
 		return nil
+	})
+	eventually(t, func(ctx context.Context) error {
+		speakers, err := r.Berth.Speakers.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, s := range speakers.Items {
+			for _, segment := range s.Status.Segments {
+				if segment.ProxyARPMAC == mac.String() {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("no speaker names the router's %s as proxyARPMAC", mac)
 	})
 	r.answers(t, lab.Client, soleAddress(svc))
 }

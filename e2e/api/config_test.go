@@ -69,7 +69,7 @@ func TestALabelOfAPoolOrANeighborTakesEffectAtOnce(t *testing.T) {
 	label("bgpneighbors.berth.dev", "tor")
 	awaitReady(t, "routeannouncement", "gold", "True", "all of the object is in effect")
 	speaks(t, "state: Announcing, sessions: [{neighborName: tor, address: 192.0.2.254, state: Established}]")
-	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement gold: 1 node, 1 session; it has no endpoint that is ready or serves, so connections are refused")
+	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement gold; it has no endpoint that is ready or serves, so connections are refused")
 }
 
 // awaitAnnounced waits until the Service web is announced so, or not.
