@@ -39,7 +39,9 @@ import (
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/fair"
+	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -82,15 +84,15 @@ type Controller struct {
 
 	led        atomic.Bool
 	snapshot   atomic.Pointer[config.Snapshot]
-	nodes      atomic.Pointer[map[string]nodeView]
+	nodes      atomic.Pointer[map[string]announcement.Node]
 	successors successors // of reviewNodes alone
 	// conflicts are the addresses that foreign hosts announce.
-	conflicts atomic.Pointer[map[netip.Addr]foreign]
+	conflicts atomic.Pointer[map[netip.Addr]announcement.Holder]
 	// sessionErrors are why sessions are not established.
-	sessionErrors atomic.Pointer[sessionErrors]
+	sessionErrors atomic.Pointer[announcement.SessionErrors]
 	used          atomic.Pointer[inuse.Set] // addresses that somebody else has
 	recordKey     atomic.Pointer[[]byte]    // signs what Services were given
-	contested     contests
+	contested     service.Contests
 	// serviceCIDRs tells whether the API server has such objects; nil: that is not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 
@@ -203,13 +205,13 @@ func New(o Options) (*Controller, error) {
 	c.used.Store(inuse.Compile(inuse.Sources{}))
 	c.recordKey.Store(&[]byte{})
 	c.snapshot.Store(&config.Snapshot{})
-	c.nodes.Store(&map[string]nodeView{})
-	c.conflicts.Store(&map[netip.Addr]foreign{})
-	c.sessionErrors.Store(&sessionErrors{})
+	c.nodes.Store(&map[string]announcement.Node{})
+	c.conflicts.Store(&map[netip.Addr]announcement.Holder{})
+	c.sessionErrors.Store(&announcement.SessionErrors{})
 	if c.metrics, err = newMetrics(o.Metrics, c.countOutside); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	c.contested.lost = c.metrics.overwritten.Inc
+	c.contested.Lost = c.metrics.overwritten.Inc
 	return c, c.watch()
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 )
 
 // ensureHelloKey makes the key with which speakers sign their hellos, unless there
@@ -175,16 +175,7 @@ func annotateWait(secret *corev1.Secret, nodes []string) {
 	if secret.Annotations == nil {
 		secret.Annotations = map[string]string{}
 	}
-	secret.Annotations[v1alpha1.AnnotationRotation] = "waits for the speaker of " + few(nodes)
-}
-
-// few names the first five, and counts the rest.
-func few(names []string) string {
-	const most = 5
-	if more := len(names) - most; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
-	}
-	return strings.Join(names, ", ")
+	secret.Annotations[v1alpha1.AnnotationRotation] = "waits for the speaker of " + condition.Few(nodes)
 }
 
 func stateOf(s *v1alpha1.Speaker) v1alpha1.SpeakerState {

@@ -16,6 +16,8 @@ import (
 )
 
 // material returns a key of 32 bytes.
+func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+
 func material(letter string) []byte { return bytes.Repeat([]byte(letter), 32) }
 
 // speaks is a report that signs with one key and accepts all of them.

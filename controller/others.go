@@ -12,6 +12,8 @@ import (
 
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -20,13 +22,13 @@ import (
 // leave leaves a Service to who gave it what its status shows. Only conditions of Berth's own are taken off, and not those of
 // a former installation, whose pools may be yet to come: by its record they will know the Service.
 func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service) error {
-	_, former := formerRecord(svc, *c.recordKey.Load())
-	if marked(svc) && !former {
-		if err := c.write(ctx, key, withoutStatus(svc, nil)); err != nil {
+	_, former := service.FormerRecord(svc, *c.recordKey.Load())
+	if service.Marked(svc) && !former {
+		if err := c.write(ctx, key, service.WithoutStatus(svc, nil)); err != nil {
 			return err
 		}
 	}
-	c.contested.forget(key)
+	c.contested.Forget(key)
 	c.release(key)
 	c.mu.Lock()
 	c.occupy(key, svc)
@@ -36,13 +38,13 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 	switch {
 	case told:
 	case former:
-		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
+		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, service.ReasonLeftAlone, "Allocate",
 			"a former installation of Berth gave this Service what its status shows; it is served again once a LoadBalancerPool that serves it holds its addresses (kubectl get loadbalancerpools.berth.dev)")
 		c.Logger.Info("left alone until a pool holds what a former installation gave", "service", key)
 	default:
-		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, ReasonLeftAlone, "Allocate",
-			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their LoadBalancerPool; with others, empty the status when the other controller is gone", writerOf(svc))
-		c.Logger.Info("left alone", "service", key, "writer", lastWriter(svc))
+		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, service.ReasonLeftAlone, "Allocate",
+			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their LoadBalancerPool; with others, empty the status when the other controller is gone", service.WriterOf(svc))
+		c.Logger.Info("left alone", "service", key, "writer", service.LastWriter(svc))
 	}
 	return nil
 }
@@ -51,9 +53,9 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 func (c *Controller) occupy(key string, svc *corev1.Service) {
 	var addresses []netip.Addr
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		addresses = addressesIn(svc)
+		addresses = service.AddressesIn(svc)
 	}
-	gaveUp := c.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, writerOf(svc)), addresses)
+	gaveUp := c.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc)), addresses)
 	if gaveUp {
 		c.retryWaiting(key)
 	}
@@ -81,20 +83,20 @@ func (c *Controller) vacated(key string) {
 // taken over before that lets go of it.
 func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 	used := c.used.Load()
-	for _, address := range addressesIn(svc) {
+	for _, address := range service.AddressesIn(svc) {
 		if use, found := used.Of(address); found {
 			return &ipam.UsedError{Address: address, By: use.By}
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	given := record.Record{UID: svc.UID, Request: record.RequestOf(list(svc.Annotations, v1alpha1.AnnotationPools)), Addresses: addressesIn(svc)}
-	if err := c.allocator.TakeOver(key, given.Addresses, termsOf(svc), c.isTakenOver); err != nil {
+	given := record.Record{UID: svc.UID, Request: record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)), Addresses: service.AddressesIn(svc)}
+	if err := c.allocator.TakeOver(key, given.Addresses, service.TermsOf(svc), c.isTakenOver); err != nil {
 		return err
 	}
 	c.vacated(key)
 	c.given[key] = given
-	c.Logger.Info("taken over", "service", key, "addresses", given.Addresses, "from", lastWriter(svc))
+	c.Logger.Info("taken over", "service", key, "addresses", given.Addresses, "from", service.LastWriter(svc))
 	return nil
 }
 
@@ -102,7 +104,7 @@ func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 func (c *Controller) isTakenOver(key string) bool {
 	namespace, name, _ := strings.Cut(key, "/")
 	svc, err := c.informers.services.Services(namespace).Get(name)
-	return err == nil && c.classes().selects(svc) && svc.Spec.LoadBalancerClass == nil && takesOver(svc, c.namespaceLabels(namespace), c.snapshot.Load())
+	return err == nil && c.classes().Selects(svc) && svc.Spec.LoadBalancerClass == nil && service.TakesOver(svc, c.namespaceLabels(namespace), c.snapshot.Load())
 }
 
 // explainWait says on a Service why its addresses are not taken over yet. They stay as they are, and nobody else gets them.
@@ -111,13 +113,13 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 	c.occupy(key, svc)
 	c.waiting[key] = true
 	c.mu.Unlock()
-	waits := condition{kind: v1alpha1.ServiceAllocated, reason: ReasonTakeOverWaits,
-		message: fmt.Sprintf("%v; the Service is taken over from %s once nobody else has the address", obstacle, writerOf(svc))}
-	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, []condition{waits}, nil, metav1.Now())
+	waits := condition.Condition{Kind: v1alpha1.ServiceAllocated, Reason: service.ReasonTakeOverWaits,
+		Message: fmt.Sprintf("%v; the Service is taken over from %s once nobody else has the address", obstacle, service.WriterOf(svc))}
+	desired, news := service.WithStatus(svc, svc.Status.LoadBalancer.Ingress, []condition.Condition{waits}, nil, metav1.Now())
 	if desired == svc {
 		return nil
 	}
-	if pause := c.contested.explained(key, time.Now()); pause > 0 {
+	if pause := c.contested.Explained(key, time.Now()); pause > 0 {
 		c.services.AddAfter(key, pause)
 		return nil
 	}
@@ -128,4 +130,15 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 		c.tell(svc, n)
 	}
 	return nil
+}
+
+// tellContest makes an event of a status that two controllers write.
+func (c *Controller) tellContest(key string, svc *corev1.Service) {
+	writer, delay, is := c.contested.News(key)
+	if !is {
+		return
+	}
+	c.Events.Eventf(svc, nil, corev1.EventTypeWarning, service.ReasonStatusContested, "Allocate",
+		"%s overwrites status.loadBalancer of this Service, which Berth serves, again and again; Berth writes it anew in %s; give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer, delay)
+	c.Logger.Warn("status is overwritten", "service", key, "writer", writer, "pause", delay)
 }

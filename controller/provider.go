@@ -13,6 +13,7 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -39,7 +40,7 @@ var (
 
 // outcome is what a Service was told last.
 type outcome struct {
-	asked      request
+	asked      service.Request
 	assignment ipam.Assignment
 	outside    []netip.Addr
 	failure    error
@@ -71,27 +72,27 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 	}
 	key := svc.Namespace + "/" + svc.Name
 	whose, given := p.c.judge(key, svc)
-	if whose == takenOver && p.c.takeOver(key, svc) == nil {
-		whose = own
+	if whose == service.TakenOver && p.c.takeOver(key, svc) == nil {
+		whose = service.Own
 	}
-	if whose != own {
+	if whose != service.Own {
 		return nil, cloudprovider.ImplementedElsewhere
 	}
 	o := outcome{snapshot: p.c.snapshot.Load(), chances: p.c.countChances()}
 	o.asked, o.assignment, o.outside, o.failure = p.c.assign(key, svc, given)
-	ingress := p.c.outlook(svc, o.assignment.Addresses).ingress()
-	o.pending = !shows(svc, ingress)
-	o.told = modeOf(svc)
+	shown := p.c.ingressOf(svc, o.assignment.Addresses)
+	o.pending = !service.Shows(svc, shown)
+	o.told = service.ModeOf(svc)
 	if before, known := p.outcomes[key]; known {
 		o.told = before.told
 	}
 	p.outcomes[key] = o
 	p.c.services.Add(key) // its conditions
 	if o.failure != nil && !o.pending {
-		reason, message := explain(o.asked, o.failure)
+		reason, message := service.Explain(o.asked, o.failure)
 		return nil, fmt.Errorf("%s: %s", reason, message)
 	}
-	return &corev1.LoadBalancerStatus{Ingress: ingress}, nil
+	return &corev1.LoadBalancerStatus{Ingress: shown}, nil
 }
 
 // EnsureLoadBalancerDeleted releases what the Service holds. Others may have it once
@@ -118,7 +119,7 @@ func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Serv
 		return nil, false, errNotLeading
 	}
 	held := p.c.holdings(svc.Namespace + "/" + svc.Name)
-	return &corev1.LoadBalancerStatus{Ingress: p.c.outlook(svc, held).ingress()}, len(held) > 0, nil
+	return &corev1.LoadBalancerStatus{Ingress: p.c.ingressOf(svc, held)}, len(held) > 0, nil
 }
 
 // GetLoadBalancerName returns namespace/name: a load balancer is the Service's alone.
@@ -147,10 +148,15 @@ func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
 	}
 	asked, invalid := p.c.requestOf(svc)
 	asked.Drop = o.asked.Drop // an annotation's, and the service controller minds those
-	var was *invalidRequest
+	var was *service.InvalidRequest
 	errors.As(o.failure, &was)
 	asked.Strict = o.asked.Strict
 	return !reflect.DeepEqual(asked, o.asked) || (invalid != nil) != (was != nil)
+}
+
+// ingressOf is what the status of the Service should say of the addresses.
+func (c *Controller) ingressOf(svc *corev1.Service, addresses []netip.Addr) []corev1.LoadBalancerIngress {
+	return service.IngressOf(addresses, c.outlook(svc, addresses).Forwarder.Mode())
 }
 
 // surrender marks what the Service holds as not its own any more.
@@ -183,8 +189,8 @@ func (c *Controller) countChances() int {
 }
 
 // requestOf says what the Service asks for now.
-func (c *Controller) requestOf(svc *corev1.Service) (request, error) {
-	return requestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
+func (c *Controller) requestOf(svc *corev1.Service) (service.Request, error) {
+	return service.RequestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
 }
 
 // surplus returns what the Service holds beyond the addresses.

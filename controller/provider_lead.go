@@ -13,11 +13,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/cloud-provider/controllers/service"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	"k8s.io/cloud-provider/service/helpers"
 	"k8s.io/component-base/metrics/prometheus/controllers"
 
 	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/controller/service"
 )
 
 // clusterName is what the service controller hands back to the provider, which has
@@ -33,7 +36,7 @@ func (p *Provider) Lead(ctx context.Context) error {
 	defer writer.close()
 	tap := &tap{}
 	core := p.c.informers.factory.Core().V1()
-	sc, err := service.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap, p.concerns}, quietNodes{core.Nodes()}, clusterName, nil)
+	sc, err := servicecontroller.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap, p.concerns}, quietNodes{core.Nodes()}, clusterName, nil)
 	if err != nil {
 		return fmt.Errorf("make the service controller: %w", err)
 	}
@@ -58,7 +61,7 @@ func (p *Provider) wrote(key string, svc *corev1.Service) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if svc != nil {
-		p.c.contested.wrote(key, svc)
+		p.c.contested.Wrote(key, svc)
 		p.written[key] = svc.ResourceVersion
 		p.c.services.Add(key) // the cache may have it already, and the review be over
 	}
@@ -91,10 +94,10 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	whose, _ := p.c.judge(key, svc)
 	p.c.notePins(key, svc, whose)
 	switch {
-	case whose == others:
+	case whose == service.Others:
 		p.forget(key)
 		return p.c.leave(ctx, key, svc)
-	case whose == notServed:
+	case whose == service.NotServed:
 		if p.concerns(svc) {
 			return nil // the service controller clears it first
 		}
@@ -102,7 +105,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		return p.c.disown(ctx, key, svc)
 	case svc.Spec.LoadBalancerClass != nil || svc.DeletionTimestamp != nil:
 		return nil // keeps what it has; the service controller passes over it, or is at it
-	case whose == takenOver:
+	case whose == service.TakenOver:
 		if err := p.c.takeOver(key, svc); err != nil {
 			return p.c.explainWait(ctx, key, svc, err)
 		}
@@ -111,7 +114,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	if p.behind(key, svc) {
 		return nil // its turn comes, or what it wrote is on its way into the cache, and brings the key back
 	}
-	if wait := p.c.contested.review(key, svc, time.Now()); wait > 0 {
+	if wait := p.c.contested.Review(key, svc, time.Now()); wait > 0 {
 		p.c.services.AddAfter(key, wait)
 		p.c.tellContest(key, svc)
 		return nil
@@ -126,7 +129,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	if changed != nil {
 		p.c.tellForwarder(svc, *changed)
 	}
-	desired, news := withStatus(svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, addressesIn(svc)), metav1.Now())
+	desired, news := service.WithStatus(svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, service.AddressesIn(svc)), metav1.Now())
 	if desired != svc {
 		if err := p.c.write(ctx, key, desired); err != nil {
 			return err
@@ -150,7 +153,7 @@ func (p *Provider) concerns(svc *corev1.Service) bool {
 		return false
 	}
 	whose, _ := p.c.judge(svc.Namespace+"/"+svc.Name, svc)
-	return whose == own || whose == takenOver
+	return whose == service.Own || whose == service.TakenOver
 }
 
 // finalizes reports whether the finalizer of load balancers on the Service is Berth's to take off: Berth put it there, or gave
@@ -180,13 +183,13 @@ func finalizedByBerth(svc *corev1.Service) bool {
 			continue
 		}
 		if _, set := fields.Metadata.Finalizers[`v:"`+helpers.LoadBalancerCleanupFinalizer+`"`]; set {
-			if strings.HasPrefix(m.Manager, fieldManager) {
+			if strings.HasPrefix(m.Manager, service.FieldManager) {
 				return true
 			}
 			told = true
 		}
 	}
-	return !told && marked(svc)
+	return !told && service.Marked(svc)
 }
 
 // signed returns the record of what the service controller is about to write into the status of a Service; nil: it has no
@@ -218,7 +221,7 @@ func (p *Provider) forget(key string) {
 // who forwards, if the status says so since its reader was told last.
 // While the service controller has yet to act there are none; again tells that it
 // does not know of it.
-func (p *Provider) settle(key string, svc *corev1.Service) (conditions []condition, changed *forwarder, again bool) {
+func (p *Provider) settle(key string, svc *corev1.Service) (conditions []condition.Condition, changed *announcement.Forwarder, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o, known := p.outcomes[key]
@@ -230,18 +233,17 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 	}
 	addresses := o.assignment.Addresses
 	view := p.c.outlook(svc, addresses)
-	if !shows(svc, view.ingress()) || p.stale(o, svc) {
+	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(o, svc) {
 		return nil, nil, true
 	}
 	// Only now that no status shows them may others have them.
 	p.c.free(key, p.c.surplus(key, addresses))
-	if mode := view.forwarder.mode(); len(addresses) > 0 && mode != o.told {
-		o.told, changed = mode, &view.forwarder
+	if mode := view.Forwarder.Mode(); len(addresses) > 0 && mode != o.told {
+		o.told, changed = mode, &view.Forwarder
 		p.outcomes[key] = o
 	}
-	first := allocated(o.asked, o.assignment, o.failure, o.outside)
-	first.contest(p.c.contested.writer(key))
-	return p.c.withAnnounced([]condition{first}, svc, view), changed, false
+	first := service.ContestedBy(p.c.contested.Writer(key), service.Allocated(o.asked, o.assignment, o.failure, o.outside))
+	return p.c.withAnnounced([]condition.Condition{first}, svc, view), changed, false
 }
 
 // staler tells whether resourceVersion a is older than b, "" being none.

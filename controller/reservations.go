@@ -19,6 +19,9 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/controller/service"
+	"github.com/berth-lb/berth/controller/verdict"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -57,25 +60,25 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 	if err := c.remember(ctx, object, kept); err != nil {
 		return err
 	}
-	result := verdict{accepted: len(kept) > 0, reason: ReasonKept, message: fmt.Sprintf("%s kept for namespace %s", isOrAre(kept), object.Namespace)}
+	result := verdict.Verdict{Accepted: len(kept) > 0, Reason: ReasonKept, Message: fmt.Sprintf("%s kept for namespace %s", isOrAre(kept), object.Namespace)}
 	if problem != nil {
-		result.wrong = true
-		result.reason, result.message = explainReservation(object, problem)
+		result.Wrong = true
+		result.Reason, result.Message = explainReservation(object, problem)
 	}
 	desired := object.DeepCopy()
 	desired.Status.Addresses = nil
 	for _, address := range kept {
 		desired.Status.Addresses = append(desired.Status.Addresses, v1alpha1.ReservedAddress{Family: v1alpha1.Family(ipam.FamilyOf(address).String()), Address: address.String()})
 	}
-	changed, news := result.apply(desired)
+	changed, news := result.Apply(desired)
 	if !changed && slices.Equal(desired.Status.Addresses, object.Status.Addresses) {
 		return nil
 	}
 	if _, err := c.Berth.AddressReservations(object.Namespace).UpdateStatus(ctx, desired, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write status of AddressReservation %s: %w", key, err)
 	}
-	if news && result.wrong {
-		c.Events.Eventf(object, nil, corev1.EventTypeWarning, result.reason, "Reserve", "%s", result.message)
+	if news && result.Wrong {
+		c.Events.Eventf(object, nil, corev1.EventTypeWarning, result.Reason, "Reserve", "%s", result.Message)
 	}
 	return nil
 }
@@ -85,7 +88,7 @@ func isOrAre(addresses []netip.Addr) string {
 	if len(addresses) > 1 {
 		verb = " are"
 	}
-	return join(addresses, " and ") + verb
+	return condition.Join(addresses, " and ") + verb
 }
 
 // remember writes the addresses that were taken from pools to an annotation: a backup holds that, and not the status. One
@@ -99,7 +102,7 @@ func (c *Controller) remember(ctx context.Context, object *v1alpha1.AddressReser
 		}
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
-	text := join(all, ",")
+	text := condition.Join(all, ",")
 	if len(object.Spec.PoolNames) == 0 || text == object.Annotations[v1alpha1.AnnotationReservedAddresses] {
 		return nil
 	}
@@ -127,7 +130,7 @@ func (c *Controller) wants(object *v1alpha1.AddressReservation, before reservati
 	for i, text := range object.Spec.Addresses {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			err = invalid(ReasonInvalidAddress, "spec.addresses[%d]: %s is not an IP address; write one such as 192.0.2.1", i, config.Quote(text))
+			err = service.Invalid(service.ReasonInvalidAddress, "spec.addresses[%d]: %s is not an IP address; write one such as 192.0.2.1", i, config.Quote(text))
 		}
 		wants = append(wants, want{address: address.Unmap(), err: err})
 	}
@@ -156,7 +159,7 @@ func hadBefore(object *v1alpha1.AddressReservation, before reservation) []netip.
 	for _, a := range object.Status.Addresses {
 		had = append(had, parsed(a.Address))
 	}
-	for _, text := range list(object.Annotations, v1alpha1.AnnotationReservedAddresses) {
+	for _, text := range service.AnnotationList(object.Annotations, v1alpha1.AnnotationReservedAddresses) {
 		had = append(had, parsed(text))
 	}
 	return slices.DeleteFunc(had, func(a netip.Addr) bool { return !a.IsValid() })
@@ -272,20 +275,20 @@ func (c *Controller) mayReserve(key string, object *v1alpha1.AddressReservation,
 	case pool == "":
 		return errNoPool
 	case p == nil:
-		return invalid(ReasonUnknownPool, "spec.poolNames: no LoadBalancerPool %s exists; create it, or name another", config.Quote(pool))
+		return service.Invalid(service.ReasonUnknownPool, "spec.poolNames: no LoadBalancerPool %s exists; create it, or name another", config.Quote(pool))
 	case known:
 		return nil // the allocator says what is wrong
 	case !p.ServesNamespace(object.Namespace, c.namespaceLabels(object.Namespace)):
-		return invalid(ReasonPoolOutOfScope, "LoadBalancerPool %s does not serve namespace %s (its spec.scopes); reserve an address of another pool", pool, object.Namespace)
+		return service.Invalid(service.ReasonPoolOutOfScope, "LoadBalancerPool %s does not serve namespace %s (its spec.scopes); reserve an address of another pool", pool, object.Namespace)
 	case p.Allocation == v1alpha1.AllocationDisabled:
-		return invalid(ReasonPoolDisabled, "LoadBalancerPool %s gives no more addresses (its spec.allocation is Disabled); reserve an address of another pool, or enable it", pool)
+		return service.Invalid(service.ReasonPoolDisabled, "LoadBalancerPool %s gives no more addresses (its spec.allocation is Disabled); reserve an address of another pool, or enable it", pool)
 	}
 	has := c.reservedBy[object.Namespace]
 	if _, counted := c.reservations[key]; counted {
 		has--
 	}
 	if has >= c.ReservationsPerNamespace {
-		return invalid(ReasonTooMany, "namespace %s has %d AddressReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one", object.Namespace, has)
+		return service.Invalid(ReasonTooMany, "namespace %s has %d AddressReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one", object.Namespace, has)
 	}
 	return nil
 }
@@ -366,7 +369,7 @@ func (c *Controller) addressesReserved(key string) []netip.Addr {
 // explainReservation says why an address is not kept, and what would help.
 func explainReservation(object *v1alpha1.AddressReservation, err error) (reason, message string) {
 	var (
-		invalid   *invalidRequest
+		invalid   *service.InvalidRequest
 		taken     *ipam.TakenError
 		outside   *ipam.OutsideError
 		exhausted *ipam.ExhaustedError
@@ -379,21 +382,21 @@ func explainReservation(object *v1alpha1.AddressReservation, err error) (reason,
 	}
 	switch {
 	case errors.As(err, &invalid):
-		return invalid.reason, invalid.message
+		return invalid.Reason, invalid.Message
 	case errors.As(err, &used):
-		return ReasonExcluded, fmt.Sprintf("%s: %v, so it is not kept; reserve another", field, used)
+		return service.ReasonExcluded, fmt.Sprintf("%s: %v, so it is not kept; reserve another", field, used)
 	case errors.As(err, &resting):
-		return ReasonResting, fmt.Sprintf("%s: %v; it is kept then", field, resting)
+		return service.ReasonResting, fmt.Sprintf("%s: %v; it is kept then", field, resting)
 	case errors.As(err, &taken) && taken.Owner == "":
-		return ReasonReserved, fmt.Sprintf("%s: %s is kept by AddressReservation %s already; delete one of the two", field, taken.Address, taken.Reservation)
+		return service.ReasonReserved, fmt.Sprintf("%s: %s is kept by AddressReservation %s already; delete one of the two", field, taken.Address, taken.Reservation)
 	case errors.As(err, &taken):
-		return ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s of another namespace; it is kept as soon as that gives it back", field, taken.Address, taken.Owner)
+		return service.ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s of another namespace; it is kept as soon as that gives it back", field, taken.Address, taken.Owner)
 	case errors.As(err, &outside):
-		return ReasonAddressOutside, fmt.Sprintf("%s: %s is in no LoadBalancerPool; add it to one, or reserve an address that is", field, outside.Address)
+		return service.ReasonAddressOutside, fmt.Sprintf("%s: %s is in no LoadBalancerPool; add it to one, or reserve an address that is", field, outside.Address)
 	case errors.As(err, &exhausted) && len(exhausted.Full) > 0:
-		return ReasonPoolExhausted, fmt.Sprintf("spec.poolNames: %v; widen it, or name another", err)
+		return service.ReasonPoolExhausted, fmt.Sprintf("spec.poolNames: %v; widen it, or name another", err)
 	case errors.As(err, &exhausted):
-		return ReasonNoPool, fmt.Sprintf("spec.poolNames: none of the pools named gives %s addresses; name another, or add some to one of them", exhausted.Family)
+		return service.ReasonNoPool, fmt.Sprintf("spec.poolNames: none of the pools named gives %s addresses; name another, or add some to one of them", exhausted.Family)
 	}
-	return ReasonNoPool, "spec.poolNames: " + err.Error()
+	return service.ReasonNoPool, "spec.poolNames: " + err.Error()
 }

@@ -15,6 +15,9 @@ import (
 
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -34,7 +37,7 @@ func (c *Controller) rebuild(ctx context.Context) error {
 		svc := &list.Items[i]
 		key := svc.Namespace + "/" + svc.Name
 		whose, given := c.judge(key, svc)
-		if whose != own {
+		if whose != service.Own {
 			rest = append(rest, svc)
 			continue
 		}
@@ -52,16 +55,16 @@ func (c *Controller) rebuild(ctx context.Context) error {
 }
 
 // judge says whose the Service is, and returns the record of what Berth gave it, without addresses if there is none.
-func (c *Controller) judge(key string, svc *corev1.Service) (ownership, record.Record) {
-	if !c.classes().selects(svc) {
-		return notServed, record.Record{}
+func (c *Controller) judge(key string, svc *corev1.Service) (service.Ownership, record.Record) {
+	if !c.classes().Selects(svc) {
+		return service.NotServed, record.Record{}
 	}
 	namespace, snapshot := c.namespaceLabels(svc.Namespace), c.snapshot.Load()
-	given, recorded := recordOf(svc, *c.recordKey.Load(), namespace, snapshot)
+	given, recorded := service.RecordOf(svc, *c.recordKey.Load(), namespace, snapshot)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	held := c.gave(key, svc)
-	return ownershipOf(svc, recorded, held, namespace, snapshot), given
+	return service.OwnershipOf(svc, recorded, held, namespace, snapshot), given
 }
 
 // gave reports whether this controller remembers that it gave the Service something. The mutex is held.
@@ -69,25 +72,27 @@ func (c *Controller) gave(key string, svc *corev1.Service) bool {
 	return c.given[key].UID == svc.UID && len(c.allocator.Holdings(key)) > 0
 }
 
-func (c *Controller) classes() ofClasses { return ofClasses{c.Classes, c.Classless} }
+func (c *Controller) classes() service.Classes {
+	return service.Classes{Names: c.Classes, Classless: c.Classless}
+}
 
 // adopt makes the allocator hold what the Service was given, as its record says; a Service of a class of Berth's that has
 // none keeps the addresses in its status that are of a pool. The mutex is held.
 func (c *Controller) adopt(key string, svc *corev1.Service, given record.Record) {
 	addresses := given.Addresses
 	if len(addresses) == 0 && svc.Spec.LoadBalancerClass != nil {
-		addresses = slices.DeleteFunc(addressesIn(svc), func(a netip.Addr) bool { return c.allocator.PoolOf(a) == "" })
+		addresses = slices.DeleteFunc(service.AddressesIn(svc), func(a netip.Addr) bool { return c.allocator.PoolOf(a) == "" })
 	}
 	if len(addresses) == 0 {
 		return
 	}
 	if given.Request == "" {
-		given.Request = record.RequestOf(list(svc.Annotations, v1alpha1.AnnotationPools))
+		given.Request = record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools))
 	}
 	given.UID = svc.UID
 	c.given[key] = given
 	for _, address := range addresses {
-		if err := c.allocator.Hold(key, address, termsOf(svc)); err != nil {
+		if err := c.allocator.Hold(key, address, service.TermsOf(svc)); err != nil {
 			c.Logger.Warn("an address that was given is lost", "service", key, "address", address, "error", err)
 		}
 	}
@@ -113,18 +118,18 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	whose, given := c.judge(key, svc)
 	c.notePins(key, svc, whose)
 	switch whose {
-	case notServed:
+	case service.NotServed:
 		return c.disown(ctx, key, svc)
-	case others:
+	case service.Others:
 		return c.leave(ctx, key, svc)
-	case takenOver:
+	case service.TakenOver:
 		if err := c.takeOver(key, svc); err != nil {
 			return c.explainWait(ctx, key, svc, err)
 		}
-	case own:
+	case service.Own:
 	}
 	c.vacate(key)
-	if wait := c.contested.review(key, svc, time.Now()); wait > 0 {
+	if wait := c.contested.Review(key, svc, time.Now()); wait > 0 {
 		c.services.AddAfter(key, wait)
 		c.tellContest(key, svc)
 		return nil
@@ -136,14 +141,13 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service, given record.Record) error {
 	asked, assignment, outside, failure := c.assign(key, svc, given)
 	o := c.outlook(svc, assignment.Addresses)
-	first := allocated(asked, assignment, failure, outside)
-	first.contest(c.contested.writer(key))
-	conditions := c.withAnnounced([]condition{first}, svc, o)
-	ingress := o.ingress()
+	first := service.ContestedBy(c.contested.Writer(key), service.Allocated(asked, assignment, failure, outside))
+	conditions := c.withAnnounced([]condition.Condition{first}, svc, o)
+	shown := service.IngressOf(o.Addresses, o.Forwarder.Mode())
 	if len(assignment.Addresses)+len(assignment.Surplus)+len(c.snapshot.Load().Pools) == 0 {
-		ingress = svc.Status.LoadBalancer.Ingress // without any pool every status stays as it is
+		shown = svc.Status.LoadBalancer.Ingress // without any pool every status stays as it is
 	}
-	desired, news := withStatus(svc, ingress, conditions, c.recorded(key, svc, assignment.Addresses), metav1.Now())
+	desired, news := service.WithStatus(svc, shown, conditions, c.recorded(key, svc, assignment.Addresses), metav1.Now())
 	if desired != svc {
 		if err := c.write(ctx, key, desired); err != nil {
 			return err
@@ -155,8 +159,8 @@ func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service,
 	for _, n := range news {
 		c.tell(svc, n)
 	}
-	if len(o.addresses) > 0 && o.forwarder.mode() != modeOf(svc) {
-		c.tellForwarder(svc, o.forwarder)
+	if len(o.Addresses) > 0 && o.Forwarder.Mode() != service.ModeOf(svc) {
+		c.tellForwarder(svc, o.Forwarder)
 	}
 	return nil
 }
@@ -165,7 +169,7 @@ func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service,
 func (c *Controller) tellTaken(svc *corev1.Service, lost []netip.Addr) {
 	for _, address := range lost {
 		if use, found := c.used.Load().Of(address); found {
-			c.Events.Eventf(svc, nil, corev1.EventTypeWarning, ReasonExcluded, "Release", "%s is %s: it was taken out of service", address, use.By)
+			c.Events.Eventf(svc, nil, corev1.EventTypeWarning, service.ReasonExcluded, "Release", "%s is %s: it was taken out of service", address, use.By)
 			c.Logger.Warn("taken out of service", "service", svc.Namespace+"/"+svc.Name, "address", address, "use", use.By)
 		}
 	}
@@ -186,7 +190,7 @@ func (c *Controller) recorded(key string, svc *corev1.Service, addresses []netip
 
 // assign has the allocator give the Service what it asks for. It returns what that
 // is, what it got, and which of its addresses are in no pool any more.
-func (c *Controller) assign(key string, svc *corev1.Service, given record.Record) (request, ipam.Assignment, []netip.Addr, error) {
+func (c *Controller) assign(key string, svc *corev1.Service, given record.Record) (service.Request, ipam.Assignment, []netip.Addr, error) {
 	asked, invalid := c.requestOf(svc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,8 +199,8 @@ func (c *Controller) assign(key string, svc *corev1.Service, given record.Record
 		c.adopt(key, svc, given)
 		before = c.allocator.Holdings(key)
 	}
-	if invalid == nil && asked.unusable != nil && len(before) == 0 {
-		invalid = asked.unusable
+	if invalid == nil && asked.Unusable != nil && len(before) == 0 {
+		invalid = asked.Unusable
 	}
 	if invalid != nil {
 		c.waiting[key] = true
@@ -206,9 +210,9 @@ func (c *Controller) assign(key string, svc *corev1.Service, given record.Record
 	if slices.ContainsFunc(before, c.isLocal) {
 		c.giveNoneOf(c.used.Load()) // it may be bound since the Service has it, which its annotations tell by now
 	}
-	asked.drop(svc, c.outsidePools(before), c.ReleaseOutside)
+	asked.Release(svc, c.outsidePools(before), c.ReleaseOutside)
 	// An edit of the annotation may take an address away, one of a pool may not.
-	asked.Strict = asked.Named && asked.unusable == nil && len(before) > 0 && c.given[key].Request != asked.digest
+	asked.Strict = asked.Named && asked.Unusable == nil && len(before) > 0 && c.given[key].Request != asked.Digest
 	assignment, err := c.allocator.Assign(key, asked.Request)
 	c.note(key, svc, asked, assignment.Addresses)
 	outside := c.outsidePools(assignment.Addresses)
@@ -234,13 +238,13 @@ func (c *Controller) assign(key string, svc *corev1.Service, given record.Record
 
 // note keeps what the Service was given, and for which request. A request for a pool that cannot be used is not the one
 // that was met: it is once the pool is there. The mutex is held.
-func (c *Controller) note(key string, svc *corev1.Service, asked request, addresses []netip.Addr) {
+func (c *Controller) note(key string, svc *corev1.Service, asked service.Request, addresses []netip.Addr) {
 	if len(addresses) == 0 {
 		delete(c.given, key)
 		return
 	}
-	given := record.Record{UID: svc.UID, Request: asked.digest, Addresses: addresses}
-	if before, known := c.given[key]; known && asked.unusable != nil {
+	given := record.Record{UID: svc.UID, Request: asked.Digest, Addresses: addresses}
+	if before, known := c.given[key]; known && asked.Unusable != nil {
 		given.Request = before.Request
 	}
 	c.given[key] = given
@@ -318,15 +322,15 @@ func (c *Controller) release(key string) {
 
 // disown takes Berth's marks off a Service that it does not serve.
 func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service) error {
-	if marked(svc) {
+	if service.Marked(svc) {
 		given, _ := record.Of(svc, *c.recordKey.Load())
 		gave := append(c.holdings(key), given.Addresses...)
-		if err := c.write(ctx, key, withoutStatus(svc, gave)); err != nil {
+		if err := c.write(ctx, key, service.WithoutStatus(svc, gave)); err != nil {
 			return err
 		}
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release", "not a Service of Berth's any more (spec.type, spec.loadBalancerClass)")
 	}
-	c.contested.forget(key)
+	c.contested.Forget(key)
 	c.release(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -336,9 +340,9 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 }
 
 // notePins keeps the addresses that a Service asks for by name from whoever takes any.
-func (c *Controller) notePins(key string, svc *corev1.Service, whose ownership) {
+func (c *Controller) notePins(key string, svc *corev1.Service, whose service.Ownership) {
 	var pins []netip.Addr
-	if whose == own {
+	if whose == service.Own {
 		if asked, err := c.requestOf(svc); err == nil {
 			snapshot := c.snapshot.Load()
 			for _, a := range asked.Pinned {
@@ -366,7 +370,7 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 	if err != nil {
 		return fmt.Errorf("write status of Service %s: %w", key, err)
 	}
-	c.contested.wrote(key, written)
+	c.contested.Wrote(key, written)
 	if written.ResourceVersion != svc.ResourceVersion {
 		c.mu.Lock()
 		c.superseded[key] = svc.ResourceVersion
@@ -377,7 +381,7 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 
 // forget forgets what was written of a Service that is gone.
 func (c *Controller) forget(key string) {
-	c.contested.forget(key)
+	c.contested.Forget(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.superseded, key)
@@ -397,17 +401,27 @@ func (c *Controller) outdated(key string, svc *corev1.Service) bool {
 }
 
 // tell makes an event and a log line of a condition that changed.
-func (c *Controller) tell(svc *corev1.Service, news condition) {
+func (c *Controller) tell(svc *corev1.Service, news condition.Condition) {
 	kind, action := corev1.EventTypeNormal, "Allocate"
-	if news.kind == v1alpha1.ServiceAnnounced {
+	if news.Kind == v1alpha1.ServiceAnnounced {
 		action = "Announce"
 	}
-	if !news.ok || news.warns {
+	if !news.OK || news.Warns {
 		kind = corev1.EventTypeWarning
 	}
-	if news.reason == ReasonNoAddress {
+	if news.Reason == announcement.ReasonNoAddress {
 		return // the other condition says why
 	}
-	c.Events.Eventf(svc, nil, kind, news.reason, action, "%s", news.message)
-	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "condition", news.kind, "reason", news.reason, "message", news.message)
+	c.Events.Eventf(svc, nil, kind, news.Reason, action, "%s", news.Message)
+	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "condition", news.Kind, "reason", news.Reason, "message", news.Message)
+}
+
+// tellForwarder makes an event and a log line of a change of who forwards.
+func (c *Controller) tellForwarder(svc *corev1.Service, f announcement.Forwarder) {
+	kind := corev1.EventTypeNormal
+	if f.Fallback != "" {
+		kind = corev1.EventTypeWarning
+	}
+	c.Events.Eventf(svc, nil, kind, "Forwarder", "Forward", "%s (ipMode %s)", f, f.Mode())
+	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "ipMode", f.Mode(), "message", f.String())
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go4.org/netipx"
-
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +18,8 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/controller/verdict"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -133,10 +134,10 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 // publishNeighbors writes what changed of the BGPNeighbors' conditions, if problems are given, and of their sessions.
 func (c *Controller) publishNeighbors(ctx context.Context, problems map[config.Key][]config.Problem) error {
 	var failures []error
-	sessions := gatherSessions(c.snapshot.Load(), *c.nodes.Load(), c.reports())
+	sessions := verdict.Gather(c.snapshot.Load(), *c.nodes.Load(), c.reports())
 	for _, o := range client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer) {
 		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, problems, func(desired *v1alpha1.BGPNeighbor) {
-			sessions[o.Name].describe(desired)
+			sessions[o.Name].Describe(desired)
 		}))
 	}
 	return errors.Join(failures...)
@@ -154,11 +155,11 @@ func publishOne[T v1alpha1.Object](ctx context.Context, c *Controller, writer st
 		return nil
 	}
 	describe(desired)
-	var v verdict
+	var v verdict.Verdict
 	news, key := false, config.Key{Kind: kind, Name: o.GetName()}
 	if found, known := problems[key]; known {
-		v = verdictOf(c.snapshot.Load().Accepted(key), found)
-		_, news = v.apply(desired)
+		v = verdict.Of(c.snapshot.Load().Accepted(key), found)
+		_, news = v.Apply(desired)
 	}
 	if apiequality.Semantic.DeepEqual(o, desired) {
 		return nil
@@ -166,38 +167,11 @@ func publishOne[T v1alpha1.Object](ctx context.Context, c *Controller, writer st
 	if _, err := writer.UpdateStatus(ctx, desired, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write status of %s %s: %w", kind, o.GetName(), err)
 	}
-	if news && v.wrong {
-		c.Events.Eventf(o, nil, corev1.EventTypeWarning, v.reason, "Compile", "%s", v.message)
-		c.Logger.Warn("configuration", "kind", kind, "name", o.GetName(), "reason", v.reason, "message", v.message)
+	if news && v.Wrong {
+		c.Events.Eventf(o, nil, corev1.EventTypeWarning, v.Reason, "Compile", "%s", v.Message)
+		c.Logger.Warn("configuration", "kind", kind, "name", o.GetName(), "reason", v.Reason, "message", v.Message)
 	}
 	return nil
-}
-
-// harmfulOf returns the problems that keep a part of the object from effect.
-func harmfulOf(problems []config.Problem) []config.Problem {
-	return slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Harmless })
-}
-
-// conflicts is the condition Conflict of a pool.
-func conflicts(problems []config.Problem) condition {
-	found := slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Reason != config.ReasonConflict })
-	if len(found) == 0 {
-		return condition{kind: v1alpha1.ConditionConflict, reason: "NoConflict", message: "no other LoadBalancerPool claims these addresses"}
-	}
-	return condition{kind: v1alpha1.ConditionConflict, ok: true, reason: config.ReasonConflict, message: summary(found)}
-}
-
-// summary joins the messages of problems, the first few of very many.
-func summary(problems []config.Problem) string {
-	const most = 8
-	var messages []string
-	for _, p := range problems[:min(most, len(problems))] {
-		messages = append(messages, p.Message)
-	}
-	if more := len(problems) - most; more > 0 {
-		messages = append(messages, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(messages, "; ")
 }
 
 // describePool puts into the pool's status what becomes of its addresses, and which of them other pools claim, if problems are
@@ -222,11 +196,11 @@ func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[
 	for family, u := range usage {
 		c.metrics.assigned.WithLabelValues(pool.Name, family.String()).Set(float64(u.Assigned))
 	}
-	set := func(d condition) { d.apply(pool.ConditionList(), pool.Generation, metav1.Now()) }
+	set := func(d condition.Condition) { d.Apply(pool.ConditionList(), pool.Generation, metav1.Now()) }
 	set(exhausted(full))
 	set(c.excluded(pool.Name))
 	if found, known := problems[config.Key{Kind: "LoadBalancerPool", Name: pool.Name}]; known {
-		set(conflicts(found))
+		set(verdict.Conflicts(found))
 	}
 }
 
@@ -242,17 +216,17 @@ func summaryOf(addresses []v1alpha1.AddressRange) string {
 }
 
 // exhausted is the condition of a pool that tells whether it is full.
-func exhausted(families []ipam.Family) condition {
+func exhausted(families []ipam.Family) condition.Condition {
 	if len(families) == 0 {
-		return condition{kind: v1alpha1.ConditionExhausted, reason: "AddressesFree", message: "an address of each family is free for a Service that names none"}
+		return condition.Condition{Kind: v1alpha1.ConditionExhausted, Reason: "AddressesFree", Message: "an address of each family is free for a Service that names none"}
 	}
 	var names []string
 	for _, f := range families {
 		names = append(names, f.String())
 	}
-	return condition{
-		kind: v1alpha1.ConditionExhausted, ok: true, reason: "NoFreeAddress",
-		message: fmt.Sprintf("no %s address is free for a Service that names none; widen spec.addresses, or add another pool", strings.Join(names, " and no ")),
+	return condition.Condition{
+		Kind: v1alpha1.ConditionExhausted, OK: true, Reason: "NoFreeAddress",
+		Message: fmt.Sprintf("no %s address is free for a Service that names none; widen spec.addresses, or add another pool", strings.Join(names, " and no ")),
 	}
 }
 
@@ -260,8 +234,8 @@ func exhausted(families []ipam.Family) condition {
 const mostResting = 64
 
 // excluded is the condition of a pool that tells which of its addresses are in use elsewhere.
-func (c *Controller) excluded(pool string) condition {
-	free := condition{kind: v1alpha1.ConditionExcluded, reason: "NoneExcluded", message: "no address of the pool is known to be in use elsewhere"}
+func (c *Controller) excluded(pool string) condition.Condition {
+	free := condition.Condition{Kind: v1alpha1.ConditionExcluded, Reason: "NoneExcluded", Message: "no address of the pool is known to be in use elsewhere"}
 	p := c.snapshot.Load().Pool(pool)
 	if p == nil {
 		return free
@@ -275,7 +249,7 @@ func (c *Controller) excluded(pool string) condition {
 	if len(found) == 0 {
 		return free
 	}
-	return condition{kind: v1alpha1.ConditionExcluded, ok: true, reason: "InUseElsewhere", message: "not given: " + few(found)}
+	return condition.Condition{Kind: v1alpha1.ConditionExcluded, OK: true, Reason: "InUseElsewhere", Message: "not given: " + condition.Few(found)}
 }
 
 // rangeText is a range as people write it.

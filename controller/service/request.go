@@ -1,4 +1,4 @@
-package controller
+package service
 
 import (
 	"fmt"
@@ -13,33 +13,34 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/ipam"
 )
 
-// request is what a Service asks for, and where it says so.
-type request struct {
+// Request is what a Service asks for, and where it says so.
+type Request struct {
 	ipam.Request
 	field map[netip.Addr]string // that names a pinned address
-	// digest of the pools that the annotation names: see record.RequestOf.
-	digest string
-	// unusable says what is wrong with a pool that the annotation names; nil: nothing. It keeps a Service from
+	// Digest of the pools that the annotation names: see record.RequestOf.
+	Digest string
+	// Unusable says what is wrong with a pool that the annotation names; nil: nothing. It keeps a Service from
 	// getting addresses, and takes none away.
-	unusable *invalidRequest
+	Unusable *InvalidRequest
 }
 
-// invalidRequest tells what the user must mend in the Service.
-type invalidRequest struct{ reason, message string }
+// InvalidRequest tells what the user must mend in the Service.
+type InvalidRequest struct{ Reason, Message string }
 
-func (e *invalidRequest) Error() string { return e.message }
+func (e *InvalidRequest) Error() string { return e.Message }
 
-func invalid(reason, format string, args ...any) *invalidRequest {
-	return &invalidRequest{reason, fmt.Sprintf(format, args...)}
+func Invalid(reason, format string, args ...any) *InvalidRequest {
+	return &InvalidRequest{reason, fmt.Sprintf(format, args...)}
 }
 
-// requestOf says what the Service asks for, in a namespace with these labels, with
+// RequestOf says what the Service asks for, in a namespace with these labels, with
 // these reservations made for it. The error is an *invalidRequest.
-func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot, reserved map[netip.Addr]string) (request, error) {
-	r := request{field: map[netip.Addr]string{}}
+func RequestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot, reserved map[netip.Addr]string) (Request, error) {
+	r := Request{field: map[netip.Addr]string{}}
 	r.All = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
 	for _, family := range svc.Spec.IPFamilies {
 		if family == corev1.IPv6Protocol {
@@ -51,7 +52,7 @@ func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snaps
 	if len(r.Families) == 0 { // an API server before dual-stack
 		r.Families = []ipam.Family{ipam.IPv4}
 	}
-	r.Terms = termsOf(svc)
+	r.Terms = TermsOf(svc)
 	r.choosePools(svc, namespace, snapshot)
 	if err := r.pin(svc); err != nil {
 		return r, err
@@ -62,7 +63,7 @@ func requestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snaps
 
 // pinReserved asks for the addresses reserved for the Service, in the families that
 // it wants and for which it names none itself.
-func (r *request) pinReserved(reserved map[netip.Addr]string) {
+func (r *Request) pinReserved(reserved map[netip.Addr]string) {
 	for _, address := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
 		same := func(a netip.Addr) bool { return ipam.FamilyOf(a) == ipam.FamilyOf(address) }
 		if slices.Contains(r.Families, ipam.FamilyOf(address)) && !slices.ContainsFunc(r.Pinned, same) {
@@ -73,9 +74,9 @@ func (r *request) pinReserved(reserved map[netip.Addr]string) {
 }
 
 // choosePools puts in the pools that may give to the Service. Of those that it names the ones that cannot are left out.
-func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) {
-	names := list(svc.Annotations, v1alpha1.AnnotationPools)
-	r.digest = record.RequestOf(names)
+func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) {
+	names := AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)
+	r.Digest = record.RequestOf(names)
 	r.Named = len(names) > 0
 	if !r.Named {
 		for _, p := range snapshot.Pools {
@@ -95,19 +96,19 @@ func (r *request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 		switch usable := p != nil && p.Serves(svc.Namespace, namespace, svc.Labels); {
 		case usable:
 			r.Pools = append(r.Pools, name)
-		case r.unusable != nil: // the first is told
+		case r.Unusable != nil: // the first is told
 		case p == nil:
-			r.unusable = invalid(ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
+			r.Unusable = Invalid(ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
 		default:
-			r.unusable = invalid(ReasonPoolOutOfScope, "annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
+			r.Unusable = Invalid(ReasonPoolOutOfScope, "annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
 		}
 	}
 }
 
 // pin puts in the addresses that the Service names.
-func (r *request) pin(svc *corev1.Service) error {
+func (r *Request) pin(svc *corev1.Service) error {
 	const field, annotation = "spec.loadBalancerIP", "annotation " + v1alpha1.AnnotationAddresses
-	named := list(svc.Annotations, v1alpha1.AnnotationAddresses)
+	named := AnnotationList(svc.Annotations, v1alpha1.AnnotationAddresses)
 	annotated := len(named) > 0
 	for _, text := range named {
 		if err := r.pinOne(annotation, text); err != nil {
@@ -119,23 +120,23 @@ func (r *request) pin(svc *corev1.Service) error {
 		return nil
 	}
 	if address, err := netip.ParseAddr(text); annotated && err == nil && !slices.Contains(r.Pinned, address.Unmap()) {
-		return invalid(ReasonContradiction, "%s is %s, and %s says %s; make them agree, or take one of them out",
-			field, address, annotation, join(r.Pinned, ","))
+		return Invalid(ReasonContradiction, "%s is %s, and %s says %s; make them agree, or take one of them out",
+			field, address, annotation, condition.Join(r.Pinned, ","))
 	} else if annotated && err == nil {
 		return nil
 	}
 	return r.pinOne(field, text)
 }
 
-func (r *request) pinOne(where, text string) error {
+func (r *Request) pinOne(where, text string) error {
 	address, err := netip.ParseAddr(text)
 	if err != nil || address.Zone() != "" {
-		return invalid(ReasonInvalidAddress, "%s: %s is no IP address; write one such as 192.0.2.1, or take it out", where, config.Quote(text))
+		return Invalid(ReasonInvalidAddress, "%s: %s is no IP address; write one such as 192.0.2.1, or take it out", where, config.Quote(text))
 	}
 	address = address.Unmap()
 	for _, other := range r.Pinned {
 		if ipam.FamilyOf(other) == ipam.FamilyOf(address) {
-			return invalid(ReasonInvalidAddress, "%s: %s and %s are both %s; a Service has one address of each family", where, other, address, ipam.FamilyOf(address))
+			return Invalid(ReasonInvalidAddress, "%s: %s and %s are both %s; a Service has one address of each family", where, other, address, ipam.FamilyOf(address))
 		}
 	}
 	r.Pinned = append(r.Pinned, address)
@@ -145,8 +146,8 @@ func (r *request) pinOne(where, text string) error {
 
 // drop puts in the held addresses that are in no pool and that the Service, or the
 // operator's policy, releases.
-func (r *request) drop(svc *corev1.Service, outside []netip.Addr, releaseAll bool) {
-	named := list(svc.Annotations, v1alpha1.AnnotationRelease)
+func (r *Request) Release(svc *corev1.Service, outside []netip.Addr, releaseAll bool) {
+	named := AnnotationList(svc.Annotations, v1alpha1.AnnotationRelease)
 	for _, address := range outside {
 		if releaseAll || slices.ContainsFunc(named, func(text string) bool {
 			a, err := netip.ParseAddr(text)
@@ -157,8 +158,8 @@ func (r *request) drop(svc *corev1.Service, outside []netip.Addr, releaseAll boo
 	}
 }
 
-// termsOf says with whom the Service shares addresses.
-func termsOf(svc *corev1.Service) ipam.Terms {
+// TermsOf says with whom the Service shares addresses.
+func TermsOf(svc *corev1.Service) ipam.Terms {
 	terms := ipam.Terms{
 		Key:       svc.Annotations[v1alpha1.AnnotationSharingKey],
 		Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
@@ -177,7 +178,7 @@ func termsOf(svc *corev1.Service) ipam.Terms {
 }
 
 // list splits a comma-separated annotation. One that is empty is as good as none.
-func list(annotations map[string]string, key string) []string {
+func AnnotationList(annotations map[string]string, key string) []string {
 	var items []string
 	for item := range strings.SplitSeq(annotations[key], ",") {
 		if item = strings.TrimSpace(item); item != "" {
@@ -187,9 +188,9 @@ func list(annotations map[string]string, key string) []string {
 	return items
 }
 
-// addressesIn returns the addresses of a Service's status, without those that do
+// AddressesIn returns the addresses of a Service's status, without those that do
 // not parse.
-func addressesIn(svc *corev1.Service) []netip.Addr {
+func AddressesIn(svc *corev1.Service) []netip.Addr {
 	var addresses []netip.Addr
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
 		if address, err := netip.ParseAddr(ingress.IP); err == nil && address.Zone() == "" {

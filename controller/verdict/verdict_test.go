@@ -1,4 +1,4 @@
-package controller
+package verdict
 
 import (
 	"testing"
@@ -34,8 +34,8 @@ func TestAVerdictIsSaidInConditions(t *testing.T) {
 	} {
 		o := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Generation: 7}}
 		o.Status.Conditions = []metav1.Condition{{Type: "Accepted", Status: "Unknown", Reason: "Pending"}, {Type: "Ready", Status: "Unknown", Reason: "Pending"}}
-		v := verdictOf(c.accepted, c.problems)
-		if changed, news := v.apply(o); !changed || !news {
+		v := Of(c.accepted, c.problems)
+		if changed, news := v.Apply(o); !changed || !news {
 			t.Errorf("%s: changed %t, news %t", c.name, changed, news)
 		}
 		byType := cmpopts.SortSlices(func(a, b metav1.Condition) bool { return a.Type < b.Type })
@@ -45,10 +45,10 @@ func TestAVerdictIsSaidInConditions(t *testing.T) {
 		if o.Status.ObservedGeneration != 7 {
 			t.Errorf("%s: observed generation %d", c.name, o.Status.ObservedGeneration)
 		}
-		if changed, news := v.apply(o); changed || news {
+		if changed, news := v.Apply(o); changed || news {
 			t.Errorf("%s, again: changed %t, news %t", c.name, changed, news)
 		}
-		if verdictOf(true, nil).apply(o); len(o.Status.Conditions) != 2 {
+		if Of(true, nil).Apply(o); len(o.Status.Conditions) != 2 {
 			t.Errorf("%s, and fixed: %v", c.name, o.Status.Conditions)
 		}
 	}

@@ -1,4 +1,4 @@
-package controller
+package service
 
 import (
 	"errors"
@@ -47,14 +47,14 @@ func FuzzRequest(f *testing.F) {
 				svc.Annotations[annotation] = text
 			}
 		}
-		r, err := requestOf(svc, nil, snapshot, nil)
+		r, err := RequestOf(svc, nil, snapshot, nil)
 		if err != nil {
-			var invalid *invalidRequest
+			var invalid *InvalidRequest
 			if !errors.As(err, &invalid) {
 				t.Fatalf("error of type %T", err)
 			}
-			if strings.ContainsAny(invalid.message, "\n\r") || !strings.HasPrefix(invalid.message, "spec.loadBalancerIP") && !strings.HasPrefix(invalid.message, "annotation berth.dev/") {
-				t.Errorf("message %q", invalid.message)
+			if strings.ContainsAny(invalid.Message, "\n\r") || !strings.HasPrefix(invalid.Message, "spec.loadBalancerIP") && !strings.HasPrefix(invalid.Message, "annotation berth.dev/") {
+				t.Errorf("message %q", invalid.Message)
 			}
 			return
 		}
@@ -74,7 +74,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		held := []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("1.2.3.4")}
-		if r.drop(svc, held, false); len(r.Drop) > len(held) {
+		if r.Release(svc, held, false); len(r.Drop) > len(held) {
 			t.Errorf("drops %v of %v", r.Drop, held)
 		}
 	})

@@ -1,4 +1,4 @@
-package controller
+package announcement
 
 import (
 	"fmt"
@@ -13,6 +13,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -28,98 +29,70 @@ const (
 	ReasonNoSession       = "NoSession"       // False: announced by BGP only, and no session is established
 )
 
-// nodeView is what the controller knows of a node that matters to announcing.
-type nodeView struct {
-	labels   map[string]string
-	excluded string // why it announces nothing; empty: it may
-	alive    bool   // the Node is Ready
-	speaker  v1alpha1.SpeakerState
-	awaited  bool              // its speaker has Stopped to be replaced, and the next one is expected still
-	leaves   string            // why its speaker is Leaving
-	segments []string          // interfaces on which its speaker announces, sorted
-	oneWay   []string          // interfaces whose replies leave by another, sorted
-	proxies  map[string]string // MAC addresses of routers that answer for every address, by interface
-	sessions []session         // that are established, sorted
-	failing  []string          // neighbors with which it has no session, and says why, sorted
-	// schedulers of IPVS by which it can forward, sorted, and why it can by none, or not by all.
-	schedulers []string
-	noIPVS     string
-}
-
-// session is an established session with a BGPNeighbor, and the families that it carries.
-type session struct {
-	neighbor   string
-	ipv4, ipv6 bool
-}
-
-func (s session) carries(address netip.Addr) bool {
-	return address.Is4() && s.ipv4 || address.Is6() && s.ipv6
-}
-
-// foreign is who else uses an address of Berth's.
-type foreign struct {
-	mac         string
-	has         string // the node whose MAC address it is; empty: a host that is not of the cluster
-	node, iface string // where it was heard
+// Holder is who else uses an address of Berth's.
+type Holder struct {
+	MAC             string
+	Owner           string // the node that has this MAC address; empty: a host outside the cluster
+	Node, Interface string // where it was heard
 }
 
 // String says who uses the address, where that was heard, and what to do.
-func (f foreign) String() string {
-	if f.has != "" {
+func (h Holder) String() string {
+	if h.Owner != "" {
 		return fmt.Sprintf("is answered for by node %s (%s), heard on %s of node %s, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends",
-			f.has, f.mac, f.iface, f.node)
+			h.Owner, h.MAC, h.Interface, h.Node)
 	}
 	return fmt.Sprintf("is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its LoadBalancerPool and ask for another",
-		f.mac, f.iface, f.node)
+		h.MAC, h.Interface, h.Node)
 }
 
-// outlook is all that bears on whether the addresses of a Service are announced.
-type outlook struct {
-	addresses []netip.Addr
-	// labels of the Services that have each address; without an entry those of none.
-	labels    map[netip.Addr][]labels.Set
-	local     bool // externalTrafficPolicy
-	endpoints candidate.Endpoints
-	// unknown: there is no EndpointSlice of the Service, so endpoints says nothing.
-	unknown   bool
-	conflicts map[netip.Addr]foreign
-	snapshot  *config.Snapshot
-	nodes     map[string]nodeView
-	errors    sessionErrors
-	forwarder forwarder
+// Service is all that bears on whether the addresses of a Service are announced.
+type Service struct {
+	Addresses []netip.Addr
+	// Labels of the Services that have each address; without an entry those of none.
+	Labels    map[netip.Addr][]labels.Set
+	Local     bool // externalTrafficPolicy
+	Endpoints candidate.Endpoints
+	// Unknown: there is no EndpointSlice of the Service, so endpoints says nothing.
+	Unknown   bool
+	Conflicts map[netip.Addr]Holder
+	Snapshot  *config.Snapshot
+	Nodes     map[string]Node
+	Errors    SessionErrors
+	Forwarder Forwarder
 }
 
-// condition says by which announcements the addresses are announced, or why one of them is not. Who
+// Condition says by which announcements the addresses are announced, or why one of them is not. Who
 // answers on a segment is in the L2Owners, and how many sessions there are in the BGPNeighbors: a
 // node that comes or goes does not change every Service.
-func (o outlook) condition() condition {
-	c := condition{kind: v1alpha1.ServiceAnnounced, warns: o.forwarder.complaint != ""}
-	if len(o.addresses) == 0 {
-		c.reason, c.message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
+func (s Service) Condition() condition.Condition {
+	c := condition.Condition{Kind: v1alpha1.ServiceAnnounced, Warns: s.Forwarder.complaint != ""}
+	if len(s.Addresses) == 0 {
+		c.Reason, c.Message = ReasonNoAddress, "no address to announce: see condition "+v1alpha1.ServiceAllocated
 		return c
 	}
 	var by []string
 	var risks hazards
-	for _, address := range o.addresses {
-		found, reason, message := o.announcers(address)
+	for _, address := range s.Addresses {
+		found, reason, message := s.announcers(address)
 		if reason != "" {
-			c.reason, c.message = reason, message
-			if c.warns {
-				c.message += "; " + o.forwarder.complaint
+			c.Reason, c.Message = reason, message
+			if c.Warns {
+				c.Message += "; " + s.Forwarder.complaint
 			}
 			return c
 		}
 		by = unite(by, found)
-		risks = risks.or(o.hazards(address))
+		risks = risks.or(s.hazards(address))
 	}
-	c.ok, c.reason, c.message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
+	c.OK, c.Reason, c.Message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
 	switch {
-	case o.local:
-		c.message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
-	case !o.endpoints.Some && !o.unknown:
-		c.message += "; it has no endpoint that is ready or serves, so connections are refused"
+	case s.Local:
+		c.Message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
+	case !s.Endpoints.Some && !s.Unknown:
+		c.Message += "; it has no endpoint that is ready or serves, so connections are refused"
 	}
-	c.message += risks.String() + o.forwarder.remarks()
+	c.Message += risks.String() + s.Forwarder.remarks()
 	return c
 }
 
@@ -127,14 +100,14 @@ func (o outlook) condition() condition {
 type hazards struct{ oneWay, proxied bool }
 
 // hazards returns those of the nodes that may answer for the address.
-func (o outlook) hazards(address netip.Addr) hazards {
+func (s Service) hazards(address netip.Addr) hazards {
 	var found hazards
-	for name, n := range o.nodes {
-		if len(n.oneWay)+len(n.proxies) == 0 || o.obstacle(name, n).text != "" {
+	for name, n := range s.Nodes {
+		if len(n.oneWay)+len(n.proxies) == 0 || s.obstacle(name, n).text != "" {
 			continue
 		}
-		for _, a := range o.snapshot.L2For(address, o.labels[address]...) {
-			if a.Nodes.Matches(labels.Set(n.labels)) {
+		for _, a := range s.Snapshot.L2For(address, s.Labels[address]...) {
+			if a.Nodes.Matches(labels.Set(n.Labels)) {
 				found = found.or(hazards{
 					oneWay:  hasInterface(n.oneWay, a.Interfaces),
 					proxied: hasInterface(slices.Collect(maps.Keys(n.proxies)), a.Interfaces),
@@ -173,12 +146,12 @@ func unite(a, b []string) []string {
 
 // announcers returns the announcements that are acted on for the address, or the reason and the
 // message that say why none is.
-func (o outlook) announcers(address netip.Addr) (found []string, reason, message string) {
-	l2, bgp := o.snapshot.L2For(address, o.labels[address]...), o.snapshot.BGPFor(address, o.labels[address]...)
+func (s Service) announcers(address netip.Addr) (found []string, reason, message string) {
+	l2, bgp := s.Snapshot.L2For(address, s.Labels[address]...), s.Snapshot.BGPFor(address, s.Labels[address]...)
 	if len(l2)+len(bgp) == 0 {
-		return found, ReasonNoAnnouncement, o.unannounced(address)
+		return found, ReasonNoAnnouncement, s.unannounced(address)
 	}
-	if f, conflict := o.conflicts[address]; conflict && len(l2) > 0 {
+	if f, conflict := s.Conflicts[address]; conflict && len(l2) > 0 {
 		return found, ReasonAddressConflict, fmt.Sprintf("%s %s", address, f)
 	}
 	var names []string
@@ -186,7 +159,7 @@ func (o outlook) announcers(address netip.Addr) (found []string, reason, message
 	for _, a := range l2 {
 		name := "SegmentAnnouncement " + a.Name
 		names = append(names, name)
-		if o.passable(a.Nodes, obstacles, func(_ string, n nodeView) obstacle {
+		if s.passable(a.Nodes, obstacles, func(_ string, n Node) obstacle {
 			if hasInterface(n.segments, a.Interfaces) {
 				return obstacle{}
 			}
@@ -198,7 +171,7 @@ func (o outlook) announcers(address netip.Addr) (found []string, reason, message
 	for _, a := range bgp {
 		name := "RouteAnnouncement " + a.Name
 		names = append(names, name)
-		if o.passable(a.Nodes, obstacles, func(node string, n nodeView) obstacle { return o.sessionObstacle(a, address, node, n) }) {
+		if s.passable(a.Nodes, obstacles, func(node string, n Node) obstacle { return s.sessionObstacle(a, address, node, n) }) {
 			found = append(found, name)
 		}
 	}
@@ -206,12 +179,12 @@ func (o outlook) announcers(address netip.Addr) (found []string, reason, message
 		return found, "", ""
 	}
 	selected := fmt.Sprintf("%s is selected by %s", address, strings.Join(names, ", "))
-	reason, message = o.nobody(obstacles)
+	reason, message = s.nobody(obstacles)
 	return found, reason, selected + ", but " + message
 }
 
 // sessionObstacle says why a node cannot announce the address by BGP to a neighbor of the announcement.
-func (o outlook) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr, node string, n nodeView) obstacle {
+func (s Service) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr, node string, n Node) obstacle {
 	switch {
 	case slices.ContainsFunc(n.sessions, func(s session) bool { return a.To(s.neighbor) && s.carries(address) }):
 		return obstacle{}
@@ -219,30 +192,30 @@ func (o outlook) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr
 		return obstacle{text: "has no session there that carries " + ipam.FamilyOf(address).String(), session: true}
 	}
 	var reasons []string
-	for _, neighbor := range n.failing {
-		if text := o.errors[neighbor][node]; a.To(neighbor) && text != "" {
+	for _, neighbor := range n.Failing {
+		if text := s.Errors[neighbor][node]; a.To(neighbor) && text != "" {
 			reasons = append(reasons, neighbor+": "+text)
 		}
 	}
 	text := "has no established session with a neighbor selected there"
 	if len(reasons) > 0 {
-		text += " (" + few(reasons) + ")"
+		text += " (" + condition.Few(reasons) + ")"
 	}
 	return obstacle{text: text, session: true}
 }
 
 // unannounced says why no announcement selects the address.
-func (o outlook) unannounced(address netip.Addr) string {
-	p := o.snapshot.PoolOf(address)
+func (s Service) unannounced(address netip.Addr) string {
+	p := s.Snapshot.PoolOf(address)
 	if p == nil {
 		return fmt.Sprintf("%s answers nowhere: it is in no LoadBalancerPool, and no SegmentAnnouncement or RouteAnnouncement selects all pools; add it to a pool that is announced", address)
 	}
-	if names := o.snapshot.AnnouncementsOf(p); len(names) > 0 {
+	if names := s.Snapshot.AnnouncementsOf(p); len(names) > 0 {
 		verb, of := "selects", "its"
 		if len(names) > 1 {
 			verb, of = "select", "their"
 		}
-		return fmt.Sprintf("%s answers nowhere: %s %s LoadBalancerPool %s, but not this Service, by %s serviceSelector; change that, or the labels of the Service", address, few(names), verb, p.Name, of)
+		return fmt.Sprintf("%s answers nowhere: %s %s LoadBalancerPool %s, but not this Service, by %s serviceSelector; change that, or the labels of the Service", address, condition.Few(names), verb, p.Name, of)
 	}
 	return fmt.Sprintf("%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one", address, p.Name)
 }
@@ -258,12 +231,12 @@ type obstacle struct {
 // passable tells whether a node that the selector matches can announce, by what holds
 // of all nodes and by the last word of this announcement. If none can it has noted
 // the obstacle of each.
-func (o outlook) passable(selector labels.Selector, obstacles map[string]obstacle, last func(string, nodeView) obstacle) bool {
-	for name, n := range o.nodes {
-		if !selector.Matches(labels.Set(n.labels)) {
+func (s Service) passable(selector labels.Selector, obstacles map[string]obstacle, last func(string, Node) obstacle) bool {
+	for name, n := range s.Nodes {
+		if !selector.Matches(labels.Set(n.Labels)) {
 			continue
 		}
-		ob := o.obstacle(name, n)
+		ob := s.obstacle(name, n)
 		if ob.text == "" {
 			ob = last(name, n)
 		}
@@ -277,26 +250,26 @@ func (o outlook) passable(selector labels.Selector, obstacles map[string]obstacl
 	return false
 }
 
-func (o outlook) obstacle(name string, n nodeView) obstacle {
+func (s Service) obstacle(name string, n Node) obstacle {
 	absence := n.absence()
 	switch {
 	case absence.rule:
 		return absence
-	case o.local && !o.endpoints.Nodes()[name]:
+	case s.Local && !s.Endpoints.Nodes()[name]:
 		return obstacle{text: "has no ready endpoint", rule: true}
 	case absence.text != "":
 		return absence
-	case n.speaker != v1alpha1.SpeakerAnnouncing:
-		return obstacle{text: "has a speaker that is " + string(n.speaker)}
-	case o.forwarder.scheduler != "":
-		return obstacle{text: n.incapacity(o.forwarder.scheduler), rule: true}
+	case n.Speaker != v1alpha1.SpeakerAnnouncing:
+		return obstacle{text: "has a speaker that is " + string(n.Speaker)}
+	case s.Forwarder.scheduler != "":
+		return obstacle{text: n.incapacity(s.Forwarder.scheduler), rule: true}
 	}
 	return obstacle{}
 }
 
 // nobody says why no node announces, by what keeps each selected one from it.
-func (o outlook) nobody(obstacles map[string]obstacle) (reason, message string) {
-	if o.local && len(o.endpoints.Nodes()) == 0 {
+func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) {
+	if s.Local && len(s.Endpoints.Nodes()) == 0 {
 		return ReasonNoEndpoints, "no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
 	}
 	reason = ReasonNoCandidate
@@ -316,11 +289,11 @@ func (o outlook) nobody(obstacles map[string]obstacle) (reason, message string) 
 	slices.Sort(each)
 	switch reason {
 	case ReasonNoCandidate:
-		return reason, "no selected node may announce it: " + few(each)
+		return reason, "no selected node may announce it: " + condition.Few(each)
 	case ReasonNoSpeaker:
-		return reason, "no speaker on a selected node announces: " + few(each) + "; see kubectl get speakers.berth.dev"
+		return reason, "no speaker on a selected node announces: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
 	}
-	return reason, "no selected node has a session for it: " + few(each) + "; see kubectl get speakers.berth.dev"
+	return reason, "no selected node has a session for it: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
 }
 
 // hasInterface tells whether one of the interfaces is one that the announcement

@@ -1,15 +1,12 @@
-package controller
+package service
 
 import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -39,42 +36,33 @@ const (
 // ReasonLeftAlone is that of the event on a Service which another implementation serves.
 const ReasonLeftAlone = "LeftAlone"
 
-// condition is a condition without its times.
-type condition struct {
-	kind    string
-	ok      bool
-	reason  string
-	message string
-	warns   bool // all is well but for something that its reader should correct
-}
-
-// allocated is the condition for the outcome of an allocation.
-func allocated(asked request, assignment ipam.Assignment, err error, outside []netip.Addr) condition {
-	c := condition{kind: v1alpha1.ServiceAllocated, ok: err == nil}
+// Allocated is the condition for the outcome of an allocation.
+func Allocated(asked Request, assignment ipam.Assignment, err error, outside []netip.Addr) condition.Condition {
+	c := condition.Condition{Kind: v1alpha1.ServiceAllocated, OK: err == nil}
 	switch {
 	case err != nil:
-		c.reason, c.message = explain(asked, err)
+		c.Reason, c.Message = Explain(asked, err)
 	case len(outside) > 0:
-		c.reason = ReasonOutsidePools
-		c.message = fmt.Sprintf("%s is kept, but is in no LoadBalancerPool any more, so only announcements of all pools or of a pool that is gone announce it; add it to a pool, or release it with annotation %s: %q",
-			join(outside, " and "), v1alpha1.AnnotationRelease, join(outside, ","))
+		c.Reason = ReasonOutsidePools
+		c.Message = fmt.Sprintf("%s is kept, but is in no LoadBalancerPool any more, so only announcements of all pools or of a pool that is gone announce it; add it to a pool, or release it with annotation %s: %q",
+			condition.Join(outside, " and "), v1alpha1.AnnotationRelease, condition.Join(outside, ","))
 	case len(assignment.Missing) > 0:
-		c.reason = ReasonFamilyMissing
-		c.message = fmt.Sprintf("has %s; %v, and ipFamilyPolicy PreferDualStack does without", join(assignment.Addresses, " and "), assignment.Missing[0])
+		c.Reason = ReasonFamilyMissing
+		c.Message = fmt.Sprintf("has %s; %v, and ipFamilyPolicy PreferDualStack does without", condition.Join(assignment.Addresses, " and "), assignment.Missing[0])
 	default:
-		c.reason, c.message = ReasonAllocated, "has "+join(assignment.Addresses, " and ")
+		c.Reason, c.Message = ReasonAllocated, "has "+condition.Join(assignment.Addresses, " and ")
 	}
-	if err == nil && asked.unusable != nil {
-		c.warns = true
-		c.message += "; " + asked.unusable.message
+	if err == nil && asked.Unusable != nil {
+		c.Warns = true
+		c.Message += "; " + asked.Unusable.Message
 	}
 	return c
 }
 
-// explain says why a request was not met, where it was made, and what would help.
-func explain(asked request, err error) (reason, message string) {
+// Explain says why a request was not met, where it was made, and what would help.
+func Explain(asked Request, err error) (reason, message string) {
 	var (
-		invalid   *invalidRequest
+		invalid   *InvalidRequest
 		taken     *ipam.TakenError
 		outside   *ipam.OutsideError
 		family    *ipam.FamilyError
@@ -88,7 +76,7 @@ func explain(asked request, err error) (reason, message string) {
 	at := func(address netip.Addr) string { return asked.field[address] }
 	switch {
 	case errors.As(err, &invalid):
-		return invalid.reason, invalid.message
+		return invalid.Reason, invalid.Message
 	case errors.As(err, &used):
 		return ReasonExcluded, fmt.Sprintf("%s: %v, so it is not given; ask for another", at(used.Address), used)
 	case errors.As(err, &resting):
@@ -121,36 +109,4 @@ func explain(asked request, err error) (reason, message string) {
 		return ReasonNoPool, fmt.Sprintf("no LoadBalancerPool gives %s addresses to this Service automatically; create one with allocation Automatic, or name one in annotation %s", exhausted.Family, v1alpha1.AnnotationPools)
 	}
 	return ReasonInvalidAddress, err.Error()
-}
-
-// apply puts the condition into the list, and reports whether the list changed, and whether that is
-// news to its reader: more than the generation.
-func (c condition) apply(list *[]metav1.Condition, generation int64, now metav1.Time) (changed, news bool) {
-	status := metav1.ConditionFalse
-	if c.ok {
-		status = metav1.ConditionTrue
-	}
-	i := slices.IndexFunc(*list, func(o metav1.Condition) bool { return o.Type == c.kind })
-	if i < 0 {
-		*list = append(*list, metav1.Condition{Type: c.kind, Status: status, Reason: c.reason, Message: c.message, ObservedGeneration: generation, LastTransitionTime: now})
-		return true, true
-	}
-	old := &(*list)[i]
-	if old.Status == status && old.Reason == c.reason && old.Message == c.message && old.ObservedGeneration == generation {
-		return false, false
-	}
-	news = old.Status != status || old.Reason != c.reason || old.Message != c.message
-	if old.Status != status {
-		old.LastTransitionTime = now
-	}
-	old.Status, old.Reason, old.Message, old.ObservedGeneration = status, c.reason, c.message, generation
-	return true, news
-}
-
-func join(addresses []netip.Addr, with string) string {
-	var s []string
-	for _, a := range addresses {
-		s = append(s, a.String())
-	}
-	return strings.Join(s, with)
 }

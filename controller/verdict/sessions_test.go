@@ -1,7 +1,6 @@
-package controller
+package verdict
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,15 +10,16 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/controller/announcement"
 )
 
 func TestANeighborTellsOfItsSessions(t *testing.T) {
-	tor := v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", LocalASN: 1, RemoteASN: 2,
+	tor := v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{ObjectMeta: metav1.ObjectMeta{Name: "tor"}, Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", LocalASN: 1, RemoteASN: 2,
 		NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}}})
 	snapshot, _ := config.Compile(config.Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{tor}})
 	rack := map[string]string{"rack": "a"}
-	up := nodeView{labels: rack, alive: true, speaker: v1alpha1.SpeakerAnnouncing}
-	with := func(change func(*nodeView)) nodeView {
+	up := announcement.Node{Labels: rack, Alive: true, Speaker: v1alpha1.SpeakerAnnouncing}
+	with := func(change func(*announcement.Node)) announcement.Node {
 		n := up
 		change(&n)
 		return n
@@ -31,33 +31,33 @@ func TestANeighborTellsOfItsSessions(t *testing.T) {
 	refused := v1alpha1.SessionReport{NeighborName: "tor", State: v1alpha1.SessionDown, LastError: "cannot connect: connection refused"}
 	for _, c := range []struct {
 		name                     string
-		nodes                    map[string]nodeView
+		nodes                    map[string]announcement.Node
 		reports                  map[string]*v1alpha1.SpeakerStatus
 		summary, reason, message string
 	}{
 		{
-			name: "no node", nodes: map[string]nodeView{"n1": with(func(n *nodeView) { n.labels = nil })},
+			name: "no node", nodes: map[string]announcement.Node{"n1": with(func(n *announcement.Node) { n.Labels = nil })},
 			summary: "0/0", reason: "NoNodes", message: "spec.nodeSelector matches no node, or other BGPNeighbors have its address there",
 		},
 		{
-			name: "all", nodes: map[string]nodeView{"n1": up, "n2": up}, reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established), "n2": of(established)},
+			name: "all", nodes: map[string]announcement.Node{"n1": up, "n2": up}, reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established), "n2": of(established)},
 			summary: "2/2", reason: "AllEstablished", message: "2 sessions established",
 		},
 		{
 			name:    "some",
-			nodes:   map[string]nodeView{"n1": up, "n2": up, "n3": with(func(n *nodeView) { n.alive = false }), "n4": with(func(n *nodeView) { n.speaker = v1alpha1.SpeakerReplaced }), "n5": up, "n6": up},
+			nodes:   map[string]announcement.Node{"n1": up, "n2": up, "n3": with(func(n *announcement.Node) { n.Alive = false }), "n4": with(func(n *announcement.Node) { n.Speaker = v1alpha1.SpeakerReplaced }), "n5": up, "n6": up},
 			reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established), "n2": of(refused), "n3": of(established), "n4": of(established), "n6": of()},
 			summary: "1/6", reason: "SessionsDown",
 			message: "5 of 6 sessions not established: n2: cannot connect: connection refused, n3: the node is not ready, n4: the speaker has ended, n5: the node has no speaker, n6: its speaker does not report the session yet",
 		},
 		{
-			name: "several routers of a prefix on one node", nodes: map[string]nodeView{"n1": up}, reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established, established, refused)},
+			name: "several routers of a prefix on one node", nodes: map[string]announcement.Node{"n1": up}, reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established, established, refused)},
 			summary: "2/3", reason: "SessionsDown", message: "1 of 3 sessions not established: n1: cannot connect: connection refused",
 		},
 	} {
 		o := tor.DeepCopy()
 		o.Generation = 3
-		gatherSessions(snapshot, c.nodes, c.reports)["tor"].describe(o)
+		Gather(snapshot, c.nodes, c.reports)["tor"].Describe(o)
 		status := metav1.ConditionFalse
 		if c.reason == "AllEstablished" {
 			status = metav1.ConditionTrue
@@ -71,26 +71,8 @@ func TestANeighborTellsOfItsSessions(t *testing.T) {
 		}
 	}
 	o := tor.DeepCopy()
-	gatherSessions(snapshot, nil, nil)["nobody"].describe(o)
+	Gather(snapshot, nil, nil)["nobody"].Describe(o)
 	if c := o.Status.Conditions[0]; c.Reason != "NotAccepted" || c.Status != metav1.ConditionFalse {
 		t.Errorf("one that is not in effect says %+v", c)
-	}
-}
-
-func TestAServiceWithoutASessionSaysWhyThereIsNone(t *testing.T) {
-	o := outlook{
-		addresses: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, snapshot: announced(),
-		nodes: map[string]nodeView{
-			"n1": {alive: true, speaker: v1alpha1.SpeakerAnnouncing, failing: []string{"other", "tor"}},
-			"n2": {alive: true, speaker: v1alpha1.SpeakerAnnouncing},
-		},
-		errors: sessionErrors{"tor": {"n1": "peer says AS 64513, configured 64999"}, "other": {"n1": "cannot connect: i/o timeout"}},
-	}
-	got := o.condition()
-	want := "198.51.100.1 is selected by RouteAnnouncement bgp, but no selected node has a session for it: " +
-		"n1 has no established session with a neighbor selected there (tor: peer says AS 64513, configured 64999), " +
-		"n2 has no established session with a neighbor selected there; see kubectl get speakers.berth.dev"
-	if got.reason != "NoSession" || got.message != want {
-		t.Errorf("%s: %s\nwant %s", got.reason, got.message, want)
 	}
 }

@@ -1,4 +1,4 @@
-package controller
+package service
 
 import (
 	"net/netip"
@@ -8,21 +8,22 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 )
 
-// withStatus returns the Service with the status it should have, signed is the record of what it was given (nil: nothing),
+// WithStatus returns the Service with the status it should have, signed is the record of what it was given (nil: nothing),
 // and the conditions that are news to its reader; the Service itself, when nothing differs.
-func withStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, conditions []condition, signed *metav1.Condition, now metav1.Time) (*corev1.Service, []condition) {
+func WithStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, conditions []condition.Condition, signed *metav1.Condition, now metav1.Time) (*corev1.Service, []condition.Condition) {
 	desired := svc.DeepCopy()
 	changed := putRecord(desired, signed)
-	if !shows(svc, ingress) {
+	if !Shows(svc, ingress) {
 		changed = true
 		desired.Status.LoadBalancer.Ingress = ingress
 	}
-	var news []condition
+	var news []condition.Condition
 	for _, c := range conditions {
 		// No observedGeneration: it would cost a write for every edit of the Service.
-		differs, isNews := c.apply(&desired.Status.Conditions, 0, now)
+		differs, isNews := c.Apply(&desired.Status.Conditions, 0, now)
 		changed = changed || differs
 		if isNews {
 			news = append(news, c)
@@ -51,18 +52,17 @@ func putRecord(svc *corev1.Service, signed *metav1.Condition) bool {
 	return true
 }
 
-// ingress is what the status should say of the addresses.
-func (o outlook) ingress() []corev1.LoadBalancerIngress {
-	var ingress []corev1.LoadBalancerIngress
-	mode := o.forwarder.mode()
-	for _, a := range o.addresses {
-		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
+// ingress is what the status should say of the addresses, to be forwarded by whom the mode says (KEP-1860).
+func IngressOf(addresses []netip.Addr, mode corev1.LoadBalancerIPMode) []corev1.LoadBalancerIngress {
+	var list []corev1.LoadBalancerIngress
+	for _, a := range addresses {
+		list = append(list, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
 	}
-	return ingress
+	return list
 }
 
-// shows tells whether the status of the Service says exactly that.
-func shows(svc *corev1.Service, ingress []corev1.LoadBalancerIngress) bool {
+// Shows tells whether the status of the Service says exactly that.
+func Shows(svc *corev1.Service, ingress []corev1.LoadBalancerIngress) bool {
 	return slices.EqualFunc(svc.Status.LoadBalancer.Ingress, ingress, func(a, b corev1.LoadBalancerIngress) bool {
 		return a.IP == b.IP && a.Hostname == b.Hostname && len(a.Ports)+len(b.Ports) == 0 && ipMode(a) == ipMode(b)
 	})
@@ -76,20 +76,20 @@ func ipMode(i corev1.LoadBalancerIngress) corev1.LoadBalancerIPMode {
 	return *i.IPMode
 }
 
-// modeOf is the ipMode that the status of the Service shows.
-func modeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
+// ModeOf is the ipMode that the status of the Service shows.
+func ModeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
 	for _, i := range svc.Status.LoadBalancer.Ingress {
 		return ipMode(i)
 	}
 	return corev1.LoadBalancerIPModeVIP
 }
 
-// marked reports whether the Service carries conditions of Berth: it was served.
-func marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
+// Marked reports whether the Service carries conditions of Berth: it was served.
+func Marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
 
-// withoutStatus returns the Service without Berth's conditions and the addresses that Berth gave. Another controller's
+// WithoutStatus returns the Service without Berth's conditions and the addresses that Berth gave. Another controller's
 // stay.
-func withoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
+func WithoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
 	clean := svc.DeepCopy()
 	clean.Status.LoadBalancer.Ingress = slices.DeleteFunc(clean.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
 		address, err := netip.ParseAddr(i.IP)

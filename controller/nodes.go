@@ -18,6 +18,9 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/controller/service"
 )
 
 // Indexes of informers.
@@ -28,11 +31,11 @@ const (
 // withAnnounced adds the condition for what becomes of the addresses of a Service,
 // if that is known. It is not in the first moments of a Service of policy Local,
 // before the control plane has made an EndpointSlice for it.
-func (c *Controller) withAnnounced(conditions []condition, svc *corev1.Service, o outlook) []condition {
-	if o.local && o.unknown && len(o.addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
+func (c *Controller) withAnnounced(conditions []condition.Condition, svc *corev1.Service, o announcement.Service) []condition.Condition {
+	if o.Local && o.Unknown && len(o.Addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
 		return conditions
 	}
-	return append(conditions, o.condition())
+	return append(conditions, o.Condition())
 }
 
 // announcedOf returns the condition Announced of the Service, nil if it has none.
@@ -41,23 +44,23 @@ func announcedOf(svc *corev1.Service) *metav1.Condition {
 }
 
 // outlook returns what is known that bears on the addresses of a Service.
-func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) outlook {
+func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announcement.Service {
 	endpoints, known := c.endpoints(svc.Namespace + "/" + svc.Name)
-	o := outlook{
-		addresses: addresses,
-		labels:    map[netip.Addr][]labels.Set{},
-		local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
-		endpoints: endpoints,
-		unknown:   !known,
-		conflicts: *c.conflicts.Load(),
-		snapshot:  c.snapshot.Load(),
-		nodes:     *c.nodes.Load(),
-		errors:    *c.sessionErrors.Load(),
+	o := announcement.Service{
+		Addresses: addresses,
+		Labels:    map[netip.Addr][]labels.Set{},
+		Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		Endpoints: endpoints,
+		Unknown:   !known,
+		Conflicts: *c.conflicts.Load(),
+		Snapshot:  c.snapshot.Load(),
+		Nodes:     *c.nodes.Load(),
+		Errors:    *c.sessionErrors.Load(),
 	}
 	for _, address := range addresses {
-		o.labels[address] = append(c.labelsOfSharers(svc, address), svc.Labels)
+		o.Labels[address] = append(c.labelsOfSharers(svc, address), svc.Labels)
 	}
-	o.forwarder = o.forwarding(svc.Annotations[v1alpha1.AnnotationIPVSScheduler])
+	o.Forwarder = o.Forwarding(svc.Annotations[v1alpha1.AnnotationIPVSScheduler])
 	return o
 }
 
@@ -115,7 +118,7 @@ func (c *Controller) endpointsMoved(o any) {
 		if err != nil {
 			continue
 		}
-		if svc, err := c.informers.services.Services(namespace).Get(name); err == nil && c.classes().selects(svc) {
+		if svc, err := c.informers.services.Services(namespace).Get(name); err == nil && c.classes().Selects(svc) {
 			c.services.Add(key)
 		}
 	}
@@ -145,7 +148,7 @@ func (c *Controller) watchAnnouncing() error {
 			b, okB := before.(*corev1.Service)
 			a, okA := after.(*corev1.Service)
 			if okA && okB && relabelled(b, a) {
-				for _, address := range addressesIn(a) {
+				for _, address := range service.AddressesIn(a) {
 					c.enqueueHolders(address)
 				}
 			}
@@ -165,13 +168,13 @@ func last(o any) any {
 // reviewNodes takes in what the nodes and their speakers say, and tells whether
 // anything changed that matters to every Service.
 func (c *Controller) reviewNodes() bool {
-	nodes := map[string]nodeView{}
-	conflicts := map[netip.Addr]foreign{}
-	failures := sessionErrors{}
+	nodes := map[string]announcement.Node{}
+	conflicts := map[netip.Addr]announcement.Holder{}
+	failures := announcement.SessionErrors{}
 	now := time.Now()
 	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
-		nodes[n.Name] = nodeView{
-			labels: n.Labels, excluded: candidate.Exclusion(n), alive: readyStatus(n) == corev1.ConditionTrue,
+		nodes[n.Name] = announcement.Node{
+			Labels: n.Labels, Excluded: candidate.Exclusion(n), Alive: readyStatus(n) == corev1.ConditionTrue,
 		}
 	}
 	statuses := client.Stored[*v1alpha1.Speaker](c.informers.speaker)
@@ -181,24 +184,24 @@ func (c *Controller) reviewNodes() bool {
 		if !ok {
 			continue
 		}
-		view.report(s.Status)
+		view.Report(s.Status)
 		for _, session := range s.Status.Sessions {
 			if session.State != v1alpha1.SessionEstablished && session.LastError != "" {
-				failures.note(session.NeighborName, s.Name, session.LastError)
+				failures.Note(session.NeighborName, s.Name, session.LastError)
 			}
 		}
 		if left := c.successors.expected(s.Name, s.Status, now); left > 0 {
-			view.awaited = true
+			view.Awaited = true
 			c.settings.AddAfter(reviewNodes, left)
 		}
 		nodes[s.Name] = view
-		if !view.alive || view.speaker.Ended() {
+		if !view.Alive || view.Speaker.Ended() {
 			continue // the report of a speaker that is gone is the last one it wrote
 		}
 		for _, x := range s.Status.Conflicts {
 			if address, err := netip.ParseAddr(x.Address); err == nil {
 				if _, known := conflicts[address]; !known {
-					conflicts[address] = foreign{x.MAC, x.NodeName, s.Name, x.Interface}
+					conflicts[address] = announcement.Holder{MAC: x.MAC, Owner: x.NodeName, Node: s.Name, Interface: x.Interface}
 				}
 			}
 		}
@@ -213,53 +216,9 @@ func (c *Controller) reviewNodes() bool {
 	return true
 }
 
-// report takes in what the speaker of the node says.
-func (n *nodeView) report(r v1alpha1.SpeakerStatus) {
-	state, message := r.State()
-	n.speaker = state
-	if state == v1alpha1.SpeakerLeaving {
-		n.leaves = message
-	}
-	for _, segment := range r.Segments {
-		if segment.State == v1alpha1.SegmentAnnouncing {
-			n.segments = append(n.segments, segment.Interface)
-		}
-		if segment.ProxyARPMAC != "" {
-			if n.proxies == nil {
-				n.proxies = map[string]string{}
-			}
-			n.proxies[segment.Interface] = segment.ProxyARPMAC
-		}
-		if segment.ReturnPath == v1alpha1.ReturnPathOther {
-			n.oneWay = append(n.oneWay, segment.Interface)
-		}
-	}
-	for _, session := range r.Sessions {
-		switch {
-		case session.State == v1alpha1.SessionEstablished:
-			n.sessions = append(n.sessions, established(session))
-		case session.LastError != "":
-			n.failing = append(n.failing, session.NeighborName)
-		}
-	}
-	n.reportIPVS(r)
-	slices.Sort(n.failing)
-	slices.Sort(n.segments)
-	slices.Sort(n.oneWay)
-	slices.SortFunc(n.sessions, func(a, b session) int { return cmp.Compare(a.neighbor, b.neighbor) })
-}
-
-func established(r v1alpha1.SessionReport) session {
-	return session{
-		neighbor: r.NeighborName,
-		ipv4:     len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv4),
-		ipv6:     len(r.Families) == 0 || slices.Contains(r.Families, v1alpha1.IPv6),
-	}
-}
-
 // reviewConflicts takes in the conflicts, and has the Services looked at again that
 // one more or less is about.
-func (c *Controller) reviewConflicts(now map[netip.Addr]foreign) {
+func (c *Controller) reviewConflicts(now map[netip.Addr]announcement.Holder) {
 	before := *c.conflicts.Swap(&now)
 	for address, f := range now {
 		if before[address] != f {
@@ -271,4 +230,32 @@ func (c *Controller) reviewConflicts(now map[netip.Addr]foreign) {
 			c.enqueueHolders(address)
 		}
 	}
+}
+
+// successors are the speakers that have ended to be replaced, by node, and when that was seen.
+type successors map[string]time.Time
+
+// successorWithin is for how long the next process of a speaker is expected: an image may have to be pulled.
+const successorWithin = 2 * time.Minute
+
+// expected takes in what the speaker of a node says, and returns for how long the next one is expected still. Zero: it is not, since
+// the speaker has not ended, or has ended for good, or its time is over.
+func (s successors) expected(node string, r v1alpha1.SpeakerStatus, now time.Time) time.Duration {
+	if state, _ := r.State(); state != v1alpha1.SpeakerReplaced || !r.IPVS.Asked() {
+		delete(s, node)
+		return 0
+	}
+	if _, known := s[node]; !known {
+		s[node] = now
+	}
+	return max(0, s[node].Add(successorWithin).Sub(now))
+}
+
+// reports returns what the speakers report, by node.
+func (c *Controller) reports() map[string]*v1alpha1.SpeakerStatus {
+	reports := map[string]*v1alpha1.SpeakerStatus{}
+	for _, s := range client.Stored[*v1alpha1.Speaker](c.informers.speaker) {
+		reports[s.Name] = &s.Status
+	}
+	return reports
 }

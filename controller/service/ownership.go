@@ -1,4 +1,4 @@
-package controller
+package service
 
 import (
 	"encoding/json"
@@ -16,53 +16,53 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// ownership says whose a Service is.
-type ownership uint8
+// Ownership says whose a Service is.
+type Ownership uint8
 
 const (
-	// notServed: it is of another type or class. It is none of Berth's business.
-	notServed ownership = iota
+	// NotServed: it is of another type or class. It is none of Berth's business.
+	NotServed Ownership = iota
 	// others: another implementation gave it the addresses in its status. Berth writes nothing into it.
-	others
+	Others
 	// takenOver: another implementation gave it addresses, of pools that take over. Berth adopts it.
-	takenOver
+	TakenOver
 	// own: it is Berth's.
-	own
+	Own
 )
 
 // ofClasses are the classes of Services that Berth serves, and whether it serves those of none.
-type ofClasses struct {
-	classes   []string
-	classless bool
+type Classes struct {
+	Names     []string
+	Classless bool
 }
 
-// selects reports whether Berth may serve the Service, by its type and class.
-func (c ofClasses) selects(svc *corev1.Service) bool {
+// Selects reports whether Berth may serve the Service, by its type and class.
+func (c Classes) Selects(svc *corev1.Service) bool {
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return false
 	}
 	if class := svc.Spec.LoadBalancerClass; class != nil {
-		return slices.Contains(c.classes, *class)
+		return slices.Contains(c.Names, *class)
 	}
-	return c.classless
+	return c.Classless
 }
 
-// recordOf returns what Berth gave the Service, as its status says: by a signature that holds, or by that of a former
+// RecordOf returns what Berth gave the Service, as its status says: by a signature that holds, or by that of a former
 // installation, whose key is lost, if all that it says is still so: the addresses are those of the status, and in pools that
 // serve the Service, unless it is of a class of Berth's. The second result is false where there is no such record.
-func recordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *config.Snapshot) (record.Record, bool) {
+func RecordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *config.Snapshot) (record.Record, bool) {
 	r, err := record.Of(svc, key)
 	if err == nil {
 		return r, true
 	}
-	former, is := formerRecord(svc, key)
+	former, is := FormerRecord(svc, key)
 	if !is {
 		return record.Record{}, false
 	}
 	if svc.Spec.LoadBalancerClass != nil {
 		return former, true // nobody else serves the class
 	}
-	for _, a := range addressesIn(svc) {
+	for _, a := range AddressesIn(svc) {
 		if p := snapshot.PoolOf(a); p == nil || !p.Serves(svc.Namespace, namespace, svc.Labels) {
 			return record.Record{}, false
 		}
@@ -70,32 +70,32 @@ func recordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *c
 	return former, true
 }
 
-// formerRecord returns what a former installation, whose key is lost, recorded of the Service, if the status shows that and
+// FormerRecord returns what a former installation, whose key is lost, recorded of the Service, if the status shows that and
 // nothing else.
-func formerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
+func FormerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
 	var unknown *record.UnknownKeyError
-	addresses := addressesIn(svc)
+	addresses := AddressesIn(svc)
 	if _, err := record.Of(svc, key); !errors.As(err, &unknown) || len(addresses) == 0 || len(addresses) != len(svc.Status.LoadBalancer.Ingress) {
 		return record.Record{}, false
 	}
 	return unknown.Record, !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !slices.Contains(unknown.Record.Addresses, a) })
 }
 
-// ownershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
+// OwnershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
 // controller remembers that it gave it something, whatever became of its status.
-func ownershipOf(svc *corev1.Service, recorded, held bool, namespace labels.Set, snapshot *config.Snapshot) ownership {
+func OwnershipOf(svc *corev1.Service, recorded, held bool, namespace labels.Set, snapshot *config.Snapshot) Ownership {
 	switch ingress := svc.Status.LoadBalancer.Ingress; {
 	case svc.Spec.LoadBalancerClass != nil, recorded, held, len(ingress) == 0:
-		return own
-	case takesOver(svc, namespace, snapshot):
-		return takenOver
+		return Own
+	case TakesOver(svc, namespace, snapshot):
+		return TakenOver
 	}
-	return others
+	return Others
 }
 
-// takesOver reports whether all that the status shows are addresses of pools that take over, and serve the Service.
-func takesOver(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) bool {
-	addresses := addressesIn(svc)
+// TakesOver reports whether all that the status shows are addresses of pools that take over, and serve the Service.
+func TakesOver(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) bool {
+	addresses := AddressesIn(svc)
 	if len(addresses) != len(svc.Status.LoadBalancer.Ingress) { // a host name, say
 		return false
 	}
@@ -110,13 +110,13 @@ func takesOver(svc *corev1.Service, namespace labels.Set, snapshot *config.Snaps
 	return true
 }
 
-// lastWriter names the field manager, other than Berth's own, that wrote status.loadBalancer of the Service last; ""
+// LastWriter names the field manager, other than Berth's own, that wrote status.loadBalancer of the Service last; ""
 // if the object does not tell.
-func lastWriter(svc *corev1.Service) string {
+func LastWriter(svc *corev1.Service) string {
 	var name string
 	var last metav1.Time
 	for _, m := range svc.ManagedFields {
-		if strings.HasPrefix(m.Manager, fieldManager) || m.FieldsV1 == nil || m.Time == nil || name != "" && m.Time.Before(&last) {
+		if strings.HasPrefix(m.Manager, FieldManager) || m.FieldsV1 == nil || m.Time == nil || name != "" && m.Time.Before(&last) {
 			continue
 		}
 		var fields struct {
@@ -131,12 +131,12 @@ func lastWriter(svc *corev1.Service) string {
 	return strings.ToValidUTF8(name[:min(len(name), config.LongestQuote)], "")
 }
 
-// fieldManager is how the names of Berth's field managers begin: the API server makes them of the user agents.
-const fieldManager = "berth-"
+// FieldManager is how the names of Berth's field managers begin: the API server makes them of the user agents.
+const FieldManager = "berth-"
 
-// writerOf names who wrote the status of the Service, in words.
-func writerOf(svc *corev1.Service) string {
-	if name := lastWriter(svc); name != "" {
+// WriterOf names who wrote the status of the Service, in words.
+func WriterOf(svc *corev1.Service) string {
+	if name := LastWriter(svc); name != "" {
 		return "field manager " + name
 	}
 	return "another controller"

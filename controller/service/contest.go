@@ -1,4 +1,4 @@
-package controller
+package service
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 )
 
 // Bounds of how Berth answers a controller that overwrites what it wrote.
@@ -22,10 +23,10 @@ const (
 	contestOver     = 45 * time.Minute // without another overwritten status
 )
 
-// contests knows which statuses are written by another controller too. The zero value is ready to use.
-type contests struct {
-	// lost is called for each status that was overwritten.
-	lost func()
+// Contests knows which statuses are written by another controller too. The zero value is ready to use.
+type Contests struct {
+	// Lost is called for each status that was overwritten.
+	Lost func()
 
 	mu    sync.Mutex              // guards what follows
 	last  map[string]string       // what Berth wrote last, by Service
@@ -43,8 +44,8 @@ type statusFight struct {
 	told        bool      // of this delay
 }
 
-// wrote notes what Berth wrote into a Service, as the API server has it.
-func (c *contests) wrote(key string, svc *corev1.Service) {
+// Wrote notes what Berth wrote into a Service, as the API server has it.
+func (c *Contests) Wrote(key string, svc *corev1.Service) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.prepare()
@@ -52,14 +53,14 @@ func (c *contests) wrote(key string, svc *corev1.Service) {
 }
 
 // prepare makes the maps. The mutex is held.
-func (c *contests) prepare() {
+func (c *Contests) prepare() {
 	if c.last == nil {
 		c.last, c.fight, c.waits = map[string]string{}, map[string]*statusFight{}, map[string]time.Time{}
 	}
 }
 
-// forget forgets a Service that is gone.
-func (c *contests) forget(key string) {
+// Forget forgets a Service that is gone.
+func (c *Contests) Forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.last, key)
@@ -67,9 +68,9 @@ func (c *contests) forget(key string) {
 	delete(c.waits, key)
 }
 
-// explained reports how long not to explain again why a Service waits: who has it still may take the words off. Zero: it may be
+// Explained reports how long not to explain again why a Service waits: who has it still may take the words off. Zero: it may be
 // explained now, and is.
-func (c *contests) explained(key string, now time.Time) time.Duration {
+func (c *Contests) Explained(key string, now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.prepare()
@@ -80,9 +81,9 @@ func (c *contests) explained(key string, now time.Time) time.Duration {
 	return 0
 }
 
-// review reports how long Berth is to leave the status of the Service as it is: another controller has overwritten it again
+// Review reports how long Berth is to leave the status of the Service as it is: another controller has overwritten it again
 // and again.
-func (c *contests) review(key string, svc *corev1.Service, now time.Time) time.Duration {
+func (c *Contests) Review(key string, svc *corev1.Service, now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.fight[key]
@@ -104,8 +105,8 @@ func (c *contests) review(key string, svc *corev1.Service, now time.Time) time.D
 	}
 	if f.seen != svc.ResourceVersion {
 		f.count(svc, now)
-		if c.lost != nil {
-			c.lost()
+		if c.Lost != nil {
+			c.Lost()
 		}
 	}
 	return max(0, f.until.Sub(now))
@@ -113,7 +114,7 @@ func (c *contests) review(key string, svc *corev1.Service, now time.Time) time.D
 
 // count takes one more overwritten status. What is overwritten while Berth waits costs nothing, and counts for nothing.
 func (f *statusFight) count(svc *corev1.Service, now time.Time) {
-	f.seen, f.writer = svc.ResourceVersion, writerOf(svc)
+	f.seen, f.writer = svc.ResourceVersion, WriterOf(svc)
 	if now.Before(f.until) {
 		return
 	}
@@ -127,8 +128,8 @@ func (f *statusFight) count(svc *corev1.Service, now time.Time) {
 	f.until, f.told = now.Add(f.delay), false
 }
 
-// writer names who else writes the status of the Service, "" if nobody did again and again.
-func (c *contests) writer(key string) string {
+// Writer names who else writes the status of the Service, "" if nobody did again and again.
+func (c *Contests) Writer(key string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f := c.fight[key]; f != nil && f.delay > 0 {
@@ -137,8 +138,8 @@ func (c *contests) writer(key string) string {
 	return ""
 }
 
-// news returns who else writes the status of the Service, and how long Berth waits, once for each wait.
-func (c *contests) news(key string) (writer string, delay time.Duration, is bool) {
+// News returns who else writes the status of the Service, and how long Berth waits, once for each wait.
+func (c *Contests) News(key string) (writer string, delay time.Duration, is bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.fight[key]
@@ -163,22 +164,13 @@ func essence(svc *corev1.Service) string {
 	return text
 }
 
-// tellContest makes an event of a status that two controllers write.
-func (c *Controller) tellContest(key string, svc *corev1.Service) {
-	writer, delay, is := c.contested.news(key)
-	if !is {
-		return
+// ContestedBy returns the condition Allocated of a Service whose status another controller overwrites;
+// as it is where the writer is "": nobody does.
+func ContestedBy(writer string, c condition.Condition) condition.Condition {
+	if writer == "" || !c.OK {
+		return c
 	}
-	c.Events.Eventf(svc, nil, corev1.EventTypeWarning, ReasonStatusContested, "Allocate",
-		"%s overwrites status.loadBalancer of this Service, which Berth serves, again and again; Berth writes it anew in %s; give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer, delay)
-	c.Logger.Warn("status is overwritten", "service", key, "writer", writer, "pause", delay)
-}
-
-// contest says in the condition Allocated that another controller overwrites the status; "": nobody does.
-func (c *condition) contest(writer string) {
-	if writer == "" || !c.ok {
-		return
-	}
-	c.reason = ReasonStatusContested
-	c.message += fmt.Sprintf("; %s overwrites status.loadBalancer again and again: give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer)
+	c.Reason = ReasonStatusContested
+	c.Message += fmt.Sprintf("; %s overwrites status.loadBalancer again and again: give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer)
+	return c
 }

@@ -1,4 +1,4 @@
-package controller
+package service
 
 import (
 	"net/netip"
@@ -61,37 +61,37 @@ func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
 	tests := map[string]struct {
 		svc  *corev1.Service
 		held bool
-		want ownership
+		want Ownership
 	}{
-		"no class, nothing in its status":                      {balancer(""), false, own},
-		"no class, another's address":                          {balancer("", ip("10.22.203.3")), false, others},
-		"no class, another's address of a pool":                {balancer("", ip("192.0.2.1")), false, others},
-		"no class, another's host name":                        {balancer("", host), false, others},
-		"our class, whatever its status":                       {balancer("berth.dev/lb", ip("10.22.203.3")), false, own},
-		"another class":                                        {balancer("example.com/lb"), false, notServed},
-		"a recorded address":                                   {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "", "192.0.2.1"), false, own},
-		"a recorded address and another's beside it":           {withRecordOf(balancer("", ip("192.0.2.1"), ip("10.0.0.1")), recordSecret, "", "192.0.2.1"), false, own},
-		"a record of another Service":                          {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "another", "192.0.2.1"), false, others},
-		"a record of a former installation":                    {withRecordOf(balancer("", ip("192.0.2.1")), formerKey, "", "192.0.2.1"), false, own},
-		"a record of a former installation of another address": {withRecordOf(balancer("", ip("192.0.2.2")), formerKey, "", "192.0.2.1"), false, others},
-		"a record of a former installation outside the pools":  {withRecordOf(balancer("", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, others},
-		"a record of a former installation, of Berth's class":  {withRecordOf(balancer("berth.dev/lb", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, own},
-		"held, though the status was overwritten":              {balancer("", ip("10.22.203.3")), true, own},
-		"an address of a pool that takes over":                 {balancer("", ip("198.51.100.1")), false, takenOver},
-		"one of two addresses of a pool that takes over":       {balancer("", ip("198.51.100.1"), ip("10.0.0.1")), false, others},
-		"two addresses of one family":                          {balancer("", ip("198.51.100.1"), ip("198.51.100.2")), false, others},
-		"a host name beside an address of that pool":           {balancer("", ip("198.51.100.1"), host), false, others},
-		"an address of a pool that takes over for others":      {balancer("", ip("203.0.113.1")), false, others},
+		"no class, nothing in its status":                      {balancer(""), false, Own},
+		"no class, another's address":                          {balancer("", ip("10.22.203.3")), false, Others},
+		"no class, another's address of a pool":                {balancer("", ip("192.0.2.1")), false, Others},
+		"no class, another's host name":                        {balancer("", host), false, Others},
+		"our class, whatever its status":                       {balancer("berth.dev/lb", ip("10.22.203.3")), false, Own},
+		"another class":                                        {balancer("example.com/lb"), false, NotServed},
+		"a recorded address":                                   {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "", "192.0.2.1"), false, Own},
+		"a recorded address and another's beside it":           {withRecordOf(balancer("", ip("192.0.2.1"), ip("10.0.0.1")), recordSecret, "", "192.0.2.1"), false, Own},
+		"a record of another Service":                          {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "another", "192.0.2.1"), false, Others},
+		"a record of a former installation":                    {withRecordOf(balancer("", ip("192.0.2.1")), formerKey, "", "192.0.2.1"), false, Own},
+		"a record of a former installation of another address": {withRecordOf(balancer("", ip("192.0.2.2")), formerKey, "", "192.0.2.1"), false, Others},
+		"a record of a former installation outside the pools":  {withRecordOf(balancer("", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, Others},
+		"a record of a former installation, of Berth's class":  {withRecordOf(balancer("berth.dev/lb", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, Own},
+		"held, though the status was overwritten":              {balancer("", ip("10.22.203.3")), true, Own},
+		"an address of a pool that takes over":                 {balancer("", ip("198.51.100.1")), false, TakenOver},
+		"one of two addresses of a pool that takes over":       {balancer("", ip("198.51.100.1"), ip("10.0.0.1")), false, Others},
+		"two addresses of one family":                          {balancer("", ip("198.51.100.1"), ip("198.51.100.2")), false, Others},
+		"a host name beside an address of that pool":           {balancer("", ip("198.51.100.1"), host), false, Others},
+		"an address of a pool that takes over for others":      {balancer("", ip("203.0.113.1")), false, Others},
 	}
 	for name, x := range tests {
-		classes := ofClasses{[]string{"berth.dev/lb"}, true}
-		got := notServed
-		if classes.selects(x.svc) {
-			r, recorded := recordOf(x.svc, recordSecret, nil, snapshot)
+		classes := Classes{Names: []string{"berth.dev/lb"}, Classless: true}
+		got := NotServed
+		if classes.Selects(x.svc) {
+			r, recorded := RecordOf(x.svc, recordSecret, nil, snapshot)
 			if strings.HasSuffix(name, "of Berth's class") && len(r.Addresses) != 1 {
 				t.Errorf("%s: the record is lost", name)
 			}
-			got = ownershipOf(x.svc, recorded, x.held, nil, snapshot)
+			got = OwnershipOf(x.svc, recorded, x.held, nil, snapshot)
 		}
 		if got != x.want {
 			t.Errorf("%s: %d, want %d", name, got, x.want)
@@ -103,17 +103,17 @@ func TestTheClassesThatAreServed(t *testing.T) {
 	node := balancer("")
 	node.Spec.Type = corev1.ServiceTypeNodePort
 	for _, x := range []struct {
-		c    ofClasses
+		c    Classes
 		svc  *corev1.Service
 		want bool
 	}{
-		{ofClasses{[]string{"a", "b"}, false}, balancer("b"), true},
-		{ofClasses{[]string{"a", "b"}, true}, balancer("c"), false},
-		{ofClasses{[]string{"a"}, false}, balancer(""), false},
-		{ofClasses{[]string{"a"}, true}, balancer(""), true},
-		{ofClasses{[]string{"a"}, true}, node, false},
+		{Classes{Names: []string{"a", "b"}, Classless: false}, balancer("b"), true},
+		{Classes{Names: []string{"a", "b"}, Classless: true}, balancer("c"), false},
+		{Classes{Names: []string{"a"}, Classless: false}, balancer(""), false},
+		{Classes{Names: []string{"a"}, Classless: true}, balancer(""), true},
+		{Classes{Names: []string{"a"}, Classless: true}, node, false},
 	} {
-		if got := x.c.selects(x.svc); got != x.want {
+		if got := x.c.Selects(x.svc); got != x.want {
 			t.Errorf("%v selects class %v: %v", x.c, x.svc.Spec.LoadBalancerClass, got)
 		}
 	}
@@ -136,32 +136,32 @@ func TestTheOtherWriterIsWhoWroteLastButBerth(t *testing.T) {
 	managed(svc, "metallb-controller", at.Add(time.Minute), statusFields)
 	managed(svc, "berth-controller", at.Add(2*time.Minute), statusFields)
 	managed(svc, "hostile", at.Add(3*time.Minute), `{"f:status":`)
-	if got := lastWriter(svc); got != "metallb-controller" {
+	if got := LastWriter(svc); got != "metallb-controller" {
 		t.Errorf("the other writer is %q, want metallb-controller", got)
 	}
-	if got := writerOf(balancer("")); got != "another controller" {
+	if got := WriterOf(balancer("")); got != "another controller" {
 		t.Errorf("of an object that does not tell: %q", got)
 	}
 }
 
 func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
 	var lost int
-	c := contests{lost: func() { lost++ }}
+	c := Contests{Lost: func() { lost++ }}
 	now := time.Unix(1000, 0)
 	ours := balancer("", ip("192.0.2.1"))
-	c.wrote("shop/web", ours)
+	c.Wrote("shop/web", ours)
 	var waits []time.Duration
 	for i := range 6 {
 		theirs := balancer("", ip("172.30.0.11"))
 		theirs.ResourceVersion = string(rune('a' + i))
 		managed(theirs, "k3s", now, statusFields)
-		wait := c.review("shop/web", theirs, now)
+		wait := c.Review("shop/web", theirs, now)
 		waits = append(waits, wait)
-		if again := c.review("shop/web", theirs, now); again != wait {
+		if again := c.Review("shop/web", theirs, now); again != wait {
 			t.Errorf("the same version counts twice: %s, then %s", wait, again)
 		}
 		now = now.Add(wait)
-		if left := c.review("shop/web", theirs, now); left != 0 {
+		if left := c.Review("shop/web", theirs, now); left != 0 {
 			t.Errorf("%s are left after %s", left, wait)
 		}
 		now = now.Add(100 * time.Millisecond)
@@ -176,37 +176,37 @@ func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
 	if lost != 6 {
 		t.Errorf("%d overwritten statuses were counted, want 6", lost)
 	}
-	if writer, delay, is := c.news("shop/web"); !is || writer != "field manager k3s" || delay != 16*time.Second {
+	if writer, delay, is := c.News("shop/web"); !is || writer != "field manager k3s" || delay != 16*time.Second {
 		t.Errorf("news: %q %s %v", writer, delay, is)
 	}
-	if _, _, is := c.news("shop/web"); is {
+	if _, _, is := c.News("shop/web"); is {
 		t.Error("one wait is told twice")
 	}
-	if c.writer("shop/web") != "field manager k3s" {
+	if c.Writer("shop/web") != "field manager k3s" {
 		t.Error("the condition does not name the other writer")
 	}
 	// Peace again.
-	if wait := c.review("shop/web", ours, now.Add(contestOver+time.Minute)); wait != 0 || c.writer("shop/web") != "" {
+	if wait := c.Review("shop/web", ours, now.Add(contestOver+time.Minute)); wait != 0 || c.Writer("shop/web") != "" {
 		t.Error("a fight that is over is still told")
 	}
 }
 
 func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
-	c := contests{}
-	c.wrote("shop/web", balancer("", ip("192.0.2.1")))
+	c := Contests{}
+	c.Wrote("shop/web", balancer("", ip("192.0.2.1")))
 	theirs := balancer("")
 	theirs.ResourceVersion = "7"
-	if wait := c.review("shop/web", theirs, time.Unix(1000, 0)); wait != 0 || c.writer("shop/web") != "" {
-		t.Errorf("waits %s for %q", wait, c.writer("shop/web"))
+	if wait := c.Review("shop/web", theirs, time.Unix(1000, 0)); wait != 0 || c.Writer("shop/web") != "" {
+		t.Errorf("waits %s for %q", wait, c.Writer("shop/web"))
 	}
 }
 
 func TestAServiceThatIsMadeAnewIsNoStatusOverwritten(t *testing.T) {
-	c := contests{lost: func() { t.Error("it was counted") }}
-	c.wrote("shop/web", balancer("", ip("192.0.2.1")))
+	c := Contests{Lost: func() { t.Error("it was counted") }}
+	c.Wrote("shop/web", balancer("", ip("192.0.2.1")))
 	anew := balancer("")
 	anew.UID = "2"
-	if wait := c.review("shop/web", anew, time.Unix(1000, 0)); wait != 0 {
+	if wait := c.Review("shop/web", anew, time.Unix(1000, 0)); wait != 0 {
 		t.Errorf("waits %s", wait)
 	}
 }
@@ -214,7 +214,7 @@ func TestAServiceThatIsMadeAnewIsNoStatusOverwritten(t *testing.T) {
 func TestTheNameOfAWriterIsCutBetweenLetters(t *testing.T) {
 	svc := balancer("")
 	managed(svc, strings.Repeat("a", config.LongestQuote-1)+"é", time.Unix(1000, 0), statusFields)
-	if got := lastWriter(svc); got != strings.Repeat("a", config.LongestQuote-1) {
+	if got := LastWriter(svc); got != strings.Repeat("a", config.LongestQuote-1) {
 		t.Errorf("%q", got)
 	}
 }

@@ -1,0 +1,70 @@
+package service
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/ipam"
+)
+
+func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
+	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	ok := Allocated(Request{}, ipam.Assignment{Addresses: addresses}, nil, nil)
+	now := metav1.NewTime(time.Unix(1000, 0))
+	fresh := &corev1.Service{}
+	vip := IngressOf(addresses, corev1.LoadBalancerIPModeVIP)
+	written, news := WithStatus(fresh, vip, []condition.Condition{ok}, nil, now)
+	if written == fresh || len(news) != 1 {
+		t.Fatalf("a fresh Service: news %v, want one and a write", news)
+	}
+	if again, news := WithStatus(written, vip, []condition.Condition{ok}, nil, metav1.NewTime(time.Unix(2000, 0))); again != written || len(news) != 0 {
+		t.Errorf("a status that is right would be written again (%v)", news)
+	}
+	unset := written.DeepCopy()
+	unset.Status.LoadBalancer.Ingress[0].IPMode = nil
+	if again, _ := WithStatus(unset, vip, []condition.Condition{ok}, nil, now); again != unset {
+		t.Error("an ipMode left out is VIP, and no reason to write")
+	}
+	proxy := IngressOf(addresses, corev1.LoadBalancerIPModeProxy)
+	for _, vip := range []*corev1.Service{written, unset} {
+		moved, news := WithStatus(vip, proxy, []condition.Condition{ok}, nil, now)
+		if moved == vip || ModeOf(moved) != corev1.LoadBalancerIPModeProxy || len(news) != 0 {
+			t.Errorf("from VIP to Proxy: %+v, news %v", moved.Status, news)
+		}
+		if again, _ := WithStatus(moved, proxy, []condition.Condition{ok}, nil, now); again != moved {
+			t.Error("an ipMode that is right would be written again")
+		}
+	}
+	foreign := written.DeepCopy()
+	foreign.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9"
+	if again, _ := WithStatus(foreign, vip, []condition.Condition{ok}, nil, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
+		t.Error("a status that somebody changed is put back")
+	}
+}
+
+func TestWhichServicesAreServed(t *testing.T) {
+	class := func(s string) *string { return &s }
+	for _, c := range []struct {
+		name      string
+		spec      corev1.ServiceSpec
+		classless bool
+		want      bool
+	}{
+		{"no class", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}, true, true},
+		{"no class, and only Berth's is served", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}, false, false},
+		{"Berth's class", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class("berth.dev/lb")}, false, true},
+		{"another class", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class("example.com/lb")}, true, false},
+		{"ClusterIP", corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}, true, false},
+		{"NodePort", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort}, true, false},
+		{"ExternalName", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName}, true, false},
+	} {
+		if got := (Classes{Names: []string{"berth.dev/lb"}, Classless: c.classless}).Selects(&corev1.Service{Spec: c.spec}); got != c.want {
+			t.Errorf("%s: served %v, want %v", c.name, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package verdict
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/condition"
+)
+
+// Reasons of the condition Established of a BGPNeighbor.
+const (
+	ReasonAllEstablished = "AllEstablished" // True
+	ReasonSessionsDown   = "SessionsDown"   // False: some of them, or all
+	ReasonNoNodes        = "NoNodes"        // False: no node is to have a session
+	ReasonNotAccepted    = "NotAccepted"    // False: the BGPNeighbor is not in effect
+)
+
+// Sessions are the sessions with one neighbor.
+type Sessions struct {
+	accepted             bool
+	desired, established int
+	down                 []string // node, and why; ascending
+}
+
+// gatherSessions gathers the sessions with each neighbor that is in effect: one of each node that is to have it, or of each
+// router of a prefix.
+func Gather(snapshot *config.Snapshot, nodes map[string]announcement.Node, reports map[string]*v1alpha1.SpeakerStatus) map[string]*Sessions {
+	gathered := map[string]*Sessions{}
+	for _, n := range snapshot.Neighbors {
+		gathered[n.Name] = &Sessions{accepted: true}
+	}
+	for node, view := range nodes {
+		for _, n := range snapshot.NeighborsOf(view.Labels) {
+			gathered[n.Name].add(n.Name, node, view, reports[node])
+		}
+	}
+	for _, s := range gathered {
+		slices.Sort(s.down)
+	}
+	return gathered
+}
+
+// add takes in the sessions of a node.
+func (s *Sessions) add(neighbor, node string, view announcement.Node, report *v1alpha1.SpeakerStatus) {
+	why := ""
+	switch {
+	case !view.Alive:
+		why = "the node is not ready"
+	case report == nil || view.Speaker == v1alpha1.SpeakerPending:
+		why = "the node has no speaker"
+	case view.Speaker.Ended():
+		why = "the speaker has ended"
+	}
+	if why != "" {
+		s.desired++
+		s.down = append(s.down, node+": "+why)
+		return
+	}
+	found := false
+	for _, session := range report.Sessions {
+		if session.NeighborName != neighbor {
+			continue
+		}
+		found = true
+		s.desired++
+		if session.State == v1alpha1.SessionEstablished {
+			s.established++
+		} else {
+			s.down = append(s.down, node+": "+cmp.Or(session.LastError, "not established yet"))
+		}
+	}
+	if !found {
+		s.desired++
+		s.down = append(s.down, node+": its speaker does not report the session yet")
+	}
+}
+
+// Describe puts the sessions into the status of the neighbor; nil are those of one that is not in effect.
+func (s *Sessions) Describe(neighbor *v1alpha1.BGPNeighbor) {
+	if s == nil {
+		s = &Sessions{}
+	}
+	c := condition.Condition{Kind: v1alpha1.ConditionEstablished, Reason: ReasonSessionsDown}
+	switch {
+	case !s.accepted:
+		c.Reason, c.Message = ReasonNotAccepted, "the object is not in effect: see condition Accepted"
+	case s.desired == 0:
+		c.Reason, c.Message = ReasonNoNodes, "spec.nodeSelector matches no node, or other BGPNeighbors have its address there"
+	case s.established == s.desired:
+		c.OK, c.Reason, c.Message = true, ReasonAllEstablished, fmt.Sprintf("%s established", condition.Counted(s.established, "session"))
+	default:
+		c.Message = fmt.Sprintf("%d of %s not established: %s", s.desired-s.established, condition.Counted(s.desired, "session"), condition.Few(s.down))
+	}
+	neighbor.Status.SessionCounts = v1alpha1.Counted(s.established, s.desired)
+	c.Apply(neighbor.ConditionList(), neighbor.Generation, metav1.Now())
+}
