@@ -67,7 +67,7 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announ
 // labelsOfSharers returns the labels of the other Services that have the address.
 func (c *Controller) labelsOfSharers(svc *corev1.Service, address netip.Addr) []labels.Set {
 	var found []labels.Set
-	for _, key := range c.holders(address) {
+	for _, key := range c.allocations.Holders(address) {
 		namespace, name, err := cache.SplitMetaNamespaceKey(key)
 		if err != nil || namespace == svc.Namespace && name == svc.Name {
 			continue
@@ -79,16 +79,9 @@ func (c *Controller) labelsOfSharers(svc *corev1.Service, address netip.Addr) []
 	return found
 }
 
-// holders returns the Services that have the address.
-func (c *Controller) holders(address netip.Addr) []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.allocator.Holders(address)
-}
-
 // enqueueHolders has the Services looked at again that have the address.
 func (c *Controller) enqueueHolders(address netip.Addr) {
-	for _, key := range c.holders(address) {
+	for _, key := range c.allocations.Holders(address) {
 		c.services.Add(key)
 	}
 }
@@ -192,7 +185,7 @@ func (c *Controller) reviewNodes() bool {
 		}
 		if left := c.successors.expected(s.Name, s.Status, now); left > 0 {
 			view.Awaited = true
-			c.settings.AddAfter(reviewNodes, left)
+			c.tasks.AddAfter(reviewNodes, left)
 		}
 		nodes[s.Name] = view
 		if !view.Alive || view.Speaker.Ended() {

@@ -3,18 +3,15 @@ package controller
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/controller/service"
-	"github.com/berth-lb/berth/ipam"
 )
 
 // This file is about Services that another implementation serves: they are left alone, or taken over.
@@ -28,13 +25,10 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 			return err
 		}
 	}
-	c.contested.Forget(key)
-	c.release(key)
-	c.mu.Lock()
-	c.occupy(key, svc)
-	told := c.left[key] == svc.UID
-	c.left[key] = svc.UID
-	c.mu.Unlock()
+	c.writes.Forget(key)
+	c.allocations.Release(key)
+	c.allocations.Occupy(key, svc, false)
+	told := !c.writes.LeaveAlone(key, svc)
 	switch {
 	case told:
 	case former:
@@ -49,54 +43,14 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 	return nil
 }
 
-// occupy keeps the addresses that others gave the Service from everybody else. The mutex is held.
-func (c *Controller) occupy(key string, svc *corev1.Service) {
-	var addresses []netip.Addr
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		addresses = service.AddressesIn(svc)
-	}
-	gaveUp := c.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc)), addresses)
-	if gaveUp {
-		c.retryWaiting(key)
-	}
-	if gaveUp || len(addresses) > 0 {
-		c.settings.AddAfter(publishUsage, usageInterval)
-	}
-}
-
-// vacate ends what occupy did.
-func (c *Controller) vacate(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.vacated(key)
-}
-
-func (c *Controller) vacated(key string) {
-	delete(c.left, key)
-	if c.allocator.Vacate(key) {
-		c.retryWaiting(key)
-		c.settings.AddAfter(publishUsage, usageInterval)
-	}
-}
-
 // takeOver makes the allocator hold what another implementation gave the Service. An address that a host still has is not
 // taken over before that lets go of it.
 func (c *Controller) takeOver(key string, svc *corev1.Service) error {
-	used := c.used.Load()
-	for _, address := range service.AddressesIn(svc) {
-		if use, found := used.Of(address); found {
-			return &ipam.UsedError{Address: address, By: use.By}
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	given := record.Record{UID: svc.UID, Request: record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)), Addresses: service.AddressesIn(svc)}
-	if err := c.allocator.TakeOver(key, given.Addresses, service.TermsOf(svc), c.isTakenOver); err != nil {
+	if err := c.allocations.TakeOver(key, svc, c.isTakenOver); err != nil {
 		return err
 	}
-	c.vacated(key)
-	c.given[key] = given
-	c.Logger.Info("taken over", "service", key, "addresses", given.Addresses, "from", service.LastWriter(svc))
+	c.writes.Take(key)
+	c.Logger.Info("took over a Service", "service", key, "addresses", service.AddressesIn(svc), "from", service.LastWriter(svc))
 	return nil
 }
 
@@ -109,17 +63,14 @@ func (c *Controller) isTakenOver(key string) bool {
 
 // explainWait says on a Service why its addresses are not taken over yet. They stay as they are, and nobody else gets them.
 func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Service, obstacle error) error {
-	c.mu.Lock()
-	c.occupy(key, svc)
-	c.waiting[key] = true
-	c.mu.Unlock()
+	c.allocations.Occupy(key, svc, true)
 	waits := condition.Condition{Kind: v1alpha1.ServiceAllocated, Reason: service.ReasonTakeOverWaits,
 		Message: fmt.Sprintf("%v; the Service is taken over from %s once nobody else has the address", obstacle, service.WriterOf(svc))}
 	desired, news := service.WithStatus(svc, svc.Status.LoadBalancer.Ingress, []condition.Condition{waits}, nil, metav1.Now())
 	if desired == svc {
 		return nil
 	}
-	if pause := c.contested.Explained(key, time.Now()); pause > 0 {
+	if pause := c.writes.Explained(key, time.Now()); pause > 0 {
 		c.services.AddAfter(key, pause)
 		return nil
 	}
@@ -134,7 +85,7 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 
 // tellContest makes an event of a status that two controllers write.
 func (c *Controller) tellContest(key string, svc *corev1.Service) {
-	writer, delay, is := c.contested.News(key)
+	writer, delay, is := c.writes.News(key)
 	if !is {
 		return
 	}

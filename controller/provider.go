@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	cloudprovider "k8s.io/cloud-provider"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/service"
-	"github.com/berth-lb/berth/ipam"
 )
 
 // ProviderName is the cloud provider's name.
@@ -40,12 +39,10 @@ var (
 
 // outcome is what a Service was told last.
 type outcome struct {
-	asked      service.Request
-	assignment ipam.Assignment
-	outside    []netip.Addr
-	failure    error
+	asked service.Request
+	allocation.Outcome
 	snapshot   *config.Snapshot          // that it was decided on
-	chances    int                       // when it was decided
+	generation int                       // of the allocations, when it was decided
 	told       corev1.LoadBalancerIPMode // that its reader knows of
 	pending    bool                      // the service controller has yet to write it
 }
@@ -78,9 +75,9 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 	if whose != service.Own {
 		return nil, cloudprovider.ImplementedElsewhere
 	}
-	o := outcome{snapshot: p.c.snapshot.Load(), chances: p.c.countChances()}
-	o.asked, o.assignment, o.outside, o.failure = p.c.assign(key, svc, given)
-	shown := p.c.ingressOf(svc, o.assignment.Addresses)
+	o := outcome{snapshot: p.c.snapshot.Load(), generation: p.c.allocations.Generation()}
+	o.asked, o.Outcome = p.c.assign(key, svc, given)
+	shown := p.c.ingressOf(svc, o.Addresses)
 	o.pending = !service.Shows(svc, shown)
 	o.told = service.ModeOf(svc)
 	if before, known := p.outcomes[key]; known {
@@ -88,8 +85,8 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 	}
 	p.outcomes[key] = o
 	p.c.services.Add(key) // its conditions
-	if o.failure != nil && !o.pending {
-		reason, message := service.Explain(o.asked, o.failure)
+	if o.Err != nil && !o.pending {
+		reason, message := service.Explain(o.asked, o.Err)
 		return nil, fmt.Errorf("%s: %s", reason, message)
 	}
 	return &corev1.LoadBalancerStatus{Ingress: shown}, nil
@@ -105,7 +102,7 @@ func (p *Provider) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *c
 	}
 	key := svc.Namespace + "/" + svc.Name
 	delete(p.outcomes, key)
-	p.c.surrender(key)
+	p.c.allocations.Surrender(key)
 	p.c.services.Add(key)
 	return nil
 }
@@ -118,7 +115,7 @@ func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Serv
 	if !p.leading {
 		return nil, false, errNotLeading
 	}
-	held := p.c.holdings(svc.Namespace + "/" + svc.Name)
+	held := p.c.allocations.Holdings(svc.Namespace + "/" + svc.Name)
 	return &corev1.LoadBalancerStatus{Ingress: p.c.ingressOf(svc, held)}, len(held) > 0, nil
 }
 
@@ -140,16 +137,16 @@ func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
 	if o.snapshot != now && !reflect.DeepEqual(o.snapshot.Pools, now.Pools) {
 		return true
 	}
-	if (o.failure != nil || len(o.assignment.Missing) > 0) && o.chances != p.c.countChances() {
+	if (o.Err != nil || len(o.Missing) > 0) && o.generation != p.c.allocations.Generation() {
 		return true
 	}
-	if p.c.anyUsed(o.assignment.Addresses) {
+	if p.c.allocations.AnyUsed(o.Addresses) {
 		return true
 	}
 	asked, invalid := p.c.requestOf(svc)
 	asked.Drop = o.asked.Drop // an annotation's, and the service controller minds those
 	var was *service.InvalidRequest
-	errors.As(o.failure, &was)
+	errors.As(o.Err, &was)
 	asked.Strict = o.asked.Strict
 	return !reflect.DeepEqual(asked, o.asked) || (invalid != nil) != (was != nil)
 }
@@ -159,43 +156,9 @@ func (c *Controller) ingressOf(svc *corev1.Service, addresses []netip.Addr) []co
 	return service.IngressOf(addresses, c.outlook(svc, addresses).Forwarder.Mode())
 }
 
-// surrender marks what the Service holds as not its own any more.
-func (c *Controller) surrender(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.allocator.Surrender(key)
-	delete(c.waiting, key)
-	delete(c.outside, key)
-	delete(c.given, key)
-}
-
-// holds reports whether this controller gave the Service something.
-func (c *Controller) holds(svc *corev1.Service) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.gave(svc.Namespace+"/"+svc.Name, svc)
-}
-
-func (c *Controller) holdings(key string) []netip.Addr {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.allocator.Holdings(key)
-}
-
-func (c *Controller) countChances() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.chances
-}
-
 // requestOf says what the Service asks for now.
 func (c *Controller) requestOf(svc *corev1.Service) (service.Request, error) {
 	return service.RequestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
-}
-
-// surplus returns what the Service holds beyond the addresses.
-func (c *Controller) surplus(key string, addresses []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(c.holdings(key), func(a netip.Addr) bool { return slices.Contains(addresses, a) })
 }
 
 // Initialize does nothing: Lead runs what a Provider needs.

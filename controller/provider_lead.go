@@ -61,7 +61,7 @@ func (p *Provider) wrote(key string, svc *corev1.Service) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if svc != nil {
-		p.c.contested.Wrote(key, svc)
+		p.c.writes.Wrote(key, svc)
 		p.written[key] = svc.ResourceVersion
 		p.c.services.Add(key) // the cache may have it already, and the review be over
 	}
@@ -83,12 +83,13 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	switch {
 	case apierrors.IsNotFound(err):
 		p.forget(key)
-		p.c.release(key)
-		p.c.forget(key)
+		p.c.allocations.Release(key)
+		p.c.writes.Gone(key)
+		p.c.allocations.Vacate(key)
 		return nil
 	case err != nil:
 		return fmt.Errorf("get Service %s: %w", key, err)
-	case p.c.outdated(key, svc):
+	case p.c.writes.Outdated(key, svc):
 		return nil // what we wrote is on its way into the cache, and brings the key back
 	}
 	whose, _ := p.c.judge(key, svc)
@@ -110,11 +111,12 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 			return p.c.explainWait(ctx, key, svc, err)
 		}
 	}
-	p.c.vacate(key)
+	p.c.allocations.Vacate(key)
+	p.c.writes.Take(key)
 	if p.behind(key, svc) {
 		return nil // its turn comes, or what it wrote is on its way into the cache, and brings the key back
 	}
-	if wait := p.c.contested.Review(key, svc, time.Now()); wait > 0 {
+	if wait := p.c.writes.Review(key, svc, time.Now()); wait > 0 {
 		p.c.services.AddAfter(key, wait)
 		p.c.tellContest(key, svc)
 		return nil
@@ -166,7 +168,7 @@ func (p *Provider) finalizes(svc *corev1.Service) bool {
 		return false
 	}
 	_, err := record.Of(svc, *p.c.recordKey.Load())
-	return err == nil || p.c.holds(svc)
+	return err == nil || p.c.allocations.Gave(svc)
 }
 
 // finalizedByBerth reports whether the finalizer of load balancers on the Service is Berth's: other cloud providers and
@@ -231,18 +233,18 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 	if o.pending || staler(svc.ResourceVersion, p.written[key]) {
 		return nil, nil, false // its turn comes, and brings the key back
 	}
-	addresses := o.assignment.Addresses
+	addresses := o.Addresses
 	view := p.c.outlook(svc, addresses)
 	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(o, svc) {
 		return nil, nil, true
 	}
 	// Only now that no status shows them may others have them.
-	p.c.free(key, p.c.surplus(key, addresses))
+	p.c.allocations.Free(key, p.c.allocations.Surplus(key, addresses))
 	if mode := view.Forwarder.Mode(); len(addresses) > 0 && mode != o.told {
 		o.told, changed = mode, &view.Forwarder
 		p.outcomes[key] = o
 	}
-	first := service.ContestedBy(p.c.contested.Writer(key), service.Allocated(o.asked, o.assignment, o.failure, o.outside))
+	first := service.ContestedBy(p.c.writes.Writer(key), service.Allocated(o.asked, o.Assignment, o.Err, o.Outside))
 	return p.c.withAnnounced([]condition.Condition{first}, svc, view), changed, false
 }
 

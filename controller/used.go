@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +16,6 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
-	"github.com/berth-lb/berth/ipam"
 )
 
 // This file is about the addresses that somebody else has: they are not given.
@@ -25,68 +23,9 @@ import (
 // apiServer is the Service whose EndpointSlices tell the addresses of the API server.
 const apiServer = metav1.NamespaceDefault + "/kubernetes"
 
-// reviewUsed takes in what tells which addresses are in use, and reports whether anything changed. Services that have one of
-// them are looked at again, and lose it.
-func (c *Controller) reviewUsed() bool {
-	now := inuse.Compile(c.usedSources())
-	if now.Equal(c.used.Load()) {
-		return false
-	}
-	c.used.Store(now)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.giveNoneOf(now)
-	c.retryWaiting("")
-	return true
-}
-
-// giveNoneOf has the allocator give no address that is in use. The mutex is held.
-func (c *Controller) giveNoneOf(set *inuse.Set) {
-	var used []ipam.Used
-	for _, u := range set.All() {
-		if u.Local == "" || !c.boundForService(u.From()) {
-			used = append(used, ipam.Used{IPRange: u.IPRange, By: u.By})
-		}
-	}
-	c.allocator.SetUsed(used)
-	for _, key := range c.allocator.HeldUsed() {
-		c.services.Add(key)
-	}
-}
-
-// isLocal reports whether an interface of a node has the address, and no more is known of it.
-func (c *Controller) isLocal(address netip.Addr) bool {
-	use, found := c.used.Load().Of(address)
-	return found && use.Local != ""
-}
-
-// anyUsed reports whether one of the addresses is in use elsewhere.
-func (c *Controller) anyUsed(addresses []netip.Addr) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.ContainsFunc(addresses, func(a netip.Addr) bool { return c.allocator.UsedBy(a) != "" })
-}
-
-// bindingAgents are the prefixes of annotations that programs put on the Services whose addresses they bind to an interface
-// of a node: kube-vip and PureLB.
-var bindingAgents = []string{"kube-vip.io/", "purelb.io/"}
-
-// boundForService reports whether the address is on an interface since a Service of Berth's has it. The mutex is held.
-func (c *Controller) boundForService(address netip.Addr) bool {
-	return slices.ContainsFunc(c.allocator.Holders(address), func(key string) bool {
-		namespace, name, _ := strings.Cut(key, "/")
-		svc, err := c.informers.services.Services(namespace).Get(name)
-		if err != nil {
-			return false
-		}
-		for annotation := range svc.Annotations {
-			if slices.ContainsFunc(bindingAgents, func(prefix string) bool { return strings.HasPrefix(annotation, prefix) }) {
-				return true
-			}
-		}
-		return false
-	})
-}
+// reviewUsed compiles which addresses are in use. Services that have one of them are requeued, and
+// lose it.
+func (c *Controller) reviewUsed() bool { return c.allocations.SetUsed(inuse.Compile(c.usedSources())) }
 
 // usedSources returns what tells which addresses are in use, as the caches have it.
 func (c *Controller) usedSources() inuse.Sources {
@@ -165,80 +104,6 @@ func (c *Controller) knowsServiceCIDRs() bool {
 func (c *Controller) watchAPIServer(o any) {
 	keys, _ := serviceOf(last(o))
 	if slices.Contains(keys, apiServer) {
-		c.settings.Add(reviewUsed)
-	}
-}
-
-// restoreResting lets rest what former leaders freed, or may have, as the statuses of the pools say: a speaker that has not
-// heard of it may still announce it.
-func (c *Controller) restoreResting(now time.Time) {
-	if c.Rest <= 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	longest := now.Add(c.Rest)
-	for _, pool := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
-		for _, r := range pool.Status.Resting {
-			address, err := netip.ParseAddr(r.Address)
-			if err != nil || !r.UntilTime.After(now) {
-				continue
-			}
-			until := r.UntilTime.Time
-			if until.After(longest) { // another clock, or another setting
-				until = longest
-			}
-			c.allocator.Rest(address, r.Service, until)
-		}
-		for _, address := range recentOf(pool) {
-			c.allocator.Rest(address, "", longest)
-		}
-	}
-	c.settings.AddAfter(wakeResting, time.Second)
-}
-
-// mostRecent bounds the addresses that a leader lets rest when it begins.
-const mostRecent = 1 << 16
-
-// recentOf returns the addresses that were held, or rested, when the status of the pool was written last.
-func recentOf(pool *v1alpha1.LoadBalancerPool) []netip.Addr {
-	var found []netip.Addr
-	for _, text := range pool.Status.Recent {
-		from, to, err := parseRange(text)
-		for a := from; err == nil && len(found) < mostRecent; a = a.Next() {
-			found = append(found, a)
-			if a == to {
-				break
-			}
-		}
-	}
-	return found
-}
-
-// parseRange parses a range "a-b" or a single address.
-func parseRange(text string) (from, to netip.Addr, err error) {
-	first, second, isRange := strings.Cut(text, "-")
-	if from, err = netip.ParseAddr(first); err != nil || !isRange {
-		return from, from, err
-	}
-	to, err = netip.ParseAddr(second)
-	if err == nil && (to.Less(from) || to.BitLen() != from.BitLen()) {
-		err = fmt.Errorf("%q is no range", text)
-	}
-	return from, to, err
-}
-
-// wake ends the rest of freed addresses whose time is over, and has those who wait tried again.
-func (c *Controller) wake(now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	woke, next := c.allocator.Wake(now)
-	if woke {
-		c.giveNoneOf(c.used.Load()) // a Service that was deleted may have left its address on an interface
-		c.retryWaiting("")
-		c.settings.AddAfter(publishUsage, usageInterval)
-	}
-	if !next.IsZero() {
-		c.settings.AddAfter(wakeResting, time.Until(next))
+		c.tasks.Add(reviewUsed)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
@@ -23,8 +24,9 @@ const (
 	contestOver     = 45 * time.Minute // without another overwritten status
 )
 
-// Contests knows which statuses are written by another controller too. The zero value is ready to use.
-type Contests struct {
+// Writes knows what Berth wrote into the statuses of Services, and where another controller writes
+// them too. The zero value is ready to use.
+type Writes struct {
 	// Lost is called for each status that was overwritten.
 	Lost func()
 
@@ -32,6 +34,9 @@ type Contests struct {
 	last  map[string]string       // what Berth wrote last, by Service
 	waits map[string]time.Time    // when a wait was explained last, by Service
 	fight map[string]*statusFight // by Service
+	// superseded is the resourceVersion that Berth wrote over last, by Service.
+	superseded map[string]string
+	leftAlone  map[string]types.UID // Services of others whose readers were told so
 }
 
 // statusFight is a status that two controllers write.
@@ -45,68 +50,117 @@ type statusFight struct {
 }
 
 // Wrote notes what Berth wrote into a Service, as the API server has it.
-func (c *Contests) Wrote(key string, svc *corev1.Service) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.prepare()
-	c.last[key] = essence(svc)
+func (w *Writes) Wrote(key string, svc *corev1.Service) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prepare()
+	w.last[key] = essence(svc)
 }
 
 // prepare makes the maps. The mutex is held.
-func (c *Contests) prepare() {
-	if c.last == nil {
-		c.last, c.fight, c.waits = map[string]string{}, map[string]*statusFight{}, map[string]time.Time{}
+func (w *Writes) prepare() {
+	if w.last == nil {
+		w.last, w.fight, w.waits = map[string]string{}, map[string]*statusFight{}, map[string]time.Time{}
+		w.superseded, w.leftAlone = map[string]string{}, map[string]types.UID{}
 	}
 }
 
-// Forget forgets a Service that is gone.
-func (c *Contests) Forget(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.last, key)
-	delete(c.fight, key)
-	delete(c.waits, key)
+// Supersede notes which version of a Service Berth wrote over.
+func (w *Writes) Supersede(key, resourceVersion string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prepare()
+	w.superseded[key] = resourceVersion
+}
+
+// Outdated reports whether the Service, as the cache has it, is what Berth last wrote over: to decide
+// on it again would only bring a conflict.
+func (w *Writes) Outdated(key string, svc *corev1.Service) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.superseded[key] == svc.ResourceVersion {
+		return true
+	}
+	delete(w.superseded, key)
+	return false
+}
+
+// LeaveAlone notes that the Service is another implementation's, and reports whether that is new.
+func (w *Writes) LeaveAlone(key string, svc *corev1.Service) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prepare()
+	if w.leftAlone[key] == svc.UID {
+		return false
+	}
+	w.leftAlone[key] = svc.UID
+	return true
+}
+
+// Take ends what LeaveAlone noted.
+func (w *Writes) Take(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.leftAlone, key)
+}
+
+// Gone forgets all of a Service that is gone.
+func (w *Writes) Gone(key string) {
+	w.Forget(key)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.superseded, key)
+	delete(w.leftAlone, key)
+}
+
+// Forget forgets what was written into a Service that is not served any longer.
+func (w *Writes) Forget(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.last, key)
+	delete(w.fight, key)
+	delete(w.waits, key)
 }
 
 // Explained reports how long not to explain again why a Service waits: who has it still may take the words off. Zero: it may be
 // explained now, and is.
-func (c *Contests) Explained(key string, now time.Time) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.prepare()
-	if left := c.waits[key].Add(explainEvery).Sub(now); left > 0 {
+func (w *Writes) Explained(key string, now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prepare()
+	if left := w.waits[key].Add(explainEvery).Sub(now); left > 0 {
 		return left
 	}
-	c.waits[key] = now
+	w.waits[key] = now
 	return 0
 }
 
 // Review reports how long Berth is to leave the status of the Service as it is: another controller has overwritten it again
 // and again.
-func (c *Contests) Review(key string, svc *corev1.Service, now time.Time) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f := c.fight[key]
-	wrote := c.last[key]
+func (w *Writes) Review(key string, svc *corev1.Service, now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.fight[key]
+	wrote := w.last[key]
 	if !strings.HasPrefix(wrote, string(svc.UID)+" ") { // nothing, or into another Service of that name
-		delete(c.last, key)
-		delete(c.fight, key)
+		delete(w.last, key)
+		delete(w.fight, key)
 		return 0
 	}
 	if wrote == essence(svc) {
 		if f != nil && len(f.overwritten) > 0 && now.Sub(f.overwritten[len(f.overwritten)-1]) > contestOver {
-			delete(c.fight, key)
+			delete(w.fight, key)
 		}
 		return 0
 	}
 	if f == nil {
 		f = &statusFight{}
-		c.fight[key] = f
+		w.fight[key] = f
 	}
 	if f.seen != svc.ResourceVersion {
 		f.count(svc, now)
-		if c.Lost != nil {
-			c.Lost()
+		if w.Lost != nil {
+			w.Lost()
 		}
 	}
 	return max(0, f.until.Sub(now))
@@ -129,20 +183,20 @@ func (f *statusFight) count(svc *corev1.Service, now time.Time) {
 }
 
 // Writer names who else writes the status of the Service, "" if nobody did again and again.
-func (c *Contests) Writer(key string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f := c.fight[key]; f != nil && f.delay > 0 {
+func (w *Writes) Writer(key string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f := w.fight[key]; f != nil && f.delay > 0 {
 		return f.writer
 	}
 	return ""
 }
 
 // News returns who else writes the status of the Service, and how long Berth waits, once for each wait.
-func (c *Contests) News(key string) (writer string, delay time.Duration, is bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f := c.fight[key]
+func (w *Writes) News(key string) (writer string, delay time.Duration, is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.fight[key]
 	if f == nil || f.told || f.delay == 0 {
 		return "", 0, false
 	}

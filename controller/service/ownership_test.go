@@ -146,7 +146,7 @@ func TestTheOtherWriterIsWhoWroteLastButBerth(t *testing.T) {
 
 func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
 	var lost int
-	c := Contests{Lost: func() { lost++ }}
+	c := Writes{Lost: func() { lost++ }}
 	now := time.Unix(1000, 0)
 	ours := balancer("", ip("192.0.2.1"))
 	c.Wrote("shop/web", ours)
@@ -192,7 +192,7 @@ func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
 }
 
 func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
-	c := Contests{}
+	c := Writes{}
 	c.Wrote("shop/web", balancer("", ip("192.0.2.1")))
 	theirs := balancer("")
 	theirs.ResourceVersion = "7"
@@ -202,7 +202,7 @@ func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
 }
 
 func TestAServiceThatIsMadeAnewIsNoStatusOverwritten(t *testing.T) {
-	c := Contests{Lost: func() { t.Error("it was counted") }}
+	c := Writes{Lost: func() { t.Error("it was counted") }}
 	c.Wrote("shop/web", balancer("", ip("192.0.2.1")))
 	anew := balancer("")
 	anew.UID = "2"

@@ -24,7 +24,7 @@ import (
 )
 
 // configure does one piece of configuration work.
-func (c *Controller) configure(ctx context.Context, what setting) error {
+func (c *Controller) configure(ctx context.Context, what task) error {
 	switch what {
 	case compileAll:
 		problems := c.compile()
@@ -41,13 +41,13 @@ func (c *Controller) configure(ctx context.Context, what setting) error {
 		if c.reviewNodes() {
 			c.enqueueAll()
 		}
-		c.settings.AddAfter(publishSessions, sessionsInterval)
+		c.tasks.AddAfter(publishSessions, sessionsInterval)
 	case publishSessions:
 		return c.publishNeighbors(ctx, nil)
 	case reviewUsed:
 		return c.publishUsed(ctx)
 	case wakeResting:
-		c.wake(time.Now())
+		c.allocations.Wake(time.Now())
 	}
 	return nil
 }
@@ -93,9 +93,7 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 			SkipEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
 		})
 	}
-	c.mu.Lock()
-	c.allocator.SetPools(pools)
-	c.mu.Unlock()
+	c.allocations.SetPools(pools)
 	c.snapshot.Store(snapshot)
 	return problems
 }
@@ -177,27 +175,23 @@ func publishOne[T v1alpha1.Object](ctx context.Context, c *Controller, writer st
 // describePool puts into the pool's status what becomes of its addresses, and which of them other pools claim, if problems are
 // given.
 func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[config.Key][]config.Problem) {
-	c.mu.Lock()
-	usage := c.allocator.Usage(pool.Name)
-	full := c.allocator.Full(pool.Name)
-	resting, recent := c.allocator.Resting(pool.Name, mostResting), c.allocator.Recent(pool.Name, mostResting)
-	c.mu.Unlock()
+	usage := c.allocations.Usage(pool.Name, mostResting)
 	status := &pool.Status
 	status.Summary = summaryOf(pool.Spec.Addresses)
 	status.Resting, status.Recent = nil, nil
-	for _, r := range resting {
+	for _, r := range usage.Resting {
 		until := metav1.NewTime(r.Until.Truncate(time.Second).Add(time.Second))
 		status.Resting = append(status.Resting, v1alpha1.RestingAddress{Address: r.Address.String(), Service: r.Owner, UntilTime: &until})
 	}
-	for _, r := range recent {
+	for _, r := range usage.Recent {
 		status.Recent = append(status.Recent, r.From().String()+"-"+r.To().String())
 	}
-	status.IPv4, status.IPv6 = counts(usage, ipam.IPv4), counts(usage, ipam.IPv6)
-	for family, u := range usage {
+	status.IPv4, status.IPv6 = counts(usage.Counts, ipam.IPv4), counts(usage.Counts, ipam.IPv6)
+	for family, u := range usage.Counts {
 		c.metrics.assigned.WithLabelValues(pool.Name, family.String()).Set(float64(u.Assigned))
 	}
 	set := func(d condition.Condition) { d.Apply(pool.ConditionList(), pool.Generation, metav1.Now()) }
-	set(exhausted(full))
+	set(exhausted(usage.Full))
 	set(c.excluded(pool.Name))
 	if found, known := problems[config.Key{Kind: "LoadBalancerPool", Name: pool.Name}]; known {
 		set(verdict.Conflicts(found))
@@ -241,7 +235,7 @@ func (c *Controller) excluded(pool string) condition.Condition {
 		return free
 	}
 	var found []string
-	for _, u := range c.used.Load().All() {
+	for _, u := range c.allocations.Used().All() {
 		if slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Overlaps(u.IPRange) }) {
 			found = append(found, rangeText(u.IPRange)+" is "+u.By)
 		}

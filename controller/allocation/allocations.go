@@ -1,0 +1,149 @@
+package allocation
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"go4.org/netipx"
+	corelisters "k8s.io/client-go/listers/core/v1"
+
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// Queue is told what to look at again. Its methods are called with a mutex held, and must not
+// block.
+type Queue interface {
+	// Service and Reservation are about one object, by namespace/name.
+	Service(key string)
+	Reservation(key string)
+	// UsageChanged says that addresses were given or freed.
+	UsageChanged()
+	// WakeAfter asks for a call of Wake then.
+	WakeAfter(time.Duration)
+}
+
+// Config says how to allocate.
+type Config struct {
+	Queue  Queue
+	Logger *slog.Logger
+	// Services looks up a Service, as the cache has it.
+	Services corelisters.ServiceLister
+	// Rest is for how long a freed address is given to nobody but the Service that had it. 0: not at all.
+	Rest time.Duration
+	// ReleaseOutside: addresses that are in no pool any longer are taken away at once.
+	ReleaseOutside bool
+	// ReservationsPerNamespace is how many AddressReservations of a namespace are in effect at most.
+	ReservationsPerNamespace int
+}
+
+// Allocations are all addresses that are given, kept or resting. Its methods may be called from
+// any goroutine, and do no I/O.
+type Allocations struct {
+	config Config
+
+	mu           sync.Mutex // guards what follows
+	allocator    *ipam.Allocator
+	used         *inuse.Set               // addresses that somebody else has
+	waiting      map[string]bool          // Services without all they ask for
+	outside      map[string]bool          // Services with addresses in no pool
+	given        map[string]record.Record // what Services were given, and for which request
+	reservations map[string]reservation   // in effect, by namespace/name
+	reservedBy   map[string]int           // how many are in effect, by namespace
+	failed       map[string]bool          // AddressReservations that are not in effect, or not wholly
+	generation   int                      // times that something was freed
+}
+
+// New returns Allocations without pools.
+func New(c Config) *Allocations {
+	return &Allocations{
+		config:       c,
+		allocator:    ipam.New(),
+		used:         inuse.Compile(inuse.Sources{}),
+		waiting:      map[string]bool{},
+		outside:      map[string]bool{},
+		given:        map[string]record.Record{},
+		reservations: map[string]reservation{},
+		reservedBy:   map[string]int{},
+		failed:       map[string]bool{},
+	}
+}
+
+// SetPools replaces the pools. Addresses that are in none any longer stay with who holds them.
+func (a *Allocations) SetPools(pools []ipam.Pool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.allocator.SetPools(pools)
+}
+
+// Holdings returns what the Service holds, what it is to lose included.
+func (a *Allocations) Holdings(key string) []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.allocator.Holdings(key)
+}
+
+// Surplus returns what the Service holds beyond the addresses.
+func (a *Allocations) Surplus(key string, addresses []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(a.Holdings(key), func(held netip.Addr) bool { return slices.Contains(addresses, held) })
+}
+
+// Holders returns the Services that have the address.
+func (a *Allocations) Holders(address netip.Addr) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.allocator.Holders(address)
+}
+
+// Generation changes whenever something was freed: who asked in vain before may ask again.
+func (a *Allocations) Generation() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.generation
+}
+
+// Outside returns how many Services have an address in no pool.
+func (a *Allocations) Outside() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.outside)
+}
+
+// Usage is how full a pool is.
+type Usage struct {
+	Counts  map[ipam.Family]ipam.Usage
+	Full    []ipam.Family    // families without a free address
+	Resting []ipam.Rested    // that rest longest
+	Recent  []netipx.IPRange // that were held or rested of late
+}
+
+// Usage returns how full the pool is, with at most so many of the addresses that rest, and of the
+// ranges that were held of late.
+func (a *Allocations) Usage(pool string, most int) Usage {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return Usage{
+		Counts:  a.allocator.Usage(pool),
+		Full:    a.allocator.Full(pool),
+		Resting: a.allocator.Resting(pool, most),
+		Recent:  a.allocator.Recent(pool, most),
+	}
+}
+
+// retryWaiting requeues the Services, but for one, and the reservations that do not have all they
+// ask for. The mutex is held.
+func (a *Allocations) retryWaiting(but string) {
+	a.generation++
+	for key := range a.waiting {
+		if key != but {
+			a.config.Queue.Service(key)
+		}
+	}
+	for key := range a.failed {
+		a.config.Queue.Reservation(key)
+	}
+}

@@ -1,0 +1,84 @@
+package allocation
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// RestoreResting lets rest what former leaders freed, or may have freed, as the statuses of the pools
+// say: a speaker that has not heard of it may still announce it.
+func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now time.Time) {
+	if a.config.Rest <= 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	longest := now.Add(a.config.Rest)
+	for _, pool := range pools {
+		for _, r := range pool.Status.Resting {
+			address, err := netip.ParseAddr(r.Address)
+			if err != nil || !r.UntilTime.After(now) {
+				continue
+			}
+			until := r.UntilTime.Time
+			if until.After(longest) { // another clock, or another setting
+				until = longest
+			}
+			a.allocator.Rest(address, r.Service, until)
+		}
+		for _, address := range recentOf(pool) {
+			a.allocator.Rest(address, "", longest)
+		}
+	}
+	a.config.Queue.WakeAfter(time.Second)
+}
+
+// Wake ends the rest of freed addresses whose time is over, and requeues those who wait.
+func (a *Allocations) Wake(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	woke, next := a.allocator.Wake(now)
+	if woke {
+		a.passOverUsed() // a Service that was deleted may have left its address on an interface
+		a.retryWaiting("")
+		a.config.Queue.UsageChanged()
+	}
+	if !next.IsZero() {
+		a.config.Queue.WakeAfter(time.Until(next))
+	}
+}
+
+// mostRecent bounds the addresses that a leader lets rest when it begins.
+const mostRecent = 1 << 16
+
+// recentOf returns the addresses that were held, or rested, when the status of the pool was written last.
+func recentOf(pool *v1alpha1.LoadBalancerPool) []netip.Addr {
+	var found []netip.Addr
+	for _, text := range pool.Status.Recent {
+		from, to, err := parseRange(text)
+		for a := from; err == nil && len(found) < mostRecent; a = a.Next() {
+			found = append(found, a)
+			if a == to {
+				break
+			}
+		}
+	}
+	return found
+}
+
+// parseRange parses a range "a-b" or a single address.
+func parseRange(text string) (from, to netip.Addr, err error) {
+	first, second, isRange := strings.Cut(text, "-")
+	if from, err = netip.ParseAddr(first); err != nil || !isRange {
+		return from, from, err
+	}
+	to, err = netip.ParseAddr(second)
+	if err == nil && (to.Less(from) || to.BitLen() != from.BitLen()) {
+		err = fmt.Errorf("%q is not a valid range", text)
+	}
+	return from, to, err
+}

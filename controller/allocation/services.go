@@ -1,0 +1,280 @@
+package allocation
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/service"
+	"github.com/berth-lb/berth/ipam"
+)
+
+// Gave reports whether this process remembers that it gave the Service something, and that still
+// holds.
+func (a *Allocations) Gave(svc *corev1.Service) bool {
+	key := svc.Namespace + "/" + svc.Name
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.given[key].UID == svc.UID && len(a.allocator.Holdings(key)) > 0
+}
+
+// Given returns what the Service was given, and for which request; the zero value: nothing.
+func (a *Allocations) Given(key string) record.Record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.given[key]
+}
+
+// Adopt makes the Service hold what it was given, as its record says. One of a class of Berth's
+// without a record keeps those addresses of its status that are of a pool.
+func (a *Allocations) Adopt(key string, svc *corev1.Service, given record.Record) {
+	a.mu.Lock()
+	lost := a.adopt(key, svc, given)
+	a.mu.Unlock()
+	a.reportLost(key, lost)
+}
+
+// adopt is Adopt with the mutex held. It returns why addresses that were given are lost.
+func (a *Allocations) adopt(key string, svc *corev1.Service, given record.Record) (lost []error) {
+	addresses := given.Addresses
+	if len(addresses) == 0 && svc.Spec.LoadBalancerClass != nil {
+		addresses = slices.DeleteFunc(service.AddressesIn(svc), func(address netip.Addr) bool { return a.allocator.PoolOf(address) == "" })
+	}
+	if len(addresses) == 0 {
+		return nil
+	}
+	if given.Request == "" {
+		given.Request = record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools))
+	}
+	given.UID = svc.UID
+	a.given[key] = given
+	for _, address := range addresses {
+		if err := a.allocator.Hold(key, address, service.TermsOf(svc)); err != nil {
+			lost = append(lost, fmt.Errorf("%s: %w", address, err))
+		}
+	}
+	return lost
+}
+
+func (a *Allocations) reportLost(key string, lost []error) {
+	for _, err := range lost {
+		a.config.Logger.Warn("lost an address that was given", "service", key, "error", err)
+	}
+}
+
+// Outcome is what a Service got.
+type Outcome struct {
+	ipam.Assignment
+	Outside []netip.Addr // those of its addresses that are in no pool any longer
+	Changed bool         // it holds other addresses than before
+	Err     error        // why it has less than it asks for
+}
+
+// Assign gives the Service what it asks for; invalid says why that cannot be told. A Service that
+// holds nothing adopts first what it was given. What it is to lose (Surplus) stays its own until
+// Free.
+func (a *Allocations) Assign(key string, svc *corev1.Service, asked *service.Request, invalid error, given record.Record) Outcome {
+	a.mu.Lock()
+	outcome, lost := a.assign(key, svc, asked, invalid, given)
+	a.mu.Unlock()
+	a.reportLost(key, lost)
+	return outcome
+}
+
+// assign is Assign with the mutex held.
+func (a *Allocations) assign(key string, svc *corev1.Service, asked *service.Request, invalid error, given record.Record) (o Outcome, lost []error) {
+	before := a.allocator.Holdings(key)
+	if len(before) == 0 {
+		lost = a.adopt(key, svc, given)
+		before = a.allocator.Holdings(key)
+	}
+	if invalid == nil && asked.Unusable != nil && len(before) == 0 {
+		invalid = asked.Unusable
+	}
+	if invalid != nil {
+		a.waiting[key] = true
+		delete(a.given, key)
+		o.Surplus, o.Err = a.allocator.Surrender(key), invalid
+		return o, lost
+	}
+	if slices.ContainsFunc(before, a.isLocal) {
+		a.passOverUsed() // it may be bound since the Service has it, which its annotations tell by now
+	}
+	asked.Release(svc, a.outsidePools(before), a.config.ReleaseOutside)
+	// An edit of the annotation may take an address away, one of a pool may not.
+	asked.Strict = asked.Named && asked.Unusable == nil && len(before) > 0 && a.given[key].Request != asked.Digest
+	o.Assignment, o.Err = a.allocator.Assign(key, asked.Request)
+	a.note(key, svc, asked, o.Addresses)
+	o.Outside = a.outsidePools(o.Addresses)
+	mark(a.waiting, key, o.Err != nil || len(o.Missing) > 0)
+	mark(a.outside, key, len(o.Outside) > 0)
+	if o.Renewed {
+		a.retryWaiting(key)
+	}
+	if o.Changed = !slices.Equal(before, a.allocator.Holdings(key)); o.Changed {
+		a.config.Queue.UsageChanged()
+	}
+	return o, lost
+}
+
+// mark puts the key into the set, or takes it out.
+func mark(set map[string]bool, key string, in bool) {
+	if in {
+		set[key] = true
+	} else {
+		delete(set, key)
+	}
+}
+
+// note keeps what the Service was given, and for which request. A request for a pool that cannot be used is not the one
+// that was met: it is once the pool is there. The mutex is held.
+func (a *Allocations) note(key string, svc *corev1.Service, asked *service.Request, addresses []netip.Addr) {
+	if len(addresses) == 0 {
+		delete(a.given, key)
+		return
+	}
+	given := record.Record{UID: svc.UID, Request: asked.Digest, Addresses: addresses}
+	if before, known := a.given[key]; known && asked.Unusable != nil {
+		given.Request = before.Request
+	}
+	a.given[key] = given
+}
+
+// outsidePools returns those of the addresses that are in no pool. The mutex is held.
+func (a *Allocations) outsidePools(addresses []netip.Addr) []netip.Addr {
+	var outside []netip.Addr
+	for _, address := range addresses {
+		if a.allocator.PoolOf(address) == "" {
+			outside = append(outside, address)
+		}
+	}
+	return outside
+}
+
+// Free gives addresses of a Service back. They rest first; those who wait are requeued all the same,
+// since a Service that shared one with it may do so on other terms now.
+func (a *Allocations) Free(key string, addresses []netip.Addr) {
+	if a.free(key, addresses) {
+		a.config.Logger.Info("freed addresses", "service", key, "addresses", addresses)
+	}
+}
+
+func (a *Allocations) free(key string, addresses []netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var until time.Time
+	if a.config.Rest > 0 {
+		until = time.Now().Add(a.config.Rest)
+	}
+	if !a.allocator.Free(key, addresses, until) {
+		return false
+	}
+	a.retryWaiting(key)
+	a.config.Queue.UsageChanged()
+	if a.config.Rest > 0 {
+		a.config.Queue.WakeAfter(a.config.Rest)
+	}
+	return true
+}
+
+// Release forgets a Service that is not served any longer, and frees what it holds.
+func (a *Allocations) Release(key string) {
+	a.mu.Lock()
+	a.forget(key)
+	unpinned := a.allocator.SetPins(key, nil)
+	held := a.allocator.Holdings(key)
+	if unpinned && len(held) == 0 {
+		a.retryWaiting(key)
+	}
+	a.mu.Unlock()
+	a.Free(key, held)
+}
+
+// Surrender marks what the Service holds as not its own any longer. It is freed once no status
+// shows it.
+func (a *Allocations) Surrender(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.allocator.Surrender(key)
+	a.forget(key)
+}
+
+// forget forgets what is remembered of a Service beside its addresses. The mutex is held.
+func (a *Allocations) forget(key string) {
+	delete(a.waiting, key)
+	delete(a.outside, key)
+	delete(a.given, key)
+}
+
+// SetPins keeps the addresses that a Service asks for by name from Services that take any.
+func (a *Allocations) SetPins(key string, pins []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.allocator.SetPins(key, pins) {
+		a.retryWaiting(key)
+	}
+}
+
+// Occupy keeps the addresses in the status of another implementation's Service from everybody else.
+// If it waits, it is requeued when something was freed.
+func (a *Allocations) Occupy(key string, svc *corev1.Service, waits bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var addresses []netip.Addr
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		addresses = service.AddressesIn(svc)
+	}
+	gaveUp := a.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc)), addresses)
+	if gaveUp {
+		a.retryWaiting(key)
+	}
+	if gaveUp || len(addresses) > 0 {
+		a.config.Queue.UsageChanged()
+	}
+	if waits {
+		a.waiting[key] = true
+	}
+}
+
+// Vacate ends what Occupy did.
+func (a *Allocations) Vacate(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.vacate(key)
+}
+
+// vacate is Vacate with the mutex held.
+func (a *Allocations) vacate(key string) {
+	if a.allocator.Vacate(key) {
+		a.retryWaiting(key)
+		a.config.Queue.UsageChanged()
+	}
+}
+
+// TakeOver makes the Service hold what another implementation gave it. The error says who still has
+// an address. Services that share an address do not wait for each other if all are to be taken over.
+func (a *Allocations) TakeOver(key string, svc *corev1.Service, isTakenOver func(key string) bool) error {
+	given := record.Record{
+		UID:       svc.UID,
+		Request:   record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)),
+		Addresses: service.AddressesIn(svc),
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, address := range given.Addresses {
+		if use, found := a.used.Of(address); found {
+			return &ipam.UsedError{Address: address, By: use.By}
+		}
+	}
+	if err := a.allocator.TakeOver(key, given.Addresses, service.TermsOf(svc), isTakenOver); err != nil {
+		return err
+	}
+	a.vacate(key)
+	a.given[key] = given
+	return nil
+}

@@ -1,0 +1,116 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Watch fills the caches until the context ends, so that a standby is warm.
+func (c *Controller) Watch(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.watchServiceCIDRs(ctx) })
+	c.informers.factory.StartWithContext(ctx)
+	c.informers.ownFactory.StartWithContext(ctx)
+	for _, i := range c.informers.own() {
+		group.Go(func() error { i.RunWithContext(ctx); return nil })
+	}
+	<-ctx.Done()
+	c.informers.factory.Shutdown()
+	c.informers.ownFactory.Shutdown()
+	return group.Wait()
+}
+
+// Synced tells whether the caches hold everything.
+func (c *Controller) Synced() bool {
+	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.slice, c.informers.secret) {
+		if !i.HasSynced() {
+			return false
+		}
+	}
+	return c.knowsServiceCIDRs()
+}
+
+// Lead does the work of the leader until the context ends. Watch must be running.
+func (c *Controller) Lead(ctx context.Context) error { return c.lead(ctx, c.reconcile) }
+
+var errLed = errors.New("a Controller leads once, by its own reconcilers or as a cloud provider")
+
+// lead does the work of the leader with this way of reconciling Services, and what
+// goes with it, until the context ends.
+func (c *Controller) lead(ctx context.Context, reconcile func(context.Context, string) error, beside ...func(context.Context) error) error {
+	if !c.led.CompareAndSwap(false, true) {
+		return errLed
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), c.Synced) {
+		return ctx.Err()
+	}
+	if err := c.ensureHelloKey(ctx); err != nil {
+		return err
+	}
+	c.compile()
+	c.reviewNodes()
+	if err := c.rebuild(ctx); err != nil {
+		return err
+	}
+	c.reviewUsed() // afterwards: what is bound to an interface may be bound since a Service has it
+	c.reserveKnown()
+	c.allocations.RestoreResting(client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool), time.Now())
+	c.tasks.Add(compileAll)
+	c.enqueueAll()
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { work(ctx, c.tasks, c.configure, retried[task](c, "configuration")); return nil })
+	group.Go(func() error {
+		work(ctx, c.reserving, c.reconcileReservation, retried[string](c, "reservation"))
+		return nil
+	})
+	for range c.Workers {
+		group.Go(func() error { work(ctx, c.services, reconcile, retried[string](c, "service")); return nil })
+	}
+	for _, run := range beside {
+		group.Go(func() error { return run(ctx) })
+	}
+	c.Logger.Info("leading", "services", len(c.informers.service.GetStore().ListKeys()))
+	<-ctx.Done()
+	c.services.ShutDown()
+	c.tasks.ShutDown()
+	c.reserving.ShutDown()
+	return group.Wait()
+}
+
+// work takes keys from the queue until it is shut down. A key whose work failed
+// comes back with a growing delay.
+func work[T comparable](ctx context.Context, queue workqueue.TypedRateLimitingInterface[T], do func(context.Context, T) error, failed func(T, error)) {
+	for {
+		key, down := queue.Get()
+		if down {
+			return
+		}
+		if err := do(ctx, key); err != nil {
+			failed(key, err)
+			queue.AddRateLimited(key)
+		} else {
+			queue.Forget(key)
+		}
+		queue.Done(key)
+	}
+}
+
+// retried returns what to do about work that failed.
+func retried[T comparable](c *Controller, what string) func(T, error) {
+	return func(key T, err error) {
+		if conflict(err) || errors.Is(err, context.Canceled) {
+			return // the cache is a moment behind, or we are ending
+		}
+		c.metrics.failures.Inc()
+		c.Logger.Warn("will be tried again", what, key, "error", err)
+	}
+}

@@ -1,0 +1,236 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/allocation"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/fair"
+)
+
+// New returns a controller that does nothing yet.
+func New(o Options) (*Controller, error) {
+	if o.Workers <= 0 {
+		o.Workers = 4
+	}
+	if len(o.Classes) == 0 {
+		o.Classes = []string{v1alpha1.LoadBalancerClass}
+	}
+	if o.ReservationsPerNamespace <= 0 {
+		o.ReservationsPerNamespace = 64
+	}
+	factory := informers.NewSharedInformerFactory(o.Kubernetes, 0)
+	own := informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, informers.WithNamespace(o.Namespace),
+		informers.WithTweakListOptions(func(l *metav1.ListOptions) {
+			l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.HelloSecret).String()
+		}))
+	password, err := client.NewPasswordInformer(o.Kubernetes, o.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		Options: o,
+		informers: sources{
+			factory:     factory,
+			namespace:   factory.Core().V1().Namespaces().Informer(),
+			service:     factory.Core().V1().Services().Informer(),
+			services:    factory.Core().V1().Services().Lister(),
+			node:        factory.Core().V1().Nodes().Informer(),
+			slice:       factory.Discovery().V1().EndpointSlices().Informer(),
+			secret:      own.Core().V1().Secrets().Informer(),
+			ownFactory:  own,
+			pool:        client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
+			l2:          client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
+			bgp:         client.NewInformer(o.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}),
+			peer:        client.NewInformer(o.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}),
+			password:    password,
+			reservation: client.NewInformer(o.Berth.AddressReservations(""), &v1alpha1.AddressReservation{}),
+			serviceCIDR: client.NewInformer(o.Kubernetes.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}),
+			speaker:     client.NewInformer(o.Berth.Speakers, &v1alpha1.Speaker{}),
+		},
+		services:   newFairQueue(),
+		tasks:      newQueue[task](),
+		reserving:  newFairQueue(),
+		successors: successors{},
+	}
+	c.allocations = allocation.New(allocation.Config{
+		Queue: queues{c}, Logger: o.Logger, Services: c.informers.services,
+		Rest: o.Rest, ReleaseOutside: o.ReleaseOutside, ReservationsPerNamespace: o.ReservationsPerNamespace,
+	})
+	c.recordKey.Store(&[]byte{})
+	c.snapshot.Store(&config.Snapshot{})
+	c.nodes.Store(&map[string]announcement.Node{})
+	c.conflicts.Store(&map[netip.Addr]announcement.Holder{})
+	c.sessionErrors.Store(&announcement.SessionErrors{})
+	if c.metrics, err = newMetrics(o.Metrics, func() float64 { return float64(c.allocations.Outside()) }); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	c.writes.Lost = c.metrics.overwritten.Inc
+	return c, c.watch()
+}
+
+func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 30*time.Second))
+}
+
+// newFairQueue returns a queue of objects' keys whose namespaces take turns.
+func newFairQueue() workqueue.TypedRateLimitingInterface[string] {
+	turns := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: fair.New(namespaceOf)})
+	return workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[string](10*time.Millisecond, 30*time.Second),
+		workqueue.TypedRateLimitingQueueConfig[string]{
+			DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{Queue: turns}),
+		})
+}
+
+// watch turns what the informers see into keys of the two queues.
+func (c *Controller) watch() error {
+	service := func(o any) {
+		key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
+		if err != nil {
+			return
+		}
+		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
+			// At once, so that nobody takes what it asks for by name while it waits for its turn.
+			whose, _ := c.judge(key, svc)
+			c.notePins(key, svc, whose)
+		}
+		c.services.Add(key)
+	}
+	reservation := func(o any) {
+		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
+			c.reserving.Add(key)
+		}
+		// The Service that it names asks for its address by it.
+		if r, ok := o.(*v1alpha1.AddressReservation); ok && r.Spec.ServiceName != "" {
+			c.services.Add(r.Namespace + "/" + r.Spec.ServiceName)
+		}
+	}
+	to := func(t task) func(any) { return func(any) { c.tasks.Add(t) } }
+	handlers := []struct {
+		informer cache.SharedIndexInformer
+		handle   func(any)
+		// matters tells whether an update is more than our own writing of a status.
+		matters func(before, after metav1.Object) bool
+	}{
+		{c.informers.service, service, always},
+		{c.informers.namespace, c.enqueueNamespace, relabelled},
+		{c.informers.reservation, reservation, respecified},
+		{c.informers.secret, to(ensureKey), always},
+		{c.informers.node, to(reviewUsed), addressed},
+		{c.informers.serviceCIDR, to(reviewUsed), always},
+		{c.informers.slice, c.watchAPIServer, always},
+		{c.informers.node, to(reviewNodes), nodeMatters},
+		{c.informers.speaker, to(reviewNodes), always},
+		{c.informers.speaker, to(reviewUsed), renetworked},
+		{c.informers.speaker, to(ensureKey), rekeyed},
+		{c.informers.pool, to(compileAll), config.Differ},
+		{c.informers.l2, to(compileAll), config.Differ},
+		{c.informers.bgp, to(compileAll), config.Differ},
+		{c.informers.peer, to(compileAll), config.Differ},
+		{c.informers.password, to(compileAll), always},
+	}
+	for _, h := range handlers {
+		if _, err := h.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: h.handle,
+			UpdateFunc: func(before, after any) {
+				b, okB := before.(metav1.Object)
+				a, okA := after.(metav1.Object)
+				if okA && okB && h.matters(b, a) {
+					h.handle(after)
+				}
+			},
+			DeleteFunc: h.handle,
+		}); err != nil {
+			return fmt.Errorf("watch: %w", err)
+		}
+	}
+	if err := c.watchAnnouncing(); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	return c.slim()
+}
+
+// slim has the caches keep no more than the controller reads, and find it.
+func (c *Controller) slim() error {
+	return errors.Join(
+		c.informers.slice.AddIndexers(cache.Indexers{byService: serviceOf}),
+		c.informers.node.SetTransform(func(o any) (any, error) {
+			if n, ok := o.(*corev1.Node); ok {
+				return candidate.SlimNode(n), nil
+			}
+			return o, nil
+		}),
+		c.informers.slice.SetTransform(func(o any) (any, error) {
+			s, ok := o.(*discoveryv1.EndpointSlice)
+			switch {
+			case ok && candidate.ServiceOf(s) == apiServer:
+				return candidate.SlimBackends(s), nil // its addresses are in use
+			case ok:
+				return candidate.SlimSlice(s, false), nil
+			}
+			return o, nil
+		}),
+	)
+}
+
+func always(_, _ metav1.Object) bool { return true }
+
+func relabelled(before, after metav1.Object) bool {
+	return !maps.Equal(before.GetLabels(), after.GetLabels())
+}
+
+// nodeMatters tells whether a Node changed in what chooses among nodes, or in its
+// readiness.
+func nodeMatters(before, after metav1.Object) bool {
+	b, okB := before.(*corev1.Node)
+	a, okA := after.(*corev1.Node)
+	return okA && okB && (!candidate.Same(b, a) || readyStatus(b) != readyStatus(a))
+}
+
+// readyStatus returns the status of the Node's condition Ready.
+func readyStatus(n *corev1.Node) corev1.ConditionStatus {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+// renetworked reports whether a speaker tells of other addresses in use.
+func renetworked(before, after metav1.Object) bool {
+	b, okB := before.(*v1alpha1.Speaker)
+	a, okA := after.(*v1alpha1.Speaker)
+	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Status.Gateways, a.Status.Gateways) &&
+		slices.EqualFunc(b.Status.Segments, a.Status.Segments, func(x, y v1alpha1.SegmentReport) bool { return slices.Equal(x.Subnets, y.Subnets) }))
+}
+
+// addressed reports whether a Node changed in its addresses or in those of its pods.
+func addressed(before, after metav1.Object) bool {
+	b, okB := before.(*corev1.Node)
+	a, okA := after.(*corev1.Node)
+	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Spec.PodCIDRs, a.Spec.PodCIDRs))
+}
+
+func respecified(before, after metav1.Object) bool {
+	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID()
+}
