@@ -59,6 +59,7 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	BERTH_IPAM_OPERATIONS=1000000 go test -run Model ./ipam
 	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
+	cd tools && go test ./...
 
 root-tests: l2-tests route-tests ## tests on this machine's kernel, in network namespaces (root)
 
@@ -142,8 +143,11 @@ generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manif
 	mkdir -p docs/reference
 	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
 
-verify: ## generated files are fresh, Go is formatted, go.mod files are tidy
+verify: ## generated files are fresh, Go is formatted, go.mod files are tidy, packages keep to their sizes
 	@tools/verify
+
+walls: ## packages and their sizes, circles of files that need each other, longest functions
+	@cd tools && go run ./walls -C ..
 
 lint: $(TOOLS)/golangci-lint ## golangci-lint on the product and on e2e
 	@failed=0; for module in . e2e; do \
@@ -176,4 +180,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image generate verify lint vuln clean FORCE
+.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image generate verify walls lint vuln clean FORCE

@@ -1,0 +1,3 @@
+package room
+
+func chimney() bool { return true }
