@@ -143,7 +143,7 @@ generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manif
 	mkdir -p docs/reference
 	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
 
-verify: ## generated files are fresh, Go is formatted, go.mod files are tidy, packages keep to their sizes
+verify: ## generated files are fresh, Go is formatted, go.mod files are tidy; sizes of packages, words, columns, links
 	@tools/verify
 
 walls: ## packages and their sizes, circles of files that need each other, longest functions
@@ -169,7 +169,7 @@ $(VM): FORCE
 	@cd e2e && go build -o $@ ./vm/exec
 
 # Tools have modules of their own, apart from the product's; the linter one more, because its
-# analysers want exactly the versions it was released with.
+# analyzers want exactly the versions it was released with.
 $(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && go build -o $@ sigs.k8s.io/kube-api-linter/cmd/golangci-lint-kube-api-linter
 $(TOOLS)/controller-gen: tools/go.mod tools/go.sum

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// annotations lists the constants of the Go file that name annotations and labels, by their doc comments.
+// annotations lists the constants of the Go file that name annotations and labels, by their doc
+// comments.
 func (p *page) annotations(file string) error {
 	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 	if err != nil {

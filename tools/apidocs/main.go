@@ -1,5 +1,6 @@
-// Command apidocs writes the reference of the API, as Markdown, from the CRDs: they hold what is in the types, and what the
-// API server makes of it. Arguments: the directory of the CRDs, that of examples, and the Go file with the annotations.
+// Command apidocs writes the reference of the API, as Markdown, from the CRDs: they hold what is in
+// the types, and what the API server makes of it. Arguments: the directory of the CRDs, that of
+// examples, and the Go file with the annotations.
 package main
 
 import (
@@ -25,7 +26,10 @@ func main() {
 }
 
 // order in which a reader meets the kinds.
-var order = []string{"LoadBalancerPool", "SegmentAnnouncement", "RouteAnnouncement", "BGPNeighbor", "AddressReservation", "Speaker", "L2Owner"}
+var order = []string{
+	"LoadBalancerPool", "SegmentAnnouncement", "RouteAnnouncement", "BGPNeighbor", "AddressReservation",
+	"Speaker", "L2Owner",
+}
 
 func run(args []string) error {
 	if len(args) != 3 {
@@ -69,7 +73,7 @@ func run(args []string) error {
 	return err
 }
 
-// page is the reference in the making.
+// page collects the text of the reference.
 type page struct{ bytes.Buffer }
 
 func (p *page) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }

@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// circles returns the sets of two files or more each of which needs every other one of its set, directly or through
-// others: the strongly connected components, by Tarjan's algorithm. The largest is first; files are sorted.
+// circles returns the sets of two files or more each of which needs every other one of its set,
+// directly or through others: the strongly connected components, by Tarjan's algorithm. The largest
+// is first; files are sorted.
 func circles(files []string, needs map[string]map[string]bool) [][]string {
 	t := tarjan{needs: needs, index: map[string]int{}, low: map[string]int{}, open: map[string]bool{}}
 	for _, f := range files {

@@ -1,8 +1,9 @@
-// Command walls measures how the packages of a module are built: files, lines, circles of files, longest functions.
+// Command walls measures how the packages of a module are built: files, lines, circles of files,
+// longest functions.
 //
-// A circle is a set of files of one package each of which needs, directly or through others, every other one. A file
-// needs another if it uses an identifier that the other declares: a type, a function, a method, a field, a constant or
-// a variable. Tests and generated files do not count.
+// A circle is a set of files of one package each of which needs, directly or through others, every
+// other one. A file needs another if it uses an identifier that the other declares: a type, a
+// function, a method, a field, a constant or a variable. Tests and generated files do not count.
 //
 // With a limit, walls names what exceeds it and fails.
 package main
@@ -68,7 +69,8 @@ func (l limits) setFilesOf(text string) error {
 	return nil
 }
 
-// check returns an error that names each package that exceeds a limit, and each limit for a package that does not exist.
+// check returns an error that names each package that exceeds a limit, and each limit for a package
+// that does not exist.
 func (l limits) check(packages []measured) error {
 	var problems []error
 	known := map[string]bool{}
