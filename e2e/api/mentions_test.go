@@ -161,13 +161,16 @@ func misnamed(t *testing.T, resolvers []resolver) []string {
 	return faults
 }
 
-// files returns the files with a suffix in or below folders, but for tests.
+// files returns the files with a suffix in or below folders, without tests and hidden folders.
 func files(t *testing.T, root, suffix string, in ...string) []string {
 	t.Helper()
 	var found []string
 	for _, name := range in {
 		before := len(found)
-		must(t, fs.WalkDir(os.DirFS(root), name, func(path string, _ fs.DirEntry, err error) error {
+		must(t, fs.WalkDir(os.DirFS(root), name, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() && path != "." && strings.HasPrefix(entry.Name(), ".") {
+				return fs.SkipDir
+			}
 			if err == nil && strings.HasSuffix(path, suffix) && !strings.HasSuffix(path, "_test.go") {
 				found = append(found, path)
 			}
