@@ -184,9 +184,9 @@ func testSpeakerKilled(t *testing.T, r *rack) {
 	r.answers(t, lab.Remote, routed)
 	r.settle(t)
 	r.routes(t, routed, r.Nodes()...)
-	for neighbour, n := range r.connections(t) {
-		if touched := n != before[neighbour]; touched != (neighbour == r.addressText(node)) {
-			t.Errorf("the session with %s was made %d times, %d before", neighbour, n, before[neighbour])
+	for neighbor, n := range r.connections(t) {
+		if touched := n != before[neighbor]; touched != (neighbor == r.addressText(node)) {
+			t.Errorf("the session with %s was made %d times, %d before", neighbor, n, before[neighbor])
 		}
 	}
 }
@@ -240,9 +240,9 @@ spec:
 		out, err := r.Birdc(ctx, "show protocols secret1")
 		return errors.Join(err, textHas(out, []string{"Established"}))
 	})
-	for neighbour, n := range r.connections(t) {
-		if n != others[neighbour] {
-			t.Errorf("the session with %s was opened anew", neighbour)
+	for neighbor, n := range r.connections(t) {
+		if n != others[neighbor] {
+			t.Errorf("the session with %s was opened anew", neighbor)
 		}
 	}
 }

@@ -43,9 +43,9 @@ func testPathsWatched(t *testing.T, r *rack) {
 	for _, node := range r.Nodes() {
 		watched(node)
 	}
-	for neighbour, n := range r.connections(t) {
-		if n != before[neighbour] {
-			t.Errorf("the session with %s was opened anew for BFD", neighbour)
+	for neighbor, n := range r.connections(t) {
+		if n != before[neighbor] {
+			t.Errorf("the session with %s was opened anew for BFD", neighbor)
 		}
 	}
 

@@ -78,7 +78,7 @@ func (c captured) answered(t *testing.T, since time.Time) {
 }
 
 // serves waits until both addresses are served to both clients, each with the
-// neighbour cache that it has. Under policy Local it is a Pod of the node that has the
+// neighbor cache that it has. Under policy Local it is a Pod of the node that has the
 // address that serves: with an owner given, it must be that node's.
 func (c captured) serves(t *testing.T, owner string) {
 	t.Helper()

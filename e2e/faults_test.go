@@ -58,7 +58,7 @@ func (r *rack) recovered(t *testing.T, svc *corev1.Service) {
 	}
 }
 
-// watched asks the Service all the time, as a client does that keeps its neighbour
+// watched asks the Service all the time, as a client does that keeps its neighbor
 // cache, and returns what ends it: that reports what the client saw, and that it has
 // answers again.
 func (r *rack) watched(t *testing.T, svc *corev1.Service) (stop func()) {
@@ -68,7 +68,7 @@ func (r *rack) watched(t *testing.T, svc *corev1.Service) (stop func()) {
 	return func() {
 		t.Helper()
 		seen := end()
-		t.Logf("a client that keeps its neighbour cache: %s", seen)
+		t.Logf("a client that keeps its neighbor cache: %s", seen)
 		if seen.asked == len(seen.failed)+len(seen.broken) {
 			t.Errorf("no answer at all: %s", seen)
 		}
@@ -195,7 +195,7 @@ func (r *rack) connections(t *testing.T) map[string]int {
 	}
 	var neighbors map[string]struct{ ConnectionsEstablished int }
 	if err := json.Unmarshal([]byte(text), &neighbors); err != nil {
-		t.Fatalf("the router's neighbours: %v in %s", err, text)
+		t.Fatalf("the router's neighbors: %v in %s", err, text)
 	}
 	made := map[string]int{}
 	for name, n := range neighbors {
@@ -204,7 +204,7 @@ func (r *rack) connections(t *testing.T) map[string]int {
 		}
 	}
 	if len(made) != len(r.Nodes()) {
-		t.Fatalf("the router has had sessions with %v, want %d neighbours", made, len(r.Nodes()))
+		t.Fatalf("the router has had sessions with %v, want %d neighbors", made, len(r.Nodes()))
 	}
 	return made
 }

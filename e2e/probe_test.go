@@ -35,7 +35,7 @@ func some(all []error) []error { return all[:min(len(all), 3)] }
 const probeEvery = 20 * time.Millisecond
 
 // probe asks until the function it returns is called, which returns what was seen. A
-// request fails after the timeout. With fresh, the host's neighbour caches are
+// request fails after the timeout. With fresh, the host's neighbor caches are
 // flushed before each, as if it came from a client that is new.
 func (r *rack) probe(t *testing.T, host string, address netip.Addr, timeout time.Duration, fresh bool) (stop func() probe) {
 	t.Helper()

@@ -26,7 +26,7 @@ import (
 const probeTimeout = 3 * time.Second
 
 // unfailing asks for the addresses until stop: one of the segment from the client,
-// its neighbour cache flushed before each request, and one that is routed from the
+// its neighbor cache flushed before each request, and one that is routed from the
 // remote client.
 func (r *rack) unfailing(t *testing.T) (l2, bgp *corev1.Service, stop func()) {
 	t.Helper()

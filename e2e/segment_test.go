@@ -161,7 +161,7 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	healed := time.Now()
 	for i, c := range all {
 		owner := c.sole(t, healed)
-		if c.rivalled(owner.Host, before[i].Until) || owner.Host == node && (f.lost || f.renewed) {
+		if c.rivaled(owner.Host, before[i].Until) || owner.Host == node && (f.lost || f.renewed) {
 			c.told(t, owner.Host, before[i].Until)
 		}
 		c.serves(t, owner.Host)
@@ -174,8 +174,8 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	}
 }
 
-// rivalled tells whether another node than the owner was seen since: some believe that one then.
-func (c captured) rivalled(owner string, since time.Time) bool {
+// rivaled tells whether another node than the owner was seen since: some believe that one then.
+func (c captured) rivaled(owner string, since time.Time) bool {
 	return slices.ContainsFunc(c.addresses, func(address netip.Addr) bool {
 		return slices.ContainsFunc(c.Of(address).Since(since).Hosts(), func(host string) bool { return host != owner })
 	})

@@ -74,7 +74,7 @@ func soleAddress(address netip.Addr) *netlink.Addr {
 const announcements = 5
 
 // AnnounceAddress has a host of the segment say unasked that an address is its own,
-// whether it is or not: gratuitous ARP, or an unsolicited neighbour advertisement. All
+// whether it is or not: gratuitous ARP, or an unsolicited neighbor advertisement. All
 // who know the address send to this host from now on.
 func (l *Lab) AnnounceAddress(hostName string, address netip.Addr) error {
 	err := l.onSegment(hostName)
@@ -120,7 +120,7 @@ func gratuitousARP(port *net.Interface, address netip.Addr) error {
 	return nil
 }
 
-// advertise sends unsolicited neighbour advertisements (RFC 4861, section 7.2.6).
+// advertise sends unsolicited neighbor advertisements (RFC 4861, section 7.2.6).
 func advertise(port *net.Interface, address netip.Addr) error {
 	socket, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 	if err != nil {

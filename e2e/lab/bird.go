@@ -38,7 +38,7 @@ func (l *Lab) birdSpec(spec host.Spec) host.Spec {
 // birdMore is a file of BIRD's configuration that ConfigureSpine writes.
 const birdMore = "/etc/bird/more.conf"
 
-// birdConfig makes every node a neighbour: external over IPv4, internal over IPv6.
+// birdConfig makes every node a neighbor: external over IPv4, internal over IPv6.
 func birdConfig(p plan) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -53,12 +53,12 @@ func birdConfig(p plan) string {
 			continue
 		}
 		for _, a := range h.addresses() {
-			name, as, neighbour := "four", SpineAS, NodeAS
+			name, as, neighbor := "four", SpineAS, NodeAS
 			if a.Is6() {
-				name, neighbour = "six", SpineAS
+				name, neighbor = "six", SpineAS
 			}
 			line("protocol bgp %s%s {", h.name, name)
-			line("  local as %d; neighbor %s as %d; direct; bfd graceful; hold time 9; keepalive time 3; passive; graceful restart on;", as, a, neighbour)
+			line("  local as %d; neighbor %s as %d; direct; bfd graceful; hold time 9; keepalive time 3; passive; graceful restart on;", as, a, neighbor)
 			for _, family := range []string{"ipv4", "ipv6"} {
 				line("  %s { import all; export none; extended next hop on; };", family)
 			}

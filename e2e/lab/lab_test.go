@@ -71,7 +71,7 @@ func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
 	t.Run("a Service answers on its cluster address", func(t *testing.T) { servesClusterIP(t, l) })
 	t.Run("a client in the test process sees the cluster", func(t *testing.T) { clientWorks(t, l) })
 	t.Run("the command lab passes kubectl and exec all that is theirs", func(t *testing.T) { passesThrough(t, l) })
-	t.Run("the router knows its neighbour", func(t *testing.T) { routerKnows(t, l) })
+	t.Run("the router knows its neighbor", func(t *testing.T) { routerKnows(t, l) })
 	t.Run("a cable can be cut and healed", func(t *testing.T) { cutAndHeal(t, l) })
 	t.Run("two hosts can be kept apart", func(t *testing.T) { blockAndUnblock(t, l) })
 	t.Run("one host can be kept from hearing another that hears it", func(t *testing.T) { blockOneWay(t, l) })
@@ -162,7 +162,7 @@ func cutAndHeal(t *testing.T, l *Lab) {
 		t.Fatal(err)
 	}
 	if got, err := l.Neighbor(Client, node); err != nil || got.String() != want.String() {
-		t.Errorf("client's neighbour = %s, %v; want %s", got, err, want)
+		t.Errorf("client's neighbor = %s, %v; want %s", got, err, want)
 	}
 	if got := l.HostOf(want); got != "n1" {
 		t.Errorf("%s is that of %q, want n1", want, got)
@@ -177,7 +177,7 @@ func cutAndHeal(t *testing.T, l *Lab) {
 		t.Error("n1 is reached through a cut cable")
 	}
 	if got, err := l.Neighbor(Client, node); err != nil || got != nil {
-		t.Errorf("client's neighbour behind the cut cable = %s, %v", got, err)
+		t.Errorf("client's neighbor behind the cut cable = %s, %v", got, err)
 	}
 	if err := l.Heal("n1"); err != nil {
 		t.Fatal(err)
@@ -267,14 +267,14 @@ func answers(t *testing.T, l *Lab, from string, address netip.Addr) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
-	// Whatever comes of the connection: the kernel asks for the neighbour.
+	// Whatever comes of the connection: the kernel asks for the neighbor.
 	if conn, err := l.Dial(ctx, from, "tcp", netip.AddrPortFrom(address, 9).String()); err == nil {
 		_ = conn.Close()
 	}
 	return known(t, l, from, address)
 }
 
-// known is the host that another has in its neighbour cache for an address.
+// known is the host that another has in its neighbor cache for an address.
 func known(t *testing.T, l *Lab, at string, address netip.Addr) string {
 	t.Helper()
 	mac, err := l.Neighbor(at, address)

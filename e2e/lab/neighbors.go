@@ -24,14 +24,14 @@ func (l *Lab) FlushNeighbors(hostName string) error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		entries, err := h.NeighList(0, family)
 		if err != nil {
-			return fmt.Errorf("list neighbours of %s: %w", hostName, err)
+			return fmt.Errorf("list neighbors of %s: %w", hostName, err)
 		}
 		for _, n := range entries {
 			if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
 				continue
 			}
 			if err := h.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("forget neighbour %s of %s: %w", n.IP, hostName, err)
+				return fmt.Errorf("forget neighbor %s of %s: %w", n.IP, hostName, err)
 			}
 		}
 	}
@@ -48,7 +48,7 @@ func (l *Lab) Neighbor(hostName string, addr netip.Addr) (net.HardwareAddr, erro
 	defer h.Close()
 	entries, err := h.NeighList(0, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("list neighbours of %s: %w", hostName, err)
+		return nil, fmt.Errorf("list neighbors of %s: %w", hostName, err)
 	}
 	for _, n := range entries {
 		if got, ok := netip.AddrFromSlice(n.IP); ok && got.Unmap() == addr && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) == 0 {

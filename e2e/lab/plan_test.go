@@ -73,7 +73,7 @@ func TestOptionsOutOfRangeAreRefused(t *testing.T) {
 	}
 }
 
-func TestRouterHasEveryNodeAsNeighbour(t *testing.T) {
+func TestRouterHasEveryNodeAsNeighbor(t *testing.T) {
 	got := bgpdConfig(newPlan(Options{Nodes: 1, DualStack: true}), true)
 	want := `hostname router
 router bgp 64512
@@ -106,7 +106,7 @@ router bgp 64512
 		t.Errorf("configuration:\n%s\nwant:\n%s", got, want)
 	}
 	if single := bgpdConfig(newPlan(Options{Nodes: 1}), false); strings.Contains(single, "fd00:") {
-		t.Errorf("IPv6 neighbours without dual stack:\n%s", single)
+		t.Errorf("IPv6 neighbors without dual stack:\n%s", single)
 	}
 }
 

@@ -56,7 +56,7 @@ func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 	return spec, nil
 }
 
-// bgpdConfig makes every node a neighbour, on IPv4 and, with dual stack, on IPv6
+// bgpdConfig makes every node a neighbor, on IPv4 and, with dual stack, on IPv6
 // too. Each session may carry both families.
 func bgpdConfig(p plan, dualStack bool) string {
 	var b strings.Builder

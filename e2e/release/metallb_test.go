@@ -46,7 +46,7 @@ func TestBerthBesideMetalLB(t *testing.T) {
 		{"the witness sees no fault while Berth is not there", func(t *testing.T) { lasts(t, 3*time.Second) }},
 		{"installing Berth disturbs nothing", b.testInstall},
 		{"Services of Berth's class are served from a pool of its own", b.testOwnServices},
-		{"a router that MetalLB has a session with is not dialled, and that is said", b.testNotDialled},
+		{"a router that MetalLB has a session with is not dialed, and that is said", b.testNotDialed},
 		{"restarting Berth disturbs nothing", b.testRestart},
 		{"uninstalling Berth disturbs nothing", b.testUninstall},
 		{"Berth installed again, with pools that take over, waits while MetalLB serves", b.testWaits},
@@ -176,8 +176,8 @@ spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelec
 `, berthRack, berthRouted, lab.NodeAS, lab.RouterAS))
 }
 
-// testNotDialled: a router takes one session of a node, and that is MetalLB's.
-func (b *beside) testNotDialled(t *testing.T) {
+// testNotDialed: a router takes one session of a node, and that is MetalLB's.
+func (b *beside) testNotDialed(t *testing.T) {
 	eventually(t, func(ctx context.Context) error {
 		for _, node := range b.Nodes() {
 			status, err := b.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
@@ -285,7 +285,7 @@ func condition(svc *corev1.Service, kind string) metav1.Condition {
 	return metav1.Condition{}
 }
 
-// testTakeOver measures what clients notice: one whose neighbour cache is kept, one that
+// testTakeOver measures what clients notice: one whose neighbor cache is kept, one that
 // has none, and one behind the router.
 func (b *beside) testTakeOver(t *testing.T) {
 	newcomer := b.StartWatch(t.Context(), lab.ControlPlane, addressOf(b.metal[0]), probeEvery, probeTimeout, true)

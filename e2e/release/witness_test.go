@@ -154,11 +154,11 @@ var packets = regexp.MustCompile(`packets (\d+)`)
 func (b *beside) dials(ctx context.Context) (int, error) {
 	out, err := b.Exec(ctx, lab.Router, "nft", "list", "counter", "inet", "witness", "dials").Output()
 	if err != nil {
-		return 0, fmt.Errorf("count who dialled the router: %w", err)
+		return 0, fmt.Errorf("count who dialed the router: %w", err)
 	}
 	found := packets.FindSubmatch(out)
 	if found == nil {
-		return 0, fmt.Errorf("count who dialled the router: %q has no packets", out)
+		return 0, fmt.Errorf("count who dialed the router: %q has no packets", out)
 	}
 	return strconv.Atoi(string(found[1]))
 }

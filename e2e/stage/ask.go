@@ -110,7 +110,7 @@ func (s *Stage) Owner(ctx context.Context, address netip.Addr) (string, error) {
 	if err := s.FlushNeighbors(lab.Client); err != nil {
 		return "", err
 	}
-	// Whatever comes of the connection: the kernel asks for the neighbour.
+	// Whatever comes of the connection: the kernel asks for the neighbor.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if conn, err := s.Dial(ctx, lab.Client, "tcp", netip.AddrPortFrom(address, 80).String()); err == nil {
@@ -244,7 +244,7 @@ type Probe struct {
 	done   chan Gap
 }
 
-// StartProbe starts a Probe. With fresh, the host's neighbour caches are flushed
+// StartProbe starts a Probe. With fresh, the host's neighbor caches are flushed
 // before each request.
 func (s *Stage) StartProbe(ctx context.Context, host string, address netip.Addr, every, timeout time.Duration, fresh bool) *Probe {
 	ctx, cancel := context.WithCancel(ctx)

@@ -21,7 +21,7 @@ import (
 )
 
 // Sighting is one frame in which a host says that an address is its own: an ARP reply,
-// a gratuitous ARP of either kind, a neighbour advertisement.
+// a gratuitous ARP of either kind, a neighbor advertisement.
 type Sighting struct {
 	At         time.Time // when the switch received it, by its kernel
 	Address    netip.Addr

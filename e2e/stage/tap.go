@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tap receives ARP packets and neighbour advertisements at all ports of the rack's
+// tap receives ARP packets and neighbor advertisements at all ports of the rack's
 // switch.
 type tap struct {
 	socket *os.File

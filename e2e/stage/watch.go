@@ -34,7 +34,7 @@ type Watch struct {
 
 // StartWatch starts a Watch, which lasts until Stop or the end of ctx. A request
 // fails when it is not answered within the timeout. With fresh, the host's
-// neighbour caches are flushed before each, as if it came from a new client;
+// neighbor caches are flushed before each, as if it came from a new client;
 // without, they are left as they are.
 func (s *Stage) StartWatch(ctx context.Context, host string, address netip.Addr, every, timeout time.Duration, fresh bool) *Watch {
 	ctx, cancel := context.WithCancel(ctx)

@@ -117,7 +117,7 @@ func newARP(port *net.Interface) (*arp.Client, error) {
 	return arp.New(port, conn)
 }
 
-// newICMPv6 opens a socket for neighbour discovery in the host that it is called in.
+// newICMPv6 opens a socket for neighbor discovery in the host that it is called in.
 func newICMPv6() (int, error) {
 	return unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 }
@@ -191,7 +191,7 @@ func (s *Stage) askNDP(address netip.Addr, deadline time.Time) ([]net.HardwareAd
 	return macs, nil
 }
 
-// solicit sends a neighbour solicitation as RFC 4861 section 4.3 wants it. The zone
+// solicit sends a neighbor solicitation as RFC 4861 section 4.3 wants it. The zone
 // goes by number, since the net package would look its name up on another host.
 func solicit(socket int, port *net.Interface, address netip.Addr) error {
 	question := &ndp.NeighborSolicitation{

@@ -68,7 +68,7 @@ func (d *demo) showMove(ctx context.Context, steady *watched, at time.Time) erro
 	if d.steady = d.HostOf(mac); d.steady == d.dark || d.steady == "" {
 		return fmt.Errorf("%s was cut off, and %q answers for its address", d.dark, mac)
 	}
-	d.say("steady:  %s answers now. A client that had the old neighbour in its cache and asked every %s got no answer", d.steady, pace)
+	d.say("steady:  %s answers now. A client that had the old neighbor in its cache and asked every %s got no answer", d.steady, pace)
 	d.say("         for %d ms: this is the gap of the announcement", steady.Record().Gap().Milliseconds())
 	return nil
 }

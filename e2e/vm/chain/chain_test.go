@@ -53,8 +53,8 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	// Answers come from both pods, which see the node as their client under policy Cluster.
 	masqueraded(t, cluster.Client, address, n1)
 	// It is the node's MAC that the client was told, and the kernel holds the address on no interface.
-	if got, want := cluster.Neighbour(t, address), n1.MAC(t); got != want {
-		t.Errorf("the client's neighbour is %s, want %s", got, want)
+	if got, want := cluster.Neighbor(t, address), n1.MAC(t); got != want {
+		t.Errorf("the client's neighbor is %s, want %s", got, want)
 	}
 	if held := cluster.Run(t, n1.Name, "ip", "-o", "addr", "show", "to", address); held != "" {
 		t.Errorf("an interface holds the address: %s", held)

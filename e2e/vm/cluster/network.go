@@ -258,8 +258,8 @@ func Get(ctx context.Context, space, url string) (string, error) {
 	return string(out), nil
 }
 
-// Neighbour returns the MAC address that the client has for an address on the segment, after it forgot and asked anew.
-func Neighbour(t testing.TB, address string) string {
+// Neighbor returns the MAC address that the client has for an address on the segment, after it forgot and asked anew.
+func Neighbor(t testing.TB, address string) string {
 	t.Helper()
 	Forget(t)
 	var mac string
@@ -273,7 +273,7 @@ func Neighbour(t testing.TB, address string) string {
 	return mac
 }
 
-// Forget has the client forget all neighbours.
+// Forget has the client forget all neighbors.
 func Forget(t testing.TB) { t.Helper(); ip(t, Client, "neigh flush dev eth0") }
 
 // Solicit has the client ask for an address by ARP or NDP, if it does not believe to know.
@@ -287,7 +287,7 @@ func Solicit(address string) {
 // Believed returns the MAC address that the client has for an address without asking; empty: none.
 func Believed(t testing.TB, address string) string {
 	t.Helper()
-	mac, _ := neighbour(t, address)
+	mac, _ := neighbor(t, address)
 	return mac
 }
 
@@ -297,7 +297,7 @@ func Unanswered(t testing.TB, address string) {
 	Forget(t)
 	Solicit(address) // once: to ask again begins anew
 	Eventually(t, func(context.Context) error {
-		mac, state := neighbour(t, address)
+		mac, state := neighbor(t, address)
 		if mac != "" {
 			t.Fatalf("%s answers for %s", mac, address)
 		}
@@ -308,8 +308,8 @@ func Unanswered(t testing.TB, address string) {
 	})
 }
 
-// neighbour returns what the client knows of an address on the segment; nothing: it has not asked.
-func neighbour(t testing.TB, address string) (mac string, state int) {
+// neighbor returns what the client knows of an address on the segment; nothing: it has not asked.
+func neighbor(t testing.TB, address string) (mac string, state int) {
 	t.Helper()
 	all, err := In(Client, func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {

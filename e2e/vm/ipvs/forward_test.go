@@ -32,7 +32,7 @@ func TestConnectionsAreForwarded(t *testing.T) {
 	}
 }
 
-func TestNobodyAnswersARPAndNeighbourSolicitationsForTheAddress(t *testing.T) {
+func TestNobodyAnswersARPAndNeighborSolicitationsForTheAddress(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
 	const onSegment6 = "fd00::100"
@@ -40,7 +40,7 @@ func TestNobodyAnswersARPAndNeighbourSolicitationsForTheAddress(t *testing.T) {
 	s.direct(t, ipvs.Table{v4: simple("rr", real(1, false)), v6: simple("rr", real(1, true))})
 	for _, f := range []ipvs.Frontend{v4, v6} {
 		if _, _, err := s.dial("tcp", target(f), 0); !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("%s without a speaker: %v, want that the client finds no neighbour", f, err)
+			t.Errorf("%s without a speaker: %v, want that the client finds no neighbor", f, err)
 		}
 	}
 	// What the speaker's answer would give.
@@ -49,7 +49,7 @@ func TestNobodyAnswersARPAndNeighbourSolicitationsForTheAddress(t *testing.T) {
 		s.client.run(t, "", "ip", "neigh", "replace", f.Address.String(), "lladdr", mac, "dev", "eth0")
 		c, _, err := s.dial("tcp", target(f), 0)
 		if err != nil {
-			t.Fatalf("%s with the neighbour known: %v", f, err)
+			t.Fatalf("%s with the neighbor known: %v", f, err)
 		}
 		c.Close()
 	}

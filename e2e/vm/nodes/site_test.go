@@ -362,7 +362,7 @@ func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 	want := by.MAC(t)
 	for _, address := range v.addresses() {
 		cluster.Eventually(t, func(ctx context.Context) error {
-			got := cluster.Neighbour(t, address)
+			got := cluster.Neighbor(t, address)
 			if got == want {
 				return nil
 			}
