@@ -21,10 +21,10 @@ import (
 	"github.com/berth-lb/berth/controller"
 )
 
-// Times of the leader election. A standby takes over leaseDuration after it first saw
-// the leader's last renewal, and looks every one to 2.2 retryPeriods: 7.5 to 10 s
-// after a crash; at once when the leader ends in good order. A leader writes nothing
-// that it cannot have sent within renewDeadline of a renewal.
+// Times of the leader election. A standby takes over leaseDuration after it first saw the leader's
+// last renewal, and looks every 1 to 2.2 retryPeriods: it takes over 7.5 to 10 s after a crash, and
+// at once when the leader ends cleanly. A leader writes nothing later than renewDeadline after a
+// renewal.
 const (
 	leaseName     = "berth-controller"
 	leaseDuration = 8 * time.Second
@@ -46,6 +46,10 @@ func controllerCommand() *cobra.Command {
 			if provider && !options.Classless {
 				return errNothingToServe
 			}
+			by := reconcilerMode
+			if provider {
+				by = providerMode
+			}
 			var err error
 			if options.ServiceCIDRs, err = parsePrefixes(serviceCIDRs); err != nil {
 				return fmt.Errorf("--service-cidrs: %w", err)
@@ -53,19 +57,29 @@ func controllerCommand() *cobra.Command {
 			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
 				return fmt.Errorf("--pod-cidrs: %w", err)
 			}
-			return runController(c.Context(), flags, options, way(provider), identity)
+			return runController(c.Context(), flags, options, by, identity)
 		},
 	}
 	flags.register(c.Flags())
-	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "serve Services without spec.loadBalancerClass too, unless another implementation gave them their addresses")
-	c.Flags().StringSliceVar(&options.Classes, "classes", []string{v1alpha1.LoadBalancerClass}, "values of spec.loadBalancerClass that are served, separated by commas")
-	c.Flags().DurationVar(&options.Rest, "rest", time.Minute, "how long a freed address rests before another Service gets it, so that nobody announces it still; 0: not at all")
-	c.Flags().StringSliceVar(&serviceCIDRs, "service-cidrs", nil, "ranges of ClusterIPs, which are never given; needed only where the API server has no ServiceCIDRs (Kubernetes before 1.33)")
-	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "ranges of Pods' addresses, which are never given, beside spec.podCIDRs of the Nodes")
-	c.Flags().IntVar(&options.ReservationsPerNamespace, "reservations-per-namespace", 64, "AddressReservations of a namespace that are in effect at most")
-	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "take addresses away at once that are in no LoadBalancerPool any more; otherwise they stay in service until a pool covers them or the annotation berth.dev/release names them")
+	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "also serve Services without spec.loadBalancerClass, unless another implementation gave them their addresses")
+	c.Flags().StringSliceVar(
+		&options.Classes,
+		"classes",
+		[]string{v1alpha1.LoadBalancerClass},
+		"values of spec.loadBalancerClass to serve, separated by commas",
+	)
+	c.Flags().DurationVar(&options.Rest, "rest", time.Minute, "how long a freed address rests before another Service gets it, so that no node still announces it; 0: not at all")
+	c.Flags().StringSliceVar(&serviceCIDRs, "service-cidrs", nil, "ranges of ClusterIPs, which are never given to Services; needed only where the API server has no ServiceCIDRs (Kubernetes before 1.33)")
+	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "ranges of Pods' addresses, which are never given to Services, in addition to spec.podCIDRs of the Nodes")
+	c.Flags().IntVar(
+		&options.ReservationsPerNamespace,
+		"reservations-per-namespace",
+		64,
+		"the most AddressReservations of a namespace that are in effect",
+	)
+	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "release addresses at once that no LoadBalancerPool covers any more; by default they stay in service until a pool covers them or the annotation berth.dev/release names them")
 	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
-	c.Flags().IntVar(&options.Workers, "workers", 4, "Services looked at at once")
+	c.Flags().IntVar(&options.Workers, "workers", 4, "how many Services are processed at the same time")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")
 	return c
 }
@@ -78,13 +92,18 @@ func hostname() string {
 	return name
 }
 
-func runController(ctx context.Context, flags common, options controller.Options, by way, identity string) error {
+func runController(ctx context.Context, flags common, options controller.Options, by mode, identity string) error {
 	logger := flags.logger()
-	// The clients outlive the signal: the lease is given back last.
+	// The clients outlive the signal, since the lease is given back last.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	held := &tenure{}
-	to, err := flags.connect(life, "controller", logger, func(next http.RoundTripper) http.RoundTripper { return fence{held, next} })
+	held := &leaseHold{}
+	to, err := flags.connect(
+		life,
+		"controller",
+		logger,
+		func(next http.RoundTripper) http.RoundTripper { return fence{held, next} },
+	)
 	if err != nil {
 		return err
 	}
@@ -100,16 +119,24 @@ func runController(ctx context.Context, flags common, options controller.Options
 	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()
-		return lead(ctx, life, by, by.of(c), held, to.kubernetes, flags.namespace, identity, logger)
+		return lead(ctx, life, by, by.leader(c), held, to.kubernetes, flags.namespace, identity, logger)
 	})
 	return group.Wait()
 }
 
-var errLostLease = errors.New("lost the lease; ending, so that the next start begins afresh")
+var errLostLease = errors.New("lost the lease; ending, so that a restart begins with a clean state")
 
-// lead waits for the lease, leads while it is held, and gives it back only when the
-// work has ended. ctx ends on the signal; life when the program cannot go on.
-func lead(ctx, life context.Context, by way, c leader, held *tenure, set kubernetes.Interface, namespace, identity string, logger *slog.Logger) error {
+// lead waits for the lease, leads while it is held, and gives it back only after the work has
+// ended. ctx ends on the signal, life when the program cannot continue.
+func lead(
+	ctx, life context.Context,
+	by mode,
+	c leader,
+	held *leaseHold,
+	set kubernetes.Interface,
+	namespace, identity string,
+	logger *slog.Logger,
+) error {
 	work, stopWork := context.WithCancel(life)
 	defer stopWork()
 	election, giveBack := context.WithCancel(life)
@@ -123,7 +150,7 @@ func lead(ctx, life context.Context, by way, c leader, held *tenure, set kuberne
 				Client:     set.CoordinationV1(),
 				LockConfig: resourcelock.ResourceLockConfig{Identity: by.holder(identity)},
 			},
-			tenure: held,
+			held: held,
 			taken: func(holder string) {
 				if leading.Load() && work.Err() == nil {
 					logger.Warn("another leads; stopping", "leader", holder)
@@ -143,7 +170,7 @@ func lead(ctx, life context.Context, by way, c leader, held *tenure, set kuberne
 				giveBack()
 			},
 			OnStoppedLeading: func() {},
-			OnNewLeader:      func(holder string) { by.meet(logger, holder, identity) },
+			OnNewLeader:      func(holder string) { by.logLeader(logger, holder, identity) },
 		},
 	})
 	if err != nil {

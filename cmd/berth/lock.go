@@ -11,28 +11,27 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// tenure is what this process knows of its holding the lease. The elector alone does
-// not save from a leader that was frozen: when that wakes, its workers go on before
-// the elector has looked at the Lease.
-type tenure struct {
+// leaseHold is what this process knows about its own hold of the lease. The elector alone does not
+// protect against a leader that was frozen: when the process wakes, its workers continue before the
+// elector has read the Lease.
+type leaseHold struct {
 	renewed atomic.Pointer[time.Time]
 }
 
-// certain tells whether nobody else can hold the lease: it was renewed less than
-// renewDeadline ago, and others wait for leaseDuration. Both clocks must say so, since
-// one of them may stand still while a machine is suspended.
-func (t *tenure) certain(now time.Time) bool {
-	renewed := t.renewed.Load()
+// certain reports whether no other process can hold the lease: it was renewed less than
+// renewDeadline ago, and others wait for leaseDuration. Both clocks must agree, since either of
+// them may stand still while the machine is suspended.
+func (h *leaseHold) certain(now time.Time) bool {
+	renewed := h.renewed.Load()
 	return renewed != nil && now.Sub(*renewed) < renewDeadline && now.Round(0).Sub(renewed.Round(0)) < renewDeadline
 }
 
-// vigilantLock keeps the tenure, and notices when it reads that somebody else holds
-// the lease. The elector itself goes on trying to renew for a while then.
+// vigilantLock keeps the leaseHold up to date, and notices when another process holds the lease.
+// The elector itself would keep trying to renew it for a while.
 type vigilantLock struct {
 	resourcelock.Interface
-	tenure *tenure
-	// taken is called when another holder is read.
-	taken func(holder string)
+	held  *leaseHold
+	taken func(holder string) // called when the Lease names another holder
 }
 
 func (l vigilantLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
@@ -52,30 +51,30 @@ func (l vigilantLock) Update(ctx context.Context, record resourcelock.LeaderElec
 }
 
 func (l vigilantLock) write(record resourcelock.LeaderElectionRecord, do func() error) error {
-	asked := time.Now() // the API server's time of it is later
+	asked := time.Now() // the API server's time of the renewal is later
 	err := do()
 	switch {
 	case err != nil:
 	case record.HolderIdentity == l.Identity():
-		l.tenure.renewed.Store(&asked)
+		l.held.renewed.Store(&asked)
 	default:
-		l.tenure.renewed.Store(nil) // given back
+		l.held.renewed.Store(nil) // given back
 	}
 	return err
 }
 
-var errUncertain = errors.New("not written: the lease was not renewed in time, so that another may lead")
+var errUncertain = errors.New("not written: the lease was not renewed in time, so another instance may lead")
 
-// fence lets writes through while the tenure is certain. It stands last before the
-// wire, so that of a leader that freezes only what is on the wire already arrives.
+// fence lets writes through while it is certain that this process holds the lease. It is the last
+// step before the network, so that a leader that freezes sends nothing more when it wakes.
 type fence struct {
-	tenure *tenure
-	next   http.RoundTripper
+	held *leaseHold
+	next http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
 func (f fence) RoundTrip(r *http.Request) (*http.Response, error) {
-	if writes(r) && !f.tenure.certain(time.Now()) {
+	if writes(r) && !f.held.certain(time.Now()) {
 		if r.Body != nil {
 			_ = r.Body.Close()
 		}
@@ -84,8 +83,8 @@ func (f fence) RoundTrip(r *http.Request) (*http.Response, error) {
 	return f.next.RoundTrip(r)
 }
 
-// writes tells whether the request changes what only the leader may change: not the
-// Lease, and not events.
+// writes reports whether the request changes what only the leader may change: anything but Leases
+// and events.
 func writes(r *http.Request) bool {
 	return r.Method != http.MethodGet &&
 		!strings.HasPrefix(r.URL.Path, "/apis/coordination.k8s.io/") && !strings.HasPrefix(r.URL.Path, "/apis/events.k8s.io/")

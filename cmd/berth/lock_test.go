@@ -32,13 +32,13 @@ func (l *lease) Update(_ context.Context, r resourcelock.LeaderElectionRecord) e
 	return l.err
 }
 
-func TestTheTenureIsCertainForRenewDeadlineAfterARenewal(t *testing.T) {
+func TestLeaseHoldIsCertainForRenewDeadline(t *testing.T) {
 	under := &lease{}
-	lock := vigilantLock{under, &tenure{}, func(string) {}}
+	lock := vigilantLock{under, &leaseHold{}, func(string) {}}
 	now := time.Now()
 	expect := func(when string, at time.Time, want bool) {
 		t.Helper()
-		if got := lock.tenure.certain(at); got != want {
+		if got := lock.held.certain(at); got != want {
 			t.Errorf("%s: certain is %t, want %t", when, got, want)
 		}
 	}
@@ -47,7 +47,7 @@ func TestTheTenureIsCertainForRenewDeadlineAfterARenewal(t *testing.T) {
 	if err := lock.Update(t.Context(), ours); err != nil {
 		t.Fatal(err)
 	}
-	renewed := *lock.tenure.renewed.Load()
+	renewed := *lock.held.renewed.Load()
 	if renewed.Before(now) || renewed.After(time.Now()) {
 		t.Errorf("renewed at %s, want now", renewed)
 	}
@@ -61,7 +61,7 @@ func TestTheTenureIsCertainForRenewDeadlineAfterARenewal(t *testing.T) {
 	if err := lock.Update(t.Context(), ours); !errors.Is(err, under.err) {
 		t.Errorf("error %v", err)
 	}
-	if again := *lock.tenure.renewed.Load(); again != renewed {
+	if again := *lock.held.renewed.Load(); again != renewed {
 		t.Errorf("a renewal that failed counts: %s", again)
 	}
 	under.err = nil
@@ -71,21 +71,21 @@ func TestTheTenureIsCertainForRenewDeadlineAfterARenewal(t *testing.T) {
 	expect("given back", renewed, false)
 }
 
-func TestAnotherHolderIsNoticed(t *testing.T) {
+func TestVigilantLockNoticesAnotherHolder(t *testing.T) {
 	for _, c := range []struct{ holder, want string }{{"a", ""}, {"", ""}, {"b", "b"}} {
 		noticed := ""
-		lock := vigilantLock{&lease{holder: c.holder}, &tenure{}, func(holder string) { noticed = holder }}
+		lock := vigilantLock{&lease{holder: c.holder}, &leaseHold{}, func(holder string) { noticed = holder }}
 		if _, _, err := lock.Get(t.Context()); err != nil || noticed != c.want {
 			t.Errorf("holder %q: noticed %q, error %v; want %q", c.holder, noticed, err, c.want)
 		}
 	}
 }
 
-func TestTheFenceStopsWritesButOfTheLeaseAndEvents(t *testing.T) {
+func TestFenceStopsWritesExceptLeasesAndEvents(t *testing.T) {
 	arrived := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived++ }))
 	defer server.Close()
-	held := &tenure{}
+	held := &leaseHold{}
 	client := &http.Client{Transport: fence{held, http.DefaultTransport}}
 	const services, leases = "/api/v1/namespaces/a/services/b/status", "/apis/coordination.k8s.io/v1/namespaces/a/leases/b"
 	for _, c := range []struct {

@@ -9,53 +9,59 @@ import (
 	"github.com/berth-lb/berth/controller"
 )
 
-// way is how the controller drives Services: false by its own reconciler, true by
-// Kubernetes' service controller, with Berth as the cloud provider.
+// mode is how the controller drives Services.
 //
-// Only one way works at a time. All instances contend for one Lease, and its holder
-// has its way in its name, so that an instance of the other way can say what it is
-// that it waits for.
-type way bool
+// Only one mode is active at a time: all instances compete for one Lease. The name of its holder
+// contains the mode, so that an instance in the other mode can log what it is waiting for.
+type mode int
 
-// providerMark ends the holder's name in the Lease when it leads as cloud provider.
-// No name of a Pod has a slash.
+const (
+	reconcilerMode mode = iota // by Berth's own reconciler
+	providerMode               // by Kubernetes' service controller, with Berth as the cloud provider
+)
+
+// providerMark ends the holder's name in the Lease in providerMode. Names of Pods have no slash.
 const providerMark = "/cloud-provider"
 
-var errNothingToServe = errors.New("--cloud-provider and --serve-classless=false contradict each other: as cloud provider Berth serves the Services without spec.loadBalancerClass, and no others; take one of the two out")
+var errNothingToServe = errors.New("--cloud-provider and --serve-classless=false contradict each other: as cloud provider Berth serves only Services without spec.loadBalancerClass; remove one of the two flags")
 
-func (w way) String() string {
-	if w {
+func (m mode) String() string {
+	if m == providerMode {
 		return "with --cloud-provider"
 	}
 	return "without --cloud-provider"
 }
 
-// leader does the work of the leader until the context ends.
+// leader does the leader's work until the context ends.
 type leader interface{ Lead(context.Context) error }
 
-// of returns the Controller, to be led in this way.
-func (w way) of(c *controller.Controller) leader {
-	if w {
+// leader returns what runs the Controller in this mode.
+func (m mode) leader(c *controller.Controller) leader {
+	if m == providerMode {
 		return controller.NewProvider(c)
 	}
 	return c
 }
 
-// holder is the identity's name in the Lease.
-func (w way) holder(identity string) string {
-	if w {
+// holder returns the name that an instance has in the Lease.
+func (m mode) holder(identity string) string {
+	if m == providerMode {
 		return identity + providerMark
 	}
 	return identity
 }
 
-// meet logs who holds the Lease, and warns if it works the other way.
-func (w way) meet(logger *slog.Logger, holder, identity string) {
+// logLeader logs which instance holds the Lease, and warns if that one runs in the other mode.
+func (m mode) logLeader(logger *slog.Logger, holder, identity string) {
 	name, marked := strings.CutSuffix(holder, providerMark)
-	if other := way(marked); other != w {
-		logger.Warn("the leader runs the other way; this instance waits until that one has ended: run all with --cloud-provider, or all without",
-			"leader", name, "runs", other.String(), "self", w.String())
+	other := reconcilerMode
+	if marked {
+		other = providerMode
+	}
+	if other != m {
+		logger.Warn("the leader runs in the other mode; this instance waits until the leader has ended: "+
+			"run all instances with --cloud-provider, or none", "leader", name, "runs", other.String(), "self", m.String())
 		return
 	}
-	logger.Info("leader", "leader", name, "self", name == identity)
+	logger.Info("leader elected", "leader", name, "self", name == identity)
 }

@@ -38,9 +38,14 @@ type common struct {
 
 func (c *common) register(flags *pflag.FlagSet) {
 	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig file; default: the Pod's ServiceAccount")
-	flags.StringVar(&c.namespace, "namespace", envOr("NAMESPACE", "berth-system"), "namespace of Berth's own objects (environment NAMESPACE)")
+	flags.StringVar(
+		&c.namespace,
+		"namespace",
+		envOr("NAMESPACE", "berth-system"),
+		"namespace of Berth's own objects (environment NAMESPACE)",
+	)
 	flags.StringVar(&c.listen, "listen", ":7470", "address for /healthz, /readyz and /metrics; empty: none")
-	flags.BoolVarP(&c.verbose, "verbose", "v", false, "log details too")
+	flags.BoolVarP(&c.verbose, "verbose", "v", false, "log details, too")
 }
 
 func envOr(name, otherwise string) string {
@@ -61,26 +66,31 @@ func (c *common) logger() *slog.Logger {
 	return slog.New(handler)
 }
 
-// clients are the ways to the API server.
+// clients are the clients of the API server, one for each purpose.
 type clients struct {
 	kubernetes kubernetes.Interface
 	berth      *client.Interface
 	events     events.EventRecorder
 }
 
-// connect returns clients named after the component, whose requests go by way of
-// wrap, if there is one. It does not talk to the API server yet.
-func (c *common) connect(ctx context.Context, component string, logger *slog.Logger, wrap transport.WrapperFunc) (*clients, error) {
+// connect returns clients that are named after the component and send their requests through wrap,
+// unless it is nil. It does not connect to the API server yet.
+func (c *common) connect(
+	ctx context.Context,
+	component string,
+	logger *slog.Logger,
+	wrap transport.WrapperFunc,
+) (*clients, error) {
 	config, err := c.restConfig()
 	if err != nil {
 		return nil, err
 	}
 	config.Wrap(wrap)
 	config.UserAgent = "berth-" + component + "/" + version
-	// The API server's own priority and fairness protects it; a limit here would only
-	// delay the first answer after a large change.
+	// The API server protects itself by its own priority and fairness. A lower limit here would only
+	// delay the first response to a large change.
 	config.QPS, config.Burst = 500, 1000
-	builtin := rest.CopyConfig(config) // what custom resources do not have: less work for both sides
+	builtin := rest.CopyConfig(config) // Protobuf is cheaper for both sides; custom resources do not have it
 	builtin.ContentType = runtime.ContentTypeProtobuf
 	builtin.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	set, err := kubernetes.NewForConfig(builtin)
@@ -100,8 +110,8 @@ func (c *common) connect(ctx context.Context, component string, logger *slog.Log
 		return nil, fmt.Errorf("record events: %w", err)
 	}
 	context.AfterFunc(ctx, broadcaster.Shutdown)
-	logger.Info("berth", "component", component, "version", version, "server", config.Host)
-	recorder := newUnhurried(broadcaster.NewRecorder(scheme, "berth-"+component), scheme)
+	logger.Info("starting", "component", component, "version", version, "server", config.Host)
+	recorder := newPacedRecorder(broadcaster.NewRecorder(scheme, "berth-"+component), scheme)
 	go recorder.run(ctx)
 	return &clients{set, own, recorder}, nil
 }
@@ -116,7 +126,7 @@ func (c *common) restConfig() (*rest.Config, error) {
 	}
 	config, err := rest.InClusterConfig()
 	if err != nil {
-		return nil, fmt.Errorf("not in a Pod (%w); outside of one, give --kubeconfig", err)
+		return nil, fmt.Errorf("not in a Pod (%w); use --kubeconfig outside of one", err)
 	}
 	return config, nil
 }

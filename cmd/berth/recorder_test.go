@@ -18,8 +18,8 @@ func (r *recorded) Eventf(_, _ runtime.Object, _, reason, _, _ string, _ ...any)
 	r.reasons = append(r.reasons, reason)
 }
 
-// drain hands on all that waits.
-func (r *recorded) drain(u *unhurried) {
+// drain records all queued events.
+func (r *recorded) drain(u *pacedRecorder) {
 	for {
 		e, ok := u.take()
 		if !ok {
@@ -33,9 +33,9 @@ func in(namespace string) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web"}}
 }
 
-func TestWarningsOvertakeOtherEvents(t *testing.T) {
+func TestPacedRecorderTakesWarningsFirst(t *testing.T) {
 	var to recorded
-	u := newUnhurried(&to, clientscheme.Scheme)
+	u := newPacedRecorder(&to, clientscheme.Scheme)
 	u.Eventf(in("a"), nil, "Normal", "one", "", "")
 	u.Eventf(in("a"), nil, "Normal", "two", "", "")
 	u.Eventf(in("a"), nil, "Warning", "three", "", "")
@@ -45,9 +45,9 @@ func TestWarningsOvertakeOtherEvents(t *testing.T) {
 	}
 }
 
-func TestOneNamespacesWarningsDelayNoOthers(t *testing.T) {
+func TestPacedRecorderTakesNamespacesInTurn(t *testing.T) {
 	var to recorded
-	u := newUnhurried(&to, clientscheme.Scheme)
+	u := newPacedRecorder(&to, clientscheme.Scheme)
 	for i := range 5000 {
 		u.Eventf(in("noisy"), nil, "Warning", fmt.Sprint("noisy-", i), "", "")
 	}
@@ -61,8 +61,8 @@ func TestOneNamespacesWarningsDelayNoOthers(t *testing.T) {
 	}
 }
 
-func TestEventsBeyondTheQueueAreDroppedAndNobodyWaits(t *testing.T) {
-	u := newUnhurried(&recorded{}, clientscheme.Scheme)
+func TestPacedRecorderDropsWhatDoesNotFit(t *testing.T) {
+	u := newPacedRecorder(&recorded{}, clientscheme.Scheme)
 	for i := range eventsWaiting + 1 {
 		u.Eventf(in(fmt.Sprint(i%50)), nil, "Normal", "kept", "", "")
 	}

@@ -33,15 +33,35 @@ func speakerCommand() *cobra.Command {
 	flags.register(c.Flags())
 	c.Flags().StringVar(&options.Node, "node", envOr("NODE_NAME", ""), "name of the Node this runs on (environment NODE_NAME)")
 	c.Flags().StringVar(&options.DaemonSet, "daemonset", "berth-speaker", "name of the speakers' DaemonSet")
-	c.Flags().DurationVar(&options.DrainTime, "drain-time", 2*time.Second, "how long a node that leaves announces its routes as a last resort (community GRACEFUL_SHUTDOWN) before it withdraws them")
+	c.Flags().DurationVar(&options.DrainTime, "drain-time", 2*time.Second, "how long a leaving node announces its routes as a last resort (community GRACEFUL_SHUTDOWN) before it withdraws them")
 	c.Flags().DurationVar(&options.LeaveDelay, "leave-delay", time.Second, "time between the withdrawal of the routes and the end of the BGP sessions")
-	c.Flags().StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPNeighbors with passive or addressPrefix; empty: nowhere")
-	c.Flags().StringVar((*string)(&options.OnRestart), "on-restart", string(speaker.HandOver), "what becomes of the addresses answered for when the speaker is being replaced: hand-over (others answer first) or hold (others keep them for it, up to 10 s)")
-	c.Flags().StringVar(&options.ProxyHealthz, "kube-proxy-healthz", "http://127.0.0.1:10256/healthz", "URL of kube-proxy's healthz on this node; while it answers 503 the node announces nothing; empty: do not ask")
+	c.Flags().StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPNeighbors with connect: Accept or with addressPrefix; empty: nowhere")
+	c.Flags().StringVar(
+		(*string)(&options.OnRestart),
+		"on-restart",
+		string(speaker.HandOver),
+		"what happens to this node's addresses while the speaker is replaced: hand-over (other nodes take over first) or hold (other nodes wait for it, up to 10 s)",
+	)
+	c.Flags().StringVar(
+		&options.ProxyHealthz,
+		"kube-proxy-healthz",
+		"http://127.0.0.1:10256/healthz",
+		"URL of kube-proxy's healthz on this node; while it answers 503 the node announces nothing; empty: do not ask",
+	)
 	c.Flags().BoolVar(&options.IPVS, "ipvs", false, "forward by IPVS for LoadBalancerPools with dataplane IPVS, if the kernel can; see manifests/ipvs for what it needs")
-	c.Flags().StringVar(&options.ProxyMode, "kube-proxy-mode", "http://127.0.0.1:10249/proxyMode", "with --ipvs: URL where kube-proxy on this node says in which mode it runs, since its mode ipvs deletes what it did not make; empty: do not ask")
-	c.Flags().StringVar(&options.IPVSSysctls, "ipvs-sysctls", "/proc/sys/net/ipv4/vs", "folder of the sysctls net.ipv4.vs, writable")
-	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges that the pods of this node, or of all, have their addresses from, separated by commas; default: spec.podCIDRs of its Node")
+	c.Flags().StringVar(
+		&options.ProxyMode,
+		"kube-proxy-mode",
+		"http://127.0.0.1:10249/proxyMode",
+		"with --ipvs: URL at which kube-proxy on this node reports its mode, since mode ipvs deletes virtual servers that kube-proxy did not make; empty: do not ask",
+	)
+	c.Flags().StringVar(
+		&options.IPVSSysctls,
+		"ipvs-sysctls",
+		"/proc/sys/net/ipv4/vs",
+		"writable directory of the sysctls net.ipv4.vs",
+	)
+	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges of the addresses of this node's pods, or of all pods, separated by commas; default: spec.podCIDRs of its Node")
 	return c
 }
 
@@ -50,7 +70,7 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 	for _, text := range texts {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			return nil, fmt.Errorf("%q is no range of addresses; write it like 10.244.1.0/24 or fd00:244:1::/64", text)
+			return nil, fmt.Errorf("%q is not a valid range of addresses; write it like 10.244.1.0/24 or fd00:244:1::/64", text)
 		}
 		found = append(found, prefix.Masked())
 	}
@@ -62,7 +82,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 		return errors.New("--node is empty: give it, or set NODE_NAME from spec.nodeName (downward API)")
 	}
 	logger := flags.logger()
-	// The clients outlive the signal: leaving needs them.
+	// The clients outlive the signal, since leaving needs them.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	to, err := flags.connect(life, "speaker", logger, nil)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestRangesOfPods(t *testing.T) {
+func TestParsePrefixes(t *testing.T) {
 	got, err := parsePrefixes([]string{"10.244.1.7/24", " fd00::/64"})
 	if err != nil || len(got) != 2 || got[0].String() != "10.244.1.0/24" || got[1].String() != "fd00::/64" {
 		t.Errorf("ranges %v, %v", got, err)

@@ -145,7 +145,7 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 	awaitLeader(t, "reconciler")
 	provider := p.start(t, "provider", "--cloud-provider")
 	deleteServices(t, ns)
-	provider.awaitLog(t, `"level":"WARN"`, "the leader runs the other way", `"leader":"reconciler"`, `"runs":"without --cloud-provider"`)
+	provider.awaitLog(t, `"level":"WARN"`, "the leader runs in the other mode", `"leader":"reconciler"`, `"runs":"without --cloud-provider"`)
 	makeService(t, ns, "first", nil)
 	if svc := await(t, ns, "first", "Allocated", "192.0.2.1"); len(svc.Finalizers) != 0 {
 		t.Errorf("finalizers %v while the reconciler leads", svc.Finalizers)
@@ -158,7 +158,7 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 	await(t, ns, "second", "Allocated", "192.0.2.2")
 	await(t, ns, "first", "Allocated", "192.0.2.1")
 	reconciler = p.start(t, "later")
-	reconciler.awaitLog(t, `"level":"WARN"`, "the leader runs the other way", `"leader":"provider"`, `"runs":"with --cloud-provider"`)
+	reconciler.awaitLog(t, `"level":"WARN"`, "the leader runs in the other mode", `"leader":"provider"`, `"runs":"with --cloud-provider"`)
 	must(t, reconciler.stop())
 	awaitLeader(t, "provider/cloud-provider")
 }

@@ -152,6 +152,7 @@ func TestWhatIsChecked(t *testing.T) {
 		".ci/run":                bad,
 		"a/b.yaml":               bad,
 		"a/image.png":            bad,
+		"a/program":              "\x00" + bad,
 		"a/testdata/x.md":        bad,
 		".cache/x.md":            bad,
 		"bin/x.md":               bad,
