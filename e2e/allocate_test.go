@@ -22,9 +22,21 @@ func testAllocate(t *testing.T, r *rack) {
 		change   change
 		families []corev1.IPFamily
 	}{
-		{"IPv4", only(corev1.IPv4Protocol), []corev1.IPFamily{corev1.IPv4Protocol}},
-		{"IPv6", only(corev1.IPv6Protocol), []corev1.IPFamily{corev1.IPv6Protocol}},
-		{"dual-stack", func(*corev1.Service) {}, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}},
+		{
+			name:     "IPv4",
+			change:   only(corev1.IPv4Protocol),
+			families: []corev1.IPFamily{corev1.IPv4Protocol},
+		},
+		{
+			name:     "IPv6",
+			change:   only(corev1.IPv6Protocol),
+			families: []corev1.IPFamily{corev1.IPv6Protocol},
+		},
+		{
+			name:     "dual-stack",
+			change:   func(*corev1.Service) {},
+			families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := r.serve(t, c.change)
@@ -54,10 +66,26 @@ func testPin(t *testing.T, r *rack) {
 		changes []change
 		want    string
 	}{
-		{"IPv4", []change{only(corev1.IPv4Protocol), pinned("172.30.0.241")}, "172.30.0.241"},
-		{"IPv6", []change{only(corev1.IPv6Protocol), pinned("fd00:30::2f1")}, "fd00:30::2f1"},
-		{"dual-stack, the other family being given", []change{pinned("172.30.0.242")}, "172.30.0.242"},
-		{"from a pool that gives on request only", []change{only(corev1.IPv4Protocol), pinned("198.51.100.7")}, "198.51.100.7"},
+		{
+			name:    "IPv4",
+			changes: []change{only(corev1.IPv4Protocol), pinned("172.30.0.241")},
+			want:    "172.30.0.241",
+		},
+		{
+			name:    "IPv6",
+			changes: []change{only(corev1.IPv6Protocol), pinned("fd00:30::2f1")},
+			want:    "fd00:30::2f1",
+		},
+		{
+			name:    "dual-stack, the other family being given",
+			changes: []change{pinned("172.30.0.242")},
+			want:    "172.30.0.242",
+		},
+		{
+			name:    "from a pool that gives on request only",
+			changes: []change{only(corev1.IPv4Protocol), pinned("198.51.100.7")},
+			want:    "198.51.100.7",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := r.serve(t, c.changes...)
@@ -118,7 +146,9 @@ func testFree(t *testing.T, r *rack) {
 		{"deleted", func(t *testing.T, svc *corev1.Service) { r.remove(t, svc) }},
 		{"made a ClusterIP", func(t *testing.T, svc *corev1.Service) {
 			patch := []byte(`{"spec":{"type":"ClusterIP","loadBalancerIP":null,"externalTrafficPolicy":null}}`)
-			if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Patch(t.Context(), svc.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Patch(
+				t.Context(), svc.Name, types.MergePatchType, patch, metav1.PatchOptions{},
+			); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, func(ctx context.Context) error {
@@ -181,7 +211,9 @@ spec: {poolNames: [silent], nodeSelector: {}, serviceSelector: {}}
 func (r *rack) apply(t *testing.T, yaml string) {
 	t.Helper()
 	t.Cleanup(func() {
-		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), yaml, "delete", "--ignore-not-found", "-f", "-"); err != nil {
+		if _, err := r.Kubectl(
+			context.WithoutCancel(t.Context()), yaml, "delete", "--ignore-not-found", "-f", "-",
+		); err != nil {
 			t.Error(err)
 		}
 	})

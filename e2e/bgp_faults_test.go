@@ -19,7 +19,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// spineNeighbor makes BIRD a second router of all nodes, which is told of the pool that the first one is told of.
+// spineNeighbor makes BIRD a second router of all nodes, which is told of the pool that the first
+// one is told of.
 const spineNeighbor = `
 apiVersion: berth.dev/v1alpha1
 kind: BGPNeighbor
@@ -78,8 +79,8 @@ func (r *rack) awaitSession(t *testing.T, node, neighbor string, up bool) v1alph
 	return found
 }
 
-// testRouterKilled kills the router's BGP daemon, and starts it again. The other router, and the segment, are
-// served all the while.
+// testRouterKilled kills the router's BGP daemon, and starts it again. The other router, and the
+// segment, are served all the while.
 func testRouterKilled(t *testing.T, r *rack) {
 	r.apply(t, spineNeighbor)
 	l2 := r.serve(t)
@@ -94,7 +95,9 @@ func testRouterKilled(t *testing.T, r *rack) {
 
 	back := sync.OnceFunc(func() {
 		ctx := context.WithoutCancel(t.Context())
-		if err := stage.Eventually(ctx, patience, func(ctx context.Context) error { return r.Start(ctx, "bgpd@"+lab.Router) }); err != nil {
+		if err := stage.Eventually(
+			ctx, patience, func(ctx context.Context) error { return r.Start(ctx, "bgpd@"+lab.Router) },
+		); err != nil {
 			t.Error(err)
 		}
 	})
@@ -125,8 +128,8 @@ func testRouterKilled(t *testing.T, r *rack) {
 	}
 }
 
-// testBlackHole has no frame pass between a node and the router: neither says a word of an end. The node's other
-// session, its owned addresses and the other nodes' sessions go on.
+// testBlackHole has no frame pass between a node and the router: neither says a word of an end. The
+// node's other session, its owned addresses and the other nodes' sessions go on.
 func testBlackHole(t *testing.T, r *rack) {
 	r.apply(t, spineNeighbor)
 	const lost = "n2"
@@ -171,7 +174,8 @@ func testBlackHole(t *testing.T, r *rack) {
 	r.routes(t, later, r.Nodes()...)
 }
 
-// testSpeakerKilled kills a speaker: the router is told by its kernel, and has the routes back from the next one.
+// testSpeakerKilled kills a speaker: the router is told by its kernel, and has the routes back from
+// the next one.
 func testSpeakerKilled(t *testing.T, r *rack) {
 	const node = "n2"
 	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.74")))
@@ -247,7 +251,8 @@ spec:
 	}
 }
 
-// testWeights has the router's kernel spread 10 000 connections over a node with three Pods and one with one.
+// testWeights has the router's kernel spread 10 000 connections over a node with three Pods and one
+// with one.
 func testWeights(t *testing.T, r *rack) {
 	const group = "weighed"
 	for _, app := range []stage.App{
@@ -255,7 +260,10 @@ func testWeights(t *testing.T, r *rack) {
 		{Namespace: r.web.Namespace, Name: "light", Group: group, Nodes: []string{"n2"}},
 	} {
 		t.Cleanup(func() {
-			if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "-n", app.Namespace, "delete", "--cascade=foreground", "--timeout=60s", "deployment/"+app.Name); err != nil {
+			if _, err := r.Kubectl(
+				context.WithoutCancel(t.Context()), "", "-n", app.Namespace, "delete", "--cascade=foreground", "--timeout=60s",
+				"deployment/"+app.Name,
+			); err != nil {
 				t.Error(err)
 			}
 		})
@@ -274,9 +282,11 @@ kind: RouteAnnouncement
 metadata: {name: weighed}
 spec: {poolNames: [weighed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}, weightBy: LocalEndpoints}
 `)
-	address := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("203.0.113.129"), local, func(svc *corev1.Service) {
-		svc.Spec.Selector = map[string]string{"group": group}
-	}))
+	address := soleAddress(
+		r.serve(t, only(corev1.IPv4Protocol), pinned("203.0.113.129"), local, func(svc *corev1.Service) {
+			svc.Spec.Selector = map[string]string{"group": group}
+		}),
+	)
 	eventually(t, func(ctx context.Context) error {
 		out, err := r.Exec(ctx, lab.Router, "ip", "-json", "route", "show", address.String()).Output()
 		return errors.Join(err, jsonHas(string(out), []string{"0/nexthops/0/weight ~ ^[1-9]", "0/nexthops/# = 2"}))
@@ -301,7 +311,8 @@ spec: {poolNames: [weighed], neighborNames: [tor], nodeSelector: {}, serviceSele
 		t.Fatal(err)
 	}
 	t.Logf("%d connections: %v", connections, served)
-	if ratio := float64(served["n1"]) / float64(served["n2"]); ratio < 2.7 || ratio > 3.3 || served["n1"]+served["n2"] != connections {
+	if ratio := float64(served["n1"]) / float64(served["n2"]); ratio < 2.7 || ratio > 3.3 ||
+		served["n1"]+served["n2"] != connections {
 		t.Errorf("of %d connections the nodes served %v, want 3 to 1 within 10 %%", connections, served)
 	}
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// testPathsWatched has BFD watch the sessions with the router, without a new session, and cuts a node off: the
-// router drops its routes because of BFD, not when the hold time is over.
+// testPathsWatched has BFD watch the sessions with the router, without a new session, and cuts a
+// node off: the router drops its routes because of BFD, not when the hold time is over.
 func testPathsWatched(t *testing.T, r *rack) {
 	patch := func(ctx context.Context, bfd string) error {
 		_, err := r.Kubectl(ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+bfd+`}}`)
@@ -93,7 +93,9 @@ func testHold(t *testing.T, r *rack) {
 		r.answers(t, lab.Client, r.address(t, svc, corev1.IPv4Protocol)) // until then two nodes may contest it
 		owners[svc] = r.ownerObject(t, svc, "")
 	}
-	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
+	if _, err := r.Kubectl(
+		t.Context(), "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker",
+	); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.AwaitBerth(t.Context()); err != nil {
@@ -108,8 +110,8 @@ func testHold(t *testing.T, r *rack) {
 	}
 }
 
-// testRouterID gives a node another router ID, and takes it back. Its Speaker is then as one that was made before there
-// was a speaker: it does not go with the Node, until the speaker says so.
+// testRouterID gives a node another router ID, and takes it back. Its Speaker is then as one that
+// was made before there was a speaker: it does not go with the Node, until the speaker says so.
 func testRouterID(t *testing.T, r *rack) {
 	const node = "n2"
 	patch := func(ctx context.Context, text string) error {
@@ -121,14 +123,18 @@ func testRouterID(t *testing.T, r *rack) {
 		eventually(t, func(ctx context.Context) error {
 			address := r.addressText(node)
 			out, err := r.Vtysh(ctx, "show bgp neighbors "+address+" json")
-			return errors.Join(err, jsonHas(out, []string{address + "/bgpState = Established", address + "/remoteRouterId = " + id}))
+			return errors.Join(
+				err,
+				jsonHas(out, []string{address + "/bgpState = Established", address + "/remoteRouterId = " + id}),
+			)
 		})
 	}
 	reported := func(id string) {
 		t.Helper()
 		eventually(t, func(ctx context.Context) error {
 			s, err := r.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
-			if err == nil && (s.Status.RouterID != id || s.Status.ObservedGeneration != s.Generation || len(s.OwnerReferences) != 1) {
+			if err == nil &&
+				(s.Status.RouterID != id || s.Status.ObservedGeneration != s.Generation || len(s.OwnerReferences) != 1) {
 				err = fmt.Errorf("the Speaker has %+v, %+v, want the router ID %s, and that it goes with its Node", s.ObjectMeta, s.Status, id)
 			}
 			return err
@@ -144,7 +150,8 @@ func testRouterID(t *testing.T, r *rack) {
 	}
 	knownAs("10.9.8.7")
 	reported("10.9.8.7")
-	if err := patch(t.Context(), `{"spec":{"bgp":{"routerID":"10.9.8.256"}}}`); err == nil || !strings.Contains(err.Error(), "10.9.8.256 is not an IPv4 address") {
+	if err := patch(t.Context(), `{"spec":{"bgp":{"routerID":"10.9.8.256"}}}`); err == nil ||
+		!strings.Contains(err.Error(), "10.9.8.256 is not an IPv4 address") {
 		t.Errorf("a router ID that is none is answered with %v", err)
 	}
 	if err := patch(t.Context(), `{"spec":null}`); err != nil {
@@ -154,8 +161,8 @@ func testRouterID(t *testing.T, r *rack) {
 	reported(r.addressText(node))
 }
 
-// testRoutersConnect has the speakers listen, as manifests/bgp-passive does, and the router connect to them: by its
-// address, and by a prefix that holds it.
+// testRoutersConnect has the speakers listen, as manifests/bgp-passive does, and the router connect
+// to them: by its address, and by a prefix that holds it.
 func testRoutersConnect(t *testing.T, r *rack) {
 	neighbor := func(place string) string {
 		return `
@@ -210,7 +217,8 @@ spec: {poolNames: [routed], neighborNames: [caller], nodeSelector: {}, serviceSe
 		eventually(t, func(ctx context.Context) error {
 			report, err := r.speaker(ctx, node)
 			if err == nil && !slices.ContainsFunc(report.Sessions, func(s v1alpha1.SessionReport) bool {
-				return s.NeighborName == "caller" && s.Address != nil && *s.Address == "fd00:30::1" && s.State == v1alpha1.SessionEstablished
+				return s.NeighborName == "caller" && s.Address != nil && *s.Address == "fd00:30::1" &&
+					s.State == v1alpha1.SessionEstablished
 			}) {
 				err = fmt.Errorf("the speaker of %s reports no session with the router by its address: %+v", node, report.Sessions)
 			}

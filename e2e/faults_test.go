@@ -178,15 +178,25 @@ func testSessionReset(t *testing.T, r *rack) {
 		r.routes(t, soleAddress(svc), r.Nodes()...)
 	}
 	eventually(t, func(ctx context.Context) error {
-		events, err := r.Kubernetes.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=SessionDown"})
-		if err == nil && !slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.Name == "tor" && e.Series != nil }) {
+		events, err := r.Kubernetes.EventsV1().Events(
+			"default",
+		).List(
+			ctx,
+			metav1.ListOptions{FieldSelector: "reason=SessionDown"},
+		)
+		if err == nil &&
+			!slices.ContainsFunc(
+				events.Items,
+				func(e eventsv1.Event) bool { return e.Regarding.Name == "tor" && e.Series != nil },
+			) {
 			err = fmt.Errorf("no event SessionDown of BGPNeighbor tor counts how often: %+v", events.Items)
 		}
 		return err
 	})
 }
 
-// connections returns how often the session with each node's IPv4 address was made, by the router's count.
+// connections returns how often the session with each node's IPv4 address was made, by the router's
+// count.
 func (r *rack) connections(t *testing.T) map[string]int {
 	t.Helper()
 	text, err := r.Vtysh(t.Context(), "show bgp neighbors json")

@@ -20,9 +20,9 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// TestBerthDoesNoHarm installs Berth on a rack that is full of other things, with careless pools. It judges by
-// what clients and pods see, and by who says on the segment that an address is its own. All is as the manifest has it: freed
-// addresses rest for a minute, so each part has its own.
+// TestBerthDoesNoHarm installs Berth on a rack that is full of other things, with careless pools.
+// It judges by what clients and pods see, and by who says on the segment that an address is its
+// own. All is as the manifest has it: freed addresses rest for a minute, so each part has its own.
 func TestBerthDoesNoHarm(t *testing.T) {
 	r := raise(t, lab.Options{Name: "e2eharm", Nodes: 3, Router: "none", DualStack: true})
 	if err := r.Deploy(t.Context(), r.web); err != nil {
@@ -96,7 +96,12 @@ func (r *rack) reasons(t *testing.T, svc *corev1.Service) []string {
 }
 
 // overwrite writes the addresses in a status, as another controller does.
-func (r *rack) overwrite(t *testing.T, svc *corev1.Service, manager string, ingress ...corev1.LoadBalancerIngress) *corev1.Service {
+func (r *rack) overwrite(
+	t *testing.T,
+	svc *corev1.Service,
+	manager string,
+	ingress ...corev1.LoadBalancerIngress,
+) *corev1.Service {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {
 		now, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
@@ -104,7 +109,13 @@ func (r *rack) overwrite(t *testing.T, svc *corev1.Service, manager string, ingr
 			return err
 		}
 		now.Status.LoadBalancer.Ingress = ingress
-		svc, err = r.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, now, metav1.UpdateOptions{FieldManager: manager})
+		svc, err = r.Kubernetes.CoreV1().Services(
+			svc.Namespace,
+		).UpdateStatus(
+			ctx,
+			now,
+			metav1.UpdateOptions{FieldManager: manager},
+		)
 		return err
 	})
 	return svc
@@ -122,7 +133,11 @@ func ingress(addresses ...netip.Addr) []corev1.LoadBalancerIngress {
 func testForeignStatus(t *testing.T, r *rack) {
 	foreign := netip.MustParseAddr("203.0.113.7")
 	old, waiting := r.ask(t), r.ask(t)
-	before := r.overwrite(t, old, "other-lb", append(ingress(foreign), corev1.LoadBalancerIngress{Hostname: "lb.example.com"})...)
+	before := r.overwrite(
+		t,
+		old,
+		"other-lb",
+		append(ingress(foreign), corev1.LoadBalancerIngress{Hostname: "lb.example.com"})...)
 	route := []string{"ip", "route", "replace", foreign.String(), "via", r.rackAddress(t, "n1").String()}
 	if out, err := r.Exec(t.Context(), lab.Client, route...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v: %s", route, err, out)
@@ -156,7 +171,10 @@ func testNodeAddress(t *testing.T, r *rack) {
 	for _, node := range r.Nodes() { // another node would answer for one of them at least
 		asked = append(asked, r.ask(t, only(corev1.IPv4Protocol), pinned(r.rackAddress(t, node).String())))
 	}
-	for i, want := range []string{"172.30.0.11 is the InternalIP of node n1", "172.30.0.12 is the InternalIP of node n2", "172.30.0.13 is the InternalIP of node n3"} {
+	for i, want := range []string{
+		"172.30.0.11 is the InternalIP of node n1", "172.30.0.12 is the InternalIP of node n2",
+		"172.30.0.13 is the InternalIP of node n3",
+	} {
 		_, message := r.awaitCondition(t, asked[i], v1alpha1.ServiceAllocated, metav1.ConditionFalse, "AddressExcluded")
 		if want = "spec.loadBalancerIP: " + want + ", so it is not given; ask for another"; message != want {
 			t.Errorf("the Service says %q, want %q", message, want)
@@ -184,7 +202,13 @@ func testAPIServerAddress(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
 	r.pool(t, "slip", "172.30.0.2, 172.30.0.210")
 	server := r.rackAddress(t, lab.ControlPlane)
-	_, message := r.awaitCondition(t, r.ask(t, only(corev1.IPv4Protocol), pinned(server.String())), v1alpha1.ServiceAllocated, metav1.ConditionFalse, "AddressExcluded")
+	_, message := r.awaitCondition(
+		t,
+		r.ask(t, only(corev1.IPv4Protocol), pinned(server.String())),
+		v1alpha1.ServiceAllocated,
+		metav1.ConditionFalse,
+		"AddressExcluded",
+	)
 	if !strings.Contains(message, "172.30.0.2 is an address of the API server") {
 		t.Errorf("the Service says %q, want whose the address is", message)
 	}
@@ -233,8 +257,8 @@ func testWrittenStatus(t *testing.T, r *rack) {
 	r.unfailed(t, "a client of the Service", end())
 }
 
-// testStatusContested has another controller insist. Where the status does not show the address kube-proxy does not
-// serve it: the client's view is told, and must be good again in the end.
+// testStatusContested has another controller insist. Where the status does not show the address
+// kube-proxy does not serve it: the client's view is told, and must be good again in the end.
 func testStatusContested(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
 	r.pool(t, "office", "172.30.0.212-172.30.0.215")
@@ -246,7 +270,10 @@ func testStatusContested(t *testing.T, r *rack) {
 		nodes = append(nodes, r.rackAddress(t, node))
 	}
 	end := r.probe(t, lab.Client, address, 500*time.Millisecond, false)
-	writer, err := r.StartStatusWriter(t.Context(), stage.StatusWriterOptions{Namespace: svc.Namespace, Service: svc.Name, Addresses: nodes})
+	writer, err := r.StartStatusWriter(
+		t.Context(),
+		stage.StatusWriterOptions{Namespace: svc.Namespace, Service: svc.Name, Addresses: nodes},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +315,13 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {}}
 		r.answers(t, lab.Client, soleAddress(svc))
 		r.answers(t, lab.Remote, soleAddress(svc))
 	}
-	r.awaitCondition(t, r.ask(t, only(corev1.IPv4Protocol)), v1alpha1.ServiceAllocated, metav1.ConditionFalse, "PoolExhausted")
+	r.awaitCondition(
+		t,
+		r.ask(t, only(corev1.IPv4Protocol)),
+		v1alpha1.ServiceAllocated,
+		metav1.ConditionFalse,
+		"PoolExhausted",
+	)
 	for address, what := range map[string]string{
 		"172.30.0.255": "the broadcast address of 172.30.0.0/24",
 		"fd00:30::":    "the subnet-router anycast address (RFC 4291 section 2.6.1) of fd00:30::/64",
@@ -297,15 +330,21 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {}}
 		if strings.Contains(address, ":") {
 			family = corev1.IPv6Protocol
 		}
-		_, message := r.awaitCondition(t, r.ask(t, only(family), pinned(address)), v1alpha1.ServiceAllocated, metav1.ConditionFalse, "AddressExcluded")
+		_, message := r.awaitCondition(
+			t,
+			r.ask(t, only(family), pinned(address)),
+			v1alpha1.ServiceAllocated,
+			metav1.ConditionFalse,
+			"AddressExcluded",
+		)
 		if !strings.Contains(message, address+" is "+what) {
 			t.Errorf("who asks for %s is told %q, want %q", address, message, what)
 		}
 	}
 }
 
-// testPoolEdits edits the pools of two Services that name theirs: one is announced by the pool's name, one by an
-// announcement of all pools.
+// testPoolEdits edits the pools of two Services that name theirs: one is announced by the pool's
+// name, one by an announcement of all pools.
 func testPoolEdits(t *testing.T, r *rack) {
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
@@ -386,11 +425,15 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {matchLabels: {annou
 	}
 }
 
-// testPrinter has a host of the segment with addresses of the pool: one is asked for by a new Service, one by a Service that
-// is announced already with another, one as the second family.
+// testPrinter has a host of the segment with addresses of the pool: one is asked for by a new
+// Service, one by a Service that is announced already with another, one as the second family.
 func testPrinter(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
-	addresses := []netip.Addr{netip.MustParseAddr("172.30.0.141"), netip.MustParseAddr("172.30.0.142"), netip.MustParseAddr("172.30.0.143")}
+	addresses := []netip.Addr{
+		netip.MustParseAddr("172.30.0.141"),
+		netip.MustParseAddr("172.30.0.142"),
+		netip.MustParseAddr("172.30.0.143"),
+	}
 	for _, a := range addresses {
 		r.hasAddress(t, lab.Client, netip.AddrPortFrom(a, 9100))
 	}
@@ -426,12 +469,15 @@ func testPrinter(t *testing.T, r *rack) {
 // patch changes a Service.
 func (r *rack) patch(t *testing.T, svc *corev1.Service, text string) {
 	t.Helper()
-	if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Patch(t.Context(), svc.Name, types.MergePatchType, []byte(text), metav1.PatchOptions{}); err != nil {
+	if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).Patch(
+		t.Context(), svc.Name, types.MergePatchType, []byte(text), metav1.PatchOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// testKeepalived puts addresses on a node: one before a Service asks for it, two that Services have.
+// testKeepalived puts addresses on a node: one before a Service asks for it, two that Services
+// have.
 func testKeepalived(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
 	r.pool(t, "office", "172.30.0.150-172.30.0.159")
@@ -550,7 +596,9 @@ func testMovesWithoutConflict(t *testing.T, r *rack) {
 	next := r.owner(t, address)
 	label := func(change string) {
 		t.Helper()
-		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", next, v1alpha1.ExcludeLabel+change); err != nil {
+		if _, err := r.Kubectl(
+			context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", next, v1alpha1.ExcludeLabel+change,
+		); err != nil {
 			t.Error(err)
 		}
 	}

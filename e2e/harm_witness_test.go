@@ -26,9 +26,10 @@ import (
 // apiService is the API server as pods reach it: kube-proxy sends them on to its host.
 const apiService = "https://10.96.0.1/version"
 
-// watchOver watches what a careless pool must not harm, until the function it returns is called, which
-// fails the test if it was harmed: nodes stay Ready, each pod reaches the API server, the controllers are not restarted,
-// and nobody but the nodes and the API server's host says that their addresses are its own.
+// watchOver watches what a careless pool must not harm, until the function it returns is called,
+// which fails the test if it was harmed: nodes stay Ready, each pod reaches the API server, the
+// controllers are not restarted, and nobody but the nodes and the API server's host says that their
+// addresses are its own.
 func (r *rack) watchOver(t *testing.T) (end func()) {
 	t.Helper()
 	before := r.health(t)
@@ -69,8 +70,8 @@ func (r *rack) watchOver(t *testing.T) (end func()) {
 	}
 }
 
-// health is what does not change while nothing is harmed: since when each node is Ready, and how often each controller was
-// restarted.
+// health is what does not change while nothing is harmed: since when each node is Ready, and how
+// often each controller was restarted.
 func (r *rack) health(t *testing.T) map[string]string {
 	t.Helper()
 	health := map[string]string{}
@@ -85,7 +86,12 @@ func (r *rack) health(t *testing.T) map[string]string {
 			}
 		}
 	}
-	pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+	pods, err := r.Kubernetes.CoreV1().Pods(
+		stage.Namespace,
+	).List(
+		t.Context(),
+		metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +103,8 @@ func (r *rack) health(t *testing.T) map[string]string {
 	return health
 }
 
-// askFromPods has a pod of each node ask the API server all the time. What it returns ends that, and fails the test if a
-// request failed.
+// askFromPods has a pod of each node ask the API server all the time. What it returns ends that,
+// and fails the test if a request failed.
 func (r *rack) askFromPods(t *testing.T) (end func()) {
 	t.Helper()
 	admin, err := r.RESTConfig()
@@ -118,7 +124,10 @@ func (r *rack) askFromPods(t *testing.T) (end func()) {
 			cancel()
 			t.Fatal(err)
 		}
-		client := &http.Client{Timeout: probeTimeout, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: trust, DialContext: dialFrom(pod)}}
+		client := &http.Client{
+			Timeout:   probeTimeout,
+			Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: trust, DialContext: dialFrom(pod)},
+		}
 		asking.Go(func() { seen[i] = askAPI(ctx, client) }) // ends with ctx
 	}
 	return func() {
@@ -213,7 +222,8 @@ func (r *rack) notDropped(t *testing.T, address netip.Addr) {
 	}
 }
 
-// hasAddress gives a host of the segment an address, with something that listens at the port, until the end of the test.
+// hasAddress gives a host of the segment an address, with something that listens at the port, until
+// the end of the test.
 func (r *rack) hasAddress(t *testing.T, host string, at netip.AddrPort) {
 	t.Helper()
 	if err := r.AddAddress(host, at.Addr()); err != nil {
@@ -258,8 +268,8 @@ func greet(listener net.Listener) error {
 	}
 }
 
-// claimedOnlyBy captures addresses. What it returns ends that, and fails the test if another host than one said that they
-// are its own, or nobody did.
+// claimedOnlyBy captures addresses. What it returns ends that, and fails the test if another host
+// than one said that they are its own, or nobody did.
 func (r *rack) claimedOnlyBy(t *testing.T, host string, addresses ...netip.Addr) (end func()) {
 	t.Helper()
 	capture, err := r.StartCapture(context.WithoutCancel(t.Context()), addresses...)

@@ -35,7 +35,12 @@ func testInstalled(t *testing.T, r *rack) {
 		}
 		restricted(t, p.Name, p.PID, network)
 	}
-	controllers, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+	controllers, err := r.Kubernetes.CoreV1().Pods(
+		stage.Namespace,
+	).List(
+		t.Context(),
+		metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +61,9 @@ func testInstalled(t *testing.T, r *rack) {
 func restricted(t *testing.T, name string, pid int, capabilities string) {
 	t.Helper()
 	status := fields(t, fmt.Sprintf("/proc/%d/status", pid))
-	for key, want := range map[string]string{"CapEff:": capabilities, "CapPrm:": capabilities, "CapBnd:": capabilities, "NoNewPrivs:": "1", "Seccomp:": "2"} {
+	for key, want := range map[string]string{
+		"CapEff:": capabilities, "CapPrm:": capabilities, "CapBnd:": capabilities, "NoNewPrivs:": "1", "Seccomp:": "2",
+	} {
 		if got := status[key]; got != want {
 			t.Errorf("%s: %s %s, want %s", name, key, got, want)
 		}
@@ -135,19 +142,43 @@ func testKubectl(t *testing.T, r *rack) {
 		args string
 		want []string
 	}{
-		{"explain loadbalancerpool.spec", []string{"addresses", "-required-", "allocation", "192.0.2.10-192.0.2.20", "OnRequest"}},
+		{
+			"explain loadbalancerpool.spec",
+			[]string{"addresses", "-required-", "allocation", "192.0.2.10-192.0.2.20", "OnRequest"},
+		},
 		{"explain loadbalancerpool.spec.addresses", []string{"A prefix has no host bits set"}},
-		{"explain segmentannouncement.spec", []string{"poolSelector", "in place of poolNames; {} matches all", "nodeSelector", "-required-", "interfaces"}},
+		{
+			"explain segmentannouncement.spec",
+			[]string{"poolSelector", "in place of poolNames; {} matches all", "nodeSelector", "-required-", "interfaces"},
+		},
 		{"explain routeannouncement.spec", []string{"neighborSelector", "in place of neighborNames; {} matches all"}},
 		{"explain bgpneighbor.spec", []string{"holdTime", "RFC 4271", "ebgpMultihop"}},
 		{"explain speaker.spec.bgp", []string{"routerID", "-required-"}},
 		{"explain speaker.status", []string{"sessions", "prefixesAnnounced"}},
-		{"get lbpool", []string{"NAME ADDRESSES ALLOCATION ACCEPTED IPV4 USED IPV4 FREE IPV6 USED EXHAUSTED", "rack 172.30.0.200-172.30.0.250", "Automatic True", "OnRequest True"}},
+		{
+			"get lbpool",
+			[]string{
+				"NAME ADDRESSES ALLOCATION ACCEPTED IPV4 USED IPV4 FREE IPV6 USED EXHAUSTED", "rack 172.30.0.200-172.30.0.250",
+				"Automatic True", "OnRequest True",
+			},
+		},
 		{"get segann", []string{"NAME POOLS ACCEPTED AGE", "rack 1 True"}},
 		{"get routeann", []string{"NAME POOLS NEIGHBORS ACCEPTED AGE", "tor 1 1 True"}},
 		{"get bgpn", []string{"NAME ADDRESS INTERFACE LOCAL ASN REMOTE ASN ACCEPTED SESSIONS AGE", "tor 172.30.0.1 64513 64512 True 3/3"}},
-		{"get spk", []string{"NAME READY REASON VERSION L2 GROUPS SESSIONS PREFIXES AGE", "n1 True Announcing v0.1.0", "n2 True Announcing", "n3 True Announcing", " 1/1 "}},
-		{"-n e2e get l2o", []string{"NAME ADDRESS SERVICE NODE SEGMENT INTERFACE ACQUIRED", svc.Status.LoadBalancer.Ingress[0].IP + " " + svc.Name + " n", "eth0"}},
+		{
+			"get spk",
+			[]string{
+				"NAME READY REASON VERSION L2 GROUPS SESSIONS PREFIXES AGE", "n1 True Announcing v0.1.0", "n2 True Announcing",
+				"n3 True Announcing", " 1/1 ",
+			},
+		},
+		{
+			"-n e2e get l2o",
+			[]string{
+				"NAME ADDRESS SERVICE NODE SEGMENT INTERFACE ACQUIRED",
+				svc.Status.LoadBalancer.Ingress[0].IP + " " + svc.Name + " n", "eth0",
+			},
+		},
 		{"get berth", []string{"loadbalancerpool.berth.dev/rack", "bgpneighbor.berth.dev/tor", "speaker.berth.dev/n1"}},
 		{"-n e2e describe service " + svc.Name, []string{"Allocated", "Announced", "by SegmentAnnouncement rack"}},
 	} {
@@ -174,7 +205,12 @@ func testKubectl(t *testing.T, r *rack) {
 func testSpeakerRights(t *testing.T, r *rack) {
 	svc := r.serve(t)
 	account := r.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace)
-	token, err := account.CreateToken(t.Context(), "berth-speaker", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	token, err := account.CreateToken(
+		t.Context(),
+		"berth-speaker",
+		&authenticationv1.TokenRequest{},
+		metav1.CreateOptions{},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +236,9 @@ func testSpeakerRights(t *testing.T, r *rack) {
 		"update a Service":          second(services.Update(t.Context(), svc, metav1.UpdateOptions{})),
 		"delete a Service":          services.Delete(t.Context(), svc.Name, metav1.DeleteOptions{}),
 		"read another Secret":       second(speaker.CoreV1().Secrets("kube-system").List(t.Context(), metav1.ListOptions{})),
-		"label a Node":              second(speaker.CoreV1().Nodes().Update(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, metav1.UpdateOptions{})),
+		"label a Node": second(speaker.CoreV1().Nodes().Update(
+			t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, metav1.UpdateOptions{},
+		)),
 	} {
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("a speaker may %s: %v, want forbidden", what, err)

@@ -23,20 +23,90 @@ func testInvalidObjects(t *testing.T, r *rack) {
 
 	const everybody = "[{namespaceSelector: {}, serviceSelector: {}}]"
 	for _, c := range []struct{ name, kind, spec, message string }{
-		{"a pool of no prefix", "LoadBalancerPool", "{addresses: [300.1.2.0/24], scopes: " + everybody + "}", "300.1.2.0/24 is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)"},
-		{"a pool of a prefix with host bits", "LoadBalancerPool", "{addresses: [192.0.2.7/24], scopes: " + everybody + "}", "192.0.2.7/24 has host bits set; write the first address of the prefix in front of the slash, or an address without a slash"},
-		{"a pool of a range of two families", "LoadBalancerPool", `{addresses: ["192.0.2.1-2001:db8::1"], scopes: ` + everybody + "}", "192.0.2.1-2001:db8::1 has ends of two families; write one range for each"},
-		{"a pool of nothing", "LoadBalancerPool", "{addresses: [], scopes: " + everybody + "}", "should have at least 1 items"},
-		{"a pool that does not say for whom", "LoadBalancerPool", "{addresses: [192.0.2.1]}", "spec.scopes: Required value"},
-		{"a pool for nobody", "LoadBalancerPool", "{addresses: [192.0.2.1], scopes: []}", "should have at least 1 items"},
-		{"a neighbor without a valid address", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: tor.example, nodeSelector: {}}", "tor.example is not an IPv4 or IPv6 address such as 192.0.2.1"},
-		{"a neighbor of AS 0", "BGPNeighbor", "{localASN: 1, remoteASN: 0, address: 192.0.2.1, nodeSelector: {}}", "should be greater than or equal to 1"},
-		{"a neighbor with a hold time of a second", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 192.0.2.1, holdTime: 1s, nodeSelector: {}}", "1s is not a time from 3s to 18h, such as 90s or 1m30s"},
-		{"a neighbor that hears too seldom that we are alive", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s, nodeSelector: {}}", "keepaliveTime: 10s is not below holdTime, 9s"},
-		{"a neighbor of no nodes", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 192.0.2.1}", "spec.nodeSelector: Required value"},
-		{"an announcement of a pool without a name", "SegmentAnnouncement", `{poolNames: [""], nodeSelector: {}, serviceSelector: {}}`, "should be at least 1 chars long"},
-		{"an announcement of one pool twice", "RouteAnnouncement", "{poolNames: [rack, rack], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}", "Duplicate value"},
-		{"an announcement of no pools", "SegmentAnnouncement", "{nodeSelector: {}, serviceSelector: {}}", "all pools are poolSelector: {}"},
+		{
+			name:    "a pool of no prefix",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [300.1.2.0/24], scopes: " + everybody + "}",
+			message: "300.1.2.0/24 is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)",
+		},
+		{
+			name:    "a pool of a prefix with host bits",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [192.0.2.7/24], scopes: " + everybody + "}",
+			message: "192.0.2.7/24 has host bits set; write the first address of the prefix in front of the slash, or an address without a slash",
+		},
+		{
+			name:    "a pool of a range of two families",
+			kind:    "LoadBalancerPool",
+			spec:    `{addresses: ["192.0.2.1-2001:db8::1"], scopes: ` + everybody + "}",
+			message: "192.0.2.1-2001:db8::1 has ends of two families; write one range for each",
+		},
+		{
+			name:    "a pool of nothing",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [], scopes: " + everybody + "}",
+			message: "should have at least 1 items",
+		},
+		{
+			name:    "a pool that does not say for whom",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [192.0.2.1]}",
+			message: "spec.scopes: Required value",
+		},
+		{
+			name:    "a pool for nobody",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [192.0.2.1], scopes: []}",
+			message: "should have at least 1 items",
+		},
+		{
+			name:    "a neighbor without a valid address",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 2, address: tor.example, nodeSelector: {}}",
+			message: "tor.example is not an IPv4 or IPv6 address such as 192.0.2.1",
+		},
+		{
+			name:    "a neighbor of AS 0",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 0, address: 192.0.2.1, nodeSelector: {}}",
+			message: "should be greater than or equal to 1",
+		},
+		{
+			name:    "a neighbor with a hold time of a second",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 2, address: 192.0.2.1, holdTime: 1s, nodeSelector: {}}",
+			message: "1s is not a time from 3s to 18h, such as 90s or 1m30s",
+		},
+		{
+			name:    "a neighbor that hears too seldom that we are alive",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 2, address: 192.0.2.1, holdTime: 9s, keepaliveTime: 10s, nodeSelector: {}}",
+			message: "keepaliveTime: 10s is not below holdTime, 9s",
+		},
+		{
+			name:    "a neighbor of no nodes",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 2, address: 192.0.2.1}",
+			message: "spec.nodeSelector: Required value",
+		},
+		{
+			name:    "an announcement of a pool without a name",
+			kind:    "SegmentAnnouncement",
+			spec:    `{poolNames: [""], nodeSelector: {}, serviceSelector: {}}`,
+			message: "should be at least 1 chars long",
+		},
+		{
+			name:    "an announcement of one pool twice",
+			kind:    "RouteAnnouncement",
+			spec:    "{poolNames: [rack, rack], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}",
+			message: "Duplicate value",
+		},
+		{
+			name:    "an announcement of no pools",
+			kind:    "SegmentAnnouncement",
+			spec:    "{nodeSelector: {}, serviceSelector: {}}",
+			message: "all pools are poolSelector: {}",
+		},
 	} {
 		t.Run(c.name+" is refused", func(t *testing.T) {
 			_, err := r.Kubectl(t.Context(), object(c.kind, "invalid", c.spec), "create", "-f", "-")
@@ -47,13 +117,55 @@ func testInvalidObjects(t *testing.T, r *rack) {
 	}
 
 	for _, c := range []struct{ name, kind, spec, reason, message string }{
-		{"a pool of a reversed range", "LoadBalancerPool", "{addresses: [192.0.2.9-192.0.2.1], scopes: " + everybody + "}", "InvalidAddresses", "is reversed; write 192.0.2.1-192.0.2.9"},
-		{"a pool that overlaps an older one", "LoadBalancerPool", "{addresses: [172.30.0.250-172.30.0.253], scopes: " + everybody + "}", "Conflict", "is in the older LoadBalancerPool rack too, which keeps it"},
-		{"an announcement of an unknown pool", "SegmentAnnouncement", "{poolNames: [nowhere], nodeSelector: {}, serviceSelector: {}}", "UnknownPool", `no LoadBalancerPool "nowhere" exists; create it or take the name out`},
-		{"an announcement to an unknown neighbor", "RouteAnnouncement", "{poolNames: [routed], neighborNames: [nobody], nodeSelector: {}, serviceSelector: {}}", "UnknownNeighbor", `no BGPNeighbor "nobody" is in effect`},
-		{"an announcement with an unknown operator", "SegmentAnnouncement", "{poolNames: [rack], nodeSelector: {matchExpressions: [{key: a, operator: Near, values: [b]}]}, serviceSelector: {}}", "InvalidSelector", "spec.nodeSelector"},
-		{"a neighbor at a multicast address", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 224.0.0.1, nodeSelector: {}}", "InvalidNeighbor", "is not the address of a router"},
-		{"a neighbor that is there already", "BGPNeighbor", "{localASN: 1, remoteASN: 2, address: 172.30.0.1, nodeSelector: {}}", "Conflict", "is that of the older BGPNeighbor tor already"},
+		{
+			name:    "a pool of a reversed range",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [192.0.2.9-192.0.2.1], scopes: " + everybody + "}",
+			reason:  "InvalidAddresses",
+			message: "is reversed; write 192.0.2.1-192.0.2.9",
+		},
+		{
+			name:    "a pool that overlaps an older one",
+			kind:    "LoadBalancerPool",
+			spec:    "{addresses: [172.30.0.250-172.30.0.253], scopes: " + everybody + "}",
+			reason:  "Conflict",
+			message: "is in the older LoadBalancerPool rack too, which keeps it",
+		},
+		{
+			name:    "an announcement of an unknown pool",
+			kind:    "SegmentAnnouncement",
+			spec:    "{poolNames: [nowhere], nodeSelector: {}, serviceSelector: {}}",
+			reason:  "UnknownPool",
+			message: `no LoadBalancerPool "nowhere" exists; create it or take the name out`,
+		},
+		{
+			name:    "an announcement to an unknown neighbor",
+			kind:    "RouteAnnouncement",
+			spec:    "{poolNames: [routed], neighborNames: [nobody], nodeSelector: {}, serviceSelector: {}}",
+			reason:  "UnknownNeighbor",
+			message: `no BGPNeighbor "nobody" is in effect`,
+		},
+		{
+			name:    "an announcement with an unknown operator",
+			kind:    "SegmentAnnouncement",
+			spec:    "{poolNames: [rack], nodeSelector: {matchExpressions: [{key: a, operator: Near, values: [b]}]}, serviceSelector: {}}",
+			reason:  "InvalidSelector",
+			message: "spec.nodeSelector",
+		},
+		{
+			name:    "a neighbor at a multicast address",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 2, address: 224.0.0.1, nodeSelector: {}}",
+			reason:  "InvalidNeighbor",
+			message: "is not the address of a router",
+		},
+		{
+			name:    "a neighbor that is there already",
+			kind:    "BGPNeighbor",
+			spec:    "{localASN: 1, remoteASN: 2, address: 172.30.0.1, nodeSelector: {}}",
+			reason:  "Conflict",
+			message: "is that of the older BGPNeighbor tor already",
+		},
 	} {
 		t.Run(c.name+" says so", func(t *testing.T) {
 			r.apply(t, object(c.kind, "invalid", c.spec))
@@ -87,7 +199,8 @@ func (r *rack) awaitNotReady(t *testing.T, kind, name, reason, message string) {
 			}
 		}
 		for _, c := range conditions {
-			if c.Type == "Ready" && c.Status == metav1.ConditionFalse && c.Reason == reason && strings.Contains(c.Message, message) {
+			if c.Type == "Ready" && c.Status == metav1.ConditionFalse && c.Reason == reason &&
+				strings.Contains(c.Message, message) {
 				return nil
 			}
 		}

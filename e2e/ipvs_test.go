@@ -52,17 +52,27 @@ func testWithoutIPVS(t *testing.T, r *rack) {
 				return err
 			}
 			ready := meta.FindStatusCondition(report.Conditions, v1alpha1.ConditionIPVSReady)
-			if !report.IPVS.Asked() || len(report.IPVS.Schedulers) > 0 || ready == nil || ready.Status != metav1.ConditionFalse || !strings.Contains(ready.Message, "the kernel has no IPVS") {
+			if !report.IPVS.Asked() || len(report.IPVS.Schedulers) > 0 || ready == nil ||
+				ready.Status != metav1.ConditionFalse ||
+				!strings.Contains(ready.Message, "the kernel has no IPVS") {
 				return fmt.Errorf("the speaker of %s reports %+v, %+v", node, report.IPVS, ready)
 			}
 			return nil
 		})
 		eventually(t, func(ctx context.Context) error {
-			events, err := r.Kubernetes.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "reason=IPVSLacking"})
+			events, err := r.Kubernetes.EventsV1().Events(
+				metav1.NamespaceDefault,
+			).List(
+				ctx,
+				metav1.ListOptions{FieldSelector: "reason=IPVSLacking"},
+			)
 			if err != nil {
 				return err
 			}
-			if !slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.Kind == "Node" && e.Regarding.Name == node }) {
+			if !slices.ContainsFunc(
+				events.Items,
+				func(e eventsv1.Event) bool { return e.Regarding.Kind == "Node" && e.Regarding.Name == node },
+			) {
 				return fmt.Errorf("no event says that node %s cannot forward", node)
 			}
 			return nil

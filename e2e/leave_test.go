@@ -34,7 +34,10 @@ func testLeave(t *testing.T, r *rack) {
 	label(t.Context(), v1alpha1.ExcludeLabel+"=")
 	eventually(t, func(ctx context.Context) error {
 		out, err := r.Vtysh(ctx, "show bgp ipv4 unicast community graceful-shutdown json")
-		return errors.Join(err, jsonHas(out, []string{"routes/" + soleAddress(bgp).String() + `\/32/0/peerId = ` + r.addressText(owner)}))
+		return errors.Join(
+			err,
+			jsonHas(out, []string{"routes/" + soleAddress(bgp).String() + `\/32/0/peerId = ` + r.addressText(owner)}),
+		)
 	})
 	if message := r.awaitState(t, owner, v1alpha1.SpeakerLeaving); !strings.Contains(message, v1alpha1.ExcludeLabel) {
 		t.Errorf("it leaves because %q, want the label named", message)
@@ -109,13 +112,25 @@ func testUninstall(t *testing.T, r *rack) {
 // for that, by node.
 func (r *rack) followSpeakers(t *testing.T) map[string]func() []byte {
 	t.Helper()
-	pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=speaker"})
+	pods, err := r.Kubernetes.CoreV1().Pods(
+		stage.Namespace,
+	).List(
+		t.Context(),
+		metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=speaker"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	logs := map[string]func() []byte{}
 	for _, pod := range pods.Items {
-		stream, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Follow: true}).Stream(t.Context())
+		stream, err := r.Kubernetes.CoreV1().Pods(
+			stage.Namespace,
+		).GetLogs(
+			pod.Name,
+			&corev1.PodLogOptions{Follow: true},
+		).Stream(
+			t.Context(),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,14 +150,16 @@ func (r *rack) followSpeakers(t *testing.T) map[string]func() []byte {
 func leftFor(log []byte, reason string) bool {
 	for line := range bytes.Lines(log) {
 		var entry struct{ Msg, State, Reason string }
-		if json.Unmarshal(line, &entry) == nil && entry.Msg == "state" && entry.State == string(v1alpha1.SpeakerLeaving) && entry.Reason == reason {
+		if json.Unmarshal(line, &entry) == nil && entry.Msg == "state" && entry.State == string(v1alpha1.SpeakerLeaving) &&
+			entry.Reason == reason {
 			return true
 		}
 	}
 	return false
 }
 
-// testRebalance has a node leave and come back: what it had stays with the others until the annotation asks for more.
+// testRebalance has a node leave and come back: what it had stays with the others until the
+// annotation asks for more.
 func testRebalance(t *testing.T, r *rack) {
 	// Fresh addresses go to the node that comes first for them: until one goes to n1.
 	var svc *corev1.Service
@@ -154,7 +171,9 @@ func testRebalance(t *testing.T, r *rack) {
 	}
 	label := func(change string) {
 		t.Helper()
-		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", "n1", v1alpha1.ExcludeLabel+change); err != nil {
+		if _, err := r.Kubectl(
+			context.WithoutCancel(t.Context()), "", "label", "--overwrite", "node", "n1", v1alpha1.ExcludeLabel+change,
+		); err != nil {
 			t.Error(err)
 		}
 	}
@@ -171,7 +190,9 @@ func testRebalance(t *testing.T, r *rack) {
 	if now := r.ownerObject(t, svc, ""); now != other {
 		t.Errorf("%s answers once n1 is back, want %s still", now, other)
 	}
-	if _, err := r.Kubectl(t.Context(), "", "annotate", "--overwrite", "segmentannouncement", "--all", v1alpha1.AnnotationRebalance+"=once"); err != nil {
+	if _, err := r.Kubectl(
+		t.Context(), "", "annotate", "--overwrite", "segmentannouncement", "--all", v1alpha1.AnnotationRebalance+"=once",
+	); err != nil {
 		t.Fatal(err)
 	}
 	if now := r.ownerObject(t, svc, other); now != "n1" {
@@ -190,7 +211,8 @@ func (r *rack) ownerObject(t *testing.T, svc *corev1.Service, not string) string
 			return err
 		}
 		for _, o := range owners.Items {
-			if len(o.OwnerReferences) == 1 && o.OwnerReferences[0].Name == svc.Name && o.Status.NodeName != "" && o.Status.NodeName != not {
+			if len(o.OwnerReferences) == 1 && o.OwnerReferences[0].Name == svc.Name && o.Status.NodeName != "" &&
+				o.Status.NodeName != not {
 				node = o.Status.NodeName
 				return nil
 			}

@@ -37,7 +37,13 @@ const probeEvery = 20 * time.Millisecond
 // probe asks until the function it returns is called, which returns what was seen. A
 // request fails after the timeout. With fresh, the host's neighbor caches are
 // flushed before each, as if it came from a client that is new.
-func (r *rack) probe(t *testing.T, host string, address netip.Addr, timeout time.Duration, fresh bool) (stop func() probe) {
+func (r *rack) probe(
+	t *testing.T,
+	host string,
+	address netip.Addr,
+	timeout time.Duration,
+	fresh bool,
+) (stop func() probe) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan probe, 1)

@@ -143,7 +143,12 @@ func raise(t *testing.T, options lab.Options) *rack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rack{Stage: s, web: stage.App{Namespace: "e2e", Name: "web"}, router: options.Router == "frr", iptables: options.ProxyMode == "iptables"}
+	return &rack{
+		Stage:    s,
+		web:      stage.App{Namespace: "e2e", Name: "web"},
+		router:   options.Router == "frr",
+		iptables: options.ProxyMode == "iptables",
+	}
 }
 
 // install installs Berth, configures it, and runs the application.
@@ -170,7 +175,9 @@ func (r *rack) shorten(ctx context.Context) error {
 		return nil
 	}
 	patch := fmt.Sprintf(`[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--rest=%s"}]`, r.rest)
-	if _, err := r.Kubectl(ctx, "", "-n", stage.Namespace, "patch", "deployment/berth-controller", "--type=json", "-p", patch); err != nil {
+	if _, err := r.Kubectl(
+		ctx, "", "-n", stage.Namespace, "patch", "deployment/berth-controller", "--type=json", "-p", patch,
+	); err != nil {
 		return err
 	}
 	return r.AwaitBerth(ctx)

@@ -184,7 +184,9 @@ func testNoController(t *testing.T, r *rack) {
 	before := r.some(t)
 	scale := func(replicas string) {
 		t.Helper()
-		if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "scale", "deployment/berth-controller", "--replicas="+replicas); err != nil {
+		if _, err := r.Kubectl(
+			t.Context(), "", "-n", stage.Namespace, "scale", "deployment/berth-controller", "--replicas="+replicas,
+		); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -195,7 +197,12 @@ func testNoController(t *testing.T, r *rack) {
 	})
 	scale("0")
 	eventually(t, func(ctx context.Context) error {
-		pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+		pods, err := r.Kubernetes.CoreV1().Pods(
+			stage.Namespace,
+		).List(
+			ctx,
+			metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"},
+		)
 		if err == nil && len(pods.Items) > 0 {
 			err = fmt.Errorf("%d controllers still run", len(pods.Items))
 		}
@@ -260,7 +267,9 @@ func (r *rack) give(t *testing.T, svc *corev1.Service, address string) {
 	given.Addresses = []netip.Addr{netip.MustParseAddr(address)}
 	svc.Status.LoadBalancer.Ingress[0].IP = address
 	meta.SetStatusCondition(&svc.Status.Conditions, given.Condition(key, metav1.Now()))
-	if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+	if _, err := r.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(
+		t.Context(), svc, metav1.UpdateOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -269,7 +278,12 @@ func (r *rack) give(t *testing.T, svc *corev1.Service, address string) {
 // of the test.
 func (r *rack) freezeControllers(t *testing.T) (resume func()) {
 	t.Helper()
-	pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+	pods, err := r.Kubernetes.CoreV1().Pods(
+		stage.Namespace,
+	).List(
+		t.Context(),
+		metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +314,10 @@ func testSpeakerRestart(t *testing.T, r *rack) {
 	l2, _, stop := r.unfailing(t)
 	seen := r.capture(t, l2)[0]
 	begun := time.Now()
-	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "set", "env", "daemonset/berth-speaker", "KUBE_FEATURE_WatchListClient=false"); err != nil {
+	if _, err := r.Kubectl(
+		t.Context(), "", "-n", stage.Namespace, "set", "env", "daemonset/berth-speaker",
+		"KUBE_FEATURE_WatchListClient=false",
+	); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.AwaitBerth(t.Context()); err != nil {

@@ -33,37 +33,77 @@ type fault struct {
 // faults are those that leave all of Kubernetes' own as it is.
 func faults() []fault {
 	return []fault{
-		{name: "its cable is cut", lost: true, strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return func(context.Context) error { return r.Heal(node) }, r.Cut(node)
-		}},
-		{name: "its speaker is killed", lost: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return nil, r.Kill(ctx, "speaker@"+node)
-		}},
-		{name: "its speaker freezes and wakes", lost: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return func(ctx context.Context) error { return r.Resume(ctx, "speaker@"+node) }, r.Pause(ctx, "speaker@"+node)
-		}},
-		{name: "it and the others do not hear each other", deaf: true, unheard: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return r.apart(ctx, node, r.Block)
-		}},
-		{name: "the others do not hear it", unheard: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return r.apart(ctx, node, r.BlockOneWay)
-		}},
-		{name: "it does not hear the others", deaf: true, strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return r.apart(ctx, node, func(ctx context.Context, node, other string) error { return r.BlockOneWay(ctx, other, node) })
-		}},
-		{name: "its interface flaps", strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
-			return nil, r.Flap(node)
-		}},
-		{name: "its hardware address changes", renewed: true, strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
-			_, err := r.ChangeMAC(node)
-			return nil, err
-		}},
+		{
+			name: "its cable is cut",
+			lost: true,
+			strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return func(context.Context) error { return r.Heal(node) }, r.Cut(node)
+			},
+		},
+		{
+			name: "its speaker is killed",
+			lost: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return nil, r.Kill(ctx, "speaker@"+node)
+			},
+		},
+		{
+			name: "its speaker freezes and wakes",
+			lost: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return func(ctx context.Context) error { return r.Resume(ctx, "speaker@"+node) }, r.Pause(ctx, "speaker@"+node)
+			},
+		},
+		{
+			name:    "it and the others do not hear each other",
+			deaf:    true,
+			unheard: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return r.apart(ctx, node, r.Block)
+			},
+		},
+		{
+			name:    "the others do not hear it",
+			unheard: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return r.apart(ctx, node, r.BlockOneWay)
+			},
+		},
+		{
+			name: "it does not hear the others",
+			deaf: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return r.apart(
+					ctx,
+					node,
+					func(ctx context.Context, node, other string) error { return r.BlockOneWay(ctx, other, node) },
+				)
+			},
+		},
+		{
+			name: "its interface flaps",
+			strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return nil, r.Flap(node)
+			},
+		},
+		{
+			name:    "its hardware address changes",
+			renewed: true,
+			strike: func(_ context.Context, r *rack, node string) (func(context.Context) error, error) {
+				_, err := r.ChangeMAC(node)
+				return nil, err
+			},
+		},
 	}
 }
 
 // apart keeps a node and the other nodes from each other on the segment. All of them
 // are there for the API server and for clients.
-func (r *rack) apart(ctx context.Context, node string, block func(ctx context.Context, node, other string) error) (heal func(context.Context) error, err error) {
+func (r *rack) apart(
+	ctx context.Context,
+	node string,
+	block func(ctx context.Context, node, other string) error,
+) (heal func(context.Context) error, err error) {
 	for _, other := range r.others(node) {
 		err = errors.Join(err, block(ctx, node, other))
 	}
@@ -118,9 +158,9 @@ func (r *rack) withoutAPI(t *testing.T) (resume func()) {
 	return resume
 }
 
-// suffer strikes a node, that which owns the first addresses if none is named, checks who answers then, heals it, and checks again: one node
-// in the end, that has told of itself if anything is new about it, and none that lost
-// its addresses meanwhile.
+// suffer strikes a node, that which owns the first addresses if none is named, checks who answers
+// then, heals it, and checks again: one node in the end, that has told of itself if anything is new
+// about it, and none that lost its addresses meanwhile.
 func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	t.Helper()
 	before := make([]stage.Owner, len(all))

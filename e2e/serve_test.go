@@ -162,7 +162,12 @@ func (r *rack) keepsClient(t *testing.T, address netip.Addr, nodes ...string) {
 // the test.
 func (r *rack) turn(t *testing.T, node string, ready bool) {
 	t.Helper()
-	pods, err := r.Kubernetes.CoreV1().Pods(r.web.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + r.web.Name, FieldSelector: "spec.nodeName=" + node})
+	pods, err := r.Kubernetes.CoreV1().Pods(
+		r.web.Namespace,
+	).List(
+		t.Context(),
+		metav1.ListOptions{LabelSelector: "app=" + r.web.Name, FieldSelector: "spec.nodeName=" + node},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

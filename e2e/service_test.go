@@ -36,8 +36,8 @@ func only(family corev1.IPFamily) change {
 	}
 }
 
-// service returns a Service of the application that does not exist yet. By its name it comes after those before it: of two that
-// are made within a second the name tells which is the older.
+// service returns a Service of the application that does not exist yet. By its name it comes after
+// those before it: of two that are made within a second the name tells which is the older.
 func (r *rack) service(changes ...change) *corev1.Service {
 	svc := r.Expose(r.web, fmt.Sprintf("svc-%03d", r.created.Add(1)))
 	for _, c := range changes {
@@ -74,7 +74,9 @@ func (r *rack) ask(t *testing.T, changes ...change) *corev1.Service {
 // remove deletes a Service, if it is still there.
 func (r *rack) remove(t *testing.T, svc *corev1.Service) {
 	t.Helper()
-	if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "-n", svc.Namespace, "delete", "--ignore-not-found", "service", svc.Name); err != nil {
+	if _, err := r.Kubectl(
+		context.WithoutCancel(t.Context()), "", "-n", svc.Namespace, "delete", "--ignore-not-found", "service", svc.Name,
+	); err != nil {
 		t.Error(err)
 	}
 }
@@ -103,7 +105,13 @@ func (r *rack) address(t *testing.T, svc *corev1.Service, family corev1.IPFamily
 
 // awaitCondition waits until a condition of the Service has a status and a reason,
 // and returns the Service and the condition's message.
-func (r *rack) awaitCondition(t *testing.T, svc *corev1.Service, kind string, status metav1.ConditionStatus, reason string) (*corev1.Service, string) {
+func (r *rack) awaitCondition(
+	t *testing.T,
+	svc *corev1.Service,
+	kind string,
+	status metav1.ConditionStatus,
+	reason string,
+) (*corev1.Service, string) {
 	t.Helper()
 	var found *corev1.Service
 	var message string
@@ -169,7 +177,8 @@ func (r *rack) forwarded(t *testing.T, address netip.Addr) {
 			if err != nil {
 				return fmt.Errorf("%s on %s: %w: %s", command, node, err, out)
 			}
-			if !strings.Contains(string(out), " "+address.String()+" ") && !strings.Contains(string(out), " "+address.String()+"/") {
+			if !strings.Contains(string(out), " "+address.String()+" ") &&
+				!strings.Contains(string(out), " "+address.String()+"/") {
 				return fmt.Errorf("kube-proxy of %s does not forward %s yet", node, address)
 			}
 		}
@@ -232,7 +241,10 @@ func (r *rack) away(t *testing.T) (*corev1.Service, string) {
 	t.Cleanup(func() {
 		r.remove(t, svc)
 		// Its Pods take their time.
-		if _, err := r.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "--wait=false", "--ignore-not-found", "namespace", app.Namespace); err != nil {
+		if _, err := r.Kubectl(
+			context.WithoutCancel(t.Context()), "", "delete", "--wait=false", "--ignore-not-found", "namespace",
+			app.Namespace,
+		); err != nil {
 			t.Error(err)
 		}
 	})

@@ -17,20 +17,22 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-// testTables applies the objects of each script in testdata/bgp and looks at the routers' tables. A script is
-// a txtar archive:
+// testTables applies the objects of each script in testdata/bgp and looks at the routers' tables. A
+// script is a txtar archive:
 //
-//	objects.yaml                  applied, and removed at the end
-//	frr.conf                      lines of the router's BGP configuration, taken back at the end
-//	bird.conf                     text added to the spine's configuration until another one, or the end
-//	frr: COMMAND                  what `vtysh -c COMMAND` on the router must come to print: JSON, in which each
-//	                              line "path = value" holds, or "path ~ regular expression"; a path is keys and
-//	                              indexes with "/" between (in a key "\/"), "#" is the length, and what is absent
-//	                              in what is there is ""
-//	bird: COMMAND                 what `birdc COMMAND` on the spine must come to print: each line is part of a line
-//	                              of it, or after "!" of none, or after "~" a regular expression that one matches
+//	objects.yaml    applied, and removed at the end
+//	frr.conf        lines of the router's BGP configuration, removed at the end
+//	bird.conf       text added to the spine's configuration until the next bird.conf or the end
+//	frr: COMMAND    what `vtysh -c COMMAND` on the router must come to print: JSON, in which each
+//	                line "path = value" or "path ~ regular expression" holds. A path is keys and
+//	                indexes with "/" between them (in a key "\/"); "#" is the length, and a missing
+//	                value is "".
+//	bird: COMMAND   what `birdc COMMAND` on the spine must come to print. Each line is contained in a
+//	                line of the output; after "!" it is contained in none, and after "~" it is a
+//	                regular expression that a line matches.
 //
-// Other files whose name ends in .yaml are applied when it is their turn, after what stands before them was seen.
+// Other files whose name ends in .yaml are applied when it is their turn, after what stands before
+// them was seen.
 func testTables(t *testing.T, r *rack) {
 	scripts, err := filepath.Glob("testdata/bgp/*.txtar")
 	if err != nil || len(scripts) == 0 {

@@ -25,8 +25,8 @@ func speaks(t *testing.T, status string) {
 	report(t, "n1", status)
 }
 
-// report writes what the speaker of a node would: a status in YAML, with its state, a message about that, and what it lacks for IPVS in
-// place of conditions.
+// report writes what the speaker of a node would: a status in YAML, with its state, a message about
+// that, and what it lacks for IPVS in place of conditions.
 func report(t *testing.T, node, text string) {
 	t.Helper()
 	var said struct {
@@ -40,7 +40,15 @@ func report(t *testing.T, node, text string) {
 	status.Conditions = v1alpha1test.InState(said.State)
 	status.Conditions[0].Message = said.Message
 	if said.Lacks != "" {
-		status.Conditions = append(status.Conditions, metav1.Condition{Type: v1alpha1.ConditionIPVSReady, Status: metav1.ConditionFalse, Reason: "Unable", Message: said.Lacks})
+		status.Conditions = append(
+			status.Conditions,
+			metav1.Condition{
+				Type:    v1alpha1.ConditionIPVSReady,
+				Status:  metav1.ConditionFalse,
+				Reason:  "Unable",
+				Message: said.Lacks,
+			},
+		)
 	}
 	for i := range status.Conditions {
 		status.Conditions[i].LastTransitionTime = metav1.Now()
@@ -48,7 +56,11 @@ func report(t *testing.T, node, text string) {
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
 		speaker, err := scene.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			speaker, err = scene.Berth.Speakers.Create(ctx, &v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{})
+			speaker, err = scene.Berth.Speakers.Create(
+				ctx,
+				&v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: node}},
+				metav1.CreateOptions{},
+			)
 		}
 		if err != nil {
 			return err
@@ -73,7 +85,14 @@ func excludes(t *testing.T, ns, change, back, rule string) {
 	t.Helper()
 	node := func(ctx context.Context, patch, subresource string) {
 		t.Helper()
-		_, err := scene.Kubernetes.CoreV1().Nodes().Patch(ctx, "n1", "application/strategic-merge-patch+json", []byte(patch), metav1.PatchOptions{}, subresource)
+		_, err := scene.Kubernetes.CoreV1().Nodes().Patch(
+			ctx,
+			"n1",
+			"application/strategic-merge-patch+json",
+			[]byte(patch),
+			metav1.PatchOptions{},
+			subresource,
+		)
 		must(t, err)
 	}
 	subresource := ""
@@ -104,10 +123,34 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	awaitAnnounced(t, ns, "Announced", announcedByL2)
 
 	// Each rule that keeps a node from announcing is named.
-	excludes(t, ns, `{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":""}}}`, `{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`, "has the label "+v1alpha1.ExcludeLabel)
-	excludes(t, ns, `{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`, `{"spec":{"taints":null}}`, "has the taint node.kubernetes.io/out-of-service")
-	excludes(t, ns, `{"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler","effect":"NoSchedule"}]}}`, `{"spec":{"taints":null}}`, "has the taint ToBeDeletedByClusterAutoscaler")
-	excludes(t, ns, `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`, `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False"}]}}`, "has the condition NetworkUnavailable")
+	excludes(
+		t,
+		ns,
+		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":""}}}`,
+		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`,
+		"has the label "+v1alpha1.ExcludeLabel,
+	)
+	excludes(
+		t,
+		ns,
+		`{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`,
+		`{"spec":{"taints":null}}`,
+		"has the taint node.kubernetes.io/out-of-service",
+	)
+	excludes(
+		t,
+		ns,
+		`{"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler","effect":"NoSchedule"}]}}`,
+		`{"spec":{"taints":null}}`,
+		"has the taint ToBeDeletedByClusterAutoscaler",
+	)
+	excludes(
+		t,
+		ns,
+		`{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`,
+		`{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False"}]}}`,
+		"has the condition NetworkUnavailable",
+	)
 	speaks(t, `state: Leaving, message: kube-proxy on this node is unhealthy`)
 	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 leaves: kube-proxy on this node is unhealthy")
 
@@ -121,7 +164,12 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: its speaker does not report the session yet")
 	const refused = "peer says AS 64513, configured 2"
 	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: 192.0.2.254, state: Down, lastError: "`+refused+`"}]`)
-	awaitAnnounced(t, ns, "NoSession", "192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (tor: "+refused+"); see kubectl get speakers.berth.dev")
+	awaitAnnounced(
+		t,
+		ns,
+		"NoSession",
+		"192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (tor: "+refused+"); see kubectl get speakers.berth.dev",
+	)
 	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: "+refused)
 	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established}]`)
 	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement bgp; it has no endpoint that is ready or serves, so connections are refused")
@@ -152,7 +200,14 @@ func awaitSessions(t *testing.T, neighbor, summary, message string) {
 		}
 		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionEstablished)
 		if c == nil || c.Message != message || o.Status.SessionCounts.Summary != summary {
-			return fmt.Errorf("BGPNeighbor %s: sessions %s, condition %+v, want %s, %q", neighbor, o.Status.SessionCounts.Summary, c, summary, message)
+			return fmt.Errorf(
+				"BGPNeighbor %s: sessions %s, condition %+v, want %s, %q",
+				neighbor,
+				o.Status.SessionCounts.Summary,
+				c,
+				summary,
+				message,
+			)
 		}
 		return nil
 	}))
@@ -200,7 +255,11 @@ func makeEndpoint(t *testing.T, ns, name, node string, ready bool) {
 	t.Helper()
 	conditions := discoveryv1.EndpointConditions{Ready: &ready}
 	_, err := scene.Kubernetes.DiscoveryV1().EndpointSlices(ns).Create(t.Context(), &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: ns,
+			Name:      name,
+			Labels:    map[string]string{discoveryv1.LabelServiceName: "web"},
+		},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, NodeName: &node, Conditions: conditions}},
 	}, metav1.CreateOptions{})
@@ -214,7 +273,12 @@ func TestAServiceOfPolicyLocalSaysWhenNoNodeHasAnEndpoint(t *testing.T) {
 	makePool(t, "p", "192.0.2.0/28")
 	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{}`)))
 	speaks(t, eth0)
-	makeService(t, ns, "web", func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal })
+	makeService(
+		t,
+		ns,
+		"web",
+		func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal },
+	)
 	const nowhere = "192.0.2.0 is selected by SegmentAnnouncement l2, but no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
 	awaitAnnounced(t, ns, "NoEndpoints", nowhere)
 	makeEndpoint(t, ns, "web-unready", "n1", false)
@@ -222,7 +286,16 @@ func TestAServiceOfPolicyLocalSaysWhenNoNodeHasAnEndpoint(t *testing.T) {
 	awaitAnnounced(t, ns, "NoCandidate", "192.0.2.0 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 has no ready endpoint")
 	makeEndpoint(t, ns, "web-here", "n1", true)
 	awaitAnnounced(t, ns, "Announced", "by SegmentAnnouncement l2, from nodes with a ready Pod (externalTrafficPolicy Local)")
-	must(t, scene.Kubernetes.DiscoveryV1().EndpointSlices(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web"}))
+	must(
+		t,
+		scene.Kubernetes.DiscoveryV1().EndpointSlices(
+			ns,
+		).DeleteCollection(
+			t.Context(),
+			metav1.DeleteOptions{},
+			metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web"},
+		),
+	)
 	awaitAnnounced(t, ns, "NoEndpoints", nowhere)
 }
 

@@ -17,7 +17,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// A fault in one object, and in one part of it, keeps nothing else from effect. What the objects say is in testdata/inputs.txtar.
+// A fault in one object, and in one part of it, keeps nothing else from effect. What the objects
+// say is in testdata/inputs.txtar.
 func TestWhatIsWrongWithOneObjectLeavesTheRestInEffect(t *testing.T) {
 	ns := namespace(t)
 	start(t)
@@ -135,7 +136,9 @@ func TestTheExamplesOfTheReferenceAreInEffect(t *testing.T) {
 	_, err = scene.Kubectl(t.Context(), "", "apply", "-f", dir)
 	must(t, err)
 	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "-f", dir) })
-	for _, kind := range []string{"loadbalancerpool/office", "segmentannouncement/office", "bgpneighbor/tor-a", "routeannouncement/public"} {
+	for _, kind := range []string{
+		"loadbalancerpool/office", "segmentannouncement/office", "bgpneighbor/tor-a", "routeannouncement/public",
+	} {
 		kind, name, _ := strings.Cut(kind, "/")
 		awaitReady(t, kind, name, "True", "all of the object is in effect")
 	}

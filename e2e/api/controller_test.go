@@ -91,7 +91,10 @@ func prepare(ctx context.Context) error {
 	dir := filepath.Dir(file)
 	for _, args := range [][]string{
 		{"apply", "-f", dir + "/namespace.yaml", "-f", dir + "/crds"},
-		{"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml", "-f", dir + "/rbac-speaker.yaml", "-f", dir + "/admission-speaker.yaml"},
+		{
+			"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml", "-f", dir + "/rbac-speaker.yaml", "-f",
+			dir + "/admission-speaker.yaml",
+		},
 		{"wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"},
 	} {
 		if _, err := scene.Kubectl(ctx, "", args...); err != nil {
@@ -114,7 +117,11 @@ func start(t *testing.T) *running {
 }
 
 // startAs runs a controller that is led in this way, with options that are changed so.
-func startAs(t *testing.T, lead func(*controller.Controller, context.Context) error, change ...func(*controller.Options)) *running {
+func startAs(
+	t *testing.T,
+	lead func(*controller.Controller, context.Context) error,
+	change ...func(*controller.Options),
+) *running {
 	t.Helper()
 	config := configOf(t, "berth-controller", nil)
 	set, err := kubernetes.NewForConfig(config)
@@ -163,8 +170,14 @@ func startAs(t *testing.T, lead func(*controller.Controller, context.Context) er
 // Berth's, bound to an object if there is one.
 func configOf(t *testing.T, account string, bound *authenticationv1.BoundObjectReference) *rest.Config {
 	t.Helper()
-	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(t.Context(), account,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}, metav1.CreateOptions{})
+	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(
+		t.Context(),
+		account,
+		&authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound},
+		},
+		metav1.CreateOptions{},
+	)
 	must(t, err)
 	admin, err := scene.RESTConfig()
 	must(t, err)
@@ -207,7 +220,11 @@ func must(t *testing.T, err error) {
 // and all configuration, at the end.
 func namespace(t *testing.T) string {
 	t.Helper()
-	ns, err := scene.Kubernetes.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}}, metav1.CreateOptions{})
+	ns, err := scene.Kubernetes.CoreV1().Namespaces().Create(
+		t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}},
+		metav1.CreateOptions{},
+	)
 	must(t, err)
 	t.Cleanup(func() {
 		ctx := context.Background()
@@ -233,7 +250,8 @@ func makePool(t *testing.T, name string, addresses ...string) {
 func makeService(t *testing.T, ns, name string, change func(*corev1.ServiceSpec)) {
 	t.Helper()
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.ServiceSpec{
-		Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}, Selector: map[string]string{"app": name},
+		Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}},
+		Selector: map[string]string{"app": name},
 	}}
 	if change != nil {
 		change(&svc.Spec)
@@ -298,7 +316,9 @@ func TestServicesGetAddressesOfTheFamiliesTheyWant(t *testing.T) {
 			return err
 		}
 		want := v1alpha1.AddressUsage{Total: "9", Assigned: "2", Kept: "0", Excluded: "0", Resting: "0", Free: "7"}
-		if diff := cmp.Diff([]v1alpha1.AddressUsage{want, want}, []v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6}); diff != "" {
+		if diff := cmp.Diff(
+			[]v1alpha1.AddressUsage{want, want}, []v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6},
+		); diff != "" {
 			return errors.New(diff)
 		}
 		return nil
@@ -322,24 +342,63 @@ func TestARequestThatCannotBeMetIsExplainedAndMetOnceItCan(t *testing.T) {
 		change  func(*corev1.ServiceSpec)
 		reason  string
 		message string
-		mend    func(t *testing.T, ns string)
+		fix     func(t *testing.T, ns string)
 		after   string
 	}{
-		{"no pool", "", nil, "NoPool", "no LoadBalancerPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools",
-			func(t *testing.T, _ string) { makePool(t, "p", "192.0.2.5/32") }, "192.0.2.5"},
-		{"full pool", "192.0.2.1/32", nil, "PoolExhausted", "no IPv4 address is free in LoadBalancerPool p; widen it or add another",
-			func(t *testing.T, ns string) { remove(t, ns, "first") }, "192.0.2.1"},
-		{"address in use", "192.0.2.1-192.0.2.2", pin("192.0.2.1"), "AddressInUse", "spec.loadBalancerIP: 192.0.2.1 is held by Service NS/first; free it there or ask for another",
-			func(t *testing.T, ns string) { remove(t, ns, "first") }, "192.0.2.1"},
-		{"outside the pools", "192.0.2.1-192.0.2.2", pin("203.0.113.1"), "AddressOutsidePools", "spec.loadBalancerIP: 203.0.113.1 is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one",
-			func(t *testing.T, _ string) { makePool(t, "q", "203.0.113.0/24") }, "203.0.113.1"},
-		{"wrong family", "192.0.2.1-192.0.2.2", func(s *corev1.ServiceSpec) {
-			families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol)(s)
-			pin("2001:db8::1")(s)
-		}, "FamilyMismatch", "spec.loadBalancerIP: 2001:db8::1 is IPv6, and spec.ipFamilies has [IPv4] only",
-			func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":""}}`) }, "192.0.2.2"},
-		{"no address", "192.0.2.1-192.0.2.2", pin("example"), "InvalidAddress", `spec.loadBalancerIP: "example" is no IP address; write one such as 192.0.2.1, or take it out`,
-			func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":"192.0.2.2"}}`) }, "192.0.2.2"},
+		{
+			name:    "no pool",
+			reason:  "NoPool",
+			message: "no LoadBalancerPool gives IPv4 addresses to this Service automatically; create one with allocation Automatic, or name one in annotation berth.dev/pools",
+			fix:     func(t *testing.T, _ string) { makePool(t, "p", "192.0.2.5/32") },
+			after:   "192.0.2.5",
+		},
+		{
+			name:    "full pool",
+			pool:    "192.0.2.1/32",
+			reason:  "PoolExhausted",
+			message: "no IPv4 address is free in LoadBalancerPool p; widen it or add another",
+			fix:     func(t *testing.T, ns string) { remove(t, ns, "first") },
+			after:   "192.0.2.1",
+		},
+		{
+			name:    "address in use",
+			pool:    "192.0.2.1-192.0.2.2",
+			change:  pin("192.0.2.1"),
+			reason:  "AddressInUse",
+			message: "spec.loadBalancerIP: 192.0.2.1 is held by Service NS/first; free it there or ask for another",
+			fix:     func(t *testing.T, ns string) { remove(t, ns, "first") },
+			after:   "192.0.2.1",
+		},
+		{
+			name:    "outside the pools",
+			pool:    "192.0.2.1-192.0.2.2",
+			change:  pin("203.0.113.1"),
+			reason:  "AddressOutsidePools",
+			message: "spec.loadBalancerIP: 203.0.113.1 is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one",
+			fix:     func(t *testing.T, _ string) { makePool(t, "q", "203.0.113.0/24") },
+			after:   "203.0.113.1",
+		},
+		{
+			name: "wrong family",
+			pool: "192.0.2.1-192.0.2.2",
+			change: func(s *corev1.ServiceSpec) {
+				families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol)(s)
+				pin("2001:db8::1")(s)
+			},
+			reason:  "FamilyMismatch",
+			message: "spec.loadBalancerIP: 2001:db8::1 is IPv6, and spec.ipFamilies has [IPv4] only",
+			fix:     func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":""}}`) },
+			after:   "192.0.2.2",
+		},
+		{
+			name:    "no address",
+			pool:    "192.0.2.1-192.0.2.2",
+			change:  pin("example"),
+			reason:  "InvalidAddress",
+			message: `spec.loadBalancerIP: "example" is no IP address; write one such as 192.0.2.1, or take it out`,
+			fix:     func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":"192.0.2.2"}}`) },
+			after:   "192.0.2.2",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ns := namespace(t)
@@ -356,7 +415,7 @@ func TestARequestThatCannotBeMetIsExplainedAndMetOnceItCan(t *testing.T) {
 				t.Errorf("message\n got %s\nwant %s", got, want)
 			}
 			awaitEvent(t, ns, "web", c.reason)
-			c.mend(t, ns)
+			c.fix(t, ns)
 			await(t, ns, "web", "Allocated", c.after)
 		})
 	}
@@ -369,7 +428,15 @@ func remove(t *testing.T, ns, name string) {
 
 func patch(t *testing.T, ns, name, with string, subresource ...string) {
 	t.Helper()
-	_, err := scene.Kubernetes.CoreV1().Services(ns).Patch(t.Context(), name, "application/merge-patch+json", []byte(with), metav1.PatchOptions{}, subresource...)
+	_, err := scene.Kubernetes.CoreV1().Services(
+		ns,
+	).Patch(
+		t.Context(),
+		name,
+		"application/merge-patch+json",
+		[]byte(with),
+		metav1.PatchOptions{},
+		subresource...)
 	must(t, err)
 }
 
@@ -378,7 +445,12 @@ func awaitEvent(t *testing.T, ns, name, reason string) {
 	t.Helper()
 	uid := get(t, ns, name).UID
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		list, err := scene.Kubernetes.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(uid) + ",reason=" + reason})
+		list, err := scene.Kubernetes.CoreV1().Events(
+			ns,
+		).List(
+			ctx,
+			metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(uid) + ",reason=" + reason},
+		)
 		if err == nil && len(list.Items) == 0 {
 			err = fmt.Errorf("no event %s about %s", reason, name)
 		}
@@ -430,7 +502,13 @@ func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
 	if again := helloSecret(t).Data[v1alpha1.RecordKey]; len(signs) != 32 || !bytes.Equal(signs, again) {
 		t.Error("the key that signs records is another one: all records are void")
 	}
-	_, err := secrets.Patch(t.Context(), v1alpha1.HelloSecret, "application/merge-patch+json", []byte(`{"data":{"key":"YQ=="}}`), metav1.PatchOptions{})
+	_, err := secrets.Patch(
+		t.Context(),
+		v1alpha1.HelloSecret,
+		"application/merge-patch+json",
+		[]byte(`{"data":{"key":"YQ=="}}`),
+		metav1.PatchOptions{},
+	)
 	must(t, err)
 	must(t, stage.Eventually(t.Context(), patience, good))
 }
@@ -525,7 +603,12 @@ func TestOtherServicesAreLeftAlone(t *testing.T) {
 	makeService(t, ns, "other", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })
 	makeService(t, ns, "internal", func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeClusterIP })
 	makeService(t, ns, "nodeport", func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeNodePort })
-	makeService(t, ns, "headless", func(s *corev1.ServiceSpec) { s.Type, s.ClusterIP = corev1.ServiceTypeClusterIP, "None" })
+	makeService(
+		t,
+		ns,
+		"headless",
+		func(s *corev1.ServiceSpec) { s.Type, s.ClusterIP = corev1.ServiceTypeClusterIP, "None" },
+	)
 	makeService(t, ns, "name", func(s *corev1.ServiceSpec) {
 		*s = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "example.com"}
 	})

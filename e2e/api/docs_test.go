@@ -105,7 +105,9 @@ func accepts(t *testing.T, block string) {
 	if len(objects) == 0 {
 		return
 	}
-	if _, err := scene.Kubectl(t.Context(), strings.Join(objects, "---\n"), "apply", "--dry-run=server", "-f", "-"); err != nil {
+	if _, err := scene.Kubectl(
+		t.Context(), strings.Join(objects, "---\n"), "apply", "--dry-run=server", "-f", "-",
+	); err != nil {
 		t.Error(err)
 	}
 }

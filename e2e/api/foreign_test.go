@@ -58,7 +58,9 @@ func installForeign(t *testing.T, foreign map[string][]names) {
 	must(t, err)
 	client, err := dynamic.NewForConfig(config)
 	must(t, err)
-	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	crds := client.Resource(
+		schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
+	)
 	t.Cleanup(func() { removeForeign(t, crds, foreign) })
 	waiting := map[string]bool{}
 	var creations errgroup.Group
@@ -97,7 +99,10 @@ func removeForeign(t *testing.T, crds dynamic.ResourceInterface, foreign map[str
 		deletions.Go(func() error { return crds.Delete(ctx, crd.GetName(), metav1.DeleteOptions{}) })
 	}
 	must(t, deletions.Wait())
-	must(t, follow(ctx, crds, waiting, func(e watch.Event, _ *unstructured.Unstructured) bool { return e.Type == watch.Deleted }))
+	must(
+		t,
+		follow(ctx, crds, waiting, func(e watch.Event, _ *unstructured.Unstructured) bool { return e.Type == watch.Deleted }),
+	)
 	must(t, stage.Eventually(ctx, patience, func(context.Context) error {
 		groups, err := scene.Kubernetes.Discovery().ServerGroups()
 		if err != nil {
@@ -113,7 +118,12 @@ func removeForeign(t *testing.T, crds dynamic.ResourceInterface, foreign map[str
 }
 
 // follow watches the foreign definitions until each of those waited for was done, or is gone.
-func follow(ctx context.Context, crds dynamic.ResourceInterface, waiting map[string]bool, done func(watch.Event, *unstructured.Unstructured) bool) error {
+func follow(
+	ctx context.Context,
+	crds dynamic.ResourceInterface,
+	waiting map[string]bool,
+	done func(watch.Event, *unstructured.Unstructured) bool,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*patience) // two hundred of them
 	defer cancel()
 	options := func(o metav1.ListOptions) metav1.ListOptions {
@@ -162,10 +172,18 @@ func definition(group string, n names) *unstructured.Unstructured {
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata,
 		"spec": map[string]any{
 			"group": group, "scope": n.Scope,
-			"names": map[string]any{"kind": n.Kind, "plural": n.Plural, "singular": n.Singular, "shortNames": list(n.ShortNames), "categories": list(n.Categories)},
+			"names": map[string]any{
+				"kind":       n.Kind,
+				"plural":     n.Plural,
+				"singular":   n.Singular,
+				"shortNames": list(n.ShortNames),
+				"categories": list(n.Categories),
+			},
 			"versions": []any{map[string]any{
 				"name": "v1", "served": true, "storage": true,
-				"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+				"schema": map[string]any{
+					"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+				},
 			}},
 		},
 	}}

@@ -26,8 +26,8 @@ const (
 
 const noEndpoint = "; it has no endpoint that is ready or serves, so connections are refused"
 
-// awaitForwarder waits until the status of the Service web shows the ipMode for all its addresses, and the condition
-// Announced has the message.
+// awaitForwarder waits until the status of the Service web shows the ipMode for all its addresses,
+// and the condition Announced has the message.
 func awaitForwarder(t *testing.T, ns string, mode corev1.LoadBalancerIPMode, message string) *corev1.Service {
 	t.Helper()
 	var svc *corev1.Service
@@ -53,7 +53,12 @@ func awaitForwarder(t *testing.T, ns string, mode corev1.LoadBalancerIPMode, mes
 func awaitTold(t *testing.T, ns, reason, kind, message string) {
 	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		list, err := scene.Kubernetes.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=web,reason=" + reason})
+		list, err := scene.Kubernetes.CoreV1().Events(
+			ns,
+		).List(
+			ctx,
+			metav1.ListOptions{FieldSelector: "involvedObject.name=web,reason=" + reason},
+		)
 		if err != nil {
 			return err
 		}
@@ -68,7 +73,8 @@ func awaitTold(t *testing.T, ns, reason, kind, message string) {
 	}))
 }
 
-// forwards plays a speaker that can forward, then cannot, to a controller that was started, and a Service web.
+// forwards plays a speaker that can forward, then cannot, to a controller that was started, and a
+// Service web.
 func forwards(t *testing.T, ns string, r *running) {
 	t.Helper()
 	silenced(t)
@@ -179,7 +185,12 @@ func TestTheAddressesOfAServiceHaveOneDataplane(t *testing.T) {
 	apply(t, "SegmentAnnouncement", "l2", `{}`)
 	speaks(t, canForward)
 	makeService(t, ns, "web", families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
-	awaitForwarder(t, ns, corev1.LoadBalancerIPModeVIP, "by SegmentAnnouncement l2"+noEndpoint+"; kube-proxy forwards, since a Service has one dataplane: 192.0.2.0 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:: is of LoadBalancerPool six (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools")
+	awaitForwarder(
+		t,
+		ns,
+		corev1.LoadBalancerIPModeVIP,
+		"by SegmentAnnouncement l2"+noEndpoint+"; kube-proxy forwards, since a Service has one dataplane: 192.0.2.0 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:: is of LoadBalancerPool six (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools",
+	)
 	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::/124"], dataplane: IPVS}`)
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "by SegmentAnnouncement l2"+noEndpoint)
 	// As docs/ipvs.md says.

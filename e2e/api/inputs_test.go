@@ -23,9 +23,10 @@ var rewrite = flag.Bool("rewrite", false, "write the answers of testdata/inputs.
 
 const inputsFile = "testdata/inputs.txtar"
 
-// An input of the file is what a user applies; its answer is what the API server says if it refuses that, or otherwise what
-// the conditions of the object say once the controller has looked at it. Each pair is of one name, NAME.yaml and NAME.answer.
-// Objects stay until the end of their section, which a comment in front of the first input begins: # section NAME.
+// An input of the file is what a user applies; its answer is what the API server says if it refuses
+// that, or otherwise what the conditions of the object say once the controller has looked at it.
+// Each pair is of one name, NAME.yaml and NAME.answer. Objects stay until the end of their section,
+// which a comment in front of the first input begins: # section NAME.
 func TestEachInputGetsItsAnswer(t *testing.T) {
 	archive, err := txtar.ParseFile(inputsFile)
 	must(t, err)
@@ -104,7 +105,8 @@ func refusal(err error, ns string) string {
 	return strings.TrimSpace(strings.ReplaceAll(text, ns, "NAMESPACE")) + "\n"
 }
 
-// conditionsIn returns the conditions of an object, one on a line, but for those of which nothing is to be said.
+// conditionsIn returns the conditions of an object, one on a line, but for those of which nothing
+// is to be said.
 func conditionsIn(o *unstructured.Unstructured) string {
 	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 	var lines []string

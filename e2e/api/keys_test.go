@@ -21,7 +21,13 @@ import (
 // helloSecret returns the Secret of the hello keys.
 func helloSecret(t *testing.T) *corev1.Secret {
 	t.Helper()
-	s, err := scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Get(t.Context(), v1alpha1.HelloSecret, metav1.GetOptions{})
+	s, err := scene.Kubernetes.CoreV1().Secrets(
+		stage.Namespace,
+	).Get(
+		t.Context(),
+		v1alpha1.HelloSecret,
+		metav1.GetOptions{},
+	)
 	must(t, err)
 	return s
 }
@@ -34,7 +40,15 @@ func reportKeys(t *testing.T, node string, sign []byte, accept ...[]byte) {
 	for _, k := range append(accept, sign) {
 		accepted = append(accepted, v1alpha1.Fingerprint(k))
 	}
-	report(t, node, fmt.Sprintf(`state: Announcing, signingKey: %q, acceptedKeys: ["%s"]`, v1alpha1.Fingerprint(sign), strings.Join(accepted, `","`)))
+	report(
+		t,
+		node,
+		fmt.Sprintf(
+			`state: Announcing, signingKey: %q, acceptedKeys: ["%s"]`,
+			v1alpha1.Fingerprint(sign),
+			strings.Join(accepted, `","`),
+		),
+	)
 }
 
 // awaitKeys waits until the Secret has exactly these keys beside the one that signs
@@ -46,7 +60,8 @@ func awaitKeys(t *testing.T, waits string, names ...string) *corev1.Secret {
 	var s *corev1.Secret
 	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
 		s = helloSecret(t)
-		if got := slices.Sorted(maps.Keys(s.Data)); !slices.Equal(got, names) || s.Annotations[v1alpha1.AnnotationRotation] != waits {
+		if got := slices.Sorted(maps.Keys(s.Data)); !slices.Equal(got, names) ||
+			s.Annotations[v1alpha1.AnnotationRotation] != waits {
 			return fmt.Errorf("the Secret has %v and %v, want %v and %q", got, s.Annotations, names, waits)
 		}
 		return nil
@@ -68,7 +83,17 @@ func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
 	old := helloSecret(t).Data["key"]
 	reportKeys(t, "n1", old)
 	reportKeys(t, "n2", old)
-	_, err := scene.Kubectl(t.Context(), "", "-n", stage.Namespace, "annotate", "--overwrite", "secret", v1alpha1.HelloSecret, "berth.dev/rotate="+t.Name())
+	_, err := scene.Kubectl(
+		t.Context(),
+		"",
+		"-n",
+		stage.Namespace,
+		"annotate",
+		"--overwrite",
+		"secret",
+		v1alpha1.HelloSecret,
+		"berth.dev/rotate="+t.Name(),
+	)
 	must(t, err)
 	s := awaitKeys(t, "waits for the speaker of n1, n2", "key", "next")
 	fresh := s.Data["next"]
@@ -96,8 +121,15 @@ func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
 	}
 
 	// A next key that an operator brings.
-	_, err = scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Patch(t.Context(), v1alpha1.HelloSecret, "application/merge-patch+json",
-		[]byte(`{"stringData":{"next":"0123456789abcdef0123456789abcdef"}}`), metav1.PatchOptions{})
+	_, err = scene.Kubernetes.CoreV1().Secrets(
+		stage.Namespace,
+	).Patch(
+		t.Context(),
+		v1alpha1.HelloSecret,
+		"application/merge-patch+json",
+		[]byte(`{"stringData":{"next":"0123456789abcdef0123456789abcdef"}}`),
+		metav1.PatchOptions{},
+	)
 	must(t, err)
 	brought := []byte("0123456789abcdef0123456789abcdef")
 	awaitKeys(t, "waits for the speaker of n1", "key", "next")

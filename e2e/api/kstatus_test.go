@@ -27,8 +27,9 @@ var seen = map[string]struct{ spec, change string }{
 	"AddressReservation":  {`{addresses: [192.0.2.1]}`, `{"spec":{"serviceName":"web"}}`},
 }
 
-// Tools that wait for objects, as Flux does by kstatus and Argo CD by the script in manifests/argocd, take none for
-// done that the controller has not looked at, or of which a part is not in effect.
+// Tools that wait for objects, as Flux does by kstatus and Argo CD by the script in
+// manifests/argocd, take none for done that the controller has not looked at, or of which a part is
+// not in effect.
 func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	ns := namespace(t)
 	health := argoHealth(t)
@@ -44,13 +45,31 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	expect("before any controller runs", status.InProgressStatus, "Progressing")
 	first := start(t)
 	expect("after the controller looked", status.CurrentStatus, "Healthy")
-	out, err := scene.Kubectl(t.Context(), "", "wait", "--for=condition=Ready", "--timeout=1s", "loadbalancerpools.berth.dev/seen", "bgpneighbors.berth.dev/seen")
+	out, err := scene.Kubectl(
+		t.Context(),
+		"",
+		"wait",
+		"--for=condition=Ready",
+		"--timeout=1s",
+		"loadbalancerpools.berth.dev/seen",
+		"bgpneighbors.berth.dev/seen",
+	)
 	if err != nil {
 		t.Errorf("kubectl wait: %v, %s", err, out)
 	}
 	first.stop()
 	for kind, o := range seen {
-		_, err := resource(t, kind, ns).Patch(t.Context(), "seen", types.MergePatchType, []byte(o.change), metav1.PatchOptions{})
+		_, err := resource(
+			t,
+			kind,
+			ns,
+		).Patch(
+			t.Context(),
+			"seen",
+			types.MergePatchType,
+			[]byte(o.change),
+			metav1.PatchOptions{},
+		)
 		must(t, err)
 	}
 	expect("edited, and not looked at again", status.InProgressStatus, "Progressing")
@@ -58,12 +77,31 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	expect("after it looked again", status.CurrentStatus, "Healthy")
 
 	// A generation that there is not yet, as a restore may bring.
-	_, err = resource(t, "LoadBalancerPool", ns).Patch(t.Context(), "seen", types.MergePatchType, []byte(`{"status":{"observedGeneration":99}}`), metav1.PatchOptions{}, "status")
+	_, err = resource(
+		t,
+		"LoadBalancerPool",
+		ns,
+	).Patch(
+		t.Context(),
+		"seen",
+		types.MergePatchType,
+		[]byte(`{"status":{"observedGeneration":99}}`),
+		metav1.PatchOptions{},
+		"status",
+	)
 	must(t, err)
 	awaitStatus(t, health, "LoadBalancerPool", ns, "with a generation to come", status.InProgressStatus, "Progressing")
 	// One of which a part is not in effect.
 	must(t, scene.Apply(t.Context(), object("LoadBalancerPool", "seen", `{addresses: [192.0.2.0/28, 198.51.100.9-198.51.100.1]}`)))
-	awaitStatus(t, health, "LoadBalancerPool", ns, "with a part that is not in effect", status.InProgressStatus, "Degraded")
+	awaitStatus(
+		t,
+		health,
+		"LoadBalancerPool",
+		ns,
+		"with a part that is not in effect",
+		status.InProgressStatus,
+		"Degraded",
+	)
 }
 
 // What speakers write is seen in the same way.
@@ -78,7 +116,17 @@ func TestToolsThatWaitSeeWhetherASpeakerReported(t *testing.T) {
 	report(t, "seen", "state: Leaving, observedGeneration: 1")
 	awaitStatus(t, health, "Speaker", ns, "while it leaves", status.InProgressStatus, "Degraded")
 	report(t, "seen", "state: Announcing, observedGeneration: 1")
-	_, err := resource(t, "Speaker", ns).Patch(t.Context(), "seen", types.MergePatchType, []byte(`{"spec":{"bgp":{"routerID":"10.0.0.2"}}}`), metav1.PatchOptions{})
+	_, err := resource(
+		t,
+		"Speaker",
+		ns,
+	).Patch(
+		t.Context(),
+		"seen",
+		types.MergePatchType,
+		[]byte(`{"spec":{"bgp":{"routerID":"10.0.0.2"}}}`),
+		metav1.PatchOptions{},
+	)
 	must(t, err)
 	awaitStatus(t, health, "Speaker", ns, "before it sees its new router ID", status.InProgressStatus, "Progressing")
 
@@ -100,7 +148,16 @@ func awaitStatus(t *testing.T, health string, kind, ns, when string, wanted stat
 		}
 		said, err := runHealth(health, o)
 		if err == nil && (result.Status != wanted || said != argo) {
-			err = fmt.Errorf("%s %s: kstatus says %s (%s), Argo CD %s; want %s and %s", kind, when, result.Status, result.Message, said, wanted, argo)
+			err = fmt.Errorf(
+				"%s %s: kstatus says %s (%s), Argo CD %s; want %s and %s",
+				kind,
+				when,
+				result.Status,
+				result.Message,
+				said,
+				wanted,
+				argo,
+			)
 		}
 		return err
 	}))
@@ -116,7 +173,8 @@ func argoHealth(t *testing.T) string {
 	return string(text)
 }
 
-// runHealth runs the script as Argo CD does: with the object as obj, for a table with status and message.
+// runHealth runs the script as Argo CD does: with the object as obj, for a table with status and
+// message.
 func runHealth(script string, o *unstructured.Unstructured) (string, error) {
 	l := lua.NewState()
 	defer l.Close()

@@ -33,13 +33,62 @@ type names struct {
 
 // own are the names that docs and messages may use.
 var own = []names{
-	{"AddressReservation", "addressreservations", "addressreservation", []string{"addrres"}, []string{"berth"}, "Namespaced"},
-	{"BGPNeighbor", "bgpneighbors", "bgpneighbor", []string{"bgpn"}, []string{"berth"}, "Cluster"},
-	{"L2Owner", "l2owners", "l2owner", []string{"l2o"}, []string{"berth"}, "Namespaced"},
-	{"LoadBalancerPool", "loadbalancerpools", "loadbalancerpool", []string{"lbpool"}, []string{"berth"}, "Cluster"},
-	{"RouteAnnouncement", "routeannouncements", "routeannouncement", []string{"routeann"}, []string{"berth"}, "Cluster"},
-	{"SegmentAnnouncement", "segmentannouncements", "segmentannouncement", []string{"segann"}, []string{"berth"}, "Cluster"},
-	{"Speaker", "speakers", "speaker", []string{"spk"}, []string{"berth"}, "Cluster"},
+	{
+		Kind:       "AddressReservation",
+		Plural:     "addressreservations",
+		Singular:   "addressreservation",
+		ShortNames: []string{"addrres"},
+		Categories: []string{"berth"},
+		Scope:      "Namespaced",
+	},
+	{
+		Kind:       "BGPNeighbor",
+		Plural:     "bgpneighbors",
+		Singular:   "bgpneighbor",
+		ShortNames: []string{"bgpn"},
+		Categories: []string{"berth"},
+		Scope:      "Cluster",
+	},
+	{
+		Kind:       "L2Owner",
+		Plural:     "l2owners",
+		Singular:   "l2owner",
+		ShortNames: []string{"l2o"},
+		Categories: []string{"berth"},
+		Scope:      "Namespaced",
+	},
+	{
+		Kind:       "LoadBalancerPool",
+		Plural:     "loadbalancerpools",
+		Singular:   "loadbalancerpool",
+		ShortNames: []string{"lbpool"},
+		Categories: []string{"berth"},
+		Scope:      "Cluster",
+	},
+	{
+		Kind:       "RouteAnnouncement",
+		Plural:     "routeannouncements",
+		Singular:   "routeannouncement",
+		ShortNames: []string{"routeann"},
+		Categories: []string{"berth"},
+		Scope:      "Cluster",
+	},
+	{
+		Kind:       "SegmentAnnouncement",
+		Plural:     "segmentannouncements",
+		Singular:   "segmentannouncement",
+		ShortNames: []string{"segann"},
+		Categories: []string{"berth"},
+		Scope:      "Cluster",
+	},
+	{
+		Kind:       "Speaker",
+		Plural:     "speakers",
+		Singular:   "speaker",
+		ShortNames: []string{"spk"},
+		Categories: []string{"berth"},
+		Scope:      "Cluster",
+	},
 }
 
 func TestEachNameOfBerthIsNobodyElses(t *testing.T) {
@@ -183,7 +232,14 @@ func (a answered) ServerGroupsAndResources() ([]*metav1.APIGroup, []*metav1.APIR
 }
 
 // newResolver returns one for which Berth's group is the first of all (place -1) or the last.
-func newResolver(t *testing.T, order string, place int, groups []*metav1.APIGroup, lists []*metav1.APIResourceList, foreign map[string][]names) resolver {
+func newResolver(
+	t *testing.T,
+	order string,
+	place int,
+	groups []*metav1.APIGroup,
+	lists []*metav1.APIResourceList,
+	foreign map[string][]names,
+) resolver {
 	t.Helper()
 	rank := func(group string) int {
 		if group == v1alpha1.GroupVersion.Group {
@@ -232,7 +288,8 @@ func testKubectlFindsBerths(t *testing.T, ns string, kubectl func(string, ...str
 		t.Fatal(err)
 	}
 	want := []string{
-		"addressreservation.berth.dev/names", "bgpneighbor.berth.dev/names", "l2owner.berth.dev/names", "loadbalancerpool.berth.dev/names",
+		"addressreservation.berth.dev/names", "bgpneighbor.berth.dev/names", "l2owner.berth.dev/names",
+		"loadbalancerpool.berth.dev/names",
 		"routeannouncement.berth.dev/names", "segmentannouncement.berth.dev/names", "speaker.berth.dev/names",
 	}
 	for _, resources := range []string{

@@ -18,7 +18,8 @@ import (
 // namespaced are the kinds of Berth's that are.
 var namespaced = map[string]bool{"AddressReservation": true, "L2Owner": true}
 
-// resource gives access to the objects of a kind of Berth's, as the API server has them, defaults included.
+// resource gives access to the objects of a kind of Berth's, as the API server has them, defaults
+// included.
 func resource(t *testing.T, kind, ns string) dynamic.ResourceInterface {
 	t.Helper()
 	config, err := scene.RESTConfig()

@@ -34,8 +34,16 @@ func writeStatus(t *testing.T, manager, ns, name string, ingress ...string) {
 			entries = append(entries, fmt.Sprintf(`{"ip":%q}`, i))
 		}
 	}
-	_, err := scene.Kubernetes.CoreV1().Services(ns).Patch(t.Context(), name, types.MergePatchType,
-		[]byte(`{"status":{"loadBalancer":{"ingress":[`+strings.Join(entries, ",")+`]}}}`), metav1.PatchOptions{FieldManager: manager}, "status")
+	_, err := scene.Kubernetes.CoreV1().Services(ns).Patch(
+		t.Context(),
+		name,
+		types.MergePatchType,
+		[]byte(
+			`{"status":{"loadBalancer":{"ingress":[`+strings.Join(entries, ",")+`]}}}`,
+		),
+		metav1.PatchOptions{FieldManager: manager},
+		"status",
+	)
 	must(t, err)
 }
 
@@ -87,7 +95,13 @@ func TestTheStatusesOfOthersAreLeftAsTheyAre(t *testing.T) {
 	}
 	// Nobody else gets its address.
 	makeService(t, ns, "thief", pin("203.0.113.7"))
-	awaitMessage(t, ns, "thief", "AddressExcluded", "spec.loadBalancerIP: 203.0.113.7 is an address of Service "+ns+"/foreign, which field manager other-lb serves, so it is not given; ask for another")
+	awaitMessage(
+		t,
+		ns,
+		"thief",
+		"AddressExcluded",
+		"spec.loadBalancerIP: 203.0.113.7 is an address of Service "+ns+"/foreign, which field manager other-lb serves, so it is not given; ask for another",
+	)
 	if got := r.writes(t); got != 3 {
 		t.Errorf("%v writes, want 3: a condition, an address, a refusal", got)
 	}
@@ -102,7 +116,10 @@ func TestARecordThatIsCopiedOrExtendedMakesNothingBerths(t *testing.T) {
 	first := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
 	makeService(t, ns, "web", nil)
-	record := meta.FindStatusCondition(await(t, ns, "web", "Allocated", "192.0.2.1").Status.Conditions, v1alpha1.ServiceRecord)
+	record := meta.FindStatusCondition(
+		await(t, ns, "web", "Allocated", "192.0.2.1").Status.Conditions,
+		v1alpha1.ServiceRecord,
+	)
 	if record == nil {
 		t.Fatal("there is no record of what was given")
 	}
@@ -127,7 +144,10 @@ func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
 	before := await(t, ns, "web", "Allocated", "192.0.2.5")
 	first.stop()
 	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "p", metav1.DeleteOptions{}))
-	must(t, scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}))
+	must(
+		t,
+		scene.Kubernetes.CoreV1().Secrets(stage.Namespace).Delete(t.Context(), v1alpha1.HelloSecret, metav1.DeleteOptions{}),
+	)
 	start(t)
 	awaitNote(t, ns, "web", "LeftAlone", "a former installation of Berth gave this Service what its status shows")
 	makeService(t, ns, "any", nil)
@@ -138,7 +158,13 @@ func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
 	makePool(t, "again", "192.0.2.1-192.0.2.9")
 	await(t, ns, "any", "Allocated", "192.0.2.1")
 	after := await(t, ns, "web", "Allocated", "192.0.2.5")
-	was, is := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ServiceRecord), meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ServiceRecord)
+	was, is := meta.FindStatusCondition(
+		before.Status.Conditions,
+		v1alpha1.ServiceRecord,
+	), meta.FindStatusCondition(
+		after.Status.Conditions,
+		v1alpha1.ServiceRecord,
+	)
 	if was == nil || is == nil || was.Message == is.Message {
 		t.Errorf("the record is %+v, was %+v, want it signed anew", is, was)
 	}
@@ -216,7 +242,13 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 	} {
 		name := "pin" + address[len("172.30.0."):]
 		makeService(t, ns, name, pin(address))
-		awaitMessage(t, ns, name, "AddressExcluded", "spec.loadBalancerIP: "+address+" is "+whose+", so it is not given; ask for another")
+		awaitMessage(
+			t,
+			ns,
+			name,
+			"AddressExcluded",
+			"spec.loadBalancerIP: "+address+" is "+whose+", so it is not given; ask for another",
+		)
 	}
 	// Ranges of the cluster's own.
 	apply(t, "LoadBalancerPool", "inside", `{addresses: [10.96.0.200-10.96.0.210, 10.244.0.1-10.244.1.1], allocation: OnRequest}`)
@@ -371,7 +403,8 @@ func TestAFreedAddressRestsAlsoWhenTheLeaderChanges(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if len(p.Status.Resting) != 1 || p.Status.Resting[0].Address != "192.0.2.2" || p.Status.Resting[0].Service != ns+"/two" {
+		if len(p.Status.Resting) != 1 || p.Status.Resting[0].Address != "192.0.2.2" ||
+			p.Status.Resting[0].Service != ns+"/two" {
 			return fmt.Errorf("resting %+v", p.Status.Resting)
 		}
 		return nil
@@ -406,7 +439,13 @@ func TestThoseWhoAskForAnAddressByNameComeBeforeThoseWhoTakeAny(t *testing.T) {
 	makePool(t, "p", "192.0.2.1-192.0.2.10")
 	await(t, ns, "pinned", "Allocated", "192.0.2.1")
 	for i := range 9 {
-		wait(t, ns, fmt.Sprintf("any%d", i), "served", func(svc *corev1.Service) bool { return len(svc.Status.LoadBalancer.Ingress) == 1 })
+		wait(
+			t,
+			ns,
+			fmt.Sprintf("any%d", i),
+			"served",
+			func(svc *corev1.Service) bool { return len(svc.Status.LoadBalancer.Ingress) == 1 },
+		)
 	}
 }
 
@@ -415,9 +454,27 @@ func TestWhatATenantWroteIsCutInMessages(t *testing.T) {
 	start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
 	annotated(t, ns, "web", map[string]string{v1alpha1.AnnotationAddresses: strings.Repeat("x", 200_000)}, nil)
-	awaitMessage(t, ns, "web", "InvalidAddress", `annotation berth.dev/load-balancer-ips: "`+strings.Repeat("x", 64)+`"… is no IP address; write one such as 192.0.2.1, or take it out`)
+	awaitMessage(
+		t,
+		ns,
+		"web",
+		"InvalidAddress",
+		`annotation berth.dev/load-balancer-ips: "`+strings.Repeat(
+			"x",
+			64,
+		)+`"… is no IP address; write one such as 192.0.2.1, or take it out`,
+	)
 	annotated(t, ns, "pool", map[string]string{v1alpha1.AnnotationPools: strings.Repeat("y", 200_000)}, nil)
-	awaitMessage(t, ns, "pool", "UnknownPool", `annotation berth.dev/pools: no LoadBalancerPool "`+strings.Repeat("y", 64)+`"… exists; create it or take the name out`)
+	awaitMessage(
+		t,
+		ns,
+		"pool",
+		"UnknownPool",
+		`annotation berth.dev/pools: no LoadBalancerPool "`+strings.Repeat(
+			"y",
+			64,
+		)+`"… exists; create it or take the name out`,
+	)
 	awaitEvent(t, ns, "pool", "UnknownPool")
 }
 
@@ -427,12 +484,33 @@ func TestReservationsObeyScopesAndAreBounded(t *testing.T) {
 	apply(t, "LoadBalancerPool", "theirs", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}]}`)
 	apply(t, "LoadBalancerPool", "ours", `{addresses: [198.51.100.1-198.51.100.9]}`)
 	reserve(t, ns, "byname", "addresses: [192.0.2.5]")
-	awaitReservation(t, ns, "byname", "", "False", "LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool")
+	awaitReservation(
+		t,
+		ns,
+		"byname",
+		"",
+		"False",
+		"LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool",
+	)
 	reserve(t, ns, "bypool", "poolNames: [theirs], ipFamilies: [IPv4]")
-	awaitReservation(t, ns, "bypool", "", "False", "LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool")
+	awaitReservation(
+		t,
+		ns,
+		"bypool",
+		"",
+		"False",
+		"LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool",
+	)
 	for i, name := range []string{"one", "two"} {
 		reserve(t, ns, name, "poolNames: [ours], ipFamilies: [IPv4]")
-		awaitReservation(t, ns, name, fmt.Sprintf("198.51.100.%d", i+1), "True", fmt.Sprintf("198.51.100.%d is kept for namespace %s", i+1, ns))
+		awaitReservation(
+			t,
+			ns,
+			name,
+			fmt.Sprintf("198.51.100.%d", i+1),
+			"True",
+			fmt.Sprintf("198.51.100.%d is kept for namespace %s", i+1, ns),
+		)
 	}
 	reserve(t, ns, "three", "poolNames: [ours], ipFamilies: [IPv4]")
 	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 AddressReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one")
@@ -458,7 +536,18 @@ func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {
 	// The other implementation lets go in the end.
 	t.Cleanup(func() {
 		for _, name := range []string{"classed", "foreign"} {
-			_, _ = scene.Kubectl(context.Background(), "", "patch", "service", name, "-n", ns, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+			_, _ = scene.Kubectl(
+				context.Background(),
+				"",
+				"patch",
+				"service",
+				name,
+				"-n",
+				ns,
+				"--type=merge",
+				"-p",
+				`{"metadata":{"finalizers":null}}`,
+			)
 		}
 	})
 	startProvider(t, ns)
@@ -473,7 +562,18 @@ func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {
 		if !slices.Equal(svc.Finalizers, []string{finalizer}) || !slices.Equal(shown(svc), []string{"203.0.113.7"}) {
 			t.Errorf("Service %s has finalizers %v and %v", name, svc.Finalizers, shown(svc))
 		}
-		_, err := scene.Kubectl(t.Context(), "", "patch", "service", name, "-n", ns, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+		_, err := scene.Kubectl(
+			t.Context(),
+			"",
+			"patch",
+			"service",
+			name,
+			"-n",
+			ns,
+			"--type=merge",
+			"-p",
+			`{"metadata":{"finalizers":null}}`,
+		)
 		must(t, err)
 	}
 }
@@ -512,7 +612,13 @@ func TestAServiceOfOthersWithAHostNameIsToldOnce(t *testing.T) {
 func TestServicesThatShareAnAddressAreTakenOverTogether(t *testing.T) {
 	ns := namespace(t)
 	for i, name := range []string{"dns-tcp", "dns-udp"} {
-		annotated(t, ns, name, map[string]string{v1alpha1.AnnotationSharingKey: "dns"}, func(s *corev1.ServiceSpec) { s.Ports[0].Port += int32(i) })
+		annotated(
+			t,
+			ns,
+			name,
+			map[string]string{v1alpha1.AnnotationSharingKey: "dns"},
+			func(s *corev1.ServiceSpec) { s.Ports[0].Port += int32(i) },
+		)
 		writeStatus(t, "metallb", ns, name, "192.0.2.5")
 	}
 	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) { o.Workers = 1 })
@@ -554,11 +660,25 @@ func TestAReservationComesBeforeThoseWhoTakeAnyWhenAPoolAppears(t *testing.T) {
 		reserve(t, other, name, fmt.Sprintf("addresses: [192.0.2.%d]", i))
 	}
 	for i := range 8 {
-		awaitReservation(t, other, fmt.Sprintf("kept%d", i), "", "False", fmt.Sprintf("spec.addresses: 192.0.2.%d is in no LoadBalancerPool; add it to one, or reserve an address that is", i))
+		awaitReservation(
+			t,
+			other,
+			fmt.Sprintf("kept%d", i),
+			"",
+			"False",
+			fmt.Sprintf("spec.addresses: 192.0.2.%d is in no LoadBalancerPool; add it to one, or reserve an address that is", i),
+		)
 	}
 	makePool(t, "p", "192.0.2.0/24")
 	for i := range 8 {
-		awaitReservation(t, other, fmt.Sprintf("kept%d", i), fmt.Sprintf("192.0.2.%d", i), "True", fmt.Sprintf("192.0.2.%d is kept for namespace %s", i, other))
+		awaitReservation(
+			t,
+			other,
+			fmt.Sprintf("kept%d", i),
+			fmt.Sprintf("192.0.2.%d", i),
+			"True",
+			fmt.Sprintf("192.0.2.%d is kept for namespace %s", i, other),
+		)
 	}
 }
 

@@ -51,12 +51,17 @@ func speakerOn(t *testing.T, node string) *client.Interface {
 		pods := scene.Kubernetes.CoreV1().Pods(stage.Namespace)
 		pod, err := pods.Create(t.Context(), &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{GenerateName: "speaker-", Namespace: stage.Namespace},
-			Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: "berth-speaker", Containers: []corev1.Container{{Name: "none", Image: "example.com/none"}}},
+			Spec: corev1.PodSpec{
+				NodeName:           node,
+				ServiceAccountName: "berth-speaker",
+				Containers:         []corev1.Container{{Name: "none", Image: "example.com/none"}},
+			},
 		}, metav1.CreateOptions{})
 		must(t, err)
 		t.Cleanup(func() {
 			now := int64(0)
-			if err := pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+			if err := pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil &&
+				!apierrors.IsNotFound(err) {
 				t.Error(err)
 			}
 		})
@@ -78,7 +83,11 @@ func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
 	admin := scene.Berth
 
 	status := func(by *client.Interface, name string) error {
-		_, err := by.Speakers.Create(t.Context(), &v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		_, err := by.Speakers.Create(
+			t.Context(),
+			&v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: name}},
+			metav1.CreateOptions{},
+		)
 		return err
 	}
 	report := func(by *client.Interface, name string) error {
@@ -103,8 +112,14 @@ func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
 		return err
 	}
 	own := func(by *client.Interface, name, node string) error {
-		_, err := by.L2Owners(ns).Create(t.Context(), &v1alpha1.L2Owner{TypeMeta: typeMeta("L2Owner"), ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
-			Status: v1alpha1.L2OwnerStatus{NodeName: node, Segment: "s"}}, metav1.CreateOptions{})
+		_, err := by.L2Owners(
+			ns,
+		).Create(
+			t.Context(),
+			&v1alpha1.L2Owner{TypeMeta: typeMeta("L2Owner"), ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+				Status: v1alpha1.L2OwnerStatus{NodeName: node, Segment: "s"}},
+			metav1.CreateOptions{},
+		)
 		return err
 	}
 	move := func(by *client.Interface, name, node string) error {
@@ -147,25 +162,83 @@ func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
 		err  error
 		want string // in the refusal; empty: allowed
 	}{
-		{"n1 reports", status(n1, "n1"), ""},
-		{"n1 reports again", report(n1, "n1"), ""},
-		{"n1 reports for n2", status(n1, "n2"), notYours + "n2, the token of n1"},
-		{"n2 changes n1's report", report(n2, "n1"), notYours + "n1, the token of n2"},
-		{"a token without a node reports", status(nowhere, "n3"), notYours + "n3, the token of no node"},
-		{"n1 sets its router ID", special(n1, "n1"), "a speaker does not write the spec of its Speaker"},
-		{"n1 makes its object belong to the Node", touch(n1, "n1"), ""},
-		{"n2 makes it belong to another", touch(n2, "n1"), notYours + "n1, the token of n2"},
-		{"an operator sets its router ID", special(admin, "n1"), ""},
-		{"n1 makes it belong to the Node again", touch(n1, "n1"), ""},
-		{"n1 owns", own(n1, "a", "n1"), ""},
-		{"n1 says that n2 owns", own(n1, "b", "n2"), notItself + "n2, the token n1"},
-		{"n1 gives to n2", move(n1, "a", "n2"), notItself + "n2, the token n1"},
-		{"a token without a node takes", move(nowhere, "a", "n2"), notItself + "n2, the token no node"},
-		{"n2 deletes n1's", disown(n2, "a"), notItself + "n1, the token n2"},
-		{"n2 takes over", move(n2, "a", "n2"), ""},
-		{"n1 deletes what is n2's by now", disown(n1, "a"), notItself + "n2, the token n1"},
-		{"n2 withdraws", disown(n2, "a"), ""},
-		{"an operator may all of it", own(admin, "b", "n1"), ""},
+		{
+			name: "n1 reports",
+			err:  status(n1, "n1")},
+		{
+			name: "n1 reports again",
+			err:  report(n1, "n1")},
+		{
+			name: "n1 reports for n2",
+			err:  status(n1, "n2"),
+			want: notYours + "n2, the token of n1",
+		},
+		{
+			name: "n2 changes n1's report",
+			err:  report(n2, "n1"),
+			want: notYours + "n1, the token of n2",
+		},
+		{
+			name: "a token without a node reports",
+			err:  status(nowhere, "n3"),
+			want: notYours + "n3, the token of no node",
+		},
+		{
+			name: "n1 sets its router ID",
+			err:  special(n1, "n1"),
+			want: "a speaker does not write the spec of its Speaker",
+		},
+		{
+			name: "n1 makes its object belong to the Node",
+			err:  touch(n1, "n1")},
+		{
+			name: "n2 makes it belong to another",
+			err:  touch(n2, "n1"),
+			want: notYours + "n1, the token of n2",
+		},
+		{
+			name: "an operator sets its router ID",
+			err:  special(admin, "n1")},
+		{
+			name: "n1 makes it belong to the Node again",
+			err:  touch(n1, "n1")},
+		{
+			name: "n1 owns",
+			err:  own(n1, "a", "n1")},
+		{
+			name: "n1 says that n2 owns",
+			err:  own(n1, "b", "n2"),
+			want: notItself + "n2, the token n1",
+		},
+		{
+			name: "n1 gives to n2",
+			err:  move(n1, "a", "n2"),
+			want: notItself + "n2, the token n1",
+		},
+		{
+			name: "a token without a node takes",
+			err:  move(nowhere, "a", "n2"),
+			want: notItself + "n2, the token no node",
+		},
+		{
+			name: "n2 deletes n1's",
+			err:  disown(n2, "a"),
+			want: notItself + "n1, the token n2",
+		},
+		{
+			name: "n2 takes over",
+			err:  move(n2, "a", "n2")},
+		{
+			name: "n1 deletes what is n2's by now",
+			err:  disown(n1, "a"),
+			want: notItself + "n2, the token n1",
+		},
+		{
+			name: "n2 withdraws",
+			err:  disown(n2, "a")},
+		{
+			name: "an operator may all of it",
+			err:  own(admin, "b", "n1")},
 	} {
 		switch {
 		case step.want == "" && step.err != nil:
@@ -270,7 +343,10 @@ func awaitOwner(t *testing.T, ns string, want v1alpha1.L2OwnerStatus) *v1alpha1.
 		if found.Status.ObservedGeneration != found.Generation {
 			return fmt.Errorf("it is of generation %d, and says %d", found.Generation, found.Status.ObservedGeneration)
 		}
-		if diff := cmp.Diff(want, found.Status, cmpopts.IgnoreFields(v1alpha1.L2OwnerStatus{}, "AcquireTime", "ObservedGeneration", "Conditions")); diff != "" {
+		if diff := cmp.Diff(
+			want, found.Status,
+			cmpopts.IgnoreFields(v1alpha1.L2OwnerStatus{}, "AcquireTime", "ObservedGeneration", "Conditions"),
+		); diff != "" {
 			return errors.New(diff)
 		}
 		return nil
@@ -285,12 +361,24 @@ func TestClaimsAreMirroredInL2Owners(t *testing.T) {
 	n1, n2 := startMirror(t, "n1"), startMirror(t, "n2")
 	group := ns + "/web l2"
 	claim := func(node string, term uint64) l2.Claim {
-		return l2.Claim{Group: group, Segment: "172.30.0.0/24", Node: node, Term: term, Witnessed: true, Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.Joined}
+		return l2.Claim{
+			Group:     group,
+			Segment:   "172.30.0.0/24",
+			Node:      node,
+			Term:      term,
+			Witnessed: true,
+			Interface: "eth0",
+			MAC:       []byte{2, 0, 0, 0, 0, 1},
+			Cause:     l2.Joined,
+		}
 	}
 	spec := func(node string, term int64, addresses ...string) v1alpha1.L2OwnerStatus {
 		return v1alpha1.L2OwnerStatus{
-			ServiceRefs: []v1alpha1.ServiceReference{{Namespace: ns, Name: "web"}}, AnnouncementNames: []string{"l2"}, Addresses: addresses,
-			NodeName: node, Segment: "172.30.0.0/24", Interface: "eth0", MAC: "02:00:00:00:00:01", Term: term, Witnessed: true, Reason: "Joined",
+			ServiceRefs: []v1alpha1.ServiceReference{
+				{Namespace: ns, Name: "web"},
+			}, AnnouncementNames: []string{"l2"}, Addresses: addresses,
+			NodeName: node, Segment: "172.30.0.0/24", Interface: "eth0", MAC: "02:00:00:00:00:01", Term: term,
+			Witnessed: true, Reason: "Joined",
 		}
 	}
 	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")

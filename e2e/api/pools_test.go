@@ -22,12 +22,17 @@ import (
 var selections = map[string][][]string{
 	"LoadBalancerPool":    {{"scopes: [{namespaceSelector: {}, serviceSelector: {}}]"}},
 	"SegmentAnnouncement": {{"poolSelector: {}", "poolNames"}, {"nodeSelector: {}"}, {"serviceSelector: {}"}},
-	"RouteAnnouncement":   {{"poolSelector: {}", "poolNames"}, {"neighborSelector: {}", "neighborNames"}, {"nodeSelector: {}"}, {"serviceSelector: {}"}},
-	"BGPNeighbor":         {{"nodeSelector: {}"}},
+	"RouteAnnouncement": {
+		{"poolSelector: {}", "poolNames"},
+		{"neighborSelector: {}", "neighborNames"},
+		{"nodeSelector: {}"},
+		{"serviceSelector: {}"},
+	},
+	"BGPNeighbor": {{"nodeSelector: {}"}},
 }
 
-// object is a configuration object of a kind, with a spec in YAML. By the fields that select, and that the spec lacks, it
-// selects everything.
+// object is a configuration object of a kind, with a spec in YAML. By the fields that select, and
+// that the spec lacks, it selects everything.
 func object(kind, name, spec string) string {
 	fields := strings.TrimSuffix(spec, "}")
 	for _, group := range selections[kind] {
@@ -53,9 +58,13 @@ func apply(t *testing.T, kind, name, spec string) {
 // annotated creates a Service with annotations.
 func annotated(t *testing.T, ns, name string, annotations map[string]string, change func(*corev1.ServiceSpec)) {
 	t.Helper()
-	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Annotations: annotations}, Spec: corev1.ServiceSpec{
-		Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}, Selector: map[string]string{"app": name},
-	}}
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Annotations: annotations},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}},
+			Selector: map[string]string{"app": name},
+		},
+	}
 	if change != nil {
 		change(&svc.Spec)
 	}
@@ -110,7 +119,12 @@ func TestADisabledPoolKeepsWhatItGaveAndGivesNoMore(t *testing.T) {
 func TestScopesOfAPoolSelectNamespacesAndServices(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "LoadBalancerPool", "byname", `{addresses: [192.0.2.1/32], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}, {namespaceNames: [`+ns+`], serviceSelector: {matchLabels: {tier: front}}}]}`)
+	apply(
+		t,
+		"LoadBalancerPool",
+		"byname",
+		`{addresses: [192.0.2.1/32], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}, {namespaceNames: [`+ns+`], serviceSelector: {matchLabels: {tier: front}}}]}`,
+	)
 	makeService(t, ns, "web", nil)
 	await(t, ns, "web", "NoPool")
 	patch(t, ns, "web", `{"metadata":{"labels":{"tier":"front"}}}`)
@@ -136,13 +150,25 @@ func TestTheAnnotationNamesThePools(t *testing.T) {
 	apply(t, "LoadBalancerPool", "auto", `{addresses: [192.0.2.1-192.0.2.9]}`)
 	apply(t, "LoadBalancerPool", "four", `{addresses: [198.51.100.1/32], allocation: OnRequest}`)
 	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::1/128"], allocation: OnRequest}`)
-	annotated(t, ns, "dual", map[string]string{v1alpha1.AnnotationPools: "four, six"}, families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
+	annotated(
+		t,
+		ns,
+		"dual",
+		map[string]string{v1alpha1.AnnotationPools: "four, six"},
+		families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol),
+	)
 	await(t, ns, "dual", "Allocated", "198.51.100.1", "2001:db8::1")
 	annotated(t, ns, "full", map[string]string{v1alpha1.AnnotationPools: "four"}, nil)
 	awaitMessage(t, ns, "full", "PoolExhausted", "no IPv4 address is free in LoadBalancerPool four; widen it or add another")
 	annotated(t, ns, "typo", map[string]string{v1alpha1.AnnotationPools: "fore"}, nil)
 	awaitMessage(t, ns, "typo", "UnknownPool", `annotation berth.dev/pools: no LoadBalancerPool "fore" exists; create it or take the name out`)
-	annotated(t, ns, "six", map[string]string{v1alpha1.AnnotationPools: "six"}, families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol))
+	annotated(
+		t,
+		ns,
+		"six",
+		map[string]string{v1alpha1.AnnotationPools: "six"},
+		families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol),
+	)
 	awaitMessage(t, ns, "six", "NoPool", "annotation berth.dev/pools: none of the pools named gives IPv4 addresses")
 	annotated(t, ns, "both", map[string]string{v1alpha1.AnnotationPools: "four"}, pin("192.0.2.5"))
 	awaitMessage(t, ns, "both", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in LoadBalancerPool auto, which annotation berth.dev/pools does not name; name it there, or ask for another address")
@@ -186,7 +212,13 @@ func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
 	annotated(t, far, "far", key, on(8080))
 	await(t, far, "far", "Allocated", "192.0.2.3")
 	annotated(t, ns, "pinned", key, func(s *corev1.ServiceSpec) { on(80)(s); pin("192.0.2.1")(s) })
-	awaitMessage(t, ns, "pinned", "AddressInUse", "spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/http with the same TCP port 80, so it cannot be shared; mend that or ask for another")
+	awaitMessage(
+		t,
+		ns,
+		"pinned",
+		"AddressInUse",
+		"spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/http with the same TCP port 80, so it cannot be shared; mend that or ask for another",
+	)
 
 	// An edit into a clash moves the one that was edited, and lets the other in.
 	patch(t, ns, "http", `{"spec":{"ports":[{"port":443}]}}`)
@@ -259,7 +291,13 @@ func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *te
 	makeService(t, other, "other", nil)
 	await(t, other, "other", "Allocated", "192.0.2.2")
 	makeService(t, other, "thief", pin("192.0.2.1"))
-	awaitMessage(t, other, "thief", "AddressReserved", "spec.loadBalancerIP: 192.0.2.1 is reserved by AddressReservation "+ns+"/front; ask for another")
+	awaitMessage(
+		t,
+		other,
+		"thief",
+		"AddressReserved",
+		"spec.loadBalancerIP: 192.0.2.1 is reserved by AddressReservation "+ns+"/front; ask for another",
+	)
 	dual := families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol)
 	makeService(t, ns, "web", dual)
 	await(t, ns, "web", "Allocated", "192.0.2.1", "2001:db8::1")
@@ -274,9 +312,20 @@ func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *te
 	for _, s := range [][2]string{{ns, "web"}, {other, "other"}, {other, "next"}, {other, "thief"}} {
 		patch(t, s[0], s[1], `{"status":{"loadBalancer":null,"conditions":null}}`, "status")
 	}
-	_, err := scene.Berth.AddressReservations(ns).Patch(t.Context(), "front", types.MergePatchType, []byte(`{"status":null}`), metav1.PatchOptions{}, "status")
+	_, err := scene.Berth.AddressReservations(
+		ns,
+	).Patch(
+		t.Context(),
+		"front",
+		types.MergePatchType,
+		[]byte(`{"status":null}`),
+		metav1.PatchOptions{},
+		"status",
+	)
 	must(t, err)
-	if r, err := scene.Berth.AddressReservations(ns).Get(t.Context(), "front", metav1.GetOptions{}); err != nil || len(r.Status.Addresses) > 0 || r.Annotations[v1alpha1.AnnotationReservedAddresses] != "192.0.2.1,2001:db8::1" {
+	if r, err := scene.Berth.AddressReservations(ns).Get(t.Context(), "front", metav1.GetOptions{}); err != nil ||
+		len(r.Status.Addresses) > 0 ||
+		r.Annotations[v1alpha1.AnnotationReservedAddresses] != "192.0.2.1,2001:db8::1" {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	start(t)
@@ -304,7 +353,14 @@ func TestAReservationOfAnAddressInUseWaitsForIt(t *testing.T) {
 	makeService(t, other, "holder", nil)
 	await(t, other, "holder", "Allocated", "192.0.2.1")
 	reserve(t, ns, "front", "addresses: [192.0.2.1]")
-	awaitReservation(t, ns, "front", "", "False", "spec.addresses: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that gives it back")
+	awaitReservation(
+		t,
+		ns,
+		"front",
+		"",
+		"False",
+		"spec.addresses: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that gives it back",
+	)
 	remove(t, other, "holder")
 	awaitReservation(t, ns, "front", "192.0.2.1", "True", "192.0.2.1 is kept for namespace "+ns)
 	// It may ask for another; what it had is anybody's then.
@@ -319,19 +375,58 @@ func TestAReservationThatCannotBeKeptSaysWhy(t *testing.T) {
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.2]}`)
 	for _, c := range []struct{ name, spec, address, status, message string }{
-		{"first", "addresses: [192.0.2.1]", "192.0.2.1", "True", "192.0.2.1 is kept for namespace " + ns},
-		{"same", "addresses: [192.0.2.1]", "", "False", "spec.addresses: 192.0.2.1 is kept by AddressReservation " + ns + "/first already; delete one of the two"},
-		{"any", "poolNames: [p], ipFamilies: [IPv4]", "192.0.2.2", "True", "192.0.2.2 is kept for namespace " + ns},
-		{"full", "poolNames: [p], ipFamilies: [IPv4]", "", "False", "spec.poolNames: no IPv4 address is free in LoadBalancerPool p; widen it, or name another"},
-		{"four", "poolNames: [p], ipFamilies: [IPv6]", "", "False", "spec.poolNames: no IPv6 address is free in LoadBalancerPool p; widen it, or name another"},
-		{"outside", "addresses: [203.0.113.1]", "", "False", "spec.addresses: 203.0.113.1 is in no LoadBalancerPool; add it to one, or reserve an address that is"},
-		{"typo", "poolNames: [q], ipFamilies: [IPv4]", "", "False", `spec.poolNames: no LoadBalancerPool "q" exists; create it, or name another`},
+		{
+			name:    "first",
+			spec:    "addresses: [192.0.2.1]",
+			address: "192.0.2.1",
+			status:  "True",
+			message: "192.0.2.1 is kept for namespace " + ns,
+		},
+		{
+			name:    "same",
+			spec:    "addresses: [192.0.2.1]",
+			status:  "False",
+			message: "spec.addresses: 192.0.2.1 is kept by AddressReservation " + ns + "/first already; delete one of the two",
+		},
+		{
+			name:    "any",
+			spec:    "poolNames: [p], ipFamilies: [IPv4]",
+			address: "192.0.2.2",
+			status:  "True",
+			message: "192.0.2.2 is kept for namespace " + ns,
+		},
+		{
+			name:    "full",
+			spec:    "poolNames: [p], ipFamilies: [IPv4]",
+			status:  "False",
+			message: "spec.poolNames: no IPv4 address is free in LoadBalancerPool p; widen it, or name another",
+		},
+		{
+			name:    "four",
+			spec:    "poolNames: [p], ipFamilies: [IPv6]",
+			status:  "False",
+			message: "spec.poolNames: no IPv6 address is free in LoadBalancerPool p; widen it, or name another",
+		},
+		{
+			name:    "outside",
+			spec:    "addresses: [203.0.113.1]",
+			status:  "False",
+			message: "spec.addresses: 203.0.113.1 is in no LoadBalancerPool; add it to one, or reserve an address that is",
+		},
+		{
+			name:    "typo",
+			spec:    "poolNames: [q], ipFamilies: [IPv4]",
+			status:  "False",
+			message: `spec.poolNames: no LoadBalancerPool "q" exists; create it, or name another`,
+		},
 	} {
 		reserve(t, ns, c.name, c.spec)
 		awaitReservation(t, ns, c.name, c.address, c.status, c.message)
 	}
 	// What was in the way goes, and the others have it at once.
-	for _, c := range []struct{ goes, name, address string }{{"any", "full", "192.0.2.2"}, {"first", "same", "192.0.2.1"}} {
+	for _, c := range []struct{ goes, name, address string }{
+		{"any", "full", "192.0.2.2"}, {"first", "same", "192.0.2.1"},
+	} {
 		_, err := scene.Kubectl(t.Context(), "", "delete", "addressreservation", "-n", ns, c.goes)
 		must(t, err)
 		awaitReservation(t, ns, c.name, c.address, "True", c.address+" is kept for namespace "+ns)
@@ -368,7 +463,8 @@ func awaitConflict(t *testing.T, pool, status, message string) {
 	}))
 }
 
-// awaitReservation waits until the reservation keeps these addresses, and is Ready or not, with this message.
+// awaitReservation waits until the reservation keeps these addresses, and is Ready or not, with
+// this message.
 func awaitReservation(t *testing.T, ns, name, addresses, status, message string) {
 	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {

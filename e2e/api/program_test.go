@@ -46,7 +46,14 @@ func newPrograms(t *testing.T) *programs {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the program: %v: %s", err, out)
 	}
-	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(t.Context(), "berth-controller", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(
+		stage.Namespace,
+	).CreateToken(
+		t.Context(),
+		"berth-controller",
+		&authenticationv1.TokenRequest{},
+		metav1.CreateOptions{},
+	)
 	must(t, err)
 	config, err := clientcmd.LoadFromFile(scene.Kubeconfig())
 	must(t, err)
@@ -55,7 +62,13 @@ func newPrograms(t *testing.T) *programs {
 	}
 	must(t, clientcmd.WriteToFile(*config, p.kubeconfig))
 	t.Cleanup(func() {
-		err := scene.Kubernetes.CoordinationV1().Leases(stage.Namespace).Delete(context.Background(), "berth-controller", metav1.DeleteOptions{})
+		err := scene.Kubernetes.CoordinationV1().Leases(
+			stage.Namespace,
+		).Delete(
+			context.Background(),
+			"berth-controller",
+			metav1.DeleteOptions{},
+		)
 		if err != nil {
 			t.Error(err)
 		}
@@ -77,7 +90,21 @@ func (p *programs) start(t *testing.T, identity string, flags ...string) program
 	file := filepath.Join(t.TempDir(), identity+".log")
 	log, err := os.Create(file)
 	must(t, err)
-	cmd := exec.Command(p.binary, append([]string{"controller", "--kubeconfig", p.kubeconfig, "--namespace", stage.Namespace, "--identity", identity, "--listen", ""}, flags...)...)
+	cmd := exec.Command(
+		p.binary,
+		append(
+			[]string{
+				"controller",
+				"--kubeconfig",
+				p.kubeconfig,
+				"--namespace",
+				stage.Namespace,
+				"--identity",
+				identity,
+				"--listen",
+				"",
+			},
+			flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), p.env...)
 	must(t, scene.In(lab.ControlPlane, cmd.Start))
@@ -128,7 +155,13 @@ func (p program) awaitLog(t *testing.T, parts ...string) {
 func awaitLeader(t *testing.T, holder string) {
 	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		lease, err := scene.Kubernetes.CoordinationV1().Leases(stage.Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
+		lease, err := scene.Kubernetes.CoordinationV1().Leases(
+			stage.Namespace,
+		).Get(
+			ctx,
+			"berth-controller",
+			metav1.GetOptions{},
+		)
 		if err == nil && (lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != holder) {
 			err = fmt.Errorf("the Lease is held by %+v, want %s", lease.Spec.HolderIdentity, holder)
 		}
@@ -145,7 +178,13 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 	awaitLeader(t, "reconciler")
 	provider := p.start(t, "provider", "--cloud-provider")
 	deleteServices(t, ns)
-	provider.awaitLog(t, `"level":"WARN"`, "the leader runs in the other mode", `"leader":"reconciler"`, `"runs":"without --cloud-provider"`)
+	provider.awaitLog(
+		t,
+		`"level":"WARN"`,
+		"the leader runs in the other mode",
+		`"leader":"reconciler"`,
+		`"runs":"without --cloud-provider"`,
+	)
 	makeService(t, ns, "first", nil)
 	if svc := await(t, ns, "first", "Allocated", "192.0.2.1"); len(svc.Finalizers) != 0 {
 		t.Errorf("finalizers %v while the reconciler leads", svc.Finalizers)
@@ -153,12 +192,24 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 
 	must(t, reconciler.stop())
 	awaitLeader(t, "provider/cloud-provider")
-	wait(t, ns, "first", "the service controller's", func(s *corev1.Service) bool { return slices.Contains(s.Finalizers, finalizer) })
+	wait(
+		t,
+		ns,
+		"first",
+		"the service controller's",
+		func(s *corev1.Service) bool { return slices.Contains(s.Finalizers, finalizer) },
+	)
 	makeService(t, ns, "second", nil)
 	await(t, ns, "second", "Allocated", "192.0.2.2")
 	await(t, ns, "first", "Allocated", "192.0.2.1")
 	reconciler = p.start(t, "later")
-	reconciler.awaitLog(t, `"level":"WARN"`, "the leader runs in the other mode", `"leader":"provider"`, `"runs":"with --cloud-provider"`)
+	reconciler.awaitLog(
+		t,
+		`"level":"WARN"`,
+		"the leader runs in the other mode",
+		`"leader":"provider"`,
+		`"runs":"with --cloud-provider"`,
+	)
 	must(t, reconciler.stop())
 	awaitLeader(t, "provider/cloud-provider")
 }
@@ -226,9 +277,12 @@ func TestALeaderThatWasFrozenWritesNothingWhenItWakes(t *testing.T) {
 func comeAndGo(ctx context.Context, ns string) error {
 	services := scene.Kubernetes.CoreV1().Services(ns)
 	for i := 0; ; i++ {
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprintf("passing-%d", i)}, Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}},
-		}}
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprintf("passing-%d", i)},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}},
+			},
+		}
 		_, err := services.Create(ctx, svc, metav1.CreateOptions{})
 		if err == nil && i >= 10 {
 			err = services.Delete(ctx, fmt.Sprintf("passing-%d", i-10), metav1.DeleteOptions{})
@@ -263,7 +317,10 @@ func watchOwners(t *testing.T, ns string) *owners {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		maps.DeleteFunc(o.of, func(address, owner string) bool {
-			return owner == svc.Name && (gone || !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool { return i.IP == address }))
+			return owner == svc.Name &&
+				(gone || !slices.ContainsFunc(
+					svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool { return i.IP == address },
+				))
 		})
 		if gone {
 			return
@@ -279,7 +336,11 @@ func watchOwners(t *testing.T, ns string) *owners {
 			}
 		}
 	}
-	informer := informers.NewSharedInformerFactoryWithOptions(scene.Kubernetes, 0, informers.WithNamespace(ns)).Core().V1().Services().Informer()
+	informer := informers.NewSharedInformerFactoryWithOptions(
+		scene.Kubernetes,
+		0,
+		informers.WithNamespace(ns),
+	).Core().V1().Services().Informer()
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(n any) { follow(n.(*corev1.Service), false) },
 		UpdateFunc: func(_, n any) { follow(n.(*corev1.Service), false) },

@@ -29,7 +29,10 @@ const finalizer = "service.kubernetes.io/load-balancer-cleanup"
 func startProvider(t *testing.T, ns string) *running {
 	t.Helper()
 	grantProvider(t)
-	r := startAs(t, func(c *controller.Controller, ctx context.Context) error { return controller.NewProvider(c).Lead(ctx) })
+	r := startAs(
+		t,
+		func(c *controller.Controller, ctx context.Context) error { return controller.NewProvider(c).Lead(ctx) },
+	)
 	deleteServices(t, ns)
 	return r
 }
@@ -61,7 +64,18 @@ func deleteServices(t *testing.T, ns string) {
 		}
 		t.Error(err)
 		for _, svc := range services(t, ns) { // for the tests after this one
-			_, _ = scene.Kubectl(context.Background(), "", "patch", "service", svc, "-n", ns, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+			_, _ = scene.Kubectl(
+				context.Background(),
+				"",
+				"patch",
+				"service",
+				svc,
+				"-n",
+				ns,
+				"--type=merge",
+				"-p",
+				`{"metadata":{"finalizers":null}}`,
+			)
 		}
 	})
 }
@@ -160,7 +174,12 @@ func TestProviderExplainsARequestThatCannotBeMetAndMeetsItOnceItCan(t *testing.T
 	// An address that the Service may not keep is taken out of its status.
 	patch(t, ns, "pinned", `{"spec":{"loadBalancerIP":"192.0.2.1"}}`)
 	await(t, ns, "pinned", "AddressInUse")
-	awaitOldEvent(t, ns, "SyncLoadBalancerFailed", "AddressInUse: spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/full; free it there or ask for another")
+	awaitOldEvent(
+		t,
+		ns,
+		"SyncLoadBalancerFailed",
+		"AddressInUse: spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/full; free it there or ask for another",
+	)
 }
 
 func TestProviderReleasesTheAddressOfAServiceThatIsDeletedOrNoLoadBalancerAnyMore(t *testing.T) {
@@ -280,7 +299,13 @@ func TestProviderAndReconcilerTakeOverFromEachOtherAndLeadNotBoth(t *testing.T) 
 	reconciler.stop()
 
 	provider := startProvider(t, ns)
-	wait(t, ns, "web", "the service controller's", func(s *corev1.Service) bool { return slices.Contains(s.Finalizers, finalizer) })
+	wait(
+		t,
+		ns,
+		"web",
+		"the service controller's",
+		func(s *corev1.Service) bool { return slices.Contains(s.Finalizers, finalizer) },
+	)
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 	makeService(t, ns, "next", nil)
 	await(t, ns, "next", "Allocated", "192.0.2.3")
@@ -307,31 +332,62 @@ func TestProviderNeedsEachOfItsRights(t *testing.T) {
 		name, rule, verb, resource string
 		show                       func(t *testing.T, ns string)
 	}{
-		{"patch services/status", "/rules/0", "patch", "services/status", func(t *testing.T, ns string) {
-			awaitOldEvent(t, ns, "SyncLoadBalancerFailed", `cannot patch resource "services/status"`)
-			if svc := get(t, ns, "web"); len(svc.Finalizers)+len(svc.Status.LoadBalancer.Ingress) != 0 {
-				t.Errorf("the Service was written: %+v", svc)
-			}
-		}},
-		{"create events", "/rules/1", "create", "events", func(t *testing.T, ns string) {
-			await(t, ns, "web", "Allocated", "192.0.2.1")
-			awaitEvent(t, ns, "web", "Allocated")
-			list, err := scene.Kubernetes.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{})
-			must(t, err)
-			for _, e := range list.Items {
-				if e.Source.Component == "service-controller" {
-					t.Errorf("event %s %s was written", e.Reason, e.Message)
+		{
+			name:     "patch services/status",
+			rule:     "/rules/0",
+			verb:     "patch",
+			resource: "services/status",
+			show: func(t *testing.T, ns string) {
+				awaitOldEvent(t, ns, "SyncLoadBalancerFailed", `cannot patch resource "services/status"`)
+				if svc := get(t, ns, "web"); len(svc.Finalizers)+len(svc.Status.LoadBalancer.Ingress) != 0 {
+					t.Errorf("the Service was written: %+v", svc)
 				}
-			}
-		}},
+			},
+		},
+		{
+			name:     "create events",
+			rule:     "/rules/1",
+			verb:     "create",
+			resource: "events",
+			show: func(t *testing.T, ns string) {
+				await(t, ns, "web", "Allocated", "192.0.2.1")
+				awaitEvent(t, ns, "web", "Allocated")
+				list, err := scene.Kubernetes.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{})
+				must(t, err)
+				for _, e := range list.Items {
+					if e.Source.Component == "service-controller" {
+						t.Errorf("event %s %s was written", e.Reason, e.Message)
+					}
+				}
+			},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ns := namespace(t)
 			grantProvider(t)
-			_, err := scene.Kubectl(t.Context(), "", "patch", "clusterrole", "berth-cloud-provider", "--type=json", "-p", `[{"op":"remove","path":"`+c.rule+`"}]`)
+			_, err := scene.Kubectl(
+				t.Context(),
+				"",
+				"patch",
+				"clusterrole",
+				"berth-cloud-provider",
+				"--type=json",
+				"-p",
+				`[{"op":"remove","path":"`+c.rule+`"}]`,
+			)
 			must(t, err)
 			must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-				out, _ := scene.Kubectl(ctx, "", "auth", "can-i", c.verb, c.resource, "-n", ns, "--as=system:serviceaccount:"+stage.Namespace+":berth-controller")
+				out, _ := scene.Kubectl(
+					ctx,
+					"",
+					"auth",
+					"can-i",
+					c.verb,
+					c.resource,
+					"-n",
+					ns,
+					"--as=system:serviceaccount:"+stage.Namespace+":berth-controller",
+				)
 				if strings.TrimSpace(out) != "no" {
 					return fmt.Errorf("kubectl auth can-i says %q", out)
 				}
@@ -358,12 +414,33 @@ func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
 		t.Errorf("Service %+v is not being deleted", svc)
 	}
 	// As docs/decisions/0003-cloud-provider.md says.
-	names, err := scene.Kubectl(t.Context(), "", "get", "services", "-A", "--field-selector", "spec.type=LoadBalancer", "-o", `jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{"\n"}{end}`)
+	names, err := scene.Kubectl(
+		t.Context(),
+		"",
+		"get",
+		"services",
+		"-A",
+		"--field-selector",
+		"spec.type=LoadBalancer",
+		"-o",
+		`jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{"\n"}{end}`,
+	)
 	must(t, err)
 	if names != ns+" web\n" {
 		t.Errorf("Services of type LoadBalancer: %q", names)
 	}
-	_, err = scene.Kubectl(t.Context(), "", "patch", "service", "-n", ns, "web", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+	_, err = scene.Kubectl(
+		t.Context(),
+		"",
+		"patch",
+		"service",
+		"-n",
+		ns,
+		"web",
+		"--type=merge",
+		"-p",
+		`{"metadata":{"finalizers":null}}`,
+	)
 	must(t, err)
 	if names := services(t, ns); len(names) != 0 {
 		t.Errorf("Services %v are left", names)
@@ -374,7 +451,11 @@ func TestProviderDeletesAServiceThatWasMadeWithTheFinalizer(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
-	must(t, scene.Apply(t.Context(), "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: "+ns+", finalizers: ["+finalizer+"]}\nspec: {type: LoadBalancer, ports: [{port: 80}]}\n"))
+	must(t, scene.Apply(t.Context(), `apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: `+ns+`, finalizers: [`+finalizer+`]}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+`))
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 	must(t, scene.Kubernetes.CoreV1().Services(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {

@@ -74,14 +74,19 @@ func record(ctx context.Context, s *stage.Stage) (*recorder, error) {
 		{client.NewInformer(s.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}), configuration},
 		{client.NewInformer(s.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}), configuration},
 		{client.NewInformer(s.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}), configuration},
-		{client.NewInformer(s.Berth.AddressReservations(""), &v1alpha1.AddressReservation{}), func(c metav1.Condition) string { return "AddressReservation " + c.Type }},
+		{
+			client.NewInformer(s.Berth.AddressReservations(""), &v1alpha1.AddressReservation{}),
+			func(c metav1.Condition) string { return "AddressReservation " + c.Type },
+		},
 	} {
 		see := func(o any) {
 			for _, c := range conditionsOf(o) {
 				r.see(w.key(c), c.Reason)
 			}
 		}
-		_, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: see, UpdateFunc: func(_, o any) { see(o) }})
+		_, err := w.informer.AddEventHandler(
+			cache.ResourceEventHandlerFuncs{AddFunc: see, UpdateFunc: func(_, o any) { see(o) }},
+		)
 		if err != nil {
 			return nil, fmt.Errorf("record reasons: %w", err)
 		}
@@ -154,7 +159,10 @@ func unusedRights(s *stage.Stage) ([]string, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(manifest)
-	rights, err := stage.Rights(filepath.Join(dir, "rbac-controller.yaml"), filepath.Join(dir, "cloud-provider", "rbac.yaml"))
+	rights, err := stage.Rights(
+		filepath.Join(dir, "rbac-controller.yaml"),
+		filepath.Join(dir, "cloud-provider", "rbac.yaml"),
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,10 @@ func pack(t *testing.T, content string) []byte {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	err := Pack(&out, Image{Name: "berth.dev/x:1", Files: map[string]string{"/opt/x": file}, Entrypoint: []string{"/opt/x"}})
+	err := Pack(
+		&out,
+		Image{Name: "berth.dev/x:1", Files: map[string]string{"/opt/x": file}, Entrypoint: []string{"/opt/x"}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,8 @@ import (
 // Spine is a second router, BIRD, on the rack's segment. It speaks BGP and forwards nothing.
 const Spine = "spine"
 
-// SpineAS is the spine's autonomous system. Over IPv4 it expects the nodes in NodeAS, over IPv6 in its own.
+// SpineAS is the spine's autonomous system. Over IPv4 it expects the nodes in NodeAS, over IPv6 in
+// its own.
 const SpineAS = 64514
 
 const spineNumber = 3 // last part of its addresses
@@ -73,7 +74,9 @@ func (l *Lab) startSpine(ctx context.Context) error {
 	if l.opts.Router != "frr" {
 		return nil
 	}
-	if err := l.start(ctx, Spine, "bird", "/usr/sbin/bird", "-f", "-c", "/etc/bird/bird.conf", "-s", "/run/bird/bird.ctl"); err != nil {
+	if err := l.start(
+		ctx, Spine, "bird", "/usr/sbin/bird", "-f", "-c", "/etc/bird/bird.conf", "-s", "/run/bird/bird.ctl",
+	); err != nil {
 		return err
 	}
 	return l.healthy(ctx, Spine, "bird", func(ctx context.Context) error {
@@ -82,7 +85,8 @@ func (l *Lab) startSpine(ctx context.Context) error {
 	})
 }
 
-// ConfigureSpine adds text to BIRD's configuration, in place of what was added before, and has BIRD take it.
+// ConfigureSpine adds text to BIRD's configuration, in place of what was added before, and has BIRD
+// take it.
 func (l *Lab) ConfigureSpine(ctx context.Context, text string) error {
 	cmd := l.Exec(ctx, Spine, "tee", birdMore)
 	cmd.Stdin = strings.NewReader(text)
@@ -96,7 +100,8 @@ func (l *Lab) ConfigureSpine(ctx context.Context, text string) error {
 	return err
 }
 
-// Birdc runs a command in the shell of the spine's BIRD, such as "show route all", and returns what it printed.
+// Birdc runs a command in the shell of the spine's BIRD, such as "show route all", and returns what
+// it printed.
 func (l *Lab) Birdc(ctx context.Context, command string) (string, error) {
 	if l.opts.Router != "frr" {
 		return "", fmt.Errorf("lab %q has no BIRD: bring it up with --router frr", l.opts.Name)

@@ -109,7 +109,14 @@ func (l *Lab) answers(hostName, url string) func(context.Context) error {
 }
 
 func (l *Lab) etcdArgs() []string {
-	return []string{"--dir", filepath.Join(l.dir(), "data", "etcd"), "--client", "127.0.0.1:2379", "--peer", "127.0.0.1:2380"}
+	return []string{
+		"--dir",
+		filepath.Join(l.dir(), "data", "etcd"),
+		"--client",
+		"127.0.0.1:2379",
+		"--peer",
+		"127.0.0.1:2380",
+	}
 }
 
 func (l *Lab) serviceRange() string {

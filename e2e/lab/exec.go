@@ -27,7 +27,10 @@ import (
 // If the host does not run, running the command fails with the reason.
 func (l *Lab) Exec(ctx context.Context, hostName string, argv ...string) *exec.Cmd {
 	init, err := l.initOf(hostName)
-	cmd := exec.CommandContext(ctx, l.folder.Bin("lab"), append([]string{"host-enter", strconv.Itoa(init), "--"}, argv...)...)
+	cmd := exec.CommandContext(
+		ctx,
+		l.folder.Bin("lab"),
+		append([]string{"host-enter", strconv.Itoa(init), "--"}, argv...)...)
 	if err != nil {
 		cmd.Err = err
 	}
@@ -65,7 +68,12 @@ func (l *Lab) Kubectl(ctx context.Context, stdin string, args ...string) (string
 		return "", fmt.Errorf("kubectl %s: %w", strings.Join(args, " "), err)
 	}
 	if err := cmd.Wait(); err != nil {
-		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+		return stdout.String(), fmt.Errorf(
+			"kubectl %s: %w: %s",
+			strings.Join(args, " "),
+			err,
+			bytes.TrimSpace(stderr.Bytes()),
+		)
 	}
 	return stdout.String(), nil
 }

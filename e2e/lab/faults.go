@@ -102,7 +102,9 @@ func (l *Lab) blocked(ctx context.Context, verb string, ways ...[2]string) error
 		elements = append(elements, fmt.Sprintf("%q . %q", w[0], w[1]))
 	}
 	cmd := l.Exec(ctx, rack, "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(fmt.Sprintf("%s%s element bridge lab blocked { %s }\n", table, verb, strings.Join(elements, ", ")))
+	cmd.Stdin = strings.NewReader(
+		fmt.Sprintf("%s%s element bridge lab blocked { %s }\n", table, verb, strings.Join(elements, ", ")),
+	)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s blocked frames from %s to %s: %w\n%s", verb, ways[0][0], ways[0][1], err, bytes.TrimSpace(out))
 	}
@@ -133,8 +135,8 @@ func (l *Lab) Kill(ctx context.Context, name string) error {
 	return nil
 }
 
-// Pause stops a process with SIGSTOP, and returns once each of its threads is stopped: it keeps its sockets and does
-// nothing.
+// Pause stops a process with SIGSTOP, and returns once each of its threads is stopped: it keeps its
+// sockets and does nothing.
 func (l *Lab) Pause(ctx context.Context, name string) error {
 	p, err := l.signal(ctx, name, unix.SIGSTOP)
 	if err != nil {
@@ -288,7 +290,11 @@ func container(dir string, init int) (Process, error) {
 	if note[cri+"container-type"] != "container" {
 		return Process{}, nil
 	}
-	p := Process{Name: note[cri+"container-name"], Pod: note[cri+"sandbox-namespace"] + "/" + note[cri+"sandbox-name"], State: "ended"}
+	p := Process{
+		Name:  note[cri+"container-name"],
+		Pod:   note[cri+"sandbox-namespace"] + "/" + note[cri+"sandbox-name"],
+		State: "ended",
+	}
 	text, err = os.ReadFile(filepath.Join(dir, "init.pid"))
 	if err != nil {
 		return Process{}, err
@@ -350,7 +356,8 @@ func (l *Lab) clearNodeNetwork(name string) error {
 			continue
 		}
 		var gone netlink.LinkNotFoundError
-		if err := h.LinkDel(link); err != nil && !errors.As(err, &gone) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+		if err := h.LinkDel(link); err != nil && !errors.As(err, &gone) && !errors.Is(err, unix.ENODEV) &&
+			!errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("remove %s of %s: %w", link.Attrs().Name, name, err)
 		}
 	}

@@ -359,7 +359,8 @@ func killAndStart(t *testing.T, l *Lab) {
 	if err := l.Resume(ctx, "echo@n1"); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := l.Process(ctx, "echo@n1"); err != nil || p.State != "running" || !strings.HasPrefix(p.Pod, "default/echo-") {
+	if p, err := l.Process(ctx, "echo@n1"); err != nil || p.State != "running" ||
+		!strings.HasPrefix(p.Pod, "default/echo-") {
 		t.Errorf("after the resume: %+v, %v", p, err)
 	}
 	for range 5 { // what is killed is gone: it can be started at once

@@ -51,7 +51,8 @@ func (l *Lab) Neighbor(hostName string, addr netip.Addr) (net.HardwareAddr, erro
 		return nil, fmt.Errorf("list neighbors of %s: %w", hostName, err)
 	}
 	for _, n := range entries {
-		if got, ok := netip.AddrFromSlice(n.IP); ok && got.Unmap() == addr && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) == 0 {
+		if got, ok := netip.AddrFromSlice(n.IP); ok && got.Unmap() == addr &&
+			n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) == 0 {
 			return n.HardwareAddr, nil
 		}
 	}

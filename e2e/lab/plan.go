@@ -26,7 +26,8 @@ const (
 
 // Address ranges of the cluster.
 const (
-	// spineLoopback is an address of the spine's that is two hops from the nodes: they reach it through the router.
+	// spineLoopback is an address of the spine's that is two hops from the nodes: they reach it
+	// through the router.
 	spineLoopback = "172.31.255.3"
 
 	podRange4     = "10.244.0.0/16"
@@ -87,7 +88,10 @@ func newPlan(o Options) plan {
 	p.route(families)
 	for i := range p.hosts {
 		if o.Router == "frr" && p.hosts[i].name == Router {
-			p.hosts[i].routes = append(p.hosts[i].routes, route{netip.MustParsePrefix(spineLoopback + "/32"), families[0].onRack(spineNumber)})
+			p.hosts[i].routes = append(
+				p.hosts[i].routes,
+				route{netip.MustParsePrefix(spineLoopback + "/32"), families[0].onRack(spineNumber)},
+			)
 		}
 	}
 	return p

@@ -68,7 +68,8 @@ func TestOptionsOutOfRangeAreRefused(t *testing.T) {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
-	if o, err := (Options{}).withDefaults(); err != nil || o.Name != "lab" || o.Nodes != 1 || o.Router != "none" || o.ProxyMode != "nftables" {
+	if o, err := (Options{}).withDefaults(); err != nil || o.Name != "lab" || o.Nodes != 1 || o.Router != "none" ||
+		o.ProxyMode != "nftables" {
 		t.Errorf("defaults = %+v, %v", o, err)
 	}
 }

@@ -48,7 +48,9 @@ func (l *Lab) proxyARP(prefix netip.Prefix, value string, change func(*netlink.H
 	if err != nil {
 		return fmt.Errorf("find %s of the router: %w", remotePort, err)
 	}
-	if err := change(h, &netlink.Route{Dst: ipNet(prefix), LinkIndex: away.Attrs().Index, Scope: netlink.SCOPE_LINK}); err != nil {
+	if err := change(
+		h, &netlink.Route{Dst: ipNet(prefix), LinkIndex: away.Attrs().Index, Scope: netlink.SCOPE_LINK},
+	); err != nil {
 		return fmt.Errorf("proxy ARP for %s: change the router's route: %w", prefix, err)
 	}
 	return l.In(Router, func() error {

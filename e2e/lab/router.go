@@ -37,11 +37,20 @@ func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 		}
 	} else {
 		spec.Files = append(spec.Files,
-			host.File{Path: "/etc/passwd", Append: true, Mode: 0o644, Text: fmt.Sprintf("frr:x:%d:%d::/nonexistent:/usr/sbin/nologin\n", uid, gid)},
-			host.File{Path: "/etc/group", Append: true, Mode: 0o644, Text: fmt.Sprintf("frr:x:%d:\nfrrvty:x:%d:frr\n", gid, gid+1)},
+			host.File{
+				Path: "/etc/passwd", Append: true, Mode: 0o644,
+				Text: fmt.Sprintf("frr:x:%d:%d::/nonexistent:/usr/sbin/nologin\n", uid, gid),
+			},
+			host.File{
+				Path: "/etc/group", Append: true, Mode: 0o644, Text: fmt.Sprintf("frr:x:%d:\nfrrvty:x:%d:frr\n", gid, gid+1),
+			},
 		)
 	}
-	spec.Dirs = append(spec.Dirs, host.Dir{Path: "/run/frr", UID: uid, GID: gid}, host.Dir{Path: "/var/tmp/frr", UID: uid, GID: gid})
+	spec.Dirs = append(
+		spec.Dirs,
+		host.Dir{Path: "/run/frr", UID: uid, GID: gid},
+		host.Dir{Path: "/var/tmp/frr", UID: uid, GID: gid},
+	)
 	// vtysh asks PAM, even about root.
 	const pam = "auth sufficient pam_rootok.so\naccount sufficient pam_rootok.so\n"
 	spec.Files = append(spec.Files, host.File{Path: "/etc/pam.d/frr", Text: pam, Mode: 0o644})
@@ -131,7 +140,8 @@ func (l *Lab) Vtysh(ctx context.Context, command string) (string, error) {
 	return l.vtysh(ctx, command)
 }
 
-// ConfigureRouter gives FRR's bgpd commands of its BGP configuration, such as "neighbor 172.30.0.11 password x".
+// ConfigureRouter gives FRR's bgpd commands of its BGP configuration, such as "neighbor 172.30.0.11
+// password x".
 func (l *Lab) ConfigureRouter(ctx context.Context, lines ...string) error {
 	if l.opts.Router != "frr" {
 		return fmt.Errorf("lab %q has no FRR: bring it up with --router frr", l.opts.Name)

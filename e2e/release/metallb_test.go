@@ -199,7 +199,16 @@ func (b *beside) testNotDialed(t *testing.T) {
 
 func (b *beside) testRestart(t *testing.T) {
 	must(t, func(ctx context.Context) error {
-		_, err := b.Kubectl(ctx, "", "-n", stage.Namespace, "rollout", "restart", "deployment/berth-controller", "daemonset/berth-speaker")
+		_, err := b.Kubectl(
+			ctx,
+			"",
+			"-n",
+			stage.Namespace,
+			"rollout",
+			"restart",
+			"deployment/berth-controller",
+			"daemonset/berth-speaker",
+		)
 		return err
 	}, b.AwaitBerth, func(ctx context.Context) error { return b.AwaitSpeakers(ctx, false) })
 	eventually(t, func(ctx context.Context) error {
@@ -241,9 +250,17 @@ func (b *beside) testWaits(t *testing.T) {
 				return err
 			}
 			c := condition(now, "berth.dev/Announced")
-			alike := !routed(svc) && c.Status == metav1.ConditionTrue && strings.Contains(c.Message, owners[svc.Name]+" answers on")
+			alike := !routed(svc) && c.Status == metav1.ConditionTrue &&
+				strings.Contains(c.Message, owners[svc.Name]+" answers on")
 			if c.Status != metav1.ConditionFalse && !alike {
-				return fmt.Errorf("%s has condition Announced %q (%s: %s), want False: MetalLB still answers, on %s", svc.Name, c.Status, c.Reason, c.Message, owners[svc.Name])
+				return fmt.Errorf(
+					"%s has condition Announced %q (%s: %s), want False: MetalLB still answers, on %s",
+					svc.Name,
+					c.Status,
+					c.Reason,
+					c.Message,
+					owners[svc.Name],
+				)
 			}
 		}
 		return nil

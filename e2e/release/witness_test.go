@@ -92,7 +92,14 @@ func (b *beside) unharmed(t *testing.T, since mark) {
 			t.Errorf("nobody asked for MetalLB's Service %s", name)
 		}
 		if len(failed) > 0 {
-			t.Errorf("%d of %d requests to MetalLB's Service %s failed, first at %s with %v", len(failed), asked, name, failed[0].Sent.Format("15:04:05.000"), failed[0].Err)
+			t.Errorf(
+				"%d of %d requests to MetalLB's Service %s failed, first at %s with %v",
+				len(failed),
+				asked,
+				name,
+				failed[0].Sent.Format("15:04:05.000"),
+				failed[0].Err,
+			)
 		}
 	}
 	b.statusesKept(t, since)

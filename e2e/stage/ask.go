@@ -192,7 +192,16 @@ func (s *Stage) kernelHops(ctx context.Context, address netip.Addr) (int, error)
 	if address.Is6() {
 		family = "-6"
 	}
-	out, err := s.Exec(ctx, lab.Router, "ip", family, "-json", "route", "show", netip.PrefixFrom(address, address.BitLen()).String()).Output()
+	out, err := s.Exec(
+		ctx,
+		lab.Router,
+		"ip",
+		family,
+		"-json",
+		"route",
+		"show",
+		netip.PrefixFrom(address, address.BitLen()).String(),
+	).Output()
 	if err != nil {
 		return 0, fmt.Errorf("the router's kernel routes to %s: %w", address, err)
 	}
@@ -246,7 +255,13 @@ type Probe struct {
 
 // StartProbe starts a Probe. With fresh, the host's neighbor caches are flushed
 // before each request.
-func (s *Stage) StartProbe(ctx context.Context, host string, address netip.Addr, every, timeout time.Duration, fresh bool) *Probe {
+func (s *Stage) StartProbe(
+	ctx context.Context,
+	host string,
+	address netip.Addr,
+	every, timeout time.Duration,
+	fresh bool,
+) *Probe {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Probe{cancel: cancel, done: make(chan Gap, 1)}
 	go func() { p.done <- s.probe(ctx, host, address, every, timeout, fresh) }()
@@ -259,7 +274,13 @@ func (p *Probe) Stop() Gap {
 	return <-p.done
 }
 
-func (s *Stage) probe(ctx context.Context, host string, address netip.Addr, every, timeout time.Duration, fresh bool) Gap {
+func (s *Stage) probe(
+	ctx context.Context,
+	host string,
+	address netip.Addr,
+	every, timeout time.Duration,
+	fresh bool,
+) Gap {
 	var gap Gap
 	c := s.HTTPClient(host)
 	tick := time.NewTicker(every)
@@ -307,7 +328,13 @@ func broken(err error) bool {
 }
 
 func (g Gap) String() string {
-	s := fmt.Sprintf("%d requests, %d failed (%d of them broken when connected), longest time without an answer %s", g.Asked, g.Failed, g.Broken, g.Longest.Round(time.Millisecond))
+	s := fmt.Sprintf(
+		"%d requests, %d failed (%d of them broken when connected), longest time without an answer %s",
+		g.Asked,
+		g.Failed,
+		g.Broken,
+		g.Longest.Round(time.Millisecond),
+	)
 	if len(g.Errors) > 0 {
 		s += ": " + strings.Join(g.Errors, "; ")
 	}

@@ -32,7 +32,8 @@ func (s *Stage) audited(do func(auditedRequest)) error {
 	lines := json.NewDecoder(bufio.NewReaderSize(file, 1<<20))
 	for {
 		var e auditv1.Event
-		if err := lines.Decode(&e); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) { // a line may be just being written
+		if err := lines.Decode(&e); errors.Is(err, io.EOF) ||
+			errors.Is(err, io.ErrUnexpectedEOF) { // a line may be just being written
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("read the audit log: %w", err)

@@ -143,7 +143,12 @@ type Owner struct {
 // AwaitOwner waits until one host, the same for all of the addresses, alone answered
 // for each of them the last 15 times that it was asked, with the hardware address that
 // it has. What was before a moment does not count.
-func (c *Capture) AwaitOwner(ctx context.Context, patience time.Duration, since time.Time, addresses ...netip.Addr) (Owner, error) {
+func (c *Capture) AwaitOwner(
+	ctx context.Context,
+	patience time.Duration,
+	since time.Time,
+	addresses ...netip.Addr,
+) (Owner, error) {
 	var owner Owner
 	err := Eventually(ctx, patience, func(context.Context) error {
 		owner = Owner{}
@@ -170,7 +175,12 @@ func (c *Capture) AwaitOwner(ctx context.Context, patience time.Duration, since 
 
 // AwaitAnswers waits until each of the addresses was answered for the last 15 times that
 // it was asked, by one host or several. What was before a moment does not count.
-func (c *Capture) AwaitAnswers(ctx context.Context, patience time.Duration, since time.Time, addresses ...netip.Addr) error {
+func (c *Capture) AwaitAnswers(
+	ctx context.Context,
+	patience time.Duration,
+	since time.Time,
+	addresses ...netip.Addr,
+) error {
 	return Eventually(ctx, patience, func(context.Context) error {
 		for _, address := range addresses {
 			rounds, _, err := c.lastRounds(address, since)
@@ -215,7 +225,14 @@ func (c *Capture) alone(address netip.Addr, since time.Time) (Owner, error) {
 		}
 		now := answers[len(answers)-1]
 		if owner.Host != "" && (now.Host != owner.Host || now.MAC != owner.MAC) {
-			return Owner{}, fmt.Errorf("%s with %s answers for %s, and %s with %s before", now.Host, now.MAC, address, owner.Host, owner.MAC)
+			return Owner{}, fmt.Errorf(
+				"%s with %s answers for %s, and %s with %s before",
+				now.Host,
+				now.MAC,
+				address,
+				owner.Host,
+				owner.MAC,
+			)
 		}
 		owner.Host, owner.MAC = now.Host, now.MAC
 	}

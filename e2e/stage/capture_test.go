@@ -26,7 +26,9 @@ func arpFrame(t *testing.T, operation arp.Operation, sender, target string) []by
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame, err := (&ethernet.Frame{Destination: ethernet.Broadcast, Source: mac(1), EtherType: ethernet.EtherTypeARP, Payload: payload}).MarshalBinary()
+	frame, err := (&ethernet.Frame{
+		Destination: ethernet.Broadcast, Source: mac(1), EtherType: ethernet.EtherTypeARP, Payload: payload,
+	}).MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +41,10 @@ func ndpFrame(t *testing.T, message ndp.Message) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame, err := (&ethernet.Frame{Destination: ethernet.Broadcast, Source: mac(1), EtherType: ethernet.EtherTypeIPv6, Payload: append(make([]byte, 40), body...)}).MarshalBinary()
+	frame, err := (&ethernet.Frame{
+		Destination: ethernet.Broadcast, Source: mac(1), EtherType: ethernet.EtherTypeIPv6,
+		Payload: append(make([]byte, 40), body...),
+	}).MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,20 +59,49 @@ func TestOnlyFramesThatClaimAnAddressAreSightings(t *testing.T) {
 		want  Sighting
 		ok    bool
 	}{
-		{"an ARP reply", arpFrame(t, arp.OperationReply, "172.30.0.200", "172.30.0.2"),
-			Sighting{Address: netip.MustParseAddr("172.30.0.200"), MAC: "02:00:00:00:00:01"}, true},
-		{"a gratuitous reply", arpFrame(t, arp.OperationReply, "172.30.0.200", "172.30.0.200"),
-			Sighting{Address: netip.MustParseAddr("172.30.0.200"), MAC: "02:00:00:00:00:01", Gratuitous: true}, true},
-		{"a gratuitous request", arpFrame(t, arp.OperationRequest, "172.30.0.200", "172.30.0.200"),
-			Sighting{Address: netip.MustParseAddr("172.30.0.200"), MAC: "02:00:00:00:00:01", Gratuitous: true}, true},
-		{"an ARP request", arpFrame(t, arp.OperationRequest, "172.30.0.2", "172.30.0.200"), Sighting{}, false},
-		{"an advertisement that was asked for", ndpFrame(t, &ndp.NeighborAdvertisement{Solicited: true, TargetAddress: v6,
-			Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: mac(7)}}}),
-			Sighting{Address: v6, MAC: "02:00:00:00:00:07"}, true},
-		{"an unsolicited advertisement without an option", ndpFrame(t, &ndp.NeighborAdvertisement{TargetAddress: v6}),
-			Sighting{Address: v6, MAC: "02:00:00:00:00:01", Gratuitous: true}, true},
-		{"a solicitation", ndpFrame(t, &ndp.NeighborSolicitation{TargetAddress: v6}), Sighting{}, false},
-		{"a stump", []byte{1, 2, 3}, Sighting{}, false},
+		{
+			name:  "an ARP reply",
+			frame: arpFrame(t, arp.OperationReply, "172.30.0.200", "172.30.0.2"),
+			want:  Sighting{Address: netip.MustParseAddr("172.30.0.200"), MAC: "02:00:00:00:00:01"},
+			ok:    true,
+		},
+		{
+			name:  "a gratuitous reply",
+			frame: arpFrame(t, arp.OperationReply, "172.30.0.200", "172.30.0.200"),
+			want:  Sighting{Address: netip.MustParseAddr("172.30.0.200"), MAC: "02:00:00:00:00:01", Gratuitous: true},
+			ok:    true,
+		},
+		{
+			name:  "a gratuitous request",
+			frame: arpFrame(t, arp.OperationRequest, "172.30.0.200", "172.30.0.200"),
+			want:  Sighting{Address: netip.MustParseAddr("172.30.0.200"), MAC: "02:00:00:00:00:01", Gratuitous: true},
+			ok:    true,
+		},
+		{
+			name:  "an ARP request",
+			frame: arpFrame(t, arp.OperationRequest, "172.30.0.2", "172.30.0.200"),
+			want:  Sighting{}},
+		{
+			name: "an advertisement that was asked for",
+			frame: ndpFrame(t, &ndp.NeighborAdvertisement{Solicited: true, TargetAddress: v6,
+				Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: mac(7)}}}),
+			want: Sighting{Address: v6, MAC: "02:00:00:00:00:07"},
+			ok:   true,
+		},
+		{
+			name:  "an unsolicited advertisement without an option",
+			frame: ndpFrame(t, &ndp.NeighborAdvertisement{TargetAddress: v6}),
+			want:  Sighting{Address: v6, MAC: "02:00:00:00:00:01", Gratuitous: true},
+			ok:    true,
+		},
+		{
+			name:  "a solicitation",
+			frame: ndpFrame(t, &ndp.NeighborSolicitation{TargetAddress: v6}),
+			want:  Sighting{}},
+		{
+			name:  "a stump",
+			frame: []byte{1, 2, 3},
+			want:  Sighting{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, ok := sighting(c.frame)
@@ -85,7 +119,8 @@ func TestSightingsAreKeptInTheOrderOfTime(t *testing.T) {
 	address := netip.MustParseAddr("172.30.0.200")
 	c := &Capture{seen: map[netip.Addr]Sightings{}}
 	for _, s := range []Sighting{
-		{At: at(10), Host: "n1"}, {At: at(30), Host: "n2"}, {At: at(20), Host: "n1"}, {At: at(150), Host: "n2"}, {At: at(0), Host: "n1"},
+		{At: at(10), Host: "n1"}, {At: at(30), Host: "n2"}, {At: at(20), Host: "n1"}, {At: at(150), Host: "n2"},
+		{At: at(0), Host: "n1"},
 	} {
 		s.Address = address
 		c.note(s)
@@ -133,12 +168,32 @@ func TestAnOwnerHasAnsweredAloneFifteenTimes(t *testing.T) {
 		since   int
 		want    string // the start of the error; empty: an owner
 	}{
-		{"fourteen times are not enough", row(14, "n1"), 0, "it was not asked often enough yet for 172.30.0.200"},
-		{"what was before does not count", row(20, "n1"), 200, "it was not asked often enough yet for 172.30.0.200"},
-		{"one question without an answer", slices.Concat(row(7, "n1"), row(1), row(7, "n1")), 0, "[] answer for 172.30.0.200, want one host"},
-		{"one question with two answers", slices.Concat(row(14, "n1"), row(1, "n1", "n2")), 0, "[n1 n2] answer for 172.30.0.200, want one host"},
-		{"one that another answered", slices.Concat(row(14, "n1"), row(1, "n2")), 0, "n2 with  answers for 172.30.0.200, and n1 with  before"},
-		{"two in the past", slices.Concat(row(9, "n1", "n2"), row(15, "n1")), 0, ""},
+		{
+			name:    "fourteen times are not enough",
+			answers: row(14, "n1"),
+			want:    "it was not asked often enough yet for 172.30.0.200",
+		},
+		{
+			name:    "what was before does not count",
+			answers: row(20, "n1"),
+			since:   200,
+			want:    "it was not asked often enough yet for 172.30.0.200",
+		},
+		{
+			name:    "one question without an answer",
+			answers: slices.Concat(row(7, "n1"), row(1), row(7, "n1")), want: "[] answer for 172.30.0.200, want one host",
+		},
+		{
+			name:    "one question with two answers",
+			answers: slices.Concat(row(14, "n1"), row(1, "n1", "n2")), want: "[n1 n2] answer for 172.30.0.200, want one host",
+		},
+		{
+			name:    "one that another answered",
+			answers: slices.Concat(row(14, "n1"), row(1, "n2")), want: "n2 with  answers for 172.30.0.200, and n1 with  before",
+		},
+		{
+			name:    "two in the past",
+			answers: slices.Concat(row(9, "n1", "n2"), row(15, "n1"))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			host, err := asked(address, c.answers...).alone(address, at(c.since))

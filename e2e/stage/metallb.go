@@ -86,7 +86,10 @@ func metalLBManifest(ctx context.Context, folder stock.Folder) (string, error) {
 		return "", fmt.Errorf("no resources of MetalLB in %s", source)
 	}
 	manifest := []string{"apiVersion: v1\nkind: Namespace\nmetadata: {name: " + MetalLBNamespace + "}\n"}
-	for _, name := range append(files, filepath.Join(source, "config", "rbac", "role.yaml"), filepath.Join(source, "config", "rbac", "service-accounts.yaml")) {
+	for _, name := range append(
+		files, filepath.Join(source, "config", "rbac", "role.yaml"),
+		filepath.Join(source, "config", "rbac", "service-accounts.yaml"),
+	) {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			return "", fmt.Errorf("read MetalLB's manifests: %w", err)
@@ -110,7 +113,8 @@ func placed(document string) (string, error) {
 		return "", err
 	}
 	kind, _ := object["kind"].(string)
-	if metadata, ok := object["metadata"].(map[string]any); ok && kind != "CustomResourceDefinition" && !strings.HasPrefix(kind, "Cluster") {
+	if metadata, ok := object["metadata"].(map[string]any); ok && kind != "CustomResourceDefinition" &&
+		!strings.HasPrefix(kind, "Cluster") {
 		metadata["namespace"] = MetalLBNamespace
 	}
 	if subjects, ok := object["subjects"].([]any); ok {
@@ -162,7 +166,17 @@ spec: {ipAddressPools: [routed], peers: [tor]}
 // StopMetalLB deletes MetalLB's controller and speakers, and waits until their pods are
 // gone. Its objects, and what it wrote into statuses, stay.
 func (s *Stage) StopMetalLB(ctx context.Context) error {
-	_, err := s.Kubectl(ctx, "", "-n", MetalLBNamespace, "delete", "deployment/controller", "daemonset/speaker", "--cascade=foreground", "--timeout=60s")
+	_, err := s.Kubectl(
+		ctx,
+		"",
+		"-n",
+		MetalLBNamespace,
+		"delete",
+		"deployment/controller",
+		"daemonset/speaker",
+		"--cascade=foreground",
+		"--timeout=60s",
+	)
 	if err != nil {
 		return fmt.Errorf("stop MetalLB: %w", err)
 	}

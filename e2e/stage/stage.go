@@ -202,7 +202,9 @@ spec:
 	if err != nil {
 		return fmt.Errorf("deploy %s: %w", app.Name, err)
 	}
-	if _, err := s.Kubectl(ctx, "", "-n", app.Namespace, "rollout", "status", "deployment/"+app.Name, "--timeout=60s"); err != nil {
+	if _, err := s.Kubectl(
+		ctx, "", "-n", app.Namespace, "rollout", "status", "deployment/"+app.Name, "--timeout=60s",
+	); err != nil {
 		return fmt.Errorf("deploy %s: %w", app.Name, err)
 	}
 	return nil
@@ -256,7 +258,9 @@ func (s *Stage) AwaitSpeakers(ctx context.Context, sessions bool) error {
 			switch {
 			case err != nil:
 				return err
-			case sessions && (len(status.Status.Sessions) == 0 || status.Status.Sessions[0].State != v1alpha1.SessionEstablished):
+			case sessions && (len(
+				status.Status.Sessions,
+			) == 0 || status.Status.Sessions[0].State != v1alpha1.SessionEstablished):
 				return fmt.Errorf("speaker of %s has no session: %+v", node, status.Status.Sessions)
 			}
 			if state, message := status.Status.State(); state != v1alpha1.SpeakerAnnouncing {

@@ -31,7 +31,14 @@ type StatusChange struct {
 }
 
 func (c StatusChange) String() string {
-	return fmt.Sprintf("%s %s: %v became %v, written by %v", c.At.Format("15:04:05.000"), c.Service, c.Before, c.After, c.Managers)
+	return fmt.Sprintf(
+		"%s %s: %v became %v, written by %v",
+		c.At.Format("15:04:05.000"),
+		c.Service,
+		c.Before,
+		c.After,
+		c.Managers,
+	)
 }
 
 // StatusWatch is a record of each write of a namespace's Services that changed who has
@@ -55,9 +62,11 @@ func (s *Stage) WatchStatuses(ctx context.Context, namespace string) (*StatusWat
 	for i := range list.Items {
 		w.last[list.Items[i].Name] = &list.Items[i]
 	}
-	source := &cache.ListWatch{WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-		return services.Watch(ctx, o)
-	}}
+	source := &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return services.Watch(ctx, o)
+		},
+	}
 	events, err := toolswatch.NewRetryWatcherWithContext(ctx, list.ResourceVersion, source)
 	if err != nil {
 		return nil, fmt.Errorf("watch Services of %s: %w", namespace, err)
@@ -138,10 +147,15 @@ func managers(svc *corev1.Service) []string {
 func (s *Stage) Writes(namespace string) ([]string, error) {
 	var writes []string
 	err := s.audited(func(r auditedRequest) {
-		if r.Namespace != namespace || r.Resource != "services" || slices.Contains([]string{"get", "list", "watch"}, r.Verb) || r.Code == http.StatusForbidden {
+		if r.Namespace != namespace || r.Resource != "services" ||
+			slices.Contains([]string{"get", "list", "watch"}, r.Verb) ||
+			r.Code == http.StatusForbidden {
 			return
 		}
-		writes = append(writes, strings.TrimSuffix(fmt.Sprintf("%s %s/%s", r.Verb, r.Name, r.Subresource), "/")+" by "+r.Account)
+		writes = append(
+			writes,
+			strings.TrimSuffix(fmt.Sprintf("%s %s/%s", r.Verb, r.Name, r.Subresource), "/")+" by "+r.Account,
+		)
 	})
 	return writes, err
 }

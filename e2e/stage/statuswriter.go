@@ -57,7 +57,12 @@ func (s *Stage) StartStatusWriter(ctx context.Context, o StatusWriterOptions) (*
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.For)
 	// Without a version the watch begins with the Service as it is.
-	events, err := s.Kubernetes.CoreV1().Services(o.Namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", o.Service).String()})
+	events, err := s.Kubernetes.CoreV1().Services(
+		o.Namespace,
+	).Watch(
+		ctx,
+		metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", o.Service).String()},
+	)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("write the status of %s/%s as %s: %w", o.Namespace, o.Service, o.Manager, err)
@@ -74,7 +79,12 @@ func (s *Stage) StartStatusWriter(ctx context.Context, o StatusWriterOptions) (*
 	return w, nil
 }
 
-func (s *Stage) writeStatuses(ctx context.Context, w *StatusWriter, o StatusWriterOptions, events <-chan watch.Event) error {
+func (s *Stage) writeStatuses(
+	ctx context.Context,
+	w *StatusWriter,
+	o StatusWriterOptions,
+	events <-chan watch.Event,
+) error {
 	for e := range events {
 		svc, ok := e.Object.(*corev1.Service)
 		if ctx.Err() != nil {
@@ -94,7 +104,13 @@ func (s *Stage) writeStatuses(ctx context.Context, w *StatusWriter, o StatusWrit
 		for _, a := range o.Addresses {
 			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String()})
 		}
-		_, err := s.Kubernetes.CoreV1().Services(o.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{FieldManager: o.Manager})
+		_, err := s.Kubernetes.CoreV1().Services(
+			o.Namespace,
+		).UpdateStatus(
+			ctx,
+			svc,
+			metav1.UpdateOptions{FieldManager: o.Manager},
+		)
 		switch {
 		case err == nil:
 			w.count()

@@ -46,7 +46,11 @@ func (s *Stage) openTap() (*tap, error) {
 		}
 		// All protocols: what asks for one alone comes after the bridge, which takes
 		// everything.
-		socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(networkOrder(unix.ETH_P_ALL)))
+		socket, err = unix.Socket(
+			unix.AF_PACKET,
+			unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
+			int(networkOrder(unix.ETH_P_ALL)),
+		)
 		return err
 	})
 	if err != nil {
@@ -89,7 +93,9 @@ func prepare(socket int) error {
 	for i, p := range program {
 		filter[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
 	}
-	if err := unix.SetsockoptSockFprog(socket, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}); err != nil {
+	if err := unix.SetsockoptSockFprog(
+		socket, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]},
+	); err != nil {
 		return err
 	}
 	if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20); err != nil {
@@ -151,7 +157,8 @@ func receivedAt(notes []byte) time.Time {
 		return time.Now()
 	}
 	for _, m := range messages {
-		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS &&
+			len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
 			return time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
 		}
 	}
@@ -192,7 +199,11 @@ func ndpSighting(message, source []byte) (Sighting, bool) {
 	if !ok {
 		return Sighting{}, false
 	}
-	s := Sighting{Address: advertisement.TargetAddress, MAC: net.HardwareAddr(source).String(), Gratuitous: !advertisement.Solicited}
+	s := Sighting{
+		Address:    advertisement.TargetAddress,
+		MAC:        net.HardwareAddr(source).String(),
+		Gratuitous: !advertisement.Solicited,
+	}
 	for _, o := range advertisement.Options {
 		if l, ok := o.(*ndp.LinkLayerAddress); ok && l.Direction == ndp.Target {
 			s.MAC = l.Addr.String()

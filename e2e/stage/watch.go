@@ -36,7 +36,13 @@ type Watch struct {
 // fails when it is not answered within the timeout. With fresh, the host's
 // neighbor caches are flushed before each, as if it came from a new client;
 // without, they are left as they are.
-func (s *Stage) StartWatch(ctx context.Context, host string, address netip.Addr, every, timeout time.Duration, fresh bool) *Watch {
+func (s *Stage) StartWatch(
+	ctx context.Context,
+	host string,
+	address netip.Addr,
+	every, timeout time.Duration,
+	fresh bool,
+) *Watch {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &Watch{stop: cancel, done: make(chan struct{})}
 	go func() { // ends with ctx
@@ -46,7 +52,14 @@ func (s *Stage) StartWatch(ctx context.Context, host string, address netip.Addr,
 	return w
 }
 
-func (s *Stage) pace(ctx context.Context, w *Watch, host string, address netip.Addr, every, timeout time.Duration, fresh bool) {
+func (s *Stage) pace(
+	ctx context.Context,
+	w *Watch,
+	host string,
+	address netip.Addr,
+	every, timeout time.Duration,
+	fresh bool,
+) {
 	client := s.HTTPClient(host)
 	before := func() error { return nil }
 	if fresh {

@@ -75,7 +75,12 @@ func (s *Stage) AwaitOwner(ctx context.Context, patience time.Duration, address 
 
 // AwaitAnswerer waits until some host other than one answers for the address, and
 // that one no more.
-func (s *Stage) AwaitAnswerer(ctx context.Context, patience time.Duration, address netip.Addr, not string) (string, error) {
+func (s *Stage) AwaitAnswerer(
+	ctx context.Context,
+	patience time.Duration,
+	address netip.Addr,
+	not string,
+) (string, error) {
 	var owner string
 	err := Eventually(ctx, patience, func(ctx context.Context) error {
 		hosts, err := s.Answerers(ctx, address)

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 )
 
-// Download has apt-get fetch packages into dir, with those of their dependencies that the machine lacks:
-// what it has already, an unpacked program finds there. Nothing is installed.
+// Download has apt-get fetch packages into dir, with those of their dependencies that the machine
+// lacks: what it has already, an unpacked program finds there. Nothing is installed.
 func Download(ctx context.Context, dir string, log io.Writer, packages ...string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
 		return fmt.Errorf("download packages: %w", err)

@@ -62,7 +62,8 @@ func (f Folder) build(ctx context.Context, log io.Writer, binaries []binary) err
 		}
 	}
 	for _, b := range binaries {
-		if _, err := os.Stat(filepath.Join(f.Repository, b.module, b.pkg)); strings.HasPrefix(b.pkg, ".") && errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(f.Repository, b.module, b.pkg)); strings.HasPrefix(b.pkg, ".") &&
+			errors.Is(err, os.ErrNotExist) {
 			fmt.Fprintf(log, "%s is not in this tree: left out\n", b.name)
 			continue
 		}
@@ -86,7 +87,18 @@ func (f Folder) build(ctx context.Context, log io.Writer, binaries []binary) err
 
 // compile leaves out the commit, or each one would link Kubernetes anew.
 func (f Folder) compile(ctx context.Context, b binary) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", b.ldflags, "-o", f.Bin(b.name), b.pkg)
+	cmd := exec.CommandContext(
+		ctx,
+		"go",
+		"build",
+		"-trimpath",
+		"-buildvcs=false",
+		"-ldflags",
+		b.ldflags,
+		"-o",
+		f.Bin(b.name),
+		b.pkg,
+	)
 	cmd.Dir = filepath.Join(f.Repository, b.module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -40,7 +40,10 @@ func TestMetalLBIsOfTheVersionThatItsImagesAreNamedBy(t *testing.T) {
 	if want := "\t" + metalLBModule + " " + metalLBVersion; !strings.Contains(string(text), want) {
 		t.Errorf("metallb/go.mod has no line %q", want)
 	}
-	want := map[string]string{"controller": "berth.dev/metallb-controller:v0.16.1", "speaker": "berth.dev/metallb-speaker:v0.16.1"}
+	want := map[string]string{
+		"controller": "berth.dev/metallb-controller:v0.16.1",
+		"speaker":    "berth.dev/metallb-speaker:v0.16.1",
+	}
 	if got := MetalLBImages(); !maps.Equal(got, want) {
 		t.Errorf("images %v, want %v", got, want)
 	}
@@ -60,7 +63,8 @@ func TestUnpackedPackagesAreLaidOutAsOnASystemWithMergedUsr(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		"usr/bin/kmod": "kmod", "usr/lib/modprobe.d/a.conf": "a", "usr/lib/modprobe.d/b.conf": "b", "usr/sbin/iptables": "multi",
+		"usr/bin/kmod": "kmod", "usr/lib/modprobe.d/a.conf": "a", "usr/lib/modprobe.d/b.conf": "b",
+		"usr/sbin/iptables": "multi",
 	} {
 		if got, err := os.ReadFile(filepath.Join(root, path)); err != nil || string(got) != want {
 			t.Errorf("%s = %q, %v; want %q", path, got, err, want)

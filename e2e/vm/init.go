@@ -30,8 +30,9 @@ const (
 	ninep  = "9p"
 )
 
-// Main turns the process into the guest's PID 1 or its modprobe, when it was started as one of them,
-// and does not return then. An executable that is given as [Guest.Init] calls it before anything else.
+// Main turns the process into the guest's PID 1 or its modprobe, when it was started as one of
+// them, and does not return then. An executable that is given as [Guest.Init] calls it before
+// anything else.
 func Main() {
 	switch {
 	case os.Getpid() == 1 && os.Getenv(initVar) != "":
@@ -49,7 +50,8 @@ func Main() {
 	}
 }
 
-// initGuest is PID 1: it sets the guest up, runs the task, reports its status and switches the guest off.
+// initGuest is PID 1: it sets the guest up, runs the task, reports its status and switches the
+// guest off.
 func initGuest(control string) {
 	status, err := runTask(control)
 	if err != nil {
@@ -59,7 +61,8 @@ func initGuest(control string) {
 		fmt.Fprintln(os.Stderr, "vm guest:", err)
 	}
 	unix.Sync()
-	// The kernel's word of farewell is no part of the program's output. Failing to hush it harms nothing.
+	// The kernel's word of farewell is no part of the program's output. Failing to hush it harms
+	// nothing.
 	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("0"), 0o644)
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Fprintln(os.Stderr, "vm guest: power off:", err)
@@ -99,8 +102,8 @@ func runTask(control string) (int, error) {
 	return run(task)
 }
 
-// enterHostRoot leaves the initramfs for the host's file system and executes init there. It returns only
-// with an error.
+// enterHostRoot leaves the initramfs for the host's file system and executes init there. It returns
+// only with an error.
 func enterHostRoot(init string) error {
 	files, err := filepath.Glob("/" + loadFolder + "/*") // sorted, so in order
 	if err != nil {
@@ -118,7 +121,9 @@ func enterHostRoot(init string) error {
 		return fmt.Errorf("mount /dev: %w", err)
 	}
 	// An initramfs cannot be left by pivot_root(2), see there.
-	if err := errors.Join(unix.Chdir("/machine"), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/")); err != nil {
+	if err := errors.Join(
+		unix.Chdir("/machine"), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/"),
+	); err != nil {
 		return fmt.Errorf("make it the root: %w", err)
 	}
 	if err := os.Unsetenv(initVar); err != nil {
@@ -132,8 +137,8 @@ func sharing() string { return os.Getenv(sharingVar) }
 // mountHost mounts a folder of the host, which hostfs knows by its path and 9p by its tag.
 func mountHost(source, target string, flags uintptr) error {
 	if sharing() == ninep {
-		// What is written goes to the host when the guest syncs, at its end; what the host writes meanwhile
-		// need not be seen.
+		// What is written goes to the host when the guest syncs, at its end; what the host writes
+		// meanwhile need not be seen.
 		return unix.Mount(source, target, ninep, flags, "trans=virtio,version=9p2000.L,msize=512000,cache=loose")
 	}
 	return unix.Mount("none", target, hostfs, flags, source)

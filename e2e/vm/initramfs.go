@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// The first root of a guest in QEMU has only what it takes to reach the second, the host's: PID 1, and
-// these modules with all they depend on, in loadFolder under numbers that say their order.
+// The first root of a guest in QEMU has only what it takes to reach the second, the host's: PID 1,
+// and these modules with all they depend on, in loadFolder under numbers that say their order.
 const loadFolder = "load"
 
 func rootModules() []string { return []string{"virtio_pci", "9pnet_virtio", "9p"} }

@@ -14,11 +14,14 @@ func TestAnArchiveIsInTheKernelsFormat(t *testing.T) {
 	const zeros = "00000000"
 	want := strings.Join([]string{
 		// magic, inode, mode, uid and gid, links, mtime, size, devices, length of the name, checksum
-		"070701", "00000001", "000041ED", zeros, zeros, "00000001", zeros, "00000000", zeros, zeros, zeros, zeros, "00000005", zeros,
+		"070701", "00000001", "000041ED", zeros, zeros, "00000001", zeros, "00000000", zeros, zeros, zeros, zeros,
+		"00000005", zeros,
 		"load\x00", "\x00",
-		"070701", "00000002", "000081ED", zeros, zeros, "00000001", zeros, "00000005", zeros, zeros, zeros, zeros, "00000005", zeros,
+		"070701", "00000002", "000081ED", zeros, zeros, "00000001", zeros, "00000005", zeros, zeros, zeros, zeros,
+		"00000005", zeros,
 		"init\x00", "\x00", "hello", "\x00\x00\x00",
-		"070701", "00000003", "00000000", zeros, zeros, "00000001", zeros, "00000000", zeros, zeros, zeros, zeros, "0000000B", zeros,
+		"070701", "00000003", "00000000", zeros, zeros, "00000001", zeros, "00000000", zeros, zeros, zeros, zeros,
+		"0000000B", zeros,
 		"TRAILER!!!\x00", "\x00\x00\x00",
 	}, "")
 	if got := string(a.end()); got != want {

@@ -19,7 +19,8 @@ type Kernel interface {
 	// modules is the host's folder that holds one folder of modules for each release.
 	modules() string
 	// command is the guest as a process of the host, which ends with it. The guest may write to the
-	// control folder and to those of write; the process may keep files of its own in the control folder.
+	// control folder and to those of write; the process may keep files of its own in the control
+	// folder.
 	command(ctx context.Context, g Guest, control string, write []string) (*exec.Cmd, error)
 }
 
@@ -54,7 +55,8 @@ func Find(work stock.Folder, kind Kind) (Kernel, error) {
 }
 
 // Fetch downloads what a kind of guest consists of from the distribution's packages, and unpacks it
-// into the work folder; nothing is installed. What is there already is kept. It reports what it does to log.
+// into the work folder; nothing is installed. What is there already is kept. It reports what it
+// does to log.
 func Fetch(ctx context.Context, work stock.Folder, kind Kind, log io.Writer) error {
 	if _, err := Find(work, kind); err == nil {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modprobeDir comes first in the guest's PATH, so that programs which call modprobe find the same one
-// that the kernel calls; the host need not have one.
+// modprobeDir comes first in the guest's PATH, so that programs which call modprobe find the same
+// one that the kernel calls; the host need not have one.
 const modprobeDir = "/run/bin"
 
 // installModprobe makes PID 1's own executable the guest's modprobe.
@@ -34,7 +34,8 @@ func installModprobe() error {
 }
 
 // modprobe loads the named modules and all they depend on. Options are accepted and ignored: the
-// kernel calls it with -q --, others with -a or -v. Compressed modules and soft dependencies are not served.
+// kernel calls it with -q --, others with -a or -v. Compressed modules and soft dependencies are
+// not served.
 func modprobe(args []string) error {
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {

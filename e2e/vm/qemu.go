@@ -13,9 +13,10 @@ import (
 	"github.com/berth-lb/berth/e2e/stock"
 )
 
-// QEMU is an unpacked QEMU and an unpacked kernel of the distribution. The machine is emulated (TCG),
-// because KVM is not to be had everywhere: it takes some seconds to boot and computes ten to twenty-five
-// times slower than the host, but has two CPUs, IPVS, all of nftables, and runs the race detector.
+// QEMU is an unpacked QEMU and an unpacked kernel of the distribution. The machine is emulated
+// (TCG), because KVM is not to be had everywhere: it takes some seconds to boot and computes ten to
+// twenty-five times slower than the host, but has two CPUs, IPVS, all of nftables, and runs the
+// race detector.
 type QEMU struct {
 	Root    string // of the unpacked packages
 	Image   string // vmlinuz
@@ -79,7 +80,11 @@ func writeTag(i int) string { return "write" + strconv.Itoa(i) }
 
 // share is the option for a folder of the host. What is mounted below it counts as part of it.
 func share(dir, tag string) string {
-	return "local,path=" + strings.ReplaceAll(dir, ",", ",,") + ",mount_tag=" + tag + ",security_model=none,multidevs=remap"
+	return "local,path=" + strings.ReplaceAll(
+		dir,
+		",",
+		",,",
+	) + ",mount_tag=" + tag + ",security_model=none,multidevs=remap"
 }
 
 // findQEMU returns what fetchQEMU left in the work folder.

@@ -14,15 +14,15 @@ import (
 	"github.com/berth-lb/berth/e2e/stock"
 )
 
-// Debian's packages, tried with Debian 12; Ubuntu's kernels have other names. The smaller kernel for
-// clouds lacks 9p.
+// Debian's packages, tried with Debian 12; Ubuntu's kernels have other names. The smaller kernel
+// for clouds lacks 9p.
 const (
 	qemuPackage   = "qemu-system-x86"
 	kernelPackage = "linux-image-amd64" // it names the current kernel's package as its dependency
 )
 
-// kept are the files of the packages that a guest needs, as patterns of package path; a folder stands
-// for all that is in it. The rest, nine tenths, is drivers and firmware of other machines.
+// kept are the files of the packages that a guest needs, as patterns of package path; a folder
+// stands for all that is in it. The rest, nine tenths, is drivers and firmware of other machines.
 func kept() []string {
 	const kernel, lib = "usr/lib/modules/*/kernel", "usr/lib/*-linux-gnu"
 	return []string{
@@ -39,14 +39,15 @@ func qemuStamp() string {
 	return strings.Join(append([]string{qemuPackage, kernelPackage}, kept()...), "\n") + "\n"
 }
 
-// fetchQEMU downloads QEMU, with the libraries that the host lacks, and a kernel, and unpacks what a
-// guest needs of them into the work folder.
+// fetchQEMU downloads QEMU, with the libraries that the host lacks, and a kernel, and unpacks what
+// a guest needs of them into the work folder.
 func fetchQEMU(ctx context.Context, work stock.Folder, log io.Writer) error {
 	root := qemuFolder(work)
 	fmt.Fprintf(log, "fetching the packages %s and %s (84 MB) and unpacking them into %s\n", qemuPackage, kernelPackage, root)
 	return inPlace(root, func(part string) error {
 		debs := filepath.Join(part, "debs")
-		// These for their own sake, so even if they are installed; then the libraries that they lack here.
+		// These for their own sake, so even if they are installed; then the libraries that they lack
+		// here.
 		for _, name := range []string{qemuPackage, "qemu-system-common", "qemu-system-data", "seabios", "kmod"} {
 			if _, err := stock.DownloadAlone(ctx, debs, log, name); err != nil {
 				return err
@@ -98,8 +99,8 @@ func imagePackage(depends string) (string, error) {
 	return "", fmt.Errorf("no package linux-image-* among its dependencies %q", strings.TrimSpace(depends))
 }
 
-// prune removes from root all but the files that match one of the patterns, and the folders that do with
-// all that is in them.
+// prune removes from root all but the files that match one of the patterns, and the folders that do
+// with all that is in them.
 func prune(root string, patterns []string) error {
 	return filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || file == root {

@@ -16,8 +16,8 @@ import (
 // universe; that was not tried.
 const umlPackage = "user-mode-linux"
 
-// UML is an unpacked user-mode-linux: its executable and the folder of its modules' releases. It boots
-// in 2 s and has one CPU, IPVS, and of nftables only the family bridge.
+// UML is an unpacked user-mode-linux: its executable and the folder of its modules' releases. It
+// boots in 2 s and has one CPU, IPVS, and of nftables only the family bridge.
 type UML struct{ Image, Modules string }
 
 func (k UML) String() string { return k.Image }
@@ -68,7 +68,8 @@ func fetchUML(ctx context.Context, work stock.Folder, log io.Writer) error {
 	})
 }
 
-// inPlace has fill make a folder beside root and renames it, so that an interrupted run leaves no half kernel.
+// inPlace has fill make a folder beside root and renames it, so that an interrupted run leaves no
+// half kernel.
 func inPlace(root string, fill func(part string) error) error {
 	part := root + ".part"
 	if err := errors.Join(os.RemoveAll(part), os.RemoveAll(root), os.MkdirAll(part, 0o755)); err != nil {

@@ -1,6 +1,6 @@
-// Package vm runs a program on another kernel than the host's: user-mode-linux, which is an ordinary
-// program to the host, or a distribution's kernel on a machine that QEMU emulates. It serves the tests
-// of what the host's kernel may lack, IPVS above all.
+// Package vm runs a program on another kernel than the host's: user-mode-linux, which is an
+// ordinary program to the host, or a distribution's kernel on a machine that QEMU emulates. It
+// serves the tests of what the host's kernel may lack, IPVS above all.
 //
 // The guest's root is the host's file system, read-only, with the lab's packages over its /usr; the
 // program keeps its working directory, environment and arguments, is root in the guest, and has the
@@ -38,8 +38,8 @@ type Guest struct {
 	Output io.Writer
 	// Packages is a folder with a usr that is laid over the guest's; "" for none.
 	Packages string
-	// Memory is the guest's, such as 768M; "" is 512M with user-mode-linux, which takes it from /dev/shm,
-	// and 1G with QEMU. The host gives it as it is used.
+	// Memory is the guest's, such as 768M; "" is 512M with user-mode-linux, which takes it from
+	// /dev/shm, and 1G with QEMU. The host gives it as it is used.
 	Memory string
 	// KernelLog shows the guest kernel's messages among the output.
 	KernelLog bool
@@ -62,8 +62,9 @@ const (
 )
 
 // Run boots the guest, waits for the program and returns its exit status: its own, or 128 and the
-// signal that ended it. An error means that there is no status. When ctx ends, or the calling thread of the
-// operating system, the guest is killed: a caller locks its goroutine to a thread that lasts. Run needs root.
+// signal that ended it. An error means that there is no status. When ctx ends, or the calling
+// thread of the operating system, the guest is killed: a caller locks its goroutine to a thread
+// that lasts. Run needs root.
 func (g Guest) Run(ctx context.Context) (int, error) {
 	control, err := os.MkdirTemp("", "berth-vm-")
 	if err != nil {

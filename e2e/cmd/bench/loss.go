@@ -56,7 +56,13 @@ func (b *bench) losses(ctx context.Context) (err error) {
 
 // loss takes the owner away, returns how long the client had no answer, and brings the
 // owner back.
-func (b *bench) loss(ctx context.Context, st *steady, address netip.Addr, lose, bringBack func(context.Context, string) error, fresh bool) (time.Duration, error) {
+func (b *bench) loss(
+	ctx context.Context,
+	st *steady,
+	address netip.Addr,
+	lose, bringBack func(context.Context, string) error,
+	fresh bool,
+) (time.Duration, error) {
 	owner, err := b.settle(ctx, st)
 	if err != nil {
 		return 0, err
@@ -68,7 +74,13 @@ func (b *bench) loss(ctx context.Context, st *steady, address netip.Addr, lose, 
 	return gap, bringBack(ctx, owner)
 }
 
-func (b *bench) lose(ctx context.Context, address netip.Addr, owner string, lose func(context.Context, string) error, fresh bool) (time.Duration, error) {
+func (b *bench) lose(
+	ctx context.Context,
+	address netip.Addr,
+	owner string,
+	lose func(context.Context, string) error,
+	fresh bool,
+) (time.Duration, error) {
 	watch := b.StartWatch(ctx, lab.Client, address, every, timeout, fresh)
 	defer watch.Stop()
 	if err := answered(ctx, watch, time.Time{}); err != nil {

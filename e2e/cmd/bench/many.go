@@ -45,7 +45,9 @@ spec: {allocation: OnRequest, addresses: [172.30.0.200-172.30.0.250, "fd00:30::2
 	if err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "wait", "--for=condition=Ready", "loadbalancerpool/many", "--timeout=30s"); err != nil {
+	if _, err := b.Kubectl(
+		ctx, "", "wait", "--for=condition=Ready", "loadbalancerpool/many", "--timeout=30s",
+	); err != nil {
 		return err
 	}
 	bare, err := b.barePatches(ctx)

@@ -62,7 +62,12 @@ func (b *bench) newServicesBGP(ctx context.Context) error {
 // the status to the announcement and to the first answer.
 type moments struct{ status, announced, answered []time.Duration }
 
-func (b *bench) newOnes(ctx context.Context, client string, pin func(i int) string, announced func(netip.Addr) error) (moments, error) {
+func (b *bench) newOnes(
+	ctx context.Context,
+	client string,
+	pin func(i int) string,
+	announced func(netip.Addr) error,
+) (moments, error) {
 	var m moments
 	var made []string
 	for i := range newServices {
@@ -81,7 +86,13 @@ func (b *bench) newOnes(ctx context.Context, client string, pin func(i int) stri
 	return m, b.remove(ctx, made)
 }
 
-func (b *bench) newOne(ctx context.Context, client string, svc *corev1.Service, announced func(netip.Addr) error, m *moments) error {
+func (b *bench) newOne(
+	ctx context.Context,
+	client string,
+	svc *corev1.Service,
+	announced func(netip.Addr) error,
+	m *moments,
+) error {
 	statuses, err := b.watchStatuses(ctx)
 	if err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// late is how long a new connection may take that nothing stood in the way of. One that was sent to a next hop that
-// is gone takes a second at least: that is when TCP tries again.
+// late is how long a new connection may take that nothing stood in the way of. One that was sent to
+// a next hop that is gone takes a second at least: that is when TCP tries again.
 const late = 500 * time.Millisecond
 
 // lasting is how long a session must be up to count as one that is not flapping.
@@ -27,8 +27,8 @@ type routed struct {
 	lost    string
 }
 
-// routedLosses measures what a client behind the router misses when one of the nodes that the router spreads its
-// connections over is lost, in several ways, and when the router itself is.
+// routedLosses measures what a client behind the router misses when one of the nodes that the
+// router spreads its connections over is lost, in several ways, and when the router itself is.
 func (b *bench) routedLosses(ctx context.Context) error {
 	nodes := b.Nodes()
 	app := stage.App{Namespace: namespace, Name: "routed", Nodes: nodes[:len(nodes)-1]}
@@ -50,7 +50,9 @@ func (b *bench) routedLosses(ctx context.Context) error {
 		{"routed_gap_node_cut_bfd_3x100ms", `{"receiveInterval":"100ms","transmitInterval":"100ms","multiplier":3}`, b.cut, b.heal},
 		{"routed_gap_speaker_killed", "null", b.kill, b.renew},
 	} {
-		if _, err := b.Kubectl(ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+loss.bfd+`}}`); err != nil {
+		if _, err := b.Kubectl(
+			ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+loss.bfd+`}}`,
+		); err != nil {
 			return err
 		}
 		var gaps []time.Duration
@@ -72,7 +74,8 @@ func (b *bench) routedLosses(ctx context.Context) error {
 	return b.routedLeaves(ctx, r)
 }
 
-// rested waits until all nodes carry the address, with BFD if it is to watch, and nothing has moved for a while.
+// rested waits until all nodes carry the address, with BFD if it is to watch, and nothing has moved
+// for a while.
 func (b *bench) rested(ctx context.Context, r *routed, bfd bool) error {
 	if err := b.AwaitSpeakers(ctx, true); err != nil {
 		return err
@@ -100,9 +103,14 @@ func (b *bench) rested(ctx context.Context, r *routed, bfd bool) error {
 	return pause(ctx, 2*rest)
 }
 
-// routedLoss loses a node, and returns from when to when new connections met it: from the first that was late or
-// failed to the last, as they were sent.
-func (b *bench) routedLoss(ctx context.Context, r *routed, bfd bool, lose func(context.Context, string) error) (time.Duration, error) {
+// routedLoss loses a node, and returns from when to when new connections met it: from the first
+// that was late or failed to the last, as they were sent.
+func (b *bench) routedLoss(
+	ctx context.Context,
+	r *routed,
+	bfd bool,
+	lose func(context.Context, string) error,
+) (time.Duration, error) {
 	if err := b.rested(ctx, r, bfd); err != nil {
 		return 0, err
 	}
@@ -139,7 +147,8 @@ func (b *bench) routedLoss(ctx context.Context, r *routed, bfd bool, lose func(c
 	return last.Sub(first), nil
 }
 
-// routerLosses kills the router's BGP daemon and starts it at once. While it has no routes nobody is served.
+// routerLosses kills the router's BGP daemon and starts it at once. While it has no routes nobody
+// is served.
 func (b *bench) routerLosses(ctx context.Context, r *routed) error {
 	var gaps []time.Duration
 	for range b.rounds {
@@ -174,8 +183,8 @@ func (b *bench) routerLosses(ctx context.Context, r *routed) error {
 	return nil
 }
 
-// routedLeaves counts the new connections that fail, and the open ones that break, while a node leaves on purpose
-// and returns.
+// routedLeaves counts the new connections that fail, and the open ones that break, while a node
+// leaves on purpose and returns.
 func (b *bench) routedLeaves(ctx context.Context, r *routed) error {
 	t := toll{name: "routed_planned_leave"}
 	for range b.rounds {

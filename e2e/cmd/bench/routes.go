@@ -20,12 +20,15 @@ func (b *bench) routesOf(count int) []step {
 	return []step{
 		{"memory when idle", func(ctx context.Context) error { return b.memory(ctx, "idle") }},
 		{"routes of many Services", func(ctx context.Context) error { return b.manyRoutes(ctx, count) }},
-		{"memory with many routes", func(ctx context.Context) error { return b.memory(ctx, fmt.Sprintf("%d_routes", count)) }},
+		{
+			"memory with many routes",
+			func(ctx context.Context) error { return b.memory(ctx, fmt.Sprintf("%d_routes", count)) },
+		},
 	}
 }
 
-// manyRoutes reports the time from the last status to the last route on the router. The Services have no pods, and
-// kube-proxy rests, so that no other part's work is measured.
+// manyRoutes reports the time from the last status to the last route on the router. The Services
+// have no pods, and kube-proxy rests, so that no other part's work is measured.
 func (b *bench) manyRoutes(ctx context.Context, count int) error {
 	for _, node := range b.Nodes() {
 		if err := b.Pause(ctx, "kube-proxy@"+node); err != nil {
@@ -46,7 +49,9 @@ spec: {poolNames: [many], neighborNames: [tor], nodeSelector: {}, serviceSelecto
 	if err != nil {
 		return err
 	}
-	if _, err := b.Kubectl(ctx, "", "wait", "--for=condition=Ready", "loadbalancerpool/many", "--timeout=30s"); err != nil {
+	if _, err := b.Kubectl(
+		ctx, "", "wait", "--for=condition=Ready", "loadbalancerpool/many", "--timeout=30s",
+	); err != nil {
 		return err
 	}
 	begun := time.Now()
@@ -65,7 +70,9 @@ spec: {poolNames: [many], neighborNames: [tor], nodeSelector: {}, serviceSelecto
 	if err != nil {
 		return err
 	}
-	if err := stage.Eventually(ctx, deadline, func(ctx context.Context) error { return b.prefixes(ctx, count) }); err != nil {
+	if err := stage.Eventually(
+		ctx, deadline, func(ctx context.Context) error { return b.prefixes(ctx, count) },
+	); err != nil {
 		return err
 	}
 	b.report.add(fmt.Sprintf("services_%d_created_to_last_route", count), time.Since(begun).Seconds(), "s")

@@ -65,7 +65,10 @@ func (s *scale) measure(ctx context.Context) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{"bare creation and patches", func(ctx context.Context) (err error) { bare[0], err = s.bareRush(ctx, "before"); return err }},
+		{
+			"bare creation and patches",
+			func(ctx context.Context) (err error) { bare[0], err = s.bareRush(ctx, "before"); return err },
+		},
 		{"bare patches", func(ctx context.Context) (err error) { patched, err = s.barePatches(ctx); return err }},
 		{"a backlog", func(ctx context.Context) error { return s.backlog(ctx, patched) }},
 		{"a restart", s.restart},
@@ -73,7 +76,10 @@ func (s *scale) measure(ctx context.Context) error {
 		{"clearing", s.clear},
 		{"creation and allocation", s.rush},
 		{"clearing", s.clear},
-		{"bare creation and patches", func(ctx context.Context) (err error) { bare[1], err = s.bareRush(ctx, "after"); return err }},
+		{
+			"bare creation and patches",
+			func(ctx context.Context) (err error) { bare[1], err = s.bareRush(ctx, "after"); return err },
+		},
 	} {
 		fmt.Fprintf(os.Stderr, "# %s\n", step.name)
 		if err := step.do(ctx); err != nil {
@@ -99,7 +105,10 @@ func (s *scale) prepare(ctx context.Context) error {
 		{"create", "namespace", namespace},
 		// The same account, which may patch too, so that the API server treats both alike.
 		{"create", "clusterrole", "bench", "--verb=patch", "--resource=services/status"},
-		{"create", "clusterrolebinding", "bench", "--clusterrole=bench", "--serviceaccount=" + stage.Namespace + ":berth-controller"},
+		{
+			"create", "clusterrolebinding", "bench", "--clusterrole=bench",
+			"--serviceaccount=" + stage.Namespace + ":berth-controller",
+		},
 	} {
 		if _, err := s.Kubectl(ctx, "", args...); err != nil {
 			return err

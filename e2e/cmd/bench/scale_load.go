@@ -107,13 +107,26 @@ type rival struct {
 }
 
 type servicePatcher interface {
-	Patch(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (*corev1.Service, error)
+	Patch(
+		ctx context.Context,
+		name string,
+		kind types.PatchType,
+		data []byte,
+		opts metav1.PatchOptions,
+		subresources ...string,
+	) (*corev1.Service, error)
 }
 
 func (s *scale) newRival(ctx context.Context) (*rival, error) {
 	seconds := int64(3 * time.Hour / time.Second)
-	token, err := s.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(ctx, "berth-controller",
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	token, err := s.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace).CreateToken(
+		ctx,
+		"berth-controller",
+		&authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds},
+		},
+		metav1.CreateOptions{},
+	)
 	if err != nil {
 		return nil, fmt.Errorf("token of the controller: %w", err)
 	}
@@ -125,7 +138,8 @@ func (s *scale) newRival(ctx context.Context) (*rival, error) {
 	config.BearerToken, config.Dial = token.Status.Token, admin.Dial
 	// As cmd/berth has them.
 	config.QPS, config.Burst = 500, 1000
-	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	set, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("client like the controller's: %w", err)
@@ -144,7 +158,9 @@ func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip
 					{"type":"bench/Allocated","status":"True","reason":"Allocated","message":"has %s","lastTransitionTime":%q},
 					{"type":"bench/Announced","status":"True","reason":"Announced","message":"by SegmentAnnouncement many","lastTransitionTime":%q}]}}`,
 					address, address, now, now)
-				if _, err := r.services(namespace).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
+				if _, err := r.services(namespace).Patch(
+					ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status",
+				); err != nil {
 					return fmt.Errorf("patch Service %s: %w", name, err)
 				}
 			}

@@ -129,7 +129,13 @@ func (c *process) eventually(ctx context.Context, what func(context.Context) err
 // awaitLead waits until it holds the lease.
 func (c *process) awaitLead(ctx context.Context) error {
 	return c.eventually(ctx, func(ctx context.Context) error {
-		lease, err := c.s.Kubernetes.CoordinationV1().Leases(stage.Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
+		lease, err := c.s.Kubernetes.CoordinationV1().Leases(
+			stage.Namespace,
+		).Get(
+			ctx,
+			"berth-controller",
+			metav1.GetOptions{},
+		)
 		if err == nil && (lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != c.name) {
 			err = errors.New("it does not hold the lease")
 		}
@@ -150,7 +156,12 @@ func (c *process) awaitReady(ctx context.Context) error {
 
 // get asks the controller itself. Its answer is one of status 200.
 func (c *process) get(ctx context.Context, path string) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/%s", c.port, path), nil)
+	request, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodGet,
+		fmt.Sprintf("http://127.0.0.1:%d/%s", c.port, path),
+		nil,
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,12 @@ func (d *demo) showPods(ctx context.Context, clients []*watched, at time.Time) e
 
 // podIsUnready fails as long as web has a ready endpoint on the dark node.
 func (d *demo) podIsUnready(ctx context.Context) error {
-	slices, err := d.Kubernetes.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web-l2"})
+	slices, err := d.Kubernetes.DiscoveryV1().EndpointSlices(
+		namespace,
+	).List(
+		ctx,
+		metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web-l2"},
+	)
 	if err != nil {
 		return err
 	}

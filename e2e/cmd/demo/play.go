@@ -116,7 +116,13 @@ func (d *demo) addressesOf(ctx context.Context, name string) ([]netip.Addr, erro
 		var err error
 		svc, err = d.Kubernetes.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err == nil && len(stage.Addresses(svc)) != len(svc.Spec.IPFamilies) {
-			err = fmt.Errorf("service %s wants %v and has %v: %v", name, svc.Spec.IPFamilies, stage.Addresses(svc), svc.Status.Conditions)
+			err = fmt.Errorf(
+				"service %s wants %v and has %v: %v",
+				name,
+				svc.Spec.IPFamilies,
+				stage.Addresses(svc),
+				svc.Status.Conditions,
+			)
 		}
 		return err
 	})

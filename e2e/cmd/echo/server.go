@@ -157,7 +157,11 @@ func (s *server) converse(ctx context.Context, conn net.Conn) {
 }
 
 // serveUDP answers each datagram, from the address it was sent to.
-func (s *server) serveUDP(ctx context.Context, conn net.PacketConn, serve func(conn net.PacketConn, port string) error) error {
+func (s *server) serveUDP(
+	ctx context.Context,
+	conn net.PacketConn,
+	serve func(conn net.PacketConn, port string) error,
+) error {
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	_, port, err := net.SplitHostPort(conn.LocalAddr().String())
 	if err != nil {

@@ -47,7 +47,14 @@ func TestEachTCPLineGetsAnAnswerOnTheSameConnection(t *testing.T) {
 	}
 	defer conn.Close()
 	lines := bufio.NewReader(conn)
-	want := answer{Pod: "web-1", Node: "n1", Host: "h", Protocol: "tcp", Address: on.tcp.Addr().String(), Client: conn.LocalAddr().String()}
+	want := answer{
+		Pod:      "web-1",
+		Node:     "n1",
+		Host:     "h",
+		Protocol: "tcp",
+		Address:  on.tcp.Addr().String(),
+		Client:   conn.LocalAddr().String(),
+	}
 	for range 2 {
 		if _, err := conn.Write([]byte("hello\n")); err != nil {
 			t.Fatal(err)

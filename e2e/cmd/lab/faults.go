@@ -32,9 +32,14 @@ func fault(use, short string, args int, do func(ctx context.Context, l *lab.Lab,
 }
 
 func startCommand() *cobra.Command {
-	return fault("start PROCESS|NODE", "Start again what was killed", 1, func(ctx context.Context, l *lab.Lab, args []string) error {
-		return l.Start(ctx, args[0])
-	})
+	return fault(
+		"start PROCESS|NODE",
+		"Start again what was killed",
+		1,
+		func(ctx context.Context, l *lab.Lab, args []string) error {
+			return l.Start(ctx, args[0])
+		},
+	)
 }
 
 func faultCommands() []*cobra.Command {
@@ -48,19 +53,39 @@ func faultCommands() []*cobra.Command {
 		blockCommand(),
 		addressCommand(),
 		proxyARPCommand(),
-		fault("unblock NODE PEER", "Let the frames between two hosts pass again", 2, func(ctx context.Context, l *lab.Lab, args []string) error {
-			return l.Unblock(ctx, args[0], args[1])
-		}),
-		fault("flap NODE", "Set a host's interface down and up again", 1, func(_ context.Context, l *lab.Lab, args []string) error {
-			return l.Flap(args[0])
-		}),
-		fault("mac NODE", "Give a host's interface a new hardware address", 1, func(_ context.Context, l *lab.Lab, args []string) error {
-			_, err := l.ChangeMAC(args[0])
-			return err
-		}),
-		fault("kill PROCESS|NODE", "End a process with SIGKILL, or a whole node", 1, func(ctx context.Context, l *lab.Lab, args []string) error {
-			return l.Kill(ctx, args[0])
-		}),
+		fault(
+			"unblock NODE PEER",
+			"Let the frames between two hosts pass again",
+			2,
+			func(ctx context.Context, l *lab.Lab, args []string) error {
+				return l.Unblock(ctx, args[0], args[1])
+			},
+		),
+		fault(
+			"flap NODE",
+			"Set a host's interface down and up again",
+			1,
+			func(_ context.Context, l *lab.Lab, args []string) error {
+				return l.Flap(args[0])
+			},
+		),
+		fault(
+			"mac NODE",
+			"Give a host's interface a new hardware address",
+			1,
+			func(_ context.Context, l *lab.Lab, args []string) error {
+				_, err := l.ChangeMAC(args[0])
+				return err
+			},
+		),
+		fault(
+			"kill PROCESS|NODE",
+			"End a process with SIGKILL, or a whole node",
+			1,
+			func(ctx context.Context, l *lab.Lab, args []string) error {
+				return l.Kill(ctx, args[0])
+			},
+		),
 		fault("pause PROCESS", "Stop a process with SIGSTOP", 1, func(ctx context.Context, l *lab.Lab, args []string) error {
 			return l.Pause(ctx, args[0])
 		}),
@@ -72,12 +97,17 @@ func faultCommands() []*cobra.Command {
 
 func blockCommand() *cobra.Command {
 	oneWay := false
-	cmd := fault("block NODE PEER", "Drop all frames between two hosts of the segment", 2, func(ctx context.Context, l *lab.Lab, args []string) error {
-		if oneWay {
-			return l.BlockOneWay(ctx, args[0], args[1])
-		}
-		return l.Block(ctx, args[0], args[1])
-	})
+	cmd := fault(
+		"block NODE PEER",
+		"Drop all frames between two hosts of the segment",
+		2,
+		func(ctx context.Context, l *lab.Lab, args []string) error {
+			if oneWay {
+				return l.BlockOneWay(ctx, args[0], args[1])
+			}
+			return l.Block(ctx, args[0], args[1])
+		},
+	)
 	cmd.Flags().BoolVar(&oneWay, "one-way", false, "drop only those from NODE to PEER")
 	return cmd
 }
@@ -103,16 +133,21 @@ func addressCommand() *cobra.Command {
 
 func proxyARPCommand() *cobra.Command {
 	off := false
-	cmd := fault("proxy-arp PREFIX", "Have the router answer ARP for all addresses of a prefix", 1, func(_ context.Context, l *lab.Lab, args []string) error {
-		prefix, err := netip.ParsePrefix(args[0])
-		if err != nil {
-			return fmt.Errorf("prefix %q: %w", args[0], err)
-		}
-		if off {
-			return l.StopProxyARP(prefix)
-		}
-		return l.StartProxyARP(prefix)
-	})
+	cmd := fault(
+		"proxy-arp PREFIX",
+		"Have the router answer ARP for all addresses of a prefix",
+		1,
+		func(_ context.Context, l *lab.Lab, args []string) error {
+			prefix, err := netip.ParsePrefix(args[0])
+			if err != nil {
+				return fmt.Errorf("prefix %q: %w", args[0], err)
+			}
+			if off {
+				return l.StopProxyARP(prefix)
+			}
+			return l.StartProxyARP(prefix)
+		},
+	)
 	cmd.Flags().BoolVar(&off, "off", false, "have it stop")
 	return cmd
 }

@@ -1,8 +1,8 @@
 //go:build qemu
 
-// Package chain_test goes through all of Berth's own data plane, on a kernel that has IPVS and nftables: a Service
-// object, the controller, the speaker, ARP, IPVS, a pod, and the client's answer. The API server is real and runs in the same
-// guest: see package cluster.
+// Package chain_test goes through all of Berth's own data plane, on a kernel that has IPVS and
+// nftables: a Service object, the controller, the speaker, ARP, IPVS, a pod, and the client's
+// answer. The API server is real and runs in the same guest: see package cluster.
 //
 //	BERTH_VM_KIND=qemu go test -tags qemu -exec .cache/bin/vm-exec ./vm/chain
 package chain_test
@@ -59,7 +59,8 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	if held := cluster.Run(t, n1.Name, "ip", "-o", "addr", "show", "to", address); held != "" {
 		t.Errorf("an interface holds the address: %s", held)
 	}
-	// A port that no Service exposes does not reach the listener of the node, though that answers on the node's own.
+	// A port that no Service exposes does not reach the listener of the node, though that answers on
+	// the node's own.
 	if err := reach(n1.IPv4, 9999); err != nil {
 		t.Errorf("the node's listener on its own address: %v", err)
 	}
@@ -76,7 +77,8 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 		}
 		return err
 	})
-	// The node's own pods and processes are masqueraded: a pod that is sent to itself would not know its own answer.
+	// The node's own pods and processes are masqueraded: a pod that is sent to itself would not know
+	// its own answer.
 	for _, from := range []string{"pod-1-1", n1.Name} {
 		masqueraded(t, from, address, n1)
 	}
@@ -116,7 +118,17 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	cluster.Run(t, n1.Name, "ip", "route", "flush", "table", "48679")
 	cluster.Run(t, n1.Name, "nft", "delete", "table", "inet", "berth-ipvs")
 	cluster.Eventually(t, func(context.Context) error {
-		out, err := exec.Command("ip", "netns", "exec", n1.Name, "nft", "list", "table", "inet", "berth-ipvs").CombinedOutput()
+		out, err := exec.Command(
+			"ip",
+			"netns",
+			"exec",
+			n1.Name,
+			"nft",
+			"list",
+			"table",
+			"inet",
+			"berth-ipvs",
+		).CombinedOutput()
 		if err == nil && !strings.Contains(string(out), address) {
 			err = errors.New("the rules do not have the address")
 		}
@@ -156,7 +168,10 @@ func flush() error {
 // answered waits for an answer to the client.
 func answered(t *testing.T) {
 	t.Helper()
-	cluster.Eventually(t, func(ctx context.Context) error { _, err := cluster.Ask(ctx, cluster.Client, address, 80); return err })
+	cluster.Eventually(
+		t,
+		func(ctx context.Context) error { _, err := cluster.Ask(ctx, cluster.Client, address, 80); return err },
+	)
 }
 
 // draining has an endpoint terminate: it keeps its connections until drainTimeout, and no longer.
@@ -221,7 +236,8 @@ func connect(t *testing.T, network string, port int, endpoint string) net.Conn {
 	return conn
 }
 
-// saidBy says a line, or sends it as a datagram, and expects the answer of an endpoint whose address begins so.
+// saidBy says a line, or sends it as a datagram, and expects the answer of an endpoint whose
+// address begins so.
 func saidBy(conn net.Conn, endpoint string) error {
 	answer, err := cluster.Say(conn)
 	if err == nil && !strings.HasPrefix(answer.Address, endpoint) {
@@ -244,7 +260,8 @@ func reset(t *testing.T, conn net.Conn) {
 	})
 }
 
-// deadNode has another node join, stops its speaker, and then takes the node away: only that ends new connections to its pod.
+// deadNode has another node join, stops its speaker, and then takes the node away: only that ends
+// new connections to its pod.
 func deadNode(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	n2 := c.AddNode(t, 2)
@@ -333,14 +350,25 @@ endpoints:
 
 // reach returns nil if something answers the client over HTTP, whatever it says.
 func reach(address string, port int) error {
-	out, err := exec.Command("ip", "netns", "exec", cluster.Client, "curl", "-sS", "--max-time", "3", fmt.Sprintf("http://%s:%d/", address, port)).CombinedOutput()
+	out, err := exec.Command(
+		"ip",
+		"netns",
+		"exec",
+		cluster.Client,
+		"curl",
+		"-sS",
+		"--max-time",
+		"3",
+		fmt.Sprintf("http://%s:%d/", address, port),
+	).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }
 
-// masqueraded waits until both pods have answered who asks from a namespace, and wants them to see the node as their client.
+// masqueraded waits until both pods have answered who asks from a namespace, and wants them to see
+// the node as their client.
 func masqueraded(t *testing.T, from, address string, n *cluster.Node) {
 	t.Helper()
 	seen := map[string]bool{}

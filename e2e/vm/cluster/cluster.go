@@ -1,10 +1,12 @@
 //go:build linux
 
-// Package cluster runs a Kubernetes cluster in a guest of package vm: etcd and the API server in the guest's own network
-// namespace, which is also the bridge of the segment; nodes, a client and pods in namespaces of their own. Nodes have no kubelet,
-// so their objects, EndpointSlices and pods are the test's to make; what Berth does on them is real.
+// Package cluster runs a Kubernetes cluster in a guest of package vm: etcd and the API server in
+// the guest's own network namespace, which is also the bridge of the segment; nodes, a client and
+// pods in namespaces of their own. Nodes have no kubelet, so their objects, EndpointSlices and pods
+// are the test's to make; what Berth does on them is real.
 //
-// It takes the guest as its own: names and addresses are fixed, and nothing is undone but processes, which end with the test.
+// It takes the guest as its own: names and addresses are fixed, and nothing is undone but
+// processes, which end with the test.
 package cluster
 
 import (
@@ -45,7 +47,8 @@ type Cluster struct {
 	kubeconfig string
 }
 
-// New starts a cluster without nodes: etcd, an API server with Berth's CRDs, Berth's namespace, and the segment with its client.
+// New starts a cluster without nodes: etcd, an API server with Berth's CRDs, Berth's namespace, and
+// the segment with its client.
 func New(t testing.TB) *Cluster {
 	t.Helper()
 	folder, err := stock.Find()
@@ -60,7 +63,11 @@ func New(t testing.TB) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.write(t, "sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+	c.write(
+		t,
+		"sa.key",
+		string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
+	)
 	c.kubeconfig = c.write(t, "kubeconfig", `
 apiVersion: v1
 kind: Config
@@ -69,11 +76,43 @@ contexts: [{name: it, context: {cluster: it, user: admin}}]
 clusters: [{name: it, cluster: {server: "https://`+server+`:6443", insecure-skip-tls-verify: true}}]
 users: [{name: admin, user: {token: `+token+`}}]
 `)
-	c.Start(t, Host, "etcd", nil, c.Kube(), "etcd", "--dir", filepath.Join(c.dir, "etcd"), "--client", "127.0.0.1:2379", "--peer", "127.0.0.1:2380")
-	c.Start(t, Host, "kube-apiserver", nil, c.Kube(), "kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--advertise-address="+server,
-		"--cert-dir="+filepath.Join(c.dir, "pki"), "--token-auth-file="+filepath.Join(c.dir, "tokens.csv"), "--authorization-mode=RBAC",
-		"--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112", "--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+filepath.Join(c.dir, "sa.key"), "--service-account-signing-key-file="+filepath.Join(c.dir, "sa.key"))
+	c.Start(
+		t,
+		Host,
+		"etcd",
+		nil,
+		c.Kube(),
+		"etcd",
+		"--dir",
+		filepath.Join(c.dir, "etcd"),
+		"--client",
+		"127.0.0.1:2379",
+		"--peer",
+		"127.0.0.1:2380",
+	)
+	c.Start(
+		t,
+		Host,
+		"kube-apiserver",
+		nil,
+		c.Kube(),
+		"kube-apiserver",
+		"--etcd-servers=http://127.0.0.1:2379",
+		"--advertise-address="+server,
+		"--cert-dir="+filepath.Join(
+			c.dir,
+			"pki",
+		),
+		"--token-auth-file="+filepath.Join(c.dir, "tokens.csv"),
+		"--authorization-mode=RBAC",
+		"--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file="+filepath.Join(
+			c.dir,
+			"sa.key",
+		),
+		"--service-account-signing-key-file="+filepath.Join(c.dir, "sa.key"),
+	)
 	c.connect(t)
 	Eventually(t, func(ctx context.Context) error {
 		return c.Kubernetes.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
@@ -112,8 +151,8 @@ func (c *Cluster) Kube() string { return c.folder.Bin("kube") }
 // Kubeconfig is the path of the administrator's.
 func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
 
-// Controller starts Berth's controller, again and again: it ends when it loses its lease, as it may where a second lasts long, and
-// the kubelet would start it anew.
+// Controller starts Berth's controller, again and again: it ends when it loses its lease, as it may
+// where a second lasts long, and the kubelet would start it anew.
 func (c *Cluster) Controller(t testing.TB) *os.Process {
 	t.Helper()
 	return c.Start(t, Host, "controller", nil, "sh", "-c", `while :; do setpriv --pdeathsig KILL "$@"; done`, "sh",
@@ -123,11 +162,19 @@ func (c *Cluster) Controller(t testing.TB) *os.Process {
 // Speaker starts Berth's speaker on a node; its log is speaker-NODE.
 func (c *Cluster) Speaker(t testing.TB, node string, args ...string) *os.Process {
 	t.Helper()
-	argv := []string{c.folder.Bin("berth"), "speaker", "--kubeconfig=" + c.kubeconfig, "--listen=", "--node=" + node, "--kube-proxy-healthz="}
+	argv := []string{
+		c.folder.Bin("berth"),
+		"speaker",
+		"--kubeconfig=" + c.kubeconfig,
+		"--listen=",
+		"--node=" + node,
+		"--kube-proxy-healthz=",
+	}
 	return c.Start(t, node, "speaker-"+node, nil, append(argv, args...)...)
 }
 
-// Start starts a program in a namespace. It lasts at most as long as the test, and its output is shown if that fails.
+// Start starts a program in a namespace. It lasts at most as long as the test, and its output is
+// shown if that fails.
 func (c *Cluster) Start(t testing.TB, space, name string, env []string, argv ...string) *os.Process {
 	t.Helper()
 	log, err := os.OpenFile(c.log(name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -194,7 +241,11 @@ func (c *Cluster) Apply(t testing.TB, yaml string) {
 // Kubectl runs kubectl and returns its output.
 func (c *Cluster) Kubectl(t testing.TB, stdin string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(c.Kube(), append([]string{"kubectl", "--kubeconfig=" + c.kubeconfig, "--cache-dir=" + filepath.Join(c.dir, "cache")}, args...)...)
+	cmd := exec.Command(
+		c.Kube(),
+		append(
+			[]string{"kubectl", "--kubeconfig=" + c.kubeconfig, "--cache-dir=" + filepath.Join(c.dir, "cache")},
+			args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -54,10 +54,18 @@ func join(t testing.TB, name, ipv4, ipv6 string) {
 	t.Helper()
 	Run(t, Host, "ip", "netns", "add", name)
 	ip(t, Host, "link add eth0 netns "+name+" type veth peer name "+name, "link set "+name+" master "+segmentLink+" up")
-	ip(t, name, "link set lo up", "link set eth0 up", "addr add "+ipv4+"/24 dev eth0", "addr add "+ipv6+"/64 dev eth0 nodad")
+	ip(
+		t,
+		name,
+		"link set lo up",
+		"link set eth0 up",
+		"addr add "+ipv4+"/24 dev eth0",
+		"addr add "+ipv6+"/64 dev eth0 nodad",
+	)
 }
 
-// Node is a node of the cluster: a namespace on the segment, with a bridge cni0 for its pods, and a Node object that is ready.
+// Node is a node of the cluster: a namespace on the segment, with a bridge cni0 for its pods, and a
+// Node object that is ready.
 type Node struct {
 	Name       string
 	IPv4, IPv6 string // on the segment
@@ -69,7 +77,12 @@ type Node struct {
 // AddNode adds a node whose pods all nodes have routes to; number is from 1 to 9.
 func (c *Cluster) AddNode(t testing.TB, number int) *Node {
 	t.Helper()
-	n := &Node{Name: fmt.Sprint("n", number), IPv4: fmt.Sprint("172.30.0.1", number), IPv6: fmt.Sprint("fd00:30::1", number), number: number}
+	n := &Node{
+		Name:   fmt.Sprint("n", number),
+		IPv4:   fmt.Sprint("172.30.0.1", number),
+		IPv6:   fmt.Sprint("fd00:30::1", number),
+		number: number,
+	}
 	join(t, n.Name, n.IPv4, n.IPv6)
 	Run(t, n.Name, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	lines := []string{
@@ -78,8 +91,15 @@ func (c *Cluster) AddNode(t testing.TB, number int) *Node {
 	}
 	for other := 1; other <= 9; other++ {
 		if o := (&Node{number: other}); other != number {
-			lines = append(lines,
-				fmt.Sprintf("route add %s via 172.30.0.1%d", o.PodCIDRs()[0], other), fmt.Sprintf("route add %s via fd00:30::1%d", o.PodCIDRs()[1], other))
+			lines = append(
+				lines,
+				fmt.Sprintf(
+					"route add %s via 172.30.0.1%d",
+					o.PodCIDRs()[0],
+					other,
+				),
+				fmt.Sprintf("route add %s via fd00:30::1%d", o.PodCIDRs()[1], other),
+			)
 		}
 	}
 	ip(t, n.Name, lines...)
@@ -92,7 +112,10 @@ func (c *Cluster) AddNode(t testing.TB, number int) *Node {
 		t.Fatal(err)
 	}
 	created.Status = corev1.NodeStatus{
-		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.IPv4}, {Type: corev1.NodeInternalIP, Address: n.IPv6}},
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: n.IPv4},
+			{Type: corev1.NodeInternalIP, Address: n.IPv6},
+		},
 		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Test"}},
 	}
 	if _, err := c.Kubernetes.CoreV1().Nodes().UpdateStatus(t.Context(), created, metav1.UpdateOptions{}); err != nil {
@@ -106,7 +129,8 @@ func (n *Node) PodCIDRs() []string {
 	return []string{fmt.Sprintf("10.244.%d.0/24", n.number), fmt.Sprintf("fd00:244:%d::/64", n.number)}
 }
 
-// Gateway4 is the node's IPv4 address towards its pods, which they see as their client when it masquerades.
+// Gateway4 is the node's IPv4 address towards its pods, which they see as their client when it
+// masquerades.
 func (n *Node) Gateway4() string { return fmt.Sprintf("10.244.%d.254", n.number) }
 
 // Gateway6 is its IPv6 address there.
@@ -128,7 +152,8 @@ func (n *Node) Cut(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" 
 // Mend puts it back.
 func (n *Node) Mend(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" up") }
 
-// Pod is an echo server in a namespace of its own, of the pod's name: HTTP on port 8080, lines by TCP and UDP on 7000.
+// Pod is an echo server in a namespace of its own, of the pod's name: HTTP on port 8080, lines by
+// TCP and UDP on 7000.
 type Pod struct {
 	Name       string
 	Node       string
@@ -258,7 +283,8 @@ func Get(ctx context.Context, space, url string) (string, error) {
 	return string(out), nil
 }
 
-// Neighbor returns the MAC address that the client has for an address on the segment, after it forgot and asked anew.
+// Neighbor returns the MAC address that the client has for an address on the segment, after it
+// forgot and asked anew.
 func Neighbor(t testing.TB, address string) string {
 	t.Helper()
 	Forget(t)
@@ -291,7 +317,8 @@ func Believed(t testing.TB, address string) string {
 	return mac
 }
 
-// Unanswered waits until the client has asked for an address and nobody has answered: three times, a second apart.
+// Unanswered waits until the client has asked for an address and nobody has answered: three times,
+// a second apart.
 func Unanswered(t testing.TB, address string) {
 	t.Helper()
 	Forget(t)

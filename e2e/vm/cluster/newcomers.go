@@ -13,7 +13,8 @@ import (
 // comeEvery is how often there is a new connection.
 const comeEvery = 50 * time.Millisecond
 
-// Newcomers make one connection after the other from the client to an address, and say a line on each.
+// Newcomers make one connection after the other from the client to an address, and say a line on
+// each.
 type Newcomers struct {
 	address     string
 	port        int
@@ -25,7 +26,8 @@ type Newcomers struct {
 	longest  time.Duration // guarded by mu; from one answer to the next
 }
 
-// StartNewcomers starts with one that has to be answered. The rest come until End is called, or the test ends.
+// StartNewcomers starts with one that has to be answered. The rest come until End is called, or the
+// test ends.
 func StartNewcomers(t testing.TB, address string, port int) *Newcomers {
 	t.Helper()
 	n := &Newcomers{address: address, port: port, ended: make(chan struct{}), done: make(chan struct{})}
@@ -63,7 +65,15 @@ func (n *Newcomers) run() {
 		err := n.ask()
 		n.mu.Lock()
 		if err != nil {
-			n.failed = append(n.failed, fmt.Errorf("tried after %s, failed after %s: %w", tried.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond), err))
+			n.failed = append(
+				n.failed,
+				fmt.Errorf(
+					"tried after %s, failed after %s: %w",
+					tried.Round(time.Millisecond),
+					time.Since(begun).Round(time.Millisecond),
+					err,
+				),
+			)
 		} else {
 			n.answered++
 			n.longest = max(n.longest, time.Since(last))

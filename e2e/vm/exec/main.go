@@ -1,11 +1,13 @@
-// Command exec runs a static program as root on another kernel, in the working directory and with the
-// environment of the caller, and passes its output and exit status on. It needs root and is made for
+// Command exec runs a static program as root on another kernel, in the working directory and with
+// the environment of the caller, and passes its output and exit status on. It needs root and is
+// made for
 //
 //	go test -tags vm -exec .cache/bin/vm-exec ./...
 //
 // `exec -fetch` downloads the kernels. Environment: BERTH_VM_KIND (uml, the default, or qemu, for
 // nftables and two CPUs), BERTH_VM_TIMEOUT (a duration, 5m), BERTH_VM_MEMORY (512M, with QEMU 1G),
-// BERTH_VM_LOG=1 (show the guest kernel's messages). The exit status is 125 when the guest ended without one.
+// BERTH_VM_LOG=1 (show the guest kernel's messages). The exit status is 125 when the guest ended
+// without one.
 package main
 
 import (
@@ -35,7 +37,13 @@ func main() {
 func command() int {
 	// The guest lives as long as the thread that started it.
 	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(
+		context.Background(),
+		syscall.SIGINT,
+		syscall.SIGTERM,
+		syscall.SIGQUIT,
+		syscall.SIGHUP,
+	)
 	defer stop()
 	status, err := run(untilParentEnds(ctx), os.Args[1:])
 	if err != nil {
@@ -46,7 +54,8 @@ func command() int {
 }
 
 // untilParentEnds returns a context that ends with the process that started this one, which may be
-// killed without a word: no guest is to go on for nobody. The goroutine lasts as long as this process.
+// killed without a word: no guest is to go on for nobody. The goroutine lasts as long as this
+// process.
 func untilParentEnds(ctx context.Context) context.Context {
 	parent, err := unix.PidfdOpen(os.Getppid(), 0)
 	if err != nil {
@@ -60,7 +69,8 @@ func untilParentEnds(ctx context.Context) context.Context {
 	return ctx
 }
 
-// awaitEnd waits for a process, given by its pidfd, to end; a negative number of milliseconds is for ever.
+// awaitEnd waits for a process, given by its pidfd, to end; a negative number of milliseconds is
+// for ever.
 func awaitEnd(process, milliseconds int) error {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, milliseconds)

@@ -23,12 +23,15 @@ func services(n int) ipvs.Table {
 			pod := netip.AddrFrom4([4]byte{10, byte(64 + e), byte(i >> 8), byte(i)})
 			v.RealServers = append(v.RealServers, ipvs.RealServer{Address: pod, Port: 8080, Weight: 1})
 		}
-		table[ipvs.Frontend{Address: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), Port: 80, Protocol: ipvs.TCP}] = v
+		table[ipvs.Frontend{
+			Address: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), Port: 80, Protocol: ipvs.TCP,
+		}] = v
 	}
 	return table
 }
 
-// BenchmarkProgram1000 brings 1 000 Services × 5 endpoints into an empty kernel, and reads them back.
+// BenchmarkProgram1000 brings 1 000 Services × 5 endpoints into an empty kernel, and reads them
+// back.
 func BenchmarkProgram1000(b *testing.B) {
 	table := services(1000)
 	for b.Loop() {
@@ -42,7 +45,8 @@ func BenchmarkProgram1000(b *testing.B) {
 	}
 }
 
-// BenchmarkChange changes one endpoint among so many Services, and reads it back: it must not grow with them.
+// BenchmarkChange changes one endpoint among so many Services, and reads it back: it must not grow
+// with them.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint("services=", n), func(b *testing.B) {
@@ -82,8 +86,8 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkIdle measures the processor's time that a second takes at 1 000 Services × 5 endpoints when nothing changes,
-// with the usual comparison every two seconds.
+// BenchmarkIdle measures the processor's time that a second takes at 1 000 Services × 5 endpoints
+// when nothing changes, with the usual comparison every two seconds.
 func BenchmarkIdle(b *testing.B) {
 	s := newSite(b)
 	s.direct(b, services(1000))

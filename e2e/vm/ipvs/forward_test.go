@@ -55,7 +55,8 @@ func TestNobodyAnswersARPAndNeighborSolicitationsForTheAddress(t *testing.T) {
 	}
 }
 
-// The numbers follow from each scheduler's definition, with connections one after the other from one client.
+// The numbers follow from each scheduler's definition, with connections one after the other from
+// one client.
 func TestSchedulersDistributeAsTheyAreDefined(t *testing.T) {
 	weigh := func(weights ...uint32) []ipvs.RealServer {
 		all := real(len(weights), false)
@@ -161,7 +162,8 @@ func TestADrainingServerLosesNothing(t *testing.T) {
 		v6                 bool
 	}{
 		{"tcp", "rr", 0, false}, {"tcp", "rr", 0, true}, {"udp", "rr", 0, false}, {"udp", "rr", 0, true},
-		{"udp", "wrr", 0, false}, {"udp", "lc", 0, false}, {"udp", "wlc", 0, false}, {"udp", "sed", 0, false}, {"udp", "nq", 0, false},
+		{"udp", "wrr", 0, false}, {"udp", "lc", 0, false}, {"udp", "wlc", 0, false}, {"udp", "sed", 0, false},
+		{"udp", "nq", 0, false},
 		{"udp", "sh", hash, false}, {"udp", "mh", hash, false}, {"tcp", "mh", hash, true},
 	} {
 		p, address := ipvs.TCP, service4
@@ -216,8 +218,8 @@ func TestADrainingServerLosesNothing(t *testing.T) {
 				}
 				return
 			}
-			// The host answers what no connection is known for. For IPv4 it sends no reset from an address that is
-			// in none of its interfaces; that is left to nftables, which this kernel has not.
+			// The host answers what no connection is known for. For IPv4 it sends no reset from an address
+			// that is in none of its interfaces; that is left to nftables, which this kernel has not.
 			err = exchange(c, test.network, name)
 			if reset := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE); test.v6 && !reset {
 				t.Errorf("a connection whose server is gone: %v, want a reset", err)
@@ -254,7 +256,8 @@ func connectionTo(r ipvs.RealServer) string {
 	return fmt.Sprintf("%s %04X", r.Address.StringExpanded(), r.Port)
 }
 
-// exchange sends half a megabyte by TCP and has it echoed, or 200 packets by UDP that are answered by name.
+// exchange sends half a megabyte by TCP and has it echoed, or 200 packets by UDP that are answered
+// by name.
 func exchange(c net.Conn, network, name string) error {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err

@@ -111,7 +111,9 @@ func TestDriftIsRepairedWithinSeconds(t *testing.T) {
 		"real server gone": func() error { return c.RemoveDestination(identity(tcp), destination(1, 1)) },
 		"real server more": func() error { return c.CreateDestination(identity(tcp), destination(4, 1)) },
 		"order": func() error {
-			return errors.Join(c.RemoveDestination(identity(mh), destination(2, 1)), c.CreateDestination(identity(mh), destination(2, 1)))
+			return errors.Join(
+				c.RemoveDestination(identity(mh), destination(2, 1)), c.CreateDestination(identity(mh), destination(2, 1)),
+			)
 		},
 		"virtual server more": func() error { return c.CreateService(whole(frontend(ipvs.UDP, service4, 5), "rr")) },
 		"routes deleted":      run("ip", "route", "flush", "table", fmt.Sprint(ipvs.RoutingTable)),
@@ -171,7 +173,8 @@ func (s *site) state(t testing.TB) string {
 	}
 	services := strings.Join(all, "\n")
 	for _, args := range []string{
-		"ip route show table all proto 72", "ip -6 route show table all proto 72", "ip rule", "ip -6 rule", "sysctl net.ipv4.vs.expire_nodest_conn",
+		"ip route show table all proto 72", "ip -6 route show table all proto 72", "ip rule", "ip -6 rule",
+		"sysctl net.ipv4.vs.expire_nodest_conn",
 	} {
 		words := strings.Fields(args)
 		out := strings.Split(s.director.run(t, "", words[0], words[1:]...), "\n")
@@ -227,14 +230,18 @@ func TestAnotherProcessTakesOver(t *testing.T) {
 		if now := names(t, s.raw(t)); slices.Contains(now, target(dropped)) || !slices.Contains(now, "203.0.113.1:80") {
 			return fmt.Errorf("virtual servers %v", now)
 		}
-		if now := s.director.run(t, "", "ip", "route", "show", "table", fmt.Sprint(ipvs.RoutingTable)); strings.Contains(now, dropped.Address.String()) {
+		if now := s.director.run(t, "", "ip", "route", "show", "table", fmt.Sprint(ipvs.RoutingTable)); strings.Contains(
+			now,
+			dropped.Address.String(),
+		) {
 			return fmt.Errorf("routes %s", now)
 		}
 		return nil
 	})
 }
 
-// Somebody empties IPVS, as kube-proxy does when it starts: connections wait until all is back, and new ones are answered then.
+// Somebody empties IPVS, as kube-proxy does when it starts: connections wait until all is back, and
+// new ones are answered then.
 func TestConnectionsOutliveThatSomebodyEmptiesTheTable(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
@@ -253,8 +260,9 @@ func TestConnectionsOutliveThatSomebodyEmptiesTheTable(t *testing.T) {
 		defer c.Close()
 		connections = append(connections, held{c, name})
 	}
-	// What comes while the kernel has no virtual server of the family goes on to the node's own TCP, which sends a reset from an
-	// IPv6 address alone; nftables, which this kernel has not, keep it from there.
+	// What comes while the kernel has no virtual server of the family goes on to the node's own TCP,
+	// which sends a reset from an IPv6 address alone; nftables, which this kernel has not, keep it
+	// from there.
 	busy := make(chan error)
 	for _, h := range connections[:2] {
 		go func() { busy <- exchange(h.c, "tcp", h.name) }()
@@ -299,7 +307,10 @@ func TestWhatIsForeignStays(t *testing.T) {
 	before := s.state(t)
 	f, six := frontend(ipvs.TCP, service4, 80), frontend(ipvs.SCTP, service6, 80)
 	driver, stop := s.direct(t, ipvs.Table{f: simple("rr", real(2, false)), six: simple("rr", real(2, true))})
-	if got, want := names(t, c), []string{"192.0.2.10:80", "203.0.113.1:80", "fd02::10:80", "mark 7"}; !slices.Equal(got, want) {
+	if got, want := names(t, c), []string{"192.0.2.10:80", "203.0.113.1:80", "fd02::10:80", "mark 7"}; !slices.Equal(
+		got,
+		want,
+	) {
 		t.Errorf("virtual servers %v, want %v", got, want)
 	}
 	stop()
@@ -312,7 +323,8 @@ func TestWhatIsForeignStays(t *testing.T) {
 	}
 }
 
-// Two directors that came to the same real servers in different ways send a client's port to the same one.
+// Two directors that came to the same real servers in different ways send a client's port to the
+// same one.
 func TestDirectorsWithDifferentHistoriesChooseTheSame(t *testing.T) {
 	const seed = 6
 	random := rand.New(rand.NewPCG(seed, seed))
@@ -347,7 +359,17 @@ func TestDirectorsWithDifferentHistoriesChooseTheSame(t *testing.T) {
 					apply(t, d, history())
 				}
 				apply(t, d, ipvs.Table{f: final(false), f6: final(true)})
-				got, want := list(t, s.raw(t), f), []string{"10.1.0.11*1", "10.1.0.12*2", "10.1.0.13*1", "10.1.0.14*3", "10.1.0.15*1"}
+				got, want := list(
+					t,
+					s.raw(t),
+					f,
+				), []string{
+					"10.1.0.11*1",
+					"10.1.0.12*2",
+					"10.1.0.13*1",
+					"10.1.0.14*3",
+					"10.1.0.15*1",
+				}
 				if !slices.Equal(got, want) {
 					t.Fatalf("the list is %v, want %v", got, want)
 				}
@@ -379,7 +401,8 @@ func TestDirectorsWithDifferentHistoriesChooseTheSame(t *testing.T) {
 	}
 }
 
-// Servers that are moved to their place in the list are away for a moment. Their connections do not notice.
+// Servers that are moved to their place in the list are away for a moment. Their connections do not
+// notice.
 func TestMovedServersKeepTheirConnections(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
@@ -458,7 +481,9 @@ func TestARealServerOfTheDirectorItself(t *testing.T) {
 	go serveTCP(l, "director")
 	t.Cleanup(func() { l.Close() })
 	f := frontend(ipvs.TCP, service4, 80)
-	table := ipvs.Table{f: simple("rr", []ipvs.RealServer{{Address: netip.MustParseAddr("10.1.0.1"), Port: 8080, Weight: 1}})}
+	table := ipvs.Table{
+		f: simple("rr", []ipvs.RealServer{{Address: netip.MustParseAddr("10.1.0.1"), Port: 8080, Weight: 1}}),
+	}
 	d, _ := s.direct(t, table)
 	if got := s.ask(t, "tcp", target(f), 2, false); got["director"] != 2 {
 		t.Errorf("served by %v", got)

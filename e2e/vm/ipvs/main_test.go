@@ -63,7 +63,8 @@ func lookWithoutModules() error {
 	})
 }
 
-// try has a driver program one virtual server in this namespace, and returns what it first says of it.
+// try has a driver program one virtual server in this namespace, and returns what it first says of
+// it.
 func try(f ipvs.Frontend, v ipvs.VirtualServer) error {
 	d := ipvs.New(ipvs.Config{})
 	d.Sync("test", ipvs.Table{f: v})

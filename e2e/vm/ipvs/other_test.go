@@ -116,7 +116,8 @@ func TestByMark(t *testing.T) {
 		table := ipvs.Table{f: simple("rr", servers[:1]), marked: simple("rr", servers[1:])}
 		_, stop := s.direct(t, table)
 		for range 4 {
-			if name := s.askMarked(t, target(f), marked.Mark); name != servers[1].Address.String() && name != servers[2].Address.String() {
+			if name := s.askMarked(t, target(f), marked.Mark); name != servers[1].Address.String() &&
+				name != servers[2].Address.String() {
 				t.Errorf("%s: marked packets went to %s", f, name)
 			}
 			if name := s.askMarked(t, target(f), 0); name != servers[0].Address.String() {

@@ -1,6 +1,7 @@
 //go:build vm
 
-// Package ipvs_test runs Berth's IPVS data plane on a kernel that has IPVS: go test -tags vm -exec .cache/bin/vm-exec ./vm/ipvs
+// Package ipvs_test runs Berth's IPVS data plane on a kernel that has IPVS: go test -tags vm -exec
+// .cache/bin/vm-exec ./vm/ipvs
 package ipvs_test
 
 import (
@@ -29,7 +30,8 @@ import (
 //
 //	client 10.0.0.2, fd00::2 ── 10.0.0.1 director 10.1.0.1 ── backends 10.1.0.11…, fd01::11…
 //
-// Replies come back through the director. The client's way to 192.0.2.0/24 and fd02::/64 is the director.
+// Replies come back through the director. The client's way to 192.0.2.0/24 and fd02::/64 is the
+// director.
 type site struct {
 	client, director, backends *space
 }
@@ -58,7 +60,11 @@ func newSite(t testing.TB) *site {
 		"route add 192.0.2.0/24 via 10.0.0.1", "route add fd02::/64 via fd00::1")
 	lines := []string{"link set lo up", "link set eth0 up"}
 	for i := range backendN {
-		lines = append(lines, fmt.Sprintf("addr add 10.1.0.%d/24 dev eth0", 11+i), fmt.Sprintf("addr add fd01::%d/64 dev eth0 nodad", 11+i))
+		lines = append(
+			lines,
+			fmt.Sprintf("addr add 10.1.0.%d/24 dev eth0", 11+i),
+			fmt.Sprintf("addr add fd01::%d/64 dev eth0 nodad", 11+i),
+		)
 	}
 	ip(s.backends, append(lines, "route add default via 10.1.0.1", "route add default via fd01::1")...)
 	s.director.run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
@@ -156,7 +162,8 @@ func real(n int, v6 bool) []ipvs.RealServer {
 	return all
 }
 
-// serve starts all servers: TCP ones say who they are and echo then, UDP ones answer each packet with who they are.
+// serve starts all servers: TCP ones say who they are and echo then, UDP ones answer each packet
+// with who they are.
 func (s *site) serve(t testing.TB) {
 	t.Helper()
 	for i := range 2 * backendN {
@@ -244,7 +251,8 @@ func (s *site) dial(network, to string, port int) (net.Conn, string, error) {
 	return c, strings.TrimSpace(name.String()), nil
 }
 
-// ask makes n connections, one after the other, and counts who served them. Those that hold are kept open.
+// ask makes n connections, one after the other, and counts who served them. Those that hold are
+// kept open.
 func (s *site) ask(t testing.TB, network, to string, n int, hold bool) map[string]int {
 	t.Helper()
 	served := map[string]int{}

@@ -61,9 +61,12 @@ func (l *life) startRouter(t *testing.T) {
 		"ip netns add " + router, "ip netns add " + far,
 		"ip link add eth0 netns " + router + " type veth peer name " + router, "ip link set " + router + " master rack up",
 		"ip link add eth1 netns " + router + " type veth peer name eth0 netns " + far,
-		"ip -n " + router + " link set lo up", "ip -n " + router + " link set eth0 up", "ip -n " + router + " link set eth1 up",
-		"ip -n " + router + " addr add " + routerOnRack + "/24 dev eth0", "ip -n " + router + " addr add 198.18.0.1/24 dev eth1",
-		"ip -n " + far + " link set eth0 up", "ip -n " + far + " addr add " + farIPv4 + "/24 dev eth0", "ip -n " + far + " route add default via 198.18.0.1",
+		"ip -n " + router + " link set lo up", "ip -n " + router + " link set eth0 up",
+		"ip -n " + router + " link set eth1 up",
+		"ip -n " + router + " addr add " + routerOnRack + "/24 dev eth0",
+		"ip -n " + router + " addr add 198.18.0.1/24 dev eth1",
+		"ip -n " + far + " link set eth0 up", "ip -n " + far + " addr add " + farIPv4 + "/24 dev eth0",
+		"ip -n " + far + " route add default via 198.18.0.1",
 		"ip netns exec " + router + " sysctl -qw net.ipv4.ip_forward=1",
 		"ip -n " + l.node.Name + " route add 198.18.0.0/24 via " + routerOnRack,
 	} {
@@ -99,15 +102,39 @@ router bgp 64513
 		if err := syscall.Unmount("/etc/group", syscall.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
-		for _, line := range []string{"ip link del " + router, "ip netns del " + router, "ip netns del " + far, "ip -n " + l.node.Name + " route del 198.18.0.0/24"} {
+		for _, line := range []string{
+			"ip link del " + router, "ip netns del " + router, "ip netns del " + far,
+			"ip -n " + l.node.Name + " route del 198.18.0.0/24",
+		} {
 			f := strings.Fields(line)
 			cluster.Run(t, cluster.Host, f[0], f[1:]...)
 		}
 		_ = os.RemoveAll(dir) // the guest ends soon
 	})
 	for _, name := range []string{"zebra", "bgpd"} {
-		l.Start(t, router, name, nil, "/usr/lib/frr/"+name, "-u", "root", "-g", "root", "-A", "127.0.0.1", "-f", filepath.Join(dir, name+".conf"),
-			"-i", filepath.Join(dir, name+".pid"), "-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir, "--log", "stdout")
+		l.Start(
+			t,
+			router,
+			name,
+			nil,
+			"/usr/lib/frr/"+name,
+			"-u",
+			"root",
+			"-g",
+			"root",
+			"-A",
+			"127.0.0.1",
+			"-f",
+			filepath.Join(dir, name+".conf"),
+			"-i",
+			filepath.Join(dir, name+".pid"),
+			"-z",
+			filepath.Join(dir, "zserv.api"),
+			"--vty_socket",
+			dir,
+			"--log",
+			"stdout",
+		)
 	}
 }
 
@@ -130,7 +157,8 @@ func (l *life) awaitRoute(t *testing.T, to string) {
 	})
 }
 
-// announced are two addresses for the router, that of a Service of IPVS and that of one of kube-proxy.
+// announced are two addresses for the router, that of a Service of IPVS and that of one of
+// kube-proxy.
 var announced = `
 apiVersion: berth.dev/v1alpha1
 kind: BGPNeighbor

@@ -1,8 +1,9 @@
 //go:build qemu
 
-// Package life_test goes through the life of Berth's own data plane on a node: it is restarted, its endpoints change while it is
-// away, it hands over to kube-proxy and takes over again, it is switched off and uninstalled. API server, kube-proxy and router are
-// real and run in the same guest: see package cluster.
+// Package life_test goes through the life of Berth's own data plane on a node: it is restarted, its
+// endpoints change while it is away, it hands over to kube-proxy and takes over again, it is
+// switched off and uninstalled. API server, kube-proxy and router are real and run in the same
+// guest: see package cluster.
 //
 //	BERTH_VM_KIND=qemu go test -tags qemu -exec .cache/bin/vm-exec ./vm/life
 package life_test
@@ -31,7 +32,8 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// Addresses of the Services, of policy Cluster and Local; all of them are answered on port 7000 by TCP and UDP.
+// Addresses of the Services, of policy Cluster and Local; all of them are answered on port 7000 by
+// TCP and UDP.
 const (
 	web4, web6   = "172.30.0.200", "fd00:30::200"
 	near4, near6 = "172.30.0.201", "fd00:30::201"
@@ -40,7 +42,8 @@ const (
 
 var addresses = []string{web4, web6, near4, near6}
 
-// life is a node with three pods, of which the Services have the first two, beside a kube-proxy in mode nftables.
+// life is a node with three pods, of which the Services have the first two, beside a kube-proxy in
+// mode nftables.
 type life struct {
 	*cluster.Cluster
 	node    *cluster.Node
@@ -61,7 +64,20 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	l.proxy = l.startProxy(t, "nftables")
 	// Who answers ARP and NDP is another matter.
 	for _, a := range addresses {
-		cluster.Run(t, cluster.Client, "ip", "neigh", "replace", a, "lladdr", l.node.MAC(t), "dev", "eth0", "nud", "permanent")
+		cluster.Run(
+			t,
+			cluster.Client,
+			"ip",
+			"neigh",
+			"replace",
+			a,
+			"lladdr",
+			l.node.MAC(t),
+			"dev",
+			"eth0",
+			"nud",
+			"permanent",
+		)
 	}
 	l.awaitMode(t, corev1.LoadBalancerIPModeVIP) // there is no speaker
 	l.answered(t)
@@ -108,19 +124,24 @@ func (l *life) install(t *testing.T) {
 			},
 		},
 	}
-	if _, err := l.Kubernetes.AppsV1().DaemonSets(stage.Namespace).Create(t.Context(), set, metav1.CreateOptions{}); err != nil {
+	if _, err := l.Kubernetes.AppsV1().DaemonSets(stage.Namespace).Create(
+		t.Context(), set, metav1.CreateOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (l *life) uninstall(t *testing.T) {
 	t.Helper()
-	if err := l.Kubernetes.AppsV1().DaemonSets(stage.Namespace).Delete(t.Context(), "berth-speaker", metav1.DeleteOptions{}); err != nil {
+	if err := l.Kubernetes.AppsV1().DaemonSets(stage.Namespace).Delete(
+		t.Context(), "berth-speaker", metav1.DeleteOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// start starts the speaker, which lasts as long as t, and waits until it has taken over what the kernel has.
+// start starts the speaker, which lasts as long as t, and waits until it has taken over what the
+// kernel has.
 func (l *life) start(t *testing.T, args ...string) {
 	t.Helper()
 	const log, ready = "speaker-n1", `"msg":"state","state":"Announcing"`
@@ -198,7 +219,9 @@ func (l *life) answered(t *testing.T) {
 func (l *life) setDataplane(t *testing.T, to v1alpha1.Dataplane) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"dataplane":%q}}`, to)
-	if _, err := l.Berth.LoadBalancerPools.Patch(t.Context(), "ours", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := l.Berth.LoadBalancerPools.Patch(
+		t.Context(), "ours", types.MergePatchType, []byte(patch), metav1.PatchOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -219,7 +242,10 @@ func (l *life) setPods(t *testing.T, pods ...cluster.Pod) {
 				if family == "6" {
 					address = p.IPv6
 				}
-				slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{address}, NodeName: &l.node.Name})
+				slice.Endpoints = append(
+					slice.Endpoints,
+					discoveryv1.Endpoint{Addresses: []string{address}, NodeName: &l.node.Name},
+				)
 			}
 			if _, err := slices.Update(t.Context(), slice, metav1.UpdateOptions{}); err != nil {
 				t.Fatal(err)
@@ -228,7 +254,8 @@ func (l *life) setPods(t *testing.T, pods ...cluster.Pod) {
 	}
 }
 
-// servers returns the virtual servers of the kernel with their real ones, and how many connections each had.
+// servers returns the virtual servers of the kernel with their real ones, and how many connections
+// each had.
 func (l *life) servers(t *testing.T) (real map[string][]string, connections map[string]uint64) {
 	t.Helper()
 	real, connections = map[string][]string{}, map[string]uint64{}
@@ -264,7 +291,8 @@ func (l *life) servers(t *testing.T) (real map[string][]string, connections map[
 	return real, connections
 }
 
-// left returns what is Berth's in the node's kernel: virtual servers, rules, routes and tables of nftables.
+// left returns what is Berth's in the node's kernel: virtual servers, rules, routes and tables of
+// nftables.
 func (l *life) left(t *testing.T) []string {
 	t.Helper()
 	real, _ := l.servers(t)

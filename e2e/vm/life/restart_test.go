@@ -15,11 +15,13 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// mostGap is the longest that new connections may wait for an answer: with packets lost for three seconds it would be longer, since
-// TCP asks again after one second and then after two more. The emulated machine itself stops for a second or two at times.
+// mostGap is the longest that new connections may wait for an answer: with packets lost for three
+// seconds it would be longer, since TCP asks again after one second and then after two more. The
+// emulated machine itself stops for a second or two at times.
 const mostGap = 5 * time.Second
 
-// restarts kills the speaker, and then has it end in good order while its DaemonSet is there. The kernel goes on all the while.
+// restarts kills the speaker, and then has it end in good order while its DaemonSet is there. The
+// kernel goes on all the while.
 func (l *life) restarts(t, parent *testing.T) {
 	toKubeProxy := func() int { return strings.Count(l.Log(t, "controller"), `"ipMode":"VIP"`) }
 	talks := l.talk(t, 2)
@@ -78,7 +80,8 @@ func (l *life) since(t *testing.T, counted map[string]uint64) map[string]int64 {
 	return more
 }
 
-// connections returns those of the talks that IPVS knows: who talks, with whom, and which endpoint answers.
+// connections returns those of the talks that IPVS knows: who talks, with whom, and which endpoint
+// answers.
 func (l *life) connections(t *testing.T, talks []*talk) []string {
 	t.Helper()
 	ports := map[string]bool{}

@@ -48,8 +48,18 @@ func (l *life) switches(t, _ *testing.T) {
 		come.AwaitMore(t, 20)
 		answered, failed, longest := come.End()
 		broken := endAll(talks)
-		t.Logf("to %s: ipMode %s after %s, done after %s; %d of %d established connections broke; %d new ones were answered and %d failed, longest time between two %s",
-			to, mode, told.Round(time.Millisecond), took.Round(time.Millisecond), len(broken), established, answered, len(failed), longest.Round(time.Millisecond))
+		t.Logf(
+			"to %s: ipMode %s after %s, done after %s; %d of %d established connections broke; %d new ones were answered and %d failed, longest time between two %s",
+			to,
+			mode,
+			told.Round(time.Millisecond),
+			took.Round(time.Millisecond),
+			len(broken),
+			established,
+			answered,
+			len(failed),
+			longest.Round(time.Millisecond),
+		)
 		if len(failed) > 0 || longest > mostGap {
 			t.Errorf("to %s: new connections failed: %v; longest gap %s", to, failed, longest)
 		}
@@ -60,8 +70,8 @@ func (l *life) switches(t, _ *testing.T) {
 	change(v1alpha1.DataplaneIPVS, corev1.LoadBalancerIPModeProxy, func() { l.awaitIPVS(t) })
 }
 
-// awaitIPVS waits until new connections are IPVS's: kube-proxy, which follows the status with a delay, has taken back its rules, and
-// IPVS counts connections, by counters that lag by 2 s.
+// awaitIPVS waits until new connections are IPVS's: kube-proxy, which follows the status with a
+// delay, has taken back its rules, and IPVS counts connections, by counters that lag by 2 s.
 func (l *life) awaitIPVS(t *testing.T) {
 	t.Helper()
 	cluster.Eventually(t, func(context.Context) error {
@@ -128,7 +138,9 @@ func (l *life) deselected(t, parent *testing.T) {
 	choose := func(selector string) {
 		t.Helper()
 		patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"nodeSelector":%s}}}}`, selector)
-		if _, err := sets.Patch(t.Context(), "berth-speaker", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		if _, err := sets.Patch(
+			t.Context(), "berth-speaker", types.MergePatchType, []byte(patch), metav1.PatchOptions{},
+		); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -150,7 +162,14 @@ func (l *life) deselected(t, parent *testing.T) {
 
 // uninstalled deletes the DaemonSet before the speaker is told to end.
 func (l *life) uninstalled(t, parent *testing.T) {
-	foreign := lib.Service{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: lib.TCP, Family: lib.INET, Scheduler: "rr", Netmask: netmask.MaskFrom(32, 32)}
+	foreign := lib.Service{
+		Address:   netip.MustParseAddr("192.0.2.1"),
+		Port:      80,
+		Protocol:  lib.TCP,
+		Family:    lib.INET,
+		Scheduler: "rr",
+		Netmask:   netmask.MaskFrom(32, 32),
+	}
 	table := func(do func(lib.Client) error) {
 		t.Helper()
 		if _, err := cluster.In(l.node.Name, func() (any, error) {
@@ -186,7 +205,8 @@ func (l *life) uninstalled(t, parent *testing.T) {
 	l.awaitIPVS(t)
 }
 
-// failing has IPVS not work as a whole, though the kernel has it: the speaker cannot write its sysctls. kube-proxy serves until it can.
+// failing has IPVS not work as a whole, though the kernel has it: the speaker cannot write its
+// sysctls. kube-proxy serves until it can.
 func (l *life) failing(t, parent *testing.T) {
 	sysctls := filepath.Join(t.TempDir(), "vs")
 	mend := func() {
@@ -247,8 +267,9 @@ func (l *life) awaitNotIPVS(t *testing.T) {
 	})
 }
 
-// besideIPVS has kube-proxy run in mode ipvs. It wants the program ipset, for the rules around its virtual servers, which are not
-// what this is about: one that only tells its version does for virtual servers.
+// besideIPVS has kube-proxy run in mode ipvs. It wants the program ipset, for the rules around its
+// virtual servers, which are not what this is about: one that only tells its version does for
+// virtual servers.
 func (l *life) besideIPVS(t, parent *testing.T) {
 	stop(t, l.proxy, syscall.SIGTERM)
 	dir := t.TempDir()
@@ -263,7 +284,8 @@ func (l *life) besideIPVS(t, parent *testing.T) {
 			return err
 		}
 		ready := meta.FindStatusCondition(status.Status.Conditions, v1alpha1.ConditionIPVSReady)
-		if r := status.Status.IPVS; !r.Asked() || len(r.Schedulers) > 0 || ready == nil || !strings.Contains(ready.Message, "use another mode") {
+		if r := status.Status.IPVS; !r.Asked() || len(r.Schedulers) > 0 || ready == nil ||
+			!strings.Contains(ready.Message, "use another mode") {
 			return fmt.Errorf("the speaker reports %+v, %+v", r, ready)
 		}
 		return nil
@@ -284,8 +306,9 @@ func (l *life) besideIPVS(t, parent *testing.T) {
 	l.awaitIPVS(t)
 }
 
-// flushed restarts kube-proxy in mode nftables, which empties the kernel's table of IPVS when it finds the module: for that it asks
-// modprobe, which finds nothing in this guest, so another stands in for it.
+// flushed restarts kube-proxy in mode nftables, which empties the kernel's table of IPVS when it
+// finds the module: for that it asks modprobe, which finds nothing in this guest, so another stands
+// in for it.
 func (l *life) flushed(t, parent *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "modprobe"), []byte("#!/bin/sh\n"), 0o755); err != nil {
@@ -339,7 +362,8 @@ func (l *life) awaitEvents(t *testing.T, reason string) {
 	})
 }
 
-// awaitNothingForwarded waits until nothing of Berth's is in the kernel but an empty table of rules: the speaker still runs with --ipvs.
+// awaitNothingForwarded waits until nothing of Berth's is in the kernel but an empty table of
+// rules: the speaker still runs with --ipvs.
 func (l *life) awaitNothingForwarded(t *testing.T) {
 	t.Helper()
 	cluster.Eventually(t, func(context.Context) error {

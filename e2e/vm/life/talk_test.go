@@ -56,7 +56,14 @@ func newTalk(t *testing.T, network, address string) *talk {
 	if err != nil {
 		t.Fatalf("%s %s: %v", network, address, err)
 	}
-	k := &talk{network: network, address: address, pod: answer.Pod, conn: conn, ended: make(chan struct{}), done: make(chan struct{})}
+	k := &talk{
+		network: network,
+		address: address,
+		pod:     answer.Pod,
+		conn:    conn,
+		ended:   make(chan struct{}),
+		done:    make(chan struct{}),
+	}
 	go k.run()
 	return k
 }

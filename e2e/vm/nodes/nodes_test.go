@@ -1,7 +1,8 @@
 //go:build qemu
 
-// Package nodes_test shows what Berth's own data plane does where several nodes forward, in IPv4 and IPv6: any node
-// and pod reaches an address, the owner moves, and what is not Berth's keeps out of its way. See package cluster.
+// Package nodes_test shows what Berth's own data plane does where several nodes forward, in IPv4
+// and IPv6: any node and pod reaches an address, the owner moves, and what is not Berth's keeps out
+// of its way. See package cluster.
 //
 //	BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G go test -tags qemu -exec .cache/bin/vm-exec ./vm/nodes
 package nodes_test
@@ -74,7 +75,8 @@ func named(name string) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}}
 }
 
-// families: under policy Cluster all endpoints answer and see the node; under Local those of the owner do, and see the client.
+// families: under policy Cluster all endpoints answer and see the node; under Local those of the
+// owner do, and see the client.
 func (s *site) families(t *testing.T) {
 	v := s.expose(t, named("families"), "pod-1-1", "pod-2-1")
 	s.mode(t, v, corev1.LoadBalancerIPModeProxy)
@@ -103,7 +105,8 @@ func (s *site) families(t *testing.T) {
 	}
 }
 
-// datagram looks at where a datagram comes from that answers one to the address: a socket that takes any.
+// datagram looks at where a datagram comes from that answers one to the address: a socket that
+// takes any.
 func datagram(t *testing.T, address string) {
 	t.Helper()
 	conn, err := cluster.In(cluster.Client, func() (net.PacketConn, error) { return net.ListenPacket("udp", ":0") })
@@ -206,8 +209,9 @@ func (s *site) inside(t *testing.T) {
 	s.reachedFromAll(t, v, s.n2, only, true)
 }
 
-// reachedFromAll has all nodes and a pod of each ask for the addresses of a Service with one endpoint, of policy Local or
-// Cluster. Who asks on a node that does not forward is sent to the owner by ARP, and comes there as any client.
+// reachedFromAll has all nodes and a pod of each ask for the addresses of a Service with one
+// endpoint, of policy Local or Cluster. Who asks on a node that does not forward is sent to the
+// owner by ARP, and comes there as any client.
 func (s *site) reachedFromAll(t *testing.T, v service, owner *cluster.Node, endpoint cluster.Pod, local bool) {
 	t.Helper()
 	type asker struct{ space, ipv4, ipv6 string }
@@ -228,7 +232,8 @@ func (s *site) reachedFromAll(t *testing.T, v service, owner *cluster.Node, endp
 	}
 }
 
-// insideLocal: pods of a node that has an endpoint of a Service of policy Local reach all endpoints, the one that asks included.
+// insideLocal: pods of a node that has an endpoint of a Service of policy Local reach all
+// endpoints, the one that asks included.
 func (s *site) insideLocal(t *testing.T) {
 	object := named("inside-local")
 	object.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
@@ -266,9 +271,21 @@ func (s *site) nodePorts(t *testing.T) {
 			cluster.Run(t, s.n1.Name, "nft", fmt.Sprintf("add table %[1]s kube-proxy; delete table %[1]s kube-proxy", family))
 		}
 	})
-	s.Start(t, s.n1.Name, "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(), "--hostname-override="+s.n1.Name,
-		"--proxy-mode=nftables", "--nodeport-addresses=0.0.0.0/0,::/0", "--cluster-cidr=10.244.0.0/16,fd00:244::/48",
-		"--conntrack-max-per-core=0", "--conntrack-min=0")
+	s.Start(
+		t,
+		s.n1.Name,
+		"kube-proxy",
+		nil,
+		s.Kube(),
+		"kube-proxy",
+		"--kubeconfig="+s.Kubeconfig(),
+		"--hostname-override="+s.n1.Name,
+		"--proxy-mode=nftables",
+		"--nodeport-addresses=0.0.0.0/0,::/0",
+		"--cluster-cidr=10.244.0.0/16,fd00:244::/48",
+		"--conntrack-max-per-core=0",
+		"--conntrack-min=0",
+	)
 	object, yes := named("node-ports"), true
 	object.Spec.AllocateLoadBalancerNodePorts = &yes
 	v := s.expose(t, object, "pod-1-1", "pod-2-1")
@@ -280,7 +297,10 @@ func (s *site) nodePorts(t *testing.T) {
 	}
 	nodePort := int(is.Spec.Ports[0].NodePort)
 	const hostPort = 9999
-	listener, err := cluster.In(s.n1.Name, func() (net.Listener, error) { return net.Listen("tcp", "[::]:"+strconv.Itoa(hostPort)) })
+	listener, err := cluster.In(
+		s.n1.Name,
+		func() (net.Listener, error) { return net.Listen("tcp", "[::]:"+strconv.Itoa(hostPort)) },
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,8 +335,8 @@ func connect(address string, port int, within time.Duration) error {
 	return err
 }
 
-// moves: the owner is cut off, is excluded, or its speaker ends in good order, which is the same as to be excluded where
-// there is no DaemonSet.
+// moves: the owner is cut off, is excluded, or its speaker ends in good order, which is the same as
+// to be excluded where there is no DaemonSet.
 func (s *site) moves(t *testing.T) {
 	t.Run("cut off", func(t *testing.T) {
 		s.move(t, false, func() { s.n1.Cut(t) }, func() { s.n1.Mend(t) })
@@ -330,8 +350,8 @@ func (s *site) moves(t *testing.T) {
 	})
 }
 
-// plannedMove is move, repeated where the guest held a speaker up for so long that another took it for dead: then two answer
-// for a moment, as the protocol says, and what clients saw is that.
+// plannedMove is move, repeated where the guest held a speaker up for so long that another took it
+// for dead: then two answer for a moment, as the protocol says, and what clients saw is that.
 func (s *site) plannedMove(t *testing.T, leave, back func()) {
 	const most = 3
 	for attempt := 1; attempt <= most; attempt++ {
@@ -354,7 +374,8 @@ func (s *site) falseDeaths(t *testing.T) int {
 	n := 0
 	for _, node := range []*cluster.Node{s.n1, s.n2, s.n3} {
 		for line := range strings.Lines(s.Log(t, "speaker-"+node.Name)) {
-			if strings.Contains(line, `"msg":"peer down"`) && (strings.Contains(line, `"node":"n2"`) || strings.Contains(line, `"node":"n3"`)) {
+			if strings.Contains(line, `"msg":"peer down"`) &&
+				(strings.Contains(line, `"node":"n2"`) || strings.Contains(line, `"node":"n3"`)) {
 				n++
 			}
 		}
@@ -362,9 +383,10 @@ func (s *site) falseDeaths(t *testing.T) int {
 	return n
 }
 
-// move has the owner leave while clients connect to endpoints on other nodes. New connections go on: without a failure where
-// the move is planned. Those that exist are reset when they speak next, since the node that answers now does not know
-// them; it is not left to the client to find out by a timeout. It returns how many more new connections failed than may.
+// move has the owner leave while clients connect to endpoints on other nodes. New connections go
+// on: without a failure where the move is planned. Those that exist are reset when they speak next,
+// since the node that answers now does not know them; it is not left to the client to find out by a
+// timeout. It returns how many more new connections failed than may.
 func (s *site) move(t *testing.T, planned bool, leave, back func()) (beyond int) {
 	object := named("moves")
 	object.Annotations = map[string]string{v1alpha1.AnnotationIPVSScheduler: "mh"}
@@ -384,7 +406,8 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) (beyond int)
 	defer back()
 	begun := time.Now()
 	leave()
-	// It is n2 by preference, and n3 if n2 is late by more than the 20 ms of its turn: a guest can hold a process up for that long.
+	// It is n2 by preference, and n3 if n2 is late by more than the 20 ms of its turn: a guest can
+	// hold a process up for that long.
 	var next *cluster.Node
 	cluster.Eventually(t, func(context.Context) error {
 		believed4, believed6 := cluster.Believed(t, v.ipv4), cluster.Believed(t, v.ipv6)
@@ -402,7 +425,14 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) (beyond int)
 	for address, client := range clients {
 		client.AwaitMore(t, 5)
 		answers, failed, longest := client.End()
-		t.Logf("%s: of %d new connections %d failed, longest time between two answers %s: %v", address, answers+len(failed), len(failed), longest.Round(time.Millisecond), errors.Join(failed...))
+		t.Logf(
+			"%s: of %d new connections %d failed, longest time between two answers %s: %v",
+			address,
+			answers+len(failed),
+			len(failed),
+			longest.Round(time.Millisecond),
+			errors.Join(failed...),
+		)
 		if planned { // docs/operations.md, limits: one or two of thousands may be reset
 			beyond += max(0, len(failed)-2)
 		}
@@ -436,8 +466,9 @@ func connection(t *testing.T, address string) (conn net.Conn) {
 	return conn
 }
 
-// incapable: while one node that can forward is left, even if it is silent, no other answers for an address that IPVS forwards. With
-// none left kube-proxy forwards, so that every node may answer, until one is back.
+// incapable: while one node that can forward is left, even if it is silent, no other answers for an
+// address that IPVS forwards. With none left kube-proxy forwards, so that every node may answer,
+// until one is back.
 func (s *site) incapable(t *testing.T) {
 	v := s.expose(t, named("incapable"), "pod-2-1")
 	object := named("of-kube-proxy")

@@ -29,8 +29,8 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// site is a cluster of three nodes that forward by IPVS, and one whose speaker was not asked to. Of those that may announce
-// an address that is new the first takes it.
+// site is a cluster of three nodes that forward by IPVS, and one whose speaker was not asked to. Of
+// those that may announce an address that is new the first takes it.
 type site struct {
 	*cluster.Cluster
 	t          *testing.T // of the whole: what is started anew for it outlives its subtest
@@ -90,10 +90,12 @@ func (s *site) whole(t *testing.T) {
 
 // hearsAll reports whether a speaker announces on its segment and hears so many others there.
 func hearsAll(segments []v1alpha1.SegmentReport, others int) bool {
-	return len(segments) == 1 && segments[0].State == v1alpha1.SegmentAnnouncing && segments[0].PeersAlive != nil && int(*segments[0].PeersAlive) == others
+	return len(segments) == 1 && segments[0].State == v1alpha1.SegmentAnnouncing && segments[0].PeersAlive != nil &&
+		int(*segments[0].PeersAlive) == others
 }
 
-// configure has the addresses of pool ours forwarded by IPVS, and those of pool theirs by kube-proxy.
+// configure has the addresses of pool ours forwarded by IPVS, and those of pool theirs by
+// kube-proxy.
 func (s *site) configure(t *testing.T) {
 	t.Helper()
 	everything := &metav1.LabelSelector{}
@@ -102,13 +104,15 @@ func (s *site) configure(t *testing.T) {
 		{
 			ObjectMeta: metav1.ObjectMeta{Name: "ours"},
 			Spec: v1alpha1.LoadBalancerPoolSpec{
-				Addresses: []v1alpha1.AddressRange{"172.30.0.200-172.30.0.219", "fd00:30::200-fd00:30::219"}, Scopes: scopes, Dataplane: v1alpha1.DataplaneIPVS,
+				Addresses: []v1alpha1.AddressRange{"172.30.0.200-172.30.0.219", "fd00:30::200-fd00:30::219"}, Scopes: scopes,
+				Dataplane: v1alpha1.DataplaneIPVS,
 			},
 		},
 		{
 			ObjectMeta: metav1.ObjectMeta{Name: "theirs"},
 			Spec: v1alpha1.LoadBalancerPoolSpec{
-				Addresses: []v1alpha1.AddressRange{"172.30.0.220", "fd00:30::220"}, Scopes: scopes, Allocation: v1alpha1.AllocationOnRequest,
+				Addresses: []v1alpha1.AddressRange{"172.30.0.220", "fd00:30::220"}, Scopes: scopes,
+				Allocation: v1alpha1.AllocationOnRequest,
 			},
 		},
 	} {
@@ -160,7 +164,8 @@ func (s *site) endSpeaker(t *testing.T, n *cluster.Node, signal os.Signal) {
 	}
 }
 
-// exclude labels nodes so that they announce nothing, until the test ends or the function that is returned is called.
+// exclude labels nodes so that they announce nothing, until the test ends or the function that is
+// returned is called.
 func (s *site) exclude(t *testing.T, nodes ...*cluster.Node) (readmit func()) {
 	t.Helper()
 	label := func(value any) {
@@ -195,14 +200,17 @@ func (s *site) excluded(t *testing.T, nodes ...*cluster.Node) {
 func (s *site) patchNode(t *testing.T, n *cluster.Node, patch any) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	if _, err := s.Kubernetes.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, []byte(text(patch)), metav1.PatchOptions{}); err != nil {
+	if _, err := s.Kubernetes.CoreV1().Nodes().Patch(
+		ctx, n.Name, types.MergePatchType, []byte(text(patch)), metav1.PatchOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
 
 const namespace = "default"
 
-// service is a Service without a selector, of both families: HTTP on port 80, and lines by TCP and UDP on 7000.
+// service is a Service without a selector, of both families: HTTP on port 80, and lines by TCP and
+// UDP on 7000.
 type service struct {
 	name       string
 	ipv4, ipv6 string
@@ -210,8 +218,9 @@ type service struct {
 
 func (v service) addresses() []string { return []string{v.ipv4, v.ipv6} }
 
-// expose makes a Service with these pods as its endpoints, once all speakers are there, and waits for its addresses. When
-// the test has ended it is gone, and with it all that the nodes' kernels had for it.
+// expose makes a Service with these pods as its endpoints, once all speakers are there, and waits
+// for its addresses. When the test has ended it is gone, and with it all that the nodes' kernels
+// had for it.
 func (s *site) expose(t *testing.T, object *corev1.Service, pods ...string) service {
 	t.Helper()
 	s.whole(t)
@@ -261,7 +270,9 @@ func (s *site) endpoints(t *testing.T, v service, pods ...string) {
 	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
 		slice := &discoveryv1.EndpointSlice{
 			ObjectMeta: metav1.ObjectMeta{
-				Name: v.name + "-" + strings.ToLower(string(family)), Labels: map[string]string{discoveryv1.LabelServiceName: v.name},
+				Name: v.name + "-" + strings.ToLower(
+					string(family),
+				), Labels: map[string]string{discoveryv1.LabelServiceName: v.name},
 			},
 			AddressType: family,
 		}
@@ -320,7 +331,9 @@ func (s *site) withdraw(t *testing.T, v service) {
 func (s *site) policy(t *testing.T, v service, policy corev1.ServiceExternalTrafficPolicy) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"externalTrafficPolicy":%q}}`, policy)
-	if _, err := s.Kubernetes.CoreV1().Services(namespace).Patch(t.Context(), v.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := s.Kubernetes.CoreV1().Services(namespace).Patch(
+		t.Context(), v.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{},
+	); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -355,8 +368,9 @@ func text(value any) string {
 	return string(b)
 }
 
-// owned waits until the node, which comes first of those that may, answers ARP and NDP for the addresses. On a machine that is busy
-// nodes take each other for dead for a moment, and then owners stay: it asks for a rebalance.
+// owned waits until the node, which comes first of those that may, answers ARP and NDP for the
+// addresses. On a machine that is busy nodes take each other for dead for a moment, and then owners
+// stay: it asks for a rebalance.
 func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 	t.Helper()
 	want := by.MAC(t)
@@ -374,7 +388,8 @@ func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 	}
 }
 
-// through has the client send what is for an address to a node, whoever owns it, until the test ends or it is called again.
+// through has the client send what is for an address to a node, whoever owns it, until the test
+// ends or it is called again.
 func (s *site) through(t *testing.T, n *cluster.Node, v service) {
 	t.Helper()
 	route := func(verb string, address, via string) {
@@ -410,7 +425,8 @@ func askFrom(space, network string, port int, address string) (stage.Answer, err
 	return cluster.Say(conn)
 }
 
-// answered waits until one of the pods answers, sees the client that it should, and does so over TCP and UDP.
+// answered waits until one of the pods answers, sees the client that it should, and does so over
+// TCP and UDP.
 func answered(t *testing.T, space, address string, sees func(pod cluster.Pod) string, pods ...cluster.Pod) {
 	t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
@@ -472,8 +488,9 @@ func (s *site) virtualServers(t *testing.T, n *cluster.Node) map[virtualServer][
 	return found
 }
 
-// readTable reads /proc/net/ip_vs of the thread's namespace by a single read, which is of a page at most. Where a second one begins the
-// kernel counts by the virtual servers of this namespace, and between them by those of all: some would be missing.
+// readTable reads /proc/net/ip_vs of the thread's namespace by a single read, which is of a page at
+// most. Where a second one begins the kernel counts by the virtual servers of this namespace, and
+// between them by those of all: some would be missing.
 func readTable() ([]byte, error) {
 	file, err := os.Open("/proc/thread-self/net/ip_vs")
 	if err != nil {
@@ -514,7 +531,8 @@ func parse(t *testing.T, text string) (netip.Addr, uint16) {
 	return address, uint16(port)
 }
 
-// programmed waits until the kernel of each node has all virtual servers of a Service, which send to these pods alone.
+// programmed waits until the kernel of each node has all virtual servers of a Service, which send
+// to these pods alone.
 func (s *site) programmed(t *testing.T, v service, nodes []*cluster.Node, pods ...string) {
 	t.Helper()
 	want := map[bool][]netip.Addr{}

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// Ports of the pods and of Services alike. The pods' programs have the last, this process the others: bare system calls on
-// both sides leave most of the time to what is measured.
+// Ports of the pods and of Services alike. The pods' programs have the last, this process the
+// others: bare system calls on both sides leave most of the time to what is measured.
 const (
 	connectPort  = 9001
 	bulkPort     = 9002
@@ -36,17 +36,32 @@ type load struct {
 }
 
 var loads = []load{
-	{"connections", "conns/s", true, func(a string, from *ports) (int, float64, error) {
-		return inParallel(clients, from, to(a, connectPort), connect)
-	}},
-	{"datagrams", "requests/s", true, func(a string, from *ports) (int, float64, error) {
-		return inParallel(clients, from, to(a, datagramPort), ask)
-	}},
-	{"bulk", "B/s", false, func(a string, from *ports) (int, float64, error) { return inParallel(1, from, to(a, bulkPort), send) }},
+	{
+		name: "connections",
+		unit: "conns/s",
+		each: true,
+		run: func(a string, from *ports) (int, float64, error) {
+			return inParallel(clients, from, to(a, connectPort), connect)
+		},
+	},
+	{
+		name: "datagrams",
+		unit: "requests/s",
+		each: true,
+		run: func(a string, from *ports) (int, float64, error) {
+			return inParallel(clients, from, to(a, datagramPort), ask)
+		},
+	},
+	{
+		name: "bulk",
+		unit: "B/s",
+		run:  func(a string, from *ports) (int, float64, error) { return inParallel(1, from, to(a, bulkPort), send) },
+	},
 }
 
-// ports are the client's for one path, used in turn. A path has its own, and enough of them: data planes remember a client's port
-// for up to 5 minutes, and IPVS takes for an answer of its own what a pod sends there, whomever the client has asked since.
+// ports are the client's for one path, used in turn. A path has its own, and enough of them: data
+// planes remember a client's port for up to 5 minutes, and IPVS takes for an answer of its own what
+// a pod sends there, whomever the client has asked since.
 type ports struct {
 	first int
 	used  atomic.Int64
@@ -60,8 +75,14 @@ func to(address string, port int) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Addr: netip.MustParseAddr(address).As4(), Port: port}
 }
 
-// inParallel has workers in the client's namespace do something, once at least and until the time is over, and adds up what they did.
-func inParallel(workers int, from *ports, to unix.Sockaddr, work func(*ports, unix.Sockaddr, func() bool) (int, error)) (int, float64, error) {
+// inParallel has workers in the client's namespace do something, once at least and until the time
+// is over, and adds up what they did.
+func inParallel(
+	workers int,
+	from *ports,
+	to unix.Sockaddr,
+	work func(*ports, unix.Sockaddr, func() bool) (int, error),
+) (int, float64, error) {
 	var (
 		group  errgroup.Group
 		ready  sync.WaitGroup
@@ -89,12 +110,15 @@ func inParallel(workers int, from *ports, to unix.Sockaddr, work func(*ports, un
 	return int(number.Load()), time.Since(begun).Seconds(), err
 }
 
-// connect makes one connection after the other, which the pod closes. It resets its end: nothing waits for late packets.
+// connect makes one connection after the other, which the pod closes. It resets its end: nothing
+// waits for late packets.
 func connect(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
 	for first := true; first || more(); n++ {
 		first = false
 		if err := withSocket(from, unix.SOCK_STREAM, func(fd int) error {
-			if err := errors.Join(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Connect(fd, to)); err != nil {
+			if err := errors.Join(
+				unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Connect(fd, to),
+			); err != nil {
 				return err
 			}
 			_, err := unix.Read(fd, make([]byte, 1))
@@ -109,7 +133,9 @@ func connect(from *ports, to unix.Sockaddr, more func() bool) (n int, err error)
 // ask sends datagrams and waits for the answer to each.
 func ask(from *ports, to unix.Sockaddr, more func() bool) (n int, err error) {
 	return n, withSocket(from, unix.SOCK_DGRAM, func(fd int) error {
-		if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}), unix.Connect(fd, to)); err != nil {
+		if err := errors.Join(
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}), unix.Connect(fd, to),
+		); err != nil {
 			return err
 		}
 		buffer := make([]byte, 64)
@@ -158,7 +184,10 @@ func withSocket(from *ports, kind int, do func(fd int) error) error {
 		return err
 	}
 	// A connection of before may wait for late packets on the port.
-	if err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()})); err == nil {
+	if err = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()}),
+	); err == nil {
 		err = do(fd)
 	}
 	return errors.Join(err, unix.Close(fd))
@@ -184,7 +213,16 @@ func serve(b *testing.B, pod string) {
 		return fd
 	}
 	var running sync.WaitGroup
-	connects, bulk, datagrams := listen(unix.SOCK_STREAM, connectPort), listen(unix.SOCK_STREAM, bulkPort), listen(unix.SOCK_DGRAM, datagramPort)
+	connects, bulk, datagrams := listen(
+		unix.SOCK_STREAM,
+		connectPort,
+	), listen(
+		unix.SOCK_STREAM,
+		bulkPort,
+	), listen(
+		unix.SOCK_DGRAM,
+		datagramPort,
+	)
 	b.Cleanup(func() {
 		for _, fd := range []int{connects, bulk, datagrams} {
 			_ = unix.Shutdown(fd, unix.SHUT_RDWR) // it wakes who waits, also where the answer is that nothing is connected

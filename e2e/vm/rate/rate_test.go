@@ -1,10 +1,12 @@
 //go:build qemu
 
-// Package rate_test compares what Berth's own data plane and kube-proxy's nftables rules cost, on one kernel and in one run: new
-// connections, bulk and datagrams per second of a client on the segment, through Services that differ in their pool alone. The
-// machine is emulated, so only ratios mean something.
+// Package rate_test compares what Berth's own data plane and kube-proxy's nftables rules cost, on
+// one kernel and in one run: new connections, bulk and datagrams per second of a client on the
+// segment, through Services that differ in their pool alone. The machine is emulated, so only
+// ratios mean something.
 //
-//	BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=30m go test -tags qemu -timeout 30m -run '^$' -bench . -exec .cache/bin/vm-exec ./vm/rate
+//	BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=30m go test -tags qemu -timeout 30m \
+//		-run '^$' -bench . -exec .cache/bin/vm-exec ./vm/rate
 package rate_test
 
 import (
@@ -24,7 +26,8 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// The data planes take many short turns, since what else the machine does varies; the ratio is the median of those of the rounds.
+// The data planes take many short turns, since what else the machine does varies; the ratio is the
+// median of those of the rounds.
 const (
 	rounds = 7
 	turns  = 6 // of each path in a round
@@ -46,8 +49,8 @@ var variants = []struct {
 	{"remote", corev1.ServiceExternalTrafficPolicyCluster, 2, "172.30.0.11"},
 }
 
-// Data planes are also pools. Two more paths tell what they cost at all: to a pod's own address through the same node, past the
-// rules of both, and through a node that has no rules.
+// Data planes are also pools. Two more paths tell what they cost at all: to a pod's own address
+// through the same node, past the rules of both, and through a node that has no rules.
 const (
 	byIPVS      = "ipvs"
 	byKubeProxy = "kube-proxy"
@@ -56,7 +59,8 @@ const (
 )
 
 func BenchmarkForwarding(b *testing.B) {
-	// Each thread that waits in a system call holds its place, so that its return does not cost a change of threads.
+	// Each thread that waits in a system call holds its place, so that its return does not cost a
+	// change of threads.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(32))
 	s := newSite(b)
 	for _, others := range growth {
@@ -99,7 +103,8 @@ func (s *site) compare(b *testing.B, addresses map[string]string, l load) {
 	b.ReportMetric(slices.Max(ratios[byKubeProxy]), "most")
 }
 
-// round has all paths take their turns, each time the other way round, and returns what each did per second.
+// round has all paths take their turns, each time the other way round, and returns what each did
+// per second.
 func (s *site) round(b *testing.B, addresses map[string]string, l load) map[string]float64 {
 	paths := slices.Sorted(maps.Keys(addresses))
 	number, seconds := map[string]float64{}, map[string]float64{}
@@ -118,7 +123,8 @@ func (s *site) round(b *testing.B, addresses map[string]string, l load) map[stri
 	return rate
 }
 
-// turn has a path take one turn. IPVS of the node has to count what went by it, and nothing of what did not.
+// turn has a path take one turn. IPVS of the node has to count what went by it, and nothing of what
+// did not.
 func (s *site) turn(b *testing.B, path, address string, l load) (int, float64) {
 	before := counted(b)
 	n, seconds, err := l.run(address, s.ports[path])
@@ -148,7 +154,8 @@ func counted(b *testing.B) count {
 	}
 	var sum count
 	for line := range strings.Lines(string(text)) {
-		// Of each CPU, in hexadecimal: its number, connections, packets in and out, bytes in and out. Sums and rates have fewer.
+		// Of each CPU, in hexadecimal: its number, connections, packets in and out, bytes in and out.
+		// Sums and rates have fewer.
 		var cpu, connections, in, out, bytesIn, bytesOut int
 		if n, _ := fmt.Sscanf(line, "%x %x %x %x %x %x", &cpu, &connections, &in, &out, &bytesIn, &bytesOut); n == 6 {
 			sum.connections += connections

@@ -35,7 +35,13 @@ type site struct {
 }
 
 func newSite(b *testing.B) *site {
-	s := &site{Cluster: cluster.New(b), pods: map[int]cluster.Pod{}, ready: map[int][]string{}, ports: map[string]*ports{}, address: map[string]string{}}
+	s := &site{
+		Cluster: cluster.New(b),
+		pods:    map[int]cluster.Pod{},
+		ready:   map[int][]string{},
+		ports:   map[string]*ports{},
+		address: map[string]string{},
+	}
 	for number := 1; number <= 2; number++ {
 		n := s.AddNode(b, number)
 		for i := range 2 {
@@ -54,19 +60,43 @@ func newSite(b *testing.B) *site {
 		s.ports[path] = &ports{first: 1024 + i*portsOfAPath}
 	}
 	// Whoever else connects from there takes none of these.
-	cluster.Run(b, cluster.Client, "sysctl", "-qw", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 1024+4*portsOfAPath, 65535))
+	cluster.Run(
+		b,
+		cluster.Client,
+		"sysctl",
+		"-qw",
+		fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 1024+4*portsOfAPath, 65535),
+	)
 	s.Apply(b, objects)
-	s.Start(b, "n1", "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(), "--proxy-mode=nftables",
-		"--hostname-override=n1", "--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary", "--healthz-bind-address=127.0.0.1:10256",
-		"--metrics-bind-address=127.0.0.1:10249", "--conntrack-max-per-core=0", "--conntrack-min=0")
-	// It ends when it cannot renew its lease in time, as may be on a busy machine; a kubelet would start it again.
+	s.Start(
+		b,
+		"n1",
+		"kube-proxy",
+		nil,
+		s.Kube(),
+		"kube-proxy",
+		"--kubeconfig="+s.Kubeconfig(),
+		"--proxy-mode=nftables",
+		"--hostname-override=n1",
+		"--cluster-cidr=10.244.0.0/16",
+		"--nodeport-addresses=primary",
+		"--healthz-bind-address=127.0.0.1:10256",
+		"--metrics-bind-address=127.0.0.1:10249",
+		"--conntrack-max-per-core=0",
+		"--conntrack-min=0",
+	)
+	// It ends when it cannot renew its lease in time, as may be on a busy machine; a kubelet would
+	// start it again.
 	s.Start(b, cluster.Host, "controller", nil, "sh", "-c", `while :; do "$@"; sleep 1; done`, "sh",
 		filepath.Join(filepath.Dir(s.Kube()), "berth"), "controller", "--kubeconfig="+s.Kubeconfig(), "--listen=")
 	s.Speaker(b, "n1", "--ipvs")
 	for i, v := range variants {
 		for j, plane := range []string{byIPVS, byKubeProxy} {
 			name, address := plane+"-"+v.name, fmt.Sprintf("172.30.0.2%d%d", j, i)
-			if err := s.create(b.Context(), name, v.policy, s.ready[v.node], fmt.Sprint("n", v.node), map[string]string{v1alpha1.AnnotationAddresses: address}); err != nil {
+			if err := s.create(
+				b.Context(), name, v.policy, s.ready[v.node], fmt.Sprint("n", v.node),
+				map[string]string{v1alpha1.AnnotationAddresses: address},
+			); err != nil {
 				b.Fatal(err)
 			}
 			answers(b, address, v.client)
@@ -106,15 +136,27 @@ spec: {poolNames: [ipvs, kube-proxy, ipvs-others, kube-proxy-others], nodeSelect
 `
 
 // create makes a Service and its endpoints.
-func (s *site) create(ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy, pods []string, node string, annotations map[string]string) error {
+func (s *site) create(
+	ctx context.Context,
+	name string,
+	policy corev1.ServiceExternalTrafficPolicy,
+	pods []string,
+	node string,
+	annotations map[string]string,
+) error {
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}}
-	service.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: policy, AllocateLoadBalancerNodePorts: new(bool)}
+	service.Spec = corev1.ServiceSpec{
+		Type:                          corev1.ServiceTypeLoadBalancer,
+		ExternalTrafficPolicy:         policy,
+		AllocateLoadBalancerNodePorts: new(bool),
+	}
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
 		AddressType: discoveryv1.AddressTypeIPv4,
 	}
 	for port, protocol := range map[int32]corev1.Protocol{
-		connectPort: corev1.ProtocolTCP, bulkPort: corev1.ProtocolTCP, datagramPort: corev1.ProtocolUDP, linePort: corev1.ProtocolTCP,
+		connectPort: corev1.ProtocolTCP, bulkPort: corev1.ProtocolTCP, datagramPort: corev1.ProtocolUDP,
+		linePort: corev1.ProtocolTCP,
 	} {
 		title := fmt.Sprint("p", port)
 		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: title, Port: port, Protocol: protocol})
@@ -122,7 +164,14 @@ func (s *site) create(ctx context.Context, name string, policy corev1.ServiceExt
 	}
 	ready := true
 	for _, pod := range pods {
-		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{pod}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+		slice.Endpoints = append(
+			slice.Endpoints,
+			discoveryv1.Endpoint{
+				Addresses:  []string{pod},
+				NodeName:   &node,
+				Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+			},
+		)
 	}
 	_, err := s.Kubernetes.CoreV1().Services(metav1.NamespaceDefault).Create(ctx, service, metav1.CreateOptions{})
 	if err == nil {
@@ -131,7 +180,8 @@ func (s *site) create(ctx context.Context, name string, policy corev1.ServiceExt
 	return err
 }
 
-// populate adds other Services up to a number of each data plane, and waits until both have them and the machine is idle.
+// populate adds other Services up to a number of each data plane, and waits until both have them
+// and the machine is idle.
 func (s *site) populate(b *testing.B, number int) {
 	b.Helper()
 	begun := time.Now()
@@ -141,7 +191,14 @@ func (s *site) populate(b *testing.B, number int) {
 		for _, plane := range []string{byIPVS, byKubeProxy} {
 			name := fmt.Sprintf("%s-%d", plane, s.others)
 			group.Go(func() error {
-				return s.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster, s.ready[1], "n1", map[string]string{v1alpha1.AnnotationPools: plane + "-others"})
+				return s.create(
+					ctx,
+					name,
+					corev1.ServiceExternalTrafficPolicyCluster,
+					s.ready[1],
+					"n1",
+					map[string]string{v1alpha1.AnnotationPools: plane + "-others"},
+				)
 			})
 		}
 	}
@@ -165,10 +222,22 @@ func (s *site) populate(b *testing.B, number int) {
 	external := func(line string) bool {
 		fields := strings.Fields(line)
 		at, err := netip.ParseAddr(fields[0])
-		return err == nil && (netip.MustParsePrefix("198.18.0.0/15").Contains(at) || netip.MustParsePrefix("172.30.0.0/24").Contains(at))
+		return err == nil &&
+			(netip.MustParsePrefix("198.18.0.0/15").Contains(at) || netip.MustParsePrefix("172.30.0.0/24").Contains(at))
 	}
 	cluster.Eventually(b, func(context.Context) error {
-		out, err := exec.Command("ip", "netns", "exec", "n1", "nft", "list", "map", "ip", "kube-proxy", "service-ips").CombinedOutput()
+		out, err := exec.Command(
+			"ip",
+			"netns",
+			"exec",
+			"n1",
+			"nft",
+			"list",
+			"map",
+			"ip",
+			"kube-proxy",
+			"service-ips",
+		).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
