@@ -177,3 +177,22 @@ func (c *Controller) enqueueAll() {
 func older(a, b *corev1.Service) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
+
+// successors are the speakers that have ended to be replaced, by node, and when that was seen.
+type successors map[string]time.Time
+
+// successorWithin is for how long the next process of a speaker is expected: an image may have to be pulled.
+const successorWithin = 2 * time.Minute
+
+// expected takes in what the speaker of a node says, and returns for how long the next one is expected still. Zero: it is not, since
+// the speaker has not ended, or has ended for good, or its time is over.
+func (s successors) expected(node string, r v1alpha1.SpeakerStatus, now time.Time) time.Duration {
+	if state, _ := r.State(); state != v1alpha1.SpeakerReplaced || !r.IPVS.Asked() {
+		delete(s, node)
+		return 0
+	}
+	if _, known := s[node]; !known {
+		s[node] = now
+	}
+	return max(0, s[node].Add(successorWithin).Sub(now))
+}
