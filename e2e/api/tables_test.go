@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,7 +28,7 @@ import (
 // published was on an object of a real API server, and every right that manifests/
 // give was used.
 
-// complete tells whether all tests of the package run.
+// complete reports whether all tests of the package run.
 func complete() bool {
 	for _, name := range []string{"test.run", "test.skip"} {
 		if f := flag.Lookup(name); f != nil && f.Value.String() != "" {
@@ -37,19 +38,31 @@ func complete() bool {
 	return true
 }
 
-// The tables and lists of docs/operations.md in which reasons are published.
-var published = map[string]*regexp.Regexp{
-	"Service " + v1alpha1.ServiceAllocated: regexp.MustCompile("(?s)\nCondition `berth.dev/Allocated`:\n(.*?)\n\n[^|]"),
-	"Service " + v1alpha1.ServiceAnnounced: regexp.MustCompile("(?s)\nCondition `berth.dev/Announced`:\n(.*?)\n\n[^|]"),
-	"configuration Ready":                  regexp.MustCompile("(?s)Reasons of the condition `Ready` on configuration objects:(.*?)[.]\n"),
-	"AddressReservation Ready":             regexp.MustCompile("(?s)Reasons of its condition `Ready`:(.*?)[.]\n"),
+// published is where docs/reference/conditions.md lists the reasons of a condition.
+var published = map[string]struct {
+	heading string // above the table
+	anchor  string // what the anchors of the reasons begin with
+}{
+	"Service " + v1alpha1.ServiceAllocated: {
+		heading: "## Services: `berth.dev/Allocated`",
+		anchor:  "allocated-",
+	},
+	"Service " + v1alpha1.ServiceAnnounced: {
+		heading: "## Services: `berth.dev/Announced`",
+		anchor:  "announced-",
+	},
+	"configuration Ready": {
+		heading: "## Configuration objects: `Accepted`, `PartiallyInvalid`, `Ready`",
+		anchor:  "ready-",
+	},
+	"AddressReservation Ready": {
+		heading: "## AddressReservations: `Accepted`, `PartiallyInvalid`, `Ready`",
+		anchor:  "reservation-",
+	},
 }
 
-// A table has a reason at the beginning of each line; a list is of nothing else.
-var (
-	reasonInTable = regexp.MustCompile("(?m)^[|] `([A-Za-z]+)` [|]")
-	reasonInList  = regexp.MustCompile("`([A-Za-z]+)`")
-)
+// reasonInTable matches the beginning of a row: a reason with its anchor.
+var reasonInTable = regexp.MustCompile("(?m)^[|] <a id=\"([^\"]*)\"></a>`([A-Za-z]+)` [|]")
 
 // recorder remembers the reasons of all conditions that it saw.
 type recorder struct {
@@ -119,7 +132,7 @@ func (r *recorder) unlike() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(manifest)), "docs", "operations.md"))
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(manifest)), "docs", "reference", "conditions.md"))
 	if err != nil {
 		return nil, fmt.Errorf("read what is published: %w", err)
 	}
@@ -127,16 +140,16 @@ func (r *recorder) unlike() ([]string, error) {
 	defer r.mu.Unlock()
 	var faults []string
 	for _, key := range slices.Sorted(maps.Keys(published)) {
-		part := published[key].FindSubmatch(text)
-		if part == nil {
-			return nil, fmt.Errorf("docs/operations.md publishes no reasons of %s", key)
+		listed := map[string]bool{}
+		for _, row := range reasonInTable.FindAllStringSubmatch(section(string(text), published[key].heading), -1) {
+			anchor, reason := row[1], row[2]
+			listed[reason] = true
+			if want := published[key].anchor + strings.ToLower(reason); anchor != want {
+				faults = append(faults, fmt.Sprintf("conditions.md has the anchor %s at reason %s of %s, want %s", anchor, reason, key, want))
+			}
 		}
-		listed, reason := map[string]bool{}, reasonInList
-		if reasonInTable.Match(part[1]) {
-			reason = reasonInTable
-		}
-		for _, m := range reason.FindAllSubmatch(part[1], -1) {
-			listed[string(m[1])] = true
+		if len(listed) == 0 {
+			return nil, fmt.Errorf("conditions.md publishes no reasons of %s", key)
 		}
 		for _, reason := range slices.Sorted(maps.Keys(listed)) {
 			if !r.seen[key][reason] {
@@ -145,11 +158,18 @@ func (r *recorder) unlike() ([]string, error) {
 		}
 		for _, reason := range slices.Sorted(maps.Keys(r.seen[key])) {
 			if !listed[reason] {
-				faults = append(faults, fmt.Sprintf("docs/operations.md does not publish the reason %s of %s", reason, key))
+				faults = append(faults, fmt.Sprintf("conditions.md does not publish the reason %s of %s", reason, key))
 			}
 		}
 	}
 	return faults, nil
+}
+
+// section returns the part of a page between a heading of the second level and the next.
+func section(page, heading string) string {
+	_, found, _ := strings.Cut(page, "\n"+heading+"\n")
+	found, _, _ = strings.Cut(found, "\n## ")
+	return found
 }
 
 // unusedRights returns the rights that no test needed.
