@@ -1,7 +1,7 @@
 package l2
 
 // Capabilities are what a node is able to forward by, a bit each. The caller gives the bits their meaning, which must
-// be the same on all nodes: docs/l2-protocol.md lists them. A value is part of the hello's format.
+// be the same on all nodes: docs/design/l2-protocol.md lists them. A value is part of the hello's format.
 type Capabilities uint16
 
 // Has reports whether all of those needed are among them.

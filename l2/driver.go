@@ -3,7 +3,7 @@
 //
 // The unit is the group: addresses of both families that move together. The place is the segment: an
 // interface and whoever is heard on it. A segment's loop (segment.go) joins the parts: the machine decides
-// (machine.go, pure; by the messages of message.go; docs/l2-protocol.md says how), the responders answer
+// (machine.go, pure; by the messages of message.go; docs/design/l2-protocol.md says how), the responders answer
 // (arp.go, ndp.go), the announcer tells the segment (announcer.go). Linux only.
 package l2
 

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// machine is the protocol of docs/l2-protocol.md on one segment: it decides for which groups this node answers. It
+// machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which groups this node answers. It
 // has no socket and no clock: each method takes the time, which must not go backwards, and what it wants done
 // is collected until take.
 type machine struct {

@@ -118,7 +118,7 @@ func needed(services []Service, snapshot *config.Snapshot) l2.Capabilities {
 }
 
 // capability returns the bit that stands for forwarding with these schedulers, the same on all nodes: see
-// docs/l2-protocol.md.
+// docs/design/l2-protocol.md.
 func capability(schedulers ...string) l2.Capabilities {
 	var c l2.Capabilities
 	for i, known := range ipvs.Schedulers {

@@ -9,7 +9,7 @@
 //
 // A field that selects says what it selects: by name, by a label selector, or everything, which is
 // the selector {}. A list or a selector that is written but empty is refused. See
-// docs/decisions/0007-the-api-that-stays.md.
+// docs/design/decisions/0007-the-api-that-stays.md.
 //
 // +kubebuilder:object:generate=true
 // +groupName=berth.dev

@@ -193,7 +193,7 @@ func TestTheAddressesOfAServiceHaveOneDataplane(t *testing.T) {
 	)
 	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::/124"], dataplane: IPVS}`)
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, "by SegmentAnnouncement l2"+noEndpoint)
-	// As docs/ipvs.md says.
+	// As docs/guides/ipvs.md says.
 	modes, err := scene.Kubectl(t.Context(), "", "get", "services", "-n", ns, "--no-headers", "-o",
 		"custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,MODE:.status.loadBalancer.ingress[*].ipMode")
 	must(t, err)
