@@ -413,7 +413,7 @@ func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
 	if svc := get(t, ns, "web"); svc.DeletionTimestamp == nil {
 		t.Errorf("Service %+v is not being deleted", svc)
 	}
-	// As docs/decisions/0003-cloud-provider.md says.
+	// As docs/design/decisions/0003-cloud-provider.md says.
 	names, err := scene.Kubectl(
 		t.Context(),
 		"",

@@ -433,7 +433,7 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) (beyond int)
 			longest.Round(time.Millisecond),
 			errors.Join(failed...),
 		)
-		if planned { // docs/operations.md, limits: one or two of thousands may be reset
+		if planned { // docs/guides/layer2.md, moves: one or two of thousands may be reset
 			beyond += max(0, len(failed)-2)
 		}
 	}
