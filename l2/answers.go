@@ -93,6 +93,17 @@ func (a *answers) of(group string) []netip.Addr {
 	return nil
 }
 
+// all returns the addresses of each group. The caller must not change them.
+func (a *answers) all() [][]netip.Addr {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	list := make([][]netip.Addr, 0, len(a.groups))
+	for _, g := range a.groups {
+		list = append(list, g.addrs)
+	}
+	return list
+}
+
 // holds reports whether this node answers for the group, or for some of it.
 func (a *answers) holds(group string) bool {
 	some, _ := a.extent(group)

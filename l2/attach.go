@@ -49,8 +49,8 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 	s.unwatch = context.AfterFunc(ctx, w.close)
 	s.machine.clock.opened(now)
 	s.machine.room = claimsPerMessage(s.link.mtu, s.d.config.Node)
-	for _, c := range s.machine.order {
-		s.hearOf(c.addresses, nil)
+	for _, addrs := range s.answers.all() {
+		s.hearOf(addrs, nil)
 	}
 	s.listenFor(s.answers.active(), nil)
 	s.answers.watch(s.proxies.abort(), false) // the new socket does not hear of them
@@ -65,7 +65,6 @@ func (s *segment) shut(now time.Time, cause Cause) {
 	}
 	s.machine.clock.closed(now)
 	s.stand(now, cause)
-	s.carryOut(now)
 }
 
 func (s *segment) closeWire() {

@@ -8,11 +8,15 @@ import (
 
 // This file carries out what the machine decided: for the responders, on the wire, and for those who watch.
 
-// carryOut makes what the machine decided true. What is to be answered no more comes first, what is said of it last.
+// carryOut makes what the machine decided in this turn true, at the end of it. First comes what the responders answer
+// for, last what others are told.
 func (s *segment) carryOut(now time.Time) {
 	out := s.machine.take()
 	for _, m := range out.moves {
 		s.move(now, m)
+	}
+	if !out.answerUntil.IsZero() {
+		s.answers.awake.extend(out.answerUntil)
 	}
 	for _, c := range out.claims {
 		s.tellMirror(c)

@@ -282,11 +282,15 @@ func (m *machine) move(now time.Time) {
 	}
 }
 
-// sighted takes a peer's announcement of an address of the group: it took what this node offers.
-func (m *machine) sighted(group, peer string) {
-	if c, ok := m.contests[keyOf(group)]; ok && c.owned && c.mine.offered && m.members.hears(peer) {
-		m.relinquish(c, peer, HandedOver)
+// sighted takes a peer's announcement of an address of the group, and reports whether the peer so took what this node
+// offered.
+func (m *machine) sighted(group, peer string) bool {
+	c, ok := m.contests[keyOf(group)]
+	if !ok || !c.owned || !c.mine.offered || !m.members.hears(peer) {
+		return false
 	}
+	m.relinquish(c, peer, HandedOver)
+	return true
 }
 
 // drained reports whether this node owns nothing that another could take, or holds it, and has told so.

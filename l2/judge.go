@@ -31,11 +31,19 @@ func (s *segment) see(now time.Time, x sighting) {
 	}
 	peer := s.machine.nodeOf(x.mac)
 	if peer != "" && x.use == announced {
+		taken := false
 		for _, group := range s.answers.groupsOf(x.addr) {
-			s.machine.sighted(group, peer)
+			taken = s.machine.sighted(group, peer) || taken
 		}
-		s.carryOut(now)
+		if taken {
+			return // the peer took what this node offered
+		}
 	}
+	s.review(now, x, peer)
+}
+
+// review decides whether the use of an address, by a peer or a foreign host, is a conflict.
+func (s *segment) review(now time.Time, x sighting, peer string) {
 	if s.excused(now, x, peer) {
 		return
 	}
@@ -115,13 +123,8 @@ func (s *segment) probe(now time.Time) {
 	if !s.mayAnnounce() || s.prober.next().IsZero() && s.proxies.next().IsZero() {
 		return
 	}
-	for waiting := true; waiting; { // what was heard until now counts
-		select {
-		case x := <-s.sightings:
-			s.see(now, x)
-		default:
-			waiting = false
-		}
+	if len(s.sightings) > 0 {
+		return // what was heard until now counts: the next turns take it
 	}
 	addrs := s.prober.due(now, burst)
 	if len(addrs) > 0 && s.link.inSubnet().IsValid() {
@@ -151,7 +154,7 @@ func (s *segment) endDecoys(now time.Time) {
 		doubted := s.doubted
 		s.doubted = nil
 		for _, x := range doubted {
-			s.see(now, x)
+			s.review(now, x, s.machine.nodeOf(x.mac))
 		}
 	}
 }

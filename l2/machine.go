@@ -66,10 +66,11 @@ type claimant struct {
 
 // output is what is to be done, in this order.
 type output struct {
-	moves    []move
-	claims   []Claim // of this node's, for the mirror
-	changes  []change
-	messages []message
+	moves       []move
+	answerUntil time.Time // the watchdog's deadline; zero: as before
+	claims      []Claim   // of this node's, for the mirror
+	changes     []change
+	messages    []message
 }
 
 // move is one thing to carry out.

@@ -171,6 +171,8 @@ func (s *segment) run(ctx context.Context) {
 			s.see(now, seen)
 		}
 		s.step(ctx, now)
+		s.carryOut(now)
+		s.sendDue(now)
 		timer.Reset(max(time.Until(s.next()), 0))
 	}
 }
@@ -190,7 +192,10 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 	}
 	s.stand(now, Joined)
 	s.machine.step(now, Joined)
-	s.carryOut(now)
+}
+
+// sendDue sends the probes and announcements that are due, and ends what is over.
+func (s *segment) sendDue(now time.Time) {
 	s.probe(now)
 	for _, a := range s.defence.settled(now) {
 		s.tellAnswers(a, s.answers.has(a))
@@ -233,9 +238,7 @@ func (s *segment) tick(now time.Time) {
 		}
 		s.drain(now)
 	}
-	if until := s.machine.tick(now); !until.IsZero() {
-		s.answers.awake.extend(until)
-	}
+	s.machine.tick(now)
 	s.publish(now)
 }
 
@@ -322,7 +325,6 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 		}
 	}
 	s.machine.rebalance(moving...)
-	s.carryOut(now)
 }
 
 // stand tells the machine what it may do.
@@ -336,7 +338,6 @@ func (s *segment) apply(now time.Time, group string, d Desired) {
 		d.Addresses = nil
 	}
 	s.machine.set(now, group, d)
-	s.carryOut(now)
 }
 
 // concerns reports whether the group is wanted on an interface, home of a node address or not.
@@ -355,7 +356,6 @@ func (s *segment) hear(now time.Time, x message) {
 	} else {
 		s.counts.hellosReceived.Inc()
 	}
-	s.carryOut(now)
 }
 
 // echo takes a message of this very process. If another interface sent it, both are on one segment.

@@ -348,7 +348,6 @@ func (n *simNode) act() {
 			x := n.inbox[0]
 			n.inbox = n.inbox[1:]
 			_ = n.m.hear(now, x)
-			n.carryOut()
 		}
 	}
 	if n.m.clock.due(now) {
@@ -358,9 +357,7 @@ func (n *simNode) act() {
 			}
 			drain()
 		}
-		if until := n.m.tick(now); !until.IsZero() {
-			n.until = until
-		}
+		n.m.tick(now)
 	}
 	drain()
 	n.judge()
@@ -405,6 +402,9 @@ func (n *simNode) carryOut() {
 			n.told[m.group] = n.w.now
 		case expect, forget:
 		}
+	}
+	if !out.answerUntil.IsZero() {
+		n.until = out.answerUntil
 	}
 	for _, c := range out.changes {
 		n.w.log("%s: %s alive=%t %s (%s)", n.name, c.peer, c.alive, c.state, c.cause)

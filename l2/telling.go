@@ -58,9 +58,8 @@ func (m *machine) wake(now time.Time) lateness {
 	return late
 }
 
-// tick is the heartbeat: judge the others, and tell them of ourselves. It returns until when this node may answer; the
-// zero time: it may not.
-func (m *machine) tick(now time.Time) (until time.Time) {
+// tick is the heartbeat: judge the others, tell them of ourselves, and allow answers until the third next one.
+func (m *machine) tick(now time.Time) {
 	m.judge(now)
 	m.settleSynced(now)
 	m.expire(now)
@@ -74,11 +73,10 @@ func (m *machine) tick(now time.Time) (until time.Time) {
 		m.evaluateAll(now, Joined)
 	}
 	if !m.dazed {
-		until = now.Add(silence * m.clock.interval)
+		m.out.answerUntil = now.Add(silence * m.clock.interval)
 	}
 	m.clock.interval = m.clock.base * time.Duration(max(1, (m.members.alive()+crowd-1)/crowd))
 	m.hello(now)
-	return until
 }
 
 // unwitnessed reports whether a claim of this node's is.
