@@ -21,7 +21,7 @@ func (s *segment) follow(ctx context.Context, now time.Time, l link) {
 	}
 	s.open(ctx, now)
 	if before.up && s.wire != nil {
-		s.machine.repeat(LinkChanged)
+		s.machine.AnnounceAll(LinkChanged)
 	}
 }
 
@@ -47,15 +47,13 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 	s.wire = w
 	// A write that waits for a stuck interface ends with ctx.
 	s.unwatch = context.AfterFunc(ctx, w.close)
-	s.machine.clock.opened(now)
-	s.machine.room = claimsPerMessage(s.link.mtu, s.d.config.Node)
+	s.machine.Open(now, s.link.mtu)
 	for _, addrs := range s.answers.all() {
 		s.hearOf(addrs, nil)
 	}
 	s.listenFor(s.answers.active(), nil)
 	s.answers.watch(s.proxies.abort(), false) // the new socket does not hear of them
 	s.doubted = nil
-	s.machine.clock.hurry(now)
 }
 
 // shut gives up the interface: it can carry nothing, so nothing is handed over.
@@ -63,7 +61,7 @@ func (s *segment) shut(now time.Time, cause Cause) {
 	if s.wire != nil {
 		s.closeWire()
 	}
-	s.machine.clock.closed(now)
+	s.machine.Close(now)
 	s.stand(now, cause)
 }
 
@@ -100,11 +98,11 @@ func (s *segment) received(payload []byte) {
 }
 
 // verified returns the message, or counts why it is none. Forged ones end here, off the loop.
-func (s *segment) verified(payload []byte) (message, bool) {
+func (s *segment) verified(payload []byte) (Message, bool) {
 	s.d.mu.Lock()
 	keys := s.d.keys
 	s.d.mu.Unlock()
-	x, err := openMessage(payload, s.d.cluster, keys)
+	x, err := OpenMessage(payload, s.d.cluster, keys)
 	if err != nil {
 		s.counts.rejected(err)
 	}

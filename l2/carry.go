@@ -11,48 +11,48 @@ import (
 // carryOut makes what the machine decided in this turn true, at the end of it. First comes what the responders answer
 // for, last what others are told.
 func (s *segment) carryOut(now time.Time) {
-	out := s.machine.take()
-	for _, m := range out.moves {
+	out := s.machine.Take()
+	for _, m := range out.Actions {
 		s.move(now, m)
 	}
-	if !out.answerUntil.IsZero() {
-		s.answers.awake.extend(out.answerUntil)
+	if !out.AnswerUntil.IsZero() {
+		s.answers.awake.extend(out.AnswerUntil)
 	}
-	for _, c := range out.claims {
+	for _, c := range out.Claims {
 		s.tellMirror(c)
 	}
-	for _, c := range out.changes {
+	for _, c := range out.Changes {
 		s.tellChange(now, c)
 	}
-	for _, x := range out.messages {
+	for _, x := range out.Messages {
 		s.send(x)
 	}
 }
 
-func (s *segment) move(now time.Time, m move) {
-	switch m.kind {
-	case expect:
-		s.hearOf(m.addrs, s.answers.of(m.group))
-		on, off := s.answers.set(m.group, m.addrs)
-		s.own(now, on, off, m.probe)
-		s.settle(now, m.group)
-	case forget:
-		s.hearOf(nil, s.answers.of(m.group))
-		on, off := s.answers.set(m.group, nil)
+func (s *segment) move(now time.Time, m Action) {
+	switch m.Kind {
+	case ActionExpect:
+		s.hearOf(m.Addresses, s.answers.of(m.Group))
+		on, off := s.answers.set(m.Group, m.Addresses)
+		s.own(now, on, off, m.Probe)
+		s.settle(now, m.Group)
+	case ActionForget:
+		s.hearOf(nil, s.answers.of(m.Group))
+		on, off := s.answers.set(m.Group, nil)
 		s.own(now, on, off, nil)
-	case start:
-		s.starting[m.group] = m
-		on, off := s.answers.mark(m.group, true)
-		s.own(now, on, off, m.probe)
-		s.settle(now, m.group)
-		s.announceGroup(now, m.group)
-	case announce:
-		s.announceGroup(now, m.group)
-	case stop:
-		on, off := s.answers.mark(m.group, false)
+	case ActionStart:
+		s.starting[m.Group] = m
+		on, off := s.answers.mark(m.Group, true)
+		s.own(now, on, off, m.Probe)
+		s.settle(now, m.Group)
+		s.announceGroup(now, m.Group)
+	case ActionAnnounce:
+		s.announceGroup(now, m.Group)
+	case ActionStop:
+		on, off := s.answers.mark(m.Group, false)
 		s.own(now, on, off, nil)
-		if _, starting := s.starting[m.group]; starting {
-			delete(s.starting, m.group)
+		if _, starting := s.starting[m.Group]; starting {
+			delete(s.starting, m.Group)
 			return // none of it was ever answered for
 		}
 		s.moved(now, GroupLost, "lost", m)
@@ -83,7 +83,7 @@ func (s *segment) own(now time.Time, on, off, probe []netip.Addr) {
 func (s *segment) answer(now time.Time, a netip.Addr) {
 	s.tellAnswers(a, !s.defence.fresh(a))
 	s.answers.answer(a)
-	s.machine.answered(now, a, true)
+	s.machine.SetAnswered(now, a, true)
 }
 
 // quit ends that, or the probing that would have come before.
@@ -91,7 +91,7 @@ func (s *segment) quit(now time.Time, a netip.Addr) {
 	s.prober.end(a)
 	s.announcer.end(a)
 	if s.answers.silence(a) {
-		s.machine.answered(now, a, false)
+		s.machine.SetAnswered(now, a, false)
 		s.tellAnswers(a, false)
 	}
 }
@@ -99,7 +99,7 @@ func (s *segment) quit(now time.Time, a netip.Addr) {
 // settle tells of a group that is this node's whether it is answered for.
 func (s *segment) settle(now time.Time, group string) {
 	some, all := s.answers.extent(group)
-	s.machine.partially(group, !all)
+	s.machine.SetPartial(group, !all)
 	if m, starting := s.starting[group]; starting && some {
 		delete(s.starting, group)
 		s.moved(now, GroupGained, "gained", m)
@@ -134,35 +134,35 @@ func (s *segment) tellMirror(c Claim) {
 }
 
 // tellChange tells of a peer's step.
-func (s *segment) tellChange(now time.Time, c change) {
+func (s *segment) tellChange(now time.Time, c PeerChange) {
 	kind := PeerUp
-	if !c.alive {
+	if !c.Alive {
 		kind = PeerDown
 	}
-	s.observe(now, Observation{Kind: kind, Node: c.peer, State: c.state, Cause: c.cause})
-	s.d.config.Logger.Info("peer "+kind.String()[len("peer "):], "interface", s.name, "node", c.peer, "state", c.state, "capabilities", c.capabilities, "cause", c.cause)
+	s.observe(now, Observation{Kind: kind, Node: c.Node, State: c.State, Cause: c.Cause})
+	s.d.config.Logger.Info("peer "+kind.String()[len("peer "):], "interface", s.name, "node", c.Node, "state", c.State, "capabilities", c.Capabilities, "cause", c.Cause)
 }
 
 // send signs a message and sends it. One that cannot be sent is lost as if on the wire.
-func (s *segment) send(x message) {
+func (s *segment) send(x Message) {
 	if s.wire == nil || len(s.keys.Sign) == 0 {
 		return
 	}
-	x.mac, x.cluster = s.link.mac, s.d.cluster
-	err := s.wire.sendHello(helloFrame(s.link.hardware(), x.seal(s.keys.Sign)))
+	x.MAC, x.Cluster = s.link.mac, s.d.cluster
+	err := s.wire.sendHello(helloFrame(s.link.hardware(), x.Seal(s.keys.Sign)))
 	if s.note(faultHello, err); err == nil {
 		s.counts.hellosSent.Inc()
 	}
 }
 
-func (s *segment) moved(now time.Time, kind Kind, direction string, m move) {
-	s.counts.moved(direction, m.cause)
-	s.observe(now, Observation{Kind: kind, Group: m.group, Node: m.owner, Cause: m.cause})
-	s.d.config.Logger.Debug("group "+direction, "interface", s.name, "group", m.group, "owner", m.owner, "cause", m.cause)
+func (s *segment) moved(now time.Time, kind Kind, direction string, m Action) {
+	s.counts.moved(direction, m.Cause)
+	s.observe(now, Observation{Kind: kind, Group: m.Group, Node: m.Owner, Cause: m.Cause})
+	s.d.config.Logger.Debug("group "+direction, "interface", s.name, "group", m.Group, "owner", m.Owner, "cause", m.Cause)
 }
 
 // mayAnnounce reports whether announcements can be sent, and are to be believed.
-func (s *segment) mayAnnounce() bool { return s.wire != nil && !s.machine.dazed }
+func (s *segment) mayAnnounce() bool { return s.wire != nil && !s.machine.CatchingUp() }
 
 // announce sends what the announcer has for now, a burst at a time.
 func (s *segment) announce(now time.Time) {

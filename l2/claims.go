@@ -29,7 +29,7 @@ func (s *claimSet) remove(group groupKey) {
 }
 
 // take applies what the set's node said, and returns the groups whose claims changed.
-func (s *claimSet) take(said claims) []groupKey {
+func (s *claimSet) apply(said claimList) []groupKey {
 	var changed []groupKey
 	named := make(map[groupKey]bool, len(said.entries))
 	for _, e := range said.entries {
@@ -64,15 +64,15 @@ func (s *claimSet) take(said claims) []groupKey {
 }
 
 // all returns the whole set in parts of at most so many claims, which cover every group there can be.
-func (s *claimSet) all(most int) []claims {
+func (s *claimSet) parts(most int) []claimList {
 	groups := slices.SortedFunc(maps.Keys(s.claims), compareKeys)
-	var parts []claims
-	part := claims{whole: true}
+	var parts []claimList
+	part := claimList{whole: true}
 	for _, group := range groups {
 		if len(part.entries) == most {
 			part.to = predecessor(group)
 			parts = append(parts, part)
-			part = claims{whole: true, from: group}
+			part = claimList{whole: true, from: group}
 		}
 		part.entries = append(part.entries, claimEntry{group: group, claim: s.claims[group]})
 	}

@@ -7,68 +7,68 @@ import (
 )
 
 // contest is one group on one segment: who claims it, and what this node makes of that.
-type contest struct {
+type groupState struct {
 	key        groupKey
-	group      string
+	name       string
 	wanted     bool // this node knows the group
 	addresses  []netip.Addr
-	known      []time.Time // since when, for each of addresses
+	knownSince []time.Time // since when, for each of addresses
 	candidates []string
 	needs      Capabilities
 	preferred  map[string]int32
 
-	owned   bool // this node claims it, and answers for it
-	mine    claim
-	claimed time.Time // when, or when last claimed anew
-	offered time.Time // since when this node offers it; zero: not
+	owned        bool // this node claims it, and answers for it
+	mine         claim
+	claimedAt    time.Time // when, or when last claimed anew
+	offeredSince time.Time // since when this node offers it; zero: not
 
-	rivals   map[string]claim // claims of peers, dead ones left out
-	vouched  time.Time        // until when a peer that claims it no more answered for all of it; zero: nobody, or for some only
-	highest  uint64           // the highest term known
-	voided   uint64           // the highest term of those that fell silent, as we saw: to relay it is no news
-	mirror   Claim            // what the second channel says
-	former   string           // another node of which it told before
-	formerly time.Time        // until when
-	disputes string           // the silent node of whose claim the mirror told, and against which we claimed anew
-	lost     claim            // of a silent node that has shown by the mirror that it lives; relayed; zero: none
-	due      time.Time        // when to claim what is vacant, or to give up what this node cannot serve; zero: not
-	cause    Cause            // of the vacancy
+	rivals            map[string]claim // claims of peers, dead ones left out
+	vouchedUntil      time.Time        // until when a peer that claims it no more answered for all of it; zero: nobody, or for some only
+	highestTerm       uint64           // the highest term known
+	highestSilentTerm uint64           // the highest term of those that fell silent, as we saw: to relay it is no news
+	mirror            Claim            // what the second channel says
+	formerNode        string           // another node of which it told before
+	formerUntil       time.Time        // until when
+	disputed          string           // the silent node of whose claim the mirror told, and against which we claimed anew
+	relayed           claim            // of a silent node that has shown by the mirror that it lives; relayed; zero: none
+	due               time.Time        // when to claim what is vacant, or to give up what this node cannot serve; zero: not
+	cause             Cause            // of the vacancy
 }
 
 // standing is a claim with its claimant, to be compared.
-type standing struct {
+type nodeClaim struct {
 	claim
 	node string
 }
 
 // beats tells whether a claim comes before another: witnessed, then the higher term, then the heavier node.
-func (c *contest) beats(a, b standing) bool {
+func (c *groupState) beats(a, b nodeClaim) bool {
 	switch {
 	case a.witnessed != b.witnessed:
 		return a.witnessed
 	case a.term != b.term:
 		return a.term > b.term
 	}
-	return before(c.group, nil, a.node, b.node)
+	return RanksBefore(c.name, nil, a.node, b.node)
 }
 
 // candidate reports whether the node may own the group.
-func (c *contest) candidate(node string) bool {
+func (c *groupState) isCandidate(node string) bool {
 	_, found := slices.BinarySearch(c.candidates, node)
 	return found
 }
 
 // learn keeps the highest term.
-func (c *contest) learn(term uint64) { c.highest = max(c.highest, term) }
+func (c *groupState) learnTerm(term uint64) { c.highestTerm = max(c.highestTerm, term) }
 
 // best returns the best of the rivals' claims that count. A claim that is relayed does if it is above our own, which it
 // may be otherwise.
-func (c *contest) best(counts func(string, claim) bool) (best standing, found bool) {
+func (c *groupState) best(counts func(string, claim) bool) (best nodeClaim, found bool) {
 	for node, claim := range c.rivals {
-		if !counts(node, claim) || claim.relayed && claim.term <= max(c.mine.term, c.voided) {
+		if !counts(node, claim) || claim.relayed && claim.term <= max(c.mine.term, c.highestSilentTerm) {
 			continue
 		}
-		if s := (standing{claim, node}); !found || c.beats(s, best) {
+		if s := (nodeClaim{claim, node}); !found || c.beats(s, best) {
 			best, found = s, true
 		}
 	}
@@ -76,7 +76,7 @@ func (c *contest) best(counts func(string, claim) bool) (best standing, found bo
 }
 
 // contested reports whether a peer's claim, though it may not count, is of no lower term than ours.
-func (c *contest) contested() bool {
+func (c *groupState) contested() bool {
 	for _, claim := range c.rivals {
 		if !claim.relayed && claim.term >= c.mine.term {
 			return true
@@ -87,9 +87,9 @@ func (c *contest) contested() bool {
 
 // vacant reports whether nobody owns the group who is to be respected: a peer, or one of whom only the mirror tells,
 // unless that one hears nobody and we do: then our side serves more.
-func (c *contest) vacant(counts func(string, claim) bool, alone bool) bool {
-	respected := func(x claim) bool { return !x.relayed || x.term > c.voided && (x.witnessed || alone) }
-	if c.lost.relayed && respected(c.lost) {
+func (c *groupState) vacant(counts func(string, claim) bool, alone bool) bool {
+	respected := func(x claim) bool { return !x.relayed || x.term > c.highestSilentTerm && (x.witnessed || alone) }
+	if c.relayed.relayed && respected(c.relayed) {
 		return false
 	}
 	for node, claim := range c.rivals {
@@ -102,10 +102,10 @@ func (c *contest) vacant(counts func(string, claim) bool, alone bool) bool {
 
 // rank is the node's place among those that may take the group: candidates that are able and do not offer it
 // themselves.
-func (c *contest) rank(self string, able func(string) bool) int {
+func (c *groupState) rank(self string, able func(string) bool) int {
 	n := 0
 	for _, node := range c.candidates {
-		if node != self && able(node) && !c.rivals[node].offered && before(c.group, c.preferred, node, self) {
+		if node != self && able(node) && !c.rivals[node].offered && RanksBefore(c.name, c.preferred, node, self) {
 			n++
 		}
 	}
@@ -113,6 +113,6 @@ func (c *contest) rank(self string, able func(string) bool) int {
 }
 
 // takers reports whether anybody else may take the group.
-func (c *contest) takers(self string, able func(string) bool) bool {
+func (c *groupState) hasTakers(self string, able func(string) bool) bool {
 	return slices.ContainsFunc(c.candidates, func(node string) bool { return node != self && able(node) && !c.rivals[node].offered })
 }

@@ -9,12 +9,10 @@ package l2
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -23,45 +21,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
-
-// Desired is what is wanted of one group.
-type Desired struct {
-	// Addresses are announced together. None: the group is not announced.
-	Addresses []netip.Addr
-	// Interfaces are names, or patterns as of path.Match; "" stands for the interfaces that hold a node
-	// address. None: those alone.
-	Interfaces []string
-	// Candidates names the nodes that may own the group, this node included only if it may.
-	Candidates []string
-	// Preferred weighs candidates, by name: of those that are free to take the group, the ones of highest
-	// weight come first. One that is not in it weighs 0.
-	Preferred map[string]int32
-	// Needs are the capabilities that a candidate must have to own the group: this node as SetCapabilities says,
-	// another as it tells on the segment.
-	Needs Capabilities
-}
-
-// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the segment.
-type Claim struct {
-	Group string
-	// Segment is the same for all nodes on it: its first IPv4 subnet, or else its first IPv6 one, or else
-	// the name of the interface.
-	Segment   string
-	Node      string // empty: this node's claim is withdrawn
-	Term      uint64 // grows each time that the group is claimed anew
-	Witnessed bool   // the claimant heard another node, or was to hear none
-
-	// What the reader of a mirror wants to know, besides.
-	Interface string
-	MAC       net.HardwareAddr
-	Cause     Cause
-}
-
-// Keys sign hellos.
-type Keys struct {
-	Sign   []byte   // signs; empty: this node is silent
-	Accept [][]byte // those of others that are believed, besides Sign
-}
 
 // Config says who this node is and how patient it is.
 type Config struct {
@@ -108,12 +67,12 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.Listen, time.Second)
 	set(&c.Handover, time.Second)
 	switch {
-	case c.Node == "" || len(c.Node) > maxNodeName:
-		return c, fmt.Errorf("node name %q: must have 1 to %d bytes", c.Node, maxNodeName)
+	case c.Node == "" || len(c.Node) > MaxNodeName:
+		return c, fmt.Errorf("node name %q: must have 1 to %d bytes", c.Node, MaxNodeName)
 	case c.Logger == nil:
 		return c, errors.New("a logger is needed")
-	case c.HelloInterval < minHelloInterval || c.HelloInterval > maxHelloInterval:
-		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, minHelloInterval, maxHelloInterval)
+	case c.HelloInterval < MinHelloInterval || c.HelloInterval > MaxHelloInterval:
+		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, MinHelloInterval, MaxHelloInterval)
 	case c.Listen < 0 || c.Handover < 0:
 		return c, errors.New("listen and handover times cannot be negative")
 	}
@@ -180,9 +139,8 @@ func newDriver(config Config, sys system) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	clusterSum := keyOf(config.Cluster)
 	return &Driver{
-		config: config, system: sys, boot: randomNumber(), cluster: binary.BigEndian.Uint64(clusterSum[:]), metrics: m, observed: newObservations(),
+		config: config, system: sys, boot: randomNumber(), cluster: ClusterID(config.Cluster), metrics: m, observed: newObservations(),
 		kick: make(chan struct{}, 1), groups: make(map[string]Desired), patterns: make(map[string]int),
 		segments: make(map[string]*segment), ended: make(map[string]chan struct{}), mirror: make(map[mirrorKey]Claim), leave: &leave{drained: make(chan struct{})},
 	}, nil

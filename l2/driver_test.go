@@ -347,7 +347,7 @@ func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
 		first, second := e.node(t, "a", 1), e.node(t, "b", 2)
 		pass(2 * time.Second)
 		group := "g0" // of which the second would get the better of the first's claim, did it make one as well
-		for i := 1; !before(group, nil, "b", "a"); i++ {
+		for i := 1; !RanksBefore(group, nil, "b", "a"); i++ {
 			group = fmt.Sprintf("g%d", i)
 		}
 		second.system.wire.setBusy(true)
@@ -356,7 +356,7 @@ func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
 			d.Preferred = map[string]int32{"a": 1}
 			n.Sync(group, d)
 		}
-		pass(2 * rankPause)
+		pass(40 * time.Millisecond) // two turns
 		second.system.wire.setBusy(false)
 		pass(3 * time.Second)
 		if got := e.whoHas(t, svc); !slices.Equal(got, []string{first.mac}) {

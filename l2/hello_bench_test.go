@@ -13,20 +13,24 @@ func BenchmarkHellosOfOneSecond(b *testing.B) {
 		b.Run(fmt.Sprint(nodes, "_nodes"), func(b *testing.B) {
 			keys := Keys{Sign: []byte("a key as long as the controller's")}
 			now := time.Unix(0, 0)
-			m := newMachine("node-0.rack-1.example", 1, 100*time.Millisecond, time.Second, time.Second, func() uint64 { return 7 })
-			m.clock.opened(now)
-			said := func(peer int, sequence uint64, kind messageKind) message {
-				return message{
-					kind: kind, node: fmt.Sprintf("node-%d.rack-1.example", peer), boot: uint64(peer) + 1, sequence: sequence,
-					interval: m.clock.interval, state: Ready, to: 1, nonce: 7,
+			m := NewMachine(Options{
+				Node: "node-0.rack-1.example", Boot: 1,
+				Interval: 100 * time.Millisecond, Listen: time.Second, Handover: time.Second,
+				Random: func() uint64 { return 7 },
+			})
+			m.Open(now, 1500)
+			said := func(peer int, sequence uint64, kind messageKind) Message {
+				return Message{
+					kind: kind, Node: fmt.Sprintf("node-%d.rack-1.example", peer), Boot: uint64(peer) + 1, sequence: sequence,
+					interval: m.pacer.interval, state: Ready, to: 1, nonce: 7,
 				}
 			}
-			hear := func(x message) error {
-				opened, err := openMessage(x.seal(keys.Sign), 0, keys)
+			hear := func(x Message) error {
+				opened, err := OpenMessage(x.Seal(keys.Sign), 0, keys)
 				if err == nil {
-					err = m.hear(now, opened)
+					err = m.Hear(now, opened)
 				}
-				m.take()
+				m.Take()
 				return err
 			}
 			for peer := 1; peer < nodes; peer++ {
@@ -35,35 +39,36 @@ func BenchmarkHellosOfOneSecond(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			m.tick(now)
-			perSecond := int(time.Second / m.clock.interval)
-			size := ethernetHeader + len(said(1, 1, kindHello).seal(keys.Sign))
+			m.Tick(now)
+			perSecond := int(time.Second / m.pacer.interval)
+			const header = 14 // of Ethernet
+			size := header + len(said(1, 1, kindHello).Seal(keys.Sign))
 			sealed := make([][]byte, 0, nodes)
 			sequence := uint64(2)
 			for b.Loop() {
 				for range perSecond {
 					b.StopTimer()
 					sequence++
-					now = now.Add(m.clock.interval)
+					now = now.Add(m.pacer.interval)
 					sealed = sealed[:0]
 					for peer := 1; peer < nodes; peer++ {
-						sealed = append(sealed, said(peer, sequence, kindHello).seal(keys.Sign))
+						sealed = append(sealed, said(peer, sequence, kindHello).Seal(keys.Sign))
 					}
 					b.StartTimer()
 					for _, payload := range sealed {
-						x, err := openMessage(payload, 0, keys)
+						x, err := OpenMessage(payload, 0, keys)
 						if err == nil {
-							err = m.hear(now, x)
+							err = m.Hear(now, x)
 						}
 						if err != nil {
 							b.Fatal(err)
 						}
 					}
-					m.wake(now)
-					m.tick(now)
-					m.step(now, Joined)
-					for _, x := range m.take().messages {
-						x.seal(keys.Sign)
+					m.BeginTick(now)
+					m.Tick(now)
+					m.Step(now, Joined)
+					for _, x := range m.Take().Messages {
+						x.Seal(keys.Sign)
 					}
 				}
 			}

@@ -29,11 +29,11 @@ func (s *segment) see(now time.Time, x sighting) {
 	if s.proxies.heard(x) {
 		return
 	}
-	peer := s.machine.nodeOf(x.mac)
+	peer := s.machine.PeerByMAC(x.mac)
 	if peer != "" && x.use == announced {
 		taken := false
 		for _, group := range s.answers.groupsOf(x.addr) {
-			taken = s.machine.sighted(group, peer) || taken
+			taken = s.machine.Sighted(group, peer) || taken
 		}
 		if taken {
 			return // the peer took what this node offered
@@ -76,7 +76,7 @@ func (s *segment) excused(now time.Time, x sighting, peer string) bool {
 	if peer == "" {
 		return false
 	}
-	return x.use != announced || s.machine.claims(now, peer, x.addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.addr)
+	return x.use != announced || s.machine.Claims(now, peer, x.addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.addr)
 }
 
 // doubts reports whether the use of an address that this node announces is a proxy's answer to that, or may be: then it is
@@ -154,7 +154,7 @@ func (s *segment) endDecoys(now time.Time) {
 		doubted := s.doubted
 		s.doubted = nil
 		for _, x := range doubted {
-			s.review(now, x, s.machine.nodeOf(x.mac))
+			s.review(now, x, s.machine.PeerByMAC(x.mac))
 		}
 	}
 }
@@ -185,7 +185,7 @@ func (s *segment) sendProbes(probe, ask []netip.Addr) {
 func (s *segment) judge(now time.Time, x *probing) {
 	var contender *sighting
 	for _, seen := range x.heard {
-		if s.excused(now, seen, s.machine.nodeOf(seen.mac)) {
+		if s.excused(now, seen, s.machine.PeerByMAC(seen.mac)) {
 			continue
 		}
 		switch {
@@ -220,7 +220,7 @@ func (s *segment) refuse(now time.Time, x *probing, seen sighting) {
 	s.conflict(now, seen)
 	x.contests = 0
 	rest := foreignRest
-	if s.machine.nodeOf(seen.mac) != "" {
+	if s.machine.PeerByMAC(seen.mac) != "" {
 		rest = min(peerRest+time.Duration(s.prober.idle)*peerRestEach, foreignRest)
 	}
 	s.prober.rest(now, x, rest)
@@ -229,5 +229,5 @@ func (s *segment) refuse(now time.Time, x *probing, seen sighting) {
 // conflict tells of somebody else who uses one of our addresses.
 func (s *segment) conflict(now time.Time, x sighting) {
 	s.counts.conflicts.Inc()
-	s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:], Node: s.machine.nodeOf(x.mac)})
+	s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:], Node: s.machine.PeerByMAC(x.mac)})
 }

@@ -10,161 +10,203 @@ import (
 // machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which groups this node answers. It
 // has no socket and no clock: each method takes the time, which must not go backwards, and what it wants done
 // is collected until take.
-type machine struct {
+type Machine struct {
 	self     string
 	boot     uint64
 	handover time.Duration
-	clock    clockwork
-	members  *roster
+	pacer    pacer
+	peers    *peerTable
 
 	// What others want of this node.
 	state         State
 	linked, keyed bool
 	capabilities  Capabilities
 
-	contests map[groupKey]*contest
-	order    []*contest           // all of them, by key
-	pending  map[groupKey]bool    // those with a due time
-	expected map[string]int       // the other candidates, and of how many groups
-	peers    map[string]*claimant // what the peers that are alive claim
-	own      claimSet
-	room     int // claims in a message
+	groups         map[groupKey]*groupState
+	ordered        []*groupState          // all of them, by key
+	pending        map[groupKey]bool      // those with a due time
+	expected       map[string]int         // the other candidates, and of how many groups
+	claims         map[string]*peerClaims // what the peers that are alive claim
+	own            claimSet
+	claimsPerFrame int // claims in a message
 
 	eligible      bool      // this node may claim
-	dazed         bool      // it overslept, and has not caught up
+	catchingUp    bool      // it overslept, and has not caught up
 	answeredUntil time.Time // since when it has not answered, while it is dazed
-	alone         bool      // it hears nobody, and should
-	company       time.Time // when somebody was heard anew last
+	isolated      bool      // it hears nobody, and should
+	lastPeerJoin  time.Time // when somebody was heard anew last
 	synced        bool      // it knows what those that it hears claim
 	owned         int
 
-	moving   []groupKey // to be offered, if another comes before this node
-	offering groupKey   // the last of them that was offered
-	moved    time.Time  // when
+	toOffer   []groupKey // to be offered, if another comes before this node
+	offered   groupKey   // the last of them that was offered
+	lastOffer time.Time  // when
 
-	proofs   *proofs
-	stations map[[6]byte]string // nodes by the MACs that the mirror tells
+	proofs    *proofs
+	nodeByMAC map[[6]byte]string // nodes by the MACs that the mirror tells
 
-	untold    map[groupKey]int // claims that changed, and how often they are still to be sent
-	flushed   time.Time        // when some were sent last
-	pulled    bool             // somebody asked for all of ours
-	published time.Time        // when they were sent last
-	sequence  uint64
+	untold        map[groupKey]int // claims that changed, and how often they are still to be sent
+	lastFlush     time.Time        // when some were sent last
+	pullRequested bool             // somebody asked for all of ours
+	lastPull      time.Time        // when they were sent last
+	sequence      uint64
 
-	out output
+	out Output
 }
 
 // claimant is a peer's claims as far as they are known.
-type claimant struct {
+type peerClaims struct {
 	claimSet
-	boot  uint64
-	since time.Time // when they began to differ from its digest; zero: they agree
-	asked time.Time
-	held  []groupKey // what its former process said to keep for it
-	until time.Time  // for how long; zero: nothing was said
+	boot         uint64
+	differsSince time.Time // when they began to differ from its digest; zero: they agree
+	lastPull     time.Time
+	held         []groupKey // what its former process said to keep for it
+	holdUntil    time.Time  // for how long; zero: nothing was said
 }
 
 // output is what is to be done, in this order.
-type output struct {
-	moves       []move
-	answerUntil time.Time // the watchdog's deadline; zero: as before
-	claims      []Claim   // of this node's, for the mirror
-	changes     []change
-	messages    []message
+type Output struct {
+	Actions     []Action
+	AnswerUntil time.Time // the watchdog's deadline; zero: as before
+	Claims      []Claim   // of this node's, for the mirror
+	Changes     []PeerChange
+	Messages    []Message
 }
 
 // move is one thing to carry out.
-type move struct {
-	kind  moveKind
-	group string
-	owner string // after the move; empty: nobody
-	cause Cause
-	addrs []netip.Addr
-	probe []netip.Addr // those of addrs that nobody is known to answer for: the segment is to be asked first
+type Action struct {
+	Kind      ActionKind
+	Group     string
+	Owner     string // after the move; empty: nobody
+	Cause     Cause
+	Addresses []netip.Addr
+	Probe     []netip.Addr // those of addrs that nobody is known to answer for: the segment is to be asked first
 }
 
-type moveKind uint8
+type ActionKind uint8
 
 const (
-	start    moveKind = iota // answer from now on, and announce
-	announce                 // announce again: what the segment believes may be stale
-	stop                     // answer no more
-	expect                   // addresses were set or replaced: know them
-	forget                   // addresses are none of ours any more
+	ActionStart    ActionKind = iota // answer from now on, and announce
+	ActionAnnounce                   // announce again: what the segment believes may be stale
+	ActionStop                       // answer no more
+	ActionExpect                     // addresses were set or replaced: know them
+	ActionForget                     // addresses are none of ours any more
 )
 
 const (
-	tellTimes  = 3                     // a claim that changed is sent so often
-	tellPause  = 10 * time.Millisecond // with this between
-	tellAtOnce = 64                    // messages
-	rankPause  = 20 * time.Millisecond // between the candidates' turns to take what is vacant
-	loneListen = 3                     // times as long to listen when those expected are not heard
-	syncAtMost = 5                     // intervals that one whose claims cannot be got may hold up others
-	crowd      = 50                    // peers from which on the interval grows with their number
+	claimRepeats   = 3                     // a claim that changed is sent so often
+	claimPause     = 10 * time.Millisecond // with this between
+	maxClaimFrames = 64                    // messages
+	rankDelay      = 20 * time.Millisecond // between the candidates' turns to take what is vacant
+	loneListen     = 3                     // times as long to listen when those expected are not heard
+	maxSyncWait    = 5                     // intervals that one whose claims cannot be got may hold up others
+	crowd          = 50                    // peers from which on the interval grows with their number
 
 	holdTime     = 10 * time.Second // for so long after its last message others keep what a Holding node owns
 	resumeWithin = time.Second      // for so long after it is Ready again
 )
 
-func newMachine(self string, boot uint64, interval, listen, handover time.Duration, random func() uint64) *machine {
-	return &machine{
-		self: self, boot: boot, handover: handover,
-		clock:    clockwork{base: interval, interval: interval, listen: listen},
-		members:  newRoster(self, boot, random),
-		contests: make(map[groupKey]*contest), pending: make(map[groupKey]bool), expected: make(map[string]int),
-		peers: make(map[string]*claimant), own: newClaimSet(), untold: make(map[groupKey]int),
-		proofs: newProofs(), stations: make(map[[6]byte]string),
-		room: claimsPerMessage(1500, self), synced: true,
+// Options say which node a machine is for, and how patient it is.
+type Options struct {
+	Node     string        // at most MaxNodeName bytes
+	Boot     uint64        // random for each process, not 0
+	Interval time.Duration // between hellos
+	Listen   time.Duration // on a segment before anything is claimed
+	Handover time.Duration // the longest time to own a group that another node is to take
+	Random   func() uint64 // unforeseeable numbers, never 0
+}
+
+// newMachine returns the machine of a node that is Starting, on a segment that is not open.
+func NewMachine(o Options) *Machine {
+	return &Machine{
+		self: o.Node, boot: o.Boot, handover: o.Handover,
+		pacer:  pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
+		peers:  newPeerTable(o.Node, o.Boot, o.Random),
+		groups: make(map[groupKey]*groupState), pending: make(map[groupKey]bool), expected: make(map[string]int),
+		claims: make(map[string]*peerClaims), own: newClaimSet(), untold: make(map[groupKey]int),
+		proofs: newProofs(), nodeByMAC: make(map[[6]byte]string),
+		claimsPerFrame: claimsPerMessage(1500, o.Node), synced: true,
 	}
 }
 
+// Open takes that the interface can be spoken to from now on, in frames of up to so many bytes.
+func (m *Machine) Open(now time.Time, mtu int) {
+	m.pacer.opened(now)
+	m.claimsPerFrame = claimsPerMessage(mtu, m.self)
+	m.pacer.hurry(now)
+}
+
+// Close takes that it cannot any more.
+func (m *Machine) Close(now time.Time) { m.pacer.closed(now) }
+
+// Due reports whether it is time for a tick.
+func (m *Machine) Due(now time.Time) bool { return m.pacer.due(now) }
+
+// SilentAfter is how long this node may be silent before its peers count it as dead.
+func (m *Machine) SilentAfter() time.Duration { return silence * m.pacer.interval }
+
+// CatchingUp reports whether this node overslept, and does not know yet what its peers claim by now.
+func (m *Machine) CatchingUp() bool { return m.catchingUp }
+
+// Summary is a machine's part of a segment's status.
+type Summary struct {
+	Claiming bool   // this node may own groups
+	Peers    []Peer // those alive, by name
+	Owned    int    // groups that this node owns
+}
+
+// Summary returns the state of things.
+func (m *Machine) Summary(now time.Time) Summary {
+	return Summary{Claiming: m.eligible, Peers: m.peers.list(now), Owned: m.owned}
+}
+
 // take returns what is to be done, once.
-func (m *machine) take() output {
+func (m *Machine) Take() Output {
 	out := m.out
-	m.out = output{}
+	m.out = Output{}
 	return out
 }
 
 // contest returns the contest of a group, and makes it if need be.
-func (m *machine) contest(key groupKey) *contest {
-	if c, ok := m.contests[key]; ok {
+func (m *Machine) group(key groupKey) *groupState {
+	if c, ok := m.groups[key]; ok {
 		return c
 	}
-	c := &contest{key: key, rivals: make(map[string]claim)}
-	m.contests[key] = c
-	i, _ := slices.BinarySearchFunc(m.order, key, func(c *contest, k groupKey) int { return compareKeys(c.key, k) })
-	m.order = slices.Insert(m.order, i, c)
+	c := &groupState{key: key, rivals: make(map[string]claim)}
+	m.groups[key] = c
+	i, _ := slices.BinarySearchFunc(m.ordered, key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) })
+	m.ordered = slices.Insert(m.ordered, i, c)
 	return c
 }
 
 // set replaces what is wanted of one group. No addresses: the group is not announced here.
-func (m *machine) set(now time.Time, group string, desired Desired) {
+func (m *Machine) SetGroup(now time.Time, group string, desired Desired) {
 	addresses, candidates := desired.Addresses, desired.Candidates
 	key := keyOf(group)
-	if c, known := m.contests[key]; len(addresses) == 0 && (!known || !c.wanted) {
+	if c, known := m.groups[key]; len(addresses) == 0 && (!known || !c.wanted) {
 		return
 	}
-	c := m.contest(key)
-	m.count(c.candidates, -1)
-	m.count(candidates, +1)
+	c := m.group(key)
+	m.countCandidates(c.candidates, -1)
+	m.countCandidates(candidates, +1)
 	if len(addresses) == 0 {
 		m.relinquish(c, "", Removed)
-		m.regain(c)
-		m.readdress(now, c, nil)
+		m.dropRelay(c)
+		m.setAddresses(now, c, nil)
 		c.wanted, c.candidates, c.preferred, c.needs = false, nil, nil, 0
-		m.undue(c)
-		m.out.moves = append(m.out.moves, move{kind: forget, group: group})
-		m.settleAlone()
+		m.cancelDue(c)
+		m.out.Actions = append(m.out.Actions, Action{Kind: ActionForget, Group: group})
+		m.updateIsolated()
 		return
 	}
 	changed := !slices.Equal(c.addresses, addresses)
-	c.group, c.wanted, c.preferred, c.needs = group, true, desired.Preferred, desired.Needs
+	c.name, c.wanted, c.preferred, c.needs = group, true, desired.Preferred, desired.Needs
 	c.candidates = slices.Sorted(slices.Values(candidates))
 	if changed {
-		m.readdress(now, c, addresses)
-		m.out.moves = append(m.out.moves, move{kind: expect, group: group, addrs: addresses, probe: m.unproven(now, c)})
+		m.setAddresses(now, c, addresses)
+		m.out.Actions = append(m.out.Actions, Action{Kind: ActionExpect, Group: group, Addresses: addresses, Probe: m.unproven(now, c)})
 	}
-	m.settleAlone()
+	m.updateIsolated()
 	was := c.owned
 	m.evaluate(now, c, Configured)
 	if changed && was && c.owned {
@@ -173,7 +215,7 @@ func (m *machine) set(now time.Time, group string, desired Desired) {
 }
 
 // count keeps how many groups expect each of the other nodes.
-func (m *machine) count(candidates []string, n int) {
+func (m *Machine) countCandidates(candidates []string, n int) {
 	for _, node := range candidates {
 		if node == m.self {
 			continue
@@ -185,122 +227,122 @@ func (m *machine) count(candidates []string, n int) {
 }
 
 // stand takes what this node is told to be, and whether its link and its key let it.
-func (m *machine) stand(now time.Time, state State, linked, keyed bool, cause Cause) {
+func (m *Machine) SetState(now time.Time, state State, linked, keyed bool, cause Cause) {
 	if state != m.state {
 		m.state = state
-		m.clock.hurry(now)
+		m.pacer.hurry(now)
 	}
 	if keyed && !m.keyed {
-		m.clock.listenAnew(now) // what was said before could not be understood
+		m.pacer.restartListening(now) // what was said before could not be understood
 	}
 	m.linked, m.keyed = linked, keyed
-	m.settle(now, cause)
+	m.updateEligible(now, cause)
 }
 
 // equip takes what this node is able to forward by.
-func (m *machine) equip(now time.Time, capabilities Capabilities) {
+func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 	if capabilities == m.capabilities {
 		return
 	}
 	m.capabilities = capabilities
-	m.clock.hurry(now)
+	m.pacer.hurry(now)
 	m.evaluateAll(now, Capability)
 }
 
 // settle keeps eligible, and decides anew when it changes.
-func (m *machine) settle(now time.Time, cause Cause) {
-	able := m.able(now)
+func (m *Machine) updateEligible(now time.Time, cause Cause) {
+	able := m.mayOwn(now)
 	if !able && m.owned > 0 {
-		for _, c := range m.order {
+		for _, c := range m.ordered {
 			m.relinquish(c, "", cause)
 		}
 	}
-	if eligible := able && m.state == Ready && !m.dazed; eligible != m.eligible {
+	if eligible := able && m.state == Ready && !m.catchingUp; eligible != m.eligible {
 		m.eligible = eligible
-		m.clock.hurry(now)
+		m.pacer.hurry(now)
 		m.evaluateAll(now, cause)
 	}
 }
 
 // able reports whether the segment can be spoken to, and was listened on for long enough.
-func (m *machine) able(now time.Time) bool {
+func (m *Machine) mayOwn(now time.Time) bool {
 	if !m.linked || !m.keyed {
 		return false
 	}
-	if !m.eligible && m.owned == 0 && m.alone {
-		return m.clock.listenedFor(now, loneListen*m.clock.listen)
+	if !m.eligible && m.owned == 0 && m.isolated {
+		return m.pacer.listenedFor(now, loneListen*m.pacer.listen)
 	}
-	return m.clock.listenedFor(now, m.clock.listen)
+	return m.pacer.listenedFor(now, m.pacer.listen)
 }
 
 // hear takes a message whose signature held. An error is a rejection.
-func (m *machine) hear(now time.Time, x message) error {
-	if x.kind == kindChallenge && x.to == m.boot && x.node != m.self {
-		m.send(message{kind: kindProof, to: x.boot, nonce: x.nonce})
+func (m *Machine) Hear(now time.Time, x Message) error {
+	if x.kind == kindChallenge && x.to == m.boot && x.Node != m.self {
+		m.send(Message{kind: kindProof, to: x.Boot, nonce: x.nonce})
 	}
-	m.members.late = m.dazed
-	c, challenge, err := m.members.hear(now, x)
+	m.peers.late = m.catchingUp
+	c, challenge, err := m.peers.hear(now, x)
 	if challenge != nil {
 		m.send(*challenge)
 	}
 	if err != nil {
 		return err
 	}
-	p := m.claimant(now, x)
-	m.heldFor(now, p, x)
+	p := m.claimsOf(now, x)
+	m.updateHold(now, p, x)
 	switch x.kind {
 	case kindClaims:
-		m.said(now, x.node, p, x.claims)
+		m.applyClaims(now, x.Node, p, x.claims)
 	case kindPull:
-		m.pulled = m.pulled || x.to == m.boot
+		m.pullRequested = m.pullRequested || x.to == m.boot
 	case kindHello, kindChallenge, kindProof:
 	}
 	switch {
-	case p.digest == x.digest && !p.since.IsZero():
-		p.since = time.Time{}
-		m.regainFrom(x.node)
-	case p.digest != x.digest && p.since.IsZero():
-		p.since = now
+	case p.digest == x.digest && !p.differsSince.IsZero():
+		p.differsSince = time.Time{}
+		m.dropRelaysOf(x.Node)
+	case p.digest != x.digest && p.differsSince.IsZero():
+		p.differsSince = now
 	}
-	if p.digest != x.digest && now.Sub(p.asked) >= m.clock.interval {
-		p.asked = now
-		m.send(message{kind: kindPull, to: x.boot})
+	if p.digest != x.digest && now.Sub(p.lastPull) >= m.pacer.interval {
+		p.lastPull = now
+		m.send(Message{kind: kindPull, to: x.Boot})
 	}
 	if c != nil {
-		m.changed(now, *c)
+		m.applyChange(now, *c)
 	}
-	m.settleSynced(now)
+	m.updateSynced(now)
 	return nil
 }
 
 // claimant returns what the sender claims, nothing if it is another process than before.
-func (m *machine) claimant(now time.Time, x message) *claimant {
-	p, known := m.peers[x.node]
-	if known && p.boot == x.boot {
+func (m *Machine) claimsOf(now time.Time, x Message) *peerClaims {
+	p, known := m.claims[x.Node]
+	if known && p.boot == x.Boot {
 		return p
 	}
-	next := &claimant{claimSet: newClaimSet(), boot: x.boot}
+	next := &peerClaims{claimSet: newClaimSet(), boot: x.Boot}
 	switch {
 	case !known:
-	case now.Before(p.until):
-		next.until, next.held = p.until, m.hold(x.node, p)
+	case now.Before(p.holdUntil):
+		next.holdUntil, next.held = p.holdUntil, m.hold(x.Node, p)
 	default:
-		m.disregard(now, x.node, PeerLeft)
+		m.dropPeer(now, x.Node, PeerLeft)
 	}
-	m.peers[x.node] = next
+	m.claims[x.Node] = next
 	return next
 }
 
 // said takes some of a peer's claims.
-func (m *machine) said(now time.Time, node string, p *claimant, some claims) {
-	for _, key := range p.take(some) {
-		c := m.contest(key)
+func (m *Machine) applyClaims(now time.Time, node string, p *peerClaims, some claimList) {
+	for _, key := range p.apply(some) {
+		c := m.group(key)
 		claim, claims := p.claims[key]
 		_, was := c.rivals[node]
-		m.vouch(now, c, node, claim, claims)
+		m.endVouch(now, c, node, claim, claims)
 		if claims {
 			c.rivals[node] = claim
-			c.learn(claim.term)
+			c.learnTerm(claim.term)
 		} else {
 			delete(c.rivals, node)
 		}
@@ -312,31 +354,31 @@ func (m *machine) said(now time.Time, node string, p *claimant, some claims) {
 	}
 	for _, e := range some.entries {
 		// Who gives up what we own answered for it, even if we did not hear of its claim: in a partition, say.
-		if c := m.contests[e.group]; e.removed && c != nil && c.owned {
+		if c := m.groups[e.group]; e.removed && c != nil && c.owned {
 			m.announce(c, HandedOver)
 		}
 	}
 }
 
 // disregard voids all claims of a peer.
-func (m *machine) disregard(now time.Time, node string, cause Cause) {
-	p := m.peers[node]
+func (m *Machine) dropPeer(now time.Time, node string, cause Cause) {
+	p := m.claims[node]
 	if p == nil {
 		return
 	}
-	delete(m.peers, node)
-	m.void(now, node, slices.SortedFunc(maps.Keys(p.claims), compareKeys), cause)
+	delete(m.claims, node)
+	m.dropClaims(now, node, slices.SortedFunc(maps.Keys(p.claims), compareKeys), cause)
 	m.release(now, node, p, cause)
 }
 
 // void forgets a peer's claims of these groups.
-func (m *machine) void(now time.Time, node string, groups []groupKey, cause Cause) {
+func (m *Machine) dropClaims(now time.Time, node string, groups []groupKey, cause Cause) {
 	for _, key := range groups {
-		c := m.contests[key]
+		c := m.groups[key]
 		if x := c.rivals[node]; !x.relayed {
-			c.voided = max(c.voided, x.term)
+			c.highestSilentTerm = max(c.highestSilentTerm, x.term)
 		}
-		m.vouch(now, c, node, claim{}, false)
+		m.endVouch(now, c, node, claim{}, false)
 		delete(c.rivals, node)
 		m.evaluate(now, c, cause)
 		m.prune(c)
@@ -344,59 +386,59 @@ func (m *machine) void(now time.Time, node string, groups []groupKey, cause Caus
 }
 
 // prune forgets a contest that nobody takes part in.
-func (m *machine) prune(c *contest) {
+func (m *Machine) prune(c *groupState) {
 	if c.wanted || len(c.rivals) > 0 || c.mirror.Node != "" {
 		return
 	}
-	if i, found := slices.BinarySearchFunc(m.order, c.key, func(c *contest, k groupKey) int { return compareKeys(c.key, k) }); found {
-		m.order = slices.Delete(m.order, i, i+1)
+	if i, found := slices.BinarySearchFunc(m.ordered, c.key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) }); found {
+		m.ordered = slices.Delete(m.ordered, i, i+1)
 	}
-	delete(m.contests, c.key)
+	delete(m.groups, c.key)
 }
 
 // changed takes a peer's step.
-func (m *machine) changed(now time.Time, c change) {
-	m.out.changes = append(m.out.changes, c)
-	if c.alive {
-		m.company = now
-		m.regainFrom(c.peer)
+func (m *Machine) applyChange(now time.Time, c PeerChange) {
+	m.out.Changes = append(m.out.Changes, c)
+	if c.Alive {
+		m.lastPeerJoin = now
+		m.dropRelaysOf(c.Node)
 	} else {
-		m.disregard(now, c.peer, c.cause)
+		m.dropPeer(now, c.Node, c.Cause)
 	}
-	m.settleAlone()
-	m.settleSynced(now)
-	m.evaluateAll(now, c.cause)
+	m.updateIsolated()
+	m.updateSynced(now)
+	m.evaluateAll(now, c.Cause)
 }
 
 // settleAlone keeps whether this node is alone where it should not be. Its claims are unwitnessed then.
-func (m *machine) settleAlone() {
-	alone := len(m.expected) > 0 && m.members.alive() == 0
-	if alone == m.alone {
+func (m *Machine) updateIsolated() {
+	alone := len(m.expected) > 0 && m.peers.countAlive() == 0
+	if alone == m.isolated {
 		return
 	}
-	m.alone = alone
+	m.isolated = alone
 	if alone {
-		m.doubt()
+		m.clearWitnessed()
 	}
 }
 
 // doubt takes all claims of this node's for unwitnessed, until it is acquainted again: others may have claimed the same
 // without its hearing it.
-func (m *machine) doubt() {
-	for _, c := range m.order {
+func (m *Machine) clearWitnessed() {
+	for _, c := range m.ordered {
 		if c.owned && c.mine.witnessed {
 			c.mine.witnessed = false
-			m.tell(c)
+			m.publish(c)
 		}
 	}
 }
 
 // settleSynced keeps whether the claims of those alive are known, and decides anew when they are. One whose claims
 // cannot be got holds up nothing for long.
-func (m *machine) settleSynced(now time.Time) {
+func (m *Machine) updateSynced(now time.Time) {
 	synced := true
-	for _, p := range m.peers {
-		synced = synced && (p.since.IsZero() || now.Sub(p.since) > syncAtMost*m.clock.interval)
+	for _, p := range m.claims {
+		synced = synced && (p.differsSince.IsZero() || now.Sub(p.differsSince) > maxSyncWait*m.pacer.interval)
 	}
 	if synced == m.synced {
 		return
@@ -405,42 +447,4 @@ func (m *machine) settleSynced(now time.Time) {
 	if synced {
 		m.evaluateAll(now, Joined)
 	}
-}
-
-// mirrored takes what the second channel says of a group.
-func (m *machine) mirrored(now time.Time, said Claim) {
-	key := keyOf(said.Group)
-	if said.Node == "" && m.contests[key] == nil {
-		return
-	}
-	c := m.contest(key)
-	if was := c.mirror.Node; was != "" && was != m.self && was != said.Node {
-		c.former, c.formerly = was, now
-	}
-	c.mirror = said
-	c.learn(said.Term)
-	m.place(said)
-	switch {
-	case !c.lost.relayed:
-	case said.Node != "" && said.Node != m.self && !m.knows(said.Node) && said.Term >= c.lost.term:
-		m.lose(c) // its side moved it, or witnesses it
-	default:
-		m.regain(c)
-	}
-	m.evaluate(now, c, PeerSilent)
-	if c.owned && c.mirror.Node != m.self && c.mirror.Term < c.mine.term {
-		m.tellMirror(c) // another's withdrawal, or older claim, came over ours
-	}
-	m.prune(c)
-}
-
-// mirrorLost has this node trust no more that those live of whom only the mirror told.
-func (m *machine) mirrorLost(now time.Time) {
-	for _, c := range m.order {
-		if !m.knows(c.mirror.Node) {
-			m.regain(c)
-			c.mirror, c.disputes = Claim{}, ""
-		}
-	}
-	m.evaluateAll(now, PeerSilent)
 }

@@ -14,23 +14,23 @@ func at(ms int) time.Time {
 	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
 }
 
-func from(node string, boot, sequence uint64, state State) message {
-	return message{kind: kindHello, node: node, boot: boot, sequence: sequence, interval: 100 * time.Millisecond, state: state}
+func from(node string, boot, sequence uint64, state State) Message {
+	return Message{kind: kindHello, Node: node, Boot: boot, sequence: sequence, interval: 100 * time.Millisecond, state: state}
 }
 
 // selfBoot is the boot of the node that tests.
 const selfBoot = 77
 
-func rosterOf(node string) *roster {
+func rosterOf(node string) *peerTable {
 	n := uint64(0)
-	return newRoster(node, selfBoot, func() uint64 { n++; return n })
+	return newPeerTable(node, selfBoot, func() uint64 { n++; return n })
 }
 
 // meet has the roster hear a message of a boot that is new to it, and then the proof that it lives.
-func meet(t *testing.T, r *roster, now time.Time, x message) *change {
+func meet(t *testing.T, r *peerTable, now time.Time, x Message) *PeerChange {
 	t.Helper()
 	_, challenge, err := r.hear(now, x)
-	if !errors.Is(err, rejectBoot) || challenge == nil || challenge.kind != kindChallenge || challenge.to != x.boot {
+	if !errors.Is(err, RejectBoot) || challenge == nil || challenge.kind != kindChallenge || challenge.to != x.Boot {
 		t.Fatalf("a new boot: %+v, %v; want a challenge", challenge, err)
 	}
 	x.kind, x.to, x.nonce = kindProof, selfBoot, challenge.nonce
@@ -44,20 +44,20 @@ func meet(t *testing.T, r *roster, now time.Time, x message) *change {
 func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
 	r := rosterOf("self")
 	c := meet(t, r, at(0), from("a", 1, 1, Ready))
-	if want := (&change{peer: "a", alive: true, state: Ready, cause: PeerReady}); !cmp.Equal(c, want, cmp.AllowUnexported(change{})) {
+	if want := (&PeerChange{Node: "a", Alive: true, State: Ready, Cause: PeerReady}); !cmp.Equal(c, want, cmp.AllowUnexported(PeerChange{})) {
 		t.Fatalf("first hello: %+v; want %+v", c, want)
 	}
 	if c, _, err := r.hear(at(100), from("a", 1, 2, Ready)); c != nil || err != nil {
 		t.Fatalf("second hello: %+v, %v; want nothing new", c, err)
 	}
-	if dead := r.judge(at(400)); len(dead) != 0 || !r.ready("a") {
-		t.Fatalf("300 ms after its last hello: %+v, ready %v; want it alive", dead, r.ready("a"))
+	if dead := r.declareSilent(at(400)); len(dead) != 0 || !r.isReady("a") {
+		t.Fatalf("300 ms after its last hello: %+v, ready %v; want it alive", dead, r.isReady("a"))
 	}
-	dead := r.judge(at(401))
-	if want := []change{{peer: "a", state: Ready, cause: PeerSilent}}; !cmp.Equal(dead, want, cmp.AllowUnexported(change{})) || r.ready("a") {
-		t.Fatalf("301 ms after its last hello: %+v, ready %v; want %+v", dead, r.ready("a"), want)
+	dead := r.declareSilent(at(401))
+	if want := []PeerChange{{Node: "a", State: Ready, Cause: PeerSilent}}; !cmp.Equal(dead, want, cmp.AllowUnexported(PeerChange{})) || r.isReady("a") {
+		t.Fatalf("301 ms after its last hello: %+v, ready %v; want %+v", dead, r.isReady("a"), want)
 	}
-	if dead := r.judge(at(500)); len(dead) != 0 {
+	if dead := r.declareSilent(at(500)); len(dead) != 0 {
 		t.Fatalf("declared dead twice: %+v", dead)
 	}
 }
@@ -67,10 +67,10 @@ func TestAPeerIsGivenTheTimeItAsksFor(t *testing.T) {
 	slow := from("a", 1, 1, Ready)
 	slow.interval = time.Second
 	meet(t, r, at(0), slow)
-	if dead := r.judge(at(3000)); len(dead) != 0 {
+	if dead := r.declareSilent(at(3000)); len(dead) != 0 {
 		t.Errorf("after 3 s: %+v, want it alive", dead)
 	}
-	if dead := r.judge(at(3001)); len(dead) != 1 {
+	if dead := r.declareSilent(at(3001)); len(dead) != 1 {
 		t.Errorf("after 3.001 s: %+v, want it dead", dead)
 	}
 }
@@ -80,15 +80,15 @@ func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
 	meet(t, r, at(0), from("a", 1, 5, Ready))
 	for i, step := range []struct {
 		at   int
-		x    message
+		x    Message
 		want error
 	}{
-		{0, from("self", 9, 1, Ready), rejectOwn},
-		{10, from("a", 1, 5, Ready), rejectReplay},
-		{20, from("a", 1, 4, Leaving), rejectReplay},
-		{30, from("a", 2, 1, Leaving), rejectBoot},
-		{40, message{kind: kindProof, node: "a", boot: 2, sequence: 2, to: selfBoot, nonce: 12345, interval: time.Second}, rejectBoot},
-		{50, message{kind: kindProof, node: "a", boot: 2, sequence: 3, to: 1, nonce: 2, interval: time.Second}, rejectBoot},
+		{0, from("self", 9, 1, Ready), RejectOwn},
+		{10, from("a", 1, 5, Ready), RejectReplay},
+		{20, from("a", 1, 4, Leaving), RejectReplay},
+		{30, from("a", 2, 1, Leaving), RejectBoot},
+		{40, Message{kind: kindProof, Node: "a", Boot: 2, sequence: 2, to: selfBoot, nonce: 12345, interval: time.Second}, RejectBoot},
+		{50, Message{kind: kindProof, Node: "a", Boot: 2, sequence: 3, to: 1, nonce: 2, interval: time.Second}, RejectBoot},
 		{60, from("a", 1, 6, Ready), nil},
 	} {
 		if _, _, err := r.hear(at(step.at), step.x); !errors.Is(err, step.want) {
@@ -97,17 +97,17 @@ func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
 	}
 	// Another process of the node is believed as soon as it has shown that it lives; the former one never again.
 	meet(t, r, at(500), from("a", 3, 1, Starting))
-	if _, _, err := r.hear(at(510), from("a", 1, 99, Ready)); !errors.Is(err, rejectBoot) {
-		t.Errorf("the former process: %v, want %v", err, rejectBoot)
+	if _, _, err := r.hear(at(510), from("a", 1, 99, Ready)); !errors.Is(err, RejectBoot) {
+		t.Errorf("the former process: %v, want %v", err, RejectBoot)
 	}
-	if r.ready("a") || !r.hears("a") {
+	if r.isReady("a") || !r.isAlive("a") {
 		t.Error("the new process is starting, and not taken for that")
 	}
 }
 
 func TestAReplayedBootDoesNotKeepAnotherFromShowingThatItLives(t *testing.T) {
 	r := rosterOf("self")
-	hear := func(ms int, x message) *message {
+	hear := func(ms int, x Message) *Message {
 		_, challenge, _ := r.hear(at(ms), x)
 		return challenge
 	}
@@ -133,8 +133,8 @@ func TestAStateCountsAtOnce(t *testing.T) {
 		r := rosterOf("self")
 		meet(t, r, at(0), from("a", 1, 1, Ready))
 		c, _, err := r.hear(at(1), from("a", 1, 2, to))
-		if err != nil || c == nil || c.cause != want || r.ready("a") {
-			t.Errorf("ready to %s: %+v, %v, still ready %v; want cause %s", to, c, err, r.ready("a"), want)
+		if err != nil || c == nil || c.Cause != want || r.isReady("a") {
+			t.Errorf("ready to %s: %+v, %v, still ready %v; want cause %s", to, c, err, r.isReady("a"), want)
 		}
 	}
 }
@@ -144,12 +144,12 @@ func TestThePeersRememberedAreBounded(t *testing.T) {
 	for i := range maxPeers {
 		meet(t, r, at(0), from(fmt.Sprint("n", i), 1, 1, Ready))
 	}
-	if _, _, err := r.hear(at(0), from("one more", 1, 1, Ready)); !errors.Is(err, rejectTooMany) {
-		t.Errorf("%v, want %v", err, rejectTooMany)
+	if _, _, err := r.hear(at(0), from("one more", 1, 1, Ready)); !errors.Is(err, RejectTooMany) {
+		t.Errorf("%v, want %v", err, RejectTooMany)
 	}
-	r.judge(at(1000))
+	r.declareSilent(at(1000))
 	meet(t, r, at(1000), from("one more", 1, 1, Ready))
-	if len(r.members) != maxPeers {
-		t.Errorf("%d members; want it to take a silent one's place", len(r.members))
+	if len(r.peers) != maxPeers {
+		t.Errorf("%d members; want it to take a silent one's place", len(r.peers))
 	}
 }

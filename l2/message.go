@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"net"
 	"slices"
 	"time"
 )
@@ -21,8 +20,6 @@ import (
 // Bodies: a pull and the two of a challenge are addressed, "to boot 8 | nonce 8". Claims are
 // "flags 1 | from 16 | to 16" and 25 bytes for each: "group 16 | term 8 | flags 1".
 const (
-	etherTypeHello = 0x88b5
-
 	messageMagic    = "BRTH"
 	messageVersion  = 1
 	messageFixed    = len(messageMagic) + 4 + 2 + 8 + 8 + 8 + 8 + 6 + 1
@@ -32,15 +29,17 @@ const (
 	claimsFixed     = 1 + 2*len(groupKey{})
 	claimBytes      = len(groupKey{}) + 8 + 1
 
-	maxNodeName      = 253 // a DNS subdomain, RFC 1123
+	MaxNodeName      = 253 // a DNS subdomain, RFC 1123
 	minMessage       = messageFixed + 1 + bodyLength + sha256.Size
-	minHelloInterval = 10 * time.Millisecond
-	maxHelloInterval = 10 * time.Second
+	MinHelloInterval = 10 * time.Millisecond
+	MaxHelloInterval = 10 * time.Second
 )
 
-// helloGroup is locally administered multicast: switches and bridges flood it like any unknown group,
-// while they keep the standard's own link-local groups (01:80:c2:00:00:0x) to themselves.
-func helloGroup() net.HardwareAddr { return net.HardwareAddr{0x03, 'b', 'e', 'r', 't', 'h'} }
+// Keys sign hellos.
+type Keys struct {
+	Sign   []byte   // signs; empty: this node is silent
+	Accept [][]byte // those of others that are believed, besides Sign
+}
 
 // messageKind is what a message is for, beside being a sign of life.
 type messageKind uint8
@@ -61,111 +60,60 @@ func keyOf(group string) groupKey {
 	return groupKey(full[:16])
 }
 
+// ClusterID is a cluster's name on the wire: the beginning of its SHA-256.
+func ClusterID(name string) uint64 {
+	full := sha256.Sum256([]byte(name))
+	return binary.BigEndian.Uint64(full[:])
+}
+
 // message is what a node says of itself, and perhaps to another.
-type message struct {
+type Message struct {
 	kind     messageKind
-	node     string
-	cluster  uint64
-	boot     uint64 // random for each process
+	Node     string
+	Cluster  uint64
+	Boot     uint64 // random for each process
 	sequence uint64 // grows with each message of one boot on one segment
 	interval time.Duration
 	state    State
 	digest   uint64  // of all the sender's claims
-	mac      [6]byte // of the sender's interface: whose gratuitous ARP is a peer's
+	MAC      [6]byte // of the sender's interface: whose gratuitous ARP is a peer's
 
 	capabilities Capabilities // none: also an older sender's
 
-	to, nonce uint64 // of kindPull, kindChallenge and kindProof
-	claims    claims // of kindClaims
-}
-
-// claims are some of a node's claims, or all of them between two groups.
-type claims struct {
-	whole    bool     // all of those between from and to: others are void
-	from, to groupKey // inclusive
-	entries  []claimEntry
-}
-
-// claimEntry is one claim on the wire.
-type claimEntry struct {
-	group groupKey
-	claim
-	removed bool
-}
-
-// claim is one node's word that it owns a group.
-type claim struct {
-	term      uint64
-	witnessed bool
-	offered   bool // to whoever takes it
-	// relayed: it is not this node's, but one of a node that is silent here and of which the mirror tells.
-	relayed bool
-	// partial: its node does not answer for all of the group's addresses, or not yet.
-	partial bool
-	// held, never on the wire: it was its former process's, and is kept for the one that has come.
-	held bool
-}
-
-const (
-	flagWhole = 1 << iota
-)
-
-const (
-	flagWitnessed = 1 << iota
-	flagOffered
-	flagRelayed
-	flagRemoved
-	flagPartial
-)
-
-// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64. Older versions drop partial when
-// they read it: it is no part of the digest, lest theirs differ for ever.
-func (c claim) sum(group groupKey) uint64 {
-	flags := c.flags() &^ flagPartial
-	return mix(binary.BigEndian.Uint64(group[:]) ^ mix(binary.BigEndian.Uint64(group[8:])^mix(c.term<<8|uint64(flags))))
-}
-
-func (c claim) flags() byte {
-	return flagIf(c.witnessed, flagWitnessed) | flagIf(c.offered, flagOffered) | flagIf(c.relayed, flagRelayed) | flagIf(c.partial, flagPartial)
-}
-
-func claimOf(term uint64, flags byte) claim {
-	return claim{
-		term: term, witnessed: flags&flagWitnessed != 0, offered: flags&flagOffered != 0, relayed: flags&flagRelayed != 0,
-		partial: flags&flagPartial != 0,
-	}
+	to, nonce uint64    // of kindPull, kindChallenge and kindProof
+	claims    claimList // of kindClaims
 }
 
 // rejection is why a message was ignored; its text is the metric's label.
-type rejection string
+type Rejection string
 
-func (r rejection) Error() string { return "hello rejected: " + string(r) }
+func (r Rejection) Error() string { return "hello rejected: " + string(r) }
 
 const (
-	rejectLength  rejection = "length"
-	rejectVersion rejection = "version"
-	rejectCluster rejection = "cluster"
-	rejectHMAC    rejection = "hmac"
-	rejectField   rejection = "field"
-	rejectOwn     rejection = "own"
-	rejectReplay  rejection = "replay"
-	rejectBoot    rejection = "boot" // a boot that has not shown yet that it lives
-	rejectTooMany rejection = "too_many"
-	rejectNoKey   rejection = "no_key"
+	RejectLength  Rejection = "length"
+	RejectVersion Rejection = "version"
+	RejectCluster Rejection = "cluster"
+	RejectHMAC    Rejection = "hmac"
+	RejectField   Rejection = "field"
+	RejectOwn     Rejection = "own"
+	RejectReplay  Rejection = "replay"
+	RejectBoot    Rejection = "boot" // a boot that has not shown yet that it lives
+	RejectTooMany Rejection = "too_many"
+	RejectNoKey   Rejection = "no_key"
 )
 
 // seal returns the message's payload, signed with key.
-func (m message) seal(key []byte) []byte {
-	b := make([]byte, 0, messageFixed+len(m.node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+capabilityBytes+sha256.Size)
+func (m Message) Seal(key []byte) []byte {
+	b := make([]byte, 0, messageFixed+len(m.Node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+capabilityBytes+sha256.Size)
 	b = append(b, messageMagic...)
 	b = append(b, messageVersion, byte(m.kind), byte(m.state), 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.interval/time.Millisecond))
-	for _, n := range []uint64{m.cluster, m.boot, m.sequence, m.digest} {
+	for _, n := range []uint64{m.Cluster, m.Boot, m.sequence, m.digest} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	b = append(b, m.mac[:]...)
-	b = append(b, byte(len(m.node)))
-	b = append(b, m.node...)
+	b = append(b, m.MAC[:]...)
+	b = append(b, byte(len(m.Node)))
+	b = append(b, m.Node...)
 	body := len(b)
 	b = append(b, 0, 0)
 	switch m.kind {
@@ -181,63 +129,44 @@ func (m message) seal(key []byte) []byte {
 	return sign(b, b, key)
 }
 
-func (c claims) append(b []byte) []byte {
-	b = append(b, flagIf(c.whole, flagWhole))
-	b = append(b, c.from[:]...)
-	b = append(b, c.to[:]...)
-	for _, e := range c.entries {
-		b = append(b, e.group[:]...)
-		b = binary.BigEndian.AppendUint64(b, e.term)
-		b = append(b, e.flags()|flagIf(e.removed, flagRemoved))
-	}
-	return b
-}
-
-func flagIf(set bool, flag byte) byte {
-	if set {
-		return flag
-	}
-	return 0
-}
-
 // openMessage returns the message that payload holds, or a rejection. Nothing is believed before the HMAC held.
-func openMessage(payload []byte, cluster uint64, keys Keys) (message, error) {
+func OpenMessage(payload []byte, cluster uint64, keys Keys) (Message, error) {
 	switch {
 	case len(keys.Sign) == 0:
-		return message{}, rejectNoKey
+		return Message{}, RejectNoKey
 	case len(payload) < minMessage:
-		return message{}, rejectLength
+		return Message{}, RejectLength
 	case string(payload[:4]) != messageMagic || payload[4] != messageVersion:
-		return message{}, rejectVersion
+		return Message{}, RejectVersion
 	case binary.BigEndian.Uint64(payload[10:]) != cluster:
-		return message{}, rejectCluster
+		return Message{}, RejectCluster
 	}
 	signed, got := payload[:len(payload)-sha256.Size], payload[len(payload)-sha256.Size:]
 	if !slices.ContainsFunc(append([][]byte{keys.Sign}, keys.Accept...), func(key []byte) bool { return hmac.Equal(sign(nil, signed, key), got) }) {
-		return message{}, rejectHMAC
+		return Message{}, RejectHMAC
 	}
 	return readMessage(signed)
 }
 
-func readMessage(b []byte) (message, error) {
+func readMessage(b []byte) (Message, error) {
 	number := func(at int) uint64 { return binary.BigEndian.Uint64(b[at:]) }
-	m := message{
+	m := Message{
 		kind: messageKind(b[5]), state: State(b[6]),
 		interval: time.Duration(binary.BigEndian.Uint16(b[8:])) * time.Millisecond,
-		cluster:  number(10), boot: number(18), sequence: number(26), digest: number(34), mac: [6]byte(b[42:]),
+		Cluster:  number(10), Boot: number(18), sequence: number(26), digest: number(34), MAC: [6]byte(b[42:]),
 	}
 	name := int(b[messageFixed-1])
-	if name == 0 || name > maxNodeName || len(b) < messageFixed+name+bodyLength {
-		return message{}, rejectLength
+	if name == 0 || name > MaxNodeName || len(b) < messageFixed+name+bodyLength {
+		return Message{}, RejectLength
 	}
-	m.node = string(b[messageFixed : messageFixed+name])
+	m.Node = string(b[messageFixed : messageFixed+name])
 	b = b[messageFixed+name:]
 	length := int(binary.BigEndian.Uint16(b))
 	if len(b) < bodyLength+length {
-		return message{}, rejectLength
+		return Message{}, RejectLength
 	}
-	if m.state > Holding || m.interval < minHelloInterval || m.interval > maxHelloInterval {
-		return message{}, rejectField
+	if m.state > Holding || m.interval < MinHelloInterval || m.interval > MaxHelloInterval {
+		return Message{}, RejectField
 	}
 	body, appended := b[bodyLength:bodyLength+length], b[bodyLength+length:]
 	if len(appended) >= capabilityBytes {
@@ -247,18 +176,18 @@ func readMessage(b []byte) (message, error) {
 }
 
 // readBody reads the body of kinds that are known. Others are a sign of life all the same.
-func (m *message) readBody(b []byte) error {
+func (m *Message) readBody(b []byte) error {
 	switch m.kind {
 	case kindPull, kindChallenge, kindProof:
 		if len(b) < addressedBody {
-			return rejectLength
+			return RejectLength
 		}
 		m.to, m.nonce = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 	case kindClaims:
 		if len(b) < claimsFixed || (len(b)-claimsFixed)%claimBytes != 0 {
-			return rejectLength
+			return RejectLength
 		}
-		m.claims = claims{whole: b[0]&flagWhole != 0, from: groupKey(b[1:]), to: groupKey(b[17:])}
+		m.claims = claimList{whole: b[0]&flagWhole != 0, from: groupKey(b[1:]), to: groupKey(b[17:])}
 		for b = b[claimsFixed:]; len(b) > 0; b = b[claimBytes:] {
 			flags := b[24]
 			m.claims.entries = append(m.claims.entries, claimEntry{
@@ -279,11 +208,4 @@ func sign(to, signed, key []byte) []byte {
 // claimsPerMessage is how many claims of a node of that name a frame of that MTU has room for.
 func claimsPerMessage(mtu int, node string) int {
 	return max(1, (mtu-messageFixed-len(node)-bodyLength-claimsFixed-capabilityBytes-sha256.Size)/claimBytes)
-}
-
-// helloFrame puts a payload into an Ethernet frame from mac to all speakers of the segment.
-func helloFrame(mac net.HardwareAddr, payload []byte) []byte {
-	b := make([]byte, 0, ethernetHeader+len(payload))
-	b = appendEthernet(b, helloGroup(), mac, etherTypeHello)
-	return append(b, payload...)
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var whole = cmp.AllowUnexported(message{}, claims{}, claimEntry{}, claim{})
+var whole = cmp.AllowUnexported(Message{}, claimList{}, claimEntry{}, claim{})
 
-func someMessages() []message {
-	head := message{
-		node: "node-1", cluster: 5, boot: 0x0102030405060708, sequence: 42, interval: 100 * time.Millisecond,
-		state: Ready, digest: 7, mac: [6]byte{2, 0, 0, 0, 0, 1}, capabilities: 0x8105,
+func someMessages() []Message {
+	head := Message{
+		Node: "node-1", Cluster: 5, Boot: 0x0102030405060708, sequence: 42, interval: 100 * time.Millisecond,
+		state: Ready, digest: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, capabilities: 0x8105,
 	}
-	kinds := []message{
+	kinds := []Message{
 		{kind: kindHello},
 		{kind: kindPull, to: 9},
 		{kind: kindChallenge, to: 9, nonce: 10},
 		{kind: kindProof, to: 9, nonce: 10},
-		{kind: kindClaims, claims: claims{whole: true, from: keyOf("a"), to: keyOf("b")}},
-		{kind: kindClaims, claims: claims{entries: []claimEntry{
+		{kind: kindClaims, claims: claimList{whole: true, from: keyOf("a"), to: keyOf("b")}},
+		{kind: kindClaims, claims: claimList{entries: []claimEntry{
 			{group: keyOf("a"), claim: claim{term: 1 << 40, witnessed: true, offered: true}},
 			{group: keyOf("b"), claim: claim{relayed: true}},
 			{group: keyOf("c"), removed: true},
@@ -41,7 +41,7 @@ func someMessages() []message {
 
 func TestAMessageSurvivesItsSealing(t *testing.T) {
 	for _, m := range someMessages() {
-		got, err := openMessage(m.seal([]byte("key")), 5, Keys{Sign: []byte("key")})
+		got, err := OpenMessage(m.Seal([]byte("key")), 5, Keys{Sign: []byte("key")})
 		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
 			t.Errorf("kind %d: %v, (-want +got):\n%s", m.kind, err, diff)
 		}
@@ -54,7 +54,7 @@ func TestTheFormatIsFixed(t *testing.T) {
 		{"2f80", "6fc5"}, {"0b31", "05b9"}, {"3efa", "dba3"}, {"b043", "1347"}, {"80a7", "371e"}, {"b184", "c459"},
 	} {
 		m := someMessages()[i]
-		sealed := m.seal([]byte("key"))
+		sealed := m.Seal([]byte("key"))
 		for _, c := range []struct {
 			version string
 			payload []byte
@@ -76,7 +76,7 @@ func asFirstSent(sealed []byte) []byte {
 
 func TestAMessageOfTheFirstVersionTellsOfNoCapability(t *testing.T) {
 	for _, m := range someMessages() {
-		got, err := openMessage(asFirstSent(m.seal([]byte("key"))), 5, Keys{Sign: []byte("key")})
+		got, err := OpenMessage(asFirstSent(m.Seal([]byte("key"))), 5, Keys{Sign: []byte("key")})
 		m.capabilities = 0
 		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
 			t.Errorf("kind %d: %v, (-want +got):\n%s", m.kind, err, diff)
@@ -85,46 +85,46 @@ func TestAMessageOfTheFirstVersionTellsOfNoCapability(t *testing.T) {
 }
 
 func TestCapabilitiesAreSigned(t *testing.T) {
-	b := someMessages()[0].seal([]byte("key"))
+	b := someMessages()[0].Seal([]byte("key"))
 	b[len(b)-sha256.Size-1] ^= 1
-	if _, err := openMessage(b, 5, Keys{Sign: []byte("key")}); !errors.Is(err, rejectHMAC) {
-		t.Errorf("with one changed: %v, want %v", err, rejectHMAC)
+	if _, err := OpenMessage(b, 5, Keys{Sign: []byte("key")}); !errors.Is(err, RejectHMAC) {
+		t.Errorf("with one changed: %v, want %v", err, RejectHMAC)
 	}
 }
 
 func TestAMessageOfALaterMinorVersionIsUnderstood(t *testing.T) {
 	for _, m := range someMessages() {
-		b := m.seal([]byte("key"))
+		b := m.Seal([]byte("key"))
 		longer := slices.Concat(b[:len(b)-sha256.Size], []byte("what is new"))
-		got, err := openMessage(sign(longer, longer, []byte("key")), 5, Keys{Sign: []byte("key")})
+		got, err := OpenMessage(sign(longer, longer, []byte("key")), 5, Keys{Sign: []byte("key")})
 		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
 			t.Errorf("kind %d with something appended: %v, (-want +got):\n%s", m.kind, err, diff)
 		}
 	}
 	unknown := someMessages()[0]
 	unknown.kind = 99
-	if got, err := openMessage(unknown.seal([]byte("key")), 5, Keys{Sign: []byte("key")}); err != nil || got.kind != 99 {
+	if got, err := OpenMessage(unknown.Seal([]byte("key")), 5, Keys{Sign: []byte("key")}); err != nil || got.kind != 99 {
 		t.Errorf("a kind of later: %v; want a sign of life", err)
 	}
 }
 
 func TestEachOfTwoKeysIsAccepted(t *testing.T) {
-	b := someMessages()[0].seal([]byte("new"))
-	if _, err := openMessage(b, 5, Keys{Sign: []byte("old"), Accept: [][]byte{[]byte("new")}}); err != nil {
+	b := someMessages()[0].Seal([]byte("new"))
+	if _, err := OpenMessage(b, 5, Keys{Sign: []byte("old"), Accept: [][]byte{[]byte("new")}}); err != nil {
 		t.Errorf("signed with the key that is accepted: %v", err)
 	}
-	if _, err := openMessage(b, 5, Keys{Sign: []byte("old")}); !errors.Is(err, rejectHMAC) {
-		t.Errorf("signed with another key: %v, want %v", err, rejectHMAC)
+	if _, err := OpenMessage(b, 5, Keys{Sign: []byte("old")}); !errors.Is(err, RejectHMAC) {
+		t.Errorf("signed with another key: %v, want %v", err, RejectHMAC)
 	}
 }
 
 func TestAMessageThatIsNotAsSealedIsRejected(t *testing.T) {
-	good := someMessages()[0].seal([]byte("key"))
+	good := someMessages()[0].Seal([]byte("key"))
 	damaged := func(change func([]byte) []byte) []byte { return change(bytes.Clone(good)) }
-	resealed := func(change func(*message)) []byte {
+	resealed := func(change func(*Message)) []byte {
 		m := someMessages()[0]
 		change(&m)
-		return m.seal([]byte("key"))
+		return m.Seal([]byte("key"))
 	}
 	forged := func(at int, b byte) []byte {
 		body := bytes.Clone(good[:len(good)-sha256.Size])
@@ -137,21 +137,21 @@ func TestAMessageThatIsNotAsSealedIsRejected(t *testing.T) {
 		keys    Keys
 		want    error
 	}{
-		{"no key", good, Keys{}, rejectNoKey},
-		{"empty", nil, Keys{Sign: []byte("key")}, rejectLength},
-		{"short", good[:minMessage-1], Keys{Sign: []byte("key")}, rejectLength},
-		{"not ours", damaged(func(b []byte) []byte { b[0] = 'X'; return b }), Keys{Sign: []byte("key")}, rejectVersion},
-		{"another version", damaged(func(b []byte) []byte { b[4]++; return b }), Keys{Sign: []byte("key")}, rejectVersion},
-		{"another cluster", resealed(func(m *message) { m.cluster = 6 }), Keys{Sign: []byte("key")}, rejectCluster},
-		{"another key", good, Keys{Sign: []byte("other")}, rejectHMAC},
-		{"one bit", damaged(func(b []byte) []byte { b[20] ^= 1; return b }), Keys{Sign: []byte("key")}, rejectHMAC},
-		{"a name beyond the end", forged(messageFixed-1, 200), Keys{Sign: []byte("key")}, rejectLength},
-		{"no name", forged(messageFixed-1, 0), Keys{Sign: []byte("key")}, rejectLength},
-		{"a body beyond the end", forged(messageFixed+len("node-1"), 1), Keys{Sign: []byte("key")}, rejectLength},
-		{"an impossible interval", resealed(func(m *message) { m.interval = time.Millisecond }), Keys{Sign: []byte("key")}, rejectField},
-		{"an impossible state", resealed(func(m *message) { m.state = 9 }), Keys{Sign: []byte("key")}, rejectField},
+		{"no key", good, Keys{}, RejectNoKey},
+		{"empty", nil, Keys{Sign: []byte("key")}, RejectLength},
+		{"short", good[:minMessage-1], Keys{Sign: []byte("key")}, RejectLength},
+		{"not ours", damaged(func(b []byte) []byte { b[0] = 'X'; return b }), Keys{Sign: []byte("key")}, RejectVersion},
+		{"another version", damaged(func(b []byte) []byte { b[4]++; return b }), Keys{Sign: []byte("key")}, RejectVersion},
+		{"another cluster", resealed(func(m *Message) { m.Cluster = 6 }), Keys{Sign: []byte("key")}, RejectCluster},
+		{"another key", good, Keys{Sign: []byte("other")}, RejectHMAC},
+		{"one bit", damaged(func(b []byte) []byte { b[20] ^= 1; return b }), Keys{Sign: []byte("key")}, RejectHMAC},
+		{"a name beyond the end", forged(messageFixed-1, 200), Keys{Sign: []byte("key")}, RejectLength},
+		{"no name", forged(messageFixed-1, 0), Keys{Sign: []byte("key")}, RejectLength},
+		{"a body beyond the end", forged(messageFixed+len("node-1"), 1), Keys{Sign: []byte("key")}, RejectLength},
+		{"an impossible interval", resealed(func(m *Message) { m.interval = time.Millisecond }), Keys{Sign: []byte("key")}, RejectField},
+		{"an impossible state", resealed(func(m *Message) { m.state = 9 }), Keys{Sign: []byte("key")}, RejectField},
 	} {
-		if _, err := openMessage(c.payload, 5, c.keys); !errors.Is(err, c.want) {
+		if _, err := OpenMessage(c.payload, 5, c.keys); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -160,25 +160,25 @@ func TestAMessageThatIsNotAsSealedIsRejected(t *testing.T) {
 func FuzzOpenMessage(f *testing.F) {
 	keys := Keys{Sign: []byte("key")}
 	for _, m := range someMessages() {
-		b := m.seal(keys.Sign)
+		b := m.Seal(keys.Sign)
 		for appended := range capabilityBytes + 1 { // as the first version sent it, with half of what came, with all
 			f.Add(b[:len(b)-sha256.Size-capabilityBytes+appended])
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = openMessage(b, 5, keys)
+		_, _ = OpenMessage(b, 5, keys)
 		// Of whoever has the key too nothing may be believed that does not hold.
-		m, err := openMessage(sign(bytes.Clone(b), b, keys.Sign), 5, keys)
+		m, err := OpenMessage(sign(bytes.Clone(b), b, keys.Sign), 5, keys)
 		if err != nil {
 			return
 		}
-		if m.node == "" || m.state > Holding || m.interval < minHelloInterval {
+		if m.Node == "" || m.state > Holding || m.interval < MinHelloInterval {
 			t.Errorf("opened %+v", m)
 		}
 		if m.kind > kindProof {
 			return
 		}
-		if again, err := openMessage(m.seal(keys.Sign), 5, keys); err != nil || !cmp.Equal(m, again, whole) {
+		if again, err := OpenMessage(m.Seal(keys.Sign), 5, keys); err != nil || !cmp.Equal(m, again, whole) {
 			t.Errorf("sealed again: %v %+v, want %+v", err, again, m)
 		}
 	})
@@ -190,18 +190,18 @@ func TestAClaimSetFollowsAnotherThroughItsParts(t *testing.T) {
 		mirror.put(keyOf(fmt.Sprint("stale", i)), claim{term: 3})
 		source.put(keyOf(fmt.Sprint(i)), claim{term: uint64(i), witnessed: i%2 == 0})
 	}
-	parts := source.all(50)
+	parts := source.parts(50)
 	for i, p := range parts {
 		if len(p.entries) > 50 {
 			t.Fatalf("part %d has %d claims", i, len(p.entries))
 		}
-		mirror.take(p)
-		mirror.take(p) // repeated
+		mirror.apply(p)
+		mirror.apply(p) // repeated
 	}
 	if mirror.digest != source.digest || !cmp.Equal(mirror.claims, source.claims, whole) {
 		t.Error("the parts do not make the set")
 	}
-	changed := mirror.take(claims{entries: []claimEntry{
+	changed := mirror.apply(claimList{entries: []claimEntry{
 		{group: keyOf("1"), removed: true}, {group: keyOf("2"), claim: claim{term: 9}}, {group: keyOf("none"), removed: true},
 		{group: keyOf("3"), claim: source.claims[keyOf("3")]},
 	}})
@@ -226,9 +226,9 @@ func TestTheDigestPassesOverWhatOlderVersionsDrop(t *testing.T) {
 		t.Errorf("read as %+v and by older versions as %+v, with digests %x and %x", got, older, c.sum(keyOf("g")), older.sum(keyOf("g")))
 	}
 	known, said := newClaimSet(), []claimEntry{{group: keyOf("g"), claim: c}}
-	known.take(claims{entries: said})
+	known.apply(claimList{entries: said})
 	said[0].partial = false
-	if changed := known.take(claims{entries: said}); len(changed) != 1 || known.claims[keyOf("g")].partial {
+	if changed := known.apply(claimList{entries: said}); len(changed) != 1 || known.claims[keyOf("g")].partial {
 		t.Errorf("that a claim is partial no more changes %v", changed)
 	}
 }

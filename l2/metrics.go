@@ -95,7 +95,7 @@ func (m *metrics) of(ifname string) *segmentCounts {
 		peers:             m.peers.WithLabelValues(ifname),
 		owned:             m.owned.WithLabelValues(ifname),
 		rejected: func(err error) {
-			var r rejection
+			var r Rejection
 			if errors.As(err, &r) {
 				m.hellosRejected.WithLabelValues(ifname, string(r)).Inc()
 			}

@@ -12,18 +12,18 @@ import (
 
 const (
 	// proofLasts is for how long after it was answered for last an address counts as this cluster's still.
-	proofLasts = 5 * time.Second
+	proofLifetime = 5 * time.Second
 	// vouchAfter is how long a peer's claim must have stood since an address came to the group: it names the group, and its
 	// owner may not have learned of the address.
-	vouchAfter = time.Second
+	vouchDelay = time.Second
 )
 
 // proofs are who answers for which address, as far as one machine knows.
 type proofs struct {
-	holders map[netip.Addr][]*contest // the groups that are wanted and have it
-	own     map[netip.Addr]struct{}   // answered for by this node now
-	last    map[netip.Addr]proof      // until when it was, by this node or in a group that has it no more
-	order   []proofEnd                // when to look at last again, the first in front
+	holders map[netip.Addr][]*groupState // the groups that are wanted and have it
+	own     map[netip.Addr]struct{}      // answered for by this node now
+	last    map[netip.Addr]proof         // until when it was, by this node or in a group that has it no more
+	expiry  []proofEnd                   // when to look at last again, the first in front
 }
 
 type proof struct {
@@ -37,7 +37,7 @@ type proofEnd struct {
 }
 
 func newProofs() *proofs {
-	return &proofs{holders: make(map[netip.Addr][]*contest), own: make(map[netip.Addr]struct{}), last: make(map[netip.Addr]proof)}
+	return &proofs{holders: make(map[netip.Addr][]*groupState), own: make(map[netip.Addr]struct{}), last: make(map[netip.Addr]proof)}
 }
 
 // answering reports whether this node answers for the address.
@@ -48,53 +48,53 @@ func (p *proofs) answering(addr netip.Addr) bool {
 
 // keep remembers that the address was answered for until then.
 func (p *proofs) keep(now time.Time, addr netip.Addr, last proof) {
-	for len(p.order) > 0 && now.Sub(p.order[0].at) > proofLasts {
-		if first := p.order[0]; !p.last[first.addr].until.After(first.at) {
+	for len(p.expiry) > 0 && now.Sub(p.expiry[0].at) > proofLifetime {
+		if first := p.expiry[0]; !p.last[first.addr].until.After(first.at) {
 			delete(p.last, first.addr)
 		}
-		p.order = p.order[1:]
+		p.expiry = p.expiry[1:]
 	}
 	if last.stands(now) && last.until.After(p.last[addr].until) {
 		p.last[addr] = last
-		p.order = append(p.order, proofEnd{addr, now})
+		p.expiry = append(p.expiry, proofEnd{addr, now})
 	}
 }
 
 // stands reports whether it was a moment ago.
-func (p proof) stands(now time.Time) bool { return now.Sub(p.until) <= proofLasts }
+func (p proof) stands(now time.Time) bool { return now.Sub(p.until) <= proofLifetime }
 
 // answered takes that this node begins or ceases to answer for an address.
-func (m *machine) answered(now time.Time, addr netip.Addr, on bool) {
+func (m *Machine) SetAnswered(now time.Time, addr netip.Addr, on bool) {
 	if on {
 		m.proofs.own[addr] = struct{}{}
 		return
 	}
 	delete(m.proofs.own, addr)
 	last := proof{until: now, own: true}
-	if m.dazed {
+	if m.catchingUp {
 		last.until = m.answeredUntil
 	}
 	m.proofs.keep(now, addr, last)
 }
 
 // partially takes whether this node answers only for some of the addresses of a group that it owns.
-func (m *machine) partially(group string, partial bool) {
-	c := m.contests[keyOf(group)]
+func (m *Machine) SetPartial(group string, partial bool) {
+	c := m.groups[keyOf(group)]
 	if c == nil || !c.owned || c.mine.partial == partial {
 		return
 	}
 	c.mine.partial = partial
-	m.untold[c.key] = tellTimes
+	m.untold[c.key] = claimRepeats
 	m.own.put(c.key, c.mine) // no news for the mirror
 }
 
 // readdress takes which addresses a group has from now on.
-func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
-	holders, until := m.proofs.holders, m.vouchedFor(now, c)
+func (m *Machine) setAddresses(now time.Time, c *groupState, addresses []netip.Addr) {
+	holders, until := m.proofs.holders, m.vouchedUntil(now, c)
 	known := make([]time.Time, len(addresses))
 	for i, a := range addresses {
 		if at := slices.Index(c.addresses, a); at >= 0 {
-			known[i] = c.known[at]
+			known[i] = c.knownSince[at]
 			continue
 		}
 		known[i] = now
@@ -105,17 +105,17 @@ func (m *machine) readdress(now time.Time, c *contest, addresses []netip.Addr) {
 			continue
 		}
 		m.proofs.keep(now, a, c.proves(i, until))
-		if holders[a] = slices.DeleteFunc(holders[a], func(h *contest) bool { return h == c }); len(holders[a]) == 0 {
+		if holders[a] = slices.DeleteFunc(holders[a], func(h *groupState) bool { return h == c }); len(holders[a]) == 0 {
 			delete(holders, a)
 		}
 	}
-	c.addresses, c.known = addresses, known
+	c.addresses, c.knownSince = addresses, known
 }
 
 // unproven returns the group's addresses that are to be probed before this node answers for them.
-func (m *machine) unproven(now time.Time, c *contest) []netip.Addr {
+func (m *Machine) unproven(now time.Time, c *groupState) []netip.Addr {
 	var list []netip.Addr
-	until := m.vouchedFor(now, c)
+	until := m.vouchedUntil(now, c)
 	for i, a := range c.addresses {
 		if !m.proofs.answering(a) && !m.proofs.last[a].stands(now) && !c.proves(i, until).stands(now) && !m.provenElsewhere(now, c, a) {
 			list = append(list, a)
@@ -125,54 +125,54 @@ func (m *machine) unproven(now time.Time, c *contest) []netip.Addr {
 }
 
 // provenElsewhere reports whether a peer answers for the address as part of another group, or did a moment ago.
-func (m *machine) provenElsewhere(now time.Time, c *contest, addr netip.Addr) bool {
-	return slices.ContainsFunc(m.proofs.holders[addr], func(h *contest) bool {
-		return h != c && h.proves(slices.Index(h.addresses, addr), m.vouchedFor(now, h)).stands(now)
+func (m *Machine) provenElsewhere(now time.Time, c *groupState, addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(h *groupState) bool {
+		return h != c && h.proves(slices.Index(h.addresses, addr), m.vouchedUntil(now, h)).stands(now)
 	})
 }
 
 // vouchedFor is until when a peer answered for the group's addresses, by its claim; the zero time: nobody is known to, or
 // for some of them only.
-func (m *machine) vouchedFor(now time.Time, c *contest) time.Time {
-	until := c.vouched
+func (m *Machine) vouchedUntil(now time.Time, c *groupState) time.Time {
+	until := c.vouchedUntil
 	for node, x := range c.rivals {
 		if x.partial && !x.relayed {
 			return time.Time{}
 		}
-		until = latest(until, m.stood(now, node, x))
+		until = latest(until, m.stoodUntil(now, node, x))
 	}
 	return until
 }
 
 // proves returns what a claim that stood until then proves of the group's n-th address.
-func (c *contest) proves(n int, until time.Time) proof {
-	if until.Sub(c.known[n]) < vouchAfter {
+func (c *groupState) proves(n int, until time.Time) proof {
+	if until.Sub(c.knownSince[n]) < vouchDelay {
 		return proof{}
 	}
 	return proof{until: until}
 }
 
 // stood is until when a peer answered for all that it claims.
-func (m *machine) stood(now time.Time, node string, x claim) time.Time {
+func (m *Machine) stoodUntil(now time.Time, node string, x claim) time.Time {
 	switch {
 	case x.relayed, x.partial:
 		return time.Time{}
 	case x.held:
 		return now
 	}
-	return m.members.stood(now, node)
+	return m.peers.stoodUntil(now, node)
 }
 
 // vouch keeps until when a peer answered for the group, as its claim ends. Of one that answered for some of it only nobody
 // knows for what.
-func (m *machine) vouch(now time.Time, c *contest, node string, next claim, claims bool) {
+func (m *Machine) endVouch(now time.Time, c *groupState, node string, next claim, claims bool) {
 	was, had := c.rivals[node]
 	switch {
 	case !had || claims && !next.relayed: // it stands
 	case was.partial:
-		c.vouched = time.Time{}
+		c.vouchedUntil = time.Time{}
 	default:
-		c.vouched = latest(c.vouched, m.stood(now, node, was))
+		c.vouchedUntil = latest(c.vouchedUntil, m.stoodUntil(now, node, was))
 	}
 }
 
@@ -185,10 +185,10 @@ func latest(a, b time.Time) time.Time {
 
 // renamed reports whether a group looks like another under a new name: nobody ever claimed it, and this node, or a peer,
 // answers for some of its addresses, or did a moment ago.
-func (m *machine) renamed(now time.Time, c *contest) (own, peers bool) {
+func (m *Machine) renamed(now time.Time, c *groupState) (own, peers bool) {
 	for _, a := range c.addresses {
 		last := m.proofs.last[a]
-		recent := c.highest == 0 && last.stands(now)
+		recent := c.highestTerm == 0 && last.stands(now)
 		own = own || m.proofs.answering(a) || recent && last.own
 		peers = peers || recent && !last.own || m.elsewhere(c, a)
 	}
@@ -196,13 +196,13 @@ func (m *machine) renamed(now time.Time, c *contest) (own, peers bool) {
 }
 
 // elsewhere reports whether a peer claims another group that has the address.
-func (m *machine) elsewhere(c *contest, addr netip.Addr) bool {
-	return slices.ContainsFunc(m.proofs.holders[addr], func(h *contest) bool {
+func (m *Machine) elsewhere(c *groupState, addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(h *groupState) bool {
 		if h == c {
 			return false
 		}
 		for node, x := range h.rivals {
-			if !x.relayed && (x.held || m.members.owns(node)) {
+			if !x.relayed && (x.held || m.peers.mayOwn(node)) {
 				return true
 			}
 		}
@@ -212,29 +212,10 @@ func (m *machine) elsewhere(c *contest, addr netip.Addr) bool {
 
 // claims reports whether a peer claims a group that has the address, on the segment or in the mirror. One that is known
 // by the mirror alone claims it for a moment more: what the mirror tells is late.
-func (m *machine) claims(now time.Time, node string, addr netip.Addr) bool {
-	return slices.ContainsFunc(m.proofs.holders[addr], func(c *contest) bool {
+func (m *Machine) Claims(now time.Time, node string, addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(c *groupState) bool {
 		x, ok := c.rivals[node]
 		return ok && !x.relayed || c.mirror.Node == node ||
-			c.former == node && !m.members.hears(node) && now.Sub(c.formerly) <= proofLasts
+			c.formerNode == node && !m.peers.isAlive(node) && now.Sub(c.formerUntil) <= proofLifetime
 	})
-}
-
-// place keeps which MAC the mirror tells of a node: hellos, which tell it too, may be filtered.
-func (m *machine) place(said Claim) {
-	if said.Node == "" || said.Node == m.self || len(said.MAC) != 6 {
-		return
-	}
-	if len(m.stations) >= maxPeers {
-		clear(m.stations)
-	}
-	m.stations[[6]byte(said.MAC)] = said.Node
-}
-
-// nodeOf returns the peer that has the MAC; empty: none that is known.
-func (m *machine) nodeOf(mac [6]byte) string {
-	if node, ok := m.members.byMAC(mac); ok {
-		return node
-	}
-	return m.stations[mac]
 }

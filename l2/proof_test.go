@@ -2,6 +2,7 @@ package l2
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -18,7 +19,14 @@ func ownerAndOther(t *testing.T) (w *world, owner, other *simNode) {
 }
 
 func (n *simNode) unproven() []netip.Addr {
-	return n.m.unproven(n.local(), n.m.contests[keyOf(n.w.groups[0])])
+	return n.m.unproven(n.local(), n.m.groups[keyOf(n.w.groups[0])])
+}
+
+func expectAddrs(t *testing.T, what string, got, want []netip.Addr) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
 }
 
 func (w *world) pass(t *testing.T, d time.Duration) {
@@ -33,36 +41,36 @@ func TestWhatAPeerClaimsIsProvenUntilAMomentAfterItWasHeardLast(t *testing.T) {
 	addr := w.address(w.groups[0])
 	other.capabilities, other.needs[w.groups[0]] = 0, 1
 	other.want(w.groups[0]) // which keeps it from taking over
-	expectEqual(t, "unproven while the owner lives", other.unproven(), nil)
-	expectEqual(t, "unproven for the owner", owner.unproven(), nil)
+	expectAddrs(t, "unproven while the owner lives", other.unproven(), nil)
+	expectAddrs(t, "unproven for the owner", owner.unproven(), nil)
 	owner.crash()
 	w.pass(t, 4500*time.Millisecond)
-	expectEqual(t, "unproven a moment after its death", other.unproven(), nil)
+	expectAddrs(t, "unproven a moment after its death", other.unproven(), nil)
 	w.pass(t, time.Second)
-	expectEqual(t, "unproven later", other.unproven(), []netip.Addr{addr})
+	expectAddrs(t, "unproven later", other.unproven(), []netip.Addr{addr})
 }
 
 func TestAnAddressThatCameToAGroupAMomentAgoIsNotProvenByAClaim(t *testing.T) {
 	w, _, other := ownerAndOther(t)
 	old, added := w.address(w.groups[0]), netip.MustParseAddr("192.0.2.99")
-	other.m.set(other.local(), w.groups[0], Desired{Addresses: []netip.Addr{old, added}, Candidates: w.names()})
-	expectEqual(t, "unproven", other.unproven(), []netip.Addr{added})
-	w.pass(t, vouchAfter+200*time.Millisecond)
-	expectEqual(t, "unproven when the claim stood for a while", other.unproven(), nil)
+	other.m.SetGroup(other.local(), w.groups[0], Desired{Addresses: []netip.Addr{old, added}, Candidates: w.names()})
+	expectAddrs(t, "unproven", other.unproven(), []netip.Addr{added})
+	w.pass(t, vouchDelay+200*time.Millisecond)
+	expectAddrs(t, "unproven when the claim stood for a while", other.unproven(), nil)
 }
 
 func TestAClaimForSomeOfTheAddressesProvesNone(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
-	owner.m.partially(w.groups[0], true)
+	owner.m.SetPartial(w.groups[0], true)
 	w.pass(t, 200*time.Millisecond)
-	expectEqual(t, "unproven", other.unproven(), []netip.Addr{w.address(w.groups[0])})
-	if owner.m.own.digest != other.m.peers[owner.name].digest {
+	expectAddrs(t, "unproven", other.unproven(), []netip.Addr{w.address(w.groups[0])})
+	if owner.m.own.digest != other.m.claims[owner.name].digest {
 		t.Error("the digest tells whether a claim is partial: older speakers' would differ")
 	}
-	owner.m.partially(w.groups[0], false)
+	owner.m.SetPartial(w.groups[0], false)
 	w.pass(t, 200*time.Millisecond)
-	expectEqual(t, "unproven when it answers for all", other.unproven(), nil)
-	owner.m.partially(w.groups[0], true)
+	expectAddrs(t, "unproven when it answers for all", other.unproven(), nil)
+	owner.m.SetPartial(w.groups[0], true)
 	w.pass(t, 200*time.Millisecond)
 	owner.crash()
 	w.pass(t, 4*simInterval)
@@ -79,7 +87,7 @@ func TestATakerThatAnsweredForSomeOutdatesWhatItsForerunnerProved(t *testing.T) 
 		first.act()
 		w.pass(t, 300*time.Millisecond)
 		second := w.owners(w.groups[0])[0]
-		second.m.partially(w.groups[0], true)
+		second.m.SetPartial(w.groups[0], true)
 		w.pass(t, 300*time.Millisecond)
 		first.crash()
 		if dies {
@@ -105,15 +113,15 @@ func TestWhatAProcessBelievedBeforeItFrozeIsNoProof(t *testing.T) {
 	w.pass(t, 6*time.Second)
 	for _, n := range []*simNode{owner, other} {
 		n.frozen = false
-		n.m.wake(n.local())
+		n.m.BeginTick(n.local())
 	}
-	owner.m.answered(owner.local(), addr, false)
+	owner.m.SetAnswered(owner.local(), addr, false)
 	for len(other.inbox) > 0 {
-		_ = other.m.hear(other.local(), other.inbox[0])
+		_ = other.m.Hear(other.local(), other.inbox[0])
 		other.inbox = other.inbox[1:]
 	}
-	expectEqual(t, "unproven for who answered for it", owner.unproven(), []netip.Addr{addr})
-	expectEqual(t, "unproven for who heard that", other.unproven(), []netip.Addr{addr})
+	expectAddrs(t, "unproven for who answered for it", owner.unproven(), []netip.Addr{addr})
+	expectAddrs(t, "unproven for who heard that", other.unproven(), []netip.Addr{addr})
 }
 
 func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {
@@ -122,29 +130,30 @@ func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {
 	other.crash()
 	w.pass(t, 500*time.Millisecond) // the mirror tells of the owner still
 	other.boot()
-	if got := other.m.contests[keyOf(w.groups[0])].mirror.Node; got != owner.name {
+	if got := other.m.groups[keyOf(w.groups[0])].mirror.Node; got != owner.name {
 		t.Fatalf("the mirror tells of %q, want %s", got, owner.name)
 	}
-	expectEqual(t, "unproven", other.unproven(), []netip.Addr{w.address(w.groups[0])})
+	expectAddrs(t, "unproven", other.unproven(), []netip.Addr{w.address(w.groups[0])})
 }
 
 func TestWhatThisNodeAnsweredForIsProvenForAMoment(t *testing.T) {
-	m := newMachine("a", 1, simInterval, simListen, simHandover, nil)
-	m.set(epoch, "g", Desired{Addresses: []netip.Addr{held4}, Candidates: []string{"a"}})
-	c := m.contests[keyOf("g")]
-	expectEqual(t, "unproven at first", m.unproven(epoch, c), []netip.Addr{held4})
-	m.answered(after(1000), held4, true)
-	expectEqual(t, "unproven while answered for", m.unproven(after(60_000), c), nil)
-	m.answered(after(60_000), held4, false)
-	m.set(after(60_000), "g", Desired{})
-	m.set(after(60_001), "h", Desired{Addresses: []netip.Addr{held4}, Candidates: []string{"a"}})
-	c = m.contests[keyOf("h")]
-	expectEqual(t, "unproven in another group a moment later", m.unproven(after(65_000), c), nil)
-	expectEqual(t, "unproven later", m.unproven(after(65_001), c), []netip.Addr{held4})
+	addr := netip.MustParseAddr("192.0.2.1")
+	m := NewMachine(Options{Node: "a", Boot: 1, Interval: simInterval, Listen: simListen, Handover: simHandover})
+	m.SetGroup(at(0), "g", Desired{Addresses: []netip.Addr{addr}, Candidates: []string{"a"}})
+	c := m.groups[keyOf("g")]
+	expectAddrs(t, "unproven at first", m.unproven(at(0), c), []netip.Addr{addr})
+	m.SetAnswered(at(1000), addr, true)
+	expectAddrs(t, "unproven while answered for", m.unproven(at(60_000), c), nil)
+	m.SetAnswered(at(60_000), addr, false)
+	m.SetGroup(at(60_000), "g", Desired{})
+	m.SetGroup(at(60_001), "h", Desired{Addresses: []netip.Addr{addr}, Candidates: []string{"a"}})
+	c = m.groups[keyOf("h")]
+	expectAddrs(t, "unproven in another group a moment later", m.unproven(at(65_000), c), nil)
+	expectAddrs(t, "unproven later", m.unproven(at(65_001), c), []netip.Addr{addr})
 	for n := range 1000 {
-		a := addr4(10<<24 + uint32(n))
-		m.answered(after(70_000+10*n), a, true)
-		m.answered(after(70_000+10*n), a, false)
+		a := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+		m.SetAnswered(at(70_000+10*n), a, true)
+		m.SetAnswered(at(70_000+10*n), a, false)
 	}
 	if got := len(m.proofs.last); got > 600 {
 		t.Errorf("remembers %d addresses of which 500 are a moment old", got)

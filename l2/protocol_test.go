@@ -266,7 +266,7 @@ func (w *world) awaited(n *simNode) bool {
 		if o == n || o.m == nil {
 			return false
 		}
-		known := o.m.members.members[n.name]
+		known := o.m.peers.peers[n.name]
 		return known != nil && (n.m == nil || known.boot != n.m.boot)
 	})
 }
@@ -351,8 +351,8 @@ func TestAPlannedMoveLeavesNoGapAndOverlapsForAMoment(t *testing.T) {
 				t.Errorf("%s had two owners for %s", g, d)
 			}
 		}
-		if n := leaver.m.owned; n != 0 || !leaver.m.drained() {
-			t.Errorf("%s still owns %d groups, drained %t", leaver.name, n, leaver.m.drained())
+		if n := leaver.m.owned; n != 0 || !leaver.m.Drained() {
+			t.Errorf("%s still owns %d groups, drained %t", leaver.name, n, leaver.m.Drained())
 		}
 		before := w.moves
 		leaver.state = Ready
@@ -443,7 +443,7 @@ func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
 		t.Fatalf("n0 owns %d groups, want all: owners stay", n)
 	}
 	for _, n := range w.nodes {
-		n.m.rebalance(w.groups...)
+		n.m.Rebalance(w.groups...)
 		n.act()
 	}
 	if err := w.run(time.Duration(len(w.groups)+1)*simHandover, func() error {
@@ -610,7 +610,7 @@ func TestWhatNobodyTakesIsGivenUpAfterTheHandoverTime(t *testing.T) {
 	w := capable(t, 2, 1)
 	owner := w.owners(w.groups[0])[0]
 	other := w.nodes[1-owner.index]
-	other.m.set(other.local(), w.groups[0], Desired{}) // its view of the API differs
+	other.m.SetGroup(other.local(), w.groups[0], Desired{}) // its view of the API differs
 	other.carryOut()
 	owner.equip(0)
 	if err := w.run(simHandover-100*time.Millisecond, nil); err != nil {

@@ -29,7 +29,7 @@ func mix(h uint64) uint64 {
 
 // before tells whether a node comes before another among those free to take a group: by preference, then by weight,
 // then by name.
-func before(group string, preferred map[string]int32, a, b string) bool {
+func RanksBefore(group string, preferred map[string]int32, a, b string) bool {
 	if pa, pb := preferred[a], preferred[b]; pa != pb {
 		return pa > pb
 	}

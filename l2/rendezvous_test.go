@@ -24,7 +24,7 @@ func TestWeightsAreFixed(t *testing.T) {
 func choose(group string, nodes []string, preferred map[string]int32, may func(string) bool) string {
 	var best string
 	for _, n := range nodes {
-		if may(n) && (best == "" || before(group, preferred, n, best)) {
+		if may(n) && (best == "" || RanksBefore(group, preferred, n, best)) {
 			best = n
 		}
 	}

@@ -24,18 +24,18 @@ type segment struct {
 	inbox inbox
 	wake  chan struct{}
 
-	messages  chan message
+	messages  chan Message
 	sightings chan sighting
 	broken    chan error
 	failed    chan error
 
 	counts    *segmentCounts
-	machine   *machine
+	machine   *Machine
 	announcer *announcer
 	prober    *prober
 	proxies   *proxies
 	doubted   []sighting              // of what is answered for, until it is known who is a proxy
-	starting  map[string]move         // the beginnings of groups of which no address is answered for yet
+	starting  map[string]Action       // the beginnings of groups of which no address is answered for yet
 	told      map[netip.Addr]struct{} // the addresses of which Answers was told
 	defence   *defence
 	desired   map[string]Desired
@@ -76,11 +76,15 @@ func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 	s := &segment{
 		name: name, d: d, cancel: cancel, done: make(chan struct{}),
 		answers: newAnswers(), wake: make(chan struct{}, 1),
-		messages: make(chan message, waiting), sightings: make(chan sighting, waiting),
+		messages: make(chan Message, waiting), sightings: make(chan sighting, waiting),
 		broken: make(chan error, 1), failed: make(chan error, 1),
 		announcer: newAnnouncer(), prober: newProber(), proxies: newProxies(), defence: newDefence(),
-		starting: make(map[string]move), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
-		machine: newMachine(d.config.Node, d.boot, d.config.HelloInterval, d.config.Listen, d.config.Handover, randomNumber),
+		starting: make(map[string]Action), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
+		machine: NewMachine(Options{
+			Node: d.config.Node, Boot: d.boot,
+			Interval: d.config.HelloInterval, Listen: d.config.Listen, Handover: d.config.Handover,
+			Random: randomNumber,
+		}),
 	}
 	s.inbox.desired, s.inbox.mirrored = make(map[string]Desired), make(map[mirrorKey]Claim)
 	return s
@@ -142,7 +146,7 @@ func (s *segment) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		var (
-			said   message
+			said   Message
 			seen   sighting
 			broken error
 		)
@@ -164,7 +168,7 @@ func (s *segment) run(ctx context.Context) {
 			s.reopen = now.Add(retry)
 		}
 		s.takeInbox(ctx, now)
-		if said.node != "" {
+		if said.Node != "" {
 			s.hear(now, said)
 		}
 		if seen.addr.IsValid() {
@@ -182,16 +186,16 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 	if s.wire == nil && s.link.up && !s.reopen.IsZero() && !now.Before(s.reopen) {
 		s.open(ctx, now)
 	}
-	if s.machine.clock.due(now) {
+	if s.machine.Due(now) {
 		s.tick(now)
-	} else if s.machine.verdictDue(now) || s.machine.turnDue(now) {
+	} else if s.machine.DecisionDue(now) {
 		s.drain(now)
 	}
 	if s.twin != "" && !now.Before(s.twinUntil) {
 		s.pair(now, "")
 	}
 	s.stand(now, Joined)
-	s.machine.step(now, Joined)
+	s.machine.Step(now, Joined)
 }
 
 // sendDue sends the probes and announcements that are due, and ends what is over.
@@ -201,7 +205,7 @@ func (s *segment) sendDue(now time.Time) {
 		s.tellAnswers(a, s.answers.has(a))
 	}
 	s.announce(now)
-	if s.state.departing() && s.drained.Load() != s.round && s.machine.drained() {
+	if s.state.Departing() && s.drained.Load() != s.round && s.machine.Drained() {
 		s.drained.Store(s.round)
 		s.d.wakeSupervisor()
 	}
@@ -209,7 +213,7 @@ func (s *segment) sendDue(now time.Time) {
 
 // next is when step has something to do again.
 func (s *segment) next() time.Time {
-	first := s.machine.next()
+	first := s.machine.Next()
 	consider := func(t time.Time) {
 		if !t.IsZero() && t.Before(first) {
 			first = t
@@ -231,14 +235,14 @@ func (s *segment) next() time.Time {
 // that was late for longer than peers wait has lost its groups, knows it only now, and answers again when it
 // has caught up.
 func (s *segment) tick(now time.Time) {
-	if late := s.machine.wake(now); late > onTime && s.wire != nil {
-		if late == overslept {
+	if late := s.machine.BeginTick(now); late > OnTime && s.wire != nil {
+		if late == TooLate {
 			s.answers.awake.sleep()
 			s.counts.overslept.Inc()
 		}
 		s.drain(now)
 	}
-	s.machine.tick(now)
+	s.machine.Tick(now)
 	s.publish(now)
 }
 
@@ -288,21 +292,21 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 	} else if l != nil {
 		s.link = *l
 	}
-	s.machine.equip(now, able)
+	s.machine.SetCapabilities(now, able)
 	cause := Unable
 	switch {
-	case state.departing():
+	case state.Departing():
 		cause = Departing
 	case state == Ready:
 		cause = Joined
 	}
 	s.stand(now, cause)
 	if blind {
-		s.machine.mirrorLost(now)
+		s.machine.MirrorLost(now)
 	}
 	for _, said := range mirrored {
 		if said.Segment == s.link.segment() {
-			s.machine.mirrored(now, said)
+			s.machine.Mirrored(now, said)
 		}
 	}
 	if home != s.home {
@@ -324,34 +328,34 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 			s.apply(now, group, d)
 		}
 	}
-	s.machine.rebalance(moving...)
+	s.machine.Rebalance(moving...)
 }
 
 // stand tells the machine what it may do.
 func (s *segment) stand(now time.Time, cause Cause) {
-	s.machine.stand(now, s.state, s.wire != nil, len(s.keys.Sign) > 0, cause)
+	s.machine.SetState(now, s.state, s.wire != nil, len(s.keys.Sign) > 0, cause)
 }
 
 // apply hands a group to the machine if it concerns this interface. Of two interfaces on one segment one serves it.
 func (s *segment) apply(now time.Time, group string, d Desired) {
-	if !d.concerns(s.name, s.home) || s.twin != "" && d.concerns(s.twin, s.d.home(s.twin)) {
+	if !concerns(d, s.name, s.home) || s.twin != "" && concerns(d, s.twin, s.d.home(s.twin)) {
 		d.Addresses = nil
 	}
-	s.machine.set(now, group, d)
+	s.machine.SetGroup(now, group, d)
 }
 
 // concerns reports whether the group is wanted on an interface, home of a node address or not.
-func (d Desired) concerns(name string, home bool) bool {
+func concerns(d Desired, name string, home bool) bool {
 	return len(d.Interfaces) == 0 && home ||
 		slices.ContainsFunc(d.Interfaces, func(p string) bool { return p == "" && home || matches(p, name) })
 }
 
-func (s *segment) hear(now time.Time, x message) {
-	if x.node == s.d.config.Node && x.boot == s.d.boot {
+func (s *segment) hear(now time.Time, x Message) {
+	if x.Node == s.d.config.Node && x.Boot == s.d.boot {
 		s.echo(now, x)
 		return
 	}
-	if err := s.machine.hear(now, x); err != nil {
+	if err := s.machine.Hear(now, x); err != nil {
 		s.counts.rejected(err)
 	} else {
 		s.counts.hellosReceived.Inc()
@@ -359,12 +363,12 @@ func (s *segment) hear(now time.Time, x message) {
 }
 
 // echo takes a message of this very process. If another interface sent it, both are on one segment.
-func (s *segment) echo(now time.Time, x message) {
-	other := s.d.interfaceOf(x.mac)
-	if x.mac == s.link.mac || other == "" || other >= s.name {
+func (s *segment) echo(now time.Time, x Message) {
+	other := s.d.interfaceOf(x.MAC)
+	if x.MAC == s.link.mac || other == "" || other >= s.name {
 		return
 	}
-	s.twinUntil = now.Add(silence * s.machine.clock.interval)
+	s.twinUntil = now.Add(s.machine.SilentAfter())
 	if s.twin != other {
 		s.d.config.Logger.Info("two interfaces on one segment; the first serves what is wanted on both", "interface", s.name, "first", other)
 		s.pair(now, other)
@@ -401,10 +405,10 @@ func (s *segment) note(f fault, err error) {
 }
 
 func (s *segment) publish(now time.Time) {
-	m := s.machine
+	m := s.machine.Summary(now)
 	p := &Segment{
-		Interface: s.name, MAC: s.link.hardware(), Up: s.wire != nil, Claiming: m.eligible,
-		Peers: m.members.peers(now), Groups: len(s.desired), Owned: m.owned, Err: s.faults.String(),
+		Interface: s.name, MAC: s.link.hardware(), Up: s.wire != nil, Claiming: m.Claiming,
+		Peers: m.Peers, Groups: len(s.desired), Owned: m.Owned, Err: s.faults.String(),
 		Subnets: s.link.hostSubnets(), ProxyARP: s.proxies.present(now),
 	}
 	s.published.Store(p)

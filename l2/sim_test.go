@@ -18,6 +18,7 @@ const (
 	simInterval = 100 * time.Millisecond
 	simListen   = time.Second
 	simHandover = time.Second
+	simProbe    = 200 * time.Millisecond // to ask the segment for an address
 )
 
 type world struct {
@@ -50,7 +51,7 @@ type simNode struct {
 	drift float64 // how fast its clock runs
 	boots uint64
 
-	m       *machine // nil: crashed
+	m       *Machine // nil: crashed
 	until   time.Time
 	answers map[string]bool
 	clear   map[string]time.Time     // of those, since when, on its clock, the segment was asked enough; a zero time is always
@@ -60,7 +61,7 @@ type simNode struct {
 	linked  bool
 	frozen  bool
 	slow    time.Duration // how long each thing it does may take
-	inbox   []message
+	inbox   []Message
 	wakeAt  int           // the serial of the wake-up that counts
 	holds   time.Duration // until when others may wait for its next process
 
@@ -151,7 +152,11 @@ func (n *simNode) local() time.Time {
 // boot starts the node's process.
 func (n *simNode) boot() {
 	n.boots++
-	n.m = newMachine(n.name, n.boots<<8|uint64(n.index)+1, simInterval, simListen, simHandover, n.w.random.Uint64)
+	n.m = NewMachine(Options{
+		Node: n.name, Boot: n.boots<<8 | uint64(n.index) + 1,
+		Interval: simInterval, Listen: simListen, Handover: simHandover,
+		Random: n.w.random.Uint64,
+	})
 	n.answers, n.clear, n.inbox, n.until, n.state = map[string]bool{}, map[string]time.Time{}, nil, time.Time{}, Ready
 	n.frozen = false
 	n.gone, n.absent = 0, false
@@ -160,11 +165,11 @@ func (n *simNode) boot() {
 	now := n.local()
 	for _, g := range n.w.groups {
 		if said, ok := n.seen[g]; ok {
-			n.m.mirrored(now, said)
+			n.m.Mirrored(now, said)
 		}
 		n.want(g)
 	}
-	n.m.clock.opened(now)
+	n.m.Open(now, 1500)
 	n.act()
 }
 
@@ -174,7 +179,7 @@ func (n *simNode) want(group string) {
 	if n.w.forgetful == n {
 		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
 	}
-	n.m.set(n.local(), group, Desired{Addresses: []netip.Addr{n.w.address(group)}, Candidates: candidates, Needs: n.needed(group)})
+	n.m.SetGroup(n.local(), group, Desired{Addresses: []netip.Addr{n.w.address(group)}, Candidates: candidates, Needs: n.needed(group)})
 }
 
 // address is the group's.
@@ -183,30 +188,30 @@ func (w *world) address(group string) netip.Addr {
 }
 
 // begin has the node answer for a group, at once if it may, or after it has asked the segment.
-func (n *simNode) begin(m move) {
-	n.answers[m.group], n.told[m.group], n.asked = true, n.w.now, m.probe
+func (n *simNode) begin(m Action) {
+	n.answers[m.Group], n.told[m.Group], n.asked = true, n.w.now, m.Probe
 	n.w.moves++
-	n.w.log("%s starts %s (%s), asks for %v", n.name, m.group, m.cause, m.probe)
-	if len(m.probe) > 0 {
-		n.clear[m.group] = n.local().Add(2*probePause + probeEar)
+	n.w.log("%s starts %s (%s), asks for %v", n.name, m.Group, m.Cause, m.Probe)
+	if len(m.Probe) > 0 {
+		n.clear[m.Group] = n.local().Add(simProbe)
 		return
 	}
-	bound := proofLasts + 1500*time.Millisecond // what is slow, and clocks that drift
+	bound := proofLifetime + 1500*time.Millisecond // what is slow, and clocks that drift
 	if slices.ContainsFunc(n.w.nodes, func(o *simNode) bool { return o.holds > 0 && n.w.now < o.holds+bound }) {
 		bound += holdTime
 	}
-	if age := n.w.now - n.w.last[m.group]; n.w.fault == nil && age > bound {
-		n.w.fault = fmt.Errorf("at %.3f s %s answers for %s without having asked: for %s nobody did", n.w.now.Seconds(), n.name, m.group, age)
+	if age := n.w.now - n.w.last[m.Group]; n.w.fault == nil && age > bound {
+		n.w.fault = fmt.Errorf("at %.3f s %s answers for %s without having asked: for %s nobody did", n.w.now.Seconds(), n.name, m.Group, age)
 	}
-	n.clear[m.group] = time.Time{}
-	n.m.answered(n.local(), n.w.address(m.group), true)
+	n.clear[m.Group] = time.Time{}
+	n.m.SetAnswered(n.local(), n.w.address(m.Group), true)
 }
 
 // end has it answer no more.
 func (n *simNode) end(group string) {
 	delete(n.answers, group)
 	if at, ok := n.clear[group]; ok && at.IsZero() {
-		n.m.answered(n.local(), n.w.address(group), false)
+		n.m.SetAnswered(n.local(), n.w.address(group), false)
 	}
 	delete(n.clear, group)
 }
@@ -214,10 +219,10 @@ func (n *simNode) end(group string) {
 // judge is what follows when the time to ask is over. Nobody else has an address in this world.
 func (n *simNode) judge() {
 	for g, at := range n.clear {
-		if !at.IsZero() && !n.m.dazed && !n.local().Before(at) {
+		if !at.IsZero() && !n.m.CatchingUp() && !n.local().Before(at) {
 			n.clear[g] = time.Time{}
-			n.m.answered(n.local(), n.w.address(g), true)
-			n.m.partially(g, false)
+			n.m.SetAnswered(n.local(), n.w.address(g), true)
+			n.m.SetPartial(g, false)
 		}
 		if n.clear[g].IsZero() && n.answering(g) {
 			n.w.last[g] = n.w.now
@@ -330,7 +335,7 @@ func (n *simNode) lose() {
 		n.w.republish(n)
 		clear(n.seen)
 		if n.m != nil && !n.frozen {
-			n.m.mirrorLost(n.local())
+			n.m.MirrorLost(n.local())
 			n.carryOut()
 			n.sleep()
 		}
@@ -347,30 +352,30 @@ func (n *simNode) act() {
 		for len(n.inbox) > 0 {
 			x := n.inbox[0]
 			n.inbox = n.inbox[1:]
-			_ = n.m.hear(now, x)
+			_ = n.m.Hear(now, x)
 		}
 	}
-	if n.m.clock.due(now) {
-		if late := n.m.wake(now); late > onTime {
-			if late == overslept {
+	if n.m.Due(now) {
+		if late := n.m.BeginTick(now); late > OnTime {
+			if late == TooLate {
 				n.until = time.Time{}
 			}
 			drain()
 		}
-		n.m.tick(now)
+		n.m.Tick(now)
 	}
 	drain()
 	n.judge()
-	n.m.equip(now, n.able())
-	n.m.stand(now, n.state, n.linked, true, Joined)
-	n.m.step(now, Joined)
+	n.m.SetCapabilities(now, n.able())
+	n.m.SetState(now, n.state, n.linked, true, Joined)
+	n.m.Step(now, Joined)
 	n.carryOut()
 	n.sleep()
 }
 
 // sleep has the node act again when its machine wants to.
 func (n *simNode) sleep() {
-	wait := time.Duration(float64(n.m.next().Sub(n.local()))/n.drift) + time.Microsecond
+	wait := time.Duration(float64(n.m.Next().Sub(n.local()))/n.drift) + time.Microsecond
 	n.w.serial++
 	serial := n.w.serial
 	n.wakeAt = serial
@@ -390,26 +395,26 @@ func (n *simNode) late() time.Duration {
 }
 
 func (n *simNode) carryOut() {
-	out := n.m.take()
-	for _, m := range out.moves {
-		switch m.kind {
-		case start:
+	out := n.m.Take()
+	for _, m := range out.Actions {
+		switch m.Kind {
+		case ActionStart:
 			n.begin(m)
-		case stop:
-			n.end(m.group)
-			n.w.log("%s stops %s (%s, to %q)", n.name, m.group, m.cause, m.owner)
-		case announce:
-			n.told[m.group] = n.w.now
-		case expect, forget:
+		case ActionStop:
+			n.end(m.Group)
+			n.w.log("%s stops %s (%s, to %q)", n.name, m.Group, m.Cause, m.Owner)
+		case ActionAnnounce:
+			n.told[m.Group] = n.w.now
+		case ActionExpect, ActionForget:
 		}
 	}
-	if !out.answerUntil.IsZero() {
-		n.until = out.answerUntil
+	if !out.AnswerUntil.IsZero() {
+		n.until = out.AnswerUntil
 	}
-	for _, c := range out.changes {
-		n.w.log("%s: %s alive=%t %s (%s)", n.name, c.peer, c.alive, c.state, c.cause)
+	for _, c := range out.Changes {
+		n.w.log("%s: %s alive=%t %s (%s)", n.name, c.Node, c.Alive, c.State, c.Cause)
 	}
-	for _, c := range out.claims {
+	for _, c := range out.Claims {
 		if c.Group != "" {
 			n.pending[c.Group] = c
 			delete(n.refused, c.Group)
@@ -419,12 +424,12 @@ func (n *simNode) carryOut() {
 	if len(n.pending) > 0 {
 		n.w.after(n.w.between(2*time.Millisecond, 60*time.Millisecond), n.write)
 	}
-	for _, x := range out.messages {
+	for _, x := range out.Messages {
 		n.w.transmit(n, x)
 	}
 }
 
-func (w *world) transmit(from *simNode, x message) {
+func (w *world) transmit(from *simNode, x Message) {
 	if !from.linked {
 		return
 	}
@@ -516,7 +521,7 @@ func (n *simNode) look(group string) {
 	if n.m == nil || n.frozen {
 		return // it looks when it is back
 	}
-	n.m.mirrored(n.local(), said)
+	n.m.Mirrored(n.local(), said)
 	n.carryOut()
 	n.sleep()
 }
@@ -577,7 +582,7 @@ func (n *simNode) thaw() {
 	// What it saw of the API is older than what it sees next.
 	for _, g := range n.w.groups {
 		if said, ok := n.seen[g]; ok {
-			n.m.mirrored(n.local(), said)
+			n.m.Mirrored(n.local(), said)
 		}
 	}
 	n.act()

@@ -43,4 +43,4 @@ func (s State) String() string {
 func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // departing reports whether a speaker in this state is about to end.
-func (s State) departing() bool { return s == Leaving || s == Restarting || s == Holding }
+func (s State) Departing() bool { return s == Leaving || s == Restarting || s == Holding }

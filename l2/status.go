@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Status is a bounded summary: its size grows with interfaces and peers, not with groups.
@@ -29,13 +28,6 @@ type Segment struct {
 	Err       string           // the last failure that still stands
 	Subnets   []netip.Prefix   // of the interface, without link-local ones and single addresses
 	ProxyARP  net.HardwareAddr // a host that answers for everything; empty: none is known
-}
-
-// Peer is another node that is alive on a segment.
-type Peer struct {
-	Node  string
-	State State
-	Age   time.Duration // since its last hello, when the status was taken, within a hello interval
 }
 
 // Status returns what is known now. It does not wait for the network.

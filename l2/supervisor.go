@@ -180,7 +180,7 @@ func (d *Driver) checkDrained() time.Duration {
 		return 0
 	default:
 	}
-	if !d.state.departing() {
+	if !d.state.Departing() {
 		return 0
 	}
 	left := d.config.Handover + grace - time.Since(d.leave.began)

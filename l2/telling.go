@@ -9,34 +9,34 @@ import (
 // This file is what the machine does by the clock, and what it tells others.
 
 // tell has a claim that changed told to the segment, and to the mirror if it is this node's.
-func (m *machine) tell(c *contest) {
-	m.untold[c.key] = tellTimes
+func (m *Machine) publish(c *groupState) {
+	m.untold[c.key] = claimRepeats
 	switch {
 	case c.owned:
 		m.own.put(c.key, c.mine)
-		m.tellMirror(c)
-	case c.lost.relayed:
-		m.own.put(c.key, c.lost)
+		m.publishToMirror(c)
+	case c.relayed.relayed:
+		m.own.put(c.key, c.relayed)
 	default:
 		m.own.remove(c.key)
 	}
 }
 
 // tellMirror has this node's claim told to the mirror.
-func (m *machine) tellMirror(c *contest) {
-	m.out.claims = append(m.out.claims, Claim{Group: c.group, Node: m.self, Term: c.mine.term, Witnessed: c.mine.witnessed})
+func (m *Machine) publishToMirror(c *groupState) {
+	m.out.Claims = append(m.out.Claims, Claim{Group: c.name, Node: m.self, Term: c.mine.term, Witnessed: c.mine.witnessed})
 }
 
 // send completes a message, to be sent.
-func (m *machine) send(x message) {
+func (m *Machine) send(x Message) {
 	m.sequence++
-	x.node, x.boot, x.sequence = m.self, m.boot, m.sequence
-	x.interval, x.state, x.digest, x.capabilities = m.announcedInterval(), m.says(), m.own.digest, m.capabilities
-	m.out.messages = append(m.out.messages, x)
+	x.Node, x.Boot, x.sequence = m.self, m.boot, m.sequence
+	x.interval, x.state, x.digest, x.capabilities = m.announcedInterval(), m.announcedState(), m.own.digest, m.capabilities
+	m.out.Messages = append(m.out.Messages, x)
 }
 
 // says is the state in our messages: Ready only while this node would take a group.
-func (m *machine) says() State {
+func (m *Machine) announcedState() State {
 	if m.state == Ready && !m.eligible {
 		return Starting
 	}
@@ -44,67 +44,70 @@ func (m *machine) says() State {
 }
 
 // wake begins a tick, and says how late it is: a late one is to hear what waits before it goes on.
-func (m *machine) wake(now time.Time) lateness {
-	before := m.clock.last
-	late := m.clock.tick(now)
-	if late == overslept {
-		if !m.dazed {
+func (m *Machine) BeginTick(now time.Time) Lateness {
+	before := m.pacer.lastTick
+	late := m.pacer.tick(now)
+	if late == TooLate {
+		if !m.catchingUp {
 			m.answeredUntil = before
 		}
-		m.dazed, m.company = true, now
-		m.doubt()
-		m.settle(now, Overslept)
+		m.catchingUp, m.lastPeerJoin = true, now
+		m.clearWitnessed()
+		m.updateEligible(now, Overslept)
 	}
 	return late
 }
 
 // tick is the heartbeat: judge the others, tell them of ourselves, and allow answers until the third next one.
-func (m *machine) tick(now time.Time) {
-	m.judge(now)
-	m.settleSynced(now)
-	m.expire(now)
-	if m.dazed && m.clock.awake && m.synced {
-		m.dazed = false
-		m.settle(now, Overslept)
+func (m *Machine) Tick(now time.Time) {
+	m.declareSilent(now)
+	m.updateSynced(now)
+	m.expireHolds(now)
+	if m.catchingUp && m.pacer.caughtUp && m.synced {
+		m.catchingUp = false
+		m.updateEligible(now, Overslept)
 		m.evaluateAll(now, Overslept)
-		m.repeat(Overslept)
+		m.AnnounceAll(Overslept)
 	}
-	if m.unwitnessed() && m.acquainted(now) {
+	if m.anyUnwitnessed() && m.inStep(now) {
 		m.evaluateAll(now, Joined)
 	}
-	if !m.dazed {
-		m.out.answerUntil = now.Add(silence * m.clock.interval)
+	if !m.catchingUp {
+		m.out.AnswerUntil = now.Add(silence * m.pacer.interval)
 	}
-	m.clock.interval = m.clock.base * time.Duration(max(1, (m.members.alive()+crowd-1)/crowd))
-	m.hello(now)
+	m.pacer.interval = m.pacer.base * time.Duration(max(1, (m.peers.countAlive()+crowd-1)/crowd))
+	m.sendHello(now)
 }
 
 // unwitnessed reports whether a claim of this node's is.
-func (m *machine) unwitnessed() bool {
-	return slices.ContainsFunc(m.order, func(c *contest) bool { return c.owned && !c.mine.witnessed })
+func (m *Machine) anyUnwitnessed() bool {
+	return slices.ContainsFunc(m.ordered, func(c *groupState) bool { return c.owned && !c.mine.witnessed })
 }
 
-func (m *machine) judge(now time.Time) {
-	if !m.clock.mayJudge() {
+func (m *Machine) declareSilent(now time.Time) {
+	if !m.pacer.mayJudge() {
 		return
 	}
-	for _, c := range m.members.judge(now) {
-		m.changed(now, c)
+	for _, c := range m.peers.declareSilent(now) {
+		m.applyChange(now, c)
 	}
 }
 
-// verdictDue reports whether somebody is to be declared silent: whoever calls step should see first that nothing
-// that was said waits to be heard.
-func (m *machine) verdictDue(now time.Time) bool {
-	v := m.members.verdict()
-	return m.clock.mayJudge() && !v.IsZero() && !now.Before(v)
+// DecisionDue reports whether the clock makes the next step decide something: that a peer is silent, or that it is this
+// node's turn to take a group. What waits to be heard should be heard first: it may show that the peer is not, or that
+// another took the group.
+func (m *Machine) DecisionDue(now time.Time) bool { return m.silenceDue(now) || m.turnDue(now) }
+
+// verdictDue reports whether somebody is to be declared silent.
+func (m *Machine) silenceDue(now time.Time) bool {
+	v := m.peers.nextSilence()
+	return m.pacer.mayJudge() && !v.IsZero() && !now.Before(v)
 }
 
-// turnDue reports whether it is this node's turn to take something: one who came before it may have, and whoever calls step
-// should see that first.
-func (m *machine) turnDue(now time.Time) bool {
+// turnDue reports whether it is this node's turn to take something.
+func (m *Machine) turnDue(now time.Time) bool {
 	for key := range m.pending {
-		if c := m.contests[key]; !c.owned && !now.Before(c.due) {
+		if c := m.groups[key]; !c.owned && !now.Before(c.due) {
 			return true
 		}
 	}
@@ -112,42 +115,42 @@ func (m *machine) turnDue(now time.Time) bool {
 }
 
 // step does what is due.
-func (m *machine) step(now time.Time, cause Cause) {
-	m.settle(now, cause)
-	if m.verdictDue(now) {
-		m.judge(now)
+func (m *Machine) Step(now time.Time, cause Cause) {
+	m.updateEligible(now, cause)
+	if m.silenceDue(now) {
+		m.declareSilent(now)
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(m.pending), compareKeys) {
-		m.evaluate(now, m.contests[key], m.contests[key].cause)
+		m.evaluate(now, m.groups[key], m.groups[key].cause)
 	}
-	m.move(now)
+	m.offerNext(now)
 	m.flush(now)
-	if m.pulled && now.Sub(m.published) >= m.clock.interval {
-		m.pulled, m.published = false, now
-		for _, part := range m.own.all(m.room) {
-			m.send(message{kind: kindClaims, claims: part})
+	if m.pullRequested && now.Sub(m.lastPull) >= m.pacer.interval {
+		m.pullRequested, m.lastPull = false, now
+		for _, part := range m.own.parts(m.claimsPerFrame) {
+			m.send(Message{kind: kindClaims, claims: part})
 		}
 	}
-	if m.clock.quickDue(now) {
-		m.hello(now)
+	if m.pacer.quickDue(now) {
+		m.sendHello(now)
 	}
 }
 
 // flush tells the claims that changed, some of them if they are very many.
-func (m *machine) flush(now time.Time) {
-	if len(m.untold) == 0 || now.Sub(m.flushed) < tellPause {
+func (m *Machine) flush(now time.Time) {
+	if len(m.untold) == 0 || now.Sub(m.lastFlush) < claimPause {
 		return
 	}
-	m.flushed = now
+	m.lastFlush = now
 	keys := slices.SortedFunc(maps.Keys(m.untold), func(a, b groupKey) int {
 		if d := m.untold[b] - m.untold[a]; d != 0 {
 			return d // what was told least often first
 		}
 		return compareKeys(a, b)
 	})
-	keys = keys[:min(len(keys), tellAtOnce*m.room)]
-	for some := range slices.Chunk(keys, m.room) {
-		x := message{kind: kindClaims}
+	keys = keys[:min(len(keys), maxClaimFrames*m.claimsPerFrame)]
+	for some := range slices.Chunk(keys, m.claimsPerFrame) {
+		x := Message{kind: kindClaims}
 		for _, key := range some {
 			c, claimed := m.own.claims[key]
 			x.claims.entries = append(x.claims.entries, claimEntry{group: key, claim: c, removed: !claimed})
@@ -159,33 +162,33 @@ func (m *machine) flush(now time.Time) {
 	}
 }
 
-func (m *machine) hello(now time.Time) {
-	m.clock.sent(now)
-	m.send(message{kind: kindHello})
+func (m *Machine) sendHello(now time.Time) {
+	m.pacer.sent(now)
+	m.send(Message{kind: kindHello})
 }
 
 // next is when step or a tick has something to do again.
-func (m *machine) next() time.Time {
-	first := m.clock.next()
+func (m *Machine) Next() time.Time {
+	first := m.pacer.next()
 	consider := func(t time.Time) {
 		if !t.IsZero() && t.Before(first) {
 			first = t
 		}
 	}
-	if m.clock.mayJudge() {
-		consider(m.members.verdict())
+	if m.pacer.mayJudge() {
+		consider(m.peers.nextSilence())
 	}
 	for key := range m.pending {
-		consider(m.contests[key].due)
+		consider(m.groups[key].due)
 	}
-	if c := m.contests[m.offering]; len(m.moving) > 0 || c != nil && !c.offered.IsZero() {
-		consider(m.moved.Add(m.handover))
+	if c := m.groups[m.offered]; len(m.toOffer) > 0 || c != nil && !c.offeredSince.IsZero() {
+		consider(m.lastOffer.Add(m.handover))
 	}
 	if len(m.untold) > 0 {
-		consider(m.flushed.Add(tellPause))
+		consider(m.lastFlush.Add(claimPause))
 	}
-	if m.pulled {
-		consider(m.published.Add(m.clock.interval))
+	if m.pullRequested {
+		consider(m.lastPull.Add(m.pacer.interval))
 	}
 	return first
 }

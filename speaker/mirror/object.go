@@ -53,7 +53,7 @@ func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
 		NodeName:          c.Node,
 		Segment:           c.Segment,
 		Interface:         c.Interface,
-		MAC:               c.MAC.String(),
+		MAC:               net.HardwareAddr(c.MAC).String(),
 		Term:              int64(min(c.Term, math.MaxInt64)),
 		Witnessed:         c.Witnessed,
 		Reason:            c.Cause.Reason(),
