@@ -55,7 +55,7 @@ binaries: $(LAB) ## build Berth, Kubernetes and the lab's programs, and pack the
 unit: ## unit tests of all modules, with the race detector (no root)
 	@tools/preflight race
 	CGO_ENABLED=1 go test -race ./...
-	BERTH_L2_HISTORIES=100000 go test -run TestRandomHistories ./l2
+	BERTH_L2_HISTORIES=100000 go test -run TestRandomHistories ./l2/election
 	BERTH_IPAM_OPERATIONS=1000000 go test -run Model ./ipam
 	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
@@ -65,7 +65,7 @@ root-tests: l2-tests route-tests ## tests on this machine's kernel, in network n
 
 l2-tests: packages
 	@tools/preflight tools
-	CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./l2
+	CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./l2/...
 
 route-tests: packages
 	@tools/preflight tools
@@ -105,7 +105,7 @@ bench: preflight packages binaries ## measure Berth in the lab: "name value unit
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
 	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker
-	go test -tags root -run '^$$' -bench . ./l2
+	go test -tags root -run '^$$' -bench . ./l2/...
 
 bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)
 	mkdir -p bin

@@ -3,6 +3,8 @@ package l2
 import (
 	"context"
 	"time"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // This file is a segment's hold on its interface: opening and closing the wire, and what comes in by it.
@@ -12,7 +14,7 @@ func (s *segment) follow(ctx context.Context, now time.Time, l link) {
 	before := s.link
 	s.link = l
 	if !l.up {
-		s.shut(now, LinkDown)
+		s.shut(now, election.LinkDown)
 		s.reopen = time.Time{}
 		return
 	}
@@ -21,7 +23,7 @@ func (s *segment) follow(ctx context.Context, now time.Time, l link) {
 	}
 	s.open(ctx, now)
 	if before.up && s.wire != nil {
-		s.machine.AnnounceAll(LinkChanged)
+		s.machine.AnnounceAll(election.LinkChanged)
 	}
 }
 
@@ -40,7 +42,7 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 	})
 	s.note(faultSocket, err)
 	if err != nil {
-		s.shut(now, LinkDown)
+		s.shut(now, election.LinkDown)
 		s.reopen = now.Add(retry)
 		return
 	}
@@ -86,7 +88,7 @@ func (s *segment) finish() {
 	if s.state == Holding {
 		return // the mirror goes on to say that this node owns what it owned
 	}
-	s.stand(now, Stopped)
+	s.stand(now, election.Stopped)
 	s.carryOut(now)
 }
 
@@ -98,11 +100,11 @@ func (s *segment) received(payload []byte) {
 }
 
 // verified returns the message, or counts why it is none. Forged ones end here, off the loop.
-func (s *segment) verified(payload []byte) (Message, bool) {
+func (s *segment) verified(payload []byte) (election.Message, bool) {
 	s.d.mu.Lock()
 	keys := s.d.keys
 	s.d.mu.Unlock()
-	x, err := OpenMessage(payload, s.d.cluster, keys)
+	x, err := election.OpenMessage(payload, s.d.cluster, keys)
 	if err != nil {
 		s.counts.rejected(err)
 	}

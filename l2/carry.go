@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // This file carries out what the machine decided: for the responders, on the wire, and for those who watch.
@@ -29,26 +31,26 @@ func (s *segment) carryOut(now time.Time) {
 	}
 }
 
-func (s *segment) move(now time.Time, m Action) {
+func (s *segment) move(now time.Time, m election.Action) {
 	switch m.Kind {
-	case ActionExpect:
+	case election.ActionExpect:
 		s.hearOf(m.Addresses, s.answers.of(m.Group))
 		on, off := s.answers.set(m.Group, m.Addresses)
 		s.own(now, on, off, m.Probe)
 		s.settle(now, m.Group)
-	case ActionForget:
+	case election.ActionForget:
 		s.hearOf(nil, s.answers.of(m.Group))
 		on, off := s.answers.set(m.Group, nil)
 		s.own(now, on, off, nil)
-	case ActionStart:
+	case election.ActionStart:
 		s.starting[m.Group] = m
 		on, off := s.answers.mark(m.Group, true)
 		s.own(now, on, off, m.Probe)
 		s.settle(now, m.Group)
 		s.announceGroup(now, m.Group)
-	case ActionAnnounce:
+	case election.ActionAnnounce:
 		s.announceGroup(now, m.Group)
-	case ActionStop:
+	case election.ActionStop:
 		on, off := s.answers.mark(m.Group, false)
 		s.own(now, on, off, nil)
 		if _, starting := s.starting[m.Group]; starting {
@@ -134,7 +136,7 @@ func (s *segment) tellMirror(c Claim) {
 }
 
 // tellChange tells of a peer's step.
-func (s *segment) tellChange(now time.Time, c PeerChange) {
+func (s *segment) tellChange(now time.Time, c election.PeerChange) {
 	kind := PeerUp
 	if !c.Alive {
 		kind = PeerDown
@@ -144,7 +146,7 @@ func (s *segment) tellChange(now time.Time, c PeerChange) {
 }
 
 // send signs a message and sends it. One that cannot be sent is lost as if on the wire.
-func (s *segment) send(x Message) {
+func (s *segment) send(x election.Message) {
 	if s.wire == nil || len(s.keys.Sign) == 0 {
 		return
 	}
@@ -155,7 +157,7 @@ func (s *segment) send(x Message) {
 	}
 }
 
-func (s *segment) moved(now time.Time, kind Kind, direction string, m Action) {
+func (s *segment) moved(now time.Time, kind Kind, direction string, m election.Action) {
 	s.counts.moved(direction, m.Cause)
 	s.observe(now, Observation{Kind: kind, Group: m.Group, Node: m.Owner, Cause: m.Cause})
 	s.d.config.Logger.Debug("group "+direction, "interface", s.name, "group", m.Group, "owner", m.Owner, "cause", m.Cause)

@@ -20,6 +20,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // Config says who this node is and how patient it is.
@@ -67,12 +69,12 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.Listen, time.Second)
 	set(&c.Handover, time.Second)
 	switch {
-	case c.Node == "" || len(c.Node) > MaxNodeName:
-		return c, fmt.Errorf("node name %q: must have 1 to %d bytes", c.Node, MaxNodeName)
+	case c.Node == "" || len(c.Node) > election.MaxNodeName:
+		return c, fmt.Errorf("node name %q: must have 1 to %d bytes", c.Node, election.MaxNodeName)
 	case c.Logger == nil:
 		return c, errors.New("a logger is needed")
-	case c.HelloInterval < MinHelloInterval || c.HelloInterval > MaxHelloInterval:
-		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, MinHelloInterval, MaxHelloInterval)
+	case c.HelloInterval < election.MinHelloInterval || c.HelloInterval > election.MaxHelloInterval:
+		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, election.MinHelloInterval, election.MaxHelloInterval)
 	case c.Listen < 0 || c.Handover < 0:
 		return c, errors.New("listen and handover times cannot be negative")
 	}
@@ -140,7 +142,7 @@ func newDriver(config Config, sys system) (*Driver, error) {
 		return nil, err
 	}
 	return &Driver{
-		config: config, system: sys, boot: randomNumber(), cluster: ClusterID(config.Cluster), metrics: m, observed: newObservations(),
+		config: config, system: sys, boot: randomNumber(), cluster: election.ClusterID(config.Cluster), metrics: m, observed: newObservations(),
 		kick: make(chan struct{}, 1), groups: make(map[string]Desired), patterns: make(map[string]int),
 		segments: make(map[string]*segment), ended: make(map[string]chan struct{}), mirror: make(map[mirrorKey]Claim), leave: &leave{drained: make(chan struct{})},
 	}, nil

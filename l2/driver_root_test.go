@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/mdlayher/ndp"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 const (
@@ -66,9 +68,9 @@ func settled(t *testing.T, names ...string) (*segmentLab, []*node) {
 	}
 	nodes := slices.SortedFunc(maps.Values(l.nodes), func(a, b *node) int {
 		switch {
-		case a.mac == owner, b.mac != owner && RanksBefore("g", nil, a.name, b.name):
+		case a.mac == owner, b.mac != owner && election.RanksBefore("g", nil, a.name, b.name):
 			return -1
-		case b.mac == owner, RanksBefore("g", nil, b.name, a.name):
+		case b.mac == owner, election.RanksBefore("g", nil, b.name, a.name):
 			return 1
 		}
 		return 0

@@ -18,6 +18,8 @@ import (
 	"github.com/mdlayher/arp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // The drivers of these tests run whole, in virtual time, on a segment without loss. The root-tagged tests do
@@ -292,7 +294,7 @@ func TestNothingIsClaimedBeforeItWasListened(t *testing.T) {
 		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
 			t.Errorf("answered by %v, want %s", got, n.mac)
 		}
-		want := []Observation{{Kind: GroupGained, Interface: "eth0", Group: "g", Node: "a", Cause: Joined}}
+		want := []Observation{{Kind: GroupGained, Interface: "eth0", Group: "g", Node: "a", Cause: election.Joined}}
 		if diff := cmp.Diff(want, n.seen(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 			t.Errorf("observed (-want +got):\n%s", diff)
 		}
@@ -347,7 +349,7 @@ func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
 		first, second := e.node(t, "a", 1), e.node(t, "b", 2)
 		pass(2 * time.Second)
 		group := "g0" // of which the second would get the better of the first's claim, did it make one as well
-		for i := 1; !RanksBefore(group, nil, "b", "a"); i++ {
+		for i := 1; !election.RanksBefore(group, nil, "b", "a"); i++ {
 			group = fmt.Sprintf("g%d", i)
 		}
 		second.system.wire.setBusy(true)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // metrics are the driver's collectors; all carry the interface as a label.
@@ -95,7 +97,7 @@ func (m *metrics) of(ifname string) *segmentCounts {
 		peers:             m.peers.WithLabelValues(ifname),
 		owned:             m.owned.WithLabelValues(ifname),
 		rejected: func(err error) {
-			var r Rejection
+			var r election.Rejection
 			if errors.As(err, &r) {
 				m.hellosRejected.WithLabelValues(ifname, string(r)).Inc()
 			}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // segment serves one interface. Its loop owns everything below the inbox; the responders, in the wire's
@@ -24,19 +26,19 @@ type segment struct {
 	inbox inbox
 	wake  chan struct{}
 
-	messages  chan Message
+	messages  chan election.Message
 	sightings chan sighting
 	broken    chan error
 	failed    chan error
 
 	counts    *segmentCounts
-	machine   *Machine
+	machine   *election.Machine
 	announcer *announcer
 	prober    *prober
 	proxies   *proxies
-	doubted   []sighting              // of what is answered for, until it is known who is a proxy
-	starting  map[string]Action       // the beginnings of groups of which no address is answered for yet
-	told      map[netip.Addr]struct{} // the addresses of which Answers was told
+	doubted   []sighting                 // of what is answered for, until it is known who is a proxy
+	starting  map[string]election.Action // the beginnings of groups of which no address is answered for yet
+	told      map[netip.Addr]struct{}    // the addresses of which Answers was told
 	defence   *defence
 	desired   map[string]Desired
 	link      link
@@ -76,11 +78,11 @@ func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 	s := &segment{
 		name: name, d: d, cancel: cancel, done: make(chan struct{}),
 		answers: newAnswers(), wake: make(chan struct{}, 1),
-		messages: make(chan Message, waiting), sightings: make(chan sighting, waiting),
+		messages: make(chan election.Message, waiting), sightings: make(chan sighting, waiting),
 		broken: make(chan error, 1), failed: make(chan error, 1),
 		announcer: newAnnouncer(), prober: newProber(), proxies: newProxies(), defence: newDefence(),
-		starting: make(map[string]Action), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
-		machine: NewMachine(Options{
+		starting: make(map[string]election.Action), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
+		machine: election.NewMachine(election.Options{
 			Node: d.config.Node, Boot: d.boot,
 			Interval: d.config.HelloInterval, Listen: d.config.Listen, Handover: d.config.Handover,
 			Random: randomNumber,
@@ -146,7 +148,7 @@ func (s *segment) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		var (
-			said   Message
+			said   election.Message
 			seen   sighting
 			broken error
 		)
@@ -164,7 +166,7 @@ func (s *segment) run(ctx context.Context) {
 		now := time.Now()
 		if broken != nil {
 			s.note(faultSocket, broken)
-			s.shut(now, LinkDown)
+			s.shut(now, election.LinkDown)
 			s.reopen = now.Add(retry)
 		}
 		s.takeInbox(ctx, now)
@@ -194,8 +196,8 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 	if s.twin != "" && !now.Before(s.twinUntil) {
 		s.pair(now, "")
 	}
-	s.stand(now, Joined)
-	s.machine.Step(now, Joined)
+	s.stand(now, election.Joined)
+	s.machine.Step(now, election.Joined)
 }
 
 // sendDue sends the probes and announcements that are due, and ends what is over.
@@ -235,8 +237,8 @@ func (s *segment) next() time.Time {
 // that was late for longer than peers wait has lost its groups, knows it only now, and answers again when it
 // has caught up.
 func (s *segment) tick(now time.Time) {
-	if late := s.machine.BeginTick(now); late > OnTime && s.wire != nil {
-		if late == TooLate {
+	if late := s.machine.BeginTick(now); late > election.OnTime && s.wire != nil {
+		if late == election.TooLate {
 			s.answers.awake.sleep()
 			s.counts.overslept.Inc()
 		}
@@ -293,12 +295,12 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 		s.link = *l
 	}
 	s.machine.SetCapabilities(now, able)
-	cause := Unable
+	cause := election.Unable
 	switch {
 	case state.Departing():
-		cause = Departing
+		cause = election.Departing
 	case state == Ready:
-		cause = Joined
+		cause = election.Joined
 	}
 	s.stand(now, cause)
 	if blind {
@@ -350,7 +352,7 @@ func concerns(d Desired, name string, home bool) bool {
 		slices.ContainsFunc(d.Interfaces, func(p string) bool { return p == "" && home || matches(p, name) })
 }
 
-func (s *segment) hear(now time.Time, x Message) {
+func (s *segment) hear(now time.Time, x election.Message) {
 	if x.Node == s.d.config.Node && x.Boot == s.d.boot {
 		s.echo(now, x)
 		return
@@ -363,7 +365,7 @@ func (s *segment) hear(now time.Time, x Message) {
 }
 
 // echo takes a message of this very process. If another interface sent it, both are on one segment.
-func (s *segment) echo(now time.Time, x Message) {
+func (s *segment) echo(now time.Time, x election.Message) {
 	other := s.d.interfaceOf(x.MAC)
 	if x.MAC == s.link.mac || other == "" || other >= s.name {
 		return

@@ -1,4 +1,4 @@
-package l2
+package election
 
 // weight is the rank of node for group by rendezvous hashing (highest random weight): each node's weight
 // depends on nobody else, so that a death moves only the dead node's groups.

@@ -1,4 +1,4 @@
-package l2
+package election
 
 // Capabilities are what a node is able to forward by, a bit each. The caller gives the bits their meaning, which must
 // be the same on all nodes: docs/design/l2-protocol.md lists them. A value is part of the hello's format.

@@ -1,0 +1,36 @@
+package l2
+
+import "github.com/berth-lb/berth/l2/election"
+
+// What the users of this package need of the protocol's.
+type (
+	// Desired is what is wanted of one group.
+	Desired = election.Desired
+	// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the segment.
+	Claim = election.Claim
+	// Keys sign hellos.
+	Keys = election.Keys
+	// Peer is another node that is alive on a segment.
+	Peer = election.Peer
+	// State is what a node says about itself on every segment.
+	State = election.State
+	// Cause is why a group came, went, or is announced again.
+	Cause = election.Cause
+	// Capabilities are what a node is able to forward by.
+	Capabilities = election.Capabilities
+)
+
+// The states in the order of a speaker's life.
+const (
+	Starting   = election.Starting
+	Ready      = election.Ready
+	Leaving    = election.Leaving
+	Restarting = election.Restarting
+	Holding    = election.Holding
+)
+
+// The causes that users of this package compare with. All of them are in package election.
+const (
+	Joined     = election.Joined
+	PeerSilent = election.PeerSilent
+)
