@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/ipvs"
 )
@@ -21,27 +19,25 @@ import (
 type carried struct {
 	drains *drains
 	marks  *marks
-	trust  trust
+	ready  readiness
 	handed map[string]handover // what is forwarded, by group
 }
 
 func newCarried(overdue func(service string)) *carried {
-	return &carried{newDrains(overdue), newMarks(), trust{}, map[string]handover{}}
+	return &carried{newDrains(overdue), newMarks(), readiness{}, map[string]handover{}}
 }
 
-// review returns the backends of the Services of a group that Berth is to forward for, and gives the group its marks.
-func (c *carried) review(group *Group, backendsOf func(service string) []Backend, snapshot *config.Snapshot) map[string][]Backend {
-	if c == nil {
-		return nil
-	}
+// review returns the backends of the Services of a group that Berth forwards for.
+func (c *carried) review(group Group, services []ClassifiedService, backendsOf func(service string) []Backend, snapshot *config.Snapshot) map[string][]Backend {
 	backends := map[string][]Backend{}
-	for _, s := range group.Services {
-		if schedulerOf(s, snapshot) != "" {
+	for _, s := range services {
+		if s.IPVSScheduler != "" {
 			backends[s.Name] = backendsOf(s.Name)
 		}
+	}
+	for _, s := range group.Services {
 		c.drains.review(s.Name, backends[s.Name], snapshot.DrainTimeout(s.Addresses))
 	}
-	group.Marks = c.marks.assign(group.ID, needMarks(group.Services, snapshot))
 	return backends
 }
 
@@ -49,7 +45,7 @@ func (c *carried) review(group *Group, backendsOf func(service string) []Backend
 func (c *carried) forget(group string) {
 	if c != nil {
 		c.marks.assign(group, nil)
-		delete(c.trust, group)
+		delete(c.ready, group)
 		delete(c.handed, group)
 	}
 }
@@ -67,45 +63,36 @@ func (p *planner) overdue(service string) {
 	p.tasks.Add(task{serviceChanged, service})
 }
 
-// forward has the node forward what is desired, and for a while what kube-proxy is taking over.
-func (p *planner) forward(group Group, desired Forwarding) {
+// forward has the node forward for a group, and returns what its kernel shows of that.
+func (p *planner) forward(group Group, services []ClassifiedService) Readiness {
 	if p.forwarder == nil {
-		return
+		return Readiness{Shown: true} // other nodes compare capabilities: there is nothing to withhold
 	}
+	backends := p.carried.review(group, services, p.sources.backends, p.world.Snapshot)
+	marks := p.carried.marks.assign(group.ID, MarkedFrontends(services))
+	desired := PlanForwarding(services, backends, marks, p.world)
 	next, again := p.carried.handed[group.ID].next(desired, group.Services, time.Now())
 	p.carried.handed[group.ID] = next
 	p.forwarder.sync(group.ID, next.Forwarding)
 	if again > 0 {
 		p.later(group, again)
 	}
-}
-
-// later plans a group anew when the time has passed; too late does no harm.
-func (p *planner) later(group Group, after time.Duration) {
-	time.AfterFunc(after, func() { p.tasks.Add(task{serviceChanged, group.Services[0].Name}) })
-}
-
-// minds has this node announce nothing of a group for which its kernel does not forward yet, or cannot: no routes, and on the
-// segments it is no candidate. What it owns there others may take; until they do it goes on to answer.
-func (p *planner) minds(group Group, plan *Plan) {
-	if p.forwarder == nil {
-		return
-	}
-	err := p.forwarder.serves(plan.Forwarding)
-	carries := p.carried.trust.carries(group.ID, err, time.Now(), func(after time.Duration) { p.later(group, after) })
+	err := p.forwarder.serves(desired)
 	complaint := ""
 	if err != nil && !errors.Is(err, ipvs.ErrPending) && !p.forwarder.fails() { // else the report says it once
 		complaint = fmt.Sprintf("IPVS: %v", err)
 	}
 	p.reporter.complain(reasonIPVS, group.ID, complaint)
-	if carries || needed(group.Services, p.world.Snapshot) == 0 {
-		return
+	ready, again := p.carried.ready.review(group.ID, err, time.Now())
+	if again > 0 {
+		p.later(group, again)
 	}
-	plan.BGP = bgp.Desired{}
-	for id, part := range plan.L2 {
-		part.Candidates = slices.DeleteFunc(slices.Clone(part.Candidates), func(node string) bool { return node == p.Node })
-		plan.L2[id] = part
-	}
+	return ready
+}
+
+// later plans a group anew when the time has passed; too late does no harm.
+func (p *planner) later(group Group, after time.Duration) {
+	time.AfterFunc(after, func() { p.tasks.Add(task{serviceChanged, group.Services[0].Name}) })
 }
 
 // followForwarder has it looked at again what this node can forward.

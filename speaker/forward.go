@@ -6,7 +6,6 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 
-	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
@@ -42,91 +41,73 @@ type Forwarding struct {
 	Guards []guard.Frontend
 }
 
-// planForwarding says which connections this node forwards, and where. It forwards for every address that Berth
-// forwards for, also where it does not announce it: its own pods and processes ask too, and what was on the way when
-// it stopped to announce still comes. Under policy Local it sends to endpoints of its own, or, when it has none, to
-// all, with its own address as source. Its own pods and processes reach all endpoints under each policy.
-func planForwarding(group Group, won []Service, backends map[string][]Backend, world World) Forwarding {
+// PlanForwarding says which connections this node forwards, and where. Backends are by name of the Service, of those that
+// Berth forwards for; marks are those of MarkedFrontends.
+//
+// The node forwards for every address that Berth forwards for, also where it does not announce it: its own pods and processes
+// connect too, and packets that were on their way when it stopped to announce still arrive. Under policy Local it forwards to
+// endpoints of its own or, if it has none, to all, with its own address as source. Its own pods and processes reach all
+// endpoints under each policy.
+func PlanForwarding(services []ClassifiedService, backends map[string][]Backend, marks map[ipvs.Frontend]uint32, world World) Forwarding {
+	if !world.Forwards {
+		return Forwarding{}
+	}
 	f := Forwarding{Table: ipvs.Table{}}
-	guarded := map[netip.Addr]bool{}
-	for _, s := range won {
-		scheduler := schedulerOf(s, world.Snapshot)
-		if scheduler == "" {
+	ours := map[netip.Addr]bool{}
+	for _, s := range services {
+		if s.IPVSScheduler == "" {
 			continue
 		}
 		for _, address := range s.Addresses {
-			guarded[address] = true
+			ours[address] = true
 			for _, port := range s.Ports {
-				frontend := ipvs.Frontend{Address: address, Port: port.Port, Protocol: port.Protocol}
-				if _, taken := f.Table[frontend]; taken {
-					continue // the older Service's
-				}
-				all := behind(port, address, backends[s.Name])
-				takes := serving(all, world.Dead)
-				own := func(b Backend) bool { return b.Node == world.Self }
-				local := s.Local && slices.ContainsFunc(all, func(b Backend) bool { return own(b) && takes(b) })
-				served := all
-				if local {
-					served = slices.DeleteFunc(slices.Clone(all), func(b Backend) bool { return !own(b) })
-				}
-				settings := ipvs.Settings{Scheduler: scheduler, Flags: flags(scheduler), PersistenceTimeout: s.Persistence}
-				f.Table[frontend] = ipvs.VirtualServer{Settings: settings, RealServers: realServers(served, takes)}
-				mark := group.Marks[frontend]
-				if mark != 0 {
-					f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{Settings: byMark(settings, world.Capabilities), RealServers: realServers(all, takes)}
-				}
-				f.Guards = append(f.Guards, guard.Frontend{
-					Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: !local, Refuse: !slices.ContainsFunc(served, takes), Mark: mark, Sources: sourcesOf(s.SourceRanges, address),
-				})
+				f.add(s, address, port, behind(port, address, backends[s.Name]), marks, world)
 			}
 		}
 	}
-	for _, s := range won {
-		for _, address := range s.Addresses {
-			// kube-proxy forwards for a Service that shares the address.
-			if guarded[address] && schedulerOf(s, world.Snapshot) == "" {
-				for _, port := range s.Ports {
-					f.Guards = append(f.Guards, guard.Frontend{Address: address, Port: port.Port, Protocol: uint8(port.Protocol)})
-				}
-			}
+	for _, s := range services {
+		if s.IPVSScheduler == "" {
+			f.expose(s, ours)
 		}
 	}
 	return f
 }
 
-// schedulerOf returns the scheduler with which Berth forwards for the Service; "" if it does not. It does so as soon as
-// the pools say so: until the status does, too, kube-proxy comes first, and between them there is no gap. While the status
-// still asks for it and the pools do not any more, it is round robin.
-func schedulerOf(s Service, snapshot *config.Snapshot) string {
-	scheduler, _ := snapshot.Scheduler(s.Addresses, s.Scheduler)
-	if scheduler == "" && s.Proxied {
-		scheduler = ipvs.Schedulers[0]
+// add forwards for a port of a Service, unless an older Service has it.
+func (f *Forwarding) add(s ClassifiedService, address netip.Addr, port Port, backends []Backend, marks map[ipvs.Frontend]uint32, world World) {
+	frontend := ipvs.Frontend{Address: address, Port: port.Port, Protocol: port.Protocol}
+	if _, taken := f.Table[frontend]; taken {
+		return
 	}
-	return scheduler
+	takes := serving(backends, world.Dead)
+	own := func(b Backend) bool { return b.Node == world.Self }
+	local := s.Local && slices.ContainsFunc(backends, func(b Backend) bool { return own(b) && takes(b) })
+	served := backends
+	if local {
+		served = slices.DeleteFunc(slices.Clone(backends), func(b Backend) bool { return !own(b) })
+	}
+	settings := ipvs.Settings{Scheduler: s.IPVSScheduler, Flags: flags(s.IPVSScheduler), PersistenceTimeout: s.Persistence}
+	f.Table[frontend] = ipvs.VirtualServer{Settings: settings, RealServers: realServers(served, takes)}
+	mark := marks[frontend]
+	if mark != 0 {
+		f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{Settings: byMark(settings, world.Capabilities), RealServers: realServers(backends, takes)}
+	}
+	f.Guards = append(f.Guards, guard.Frontend{
+		Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: !local,
+		Refuse: !slices.ContainsFunc(served, takes), Mark: mark, Sources: sourcesOf(s.SourceRanges, address),
+	})
 }
 
-// needed returns what a node must be capable of to announce these Services: each scheduler is a bit. What kube-proxy
-// serves needs nothing.
-func needed(services []Service, snapshot *config.Snapshot) l2.Capabilities {
-	var needs l2.Capabilities
-	for _, s := range services {
-		if s.Proxied {
-			needs |= capability(schedulerOf(s, snapshot))
+// expose opens the ports of a Service that kube-proxy forwards for, at addresses that it shares with one of ours.
+func (f *Forwarding) expose(s ClassifiedService, ours map[netip.Addr]bool) {
+	for _, address := range s.Addresses {
+		if !ours[address] {
+			continue
+		}
+		for _, port := range s.Ports {
+			f.Guards = append(f.Guards, guard.Frontend{Address: address, Port: port.Port, Protocol: uint8(port.Protocol)})
 		}
 	}
-	return needs
-}
-
-// capability returns the bit that stands for forwarding with these schedulers, the same on all nodes: see
-// docs/design/l2-protocol.md.
-func capability(schedulers ...string) l2.Capabilities {
-	var c l2.Capabilities
-	for i, known := range ipvs.Schedulers {
-		if slices.Contains(schedulers, known) {
-			c |= 1 << i
-		}
-	}
-	return c
 }
 
 // flags are those that go with a scheduler: Maglev chooses by the client's port too, and who hashes to an endpoint that
@@ -155,23 +136,6 @@ func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 	}
 	if len(found) == 0 {
 		found = []netip.Prefix{netip.PrefixFrom(address, address.BitLen())}
-	}
-	return found
-}
-
-// needMarks returns the frontends that have a virtual server of their own for this node's pods and processes: they reach all
-// endpoints where others reach those of the node only.
-func needMarks(services []Service, snapshot *config.Snapshot) []ipvs.Frontend {
-	var found []ipvs.Frontend
-	for _, s := range services {
-		if !s.Local || !s.Proxied || schedulerOf(s, snapshot) == "" {
-			continue
-		}
-		for _, address := range s.Addresses {
-			for _, port := range s.Ports {
-				found = append(found, ipvs.Frontend{Address: address, Port: port.Port, Protocol: port.Protocol})
-			}
-		}
 	}
 	return found
 }

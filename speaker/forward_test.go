@@ -124,8 +124,8 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			group := Group{ID: "g", Addresses: c.service.Addresses, Services: []Service{c.service}}
-			got := PlanGroup(group, nil, map[string][]Backend{"d/web": c.backends}, forwardingWorld()).Forwarding
-			if diff := cmp.Diff(Forwarding{c.table, c.guards}, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			got := forward(group, map[string][]Backend{"d/web": c.backends}, nil, forwardingWorld())
+			if diff := cmp.Diff(Forwarding{c.table, c.guards}, got, equalAddresses); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -138,14 +138,14 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	front := ipvs.Frontend{Address: s.Addresses[0], Port: 80, Protocol: ipvs.TCP}
 	group := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
 	world := forwardingWorld()
-	group.Marks = newMarks().assign(group.ID, needMarks(group.Services, world.Snapshot))
-	mark := group.Marks[front]
+	marks := newMarks().assign(group.ID, MarkedFrontends(Classify(group, world.Snapshot)))
+	mark := marks[front]
 	if mark == 0 {
-		t.Fatalf("%s has no mark: %v", front, group.Marks)
+		t.Fatalf("%s has no mark: %v", front, marks)
 	}
 	backends := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)}
 	plan := func() Forwarding {
-		return PlanGroup(group, nil, map[string][]Backend{"d/web": backends}, world).Forwarding
+		return forward(group, map[string][]Backend{"d/web": backends}, marks, world)
 	}
 	one, two := ipvs.RealServer{Address: backends[0].Address.Addr(), Port: 8080, Weight: 1}, ipvs.RealServer{Address: backends[1].Address.Addr(), Port: 8080, Weight: 1}
 	got := plan()
@@ -154,7 +154,7 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 		// By mark there is no persistence; Maglev by the client's address alone comes next to it.
 		ipvs.Marked(mark, front.Address): {Settings: ipvs.Settings{Scheduler: "mh", Flags: ipvs.Fallback}, RealServers: []ipvs.RealServer{one, two}},
 	}
-	if diff := cmp.Diff(want, got.Table, cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, got.Table, equalAddresses); diff != "" {
 		t.Error(diff)
 	}
 	if g := got.Guards[0]; g.Mark != mark || g.Masquerade {
@@ -167,13 +167,13 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	// Where the node has no endpoint, the virtual server by mark stays as it is: connections go on.
 	before := plan().Table[ipvs.Marked(mark, front.Address)]
 	backends[0].Node = "n3"
-	if diff := cmp.Diff(before, plan().Table[ipvs.Marked(mark, front.Address)], cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(before, plan().Table[ipvs.Marked(mark, front.Address)], equalAddresses); diff != "" {
 		t.Error(diff)
 	}
 	for _, change := range []func(*Service){func(s *Service) { s.Local = false }, func(s *Service) { s.Proxied = false }} {
 		other := s
 		change(&other)
-		if found := needMarks([]Service{other}, world.Snapshot); len(found) > 0 {
+		if found := MarkedFrontends(Classify(Group{Services: []Service{other}}, world.Snapshot)); len(found) > 0 {
 			t.Errorf("%+v needs marks for %v", other, found)
 		}
 	}
@@ -193,33 +193,6 @@ func TestWhoseAVirtualServerByMarkIs(t *testing.T) {
 	f.note("b", nil)
 	if len(f.own)+len(f.marked) > 0 || f.addressOf(by).IsValid() {
 		t.Errorf("something is left: %v %v", f.own, f.marked)
-	}
-}
-
-// What the kernel did not show is not announced.
-func TestANodeWhoseKernelDoesNotForwardYetAnnouncesNothing(t *testing.T) {
-	group := Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}}}
-	o := Options{Node: "n1", Logger: slog.New(slog.DiscardHandler)}
-	p := &planner{Options: o, forwarder: &forwarder{ipvs: ipvs.New(ipvs.Config{Logger: o.Logger})}, carried: newCarried(nil), world: forwardingWorld(), reporter: newReporter(o, nil, nil, nil, nil, nil, nil)}
-	announced := func() (candidates []string, routes int) {
-		plan := PlanGroup(group, nil, nil, p.world)
-		p.minds(group, &plan)
-		for _, part := range plan.L2 {
-			candidates = append(candidates, part.Candidates...)
-		}
-		return candidates, len(plan.BGP.Routes)
-	}
-	if candidates, routes := announced(); !slices.Equal(candidates, []string{"n2"}) || routes != 0 {
-		t.Errorf("before the kernel was read, candidates are %v, and %d routes", candidates, routes)
-	}
-	p.carried.trust["g"] = shown{} // then it was, and now a port is new
-	if candidates, routes := announced(); !slices.Equal(candidates, []string{"n1", "n2"}) || routes != 1 {
-		t.Errorf("when a port is new, candidates are %v, and %d routes", candidates, routes)
-	}
-	delete(p.carried.trust, "g")
-	group.Services[0].Proxied = false
-	if candidates, routes := announced(); len(candidates) != 2 || routes != 1 {
-		t.Errorf("while kube-proxy forwards, candidates are %v, and %d routes", candidates, routes)
 	}
 }
 
@@ -249,7 +222,7 @@ func TestAFailureOfIPVSCountsWhenItLastsOrFromTheStart(t *testing.T) {
 		expect("when it works", true, false)
 		f.judge(ipvs.ErrNoIPVS)
 		expect("when it fails for a moment", true, false)
-		<-time.After(forgiven)
+		<-time.After(FailureGrace)
 		expect("when that lasts", false, true)
 		f.judge(nil)
 		expect("when it works again", true, false)
@@ -282,7 +255,7 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh", Ports: []Port{{"http", ipvs.TCP, 80}}}
 	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
 	w := forwardingWorld()
-	plan := PlanGroup(group, nil, nil, w)
+	plan := announce(group, nil, ready, w)
 	for _, part := range plan.L2 {
 		if part.Needs != capability("mh") {
 			t.Errorf("layer 2 needs %b, want %b", part.Needs, capability("mh"))
@@ -294,9 +267,9 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	if got := plan.Routed(); !slices.Equal(got, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}) {
 		t.Errorf("a node that can is sent packets for %v", got)
 	}
-	before := plan.Forwarding
+	before := forward(group, nil, nil, w)
 	w.Capabilities = capability("rr", "wlc")
-	plan = PlanGroup(group, nil, nil, w)
+	plan = announce(group, nil, ready, w)
 	if len(plan.BGP.Routes) != 0 {
 		t.Errorf("a node without the scheduler announces %v", plan.BGP.Routes)
 	}
@@ -304,11 +277,11 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 		t.Errorf("a node without the scheduler drops what its pods send to %v on another node", got)
 	}
 	// It may be so for a moment only: what is established goes on.
-	if len(plan.Forwarding.Table) != len(before.Table) {
-		t.Errorf("a node that says that it cannot forward takes down what it forwards: %v", plan.Forwarding)
+	if now := forward(group, nil, nil, w); len(now.Table) != len(before.Table) {
+		t.Errorf("a node that says that it cannot forward takes down what it forwards: %v", now)
 	}
 	group.Services[0].Proxied = false // kube-proxy serves
-	plan = PlanGroup(group, nil, nil, w)
+	plan = announce(group, nil, ready, w)
 	for _, part := range plan.L2 {
 		if part.Needs != 0 {
 			t.Errorf("layer 2 needs %b for what kube-proxy serves", part.Needs)

@@ -171,7 +171,7 @@ func (f *forwarder) judge(err error) {
 		f.failing = time.Now()
 		var after time.Duration
 		if f.worked {
-			after = forgiven
+			after = FailureGrace
 		}
 		time.AfterFunc(after, func() {
 			select {
@@ -268,7 +268,7 @@ func (f *forwarder) schedulers() (able []string, lacking string) {
 	if err := f.guard.Err(); err != nil {
 		return nil, err.Error()
 	}
-	if err := f.ipvs.Err(); err != nil && !f.failing.IsZero() && (!f.worked || time.Since(f.failing) >= forgiven) {
+	if err := f.ipvs.Err(); err != nil && !f.failing.IsZero() && (!f.worked || time.Since(f.failing) >= FailureGrace) {
 		return nil, err.Error()
 	}
 	return f.able, f.lacking

@@ -13,7 +13,6 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/inuse"
-	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -63,8 +62,6 @@ type Group struct {
 	Services []Service
 	// Addresses of all the Services, ascending.
 	Addresses []netip.Addr
-	// Marks of the frontends that need one; see needMarks.
-	Marks map[ipvs.Frontend]uint32
 }
 
 // names are namespace/name of each Service.
@@ -101,75 +98,70 @@ type World struct {
 	Used *inuse.Set
 }
 
-// Plan is what this node must do for a group.
-type Plan struct {
+// Readiness is what this node's kernel shows of the connections that the node forwards for a group. The zero value: nothing
+// yet.
+type Readiness struct {
+	// Shown: the kernel showed all of it at least once.
+	Shown bool
+	// Failing is for how long the kernel has failed to show it since then; 0: it has not.
+	Failing time.Duration
+}
+
+// FailureGrace is how long a group stays announced after its node begins to fail to program the kernel: the driver tries
+// again every two seconds, and what is in the kernel still forwards.
+const FailureGrace = 5 * time.Second
+
+func (r Readiness) forwards() bool { return r.Shown && r.Failing < FailureGrace }
+
+// Announcements are what this node announces of a group.
+type Announcements struct {
 	// L2 by the ID of the part of the group: the addresses that the same
 	// announcements select are announced and moved together.
 	L2  map[string]l2.Desired
 	BGP bgp.Desired
-	// Forwarding is what this node's own data plane does.
-	Forwarding Forwarding
 }
 
 // Routed returns what this node is sent packets for because it announces it by BGP, ascending. What it answers for on
 // segments changes without a plan.
-func (p Plan) Routed() []netip.Prefix {
+func (a Announcements) Routed() []netip.Prefix {
 	var prefixes []netip.Prefix
-	for _, r := range p.BGP.Routes {
+	for _, r := range a.BGP.Routes {
 		prefixes = append(prefixes, r.Prefix)
 	}
 	slices.SortFunc(prefixes, netip.Prefix.Compare)
 	return slices.Compact(prefixes)
 }
 
-// PlanGroup says what this node must do for the group. The endpoints are by the
-// name of the Service.
-// Backends are those of Services that Berth forwards for. Addresses in use elsewhere are neither announced nor forwarded.
-func PlanGroup(group Group, endpoints map[string]candidate.Endpoints, backends map[string][]Backend, world World) Plan {
-	group, _ = group.unused(world.Used)
-	won := winners(group)
-	serving := servingNodes(won, endpoints, world)
-	plan := Plan{L2: planL2(group, won, serving, world)}
-	if needs := needed(won, world.Snapshot); world.Capabilities&needs == needs {
-		plan.BGP = planBGP(group, won, endpoints, serving, world)
+// PlanAnnouncements says what this node announces of a group without addresses in use elsewhere (see Group.unused). Endpoints
+// are by name of the Service, for those of policy Local.
+//
+// While Berth is to forward for the group and the kernel of this node does not, the node has no routes, and on the segments it
+// is not a candidate. If it owns addresses there, it goes on to answer for them until another node takes over.
+func PlanAnnouncements(group Group, services []ClassifiedService, endpoints map[string]candidate.Endpoints, readiness Readiness, world World) Announcements {
+	serving := servingNodes(services, endpoints, world)
+	needs := requirements(services)
+	withheld := needs != 0 && !readiness.forwards()
+	var announced Announcements
+	if !withheld && world.Capabilities&needs == needs {
+		announced.BGP = planBGP(group, services, endpoints, serving, world)
 	}
-	if world.Forwards {
-		plan.Forwarding = planForwarding(group, won, backends, world)
-	}
-	return plan
-}
-
-// winners returns the Services of the group without those that have an address in
-// their status that an older one has and does not share: two controllers gave it
-// twice, and everybody settles that in the same way.
-func winners(group Group) []Service {
-	ordered := slices.SortedFunc(slices.Values(group.Services), Service.older)
-	first := map[netip.Addr]Service{}
-	var won []Service
-	for _, s := range ordered {
-		lost := slices.ContainsFunc(s.Addresses, func(a netip.Addr) bool {
-			other, taken := first[a]
-			return taken && (s.SharingKey == "" || s.SharingKey != other.SharingKey)
-		})
-		if lost {
-			continue
+	announced.L2 = planL2(group, services, serving, world)
+	for id, part := range announced.L2 {
+		part.Needs = needs
+		if withheld {
+			part.Candidates = slices.DeleteFunc(part.Candidates, func(node string) bool { return node == world.Self })
 		}
-		won = append(won, s)
-		for _, a := range s.Addresses {
-			if _, taken := first[a]; !taken {
-				first[a] = s
-			}
-		}
+		announced.L2[id] = part
 	}
-	return won
+	return announced
 }
 
 // servingNodes returns the nodes that can serve these Services, excluded ones too: those
 // with an endpoint of every Service of policy Local that has any.
-func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world World) map[string]Node {
+func servingNodes(services []ClassifiedService, endpoints map[string]candidate.Endpoints, world World) map[string]Node {
 	var needed []map[string]bool
 	local := 0
-	for _, s := range won {
+	for _, s := range services {
 		if !s.Local {
 			continue
 		}
@@ -178,7 +170,7 @@ func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world
 			needed = append(needed, with)
 		}
 	}
-	if local == len(won) && len(needed) == 0 {
+	if local == len(services) && len(needed) == 0 {
 		return nil // nothing anywhere could serve it
 	}
 	nodes := map[string]Node{}
@@ -192,18 +184,17 @@ func servingNodes(won []Service, endpoints map[string]candidate.Endpoints, world
 
 // planL2 says which addresses of the group are announced on the segment, and by
 // which nodes.
-func planL2(group Group, won []Service, serving map[string]Node, world World) map[string]l2.Desired {
+func planL2(group Group, services []ClassifiedService, serving map[string]Node, world World) map[string]l2.Desired {
 	parts := map[string]l2.Desired{}
-	needs := needed(won, world.Snapshot)
 	for _, address := range group.Addresses {
-		announcements := world.Snapshot.L2For(address, labelsAt(address, won)...)
+		announcements := world.Snapshot.L2For(address, labelsAt(address, services)...)
 		if len(announcements) == 0 || len(serving) == 0 {
 			continue
 		}
 		id := partID(group, announcements)
 		part, known := parts[id]
 		if !known {
-			part = l2.Desired{Interfaces: interfaces(announcements, world), Candidates: candidates(announcements, serving), Needs: needs}
+			part = l2.Desired{Interfaces: interfaces(announcements, world), Candidates: candidates(announcements, serving)}
 			part.Preferred = preferred(announcements, part.Candidates, serving)
 		}
 		if len(part.Candidates) == 0 {
@@ -216,7 +207,7 @@ func planL2(group Group, won []Service, serving map[string]Node, world World) ma
 }
 
 // labelsAt returns the labels of the Services that have the address.
-func labelsAt(address netip.Addr, services []Service) []labels.Set {
+func labelsAt(address netip.Addr, services []ClassifiedService) []labels.Set {
 	var found []labels.Set
 	for _, s := range services {
 		if slices.Contains(s.Addresses, address) {

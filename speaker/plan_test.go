@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -74,7 +76,27 @@ func world(self string) World {
 	}}
 }
 
-func TestPlanGroup(t *testing.T) {
+// ready is what the kernel of a node shows that forwards as desired, or need not.
+var ready = Readiness{Shown: true}
+
+// announce plans all of a group, for a node with that readiness.
+func announce(group Group, endpoints map[string]candidate.Endpoints, readiness Readiness, world World) Announcements {
+	group, _ = group.unused(world.Used)
+	return PlanAnnouncements(group, Classify(group, world.Snapshot), endpoints, readiness, world)
+}
+
+// forward plans what a node forwards for a group.
+func forward(group Group, backends map[string][]Backend, marks map[ipvs.Frontend]uint32, world World) Forwarding {
+	group, _ = group.unused(world.Used)
+	return PlanForwarding(Classify(group, world.Snapshot), backends, marks, world)
+}
+
+var equalAddresses = cmp.Options{
+	cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
+
+func TestPlanAnnouncements(t *testing.T) {
 	one := func(local bool, addresses ...string) Group {
 		return Group{ID: "g", Addresses: addrs(addresses...), Services: []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}}}
 	}
@@ -91,68 +113,252 @@ func TestPlanGroup(t *testing.T) {
 		self      string
 		group     Group
 		endpoints map[string]candidate.Endpoints
-		want      Plan
+		want      Announcements
 	}{
-		{"a Service of policy Cluster is announced by every node that is not excluded", "n1", one(false, "192.0.2.1", "2001:db8:2::1"), nil,
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "2001:db8:2::1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})}},
-		{"an address that nothing selects is not announced", "n1", one(false, "10.0.0.1"), nil, Plan{}},
-		{"node selectors choose the candidates, and the interface is theirs", "n1", one(false, "192.0.3.1"), nil,
-			Plan{L2: l2plan("g rack-a", l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}})}},
-		{"routes go to the peers of the announcement", "n3", one(false, "198.51.100.1", "2001:db8:100::1"), nil,
-			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}}}},
-		{"an excluded node keeps its routes in the plan, for its driver to withdraw them in good order", "n4", one(false, "198.51.100.1"), nil,
-			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}}},
-		{"a pool can be announced both ways", "n3", one(false, "203.0.113.1"), nil,
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}}),
-				BGP: bgp.Desired{Routes: []bgp.Route{route("203.0.113.1/32")}}}},
-		{"BGP honours node selectors", "n1", one(false, "203.0.113.1"), nil,
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})}},
-		{"policy Local: only nodes with a ready endpoint", "n1", one(true, "192.0.2.1"),
-			map[string]candidate.Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
-		{"policy Local: nodes with a terminating endpoint that serves, when none is ready", "n1", one(true, "198.51.100.1"),
-			map[string]candidate.Endpoints{"d/web": {Serving: set("n1")}},
-			Plan{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}}},
-		{"policy Local without any endpoint is not announced", "n1", one(true, "192.0.2.1"), nil, Plan{}},
-		{"Services that share an address have one owner, which serves both", "n1",
-			Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
+		{
+			name:  "a Service of policy Cluster is announced by every node that is not excluded",
+			self:  "n1",
+			group: one(false, "192.0.2.1", "2001:db8:2::1"),
+			want:  Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "2001:db8:2::1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})},
+		},
+		{
+			name:  "an address that nothing selects is not announced",
+			self:  "n1",
+			group: one(false, "10.0.0.1"),
+		},
+		{
+			name:  "node selectors choose the candidates, and the interface is theirs",
+			self:  "n1",
+			group: one(false, "192.0.3.1"),
+			want:  Announcements{L2: l2plan("g rack-a", l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}})},
+		},
+		{
+			name:  "routes go to the peers of the announcement",
+			self:  "n3",
+			group: one(false, "198.51.100.1", "2001:db8:100::1"),
+			want:  Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}}},
+		},
+		{
+			name:  "an excluded node keeps its routes in the plan, for its driver to withdraw them in good order",
+			self:  "n4",
+			group: one(false, "198.51.100.1"),
+			want:  Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}},
+		},
+		{
+			name:  "a pool can be announced both ways",
+			self:  "n3",
+			group: one(false, "203.0.113.1"),
+			want: Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}}),
+				BGP: bgp.Desired{Routes: []bgp.Route{route("203.0.113.1/32")}}},
+		},
+		{
+			name:  "BGP honours node selectors",
+			self:  "n1",
+			group: one(false, "203.0.113.1"),
+			want:  Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})},
+		},
+		{
+			name:      "policy Local: only nodes with a ready endpoint",
+			self:      "n1",
+			group:     one(true, "192.0.2.1"),
+			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
+			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})},
+		},
+		{
+			name:      "policy Local: nodes with a terminating endpoint that serves, when none is ready",
+			self:      "n1",
+			group:     one(true, "198.51.100.1"),
+			endpoints: map[string]candidate.Endpoints{"d/web": {Serving: set("n1")}},
+			want:      Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}},
+		},
+		{
+			name:  "policy Local without any endpoint is not announced",
+			self:  "n1",
+			group: one(true, "192.0.2.1"),
+		},
+		{
+			name: "Services that share an address have one owner, which serves both",
+			self: "n1",
+			group: Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
-			map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
-		{"addresses that differ in their announcements are announced apart", "n1", one(false, "192.0.2.1", "192.0.3.1"), nil,
-			Plan{L2: map[string]l2.Desired{
+			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
+			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Interfaces: []string{""}, Candidates: []string{"n2"}})},
+		},
+		{
+			name:  "addresses that differ in their announcements are announced apart",
+			self:  "n1",
+			group: one(false, "192.0.2.1", "192.0.3.1"),
+			want: Announcements{L2: map[string]l2.Desired{
 				"g l2":     {Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
 				"g rack-a": {Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
-			}}},
-		{"two announcements of one pool are both acted on", "n1", one(false, "192.0.4.1"), nil,
-			Plan{L2: l2plan("g l2-too,rack-a-too", l2.Desired{Addresses: addrs("192.0.4.1"), Interfaces: []string{"", "eth1"}, Candidates: []string{"n1", "n2", "n3"}})}},
-		{"an address given twice is announced for the older Service only", "n1",
-			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
+			}},
+		},
+		{
+			name:  "two announcements of one pool are both acted on",
+			self:  "n1",
+			group: one(false, "192.0.4.1"),
+			want:  Announcements{L2: l2plan("g l2-too,rack-a-too", l2.Desired{Addresses: addrs("192.0.4.1"), Interfaces: []string{"", "eth1"}, Candidates: []string{"n1", "n2", "n3"}})},
+		},
+		{
+			name: "an address given twice is announced for the older Service only",
+			self: "n1",
+			group: Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(2, 0)}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
-			map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})}},
-		{"a Service whose labels nothing asks for is not announced", "n1", labelled(one(false, "192.0.5.1"), "tier", "db"), nil, Plan{}},
-		{"nor one without labels", "n1", one(false, "192.0.5.1"), nil, Plan{}},
-		{"a Service that one of the selectors matches is announced, rather from the nodes of most weight", "n1", labelled(one(false, "192.0.5.1"), "tier", "edge"), nil,
-			Plan{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})}},
-		{"an address is announced when one of its Services is selected, and the group's others are not", "n1",
-			Group{ID: "g", Addresses: addrs("192.0.5.1", "192.0.5.2"), Services: []Service{
+			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
+			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})},
+		},
+		{
+			name:  "a Service whose labels nothing asks for is not announced",
+			self:  "n1",
+			group: labelled(one(false, "192.0.5.1"), "tier", "db"),
+		},
+		{
+			name:  "nor one without labels",
+			self:  "n1",
+			group: one(false, "192.0.5.1"),
+		},
+		{
+			name:  "a Service that one of the selectors matches is announced, rather from the nodes of most weight",
+			self:  "n1",
+			group: labelled(one(false, "192.0.5.1"), "tier", "edge"),
+			want:  Announcements{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})},
+		},
+		{
+			name: "an address is announced when one of its Services is selected, and the group's others are not",
+			self: "n1",
+			group: Group{ID: "g", Addresses: addrs("192.0.5.1", "192.0.5.2"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
-				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}}, nil,
-			Plan{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})}},
-		{"weights are the candidates' only", "n3", labelled(one(true, "192.0.5.1"), "tier", "web"),
-			map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
-			Plan{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n3"}, Preferred: map[string]int32{"n1": 10}})}},
-		{"a sharer without endpoints does not silence the other", "n1",
-			Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
+				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}},
+			want: Announcements{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})},
+		},
+		{
+			name:      "weights are the candidates' only",
+			self:      "n3",
+			group:     labelled(one(true, "192.0.5.1"), "tier", "web"),
+			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
+			want:      Announcements{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n3"}, Preferred: map[string]int32{"n1": 10}})},
+		},
+		{
+			name: "a sharer without endpoints does not silence the other",
+			self: "n1",
+			group: Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
-			map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
-			Plan{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}})}},
+			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
+			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}})},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := PlanGroup(c.group, c.endpoints, nil, world(c.self))
-			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			if diff := cmp.Diff(c.want, announce(c.group, c.endpoints, ready, world(c.self)), equalAddresses); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// While a node's kernel does not forward, the node has no routes and is not a candidate. It still has the part, with its
+// addresses: an owner answers for it until another node takes over.
+func TestPlanAnnouncements_readiness(t *testing.T) {
+	service := func(local, proxied bool) Group {
+		s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Local: local, Proxied: proxied, Ports: []Port{{"http", ipvs.TCP, 80}}}
+		return Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
+	}
+	both := map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n2")}}
+	own := map[string]candidate.Endpoints{"d/web": {Ready: set("n1")}}
+	for _, c := range []struct {
+		name       string
+		group      Group
+		endpoints  map[string]candidate.Endpoints
+		readiness  Readiness
+		lacks      bool // the node cannot forward with any scheduler
+		candidates []string
+		routed     bool
+	}{
+		{
+			name:       "ready",
+			group:      service(false, true),
+			readiness:  Readiness{Shown: true},
+			candidates: []string{"n1", "n2"},
+			routed:     true,
+		},
+		{
+			name:       "not shown yet",
+			group:      service(false, true),
+			readiness:  Readiness{},
+			candidates: []string{"n2"},
+		},
+		{
+			name:       "failing within the grace",
+			group:      service(false, true),
+			readiness:  Readiness{Shown: true, Failing: FailureGrace - 1},
+			candidates: []string{"n1", "n2"},
+			routed:     true,
+		},
+		{
+			name:       "failing beyond the grace: others take over, and routes are withdrawn",
+			group:      service(false, true),
+			readiness:  Readiness{Shown: true, Failing: FailureGrace},
+			candidates: []string{"n2"},
+		},
+		{
+			name:       "policy Local, ready",
+			group:      service(true, true),
+			endpoints:  both,
+			readiness:  Readiness{Shown: true},
+			candidates: []string{"n1", "n2"},
+			routed:     true,
+		},
+		{
+			name:       "policy Local, not shown yet",
+			group:      service(true, true),
+			endpoints:  both,
+			readiness:  Readiness{},
+			candidates: []string{"n2"},
+		},
+		{
+			name:       "policy Local, failing within the grace",
+			group:      service(true, true),
+			endpoints:  both,
+			readiness:  Readiness{Shown: true, Failing: time.Second},
+			candidates: []string{"n1", "n2"},
+			routed:     true,
+		},
+		{
+			name:       "policy Local, failing beyond the grace, and no other node has an endpoint: an owner goes on to answer",
+			group:      service(true, true),
+			endpoints:  own,
+			readiness:  Readiness{Shown: true, Failing: FailureGrace},
+			candidates: []string{},
+		},
+		{
+			name:       "kube-proxy still forwards: the kernel's IPVS does not matter",
+			group:      service(false, false),
+			readiness:  Readiness{},
+			candidates: []string{"n1", "n2"},
+			routed:     true,
+		},
+		{
+			name:       "ready, but the scheduler is gone: the capability keeps the node from owning, and routes are withdrawn",
+			group:      service(false, true),
+			readiness:  Readiness{Shown: true},
+			lacks:      true,
+			candidates: []string{"n1", "n2"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := forwardingWorld()
+			if c.lacks {
+				w.Capabilities = 0
+			}
+			got := announce(c.group, c.endpoints, c.readiness, w)
+			part, announced := got.L2["g all"]
+			if !announced || !slices.Equal(part.Addresses, c.group.Addresses) || !slices.Equal(part.Candidates, c.candidates) {
+				t.Errorf("part %+v, want candidates %v", part, c.candidates)
+			}
+			if c.group.Services[0].Proxied != (part.Needs == capability("wlc")) {
+				t.Errorf("layer 2 needs %b", part.Needs)
+			}
+			if routed := len(got.BGP.Routes) > 0; routed != c.routed || routed != (len(got.Routed()) > 0) {
+				t.Errorf("routes %v, want some: %v", got.BGP.Routes, c.routed)
 			}
 		})
 	}
@@ -194,7 +400,7 @@ func TestGroupsFollowSharedAddresses(t *testing.T) {
 func TestANodeThatCannotForwardAnnouncesNoRoutesAndStaysACandidate(t *testing.T) {
 	w := world("n3")
 	w.Unfit = true
-	got := PlanGroup(Group{ID: "g", Addresses: addrs("203.0.113.1"), Services: []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}}}, nil, nil, w)
+	got := announce(Group{ID: "g", Addresses: addrs("203.0.113.1"), Services: []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}}}, nil, ready, w)
 	if len(got.BGP.Routes) != 0 {
 		t.Errorf("routes %v, want none", got.BGP.Routes)
 	}

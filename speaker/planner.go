@@ -159,7 +159,7 @@ func (p *planner) watch() error {
 			if !candidate.Same(b, a) {
 				node(after)
 			}
-			if ready(b) != ready(a) {
+			if isReady(b) != isReady(a) {
 				p.mirror.Reconsider(a.Name)
 			}
 		},
@@ -302,23 +302,24 @@ func (p *planner) replan() {
 	p.reporter.poke()
 }
 
+// plan has the drivers do what a group needs. It goes one way: who forwards, what this node forwards, what its kernel shows of
+// that, and what the node announces.
 func (p *planner) plan(group Group) {
 	group, inUse := group.unused(p.world.Used)
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
+	services := Classify(group, p.world.Snapshot)
+	readiness := p.forward(group, services)
 	endpoints := map[string]candidate.Endpoints{}
-	for _, s := range group.Services {
+	for _, s := range services {
 		if s.Local {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
 		}
 	}
-	backends := p.carried.review(&group, p.sources.backends, p.world.Snapshot)
-	plan := PlanGroup(group, endpoints, backends, p.world)
-	p.unserved.Sync(group.ID, plan.Routed()) // first: what is announced is sent here
-	p.forward(group, plan.Forwarding)
-	p.minds(group, &plan)
-	p.syncL2(group.ID, group.names(), plan.L2)
-	p.bgp.Sync(group.ID, plan.BGP)
-	for part := range plan.L2 {
+	announced := PlanAnnouncements(group, services, endpoints, readiness, p.world)
+	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
+	p.syncL2(group.ID, group.names(), announced.L2)
+	p.bgp.Sync(group.ID, announced.BGP)
+	for part := range announced.L2 {
 		p.reporter.remember(part, group)
 	}
 }

@@ -16,7 +16,7 @@ import (
 // planBGP says which routes of the group this node announces, to whom, and with which
 // attributes. A node that is excluded has a plan all the same: its driver withdraws the
 // routes in good order.
-func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoints, serving map[string]Node, world World) bgp.Desired {
+func planBGP(group Group, services []ClassifiedService, endpoints map[string]candidate.Endpoints, serving map[string]Node, world World) bgp.Desired {
 	var desired bgp.Desired
 	self, ok := serving[world.Self]
 	if !ok || world.Unfit {
@@ -24,7 +24,7 @@ func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoint
 	}
 	for _, address := range group.Addresses {
 		by := map[netip.Prefix][]*config.RouteAnnouncement{} // in order of precedence
-		for _, a := range world.Snapshot.BGPFor(address, labelsAt(address, won)...) {
+		for _, a := range world.Snapshot.BGPFor(address, labelsAt(address, services)...) {
 			if !a.Nodes.Matches(labels.Set(self.Labels)) || !a.AllNeighbors && len(a.Neighbors()) == 0 {
 				continue // no peers would stand for all of them
 			}
@@ -32,7 +32,7 @@ func planBGP(group Group, won []Service, endpoints map[string]candidate.Endpoint
 				by[prefix] = append(by[prefix], a)
 			}
 		}
-		weight := localEndpoints(address, won, endpoints, world.Self)
+		weight := localEndpoints(address, services, endpoints, world.Self)
 		for prefix, announcements := range by {
 			desired.Routes = append(desired.Routes, routes(prefix, announcements, weight, world)...)
 		}
@@ -112,9 +112,9 @@ func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.At
 
 // localEndpoints counts the ready endpoints on a node of the Services of policy Local that
 // have the address; 0, no weight, when there are others.
-func localEndpoints(address netip.Addr, won []Service, endpoints map[string]candidate.Endpoints, node string) uint32 {
+func localEndpoints(address netip.Addr, services []ClassifiedService, endpoints map[string]candidate.Endpoints, node string) uint32 {
 	var n int
-	for _, s := range won {
+	for _, s := range services {
 		if !slices.Contains(s.Addresses, address) {
 			continue
 		}

@@ -65,7 +65,7 @@ func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 		{"for other Services", []v1alpha1.RouteAnnouncementSpec{{ServiceSelector: mail}}, nil},
 	} {
 		world := bgpWorld(c.announcements...)
-		got := PlanGroup(group, endpoints, nil, world).BGP.Routes
+		got := announce(group, endpoints, ready, world).BGP.Routes
 		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
 		}
@@ -130,7 +130,7 @@ func TestARouterOfAPrefixIsReportedWithItsAddress(t *testing.T) {
 
 func TestARouteOfPolicyClusterHasNoWeight(t *testing.T) {
 	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Addresses: addrs("198.51.100.7")}}}
-	routes := PlanGroup(group, nil, nil, bgpWorld(v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints})).BGP.Routes
+	routes := announce(group, nil, ready, bgpWorld(v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints})).BGP.Routes
 	if len(routes) != 1 || routes[0].Weight != 0 {
 		t.Errorf("routes %+v, want one without weight", routes)
 	}

@@ -22,7 +22,8 @@ import (
 )
 
 // announced returns what a plan announces on segments, by BGP, and forwards.
-func announced(p Plan) (l2, routes, forwarded []string) {
+func announced(group Group, world World) (l2, routes, forwarded []string) {
+	p := announce(group, nil, ready, world)
 	for _, part := range p.L2 {
 		for _, a := range part.Addresses {
 			l2 = append(l2, a.String())
@@ -31,7 +32,7 @@ func announced(p Plan) (l2, routes, forwarded []string) {
 	for _, prefix := range p.Routed() {
 		routes = append(routes, prefix.String())
 	}
-	for f := range p.Forwarding.Table {
+	for f := range forward(group, nil, nil, world).Table {
 		forwarded = append(forwarded, f.Address.String())
 	}
 	slices.Sort(l2)
@@ -73,7 +74,7 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 		w.Capabilities = capability(ipvs.Schedulers...)
 		service := Service{Name: "d/web", Addresses: addrs("203.0.113.1", "203.0.113.2"), Bound: c.bound, Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
 		group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
-		l2, routes, forwarded := announced(PlanGroup(group, nil, nil, w))
+		l2, routes, forwarded := announced(group, w)
 		if !slices.Equal(l2, c.l2) || !slices.Equal(routes, c.bgp) || !slices.Equal(forwarded, c.ipvs) {
 			t.Errorf("%s: announces %v and %v, forwards %v, want %v and %v, %v", c.name, l2, routes, forwarded, c.l2, c.bgp, c.ipvs)
 		}
@@ -112,7 +113,7 @@ func TestAnAggregateThatHoldsAnAddressInUseIsNotAnnounced(t *testing.T) {
 		{"the segment's anycast address", segment, []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::20/128"}},
 	} {
 		w := World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}}, Used: inuse.Compile(c.used)}
-		if _, got, _ := announced(PlanGroup(group, nil, nil, w)); !slices.Equal(got, c.want) {
+		if _, got, _ := announced(group, w); !slices.Equal(got, c.want) {
 			t.Errorf("%s: announces %v, want %v", c.name, got, c.want)
 		}
 	}

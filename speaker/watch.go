@@ -295,10 +295,10 @@ func (s *sources) nodeObject(name string) *corev1.Node {
 // nodeReady tells whether the API calls the Node ready.
 func (s *sources) nodeReady(name string) bool {
 	node := s.nodeObject(name)
-	return node != nil && ready(node)
+	return node != nil && isReady(node)
 }
 
-func ready(node *corev1.Node) bool {
+func isReady(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	})
