@@ -5,8 +5,8 @@ import (
 	"slices"
 
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // ClassifiedService is a Service with the data plane that forwards its connections.

@@ -7,9 +7,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/berth-lb/berth/config/candidate"
-	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // Port is a port that a Service exposes.

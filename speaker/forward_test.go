@@ -20,9 +20,9 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
-	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // forwardingWorld has a pool of IPVS and one of kube-proxy; n1 can forward with all schedulers.

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
-	"github.com/berth-lb/berth/ipvs"
-	"github.com/berth-lb/berth/speaker/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // Modules come and go without a word, and kube-proxy is configured anew.

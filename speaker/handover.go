@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/berth-lb/berth/ipvs"
-	"github.com/berth-lb/berth/speaker/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // handOverTime is how long kube-proxy may take from the status of a Service that asks for it to rules in the kernel: it

@@ -12,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/berth-lb/berth/ipvs"
-	"github.com/berth-lb/berth/speaker/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // takenOverAtMost is for how long a process without --ipvs leaves in the kernel what kube-proxy is to take over. Where

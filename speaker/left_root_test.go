@@ -9,9 +9,9 @@ import (
 	"os"
 	"testing"
 
-	"github.com/berth-lb/berth/ipvs"
-	"github.com/berth-lb/berth/speaker/guard"
-	"github.com/berth-lb/berth/speaker/nft/nettest"
+	"github.com/berth-lb/berth/speaker/dataplane/guard"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }

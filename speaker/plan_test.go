@@ -15,8 +15,8 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
-	"github.com/berth-lb/berth/ipvs"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 func addrs(s ...string) []netip.Addr {

@@ -20,9 +20,9 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/mirror"
-	"github.com/berth-lb/berth/speaker/unserved"
 )
 
 // planner turns what changed in the API into plans, and hands them to the drivers.

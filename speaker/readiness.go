@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // readiness knows, by group, what the kernel showed of what this node forwards. Groups that were never shown are not in it.

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 func TestReadiness_review(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/unserved"
+	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 )
 
 // Pace of reports: a report is written when something changed, at most this often,

@@ -25,8 +25,8 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/mirror"
-	"github.com/berth-lb/berth/speaker/unserved"
 )
 
 // Options of a Speaker.

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
-	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/localnet"
 )
 

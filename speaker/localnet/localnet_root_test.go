@@ -9,7 +9,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/berth-lb/berth/speaker/nft/nettest"
+	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }

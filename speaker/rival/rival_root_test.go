@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/berth-lb/berth/speaker/nft/nettest"
+	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
 // Each has the process be another BGP speaker of the node.

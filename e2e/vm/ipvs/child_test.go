@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 const childEnv = "BERTH_IPVS_TEST_TABLE"

@@ -17,7 +17,7 @@ import (
 	lib "github.com/cloudflare/ipvs"
 	"github.com/cloudflare/ipvs/netmask"
 
-	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // raw is the kernel's table of the director, by the library alone.

@@ -23,7 +23,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
-	"github.com/berth-lb/berth/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
 // A site is a client, a director and backends behind it, each in a network namespace:

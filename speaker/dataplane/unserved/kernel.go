@@ -15,7 +15,7 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-lb/berth/speaker/nft"
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
 // kernel is the table in the kernel of this network namespace.

@@ -25,9 +25,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-lb/berth/ipvs"
-	"github.com/berth-lb/berth/speaker/nft"
-	"github.com/berth-lb/berth/speaker/nft/nettest"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
+	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }

@@ -23,7 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/berth-lb/berth/speaker/nft/nettest"
+	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
 // bareEnv marks the process that lacks a capability.

@@ -14,8 +14,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-lb/berth/ipvs"
-	"github.com/berth-lb/berth/speaker/nft"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
 // kernel is the table in the kernel of this network namespace.

@@ -23,7 +23,7 @@ import (
 	"go4.org/netipx"
 
 	"github.com/berth-lb/berth/config/inuse"
-	"github.com/berth-lb/berth/speaker/nft"
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
 // Driver keeps the table. Its methods may be called from any goroutine, also before Run, and return at once.

@@ -18,7 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/berth-lb/berth/speaker/nft"
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
 // Frontend is an address and port that is forwarded by IPVS, and the rules for its packets.

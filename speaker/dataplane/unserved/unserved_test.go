@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-lb/berth/config/inuse"
-	"github.com/berth-lb/berth/speaker/nft"
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
 // fake is a table in memory that tells of each call.
