@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // This file is the planner's part in what Berth forwards.
@@ -28,8 +29,8 @@ func newCarried(overdue func(service string)) *carried {
 }
 
 // review returns the backends of the Services of a group that Berth forwards for.
-func (c *carried) review(group Group, services []ClassifiedService, backendsOf func(service string) []Backend, snapshot *config.Snapshot) map[string][]Backend {
-	backends := map[string][]Backend{}
+func (c *carried) review(group plan.Group, services []plan.ClassifiedService, backendsOf func(service string) []plan.Backend, snapshot *config.Snapshot) map[string][]plan.Backend {
+	backends := map[string][]plan.Backend{}
 	for _, s := range services {
 		if s.IPVSScheduler != "" {
 			backends[s.Name] = backendsOf(s.Name)
@@ -64,13 +65,13 @@ func (p *planner) overdue(service string) {
 }
 
 // forward has the node forward for a group, and returns what its kernel shows of that.
-func (p *planner) forward(group Group, services []ClassifiedService) Readiness {
+func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) plan.Readiness {
 	if p.forwarder == nil {
-		return Readiness{Shown: true} // other nodes compare capabilities: there is nothing to withhold
+		return plan.Readiness{Shown: true} // other nodes compare capabilities: there is nothing to withhold
 	}
 	backends := p.carried.review(group, services, p.sources.backends, p.world.Snapshot)
-	marks := p.carried.marks.assign(group.ID, MarkedFrontends(services))
-	desired := PlanForwarding(services, backends, marks, p.world)
+	marks := p.carried.marks.assign(group.ID, plan.MarkedFrontends(services))
+	desired := plan.PlanForwarding(services, backends, marks, p.world)
 	next, again := p.carried.handed[group.ID].next(desired, group.Services, time.Now())
 	p.carried.handed[group.ID] = next
 	p.forwarder.sync(group.ID, next.Forwarding)
@@ -91,7 +92,7 @@ func (p *planner) forward(group Group, services []ClassifiedService) Readiness {
 }
 
 // later plans a group anew when the time has passed; too late does no harm.
-func (p *planner) later(group Group, after time.Duration) {
+func (p *planner) later(group plan.Group, after time.Duration) {
 	time.AfterFunc(after, func() { p.tasks.Add(task{serviceChanged, group.Services[0].Name}) })
 }
 
@@ -141,6 +142,6 @@ func (p *planner) reaches(ctx context.Context, name string) bool {
 func (p *planner) reviewForwarder() {
 	able, lacking := p.forwarder.schedulers()
 	p.reporter.ability(lacking)
-	p.world.Capabilities = capability(able...)
+	p.world.Capabilities = plan.Capability(able...)
 	p.l2.SetCapabilities(p.world.Capabilities)
 }

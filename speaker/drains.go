@@ -3,6 +3,8 @@ package speaker
 import (
 	"net/netip"
 	"time"
+
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // drains knows since when endpoints terminate, by Service. EndpointSlices do not say it, so the count begins when this
@@ -24,7 +26,7 @@ func newDrains(over func(service string)) *drains {
 
 // review takes in all backends of a Service, and marks those that have terminated for as long as limit. What does not
 // terminate any more is forgotten; without backends that is the Service.
-func (d *drains) review(service string, backends []Backend, limit time.Duration) {
+func (d *drains) review(service string, backends []plan.Backend, limit time.Duration) {
 	before, now := d.services[service], time.Now()
 	if before.next != nil {
 		before.next.Stop()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // drainTest reviews Services by the test's clock.
@@ -24,7 +25,7 @@ func drainsOf(t *testing.T) drainTest {
 // review expects these of the addresses to be overdue; "-" before one: it does not terminate.
 func (d drainTest) review(service string, limit time.Duration, addresses []string, want ...string) {
 	d.Helper()
-	var backends []Backend
+	var backends []plan.Backend
 	for _, a := range addresses {
 		b := backend("http", a[len(a)-len("10.0.0.1:80"):], "n1", candidate.Useless)
 		b.Terminates = a[0] != '-'

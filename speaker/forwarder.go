@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // Modules come and go without a word, and kube-proxy is configured anew.
@@ -81,13 +82,13 @@ func newForwarder(o Options, sources []netip.Addr, changed func(netip.Addr)) (*f
 
 // sync replaces what is forwarded for a group. The rules come first: until they are there a port that no Service
 // exposes would reach the node's own listeners.
-func (f *forwarder) sync(group string, desired Forwarding) {
+func (f *forwarder) sync(group string, desired plan.Forwarding) {
 	if f == nil {
 		return
 	}
 	f.mu.Lock()
 	if f.yields {
-		desired = Forwarding{}
+		desired = plan.Forwarding{}
 	}
 	f.mu.Unlock()
 	f.guard.Sync(group, desired.Guards)
@@ -171,7 +172,7 @@ func (f *forwarder) judge(err error) {
 		f.failing = time.Now()
 		var after time.Duration
 		if f.worked {
-			after = FailureGrace
+			after = plan.FailureGrace
 		}
 		time.AfterFunc(after, func() {
 			select {
@@ -268,7 +269,7 @@ func (f *forwarder) schedulers() (able []string, lacking string) {
 	if err := f.guard.Err(); err != nil {
 		return nil, err.Error()
 	}
-	if err := f.ipvs.Err(); err != nil && !f.failing.IsZero() && (!f.worked || time.Since(f.failing) >= FailureGrace) {
+	if err := f.ipvs.Err(); err != nil && !f.failing.IsZero() && (!f.worked || time.Since(f.failing) >= plan.FailureGrace) {
 		return nil, err.Error()
 	}
 	return f.able, f.lacking
@@ -287,7 +288,7 @@ func (f *forwarder) report() (report v1alpha1.IPVSReport, lacking string, asked 
 func (f *forwarder) fails() bool { return f.ipvs.Err() != nil }
 
 // serves returns nil if the kernel showed all of this as desired, or what it did not.
-func (f *forwarder) serves(desired Forwarding) error {
+func (f *forwarder) serves(desired plan.Forwarding) error {
 	for frontend := range desired.Table {
 		if err := f.ipvs.Serves(frontend); err != nil {
 			return fmt.Errorf("%s: %w", frontend, err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // handOverTime is how long kube-proxy may take from the status of a Service that asks for it to rules in the kernel: it
@@ -16,13 +17,13 @@ const handOverTime = 15 * time.Second
 
 // handover is what a node forwards for a group: what is desired, and what kube-proxy is just taking over.
 type handover struct {
-	Forwarding
+	plan.Forwarding
 	since map[ipvs.Frontend]time.Time // it is not desired any more
 }
 
 // next takes in what is desired. Frontends that are desired no more, and that a Service of the group still exposes, stay for
 // handOverTime. It returns when to ask again; 0: never.
-func (h handover) next(desired Forwarding, services []Service, now time.Time) (handover, time.Duration) {
+func (h handover) next(desired plan.Forwarding, services []plan.Service, now time.Time) (handover, time.Duration) {
 	since := map[ipvs.Frontend]time.Time{}
 	var again time.Duration
 	for f := range h.Table {
@@ -54,13 +55,13 @@ func (h handover) next(desired Forwarding, services []Service, now time.Time) (h
 	for f := range since {
 		table[f] = h.Table[f]
 	}
-	return handover{Forwarding{table, append(guards, desired.Guards...)}, since}, again
+	return handover{plan.Forwarding{Table: table, Guards: append(guards, desired.Guards...)}, since}, again
 }
 
 // exposed tells whether one of the Services has the frontend.
-func exposed(f ipvs.Frontend, services []Service) bool {
-	return slices.ContainsFunc(services, func(s Service) bool {
-		return slices.Contains(s.Addresses, f.Address) && slices.ContainsFunc(s.Ports, func(p Port) bool {
+func exposed(f ipvs.Frontend, services []plan.Service) bool {
+	return slices.ContainsFunc(services, func(s plan.Service) bool {
+		return slices.Contains(s.Addresses, f.Address) && slices.ContainsFunc(s.Ports, func(p plan.Port) bool {
 			return p.Port == f.Port && p.Protocol == f.Protocol
 		})
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 func TestWhatKubeProxyTakesOverIsForwardedForAWhile(t *testing.T) {
@@ -23,42 +24,42 @@ func TestWhatKubeProxyTakesOverIsForwardedForAWhile(t *testing.T) {
 		}
 		return found
 	}
-	forwards := func(all ...ipvs.Frontend) Forwarding {
-		f := Forwarding{Table: ipvs.Table{}, Guards: guards(true, all...)}
+	forwards := func(all ...ipvs.Frontend) plan.Forwarding {
+		f := plan.Forwarding{Table: ipvs.Table{}, Guards: guards(true, all...)}
 		for _, frontend := range all {
 			f.Table[frontend] = server
 		}
 		return f
 	}
-	exposing := func(all ...ipvs.Frontend) []Service {
-		s := Service{Name: "default/web", Addresses: []netip.Addr{address}}
+	exposing := func(all ...ipvs.Frontend) []plan.Service {
+		s := plan.Service{Name: "default/web", Addresses: []netip.Addr{address}}
 		for _, f := range all {
-			s.Ports = append(s.Ports, Port{Protocol: f.Protocol, Port: f.Port})
+			s.Ports = append(s.Ports, plan.Port{Protocol: f.Protocol, Port: f.Port})
 		}
-		return []Service{s}
+		return []plan.Service{s}
 	}
 	begun := time.Now()
 	for _, c := range []struct {
 		name     string
 		before   handover
-		desired  Forwarding
-		services []Service
+		desired  plan.Forwarding
+		services []plan.Service
 		after    time.Duration // since begun
-		want     Forwarding
+		want     plan.Forwarding
 		again    time.Duration
 	}{
 		{"at first nothing stays", handover{}, forwards(web), exposing(web), 0, forwards(web), 0},
-		{"all that is exposed stays", handover{Forwarding: forwards(web, dns)}, Forwarding{}, exposing(web, dns), 0, forwards(web, dns), handOverTime},
-		{"for a while", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, Forwarding{}, exposing(web), 2 * time.Second, forwards(web), handOverTime - 2*time.Second},
-		{"and not longer", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, Forwarding{}, exposing(web), handOverTime, Forwarding{}, 0},
+		{"all that is exposed stays", handover{Forwarding: forwards(web, dns)}, plan.Forwarding{}, exposing(web, dns), 0, forwards(web, dns), handOverTime},
+		{"for a while", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, plan.Forwarding{}, exposing(web), 2 * time.Second, forwards(web), handOverTime - 2*time.Second},
+		{"and not longer", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, plan.Forwarding{}, exposing(web), handOverTime, plan.Forwarding{}, 0},
 		{"a port that is gone does not", handover{Forwarding: forwards(web, dns)}, forwards(web), exposing(web), 0, forwards(web), 0},
-		{"a Service that is gone does not", handover{Forwarding: forwards(web)}, Forwarding{}, nil, 0, Forwarding{}, 0},
+		{"a Service that is gone does not", handover{Forwarding: forwards(web)}, plan.Forwarding{}, nil, 0, plan.Forwarding{}, 0},
 		{"what is desired again is as desired", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, forwards(web), exposing(web), time.Second, forwards(web), 0},
 		{
 			"what stays is masqueraded still, though another Service of kube-proxy's has the port open",
 			handover{Forwarding: forwards(web, dns)},
-			Forwarding{ipvs.Table{dns: server}, guards(false, web, dns)}, exposing(web, dns), 0,
-			Forwarding{ipvs.Table{web: server, dns: server}, append(guards(true, web), guards(false, web, dns)...)}, handOverTime,
+			plan.Forwarding{Table: ipvs.Table{dns: server}, Guards: guards(false, web, dns)}, exposing(web, dns), 0,
+			plan.Forwarding{Table: ipvs.Table{web: server, dns: server}, Guards: append(guards(true, web), guards(false, web, dns)...)}, handOverTime,
 		},
 	} {
 		got, again := c.before.next(c.desired, c.services, begun.Add(c.after))

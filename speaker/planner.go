@@ -23,6 +23,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // planner turns what changed in the API into plans, and hands them to the drivers.
@@ -45,8 +46,8 @@ type planner struct {
 
 	routerID netip.Addr // where the Node asks for no other
 
-	groups  *groups
-	world   World
+	groups  *plan.Groups
+	world   plan.World
 	asked   map[string]string   // values of the annotation rebalance, by SegmentAnnouncement
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
@@ -86,9 +87,9 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 	p := &planner{
 		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, forwarder: forwards, paths: watched, mirror: m, reporter: r,
 		tasks:  workqueue.NewTyped[task](),
-		groups: newGroups(),
+		groups: plan.NewGroups(),
 		parts:  map[string][]string{},
-		world:  World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
+		world:  plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
 	}
 	p.local = localnet.New(o.Logger.With("driver", "localnet"), func() { p.tasks.Add(task{kind: networkChanged}) })
 	p.rivals = newRivals(o.Logger.With("driver", "bgp"), p.established, func() { p.tasks.Add(task{kind: rivalsChanged}) }, r.heldBack)
@@ -239,7 +240,7 @@ func (p *planner) run(ctx context.Context) {
 			p.replan()
 		case forwardedChanged:
 			if address, err := netip.ParseAddr(t.service); err == nil {
-				for _, group := range p.groups.at(address) {
+				for _, group := range p.groups.At(address) {
 					p.plan(group)
 				}
 			}
@@ -257,11 +258,11 @@ func (p *planner) run(ctx context.Context) {
 
 // nodes returns what plans need to know of the nodes. Of this one the last that was
 // known counts when its object is gone: its routes are withdrawn in good order.
-func (p *planner) nodes() map[string]Node {
+func (p *planner) nodes() map[string]plan.Node {
 	nodes := p.sources.nodes()
 	if last, known := p.world.Nodes[p.Node]; known {
 		if _, exists := nodes[p.Node]; !exists {
-			nodes[p.Node] = Node{Labels: last.Labels, Excluded: "object is gone"}
+			nodes[p.Node] = plan.Node{Labels: last.Labels, Excluded: "object is gone"}
 		}
 	}
 	return nodes
@@ -270,13 +271,13 @@ func (p *planner) nodes() map[string]Node {
 // reviewService plans the groups around a Service anew.
 func (p *planner) reviewService(key string) {
 	view := p.sources.view(key, p.recordKeys)
-	if len(view.Addresses) == 0 && !p.groups.has(key) {
+	if len(view.Addresses) == 0 && !p.groups.Has(key) {
 		return
 	}
 	if len(view.Addresses) == 0 {
 		p.carried.forgetService(key)
 	}
-	now, gone := p.groups.set(view)
+	now, gone := p.groups.Set(view)
 	for _, group := range now {
 		p.plan(group)
 	}
@@ -285,7 +286,7 @@ func (p *planner) reviewService(key string) {
 		p.syncL2(id, nil, nil)
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
-		p.forwarder.sync(id, Forwarding{})
+		p.forwarder.sync(id, plan.Forwarding{})
 		p.carried.forget(id)
 		p.reporter.complain(reasonIPVS, id, "")
 		p.reporter.complain(reasonAddressInUse, id, "")
@@ -296,7 +297,7 @@ func (p *planner) reviewService(key string) {
 // replan plans every group anew, and the peers.
 func (p *planner) replan() {
 	p.syncPeers()
-	for _, group := range p.groups.all() {
+	for _, group := range p.groups.All() {
 		p.plan(group)
 	}
 	p.reporter.poke()
@@ -304,10 +305,10 @@ func (p *planner) replan() {
 
 // plan has the drivers do what a group needs. It goes one way: who forwards, what this node forwards, what its kernel shows of
 // that, and what the node announces.
-func (p *planner) plan(group Group) {
-	group, inUse := group.unused(p.world.Used)
+func (p *planner) plan(group plan.Group) {
+	group, inUse := group.Unused(p.world.Used)
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
-	services := Classify(group, p.world.Snapshot)
+	services := plan.Classify(group, p.world.Snapshot)
 	readiness := p.forward(group, services)
 	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range services {
@@ -315,9 +316,9 @@ func (p *planner) plan(group Group) {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
 		}
 	}
-	announced := PlanAnnouncements(group, services, endpoints, readiness, p.world)
+	announced := plan.PlanAnnouncements(group, services, endpoints, readiness, p.world)
 	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
-	p.syncL2(group.ID, group.names(), announced.L2)
+	p.syncL2(group.ID, group.Names(), announced.L2)
 	p.bgp.Sync(group.ID, announced.BGP)
 	for part := range announced.L2 {
 		p.reporter.remember(part, group)
@@ -354,7 +355,7 @@ func (p *planner) rebalance() {
 		p.Logger.Info("rebalancing", "segmentannouncement", name)
 		for _, parts := range p.parts {
 			for _, part := range parts {
-				if selects(part, name) {
+				if plan.Selects(part, name) {
 					p.l2.Rebalance(part)
 				}
 			}
@@ -374,7 +375,7 @@ func askedToRebalance(announcements []*v1alpha1.SegmentAnnouncement) map[string]
 
 // syncPeers replaces the BGP peers.
 func (p *planner) syncPeers() {
-	peers := p.rivals.free(PlanPeers(p.world))
+	peers := p.rivals.free(plan.PlanPeers(p.world))
 	p.ordered.Store(int32(len(peers)))
 	p.kept.Store(slices.ContainsFunc(peers, func(peer bgp.Peer) bool { return peer.GracefulRestart > 0 }))
 	p.bgp.SyncPeers(peers)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 func TestReadiness_review(t *testing.T) {
@@ -15,7 +16,7 @@ func TestReadiness_review(t *testing.T) {
 		name  string
 		after time.Duration
 		err   error
-		want  Readiness
+		want  plan.Readiness
 		again time.Duration
 	}{
 		{
@@ -28,51 +29,51 @@ func TestReadiness_review(t *testing.T) {
 		},
 		{
 			name: "it is as desired",
-			want: Readiness{Shown: true},
+			want: plan.Readiness{Shown: true},
 		},
 		{
 			name:  "a port is new",
 			after: 1,
 			err:   ipvs.ErrPending,
-			want:  Readiness{Shown: true},
+			want:  plan.Readiness{Shown: true},
 		},
 		{
 			name:  "it begins to fail",
 			after: 2,
 			err:   failed,
-			want:  Readiness{Shown: true},
-			again: FailureGrace,
+			want:  plan.Readiness{Shown: true},
+			again: plan.FailureGrace,
 		},
 		{
 			name:  "it still fails",
-			after: 2 + FailureGrace/2,
+			after: 2 + plan.FailureGrace/2,
 			err:   failed,
-			want:  Readiness{Shown: true, Failing: FailureGrace / 2},
-			again: FailureGrace / 2,
+			want:  plan.Readiness{Shown: true, Failing: plan.FailureGrace / 2},
+			again: plan.FailureGrace / 2,
 		},
 		{
 			name:  "it has failed for as long as it may",
-			after: 2 + FailureGrace,
+			after: 2 + plan.FailureGrace,
 			err:   failed,
-			want:  Readiness{Shown: true, Failing: FailureGrace},
+			want:  plan.Readiness{Shown: true, Failing: plan.FailureGrace},
 		},
 		{
 			name:  "it has failed for longer",
-			after: 2 + 2*FailureGrace,
+			after: 2 + 2*plan.FailureGrace,
 			err:   failed,
-			want:  Readiness{Shown: true, Failing: 2 * FailureGrace},
+			want:  plan.Readiness{Shown: true, Failing: 2 * plan.FailureGrace},
 		},
 		{
 			name:  "it is fixed",
-			after: 3 + 2*FailureGrace,
-			want:  Readiness{Shown: true},
+			after: 3 + 2*plan.FailureGrace,
+			want:  plan.Readiness{Shown: true},
 		},
 		{
 			name:  "it fails again, which counts from then",
-			after: 4 + 3*FailureGrace,
+			after: 4 + 3*plan.FailureGrace,
 			err:   failed,
-			want:  Readiness{Shown: true},
-			again: FailureGrace,
+			want:  plan.Readiness{Shown: true},
+			again: plan.FailureGrace,
 		},
 	} {
 		if got, again := groups.review("g", step.err, begun.Add(step.after)); got != step.want || again != step.again {

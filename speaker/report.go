@@ -17,6 +17,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // Pace of reports: a report is written when something changed, at most this often,
@@ -173,10 +174,10 @@ func (r *reporter) setKeys(signing string, accepted []string) {
 }
 
 // remember notes which Services a part of a group has, for events about it.
-func (r *reporter) remember(part string, group Group) {
+func (r *reporter) remember(part string, group plan.Group) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members[part] = group.names()
+	r.members[part] = group.Names()
 }
 
 // forget forgets a group that is no more.

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -116,37 +115,4 @@ func reportedNetwork(network localnet.Network, snapshot *config.Snapshot) (addre
 		gateways = append(gateways, g.String())
 	}
 	return addresses[:min(len(addresses), mostAddresses)], gateways[:min(len(gateways), mostGateways)]
-}
-
-// unused returns the group without addresses that are somebody else's, and says which those are. An address on an
-// interface of this node is not, if it is there because a Service of the group has it.
-func (g Group) unused(used *inuse.Set) (left Group, complaint string) {
-	var taken []netip.Addr
-	var said []string
-	for _, address := range g.Addresses {
-		use, inUse := used.Of(address)
-		if !inUse || use.Local != "" && g.bound(address) {
-			continue
-		}
-		taken = append(taken, address)
-		said = append(said, fmt.Sprintf("%s is %s", address, use.By))
-	}
-	if len(taken) == 0 {
-		return g, ""
-	}
-	without := func(addresses []netip.Addr) []netip.Addr {
-		return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(taken, a) })
-	}
-	left = g
-	left.Addresses = without(g.Addresses)
-	left.Services = slices.Clone(g.Services)
-	for i, s := range left.Services {
-		left.Services[i].Addresses = without(s.Addresses)
-	}
-	return left, fmt.Sprintf("Service %s: not announced: %s", g.Services[0].Name, strings.Join(said, ", "))
-}
-
-// bound reports whether an implementation that puts addresses on interfaces serves a Service that has the address.
-func (g Group) bound(address netip.Addr) bool {
-	return slices.ContainsFunc(g.Services, func(s Service) bool { return s.Bound && slices.Contains(s.Addresses, address) })
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -145,20 +144,4 @@ func reachable(ctx context.Context, addresses []netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// serving returns which backends get new connections: those that are ready, or else those that terminate and still serve;
-// of these not the ones on dead nodes, unless there are no others.
-func serving(backends []Backend, dead map[string]bool) func(Backend) bool {
-	alive := func(b Backend) bool { return !dead[b.Node] }
-	for _, takes := range []func(Backend) bool{
-		func(b Backend) bool { return b.takes() && alive(b) },
-		Backend.takes,
-		func(b Backend) bool { return b.lingers() && alive(b) },
-	} {
-		if slices.ContainsFunc(backends, takes) {
-			return takes
-		}
-	}
-	return Backend.lingers
 }

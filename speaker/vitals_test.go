@@ -6,8 +6,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/berth-lb/berth/config/candidate"
 )
 
 // rackOf is what a vitals sees of nodes.
@@ -84,28 +82,5 @@ func TestANodesKernelAnswersByRefusingToo(t *testing.T) {
 	cancel()
 	if reachable(ctx, []netip.Addr{loopback}) {
 		t.Error("an answer without time for one")
-	}
-}
-
-func TestEndpointsOnDeadNodesGetNothingNewUnlessTheyAreTheLast(t *testing.T) {
-	one := func(node string, state candidate.State) Backend { return Backend{Node: node, State: state} }
-	dead := map[string]bool{"n2": true}
-	for _, c := range []struct {
-		name     string
-		backends []Backend
-		want     []bool
-	}{
-		{"another is alive", []Backend{one("n1", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
-		{"all are on dead nodes", []Backend{one("n2", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, true}},
-		{"one that terminates is no substitute", []Backend{one("n1", candidate.Serving), one("n2", candidate.Ready)}, []bool{false, true}},
-		{"of those that terminate, too", []Backend{one("n1", candidate.Serving), one("n2", candidate.Serving)}, []bool{true, false}},
-		{"outside of the cluster nobody is dead", []Backend{one("", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
-	} {
-		takes := serving(c.backends, dead)
-		for i, b := range c.backends {
-			if got := takes(b); got != c.want[i] {
-				t.Errorf("%s: backend %d gets new connections: %v, want %v", c.name, i, got, c.want[i])
-			}
-		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/plan"
 )
 
 // sources are the informers that a speaker reads from.
@@ -161,8 +162,8 @@ func serviceOf(o any) string {
 
 // view returns what a plan needs to know of the Service, without addresses if
 // Berth does not serve it: only what the controller gave is announced, by the record that one of the keys signed.
-func (s *sources) view(key string, recordKeys [][]byte) Service {
-	view := Service{Name: key}
+func (s *sources) view(key string, recordKeys [][]byte) plan.Service {
+	view := plan.Service{Name: key}
 	o, exists, err := s.service.GetStore().GetByKey(key)
 	svc, ok := o.(*corev1.Service)
 	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
@@ -179,7 +180,7 @@ func (s *sources) view(key string, recordKeys [][]byte) Service {
 			view.Addresses = append(view.Addresses, address.Unmap())
 		}
 	}
-	view.forwarded(svc)
+	readForwarding(&view, svc)
 	_, view.Bound = svc.Annotations[annotationBound]
 	return view
 }
@@ -199,13 +200,13 @@ func proxied(i corev1.LoadBalancerIngress) bool {
 	return i.IPMode != nil && *i.IPMode == corev1.LoadBalancerIPModeProxy
 }
 
-// forwarded takes in what it takes to forward for the Service; ports are known only where that is done.
-func (s *Service) forwarded(svc *corev1.Service) {
+// readForwarding reads what it takes to forward for the Service. Ports are known only to nodes that do.
+func readForwarding(s *plan.Service, svc *corev1.Service) {
 	s.Scheduler = svc.Annotations[v1alpha1.AnnotationIPVSScheduler]
 	for _, p := range svc.Spec.Ports {
 		protocol, known := protocols[p.Protocol]
 		if known && p.Port > 0 && p.Port <= 65535 {
-			s.Ports = append(s.Ports, Port{Name: p.Name, Protocol: protocol, Port: uint16(p.Port)})
+			s.Ports = append(s.Ports, plan.Port{Name: p.Name, Protocol: protocol, Port: uint16(p.Port)})
 		}
 	}
 	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
@@ -249,7 +250,7 @@ func (s *sources) endpoints(key string) candidate.Endpoints {
 }
 
 // backends returns where connections to the Service can go.
-func (s *sources) backends(key string) []Backend {
+func (s *sources) backends(key string) []plan.Backend {
 	found, err := s.slice.GetIndexer().ByIndex(byService, key)
 	if err != nil {
 		return nil
@@ -264,10 +265,10 @@ func (s *sources) backends(key string) []Backend {
 }
 
 // nodes returns what plans need to know of the nodes.
-func (s *sources) nodes() map[string]Node {
-	nodes := map[string]Node{}
+func (s *sources) nodes() map[string]plan.Node {
+	nodes := map[string]plan.Node{}
 	for _, n := range client.Stored[*corev1.Node](s.node) {
-		nodes[n.Name] = Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
+		nodes[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
 	}
 	return nodes
 }
@@ -388,4 +389,35 @@ func slimNode(o any) (any, error) {
 
 func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, DeletionTimestamp: m.DeletionTimestamp}
+}
+
+// backendsOf returns the endpoints of which these EndpointSlices tell.
+func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []plan.Backend {
+	var found []plan.Backend
+	for _, slice := range endpointSlices {
+		for _, e := range slice.Endpoints {
+			if len(e.Addresses) == 0 {
+				continue
+			}
+			address, err := netip.ParseAddr(e.Addresses[0]) // the others are not used: KEP-752
+			if err != nil {
+				continue // of an FQDN
+			}
+			b := plan.Backend{State: candidate.StateOf(e.Conditions), Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating}
+			if e.NodeName != nil {
+				b.Node = *e.NodeName
+			}
+			for _, p := range slice.Ports {
+				if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
+					continue
+				}
+				if p.Name != nil {
+					b.Port = *p.Name
+				}
+				b.Address = netip.AddrPortFrom(address.Unmap(), uint16(*p.Port))
+				found = append(found, b)
+			}
+		}
+	}
+	return found
 }

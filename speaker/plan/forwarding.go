@@ -1,39 +1,13 @@
-package speaker
+package plan
 
 import (
 	"net/netip"
 	"slices"
 
-	discoveryv1 "k8s.io/api/discovery/v1"
-
-	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
-
-// Port is a port that a Service exposes.
-type Port struct {
-	// Name that EndpointSlices know the port by.
-	Name     string
-	Protocol ipvs.Protocol
-	Port     uint16
-}
-
-// Backend is an endpoint of a Service behind one of its ports.
-type Backend struct {
-	Port    string // its name
-	Address netip.AddrPort
-	Node    string // empty: outside of the cluster, or not known
-	State   candidate.State
-	// Terminates: it is going away, whether it still serves or not.
-	Terminates bool
-	// Overdue: it has terminated for longer than it may keep connections.
-	Overdue bool
-}
-
-func (b Backend) takes() bool   { return b.State == candidate.Ready }
-func (b Backend) lingers() bool { return b.State == candidate.Serving }
 
 // Forwarding is what this node's own data plane does for a group.
 type Forwarding struct {
@@ -148,12 +122,28 @@ func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
 	}
 	settings.PersistenceTimeout = 0
 	for _, hash := range []string{"mh", "sh"} {
-		if able&capability(hash) != 0 {
+		if able&Capability(hash) != 0 {
 			settings.Scheduler, settings.Flags = hash, ipvs.Fallback
 			break
 		}
 	}
 	return settings
+}
+
+// serving returns which backends get new connections: those that are ready, or else those that terminate and still serve;
+// of these not the ones on dead nodes, unless there are no others.
+func serving(backends []Backend, dead map[string]bool) func(Backend) bool {
+	alive := func(b Backend) bool { return !dead[b.Node] }
+	for _, takes := range []func(Backend) bool{
+		func(b Backend) bool { return b.takes() && alive(b) },
+		Backend.takes,
+		func(b Backend) bool { return b.lingers() && alive(b) },
+	} {
+		if slices.ContainsFunc(backends, takes) {
+			return takes
+		}
+	}
+	return Backend.lingers
 }
 
 // behind returns the backends of a port, of the address's family.
@@ -191,35 +181,4 @@ func weigh(takes bool) int {
 		return 1
 	}
 	return 0
-}
-
-// backendsOf returns the endpoints of which these EndpointSlices tell.
-func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []Backend {
-	var found []Backend
-	for _, slice := range endpointSlices {
-		for _, e := range slice.Endpoints {
-			if len(e.Addresses) == 0 {
-				continue
-			}
-			address, err := netip.ParseAddr(e.Addresses[0]) // the others are not used: KEP-752
-			if err != nil {
-				continue // of an FQDN
-			}
-			b := Backend{State: candidate.StateOf(e.Conditions), Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating}
-			if e.NodeName != nil {
-				b.Node = *e.NodeName
-			}
-			for _, p := range slice.Ports {
-				if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
-					continue
-				}
-				if p.Name != nil {
-					b.Port = *p.Name
-				}
-				b.Address = netip.AddrPortFrom(address.Unmap(), uint16(*p.Port))
-				found = append(found, b)
-			}
-		}
-	}
-	return found
 }

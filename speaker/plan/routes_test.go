@@ -1,10 +1,8 @@
-package speaker
+package plan
 
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,44 +85,6 @@ func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
 	want := []string{"racks passive false address invalid IP prefix 10.0.0.0/24", "tor passive true address 192.0.2.1 prefix invalid Prefix"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestASpeakersSpecNamesTheRouterID(t *testing.T) {
-	own, hash := netip.MustParseAddr("192.0.2.11"), routerID("n1", addrs("2001:db8::11"))
-	if id := routerID("n1", addrs("2001:db8::11", "192.0.2.11")); id != own {
-		t.Errorf("%s, want the IPv4 address %s", id, own)
-	}
-	if !hash.Is4() || hash.IsUnspecified() || hash != routerID("n1", addrs("2001:db8::12")) || hash == routerID("n2", addrs("2001:db8::11")) {
-		t.Errorf("%s is not a number of the node's own", hash)
-	}
-	for text, want := range map[string]netip.Addr{"198.51.100.1": netip.MustParseAddr("198.51.100.1"), "0.0.0.0": own, "2001:db8::1": own, "7": own, "": own} {
-		speaker := &v1alpha1.Speaker{ObjectMeta: named("n1"), Spec: v1alpha1.SpeakerSpec{BGP: v1alpha1.SpeakerBGP{RouterID: text}}}
-		id, complaint := askedRouterID(speaker, own)
-		if id != want {
-			t.Errorf("%q: %s, want %s", text, id, want)
-		}
-		expected := "Speaker n1: spec.bgp.routerID: " + strconv.Quote(text) + " is not a BGP router ID"
-		if bad := want == own && text != ""; bad != strings.HasPrefix(complaint, expected) || !bad && complaint != "" {
-			t.Errorf("%q: complaint %q", text, complaint)
-		}
-	}
-	if id, complaint := askedRouterID(&v1alpha1.Speaker{}, own); id != own || complaint != "" {
-		t.Errorf("without a word of it: %s, %q", id, complaint)
-	}
-}
-
-func TestARouterOfAPrefixIsReportedWithItsAddress(t *testing.T) {
-	prefix := netip.MustParsePrefix("10.0.0.0/24")
-	for want, p := range map[string]bgp.PeerStatus{
-		"racks 10.0.0.0/24": {Name: "racks", Prefix: prefix},
-		"racks 10.0.0.7":    {Name: "racks", Prefix: prefix, Address: netip.MustParseAddr("10.0.0.7")},
-		"tor 192.0.2.1":     {Name: "tor", Address: netip.MustParseAddr("192.0.2.1")},
-		"spine ":            {Name: "spine"},
-	} {
-		if s := session(p); s.NeighborName+" "+*s.Address != want {
-			t.Errorf("%s %s, want %s", s.NeighborName, *s.Address, want)
-		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package speaker
+package plan
 
 import (
 	"net/netip"
@@ -81,13 +81,13 @@ var ready = Readiness{Shown: true}
 
 // announce plans all of a group, for a node with that readiness.
 func announce(group Group, endpoints map[string]candidate.Endpoints, readiness Readiness, world World) Announcements {
-	group, _ = group.unused(world.Used)
+	group, _ = group.Unused(world.Used)
 	return PlanAnnouncements(group, Classify(group, world.Snapshot), endpoints, readiness, world)
 }
 
 // forward plans what a node forwards for a group.
 func forward(group Group, backends map[string][]Backend, marks map[ipvs.Frontend]uint32, world World) Forwarding {
-	group, _ = group.unused(world.Used)
+	group, _ = group.Unused(world.Used)
 	return PlanForwarding(Classify(group, world.Snapshot), backends, marks, world)
 }
 
@@ -354,46 +354,13 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 			if !announced || !slices.Equal(part.Addresses, c.group.Addresses) || !slices.Equal(part.Candidates, c.candidates) {
 				t.Errorf("part %+v, want candidates %v", part, c.candidates)
 			}
-			if c.group.Services[0].Proxied != (part.Needs == capability("wlc")) {
+			if c.group.Services[0].Proxied != (part.Needs == Capability("wlc")) {
 				t.Errorf("layer 2 needs %b", part.Needs)
 			}
 			if routed := len(got.BGP.Routes) > 0; routed != c.routed || routed != (len(got.Routed()) > 0) {
 				t.Errorf("routes %v, want some: %v", got.BGP.Routes, c.routed)
 			}
 		})
-	}
-}
-
-func TestGroupsFollowSharedAddresses(t *testing.T) {
-	g := newGroups()
-	service := func(name string, addresses ...string) Service {
-		return Service{Name: name, Addresses: addrs(addresses...)}
-	}
-	step := func(s Service, wantNow map[string][]string, wantGone ...string) {
-		t.Helper()
-		now, gone := g.set(s)
-		got := map[string][]string{}
-		for _, group := range now {
-			for _, member := range group.Services {
-				got[group.ID] = append(got[group.ID], member.Name)
-			}
-		}
-		if diff := cmp.Diff(wantNow, got, cmpopts.EquateEmpty()); diff != "" {
-			t.Fatalf("set %s: %s", s.Name, diff)
-		}
-		if diff := cmp.Diff(wantGone, gone, cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
-			t.Fatalf("set %s: gone %s", s.Name, diff)
-		}
-	}
-	step(service("b", "192.0.2.1"), map[string][]string{"b": {"b"}})
-	step(service("d", "192.0.2.5", "2001:db8::1"), map[string][]string{"d": {"d"}})
-	step(service("c", "192.0.2.1", "2001:db8::1"), map[string][]string{"b": {"b", "c", "d"}}, "d")
-	step(service("other", "192.0.2.9"), map[string][]string{"other": {"other"}})
-	step(service("c"), map[string][]string{"b": {"b"}, "d": {"d"}})
-	step(service("b"), nil, "b")
-	step(service("d", "2001:db8::1"), map[string][]string{"d": {"d"}})
-	if n := len(g.all()); n != 2 {
-		t.Errorf("%d groups, want 2", n)
 	}
 }
 

@@ -1,117 +1,17 @@
-package speaker
+package plan
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
-	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2"
 )
-
-// Service is what a plan needs to know of a Service.
-type Service struct {
-	// Name is namespace/name.
-	Name string
-	// Addresses that the controller gave, of both families.
-	Addresses []netip.Addr
-	// Local: spec.externalTrafficPolicy is Local, so only nodes with an endpoint of
-	// their own serve it.
-	Local bool
-	// SharingKey of the Service; without the same key no two share an address.
-	SharingKey string
-	// Labels of the Service, which announcements may ask for.
-	Labels map[string]string
-	// Created tells the older of two Services.
-	Created time.Time
-
-	// Proxied: its status has ipMode Proxy, so Berth forwards its connections, not kube-proxy. The rest is for that.
-	Proxied bool
-	// Scheduler of IPVS that it asks for, or "".
-	Scheduler string
-	Ports     []Port
-	// Persistence is for how long a client's connections go to one endpoint; 0: no affinity.
-	Persistence time.Duration
-	// SourceRanges are who may connect; empty: everybody.
-	SourceRanges []netip.Prefix
-
-	// Bound: an implementation that puts addresses on interfaces serves it too, so one that is there is the Service's own.
-	Bound bool
-}
-
-// older orders Services by precedence.
-func (s Service) older(other Service) int {
-	if c := s.Created.Compare(other.Created); c != 0 {
-		return c
-	}
-	return cmp.Compare(s.Name, other.Name)
-}
-
-// Group is a set of Services connected by shared addresses. It is announced, owned
-// and moved as one.
-type Group struct {
-	// ID is the same on every node, as long as the addresses are.
-	ID       string
-	Services []Service
-	// Addresses of all the Services, ascending.
-	Addresses []netip.Addr
-}
-
-// names are namespace/name of each Service.
-func (g Group) names() []string {
-	names := make([]string, 0, len(g.Services))
-	for _, s := range g.Services {
-		names = append(names, s.Name)
-	}
-	return names
-}
-
-// Node is what a plan needs to know of a node.
-type Node struct {
-	Labels map[string]string
-	// Excluded tells why the node announces nothing; empty: it may.
-	Excluded string
-}
-
-// World is what every plan of a moment sees besides its group. It is immutable.
-type World struct {
-	Self     string
-	Nodes    map[string]Node
-	Snapshot *config.Snapshot
-	// Unfit: this node cannot forward for now, and announces no routes. On the
-	// segments its state says so.
-	Unfit bool
-	// Forwards: this node has a data plane of its own, be it that it does not work for now.
-	Forwards bool
-	// Dead nodes are those whose endpoints get no new connections from here, whatever Kubernetes says of them.
-	Dead map[string]bool
-	// Capabilities are the schedulers with which this node can forward by IPVS.
-	Capabilities l2.Capabilities
-	// Used are addresses that are somebody else's.
-	Used *inuse.Set
-}
-
-// Readiness is what this node's kernel shows of the connections that the node forwards for a group. The zero value: nothing
-// yet.
-type Readiness struct {
-	// Shown: the kernel showed all of it at least once.
-	Shown bool
-	// Failing is for how long the kernel has failed to show it since then; 0: it has not.
-	Failing time.Duration
-}
-
-// FailureGrace is how long a group stays announced after its node begins to fail to program the kernel: the driver tries
-// again every two seconds, and what is in the kernel still forwards.
-const FailureGrace = 5 * time.Second
-
-func (r Readiness) forwards() bool { return r.Shown && r.Failing < FailureGrace }
 
 // Announcements are what this node announces of a group.
 type Announcements struct {
@@ -132,7 +32,7 @@ func (a Announcements) Routed() []netip.Prefix {
 	return slices.Compact(prefixes)
 }
 
-// PlanAnnouncements says what this node announces of a group without addresses in use elsewhere (see Group.unused). Endpoints
+// PlanAnnouncements says what this node announces of a group without addresses in use elsewhere (see Group.Unused). Endpoints
 // are by name of the Service, for those of policy Local.
 //
 // While Berth is to forward for the group and the kernel of this node does not, the node has no routes, and on the segments it
@@ -227,8 +127,8 @@ func partID(group Group, announcements []*config.SegmentAnnouncement) string {
 	return group.ID + " " + strings.Join(names, ",")
 }
 
-// selects tells whether the announcement is one of those that select the part.
-func selects(part, announcement string) bool {
+// Selects reports whether the announcement is one of those that select the part.
+func Selects(part, announcement string) bool {
 	_, names, _ := strings.Cut(part, " ")
 	return slices.Contains(strings.Split(names, ","), announcement)
 }

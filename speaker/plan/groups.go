@@ -1,4 +1,4 @@
-package speaker
+package plan
 
 import (
 	"cmp"
@@ -7,25 +7,26 @@ import (
 	"slices"
 )
 
-// groups keeps the groups of Services that are connected by shared addresses. It
+// Groups keeps the groups of Services that are connected by shared addresses. It
 // is not safe for concurrent use.
-type groups struct {
+type Groups struct {
 	services map[string]Service
 	holders  map[netip.Addr]map[string]bool // Services by address
 	current  map[string]string              // group ID by Service
 }
 
-func newGroups() *groups {
-	return &groups{services: map[string]Service{}, holders: map[netip.Addr]map[string]bool{}, current: map[string]string{}}
+// NewGroups returns no groups.
+func NewGroups() *Groups {
+	return &Groups{services: map[string]Service{}, holders: map[netip.Addr]map[string]bool{}, current: map[string]string{}}
 }
 
-// has tells whether the Service is in a group.
-func (g *groups) has(service string) bool { _, ok := g.services[service]; return ok }
+// Has reports whether the Service is in a group.
+func (g *Groups) Has(service string) bool { _, ok := g.services[service]; return ok }
 
-// set puts the Service in, or takes it out when it has no addresses. It returns
+// Set puts the Service in, or takes it out when it has no addresses. It returns
 // the groups as they are now around it, and the IDs of groups that are no more.
 // Its cost depends on these groups alone.
-func (g *groups) set(s Service) (now []Group, gone []string) {
+func (g *Groups) Set(s Service) (now []Group, gone []string) {
 	old := g.services[s.Name]
 	affected := map[string]bool{s.Name: true}
 	before := map[string]bool{}
@@ -64,7 +65,7 @@ func (g *groups) set(s Service) (now []Group, gone []string) {
 	return now, gone
 }
 
-func (g *groups) replace(old, s Service) {
+func (g *Groups) replace(old, s Service) {
 	for _, a := range old.Addresses {
 		delete(g.holders[a], s.Name)
 		if len(g.holders[a]) == 0 {
@@ -86,7 +87,7 @@ func (g *groups) replace(old, s Service) {
 }
 
 // around returns the group of a Service, and marks its members as seen.
-func (g *groups) around(service string, seen map[string]bool) Group {
+func (g *Groups) around(service string, seen map[string]bool) Group {
 	var group Group
 	todo := []string{service}
 	seen[service] = true
@@ -111,15 +112,15 @@ func (g *groups) around(service string, seen map[string]bool) Group {
 	return group
 }
 
-// all returns every group.
-func (g *groups) all() []Group { return g.of(slices.Collect(maps.Keys(g.services))) }
+// All returns every group.
+func (g *Groups) All() []Group { return g.of(slices.Collect(maps.Keys(g.services))) }
 
-// at returns the group that has the address, if there is one.
-func (g *groups) at(address netip.Addr) []Group {
+// At returns the group that has the address, if there is one.
+func (g *Groups) At(address netip.Addr) []Group {
 	return g.of(slices.Collect(maps.Keys(g.holders[address])))
 }
 
-func (g *groups) of(services []string) []Group {
+func (g *Groups) of(services []string) []Group {
 	var all []Group
 	seen := map[string]bool{}
 	for _, name := range services {

@@ -1,26 +1,17 @@
-package speaker
+package plan
 
 import (
-	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
-	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
@@ -35,7 +26,7 @@ func forwardingWorld() World {
 		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{{ObjectMeta: named("all")}}),
 		RouteAnnouncements:   v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("all")}}),
 	})
-	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Forwards: true, Capabilities: capability(ipvs.Schedulers...)}
+	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Forwards: true, Capabilities: Capability(ipvs.Schedulers...)}
 }
 
 func backend(port, address, node string, state candidate.State) Backend {
@@ -138,11 +129,11 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	front := ipvs.Frontend{Address: s.Addresses[0], Port: 80, Protocol: ipvs.TCP}
 	group := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
 	world := forwardingWorld()
-	marks := newMarks().assign(group.ID, MarkedFrontends(Classify(group, world.Snapshot)))
-	mark := marks[front]
-	if mark == 0 {
-		t.Fatalf("%s has no mark: %v", front, marks)
+	if found := MarkedFrontends(Classify(group, world.Snapshot)); !slices.Equal(found, []ipvs.Frontend{front}) {
+		t.Fatalf("%v need marks", found)
 	}
+	const mark = ipvs.Marks | 1
+	marks := map[ipvs.Frontend]uint32{front: mark}
 	backends := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)}
 	plan := func() Forwarding {
 		return forward(group, map[string][]Backend{"d/web": backends}, marks, world)
@@ -160,7 +151,7 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	if g := got.Guards[0]; g.Mark != mark || g.Masquerade {
 		t.Errorf("the guard has %+v, want mark %#x and no masquerade for others", g, mark)
 	}
-	world.Capabilities = capability("wlc", "sh")
+	world.Capabilities = Capability("wlc", "sh")
 	if v := plan().Table[ipvs.Marked(mark, front.Address)]; v.Scheduler != "sh" || v.Flags != ipvs.Fallback {
 		t.Errorf("without Maglev it is %+v", v.Settings)
 	}
@@ -179,86 +170,14 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	}
 }
 
-func TestWhoseAVirtualServerByMarkIs(t *testing.T) {
-	f := &forwarder{own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{}}
-	address := addrs("192.0.2.1")[0]
-	by := ipvs.Marked(ipvs.Marks|1, address)
-	some := []guard.Frontend{{Address: address, Port: 80, Protocol: 6, Mark: by.Mark}, {Address: address, Port: 81, Protocol: 6}}
-	f.note("a", some)
-	f.note("b", some) // the Service went to another group
-	f.note("a", nil)
-	if got := f.addressOf(by); got != address {
-		t.Errorf("the mark is of %s", got)
-	}
-	f.note("b", nil)
-	if len(f.own)+len(f.marked) > 0 || f.addressOf(by).IsValid() {
-		t.Errorf("something is left: %v %v", f.own, f.marked)
-	}
-}
-
-// An error for a moment changes nothing: what is in the kernel goes on to forward.
-func TestAFailureOfIPVSCountsWhenItLastsOrFromTheStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rules, err := guard.New(slog.New(slog.DiscardHandler), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := &forwarder{ipvs: ipvs.New(ipvs.Config{}), guard: rules, able: []string{"rr"}, soon: make(chan struct{}, 1)}
-		expect := func(when string, can, looks bool) {
-			t.Helper()
-			if able, _ := f.schedulers(); (len(able) > 0) != can {
-				t.Errorf("%s: can forward by %v", when, able)
-			}
-			synctest.Wait()
-			if len(f.soon) > 0 != looks {
-				t.Errorf("%s: is looked at again: %v", when, len(f.soon) > 0)
-			}
-			drained(f.soon)
-		}
-		expect("before it was tried", true, false)
-		f.judge(ipvs.ErrNoIPVS)
-		expect("when it fails from the start", false, true)
-		f.judge(nil)
-		expect("when it works", true, false)
-		f.judge(ipvs.ErrNoIPVS)
-		expect("when it fails for a moment", true, false)
-		<-time.After(FailureGrace)
-		expect("when that lasts", false, true)
-		f.judge(nil)
-		expect("when it works again", true, false)
-	})
-}
-
-func drained(c chan struct{}) {
-	for len(c) > 0 {
-		<-c
-	}
-}
-
-func TestStatisticsOfOneFrontendAreOne(t *testing.T) {
-	front := ipvs.Frontend{Address: addrs("192.0.2.1")[0], Port: 80, Protocol: ipvs.TCP}
-	server := func(last byte, weight, active uint32) ipvs.RealServerStatistics {
-		return ipvs.RealServerStatistics{RealServer: ipvs.RealServer{Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), Port: 8080, Weight: weight}, Active: active}
-	}
-	by := func(f ipvs.Frontend, connections uint64, servers ...ipvs.RealServerStatistics) ipvs.FrontendStatistics {
-		return ipvs.FrontendStatistics{Frontend: f, Statistics: ipvs.Statistics{Connections: connections, BytesOut: 10 * connections}, RealServers: servers}
-	}
-	mark, unknown := ipvs.Marked(ipvs.Marks|1, front.Address), ipvs.Marked(ipvs.Marks|2, front.Address)
-	got := merge([]ipvs.FrontendStatistics{by(mark, 2, server(1, 0, 1), server(2, 1, 1)), by(front, 3, server(1, 1, 5)), by(unknown, 9)}, map[ipvs.Frontend]owner{mark: {"g", front}})
-	want := []ipvs.FrontendStatistics{by(front, 5, server(1, 1, 6), server(2, 1, 1))}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh", Ports: []Port{{"http", ipvs.TCP, 80}}}
 	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
 	w := forwardingWorld()
 	plan := announce(group, nil, ready, w)
 	for _, part := range plan.L2 {
-		if part.Needs != capability("mh") {
-			t.Errorf("layer 2 needs %b, want %b", part.Needs, capability("mh"))
+		if part.Needs != Capability("mh") {
+			t.Errorf("layer 2 needs %b, want %b", part.Needs, Capability("mh"))
 		}
 	}
 	if len(plan.L2) != 1 || len(plan.BGP.Routes) != 1 {
@@ -268,7 +187,7 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 		t.Errorf("a node that can is sent packets for %v", got)
 	}
 	before := forward(group, nil, nil, w)
-	w.Capabilities = capability("rr", "wlc")
+	w.Capabilities = Capability("rr", "wlc")
 	plan = announce(group, nil, ready, w)
 	if len(plan.BGP.Routes) != 0 {
 		t.Errorf("a node without the scheduler announces %v", plan.BGP.Routes)
@@ -292,84 +211,25 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	}
 }
 
-func TestBitsOfCapabilities(t *testing.T) {
-	if got := capability("rr", "mh"); got != l2.Capabilities(1|1<<8) {
-		t.Errorf("rr and mh are %b, want bits 0 and 8", got)
-	}
-	if got := capability(); got != 0 {
-		t.Errorf("nothing is %b", got)
-	}
-}
-
-func TestWhatTheAPISaysOfForwarding(t *testing.T) {
-	proxy, seconds := corev1.LoadBalancerIPModeProxy, int32(60)
-	svc := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{v1alpha1.AnnotationIPVSScheduler: "sh", "other": "x"}},
-		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, SessionAffinity: corev1.ServiceAffinityClientIP,
-			SessionAffinityConfig:    &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}},
-			LoadBalancerSourceRanges: []string{" 10.1.2.3/8 ", "bad"},
-			Ports:                    []corev1.ServicePort{{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, {Name: "x", Protocol: "QUIC", Port: 1}},
-		},
-		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}}}},
-	}
-	slim, err := slimForwarded(svc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := Service{Proxied: proxied(svc.Status.LoadBalancer.Ingress[0])}
-	got.forwarded(slim.(*corev1.Service))
-	want := Service{Proxied: true, Scheduler: "sh", Ports: []Port{{"dns", ipvs.UDP, 53}}, Persistence: time.Minute, SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
-	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-		t.Error(diff)
-	}
-	slim, err = slimService(svc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if kept := slim.(*corev1.Service); len(kept.Spec.Ports) > 0 || kept.Annotations[v1alpha1.AnnotationIPVSScheduler] != "sh" {
-		t.Errorf("a node that does not forward keeps %+v", kept)
-	}
-}
-
-func TestBackendsOfEndpointSlices(t *testing.T) {
-	yes, no, node, name, port := true, false, "n1", "http", int32(8080)
-	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}}, Endpoints: []discoveryv1.Endpoint{
-		{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
-		{Addresses: []string{"10.0.1.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}},
-		{Addresses: []string{"10.0.1.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &no}},
-		{Addresses: []string{"pod.example"}},
-		{},
-	}}
-	got := backendsOf([]*discoveryv1.EndpointSlice{candidate.SlimBackends(slice)})
-	terminating := backend("http", "10.0.1.2:8080", "", candidate.Serving)
-	terminating.Terminates = true
-	want := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), terminating, backend("http", "10.0.1.3:8080", "", candidate.Useless)}
-	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestKubeProxyInModeIPVSForbidsOurs(t *testing.T) {
-	mode := "nftables"
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(mode)) }))
-	defer proxy.Close()
-	f := &forwarder{proxyMode: proxy.URL, probe: func(scheduler string) error {
-		if scheduler == "mh" {
-			return ipvs.ErrNoScheduler
+func TestEndpointsOnDeadNodesGetNothingNewUnlessTheyAreTheLast(t *testing.T) {
+	one := func(node string, state candidate.State) Backend { return Backend{Node: node, State: state} }
+	dead := map[string]bool{"n2": true}
+	for _, c := range []struct {
+		name     string
+		backends []Backend
+		want     []bool
+	}{
+		{"another is alive", []Backend{one("n1", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
+		{"all are on dead nodes", []Backend{one("n2", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, true}},
+		{"one that terminates is no substitute", []Backend{one("n1", candidate.Serving), one("n2", candidate.Ready)}, []bool{false, true}},
+		{"of those that terminate, too", []Backend{one("n1", candidate.Serving), one("n2", candidate.Serving)}, []bool{true, false}},
+		{"outside of the cluster nobody is dead", []Backend{one("", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
+	} {
+		takes := serving(c.backends, dead)
+		for i, b := range c.backends {
+			if got := takes(b); got != c.want[i] {
+				t.Errorf("%s: backend %d gets new connections: %v, want %v", c.name, i, got, c.want[i])
+			}
 		}
-		return nil
-	}}
-	able, lacking, yields := f.ability()
-	if yields || len(able) != len(ipvs.Schedulers)-1 || lacking != "no scheduler mh: "+ipvs.ErrNoScheduler.Error() {
-		t.Errorf("able %v, lacking %q", able, lacking)
-	}
-	mode = "ipvs"
-	if able, lacking, yields := f.ability(); !yields || len(able) > 0 || lacking == "" {
-		t.Errorf("beside kube-proxy in mode ipvs: able %v, lacking %q", able, lacking)
-	}
-	f.proxyMode, f.probe = "", func(string) error { return ipvs.ErrNoIPVS }
-	if able, lacking, yields := f.ability(); yields || len(able) > 0 || lacking != ipvs.ErrNoIPVS.Error() {
-		t.Errorf("without IPVS: able %v, lacking %q", able, lacking)
 	}
 }

@@ -1,11 +1,10 @@
-package speaker
+package plan
 
 import (
 	"net/netip"
 	"slices"
 
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
@@ -61,29 +60,6 @@ func schedulerOf(s Service, snapshot *config.Snapshot) string {
 		scheduler = ipvs.Schedulers[0]
 	}
 	return scheduler
-}
-
-// requirements returns what a node must be capable of to announce these Services. What kube-proxy serves requires nothing.
-func requirements(services []ClassifiedService) l2.Capabilities {
-	var needs l2.Capabilities
-	for _, s := range services {
-		if s.Proxied {
-			needs |= capability(s.IPVSScheduler)
-		}
-	}
-	return needs
-}
-
-// capability returns the bit that stands for forwarding with these schedulers, the same on all nodes: see
-// docs/l2-protocol.md.
-func capability(schedulers ...string) l2.Capabilities {
-	var c l2.Capabilities
-	for i, known := range ipvs.Schedulers {
-		if slices.Contains(schedulers, known) {
-			c |= 1 << i
-		}
-	}
-	return c
 }
 
 // MarkedFrontends returns the frontends that have a second virtual server, by firewall mark, for this node's own pods and
