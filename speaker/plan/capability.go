@@ -19,7 +19,7 @@ func requirements(services []ClassifiedService) l2.Capabilities {
 }
 
 // Capability returns the bit that stands for forwarding with these schedulers, the same on all nodes: see
-// docs/l2-protocol.md.
+// docs/design/l2-protocol.md.
 func Capability(schedulers ...string) l2.Capabilities {
 	var c l2.Capabilities
 	for i, known := range ipvs.Schedulers {
