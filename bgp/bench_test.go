@@ -60,7 +60,7 @@ func BenchmarkPolicies(b *testing.B) {
 	defer o.server.stop(b.Context(), false)
 	var peers []Peer
 	for i := range 10 {
-		peers = append(peers, Peer{Name: fmt.Sprintf("tor%d", i), LocalASN: nodeASN, PeerASN: 64513,
+		peers = append(peers, Peer{Name: fmt.Sprintf("tor%d", i), LocalASN: nodeASN, RemoteASN: 64513,
 			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})})
 	}
 	for i := range 50 {

@@ -254,7 +254,7 @@ func TestAChangeToOnePeerLeavesTheSessionsOfOthersAlone(t *testing.T) {
 	d.observesReason(t, SessionDown, "tor2", "changed in the configuration")
 	d.observes(t, SessionUp, "tor2")
 	tor2.has(t, "192.0.2.1/32")
-	if got := d.session(t, "broken").LastError; !strings.Contains(got, "not an address") {
+	if got := d.session(t, "broken").LastError; !strings.Contains(got, "write one of them") {
 		t.Errorf("the broken peer's error: %q", got)
 	}
 	d.SyncPeers([]Peer{p1})
@@ -308,9 +308,9 @@ func TestStoppingEndsTheSessionWithCeaseAndIsQuickWithPeersInAnyState(t *testing
 	must(t, err)
 	defer silent.Close()
 	d := run(t)
-	mute := Peer{Name: "mute", Address: netip.MustParseAddr("127.0.0.3"), LocalASN: nodeASN, PeerASN: 64514,
+	mute := Peer{Name: "mute", Address: netip.MustParseAddr("127.0.0.3"), LocalASN: nodeASN, RemoteASN: 64514,
 		Port: silent.Addr().(*net.TCPAddr).AddrPort().Port()}
-	refusing := Peer{Name: "refusing", Address: netip.MustParseAddr("127.0.0.4"), LocalASN: nodeASN, PeerASN: 64515,
+	refusing := Peer{Name: "refusing", Address: netip.MustParseAddr("127.0.0.4"), LocalASN: nodeASN, RemoteASN: 64515,
 		Port: freePort(t, "127.0.0.4"), ConnectRetryTime: time.Second}
 	d.SyncPeers([]Peer{mute, refusing, tor.peer("tor1", nodeASN)})
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
@@ -352,7 +352,7 @@ func TestWrongASNumbersAreExplained(t *testing.T) {
 		tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
 		d := run(t)
 		p := tor.peer("tor1", nodeASN)
-		p.PeerASN = 64999
+		p.RemoteASN = 64999
 		d.SyncPeers([]Peer{p})
 		d.observesReason(t, SessionFailed, "tor1", "peer says AS 64513, configured 64999")
 		if got := d.session(t, "tor1").LastError; !strings.HasPrefix(got, "peer says AS 64513, configured 64999") {
@@ -629,8 +629,8 @@ func TestAPeerThatIsKnownByItsTypeOnlyIsTakenAsItIs(t *testing.T) {
 	outside, inside := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", nodeASN, nodeASN)
 	d := run(t)
 	a, b := outside.peer("outside", nodeASN), inside.peer("inside", nodeASN)
-	a.PeerASN, a.PeerType = 0, External
-	b.PeerASN, b.PeerType = 0, Internal
+	a.RemoteASN, a.RemoteType = 0, External
+	b.RemoteASN, b.RemoteType = 0, Internal
 	d.SyncPeers([]Peer{a, b})
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
 	outside.has(t, "192.0.2.1/32")
@@ -639,7 +639,7 @@ func TestAPeerThatIsKnownByItsTypeOnlyIsTakenAsItIs(t *testing.T) {
 	inside.tells(t, "192.0.2.1/32", "path , local 100")
 
 	// The other kind is refused.
-	a.PeerType, b.PeerType = Internal, External
+	a.RemoteType, b.RemoteType = Internal, External
 	d.SyncPeers([]Peer{a, b})
 	d.becomes(t, func(st Status) bool {
 		if len(st.Peers) != 2 { // the sessions are about to be replaced

@@ -254,7 +254,7 @@ func (f *frr) await(t *testing.T, what string, ok func() bool, details ...func()
 }
 
 func frrPeer(name, address string) Peer {
-	return Peer{Name: name, Address: netip.MustParseAddr(address), LocalASN: nodeASN, PeerASN: frrASN,
+	return Peer{Name: name, Address: netip.MustParseAddr(address), LocalASN: nodeASN, RemoteASN: frrASN,
 		HoldTime: 3 * time.Second, ConnectRetryTime: time.Second}
 }
 
@@ -312,7 +312,7 @@ func TestFRRWithAnotherASIsExplained(t *testing.T) {
 	newFRR(t, frrConfig)
 	d := run(t)
 	p := frrPeer("tor1", frrIPv4)
-	p.PeerASN = 64999
+	p.RemoteASN = 64999
 	d.SyncPeers([]Peer{p})
 	d.observesReason(t, SessionFailed, "tor1", "peer says AS 64513, configured 64999")
 
@@ -529,10 +529,10 @@ func TestFRRIsReachedThroughTheDeviceOfAPeer(t *testing.T) {
 	d.SyncPeers([]Peer{peer})
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
 	d.observesReason(t, SessionFailed, "tor1", "cannot connect")
-	peer.VRF, peer.PeerASN = f.link, 64999
+	peer.VRF, peer.RemoteASN = f.link, 64999
 	d.SyncPeers([]Peer{peer})
 	d.observesReason(t, SessionFailed, "tor1", "peer says AS 64513, configured 64999")
-	peer.PeerASN = frrASN
+	peer.RemoteASN = frrASN
 	d.SyncPeers([]Peer{peer})
 	f.has(t, "192.0.2.1/32")
 }

@@ -102,7 +102,7 @@ func (o *owner) start(ctx context.Context) error {
 
 // mayListen tells whether there is a listener to be had that peers are waiting for.
 func (o *owner) mayListen() bool {
-	return o.listener.port > 0 && slices.ContainsFunc(o.peers, Peer.listens) && o.listener.try() == nil
+	return o.listener.port > 0 && slices.ContainsFunc(o.peers, Peer.Listens) && o.listener.try() == nil
 }
 
 // restart replaces GoBGP for what is global in it: the router ID and the listener. The sessions end with
@@ -110,7 +110,7 @@ func (o *owner) mayListen() bool {
 func (o *owner) restart(ctx context.Context) error {
 	o.log.Info("BGP starts anew", slog.String("reason", o.anew))
 	for _, s := range o.board.sessions {
-		if !s.invalid && !s.peer.byPrefix() {
+		if !s.invalid && !s.peer.ByPrefix() {
 			o.dropPeer(ctx, s, o.anew)
 		}
 	}
@@ -142,10 +142,10 @@ func (o *owner) restart(ctx context.Context) error {
 func (o *owner) hear(peers []Peer) (usable []Peer, problems []problem) {
 	for _, p := range peers {
 		switch {
-		case !p.listens() || o.deaf == "" && o.listener.reachedFrom(p):
+		case !p.Listens() || o.deaf == "" && o.listener.reachedFrom(p):
 			usable = append(usable, p)
 		case o.deaf == "":
-			problems = append(problems, problem{p, fmt.Sprintf("%s cannot connect to %s, where the speaker listens (--bgp-listen): it is of another family", p.place(), o.listener.texts())})
+			problems = append(problems, problem{p, fmt.Sprintf("%s cannot connect to %s, where the speaker listens (--bgp-listen): it is of another family", p.Place(), o.listener.texts())})
 		default:
 			problems = append(problems, problem{p, o.deaf})
 			if o.listener.port > 0 {
@@ -158,5 +158,5 @@ func (o *owner) hear(peers []Peer) (usable []Peer, problems []problem) {
 }
 
 func (l listener) reachedFrom(p Peer) bool {
-	return slices.ContainsFunc(l.addresses, func(a netip.Addr) bool { return a.BitLen() == p.covers().Addr().BitLen() })
+	return slices.ContainsFunc(l.addresses, func(a netip.Addr) bool { return a.BitLen() == p.Covers().Addr().BitLen() })
 }

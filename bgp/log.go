@@ -68,7 +68,7 @@ func (n note) badPeerAS() bool {
 // about is the note in words, of the session with this peer.
 func (n note) about(p Peer) string {
 	if n.badPeerAS() {
-		return fmt.Sprintf("peer's AS is not the configured %s: %s", p.as(), n.text)
+		return fmt.Sprintf("peer's AS is not the configured %s: %s", p.AS(), n.text)
 	}
 	return n.text
 }

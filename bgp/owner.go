@@ -269,7 +269,7 @@ func (o *owner) publishBook() error {
 		}
 	}
 	for _, s := range o.byAddress { // before the prefix that they are in: the first statement counts
-		if s.peer.byPrefix() && s.withheld {
+		if s.peer.ByPrefix() && s.withheld {
 			p := s.peer
 			p.IPv4, p.IPv6 = false, true
 			peers = append([]Peer{p}, peers...)

@@ -18,11 +18,11 @@ const dialling = frrConfig + " neighbor node timers connect 1\n%s"
 func listening(c *Config) { c.Listen = ":179" }
 
 func passive(name, address string) Peer {
-	return Peer{Name: name, Address: netip.MustParseAddr(address), Passive: true, LocalASN: nodeASN, PeerASN: frrASN, HoldTime: 3 * time.Second}
+	return Peer{Name: name, Address: netip.MustParseAddr(address), Passive: true, LocalASN: nodeASN, RemoteASN: frrASN, HoldTime: 3 * time.Second}
 }
 
 func byPrefix(name, prefix string) Peer {
-	return Peer{Name: name, Prefix: netip.MustParsePrefix(prefix), LocalASN: nodeASN, PeerASN: frrASN, HoldTime: 3 * time.Second}
+	return Peer{Name: name, Prefix: netip.MustParsePrefix(prefix), LocalASN: nodeASN, RemoteASN: frrASN, HoldTime: 3 * time.Second}
 }
 
 // neighbour is what FRR says of its session with us.
@@ -186,7 +186,7 @@ func TestFRRSeesANewRouterIDAndARepeatedOneResetsNothing(t *testing.T) {
 
 // ttlSecurityOverIPv4 is for a peer one hop away; over IPv6 it does not work with peers that connect to us.
 func ttlSecurityOverIPv4(p *Peer) {
-	if p.covers().Addr().Is4() {
+	if p.Covers().Addr().Is4() {
 		p.TTLSecurityHops = 1
 	}
 }

@@ -23,7 +23,7 @@ func ear(t testing.TB) (at netip.AddrPort, change func(*Config)) {
 }
 
 func loopback(name, prefix string) Peer {
-	return Peer{Name: name, Prefix: netip.MustParsePrefix(prefix), LocalASN: nodeASN, PeerASN: torASN}
+	return Peer{Name: name, Prefix: netip.MustParsePrefix(prefix), LocalASN: nodeASN, RemoteASN: torASN}
 }
 
 const torASN = 64513
@@ -194,9 +194,9 @@ func TestPeersThatCannotConnectToUsSayWhy(t *testing.T) {
 		peer         Peer
 		want         string
 	}{
-		{"passive", "", Peer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), Passive: true, LocalASN: 1, PeerASN: 2}, "without --bgp-listen"},
-		{"by prefix", "", Peer{Name: "tor", Prefix: netip.MustParsePrefix("192.0.2.0/24"), LocalASN: 1, PeerASN: 2}, "without --bgp-listen"},
-		{"of another family", "127.0.0.1:0", Peer{Name: "tor", Address: netip.MustParseAddr("2001:db8::1"), Passive: true, LocalASN: 1, PeerASN: 2}, "of another family"},
+		{"passive", "", Peer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), Passive: true, LocalASN: 1, RemoteASN: 2}, "without --bgp-listen"},
+		{"by prefix", "", Peer{Name: "tor", Prefix: netip.MustParsePrefix("192.0.2.0/24"), LocalASN: 1, RemoteASN: 2}, "without --bgp-listen"},
+		{"of another family", "127.0.0.1:0", Peer{Name: "tor", Address: netip.MustParseAddr("2001:db8::1"), Passive: true, LocalASN: 1, RemoteASN: 2}, "of another family"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := run(t, func(config *Config) {
@@ -234,9 +234,9 @@ func TestWhereToListenIsRead(t *testing.T) {
 func TestPeersThatOverlapARoutersPrefixAreRefused(t *testing.T) {
 	usable, problems := checkPeers([]Peer{
 		loopback("racks", "127.0.1.0/24"),
-		{Name: "tor", Address: netip.MustParseAddr("127.0.1.7"), LocalASN: 1, PeerASN: 2},
+		{Name: "tor", Address: netip.MustParseAddr("127.0.1.7"), LocalASN: 1, RemoteASN: 2},
 		loopback("wider", "127.0.0.0/16"),
-		{Name: "spine", Address: netip.MustParseAddr("127.0.2.7"), LocalASN: 1, PeerASN: 2},
+		{Name: "spine", Address: netip.MustParseAddr("127.0.2.7"), LocalASN: 1, RemoteASN: 2},
 	})
 	if len(usable) != 2 || usable[0].Name != "racks" || usable[1].Name != "spine" {
 		t.Errorf("usable: %v", usable)

@@ -34,14 +34,14 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 		return name
 	}
 	for _, p := range peers {
-		neighbour := "peer-" + p.label()
+		neighbour := "peer-" + p.Label()
 		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
 			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbour,
-			List: []string{p.covers().String()},
+			List: []string{p.Covers().String()},
 		})
-		if !slices.Contains(p.families(), gobgp.RF_IPv4_UC) {
+		if !slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) {
 			export.Statements = append(export.Statements, &api.Statement{
-				Name: "no-ipv4-to-" + p.label(),
+				Name: "no-ipv4-to-" + p.Label(),
 				Conditions: &api.Conditions{
 					NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
 					AfiSafiIn:   []*api.Family{apiutil.ToApiFamily(gobgp.AFI_IP, gobgp.SAFI_UNICAST)},
@@ -53,7 +53,7 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 		for _, to := range []uint32{peerNumber(p.Name), everyone} {
 			for _, set := range append(b.known(), asItIs) {
 				export.Statements = append(export.Statements, &api.Statement{
-					Name: fmt.Sprintf("to-%s-%d-%d", p.label(), to, set),
+					Name: fmt.Sprintf("to-%s-%d-%d", p.Label(), to, set),
 					Conditions: &api.Conditions{
 						NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
 						LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: marked(to, set)},
@@ -86,10 +86,10 @@ func actions(p Peer, set Attributes) *api.Actions {
 	if set.MED != nil {
 		a.Med = &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: int64(*set.MED)}
 	}
-	if set.LocalPref != nil && !p.external() {
+	if set.LocalPref != nil && !p.External() {
 		a.LocalPref = &api.LocalPrefAction{Value: *set.LocalPref}
 	}
-	if set.Prepend > 0 && p.external() {
+	if set.Prepend > 0 && p.External() {
 		a.AsPrepend = &api.AsPrependAction{Asn: p.LocalASN, Repeat: uint32(set.Prepend)}
 	}
 	if set.Weight > 0 {

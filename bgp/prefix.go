@@ -37,7 +37,7 @@ func (o *owner) acceptRouter(ctx context.Context, e sessionEvent) *session {
 	}
 	o.byAddress[e.address] = s
 	o.board.update(func() {
-		o.board.sessions[s.peer.label()] = s
+		o.board.sessions[s.peer.Label()] = s
 		prefix.neighbours++
 	})
 	return s
@@ -48,7 +48,7 @@ func (o *owner) releaseRouter(ctx context.Context, s *session, wasUp bool) {
 	delete(o.byAddress, s.peer.Address)
 	prefix := o.prefixOf(s.peer.Address)
 	o.board.update(func() {
-		delete(o.board.sessions, s.peer.label())
+		delete(o.board.sessions, s.peer.Label())
 		if prefix != nil {
 			prefix.neighbours--
 		}

@@ -49,7 +49,7 @@ func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
 	if p.VRF != "" {
 		dialer.Control = boundTo(p.VRF)
 	}
-	conn, err := dialer.DialContext(ctx, "tcp", p.addrPort().String())
+	conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
 	if err != nil {
 		return ""
 	}
@@ -75,7 +75,7 @@ func boundTo(device string) func(network, address string, c syscall.RawConn) err
 }
 
 func sendOpen(w io.Writer, p Peer, routerID netip.Addr) error {
-	hold, _, _ := p.timers()
+	hold, _, _ := p.Timers()
 	asn := uint16(gobgp.AS_TRANS)
 	if p.LocalASN <= 65535 {
 		asn = uint16(p.LocalASN)
@@ -109,8 +109,8 @@ func readVerdict(r io.Reader, p Peer) string {
 		}
 		switch body := m.Body.(type) {
 		case *gobgp.BGPOpen:
-			if asn := openASN(body); !p.expects(asn) {
-				return fmt.Sprintf("peer says AS %d, configured %s", asn, p.as())
+			if asn := openASN(body); !p.Expects(asn) {
+				return fmt.Sprintf("peer says AS %d, configured %s", asn, p.AS())
 			}
 		case *gobgp.BGPNotification:
 			text := "peer refuses our OPEN with " + notificationText(body.ErrorCode, body.ErrorSubcode, "")

@@ -41,7 +41,7 @@ func newRogue(t testing.TB, address string, asn uint16) *rogue {
 }
 
 func (r *rogue) peer(name string) Peer {
-	return Peer{Name: name, Address: r.address, Port: r.port, LocalASN: nodeASN, PeerASN: uint32(r.asn),
+	return Peer{Name: name, Address: r.address, Port: r.port, LocalASN: nodeASN, RemoteASN: uint32(r.asn),
 		SourceAddress: driverAddress, ConnectRetryTime: time2s}
 }
 

@@ -108,7 +108,7 @@ func (r *router) took(paths []*apiutil.Path, _ time.Time) {
 
 // peer is the router as the driver's peer.
 func (r *router) peer(name string, driverASN uint32) Peer {
-	p := Peer{Name: name, Address: r.address, Port: r.port, LocalASN: driverASN, PeerASN: r.asn, ConnectRetryTime: time.Second}
+	p := Peer{Name: name, Address: r.address, Port: r.port, LocalASN: driverASN, RemoteASN: r.asn, ConnectRetryTime: time.Second}
 	if r.address.Is4() {
 		p.SourceAddress = driverAddress
 	}

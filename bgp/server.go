@@ -142,7 +142,7 @@ func (s *server) addPeer(ctx context.Context, p Peer) error {
 		err = errors.Join(fmt.Errorf("TCP MD5 on the listener: %s", *why), s.deletePeer(ctx, p))
 	}
 	if err != nil {
-		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.place(), err)
+		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.Place(), err)
 	}
 	return nil
 }
@@ -179,11 +179,11 @@ func (s *server) updatePeer(ctx context.Context, p Peer) error {
 
 // neighbour is a peer as GoBGP wants it.
 func neighbour(p Peer) *api.Peer {
-	hold, keepalive, retry := p.timers()
+	hold, keepalive, retry := p.Timers()
 	neighbour := &api.Peer{
 		Conf: &api.PeerConf{
 			LocalAsn:     p.LocalASN,
-			PeerAsn:      p.PeerASN,
+			PeerAsn:      p.RemoteASN,
 			AuthPassword: p.Password,
 		},
 		Timers: &api.Timers{Config: &api.TimersConfig{
@@ -193,7 +193,7 @@ func neighbour(p Peer) *api.Peer {
 			// After a reset of ours; GoBGP's default is 30.
 			IdleHoldTimeAfterReset: 1,
 		}},
-		Transport: &api.Transport{RemotePort: uint32(p.addrPort().Port()), PassiveMode: p.listens()},
+		Transport: &api.Transport{RemotePort: uint32(p.AddrPort().Port()), PassiveMode: p.Listens()},
 	}
 	if p.Address.IsValid() {
 		neighbour.Conf.NeighborAddress = p.Address.String()
@@ -207,9 +207,9 @@ func neighbour(p Peer) *api.Peer {
 	if p.TTLSecurityHops > 0 {
 		neighbour.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(p.TTLSecurityHops)}
 	}
-	if p.PeerASN == 0 {
+	if p.RemoteASN == 0 {
 		neighbour.Conf.Type = api.PeerType_PEER_TYPE_EXTERNAL
-		if !p.external() {
+		if !p.External() {
 			neighbour.Conf.Type = api.PeerType_PEER_TYPE_INTERNAL
 			neighbour.Conf.PeerAsn = p.LocalASN
 		}
@@ -223,7 +223,7 @@ func neighbour(p Peer) *api.Peer {
 			LocalRestarting: true,
 		}
 	}
-	for _, f := range p.families() {
+	for _, f := range familiesOf(p) {
 		family := apiutil.ToApiFamily(f.Afi(), f.Safi())
 		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},

@@ -25,14 +25,14 @@ func (o *owner) syncPeers(ctx context.Context) {
 	names := map[netip.Prefix]string{}
 	for _, p := range usable {
 		byName[p.Name] = p
-		names[p.covers()] = p.Name
+		names[p.Covers()] = p.Name
 	}
 	for name, s := range o.board.sessions {
 		next, stays := byName[name]
 		switch {
-		case s.peer.byPrefix(): // goes with its prefix
+		case s.peer.ByPrefix(): // goes with its prefix
 		case s.invalid || stays && next == s.peer:
-		case stays && next.session() == s.peer.session():
+		case stays && next.Session() == s.peer.Session():
 			o.updatePeer(ctx, s, next)
 		default:
 			o.dropPeer(ctx, s, "peer removed or changed in the configuration")
@@ -69,13 +69,13 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 	for _, p := range peers {
 		err := p.Validate()
 		twin, sameNumber := numbers[peerNumber(p.Name)]
-		other, samePlace := places[p.place()]
+		other, samePlace := places[p.Place()]
 		around := slices.IndexFunc(usable, func(q Peer) bool {
-			return (p.Prefix.IsValid() || q.Prefix.IsValid()) && p.Interface == "" && q.Interface == "" && p.covers().Overlaps(q.covers())
+			return (p.Prefix.IsValid() || q.Prefix.IsValid()) && p.Interface == "" && q.Interface == "" && p.Covers().Overlaps(q.Covers())
 		})
 		switch {
 		case err != nil:
-			problems = append(problems, problem{p, err.Error()})
+			problems = append(problems, problem{p, "peer " + p.Name + ": " + err.Error()})
 		case names[p.Name]:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s is configured twice", p.Name)})
 		case samePlace && p.Interface != "":
@@ -83,14 +83,14 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 		case samePlace:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)})
 		case around >= 0:
-			problems = append(problems, problem{p, fmt.Sprintf("peer %s (%s) overlaps peer %s (%s): a router would belong to both", p.Name, p.place(), usable[around].Name, usable[around].place())})
+			problems = append(problems, problem{p, fmt.Sprintf("peer %s (%s) overlaps peer %s (%s): a router would belong to both", p.Name, p.Place(), usable[around].Name, usable[around].Place())})
 		case sameNumber:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has by chance the same number as peer %s (of 4294967295); give it another name", p.Name, twin)})
 		default:
 			usable = append(usable, p)
 			names[p.Name] = true
 			numbers[peerNumber(p.Name)] = p.Name
-			places[p.place()] = p.Name
+			places[p.Place()] = p.Name
 		}
 	}
 	return usable, problems
@@ -123,13 +123,13 @@ func (o *owner) dropPeer(ctx context.Context, s *session, why string) {
 	}
 	gone := []*session{s}
 	for _, n := range o.byAddress {
-		if n.peer.byPrefix() && n.peer.Name == s.peer.Name {
+		if n.peer.ByPrefix() && n.peer.Name == s.peer.Name {
 			gone = append(gone, n)
 		}
 	}
 	for _, s := range gone {
 		delete(o.byAddress, s.peer.Address)
-		o.board.update(func() { delete(o.board.sessions, s.peer.label()) })
+		o.board.update(func() { delete(o.board.sessions, s.peer.Label()) })
 		if s.up() {
 			o.report(s, SessionDown, why)
 		}
@@ -185,20 +185,20 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
-		if lasted := e.time.Sub(since) >= o.config.LastingSession; lasted && !o.closing && s.rested.IsZero() && s.peer.GracefulRestart == 0 && !s.peer.byPrefix() {
+		if lasted := e.time.Sub(since) >= o.config.LastingSession; lasted && !o.closing && s.rested.IsZero() && s.peer.GracefulRestart == 0 && !s.peer.ByPrefix() {
 			o.startAnew(ctx, s)
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
 		o.refusedByPeer(ctx, s, e)
 	}
-	if s.peer.byPrefix() && (e.state == gobgp.BGP_FSM_IDLE || e.state == gobgp.BGP_FSM_ACTIVE) {
+	if s.peer.ByPrefix() && (e.state == gobgp.BGP_FSM_IDLE || e.state == gobgp.BGP_FSM_ACTIVE) {
 		o.releaseRouter(ctx, s, wasUp)
 	}
 }
 
 func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 	s.verdict, s.probed, s.lastNote, s.cut = "", time.Time{}, note{}, ""
-	if s.peer.PeerASN == 0 && s.peer.external() && e.peerASN == s.peer.LocalASN {
+	if s.peer.RemoteASN == 0 && s.peer.External() && e.peerASN == s.peer.LocalASN {
 		// GoBGP takes any AS then.
 		s.cut = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.PrefixLimitPause)
 		s.rested = e.time.Add(o.config.PrefixLimitPause)
@@ -216,7 +216,7 @@ func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 
 func (o *owner) sessionDown(s *session, e sessionEvent) {
 	s.settling = time.Time{}
-	hold, _, _ := s.peer.timers()
+	hold, _, _ := s.peer.Timers()
 	reason := e.reason
 	switch {
 	case s.cut != "":
@@ -333,7 +333,7 @@ func (o *owner) readNotes(ctx context.Context) {
 }
 
 func (o *owner) attemptFailed(s *session, reason string, at time.Time) {
-	if s.peer.byPrefix() {
+	if s.peer.ByPrefix() {
 		o.routerFailed(s.peer.Address, reason, at)
 		return
 	}
@@ -354,9 +354,9 @@ func (o *owner) report(s *session, kind Kind, reason string) {
 		level = slog.LevelWarn
 	}
 	o.log.Log(context.Background(), level, "BGP session", slog.String("event", string(kind)),
-		slog.String("peer", s.peer.Name), slog.String("address", s.peer.place()), slog.String("reason", reason))
+		slog.String("peer", s.peer.Name), slog.String("address", s.peer.Place()), slog.String("reason", reason))
 	seen := Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason}
-	if s.peer.byPrefix() {
+	if s.peer.ByPrefix() {
 		seen.Neighbour = s.peer.Address
 	}
 	o.observed.send(seen)
@@ -371,7 +371,7 @@ type verdict struct {
 // ask probes a peer, until it answers, and then at most once a minute.
 func (o *owner) ask(ctx context.Context, s *session) {
 	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may give none.
-	if s.peer.listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 || !s.probed.IsZero() && time.Since(s.probed) < probePause {
+	if s.peer.Listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 || !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()

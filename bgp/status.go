@@ -34,7 +34,7 @@ type PeerStatus struct {
 	Name              string
 	Address           netip.Addr // of an unnumbered peer: once it is found, with the interface as its zone
 	Prefix            netip.Prefix
-	LocalASN, PeerASN uint32
+	LocalASN, RemoteASN uint32
 	// State is one of RFC 4271's, in lower case: idle, active, opensent, openconfirm, established.
 	State string
 	// Since is when the session came up or went down.
@@ -56,7 +56,7 @@ type PeerStatus struct {
 
 // label tells sessions apart in metrics.
 func (p PeerStatus) label() string {
-	return Peer{Name: p.Name, Address: p.Address, Prefix: p.Prefix}.label()
+	return Peer{Name: p.Name, Address: p.Address, Prefix: p.Prefix}.Label()
 }
 
 // Established tells whether the session is up.
@@ -133,7 +133,7 @@ func (b *board) status() Status {
 			Address:       s.peer.Address,
 			Prefix:        s.peer.Prefix,
 			LocalASN:      s.peer.LocalASN,
-			PeerASN:       s.peer.PeerASN,
+			RemoteASN:       s.peer.RemoteASN,
 			State:         stateName(s.state),
 			Since:         s.since,
 			LastError:     s.lastError,
@@ -158,7 +158,7 @@ func (s *session) taken() []string {
 		return nil
 	}
 	var names []string
-	for _, f := range s.peer.families() {
+	for _, f := range familiesOf(s.peer) {
 		if !slices.Contains(s.families, f) {
 			continue
 		}
@@ -172,7 +172,7 @@ func (s *session) taken() []string {
 }
 
 func (b *board) announcedTo(s *session, family gobgp.Family) int {
-	if !s.up() || !slices.Contains(s.families, family) || !slices.Contains(s.peer.families(), family) {
+	if !s.up() || !slices.Contains(s.families, family) || !slices.Contains(familiesOf(s.peer), family) {
 		return 0
 	}
 	return b.toAll[family] + b.toSome[s.peer.Name][family]

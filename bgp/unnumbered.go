@@ -97,7 +97,7 @@ func (o *owner) sighted(ctx context.Context, seen sighting) {
 // one knows the way to our link-local address only, and a node without IPv4 has no other.
 func (o *owner) needsExtendedNextHop(p Peer) bool {
 	_, own := o.nextHops[gobgp.RF_IPv4_UC]
-	return slices.Contains(p.families(), gobgp.RF_IPv4_UC) && (p.Interface != "" || !own)
+	return slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) && (p.Interface != "" || !own)
 }
 
 // checkNextHops withholds IPv4 routes from a peer that would not understand them.

@@ -29,7 +29,7 @@ func TestFRRWithoutAddressesIsFoundAndRoutesOfBothFamiliesPointToTheLink(t *test
 	f := newFRR(t, frrUnnumbered)
 	f.shell(t, "ip link set bgpt-tor down")
 	d := run(t)
-	d.SyncPeers([]Peer{{Name: "tor1", Interface: f.link, LocalASN: nodeASN, PeerType: External, HoldTime: 3 * time.Second, ConnectRetryTime: time2s}})
+	d.SyncPeers([]Peer{{Name: "tor1", Interface: f.link, LocalASN: nodeASN, RemoteType: External, HoldTime: 3 * time.Second, ConnectRetryTime: time2s}})
 	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
 	d.observesReason(t, SessionFailed, "tor1", "looking for the router on "+f.link)
 	d.observesReason(t, SessionFailed, "tor1", "no router on "+f.link+" advertises itself or answers")

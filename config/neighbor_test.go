@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/bgp/peer"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -46,11 +47,21 @@ func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
 		GracefulRestart: &v1alpha1.GracefulRestart{}, BFD: &v1alpha1.BFD{TransmitInterval: "50ms", Multiplier: 5},
 	}}
 	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: map[string]string{"md5": "secret"}})
-	want := []*Neighbor{{
-		Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), Port: 179, LocalASN: 65001, External: true, TTLSecurityHops: 3, HoldTime: 90 * time.Second, ConnectRetryTime: 5 * time.Second,
-		SourceAddress: netip.MustParseAddr("192.0.2.11"), VRF: "red", Password: "secret", IPv6: true, GracefulRestart: 2 * time.Minute,
-		BFD: &BFD{TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
-	}}
+	want := []*Neighbor{{Peer: peer.Peer{
+		Name:             "tor",
+		Address:          netip.MustParseAddr("192.0.2.1"),
+		LocalASN:         65001,
+		RemoteType:       peer.External,
+		TTLSecurityHops:  3,
+		HoldTime:         90 * time.Second,
+		ConnectRetryTime: 5 * time.Second,
+		SourceAddress:    netip.MustParseAddr("192.0.2.11"),
+		VRF:              "red",
+		Password:         "secret",
+		IPv6:             true,
+		GracefulRestart:  2 * time.Minute,
+		BFD:              peer.BFD{Enabled: true, TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
+	}}}
 	if diff := cmp.Diff(want, s.Neighbors, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.IgnoreFields(Neighbor{}, "Nodes", "labels")); diff != "" {
 		t.Error(diff)
 	}
@@ -74,7 +85,7 @@ func TestNeighborsThatConnectToUsAreCompiled(t *testing.T) {
 	passive.Spec.Connect = v1alpha1.ConnectAccept
 	byPrefix("10.0.0.0/24")(&racks.Spec)
 	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{passive, racks}})
-	if len(s.Neighbors) != 2 || !s.Neighbors[0].Accept || s.Neighbors[1].Accept || s.Neighbors[1].Prefix != netip.MustParsePrefix("10.0.0.0/24") {
+	if len(s.Neighbors) != 2 || !s.Neighbors[0].Passive || s.Neighbors[1].Passive || s.Neighbors[1].Prefix != netip.MustParsePrefix("10.0.0.0/24") {
 		t.Errorf("peers %+v, problems %v", s.Neighbors, problems)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/bgp/peer"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -208,38 +209,10 @@ func (a *RouteAnnouncement) To(neighbor string) bool {
 
 // Neighbor is a compiled BGPNeighbor. Zero durations stand for the defaults.
 type Neighbor struct {
-	Name string
-	// Address, or without one Interface, on which the neighbor is the only router, or Prefix,
-	// from which its routers connect.
-	Address   netip.Addr
-	Interface string
-	Prefix    netip.Prefix
-	Accept    bool // it connects to us
-	Port      uint16
-	LocalASN  uint32 // the override, where there is one
-	// RemoteASN is 0 if any is accepted that makes the session External, or not.
-	RemoteASN        uint32
-	External         bool
-	HoldTime         time.Duration
-	KeepaliveTime    time.Duration
-	ConnectRetryTime time.Duration
-	EBGPMultihop     uint8
-	TTLSecurityHops  uint8 // 0: off
-	SourceAddress    netip.Addr
-	VRF              string
-	Password         string        // a secret
-	IPv4, IPv6       bool          // families
-	GracefulRestart  time.Duration // restart time; 0: off
-	BFD              *BFD          // nil: off
-	Nodes            labels.Selector
+	peer.Peer
+	Nodes labels.Selector
 
 	labels labels.Set
-}
-
-// BFD has the timers of a BFD session; zero ones stand for the defaults.
-type BFD struct {
-	ReceiveInterval, TransmitInterval time.Duration
-	Multiplier                        uint8
 }
 
 // Pool returns the pool of that name, or nil.

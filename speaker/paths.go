@@ -85,9 +85,9 @@ func (p *paths) complaints() []string {
 // lowestTTL is that of a router's BFD packets if it is several hops away (RFC 5883), and 0 if it is not. An
 // internal peer is if the way to it leads through a gateway.
 func lowestTTL(p bgp.Peer) uint8 {
-	external := p.PeerASN != p.LocalASN
-	if p.PeerASN == 0 {
-		external = p.PeerType == bgp.External
+	external := p.RemoteASN != p.LocalASN
+	if p.RemoteASN == 0 {
+		external = p.RemoteType == bgp.External
 	}
 	switch {
 	case p.EBGPMultihop > 0:
