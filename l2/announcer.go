@@ -7,41 +7,41 @@ import (
 
 // announcer paces the announcements of addresses that were taken over: at once, because clients wait, and again,
 // because a segment loses frames and some switches learn slowly. It has no clock: times are arguments.
-type announcer struct {
+type Announcer struct {
 	// One queue for each repetition; within one, all entries wait equally long, so the oldest is in front.
-	queues [4][]announcing
+	queues [4][]queuedAddr
 	latest map[netip.Addr]uint64 // address → its current round; older entries are void
 	round  uint64
 }
 
-type announcing struct {
+type queuedAddr struct {
 	addr  netip.Addr
 	round uint64
 	begun time.Time
 }
 
-func newAnnouncer() *announcer { return &announcer{latest: make(map[netip.Addr]uint64)} }
+func NewAnnouncer() *Announcer { return &Announcer{latest: make(map[netip.Addr]uint64)} }
 
 // delay is when after the take-over the n-th announcement is due.
-func (*announcer) delay(n int) time.Duration {
+func (*Announcer) delay(n int) time.Duration {
 	return [...]time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second}[n]
 }
 
 // begin starts a burst for each of the addresses, in place of one that runs.
-func (a *announcer) begin(now time.Time, addrs ...netip.Addr) {
+func (a *Announcer) Begin(now time.Time, addrs ...netip.Addr) {
 	for _, addr := range addrs {
 		a.round++
 		a.latest[addr] = a.round
-		a.queues[0] = append(a.queues[0], announcing{addr, a.round, now})
+		a.queues[0] = append(a.queues[0], queuedAddr{addr, a.round, now})
 	}
 }
 
 // end stops the address's burst.
-func (a *announcer) end(addr netip.Addr) { delete(a.latest, addr) }
+func (a *Announcer) End(addr netip.Addr) { delete(a.latest, addr) }
 
 // due returns addresses to announce now, at most limit of them, so that a thousand groups at once do not delay the
 // hello.
-func (a *announcer) due(now time.Time, limit int) []netip.Addr {
+func (a *Announcer) Due(now time.Time, limit int) []netip.Addr {
 	var addrs []netip.Addr
 	for n := range a.queues {
 		for len(a.queues[n]) > 0 && len(addrs) < limit {
@@ -65,7 +65,7 @@ func (a *announcer) due(now time.Time, limit int) []netip.Addr {
 }
 
 // next is when due has something to say; the zero time: never.
-func (a *announcer) next() time.Time {
+func (a *Announcer) Next() time.Time {
 	var first time.Time
 	for n, q := range a.queues {
 		if len(q) == 0 {

@@ -10,49 +10,49 @@ import (
 
 // answers is what the responders of one segment look addresses up in. The segment's loop writes it; readers
 // hold its lock for one lookup, never across I/O, and a lookup costs the same for ten and ten thousand.
-type answers struct {
+type AddressTable struct {
 	mu     sync.RWMutex
-	byAddr map[netip.Addr]*entry    // guarded by mu
-	groups map[string]*announcement // guarded by mu
-	decoys map[netip.Addr]struct{}  // guarded by mu; no group's, but asked for
+	byAddr map[netip.Addr]*tableEntry // guarded by mu
+	groups map[string]*tableGroup     // guarded by mu
+	decoys map[netip.Addr]struct{}    // guarded by mu; no group's, but asked for
 	// What the responders look at for each question, apart and small, so that thousands stay in a processor's cache.
 	answered map[[16]byte]struct{} // guarded by mu
 
-	awake wakefulness
+	Watchdog Watchdog
 }
 
 // entry is one address; for a moment of a regrouping two groups may hold it.
-type entry struct {
+type tableEntry struct {
 	groups []string
 	owned  int // how many of them are this node's
 }
 
 // announcement is one group. Of one that is this node's some addresses may not be answered for: nobody knows yet whether
 // they are free.
-type announcement struct {
+type tableGroup struct {
 	addrs    []netip.Addr
 	owned    bool
 	answered int // how many of addrs are answered for, for this group or another
 }
 
-func newAnswers() *answers {
-	return &answers{
-		byAddr: make(map[netip.Addr]*entry), groups: make(map[string]*announcement), decoys: make(map[netip.Addr]struct{}),
+func NewAddressTable() *AddressTable {
+	return &AddressTable{
+		byAddr: make(map[netip.Addr]*tableEntry), groups: make(map[string]*tableGroup), decoys: make(map[netip.Addr]struct{}),
 		answered: make(map[[16]byte]struct{}),
-		awake:    wakefulness{base: time.Now()},
+		Watchdog: Watchdog{base: time.Now()},
 	}
 }
 
 // answering reports whether this node answers for addr now: it does, and its own clockwork runs.
-func (a *answers) answering(addr netip.Addr) bool {
+func (a *AddressTable) Answering(addr netip.Addr) bool {
 	a.mu.RLock()
 	_, ok := a.answered[addr.As16()]
 	a.mu.RUnlock()
-	return ok && a.awake.now()
+	return ok && a.Watchdog.running()
 }
 
 // knows reports whether a group holds addr, answered for or not, or it is a decoy: who uses it is of interest.
-func (a *answers) knows(addr netip.Addr) bool {
+func (a *AddressTable) Knows(addr netip.Addr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	_, held := a.byAddr[addr]
@@ -61,7 +61,7 @@ func (a *answers) knows(addr netip.Addr) bool {
 }
 
 // watch begins or ends the time in which the addresses are decoys.
-func (a *answers) watch(addrs []netip.Addr, on bool) {
+func (a *AddressTable) SetDecoys(addrs []netip.Addr, on bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, addr := range addrs {
@@ -74,7 +74,7 @@ func (a *answers) watch(addrs []netip.Addr, on bool) {
 }
 
 // groupsOf returns the groups that hold addr, answered for or not. The caller must not change the slice.
-func (a *answers) groupsOf(addr netip.Addr) []string {
+func (a *AddressTable) GroupsOf(addr netip.Addr) []string {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if e, ok := a.byAddr[addr]; ok {
@@ -84,7 +84,7 @@ func (a *answers) groupsOf(addr netip.Addr) []string {
 }
 
 // of returns the addresses of a group. The caller must not change the slice.
-func (a *answers) of(group string) []netip.Addr {
+func (a *AddressTable) AddressesOf(group string) []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if g, ok := a.groups[group]; ok {
@@ -94,7 +94,7 @@ func (a *answers) of(group string) []netip.Addr {
 }
 
 // all returns the addresses of each group. The caller must not change them.
-func (a *answers) all() [][]netip.Addr {
+func (a *AddressTable) Groups() [][]netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	list := make([][]netip.Addr, 0, len(a.groups))
@@ -105,13 +105,13 @@ func (a *answers) all() [][]netip.Addr {
 }
 
 // holds reports whether this node answers for the group, or for some of it.
-func (a *answers) holds(group string) bool {
-	some, _ := a.extent(group)
+func (a *AddressTable) Holds(group string) bool {
+	some, _ := a.Extent(group)
 	return some
 }
 
 // extent reports whether this node answers for some addresses of a group that is its own, and whether for all.
-func (a *answers) extent(group string) (some, all bool) {
+func (a *AddressTable) Extent(group string) (some, all bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	g, ok := a.groups[group]
@@ -122,7 +122,7 @@ func (a *answers) extent(group string) (some, all bool) {
 }
 
 // answeredOf lists the addresses of a group that is this node's for which it answers.
-func (a *answers) answeredOf(group string) []netip.Addr {
+func (a *AddressTable) AnsweredOf(group string) []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	var list []netip.Addr
@@ -137,7 +137,7 @@ func (a *answers) answeredOf(group string) []netip.Addr {
 }
 
 // active lists the addresses of groups that are this node's.
-func (a *answers) active() []netip.Addr {
+func (a *AddressTable) Owned() []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	var list []netip.Addr
@@ -150,7 +150,7 @@ func (a *answers) active() []netip.Addr {
 }
 
 // answer begins to answer for an address.
-func (a *answers) answer(addr netip.Addr) {
+func (a *AddressTable) Answer(addr netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if _, was := a.answered[addr.As16()]; !was {
@@ -160,7 +160,7 @@ func (a *answers) answer(addr netip.Addr) {
 }
 
 // silence ends that, and reports whether it was so.
-func (a *answers) silence(addr netip.Addr) bool {
+func (a *AddressTable) Silence(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	_, was := a.answered[addr.As16()]
@@ -172,7 +172,7 @@ func (a *answers) silence(addr netip.Addr) bool {
 }
 
 // count keeps how many of each group's addresses are answered for. a.mu is held.
-func (a *answers) count(addr netip.Addr, n int) {
+func (a *AddressTable) count(addr netip.Addr, n int) {
 	if e, ok := a.byAddr[addr]; ok {
 		for _, group := range e.groups {
 			a.groups[group].answered += n
@@ -181,7 +181,7 @@ func (a *answers) count(addr netip.Addr, n int) {
 }
 
 // has reports whether the address is answered for, if the clockwork runs.
-func (a *answers) has(addr netip.Addr) bool {
+func (a *AddressTable) IsAnswered(addr netip.Addr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	_, ok := a.answered[addr.As16()]
@@ -190,12 +190,12 @@ func (a *answers) has(addr netip.Addr) bool {
 
 // set replaces a group's addresses and keeps whether it is this node's. It returns which addresses came to be this
 // node's and which went, counted over all groups.
-func (a *answers) set(group string, addrs []netip.Addr) (on, off []netip.Addr) {
+func (a *AddressTable) SetGroup(group string, addrs []netip.Addr) (on, off []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	g, ok := a.groups[group]
 	if !ok {
-		g = &announcement{}
+		g = &tableGroup{}
 		a.groups[group] = g
 	}
 	old := g.addrs
@@ -217,7 +217,7 @@ func (a *answers) set(group string, addrs []netip.Addr) (on, off []netip.Addr) {
 }
 
 // mark says whether a group is this node's, and returns which addresses came and went by it.
-func (a *answers) mark(group string, owned bool) (on, off []netip.Addr) {
+func (a *AddressTable) SetOwned(group string, owned bool) (on, off []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	g, ok := a.groups[group]
@@ -238,10 +238,10 @@ func (a *answers) mark(group string, owned bool) (on, off []netip.Addr) {
 	return on, off
 }
 
-func (a *answers) add(addr netip.Addr, group string, owned bool) []netip.Addr {
+func (a *AddressTable) add(addr netip.Addr, group string, owned bool) []netip.Addr {
 	e, ok := a.byAddr[addr]
 	if !ok {
-		e = &entry{}
+		e = &tableEntry{}
 		a.byAddr[addr] = e
 	}
 	// A new slice each time: readers may still hold the old one.
@@ -258,7 +258,7 @@ func (a *answers) add(addr netip.Addr, group string, owned bool) []netip.Addr {
 	return []netip.Addr{addr}
 }
 
-func (a *answers) drop(addr netip.Addr, group string, owned bool) []netip.Addr {
+func (a *AddressTable) drop(addr netip.Addr, group string, owned bool) []netip.Addr {
 	e, ok := a.byAddr[addr]
 	if !ok {
 		return nil
@@ -281,15 +281,15 @@ func (a *answers) drop(addr netip.Addr, group string, owned bool) []netip.Addr {
 
 // wakefulness is the watchdog between a segment's loop and its responders: a process that was frozen must not
 // answer from what it believed before. It is a deadline that the loop pushes on while it is on time.
-type wakefulness struct {
+type Watchdog struct {
 	base  time.Time    // carries the monotonic clock
 	until atomic.Int64 // nanoseconds after base
 }
 
 // extend allows answers until the given time.
-func (w *wakefulness) extend(until time.Time) { w.until.Store(int64(until.Sub(w.base))) }
+func (w *Watchdog) Extend(until time.Time) { w.until.Store(int64(until.Sub(w.base))) }
 
 // sleep forbids answers until the next extend.
-func (w *wakefulness) sleep() { w.until.Store(0) }
+func (w *Watchdog) Stop() { w.until.Store(0) }
 
-func (w *wakefulness) now() bool { return int64(time.Since(w.base)) < w.until.Load() }
+func (w *Watchdog) running() bool { return int64(time.Since(w.base)) < w.until.Load() }

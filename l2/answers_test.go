@@ -18,8 +18,8 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 			addrs []netip.Addr
 			owned bool
 		}
-		a := newAnswers()
-		a.awake.extend(time.Now().Add(time.Hour))
+		a := NewAddressTable()
+		a.Watchdog.Extend(time.Now().Add(time.Hour))
 		groups := map[string]group{}
 		joined := map[netip.Addr]int{}
 		for range rapid.IntRange(1, 50).Draw(t, "steps") {
@@ -27,24 +27,24 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 			var on, off []netip.Addr
 			if g := groups[name]; rapid.Bool().Draw(t, "set") {
 				g.addrs = rapid.SliceOfNDistinct(rapid.SampledFrom(pool), 0, 4, netip.Addr.String).Draw(t, "addresses")
-				on, off = a.set(name, g.addrs)
+				on, off = a.SetGroup(name, g.addrs)
 				if groups[name] = g; len(g.addrs) == 0 {
 					delete(groups, name)
 				}
 			} else {
 				yes := rapid.Bool().Draw(t, "owned")
-				on, off = a.mark(name, yes)
+				on, off = a.SetOwned(name, yes)
 				if g.owned = yes; len(g.addrs) > 0 {
 					groups[name] = g
 				}
 			}
 			for _, addr := range on {
 				joined[addr]++
-				a.answer(addr)
+				a.Answer(addr)
 			}
 			for _, addr := range off {
 				joined[addr]--
-				if !a.silence(addr) {
+				if !a.Silence(addr) {
 					t.Fatalf("%s went without having been answered for", addr)
 				}
 			}
@@ -57,18 +57,18 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 						owned = owned || g.owned
 					}
 				}
-				got := slices.Sorted(slices.Values(a.groupsOf(addr)))
+				got := slices.Sorted(slices.Values(a.GroupsOf(addr)))
 				slices.Sort(holders)
-				if a.answering(addr) != owned || a.knows(addr) != (len(holders) > 0) || !slices.Equal(got, holders) {
-					t.Fatalf("%s: answering %v, groups %v; want %v, %v", addr, a.answering(addr), got, owned, holders)
+				if a.Answering(addr) != owned || a.Knows(addr) != (len(holders) > 0) || !slices.Equal(got, holders) {
+					t.Fatalf("%s: answering %v, groups %v; want %v, %v", addr, a.Answering(addr), got, owned, holders)
 				}
 				if want := map[bool]int{true: 1}[owned]; joined[addr] != want {
 					t.Fatalf("%s came and went %d times, want %d", addr, joined[addr], want)
 				}
 			}
 			for name, g := range groups {
-				some, all := a.extent(name)
-				if list := a.answeredOf(name); some != g.owned || all != g.owned || g.owned && !slices.Equal(list, g.addrs) || !g.owned && list != nil {
+				some, all := a.Extent(name)
+				if list := a.AnsweredOf(name); some != g.owned || all != g.owned || g.owned && !slices.Equal(list, g.addrs) || !g.owned && list != nil {
 					t.Fatalf("of %v, this node's %v, it answers for %v, some %v, all %v", g.addrs, g.owned, list, some, all)
 				}
 			}
@@ -77,23 +77,23 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 }
 
 func TestAGroupMayBeAnsweredForInPart(t *testing.T) {
-	a := newAnswers()
-	a.awake.extend(time.Now().Add(time.Hour))
-	a.set("g", []netip.Addr{held4, known4})
-	a.mark("g", true)
-	if a.holds("g") || a.answering(held4) {
+	a := NewAddressTable()
+	a.Watchdog.Extend(time.Now().Add(time.Hour))
+	a.SetGroup("g", []netip.Addr{held4, known4})
+	a.SetOwned("g", true)
+	if a.Holds("g") || a.Answering(held4) {
 		t.Error("a group is answered for before one of its addresses is")
 	}
-	a.answer(held4)
-	list := a.answeredOf("g")
-	if _, all := a.extent("g"); !a.holds("g") || !a.answering(held4) || a.answering(known4) || !slices.Equal(list, []netip.Addr{held4}) || all {
+	a.Answer(held4)
+	list := a.AnsweredOf("g")
+	if _, all := a.Extent("g"); !a.Holds("g") || !a.Answering(held4) || a.Answering(known4) || !slices.Equal(list, []netip.Addr{held4}) || all {
 		t.Errorf("of two addresses it answers for %v, for all %v; want %s alone", list, all, held4)
 	}
-	a.set("h", []netip.Addr{held4})
-	a.mark("h", true)
-	a.set("g", []netip.Addr{known4})
-	some, _ := a.extent("g")
-	if _, all := a.extent("h"); some || !all {
+	a.SetGroup("h", []netip.Addr{held4})
+	a.SetOwned("h", true)
+	a.SetGroup("g", []netip.Addr{known4})
+	some, _ := a.Extent("g")
+	if _, all := a.Extent("h"); some || !all {
 		t.Errorf("when the address has moved to another group: some of the first %v, all of the other %v; want none and all", some, all)
 	}
 }

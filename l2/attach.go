@@ -10,10 +10,10 @@ import (
 // This file is a segment's hold on its interface: opening and closing the wire, and what comes in by it.
 
 // follow takes a change of the interface: sockets belong to one index and one MAC address.
-func (s *segment) follow(ctx context.Context, now time.Time, l link) {
+func (s *segment) follow(ctx context.Context, now time.Time, l Link) {
 	before := s.link
 	s.link = l
-	if !l.up {
+	if !l.Up {
 		s.shut(now, election.LinkDown)
 		s.reopen = time.Time{}
 		return
@@ -22,7 +22,7 @@ func (s *segment) follow(ctx context.Context, now time.Time, l link) {
 		s.closeWire()
 	}
 	s.open(ctx, now)
-	if before.up && s.wire != nil {
+	if before.Up && s.wire != nil {
 		s.machine.AnnounceAll(election.LinkChanged)
 	}
 }
@@ -30,15 +30,21 @@ func (s *segment) follow(ctx context.Context, now time.Time, l link) {
 // open opens the sockets; where that fails it will be tried again.
 func (s *segment) open(ctx context.Context, now time.Time) {
 	s.reopen = time.Time{}
-	mac := s.link.hardware()
-	arp := &arpResponder{mac: mac, answers: s.answers, counts: s.counts, sighted: s.sighted}
-	ndp := &ndpResponder{mac: mac, answers: s.answers, counts: s.counts, sighted: s.sighted}
-	w, err := s.d.system.open(s.link, ingress{
-		hello:  s.received,
-		arp:    arp.respond,
-		ndp:    ndp.respond,
-		broken: func(err error) { offer(s.broken, err) },
-		failed: func(err error) { offer(s.failed, err) },
+	mac := s.link.HardwareAddr()
+	arp := &ARPResponder{
+		MAC: mac, Table: s.answers, Sighted: s.sighted,
+		Requests: s.counts.arpRequests, Replies: s.counts.arpReplies,
+	}
+	ndp := &NDPResponder{
+		MAC: mac, Table: s.answers, Sighted: s.sighted,
+		Solicitations: s.counts.ndpSolicitations, Advertisements: s.counts.ndpAdvertisements,
+	}
+	w, err := s.d.system.open(s.link, Handlers{
+		Hello:  s.received,
+		ARP:    arp.Respond,
+		NDP:    ndp.Respond,
+		Broken: func(err error) { offer(s.broken, err) },
+		Failed: func(err error) { offer(s.failed, err) },
 	})
 	s.note(faultSocket, err)
 	if err != nil {
@@ -48,13 +54,13 @@ func (s *segment) open(ctx context.Context, now time.Time) {
 	}
 	s.wire = w
 	// A write that waits for a stuck interface ends with ctx.
-	s.unwatch = context.AfterFunc(ctx, w.close)
-	s.machine.Open(now, s.link.mtu)
-	for _, addrs := range s.answers.all() {
+	s.unwatch = context.AfterFunc(ctx, w.Close)
+	s.machine.Open(now, s.link.MTU)
+	for _, addrs := range s.answers.Groups() {
 		s.hearOf(addrs, nil)
 	}
-	s.listenFor(s.answers.active(), nil)
-	s.answers.watch(s.proxies.abort(), false) // the new socket does not hear of them
+	s.listenFor(s.answers.Owned(), nil)
+	s.answers.SetDecoys(s.proxies.Abort(), false) // the new socket does not hear of them
 	s.doubted = nil
 }
 
@@ -69,8 +75,8 @@ func (s *segment) shut(now time.Time, cause Cause) {
 
 func (s *segment) closeWire() {
 	s.unwatch()
-	s.wire.close()
-	s.wire.wait()
+	s.wire.Close()
+	s.wire.Wait()
 	s.wire = nil
 	// What the closed sockets said of their end concerns nobody now.
 	select {
@@ -81,7 +87,7 @@ func (s *segment) closeWire() {
 
 func (s *segment) finish() {
 	now := time.Now()
-	s.answers.awake.sleep()
+	s.answers.Watchdog.Stop()
 	if s.wire != nil {
 		s.closeWire()
 	}
@@ -112,7 +118,7 @@ func (s *segment) verified(payload []byte) (election.Message, bool) {
 }
 
 // sighted is called by the responders; what is lost here will be announced again.
-func (s *segment) sighted(x sighting) { offer(s.sightings, x) }
+func (s *segment) sighted(x Sighting) { offer(s.sightings, x) }
 
 func offer[T any](c chan<- T, x T) {
 	select {

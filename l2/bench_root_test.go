@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/ndp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -68,10 +69,10 @@ func serveAnswers() error {
 	if err != nil {
 		return err
 	}
-	a, counts := newAnswers(), m.of("eth0")
-	a.awake.extend(time.Now().Add(time.Hour))
+	a, counts := NewAddressTable(), m.of("eth0")
+	a.Watchdog.Extend(time.Now().Add(time.Hour))
 	failed := make(chan error, 1)
-	mac := l.hardware()
+	mac := l.HardwareAddr()
 	var frames atomic.Int64
 	counting := func(respond func([]byte) []byte) func([]byte) []byte {
 		return func(frame []byte) []byte {
@@ -79,19 +80,19 @@ func serveAnswers() error {
 			return respond(frame)
 		}
 	}
-	ignore := func(sighting) {}
-	s, err := openSockets(l, ingress{
-		hello:  func([]byte) {},
-		arp:    counting((&arpResponder{mac: mac, answers: a, counts: counts, sighted: ignore}).respond),
-		ndp:    counting((&ndpResponder{mac: mac, answers: a, counts: counts, sighted: ignore}).respond),
-		broken: func(err error) { fmt.Fprintln(os.Stderr, err) },
-		failed: func(err error) { offer(failed, err) },
+	ignore := func(Sighting) {}
+	s, err := Open(l, Handlers{
+		Hello:  func([]byte) {},
+		ARP:    counting((&ARPResponder{MAC: mac, Table: a, Requests: counts.arpRequests, Replies: counts.arpReplies, Sighted: ignore}).Respond),
+		NDP:    counting((&NDPResponder{MAC: mac, Table: a, Solicitations: counts.ndpSolicitations, Advertisements: counts.ndpAdvertisements, Sighted: ignore}).Respond),
+		Broken: func(err error) { fmt.Fprintln(os.Stderr, err) },
+		Failed: func(err error) { offer(failed, err) },
 	})
 	if err != nil {
 		return err
 	}
-	defer s.wait()
-	defer s.close()
+	defer s.Wait()
+	defer s.Close()
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var o joining
@@ -100,21 +101,22 @@ func serveAnswers() error {
 		}
 		for n := range o.Join {
 			addr := serviceAddr(o.Family, n)
-			a.set(addr.String(), []netip.Addr{addr})
-			a.own(addr.String())
-			s.join(addr)
+			a.SetGroup(addr.String(), []netip.Addr{addr})
+			a.SetOwned(addr.String(), true)
+			a.Answer(addr)
+			s.Join(addr)
 		}
 		for n := range o.Leave {
 			addr := serviceAddr(o.Family, n)
-			a.set(addr.String(), nil)
-			s.leave(addr)
+			a.SetGroup(addr.String(), nil)
+			s.Leave(addr)
 		}
 		answer := tally{
 			Frames: frames.Load(),
 			CPU:    cpuTime(unix.RUSAGE_SELF),
 		}
 		if o.Join+o.Leave > 0 {
-			if err := s.settled(failed); err != nil {
+			if err := settledSockets(s, failed); err != nil {
 				answer.Failed = err.Error()
 			}
 		}
@@ -124,31 +126,27 @@ func serveAnswers() error {
 	}
 }
 
-// settled waits until all groups are joined and left, and returns what stands in the way.
-func (s *sockets) settled(failed <-chan error) error {
+// settledSockets waits until all groups are joined and left, and returns what stands in the way.
+func settledSockets(s *Sockets, failed <-chan error) error {
 	for {
-		err := <-failed
-		s.solicited.mu.Lock()
-		left := len(s.solicited.dirty)
-		s.solicited.mu.Unlock()
-		if left == 0 || err != nil {
+		if err := <-failed; err != nil || s.Unsettled() == 0 {
 			return err
 		}
 	}
 }
 
 // awaitLink returns the namespace's only link, once it is up.
-func awaitLink() (l link, err error) {
+func awaitLink() (l Link, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	watching := watchLinks(ctx, func() {
-		var links []link
-		if links, err = listLinks(); err != nil || len(links) == 1 && links[0].up {
-			l = append(links, link{})[0]
+	watching := Watch(ctx, func() {
+		var links []Link
+		if links, err = Links(); err != nil || len(links) == 1 && links[0].Up {
+			l = append(links, Link{})[0]
 			cancel()
 		}
 	})
-	if err == nil && !l.up {
+	if err == nil && !l.Up {
 		err = fmt.Errorf("the link did not come up: %w", ctx.Err())
 	}
 	return l, errors.Join(err, watching)
@@ -285,7 +283,7 @@ func (p *pair) questions(family, first, n int) [][]byte {
 		addr := serviceAddr(family, first+k)
 		frame := solicit(p.mac, netip.MustParseAddr("fd00::1"), addr)
 		if family == 4 {
-			frame = arpFrame(broadcast(), &arp.Packet{
+			frame = ARPFrame(ethernet.Broadcast, &arp.Packet{
 				Operation: arp.OperationRequest, SenderHardwareAddr: p.mac, SenderIP: netip.MustParseAddr("10.0.0.1"),
 				TargetHardwareAddr: make(net.HardwareAddr, 6), TargetIP: addr,
 			})
@@ -302,7 +300,7 @@ func (p *pair) questions(family, first, n int) [][]byte {
 // solicit asks for an address by neighbour discovery, as a host that has one.
 func solicit(mac net.HardwareAddr, from, target netip.Addr) []byte {
 	group, _ := ndp.SolicitedNodeMulticast(target)
-	return ndpFrame(mac, multicastMAC(group), from, group, &ndp.NeighborSolicitation{
+	return NDPFrame(mac, MulticastMAC(group), from, group, &ndp.NeighborSolicitation{
 		TargetAddress: target,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}},
 	})
@@ -531,7 +529,7 @@ func BenchmarkLinkEvents(b *testing.B) {
 	n := l.nodes["a"]
 	l.syncAll("g", Desired{Addresses: both(), Candidates: []string{"a"}})
 	n.awaitGroup(GroupGained, "g")
-	heard := l.client.capture(etherTypeARP)
+	heard := l.client.capture(EtherTypeARP)
 	b.Run("MAC", func(b *testing.B) {
 		var total, worst time.Duration
 		for k := range b.N {

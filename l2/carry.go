@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -18,7 +19,7 @@ func (s *segment) carryOut(now time.Time) {
 		s.move(now, m)
 	}
 	if !out.AnswerUntil.IsZero() {
-		s.answers.awake.extend(out.AnswerUntil)
+		s.answers.Watchdog.Extend(out.AnswerUntil)
 	}
 	for _, c := range out.Claims {
 		s.tellMirror(c)
@@ -34,24 +35,24 @@ func (s *segment) carryOut(now time.Time) {
 func (s *segment) move(now time.Time, m election.Action) {
 	switch m.Kind {
 	case election.ActionExpect:
-		s.hearOf(m.Addresses, s.answers.of(m.Group))
-		on, off := s.answers.set(m.Group, m.Addresses)
+		s.hearOf(m.Addresses, s.answers.AddressesOf(m.Group))
+		on, off := s.answers.SetGroup(m.Group, m.Addresses)
 		s.own(now, on, off, m.Probe)
 		s.settle(now, m.Group)
 	case election.ActionForget:
-		s.hearOf(nil, s.answers.of(m.Group))
-		on, off := s.answers.set(m.Group, nil)
+		s.hearOf(nil, s.answers.AddressesOf(m.Group))
+		on, off := s.answers.SetGroup(m.Group, nil)
 		s.own(now, on, off, nil)
 	case election.ActionStart:
 		s.starting[m.Group] = m
-		on, off := s.answers.mark(m.Group, true)
+		on, off := s.answers.SetOwned(m.Group, true)
 		s.own(now, on, off, m.Probe)
 		s.settle(now, m.Group)
 		s.announceGroup(now, m.Group)
 	case election.ActionAnnounce:
 		s.announceGroup(now, m.Group)
 	case election.ActionStop:
-		on, off := s.answers.mark(m.Group, false)
+		on, off := s.answers.SetOwned(m.Group, false)
 		s.own(now, on, off, nil)
 		if _, starting := s.starting[m.Group]; starting {
 			delete(s.starting, m.Group)
@@ -74,7 +75,7 @@ func (s *segment) own(now time.Time, on, off, probe []netip.Addr) {
 	}
 	for _, a := range on {
 		if _, unproven := ask[a]; unproven {
-			s.prober.begin(now, a)
+			s.prober.Begin(now, a)
 		} else {
 			s.answer(now, a)
 		}
@@ -83,16 +84,16 @@ func (s *segment) own(now time.Time, on, off, probe []netip.Addr) {
 
 // answer has this node answer for an address.
 func (s *segment) answer(now time.Time, a netip.Addr) {
-	s.tellAnswers(a, !s.defence.fresh(a))
-	s.answers.answer(a)
+	s.tellAnswers(a, !s.defence.Contested(a))
+	s.answers.Answer(a)
 	s.machine.SetAnswered(now, a, true)
 }
 
 // quit ends that, or the probing that would have come before.
 func (s *segment) quit(now time.Time, a netip.Addr) {
-	s.prober.end(a)
-	s.announcer.end(a)
-	if s.answers.silence(a) {
+	s.prober.End(a)
+	s.announcer.End(a)
+	if s.answers.Silence(a) {
 		s.machine.SetAnswered(now, a, false)
 		s.tellAnswers(a, false)
 	}
@@ -100,7 +101,7 @@ func (s *segment) quit(now time.Time, a netip.Addr) {
 
 // settle tells of a group that is this node's whether it is answered for.
 func (s *segment) settle(now time.Time, group string) {
-	some, all := s.answers.extent(group)
+	some, all := s.answers.Extent(group)
 	s.machine.SetPartial(group, !all)
 	if m, starting := s.starting[group]; starting && some {
 		delete(s.starting, group)
@@ -109,7 +110,7 @@ func (s *segment) settle(now time.Time, group string) {
 }
 
 func (s *segment) announceGroup(now time.Time, group string) {
-	s.announcer.begin(now, s.answers.answeredOf(group)...)
+	s.announcer.Begin(now, s.answers.AnsweredOf(group)...)
 }
 
 // tellAnswers tells whoever wants to know whether this node answers for an address that nobody else has, as often as that
@@ -131,7 +132,7 @@ func (s *segment) tellMirror(c Claim) {
 	if s.d.config.OnClaim == nil {
 		return
 	}
-	c.Segment, c.Interface, c.MAC = s.link.segment(), s.name, s.link.hardware()
+	c.Segment, c.Interface, c.MAC = s.link.Segment(), s.name, s.link.HardwareAddr()
 	s.d.config.OnClaim(c)
 }
 
@@ -150,8 +151,8 @@ func (s *segment) send(x election.Message) {
 	if s.wire == nil || len(s.keys.Sign) == 0 {
 		return
 	}
-	x.MAC, x.Cluster = s.link.mac, s.d.cluster
-	err := s.wire.sendHello(helloFrame(s.link.hardware(), x.Seal(s.keys.Sign)))
+	x.MAC, x.Cluster = s.link.MAC, s.d.cluster
+	err := s.wire.SendHello(HelloFrame(s.link.HardwareAddr(), x.Seal(s.keys.Sign)))
 	if s.note(faultHello, err); err == nil {
 		s.counts.hellosSent.Inc()
 	}
@@ -171,7 +172,7 @@ func (s *segment) announce(now time.Time) {
 	if !s.mayAnnounce() {
 		return
 	}
-	if addrs := s.announcer.due(now, burst); len(addrs) > 0 {
+	if addrs := s.announcer.Due(now, burst); len(addrs) > 0 {
 		s.sendAnnouncement(addrs)
 	}
 }
@@ -181,21 +182,21 @@ func (s *segment) sendAnnouncement(addrs []netip.Addr) {
 	if !s.mayAnnounce() {
 		return
 	}
-	mac := s.link.hardware()
+	mac := s.link.HardwareAddr()
 	var failures []error
 	for _, addr := range addrs {
 		if addr.Is4() {
-			for _, frame := range gratuitousARP(mac, addr) {
-				failures = append(failures, s.wire.sendARP(frame))
+			for _, frame := range GratuitousARP(mac, addr) {
+				failures = append(failures, s.wire.SendARP(frame))
 			}
 			s.counts.gratuitousARP.Inc()
 			continue
 		}
-		failures = append(failures, s.wire.sendNDP(unsolicitedNA(mac, addr)))
+		failures = append(failures, s.wire.SendNDP(UnsolicitedNA(mac, addr)))
 		s.counts.unsolicitedNA.Inc()
 	}
 	// One is enough to tell of: they fail alike.
-	s.note(faultAnnounce, first(failures))
+	s.note(faultAnnounce, cmp.Or(failures...))
 }
 
 // hearOf lets ARP about addresses of this segment reach us, whether we own them or only listen for who does, and that about
@@ -206,12 +207,12 @@ func (s *segment) hearOf(now, before []netip.Addr) {
 	}
 	for _, a := range now {
 		if a.Is4() && !slices.Contains(before, a) {
-			s.wire.join(a)
+			s.wire.Join(a)
 		}
 	}
 	for _, a := range before {
 		if a.Is4() && !slices.Contains(now, a) {
-			s.wire.leave(a)
+			s.wire.Leave(a)
 		}
 	}
 }
@@ -223,12 +224,12 @@ func (s *segment) listenFor(on, off []netip.Addr) {
 	}
 	for _, a := range on {
 		if a.Is6() {
-			s.wire.join(a)
+			s.wire.Join(a)
 		}
 	}
 	for _, a := range off {
 		if a.Is6() {
-			s.wire.leave(a)
+			s.wire.Leave(a)
 		}
 	}
 }

@@ -10,28 +10,28 @@ const (
 	defendInterval = 10 * time.Second
 	// A peer that announces what it does not claim may be on its way to claim it. It is not if it does so again after
 	// strayAgain, within strayLasts.
-	strayAgain = time.Second
-	strayLasts = 30 * time.Second
+	strayDelay    = time.Second
+	strayLifetime = 30 * time.Second
 	// conflictFresh is for how long after it was heard last a conflict about an address that is answered for counts; it is
 	// looked at every conflictLook, so it may be that much longer.
-	conflictFresh = time.Minute
-	conflictLook  = 10 * time.Second
+	conflictLifetime = time.Minute
+	conflictCheck    = 10 * time.Second
 )
 
 // recent are addresses with the time of an event of the last while. The oldest is in front of the order.
-type recent struct {
-	lasts time.Duration
-	at    map[netip.Addr]time.Time
-	order []netip.Addr
+type expiringSet struct {
+	lifetime time.Duration
+	at       map[netip.Addr]time.Time
+	order    []netip.Addr
 }
 
-func newRecent(lasts time.Duration) *recent {
-	return &recent{lasts: lasts, at: make(map[netip.Addr]time.Time)}
+func newExpiringSet(lasts time.Duration) *expiringSet {
+	return &expiringSet{lifetime: lasts, at: make(map[netip.Addr]time.Time)}
 }
 
 // expire forgets what is over, and returns it.
-func (r *recent) expire(now time.Time) (over []netip.Addr) {
-	for len(r.order) > 0 && now.Sub(r.at[r.order[0]]) >= r.lasts {
+func (r *expiringSet) expire(now time.Time) (over []netip.Addr) {
+	for len(r.order) > 0 && now.Sub(r.at[r.order[0]]) >= r.lifetime {
 		over = append(over, r.order[0])
 		delete(r.at, r.order[0])
 		r.order = r.order[1:]
@@ -40,7 +40,7 @@ func (r *recent) expire(now time.Time) (over []netip.Addr) {
 }
 
 // add remembers an address that is not remembered yet, and reports whether it was not.
-func (r *recent) add(now time.Time, addr netip.Addr) bool {
+func (r *expiringSet) add(now time.Time, addr netip.Addr) bool {
 	if _, ok := r.at[addr]; ok {
 		return false
 	}
@@ -53,47 +53,47 @@ func (r *recent) add(now time.Time, addr netip.Addr) bool {
 // address is never given up, because it is configured to be here, and it is announced again, but at most once in
 // defendInterval, lest two who both insist flood the segment. IPv6 is treated alike. It has no clock: times are
 // arguments and never go back.
-type defence struct {
-	told, strays *recent
-	contested    *recent                  // addresses in conflict, by when that was looked at last
+type Defender struct {
+	told, strays *expiringSet
+	contested    *expiringSet             // addresses in conflict, by when that was looked at last
 	heard        map[netip.Addr]time.Time // when it was heard last, of the contested
 }
 
-func newDefence() *defence {
-	return &defence{
-		told: newRecent(defendInterval), strays: newRecent(strayLasts), contested: newRecent(conflictLook),
+func NewDefender() *Defender {
+	return &Defender{
+		told: newExpiringSet(defendInterval), strays: newExpiringSet(strayLifetime), contested: newExpiringSet(conflictCheck),
 		heard: make(map[netip.Addr]time.Time),
 	}
 }
 
 // sighted takes another host's use of an address that this node answers for, and reports whether to announce the
 // address once more, and to tell of the conflict. A mere probe is none: the answer to it is the defence.
-func (d *defence) sighted(now time.Time, seen sighting) bool {
-	if seen.use == probed {
+func (d *Defender) Sighted(now time.Time, seen Sighting) bool {
+	if seen.Use == Probed {
 		return false
 	}
-	d.contested.add(now, seen.addr)
-	d.heard[seen.addr] = now
+	d.contested.add(now, seen.Addr)
+	d.heard[seen.Addr] = now
 	d.told.expire(now)
-	return d.told.add(now, seen.addr)
+	return d.told.add(now, seen.Addr)
 }
 
 // stray takes that a peer announces an address which it does not claim, and reports whether it did before.
-func (d *defence) stray(now time.Time, addr netip.Addr) bool {
+func (d *Defender) Stray(now time.Time, addr netip.Addr) bool {
 	d.strays.expire(now)
-	return !d.strays.add(now, addr) && now.Sub(d.strays.at[addr]) >= strayAgain
+	return !d.strays.add(now, addr) && now.Sub(d.strays.at[addr]) >= strayDelay
 }
 
 // fresh reports whether the address is in conflict, or was a moment ago.
-func (d *defence) fresh(addr netip.Addr) bool {
+func (d *Defender) Contested(addr netip.Addr) bool {
 	_, ok := d.contested.at[addr]
 	return ok
 }
 
 // settled returns the addresses that are in conflict no more.
-func (d *defence) settled(now time.Time) (over []netip.Addr) {
+func (d *Defender) Settled(now time.Time) (over []netip.Addr) {
 	for _, addr := range d.contested.expire(now) {
-		if now.Sub(d.heard[addr]) < conflictFresh {
+		if now.Sub(d.heard[addr]) < conflictLifetime {
 			d.contested.add(now, addr)
 			continue
 		}
@@ -104,9 +104,9 @@ func (d *defence) settled(now time.Time) (over []netip.Addr) {
 }
 
 // next is when settled has something to say; the zero time: never.
-func (d *defence) next() time.Time {
+func (d *Defender) Next() time.Time {
 	if len(d.contested.order) == 0 {
 		return time.Time{}
 	}
-	return d.contested.at[d.contested.order[0]].Add(conflictLook)
+	return d.contested.at[d.contested.order[0]].Add(conflictCheck)
 }

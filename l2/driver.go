@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2/election"
 )
 
@@ -113,8 +114,8 @@ type Driver struct {
 	boot     uint64
 	cluster  uint64
 	metrics  *metrics
-	observed *observations
-	kick     chan struct{} // wakes the supervisor
+	observed *async.Stream[Observation]
+	kick     async.Signal // wakes the supervisor
 
 	mu       sync.Mutex
 	groups   map[string]Desired       // guarded by mu
@@ -142,8 +143,8 @@ func newDriver(config Config, sys system) (*Driver, error) {
 		return nil, err
 	}
 	return &Driver{
-		config: config, system: sys, boot: randomNumber(), cluster: election.ClusterID(config.Cluster), metrics: m, observed: newObservations(),
-		kick: make(chan struct{}, 1), groups: make(map[string]Desired), patterns: make(map[string]int),
+		config: config, system: sys, boot: randomNumber(), cluster: election.ClusterID(config.Cluster), metrics: m, observed: async.NewStream[Observation](maxObservations),
+		kick: async.NewSignal(), groups: make(map[string]Desired), patterns: make(map[string]int),
 		segments: make(map[string]*segment), ended: make(map[string]chan struct{}), mirror: make(map[mirrorKey]Claim), leave: &leave{drained: make(chan struct{})},
 	}, nil
 }
@@ -272,7 +273,7 @@ func (d *Driver) Drained() <-chan struct{} {
 
 // Observed returns the stream of what is seen. It is never closed. If nobody reads, the oldest
 // observations are lost, and counted in Status.
-func (d *Driver) Observed() <-chan Observation { return d.observed.c }
+func (d *Driver) Observed() <-chan Observation { return d.observed.C() }
 
 func (d *Driver) wakeSegments() {
 	for _, seg := range d.segments {
@@ -280,12 +281,4 @@ func (d *Driver) wakeSegments() {
 	}
 }
 
-func (d *Driver) wakeSupervisor() { signal(d.kick) }
-
-// signal makes c's reader look once more; c has room for one.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
+func (d *Driver) wakeSupervisor() { d.kick.Notify() }

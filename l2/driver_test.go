@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/berth-lb/berth/l2/election"
+	"github.com/berth-lb/berth/l2/internal/frametest"
 )
 
 // The drivers of these tests run whole, in virtual time, on a segment without loss. The root-tagged tests do
@@ -35,7 +36,7 @@ type ether struct {
 type fakeSystem struct {
 	ether *ether
 	mu    sync.Mutex
-	link  link      // guarded by mu
+	link  Link      // guarded by mu
 	fails error     // guarded by mu; what opening a socket returns
 	mute  bool      // guarded by mu; hellos are filtered
 	wire  *fakeWire // guarded by mu; the last that was opened
@@ -44,7 +45,7 @@ type fakeSystem struct {
 
 type fakeWire struct {
 	ether *ether
-	in    ingress
+	in    Handlers
 
 	mu      sync.Mutex
 	joined  map[netip.Addr]int // guarded by mu
@@ -58,10 +59,10 @@ var (
 	_ wire   = (*fakeWire)(nil)
 )
 
-func (f *fakeSystem) links() ([]link, error) {
+func (f *fakeSystem) links() ([]Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return []link{f.link}, nil
+	return []Link{f.link}, nil
 }
 
 func (f *fakeSystem) watch(ctx context.Context, changed func()) error {
@@ -73,7 +74,7 @@ func (f *fakeSystem) watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
-func (f *fakeSystem) open(_ link, in ingress) (wire, error) {
+func (f *fakeSystem) open(_ Link, in Handlers) (wire, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fails != nil {
@@ -102,7 +103,7 @@ func (w *fakeWire) others() []*fakeWire {
 	return slices.DeleteFunc(slices.Clone(w.ether.wires), func(x *fakeWire) bool { return x == w })
 }
 
-func (w *fakeWire) sendHello(frame []byte) error {
+func (w *fakeWire) SendHello(frame []byte) error {
 	w.mu.Lock()
 	mute := w.mute
 	w.mu.Unlock()
@@ -113,35 +114,35 @@ func (w *fakeWire) sendHello(frame []byte) error {
 		o.mu.Lock()
 		busy := o.busy
 		if busy {
-			o.waiting = append(o.waiting, slices.Clone(frame[ethernetHeader:]))
+			o.waiting = append(o.waiting, slices.Clone(frame[EthernetHeader:]))
 		}
 		o.mu.Unlock()
 		if !busy {
-			o.in.hello(frame[ethernetHeader:])
+			o.in.Hello(frame[EthernetHeader:])
 		}
 	}
 	return nil
 }
 
-func (w *fakeWire) sendARP(frame []byte) error {
+func (w *fakeWire) SendARP(frame []byte) error {
 	for _, o := range w.others() {
-		if answer := o.in.arp(frame); answer != nil {
-			w.in.arp(answer)
+		if answer := o.in.ARP(frame); answer != nil {
+			w.in.ARP(answer)
 		}
 	}
 	return nil
 }
 
-func (w *fakeWire) sendNDP(frame []byte) error {
+func (w *fakeWire) SendNDP(frame []byte) error {
 	for _, o := range w.others() {
-		if answer := o.in.ndp(frame); answer != nil {
-			w.in.ndp(answer)
+		if answer := o.in.NDP(frame); answer != nil {
+			w.in.NDP(answer)
 		}
 	}
 	return nil
 }
 
-func (w *fakeWire) drain(take func([]byte)) error {
+func (w *fakeWire) Drain(take func([]byte)) error {
 	w.mu.Lock()
 	waiting := w.waiting
 	w.waiting = nil
@@ -158,13 +159,13 @@ func (w *fakeWire) setBusy(busy bool) {
 	w.busy = busy
 	w.mu.Unlock()
 	if !busy {
-		_ = w.drain(w.in.hello)
+		_ = w.Drain(w.in.Hello)
 	}
 }
 
-func (w *fakeWire) join(a netip.Addr)  { w.count(a, +1) }
-func (w *fakeWire) leave(a netip.Addr) { w.count(a, -1) }
-func (w *fakeWire) wait()              {}
+func (w *fakeWire) Join(a netip.Addr)  { w.count(a, +1) }
+func (w *fakeWire) Leave(a netip.Addr) { w.count(a, -1) }
+func (w *fakeWire) Wait()              {}
 
 func (w *fakeWire) count(a netip.Addr, n int) {
 	w.mu.Lock()
@@ -174,7 +175,7 @@ func (w *fakeWire) count(a netip.Addr, n int) {
 	}
 }
 
-func (w *fakeWire) close() {
+func (w *fakeWire) Close() {
 	w.ether.mu.Lock()
 	defer w.ether.mu.Unlock()
 	w.ether.wires = slices.DeleteFunc(w.ether.wires, func(x *fakeWire) bool { return x == w })
@@ -183,13 +184,13 @@ func (w *fakeWire) close() {
 // whoHas asks for an IPv4 address and returns the MACs that answer.
 func (e *ether) whoHas(t *testing.T, addr string) []string {
 	t.Helper()
-	question := arpBy(t, arp.OperationRequest, theirM, asker4, netip.MustParseAddr(addr))
+	question := frametest.ARP(t, arp.OperationRequest, frametest.Theirs, netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr(addr))
 	e.mu.Lock()
 	wires := slices.Clone(e.wires)
 	e.mu.Unlock()
 	var macs []string
 	for _, w := range wires {
-		if answer := w.in.arp(question); answer != nil {
+		if answer := w.in.ARP(question); answer != nil {
 			macs = append(macs, net.HardwareAddr(answer[6:12]).String())
 		}
 	}
@@ -210,7 +211,7 @@ func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Co
 	t.Helper()
 	home := netip.AddrFrom4([4]byte{192, 0, 2, number})
 	mac := [6]byte{2, 0, 0, 0, 0, number}
-	sys := &fakeSystem{ether: e, tell: func() {}, link: link{name: "eth0", index: 1, mac: mac, up: true, addrs: []netip.Addr{home}, subnets: []netip.Prefix{
+	sys := &fakeSystem{ether: e, tell: func() {}, link: Link{Name: "eth0", Index: 1, MAC: mac, Up: true, Addrs: []netip.Addr{home}, Subnets: []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fe80::/64"),
 	}}}
 	config := Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}
@@ -461,7 +462,7 @@ func TestLeavingWaitsNoLongerThanTheHandoverForATakerThatDoesNotTake(t *testing.
 func TestALeavingNodeWithoutInterfacesIsDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := (&ether{}).node(t, "a", 1)
-		n.system.set(func(f *fakeSystem) { f.link.addrs = nil })
+		n.system.set(func(f *fakeSystem) { f.link.Addrs = nil })
 		n.SetState(Leaving)
 		pass(100 * time.Millisecond)
 		select {
@@ -494,7 +495,7 @@ func TestAGroupIsServedOnTheInterfacesItNames(t *testing.T) {
 				t.Errorf("on %v answered by %v, want %v", c.interfaces, got, c.want)
 			}
 		}
-		n.system.set(func(f *fakeSystem) { f.link.addrs = nil })
+		n.system.set(func(f *fakeSystem) { f.link.Addrs = nil })
 		pass(100 * time.Millisecond)
 		if got := e.whoHas(t, svc); got != nil {
 			t.Errorf("answered by %v on an interface without the node's address", got)
@@ -508,7 +509,7 @@ func TestAnInterfaceThatCannotBeOpenedIsReportedAndRetried(t *testing.T) {
 		n := e.node(t, "a", 1)
 		n.Sync("g", wanted("a"))
 		broken := errors.New("no such luck")
-		n.system.set(func(f *fakeSystem) { f.fails, f.link.mac[0] = broken, 6 })
+		n.system.set(func(f *fakeSystem) { f.fails, f.link.MAC[0] = broken, 6 })
 		pass(5 * time.Second)
 		failures := 0
 		for _, o := range n.seen() {
@@ -543,13 +544,13 @@ func TestAnInterfaceThatIsLostDuringABurstLeavesTheLoopAtRest(t *testing.T) {
 		if got := n.Holds("g"); len(got) != 1 {
 			t.Fatalf("holds g on %v, want one interface", got)
 		}
-		e.wires[0].in.broken(errors.New("gone"))
-		n.system.set(func(f *fakeSystem) { f.link.up = false })
+		e.wires[0].in.Broken(errors.New("gone"))
+		n.system.set(func(f *fakeSystem) { f.link.Up = false })
 		pass(5 * time.Second)
 		if got := n.Holds("g"); got != nil {
 			t.Errorf("holds g on %v while the interface is down", got)
 		}
-		n.system.set(func(f *fakeSystem) { f.link.up = true })
+		n.system.set(func(f *fakeSystem) { f.link.Up = true })
 		pass(2 * time.Second)
 		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
 			t.Errorf("answered by %v, want %s", got, n.mac)
@@ -563,11 +564,11 @@ func TestABrokenSocketIsReplaced(t *testing.T) {
 		owner, other := twoNodes(t, e)
 		var first *fakeWire
 		for _, w := range e.wires {
-			if answer := w.in.arp(arpBy(t, arp.OperationRequest, theirM, asker4, netip.MustParseAddr(svc))); answer != nil {
+			if answer := w.in.ARP(frametest.ARP(t, arp.OperationRequest, frametest.Theirs, netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr(svc))); answer != nil {
 				first = w
 			}
 		}
-		first.in.broken(errors.New("gone"))
+		first.in.Broken(errors.New("gone"))
 		pass(500 * time.Millisecond)
 		if got := e.whoHas(t, svc); !slices.Equal(got, []string{other.mac}) {
 			t.Errorf("answered by %v while the socket is gone, want %s", got, other.mac)
@@ -623,16 +624,6 @@ func TestSolicitedNodeGroupsFollowWhatIsAnswered(t *testing.T) {
 			t.Errorf("answered by %v after the removal", got)
 		}
 	})
-}
-
-func TestAReaderThatDoesNotReadLosesTheOldest(t *testing.T) {
-	o := newObservations()
-	for i := range maxObservations + 2 {
-		o.add(Observation{State: State(i % 250), Kind: Failure})
-	}
-	if first := <-o.c; first.State != 2 || o.dropped() != 2 {
-		t.Errorf("first is number %d and %d were lost, want number 2 and 2 lost", first.State, o.dropped())
-	}
 }
 
 func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {

@@ -27,13 +27,3 @@ func (f *faults) String() string {
 	}
 	return strings.Join(texts, "; ")
 }
-
-// first returns the first error that is one.
-func first(errs []error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

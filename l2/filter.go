@@ -101,11 +101,11 @@ func forUs() []bpf.Instruction {
 // arpFilter passes ARP requests and replies for IPv4 over Ethernet whose sender or target address is in the
 // spans: on a busy segment the rest never wakes this process.
 func arpFilter(spans []span) []bpf.Instruction {
-	const sender, target = ethernetHeader + 14, ethernetHeader + 24
+	const sender, target = EthernetHeader + 14, EthernetHeader + 24
 	head := append(forUs(),
-		bpf.LoadAbsolute{Off: ethernetHeader, Size: 4}, // hardware and protocol type
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1<<16 | etherTypeIPv4, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: ethernetHeader + 4, Size: 4}, // lengths and operation
+		bpf.LoadAbsolute{Off: EthernetHeader, Size: 4}, // hardware and protocol type
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1<<16 | EtherTypeIPv4, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: EthernetHeader + 4, Size: 4}, // lengths and operation
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6<<24 | 4<<16 | uint32(arp.OperationRequest), SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6<<24 | 4<<16 | uint32(arp.OperationReply), SkipTrue: 1},
 		reject(),
@@ -119,20 +119,20 @@ func arpFilter(spans []span) []bpf.Instruction {
 // is in the spans, and multicast listener queries. Extension headers before the former are not followed: no
 // implementation sends any.
 func ndpFilter(spans []span) []bpf.Instruction {
-	const source, target = ethernetHeader + 8, ethernetHeader + ipv6Header + 8
+	const source, target = EthernetHeader + 8, EthernetHeader + IPv6Header + 8
 	head := append(forUs(),
-		bpf.LoadAbsolute{Off: ethernetHeader + 6, Size: 2}, // next header and hop limit
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: mldHopLimit, SkipTrue: 6},
-		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header, Size: 2}, // next header and length
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6 << 8, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header + hopByHop, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeListenerQuery, SkipTrue: 1},
+		bpf.LoadAbsolute{Off: EthernetHeader + 6, Size: 2}, // next header and hop limit
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: MLDHopLimit, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: EthernetHeader + IPv6Header, Size: 2}, // next header and length
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ProtoICMPv6 << 8, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: EthernetHeader + IPv6Header + HopByHop, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: TypeListenerQuery, SkipTrue: 1},
 		accept(),
 		reject(),
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6<<8 | ndpHopLimit, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: ethernetHeader + ipv6Header, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 2},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeAdvert, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ProtoICMPv6<<8 | NDPHopLimit, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: EthernetHeader + IPv6Header, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: TypeSolicitation, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: TypeAdvertisement, SkipTrue: 1},
 		reject(),
 	)
 	return slices.Concat(head, loadKey(target), search(spans), loadKey(source), search(spans), rejectAll())

@@ -8,12 +8,15 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/mdlayher/arp"
 	"github.com/mdlayher/ndp"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/berth-lb/berth/l2/internal/frametest"
 )
 
 // kernelFilter is a filter in this machine's kernel, on a socket that needs no privilege.
@@ -83,15 +86,15 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 	} {
 		a := netip.MustParseAddr(target)
 		for _, op := range []arp.Operation{arp.OperationRequest, arp.OperationReply} {
-			if got := filtered(t, filter, arpBy(t, op, theirM, asker4, a)); got != want {
+			if got := filtered(t, filter, frametest.ARP(t, op, theirM, asker4, a)); got != want {
 				t.Errorf("%s about %s passes: %v, want %v", op, target, got, want)
 			}
-			if got := filtered(t, filter, arpBy(t, op, theirM, a, asker4)); got != want {
+			if got := filtered(t, filter, frametest.ARP(t, op, theirM, a, asker4)); got != want {
 				t.Errorf("%s from %s passes: %v, want %v", op, target, got, want)
 			}
 		}
 	}
-	good := arpBy(t, arp.OperationRequest, theirM, asker4, low)
+	good := frametest.ARP(t, arp.OperationRequest, theirM, asker4, low)
 	for i, b := range map[int]byte{15: 2, 17: 1, 18: 5, 19: 5, 21: 3} {
 		bad := bytes.Clone(good)
 		bad[i] = b
@@ -99,7 +102,7 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 			t.Errorf("with byte %d = %d it passes", i, b)
 		}
 	}
-	if filtered(t, filter, good[:ethernetHeader+20]) {
+	if filtered(t, filter, good[:EthernetHeader+20]) {
 		t.Error("cut short it passes")
 	}
 	if filtered(t, arpFilter(nil), good) {
@@ -109,23 +112,23 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 
 func TestTheNDPFilterPassesNeighbourDiscoveryOfOurAddressesOnly(t *testing.T) {
 	all := netip.IPv6LinkLocalAllNodes()
-	good := solicitation(t, asker6, all, held6, true)
+	good := frametest.Solicitation(t, asker6, all, held6, true)
 	far := bytes.Clone(good)
-	far[ethernetHeader+7] = 64
+	far[EthernetHeader+7] = 64
 	for name, c := range map[string]struct {
 		frame []byte
 		want  bool
 	}{
 		"solicitation":              {good, true},
-		"advertisement":             {ndpBy(t, &ndp.NeighborAdvertisement{TargetAddress: held6}, asker6, all), true},
-		"of another address":        {ndpBy(t, &ndp.NeighborAdvertisement{TargetAddress: asker6}, asker6, all), false},
-		"from ours, about another":  {solicitation(t, held6, all, asker6, true), true},
-		"about another":             {solicitation(t, known6, all, asker6, true), false},
-		"router solicitation":       {ndpBy(t, &ndp.RouterSolicitation{}, held6, all), false},
+		"advertisement":             {frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: held6}, asker6, all), true},
+		"of another address":        {frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: asker6}, asker6, all), false},
+		"from ours, about another":  {frametest.Solicitation(t, held6, all, asker6, true), true},
+		"about another":             {frametest.Solicitation(t, known6, all, asker6, true), false},
+		"router solicitation":       {frametest.NDP(t, &ndp.RouterSolicitation{}, held6, all), false},
 		"from afar":                 {far, false},
-		"cut short":                 {good[:ethernetHeader+ipv6Header+20], false},
-		"a probe":                   {ndpProbe(ours, held6), true},
-		"another with the same end": {solicitation(t, asker6, all, netip.MustParseAddr("2001:db9::1"), true), false},
+		"cut short":                 {good[:EthernetHeader+IPv6Header+20], false},
+		"a probe":                   {NDPProbe(ours, held6), true},
+		"another with the same end": {frametest.Solicitation(t, asker6, all, netip.MustParseAddr("2001:db9::1"), true), false},
 	} {
 		if got := filtered(t, ndpFilter([]span{{key(held6), key(held6)}}), c.frame); got != c.want {
 			t.Errorf("%s passes: %v, want %v", name, got, c.want)
@@ -191,7 +194,7 @@ func TestTheKernelsVerdictIsThatOfALinearSearch(t *testing.T) {
 			near := rapid.Uint32Range(0, 4).Draw(rt, "near")
 			target := rapid.SampledFrom(append(keys, 7)).Draw(rt, "key") + near - 2
 			sender := rapid.Uint32().Draw(rt, "sender")
-			frame := arpBy(t, arp.OperationRequest, theirM, addr4(sender), addr4(target))
+			frame := frametest.ARP(t, arp.OperationRequest, theirM, addr4(sender), addr4(target))
 			if got, want := k.passes(t, frame), linear(target) || linear(sender); got != want {
 				rt.Fatalf("a request of %s for %s passes: %v, want %v, by %v", addr4(sender), addr4(target), got, want, cover)
 			}
@@ -233,19 +236,19 @@ func (g *grants) SetBPF(raw []bpf.RawInstruction) error {
 
 func TestAPassageIsNeverTooNarrowAndBecomesAsNarrowAsItCan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := newPassage(&grants{longest: rapid.IntRange(60, 1000).Draw(t, "longest")}, arpFilter)
+		p := newSocketFilter(&grants{longest: rapid.IntRange(60, 1000).Draw(t, "longest")}, arpFilter)
 		count := map[netip.Addr]int{}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			a := addr4(rapid.Uint32Range(0, 40).Draw(t, "address") * 100_000_000)
 			switch rapid.SampledFrom([]string{"open", "shut", "narrow"}).Draw(t, "step") {
 			case "open":
-				if err := p.open(a); err != nil {
+				if err := p.allow(a); err != nil {
 					t.Fatal(err)
 				}
 				count[a]++
 			case "shut":
 				if count[a] > 0 {
-					p.shut(a)
+					p.disallow(a)
 					count[a]--
 				}
 			case "narrow":
@@ -261,7 +264,7 @@ func TestAPassageIsNeverTooNarrowAndBecomesAsNarrowAsItCan(t *testing.T) {
 		}
 		for a, n := range count {
 			for range n {
-				p.shut(a)
+				p.disallow(a)
 			}
 		}
 		if err := p.narrow(); err != nil || len(p.cover) != 0 {
@@ -272,9 +275,9 @@ func TestAPassageIsNeverTooNarrowAndBecomesAsNarrowAsItCan(t *testing.T) {
 
 func TestTenThousandAddressesTakeFewPrograms(t *testing.T) {
 	g := &grants{longest: 4096}
-	p := newPassage(g, arpFilter)
+	p := newSocketFilter(g, arpFilter)
 	for n := range 10000 {
-		if err := p.open(addr4(10<<24 + uint32(n))); err != nil {
+		if err := p.allow(addr4(10<<24 + uint32(n))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -291,21 +294,21 @@ func TestTenThousandAddressesTakeFewPrograms(t *testing.T) {
 
 func TestWhatAPassageCouldNotOpenIsMended(t *testing.T) {
 	g := &grants{longest: 4096, err: unix.EPERM}
-	p := newPassage(g, arpFilter)
-	if err := p.open(held4); !errors.Is(err, unix.EPERM) {
+	p := newSocketFilter(g, arpFilter)
+	if err := p.allow(held4); !errors.Is(err, unix.EPERM) {
 		t.Errorf("opened with %v, want %v", err, unix.EPERM)
 	}
-	if err := p.mend(); !errors.Is(err, unix.EPERM) {
+	if err := p.retry(); !errors.Is(err, unix.EPERM) {
 		t.Errorf("mended with %v, want %v", err, unix.EPERM)
 	}
 	g.err = nil
-	if err := p.mend(); err != nil || !within(p.cover, key(held4)) {
+	if err := p.retry(); err != nil || !within(p.cover, key(held4)) {
 		t.Errorf("mended with %v, and passes %v", err, p.cover)
 	}
 }
 
 func BenchmarkFilter(b *testing.B) {
-	frame := arpBy(b, arp.OperationRequest, theirM, asker4, held4)
+	frame := frametest.ARP(b, arp.OperationRequest, theirM, asker4, held4)
 	keys := make([]uint32, 10000)
 	for n := range keys {
 		keys[n] = rand.Uint32()
@@ -320,5 +323,47 @@ func BenchmarkFilter(b *testing.B) {
 	}
 	for b.Loop() {
 		k.passes(b, frame)
+	}
+}
+
+func TestAListenerQueryIsUnderstoodOrIgnored(t *testing.T) {
+	all, any6 := netip.IPv6LinkLocalAllNodes(), netip.IPv6Unspecified()
+	good := frametest.ListenerQuery(querier, all, any6, 10000, false)
+	changed := func(i int, b byte) []byte {
+		f := bytes.Clone(good)
+		f[i] = b
+		return f
+	}
+	for name, c := range map[string]struct {
+		frame []byte
+		want  MLDQuery // with no group: none
+	}{
+		"a general one":           {good, MLDQuery{Group: any6, Within: 10 * time.Second}},
+		"about a group":           {frametest.ListenerQuery(querier, group6, group6, 100, false), MLDQuery{Group: group6, Within: 100 * time.Millisecond}},
+		"of the first version":    {frametest.ListenerQuery(querier, all, any6, 1000, true), MLDQuery{Group: any6, Within: time.Second, V1: true}},
+		"one that waits for long": {frametest.ListenerQuery(querier, all, any6, 0x8001, false), MLDQuery{Group: any6, Within: 32767 * time.Millisecond}},
+		"from no router":          {frametest.ListenerQuery(held6, all, any6, 1000, false), MLDQuery{}},
+		"sent to one host":        {frametest.ListenerQuery(querier, held6, any6, 1000, false), MLDQuery{}},
+		"from afar":               {changed(EthernetHeader+7, 64), MLDQuery{}},
+		"no query":                {changed(EthernetHeader+IPv6Header+HopByHop, 131), MLDQuery{}},
+		"without its header":      {changed(EthernetHeader+6, ProtoICMPv6), MLDQuery{}},
+		"with another header":     {changed(EthernetHeader+IPv6Header, 43), MLDQuery{}},
+		"with a longer header":    {changed(EthernetHeader+IPv6Header+1, 1), MLDQuery{}},
+		"a broken checksum":       {changed(len(good)-1, 1), MLDQuery{}},
+		"a length beyond it":      {changed(EthernetHeader+4, 4), MLDQuery{}},
+		"cut short":               {good[:80], MLDQuery{}},
+		"a solicitation":          {frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, held6), held6, true), MLDQuery{}},
+	} {
+		got, ok := ParseMLDQuery(c.frame)
+		if ok != c.want.Group.IsValid() || got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, ok, c.want)
+		}
+		passes := filtered(t, ndpFilter(nil), c.frame)
+		if c.want.Group.IsValid() && !passes {
+			t.Errorf("%s: the filter rejects it", name)
+		}
+	}
+	if filtered(t, ndpFilter(nil), changed(EthernetHeader+IPv6Header+HopByHop, 131)) {
+		t.Error("the filter passes the reports of others")
 	}
 }

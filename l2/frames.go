@@ -7,15 +7,15 @@ import (
 
 // ethernetHeader is the length of two addresses and an EtherType. The kernel takes VLAN tags off before sockets
 // see a frame; one of a VLAN that has no interface here is kept away by the sockets' filters.
-const ethernetHeader = 14
+const EthernetHeader = 14
 
 const (
-	etherTypeIPv4 = 0x0800
-	etherTypeARP  = 0x0806
-	etherTypeIPv6 = 0x86dd
+	EtherTypeIPv4 = 0x0800
+	EtherTypeARP  = 0x0806
+	EtherTypeIPv6 = 0x86dd
 )
 
-func appendEthernet(b []byte, to, from net.HardwareAddr, etherType uint16) []byte {
+func AppendEthernet(b []byte, to, from net.HardwareAddr, etherType uint16) []byte {
 	b = append(b, to[:6]...)
 	b = append(b, from[:6]...)
 	return binary.BigEndian.AppendUint16(b, etherType)
@@ -24,7 +24,7 @@ func appendEthernet(b []byte, to, from net.HardwareAddr, etherType uint16) []byt
 func broadcast() net.HardwareAddr { return net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} }
 
 // unicast reports whether mac can be a single interface's address.
-func unicast(mac net.HardwareAddr) bool {
+func IsUnicast(mac net.HardwareAddr) bool {
 	return len(mac) == 6 && mac[0]&1 == 0 && [6]byte(mac) != [6]byte{}
 }
 

@@ -10,8 +10,8 @@ const etherTypeHello = 0x88b5
 func helloGroup() net.HardwareAddr { return net.HardwareAddr{0x03, 'b', 'e', 'r', 't', 'h'} }
 
 // helloFrame puts a payload into an Ethernet frame from mac to all speakers of the segment.
-func helloFrame(mac net.HardwareAddr, payload []byte) []byte {
-	b := make([]byte, 0, ethernetHeader+len(payload))
-	b = appendEthernet(b, helloGroup(), mac, etherTypeHello)
+func HelloFrame(mac net.HardwareAddr, payload []byte) []byte {
+	b := make([]byte, 0, EthernetHeader+len(payload))
+	b = AppendEthernet(b, helloGroup(), mac, etherTypeHello)
 	return append(b, payload...)
 }

@@ -85,7 +85,7 @@ func (c *client) answerAll(mac net.HardwareAddr) {
 	c.t.Helper()
 	var conn *packet.Conn
 	c.in(func() (err error) {
-		conn, err = packet.Listen(&net.Interface{Index: c.index}, packet.Raw, etherTypeARP, nil)
+		conn, err = packet.Listen(&net.Interface{Index: c.index}, packet.Raw, EtherTypeARP, nil)
 		return err
 	})
 	ended := make(chan struct{})
@@ -96,13 +96,14 @@ func (c *client) answerAll(mac net.HardwareAddr) {
 			if err != nil {
 				return
 			}
-			p, ok := parseARP(b[:n])
+			p, ok := ParseARP(b[:n])
 			if !ok || p.Operation != arp.OperationRequest || p.SenderIP == p.TargetIP || net.HardwareAddr(b[6:12]).String() == mac.String() {
 				continue
 			}
-			_ = send(conn, arpFrame(p.SenderHardwareAddr, &arp.Packet{
+			answer := ARPFrame(p.SenderHardwareAddr, &arp.Packet{
 				Operation: arp.OperationReply, SenderHardwareAddr: mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
-			}))
+			})
+			_, _ = conn.WriteTo(answer, &packet.Addr{HardwareAddr: answer[:6]})
 		}
 	}()
 	c.t.Cleanup(func() {

@@ -31,7 +31,7 @@ type host struct {
 
 func (e *ether) host(mac net.HardwareAddr, holds func(netip.Addr) bool) *host {
 	h := &host{mac: mac, holds: holds, probes: map[netip.Addr]int{}, announced: map[string]int{}}
-	h.wire = &fakeWire{ether: e, joined: map[netip.Addr]int{}, in: ingress{hello: func([]byte) {}, arp: h.arp, ndp: h.ndp}}
+	h.wire = &fakeWire{ether: e, joined: map[netip.Addr]int{}, in: Handlers{Hello: func([]byte) {}, ARP: h.arp, NDP: h.ndp}}
 	e.mu.Lock()
 	e.wires = append(e.wires, h.wire)
 	e.mu.Unlock()
@@ -46,7 +46,7 @@ func with(addrs ...string) func(netip.Addr) bool {
 func everything(netip.Addr) bool { return true }
 
 func (h *host) arp(frame []byte) []byte {
-	p, ok := parseARP(frame)
+	p, ok := ParseARP(frame)
 	switch {
 	case !ok || p.Operation != arp.OperationRequest && p.SenderIP != p.TargetIP:
 		return nil
@@ -62,25 +62,25 @@ func (h *host) arp(frame []byte) []byte {
 	if !h.holds(p.TargetIP) {
 		return nil
 	}
-	return arpFrame(p.SenderHardwareAddr, &arp.Packet{
+	return ARPFrame(p.SenderHardwareAddr, &arp.Packet{
 		Operation: arp.OperationReply, SenderHardwareAddr: h.mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
 	})
 }
 
 func (h *host) ndp(frame []byte) []byte {
-	p, ok := parseNDP(frame)
+	p, ok := ParseNDP(frame)
 	if !ok {
 		return nil
 	}
-	switch m := p.message.(type) {
+	switch m := p.Message.(type) {
 	case *ndp.NeighborAdvertisement:
-		h.note(m.TargetAddress, p.station)
+		h.note(m.TargetAddress, p.Station)
 	case *ndp.NeighborSolicitation:
-		if p.source.IsUnspecified() {
+		if p.Source.IsUnspecified() {
 			h.asked(m.TargetAddress)
 		}
 		if h.holds(m.TargetAddress) {
-			return unsolicitedNA(h.mac, m.TargetAddress)
+			return UnsolicitedNA(h.mac, m.TargetAddress)
 		}
 	}
 	return nil
@@ -111,13 +111,13 @@ func (h *host) saw(addr, mac string) (probes, announced int) {
 
 // says has the host announce an address that it may or may not hold.
 func (h *host) says(addr string) {
-	for _, frame := range gratuitousARP(h.mac, netip.MustParseAddr(addr)) {
-		_ = h.wire.sendARP(frame)
+	for _, frame := range GratuitousARP(h.mac, netip.MustParseAddr(addr)) {
+		_ = h.wire.SendARP(frame)
 	}
 }
 
 // probesFor has it ask whether anybody has an address, as one that wants it.
-func (h *host) probesFor(addr string) { _ = h.wire.sendARP(arpProbe(h.mac, netip.MustParseAddr(addr))) }
+func (h *host) probesFor(addr string) { _ = h.wire.SendARP(ARPProbe(h.mac, netip.MustParseAddr(addr))) }
 
 // conflicts returns the addresses, MACs and nodes of the conflicts that a node has observed, each once.
 func (n *fakeNode) conflicts() []string {

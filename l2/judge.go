@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"slices"
@@ -22,17 +23,17 @@ const (
 )
 
 // see takes somebody else's use of an address.
-func (s *segment) see(now time.Time, x sighting) {
-	if s.d.interfaceOf(x.mac) != "" {
+func (s *segment) see(now time.Time, x Sighting) {
+	if s.d.interfaceOf(x.MAC) != "" {
 		return // it is we, on another interface of the segment
 	}
-	if s.proxies.heard(x) {
+	if s.proxies.Heard(x) {
 		return
 	}
-	peer := s.machine.PeerByMAC(x.mac)
-	if peer != "" && x.use == announced {
+	peer := s.machine.PeerByMAC(x.MAC)
+	if peer != "" && x.Use == Announced {
 		taken := false
-		for _, group := range s.answers.groupsOf(x.addr) {
+		for _, group := range s.answers.GroupsOf(x.Addr) {
 			taken = s.machine.Sighted(group, peer) || taken
 		}
 		if taken {
@@ -43,156 +44,157 @@ func (s *segment) see(now time.Time, x sighting) {
 }
 
 // review decides whether the use of an address, by a peer or a foreign host, is a conflict.
-func (s *segment) review(now time.Time, x sighting, peer string) {
+func (s *segment) review(now time.Time, x Sighting, peer string) {
 	if s.excused(now, x, peer) {
 		return
 	}
-	if s.prober.hears(x.addr) {
-		s.prober.sighted(x)
-		if x.use == announced {
+	if s.prober.Hears(x.Addr) {
+		s.prober.Sighted(x)
+		if x.Use == Announced {
 			s.suspect(now, x)
 		}
 	}
-	if !s.answers.answering(x.addr) || peer != "" && !s.defence.stray(now, x.addr) || s.doubts(now, x) {
+	if !s.answers.Answering(x.Addr) || peer != "" && !s.defence.Stray(now, x.Addr) || s.doubts(now, x) {
 		return
 	}
-	if s.defence.sighted(now, x) {
+	if s.defence.Sighted(now, x) {
 		s.conflict(now, x)
-		s.sendAnnouncement([]netip.Addr{x.addr})
+		s.sendAnnouncement([]netip.Addr{x.Addr})
 	}
-	if s.defence.fresh(x.addr) {
-		s.tellAnswers(x.addr, false)
+	if s.defence.Contested(x.Addr) {
+		s.tellAnswers(x.Addr, false)
 	}
 }
 
 // excused reports whether a use of an address is no conflict: a peer's that does not answer for it, or that claims it, or
 // whose kernel has it as ours does; or a proxy's answer.
-func (s *segment) excused(now time.Time, x sighting, peer string) bool {
-	if x.use == announced {
-		if proxy, _ := s.proxies.judged(now, x); proxy {
+func (s *segment) excused(now time.Time, x Sighting, peer string) bool {
+	if x.Use == Announced {
+		if proxy, _ := s.proxies.Judged(now, x); proxy {
 			return true
 		}
 	}
 	if peer == "" {
 		return false
 	}
-	return x.use != announced || s.machine.Claims(now, peer, x.addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.addr)
+	return x.Use != Announced || s.machine.Claims(now, peer, x.Addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.Addr)
 }
 
 // doubts reports whether the use of an address that this node announces is a proxy's answer to that, or may be: then it is
 // looked at again when that is known. The address is defended at once.
-func (s *segment) doubts(now time.Time, x sighting) bool {
-	if x.use != announced || !x.addr.Is4() || !s.link.inSubnet().IsValid() {
+func (s *segment) doubts(now time.Time, x Sighting) bool {
+	if x.Use != Announced || !x.Addr.Is4() || !s.link.HostAddr().IsValid() {
 		return false
 	}
-	if s.proxies.answersHosts(now, x.mac) {
+	if s.proxies.AnswersHosts(now, x.MAC) {
 		return true
 	}
-	if s.proxies.surveyedWithin(now, surveyFresh) {
+	if s.proxies.SurveyedWithin(now, SurveyFresh) {
 		return false
 	}
-	s.listenForDecoys(s.proxies.survey(now, surveyFresh, s.decoyPairs))
-	if !slices.Contains(s.doubted, x) && len(s.doubted) < mostKnown {
+	s.listenForDecoys(s.proxies.Survey(now, SurveyFresh, s.decoyPairs))
+	if !slices.Contains(s.doubted, x) && len(s.doubted) < MaxKnown {
 		s.doubted = append(s.doubted, x)
-		s.sendAnnouncement([]netip.Addr{x.addr})
+		s.sendAnnouncement([]netip.Addr{x.Addr})
 	}
 	return true
 }
 
 // suspect has a host that answered a probe asked for decoys, unless it is known whether it answers for everything.
-func (s *segment) suspect(now time.Time, x sighting) {
-	s.listenForDecoys(s.proxies.suspect(now, x, s.decoyPairs))
+func (s *segment) suspect(now time.Time, x Sighting) {
+	s.listenForDecoys(s.proxies.Suspect(now, x, s.decoyPairs))
 }
 
 func (s *segment) decoyPairs(is4 bool) [][2]netip.Addr {
-	return decoyPairs(s.link, is4, s.answers.knows)
+	taken := func(a netip.Addr) bool { return s.answers.Knows(a) || slices.Contains(s.link.Addrs, a) }
+	return DecoyPairs(s.link.Subnets, is4, taken)
 }
 
 func (s *segment) listenForDecoys(decoys []netip.Addr) {
-	s.answers.watch(decoys, true)
+	s.answers.SetDecoys(decoys, true)
 	if s.wire == nil {
 		return // opening it ends the test
 	}
 	for _, a := range decoys {
-		s.wire.join(a)
+		s.wire.Join(a)
 	}
 }
 
 // probe sends the probes that are due, and begins to answer for addresses that are free.
 func (s *segment) probe(now time.Time) {
-	if !s.mayAnnounce() || s.prober.next().IsZero() && s.proxies.next().IsZero() {
+	if !s.mayAnnounce() || s.prober.Next().IsZero() && s.proxies.Next().IsZero() {
 		return
 	}
 	if len(s.sightings) > 0 {
 		return // what was heard until now counts: the next turns take it
 	}
-	addrs := s.prober.due(now, burst)
-	if len(addrs) > 0 && s.link.inSubnet().IsValid() {
-		s.listenForDecoys(s.proxies.survey(now, proxyLasts, s.decoyPairs))
+	addrs := s.prober.Due(now, burst)
+	if len(addrs) > 0 && s.link.HostAddr().IsValid() {
+		s.listenForDecoys(s.proxies.Survey(now, ProxyLifetime, s.decoyPairs))
 	}
-	decoys, ask := s.proxies.due(now)
+	decoys, ask := s.proxies.Due(now)
 	s.sendProbes(append(addrs, decoys...), ask)
 	s.endDecoys(now)
-	for _, x := range s.prober.verdicts(now) {
+	for _, x := range s.prober.Verdicts(now) {
 		s.judge(now, x)
 	}
 }
 
 // endDecoys tells who was found to answer for everything.
 func (s *segment) endDecoys(now time.Time) {
-	found, decoys := s.proxies.finished(now)
-	s.answers.watch(decoys, false)
+	found, decoys := s.proxies.Finished(now)
+	s.answers.SetDecoys(decoys, false)
 	for _, a := range decoys {
-		s.wire.leave(a)
+		s.wire.Leave(a)
 	}
 	for _, x := range found {
-		mac := net.HardwareAddr(x.mac[:])
-		s.observe(now, Observation{Kind: ProxyFound, Address: x.addr, MAC: mac})
-		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); its answers are taken for no holder's", "interface", s.name, "mac", mac.String(), "address", x.addr)
+		mac := net.HardwareAddr(x.MAC[:])
+		s.observe(now, Observation{Kind: ProxyFound, Address: x.Addr, MAC: mac})
+		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); its answers are taken for no holder's", "interface", s.name, "mac", mac.String(), "address", x.Addr)
 	}
-	if len(s.doubted) > 0 && s.proxies.surveyedWithin(now, surveyFresh) {
+	if len(s.doubted) > 0 && s.proxies.SurveyedWithin(now, SurveyFresh) {
 		doubted := s.doubted
 		s.doubted = nil
 		for _, x := range doubted {
-			s.review(now, x, s.machine.PeerByMAC(x.mac))
+			s.review(now, x, s.machine.PeerByMAC(x.MAC))
 		}
 	}
 }
 
 // sendProbes sends probes, and requests in this node's name for some other addresses.
 func (s *segment) sendProbes(probe, ask []netip.Addr) {
-	mac := s.link.hardware()
+	mac := s.link.HardwareAddr()
 	var failures []error
 	for _, a := range probe {
 		if a.Is4() {
-			failures = append(failures, s.wire.sendARP(arpProbe(mac, a)))
+			failures = append(failures, s.wire.SendARP(ARPProbe(mac, a)))
 			s.counts.arpProbes.Inc()
 		} else {
-			failures = append(failures, s.wire.sendNDP(ndpProbe(mac, a)))
+			failures = append(failures, s.wire.SendNDP(NDPProbe(mac, a)))
 			s.counts.ndpProbes.Inc()
 		}
 	}
 	for _, a := range ask {
-		failures = append(failures, s.wire.sendARP(arpRequest(mac, s.link.inSubnet(), a)))
+		failures = append(failures, s.wire.SendARP(ARPRequest(mac, s.link.HostAddr(), a)))
 	}
 	if len(failures) > 0 {
-		s.note(faultAnnounce, first(failures))
+		s.note(faultAnnounce, cmp.Or(failures...))
 	}
 }
 
 // judge says what follows from what was heard of an address that was probed. Who used it is looked at again: a claim, or the
 // mirror's word of a MAC, may have come since.
-func (s *segment) judge(now time.Time, x *probing) {
-	var contender *sighting
-	for _, seen := range x.heard {
-		if s.excused(now, seen, s.machine.PeerByMAC(seen.mac)) {
+func (s *segment) judge(now time.Time, x *Probe) {
+	var contender *Sighting
+	for _, seen := range x.Heard {
+		if s.excused(now, seen, s.machine.PeerByMAC(seen.MAC)) {
 			continue
 		}
 		switch {
-		case seen.use == probed:
+		case seen.Use == Probed:
 			contender = &seen
-		case seen.use == announced && s.proxies.running(seen):
-			s.prober.listen(x, now.Add(proxyWait))
+		case seen.Use == Announced && s.proxies.Testing(seen):
+			s.prober.JudgeLater(x, now.Add(proxyWait))
 			return
 		default:
 			s.refuse(now, x, seen)
@@ -200,34 +202,34 @@ func (s *segment) judge(now time.Time, x *probing) {
 		}
 	}
 	if contender != nil {
-		if x.contests++; x.contests == contestMost {
+		if x.Contests++; x.Contests == contestMost {
 			s.refuse(now, x, *contender)
 			return
 		}
-		s.prober.rest(now, x, contestRest)
+		s.prober.Rest(now, x, contestRest)
 		return
 	}
-	s.prober.end(x.addr)
-	s.answer(now, x.addr)
-	for _, group := range s.answers.groupsOf(x.addr) {
+	s.prober.End(x.Addr)
+	s.answer(now, x.Addr)
+	for _, group := range s.answers.GroupsOf(x.Addr) {
 		s.settle(now, group)
 	}
-	s.announcer.begin(now, x.addr)
+	s.announcer.Begin(now, x.Addr)
 }
 
 // refuse tells of somebody who has an address that was probed, and asks again later.
-func (s *segment) refuse(now time.Time, x *probing, seen sighting) {
+func (s *segment) refuse(now time.Time, x *Probe, seen Sighting) {
 	s.conflict(now, seen)
-	x.contests = 0
+	x.Contests = 0
 	rest := foreignRest
-	if s.machine.PeerByMAC(seen.mac) != "" {
-		rest = min(peerRest+time.Duration(s.prober.idle)*peerRestEach, foreignRest)
+	if s.machine.PeerByMAC(seen.MAC) != "" {
+		rest = min(peerRest+time.Duration(s.prober.Resting())*peerRestEach, foreignRest)
 	}
-	s.prober.rest(now, x, rest)
+	s.prober.Rest(now, x, rest)
 }
 
 // conflict tells of somebody else who uses one of our addresses.
-func (s *segment) conflict(now time.Time, x sighting) {
+func (s *segment) conflict(now time.Time, x Sighting) {
 	s.counts.conflicts.Inc()
-	s.observe(now, Observation{Kind: Conflict, Address: x.addr, MAC: x.mac[:], Node: s.machine.PeerByMAC(x.mac)})
+	s.observe(now, Observation{Kind: Conflict, Address: x.Addr, MAC: x.MAC[:], Node: s.machine.PeerByMAC(x.MAC)})
 }

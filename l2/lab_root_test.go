@@ -527,7 +527,7 @@ func (c *client) neighbours(addr string) []netlink.Neigh {
 func (c *client) send(frame []byte) {
 	c.t.Helper()
 	c.in(func() error {
-		conn, err := packet.Listen(&net.Interface{Index: c.index}, packet.Raw, etherTypeARP, nil)
+		conn, err := packet.Listen(&net.Interface{Index: c.index}, packet.Raw, EtherTypeARP, nil)
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 
 // listLinks reads the interfaces and their addresses. A dump that the kernel could not finish in one piece
 // is an error, never a shorter list: nothing is withdrawn because of it.
-func listLinks() ([]link, error) {
+func Links() ([]Link, error) {
 	found, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
@@ -30,17 +30,17 @@ func listLinks() ([]link, error) {
 			subnets[a.LinkIndex] = append(subnets[a.LinkIndex], netip.PrefixFrom(ip.Unmap(), ones).Masked())
 		}
 	}
-	var links []link
+	var links []Link
 	for _, f := range found {
 		a := f.Attrs()
 		master := slices.IndexFunc(found, func(m netlink.Link) bool { return a.MasterIndex != 0 && m.Attrs().Index == a.MasterIndex })
-		if !unicast(a.HardwareAddr) || master >= 0 && takesFrames(found[master]) {
+		if !IsUnicast(a.HardwareAddr) || master >= 0 && takesFrames(found[master]) {
 			continue
 		}
 		const up = unix.IFF_UP | unix.IFF_RUNNING
-		links = append(links, link{
-			name: a.Name, index: a.Index, mtu: a.MTU, mac: [6]byte(a.HardwareAddr),
-			up: a.RawFlags&up == up, addrs: byIndex[a.Index], subnets: subnets[a.Index],
+		links = append(links, Link{
+			Name: a.Name, Index: a.Index, MTU: a.MTU, MAC: [6]byte(a.HardwareAddr),
+			Up: a.RawFlags&up == up, Addrs: byIndex[a.Index], Subnets: subnets[a.Index],
 		})
 	}
 	return links, nil
@@ -57,7 +57,7 @@ func takesFrames(master netlink.Link) bool {
 
 // watchLinks calls changed for every notification on interfaces and addresses. It returns when ctx ends, or
 // when notifications were lost or the subscription broke: the caller lists anew and watches again.
-func watchLinks(ctx context.Context, changed func()) error {
+func Watch(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	failed := func(err error) { cancel(fmt.Errorf("interface notifications: %w", err)) }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/mdlayher/arp"
+
+	"github.com/berth-lb/berth/l2/internal/frametest"
 )
 
 // snoop makes the switch forward multicasts to those only who asked for them.
@@ -159,19 +161,19 @@ func TestABridgeIsServedInPlaceOfItsPorts(t *testing.T) {
 func (l *segmentLab) whoHas(from string) []byte {
 	l.t.Helper()
 	client := mustMAC(l.t, linkMAC(l.t, l.prefix+"client", "eth0"))
-	return arpBy(l.t, arp.OperationRequest, client, netip.MustParseAddr(from), netip.MustParseAddr(vip4))
+	return frametest.ARP(l.t, arp.OperationRequest, client, netip.MustParseAddr(from), netip.MustParseAddr(vip4))
 }
 
 // unanswered expects no answer to a frame, by the answers to others before and after it.
 func (l *segmentLab) unanswered(n *node, frame []byte) {
 	l.t.Helper()
-	heard := l.client.capture(etherTypeARP)
+	heard := l.client.capture(EtherTypeARP)
 	const before, after = "10.77.0.101", "10.77.0.102"
 	for _, f := range [][]byte{l.whoHas(before), frame, l.whoHas(after)} {
 		l.client.send(f)
 	}
 	for _, want := range []string{before, after} {
-		p, ok := parseARP(heard.first(l.t, n.mac))
+		p, ok := ParseARP(heard.first(l.t, n.mac))
 		if !ok || p.Operation != arp.OperationReply || p.TargetIP.String() != want {
 			l.t.Errorf("%+v, want the answer to %s", p, want)
 		}
@@ -181,7 +183,7 @@ func (l *segmentLab) unanswered(n *node, frame []byte) {
 // The kernel takes a tag off although there is no interface of its VLAN, and lets packet sockets see what is left.
 func TestAQuestionOnAnotherVLANIsNotAnswered(t *testing.T) {
 	l, nodes := settled(t, "a")
-	l.unanswered(nodes[0], tagged(l.whoHas("10.77.0.100")))
+	l.unanswered(nodes[0], frametest.Tagged(l.whoHas("10.77.0.100")))
 }
 
 // In a promiscuous interface's ear there are questions to other stations too.
@@ -203,9 +205,9 @@ func TestLinksAreThoseThatCarryASegment(t *testing.T) {
 	}
 	var names []string
 	l.nodes["a"].inNS(func() error {
-		links, err := listLinks()
+		links, err := Links()
 		for _, k := range links {
-			names = append(names, k.name)
+			names = append(names, k.Name)
 		}
 		return err
 	})

@@ -11,66 +11,66 @@ import (
 // queriers that speak only that), as far as a listener of all sources goes: it reports what it joins and leaves, and
 // answers queries.
 const (
-	typeListenerQuery  = 130
-	typeListenerReport = 131
-	typeListenerDone   = 132
-	typeReport2        = 143
+	TypeListenerQuery    = 130
+	typeListenerReport   = 131
+	typeListenerDone     = 132
+	typeListenerReportV2 = 143
 
-	mldHopLimit = 1
-	hopByHop    = 8  // length of the header with the router alert, RFC 2711
-	perReport   = 60 // records; a report fits into the smallest IPv6 MTU
+	MLDHopLimit      = 1
+	HopByHop         = 8  // length of the header with the router alert, RFC 2711
+	recordsPerReport = 60 // records; a report fits into the smallest IPv6 MTU
 )
 
 // membershipChange is what a record of a report says of a group, RFC 3810 section 5.2.12.
-type membershipChange uint8
+type ListenerChange uint8
 
 const (
-	isListener  membershipChange = 2 // MODE_IS_EXCLUDE of no source: all are listened to
-	notListener membershipChange = 3 // CHANGE_TO_INCLUDE of no source
-	nowListener membershipChange = 4 // CHANGE_TO_EXCLUDE of no source
+	IsListener  ListenerChange = 2 // MODE_IS_EXCLUDE of no source: all are listened to
+	NotListener ListenerChange = 3 // CHANGE_TO_INCLUDE of no source
+	NowListener ListenerChange = 4 // CHANGE_TO_EXCLUDE of no source
 )
 
 // mldQuery asks who listens.
-type mldQuery struct {
-	group  netip.Addr // unspecified: any
-	within time.Duration
-	first  bool // it is of MLD's first version, and so must the answer be
+type MLDQuery struct {
+	Group  netip.Addr // unspecified: any
+	Within time.Duration
+	V1     bool // it is of MLD's first version, and so must the answer be
 }
 
 // parseMLDQuery accepts queries that are valid by RFC 3810 section 5.1.14 and section 6.2.
-func parseMLDQuery(frame []byte) (mldQuery, bool) {
-	const start = ethernetHeader + ipv6Header + hopByHop
+func ParseMLDQuery(frame []byte) (MLDQuery, bool) {
+	const start = EthernetHeader + IPv6Header + HopByHop
 	if len(frame) < start+24 {
-		return mldQuery{}, false
+		return MLDQuery{}, false
 	}
-	ip := frame[ethernetHeader:]
-	length := int(binary.BigEndian.Uint16(ip[4:])) - hopByHop
+	ip := frame[EthernetHeader:]
+	length := int(binary.BigEndian.Uint16(ip[4:])) - HopByHop
 	from, to := netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
-	if ip[0]>>4 != 6 || ip[6] != 0 || ip[7] != mldHopLimit || ip[ipv6Header] != protoICMPv6 || ip[ipv6Header+1] != 0 ||
+	if ip[0]>>4 != 6 || ip[6] != 0 || ip[7] != MLDHopLimit || ip[IPv6Header] != ProtoICMPv6 || ip[IPv6Header+1] != 0 ||
 		length < 24 || length > len(frame)-start || !from.IsLinkLocalUnicast() || !to.IsMulticast() {
-		return mldQuery{}, false
+		return MLDQuery{}, false
 	}
 	body := frame[start : start+length]
-	if body[0] != typeListenerQuery || checksum(from, to, body) != 0 {
-		return mldQuery{}, false
+	if body[0] != TypeListenerQuery || checksum(from, to, body) != 0 {
+		return MLDQuery{}, false
 	}
 	// From 32768 on the code is a floating-point number; none so patient is needed.
 	delay := min(binary.BigEndian.Uint16(body[4:]), 1<<15-1)
-	return mldQuery{
-		group:  netip.AddrFrom16([16]byte(body[8:])),
-		within: time.Duration(delay) * time.Millisecond,
-		first:  length < 28,
+	return MLDQuery{
+		Group:  netip.AddrFrom16([16]byte(body[8:])),
+		Within: time.Duration(delay) * time.Millisecond,
+		V1:     length < 28,
 	}, true
 }
 
 // listenerReports are frames that tell of groups, all the same.
-func listenerReports(mac net.HardwareAddr, change membershipChange, groups []netip.Addr) [][]byte {
+func ListenerReports(mac net.HardwareAddr, change ListenerChange, groups []netip.Addr) [][]byte {
 	to := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 15: 0x16})
 	var frames [][]byte
 	for len(groups) > 0 {
-		some := groups[:min(perReport, len(groups))]
+		some := groups[:min(recordsPerReport, len(groups))]
 		groups = groups[len(some):]
-		body := binary.BigEndian.AppendUint16([]byte{typeReport2, 0, 0, 0, 0, 0}, uint16(len(some)))
+		body := binary.BigEndian.AppendUint16([]byte{typeListenerReportV2, 0, 0, 0, 0, 0}, uint16(len(some)))
 		for _, group := range some {
 			body = append(append(body, byte(change), 0, 0, 0), group.AsSlice()...)
 		}
@@ -80,11 +80,11 @@ func listenerReports(mac net.HardwareAddr, change membershipChange, groups []net
 }
 
 // firstListenerReports are the same for queriers of MLD's first version.
-func firstListenerReports(mac net.HardwareAddr, change membershipChange, groups []netip.Addr) [][]byte {
+func ListenerReportsV1(mac net.HardwareAddr, change ListenerChange, groups []netip.Addr) [][]byte {
 	var frames [][]byte
 	for _, group := range groups {
 		kind, to := byte(typeListenerReport), group
-		if change == notListener {
+		if change == NotListener {
 			kind, to = typeListenerDone, netip.IPv6LinkLocalAllRouters()
 		}
 		frames = append(frames, mldFrame(mac, to, append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, group.AsSlice()...)))
@@ -100,12 +100,12 @@ func mldFrame(mac net.HardwareAddr, to netip.Addr, body []byte) []byte {
 	})
 	binary.BigEndian.PutUint16(body[2:], checksum(from, to, body))
 	from16, to16 := from.As16(), to.As16()
-	b := appendEthernet(nil, multicastMAC(to), mac, etherTypeIPv6)
+	b := AppendEthernet(nil, MulticastMAC(to), mac, EtherTypeIPv6)
 	b = append(b, 6<<4, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(hopByHop+len(body)))
-	b = append(b, 0, mldHopLimit)
+	b = binary.BigEndian.AppendUint16(b, uint16(HopByHop+len(body)))
+	b = append(b, 0, MLDHopLimit)
 	b = append(b, from16[:]...)
 	b = append(b, to16[:]...)
-	b = append(b, protoICMPv6, 0, 5, 2, 0, 0, 1, 0) // router alert for MLD, and padding
+	b = append(b, ProtoICMPv6, 0, 5, 2, 0, 0, 1, 0) // router alert for MLD, and padding
 	return append(b, body...)
 }

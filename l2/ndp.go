@@ -14,77 +14,77 @@ import (
 // the kernel hands it to no other socket; and an answer goes to the very station that asked, without the
 // kernel resolving it first.
 const (
-	ipv6Header   = 40
-	protoICMPv6  = 58
-	typeSolicit  = 135
-	typeAdvert   = 136
-	ndpHopLimit  = 255
-	maxNDPLength = 1280
+	IPv6Header        = 40
+	ProtoICMPv6       = 58
+	TypeSolicitation  = 135
+	TypeAdvertisement = 136
+	NDPHopLimit       = 255
+	maxNDPLength      = 1280
 )
 
 // ndpResponder answers solicitations for the addresses this node owns, and notes who else uses them.
-type ndpResponder struct {
-	mac     net.HardwareAddr
-	answers *answers
-	counts  *segmentCounts
-	sighted func(sighting)
+type NDPResponder struct {
+	MAC                           net.HardwareAddr
+	Table                         *AddressTable
+	Solicitations, Advertisements Counter
+	Sighted                       func(Sighting)
 }
 
 // respond takes a received frame and returns the frame that answers it, or nil. A probe for duplicates, from
 // the unspecified address, is answered to all nodes (RFC 4861 section 7.2.4).
-func (r *ndpResponder) respond(frame []byte) []byte {
-	p, ok := parseNDP(frame)
-	if !ok || bytes.Equal(p.station, r.mac) {
+func (r *NDPResponder) Respond(frame []byte) []byte {
+	p, ok := ParseNDP(frame)
+	if !ok || bytes.Equal(p.Station, r.MAC) {
 		return nil
 	}
-	if seen := p.sighted(); r.answers.knows(seen.addr) {
-		r.sighted(seen)
+	if seen := p.sighted(); r.Table.Knows(seen.Addr) {
+		r.Sighted(seen)
 	}
-	m, ok := p.message.(*ndp.NeighborSolicitation)
+	m, ok := p.Message.(*ndp.NeighborSolicitation)
 	if !ok {
 		return nil
 	}
-	r.counts.ndpSolicitations.Inc()
-	if !reaches(frame, r.mac) || !r.answers.answering(m.TargetAddress) {
+	r.Solicitations.Inc()
+	if !reaches(frame, r.MAC) || !r.Table.Answering(m.TargetAddress) {
 		return nil
 	}
-	r.counts.ndpAdvertisements.Inc()
-	if p.source.IsUnspecified() {
-		return advertisement(r.mac, multicastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
+	r.Advertisements.Inc()
+	if p.Source.IsUnspecified() {
+		return advertisement(r.MAC, MulticastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
 	}
-	return advertisement(r.mac, p.station, p.source, m.TargetAddress, true)
+	return advertisement(r.MAC, p.Station, p.Source, m.TargetAddress, true)
 }
 
 // neighbourPacket is a neighbour discovery message with what its checks need.
-type neighbourPacket struct {
-	station     net.HardwareAddr // the link-layer option's address, or the frame's source
+type NDPPacket struct {
+	Station     net.HardwareAddr // the link-layer option's address, or the frame's source
 	option      bool             // there was such an option
-	source, dst netip.Addr
-	message     ndp.Message
+	Source, dst netip.Addr
+	Message     ndp.Message
 }
 
 // sighted returns which address the packet's sender uses, or wants to.
-func (p neighbourPacket) sighted() sighting {
-	seen := sighting{mac: [6]byte(p.station)}
-	switch m := p.message.(type) {
+func (p NDPPacket) sighted() Sighting {
+	seen := Sighting{MAC: [6]byte(p.Station)}
+	switch m := p.Message.(type) {
 	case *ndp.NeighborAdvertisement:
-		seen.addr, seen.use = m.TargetAddress, announced
+		seen.Addr, seen.Use = m.TargetAddress, Announced
 	case *ndp.NeighborSolicitation:
-		seen.addr, seen.use = p.source, spoken
-		if p.source.IsUnspecified() {
-			seen.addr, seen.use = m.TargetAddress, probed
+		seen.Addr, seen.Use = p.Source, Spoken
+		if p.Source.IsUnspecified() {
+			seen.Addr, seen.Use = m.TargetAddress, Probed
 		}
 	}
 	return seen
 }
 
 // solicits checks what RFC 4861 section 7.1.1 asks of a solicitation's addresses.
-func (p neighbourPacket) solicits(m *ndp.NeighborSolicitation) bool {
+func (p NDPPacket) solicits(m *ndp.NeighborSolicitation) bool {
 	group, err := ndp.SolicitedNodeMulticast(m.TargetAddress)
 	if err != nil || m.TargetAddress.IsMulticast() {
 		return false
 	}
-	if p.source.IsUnspecified() {
+	if p.Source.IsUnspecified() {
 		return p.dst == group && !p.option
 	}
 	return p.dst == group || p.dst == m.TargetAddress
@@ -92,75 +92,75 @@ func (p neighbourPacket) solicits(m *ndp.NeighborSolicitation) bool {
 
 // parseNDP accepts neighbour solicitations and advertisements that are valid by RFC 4861 section 7.1: hop
 // limit 255, a correct checksum, code 0, well-formed options, addresses that fit together.
-func parseNDP(frame []byte) (neighbourPacket, bool) {
-	const start = ethernetHeader + ipv6Header
+func ParseNDP(frame []byte) (NDPPacket, bool) {
+	const start = EthernetHeader + IPv6Header
 	if len(frame) < start+24 || len(frame) > maxNDPLength {
-		return neighbourPacket{}, false
+		return NDPPacket{}, false
 	}
-	ip := frame[ethernetHeader:]
+	ip := frame[EthernetHeader:]
 	length := int(binary.BigEndian.Uint16(ip[4:]))
-	if ip[0]>>4 != 6 || ip[6] != protoICMPv6 || ip[7] != ndpHopLimit || length < 24 || start+length > len(frame) {
-		return neighbourPacket{}, false
+	if ip[0]>>4 != 6 || ip[6] != ProtoICMPv6 || ip[7] != NDPHopLimit || length < 24 || start+length > len(frame) {
+		return NDPPacket{}, false
 	}
 	body := frame[start : start+length]
-	p := neighbourPacket{
-		station: net.HardwareAddr(frame[6:12]),
-		source:  netip.AddrFrom16([16]byte(ip[8:])),
+	p := NDPPacket{
+		Station: net.HardwareAddr(frame[6:12]),
+		Source:  netip.AddrFrom16([16]byte(ip[8:])),
 		dst:     netip.AddrFrom16([16]byte(ip[24:])),
 	}
-	if !unicast(p.station) || p.source.IsMulticast() || p.source.IsLoopback() || body[1] != 0 || checksum(p.source, p.dst, body) != 0 {
-		return neighbourPacket{}, false
+	if !IsUnicast(p.Station) || p.Source.IsMulticast() || p.Source.IsLoopback() || body[1] != 0 || checksum(p.Source, p.dst, body) != 0 {
+		return NDPPacket{}, false
 	}
 	m, err := ndp.ParseMessage(body)
 	if err != nil {
-		return neighbourPacket{}, false
+		return NDPPacket{}, false
 	}
-	p.message = m
+	p.Message = m
 	switch m := m.(type) {
 	case *ndp.NeighborSolicitation:
 		return p, p.learn(m.Options, ndp.Source) && p.solicits(m)
 	case *ndp.NeighborAdvertisement:
 		return p, p.learn(m.Options, ndp.Target)
 	}
-	return neighbourPacket{}, false
+	return NDPPacket{}, false
 }
 
 // learn takes the sender's link-layer address from the options where they hold one. It reports false for an
 // address that no host can have.
-func (p *neighbourPacket) learn(options []ndp.Option, direction ndp.Direction) bool {
+func (p *NDPPacket) learn(options []ndp.Option, direction ndp.Direction) bool {
 	for _, option := range options {
 		l, ok := option.(*ndp.LinkLayerAddress)
 		if !ok || l.Direction != direction {
 			continue
 		}
-		if !unicast(l.Addr) {
+		if !IsUnicast(l.Addr) {
 			return false
 		}
-		p.station, p.option = l.Addr, true
+		p.Station, p.option = l.Addr, true
 	}
 	return true
 }
 
 // unsolicitedNA announces addr to all nodes, overriding what they believe (RFC 4861 section 7.2.6).
-func unsolicitedNA(mac net.HardwareAddr, addr netip.Addr) []byte {
-	return advertisement(mac, multicastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), addr, false)
+func UnsolicitedNA(mac net.HardwareAddr, addr netip.Addr) []byte {
+	return advertisement(mac, MulticastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), addr, false)
 }
 
 // ndpProbe asks whether anybody holds addr (RFC 4862 section 5.4.2): the answer goes to all nodes. It returns nil
 // where addr is not an IPv6 address.
-func ndpProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
+func NDPProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
 	group, err := ndp.SolicitedNodeMulticast(addr)
 	if err != nil {
 		return nil
 	}
-	return ndpFrame(mac, multicastMAC(group), netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
+	return NDPFrame(mac, MulticastMAC(group), netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
 }
 
 // advertisement is a frame with a neighbour advertisement of target, sent from target itself: it is assigned
 // to this node's interface in all but name, and needs no link-local address that may still be tentative.
 // It returns nil where target is not an IPv6 address.
 func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicited bool) []byte {
-	return ndpFrame(mac, station, target, to, &ndp.NeighborAdvertisement{
+	return NDPFrame(mac, station, target, to, &ndp.NeighborAdvertisement{
 		Solicited:     solicited,
 		Override:      true,
 		TargetAddress: target,
@@ -168,7 +168,7 @@ func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicit
 	})
 }
 
-func ndpFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message) []byte {
+func NDPFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message) []byte {
 	body, err := ndp.MarshalMessage(m)
 	if err != nil {
 		return nil
@@ -176,18 +176,18 @@ func ndpFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message)
 	binary.BigEndian.PutUint16(body[2:], 0)
 	binary.BigEndian.PutUint16(body[2:], checksum(from, to, body))
 	from16, to16 := from.As16(), to.As16()
-	b := make([]byte, 0, ethernetHeader+ipv6Header+len(body))
-	b = appendEthernet(b, station, mac, etherTypeIPv6)
+	b := make([]byte, 0, EthernetHeader+IPv6Header+len(body))
+	b = AppendEthernet(b, station, mac, EtherTypeIPv6)
 	b = append(b, 6<<4, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
-	b = append(b, protoICMPv6, ndpHopLimit)
+	b = append(b, ProtoICMPv6, NDPHopLimit)
 	b = append(b, from16[:]...)
 	b = append(b, to16[:]...)
 	return append(b, body...)
 }
 
 // multicastMAC is the Ethernet group of an IPv6 one, RFC 2464 section 7.
-func multicastMAC(group netip.Addr) net.HardwareAddr {
+func MulticastMAC(group netip.Addr) net.HardwareAddr {
 	g := group.As16()
 	return net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]}
 }
@@ -195,7 +195,7 @@ func multicastMAC(group netip.Addr) net.HardwareAddr {
 // checksum is ICMPv6's, over the pseudo-header and body (RFC 8200 section 8.1); over a body that holds a
 // correct checksum it is 0.
 func checksum(from, to netip.Addr, body []byte) uint16 {
-	total := uint32(protoICMPv6) + uint32(len(body))
+	total := uint32(ProtoICMPv6) + uint32(len(body))
 	add := func(b []byte) {
 		for ; len(b) > 1; b = b[2:] {
 			total += uint32(b[0])<<8 | uint32(b[1])

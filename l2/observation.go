@@ -3,7 +3,6 @@ package l2
 import (
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 )
 
@@ -54,37 +53,3 @@ type Observation struct {
 
 // maxObservations is how many observations wait for a reader before the oldest are lost.
 const maxObservations = 1024
-
-// observations is a stream that never blocks its writers.
-type observations struct {
-	mu   sync.Mutex // serialises writers, so that dropping the oldest makes room for exactly one
-	c    chan Observation
-	lost uint64 // guarded by mu
-}
-
-func newObservations() *observations {
-	return &observations{c: make(chan Observation, maxObservations)}
-}
-
-func (o *observations) add(x Observation) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for {
-		select {
-		case o.c <- x:
-			return
-		default:
-		}
-		select {
-		case <-o.c:
-			o.lost++
-		default: // the reader was faster
-		}
-	}
-}
-
-func (o *observations) dropped() uint64 {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.lost
-}

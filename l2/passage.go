@@ -13,7 +13,7 @@ import (
 
 // passage is the filter of one socket as addresses come and go. It never keeps away what concerns an open one: an
 // address that comes widens it at once, by a short program, and what it then passes beside is narrowed later.
-type passage struct {
+type socketFilter struct {
 	socket  bpf.Setter
 	program func([]span) []bpf.Instruction
 
@@ -25,12 +25,12 @@ type passage struct {
 }
 
 // newPassage is for a socket whose filter passes nothing.
-func newPassage(socket bpf.Setter, program func([]span) []bpf.Instruction) *passage {
-	return &passage{socket: socket, program: program, addrs: make(map[netip.Addr]int), tight: true}
+func newSocketFilter(socket bpf.Setter, program func([]span) []bpf.Instruction) *socketFilter {
+	return &socketFilter{socket: socket, program: program, addrs: make(map[netip.Addr]int), tight: true}
 }
 
 // open lets frames about addr pass. Where that fails, mend tries again.
-func (p *passage) open(addr netip.Addr) error {
+func (p *socketFilter) allow(addr netip.Addr) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.addrs[addr]++; p.addrs[addr] > 1 {
@@ -44,7 +44,7 @@ func (p *passage) open(addr netip.Addr) error {
 
 // widen passes all from the lowest to the highest key, k included, and more around it: neighbours follow. p.mu is
 // held.
-func (p *passage) widen(k uint32) error {
+func (p *socketFilter) widen(k uint32) error {
 	if within(p.cover, k) {
 		return nil
 	}
@@ -57,7 +57,7 @@ func (p *passage) widen(k uint32) error {
 }
 
 // shut undoes one open, when it is narrowed.
-func (p *passage) shut(addr netip.Addr) {
+func (p *socketFilter) disallow(addr netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.addrs[addr]--; p.addrs[addr] <= 0 {
@@ -67,7 +67,7 @@ func (p *passage) shut(addr netip.Addr) {
 }
 
 // narrow lets only pass what is open, as closely as a program can. It fails only to narrow.
-func (p *passage) narrow() error {
+func (p *socketFilter) narrow() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.tight {
@@ -91,7 +91,7 @@ func (p *passage) narrow() error {
 }
 
 // mend opens what open could not.
-func (p *passage) mend() error {
+func (p *socketFilter) retry() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.short {
@@ -107,7 +107,7 @@ func (p *passage) mend() error {
 }
 
 // keys returns those of all open addresses. p.mu is held.
-func (p *passage) keys() []uint32 {
+func (p *socketFilter) keys() []uint32 {
 	keys := make([]uint32, 0, len(p.addrs))
 	for addr := range p.addrs {
 		keys = append(keys, key(addr))
@@ -116,7 +116,7 @@ func (p *passage) keys() []uint32 {
 }
 
 // install gives the kernel a program for cover. p.mu is held.
-func (p *passage) install(cover []span) error {
+func (p *socketFilter) install(cover []span) error {
 	raw, err := bpf.Assemble(p.program(cover))
 	if err != nil {
 		return fmt.Errorf("assemble a filter of %d spans: %w", len(cover), err)

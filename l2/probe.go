@@ -11,8 +11,8 @@ import (
 // (RFC 5227 section 2.1.1, RFC 4862 section 5.4). The RFCs wait a second or more between probes; here a client waits, and
 // a host on the same segment answers within a millisecond.
 const (
-	probePause = 60 * time.Millisecond // between two probes
-	probeEar   = 80 * time.Millisecond // from the last probe to the verdict
+	probePause  = 60 * time.Millisecond // between two probes
+	probeListen = 80 * time.Millisecond // from the last probe to the verdict
 )
 
 // stage is how far the probing of an address has come. At each it waits for its time.
@@ -28,39 +28,42 @@ const (
 
 // prober asks for others that hold addresses. It has no clock and no socket: times are arguments and never go
 // back; who calls it sends the probes, tells it what it hears, and judges.
-type prober struct {
-	latest map[netip.Addr]*probing
+type Prober struct {
+	latest map[netip.Addr]*Probe
 	asks   probeQueue // what is to be asked
 	ends   probeQueue // what is to be judged
 	serial uint64
 	idle   int // how many addresses rest
 }
 
-type probing struct {
-	addr     netip.Addr
+type Probe struct {
+	Addr     netip.Addr
 	stage    stage
 	at       time.Time // when it goes on
 	resting  bool
-	heard    []sighting // in the present attempt, one for each MAC and use
-	contests int        // attempts in a row that ended since another host probes for the address too
+	Heard    []Sighting // in the present attempt, one for each MAC and use
+	Contests int        // attempts in a row that ended since another host probes for the address too
 }
 
-const mostHeard = 8 // are remembered of one attempt: one is enough for a conflict
+const maxHeard = 8 // are remembered of one attempt: one is enough for a conflict
 
-func newProber() *prober { return &prober{latest: make(map[netip.Addr]*probing)} }
+func NewProber() *Prober { return &Prober{latest: make(map[netip.Addr]*Probe)} }
 
 // begin asks for an address, unless that is so already.
-func (p *prober) begin(now time.Time, addr netip.Addr) {
+func (p *Prober) Begin(now time.Time, addr netip.Addr) {
 	if _, ok := p.latest[addr]; ok {
 		return
 	}
-	x := &probing{addr: addr}
+	x := &Probe{Addr: addr}
 	p.latest[addr] = x
 	p.ask(x, firstProbe, now)
 }
 
+// resting is how many addresses rest.
+func (p *Prober) Resting() int { return p.idle }
+
 // end stops asking for an address.
-func (p *prober) end(addr netip.Addr) {
+func (p *Prober) End(addr netip.Addr) {
 	if x, ok := p.latest[addr]; ok {
 		p.wake(x)
 		delete(p.latest, addr)
@@ -68,53 +71,53 @@ func (p *prober) end(addr netip.Addr) {
 }
 
 // rest begins another attempt at a judged address after a while.
-func (p *prober) rest(now time.Time, x *probing, long time.Duration) {
-	x.heard, x.resting = nil, true
+func (p *Prober) Rest(now time.Time, x *Probe, long time.Duration) {
+	x.Heard, x.resting = nil, true
 	p.idle++
 	p.ask(x, firstProbe, now.Add(long))
 }
 
 // listen has a judged address judged again a little later.
-func (p *prober) listen(x *probing, at time.Time) {
+func (p *Prober) JudgeLater(x *Probe, at time.Time) {
 	x.stage, x.at = listening, at
 	p.push(&p.ends, x)
 }
 
 // wake ends an address's rest.
-func (p *prober) wake(x *probing) {
+func (p *Prober) wake(x *Probe) {
 	if x.resting {
 		x.resting = false
 		p.idle--
 	}
 }
 
-func (p *prober) ask(x *probing, to stage, at time.Time) {
+func (p *Prober) ask(x *Probe, to stage, at time.Time) {
 	x.stage, x.at = to, at
 	p.push(&p.asks, x)
 }
 
-func (p *prober) push(q *probeQueue, x *probing) {
+func (p *Prober) push(q *probeQueue, x *Probe) {
 	p.serial++
 	heap.Push(q, probeStep{x, x.at, x.stage, p.serial})
 }
 
 // hears reports whether what is heard of the address matters: it is asked for, and does not rest.
-func (p *prober) hears(addr netip.Addr) bool {
+func (p *Prober) Hears(addr netip.Addr) bool {
 	x, ok := p.latest[addr]
 	return ok && !x.resting
 }
 
 // sighted takes another host's use of an address, a probe for it included. The host must not be this node.
-func (p *prober) sighted(seen sighting) {
-	x, ok := p.latest[seen.addr]
-	if ok && !x.resting && len(x.heard) < mostHeard && !slices.Contains(x.heard, seen) {
-		x.heard = append(x.heard, seen)
+func (p *Prober) Sighted(seen Sighting) {
+	x, ok := p.latest[seen.Addr]
+	if ok && !x.resting && len(x.Heard) < maxHeard && !slices.Contains(x.Heard, seen) {
+		x.Heard = append(x.Heard, seen)
 	}
 }
 
 // due returns addresses to send a probe for now, at most limit of them. The time of what follows counts from now, so that
 // a loop that is late still listens as long.
-func (p *prober) due(now time.Time, limit int) []netip.Addr {
+func (p *Prober) Due(now time.Time, limit int) []netip.Addr {
 	var addrs []netip.Addr
 	for len(addrs) < limit {
 		x := p.pop(&p.asks, now)
@@ -122,9 +125,9 @@ func (p *prober) due(now time.Time, limit int) []netip.Addr {
 			break
 		}
 		p.wake(x)
-		addrs = append(addrs, x.addr)
+		addrs = append(addrs, x.Addr)
 		if x.stage == thirdProbe {
-			p.listen(x, now.Add(probeEar))
+			p.JudgeLater(x, now.Add(probeListen))
 		} else {
 			p.ask(x, x.stage+1, now.Add(probePause))
 		}
@@ -134,8 +137,8 @@ func (p *prober) due(now time.Time, limit int) []netip.Addr {
 
 // verdicts returns what was asked for and listened for long enough. What the sockets have received until now must have
 // been told to sighted before. Each is to be ended, or rested, or listened for again.
-func (p *prober) verdicts(now time.Time) []*probing {
-	var list []*probing
+func (p *Prober) Verdicts(now time.Time) []*Probe {
+	var list []*Probe
 	for x := p.pop(&p.ends, now); x != nil; x = p.pop(&p.ends, now) {
 		x.stage = judged
 		list = append(list, x)
@@ -144,27 +147,27 @@ func (p *prober) verdicts(now time.Time) []*probing {
 }
 
 // pop takes the first out of a queue whose time has come; nil: none.
-func (p *prober) pop(q *probeQueue, now time.Time) *probing {
+func (p *Prober) pop(q *probeQueue, now time.Time) *Probe {
 	if p.trim(q); len(*q) == 0 || now.Before((*q)[0].at) {
 		return nil
 	}
-	return heap.Pop(q).(probeStep).probing
+	return heap.Pop(q).(probeStep).Probe
 }
 
 // trim drops what is void from a queue's front.
-func (p *prober) trim(q *probeQueue) {
+func (p *Prober) trim(q *probeQueue) {
 	for len(*q) > 0 && p.void((*q)[0]) {
 		heap.Pop(q)
 	}
 }
 
 // void reports whether a step's probing has ended or gone on.
-func (p *prober) void(s probeStep) bool {
-	return p.latest[s.addr] != s.probing || s.probing.stage != s.stage || !s.probing.at.Equal(s.at)
+func (p *Prober) void(s probeStep) bool {
+	return p.latest[s.Addr] != s.Probe || s.Probe.stage != s.stage || !s.Probe.at.Equal(s.at)
 }
 
 // next is when due or verdicts has something to say; the zero time: never.
-func (p *prober) next() time.Time {
+func (p *Prober) Next() time.Time {
 	var first time.Time
 	for _, q := range []*probeQueue{&p.asks, &p.ends} {
 		if p.trim(q); len(*q) > 0 && (first.IsZero() || (*q)[0].at.Before(first)) {
@@ -176,7 +179,7 @@ func (p *prober) next() time.Time {
 
 // probeStep is void when its probing has gone on to another stage or time.
 type probeStep struct {
-	*probing
+	*Probe
 	at     time.Time
 	stage  stage
 	serial uint64

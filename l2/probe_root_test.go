@@ -14,65 +14,68 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// tallied is a counter that nobody reads.
+type ignoredCounter struct{}
+
+func (*ignoredCounter) Inc() {}
+
 // probeWith runs a prober on a namespace's eth0 until it has judged the addresses, and returns what was heard of them.
-func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []sighting) {
+func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []Sighting) {
 	t.Helper()
 	handle, err := netns.GetFromName(ns)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer handle.Close()
-	a, counts, seen := newAnswers(), counted(t), make(chan sighting, 16)
-	a.set("g", addrs)
-	sighted := func(x sighting) { offer(seen, x) }
-	var s *sockets
+	a, seen := NewAddressTable(), make(chan Sighting, 16)
+	a.SetGroup("g", addrs)
+	sighted := func(x Sighting) { offer(seen, x) }
+	var s *Sockets
 	var mac net.HardwareAddr
 	if err := inside(handle, func() error {
 		l, err := awaitLink()
 		if err != nil {
 			return err
 		}
-		mac = l.hardware()
-		s, err = openSockets(l, ingress{
-			hello:  func([]byte) {},
-			arp:    (&arpResponder{mac: mac, answers: a, counts: counts, sighted: sighted}).respond,
-			ndp:    (&ndpResponder{mac: mac, answers: a, counts: counts, sighted: sighted}).respond,
-			broken: func(err error) { t.Error(err) },
-			failed: func(error) {},
+		mac = l.HardwareAddr()
+		s, err = Open(l, Handlers{
+			Hello:  func([]byte) {},
+			ARP:    (&ARPResponder{MAC: mac, Table: a, Requests: new(ignoredCounter), Replies: new(ignoredCounter), Sighted: sighted}).Respond,
+			NDP:    (&NDPResponder{MAC: mac, Table: a, Solicitations: new(ignoredCounter), Advertisements: new(ignoredCounter), Sighted: sighted}).Respond,
+			Broken: func(err error) { t.Error(err) },
+			Failed: func(error) {},
 		})
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	defer s.wait()
-	defer s.close()
-	p := newProber()
+	defer s.Wait()
+	defer s.Close()
+	p := NewProber()
 	for _, addr := range addrs {
-		if err := s.passageOf(addr).open(addr); err != nil {
-			t.Fatal(err)
-		}
-		p.begin(time.Now(), addr)
+		s.Join(addr)
+		p.Begin(time.Now(), addr)
 	}
 	for judged := 0; judged < len(addrs); {
 		select {
 		case x := <-seen:
-			p.sighted(x)
-		case <-time.After(time.Until(p.next())):
+			p.Sighted(x)
+		case <-time.After(time.Until(p.Next())):
 		}
 		now := time.Now()
-		for _, addr := range p.due(now, 10) {
+		for _, addr := range p.Due(now, 10) {
 			if addr.Is4() {
-				err = s.sendARP(arpProbe(mac, addr))
+				err = s.SendARP(ARPProbe(mac, addr))
 			} else {
-				err = s.sendNDP(ndpProbe(mac, addr))
+				err = s.SendNDP(NDPProbe(mac, addr))
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		for _, x := range p.verdicts(now) {
-			heard = append(heard, x.heard...)
-			p.end(x.addr)
+		for _, x := range p.Verdicts(now) {
+			heard = append(heard, x.Heard...)
+			p.End(x.Addr)
 			judged++
 		}
 	}
@@ -85,7 +88,7 @@ func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
 	client := linkMAC(t, l.prefix+"client", "eth0")
 	for _, addr := range []string{"10.77.0.100", "fd77::100"} {
 		got := probeWith(t, l.prefix+"probing", []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(addr)})
-		if want := []sighting{{netip.MustParseAddr(addr), [6]byte(mustMAC(t, client)), announced}}; !slices.Equal(got, want) {
+		if want := []Sighting{{netip.MustParseAddr(addr), [6]byte(mustMAC(t, client)), Announced}}; !slices.Equal(got, want) {
 			t.Errorf("of %s was heard %+v, want it announced by %s", addr, got, client)
 		}
 	}

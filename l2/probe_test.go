@@ -19,21 +19,21 @@ func after(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millise
 
 // steps lets a prober do what is due, as a loop that is on time would, until the given time, and lists what it did. What
 // nobody was heard of is ended, the rest rests for so long.
-func (p *prober) steps(until time.Time, limit int, rest time.Duration) []string {
+func (p *Prober) steps(until time.Time, limit int, rest time.Duration) []string {
 	var did []string
-	for t := p.next(); !t.IsZero() && !t.After(until); t = p.next() {
+	for t := p.Next(); !t.IsZero() && !t.After(until); t = p.Next() {
 		ms := t.Sub(epoch).Milliseconds()
-		for _, a := range p.due(t, limit) {
+		for _, a := range p.Due(t, limit) {
 			did = append(did, fmt.Sprintf("%d probe %s", ms, a))
 		}
-		for _, x := range p.verdicts(t) {
-			if len(x.heard) == 0 {
-				did = append(did, fmt.Sprintf("%d %s free", ms, x.addr))
-				p.end(x.addr)
+		for _, x := range p.Verdicts(t) {
+			if len(x.Heard) == 0 {
+				did = append(did, fmt.Sprintf("%d %s free", ms, x.Addr))
+				p.End(x.Addr)
 				continue
 			}
-			did = append(did, fmt.Sprintf("%d %s heard %d", ms, x.addr, len(x.heard)))
-			p.rest(t, x, rest)
+			did = append(did, fmt.Sprintf("%d %s heard %d", ms, x.Addr, len(x.Heard)))
+			p.Rest(t, x, rest)
 		}
 	}
 	return did
@@ -47,9 +47,9 @@ func expectSteps(t *testing.T, got []string, want ...string) {
 }
 
 func TestAnAddressThatNobodyHoldsIsFreeAfterThreeProbesAnd200Milliseconds(t *testing.T) {
-	p := newProber()
-	p.begin(epoch, held4)
-	p.begin(epoch, held6)
+	p := NewProber()
+	p.Begin(epoch, held4)
+	p.Begin(epoch, held6)
 	expectSteps(t, p.steps(after(60_000), 10, 0),
 		"0 probe 192.0.2.1", "0 probe 2001:db8::1", "60 probe 192.0.2.1", "60 probe 2001:db8::1",
 		"120 probe 192.0.2.1", "120 probe 2001:db8::1", "200 192.0.2.1 free", "200 2001:db8::1 free")
@@ -59,21 +59,21 @@ func TestAnAddressThatNobodyHoldsIsFreeAfterThreeProbesAnd200Milliseconds(t *tes
 }
 
 func TestAnAddressThatIsUsedIsAskedForAgainUntilItIsNot(t *testing.T) {
-	for _, how := range []use{announced, spoken, probed} {
-		p := newProber()
-		p.begin(epoch, held4)
-		p.begin(epoch, held6)
+	for _, how := range []Use{Announced, Spoken, Probed} {
+		p := NewProber()
+		p.Begin(epoch, held4)
+		p.Begin(epoch, held6)
 		p.steps(after(50), 10, 0)
-		p.sighted(sighting{known4, foreMC, how})
-		p.sighted(sighting{held6, foreMC, how})
-		p.sighted(sighting{held6, foreMC, how})
+		p.Sighted(Sighting{known4, foreMC, how})
+		p.Sighted(Sighting{held6, foreMC, how})
+		p.Sighted(Sighting{held6, foreMC, how})
 		expectSteps(t, p.steps(after(10_199), 10, 10*time.Second),
 			"60 probe 192.0.2.1", "60 probe 2001:db8::1", "120 probe 192.0.2.1", "120 probe 2001:db8::1",
 			"200 192.0.2.1 free", "200 2001:db8::1 heard 1")
-		if p.hears(held6) || p.idle != 1 {
+		if p.Hears(held6) || p.idle != 1 {
 			t.Errorf("what is heard of an address that rests matters, or %d rest", p.idle)
 		}
-		p.sighted(sighting{held6, foreMC, how})
+		p.Sighted(Sighting{held6, foreMC, how})
 		expectSteps(t, p.steps(after(60_000), 10, 0),
 			"10200 probe 2001:db8::1", "10260 probe 2001:db8::1", "10320 probe 2001:db8::1", "10400 2001:db8::1 free")
 		if p.idle != 0 {
@@ -83,25 +83,25 @@ func TestAnAddressThatIsUsedIsAskedForAgainUntilItIsNot(t *testing.T) {
 }
 
 func TestAnAddressThatIsBegunTwiceIsProbedOnce(t *testing.T) {
-	p := newProber()
-	p.begin(epoch, held4)
+	p := NewProber()
+	p.Begin(epoch, held4)
 	p.steps(after(100), 10, 0)
-	p.begin(after(100), held4)
+	p.Begin(after(100), held4)
 	expectSteps(t, p.steps(after(1000), 10, 0), "120 probe 192.0.2.1", "200 192.0.2.1 free")
 }
 
 func TestProbingThatEndsOrBeginsAnewIsForgotten(t *testing.T) {
-	p := newProber()
-	p.begin(epoch, held4)
-	p.due(epoch, 10)
-	p.sighted(sighting{held4, foreMC, announced})
-	p.end(held4)
+	p := NewProber()
+	p.Begin(epoch, held4)
+	p.Due(epoch, 10)
+	p.Sighted(Sighting{held4, foreMC, Announced})
+	p.End(held4)
 	expectSteps(t, p.steps(after(60_000), 10, 0))
-	p.begin(after(60_000), held4)
-	p.due(after(60_000), 10)
-	p.sighted(sighting{held4, foreMC, announced})
-	p.end(held4)
-	p.begin(after(60_002), held4)
+	p.Begin(after(60_000), held4)
+	p.Due(after(60_000), 10)
+	p.Sighted(Sighting{held4, foreMC, Announced})
+	p.End(held4)
+	p.Begin(after(60_002), held4)
 	expectSteps(t, p.steps(after(120_000), 10, 0),
 		"60002 probe 192.0.2.1", "60062 probe 192.0.2.1", "60122 probe 192.0.2.1", "60202 192.0.2.1 free")
 	if len(p.asks)+len(p.ends)+len(p.latest)+p.idle > 0 {
@@ -110,14 +110,14 @@ func TestProbingThatEndsOrBeginsAnewIsForgotten(t *testing.T) {
 }
 
 func TestALoopThatIsLateListensAsLongAfterItsLastProbe(t *testing.T) {
-	p := newProber()
-	p.begin(epoch, held4)
-	p.due(epoch, 10)
+	p := NewProber()
+	p.Begin(epoch, held4)
+	p.Due(epoch, 10)
 	for _, late := range []int{1000, 2000} {
-		if got := p.due(after(late), 10); len(got) != 1 {
+		if got := p.Due(after(late), 10); len(got) != 1 {
 			t.Fatalf("at %d ms probes for %v, want one", late, got)
 		}
-		if got := p.verdicts(after(late)); got != nil {
+		if got := p.Verdicts(after(late)); got != nil {
 			t.Fatalf("at %d ms judged %v", late, got)
 		}
 	}
@@ -125,14 +125,14 @@ func TestALoopThatIsLateListensAsLongAfterItsLastProbe(t *testing.T) {
 }
 
 func TestProbesForManyAddressesAreSentAFewAtATime(t *testing.T) {
-	p := newProber()
+	p := NewProber()
 	for n := range 1000 {
-		p.begin(epoch, addr4(10<<24+uint32(n)))
+		p.Begin(epoch, netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}))
 	}
-	if got := p.due(epoch, 256); len(got) != 256 {
+	if got := p.Due(epoch, 256); len(got) != 256 {
 		t.Errorf("%d probes at once, want 256", len(got))
 	}
-	if got := p.next(); !got.Equal(epoch) {
+	if got := p.Next(); !got.Equal(epoch) {
 		t.Errorf("the next are due at %s, want at once", got)
 	}
 	if got := p.steps(after(1000), 256, 0); len(got) != 3*1000-256+1000 {
@@ -149,45 +149,45 @@ func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
 	}
 	addrs := []netip.Addr{held4, known4, held6}
 	rapid.Check(t, func(t *rapid.T) {
-		p, now := newProber(), epoch
+		p, now := NewProber(), epoch
 		seen := map[netip.Addr]*record{} // of what is probed
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "ms")) * time.Millisecond)
 			a := rapid.SampledFrom(addrs).Draw(t, "address")
 			switch rapid.SampledFrom([]string{"begin", "end", "sight", "turn", "turn", "turn", "sleep"}).Draw(t, "step") {
 			case "begin":
-				p.begin(now, a)
+				p.Begin(now, a)
 				if seen[a] == nil {
 					seen[a] = &record{}
 				}
 			case "end":
-				p.end(a)
+				p.End(a)
 				delete(seen, a)
 			case "sight":
-				p.sighted(sighting{a, foreMC, announced})
+				p.Sighted(Sighting{a, foreMC, Announced})
 				if r := seen[a]; r != nil && !r.resting {
 					r.hit = true
 				}
 			case "sleep":
 				now = now.Add(11 * time.Second)
 			}
-			for _, a := range p.due(now, 2) {
+			for _, a := range p.Due(now, 2) {
 				r := seen[a]
 				*r = record{probes: r.probes + 1, last: now, hit: r.hit}
 			}
-			for _, x := range p.verdicts(now) {
-				r := seen[x.addr]
+			for _, x := range p.Verdicts(now) {
+				r := seen[x.Addr]
 				switch {
 				case r == nil:
-					t.Fatalf("a verdict on %s, which nobody asks for", x.addr)
-				case r.hit != (len(x.heard) > 0) || r.probes != 3 || now.Sub(r.last) < probeEar:
-					t.Fatalf("%s, of which %v was heard, is judged after %+v", x.addr, x.heard, *r)
+					t.Fatalf("a verdict on %s, which nobody asks for", x.Addr)
+				case r.hit != (len(x.Heard) > 0) || r.probes != 3 || now.Sub(r.last) < probeListen:
+					t.Fatalf("%s, of which %v was heard, is judged after %+v", x.Addr, x.Heard, *r)
 				case r.hit && rapid.Bool().Draw(t, "rest"):
-					p.rest(now, x, 10*time.Second)
+					p.Rest(now, x, 10*time.Second)
 					*r = record{resting: true}
 				default:
-					p.end(x.addr)
-					delete(seen, x.addr)
+					p.End(x.Addr)
+					delete(seen, x.Addr)
 				}
 			}
 			resting := 0
@@ -199,7 +199,7 @@ func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
 			if len(seen) != len(p.latest) || resting != p.idle {
 				t.Fatalf("probes %v, %d of them rest; want %v", p.latest, p.idle, seen)
 			}
-			if len(seen) > 0 && p.next().IsZero() {
+			if len(seen) > 0 && p.Next().IsZero() {
 				t.Fatal("what is probed is never judged")
 			}
 		}
@@ -207,29 +207,29 @@ func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
 }
 
 func TestAnAddressIsDefendedAndToldOfOnceInTenSeconds(t *testing.T) {
-	d := newDefence()
+	d := NewDefender()
 	for _, c := range []struct {
 		ms   int
 		addr netip.Addr
-		use  use
+		use  Use
 		want bool
 	}{
-		{0, held4, probed, false},
-		{1, held4, announced, true},
-		{2, held4, announced, false},
-		{3, held6, spoken, true},
-		{9_999, held4, spoken, false},
-		{10_000, held4, announced, false},
-		{10_001, held4, announced, true},
-		{10_002, held6, announced, false},
-		{10_003, held6, announced, true},
-		{20_000, held4, announced, false},
+		{0, held4, Probed, false},
+		{1, held4, Announced, true},
+		{2, held4, Announced, false},
+		{3, held6, Spoken, true},
+		{9_999, held4, Spoken, false},
+		{10_000, held4, Announced, false},
+		{10_001, held4, Announced, true},
+		{10_002, held6, Announced, false},
+		{10_003, held6, Announced, true},
+		{20_000, held4, Announced, false},
 	} {
-		if got := d.sighted(after(c.ms), sighting{c.addr, foreMC, c.use}); got != c.want {
+		if got := d.Sighted(after(c.ms), Sighting{c.addr, foreMC, c.use}); got != c.want {
 			t.Errorf("after %d ms, %s used in way %d: defended %v, want %v", c.ms, c.addr, c.use, got, c.want)
 		}
 	}
-	d.sighted(after(60_000), sighting{known4, foreMC, announced})
+	d.Sighted(after(60_000), Sighting{known4, foreMC, Announced})
 	if len(d.told.at) != 1 || len(d.told.order) != 1 {
 		t.Errorf("it remembers %v", d.told.order)
 	}

@@ -19,17 +19,17 @@ import (
 // something is probed, or when one is to be believed of what this node announces.
 
 const (
-	proxyLasts  = 5 * time.Minute // for so long a proxy is known
-	honestLasts = time.Minute     // and who is none
-	mostKnown   = 256
-	hostEar     = 880 * time.Millisecond // Linux as a proxy answers up to 0.8 s later (proxy_delay)
+	ProxyLifetime = 5 * time.Minute // for so long a proxy is known
+	hostLifetime  = time.Minute     // and who is none
+	MaxKnown      = 256
+	hostListen    = 880 * time.Millisecond // Linux as a proxy answers up to 0.8 s later (proxy_delay)
 	// surveyFresh is for how long nobody is believed to have become a proxy since a survey, when it matters.
-	surveyFresh = 10 * time.Second
+	SurveyFresh = 10 * time.Second
 )
 
 var (
-	nobodys4 = netip.MustParsePrefix("198.18.0.0/15")
-	nobodys6 = netip.MustParsePrefix("2001:2::/48")
+	benchmark4 = netip.MustParsePrefix("198.18.0.0/15")
+	benchmark6 = netip.MustParsePrefix("2001:2::/48")
 )
 
 // trial is a way to ask for decoys.
@@ -49,19 +49,19 @@ func trialOf(a netip.Addr) trial {
 }
 
 // proxies are what is known of the hosts that answered. It has no clock and no socket.
-type proxies struct {
+type ProxyDetector struct {
 	tests    map[trial]*decoyTest // one of a kind at a time serves all suspects
-	known    map[station]finding
+	known    map[testedHost]testResult
 	surveyed time.Time // when the last survey ended
 }
 
 // station is a host as far as one trial goes.
-type station struct {
+type testedHost struct {
 	mac   [6]byte
 	trial trial
 }
 
-type finding struct {
+type testResult struct {
 	proxy bool
 	until time.Time
 }
@@ -70,18 +70,18 @@ type finding struct {
 type decoyTest struct {
 	pairs    [][2]netip.Addr
 	suspects map[[6]byte]netip.Addr // with the address that each answered for
-	heard    map[sighting]struct{}
+	heard    map[Sighting]struct{}
 	asked    int
 	at       time.Time
 }
 
-func newProxies() *proxies {
-	return &proxies{tests: make(map[trial]*decoyTest), known: make(map[station]finding)}
+func NewProxyDetector() *ProxyDetector {
+	return &ProxyDetector{tests: make(map[trial]*decoyTest), known: make(map[testedHost]testResult)}
 }
 
 // judged reports whether a host is a proxy when it is probed, and whether that is known.
-func (p *proxies) judged(now time.Time, seen sighting) (proxy, known bool) {
-	f, ok := p.known[station{seen.mac, trialOf(seen.addr)}]
+func (p *ProxyDetector) Judged(now time.Time, seen Sighting) (proxy, known bool) {
+	f, ok := p.known[testedHost{seen.MAC, trialOf(seen.Addr)}]
 	if !ok || !now.Before(f.until) {
 		return false, false
 	}
@@ -90,40 +90,40 @@ func (p *proxies) judged(now time.Time, seen sighting) (proxy, known bool) {
 
 // suspect has a host that answered for an address tested, and returns the decoys if the test begins: they must be heard
 // of until finished says otherwise. Without a pair nothing can be told apart.
-func (p *proxies) suspect(now time.Time, seen sighting, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
-	if _, known := p.judged(now, seen); known {
+func (p *ProxyDetector) Suspect(now time.Time, seen Sighting, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
+	if _, known := p.Judged(now, seen); known {
 		return nil
 	}
-	if t := p.tests[trialOf(seen.addr)]; t != nil {
-		if len(t.suspects) < mostHeard {
-			t.suspects[seen.mac] = seen.addr
+	if t := p.tests[trialOf(seen.Addr)]; t != nil {
+		if len(t.suspects) < maxHeard {
+			t.suspects[seen.MAC] = seen.Addr
 		}
 		return nil
 	}
-	return p.begin(now, trialOf(seen.addr), pairs, map[[6]byte]netip.Addr{seen.mac: seen.addr})
+	return p.begin(now, trialOf(seen.Addr), pairs, map[[6]byte]netip.Addr{seen.MAC: seen.Addr})
 }
 
 // survey begins to look for those who answer hosts, unless that was done within a while, and returns the decoys.
-func (p *proxies) survey(now time.Time, within time.Duration, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
-	if p.tests[byHost4] != nil || p.surveyedWithin(now, within) {
+func (p *ProxyDetector) Survey(now time.Time, within time.Duration, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
+	if p.tests[byHost4] != nil || p.SurveyedWithin(now, within) {
 		return nil
 	}
 	return p.begin(now, byHost4, pairs, make(map[[6]byte]netip.Addr))
 }
 
 // surveyedWithin reports whether it was known a while ago, or later, who answers hosts.
-func (p *proxies) surveyedWithin(now time.Time, within time.Duration) bool {
+func (p *ProxyDetector) SurveyedWithin(now time.Time, within time.Duration) bool {
 	return !p.surveyed.IsZero() && now.Sub(p.surveyed) < within
 }
 
 // answersHosts reports whether a survey of late found a host to be a proxy.
-func (p *proxies) answersHosts(now time.Time, mac [6]byte) bool {
-	f := p.known[station{mac, byHost4}]
+func (p *ProxyDetector) AnswersHosts(now time.Time, mac [6]byte) bool {
+	f := p.known[testedHost{mac, byHost4}]
 	return f.proxy && now.Before(f.until)
 }
 
-func (p *proxies) begin(now time.Time, by trial, pairs func(is4 bool) [][2]netip.Addr, suspects map[[6]byte]netip.Addr) []netip.Addr {
-	t := &decoyTest{pairs: pairs(by != byProbe6), suspects: suspects, heard: make(map[sighting]struct{}), at: now}
+func (p *ProxyDetector) begin(now time.Time, by trial, pairs func(is4 bool) [][2]netip.Addr, suspects map[[6]byte]netip.Addr) []netip.Addr {
+	t := &decoyTest{pairs: pairs(by != byProbe6), suspects: suspects, heard: make(map[Sighting]struct{}), at: now}
 	if len(t.pairs) == 0 {
 		return nil
 	}
@@ -140,27 +140,27 @@ func (t *decoyTest) decoys() []netip.Addr {
 }
 
 // running reports whether a host is being tested.
-func (p *proxies) running(seen sighting) bool {
-	t := p.tests[trialOf(seen.addr)]
+func (p *ProxyDetector) Testing(seen Sighting) bool {
+	t := p.tests[trialOf(seen.Addr)]
 	if t == nil {
 		return false
 	}
-	_, suspected := t.suspects[seen.mac]
+	_, suspected := t.suspects[seen.MAC]
 	return suspected
 }
 
 // heard takes what is heard of a decoy, and reports whether it is one.
-func (p *proxies) heard(seen sighting) bool {
+func (p *ProxyDetector) Heard(seen Sighting) bool {
 	decoy := false
 	for by, t := range p.tests {
-		if !slices.Contains(t.decoys(), seen.addr) {
+		if !slices.Contains(t.decoys(), seen.Addr) {
 			continue
 		}
 		decoy = true
-		if seen.use == announced && len(t.heard) < mostKnown { // who is not suspected yet may be
+		if seen.Use == Announced && len(t.heard) < MaxKnown { // who is not suspected yet may be
 			t.heard[seen] = struct{}{}
 			if by == byHost4 {
-				t.suspects[seen.mac] = seen.addr
+				t.suspects[seen.MAC] = seen.Addr
 			}
 		}
 	}
@@ -168,14 +168,14 @@ func (p *proxies) heard(seen sighting) bool {
 }
 
 // due returns decoys to probe for now, and to ask for in this node's name.
-func (p *proxies) due(now time.Time) (probe, ask []netip.Addr) {
+func (p *ProxyDetector) Due(now time.Time) (probe, ask []netip.Addr) {
 	for by, t := range p.tests {
 		if t.asked == 3 || now.Before(t.at) {
 			continue
 		}
-		ear := probeEar
+		ear := probeListen
 		if by == byHost4 {
-			ask, ear = append(ask, t.decoys()...), hostEar
+			ask, ear = append(ask, t.decoys()...), hostListen
 		} else {
 			probe = append(probe, t.decoys()...)
 		}
@@ -188,7 +188,7 @@ func (p *proxies) due(now time.Time) (probe, ask []netip.Addr) {
 }
 
 // finished ends the tests whose time is over. It returns who was found to be a proxy, and the decoys that are none any more.
-func (p *proxies) finished(now time.Time) (found []sighting, decoys []netip.Addr) {
+func (p *ProxyDetector) Finished(now time.Time) (found []Sighting, decoys []netip.Addr) {
 	for by, t := range p.tests {
 		if t.asked < 3 || now.Before(t.at) {
 			continue
@@ -200,12 +200,12 @@ func (p *proxies) finished(now time.Time) (found []sighting, decoys []netip.Addr
 		decoys = append(decoys, t.decoys()...)
 		p.forget(now, len(t.suspects))
 		for mac, addr := range t.suspects {
-			f := finding{t.answersAll(mac), now.Add(honestLasts)}
+			f := testResult{t.answersAll(mac), now.Add(hostLifetime)}
 			if f.proxy {
-				f.until = now.Add(proxyLasts + time.Second) // the next survey comes before
-				found = append(found, sighting{addr, mac, announced})
+				f.until = now.Add(ProxyLifetime + time.Second) // the next survey comes before
+				found = append(found, Sighting{addr, mac, Announced})
 			}
-			p.known[station{mac, by}] = f
+			p.known[testedHost{mac, by}] = f
 		}
 	}
 	return found, decoys
@@ -214,22 +214,22 @@ func (p *proxies) finished(now time.Time) (found []sighting, decoys []netip.Addr
 // answersAll reports whether the host answered for both decoys of a pair.
 func (t *decoyTest) answersAll(mac [6]byte) bool {
 	return slices.ContainsFunc(t.pairs, func(pair [2]netip.Addr) bool {
-		_, one := t.heard[sighting{pair[0], mac, announced}]
-		_, other := t.heard[sighting{pair[1], mac, announced}]
+		_, one := t.heard[Sighting{pair[0], mac, Announced}]
+		_, other := t.heard[Sighting{pair[1], mac, Announced}]
 		return one && other
 	})
 }
 
 // forget makes room for n more findings.
-func (p *proxies) forget(now time.Time, n int) {
-	maps.DeleteFunc(p.known, func(_ station, f finding) bool { return !now.Before(f.until) })
-	if len(p.known)+n > mostKnown {
+func (p *ProxyDetector) forget(now time.Time, n int) {
+	maps.DeleteFunc(p.known, func(_ testedHost, f testResult) bool { return !now.Before(f.until) })
+	if len(p.known)+n > MaxKnown {
 		clear(p.known)
 	}
 }
 
 // abort ends all tests, and returns their decoys.
-func (p *proxies) abort() (decoys []netip.Addr) {
+func (p *ProxyDetector) Abort() (decoys []netip.Addr) {
 	for by, t := range p.tests {
 		delete(p.tests, by)
 		decoys = append(decoys, t.decoys()...)
@@ -238,7 +238,7 @@ func (p *proxies) abort() (decoys []netip.Addr) {
 }
 
 // next is when due or finished has something to say; the zero time: never.
-func (p *proxies) next() time.Time {
+func (p *ProxyDetector) Next() time.Time {
 	var first time.Time
 	for _, t := range p.tests {
 		if first.IsZero() || t.at.Before(first) {
@@ -249,7 +249,7 @@ func (p *proxies) next() time.Time {
 }
 
 // present returns a proxy that is known, nil if there is none.
-func (p *proxies) present(now time.Time) net.HardwareAddr {
+func (p *ProxyDetector) Present(now time.Time) net.HardwareAddr {
 	var first net.HardwareAddr
 	for s, f := range p.known {
 		if f.proxy && now.Before(f.until) && (first == nil || slices.Compare(s.mac[:], first) < 0) {
@@ -259,24 +259,24 @@ func (p *proxies) present(now time.Time) net.HardwareAddr {
 	return first
 }
 
-// decoyPairs picks decoys for a link; taken says which addresses are no use.
-func decoyPairs(l link, is4 bool, taken func(netip.Addr) bool) [][2]netip.Addr {
+// decoyPairs picks decoys for a link of those subnets, among the addresses that are not taken.
+func DecoyPairs(subnets []netip.Prefix, is4 bool, taken func(netip.Addr) bool) [][2]netip.Addr {
 	const roomy = 3 // bits for hosts: in less the chance is too great that somebody has both
-	ranges := []netip.Prefix{nobodys6}
+	ranges := []netip.Prefix{benchmark6}
 	if is4 {
-		ranges[0] = nobodys4
+		ranges[0] = benchmark4
 	}
-	own := slices.IndexFunc(l.subnets, func(p netip.Prefix) bool {
+	own := slices.IndexFunc(subnets, func(p netip.Prefix) bool {
 		return p.Addr().Is4() == is4 && !p.Addr().IsLinkLocalUnicast() && p.Addr().BitLen()-p.Bits() >= roomy
 	})
 	if own >= 0 {
-		ranges = append(ranges, l.subnets[own])
+		ranges = append(ranges, subnets[own])
 	}
 	var pairs [][2]netip.Addr
 	for _, r := range ranges {
 		var pair []netip.Addr
 		for range 128 { // tries: a pool may fill the subnet
-			if a := randomIn(r); !taken(a) && !slices.Contains(l.addrs, a) && !slices.Contains(pair, a) {
+			if a := randomIn(r); !taken(a) && !slices.Contains(pair, a) {
 				pair = append(pair, a)
 			}
 			if len(pair) == 2 {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2/election"
 )
 
@@ -19,29 +20,29 @@ type segment struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has ended
 
-	answers   *answers
+	answers   *AddressTable
 	published atomic.Pointer[Segment]
 	drained   atomic.Uint64 // the round of leaving for which nothing is left to hand over
 
 	inbox inbox
-	wake  chan struct{}
+	wake  async.Signal
 
 	messages  chan election.Message
-	sightings chan sighting
+	sightings chan Sighting
 	broken    chan error
 	failed    chan error
 
 	counts    *segmentCounts
 	machine   *election.Machine
-	announcer *announcer
-	prober    *prober
-	proxies   *proxies
-	doubted   []sighting                 // of what is answered for, until it is known who is a proxy
+	announcer *Announcer
+	prober    *Prober
+	proxies   *ProxyDetector
+	doubted   []Sighting                 // of what is answered for, until it is known who is a proxy
 	starting  map[string]election.Action // the beginnings of groups of which no address is answered for yet
 	told      map[netip.Addr]struct{}    // the addresses of which Answers was told
-	defence   *defence
+	defence   *Defender
 	desired   map[string]Desired
-	link      link
+	link      Link
 	home      bool
 	wire      wire        // nil: closed
 	unwatch   func() bool // ends ctx's hold on the wire
@@ -63,7 +64,7 @@ type inbox struct {
 	mirrored map[mirrorKey]Claim // guarded by mu
 	moving   []string            // guarded by mu
 	blind    bool                // guarded by mu; the mirror was lost since
-	link     *link               // guarded by mu
+	link     *Link               // guarded by mu
 	home     bool                // guarded by mu
 }
 
@@ -77,10 +78,10 @@ const (
 func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 	s := &segment{
 		name: name, d: d, cancel: cancel, done: make(chan struct{}),
-		answers: newAnswers(), wake: make(chan struct{}, 1),
-		messages: make(chan election.Message, waiting), sightings: make(chan sighting, waiting),
+		answers: NewAddressTable(), wake: async.NewSignal(),
+		messages: make(chan election.Message, waiting), sightings: make(chan Sighting, waiting),
 		broken: make(chan error, 1), failed: make(chan error, 1),
-		announcer: newAnnouncer(), prober: newProber(), proxies: newProxies(), defence: newDefence(),
+		announcer: NewAnnouncer(), prober: NewProber(), proxies: NewProxyDetector(), defence: NewDefender(),
 		starting: make(map[string]election.Action), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
 		machine: election.NewMachine(election.Options{
 			Node: d.config.Node, Boot: d.boot,
@@ -126,9 +127,9 @@ func (s *segment) mirrorLost() {
 }
 
 // relink leaves what the kernel says of the interface.
-func (s *segment) relink(l link, home bool) {
+func (s *segment) relink(l Link, home bool) {
 	s.inbox.mu.Lock()
-	news := s.inbox.link == nil || !s.inbox.link.same(l) || s.inbox.home != home
+	news := s.inbox.link == nil || !s.inbox.link.Same(l) || s.inbox.home != home
 	s.inbox.link, s.inbox.home = &l, home
 	s.inbox.mu.Unlock()
 	if news {
@@ -137,7 +138,7 @@ func (s *segment) relink(l link, home bool) {
 }
 
 // stir makes the loop look at its inbox and at the driver's state.
-func (s *segment) stir() { signal(s.wake) }
+func (s *segment) stir() { s.wake.Notify() }
 
 // run serves the interface until ctx ends.
 func (s *segment) run(ctx context.Context) {
@@ -149,7 +150,7 @@ func (s *segment) run(ctx context.Context) {
 	for {
 		var (
 			said   election.Message
-			seen   sighting
+			seen   Sighting
 			broken error
 		)
 		select {
@@ -173,7 +174,7 @@ func (s *segment) run(ctx context.Context) {
 		if said.Node != "" {
 			s.hear(now, said)
 		}
-		if seen.addr.IsValid() {
+		if seen.Addr.IsValid() {
 			s.see(now, seen)
 		}
 		s.step(ctx, now)
@@ -185,7 +186,7 @@ func (s *segment) run(ctx context.Context) {
 
 // step does what is due by the clock.
 func (s *segment) step(ctx context.Context, now time.Time) {
-	if s.wire == nil && s.link.up && !s.reopen.IsZero() && !now.Before(s.reopen) {
+	if s.wire == nil && s.link.Up && !s.reopen.IsZero() && !now.Before(s.reopen) {
 		s.open(ctx, now)
 	}
 	if s.machine.Due(now) {
@@ -203,8 +204,8 @@ func (s *segment) step(ctx context.Context, now time.Time) {
 // sendDue sends the probes and announcements that are due, and ends what is over.
 func (s *segment) sendDue(now time.Time) {
 	s.probe(now)
-	for _, a := range s.defence.settled(now) {
-		s.tellAnswers(a, s.answers.has(a))
+	for _, a := range s.defence.Settled(now) {
+		s.tellAnswers(a, s.answers.IsAnswered(a))
 	}
 	s.announce(now)
 	if s.state.Departing() && s.drained.Load() != s.round && s.machine.Drained() {
@@ -222,12 +223,12 @@ func (s *segment) next() time.Time {
 		}
 	}
 	if s.mayAnnounce() {
-		consider(s.announcer.next())
-		consider(s.prober.next())
-		consider(s.proxies.next())
+		consider(s.announcer.Next())
+		consider(s.prober.Next())
+		consider(s.proxies.Next())
 	}
-	consider(s.defence.next())
-	if s.link.up {
+	consider(s.defence.Next())
+	if s.link.Up {
 		consider(s.reopen)
 	}
 	return first
@@ -239,7 +240,7 @@ func (s *segment) next() time.Time {
 func (s *segment) tick(now time.Time) {
 	if late := s.machine.BeginTick(now); late > election.OnTime && s.wire != nil {
 		if late == election.TooLate {
-			s.answers.awake.sleep()
+			s.answers.Watchdog.Stop()
 			s.counts.overslept.Inc()
 		}
 		s.drain(now)
@@ -261,7 +262,7 @@ func (s *segment) drain(now time.Time) {
 	if s.wire == nil {
 		return
 	}
-	err := s.wire.drain(func(payload []byte) {
+	err := s.wire.Drain(func(payload []byte) {
 		if x, ok := s.verified(payload); ok {
 			s.hear(now, x)
 		}
@@ -289,7 +290,7 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 	state, keys, able, round := s.d.state, s.d.keys, s.d.able, s.d.leave.round
 	s.d.mu.Unlock()
 	s.state, s.keys, s.round = state, keys, round
-	if l != nil && (!l.same(s.link) || s.link.name == "") {
+	if l != nil && (!l.Same(s.link) || s.link.Name == "") {
 		s.follow(ctx, now, *l)
 	} else if l != nil {
 		s.link = *l
@@ -307,7 +308,7 @@ func (s *segment) takeInbox(ctx context.Context, now time.Time) {
 		s.machine.MirrorLost(now)
 	}
 	for _, said := range mirrored {
-		if said.Segment == s.link.segment() {
+		if said.Segment == s.link.Segment() {
 			s.machine.Mirrored(now, said)
 		}
 	}
@@ -367,7 +368,7 @@ func (s *segment) hear(now time.Time, x election.Message) {
 // echo takes a message of this very process. If another interface sent it, both are on one segment.
 func (s *segment) echo(now time.Time, x election.Message) {
 	other := s.d.interfaceOf(x.MAC)
-	if x.MAC == s.link.mac || other == "" || other >= s.name {
+	if x.MAC == s.link.MAC || other == "" || other >= s.name {
 		return
 	}
 	s.twinUntil = now.Add(s.machine.SilentAfter())
@@ -387,7 +388,7 @@ func (s *segment) pair(now time.Time, other string) {
 
 func (s *segment) observe(now time.Time, x Observation) {
 	x.Time, x.Interface = now, s.name
-	s.d.observed.add(x)
+	s.d.observed.Send(x)
 }
 
 // note keeps what fails, or with a nil error that it works again. A failure is told of once, not each time it
@@ -409,9 +410,9 @@ func (s *segment) note(f fault, err error) {
 func (s *segment) publish(now time.Time) {
 	m := s.machine.Summary(now)
 	p := &Segment{
-		Interface: s.name, MAC: s.link.hardware(), Up: s.wire != nil, Claiming: m.Claiming,
+		Interface: s.name, MAC: s.link.HardwareAddr(), Up: s.wire != nil, Claiming: m.Claiming,
 		Peers: m.Peers, Groups: len(s.desired), Owned: m.Owned, Err: s.faults.String(),
-		Subnets: s.link.hostSubnets(), ProxyARP: s.proxies.present(now),
+		Subnets: s.link.HostSubnets(), ProxyARP: s.proxies.Present(now),
 	}
 	s.published.Store(p)
 	s.counts.peers.Set(float64(len(p.Peers)))

@@ -1,7 +1,7 @@
 package l2
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,29 +14,38 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // sockets are the packet sockets of one interface: for hellos, ARP and neighbour discovery.
-type sockets struct {
-	hello, arp, ndp  *packet.Conn
-	in               ingress
-	arpPass, ndpPass *passage
-	solicited        *solicitedNodes
-	index            int                // of the interface
-	queried          chan time.Duration // within which an answer is due
-	changed          chan struct{}      // what was joined
+type Sockets struct {
+	hello, arp, ndp      *packet.Conn
+	in                   Handlers
+	arpFilter, ndpFilter *socketFilter
+	solicited            *solicitedNodes
+	index                int                // of the interface
+	queried              chan time.Duration // within which an answer is due
+	changed              async.Signal       // what was joined
 
 	readers sync.WaitGroup
 	closing sync.Once
 	done    chan struct{}
 }
 
-var _ wire = (*sockets)(nil)
+// ingress is what a wire does with what it receives. Frames are valid during the call only.
+type Handlers struct {
+	Hello  func(payload []byte)
+	ARP    func(frame []byte) (reply []byte)
+	NDP    func(frame []byte) (reply []byte)
+	Broken func(error) // a socket failed for good: the wire is to be closed
+	Failed func(error) // something failed that the wire tries again; nil: it works (again)
+}
 
 // openSockets opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
-func openSockets(l link, in ingress) (*sockets, error) {
-	ifi := &net.Interface{Index: l.index, Name: l.name, MTU: l.mtu, HardwareAddr: l.hardware()}
-	s := &sockets{in: in, index: l.index, changed: make(chan struct{}, 1), queried: make(chan time.Duration, 1), done: make(chan struct{})}
+func Open(l Link, in Handlers) (*Sockets, error) {
+	ifi := &net.Interface{Index: l.Index, Name: l.Name, MTU: l.MTU, HardwareAddr: l.HardwareAddr()}
+	s := &Sockets{in: in, index: l.Index, changed: async.NewSignal(), queried: make(chan time.Duration, 1), done: make(chan struct{})}
 	var err error
 	defer func() {
 		if err != nil {
@@ -44,21 +53,21 @@ func openSockets(l link, in ingress) (*sockets, error) {
 		}
 	}()
 	if s.hello, err = listen(ifi, etherTypeHello, acceptAll()); err != nil {
-		return nil, fmt.Errorf("open the hello socket on %s: %w", l.name, err)
+		return nil, fmt.Errorf("open the hello socket on %s: %w", l.Name, err)
 	}
 	if err = s.hello.JoinGroup(helloGroup()); err != nil {
-		return nil, fmt.Errorf("join the hello group on %s: %w", l.name, err)
+		return nil, fmt.Errorf("join the hello group on %s: %w", l.Name, err)
 	}
-	if s.arp, err = listen(ifi, etherTypeARP, rejectAll()); err != nil {
-		return nil, fmt.Errorf("open the ARP socket on %s: %w", l.name, err)
+	if s.arp, err = listen(ifi, EtherTypeARP, rejectAll()); err != nil {
+		return nil, fmt.Errorf("open the ARP socket on %s: %w", l.Name, err)
 	}
-	if s.ndp, err = listen(ifi, etherTypeIPv6, rejectAll()); err != nil {
-		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.name, err)
+	if s.ndp, err = listen(ifi, EtherTypeIPv6, rejectAll()); err != nil {
+		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.Name, err)
 	}
-	s.arpPass, s.ndpPass = newPassage(s.arp, arpFilter), newPassage(s.ndp, ndpFilter)
+	s.arpFilter, s.ndpFilter = newSocketFilter(s.arp, arpFilter), newSocketFilter(s.ndp, ndpFilter)
 	s.solicited = newSolicitedNodes(ifi, s)
 	s.readers.Go(func() { s.read(s.hello, s.takeHello) })
-	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.arp)) })
+	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.ARP)) })
 	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, s.takeNDP)) })
 	s.readers.Go(s.upkeep)
 	return s, nil
@@ -73,7 +82,7 @@ func listen(ifi *net.Interface, etherType int, filter []bpf.Instruction) (*packe
 }
 
 // read hands each frame to take until the socket is closed or fails.
-func (s *sockets) read(c *packet.Conn, take func(frame []byte)) {
+func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 	raw, err := c.SyscallConn()
 	b := make([]byte, 2048)
 	for err == nil {
@@ -96,29 +105,32 @@ func (s *sockets) read(c *packet.Conn, take func(frame []byte)) {
 		}
 	}
 	if !s.closed() && !errors.Is(err, net.ErrClosed) {
-		s.in.broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
+		s.in.Broken(fmt.Errorf("read from %s: %w", c.LocalAddr(), err))
 	}
 }
 
-func (s *sockets) takeHello(frame []byte) {
-	if len(frame) > ethernetHeader {
-		s.in.hello(frame[ethernetHeader:])
+func (s *Sockets) takeHello(frame []byte) {
+	if len(frame) > EthernetHeader {
+		s.in.Hello(frame[EthernetHeader:])
 	}
 }
 
 // takeNDP keeps what concerns memberships, and hands on the rest.
-func (s *sockets) takeNDP(frame []byte) []byte {
-	if q, ok := parseMLDQuery(frame); ok {
+func (s *Sockets) takeNDP(frame []byte) []byte {
+	if q, ok := ParseMLDQuery(frame); ok {
 		s.solicited.queried(q)
-		offer(s.queried, q.within)
+		select {
+		case s.queried <- q.Within:
+		default: // one is enough
+		}
 		return nil
 	}
-	return s.in.ndp(frame)
+	return s.in.NDP(frame)
 }
 
 // reply sends what respond returns for each frame. An answer that finds the interface's queue full is lost, and will be
 // asked for again.
-func (s *sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
+func (s *Sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return func([]byte) {} // it is closed
@@ -135,11 +147,11 @@ func send(c *packet.Conn, frame []byte) error {
 	return err
 }
 
-func (s *sockets) sendHello(frame []byte) error { return send(s.hello, frame) }
-func (s *sockets) sendARP(frame []byte) error   { return send(s.arp, frame) }
-func (s *sockets) sendNDP(frame []byte) error   { return send(s.ndp, frame) }
+func (s *Sockets) SendHello(frame []byte) error { return send(s.hello, frame) }
+func (s *Sockets) SendARP(frame []byte) error   { return send(s.arp, frame) }
+func (s *Sockets) SendNDP(frame []byte) error   { return send(s.ndp, frame) }
 
-func (s *sockets) hearAll(on bool) error {
+func (s *Sockets) hearAll(on bool) error {
 	raw, err := s.ndp.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("reach the NDP socket: %w", err)
@@ -156,7 +168,7 @@ func (s *sockets) hearAll(on bool) error {
 	return errors.Join(err, failure)
 }
 
-func (s *sockets) drain(take func([]byte)) error {
+func (s *Sockets) Drain(take func([]byte)) error {
 	raw, err := s.hello.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("drain the hello socket: %w", err)
@@ -172,32 +184,35 @@ func (s *sockets) drain(take func([]byte)) error {
 			if err != nil {
 				return
 			}
-			if n > ethernetHeader {
-				take(b[ethernetHeader:n])
+			if n > EthernetHeader {
+				take(b[EthernetHeader:n])
 			}
 		}
 	})
 }
 
-func (s *sockets) join(addr netip.Addr) {
-	if err := s.passageOf(addr).open(addr); err != nil {
-		s.in.failed(err) // upkeep tries again
+func (s *Sockets) Join(addr netip.Addr) {
+	if err := s.filterOf(addr).allow(addr); err != nil {
+		s.in.Failed(err) // upkeep tries again
 	}
 	s.solicited.count(addr, +1)
-	signal(s.changed)
+	s.changed.Notify()
 }
 
-func (s *sockets) leave(addr netip.Addr) {
-	s.passageOf(addr).shut(addr)
+func (s *Sockets) Leave(addr netip.Addr) {
+	s.filterOf(addr).disallow(addr)
 	s.solicited.count(addr, -1)
-	signal(s.changed)
+	s.changed.Notify()
 }
 
-func (s *sockets) passageOf(addr netip.Addr) *passage {
+// Unsettled returns how many solicited-node groups are still to be joined or left.
+func (s *Sockets) Unsettled() int { return s.solicited.unsettled() }
+
+func (s *Sockets) filterOf(addr netip.Addr) *socketFilter {
 	if addr.Is4() {
-		return s.arpPass
+		return s.arpFilter
 	}
-	return s.ndpPass
+	return s.ndpFilter
 }
 
 // atOnce is how many frames are read before it is looked whether the socket was closed.
@@ -205,14 +220,14 @@ const atOnce = 64
 
 const (
 	// narrowing is how long the filters may pass too much: changes come in bunches.
-	narrowing = 100 * time.Millisecond
+	narrowPause = 100 * time.Millisecond
 	// rejoin is how long after a failure it is tried again, for instance where IPv6 is switched off; and after
 	// how long memberships are reported once more.
-	rejoin = time.Second
+	retryPause = time.Second
 )
 
 // upkeep does what join and leave have left for soon after, and answers queries, until the sockets are closed.
-func (s *sockets) upkeep() {
+func (s *Sockets) upkeep() {
 	defer s.solicited.close()
 	narrow, retry, retell, answer := newAlarm(), newAlarm(), newAlarm(), newAlarm()
 	for {
@@ -222,8 +237,8 @@ func (s *sockets) upkeep() {
 			return
 		case <-narrow.c():
 			// What fails here passes too much, no more.
-			_ = errors.Join(s.arpPass.narrow(), s.ndpPass.narrow())
-			narrow.rang()
+			_ = errors.Join(s.arpFilter.narrow(), s.ndpFilter.narrow())
+			narrow.done()
 			continue
 		case within := <-s.queried:
 			// Not at once: others answer too.
@@ -231,41 +246,41 @@ func (s *sockets) upkeep() {
 			continue
 		case <-answer.c():
 			err = s.solicited.answer()
-			answer.rang()
+			answer.done()
 		case <-retell.c():
-			err = s.solicited.retell()
-			retell.rang()
+			err = s.solicited.repeat()
+			retell.done()
 		case <-s.changed:
-			narrow.within(narrowing)
+			narrow.within(narrowPause)
 		case <-retry.c():
-			retry.rang()
+			retry.done()
 		}
 		again, settled := s.solicited.settle()
 		if again {
-			retell.within(rejoin)
+			retell.within(retryPause)
 		}
-		if err = first([]error{s.arpPass.mend(), s.ndpPass.mend(), err, settled}); err != nil {
-			retry.within(rejoin)
+		if err = cmp.Or(s.arpFilter.retry(), s.ndpFilter.retry(), err, settled); err != nil {
+			retry.within(retryPause)
 		}
-		s.in.failed(err)
+		s.in.Failed(err)
 	}
 }
 
 // alarm is a timer that is set once until it has rung.
-type alarm struct {
+type oneShot struct {
 	timer *time.Timer
 	set   bool
 }
 
-func newAlarm() *alarm {
+func newAlarm() *oneShot {
 	t := time.NewTimer(0)
 	t.Stop()
-	return &alarm{timer: t}
+	return &oneShot{timer: t}
 }
 
-func (a *alarm) c() <-chan time.Time { return a.timer.C }
+func (a *oneShot) c() <-chan time.Time { return a.timer.C }
 
-func (a *alarm) within(d time.Duration) {
+func (a *oneShot) within(d time.Duration) {
 	if !a.set {
 		a.timer.Reset(d)
 		a.set = true
@@ -273,18 +288,18 @@ func (a *alarm) within(d time.Duration) {
 }
 
 // rang must be called when the alarm has rung.
-func (a *alarm) rang() { a.set = false }
+func (a *oneShot) done() { a.set = false }
 
-func (s *sockets) close() {
+func (s *Sockets) Close() {
 	s.closing.Do(func() {
 		close(s.done)
 		s.closeConns()
 	})
 }
 
-func (s *sockets) wait() { s.readers.Wait() }
+func (s *Sockets) Wait() { s.readers.Wait() }
 
-func (s *sockets) closed() bool {
+func (s *Sockets) closed() bool {
 	select {
 	case <-s.done:
 		return true
@@ -294,7 +309,7 @@ func (s *sockets) closed() bool {
 }
 
 // closeConns closes them at the same time: the kernel lets each wait until no processor looks at it any more.
-func (s *sockets) closeConns() {
+func (s *Sockets) closeConns() {
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	for _, c := range []*packet.Conn{s.hello, s.arp, s.ndp} {
@@ -303,18 +318,3 @@ func (s *sockets) closeConns() {
 		}
 	}
 }
-
-// kernel is the system this process runs on.
-type kernel struct{}
-
-func (kernel) open(l link, in ingress) (wire, error) {
-	s, err := openSockets(l, in)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-func (k kernel) links() ([]link, error) { return listLinks() }
-
-func (k kernel) watch(ctx context.Context, changed func()) error { return watchLinks(ctx, changed) }

@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -23,39 +24,39 @@ const kernelGroups = 64
 // node's addresses, so that network cards and MLD-snooping switches let solicitations through. Joining takes a
 // kernel lock that can be held for long, so what count notes down is done by settle, in another goroutine.
 type solicitedNodes struct {
-	ifi *net.Interface
-	net multicaster
+	ifi    *net.Interface
+	socket multicaster
 
 	mu      sync.Mutex
 	wanted  map[netip.Addr]int      // guarded by mu; addresses for each group
 	dirty   map[netip.Addr]struct{} // guarded by mu; groups to look at
-	queries []mldQuery              // guarded by mu; to be answered
+	queries []MLDQuery              // guarded by mu; to be answered
 
 	// Owned by settle's goroutine.
-	joined   *memberships
+	joined   *multicastGroups
 	reported map[netip.Addr]struct{} // joined without the kernel
 	hearsAll bool
-	again    []groupChange // to be reported once more
-	oldest   bool          // the last querier speaks MLD's first version
+	toRepeat []listenerChange // to be reported once more
+	oldest   bool             // the last querier speaks MLD's first version
 }
 
 // multicaster is what solicitedNodes needs of the interface's socket.
 type multicaster interface {
-	sendNDP(frame []byte) error
+	SendNDP(frame []byte) error
 	// hearAll lets all multicasts through to the socket, or no longer.
 	hearAll(bool) error
 }
 
 // groupChange is a change to tell of.
-type groupChange struct {
-	change membershipChange
+type listenerChange struct {
+	change ListenerChange
 	groups []netip.Addr
 }
 
 func newSolicitedNodes(ifi *net.Interface, m multicaster) *solicitedNodes {
 	return &solicitedNodes{
-		ifi: ifi, net: m, wanted: make(map[netip.Addr]int), dirty: make(map[netip.Addr]struct{}),
-		joined: &memberships{ifi: ifi, fd: -1, groups: make(map[netip.Addr]struct{})}, reported: make(map[netip.Addr]struct{}),
+		ifi: ifi, socket: m, wanted: make(map[netip.Addr]int), dirty: make(map[netip.Addr]struct{}),
+		joined: &multicastGroups{ifi: ifi, fd: -1, groups: make(map[netip.Addr]struct{})}, reported: make(map[netip.Addr]struct{}),
 	}
 }
 
@@ -73,8 +74,15 @@ func (s *solicitedNodes) count(addr netip.Addr, n int) {
 	s.mu.Unlock()
 }
 
+// unsettled returns how many groups settle has yet to work on.
+func (s *solicitedNodes) unsettled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.dirty)
+}
+
 // queried notes down a query for answer.
-func (s *solicitedNodes) queried(q mldQuery) {
+func (s *solicitedNodes) queried(q MLDQuery) {
 	const enough = 16 // a flood of them is answered as if to one
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,17 +126,17 @@ func (s *solicitedNodes) settle() (retell bool, err error) {
 		s.dirty[group] = struct{}{}
 	}
 	s.mu.Unlock()
-	failures = append(failures, s.hear(), s.tell(groupChange{nowListener, came}), s.tell(groupChange{notListener, went}))
-	return len(s.again) > 0, first(failures)
+	failures = append(failures, s.setHearAll(), s.report(listenerChange{NowListener, came}), s.report(listenerChange{NotListener, went}))
+	return len(s.toRepeat) > 0, cmp.Or(failures...)
 }
 
 // hear lets all multicasts through while that is needed.
-func (s *solicitedNodes) hear() error {
+func (s *solicitedNodes) setHearAll() error {
 	all := len(s.reported) > 0
 	if all == s.hearsAll {
 		return nil
 	}
-	if err := s.net.hearAll(all); err != nil {
+	if err := s.socket.hearAll(all); err != nil {
 		return fmt.Errorf("receive all multicasts on %s: %w", s.ifi.Name, err)
 	}
 	s.hearsAll = all
@@ -136,29 +144,29 @@ func (s *solicitedNodes) hear() error {
 }
 
 // tell reports a change, which retell will repeat: one may be lost (RFC 3810 section 6.1).
-func (s *solicitedNodes) tell(m groupChange) error {
+func (s *solicitedNodes) report(m listenerChange) error {
 	if len(m.groups) == 0 {
 		return nil
 	}
-	s.again = append(s.again, m)
-	return s.report(m)
+	s.toRepeat = append(s.toRepeat, m)
+	return s.send(m)
 }
 
 // retell repeats what was told since the last time.
-func (s *solicitedNodes) retell() error {
+func (s *solicitedNodes) repeat() error {
 	var failures []error
-	for _, m := range s.again {
-		failures = append(failures, s.report(groupChange{m.change, s.still(m)}))
+	for _, m := range s.toRepeat {
+		failures = append(failures, s.send(listenerChange{m.change, s.unchanged(m)}))
 	}
-	s.again = nil
-	return first(failures)
+	s.toRepeat = nil
+	return cmp.Or(failures...)
 }
 
 // still returns which groups of a change are as it left them.
-func (s *solicitedNodes) still(m groupChange) []netip.Addr {
+func (s *solicitedNodes) unchanged(m listenerChange) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(m.groups), func(g netip.Addr) bool {
 		_, listening := s.reported[g]
-		return listening == (m.change == notListener)
+		return listening == (m.change == NotListener)
 	})
 }
 
@@ -170,25 +178,25 @@ func (s *solicitedNodes) answer() error {
 	s.mu.Unlock()
 	groups := make(map[netip.Addr]struct{})
 	for _, q := range queries {
-		s.oldest = q.first
-		if q.group.IsUnspecified() {
+		s.oldest = q.V1
+		if q.Group.IsUnspecified() {
 			groups = s.reported
 			break
 		}
-		if _, ok := s.reported[q.group]; ok {
-			groups[q.group] = struct{}{}
+		if _, ok := s.reported[q.Group]; ok {
+			groups[q.Group] = struct{}{}
 		}
 	}
-	return s.report(groupChange{isListener, slices.Collect(maps.Keys(groups))})
+	return s.send(listenerChange{IsListener, slices.Collect(maps.Keys(groups))})
 }
 
-func (s *solicitedNodes) report(m groupChange) error {
-	frames := listenerReports
+func (s *solicitedNodes) send(m listenerChange) error {
+	frames := ListenerReports
 	if s.oldest {
-		frames = firstListenerReports
+		frames = ListenerReportsV1
 	}
 	for _, frame := range frames(s.ifi.HardwareAddr, m.change, m.groups) {
-		if err := s.net.sendNDP(frame); err != nil {
+		if err := s.socket.SendNDP(frame); err != nil {
 			return fmt.Errorf("report solicited-node groups on %s: %w", s.ifi.Name, err)
 		}
 	}
@@ -208,18 +216,18 @@ func (s *solicitedNodes) take() (group netip.Addr, wanted, found bool) {
 
 // memberships are the groups that the kernel has joined for a socket, which is bound to nothing, so that no packet comes
 // near it.
-type memberships struct {
+type multicastGroups struct {
 	ifi    *net.Interface
 	fd     int // -1: not yet
 	groups map[netip.Addr]struct{}
 }
 
-func (m *memberships) has(group netip.Addr) bool {
+func (m *multicastGroups) has(group netip.Addr) bool {
 	_, ok := m.groups[group]
 	return ok
 }
 
-func (m *memberships) join(group netip.Addr) error {
+func (m *multicastGroups) join(group netip.Addr) error {
 	if m.fd < 0 {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -234,7 +242,7 @@ func (m *memberships) join(group netip.Addr) error {
 	return nil
 }
 
-func (m *memberships) leave(group netip.Addr) {
+func (m *multicastGroups) leave(group netip.Addr) {
 	if m.has(group) {
 		// The kernel may have dropped it with the interface's IPv6; then nothing is left to leave.
 		_ = unix.SetsockoptIPv6Mreq(m.fd, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, m.request(group))
@@ -242,11 +250,11 @@ func (m *memberships) leave(group netip.Addr) {
 	}
 }
 
-func (m *memberships) request(group netip.Addr) *unix.IPv6Mreq {
+func (m *multicastGroups) request(group netip.Addr) *unix.IPv6Mreq {
 	return &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(m.ifi.Index)}
 }
 
-func (m *memberships) close() {
+func (m *multicastGroups) close() {
 	if m.fd >= 0 {
 		_ = unix.Close(m.fd)
 	}

@@ -33,7 +33,7 @@ type Segment struct {
 // Status returns what is known now. It does not wait for the network.
 func (d *Driver) Status() Status {
 	d.mu.Lock()
-	s := Status{State: d.state, Keyed: len(d.keys.Sign) > 0, Err: d.failure, Lost: d.observed.dropped()}
+	s := Status{State: d.state, Keyed: len(d.keys.Sign) > 0, Err: d.failure, Lost: d.observed.Dropped()}
 	for _, seg := range d.segments {
 		if p := seg.published.Load(); p != nil {
 			s.Segments = append(s.Segments, *p)
@@ -50,7 +50,7 @@ func (d *Driver) Holds(group string) []string {
 	defer d.mu.Unlock()
 	var held []string
 	for name, seg := range d.segments {
-		if seg.answers.holds(group) {
+		if seg.answers.Holds(group) {
 			held = append(held, name)
 		}
 	}

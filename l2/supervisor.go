@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 const (
@@ -44,7 +46,7 @@ func (d *Driver) follow(ctx context.Context) error {
 			d.fail("", err)
 		}
 		d.wakeSupervisor()
-		if !pause(ctx, retry) {
+		if async.Sleep(ctx, retry) != nil {
 			return nil
 		}
 	}
@@ -75,26 +77,26 @@ func (d *Driver) supervise(ctx context.Context, tasks *errgroup.Group) error {
 		if left := d.checkDrained(); left > 0 {
 			deadline.Reset(left)
 		}
-		if !pause(ctx, settle) {
+		if async.Sleep(ctx, settle) != nil {
 			return nil
 		}
 	}
 }
 
 // match starts and ends segments, and passes links on.
-func (d *Driver) match(ctx context.Context, tasks *errgroup.Group, links []link) {
+func (d *Driver) match(ctx context.Context, tasks *errgroup.Group, links []Link) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	present := make(map[string]bool, len(links))
 	for _, l := range links {
-		home := slices.ContainsFunc(d.config.NodeAddresses, func(a netip.Addr) bool { return slices.Contains(l.addrs, a.Unmap()) })
-		if !home && !d.named(l.name) {
+		home := slices.ContainsFunc(d.config.NodeAddresses, func(a netip.Addr) bool { return slices.Contains(l.Addrs, a.Unmap()) })
+		if !home && !d.named(l.Name) {
 			continue
 		}
-		present[l.name] = true
-		seg, ok := d.segments[l.name]
+		present[l.Name] = true
+		seg, ok := d.segments[l.Name]
 		if !ok {
-			seg = d.begin(ctx, tasks, l.name)
+			seg = d.begin(ctx, tasks, l.Name)
 		}
 		seg.relink(l, home)
 	}
@@ -196,7 +198,7 @@ func (d *Driver) checkDrained() time.Duration {
 // fail reports what went wrong, on an interface or, with an empty name, with the driver as a whole.
 func (d *Driver) fail(ifname string, err error) {
 	d.config.Logger.Warn("layer 2 failure, will be retried", "interface", ifname, "error", err)
-	d.observed.add(Observation{Time: time.Now(), Kind: Failure, Interface: ifname, Err: err})
+	d.observed.Send(Observation{Time: time.Now(), Kind: Failure, Interface: ifname, Err: err})
 	if ifname == "" {
 		d.setFailure(err.Error())
 	}
@@ -206,16 +208,4 @@ func (d *Driver) setFailure(text string) {
 	d.mu.Lock()
 	d.failure = text
 	d.mu.Unlock()
-}
-
-// pause waits, and reports false when ctx ended first.
-func pause(ctx context.Context, t time.Duration) bool {
-	timer := time.NewTimer(t)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
