@@ -5,12 +5,16 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/l2/election"
+
+	"github.com/berth-lb/berth/l2/neighbor"
+
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // This file is a segment's hold on its interface: opening and closing the wire, and what comes in by it.
 
 // follow takes a change of the interface: sockets belong to one index and one MAC address.
-func (s *segment) follow(ctx context.Context, now time.Time, l Link) {
+func (s *segment) follow(ctx context.Context, now time.Time, l packet.Link) {
 	before := s.link
 	s.link = l
 	if !l.Up {
@@ -31,15 +35,15 @@ func (s *segment) follow(ctx context.Context, now time.Time, l Link) {
 func (s *segment) open(ctx context.Context, now time.Time) {
 	s.reopen = time.Time{}
 	mac := s.link.HardwareAddr()
-	arp := &ARPResponder{
+	arp := &neighbor.ARPResponder{
 		MAC: mac, Table: s.answers, Sighted: s.sighted,
 		Requests: s.counts.arpRequests, Replies: s.counts.arpReplies,
 	}
-	ndp := &NDPResponder{
+	ndp := &neighbor.NDPResponder{
 		MAC: mac, Table: s.answers, Sighted: s.sighted,
 		Solicitations: s.counts.ndpSolicitations, Advertisements: s.counts.ndpAdvertisements,
 	}
-	w, err := s.d.system.open(s.link, Handlers{
+	w, err := s.d.system.open(s.link, packet.Handlers{
 		Hello:  s.received,
 		ARP:    arp.Respond,
 		NDP:    ndp.Respond,
@@ -118,7 +122,7 @@ func (s *segment) verified(payload []byte) (election.Message, bool) {
 }
 
 // sighted is called by the responders; what is lost here will be announced again.
-func (s *segment) sighted(x Sighting) { offer(s.sightings, x) }
+func (s *segment) sighted(x neighbor.Sighting) { offer(s.sightings, x) }
 
 func offer[T any](c chan<- T, x T) {
 	select {

@@ -24,6 +24,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/l2/packet"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // These benchmarks ask, over a pair of veth interfaces, as fast as one thread can send, and count the answers that come
@@ -69,7 +73,7 @@ func serveAnswers() error {
 	if err != nil {
 		return err
 	}
-	a, counts := NewAddressTable(), m.of("eth0")
+	a, counts := neighbor.NewAddressTable(), m.of("eth0")
 	a.Watchdog.Extend(time.Now().Add(time.Hour))
 	failed := make(chan error, 1)
 	mac := l.HardwareAddr()
@@ -80,11 +84,11 @@ func serveAnswers() error {
 			return respond(frame)
 		}
 	}
-	ignore := func(Sighting) {}
-	s, err := Open(l, Handlers{
+	ignore := func(neighbor.Sighting) {}
+	s, err := packet.Open(l, packet.Handlers{
 		Hello:  func([]byte) {},
-		ARP:    counting((&ARPResponder{MAC: mac, Table: a, Requests: counts.arpRequests, Replies: counts.arpReplies, Sighted: ignore}).Respond),
-		NDP:    counting((&NDPResponder{MAC: mac, Table: a, Solicitations: counts.ndpSolicitations, Advertisements: counts.ndpAdvertisements, Sighted: ignore}).Respond),
+		ARP:    counting((&neighbor.ARPResponder{MAC: mac, Table: a, Requests: counts.arpRequests, Replies: counts.arpReplies, Sighted: ignore}).Respond),
+		NDP:    counting((&neighbor.NDPResponder{MAC: mac, Table: a, Solicitations: counts.ndpSolicitations, Advertisements: counts.ndpAdvertisements, Sighted: ignore}).Respond),
 		Broken: func(err error) { fmt.Fprintln(os.Stderr, err) },
 		Failed: func(err error) { offer(failed, err) },
 	})
@@ -127,7 +131,7 @@ func serveAnswers() error {
 }
 
 // settledSockets waits until all groups are joined and left, and returns what stands in the way.
-func settledSockets(s *Sockets, failed <-chan error) error {
+func settledSockets(s *packet.Sockets, failed <-chan error) error {
 	for {
 		if err := <-failed; err != nil || s.Unsettled() == 0 {
 			return err
@@ -136,13 +140,13 @@ func settledSockets(s *Sockets, failed <-chan error) error {
 }
 
 // awaitLink returns the namespace's only link, once it is up.
-func awaitLink() (l Link, err error) {
+func awaitLink() (l packet.Link, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	watching := Watch(ctx, func() {
-		var links []Link
-		if links, err = Links(); err != nil || len(links) == 1 && links[0].Up {
-			l = append(links, Link{})[0]
+	watching := packet.Watch(ctx, func() {
+		var links []packet.Link
+		if links, err = packet.Links(); err != nil || len(links) == 1 && links[0].Up {
+			l = append(links, packet.Link{})[0]
 			cancel()
 		}
 	})
@@ -283,7 +287,7 @@ func (p *pair) questions(family, first, n int) [][]byte {
 		addr := serviceAddr(family, first+k)
 		frame := solicit(p.mac, netip.MustParseAddr("fd00::1"), addr)
 		if family == 4 {
-			frame = ARPFrame(ethernet.Broadcast, &arp.Packet{
+			frame = neighbor.ARPFrame(ethernet.Broadcast, &arp.Packet{
 				Operation: arp.OperationRequest, SenderHardwareAddr: p.mac, SenderIP: netip.MustParseAddr("10.0.0.1"),
 				TargetHardwareAddr: make(net.HardwareAddr, 6), TargetIP: addr,
 			})
@@ -300,7 +304,7 @@ func (p *pair) questions(family, first, n int) [][]byte {
 // solicit asks for an address by neighbour discovery, as a host that has one.
 func solicit(mac net.HardwareAddr, from, target netip.Addr) []byte {
 	group, _ := ndp.SolicitedNodeMulticast(target)
-	return NDPFrame(mac, MulticastMAC(group), from, group, &ndp.NeighborSolicitation{
+	return neighbor.NDPFrame(mac, neighbor.MulticastMAC(group), from, group, &ndp.NeighborSolicitation{
 		TargetAddress: target,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}},
 	})
@@ -529,7 +533,7 @@ func BenchmarkLinkEvents(b *testing.B) {
 	n := l.nodes["a"]
 	l.syncAll("g", Desired{Addresses: both(), Candidates: []string{"a"}})
 	n.awaitGroup(GroupGained, "g")
-	heard := l.client.capture(EtherTypeARP)
+	heard := l.client.capture(neighbor.EtherTypeARP)
 	b.Run("MAC", func(b *testing.B) {
 		var total, worst time.Duration
 		for k := range b.N {

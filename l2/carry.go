@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/l2/election"
+
+	"github.com/berth-lb/berth/l2/neighbor"
+
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // This file carries out what the machine decided: for the responders, on the wire, and for those who watch.
@@ -152,7 +156,7 @@ func (s *segment) send(x election.Message) {
 		return
 	}
 	x.MAC, x.Cluster = s.link.MAC, s.d.cluster
-	err := s.wire.SendHello(HelloFrame(s.link.HardwareAddr(), x.Seal(s.keys.Sign)))
+	err := s.wire.SendHello(packet.HelloFrame(s.link.HardwareAddr(), x.Seal(s.keys.Sign)))
 	if s.note(faultHello, err); err == nil {
 		s.counts.hellosSent.Inc()
 	}
@@ -186,13 +190,13 @@ func (s *segment) sendAnnouncement(addrs []netip.Addr) {
 	var failures []error
 	for _, addr := range addrs {
 		if addr.Is4() {
-			for _, frame := range GratuitousARP(mac, addr) {
+			for _, frame := range neighbor.GratuitousARP(mac, addr) {
 				failures = append(failures, s.wire.SendARP(frame))
 			}
 			s.counts.gratuitousARP.Inc()
 			continue
 		}
-		failures = append(failures, s.wire.SendNDP(UnsolicitedNA(mac, addr)))
+		failures = append(failures, s.wire.SendNDP(neighbor.UnsolicitedNA(mac, addr)))
 		s.counts.unsolicitedNA.Inc()
 	}
 	// One is enough to tell of: they fail alike.

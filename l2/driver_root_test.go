@@ -15,6 +15,8 @@ import (
 	"github.com/mdlayher/ndp"
 
 	"github.com/berth-lb/berth/l2/election"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 const (
@@ -250,10 +252,10 @@ func TestIPv4IsServedWhereIPv6IsSwitchedOff(t *testing.T) {
 func TestAReachabilityProbeIsAnswered(t *testing.T) {
 	l, nodes := settled(t, "a")
 	// The entry is told to be probed: the kernel sends unicast solicitations to the address itself.
-	nd := l.client.capture(EtherTypeIPv6)
+	nd := l.client.capture(neighbor.EtherTypeIPv6)
 	l.client.probe(vip6)
 	for {
-		p, ok := ParseNDP(nd.first(t, nodes[0].mac))
+		p, ok := neighbor.ParseNDP(nd.first(t, nodes[0].mac))
 		if !ok {
 			continue // MLD reports and the like
 		}
@@ -266,7 +268,7 @@ func TestAReachabilityProbeIsAnswered(t *testing.T) {
 func TestAnotherHostWithTheAddressIsAConflict(t *testing.T) {
 	l, nodes := settled(t, "a")
 	mac := linkMAC(t, l.prefix+"client", "eth0")
-	l.client.send(GratuitousARP(mustMAC(t, mac), netip.MustParseAddr(vip4))[0])
+	l.client.send(neighbor.GratuitousARP(mustMAC(t, mac), netip.MustParseAddr(vip4))[0])
 	r := nodes[0].await("conflict", func(r report) bool { return r.Seen != nil && r.Seen.Kind == Conflict })
 	if r.Seen.MAC != mac {
 		t.Errorf("conflict with %s, want %s", r.Seen.MAC, mac)

@@ -21,6 +21,10 @@ import (
 
 	"github.com/berth-lb/berth/l2/election"
 	"github.com/berth-lb/berth/l2/internal/frametest"
+
+	"github.com/berth-lb/berth/l2/neighbor"
+
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // The drivers of these tests run whole, in virtual time, on a segment without loss. The root-tagged tests do
@@ -36,16 +40,16 @@ type ether struct {
 type fakeSystem struct {
 	ether *ether
 	mu    sync.Mutex
-	link  Link      // guarded by mu
-	fails error     // guarded by mu; what opening a socket returns
-	mute  bool      // guarded by mu; hellos are filtered
-	wire  *fakeWire // guarded by mu; the last that was opened
+	link  packet.Link // guarded by mu
+	fails error       // guarded by mu; what opening a socket returns
+	mute  bool        // guarded by mu; hellos are filtered
+	wire  *fakeWire   // guarded by mu; the last that was opened
 	tell  func()
 }
 
 type fakeWire struct {
 	ether *ether
-	in    Handlers
+	in    packet.Handlers
 
 	mu      sync.Mutex
 	joined  map[netip.Addr]int // guarded by mu
@@ -59,10 +63,10 @@ var (
 	_ wire   = (*fakeWire)(nil)
 )
 
-func (f *fakeSystem) links() ([]Link, error) {
+func (f *fakeSystem) links() ([]packet.Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return []Link{f.link}, nil
+	return []packet.Link{f.link}, nil
 }
 
 func (f *fakeSystem) watch(ctx context.Context, changed func()) error {
@@ -74,7 +78,7 @@ func (f *fakeSystem) watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
-func (f *fakeSystem) open(_ Link, in Handlers) (wire, error) {
+func (f *fakeSystem) open(_ packet.Link, in packet.Handlers) (wire, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fails != nil {
@@ -114,11 +118,11 @@ func (w *fakeWire) SendHello(frame []byte) error {
 		o.mu.Lock()
 		busy := o.busy
 		if busy {
-			o.waiting = append(o.waiting, slices.Clone(frame[EthernetHeader:]))
+			o.waiting = append(o.waiting, slices.Clone(frame[neighbor.EthernetHeader:]))
 		}
 		o.mu.Unlock()
 		if !busy {
-			o.in.Hello(frame[EthernetHeader:])
+			o.in.Hello(frame[neighbor.EthernetHeader:])
 		}
 	}
 	return nil
@@ -211,7 +215,7 @@ func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Co
 	t.Helper()
 	home := netip.AddrFrom4([4]byte{192, 0, 2, number})
 	mac := [6]byte{2, 0, 0, 0, 0, number}
-	sys := &fakeSystem{ether: e, tell: func() {}, link: Link{Name: "eth0", Index: 1, MAC: mac, Up: true, Addrs: []netip.Addr{home}, Subnets: []netip.Prefix{
+	sys := &fakeSystem{ether: e, tell: func() {}, link: packet.Link{Name: "eth0", Index: 1, MAC: mac, Up: true, Addrs: []netip.Addr{home}, Subnets: []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fe80::/64"),
 	}}}
 	config := Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/mdlayher/arp"
 	"github.com/mdlayher/packet"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 func (l *segmentLab) sysctl(name, setting string) {
@@ -85,7 +87,7 @@ func (c *client) answerAll(mac net.HardwareAddr) {
 	c.t.Helper()
 	var conn *packet.Conn
 	c.in(func() (err error) {
-		conn, err = packet.Listen(&net.Interface{Index: c.index}, packet.Raw, EtherTypeARP, nil)
+		conn, err = packet.Listen(&net.Interface{Index: c.index}, packet.Raw, neighbor.EtherTypeARP, nil)
 		return err
 	})
 	ended := make(chan struct{})
@@ -96,11 +98,11 @@ func (c *client) answerAll(mac net.HardwareAddr) {
 			if err != nil {
 				return
 			}
-			p, ok := ParseARP(b[:n])
+			p, ok := neighbor.ParseARP(b[:n])
 			if !ok || p.Operation != arp.OperationRequest || p.SenderIP == p.TargetIP || net.HardwareAddr(b[6:12]).String() == mac.String() {
 				continue
 			}
-			answer := ARPFrame(p.SenderHardwareAddr, &arp.Packet{
+			answer := neighbor.ARPFrame(p.SenderHardwareAddr, &arp.Packet{
 				Operation: arp.OperationReply, SenderHardwareAddr: mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
 			})
 			_, _ = conn.WriteTo(answer, &packet.Addr{HardwareAddr: answer[:6]})

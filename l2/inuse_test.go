@@ -13,6 +13,10 @@ import (
 
 	"github.com/mdlayher/arp"
 	"github.com/mdlayher/ndp"
+
+	"github.com/berth-lb/berth/l2/packet"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // host is something on a segment that is not a speaker, though it may have a speaker's MAC as that node's kernel has: it
@@ -31,7 +35,7 @@ type host struct {
 
 func (e *ether) host(mac net.HardwareAddr, holds func(netip.Addr) bool) *host {
 	h := &host{mac: mac, holds: holds, probes: map[netip.Addr]int{}, announced: map[string]int{}}
-	h.wire = &fakeWire{ether: e, joined: map[netip.Addr]int{}, in: Handlers{Hello: func([]byte) {}, ARP: h.arp, NDP: h.ndp}}
+	h.wire = &fakeWire{ether: e, joined: map[netip.Addr]int{}, in: packet.Handlers{Hello: func([]byte) {}, ARP: h.arp, NDP: h.ndp}}
 	e.mu.Lock()
 	e.wires = append(e.wires, h.wire)
 	e.mu.Unlock()
@@ -46,7 +50,7 @@ func with(addrs ...string) func(netip.Addr) bool {
 func everything(netip.Addr) bool { return true }
 
 func (h *host) arp(frame []byte) []byte {
-	p, ok := ParseARP(frame)
+	p, ok := neighbor.ParseARP(frame)
 	switch {
 	case !ok || p.Operation != arp.OperationRequest && p.SenderIP != p.TargetIP:
 		return nil
@@ -62,13 +66,13 @@ func (h *host) arp(frame []byte) []byte {
 	if !h.holds(p.TargetIP) {
 		return nil
 	}
-	return ARPFrame(p.SenderHardwareAddr, &arp.Packet{
+	return neighbor.ARPFrame(p.SenderHardwareAddr, &arp.Packet{
 		Operation: arp.OperationReply, SenderHardwareAddr: h.mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
 	})
 }
 
 func (h *host) ndp(frame []byte) []byte {
-	p, ok := ParseNDP(frame)
+	p, ok := neighbor.ParseNDP(frame)
 	if !ok {
 		return nil
 	}
@@ -80,7 +84,7 @@ func (h *host) ndp(frame []byte) []byte {
 			h.asked(m.TargetAddress)
 		}
 		if h.holds(m.TargetAddress) {
-			return UnsolicitedNA(h.mac, m.TargetAddress)
+			return neighbor.UnsolicitedNA(h.mac, m.TargetAddress)
 		}
 	}
 	return nil
@@ -111,13 +115,15 @@ func (h *host) saw(addr, mac string) (probes, announced int) {
 
 // says has the host announce an address that it may or may not hold.
 func (h *host) says(addr string) {
-	for _, frame := range GratuitousARP(h.mac, netip.MustParseAddr(addr)) {
+	for _, frame := range neighbor.GratuitousARP(h.mac, netip.MustParseAddr(addr)) {
 		_ = h.wire.SendARP(frame)
 	}
 }
 
 // probesFor has it ask whether anybody has an address, as one that wants it.
-func (h *host) probesFor(addr string) { _ = h.wire.SendARP(ARPProbe(h.mac, netip.MustParseAddr(addr))) }
+func (h *host) probesFor(addr string) {
+	_ = h.wire.SendARP(neighbor.ARPProbe(h.mac, netip.MustParseAddr(addr)))
+}
 
 // conflicts returns the addresses, MACs and nodes of the conflicts that a node has observed, each once.
 func (n *fakeNode) conflicts() []string {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // This file is what a segment makes of others' use of the addresses that it knows: before it answers for one, and while.
@@ -23,7 +25,7 @@ const (
 )
 
 // see takes somebody else's use of an address.
-func (s *segment) see(now time.Time, x Sighting) {
+func (s *segment) see(now time.Time, x neighbor.Sighting) {
 	if s.d.interfaceOf(x.MAC) != "" {
 		return // it is we, on another interface of the segment
 	}
@@ -31,7 +33,7 @@ func (s *segment) see(now time.Time, x Sighting) {
 		return
 	}
 	peer := s.machine.PeerByMAC(x.MAC)
-	if peer != "" && x.Use == Announced {
+	if peer != "" && x.Use == neighbor.Announced {
 		taken := false
 		for _, group := range s.answers.GroupsOf(x.Addr) {
 			taken = s.machine.Sighted(group, peer) || taken
@@ -44,13 +46,13 @@ func (s *segment) see(now time.Time, x Sighting) {
 }
 
 // review decides whether the use of an address, by a peer or a foreign host, is a conflict.
-func (s *segment) review(now time.Time, x Sighting, peer string) {
+func (s *segment) review(now time.Time, x neighbor.Sighting, peer string) {
 	if s.excused(now, x, peer) {
 		return
 	}
 	if s.prober.Hears(x.Addr) {
 		s.prober.Sighted(x)
-		if x.Use == Announced {
+		if x.Use == neighbor.Announced {
 			s.suspect(now, x)
 		}
 	}
@@ -68,8 +70,8 @@ func (s *segment) review(now time.Time, x Sighting, peer string) {
 
 // excused reports whether a use of an address is no conflict: a peer's that does not answer for it, or that claims it, or
 // whose kernel has it as ours does; or a proxy's answer.
-func (s *segment) excused(now time.Time, x Sighting, peer string) bool {
-	if x.Use == Announced {
+func (s *segment) excused(now time.Time, x neighbor.Sighting, peer string) bool {
+	if x.Use == neighbor.Announced {
 		if proxy, _ := s.proxies.Judged(now, x); proxy {
 			return true
 		}
@@ -77,23 +79,23 @@ func (s *segment) excused(now time.Time, x Sighting, peer string) bool {
 	if peer == "" {
 		return false
 	}
-	return x.Use != Announced || s.machine.Claims(now, peer, x.Addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.Addr)
+	return x.Use != neighbor.Announced || s.machine.Claims(now, peer, x.Addr) || s.d.config.Harmless != nil && s.d.config.Harmless(x.Addr)
 }
 
 // doubts reports whether the use of an address that this node announces is a proxy's answer to that, or may be: then it is
 // looked at again when that is known. The address is defended at once.
-func (s *segment) doubts(now time.Time, x Sighting) bool {
-	if x.Use != Announced || !x.Addr.Is4() || !s.link.HostAddr().IsValid() {
+func (s *segment) doubts(now time.Time, x neighbor.Sighting) bool {
+	if x.Use != neighbor.Announced || !x.Addr.Is4() || !s.link.HostAddr().IsValid() {
 		return false
 	}
 	if s.proxies.AnswersHosts(now, x.MAC) {
 		return true
 	}
-	if s.proxies.SurveyedWithin(now, SurveyFresh) {
+	if s.proxies.SurveyedWithin(now, neighbor.SurveyFresh) {
 		return false
 	}
-	s.listenForDecoys(s.proxies.Survey(now, SurveyFresh, s.decoyPairs))
-	if !slices.Contains(s.doubted, x) && len(s.doubted) < MaxKnown {
+	s.listenForDecoys(s.proxies.Survey(now, neighbor.SurveyFresh, s.decoyPairs))
+	if !slices.Contains(s.doubted, x) && len(s.doubted) < neighbor.MaxKnown {
 		s.doubted = append(s.doubted, x)
 		s.sendAnnouncement([]netip.Addr{x.Addr})
 	}
@@ -101,13 +103,13 @@ func (s *segment) doubts(now time.Time, x Sighting) bool {
 }
 
 // suspect has a host that answered a probe asked for decoys, unless it is known whether it answers for everything.
-func (s *segment) suspect(now time.Time, x Sighting) {
+func (s *segment) suspect(now time.Time, x neighbor.Sighting) {
 	s.listenForDecoys(s.proxies.Suspect(now, x, s.decoyPairs))
 }
 
 func (s *segment) decoyPairs(is4 bool) [][2]netip.Addr {
 	taken := func(a netip.Addr) bool { return s.answers.Knows(a) || slices.Contains(s.link.Addrs, a) }
-	return DecoyPairs(s.link.Subnets, is4, taken)
+	return neighbor.DecoyPairs(s.link.Subnets, is4, taken)
 }
 
 func (s *segment) listenForDecoys(decoys []netip.Addr) {
@@ -130,7 +132,7 @@ func (s *segment) probe(now time.Time) {
 	}
 	addrs := s.prober.Due(now, burst)
 	if len(addrs) > 0 && s.link.HostAddr().IsValid() {
-		s.listenForDecoys(s.proxies.Survey(now, ProxyLifetime, s.decoyPairs))
+		s.listenForDecoys(s.proxies.Survey(now, neighbor.ProxyLifetime, s.decoyPairs))
 	}
 	decoys, ask := s.proxies.Due(now)
 	s.sendProbes(append(addrs, decoys...), ask)
@@ -152,7 +154,7 @@ func (s *segment) endDecoys(now time.Time) {
 		s.observe(now, Observation{Kind: ProxyFound, Address: x.Addr, MAC: mac})
 		s.d.config.Logger.Warn("a host answers for everything (proxy ARP); its answers are taken for no holder's", "interface", s.name, "mac", mac.String(), "address", x.Addr)
 	}
-	if len(s.doubted) > 0 && s.proxies.SurveyedWithin(now, SurveyFresh) {
+	if len(s.doubted) > 0 && s.proxies.SurveyedWithin(now, neighbor.SurveyFresh) {
 		doubted := s.doubted
 		s.doubted = nil
 		for _, x := range doubted {
@@ -167,15 +169,15 @@ func (s *segment) sendProbes(probe, ask []netip.Addr) {
 	var failures []error
 	for _, a := range probe {
 		if a.Is4() {
-			failures = append(failures, s.wire.SendARP(ARPProbe(mac, a)))
+			failures = append(failures, s.wire.SendARP(neighbor.ARPProbe(mac, a)))
 			s.counts.arpProbes.Inc()
 		} else {
-			failures = append(failures, s.wire.SendNDP(NDPProbe(mac, a)))
+			failures = append(failures, s.wire.SendNDP(neighbor.NDPProbe(mac, a)))
 			s.counts.ndpProbes.Inc()
 		}
 	}
 	for _, a := range ask {
-		failures = append(failures, s.wire.SendARP(ARPRequest(mac, s.link.HostAddr(), a)))
+		failures = append(failures, s.wire.SendARP(neighbor.ARPRequest(mac, s.link.HostAddr(), a)))
 	}
 	if len(failures) > 0 {
 		s.note(faultAnnounce, cmp.Or(failures...))
@@ -184,16 +186,16 @@ func (s *segment) sendProbes(probe, ask []netip.Addr) {
 
 // judge says what follows from what was heard of an address that was probed. Who used it is looked at again: a claim, or the
 // mirror's word of a MAC, may have come since.
-func (s *segment) judge(now time.Time, x *Probe) {
-	var contender *Sighting
+func (s *segment) judge(now time.Time, x *neighbor.Probe) {
+	var contender *neighbor.Sighting
 	for _, seen := range x.Heard {
 		if s.excused(now, seen, s.machine.PeerByMAC(seen.MAC)) {
 			continue
 		}
 		switch {
-		case seen.Use == Probed:
+		case seen.Use == neighbor.Probed:
 			contender = &seen
-		case seen.Use == Announced && s.proxies.Testing(seen):
+		case seen.Use == neighbor.Announced && s.proxies.Testing(seen):
 			s.prober.JudgeLater(x, now.Add(proxyWait))
 			return
 		default:
@@ -218,7 +220,7 @@ func (s *segment) judge(now time.Time, x *Probe) {
 }
 
 // refuse tells of somebody who has an address that was probed, and asks again later.
-func (s *segment) refuse(now time.Time, x *Probe, seen Sighting) {
+func (s *segment) refuse(now time.Time, x *neighbor.Probe, seen neighbor.Sighting) {
 	s.conflict(now, seen)
 	x.Contests = 0
 	rest := foreignRest
@@ -229,7 +231,7 @@ func (s *segment) refuse(now time.Time, x *Probe, seen Sighting) {
 }
 
 // conflict tells of somebody else who uses one of our addresses.
-func (s *segment) conflict(now time.Time, x Sighting) {
+func (s *segment) conflict(now time.Time, x neighbor.Sighting) {
 	s.counts.conflicts.Inc()
 	s.observe(now, Observation{Kind: Conflict, Address: x.Addr, MAC: x.MAC[:], Node: s.machine.PeerByMAC(x.MAC)})
 }

@@ -23,6 +23,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // A node of these tests is this test binary again, in a network namespace of its own, so that it can be killed
@@ -527,7 +529,7 @@ func (c *client) neighbours(addr string) []netlink.Neigh {
 func (c *client) send(frame []byte) {
 	c.t.Helper()
 	c.in(func() error {
-		conn, err := packet.Listen(&net.Interface{Index: c.index}, packet.Raw, EtherTypeARP, nil)
+		conn, err := packet.Listen(&net.Interface{Index: c.index}, packet.Raw, neighbor.EtherTypeARP, nil)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,10 @@ import (
 	"github.com/mdlayher/arp"
 
 	"github.com/berth-lb/berth/l2/internal/frametest"
+
+	"github.com/berth-lb/berth/l2/neighbor"
+
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // snoop makes the switch forward multicasts to those only who asked for them.
@@ -167,13 +171,13 @@ func (l *segmentLab) whoHas(from string) []byte {
 // unanswered expects no answer to a frame, by the answers to others before and after it.
 func (l *segmentLab) unanswered(n *node, frame []byte) {
 	l.t.Helper()
-	heard := l.client.capture(EtherTypeARP)
+	heard := l.client.capture(neighbor.EtherTypeARP)
 	const before, after = "10.77.0.101", "10.77.0.102"
 	for _, f := range [][]byte{l.whoHas(before), frame, l.whoHas(after)} {
 		l.client.send(f)
 	}
 	for _, want := range []string{before, after} {
-		p, ok := ParseARP(heard.first(l.t, n.mac))
+		p, ok := neighbor.ParseARP(heard.first(l.t, n.mac))
 		if !ok || p.Operation != arp.OperationReply || p.TargetIP.String() != want {
 			l.t.Errorf("%+v, want the answer to %s", p, want)
 		}
@@ -205,7 +209,7 @@ func TestLinksAreThoseThatCarryASegment(t *testing.T) {
 	}
 	var names []string
 	l.nodes["a"].inNS(func() error {
-		links, err := Links()
+		links, err := packet.Links()
 		for _, k := range links {
 			names = append(names, k.Name)
 		}

@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/berth-lb/berth/l2/packet"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // tallied is a counter that nobody reads.
@@ -20,17 +24,17 @@ type ignoredCounter struct{}
 func (*ignoredCounter) Inc() {}
 
 // probeWith runs a prober on a namespace's eth0 until it has judged the addresses, and returns what was heard of them.
-func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []Sighting) {
+func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Sighting) {
 	t.Helper()
 	handle, err := netns.GetFromName(ns)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer handle.Close()
-	a, seen := NewAddressTable(), make(chan Sighting, 16)
+	a, seen := neighbor.NewAddressTable(), make(chan neighbor.Sighting, 16)
 	a.SetGroup("g", addrs)
-	sighted := func(x Sighting) { offer(seen, x) }
-	var s *Sockets
+	sighted := func(x neighbor.Sighting) { offer(seen, x) }
+	var s *packet.Sockets
 	var mac net.HardwareAddr
 	if err := inside(handle, func() error {
 		l, err := awaitLink()
@@ -38,10 +42,10 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []Sighting) {
 			return err
 		}
 		mac = l.HardwareAddr()
-		s, err = Open(l, Handlers{
+		s, err = packet.Open(l, packet.Handlers{
 			Hello:  func([]byte) {},
-			ARP:    (&ARPResponder{MAC: mac, Table: a, Requests: new(ignoredCounter), Replies: new(ignoredCounter), Sighted: sighted}).Respond,
-			NDP:    (&NDPResponder{MAC: mac, Table: a, Solicitations: new(ignoredCounter), Advertisements: new(ignoredCounter), Sighted: sighted}).Respond,
+			ARP:    (&neighbor.ARPResponder{MAC: mac, Table: a, Requests: new(ignoredCounter), Replies: new(ignoredCounter), Sighted: sighted}).Respond,
+			NDP:    (&neighbor.NDPResponder{MAC: mac, Table: a, Solicitations: new(ignoredCounter), Advertisements: new(ignoredCounter), Sighted: sighted}).Respond,
 			Broken: func(err error) { t.Error(err) },
 			Failed: func(error) {},
 		})
@@ -51,7 +55,7 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []Sighting) {
 	}
 	defer s.Wait()
 	defer s.Close()
-	p := NewProber()
+	p := neighbor.NewProber()
 	for _, addr := range addrs {
 		s.Join(addr)
 		p.Begin(time.Now(), addr)
@@ -65,9 +69,9 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []Sighting) {
 		now := time.Now()
 		for _, addr := range p.Due(now, 10) {
 			if addr.Is4() {
-				err = s.SendARP(ARPProbe(mac, addr))
+				err = s.SendARP(neighbor.ARPProbe(mac, addr))
 			} else {
-				err = s.SendNDP(NDPProbe(mac, addr))
+				err = s.SendNDP(neighbor.NDPProbe(mac, addr))
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -88,7 +92,7 @@ func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
 	client := linkMAC(t, l.prefix+"client", "eth0")
 	for _, addr := range []string{"10.77.0.100", "fd77::100"} {
 		got := probeWith(t, l.prefix+"probing", []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(addr)})
-		if want := []Sighting{{netip.MustParseAddr(addr), [6]byte(mustMAC(t, client)), Announced}}; !slices.Equal(got, want) {
+		if want := []neighbor.Sighting{{Addr: netip.MustParseAddr(addr), MAC: [6]byte(mustMAC(t, client)), Use: neighbor.Announced}}; !slices.Equal(got, want) {
 			t.Errorf("of %s was heard %+v, want it announced by %s", addr, got, client)
 		}
 	}

@@ -10,6 +10,10 @@ import (
 
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2/election"
+
+	"github.com/berth-lb/berth/l2/packet"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // segment serves one interface. Its loop owns everything below the inbox; the responders, in the wire's
@@ -20,7 +24,7 @@ type segment struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has ended
 
-	answers   *AddressTable
+	answers   *neighbor.AddressTable
 	published atomic.Pointer[Segment]
 	drained   atomic.Uint64 // the round of leaving for which nothing is left to hand over
 
@@ -28,21 +32,21 @@ type segment struct {
 	wake  async.Signal
 
 	messages  chan election.Message
-	sightings chan Sighting
+	sightings chan neighbor.Sighting
 	broken    chan error
 	failed    chan error
 
 	counts    *segmentCounts
 	machine   *election.Machine
-	announcer *Announcer
-	prober    *Prober
-	proxies   *ProxyDetector
-	doubted   []Sighting                 // of what is answered for, until it is known who is a proxy
+	announcer *neighbor.Announcer
+	prober    *neighbor.Prober
+	proxies   *neighbor.ProxyDetector
+	doubted   []neighbor.Sighting        // of what is answered for, until it is known who is a proxy
 	starting  map[string]election.Action // the beginnings of groups of which no address is answered for yet
 	told      map[netip.Addr]struct{}    // the addresses of which Answers was told
-	defence   *Defender
+	defence   *neighbor.Defender
 	desired   map[string]Desired
-	link      Link
+	link      packet.Link
 	home      bool
 	wire      wire        // nil: closed
 	unwatch   func() bool // ends ctx's hold on the wire
@@ -64,7 +68,7 @@ type inbox struct {
 	mirrored map[mirrorKey]Claim // guarded by mu
 	moving   []string            // guarded by mu
 	blind    bool                // guarded by mu; the mirror was lost since
-	link     *Link               // guarded by mu
+	link     *packet.Link        // guarded by mu
 	home     bool                // guarded by mu
 }
 
@@ -78,10 +82,10 @@ const (
 func newSegment(d *Driver, name string, cancel context.CancelFunc) *segment {
 	s := &segment{
 		name: name, d: d, cancel: cancel, done: make(chan struct{}),
-		answers: NewAddressTable(), wake: async.NewSignal(),
-		messages: make(chan election.Message, waiting), sightings: make(chan Sighting, waiting),
+		answers: neighbor.NewAddressTable(), wake: async.NewSignal(),
+		messages: make(chan election.Message, waiting), sightings: make(chan neighbor.Sighting, waiting),
 		broken: make(chan error, 1), failed: make(chan error, 1),
-		announcer: NewAnnouncer(), prober: NewProber(), proxies: NewProxyDetector(), defence: NewDefender(),
+		announcer: neighbor.NewAnnouncer(), prober: neighbor.NewProber(), proxies: neighbor.NewProxyDetector(), defence: neighbor.NewDefender(),
 		starting: make(map[string]election.Action), told: make(map[netip.Addr]struct{}), desired: make(map[string]Desired),
 		machine: election.NewMachine(election.Options{
 			Node: d.config.Node, Boot: d.boot,
@@ -127,7 +131,7 @@ func (s *segment) mirrorLost() {
 }
 
 // relink leaves what the kernel says of the interface.
-func (s *segment) relink(l Link, home bool) {
+func (s *segment) relink(l packet.Link, home bool) {
 	s.inbox.mu.Lock()
 	news := s.inbox.link == nil || !s.inbox.link.Same(l) || s.inbox.home != home
 	s.inbox.link, s.inbox.home = &l, home
@@ -150,7 +154,7 @@ func (s *segment) run(ctx context.Context) {
 	for {
 		var (
 			said   election.Message
-			seen   Sighting
+			seen   neighbor.Sighting
 			broken error
 		)
 		select {

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/async"
+
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 const (
@@ -84,7 +86,7 @@ func (d *Driver) supervise(ctx context.Context, tasks *errgroup.Group) error {
 }
 
 // match starts and ends segments, and passes links on.
-func (d *Driver) match(ctx context.Context, tasks *errgroup.Group, links []Link) {
+func (d *Driver) match(ctx context.Context, tasks *errgroup.Group, links []packet.Link) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	present := make(map[string]bool, len(links))

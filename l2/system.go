@@ -3,18 +3,20 @@ package l2
 import (
 	"context"
 	"net/netip"
+
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // system is the edge to the kernel: what interfaces there are, and sockets on them.
 type system interface {
 	// links lists the interfaces that can carry a segment: Ethernet, not a port of a bridge or bond.
-	links() ([]Link, error)
+	links() ([]packet.Link, error)
 	// watch calls changed whenever links may answer differently, until ctx ends or the kernel's
 	// notifications are lost; then it returns why.
 	watch(ctx context.Context, changed func()) error
 	// open opens the sockets on an interface that is up, and calls in from goroutines of its own until the
 	// wire is closed.
-	open(l Link, in Handlers) (wire, error)
+	open(l packet.Link, in packet.Handlers) (wire, error)
 }
 
 // wire is an interface's sockets. Its methods do not wait for anything but the interface's own queue.
@@ -38,14 +40,14 @@ type wire interface {
 // kernel is the system this process runs on.
 type kernel struct{}
 
-func (kernel) open(l Link, in Handlers) (wire, error) {
-	s, err := Open(l, in)
+func (kernel) open(l packet.Link, in packet.Handlers) (wire, error) {
+	s, err := packet.Open(l, in)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func (k kernel) links() ([]Link, error) { return Links() }
+func (k kernel) links() ([]packet.Link, error) { return packet.Links() }
 
-func (k kernel) watch(ctx context.Context, changed func()) error { return Watch(ctx, changed) }
+func (k kernel) watch(ctx context.Context, changed func()) error { return packet.Watch(ctx, changed) }

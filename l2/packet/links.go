@@ -1,4 +1,4 @@
-package l2
+package packet
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // listLinks reads the interfaces and their addresses. A dump that the kernel could not finish in one piece
@@ -34,7 +36,7 @@ func Links() ([]Link, error) {
 	for _, f := range found {
 		a := f.Attrs()
 		master := slices.IndexFunc(found, func(m netlink.Link) bool { return a.MasterIndex != 0 && m.Attrs().Index == a.MasterIndex })
-		if !IsUnicast(a.HardwareAddr) || master >= 0 && takesFrames(found[master]) {
+		if !neighbor.IsUnicast(a.HardwareAddr) || master >= 0 && takesFrames(found[master]) {
 			continue
 		}
 		const up = unix.IFF_UP | unix.IFF_RUNNING

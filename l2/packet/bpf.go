@@ -1,4 +1,4 @@
-package l2
+package packet
 
 import (
 	"cmp"
@@ -9,6 +9,8 @@ import (
 	"github.com/mdlayher/arp"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // This file writes the programs that keep what does not concern this node in the kernel. They know an address
@@ -101,11 +103,11 @@ func forUs() []bpf.Instruction {
 // arpFilter passes ARP requests and replies for IPv4 over Ethernet whose sender or target address is in the
 // spans: on a busy segment the rest never wakes this process.
 func arpFilter(spans []span) []bpf.Instruction {
-	const sender, target = EthernetHeader + 14, EthernetHeader + 24
+	const sender, target = neighbor.EthernetHeader + 14, neighbor.EthernetHeader + 24
 	head := append(forUs(),
-		bpf.LoadAbsolute{Off: EthernetHeader, Size: 4}, // hardware and protocol type
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1<<16 | EtherTypeIPv4, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: EthernetHeader + 4, Size: 4}, // lengths and operation
+		bpf.LoadAbsolute{Off: neighbor.EthernetHeader, Size: 4}, // hardware and protocol type
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1<<16 | neighbor.EtherTypeIPv4, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: neighbor.EthernetHeader + 4, Size: 4}, // lengths and operation
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6<<24 | 4<<16 | uint32(arp.OperationRequest), SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6<<24 | 4<<16 | uint32(arp.OperationReply), SkipTrue: 1},
 		reject(),
@@ -119,20 +121,20 @@ func arpFilter(spans []span) []bpf.Instruction {
 // is in the spans, and multicast listener queries. Extension headers before the former are not followed: no
 // implementation sends any.
 func ndpFilter(spans []span) []bpf.Instruction {
-	const source, target = EthernetHeader + 8, EthernetHeader + IPv6Header + 8
+	const source, target = neighbor.EthernetHeader + 8, neighbor.EthernetHeader + neighbor.IPv6Header + 8
 	head := append(forUs(),
-		bpf.LoadAbsolute{Off: EthernetHeader + 6, Size: 2}, // next header and hop limit
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: MLDHopLimit, SkipTrue: 6},
-		bpf.LoadAbsolute{Off: EthernetHeader + IPv6Header, Size: 2}, // next header and length
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ProtoICMPv6 << 8, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: EthernetHeader + IPv6Header + HopByHop, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: TypeListenerQuery, SkipTrue: 1},
+		bpf.LoadAbsolute{Off: neighbor.EthernetHeader + 6, Size: 2}, // next header and hop limit
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.MLDHopLimit, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: neighbor.EthernetHeader + neighbor.IPv6Header, Size: 2}, // next header and length
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.ProtoICMPv6 << 8, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: neighbor.EthernetHeader + neighbor.IPv6Header + neighbor.HopByHop, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.TypeListenerQuery, SkipTrue: 1},
 		accept(),
 		reject(),
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ProtoICMPv6<<8 | NDPHopLimit, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: EthernetHeader + IPv6Header, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: TypeSolicitation, SkipTrue: 2},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: TypeAdvertisement, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.ProtoICMPv6<<8 | neighbor.NDPHopLimit, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: neighbor.EthernetHeader + neighbor.IPv6Header, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: neighbor.TypeSolicitation, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: neighbor.TypeAdvertisement, SkipTrue: 1},
 		reject(),
 	)
 	return slices.Concat(head, loadKey(target), search(spans), loadKey(source), search(spans), rejectAll())

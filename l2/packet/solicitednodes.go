@@ -1,4 +1,4 @@
-package l2
+package packet
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // kernelGroups is how many groups the kernel is to join. It looks through the list of all of them for each IPv6 multicast
@@ -30,7 +32,7 @@ type solicitedNodes struct {
 	mu      sync.Mutex
 	wanted  map[netip.Addr]int      // guarded by mu; addresses for each group
 	dirty   map[netip.Addr]struct{} // guarded by mu; groups to look at
-	queries []MLDQuery              // guarded by mu; to be answered
+	queries []neighbor.MLDQuery     // guarded by mu; to be answered
 
 	// Owned by settle's goroutine.
 	joined   *multicastGroups
@@ -49,7 +51,7 @@ type multicaster interface {
 
 // groupChange is a change to tell of.
 type listenerChange struct {
-	change ListenerChange
+	change neighbor.ListenerChange
 	groups []netip.Addr
 }
 
@@ -82,7 +84,7 @@ func (s *solicitedNodes) unsettled() int {
 }
 
 // queried notes down a query for answer.
-func (s *solicitedNodes) queried(q MLDQuery) {
+func (s *solicitedNodes) queried(q neighbor.MLDQuery) {
 	const enough = 16 // a flood of them is answered as if to one
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +128,7 @@ func (s *solicitedNodes) settle() (retell bool, err error) {
 		s.dirty[group] = struct{}{}
 	}
 	s.mu.Unlock()
-	failures = append(failures, s.setHearAll(), s.report(listenerChange{NowListener, came}), s.report(listenerChange{NotListener, went}))
+	failures = append(failures, s.setHearAll(), s.report(listenerChange{neighbor.NowListener, came}), s.report(listenerChange{neighbor.NotListener, went}))
 	return len(s.toRepeat) > 0, cmp.Or(failures...)
 }
 
@@ -166,7 +168,7 @@ func (s *solicitedNodes) repeat() error {
 func (s *solicitedNodes) unchanged(m listenerChange) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(m.groups), func(g netip.Addr) bool {
 		_, listening := s.reported[g]
-		return listening == (m.change == NotListener)
+		return listening == (m.change == neighbor.NotListener)
 	})
 }
 
@@ -187,13 +189,13 @@ func (s *solicitedNodes) answer() error {
 			groups[q.Group] = struct{}{}
 		}
 	}
-	return s.send(listenerChange{IsListener, slices.Collect(maps.Keys(groups))})
+	return s.send(listenerChange{neighbor.IsListener, slices.Collect(maps.Keys(groups))})
 }
 
 func (s *solicitedNodes) send(m listenerChange) error {
-	frames := ListenerReports
+	frames := neighbor.ListenerReports
 	if s.oldest {
-		frames = ListenerReportsV1
+		frames = neighbor.ListenerReportsV1
 	}
 	for _, frame := range frames(s.ifi.HardwareAddr, m.change, m.groups) {
 		if err := s.socket.SendNDP(frame); err != nil {

@@ -1,6 +1,10 @@
-package l2
+package packet
 
-import "net"
+import (
+	"net"
+
+	"github.com/berth-lb/berth/l2/neighbor"
+)
 
 // etherTypeHello is a local experimental EtherType (IEEE 802).
 const etherTypeHello = 0x88b5
@@ -11,7 +15,7 @@ func helloGroup() net.HardwareAddr { return net.HardwareAddr{0x03, 'b', 'e', 'r'
 
 // helloFrame puts a payload into an Ethernet frame from mac to all speakers of the segment.
 func HelloFrame(mac net.HardwareAddr, payload []byte) []byte {
-	b := make([]byte, 0, EthernetHeader+len(payload))
-	b = AppendEthernet(b, helloGroup(), mac, etherTypeHello)
+	b := make([]byte, 0, neighbor.EthernetHeader+len(payload))
+	b = neighbor.AppendEthernet(b, helloGroup(), mac, etherTypeHello)
 	return append(b, payload...)
 }

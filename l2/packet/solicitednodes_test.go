@@ -1,4 +1,4 @@
-package l2
+package packet
 
 import (
 	"encoding/binary"
@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/berth-lb/berth/l2/internal/frametest"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // multicasts is an interface's socket that keeps what it is told.
@@ -19,7 +21,7 @@ type multicasts struct {
 }
 
 func (m *multicasts) SendNDP(frame []byte) error {
-	body := frame[EthernetHeader+IPv6Header+HopByHop:]
+	body := frame[neighbor.EthernetHeader+neighbor.IPv6Header+neighbor.HopByHop:]
 	if body[0] == 143 {
 		n := binary.BigEndian.Uint16(body[6:])
 		m.sent = append(m.sent, fmt.Sprintf("%d groups as %d", n, body[8]))
@@ -75,17 +77,17 @@ func TestGroupsBeyondWhatTheKernelIsToJoinAreReported(t *testing.T) {
 	m.expect(t, true, "60 groups as 4", "40 groups as 4")
 
 	reported := slices.Collect(maps.Keys(s.reported))
-	s.queried(MLDQuery{Group: reported[0]})
-	s.queried(MLDQuery{Group: frametest.SolicitedNode(t, held6)})
+	s.queried(neighbor.MLDQuery{Group: reported[0]})
+	s.queried(neighbor.MLDQuery{Group: frametest.SolicitedNode(t, held6)})
 	_ = s.answer()
 	m.expect(t, true, "1 groups as 2")
-	s.queried(MLDQuery{Group: netip.IPv6Unspecified()})
+	s.queried(neighbor.MLDQuery{Group: netip.IPv6Unspecified()})
 	_ = s.answer()
 	m.expect(t, true, "60 groups as 2", "40 groups as 2")
-	s.queried(MLDQuery{Group: reported[0], V1: true})
+	s.queried(neighbor.MLDQuery{Group: reported[0], V1: true})
 	_ = s.answer()
-	m.expect(t, true, "type 131 to "+MulticastMAC(reported[0]).String())
-	s.queried(MLDQuery{Group: frametest.SolicitedNode(t, held6)})
+	m.expect(t, true, "type 131 to "+neighbor.MulticastMAC(reported[0]).String())
+	s.queried(neighbor.MLDQuery{Group: frametest.SolicitedNode(t, held6)})
 	_ = s.answer()
 	m.expect(t, true)
 

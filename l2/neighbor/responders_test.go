@@ -1,4 +1,4 @@
-package l2
+package neighbor
 
 import (
 	"bytes"
@@ -16,8 +16,8 @@ import (
 )
 
 var (
-	ours   = net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	theirM = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	ours   = frametest.Ours
+	theirs = frametest.Theirs
 	held4  = netip.MustParseAddr("192.0.2.1")
 	known4 = netip.MustParseAddr("192.0.2.2")
 	asker4 = netip.MustParseAddr("192.0.2.100")
@@ -51,14 +51,14 @@ func (uncounted) Inc() {}
 
 func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 	multicast := net.HardwareAddr{3, 0, 0, 0, 0, 9}
-	request := frametest.ARP(t, arp.OperationRequest, theirM, asker4, held4)
+	request := frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4)
 	changed := func(i int, b byte) []byte {
 		f := bytes.Clone(request)
 		f[i] = b
 		return f
 	}
 	stranger := bytes.Clone(request)
-	copy(stranger, theirM)
+	copy(stranger, theirs)
 	for name, c := range map[string]struct {
 		frame    []byte
 		answered bool
@@ -66,22 +66,22 @@ func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		use      Use
 	}{
 		"a request":                   {frame: request, answered: true},
-		"a probe":                     {frame: frametest.ARP(t, arp.OperationRequest, theirM, netip.IPv4Unspecified(), held4), answered: true, sighted: held4, use: Probed},
-		"a probe for another's":       {frame: frametest.ARP(t, arp.OperationRequest, theirM, netip.IPv4Unspecified(), known4), sighted: known4, use: Probed},
-		"a probe for an unknown one":  {frame: ARPProbe(theirM, asker4)},
+		"a probe":                     {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.IPv4Unspecified(), held4), answered: true, sighted: held4, use: Probed},
+		"a probe for another's":       {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.IPv4Unspecified(), known4), sighted: known4, use: Probed},
+		"a probe for an unknown one":  {frame: ARPProbe(theirs, asker4)},
 		"our own probe":               {frame: ARPProbe(ours, held4)},
-		"a request from ours":         {frame: frametest.ARP(t, arp.OperationRequest, theirM, known4, held4), answered: true, sighted: known4, use: Spoken},
-		"from ours to someone":        {frame: frametest.ARP(t, arp.OperationRequest, theirM, held4, asker4), sighted: held4, use: Spoken},
-		"another's address":           {frame: frametest.ARP(t, arp.OperationRequest, theirM, asker4, known4)},
-		"an unknown address":          {frame: frametest.ARP(t, arp.OperationRequest, theirM, asker4, asker4.Next())},
+		"a request from ours":         {frame: frametest.ARP(t, arp.OperationRequest, theirs, known4, held4), answered: true, sighted: known4, use: Spoken},
+		"from ours to someone":        {frame: frametest.ARP(t, arp.OperationRequest, theirs, held4, asker4), sighted: held4, use: Spoken},
+		"another's address":           {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, known4)},
+		"an unknown address":          {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, asker4.Next())},
 		"our own request":             {frame: frametest.ARP(t, arp.OperationRequest, ours, asker4, held4)},
 		"sent to another station":     {frame: stranger},
 		"a multicast sender":          {frame: frametest.ARP(t, arp.OperationRequest, multicast, asker4, held4)},
 		"a multicast station":         {frame: changed(6, 3)},
 		"a sender of zeros":           {frame: frametest.ARP(t, arp.OperationRequest, make(net.HardwareAddr, 6), asker4, held4)},
-		"a broadcast address":         {frame: frametest.ARP(t, arp.OperationRequest, theirM, netip.MustParseAddr("255.255.255.255"), held4)},
-		"a multicast address":         {frame: frametest.ARP(t, arp.OperationRequest, theirM, netip.MustParseAddr("224.0.0.1"), held4)},
-		"a loopback address":          {frame: frametest.ARP(t, arp.OperationRequest, theirM, netip.MustParseAddr("127.0.0.1"), held4)},
+		"a broadcast address":         {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.MustParseAddr("255.255.255.255"), held4)},
+		"a multicast address":         {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.MustParseAddr("224.0.0.1"), held4)},
+		"a loopback address":          {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.MustParseAddr("127.0.0.1"), held4)},
 		"cut short":                   {frame: request[:EthernetHeader+arpLength-1]},
 		"another hardware type":       {frame: changed(15, 6)},
 		"another protocol":            {frame: changed(16, 9)},
@@ -89,10 +89,10 @@ func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		"a lying protocol length":     {frame: changed(19, 16)},
 		"an unknown operation":        {frame: changed(21, 9)},
 		"a tag before it":             {frame: frametest.Tagged(request)},
-		"a reply":                     {frame: frametest.ARP(t, arp.OperationReply, theirM, held4, asker4), sighted: held4, use: Announced},
-		"a gratuitous request":        {frame: frametest.ARP(t, arp.OperationRequest, theirM, known4, known4), sighted: known4, use: Announced},
-		"a gratuitous reply":          {frame: frametest.ARP(t, arp.OperationReply, theirM, known4, known4), sighted: known4, use: Announced},
-		"a foreigner's announcement":  {frame: frametest.ARP(t, arp.OperationRequest, theirM, asker4, asker4)},
+		"a reply":                     {frame: frametest.ARP(t, arp.OperationReply, theirs, held4, asker4), sighted: held4, use: Announced},
+		"a gratuitous request":        {frame: frametest.ARP(t, arp.OperationRequest, theirs, known4, known4), sighted: known4, use: Announced},
+		"a gratuitous reply":          {frame: frametest.ARP(t, arp.OperationReply, theirs, known4, known4), sighted: known4, use: Announced},
+		"a foreigner's announcement":  {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, asker4)},
 		"our own gratuitous, flooded": {frame: frametest.ARP(t, arp.OperationReply, ours, held4, held4)},
 	} {
 		var sighted Sighting
@@ -101,7 +101,7 @@ func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		if (answer != nil) != c.answered || sighted.Addr != c.sighted || sighted.Use != c.use {
 			t.Errorf("%s: answer %x, sighted %+v; want answered %v, sighted %s, use %d", name, answer, sighted, c.answered, c.sighted, c.use)
 		}
-		if sighted.Addr.IsValid() && sighted.MAC != [6]byte(theirM) {
+		if sighted.Addr.IsValid() && sighted.MAC != [6]byte(theirs) {
 			t.Errorf("%s: sighted at %x", name, sighted.MAC)
 		}
 	}
@@ -132,7 +132,7 @@ func TestAProbeAsksForWhatItIsToAskFor(t *testing.T) {
 
 func TestAnARPReplyIsUnicastAndWellFormed(t *testing.T) {
 	r := &ARPResponder{MAC: ours, Table: someAnswers(), Requests: uncounted{}, Replies: uncounted{}}
-	frame := r.Respond(frametest.ARP(t, arp.OperationRequest, theirM, asker4, held4))
+	frame := r.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4))
 	want := []byte{
 		2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 6,
 		0, 1, 8, 0, 6, 4, 0, 2,
@@ -161,7 +161,7 @@ func TestNothingIsAnsweredByAResponderWhoseLoopIsAsleep(t *testing.T) {
 	a.Watchdog.Extend(time.Now())
 	r4 := &ARPResponder{MAC: ours, Table: a, Requests: uncounted{}, Replies: uncounted{}}
 	r6 := &NDPResponder{MAC: ours, Table: a, Solicitations: uncounted{}, Advertisements: uncounted{}}
-	if f := r4.Respond(frametest.ARP(t, arp.OperationRequest, theirM, asker4, held4)); f != nil {
+	if f := r4.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4)); f != nil {
 		t.Errorf("ARP answered with %x", f)
 	}
 	if f := r6.Respond(frametest.Solicitation(t, asker6, held6, held6, true)); f != nil {
@@ -178,9 +178,9 @@ func TestNDPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		return f
 	}
 	stranger := bytes.Clone(asked)
-	copy(stranger, theirM)
+	copy(stranger, theirs)
 	withOption := func(first byte) []byte {
-		mac := append(net.HardwareAddr{first}, theirM[1:]...)
+		mac := append(net.HardwareAddr{first}, theirs[1:]...)
 		return frametest.NDP(t, &ndp.NeighborSolicitation{
 			TargetAddress: held6, Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}},
 		}, asker6, group)
@@ -198,7 +198,7 @@ func TestNDPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		"a probe of reachability":           {frame: frametest.Solicitation(t, asker6, held6, held6, false), to: asker6},
 		"a probe for duplicates":            {frame: frametest.Solicitation(t, none, group, held6, false), to: netip.IPv6LinkLocalAllNodes(), sighted: held6, use: Probed},
 		"the same with a nonce":             {frame: frametest.NDP(t, &ndp.NeighborSolicitation{TargetAddress: held6, Options: []ndp.Option{nonce}}, none, group), to: netip.IPv6LinkLocalAllNodes(), sighted: held6, use: Probed},
-		"a probe for another's":             {frame: NDPProbe(theirM, known6), sighted: known6, use: Probed},
+		"a probe for another's":             {frame: NDPProbe(theirs, known6), sighted: known6, use: Probed},
 		"our own probe":                     {frame: NDPProbe(ours, held6)},
 		"from ours about another":           {frame: frametest.Solicitation(t, held6, frametest.SolicitedNode(t, asker6), asker6, true), sighted: held6, use: Spoken},
 		"sent to another station":           {frame: stranger},
@@ -243,17 +243,17 @@ func TestNDPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 			t.Errorf("%s: answered %+v with %+v", name, p, p.Message)
 		}
 		station := net.HardwareAddr(answer[:6])
-		if wanted := map[bool]string{true: theirM.String(), false: "33:33:00:00:00:01"}[c.to == asker6]; station.String() != wanted {
+		if wanted := map[bool]string{true: theirs.String(), false: "33:33:00:00:00:01"}[c.to == asker6]; station.String() != wanted {
 			t.Errorf("%s: answered to station %s, want %s", name, station, wanted)
 		}
 	}
 }
 
 func FuzzARP(f *testing.F) {
-	f.Add(frametest.ARP(f, arp.OperationRequest, theirM, asker4, held4))
-	f.Add(frametest.ARP(f, arp.OperationReply, theirM, held4, held4))
-	f.Add(ARPProbe(theirM, held4))
-	f.Add(frametest.Tagged(GratuitousARP(theirM, known4)[0]))
+	f.Add(frametest.ARP(f, arp.OperationRequest, theirs, asker4, held4))
+	f.Add(frametest.ARP(f, arp.OperationReply, theirs, held4, held4))
+	f.Add(ARPProbe(theirs, held4))
+	f.Add(frametest.Tagged(GratuitousARP(theirs, known4)[0]))
 	a := someAnswers()
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		r := &ARPResponder{MAC: ours, Table: a, Requests: uncounted{}, Replies: uncounted{}, Sighted: func(s Sighting) {
@@ -278,9 +278,9 @@ func FuzzNDP(f *testing.F) {
 	group := frametest.SolicitedNode(f, held6)
 	f.Add(frametest.Solicitation(f, asker6, group, held6, true))
 	f.Add(frametest.Solicitation(f, netip.IPv6Unspecified(), group, held6, false))
-	f.Add(NDPProbe(theirM, known6))
-	f.Add(UnsolicitedNA(theirM, held6))
-	f.Add(frametest.Tagged(UnsolicitedNA(theirM, held6)))
+	f.Add(NDPProbe(theirs, known6))
+	f.Add(UnsolicitedNA(theirs, held6))
+	f.Add(frametest.Tagged(UnsolicitedNA(theirs, held6)))
 	f.Add(frametest.NDP(f, &ndp.NeighborSolicitation{TargetAddress: held6, Options: []ndp.Option{ndp.NewNonce()}}, asker6, group))
 	a := someAnswers()
 	f.Fuzz(func(t *testing.T, frame []byte) {
@@ -324,8 +324,8 @@ func BenchmarkRespond(b *testing.B) {
 			group := fmt.Sprint("g", i)
 			a.SetGroup(group, []netip.Addr{addr4, addr6})
 			a.own(group)
-			arps = append(arps, frametest.ARP(b, arp.OperationRequest, theirM, asker4, addr4))
-			foreign = append(foreign, frametest.ARP(b, arp.OperationRequest, theirM, asker4, netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)})))
+			arps = append(arps, frametest.ARP(b, arp.OperationRequest, theirs, asker4, addr4))
+			foreign = append(foreign, frametest.ARP(b, arp.OperationRequest, theirs, asker4, netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)})))
 			ndps = append(ndps, frametest.Solicitation(b, asker6, addr6, addr6, true))
 		}
 		r4 := &ARPResponder{MAC: ours, Table: a, Requests: uncounted{}, Replies: uncounted{}}

@@ -1,4 +1,4 @@
-package l2
+package packet
 
 import (
 	"bytes"
@@ -17,6 +17,20 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/berth-lb/berth/l2/internal/frametest"
+
+	"github.com/berth-lb/berth/l2/neighbor"
+)
+
+var (
+	ours    = frametest.Ours
+	theirs  = frametest.Theirs
+	held4   = netip.MustParseAddr("192.0.2.1")
+	asker4  = netip.MustParseAddr("192.0.2.100")
+	held6   = netip.MustParseAddr("2001:db8::1")
+	known6  = netip.MustParseAddr("2001:db8::2")
+	asker6  = netip.MustParseAddr("2001:db8::100")
+	querier = netip.MustParseAddr("fe80::1")
+	group6  = netip.MustParseAddr("ff02::1:ff00:1")
 )
 
 // kernelFilter is a filter in this machine's kernel, on a socket that needs no privilege.
@@ -86,15 +100,15 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 	} {
 		a := netip.MustParseAddr(target)
 		for _, op := range []arp.Operation{arp.OperationRequest, arp.OperationReply} {
-			if got := filtered(t, filter, frametest.ARP(t, op, theirM, asker4, a)); got != want {
+			if got := filtered(t, filter, frametest.ARP(t, op, theirs, asker4, a)); got != want {
 				t.Errorf("%s about %s passes: %v, want %v", op, target, got, want)
 			}
-			if got := filtered(t, filter, frametest.ARP(t, op, theirM, a, asker4)); got != want {
+			if got := filtered(t, filter, frametest.ARP(t, op, theirs, a, asker4)); got != want {
 				t.Errorf("%s from %s passes: %v, want %v", op, target, got, want)
 			}
 		}
 	}
-	good := frametest.ARP(t, arp.OperationRequest, theirM, asker4, low)
+	good := frametest.ARP(t, arp.OperationRequest, theirs, asker4, low)
 	for i, b := range map[int]byte{15: 2, 17: 1, 18: 5, 19: 5, 21: 3} {
 		bad := bytes.Clone(good)
 		bad[i] = b
@@ -102,7 +116,7 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 			t.Errorf("with byte %d = %d it passes", i, b)
 		}
 	}
-	if filtered(t, filter, good[:EthernetHeader+20]) {
+	if filtered(t, filter, good[:neighbor.EthernetHeader+20]) {
 		t.Error("cut short it passes")
 	}
 	if filtered(t, arpFilter(nil), good) {
@@ -114,7 +128,7 @@ func TestTheNDPFilterPassesNeighbourDiscoveryOfOurAddressesOnly(t *testing.T) {
 	all := netip.IPv6LinkLocalAllNodes()
 	good := frametest.Solicitation(t, asker6, all, held6, true)
 	far := bytes.Clone(good)
-	far[EthernetHeader+7] = 64
+	far[neighbor.EthernetHeader+7] = 64
 	for name, c := range map[string]struct {
 		frame []byte
 		want  bool
@@ -126,8 +140,8 @@ func TestTheNDPFilterPassesNeighbourDiscoveryOfOurAddressesOnly(t *testing.T) {
 		"about another":             {frametest.Solicitation(t, known6, all, asker6, true), false},
 		"router solicitation":       {frametest.NDP(t, &ndp.RouterSolicitation{}, held6, all), false},
 		"from afar":                 {far, false},
-		"cut short":                 {good[:EthernetHeader+IPv6Header+20], false},
-		"a probe":                   {NDPProbe(ours, held6), true},
+		"cut short":                 {good[:neighbor.EthernetHeader+neighbor.IPv6Header+20], false},
+		"a probe":                   {neighbor.NDPProbe(ours, held6), true},
 		"another with the same end": {frametest.Solicitation(t, asker6, all, netip.MustParseAddr("2001:db9::1"), true), false},
 	} {
 		if got := filtered(t, ndpFilter([]span{{key(held6), key(held6)}}), c.frame); got != c.want {
@@ -194,7 +208,7 @@ func TestTheKernelsVerdictIsThatOfALinearSearch(t *testing.T) {
 			near := rapid.Uint32Range(0, 4).Draw(rt, "near")
 			target := rapid.SampledFrom(append(keys, 7)).Draw(rt, "key") + near - 2
 			sender := rapid.Uint32().Draw(rt, "sender")
-			frame := frametest.ARP(t, arp.OperationRequest, theirM, addr4(sender), addr4(target))
+			frame := frametest.ARP(t, arp.OperationRequest, theirs, addr4(sender), addr4(target))
 			if got, want := k.passes(t, frame), linear(target) || linear(sender); got != want {
 				rt.Fatalf("a request of %s for %s passes: %v, want %v, by %v", addr4(sender), addr4(target), got, want, cover)
 			}
@@ -308,7 +322,7 @@ func TestWhatAPassageCouldNotOpenIsMended(t *testing.T) {
 }
 
 func BenchmarkFilter(b *testing.B) {
-	frame := frametest.ARP(b, arp.OperationRequest, theirM, asker4, held4)
+	frame := frametest.ARP(b, arp.OperationRequest, theirs, asker4, held4)
 	keys := make([]uint32, 10000)
 	for n := range keys {
 		keys[n] = rand.Uint32()
@@ -336,25 +350,25 @@ func TestAListenerQueryIsUnderstoodOrIgnored(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		frame []byte
-		want  MLDQuery // with no group: none
+		want  neighbor.MLDQuery // with no group: none
 	}{
-		"a general one":           {good, MLDQuery{Group: any6, Within: 10 * time.Second}},
-		"about a group":           {frametest.ListenerQuery(querier, group6, group6, 100, false), MLDQuery{Group: group6, Within: 100 * time.Millisecond}},
-		"of the first version":    {frametest.ListenerQuery(querier, all, any6, 1000, true), MLDQuery{Group: any6, Within: time.Second, V1: true}},
-		"one that waits for long": {frametest.ListenerQuery(querier, all, any6, 0x8001, false), MLDQuery{Group: any6, Within: 32767 * time.Millisecond}},
-		"from no router":          {frametest.ListenerQuery(held6, all, any6, 1000, false), MLDQuery{}},
-		"sent to one host":        {frametest.ListenerQuery(querier, held6, any6, 1000, false), MLDQuery{}},
-		"from afar":               {changed(EthernetHeader+7, 64), MLDQuery{}},
-		"no query":                {changed(EthernetHeader+IPv6Header+HopByHop, 131), MLDQuery{}},
-		"without its header":      {changed(EthernetHeader+6, ProtoICMPv6), MLDQuery{}},
-		"with another header":     {changed(EthernetHeader+IPv6Header, 43), MLDQuery{}},
-		"with a longer header":    {changed(EthernetHeader+IPv6Header+1, 1), MLDQuery{}},
-		"a broken checksum":       {changed(len(good)-1, 1), MLDQuery{}},
-		"a length beyond it":      {changed(EthernetHeader+4, 4), MLDQuery{}},
-		"cut short":               {good[:80], MLDQuery{}},
-		"a solicitation":          {frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, held6), held6, true), MLDQuery{}},
+		"a general one":           {good, neighbor.MLDQuery{Group: any6, Within: 10 * time.Second}},
+		"about a group":           {frametest.ListenerQuery(querier, group6, group6, 100, false), neighbor.MLDQuery{Group: group6, Within: 100 * time.Millisecond}},
+		"of the first version":    {frametest.ListenerQuery(querier, all, any6, 1000, true), neighbor.MLDQuery{Group: any6, Within: time.Second, V1: true}},
+		"one that waits for long": {frametest.ListenerQuery(querier, all, any6, 0x8001, false), neighbor.MLDQuery{Group: any6, Within: 32767 * time.Millisecond}},
+		"from no router":          {frametest.ListenerQuery(held6, all, any6, 1000, false), neighbor.MLDQuery{}},
+		"sent to one host":        {frametest.ListenerQuery(querier, held6, any6, 1000, false), neighbor.MLDQuery{}},
+		"from afar":               {changed(neighbor.EthernetHeader+7, 64), neighbor.MLDQuery{}},
+		"no query":                {changed(neighbor.EthernetHeader+neighbor.IPv6Header+neighbor.HopByHop, 131), neighbor.MLDQuery{}},
+		"without its header":      {changed(neighbor.EthernetHeader+6, neighbor.ProtoICMPv6), neighbor.MLDQuery{}},
+		"with another header":     {changed(neighbor.EthernetHeader+neighbor.IPv6Header, 43), neighbor.MLDQuery{}},
+		"with a longer header":    {changed(neighbor.EthernetHeader+neighbor.IPv6Header+1, 1), neighbor.MLDQuery{}},
+		"a broken checksum":       {changed(len(good)-1, 1), neighbor.MLDQuery{}},
+		"a length beyond it":      {changed(neighbor.EthernetHeader+4, 4), neighbor.MLDQuery{}},
+		"cut short":               {good[:80], neighbor.MLDQuery{}},
+		"a solicitation":          {frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, held6), held6, true), neighbor.MLDQuery{}},
 	} {
-		got, ok := ParseMLDQuery(c.frame)
+		got, ok := neighbor.ParseMLDQuery(c.frame)
 		if ok != c.want.Group.IsValid() || got != c.want {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, ok, c.want)
 		}
@@ -363,7 +377,7 @@ func TestAListenerQueryIsUnderstoodOrIgnored(t *testing.T) {
 			t.Errorf("%s: the filter rejects it", name)
 		}
 	}
-	if filtered(t, ndpFilter(nil), changed(EthernetHeader+IPv6Header+HopByHop, 131)) {
+	if filtered(t, ndpFilter(nil), changed(neighbor.EthernetHeader+neighbor.IPv6Header+neighbor.HopByHop, 131)) {
 		t.Error("the filter passes the reports of others")
 	}
 }

@@ -1,4 +1,4 @@
-package l2
+package packet
 
 import (
 	"cmp"
@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/internal/async"
+
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // sockets are the packet sockets of one interface: for hellos, ARP and neighbour discovery.
@@ -58,10 +60,10 @@ func Open(l Link, in Handlers) (*Sockets, error) {
 	if err = s.hello.JoinGroup(helloGroup()); err != nil {
 		return nil, fmt.Errorf("join the hello group on %s: %w", l.Name, err)
 	}
-	if s.arp, err = listen(ifi, EtherTypeARP, rejectAll()); err != nil {
+	if s.arp, err = listen(ifi, neighbor.EtherTypeARP, rejectAll()); err != nil {
 		return nil, fmt.Errorf("open the ARP socket on %s: %w", l.Name, err)
 	}
-	if s.ndp, err = listen(ifi, EtherTypeIPv6, rejectAll()); err != nil {
+	if s.ndp, err = listen(ifi, neighbor.EtherTypeIPv6, rejectAll()); err != nil {
 		return nil, fmt.Errorf("open the NDP socket on %s: %w", l.Name, err)
 	}
 	s.arpFilter, s.ndpFilter = newSocketFilter(s.arp, arpFilter), newSocketFilter(s.ndp, ndpFilter)
@@ -110,14 +112,14 @@ func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 }
 
 func (s *Sockets) takeHello(frame []byte) {
-	if len(frame) > EthernetHeader {
-		s.in.Hello(frame[EthernetHeader:])
+	if len(frame) > neighbor.EthernetHeader {
+		s.in.Hello(frame[neighbor.EthernetHeader:])
 	}
 }
 
 // takeNDP keeps what concerns memberships, and hands on the rest.
 func (s *Sockets) takeNDP(frame []byte) []byte {
-	if q, ok := ParseMLDQuery(frame); ok {
+	if q, ok := neighbor.ParseMLDQuery(frame); ok {
 		s.solicited.queried(q)
 		select {
 		case s.queried <- q.Within:
@@ -184,8 +186,8 @@ func (s *Sockets) Drain(take func([]byte)) error {
 			if err != nil {
 				return
 			}
-			if n > EthernetHeader {
-				take(b[EthernetHeader:n])
+			if n > neighbor.EthernetHeader {
+				take(b[neighbor.EthernetHeader:n])
 			}
 		}
 	})
