@@ -5,126 +5,150 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/l2/election"
-
 	"github.com/berth-lb/berth/l2/neighbor"
-
 	"github.com/berth-lb/berth/l2/packet"
 )
 
-// This file is a segment's hold on its interface: opening and closing the wire, and what comes in by it.
+// attachment is a segment's hold on its interface.
+type attachment struct {
+	link    packet.Link
+	wire    wire      // nil: closed
+	release func()    // ends the hold that the loop's context has on the wire
+	reopen  time.Time // when to try to open the wire again; zero: not
+}
 
-// follow takes a change of the interface: sockets belong to one index and one MAC address.
-func (s *segment) follow(ctx context.Context, now time.Time, l packet.Link) {
+// changeLink takes a change of the interface. Sockets belong to one index and one MAC address.
+func (s *segment) changeLink(ctx context.Context, now time.Time, l packet.Link) {
 	before := s.link
 	s.link = l
 	if !l.Up {
-		s.shut(now, election.LinkDown)
+		s.closeLink(now, election.LinkDown)
 		s.reopen = time.Time{}
 		return
 	}
 	if s.wire != nil {
 		s.closeWire()
 	}
-	s.open(ctx, now)
+	s.openWire(ctx, now)
 	if before.Up && s.wire != nil {
 		s.machine.AnnounceAll(election.LinkChanged)
 	}
 }
 
-// open opens the sockets; where that fails it will be tried again.
-func (s *segment) open(ctx context.Context, now time.Time) {
+// openWire opens the sockets. If that fails it is tried again later.
+func (s *segment) openWire(ctx context.Context, now time.Time) {
 	s.reopen = time.Time{}
 	mac := s.link.HardwareAddr()
 	arp := &neighbor.ARPResponder{
-		MAC: mac, Table: s.answers, Sighted: s.sighted,
-		Requests: s.counts.arpRequests, Replies: s.counts.arpReplies,
+		MAC:      mac,
+		Table:    s.table,
+		Sighted:  s.receiveSighting,
+		Requests: s.counts.arpRequests,
+		Replies:  s.counts.arpReplies,
 	}
 	ndp := &neighbor.NDPResponder{
-		MAC: mac, Table: s.answers, Sighted: s.sighted,
-		Solicitations: s.counts.ndpSolicitations, Advertisements: s.counts.ndpAdvertisements,
+		MAC:            mac,
+		Table:          s.table,
+		Sighted:        s.receiveSighting,
+		Solicitations:  s.counts.ndpSolicitations,
+		Advertisements: s.counts.ndpAdvertisements,
 	}
-	w, err := s.d.system.open(s.link, packet.Handlers{
-		Hello:  s.received,
+	w, err := s.system.open(s.link, packet.Handlers{
+		Hello:  s.receiveHello,
 		ARP:    arp.Respond,
 		NDP:    ndp.Respond,
-		Broken: func(err error) { offer(s.broken, err) },
-		Failed: func(err error) { offer(s.failed, err) },
+		Broken: func(err error) { trySend(s.broken, err) },
+		Failed: func(err error) { trySend(s.failed, err) },
 	})
-	s.note(faultSocket, err)
+	s.setFault(faultSocket, err)
 	if err != nil {
-		s.shut(now, election.LinkDown)
-		s.reopen = now.Add(retry)
+		s.closeLink(now, election.LinkDown)
+		s.reopen = now.Add(retryDelay)
 		return
 	}
 	s.wire = w
-	// A write that waits for a stuck interface ends with ctx.
-	s.unwatch = context.AfterFunc(ctx, w.Close)
+	s.release = closeWith(ctx, w)
 	s.machine.Open(now, s.link.MTU)
-	for _, addrs := range s.answers.Groups() {
-		s.hearOf(addrs, nil)
+	for _, addrs := range s.table.Groups() {
+		s.joinARP(addrs, nil)
 	}
-	s.listenFor(s.answers.Owned(), nil)
-	s.answers.SetDecoys(s.proxies.Abort(), false) // the new socket does not hear of them
-	s.doubted = nil
+	s.joinNDP(s.table.Owned(), nil)
+	s.table.SetDecoys(s.proxies.Abort(), false) // the new socket does not hear about them
+	s.undecided = nil
 }
 
-// shut gives up the interface: it can carry nothing, so nothing is handed over.
-func (s *segment) shut(now time.Time, cause Cause) {
+// closeWith closes the wire when ctx ends, so that a write that waits for a stuck interface ends
+// too. The returned function undoes that, or waits until it is done.
+func closeWith(ctx context.Context, w wire) (release func()) {
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		w.Close()
+	})
+	return func() {
+		if !stop() {
+			<-closed
+		}
+	}
+}
+
+// closeLink gives up the interface. It can carry nothing, so nothing is handed over.
+func (s *segment) closeLink(now time.Time, cause Cause) {
 	if s.wire != nil {
 		s.closeWire()
 	}
 	s.machine.Close(now)
-	s.stand(now, cause)
+	s.updateMachine(now, cause)
 }
 
 func (s *segment) closeWire() {
-	s.unwatch()
+	s.release()
 	s.wire.Close()
 	s.wire.Wait()
 	s.wire = nil
-	// What the closed sockets said of their end concerns nobody now.
+	// An error that the closed sockets reported does not matter any more.
 	select {
-	case <-s.broken: //nolint:errcheck // it concerns a socket that is closed
+	case <-s.broken: //nolint:errcheck // it is about a socket that is closed
 	default:
 	}
 }
 
+// finish is the end of the loop.
 func (s *segment) finish() {
 	now := time.Now()
-	s.answers.Watchdog.Stop()
+	s.table.Watchdog.Stop()
 	if s.wire != nil {
 		s.closeWire()
 	}
 	if s.state == Holding {
-		return // the mirror goes on to say that this node owns what it owned
+		return // the mirror continues to say that this node owns what it owned
 	}
-	s.stand(now, election.Stopped)
-	s.carryOut(now)
+	s.updateMachine(now, election.Stopped)
+	s.applyOutputs(now)
 }
 
-// received is called by the wire for each message. One that finds no room is lost as if on the wire.
-func (s *segment) received(payload []byte) {
-	if x, ok := s.verified(payload); ok {
-		offer(s.messages, x)
+// receiveHello is called by the wire for each message. If the queue is full the message is lost, as
+// if on the wire.
+func (s *segment) receiveHello(payload []byte) {
+	if x, ok := s.verify(payload); ok {
+		trySend(s.messages, x)
 	}
 }
 
-// verified returns the message, or counts why it is none. Forged ones end here, off the loop.
-func (s *segment) verified(payload []byte) (election.Message, bool) {
-	s.d.mu.Lock()
-	keys := s.d.keys
-	s.d.mu.Unlock()
-	x, err := election.OpenMessage(payload, s.d.cluster, keys)
+// verify returns the message, or counts why it is rejected. Forged messages end here, off the loop.
+func (s *segment) verify(payload []byte) (election.Message, bool) {
+	x, err := election.OpenMessage(payload, s.cluster, s.parent.orders().keys)
 	if err != nil {
 		s.counts.rejected(err)
 	}
 	return x, err == nil
 }
 
-// sighted is called by the responders; what is lost here will be announced again.
-func (s *segment) sighted(x neighbor.Sighting) { offer(s.sightings, x) }
+// receiveSighting is called by the responders. A sighting that is lost here will be repeated.
+func (s *segment) receiveSighting(x neighbor.Sighting) { trySend(s.sightings, x) }
 
-func offer[T any](c chan<- T, x T) {
+// trySend sends x unless that would block.
+func trySend[T any](c chan<- T, x T) {
 	select {
 	case c <- x:
 	default:

@@ -25,9 +25,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-lb/berth/l2/packet"
-
 	"github.com/berth-lb/berth/l2/neighbor"
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // These benchmarks ask, over a pair of veth interfaces, as fast as one thread can send, and count the answers that come
@@ -90,7 +89,7 @@ func serveAnswers() error {
 		ARP:    counting((&neighbor.ARPResponder{MAC: mac, Table: a, Requests: counts.arpRequests, Replies: counts.arpReplies, Sighted: ignore}).Respond),
 		NDP:    counting((&neighbor.NDPResponder{MAC: mac, Table: a, Solicitations: counts.ndpSolicitations, Advertisements: counts.ndpAdvertisements, Sighted: ignore}).Respond),
 		Broken: func(err error) { fmt.Fprintln(os.Stderr, err) },
-		Failed: func(err error) { offer(failed, err) },
+		Failed: func(err error) { trySend(failed, err) },
 	})
 	if err != nil {
 		return err

@@ -15,7 +15,6 @@ import (
 	"github.com/mdlayher/ndp"
 
 	"github.com/berth-lb/berth/l2/election"
-
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 

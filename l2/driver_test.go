@@ -21,9 +21,7 @@ import (
 
 	"github.com/berth-lb/berth/l2/election"
 	"github.com/berth-lb/berth/l2/internal/frametest"
-
 	"github.com/berth-lb/berth/l2/neighbor"
-
 	"github.com/berth-lb/berth/l2/packet"
 )
 

@@ -2,7 +2,7 @@ package l2
 
 import "github.com/berth-lb/berth/l2/election"
 
-// What the users of this package need of the protocol's.
+// What users of this package need of package election.
 type (
 	// Desired is what is wanted of one group.
 	Desired = election.Desired
@@ -14,9 +14,9 @@ type (
 	Peer = election.Peer
 	// State is what a node says about itself on every segment.
 	State = election.State
-	// Cause is why a group came, went, or is announced again.
+	// Cause is why a group was gained, lost or announced again.
 	Cause = election.Cause
-	// Capabilities are what a node is able to forward by.
+	// Capabilities are the ways in which a node is able to forward.
 	Capabilities = election.Capabilities
 )
 

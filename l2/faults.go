@@ -2,7 +2,7 @@ package l2
 
 import "strings"
 
-// fault is a thing that can fail on a segment, each on its own.
+// fault is something that can fail on a segment on its own.
 type fault uint8
 
 const (
@@ -14,7 +14,7 @@ const (
 	faultCount
 )
 
-// faults are the failures that stand, by what failed.
+// faults are the texts of the failures that stand.
 type faults [faultCount]string
 
 // String joins the failures that stand; empty: none.

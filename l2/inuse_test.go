@@ -14,9 +14,8 @@ import (
 	"github.com/mdlayher/arp"
 	"github.com/mdlayher/ndp"
 
-	"github.com/berth-lb/berth/l2/packet"
-
 	"github.com/berth-lb/berth/l2/neighbor"
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // host is something on a segment that is not a speaker, though it may have a speaker's MAC as that node's kernel has: it

@@ -14,9 +14,7 @@ import (
 	"github.com/mdlayher/arp"
 
 	"github.com/berth-lb/berth/l2/internal/frametest"
-
 	"github.com/berth-lb/berth/l2/neighbor"
-
 	"github.com/berth-lb/berth/l2/packet"
 )
 

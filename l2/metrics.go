@@ -9,7 +9,7 @@ import (
 	"github.com/berth-lb/berth/l2/election"
 )
 
-// metrics are the driver's collectors; all carry the interface as a label.
+// metrics are the driver's collectors. All have the interface as a label.
 type metrics struct {
 	arpRequests, arpReplies             *prometheus.CounterVec
 	ndpSolicitations, ndpAdvertisements *prometheus.CounterVec
@@ -43,16 +43,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	}
 	m.arpRequests = counter("arp_requests_total", "ARP requests received, about the announced range of addresses.")
 	m.arpReplies = counter("arp_replies_total", "ARP requests answered.")
-	m.ndpSolicitations = counter("ndp_solicitations_total", "Neighbour solicitations received.")
-	m.ndpAdvertisements = counter("ndp_advertisements_total", "Neighbour solicitations answered.")
-	m.gratuitous = counter("gratuitous_total", "Unasked announcements sent, by protocol.", "protocol")
+	m.ndpSolicitations = counter("ndp_solicitations_total", "Neighbor solicitations received.")
+	m.ndpAdvertisements = counter("ndp_advertisements_total", "Neighbor solicitations answered.")
+	m.gratuitous = counter("gratuitous_total", "Unsolicited announcements sent, by protocol.", "protocol")
 	m.probes = counter("probes_total", "Probes for other holders of an address sent, by protocol.", "protocol")
 	m.hellosSent = counter("hellos_sent_total", "Hellos sent.")
-	m.hellosReceived = counter("hellos_received_total", "Hellos received and believed.")
+	m.hellosReceived = counter("hellos_received_total", "Hellos received and accepted.")
 	m.hellosRejected = counter("hellos_rejected_total", "Hellos ignored, by reason.", "reason")
 	m.moves = counter("moves_total", "Groups gained and lost, by direction and cause.", "direction", "cause")
-	m.conflicts = counter("conflicts_total", "Uses of addresses of this node, or about to be its, by somebody who does not claim them.")
-	m.overslept = counter("overslept_total", "Times this process stood still for longer than its peers wait.")
+	m.conflicts = counter("conflicts_total", "Uses of this node's addresses by other hosts that do not claim them.")
+	m.overslept = counter("overslept_total", "Times that this process stood still for longer than its peers wait.")
 	m.peers = gauge("peers", "Peers alive.")
 	m.owned = gauge("groups_owned", "Groups this node answers for.")
 	if r == nil {
@@ -108,7 +108,7 @@ func (m *metrics) of(ifname string) *segmentCounts {
 	}
 }
 
-// forget removes an interface that is served no more.
+// forget removes an interface that is no longer served.
 func (m *metrics) forget(ifname string) {
 	for _, c := range m.all {
 		c.DeletePartialMatch(prometheus.Labels{"interface": ifname})

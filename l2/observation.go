@@ -6,25 +6,27 @@ import (
 	"time"
 )
 
-// Kind is what an Observation tells of.
+// Kind is what an Observation is about.
 type Kind uint8
 
-// The kinds of observations, with the fields they fill beside Time, Kind and Interface.
+// The kinds of observations, with the fields that they set besides Time, Kind and Interface.
 const (
 	// GroupGained: this node answers for Group from now on. Node is this node.
 	GroupGained Kind = iota + 1
-	// GroupLost: this node answers for Group no more. Node is the owner as far as known, or empty.
+	// GroupLost: this node no longer answers for Group. Node is the new owner if known, or empty.
 	GroupLost
 	// PeerUp: Node is alive, in State. Sent again when its state changes.
 	PeerUp
-	// PeerDown: Node was silent for three of its intervals. State is the last one heard.
+	// PeerDown: Node was silent for three of its intervals. State is the last one that was heard.
 	PeerDown
-	// Conflict: MAC uses Address, which this node answers for, or is about to. Node is the peer of that MAC, which does
-	// not claim the address: its kernel has it, or another program there answers. It is empty for a foreign host.
+	// Conflict: MAC uses Address, which this node answers for, or is about to. Node is the peer with
+	// that MAC, which does not claim the address: its kernel has it, or another program there
+	// answers. It is empty for a foreign host.
 	Conflict
-	// Failure: Err, on Interface if that is not empty. It is being retried.
+	// Failure: Err, on Interface if that is not empty. The driver will retry.
 	Failure
-	// ProxyFound: MAC answers for everything (proxy ARP), as it did for Address: it is taken for nobody's holder.
+	// ProxyFound: MAC answers for every address (proxy ARP), as it did for Address. Its answers are
+	// ignored.
 	ProxyFound
 )
 

@@ -13,9 +13,8 @@ import (
 
 	"github.com/vishvananda/netns"
 
-	"github.com/berth-lb/berth/l2/packet"
-
 	"github.com/berth-lb/berth/l2/neighbor"
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // tallied is a counter that nobody reads.
@@ -33,7 +32,7 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Si
 	defer handle.Close()
 	a, seen := neighbor.NewAddressTable(), make(chan neighbor.Sighting, 16)
 	a.SetGroup("g", addrs)
-	sighted := func(x neighbor.Sighting) { offer(seen, x) }
+	sighted := func(x neighbor.Sighting) { trySend(seen, x) }
 	var s *packet.Sockets
 	var mac net.HardwareAddr
 	if err := inside(handle, func() error {

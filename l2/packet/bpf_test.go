@@ -17,7 +17,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/berth-lb/berth/l2/internal/frametest"
-
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/internal/async"
-
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/berth-lb/berth/l2/internal/frametest"
-
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 

@@ -1,0 +1,75 @@
+package l2
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/l2/election"
+)
+
+// Config says who this node is and how patient it is.
+type Config struct {
+	// Node is this node's name, at most 253 bytes.
+	Node string
+	// Cluster keeps clusters that share a segment, and by accident a key, apart. It is any text
+	// that is unique to the cluster, such as the UID of its namespace kube-system.
+	Cluster string
+	// NodeAddresses select the interfaces that serve groups which name none.
+	NodeAddresses []netip.Addr
+	// Logger must not be nil.
+	Logger *slog.Logger
+	// Metrics is where berth_l2_* is registered. Nil: nowhere.
+	Metrics prometheus.Registerer
+
+	// HelloInterval is the time between hellos, 10 ms to 10 s. Peers wait for three of them.
+	// 0: 100 ms.
+	HelloInterval time.Duration
+	// Listen is how long the driver listens on an interface before it claims anything. 0: 1 s.
+	Listen time.Duration
+	// OnClaim is called for each change of a claim of this node's, in order. It must not block.
+	// Nil: not called.
+	OnClaim func(Claim)
+	// Handover is the longest time to answer for a group that another node is to take, or that this
+	// node lacks a capability for. 0: 1 s.
+	Handover time.Duration
+	// Answers is called with true just before this node first answers for an address on a segment
+	// or announces it there. It is called with false after the node stopped, and while another host
+	// is in conflict about the address, until a minute after that host was last heard. For each
+	// segment the calls about one address alternate. They come from one goroutine per segment, so
+	// an address is answered for on as many segments as there were more calls with true than with
+	// false. It must not block. A driver that ends while it is Holding does not call it. Nil: not
+	// called.
+	Answers func(addr netip.Addr, on bool)
+	// Harmless reports whether this node's own kernel has the address because a Service has it
+	// (kube-proxy's ipvs mode). Kernels of peers then answer for it too, which is no conflict. It
+	// must not block. Nil: never.
+	Harmless func(netip.Addr) bool
+}
+
+func (c Config) withDefaults() (Config, error) {
+	set := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	set(&c.HelloInterval, 100*time.Millisecond)
+	set(&c.Listen, time.Second)
+	set(&c.Handover, time.Second)
+	const shortest, longest = election.MinHelloInterval, election.MaxHelloInterval
+	switch {
+	case c.Node == "" || len(c.Node) > election.MaxNodeName:
+		return c, fmt.Errorf("node name %q: must have 1 to %d bytes", c.Node, election.MaxNodeName)
+	case c.Logger == nil:
+		return c, errors.New("a logger is needed")
+	case c.HelloInterval < shortest || c.HelloInterval > longest:
+		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, shortest, longest)
+	case c.Listen < 0 || c.Handover < 0:
+		return c, errors.New("listen and handover times cannot be negative")
+	}
+	return c, nil
+}

@@ -1,0 +1,180 @@
+package l2
+
+import (
+	"context"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/berth-lb/berth/l2/election"
+	"github.com/berth-lb/berth/l2/packet"
+)
+
+// inbox is what the driver leaves for a segment's loop. Only the latest value of each thing counts.
+type inbox struct {
+	mu sync.Mutex
+	inputs
+}
+
+// inputs are what an inbox holds. They are guarded by its mu until the loop has taken them.
+type inputs struct {
+	desired    map[string]Desired
+	mirrored   map[mirrorKey]Claim
+	rebalance  []string
+	mirrorLost bool
+	link       *packet.Link // nil: not known yet
+	home       bool         // the interface holds a node address
+}
+
+// mirrorKey is what the mirror has one claim for.
+type mirrorKey struct{ group, segment string }
+
+// orders are what the driver tells every segment.
+type orders struct {
+	state        State
+	keys         Keys
+	capabilities Capabilities
+	round        uint64 // of the departure
+}
+
+// take returns what was left since the last time, and the link.
+func (i *inbox) take() inputs {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	taken := inputs{rebalance: i.rebalance, mirrorLost: i.mirrorLost, link: i.link, home: i.home}
+	i.rebalance, i.mirrorLost = nil, false
+	if len(i.desired) > 0 {
+		taken.desired, i.desired = i.desired, make(map[string]Desired)
+	}
+	// Without a link the segment has no name yet, so what the mirror says has to wait.
+	if len(i.mirrored) > 0 && i.link != nil {
+		taken.mirrored, i.mirrored = i.mirrored, make(map[mirrorKey]Claim)
+	}
+	return taken
+}
+
+func (s *segment) setDesired(group string, desired Desired) {
+	s.inbox.mu.Lock()
+	s.inbox.desired[group] = desired
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
+func (s *segment) setMirrored(said Claim) {
+	s.inbox.mu.Lock()
+	s.inbox.mirrored[mirrorKey{said.Group, said.Segment}] = said
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
+func (s *segment) rebalance(group string) {
+	s.inbox.mu.Lock()
+	s.inbox.rebalance = append(s.inbox.rebalance, group)
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
+func (s *segment) setMirrorLost() {
+	s.inbox.mu.Lock()
+	s.inbox.mirrorLost = true
+	clear(s.inbox.mirrored)
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
+func (s *segment) setLink(l packet.Link, home bool) {
+	s.inbox.mu.Lock()
+	changed := s.inbox.link == nil || !s.inbox.link.Same(l) || s.inbox.home != home
+	s.inbox.link, s.inbox.home = &l, home
+	s.inbox.mu.Unlock()
+	if changed {
+		s.wake.Notify()
+	}
+}
+
+// isHome reports whether the interface holds a node address.
+func (s *segment) isHome() bool {
+	s.inbox.mu.Lock()
+	defer s.inbox.mu.Unlock()
+	return s.inbox.home
+}
+
+// readInbox brings the loop up to date with the inbox and the driver's orders.
+func (s *segment) readInbox(ctx context.Context, now time.Time) {
+	in, orders := s.inbox.take(), s.parent.orders()
+	s.state, s.keys, s.round = orders.state, orders.keys, orders.round
+	if in.link != nil && (!in.link.Same(s.link) || s.link.Name == "") {
+		s.changeLink(ctx, now, *in.link)
+	} else if in.link != nil {
+		s.link = *in.link
+	}
+	s.machine.SetCapabilities(now, orders.capabilities)
+	s.updateMachine(now, causeOf(orders.state))
+	if in.mirrorLost {
+		s.machine.MirrorLost(now)
+	}
+	for _, said := range in.mirrored {
+		if said.Segment == s.link.Segment() {
+			s.machine.Mirrored(now, said)
+		}
+	}
+	if in.home != s.home {
+		s.home = in.home
+		for group, d := range s.desired {
+			s.apply(now, group, d)
+		}
+	}
+	s.applyAll(now, in.desired)
+	s.machine.Rebalance(in.rebalance...)
+}
+
+// causeOf is why the ownership of groups changes when this node enters a state.
+func causeOf(state State) Cause {
+	switch {
+	case state.Departing():
+		return election.Departing
+	case state == Ready:
+		return election.Joined
+	}
+	return election.Unable
+}
+
+// applyAll hands groups to the machine. Those with addresses come first, so that an address that
+// moves from one group to another is answered for all the time.
+func (s *segment) applyAll(now time.Time, desired map[string]Desired) {
+	for group, d := range desired {
+		if len(d.Addresses) > 0 {
+			s.desired[group] = d
+			s.apply(now, group, d)
+		}
+	}
+	for group, d := range desired {
+		if len(d.Addresses) == 0 {
+			delete(s.desired, group)
+			s.apply(now, group, d)
+		}
+	}
+}
+
+// apply hands a group to the machine if it concerns this interface. Of two interfaces on one
+// segment one serves it.
+func (s *segment) apply(now time.Time, group string, d Desired) {
+	first := s.twins.first
+	if !concerns(d, s.name, s.home) || first != "" && concerns(d, first, s.parent.home(first)) {
+		d.Addresses = nil
+	}
+	s.machine.SetGroup(now, group, d)
+}
+
+// concerns reports whether the group is wanted on an interface; home: it holds a node address.
+func concerns(d Desired, name string, home bool) bool {
+	return len(d.Interfaces) == 0 && home || slices.ContainsFunc(d.Interfaces, func(p string) bool {
+		return p == "" && home || matches(p, name)
+	})
+}
+
+func matches(pattern, ifname string) bool {
+	ok, err := path.Match(pattern, ifname)
+	return err == nil && ok
+}
