@@ -2,10 +2,10 @@ package election
 
 import "strings"
 
-// Cause is why a group came, went, or is announced again. The values are labels of metrics.
+// Cause is why a group was gained, lost or announced again. The values are labels of metrics.
 type Cause string
 
-// Reason is the cause in CamelCase, as conditions, events and L2Owners have it.
+// Reason returns the cause in CamelCase, as conditions, events and L2Owners have it.
 func (c Cause) Reason() string {
 	var reason strings.Builder
 	for word := range strings.SplitSeq(string(c), "_") {
@@ -14,17 +14,17 @@ func (c Cause) Reason() string {
 	return reason.String()
 }
 
-// The causes of moves and of peers' changes.
+// The causes of moves and of changes of peers.
 const (
-	Configured      Cause = "configured"       // desired state was set, or candidates changed
+	Configured      Cause = "configured"       // the desired state or the candidates changed
 	Removed         Cause = "removed"          // the group is not wanted here any more
 	Joined          Cause = "joined"           // this node became able to own groups
 	Departing       Cause = "departing"        // this node is leaving or restarting
-	PeerSeen        Cause = "peer_seen"        // a peer is there, not ready
+	PeerSeen        Cause = "peer_seen"        // a peer appeared that is not ready
 	PeerReady       Cause = "peer_ready"       // a peer became able to own groups
-	PeerLeft        Cause = "peer_left"        // a peer is leaving or restarting, or lost its readiness
+	PeerLeft        Cause = "peer_left"        // a peer is leaving or restarting, or is no longer ready
 	PeerCapability  Cause = "peer_capability"  // a peer gained or lost a capability
-	PeerSilent      Cause = "peer_silent"      // no hello of a peer for three of its intervals
+	PeerSilent      Cause = "peer_silent"      // a peer sent no message for three of its intervals
 	HandedOver      Cause = "handed_over"      // the new owner was heard
 	HandoverTimeout Cause = "handover_timeout" // the new owner was not heard in time
 	LinkUp          Cause = "link_up"
@@ -32,6 +32,6 @@ const (
 	LinkChanged     Cause = "link_changed" // another MAC address
 	Overslept       Cause = "overslept"    // this process stood still for longer than its peers wait
 	Unable          Cause = "unable"       // this node is not ready, or has no key
-	Capability      Cause = "capability"   // this node gained or lost one
+	Capability      Cause = "capability"   // this node gained or lost a capability
 	Stopped         Cause = "stopped"      // Run ended
 )

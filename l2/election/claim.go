@@ -1,26 +1,32 @@
 package election
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+	"maps"
+	"slices"
+)
 
-// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the segment.
+// Claim is a node's statement that it owns a group on a segment, as it is mirrored outside of the
+// segment.
 type Claim struct {
 	Group string
-	// Segment is the same for all nodes on it: its first IPv4 subnet, or else its first IPv6 one, or else
-	// the name of the interface.
+	// Segment is the same for all nodes on it: its first IPv4 subnet, or else its first IPv6
+	// subnet, or else the name of the interface.
 	Segment   string
-	Node      string // empty: this node's claim is withdrawn
-	Term      uint64 // grows each time that the group is claimed anew
-	Witnessed bool   // the claimant heard another node, or was to hear none
+	Node      string // empty: this node withdraws its claim
+	Term      uint64 // grows each time the group is claimed
+	Witnessed bool   // the claimant heard another node, or expects none
 
-	// What the reader of a mirror wants to know, besides.
+	// For readers of the mirror.
 	Interface string
 	MAC       []byte // an Ethernet address; empty: not known
 	Cause     Cause
 }
 
-// claims are some of a node's claims, or all of them between two groups.
+// claimList is some of a node's claims, or all of them between two groups.
 type claimList struct {
-	whole    bool     // all of those between from and to: others are void
+	whole    bool     // these are all claims between from and to; others there are void
 	from, to groupKey // inclusive
 	entries  []claimEntry
 }
@@ -32,16 +38,18 @@ type claimEntry struct {
 	removed bool
 }
 
-// claim is one node's word that it owns a group.
+// claim is one node's statement that it owns a group.
 type claim struct {
 	term      uint64
 	witnessed bool
-	offered   bool // to whoever takes it
-	// relayed: it is not this node's, but one of a node that is silent here and of which the mirror tells.
+	offered   bool // to any node that takes it
+	// relayed: the claim is not the sender's, but that of a node that is silent here and known by
+	// the mirror.
 	relayed bool
-	// partial: its node does not answer for all of the group's addresses, or not yet.
+	// partial: the owner does not answer for all addresses of the group, or not yet.
 	partial bool
-	// held, never on the wire: it was its former process's, and is kept for the one that has come.
+	// held: a former process of the node made the claim, and it is kept for the next one. Never on
+	// the wire.
 	held bool
 }
 
@@ -57,21 +65,25 @@ const (
 	flagPartial
 )
 
-// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64. Older versions drop partial when
-// they read it: it is no part of the digest, lest theirs differ for ever.
+// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64. The flag
+// partial is not part of it: older versions drop the flag, and their digests would differ forever.
 func (c claim) sum(group groupKey) uint64 {
 	flags := c.flags() &^ flagPartial
 	return mix(binary.BigEndian.Uint64(group[:]) ^ mix(binary.BigEndian.Uint64(group[8:])^mix(c.term<<8|uint64(flags))))
 }
 
 func (c claim) flags() byte {
-	return flagIf(c.witnessed, flagWitnessed) | flagIf(c.offered, flagOffered) | flagIf(c.relayed, flagRelayed) | flagIf(c.partial, flagPartial)
+	return flagIf(c.witnessed, flagWitnessed) | flagIf(c.offered, flagOffered) | flagIf(c.relayed, flagRelayed) |
+		flagIf(c.partial, flagPartial)
 }
 
 func claimOf(term uint64, flags byte) claim {
 	return claim{
-		term: term, witnessed: flags&flagWitnessed != 0, offered: flags&flagOffered != 0, relayed: flags&flagRelayed != 0,
-		partial: flags&flagPartial != 0,
+		term:      term,
+		witnessed: flags&flagWitnessed != 0,
+		offered:   flags&flagOffered != 0,
+		relayed:   flags&flagRelayed != 0,
+		partial:   flags&flagPartial != 0,
 	}
 }
 
@@ -93,3 +105,93 @@ func flagIf(set bool, flag byte) byte {
 	}
 	return 0
 }
+
+// claimSet is everything that one node claims on a segment, with its digest.
+type claimSet struct {
+	claims map[groupKey]claim
+	digest uint64
+}
+
+func newClaimSet() claimSet { return claimSet{claims: make(map[groupKey]claim)} }
+
+// put sets one claim.
+func (s *claimSet) put(group groupKey, c claim) {
+	s.remove(group)
+	s.claims[group] = c
+	s.digest += c.sum(group)
+}
+
+func (s *claimSet) remove(group groupKey) {
+	if c, ok := s.claims[group]; ok {
+		delete(s.claims, group)
+		s.digest -= c.sum(group)
+	}
+}
+
+// apply takes claims that the set's node sent, and returns the groups whose claims changed.
+func (s *claimSet) apply(said claimList) []groupKey {
+	var changed []groupKey
+	named := make(map[groupKey]bool, len(said.entries))
+	for _, e := range said.entries {
+		named[e.group] = true
+		was, had := s.claims[e.group]
+		switch {
+		case e.removed && had:
+			s.remove(e.group)
+		case !e.removed && (!had || was != e.claim):
+			s.put(e.group, e.claim)
+		default:
+			continue
+		}
+		changed = append(changed, e.group)
+	}
+	if !said.whole {
+		return changed
+	}
+	for group := range s.claims {
+		if !named[group] && bytes.Compare(group[:], said.from[:]) >= 0 && bytes.Compare(group[:], said.to[:]) <= 0 {
+			changed = append(changed, group)
+		}
+	}
+	slices.SortFunc(changed, compareKeys)
+	changed = slices.Compact(changed)
+	for _, group := range changed {
+		if !named[group] {
+			s.remove(group)
+		}
+	}
+	return changed
+}
+
+// parts returns the whole set in parts of at most so many claims. Together they cover every
+// possible group.
+func (s *claimSet) parts(most int) []claimList {
+	groups := slices.SortedFunc(maps.Keys(s.claims), compareKeys)
+	var parts []claimList
+	part := claimList{whole: true}
+	for _, group := range groups {
+		if len(part.entries) == most {
+			part.to = predecessor(group)
+			parts = append(parts, part)
+			part = claimList{whole: true, from: group}
+		}
+		part.entries = append(part.entries, claimEntry{group: group, claim: s.claims[group]})
+	}
+	for i := range part.to {
+		part.to[i] = 0xff
+	}
+	return append(parts, part)
+}
+
+// predecessor returns the key before k, which is not the first.
+func predecessor(k groupKey) groupKey {
+	for i := len(k) - 1; i >= 0; i-- {
+		k[i]--
+		if k[i] != 0xff {
+			break
+		}
+	}
+	return k
+}
+
+func compareKeys(a, b groupKey) int { return bytes.Compare(a[:], b[:]) }

@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// This file is the machine's rules: who owns a group, and what follows.
+// This file has the rules of the protocol: which node owns a group, and what follows.
 
-// evaluateAll decides every group anew.
+// evaluateAll decides every group again.
 func (m *Machine) evaluateAll(now time.Time, cause Cause) {
 	for _, c := range m.ordered {
 		m.evaluate(now, c, cause)
 	}
 }
 
-// evaluate decides one group anew.
+// evaluate decides one group again.
 func (m *Machine) evaluate(now time.Time, c *groupState, cause Cause) {
 	if !c.wanted {
 		return
@@ -31,13 +31,13 @@ func (m *Machine) evaluate(now time.Time, c *groupState, cause Cause) {
 		m.relinquish(c, best.node, HandedOver)
 	case m.mustStop(now, c):
 		m.relinquish(c, "", Capability)
-	case m.catchingUp: // silent: the others decide
+	case m.catchingUp: // the others decide
 	case offers && c.mirror.Node != "" && c.mirror.Node != m.self && c.mirror.Term >= c.mine.term:
-		m.relinquish(c, c.mirror.Node, HandedOver) // taken by one that is silent here
+		m.relinquish(c, c.mirror.Node, HandedOver) // by a node that is silent here
 	case offers:
 		m.offer(c, true)
 	case rival && best.term >= c.mine.term, c.contested():
-		m.reclaim(now, c, c.highestTerm) // who claimed that does not hear us, or not yet: the mirror may tell it
+		m.reclaim(now, c, c.highestTerm) // the claimant does not hear this node, or not yet: the mirror may tell it
 	case m.settleDispute(now, c, mine):
 	case !rival && !c.mine.witnessed && m.inStep(now):
 		c.mine.witnessed = true
@@ -47,13 +47,13 @@ func (m *Machine) evaluate(now time.Time, c *groupState, cause Cause) {
 	}
 }
 
-// suits reports whether this node may own the group: the API says so, and it has the capabilities.
+// suits reports whether this node may own the group: it is a candidate and has the capabilities.
 func (m *Machine) suits(c *groupState) bool {
 	return c.isCandidate(m.self) && m.capabilities.Has(c.needs)
 }
 
-// counts returns which of the peers' claims of the group count: of those that own what they claim, or for whom it is
-// held, and that do not offer it, or seem to.
+// counts returns a predicate for peer claims that must be respected: the peer is alive and owns the
+// group, or it is held for the peer, and the peer does not offer it.
 func (m *Machine) counts(c *groupState) func(string, claim) bool {
 	better := m.keepsGroups() && m.suits(c)
 	return func(node string, x claim) bool {
@@ -64,21 +64,22 @@ func (m *Machine) counts(c *groupState) func(string, claim) bool {
 	}
 }
 
-// seemsToOffer reports whether a claimant lacks a capability, and does not say that it offers the group since it is of
-// an older version, or since what it says is lost and it does not hear our pull. Any other has the last word: it may
-// know better what is needed, and two that disagree on that would take the group from one another for ever.
+// seemsToOffer reports whether the claimant lacks a capability that the group needs, but does not
+// offer the group: because it runs an older version, or because its message was lost and it does
+// not hear our pull. A peer that tells its capabilities and is in step may know better what the
+// group needs. Two nodes that disagree about that would take the group from each other forever.
 func (m *Machine) seemsToOffer(c *groupState, node string) bool {
 	has := m.peers.capabilities(node)
 	return !has.Has(c.needs) && (has == 0 || !m.knows(node))
 }
 
-// others returns which peers are able to take the group, if they are candidates.
+// able returns a predicate for peers that are able to take the group if they are candidates.
 func (m *Machine) able(c *groupState) func(string) bool {
 	return func(node string) bool { return m.peers.isReady(node) && m.peers.capabilities(node).Has(c.needs) }
 }
 
-// mustStop reports whether this node owns what it lacks a capability for, and nobody takes it: none is able to, or did
-// within the handover time.
+// mustStop reports whether this node owns a group that it lacks a capability for and that nobody
+// takes: no other node is able to, or none did within the handover time.
 func (m *Machine) mustStop(now time.Time, c *groupState) bool {
 	if m.capabilities.Has(c.needs) {
 		m.cancelDue(c)
@@ -91,19 +92,19 @@ func (m *Machine) mustStop(now time.Time, c *groupState) bool {
 	return !now.Before(c.due) || !c.hasTakers(m.self, m.able(c))
 }
 
-// acquainted reports whether this node knows what all others claim that it can be expected to hear: it has company, of
-// which nobody came only now.
+// inStep reports whether this node knows all claims of the peers that it can be expected to hear:
+// at least one is alive, and the last one to join did so at least three intervals ago.
 func (m *Machine) inStep(now time.Time) bool {
 	return !m.isolated && m.synced && now.Sub(m.lastPeerJoin) >= silence*m.pacer.interval
 }
 
-// knows reports whether the segment tells what the node claims.
+// knows reports whether the node's claims are known from the segment.
 func (m *Machine) knows(node string) bool {
 	p, ok := m.claims[node]
 	return ok && p.differsSince.IsZero() && m.peers.isAlive(node)
 }
 
-// evaluateVacancy decides whether and when to claim what this node does not own.
+// evaluateVacancy decides whether and when to claim a group that this node does not own.
 func (m *Machine) evaluateVacancy(now time.Time, c *groupState, cause Cause) {
 	if !m.eligible || !m.synced || !m.suits(c) || !c.vacant(m.counts(c), m.isolated) {
 		m.cancelDue(c)
@@ -122,8 +123,9 @@ func (m *Machine) evaluateVacancy(now time.Time, c *groupState, cause Cause) {
 	}
 }
 
-// turn is when this node may claim what is vacant. What was its own until it restarted, or what it answers for as part
-// of another group, it may at once; for what a peer answers for so, others wait a rank more: a regrouping moves nothing.
+// turnOf returns when this node may claim a vacant group. It may claim at once what it owned before
+// it restarted, and what it answers for as part of another group. If a peer answers for it as part
+// of another group, this node waits one rank longer, so that a regrouping moves nothing.
 func (m *Machine) turnOf(now time.Time, c *groupState) time.Time {
 	own, peers := m.renamed(now, c)
 	if c.mirror.Node == m.self || own {
@@ -136,6 +138,7 @@ func (m *Machine) turnOf(now time.Time, c *groupState) time.Time {
 	return now.Add(time.Duration(rank) * rankDelay)
 }
 
+// cancelDue cancels a group's due time.
 func (m *Machine) cancelDue(c *groupState) {
 	c.due = time.Time{}
 	delete(m.pending, c.key)
@@ -151,10 +154,17 @@ func (m *Machine) claim(now time.Time, c *groupState) {
 	c.learnTerm(c.mine.term)
 	m.owned++
 	m.publish(c)
-	m.out.Actions = append(m.out.Actions, Action{Kind: ActionStart, Group: c.name, Owner: m.self, Cause: c.cause, Addresses: c.addresses, Probe: probe})
+	m.out.Actions = append(m.out.Actions, Action{
+		Kind:      ActionStart,
+		Group:     c.name,
+		Owner:     m.self,
+		Cause:     c.cause,
+		Addresses: c.addresses,
+		Probe:     probe,
+	})
 }
 
-// reclaim claims anew what this node owns, above a rival's term.
+// reclaim claims an owned group again, with a term above a rival's.
 func (m *Machine) reclaim(now time.Time, c *groupState, above uint64) {
 	c.learnTerm(above)
 	c.learnTerm(c.mine.term)
@@ -165,7 +175,7 @@ func (m *Machine) reclaim(now time.Time, c *groupState, above uint64) {
 	m.announce(c, HandedOver)
 }
 
-// relinquish gives a group up, if this node owns it.
+// relinquish gives a group up if this node owns it.
 func (m *Machine) relinquish(c *groupState, owner string, cause Cause) {
 	if !c.owned {
 		return
@@ -175,10 +185,16 @@ func (m *Machine) relinquish(c *groupState, owner string, cause Cause) {
 	m.owned--
 	m.publish(c)
 	m.out.Claims = append(m.out.Claims, Claim{Group: c.name})
-	m.out.Actions = append(m.out.Actions, Action{Kind: ActionStop, Group: c.name, Owner: owner, Cause: cause, Addresses: c.addresses})
+	m.out.Actions = append(m.out.Actions, Action{
+		Kind:      ActionStop,
+		Group:     c.name,
+		Owner:     owner,
+		Cause:     cause,
+		Addresses: c.addresses,
+	})
 }
 
-// offer says whether others shall take the group.
+// offer sets whether other nodes are to take the group.
 func (m *Machine) offer(c *groupState, offered bool) {
 	if c.mine.offered == offered {
 		return
@@ -187,11 +203,18 @@ func (m *Machine) offer(c *groupState, offered bool) {
 	m.publish(c)
 }
 
+// announce has an owned group announced.
 func (m *Machine) announce(c *groupState, cause Cause) {
-	m.out.Actions = append(m.out.Actions, Action{Kind: ActionAnnounce, Group: c.name, Owner: m.self, Cause: cause, Addresses: c.addresses})
+	m.out.Actions = append(m.out.Actions, Action{
+		Kind:      ActionAnnounce,
+		Group:     c.name,
+		Owner:     m.self,
+		Cause:     cause,
+		Addresses: c.addresses,
+	})
 }
 
-// repeat announces everything that is answered for.
+// AnnounceAll has every owned group announced again.
 func (m *Machine) AnnounceAll(cause Cause) {
 	for _, c := range m.ordered {
 		if c.owned {
@@ -200,7 +223,7 @@ func (m *Machine) AnnounceAll(cause Cause) {
 	}
 }
 
-// rebalance offers the groups that others come before this node for, one after the other.
+// Rebalance offers the groups for which other nodes rank before this one, one after the other.
 func (m *Machine) Rebalance(groups ...string) {
 	for _, g := range groups {
 		if key := keyOf(g); !slices.Contains(m.toOffer, key) {
@@ -209,7 +232,8 @@ func (m *Machine) Rebalance(groups ...string) {
 	}
 }
 
-// move offers the next group that is to be rebalanced, and takes back an offer that nobody took.
+// offerNext offers the next group that is to be rebalanced, and withdraws an offer that nobody
+// took.
 func (m *Machine) offerNext(now time.Time) {
 	if now.Sub(m.lastOffer) < m.handover {
 		return
@@ -230,8 +254,8 @@ func (m *Machine) offerNext(now time.Time) {
 	}
 }
 
-// sighted takes a peer's announcement of an address of the group, and reports whether the peer so took what this node
-// offered.
+// Sighted says that a peer announced an address of the group. It reports whether the peer so took
+// what this node offered.
 func (m *Machine) Sighted(group, peer string) bool {
 	c, ok := m.groups[keyOf(group)]
 	if !ok || !c.owned || !c.mine.offered || !m.peers.isAlive(peer) {
@@ -241,8 +265,11 @@ func (m *Machine) Sighted(group, peer string) bool {
 	return true
 }
 
-// drained reports whether this node owns nothing that another could take, or holds it, and has told so.
+// Drained reports whether this node, which is leaving, owns nothing that another node could take,
+// or has told the others to hold it.
 func (m *Machine) Drained() bool {
 	return !m.pacer.hasQuick() && len(m.untold) == 0 &&
-		(m.state == Holding || !slices.ContainsFunc(m.ordered, func(c *groupState) bool { return c.owned && c.hasTakers(m.self, m.able(c)) }))
+		(m.state == Holding || !slices.ContainsFunc(m.ordered, func(c *groupState) bool {
+			return c.owned && c.hasTakers(m.self, m.able(c))
+		}))
 }

@@ -6,42 +6,61 @@ import (
 	"time"
 )
 
-// contest is one group on one segment: who claims it, and what this node makes of that.
+// Desired is the desired state of one group.
+type Desired struct {
+	// Addresses are announced together. None: the group is not announced.
+	Addresses []netip.Addr
+	// Interfaces are names, or patterns as in path.Match. "" stands for the interfaces that hold a
+	// node address. None: only those.
+	Interfaces []string
+	// Candidates are the nodes that may own the group. This node is included only if it may.
+	Candidates []string
+	// Preferred gives candidates a weight. Of the nodes that are free to take the group, the one
+	// with the highest weight comes first. Nodes that are not in it have weight 0.
+	Preferred map[string]int32
+	// Needs are the capabilities that a node must have to own the group: this node according to
+	// SetCapabilities, others according to their messages.
+	Needs Capabilities
+}
+
+// groupState is one group on one segment: its desired state, who claims it, and what this node
+// makes of that.
 type groupState struct {
 	key        groupKey
 	name       string
-	wanted     bool // this node knows the group
+	wanted     bool // the group has a desired state here
 	addresses  []netip.Addr
-	knownSince []time.Time // since when, for each of addresses
+	knownSince []time.Time // for each of addresses
 	candidates []string
 	needs      Capabilities
 	preferred  map[string]int32
 
-	owned        bool // this node claims it, and answers for it
+	owned        bool // this node claims the group and answers for it
 	mine         claim
-	claimedAt    time.Time // when, or when last claimed anew
-	offeredSince time.Time // since when this node offers it; zero: not
+	claimedAt    time.Time // when it was last claimed
+	offeredSince time.Time // since when it is offered for a rebalancing; zero: it is not
 
-	rivals            map[string]claim // claims of peers, dead ones left out
-	vouchedUntil      time.Time        // until when a peer that claims it no more answered for all of it; zero: nobody, or for some only
-	highestTerm       uint64           // the highest term known
-	highestSilentTerm uint64           // the highest term of those that fell silent, as we saw: to relay it is no news
-	mirror            Claim            // what the second channel says
-	formerNode        string           // another node of which it told before
-	formerUntil       time.Time        // until when
-	disputed          string           // the silent node of whose claim the mirror told, and against which we claimed anew
-	relayed           claim            // of a silent node that has shown by the mirror that it lives; relayed; zero: none
-	due               time.Time        // when to claim what is vacant, or to give up what this node cannot serve; zero: not
+	rivals            map[string]claim // claims of live peers, by node
+	vouchedUntil      time.Time        // until when a former claimant answered for all of it; zero: none did
+	highestTerm       uint64           // of all claims ever heard
+	highestSilentTerm uint64           // of peers that this node saw fall silent: a relayed claim up to it is stale
+	mirror            Claim            // the mirrored claim
+	formerNode        string           // whose claim the mirror had before
+	formerUntil       time.Time        // until then
+	disputed          string           // the silent node against whose mirrored claim this node claimed again
+	relayed           claim            // of a silent node that is alive according to the mirror; zero: none
+	due               time.Time        // when to claim it, or to give up what this node cannot serve; zero: never
 	cause             Cause            // of the vacancy
 }
 
-// standing is a claim with its claimant, to be compared.
+// nodeClaim is a claim with its claimant.
 type nodeClaim struct {
 	claim
 	node string
 }
 
-// beats tells whether a claim comes before another: witnessed, then the higher term, then the heavier node.
+// beats reports whether claim a is better than b: witnessed, then the higher term, then the node
+// that ranks before.
 func (c *groupState) beats(a, b nodeClaim) bool {
 	switch {
 	case a.witnessed != b.witnessed:
@@ -52,17 +71,17 @@ func (c *groupState) beats(a, b nodeClaim) bool {
 	return RanksBefore(c.name, nil, a.node, b.node)
 }
 
-// candidate reports whether the node may own the group.
+// isCandidate reports whether the node may own the group.
 func (c *groupState) isCandidate(node string) bool {
 	_, found := slices.BinarySearch(c.candidates, node)
 	return found
 }
 
-// learn keeps the highest term.
+// learnTerm keeps the highest term.
 func (c *groupState) learnTerm(term uint64) { c.highestTerm = max(c.highestTerm, term) }
 
-// best returns the best of the rivals' claims that count. A claim that is relayed does if it is above our own, which it
-// may be otherwise.
+// best returns the best of the rivals' claims that count. A relayed claim counts if it is above
+// ours, which it may refer to otherwise.
 func (c *groupState) best(counts func(string, claim) bool) (best nodeClaim, found bool) {
 	for node, claim := range c.rivals {
 		if !counts(node, claim) || claim.relayed && claim.term <= max(c.mine.term, c.highestSilentTerm) {
@@ -75,7 +94,7 @@ func (c *groupState) best(counts func(string, claim) bool) (best nodeClaim, foun
 	return best, found
 }
 
-// contested reports whether a peer's claim, though it may not count, is of no lower term than ours.
+// contested reports whether the term of a peer's claim, which may not count, is not below ours.
 func (c *groupState) contested() bool {
 	for _, claim := range c.rivals {
 		if !claim.relayed && claim.term >= c.mine.term {
@@ -85,8 +104,8 @@ func (c *groupState) contested() bool {
 	return false
 }
 
-// vacant reports whether nobody owns the group who is to be respected: a peer, or one of whom only the mirror tells,
-// unless that one hears nobody and we do: then our side serves more.
+// vacant reports whether no claim has to be respected. The claim of a node that only the mirror
+// shows has to be, unless that node hears nobody and this one does: then this side serves more.
 func (c *groupState) vacant(counts func(string, claim) bool, alone bool) bool {
 	respected := func(x claim) bool { return !x.relayed || x.term > c.highestSilentTerm && (x.witnessed || alone) }
 	if c.relayed.relayed && respected(c.relayed) {
@@ -100,8 +119,8 @@ func (c *groupState) vacant(counts func(string, claim) bool, alone bool) bool {
 	return true
 }
 
-// rank is the node's place among those that may take the group: candidates that are able and do not offer it
-// themselves.
+// rank returns the node's place among the candidates that are able to take the group and do not
+// offer it.
 func (c *groupState) rank(self string, able func(string) bool) int {
 	n := 0
 	for _, node := range c.candidates {
@@ -112,7 +131,9 @@ func (c *groupState) rank(self string, able func(string) bool) int {
 	return n
 }
 
-// takers reports whether anybody else may take the group.
+// hasTakers reports whether another node may take the group.
 func (c *groupState) hasTakers(self string, able func(string) bool) bool {
-	return slices.ContainsFunc(c.candidates, func(node string) bool { return node != self && able(node) && !c.rivals[node].offered })
+	return slices.ContainsFunc(c.candidates, func(node string) bool {
+		return node != self && able(node) && !c.rivals[node].offered
+	})
 }

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// This file is how others keep a node's groups while its speaker is replaced: its last messages say that it is Holding and
-// announce an interval that lasts holdTime, the claims of its former process stay until the new one has claimed anew.
+// This file keeps a node's groups for it while its speaker is replaced. The last messages of the
+// old process say Holding and announce an interval that makes it count as alive for holdTime. Its
+// claims stay until the new process has claimed again.
 
-// announcedInterval is the interval in our messages: others wait for a Holding node longer.
+// announcedInterval returns the interval for messages. Others wait longer for a Holding node.
 func (m *Machine) announcedInterval() time.Duration {
 	if m.state == Holding {
 		return holdTime / silence
@@ -16,10 +17,10 @@ func (m *Machine) announcedInterval() time.Duration {
 	return m.pacer.interval
 }
 
-// stays reports whether what this node owns is to stay with it.
+// keepsGroups reports whether this node is to keep what it owns.
 func (m *Machine) keepsGroups() bool { return m.eligible || m.state == Holding }
 
-// heldFor keeps until when a peer's groups are kept for it.
+// updateHold keeps until when a peer's groups are held for it.
 func (m *Machine) updateHold(now time.Time, p *peerClaims, x Message) {
 	switch x.state {
 	case Holding:
@@ -29,7 +30,7 @@ func (m *Machine) updateHold(now time.Time, p *peerClaims, x Message) {
 			p.holdUntil = resumed
 		}
 		if len(p.held) == 0 {
-			p.holdUntil = time.Time{} // it stayed
+			p.holdUntil = time.Time{} // it did not restart
 		}
 	case Leaving, Restarting:
 		p.holdUntil = time.Time{}
@@ -37,7 +38,7 @@ func (m *Machine) updateHold(now time.Time, p *peerClaims, x Message) {
 	}
 }
 
-// hold turns the claims of a peer's former process into held ones, and returns their groups.
+// hold marks the claims of a peer's former process as held, and returns their groups.
 func (m *Machine) hold(node string, p *peerClaims) []groupKey {
 	for key := range p.claims {
 		c := m.groups[key]
@@ -54,7 +55,7 @@ func (m *Machine) hold(node string, p *peerClaims) []groupKey {
 	return slices.Compact(p.held)
 }
 
-// release voids what was held for a peer and not claimed anew.
+// release drops what was held for a peer and not claimed again.
 func (m *Machine) release(now time.Time, node string, p *peerClaims, cause Cause) {
 	held := slices.DeleteFunc(p.held, func(key groupKey) bool {
 		c := m.groups[key]
@@ -64,7 +65,7 @@ func (m *Machine) release(now time.Time, node string, p *peerClaims, cause Cause
 	m.dropClaims(now, node, held, cause)
 }
 
-// expire releases what is held for those whose time is over.
+// expireHolds releases what is held for peers whose time is over.
 func (m *Machine) expireHolds(now time.Time) {
 	for node, p := range m.claims {
 		if len(p.held) > 0 && !now.Before(p.holdUntil) {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which groups this node answers. It
-// has no socket and no clock: each method takes the time, which must not go backwards, and what it wants done
-// is collected until take.
+// Machine is the protocol of docs/l2-protocol.md on one segment: it decides for which groups this
+// node answers. Each method that takes the time needs one that is not before the last. What the
+// machine wants done is collected until Take.
 type Machine struct {
 	self     string
 	boot     uint64
@@ -17,93 +17,95 @@ type Machine struct {
 	pacer    pacer
 	peers    *peerTable
 
-	// What others want of this node.
+	// What the caller says about this node.
 	state         State
 	linked, keyed bool
 	capabilities  Capabilities
 
 	groups         map[groupKey]*groupState
-	ordered        []*groupState          // all of them, by key
-	pending        map[groupKey]bool      // those with a due time
-	expected       map[string]int         // the other candidates, and of how many groups
-	claims         map[string]*peerClaims // what the peers that are alive claim
+	ordered        []*groupState          // all groups, by key
+	pending        map[groupKey]bool      // the groups with a due time
+	expected       map[string]int         // the other candidates, and for how many groups each is one
+	claims         map[string]*peerClaims // what the peers that are alive claim, by node
 	own            claimSet
-	claimsPerFrame int // claims in a message
+	claimsPerFrame int // how many claims fit into a message
 
-	eligible      bool      // this node may claim
-	catchingUp    bool      // it overslept, and has not caught up
-	answeredUntil time.Time // since when it has not answered, while it is dazed
-	isolated      bool      // it hears nobody, and should
-	lastPeerJoin  time.Time // when somebody was heard anew last
-	synced        bool      // it knows what those that it hears claim
-	owned         int
+	eligible      bool      // this node may claim groups
+	catchingUp    bool      // the loop ran too late, and this node does not know yet what its peers claim
+	answeredUntil time.Time // while catchingUp: when this node stopped answering
+	isolated      bool      // other candidates are expected, and none is heard
+	lastPeerJoin  time.Time // when a peer was last heard for the first time, or again
+	synced        bool      // the claims of all peers that are heard are known
+	owned         int       // how many groups this node owns
 
-	toOffer   []groupKey // to be offered, if another comes before this node
+	toOffer   []groupKey // groups to be offered to a node that ranks before this one
 	offered   groupKey   // the last of them that was offered
-	lastOffer time.Time  // when
+	lastOffer time.Time  // when that was
 
 	proofs    *proofs
-	nodeByMAC map[[6]byte]string // nodes by the MACs that the mirror tells
+	nodeByMAC map[[6]byte]string // by what the mirror says
 
-	untold        map[groupKey]int // claims that changed, and how often they are still to be sent
-	lastFlush     time.Time        // when some were sent last
-	pullRequested bool             // somebody asked for all of ours
-	lastPull      time.Time        // when they were sent last
+	untold        map[groupKey]int // claims that changed, and how often each is still to be sent
+	lastFlush     time.Time        // when some of them were last sent
+	pullRequested bool             // a peer asked for all claims of this node
+	lastPull      time.Time        // when they were last sent
 	sequence      uint64
 
 	out Output
 }
 
-// claimant is a peer's claims as far as they are known.
+// peerClaims are a peer's claims as far as they are known.
 type peerClaims struct {
 	claimSet
 	boot         uint64
-	differsSince time.Time // when they began to differ from its digest; zero: they agree
+	differsSince time.Time // when they began to differ from the peer's digest; zero: they agree
 	lastPull     time.Time
-	held         []groupKey // what its former process said to keep for it
-	holdUntil    time.Time  // for how long; zero: nothing was said
+	held         []groupKey // what its former process asked to keep for it
+	holdUntil    time.Time  // zero: nothing is held
 }
 
-// output is what is to be done, in this order.
+// Output is what is to be done, in the order of its fields.
 type Output struct {
 	Actions     []Action
-	AnswerUntil time.Time // the watchdog's deadline; zero: as before
-	Claims      []Claim   // of this node's, for the mirror
+	AnswerUntil time.Time // the watchdog's new deadline; zero: no change
+	Claims      []Claim   // of this node, for the mirror
 	Changes     []PeerChange
 	Messages    []Message
 }
 
-// move is one thing to carry out.
+// Action is one thing to do for a group.
 type Action struct {
 	Kind      ActionKind
 	Group     string
-	Owner     string // after the move; empty: nobody
+	Owner     string // after the action; empty: none
 	Cause     Cause
 	Addresses []netip.Addr
-	Probe     []netip.Addr // those of addrs that nobody is known to answer for: the segment is to be asked first
+	Probe     []netip.Addr // those of Addresses that nobody is known to answer for: probe them before answering
 }
 
+// ActionKind is what an Action does.
 type ActionKind uint8
 
+// The kinds of actions.
 const (
 	ActionStart    ActionKind = iota // answer from now on, and announce
-	ActionAnnounce                   // announce again: what the segment believes may be stale
-	ActionStop                       // answer no more
-	ActionExpect                     // addresses were set or replaced: know them
-	ActionForget                     // addresses are none of ours any more
+	ActionAnnounce                   // announce again: hosts may have stale entries
+	ActionStop                       // stop answering
+	ActionExpect                     // the group's addresses were set or replaced
+	ActionForget                     // the group is not wanted here any more
 )
 
 const (
-	claimRepeats   = 3                     // a claim that changed is sent so often
-	claimPause     = 10 * time.Millisecond // with this between
-	maxClaimFrames = 64                    // messages
-	rankDelay      = 20 * time.Millisecond // between the candidates' turns to take what is vacant
-	loneListen     = 3                     // times as long to listen when those expected are not heard
-	maxSyncWait    = 5                     // intervals that one whose claims cannot be got may hold up others
-	crowd          = 50                    // peers from which on the interval grows with their number
+	claimRepeats   = 3                     // how often a claim that changed is sent
+	claimPause     = 10 * time.Millisecond // between these times
+	maxClaimFrames = 64                    // claim messages at a time
+	rankDelay      = 20 * time.Millisecond // between the turns of the candidates for a vacant group
+	loneListen     = 3                     // how many times longer to listen while expected peers are not heard
+	maxSyncWait    = 5                     // intervals for which a peer whose claims cannot be had delays others
+	crowd          = 50                    // the number of peers above which the interval grows
 
-	holdTime     = 10 * time.Second // for so long after its last message others keep what a Holding node owns
-	resumeWithin = time.Second      // for so long after it is Ready again
+	holdTime     = 10 * time.Second // for how long after the last message of a Holding node its groups are kept
+	resumeWithin = time.Second      // for how long after it is Ready again
 )
 
 // Options say which node a machine is for, and how patient it is.
@@ -116,70 +118,85 @@ type Options struct {
 	Random   func() uint64 // unforeseeable numbers, never 0
 }
 
-// newMachine returns the machine of a node that is Starting, on a segment that is not open.
+// NewMachine returns the machine of a node that is Starting, on a segment that is not open.
 func NewMachine(o Options) *Machine {
 	return &Machine{
-		self: o.Node, boot: o.Boot, handover: o.Handover,
-		pacer:  pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
-		peers:  newPeerTable(o.Node, o.Boot, o.Random),
-		groups: make(map[groupKey]*groupState), pending: make(map[groupKey]bool), expected: make(map[string]int),
-		claims: make(map[string]*peerClaims), own: newClaimSet(), untold: make(map[groupKey]int),
-		proofs: newProofs(), nodeByMAC: make(map[[6]byte]string),
-		claimsPerFrame: claimsPerMessage(1500, o.Node), synced: true,
+		self:           o.Node,
+		boot:           o.Boot,
+		handover:       o.Handover,
+		pacer:          pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
+		peers:          newPeerTable(o.Node, o.Boot, o.Random),
+		groups:         make(map[groupKey]*groupState),
+		pending:        make(map[groupKey]bool),
+		expected:       make(map[string]int),
+		claims:         make(map[string]*peerClaims),
+		own:            newClaimSet(),
+		claimsPerFrame: claimsPerMessage(1500, o.Node),
+		synced:         true,
+		proofs:         newProofs(),
+		nodeByMAC:      make(map[[6]byte]string),
+		untold:         make(map[groupKey]int),
 	}
 }
 
-// Open takes that the interface can be spoken to from now on, in frames of up to so many bytes.
+// Open says that messages can be sent and received from now on, in frames with up to mtu bytes of
+// payload.
 func (m *Machine) Open(now time.Time, mtu int) {
 	m.pacer.opened(now)
 	m.claimsPerFrame = claimsPerMessage(mtu, m.self)
 	m.pacer.hurry(now)
 }
 
-// Close takes that it cannot any more.
+// Close says that they no longer can.
 func (m *Machine) Close(now time.Time) { m.pacer.closed(now) }
 
 // Due reports whether it is time for a tick.
 func (m *Machine) Due(now time.Time) bool { return m.pacer.due(now) }
 
-// SilentAfter is how long this node may be silent before its peers count it as dead.
+// SilentAfter returns how long this node may be silent before its peers count it as dead.
 func (m *Machine) SilentAfter() time.Duration { return silence * m.pacer.interval }
 
-// CatchingUp reports whether this node overslept, and does not know yet what its peers claim by now.
+// CatchingUp reports whether the loop ran too late, and this node does not know yet what its peers
+// claim.
 func (m *Machine) CatchingUp() bool { return m.catchingUp }
 
 // Summary is a machine's part of a segment's status.
 type Summary struct {
 	Claiming bool   // this node may own groups
-	Peers    []Peer // those alive, by name
-	Owned    int    // groups that this node owns
+	Peers    []Peer // alive, by name
+	Owned    int    // how many groups this node owns
 }
 
-// Summary returns the state of things.
+// Summary returns the machine's part of the status.
 func (m *Machine) Summary(now time.Time) Summary {
 	return Summary{Claiming: m.eligible, Peers: m.peers.list(now), Owned: m.owned}
 }
 
-// take returns what is to be done, once.
+// Take returns what is to be done, once.
 func (m *Machine) Take() Output {
 	out := m.out
 	m.out = Output{}
 	return out
 }
 
-// contest returns the contest of a group, and makes it if need be.
+// group returns the state of a group, and creates it if necessary.
 func (m *Machine) group(key groupKey) *groupState {
 	if c, ok := m.groups[key]; ok {
 		return c
 	}
 	c := &groupState{key: key, rivals: make(map[string]claim)}
 	m.groups[key] = c
-	i, _ := slices.BinarySearchFunc(m.ordered, key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) })
+	i, _ := m.position(key)
 	m.ordered = slices.Insert(m.ordered, i, c)
 	return c
 }
 
-// set replaces what is wanted of one group. No addresses: the group is not announced here.
+// position returns where the group is in ordered, or would be, and whether it is.
+func (m *Machine) position(key groupKey) (int, bool) {
+	return slices.BinarySearchFunc(m.ordered, key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) })
+}
+
+// SetGroup replaces the desired state of one group. Without addresses the group is not wanted here.
 func (m *Machine) SetGroup(now time.Time, group string, desired Desired) {
 	addresses, candidates := desired.Addresses, desired.Candidates
 	key := keyOf(group)
@@ -204,7 +221,12 @@ func (m *Machine) SetGroup(now time.Time, group string, desired Desired) {
 	c.candidates = slices.Sorted(slices.Values(candidates))
 	if changed {
 		m.setAddresses(now, c, addresses)
-		m.out.Actions = append(m.out.Actions, Action{Kind: ActionExpect, Group: group, Addresses: addresses, Probe: m.unproven(now, c)})
+		m.out.Actions = append(m.out.Actions, Action{
+			Kind:      ActionExpect,
+			Group:     group,
+			Addresses: addresses,
+			Probe:     m.unproven(now, c),
+		})
 	}
 	m.updateIsolated()
 	was := c.owned
@@ -214,7 +236,7 @@ func (m *Machine) SetGroup(now time.Time, group string, desired Desired) {
 	}
 }
 
-// count keeps how many groups expect each of the other nodes.
+// countCandidates keeps for how many groups each other node is a candidate.
 func (m *Machine) countCandidates(candidates []string, n int) {
 	for _, node := range candidates {
 		if node == m.self {
@@ -226,20 +248,21 @@ func (m *Machine) countCandidates(candidates []string, n int) {
 	}
 }
 
-// stand takes what this node is told to be, and whether its link and its key let it.
+// SetState sets the state of this node, and whether its link is up and it has a key. The cause is
+// reported for groups that move because of it.
 func (m *Machine) SetState(now time.Time, state State, linked, keyed bool, cause Cause) {
 	if state != m.state {
 		m.state = state
 		m.pacer.hurry(now)
 	}
 	if keyed && !m.keyed {
-		m.pacer.restartListening(now) // what was said before could not be understood
+		m.pacer.restartListening(now) // earlier messages could not be verified
 	}
 	m.linked, m.keyed = linked, keyed
 	m.updateEligible(now, cause)
 }
 
-// equip takes what this node is able to forward by.
+// SetCapabilities sets what this node is able to forward by.
 func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 	if capabilities == m.capabilities {
 		return
@@ -249,7 +272,7 @@ func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 	m.evaluateAll(now, Capability)
 }
 
-// settle keeps eligible, and decides anew when it changes.
+// updateEligible keeps eligible up to date, and decides every group again when it changes.
 func (m *Machine) updateEligible(now time.Time, cause Cause) {
 	able := m.mayOwn(now)
 	if !able && m.owned > 0 {
@@ -264,7 +287,7 @@ func (m *Machine) updateEligible(now time.Time, cause Cause) {
 	}
 }
 
-// able reports whether the segment can be spoken to, and was listened on for long enough.
+// mayOwn reports whether messages can be exchanged, and were listened for long enough.
 func (m *Machine) mayOwn(now time.Time) bool {
 	if !m.linked || !m.keyed {
 		return false
@@ -275,7 +298,7 @@ func (m *Machine) mayOwn(now time.Time) bool {
 	return m.pacer.listenedFor(now, m.pacer.listen)
 }
 
-// hear takes a message whose signature held. An error is a rejection.
+// Hear takes a message whose signature is valid. An error is a Rejection.
 func (m *Machine) Hear(now time.Time, x Message) error {
 	if x.kind == kindChallenge && x.to == m.boot && x.Node != m.self {
 		m.send(Message{kind: kindProof, to: x.Boot, nonce: x.nonce})
@@ -315,7 +338,7 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 	return nil
 }
 
-// claimant returns what the sender claims, nothing if it is another process than before.
+// claimsOf returns the claims of the sender. A new process of the sender has none.
 func (m *Machine) claimsOf(now time.Time, x Message) *peerClaims {
 	p, known := m.claims[x.Node]
 	if known && p.boot == x.Boot {
@@ -333,7 +356,7 @@ func (m *Machine) claimsOf(now time.Time, x Message) *peerClaims {
 	return next
 }
 
-// said takes some of a peer's claims.
+// applyClaims takes some of a peer's claims.
 func (m *Machine) applyClaims(now time.Time, node string, p *peerClaims, some claimList) {
 	for _, key := range p.apply(some) {
 		c := m.group(key)
@@ -348,19 +371,20 @@ func (m *Machine) applyClaims(now time.Time, node string, p *peerClaims, some cl
 		}
 		m.evaluate(now, c, HandedOver)
 		if c.owned && was != claims {
-			m.announce(c, HandedOver) // some of the segment may believe the other
+			m.announce(c, HandedOver) // hosts may have the other node's MAC
 		}
 		m.prune(c)
 	}
 	for _, e := range some.entries {
-		// Who gives up what we own answered for it, even if we did not hear of its claim: in a partition, say.
+		// A peer that gives up a group which this node owns answered for it, even if its claim was
+		// never heard here, for example in a partition.
 		if c := m.groups[e.group]; e.removed && c != nil && c.owned {
 			m.announce(c, HandedOver)
 		}
 	}
 }
 
-// disregard voids all claims of a peer.
+// dropPeer drops all claims of a peer.
 func (m *Machine) dropPeer(now time.Time, node string, cause Cause) {
 	p := m.claims[node]
 	if p == nil {
@@ -371,7 +395,7 @@ func (m *Machine) dropPeer(now time.Time, node string, cause Cause) {
 	m.release(now, node, p, cause)
 }
 
-// void forgets a peer's claims of these groups.
+// dropClaims drops a peer's claims of these groups.
 func (m *Machine) dropClaims(now time.Time, node string, groups []groupKey, cause Cause) {
 	for _, key := range groups {
 		c := m.groups[key]
@@ -385,18 +409,18 @@ func (m *Machine) dropClaims(now time.Time, node string, groups []groupKey, caus
 	}
 }
 
-// prune forgets a contest that nobody takes part in.
+// prune forgets a group that is not wanted here and that nobody claims.
 func (m *Machine) prune(c *groupState) {
 	if c.wanted || len(c.rivals) > 0 || c.mirror.Node != "" {
 		return
 	}
-	if i, found := slices.BinarySearchFunc(m.ordered, c.key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) }); found {
+	if i, found := m.position(c.key); found {
 		m.ordered = slices.Delete(m.ordered, i, i+1)
 	}
 	delete(m.groups, c.key)
 }
 
-// changed takes a peer's step.
+// applyChange takes that a peer came, went or changed its state.
 func (m *Machine) applyChange(now time.Time, c PeerChange) {
 	m.out.Changes = append(m.out.Changes, c)
 	if c.Alive {
@@ -410,7 +434,7 @@ func (m *Machine) applyChange(now time.Time, c PeerChange) {
 	m.evaluateAll(now, c.Cause)
 }
 
-// settleAlone keeps whether this node is alone where it should not be. Its claims are unwitnessed then.
+// updateIsolated keeps isolated up to date. The claims of an isolated node are unwitnessed.
 func (m *Machine) updateIsolated() {
 	alone := len(m.expected) > 0 && m.peers.countAlive() == 0
 	if alone == m.isolated {
@@ -422,8 +446,8 @@ func (m *Machine) updateIsolated() {
 	}
 }
 
-// doubt takes all claims of this node's for unwitnessed, until it is acquainted again: others may have claimed the same
-// without its hearing it.
+// clearWitnessed makes all claims of this node unwitnessed until it is in step with its peers
+// again: they may have claimed the same groups while it heard nothing.
 func (m *Machine) clearWitnessed() {
 	for _, c := range m.ordered {
 		if c.owned && c.mine.witnessed {
@@ -433,8 +457,8 @@ func (m *Machine) clearWitnessed() {
 	}
 }
 
-// settleSynced keeps whether the claims of those alive are known, and decides anew when they are. One whose claims
-// cannot be got holds up nothing for long.
+// updateSynced keeps synced up to date, and decides every group again when it becomes true. A peer
+// whose claims cannot be had does not delay others for long.
 func (m *Machine) updateSynced(now time.Time) {
 	synced := true
 	for _, p := range m.claims {

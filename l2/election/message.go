@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// A message is one Ethernet frame with a local experimental EtherType (IEEE 802, 0x88b5), big endian:
+// A message is the payload of one Ethernet frame, big endian:
 //
 //	magic "BRTH" | version 1 | kind 1 | state 1 | reserved 1 | interval ms 2 | cluster 8 | boot nonce 8 |
 //	sequence 8 | digest 8 | MAC 6 | name length 1 | name | body length 2 | body | capabilities 2 | HMAC-SHA256 32
 //
-// The HMAC covers everything before it. The shortest message is longer than the 46 bytes Ethernet pads to. What
-// a later minor version appends stands before the HMAC, and is passed over by those who do not know it. So came the
-// capabilities, which the first version did not send.
+// The HMAC covers everything before it. The shortest message is longer than the 46 bytes to which
+// Ethernet pads. A later minor version appends fields before the HMAC; older versions ignore them.
+// The capabilities were added in this way.
 //
-// Bodies: a pull and the two of a challenge are addressed, "to boot 8 | nonce 8". Claims are
-// "flags 1 | from 16 | to 16" and 25 bytes for each: "group 16 | term 8 | flags 1".
+// Bodies: a pull, a challenge and a proof have "to boot 8 | nonce 8". Claims have "flags 1 | from
+// 16 | to 16" and 25 bytes for each claim: "group 16 | term 8 | flags 1".
 const (
 	messageMagic    = "BRTH"
 	messageVersion  = 1
@@ -29,30 +29,34 @@ const (
 	claimsFixed     = 1 + 2*len(groupKey{})
 	claimBytes      = len(groupKey{}) + 8 + 1
 
-	MaxNodeName      = 253 // a DNS subdomain, RFC 1123
-	minMessage       = messageFixed + 1 + bodyLength + sha256.Size
+	minMessage = messageFixed + 1 + bodyLength + sha256.Size
+)
+
+// The limits of what a message can carry.
+const (
+	MaxNodeName      = 253 // bytes; a DNS subdomain, RFC 1123
 	MinHelloInterval = 10 * time.Millisecond
 	MaxHelloInterval = 10 * time.Second
 )
 
 // Keys sign hellos.
 type Keys struct {
-	Sign   []byte   // signs; empty: this node is silent
-	Accept [][]byte // those of others that are believed, besides Sign
+	Sign   []byte   // signs; empty: this node sends nothing
+	Accept [][]byte // other keys that are accepted, besides Sign
 }
 
-// messageKind is what a message is for, beside being a sign of life.
+// messageKind is what a message is for. Every message is also a sign of life.
 type messageKind uint8
 
 const (
 	kindHello     messageKind = iota + 1
 	kindClaims                // claims of the sender
-	kindPull                  // asks one node for all its claims
-	kindChallenge             // asks a boot to show that it lives
-	kindProof                 // shows it
+	kindPull                  // asks one node for all of its claims
+	kindChallenge             // asks a boot to prove that it is alive
+	kindProof                 // proves it
 )
 
-// groupKey is a group's name on the wire: the beginning of its SHA-256.
+// groupKey is a group's name on the wire: the first bytes of its SHA-256.
 type groupKey [16]byte
 
 func keyOf(group string) groupKey {
@@ -60,35 +64,38 @@ func keyOf(group string) groupKey {
 	return groupKey(full[:16])
 }
 
-// ClusterID is a cluster's name on the wire: the beginning of its SHA-256.
+// ClusterID returns a cluster's name on the wire: the first bytes of its SHA-256.
 func ClusterID(name string) uint64 {
 	full := sha256.Sum256([]byte(name))
 	return binary.BigEndian.Uint64(full[:])
 }
 
-// message is what a node says of itself, and perhaps to another.
+// Message is what a node says about itself to all, and perhaps to one other node. The machine fills
+// it except for MAC and Cluster.
 type Message struct {
+	Node    string
+	Boot    uint64  // random for each process
+	MAC     [6]byte // of the sender's interface: it shows whose gratuitous ARP is a peer's
+	Cluster uint64
+
 	kind     messageKind
-	Node     string
-	Cluster  uint64
-	Boot     uint64 // random for each process
 	sequence uint64 // grows with each message of one boot on one segment
 	interval time.Duration
 	state    State
-	digest   uint64  // of all the sender's claims
-	MAC      [6]byte // of the sender's interface: whose gratuitous ARP is a peer's
+	digest   uint64 // of all the sender's claims
 
-	capabilities Capabilities // none: also an older sender's
+	capabilities Capabilities // none: also if an older version sent it
 
 	to, nonce uint64    // of kindPull, kindChallenge and kindProof
 	claims    claimList // of kindClaims
 }
 
-// rejection is why a message was ignored; its text is the metric's label.
+// Rejection is why a message was ignored. Its text is the metric's label.
 type Rejection string
 
 func (r Rejection) Error() string { return "hello rejected: " + string(r) }
 
+// The reasons to ignore a message.
 const (
 	RejectLength  Rejection = "length"
 	RejectVersion Rejection = "version"
@@ -97,14 +104,15 @@ const (
 	RejectField   Rejection = "field"
 	RejectOwn     Rejection = "own"
 	RejectReplay  Rejection = "replay"
-	RejectBoot    Rejection = "boot" // a boot that has not shown yet that it lives
+	RejectBoot    Rejection = "boot" // a boot that has not proved yet that it is alive
 	RejectTooMany Rejection = "too_many"
 	RejectNoKey   Rejection = "no_key"
 )
 
-// seal returns the message's payload, signed with key.
+// Seal returns the message's payload, signed with the key.
 func (m Message) Seal(key []byte) []byte {
-	b := make([]byte, 0, messageFixed+len(m.Node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+capabilityBytes+sha256.Size)
+	b := make([]byte, 0, messageFixed+len(m.Node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+
+		capabilityBytes+sha256.Size)
 	b = append(b, messageMagic...)
 	b = append(b, messageVersion, byte(m.kind), byte(m.state), 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.interval/time.Millisecond))
@@ -129,7 +137,8 @@ func (m Message) Seal(key []byte) []byte {
 	return sign(b, b, key)
 }
 
-// openMessage returns the message that payload holds, or a rejection. Nothing is believed before the HMAC held.
+// OpenMessage returns the message in a payload, or a Rejection. Nothing is trusted before the HMAC
+// was verified.
 func OpenMessage(payload []byte, cluster uint64, keys Keys) (Message, error) {
 	switch {
 	case len(keys.Sign) == 0:
@@ -142,7 +151,9 @@ func OpenMessage(payload []byte, cluster uint64, keys Keys) (Message, error) {
 		return Message{}, RejectCluster
 	}
 	signed, got := payload[:len(payload)-sha256.Size], payload[len(payload)-sha256.Size:]
-	if !slices.ContainsFunc(append([][]byte{keys.Sign}, keys.Accept...), func(key []byte) bool { return hmac.Equal(sign(nil, signed, key), got) }) {
+	if !slices.ContainsFunc(append([][]byte{keys.Sign}, keys.Accept...), func(key []byte) bool {
+		return hmac.Equal(sign(nil, signed, key), got)
+	}) {
 		return Message{}, RejectHMAC
 	}
 	return readMessage(signed)
@@ -175,7 +186,7 @@ func readMessage(b []byte) (Message, error) {
 	return m, m.readBody(body)
 }
 
-// readBody reads the body of kinds that are known. Others are a sign of life all the same.
+// readBody reads the body of known kinds. Other kinds are still a sign of life.
 func (m *Message) readBody(b []byte) error {
 	switch m.kind {
 	case kindPull, kindChallenge, kindProof:
@@ -191,7 +202,8 @@ func (m *Message) readBody(b []byte) error {
 		for b = b[claimsFixed:]; len(b) > 0; b = b[claimBytes:] {
 			flags := b[24]
 			m.claims.entries = append(m.claims.entries, claimEntry{
-				group: groupKey(b), claim: claimOf(binary.BigEndian.Uint64(b[16:]), flags), removed: flags&flagRemoved != 0,
+				group: groupKey(b), claim: claimOf(binary.BigEndian.Uint64(b[16:]),
+					flags), removed: flags&flagRemoved != 0,
 			})
 		}
 	case kindHello:
@@ -201,11 +213,11 @@ func (m *Message) readBody(b []byte) error {
 
 func sign(to, signed, key []byte) []byte {
 	m := hmac.New(sha256.New, key)
-	m.Write(signed) // a hash never fails to be written
+	m.Write(signed) // writing to a hash never fails
 	return m.Sum(to)
 }
 
-// claimsPerMessage is how many claims of a node of that name a frame of that MTU has room for.
+// claimsPerMessage returns how many claims of a node with that name fit into a frame with that MTU.
 func claimsPerMessage(mtu int, node string) int {
 	return max(1, (mtu-messageFixed-len(node)-bodyLength-claimsFixed-capabilityBytes-sha256.Size)/claimBytes)
 }

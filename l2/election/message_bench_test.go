@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// BenchmarkHellosOfOneSecond is what hellos cost a speaker in a second on a segment with so many nodes: one's own are
-// signed, those of all others checked and heard. cpu% is of one core; Mbit/s is what all nodes together send.
+// BenchmarkHellosOfOneSecond is what hellos cost a speaker in a second on a segment with so many
+// nodes: one's own are signed, those of all others checked and heard. cpu% is of one core; Mbit/s
+// is what all nodes together send.
 func BenchmarkHellosOfOneSecond(b *testing.B) {
 	for _, nodes := range []int{3, 50, 100} {
 		b.Run(fmt.Sprint(nodes, "_nodes"), func(b *testing.B) {
@@ -21,7 +22,8 @@ func BenchmarkHellosOfOneSecond(b *testing.B) {
 			m.Open(now, 1500)
 			said := func(peer int, sequence uint64, kind messageKind) Message {
 				return Message{
-					kind: kind, Node: fmt.Sprintf("node-%d.rack-1.example", peer), Boot: uint64(peer) + 1, sequence: sequence,
+					kind: kind, Node: fmt.Sprintf("node-%d.rack-1.example",
+						peer), Boot: uint64(peer) + 1, sequence: sequence,
 					interval: m.pacer.interval, state: Ready, to: 1, nonce: 7,
 				}
 			}

@@ -103,7 +103,8 @@ func TestAMessageOfALaterMinorVersionIsUnderstood(t *testing.T) {
 	}
 	unknown := someMessages()[0]
 	unknown.kind = 99
-	if got, err := OpenMessage(unknown.Seal([]byte("key")), 5, Keys{Sign: []byte("key")}); err != nil || got.kind != 99 {
+	if got, err := OpenMessage(unknown.Seal([]byte("key")), 5, Keys{Sign: []byte("key")}); err != nil ||
+		got.kind != 99 {
 		t.Errorf("a kind of later: %v; want a sign of life", err)
 	}
 }
@@ -141,14 +142,19 @@ func TestAMessageThatIsNotAsSealedIsRejected(t *testing.T) {
 		{"empty", nil, Keys{Sign: []byte("key")}, RejectLength},
 		{"short", good[:minMessage-1], Keys{Sign: []byte("key")}, RejectLength},
 		{"not ours", damaged(func(b []byte) []byte { b[0] = 'X'; return b }), Keys{Sign: []byte("key")}, RejectVersion},
-		{"another version", damaged(func(b []byte) []byte { b[4]++; return b }), Keys{Sign: []byte("key")}, RejectVersion},
+		{"another version", damaged(func(b []byte) []byte {
+			b[4]++
+			return b
+		}), Keys{Sign: []byte("key")}, RejectVersion},
 		{"another cluster", resealed(func(m *Message) { m.Cluster = 6 }), Keys{Sign: []byte("key")}, RejectCluster},
 		{"another key", good, Keys{Sign: []byte("other")}, RejectHMAC},
 		{"one bit", damaged(func(b []byte) []byte { b[20] ^= 1; return b }), Keys{Sign: []byte("key")}, RejectHMAC},
 		{"a name beyond the end", forged(messageFixed-1, 200), Keys{Sign: []byte("key")}, RejectLength},
 		{"no name", forged(messageFixed-1, 0), Keys{Sign: []byte("key")}, RejectLength},
 		{"a body beyond the end", forged(messageFixed+len("node-1"), 1), Keys{Sign: []byte("key")}, RejectLength},
-		{"an impossible interval", resealed(func(m *Message) { m.interval = time.Millisecond }), Keys{Sign: []byte("key")}, RejectField},
+		{"an impossible interval", resealed(func(m *Message) {
+			m.interval = time.Millisecond
+		}), Keys{Sign: []byte("key")}, RejectField},
 		{"an impossible state", resealed(func(m *Message) { m.state = 9 }), Keys{Sign: []byte("key")}, RejectField},
 	} {
 		if _, err := OpenMessage(c.payload, 5, c.keys); !errors.Is(err, c.want) {
@@ -202,7 +208,10 @@ func TestAClaimSetFollowsAnotherThroughItsParts(t *testing.T) {
 		t.Error("the parts do not make the set")
 	}
 	changed := mirror.apply(claimList{entries: []claimEntry{
-		{group: keyOf("1"), removed: true}, {group: keyOf("2"), claim: claim{term: 9}}, {group: keyOf("none"), removed: true},
+		{group: keyOf("1"), removed: true}, {
+			group: keyOf("2"),
+			claim: claim{term: 9},
+		}, {group: keyOf("none"), removed: true},
 		{group: keyOf("3"), claim: source.claims[keyOf("3")]},
 	}})
 	want := []groupKey{keyOf("1"), keyOf("2")}
@@ -223,7 +232,8 @@ func TestTheDigestPassesOverWhatOlderVersionsDrop(t *testing.T) {
 	got := claimOf(c.term, c.flags())
 	older := claimOf(c.term, c.flags()&0xf)
 	if got != c || older.partial || older.sum(keyOf("g")) != c.sum(keyOf("g")) {
-		t.Errorf("read as %+v and by older versions as %+v, with digests %x and %x", got, older, c.sum(keyOf("g")), older.sum(keyOf("g")))
+		t.Errorf("read as %+v and by older versions as %+v, with digests %x and %x",
+			got, older, c.sum(keyOf("g")), older.sum(keyOf("g")))
 	}
 	known, said := newClaimSet(), []claimEntry{{group: keyOf("g"), claim: c}}
 	known.apply(claimList{entries: said})

@@ -2,9 +2,9 @@ package election
 
 import "time"
 
-// This file is what the machine does with the mirror, the second channel by which claims arrive.
+// This file has what the machine does with the mirror, the second channel by which claims arrive.
 
-// mirrored takes what the second channel says of a group.
+// Mirrored takes what the mirror says of a group.
 func (m *Machine) Mirrored(now time.Time, said Claim) {
 	key := keyOf(said.Group)
 	if said.Node == "" && m.groups[key] == nil {
@@ -20,18 +20,19 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 	switch {
 	case !c.relayed.relayed:
 	case said.Node != "" && said.Node != m.self && !m.knows(said.Node) && said.Term >= c.relayed.term:
-		m.relay(c) // its side moved it, or witnesses it
+		m.relay(c) // its side moved the group, or witnessed the claim
 	default:
 		m.dropRelay(c)
 	}
 	m.evaluate(now, c, PeerSilent)
 	if c.owned && c.mirror.Node != m.self && c.mirror.Term < c.mine.term {
-		m.publishToMirror(c) // another's withdrawal, or older claim, came over ours
+		m.publishToMirror(c) // another node's withdrawal or older claim replaced ours
 	}
 	m.prune(c)
 }
 
-// mirrorLost has this node trust no more that those live of whom only the mirror told.
+// MirrorLost says that the mirror cannot be read any more. Nodes that only the mirror shows count
+// as dead from now on.
 func (m *Machine) MirrorLost(now time.Time) {
 	for _, c := range m.ordered {
 		if !m.knows(c.mirror.Node) {
@@ -42,21 +43,23 @@ func (m *Machine) MirrorLost(now time.Time) {
 	m.evaluateAll(now, PeerSilent)
 }
 
-// disputed settles a claim of a node that is silent here, but whose claim the mirror shows. It may be dead. It is
-// not if its term is above one that we claimed after it fell silent.
+// settleDispute handles a mirrored claim of a node that is silent on the segment. That node may be
+// dead. It is alive if its term is above one that this node claimed after it fell silent.
 func (m *Machine) settleDispute(now time.Time, c *groupState, mine nodeClaim) bool {
 	other := c.mirror
 	if other.Node == "" || other.Node == m.self || other.Term < mine.term {
 		return false
 	}
 	if m.knows(other.Node) {
-		// By the segment it does not count: it may be offered, by one who does not hear us take it.
+		// On the segment its claim does not count: it may be offered, and its node may not have
+		// heard us take the group.
 		m.reclaim(now, c, other.Term)
 		return true
 	}
 	theirs := nodeClaim{claim{term: other.Term, witnessed: other.Witnessed}, other.Node}
 	silent := m.peers.silentSince(other.Node)
-	lives := m.peers.isAlive(other.Node) || other.Term > mine.term && (c.disputed == other.Node || !silent.IsZero() && !c.claimedAt.Before(silent))
+	lives := m.peers.isAlive(other.Node) || other.Term > mine.term && (c.disputed == other.Node ||
+		!silent.IsZero() && !c.claimedAt.Before(silent))
 	if lives && c.beats(theirs, mine) {
 		m.relinquish(c, other.Node, HandedOver)
 		m.relay(c)
@@ -67,8 +70,8 @@ func (m *Machine) settleDispute(now time.Time, c *groupState, mine nodeClaim) bo
 	return true
 }
 
-// lose takes the claim of which the mirror tells as one that counts, and tells the segment of it: others there may
-// not see it, and would take the group for vacant.
+// relay treats the mirrored claim as authoritative and repeats it on the segment. Peers that cannot
+// see the API would otherwise consider the group vacant.
 func (m *Machine) relay(c *groupState) {
 	lost := claim{term: c.mirror.Term, witnessed: c.mirror.Witnessed, relayed: true}
 	if c.relayed != lost {
@@ -77,7 +80,7 @@ func (m *Machine) relay(c *groupState) {
 	}
 }
 
-// regain ends that.
+// dropRelay ends that.
 func (m *Machine) dropRelay(c *groupState) {
 	if c.relayed.relayed {
 		c.relayed = claim{}
@@ -85,7 +88,7 @@ func (m *Machine) dropRelay(c *groupState) {
 	}
 }
 
-// regainFrom ends that for all groups of a node of which the segment tells now.
+// dropRelaysOf ends that for all groups of a node whose claims are known from the segment again.
 func (m *Machine) dropRelaysOf(node string) {
 	for _, c := range m.ordered {
 		if c.mirror.Node == node && m.knows(node) {
@@ -94,7 +97,7 @@ func (m *Machine) dropRelaysOf(node string) {
 	}
 }
 
-// place keeps which MAC the mirror tells of a node: hellos, which tell it too, may be filtered.
+// learnMAC keeps the MAC that the mirror shows for a node. Hellos show it too, but may be filtered.
 func (m *Machine) learnMAC(said Claim) {
 	if said.Node == "" || said.Node == m.self || len(said.MAC) != 6 {
 		return
@@ -105,7 +108,7 @@ func (m *Machine) learnMAC(said Claim) {
 	m.nodeByMAC[[6]byte(said.MAC)] = said.Node
 }
 
-// nodeOf returns the peer that has the MAC; empty: none that is known.
+// PeerByMAC returns the peer that has the MAC; empty: none is known.
 func (m *Machine) PeerByMAC(mac [6]byte) string {
 	if node, ok := m.peers.byMAC(mac); ok {
 		return node

@@ -2,35 +2,36 @@ package election
 
 import "time"
 
-// clockwork says when a segment's loop is due, and what its own lateness means. It has no clock: times are
-// arguments.
+// pacer knows when a segment's loop is due, and what its lateness means.
 type pacer struct {
-	base     time.Duration // the interval in small company
+	base     time.Duration // the interval with few peers
 	interval time.Duration
 	listen   time.Duration
 
-	lastTick time.Time // the last tick
-	caughtUp bool      // caught up: the last tick was not after an oversleep
-	deferred bool      // the last tick left judging to the next one
+	lastTick time.Time
+	caughtUp bool // the last tick was not too late
+	deferred bool // the last tick left judging to the next one
 
 	up         bool
 	downAt     time.Time
 	listenFrom time.Time
 
-	quickLeft int // hellos still to be sent at once
+	quickLeft int // hellos still to be sent in quick succession
 	lastQuick time.Time
 }
 
+// Lateness is how late a tick is.
 type Lateness uint8
 
+// How late a tick is.
 const (
-	OnTime  Lateness = iota
-	Late             // by more than an interval: others may be wrongly judged
-	TooLate          // for so long that others judge us dead
+	OnTime  Lateness = iota // by at most one interval
+	Late                    // by more than that: others may be judged wrongly
+	TooLate                 // for so long that peers count this node as dead
 )
 
 const (
-	// quickHellos tell of a new state, so many because one may be lost.
+	// quickHellos announce a new state. Some of them may be lost.
 	quickHellos = 3
 	quickPause  = 10 * time.Millisecond
 )
@@ -39,7 +40,7 @@ func (c *pacer) due(now time.Time) bool {
 	return c.lastTick.IsZero() || now.Sub(c.lastTick) >= c.interval
 }
 
-// tick takes the beginning of a tick, and says how late it is.
+// tick begins a tick and returns how late it is.
 func (c *pacer) tick(now time.Time) Lateness {
 	age := now.Sub(c.lastTick)
 	first := c.lastTick.IsZero()
@@ -59,13 +60,15 @@ func (c *pacer) tick(now time.Time) Lateness {
 	return TooLate
 }
 
-// mayJudge reports whether silence can be held against others now: not on a late tick, when what they said may
-// still be on its way through this process; but on the second late one in a row, lest a slow node never judge.
+// mayJudge reports whether peers can be declared silent now. They cannot on a late tick, when their
+// messages may still be waiting in this process. They can on the second late tick in a row, or a
+// slow node would never judge.
 func (c *pacer) mayJudge() bool { return !c.deferred }
 
-// opened and closed take the interface's coming and going.
+// opened and closed say that the interface came and went.
 func (c *pacer) opened(now time.Time) {
-	// After a moment so short that nobody judged us dead, there is nothing new to listen for.
+	// If it was away for so short that no peer counts us as dead, there is nothing new to listen
+	// for.
 	if !c.up && (c.downAt.IsZero() || now.Sub(c.downAt) >= silence*c.interval) {
 		c.listenFrom = now
 	}
@@ -79,10 +82,10 @@ func (c *pacer) closed(now time.Time) {
 	c.up = false
 }
 
-// listenAnew begins the listening time again: hellos could not be understood before.
+// restartListening begins the listening time again: earlier messages could not be verified.
 func (c *pacer) restartListening(now time.Time) { c.listenFrom = now }
 
-// listenedFor reports whether the interface was listened on for so long.
+// listenedFor reports whether the interface was listened on for that long.
 func (c *pacer) listenedFor(now time.Time, long time.Duration) bool {
 	return c.up && now.Sub(c.listenFrom) >= long
 }
@@ -106,7 +109,7 @@ func (c *pacer) sent(now time.Time) {
 	c.lastQuick = now
 }
 
-// next is when the loop is due again.
+// next returns when the loop is due again.
 func (c *pacer) next() time.Time {
 	t := c.lastTick.Add(c.interval)
 	if c.quickLeft > 0 {

@@ -28,7 +28,8 @@ func TestALateTickJudgesLaterAndAnOversleptOneAnswersLater(t *testing.T) {
 	} {
 		got := c.tick(at(step.at))
 		if got != step.lateness || c.mayJudge() != step.judge || c.caughtUp != step.awake {
-			t.Errorf("step %d, at %d ms: lateness %d, judge %v, awake %v; want %+v", i, step.at, got, c.mayJudge(), c.caughtUp, step)
+			t.Errorf("step %d, at %d ms: lateness %d, judge %v, awake %v; want %+v",
+				i, step.at, got, c.mayJudge(), c.caughtUp, step)
 		}
 	}
 }
@@ -37,7 +38,8 @@ func TestAnInterfaceIsListenedOnBeforeAnythingIsClaimed(t *testing.T) {
 	c := pacer{interval: 100 * time.Millisecond, listen: time.Second}
 	c.opened(at(0))
 	if c.listenedFor(at(999), c.listen) || !c.listenedFor(at(1000), c.listen) {
-		t.Errorf("listened after 999 ms: %v, after 1 s: %v", c.listenedFor(at(999), c.listen), c.listenedFor(at(1000), c.listen))
+		t.Errorf("listened after 999 ms: %v, after 1 s: %v",
+			c.listenedFor(at(999), c.listen), c.listenedFor(at(1000), c.listen))
 	}
 	c.closed(at(2000))
 	if c.listenedFor(at(2100), c.listen) {

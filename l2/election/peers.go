@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// roster says who is alive on one segment and in which state: a peer is alive while its sequence advances. It has
-// no clock and no socket: whoever owns it hands it what was heard and the time, in order, from one goroutine.
+// peerTable knows which peers are alive on one segment, and in which state. A peer is alive while
+// its sequence advances.
 type peerTable struct {
 	self   string
-	boot   uint64 // this node's own
+	boot   uint64 // of this node
 	random func() uint64
 	late   bool // what is heard may have waited for long
 	peers  map[string]*peer
@@ -20,10 +20,10 @@ type peerTable struct {
 type Peer struct {
 	Node  string
 	State State
-	Age   time.Duration // since its last hello, when the status was taken, within a hello interval
+	Age   time.Duration // since its last message, when the status was taken; accurate to a hello interval
 }
 
-// change is one peer's step from one state, or from some capabilities, to another, or in or out of life.
+// PeerChange says that a peer came, went, or changed its state or capabilities.
 type PeerChange struct {
 	Node         string
 	Alive        bool
@@ -32,36 +32,36 @@ type PeerChange struct {
 	Cause        Cause
 }
 
-// member outlives the peer's silence, for its boot and sequence.
+// peer is kept after the peer falls silent, for its boot and sequence.
 type peer struct {
 	alive        bool
 	state        State
-	boot         uint64 // 0: none has shown that it lives
+	boot         uint64 // 0: none has proved that it is alive
 	sequence     uint64
 	interval     time.Duration
 	mac          [6]byte
 	digest       uint64
 	capabilities Capabilities
-	lastAdvance  time.Time // when the sequence last advanced, on our clock
-	lastStood    time.Time // when it did so in a state in which its claims stand
-	silentSince  time.Time // since when it counts as dead; zero: never heard
+	lastAdvance  time.Time // when the sequence last advanced, by our clock
+	lastStood    time.Time // when it last did in a state in which claims stand
+	silentSince  time.Time // zero: never silent
 
-	// A boot that is heard, and has yet to show that it lives.
+	// A boot that was heard, and has not proved yet that it is alive.
 	newBoot        uint64
 	nonce          uint64
-	firstChallenge time.Time // first
-	lastChallenge  time.Time // last
+	firstChallenge time.Time
+	lastChallenge  time.Time
 }
 
 const (
-	// silence is after how many of its own intervals a peer counts as dead.
+	// silence is how many of its own intervals without a message make a peer count as dead.
 	silence = 3
-	// maxPeers bounds what signed messages can make a node remember of one segment.
+	// maxPeers limits what signed messages can make a node remember about one segment.
 	maxPeers = 1024
 	// challengePause is the least time between two challenges of one peer.
 	challengePause = 20 * time.Millisecond
-	// strangerTime is how long a boot has to show that it lives before another is asked: so that replayed
-	// boots in between do not keep it from that.
+	// challengeTime is how long a boot has to prove that it is alive before another one is
+	// challenged. Replayed boots in between do not keep it from that.
 	challengeTime = 200 * time.Millisecond
 )
 
@@ -69,8 +69,8 @@ func newPeerTable(self string, boot uint64, random func() uint64) *peerTable {
 	return &peerTable{self: self, boot: boot, random: random, peers: make(map[string]*peer)}
 }
 
-// hear takes a message whose signature held. A nil change means that nothing decisive is new; an error is a
-// rejection, and with rejectBoot the challenge is to be sent, if there is one.
+// hear takes a message whose signature is valid. The change is nil if nothing that matters is new.
+// An error is a Rejection; with RejectBoot the message, if there is one, is a challenge to be sent.
 func (r *peerTable) hear(now time.Time, x Message) (*PeerChange, *Message, error) {
 	if x.Node == r.self {
 		return nil, nil, RejectOwn
@@ -91,23 +91,30 @@ func (r *peerTable) hear(now time.Time, x Message) (*PeerChange, *Message, error
 	}
 	was := *m
 	if x.Boot != m.boot {
-		// Another process: what the former one said is void, and its state too.
+		// It is another process: the state and the claims of the former one are void.
 		was.alive = was.alive && was.state.Departing()
 		m.boot, m.newBoot = x.Boot, 0
 	}
 	m.alive, m.lastAdvance = true, now
-	m.sequence, m.interval, m.state, m.mac, m.digest, m.capabilities = x.sequence, x.interval, x.state, x.MAC, x.digest, x.capabilities
+	m.sequence, m.interval, m.state = x.sequence, x.interval, x.state
+	m.mac, m.digest, m.capabilities = x.MAC, x.digest, x.capabilities
 	if x.state != Starting && !r.late {
 		m.lastStood = now
 	}
 	if was.boot == m.boot && was.alive && was.state == x.state && was.capabilities == x.capabilities {
 		return nil, nil, nil
 	}
-	return &PeerChange{Node: x.Node, Alive: true, State: x.state, Capabilities: x.capabilities, Cause: causeOfChange(was, *m)}, nil, nil
+	return &PeerChange{
+		Node:         x.Node,
+		Alive:        true,
+		State:        x.state,
+		Capabilities: x.capabilities,
+		Cause:        causeOfChange(was, *m),
+	}, nil, nil
 }
 
-// challenge asks a boot that was not heard before to show that it lives: what it says may be replayed. It returns
-// nil when it was asked a moment ago.
+// challenge asks a boot that was not heard before to prove that it is alive: its messages may be a
+// replay. It returns nil if the boot was asked a moment ago.
 func (r *peerTable) challenge(now time.Time, m *peer, boot uint64) *Message {
 	switch {
 	case m.newBoot == boot && now.Sub(m.lastChallenge) < challengePause,
@@ -120,12 +127,13 @@ func (r *peerTable) challenge(now time.Time, m *peer, boot uint64) *Message {
 	return &Message{kind: kindChallenge, to: boot, nonce: m.nonce}
 }
 
-// proves tells whether x is the answer to our challenge.
+// answersChallenge reports whether x is the answer to our challenge.
 func (m *peer) answersChallenge(self uint64, x Message) bool {
 	return x.kind == kindProof && x.to == self && x.Boot == m.newBoot && x.nonce == m.nonce && m.newBoot != 0
 }
 
-// forgetOldest makes room by forgetting who has been silent for longest, and reports whether there was one.
+// forgetOldest forgets the peer that has been silent for longest, and reports whether there was
+// one.
 func (r *peerTable) forgetOldest() bool {
 	var oldest string
 	for name, m := range r.peers {
@@ -146,12 +154,12 @@ func causeOfChange(before, after peer) Cause {
 	case after.state == Ready:
 		return PeerReady
 	case before.alive && before.state == Ready:
-		return PeerLeft // ready, then starting again: it overslept
+		return PeerLeft // it was ready and is starting again: its loop ran too late
 	}
 	return PeerSeen
 }
 
-// judge declares those silent whose time is over.
+// declareSilent returns the peers that were silent for too long, by name.
 func (r *peerTable) declareSilent(now time.Time) []PeerChange {
 	var dead []PeerChange
 	for name, m := range r.peers {
@@ -160,12 +168,11 @@ func (r *peerTable) declareSilent(now time.Time) []PeerChange {
 			dead = append(dead, PeerChange{Node: name, State: m.state, Cause: PeerSilent})
 		}
 	}
-	// The order of a map is nobody's business.
 	slices.SortFunc(dead, func(a, b PeerChange) int { return strings.Compare(a.Node, b.Node) })
 	return dead
 }
 
-// verdict is when judge has something to say at the earliest; the zero time: never.
+// nextSilence returns when declareSilent may have something to return; the zero time: never.
 func (r *peerTable) nextSilence() time.Time {
 	var first time.Time
 	for _, m := range r.peers {
@@ -179,7 +186,7 @@ func (r *peerTable) nextSilence() time.Time {
 	return first
 }
 
-// alive counts the peers that are, without those that are not expected to say anything.
+// countAlive counts the peers that are alive and expected to send messages.
 func (r *peerTable) countAlive() int {
 	n := 0
 	for _, m := range r.peers {
@@ -190,19 +197,19 @@ func (r *peerTable) countAlive() int {
 	return n
 }
 
-// hears reports whether the named peer is alive, and says so.
+// isAlive reports whether the peer is alive and expected to send messages.
 func (r *peerTable) isAlive(node string) bool {
 	m, ok := r.peers[node]
 	return ok && m.alive && m.state != Holding
 }
 
-// ready reports whether the named peer is alive and Ready.
+// isReady reports whether the peer is alive and Ready.
 func (r *peerTable) isReady(node string) bool {
 	m, ok := r.peers[node]
 	return ok && m.alive && m.state == Ready
 }
 
-// capabilities returns those of which the named peer told last.
+// capabilities returns what the peer last said that it is able to do.
 func (r *peerTable) capabilities(node string) Capabilities {
 	if m, ok := r.peers[node]; ok {
 		return m.capabilities
@@ -210,14 +217,15 @@ func (r *peerTable) capabilities(node string) Capabilities {
 	return 0
 }
 
-// owns reports whether claims of the named peer count: it is alive, and Ready or Holding.
+// mayOwn reports whether claims of the peer count: it is alive, and Ready or Holding.
 func (r *peerTable) mayOwn(node string) bool {
 	m, ok := r.peers[node]
 	return ok && m.alive && (m.state == Ready || m.state == Holding)
 }
 
-// stood returns until when the named peer answered for what it claims, as far as it was heard. What one that is Holding
-// claims is kept for it as long as it counts as alive. The zero time: it never was heard to.
+// stoodUntil returns until when the peer, as far as it was heard, answered for what it claims. The
+// claims of a Holding peer stand as long as it counts as alive. The zero time: it was never heard
+// to answer.
 func (r *peerTable) stoodUntil(now time.Time, node string) time.Time {
 	m, ok := r.peers[node]
 	switch {
@@ -229,7 +237,7 @@ func (r *peerTable) stoodUntil(now time.Time, node string) time.Time {
 	return m.lastStood
 }
 
-// silentSince returns since when the peer is not heard; the zero time: it never was.
+// silentSince returns since when the peer is silent; the zero time: it never was.
 func (r *peerTable) silentSince(node string) time.Time {
 	if m, ok := r.peers[node]; ok {
 		return m.silentSince
@@ -237,7 +245,7 @@ func (r *peerTable) silentSince(node string) time.Time {
 	return time.Time{}
 }
 
-// byMAC returns the name of the peer that last said it has this MAC, alive or not, and whether there is one.
+// byMAC returns the peer that last said it has this MAC, alive or not.
 func (r *peerTable) byMAC(mac [6]byte) (string, bool) {
 	for name, m := range r.peers {
 		if m.mac == mac && m.boot != 0 {
@@ -247,7 +255,7 @@ func (r *peerTable) byMAC(mac [6]byte) (string, bool) {
 	return "", false
 }
 
-// peers lists those alive by name.
+// list returns the peers that are alive, by name.
 func (r *peerTable) list(now time.Time) []Peer {
 	list := make([]Peer, 0, len(r.peers))
 	for name, m := range r.peers {

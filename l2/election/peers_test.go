@@ -15,7 +15,14 @@ func at(ms int) time.Time {
 }
 
 func from(node string, boot, sequence uint64, state State) Message {
-	return Message{kind: kindHello, Node: node, Boot: boot, sequence: sequence, interval: 100 * time.Millisecond, state: state}
+	return Message{
+		kind:     kindHello,
+		Node:     node,
+		Boot:     boot,
+		sequence: sequence,
+		interval: 100 * time.Millisecond,
+		state:    state,
+	}
 }
 
 // selfBoot is the boot of the node that tests.
@@ -44,7 +51,12 @@ func meet(t *testing.T, r *peerTable, now time.Time, x Message) *PeerChange {
 func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
 	r := rosterOf("self")
 	c := meet(t, r, at(0), from("a", 1, 1, Ready))
-	if want := (&PeerChange{Node: "a", Alive: true, State: Ready, Cause: PeerReady}); !cmp.Equal(c, want, cmp.AllowUnexported(PeerChange{})) {
+	if want := (&PeerChange{
+		Node:  "a",
+		Alive: true,
+		State: Ready,
+		Cause: PeerReady,
+	}); !cmp.Equal(c, want, cmp.AllowUnexported(PeerChange{})) {
 		t.Fatalf("first hello: %+v; want %+v", c, want)
 	}
 	if c, _, err := r.hear(at(100), from("a", 1, 2, Ready)); c != nil || err != nil {
@@ -54,7 +66,11 @@ func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
 		t.Fatalf("300 ms after its last hello: %+v, ready %v; want it alive", dead, r.isReady("a"))
 	}
 	dead := r.declareSilent(at(401))
-	if want := []PeerChange{{Node: "a", State: Ready, Cause: PeerSilent}}; !cmp.Equal(dead, want, cmp.AllowUnexported(PeerChange{})) || r.isReady("a") {
+	if want := []PeerChange{{
+		Node:  "a",
+		State: Ready,
+		Cause: PeerSilent,
+	}}; !cmp.Equal(dead, want, cmp.AllowUnexported(PeerChange{})) || r.isReady("a") {
 		t.Fatalf("301 ms after its last hello: %+v, ready %v; want %+v", dead, r.isReady("a"), want)
 	}
 	if dead := r.declareSilent(at(500)); len(dead) != 0 {
@@ -87,15 +103,32 @@ func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
 		{10, from("a", 1, 5, Ready), RejectReplay},
 		{20, from("a", 1, 4, Leaving), RejectReplay},
 		{30, from("a", 2, 1, Leaving), RejectBoot},
-		{40, Message{kind: kindProof, Node: "a", Boot: 2, sequence: 2, to: selfBoot, nonce: 12345, interval: time.Second}, RejectBoot},
-		{50, Message{kind: kindProof, Node: "a", Boot: 2, sequence: 3, to: 1, nonce: 2, interval: time.Second}, RejectBoot},
+		{40, Message{
+			kind:     kindProof,
+			Node:     "a",
+			Boot:     2,
+			sequence: 2,
+			to:       selfBoot,
+			nonce:    12345,
+			interval: time.Second,
+		}, RejectBoot},
+		{50, Message{
+			kind:     kindProof,
+			Node:     "a",
+			Boot:     2,
+			sequence: 3,
+			to:       1,
+			nonce:    2,
+			interval: time.Second,
+		}, RejectBoot},
 		{60, from("a", 1, 6, Ready), nil},
 	} {
 		if _, _, err := r.hear(at(step.at), step.x); !errors.Is(err, step.want) {
 			t.Errorf("step %d: %v, want %v", i, err, step.want)
 		}
 	}
-	// Another process of the node is believed as soon as it has shown that it lives; the former one never again.
+	// Another process of the node is believed as soon as it has shown that it lives; the former one
+	// never again.
 	meet(t, r, at(500), from("a", 3, 1, Starting))
 	if _, _, err := r.hear(at(510), from("a", 1, 99, Ready)); !errors.Is(err, RejectBoot) {
 		t.Errorf("the former process: %v, want %v", err, RejectBoot)

@@ -6,38 +6,45 @@ import (
 	"time"
 )
 
-// This file says which addresses need no probing before this node answers for them: those that this node or a peer
-// answers for, or did until a moment ago, as this process saw itself. What the mirror tells is no proof: everybody may
-// have been away since, and somebody else may have taken the address.
+// This file knows which addresses need no probe before this node answers for them: those that this
+// node or a peer answers for, or did a moment ago, as this process saw itself. What the mirror says
+// proves nothing: all nodes may have been away since, and another host may have taken the address.
 
 const (
-	// proofLasts is for how long after it was answered for last an address counts as this cluster's still.
+	// proofLifetime is for how long after it was last answered for an address counts as this
+	// cluster's.
 	proofLifetime = 5 * time.Second
-	// vouchAfter is how long a peer's claim must have stood since an address came to the group: it names the group, and its
-	// owner may not have learned of the address.
+	// vouchDelay is how long a peer's claim must have stood since the group got an address. A claim
+	// names only the group, and its owner may not have learned of the address.
 	vouchDelay = time.Second
 )
 
 // proofs are who answers for which address, as far as one machine knows.
 type proofs struct {
-	holders map[netip.Addr][]*groupState // the groups that are wanted and have it
-	own     map[netip.Addr]struct{}      // answered for by this node now
-	last    map[netip.Addr]proof         // until when it was, by this node or in a group that has it no more
-	expiry  []proofEnd                   // when to look at last again, the first in front
+	holders map[netip.Addr][]*groupState // the wanted groups that have it
+	own     map[netip.Addr]struct{}      // this node answers for it now
+	last    map[netip.Addr]proof         // until when it was answered for, by this node or in a former group
+	expiry  []proofEnd                   // when to look at last again, in order
 }
 
+// proof is the last moment at which an address was answered for.
 type proof struct {
 	until time.Time
-	own   bool // it was this node
+	own   bool // by this node
 }
 
+// proofEnd is when a proof may be forgotten.
 type proofEnd struct {
 	addr netip.Addr
 	at   time.Time
 }
 
 func newProofs() *proofs {
-	return &proofs{holders: make(map[netip.Addr][]*groupState), own: make(map[netip.Addr]struct{}), last: make(map[netip.Addr]proof)}
+	return &proofs{
+		holders: make(map[netip.Addr][]*groupState),
+		own:     make(map[netip.Addr]struct{}),
+		last:    make(map[netip.Addr]proof),
+	}
 }
 
 // answering reports whether this node answers for the address.
@@ -46,7 +53,7 @@ func (p *proofs) answering(addr netip.Addr) bool {
 	return ok
 }
 
-// keep remembers that the address was answered for until then.
+// keep remembers until when the address was answered for.
 func (p *proofs) keep(now time.Time, addr netip.Addr, last proof) {
 	for len(p.expiry) > 0 && now.Sub(p.expiry[0].at) > proofLifetime {
 		if first := p.expiry[0]; !p.last[first.addr].until.After(first.at) {
@@ -60,10 +67,10 @@ func (p *proofs) keep(now time.Time, addr netip.Addr, last proof) {
 	}
 }
 
-// stands reports whether it was a moment ago.
+// stands reports whether the proof is recent enough.
 func (p proof) stands(now time.Time) bool { return now.Sub(p.until) <= proofLifetime }
 
-// answered takes that this node begins or ceases to answer for an address.
+// SetAnswered says that this node starts or stops answering for an address.
 func (m *Machine) SetAnswered(now time.Time, addr netip.Addr, on bool) {
 	if on {
 		m.proofs.own[addr] = struct{}{}
@@ -77,7 +84,7 @@ func (m *Machine) SetAnswered(now time.Time, addr netip.Addr, on bool) {
 	m.proofs.keep(now, addr, last)
 }
 
-// partially takes whether this node answers only for some of the addresses of a group that it owns.
+// SetPartial says whether this node answers only for some addresses of a group that it owns.
 func (m *Machine) SetPartial(group string, partial bool) {
 	c := m.groups[keyOf(group)]
 	if c == nil || !c.owned || c.mine.partial == partial {
@@ -85,10 +92,10 @@ func (m *Machine) SetPartial(group string, partial bool) {
 	}
 	c.mine.partial = partial
 	m.untold[c.key] = claimRepeats
-	m.own.put(c.key, c.mine) // no news for the mirror
+	m.own.put(c.key, c.mine) // the mirror does not show it
 }
 
-// readdress takes which addresses a group has from now on.
+// setAddresses replaces the addresses of a group.
 func (m *Machine) setAddresses(now time.Time, c *groupState, addresses []netip.Addr) {
 	holders, until := m.proofs.holders, m.vouchedUntil(now, c)
 	known := make([]time.Time, len(addresses))
@@ -105,7 +112,9 @@ func (m *Machine) setAddresses(now time.Time, c *groupState, addresses []netip.A
 			continue
 		}
 		m.proofs.keep(now, a, c.proves(i, until))
-		if holders[a] = slices.DeleteFunc(holders[a], func(h *groupState) bool { return h == c }); len(holders[a]) == 0 {
+		if holders[a] = slices.DeleteFunc(holders[a], func(h *groupState) bool {
+			return h == c
+		}); len(holders[a]) == 0 {
 			delete(holders, a)
 		}
 	}
@@ -117,22 +126,24 @@ func (m *Machine) unproven(now time.Time, c *groupState) []netip.Addr {
 	var list []netip.Addr
 	until := m.vouchedUntil(now, c)
 	for i, a := range c.addresses {
-		if !m.proofs.answering(a) && !m.proofs.last[a].stands(now) && !c.proves(i, until).stands(now) && !m.provenElsewhere(now, c, a) {
+		if !m.proofs.answering(a) && !m.proofs.last[a].stands(now) && !c.proves(i, until).stands(now) &&
+			!m.provenElsewhere(now, c, a) {
 			list = append(list, a)
 		}
 	}
 	return list
 }
 
-// provenElsewhere reports whether a peer answers for the address as part of another group, or did a moment ago.
+// provenElsewhere reports whether a peer answers for the address as part of another group, or did a
+// moment ago.
 func (m *Machine) provenElsewhere(now time.Time, c *groupState, addr netip.Addr) bool {
 	return slices.ContainsFunc(m.proofs.holders[addr], func(h *groupState) bool {
 		return h != c && h.proves(slices.Index(h.addresses, addr), m.vouchedUntil(now, h)).stands(now)
 	})
 }
 
-// vouchedFor is until when a peer answered for the group's addresses, by its claim; the zero time: nobody is known to, or
-// for some of them only.
+// vouchedUntil returns until when a peer answered for the group's addresses, by its claim. The zero
+// time: no peer is known to, or one answers for some of them only.
 func (m *Machine) vouchedUntil(now time.Time, c *groupState) time.Time {
 	until := c.vouchedUntil
 	for node, x := range c.rivals {
@@ -144,7 +155,7 @@ func (m *Machine) vouchedUntil(now time.Time, c *groupState) time.Time {
 	return until
 }
 
-// proves returns what a claim that stood until then proves of the group's n-th address.
+// proves returns what a claim that stood until then proves about the group's n-th address.
 func (c *groupState) proves(n int, until time.Time) proof {
 	if until.Sub(c.knownSince[n]) < vouchDelay {
 		return proof{}
@@ -152,7 +163,7 @@ func (c *groupState) proves(n int, until time.Time) proof {
 	return proof{until: until}
 }
 
-// stood is until when a peer answered for all that it claims.
+// stoodUntil returns until when a peer answered for everything that it claims.
 func (m *Machine) stoodUntil(now time.Time, node string, x claim) time.Time {
 	switch {
 	case x.relayed, x.partial:
@@ -163,8 +174,8 @@ func (m *Machine) stoodUntil(now time.Time, node string, x claim) time.Time {
 	return m.peers.stoodUntil(now, node)
 }
 
-// vouch keeps until when a peer answered for the group, as its claim ends. Of one that answered for some of it only nobody
-// knows for what.
+// endVouch keeps until when a peer answered for the group, when its claim ends. If the peer
+// answered only for some addresses, nothing is known about any.
 func (m *Machine) endVouch(now time.Time, c *groupState, node string, next claim, claims bool) {
 	was, had := c.rivals[node]
 	switch {
@@ -183,8 +194,8 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// renamed reports whether a group looks like another under a new name: nobody ever claimed it, and this node, or a peer,
-// answers for some of its addresses, or did a moment ago.
+// renamed reports whether a group looks like another one under a new name: nobody ever claimed it,
+// and this node, or a peer, answers for some of its addresses, or did a moment ago.
 func (m *Machine) renamed(now time.Time, c *groupState) (own, peers bool) {
 	for _, a := range c.addresses {
 		last := m.proofs.last[a]
@@ -210,8 +221,8 @@ func (m *Machine) elsewhere(c *groupState, addr netip.Addr) bool {
 	})
 }
 
-// claims reports whether a peer claims a group that has the address, on the segment or in the mirror. One that is known
-// by the mirror alone claims it for a moment more: what the mirror tells is late.
+// Claims reports whether a peer claims a group that has the address, or did a moment ago, on the
+// segment or in the mirror.
 func (m *Machine) Claims(now time.Time, node string, addr netip.Addr) bool {
 	return slices.ContainsFunc(m.proofs.holders[addr], func(c *groupState) bool {
 		x, ok := c.rivals[node]

@@ -99,7 +99,8 @@ func TestATakerThatAnsweredForSomeOutdatesWhatItsForerunnerProved(t *testing.T) 
 		w.pass(t, 4*simInterval)
 		third := w.owners(w.groups[0])[0]
 		if third == first || third == second || len(third.asked) == 0 {
-			t.Errorf("dies %v: %s takes over, and asks for %v; want the third, and that it asks", dies, third.name, third.asked)
+			t.Errorf("dies %v: %s takes over, and asks for %v; want the third, and that it asks",
+				dies, third.name, third.asked)
 		}
 	}
 }

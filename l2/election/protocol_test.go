@@ -14,14 +14,15 @@ import (
 	"time"
 )
 
-// histories is how many random histories a quick test run goes through; `make test` goes through 100 000.
+// histories is how many random histories a quick test run goes through; `make test` goes through
+// 100 000.
 const histories = 2_000
 
 // calm is how long after the last disturbance what the protocol promises must hold.
 const calm = 4500 * time.Millisecond
 
-// TestRandomHistories runs the machine through random histories and checks what docs/design/l2-protocol.md promises.
-// BERTH_L2_SEED replays one of them, with a trace; BERTH_L2_HISTORIES sets their number.
+// TestRandomHistories runs the machine through random histories and checks what docs/l2-protocol.md
+// promises. BERTH_L2_SEED replays one of them, with a trace; BERTH_L2_HISTORIES sets their number.
 func TestRandomHistories(t *testing.T) {
 	if text := os.Getenv("BERTH_L2_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
@@ -118,8 +119,8 @@ func history(seed uint64, trace *strings.Builder) error {
 	return nil
 }
 
-// settles checks what is promised. Where messages are lost all those of a peer's three intervals may be, and that is
-// a disturbance too: it must be over in a moment.
+// settles checks what is promised. Where messages are lost all those of a peer's three intervals
+// may be, and that is a disturbance too: it must be over in a moment.
 func (w *world) settles() error {
 	err := w.promised()
 	for range 15 {
@@ -235,32 +236,38 @@ func (w *world) promised() error {
 		owners := w.owners(g)
 		for i, a := range owners {
 			if !a.suits(g) {
-				return fmt.Errorf("at %.3f s %s, which has %b, answers for %s, which needs %b", w.now.Seconds(), a.name, a.capabilities, g, a.needed(g))
+				return fmt.Errorf("at %.3f s %s, which has %b, answers for %s, which needs %b",
+					w.now.Seconds(), a.name, a.capabilities, g, a.needed(g))
 			}
 			for _, b := range owners[i+1:] {
 				if w.connected(a, b) {
-					return fmt.Errorf("at %.3f s %s and %s, which can reach each other, both answer for %s", w.now.Seconds(), a.name, b.name, g)
+					return fmt.Errorf("at %.3f s %s and %s, which can reach each other, both answer for %s",
+						w.now.Seconds(), a.name, b.name, g)
 				}
 			}
 		}
-		// Of a node that is on no segment with others only the API tells whether it lives: that of the node, not of
-		// the speaker's process.
+		// Of a node that is on no segment with others only the API tells whether it lives: that of
+		// the node, not of the speaker's process.
 		trusted := w.api[g].Node != "" && w.node(w.api[g].Node).frozen
 		for _, n := range w.nodes {
 			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(g) || trusted {
 				continue // of an older speaker it is enough that it makes no second owner
 			}
-			// From who tells of no capability it takes what needs one, but for a claim that is relayed in a segment that is cut.
-			if !slices.ContainsFunc(owners, func(o *simNode) bool { return n.needed(g) == 0 || o.able() != 0 || w.cut() }) {
-				return fmt.Errorf("at %.3f s %d nodes answer for %s and none of them can, though %s could", w.now.Seconds(), len(owners), g, n.name)
+			// From who tells of no capability it takes what needs one, but for a claim that is
+			// relayed in a segment that is cut.
+			if !slices.ContainsFunc(owners, func(o *simNode) bool {
+				return n.needed(g) == 0 || o.able() != 0 || w.cut()
+			}) {
+				return fmt.Errorf("at %.3f s %d nodes answer for %s and none of them can, though %s could",
+					w.now.Seconds(), len(owners), g, n.name)
 			}
 		}
 	}
 	return nil
 }
 
-// awaited tells whether somebody waits, or did a moment ago, for the next process of a node that held what it owns, and
-// does not hear it: that ends with the hold time.
+// awaited tells whether somebody waits, or did a moment ago, for the next process of a node that
+// held what it owns, and does not hear it: that ends with the hold time.
 func (w *world) awaited(n *simNode) bool {
 	return w.now < n.holds+calm && slices.ContainsFunc(w.nodes, func(o *simNode) bool {
 		if o == n || o.m == nil {
@@ -318,7 +325,8 @@ func TestTheGroupsOfADeadNodeAreTakenWithinFourIntervals(t *testing.T) {
 		for _, g := range w.groups {
 			owners := w.owners(g)
 			if len(owners) != 1 || kept[g] != dead && owners[0] != kept[g] {
-				t.Errorf("seed %d: %s has %d owners; before it had %s, and %s died", seed, g, len(owners), kept[g].name, dead.name)
+				t.Errorf("seed %d: %s has %d owners; before it had %s, and %s died",
+					seed, g, len(owners), kept[g].name, dead.name)
 			}
 		}
 	}
@@ -395,7 +403,8 @@ func TestAPartitionThatHealsLeavesOneOwnerWithinASecond(t *testing.T) {
 		}
 		for _, g := range w.groups {
 			if owner := w.owners(g)[0]; owner.told[g] < healed {
-				t.Errorf("%s, the owner of %s, has not told the segment again since the partition healed", owner.name, g)
+				t.Errorf("%s, the owner of %s, has not told the segment again since the partition healed",
+					owner.name, g)
 			} else if cut == 1 && owner.index < cut || cut == 3 && owner.index >= cut {
 				t.Errorf("%s went to %s, which had been alone", g, owner.name)
 			}
@@ -457,7 +466,8 @@ func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
 		t.Error(err)
 	}
 	for _, g := range w.groups {
-		if owners, first := w.owners(g), choose(g, w.names(), nil, anyone); len(owners) != 1 || owners[0].name != first {
+		if owners, first := w.owners(g), choose(g, w.names(), nil, anyone); len(owners) != 1 ||
+			owners[0].name != first {
 			t.Errorf("%s has %d owners, the first %s; want %s", g, len(owners), owners[0].name, first)
 		}
 	}
@@ -475,7 +485,8 @@ func TestWhatANodeHoldsOverARestartStaysWithIt(t *testing.T) {
 		check := func() error {
 			for _, g := range w.groups {
 				if owners := w.owners(g); len(owners) > 1 || len(owners) == 1 && owners[0].name != before[g] {
-					return fmt.Errorf("at %.3f s %s answers for %s of %s", w.now.Seconds(), owners[0].name, g, before[g])
+					return fmt.Errorf("at %.3f s %s answers for %s of %s",
+						w.now.Seconds(), owners[0].name, g, before[g])
 				}
 			}
 			return nil
@@ -646,7 +657,8 @@ func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
 	}
 	for _, g := range w.groups {
 		if owners := w.owners(g); len(owners) != 1 || owners[0].old {
-			t.Errorf("%d nodes answer for %s, the first %s; want one that has the capability", len(owners), g, owners[0].name)
+			t.Errorf("%d nodes answer for %s, the first %s; want one that has the capability",
+				len(owners), g, owners[0].name)
 		}
 	}
 }

@@ -1,9 +1,9 @@
 package election
 
-// weight is the rank of node for group by rendezvous hashing (highest random weight): each node's weight
-// depends on nobody else, so that a death moves only the dead node's groups.
+// weight is the rank of the node for the group by rendezvous hashing (highest random weight). The
+// weight of a node does not depend on other nodes, so a death moves only the dead node's groups.
 func weight(group, node string) uint64 {
-	// FNV-1a over "group\x00node"; neither name can hold a zero byte.
+	// FNV-1a over "group\x00node"; neither name can contain a zero byte.
 	const offset, prime = 14695981039346656037, 1099511628211
 	h := uint64(offset)
 	for i := range len(group) {
@@ -13,12 +13,12 @@ func weight(group, node string) uint64 {
 	for i := range len(node) {
 		h = (h ^ uint64(node[i])) * prime
 	}
-	// FNV leaves the last bytes' influence in the low bits: names that differ in their last digit would
-	// rank alike.
+	// FNV leaves the influence of the last bytes in the low bits. Names that differ only in their
+	// last digit would get similar weights.
 	return mix(h)
 }
 
-// mix is a full avalanche (the 64-bit finaliser of MurmurHash3).
+// mix is a full avalanche: the 64-bit finalizer of MurmurHash3.
 func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
@@ -27,8 +27,8 @@ func mix(h uint64) uint64 {
 	return h ^ h>>33
 }
 
-// before tells whether a node comes before another among those free to take a group: by preference, then by weight,
-// then by name.
+// RanksBefore reports whether node a comes before b among those that are free to take a group: by
+// preference, then by weight, then by name.
 func RanksBefore(group string, preferred map[string]int32, a, b string) bool {
 	if pa, pb := preferred[a], preferred[b]; pa != pb {
 		return pa > pb

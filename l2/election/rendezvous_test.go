@@ -36,7 +36,11 @@ func TestPreferenceComesBeforeWeight(t *testing.T) {
 	if got := choose("g", nodes, map[string]int32{"c": 1}, anyone); got != "c" {
 		t.Errorf("%s comes first, want the one preferred", got)
 	}
-	if got := choose("g", nodes, map[string]int32{"c": 1, "d": 2, "a": 2}, func(n string) bool { return n != "a" }); got != "d" {
+	if got := choose("g", nodes, map[string]int32{
+		"c": 1,
+		"d": 2,
+		"a": 2,
+	}, func(n string) bool { return n != "a" }); got != "d" {
 		t.Errorf("%s comes first, want the one preferred most", got)
 	}
 }
@@ -62,8 +66,8 @@ func TestADeathMovesOnlyItsOwnGroupsAndSpreadsThem(t *testing.T) {
 	}
 }
 
-// TestFreshGroupsSpreadEvenly: over 100 sets of node names, 1 000 groups on 5 nodes; in 99 of them nobody has over
-// 1.2 times the mean.
+// TestFreshGroupsSpreadEvenly: over 100 sets of node names, 1 000 groups on 5 nodes; in 99 of them
+// nobody has over 1.2 times the mean.
 func TestFreshGroupsSpreadEvenly(t *testing.T) {
 	var worst []float64
 	for set := range 100 {

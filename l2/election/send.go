@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// This file is what the machine does by the clock, and what it tells others.
+// This file has what the machine does by the clock, and what it sends.
 
-// tell has a claim that changed told to the segment, and to the mirror if it is this node's.
+// publish has a claim that changed sent to the segment and, if it is this node's own, to the
+// mirror.
 func (m *Machine) publish(c *groupState) {
 	m.untold[c.key] = claimRepeats
 	switch {
@@ -22,20 +23,27 @@ func (m *Machine) publish(c *groupState) {
 	}
 }
 
-// tellMirror has this node's claim told to the mirror.
+// publishToMirror has this node's claim written to the mirror.
 func (m *Machine) publishToMirror(c *groupState) {
-	m.out.Claims = append(m.out.Claims, Claim{Group: c.name, Node: m.self, Term: c.mine.term, Witnessed: c.mine.witnessed})
+	m.out.Claims = append(m.out.Claims, Claim{
+		Group:     c.name,
+		Node:      m.self,
+		Term:      c.mine.term,
+		Witnessed: c.mine.witnessed,
+	})
 }
 
-// send completes a message, to be sent.
+// send completes a message and adds it to the output.
 func (m *Machine) send(x Message) {
 	m.sequence++
 	x.Node, x.Boot, x.sequence = m.self, m.boot, m.sequence
-	x.interval, x.state, x.digest, x.capabilities = m.announcedInterval(), m.announcedState(), m.own.digest, m.capabilities
+	x.interval, x.state = m.announcedInterval(), m.announcedState()
+	x.digest, x.capabilities = m.own.digest, m.capabilities
 	m.out.Messages = append(m.out.Messages, x)
 }
 
-// says is the state in our messages: Ready only while this node would take a group.
+// announcedState returns the state for messages. It is Ready only while this node would take a
+// group.
 func (m *Machine) announcedState() State {
 	if m.state == Ready && !m.eligible {
 		return Starting
@@ -43,7 +51,8 @@ func (m *Machine) announcedState() State {
 	return m.state
 }
 
-// wake begins a tick, and says how late it is: a late one is to hear what waits before it goes on.
+// BeginTick begins a tick and returns how late it is. After a late one, Hear what waits before
+// Tick.
 func (m *Machine) BeginTick(now time.Time) Lateness {
 	before := m.pacer.lastTick
 	late := m.pacer.tick(now)
@@ -58,7 +67,8 @@ func (m *Machine) BeginTick(now time.Time) Lateness {
 	return late
 }
 
-// tick is the heartbeat: judge the others, tell them of ourselves, and allow answers until the third next one.
+// Tick is the heartbeat: it judges the peers, sends a hello, and allows answers for three more
+// intervals.
 func (m *Machine) Tick(now time.Time) {
 	m.declareSilent(now)
 	m.updateSynced(now)
@@ -79,11 +89,12 @@ func (m *Machine) Tick(now time.Time) {
 	m.sendHello(now)
 }
 
-// unwitnessed reports whether a claim of this node's is.
+// anyUnwitnessed reports whether a claim of this node is unwitnessed.
 func (m *Machine) anyUnwitnessed() bool {
 	return slices.ContainsFunc(m.ordered, func(c *groupState) bool { return c.owned && !c.mine.witnessed })
 }
 
+// declareSilent drops peers that were silent for too long.
 func (m *Machine) declareSilent(now time.Time) {
 	if !m.pacer.mayJudge() {
 		return
@@ -93,12 +104,12 @@ func (m *Machine) declareSilent(now time.Time) {
 	}
 }
 
-// DecisionDue reports whether the clock makes the next step decide something: that a peer is silent, or that it is this
-// node's turn to take a group. What waits to be heard should be heard first: it may show that the peer is not, or that
-// another took the group.
+// DecisionDue reports whether the clock makes the next Step decide something: that a peer is
+// silent, or that it is this node's turn to take a group. Hear what waits first: it may show that
+// the peer is alive, or that another node took the group.
 func (m *Machine) DecisionDue(now time.Time) bool { return m.silenceDue(now) || m.turnDue(now) }
 
-// verdictDue reports whether somebody is to be declared silent.
+// silenceDue reports whether a peer is to be declared silent.
 func (m *Machine) silenceDue(now time.Time) bool {
 	v := m.peers.nextSilence()
 	return m.pacer.mayJudge() && !v.IsZero() && !now.Before(v)
@@ -114,7 +125,7 @@ func (m *Machine) turnDue(now time.Time) bool {
 	return false
 }
 
-// step does what is due.
+// Step does what is due.
 func (m *Machine) Step(now time.Time, cause Cause) {
 	m.updateEligible(now, cause)
 	if m.silenceDue(now) {
@@ -136,7 +147,7 @@ func (m *Machine) Step(now time.Time, cause Cause) {
 	}
 }
 
-// flush tells the claims that changed, some of them if they are very many.
+// flush sends claims that changed. If they are very many, it sends some of them.
 func (m *Machine) flush(now time.Time) {
 	if len(m.untold) == 0 || now.Sub(m.lastFlush) < claimPause {
 		return
@@ -144,7 +155,7 @@ func (m *Machine) flush(now time.Time) {
 	m.lastFlush = now
 	keys := slices.SortedFunc(maps.Keys(m.untold), func(a, b groupKey) int {
 		if d := m.untold[b] - m.untold[a]; d != 0 {
-			return d // what was told least often first
+			return d // what was sent least often comes first
 		}
 		return compareKeys(a, b)
 	})
@@ -167,7 +178,7 @@ func (m *Machine) sendHello(now time.Time) {
 	m.send(Message{kind: kindHello})
 }
 
-// next is when step or a tick has something to do again.
+// Next returns when Step or a tick has something to do again.
 func (m *Machine) Next() time.Time {
 	first := m.pacer.next()
 	consider := func(t time.Time) {

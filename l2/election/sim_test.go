@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// This file is a world in which machines run as they do in a segment's loop, in virtual time: a network that loses,
-// delays and reorders, nodes that freeze, crash, are slow and whose clocks drift, and an API that is late or away.
-// One seed makes one history, the same each time.
+// This file is a world in which machines run as they do in a segment's loop, in virtual time: a
+// network that loses, delays and reorders, nodes that freeze, crash, are slow and whose clocks
+// drift, and an API that is late or away. One seed makes one history, the same each time.
 
 const (
 	simInterval = 100 * time.Millisecond
@@ -54,7 +54,7 @@ type simNode struct {
 	m       *Machine // nil: crashed
 	until   time.Time
 	answers map[string]bool
-	clear   map[string]time.Time     // of those, since when, on its clock, the segment was asked enough; a zero time is always
+	clear   map[string]time.Time     // of those, when, on its clock, probing ended; zero: no probe was needed
 	asked   []netip.Addr             // what it asked the segment for when it began to answer last
 	told    map[string]time.Duration // when it announced a group last
 	state   State
@@ -99,12 +99,31 @@ func (q *eventQueue) Pop() any {
 }
 
 func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 0)), blocked: map[[2]int]bool{}, needs: map[string]Capabilities{}, last: map[string]time.Duration{}, api: map[string]Claim{}, trace: trace, delay: time.Millisecond}
+	w := &world{
+		random:  rand.New(rand.NewPCG(seed, 0)),
+		blocked: map[[2]int]bool{},
+		needs:   map[string]Capabilities{},
+		last:    map[string]time.Duration{},
+		api:     map[string]Claim{},
+		trace:   trace,
+		delay:   time.Millisecond,
+	}
 	for i := range groups {
 		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
 	}
 	for i := range nodes {
-		n := &simNode{w: w, index: i, name: fmt.Sprintf("n%d", i), drift: 1, needs: map[string]Capabilities{}, pending: map[string]Claim{}, refused: map[string]Claim{}, told: map[string]time.Duration{}, seen: map[string]Claim{}, linked: true}
+		n := &simNode{
+			w:       w,
+			index:   i,
+			name:    fmt.Sprintf("n%d", i),
+			drift:   1,
+			needs:   map[string]Capabilities{},
+			pending: map[string]Claim{},
+			refused: map[string]Claim{},
+			told:    map[string]time.Duration{},
+			seen:    map[string]Claim{},
+			linked:  true,
+		}
 		w.nodes = append(w.nodes, n)
 	}
 	return w
@@ -179,7 +198,11 @@ func (n *simNode) want(group string) {
 	if n.w.forgetful == n {
 		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
 	}
-	n.m.SetGroup(n.local(), group, Desired{Addresses: []netip.Addr{n.w.address(group)}, Candidates: candidates, Needs: n.needed(group)})
+	n.m.SetGroup(n.local(), group, Desired{
+		Addresses:  []netip.Addr{n.w.address(group)},
+		Candidates: candidates,
+		Needs:      n.needed(group),
+	})
 }
 
 // address is the group's.
@@ -201,7 +224,8 @@ func (n *simNode) begin(m Action) {
 		bound += holdTime
 	}
 	if age := n.w.now - n.w.last[m.Group]; n.w.fault == nil && age > bound {
-		n.w.fault = fmt.Errorf("at %.3f s %s answers for %s without having asked: for %s nobody did", n.w.now.Seconds(), n.name, m.Group, age)
+		n.w.fault = fmt.Errorf("at %.3f s %s answers for %s without having asked: for %s nobody did",
+			n.w.now.Seconds(), n.name, m.Group, age)
 	}
 	n.clear[m.Group] = time.Time{}
 	n.m.SetAnswered(n.local(), n.w.address(m.Group), true)

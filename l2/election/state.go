@@ -5,20 +5,22 @@ import (
 	"log/slog"
 )
 
-// State is what a node says about itself on every segment. Only a Ready node is given addresses.
+// State is what a node says about itself on every segment. Only a Ready node is given groups.
 type State uint8
 
-// The states in the order of a speaker's life. Their values are part of the hello's format.
+// The states in the order of a speaker's life. Their values are part of the message format.
 const (
-	// Starting: not yet able to forward, or still listening. Owns nothing.
+	// Starting: not yet able to forward, or still listening. It owns nothing.
 	Starting State = iota
-	// Ready: may own every group that names it a candidate.
+	// Ready: it may own every group for which it is a candidate.
 	Ready
-	// Leaving: the node goes away. Others take its groups, it answers until they have.
+	// Leaving: the node goes away. Others take its groups, and it answers until they have.
 	Leaving
-	// Restarting: the speaker goes away and comes back. Handled like Leaving, told apart for those who watch.
+	// Restarting: the speaker goes away and comes back. It is handled like Leaving; the difference
+	// is for users.
 	Restarting
-	// Holding: the speaker goes away and comes back, and the others keep for it what it owns, up to holdTime.
+	// Holding: the speaker goes away and comes back. The others keep what it owns for it, for up to
+	// 10 s.
 	Holding
 )
 
@@ -42,5 +44,13 @@ func (s State) String() string {
 // LogValue shows the state by name in logs.
 func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// departing reports whether a speaker in this state is about to end.
+// Departing reports whether a speaker in this state is about to end.
 func (s State) Departing() bool { return s == Leaving || s == Restarting || s == Holding }
+
+// Capabilities are the ways in which a node is able to forward, one bit each. The caller gives the
+// bits their meaning, which must be the same on all nodes: docs/l2-protocol.md lists them. They are
+// part of the message format.
+type Capabilities uint16
+
+// Has reports whether c includes all needed capabilities.
+func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed }
