@@ -246,7 +246,7 @@ spec:
 	})
 	for neighbor, n := range r.connections(t) {
 		if n != others[neighbor] {
-			t.Errorf("the session with %s was opened anew", neighbor)
+			t.Errorf("the session with %s was opened again", neighbor)
 		}
 	}
 }

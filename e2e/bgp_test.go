@@ -45,7 +45,7 @@ func testPathsWatched(t *testing.T, r *rack) {
 	}
 	for neighbor, n := range r.connections(t) {
 		if n != before[neighbor] {
-			t.Errorf("the session with %s was opened anew for BFD", neighbor)
+			t.Errorf("the session with %s was opened again for BFD", neighbor)
 		}
 	}
 

@@ -34,7 +34,7 @@ func TestBerthDoesNoHarm(t *testing.T) {
 	}{
 		{"installing Berth leaves the statuses of others as they are", testForeignStatus},
 		{"a node's address is not given, and the node goes on", testNodeAddress},
-		{"pods reach the API server whoever asks for its address", testAPIServerAddress},
+		{"pods reach the API server even if a Service asks for its address", testAPIServerAddress},
 		{"what somebody writes into a status is not announced", testWrittenStatus},
 		{"of two who write a status Berth is the one that gives way", testStatusContested},
 		{"no Service gets an address that no client can reach", testSegmentEdges},
@@ -111,11 +111,7 @@ func (r *rack) overwrite(
 		now.Status.LoadBalancer.Ingress = ingress
 		svc, err = r.Kubernetes.CoreV1().Services(
 			svc.Namespace,
-		).UpdateStatus(
-			ctx,
-			now,
-			metav1.UpdateOptions{FieldManager: manager},
-		)
+		).UpdateStatus(ctx, now, metav1.UpdateOptions{FieldManager: manager})
 		return err
 	})
 	return svc
@@ -203,11 +199,8 @@ func testAPIServerAddress(t *testing.T, r *rack) {
 	r.pool(t, "slip", "172.30.0.2, 172.30.0.210")
 	server := r.rackAddress(t, lab.ControlPlane)
 	_, message := r.awaitCondition(
-		t,
-		r.ask(t, only(corev1.IPv4Protocol), pinned(server.String())),
-		v1alpha1.ServiceAllocated,
-		metav1.ConditionFalse,
-		"AddressExcluded",
+		t, r.ask(t, only(corev1.IPv4Protocol), pinned(server.String())), v1alpha1.ServiceAllocated,
+		metav1.ConditionFalse, "AddressExcluded",
 	)
 	if !strings.Contains(message, "172.30.0.2 is an address of the API server") {
 		t.Errorf("the Service says %q, want whose the address is", message)
@@ -292,7 +285,7 @@ func testStatusContested(t *testing.T, r *rack) {
 }
 
 func testSegmentEdges(t *testing.T, r *rack) {
-	// fd00:30::2 is of the control plane's host, which is no node.
+	// fd00:30::2 belongs to the control plane's host, which is not a node.
 	r.apply(t, `
 apiVersion: berth.dev/v1alpha1
 kind: LoadBalancerPool
@@ -316,11 +309,7 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {}}
 		r.answers(t, lab.Remote, soleAddress(svc))
 	}
 	r.awaitCondition(
-		t,
-		r.ask(t, only(corev1.IPv4Protocol)),
-		v1alpha1.ServiceAllocated,
-		metav1.ConditionFalse,
-		"PoolExhausted",
+		t, r.ask(t, only(corev1.IPv4Protocol)), v1alpha1.ServiceAllocated, metav1.ConditionFalse, "PoolExhausted",
 	)
 	for address, what := range map[string]string{
 		"172.30.0.255": "the broadcast address of 172.30.0.0/24",
@@ -331,10 +320,7 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {}}
 			family = corev1.IPv6Protocol
 		}
 		_, message := r.awaitCondition(
-			t,
-			r.ask(t, only(family), pinned(address)),
-			v1alpha1.ServiceAllocated,
-			metav1.ConditionFalse,
+			t, r.ask(t, only(family), pinned(address)), v1alpha1.ServiceAllocated, metav1.ConditionFalse,
 			"AddressExcluded",
 		)
 		if !strings.Contains(message, address+" is "+what) {

@@ -203,7 +203,7 @@ func (r *rack) podsReach(t *testing.T, to netip.AddrPort) {
 	}
 }
 
-// dropped tells whether the table of Berth on a node drops packets for an address.
+// dropped reports whether the table of Berth on a node drops packets for an address.
 func (r *rack) dropped(ctx context.Context, node string, address netip.Addr) (bool, error) {
 	out, err := r.Exec(ctx, node, "nft", "list", "table", "inet", "berth").CombinedOutput()
 	if err != nil {

@@ -206,10 +206,7 @@ func testSpeakerRights(t *testing.T, r *rack) {
 	svc := r.serve(t)
 	account := r.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace)
 	token, err := account.CreateToken(
-		t.Context(),
-		"berth-speaker",
-		&authenticationv1.TokenRequest{},
-		metav1.CreateOptions{},
+		t.Context(), "berth-speaker", &authenticationv1.TokenRequest{}, metav1.CreateOptions{},
 	)
 	if err != nil {
 		t.Fatal(err)

@@ -146,7 +146,7 @@ func (r *rack) followSpeakers(t *testing.T) map[string]func() []byte {
 	return logs
 }
 
-// leftFor tells whether a speaker's log has it leave for the reason.
+// leftFor reports whether a speaker's log says that it leaves for this reason.
 func leftFor(log []byte, reason string) bool {
 	for line := range bytes.Lines(log) {
 		var entry struct{ Msg, State, Reason string }

@@ -91,7 +91,7 @@ func (r *rack) ask1by1(ctx context.Context, host string, address netip.Addr, tim
 	}
 }
 
-// reset tells whether a connection was made, and reset later. One that is not made is
+// reset reports whether a connection was made, and reset later. One that is not made is
 // refused or times out; connect itself fails so when the reset came so early that the
 // program had not looked yet.
 func reset(err error) bool {

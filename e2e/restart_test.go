@@ -21,7 +21,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// probeTimeout is for requests of which none may fail: one may take long on a busy
+// probeTimeout is for requests that must not fail: one may take long on a busy
 // machine.
 const probeTimeout = 3 * time.Second
 

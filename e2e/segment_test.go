@@ -24,7 +24,7 @@ type fault struct {
 	lost bool
 	// deaf and unheard: it hears no other node, and no other node hears it.
 	deaf, unheard bool
-	// renewed: whoever knew the node's hardware address must hear of the new one.
+	// renewed: hosts that know the node's hardware address must learn the new one.
 	renewed bool
 	// strike makes it happen. What it returns ends it; nil if nothing lasts.
 	strike func(context.Context, *rack, string) (heal func(context.Context) error, err error)
@@ -159,8 +159,8 @@ func (r *rack) withoutAPI(t *testing.T) (resume func()) {
 }
 
 // suffer strikes a node, that which owns the first addresses if none is named, checks who answers
-// then, heals it, and checks again: one node in the end, that has told of itself if anything is new
-// about it, and none that lost its addresses meanwhile.
+// then, heals it, and checks again: in the end one node answers, it has announced itself if
+// anything is new about it, and no node has lost its addresses.
 func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	t.Helper()
 	before := make([]stage.Owner, len(all))
@@ -214,7 +214,7 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 	}
 }
 
-// rivaled tells whether another node than the owner was seen since: some believe that one then.
+// rivaled reports whether a node other than the owner was seen since; some hosts may still use it.
 func (c captured) rivaled(owner string, since time.Time) bool {
 	return slices.ContainsFunc(c.addresses, func(address netip.Addr) bool {
 		return slices.ContainsFunc(c.Of(address).Since(since).Hosts(), func(host string) bool { return host != owner })

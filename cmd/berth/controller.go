@@ -63,18 +63,14 @@ func controllerCommand() *cobra.Command {
 	flags.register(c.Flags())
 	c.Flags().BoolVar(&options.Classless, "serve-classless", true, "also serve Services without spec.loadBalancerClass, unless another implementation gave them their addresses")
 	c.Flags().StringSliceVar(
-		&options.Classes,
-		"classes",
-		[]string{v1alpha1.LoadBalancerClass},
+		&options.Classes, "classes", []string{v1alpha1.LoadBalancerClass},
 		"values of spec.loadBalancerClass to serve, separated by commas",
 	)
 	c.Flags().DurationVar(&options.Rest, "rest", time.Minute, "how long a freed address rests before another Service gets it, so that no node still announces it; 0: not at all")
 	c.Flags().StringSliceVar(&serviceCIDRs, "service-cidrs", nil, "ranges of ClusterIPs, which are never given to Services; needed only where the API server has no ServiceCIDRs (Kubernetes before 1.33)")
 	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "ranges of Pods' addresses, which are never given to Services, in addition to spec.podCIDRs of the Nodes")
 	c.Flags().IntVar(
-		&options.ReservationsPerNamespace,
-		"reservations-per-namespace",
-		64,
+		&options.ReservationsPerNamespace, "reservations-per-namespace", 64,
 		"the most AddressReservations of a namespace that are in effect",
 	)
 	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "release addresses at once that no LoadBalancerPool covers any more; by default they stay in service until a pool covers them or the annotation berth.dev/release names them")

@@ -39,9 +39,7 @@ type common struct {
 func (c *common) register(flags *pflag.FlagSet) {
 	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig file; default: the Pod's ServiceAccount")
 	flags.StringVar(
-		&c.namespace,
-		"namespace",
-		envOr("NAMESPACE", "berth-system"),
+		&c.namespace, "namespace", envOr("NAMESPACE", "berth-system"),
 		"namespace of Berth's own objects (environment NAMESPACE)",
 	)
 	flags.StringVar(&c.listen, "listen", ":7470", "address for /healthz, /readyz and /metrics; empty: none")

@@ -37,9 +37,7 @@ func speakerCommand() *cobra.Command {
 	c.Flags().DurationVar(&options.LeaveDelay, "leave-delay", time.Second, "time between the withdrawal of the routes and the end of the BGP sessions")
 	c.Flags().StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPNeighbors with connect: Accept or with addressPrefix; empty: nowhere")
 	c.Flags().StringVar(
-		(*string)(&options.OnRestart),
-		"on-restart",
-		string(speaker.HandOver),
+		(*string)(&options.OnRestart), "on-restart", string(speaker.HandOver),
 		"what happens to this node's addresses while the speaker is replaced: hand-over (other nodes take over first) or hold (other nodes wait for it, up to 10 s)",
 	)
 	c.Flags().StringVar(
@@ -56,9 +54,7 @@ func speakerCommand() *cobra.Command {
 		"with --ipvs: URL at which kube-proxy on this node reports its mode, since mode ipvs deletes virtual servers that kube-proxy did not make; empty: do not ask",
 	)
 	c.Flags().StringVar(
-		&options.IPVSSysctls,
-		"ipvs-sysctls",
-		"/proc/sys/net/ipv4/vs",
+		&options.IPVSSysctls, "ipvs-sysctls", "/proc/sys/net/ipv4/vs",
 		"writable directory of the sysctls net.ipv4.vs",
 	)
 	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges of the addresses of this node's pods, or of all pods, separated by commas; default: spec.podCIDRs of its Node")

@@ -57,8 +57,7 @@ func report(t *testing.T, node, text string) {
 		speaker, err := scene.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			speaker, err = scene.Berth.Speakers.Create(
-				ctx,
-				&v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: node}},
+				ctx, &v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: node}},
 				metav1.CreateOptions{},
 			)
 		}
@@ -86,12 +85,7 @@ func excludes(t *testing.T, ns, change, back, rule string) {
 	node := func(ctx context.Context, patch, subresource string) {
 		t.Helper()
 		_, err := scene.Kubernetes.CoreV1().Nodes().Patch(
-			ctx,
-			"n1",
-			"application/strategic-merge-patch+json",
-			[]byte(patch),
-			metav1.PatchOptions{},
-			subresource,
+			ctx, "n1", "application/strategic-merge-patch+json", []byte(patch), metav1.PatchOptions{}, subresource,
 		)
 		must(t, err)
 	}
@@ -124,30 +118,19 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 
 	// Each rule that keeps a node from announcing is named.
 	excludes(
-		t,
-		ns,
-		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":""}}}`,
-		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`,
-		"has the label "+v1alpha1.ExcludeLabel,
+		t, ns, `{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":""}}}`,
+		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`, "has the label "+v1alpha1.ExcludeLabel,
 	)
 	excludes(
-		t,
-		ns,
-		`{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`,
-		`{"spec":{"taints":null}}`,
-		"has the taint node.kubernetes.io/out-of-service",
+		t, ns, `{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`,
+		`{"spec":{"taints":null}}`, "has the taint node.kubernetes.io/out-of-service",
 	)
 	excludes(
-		t,
-		ns,
-		`{"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler","effect":"NoSchedule"}]}}`,
-		`{"spec":{"taints":null}}`,
-		"has the taint ToBeDeletedByClusterAutoscaler",
+		t, ns, `{"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler","effect":"NoSchedule"}]}}`,
+		`{"spec":{"taints":null}}`, "has the taint ToBeDeletedByClusterAutoscaler",
 	)
 	excludes(
-		t,
-		ns,
-		`{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`,
+		t, ns, `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`,
 		`{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False"}]}}`,
 		"has the condition NetworkUnavailable",
 	)
@@ -165,9 +148,7 @@ func TestAServiceSaysWhetherItIsAnnounced(t *testing.T) {
 	const refused = "peer says AS 64513, configured 2"
 	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: 192.0.2.254, state: Down, lastError: "`+refused+`"}]`)
 	awaitAnnounced(
-		t,
-		ns,
-		"NoSession",
+		t, ns, "NoSession",
 		"192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (tor: "+refused+"); see kubectl get speakers.berth.dev",
 	)
 	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: "+refused)
@@ -201,12 +182,8 @@ func awaitSessions(t *testing.T, neighbor, summary, message string) {
 		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionEstablished)
 		if c == nil || c.Message != message || o.Status.SessionCounts.Summary != summary {
 			return fmt.Errorf(
-				"BGPNeighbor %s: sessions %s, condition %+v, want %s, %q",
-				neighbor,
-				o.Status.SessionCounts.Summary,
-				c,
-				summary,
-				message,
+				"BGPNeighbor %s: sessions %s, condition %+v, want %s, %q", neighbor, o.Status.SessionCounts.Summary, c,
+				summary, message,
 			)
 		}
 		return nil
@@ -291,8 +268,7 @@ func TestAServiceOfPolicyLocalSaysWhenNoNodeHasAnEndpoint(t *testing.T) {
 		scene.Kubernetes.DiscoveryV1().EndpointSlices(
 			ns,
 		).DeleteCollection(
-			t.Context(),
-			metav1.DeleteOptions{},
+			t.Context(), metav1.DeleteOptions{},
 			metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web"},
 		),
 	)

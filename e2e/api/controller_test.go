@@ -82,7 +82,7 @@ func run(m *testing.M) int {
 	return 0
 }
 
-// prepare applies what the tests need of manifests/, and no more.
+// prepare applies only what the tests need of manifests/.
 func prepare(ctx context.Context) error {
 	file, err := stage.Manifest()
 	if err != nil {
@@ -221,9 +221,7 @@ func must(t *testing.T, err error) {
 func namespace(t *testing.T) string {
 	t.Helper()
 	ns, err := scene.Kubernetes.CoreV1().Namespaces().Create(
-		t.Context(),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}},
-		metav1.CreateOptions{},
+		t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}}, metav1.CreateOptions{},
 	)
 	must(t, err)
 	t.Cleanup(func() {
@@ -503,10 +501,7 @@ func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
 		t.Error("the key that signs records is another one: all records are void")
 	}
 	_, err := secrets.Patch(
-		t.Context(),
-		v1alpha1.HelloSecret,
-		"application/merge-patch+json",
-		[]byte(`{"data":{"key":"YQ=="}}`),
+		t.Context(), v1alpha1.HelloSecret, "application/merge-patch+json", []byte(`{"data":{"key":"YQ=="}}`),
 		metav1.PatchOptions{},
 	)
 	must(t, err)
@@ -535,7 +530,7 @@ func TestARestartKeepsEveryAddressAndWritesNothing(t *testing.T) {
 	}
 	remove(t, ns, "s3") // a hole, which no other Service falls into
 	first.stop()
-	makeService(t, ns, "meanwhile", nil)
+	makeService(t, ns, "between", nil)
 	versions := map[string]string{}
 	for i := range 10 {
 		if i != 3 {
@@ -543,7 +538,7 @@ func TestARestartKeepsEveryAddressAndWritesNothing(t *testing.T) {
 		}
 	}
 	second := start(t)
-	await(t, ns, "meanwhile", "Allocated", "192.0.2.4")
+	await(t, ns, "between", "Allocated", "192.0.2.4")
 	makeService(t, ns, "last", nil)
 	await(t, ns, "last", "Allocated", "192.0.2.11")
 	for name, version := range versions {

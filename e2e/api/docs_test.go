@@ -120,9 +120,7 @@ func ensureNamespace(t *testing.T, name string) {
 	}
 	namespaces := scene.Kubernetes.CoreV1().Namespaces()
 	_, err := namespaces.Create(
-		t.Context(),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}},
-		metav1.CreateOptions{},
+		t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{},
 	)
 	if apierrors.IsAlreadyExists(err) {
 		return

@@ -186,9 +186,7 @@ func TestTheAddressesOfAServiceHaveOneDataplane(t *testing.T) {
 	speaks(t, canForward)
 	makeService(t, ns, "web", families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
 	awaitForwarder(
-		t,
-		ns,
-		corev1.LoadBalancerIPModeVIP,
+		t, ns, corev1.LoadBalancerIPModeVIP,
 		"by SegmentAnnouncement l2"+noEndpoint+"; kube-proxy forwards, since a Service has one dataplane: 192.0.2.0 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:: is of LoadBalancerPool six (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools",
 	)
 	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::/124"], dataplane: IPVS}`)

@@ -19,7 +19,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write the answers of testdata/inputs.txtar anew")
+var rewrite = flag.Bool("rewrite", false, "rewrite the answers in testdata/inputs.txtar")
 
 const inputsFile = "testdata/inputs.txtar"
 
@@ -105,8 +105,7 @@ func refusal(err error, ns string) string {
 	return strings.TrimSpace(strings.ReplaceAll(text, ns, "NAMESPACE")) + "\n"
 }
 
-// conditionsIn returns the conditions of an object, one on a line, but for those of which nothing
-// is to be said.
+// conditionsIn returns the conditions of an object that say something, one on a line.
 func conditionsIn(o *unstructured.Unstructured) string {
 	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 	var lines []string

@@ -23,11 +23,7 @@ func helloSecret(t *testing.T) *corev1.Secret {
 	t.Helper()
 	s, err := scene.Kubernetes.CoreV1().Secrets(
 		stage.Namespace,
-	).Get(
-		t.Context(),
-		v1alpha1.HelloSecret,
-		metav1.GetOptions{},
-	)
+	).Get(t.Context(), v1alpha1.HelloSecret, metav1.GetOptions{})
 	must(t, err)
 	return s
 }
@@ -44,8 +40,7 @@ func reportKeys(t *testing.T, node string, sign []byte, accept ...[]byte) {
 		t,
 		node,
 		fmt.Sprintf(
-			`state: Announcing, signingKey: %q, acceptedKeys: ["%s"]`,
-			v1alpha1.Fingerprint(sign),
+			`state: Announcing, signingKey: %q, acceptedKeys: ["%s"]`, v1alpha1.Fingerprint(sign),
 			strings.Join(accepted, `","`),
 		),
 	)
@@ -84,14 +79,7 @@ func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
 	reportKeys(t, "n1", old)
 	reportKeys(t, "n2", old)
 	_, err := scene.Kubectl(
-		t.Context(),
-		"",
-		"-n",
-		stage.Namespace,
-		"annotate",
-		"--overwrite",
-		"secret",
-		v1alpha1.HelloSecret,
+		t.Context(), "", "-n", stage.Namespace, "annotate", "--overwrite", "secret", v1alpha1.HelloSecret,
 		"berth.dev/rotate="+t.Name(),
 	)
 	must(t, err)
@@ -124,11 +112,8 @@ func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
 	_, err = scene.Kubernetes.CoreV1().Secrets(
 		stage.Namespace,
 	).Patch(
-		t.Context(),
-		v1alpha1.HelloSecret,
-		"application/merge-patch+json",
-		[]byte(`{"stringData":{"next":"0123456789abcdef0123456789abcdef"}}`),
-		metav1.PatchOptions{},
+		t.Context(), v1alpha1.HelloSecret, "application/merge-patch+json",
+		[]byte(`{"stringData":{"next":"0123456789abcdef0123456789abcdef"}}`), metav1.PatchOptions{},
 	)
 	must(t, err)
 	brought := []byte("0123456789abcdef0123456789abcdef")

@@ -28,8 +28,8 @@ var seen = map[string]struct{ spec, change string }{
 }
 
 // Tools that wait for objects, as Flux does by kstatus and Argo CD by the script in
-// manifests/argocd, take none for done that the controller has not looked at, or of which a part is
-// not in effect.
+// manifests/argocd, do not consider an object ready before the controller has reviewed it, or while
+// a part of it is not in effect.
 func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	ns := namespace(t)
 	health := argoHealth(t)
@@ -46,12 +46,7 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	first := start(t)
 	expect("after the controller looked", status.CurrentStatus, "Healthy")
 	out, err := scene.Kubectl(
-		t.Context(),
-		"",
-		"wait",
-		"--for=condition=Ready",
-		"--timeout=1s",
-		"loadbalancerpools.berth.dev/seen",
+		t.Context(), "", "wait", "--for=condition=Ready", "--timeout=1s", "loadbalancerpools.berth.dev/seen",
 		"bgpneighbors.berth.dev/seen",
 	)
 	if err != nil {
@@ -59,11 +54,7 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	}
 	first.stop()
 	for kind, o := range seen {
-		_, err := resource(
-			t,
-			kind,
-			ns,
-		).Patch(
+		_, err := resource(t, kind, ns).Patch(
 			t.Context(),
 			"seen",
 			types.MergePatchType,
@@ -72,16 +63,12 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 		)
 		must(t, err)
 	}
-	expect("edited, and not looked at again", status.InProgressStatus, "Progressing")
+	expect("edited, and not reviewed again", status.InProgressStatus, "Progressing")
 	start(t)
 	expect("after it looked again", status.CurrentStatus, "Healthy")
 
 	// A generation that there is not yet, as a restore may bring.
-	_, err = resource(
-		t,
-		"LoadBalancerPool",
-		ns,
-	).Patch(
+	_, err = resource(t, "LoadBalancerPool", ns).Patch(
 		t.Context(),
 		"seen",
 		types.MergePatchType,
@@ -94,13 +81,7 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 	// One of which a part is not in effect.
 	must(t, scene.Apply(t.Context(), object("LoadBalancerPool", "seen", `{addresses: [192.0.2.0/28, 198.51.100.9-198.51.100.1]}`)))
 	awaitStatus(
-		t,
-		health,
-		"LoadBalancerPool",
-		ns,
-		"with a part that is not in effect",
-		status.InProgressStatus,
-		"Degraded",
+		t, health, "LoadBalancerPool", ns, "with a part that is not in effect", status.InProgressStatus, "Degraded",
 	)
 }
 
@@ -116,11 +97,7 @@ func TestToolsThatWaitSeeWhetherASpeakerReported(t *testing.T) {
 	report(t, "seen", "state: Leaving, observedGeneration: 1")
 	awaitStatus(t, health, "Speaker", ns, "while it leaves", status.InProgressStatus, "Degraded")
 	report(t, "seen", "state: Announcing, observedGeneration: 1")
-	_, err := resource(
-		t,
-		"Speaker",
-		ns,
-	).Patch(
+	_, err := resource(t, "Speaker", ns).Patch(
 		t.Context(),
 		"seen",
 		types.MergePatchType,
@@ -149,14 +126,8 @@ func awaitStatus(t *testing.T, health string, kind, ns, when string, wanted stat
 		said, err := runHealth(health, o)
 		if err == nil && (result.Status != wanted || said != argo) {
 			err = fmt.Errorf(
-				"%s %s: kstatus says %s (%s), Argo CD %s; want %s and %s",
-				kind,
-				when,
-				result.Status,
-				result.Message,
-				said,
-				wanted,
-				argo,
+				"%s %s: kstatus says %s (%s), Argo CD %s; want %s and %s", kind, when, result.Status, result.Message,
+				said, wanted, argo,
 			)
 		}
 		return err

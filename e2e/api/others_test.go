@@ -96,10 +96,7 @@ func TestTheStatusesOfOthersAreLeftAsTheyAre(t *testing.T) {
 	// Nobody else gets its address.
 	makeService(t, ns, "thief", pin("203.0.113.7"))
 	awaitMessage(
-		t,
-		ns,
-		"thief",
-		"AddressExcluded",
+		t, ns, "thief", "AddressExcluded",
 		"spec.loadBalancerIP: 203.0.113.7 is an address of Service "+ns+"/foreign, which field manager other-lb serves, so it is not given; ask for another",
 	)
 	if got := r.writes(t); got != 3 {
@@ -166,7 +163,7 @@ func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
 		v1alpha1.ServiceRecord,
 	)
 	if was == nil || is == nil || was.Message == is.Message {
-		t.Errorf("the record is %+v, was %+v, want it signed anew", is, was)
+		t.Errorf("the record is %+v, was %+v, want it signed again", is, was)
 	}
 }
 
@@ -243,10 +240,7 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 		name := "pin" + address[len("172.30.0."):]
 		makeService(t, ns, name, pin(address))
 		awaitMessage(
-			t,
-			ns,
-			name,
-			"AddressExcluded",
+			t, ns, name, "AddressExcluded",
 			"spec.loadBalancerIP: "+address+" is "+whose+", so it is not given; ask for another",
 		)
 	}
@@ -485,30 +479,18 @@ func TestReservationsObeyScopesAndAreBounded(t *testing.T) {
 	apply(t, "LoadBalancerPool", "ours", `{addresses: [198.51.100.1-198.51.100.9]}`)
 	reserve(t, ns, "byname", "addresses: [192.0.2.5]")
 	awaitReservation(
-		t,
-		ns,
-		"byname",
-		"",
-		"False",
+		t, ns, "byname", "", "False",
 		"LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool",
 	)
 	reserve(t, ns, "bypool", "poolNames: [theirs], ipFamilies: [IPv4]")
 	awaitReservation(
-		t,
-		ns,
-		"bypool",
-		"",
-		"False",
+		t, ns, "bypool", "", "False",
 		"LoadBalancerPool theirs does not serve namespace "+ns+" (its spec.scopes); reserve an address of another pool",
 	)
 	for i, name := range []string{"one", "two"} {
 		reserve(t, ns, name, "poolNames: [ours], ipFamilies: [IPv4]")
 		awaitReservation(
-			t,
-			ns,
-			name,
-			fmt.Sprintf("198.51.100.%d", i+1),
-			"True",
+			t, ns, name, fmt.Sprintf("198.51.100.%d", i+1), "True",
 			fmt.Sprintf("198.51.100.%d is kept for namespace %s", i+1, ns),
 		)
 	}
@@ -537,15 +519,7 @@ func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {
 	t.Cleanup(func() {
 		for _, name := range []string{"classed", "foreign"} {
 			_, _ = scene.Kubectl(
-				context.Background(),
-				"",
-				"patch",
-				"service",
-				name,
-				"-n",
-				ns,
-				"--type=merge",
-				"-p",
+				context.Background(), "", "patch", "service", name, "-n", ns, "--type=merge", "-p",
 				`{"metadata":{"finalizers":null}}`,
 			)
 		}
@@ -563,15 +537,7 @@ func TestProviderLeavesStatusAndFinalizerOfOthers(t *testing.T) {
 			t.Errorf("Service %s has finalizers %v and %v", name, svc.Finalizers, shown(svc))
 		}
 		_, err := scene.Kubectl(
-			t.Context(),
-			"",
-			"patch",
-			"service",
-			name,
-			"-n",
-			ns,
-			"--type=merge",
-			"-p",
+			t.Context(), "", "patch", "service", name, "-n", ns, "--type=merge", "-p",
 			`{"metadata":{"finalizers":null}}`,
 		)
 		must(t, err)
@@ -661,22 +627,14 @@ func TestAReservationComesBeforeThoseWhoTakeAnyWhenAPoolAppears(t *testing.T) {
 	}
 	for i := range 8 {
 		awaitReservation(
-			t,
-			other,
-			fmt.Sprintf("kept%d", i),
-			"",
-			"False",
+			t, other, fmt.Sprintf("kept%d", i), "", "False",
 			fmt.Sprintf("spec.addresses: 192.0.2.%d is in no LoadBalancerPool; add it to one, or reserve an address that is", i),
 		)
 	}
 	makePool(t, "p", "192.0.2.0/24")
 	for i := range 8 {
 		awaitReservation(
-			t,
-			other,
-			fmt.Sprintf("kept%d", i),
-			fmt.Sprintf("192.0.2.%d", i),
-			"True",
+			t, other, fmt.Sprintf("kept%d", i), fmt.Sprintf("192.0.2.%d", i), "True",
 			fmt.Sprintf("192.0.2.%d is kept for namespace %s", i, other),
 		)
 	}

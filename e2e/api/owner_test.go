@@ -84,8 +84,7 @@ func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
 
 	status := func(by *client.Interface, name string) error {
 		_, err := by.Speakers.Create(
-			t.Context(),
-			&v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: name}},
+			t.Context(), &v1alpha1.Speaker{TypeMeta: typeMeta("Speaker"), ObjectMeta: metav1.ObjectMeta{Name: name}},
 			metav1.CreateOptions{},
 		)
 		return err

@@ -120,9 +120,7 @@ func TestScopesOfAPoolSelectNamespacesAndServices(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(
-		t,
-		"LoadBalancerPool",
-		"byname",
+		t, "LoadBalancerPool", "byname",
 		`{addresses: [192.0.2.1/32], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}, {namespaceNames: [`+ns+`], serviceSelector: {matchLabels: {tier: front}}}]}`,
 	)
 	makeService(t, ns, "web", nil)
@@ -151,10 +149,7 @@ func TestTheAnnotationNamesThePools(t *testing.T) {
 	apply(t, "LoadBalancerPool", "four", `{addresses: [198.51.100.1/32], allocation: OnRequest}`)
 	apply(t, "LoadBalancerPool", "six", `{addresses: ["2001:db8::1/128"], allocation: OnRequest}`)
 	annotated(
-		t,
-		ns,
-		"dual",
-		map[string]string{v1alpha1.AnnotationPools: "four, six"},
+		t, ns, "dual", map[string]string{v1alpha1.AnnotationPools: "four, six"},
 		families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol),
 	)
 	await(t, ns, "dual", "Allocated", "198.51.100.1", "2001:db8::1")
@@ -163,10 +158,7 @@ func TestTheAnnotationNamesThePools(t *testing.T) {
 	annotated(t, ns, "typo", map[string]string{v1alpha1.AnnotationPools: "fore"}, nil)
 	awaitMessage(t, ns, "typo", "UnknownPool", `annotation berth.dev/pools: no LoadBalancerPool "fore" exists; create it or take the name out`)
 	annotated(
-		t,
-		ns,
-		"six",
-		map[string]string{v1alpha1.AnnotationPools: "six"},
+		t, ns, "six", map[string]string{v1alpha1.AnnotationPools: "six"},
 		families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol),
 	)
 	awaitMessage(t, ns, "six", "NoPool", "annotation berth.dev/pools: none of the pools named gives IPv4 addresses")
@@ -213,10 +205,7 @@ func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
 	await(t, far, "far", "Allocated", "192.0.2.3")
 	annotated(t, ns, "pinned", key, func(s *corev1.ServiceSpec) { on(80)(s); pin("192.0.2.1")(s) })
 	awaitMessage(
-		t,
-		ns,
-		"pinned",
-		"AddressInUse",
+		t, ns, "pinned", "AddressInUse",
 		"spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/http with the same TCP port 80, so it cannot be shared; mend that or ask for another",
 	)
 
@@ -292,10 +281,7 @@ func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *te
 	await(t, other, "other", "Allocated", "192.0.2.2")
 	makeService(t, other, "thief", pin("192.0.2.1"))
 	awaitMessage(
-		t,
-		other,
-		"thief",
-		"AddressReserved",
+		t, other, "thief", "AddressReserved",
 		"spec.loadBalancerIP: 192.0.2.1 is reserved by AddressReservation "+ns+"/front; ask for another",
 	)
 	dual := families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol)
@@ -315,12 +301,7 @@ func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *te
 	_, err := scene.Berth.AddressReservations(
 		ns,
 	).Patch(
-		t.Context(),
-		"front",
-		types.MergePatchType,
-		[]byte(`{"status":null}`),
-		metav1.PatchOptions{},
-		"status",
+		t.Context(), "front", types.MergePatchType, []byte(`{"status":null}`), metav1.PatchOptions{}, "status",
 	)
 	must(t, err)
 	if r, err := scene.Berth.AddressReservations(ns).Get(t.Context(), "front", metav1.GetOptions{}); err != nil ||
@@ -333,7 +314,7 @@ func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *te
 	awaitReservation(t, ns, "front", "192.0.2.1 2001:db8::1", "True", "192.0.2.1 and 2001:db8::1 are kept for namespace "+ns)
 	await(t, other, "thief", "AddressReserved")
 
-	// A pool that is gone for a moment takes no address along; one that it names no more does.
+	// A pool that is deleted for a moment costs no address; a pool that is no longer named does.
 	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "six", metav1.DeleteOptions{}))
 	awaitReservation(t, ns, "front", "192.0.2.1", "False", "annotation berth.dev/reserved-addresses: 2001:db8::1 is in no LoadBalancerPool; add it to one, or reserve an address that is")
 	apply(t, "LoadBalancerPool", "more", `{addresses: ["2001:db8::1-2001:db8::9", 198.51.100.1]}`)
@@ -354,11 +335,7 @@ func TestAReservationOfAnAddressInUseWaitsForIt(t *testing.T) {
 	await(t, other, "holder", "Allocated", "192.0.2.1")
 	reserve(t, ns, "front", "addresses: [192.0.2.1]")
 	awaitReservation(
-		t,
-		ns,
-		"front",
-		"",
-		"False",
+		t, ns, "front", "", "False",
 		"spec.addresses: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that gives it back",
 	)
 	remove(t, other, "holder")

@@ -48,12 +48,7 @@ func newPrograms(t *testing.T) *programs {
 	}
 	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(
 		stage.Namespace,
-	).CreateToken(
-		t.Context(),
-		"berth-controller",
-		&authenticationv1.TokenRequest{},
-		metav1.CreateOptions{},
-	)
+	).CreateToken(t.Context(), "berth-controller", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	must(t, err)
 	config, err := clientcmd.LoadFromFile(scene.Kubeconfig())
 	must(t, err)
@@ -64,11 +59,7 @@ func newPrograms(t *testing.T) *programs {
 	t.Cleanup(func() {
 		err := scene.Kubernetes.CoordinationV1().Leases(
 			stage.Namespace,
-		).Delete(
-			context.Background(),
-			"berth-controller",
-			metav1.DeleteOptions{},
-		)
+		).Delete(context.Background(), "berth-controller", metav1.DeleteOptions{})
 		if err != nil {
 			t.Error(err)
 		}
@@ -157,11 +148,7 @@ func awaitLeader(t *testing.T, holder string) {
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
 		lease, err := scene.Kubernetes.CoordinationV1().Leases(
 			stage.Namespace,
-		).Get(
-			ctx,
-			"berth-controller",
-			metav1.GetOptions{},
-		)
+		).Get(ctx, "berth-controller", metav1.GetOptions{})
 		if err == nil && (lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != holder) {
 			err = fmt.Errorf("the Lease is held by %+v, want %s", lease.Spec.HolderIdentity, holder)
 		}
@@ -179,10 +166,7 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 	provider := p.start(t, "provider", "--cloud-provider")
 	deleteServices(t, ns)
 	provider.awaitLog(
-		t,
-		`"level":"WARN"`,
-		"the leader runs in the other mode",
-		`"leader":"reconciler"`,
+		t, `"level":"WARN"`, "the leader runs in the other mode", `"leader":"reconciler"`,
 		`"runs":"without --cloud-provider"`,
 	)
 	makeService(t, ns, "first", nil)
@@ -204,10 +188,7 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 	await(t, ns, "first", "Allocated", "192.0.2.1")
 	reconciler = p.start(t, "later")
 	reconciler.awaitLog(
-		t,
-		`"level":"WARN"`,
-		"the leader runs in the other mode",
-		`"leader":"provider"`,
+		t, `"level":"WARN"`, "the leader runs in the other mode", `"leader":"provider"`,
 		`"runs":"with --cloud-provider"`,
 	)
 	must(t, reconciler.stop())
@@ -337,9 +318,7 @@ func watchOwners(t *testing.T, ns string) *owners {
 		}
 	}
 	informer := informers.NewSharedInformerFactoryWithOptions(
-		scene.Kubernetes,
-		0,
-		informers.WithNamespace(ns),
+		scene.Kubernetes, 0, informers.WithNamespace(ns),
 	).Core().V1().Services().Informer()
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(n any) { follow(n.(*corev1.Service), false) },

@@ -65,15 +65,7 @@ func deleteServices(t *testing.T, ns string) {
 		t.Error(err)
 		for _, svc := range services(t, ns) { // for the tests after this one
 			_, _ = scene.Kubectl(
-				context.Background(),
-				"",
-				"patch",
-				"service",
-				svc,
-				"-n",
-				ns,
-				"--type=merge",
-				"-p",
+				context.Background(), "", "patch", "service", svc, "-n", ns, "--type=merge", "-p",
 				`{"metadata":{"finalizers":null}}`,
 			)
 		}
@@ -175,9 +167,7 @@ func TestProviderExplainsARequestThatCannotBeMetAndMeetsItOnceItCan(t *testing.T
 	patch(t, ns, "pinned", `{"spec":{"loadBalancerIP":"192.0.2.1"}}`)
 	await(t, ns, "pinned", "AddressInUse")
 	awaitOldEvent(
-		t,
-		ns,
-		"SyncLoadBalancerFailed",
+		t, ns, "SyncLoadBalancerFailed",
 		"AddressInUse: spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/full; free it there or ask for another",
 	)
 }
@@ -366,26 +356,13 @@ func TestProviderNeedsEachOfItsRights(t *testing.T) {
 			ns := namespace(t)
 			grantProvider(t)
 			_, err := scene.Kubectl(
-				t.Context(),
-				"",
-				"patch",
-				"clusterrole",
-				"berth-cloud-provider",
-				"--type=json",
-				"-p",
+				t.Context(), "", "patch", "clusterrole", "berth-cloud-provider", "--type=json", "-p",
 				`[{"op":"remove","path":"`+c.rule+`"}]`,
 			)
 			must(t, err)
 			must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
 				out, _ := scene.Kubectl(
-					ctx,
-					"",
-					"auth",
-					"can-i",
-					c.verb,
-					c.resource,
-					"-n",
-					ns,
+					ctx, "", "auth", "can-i", c.verb, c.resource, "-n", ns,
 					"--as=system:serviceaccount:"+stage.Namespace+":berth-controller",
 				)
 				if strings.TrimSpace(out) != "no" {
@@ -415,14 +392,7 @@ func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
 	}
 	// As docs/design/decisions/0003-cloud-provider.md says.
 	names, err := scene.Kubectl(
-		t.Context(),
-		"",
-		"get",
-		"services",
-		"-A",
-		"--field-selector",
-		"spec.type=LoadBalancer",
-		"-o",
+		t.Context(), "", "get", "services", "-A", "--field-selector", "spec.type=LoadBalancer", "-o",
 		`jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{"\n"}{end}`,
 	)
 	must(t, err)
@@ -430,15 +400,7 @@ func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
 		t.Errorf("Services of type LoadBalancer: %q", names)
 	}
 	_, err = scene.Kubectl(
-		t.Context(),
-		"",
-		"patch",
-		"service",
-		"-n",
-		ns,
-		"web",
-		"--type=merge",
-		"-p",
+		t.Context(), "", "patch", "service", "-n", ns, "web", "--type=merge", "-p",
 		`{"metadata":{"finalizers":null}}`,
 	)
 	must(t, err)

@@ -14,7 +14,7 @@ import (
 // Boot turns the calling process into PID 1 of a host: it must be the first
 // process of new PID, mount, UTS and IPC namespaces and must have been started
 // in the host's network namespace. On success it does not return: the process
-// is executed anew, as argv, inside the assembled root.
+// executes argv inside the assembled root.
 func Boot(spec Spec, argv []string) error {
 	if os.Getpid() != 1 {
 		return fmt.Errorf("boot host %s: not the first process of a PID namespace", spec.Name)

@@ -95,8 +95,8 @@ func (t *table) answer(conn net.Conn) {
 		}
 		return
 	}
-	// The kernel's word that a child ended may be on its way still: whoever saw the end
-	// must find it here.
+	// The kernel may not have reported yet that a child ended. A caller that saw the end must find
+	// it here.
 	t.reap()
 	var reply Reply
 	if request.Start != nil {

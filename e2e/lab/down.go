@@ -218,8 +218,7 @@ func (l *Lab) remains() ([]string, error) {
 // power cut would have.
 func (l *Lab) forgetNode(name string) error {
 	return errors.Join(
-		l.removeCgroups(context.Background(), name),
-		l.clearNodeNetwork(name),
+		l.removeCgroups(context.Background(), name), l.clearNodeNetwork(name),
 		os.RemoveAll(filepath.Join(l.dir(), "data", name)),
 	)
 }

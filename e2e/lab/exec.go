@@ -69,10 +69,7 @@ func (l *Lab) Kubectl(ctx context.Context, stdin string, args ...string) (string
 	}
 	if err := cmd.Wait(); err != nil {
 		return stdout.String(), fmt.Errorf(
-			"kubectl %s: %w: %s",
-			strings.Join(args, " "),
-			err,
-			bytes.TrimSpace(stderr.Bytes()),
+			"kubectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()),
 		)
 	}
 	return stdout.String(), nil

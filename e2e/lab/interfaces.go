@@ -9,9 +9,8 @@ import (
 	"path/filepath"
 )
 
-// Flap sets the host's interface on the segment down and up again at once. What the
-// kernel forgets meanwhile, IPv6 addresses and routes, is configured anew, as by what
-// configures the network of a real host.
+// Flap sets the host's interface on the segment down and up again at once. IPv6 addresses and
+// routes, which the kernel drops then, are configured again, as a real host's network manager does.
 func (l *Lab) Flap(hostName string) error {
 	if err := l.onSegment(hostName); err != nil {
 		return err

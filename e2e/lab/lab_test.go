@@ -139,7 +139,7 @@ func routerKnows(t *testing.T, l *Lab) {
 	}
 }
 
-// nodePort is where n1's kubelet answers whoever reaches it.
+// nodePort is where n1's kubelet answers every client that reaches it.
 const nodePort = "172.30.0.11:10250"
 
 func reach(l *Lab, from string) func(context.Context) error {

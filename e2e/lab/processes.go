@@ -22,7 +22,7 @@ type procEntry struct {
 	nspid []int // its numbers in nested PID namespaces, from this one inwards
 }
 
-// allProcesses lists the machine's processes. What ends meanwhile is left out.
+// allProcesses lists the machine's processes. Those that end while it runs are left out.
 func allProcesses() ([]procEntry, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -182,7 +182,7 @@ func machinePID(init, pid int) (int, error) {
 	return 0, fmt.Errorf("the host has no process %d any more", pid)
 }
 
-// belongs tells whether a process lives in the PID namespace, as a host's own
+// belongs reports whether a process lives in the PID namespace, as a host's own
 // processes do, or in one right below, as containers do.
 func belongs(p procEntry, namespace uint64) bool {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", p.pid))

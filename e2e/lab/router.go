@@ -47,8 +47,7 @@ func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 		)
 	}
 	spec.Dirs = append(
-		spec.Dirs,
-		host.Dir{Path: "/run/frr", UID: uid, GID: gid},
+		spec.Dirs, host.Dir{Path: "/run/frr", UID: uid, GID: gid},
 		host.Dir{Path: "/var/tmp/frr", UID: uid, GID: gid},
 	)
 	// vtysh asks PAM, even about root.

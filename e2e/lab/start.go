@@ -73,7 +73,7 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	}
 }
 
-// restartNode boots a node anew, as after a power cut: its network comes back
+// restartNode boots a node again, as after a power cut: its network comes back
 // with the link, its pods with the kubelet.
 func (l *Lab) restartNode(ctx context.Context, h hostPlan) error {
 	if _, err := l.initOf(h.name); err == nil {

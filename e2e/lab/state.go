@@ -90,7 +90,7 @@ func (l *Lab) claim(ctx context.Context) error {
 	return l.store(phaseComing)
 }
 
-// alive tells whether any host of the lab runs.
+// alive reports whether any host of the lab runs.
 func (l *Lab) alive() bool {
 	inits, err := l.inits()
 	return err == nil && len(inits) > 0

@@ -81,7 +81,7 @@ func (l *Lab) readiness(ctx context.Context) map[string]string {
 	return found
 }
 
-// isCut tells whether a host's port at the switch is down.
+// isCut reports whether a host's port at the switch is down.
 func (l *Lab) isCut(h hostPlan) bool {
 	if l.onSegment(h.name) != nil {
 		return false

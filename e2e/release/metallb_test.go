@@ -25,8 +25,8 @@ const (
 	berthRack, berthRouted = "172.30.0.200-172.30.0.219", "198.51.100.0/25"
 )
 
-// TestBerthBesideMetalLB is the way of a cluster from the real MetalLB to Berth: both
-// side by side, Berth gone again, and at last in MetalLB's place. Whoever uses
+// TestBerthBesideMetalLB migrates a cluster from the real MetalLB to Berth: both run
+// side by side, Berth is removed again, and finally replaces MetalLB. Clients of
 // MetalLB's Services must not notice, until MetalLB itself is stopped.
 func TestBerthBesideMetalLB(t *testing.T) {
 	b := &beside{Stage: raise(t, lab.Options{Name: "release", Nodes: 3, Router: "frr"})}
@@ -200,13 +200,7 @@ func (b *beside) testNotDialed(t *testing.T) {
 func (b *beside) testRestart(t *testing.T) {
 	must(t, func(ctx context.Context) error {
 		_, err := b.Kubectl(
-			ctx,
-			"",
-			"-n",
-			stage.Namespace,
-			"rollout",
-			"restart",
-			"deployment/berth-controller",
+			ctx, "", "-n", stage.Namespace, "rollout", "restart", "deployment/berth-controller",
 			"daemonset/berth-speaker",
 		)
 		return err
@@ -254,12 +248,8 @@ func (b *beside) testWaits(t *testing.T) {
 				strings.Contains(c.Message, owners[svc.Name]+" answers on")
 			if c.Status != metav1.ConditionFalse && !alike {
 				return fmt.Errorf(
-					"%s has condition Announced %q (%s: %s), want False: MetalLB still answers, on %s",
-					svc.Name,
-					c.Status,
-					c.Reason,
-					c.Message,
-					owners[svc.Name],
+					"%s has condition Announced %q (%s: %s), want False: MetalLB still answers, on %s", svc.Name, c.Status,
+					c.Reason, c.Message, owners[svc.Name],
 				)
 			}
 		}

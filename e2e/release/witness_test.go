@@ -93,12 +93,8 @@ func (b *beside) unharmed(t *testing.T, since mark) {
 		}
 		if len(failed) > 0 {
 			t.Errorf(
-				"%d of %d requests to MetalLB's Service %s failed, first at %s with %v",
-				len(failed),
-				asked,
-				name,
-				failed[0].Sent.Format("15:04:05.000"),
-				failed[0].Err,
+				"%d of %d requests to MetalLB's Service %s failed, first at %s with %v", len(failed), asked, name,
+				failed[0].Sent.Format("15:04:05.000"), failed[0].Err,
 			)
 		}
 	}

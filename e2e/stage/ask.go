@@ -193,13 +193,7 @@ func (s *Stage) kernelHops(ctx context.Context, address netip.Addr) (int, error)
 		family = "-6"
 	}
 	out, err := s.Exec(
-		ctx,
-		lab.Router,
-		"ip",
-		family,
-		"-json",
-		"route",
-		"show",
+		ctx, lab.Router, "ip", family, "-json", "route", "show",
 		netip.PrefixFrom(address, address.BitLen()).String(),
 	).Output()
 	if err != nil {
@@ -321,7 +315,7 @@ func (s *Stage) probe(
 	return gap
 }
 
-// broken tells whether a connection was there and was lost. One that only went
+// broken reports whether a connection was established and lost. One that only went
 // silent does not count.
 func broken(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
@@ -329,11 +323,8 @@ func broken(err error) bool {
 
 func (g Gap) String() string {
 	s := fmt.Sprintf(
-		"%d requests, %d failed (%d of them broken when connected), longest time without an answer %s",
-		g.Asked,
-		g.Failed,
-		g.Broken,
-		g.Longest.Round(time.Millisecond),
+		"%d requests, %d failed (%d of them broken when connected), longest time without an answer %s", g.Asked,
+		g.Failed, g.Broken, g.Longest.Round(time.Millisecond),
 	)
 	if len(g.Errors) > 0 {
 		s += ": " + strings.Join(g.Errors, "; ")

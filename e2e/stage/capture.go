@@ -226,12 +226,7 @@ func (c *Capture) alone(address netip.Addr, since time.Time) (Owner, error) {
 		now := answers[len(answers)-1]
 		if owner.Host != "" && (now.Host != owner.Host || now.MAC != owner.MAC) {
 			return Owner{}, fmt.Errorf(
-				"%s with %s answers for %s, and %s with %s before",
-				now.Host,
-				now.MAC,
-				address,
-				owner.Host,
-				owner.MAC,
+				"%s with %s answers for %s, and %s with %s before", now.Host, now.MAC, address, owner.Host, owner.MAC,
 			)
 		}
 		owner.Host, owner.MAC = now.Host, now.MAC

@@ -167,15 +167,8 @@ spec: {ipAddressPools: [routed], peers: [tor]}
 // gone. Its objects, and what it wrote into statuses, stay.
 func (s *Stage) StopMetalLB(ctx context.Context) error {
 	_, err := s.Kubectl(
-		ctx,
-		"",
-		"-n",
-		MetalLBNamespace,
-		"delete",
-		"deployment/controller",
-		"daemonset/speaker",
-		"--cascade=foreground",
-		"--timeout=60s",
+		ctx, "", "-n", MetalLBNamespace, "delete", "deployment/controller", "daemonset/speaker",
+		"--cascade=foreground", "--timeout=60s",
 	)
 	if err != nil {
 		return fmt.Errorf("stop MetalLB: %w", err)

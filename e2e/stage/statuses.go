@@ -32,12 +32,7 @@ type StatusChange struct {
 
 func (c StatusChange) String() string {
 	return fmt.Sprintf(
-		"%s %s: %v became %v, written by %v",
-		c.At.Format("15:04:05.000"),
-		c.Service,
-		c.Before,
-		c.After,
-		c.Managers,
+		"%s %s: %v became %v, written by %v", c.At.Format("15:04:05.000"), c.Service, c.Before, c.After, c.Managers,
 	)
 }
 

@@ -32,8 +32,8 @@ type StatusWriterOptions struct {
 }
 
 // StatusWriter is another load balancer that considers a Service its own, such as the
-// ServiceLB of k3s: each time that the status is not what it wants it writes it anew,
-// as fast as it is told.
+// ServiceLB of k3s: each time the status is not what it wants, it writes it again, as
+// soon as its watch tells it.
 type StatusWriter struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -106,11 +106,7 @@ func (s *Stage) writeStatuses(
 		}
 		_, err := s.Kubernetes.CoreV1().Services(
 			o.Namespace,
-		).UpdateStatus(
-			ctx,
-			svc,
-			metav1.UpdateOptions{FieldManager: o.Manager},
-		)
+		).UpdateStatus(ctx, svc, metav1.UpdateOptions{FieldManager: o.Manager})
 		switch {
 		case err == nil:
 			w.count()
@@ -140,7 +136,7 @@ func (w *StatusWriter) Writes() int {
 	return w.writes
 }
 
-// Done is closed when it writes no more.
+// Done is closed when it no longer writes.
 func (w *StatusWriter) Done() <-chan struct{} { return w.done }
 
 // Stop ends it and returns how often it wrote. It may be called again.

@@ -47,9 +47,7 @@ func (s *Stage) openTap() (*tap, error) {
 		// All protocols: what asks for one alone comes after the bridge, which takes
 		// everything.
 		socket, err = unix.Socket(
-			unix.AF_PACKET,
-			unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
-			int(networkOrder(unix.ETH_P_ALL)),
+			unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(networkOrder(unix.ETH_P_ALL)),
 		)
 		return err
 	})

@@ -73,8 +73,8 @@ func (s *Stage) AwaitOwner(ctx context.Context, patience time.Duration, address 
 	return owner, err
 }
 
-// AwaitAnswerer waits until some host other than one answers for the address, and
-// that one no more.
+// AwaitAnswerer waits until a host other than the given one answers for the address, and
+// the given one no longer does.
 func (s *Stage) AwaitAnswerer(
 	ctx context.Context,
 	patience time.Duration,

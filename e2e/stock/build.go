@@ -85,19 +85,10 @@ func (f Folder) build(ctx context.Context, log io.Writer, binaries []binary) err
 	return nil
 }
 
-// compile leaves out the commit, or each one would link Kubernetes anew.
+// compile leaves out the commit; otherwise each commit would link Kubernetes again.
 func (f Folder) compile(ctx context.Context, b binary) error {
 	cmd := exec.CommandContext(
-		ctx,
-		"go",
-		"build",
-		"-trimpath",
-		"-buildvcs=false",
-		"-ldflags",
-		b.ldflags,
-		"-o",
-		f.Bin(b.name),
-		b.pkg,
+		ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", b.ldflags, "-o", f.Bin(b.name), b.pkg,
 	)
 	cmd.Dir = filepath.Join(f.Repository, b.module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -137,8 +137,8 @@ func sharing() string { return os.Getenv(sharingVar) }
 // mountHost mounts a folder of the host, which hostfs knows by its path and 9p by its tag.
 func mountHost(source, target string, flags uintptr) error {
 	if sharing() == ninep {
-		// What is written goes to the host when the guest syncs, at its end; what the host writes
-		// meanwhile need not be seen.
+		// Writes reach the host when the guest syncs, at its end. The guest need not see what the
+		// host writes before that.
 		return unix.Mount(source, target, ninep, flags, "trans=virtio,version=9p2000.L,msize=512000,cache=loose")
 	}
 	return unix.Mount("none", target, hostfs, flags, source)

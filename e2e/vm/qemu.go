@@ -81,9 +81,7 @@ func writeTag(i int) string { return "write" + strconv.Itoa(i) }
 // share is the option for a folder of the host. What is mounted below it counts as part of it.
 func share(dir, tag string) string {
 	return "local,path=" + strings.ReplaceAll(
-		dir,
-		",",
-		",,",
+		dir, ",", ",,",
 	) + ",mount_tag=" + tag + ",security_model=none,multidevs=remap"
 }
 

@@ -125,7 +125,7 @@ func prune(root string, patterns []string) error {
 	})
 }
 
-// matchAny tells whether name matches one of the patterns, and whether something below it may.
+// matchAny reports whether name matches one of the patterns, and whether something below it may.
 func matchAny(patterns []string, name string) (match, leads bool) {
 	depth := strings.Count(name, "/") + 1
 	for _, p := range patterns {

@@ -29,8 +29,8 @@ func (b *bench) losses(ctx context.Context) (err error) {
 	}{
 		{"gap_owner_node_cut", st.v4, b.cut, b.heal, false},
 		{"gap_owner_node_cut_ipv6", st.v6, b.cut, b.heal, false},
-		// The node of a killed or frozen speaker goes on forwarding for those who know
-		// it; who asks for the address anew gets no answer for a while.
+		// The node of a killed or frozen speaker keeps forwarding for clients that know it. A
+		// client that asks for the address again gets no answer for a while.
 		{"gap_owner_speaker_killed", st.v4, b.kill, b.renew, false},
 		{"gap_owner_speaker_killed_new_clients", st.v4, b.kill, b.renew, true},
 		{"gap_owner_speaker_frozen", st.v4, b.freeze, b.wake, false},

@@ -22,7 +22,7 @@ import (
 const restarts = 3
 
 // leave counts the new connections that fail, and the open ones that break, while the
-// owner leaves on purpose and returns. The client asks anew who has the address before
+// owner leaves on purpose and returns. The client asks again who has the address before
 // each new connection.
 func (b *bench) leave(ctx context.Context, st *steady) error {
 	t := toll{name: "planned_leave"}

@@ -108,11 +108,7 @@ type rival struct {
 
 type servicePatcher interface {
 	Patch(
-		ctx context.Context,
-		name string,
-		kind types.PatchType,
-		data []byte,
-		opts metav1.PatchOptions,
+		ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions,
 		subresources ...string,
 	) (*corev1.Service, error)
 }

@@ -131,11 +131,7 @@ func (c *process) awaitLead(ctx context.Context) error {
 	return c.eventually(ctx, func(ctx context.Context) error {
 		lease, err := c.s.Kubernetes.CoordinationV1().Leases(
 			stage.Namespace,
-		).Get(
-			ctx,
-			"berth-controller",
-			metav1.GetOptions{},
-		)
+		).Get(ctx, "berth-controller", metav1.GetOptions{})
 		if err == nil && (lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != c.name) {
 			err = errors.New("it does not hold the lease")
 		}

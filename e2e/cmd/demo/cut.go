@@ -74,7 +74,7 @@ func (d *demo) showMove(ctx context.Context, steady *watched, at time.Time) erro
 }
 
 // showPods waits until Kubernetes and the router do without the node, and prints
-// what the clients saw meanwhile.
+// what the clients saw until then.
 func (d *demo) showPods(ctx context.Context, clients []*watched, at time.Time) error {
 	if err := stage.Eventually(ctx, 40*time.Second, d.podIsUnready); err != nil {
 		return err
@@ -132,8 +132,8 @@ func served(ctx context.Context, c *watched, after time.Time, n int) error {
 	})
 }
 
-// steadily waits until nothing has failed for so long that no request can still be
-// waiting for an answer in vain, and n were answered meanwhile.
+// steadily waits until n requests in a row were answered, and for long enough that a request
+// without an answer would have failed.
 func steadily(ctx context.Context, c *watched, n int) error {
 	from := time.Now()
 	return stage.Eventually(ctx, 20*time.Second, func(context.Context) error {

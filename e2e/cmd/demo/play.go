@@ -117,10 +117,7 @@ func (d *demo) addressesOf(ctx context.Context, name string) ([]netip.Addr, erro
 		svc, err = d.Kubernetes.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err == nil && len(stage.Addresses(svc)) != len(svc.Spec.IPFamilies) {
 			err = fmt.Errorf(
-				"service %s wants %v and has %v: %v",
-				name,
-				svc.Spec.IPFamilies,
-				stage.Addresses(svc),
+				"service %s wants %v and has %v: %v", name, svc.Spec.IPFamilies, stage.Addresses(svc),
 				svc.Status.Conditions,
 			)
 		}

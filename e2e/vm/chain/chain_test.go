@@ -119,15 +119,7 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	cluster.Run(t, n1.Name, "nft", "delete", "table", "inet", "berth-ipvs")
 	cluster.Eventually(t, func(context.Context) error {
 		out, err := exec.Command(
-			"ip",
-			"netns",
-			"exec",
-			n1.Name,
-			"nft",
-			"list",
-			"table",
-			"inet",
-			"berth-ipvs",
+			"ip", "netns", "exec", n1.Name, "nft", "list", "table", "inet", "berth-ipvs",
 		).CombinedOutput()
 		if err == nil && !strings.Contains(string(out), address) {
 			err = errors.New("the rules do not have the address")
@@ -310,7 +302,7 @@ func deadNode(t *testing.T, c *cluster.Cluster) {
 	n2.Cut(t)
 	weight("0")
 	t.Logf("%s after the other node was gone its endpoint gets no new connections", time.Since(begun))
-	n2.Mend(t)
+	n2.Connect(t)
 	weight("1")
 	c.Kubectl(t, "", "delete", "endpointslice", "web-2")
 }

@@ -64,8 +64,7 @@ func New(t testing.TB) *Cluster {
 		t.Fatal(err)
 	}
 	c.write(
-		t,
-		"sa.key",
+		t, "sa.key",
 		string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
 	)
 	c.kubeconfig = c.write(t, "kubeconfig", `
@@ -77,18 +76,8 @@ clusters: [{name: it, cluster: {server: "https://`+server+`:6443", insecure-skip
 users: [{name: admin, user: {token: `+token+`}}]
 `)
 	c.Start(
-		t,
-		Host,
-		"etcd",
-		nil,
-		c.Kube(),
-		"etcd",
-		"--dir",
-		filepath.Join(c.dir, "etcd"),
-		"--client",
-		"127.0.0.1:2379",
-		"--peer",
-		"127.0.0.1:2380",
+		t, Host, "etcd", nil, c.Kube(), "etcd", "--dir", filepath.Join(c.dir, "etcd"), "--client", "127.0.0.1:2379",
+		"--peer", "127.0.0.1:2380",
 	)
 	c.Start(
 		t,
@@ -151,8 +140,8 @@ func (c *Cluster) Kube() string { return c.folder.Bin("kube") }
 // Kubeconfig is the path of the administrator's.
 func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
 
-// Controller starts Berth's controller, again and again: it ends when it loses its lease, as it may
-// where a second lasts long, and the kubelet would start it anew.
+// Controller starts Berth's controller, and restarts it when it ends, as the kubelet would: it ends
+// when it loses its lease, which may happen on a slow machine.
 func (c *Cluster) Controller(t testing.TB) *os.Process {
 	t.Helper()
 	return c.Start(t, Host, "controller", nil, "sh", "-c", `while :; do setpriv --pdeathsig KILL "$@"; done`, "sh",

@@ -55,11 +55,7 @@ func join(t testing.TB, name, ipv4, ipv6 string) {
 	Run(t, Host, "ip", "netns", "add", name)
 	ip(t, Host, "link add eth0 netns "+name+" type veth peer name "+name, "link set "+name+" master "+segmentLink+" up")
 	ip(
-		t,
-		name,
-		"link set lo up",
-		"link set eth0 up",
-		"addr add "+ipv4+"/24 dev eth0",
+		t, name, "link set lo up", "link set eth0 up", "addr add "+ipv4+"/24 dev eth0",
 		"addr add "+ipv6+"/64 dev eth0 nodad",
 	)
 }
@@ -93,11 +89,7 @@ func (c *Cluster) AddNode(t testing.TB, number int) *Node {
 		if o := (&Node{number: other}); other != number {
 			lines = append(
 				lines,
-				fmt.Sprintf(
-					"route add %s via 172.30.0.1%d",
-					o.PodCIDRs()[0],
-					other,
-				),
+				fmt.Sprintf("route add %s via 172.30.0.1%d", o.PodCIDRs()[0], other),
 				fmt.Sprintf("route add %s via fd00:30::1%d", o.PodCIDRs()[1], other),
 			)
 		}
@@ -149,8 +141,8 @@ func (n *Node) MAC(t testing.TB) string {
 // Cut takes the node off the segment, all of it at once.
 func (n *Node) Cut(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" down") }
 
-// Mend puts it back.
-func (n *Node) Mend(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" up") }
+// Connect plugs it in again.
+func (n *Node) Connect(t testing.TB) { t.Helper(); ip(t, Host, "link set "+n.Name+" up") }
 
 // Pod is an echo server in a namespace of its own, of the pod's name: HTTP on port 8080, lines by
 // TCP and UDP on 7000.
@@ -160,7 +152,7 @@ type Pod struct {
 	IPv4, IPv6 string
 }
 
-// AddPod starts a pod on the node. It is no object of the API.
+// AddPod starts a pod on the node, without an object in the API.
 func (c *Cluster) AddPod(t testing.TB, n *Node) Pod {
 	t.Helper()
 	n.pods++
@@ -284,7 +276,7 @@ func Get(ctx context.Context, space, url string) (string, error) {
 }
 
 // Neighbor returns the MAC address that the client has for an address on the segment, after it
-// forgot and asked anew.
+// cleared its cache and asked again.
 func Neighbor(t testing.TB, address string) string {
 	t.Helper()
 	Forget(t)
@@ -322,7 +314,7 @@ func Believed(t testing.TB, address string) string {
 func Unanswered(t testing.TB, address string) {
 	t.Helper()
 	Forget(t)
-	Solicit(address) // once: to ask again begins anew
+	Solicit(address) // once: asking again would restart the resolution
 	Eventually(t, func(context.Context) error {
 		mac, state := neighbor(t, address)
 		if mac != "" {

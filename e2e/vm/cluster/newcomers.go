@@ -68,10 +68,8 @@ func (n *Newcomers) run() {
 			n.failed = append(
 				n.failed,
 				fmt.Errorf(
-					"tried after %s, failed after %s: %w",
-					tried.Round(time.Millisecond),
-					time.Since(begun).Round(time.Millisecond),
-					err,
+					"tried after %s, failed after %s: %w", tried.Round(time.Millisecond),
+					time.Since(begun).Round(time.Millisecond), err,
 				),
 			)
 		} else {

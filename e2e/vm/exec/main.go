@@ -38,11 +38,7 @@ func command() int {
 	// The guest lives as long as the thread that started it.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(
-		context.Background(),
-		syscall.SIGINT,
-		syscall.SIGTERM,
-		syscall.SIGQUIT,
-		syscall.SIGHUP,
+		context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP,
 	)
 	defer stop()
 	status, err := run(untilParentEnds(ctx), os.Args[1:])

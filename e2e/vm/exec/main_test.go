@@ -174,7 +174,7 @@ func onlyChild(t *testing.T, parent int) int {
 	for _, file := range stats {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // it ended meanwhile
+			continue // it has just ended
 		}
 		var pid, ppid int
 		var state string

@@ -359,11 +359,7 @@ func TestDirectorsWithDifferentHistoriesChooseTheSame(t *testing.T) {
 					apply(t, d, history())
 				}
 				apply(t, d, ipvs.Table{f: final(false), f6: final(true)})
-				got, want := list(
-					t,
-					s.raw(t),
-					f,
-				), []string{
+				got, want := list(t, s.raw(t), f), []string{
 					"10.1.0.11*1",
 					"10.1.0.12*2",
 					"10.1.0.13*1",

@@ -124,7 +124,7 @@ func TestByMark(t *testing.T) {
 				t.Errorf("%s: others went to %s", f, name)
 			}
 		}
-		// What another driver finds there it takes over, and what is desired no more goes.
+		// Another driver takes over what it finds, and removes what is no longer desired.
 		stop()
 		taken, end := s.direct(t, ipvs.Table{f: simple("rr", servers[:1])})
 		shown(t, taken.Driver, ipvs.Table{f: simple("rr", servers[:1])})

@@ -61,8 +61,7 @@ func newSite(t testing.TB) *site {
 	lines := []string{"link set lo up", "link set eth0 up"}
 	for i := range backendN {
 		lines = append(
-			lines,
-			fmt.Sprintf("addr add 10.1.0.%d/24 dev eth0", 11+i),
+			lines, fmt.Sprintf("addr add 10.1.0.%d/24 dev eth0", 11+i),
 			fmt.Sprintf("addr add fd01::%d/64 dev eth0 nodad", 11+i),
 		)
 	}

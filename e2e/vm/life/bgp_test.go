@@ -113,27 +113,9 @@ router bgp 64513
 	})
 	for _, name := range []string{"zebra", "bgpd"} {
 		l.Start(
-			t,
-			router,
-			name,
-			nil,
-			"/usr/lib/frr/"+name,
-			"-u",
-			"root",
-			"-g",
-			"root",
-			"-A",
-			"127.0.0.1",
-			"-f",
-			filepath.Join(dir, name+".conf"),
-			"-i",
-			filepath.Join(dir, name+".pid"),
-			"-z",
-			filepath.Join(dir, "zserv.api"),
-			"--vty_socket",
-			dir,
-			"--log",
-			"stdout",
+			t, router, name, nil, "/usr/lib/frr/"+name, "-u", "root", "-g", "root", "-A", "127.0.0.1", "-f",
+			filepath.Join(dir, name+".conf"), "-i", filepath.Join(dir, name+".pid"), "-z",
+			filepath.Join(dir, "zserv.api"), "--vty_socket", dir, "--log", "stdout",
 		)
 	}
 }

@@ -65,18 +65,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	// Who answers ARP and NDP is another matter.
 	for _, a := range addresses {
 		cluster.Run(
-			t,
-			cluster.Client,
-			"ip",
-			"neigh",
-			"replace",
-			a,
-			"lladdr",
-			l.node.MAC(t),
-			"dev",
-			"eth0",
-			"nud",
-			"permanent",
+			t, cluster.Client, "ip", "neigh", "replace", a, "lladdr", l.node.MAC(t), "dev", "eth0", "nud", "permanent",
 		)
 	}
 	l.awaitMode(t, corev1.LoadBalancerIPModeVIP) // there is no speaker

@@ -20,8 +20,8 @@ import (
 // emulated machine itself stops for a second or two at times.
 const mostGap = 5 * time.Second
 
-// restarts kills the speaker, and then has it end in good order while its DaemonSet is there. The
-// kernel goes on all the while.
+// restarts kills the speaker, and then has it end cleanly while its DaemonSet exists. The kernel
+// keeps forwarding all the time.
 func (l *life) restarts(t, parent *testing.T) {
 	toKubeProxy := func() int { return strings.Count(l.Log(t, "controller"), `"ipMode":"VIP"`) }
 	talks := l.talk(t, 2)
@@ -42,11 +42,11 @@ func (l *life) restarts(t, parent *testing.T) {
 		come.AwaitMore(t, 40) // what it does at first, and each 2 s
 		for name, n := range l.since(t, counted) {
 			if n < 0 {
-				t.Errorf("%s was made anew: it had %d connections, and %d less now", name, counted[name], -n)
+				t.Errorf("%s was recreated: it had %d connections, and %d less now", name, counted[name], -n)
 			}
 		}
 		if toKubeProxy() != told {
-			t.Errorf("%s: meanwhile the status had kube-proxy forward", name)
+			t.Errorf("%s: for a while the status had kube-proxy forward", name)
 		}
 		answered, failed, longest := come.End()
 		t.Logf("%s: %d new connections were answered, the longest time between two was %s", name, answered, longest.Round(time.Millisecond))
@@ -56,7 +56,7 @@ func (l *life) restarts(t, parent *testing.T) {
 		// The kernel brings its counters up to date every 2 s.
 		cluster.Eventually(t, func(context.Context) error {
 			if n := l.since(t, counted)["TCP "+web4+":7000"]; n < int64(answered) {
-				return fmt.Errorf("%s: the virtual server counts %d connections more, and %d were answered: it was made anew", name, n, answered)
+				return fmt.Errorf("%s: the virtual server counts %d connections more, and %d were answered: it was recreated", name, n, answered)
 			}
 			return nil
 		})

@@ -50,15 +50,8 @@ func (l *life) switches(t, _ *testing.T) {
 		broken := endAll(talks)
 		t.Logf(
 			"to %s: ipMode %s after %s, done after %s; %d of %d established connections broke; %d new ones were answered and %d failed, longest time between two %s",
-			to,
-			mode,
-			told.Round(time.Millisecond),
-			took.Round(time.Millisecond),
-			len(broken),
-			established,
-			answered,
-			len(failed),
-			longest.Round(time.Millisecond),
+			to, mode, told.Round(time.Millisecond), took.Round(time.Millisecond), len(broken), established, answered,
+			len(failed), longest.Round(time.Millisecond),
 		)
 		if len(failed) > 0 || longest > mostGap {
 			t.Errorf("to %s: new connections failed: %v; longest gap %s", to, failed, longest)

@@ -272,19 +272,9 @@ func (s *site) nodePorts(t *testing.T) {
 		}
 	})
 	s.Start(
-		t,
-		s.n1.Name,
-		"kube-proxy",
-		nil,
-		s.Kube(),
-		"kube-proxy",
-		"--kubeconfig="+s.Kubeconfig(),
-		"--hostname-override="+s.n1.Name,
-		"--proxy-mode=nftables",
-		"--nodeport-addresses=0.0.0.0/0,::/0",
-		"--cluster-cidr=10.244.0.0/16,fd00:244::/48",
-		"--conntrack-max-per-core=0",
-		"--conntrack-min=0",
+		t, s.n1.Name, "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(),
+		"--hostname-override="+s.n1.Name, "--proxy-mode=nftables", "--nodeport-addresses=0.0.0.0/0,::/0",
+		"--cluster-cidr=10.244.0.0/16,fd00:244::/48", "--conntrack-max-per-core=0", "--conntrack-min=0",
 	)
 	object, yes := named("node-ports"), true
 	object.Spec.AllocateLoadBalancerNodePorts = &yes
@@ -335,11 +325,11 @@ func connect(address string, port int, within time.Duration) error {
 	return err
 }
 
-// moves: the owner is cut off, is excluded, or its speaker ends in good order, which is the same as
-// to be excluded where there is no DaemonSet.
+// moves: the owner is cut off, is excluded, or its speaker ends cleanly. Without a DaemonSet the
+// latter is the same as exclusion.
 func (s *site) moves(t *testing.T) {
 	t.Run("cut off", func(t *testing.T) {
-		s.move(t, false, func() { s.n1.Cut(t) }, func() { s.n1.Mend(t) })
+		s.move(t, false, func() { s.n1.Cut(t) }, func() { s.n1.Connect(t) })
 	})
 	t.Run("excluded", func(t *testing.T) {
 		var readmit func()
@@ -426,12 +416,8 @@ func (s *site) move(t *testing.T, planned bool, leave, back func()) (beyond int)
 		client.AwaitMore(t, 5)
 		answers, failed, longest := client.End()
 		t.Logf(
-			"%s: of %d new connections %d failed, longest time between two answers %s: %v",
-			address,
-			answers+len(failed),
-			len(failed),
-			longest.Round(time.Millisecond),
-			errors.Join(failed...),
+			"%s: of %d new connections %d failed, longest time between two answers %s: %v", address,
+			answers+len(failed), len(failed), longest.Round(time.Millisecond), errors.Join(failed...),
 		)
 		if planned { // docs/guides/layer2.md, moves: one or two of thousands may be reset
 			beyond += max(0, len(failed)-2)

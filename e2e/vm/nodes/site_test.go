@@ -33,7 +33,7 @@ import (
 // those that may announce an address that is new the first takes it.
 type site struct {
 	*cluster.Cluster
-	t          *testing.T // of the whole: what is started anew for it outlives its subtest
+	t          *testing.T // the parent test: what is restarted must outlive a subtest
 	n1, n2, n3 *cluster.Node
 	plain      *cluster.Node // without IPVS
 	speakers   map[*cluster.Node]*os.Process
@@ -388,8 +388,8 @@ func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 	}
 }
 
-// through has the client send what is for an address to a node, whoever owns it, until the test
-// ends or it is called again.
+// through makes the client send packets for an address to a node, no matter which node owns it,
+// until the test ends or through is called again.
 func (s *site) through(t *testing.T, n *cluster.Node, v service) {
 	t.Helper()
 	route := func(verb string, address, via string) {

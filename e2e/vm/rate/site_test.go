@@ -59,31 +59,17 @@ func newSite(b *testing.B) *site {
 	for i, path := range []string{byIPVS, byKubeProxy, routed, bare} {
 		s.ports[path] = &ports{first: 1024 + i*portsOfAPath}
 	}
-	// Whoever else connects from there takes none of these.
+	// Other programs there do not connect from these ports.
 	cluster.Run(
-		b,
-		cluster.Client,
-		"sysctl",
-		"-qw",
+		b, cluster.Client, "sysctl", "-qw",
 		fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 1024+4*portsOfAPath, 65535),
 	)
 	s.Apply(b, objects)
 	s.Start(
-		b,
-		"n1",
-		"kube-proxy",
-		nil,
-		s.Kube(),
-		"kube-proxy",
-		"--kubeconfig="+s.Kubeconfig(),
-		"--proxy-mode=nftables",
-		"--hostname-override=n1",
-		"--cluster-cidr=10.244.0.0/16",
-		"--nodeport-addresses=primary",
-		"--healthz-bind-address=127.0.0.1:10256",
-		"--metrics-bind-address=127.0.0.1:10249",
-		"--conntrack-max-per-core=0",
-		"--conntrack-min=0",
+		b, "n1", "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(), "--proxy-mode=nftables",
+		"--hostname-override=n1", "--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary",
+		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
+		"--conntrack-max-per-core=0", "--conntrack-min=0",
 	)
 	// It ends when it cannot renew its lease in time, as may be on a busy machine; a kubelet would
 	// start it again.
@@ -192,11 +178,7 @@ func (s *site) populate(b *testing.B, number int) {
 			name := fmt.Sprintf("%s-%d", plane, s.others)
 			group.Go(func() error {
 				return s.create(
-					ctx,
-					name,
-					corev1.ServiceExternalTrafficPolicyCluster,
-					s.ready[1],
-					"n1",
+					ctx, name, corev1.ServiceExternalTrafficPolicyCluster, s.ready[1], "n1",
 					map[string]string{v1alpha1.AnnotationPools: plane + "-others"},
 				)
 			})
@@ -227,16 +209,7 @@ func (s *site) populate(b *testing.B, number int) {
 	}
 	cluster.Eventually(b, func(context.Context) error {
 		out, err := exec.Command(
-			"ip",
-			"netns",
-			"exec",
-			"n1",
-			"nft",
-			"list",
-			"map",
-			"ip",
-			"kube-proxy",
-			"service-ips",
+			"ip", "netns", "exec", "n1", "nft", "list", "map", "ip", "kube-proxy", "service-ips",
 		).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
