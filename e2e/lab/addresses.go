@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AddAddress gives a host of the segment one more address, as a /32 or /128 on its port
-// there: on the client a printer in the middle of a pool, on a node what keepalived
-// puts there. The host answers for it from now on, until RemoveAddress; to have it
-// already is no error. It tells nobody: see AnnounceAddress.
+// AddAddress adds an address to a host of the segment, as a /32 or /128 on its port there. On the
+// client it is like a printer in the middle of a pool, on a node like an address of keepalived. The
+// host answers for it until RemoveAddress. It is not an error if the host has it already. Other
+// hosts are not told: see AnnounceAddress.
 func (l *Lab) AddAddress(hostName string, address netip.Addr) error {
 	err := l.onPort(hostName, func(h *netlink.Handle, port netlink.Link) error {
 		return h.AddrReplace(port, soleAddress(address))
@@ -30,7 +30,7 @@ func (l *Lab) AddAddress(hostName string, address netip.Addr) error {
 	return nil
 }
 
-// RemoveAddress takes back what AddAddress gave. Not to have it is no error.
+// RemoveAddress removes what AddAddress added. It is not an error if the host does not have it.
 func (l *Lab) RemoveAddress(hostName string, address netip.Addr) error {
 	err := l.onPort(hostName, func(h *netlink.Handle, port netlink.Link) error {
 		err := h.AddrDel(port, soleAddress(address))
@@ -45,7 +45,7 @@ func (l *Lab) RemoveAddress(hostName string, address netip.Addr) error {
 	return nil
 }
 
-// onPort hands over a host's port on the segment.
+// onPort calls do with a host's port on the segment.
 func (l *Lab) onPort(hostName string, do func(h *netlink.Handle, port netlink.Link) error) error {
 	if err := l.onSegment(hostName); err != nil {
 		return err
@@ -70,12 +70,12 @@ func soleAddress(address netip.Addr) *netlink.Addr {
 	return a
 }
 
-// announcements is how often AnnounceAddress says it, as keepalived does.
+// announcements is how many times AnnounceAddress announces an address, as keepalived does.
 const announcements = 5
 
-// AnnounceAddress has a host of the segment say unasked that an address is its own,
-// whether it is or not: gratuitous ARP, or an unsolicited neighbor advertisement. All
-// who know the address send to this host from now on.
+// AnnounceAddress makes a host of the segment announce an address as its own, even if it is not, by
+// gratuitous ARP or an unsolicited neighbor advertisement. All hosts that know the address send to
+// this host from then on.
 func (l *Lab) AnnounceAddress(hostName string, address netip.Addr) error {
 	err := l.onSegment(hostName)
 	if err == nil {
@@ -96,8 +96,8 @@ func (l *Lab) AnnounceAddress(hostName string, address netip.Addr) error {
 	return nil
 }
 
-// gratuitousARP sends ARP announcements (RFC 5227, section 3): requests for the sender's
-// own address.
+// gratuitousARP sends ARP announcements (RFC 5227, section 3): requests for the sender's own
+// address.
 func gratuitousARP(port *net.Interface, address netip.Addr) error {
 	conn, err := packet.Listen(port, packet.Raw, int(ethernet.EtherTypeARP), nil)
 	if err != nil {

@@ -85,8 +85,8 @@ func (l *Lab) startSpine(ctx context.Context) error {
 	})
 }
 
-// ConfigureSpine adds text to BIRD's configuration, in place of what was added before, and has BIRD
-// take it.
+// ConfigureSpine adds text to BIRD's configuration, replacing what was added before, and reloads
+// it.
 func (l *Lab) ConfigureSpine(ctx context.Context, text string) error {
 	cmd := l.Exec(ctx, Spine, "tee", birdMore)
 	cmd.Stdin = strings.NewReader(text)

@@ -86,11 +86,11 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	return nil
 }
 
-// answers is a check that a URL gives status 200 to a client in the host.
+// answers returns a check that a URL gives status 200 to a client in the host.
 func (l *Lab) answers(hostName, url string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		client := l.HTTPClient(hostName)
-		// Health is asked from the very host: there is nobody to deceive.
+		// The request stays within the host, so the certificate need not be verified.
 		client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
@@ -153,7 +153,7 @@ func (l *Lab) apiserverArgs() []string {
 	}
 }
 
-// controllers are those that a cluster without a cloud and without volumes needs.
+// controllers lists those that a cluster without a cloud and without volumes needs.
 func controllers() []string {
 	return []string{
 		"deployment-controller", "replicaset-controller", "daemonset-controller", "statefulset-controller",
@@ -172,7 +172,7 @@ func (l *Lab) controllerManagerArgs() []string {
 		"--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
 		"--use-service-account-credentials=true", "--service-account-private-key-file=" + l.pki("sa.key"),
 		"--root-ca-file=" + l.pki("ca.crt"), "--leader-elect=false", "--bind-address=127.0.0.1", "--profiling=false",
-		// A node that is gone is known to be after 6 s, not 50.
+		// A lost node is noticed after 6 s instead of 50.
 		"--node-monitor-period=1s", "--node-monitor-grace-period=6s",
 		"--controllers=" + strings.Join(controllers(), ","),
 	}
@@ -186,7 +186,7 @@ func (l *Lab) schedulerArgs() []string {
 	}
 }
 
-// defaultServiceAccount waits until pods can be created.
+// defaultServiceAccount returns a check that pods can be created.
 func defaultServiceAccount(client kubernetes.Interface) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
@@ -194,8 +194,7 @@ func defaultServiceAccount(client kubernetes.Interface) func(context.Context) er
 	}
 }
 
-// listens is a check that something accepts connections on a Unix socket of a
-// host.
+// listens returns a check that a Unix socket of a host accepts connections.
 func (l *Lab) listens(hostName, socket string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		init, err := l.initOf(hostName)

@@ -56,8 +56,8 @@ func TestAnInterruptedUpLeavesNothing(t *testing.T) {
 	}
 }
 
-// interruptUp runs `lab up` until a line of its output holds the text, sends it
-// the signal, and waits for its end.
+// interruptUp runs `lab up` until a line of its output holds the text, sends it the signal, and
+// waits for its end.
 func interruptUp(t *testing.T, program, text string, signal os.Signal) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, "up", "--name", "labcrash", "--nodes", "1", "--router", "none")

@@ -18,8 +18,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stock"
 )
 
-// Clear takes down the lab of that name, whatever is left of it, and reports
-// whether there was anything.
+// Clear takes down the lab of that name, whatever is left of it, and reports whether there was
+// anything.
 func Clear(ctx context.Context, name string) (bool, error) {
 	if name == "" {
 		name = "lab"
@@ -42,13 +42,13 @@ func Clear(ctx context.Context, name string) (bool, error) {
 	return true, l.Down(ctx)
 }
 
-// Down removes all of the lab: processes, mounts, cgroups, network namespaces
-// and files. It goes by what the kernel has, not by what Up noted, so it works
-// after a crash at any point too, and on a lab that is down already.
+// Down removes the whole lab: processes, mounts, cgroups, network namespaces and files. It looks at
+// what the kernel has, not at what Up recorded, so it also works after a crash at any point, and on
+// a lab that is down already.
 func (l *Lab) Down(ctx context.Context) error {
 	l.stopBuilder()
-	// etcd is stopped last, so that the others do not fill their logs with
-	// its absence. Mounts and pods go with the hosts.
+	// etcd is stopped last, so that the others do not fill their logs with errors about it. Mounts and
+	// pods end with the hosts.
 	if err := l.killHosts(ctx, func(host string) bool { return host != ControlPlane }); err != nil {
 		return err
 	}
@@ -69,8 +69,8 @@ func (l *Lab) stopBuilder() {
 	}
 }
 
-// killHosts kills every process in the networks of some hosts, until there is
-// none. The end of a PID 1 is that of its whole host, pods included.
+// killHosts kills the processes in the networks of some hosts until none is left. When a host's PID
+// 1 ends, the whole host ends, including its pods.
 func (l *Lab) killHosts(ctx context.Context, which func(host string) bool) error {
 	return until(ctx, 20*time.Second, func(ctx context.Context) error {
 		members, err := l.members()
@@ -130,8 +130,8 @@ func killAll(ctx context.Context, pids []int) error {
 	return ctx.Err()
 }
 
-// cgroups are the directories of the lab's hosts whose names match the pattern,
-// in every hierarchy.
+// cgroups returns the directories of the lab's hosts whose names match the pattern, in every
+// hierarchy.
 func (l *Lab) cgroups(pattern string) ([]host.Cgroup, error) {
 	hierarchies, err := host.Hierarchies(l.prefix() + pattern)
 	if err != nil {
@@ -150,8 +150,7 @@ func (l *Lab) cgroups(pattern string) ([]host.Cgroup, error) {
 	return found, nil
 }
 
-// removeCgroups waits a little: a cgroup is busy until its last process is
-// buried.
+// removeCgroups waits a little, since a cgroup is busy until its last process has been reaped.
 func (l *Lab) removeCgroups(ctx context.Context, pattern string) error {
 	return until(ctx, 10*time.Second, func(context.Context) error {
 		groups, err := l.cgroups(pattern)
@@ -166,8 +165,8 @@ func (l *Lab) removeCgroups(ctx context.Context, pattern string) error {
 	})
 }
 
-// removeFiles removes the lab's folder, unless something is still mounted in
-// it: better to leave files than to delete through a mount.
+// removeFiles removes the lab's folder, unless something is still mounted in it: it is better to
+// leave files than to delete through a mount.
 func (l *Lab) removeFiles() error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -185,7 +184,7 @@ func (l *Lab) removeFiles() error {
 	return nil
 }
 
-// remains lists what there is of the lab, by kind and name.
+// remains lists what is left of the lab, by kind and name.
 func (l *Lab) remains() ([]string, error) {
 	var left []string
 	members, err := l.members()
@@ -214,8 +213,8 @@ func (l *Lab) remains() ([]string, error) {
 	return left, nil
 }
 
-// forgetNode clears what a dead node left in the kernel and on the disk, as its
-// power cut would have.
+// forgetNode clears what a dead node left in the kernel and on the disk, as its power cut would
+// have.
 func (l *Lab) forgetNode(name string) error {
 	return errors.Join(
 		l.removeCgroups(context.Background(), name), l.clearNodeNetwork(name),

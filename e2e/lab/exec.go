@@ -22,9 +22,9 @@ import (
 	"github.com/berth-lb/berth/e2e/host"
 )
 
-// Exec prepares a command in all namespaces of a host. It sees the host's
-// processes, files and network, and the unpacked packages in the usual places.
-// If the host does not run, running the command fails with the reason.
+// Exec prepares a command in all namespaces of a host. It sees the host's processes, files and
+// network, and the unpacked packages in the usual places. If the host does not run, running the
+// command fails with the reason.
 func (l *Lab) Exec(ctx context.Context, hostName string, argv ...string) *exec.Cmd {
 	init, err := l.initOf(hostName)
 	cmd := exec.CommandContext(
@@ -39,8 +39,8 @@ func (l *Lab) Exec(ctx context.Context, hostName string, argv ...string) *exec.C
 	return cmd
 }
 
-// ReplaceWithKubectl turns the calling process into kubectl, with its standard
-// streams, files and working directory. It returns only on an error.
+// ReplaceWithKubectl turns the calling process into kubectl, with its standard streams, files and
+// working directory. It returns only on an error.
 func (l *Lab) ReplaceWithKubectl(args ...string) error {
 	return l.In(ControlPlane, func() error {
 		program, argv, env := l.kubectl(args)
@@ -48,16 +48,16 @@ func (l *Lab) ReplaceWithKubectl(args ...string) error {
 	})
 }
 
-// kubectl returns what to execute, in the network of host ControlPlane.
+// kubectl returns the program to execute in the network of host ControlPlane.
 func (l *Lab) kubectl(args []string) (program string, argv, env []string) {
-	// A cache of its own: every lab has its API server at the same address, and what
-	// is in the home folder would outlive it.
+	// Each lab has a cache of its own: all labs have the API server at the same address, and a cache
+	// in the home folder would outlive the lab.
 	argv = append([]string{"kubectl", "--cache-dir=" + filepath.Join(filepath.Dir(l.LogDir()), "kubectl")}, args...)
 	return l.folder.Bin("kube"), argv, append(os.Environ(), "KUBECONFIG="+l.Kubeconfig())
 }
 
-// Kubectl runs kubectl with the lab's administrator's rights. It sees the files
-// of the calling process. The error holds what kubectl wrote to standard error.
+// Kubectl runs kubectl with the lab's administrator's rights. It sees the files of the calling
+// process. The error holds what kubectl wrote to standard error.
 func (l *Lab) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	program, argv, env := l.kubectl(args)
 	var stdout, stderr bytes.Buffer
@@ -75,8 +75,8 @@ func (l *Lab) Kubectl(ctx context.Context, stdin string, args ...string) (string
 	return stdout.String(), nil
 }
 
-// RESTConfig is for clients of the API server in the calling process: their
-// connections begin in the network of host ControlPlane.
+// RESTConfig returns the configuration for clients of the API server in the calling process. They
+// connect from the network of host ControlPlane.
 func (l *Lab) RESTConfig() (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", l.Kubeconfig())
 	if err != nil {
@@ -85,13 +85,13 @@ func (l *Lab) RESTConfig() (*rest.Config, error) {
 	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return l.Dial(ctx, ControlPlane, network, address)
 	}
-	// Tests are in a hurry; the lab's API server is nobody else's.
+	// Tests should be fast, and the lab's API server has no other clients.
 	config.QPS, config.Burst = 200, 400
 	return config, nil
 }
 
-// LoadImage imports an image archive (as of `docker save`) into every node, and
-// keeps it for nodes that are started again.
+// LoadImage imports an image archive (as of `docker save`) into every node, and keeps it for nodes
+// that are started again.
 func (l *Lab) LoadImage(ctx context.Context, file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/berth-lb/berth/e2e/host"
 )
 
-// Cut pulls the host's cable at the rack's switch: no frame passes, and the
-// host sees its link down.
+// Cut pulls the host's cable at the rack's switch: no frame passes, and the host sees its link
+// down.
 func (l *Lab) Cut(hostName string) error { return l.setPort(hostName, false) }
 
 // Heal plugs the cable in again.
@@ -51,7 +51,7 @@ func (l *Lab) setPort(hostName string, up bool) error {
 	return nil
 }
 
-// onSegment refuses hosts that have no port on the rack segment.
+// onSegment returns an error for a host that has no port on the rack segment.
 func (l *Lab) onSegment(hostName string) error {
 	h, err := l.plan.host(hostName)
 	if err != nil {
@@ -65,26 +65,26 @@ func (l *Lab) onSegment(hostName string) error {
 	return fmt.Errorf("%s is not on the rack segment", hostName)
 }
 
-// Block drops every frame between two hosts of the segment, both ways,
-// broadcast and multicast included. Both keep their link and reach all others.
+// Block drops every frame between two hosts of the segment, both ways, broadcast and multicast
+// included. Both keep their link and reach all others.
 func (l *Lab) Block(ctx context.Context, a, b string) error {
 	return l.blocked(ctx, "add", [2]string{a, b}, [2]string{b, a})
 }
 
-// BlockOneWay drops every frame from one host of the segment to another; the
-// other way they pass.
+// BlockOneWay drops every frame from one host of the segment to another, but not in the other
+// direction.
 func (l *Lab) BlockOneWay(ctx context.Context, from, to string) error {
 	return l.blocked(ctx, "add", [2]string{from, to})
 }
 
-// Unblock lets all frames between two hosts pass, whichever were blocked.
+// Unblock lets all frames between two hosts pass again, in both directions.
 func (l *Lab) Unblock(ctx context.Context, a, b string) error {
 	ways := [][2]string{{a, b}, {b, a}}
-	// What is not there cannot be deleted; to add what is there changes nothing.
+	// nftables deletes only existing elements. Adding an existing one changes nothing.
 	return errors.Join(l.blocked(ctx, "add", ways...), l.blocked(ctx, "delete", ways...))
 }
 
-// blocked changes the set of blocked ways in the rack's switch.
+// blocked changes the set of blocked directions in the rack's switch.
 func (l *Lab) blocked(ctx context.Context, verb string, ways ...[2]string) error {
 	const table = "add table bridge lab\n" +
 		"add set bridge lab blocked { type ifname . ifname; }\n" +
@@ -111,9 +111,9 @@ func (l *Lab) blocked(ctx context.Context, verb string, ways ...[2]string) error
 	return nil
 }
 
-// Kill ends processes with SIGKILL, and returns once they are gone. The name is one
-// that Status gives, or that of a node: then all of the node ends at once, and its link
-// goes down, as in a power cut (Start brings it back).
+// Kill ends processes with SIGKILL, and returns once they are gone. The name is one that Status
+// shows, or that of a node. The whole node then ends at once, and its link goes down, as in a power
+// cut; Start brings it back.
 func (l *Lab) Kill(ctx context.Context, name string) error {
 	if h, err := l.plan.host(name); err == nil && h.node != 0 {
 		init, err := l.initOf(name)
@@ -178,16 +178,16 @@ type Process struct {
 	// Name is how faults address it: "etcd", "bgpd@router", "speaker@n1".
 	Name string
 	Host string
-	// Pod is namespace/name for the process of a container, else empty.
+	// Pod is namespace/name for the process of a container, and empty otherwise.
 	Pod string
-	// PID is the machine's number for it, 0 when it ended.
+	// PID is the machine's number for it, or 0 if it has ended.
 	PID int
 	// State is "running", "paused", or how it ended.
 	State string
 }
 
-// Process finds a running process by name. NAME@NODE may also be the pod's name
-// instead of the container's, which tells containers of one name apart.
+// Process finds a running process by name. NAME@NODE may also be the pod's name instead of the
+// container's, to distinguish containers of the same name.
 func (l *Lab) Process(ctx context.Context, name string) (Process, error) {
 	process, hostName := splitProcess(name)
 	all, err := l.processesOf(ctx, hostName)
@@ -213,8 +213,7 @@ func (l *Lab) Process(ctx context.Context, name string) (Process, error) {
 	}
 }
 
-// splitProcess takes PROCESS@HOST apart. Without a host it is the control
-// plane's.
+// splitProcess splits PROCESS@HOST. Without a host, the process is the control plane's.
 func splitProcess(name string) (process, hostName string) {
 	process, hostName, ok := strings.Cut(name, "@")
 	if !ok {
@@ -251,8 +250,7 @@ func (l *Lab) processesOf(ctx context.Context, hostName string) ([]Process, erro
 	return append(all, containers...), err
 }
 
-// containersOf reads containerd's run-time folder. The sandboxes' own processes
-// are left out.
+// containersOf reads containerd's run-time folder. The sandboxes' own processes are left out.
 func containersOf(hostName string, init int) ([]Process, error) {
 	const tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 	dirs, err := filepath.Glob(fmt.Sprintf("/proc/%d/root%s/*", init, tasks))
@@ -309,15 +307,15 @@ func container(dir string, init int) (Process, error) {
 	return p, nil
 }
 
-// observe sets the state of a process by its number, and takes that from one that has
-// ended and that its parent has not noticed yet.
+// observe sets the state of a process by its number, and clears the number of one that has ended
+// but has not been reaped yet.
 func (p *Process) observe() {
 	if p.State = runState(p.PID); p.State == "ended" {
 		p.PID = 0
 	}
 }
 
-// runState tells a paused process from a running one (proc_pid_stat(5), field 3).
+// runState distinguishes a paused process from a running one (proc_pid_stat(5), field 3).
 func runState(pid int) string { return stateIn(fmt.Sprintf("/proc/%d/stat", pid)) }
 
 // stateIn reads the state of a process or a thread.
@@ -339,8 +337,8 @@ func stateIn(stat string) string {
 	}
 }
 
-// clearNodeNetwork removes what a dead node's kernel still holds: the pods'
-// bridge and interfaces, and the packet filter's rules.
+// clearNodeNetwork removes what a dead node's kernel still holds: the pods' bridge and interfaces,
+// and the packet filter's rules.
 func (l *Lab) clearNodeNetwork(name string) error {
 	h, err := l.netlink(name)
 	if err != nil {

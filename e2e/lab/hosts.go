@@ -35,7 +35,7 @@ func (l *Lab) bootHosts(ctx context.Context) error {
 	return group.Wait()
 }
 
-// boot starts the PID 1 of a host and waits until it takes orders.
+// boot starts the PID 1 of a host and waits until it accepts commands.
 func (l *Lab) boot(ctx context.Context, h hostPlan) error {
 	spec, err := l.spec(h)
 	if err != nil {
@@ -122,8 +122,8 @@ func (l *Lab) start(ctx context.Context, hostName, process string, argv ...strin
 	})
 }
 
-// healthy waits until a program of a host passes a check. When it ends first,
-// the end of its log is the error.
+// healthy waits until a program of a host passes a check. If the program ends first, the error
+// holds the end of its log.
 func (l *Lab) healthy(ctx context.Context, hostName, process string, check func(context.Context) error) error {
 	init, err := l.initOf(hostName)
 	if err != nil {

@@ -37,9 +37,9 @@ func (l *Lab) Flap(hostName string) error {
 	return nil
 }
 
-// ChangeMAC gives the host's interface on the segment a hardware address that it has
-// not had before, while it is up, and returns that. The kernel tells the segment of it,
-// for the host's own addresses.
+// ChangeMAC gives the host's interface on the segment a hardware address that it has not had
+// before, while it is up, and returns the address. The kernel announces it on the segment for the
+// host's own addresses.
 func (l *Lab) ChangeMAC(hostName string) (net.HardwareAddr, error) {
 	mac, err := l.NodeMAC(hostName)
 	if err != nil {

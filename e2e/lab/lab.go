@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package lab brings up a real Kubernetes cluster on one Linux machine, with a
-// rack's network around it, and breaks it on request.
+// Package lab brings up a real Kubernetes cluster on one Linux machine, with a rack's network
+// around it, and breaks it on request.
 //
-// Each host is a network namespace: the control plane, the nodes, a client on
-// the nodes' segment, a top-of-rack router, and a client behind the router.
-// What runs in them is real: etcd, the components of Kubernetes, containerd,
-// FRR. Nothing is installed on the machine, and Down leaves nothing behind.
+// Each host is a network namespace: the control plane, the nodes, a client on the nodes' segment, a
+// top-of-rack router, and a client behind the router. What runs in them is real: etcd, the
+// components of Kubernetes, containerd, FRR. Nothing is installed on the machine, and Down leaves
+// nothing behind.
 package lab
 
 import (
@@ -22,24 +22,22 @@ import (
 	"github.com/berth-lb/berth/e2e/stock"
 )
 
-// Options say what lab to bring up. The zero value is a lab named "lab" of one
-// node, IPv4 only, without a router daemon, with kube-proxy on nftables.
+// Options say what lab to bring up. The zero value is a lab named "lab" of one node, IPv4 only,
+// without a router daemon, with kube-proxy on nftables.
 type Options struct {
-	// Name tells labs apart that run side by side: lower-case letters and
-	// digits, at most 12.
+	// Name distinguishes labs that run side by side: lower-case letters and digits, at most 12.
 	Name string
 	// Nodes is the number of nodes, 1 to 80. 0 means 1.
 	Nodes int
-	// Router is "frr" for a router that speaks BGP, or "none" (also "") for one
-	// that only forwards.
+	// Router is "frr" for a router that speaks BGP, or "none" (also "") for one that only forwards.
 	Router string
 	// DualStack gives hosts, pods and Services IPv6 addresses too.
 	DualStack bool
 	// ProxyMode is kube-proxy's: "nftables" (also "") or "iptables".
 	ProxyMode string
-	// Keep leaves the ruins of a failed Up in place, for a look at the logs.
+	// Keep leaves the remains of a failed Up in place, so that one can look at the logs.
 	Keep bool `json:"-"`
-	// Log gets a line for each step. nil drops them.
+	// Log receives a line for each step. nil discards them.
 	Log io.Writer `json:"-"`
 }
 
@@ -81,9 +79,9 @@ type Lab struct {
 	plan   plan
 }
 
-// Up brings a lab up and returns once all nodes are Ready and every kube-proxy
-// is healthy. On an error, also when ctx ends, it takes down again what it
-// brought up. The lab outlives the calling process.
+// Up brings a lab up and returns once all nodes are Ready and every kube-proxy is healthy. On an
+// error, or when ctx ends, it takes down again what it brought up. The lab outlives the calling
+// process.
 func Up(ctx context.Context, opts Options) (*Lab, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -166,18 +164,17 @@ func Open(name string) (*Lab, error) {
 	return l, nil
 }
 
-// Name is the lab's.
+// Name returns the lab's name.
 func (l *Lab) Name() string { return l.opts.Name }
 
-// Nodes are the names of the nodes: n1, n2, and so on.
+// Nodes returns the names of the nodes: n1, n2, and so on.
 func (l *Lab) Nodes() []string { return l.plan.nodes() }
 
-// Kubeconfig is the path of an administrator's kubeconfig. The server in it can
-// be reached from the lab's hosts only: see Kubectl and RESTConfig.
+// Kubeconfig returns the path of an administrator's kubeconfig. The server in it can be reached
+// from the lab's hosts only: see Kubectl and RESTConfig.
 func (l *Lab) Kubeconfig() string { return filepath.Join(l.dir(), "pki", "admin.kubeconfig") }
 
-// LogDir is the folder of the logs, PROCESS@HOST.log and pods/. It goes with
-// Down.
+// LogDir returns the folder of the logs, PROCESS@HOST.log and pods/. Down removes it.
 func (l *Lab) LogDir() string { return filepath.Join(l.dir(), "log") }
 
 // dir is where the lab keeps its state.

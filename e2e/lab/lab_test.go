@@ -49,8 +49,8 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `
 
-// TestLabServesBreaksAndLeavesNothing goes once through a lab's life: bringing
-// one up takes the longest, so the steps share it.
+// TestLabServesBreaksAndLeavesNothing goes once through a lab's life: bringing one up takes the
+// longest, so the steps share it.
 func TestLabServesBreaksAndLeavesNothing(t *testing.T) {
 	ctx := t.Context()
 	l, err := Up(ctx, Options{Name: "labtest", Nodes: 1, Router: "frr", Log: t.Output()})
@@ -205,8 +205,8 @@ func blockAndUnblock(t *testing.T, l *Lab) {
 	}
 }
 
-// blockOneWay tells the ways apart by what n1 learns when the client asks for it: who
-// asks is noted.
+// blockOneWay tells the ways apart by what n1 learns when the client asks for it: who asks is
+// noted.
 func blockOneWay(t *testing.T, l *Lab) {
 	ctx := t.Context()
 	client := netip.MustParseAddr("172.30.0.100")
@@ -258,8 +258,8 @@ func flapAndChangeMAC(t *testing.T, l *Lab) {
 	}
 }
 
-// answers asks who has an address and returns the host, "" if nobody says so within the
-// 0.8 s that a router with proxy ARP takes at most, and a while.
+// answers asks who has an address and returns the host, "" if nobody says so within the 0.8 s that
+// a router with proxy ARP takes at most, and a while.
 func answers(t *testing.T, l *Lab, from string, address netip.Addr) string {
 	t.Helper()
 	if err := l.FlushNeighbors(from); err != nil {
@@ -416,8 +416,8 @@ func leavesNothing(t *testing.T, l *Lab) {
 	}
 }
 
-// labProcesses are all processes of the lab's hosts with those of their
-// containers, with their start times.
+// labProcesses are all processes of the lab's hosts with those of their containers, with their
+// start times.
 func labProcesses(t *testing.T, l *Lab) map[int]string {
 	t.Helper()
 	inits, err := l.inits()

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FlushNeighbors empties the ARP and NDP caches of a host: its next packet asks
-// again who has the address.
+// FlushNeighbors empties the ARP and NDP caches of a host: its next packet asks again who has the
+// address.
 func (l *Lab) FlushNeighbors(hostName string) error {
 	h, err := l.netlink(hostName)
 	if err != nil {
@@ -38,8 +38,8 @@ func (l *Lab) FlushNeighbors(hostName string) error {
 	return nil
 }
 
-// Neighbor is the hardware address that a host's ARP or NDP cache has for an
-// address; nil when it has none, or one that failed.
+// Neighbor returns the hardware address that a host's ARP or NDP cache has for an address, or nil
+// if it has none or failed to resolve it.
 func (l *Lab) Neighbor(hostName string, addr netip.Addr) (net.HardwareAddr, error) {
 	h, err := l.netlink(hostName)
 	if err != nil {
@@ -59,7 +59,7 @@ func (l *Lab) Neighbor(hostName string, addr netip.Addr) (net.HardwareAddr, erro
 	return nil, nil
 }
 
-// NodeMAC is the hardware address that a host's port on the segment has now.
+// NodeMAC returns the hardware address that a host's port on the segment has now.
 func (l *Lab) NodeMAC(hostName string) (net.HardwareAddr, error) {
 	if err := l.onSegment(hostName); err != nil {
 		return nil, err
@@ -76,8 +76,7 @@ func (l *Lab) NodeMAC(hostName string) (net.HardwareAddr, error) {
 	return link.Attrs().HardwareAddr, nil
 }
 
-// HostOf is the host whose port on the segment has a hardware address now, or ""
-// when none has.
+// HostOf returns the host whose port on the segment has a hardware address now, or "" if none has.
 func (l *Lab) HostOf(mac net.HardwareAddr) string {
 	for _, h := range l.plan.hosts {
 		if got, err := l.NodeMAC(h.name); err == nil && bytes.Equal(got, mac) {
@@ -87,7 +86,7 @@ func (l *Lab) HostOf(mac net.HardwareAddr) string {
 	return ""
 }
 
-// Addresses are those of a host's first port, IPv4 first.
+// Addresses returns the addresses of a host's first port, IPv4 first.
 func (l *Lab) Addresses(hostName string) ([]netip.Addr, error) {
 	h, err := l.plan.host(hostName)
 	if err != nil {

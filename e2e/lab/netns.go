@@ -22,12 +22,11 @@ const netnsDir = "/run/netns"
 // prefix begins the names of the lab's network namespaces and cgroups.
 func (l *Lab) prefix() string { return "berth-" + l.opts.Name + "-" }
 
-// netnsPath is where the network namespace of a host is bound, and where
-// `ip netns exec` finds it.
+// netnsPath is where the network namespace of a host is bound, and where `ip netns exec` finds it.
 func (l *Lab) netnsPath(host string) string { return filepath.Join(netnsDir, l.prefix()+host) }
 
-// onThread runs do on a thread of its own that ends with it, so that do may
-// move the thread to other namespaces.
+// onThread runs do on a thread of its own that ends with it, so that do may move the thread to
+// other namespaces.
 func onThread(do func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -36,17 +35,16 @@ func onThread(do func() error) error {
 			done <- do() // still locked: the thread ends with the goroutine
 			return
 		}
-		// The main thread would not end: the process would seem to be in the
-		// lab for good. While it is held here, another one gets the work.
+		// The main thread cannot end, and the process would seem to be in the lab forever. While this
+		// goroutine holds it, another thread does the work.
 		defer runtime.UnlockOSThread()
 		done <- onThread(do)
 	}()
 	return <-done
 }
 
-// In runs do on a thread in the network namespace of a host. Sockets that
-// do opens, files below /proc/sys/net and processes that it starts belong to
-// the host's network.
+// In runs do on a thread in the network namespace of a host. Sockets that do opens, files below
+// /proc/sys/net and processes that it starts belong to the host's network.
 func (l *Lab) In(host string, do func() error) error {
 	err := inNetwork(l.netnsPath(host), "the network of "+host, do)
 	if errors.Is(err, errNoNetwork) {
@@ -55,8 +53,8 @@ func (l *Lab) In(host string, do func() error) error {
 	return err
 }
 
-// In runs do on a thread in the network namespace of the process: for one of a pod, that
-// of the pod.
+// In runs do on a thread in the network namespace of the process; for a pod's process, that of the
+// pod.
 func (p Process) In(do func() error) error {
 	return inNetwork(fmt.Sprintf("/proc/%d/ns/net", p.PID), "the network of "+p.Name, do)
 }
@@ -80,8 +78,7 @@ func inNetwork(path, what string, do func() error) error {
 	})
 }
 
-// Dial connects from a host of the lab. The address must be numeric: there is
-// no DNS in the lab.
+// Dial connects from a host of the lab. The address must be numeric: there is no DNS in the lab.
 func (l *Lab) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
 	var conn net.Conn
 	err := l.In(host, func() error {
@@ -93,7 +90,7 @@ func (l *Lab) Dial(ctx context.Context, host, network, address string) (net.Conn
 	return conn, err
 }
 
-// HTTPClient makes requests from a host, each on a new connection. A request
+// HTTPClient returns a client that makes requests from a host, each on a new connection. A request
 // takes 5 s at most.
 func (l *Lab) HTTPClient(host string) *http.Client {
 	return &http.Client{

@@ -11,13 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeNamespaces removes the names of the lab's network namespaces with all mounts
-// on them.
+// removeNamespaces removes the names of the lab's network namespaces with all mounts on them.
 //
-// There may be several on one name: `ip netns add` makes the folder a mount of itself,
-// with all that is in it, and what lies under it no path leads to any more. The name
-// of a mount cannot be removed, except from where it is none: then the kernel drops
-// its mounts everywhere (since Linux 3.18). So a thread goes to such a place.
+// There may be several mounts on one name: `ip netns add` bind-mounts the folder onto itself with
+// everything in it, and no path leads to the mounts below any more. A name that is a mount point
+// cannot be removed, except from a mount namespace in which it is not one: then the kernel drops
+// its mounts everywhere (since Linux 3.18). So a thread enters such a namespace.
 func (l *Lab) removeNamespaces() error {
 	paths, err := filepath.Glob(l.netnsPath("*"))
 	if err != nil {
@@ -40,8 +39,8 @@ func (l *Lab) removeNamespaces() error {
 	})
 }
 
-// enterBare moves the calling thread into a mount namespace that has nothing but a
-// folder, without what is mounted in it, as its root.
+// enterBare moves the calling thread into a mount namespace whose root is a folder without anything
+// that is mounted in it.
 func enterBare(dir string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("new mount namespace: %w", err)
@@ -55,7 +54,8 @@ func enterBare(dir string) error {
 	if err := unix.Chdir(dir); err != nil {
 		return fmt.Errorf("enter %s: %w", dir, err)
 	}
-	// The old root lands on the new one, and goes (pivot_root(2), "pivot_root(\".\", \".\")").
+	// The old root is stacked on the new one, and then unmounted (pivot_root(2), "pivot_root(\".\",
+	// \".\")").
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("make %s the root: %w", dir, err)
 	}

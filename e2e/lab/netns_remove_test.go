@@ -19,8 +19,8 @@ import (
 // stranger is a network namespace that is not the lab's.
 const stranger = "stranger-labnetns"
 
-// `ip netns add` changes the machine's mounts for good, so the cases run in a process
-// whose mounts are its own.
+// `ip netns add` changes the machine's mounts for good, so the cases run in a process whose mounts
+// are its own.
 func TestNamespacesGoAlsoAfterSomebodyElseMadeOne(t *testing.T) {
 	if os.Getenv("BERTH_LAB_NETNS_TEST") == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// buildNetwork makes the network namespaces, plugs every host in, and gives it
-// its addresses and routes.
+// buildNetwork makes the network namespaces, plugs every host in, and gives it its addresses and
+// routes.
 func (l *Lab) buildNetwork(context.Context) error {
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", netnsDir, err)
@@ -42,8 +42,8 @@ func (l *Lab) buildNetwork(context.Context) error {
 	return nil
 }
 
-// makeNamespace makes a named network namespace with its sysctls set, before
-// any interface is in it that would take over other values.
+// makeNamespace makes a named network namespace and sets its sysctls before it has interfaces,
+// which would inherit other values.
 func (l *Lab) makeNamespace(h hostPlan) error {
 	err := onThread(func() error {
 		ns, err := netns.NewNamed(l.prefix() + h.name)
@@ -95,8 +95,7 @@ func (l *Lab) netlink(host string) (*netlink.Handle, error) {
 	return h, nil
 }
 
-// plug connects the host's ports: to the bridge, or the remote client's to the
-// router's.
+// plug connects the host's ports: to the bridge, or the remote client's to the router's.
 func (l *Lab) plug(h hostPlan) error {
 	for _, p := range h.ports {
 		var err error
@@ -118,8 +117,8 @@ func (l *Lab) plug(h hostPlan) error {
 	return nil
 }
 
-// cable makes a veth pair: one end in the host near, the other in the host far.
-// An end in the rack joins the bridge.
+// cable makes a veth pair: one end in the host near, the other in the host far. An end in the rack
+// joins the bridge.
 func (l *Lab) cable(near, nearName string, nearMAC net.HardwareAddr, far string, farPort port) error {
 	h, err := l.netlink(near)
 	if err != nil {
@@ -148,8 +147,7 @@ func (l *Lab) cable(near, nearName string, nearMAC net.HardwareAddr, far string,
 	return h.LinkSetUp(veth)
 }
 
-// configure sets the host's ports up and gives them addresses and routes, those that
-// they lack.
+// configure sets the host's ports up and adds the addresses and routes that are missing.
 func (l *Lab) configure(host hostPlan) error {
 	h, err := l.netlink(host.name)
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 
 const containerdSocket = "/run/containerd/containerd.sock"
 
-// nodeSpec adds what a node has beyond any host: cgroups, a container runtime's
-// configuration, and disk space for images and volumes.
+// nodeSpec adds what only nodes have: cgroups, a container runtime's configuration, and disk space
+// for images and volumes.
 func (l *Lab) nodeSpec(spec host.Spec, h hostPlan) (host.Spec, error) {
 	groups, err := host.Hierarchies(l.prefix() + h.name)
 	if err != nil {
@@ -62,8 +62,8 @@ func (l *Lab) nodeSpec(spec host.Spec, h hostPlan) (host.Spec, error) {
 	return spec, nil
 }
 
-// cniPlugins is where the package has the plugins: below the work folder, or on
-// the machine itself, if it is installed there.
+// cniPlugins returns where the plugins are: below the work folder, or on the machine itself if the
+// package is installed there.
 func cniPlugins(packages string) string {
 	const dir = "/usr/lib/cni"
 	if own := filepath.Join(packages, dir); exists(own) {
@@ -77,8 +77,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// kubeletSysctls are global sysctls that the kubelet would set. Shown to it as
-// set, they stay as they are on the machine.
+// kubeletSysctls are global sysctls that the kubelet would set. It is shown that they are set
+// already, so it does not change them on the machine.
 func kubeletSysctls() map[string]string {
 	return map[string]string{
 		"vm/overcommit_memory":      "1",
@@ -90,8 +90,8 @@ func kubeletSysctls() map[string]string {
 	}
 }
 
-// cniConfig connects pods to a bridge of the node, cni0, without translation of
-// their addresses: the other hosts have routes to them.
+// cniConfig connects pods to a bridge of the node, cni0, without address translation: the other
+// hosts have routes to the pods.
 func cniConfig(h hostPlan, dualStack bool) map[string]any {
 	var ranges [][]map[string]string
 	for _, f := range families(dualStack) {
@@ -107,8 +107,8 @@ func cniConfig(h hostPlan, dualStack bool) map[string]any {
 	}
 }
 
-// containerdConfig suits containerd 1.6 and 1.7. The machine may lack
-// CAP_SYS_RESOURCE, so nothing asks for a lower OOM score.
+// containerdConfig is for containerd 1.6 and 1.7. The machine may lack CAP_SYS_RESOURCE, so nothing
+// requests a lower OOM score.
 const containerdConfig = `version = 2
 oom_score = 0
 [plugins."io.containerd.grpc.v1.cri"]
@@ -148,8 +148,8 @@ func (l *Lab) kubeletConfig() map[string]any {
 		"clusterDomain":            "cluster.local",
 		"volumePluginDir":          "/var/lib/kubelet/volume-plugins",
 		"maxPods":                  110,
-		// The node's life sign must come well within the controller manager's
-		// grace period of 6 s: a lease of 4 s is renewed every second.
+		// The node's heartbeat must arrive well within the controller manager's grace period of 6 s: a
+		// lease of 4 s is renewed every second.
 		"nodeLeaseDurationSeconds":  4,
 		"nodeStatusUpdateFrequency": "2s",
 		"shutdownGracePeriod":       "0s",
@@ -212,8 +212,8 @@ func (l *Lab) importImage(ctx context.Context, node, file string) error {
 	return nil
 }
 
-// startKubelet starts the kubelet and kube-proxy of a node and waits until the
-// node is Ready and the proxy healthy.
+// startKubelet starts the kubelet and kube-proxy of a node and waits until the node is Ready and
+// the proxy healthy.
 func (l *Lab) startKubelet(ctx context.Context, client kubernetes.Interface, node string) error {
 	h, err := l.plan.host(node)
 	if err != nil {
@@ -248,7 +248,7 @@ func (l *Lab) proxyArgs(h hostPlan) []string {
 		l.folder.Bin("kube"), "kube-proxy", "--kubeconfig=" + l.pki("proxy.kubeconfig"),
 		"--proxy-mode=" + l.opts.ProxyMode, "--hostname-override=" + h.name, "--cluster-cidr=" + l.podRange(),
 		"--nodeport-addresses=primary", "--healthz-bind-address=0.0.0.0:10256", "--metrics-bind-address=127.0.0.1:10249",
-		// These would set sysctls that exist once for the whole machine.
+		// These would set sysctls that are global to the machine.
 		"--conntrack-max-per-core=0", "--conntrack-min=0",
 	}
 }

@@ -58,7 +58,7 @@ func newAuthority(dir, server string) (*authority, error) {
 	return a, a.write("ca.crt", a.pem())
 }
 
-// certificate is a template, good for a month from an hour ago.
+// certificate returns a template, valid for a month from an hour ago.
 func certificate(name string, groups ...string) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 )
 
-// The names of the hosts beside the nodes.
+// The names of the hosts that are not nodes.
 const (
 	ControlPlane = "cp"
 	Client       = "client" // on the nodes' segment
@@ -36,7 +36,7 @@ const (
 	serviceRange6 = "fd00:96::/112"
 )
 
-// plan is the whole network as it shall be: pure data, made from Options.
+// plan is the whole desired network: pure data, made from Options.
 type plan struct {
 	hosts []hostPlan
 }
@@ -49,8 +49,8 @@ type hostPlan struct {
 	sysctls map[string]string // below /proc/sys/net
 }
 
-// port is an interface of a host. A port on the rack segment is plugged into
-// the bridge, under the host's name.
+// port is an interface of a host. A port on the rack segment is plugged into the bridge, under the
+// host's name.
 type port struct {
 	name     string
 	mac      net.HardwareAddr
@@ -66,7 +66,7 @@ type route struct {
 func newPlan(o Options) plan {
 	families := families(o.DualStack)
 	p := plan{hosts: []hostPlan{{name: rack, sysctls: map[string]string{
-		// The segment is a switch: it filters nothing and says nothing itself.
+		// The segment is a switch: it filters nothing and sends nothing of its own.
 		"bridge/bridge-nf-call-iptables":  "0",
 		"bridge/bridge-nf-call-ip6tables": "0",
 		"bridge/bridge-nf-call-arptables": "0",
@@ -112,7 +112,7 @@ func families(dualStack bool) []family {
 	if !dualStack {
 		return []family{v4}
 	}
-	// The last part is written as in IPv4, 11 for n1: easy on the reader.
+	// The last part is written as in IPv4, 11 for n1, to be easy to read.
 	return []family{v4, {"fd00:30::%d", "fd00:31::%d", 64, "fd00:244:%d::/64", netip.MustParsePrefix("::/0")}}
 }
 
@@ -136,8 +136,7 @@ func nodeHost(i int, families []family) hostPlan {
 	h := rackHost(fmt.Sprintf("n%d", i), firstNode+i, families)
 	h.node = i
 	h.sysctls = forwarding()
-	// Replies between pods of one node must pass the rules that translated
-	// the requests.
+	// Replies between pods of a node must pass the rules that translated the requests.
 	h.sysctls["bridge/bridge-nf-call-iptables"] = "1"
 	h.sysctls["bridge/bridge-nf-call-ip6tables"] = "1"
 	return h
@@ -169,8 +168,7 @@ func endSystem() map[string]string {
 	return map[string]string{
 		"ipv4/conf/all/rp_filter":     "0",
 		"ipv4/conf/default/rp_filter": "0",
-		// Addresses work at once, and the way a packet takes is the routing
-		// table's, not what a redirect said an hour ago.
+		// Addresses are usable at once, and packets follow the routing table, not an old redirect.
 		"ipv6/conf/default/accept_dad":       "0",
 		"ipv4/conf/all/accept_redirects":     "0",
 		"ipv4/conf/default/accept_redirects": "0",
@@ -212,7 +210,7 @@ func (p *plan) route(families []family) {
 	}
 }
 
-// podRoutes lead to the pods of all nodes but one.
+// podRoutes returns the routes to the pods of all nodes but one.
 func (p *plan) podRoutes(f family, but int) []route {
 	var routes []route
 	for _, h := range p.hosts {
@@ -242,7 +240,7 @@ func (p *plan) host(name string) (hostPlan, error) {
 	return hostPlan{}, fmt.Errorf("there is no host %q in the lab", name)
 }
 
-// addresses are those of the host's first port, IPv4 first.
+// addresses returns those of the host's first port, IPv4 first.
 func (h hostPlan) addresses() []netip.Addr {
 	if len(h.ports) == 0 {
 		return nil

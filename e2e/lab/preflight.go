@@ -16,7 +16,7 @@ import (
 
 var errNotRoot = errors.New("the lab needs root (network namespaces, mounts): run it with sudo")
 
-// preflight finds what this machine lacks before anything is made.
+// preflight reports what this machine lacks, before anything is made.
 func (l *Lab) preflight() error {
 	if os.Getuid() != 0 {
 		return errNotRoot
@@ -49,8 +49,8 @@ func needOverlay() error {
 	return errors.New("this kernel has no overlay file system: boot one with CONFIG_OVERLAY_FS")
 }
 
-// needLinks tries the two kinds of link the network is made of, in a namespace
-// that goes with the thread.
+// needLinks tries the two kinds of link that the network is made of, in a namespace that ends with
+// the thread.
 func needLinks() error {
 	loadModule("br_netfilter") // built in, or missing: then bridges are not filtered
 	return onThread(func() error {
@@ -67,8 +67,7 @@ func needLinks() error {
 	})
 }
 
-// loadModule loads a kernel module if it can; whether that was of use, the
-// caller finds out by itself.
+// loadModule loads a kernel module if it can. The caller finds out whether that helped.
 func loadModule(name string) {
 	if name == "" {
 		return

@@ -60,15 +60,14 @@ func statusNumbers(status []byte, key string) []int {
 	return numbers
 }
 
-// startTime is when a process began, in the kernel's ticks since boot
-// (proc_pid_stat(5), field 22). One that ended counts as gone, even if its
-// parent has not noticed.
+// startTime returns when a process began, in the kernel's ticks since boot (proc_pid_stat(5), field
+// 22). A process that has ended counts as gone, even if it has not been reaped.
 func startTime(pid int) (string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return "", err
 	}
-	// The name in field 2 may hold anything, also blanks and parentheses.
+	// The name in field 2 may contain anything, including spaces and parentheses.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 20 {
 		return "", fmt.Errorf("read /proc/%d/stat: too short", pid)
@@ -107,8 +106,8 @@ func (l *Lab) namespaces() (map[uint64]string, error) {
 	return hosts, nil
 }
 
-// members lists the processes in the lab's network namespaces, by host. Pods
-// with a network of their own are not among them.
+// members lists the processes in the lab's network namespaces, by host. Pods with a network of
+// their own are not among them.
 func (l *Lab) members() (map[string][]procEntry, error) {
 	hosts, err := l.namespaces()
 	if err != nil || len(hosts) == 0 {
@@ -131,7 +130,7 @@ func (l *Lab) members() (map[string][]procEntry, error) {
 	return found, nil
 }
 
-// inits finds the PID 1 of every host that runs, as the machine numbers it.
+// inits returns the PID 1 of every running host, as the machine numbers it.
 func (l *Lab) inits() (map[string]int, error) {
 	members, err := l.members()
 	if err != nil {
@@ -148,7 +147,7 @@ func (l *Lab) inits() (map[string]int, error) {
 	return found, nil
 }
 
-// initOf is the PID 1 of one host.
+// initOf returns the PID 1 of a host.
 func (l *Lab) initOf(host string) (int, error) {
 	inits, err := l.inits()
 	if err != nil {
@@ -161,7 +160,7 @@ func (l *Lab) initOf(host string) (int, error) {
 	return pid, nil
 }
 
-// machinePID translates a process number of a host's PID namespace.
+// machinePID translates a process number in a host's PID namespace to the machine's.
 func machinePID(init, pid int) (int, error) {
 	want, err := inode(fmt.Sprintf("/proc/%d/ns/pid", init))
 	if err != nil {
@@ -182,8 +181,8 @@ func machinePID(init, pid int) (int, error) {
 	return 0, fmt.Errorf("the host has no process %d any more", pid)
 }
 
-// belongs reports whether a process lives in the PID namespace, as a host's own
-// processes do, or in one right below, as containers do.
+// belongs reports whether a process is in the PID namespace, as a host's own processes are, or in a
+// child of it, as containers are.
 func belongs(p procEntry, namespace uint64) bool {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", p.pid))
 	if err != nil {

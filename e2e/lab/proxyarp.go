@@ -12,19 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// proxySysctl is what has the router answer on the segment for what it routes elsewhere.
+// proxySysctl makes the router answer on the segment for addresses that it routes elsewhere.
 const proxySysctl = "/proc/sys/net/ipv4/conf/" + rackPort + "/proxy_arp"
 
-// StartProxyARP has the router answer on the segment for all IPv4 addresses of a prefix
-// that no host has: it has a route for them that leads away from the segment, and
-// sysctl proxy_arp. Its kernel answers after up to 0.8 s (sysctl proxy_delay), as it
-// does outside of labs.
+// StartProxyARP makes the router answer on the segment for all IPv4 addresses of a prefix that no
+// host has, by a route that leads away from the segment and sysctl proxy_arp. Its kernel answers
+// after up to 0.8 s (sysctl proxy_delay), as it does outside of labs.
 func (l *Lab) StartProxyARP(prefix netip.Prefix) error {
 	return l.proxyARP(prefix, "1", func(h *netlink.Handle, r *netlink.Route) error { return h.RouteReplace(r) })
 }
 
-// StopProxyARP ends what StartProxyARP began for the prefix, and the router's answers
-// for others' addresses altogether.
+// StopProxyARP undoes StartProxyARP for the prefix, and stops all of the router's answers for other
+// hosts' addresses.
 func (l *Lab) StopProxyARP(prefix netip.Prefix) error {
 	return l.proxyARP(prefix, "0", func(h *netlink.Handle, r *netlink.Route) error {
 		err := h.RouteDel(r)

@@ -19,7 +19,7 @@ import (
 // The autonomous systems of the rack.
 const (
 	RouterAS = 64512 // of the top-of-rack router
-	NodeAS   = 64513 // of the nodes: what their speakers must call themselves
+	NodeAS   = 64513 // of the nodes, and so of their speakers
 )
 
 const frrDir = "/usr/lib/frr"
@@ -27,7 +27,7 @@ const frrDir = "/usr/lib/frr"
 // frrSpec adds user frr and FRR's configuration to the router.
 func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 	uid, gid := 9750, 9750
-	// The machine may have FRR, and its user, installed.
+	// FRR and its user may be installed on the machine.
 	if u, err := user.Lookup("frr"); err == nil {
 		if uid, err = strconv.Atoi(u.Uid); err != nil {
 			return spec, fmt.Errorf("look up user frr: %w", err)
@@ -50,7 +50,7 @@ func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 		spec.Dirs, host.Dir{Path: "/run/frr", UID: uid, GID: gid},
 		host.Dir{Path: "/var/tmp/frr", UID: uid, GID: gid},
 	)
-	// vtysh asks PAM, even about root.
+	// vtysh needs PAM, even for root.
 	const pam = "auth sufficient pam_rootok.so\naccount sufficient pam_rootok.so\n"
 	spec.Files = append(spec.Files, host.File{Path: "/etc/pam.d/frr", Text: pam, Mode: 0o644})
 	for name, text := range map[string]string{
@@ -64,8 +64,8 @@ func (l *Lab) frrSpec(spec host.Spec) (host.Spec, error) {
 	return spec, nil
 }
 
-// bgpdConfig makes every node a neighbor, on IPv4 and, with dual stack, on IPv6
-// too. Each session may carry both families.
+// bgpdConfig makes every node a neighbor, on IPv4 and, with dual stack, on IPv6 too. Each session
+// may carry both families.
 func bgpdConfig(p plan, dualStack bool) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -130,8 +130,8 @@ func (l *Lab) startDaemon(ctx context.Context, name string) error {
 	return l.healthy(ctx, Router, name, l.listens(Router, "/run/frr/"+name+".vty"))
 }
 
-// Vtysh runs a command in the shell of the router's FRR, such as "show bgp ipv4
-// unicast json", and returns what it printed.
+// Vtysh runs a command in the shell of the router's FRR, such as "show bgp ipv4 unicast json", and
+// returns what it printed.
 func (l *Lab) Vtysh(ctx context.Context, command string) (string, error) {
 	if l.opts.Router != "frr" {
 		return "", fmt.Errorf("lab %q has no FRR: bring it up with --router frr", l.opts.Name)
@@ -139,8 +139,8 @@ func (l *Lab) Vtysh(ctx context.Context, command string) (string, error) {
 	return l.vtysh(ctx, command)
 }
 
-// ConfigureRouter gives FRR's bgpd commands of its BGP configuration, such as "neighbor 172.30.0.11
-// password x".
+// ConfigureRouter runs commands in FRR's BGP configuration, such as "neighbor 172.30.0.11 password
+// x".
 func (l *Lab) ConfigureRouter(ctx context.Context, lines ...string) error {
 	if l.opts.Router != "frr" {
 		return fmt.Errorf("lab %q has no FRR: bring it up with --router frr", l.opts.Name)

@@ -10,7 +10,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// startBase starts what nodes need to register, and what does not wait for it.
+// startBase starts what nodes need for their registration, and the programs that do not depend on
+// it.
 func (l *Lab) startBase(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.startControlPlane(ctx) })
@@ -38,9 +39,8 @@ func (l *Lab) startNodes(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Start starts again a process that ended or was killed, by the name Status
-// has, or a node that was killed as a whole. Containers are the kubelet's to
-// restart.
+// Start restarts a process that ended or was killed, by the name that Status shows, or a node that
+// was killed as a whole. The kubelet restarts containers.
 func (l *Lab) Start(ctx context.Context, name string) error {
 	process, hostName := splitProcess(name)
 	if h, err := l.plan.host(name); err == nil && h.node != 0 {
@@ -73,8 +73,8 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	}
 }
 
-// restartNode boots a node again, as after a power cut: its network comes back
-// with the link, its pods with the kubelet.
+// restartNode boots a node again, as after a power cut. Its network returns with the link, its pods
+// with the kubelet.
 func (l *Lab) restartNode(ctx context.Context, h hostPlan) error {
 	if _, err := l.initOf(h.name); err == nil {
 		return fmt.Errorf("start %s: it runs", h.name)

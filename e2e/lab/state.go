@@ -17,15 +17,13 @@ const (
 	phaseUp     = "up"
 )
 
-// state is what a lab leaves for the processes that come later. It is written
-// before anything else is made. What is really there, Down reads from the
-// kernel.
+// state is what a lab stores for later processes. It is written before anything else is made. Down
+// reads from the kernel what really exists.
 type state struct {
 	Phase   string
 	Options Options
-	// Builder is the process that brings the lab up, and Begun its start time
-	// in the kernel's ticks, so that the number of a new process is not taken
-	// for it.
+	// Builder is the process that brings the lab up, and Begun its start time in the kernel's ticks,
+	// so that a later process with the same number is not mistaken for it.
 	Builder int
 	Begun   string
 }
@@ -59,7 +57,7 @@ func (l *Lab) load() (state, error) {
 	return s, nil
 }
 
-// claim makes the lab's folder, after clearing away what a dead Up left.
+// claim makes the lab's folder, after removing what a dead Up left.
 func (l *Lab) claim(ctx context.Context) error {
 	if s, err := l.load(); err == nil {
 		switch begun, err := startTime(s.Builder); {

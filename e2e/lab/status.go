@@ -12,23 +12,23 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Status is what there is and how it does.
+// Status is the state of a lab.
 type Status struct {
 	Hosts     []HostStatus
 	Processes []Process
 }
 
-// HostStatus is a host and how it does.
+// HostStatus is the state of a host.
 type HostStatus struct {
 	Name      string
 	Addresses []netip.Addr
-	// State is "running" or "dead"; a node's has "Ready" or "NotReady" added,
-	// and "cut" when its cable is out.
+	// State is "running" or "dead"; a node's has "Ready" or "NotReady" added, and "cut" when its cable
+	// is out.
 	State []string
 }
 
-// Status looks at every host. What cannot be learned (the API server is away)
-// is left out of the states.
+// Status inspects every host. It omits what it cannot learn, for example while the API server is
+// down.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
 	inits, err := l.inits()
 	if err != nil {
@@ -95,7 +95,7 @@ func (l *Lab) isCut(h hostPlan) bool {
 	return err == nil && port.Attrs().RawFlags&1 == 0 // IFF_UP
 }
 
-// Summary says in a few lines where things are and how to go on.
+// Summary describes in a few lines where things are and what to do next.
 func (l *Lab) Summary() string {
 	flag := ""
 	if l.opts.Name != "lab" {

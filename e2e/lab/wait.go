@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// until asks every 50 ms whether a condition holds, for at most patience. The
-// condition's last error is part of the error.
+// until checks every 50 ms whether a condition holds, for at most patience. The returned error
+// contains the condition's last error.
 func until(ctx context.Context, patience time.Duration, condition func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -39,7 +39,7 @@ func until(ctx context.Context, patience time.Duration, condition func(context.C
 	}
 }
 
-// finalError tells until that waiting is of no use.
+// finalError stops until, since waiting would not help.
 type finalError struct{ error }
 
 func (e finalError) Unwrap() error { return e.error }
