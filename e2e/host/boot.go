@@ -11,15 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Boot turns the calling process into PID 1 of a host: it must be the first
-// process of new PID, mount, UTS and IPC namespaces and must have been started
-// in the host's network namespace. On success it does not return: the process
-// executes argv inside the assembled root.
+// Boot turns the calling process into PID 1 of a host: it must be the first process of new PID,
+// mount, UTS and IPC namespaces and must have been started in the host's network namespace. On
+// success it does not return: the process executes argv inside the assembled root.
 func Boot(spec Spec, argv []string) error {
 	if os.Getpid() != 1 {
 		return fmt.Errorf("boot host %s: not the first process of a PID namespace", spec.Name)
 	}
-	// The cgroup namespace is a thread's own until exec makes it the process's.
+	// The cgroup namespace belongs to the thread until exec makes it the process's.
 	runtime.LockOSThread()
 	if err := joinCgroups(spec.Cgroups); err != nil {
 		return fmt.Errorf("boot host %s: %w", spec.Name, err)
@@ -66,7 +65,7 @@ func enterRoot(spec Spec) error {
 	if err := showSysctls(spec.Sysctls); err != nil {
 		return err
 	}
-	// The kubelet wants mounts of its volumes to reach the containers.
+	// The kubelet's volume mounts must propagate to the containers.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share mounts: %w", err)
 	}
@@ -78,8 +77,8 @@ type mount struct {
 	flags                     uintptr
 }
 
-// layRoot mounts an overlay of the machine's root on scratch, with the packages
-// over its /usr and with proc, sys, dev and run of its own.
+// layRoot mounts an overlay of the machine's root on scratch, with the packages over its /usr and
+// with proc, sys, dev and run of its own.
 func layRoot(scratch, usr string) (string, error) {
 	if err := unix.Mount("berth", scratch, "tmpfs", 0, "mode=755"); err != nil {
 		return "", fmt.Errorf("mount tmpfs on %s: %w", scratch, err)
@@ -99,8 +98,8 @@ func layRoot(scratch, usr string) (string, error) {
 		{"berth", "run", "tmpfs", "mode=755", unix.MS_NOSUID | unix.MS_NODEV},
 	}
 	if usr != "" {
-		// The packages lie below the machine's root, and overlayfs refuses
-		// layers that contain each other: so /usr, not /, gets them.
+		// The packages lie below the machine's root, and overlayfs refuses layers that contain each
+		// other: so /usr, not /, gets them.
 		mounts = append(mounts, mount{"berth", "usr", "overlay", "lowerdir=" + usr + ":/usr", unix.MS_RDONLY})
 	}
 	for _, m := range mounts {

@@ -13,13 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cgroup is one mounted cgroup hierarchy and the directory in it that belongs
-// to a host.
+// Cgroup is one mounted cgroup hierarchy and the directory in it that belongs to a host.
 type Cgroup struct {
 	// Mount is the mount point on the real machine, below /sys/fs/cgroup.
 	Mount string
-	// Options are the mount options that name a version 1 hierarchy, such as
-	// "cpu,cpuacct"; empty for version 2.
+	// Options are the mount options that name a version 1 hierarchy, such as "cpu,cpuacct"; empty for
+	// version 2.
 	Options string
 	// Dir is the directory of the host in the hierarchy.
 	Dir string
@@ -27,8 +26,7 @@ type Cgroup struct {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// Hierarchies lists the mounted cgroup hierarchies, with name as the host's
-// directory in each.
+// Hierarchies lists the mounted cgroup hierarchies, with name as the host's directory in each.
 func Hierarchies(name string) ([]Cgroup, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -67,7 +65,7 @@ func parseCgroupMount(line string) (Cgroup, bool) {
 	}
 }
 
-// cgroupOptions leaves of a super block's options what names the hierarchy.
+// cgroupOptions returns the options of a super block that name the hierarchy.
 func cgroupOptions(super string) string {
 	var keep []string
 	for o := range strings.SplitSeq(super, ",") {
@@ -88,8 +86,8 @@ func (c Cgroup) Create() error {
 		return fmt.Errorf("create cgroup: %w", err)
 	}
 	if c.Options == "" {
-		// A controller that a version 1 hierarchy holds, or that the kernel
-		// lacks, is refused here; the kubelet names what it misses.
+		// A controller that a version 1 hierarchy holds, or that the kernel lacks, is refused here; the
+		// kubelet names what it misses.
 		enableControllers(c.Mount)
 		return nil
 	}
@@ -110,8 +108,7 @@ func (c Cgroup) Create() error {
 	return nil
 }
 
-// Remove removes the host's directory with everything below it. No process may
-// be left in it.
+// Remove removes the host's directory with everything below it. No process may be left in it.
 func (c Cgroup) Remove() error { return removeCgroup(c.Dir) }
 
 func removeCgroup(dir string) error {
@@ -134,16 +131,16 @@ func removeCgroup(dir string) error {
 	return nil
 }
 
-// enableControllers hands each controller down on its own: one that cannot be
-// does not keep the others back.
+// enableControllers delegates each controller separately, so that one that cannot be delegated does
+// not prevent the others.
 func enableControllers(dir string) {
 	for _, name := range []string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb"} {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
 	}
 }
 
-// joinCgroups moves the calling process into its directories and makes them the
-// roots of a new cgroup namespace of the calling thread.
+// joinCgroups moves the calling process into its directories and makes them the roots of a new
+// cgroup namespace of the calling thread.
 func joinCgroups(groups []Cgroup) error {
 	if len(groups) == 0 {
 		return nil
@@ -187,10 +184,10 @@ func mountCgroups(root string, groups []Cgroup) error {
 	return nil
 }
 
-// mountCgroup2 is for a machine with nothing but version 2. Processes may live
-// in leaves only, so PID 1 and its daemons move to one.
+// mountCgroup2 is for a machine with nothing but version 2. Processes may live in leaves only, so
+// PID 1 and its daemons move to one.
 //
-// Untried: the machines this was developed on have version 1.
+// This is not tested: the machines used for development have version 1.
 func mountCgroup2(top string) error {
 	if err := unix.Mount("cgroup2", top, "cgroup2", 0, ""); err != nil {
 		return fmt.Errorf("mount cgroup hierarchy: %w", err)

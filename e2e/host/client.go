@@ -13,7 +13,7 @@ import (
 
 // Client talks to the PID 1 of a host from outside it.
 type Client struct {
-	// PID is that of the host's PID 1 on the real machine.
+	// PID is the process number of the host's PID 1 on the real machine.
 	PID int
 }
 
@@ -23,7 +23,7 @@ func (c Client) Start(ctx context.Context, p Program) error {
 	return err
 }
 
-// Processes lists what was started in the host, in order, with what ended.
+// Processes lists the programs that were started in the host, in order, including those that ended.
 func (c Client) Processes(ctx context.Context) ([]Process, error) {
 	reply, err := c.ask(ctx, Request{})
 	return reply.Processes, err
@@ -31,8 +31,7 @@ func (c Client) Processes(ctx context.Context) ([]Process, error) {
 
 func (c Client) ask(ctx context.Context, request Request) (Reply, error) {
 	var reply Reply
-	// Through /proc the address stays short enough for a Unix socket wherever
-	// the work folder is.
+	// Through /proc the address stays short enough for a Unix socket wherever the work folder is.
 	address := fmt.Sprintf("/proc/%d/root%s", c.PID, Socket)
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", address)
 	if err != nil {

@@ -18,10 +18,10 @@ import (
 // KillSignal makes Enter kill the program it runs.
 const KillSignal = unix.SIGUSR2
 
-// Enter runs argv in all namespaces of the host whose PID 1 is pid, with this
-// process's standard streams, and returns its exit status (128 + n after signal
-// n, as a shell has it). Signals that ask to end are passed on, and KillSignal
-// kills the program: SIGKILL itself would leave it behind.
+// Enter runs argv in all namespaces of the host whose PID 1 is pid, with this process's standard
+// streams, and returns its exit status (128 + n after signal n, as a shell has it). Termination
+// signals are passed on, and KillSignal kills the program: SIGKILL would end only the calling
+// process and leave the program behind.
 //
 // The calling process must do nothing else: its main thread changes namespaces.
 func Enter(pid int, argv []string) (int, error) {
@@ -77,8 +77,8 @@ func join(pid int) error {
 		defer f.Close()
 		files = append(files, f)
 	}
-	// A thread that shares its root and working directory with others may not
-	// change its mount namespace.
+	// A thread that shares its root and working directory with others may not change its mount
+	// namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return err
 	}

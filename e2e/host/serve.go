@@ -23,13 +23,13 @@ import (
 // Socket is where PID 1 listens, inside the host.
 const Socket = "/run/berth-host.sock"
 
-// Request asks PID 1 for one thing: to start a program, or, when Start is nil,
-// for the list of what it started.
+// Request asks PID 1 for one thing: to start a program, or, when Start is nil, for the list of what
+// it started.
 type Request struct {
 	Start *Program
 }
 
-// Program is what to run. A program of a name that runs already is refused.
+// Program is what to run. It is refused if a program of that name is running.
 type Program struct {
 	Name string
 	Argv []string
@@ -37,7 +37,7 @@ type Program struct {
 	Log  string   // file for standard output and error, appended to
 }
 
-// Process is a program that PID 1 started: one for each name, the last.
+// Process is a program that PID 1 started; for each name, the last one.
 type Process struct {
 	Name    string
 	PID     int // in the host's PID namespace
@@ -52,8 +52,8 @@ type Reply struct {
 	Processes []Process
 }
 
-// Serve is PID 1 of a host after Boot. It returns only on an error; it ends
-// with SIGKILL from outside the host.
+// Serve is PID 1 of a host after Boot. It returns only on an error; it ends with SIGKILL from
+// outside the host.
 func Serve(log *slog.Logger) error {
 	listener, err := net.Listen("unix", Socket)
 	if err != nil {
@@ -77,7 +77,7 @@ func Serve(log *slog.Logger) error {
 	}
 }
 
-// table is what PID 1 knows of its children.
+// table is what PID 1 knows about its children.
 type table struct {
 	log *slog.Logger
 
@@ -95,8 +95,8 @@ func (t *table) answer(conn net.Conn) {
 		}
 		return
 	}
-	// The kernel may not have reported yet that a child ended. A caller that saw the end must find
-	// it here.
+	// The kernel may not have reported yet that a child ended. A caller that saw the end must find it
+	// here.
 	t.reap()
 	var reply Reply
 	if request.Start != nil {
@@ -110,8 +110,8 @@ func (t *table) answer(conn net.Conn) {
 	}
 }
 
-// start runs a program in a session of its own. It uses ForkExec, not os/exec:
-// PID 1 reaps every child in one place.
+// start runs a program in a session of its own. It uses ForkExec, not os/exec: PID 1 reaps every
+// child in one place.
 func (t *table) start(p Program) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

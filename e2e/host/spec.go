@@ -1,14 +1,12 @@
 //go:build linux
 
-// Package host is what runs inside one machine of the lab: PID 1 of its own PID
-// namespace, in a mount, UTS and IPC namespace of its own (a node has a cgroup
-// namespace too), over an overlay of the real machine's file system that
-// disappears with it.
+// Package host is what runs inside one machine of the lab: PID 1 of its own PID namespace, in a
+// mount, UTS and IPC namespace of its own (a node has a cgroup namespace too), over an overlay of
+// the real machine's file system that disappears with it.
 //
-// Boot assembles the root and turns into Serve; Serve starts programs on request
-// and reaps what ends. Client is the other end of that conversation, for the
-// lab outside. Killing PID 1 ends every process of the host and drops all its
-// mounts: the kernel is the clean-up.
+// Boot assembles the root and turns into Serve; Serve starts programs on request and reaps what
+// ends. Client is the lab's side of that connection. Killing PID 1 ends every process of the host
+// and drops all its mounts, so the kernel does the cleanup.
 package host
 
 import (
@@ -22,8 +20,8 @@ import (
 type Spec struct {
 	// Name is the host name as seen inside.
 	Name string
-	// Scratch is an existing empty directory. The root is assembled on a tmpfs
-	// mounted there, visible in the host's mount namespace only.
+	// Scratch is an existing empty directory. The root is assembled on a tmpfs mounted there, visible
+	// in the host's mount namespace only.
 	Scratch string
 	// Usr is a directory laid over /usr, read-only: the unpacked packages.
 	Usr string
@@ -33,8 +31,8 @@ type Spec struct {
 	Dirs []Dir
 	// Files are written into the host's root after Dirs.
 	Files []File
-	// Sysctls are shown to programs in place of the machine's own values: name
-	// below /proc/sys to text. Nothing of the machine is changed.
+	// Sysctls are shown to programs in place of the machine's own values: name below /proc/sys to
+	// text. Nothing of the machine is changed.
 	Sysctls map[string]string
 	// Cgroups is empty for a host that needs no cgroups of its own.
 	Cgroups []Cgroup

@@ -1,5 +1,5 @@
-// Package image packs static binaries into container images, as archives that
-// containerd imports (`ctr images import`): no registry, no container engine.
+// Package image packs static binaries into container images, as archives that containerd imports
+// (`ctr images import`): no registry, no container engine.
 package image
 
 import (
@@ -22,8 +22,8 @@ import (
 type Image struct {
 	// Name is the full reference, such as "berth.dev/echo:1".
 	Name string
-	// Files are the contents of the layer: path in the image to file on disk.
-	// All are owned by root and executable.
+	// Files are the contents of the layer: path in the image to file on disk. All are owned by root
+	// and executable.
 	Files map[string]string
 	// Entrypoint is the command, without a shell.
 	Entrypoint []string
@@ -56,8 +56,7 @@ type manifest struct {
 	Layers   []string
 }
 
-// Pack writes the image to w in the format of `docker save`. The same input
-// gives the same bytes.
+// Pack writes the image to w in the format of `docker save`. The same input gives the same bytes.
 func Pack(w io.Writer, im Image) error {
 	layer, err := packLayer(im.Files)
 	if err != nil {
@@ -94,8 +93,7 @@ func Pack(w io.Writer, im Image) error {
 	return nil
 }
 
-// packLayer writes the files in order of their path, with the directories that
-// lead to them.
+// packLayer writes the files in order of their path, with the directories that lead to them.
 func packLayer(files map[string]string) ([]byte, error) {
 	var out bytes.Buffer
 	layer := tar.NewWriter(&out)

@@ -51,8 +51,7 @@ func TestSameInputGivesSameBytes(t *testing.T) {
 	}
 }
 
-// pack packs a file of the given content, written at another place and time on
-// each call.
+// pack packs a file of the given content, written at another place and time on each call.
 func pack(t *testing.T, content string) []byte {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "x")

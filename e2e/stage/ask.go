@@ -26,7 +26,7 @@ func port(name string, protocol corev1.Protocol, number int32, target string) co
 	return corev1.ServicePort{Name: name, Protocol: protocol, Port: number, TargetPort: intstr.FromString(target)}
 }
 
-// Answer is what an echo server says.
+// Answer is the answer of an echo server.
 type Answer struct {
 	Pod, Node, Address, Client, Protocol, Host string
 }
@@ -63,8 +63,7 @@ func ask(ctx context.Context, c *http.Client, address netip.Addr) (Answer, error
 	return answer, nil
 }
 
-// AskLine sends a line to port 7000, by network "tcp" or "udp", and returns the
-// answer.
+// AskLine sends a line to port 7000, by network "tcp" or "udp", and returns the answer.
 func (s *Stage) AskLine(ctx context.Context, host, network string, address netip.Addr) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -93,7 +92,7 @@ func Say(conn net.Conn, deadline time.Time) (Answer, error) {
 	return answer, json.Unmarshal(line, &answer)
 }
 
-// Addresses of a Service's status, in their order.
+// Addresses returns the addresses in a Service's status, in their order.
 func Addresses(svc *corev1.Service) []netip.Addr {
 	var addresses []netip.Addr
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
@@ -104,13 +103,13 @@ func Addresses(svc *corev1.Service) []netip.Addr {
 	return addresses
 }
 
-// Owner returns the node that answers ARP or NDP for the address, as the local
-// client sees it with a fresh cache.
+// Owner returns the node that answers ARP or NDP for the address, as the local client sees it with
+// a fresh cache.
 func (s *Stage) Owner(ctx context.Context, address netip.Addr) (string, error) {
 	if err := s.FlushNeighbors(lab.Client); err != nil {
 		return "", err
 	}
-	// Whatever comes of the connection: the kernel asks for the neighbor.
+	// Even if the connection fails, the kernel resolves the neighbor.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if conn, err := s.Dial(ctx, lab.Client, "tcp", netip.AddrPortFrom(address, 80).String()); err == nil {
@@ -129,8 +128,8 @@ func (s *Stage) Owner(ctx context.Context, address netip.Addr) (string, error) {
 	return "", fmt.Errorf("%s answers for %s, and is no host of the lab", mac, address)
 }
 
-// Routes returns the nodes to which the router sends packets for the address, by
-// the BGP table of FRR.
+// Routes returns the nodes to which the router sends packets for the address, according to FRR's
+// BGP table.
 func (s *Stage) Routes(ctx context.Context, address netip.Addr) ([]string, error) {
 	family := "ipv4"
 	if address.Is6() {
@@ -166,8 +165,8 @@ func (s *Stage) Routes(ctx context.Context, address netip.Addr) ([]string, error
 	return nodes, nil
 }
 
-// AwaitRoutes waits until the router sends packets for the address to these nodes,
-// and no others: by its BGP table, and by its kernel, which follows a moment later.
+// AwaitRoutes waits until the router sends packets for the address to these nodes and no others,
+// according to its BGP table and its kernel, which follows a moment later.
 func (s *Stage) AwaitRoutes(ctx context.Context, patience time.Duration, address netip.Addr, nodes ...string) error {
 	return Eventually(ctx, patience, func(ctx context.Context) error {
 		got, err := s.Routes(ctx, address)
@@ -185,8 +184,8 @@ func (s *Stage) AwaitRoutes(ctx context.Context, patience time.Duration, address
 	})
 }
 
-// kernelHops counts the next hops to the address in the router's kernel. It does not
-// name them: those of IPv6 can be link-local addresses.
+// kernelHops counts the next hops to the address in the router's kernel. It does not name them:
+// those of IPv6 can be link-local addresses.
 func (s *Stage) kernelHops(ctx context.Context, address netip.Addr) (int, error) {
 	family := "-4"
 	if address.Is6() {
@@ -228,27 +227,27 @@ func (s *Stage) nodeAt(ip string) string {
 	return ""
 }
 
-// Gap is what a client saw that asked all the time.
+// Gap is what a client saw that sent requests all the time.
 type Gap struct {
 	Asked, Failed int
-	// Broken of the failed ones were connected, and reset before the answer: what
+	// Broken is how many of the failed requests were connected, and reset before the answer, as
 	// happens to connections that are open while an address moves.
 	Broken int
-	// Longest time between two answers.
+	// Longest is the longest time between two answers.
 	Longest time.Duration
-	// Errors, the first few.
+	// Errors holds the first few errors.
 	Errors []string
 }
 
-// Probe asks http://address/ from a host every so often, each time on a new
-// connection with the timeout given, until stop is called.
+// Probe requests http://address/ from a host periodically, each time on a new connection with the
+// given timeout, until Stop is called.
 type Probe struct {
 	cancel context.CancelFunc
 	done   chan Gap
 }
 
-// StartProbe starts a Probe. With fresh, the host's neighbor caches are flushed
-// before each request.
+// StartProbe starts a Probe. With fresh, the host's neighbor caches are flushed before each
+// request.
 func (s *Stage) StartProbe(
 	ctx context.Context,
 	host string,
@@ -315,8 +314,8 @@ func (s *Stage) probe(
 	return gap
 }
 
-// broken reports whether a connection was established and lost. One that only went
-// silent does not count.
+// broken reports whether a connection was established and lost. One that only went silent does not
+// count.
 func broken(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -14,15 +14,14 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// auditedRequest is a request of one of Berth's ServiceAccounts, as the API server noted
-// it.
+// auditedRequest is a request of one of Berth's ServiceAccounts, as the API server logged it.
 type auditedRequest struct {
 	Account                                             string
 	Verb, Group, Resource, Subresource, Namespace, Name string
 	Code                                                int32 // of the answer, 0 while there is none
 }
 
-// audited hands over each request of Berth's since the lab came up.
+// audited calls do with each request of Berth's since the lab came up.
 func (s *Stage) audited(do func(auditedRequest)) error {
 	file, err := os.Open(s.AuditLog())
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/berth-lb/berth/e2e/lab"
 )
 
-// Sighting is one frame in which a host says that an address is its own: an ARP reply,
-// a gratuitous ARP of either kind, a neighbor advertisement.
+// Sighting is one frame in which a host claims an address: an ARP reply, a gratuitous ARP of either
+// kind, or a neighbor advertisement.
 type Sighting struct {
 	At         time.Time // when the switch received it, by its kernel
 	Address    netip.Addr
@@ -30,10 +30,9 @@ type Sighting struct {
 	Gratuitous bool   // nobody asked
 }
 
-// Capture is a record of all Sightings of some addresses on the rack segment, taken at
-// the ports of its switch: where it came from is known for every frame, and what is
-// blocked between two hosts is seen all the same. So that there is something to see,
-// the control plane's host asks all the time who has the addresses.
+// Capture is a record of all Sightings of some addresses on the rack segment, taken at the ports of
+// its switch. The sender of every frame is known, and frames that are blocked between two hosts are
+// seen, too. To provoke answers, the control plane's host keeps asking who has the addresses.
 type Capture struct {
 	stage     *Stage
 	addresses []netip.Addr
@@ -44,7 +43,7 @@ type Capture struct {
 	asked map[netip.Addr][]time.Time
 }
 
-// askEvery is the time between two questions for an address.
+// askEvery is the time between two requests for an address.
 const askEvery = 20 * time.Millisecond
 
 // StartCapture starts a Capture, which lasts until Stop or the end of ctx.
@@ -73,7 +72,7 @@ func (s *Stage) StartCapture(ctx context.Context, addresses ...netip.Addr) (*Cap
 	return c, nil
 }
 
-// Stop ends the capture. It fails where that is not all that was on the segment.
+// Stop ends the capture. It fails if the capture missed frames.
 func (c *Capture) Stop() error { return c.stop() }
 
 func (c *Capture) ask(ctx context.Context, asker *asker) error {
@@ -111,7 +110,7 @@ func (c *Capture) listen(ctx context.Context, tap *tap) error {
 	}
 }
 
-// note keeps a sighting in its place: what two processors received can come in the
+// note inserts a sighting in order of time: frames that two processors received can arrive in the
 // wrong order.
 func (c *Capture) note(seen Sighting) {
 	c.mu.Lock()
@@ -131,18 +130,19 @@ func (c *Capture) Of(address netip.Addr) Sightings {
 	return slices.Clone(c.seen[address])
 }
 
-// settled is how many questions in a row have one answer when an owner is called so.
+// settled is how many requests in a row must have exactly one answer for a host to count as the
+// owner.
 const settled = 15
 
-// Owner is who alone answers for an address.
+// Owner is the only host that answers for an address.
 type Owner struct {
 	Host, MAC string
 	Until     time.Time // nobody else answered until then
 }
 
-// AwaitOwner waits until one host, the same for all of the addresses, alone answered
-// for each of them the last 15 times that it was asked, with the hardware address that
-// it has. What was before a moment does not count.
+// AwaitOwner waits until a single host, the same for all of the addresses, has answered the last 15
+// requests for each of them, with its own hardware address. Answers before the given time do not
+// count.
 func (c *Capture) AwaitOwner(
 	ctx context.Context,
 	patience time.Duration,
@@ -173,8 +173,8 @@ func (c *Capture) AwaitOwner(
 	return owner, err
 }
 
-// AwaitAnswers waits until each of the addresses was answered for the last 15 times that
-// it was asked, by one host or several. What was before a moment does not count.
+// AwaitAnswers waits until the last 15 requests for each of the addresses were answered, by one
+// host or several. Answers before the given time do not count.
 func (c *Capture) AwaitAnswers(
 	ctx context.Context,
 	patience time.Duration,
@@ -195,8 +195,8 @@ func (c *Capture) AwaitAnswers(
 	})
 }
 
-// owner returns who alone answered the last questions for an address, with the hardware
-// address that it has.
+// owner returns the host that alone answered the last requests for an address, with its own
+// hardware address.
 func (c *Capture) owner(address netip.Addr, since time.Time) (Owner, error) {
 	owner, err := c.alone(address, since)
 	if err != nil {
@@ -212,7 +212,8 @@ func (c *Capture) owner(address netip.Addr, since time.Time) (Owner, error) {
 	return owner, nil
 }
 
-// alone returns who alone answered the last questions, always in the same way.
+// alone returns the host that alone answered the last requests, always with the same hardware
+// address.
 func (c *Capture) alone(address netip.Addr, since time.Time) (Owner, error) {
 	rounds, until, err := c.lastRounds(address, since)
 	if err != nil {
@@ -234,8 +235,8 @@ func (c *Capture) alone(address netip.Addr, since time.Time) (Owner, error) {
 	return owner, nil
 }
 
-// lastRounds returns what was seen after each of the last questions and before the
-// next one, and when the last of those was.
+// lastRounds returns what was seen between each of the last requests and the next one, and the time
+// of the last of those.
 func (c *Capture) lastRounds(address netip.Addr, since time.Time) ([]Sightings, time.Time, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -251,27 +252,27 @@ func (c *Capture) lastRounds(address netip.Addr, since time.Time) ([]Sightings, 
 	return rounds, asked[settled], nil
 }
 
-// Sightings are in the order of time.
+// Sightings are sorted by time.
 type Sightings []Sighting
 
-// Between returns those from one moment on, before another.
+// Between returns the sightings at or after from and before to.
 func (all Sightings) Between(from, to time.Time) Sightings {
 	rest := all.Since(from)
 	return rest[:len(rest)-len(rest.Since(to))]
 }
 
-// Since returns those from a moment on.
+// Since returns the sightings at or after t.
 func (all Sightings) Since(t time.Time) Sightings {
 	first, _ := slices.BinarySearchFunc(all, t, func(s Sighting, t time.Time) int { return s.At.Compare(t) })
 	return all[first:]
 }
 
-// By returns those of a host.
+// By returns the sightings of a host.
 func (all Sightings) By(host string) Sightings {
 	return slices.DeleteFunc(slices.Clone(all), func(s Sighting) bool { return s.Host != host })
 }
 
-// Hosts returns whose they are, sorted.
+// Hosts returns the hosts that were seen, sorted.
 func (all Sightings) Hosts() []string {
 	var hosts []string
 	for _, s := range all {
@@ -281,7 +282,7 @@ func (all Sightings) Hosts() []string {
 	return slices.Compact(hosts)
 }
 
-// String tells who was seen when, to a tenth of a second, from the first sighting on.
+// String lists the hosts with the times since the first sighting, to a tenth of a second.
 func (all Sightings) String() string {
 	if len(all) == 0 {
 		return "nobody answered"
@@ -302,7 +303,7 @@ func (all Sightings) String() string {
 	return text.String()
 }
 
-// asker asks the segment who has an address, from the control plane's host: no client
+// asker asks on the segment who has an address, from the control plane's host, so that no client
 // learns from the answers.
 type asker struct {
 	port *net.Interface

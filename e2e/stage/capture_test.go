@@ -145,8 +145,8 @@ func TestSightingsAreKeptInTheOrderOfTime(t *testing.T) {
 	}
 }
 
-// asked returns a capture of an address that was asked for every 20 ms, and answered by
-// the hosts named, all of them with the same hardware address.
+// asked returns a capture of an address that was asked for every 20 ms, and answered by the hosts
+// named, all of them with the same hardware address.
 func asked(address netip.Addr, answers ...[]string) *Capture {
 	c := &Capture{seen: map[netip.Addr]Sightings{}, asked: map[netip.Addr][]time.Time{}}
 	for i, hosts := range answers {

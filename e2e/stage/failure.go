@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// Explain writes what tells why something failed: Berth's pods and the end of each
-// of their logs, which go with the lab. It reads files, so that it works without
-// an API server too.
+// Explain writes what helps to find the cause of a failure: Berth's pods and the ends of their
+// logs, which are deleted with the lab. It reads files, so that it also works without an API
+// server.
 func (s *Stage) Explain(ctx context.Context, out io.Writer) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -19,18 +19,18 @@ import (
 	"github.com/berth-lb/berth/e2e/stock"
 )
 
-// MetalLBNamespace is that of MetalLB's own objects.
+// MetalLBNamespace is the namespace of MetalLB's own objects.
 const MetalLBNamespace = "metallb-system"
 
 //go:embed metallb.yaml
 var metalLBWorkloads string
 
-// MetalLBPools says what MetalLB gives and announces, as ConfigureMetalLB has it.
+// MetalLBPools are the ranges that ConfigureMetalLB configures.
 type MetalLBPools struct {
-	// L2 is a range that is announced on the segment, by itself given to any Service.
+	// L2 is a range that is announced on the segment, and given to any Service automatically.
 	L2 string
-	// BGP is a range that is advertised to the router, given to Services that name
-	// MetalLBRouted in MetalLBPoolAnnotation.
+	// BGP is a range that is advertised to the router, given to Services that name MetalLBRouted in
+	// MetalLBPoolAnnotation.
 	BGP string
 }
 
@@ -41,8 +41,8 @@ const (
 	MetalLBPoolAnnotation = "metallb.io/address-pool"
 )
 
-// InstallMetalLB installs the real MetalLB, controller and speakers, in mode native,
-// and waits until all of it is ready. `lab build --metallb` must have packed its images.
+// InstallMetalLB installs the real MetalLB, controller and speakers, in mode native, and waits
+// until all of it is ready. `lab build --metallb` must have packed its images.
 func (s *Stage) InstallMetalLB(ctx context.Context) error {
 	folder, err := stock.Find()
 	if err != nil {
@@ -71,8 +71,8 @@ func (s *Stage) InstallMetalLB(ctx context.Context) error {
 	return nil
 }
 
-// metalLBManifest returns all that MetalLB is in a cluster: what its module has of
-// resources and rights, in its namespace, and the workloads of the lab.
+// metalLBManifest returns all objects of MetalLB: the resources and rights in its module, in its
+// namespace, and the workloads of the lab.
 func metalLBManifest(ctx context.Context, folder stock.Folder) (string, error) {
 	source, err := folder.MetalLBSource(ctx)
 	if err != nil {
@@ -105,8 +105,8 @@ func metalLBManifest(ctx context.Context, folder stock.Folder) (string, error) {
 	return strings.Join(append(manifest, metalLBWorkloads), "\n---\n"), nil
 }
 
-// placed puts one of MetalLB's objects, and the accounts that it names, into its
-// namespace: kustomize does that for its users.
+// placed puts one of MetalLB's objects, and the accounts that it names, into MetalLB's namespace,
+// as kustomize does for its users.
 func placed(document string) (string, error) {
 	object := map[string]any{}
 	if err := yaml.Unmarshal([]byte(document), &object); err != nil {
@@ -128,8 +128,7 @@ func placed(document string) (string, error) {
 	return string(text), err
 }
 
-// ConfigureMetalLB has MetalLB give and announce addresses, with the router as its BGP
-// peer.
+// ConfigureMetalLB configures MetalLB's pools and announcements, with the router as its BGP peer.
 func (s *Stage) ConfigureMetalLB(ctx context.Context, pools MetalLBPools) error {
 	err := s.Apply(ctx, fmt.Sprintf(`
 apiVersion: metallb.io/v1beta1
@@ -163,8 +162,8 @@ spec: {ipAddressPools: [routed], peers: [tor]}
 	return nil
 }
 
-// StopMetalLB deletes MetalLB's controller and speakers, and waits until their pods are
-// gone. Its objects, and what it wrote into statuses, stay.
+// StopMetalLB deletes MetalLB's controller and speakers, and waits until their pods are gone. Its
+// objects, and the statuses that it wrote, stay.
 func (s *Stage) StopMetalLB(ctx context.Context) error {
 	_, err := s.Kubectl(
 		ctx, "", "-n", MetalLBNamespace, "delete", "deployment/controller", "daemonset/speaker",
@@ -176,7 +175,7 @@ func (s *Stage) StopMetalLB(ctx context.Context) error {
 	return nil
 }
 
-// UninstallMetalLB deletes all that InstallMetalLB and ConfigureMetalLB made.
+// UninstallMetalLB deletes everything that InstallMetalLB and ConfigureMetalLB made.
 func (s *Stage) UninstallMetalLB(ctx context.Context) error {
 	folder, err := stock.Find()
 	if err != nil {
@@ -192,8 +191,8 @@ func (s *Stage) UninstallMetalLB(ctx context.Context) error {
 	return nil
 }
 
-// AwaitRouterSessions waits until the router has an established session with every
-// node, and returns them by node.
+// AwaitRouterSessions waits until the router has an established session with every node, and
+// returns them by node.
 func (s *Stage) AwaitRouterSessions(ctx context.Context, patience time.Duration) (map[string]RouterSession, error) {
 	var sessions map[string]RouterSession
 	err := Eventually(ctx, patience, func(ctx context.Context) error {

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Right is one verb on one kind of object that a ServiceAccount of Berth's has.
+// Right is a verb that one of Berth's ServiceAccounts may use on a kind of object.
 type Right struct {
 	Account  string // of the namespace berth-system
 	Group    string // of the API, empty for the core
@@ -28,7 +28,7 @@ func (r Right) String() string {
 	return fmt.Sprintf("%s may %s %s of group %q", r.Account, r.Verb, r.Resource, r.Group)
 }
 
-// Rights returns the rights that manifests give, each once.
+// Rights returns the rights that manifests grant, each once.
 func Rights(files ...string) (map[Right]bool, error) {
 	type role struct{ kind, name string }
 	rules := map[role][]rbacv1.PolicyRule{}
@@ -75,8 +75,7 @@ func Rights(files ...string) (map[Right]bool, error) {
 	return rights, nil
 }
 
-// Unused returns which of the rights no request of the lab's life has used: without
-// those everything would have gone as it did.
+// Unused returns the rights that no request since the lab came up has needed.
 func (s *Stage) Unused(rights map[Right]bool) ([]Right, error) {
 	unused := []Right{}
 	used := map[Right]bool{}

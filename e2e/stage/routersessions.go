@@ -8,15 +8,14 @@ import (
 	"fmt"
 )
 
-// RouterSession is a BGP session as the router has it.
+// RouterSession is a BGP session as the router shows it.
 type RouterSession struct {
-	// State as FRR names it: Established, Active and so on.
+	// State is FRR's name for it: Established, Active and so on.
 	State string
-	// Since is when the session came up, in seconds of the router's clock; 0 while it is
-	// not up.
+	// Since is when the session came up, in seconds of the router's clock, or 0 while it is down.
 	Since int64 `json:"peerUptimeEstablishedEpoch"`
-	// Established and Dropped count how often the session came up and went down since
-	// the router was started.
+	// Established and Dropped count how many times the session came up and went down since the router
+	// started.
 	Established int `json:"connectionsEstablished"`
 	Dropped     int `json:"connectionsDropped"`
 }

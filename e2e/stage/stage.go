@@ -1,7 +1,8 @@
 //go:build linux
 
-// Package stage sets the scene in a lab: Berth installed from its manifests, pools
-// and announcements, an application, and clients that ask it.
+// Package stage holds the fixtures of end-to-end tests: in a lab it installs Berth from its
+// manifests, configures pools and announcements, deploys an application, and runs clients that send
+// requests to it.
 package stage
 
 import (
@@ -22,16 +23,16 @@ import (
 	"github.com/berth-lb/berth/e2e/lab"
 )
 
-// Namespace of Berth's own objects.
+// Namespace is the namespace of Berth's own objects.
 const Namespace = "berth-system"
 
-// Pools of Configure.
+// The pools that Configure creates.
 const (
 	RackPool   = "rack"   // announced on the segment
 	RoutedPool = "routed" // announced by BGP
 )
 
-// Stage is a lab with clients of its API server.
+// Stage is a lab and clients of its API server.
 type Stage struct {
 	*lab.Lab
 	Kubernetes kubernetes.Interface
@@ -74,8 +75,7 @@ func Manifest() (string, error) {
 	}
 }
 
-// Install applies manifests/berth.yaml, as a user does, and waits until all of
-// Berth is ready.
+// Install applies manifests/berth.yaml, as a user does, and waits until all of Berth is ready.
 func (s *Stage) Install(ctx context.Context) error {
 	file, err := Manifest()
 	if err != nil {
@@ -115,8 +115,8 @@ func (s *Stage) Apply(ctx context.Context, yaml string) error {
 	return err
 }
 
-// Configure makes a pool on the segment with its SegmentAnnouncement, a pool for BGP
-// with its RouteAnnouncement, and the router as BGPNeighbor "tor".
+// Configure makes a pool on the segment with its SegmentAnnouncement, a pool for BGP with its
+// RouteAnnouncement, and the router as BGPNeighbor "tor".
 func (s *Stage) Configure(ctx context.Context) error {
 	return s.Apply(ctx, fmt.Sprintf(`
 apiVersion: berth.dev/v1alpha1
@@ -151,9 +151,9 @@ type App struct {
 	Namespace, Name string
 	// Group is the Pods' label "group", for Services over several applications.
 	Group string
-	// Nodes to run on; empty: every node.
+	// Nodes are the nodes to run on; empty: all.
 	Nodes []string
-	// PodsPerNode is 1 if it is 0.
+	// PodsPerNode is the number of Pods on each node; 0 means 1.
 	PodsPerNode int
 }
 
@@ -210,8 +210,8 @@ spec:
 	return nil
 }
 
-// Expose returns a Service of type LoadBalancer for the application, to be changed
-// as needed and given to Create.
+// Expose returns a Service of type LoadBalancer for the application. The caller may change it, and
+// passes it to Create.
 func (s *Stage) Expose(app App, name string) *corev1.Service {
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: name},
@@ -249,8 +249,8 @@ func (s *Stage) Create(ctx context.Context, svc *corev1.Service) (*corev1.Servic
 	return found, err
 }
 
-// AwaitSpeakers waits until every speaker announces and, where the lab has a router
-// that speaks BGP, has a session with it.
+// AwaitSpeakers waits until every speaker announces and, where the lab has a router that speaks
+// BGP, has a session with it.
 func (s *Stage) AwaitSpeakers(ctx context.Context, sessions bool) error {
 	return Eventually(ctx, 30*time.Second, func(ctx context.Context) error {
 		for _, node := range s.Nodes() {
@@ -271,8 +271,8 @@ func (s *Stage) AwaitSpeakers(ctx context.Context, sessions bool) error {
 	})
 }
 
-// Eventually asks every 20 ms whether a condition holds, for at most patience. Its
-// last error is part of the error.
+// Eventually checks every 20 ms whether a condition holds, for at most patience. The returned error
+// contains the condition's last error.
 func Eventually(ctx context.Context, patience time.Duration, condition func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

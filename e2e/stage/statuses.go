@@ -19,8 +19,7 @@ import (
 	toolswatch "k8s.io/client-go/tools/watch"
 )
 
-// StatusChange is a change of a Service's load balancer status, or of who has written
-// the Service.
+// StatusChange is a change of a Service's load balancer status or field managers.
 type StatusChange struct {
 	At      time.Time
 	Service string
@@ -36,8 +35,8 @@ func (c StatusChange) String() string {
 	)
 }
 
-// StatusWatch is a record of each write of a namespace's Services that changed who has
-// written them, or their load balancer status.
+// StatusWatch records each change of the load balancer statuses and field managers of a namespace's
+// Services.
 type StatusWatch struct {
 	stop func() error
 
@@ -112,7 +111,7 @@ func (w *StatusWatch) Changes() []StatusChange {
 	return slices.Clone(w.changes)
 }
 
-// Stop ends the watch. It fails where the watch did not see everything.
+// Stop ends the watch. It fails if the watch missed something.
 func (w *StatusWatch) Stop() error { return w.stop() }
 
 func ingress(svc *corev1.Service) []string {
@@ -123,7 +122,7 @@ func ingress(svc *corev1.Service) []string {
 	return all
 }
 
-// managers are those in managedFields, each once, sorted.
+// managers returns the field managers of a Service, each once, sorted.
 func managers(svc *corev1.Service) []string {
 	var all []string
 	for _, f := range svc.ManagedFields {
@@ -137,8 +136,8 @@ func managers(svc *corev1.Service) []string {
 	return slices.Compact(all)
 }
 
-// Writes returns each request of Berth's that would change a Service of the namespace,
-// since the lab came up, such as "patch web/status by berth-controller".
+// Writes returns each request of Berth's since the lab came up that would change a Service of the
+// namespace, such as "patch web/status by berth-controller".
 func (s *Stage) Writes(namespace string) ([]string, error) {
 	var writes []string
 	err := s.audited(func(r auditedRequest) {

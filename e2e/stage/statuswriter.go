@@ -18,22 +18,22 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// StatusWriterOptions say what a StatusWriter writes.
+// StatusWriterOptions configure a StatusWriter.
 type StatusWriterOptions struct {
 	Namespace, Service string
 	// Manager is the field manager of its writes; empty: "k3s-servicelb".
 	Manager string
-	// Addresses that it wants in the Service's status, such as the nodes' own.
+	// Addresses are the ones that it wants in the Service's status, such as the nodes' own.
 	Addresses []netip.Addr
-	// Writes is how often it writes at most, 1000 if it is 0, and For how long, a minute
-	// if it is 0. After either it leaves the status alone.
+	// Writes is the maximum number of writes; 0 means 1000. For is the maximum time; 0 means a minute.
+	// After either it leaves the status alone.
 	Writes int
 	For    time.Duration
 }
 
-// StatusWriter is another load balancer that considers a Service its own, such as the
-// ServiceLB of k3s: each time the status is not what it wants, it writes it again, as
-// soon as its watch tells it.
+// StatusWriter is another load balancer that considers a Service its own, such as the ServiceLB of
+// k3s: each time the status is not what it wants, it writes it again, as soon as its watch tells
+// it.
 type StatusWriter struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -43,8 +43,8 @@ type StatusWriter struct {
 	err    error
 }
 
-// StartStatusWriter starts a StatusWriter, which lasts until Stop, its bounds, the end
-// of the Service, or that of ctx.
+// StartStatusWriter starts a StatusWriter. It runs until Stop, until a limit is reached, or until
+// the Service is deleted or ctx ends.
 func (s *Stage) StartStatusWriter(ctx context.Context, o StatusWriterOptions) (*StatusWriter, error) {
 	if o.Manager == "" {
 		o.Manager = "k3s-servicelb"
@@ -129,7 +129,7 @@ func (w *StatusWriter) count() {
 	w.writes++
 }
 
-// Writes returns how often it has written until now.
+// Writes returns how many times it has written so far.
 func (w *StatusWriter) Writes() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -139,7 +139,7 @@ func (w *StatusWriter) Writes() int {
 // Done is closed when it no longer writes.
 func (w *StatusWriter) Done() <-chan struct{} { return w.done }
 
-// Stop ends it and returns how often it wrote. It may be called again.
+// Stop ends it and returns how many times it wrote. It may be called more than once.
 func (w *StatusWriter) Stop() (int, error) {
 	w.cancel()
 	<-w.done

@@ -17,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tap receives ARP packets and neighbor advertisements at all ports of the rack's
-// switch.
+// tap receives ARP packets and neighbor advertisements at all ports of the rack's switch.
 type tap struct {
 	socket *os.File
 	raw    syscall.RawConn
@@ -27,8 +26,8 @@ type tap struct {
 	notes  [128]byte
 }
 
-// switchHost is the lab's host that is the switch. Its ports have the names of the
-// hosts that are plugged in.
+// switchHost is the lab's host that is the switch. Its ports have the names of the hosts that are
+// plugged in.
 const switchHost = "rack"
 
 func (s *Stage) openTap() (*tap, error) {
@@ -44,8 +43,7 @@ func (s *Stage) openTap() (*tap, error) {
 				t.ports[p.Index] = p.Name
 			}
 		}
-		// All protocols: what asks for one alone comes after the bridge, which takes
-		// everything.
+		// All protocols: what asks for one alone comes after the bridge, which takes everything.
 		socket, err = unix.Socket(
 			unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(networkOrder(unix.ETH_P_ALL)),
 		)
@@ -70,8 +68,8 @@ func networkOrder(protocol uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, protocol))
 }
 
-// prepare sets a filter, a buffer that a busy machine does not fill, and the kernel's
-// own time of each frame.
+// prepare sets a filter, a buffer that a busy machine does not fill, and the kernel's own time of
+// each frame.
 func prepare(socket int) error {
 	program, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: 12, Size: 2},
@@ -177,8 +175,8 @@ func sighting(frame []byte) (Sighting, bool) {
 	return Sighting{}, false
 }
 
-// arpSighting takes replies and announcements (RFC 5227 section 1.1); a question alone
-// claims nothing.
+// arpSighting takes replies and announcements (RFC 5227 section 1.1); a question alone claims
+// nothing.
 func arpSighting(packet []byte) (Sighting, bool) {
 	var p arp.Packet
 	if err := p.UnmarshalBinary(packet); err != nil {

@@ -21,9 +21,8 @@ type Request struct {
 // Record is what a Watch saw, in the order in which the requests ended.
 type Record []Request
 
-// Watch asks http://address/ from a host at a steady pace, each time on a new
-// connection, whether earlier requests were answered or not: a request that hangs
-// hides nothing of those after it.
+// Watch asks http://address/ from a host at a steady pace, each time on a new connection, whether
+// earlier requests were answered or not: a request that hangs hides nothing of those after it.
 type Watch struct {
 	stop func()
 	done chan struct{}
@@ -32,10 +31,9 @@ type Watch struct {
 	record Record
 }
 
-// StartWatch starts a Watch, which lasts until Stop or the end of ctx. A request
-// fails when it is not answered within the timeout. With fresh, the host's
-// neighbor caches are flushed before each, as if it came from a new client;
-// without, they are left as they are.
+// StartWatch starts a Watch, which lasts until Stop or the end of ctx. A request fails when it is
+// not answered within the timeout. With fresh, the host's neighbor caches are flushed before each,
+// as if it came from a new client; without, they are left as they are.
 func (s *Stage) StartWatch(
 	ctx context.Context,
 	host string,
@@ -140,8 +138,7 @@ func (r Record) Gap() time.Duration {
 	return longest
 }
 
-// LastSent returns when the last of the requests was sent, the zero time if there
-// is none.
+// LastSent returns when the last of the requests was sent, the zero time if there is none.
 func (r Record) LastSent() time.Time {
 	var last time.Time
 	for _, q := range r {

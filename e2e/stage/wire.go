@@ -24,9 +24,9 @@ import (
 // answerWindow is how long answers to one question are collected.
 const answerWindow = 200 * time.Millisecond
 
-// Answerers asks the segment once, from the local client, who has the address, and
-// returns all hosts that answered within 200 ms, sorted. Unlike Owner it takes no
-// notice of what the client's kernel believes, and leaves that as it is.
+// Answerers asks the segment once, from the local client, who has the address, and returns all
+// hosts that answered within 200 ms, sorted. Unlike Owner it takes no notice of what the client's
+// kernel believes, and leaves that as it is.
 func (s *Stage) Answerers(ctx context.Context, address netip.Addr) ([]string, error) {
 	ask := s.askNDP
 	if address.Is4() {
@@ -52,8 +52,8 @@ func (s *Stage) Answerers(ctx context.Context, address netip.Addr) ([]string, er
 	return slices.Compact(hosts), nil
 }
 
-// AwaitOwner waits until exactly one host answers for the address, ten questions in
-// a row, and returns it.
+// AwaitOwner waits until exactly one host answers for the address, ten questions in a row, and
+// returns it.
 func (s *Stage) AwaitOwner(ctx context.Context, patience time.Duration, address netip.Addr) (string, error) {
 	var owner string
 	err := Eventually(ctx, patience, func(ctx context.Context) error {
@@ -73,8 +73,8 @@ func (s *Stage) AwaitOwner(ctx context.Context, patience time.Duration, address 
 	return owner, err
 }
 
-// AwaitAnswerer waits until a host other than the given one answers for the address, and
-// the given one no longer does.
+// AwaitAnswerer waits until a host other than the given one answers for the address, and the given
+// one no longer does.
 func (s *Stage) AwaitAnswerer(
 	ctx context.Context,
 	patience time.Duration,
@@ -196,8 +196,8 @@ func (s *Stage) askNDP(address netip.Addr, deadline time.Time) ([]net.HardwareAd
 	return macs, nil
 }
 
-// solicit sends a neighbor solicitation as RFC 4861 section 4.3 wants it. The zone
-// goes by number, since the net package would look its name up on another host.
+// solicit sends a neighbor solicitation as RFC 4861 section 4.3 wants it. The zone goes by number,
+// since the net package would look its name up on another host.
 func solicit(socket int, port *net.Interface, address netip.Addr) error {
 	question := &ndp.NeighborSolicitation{
 		TargetAddress: address,
@@ -217,8 +217,8 @@ func solicit(socket int, port *net.Interface, address netip.Addr) error {
 	return unix.Sendto(socket, text, 0, &unix.SockaddrInet6{Addr: group.As16(), ZoneId: uint32(port.Index)})
 }
 
-// advertised returns the hardware addresses that a message gives for the address, if
-// it is an answer.
+// advertised returns the hardware addresses that a message gives for the address, if it is an
+// answer.
 func advertised(text []byte, address netip.Addr) []net.HardwareAddr {
 	message, err := ndp.ParseMessage(text)
 	if err != nil {

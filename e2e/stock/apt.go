@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 )
 
-// Download has apt-get fetch packages into dir, with those of their dependencies that the machine
-// lacks: what it has already, an unpacked program finds there. Nothing is installed.
+// Download fetches packages into dir with apt-get, with those of their dependencies that the
+// machine lacks: an unpacked program finds the others on the machine. Nothing is installed.
 func Download(ctx context.Context, dir string, log io.Writer, packages ...string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
 		return fmt.Errorf("download packages: %w", err)
@@ -76,8 +76,8 @@ func Unpack(ctx context.Context, dir, root string) (int, error) {
 	return len(debs), nil
 }
 
-// mergeUsr moves what packages put into /bin, /sbin and /lib below /usr, where
-// a system with merged /usr has it.
+// mergeUsr moves what packages put into /bin, /sbin and /lib below /usr, where a system with merged
+// /usr has it.
 func mergeUsr(root string) error {
 	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
 		if err := moveInto(filepath.Join(root, dir), filepath.Join(root, "usr", dir)); err != nil {

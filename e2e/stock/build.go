@@ -15,8 +15,8 @@ import (
 	"github.com/berth-lb/berth/e2e/image"
 )
 
-// kubernetesVersion is what the lab's components call themselves. They are of
-// the k8s.io/kubernetes module that e2e/go.mod requires.
+// kubernetesVersion is the version that the lab's components report. They are built from the
+// k8s.io/kubernetes module that e2e/go.mod requires.
 const kubernetesVersion = "v1.36.3"
 
 type binary struct {
@@ -46,8 +46,8 @@ func binaries() []binary {
 	}
 }
 
-// Build compiles every binary of the lab and packs the images. What is fresh
-// already costs little: the go command decides.
+// Build compiles every binary of the lab and packs the images. It is fast if nothing changed, since
+// the go command decides what to compile.
 func (f Folder) Build(ctx context.Context, log io.Writer) error {
 	return f.build(ctx, log, binaries())
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// packages are what the lab runs, beside what is built from source.
+// packages returns the packages that the lab runs, in addition to what is built from source.
 func packages() []string {
 	return []string{
 		"containerd", "runc", "containernetworking-plugins", // nodes
@@ -31,8 +31,8 @@ func (f Folder) stamp() string { return filepath.Join(f.Packages(), "fetched") }
 
 func stampText() string { return "v1 " + strings.Join(packages(), " ") + "\n" }
 
-// Fetch downloads the system's packages and unpacks them into the work folder.
-// Nothing is installed and no daemon is started. A second call does nothing.
+// Fetch downloads the system's packages and unpacks them into the work folder. Nothing is installed
+// and no daemon is started. A second call does nothing.
 func (f Folder) Fetch(ctx context.Context, log io.Writer) error {
 	if f.Fetched() {
 		return nil
@@ -77,8 +77,8 @@ func (f Folder) unpack(ctx context.Context, log io.Writer) error {
 	return nil
 }
 
-// chooseIptables makes the links that the package's installation would make:
-// iptables is the one on top of nftables.
+// chooseIptables makes the links that the package's installation would make: iptables is the one on
+// top of nftables.
 func chooseIptables(sbin string) error {
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, suffix := range []string{"", "-save", "-restore"} {

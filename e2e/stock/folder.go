@@ -1,5 +1,5 @@
-// Package stock fills the lab's work folder: the system's packages, unpacked and
-// never installed, the binaries, and the container images packed from them.
+// Package stock fills the lab's work folder: the system's packages, unpacked and never installed,
+// the binaries, and the container images packed from them.
 package stock
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Folder is the work folder, everything generated, ".cache" at the root of the
-// repository unless the environment variable BERTH_CACHE says otherwise.
+// Folder is the work folder, everything generated, ".cache" at the root of the repository unless
+// the environment variable BERTH_CACHE says otherwise.
 type Folder struct {
 	// Root is the folder itself.
 	Root string
@@ -21,8 +21,7 @@ type Folder struct {
 
 const module = "module github.com/berth-lb/berth"
 
-// Find locates the work folder from the working directory upwards. It need not
-// exist yet.
+// Find locates the work folder from the working directory upwards. It need not exist yet.
 func Find() (Folder, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -60,8 +59,8 @@ func (f Folder) Bin(name string) string { return filepath.Join(f.Root, "bin", na
 // Debs is where downloaded packages are kept.
 func (f Folder) Debs() string { return filepath.Join(f.Root, "debs") }
 
-// Packages is the tree of unpacked packages; all of it is below usr, as on a
-// system with merged /usr.
+// Packages is the tree of unpacked packages; all of it is below usr, as on a system with merged
+// /usr.
 func (f Folder) Packages() string { return filepath.Join(f.Root, "pkg") }
 
 // Images is where the images that every node gets are kept, as *.tar.

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// MetalLB is what is built of the other load balancer, beside which Berth is tested. A
-// module of its own, e2e/metallb, says which version.
+// The programs of MetalLB, beside which Berth is tested. The module e2e/metallb determines the
+// version.
 const (
 	metalLBModule  = "go.universe.tf/metallb"
 	metalLBVersion = "v0.16.1"
@@ -25,8 +25,8 @@ func MetalLBImages() map[string]string {
 	}
 }
 
-// BuildMetalLB compiles MetalLB and packs its images, into GuestImages: they are large,
-// and few labs want them.
+// BuildMetalLB compiles MetalLB and packs its images into GuestImages: they are large, and few labs
+// need them.
 func (f Folder) BuildMetalLB(ctx context.Context, log io.Writer) error {
 	var all []binary
 	for _, component := range []string{"controller", "speaker"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// losses measures what a client on the segment misses when the owner of an address
+// losses measures for how long a client on the segment gets no answers when the owner of an address
 // is lost, in several ways.
 func (b *bench) losses(ctx context.Context) (err error) {
 	st, err := b.setSteady(ctx)
@@ -29,8 +29,8 @@ func (b *bench) losses(ctx context.Context) (err error) {
 	}{
 		{"gap_owner_node_cut", st.v4, b.cut, b.heal, false},
 		{"gap_owner_node_cut_ipv6", st.v6, b.cut, b.heal, false},
-		// The node of a killed or frozen speaker keeps forwarding for clients that know it. A
-		// client that asks for the address again gets no answer for a while.
+		// The node of a killed or frozen speaker keeps forwarding for clients that know it. A client that
+		// asks for the address again gets no answer for a while.
 		{"gap_owner_speaker_killed", st.v4, b.kill, b.renew, false},
 		{"gap_owner_speaker_killed_new_clients", st.v4, b.kill, b.renew, true},
 		{"gap_owner_speaker_frozen", st.v4, b.freeze, b.wake, false},
@@ -54,8 +54,7 @@ func (b *bench) losses(ctx context.Context) (err error) {
 	return nil
 }
 
-// loss takes the owner away, returns how long the client had no answer, and brings the
-// owner back.
+// loss removes the owner, returns for how long the client had no answer, and brings the owner back.
 func (b *bench) loss(
 	ctx context.Context,
 	st *steady,
@@ -94,7 +93,7 @@ func (b *bench) lose(
 		return 0, err
 	}
 	err = stage.Eventually(ctx, patience, func(context.Context) error {
-		// The cache is only looked at: it shall be what announcements make of it.
+		// The cache is only read: announcements alone must update it.
 		now, err := b.Neighbor(lab.Client, address)
 		if err == nil && (now == nil || now.String() == mac.String()) {
 			err = fmt.Errorf("the client has %q for %s, want another than that of %s", now, address, owner)
@@ -108,7 +107,7 @@ func (b *bench) lose(
 	return watch.Stop().Gap(), err
 }
 
-// answered waits until 50 requests that were sent after a moment were answered.
+// answered waits until 50 requests that were sent after the given time were answered.
 func answered(ctx context.Context, w *stage.Watch, after time.Time) error {
 	return stage.Eventually(ctx, patience, func(context.Context) error {
 		if n := len(w.Record().SentAfter(after).Good()); n < 50 {
@@ -130,8 +129,7 @@ func (b *bench) heal(ctx context.Context, node string) error {
 
 func (b *bench) kill(ctx context.Context, node string) error { return b.Kill(ctx, "speaker@"+node) }
 
-// renew replaces the pod of a killed speaker, which the kubelet would restart later
-// each time.
+// renew replaces the pod of a killed speaker: the kubelet would restart it later each time.
 func (b *bench) renew(ctx context.Context, node string) error {
 	_, err := b.Kubectl(ctx, "", "-n", stage.Namespace, "delete", "pod", "--timeout=60s",
 		"-l", "app.kubernetes.io/component=speaker", "--field-selector", "spec.nodeName="+node)

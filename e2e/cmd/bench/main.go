@@ -1,11 +1,10 @@
 //go:build linux
 
-// Command bench measures Berth in a lab of three nodes and a router. It prints a
-// line "name value unit" for each figure, and writes them as JSON. It judges
-// nothing.
+// Command bench measures Berth in a lab of three nodes and a router. It prints a line "name value
+// unit" for each figure, and writes them as JSON. It has no thresholds.
 //
-// What is measured is the whole chain, kube-proxy and a client's kernel included,
-// on this machine and under its present load.
+// It measures the whole chain, including kube-proxy and a client's kernel, on this machine under
+// its current load.
 package main
 
 import (
@@ -66,7 +65,7 @@ func run(ctx context.Context, file string, steps func(*bench) []step) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Down(context.WithoutCancel(ctx))) }()
-	s, err := stage.New(l, false) // the lab has both families, the Services of the bench one
+	s, err := stage.New(l, false) // the lab is dual-stack, but the Services of the benchmark have one family
 	if err != nil {
 		return err
 	}

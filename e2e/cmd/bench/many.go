@@ -23,8 +23,8 @@ const (
 	concurrency = 32
 )
 
-// many measures the allocation of many Services at once, beside the least that
-// it can cost: as many bare status patches of Services that nobody serves.
+// many measures the allocation of many Services at once, and for comparison the minimum cost: as
+// many bare status patches of Services that no controller serves.
 func (b *bench) many(ctx context.Context) error {
 	err := b.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
@@ -65,8 +65,8 @@ spec: {allocation: OnRequest, addresses: [172.30.0.200-172.30.0.250, "fd00:30::2
 	return b.memory(ctx, fmt.Sprintf("%d_services", many))
 }
 
-// barePatches creates Services of a class that is nobody's, and returns the time
-// that as many status patches take.
+// barePatches creates Services of a class that no controller serves, and returns the time that as
+// many status patches take.
 func (b *bench) barePatches(ctx context.Context) (time.Duration, error) {
 	class := "berth.dev/nobody"
 	services := b.Kubernetes.CoreV1().Services(namespace)
@@ -142,11 +142,11 @@ func concurrently(ctx context.Context, do func(ctx context.Context, i int) error
 	return group.Wait()
 }
 
-// sampled is for how long memory is looked at. Of the samples the median counts.
+// sampled is for how long memory is sampled. The median counts.
 const sampled = 5 * time.Second
 
-// memory reports what controllers and speakers have resident, of each kind the one
-// that has most: of the controllers that is the leader.
+// memory reports the resident memory of controllers and speakers. Of each kind the largest counts;
+// for controllers that is the leader.
 func (b *bench) memory(ctx context.Context, when string) error {
 	status, err := b.Status(ctx)
 	if err != nil {

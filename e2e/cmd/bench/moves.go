@@ -18,12 +18,11 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// restarts is how often all speakers are replaced.
+// restarts is how many times all speakers are replaced.
 const restarts = 3
 
-// leave counts the new connections that fail, and the open ones that break, while the
-// owner leaves on purpose and returns. The client asks again who has the address before
-// each new connection.
+// leave counts the new connections that fail, and the open ones that break, while the owner leaves
+// on purpose and returns. The client asks again who has the address before each new connection.
 func (b *bench) leave(ctx context.Context, st *steady) error {
 	t := toll{name: "planned_leave"}
 	for range b.rounds {
@@ -38,7 +37,7 @@ func (b *bench) leave(ctx context.Context, st *steady) error {
 	return nil
 }
 
-// restart counts so while all speakers are replaced, one after the other.
+// restart does the same while all speakers are replaced, one after the other.
 func (b *bench) restart(ctx context.Context, st *steady) error {
 	t := toll{name: "rolling_restart"}
 	for range min(b.rounds, restarts) {
@@ -59,7 +58,7 @@ func (b *bench) restart(ctx context.Context, st *steady) error {
 	return nil
 }
 
-// leaveAndReturn has the owner leave and come back, with a rest between and after.
+// leaveAndReturn makes the owner leave and return, with a pause after each.
 func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
 	owner, err := st.seen.AwaitOwner(ctx, patience, time.Now(), st.v4, st.v6)
 	if err != nil {
@@ -88,7 +87,7 @@ func (b *bench) leaveAndReturn(ctx context.Context, st *steady) error {
 	return err
 }
 
-// exclude has a node announce nothing, and waits until it leaves.
+// exclude makes a node announce nothing, and waits until it leaves.
 func (b *bench) exclude(ctx context.Context, node string) error {
 	if _, err := b.Kubectl(ctx, "", "label", "node", node, v1alpha1.ExcludeLabel+"="); err != nil {
 		return err
@@ -117,15 +116,15 @@ func (b *bench) awaitState(ctx context.Context, node string, want v1alpha1.Speak
 	})
 }
 
-// toll is what became of connections while addresses moved on purpose.
+// toll counts what happened to connections while addresses moved on purpose.
 type toll struct {
 	name                                       string
 	asked, failed, broken, open, openAndBroken int
 	gaps                                       []time.Duration
 }
 
-// during adds what happens to the connections of a client while do runs: to new ones
-// that it makes all the time, and to some that it made before and goes on to use.
+// during adds what happens to a client's connections while do runs: new ones that it keeps making,
+// and some that it made before and keeps using.
 func (t *toll) during(ctx context.Context, b *bench, client string, address netip.Addr, do func() error) error {
 	open, err := b.openLines(ctx, client, address)
 	if err != nil {
@@ -155,7 +154,7 @@ func (t *toll) during(ctx context.Context, b *bench, client string, address neti
 func (t *toll) tell(r *report) {
 	r.add(t.name+"_new_connections", float64(t.asked), "connections")
 	r.add(t.name+"_new_connections_failed", float64(t.failed), "connections")
-	// These were made, and reset before the answer came.
+	// These were established, and reset before the answer arrived.
 	r.add(t.name+"_new_connections_broken", float64(t.broken), "connections")
 	r.add(t.name+"_established", float64(t.open), "connections")
 	r.add(t.name+"_established_broken", float64(t.openAndBroken), "connections")
@@ -165,10 +164,10 @@ func (t *toll) tell(r *report) {
 // lines are open connections of the client to port 7000.
 type lines []net.Conn
 
-// established is how many connections are open when addresses move.
+// established is the number of connections that are open when addresses move.
 const established = 20
 
-// openLines opens connections, each of which has had an answer.
+// openLines opens connections, and waits for an answer on each.
 func (b *bench) openLines(ctx context.Context, client string, address netip.Addr) (lines, error) {
 	var all lines
 	for range established {
@@ -186,8 +185,8 @@ func (b *bench) openLines(ctx context.Context, client string, address netip.Addr
 	return all, nil
 }
 
-// talk uses the connections ten times a second until ctx ends, then closes them, and
-// returns how many answered each time.
+// talk uses the connections ten times a second until ctx ends, then closes them, and returns how
+// many answered each time.
 func (l lines) talk(ctx context.Context) int {
 	defer l.close()
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -25,8 +25,8 @@ const (
 	patience    = 30 * time.Second     // for what is measured to happen
 )
 
-// newServicesL2 measures the life of new Services up to the first answer to a
-// client on the segment, and of that the share of the announcement.
+// newServicesL2 measures the time from the creation of new Services to the first answer to a client
+// on the segment, and how much of it the announcement takes.
 func (b *bench) newServicesL2(ctx context.Context) error {
 	resolved := func(address netip.Addr) error {
 		mac, err := b.Neighbor(lab.Client, address)
@@ -42,7 +42,7 @@ func (b *bench) newServicesL2(ctx context.Context) error {
 	return err
 }
 
-// newServicesBGP does so for a client behind the router.
+// newServicesBGP does the same for a client behind the router.
 func (b *bench) newServicesBGP(ctx context.Context) error {
 	routed := func(address netip.Addr) error {
 		return b.In(lab.Router, func() error {
@@ -58,8 +58,8 @@ func (b *bench) newServicesBGP(ctx context.Context) error {
 	return err
 }
 
-// moments of new Services: from the request to create them to the status, and from
-// the status to the announcement and to the first answer.
+// moments are times of new Services: from the request to create them to the status, and from the
+// status to the announcement and to the first answer.
 type moments struct{ status, announced, answered []time.Duration }
 
 func (b *bench) newOnes(
@@ -81,8 +81,8 @@ func (b *bench) newOnes(
 		}
 		made = append(made, svc.Name)
 	}
-	// Not one by one: kube-proxy goes on serving an address for a while that the
-	// next Service could get.
+	// Services are not deleted one by one: kube-proxy keeps serving a freed address for a while, and
+	// the next Service could get it.
 	return m, b.remove(ctx, made)
 }
 
@@ -138,8 +138,8 @@ func (b *bench) remove(ctx context.Context, names []string) error {
 	return err
 }
 
-// rest is for how long nothing happens before a measurement: longer than the second
-// that kube-proxy puts between two of its syncs, so that all meet it at rest.
+// rest is the pause before a measurement. It is longer than the second between two syncs of
+// kube-proxy, so that kube-proxy is idle.
 const rest = 1500 * time.Millisecond
 
 func pause(ctx context.Context, d time.Duration) error {

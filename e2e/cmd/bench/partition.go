@@ -12,14 +12,13 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// heldFor is how long a partition lasts in which the nodes can still tell each other by
+// heldFor is how long a partition lasts during which the nodes can still learn of each other from
 // the API server.
 const heldFor = 3 * time.Second
 
-// partitions measures for how long two nodes answer for an address when the owner and
-// the other nodes do not hear each other on the segment: after the partition healed,
-// with nothing but the segment to tell them; and while it lasts, with the API server,
-// at most for as long as it is held.
+// partitions measures for how long two nodes answer for an address when the owner and the other
+// nodes do not hear each other on the segment: after the partition has healed, without the API
+// server; and during the partition, with the API server.
 func (b *bench) partitions(ctx context.Context, st *steady) error {
 	var healed, held []time.Duration
 	for range b.rounds {
@@ -38,7 +37,7 @@ func (b *bench) partitions(ctx context.Context, st *steady) error {
 	return nil
 }
 
-// twoAfterHeal returns the time from the heal to the last answer of who gave way.
+// twoAfterHeal returns the time from the heal to the last answer of the node that gave way.
 func (b *bench) twoAfterHeal(ctx context.Context, st *steady) (two time.Duration, err error) {
 	owner, err := b.settle(ctx, st)
 	if err != nil {
@@ -53,7 +52,7 @@ func (b *bench) twoAfterHeal(ctx context.Context, st *steady) (two time.Duration
 	}
 	begun := time.Now()
 	err = stage.Eventually(ctx, patience, func(context.Context) error {
-		// Both in the last moments, so that there is no doubt.
+		// Both must have answered a moment ago.
 		last := st.seen.Of(st.v4).Since(later(begun, time.Now().Add(-200*time.Millisecond)))
 		if hosts := last.Hosts(); len(hosts) != 2 {
 			return fmt.Errorf("%v answer for %s, want two", hosts, st.v4)
@@ -76,8 +75,8 @@ func (b *bench) twoAfterHeal(ctx context.Context, st *steady) (two time.Duration
 	return two, nil
 }
 
-// twoWhileHeld returns the time from the first answer of a second owner to the last of
-// who gave way, 0 if there never was a second one.
+// twoWhileHeld returns the time from the first answer of a second owner to the last answer of the
+// node that gave way, or 0 if there never was a second one.
 func (b *bench) twoWhileHeld(ctx context.Context, st *steady) (time.Duration, error) {
 	owner, err := b.settle(ctx, st)
 	if err != nil {
@@ -105,7 +104,7 @@ func (b *bench) twoWhileHeld(ctx context.Context, st *steady) (time.Duration, er
 	return 0, nil
 }
 
-// block keeps a node and all others from each other on the segment.
+// block blocks all frames between a node and the others on the segment.
 func (b *bench) block(ctx context.Context, node string) error {
 	return b.others(node, func(other string) error { return b.Block(ctx, node, other) })
 }

@@ -47,7 +47,7 @@ func (r *report) times(name string, all []time.Duration) {
 	r.add(name+"_worst", slices.Max(milliseconds), "ms")
 }
 
-// median returns the middle one, the upper of two; 0 if there is none.
+// median returns the middle value (of two, the upper one), or 0 if there is none.
 func median(all []float64) float64 {
 	if len(all) == 0 {
 		return 0
@@ -55,7 +55,7 @@ func median(all []float64) float64 {
 	return slices.Sorted(slices.Values(all))[len(all)/2]
 }
 
-// write writes the figures, and the machine they are of, as JSON.
+// write writes the figures and a description of the machine as JSON.
 func (r *report) write(file string) error {
 	load, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

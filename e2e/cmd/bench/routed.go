@@ -14,14 +14,14 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// late is how long a new connection may take that nothing stood in the way of. One that was sent to
-// a next hop that is gone takes a second at least: that is when TCP tries again.
+// late is how long a new connection may take if nothing goes wrong. A connection to a lost next hop
+// takes at least a second, after which TCP retries.
 const late = 500 * time.Millisecond
 
-// lasting is how long a session must be up to count as one that is not flapping.
+// lasting is how long a session must be up to count as stable.
 const lasting = 10 * time.Second
 
-// routed is a Service behind the router, with pods on all nodes but the one that is lost.
+// routed is a Service that is announced by BGP, with pods on all nodes but the one that is lost.
 type routed struct {
 	address netip.Addr
 	lost    string
@@ -74,8 +74,8 @@ func (b *bench) routedLosses(ctx context.Context) error {
 	return b.routedLeaves(ctx, r)
 }
 
-// rested waits until all nodes carry the address, with BFD if it is to watch, and nothing has moved
-// for a while.
+// rested waits until all nodes announce the address, with BFD if it is to be used, and nothing has
+// changed for a while.
 func (b *bench) rested(ctx context.Context, r *routed, bfd bool) error {
 	if err := b.AwaitSpeakers(ctx, true); err != nil {
 		return err
@@ -103,8 +103,8 @@ func (b *bench) rested(ctx context.Context, r *routed, bfd bool) error {
 	return pause(ctx, 2*rest)
 }
 
-// routedLoss loses a node, and returns from when to when new connections met it: from the first
-// that was late or failed to the last, as they were sent.
+// routedLoss loses a node, and returns the time from the first new connection that was late or
+// failed to the last one.
 func (b *bench) routedLoss(
 	ctx context.Context,
 	r *routed,
@@ -147,15 +147,15 @@ func (b *bench) routedLoss(
 	return last.Sub(first), nil
 }
 
-// routerLosses kills the router's BGP daemon and starts it at once. While it has no routes nobody
-// is served.
+// routerLosses kills the router's BGP daemon and starts it at once. Clients are not served while it
+// has no routes.
 func (b *bench) routerLosses(ctx context.Context, r *routed) error {
 	var gaps []time.Duration
 	for range b.rounds {
 		if err := b.rested(ctx, r, false); err != nil {
 			return err
 		}
-		// Only to a session that lasted the next attempt follows at once.
+		// Only after a stable session is the next attempt made at once.
 		if err := pause(ctx, lasting); err != nil {
 			return err
 		}

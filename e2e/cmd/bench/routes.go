@@ -15,7 +15,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// routesOf measures so many Services whose addresses every node announces by BGP.
+// routesOf measures count Services whose addresses every node announces by BGP.
 func (b *bench) routesOf(count int) []step {
 	return []step{
 		{"memory when idle", func(ctx context.Context) error { return b.memory(ctx, "idle") }},
@@ -28,7 +28,7 @@ func (b *bench) routesOf(count int) []step {
 }
 
 // manyRoutes reports the time from the last status to the last route on the router. The Services
-// have no pods, and kube-proxy rests, so that no other part's work is measured.
+// have no pods, and kube-proxy is paused, so that only Berth's work is measured.
 func (b *bench) manyRoutes(ctx context.Context, count int) error {
 	for _, node := range b.Nodes() {
 		if err := b.Pause(ctx, "kube-proxy@"+node); err != nil {
@@ -80,7 +80,8 @@ spec: {poolNames: [many], neighborNames: [tor], nodeSelector: {}, serviceSelecto
 	return nil
 }
 
-// prefixes tells from which node the router does not have so many prefixes.
+// prefixes returns an error that names the nodes from which the router does not have that many
+// prefixes.
 func (b *bench) prefixes(ctx context.Context, count int) error {
 	out, err := b.Vtysh(ctx, "show bgp ipv4 unicast summary json")
 	if err != nil {

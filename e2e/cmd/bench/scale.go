@@ -19,9 +19,9 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// scale measures the controller alone with very many Services. Its program runs
-// beside the API server, with the rights of its ServiceAccount; nothing announces
-// and nothing forwards, so that no other part's work is measured.
+// scale measures the controller alone with very many Services. It runs beside the API server, with
+// the rights of its ServiceAccount. Nothing announces and nothing forwards, so that only the
+// controller's work is measured.
 type scale struct {
 	*bench
 	count   int    // of Services
@@ -57,8 +57,8 @@ func (s *scale) measure(ctx context.Context) error {
 	if err := s.prepare(ctx); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
-	// The rival's run of creation is repeated at the end, because the machine and the
-	// API server are not what they were.
+	// The rival's run is repeated at the end, because the machine and the API server have changed
+	// since the first one.
 	var bare [2]time.Duration
 	var patched time.Duration
 	for _, step := range []struct {
@@ -90,8 +90,8 @@ func (s *scale) measure(ctx context.Context) error {
 	return nil
 }
 
-// prepare installs of Berth what the controller needs, a pool, an announcement, and
-// the report of a speaker that there is none of.
+// prepare installs the part of Berth that the controller needs, a pool, an announcement, and the
+// report of a pretended speaker.
 func (s *scale) prepare(ctx context.Context) error {
 	file, err := stage.Manifest()
 	if err != nil {
@@ -103,7 +103,8 @@ func (s *scale) prepare(ctx context.Context) error {
 		{"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml"},
 		{"wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"},
 		{"create", "namespace", namespace},
-		// The same account, which may patch too, so that the API server treats both alike.
+		// The rival uses the same account, which may patch, too, so that the API server treats both
+		// alike.
 		{"create", "clusterrole", "bench", "--verb=patch", "--resource=services/status"},
 		{
 			"create", "clusterrolebinding", "bench", "--clusterrole=bench",
@@ -131,7 +132,7 @@ spec: {poolNames: [many], nodeSelector: {}, serviceSelector: {}}
 	if err := s.pretendSpeaker(ctx); err != nil {
 		return err
 	}
-	// kube-proxy would take processor time for rules that nobody needs.
+	// kube-proxy would use processor time for rules that are not needed.
 	if err := s.Pause(ctx, "kube-proxy@"+s.Nodes()[0]); err != nil {
 		return err
 	}
@@ -162,8 +163,8 @@ func (s *scale) pretendSpeaker(ctx context.Context) error {
 	return nil
 }
 
-// bareRush has the rival do what is the least that a controller must do: patch each
-// Service once, as soon as it is there.
+// bareRush makes the rival do the minimum that a controller must do: patch each Service once, as
+// soon as it exists.
 func (s *scale) bareRush(ctx context.Context, when string) (time.Duration, error) {
 	use := s.use(ctx)
 	begun := time.Now()
@@ -181,7 +182,7 @@ func (s *scale) bareRush(ctx context.Context, when string) (time.Duration, error
 	return took, err
 }
 
-// barePatches has the rival patch Services that are there, each once more.
+// barePatches makes the rival patch each existing Service once more.
 func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
 	names := make(chan string, s.count)
 	for i := range s.count {
@@ -202,8 +203,7 @@ func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
 	return took, err
 }
 
-// backlog starts a controller that finds all Services waiting, with addresses that
-// are no pool's.
+// backlog starts a controller that finds all Services waiting, with addresses outside of the pools.
 func (s *scale) backlog(ctx context.Context, bare time.Duration) error {
 	return s.withTally(ctx, func(ctx context.Context, t *tally) error {
 		use := s.use(ctx)
@@ -250,8 +250,8 @@ func (s *scale) restart(ctx context.Context) error {
 	})
 }
 
-// deletionAndTakeover deletes one Service under a leader with a warm standby, and
-// then kills the leader.
+// deletionAndTakeover deletes one Service under a leader with a warm standby, and then kills the
+// leader.
 func (s *scale) deletionAndTakeover(ctx context.Context) error {
 	leader, err := s.startController(ctx, "leader")
 	if err != nil {
@@ -270,7 +270,7 @@ func (s *scale) deletionAndTakeover(ctx context.Context) error {
 		return err
 	}
 	err = s.withTally(ctx, func(ctx context.Context, t *tally) error {
-		if _, err := s.passMarkers(ctx, t); err != nil { // what the start brought is over
+		if _, err := s.passMarkers(ctx, t); err != nil { // the work of the start is done
 			return err
 		}
 		before, err := leader.writes(ctx)
@@ -304,7 +304,7 @@ func (s *scale) deletionAndTakeover(ctx context.Context) error {
 	})
 }
 
-// rush creates the Services as fast as the API server takes them, under a controller.
+// rush creates the Services as fast as the API server accepts them, while a controller runs.
 func (s *scale) rush(ctx context.Context) error {
 	c, err := s.startController(ctx, "rush")
 	if err != nil {

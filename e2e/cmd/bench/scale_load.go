@@ -31,7 +31,7 @@ const (
 	deadline = 5 * time.Minute
 )
 
-// Where the addresses are from that the Services have.
+// The prefixes from which the Services have their addresses.
 func pooled() netip.Prefix { return netip.MustParsePrefix("198.18.0.0/15") } // of the pool
 func foreign(n int) netip.Prefix { // a rival's
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 32)
@@ -39,8 +39,8 @@ func foreign(n int) netip.Prefix { // a rival's
 
 func serviceName(i int) string { return fmt.Sprintf("scale-%d", i) }
 
-// plainService costs nobody anything: it selects no pods and takes no NodePort, of
-// which a cluster has fewer than 5 000.
+// plainService causes no other work: it selects no pods and takes no NodePort (a cluster has fewer
+// than 5000 of them).
 func plainService(name string) *corev1.Service {
 	no := false
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{
@@ -80,9 +80,8 @@ func (s *scale) clear(ctx context.Context) error {
 	return group.Wait() // they have no finalizers
 }
 
-// passMarkers creates two Services, one after the other, and waits for their
-// addresses: what was in the controller's queues before is done then. It returns how
-// many they are.
+// passMarkers creates two Services, one after the other, and waits for their addresses. Everything
+// that was in the controller's queues before is done then. It returns the number of Services.
 func (s *scale) passMarkers(ctx context.Context, t *tally) (int, error) {
 	const markers = 2
 	for range markers {
@@ -132,7 +131,7 @@ func (s *scale) newRival(ctx context.Context) (*rival, error) {
 	}
 	config := clientrest.AnonymousClientConfig(admin)
 	config.BearerToken, config.Dial = token.Status.Token, admin.Dial
-	// As cmd/berth has them.
+	// As in cmd/berth.
 	config.QPS, config.Burst = 500, 1000
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -143,7 +142,7 @@ func (s *scale) newRival(ctx context.Context) (*rival, error) {
 	return &rival{func(ns string) servicePatcher { return set.CoreV1().Services(ns) }, token.Status.Token}, nil
 }
 
-// patchAll writes a status as long as Berth's to each Service named.
+// patchAll writes a status of the same length as Berth's to each named Service.
 func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip.Addr) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for range workers {
@@ -166,7 +165,7 @@ func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip
 	return group.Wait()
 }
 
-// tally counts what a watch of the Services shows. It reads only while it is asked.
+// tally counts what a watch of the Services shows. It reads only while a method runs.
 type tally struct {
 	events  <-chan watch.Event
 	touched map[string]bool // Services that were modified
@@ -181,7 +180,7 @@ func (s *scale) withTally(ctx context.Context, do func(context.Context, *tally) 
 	if err != nil {
 		return fmt.Errorf("list Services: %w", err)
 	}
-	// The API server ends a watch whose reader it finds too slow; this one goes on then.
+	// The API server ends a watch whose reader is too slow; this one is resumed.
 	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			return services.Watch(ctx, o)
@@ -194,7 +193,7 @@ func (s *scale) withTally(ctx context.Context, do func(context.Context, *tally) 
 	return do(ctx, &tally{events: w.ResultChan(), touched: map[string]bool{}})
 }
 
-// read takes Services in as they come, until one is the last.
+// read processes events of Services until last returns true.
 func (t *tally) read(ctx context.Context, last func(*corev1.Service) bool) error {
 	for {
 		select {

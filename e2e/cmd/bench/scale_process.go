@@ -35,7 +35,7 @@ type process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// writeKubeconfig writes one for the controller and returns its path.
+// writeKubeconfig writes a kubeconfig for the controller and returns its path.
 func (s *scale) writeKubeconfig(token string) (string, error) {
 	config, err := clientcmd.LoadFromFile(s.Kubeconfig())
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *scale) startController(ctx context.Context, name string) (*process, err
 	return c, nil
 }
 
-// explain writes the ends of the controllers' logs, which go with the lab.
+// explain writes the ends of the controllers' logs, which are deleted with the lab.
 func (s *scale) explain(out io.Writer) {
 	logs, _ := filepath.Glob(filepath.Join(s.LogDir(), "controller-*.log")) // the pattern is a good one
 	for _, file := range logs {
@@ -97,19 +97,19 @@ func (s *scale) explain(out io.Writer) {
 
 func (c *process) pid() int { return c.cmd.Process.Pid }
 
-// stop has it give back its lease, and waits for its end.
+// stop ends the controller, which gives back its lease, and waits for its end.
 func (c *process) stop() {
 	_ = c.cmd.Process.Signal(unix.SIGTERM)
 	<-c.done
 }
 
-// kill ends it like a crash.
+// kill ends the controller as a crash would.
 func (c *process) kill() {
 	_ = c.cmd.Process.Kill()
 	<-c.done
 }
 
-// eventually is stage.Eventually that ends when the process does.
+// eventually is stage.Eventually, but fails when the process ends.
 func (c *process) eventually(ctx context.Context, what func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -139,7 +139,7 @@ func (c *process) awaitLead(ctx context.Context) error {
 	})
 }
 
-// awaitReady waits until its caches hold everything.
+// awaitReady waits until the controller's caches are complete.
 func (c *process) awaitReady(ctx context.Context) error {
 	return c.eventually(ctx, func(ctx context.Context) error {
 		response, err := c.get(ctx, "readyz")
@@ -150,7 +150,7 @@ func (c *process) awaitReady(ctx context.Context) error {
 	})
 }
 
-// get asks the controller itself. Its answer is one of status 200.
+// get requests a path from the controller. It fails unless the status is 200.
 func (c *process) get(ctx context.Context, path string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(
 		ctx,
@@ -171,7 +171,8 @@ func (c *process) get(ctx context.Context, path string) (*http.Response, error) 
 	return response, nil
 }
 
-// writes returns how often it wrote the status of a Service, in vain included.
+// writes returns how many times the controller wrote the status of a Service, including failed
+// writes.
 func (c *process) writes(ctx context.Context) (int, error) {
 	const metric = "berth_service_status_writes_total"
 	response, err := c.get(ctx, "metrics")
@@ -189,7 +190,7 @@ func (c *process) writes(ctx context.Context) (int, error) {
 	return 0, fmt.Errorf("controller %s has no metric %s", c.name, metric)
 }
 
-// use is the processor time that has been used up to a moment.
+// use is the processor time used since a moment.
 type use struct {
 	s     *scale
 	parts map[string]int // pid by name

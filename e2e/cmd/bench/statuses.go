@@ -22,7 +22,7 @@ type statuses struct {
 	seen   map[string]bool
 }
 
-// watchStatuses begins with the changes that come after it.
+// watchStatuses starts a watch of the changes from now on.
 func (b *bench) watchStatuses(ctx context.Context) (*statuses, error) {
 	services := b.Kubernetes.CoreV1().Services(namespace)
 	list, err := services.List(ctx, metav1.ListOptions{})
@@ -40,7 +40,7 @@ func (b *bench) watchStatuses(ctx context.Context) (*statuses, error) {
 	return s, nil
 }
 
-// next waits for the next Service that gets an address, and returns that.
+// next waits for the next Service that gets an address, and returns the address.
 func (s *statuses) next(ctx context.Context) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

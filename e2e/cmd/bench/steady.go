@@ -14,8 +14,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// steady is a Service whose only pod is on a node that may not announce it, so that
-// what clients miss is the announcement, whichever node has the addresses.
+// steady is a Service whose only pod is on a node that may not announce it, so that clients are
+// affected only by the loss of the announcement, no matter which node has the addresses.
 type steady struct {
 	v4, v6 netip.Addr
 	seen   *stage.Capture
@@ -63,8 +63,8 @@ spec:
 	return st, err
 }
 
-// settle waits until all speakers are ready, one of them has both addresses, which
-// answer, and nothing has moved for a while. It returns the owner.
+// settle waits until all speakers are ready, one of them owns both addresses, both answer, and
+// nothing has moved for a while. It returns the owner.
 func (b *bench) settle(ctx context.Context, st *steady) (string, error) {
 	if err := b.AwaitSpeakers(ctx, true); err != nil {
 		return "", err

@@ -14,12 +14,12 @@ import (
 	"github.com/berth-lb/berth/e2e/lab"
 )
 
-// asks is how often each client asks each address: often enough that no pod is
-// left out by chance.
+// asks is the number of requests of each client to each address, enough that no pod is left out by
+// chance.
 const asks = 45
 
-// ask requests every address of every Service from both clients, and prints who
-// answered and whom the pods saw.
+// ask sends requests to every address of every Service from both clients, and prints which pods
+// answered and which client address they saw.
 func (d *demo) ask(ctx context.Context) error {
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
@@ -48,7 +48,7 @@ func (d *demo) ask(ctx context.Context) error {
 	if len(wrong) > 0 {
 		return errors.Join(wrong...)
 	}
-	d.say("web-bgp keeps the client's address (externalTrafficPolicy Local); web-l2 shows that of the node the request came through")
+	d.say("web-bgp keeps the client's address (externalTrafficPolicy Local); web-l2 shows the address of the node that the request came through")
 	return nil
 }
 
@@ -64,7 +64,7 @@ func (d *demo) announcers(ctx context.Context, s service, address netip.Addr) (s
 	return "ARP: " + node, err
 }
 
-// tally is who answered how often, and whom they saw.
+// tally counts the answers by pod, and by the client address that the pods saw.
 type tally struct {
 	by   map[string]int
 	seen map[netip.Addr]bool
@@ -83,7 +83,7 @@ func (d *demo) tally(ctx context.Context, client string, address netip.Addr) (ta
 	return t, nil
 }
 
-// misses tells what is not as it should be.
+// misses returns an error for each deviation from what is expected.
 func (d *demo) misses(s service, address netip.Addr, client string, t tally) []error {
 	var wrong []error
 	want := len(d.Nodes())

@@ -20,16 +20,15 @@ const (
 	patience = 2 * time.Second       // of a client, for one answer
 )
 
-// watched is a client that asks all the time.
+// watched is a client that keeps sending requests.
 type watched struct {
 	service, client string
 	every           time.Duration
 	*stage.Watch
 }
 
-// cut pulls the cable of the node that answers for steady and shows what clients
-// see, first of the announcement alone, then of the pods that are gone with the
-// node.
+// cut pulls the cable of the node that answers for steady and shows what clients see: first the
+// move of the announcement, then the loss of the node's pods.
 func (d *demo) cut(ctx context.Context) error {
 	clients := []*watched{
 		{service: "steady", client: lab.Client, every: pace},
@@ -58,9 +57,9 @@ func (d *demo) cut(ctx context.Context) error {
 // showMove waits until another node answers for steady and prints the gap.
 func (d *demo) showMove(ctx context.Context, steady *watched, at time.Time) error {
 	if err := served(ctx, steady, at, 20); err != nil {
-		return fmt.Errorf("nobody took over after %s was cut: %w", d.dark, err)
+		return fmt.Errorf("no node took over after %s was cut off: %w", d.dark, err)
 	}
-	// Only looked at: the cache shall be what the announcements made of it.
+	// The cache is only read: announcements alone must update it.
 	mac, err := d.Neighbor(lab.Client, d.service("steady").addresses[0])
 	if err != nil {
 		return err
@@ -68,18 +67,18 @@ func (d *demo) showMove(ctx context.Context, steady *watched, at time.Time) erro
 	if d.steady = d.HostOf(mac); d.steady == d.dark || d.steady == "" {
 		return fmt.Errorf("%s was cut off, and %q answers for its address", d.dark, mac)
 	}
-	d.say("steady:  %s answers now. A client that had the old neighbor in its cache and asked every %s got no answer", d.steady, pace)
-	d.say("         for %d ms: this is the gap of the announcement", steady.Record().Gap().Milliseconds())
+	d.say("steady:  %s answers now. A client that had the old neighbor in its cache and sent a request every %s got no answer", d.steady, pace)
+	d.say("         for %d ms: this is the failover time of the announcement", steady.Record().Gap().Milliseconds())
 	return nil
 }
 
-// showPods waits until Kubernetes and the router do without the node, and prints
-// what the clients saw until then.
+// showPods waits until Kubernetes and the router no longer use the node, and prints what the
+// clients saw until then.
 func (d *demo) showPods(ctx context.Context, clients []*watched, at time.Time) error {
 	if err := stage.Eventually(ctx, 40*time.Second, d.podIsUnready); err != nil {
 		return err
 	}
-	d.say("Kubernetes called the pods on %s unready %s after the cut (set to be quick here: the default is some 50 s)", d.dark, since(at))
+	d.say("Kubernetes marked the pods on %s as not ready %s after the cut (the lab is configured for that: the default is about 50 s)", d.dark, since(at))
 	if err := d.AwaitRoutes(ctx, 10*time.Second, d.service("web-bgp").addresses[0], d.without(d.dark)...); err != nil {
 		return err
 	}
@@ -95,8 +94,8 @@ func (d *demo) showPods(ctx context.Context, clients []*watched, at time.Time) e
 		}
 		d.say("%-8s %d of %d requests from %s were not answered within %s%s", c.service+":", len(failed), len(after), c.client, patience, last)
 	}
-	d.say("web-l2 has a pod on %s: kube-proxy goes on sending it a third of the requests until Kubernetes calls it unready", d.dark)
-	d.say("web-bgp has a route through %s: the router goes on using it until the hold time of 3 s is over", d.dark)
+	d.say("web-l2 has a pod on %s: kube-proxy keeps sending it a third of the requests until Kubernetes marks it as not ready", d.dark)
+	d.say("web-bgp has a route through %s: the router keeps using it until the hold time of 3 s expires", d.dark)
 	return nil
 }
 
@@ -121,7 +120,7 @@ func (d *demo) podIsUnready(ctx context.Context) error {
 	return nil
 }
 
-// served waits until n requests that were sent after a moment were answered.
+// served waits until n requests that were sent after the given time were answered.
 func served(ctx context.Context, c *watched, after time.Time, n int) error {
 	return stage.Eventually(ctx, 20*time.Second, func(context.Context) error {
 		record := c.Record().SentAfter(after)

@@ -1,11 +1,10 @@
 //go:build linux
 
-// Command demo shows Berth at its main job, in a lab of three nodes and a router:
-// it installs Berth, serves an application by ARP and by BGP, cuts a node off, and
-// measures what clients see. It ends with status 0 only if every step held.
+// Command demo shows Berth at work in a lab of three nodes and a router: it installs Berth,
+// announces an application by ARP and by BGP, cuts a node off, and measures what clients see. Its
+// exit status is 0 only if every step succeeded.
 //
-// With DEMO_KEEP=1 in the environment the lab stays up at the end, also after a
-// failure.
+// With DEMO_KEEP=1 in the environment the lab stays up at the end, even after a failure.
 package main
 
 import (
@@ -38,8 +37,7 @@ func main() {
 	}
 }
 
-// run plays the demo and takes the lab down, whatever happens, unless it shall be
-// kept.
+// run runs the demo and takes the lab down in any case, unless it is to be kept.
 func run(ctx context.Context, out io.Writer, keep bool) error {
 	d := &demo{out: out, begun: time.Now()}
 	err := d.step(ctx, "Start the lab: three nodes, a router that speaks BGP, a client on the rack, one behind the router", d.start)
@@ -55,12 +53,12 @@ func run(ctx context.Context, out io.Writer, keep bool) error {
 		d.suggest()
 		return err
 	}
-	// Not the context of the demo: also when that has ended, the lab must go.
+	// This is not the demo's context: the lab must be removed even if that has ended.
 	end := func(ctx context.Context) error { return d.Down(ctx) }
 	return errors.Join(err, d.step(context.WithoutCancel(ctx), "Take the lab down", end))
 }
 
-// demo is the state of the play.
+// demo is the state of the demo.
 type demo struct {
 	out   io.Writer
 	begun time.Time

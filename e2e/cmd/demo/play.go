@@ -27,7 +27,7 @@ var webYAML string
 
 const namespace = "demo"
 
-// service is a Service of the play.
+// service is a Service of the demo.
 type service struct {
 	name      string
 	addresses []netip.Addr
@@ -35,7 +35,7 @@ type service struct {
 	local     bool // externalTrafficPolicy
 }
 
-// play does all between the lab's coming and going.
+// play runs all steps between the start and the end of the lab.
 func (d *demo) play(ctx context.Context) error {
 	for _, s := range []struct {
 		title string
@@ -129,8 +129,8 @@ func (d *demo) addressesOf(ctx context.Context, name string) ([]netip.Addr, erro
 	return stage.Addresses(svc), nil
 }
 
-// deploySteady makes a Service whose pods are not on the node that answers for it,
-// so that nothing but the announcement is lost with that node.
+// deploySteady makes a Service whose pods are not on the node that answers for it, so that nothing
+// but the announcement is lost with that node.
 func (d *demo) deploySteady(ctx context.Context) error {
 	app := stage.App{Namespace: namespace, Name: "steady"}
 	svc, err := d.Create(ctx, d.Expose(app, app.Name))
@@ -166,7 +166,7 @@ func (d *demo) heal(ctx context.Context) error {
 		return err
 	}
 	if _, err := d.Kubectl(ctx, "", "wait", "--for=condition=Ready", "node/"+d.dark, "--timeout=60s"); err != nil {
-		return fmt.Errorf("%s does not come back: %w", d.dark, err)
+		return fmt.Errorf("%s did not come back: %w", d.dark, err)
 	}
 	if _, err := d.Kubectl(ctx, "", "-n", namespace, "rollout", "status", "deployment/web", "--timeout=60s"); err != nil {
 		return err
@@ -183,8 +183,7 @@ func (d *demo) heal(ctx context.Context) error {
 	return nil
 }
 
-// awaitServed waits until every node announces the Service, if it is by BGP, and
-// every pod answers.
+// awaitServed waits until every node announces the Service, if it is by BGP, and every pod answers.
 func (d *demo) awaitServed(ctx context.Context, s service) error {
 	for _, address := range s.addresses {
 		if s.byBGP {
@@ -206,7 +205,7 @@ func (d *demo) awaitServed(ctx context.Context, s service) error {
 	return nil
 }
 
-// suggest prints what can be tried in a lab that is kept.
+// suggest prints commands to try in a lab that is kept.
 func (d *demo) suggest() {
 	fmt.Fprintf(d.out, "\nThe lab stays up (DEMO_KEEP=1). Try:\n")
 	for _, command := range []string{

@@ -1,9 +1,8 @@
-// Command echo answers over HTTP, TCP and UDP with one line of JSON that says
-// who and where it is and whom it saw: the pods behind the lab's Services.
+// Command echo answers over HTTP, TCP and UDP with one line of JSON that describes the pod, its
+// node, and the client's address. The pods behind the lab's Services run it.
 //
-// POST /unready and POST /ready switch what GET /ready, the readiness probe,
-// says. After SIGTERM it is unready at once, goes on serving for the time of
-// -drain, and ends with status 0.
+// POST /unready and POST /ready switch what GET /ready, the readiness probe, says. After SIGTERM it
+// reports that it is not ready, keeps serving for the time of -drain, and ends with status 0.
 package main
 
 import (

@@ -54,7 +54,7 @@ func (s *server) line(protocol, address, client string) []byte {
 
 type addresses struct{ http, tcp, udp string }
 
-// sockets are what the server serves on; udp6 is nil on a machine without IPv6.
+// sockets are the sockets of the server; udp6 is nil on a machine without IPv6.
 type sockets struct {
 	http, tcp  net.Listener
 	udp4, udp6 net.PacketConn
@@ -69,8 +69,7 @@ func listen(at addresses) (sockets, error) {
 	if s.tcp, err = net.Listen("tcp", at.tcp); err != nil {
 		return s, fmt.Errorf("serve TCP: %w", err)
 	}
-	// One socket for each family: each tells the address a datagram was for in
-	// a way of its own.
+	// There is one socket for each family, since each reports a datagram's destination in its own way.
 	if s.udp4, err = net.ListenPacket("udp4", at.udp); err != nil {
 		return s, fmt.Errorf("serve UDP: %w", err)
 	}
@@ -125,7 +124,7 @@ func (s *server) handler() http.Handler {
 			address = local.String()
 		}
 		w.Header().Set("Content-Type", "application/json")
-		// A write that fails is the client's to notice.
+		// The client notices if a write fails.
 		_, _ = w.Write(s.line("http", address, r.RemoteAddr))
 	})
 	return mux

@@ -13,8 +13,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// runEtcd runs one etcd member until it is told to end. It does not fsync: the
-// lab's data does not outlive the lab.
+// runEtcd runs one etcd member until it is told to end. It does not fsync: the lab's data does not
+// outlive the lab.
 func runEtcd(args []string) error {
 	flags := flag.NewFlagSet("etcd", flag.ExitOnError)
 	dir := flags.String("dir", "", "data folder")

@@ -1,5 +1,5 @@
-// Command kube is the Kubernetes side of the lab in one binary: the real
-// components of the k8s.io/kubernetes module, chosen by the first argument.
+// Command kube is the Kubernetes side of the lab in one binary: the real components of the
+// k8s.io/kubernetes module, chosen by the first argument.
 //
 //	kube etcd --dir D --client HOST:PORT --peer HOST:PORT
 //	kube kube-apiserver|kube-controller-manager|kube-scheduler|kube-proxy|kubectl FLAGS...

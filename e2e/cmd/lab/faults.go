@@ -13,7 +13,7 @@ import (
 	"github.com/berth-lb/berth/e2e/lab"
 )
 
-// fault makes a command that does one thing to the lab and says so.
+// fault returns a command that makes one change to the lab and reports it.
 func fault(use, short string, args int, do func(ctx context.Context, l *lab.Lab, args []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(args)}
 	name := nameFlag(cmd)
@@ -113,7 +113,7 @@ func blockCommand() *cobra.Command {
 }
 
 func addressCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "address", Short: "Give a host of the segment one more address, or take it back"}
+	cmd := &cobra.Command{Use: "address", Short: "Add an address to a host of the segment, or remove it"}
 	one := func(use, short string, do func(l *lab.Lab, host string, address netip.Addr) error) *cobra.Command {
 		return fault(use+" HOST ADDRESS", short, 2, func(_ context.Context, l *lab.Lab, args []string) error {
 			address, err := netip.ParseAddr(args[1])

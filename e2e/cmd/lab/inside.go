@@ -33,8 +33,8 @@ func kubectlCommand() *cobra.Command {
 	}
 }
 
-// kubectlArgs takes --name NAME or --name=NAME, and then a --, off the front. A later --
-// is kubectl's.
+// kubectlArgs removes --name NAME or --name=NAME, and then a --, from the front. A later -- belongs
+// to kubectl.
 func kubectlArgs(args []string) (name string, rest []string) {
 	name = "lab"
 	if len(args) >= 2 && args[0] == "--name" {
@@ -79,7 +79,7 @@ func execCommand() *cobra.Command {
 	return cmd
 }
 
-// hostAndCommand takes the host off the front, and a -- after it, which is there when one
+// hostAndCommand removes the host from the front, and a -- after it, which is there if another --
 // before it ended the flags.
 func hostAndCommand(args []string) (host string, argv []string) {
 	host, argv = args[0], args[1:]

@@ -1,8 +1,7 @@
 //go:build linux
 
-// Command lab brings up a real Kubernetes cluster with a rack's network around
-// it on one Linux machine, breaks it on request, and takes it down again. See
-// e2e/README.md.
+// Command lab brings up a real Kubernetes cluster with a rack's network around it on one Linux
+// machine, breaks it on request, and takes it down again. See e2e/README.md.
 package main
 
 import (

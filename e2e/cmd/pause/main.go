@@ -1,5 +1,5 @@
-// Command pause holds a pod's namespaces open: it sleeps until it is told to
-// end, and reaps the orphans of containers that share its PID namespace.
+// Command pause holds a pod's namespaces open: it sleeps until it is told to end, and reaps the
+// orphans of containers that share its PID namespace.
 package main
 
 import (
