@@ -19,7 +19,7 @@ import (
 
 // A fault in one object, and in one part of it, keeps nothing else from effect. What the objects
 // say is in testdata/inputs.txtar.
-func TestWhatIsWrongWithOneObjectLeavesTheRestInEffect(t *testing.T) {
+func TestInvalidObjectLeavesOthersInEffect(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "good", `{addresses: [192.0.2.0/28]}`)
@@ -51,7 +51,7 @@ func TestWhatIsWrongWithOneObjectLeavesTheRestInEffect(t *testing.T) {
 }
 
 // A label of a pool or of a neighbor may be what an announcement selects it by.
-func TestALabelOfAPoolOrANeighborTakesEffectAtOnce(t *testing.T) {
+func TestSelectorsFollowLabels(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)
@@ -102,7 +102,7 @@ func awaitReady(t *testing.T, kind, name, status, message string) {
 	}))
 }
 
-func TestKubectlExplainIsDocumentation(t *testing.T) {
+func TestKubectlExplain(t *testing.T) {
 	for field, phrase := range map[string]string{
 		"loadbalancerpool.spec":                   "addresses of the pool: prefixes",
 		"loadbalancerpool.spec.scopes":            "serviceSelector matches the labels of the Services",
@@ -126,7 +126,7 @@ func TestKubectlExplainIsDocumentation(t *testing.T) {
 }
 
 // The examples of docs/reference, put together, are in effect.
-func TestTheExamplesOfTheReferenceAreInEffect(t *testing.T) {
+func TestReferenceExamples(t *testing.T) {
 	namespace(t)
 	start(t)
 	silenced(t)

@@ -293,7 +293,8 @@ func pin(address string) func(*corev1.ServiceSpec) {
 	return func(s *corev1.ServiceSpec) { s.LoadBalancerIP = address }
 }
 
-func TestServicesGetAddressesOfTheFamiliesTheyWant(t *testing.T) {
+// Services get addresses of the IP families that they request.
+func TestAllocationByFamily(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9")
@@ -323,7 +324,8 @@ func TestServicesGetAddressesOfTheFamiliesTheyWant(t *testing.T) {
 	}))
 }
 
-func TestPreferDualStackDoesWithoutAFamilyUntilAPoolHasIt(t *testing.T) {
+// PreferDualStack is satisfied with one family until a pool has the other.
+func TestAllocationPreferDualStack(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "four", "192.0.2.1/32")
@@ -333,7 +335,8 @@ func TestPreferDualStackDoesWithoutAFamilyUntilAPoolHasIt(t *testing.T) {
 	await(t, ns, "web", "Allocated", "192.0.2.1", "2001:db8::1")
 }
 
-func TestARequestThatCannotBeMetIsExplainedAndMetOnceItCan(t *testing.T) {
+// A request that cannot be met is explained, and met as soon as possible.
+func TestAllocationExplainsAndWaits(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		pool    string
@@ -456,7 +459,8 @@ func awaitEvent(t *testing.T, ns, name, reason string) {
 	}))
 }
 
-func TestServicesThatCannotHaveBothFamiliesTakeNoneAndDoNotWakeEachOther(t *testing.T) {
+// Services that cannot get both families take no address, and do not requeue each other.
+func TestAllocationRequireDualStack(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
 	makePool(t, "four", "192.0.2.1-192.0.2.9")
@@ -478,7 +482,8 @@ func TestServicesThatCannotHaveBothFamiliesTakeNoneAndDoNotWakeEachOther(t *test
 	}
 }
 
-func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
+// A hello key that is missing or damaged is replaced.
+func TestHelloKeyIsReplaced(t *testing.T) {
 	namespace(t)
 	start(t)
 	secrets := scene.Kubernetes.CoreV1().Secrets(stage.Namespace)
@@ -508,7 +513,8 @@ func TestAHelloKeyThatIsGoneOrDamagedIsMadeAnew(t *testing.T) {
 	must(t, stage.Eventually(t.Context(), patience, good))
 }
 
-func TestAStatusThatSomebodyChangedIsPutBack(t *testing.T) {
+// A status that was changed by another writer is restored.
+func TestStatusIsRestored(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -520,7 +526,8 @@ func TestAStatusThatSomebodyChangedIsPutBack(t *testing.T) {
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 }
 
-func TestARestartKeepsEveryAddressAndWritesNothing(t *testing.T) {
+// A restart keeps every address and writes nothing.
+func TestRestartKeepsAddresses(t *testing.T) {
 	ns := namespace(t)
 	first := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.20")
@@ -551,7 +558,8 @@ func TestARestartKeepsEveryAddressAndWritesNothing(t *testing.T) {
 	}
 }
 
-func TestAnAddressInTwoStatusesStaysWithTheOlderService(t *testing.T) {
+// An address that is in two statuses stays with the older Service.
+func TestAddressInTwoStatuses(t *testing.T) {
 	ns := namespace(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
 	ours := func(s *corev1.ServiceSpec) { class := v1alpha1.LoadBalancerClass; s.LoadBalancerClass = &class }
@@ -571,7 +579,8 @@ func TestAnAddressInTwoStatusesStaysWithTheOlderService(t *testing.T) {
 	await(t, ns, "ant", "Allocated", "192.0.2.1")
 }
 
-func TestAServiceThatIsNoLoadBalancerAnyMoreGivesItsAddressBack(t *testing.T) {
+// A Service that is changed to another type releases its address.
+func TestTypeChangeReleasesAddress(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.1/32")
@@ -590,7 +599,8 @@ func TestAServiceThatIsNoLoadBalancerAnyMoreGivesItsAddressBack(t *testing.T) {
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 }
 
-func TestOtherServicesAreLeftAlone(t *testing.T) {
+// Services that are not Berth's are ignored.
+func TestOtherServicesAreIgnored(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -620,7 +630,8 @@ func TestOtherServicesAreLeftAlone(t *testing.T) {
 	}
 }
 
-func TestADeletedPoolTakesNoAddressAway(t *testing.T) {
+// The deletion of a pool takes no address away.
+func TestPoolDeletionKeepsAddresses(t *testing.T) {
 	ns := namespace(t)
 	first := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -635,7 +646,8 @@ func TestADeletedPoolTakesNoAddressAway(t *testing.T) {
 	await(t, ns, "web", "Allocated", "192.0.2.1")
 }
 
-func TestChangingThePinMovesTheService(t *testing.T) {
+// A changed spec.loadBalancerIP moves the Service to that address.
+func TestLoadBalancerIPChange(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")

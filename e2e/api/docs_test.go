@@ -64,7 +64,8 @@ func yamlBlocks(page string) []block {
 	return found
 }
 
-func TestYAMLBlocksOfTheDocsAreAccepted(t *testing.T) {
+// The API server accepts each block of YAML in the repository's pages.
+func TestDocsYAML(t *testing.T) {
 	manifest, err := stage.Manifest()
 	must(t, err)
 	root := filepath.Dir(filepath.Dir(manifest))

@@ -135,17 +135,20 @@ func forwards(t *testing.T, ns string, r *running) {
 	awaitTold(t, ns, "Forwarder", "Normal", "kube-proxy forwards (ipMode VIP)")
 }
 
-func TestIPVSForwardsWhileANodeCan(t *testing.T) {
+// The status has ipMode Proxy as long as a node can forward by IPVS.
+func TestIPModeFollowsNodes(t *testing.T) {
 	ns := namespace(t)
 	forwards(t, ns, start(t))
 }
 
-func TestProviderHasIPVSForwardWhileANodeCan(t *testing.T) {
+// The status has ipMode Proxy as long as a node can forward by IPVS.
+func TestProviderIPModeFollowsNodes(t *testing.T) {
 	ns := namespace(t)
 	forwards(t, ns, startProvider(t, ns))
 }
 
-func TestARestartOfTheControllerLeavesIPVSForwarding(t *testing.T) {
+// A restart of the controller does not change ipMode.
+func TestRestartKeepsIPMode(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		start func(*testing.T, string) *running
@@ -176,7 +179,8 @@ func TestARestartOfTheControllerLeavesIPVSForwarding(t *testing.T) {
 	}
 }
 
-func TestTheAddressesOfAServiceHaveOneDataplane(t *testing.T) {
+// All addresses of a Service have the same dataplane.
+func TestOneDataplanePerService(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)

@@ -64,7 +64,8 @@ func awaitKeys(t *testing.T, waits string, names ...string) *corev1.Secret {
 	return s
 }
 
-func TestTheHelloKeyIsRotatedWhenEverySpeakerIsReadyForIt(t *testing.T) {
+// The hello key is rotated when every speaker is ready for it.
+func TestHelloKeyRotation(t *testing.T) {
 	namespace(t)
 	first := start(t)
 	t.Cleanup(func() { _, _ = scene.Kubectl(context.Background(), "", "delete", "speakers", "--all") })

@@ -30,7 +30,7 @@ var seen = map[string]struct{ spec, change string }{
 // Tools that wait for objects, as Flux does by kstatus and Argo CD by the script in
 // manifests/argocd, do not consider an object ready before the controller has reviewed it, or while
 // a part of it is not in effect.
-func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
+func TestKstatusOfConfiguration(t *testing.T) {
 	ns := namespace(t)
 	health := argoHealth(t)
 	for kind, o := range seen {
@@ -86,7 +86,7 @@ func TestToolsThatWaitSeeWhetherAnObjectWasLookedAt(t *testing.T) {
 }
 
 // What speakers write is seen in the same way.
-func TestToolsThatWaitSeeWhetherASpeakerReported(t *testing.T) {
+func TestKstatusOfSpeaker(t *testing.T) {
 	ns := namespace(t)
 	silenced(t)
 	health := argoHealth(t)

@@ -204,7 +204,7 @@ func (m mention) faults(file string, resolvers []resolver, qualified bool) []str
 	return slices.Compact(faults)
 }
 
-func TestMentionsAreFoundInTexts(t *testing.T) {
+func TestMentions(t *testing.T) {
 	for text, want := range map[string][]mention{
 		"see kubectl get speakers.":                                      {{"get", "speakers", ""}},
 		"(kubectl get loadbalancerpools.berth.dev), or add it":           {{"get", "loadbalancerpools", "berth.dev"}},
@@ -227,7 +227,7 @@ func TestMentionsAreFoundInTexts(t *testing.T) {
 	}
 }
 
-func TestLiteralsAreFoundInGo(t *testing.T) {
+func TestLiterals(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "", `package p
 const one = "a" + "b" // "comment"
 var two = f(1, "see kubectl "+"get %s for "+name+" or "+"c", `+"`d`"+`)`, parser.SkipObjectResolution)

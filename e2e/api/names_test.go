@@ -91,7 +91,8 @@ var own = []names{
 	},
 }
 
-func TestEachNameOfBerthIsNobodyElses(t *testing.T) {
+// Each name of Berth's kinds is unique among the names of other projects.
+func TestNamesDoNotCollide(t *testing.T) {
 	ns := namespace(t)
 	kubectl := kubectlWithItsOwnCache(t)
 	foreign := readForeign(t)
@@ -193,7 +194,7 @@ func shared(served map[string][]names) []string {
 	return faults
 }
 
-func TestSharedNamesAreFound(t *testing.T) {
+func TestShared(t *testing.T) {
 	want := []string{
 		`pools.example.org has the name "lbpool" of Berth's LoadBalancerPool`,
 		`speakers.example.org has the name "speakers" of Berth's Speaker`,

@@ -77,7 +77,8 @@ func awaitNote(t *testing.T, ns, name, reason, text string) {
 	}))
 }
 
-func TestTheStatusesOfOthersAreLeftAsTheyAre(t *testing.T) {
+// Statuses that other controllers wrote are kept.
+func TestStatusesOfOthersAreKept(t *testing.T) {
 	ns := namespace(t)
 	for _, name := range []string{"foreign", "empty"} {
 		makeService(t, ns, name, nil)
@@ -108,7 +109,8 @@ func TestTheStatusesOfOthersAreLeftAsTheyAre(t *testing.T) {
 	await(t, ns, "thief", "Allocated", "203.0.113.7")
 }
 
-func TestARecordThatIsCopiedOrExtendedMakesNothingBerths(t *testing.T) {
+// A copied or extended record does not make an address Berth's.
+func TestRecordIsVerified(t *testing.T) {
 	ns := namespace(t)
 	first := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -133,7 +135,7 @@ func TestARecordThatIsCopiedOrExtendedMakesNothingBerths(t *testing.T) {
 }
 
 // An uninstallation takes the key and the pools, and leaves the statuses.
-func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
+func TestFormerInstallation(t *testing.T) {
 	ns := namespace(t)
 	first := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -167,7 +169,8 @@ func TestWhatAFormerInstallationGaveWaitsForItsPools(t *testing.T) {
 	}
 }
 
-func TestAPoolThatTakesOverAdoptsTheServicesOfOthers(t *testing.T) {
+// A pool with takeOver adopts the Services of other implementations.
+func TestTakeOver(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)
@@ -211,7 +214,8 @@ func awaitExcluded(t *testing.T, pool, message string) *v1alpha1.LoadBalancerPoo
 	return p
 }
 
-func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
+// Addresses in use are not given to Services, and their pool reports them.
+func TestAddressesInUse(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)
@@ -262,7 +266,8 @@ func TestAddressesInUseAreNotGivenAndTheirPoolSaysSo(t *testing.T) {
 // excludedOfP is what LoadBalancerPool p of the test above says.
 const excludedOfP = "not given: 172.30.0.2 is an address of the API server, 172.30.0.11 is the InternalIP of node n1, 172.30.0.1 is a default gateway of node n1, 172.30.0.3 is the address of BGPNeighbor tor, 172.30.0.5 is on interface eth0 of node n1 and 3 more"
 
-func TestAnAddressThatIsBoundSinceAServiceHasItStays(t *testing.T) {
+// A Service keeps its address even if the address comes into use elsewhere.
+func TestAddressInUseAfterAllocation(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	silenced(t)
@@ -276,7 +281,8 @@ func TestAnAddressThatIsBoundSinceAServiceHasItStays(t *testing.T) {
 	await(t, ns, "vip", "Allocated", "192.0.2.1")
 }
 
-func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
+// No edit of a pool takes an address away from a Service that requests it by name.
+func TestPoolEditsKeepNamedAddresses(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
 	apply(t, "LoadBalancerPool", "p1", `{addresses: [192.0.2.1-192.0.2.9]}`)
@@ -323,7 +329,8 @@ func TestNoEditOfAPoolTakesAnAddressAwayFromAServiceThatNamesIt(t *testing.T) {
 	awaitMessage(t, ns, "pinned", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in LoadBalancerPool renamed, which annotation berth.dev/pools does not name; name it there, or ask for another address")
 }
 
-func TestAStatusThatTwoWriteIsLeftForLongerAndSaysWho(t *testing.T) {
+// If two controllers write a status, Berth backs off and names the other one.
+func TestStatusContested(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -354,7 +361,8 @@ func TestAStatusThatTwoWriteIsLeftForLongerAndSaysWho(t *testing.T) {
 	await(t, ns, "web", "StatusContested", "192.0.2.1")
 }
 
-func TestServicesOfEachClassThatIsListedAreServed(t *testing.T) {
+// Services of each listed class are served.
+func TestLoadBalancerClasses(t *testing.T) {
 	ns := namespace(t)
 	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) {
 		o.Classes, o.Classless = []string{"example.com/a", "example.com/b"}, false
@@ -374,7 +382,8 @@ func TestServicesOfEachClassThatIsListedAreServed(t *testing.T) {
 	}
 }
 
-func TestAFreedAddressRestsAlsoWhenTheLeaderChanges(t *testing.T) {
+// A freed address rests, even if the leader changes.
+func TestFreedAddressRests(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
 	rest := func(o *controller.Options) { o.Rest = 12 * time.Second }
 	first := startAs(t, (*controller.Controller).Lead, rest)
@@ -421,7 +430,8 @@ func TestAFreedAddressRestsAlsoWhenTheLeaderChanges(t *testing.T) {
 	await(t, other, "any", "Allocated", "192.0.2.2")
 }
 
-func TestThoseWhoAskForAnAddressByNameComeBeforeThoseWhoTakeAny(t *testing.T) {
+// Requests for a certain address come before requests for any address.
+func TestRequestsByNameComeFirst(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	for i := range 9 {
@@ -443,7 +453,8 @@ func TestThoseWhoAskForAnAddressByNameComeBeforeThoseWhoTakeAny(t *testing.T) {
 	}
 }
 
-func TestWhatATenantWroteIsCutInMessages(t *testing.T) {
+// Messages truncate what users wrote.
+func TestMessagesTruncateInput(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -472,7 +483,8 @@ func TestWhatATenantWroteIsCutInMessages(t *testing.T) {
 	awaitEvent(t, ns, "pool", "UnknownPool")
 }
 
-func TestReservationsObeyScopesAndAreBounded(t *testing.T) {
+// Reservations obey the scopes of pools, and their number is limited.
+func TestReservationScopesAndLimit(t *testing.T) {
 	ns := namespace(t)
 	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) { o.ReservationsPerNamespace = 2 })
 	apply(t, "LoadBalancerPool", "theirs", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}]}`)
@@ -556,7 +568,8 @@ func (r *reasons) Eventf(_, _ runtime.Object, _, reason, _, _ string, _ ...any) 
 	r.count[reason]++
 }
 
-func TestAServiceOfOthersWithAHostNameIsToldOnce(t *testing.T) {
+// A Service of another implementation with a host name gets one event.
+func TestServiceOfOthersWithHostname(t *testing.T) {
 	ns := namespace(t)
 	makeService(t, ns, "elb", nil)
 	writeStatus(t, "cloud", ns, "elb", "lb.example.com")
@@ -575,7 +588,7 @@ func TestAServiceOfOthersWithAHostNameIsToldOnce(t *testing.T) {
 	}
 }
 
-func TestServicesThatShareAnAddressAreTakenOverTogether(t *testing.T) {
+func TestTakeOverSharedAddress(t *testing.T) {
 	ns := namespace(t)
 	for i, name := range []string{"dns-tcp", "dns-udp"} {
 		annotated(
@@ -596,7 +609,8 @@ func TestServicesThatShareAnAddressAreTakenOverTogether(t *testing.T) {
 	await(t, ns, "dns-udp", "Allocated", "192.0.2.5")
 }
 
-func TestAnAddressThatOthersGaveUpIsGivenToWhoWaits(t *testing.T) {
+// An address that another implementation gave up goes to a Service that waits for it.
+func TestAddressOfOthersIsReused(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.0/24")
@@ -612,7 +626,8 @@ func TestAnAddressThatOthersGaveUpIsGivenToWhoWaits(t *testing.T) {
 	await(t, ns, "waits", "Allocated", "192.0.2.7")
 }
 
-func TestAReservationComesBeforeThoseWhoTakeAnyWhenAPoolAppears(t *testing.T) {
+// When a pool appears, reservations come before requests for any address.
+func TestReservationComesFirst(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
 	start(t)
 	for i := range 12 {
@@ -640,7 +655,8 @@ func TestAReservationComesBeforeThoseWhoTakeAnyWhenAPoolAppears(t *testing.T) {
 	}
 }
 
-func TestWithoutAPoolTheStatusOfAServiceOfBerthsClassStaysToo(t *testing.T) {
+// Without a pool, the status of a Service of Berth's class is kept, too.
+func TestStatusIsKeptWithoutPool(t *testing.T) {
 	ns := namespace(t)
 	class := "berth.dev/lb"
 	makeService(t, ns, "web", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })

@@ -76,7 +76,8 @@ func typeMeta(kind string) metav1.TypeMeta {
 	return metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind}
 }
 
-func TestASpeakerWritesOnlyInTheNameOfItsOwnNode(t *testing.T) {
+// A speaker writes only in the name of its own node.
+func TestSpeakerAdmissionPolicy(t *testing.T) {
 	ns := namespace(t)
 	makeNode(t, "n2")
 	n1, n2, nowhere := speakerOn(t, "n1"), speakerOn(t, "n2"), speakerOn(t, "")
@@ -353,7 +354,8 @@ func awaitOwner(t *testing.T, ns string, want v1alpha1.L2OwnerStatus) *v1alpha1.
 	return found
 }
 
-func TestClaimsAreMirroredInL2Owners(t *testing.T) {
+// Claims are mirrored in L2Owners.
+func TestMirrorWritesL2Owners(t *testing.T) {
 	ns := namespace(t)
 	makeNode(t, "n2")
 	makeService(t, ns, "web", nil)
@@ -434,7 +436,8 @@ func TestClaimsAreMirroredInL2Owners(t *testing.T) {
 	awaitOwner(t, ns, v1alpha1.L2OwnerStatus{})
 }
 
-func TestAnL2OwnerThatWasLeftOverByARestartIsClaimedAgainOrDeleted(t *testing.T) {
+// An L2Owner that is left from before a restart is claimed again or deleted.
+func TestMirrorAfterRestart(t *testing.T) {
 	ns := namespace(t)
 	for _, name := range []string{"kept", "lost"} {
 		makeService(t, ns, name, nil)

@@ -76,7 +76,8 @@ func on(port int32) func(*corev1.ServiceSpec) {
 	return func(s *corev1.ServiceSpec) { s.Ports = []corev1.ServicePort{{Port: port}} }
 }
 
-func TestThePoolOfHighestPriorityIsUsedFirst(t *testing.T) {
+// The pool with the highest priority is used first.
+func TestPoolPriority(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "low", `{addresses: [192.0.2.1/32]}`)
@@ -87,7 +88,8 @@ func TestThePoolOfHighestPriorityIsUsedFirst(t *testing.T) {
 	await(t, ns, "second", "Allocated", "192.0.2.1")
 }
 
-func TestReservedAndEdgeAddressesOfAPoolAreNotGivenToAnybody(t *testing.T) {
+// Reserved addresses and the edges of prefixes are not given to Services.
+func TestPoolReservedAddresses(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/29], reserved: [192.0.2.1-192.0.2.2], edgeAddresses: Exclude}`)
@@ -99,7 +101,8 @@ func TestReservedAndEdgeAddressesOfAPoolAreNotGivenToAnybody(t *testing.T) {
 	awaitMessage(t, ns, "edge", "AddressExcluded", "spec.loadBalancerIP: 192.0.2.0 is .0 or .255, which LoadBalancerPool p excludes (spec.edgeAddresses); ask for another")
 }
 
-func TestADisabledPoolKeepsWhatItGaveAndGivesNoMore(t *testing.T) {
+// A disabled pool keeps the addresses that are in use, and gives none.
+func TestPoolDisabled(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
@@ -116,7 +119,8 @@ func TestADisabledPoolKeepsWhatItGaveAndGivesNoMore(t *testing.T) {
 	await(t, ns, "new", "Allocated", "192.0.2.2")
 }
 
-func TestScopesOfAPoolSelectNamespacesAndServices(t *testing.T) {
+// The scopes of a pool select namespaces and Services.
+func TestPoolScopes(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(
@@ -142,7 +146,8 @@ func TestScopesOfAPoolSelectNamespacesAndServices(t *testing.T) {
 	await(t, ns, "pinned", "Allocated", "198.51.100.1")
 }
 
-func TestTheAnnotationNamesThePools(t *testing.T) {
+// The annotation berth.dev/pools names the pools.
+func TestPoolsAnnotation(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "auto", `{addresses: [192.0.2.1-192.0.2.9]}`)
@@ -173,7 +178,9 @@ func TestTheAnnotationNamesThePools(t *testing.T) {
 	await(t, ns, "moves", "Allocated", "203.0.113.2")
 }
 
-func TestTheAnnotationAsksForAddressesAndMustAgreeWithTheField(t *testing.T) {
+// The annotation berth.dev/load-balancer-ips requests addresses, and must agree with
+// spec.loadBalancerIP.
+func TestLoadBalancerIPsAnnotation(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/24, "2001:db8::/64"]}`)
@@ -190,7 +197,8 @@ func TestTheAnnotationAsksForAddressesAndMustAgreeWithTheField(t *testing.T) {
 	awaitMessage(t, ns, "bad", "InvalidAddress", `annotation berth.dev/load-balancer-ips: "192.0.2" is no IP address; write one such as 192.0.2.1, or take it out`)
 }
 
-func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
+// Services with the same sharing key share an address.
+func TestSharingKeyAnnotation(t *testing.T) {
 	ns, far := namespace(t), namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
@@ -221,7 +229,8 @@ func TestServicesWithOneSharingKeyShareAnAddress(t *testing.T) {
 	await(t, far, "near", "Allocated", "192.0.2.1")
 }
 
-func TestAnAddressOutsideThePoolsIsReleasedOnRequest(t *testing.T) {
+// An address outside the pools is released on request.
+func TestReleaseAnnotation(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1/32]}`)
@@ -233,7 +242,8 @@ func TestAnAddressOutsideThePoolsIsReleasedOnRequest(t *testing.T) {
 	await(t, ns, "web", "Allocated", "198.51.100.1")
 }
 
-func TestPoolsRenamedSplitAndMergedKeepEveryAddress(t *testing.T) {
+// Pools that are renamed, split and merged keep every address.
+func TestPoolRenameSplitAndMerge(t *testing.T) {
 	ns := namespace(t)
 	r := start(t)
 	apply(t, "LoadBalancerPool", "all", `{addresses: [192.0.2.0/24]}`)
@@ -270,7 +280,8 @@ func reserve(t *testing.T, ns, name, spec string) {
 	must(t, scene.Apply(t.Context(), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: AddressReservation\nmetadata: {name: %s, namespace: %s}\nspec: {%s}\n", name, ns, spec)))
 }
 
-func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *testing.T) {
+// A reservation keeps addresses for its Service when that is recreated or restored.
+func TestReservationOutlivesService(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
 	first := start(t)
 	apply(t, "LoadBalancerPool", "four", `{addresses: [192.0.2.1-192.0.2.9]}`)
@@ -327,7 +338,8 @@ func TestAReservationKeepsAddressesForItsServiceAcrossRecreationAndRestore(t *te
 	await(t, other, "thief", "Allocated", "192.0.2.1")
 }
 
-func TestAReservationOfAnAddressInUseWaitsForIt(t *testing.T) {
+// A reservation of an address in use waits for it.
+func TestReservationOfAddressInUse(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9]}`)
@@ -347,7 +359,8 @@ func TestAReservationOfAnAddressInUseWaitsForIt(t *testing.T) {
 	await(t, other, "next", "Allocated", "192.0.2.1")
 }
 
-func TestAReservationThatCannotBeKeptSaysWhy(t *testing.T) {
+// A reservation that is not in effect explains why.
+func TestReservationExplains(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.2]}`)
@@ -461,7 +474,8 @@ func awaitReservation(t *testing.T, ns, name, addresses, status, message string)
 	}))
 }
 
-func TestAPoolSaysWhenItIsExhausted(t *testing.T) {
+// A pool reports when it is exhausted.
+func TestPoolExhausted(t *testing.T) {
 	ns := namespace(t)
 	start(t)
 	makePool(t, "p", "192.0.2.1", "2001:db8::1-2001:db8::9")

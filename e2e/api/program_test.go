@@ -156,7 +156,8 @@ func awaitLeader(t *testing.T, holder string) {
 	}))
 }
 
-func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
+// A controller in one mode waits until those in the other mode have ended.
+func TestProgramModesExcludeEachOther(t *testing.T) {
 	ns := namespace(t)
 	grantProvider(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -195,10 +196,10 @@ func TestProviderProgramWaitsForTheReconcilersToEndAndTheReverse(t *testing.T) {
 	awaitLeader(t, "provider/cloud-provider")
 }
 
-// TestALeaderThatWasFrozenWritesNothingWhenItWakes: there is no moment at which two
+// TestFrozenLeaderWritesNothing: there is no moment at which two
 // Services have one address, though the woken leader finds its workers' queues full
 // and knows nothing of what the next leader gave.
-func TestALeaderThatWasFrozenWritesNothingWhenItWakes(t *testing.T) {
+func TestFrozenLeaderWritesNothing(t *testing.T) {
 	ns := namespace(t)
 	makePool(t, "p", "192.0.2.0/28") // small: what is freed is given again at once
 	p := newPrograms(t)

@@ -116,7 +116,8 @@ func awaitOldEvent(t *testing.T, ns, reason, message string) {
 	}))
 }
 
-func TestProviderGivesAddressesThroughTheServiceController(t *testing.T) {
+// The provider gives addresses through Kubernetes' service controller.
+func TestProviderAllocation(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9")
@@ -134,7 +135,8 @@ func TestProviderGivesAddressesThroughTheServiceController(t *testing.T) {
 	awaitEvent(t, ns, "web", "Allocated")
 }
 
-func TestProviderMovesAServiceThatAsksForAnotherAddress(t *testing.T) {
+// A Service that requests another address is moved to it.
+func TestProviderLoadBalancerIPChange(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -146,7 +148,8 @@ func TestProviderMovesAServiceThatAsksForAnotherAddress(t *testing.T) {
 	await(t, ns, "next", "Allocated", "192.0.2.2")
 }
 
-func TestProviderExplainsARequestThatCannotBeMetAndMeetsItOnceItCan(t *testing.T) {
+// A request that cannot be met is explained, and met as soon as possible.
+func TestProviderExplainsAndWaits(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1/32")
@@ -172,7 +175,8 @@ func TestProviderExplainsARequestThatCannotBeMetAndMeetsItOnceItCan(t *testing.T
 	)
 }
 
-func TestProviderReleasesTheAddressOfAServiceThatIsDeletedOrNoLoadBalancerAnyMore(t *testing.T) {
+// A Service that is deleted or changed to another type releases its address.
+func TestProviderReleasesAddress(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1/32")
@@ -189,7 +193,8 @@ func TestProviderReleasesTheAddressOfAServiceThatIsDeletedOrNoLoadBalancerAnyMor
 	await(t, ns, "third", "Allocated", "192.0.2.1")
 }
 
-func TestProviderPutsBackAStatusThatSomebodyChanged(t *testing.T) {
+// A status that was changed by another writer is restored.
+func TestProviderRestoresStatus(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -201,7 +206,8 @@ func TestProviderPutsBackAStatusThatSomebodyChanged(t *testing.T) {
 	}
 }
 
-func TestProviderLeavesTheAddressWhenNodesChangeAndSaysWhetherItIsAnnounced(t *testing.T) {
+// A Service keeps its address when nodes change, and its condition says whether it is announced.
+func TestProviderNodeChanges(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -239,7 +245,8 @@ func TestProviderLeavesTheAddressWhenNodesChangeAndSaysWhetherItIsAnnounced(t *t
 	}
 }
 
-func TestProviderKeepsEveryAddressAcrossARestartAndWritesNothing(t *testing.T) {
+// A restart of the provider keeps every address and writes nothing.
+func TestProviderRestartKeepsAddresses(t *testing.T) {
 	ns := namespace(t)
 	first := startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -277,7 +284,8 @@ func TestProviderKeepsEveryAddressAcrossARestartAndWritesNothing(t *testing.T) {
 	}
 }
 
-func TestProviderAndReconcilerTakeOverFromEachOtherAndLeadNotBoth(t *testing.T) {
+// Provider and reconciler take over from each other, and never lead both.
+func TestProviderAndReconcilerTakeTurns(t *testing.T) {
 	ns := namespace(t)
 	reconciler := start(t)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -379,7 +387,8 @@ func TestProviderNeedsEachOfItsRights(t *testing.T) {
 	}
 }
 
-func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
+// Without the provider, its finalizer blocks the deletion of a Service.
+func TestProviderFinalizerWithoutProvider(t *testing.T) {
 	ns := namespace(t)
 	r := startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1/32")
@@ -409,7 +418,7 @@ func TestProviderLeavesAFinalizerThatHangsADeletionWhenItIsGone(t *testing.T) {
 	}
 }
 
-func TestProviderDeletesAServiceThatWasMadeWithTheFinalizer(t *testing.T) {
+func TestProviderDeletesServiceMadeWithFinalizer(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")
@@ -428,7 +437,8 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 	}))
 }
 
-func TestProviderTakesAnAddressOutOfServiceThatComesIntoUse(t *testing.T) {
+// An address that comes into use elsewhere is taken out of service.
+func TestProviderAddressInUse(t *testing.T) {
 	ns := namespace(t)
 	startProvider(t, ns)
 	silenced(t)
@@ -442,7 +452,8 @@ func TestProviderTakesAnAddressOutOfServiceThatComesIntoUse(t *testing.T) {
 	await(t, ns, "pinned", "AddressExcluded")
 }
 
-func TestProviderBacksOffFromAnotherWriterToo(t *testing.T) {
+// If two controllers write a status, the provider backs off, too.
+func TestProviderBacksOff(t *testing.T) {
 	ns := namespace(t)
 	r := startProvider(t, ns)
 	makePool(t, "p", "192.0.2.1-192.0.2.9")

@@ -13,9 +13,9 @@ import (
 	"github.com/berth-lb/berth/speaker/returnpath"
 )
 
-// TestRepliesLeaveByTheDefaultRoutesInterface asks the kernel of a node: one with a
+// TestReturnPath asks the kernel of a node: one with a
 // default route by eth0, and a second network card without.
-func TestRepliesLeaveByTheDefaultRoutesInterface(t *testing.T) {
+func TestReturnPath(t *testing.T) {
 	got := map[string][]string{}
 	must(t, scene.In("n1", func() (err error) {
 		second := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "second"}, PeerName: "bare"}

@@ -91,7 +91,8 @@ func passMarkers(t *testing.T, ns, name string, addresses ...string) {
 	}
 }
 
-func TestManyServicesCostOneWriteEachAndNothingElseIsWritten(t *testing.T) {
+// Many Services cost one write each, and nothing else is written.
+func TestWritesOfManyServices(t *testing.T) {
 	ns := namespace(t)
 	t.Cleanup(func() { removeAll(t, ns) })
 	first := start(t)
