@@ -14,6 +14,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/returnpath"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // Reasons of problems of a Speaker.
@@ -60,10 +61,10 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	})
 	status.Conflicts = r.foreign.current(time.Now())
 	oneWay := r.composeSegments(&status, &found)
-	if err := r.drops.Err(); err != nil {
+	if err := r.unserved.Err(); err != nil {
 		found.add(reasonUnserved, "%v", err)
 	}
-	for _, complaint := range r.paths.complaints() {
+	for _, complaint := range r.bfd.Complaints() {
 		found.add(reasonBFD, "%s", complaint)
 	}
 	r.composeSessions(&status, &found)
@@ -97,19 +98,19 @@ func (r *reporter) composeReturnPath(status *v1alpha1.SpeakerStatus, oneWay []st
 
 // composeIPVS says how far this node can forward by IPVS, if it was asked to.
 func (r *reporter) composeIPVS(status *v1alpha1.SpeakerStatus, set func(kind string, ok bool, reason, message string)) {
-	report, lacking, asked := r.forwards.report()
+	report, asked := r.dataplane.Report()
 	switch {
 	case !asked:
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionIPVSReady)
 		return
-	case lacking == "":
+	case report.Lacking == "":
 		set(v1alpha1.ConditionIPVSReady, true, "AllSchedulers", "can forward by IPVS with all schedulers")
 	case len(report.Schedulers) > 0:
-		set(v1alpha1.ConditionIPVSReady, false, "SchedulerMissing", lacking)
+		set(v1alpha1.ConditionIPVSReady, false, "SchedulerMissing", report.Lacking)
 	default:
-		set(v1alpha1.ConditionIPVSReady, false, "Unable", lacking)
+		set(v1alpha1.ConditionIPVSReady, false, "Unable", report.Lacking)
 	}
-	status.IPVS = report
+	status.IPVS = v1alpha1.IPVSReport{Schedulers: report.Schedulers, VirtualServers: new(int32(report.VirtualServers))}
 }
 
 // composeSegments says what layer 2 does, and returns the interfaces by which replies do not leave.
@@ -152,7 +153,9 @@ func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *proble
 			established++
 		}
 	}
-	status.Sessions = append(status.Sessions, r.rivals.reports()...)
+	for _, h := range r.rivals.Held() {
+		status.Sessions = append(status.Sessions, heldSession(h))
+	}
 	status.SessionCounts = v1alpha1.Counted(established, len(status.Sessions))
 	for _, u := range routes.Unannounced {
 		found.add(reasonPrefixNotAnnounced, "%s is not announced by BGP: %s", u.Prefix, u.Reason)
@@ -214,6 +217,18 @@ func session(p bgp.PeerStatus) v1alpha1.SessionReport {
 	report.State, report.GracefulRestart = v1alpha1.SessionEstablished, v1alpha1.GracefulRestartNotNegotiated
 	if p.KeepsRoutes {
 		report.GracefulRestart = v1alpha1.GracefulRestartNegotiated
+	}
+	return report
+}
+
+// heldSession is the report of a peer that is held back.
+func heldSession(h rival.HeldPeer) v1alpha1.SessionReport {
+	report := v1alpha1.SessionReport{
+		NeighborName: h.Name, Address: new(""), State: v1alpha1.SessionDown,
+		LastTransitionTime: new(metav1.NewTime(h.Since.Truncate(time.Second))), LastError: h.Reason(),
+	}
+	if h.Address.IsValid() {
+		report.Address = new(h.Address.String())
 	}
 	return report
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -18,8 +19,10 @@ const (
 )
 
 // conflicts remembers for a while which addresses foreign hosts were heard to
-// announce. The zero value is ready to use.
+// announce. Make one with newConflicts. Its methods may be called from any goroutine.
 type conflicts struct {
+	forgot async.Signal // tells the reporter that a conflict ended early
+
 	mu   sync.Mutex                  // guards what follows
 	seen map[netip.Addr]conflictSeen // by address
 }
@@ -29,13 +32,14 @@ type conflictSeen struct {
 	last   time.Time
 }
 
+func newConflicts() *conflicts {
+	return &conflicts{forgot: async.NewSignal(), seen: map[netip.Addr]conflictSeen{}}
+}
+
 // note takes an observation of kind Conflict.
 func (c *conflicts) note(o l2.Observation, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.seen == nil {
-		c.seen = map[netip.Addr]conflictSeen{}
-	}
 	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), NodeName: o.Node, MAC: o.MAC.String(), Interface: o.Interface}, now}
 }
 
@@ -63,11 +67,12 @@ func (c *conflicts) current(now time.Time) []v1alpha1.ConflictReport {
 	return reports
 }
 
-// forget ends the conflict about an address: it is answered for, after nobody else did.
+// forget ends the conflict about an address: this node begins to answer for it, which it does not while another host does.
 func (c *conflicts) forget(address netip.Addr) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	delete(c.seen, address)
+	c.mu.Unlock()
+	c.forgot.Notify()
 }
 
 // addresses returns all those of the last minute.

@@ -14,7 +14,7 @@ import (
 )
 
 func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
-	var c conflicts
+	c := newConflicts()
 	begin := time.Unix(1000, 0)
 	heard := func(address string, mac byte, after time.Duration) {
 		c.note(l2.Observation{Kind: l2.Conflict, Interface: "eth0", Address: netip.MustParseAddr(address), MAC: []byte{2, 0, 0, 0, 0, mac}}, begin.Add(after))
@@ -27,7 +27,7 @@ func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
 		{Address: "192.0.2.2", MAC: "02:00:00:00:00:01", Interface: "eth0"},
 	}
 	for after, want := range map[time.Duration][]v1alpha1.ConflictReport{60 * time.Second: both, 61 * time.Second: both[:1], 111 * time.Second: nil} {
-		one := conflicts{seen: map[netip.Addr]conflictSeen{}}
+		one := &conflicts{seen: map[netip.Addr]conflictSeen{}}
 		for k, v := range c.seen {
 			one.seen[k] = v
 		}
@@ -38,7 +38,7 @@ func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
 }
 
 func TestOfManyConflictsTheLatestAreReported(t *testing.T) {
-	var c conflicts
+	c := newConflicts()
 	begin := time.Unix(1000, 0)
 	for i := range 90 {
 		c.note(l2.Observation{Kind: l2.Conflict, Address: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 100+i))}, begin.Add(time.Duration(i)*time.Second))

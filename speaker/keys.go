@@ -77,6 +77,6 @@ func (p *planner) takeRecordKey(key []byte) {
 	}
 	p.recordKeys = append([][]byte{key}, p.recordKeys[:min(len(p.recordKeys), 1)]...)
 	for _, service := range p.sources.service.GetStore().ListKeys() {
-		p.tasks.Add(task{serviceChanged, service})
+		p.tasks.Add(task{kind: serviceChanged, service: service})
 	}
 }

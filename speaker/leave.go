@@ -11,6 +11,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // Bounds of the steps of leaving.
@@ -36,7 +37,7 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 		if err := p.unserved.Remove(); err != nil {
 			s.Logger.Warn("the nftables table was left behind", "error", err)
 		}
-		if err := p.forwarder.remove(); err != nil {
+		if err := p.dataplane.Remove(); err != nil {
 			s.Logger.Warn("rules of forwarding were left behind", "error", err)
 		}
 	}
@@ -48,7 +49,7 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 // until they know.
 func (s *Speaker) withdraw(ctx context.Context, p *planner, r *reporter, departed time.Time) {
 	if r.sessionsUp() > 0 && p.bgp.Status().Announced > 0 {
-		wait(ctx, s.DrainTime-time.Since(departed))
+		_ = async.Sleep(ctx, s.DrainTime-time.Since(departed))
 	}
 	bounded, cancel := context.WithTimeout(ctx, drainAtMost)
 	defer cancel()
@@ -56,16 +57,7 @@ func (s *Speaker) withdraw(ctx context.Context, p *planner, r *reporter, departe
 		s.Logger.Warn("routes were not withdrawn", "error", err)
 	}
 	if r.sessionsUp() > 0 {
-		wait(ctx, s.LeaveDelay)
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+		_ = async.Sleep(ctx, s.LeaveDelay)
 	}
 }
 
@@ -90,8 +82,8 @@ func (s *Speaker) report(ctx context.Context, r *reporter) {
 	}
 }
 
-// selected tells whether the DaemonSet wants a speaker on this node, by its nodeSelector and required affinity. A node that is not
-// known is none that somebody took out.
+// selected reports whether the DaemonSet wants a speaker on this node, by its nodeSelector and required affinity. A node that is
+// not known counts as selected.
 func (s *Speaker) selected(set *appsv1.DaemonSet, p *planner) bool {
 	node := p.sources.nodeObject(s.Node)
 	return node == nil || places(set, node)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,31 +21,20 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/dataplane/unserved"
-	"github.com/berth-lb/berth/speaker/localnet"
-	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// planner turns what changed in the API into plans, and hands them to the drivers.
+// planner turns what changed in the API and in the drivers into plans, and hands them to the drivers.
 // One goroutine does all of it.
 type planner struct {
 	Options
-	sources   *sources
-	l2        *l2.Driver
-	bgp       *bgp.Driver
-	unserved  *unserved.Driver
-	forwarder *forwarder
-	carried   *carried // nil: this node forwards nothing itself
-	vitals    *vitals
-	paths     *paths
-	local     *localnet.Watcher
-	rivals    *rivals
-	mirror    *mirror.Mirror
-	reporter  *reporter
-	tasks     *workqueue.Typed[task]
+	drivers
+	sources  *sources
+	reporter *reporter
+	tasks    workqueue.TypedDelayingInterface[task]
 
-	routerID netip.Addr // where the Node asks for no other
+	routerID netip.Addr // where the Speaker asks for no other
 
 	groups  *plan.Groups
 	world   plan.World
@@ -52,19 +42,20 @@ type planner struct {
 	parts   map[string][]string // IDs that layer 2 knows, by group
 	ordered atomic.Int32        // BGP peers
 	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
-	unfit   atomic.Bool         // kube-proxy says that it is unhealthy
 	keyed   bool
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
 
-	mu       sync.Mutex // guards what follows; makes changes of state one after the other
-	departed bool
+	mu       sync.Mutex // makes changes of state one after the other
+	departed bool       // guarded by mu
 }
 
 // task is something to look at again.
 type task struct {
-	kind    taskKind
-	service string
+	kind      taskKind
+	service   string     // of serviceChanged
+	address   netip.Addr // of forwardedChanged
+	unhealthy bool       // of proxyHealthChanged
 }
 
 type taskKind uint8
@@ -74,31 +65,23 @@ const (
 	settingsChanged
 	nodesChanged
 	keyChanged
-	speakerChanged // the object of this node
-	dataPathChanged
-	forwarderChanged
-	forwardedChanged // of the address in place of the Service
-	vitalsChanged
-	rivalsChanged
+	speakerChanged     // the object of this node
+	proxyHealthChanged // kube-proxy became unhealthy, or healthy
+	abilityChanged     // what this node can forward
+	forwardedChanged   // what the kernel shows of an address
+	deadNodesChanged
+	rivalsChanged  // peers to hold back
 	networkChanged // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
-func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder, m *mirror.Mirror, r *reporter) (*planner, error) {
+func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Addr) (*planner, error) {
 	p := &planner{
-		Options: o, sources: s, l2: layer2, bgp: routes, unserved: drops, forwarder: forwards, paths: watched, mirror: m, reporter: r,
-		tasks:  workqueue.NewTyped[task](),
+		Options: o, drivers: d, sources: s, reporter: r, routerID: routerID,
+		tasks:  workqueue.NewTypedDelayingQueue[task](),
 		groups: plan.NewGroups(),
 		parts:  map[string][]string{},
-		world:  plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: forwards != nil},
+		world:  plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: o.IPVS},
 	}
-	p.local = localnet.New(o.Logger.With("driver", "localnet"), func() { p.tasks.Add(task{kind: networkChanged}) })
-	p.rivals = newRivals(o.Logger.With("driver", "bgp"), p.established, func() { p.tasks.Add(task{kind: rivalsChanged}) }, r.heldBack)
-	r.rivals = p.rivals
-	if forwards != nil {
-		p.carried = newCarried(p.overdue)
-		p.vitals = newVitals(p.reaches, func() { p.tasks.Add(task{kind: vitalsChanged}) })
-	}
-	r.heard = p.vitals.listen
 	return p, p.watch()
 }
 
@@ -106,13 +89,13 @@ func newPlanner(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, dr
 func (p *planner) watch() error {
 	service := func(o any) {
 		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
-			p.tasks.Add(task{serviceChanged, key})
+			p.tasks.Add(task{kind: serviceChanged, service: key})
 		}
 	}
 	endpoints := func(o any) {
 		key := serviceOf(o)
 		if key != "" {
-			p.tasks.Add(task{serviceChanged, key})
+			p.tasks.Add(task{kind: serviceChanged, service: key})
 		}
 		if key == apiServerService {
 			p.tasks.Add(task{kind: networkChanged})
@@ -177,11 +160,11 @@ func (p *planner) begin() {
 	p.reviewKey()
 	p.reviewRouterID()
 	p.reviewPods()
-	p.forwarder.look()
-	p.reviewForwarder()
+	p.dataplane.Probe()
+	p.reviewAbilities()
 	p.world.Nodes = p.sources.nodes()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
-	if err := p.local.Read(); err != nil {
+	if err := p.localnet.Read(); err != nil {
 		p.Logger.Warn("addresses of this node are not read yet", "error", err) // and read again when its watcher runs
 	}
 	p.reviewUsed()
@@ -195,69 +178,104 @@ func (p *planner) begin() {
 
 // run plans until the context ends.
 func (p *planner) run(ctx context.Context) {
+	ctx, end := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, p.tasks.ShutDown)
 	defer stop()
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer end()
+	following.Go(func() { p.follow(ctx) })
+	p.work()
+}
+
+// follow turns what the drivers see into tasks, until the context ends.
+func (p *planner) follow(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-p.dataplane.Observed():
+			switch o.Kind {
+			case dataplane.AbilityChanged:
+				p.tasks.Add(task{kind: abilityChanged})
+			case dataplane.AddressChanged:
+				p.tasks.Add(task{kind: forwardedChanged, address: o.Address})
+			case dataplane.DeadChanged:
+				p.tasks.Add(task{kind: deadNodesChanged})
+			}
+		case <-p.localnet.Changed():
+			p.tasks.Add(task{kind: networkChanged})
+		case <-p.rivals.Changed():
+			p.tasks.Add(task{kind: rivalsChanged})
+		case unhealthy := <-p.kubeProxy.Changes():
+			p.tasks.Add(task{kind: proxyHealthChanged, unhealthy: unhealthy})
+		}
+	}
+}
+
+// work does the tasks until their queue is shut down.
+func (p *planner) work() {
 	for {
 		t, down := p.tasks.Get()
 		if down {
 			return
 		}
-		switch t.kind {
-		case serviceChanged:
-			p.reviewService(t.service)
-		case settingsChanged:
-			p.world.Snapshot, _ = config.Compile(p.sources.objects())
-			p.reviewUsed()
-			p.replan()
-			p.rebalance()
-		case networkChanged:
-			if p.reviewUsed() {
-				p.replan()
-			}
-		case rivalsChanged:
-			p.syncPeers()
-			p.reporter.poke()
-		case speakerChanged:
-			p.reviewRouterID()
-			p.reporter.poke() // perhaps it was deleted
-		case nodesChanged:
-			p.reviewPods()
-			nodes, used := p.nodes(), p.reviewUsed()
-			if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
-				p.world.Nodes = nodes
-				p.replan()
-				p.reviewState()
-			}
-		case keyChanged:
-			p.reviewKey()
-			p.reviewState()
-		case forwarderChanged:
-			p.reviewForwarder()
-			p.replan() // be it the same that the node can: IPVS as a whole may have failed, or works again
-		case vitalsChanged:
-			p.world.Dead = p.vitals.dead()
-			p.Logger.Info("nodes that are dead", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
-			p.replan()
-		case forwardedChanged:
-			if address, err := netip.ParseAddr(t.service); err == nil {
-				for _, group := range p.groups.At(address) {
-					p.plan(group)
-				}
-			}
-			p.reporter.poke()
-		case dataPathChanged:
-			if unfit := p.unfit.Load(); unfit != p.world.Unfit {
-				p.world.Unfit = unfit
-				p.replan()
-				p.reviewState()
-			}
-		}
+		p.do(t)
 		p.tasks.Done(t)
 	}
 }
 
+func (p *planner) do(t task) {
+	switch t.kind {
+	case serviceChanged:
+		p.reviewService(t.service)
+	case settingsChanged:
+		p.world.Snapshot, _ = config.Compile(p.sources.objects())
+		p.reviewUsed()
+		p.replan()
+		p.rebalance()
+	case networkChanged:
+		if p.reviewUsed() {
+			p.replan()
+		}
+	case rivalsChanged:
+		p.syncPeers()
+		p.reporter.poke()
+	case speakerChanged:
+		p.reviewRouterID()
+		p.reporter.poke() // perhaps it was deleted
+	case nodesChanged:
+		p.reviewPods()
+		nodes, used := p.nodes(), p.reviewUsed()
+		if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
+			p.world.Nodes = nodes
+			p.replan()
+			p.reviewState()
+		}
+	case keyChanged:
+		p.reviewKey()
+		p.reviewState()
+	case abilityChanged:
+		p.reviewAbilities()
+		p.replan() // also if the abilities are the same: IPVS as a whole may have failed, or works again
+	case deadNodesChanged:
+		p.world.Dead = p.dataplane.DeadNodes()
+		p.Logger.Info("dead nodes changed", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
+		p.replan()
+	case forwardedChanged:
+		for _, group := range p.groups.At(t.address) {
+			p.plan(group)
+		}
+		p.reporter.poke()
+	case proxyHealthChanged:
+		p.world.Unfit = t.unhealthy
+		p.replan()
+		p.reviewState()
+	}
+}
+
 // nodes returns what plans need to know of the nodes. Of this one the last that was
-// known counts when its object is gone: its routes are withdrawn in good order.
+// known counts when its object is gone: its routes are withdrawn cleanly.
 func (p *planner) nodes() map[string]plan.Node {
 	nodes := p.sources.nodes()
 	if last, known := p.world.Nodes[p.Node]; known {
@@ -268,14 +286,14 @@ func (p *planner) nodes() map[string]plan.Node {
 	return nodes
 }
 
-// reviewService plans the groups around a Service anew.
+// reviewService plans the groups around a Service again.
 func (p *planner) reviewService(key string) {
 	view := p.sources.view(key, p.recordKeys)
 	if len(view.Addresses) == 0 && !p.groups.Has(key) {
 		return
 	}
 	if len(view.Addresses) == 0 {
-		p.carried.forgetService(key)
+		p.dataplane.ForgetService(key)
 	}
 	now, gone := p.groups.Set(view)
 	for _, group := range now {
@@ -286,15 +304,14 @@ func (p *planner) reviewService(key string) {
 		p.syncL2(id, nil, nil)
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
-		p.forwarder.sync(id, plan.Forwarding{})
-		p.carried.forget(id)
+		p.dataplane.Forget(id)
 		p.reporter.complain(reasonIPVS, id, "")
 		p.reporter.complain(reasonAddressInUse, id, "")
 	}
 	p.reporter.poke()
 }
 
-// replan plans every group anew, and the peers.
+// replan plans every group again, and the peers.
 func (p *planner) replan() {
 	p.syncPeers()
 	for _, group := range p.groups.All() {
@@ -310,19 +327,42 @@ func (p *planner) plan(group plan.Group) {
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
 	services := plan.Classify(group, p.world.Snapshot)
 	readiness := p.forward(group, services)
-	endpoints := map[string]candidate.Endpoints{}
-	for _, s := range services {
-		if s.Local {
-			endpoints[s.Name] = p.sources.endpoints(s.Name)
-		}
-	}
-	announced := plan.PlanAnnouncements(group, services, endpoints, readiness, p.world)
+	announced := plan.PlanAnnouncements(group, services, p.endpoints(services), readiness, p.world)
 	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
 	p.syncL2(group.ID, group.Names(), announced.L2)
 	p.bgp.Sync(group.ID, announced.BGP)
 	for part := range announced.L2 {
 		p.reporter.remember(part, group)
 	}
+}
+
+// forward has this node forward for a group, and returns what its kernel shows of that.
+func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) plan.Readiness {
+	backends, overdue := p.dataplane.Backends(group, services, p.sources.backends, p.world.Snapshot.DrainTimeout)
+	marks := p.dataplane.Marks(group.ID, plan.MarkedFrontends(services))
+	status := p.dataplane.Sync(group, plan.PlanForwarding(services, backends, marks, p.world))
+	complaint := ""
+	if status.Err != nil {
+		complaint = fmt.Sprintf("IPVS: %v", status.Err)
+	}
+	p.reporter.complain(reasonIPVS, group.ID, complaint)
+	for _, again := range []time.Duration{overdue, status.Again} {
+		if again > 0 { // earlier than needed does no harm
+			p.tasks.AddAfter(task{kind: serviceChanged, service: group.Services[0].Name}, again)
+		}
+	}
+	return status.Readiness
+}
+
+// endpoints returns where Services of policy Local have endpoints.
+func (p *planner) endpoints(services []plan.ClassifiedService) map[string]candidate.Endpoints {
+	endpoints := map[string]candidate.Endpoints{}
+	for _, s := range services {
+		if s.Local {
+			endpoints[s.Name] = p.sources.endpoints(s.Name)
+		}
+	}
+	return endpoints
 }
 
 // syncL2 replaces what layer 2 knows of a group.
@@ -375,14 +415,14 @@ func askedToRebalance(announcements []*v1alpha1.SegmentAnnouncement) map[string]
 
 // syncPeers replaces the BGP peers.
 func (p *planner) syncPeers() {
-	peers := p.rivals.free(plan.PlanPeers(p.world))
+	peers := p.rivals.Free(plan.PlanPeers(p.world))
 	p.ordered.Store(int32(len(peers)))
 	p.kept.Store(slices.ContainsFunc(peers, func(peer bgp.Peer) bool { return peer.GracefulRestart > 0 }))
 	p.bgp.SyncPeers(peers)
 }
 
 // reviewRouterID follows this node's Speaker. When the Node is gone, and the Speaker with it, nothing changes: its routes
-// are withdrawn in good order.
+// are withdrawn cleanly.
 func (p *planner) reviewRouterID() {
 	if p.sources.nodeObject(p.Node) == nil {
 		return
@@ -392,14 +432,8 @@ func (p *planner) reviewRouterID() {
 	p.reporter.complain(reasonInvalidRouterID, "", complaint)
 	p.reporter.setRouterID(id)
 	if err := p.bgp.SetRouterID(id); err != nil {
-		p.Logger.Error("router ID", "error", err)
+		p.Logger.Error("router ID was not set", "error", err)
 	}
-}
-
-// followDataPath takes what kube-proxy says of itself.
-func (p *planner) followDataPath(unhealthy bool) {
-	p.unfit.Store(unhealthy)
-	p.tasks.Add(task{kind: dataPathChanged})
 }
 
 // reviewState follows what keeps this node from announcing.
@@ -419,44 +453,41 @@ func (p *planner) reviewState() {
 	}
 }
 
-// become tells everybody what state this speaker is in, unless it has departed.
+// become tells the drivers and the others what state this speaker is in, unless it has departed.
 func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.departed {
-		p.announceState(state, reason)
+	changed := !p.departed && p.reporter.setState(state, reason)
+	if changed {
+		p.announceState(state)
+	}
+	p.mu.Unlock()
+	if changed {
+		p.Logger.Info("speaker state changed", "state", state, "reason", reason)
 	}
 }
 
-// depart is become, for good: what is seen of the Node changes the state no more. If
-// holds, the other speakers keep for the next process what this one owns.
+// depart is become, for good: the state no longer follows the Node. If holds, the other speakers keep for the next process what
+// this one owns.
 func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.departed = true
-	if !holds {
-		p.announceState(state, reason)
-	} else if p.reporter.setState(state, reason) {
-		p.Logger.Info("state", "state", state, "reason", reason, "holds", true)
+	changed := p.reporter.setState(state, reason)
+	switch {
+	case !changed:
+	case holds:
 		p.l2.SetState(l2.Holding)
 		p.restartBGP()
+	default:
+		p.announceState(state)
+	}
+	p.mu.Unlock()
+	if changed {
+		p.Logger.Info("speaker state changed", "state", state, "reason", reason, "holds", holds)
 	}
 }
 
-// restartBGP has routers keep the routes that can, or else use others.
-func (p *planner) restartBGP() {
-	if p.kept.Load() {
-		p.bgp.Restart()
-	} else {
-		p.bgp.Drain(p.DrainTime)
-	}
-}
-
-func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
-	if !p.reporter.setState(state, reason) {
-		return
-	}
-	p.Logger.Info("state", "state", state, "reason", reason)
+// announceState has the drivers act on a state. mu is held.
+func (p *planner) announceState(state v1alpha1.SpeakerState) {
 	switch state {
 	case v1alpha1.SpeakerAnnouncing:
 		p.l2.SetState(l2.Ready)
@@ -474,23 +505,56 @@ func (p *planner) announceState(state v1alpha1.SpeakerState, reason string) {
 	}
 }
 
-// settled tells whether the drivers have done what a start needs.
+// restartBGP has routers keep the routes that can, or else use others.
+func (p *planner) restartBGP() {
+	if p.kept.Load() {
+		p.bgp.Restart()
+	} else {
+		p.bgp.Drain(p.DrainTime)
+	}
+}
+
+// reviewPods follows which addresses the pods of this node have, for what they reach of their own.
+func (p *planner) reviewPods() {
+	if !p.IPVS {
+		return
+	}
+	prefixes, complaint := p.PodCIDRs, ""
+	if node := p.sources.nodeObject(p.Node); node != nil && len(prefixes) == 0 {
+		prefixes = podCIDRs(node)
+	}
+	if len(prefixes) == 0 {
+		complaint = "IPVS: this Node has no spec.podCIDRs, so its pods are not known: under externalTrafficPolicy Local they reach endpoints as clients from outside do, and not themselves; give speakers --pod-cidrs"
+	}
+	p.reporter.complain(reasonPodsUnknown, "", complaint)
+	p.dataplane.SetPods(prefixes)
+}
+
+// podCIDRs are the ranges that pods of the node have their addresses from, as far as the API says.
+func podCIDRs(node *corev1.Node) []netip.Prefix {
+	var found []netip.Prefix
+	for _, text := range node.Spec.PodCIDRs {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			found = append(found, prefix.Masked())
+		}
+	}
+	return found
+}
+
+// reviewAbilities follows with which schedulers this node can forward.
+func (p *planner) reviewAbilities() {
+	able, lacking := p.dataplane.Abilities()
+	p.reporter.ability(lacking)
+	p.world.Capabilities = plan.Capability(able...)
+	p.l2.SetCapabilities(p.world.Capabilities)
+}
+
+// settled reports whether the drivers have done what a start needs.
 func (p *planner) settled() bool {
 	layer2 := p.l2.Status()
 	claiming := slices.ContainsFunc(layer2.Segments, func(s l2.Segment) bool { return s.Claiming })
 	for _, s := range layer2.Segments {
 		claiming = claiming && (s.Claiming || !s.Up)
 	}
-	return claiming && len(p.established()) >= int(p.ordered.Load())
-}
-
-// established returns the peers that have a session; one with a prefix may have several.
-func (p *planner) established() map[string]bool {
-	established := map[string]bool{}
-	for _, peer := range p.bgp.Status().Peers {
-		if peer.Established() {
-			established[peer.Name] = true
-		}
-	}
-	return established
+	return claiming && len(established(p.bgp)) >= int(p.ordered.Load())
 }

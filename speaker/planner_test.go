@@ -1,47 +1,27 @@
 package speaker
 
 import (
+	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/berth-lb/berth/bgp"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
-	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane"
+	"github.com/berth-lb/berth/speaker/plan"
 )
-
-// idlePlanner returns a planner whose informers and drivers do not run.
-func idlePlanner(t *testing.T) *planner {
-	t.Helper()
-	berth, errBerth := client.New(&rest.Config{})
-	kube, errKube := kubernetes.NewForConfig(&rest.Config{})
-	if err := errors.Join(errBerth, errKube); err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(Options{Kubernetes: kube, Berth: berth, Logger: slog.New(slog.DiscardHandler), Node: "n1", Namespace: "berth-system", IPVS: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	node := &corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}}}
-	p, _, err := s.assemble(node, "cluster")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.tasks.ShutDown)
-	return p
-}
 
 var recordKey = []byte("0123456789abcdef0123456789abcdef")
 
@@ -55,49 +35,9 @@ func sign(p *planner, svc *corev1.Service, addresses ...string) {
 	svc.Status.Conditions = []metav1.Condition{given.Condition(recordKey, metav1.Time{})}
 }
 
-func TestOnlyWhatTheControllerGaveIsAnnounced(t *testing.T) {
-	p := idlePlanner(t)
-	service := func(uid types.UID, ingress ...string) *corev1.Service {
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: uid}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
-		for _, a := range ingress {
-			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
-		}
-		return svc
-	}
-	forged := service("1", "192.0.2.1")
-	forged.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ServiceAllocated, Status: metav1.ConditionTrue}}
-	recorded := service("1", "192.0.2.1")
-	extended := service("1", "172.30.0.12", "192.0.2.1")
-	copied := service("2", "192.0.2.1")
-	withdrawn := service("1")
-	for _, svc := range []*corev1.Service{recorded, extended, withdrawn} {
-		sign(p, svc, "192.0.2.1")
-	}
-	copied.Status.Conditions = recorded.Status.Conditions
-	for name, x := range map[string]struct {
-		svc  *corev1.Service
-		want string
-	}{
-		"as recorded": {recorded, "[192.0.2.1]"}, "with an address that somebody added": {extended, "[192.0.2.1]"},
-		"with the record of another Service": {copied, "[]"}, "with a condition that anybody can write": {forged, "[]"},
-		"of which the status shows nothing": {withdrawn, "[]"},
-	} {
-		slim, err := slimService(x.svc)
-		if err == nil {
-			err = p.sources.service.GetStore().Add(slim)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := fmt.Sprint(p.sources.view("d/web", p.recordKeys).Addresses); got != x.want {
-			t.Errorf("%s: %s, want %s", name, got, x.want)
-		}
-	}
-}
-
-func TestAServiceIsPlannedAnewWhenTheTimeOfAnEndpointIsUp(t *testing.T) {
-	p := idlePlanner(t)
-	proxy, yes, no, name, port := corev1.LoadBalancerIPModeProxy, true, false, "http", int32(8080)
+// webService returns a Service with address 192.0.2.1 that Berth is to forward for, and its EndpointSlice.
+func webService(p *planner) (*corev1.Service, *discoveryv1.EndpointSlice) {
+	proxy, name, port := corev1.LoadBalancerIPModeProxy, "http", int32(8080)
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: "1"},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Name: name, Port: 80}}},
@@ -106,49 +46,231 @@ func TestAServiceIsPlannedAnewWhenTheTimeOfAnEndpointIsUp(t *testing.T) {
 		},
 	}
 	sign(p, service, "192.0.2.1")
+	return service, &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		Ports:      []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+		Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{"10.0.1.1"}}},
+	}
+}
+
+// servingNode returns a node with that Service, which is announced on segments and by BGP.
+func servingNode(t *testing.T) (node, *corev1.Service) {
+	t.Helper()
+	n := idleNode(t)
+	service, slice := webService(n.planner)
 	if err := errors.Join(
-		p.sources.service.GetStore().Add(service),
-		p.sources.slice.GetStore().Add(&discoveryv1.EndpointSlice{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-			Ports:      []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
-			Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{"10.0.1.1"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &yes}}},
-		}),
-		p.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
-			Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS,
-			IPVS: &v1alpha1.IPVSSettings{DrainTimeout: "1ms"},
+		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
+		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
+		n.sources.service.GetStore().Add(service),
+		n.sources.slice.GetStore().Add(slice),
+		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
+			Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: "wlc"},
 		}})),
+		n.sources.l2.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("all")})),
+		n.sources.bgp.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named("all")})),
 	); err != nil {
 		t.Fatal(err)
 	}
-	compiled, _ := config.Compile(p.sources.objects())
-	p.world.Snapshot = compiled
+	return n, service
+}
 
-	defer time.AfterFunc(10*time.Second, p.tasks.ShutDown).Stop()
-	p.reviewService("d/web")
-	if got, _ := p.tasks.Get(); got != (task{serviceChanged, "d/web"}) {
-		t.Errorf("to do when the time is up: %v", got)
+// announced returns the candidates of the Service on the segment, how many routes it has, and how many prefixes of it are dropped
+// where nothing serves them.
+func (n node) announced() (candidates []string, routes, dropped int) {
+	return n.l2.synced["d/web all"].Candidates, len(n.bgp.synced["d/web"].Routes), len(n.unserved.synced["d/web"])
+}
+
+func TestPlanner_begin(t *testing.T) {
+	n, _ := servingNode(t)
+	n.begin()
+	candidates, routes, dropped := n.announced()
+	if !slices.Equal(candidates, []string{"n1", "n2"}) || routes != 1 || dropped != 1 {
+		t.Errorf("candidates %v, %d routes, %d prefixes", candidates, routes, dropped)
 	}
+	if len(n.dataplane.synced["d/web"].Table) != 1 {
+		t.Errorf("forwards %v", n.dataplane.synced)
+	}
+	if want := plan.Capability("rr", "wlc"); n.l2.capabilities != want {
+		t.Errorf("layer 2 has capabilities %b, want %b", n.l2.capabilities, want)
+	}
+	if got := n.mirror.shown["d/web all"]; !slices.Equal(got, []string{"d/web"}) {
+		t.Errorf("the mirror shows %v", got)
+	}
+}
+
+// What the kernel shows decides what the node announces, each time that it shows something else.
+func TestPlanner_plan_readiness(t *testing.T) {
+	n, _ := servingNode(t)
 	for _, step := range []struct {
 		name       string
-		change     func() error
-		remembered int
+		status     dataplane.Status
+		candidates []string
+		routes     int
+		complaint  string
 	}{
-		{"that kube-proxy serves", func() error {
-			service.Status.LoadBalancer.Ingress[0].IPMode, p.world.Snapshot = nil, &config.Snapshot{}
-			return nil
-		}, 0},
-		{"that Berth serves", func() error {
-			service.Status.LoadBalancer.Ingress[0].IPMode, p.world.Snapshot = &proxy, compiled
-			return nil
-		}, 1},
-		{"that is gone", func() error { return p.sources.service.GetStore().Delete(service) }, 0},
+		{
+			name:       "not shown yet",
+			status:     dataplane.Status{},
+			candidates: []string{"n2"},
+		},
+		{
+			name:       "ready",
+			status:     dataplane.Status{Readiness: plan.Readiness{Shown: true}},
+			candidates: []string{"n1", "n2"},
+			routes:     1,
+		},
+		{
+			name:       "failing",
+			status:     dataplane.Status{Readiness: plan.Readiness{Shown: true}, Err: errors.New("TCP 192.0.2.1:80: no memory")},
+			candidates: []string{"n1", "n2"},
+			routes:     1,
+			complaint:  "IPVS: TCP 192.0.2.1:80: no memory",
+		},
+		{
+			name:       "failing for too long",
+			status:     dataplane.Status{Readiness: plan.Readiness{Shown: true, Failing: plan.FailureGrace}, Err: errors.New("TCP 192.0.2.1:80: no memory")},
+			candidates: []string{"n2"},
+			complaint:  "IPVS: TCP 192.0.2.1:80: no memory",
+		},
+		{
+			name:       "fixed",
+			status:     dataplane.Status{Readiness: plan.Readiness{Shown: true}},
+			candidates: []string{"n1", "n2"},
+			routes:     1,
+		},
 	} {
-		if err := step.change(); err != nil {
-			t.Fatal(err)
+		n.dataplane.status = step.status
+		if step.name == "not shown yet" {
+			n.begin()
+		} else {
+			n.do(task{kind: forwardedChanged, address: netip.MustParseAddr("192.0.2.1")})
 		}
-		p.reviewService("d/web")
-		if len(p.carried.drains.services) != step.remembered {
-			t.Errorf("of a Service %s is remembered: %v", step.name, p.carried.drains.services)
+		candidates, routes, dropped := n.announced()
+		if !slices.Equal(candidates, step.candidates) || routes != step.routes || dropped != routes {
+			t.Errorf("%s: candidates %v, %d routes, %d prefixes; want %v, %d", step.name, candidates, routes, dropped, step.candidates, step.routes)
+		}
+		if got := n.reporter.complaints["IPVSFailed d/web"].Message; got != step.complaint {
+			t.Errorf("%s: it says %q, want %q", step.name, got, step.complaint)
+		}
+	}
+}
+
+func TestPlanner_plan_again(t *testing.T) {
+	for name, set := range map[string]func(*fakeDataplane){
+		"when an endpoint has terminated for too long": func(d *fakeDataplane) { d.overdue = time.Minute },
+		"when the status changes by time alone":        func(d *fakeDataplane) { d.status.Again = time.Minute },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, _ := servingNode(t)
+				n.begin()
+				set(n.dataplane)
+				n.reviewService("d/web")
+				begun := time.Now()
+				for n.tasks.Len() == 0 {
+					<-time.After(time.Second)
+				}
+				if got, _ := n.tasks.Get(); got != (task{kind: serviceChanged, service: "d/web"}) || time.Since(begun) < time.Minute {
+					t.Errorf("to do after %s: %v", time.Since(begun), got)
+				}
+				n.tasks.ShutDown()
+			})
+		})
+	}
+}
+
+func TestPlanner_reviewService_gone(t *testing.T) {
+	n, service := servingNode(t)
+	n.begin()
+	if err := n.sources.service.GetStore().Delete(service); err != nil {
+		t.Fatal(err)
+	}
+	n.do(task{kind: serviceChanged, service: "d/web"})
+	if left := len(n.l2.synced) + len(n.bgp.synced) + len(n.unserved.synced) + len(n.dataplane.synced) + len(n.mirror.shown) + len(n.parts); left != 0 {
+		t.Errorf("%d things are left of a Service that is gone", left)
+	}
+	if !slices.Equal(n.dataplane.forgotten, []string{"d/web"}) {
+		t.Errorf("forgotten: %v", n.dataplane.forgotten)
+	}
+}
+
+// What drivers see becomes a task of the planner.
+func TestPlanner_follow(t *testing.T) {
+	n := idleNode(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { n.follow(ctx); close(done) }()
+	address := netip.MustParseAddr("192.0.2.1")
+	for _, step := range []struct {
+		see  func()
+		want task
+	}{
+		{func() { n.dataplane.observed <- dataplane.Observation{Kind: dataplane.AbilityChanged} }, task{kind: abilityChanged}},
+		{func() {
+			n.dataplane.observed <- dataplane.Observation{Kind: dataplane.AddressChanged, Address: address}
+		}, task{kind: forwardedChanged, address: address}},
+		{func() { n.dataplane.observed <- dataplane.Observation{Kind: dataplane.DeadChanged} }, task{kind: deadNodesChanged}},
+		{func() { n.localnet.changed <- struct{}{} }, task{kind: networkChanged}},
+		{func() { n.rivals.changed <- struct{}{} }, task{kind: rivalsChanged}},
+		{func() { n.kubeProxy <- true }, task{kind: proxyHealthChanged, unhealthy: true}},
+	} {
+		step.see()
+		if got, _ := n.tasks.Get(); got != step.want {
+			t.Errorf("to do: %+v, want %+v", got, step.want)
+		}
+		n.tasks.Done(step.want)
+	}
+	cancel()
+	<-done
+}
+
+func TestPlanner_reviewState(t *testing.T) {
+	n, _ := servingNode(t)
+	n.begin()
+	expect := func(when string, state v1alpha1.SpeakerState, layer2 l2.State, calls ...string) {
+		t.Helper()
+		if got, _ := n.reporter.state(); got != state || n.l2.state != layer2 || !slices.Equal(n.bgp.calls, calls) {
+			t.Errorf("%s: %s, layer 2 %v, BGP %v; want %s, %v, %v", when, got, n.l2.state, n.bgp.calls, state, layer2, calls)
+		}
+		n.bgp.calls = nil
+	}
+	n.bgp.calls = nil
+	n.keyed = true
+	n.reviewState()
+	expect("with a key", v1alpha1.SpeakerAnnouncing, l2.Ready, "resume")
+	n.reviewState()
+	expect("the same again", v1alpha1.SpeakerAnnouncing, l2.Ready)
+	n.do(task{kind: proxyHealthChanged, unhealthy: true})
+	expect("kube-proxy is unhealthy", v1alpha1.SpeakerLeaving, l2.Leaving, "drain")
+	if _, routes, _ := n.announced(); routes != 0 {
+		t.Errorf("while kube-proxy is unhealthy there are %d routes", routes)
+	}
+	n.do(task{kind: proxyHealthChanged})
+	expect("kube-proxy is healthy", v1alpha1.SpeakerAnnouncing, l2.Ready, "resume")
+	n.depart(v1alpha1.SpeakerRestarting, "the process is being replaced", true)
+	expect("it departs and holds", v1alpha1.SpeakerRestarting, l2.Holding, "drain")
+	n.do(task{kind: proxyHealthChanged, unhealthy: true})
+	expect("departed, for good", v1alpha1.SpeakerRestarting, l2.Holding)
+}
+
+func TestPlanner_settled(t *testing.T) {
+	n := idleNode(t)
+	n.ordered.Store(1)
+	up := bgp.PeerStatus{Name: "tor", State: "established"}
+	for _, c := range []struct {
+		name     string
+		segments []l2.Segment
+		peers    []bgp.PeerStatus
+		want     bool
+	}{
+		{"nothing yet", nil, nil, false},
+		{"one segment listens still", []l2.Segment{{Up: true, Claiming: true}, {Up: true}}, []bgp.PeerStatus{up}, false},
+		{"a session is missing", []l2.Segment{{Up: true, Claiming: true}}, nil, false},
+		{"all but a segment that is down", []l2.Segment{{Up: true, Claiming: true}, {}}, []bgp.PeerStatus{up}, true},
+	} {
+		n.l2.status.Segments, n.bgp.status.Peers = c.segments, c.peers
+		if got := n.settled(); got != c.want {
+			t.Errorf("%s: settled %v, want %v", c.name, got, c.want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 func (r *reporter) write(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
-	r.drops.SetConflicts(r.foreign.addresses(time.Now())) // without those that are over
+	r.unserved.SetConflicts(r.foreign.addresses(time.Now())) // without those that are over
 	if err := r.findWritten(ctx); err != nil {
 		return fmt.Errorf("Speaker %s: %w", r.Node, err)
 	}

@@ -15,9 +15,10 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/plan"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // Pace of reports: a report is written when something changed, at most this often,
@@ -37,17 +38,10 @@ const (
 // reporter tells the outside what the drivers see: the Speaker, events, logs.
 type reporter struct {
 	Options
-	sources  *sources
-	l2       *l2.Driver
-	bgp      *bgp.Driver
-	drops    *unserved.Driver
-	paths    *paths
-	forwards *forwarder
-	rivals   *rivals
-	// heard takes in that a peer is heard on an interface, or not any more.
-	heard   func(ctx context.Context, node, on string, heard bool)
-	changed chan struct{}
-	foreign conflicts
+	drivers
+	sources *sources
+	changed async.Signal
+	foreign *conflicts
 	spend   *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
@@ -60,17 +54,17 @@ type reporter struct {
 	lacks      string // why this node cannot forward by IPVS as it should
 	addresses  []v1alpha1.LocalAddress
 	gateways   []string
+	routerID   netip.Addr // in use
 
 	flushes chan chan error // asks run to write now
 
-	written  *v1alpha1.Speaker // of the goroutine of publish
-	routerID netip.Addr        // in use
+	written *v1alpha1.Speaker // of the goroutine of publish
 }
 
-func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, drops *unserved.Driver, watched *paths, forwards *forwarder) *reporter {
+func newReporter(o Options, s *sources, d drivers, foreign *conflicts) *reporter {
 	return &reporter{
-		Options: o, sources: s, l2: layer2, bgp: routes, drops: drops, paths: watched, forwards: forwards,
-		changed:    make(chan struct{}, 1),
+		Options: o, drivers: d, sources: s, foreign: foreign,
+		changed:    async.NewSignal(),
 		flushes:    make(chan chan error),
 		spend:      rate.NewLimiter(2, 50),
 		now:        v1alpha1.SpeakerStarting,
@@ -79,15 +73,10 @@ func newReporter(o Options, s *sources, layer2 *l2.Driver, routes *bgp.Driver, d
 	}
 }
 
-// poke has the report written anew, soon.
-func (r *reporter) poke() {
-	select {
-	case r.changed <- struct{}{}:
-	default:
-	}
-}
+// poke has the report written again, soon.
+func (r *reporter) poke() { r.changed.Notify() }
 
-// setState notes the state and tells whether it is another one.
+// setState notes the state and reports whether it is another one.
 func (r *reporter) setState(state v1alpha1.SpeakerState, reason string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,15 +106,20 @@ func (r *reporter) stop(reason string, replaced bool) {
 // complain notes what is wrong with a subject, or with "" that it is over. The reason is of the problem, in CamelCase.
 func (r *reporter) complain(reason, subject, message string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	key := reason + " " + subject
+	changed := message != r.complaints[key].Message
 	switch {
-	case message == r.complaints[key].Message:
-		return
+	case !changed:
 	case message == "":
 		delete(r.complaints, key)
 	default:
 		r.complaints[key] = v1alpha1.SpeakerProblem{Reason: reason, Message: message}
+	}
+	r.mu.Unlock()
+	if !changed {
+		return
+	}
+	if message != "" {
 		r.Logger.Warn(message)
 	}
 	r.poke()
@@ -212,17 +206,51 @@ func (r *reporter) run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// gain is a group that this node began to own.
+type gain struct {
+	l2.Observation
+	due time.Time // when an event is made, if the node still owns it
+}
+
+// observe takes what the drivers observe, until the context ends.
 func (r *reporter) observe(ctx context.Context) {
+	var gains []gain // by due
+	due := time.NewTimer(0)
+	due.Stop()
+	defer due.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-due.C:
+			for ; len(gains) > 0 && !gains[0].due.After(now); gains = gains[1:] {
+				r.tellOwner(gains[0].Observation)
+			}
+			if len(gains) > 0 {
+				due.Reset(time.Until(gains[0].due))
+			}
+			continue
 		case o := <-r.l2.Observed():
-			r.observedL2(ctx, o)
+			r.observedL2(o)
+			if o.Kind == l2.GroupGained {
+				gains = append(gains, gain{o, time.Now().Add(eventAfter)})
+				if len(gains) == 1 {
+					due.Reset(eventAfter)
+				}
+			}
 		case o := <-r.bgp.Observed():
 			r.observedBGP(o)
+		case held := <-r.rivals.Begun():
+			r.heldBack(held)
 		}
 		r.poke()
+	}
+}
+
+// tellOwner makes events about a group that this node owns by now for a while: to own it for a moment only is not news.
+func (r *reporter) tellOwner(o l2.Observation) {
+	if slices.Contains(r.l2.Holds(o.Group), o.Interface) {
+		r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause.Reason())
 	}
 }
 
@@ -242,6 +270,8 @@ func (r *reporter) publish(ctx context.Context) {
 			return
 		case <-r.changed:
 			due = true
+		case <-r.foreign.forgot:
+			due = true
 		case <-refresh.C:
 			due = true
 		case done := <-r.flushes:
@@ -258,41 +288,27 @@ func (r *reporter) publish(ctx context.Context) {
 	}
 }
 
-func (r *reporter) observedL2(ctx context.Context, o l2.Observation) {
+func (r *reporter) observedL2(o l2.Observation) {
 	switch o.Kind {
 	case l2.GroupGained:
-		r.Logger.Info("owner", "interface", o.Interface, "group", o.Group, "cause", o.Cause.Reason())
-		// Who owns it for a moment only is no news.
-		time.AfterFunc(eventAfter, func() {
-			if slices.Contains(r.l2.Holds(o.Group), o.Interface) {
-				r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause.Reason())
-			}
-		})
+		r.Logger.Info("gained ownership", "interface", o.Interface, "group", o.Group, "cause", o.Cause.Reason())
 	case l2.GroupLost:
-		r.Logger.Info("owner no more", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause.Reason())
+		r.Logger.Info("lost ownership", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause.Reason())
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
-		r.heard(ctx, o.Node, o.Interface, o.Kind == l2.PeerUp)
+		r.dataplane.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
 	case l2.Conflict:
-		r.Logger.Warn("conflict", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
+		r.Logger.Warn("another host has an address", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
 		r.foreign.note(o, time.Now()) // the controller tells the Service
-		r.drops.SetConflicts(r.foreign.addresses(time.Now()))
+		r.unserved.SetConflicts(r.foreign.addresses(time.Now()))
 	case l2.ProxyFound:
 		r.Logger.Warn("a router answers for every address (proxy ARP); its answers are taken for nobody's", "interface", o.Interface, "mac", o.MAC.String(), "address", o.Address)
 	case l2.Failure:
-		r.Logger.Warn("layer 2", "interface", o.Interface, "error", o.Err)
-	}
-}
-
-// answers takes that this node begins or ceases to answer for an address. It does not begin while somebody else has it.
-func (r *reporter) answers(address netip.Addr, on bool) {
-	if on {
-		r.foreign.forget(address)
-		r.poke()
+		r.Logger.Warn("layer 2 failed", "interface", o.Interface, "error", o.Err)
 	}
 }
 
 func (r *reporter) observedBGP(o bgp.Observation) {
-	r.rivals.poke()
+	r.rivals.Check()
 	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
 		if about := r.neighbor(o.Peer); about != nil {
@@ -303,14 +319,14 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 			r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(o.Kind), "Peer", "node %s%s: %s", r.Node, with(o.Neighbour), o.Reason)
 		}
 	case bgp.RouteFailed:
-		r.Logger.Warn("route", "prefix", o.Prefix, "reason", o.Reason)
+		r.Logger.Warn("route is not announced", "prefix", o.Prefix, "reason", o.Reason)
 	}
 }
 
-// heldBack tells of a peer that it is not dialed.
-func (r *reporter) heldBack(peer, reason string) {
-	if about := r.neighbor(peer); about != nil {
-		r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(bgp.SessionFailed), "Peer", "node %s: %s", r.Node, reason)
+// heldBack makes an event about a peer that is not dialed.
+func (r *reporter) heldBack(h rival.HeldPeer) {
+	if about := r.neighbor(h.Name); about != nil {
+		r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(bgp.SessionFailed), "Peer", "node %s: %s", r.Node, h.Reason())
 	}
 }
 

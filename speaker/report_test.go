@@ -1,17 +1,146 @@
 package speaker
 
 import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
-func TestANodeThatCannotForwardSaysSoOnce(t *testing.T) {
+// eventsSoFar returns the events that were made.
+func (n node) eventsSoFar() []string {
+	var got []string
+	for len(n.events.Events) > 0 {
+		got = append(got, <-n.events.Events)
+	}
+	return got
+}
+
+// An event says who owns a group once the node has owned it for a moment.
+func TestReporter_observe_owner(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		holds []string // then
+		want  []string
+	}{
+		{
+			name:  "still owned",
+			holds: []string{"eth0"},
+			want:  []string{"Normal Owner answers from node n1 on eth0 (PeerSilent)"},
+		},
+		{
+			name: "owned for a moment only",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, _ := servingNode(t)
+				n.begin()
+				n.l2.holds = c.holds
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				go func() { n.reporter.observe(ctx); close(done) }()
+				n.l2.observed <- l2.Observation{Kind: l2.GroupGained, Group: "d/web all", Interface: "eth0", Cause: l2.PeerSilent}
+				<-time.After(eventAfter - 1)
+				synctest.Wait()
+				if got := n.eventsSoFar(); len(got) > 0 {
+					t.Errorf("too early: %v", got)
+				}
+				<-time.After(1)
+				synctest.Wait()
+				if got := n.eventsSoFar(); !slices.Equal(got, c.want) {
+					t.Errorf("events %q, want %q", got, c.want)
+				}
+				cancel()
+				<-done
+				n.tasks.ShutDown()
+			})
+		})
+	}
+}
+
+func TestReporter_observe(t *testing.T) {
+	n := idleNode(t)
+	peer := &v1alpha1.BGPNeighbor{ObjectMeta: named("tor")}
+	if err := n.sources.peer.GetStore().Add(peer); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { n.reporter.observe(ctx); close(done) }()
+	address := netip.MustParseAddr("192.0.2.1")
+	n.l2.observed <- l2.Observation{Kind: l2.PeerUp, Node: "n2", Interface: "eth0"}
+	if got := <-n.dataplane.heard; got != "n2 eth0" {
+		t.Errorf("the data plane hears of %s", got)
+	}
+	n.l2.observed <- l2.Observation{Kind: l2.Conflict, Address: address, Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}}
+	n.rivals.begun <- rival.HeldPeer{Peer: bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}}
+	n.bgp.observed <- bgp.Observation{Kind: bgp.SessionUp, Peer: "tor"}
+	cancel()
+	<-done
+	if !slices.Equal(n.unserved.conflicts, []netip.Addr{address}) {
+		t.Errorf("not dropped: %v", n.unserved.conflicts)
+	}
+	if got := n.reporter.compose(nil, 1).Conflicts; len(got) != 1 || got[0].Address != "192.0.2.1" {
+		t.Errorf("conflicts %v", got)
+	}
+	got := n.eventsSoFar()
+	if len(got) != 2 || !strings.HasPrefix(got[0], "Warning SessionFailed node n1: another BGP speaker on this node") || got[1] != "Normal SessionUp node n1: established" {
+		t.Errorf("events %q", got)
+	}
+	n.reporter.foreign.forget(address)
+	if len(n.reporter.foreign.forgot) == 0 || len(n.reporter.compose(nil, 1).Conflicts) > 0 {
+		t.Error("a conflict that ended is reported still")
+	}
+}
+
+func TestReporter_compose(t *testing.T) {
+	n := idleNode(t)
+	n.bfd.complaints = []string{"BFD with BGPNeighbor tor: no route"}
+	n.reporter.complain(reasonIPVS, "d/web", "IPVS: no memory")
+	n.rivals.held = []rival.HeldPeer{{Peer: bgp.Peer{Name: "spine", Interface: "eth1"}, Since: time.Unix(1000, 5)}}
+	n.bgp.status.Peers = []bgp.PeerStatus{{Name: "tor", Address: netip.MustParseAddr("172.30.0.1"), LastError: "refused"}}
+	n.l2.status = l2.Status{Segments: []l2.Segment{{Interface: "none0", Up: true, Claiming: true, Owned: 2}}, Err: "no raw sockets"}
+	got := n.reporter.compose(nil, 7)
+	wantProblems := []v1alpha1.SpeakerProblem{
+		{Reason: "IPVSFailed", Message: "IPVS: no memory"},
+		{Reason: "Layer2Failed", Message: "layer 2: no raw sockets"},
+		{Reason: "BFDFailed", Message: "BFD with BGPNeighbor tor: no route"},
+	}
+	if diff := cmp.Diff(wantProblems, got.Problems); diff != "" {
+		t.Error(diff)
+	}
+	if len(got.Sessions) != 2 || got.Sessions[0].LastError != "refused" || !strings.HasPrefix(got.Sessions[1].LastError, "another BGP speaker on this node") || got.Sessions[1].LastTransitionTime.Unix() != 1000 {
+		t.Errorf("sessions %+v", got.Sessions)
+	}
+	if *got.GroupsOwned != 2 || len(got.Segments) != 1 || got.Segments[0].State != v1alpha1.SegmentAnnouncing || got.ObservedGeneration != 7 {
+		t.Errorf("%d groups owned on %+v, generation %d", *got.GroupsOwned, got.Segments, got.ObservedGeneration)
+	}
+	if ready := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != metav1.ConditionFalse || ready.Reason != "Starting" {
+		t.Errorf("ready: %+v", ready)
+	}
+	n.reporter.complain(reasonIPVS, "d/web", "")
+	if got := n.reporter.compose(nil, 7).Problems; len(got) != 2 {
+		t.Errorf("what is over is reported still: %v", got)
+	}
+}
+
+func TestReporter_ability(t *testing.T) {
 	node := cache.NewSharedIndexInformer(nil, &corev1.Node{}, 0, nil)
 	if err := node.GetStore().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
 		t.Fatal(err)

@@ -1,12 +1,9 @@
-// Package speaker is the agent on each node. It watches the API, plans what its
-// node must announce, and has its drivers do it.
 package speaker
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -20,13 +17,10 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
-	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
-	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/dataplane/unserved"
-	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // Options of a Speaker.
@@ -65,6 +59,9 @@ type Options struct {
 	ProxyMode string
 	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its Node's spec.
 	PodCIDRs []netip.Prefix
+	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node of which nothing is heard is
+	// asked there, too, whether it is alive. Empty: nowhere.
+	Listen string
 	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	IPVSSysctls string
 }
@@ -134,17 +131,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.mirror.Run(life) })
 	s.awaitMirror(ctx, planner)
 	planner.begin()
-	group.Go(func() error { return planner.l2.Run(life) })
-	group.Go(func() error { return planner.bgp.Run(life) })
-	group.Go(func() error { return planner.unserved.Run(life) })
-	group.Go(func() error { return planner.forwarder.run(life) })
-	group.Go(func() error { return s.retire(life) })
-	group.Go(func() error { return planner.paths.run(life) })
-	group.Go(func() error { return planner.local.Run(life) })
-	group.Go(func() error { return planner.rivals.run(life) })
+	for _, run := range planner.runs() {
+		group.Go(func() error { return run(life) })
+	}
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
-	group.Go(func() error { return dataPath{s.ProxyHealthz, proxyEvery, planner.followDataPath}.run(life) })
 	group.Go(func() error { s.settle(ctx, planner); return nil })
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
 
@@ -191,63 +182,6 @@ func (s *Speaker) settle(ctx context.Context, p *planner) {
 	s.ready.Store(true)
 }
 
-// assemble makes the drivers, and who tells them what to do.
-func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *reporter, error) {
-	addresses := internalIPs(node)
-	var layer2 *l2.Driver
-	claims, err := mirror.New(mirror.Config{
-		Berth: s.Berth, Logger: s.Logger, Node: s.Node, ServiceUID: s.sources.serviceUID,
-		Ready: s.sources.nodeReady,
-		Heard: func(c l2.Claim) { layer2.Mirrored(c) }, // not before Run
-		Lost:  func() { layer2.MirrorLost() },
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	drops, err := unserved.New(s.Logger.With("driver", "unserved"), s.Metrics)
-	if err != nil {
-		return nil, nil, err
-	}
-	var p *planner
-	var r *reporter
-	layer2, err = l2.New(l2.Config{
-		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
-		Answers: func(a netip.Addr, on bool) { // not before Run
-			drops.Answering(a, on)
-			r.answers(a, on)
-		},
-		Harmless: func(a netip.Addr) bool { return p.local.OfService(a) }, // not before Run
-		Logger:   s.Logger.With("driver", "l2"), Metrics: s.Metrics,
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("layer 2: %w", err)
-	}
-	watched, err := newPaths(s.Logger.With("driver", "bfd"), s.Metrics)
-	if err != nil {
-		return nil, nil, err
-	}
-	id := routerID(s.Node, addresses)
-	routes, err := bgp.New(bgp.Config{
-		Liveness: watched, Listen: s.BGPListen,
-		Node: s.Node, RouterID: id, NextHops: onePerFamily(addresses),
-		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("BGP: %w", err)
-	}
-	forwards, err := newForwarder(s.Options, onePerFamily(addresses), func(a netip.Addr) { p.followForwarder(a) })
-	if err != nil {
-		return nil, nil, err
-	}
-	r = newReporter(s.Options, s.sources, layer2, routes, drops, watched, forwards)
-	p, err = newPlanner(s.Options, s.sources, layer2, routes, drops, watched, forwards, claims, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	p.routerID = id
-	return p, r, nil
-}
-
 // cluster returns what tells this cluster from others on the same segment.
 func (s *Speaker) cluster(ctx context.Context) string {
 	for {
@@ -259,9 +193,7 @@ func (s *Speaker) cluster(ctx context.Context) string {
 			return ""
 		}
 		s.Logger.Warn("waiting for the UID of namespace "+metav1.NamespaceSystem+", which is the cluster's name on its segments", "error", err)
-		select {
-		case <-time.After(time.Second): // it is not watched: one reading is enough
-		case <-ctx.Done():
+		if async.Sleep(ctx, time.Second) != nil { // it is not watched: one reading is enough
 			return ""
 		}
 	}
@@ -269,14 +201,10 @@ func (s *Speaker) cluster(ctx context.Context) string {
 
 // waitForNode waits until the API knows an InternalIP of this node.
 func (s *Speaker) waitForNode(ctx context.Context) (*corev1.Node, error) {
-	changed := make(chan struct{}, 1)
-	poke := func(any) {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	registration, err := s.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: poke, UpdateFunc: func(_, o any) { poke(o) }})
+	changed := async.NewSignal()
+	registration, err := s.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { changed.Notify() }, UpdateFunc: func(any, any) { changed.Notify() },
+	})
 	if err != nil {
 		return nil, fmt.Errorf("watch Node %s: %w", s.Node, err)
 	}
@@ -293,44 +221,6 @@ func (s *Speaker) waitForNode(ctx context.Context) (*corev1.Node, error) {
 			return nil, fmt.Errorf("no Node %s with an InternalIP: is the flag --node right?", s.Node)
 		}
 	}
-}
-
-func internalIPs(node *corev1.Node) []netip.Addr {
-	var addresses []netip.Addr
-	for _, a := range node.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
-			addresses = append(addresses, ip)
-		}
-	}
-	return addresses
-}
-
-// onePerFamily returns the first address of each family.
-func onePerFamily(addresses []netip.Addr) []netip.Addr {
-	var firsts []netip.Addr
-	have := map[bool]bool{}
-	for _, a := range addresses {
-		if !have[a.Is4()] {
-			have[a.Is4()] = true
-			firsts = append(firsts, a)
-		}
-	}
-	return firsts
-}
-
-// routerID returns the node's IPv4 address; on a node without one a hash of its
-// name, which is as unique as 32 bits allow (RFC 6286 asks for no more than a
-// number that differs within the AS).
-func routerID(node string, addresses []netip.Addr) netip.Addr {
-	for _, a := range addresses {
-		if a.Is4() {
-			return a
-		}
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(node))
-	n := h.Sum32() | 1 // never 0
-	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
 // askedRouterID returns the router ID that the Speaker asks for, or the one to use

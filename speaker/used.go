@@ -3,10 +3,8 @@ package speaker
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
@@ -17,23 +15,6 @@ import (
 
 // This file is the planner's part in addresses that are somebody else's.
 
-// apiServerService is the Service whose endpoints are the API servers.
-const apiServerService = corev1.NamespaceDefault + "/kubernetes"
-
-// annotationBound is what the cache keeps, in place of others' annotations, of a Service of which boundByOthers.
-const annotationBound = "bound"
-
-// boundByOthers reports whether an implementation that puts the addresses of Services on interfaces of nodes serves this
-// one, or did.
-func boundByOthers(svc *corev1.Service) bool {
-	for key := range svc.Annotations {
-		if strings.HasPrefix(key, "kube-vip.io/") || strings.HasPrefix(key, "purelb.io/") {
-			return true
-		}
-	}
-	return false
-}
-
 // Of what a speaker reports of its network there is at most so much.
 const (
 	mostAddresses = 64
@@ -43,7 +24,7 @@ const (
 
 // reviewUsed takes in which addresses are somebody else's, and reports whether that changed.
 func (p *planner) reviewUsed() bool {
-	network := p.local.Current()
+	network := p.localnet.Current()
 	p.reporter.setNetwork(reportedNetwork(network, p.world.Snapshot))
 	used := inuse.Compile(inuse.Sources{
 		Nodes:     client.Stored[*corev1.Node](p.sources.node),
@@ -58,21 +39,6 @@ func (p *planner) reviewUsed() bool {
 	p.world.Used = used
 	p.unserved.SetUsed(used)
 	return true
-}
-
-// apiServer returns the EndpointSlices of the API server.
-func (s *sources) apiServer() []*discoveryv1.EndpointSlice {
-	found, err := s.slice.GetIndexer().ByIndex(byService, apiServerService)
-	if err != nil {
-		return nil // there is no such index, and nobody to tell
-	}
-	var slices []*discoveryv1.EndpointSlice
-	for _, o := range found {
-		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-			slices = append(slices, slice)
-		}
-	}
-	return slices
 }
 
 // peerAddresses returns the addresses of BGP peers, also of those that other nodes have.

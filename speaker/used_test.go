@@ -89,7 +89,7 @@ func TestOfTheNodesNetworkOnlyWhatIsInAPoolIsReported(t *testing.T) {
 }
 
 func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
-	p := idlePlanner(t)
+	p := idleNode(t)
 	node := &corev1.Node{ObjectMeta: named("n2"), Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.2.0/24"}}}
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.12"}}
 	for _, step := range []struct {
@@ -135,24 +135,24 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		task task
-		do   func(p *planner) error
+		do   func(p node) error
 	}{
-		{"a node joins with it", task{kind: nodesChanged}, func(p *planner) error {
+		{"a node joins with it", task{kind: nodesChanged}, func(p node) error {
 			n2 := &corev1.Node{ObjectMeta: named("n2")}
 			n2.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
 			return p.sources.node.GetStore().Add(n2)
 		}},
-		{"the API server moves to it", task{kind: networkChanged}, func(p *planner) error {
+		{"the API server moves to it", task{kind: networkChanged}, func(p node) error {
 			return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.1"))
 		}},
 	} {
-		p := idlePlanner(t)
+		p := idleNode(t)
 		web := &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: "1"},
 			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
 			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}},
 		}
-		sign(p, web, "192.0.2.1")
+		sign(p.planner, web, "192.0.2.1")
 		err := errors.Join(
 			p.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
 			p.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("lan"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}}})),
@@ -173,7 +173,7 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 		}
 		p.tasks.Add(c.task)
 		p.tasks.ShutDown() // so that run ends when that is done
-		p.run(t.Context())
+		p.work()
 		if len(p.parts) != 0 {
 			t.Errorf("%s: it is announced still, as %v", c.name, p.parts)
 		}

@@ -88,7 +88,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	registry := newRegistry()
 	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
 	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
-	options.Version = version
+	options.Version, options.Listen = version, flags.listen
 	s, err := speaker.New(options)
 	if err != nil {
 		return err

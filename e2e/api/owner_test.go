@@ -257,6 +257,16 @@ type claims struct {
 	unready map[string]bool // Nodes
 }
 
+// Mirrored keeps what the mirror passes on.
+func (c *claims) Mirrored(claim l2.Claim) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = append(c.heard, claim)
+}
+
+// MirrorLost does nothing.
+func (c *claims) MirrorLost() {}
+
 // say has the mirror know whether a Node is ready.
 func (c *claims) say(node string, ready bool) {
 	c.mu.Lock()
@@ -285,12 +295,8 @@ func startMirror(t *testing.T, node string) *claims {
 			defer c.mu.Unlock()
 			return !c.unready[node]
 		},
-		Lost: func() {},
-		Heard: func(claim l2.Claim) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.heard = append(c.heard, claim)
-		},
+		Claims: mirror.NewClaims(),
+		To:     c,
 	})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -1,5 +1,5 @@
 // Package localnet knows what the kernel of this node has: addresses on the interfaces of this network namespace, and next
-// hops of default routes. Linux only.
+// hops of default routes. A Watcher (localnet.go) follows them by netlink (kernel.go). Linux only.
 package localnet
 
 import (
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/internal/async"
 )
 
 const (
@@ -43,7 +44,8 @@ func (n Network) Equal(other Network) bool {
 type kernel interface {
 	// read fails rather than tell a part only.
 	read() (Network, error)
-	// watch calls changed when read may say another thing. It returns nil when ctx ends, and an error when it missed something.
+	// watch calls changed when read may return something else. It returns nil when ctx ends, and an error when it missed
+	// something.
 	watch(ctx context.Context, changed func()) error
 }
 
@@ -51,17 +53,19 @@ type kernel interface {
 type Watcher struct {
 	log     *slog.Logger
 	kernel  kernel
-	changed func()
+	changed async.Signal
 
 	mu  sync.Mutex
 	now Network // guarded by mu
 }
 
-// New returns a Watcher that knows nothing yet. It calls changed, from a goroutine that must not be kept waiting, each time
-// Current says another thing.
-func New(log *slog.Logger, changed func()) *Watcher {
-	return &Watcher{log: log, kernel: system{}, changed: changed}
+// New returns a Watcher that knows nothing yet.
+func New(log *slog.Logger) *Watcher {
+	return &Watcher{log: log, kernel: system{}, changed: async.NewSignal()}
 }
+
+// Changed tells one reader when Current returns something else.
+func (w *Watcher) Changed() <-chan struct{} { return w.changed }
 
 // Current returns what was read last.
 func (w *Watcher) Current() Network {
@@ -93,7 +97,7 @@ func (w *Watcher) Read() error {
 	w.now = now
 	w.mu.Unlock()
 	if !same {
-		w.changed()
+		w.changed.Notify()
 	}
 	return nil
 }
@@ -102,7 +106,7 @@ func (w *Watcher) Read() error {
 func (w *Watcher) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events := make(chan struct{}, 1)
+	events := async.NewSignal()
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel()
@@ -131,21 +135,15 @@ func (w *Watcher) Run(ctx context.Context) error {
 }
 
 // follow watches until ctx ends.
-func (w *Watcher) follow(ctx context.Context, events chan<- struct{}) {
+func (w *Watcher) follow(ctx context.Context, events async.Signal) {
 	for ctx.Err() == nil {
-		err := w.kernel.watch(ctx, func() {
-			select {
-			case events <- struct{}{}:
-			default:
-			}
-		})
+		err := w.kernel.watch(ctx, events.Notify)
 		if err == nil {
 			return
 		}
-		w.log.Debug("addresses of this node are watched anew", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry):
+		w.log.Debug("addresses of this node are watched again", "error", err)
+		if async.Sleep(ctx, retry) != nil {
+			return
 		}
 	}
 }

@@ -126,14 +126,14 @@ func (f *fake) watch(ctx context.Context, changed func()) error {
 	}
 }
 
-func TestAWatcherFollowsAndForgetsNothingBecauseAReadingFails(t *testing.T) {
+func TestWatcher_Run(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{events: make(chan struct{}), breaks: make(chan struct{})}
 		one := Network{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 		two := Network{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.2")}}
 		f.says.Store(&one)
-		var told atomic.Int32
-		w := New(slog.New(slog.DiscardHandler), func() { told.Add(1) })
+		told := int32(0)
+		w := New(slog.New(slog.DiscardHandler))
 		w.kernel = f
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -142,8 +142,13 @@ func TestAWatcherFollowsAndForgetsNothingBecauseAReadingFails(t *testing.T) {
 			t.Helper()
 			<-time.After(settle) // of synctest's clock
 			synctest.Wait()
-			if got := w.Current(); !got.Equal(want) || told.Load() != times {
-				t.Errorf("%s: %v, told %d times, want %v, %d times", what, got, told.Load(), want, times)
+			select {
+			case <-w.Changed():
+				told++
+			default:
+			}
+			if got := w.Current(); !got.Equal(want) || told != times {
+				t.Errorf("%s: %v, changed %d times, want %v, %d times", what, got, told, want, times)
 			}
 		}
 		check("at the start", one, 1)

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,7 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -33,14 +30,22 @@ type Config struct {
 	Node string
 	// ServiceUID returns the UID of a Service by namespace/name; false: there is none.
 	ServiceUID func(key string) (types.UID, bool)
-	// Ready tells whether the API calls a Node ready. Of one that it does not nothing is
-	// heard: its claims outlive it.
+	// Ready reports whether the API calls a Node ready. The claims of other Nodes are not passed on: claims outlive
+	// their node.
 	Ready func(node string) bool
-	// Heard is called for each change of an L2Owner, this node's own included. The Node
+	// Claims to mirror.
+	Claims *Claims
+	// To is where claims of L2Owners go.
+	To Listener
+}
+
+// Listener is layer 2, which hears of claims by the mirror. It is called while Run runs, and must not block.
+type Listener interface {
+	// Mirrored is called for each change of an L2Owner, this node's own included. The Node
 	// is empty when the object is gone, or its Node is not ready.
-	Heard func(l2.Claim)
-	// Lost is called when the L2Owners cannot be watched any more.
-	Lost func()
+	Mirrored(l2.Claim)
+	// MirrorLost is called when the L2Owners can no longer be watched.
+	MirrorLost()
 }
 
 const (
@@ -54,37 +59,24 @@ const (
 	orphanAfter = 10 * time.Second
 )
 
-// Mirror writes the claims of one node. Its methods may be called from any
+// Mirror writes the claims of one node, and passes on those of others. Its methods may be called from any
 // goroutine, and do not wait for the API server.
 type Mirror struct {
 	Config
+	*Claims
 	informer cache.SharedIndexInformer
-	queue    workqueue.TypedRateLimitingInterface[string] // namespace/name of L2Owners
 	pace     *rate.Limiter
 	began    time.Time
-
-	mu     sync.Mutex                 // guards what follows
-	claims map[string]entry           // of this node, by namespace/name of the L2Owner
-	groups map[string]map[string]bool // keys of claims, by group
-	shown  map[string]members         // by group
-}
-
-// entry is the latest word of this node's layer 2 about one L2Owner.
-type entry struct {
-	claim l2.Claim // Node empty: withdrawn
-	since time.Time
 }
 
 // New returns a Mirror that does nothing yet.
 func New(c Config) (*Mirror, error) {
 	m := &Mirror{
 		Config:   c,
+		Claims:   c.Claims,
 		informer: client.NewInformer(c.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
-		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 10*time.Second)),
-		pace:   rate.NewLimiter(writesPerSecond, writesPerSecond),
-		began:  time.Now(),
-		claims: map[string]entry{}, groups: map[string]map[string]bool{}, shown: map[string]members{},
+		pace:     rate.NewLimiter(writesPerSecond, writesPerSecond),
+		began:    time.Now(),
 	}
 	if err := errors.Join(m.informer.SetTransform(slim), m.informer.SetWatchErrorHandlerWithContext(m.broke)); err != nil {
 		return nil, fmt.Errorf("watch L2Owners: %w", err)
@@ -108,7 +100,7 @@ func slim(o any) (any, error) {
 	return o, nil
 }
 
-// Synced tells whether every L2Owner that there was was Heard.
+// Synced reports whether every L2Owner that existed at the start was passed on.
 func (m *Mirror) Synced() bool { return m.informer.HasSynced() }
 
 // Run watches and writes until the context ends.
@@ -125,40 +117,6 @@ func (m *Mirror) Run(ctx context.Context) error {
 	<-ctx.Done()
 	m.queue.ShutDown()
 	return group.Wait()
-}
-
-// Claimed takes a claim of this node's, or with an empty Node its withdrawal. Only
-// the latest of a group and segment counts.
-func (m *Mirror) Claimed(c l2.Claim) {
-	key := keyOf(c.Group, c.Segment)
-	m.mu.Lock()
-	m.claims[key] = entry{claim: c, since: time.Now()}
-	if m.groups[c.Group] == nil {
-		m.groups[c.Group] = map[string]bool{}
-	}
-	m.groups[c.Group][key] = true
-	m.mu.Unlock()
-	m.queue.Add(key)
-}
-
-// members are what a group has.
-type members struct {
-	services  []string // namespace/name
-	addresses []netip.Addr
-}
-
-// Show says which Services and addresses a group has, ascending; no addresses: it is no more.
-func (m *Mirror) Show(group string, services []string, addresses []netip.Addr) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(addresses) == 0 {
-		delete(m.shown, group)
-		return // its claims are about to be withdrawn
-	}
-	m.shown[group] = members{services, addresses}
-	for key := range m.groups[group] {
-		m.queue.Add(key)
-	}
 }
 
 // saw takes an L2Owner as the API server has it.
@@ -180,7 +138,7 @@ func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 	if !m.Ready(claim.Node) {
 		claim.Node = ""
 	}
-	m.Heard(claim)
+	m.To.Mirrored(claim)
 }
 
 // Reconsider takes a change of a Node's readiness.
@@ -195,7 +153,7 @@ func (m *Mirror) Reconsider(node string) {
 // broke takes an end of the watch that is not one of those that just happen.
 func (m *Mirror) broke(ctx context.Context, r *cache.Reflector, err error) {
 	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !errors.Is(err, io.EOF) {
-		m.Lost()
+		m.To.MirrorLost()
 	}
 	cache.DefaultWatchErrorHandler(ctx, r, err)
 }
@@ -211,7 +169,7 @@ func (m *Mirror) gone(o any) {
 	}
 	withdrawn := claimOf(owner)
 	withdrawn.Node = ""
-	m.Heard(withdrawn)
+	m.To.Mirrored(withdrawn)
 	if key := owner.Namespace + "/" + owner.Name; m.concerns(key) {
 		m.queue.Add(key)
 	}

@@ -145,38 +145,6 @@ func (m *Mirror) paced(ctx context.Context, what, key string, request func(conte
 	return nil
 }
 
-// latest returns this node's latest word about an L2Owner.
-func (m *Mirror) latest(key string) (entry, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e, ok := m.claims[key]
-	return e, ok
-}
-
-// concerns tells whether this node has something to say about an L2Owner.
-func (m *Mirror) concerns(key string) bool {
-	_, ok := m.latest(key)
-	return ok
-}
-
-// acted notes that the word was acted on, unless there is a later one by now.
-func (m *Mirror) acted(key string, have entry) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now, ok := m.claims[key]
-	if !ok || !now.since.Equal(have.since) {
-		return
-	}
-	if now.claim.Node != "" {
-		return
-	}
-	delete(m.claims, key)
-	delete(m.groups[now.claim.Group], key)
-	if len(m.groups[now.claim.Group]) == 0 {
-		delete(m.groups, now.claim.Group)
-	}
-}
-
 func (m *Mirror) cached(key string) *v1alpha1.L2Owner {
 	o, exists, err := m.informer.GetStore().GetByKey(key)
 	owner, ok := o.(*v1alpha1.L2Owner)

@@ -133,7 +133,7 @@ func (l *life) uninstall(t *testing.T) {
 // kernel has.
 func (l *life) start(t *testing.T, args ...string) {
 	t.Helper()
-	const log, ready = "speaker-n1", `"msg":"state","state":"Announcing"`
+	const log, ready = "speaker-n1", `"msg":"speaker state changed","state":"Announcing"`
 	before := 0
 	if l.speaker != nil {
 		before = strings.Count(l.Log(t, log), ready)

@@ -1,4 +1,4 @@
-package speaker
+package rival
 
 import (
 	"context"
@@ -13,33 +13,27 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/bgp"
-	"github.com/berth-lb/berth/config/v1alpha1"
-	"github.com/berth-lb/berth/speaker/rival"
 )
 
-// scene is what a rivals sees: the sockets of others, and our sessions.
+// scene is what a Filter sees: the sockets of others, and our sessions.
 type scene struct {
-	*rivals
+	*Filter
 	mu    sync.Mutex
-	found []rival.Connection
+	found []Connection
 	err   error
 	up    map[string]bool
 	looks int
 	told  []string
-	again int
 	freed []string // peers that were given to BGP last
 	peers []bgp.Peer
 }
 
 func newScene(peers ...bgp.Peer) *scene {
 	s := &scene{up: map[string]bool{}, peers: peers}
-	established := func() map[string]bool { s.mu.Lock(); defer s.mu.Unlock(); return s.up }
-	changed := func() { s.mu.Lock(); s.again++; s.mu.Unlock(); s.sync() }
-	s.rivals = newRivals(slog.New(slog.DiscardHandler), established, changed, func(peer, _ string) { s.told = append(s.told, peer) })
-	s.look = func([]rival.Router) ([]rival.Connection, error) {
+	s.Filter = NewFilter(slog.New(slog.DiscardHandler), func() map[string]bool { s.mu.Lock(); defer s.mu.Unlock(); return s.up })
+	s.look = func([]Router) ([]Connection, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.looks++
@@ -50,8 +44,11 @@ func newScene(peers ...bgp.Peer) *scene {
 
 func (s *scene) sync() {
 	s.freed = nil
-	for _, p := range s.free(s.peers) {
+	for _, p := range s.Free(s.peers) {
 		s.freed = append(s.freed, p.Name)
+	}
+	for len(s.Begun()) > 0 {
+		s.told = append(s.told, (<-s.Begun()).Name)
 	}
 }
 
@@ -59,13 +56,16 @@ func (s *scene) sync() {
 func (s *scene) set(up []string, err error, routers ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.up, s.err, s.found = set(up...), err, nil
+	s.up, s.err, s.found = map[string]bool{}, err, nil
+	for _, name := range up {
+		s.up[name] = true
+	}
 	for _, r := range routers {
-		s.found = append(s.found, rival.Connection{Local: netip.MustParseAddrPort("172.30.0.11:40000"), Remote: netip.MustParseAddrPort(r), Inode: 7})
+		s.found = append(s.found, Connection{Local: netip.MustParseAddrPort("172.30.0.11:40000"), Remote: netip.MustParseAddrPort(r), Inode: 7})
 	}
 }
 
-func TestAPeerIsHeldBackWhileAnotherSpeakerHasASessionWithIt(t *testing.T) {
+func TestFilter_Free(t *testing.T) {
 	tor := bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}
 	spine := bgp.Peer{Name: "spine", Address: netip.MustParseAddr("172.30.0.2")}
 	passive := bgp.Peer{Name: "passive", Address: netip.MustParseAddr("172.30.0.3"), Passive: true}
@@ -97,51 +97,68 @@ func TestAPeerIsHeldBackWhileAnotherSpeakerHasASessionWithIt(t *testing.T) {
 	}
 }
 
-func TestAPeerThatIsHeldBackIsReportedWithWhatToDo(t *testing.T) {
+func TestFilter_Held(t *testing.T) {
 	s := newScene(bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}, bgp.Peer{Name: "link", Interface: "eth1"})
 	began := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	s.now = func() time.Time { return began }
 	s.set(nil, nil, "172.30.0.1:179")
-	s.found = append(s.found, rival.Connection{Local: netip.MustParseAddrPort("[fe80::11]:40000"), Remote: netip.MustParseAddrPort("[fe80::1]:179"), Interface: "eth1", Inode: 8})
+	s.found = append(s.found, Connection{Local: netip.MustParseAddrPort("[fe80::11]:40000"), Remote: netip.MustParseAddrPort("[fe80::1]:179"), Interface: "eth1", Inode: 8})
 	s.sync()
 	s.now = func() time.Time { return began.Add(time.Hour) }
 	s.sync()
-	since := metav1.NewTime(began.Truncate(time.Second))
 	const rest = ", and a router takes one per node; end that one, or leave this BGPNeighbor to other nodes with nodeSelector"
-	want := []v1alpha1.SessionReport{
-		{NeighborName: "link", Address: new(""), State: "Down", LastTransitionTime: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with the router on eth1" + rest},
-		{NeighborName: "tor", Address: new("172.30.0.1"), State: "Down", LastTransitionTime: &since, LastError: "another BGP speaker on this node (MetalLB's, for one) has a session with 172.30.0.1" + rest},
+	var got []string
+	for _, h := range s.Held() {
+		got = append(got, h.Name+": "+h.Reason())
+		if !h.Since.Equal(began) {
+			t.Errorf("%s is held back since %s, want %s", h.Name, h.Since, began)
+		}
 	}
-	if diff := cmp.Diff(want, s.reports()); diff != "" {
+	want := []string{
+		"link: another BGP speaker on this node (MetalLB's, for one) has a session with the router on eth1" + rest,
+		"tor: another BGP speaker on this node (MetalLB's, for one) has a session with 172.30.0.1" + rest,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
-	}
-	if got := (*rivals)(nil).reports(); got != nil {
-		t.Errorf("nobody reports %v", got)
 	}
 }
 
-func TestItIsLookedForOthersWhileASessionIsMissingAndNotOtherwise(t *testing.T) {
+func TestFilter_Run(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")})
 		s.set([]string{"tor"}, nil)
 		s.sync()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- s.run(ctx) }()
-		later := func(what string, after time.Duration, looks, again int, freed string) {
+		go func() { done <- s.Run(ctx) }()
+		again := 0
+		go func() { // the planner
+			for {
+				select {
+				case <-s.Changed():
+					s.mu.Lock()
+					again++
+					s.mu.Unlock()
+					s.sync()
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+		later := func(what string, after time.Duration, looks, changes int, freed string) {
 			t.Helper()
 			s.mu.Lock()
-			before, begun := s.looks, s.again
+			before, begun := s.looks, again
 			s.mu.Unlock()
 			<-time.After(after) // of synctest's clock
 			synctest.Wait()
-			if s.looks-before != looks || s.again-begun != again || strings.Join(s.freed, " ") != freed {
-				t.Errorf("%s: looked %d times, changed %d times, dialed: %v; want %d, %d, %s", what, s.looks-before, s.again-begun, s.freed, looks, again, freed)
+			if s.looks-before != looks || again-begun != changes || strings.Join(s.freed, " ") != freed {
+				t.Errorf("%s: looked %d times, changed %d times, dialed: %v; want %d, %d, %s", what, s.looks-before, again-begun, s.freed, looks, changes, freed)
 			}
 		}
 		later("established", time.Hour, 0, 0, "tor")
 		s.set(nil, nil)
-		s.poke() // BGP says that it is down
+		s.Check() // BGP says that it is down
 		later("down", 7*time.Second, 3, 0, "tor")
 		s.set(nil, nil, "172.30.0.1:179")
 		later("another one dialed", 2*time.Second, 2, 1, "") // one by the timer, one when the peers were synced
@@ -149,7 +166,7 @@ func TestItIsLookedForOthersWhileASessionIsMissingAndNotOtherwise(t *testing.T) 
 		s.set(nil, nil)
 		later("and ends", 2*time.Second, 2, 1, "tor")
 		s.set([]string{"tor"}, nil)
-		s.poke()
+		s.Check()
 		later("established again", time.Hour, 0, 0, "tor")
 		cancel()
 		if err := <-done; err != nil {

@@ -1,4 +1,4 @@
-package speaker
+package dataplane
 
 import (
 	"hash/fnv"
@@ -7,21 +7,21 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
-// marks gives frontends firewall marks, each its own. After a restart a frontend gets the one it had, unless two want the same
-// and come in another order. It is not safe for concurrent use.
-type marks struct {
+// markAllocator gives frontends firewall marks, each its own. After a restart a frontend gets the one it had, unless two want the
+// same and come in another order. It is not safe for concurrent use.
+type markAllocator struct {
 	groups map[string]map[ipvs.Frontend]uint32
 	users  map[ipvs.Frontend]int // groups that have it: for a moment two may
 	of     map[ipvs.Frontend]uint32
 	taken  map[uint32]bool
 }
 
-func newMarks() *marks {
-	return &marks{map[string]map[ipvs.Frontend]uint32{}, map[ipvs.Frontend]int{}, map[ipvs.Frontend]uint32{}, map[uint32]bool{}}
+func newMarkAllocator() *markAllocator {
+	return &markAllocator{map[string]map[ipvs.Frontend]uint32{}, map[ipvs.Frontend]int{}, map[ipvs.Frontend]uint32{}, map[uint32]bool{}}
 }
 
 // assign returns the marks of a group's frontends, which replace those it had.
-func (m *marks) assign(group string, frontends []ipvs.Frontend) map[ipvs.Frontend]uint32 {
+func (m *markAllocator) assign(group string, frontends []ipvs.Frontend) map[ipvs.Frontend]uint32 {
 	before, after := m.groups[group], make(map[ipvs.Frontend]uint32, len(frontends))
 	for _, f := range frontends {
 		if _, double := after[f]; double {
@@ -43,7 +43,7 @@ func (m *marks) assign(group string, frontends []ipvs.Frontend) map[ipvs.Fronten
 	return after
 }
 
-func (m *marks) mark(f ipvs.Frontend) uint32 {
+func (m *markAllocator) mark(f ipvs.Frontend) uint32 {
 	if mark, has := m.of[f]; has {
 		return mark
 	}

@@ -1,4 +1,4 @@
-package speaker
+package dataplane
 
 import (
 	"net/netip"
@@ -13,7 +13,7 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-func TestWhatKubeProxyTakesOverIsForwardedForAWhile(t *testing.T) {
+func TestKubeProxyGrace_next(t *testing.T) {
 	address := netip.MustParseAddr("192.0.2.1")
 	web := ipvs.Frontend{Address: address, Port: 80, Protocol: ipvs.TCP}
 	dns := ipvs.Frontend{Address: address, Port: 53, Protocol: ipvs.UDP}
@@ -41,25 +41,25 @@ func TestWhatKubeProxyTakesOverIsForwardedForAWhile(t *testing.T) {
 	begun := time.Now()
 	for _, c := range []struct {
 		name     string
-		before   handover
+		before   kubeProxyGrace
 		desired  plan.Forwarding
 		services []plan.Service
 		after    time.Duration // since begun
 		want     plan.Forwarding
 		again    time.Duration
 	}{
-		{"at first nothing stays", handover{}, forwards(web), exposing(web), 0, forwards(web), 0},
-		{"all that is exposed stays", handover{Forwarding: forwards(web, dns)}, plan.Forwarding{}, exposing(web, dns), 0, forwards(web, dns), handOverTime},
-		{"for a while", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, plan.Forwarding{}, exposing(web), 2 * time.Second, forwards(web), handOverTime - 2*time.Second},
-		{"and not longer", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, plan.Forwarding{}, exposing(web), handOverTime, plan.Forwarding{}, 0},
-		{"a port that is gone does not", handover{Forwarding: forwards(web, dns)}, forwards(web), exposing(web), 0, forwards(web), 0},
-		{"a Service that is gone does not", handover{Forwarding: forwards(web)}, plan.Forwarding{}, nil, 0, plan.Forwarding{}, 0},
-		{"what is desired again is as desired", handover{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, forwards(web), exposing(web), time.Second, forwards(web), 0},
+		{"at first nothing stays", kubeProxyGrace{}, forwards(web), exposing(web), 0, forwards(web), 0},
+		{"all that is exposed stays", kubeProxyGrace{Forwarding: forwards(web, dns)}, plan.Forwarding{}, exposing(web, dns), 0, forwards(web, dns), kubeProxyGraceTime},
+		{"for a while", kubeProxyGrace{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, plan.Forwarding{}, exposing(web), 2 * time.Second, forwards(web), kubeProxyGraceTime - 2*time.Second},
+		{"and not longer", kubeProxyGrace{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, plan.Forwarding{}, exposing(web), kubeProxyGraceTime, plan.Forwarding{}, 0},
+		{"a port that is gone does not", kubeProxyGrace{Forwarding: forwards(web, dns)}, forwards(web), exposing(web), 0, forwards(web), 0},
+		{"a Service that is gone does not", kubeProxyGrace{Forwarding: forwards(web)}, plan.Forwarding{}, nil, 0, plan.Forwarding{}, 0},
+		{"what is desired again is as desired", kubeProxyGrace{forwards(web), map[ipvs.Frontend]time.Time{web: begun}}, forwards(web), exposing(web), time.Second, forwards(web), 0},
 		{
 			"what stays is masqueraded still, though another Service of kube-proxy's has the port open",
-			handover{Forwarding: forwards(web, dns)},
+			kubeProxyGrace{Forwarding: forwards(web, dns)},
 			plan.Forwarding{Table: ipvs.Table{dns: server}, Guards: guards(false, web, dns)}, exposing(web, dns), 0,
-			plan.Forwarding{Table: ipvs.Table{web: server, dns: server}, Guards: append(guards(true, web), guards(false, web, dns)...)}, handOverTime,
+			plan.Forwarding{Table: ipvs.Table{web: server, dns: server}, Guards: append(guards(true, web), guards(false, web, dns)...)}, kubeProxyGraceTime,
 		},
 	} {
 		got, again := c.before.next(c.desired, c.services, begun.Add(c.after))

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -63,5 +65,45 @@ func TestBackendsOfEndpointSlices(t *testing.T) {
 	want := []plan.Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), terminating, backend("http", "10.0.1.3:8080", "", candidate.Useless)}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestSources_view(t *testing.T) {
+	p := idleNode(t).planner
+	service := func(uid types.UID, ingress ...string) *corev1.Service {
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: uid}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+		for _, a := range ingress {
+			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
+		}
+		return svc
+	}
+	forged := service("1", "192.0.2.1")
+	forged.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ServiceAllocated, Status: metav1.ConditionTrue}}
+	recorded := service("1", "192.0.2.1")
+	extended := service("1", "172.30.0.12", "192.0.2.1")
+	copied := service("2", "192.0.2.1")
+	withdrawn := service("1")
+	for _, svc := range []*corev1.Service{recorded, extended, withdrawn} {
+		sign(p, svc, "192.0.2.1")
+	}
+	copied.Status.Conditions = recorded.Status.Conditions
+	for name, x := range map[string]struct {
+		svc  *corev1.Service
+		want string
+	}{
+		"as recorded": {recorded, "[192.0.2.1]"}, "with an address that somebody added": {extended, "[192.0.2.1]"},
+		"with the record of another Service": {copied, "[]"}, "with a condition that anybody can write": {forged, "[]"},
+		"of which the status shows nothing": {withdrawn, "[]"},
+	} {
+		slim, err := slimService(x.svc)
+		if err == nil {
+			err = p.sources.service.GetStore().Add(slim)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(p.sources.view("d/web", p.recordKeys).Addresses); got != x.want {
+			t.Errorf("%s: %s, want %s", name, got, x.want)
+		}
 	}
 }

@@ -8,56 +8,60 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/bgp/bfd"
 )
 
-// paths watches the paths to BGP peers by BFD.
-type paths struct {
+// bfdLiveness watches the paths to BGP peers by BFD.
+type bfdLiveness struct {
 	engine  *bfd.Engine
 	changes chan bgp.PathChange
 }
 
-func newPaths(log *slog.Logger, metrics prometheus.Registerer) (*paths, error) {
+var _ bgp.Liveness = (*bfdLiveness)(nil)
+
+func newBFDLiveness(log *slog.Logger, metrics prometheus.Registerer) (*bfdLiveness, error) {
 	engine, err := bfd.New(log, metrics)
 	if err != nil {
 		return nil, fmt.Errorf("BFD: %w", err)
 	}
-	return &paths{engine: engine, changes: make(chan bgp.PathChange)}, nil
+	return &bfdLiveness{engine: engine, changes: make(chan bgp.PathChange)}, nil
 }
 
-// run watches until the context ends.
-func (p *paths) run(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() { // ends with ctx
-		defer close(done)
-		for {
+// Run watches until the context ends.
+func (p *bfdLiveness) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.engine.Run(ctx) })
+	group.Go(func() error { p.translate(ctx); return nil })
+	return group.Wait()
+}
+
+// translate passes events of BFD on, in the words of package bgp.
+func (p *bfdLiveness) translate(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-p.engine.Events():
+			c := bgp.PathChange{Peer: e.Peer, State: bgp.PathDown, Reason: e.Diag.String(), Time: time.Now()}
+			switch {
+			case e.State == bfd.Up:
+				c.State, c.Reason = bgp.PathUp, ""
+			case e.Remote == bfd.AdminDown:
+				c.State = bgp.PathUnwatched
+			}
 			select {
+			case p.changes <- c:
 			case <-ctx.Done():
-				return
-			case e := <-p.engine.Events():
-				c := bgp.PathChange{Peer: e.Peer, State: bgp.PathDown, Reason: e.Diag.String(), Time: time.Now()}
-				switch {
-				case e.State == bfd.Up:
-					c.State, c.Reason = bgp.PathUp, ""
-				case e.Remote == bfd.AdminDown:
-					c.State = bgp.PathUnwatched
-				}
-				select {
-				case p.changes <- c:
-				case <-ctx.Done():
-				}
 			}
 		}
-	}()
-	err := p.engine.Run(ctx)
-	<-done
-	return err
+	}
 }
 
 // Watch replaces the peers that are watched.
-func (p *paths) Watch(peers []bgp.Peer) {
+func (p *bfdLiveness) Watch(peers []bgp.Peer) {
 	watched := make([]bfd.Peer, 0, len(peers))
 	for _, peer := range peers {
 		watched = append(watched, bfd.Peer{
@@ -69,10 +73,10 @@ func (p *paths) Watch(peers []bgp.Peer) {
 }
 
 // Changes is the stream of changes.
-func (p *paths) Changes() <-chan bgp.PathChange { return p.changes }
+func (p *bfdLiveness) Changes() <-chan bgp.PathChange { return p.changes }
 
-// complaints tells which paths cannot be watched.
-func (p *paths) complaints() []string {
+// Complaints says which paths cannot be watched.
+func (p *bfdLiveness) Complaints() []string {
 	var found []string
 	for _, s := range p.engine.Status() {
 		if s.Err != "" {

@@ -1,4 +1,4 @@
-package speaker
+package kubeproxy
 
 import (
 	"context"
@@ -7,9 +7,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
-func TestOnlyAKubeProxyThatSaysSoIsUnhealthy(t *testing.T) {
+func TestHealth_Run(t *testing.T) {
 	var status atomic.Int64
 	status.Store(http.StatusOK)
 	answered := make(chan int, 1)
@@ -22,11 +24,12 @@ func TestOnlyAKubeProxyThatSaysSoIsUnhealthy(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	changes := make(chan bool, 16)
+	health := &Health{url: server.URL, every: 5 * time.Millisecond, changes: async.NewStream[bool](16)}
+	changes := health.Changes()
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		ended <- dataPath{url: server.URL, every: 5 * time.Millisecond, changed: func(u bool) { changes <- u }}.run(ctx)
+		ended <- health.Run(ctx)
 	}()
 	// Twice: the first may have been on its way when the status changed.
 	seen := func(want int) {
@@ -73,8 +76,8 @@ func TestOnlyAKubeProxyThatSaysSoIsUnhealthy(t *testing.T) {
 	}
 }
 
-func TestAKubeProxyThatIsNowhereIsNotAsked(t *testing.T) {
-	if err := (dataPath{}).run(t.Context()); err != nil {
+func TestHealth_Run_withoutURL(t *testing.T) {
+	if err := NewHealth("").Run(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,25 +1,22 @@
-package speaker
+package dataplane
 
 import (
+	"net/netip"
 	"slices"
+	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// drainTest reviews Services by the test's clock.
+// drainTest reviews Services by a clock of its own.
 type drainTest struct {
 	*testing.T
 	drains *drains
-	over   chan string
-}
-
-func drainsOf(t *testing.T) drainTest {
-	over := make(chan string, 9)
-	return drainTest{t, newDrains(func(service string) { over <- service }), over}
+	now    time.Time
+	due    map[string]time.Time // when Services are to be reviewed again
 }
 
 // review expects these of the addresses to be overdue; "-" before one: it does not terminate.
@@ -27,11 +24,15 @@ func (d drainTest) review(service string, limit time.Duration, addresses []strin
 	d.Helper()
 	var backends []plan.Backend
 	for _, a := range addresses {
-		b := backend("http", a[len(a)-len("10.0.0.1:80"):], "n1", candidate.Useless)
+		b := plan.Backend{Port: "http", Address: netip.MustParseAddrPort(strings.TrimPrefix(a, "-")), Node: "n1", State: candidate.Useless}
 		b.Terminates = a[0] != '-'
 		backends = append(backends, b)
 	}
-	d.drains.review(service, backends, limit)
+	next, _ := d.drains.review(service, backends, limit, d.now)
+	delete(d.due, service)
+	if next > 0 {
+		d.due[service] = d.now.Add(next)
+	}
 	var got []string
 	for _, b := range backends {
 		if b.Overdue {
@@ -43,34 +44,32 @@ func (d drainTest) review(service string, limit time.Duration, addresses []strin
 	}
 }
 
-// pass lets time pass, and expects these Services to be planned anew at its end and not before.
-func (d drainTest) pass(after time.Duration, want ...string) {
+// pass lets time pass, and expects these Services to be due at its end, and none before.
+func (d *drainTest) pass(after time.Duration, want ...string) {
 	d.Helper()
-	const moment = time.Nanosecond
-	<-time.After(after - moment)
-	synctest.Wait()
-	if len(d.over) > 0 {
-		d.Errorf("%s planned anew before %s passed", <-d.over, after)
-	}
-	<-time.After(moment)
-	synctest.Wait()
+	d.now = d.now.Add(after)
 	var got []string
-	for len(d.over) > 0 {
-		got = append(got, <-d.over)
+	for service, due := range d.due {
+		if due.Before(d.now) {
+			d.Errorf("%s is due before %s passed", service, after)
+		}
+		if !due.After(d.now) {
+			got = append(got, service)
+		}
 	}
 	if !slices.Equal(got, want) {
-		d.Errorf("after %s planned anew: %v, want %v", after, got, want)
+		d.Errorf("after %s are due: %v, want %v", after, got, want)
 	}
 }
 
-func TestTheTimeOfEachEndpointThatTerminates(t *testing.T) {
+func TestDrains_review(t *testing.T) {
 	const limit = time.Hour
 	const a, b = "10.0.0.1:80", "10.0.0.2:80"
 	for _, c := range []struct {
 		name string
-		run  func(drainTest)
+		run  func(*drainTest)
 	}{
-		{"each has its own", func(d drainTest) {
+		{"each has its own", func(d *drainTest) {
 			d.review("web", limit, []string{a, "-" + b})
 			d.pass(20 * time.Minute)
 			d.review("web", limit, []string{a, b})
@@ -80,12 +79,12 @@ func TestTheTimeOfEachEndpointThatTerminates(t *testing.T) {
 			d.review("web", limit, []string{a, b}, a, b)
 			d.pass(48 * time.Hour)
 		}},
-		{"one that does not terminate has none", func(d drainTest) {
+		{"one that does not terminate has none", func(d *drainTest) {
 			d.review("web", limit, []string{"-" + a})
 			d.pass(48 * time.Hour)
 			d.review("web", limit, []string{"-" + a})
 		}},
-		{"one that is back begins anew", func(d drainTest) {
+		{"one that is back begins anew", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.pass(limit, "web")
 			d.review("web", limit, []string{a}, a)
@@ -94,19 +93,19 @@ func TestTheTimeOfEachEndpointThatTerminates(t *testing.T) {
 			d.pass(limit, "web")
 			d.review("web", limit, []string{a}, a)
 		}},
-		{"one that is gone is forgotten", func(d drainTest) {
+		{"one that is gone is forgotten", func(d *drainTest) {
 			d.review("web", limit, []string{a, b})
 			d.review("web", limit, []string{b})
 			d.pass(limit, "web")
 			d.review("web", limit, []string{a, b}, b)
 		}},
-		{"a Service that is gone is forgotten", func(d drainTest) {
+		{"a Service that is gone is forgotten", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.review("web", limit, nil)
 			d.pass(48 * time.Hour)
 			d.review("web", limit, []string{a})
 		}},
-		{"Services do not bear on each other", func(d drainTest) {
+		{"Services do not bear on each other", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.pass(10 * time.Minute)
 			d.review("shop", limit, []string{a})
@@ -114,20 +113,20 @@ func TestTheTimeOfEachEndpointThatTerminates(t *testing.T) {
 			d.review("web", limit, []string{a}, a)
 			d.pass(10*time.Minute, "shop")
 		}},
-		{"a shorter limit is for those that drain already", func(d drainTest) {
+		{"a shorter limit is for those that drain already", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.pass(20 * time.Minute)
 			d.review("web", 30*time.Minute, []string{a})
 			d.pass(10*time.Minute, "web")
 			d.review("web", 30*time.Minute, []string{a}, a)
 		}},
-		{"a limit that has passed when it is made shorter", func(d drainTest) {
+		{"a limit that has passed when it is made shorter", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.pass(20 * time.Minute)
 			d.review("web", time.Minute, []string{a}, a)
 			d.pass(48 * time.Hour)
 		}},
-		{"a longer limit is for those that drain already", func(d drainTest) {
+		{"a longer limit is for those that drain already", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.pass(limit, "web")
 			d.review("web", limit, []string{a}, a)
@@ -137,15 +136,27 @@ func TestTheTimeOfEachEndpointThatTerminates(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				d := drainsOf(t)
-				c.run(d)
-				d.drains.review("web", nil, limit)
-				d.drains.review("shop", nil, limit)
-				if len(d.drains.services) > 0 {
-					t.Errorf("remembered of Services that are gone: %v", d.drains.services)
-				}
-			})
+			d := &drainTest{T: t, drains: newDrains(), now: time.Now(), due: map[string]time.Time{}}
+			c.run(d)
+			d.drains.forget("web")
+			d.drains.review("shop", nil, limit, d.now)
+			if len(d.drains.services) > 0 {
+				t.Errorf("remembered of Services that are gone: %v", d.drains.services)
+			}
 		})
+	}
+}
+
+func TestDrains_review_reportsOnce(t *testing.T) {
+	const limit = time.Minute
+	d, now := newDrains(), time.Now()
+	for _, step := range []struct {
+		after time.Duration
+		over  bool
+	}{{0, false}, {limit - 1, false}, {limit, true}, {limit + 1, false}} {
+		backends := []plan.Backend{{Address: netip.MustParseAddrPort("10.0.0.1:80"), Terminates: true}}
+		if _, over := d.review("web", backends, limit, now.Add(step.after)); over != step.over {
+			t.Errorf("after %s another endpoint is overdue: %v, want %v", step.after, over, step.over)
+		}
 	}
 }

@@ -1,6 +1,6 @@
 //go:build root
 
-package speaker
+package dataplane
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
 // The kernel need not have IPVS: then there are no virtual servers, but all the rest may be there.
-func TestWhatAProcessWithIPVSLeftIsFoundAndRemoved(t *testing.T) {
+func TestLeftovers(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	if found := findLeft(log); found.anything {
+	if found := findLeftovers(log); found.anything {
 		t.Fatalf("in a new namespace there is %+v", found)
 	}
 	const others = "ip rule add pref 487 table 7; ip -6 rule add pref 487 table 7; ip route add local 192.0.2.9 dev lo table 7"
@@ -48,7 +48,7 @@ func TestWhatAProcessWithIPVSLeftIsFoundAndRemoved(t *testing.T) {
 		if kernel() == before {
 			t.Fatalf("%s: nothing changed, so nothing is shown", name)
 		}
-		found := findLeft(log)
+		found := findLeftovers(log)
 		if !found.anything {
 			t.Errorf("%s: not found", name)
 		}

@@ -1,4 +1,4 @@
-package speaker
+package dataplane
 
 import (
 	"fmt"
@@ -12,9 +12,9 @@ func marked(n int) ipvs.Frontend {
 	return ipvs.Frontend{Address: netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}), Port: 80, Protocol: ipvs.TCP}
 }
 
-func TestMarksAreOneFrontendsEachAndStay(t *testing.T) {
+func TestMarkAllocator(t *testing.T) {
 	const n = 20_000 // of 16 million: some collide
-	m, first, owner := newMarks(), map[ipvs.Frontend]uint32{}, map[uint32]ipvs.Frontend{}
+	m, first, owner := newMarkAllocator(), map[ipvs.Frontend]uint32{}, map[uint32]ipvs.Frontend{}
 	for i := range n {
 		f := marked(i)
 		mark := m.assign(fmt.Sprint(i), []ipvs.Frontend{f})[f]
@@ -27,7 +27,7 @@ func TestMarksAreOneFrontendsEachAndStay(t *testing.T) {
 		first[f], owner[mark] = mark, f
 	}
 	// Another process, which sees them in another order.
-	again, different := newMarks(), 0
+	again, different := newMarkAllocator(), 0
 	for i := range n {
 		f := marked(n - 1 - i)
 		if again.assign(f.String(), []ipvs.Frontend{f})[f] != first[f] {
@@ -39,8 +39,8 @@ func TestMarksAreOneFrontendsEachAndStay(t *testing.T) {
 	}
 }
 
-func TestAMarkIsFreeWhenNobodyHasIt(t *testing.T) {
-	m, f := newMarks(), marked(1)
+func TestMarkAllocator_freesMarks(t *testing.T) {
+	m, f := newMarkAllocator(), marked(1)
 	mark := m.assign("a", []ipvs.Frontend{f})[f]
 	if got := m.assign("b", []ipvs.Frontend{f, f})[f]; got != mark {
 		t.Errorf("in another group the mark is %#x, was %#x", got, mark)

@@ -1,4 +1,4 @@
-package speaker
+package dataplane
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// rackOf is what a vitals sees of nodes.
+// rackOf is what a nodeLiveness sees of nodes.
 type rackOf struct {
 	mu      sync.Mutex
 	answers map[string]bool
@@ -20,17 +20,24 @@ func (r *rackOf) set(node string, answers bool) {
 	r.answers[node] = answers
 }
 
-func TestOnlyANodeThatIsSilentAndDoesNotAnswerIsDead(t *testing.T) {
+func TestNodeLiveness(t *testing.T) {
 	rack := &rackOf{answers: map[string]bool{}}
 	changes := make(chan struct{}, 10)
-	v := newVitals(func(_ context.Context, node string) bool {
+	v := newNodeLiveness(func(_ context.Context, node string) bool {
 		rack.mu.Lock()
 		defer rack.mu.Unlock()
 		return rack.answers[node]
 	}, func() { changes <- struct{}{} })
 	v.every = time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
+	done := make(chan error)
+	go func() { done <- v.run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	becomes := func(node string, dead bool) {
 		t.Helper()
 		for v.dead()[node] != dead {
@@ -43,16 +50,16 @@ func TestOnlyANodeThatIsSilentAndDoesNotAnswerIsDead(t *testing.T) {
 	}
 
 	for _, node := range []string{"stopped", "n2"} {
-		v.listen(ctx, node, "eth0", true)
-		v.listen(ctx, node, "eth1", true)
-		v.listen(ctx, node, "eth0", false)
+		v.listen(node, "eth0", true)
+		v.listen(node, "eth1", true)
+		v.listen(node, "eth0", false)
 	}
 	if len(v.dead()) > 0 {
 		t.Errorf("%v are dead, which are heard on another segment", v.dead())
 	}
 	rack.set("stopped", true) // its speaker has
-	v.listen(ctx, "stopped", "eth1", false)
-	v.listen(ctx, "n2", "eth1", false)
+	v.listen("stopped", "eth1", false)
+	v.listen("n2", "eth1", false)
 	becomes("n2", true)
 	if v.dead()["stopped"] {
 		t.Error("a node whose kernel answers is called dead")
@@ -61,26 +68,27 @@ func TestOnlyANodeThatIsSilentAndDoesNotAnswerIsDead(t *testing.T) {
 	becomes("n2", false)
 	rack.set("n2", false)
 	becomes("n2", true)
-	v.listen(ctx, "n2", "eth0", true) // heard is enough
+	v.listen("n2", "eth0", true) // heard is enough
 	becomes("n2", false)
 	rack.set("stopped", false)
 	becomes("stopped", true) // later, without another word from the segment
-	v.listen(ctx, "n2", "eth0", false)
+	v.listen("n2", "eth0", false)
 	becomes("n2", true)
 }
 
-func TestANodesKernelAnswersByRefusingToo(t *testing.T) {
+func TestReachable(t *testing.T) {
+	ports := []uint16{10250, 7470}
 	loopback := netip.MustParseAddr("127.0.0.1")
 	// Nothing on this machine listens on these ports of that address, or something does: both are answers.
-	if !reachable(t.Context(), []netip.Addr{loopback}) {
+	if !reachable(t.Context(), []netip.Addr{loopback}, ports) {
 		t.Error("this machine does not answer")
 	}
-	if reachable(t.Context(), nil) {
+	if reachable(t.Context(), nil, ports) {
 		t.Error("no address answers")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if reachable(ctx, []netip.Addr{loopback}) {
+	if reachable(ctx, []netip.Addr{loopback}, ports) {
 		t.Error("an answer without time for one")
 	}
 }

@@ -1,4 +1,4 @@
-package speaker
+package dataplane
 
 import (
 	"log/slog"
@@ -17,9 +17,9 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-func TestWhoseAVirtualServerByMarkIs(t *testing.T) {
-	f := &forwarder{own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{}}
-	address := addrs("192.0.2.1")[0]
+func TestDriver_addressOf(t *testing.T) {
+	f := &Driver{own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{}}
+	address := netip.MustParseAddr("192.0.2.1")
 	by := ipvs.Marked(ipvs.Marks|1, address)
 	some := []guard.Frontend{{Address: address, Port: 80, Protocol: 6, Mark: by.Mark}, {Address: address, Port: 81, Protocol: 6}}
 	f.note("a", some)
@@ -35,46 +35,42 @@ func TestWhoseAVirtualServerByMarkIs(t *testing.T) {
 }
 
 // An error for a moment changes nothing: what is in the kernel goes on to forward.
-func TestAFailureOfIPVSCountsWhenItLastsOrFromTheStart(t *testing.T) {
+func TestDriver_judge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules, err := guard.New(slog.New(slog.DiscardHandler), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := &forwarder{ipvs: ipvs.New(ipvs.Config{}), guard: rules, able: []string{"rr"}, soon: make(chan struct{}, 1)}
-		expect := func(when string, can, looks bool) {
+		d := &Driver{ipvs: ipvs.New(ipvs.Config{}), guard: rules, able: []string{"rr"}}
+		expect := func(when string, can bool) {
 			t.Helper()
-			if able, _ := f.schedulers(); (len(able) > 0) != can {
+			if able, _ := d.Abilities(); (len(able) > 0) != can {
 				t.Errorf("%s: can forward by %v", when, able)
 			}
-			synctest.Wait()
-			if len(f.soon) > 0 != looks {
-				t.Errorf("%s: is looked at again: %v", when, len(f.soon) > 0)
-			}
-			drained(f.soon)
 		}
-		expect("before it was tried", true, false)
-		f.judge(ipvs.ErrNoIPVS)
-		expect("when it fails from the start", false, true)
-		f.judge(nil)
-		expect("when it works", true, false)
-		f.judge(ipvs.ErrNoIPVS)
-		expect("when it fails for a moment", true, false)
+		judge := func(err error, wantAfter time.Duration, wantBegins bool) {
+			t.Helper()
+			if after, begins := d.judge(err); after != wantAfter || begins != wantBegins {
+				t.Errorf("a failure begins: %v, and counts after %s", begins, after)
+			}
+		}
+		expect("before it was tried", true)
+		judge(ipvs.ErrNoIPVS, 0, true)
+		expect("when it fails from the start", false)
+		judge(nil, 0, false)
+		expect("when it works", true)
+		judge(ipvs.ErrNoIPVS, plan.FailureGrace, true)
+		expect("when it fails for a moment", true)
+		judge(ipvs.ErrNoIPVS, 0, false)
 		<-time.After(plan.FailureGrace)
-		expect("when that lasts", false, true)
-		f.judge(nil)
-		expect("when it works again", true, false)
+		expect("when that lasts", false)
+		judge(nil, 0, false)
+		expect("when it works again", true)
 	})
 }
 
-func drained(c chan struct{}) {
-	for len(c) > 0 {
-		<-c
-	}
-}
-
-func TestStatisticsOfOneFrontendAreOne(t *testing.T) {
-	front := ipvs.Frontend{Address: addrs("192.0.2.1")[0], Port: 80, Protocol: ipvs.TCP}
+func TestMerge(t *testing.T) {
+	front := ipvs.Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: ipvs.TCP}
 	server := func(last byte, weight, active uint32) ipvs.RealServerStatistics {
 		return ipvs.RealServerStatistics{RealServer: ipvs.RealServer{Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), Port: 8080, Weight: weight}, Active: active}
 	}
@@ -89,11 +85,11 @@ func TestStatisticsOfOneFrontendAreOne(t *testing.T) {
 	}
 }
 
-func TestKubeProxyInModeIPVSForbidsOurs(t *testing.T) {
+func TestDriver_ability(t *testing.T) {
 	mode := "nftables"
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(mode)) }))
 	defer proxy.Close()
-	f := &forwarder{proxyMode: proxy.URL, probe: func(scheduler string) error {
+	f := &Driver{proxyMode: proxy.URL, probe: func(scheduler string) error {
 		if scheduler == "mh" {
 			return ipvs.ErrNoScheduler
 		}

@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,6 +24,7 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/plan"
 )
@@ -147,6 +147,9 @@ func (s *sources) objects() config.Objects {
 		Passwords:            client.Passwords(s.password),
 	}
 }
+
+// apiServerService is the Service whose endpoints are the API servers.
+const apiServerService = corev1.NamespaceDefault + "/kubernetes"
 
 // serviceOf returns namespace/name of the Service that an EndpointSlice belongs
 // to, "" if it belongs to none.
@@ -293,6 +296,47 @@ func (s *sources) nodeObject(name string) *corev1.Node {
 	return node
 }
 
+// nodeAddresses returns the InternalIPs of a node; none if there is no such node.
+func (s *sources) nodeAddresses(name string) []netip.Addr {
+	node := s.nodeObject(name)
+	if node == nil {
+		return nil
+	}
+	return internalIPs(node)
+}
+
+// awaitKubeProxy waits until kube-proxy is to forward for these addresses: until the status of no Service asks it to leave one of
+// them alone.
+func (s *sources) awaitKubeProxy(ctx context.Context, addresses []netip.Addr) error {
+	changed := async.NewSignal()
+	registration, err := s.service.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { changed.Notify() }, UpdateFunc: func(any, any) { changed.Notify() }, DeleteFunc: func(any) { changed.Notify() },
+	})
+	if err != nil {
+		return fmt.Errorf("watch Services: %w", err)
+	}
+	defer func() { _ = s.service.RemoveEventHandler(registration) }()
+	for s.proxied(addresses) {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// proxied reports whether kube-proxy still leaves one of the addresses alone.
+func (s *sources) proxied(addresses []netip.Addr) bool {
+	return slices.ContainsFunc(s.service.GetStore().List(), func(o any) bool {
+		svc, ok := o.(*corev1.Service)
+		return ok && slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
+			a, err := netip.ParseAddr(i.IP)
+			return err == nil && proxied(i) && slices.Contains(addresses, a)
+		})
+	})
+}
+
 // nodeReady tells whether the API calls the Node ready.
 func (s *sources) nodeReady(name string) bool {
 	node := s.nodeObject(name)
@@ -303,92 +347,6 @@ func isReady(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	})
-}
-
-// The caches keep no more of an object than the speaker reads.
-
-func slimService(o any) (any, error) {
-	svc, ok := o.(*corev1.Service)
-	if !ok {
-		return o, nil
-	}
-	slim := &corev1.Service{ObjectMeta: slimMeta(svc.ObjectMeta)}
-	slim.Status.LoadBalancer = svc.Status.LoadBalancer
-	for _, c := range svc.Status.Conditions {
-		if c.Type == v1alpha1.ServiceRecord {
-			slim.Status.Conditions = []metav1.Condition{{Type: c.Type, Message: c.Message}}
-		}
-	}
-	slim.CreationTimestamp = svc.CreationTimestamp
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		slim.Labels = svc.Labels
-	}
-	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
-		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: short(key)}
-	}
-	if boundByOthers(svc) {
-		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, annotationBound, "")
-	}
-	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
-	if asked, ok := svc.Annotations[v1alpha1.AnnotationIPVSScheduler]; ok {
-		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, v1alpha1.AnnotationIPVSScheduler, short(asked))
-	}
-	return slim, nil
-}
-
-// short is a text that is only compared, in few bytes: an annotation may have 256 KiB.
-func short(text string) string {
-	if len(text) <= sha256.Size {
-		return text
-	}
-	sum := sha256.Sum256([]byte(text))
-	return string(sum[:])
-}
-
-// slimForwarded is slimService on a node that may forward itself.
-func slimForwarded(o any) (any, error) {
-	svc, ok := o.(*corev1.Service)
-	if !ok {
-		return o, nil
-	}
-	kept, err := slimService(svc)
-	slim, ok := kept.(*corev1.Service)
-	if ok && svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		slim.Spec.Ports, slim.Spec.LoadBalancerSourceRanges = svc.Spec.Ports, svc.Spec.LoadBalancerSourceRanges
-		slim.Spec.SessionAffinity, slim.Spec.SessionAffinityConfig = svc.Spec.SessionAffinity, svc.Spec.SessionAffinityConfig
-	}
-	return kept, err
-}
-
-// slimBackends and slimSlice keep addresses of the API server's slices: they are in use.
-
-func slimBackends(o any) (any, error) {
-	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-		return candidate.SlimBackends(slice), nil
-	}
-	return o, nil
-}
-
-func slimSlice(o any) (any, error) {
-	slice, ok := o.(*discoveryv1.EndpointSlice)
-	switch {
-	case ok && candidate.ServiceOf(slice) == apiServerService:
-		return candidate.SlimBackends(slice), nil
-	case ok:
-		return candidate.SlimSlice(slice, true), nil
-	}
-	return o, nil
-}
-
-func slimNode(o any) (any, error) {
-	if node, ok := o.(*corev1.Node); ok {
-		return candidate.SlimNode(node), nil
-	}
-	return o, nil
-}
-
-func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, DeletionTimestamp: m.DeletionTimestamp}
 }
 
 // backendsOf returns the endpoints of which these EndpointSlices tell.
@@ -420,4 +378,19 @@ func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []plan.Backend {
 		}
 	}
 	return found
+}
+
+// apiServer returns the EndpointSlices of the API server.
+func (s *sources) apiServer() []*discoveryv1.EndpointSlice {
+	found, err := s.slice.GetIndexer().ByIndex(byService, apiServerService)
+	if err != nil {
+		return nil // there is no such index, and nobody to tell
+	}
+	var slices []*discoveryv1.EndpointSlice
+	for _, o := range found {
+		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+			slices = append(slices, slice)
+		}
+	}
+	return slices
 }

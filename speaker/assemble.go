@@ -1,0 +1,147 @@
+package speaker
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane"
+	"github.com/berth-lb/berth/speaker/dataplane/unserved"
+	"github.com/berth-lb/berth/speaker/kubeproxy"
+	"github.com/berth-lb/berth/speaker/localnet"
+	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/speaker/rival"
+)
+
+// assemble makes the drivers, and the planner and the reporter on top of them. Each is made of what was made before it.
+func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *reporter, error) {
+	addresses := internalIPs(node)
+	id := routerID(s.Node, addresses)
+	foreign := newConflicts()
+	d, err := s.makeDrivers(addresses, cluster, id, foreign)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := newReporter(s.Options, s.sources, d, foreign)
+	p, err := newPlanner(s.Options, s.sources, d, r, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return p, r, nil
+}
+
+// makeDrivers makes the drivers of a node with these addresses.
+func (s *Speaker) makeDrivers(addresses []netip.Addr, cluster string, id netip.Addr, foreign *conflicts) (drivers, error) {
+	local := localnet.New(s.Logger.With("driver", "localnet"))
+	drops, err := unserved.New(s.Logger.With("driver", "unserved"), s.Metrics)
+	if err != nil {
+		return drivers{}, err
+	}
+	claims := mirror.NewClaims()
+	layer2, err := l2.New(l2.Config{
+		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
+		Answers: func(a netip.Addr, on bool) {
+			drops.Answering(a, on)
+			if on {
+				foreign.forget(a)
+			}
+		},
+		Harmless: local.OfService,
+		Logger:   s.Logger.With("driver", "l2"), Metrics: s.Metrics,
+	})
+	if err != nil {
+		return drivers{}, fmt.Errorf("layer 2: %w", err)
+	}
+	mirrored, err := mirror.New(mirror.Config{
+		Berth: s.Berth, Logger: s.Logger, Node: s.Node, ServiceUID: s.sources.serviceUID, Ready: s.sources.nodeReady,
+		Claims: claims, To: layer2,
+	})
+	if err != nil {
+		return drivers{}, err
+	}
+	paths, err := newBFDLiveness(s.Logger.With("driver", "bfd"), s.Metrics)
+	if err != nil {
+		return drivers{}, err
+	}
+	routes, err := bgp.New(bgp.Config{
+		Liveness: paths, Listen: s.BGPListen, Node: s.Node, RouterID: id, NextHops: onePerFamily(addresses),
+		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,
+	})
+	if err != nil {
+		return drivers{}, fmt.Errorf("BGP: %w", err)
+	}
+	forwards, err := s.makeDataplane(addresses)
+	if err != nil {
+		return drivers{}, err
+	}
+	return drivers{
+		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
+		rivals: rival.NewFilter(s.Logger.With("driver", "bgp"), func() map[string]bool { return established(routes) }),
+		bfd:    paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz),
+	}, nil
+}
+
+// kubeletPort is the kubelet's TCP port, unless it is configured otherwise.
+const kubeletPort = 10250
+
+// makeDataplane makes what forwards besides kube-proxy, if this node is asked to.
+func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
+	if !s.IPVS {
+		return dataplane.NewNone(s.Logger, s.sources.awaitKubeProxy), nil
+	}
+	ports := []uint16{kubeletPort} // one is enough, and so is a refusal
+	if _, text, err := net.SplitHostPort(s.Listen); err == nil {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
+			ports = append(ports, uint16(port))
+		}
+	}
+	return dataplane.New(dataplane.Config{
+		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics, Sources: onePerFamily(addresses),
+		ProxyMode: s.ProxyMode, Sysctls: s.IPVSSysctls,
+		NodeAddresses: s.sources.nodeAddresses, NodePorts: ports,
+	})
+}
+
+func internalIPs(node *corev1.Node) []netip.Addr {
+	var addresses []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			addresses = append(addresses, ip)
+		}
+	}
+	return addresses
+}
+
+// onePerFamily returns the first address of each family.
+func onePerFamily(addresses []netip.Addr) []netip.Addr {
+	var firsts []netip.Addr
+	have := map[bool]bool{}
+	for _, a := range addresses {
+		if !have[a.Is4()] {
+			have[a.Is4()] = true
+			firsts = append(firsts, a)
+		}
+	}
+	return firsts
+}
+
+// routerID returns the node's IPv4 address; on a node without one a hash of its
+// name, which is as unique as 32 bits allow (RFC 6286 asks for no more than a
+// number that differs within the AS).
+func routerID(node string, addresses []netip.Addr) netip.Addr {
+	for _, a := range addresses {
+		if a.Is4() {
+			return a
+		}
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(node))
+	n := h.Sum32() | 1 // never 0
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}

@@ -1,0 +1,155 @@
+package speaker
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/localnet"
+	"github.com/berth-lb/berth/speaker/plan"
+	"github.com/berth-lb/berth/speaker/rival"
+)
+
+// Drivers have one contract. Sync replaces what is desired of one group, and returns at once; the zero value removes the group,
+// and the cost does not depend on other groups. Run compares what is desired with what is, repairs the difference, and ends with
+// the context. Observed is the stream of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
+//
+// The interfaces say what the planner and the reporter use of each driver.
+
+// announcer announces addresses on segments.
+type announcer interface {
+	Sync(part string, desired l2.Desired)
+	Run(ctx context.Context) error
+	Observed() <-chan l2.Observation
+
+	Rebalance(part string)
+	SetState(state l2.State)
+	SetKeys(keys l2.Keys)
+	SetCapabilities(capabilities l2.Capabilities)
+	Status() l2.Status
+	Holds(part string) (interfaces []string)
+	Drained() <-chan struct{}
+}
+
+// router announces routes to BGP peers.
+type router interface {
+	Sync(group string, desired bgp.Desired)
+	Run(ctx context.Context) error
+	Observed() <-chan bgp.Observation
+
+	SyncPeers(peers []bgp.Peer)
+	SetRouterID(id netip.Addr) error
+	Drain(after time.Duration)
+	Resume()
+	Restart()
+	Withdraw(ctx context.Context) error
+	Status() bgp.Status
+}
+
+// forwarder forwards connections, or removes what is left of that.
+type forwarder interface {
+	Sync(group plan.Group, desired plan.Forwarding) dataplane.Status
+	Run(ctx context.Context) error
+	Observed() <-chan dataplane.Observation
+
+	// Backends, Marks: what a plan of forwarding is made from.
+	Backends(group plan.Group, services []plan.ClassifiedService, read func(service string) []plan.Backend,
+		limit func(addresses []netip.Addr) time.Duration) (backends map[string][]plan.Backend, again time.Duration)
+	Marks(group string, frontends []ipvs.Frontend) map[ipvs.Frontend]uint32
+	Forget(group string)
+	ForgetService(name string)
+	SetPods(prefixes []netip.Prefix)
+	NodeHeard(node, on string, heard bool)
+	DeadNodes() map[string]bool
+	Probe()
+	Abilities() (schedulers []string, lacking string)
+	Report() (report dataplane.Report, asked bool)
+	Remove() error
+}
+
+// dropper drops packets for announced addresses that nothing on this node serves.
+type dropper interface {
+	Sync(group string, prefixes []netip.Prefix)
+	Run(ctx context.Context) error
+
+	SetUsed(used *inuse.Set)
+	SetConflicts(addresses []netip.Addr)
+	Err() error
+	Remove() error
+}
+
+// claimMirror keeps claims of layer 2 in L2Owners.
+type claimMirror interface {
+	Show(part string, services []string, addresses []netip.Addr)
+	Run(ctx context.Context) error
+
+	Reconsider(node string)
+	Synced() bool
+}
+
+// network is what this node's kernel has.
+type network interface {
+	Run(ctx context.Context) error
+	Read() error
+	Current() localnet.Network
+	Changed() <-chan struct{}
+}
+
+// peerFilter holds peers back that another BGP speaker of this node has a session with.
+type peerFilter interface {
+	Free(peers []bgp.Peer) []bgp.Peer
+	Run(ctx context.Context) error
+	Changed() <-chan struct{}
+
+	Check()
+	Held() []rival.HeldPeer
+	Begun() <-chan rival.HeldPeer
+}
+
+// pathWatcher watches the paths to BGP peers.
+type pathWatcher interface {
+	Run(ctx context.Context) error
+	Complaints() []string
+}
+
+// proxyHealth says when kube-proxy becomes unhealthy or healthy.
+type proxyHealth interface {
+	Run(ctx context.Context) error
+	Changes() <-chan bool
+}
+
+// drivers are all that the planner drives and the reporter reads.
+type drivers struct {
+	l2        announcer
+	bgp       router
+	dataplane forwarder
+	unserved  dropper
+	mirror    claimMirror
+	localnet  network
+	rivals    peerFilter
+	bfd       pathWatcher
+	kubeProxy proxyHealth
+}
+
+// runs returns the Run methods of all but the mirror, which runs before the first plan.
+func (d drivers) runs() []func(context.Context) error {
+	return []func(context.Context) error{
+		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.bfd.Run, d.kubeProxy.Run,
+	}
+}
+
+// established returns the peers that have a session; one with a prefix may have several.
+func established(routes router) map[string]bool {
+	up := map[string]bool{}
+	for _, peer := range routes.Status().Peers {
+		if peer.Established() {
+			up[peer.Name] = true
+		}
+	}
+	return up
+}

@@ -1,0 +1,257 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/dataplane"
+	"github.com/berth-lb/berth/speaker/localnet"
+	"github.com/berth-lb/berth/speaker/plan"
+	"github.com/berth-lb/berth/speaker/rival"
+)
+
+// The drivers of these tests remember what they are told, and say what a test has them say.
+
+type fakeL2 struct {
+	synced       map[string]l2.Desired // by part
+	state        l2.State
+	capabilities l2.Capabilities
+	holds        []string
+	status       l2.Status
+	rebalanced   []string
+	drained      chan struct{}
+	observed     chan l2.Observation
+}
+
+func (f *fakeL2) Sync(part string, desired l2.Desired) {
+	if len(desired.Addresses) == 0 {
+		delete(f.synced, part)
+		return
+	}
+	f.synced[part] = desired
+}
+func (f *fakeL2) Run(ctx context.Context) error     { <-ctx.Done(); return nil }
+func (f *fakeL2) Observed() <-chan l2.Observation   { return f.observed }
+func (f *fakeL2) Rebalance(part string)             { f.rebalanced = append(f.rebalanced, part) }
+func (f *fakeL2) SetState(s l2.State)               { f.state = s }
+func (f *fakeL2) SetKeys(l2.Keys)                   {}
+func (f *fakeL2) SetCapabilities(c l2.Capabilities) { f.capabilities = c }
+func (f *fakeL2) Status() l2.Status                 { return f.status }
+func (f *fakeL2) Holds(string) []string             { return f.holds }
+func (f *fakeL2) Drained() <-chan struct{}          { return f.drained }
+
+type fakeBGP struct {
+	synced   map[string]bgp.Desired // by group
+	peers    []bgp.Peer
+	calls    []string
+	status   bgp.Status
+	observed chan bgp.Observation
+}
+
+func (f *fakeBGP) Sync(group string, desired bgp.Desired) {
+	if len(desired.Routes) == 0 {
+		delete(f.synced, group)
+		return
+	}
+	f.synced[group] = desired
+}
+func (f *fakeBGP) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
+func (f *fakeBGP) Observed() <-chan bgp.Observation { return f.observed }
+func (f *fakeBGP) SyncPeers(peers []bgp.Peer)       { f.peers = peers }
+func (f *fakeBGP) SetRouterID(id netip.Addr) error  { return nil }
+func (f *fakeBGP) Drain(time.Duration)              { f.calls = append(f.calls, "drain") }
+func (f *fakeBGP) Resume()                          { f.calls = append(f.calls, "resume") }
+func (f *fakeBGP) Restart()                         { f.calls = append(f.calls, "restart") }
+func (f *fakeBGP) Withdraw(context.Context) error   { f.calls = append(f.calls, "withdraw"); return nil }
+func (f *fakeBGP) Status() bgp.Status               { return f.status }
+
+// fakeDataplane is None but for what a test has it do.
+type fakeDataplane struct {
+	*dataplane.None
+	overdue   time.Duration
+	status    dataplane.Status
+	synced    map[string]plan.Forwarding // by group
+	forgotten []string                   // Services
+	heard     chan string
+	lacking   string
+	observed  chan dataplane.Observation
+}
+
+func (f *fakeDataplane) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeDataplane) Remove() error                 { return nil }
+func (f *fakeDataplane) Sync(group plan.Group, desired plan.Forwarding) dataplane.Status {
+	f.synced[group.ID] = desired
+	return f.status
+}
+
+func (f *fakeDataplane) Backends(_ plan.Group, services []plan.ClassifiedService, read func(string) []plan.Backend, _ func([]netip.Addr) time.Duration) (map[string][]plan.Backend, time.Duration) {
+	found := map[string][]plan.Backend{}
+	for _, s := range services {
+		found[s.Name] = read(s.Name)
+	}
+	return found, f.overdue
+}
+func (f *fakeDataplane) Forget(group string)                    { delete(f.synced, group) }
+func (f *fakeDataplane) ForgetService(name string)              { f.forgotten = append(f.forgotten, name) }
+func (f *fakeDataplane) Observed() <-chan dataplane.Observation { return f.observed }
+func (f *fakeDataplane) NodeHeard(node, on string, heard bool) {
+	f.heard <- node + " " + on
+}
+
+func (f *fakeDataplane) Abilities() ([]string, string) { return []string{"rr", "wlc"}, f.lacking }
+
+type fakeUnserved struct {
+	mu        sync.Mutex
+	synced    map[string][]netip.Prefix // by group
+	conflicts []netip.Addr              // guarded by mu
+}
+
+func (f *fakeUnserved) Sync(group string, prefixes []netip.Prefix) {
+	if len(prefixes) == 0 {
+		delete(f.synced, group)
+		return
+	}
+	f.synced[group] = prefixes
+}
+func (f *fakeUnserved) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeUnserved) SetUsed(*inuse.Set)            {}
+func (f *fakeUnserved) SetConflicts(a []netip.Addr)   { f.mu.Lock(); f.conflicts = a; f.mu.Unlock() }
+func (f *fakeUnserved) Err() error                    { return nil }
+func (f *fakeUnserved) Remove() error                 { return nil }
+
+type fakeMirror struct{ shown map[string][]string } // Services by part
+
+func (f *fakeMirror) Show(part string, services []string, addresses []netip.Addr) {
+	if len(addresses) == 0 {
+		delete(f.shown, part)
+		return
+	}
+	f.shown[part] = services
+}
+func (f *fakeMirror) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeMirror) Reconsider(string)             {}
+func (f *fakeMirror) Synced() bool                  { return true }
+
+type fakeNetwork struct {
+	now     localnet.Network
+	changed chan struct{}
+}
+
+func (f *fakeNetwork) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeNetwork) Read() error                   { return nil }
+func (f *fakeNetwork) Current() localnet.Network     { return f.now }
+func (f *fakeNetwork) Changed() <-chan struct{}      { return f.changed }
+
+type fakePeerFilter struct {
+	held    []rival.HeldPeer
+	begun   chan rival.HeldPeer
+	changed chan struct{}
+}
+
+func (f *fakePeerFilter) Free(peers []bgp.Peer) []bgp.Peer { return peers }
+func (f *fakePeerFilter) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
+func (f *fakePeerFilter) Changed() <-chan struct{}         { return f.changed }
+func (f *fakePeerFilter) Check()                           {}
+func (f *fakePeerFilter) Held() []rival.HeldPeer           { return f.held }
+func (f *fakePeerFilter) Begun() <-chan rival.HeldPeer     { return f.begun }
+
+type fakePaths struct{ complaints []string }
+
+func (f *fakePaths) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakePaths) Complaints() []string          { return f.complaints }
+
+type fakeKubeProxy chan bool
+
+func (f fakeKubeProxy) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f fakeKubeProxy) Changes() <-chan bool          { return f }
+
+// node is a speaker's inside on node n1, with informers that do not run and drivers that do nothing.
+type node struct {
+	*planner
+	l2        *fakeL2
+	bgp       *fakeBGP
+	dataplane *fakeDataplane
+	unserved  *fakeUnserved
+	mirror    *fakeMirror
+	localnet  *fakeNetwork
+	rivals    *fakePeerFilter
+	bfd       *fakePaths
+	kubeProxy fakeKubeProxy
+	events    *events.FakeRecorder
+}
+
+// idleNode returns a node with --ipvs whose kernel shows all as desired.
+func idleNode(t *testing.T) node {
+	t.Helper()
+	berth, errBerth := client.New(&rest.Config{})
+	kube, errKube := kubernetes.NewForConfig(&rest.Config{})
+	if err := errors.Join(errBerth, errKube); err != nil {
+		t.Fatal(err)
+	}
+	n := node{
+		l2:  &fakeL2{synced: map[string]l2.Desired{}, drained: make(chan struct{}), observed: make(chan l2.Observation)},
+		bgp: &fakeBGP{synced: map[string]bgp.Desired{}, observed: make(chan bgp.Observation)},
+		dataplane: &fakeDataplane{
+			synced: map[string]plan.Forwarding{}, status: dataplane.Status{Readiness: plan.Readiness{Shown: true}},
+			heard: make(chan string, 1), observed: make(chan dataplane.Observation),
+		},
+		unserved:  &fakeUnserved{synced: map[string][]netip.Prefix{}},
+		mirror:    &fakeMirror{shown: map[string][]string{}},
+		localnet:  &fakeNetwork{changed: make(chan struct{})},
+		rivals:    &fakePeerFilter{begun: make(chan rival.HeldPeer), changed: make(chan struct{})},
+		bfd:       &fakePaths{},
+		kubeProxy: make(fakeKubeProxy),
+		events:    events.NewFakeRecorder(64),
+	}
+	s, err := New(Options{
+		Kubernetes: kube, Berth: berth, Events: n.events, Logger: slog.New(slog.DiscardHandler), Node: "n1", Namespace: "berth-system", IPVS: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := drivers{
+		l2: n.l2, bgp: n.bgp, dataplane: n.dataplane, unserved: n.unserved, mirror: n.mirror, localnet: n.localnet,
+		rivals: n.rivals, bfd: n.bfd, kubeProxy: n.kubeProxy,
+	}
+	r := newReporter(s.Options, s.sources, d, newConflicts())
+	if n.planner, err = newPlanner(s.Options, s.sources, d, r, netip.MustParseAddr("192.0.2.11")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.tasks.ShutDown)
+	return n
+}
+
+// A speaker with its real drivers is made of what was made before.
+func TestSpeaker_assemble(t *testing.T) {
+	for _, ipvs := range []bool{false, true} {
+		o := idleNode(t).Options
+		o.IPVS = ipvs
+		s, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n1 := &corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}}}
+		p, _, err := s.assemble(n1, "cluster")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, asked := p.dataplane.Report(); asked != ipvs {
+			t.Errorf("with --ipvs=%v the node reports that it forwards: %v", ipvs, asked)
+		}
+		p.tasks.ShutDown()
+	}
+}
