@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // Config is what a Driver may be told. The zero Config is a good one.
@@ -31,8 +33,8 @@ type Driver struct {
 	log      *slog.Logger
 	interval time.Duration
 	connect  func() (edge, error)
-	wake     chan struct{}
-	observed observations
+	wake     async.Signal
+	observed *async.Stream[Observation]
 
 	mu     sync.Mutex
 	wanted wanted             // guarded by mu
@@ -58,7 +60,7 @@ func New(config Config) *Driver {
 	}
 	return &Driver{
 		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
-		wake: make(chan struct{}, 1), observed: make(observations, observationsKept),
+		wake: async.NewSignal(), observed: async.NewStream[Observation](observationsKept),
 		wanted: newWanted(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
 	}
 }
@@ -75,10 +77,7 @@ func (d *Driver) Sync(group string, desired Table) {
 		d.dirty[f] = true
 	}
 	if len(d.dirty) > 0 {
-		select {
-		case d.wake <- struct{}{}:
-		default:
-		}
+		d.wake.Notify()
 	}
 }
 
@@ -133,7 +132,7 @@ func (d *Driver) Remove() error {
 
 // Observed is the stream of what Serves and Err would newly return. It is bounded: a slow reader loses the oldest
 // observations and blocks nothing. It is never closed.
-func (d *Driver) Observed() <-chan Observation { return d.observed }
+func (d *Driver) Observed() <-chan Observation { return d.observed.C() }
 
 // Err tells why nothing can be forwarded at all: ErrPending, ErrNoIPVS, a lack of privileges. Nil: IPVS works.
 func (d *Driver) Err() error {
@@ -359,6 +358,9 @@ func (w *wanted) addresses() map[netip.Addr]bool {
 	return all
 }
 
+// observationsKept is how many observations wait for their reader.
+const observationsKept = 1024
+
 // ErrPending says that the kernel was not read yet.
 var ErrPending = errors.New("the kernel's IPVS table was not read yet")
 
@@ -372,22 +374,3 @@ type Observation struct {
 
 // String describes the observation for logs.
 func (o Observation) String() string { return fmt.Sprintf("%s: %v", o.Frontend, o.Err) }
-
-// observations is a bounded stream: a slow reader loses the oldest.
-type observations chan Observation
-
-const observationsKept = 1024
-
-func (o observations) send(v Observation) {
-	for {
-		select {
-		case o <- v:
-			return
-		default:
-		}
-		select {
-		case <-o:
-		default:
-		}
-	}
-}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // keeper is what the one goroutine that writes knows.
@@ -48,17 +50,24 @@ const many = 64
 
 // pass compares the kernel with what is desired, repairs the difference and reads back what it wrote.
 func (k *keeper) pass(ctx context.Context, s scope) {
+	if w, err := k.program(ctx, s); w != nil {
+		k.report(w, err)
+	}
+}
+
+// program does the work of a pass, while nothing else programs the kernel. It returns nil after Remove.
+func (k *keeper) program(ctx context.Context, s scope) (*work, error) {
 	k.passing.Lock()
 	defer k.passing.Unlock()
 	if k.removed {
-		return
+		return nil, nil
 	}
 	w := k.work(s)
 	err := k.converge(ctx, w)
 	if err != nil {
-		k.disconnect() // the next pass begins anew, with everything
+		k.disconnect() // the next pass starts over, with everything
 	}
-	k.report(w, err)
+	return w, err
 }
 
 // work is what one pass does.
@@ -341,7 +350,7 @@ func (k *keeper) applyAll(ctx context.Context, operations []Operation, apply fun
 		first = len(operations)
 	}
 	if slices.ContainsFunc(operations[:first], func(o Operation) bool { return o.Kind == MoveRealServer }) {
-		if err := wait(ctx, time.Until(k.deleted.Add(flushing))); err != nil {
+		if err := async.Sleep(ctx, time.Until(k.deleted.Add(flushing))); err != nil {
 			return err
 		}
 		if err := k.edge.sysctls.set(nodestConnections, "0"); err != nil {
@@ -400,20 +409,6 @@ func (k *keeper) emptied() bool {
 
 func deletes(k Kind) bool { return k == DeleteRealServer || k == DeleteVirtualServer }
 
-func wait(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // retire gives up the addresses that are desired no more and have no virtual server left.
 func (k *keeper) retire(w *work) error {
 	used := map[netip.Addr]bool{}
@@ -451,7 +446,7 @@ func (k *keeper) report(w *work, err error) {
 		if o.Err != nil {
 			k.log.Warn("not forwarded by IPVS", "frontend", o.Frontend, "error", o.Err)
 		}
-		k.observed.send(o)
+		k.observed.Send(o)
 	}
 }
 

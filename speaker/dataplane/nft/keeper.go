@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 const (
@@ -40,7 +42,7 @@ type Keeper[Element comparable] struct {
 	log     *slog.Logger
 	store   Store[Element]
 	failing string
-	wake    chan struct{}
+	wake    async.Signal
 
 	mu      sync.Mutex
 	wanted  map[Element]int  // guarded by mu; how often each was added
@@ -53,7 +55,7 @@ type Keeper[Element comparable] struct {
 // be written.
 func NewKeeper[Element comparable](log *slog.Logger, store Store[Element], failing string) *Keeper[Element] {
 	return &Keeper[Element]{
-		Retry: 5 * time.Second, log: log, store: store, failing: failing, wake: make(chan struct{}, 1),
+		Retry: 5 * time.Second, log: log, store: store, failing: failing, wake: async.NewSignal(),
 		wanted: map[Element]int{}, dirty: map[Element]bool{},
 	}
 }
@@ -73,10 +75,7 @@ func (k *Keeper[Element]) Update(add, remove []Element) {
 		}
 		k.dirty[e] = true
 	}
-	select {
-	case k.wake <- struct{}{}:
-	default:
-	}
+	k.wake.Notify()
 }
 
 // Remove deletes the table, for good.
@@ -96,7 +95,7 @@ func (k *Keeper[Element]) Err() error {
 
 // Run keeps the table until ctx ends, and leaves it as it is then.
 func (k *Keeper[Element]) Run(ctx context.Context) error {
-	changed := make(chan struct{}, 1)
+	changed := async.NewSignal()
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -131,20 +130,14 @@ func (k *Keeper[Element]) Run(ctx context.Context) error {
 }
 
 // follow watches the table until ctx ends.
-func (k *Keeper[Element]) follow(ctx context.Context, changed chan<- struct{}) {
+func (k *Keeper[Element]) follow(ctx context.Context, changed async.Signal) {
 	for ctx.Err() == nil {
-		err := k.store.Watch(ctx, func() {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		})
+		err := k.store.Watch(ctx, changed.Notify)
 		if err != nil {
 			k.log.Debug("nftables are not watched", "error", err) // what matters is told when they are written
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(k.Retry):
+		if async.Sleep(ctx, k.Retry) != nil {
+			return
 		}
 	}
 }
