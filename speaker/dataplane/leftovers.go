@@ -18,11 +18,11 @@ type leftovers struct {
 
 // findLeftovers loads no module of IPVS. A kernel that cannot say has none.
 func findLeftovers(log *slog.Logger) leftovers {
-	addresses, anything, err := ipvs.Left()
+	addresses, anything, err := ipvs.Leftovers()
 	if err != nil {
 		log.Debug("routes of a process with --ipvs cannot be looked for", "error", err)
 	}
-	rules, err := guard.Left()
+	rules, err := guard.Leftovers()
 	if err != nil {
 		log.Debug("nftables of a process with --ipvs cannot be looked for", "error", err)
 	}
@@ -34,9 +34,9 @@ func (l leftovers) remove() error {
 	if !l.anything {
 		return nil
 	}
-	err := ipvs.RemoveLeft()
+	err := ipvs.RemoveLeftovers()
 	if l.rules {
-		err = errors.Join(err, guard.RemoveLeft())
+		err = errors.Join(err, guard.RemoveLeftovers())
 	}
 	return err
 }

@@ -26,7 +26,7 @@ func TestLeftovers(t *testing.T) {
 	const state = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all"
 	nettest.Shell(t, others)
 	kernel := func() string {
-		rules, err := guard.Left()
+		rules, err := guard.Leftovers()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func writeGuard(t *testing.T, log *slog.Logger) {
 	done := make(chan error)
 	go func() { done <- d.Run(ctx) }()
 	nettest.Eventually(t, "the table to be written", func() bool {
-		found, err := guard.Left()
+		found, err := guard.Leftovers()
 		return err == nil && found
 	})
 	cancel()

@@ -4,8 +4,37 @@ import (
 	"slices"
 
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
+
+// defaultScheduler is the one of a Service whose pool names none any more.
+const defaultScheduler = "rr"
+
+// schedulerBits are the bits of a node's capabilities. They are in hellos, and mean the same on all nodes: see docs/l2-protocol.md.
+var schedulerBits = [...]struct {
+	scheduler string
+	bit       l2.Capabilities
+}{
+	{"rr", 1 << 0},
+	{"wrr", 1 << 1},
+	{"lc", 1 << 2},
+	{"wlc", 1 << 3},
+	{"dh", 1 << 4},
+	{"sh", 1 << 5},
+	{"sed", 1 << 6},
+	{"nq", 1 << 7},
+	{"mh", 1 << 8},
+}
+
+// Capability returns the bits that stand for forwarding with these schedulers.
+func Capability(schedulers ...string) l2.Capabilities {
+	var c l2.Capabilities
+	for _, s := range schedulerBits {
+		if slices.Contains(schedulers, s.scheduler) {
+			c |= s.bit
+		}
+	}
+	return c
+}
 
 // requirements returns what a node must be capable of to announce these Services. What kube-proxy serves requires nothing.
 func requirements(services []ClassifiedService) l2.Capabilities {
@@ -16,16 +45,4 @@ func requirements(services []ClassifiedService) l2.Capabilities {
 		}
 	}
 	return needs
-}
-
-// Capability returns the bit that stands for forwarding with these schedulers, the same on all nodes: see
-// docs/design/l2-protocol.md.
-func Capability(schedulers ...string) l2.Capabilities {
-	var c l2.Capabilities
-	for i, known := range ipvs.Schedulers {
-		if slices.Contains(schedulers, known) {
-			c |= 1 << i
-		}
-	}
-	return c
 }

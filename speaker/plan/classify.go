@@ -53,11 +53,11 @@ func winners(group Group) []Service {
 
 // schedulerOf returns the scheduler by which Berth forwards for the Service, or "" if kube-proxy does. Berth forwards as
 // soon as the pools say so: until the status does, too, kube-proxy's rules come first, and between the two there is no gap.
-// While the status still asks for Berth and the pools no longer do, the scheduler is round robin.
+// While the status still asks for Berth and the pools no longer do, it is defaultScheduler.
 func schedulerOf(s Service, snapshot *config.Snapshot) string {
 	scheduler, _ := snapshot.Scheduler(s.Addresses, s.Scheduler)
 	if scheduler == "" && s.Proxied {
-		scheduler = ipvs.Schedulers[0]
+		scheduler = defaultScheduler
 	}
 	return scheduler
 }

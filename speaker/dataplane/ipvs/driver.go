@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,11 +35,11 @@ type Driver struct {
 	wake     async.Signal
 	observed *async.Stream[Observation]
 
-	mu     sync.Mutex
-	wanted wanted             // guarded by mu
-	dirty  map[Frontend]bool  // guarded by mu; to be compared with the kernel
-	shown  map[Frontend]error // guarded by mu; nil: the kernel showed it as desired
-	failed error              // guarded by mu; of IPVS as a whole
+	mu      sync.Mutex
+	desired desiredServers     // guarded by mu
+	dirty   map[Frontend]bool  // guarded by mu; to be compared with the kernel
+	shown   map[Frontend]error // guarded by mu; nil: the kernel showed it as desired
+	failed  error              // guarded by mu; of IPVS as a whole
 
 	// passing is held while the kernel is read and written, by Run and by Remove.
 	passing sync.Mutex
@@ -61,7 +60,7 @@ func New(config Config) *Driver {
 	return &Driver{
 		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
 		wake: async.NewSignal(), observed: async.NewStream[Observation](observationsKept),
-		wanted: newWanted(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
+		desired: newDesiredServers(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
 	}
 }
 
@@ -73,7 +72,7 @@ func New(config Config) *Driver {
 func (d *Driver) Sync(group string, desired Table) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range d.wanted.replace(group, desired) {
+	for _, f := range d.desired.replace(group, desired) {
 		d.dirty[f] = true
 	}
 	if len(d.dirty) > 0 {
@@ -117,7 +116,7 @@ func (d *Driver) Remove() error {
 	defer d.passing.Unlock()
 	d.removed = true
 	d.mu.Lock()
-	addresses := d.wanted.addresses()
+	addresses := d.desired.addresses()
 	d.mu.Unlock()
 	e, err := d.connect()
 	if errors.Is(err, ErrNoIPVS) {
@@ -179,7 +178,7 @@ func (d *Driver) Statistics() ([]FrontendStatistics, error) {
 	return e.servers.statistics(func(f Frontend) bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		_, ok := d.wanted.virtualServer(f)
+		_, ok := d.desired.virtualServer(f)
 		return ok
 	})
 }
@@ -193,169 +192,6 @@ func Probe(scheduler string) error {
 		return err
 	}
 	return errors.Join(servers.probe(scheduler), servers.close())
-}
-
-// edge is the kernel's side.
-type edge struct {
-	servers  virtualServers
-	delivery router
-	sysctls  sysctls
-}
-
-// router delivers packets for addresses to IPVS.
-type router interface {
-	addresses() (map[netip.Addr]bool, error)
-	ensureRules(family) error
-	add(netip.Addr) error
-	remove(netip.Addr) error
-	removeRules() error
-	close() error
-}
-
-func openEdge(sources []netip.Addr, folder string) (edge, error) {
-	servers, err := openKernel()
-	if err != nil {
-		return edge{}, err
-	}
-	routes, err := openDelivery(sources)
-	if err != nil {
-		return edge{}, errors.Join(err, servers.close())
-	}
-	return edge{servers, routes, kernelSysctls{folder}}, nil
-}
-
-func (e edge) close() error { return errors.Join(e.servers.close(), e.delivery.close()) }
-
-// removeAll deletes what is on these addresses and on those that have a route.
-func (e edge) removeAll(addresses map[netip.Addr]bool) error {
-	routed, err := e.delivery.addresses()
-	if err != nil {
-		return err
-	}
-	actual, err := e.servers.table()
-	if err != nil {
-		return err
-	}
-	operations, _ := Diff(nil, actual, ownedAt(func(a netip.Addr) bool {
-		_, ours := routed[a] // be it with another source
-		return ours || addresses[a]
-	}))
-	var problems []error
-	if len(operations) > 0 {
-		_ = e.sysctls.set(nodestConnections, "1") // as good as can be: with 0 connections are dropped and not reset
-	}
-	for _, o := range operations {
-		problems = append(problems, e.servers.apply(o))
-	}
-	if err := errors.Join(problems...); err != nil {
-		return err // the routes say whose the rest is
-	}
-	for a := range routed {
-		problems = append(problems, e.delivery.remove(a))
-	}
-	return errors.Join(append(problems, e.delivery.removeRules())...)
-}
-
-// ownedAt tells which virtual servers are ours: those of our marks, and those on addresses that are.
-func ownedAt(address func(netip.Addr) bool) func(Frontend) bool {
-	return func(f Frontend) bool {
-		if f.Mark != 0 {
-			return f.Mark&MarksMask == Marks
-		}
-		return address(f.Address)
-	}
-}
-
-// wanted is what the groups desire.
-type wanted struct {
-	groups map[string]Table
-	claims map[Frontend][]string // the groups that desire it, sorted
-	users  map[netip.Addr]int    // how many frontends of claims have it
-}
-
-func newWanted() wanted {
-	return wanted{map[string]Table{}, map[Frontend][]string{}, map[netip.Addr]int{}}
-}
-
-// replace returns the frontends that it concerns.
-func (w *wanted) replace(group string, desired Table) []Frontend {
-	before := w.groups[group]
-	if len(desired) == 0 {
-		delete(w.groups, group)
-	} else {
-		w.groups[group] = desired
-	}
-	var changed []Frontend
-	for f, v := range desired {
-		old, had := before[f]
-		if !had {
-			w.claim(f, group)
-		}
-		if !had || old.Settings != v.Settings || !slices.Equal(old.RealServers, v.RealServers) {
-			changed = append(changed, f)
-		}
-	}
-	for f := range before {
-		if _, still := desired[f]; !still {
-			w.release(f, group)
-			changed = append(changed, f)
-		}
-	}
-	return changed
-}
-
-func (w *wanted) claim(f Frontend, group string) {
-	if len(w.claims[f]) == 0 {
-		w.users[f.Address]++
-	}
-	i, _ := slices.BinarySearch(w.claims[f], group)
-	w.claims[f] = slices.Insert(w.claims[f], i, group)
-}
-
-func (w *wanted) release(f Frontend, group string) {
-	w.claims[f] = slices.DeleteFunc(w.claims[f], func(g string) bool { return g == group })
-	if len(w.claims[f]) > 0 {
-		return
-	}
-	delete(w.claims, f)
-	if w.users[f.Address]--; w.users[f.Address] == 0 {
-		delete(w.users, f.Address)
-	}
-}
-
-func (w *wanted) virtualServer(f Frontend) (VirtualServer, bool) {
-	groups := w.claims[f]
-	if len(groups) == 0 {
-		return VirtualServer{}, false
-	}
-	return w.groups[groups[0]][f], true
-}
-
-// of returns what is desired of some frontends.
-func (w *wanted) of(some map[Frontend]bool) Table {
-	t := Table{}
-	for f := range some {
-		if v, ok := w.virtualServer(f); ok {
-			t[f] = v
-		}
-	}
-	return t
-}
-
-func (w *wanted) table() Table {
-	t := make(Table, len(w.claims))
-	for f := range w.claims {
-		t[f], _ = w.virtualServer(f)
-	}
-	return t
-}
-
-func (w *wanted) addresses() map[netip.Addr]bool {
-	all := make(map[netip.Addr]bool, len(w.users))
-	for a := range w.users {
-		all[a] = true
-	}
-	return all
 }
 
 // observationsKept is how many observations wait for their reader.

@@ -87,9 +87,9 @@ func (k *keeper) work(s scope) *work {
 	w := &work{dirty: k.dirty, all: s == everything || len(k.dirty) > many || k.edge == nil}
 	k.dirty = map[Frontend]bool{}
 	if w.all {
-		w.desired = k.wanted.table()
+		w.desired = k.desired.table()
 	} else {
-		w.desired = k.wanted.of(w.dirty)
+		w.desired = k.desired.of(w.dirty)
 	}
 	return w
 }

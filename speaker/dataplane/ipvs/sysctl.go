@@ -13,7 +13,7 @@ import (
 
 // sysctls are those of IPVS in one network namespace.
 type sysctls interface {
-	// set makes a value as wanted, and reads before it writes.
+	// set makes a value as desired, and reads before it writes.
 	set(name, value string) error
 }
 

@@ -7,9 +7,9 @@ import (
 	"os"
 )
 
-// Left returns the addresses that have a route of ours, and whether anything is there at all, be it rules alone: what a
+// Leftovers returns the addresses that have a route of ours, and whether anything is there at all, be it rules alone: what a
 // process left that ran a Driver. It asks the routing tables only, so it loads no module.
-func Left() (addresses []netip.Addr, anything bool, err error) {
+func Leftovers() (addresses []netip.Addr, anything bool, err error) {
 	routes, err := openDelivery(nil)
 	if err != nil {
 		return nil, false, err
@@ -33,9 +33,9 @@ func Left() (addresses []netip.Addr, anything bool, err error) {
 	return addresses, anything, nil
 }
 
-// RemoveLeft deletes what Left found, and the virtual servers on its addresses: their connections are reset. No Driver may run
+// RemoveLeftovers deletes what Leftovers found, and the virtual servers on its addresses: their connections are reset. No Driver may run
 // beside it.
-func RemoveLeft() error {
+func RemoveLeftovers() error {
 	routes, err := openDelivery(nil)
 	if err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// Left tells whether the table is there: a process left it that ran a Driver.
-func Left() (bool, error) {
+// Leftovers reports whether the table is there: a process that ran a Driver left it.
+func Leftovers() (bool, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return false, fmt.Errorf("open nftables: %w", err)
@@ -21,5 +21,5 @@ func Left() (bool, error) {
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
 }
 
-// RemoveLeft deletes the table. No Driver may run beside it.
-func RemoveLeft() error { return newKernel().Remove() }
+// RemoveLeftovers deletes the table. No Driver may run beside it.
+func RemoveLeftovers() error { return newKernel().Remove() }
