@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
@@ -65,7 +66,7 @@ func (s *Speaker) makeDrivers(addresses []netip.Addr, cluster string, id netip.A
 	if err != nil {
 		return drivers{}, err
 	}
-	paths, err := newBFDLiveness(s.Logger.With("driver", "bfd"), s.Metrics)
+	paths, err := bfdliveness.New(s.Logger.With("driver", "bfd"), s.Metrics)
 	if err != nil {
 		return drivers{}, err
 	}
@@ -106,16 +107,6 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 		ProxyMode: s.ProxyMode, Sysctls: s.IPVSSysctls,
 		NodeAddresses: s.sources.nodeAddresses, NodePorts: ports,
 	})
-}
-
-func internalIPs(node *corev1.Node) []netip.Addr {
-	var addresses []netip.Addr
-	for _, a := range node.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
-			addresses = append(addresses, ip)
-		}
-	}
-	return addresses
 }
 
 // onePerFamily returns the first address of each family.

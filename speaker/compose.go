@@ -11,8 +11,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/returnpath"
 	"github.com/berth-lb/berth/speaker/rival"
 )
@@ -30,6 +33,13 @@ const (
 	reasonBFD                = "BFDFailed"          // a neighbor is not watched
 	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not take a prefix
 	reasonTruncated          = "ReportTruncated"    // the report has no room for all
+)
+
+// Of what a speaker reports of its network there is at most so much.
+const (
+	mostAddresses = 64
+	mostGateways  = 16
+	mostSubnets   = 16 // of an interface
 )
 
 // problems are those of a report in the making.
@@ -231,4 +241,18 @@ func heldSession(h rival.HeldPeer) v1alpha1.SessionReport {
 		report.Address = new(h.Address.String())
 	}
 	return report
+}
+
+// reportedNetwork returns what of it the others must know: addresses that are in a pool, and gateways.
+func reportedNetwork(network localnet.Network, snapshot *config.Snapshot) (addresses []v1alpha1.LocalAddress, gateways []string) {
+	for _, a := range network.Addresses {
+		told := v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface}
+		if snapshot.PoolOf(a.Addr()) != nil && !inuse.ServiceInterface(a.Interface) && !slices.Contains(addresses, told) {
+			addresses = append(addresses, told)
+		}
+	}
+	for _, g := range network.Gateways {
+		gateways = append(gateways, g.String())
+	}
+	return addresses[:min(len(addresses), mostAddresses)], gateways[:min(len(gateways), mostGateways)]
 }

@@ -558,3 +558,18 @@ func (p *planner) settled() bool {
 	}
 	return claiming && len(established(p.bgp)) >= int(p.ordered.Load())
 }
+
+// askedRouterID returns the router ID that the Speaker asks for, or the one to use
+// otherwise; the complaint says what is wrong with what it asks for.
+func askedRouterID(speaker *v1alpha1.Speaker, otherwise netip.Addr) (id netip.Addr, complaint string) {
+	text := speaker.Spec.BGP.RouterID
+	if text == "" {
+		return otherwise, ""
+	}
+	id, err := netip.ParseAddr(text)
+	if err != nil || !id.Is4() || id.IsUnspecified() {
+		return otherwise, fmt.Sprintf("Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used meanwhile",
+			speaker.Name, config.Quote(text), otherwise)
+	}
+	return id, ""
+}

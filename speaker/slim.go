@@ -14,6 +14,9 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
+// apiServerService is the Service whose endpoints are the API servers.
+const apiServerService = corev1.NamespaceDefault + "/kubernetes"
+
 // The caches keep no more of an object than the speaker reads.
 
 func slimService(o any) (any, error) {

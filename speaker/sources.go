@@ -148,9 +148,6 @@ func (s *sources) objects() config.Objects {
 	}
 }
 
-// apiServerService is the Service whose endpoints are the API servers.
-const apiServerService = corev1.NamespaceDefault + "/kubernetes"
-
 // serviceOf returns namespace/name of the Service that an EndpointSlice belongs
 // to, "" if it belongs to none.
 func serviceOf(o any) string {
@@ -294,6 +291,16 @@ func (s *sources) nodeObject(name string) *corev1.Node {
 		return nil
 	}
 	return node
+}
+
+func internalIPs(node *corev1.Node) []netip.Addr {
+	var addresses []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			addresses = append(addresses, ip)
+		}
+	}
+	return addresses
 }
 
 // nodeAddresses returns the InternalIPs of a node; none if there is no such node.

@@ -4,79 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/events"
 
-	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/client"
-	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
-)
-
-// Options of a Speaker.
-type Options struct {
-	Kubernetes kubernetes.Interface
-	Berth      *client.Interface
-	Events     events.EventRecorder
-	Logger     *slog.Logger
-	Metrics    prometheus.Registerer
-	// Node on which the speaker runs.
-	Node string
-	// Namespace of Berth's own objects.
-	Namespace string
-	// DaemonSet of the speakers, in Namespace: while it exists, a speaker that is
-	// told to end is being restarted.
-	DaemonSet string
-	// Version of the program.
-	Version string
-	// DrainTime is for how long routes are announced as a last resort before they are
-	// withdrawn, when the node leaves (RFC 8326).
-	DrainTime time.Duration
-	// LeaveDelay is the time between the withdrawal of the routes and the end of the
-	// BGP sessions, in which the routers move on and what still arrives is forwarded.
-	LeaveDelay time.Duration
-	// BGPListen is where routers may connect to this node, as host:port or :port. Empty:
-	// nowhere, and BGPNeighbors that need it say so.
-	BGPListen string
-	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
-	OnRestart OnRestart
-	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
-	// the node announces nothing. Empty: nobody is asked.
-	ProxyHealthz string
-	// IPVS: this node forwards by IPVS for the pools that ask for it, if its kernel can.
-	IPVS bool
-	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is asked.
-	ProxyMode string
-	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its Node's spec.
-	PodCIDRs []netip.Prefix
-	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node of which nothing is heard is
-	// asked there, too, whether it is alive. Empty: nowhere.
-	Listen string
-	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
-	IPVSSysctls string
-}
-
-// OnRestart is what a speaker does with the addresses it answers for when its process
-// is being replaced.
-type OnRestart string
-
-const (
-	// HandOver: others take them over first, and established connections through this
-	// node break where the others do not know them.
-	HandOver OnRestart = "hand-over"
-	// Hold: the others are told to wait up to 10 s for the next process. Until it answers
-	// nobody does, and whoever knows the way already keeps it.
-	Hold OnRestart = "hold"
 )
 
 // Speaker is a speaker. Make one with New.
@@ -221,19 +157,4 @@ func (s *Speaker) waitForNode(ctx context.Context) (*corev1.Node, error) {
 			return nil, fmt.Errorf("no Node %s with an InternalIP: is the flag --node right?", s.Node)
 		}
 	}
-}
-
-// askedRouterID returns the router ID that the Speaker asks for, or the one to use
-// otherwise; the complaint says what is wrong with what it asks for.
-func askedRouterID(speaker *v1alpha1.Speaker, otherwise netip.Addr) (id netip.Addr, complaint string) {
-	text := speaker.Spec.BGP.RouterID
-	if text == "" {
-		return otherwise, ""
-	}
-	id, err := netip.ParseAddr(text)
-	if err != nil || !id.Is4() || id.IsUnspecified() {
-		return otherwise, fmt.Sprintf("Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used meanwhile",
-			speaker.Name, config.Quote(text), otherwise)
-	}
-	return id, ""
 }

@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -14,13 +13,6 @@ import (
 )
 
 // This file is the planner's part in addresses that are somebody else's.
-
-// Of what a speaker reports of its network there is at most so much.
-const (
-	mostAddresses = 64
-	mostGateways  = 16
-	mostSubnets   = 16 // of an interface
-)
 
 // reviewUsed takes in which addresses are somebody else's, and reports whether that changed.
 func (p *planner) reviewUsed() bool {
@@ -67,18 +59,4 @@ func ownNetwork(node string, network localnet.Network) *v1alpha1.Speaker {
 		own.Status.Gateways = append(own.Status.Gateways, g.String())
 	}
 	return own
-}
-
-// reportedNetwork returns what of it the others must know: addresses that are in a pool, and gateways.
-func reportedNetwork(network localnet.Network, snapshot *config.Snapshot) (addresses []v1alpha1.LocalAddress, gateways []string) {
-	for _, a := range network.Addresses {
-		told := v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface}
-		if snapshot.PoolOf(a.Addr()) != nil && !inuse.ServiceInterface(a.Interface) && !slices.Contains(addresses, told) {
-			addresses = append(addresses, told)
-		}
-	}
-	for _, g := range network.Gateways {
-		gateways = append(gateways, g.String())
-	}
-	return addresses[:min(len(addresses), mostAddresses)], gateways[:min(len(gateways), mostGateways)]
 }

@@ -1,4 +1,5 @@
-package speaker
+// Package bfdliveness watches the paths to BGP peers by BFD (package bgp/bfd), as package bgp has them watched.
+package bfdliveness
 
 import (
 	"context"
@@ -14,37 +15,38 @@ import (
 	"github.com/berth-lb/berth/bgp/bfd"
 )
 
-// bfdLiveness watches the paths to BGP peers by BFD.
-type bfdLiveness struct {
+// Watcher watches the paths to BGP peers. Make one with New.
+type Watcher struct {
 	engine  *bfd.Engine
 	changes chan bgp.PathChange
 }
 
-var _ bgp.Liveness = (*bfdLiveness)(nil)
+var _ bgp.Liveness = (*Watcher)(nil)
 
-func newBFDLiveness(log *slog.Logger, metrics prometheus.Registerer) (*bfdLiveness, error) {
+// New returns a Watcher that watches nothing yet. Its metrics are registered with metrics; nil: nowhere.
+func New(log *slog.Logger, metrics prometheus.Registerer) (*Watcher, error) {
 	engine, err := bfd.New(log, metrics)
 	if err != nil {
 		return nil, fmt.Errorf("BFD: %w", err)
 	}
-	return &bfdLiveness{engine: engine, changes: make(chan bgp.PathChange)}, nil
+	return &Watcher{engine: engine, changes: make(chan bgp.PathChange)}, nil
 }
 
 // Run watches until the context ends.
-func (p *bfdLiveness) Run(ctx context.Context) error {
+func (w *Watcher) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.engine.Run(ctx) })
-	group.Go(func() error { p.translate(ctx); return nil })
+	group.Go(func() error { return w.engine.Run(ctx) })
+	group.Go(func() error { w.translate(ctx); return nil })
 	return group.Wait()
 }
 
 // translate passes events of BFD on, in the words of package bgp.
-func (p *bfdLiveness) translate(ctx context.Context) {
+func (w *Watcher) translate(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-p.engine.Events():
+		case e := <-w.engine.Events():
 			c := bgp.PathChange{Peer: e.Peer, State: bgp.PathDown, Reason: e.Diag.String(), Time: time.Now()}
 			switch {
 			case e.State == bfd.Up:
@@ -53,7 +55,7 @@ func (p *bfdLiveness) translate(ctx context.Context) {
 				c.State = bgp.PathUnwatched
 			}
 			select {
-			case p.changes <- c:
+			case w.changes <- c:
 			case <-ctx.Done():
 			}
 		}
@@ -61,7 +63,7 @@ func (p *bfdLiveness) translate(ctx context.Context) {
 }
 
 // Watch replaces the peers that are watched.
-func (p *bfdLiveness) Watch(peers []bgp.Peer) {
+func (w *Watcher) Watch(peers []bgp.Peer) {
 	watched := make([]bfd.Peer, 0, len(peers))
 	for _, peer := range peers {
 		watched = append(watched, bfd.Peer{
@@ -69,16 +71,16 @@ func (p *bfdLiveness) Watch(peers []bgp.Peer) {
 			ReceiveInterval: peer.BFD.ReceiveInterval, TransmitInterval: peer.BFD.TransmitInterval, Multiplier: peer.BFD.Multiplier,
 		})
 	}
-	p.engine.Sync(watched)
+	w.engine.Sync(watched)
 }
 
 // Changes is the stream of changes.
-func (p *bfdLiveness) Changes() <-chan bgp.PathChange { return p.changes }
+func (w *Watcher) Changes() <-chan bgp.PathChange { return w.changes }
 
 // Complaints says which paths cannot be watched.
-func (p *bfdLiveness) Complaints() []string {
+func (w *Watcher) Complaints() []string {
 	var found []string
-	for _, s := range p.engine.Status() {
+	for _, s := range w.engine.Status() {
 		if s.Err != "" {
 			found = append(found, fmt.Sprintf("BFD with BGPNeighbor %s: %s", s.Peer, s.Err))
 		}

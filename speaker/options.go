@@ -1,0 +1,69 @@
+package speaker
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/berth-lb/berth/config/client"
+)
+
+// Options of a Speaker.
+type Options struct {
+	Kubernetes kubernetes.Interface
+	Berth      *client.Interface
+	Events     events.EventRecorder
+	Logger     *slog.Logger
+	Metrics    prometheus.Registerer
+	// Node on which the speaker runs.
+	Node string
+	// Namespace of Berth's own objects.
+	Namespace string
+	// DaemonSet of the speakers, in Namespace: while it exists, a speaker that is
+	// told to end is being restarted.
+	DaemonSet string
+	// Version of the program.
+	Version string
+	// DrainTime is for how long routes are announced as a last resort before they are
+	// withdrawn, when the node leaves (RFC 8326).
+	DrainTime time.Duration
+	// LeaveDelay is the time between the withdrawal of the routes and the end of the
+	// BGP sessions, in which the routers move on and what still arrives is forwarded.
+	LeaveDelay time.Duration
+	// BGPListen is where routers may connect to this node, as host:port or :port. Empty:
+	// nowhere, and BGPNeighbors that need it say so.
+	BGPListen string
+	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
+	OnRestart OnRestart
+	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
+	// the node announces nothing. Empty: nobody is asked.
+	ProxyHealthz string
+	// IPVS: this node forwards by IPVS for the pools that ask for it, if its kernel can.
+	IPVS bool
+	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is asked.
+	ProxyMode string
+	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its Node's spec.
+	PodCIDRs []netip.Prefix
+	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node of which nothing is heard is
+	// asked there, too, whether it is alive. Empty: nowhere.
+	Listen string
+	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
+	IPVSSysctls string
+}
+
+// OnRestart is what a speaker does with the addresses it answers for when its process
+// is being replaced.
+type OnRestart string
+
+const (
+	// HandOver: others take them over first, and established connections through this
+	// node break where the others do not know them.
+	HandOver OnRestart = "hand-over"
+	// Hold: the others are told to wait up to 10 s for the next process. Until it answers
+	// nobody does, and whoever knows the way already keeps it.
+	Hold OnRestart = "hold"
+)
