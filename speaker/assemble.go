@@ -20,7 +20,8 @@ import (
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
-// assemble makes the drivers, and the planner and the reporter on top of them. Each is made of what was made before it.
+// assemble makes the drivers, and the planner and the reporter on top of them. Each is made of what
+// was made before it.
 func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *reporter, error) {
 	addresses := internalIPs(node)
 	id := routerID(s.Node, addresses)
@@ -38,7 +39,12 @@ func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *report
 }
 
 // makeDrivers makes the drivers of a node with these addresses.
-func (s *Speaker) makeDrivers(addresses []netip.Addr, cluster string, id netip.Addr, foreign *conflicts) (drivers, error) {
+func (s *Speaker) makeDrivers(
+	addresses []netip.Addr,
+	cluster string,
+	id netip.Addr,
+	foreign *conflicts,
+) (drivers, error) {
 	local := localnet.New(s.Logger.With("driver", "localnet"))
 	drops, err := unserved.New(s.Logger.With("driver", "unserved"), s.Metrics)
 	if err != nil {

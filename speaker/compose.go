@@ -50,10 +50,14 @@ func (p *problems) add(reason, format string, args ...any) {
 	*p = append(*p, v1alpha1.SpeakerProblem{Reason: reason, Message: message[:min(len(message), longestMessage)]})
 }
 
-// compose makes the status from what the drivers say. The conditions are those that it had; those that stay as they
-// were keep their time.
+// compose makes the status from what the drivers say. The conditions are those that it had; those
+// that stay as they were keep their time.
 func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1alpha1.SpeakerStatus {
-	status := v1alpha1.SpeakerStatus{Conditions: slices.Clone(conditions), ObservedGeneration: generation, Version: r.Version}
+	status := v1alpha1.SpeakerStatus{
+		Conditions:         slices.Clone(conditions),
+		ObservedGeneration: generation,
+		Version:            r.Version,
+	}
 	var found problems
 	r.mu.Lock()
 	state, message := r.now, r.reason
@@ -81,7 +85,13 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	status.Problems = found[:min(len(found), mostProblems)]
 
 	set := func(kind string, ok bool, reason, message string) {
-		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message[:min(len(message), longestMessage)], ObservedGeneration: generation}
+		c := metav1.Condition{
+			Type:               kind,
+			Status:             metav1.ConditionFalse,
+			Reason:             reason,
+			Message:            message[:min(len(message), longestMessage)],
+			ObservedGeneration: generation,
+		}
 		if ok {
 			c.Status = metav1.ConditionTrue
 		}
@@ -93,14 +103,29 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	return status
 }
 
-// composeReturnPath says whether replies leave the way that requests come in, where that is known of an interface.
-func (r *reporter) composeReturnPath(status *v1alpha1.SpeakerStatus, oneWay []string, set func(kind string, ok bool, reason, message string)) {
+// composeReturnPath says whether replies leave the way that requests come in, where that is known
+// of an interface.
+func (r *reporter) composeReturnPath(
+	status *v1alpha1.SpeakerStatus,
+	oneWay []string,
+	set func(kind string, ok bool, reason, message string),
+) {
 	known := slices.ContainsFunc(status.Segments, func(s v1alpha1.SegmentReport) bool { return s.ReturnPath != "" })
 	switch {
 	case len(oneWay) > 0:
-		set(v1alpha1.ConditionReturnPath, false, string(v1alpha1.ReturnPathOther), "replies to clients beyond the segment do not leave by "+strings.Join(oneWay, ", ")+": see problems")
+		set(
+			v1alpha1.ConditionReturnPath,
+			false,
+			string(v1alpha1.ReturnPathOther),
+			"replies to clients beyond the segment do not leave by "+strings.Join(oneWay, ", ")+": see problems",
+		)
 	case known:
-		set(v1alpha1.ConditionReturnPath, true, string(v1alpha1.ReturnPathSame), "replies leave by the interface that requests come in by")
+		set(
+			v1alpha1.ConditionReturnPath,
+			true,
+			string(v1alpha1.ReturnPathSame),
+			"replies leave by the interface that requests come in by",
+		)
 	default:
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionReturnPath)
 	}
@@ -147,7 +172,11 @@ func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *proble
 	}
 	if more := len(status.Segments) - mostSegments; more > 0 {
 		status.Segments = status.Segments[:mostSegments]
-		found.add(reasonTruncated, "%d more interfaces announce, which this report has no room for; do the patterns in a SegmentAnnouncement match too much?", more)
+		found.add(
+			reasonTruncated,
+			"%d more interfaces announce, which this report has no room for; do the patterns in a SegmentAnnouncement match too much?",
+			more,
+		)
 	}
 	return oneWay
 }
@@ -191,8 +220,8 @@ func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
 	return report
 }
 
-// returnPath says by which interface replies leave to clients beyond the segment; empty if that is not known or
-// does not arise. The complaint says what is wrong.
+// returnPath says by which interface replies leave to clients beyond the segment; empty if that is
+// not known or does not arise. The complaint says what is wrong.
 func returnPath(iface string) (path v1alpha1.ReturnPath, complaint string) {
 	by, err := returnpath.Of(iface)
 	switch {
@@ -201,13 +230,24 @@ func returnPath(iface string) (path v1alpha1.ReturnPath, complaint string) {
 	case slices.Equal(by, []string{iface}):
 		return v1alpha1.ReturnPathSame, ""
 	}
-	return v1alpha1.ReturnPathOther, fmt.Sprintf("interface %s: the node's routes to clients beyond the segment leave by %s, so their requests to addresses announced here are not answered the way they came; give the node routes to these clients by %s (by source address, for example), or announce on %s",
-		iface, strings.Join(by, " and "), iface, strings.Join(by, " and "))
+	return v1alpha1.ReturnPathOther, fmt.Sprintf(
+		"interface %s: the node's routes to clients beyond the segment leave by %s, so their requests to addresses announced here are not answered the way they came; give the node routes to these clients by %s (by source address, for example), or announce on %s",
+		iface,
+		strings.Join(by, " and "),
+		iface,
+		strings.Join(by, " and "),
+	)
 }
 
 // session is what the driver says of a session.
 func session(p bgp.PeerStatus) v1alpha1.SessionReport {
-	report := v1alpha1.SessionReport{NeighborName: p.Name, State: v1alpha1.SessionDown, Address: new(""), Prefixes: new(int32(p.IPv4 + p.IPv6)), BFD: v1alpha1.BFDState(p.BFD)}
+	report := v1alpha1.SessionReport{
+		NeighborName: p.Name,
+		State:        v1alpha1.SessionDown,
+		Address:      new(""),
+		Prefixes:     new(int32(p.IPv4 + p.IPv6)),
+		BFD:          v1alpha1.BFDState(p.BFD),
+	}
 	switch {
 	case p.Address.IsValid():
 		report.Address = new(p.Address.String())
@@ -243,8 +283,12 @@ func heldSession(h rival.HeldPeer) v1alpha1.SessionReport {
 	return report
 }
 
-// reportedNetwork returns what of it the others must know: addresses that are in a pool, and gateways.
-func reportedNetwork(network localnet.Network, snapshot *config.Snapshot) (addresses []v1alpha1.LocalAddress, gateways []string) {
+// reportedNetwork returns what of it the others must know: addresses that are in a pool, and
+// gateways.
+func reportedNetwork(
+	network localnet.Network,
+	snapshot *config.Snapshot,
+) (addresses []v1alpha1.LocalAddress, gateways []string) {
 	for _, a := range network.Addresses {
 		told := v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface}
 		if snapshot.PoolOf(a.Addr()) != nil && !inuse.ServiceInterface(a.Interface) && !slices.Contains(addresses, told) {

@@ -40,7 +40,10 @@ func newConflicts() *conflicts {
 func (c *conflicts) note(o l2.Observation, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seen[o.Address] = conflictSeen{v1alpha1.ConflictReport{Address: o.Address.String(), NodeName: o.Node, MAC: o.MAC.String(), Interface: o.Interface}, now}
+	c.seen[o.Address] = conflictSeen{
+		v1alpha1.ConflictReport{Address: o.Address.String(), NodeName: o.Node, MAC: o.MAC.String(), Interface: o.Interface},
+		now,
+	}
 }
 
 // current returns those of the last minute by address, the latest 64 when there
@@ -67,7 +70,8 @@ func (c *conflicts) current(now time.Time) []v1alpha1.ConflictReport {
 	return reports
 }
 
-// forget ends the conflict about an address: this node begins to answer for it, which it does not while another host does.
+// forget ends the conflict about an address: this node begins to answer for it, which it does not
+// while another host does.
 func (c *conflicts) forget(address netip.Addr) {
 	c.mu.Lock()
 	delete(c.seen, address)

@@ -17,7 +17,15 @@ func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
 	c := newConflicts()
 	begin := time.Unix(1000, 0)
 	heard := func(address string, mac byte, after time.Duration) {
-		c.note(l2.Observation{Kind: l2.Conflict, Interface: "eth0", Address: netip.MustParseAddr(address), MAC: []byte{2, 0, 0, 0, 0, mac}}, begin.Add(after))
+		c.note(
+			l2.Observation{
+				Kind:      l2.Conflict,
+				Interface: "eth0",
+				Address:   netip.MustParseAddr(address),
+				MAC:       []byte{2, 0, 0, 0, 0, mac},
+			},
+			begin.Add(after),
+		)
 	}
 	heard("192.0.2.2", 1, 0)
 	heard("192.0.2.1", 1, 0)
@@ -41,7 +49,10 @@ func TestOfManyConflictsTheLatestAreReported(t *testing.T) {
 	c := newConflicts()
 	begin := time.Unix(1000, 0)
 	for i := range 90 {
-		c.note(l2.Observation{Kind: l2.Conflict, Address: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 100+i))}, begin.Add(time.Duration(i)*time.Second))
+		c.note(
+			l2.Observation{Kind: l2.Conflict, Address: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 100+i))},
+			begin.Add(time.Duration(i)*time.Second),
+		)
 	}
 	got := c.current(begin.Add(60 * time.Second))
 	if len(got) != 64 || got[0].Address != "192.0.2.126" || got[63].Address != "192.0.2.189" {
@@ -51,7 +62,10 @@ func TestOfManyConflictsTheLatestAreReported(t *testing.T) {
 		t.Errorf("%d addresses are in conflict, want 90", len(all))
 	}
 	c.forget(netip.MustParseAddr("192.0.2.187"))
-	if left := c.addresses(begin.Add(147 * time.Second)); !slices.Equal(slices.SortedFunc(slices.Values(left), netip.Addr.Compare), addrs("192.0.2.188", "192.0.2.189")) {
+	if left := c.addresses(begin.Add(147 * time.Second)); !slices.Equal(
+		slices.SortedFunc(slices.Values(left), netip.Addr.Compare),
+		addrs("192.0.2.188", "192.0.2.189"),
+	) {
 		t.Errorf("a minute later: %v, want the last two", left)
 	}
 }

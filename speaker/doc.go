@@ -1,5 +1,5 @@
-// Package speaker is the agent on each node. It watches the API, plans what its node forwards and announces, has its drivers do
-// it, and reports what they see.
+// Package speaker is the agent on each node. It watches the API, plans what its node forwards and
+// announces, has its drivers do it, and reports what they see.
 //
 //	options.go      what a speaker is told
 //	speaker.go      a Speaker: start, readiness, end
@@ -13,5 +13,6 @@
 //	report.go       takes observations of the drivers; compose.go makes the status, publish.go writes it
 //	conflicts.go    addresses that other hosts have
 //
-// What a node does is decided in package plan, and what forwards is package dataplane. Begin with planner.plan in planner.go.
+// What a node does is decided in package plan, and what forwards is package dataplane. Begin with
+// planner.plan in planner.go.
 package speaker

@@ -15,9 +15,10 @@ import (
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
-// Drivers have one contract. Sync replaces what is desired of one group, and returns at once; the zero value removes the group,
-// and the cost does not depend on other groups. Run compares what is desired with what is, repairs the difference, and ends with
-// the context. Observed is the stream of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
+// Drivers have one contract. Sync replaces what is desired of one group, and returns at once; the
+// zero value removes the group, and the cost does not depend on other groups. Run compares what is
+// desired with what is, repairs the difference, and ends with the context. Observed is the stream
+// of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
 //
 // The interfaces say what the planner and the reporter use of each driver.
 

@@ -98,7 +98,12 @@ func (f *fakeDataplane) Sync(group plan.Group, desired plan.Forwarding) dataplan
 	return f.status
 }
 
-func (f *fakeDataplane) Backends(_ plan.Group, services []plan.ClassifiedService, read func(string) []plan.Backend, _ func([]netip.Addr) time.Duration) (map[string][]plan.Backend, time.Duration) {
+func (f *fakeDataplane) Backends(
+	_ plan.Group,
+	services []plan.ClassifiedService,
+	read func(string) []plan.Backend,
+	_ func([]netip.Addr) time.Duration,
+) (map[string][]plan.Backend, time.Duration) {
 	found := map[string][]plan.Backend{}
 	for _, s := range services {
 		found[s.Name] = read(s.Name)
@@ -179,7 +184,8 @@ type fakeKubeProxy chan bool
 func (f fakeKubeProxy) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f fakeKubeProxy) Changes() <-chan bool          { return f }
 
-// node is a speaker's inside on node n1, with informers that do not run and drivers that do nothing.
+// node is a speaker's inside on node n1, with informers that do not run and drivers that do
+// nothing.
 type node struct {
 	*planner
 	l2        *fakeL2
@@ -244,7 +250,9 @@ func TestSpeaker_assemble(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n1 := &corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}}}
+		n1 := &corev1.Node{
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}},
+		}
 		p, _, err := s.assemble(n1, "cluster")
 		if err != nil {
 			t.Fatal(err)

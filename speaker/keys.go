@@ -65,12 +65,23 @@ func (p *planner) reviewKey() {
 	if p.keyed {
 		consequence = "the speaker goes on with the key it has"
 	}
-	p.reporter.complain(reasonNoHelloKey, "", fmt.Sprintf("Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
-		p.Namespace, v1alpha1.HelloSecret, v1alpha1.HelloKey, v1alpha1.ShortestHelloKey, consequence))
+	p.reporter.complain(
+		reasonNoHelloKey,
+		"",
+		fmt.Sprintf(
+			"Secret %s/%s is not there or its data.%s is shorter than %d bytes; %s, and the controller makes a good one as soon as it runs",
+			p.Namespace,
+			v1alpha1.HelloSecret,
+			v1alpha1.HelloKey,
+			v1alpha1.ShortestHelloKey,
+			consequence,
+		),
+	)
 }
 
-// takeRecordKey takes the key with which the controller signs what it gives. Records that the former key signed are
-// believed for as long as this process lives: the controller is about to write them anew.
+// takeRecordKey takes the key with which the controller signs what it gives. Records that the
+// former key signed are believed for as long as this process lives: the controller is about to
+// write them anew.
 func (p *planner) takeRecordKey(key []byte) {
 	if len(key) < v1alpha1.ShortestHelloKey || len(p.recordKeys) > 0 && bytes.Equal(p.recordKeys[0], key) {
 		return

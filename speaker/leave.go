@@ -82,8 +82,8 @@ func (s *Speaker) report(ctx context.Context, r *reporter) {
 	}
 }
 
-// selected reports whether the DaemonSet wants a speaker on this node, by its nodeSelector and required affinity. A node that is
-// not known counts as selected.
+// selected reports whether the DaemonSet wants a speaker on this node, by its nodeSelector and
+// required affinity. A node that is not known counts as selected.
 func (s *Speaker) selected(set *appsv1.DaemonSet, p *planner) bool {
 	node := p.sources.nodeObject(s.Node)
 	return node == nil || places(set, node)
@@ -106,7 +106,10 @@ func (s *Speaker) departure(ctx context.Context, p *planner) (v1alpha1.SpeakerSt
 	defer cancel()
 	set, err := s.Kubernetes.AppsV1().DaemonSets(s.Namespace).Get(ctx, s.DaemonSet, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err), err == nil && set.DeletionTimestamp != nil:
+	case apierrors.IsNotFound(err),
+		apierrors.IsForbidden(err),
+		apierrors.IsUnauthorized(err),
+		err == nil && set.DeletionTimestamp != nil:
 		return v1alpha1.SpeakerLeaving, "Berth is being uninstalled"
 	case err == nil && !s.selected(set, p):
 		return v1alpha1.SpeakerLeaving, "DaemonSet " + s.DaemonSet + " does not select the node any more"

@@ -44,12 +44,14 @@ type Options struct {
 	ProxyHealthz string
 	// IPVS: this node forwards by IPVS for the pools that ask for it, if its kernel can.
 	IPVS bool
-	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is asked.
+	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is
+	// asked.
 	ProxyMode string
-	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its Node's spec.
+	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its
+	// Node's spec.
 	PodCIDRs []netip.Prefix
-	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node of which nothing is heard is
-	// asked there, too, whether it is alive. Empty: nowhere.
+	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node of
+	// which nothing is heard is asked there, too, whether it is alive. Empty: nowhere.
 	Listen string
 	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	IPVSSysctls string

@@ -25,8 +25,8 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// planner turns what changed in the API and in the drivers into plans, and hands them to the drivers.
-// One goroutine does all of it.
+// planner turns what changed in the API and in the drivers into plans, and hands them to the
+// drivers. One goroutine does all of it.
 type planner struct {
 	Options
 	drivers
@@ -320,8 +320,8 @@ func (p *planner) replan() {
 	p.reporter.poke()
 }
 
-// plan has the drivers do what a group needs. It goes one way: who forwards, what this node forwards, what its kernel shows of
-// that, and what the node announces.
+// plan has the drivers do what a group needs. It goes one way: who forwards, what this node
+// forwards, what its kernel shows of that, and what the node announces.
 func (p *planner) plan(group plan.Group) {
 	group, inUse := group.Unused(p.world.Used)
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
@@ -421,8 +421,8 @@ func (p *planner) syncPeers() {
 	p.bgp.SyncPeers(peers)
 }
 
-// reviewRouterID follows this node's Speaker. When the Node is gone, and the Speaker with it, nothing changes: its routes
-// are withdrawn cleanly.
+// reviewRouterID follows this node's Speaker. When the Node is gone, and the Speaker with it,
+// nothing changes: its routes are withdrawn cleanly.
 func (p *planner) reviewRouterID() {
 	if p.sources.nodeObject(p.Node) == nil {
 		return
@@ -466,8 +466,8 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 	}
 }
 
-// depart is become, for good: the state no longer follows the Node. If holds, the other speakers keep for the next process what
-// this one owns.
+// depart is become, for good: the state no longer follows the Node. If holds, the other speakers
+// keep for the next process what this one owns.
 func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool) {
 	p.mu.Lock()
 	p.departed = true
@@ -568,8 +568,12 @@ func askedRouterID(speaker *v1alpha1.Speaker, otherwise netip.Addr) (id netip.Ad
 	}
 	id, err := netip.ParseAddr(text)
 	if err != nil || !id.Is4() || id.IsUnspecified() {
-		return otherwise, fmt.Sprintf("Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used meanwhile",
-			speaker.Name, config.Quote(text), otherwise)
+		return otherwise, fmt.Sprintf(
+			"Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used meanwhile",
+			speaker.Name,
+			config.Quote(text),
+			otherwise,
+		)
 	}
 	return id, ""
 }

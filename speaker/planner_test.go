@@ -35,21 +35,29 @@ func sign(p *planner, svc *corev1.Service, addresses ...string) {
 	svc.Status.Conditions = []metav1.Condition{given.Condition(recordKey, metav1.Time{})}
 }
 
-// webService returns a Service with address 192.0.2.1 that Berth is to forward for, and its EndpointSlice.
+// webService returns a Service with address 192.0.2.1 that Berth is to forward for, and its
+// EndpointSlice.
 func webService(p *planner) (*corev1.Service, *discoveryv1.EndpointSlice) {
 	proxy, name, port := corev1.LoadBalancerIPModeProxy, "http", int32(8080)
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: "1"},
-		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Name: name, Port: 80}}},
+		Spec: corev1.ServiceSpec{
+			Type:  corev1.ServiceTypeLoadBalancer,
+			Ports: []corev1.ServicePort{{Name: name, Port: 80}},
+		},
 		Status: corev1.ServiceStatus{
 			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}}},
 		},
 	}
 	sign(p, service, "192.0.2.1")
 	return service, &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		Ports:      []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
-		Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{"10.0.1.1"}}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "d",
+			Name:      "web-1",
+			Labels:    map[string]string{discoveryv1.LabelServiceName: "web"},
+		},
+		Ports:     []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.1.1"}}},
 	}
 }
 
@@ -74,8 +82,8 @@ func servingNode(t *testing.T) (node, *corev1.Service) {
 	return n, service
 }
 
-// announced returns the candidates of the Service on the segment, how many routes it has, and how many prefixes of it are dropped
-// where nothing serves them.
+// announced returns the candidates of the Service on the segment, how many routes it has, and how
+// many prefixes of it are dropped where nothing serves them.
 func (n node) announced() (candidates []string, routes, dropped int) {
 	return n.l2.synced["d/web all"].Candidates, len(n.bgp.synced["d/web"].Routes), len(n.unserved.synced["d/web"])
 }
@@ -147,7 +155,15 @@ func TestPlanner_plan_readiness(t *testing.T) {
 		}
 		candidates, routes, dropped := n.announced()
 		if !slices.Equal(candidates, step.candidates) || routes != step.routes || dropped != routes {
-			t.Errorf("%s: candidates %v, %d routes, %d prefixes; want %v, %d", step.name, candidates, routes, dropped, step.candidates, step.routes)
+			t.Errorf(
+				"%s: candidates %v, %d routes, %d prefixes; want %v, %d",
+				step.name,
+				candidates,
+				routes,
+				dropped,
+				step.candidates,
+				step.routes,
+			)
 		}
 		if got := n.reporter.complaints["IPVSFailed d/web"].Message; got != step.complaint {
 			t.Errorf("%s: it says %q, want %q", step.name, got, step.complaint)
@@ -170,7 +186,8 @@ func TestPlanner_plan_again(t *testing.T) {
 				for n.tasks.Len() == 0 {
 					<-time.After(time.Second)
 				}
-				if got, _ := n.tasks.Get(); got != (task{kind: serviceChanged, service: "d/web"}) || time.Since(begun) < time.Minute {
+				if got, _ := n.tasks.Get(); got != (task{kind: serviceChanged, service: "d/web"}) ||
+					time.Since(begun) < time.Minute {
 					t.Errorf("to do after %s: %v", time.Since(begun), got)
 				}
 				n.tasks.ShutDown()

@@ -13,8 +13,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// write writes the status of this node's Speaker if it differs from what was written last, and makes the object if
-// there is none.
+// write writes the status of this node's Speaker if it differs from what was written last, and
+// makes the object if there is none.
 func (r *reporter) write(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
@@ -73,7 +73,8 @@ func (r *reporter) findWritten(ctx context.Context) error {
 	return nil
 }
 
-// outdated reports whether somebody changed, deleted or replaced the object, or we did not see it yet.
+// outdated reports whether somebody changed, deleted or replaced the object, or we did not see it
+// yet.
 func (r *reporter) outdated() bool {
 	now := r.sources.self(r.Node)
 	return r.written != nil && (now.UID != r.written.UID || now.Generation > r.written.Generation)

@@ -103,7 +103,8 @@ func (r *reporter) stop(reason string, replaced bool) {
 	r.setState(state, reason)
 }
 
-// complain notes what is wrong with a subject, or with "" that it is over. The reason is of the problem, in CamelCase.
+// complain notes what is wrong with a subject, or with "" that it is over. The reason is of the
+// problem, in CamelCase.
 func (r *reporter) complain(reason, subject, message string) {
 	r.mu.Lock()
 	key := reason + " " + subject
@@ -145,7 +146,15 @@ func (r *reporter) ability(lacking string) {
 	switch {
 	case lacking == before || about == nil:
 	case lacking != "":
-		r.Events.Eventf(about, nil, corev1.EventTypeWarning, "IPVSLacking", "Forward", "%s", lacking[:min(len(lacking), longestNote)])
+		r.Events.Eventf(
+			about,
+			nil,
+			corev1.EventTypeWarning,
+			"IPVSLacking",
+			"Forward",
+			"%s",
+			lacking[:min(len(lacking), longestNote)],
+		)
 	default:
 		r.Events.Eventf(about, nil, corev1.EventTypeNormal, "IPVSReady", "Forward", "can forward by IPVS with all schedulers")
 	}
@@ -247,10 +256,19 @@ func (r *reporter) observe(ctx context.Context) {
 	}
 }
 
-// tellOwner makes events about a group that this node owns by now for a while: to own it for a moment only is not news.
+// tellOwner makes events about a group that this node owns by now for a while: to own it for a
+// moment only is not news.
 func (r *reporter) tellOwner(o l2.Observation) {
 	if slices.Contains(r.l2.Holds(o.Group), o.Interface) {
-		r.aboutServices(o.Group, corev1.EventTypeNormal, "Owner", "answers from node %s on %s (%s)", r.Node, o.Interface, o.Cause.Reason())
+		r.aboutServices(
+			o.Group,
+			corev1.EventTypeNormal,
+			"Owner",
+			"answers from node %s on %s (%s)",
+			r.Node,
+			o.Interface,
+			o.Cause.Reason(),
+		)
 	}
 }
 
@@ -293,7 +311,17 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.GroupGained:
 		r.Logger.Info("gained ownership", "interface", o.Interface, "group", o.Group, "cause", o.Cause.Reason())
 	case l2.GroupLost:
-		r.Logger.Info("lost ownership", "interface", o.Interface, "group", o.Group, "owner", o.Node, "cause", o.Cause.Reason())
+		r.Logger.Info(
+			"lost ownership",
+			"interface",
+			o.Interface,
+			"group",
+			o.Group,
+			"owner",
+			o.Node,
+			"cause",
+			o.Cause.Reason(),
+		)
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 		r.dataplane.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
 	case l2.Conflict:
@@ -301,7 +329,15 @@ func (r *reporter) observedL2(o l2.Observation) {
 		r.foreign.note(o, time.Now()) // the controller tells the Service
 		r.unserved.SetConflicts(r.foreign.addresses(time.Now()))
 	case l2.ProxyFound:
-		r.Logger.Warn("a router answers for every address (proxy ARP); its answers are taken for nobody's", "interface", o.Interface, "mac", o.MAC.String(), "address", o.Address)
+		r.Logger.Warn(
+			"a router answers for every address (proxy ARP); its answers are taken for nobody's",
+			"interface",
+			o.Interface,
+			"mac",
+			o.MAC.String(),
+			"address",
+			o.Address,
+		)
 	case l2.Failure:
 		r.Logger.Warn("layer 2 failed", "interface", o.Interface, "error", o.Err)
 	}
@@ -312,11 +348,30 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
 		if about := r.neighbor(o.Peer); about != nil {
-			r.Events.Eventf(about, nil, corev1.EventTypeNormal, string(o.Kind), "Peer", "node %s%s: established", r.Node, with(o.Neighbour))
+			r.Events.Eventf(
+				about,
+				nil,
+				corev1.EventTypeNormal,
+				string(o.Kind),
+				"Peer",
+				"node %s%s: established",
+				r.Node,
+				with(o.Neighbour),
+			)
 		}
 	case bgp.SessionDown, bgp.SessionFailed:
 		if about := r.neighbor(o.Peer); about != nil {
-			r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(o.Kind), "Peer", "node %s%s: %s", r.Node, with(o.Neighbour), o.Reason)
+			r.Events.Eventf(
+				about,
+				nil,
+				corev1.EventTypeWarning,
+				string(o.Kind),
+				"Peer",
+				"node %s%s: %s",
+				r.Node,
+				with(o.Neighbour),
+				o.Reason,
+			)
 		}
 	case bgp.RouteFailed:
 		r.Logger.Warn("route is not announced", "prefix", o.Prefix, "reason", o.Reason)
@@ -326,18 +381,33 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 // heldBack makes an event about a peer that is not dialed.
 func (r *reporter) heldBack(h rival.HeldPeer) {
 	if about := r.neighbor(h.Name); about != nil {
-		r.Events.Eventf(about, nil, corev1.EventTypeWarning, string(bgp.SessionFailed), "Peer", "node %s: %s", r.Node, h.Reason())
+		r.Events.Eventf(
+			about,
+			nil,
+			corev1.EventTypeWarning,
+			string(bgp.SessionFailed),
+			"Peer",
+			"node %s: %s",
+			r.Node,
+			h.Reason(),
+		)
 	}
 }
 
-// neighbor returns what an event about a BGPNeighbor is about, or nil if there is none. It has no resourceVersion: that
-// changes with the sessions, and what happens again would not be counted as such.
+// neighbor returns what an event about a BGPNeighbor is about, or nil if there is none. It has no
+// resourceVersion: that changes with the sessions, and what happens again would not be counted as
+// such.
 func (r *reporter) neighbor(name string) runtime.Object {
 	o, ok := r.known(r.sources.peer, name).(*v1alpha1.BGPNeighbor)
 	if !ok {
 		return nil
 	}
-	return &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "BGPNeighbor", Name: o.Name, UID: o.UID}
+	return &corev1.ObjectReference{
+		APIVersion: v1alpha1.GroupVersion.String(),
+		Kind:       "BGPNeighbor",
+		Name:       o.Name,
+		UID:        o.UID,
+	}
 }
 
 // with names the router of a prefix, if there is one.

@@ -100,7 +100,8 @@ func TestReporter_observe(t *testing.T) {
 		t.Errorf("conflicts %v", got)
 	}
 	got := n.eventsSoFar()
-	if len(got) != 2 || !strings.HasPrefix(got[0], "Warning SessionFailed node n1: another BGP speaker on this node") || got[1] != "Normal SessionUp node n1: established" {
+	if len(got) != 2 || !strings.HasPrefix(got[0], "Warning SessionFailed node n1: another BGP speaker on this node") ||
+		got[1] != "Normal SessionUp node n1: established" {
 		t.Errorf("events %q", got)
 	}
 	n.reporter.foreign.forget(address)
@@ -115,7 +116,10 @@ func TestReporter_compose(t *testing.T) {
 	n.reporter.complain(reasonIPVS, "d/web", "IPVS: no memory")
 	n.rivals.held = []rival.HeldPeer{{Peer: bgp.Peer{Name: "spine", Interface: "eth1"}, Since: time.Unix(1000, 5)}}
 	n.bgp.status.Peers = []bgp.PeerStatus{{Name: "tor", Address: netip.MustParseAddr("172.30.0.1"), LastError: "refused"}}
-	n.l2.status = l2.Status{Segments: []l2.Segment{{Interface: "none0", Up: true, Claiming: true, Owned: 2}}, Err: "no raw sockets"}
+	n.l2.status = l2.Status{
+		Segments: []l2.Segment{{Interface: "none0", Up: true, Claiming: true, Owned: 2}},
+		Err:      "no raw sockets",
+	}
 	got := n.reporter.compose(nil, 7)
 	wantProblems := []v1alpha1.SpeakerProblem{
 		{Reason: "IPVSFailed", Message: "IPVS: no memory"},
@@ -125,13 +129,18 @@ func TestReporter_compose(t *testing.T) {
 	if diff := cmp.Diff(wantProblems, got.Problems); diff != "" {
 		t.Error(diff)
 	}
-	if len(got.Sessions) != 2 || got.Sessions[0].LastError != "refused" || !strings.HasPrefix(got.Sessions[1].LastError, "another BGP speaker on this node") || got.Sessions[1].LastTransitionTime.Unix() != 1000 {
+	if len(got.Sessions) != 2 || got.Sessions[0].LastError != "refused" ||
+		!strings.HasPrefix(got.Sessions[1].LastError, "another BGP speaker on this node") ||
+		got.Sessions[1].LastTransitionTime.Unix() != 1000 {
 		t.Errorf("sessions %+v", got.Sessions)
 	}
-	if *got.GroupsOwned != 2 || len(got.Segments) != 1 || got.Segments[0].State != v1alpha1.SegmentAnnouncing || got.ObservedGeneration != 7 {
+	if *got.GroupsOwned != 2 || len(got.Segments) != 1 || got.Segments[0].State != v1alpha1.SegmentAnnouncing ||
+		got.ObservedGeneration != 7 {
 		t.Errorf("%d groups owned on %+v, generation %d", *got.GroupsOwned, got.Segments, got.ObservedGeneration)
 	}
-	if ready := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != metav1.ConditionFalse || ready.Reason != "Starting" {
+	if ready := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady); ready == nil ||
+		ready.Status != metav1.ConditionFalse ||
+		ready.Reason != "Starting" {
 		t.Errorf("ready: %+v", ready)
 	}
 	n.reporter.complain(reasonIPVS, "d/web", "")

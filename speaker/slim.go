@@ -100,14 +100,21 @@ func slimNode(o any) (any, error) {
 }
 
 func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, DeletionTimestamp: m.DeletionTimestamp}
+	return metav1.ObjectMeta{
+		Namespace:         m.Namespace,
+		Name:              m.Name,
+		UID:               m.UID,
+		ResourceVersion:   m.ResourceVersion,
+		DeletionTimestamp: m.DeletionTimestamp,
+	}
 }
 
-// annotationBound is what the cache keeps, in place of others' annotations, of a Service of which boundByOthers.
+// annotationBound is what the cache keeps, in place of others' annotations, of a Service of which
+// boundByOthers.
 const annotationBound = "bound"
 
-// boundByOthers reports whether an implementation that puts the addresses of Services on interfaces of nodes serves this
-// one, or did.
+// boundByOthers reports whether an implementation that puts the addresses of Services on interfaces
+// of nodes serves this one, or did.
 func boundByOthers(svc *corev1.Service) bool {
 	for key := range svc.Annotations {
 		if strings.HasPrefix(key, "kube-vip.io/") || strings.HasPrefix(key, "purelb.io/") {

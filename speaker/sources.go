@@ -160,8 +160,8 @@ func serviceOf(o any) string {
 	return ""
 }
 
-// view returns what a plan needs to know of the Service, without addresses if
-// Berth does not serve it: only what the controller gave is announced, by the record that one of the keys signed.
+// view returns what a plan needs to know of the Service, without addresses if Berth does not serve
+// it: only what the controller gave is announced, by the record that one of the keys signed.
 func (s *sources) view(key string, recordKeys [][]byte) plan.Service {
 	view := plan.Service{Name: key}
 	o, exists, err := s.service.GetStore().GetByKey(key)
@@ -174,7 +174,8 @@ func (s *sources) view(key string, recordKeys [][]byte) plan.Service {
 	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
 	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		// An address that the status lacks has no rules of kube-proxy; one that the record lacks is somebody else's word.
+		// An address that the status lacks has no rules of kube-proxy; one that the record lacks is
+		// somebody else's word.
 		if address, err := netip.ParseAddr(ingress.IP); err == nil && slices.Contains(given, address.Unmap()) {
 			view.Proxied = view.Proxied || proxied(ingress)
 			view.Addresses = append(view.Addresses, address.Unmap())
@@ -200,7 +201,8 @@ func proxied(i corev1.LoadBalancerIngress) bool {
 	return i.IPMode != nil && *i.IPMode == corev1.LoadBalancerIPModeProxy
 }
 
-// readForwarding reads what it takes to forward for the Service. Ports are known only to nodes that do.
+// readForwarding reads what it takes to forward for the Service. Ports are known only to nodes that
+// do.
 func readForwarding(s *plan.Service, svc *corev1.Service) {
 	s.Scheduler = svc.Annotations[v1alpha1.AnnotationIPVSScheduler]
 	for _, p := range svc.Spec.Ports {
@@ -312,8 +314,8 @@ func (s *sources) nodeAddresses(name string) []netip.Addr {
 	return internalIPs(node)
 }
 
-// awaitKubeProxy waits until kube-proxy is to forward for these addresses: until the status of no Service asks it to leave one of
-// them alone.
+// awaitKubeProxy waits until kube-proxy is to forward for these addresses: until the status of no
+// Service asks it to leave one of them alone.
 func (s *sources) awaitKubeProxy(ctx context.Context, addresses []netip.Addr) error {
 	changed := async.NewSignal()
 	registration, err := s.service.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -368,7 +370,10 @@ func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []plan.Backend {
 			if err != nil {
 				continue // of an FQDN
 			}
-			b := plan.Backend{State: candidate.StateOf(e.Conditions), Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating}
+			b := plan.Backend{
+				State:      candidate.StateOf(e.Conditions),
+				Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating,
+			}
 			if e.NodeName != nil {
 				b.Node = *e.NodeName
 			}

@@ -22,14 +22,23 @@ import (
 func TestWhatTheAPISaysOfForwarding(t *testing.T) {
 	proxy, seconds := corev1.LoadBalancerIPModeProxy, int32(60)
 	svc := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{v1alpha1.AnnotationIPVSScheduler: "sh", "other": "x"}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:   "d",
+			Name:        "web",
+			Annotations: map[string]string{v1alpha1.AnnotationIPVSScheduler: "sh", "other": "x"},
+		},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeLoadBalancer, SessionAffinity: corev1.ServiceAffinityClientIP,
 			SessionAffinityConfig:    &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}},
 			LoadBalancerSourceRanges: []string{" 10.1.2.3/8 ", "bad"},
-			Ports:                    []corev1.ServicePort{{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, {Name: "x", Protocol: "QUIC", Port: 1}},
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53},
+				{Name: "x", Protocol: "QUIC", Port: 1},
+			},
 		},
-		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}}}},
+		Status: corev1.ServiceStatus{
+			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}}},
+		},
 	}
 	slim, err := slimForwarded(svc)
 	if err != nil {
@@ -37,7 +46,13 @@ func TestWhatTheAPISaysOfForwarding(t *testing.T) {
 	}
 	got := plan.Service{Proxied: proxied(svc.Status.LoadBalancer.Ingress[0])}
 	readForwarding(&got, slim.(*corev1.Service))
-	want := plan.Service{Proxied: true, Scheduler: "sh", Ports: []plan.Port{{Name: "dns", Protocol: ipvs.UDP, Port: 53}}, Persistence: time.Minute, SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	want := plan.Service{
+		Proxied:      true,
+		Scheduler:    "sh",
+		Ports:        []plan.Port{{Name: "dns", Protocol: ipvs.UDP, Port: 53}},
+		Persistence:  time.Minute,
+		SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
@@ -45,24 +60,36 @@ func TestWhatTheAPISaysOfForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kept := slim.(*corev1.Service); len(kept.Spec.Ports) > 0 || kept.Annotations[v1alpha1.AnnotationIPVSScheduler] != "sh" {
+	if kept := slim.(*corev1.Service); len(kept.Spec.Ports) > 0 ||
+		kept.Annotations[v1alpha1.AnnotationIPVSScheduler] != "sh" {
 		t.Errorf("a node that does not forward keeps %+v", kept)
 	}
 }
 
 func TestBackendsOfEndpointSlices(t *testing.T) {
 	yes, no, node, name, port := true, false, "n1", "http", int32(8080)
-	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}}, Endpoints: []discoveryv1.Endpoint{
-		{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
-		{Addresses: []string{"10.0.1.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}},
-		{Addresses: []string{"10.0.1.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &no}},
-		{Addresses: []string{"pod.example"}},
-		{},
-	}}
+	slice := &discoveryv1.EndpointSlice{
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}},
+		Endpoints: []discoveryv1.Endpoint{
+			{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
+			{
+				Addresses:  []string{"10.0.1.2"},
+				Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes},
+			},
+			{Addresses: []string{"10.0.1.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &no}},
+			{Addresses: []string{"pod.example"}},
+			{},
+		},
+	}
 	got := backendsOf([]*discoveryv1.EndpointSlice{candidate.SlimBackends(slice)})
 	terminating := backend("http", "10.0.1.2:8080", "", candidate.Serving)
 	terminating.Terminates = true
-	want := []plan.Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), terminating, backend("http", "10.0.1.3:8080", "", candidate.Useless)}
+	want := []plan.Backend{
+		backend("http", "10.0.1.1:8080", "n1", candidate.Ready),
+		terminating,
+		backend("http", "10.0.1.3:8080", "", candidate.Useless),
+	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
@@ -71,7 +98,10 @@ func TestBackendsOfEndpointSlices(t *testing.T) {
 func TestSources_view(t *testing.T) {
 	p := idleNode(t).planner
 	service := func(uid types.UID, ingress ...string) *corev1.Service {
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: uid}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: uid},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+		}
 		for _, a := range ingress {
 			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
 		}

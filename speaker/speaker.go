@@ -97,7 +97,9 @@ func (s *Speaker) awaitMirror(ctx context.Context, p *planner) {
 	ctx, cancel := context.WithTimeout(ctx, mirrorAtMost)
 	defer cancel()
 	if !cache.WaitForCacheSync(ctx.Done(), p.mirror.Synced) {
-		s.Logger.Warn("what other nodes claim is not yet known from the API server (are L2Owners installed, and may the speaker list them?); going on without")
+		s.Logger.Warn(
+			"what other nodes claim is not yet known from the API server (are L2Owners installed, and may the speaker list them?); going on without",
+		)
 	}
 }
 
@@ -128,7 +130,11 @@ func (s *Speaker) cluster(ctx context.Context) string {
 		case ctx.Err() != nil:
 			return ""
 		}
-		s.Logger.Warn("waiting for the UID of namespace "+metav1.NamespaceSystem+", which is the cluster's name on its segments", "error", err)
+		s.Logger.Warn(
+			"waiting for the UID of namespace "+metav1.NamespaceSystem+", which is the cluster's name on its segments",
+			"error",
+			err,
+		)
 		if async.Sleep(ctx, time.Second) != nil { // it is not watched: one reading is enough
 			return ""
 		}

@@ -14,11 +14,15 @@ func TestASpeakersSpecNamesTheRouterID(t *testing.T) {
 	if id := routerID("n1", addrs("2001:db8::11", "192.0.2.11")); id != own {
 		t.Errorf("%s, want the IPv4 address %s", id, own)
 	}
-	if !hash.Is4() || hash.IsUnspecified() || hash != routerID("n1", addrs("2001:db8::12")) || hash == routerID("n2", addrs("2001:db8::11")) {
+	if !hash.Is4() || hash.IsUnspecified() || hash != routerID("n1", addrs("2001:db8::12")) ||
+		hash == routerID("n2", addrs("2001:db8::11")) {
 		t.Errorf("%s is not a number of the node's own", hash)
 	}
 	for text, want := range map[string]netip.Addr{"198.51.100.1": netip.MustParseAddr("198.51.100.1"), "0.0.0.0": own, "2001:db8::1": own, "7": own, "": own} {
-		speaker := &v1alpha1.Speaker{ObjectMeta: named("n1"), Spec: v1alpha1.SpeakerSpec{BGP: v1alpha1.SpeakerBGP{RouterID: text}}}
+		speaker := &v1alpha1.Speaker{
+			ObjectMeta: named("n1"),
+			Spec:       v1alpha1.SpeakerSpec{BGP: v1alpha1.SpeakerBGP{RouterID: text}},
+		}
 		id, complaint := askedRouterID(speaker, own)
 		if id != want {
 			t.Errorf("%q: %s, want %s", text, id, want)

@@ -44,7 +44,8 @@ func peerAddresses(snapshot *config.Snapshot) map[string]netip.Addr {
 	return addresses
 }
 
-// ownNetwork is all that this node's kernel has, in the form in which speakers tell the others some of it.
+// ownNetwork is all that this node's kernel has, in the form in which speakers tell the others some
+// of it.
 func ownNetwork(node string, network localnet.Network) *v1alpha1.Speaker {
 	own := &v1alpha1.Speaker{}
 	own.Name = node
@@ -52,8 +53,14 @@ func ownNetwork(node string, network localnet.Network) *v1alpha1.Speaker {
 		if inuse.ServiceInterface(a.Interface) {
 			continue
 		}
-		own.Status.Addresses = append(own.Status.Addresses, v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface})
-		own.Status.Segments = append(own.Status.Segments, v1alpha1.SegmentReport{Interface: a.Interface, Subnets: []string{a.Masked().String()}})
+		own.Status.Addresses = append(
+			own.Status.Addresses,
+			v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface},
+		)
+		own.Status.Segments = append(
+			own.Status.Segments,
+			v1alpha1.SegmentReport{Interface: a.Interface, Subnets: []string{a.Masked().String()}},
+		)
 	}
 	for _, g := range network.Gateways {
 		own.Status.Gateways = append(own.Status.Gateways, g.String())

@@ -23,7 +23,9 @@ func TestTheCacheKeepsWhatTellsWhoseAddressesAre(t *testing.T) {
 		"kube-vip.io/loadbalancerIPs": true, "purelb.io/allocated-from": true,
 		"metallb.io/ip-allocated-from-pool": false, "example.com/kube-vip.io": false, annotationBound: false,
 	} {
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{key: "x"}}}
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{key: "x"}},
+		}
 		for _, slim := range []func(any) (any, error){slimService, slimForwarded} {
 			kept, err := slim(svc)
 			if err != nil {
@@ -63,13 +65,19 @@ func apiServerSlice(addresses ...string) *discoveryv1.EndpointSlice {
 
 func TestOfTheNodesNetworkOnlyWhatIsInAPoolIsReported(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
-		{ObjectMeta: named("lan"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"}}},
+		{
+			ObjectMeta: named("lan"),
+			Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"}},
+		},
 	})})
 	var network localnet.Network
 	for _, a := range []struct{ address, iface string }{
 		{"10.9.9.9/24", "eth0"}, {"192.0.2.11/24", "eth0"}, {"192.0.2.11/32", "eth0"}, {"192.0.2.12/32", "kube-ipvs0"}, {"2001:db8:2::11/64", "eth0"},
 	} {
-		network.Addresses = append(network.Addresses, localnet.Address{Prefix: netip.MustParsePrefix(a.address), Interface: a.iface})
+		network.Addresses = append(
+			network.Addresses,
+			localnet.Address{Prefix: netip.MustParsePrefix(a.address), Interface: a.iface},
+		)
 	}
 	network.Gateways = addrs("10.9.9.1")
 	addresses, gateways := reportedNetwork(network, snapshot)
@@ -80,7 +88,10 @@ func TestOfTheNodesNetworkOnlyWhatIsInAPoolIsReported(t *testing.T) {
 		t.Error(diff)
 	}
 	for i := range 100 {
-		network.Addresses = append(network.Addresses, localnet.Address{Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", 100+i)), Interface: "eth1"})
+		network.Addresses = append(
+			network.Addresses,
+			localnet.Address{Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", 100+i)), Interface: "eth1"},
+		)
 		network.Gateways = append(network.Gateways, netip.MustParseAddr(fmt.Sprintf("10.9.9.%d", 100+i)))
 	}
 	if addresses, gateways = reportedNetwork(network, snapshot); len(addresses) != 64 || len(gateways) != 16 {
@@ -150,12 +161,21 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 		web := &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", UID: "1"},
 			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
-			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}},
+			Status: corev1.ServiceStatus{
+				LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}},
+			},
 		}
 		sign(p.planner, web, "192.0.2.1")
 		err := errors.Join(
 			p.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
-			p.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("lan"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}}})),
+			p.sources.pool.GetStore().Add(
+				v1alpha1test.SelectsAll(
+					&v1alpha1.LoadBalancerPool{
+						ObjectMeta: named("lan"),
+						Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}},
+					},
+				),
+			),
 			p.sources.l2.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
 			p.sources.service.GetStore().Add(web),
 		)
@@ -177,7 +197,8 @@ func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
 		if len(p.parts) != 0 {
 			t.Errorf("%s: it is announced still, as %v", c.name, p.parts)
 		}
-		if said := p.reporter.complaints["AddressInUse d/web"]; said.Reason != "AddressInUse" || !strings.HasPrefix(said.Message, "Service d/web: not announced: 192.0.2.1 is ") {
+		if said := p.reporter.complaints["AddressInUse d/web"]; said.Reason != "AddressInUse" ||
+			!strings.HasPrefix(said.Message, "Service d/web: not announced: 192.0.2.1 is ") {
 			t.Errorf("%s: it says %v", c.name, said)
 		}
 	}

@@ -1,4 +1,5 @@
-// Package bfdliveness watches the paths to BGP peers by BFD (package bgp/bfd), as package bgp has them watched.
+// Package bfdliveness watches the paths to BGP peers by BFD (package bgp/bfd), as package bgp has
+// them watched.
 package bfdliveness
 
 import (
@@ -23,7 +24,8 @@ type Watcher struct {
 
 var _ bgp.Liveness = (*Watcher)(nil)
 
-// New returns a Watcher that watches nothing yet. Its metrics are registered with metrics; nil: nowhere.
+// New returns a Watcher that watches nothing yet. Its metrics are registered with metrics; nil:
+// nowhere.
 func New(log *slog.Logger, metrics prometheus.Registerer) (*Watcher, error) {
 	engine, err := bfd.New(log, metrics)
 	if err != nil {
@@ -88,8 +90,8 @@ func (w *Watcher) Complaints() []string {
 	return found
 }
 
-// lowestTTL is that of a router's BFD packets if it is several hops away (RFC 5883), and 0 if it is not. An
-// internal peer is if the way to it leads through a gateway.
+// lowestTTL is that of a router's BFD packets if it is several hops away (RFC 5883), and 0 if it is
+// not. An internal peer is if the way to it leads through a gateway.
 func lowestTTL(p bgp.Peer) uint8 {
 	external := p.RemoteASN != p.LocalASN
 	if p.RemoteASN == 0 {

@@ -7,8 +7,8 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// drains knows since when endpoints terminate, by Service. EndpointSlices do not say it, so the time counts from when this process
-// first sees it. It is not safe for concurrent use.
+// drains knows since when endpoints terminate, by Service. EndpointSlices do not say it, so the
+// time counts from when this process first sees it. It is not safe for concurrent use.
 type drains struct {
 	services map[string]map[netip.AddrPort]draining
 }
@@ -21,9 +21,15 @@ type draining struct {
 
 func newDrains() *drains { return &drains{services: map[string]map[netip.AddrPort]draining{}} }
 
-// review marks those backends of a Service that have terminated for as long as limit; they are all that it has. Next is the time
-// to the next that will; 0: none. Over reports whether there is one that was not marked before.
-func (d *drains) review(service string, backends []plan.Backend, limit time.Duration, now time.Time) (next time.Duration, over bool) {
+// review marks those backends of a Service that have terminated for as long as limit; they are all
+// that it has. Next is the time to the next that will; 0: none. Over reports whether there is one
+// that was not marked before.
+func (d *drains) review(
+	service string,
+	backends []plan.Backend,
+	limit time.Duration,
+	now time.Time,
+) (next time.Duration, over bool) {
 	before := d.services[service]
 	after := map[netip.AddrPort]draining{}
 	for i := range backends {

@@ -24,7 +24,12 @@ func (d drainTest) review(service string, limit time.Duration, addresses []strin
 	d.Helper()
 	var backends []plan.Backend
 	for _, a := range addresses {
-		b := plan.Backend{Port: "http", Address: netip.MustParseAddrPort(strings.TrimPrefix(a, "-")), Node: "n1", State: candidate.Useless}
+		b := plan.Backend{
+			Port:    "http",
+			Address: netip.MustParseAddrPort(strings.TrimPrefix(a, "-")),
+			Node:    "n1",
+			State:   candidate.Useless,
+		}
 		b.Terminates = a[0] != '-'
 		backends = append(backends, b)
 	}

@@ -35,7 +35,8 @@ type Config struct {
 	Metrics prometheus.Registerer // nil: nowhere
 	// Sources are addresses of this node, at most one of each family: see ipvs.Config.
 	Sources []netip.Addr
-	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not asked.
+	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not
+	// asked.
 	ProxyMode string
 	// Sysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	Sysctls string
@@ -45,9 +46,9 @@ type Config struct {
 	NodePorts []uint16
 }
 
-// Driver is Berth's own data plane on this node: virtual servers of IPVS, the rules around them, and what is remembered of both
-// from plan to plan. Backends, Marks, Sync, Forget and ForgetService are for one goroutine; the other methods may be called from
-// any.
+// Driver is Berth's own data plane on this node: virtual servers of IPVS, the rules around them,
+// and what is remembered of both from plan to plan. Backends, Marks, Sync, Forget and ForgetService
+// are for one goroutine; the other methods may be called from any.
 type Driver struct {
 	ipvs      *ipvs.Driver
 	guard     *guard.Driver
@@ -119,10 +120,12 @@ func New(c Config) (*Driver, error) {
 	return d, nil
 }
 
-// Observed is the stream of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
+// Observed is the stream of what was seen. It is bounded: a slow reader loses the oldest and delays
+// nothing.
 func (d *Driver) Observed() <-chan Observation { return d.observed.C() }
 
-// Run keeps the kernel as desired until the context ends. What is there then stays, for the next process.
+// Run keeps the kernel as desired until the context ends. What is there then stays, for the next
+// process.
 func (d *Driver) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.guard.Run(ctx) })
@@ -141,8 +144,8 @@ type Status struct {
 	Again time.Duration
 }
 
-// Sync replaces what is forwarded for a group, and returns what the kernel shows of it. What kube-proxy is taking over is forwarded
-// for a while longer (see kubeProxyGrace).
+// Sync replaces what is forwarded for a group, and returns what the kernel shows of it. What
+// kube-proxy is taking over is forwarded for a while longer (see kubeProxyGrace).
 func (d *Driver) Sync(group plan.Group, desired plan.Forwarding) Status {
 	now := time.Now()
 	next, again := d.state.grace[group.ID].next(desired, group.Services, now)
@@ -156,8 +159,9 @@ func (d *Driver) Sync(group plan.Group, desired plan.Forwarding) Status {
 	return Status{Readiness: readiness, Err: err, Again: soonest(again, changes)}
 }
 
-// Backends returns the backends of the Services that Berth forwards for, by name of the Service. Those that have terminated for as
-// long as limit says of their Service are marked. Again is when that is true of another one; 0: never.
+// Backends returns the backends of the Services that Berth forwards for, by name of the Service.
+// Those that have terminated for as long as limit says of their Service are marked. Again is when
+// that is true of another one; 0: never.
 func (d *Driver) Backends(group plan.Group, services []plan.ClassifiedService, read func(service string) []plan.Backend,
 	limit func(addresses []netip.Addr) time.Duration,
 ) (backends map[string][]plan.Backend, again time.Duration) {
@@ -218,15 +222,16 @@ func (d *Driver) Probe() {
 	}
 }
 
-// Abilities returns the schedulers by which this node can forward, and why that is not all of them. It can by none while IPVS or the
-// rules around it do not work.
+// Abilities returns the schedulers by which this node can forward, and why that is not all of them.
+// It can by none while IPVS or the rules around it do not work.
 func (d *Driver) Abilities() (schedulers []string, lacking string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.guard.Err(); err != nil {
 		return nil, err.Error()
 	}
-	if err := d.ipvs.Err(); err != nil && !d.failing.IsZero() && (!d.worked || time.Since(d.failing) >= plan.FailureGrace) {
+	if err := d.ipvs.Err(); err != nil && !d.failing.IsZero() &&
+		(!d.worked || time.Since(d.failing) >= plan.FailureGrace) {
 		return nil, err.Error()
 	}
 	return d.able, d.lacking
@@ -253,8 +258,8 @@ func (d *Driver) Remove() error {
 	return errors.Join(d.ipvs.Remove(), d.guard.Remove())
 }
 
-// program replaces what is forwarded for a group. The rules come first: until they are there, a port that no Service exposes
-// would reach the node's own listeners.
+// program replaces what is forwarded for a group. The rules come first: until they are there, a
+// port that no Service exposes would reach the node's own listeners.
 func (d *Driver) program(group string, desired plan.Forwarding) {
 	d.mu.Lock()
 	if d.yields {
@@ -285,7 +290,8 @@ func (d *Driver) note(group string, guards []guard.Frontend) {
 	}
 }
 
-// addressOf returns the address that a virtual server serves, also one by mark. It is the zero one if it serves nothing any more.
+// addressOf returns the address that a virtual server serves, also one by mark. It is the zero one
+// if it serves nothing any more.
 func (d *Driver) addressOf(frontend ipvs.Frontend) netip.Addr {
 	if frontend.Mark == 0 {
 		return frontend.Address
@@ -341,8 +347,8 @@ func (d *Driver) observe(ctx context.Context) {
 	}
 }
 
-// judge notes whether IPVS works as a whole. If a failure begins, after is how long until it counts: at once if IPVS never
-// worked.
+// judge notes whether IPVS works as a whole. If a failure begins, after is how long until it
+// counts: at once if IPVS never worked.
 func (d *Driver) judge(err error) (after time.Duration, begins bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

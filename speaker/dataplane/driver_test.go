@@ -21,7 +21,10 @@ func TestDriver_addressOf(t *testing.T) {
 	f := &Driver{own: map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{}}
 	address := netip.MustParseAddr("192.0.2.1")
 	by := ipvs.Marked(ipvs.Marks|1, address)
-	some := []guard.Frontend{{Address: address, Port: 80, Protocol: 6, Mark: by.Mark}, {Address: address, Port: 81, Protocol: 6}}
+	some := []guard.Frontend{
+		{Address: address, Port: 80, Protocol: 6, Mark: by.Mark},
+		{Address: address, Port: 81, Protocol: 6},
+	}
 	f.note("a", some)
 	f.note("b", some) // the Service went to another group
 	f.note("a", nil)
@@ -72,13 +75,27 @@ func TestDriver_judge(t *testing.T) {
 func TestMerge(t *testing.T) {
 	front := ipvs.Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: ipvs.TCP}
 	server := func(last byte, weight, active uint32) ipvs.RealServerStatistics {
-		return ipvs.RealServerStatistics{RealServer: ipvs.RealServer{Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), Port: 8080, Weight: weight}, Active: active}
+		return ipvs.RealServerStatistics{
+			RealServer: ipvs.RealServer{Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), Port: 8080, Weight: weight},
+			Active:     active,
+		}
 	}
 	by := func(f ipvs.Frontend, connections uint64, servers ...ipvs.RealServerStatistics) ipvs.FrontendStatistics {
-		return ipvs.FrontendStatistics{Frontend: f, Statistics: ipvs.Statistics{Connections: connections, BytesOut: 10 * connections}, RealServers: servers}
+		return ipvs.FrontendStatistics{
+			Frontend:    f,
+			Statistics:  ipvs.Statistics{Connections: connections, BytesOut: 10 * connections},
+			RealServers: servers,
+		}
 	}
 	mark, unknown := ipvs.Marked(ipvs.Marks|1, front.Address), ipvs.Marked(ipvs.Marks|2, front.Address)
-	got := merge([]ipvs.FrontendStatistics{by(mark, 2, server(1, 0, 1), server(2, 1, 1)), by(front, 3, server(1, 1, 5)), by(unknown, 9)}, map[ipvs.Frontend]owner{mark: {"g", front}})
+	got := merge(
+		[]ipvs.FrontendStatistics{
+			by(mark, 2, server(1, 0, 1), server(2, 1, 1)),
+			by(front, 3, server(1, 1, 5)),
+			by(unknown, 9),
+		},
+		map[ipvs.Frontend]owner{mark: {"g", front}},
+	)
 	want := []ipvs.FrontendStatistics{by(front, 5, server(1, 1, 6), server(2, 1, 1))}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -87,7 +104,9 @@ func TestMerge(t *testing.T) {
 
 func TestDriver_ability(t *testing.T) {
 	mode := "nftables"
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(mode)) }))
+	proxy := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(mode)) }),
+	)
 	defer proxy.Close()
 	f := &Driver{proxyMode: proxy.URL, probe: func(scheduler string) error {
 		if scheduler == "mh" {

@@ -10,20 +10,27 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// kubeProxyGraceTime is how long kube-proxy may take from the status of a Service that asks for it to rules in the kernel: it
-// gathers changes for a second, and writes for seconds where there are many Services. Its rules come before IPVS, so both may
-// be there. A connection whose first packet meets neither stays without an answer: the kernel translates no later one.
+// kubeProxyGraceTime is how long kube-proxy may take from the status of a Service that asks for it
+// to rules in the kernel: it gathers changes for a second, and writes for seconds where there are
+// many Services. Its rules come before IPVS, so both may be there. A connection whose first packet
+// meets neither stays without an answer: the kernel translates no later one.
 const kubeProxyGraceTime = 15 * time.Second
 
-// kubeProxyGrace is what a node forwards for a group: what is desired, and what kube-proxy is taking over.
+// kubeProxyGrace is what a node forwards for a group: what is desired, and what kube-proxy is
+// taking over.
 type kubeProxyGrace struct {
 	plan.Forwarding
 	since map[ipvs.Frontend]time.Time // when it was no longer desired
 }
 
-// next returns what to forward when this is desired. Frontends that are no longer desired, and that a Service of the group
-// still exposes, stay for kubeProxyGraceTime. Again is when that is over for all; 0: nothing stays.
-func (g kubeProxyGrace) next(desired plan.Forwarding, services []plan.Service, now time.Time) (next kubeProxyGrace, again time.Duration) {
+// next returns what to forward when this is desired. Frontends that are no longer desired, and that
+// a Service of the group still exposes, stay for kubeProxyGraceTime. Again is when that is over for
+// all; 0: nothing stays.
+func (g kubeProxyGrace) next(
+	desired plan.Forwarding,
+	services []plan.Service,
+	now time.Time,
+) (next kubeProxyGrace, again time.Duration) {
 	since := map[ipvs.Frontend]time.Time{}
 	for f := range g.Table {
 		if _, still := desired.Table[f]; still || !exposed(f, services) {

@@ -20,7 +20,10 @@ func TestKubeProxyGrace_next(t *testing.T) {
 	server := ipvs.VirtualServer{Settings: ipvs.Settings{Scheduler: "rr"}}
 	guards := func(masquerade bool, all ...ipvs.Frontend) (found []guard.Frontend) {
 		for _, f := range all {
-			found = append(found, guard.Frontend{Address: f.Address, Port: f.Port, Protocol: uint8(f.Protocol), Masquerade: masquerade})
+			found = append(
+				found,
+				guard.Frontend{Address: f.Address, Port: f.Port, Protocol: uint8(f.Protocol), Masquerade: masquerade},
+			)
 		}
 		return found
 	}
@@ -63,7 +66,8 @@ func TestKubeProxyGrace_next(t *testing.T) {
 		},
 	} {
 		got, again := c.before.next(c.desired, c.services, begun.Add(c.after))
-		if d := cmp.Diff(c.want, got.Forwarding, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.Settings{}, ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" || again != c.again {
+		if d := cmp.Diff(c.want, got.Forwarding, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.Settings{}, ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" ||
+			again != c.again {
 			t.Errorf("%s: asked again after %s, want %s; difference (-want +got):\n%s", c.name, again, c.again, d)
 		}
 	}

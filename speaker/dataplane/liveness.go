@@ -21,9 +21,9 @@ const (
 	answerAtMost   = 300 * time.Millisecond
 )
 
-// nodeLiveness knows which nodes are dead, long before Kubernetes calls their endpoints unready: those that were heard on a
-// segment, are heard on none now, and whose kernel does not answer either. Where only the speaker has stopped, the kernel
-// answers.
+// nodeLiveness knows which nodes are dead, long before Kubernetes calls their endpoints unready:
+// those that were heard on a segment, are heard on none now, and whose kernel does not answer
+// either. Where only the speaker has stopped, the kernel answers.
 type nodeLiveness struct {
 	answers func(ctx context.Context, node string) bool // its kernel
 	every   time.Duration                               // between questions to a silent node
@@ -150,8 +150,8 @@ func (l *nodeLiveness) note(node string, dead bool) {
 	}
 }
 
-// reachable reports whether the kernel at one of the addresses answers on one of the ports: whether it accepts a connection or
-// refuses it.
+// reachable reports whether the kernel at one of the addresses answers on one of the ports: whether
+// it accepts a connection or refuses it.
 func reachable(ctx context.Context, addresses []netip.Addr, ports []uint16) bool {
 	ctx, cancel := context.WithTimeout(ctx, answerAtMost)
 	var dials sync.WaitGroup

@@ -79,7 +79,8 @@ func TestNodeLiveness(t *testing.T) {
 func TestReachable(t *testing.T) {
 	ports := []uint16{10250, 7470}
 	loopback := netip.MustParseAddr("127.0.0.1")
-	// Nothing on this machine listens on these ports of that address, or something does: both are answers.
+	// Nothing on this machine listens on these ports of that address, or something does: both are
+	// answers.
 	if !reachable(t.Context(), []netip.Addr{loopback}, ports) {
 		t.Error("this machine does not answer")
 	}

@@ -7,8 +7,9 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
-// markAllocator gives frontends firewall marks, each its own. After a restart a frontend gets the one it had, unless two want the
-// same and come in another order. It is not safe for concurrent use.
+// markAllocator gives frontends firewall marks, each its own. After a restart a frontend gets the
+// one it had, unless two want the same and come in another order. It is not safe for concurrent
+// use.
 type markAllocator struct {
 	groups map[string]map[ipvs.Frontend]uint32
 	users  map[ipvs.Frontend]int // groups that have it: for a moment two may
@@ -17,7 +18,12 @@ type markAllocator struct {
 }
 
 func newMarkAllocator() *markAllocator {
-	return &markAllocator{map[string]map[ipvs.Frontend]uint32{}, map[ipvs.Frontend]int{}, map[ipvs.Frontend]uint32{}, map[uint32]bool{}}
+	return &markAllocator{
+		map[string]map[ipvs.Frontend]uint32{},
+		map[ipvs.Frontend]int{},
+		map[ipvs.Frontend]uint32{},
+		map[uint32]bool{},
+	}
 }
 
 // assign returns the marks of a group's frontends, which replace those it had.

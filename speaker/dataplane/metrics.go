@@ -17,11 +17,36 @@ var (
 	ofVirtualServer = []string{"address", "port", "protocol"}
 	ofRealServer    = append(append([]string(nil), ofVirtualServer...), "endpoint")
 
-	servedConnections = prometheus.NewDesc("berth_ipvs_connections_total", "Connections to the virtual server since it was made.", ofVirtualServer, nil)
-	servedPackets     = prometheus.NewDesc("berth_ipvs_packets_total", "Packets of the virtual server since it was made, by direction: in or out.", append(append([]string(nil), ofVirtualServer...), "direction"), nil)
-	servedBytes       = prometheus.NewDesc("berth_ipvs_bytes_total", "Bytes of the virtual server since it was made, by direction: in or out.", append(append([]string(nil), ofVirtualServer...), "direction"), nil)
-	serverWeight      = prometheus.NewDesc("berth_ipvs_real_server_weight", "Weight of the endpoint; 0: it gets no new connections.", ofRealServer, nil)
-	serverActive      = prometheus.NewDesc("berth_ipvs_real_server_active_connections", "Established connections to the endpoint.", ofRealServer, nil)
+	servedConnections = prometheus.NewDesc(
+		"berth_ipvs_connections_total",
+		"Connections to the virtual server since it was made.",
+		ofVirtualServer,
+		nil,
+	)
+	servedPackets = prometheus.NewDesc(
+		"berth_ipvs_packets_total",
+		"Packets of the virtual server since it was made, by direction: in or out.",
+		append(append([]string(nil), ofVirtualServer...), "direction"),
+		nil,
+	)
+	servedBytes = prometheus.NewDesc(
+		"berth_ipvs_bytes_total",
+		"Bytes of the virtual server since it was made, by direction: in or out.",
+		append(append([]string(nil), ofVirtualServer...), "direction"),
+		nil,
+	)
+	serverWeight = prometheus.NewDesc(
+		"berth_ipvs_real_server_weight",
+		"Weight of the endpoint; 0: it gets no new connections.",
+		ofRealServer,
+		nil,
+	)
+	serverActive = prometheus.NewDesc(
+		"berth_ipvs_real_server_active_connections",
+		"Established connections to the endpoint.",
+		ofRealServer,
+		nil,
+	)
 )
 
 func (f forwarded) Describe(to chan<- *prometheus.Desc) {
@@ -53,7 +78,8 @@ func (f forwarded) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// statistics has one entry for each frontend: what came from this node's own pods and processes is counted with the rest.
+// statistics has one entry for each frontend: what came from this node's own pods and processes is
+// counted with the rest.
 func (d *Driver) statistics() ([]ipvs.FrontendStatistics, error) {
 	all, err := d.ipvs.Statistics()
 	if err != nil {
@@ -85,7 +111,10 @@ func merge(all []ipvs.FrontendStatistics, own map[ipvs.Frontend]owner) []ipvs.Fr
 		sum := &merged[i]
 		sum.Statistics = sum.Add(s.Statistics)
 		for _, r := range s.RealServers {
-			j := slices.IndexFunc(sum.RealServers, func(o ipvs.RealServerStatistics) bool { return o.Address == r.Address && o.Port == r.Port })
+			j := slices.IndexFunc(
+				sum.RealServers,
+				func(o ipvs.RealServerStatistics) bool { return o.Address == r.Address && o.Port == r.Port },
+			)
 			if j < 0 {
 				sum.RealServers = append(sum.RealServers, r)
 				continue

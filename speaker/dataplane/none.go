@@ -12,24 +12,26 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// releasedAtMost is how long a process without --ipvs waits for kube-proxy before it removes what a former one left in the kernel.
-// Where other nodes still forward, kube-proxy never takes over, and these nodes have by then.
+// releasedAtMost is how long a process without --ipvs waits for kube-proxy before it removes what a
+// former one left in the kernel. Where other nodes still forward, kube-proxy never takes over, and
+// these nodes have by then.
 const releasedAtMost = 30 * time.Second
 
-// None is the data plane of a node on which only kube-proxy forwards. It removes what a former process with --ipvs left. Make one
-// with NewNone.
+// None is the data plane of a node on which only kube-proxy forwards. It removes what a former
+// process with --ipvs left. Make one with NewNone.
 type None struct {
 	log      *slog.Logger
 	released func(context.Context, []netip.Addr) error
 }
 
-// NewNone returns a None. Released waits until no Service asks Berth to forward for one of these addresses.
+// NewNone returns a None. Released waits until no Service asks Berth to forward for one of these
+// addresses.
 func NewNone(log *slog.Logger, released func(context.Context, []netip.Addr) error) *None {
 	return &None{log, released}
 }
 
-// Run removes what a former process with --ipvs left: nothing keeps it up to date any more. Before, it waits until kube-proxy has
-// taken over.
+// Run removes what a former process with --ipvs left: nothing keeps it up to date any more. Before,
+// it waits until kube-proxy has taken over.
 func (n *None) Run(ctx context.Context) error {
 	found := findLeftovers(n.log)
 	if !found.anything {
@@ -65,13 +67,19 @@ func (n *None) await(ctx context.Context, addresses []netip.Addr) error {
 // Remove deletes at once what a former process left.
 func (n *None) Remove() error { return findLeftovers(slog.New(slog.DiscardHandler)).remove() }
 
-// Sync says that nothing is withheld: what Berth is to forward needs a capability, which this node does not have.
+// Sync says that nothing is withheld: what Berth is to forward needs a capability, which this node
+// does not have.
 func (*None) Sync(plan.Group, plan.Forwarding) Status {
 	return Status{Readiness: plan.Readiness{Shown: true}}
 }
 
 // Backends returns none.
-func (*None) Backends(plan.Group, []plan.ClassifiedService, func(string) []plan.Backend, func([]netip.Addr) time.Duration) (map[string][]plan.Backend, time.Duration) {
+func (*None) Backends(
+	plan.Group,
+	[]plan.ClassifiedService,
+	func(string) []plan.Backend,
+	func([]netip.Addr) time.Duration,
+) (map[string][]plan.Backend, time.Duration) {
 	return nil, 0
 }
 

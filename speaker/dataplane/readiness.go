@@ -8,7 +8,8 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// readiness knows, by group, what the kernel showed of what this node forwards. Groups that were never shown are not in it.
+// readiness knows, by group, what the kernel showed of what this node forwards. Groups that were
+// never shown are not in it.
 type readiness map[string]shownGroup
 
 // shownGroup is a group that the kernel showed as desired at least once.
@@ -16,8 +17,8 @@ type shownGroup struct {
 	failing time.Time // since when it does not; zero: it does
 }
 
-// review notes what the kernel shows of a group: nil if all is as desired, or what is not. If time alone changes the readiness,
-// again is when to review the group again.
+// review notes what the kernel shows of a group: nil if all is as desired, or what is not. If time
+// alone changes the readiness, again is when to review the group again.
 func (r readiness) review(group string, err error, now time.Time) (ready plan.Readiness, again time.Duration) {
 	g, shown := r[group]
 	switch {

@@ -1,6 +1,7 @@
 package dataplane
 
-// forwardingState is what is remembered of groups from plan to plan. Only the goroutine that plans uses it.
+// forwardingState is what is remembered of groups from plan to plan. Only the goroutine that plans
+// uses it.
 type forwardingState struct {
 	drains *drains
 	marks  *markAllocator

@@ -53,12 +53,24 @@ func TestDriver_Backends(t *testing.T) {
 			remembered: 0,
 		},
 	} {
-		backends, again := d.Backends(group, []plan.ClassifiedService{{Service: service, IPVSScheduler: step.scheduler}}, read, limit)
+		backends, again := d.Backends(
+			group,
+			[]plan.ClassifiedService{{Service: service, IPVSScheduler: step.scheduler}},
+			read,
+			limit,
+		)
 		if step.forget {
 			d.ForgetService("d/web")
 		}
-		if len(backends["d/web"]) != step.backends || again > 0 != step.again || len(d.state.drains.services) != step.remembered {
-			t.Errorf("%s: backends %v, reviewed again after %s, remembered %v", step.name, backends, again, d.state.drains.services)
+		if len(backends["d/web"]) != step.backends || again > 0 != step.again ||
+			len(d.state.drains.services) != step.remembered {
+			t.Errorf(
+				"%s: backends %v, reviewed again after %s, remembered %v",
+				step.name,
+				backends,
+				again,
+				d.state.drains.services,
+			)
 		}
 	}
 }
@@ -79,7 +91,12 @@ func TestDriver_Sync(t *testing.T) {
 		t.Fatal(err)
 	}
 	front := ipvs.Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: ipvs.TCP}
-	group := plan.Group{ID: "d/web", Services: []plan.Service{{Name: "d/web", Addresses: []netip.Addr{front.Address}, Ports: []plan.Port{{Protocol: ipvs.TCP, Port: 80}}}}}
+	group := plan.Group{
+		ID: "d/web",
+		Services: []plan.Service{
+			{Name: "d/web", Addresses: []netip.Addr{front.Address}, Ports: []plan.Port{{Protocol: ipvs.TCP, Port: 80}}},
+		},
+	}
 	desired := plan.Forwarding{Table: ipvs.Table{front: {Settings: ipvs.Settings{Scheduler: "rr"}}}}
 	if got := d.Sync(group, desired); got != (Status{}) {
 		t.Errorf("before the kernel was read: %+v", got)
@@ -95,7 +112,8 @@ func TestDriver_Sync(t *testing.T) {
 
 func TestNone(t *testing.T) {
 	n := NewNone(slog.New(slog.DiscardHandler), nil)
-	if got := n.Sync(plan.Group{ID: "d/web"}, plan.Forwarding{}); !got.Readiness.Shown || got.Err != nil || got.Again != 0 {
+	if got := n.Sync(plan.Group{ID: "d/web"}, plan.Forwarding{}); !got.Readiness.Shown || got.Err != nil ||
+		got.Again != 0 {
 		t.Errorf("something is withheld on a node without --ipvs: %+v", got)
 	}
 	if _, asked := n.Report(); asked {

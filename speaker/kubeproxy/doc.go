@@ -1,3 +1,3 @@
-// Package kubeproxy asks kube-proxy on this node about itself: whether it is healthy (health.go), and in which mode it runs
-// (mode.go).
+// Package kubeproxy asks kube-proxy on this node about itself: whether it is healthy (health.go),
+// and in which mode it runs (mode.go).
 package kubeproxy

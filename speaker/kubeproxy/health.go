@@ -27,8 +27,9 @@ func NewHealth(url string) *Health {
 // Changes is the stream of changes: true when kube-proxy becomes unhealthy. It begins healthy.
 func (h *Health) Changes() <-chan bool { return h.changes.C() }
 
-// Run asks until the context ends. Only status 503 means unhealthy: kube-proxy returns it when its rules have been out of date
-// for long. Without an answer kube-proxy may listen elsewhere, or something else may forward.
+// Run asks until the context ends. Only status 503 means unhealthy: kube-proxy returns it when its
+// rules have been out of date for long. Without an answer kube-proxy may listen elsewhere, or
+// something else may forward.
 func (h *Health) Run(ctx context.Context) error {
 	if h.url == "" {
 		return nil

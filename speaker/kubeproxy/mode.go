@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Mode returns the mode in which kube-proxy says that it runs, such as "nftables". It is "" if kube-proxy does not say, or if the
-// URL is empty.
+// Mode returns the mode in which kube-proxy says that it runs, such as "nftables". It is "" if
+// kube-proxy does not say, or if the URL is empty.
 func Mode(url string) string {
 	if url == "" {
 		return ""

@@ -32,12 +32,17 @@ func (system) read() (Network, error) {
 	var routes []netlink.Route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		// There may be a million of them, so they are not gathered.
-		err := netlink.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-			if isDefault(r) {
-				routes = append(routes, r)
-			}
-			return true
-		})
+		err := netlink.RouteListFilteredIter(
+			family,
+			&netlink.Route{Table: unix.RT_TABLE_UNSPEC},
+			netlink.RT_FILTER_TABLE,
+			func(r netlink.Route) bool {
+				if isDefault(r) {
+					routes = append(routes, r)
+				}
+				return true
+			},
+		)
 		if err != nil {
 			return Network{}, fmt.Errorf("list routes: %w", err)
 		}
@@ -102,12 +107,22 @@ func beyondLink(ip net.IP) (netip.Addr, bool) {
 	return address, ok && address.IsGlobalUnicast()
 }
 
-// watch follows interfaces, since their addresses go with them and come back in silence, addresses and default routes.
+// watch follows interfaces, since their addresses go with them and come back in silence, addresses
+// and default routes.
 func (system) watch(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	failed := func(err error) { cancel(fmt.Errorf("notifications: %w", err)) }
-	links, addrs, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64)
+	links, addrs, routes := make(
+		chan netlink.LinkUpdate,
+		64,
+	), make(
+		chan netlink.AddrUpdate,
+		64,
+	), make(
+		chan netlink.RouteUpdate,
+		64,
+	)
 	done := make(chan struct{})
 	var drains []func()
 	// The subscriptions' goroutines end when their channels close; until then someone must read them.

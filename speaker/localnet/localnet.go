@@ -1,5 +1,6 @@
-// Package localnet knows what the kernel of this node has: addresses on the interfaces of this network namespace, and next
-// hops of default routes. A Watcher (localnet.go) follows them by netlink (kernel.go). Linux only.
+// Package localnet knows what the kernel of this node has: addresses on the interfaces of this
+// network namespace, and next hops of default routes. A Watcher (localnet.go) follows them by
+// netlink (kernel.go). Linux only.
 package localnet
 
 import (
@@ -29,7 +30,8 @@ type Address struct {
 
 func (a Address) String() string { return a.Prefix.String() + " on " + a.Interface }
 
-// Network is what the kernel has at one moment. Only addresses that can be a host's beyond its own link are in it.
+// Network is what the kernel has at one moment. Only addresses that can be a host's beyond its own
+// link are in it.
 type Network struct {
 	Addresses []Address    // ascending
 	Gateways  []netip.Addr // ascending
@@ -44,8 +46,8 @@ func (n Network) Equal(other Network) bool {
 type kernel interface {
 	// read fails rather than tell a part only.
 	read() (Network, error)
-	// watch calls changed when read may return something else. It returns nil when ctx ends, and an error when it missed
-	// something.
+	// watch calls changed when read may return something else. It returns nil when ctx ends, and an
+	// error when it missed something.
 	watch(ctx context.Context, changed func()) error
 }
 
@@ -74,7 +76,8 @@ func (w *Watcher) Current() Network {
 	return w.now
 }
 
-// OfService reports whether the kernel has the address because a Service has it, and for no other reason.
+// OfService reports whether the kernel has the address because a Service has it, and for no other
+// reason.
 func (w *Watcher) OfService(address netip.Addr) bool {
 	all := w.Current().Addresses
 	i, found := slices.BinarySearchFunc(all, address, func(a Address, to netip.Addr) int { return a.Addr().Compare(to) })
@@ -86,7 +89,8 @@ func (w *Watcher) OfService(address netip.Addr) bool {
 	return found
 }
 
-// Read reads the kernel now. When it cannot, Current stays as it was: an address that is not seen may be there all the same.
+// Read reads the kernel now. When it cannot, Current stays as it was: an address that is not seen
+// may be there all the same.
 func (w *Watcher) Read() error {
 	now, err := w.kernel.read()
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 	"github.com/berth-lb/berth/l2"
 )
 
-// Claims are the claims of this node's layer 2 that are to be mirrored. Layer 2 writes them, and a Mirror reads them. Make them with
-// NewClaims. The methods may be called from any goroutine, and do not wait for the API server.
+// Claims are the claims of this node's layer 2 that are to be mirrored. Layer 2 writes them, and a
+// Mirror reads them. Make them with NewClaims. The methods may be called from any goroutine, and do
+// not wait for the API server.
 type Claims struct {
 	queue workqueue.TypedRateLimitingInterface[string] // namespace/name of L2Owners that may have to be written
 
@@ -56,7 +57,8 @@ type members struct {
 	addresses []netip.Addr
 }
 
-// Show says which Services and addresses a group has, ascending. Without addresses it no longer exists.
+// Show says which Services and addresses a group has, ascending. Without addresses it no longer
+// exists.
 func (c *Claims) Show(group string, services []string, addresses []netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

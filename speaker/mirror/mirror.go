@@ -30,8 +30,8 @@ type Config struct {
 	Node string
 	// ServiceUID returns the UID of a Service by namespace/name; false: there is none.
 	ServiceUID func(key string) (types.UID, bool)
-	// Ready reports whether the API calls a Node ready. The claims of other Nodes are not passed on: claims outlive
-	// their node.
+	// Ready reports whether the API calls a Node ready. The claims of other Nodes are not passed on:
+	// claims outlive their node.
 	Ready func(node string) bool
 	// Claims to mirror.
 	Claims *Claims
@@ -39,7 +39,8 @@ type Config struct {
 	To Listener
 }
 
-// Listener is layer 2, which hears of claims by the mirror. It is called while Run runs, and must not block.
+// Listener is layer 2, which hears of claims by the mirror. It is called while Run runs, and must
+// not block.
 type Listener interface {
 	// Mirrored is called for each change of an L2Owner, this node's own included. The Node
 	// is empty when the object is gone, or its Node is not ready.
@@ -59,8 +60,8 @@ const (
 	orphanAfter = 10 * time.Second
 )
 
-// Mirror writes the claims of one node, and passes on those of others. Its methods may be called from any
-// goroutine, and do not wait for the API server.
+// Mirror writes the claims of one node, and passes on those of others. Its methods may be called
+// from any goroutine, and do not wait for the API server.
 type Mirror struct {
 	Config
 	*Claims

@@ -70,7 +70,13 @@ func TestAnL2OwnerHoldsAClaimAndSaysWhatItIsAbout(t *testing.T) {
 		Group: "d/web l2,too", Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
 		Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.PeerSilent,
 	}
-	m := &Mirror{Claims: &Claims{shown: map[string]members{claim.Group: {[]string{"d/web", "e/mail"}, []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}}}
+	m := &Mirror{
+		Claims: &Claims{
+			shown: map[string]members{
+				claim.Group: {[]string{"d/web", "e/mail"}, []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
+			},
+		},
+	}
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	owner := m.object("d/web-1", entry{claim: claim, since: since})
 	at := metav1.NewTime(since)
@@ -79,7 +85,16 @@ func TestAnL2OwnerHoldsAClaimAndSaysWhatItIsAbout(t *testing.T) {
 		AnnouncementNames: []string{"l2", "too"}, Addresses: []string{"192.0.2.1"},
 		NodeName: "n1", Segment: "172.30.0.0/24", Interface: "eth0", MAC: "02:00:00:00:00:01", Term: 7, Witnessed: true,
 		Reason: "PeerSilent", AcquireTime: &at, ObservedGeneration: 1,
-		Conditions: []metav1.Condition{{Type: "Ready", Status: "True", Reason: "Answering", Message: "node n1 answers", ObservedGeneration: 1, LastTransitionTime: at}},
+		Conditions: []metav1.Condition{
+			{
+				Type:               "Ready",
+				Status:             "True",
+				Reason:             "Answering",
+				Message:            "node n1 answers",
+				ObservedGeneration: 1,
+				LastTransitionTime: at,
+			},
+		},
 	}
 	if diff := cmp.Diff(want, owner.Status); diff != "" {
 		t.Error(diff)

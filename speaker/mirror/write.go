@@ -104,11 +104,13 @@ func (m *Mirror) write(ctx context.Context, key string, have entry, found *v1alp
 			return err
 		})
 	}
-	if found.Status.NodeName == desired.Status.NodeName && found.Status.Term == desired.Status.Term && found.Status.AcquireTime != nil {
+	if found.Status.NodeName == desired.Status.NodeName && found.Status.Term == desired.Status.Term &&
+		found.Status.AcquireTime != nil {
 		desired.Status.AcquireTime = found.Status.AcquireTime
 	}
 	said(&desired.Status, found.Generation)
-	if reflect.DeepEqual(found.Status, desired.Status) && reflect.DeepEqual(found.OwnerReferences, desired.OwnerReferences) {
+	if reflect.DeepEqual(found.Status, desired.Status) &&
+		reflect.DeepEqual(found.OwnerReferences, desired.OwnerReferences) {
 		return nil
 	}
 	said(&desired.Status, found.Generation+1) // the update makes it so

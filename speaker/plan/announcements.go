@@ -21,8 +21,8 @@ type Announcements struct {
 	BGP bgp.Desired
 }
 
-// Routed returns what this node is sent packets for because it announces it by BGP, ascending. What it answers for on
-// segments changes without a plan.
+// Routed returns what this node is sent packets for because it announces it by BGP, ascending. What
+// it answers for on segments changes without a plan.
 func (a Announcements) Routed() []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, r := range a.BGP.Routes {
@@ -32,12 +32,19 @@ func (a Announcements) Routed() []netip.Prefix {
 	return slices.Compact(prefixes)
 }
 
-// PlanAnnouncements says what this node announces of a group without addresses in use elsewhere (see Group.Unused). Endpoints
-// are by name of the Service, for those of policy Local.
+// PlanAnnouncements says what this node announces of a group without addresses in use elsewhere
+// (see Group.Unused). Endpoints are by name of the Service, for those of policy Local.
 //
-// While Berth is to forward for the group and the kernel of this node does not, the node has no routes, and on the segments it
-// is not a candidate. If it owns addresses there, it goes on to answer for them until another node takes over.
-func PlanAnnouncements(group Group, services []ClassifiedService, endpoints map[string]candidate.Endpoints, readiness Readiness, world World) Announcements {
+// While Berth is to forward for the group and the kernel of this node does not, the node has no
+// routes, and on the segments it is not a candidate. If it owns addresses there, it goes on to
+// answer for them until another node takes over.
+func PlanAnnouncements(
+	group Group,
+	services []ClassifiedService,
+	endpoints map[string]candidate.Endpoints,
+	readiness Readiness,
+	world World,
+) Announcements {
 	serving := servingNodes(services, endpoints, world)
 	needs := requirements(services)
 	withheld := needs != 0 && !readiness.forwards()
@@ -138,7 +145,11 @@ func Selects(part, announcement string) bool {
 func candidates(announcements []*config.SegmentAnnouncement, serving map[string]Node) []string {
 	var names []string
 	for name, node := range serving {
-		if node.Excluded == "" && slices.ContainsFunc(announcements, func(a *config.SegmentAnnouncement) bool { return a.Nodes.Matches(labels.Set(node.Labels)) }) {
+		if node.Excluded == "" &&
+			slices.ContainsFunc(
+				announcements,
+				func(a *config.SegmentAnnouncement) bool { return a.Nodes.Matches(labels.Set(node.Labels)) },
+			) {
 			names = append(names, name)
 		}
 	}
@@ -147,7 +158,11 @@ func candidates(announcements []*config.SegmentAnnouncement, serving map[string]
 }
 
 // preferred returns the candidates' weights, without those of 0.
-func preferred(announcements []*config.SegmentAnnouncement, candidates []string, serving map[string]Node) map[string]int32 {
+func preferred(
+	announcements []*config.SegmentAnnouncement,
+	candidates []string,
+	serving map[string]Node,
+) map[string]int32 {
 	var weights map[string]int32
 	for _, name := range candidates {
 		var sum int32

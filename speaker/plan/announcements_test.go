@@ -45,34 +45,90 @@ func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name}
 func world(self string) World {
 	snapshot, _ := config.Compile(config.Objects{
 		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
-			{ObjectMeta: named("l2"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"}}},
-			{ObjectMeta: named("l2-rack-a"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.3.0/24"}}},
-			{ObjectMeta: named("twice"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.4.0/24"}}},
-			{ObjectMeta: named("bgp"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24", "2001:db8:100::/64"}}},
-			{ObjectMeta: named("both"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0/24"}}},
-			{ObjectMeta: named("picky"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.5.0/24"}}},
-			{ObjectMeta: named("silent"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.0.0/24"}}},
+			{
+				ObjectMeta: named("l2"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"}},
+			},
+			{
+				ObjectMeta: named("l2-rack-a"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.3.0/24"}},
+			},
+			{
+				ObjectMeta: named("twice"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.4.0/24"}},
+			},
+			{
+				ObjectMeta: named("bgp"),
+				Spec: v1alpha1.LoadBalancerPoolSpec{
+					Addresses: []v1alpha1.AddressRange{"198.51.100.0/24", "2001:db8:100::/64"},
+				},
+			},
+			{
+				ObjectMeta: named("both"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0/24"}},
+			},
+			{
+				ObjectMeta: named("picky"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.5.0/24"}},
+			},
+			{
+				ObjectMeta: named("silent"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.0.0/24"}},
+			},
 		}),
 		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{
 			{ObjectMeta: named("l2"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"l2", "both"}}},
-			{ObjectMeta: named("rack-a"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"l2-rack-a"}, NodeSelector: rack("a"), Interfaces: []string{"eth1"}}},
+			{
+				ObjectMeta: named("rack-a"),
+				Spec: v1alpha1.SegmentAnnouncementSpec{
+					PoolNames:    []string{"l2-rack-a"},
+					NodeSelector: rack("a"),
+					Interfaces:   []string{"eth1"},
+				},
+			},
 			{ObjectMeta: named("l2-too"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"twice"}}},
-			{ObjectMeta: named("rack-a-too"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"twice"}, NodeSelector: rack("a"), Interfaces: []string{"eth1"}}},
+			{
+				ObjectMeta: named("rack-a-too"),
+				Spec: v1alpha1.SegmentAnnouncementSpec{
+					PoolNames:    []string{"twice"},
+					NodeSelector: rack("a"),
+					Interfaces:   []string{"eth1"},
+				},
+			},
 			{ObjectMeta: named("web-only"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"picky"},
-				ServiceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "edge"}}}},
+				ServiceSelector: &metav1.LabelSelector{
+					MatchExpressions: []metav1.LabelSelectorRequirement{
+						{Key: "tier", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "edge"}},
+					},
+				},
 				PreferredNodes: []v1alpha1.PreferredNode{
-					{Weight: 10, NodeSelector: rack("a")}, {Weight: 5, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}}}, {Weight: 100, NodeSelector: rack("c")},
+					{
+						Weight:       10,
+						NodeSelector: rack("a"),
+					}, {Weight: 5, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}}}, {Weight: 100, NodeSelector: rack("c")},
 				}}},
 		}),
 		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{
-			{ObjectMeta: named("bgp"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"bgp"}, NeighborNames: []string{"tor"}}},
-			{ObjectMeta: named("both"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"both"}, NodeSelector: rack("b")}},
+			{
+				ObjectMeta: named("bgp"),
+				Spec:       v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"bgp"}, NeighborNames: []string{"tor"}},
+			},
+			{
+				ObjectMeta: named("both"),
+				Spec:       v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"both"}, NodeSelector: rack("b")},
+			},
 		}),
-		BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}}),
+		BGPNeighbors: v1alpha1test.SelectAll(
+			[]*v1alpha1.BGPNeighbor{
+				{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}},
+			},
+		),
 	})
 	return World{Self: self, Snapshot: snapshot, Nodes: map[string]Node{
 		"n1": {Labels: map[string]string{"rack": "a"}}, "n2": {Labels: map[string]string{"rack": "a", "fast": "yes"}},
-		"n3": {Labels: map[string]string{"rack": "b"}}, "n4": {Labels: map[string]string{"rack": "a"}, Excluded: "has a label"},
+		"n3": {
+			Labels: map[string]string{"rack": "b"},
+		}, "n4": {Labels: map[string]string{"rack": "a"}, Excluded: "has a label"},
 	}}
 }
 
@@ -93,12 +149,18 @@ func forward(group Group, backends map[string][]Backend, marks map[ipvs.Frontend
 
 var equalAddresses = cmp.Options{
 	cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.RealServer{}, ipvs.Settings{}),
-	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(
+		func(a, b netip.Addr) bool { return a == b },
+	), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
 func TestPlanAnnouncements(t *testing.T) {
 	one := func(local bool, addresses ...string) Group {
-		return Group{ID: "g", Addresses: addrs(addresses...), Services: []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}}}
+		return Group{
+			ID:        "g",
+			Addresses: addrs(addresses...),
+			Services:  []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}},
+		}
 	}
 	labelled := func(g Group, key, value string) Group {
 		g.Services[0].Labels = map[string]string{key: value}
@@ -255,11 +317,17 @@ func TestPlanAnnouncements(t *testing.T) {
 	}
 }
 
-// While a node's kernel does not forward, the node has no routes and is not a candidate. It still has the part, with its
-// addresses: an owner answers for it until another node takes over.
+// While a node's kernel does not forward, the node has no routes and is not a candidate. It still
+// has the part, with its addresses: an owner answers for it until another node takes over.
 func TestPlanAnnouncements_readiness(t *testing.T) {
 	service := func(local, proxied bool) Group {
-		s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Local: local, Proxied: proxied, Ports: []Port{{"http", ipvs.TCP, 80}}}
+		s := Service{
+			Name:      "d/web",
+			Addresses: addrs("192.0.2.1"),
+			Local:     local,
+			Proxied:   proxied,
+			Ports:     []Port{{"http", ipvs.TCP, 80}},
+		}
 		return Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
 	}
 	both := map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n2")}}
@@ -367,7 +435,16 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 func TestANodeThatCannotForwardAnnouncesNoRoutesAndStaysACandidate(t *testing.T) {
 	w := world("n3")
 	w.Unfit = true
-	got := announce(Group{ID: "g", Addresses: addrs("203.0.113.1"), Services: []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}}}, nil, ready, w)
+	got := announce(
+		Group{
+			ID:        "g",
+			Addresses: addrs("203.0.113.1"),
+			Services:  []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}},
+		},
+		nil,
+		ready,
+		w,
+	)
 	if len(got.BGP.Routes) != 0 {
 		t.Errorf("routes %v, want none", got.BGP.Routes)
 	}

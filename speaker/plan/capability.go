@@ -9,7 +9,8 @@ import (
 // defaultScheduler is the one of a Service whose pool names none any more.
 const defaultScheduler = "rr"
 
-// schedulerBits are the bits of a node's capabilities. They are in hellos, and mean the same on all nodes: see docs/l2-protocol.md.
+// schedulerBits are the bits of a node's capabilities. They are in hellos, and mean the same on all
+// nodes: see docs/l2-protocol.md.
 var schedulerBits = [...]struct {
 	scheduler string
 	bit       l2.Capabilities
@@ -36,7 +37,8 @@ func Capability(schedulers ...string) l2.Capabilities {
 	return c
 }
 
-// requirements returns what a node must be capable of to announce these Services. What kube-proxy serves requires nothing.
+// requirements returns what a node must be capable of to announce these Services. What kube-proxy
+// serves requires nothing.
 func requirements(services []ClassifiedService) l2.Capabilities {
 	var needs l2.Capabilities
 	for _, s := range services {

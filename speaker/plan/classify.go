@@ -15,8 +15,9 @@ type ClassifiedService struct {
 	IPVSScheduler string
 }
 
-// Classify returns the Services of a group that are announced, oldest first, and says who forwards for each. Every later
-// step of a plan builds on it. Services that lose an address to an older one are left out.
+// Classify returns the Services of a group that are announced, oldest first, and says who forwards
+// for each. Every later step of a plan builds on it. Services that lose an address to an older one
+// are left out.
 func Classify(group Group, snapshot *config.Snapshot) []ClassifiedService {
 	won := winners(group)
 	classified := make([]ClassifiedService, 0, len(won))
@@ -51,9 +52,10 @@ func winners(group Group) []Service {
 	return won
 }
 
-// schedulerOf returns the scheduler by which Berth forwards for the Service, or "" if kube-proxy does. Berth forwards as
-// soon as the pools say so: until the status does, too, kube-proxy's rules come first, and between the two there is no gap.
-// While the status still asks for Berth and the pools no longer do, it is defaultScheduler.
+// schedulerOf returns the scheduler by which Berth forwards for the Service, or "" if kube-proxy
+// does. Berth forwards as soon as the pools say so: until the status does, too, kube-proxy's rules
+// come first, and between the two there is no gap. While the status still asks for Berth and the
+// pools no longer do, it is defaultScheduler.
 func schedulerOf(s Service, snapshot *config.Snapshot) string {
 	scheduler, _ := snapshot.Scheduler(s.Addresses, s.Scheduler)
 	if scheduler == "" && s.Proxied {
@@ -62,8 +64,9 @@ func schedulerOf(s Service, snapshot *config.Snapshot) string {
 	return scheduler
 }
 
-// MarkedFrontends returns the frontends that have a second virtual server, by firewall mark, for this node's own pods and
-// processes: these reach all endpoints, where clients from outside reach only the node's own.
+// MarkedFrontends returns the frontends that have a second virtual server, by firewall mark, for
+// this node's own pods and processes: these reach all endpoints, where clients from outside reach
+// only the node's own.
 func MarkedFrontends(services []ClassifiedService) []ipvs.Frontend {
 	var found []ipvs.Frontend
 	for _, s := range services {

@@ -15,14 +15,20 @@ type Forwarding struct {
 	Guards []guard.Frontend
 }
 
-// PlanForwarding says which connections this node forwards, and where. Backends are by name of the Service, of those that
-// Berth forwards for; marks are those of MarkedFrontends.
+// PlanForwarding says which connections this node forwards, and where. Backends are by name of the
+// Service, of those that Berth forwards for; marks are those of MarkedFrontends.
 //
-// The node forwards for every address that Berth forwards for, also where it does not announce it: its own pods and processes
-// connect too, and packets that were on their way when it stopped to announce still arrive. Under policy Local it forwards to
-// endpoints of its own or, if it has none, to all, with its own address as source. Its own pods and processes reach all
-// endpoints under each policy.
-func PlanForwarding(services []ClassifiedService, backends map[string][]Backend, marks map[ipvs.Frontend]uint32, world World) Forwarding {
+// The node forwards for every address that Berth forwards for, also where it does not announce it:
+// its own pods and processes connect too, and packets that were on their way when it stopped to
+// announce still arrive. Under policy Local it forwards to endpoints of its own or, if it has none,
+// to all, with its own address as source. Its own pods and processes reach all endpoints under each
+// policy.
+func PlanForwarding(
+	services []ClassifiedService,
+	backends map[string][]Backend,
+	marks map[ipvs.Frontend]uint32,
+	world World,
+) Forwarding {
 	if !world.Forwards {
 		return Forwarding{}
 	}
@@ -48,7 +54,14 @@ func PlanForwarding(services []ClassifiedService, backends map[string][]Backend,
 }
 
 // add forwards for a port of a Service, unless an older Service has it.
-func (f *Forwarding) add(s ClassifiedService, address netip.Addr, port Port, backends []Backend, marks map[ipvs.Frontend]uint32, world World) {
+func (f *Forwarding) add(
+	s ClassifiedService,
+	address netip.Addr,
+	port Port,
+	backends []Backend,
+	marks map[ipvs.Frontend]uint32,
+	world World,
+) {
 	frontend := ipvs.Frontend{Address: address, Port: port.Port, Protocol: port.Protocol}
 	if _, taken := f.Table[frontend]; taken {
 		return
@@ -64,7 +77,10 @@ func (f *Forwarding) add(s ClassifiedService, address netip.Addr, port Port, bac
 	f.Table[frontend] = ipvs.VirtualServer{Settings: settings, RealServers: realServers(served, takes)}
 	mark := marks[frontend]
 	if mark != 0 {
-		f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{Settings: byMark(settings, world.Capabilities), RealServers: realServers(backends, takes)}
+		f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{
+			Settings:    byMark(settings, world.Capabilities),
+			RealServers: realServers(backends, takes),
+		}
 	}
 	f.Guards = append(f.Guards, guard.Frontend{
 		Address: address, Port: port.Port, Protocol: uint8(port.Protocol), Masquerade: !local,
@@ -72,7 +88,8 @@ func (f *Forwarding) add(s ClassifiedService, address netip.Addr, port Port, bac
 	})
 }
 
-// expose opens the ports of a Service that kube-proxy forwards for, at addresses that it shares with one of ours.
+// expose opens the ports of a Service that kube-proxy forwards for, at addresses that it shares
+// with one of ours.
 func (f *Forwarding) expose(s ClassifiedService, ours map[netip.Addr]bool) {
 	for _, address := range s.Addresses {
 		if !ours[address] {
@@ -84,8 +101,8 @@ func (f *Forwarding) expose(s ClassifiedService, ours map[netip.Addr]bool) {
 	}
 }
 
-// flags are those that go with a scheduler: Maglev chooses by the client's port too, and who hashes to an endpoint that
-// gets no new connections goes to another.
+// flags are those that go with a scheduler: Maglev chooses by the client's port too, and who hashes
+// to an endpoint that gets no new connections goes to another.
 func flags(scheduler string) ipvs.Flags {
 	switch scheduler {
 	case "mh":
@@ -96,8 +113,8 @@ func flags(scheduler string) ipvs.Flags {
 	return 0
 }
 
-// sourcesOf returns the source ranges of the address's family; none stands for everybody, and one that nobody has
-// for nobody: a list of the other family only lets nobody of this one in.
+// sourcesOf returns the source ranges of the address's family; none stands for everybody, and one
+// that nobody has for nobody: a list of the other family only lets nobody of this one in.
 func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 	if ranges == nil {
 		return nil
@@ -114,8 +131,8 @@ func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 	return found
 }
 
-// byMark are the settings of such a virtual server. It cannot be persistent, so that a hash of the client's address stands in
-// for affinity.
+// byMark are the settings of such a virtual server. It cannot be persistent, so that a hash of the
+// client's address stands in for affinity.
 func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
 	if settings.PersistenceTimeout == 0 {
 		return settings
@@ -130,8 +147,8 @@ func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
 	return settings
 }
 
-// serving returns which backends get new connections: those that are ready, or else those that terminate and still serve;
-// of these not the ones on dead nodes, unless there are no others.
+// serving returns which backends get new connections: those that are ready, or else those that
+// terminate and still serve; of these not the ones on dead nodes, unless there are no others.
 func serving(backends []Backend, dead map[string]bool) func(Backend) bool {
 	alive := func(b Backend) bool { return !dead[b.Node] }
 	for _, takes := range []func(Backend) bool{
@@ -160,7 +177,10 @@ func behind(port Port, address netip.Addr, backends []Backend) []Backend {
 // realServers returns backends as IPVS has them.
 func realServers(backends []Backend, takes func(Backend) bool) []ipvs.RealServer {
 	// Two slices can tell of one endpoint for a while: the better word counts.
-	backends = slices.SortedStableFunc(slices.Values(backends), func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) })
+	backends = slices.SortedStableFunc(
+		slices.Values(backends),
+		func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) },
+	)
 	known := map[netip.AddrPort]bool{}
 	var servers []ipvs.RealServer
 	for _, b := range backends {

@@ -20,13 +20,29 @@ import (
 func forwardingWorld() World {
 	snapshot, _ := config.Compile(config.Objects{
 		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
-			{ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8::/64"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: "wlc"}}},
-			{ObjectMeta: named("theirs"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}},
+			{
+				ObjectMeta: named("ours"),
+				Spec: v1alpha1.LoadBalancerPoolSpec{
+					Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8::/64"},
+					Dataplane: v1alpha1.DataplaneIPVS,
+					IPVS:      &v1alpha1.IPVSSettings{Scheduler: "wlc"},
+				},
+			},
+			{
+				ObjectMeta: named("theirs"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}},
+			},
 		}),
 		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{{ObjectMeta: named("all")}}),
 		RouteAnnouncements:   v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("all")}}),
 	})
-	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}, Forwards: true, Capabilities: Capability(ipvs.Schedulers...)}
+	return World{
+		Self:         "n1",
+		Snapshot:     snapshot,
+		Nodes:        map[string]Node{"n1": {}, "n2": {}},
+		Forwards:     true,
+		Capabilities: Capability(ipvs.Schedulers...),
+	}
 }
 
 func backend(port, address, node string, state candidate.State) Backend {
@@ -125,7 +141,14 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 
 // Under policy Local a node's own pods and processes reach all endpoints, as they do by kube-proxy.
 func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
-	s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Local: true, Ports: []Port{{"http", ipvs.TCP, 80}}, Persistence: time.Hour}
+	s := Service{
+		Name:        "d/web",
+		Addresses:   addrs("192.0.2.1"),
+		Proxied:     true,
+		Local:       true,
+		Ports:       []Port{{"http", ipvs.TCP, 80}},
+		Persistence: time.Hour,
+	}
 	front := ipvs.Frontend{Address: s.Addresses[0], Port: 80, Protocol: ipvs.TCP}
 	group := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
 	world := forwardingWorld()
@@ -134,16 +157,33 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	}
 	const mark = ipvs.Marks | 1
 	marks := map[ipvs.Frontend]uint32{front: mark}
-	backends := []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)}
+	backends := []Backend{
+		backend("http", "10.0.1.1:8080", "n1", candidate.Ready),
+		backend("http", "10.0.2.1:8080", "n2", candidate.Ready),
+	}
 	plan := func() Forwarding {
 		return forward(group, map[string][]Backend{"d/web": backends}, marks, world)
 	}
-	one, two := ipvs.RealServer{Address: backends[0].Address.Addr(), Port: 8080, Weight: 1}, ipvs.RealServer{Address: backends[1].Address.Addr(), Port: 8080, Weight: 1}
+	one, two := ipvs.RealServer{
+		Address: backends[0].Address.Addr(),
+		Port:    8080,
+		Weight:  1,
+	}, ipvs.RealServer{
+		Address: backends[1].Address.Addr(),
+		Port:    8080,
+		Weight:  1,
+	}
 	got := plan()
 	want := ipvs.Table{
-		front: {Settings: ipvs.Settings{Scheduler: "wlc", PersistenceTimeout: time.Hour}, RealServers: []ipvs.RealServer{one}},
+		front: {
+			Settings:    ipvs.Settings{Scheduler: "wlc", PersistenceTimeout: time.Hour},
+			RealServers: []ipvs.RealServer{one},
+		},
 		// By mark there is no persistence; Maglev by the client's address alone comes next to it.
-		ipvs.Marked(mark, front.Address): {Settings: ipvs.Settings{Scheduler: "mh", Flags: ipvs.Fallback}, RealServers: []ipvs.RealServer{one, two}},
+		ipvs.Marked(mark, front.Address): {
+			Settings:    ipvs.Settings{Scheduler: "mh", Flags: ipvs.Fallback},
+			RealServers: []ipvs.RealServer{one, two},
+		},
 	}
 	if diff := cmp.Diff(want, got.Table, equalAddresses); diff != "" {
 		t.Error(diff)
@@ -171,7 +211,13 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 }
 
 func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
-	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Scheduler: "mh", Ports: []Port{{"http", ipvs.TCP, 80}}}
+	service := Service{
+		Name:      "d/web",
+		Addresses: addrs("192.0.2.1"),
+		Proxied:   true,
+		Scheduler: "mh",
+		Ports:     []Port{{"http", ipvs.TCP, 80}},
+	}
 	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
 	w := forwardingWorld()
 	plan := announce(group, nil, ready, w)

@@ -28,8 +28,9 @@ func (g Group) Names() []string {
 	return names
 }
 
-// Unused returns the group without addresses that are somebody else's, and says which those are. An address on an
-// interface of this node is not, if it is there because a Service of the group has it.
+// Unused returns the group without addresses that are somebody else's, and says which those are. An
+// address on an interface of this node is not, if it is there because a Service of the group has
+// it.
 func (g Group) Unused(used *inuse.Set) (left Group, complaint string) {
 	var taken []netip.Addr
 	var said []string
@@ -56,7 +57,11 @@ func (g Group) Unused(used *inuse.Set) (left Group, complaint string) {
 	return left, fmt.Sprintf("Service %s: not announced: %s", g.Services[0].Name, strings.Join(said, ", "))
 }
 
-// bound reports whether an implementation that puts addresses on interfaces serves a Service that has the address.
+// bound reports whether an implementation that puts addresses on interfaces serves a Service that
+// has the address.
 func (g Group) bound(address netip.Addr) bool {
-	return slices.ContainsFunc(g.Services, func(s Service) bool { return s.Bound && slices.Contains(s.Addresses, address) })
+	return slices.ContainsFunc(
+		g.Services,
+		func(s Service) bool { return s.Bound && slices.Contains(s.Addresses, address) },
+	)
 }

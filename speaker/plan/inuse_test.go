@@ -65,16 +65,32 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 		w := world("n3")
 		w.Forwards, w.Used = true, inuse.Compile(c.used)
 		w.Capabilities = Capability(ipvs.Schedulers...)
-		service := Service{Name: "d/web", Addresses: addrs("203.0.113.1", "203.0.113.2"), Bound: c.bound, Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
+		service := Service{
+			Name:      "d/web",
+			Addresses: addrs("203.0.113.1", "203.0.113.2"),
+			Bound:     c.bound,
+			Proxied:   true,
+			Ports:     []Port{{"http", ipvs.TCP, 80}},
+		}
 		group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
 		l2, routes, forwarded := announced(group, w)
 		if !slices.Equal(l2, c.l2) || !slices.Equal(routes, c.bgp) || !slices.Equal(forwarded, c.ipvs) {
-			t.Errorf("%s: announces %v and %v, forwards %v, want %v and %v, %v", c.name, l2, routes, forwarded, c.l2, c.bgp, c.ipvs)
+			t.Errorf(
+				"%s: announces %v and %v, forwards %v, want %v and %v, %v",
+				c.name,
+				l2,
+				routes,
+				forwarded,
+				c.l2,
+				c.bgp,
+				c.ipvs,
+			)
 		}
 		if _, complaint := group.Unused(w.Used); complaint != c.complaint {
 			t.Errorf("%s: it says %q, want %q", c.name, complaint, c.complaint)
 		}
-		if !slices.Equal(group.Addresses, addrs("203.0.113.1", "203.0.113.2")) || !slices.Equal(group.Services[0].Addresses, group.Addresses) {
+		if !slices.Equal(group.Addresses, addrs("203.0.113.1", "203.0.113.2")) ||
+			!slices.Equal(group.Services[0].Addresses, group.Addresses) {
 			t.Errorf("%s: the group itself is %v now", c.name, group)
 		}
 	}
@@ -82,10 +98,19 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 
 func TestAnAggregateThatHoldsAnAddressInUseIsNotAnnounced(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{
-		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{{ObjectMeta: named("lan"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"172.30.0.0/24", "fd00:30::/64"}}}}),
-		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("lan"), Spec: v1alpha1.RouteAnnouncementSpec{
-			Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64},
-		}}}),
+		Pools: v1alpha1test.SelectAll(
+			[]*v1alpha1.LoadBalancerPool{
+				{
+					ObjectMeta: named("lan"),
+					Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"172.30.0.0/24", "fd00:30::/64"}},
+				},
+			},
+		),
+		RouteAnnouncements: v1alpha1test.SelectAll(
+			[]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("lan"), Spec: v1alpha1.RouteAnnouncementSpec{
+				Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64},
+			}}},
+		),
 	})
 	group := Group{ID: "g", Addresses: addrs("172.30.0.20", "172.30.0.40", "fd00:30::20")}
 	group.Services = []Service{{Name: "d/web", Addresses: group.Addresses}}

@@ -2,8 +2,8 @@ package plan
 
 import "time"
 
-// Readiness is what this node's kernel shows of the connections that the node forwards for a group. The zero value: nothing
-// yet.
+// Readiness is what this node's kernel shows of the connections that the node forwards for a group.
+// The zero value: nothing yet.
 type Readiness struct {
 	// Shown: the kernel showed all of it at least once.
 	Shown bool
@@ -11,8 +11,8 @@ type Readiness struct {
 	Failing time.Duration
 }
 
-// FailureGrace is how long a group stays announced after its node begins to fail to program the kernel: the driver tries
-// again every two seconds, and what is in the kernel still forwards.
+// FailureGrace is how long a group stays announced after its node begins to fail to program the
+// kernel: the driver tries again every two seconds, and what is in the kernel still forwards.
 const FailureGrace = 5 * time.Second
 
 func (r Readiness) forwards() bool { return r.Shown && r.Failing < FailureGrace }

@@ -16,7 +16,13 @@ import (
 // planBGP says which routes of the group this node announces, to whom, and with which
 // attributes. A node that is excluded has a plan all the same: its driver withdraws the
 // routes in good order.
-func planBGP(group Group, services []ClassifiedService, endpoints map[string]candidate.Endpoints, serving map[string]Node, world World) bgp.Desired {
+func planBGP(
+	group Group,
+	services []ClassifiedService,
+	endpoints map[string]candidate.Endpoints,
+	serving map[string]Node,
+	world World,
+) bgp.Desired {
 	var desired bgp.Desired
 	self, ok := serving[world.Self]
 	if !ok || world.Unfit {
@@ -38,13 +44,17 @@ func planBGP(group Group, services []ClassifiedService, endpoints map[string]can
 		}
 	}
 	slices.SortFunc(desired.Routes, func(a, b bgp.Route) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
+		return cmp.Or(
+			a.Prefix.Addr().Compare(b.Prefix.Addr()),
+			cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
+			slices.Compare(a.Peers, b.Peers),
+		)
 	})
 	return desired
 }
 
-// prefixesOf returns what an announcement announces for an address. An aggregate that holds an address in use elsewhere
-// would draw that one's packets here; the single address takes its place.
+// prefixesOf returns what an announcement announces for an address. An aggregate that holds an
+// address in use elsewhere would draw that one's packets here; the single address takes its place.
 func prefixesOf(a *config.RouteAnnouncement, address netip.Addr, world World) []netip.Prefix {
 	prefixes := world.Snapshot.Prefixes(a, address)
 	if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() && world.Used.Overlaps(p) }) {
@@ -57,7 +67,10 @@ func prefixesOf(a *config.RouteAnnouncement, address netip.Addr, world World) []
 // select.
 func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weight uint32, world World) []bgp.Route {
 	first := told(announcements[0])
-	if !slices.ContainsFunc(announcements, func(a *config.RouteAnnouncement) bool { return !slices.Equal(told(a), first) }) {
+	if !slices.ContainsFunc(
+		announcements,
+		func(a *config.RouteAnnouncement) bool { return !slices.Equal(told(a), first) },
+	) {
 		return []bgp.Route{{Prefix: prefix, Peers: first, Attributes: attributes(announcements, weight)}}
 	}
 	var found []bgp.Route
@@ -112,7 +125,12 @@ func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.At
 
 // localEndpoints counts the ready endpoints on a node of the Services of policy Local that
 // have the address; 0, no weight, when there are others.
-func localEndpoints(address netip.Addr, services []ClassifiedService, endpoints map[string]candidate.Endpoints, node string) uint32 {
+func localEndpoints(
+	address netip.Addr,
+	services []ClassifiedService,
+	endpoints map[string]candidate.Endpoints,
+	node string,
+) uint32 {
 	var n int
 	for _, s := range services {
 		if !slices.Contains(s.Addresses, address) {

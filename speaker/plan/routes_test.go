@@ -22,23 +22,48 @@ func pointer[T any](v T) *T { return &v }
 // bgpWorld is a world of two peers and these announcements.
 func bgpWorld(announcements ...v1alpha1.RouteAnnouncementSpec) World {
 	objects := config.Objects{
-		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{{ObjectMeta: named("p"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}}}),
+		Pools: v1alpha1test.SelectAll(
+			[]*v1alpha1.LoadBalancerPool{
+				{
+					ObjectMeta: named("p"),
+					Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}},
+				},
+			},
+		),
 		BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{
 			{ObjectMeta: named("tor1"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", LocalASN: 1, RemoteASN: 2}},
 			{ObjectMeta: named("tor2"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.2", LocalASN: 1, RemoteASN: 2}},
 		}),
 	}
 	for i, spec := range announcements {
-		objects.RouteAnnouncements = append(objects.RouteAnnouncements, v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named(string(rune('a' + i))), Spec: spec}))
+		objects.RouteAnnouncements = append(
+			objects.RouteAnnouncements,
+			v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named(string(rune('a' + i))), Spec: spec}),
+		)
 	}
 	snapshot, _ := config.Compile(objects)
 	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}}
 }
 
 func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
-	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Local: true, Addresses: addrs("198.51.100.7"), Labels: map[string]string{"tier": "web"}}}}
+	group := Group{
+		ID:        "g",
+		Addresses: addrs("198.51.100.7"),
+		Services: []Service{
+			{Name: "d/web", Local: true, Addresses: addrs("198.51.100.7"), Labels: map[string]string{"tier": "web"}},
+		},
+	}
 	node := "n1"
-	endpoints := map[string]candidate.Endpoints{"d/web": candidate.Of([]*discoveryv1.EndpointSlice{{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{NodeName: &node}, {NodeName: &node}, {NodeName: &node}}}})}
+	endpoints := map[string]candidate.Endpoints{
+		"d/web": candidate.Of(
+			[]*discoveryv1.EndpointSlice{
+				{
+					AddressType: discoveryv1.AddressTypeIPv4,
+					Endpoints:   []discoveryv1.Endpoint{{NodeName: &node}, {NodeName: &node}, {NodeName: &node}},
+				},
+			},
+		),
+	}
 	prefix := netip.MustParsePrefix
 	two := []community.Community{{A: 1, B: 1}, {A: 2, B: 2}}
 	mail := &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "mail"}}
@@ -72,7 +97,15 @@ func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 
 func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{
-		{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", Connect: v1alpha1.ConnectAccept, LocalASN: 1, RemoteASN: 2}},
+		{
+			ObjectMeta: named("tor"),
+			Spec: v1alpha1.BGPNeighborSpec{
+				Address:   "192.0.2.1",
+				Connect:   v1alpha1.ConnectAccept,
+				LocalASN:  1,
+				RemoteASN: 2,
+			},
+		},
 		{ObjectMeta: named("racks"), Spec: v1alpha1.BGPNeighborSpec{AddressPrefix: "10.0.0.0/24", LocalASN: 1, RemoteASN: 2}},
 	})})
 	var got []string
@@ -82,15 +115,27 @@ func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
 		}
 		got = append(got, fmt.Sprintf("%s passive %v address %s prefix %s", p.Name, p.Passive, p.Address, p.Prefix))
 	}
-	want := []string{"racks passive false address invalid IP prefix 10.0.0.0/24", "tor passive true address 192.0.2.1 prefix invalid Prefix"}
+	want := []string{
+		"racks passive false address invalid IP prefix 10.0.0.0/24",
+		"tor passive true address 192.0.2.1 prefix invalid Prefix",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestARouteOfPolicyClusterHasNoWeight(t *testing.T) {
-	group := Group{ID: "g", Addresses: addrs("198.51.100.7"), Services: []Service{{Name: "d/web", Addresses: addrs("198.51.100.7")}}}
-	routes := announce(group, nil, ready, bgpWorld(v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints})).BGP.Routes
+	group := Group{
+		ID:        "g",
+		Addresses: addrs("198.51.100.7"),
+		Services:  []Service{{Name: "d/web", Addresses: addrs("198.51.100.7")}},
+	}
+	routes := announce(
+		group,
+		nil,
+		ready,
+		bgpWorld(v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByLocalEndpoints}),
+	).BGP.Routes
 	if len(routes) != 1 || routes[0].Weight != 0 {
 		t.Errorf("routes %+v, want one without weight", routes)
 	}

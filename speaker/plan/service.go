@@ -25,7 +25,8 @@ type Service struct {
 	// Created tells the older of two Services.
 	Created time.Time
 
-	// Proxied: its status has ipMode Proxy, so Berth forwards its connections, not kube-proxy. The rest is for that.
+	// Proxied: its status has ipMode Proxy, so Berth forwards its connections, not kube-proxy. The
+	// rest is for that.
 	Proxied bool
 	// Scheduler of IPVS that it asks for, or "".
 	Scheduler string
@@ -35,7 +36,8 @@ type Service struct {
 	// SourceRanges are who may connect; empty: everybody.
 	SourceRanges []netip.Prefix
 
-	// Bound: an implementation that puts addresses on interfaces serves it too, so one that is there is the Service's own.
+	// Bound: an implementation that puts addresses on interfaces serves it too, so one that is there
+	// is the Service's own.
 	Bound bool
 }
 

@@ -23,7 +23,8 @@ type World struct {
 	Unfit bool
 	// Forwards: this node has a data plane of its own, be it that it does not work for now.
 	Forwards bool
-	// Dead nodes are those whose endpoints get no new connections from here, whatever Kubernetes says of them.
+	// Dead nodes are those whose endpoints get no new connections from here, whatever Kubernetes says
+	// of them.
 	Dead map[string]bool
 	// Capabilities are the schedulers with which this node can forward by IPVS.
 	Capabilities l2.Capabilities

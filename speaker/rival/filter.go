@@ -14,12 +14,12 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 )
 
-// lookEvery is how often a Filter looks for other BGP speakers of this node, while a session is missing. The kernel does not notify
-// of connections.
+// lookEvery is how often a Filter looks for other BGP speakers of this node, while a session is
+// missing. The kernel does not notify of connections.
 const lookEvery = 2 * time.Second
 
-// Filter holds peers back that another BGP speaker of this node has a session with. Make one with NewFilter. Free is for one
-// goroutine; the other methods may be called from any.
+// Filter holds peers back that another BGP speaker of this node has a session with. Make one with
+// NewFilter. Free is for one goroutine; the other methods may be called from any.
 type Filter struct {
 	log         *slog.Logger
 	look        func([]Router) ([]Connection, error)
@@ -45,8 +45,8 @@ type HeldPeer struct {
 // begunKept is how many peers wait for the reader of Begun.
 const begunKept = 64
 
-// NewFilter returns a Filter that holds nothing back yet. Established returns the peers, by name, that this process has a session
-// with.
+// NewFilter returns a Filter that holds nothing back yet. Established returns the peers, by name,
+// that this process has a session with.
 func NewFilter(log *slog.Logger, established func() map[string]bool) *Filter {
 	return &Filter{
 		log: log, look: Look, established: established, now: time.Now,
@@ -64,7 +64,8 @@ func (f *Filter) Changed() <-chan struct{} { return f.changed }
 // Begun is the stream of peers that Free began to hold back.
 func (f *Filter) Begun() <-chan HeldPeer { return f.begun.C() }
 
-// Free returns the peers that no other BGP speaker of this node has a session with, and those that cannot lose theirs.
+// Free returns the peers that no other BGP speaker of this node has a session with, and those that
+// cannot lose theirs.
 func (f *Filter) Free(peers []bgp.Peer) []bgp.Peer {
 	dialed := slices.DeleteFunc(slices.Clone(peers), func(p bgp.Peer) bool { return !dials(p) })
 	taken := f.taken(dialed)
@@ -142,11 +143,14 @@ func (h HeldPeer) Reason() string {
 	if !h.Address.IsValid() {
 		router = "the router on " + h.Interface
 	}
-	return fmt.Sprintf("another BGP speaker on this node (MetalLB's, for one) has a session with %s, and a router takes one per node; end that one, or leave this BGPNeighbor to other nodes with nodeSelector", router)
+	return fmt.Sprintf(
+		"another BGP speaker on this node (MetalLB's, for one) has a session with %s, and a router takes one per node; end that one, or leave this BGPNeighbor to other nodes with nodeSelector",
+		router,
+	)
 }
 
-// dials reports whether this node dials the peer: one with a prefix, or a passive one, dials this node if it has no
-// session with it.
+// dials reports whether this node dials the peer: one with a prefix, or a passive one, dials this
+// node if it has no session with it.
 func dials(p bgp.Peer) bool { return !p.Passive && !p.Prefix.IsValid() }
 
 func routerOf(p bgp.Peer) Router {
@@ -160,7 +164,8 @@ func (f *Filter) current() (dialed []bgp.Peer, held map[string]HeldPeer) {
 	return f.dialed, f.held
 }
 
-// taken returns the peers that another BGP speaker has a session with. While that cannot be seen, nothing changes.
+// taken returns the peers that another BGP speaker has a session with. While that cannot be seen,
+// nothing changes.
 func (f *Filter) taken(dialed []bgp.Peer) map[string]bool {
 	waiting := f.waiting(dialed)
 	if len(waiting) == 0 {

@@ -32,7 +32,10 @@ type scene struct {
 
 func newScene(peers ...bgp.Peer) *scene {
 	s := &scene{up: map[string]bool{}, peers: peers}
-	s.Filter = NewFilter(slog.New(slog.DiscardHandler), func() map[string]bool { s.mu.Lock(); defer s.mu.Unlock(); return s.up })
+	s.Filter = NewFilter(
+		slog.New(slog.DiscardHandler),
+		func() map[string]bool { s.mu.Lock(); defer s.mu.Unlock(); return s.up },
+	)
 	s.look = func([]Router) ([]Connection, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -61,7 +64,10 @@ func (s *scene) set(up []string, err error, routers ...string) {
 		s.up[name] = true
 	}
 	for _, r := range routers {
-		s.found = append(s.found, Connection{Local: netip.MustParseAddrPort("172.30.0.11:40000"), Remote: netip.MustParseAddrPort(r), Inode: 7})
+		s.found = append(
+			s.found,
+			Connection{Local: netip.MustParseAddrPort("172.30.0.11:40000"), Remote: netip.MustParseAddrPort(r), Inode: 7},
+		)
 	}
 }
 
@@ -92,17 +98,35 @@ func TestFilter_Free(t *testing.T) {
 		s.set(step.up, step.err, step.found...)
 		s.sync()
 		if !slices.Equal(s.freed, step.want) || !slices.Equal(s.told, step.told) {
-			t.Errorf("%s: %v are dialed or may dial, events on %v, want %v and %v", step.name, s.freed, s.told, step.want, step.told)
+			t.Errorf(
+				"%s: %v are dialed or may dial, events on %v, want %v and %v",
+				step.name,
+				s.freed,
+				s.told,
+				step.want,
+				step.told,
+			)
 		}
 	}
 }
 
 func TestFilter_Held(t *testing.T) {
-	s := newScene(bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}, bgp.Peer{Name: "link", Interface: "eth1"})
+	s := newScene(
+		bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")},
+		bgp.Peer{Name: "link", Interface: "eth1"},
+	)
 	began := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	s.now = func() time.Time { return began }
 	s.set(nil, nil, "172.30.0.1:179")
-	s.found = append(s.found, Connection{Local: netip.MustParseAddrPort("[fe80::11]:40000"), Remote: netip.MustParseAddrPort("[fe80::1]:179"), Interface: "eth1", Inode: 8})
+	s.found = append(
+		s.found,
+		Connection{
+			Local:     netip.MustParseAddrPort("[fe80::11]:40000"),
+			Remote:    netip.MustParseAddrPort("[fe80::1]:179"),
+			Interface: "eth1",
+			Inode:     8,
+		},
+	)
 	s.sync()
 	s.now = func() time.Time { return began.Add(time.Hour) }
 	s.sync()
@@ -153,7 +177,16 @@ func TestFilter_Run(t *testing.T) {
 			<-time.After(after) // of synctest's clock
 			synctest.Wait()
 			if s.looks-before != looks || again-begun != changes || strings.Join(s.freed, " ") != freed {
-				t.Errorf("%s: looked %d times, changed %d times, dialed: %v; want %d, %d, %s", what, s.looks-before, again-begun, s.freed, looks, changes, freed)
+				t.Errorf(
+					"%s: looked %d times, changed %d times, dialed: %v; want %d, %d, %s",
+					what,
+					s.looks-before,
+					again-begun,
+					s.freed,
+					looks,
+					changes,
+					freed,
+				)
 			}
 		}
 		later("established", time.Hour, 0, 0, "tor")

@@ -41,8 +41,8 @@ func ownSockets() (map[uint32]bool, error) {
 	return own, nil
 }
 
-// connections asks the kernel, by inet_diag, for the established TCP connections of this network namespace from port 179,
-// and to one of these ports.
+// connections asks the kernel, by inet_diag, for the established TCP connections of this network
+// namespace from port 179, and to one of these ports.
 func connections(remote []uint16) ([]Connection, error) {
 	devices, err := readDevices()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package rival sees whether another process of this node has a BGP session with a router: a router takes one per address
-// of a node, and a second one would end the first. Linux only.
+// Package rival sees whether another process of this node has a BGP session with a router: a router
+// takes one per address of a node, and a second one would end the first. Linux only.
 package rival
 
 import (
@@ -33,7 +33,8 @@ func (r Router) port() uint16 {
 // Connection is an established TCP connection of this node, by whichever process.
 type Connection struct {
 	Local, Remote netip.AddrPort
-	// Interface and VRF are those that the socket is bound to, or ""; bound to a port of a VRF it is in the VRF too.
+	// Interface and VRF are those that the socket is bound to, or ""; bound to a port of a VRF it is
+	// in the VRF too.
 	Interface, VRF string
 	// Inode of the socket; 0: no process has it yet.
 	Inode uint32
@@ -58,14 +59,15 @@ func others(all []Connection, own map[uint32]bool) []Connection {
 	return slices.DeleteFunc(slices.Clone(all), func(c Connection) bool { return c.Inode == 0 || own[c.Inode] })
 }
 
-// Look returns the established connections by BGP's ports that other processes of this node have, as far as they can be
-// sessions with these routers. It fails rather than tell a part only.
+// Look returns the established connections by BGP's ports that other processes of this node have,
+// as far as they can be sessions with these routers. It fails rather than tell a part only.
 func Look(routers []Router) ([]Connection, error) {
 	found, err := look(routers)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	// A socket of our own that was closed meanwhile looks like another's. It is not there a second time.
+	// A socket of our own that was closed meanwhile looks like another's. It is not there a second
+	// time.
 	again, err := look(routers)
 	return slices.DeleteFunc(found, func(c Connection) bool { return !slices.Contains(again, c) }), err
 }

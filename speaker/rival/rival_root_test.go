@@ -80,7 +80,11 @@ func wire(t *testing.T) (router string) {
 ip link add eth0 type veth peer name node netns %s
 ip addr add 172.30.0.11/24 dev eth0; ip -6 addr add fd00:30::11/64 dev eth0 nodad; ip link set eth0 up`, nettest.PID(router))
 	t.Cleanup(func() { nettest.Shell(t, "ip link del eth0") })
-	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add 172.30.0.1/24 dev node; ip -6 addr add fd00:30::1/64 dev node nodad; ip link set node up'`, router)
+	nettest.Shell(
+		t,
+		`%s bash -ec 'ip link set lo up; ip addr add 172.30.0.1/24 dev node; ip -6 addr add fd00:30::1/64 dev node nodad; ip link set node up'`,
+		router,
+	)
 	var l net.Listener
 	var err error
 	nettest.Within(t, router, func() { l, err = net.Listen("tcp", ":179") })

@@ -54,7 +54,16 @@ func TestWhichConnectionIsASessionWithARouter(t *testing.T) {
 }
 
 func TestSocketsOfThisProcessAreNoRivals(t *testing.T) {
-	one, two, none := connection("10.0.0.1:1", "10.0.0.2:179"), connection("10.0.0.1:2", "10.0.0.2:179"), connection("10.0.0.1:179", "10.0.0.2:3")
+	one, two, none := connection(
+		"10.0.0.1:1",
+		"10.0.0.2:179",
+	), connection(
+		"10.0.0.1:2",
+		"10.0.0.2:179",
+	), connection(
+		"10.0.0.1:179",
+		"10.0.0.2:3",
+	)
 	two.Inode, none.Inode = 2, 0
 	if got := others([]Connection{one, two, none}, map[uint32]bool{1: true}); !slices.Equal(got, []Connection{two}) {
 		t.Errorf("%v, want %v", got, []Connection{two})
@@ -66,7 +75,9 @@ func TestPortsOfAVRFAreInIt(t *testing.T) {
 		return netlink.LinkAttrs{Index: index, MasterIndex: master, Name: name}
 	}
 	d := devicesOf([]netlink.Link{
-		&netlink.Device{LinkAttrs: link(1, 0, "lo")}, &netlink.Device{LinkAttrs: link(2, 4, "eth1")}, &netlink.Device{LinkAttrs: link(3, 5, "eth2")},
+		&netlink.Device{
+			LinkAttrs: link(1, 0, "lo"),
+		}, &netlink.Device{LinkAttrs: link(2, 4, "eth1")}, &netlink.Device{LinkAttrs: link(3, 5, "eth2")},
 		&netlink.Vrf{LinkAttrs: link(4, 0, "blue")}, &netlink.Bridge{LinkAttrs: link(5, 0, "br0")},
 	})
 	if want := map[uint32]string{2: "blue", 4: "blue"}; !maps.Equal(d.vrfs, want) {

@@ -32,7 +32,8 @@ const (
 // protocols are those that are guarded.
 var protocols = [...]uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP}
 
-// elements returns what the frontend has in the sets. Others may have the same: those of its address.
+// elements returns what the frontend has in the sets. Others may have the same: those of its
+// address.
 func (f Frontend) elements() []element {
 	family := familyOf(f.Address)
 	var list []element
@@ -60,7 +61,8 @@ func (f Frontend) elements() []element {
 	return list
 }
 
-// podElements are those of the ranges that pods have their addresses from. The kernel refuses ranges that overlap.
+// podElements are those of the ranges that pods have their addresses from. The kernel refuses
+// ranges that overlap.
 func podElements(prefixes []netip.Prefix) []element {
 	var builder netipx.IPSetBuilder
 	for _, p := range prefixes {
@@ -94,7 +96,8 @@ func field(b []byte) string {
 // sources returns the name of the set for prefixes of a length.
 func (f family) sources(bits int) string { return fmt.Sprintf("%s%s/%d", sources, f.suffix, bits) }
 
-// parts returns prefixes of the lengths that are looked up, which together are those of this family.
+// parts returns prefixes of the lengths that are looked up, which together are those of this
+// family.
 func (f family) parts(prefixes []netip.Prefix) []netip.Prefix {
 	var parts []netip.Prefix
 	for _, p := range prefixes {

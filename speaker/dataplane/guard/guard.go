@@ -1,10 +1,11 @@
-// Package guard has the rules around IPVS: for the addresses that IPVS forwards, it drops what is for a port
-// that no Service exposes, or from a source that may not connect, before it can reach DNAT (NodePorts) or a
-// listener of the host, marks what the node's own pods and processes send where these have a virtual server of their own,
-// and masquerades the connections whose endpoints are to see this node as the client.
+// Package guard has the rules around IPVS: for the addresses that IPVS forwards, it drops what is
+// for a port that no Service exposes, or from a source that may not connect, before it can reach
+// DNAT (NodePorts) or a listener of the host, marks what the node's own pods and processes send
+// where these have a virtual server of their own, and masquerades the connections whose endpoints
+// are to see this node as the client.
 //
-// The rules are in one nftables table of Berth's own, "inet berth-ipvs". Only TCP, UDP and SCTP are touched.
-// Linux 5.9 or later, for rejections in hook prerouting; it needs CAP_NET_ADMIN.
+// The rules are in one nftables table of Berth's own, "inet berth-ipvs". Only TCP, UDP and SCTP are
+// touched. Linux 5.9 or later, for rejections in hook prerouting; it needs CAP_NET_ADMIN.
 package guard
 
 import (
@@ -29,12 +30,12 @@ type Frontend struct {
 	Masquerade bool  // endpoints see this node as the client
 	// Refuse new connections: no endpoint takes any. IPVS drops them, and the client would wait.
 	Refuse bool
-	// Mark is what IPVS is to find on packets from pods (SetPods) and processes of this node; their connections are
-	// masqueraded. It is one of ipvs.Marks; 0: they are as any other's.
+	// Mark is what IPVS is to find on packets from pods (SetPods) and processes of this node; their
+	// connections are masqueraded. It is one of ipvs.Marks; 0: they are as any other's.
 	Mark uint32
-	// Sources may connect; none: everybody may. Those of the other family are for nobody, so that a frontend
-	// which has no others is closed. A process of this node whose source is the address itself, because a
-	// route says so, is no exception.
+	// Sources may connect; none: everybody may. Those of the other family are for nobody, so that a
+	// frontend which has no others is closed. A process of this node whose source is the address
+	// itself, because a route says so, is no exception.
 	Sources []netip.Prefix
 }
 
@@ -55,7 +56,8 @@ type endpoint struct {
 	protocol uint8
 }
 
-// New returns a driver that guards nothing yet. Its metrics are registered with metrics; nil: nowhere.
+// New returns a driver that guards nothing yet. Its metrics are registered with metrics; nil:
+// nowhere.
 func New(logger *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
 	k := newKernel()
 	if metrics != nil {
@@ -68,14 +70,19 @@ func New(logger *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
 
 func newDriver(logger *slog.Logger, store nft.Store[element]) *Driver {
 	return &Driver{
-		keeper: nft.NewKeeper(logger, store, "packets for addresses that IPVS forwards are neither filtered nor masqueraded as wanted"),
+		keeper: nft.NewKeeper(
+			logger,
+			store,
+			"packets for addresses that IPVS forwards are neither filtered nor masqueraded as wanted",
+		),
 		groups: map[string]map[endpoint]Frontend{}, claims: map[endpoint]map[string]Frontend{},
 	}
 }
 
-// Sync replaces the frontends of one group; none removes it. It returns at once, at a cost that depends on
-// this group alone, and the kernel gets all that it changes in one transaction. Of the same address, port and
-// protocol, the first in a group counts, and of several groups that of the first by name.
+// Sync replaces the frontends of one group; none removes it. It returns at once, at a cost that
+// depends on this group alone, and the kernel gets all that it changes in one transaction. Of the
+// same address, port and protocol, the first in a group counts, and of several groups that of the
+// first by name.
 func (d *Driver) Sync(group string, frontends []Frontend) {
 	after := make(map[endpoint]Frontend, len(frontends))
 	for _, f := range frontends {
@@ -118,7 +125,8 @@ func (d *Driver) Sync(group string, frontends []Frontend) {
 	}
 }
 
-// SetPods replaces the ranges that pods of this node have their addresses from, for Frontend.Mark. It returns at once.
+// SetPods replaces the ranges that pods of this node have their addresses from, for Frontend.Mark.
+// It returns at once.
 func (d *Driver) SetPods(prefixes []netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -127,8 +135,8 @@ func (d *Driver) SetPods(prefixes []netip.Prefix) {
 	d.keeper.Update(d.pods, before)
 }
 
-// winner returns the elements for the one that counts of those who claim an endpoint. It must be called with
-// mu locked.
+// winner returns the elements for the one that counts of those who claim an endpoint. It must be
+// called with mu locked.
 func (d *Driver) winner(e endpoint) []element {
 	claims := d.claims[e]
 	if len(claims) == 0 {
@@ -141,7 +149,8 @@ func (f Frontend) equal(g Frontend) bool {
 	return f.Masquerade == g.Masquerade && f.Refuse == g.Refuse && f.Mark == g.Mark && slices.Equal(f.Sources, g.Sources)
 }
 
-// Run keeps the table as wanted until ctx ends, and leaves it as it is then: IPVS goes on to forward.
+// Run keeps the table as wanted until ctx ends, and leaves it as it is then: IPVS goes on to
+// forward.
 func (d *Driver) Run(ctx context.Context) error { return d.keeper.Run(ctx) }
 
 // Remove deletes the table, for good.
@@ -153,9 +162,13 @@ func (d *Driver) Err() error { return d.keeper.Err() }
 // counters reads the rules' counters when it is asked.
 type counters struct{ kernel }
 
-var droppedPackets = prometheus.NewDesc("berth_ipvs_packets_dropped_total",
+var droppedPackets = prometheus.NewDesc(
+	"berth_ipvs_packets_dropped_total",
 	"Packets for addresses that IPVS forwards, dropped since the table was last written: to a port that no Service exposes (unexposed), "+
-		"or from outside of its loadBalancerSourceRanges (source).", []string{"reason"}, nil)
+		"or from outside of its loadBalancerSourceRanges (source).",
+	[]string{"reason"},
+	nil,
+)
 
 func (c counters) Describe(to chan<- *prometheus.Desc) { to <- droppedPackets }
 

@@ -103,7 +103,9 @@ func TestPartsOfAPrefixHaveItsAddressesAndNoOthers(t *testing.T) {
 		p := netip.PrefixFrom(draw("prefix"), rapid.IntRange(0, f.bits()).Draw(t, "bits"))
 		parts := f.parts([]netip.Prefix{p})
 		for _, a := range []netip.Addr{p.Addr(), p.Masked().Addr(), p.Masked().Addr().Prev(), netipx.PrefixLastIP(p), netipx.PrefixLastIP(p).Next(), draw("another")} {
-			if within := slices.ContainsFunc(parts, func(part netip.Prefix) bool { return part.Contains(a) }); within != p.Contains(a) {
+			if within := slices.ContainsFunc(parts, func(part netip.Prefix) bool { return part.Contains(a) }); within != p.Contains(
+				a,
+			) {
 				t.Errorf("%s: its parts %v have %s: %t", p, parts, a, within)
 			}
 		}
@@ -199,7 +201,12 @@ func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, f := keep(t)
 		web := Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP}
-		dns := Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 53, Protocol: unix.IPPROTO_UDP, Sources: prefixes("10.0.0.0/8")}
+		dns := Frontend{
+			Address:  netip.MustParseAddr("192.0.2.1"),
+			Port:     53,
+			Protocol: unix.IPPROTO_UDP,
+			Sources:  prefixes("10.0.0.0/8"),
+		}
 		masqueraded := web
 		masqueraded.Masquerade = true
 		moved := dns
@@ -235,11 +242,27 @@ func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
 func TestAfterAnyHistoryTheElementsAreThoseOfTheWinners(t *testing.T) {
 	frontend := rapid.Custom(func(t *rapid.T) Frontend {
 		return Frontend{
-			Address:    rapid.SampledFrom([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}).Draw(t, "address"),
+			Address: rapid.SampledFrom(
+				[]netip.Addr{
+					netip.MustParseAddr("192.0.2.1"),
+					netip.MustParseAddr("192.0.2.2"),
+					netip.MustParseAddr("2001:db8::1"),
+				},
+			).Draw(
+				t,
+				"address",
+			),
 			Port:       rapid.Uint16Range(1, 3).Draw(t, "port"),
 			Protocol:   rapid.SampledFrom(protocols[:]).Draw(t, "protocol"),
 			Masquerade: rapid.Bool().Draw(t, "masquerade"),
-			Sources:    rapid.SliceOfN(rapid.SampledFrom(prefixes("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "192.0.2.7/32", "::/0", "fd00::/64")), 0, 3).Draw(t, "sources"),
+			Sources: rapid.SliceOfN(
+				rapid.SampledFrom(prefixes("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "192.0.2.7/32", "::/0", "fd00::/64")),
+				0,
+				3,
+			).Draw(
+				t,
+				"sources",
+			),
 		}
 	})
 	type step struct {
@@ -248,7 +271,11 @@ func TestAfterAnyHistoryTheElementsAreThoseOfTheWinners(t *testing.T) {
 		together  bool // with the next
 	}
 	history := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
-		return step{rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "group"), rapid.SliceOfN(frontend, 0, 5).Draw(t, "frontends"), rapid.Bool().Draw(t, "together")}
+		return step{
+			rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "group"),
+			rapid.SliceOfN(frontend, 0, 5).Draw(t, "frontends"),
+			rapid.Bool().Draw(t, "together"),
+		}
 	}), 1, 20)
 	rapid.Check(t, func(r *rapid.T) {
 		steps, wrong := history.Draw(r, "history"), ""

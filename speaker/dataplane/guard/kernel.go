@@ -53,8 +53,9 @@ const (
 // looking are the chains in which sources are looked up, one after the other.
 var looking = [...]string{check, "check-2", "check-3"}
 
-// beforeDNAT is after fragments were put together (-400) and connections looked up (-200), and before
-// anything is rewritten: by kube-proxy's DNAT (-100), and by IPVS, which in hook output is beside it.
+// beforeDNAT is after fragments were put together (-400) and connections looked up (-200), and
+// before anything is rewritten: by kube-proxy's DNAT (-100), and by IPVS, which in hook output is
+// beside it.
 var beforeDNAT = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 10)
 
 // beforeIPVS is where what IPVS may take in hook input passes.
@@ -90,7 +91,8 @@ func familyOf(a netip.Addr) family {
 
 func (f family) bits() int { return int(f.length) * 8 }
 
-// stride is between lengths of prefixes that are looked up: 1 bit for IPv4, 4 for IPv6, which would have too many.
+// stride is between lengths of prefixes that are looked up: 1 bit for IPv4, 4 for IPv6, which would
+// have too many.
 func (f family) stride() int { return f.bits() / 32 }
 
 // lengths returns those of prefixes that are looked up, the longest first.
@@ -102,7 +104,8 @@ func (f family) lengths() []int {
 	return all
 }
 
-// register returns the register of a field in a key that begins in the first: address, protocol, port, source.
+// register returns the register of a field in a key that begins in the first: address, protocol,
+// port, source.
 func (f family) register(field uint32) uint32 {
 	if field == 0 {
 		return unix.NFT_REG32_00
@@ -113,7 +116,10 @@ func (f family) register(field uint32) uint32 {
 // sets returns the family's sets, empty.
 func (k kernel) sets(f family) []*nftables.Set {
 	set := func(name string, fields ...nftables.SetDatatype) *nftables.Set {
-		s := k.Set(name+f.suffix, nftables.MustConcatSetType(append([]nftables.SetDatatype{f.keyType, nftables.TypeInetProto}, fields...)...))
+		s := k.Set(
+			name+f.suffix,
+			nftables.MustConcatSetType(append([]nftables.SetDatatype{f.keyType, nftables.TypeInetProto}, fields...)...),
+		)
 		s.Concatenation, s.KeyByteOrder = true, binaryutil.BigEndian
 		return s
 	}
@@ -146,8 +152,13 @@ func (k kernel) Replace(elements []element) error {
 			k.addForbiddenSource(c, f)
 			k.addRule(c, input, unknown, f.unknown())
 			k.addRule(c, input, away, f.away())
-			k.addRule(c, check, reset, append(f.isRefused(&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}}),
-				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}))
+			k.addRule(
+				c,
+				check,
+				reset,
+				append(f.isRefused(&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}}),
+					&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
+			)
 			k.addRule(c, check, unreachable, append(f.isRefused(),
 				&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}))
 			k.addRule(c, check, mark, f.mark())
@@ -184,11 +195,13 @@ func (k kernel) addChains(c *nftables.Conn) {
 }
 
 func (k kernel) addRule(c *nftables.Conn, chain, comment string, exprs []expr.Any) {
-	c.AddRule(&nftables.Rule{Table: k.Chain(chain).Table, Chain: k.Chain(chain), UserData: nft.Comment(comment), Exprs: exprs})
+	c.AddRule(
+		&nftables.Rule{Table: k.Chain(chain).Table, Chain: k.Chain(chain), UserData: nft.Comment(comment), Exprs: exprs},
+	)
 }
 
-// isReply ends the check of what answers a connection from the address: of a process of this node that has it
-// as source. What belongs to no connection is checked.
+// isReply ends the check of what answers a connection from the address: of a process of this node
+// that has it as source. What belongs to no connection is checked.
 var isReply = []expr.Any{
 	&expr.Ct{Key: expr.CtKeyDIRECTION, Register: unix.NFT_REG32_00},
 	&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_00, Data: []byte{1}}, // IP_CT_DIR_REPLY
@@ -212,42 +225,58 @@ func (k kernel) addForbiddenSource(c *nftables.Conn, f family) {
 	}
 }
 
-// looks returns the lengths of prefixes that each rule looks up. Every one is looked up twice: a source whose prefix is
-// replaced by one of another length meanwhile may miss the new one, and then the old one.
+// looks returns the lengths of prefixes that each rule looks up. Every one is looked up twice: a
+// source whose prefix is replaced by one of another length meanwhile may miss the new one, and then
+// the old one.
 func (f family) looks() [][]int {
 	const perRule = 22 // the kernel has 4 KiB for the expressions of a rule
 	return slices.Collect(slices.Chunk(slices.Concat(f.lengths(), f.lengths()), perRule))
 }
 
-// outside matches what is for a restricted frontend, and from none of its prefixes of these lengths.
+// outside matches what is for a restricted frontend, and from none of its prefixes of these
+// lengths.
 func (f family) outside(lengths []int) []expr.Any {
 	prefix := f.register(3)
 	source := prefix + f.length/4
 	exprs := append(f.loadDestination(), f.loadPort(), f.in(restricted, true),
 		&expr.Payload{DestRegister: source, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length})
 	for _, bits := range lengths {
-		exprs = append(exprs,
-			&expr.Bitwise{SourceRegister: source, DestRegister: prefix, Len: f.length, Mask: net.CIDRMask(bits, f.bits()), Xor: make([]byte, f.length)},
-			&expr.Lookup{SourceRegister: f.register(0), SetName: f.sources(bits), Invert: true})
+		exprs = append(
+			exprs,
+			&expr.Bitwise{
+				SourceRegister: source,
+				DestRegister:   prefix,
+				Len:            f.length,
+				Mask:           net.CIDRMask(bits, f.bits()),
+				Xor:            make([]byte, f.length),
+			},
+			&expr.Lookup{SourceRegister: f.register(0), SetName: f.sources(bits), Invert: true},
+		)
 	}
 	return exprs
 }
 
-// unknown resets connections to guarded addresses that IPVS does not know: those of an endpoint that is gone, with which
-// IPVS has conntrack forget them, and of before a reboot. The node's own TCP sends no reset from an IPv4 address that it
-// does not have.
+// unknown resets connections to guarded addresses that IPVS does not know: those of an endpoint
+// that is gone, with which IPVS has conntrack forget them, and of before a reboot. The node's own
+// TCP sends no reset from an IPv4 address that it does not have.
 func (f family) unknown() []expr.Any {
 	const flags, all, syn = 13, 0x17, 0x02 // FIN, SYN, RST and ACK of the TCP header
 	return slices.Concat(f.loadDestination(), []expr.Any{f.in(guarded, true),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 1, Mask: []byte{all}, Xor: []byte{0}},
+		&expr.Bitwise{
+			SourceRegister: unix.NFT_REG32_00,
+			DestRegister:   unix.NFT_REG32_00,
+			Len:            1,
+			Mask:           []byte{all},
+			Xor:            []byte{0},
+		},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: []byte{syn}},
 	}, isNew, []expr.Any{&expr.Counter{}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 }
 
-// away drops all else that IPVS did not take: somebody emptied it, and it will be back before the client tries again. The
-// node's own sockets are not to have it.
+// away drops all else that IPVS did not take: somebody emptied it, and it will be back before the
+// client tries again. The node's own sockets are not to have it.
 func (f family) away() []expr.Any {
 	return append(f.loadDestination(), f.in(guarded, true), &expr.Counter{}, drop)
 }
@@ -255,51 +284,95 @@ func (f family) away() []expr.Any {
 // isNew goes on with the first packets of connections.
 var isNew = []expr.Any{
 	&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG32_00},
-	&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(expr.CtStateBitNEW), Xor: native(0)},
+	&expr.Bitwise{
+		SourceRegister: unix.NFT_REG32_00,
+		DestRegister:   unix.NFT_REG32_00,
+		Len:            4,
+		Mask:           native(expr.CtStateBitNEW),
+		Xor:            native(0),
+	},
 	&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: native(0)},
 }
 
-// isRefused goes on with new connections to a frontend whose endpoints take none, if the packet is as said besides.
+// isRefused goes on with new connections to a frontend whose endpoints take none, if the packet is
+// as said besides.
 func (f family) isRefused(besides ...expr.Any) []expr.Any {
-	return slices.Concat(f.loadDestination(), []expr.Any{f.loadPort(), f.in(refused, true)}, besides, isNew, []expr.Any{&expr.Counter{}})
+	return slices.Concat(
+		f.loadDestination(),
+		[]expr.Any{f.loadPort(), f.in(refused, true)},
+		besides,
+		isNew,
+		[]expr.Any{&expr.Counter{}},
+	)
 }
 
-// masqueradeBit of a packet's mark says that it is to be masqueraded: kube-proxy's bit for just that, so that no other is
-// taken. (A lookup by what the connection was made to, `ct original daddr`, has Debian's nft 1.0.6 abort when it lists it.)
+// masqueradeBit of a packet's mark says that it is to be masqueraded: kube-proxy's bit for just
+// that, so that no other is taken. (A lookup by what the connection was made to, `ct original
+// daddr`, has Debian's nft 1.0.6 abort when it lists it.)
 const masqueradeBit = 0x4000
 
 // mark marks what is sent to a masqueraded frontend.
 func (f family) mark() []expr.Any {
-	return append(append(f.loadDestination(), f.loadPort(), f.in(masqueraded, true)), setMark(^uint32(masqueradeBit), masqueradeBit)...)
+	return append(
+		append(f.loadDestination(), f.loadPort(), f.in(masqueraded, true)),
+		setMark(^uint32(masqueradeBit), masqueradeBit)...)
 }
 
 // isFromPod goes on with what a pod of this node sent.
 func (f family) isFromPod() []expr.Any {
-	return append(f.isOfFamily(),
+	return append(
+		f.isOfFamily(),
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
-		&expr.Payload{DestRegister: unix.NFT_REG32_00 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length},
-		f.in(pods, true))
+		&expr.Payload{
+			DestRegister: unix.NFT_REG32_00 + 1,
+			Base:         expr.PayloadBaseNetworkHeader,
+			Offset:       f.source,
+			Len:          f.length,
+		},
+		f.in(pods, true),
+	)
 }
 
 // markOwn has IPVS find the virtual server of pods and processes of this node, if there is one.
 func (f family) markOwn() []expr.Any {
-	return append(f.loadDestination(), f.loadPort(),
-		&expr.Lookup{SourceRegister: f.register(0), SetName: marks + f.suffix, DestRegister: unix.NFT_REG32_00, IsDestRegSet: true},
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00, SourceRegister: true})
+	return append(
+		f.loadDestination(),
+		f.loadPort(),
+		&expr.Lookup{
+			SourceRegister: f.register(0),
+			SetName:        marks + f.suffix,
+			DestRegister:   unix.NFT_REG32_00,
+			IsDestRegSet:   true,
+		},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00, SourceRegister: true},
+	)
 }
 
 // isTaken has what IPVS sends on for a mark masqueraded, and no one else see that mark.
 var isTaken = append([]expr.Any{
 	&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
-	&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(ipvs.MarksMask), Xor: native(0)},
+	&expr.Bitwise{
+		SourceRegister: unix.NFT_REG32_00,
+		DestRegister:   unix.NFT_REG32_00,
+		Len:            4,
+		Mask:           native(ipvs.MarksMask),
+		Xor:            native(0),
+	},
 	&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_00, Data: native(ipvs.Marks)},
 }, setMark(0, masqueradeBit)...)
 
-// masquerades has the node's address as source of what is marked, and takes the mark off. Ports are fully
-// random, since two CPUs that both look for the next free port may find the same and lose a packet.
+// masquerades has the node's address as source of what is marked, and takes the mark off. Ports are
+// fully random, since two CPUs that both look for the next free port may find the same and lose a
+// packet.
 var masquerades = append(append([]expr.Any{
 	&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
-	&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(masqueradeBit), Xor: native(0)},
+	&expr.Bitwise{
+		SourceRegister: unix.NFT_REG32_00,
+		DestRegister:   unix.NFT_REG32_00,
+		Len:            4,
+		Mask:           native(masqueradeBit),
+		Xor:            native(0),
+	},
 	&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: native(0)},
 }, setMark(^uint32(masqueradeBit), 0)...), &expr.Masq{FullyRandom: true})
 
@@ -307,7 +380,13 @@ var masquerades = append(append([]expr.Any{
 func setMark(kept, set uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 4, Mask: native(kept), Xor: native(set)},
+		&expr.Bitwise{
+			SourceRegister: unix.NFT_REG32_00,
+			DestRegister:   unix.NFT_REG32_00,
+			Len:            4,
+			Mask:           native(kept),
+			Xor:            native(set),
+		},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00, SourceRegister: true},
 	}
 }
@@ -332,7 +411,12 @@ func (f family) loadDestination() []expr.Any {
 
 func (f family) loadPort() expr.Any {
 	const destination, length = 2, 2 // in TCP, UDP and SCTP alike
-	return &expr.Payload{DestRegister: f.register(2), Base: expr.PayloadBaseTransportHeader, Offset: destination, Len: length}
+	return &expr.Payload{
+		DestRegister: f.register(2),
+		Base:         expr.PayloadBaseTransportHeader,
+		Offset:       destination,
+		Len:          length,
+	}
 }
 
 // in matches what is, or is not, in a set; its key begins in the first register.
@@ -347,10 +431,17 @@ func (k kernel) Change(add, remove []element) error {
 }
 
 // queue does one thing to elements of all sets.
-func (k kernel) queue(c *nftables.Conn, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, elements []element) error {
+func (k kernel) queue(
+	c *nftables.Conn,
+	do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error,
+	elements []element,
+) error {
 	bySet := map[string][]nftables.SetElement{}
 	for _, e := range elements {
-		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end), Val: []byte(e.val)})
+		bySet[e.set] = append(
+			bySet[e.set],
+			nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end), Val: []byte(e.val)},
+		)
 	}
 	for name, some := range bySet {
 		if err := do(c, k.Set(name, nftables.TypeInvalid), some); err != nil {

@@ -32,8 +32,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
-// The rack: a client, this namespace as the node, and a pod. The node has the addresses, so that whatever is
-// not dropped reaches it.
+// The rack: a client, this namespace as the node, and a pod. The node has the addresses, so that
+// whatever is not dropped reaches it.
 const (
 	address4, address6 = "198.51.100.7", "2001:db8::7"
 	client4, client6   = "10.0.0.1", "fd00::1"
@@ -54,13 +54,32 @@ ip addr add %s/24 dev pod; ip -6 addr add %s/64 dev pod nodad
 ip link set client up; ip link set pod up
 ip addr add %s/32 dev lo; ip -6 addr add %s/128 dev lo
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1`, nettest.PID(client), nettest.PID(pod), node4, node6, address4, address6)
-	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add %s/24 dev node; ip -6 addr add %s/64 dev node nodad; ip link set node up
+	nettest.Shell(
+		t,
+		`%s bash -ec 'ip link set lo up; ip addr add %s/24 dev node; ip -6 addr add %s/64 dev node nodad; ip link set node up
 ip addr add 10.0.0.9/24 dev node; ip -6 addr add fd00::9/64 dev node nodad
-ip route add default via 10.0.0.2; ip -6 route add default via fd00::2'`, client, client4, client6)
-	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add %s/24 dev eth0; ip -6 addr add %s/64 dev eth0 nodad; ip link set eth0 up
-ip route add default via %s; ip -6 route add default via %s'`, pod, pod4, pod6, node4, node6)
+ip route add default via 10.0.0.2; ip -6 route add default via fd00::2'`,
+		client,
+		client4,
+		client6,
+	)
+	nettest.Shell(
+		t,
+		`%s bash -ec 'ip link set lo up; ip addr add %s/24 dev eth0; ip -6 addr add %s/64 dev eth0 nodad; ip link set eth0 up
+ip route add default via %s; ip -6 route add default via %s'`,
+		pod,
+		pod4,
+		pod6,
+		node4,
+		node6,
+	)
 	t.Cleanup(func() {
-		nettest.Shell(t, "ip link del client; ip link del pod; ip addr del %s/32 dev lo; ip -6 addr del %s/128 dev lo", address4, address6)
+		nettest.Shell(
+			t,
+			"ip link del client; ip link del pod; ip addr del %s/32 dev lo; ip -6 addr del %s/128 dev lo",
+			address4,
+			address6,
+		)
 	})
 	nettest.Within(t, pod, func() { serve(t, "", podPort) })
 	forward(t)
@@ -104,8 +123,8 @@ func serve(t *testing.T, address string, port int) {
 	}()
 }
 
-// forward stands in for IPVS, which this kernel need not have, and for kube-proxy: it rewrites port 80 of the
-// addresses, and those from 1000 to 1999, and the NodePort of any address, to the pod's.
+// forward stands in for IPVS, which this kernel need not have, and for kube-proxy: it rewrites port
+// 80 of the addresses, and those from 1000 to 1999, and the NodePort of any address, to the pod's.
 func forward(t *testing.T) {
 	t.Helper()
 	c, err := nftables.New()
@@ -114,7 +133,15 @@ func forward(t *testing.T) {
 	}
 	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "proxy"})
 	for name, hook := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
-		chain := c.AddChain(&nftables.Chain{Table: table, Name: name, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest})
+		chain := c.AddChain(
+			&nftables.Chain{
+				Table:    table,
+				Name:     name,
+				Type:     nftables.ChainTypeNAT,
+				Hooknum:  hook,
+				Priority: nftables.ChainPriorityNATDest,
+			},
+		)
 		for i, f := range families {
 			pod := netip.MustParseAddr([...]string{pod4, pod6}[i])
 			to := []expr.Any{
@@ -123,9 +150,16 @@ func forward(t *testing.T) {
 				&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
 			}
 			ports := func(from, to uint16) []expr.Any {
-				return append(f.isOfFamily(),
+				return append(
+					f.isOfFamily(),
 					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-					&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{byte(from >> 8), byte(from)}, ToData: []byte{byte(to >> 8), byte(to)}})
+					&expr.Range{
+						Op:       expr.CmpOpEq,
+						Register: 1,
+						FromData: []byte{byte(from >> 8), byte(from)},
+						ToData:   []byte{byte(to >> 8), byte(to)},
+					},
+				)
 			}
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(ports(nodePort, nodePort), to...)})
 			address := netip.MustParseAddr([...]string{address4, address6}[i])
@@ -223,7 +257,9 @@ func connectOnce(t *testing.T, in, source, to string) {
 	t.Helper()
 	begin := func() {
 		address := netip.MustParseAddrPort(to)
-		family, remote := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(address.Port()), Addr: as4(address.Addr())})
+		family, remote := unix.AF_INET, unix.Sockaddr(
+			&unix.SockaddrInet4{Port: int(address.Port()), Addr: as4(address.Addr())},
+		)
 		if address.Addr().Is6() {
 			family, remote = unix.AF_INET6, &unix.SockaddrInet6{Port: int(address.Port()), Addr: address.Addr().As16()}
 		}
@@ -360,12 +396,28 @@ func TestOnlySourcesOfAFrontendMayConnect(t *testing.T) {
 		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			list = append(list, Frontend{
 				Address: netip.MustParseAddr(address), Port: 80, Protocol: protocol,
-				Sources: prefixes("10.0.0.8/29", "10.0.0.9/32", "203.0.113.0/24", "fd00::8/125", "fd00::9/128", address4+"/32", address6+"/128"),
+				Sources: prefixes(
+					"10.0.0.8/29",
+					"10.0.0.9/32",
+					"203.0.113.0/24",
+					"fd00::8/125",
+					"fd00::9/128",
+					address4+"/32",
+					address6+"/128",
+				),
 			})
 		}
 	}
 	// The same sources of another frontend are none of this one.
-	list = append(list, Frontend{Address: netip.MustParseAddr(address4), Port: 443, Protocol: unix.IPPROTO_TCP, Sources: prefixes("10.0.0.1/32")})
+	list = append(
+		list,
+		Frontend{
+			Address:  netip.MustParseAddr(address4),
+			Port:     443,
+			Protocol: unix.IPPROTO_TCP,
+			Sources:  prefixes("10.0.0.1/32"),
+		},
+	)
 	d := run(t, list...)
 	for i, to := range []string{address4 + ":80", "[" + address6 + "]:80"} {
 		refused, allowed := [...]string{client4, client6}[i], [...]string{"10.0.0.9", "fd00::9"}[i]
@@ -415,7 +467,15 @@ func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
 	for i, address := range []string{address4, address6} {
 		source := netip.MustParseAddr([...]string{client4, client6}[i])
 		frontend := func(port int, p netip.Prefix) string {
-			list = append(list, Frontend{Address: netip.MustParseAddr(address), Port: uint16(port), Protocol: unix.IPPROTO_UDP, Sources: []netip.Prefix{p}})
+			list = append(
+				list,
+				Frontend{
+					Address:  netip.MustParseAddr(address),
+					Port:     uint16(port),
+					Protocol: unix.IPPROTO_UDP,
+					Sources:  []netip.Prefix{p},
+				},
+			)
 			return net.JoinHostPort(address, strconv.Itoa(port))
 		}
 		for bits := range source.BitLen() + 1 {
@@ -437,7 +497,8 @@ func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
 	}
 }
 
-// What IPVS does not take, because somebody emptied it, waits for it to be back: the node's own listeners do not have it.
+// What IPVS does not take, because somebody emptied it, waits for it to be back: the node's own
+// listeners do not have it.
 func TestTheNodeItselfHasNothingThatIPVSDidNotTake(t *testing.T) {
 	client, _ := rack(t)
 	var list []Frontend
@@ -516,8 +577,8 @@ func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {
 	}
 }
 
-// What the node's own pods and processes send to such a frontend is marked for IPVS, and nobody else's; and what IPVS sends on
-// for the mark is masqueraded.
+// What the node's own pods and processes send to such a frontend is marked for IPVS, and nobody
+// else's; and what IPVS sends on for the mark is masqueraded.
 func TestPodsAndProcessesOfTheNodeHaveAVirtualServerOfTheirOwn(t *testing.T) {
 	client, pod := rack(t)
 	const mark4, mark6 = ipvs.Marks | 4, ipvs.Marks | 6
@@ -525,7 +586,10 @@ func TestPodsAndProcessesOfTheNodeHaveAVirtualServerOfTheirOwn(t *testing.T) {
 	var list []Frontend
 	for address, mark := range map[string]uint32{address4: mark4, address6: mark6} {
 		for port, mark := range map[uint16]uint32{markedPort: mark, plainPort: 0} {
-			list = append(list, Frontend{Address: netip.MustParseAddr(address), Port: port, Protocol: unix.IPPROTO_TCP, Mark: mark})
+			list = append(
+				list,
+				Frontend{Address: netip.MustParseAddr(address), Port: port, Protocol: unix.IPPROTO_TCP, Mark: mark},
+			)
 		}
 	}
 	d := run(t, list...)
@@ -533,7 +597,11 @@ func TestPodsAndProcessesOfTheNodeHaveAVirtualServerOfTheirOwn(t *testing.T) {
 		t.Helper()
 		before := seen()
 		connectOnce(t, in, "", net.JoinHostPort(address, strconv.Itoa(port)))
-		nettest.Eventually(t, fmt.Sprintf("what %q sends to %s, port %d, has mark %#x", in, address, port, mark), func() bool { return seen()[mark] > before[mark] })
+		nettest.Eventually(
+			t,
+			fmt.Sprintf("what %q sends to %s, port %d, has mark %#x", in, address, port, mark),
+			func() bool { return seen()[mark] > before[mark] },
+		)
 		after := seen()
 		before[mark] = after[mark] // a process's own packets pass twice
 		if fmt.Sprint(after) != fmt.Sprint(before) {
@@ -554,7 +622,10 @@ func TestPodsAndProcessesOfTheNodeHaveAVirtualServerOfTheirOwn(t *testing.T) {
 		}
 	}
 	for i, mark := range []uint32{mark4, mark6} {
-		source, to := [...]string{"10.0.0.2", "fd00::2"}[i], net.JoinHostPort([...]string{pod4, pod6}[i], strconv.Itoa(podPort))
+		source, to := [...]string{"10.0.0.2", "fd00::2"}[i], net.JoinHostPort(
+			[...]string{pod4, pod6}[i],
+			strconv.Itoa(podPort),
+		)
 		if got := ask(t, "", "tcp", source, to); got != source {
 			t.Errorf("what this node sends comes from %s, want %s", got, source)
 		}
@@ -581,12 +652,14 @@ func countMarks(t *testing.T, marks ...uint32) func() map[uint32]uint64 {
 			chain.Type, chain.Hooknum, chain.Priority = nftables.ChainTypeFilter, hook, &priority
 			c.AddChain(chain)
 			for _, mark := range marks {
-				c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, UserData: nft.Comment(fmt.Sprint(mark)), Exprs: []expr.Any{
-					&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(mark)},
-					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-					&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{0, markedPort}, ToData: []byte{0, plainPort}},
-					&expr.Counter{},
-				}})
+				c.AddRule(
+					&nftables.Rule{Table: chain.Table, Chain: chain, UserData: nft.Comment(fmt.Sprint(mark)), Exprs: []expr.Any{
+						&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(mark)},
+						&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+						&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{0, markedPort}, ToData: []byte{0, plainPort}},
+						&expr.Counter{},
+					}},
+				)
 			}
 		}
 		return nil
@@ -616,7 +689,8 @@ func countMarks(t *testing.T, marks ...uint32) func() map[uint32]uint64 {
 	}
 }
 
-// askFrom returns the address that a server sees a socket of this node with, whose packets have a mark.
+// askFrom returns the address that a server sees a socket of this node with, whose packets have a
+// mark.
 func askFrom(t *testing.T, source, to string, mark uint32) string {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}, Control: func(_, _ string, c syscall.RawConn) error {
@@ -640,7 +714,8 @@ func askFrom(t *testing.T, source, to string, mark uint32) string {
 	return from.Addr().Unmap().String()
 }
 
-// Without an endpoint that takes new connections clients are told so, and who is connected stays so.
+// Without an endpoint that takes new connections clients are told so, and who is connected stays
+// so.
 func TestNewConnectionsToAFrontendWithoutEndpointsAreRefused(t *testing.T) {
 	client, _ := rack(t)
 	var open, closed []Frontend
@@ -700,8 +775,20 @@ func TestNewConnectionsToAFrontendWithoutEndpointsAreRefused(t *testing.T) {
 
 func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 	list := []Frontend{
-		{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP, Masquerade: true, Sources: prefixes("10.0.0.0/8", "192.0.2.0/24")},
-		{Address: netip.MustParseAddr(address6), Port: 80, Protocol: unix.IPPROTO_TCP, Masquerade: true, Sources: prefixes("fd00::/64")},
+		{
+			Address:    netip.MustParseAddr(address4),
+			Port:       80,
+			Protocol:   unix.IPPROTO_TCP,
+			Masquerade: true,
+			Sources:    prefixes("10.0.0.0/8", "192.0.2.0/24"),
+		},
+		{
+			Address:    netip.MustParseAddr(address6),
+			Port:       80,
+			Protocol:   unix.IPPROTO_TCP,
+			Masquerade: true,
+			Sources:    prefixes("fd00::/64"),
+		},
 	}
 	run(t, list...)
 	k := newKernel()
@@ -717,7 +804,9 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 			c.AddTable(&nftables.Table{Family: table.Family, Name: table.Name, Flags: unix.NFT_TABLE_F_DORMANT})
 		}},
 		{"a rule of another", func(c *nftables.Conn) {
-			c.InsertRule(&nftables.Rule{Table: table, Chain: k.Chain(check), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+			c.InsertRule(
+				&nftables.Rule{Table: table, Chain: k.Chain(check), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}},
+			)
 		}},
 		{"an element of another", func(c *nftables.Conn) {
 			f := Frontend{Address: netip.MustParseAddr(address4), Port: 22, Protocol: unix.IPPROTO_TCP}
@@ -729,7 +818,10 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 	for _, chain := range append([]string{prerouting, output, input, postrouting}, looking[:]...) {
 		all = append(all, harm{"the rules of " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)) }})
 		if !slices.Contains(looking[:], chain) { // others jump there
-			all = append(all, harm{"chain " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)); c.DelChain(k.Chain(chain)) }})
+			all = append(
+				all,
+				harm{"chain " + chain, func(c *nftables.Conn) { c.FlushChain(k.Chain(chain)); c.DelChain(k.Chain(chain)) }},
+			)
 		}
 	}
 	for _, e := range distinct(list...) {
@@ -767,7 +859,11 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 		if err := c.Flush(); err != nil {
 			t.Fatalf("%s: %v", h.name, err)
 		}
-		nettest.Eventually(t, h.name+" is repaired", func() bool { return k.Check(distinct(list...)) == nil && size() == whole })
+		nettest.Eventually(
+			t,
+			h.name+" is repaired",
+			func() bool { return k.Check(distinct(list...)) == nil && size() == whole },
+		)
 	}
 }
 
@@ -775,7 +871,12 @@ func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
 func many(n int) []Frontend {
 	var list []Frontend
 	for i := range n {
-		f := Frontend{Address: netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), Port: 80, Protocol: unix.IPPROTO_TCP, Masquerade: i%2 == 0}
+		f := Frontend{
+			Address:    netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}),
+			Port:       80,
+			Protocol:   unix.IPPROTO_TCP,
+			Masquerade: i%2 == 0,
+		}
 		if i%3 == 0 {
 			f.Address = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i >> 8), 15: byte(i)})
 		}
@@ -810,7 +911,10 @@ func TestThousandsOfFrontendsAreHeldAndChanged(t *testing.T) {
 func TestATableOfManyElementsIsWritten(t *testing.T) {
 	one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP}
 	for i := range uint32(150_000) {
-		one.Sources = append(one.Sources, netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 10<<24+2*i))), 32))
+		one.Sources = append(
+			one.Sources,
+			netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 10<<24+2*i))), 32),
+		)
 	}
 	k := newKernel()
 	if err := errors.Join(k.Replace(one.elements()), k.Remove()); err != nil {
@@ -866,7 +970,12 @@ func BenchmarkAChangeOfOneFrontendAmong(b *testing.B) {
 				if err := k.Replace(distinct(list...)); err != nil {
 					b.Fatal(err)
 				}
-				one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP, Sources: sources[kind](n)}
+				one := Frontend{
+					Address:  netip.MustParseAddr(address4),
+					Port:     80,
+					Protocol: unix.IPPROTO_TCP,
+					Sources:  sources[kind](n),
+				}
 				elements, add := one.elements(), true
 				for b.Loop() { // it comes and goes
 					var err error

@@ -9,18 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IPVS takes packets in hook input, so the kernel must hold an address for its own to give them there. If it
-// does so everywhere it also answers ARP for it, on every node. What it holds is a question to the routing
-// rules, and ARP asks it without a protocol (arp_process in net/ipv4/arp.c looks up a route for the bare
-// addresses). So the addresses are local routes in a table of their own, and the rules lead there by protocol:
-// TCP, UDP, SCTP, and ICMP for its errors. Neighbour discovery asks for addresses of interfaces, which
-// these are not. Nothing is marked, no interface gets an address, and no sysctl is needed. NodePorts do not
-// answer there either: nftables' `fib daddr type local` looks in the table local alone.
+// IPVS takes packets in hook input, so the kernel must hold an address for its own to give them
+// there. If it does so everywhere it also answers ARP for it, on every node. What it holds is a
+// question to the routing rules, and ARP asks it without a protocol (arp_process in net/ipv4/arp.c
+// looks up a route for the bare addresses). So the addresses are local routes in a table of their
+// own, and the rules lead there by protocol: TCP, UDP, SCTP, and ICMP for its errors. Neighbour
+// discovery asks for addresses of interfaces, which these are not. Nothing is marked, no interface
+// gets an address, and no sysctl is needed. NodePorts do not answer there either: nftables' `fib
+// daddr type local` looks in the table local alone.
 //
-// What IPVS does not take goes on to the host's own sockets, listeners on all addresses among them. And where the host would
-// answer with a TCP reset or an ICMP error, it sends none from an IPv4 address that it does not have (the source
-// check in ip_route_output_key_hash_rcu, net/ipv4/route.c). Both need a rule in nftables' hook input after IPVS
-// (priority 99), which this package does not make: reject with tcp reset at priority 101 was seen to do.
+// What IPVS does not take goes on to the host's own sockets, listeners on all addresses among them.
+// And where the host would answer with a TCP reset or an ICMP error, it sends none from an IPv4
+// address that it does not have (the source check in ip_route_output_key_hash_rcu,
+// net/ipv4/route.c). Both need a rule in nftables' hook input after IPVS (priority 99), which this
+// package does not make: reject with tcp reset at priority 101 was seen to do.
 const (
 	// RoutingTable holds a local route for each address of ours.
 	RoutingTable = 48679
@@ -33,8 +35,8 @@ const (
 // delivery keeps routes and rules of one network namespace.
 type delivery struct {
 	c *netlink.Conn
-	// sources are what programs of this host use as their own address when they connect to ours, which no
-	// interface holds. At most one of each family.
+	// sources are what programs of this host use as their own address when they connect to ours, which
+	// no interface holds. At most one of each family.
 	sources []netip.Addr
 }
 
@@ -99,7 +101,8 @@ func (d delivery) addresses() (map[netip.Addr]bool, error) {
 	return all, nil
 }
 
-// destination returns a route's address and its source; the invalid address for a route that is not one of ours.
+// destination returns a route's address and its source; the invalid address for a route that is not
+// one of ours.
 func (f family) destination(m netlink.Message) (to, source netip.Addr, err error) {
 	if len(m.Data) < headerLength {
 		return to, source, errors.New("the kernel sent a short message")
@@ -132,12 +135,17 @@ func (d delivery) add(a netip.Addr) error {
 	if a.Is6() {
 		source = d.source(families[1])
 	}
-	_, err := d.request(unix.RTM_NEWROUTE, netlink.Acknowledge|netlink.Create|netlink.Replace, localRoute(a), func(e *netlink.AttributeEncoder) {
-		routeAttributes(a)(e)
-		if source.IsValid() {
-			e.Bytes(unix.RTA_PREFSRC, source.AsSlice())
-		}
-	})
+	_, err := d.request(
+		unix.RTM_NEWROUTE,
+		netlink.Acknowledge|netlink.Create|netlink.Replace,
+		localRoute(a),
+		func(e *netlink.AttributeEncoder) {
+			routeAttributes(a)(e)
+			if source.IsValid() {
+				e.Bytes(unix.RTA_PREFSRC, source.AsSlice())
+			}
+		},
+	)
 	if errors.Is(err, unix.EINVAL) && source.IsValid() {
 		err = fmt.Errorf("%w (is its source, %s, an address of this node?)", err, source)
 	}
@@ -163,7 +171,12 @@ func (d delivery) ensureRules(f family) error {
 		if have[p] {
 			continue
 		}
-		_, err := d.request(unix.RTM_NEWRULE, netlink.Acknowledge|netlink.Create|netlink.Excl, ruleHeader(f), ruleAttributes(p))
+		_, err := d.request(
+			unix.RTM_NEWRULE,
+			netlink.Acknowledge|netlink.Create|netlink.Excl,
+			ruleHeader(f),
+			ruleAttributes(p),
+		)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return explain(fmt.Sprintf("make the routing rule of priority %d for IP protocol %d", RulePriority, p), err)
 		}
@@ -182,7 +195,10 @@ func (d delivery) removeRules() error {
 		for p := range have {
 			_, err := d.request(unix.RTM_DELRULE, netlink.Acknowledge, ruleHeader(f), ruleAttributes(p))
 			if err != nil && !errors.Is(err, unix.ENOENT) {
-				problems = append(problems, explain(fmt.Sprintf("delete the routing rule of priority %d for IP protocol %d", RulePriority, p), err))
+				problems = append(
+					problems,
+					explain(fmt.Sprintf("delete the routing rule of priority %d for IP protocol %d", RulePriority, p), err),
+				)
 			}
 		}
 	}
@@ -234,7 +250,12 @@ func unsupported(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-func (d delivery) request(kind netlink.HeaderType, flags netlink.HeaderFlags, header []byte, attributes func(*netlink.AttributeEncoder)) ([]netlink.Message, error) {
+func (d delivery) request(
+	kind netlink.HeaderType,
+	flags netlink.HeaderFlags,
+	header []byte,
+	attributes func(*netlink.AttributeEncoder),
+) ([]netlink.Message, error) {
 	e := netlink.NewAttributeEncoder()
 	if attributes != nil {
 		attributes(e)
@@ -249,8 +270,9 @@ func (d delivery) request(kind netlink.HeaderType, flags netlink.HeaderFlags, he
 	})
 }
 
-// headerLength is that of struct rtmsg and of struct fib_rule_hdr (rtnetlink(7)), which agree in what is set here:
-// family, destination's length, source's, type of service, table, protocol, scope, type or action, flags.
+// headerLength is that of struct rtmsg and of struct fib_rule_hdr (rtnetlink(7)), which agree in
+// what is set here: family, destination's length, source's, type of service, table, protocol,
+// scope, type or action, flags.
 const headerLength = 12
 
 func routeHeader(family byte, bits int) []byte {

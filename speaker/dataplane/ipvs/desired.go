@@ -38,12 +38,14 @@ type Frontend struct {
 	Address  netip.Addr // without zone, not IPv4 in IPv6; by mark, the unspecified one of the family
 	Port     uint16     // 1 to 65535; by mark 0
 	Protocol Protocol   // by mark 0
-	// Mark is that of the packets, whatever they are for; one of Marks, or 0. Virtual servers by mark come before those by
-	// address. They have no persistence, with which the kernel leaves ports as they are (ip_vs_sched_persist in ip_vs_core.c).
+	// Mark is that of the packets, whatever they are for; one of Marks, or 0. Virtual servers by mark
+	// come before those by address. They have no persistence, with which the kernel leaves ports as
+	// they are (ip_vs_sched_persist in ip_vs_core.c).
 	Mark uint32
 }
 
-// Marks are firewall marks that begin with these eight bits, and are Berth's: virtual servers by them are no one else's.
+// Marks are firewall marks that begin with these eight bits, and are Berth's: virtual servers by
+// them are no one else's.
 const Marks, MarksMask uint32 = 0xb7000000, 0xff000000
 
 // Marked returns the frontend of packets with that mark, for addresses of the same family as one.
@@ -66,17 +68,23 @@ func (f Frontend) String() string {
 }
 
 func (f Frontend) compare(g Frontend) int {
-	return cmp.Or(f.Address.Compare(g.Address), cmp.Compare(f.Protocol, g.Protocol), cmp.Compare(f.Port, g.Port), cmp.Compare(f.Mark, g.Mark))
+	return cmp.Or(
+		f.Address.Compare(g.Address),
+		cmp.Compare(f.Protocol, g.Protocol),
+		cmp.Compare(f.Port, g.Port),
+		cmp.Compare(f.Mark, g.Mark),
+	)
 }
 
 // Flags are a virtual server's, as in include/uapi/linux/ip_vs.h.
 type Flags uint32
 
 const (
-	// HashPort makes the schedulers mh and sh hash the client's port together with its address (mh-port, sh-port).
+	// HashPort makes the schedulers mh and sh hash the client's port together with its address
+	// (mh-port, sh-port).
 	HashPort Flags = 0x0010
-	// Fallback makes them choose another real server when the one of the hash has weight 0 (mh-fallback,
-	// sh-fallback). Without it the new connections of its clients are dropped.
+	// Fallback makes them choose another real server when the one of the hash has weight 0
+	// (mh-fallback, sh-fallback). Without it the new connections of its clients are dropped.
 	Fallback Flags = 0x0008
 )
 
@@ -88,8 +96,9 @@ var Schedulers = []string{"rr", "wrr", "lc", "wlc", "dh", "sh", "sed", "nq", "mh
 type Settings struct {
 	Scheduler string // one of Schedulers
 	Flags     Flags
-	// PersistenceTimeout is how long after its last connection a client's next one goes to the same real
-	// server; 0: no persistence. It is rounded up to whole seconds; at most a day, as in the Service API.
+	// PersistenceTimeout is how long after its last connection a client's next one goes to the same
+	// real server; 0: no persistence. It is rounded up to whole seconds; at most a day, as in the
+	// Service API.
 	PersistenceTimeout time.Duration
 
 	// foreign: the kernel shows something that is never written here, like a netmask of persistence.
@@ -98,16 +107,16 @@ type Settings struct {
 
 const longestPersistence = 24 * time.Hour
 
-// RealServer is an endpoint behind a virtual server. Packets reach it with their destination rewritten
-// (masquerading in the terms of ipvsadm(8)); their source stays.
+// RealServer is an endpoint behind a virtual server. Packets reach it with their destination
+// rewritten (masquerading in the terms of ipvsadm(8)); their source stays.
 type RealServer struct {
 	Address netip.Addr // of the frontend's family
 	Port    uint16     // 1 to 65535
-	// Weight is its share, 0 to 2147483647; 0: no new connections. Scheduler dh knows no such thing: beside
-	// others with a weight, one of 0 is left out, and its connections are reset.
+	// Weight is its share, 0 to 2147483647; 0: no new connections. Scheduler dh knows no such thing:
+	// beside others with a weight, one of 0 is left out, and its connections are reset.
 	Weight uint32
-	// Draining stands for weight 0, whatever Weight says: established connections go on for as long as the
-	// real server is desired. One that is desired no more has its connections reset.
+	// Draining stands for weight 0, whatever Weight says: established connections go on for as long as
+	// the real server is desired. One that is desired no more has its connections reset.
 	Draining bool
 
 	foreign bool // as in Settings: another forwarding method, thresholds
@@ -124,8 +133,8 @@ type VirtualServer struct {
 // Table is a set of virtual servers.
 type Table map[Frontend]VirtualServer
 
-// canonical returns v as it is to be in the kernel: real servers by address and port, each once, in whole
-// seconds. Of two with the same address and port the one with the larger weight counts.
+// canonical returns v as it is to be in the kernel: real servers by address and port, each once, in
+// whole seconds. Of two with the same address and port the one with the larger weight counts.
 func canonical(f Frontend, v VirtualServer) (VirtualServer, error) {
 	if err := check(f, v); err != nil {
 		return VirtualServer{}, err
@@ -156,7 +165,11 @@ func check(f Frontend, v VirtualServer) error {
 	switch {
 	case f.Mark != 0:
 		if f != Marked(f.Mark, f.Address) || f.Mark&MarksMask != Marks {
-			return refuse("mark", fmt.Sprintf("%#x", f.Mark), fmt.Sprintf("of %#x/%#x, without address, port and protocol", Marks, MarksMask))
+			return refuse(
+				"mark",
+				fmt.Sprintf("%#x", f.Mark),
+				fmt.Sprintf("of %#x/%#x, without address, port and protocol", Marks, MarksMask),
+			)
 		}
 	case !plain(f.Address):
 		return refuse("address", f.Address, "an address of one host without zone")
@@ -169,7 +182,11 @@ func check(f Frontend, v VirtualServer) error {
 	case !slices.Contains(Schedulers, v.Scheduler):
 		return refuse("scheduler", fmt.Sprintf("%q", v.Scheduler), "one of "+strings.Join(Schedulers, ", "))
 	case v.Flags&^(HashPort|Fallback) != 0, v.Flags != 0 && v.Scheduler != "mh" && v.Scheduler != "sh":
-		return refuse("flags", fmt.Sprintf("%#x", uint32(v.Flags)), fmt.Sprintf("0 (bits of %#x with schedulers mh and sh)", uint32(HashPort|Fallback)))
+		return refuse(
+			"flags",
+			fmt.Sprintf("%#x", uint32(v.Flags)),
+			fmt.Sprintf("0 (bits of %#x with schedulers mh and sh)", uint32(HashPort|Fallback)),
+		)
 	case v.PersistenceTimeout < 0 || v.PersistenceTimeout > longestPersistence:
 		return refuse("persistence timeout", v.PersistenceTimeout, "0 to "+longestPersistence.String())
 	case v.PersistenceTimeout > 0 && f.Mark != 0:
@@ -192,8 +209,8 @@ func plain(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.Is4In6() && !a.IsMulticast() && a.Zone() == ""
 }
 
-// hashes tells whether a scheduler fills a table from the list of real servers, whose order then decides who
-// gets a client: nodes agree if their lists do.
+// hashes tells whether a scheduler fills a table from the list of real servers, whose order then
+// decides who gets a client: nodes agree if their lists do.
 func hashes(scheduler string) bool {
 	return scheduler == "mh" || scheduler == "sh" || scheduler == "dh"
 }
@@ -237,14 +254,16 @@ func (o Operation) String() string {
 	return fmt.Sprintf("%s %s of %s", o.Kind, o.RealServer.backend(), o.Frontend)
 }
 
-// Diff returns the operations that make actual equal to desired, in the order to do them. Virtual servers that
-// are not desired are deleted if owned holds for them, and left alone otherwise. Those that
-// cannot be programmed as they are desired are left as they are; problems tells what is wrong with them.
+// Diff returns the operations that make actual equal to desired, in the order to do them. Virtual
+// servers that are not desired are deleted if owned holds for them, and left alone otherwise. Those
+// that cannot be programmed as they are desired are left as they are; problems tells what is wrong
+// with them.
 //
-// The real servers of actual are in the kernel's order. A kernel puts new ones at the head of the list
-// (net/netfilter/ipvs/ip_vs_ctl.c) and lists them from there; where the scheduler depends on the order, those
-// that stand in the wrong place are moved, and as many as possible stay at the tail. Nothing is deleted before
-// all is created, so that a virtual server has somebody to serve all the time.
+// The real servers of actual are in the kernel's order. A kernel puts new ones at the head of the
+// list (net/netfilter/ipvs/ip_vs_ctl.c) and lists them from there; where the scheduler depends on
+// the order, those that stand in the wrong place are moved, and as many as possible stay at the
+// tail. Nothing is deleted before all is created, so that a virtual server has somebody to serve
+// all the time.
 func Diff(desired, actual Table, owned func(Frontend) bool) (operations []Operation, problems map[Frontend]error) {
 	var deletions []Operation
 	problems = map[Frontend]error{}
@@ -316,7 +335,8 @@ func diffRealServers(f Frontend, want VirtualServer, have []RealServer) (additio
 	return additions, deletions
 }
 
-// inOrder returns how many of the last of want come in the same order in have, with others between them or not.
+// inOrder returns how many of the last of want come in the same order in have, with others between
+// them or not.
 func inOrder(want, have []RealServer) int {
 	n, j := 0, len(have)
 	for _, r := range slices.Backward(want) {

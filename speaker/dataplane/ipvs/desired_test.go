@@ -165,7 +165,9 @@ func anyTable(t *rapid.T, name string) Table {
 		if rapid.Bool().Draw(t, name) {
 			continue
 		}
-		v := VirtualServer{Settings: Settings{Scheduler: rapid.SampledFrom([]string{"rr", "wrr", "mh", "sh", "dh"}).Draw(t, "scheduler")}}
+		v := VirtualServer{
+			Settings: Settings{Scheduler: rapid.SampledFrom([]string{"rr", "wrr", "mh", "sh", "dh"}).Draw(t, "scheduler")},
+		}
 		if port != 3 && rapid.Bool().Draw(t, "persistent") {
 			v.PersistenceTimeout = time.Duration(rapid.IntRange(1, 3000).Draw(t, "persistence")) * time.Millisecond
 		}
@@ -187,8 +189,9 @@ func anyTable(t *rapid.T, name string) Table {
 	return table
 }
 
-// Whatever came before, the kernel ends with what is desired, in the canonical order where it counts, by
-// operations on what differs, of which the deletions come last. What is somebody else's stays as it was.
+// Whatever came before, the kernel ends with what is desired, in the canonical order where it
+// counts, by operations on what differs, of which the deletions come last. What is somebody else's
+// stays as it was.
 func TestRandomHistories(t *testing.T) {
 	foreign := netip.MustParseAddr("192.0.2.99")
 	rapid.Check(t, func(t *rapid.T) {
@@ -197,7 +200,8 @@ func TestRandomHistories(t *testing.T) {
 		owned := ownedAt(func(a netip.Addr) bool { return mine[a] })
 		for range rapid.IntRange(1, 6).Draw(t, "steps") {
 			desired := anyTable(t, "absent")
-			if f := (Frontend{Address: foreign, Port: 4, Protocol: TCP}); desired[f].Scheduler == "" && !mine[foreign] && rapid.Bool().Draw(t, "foreign") {
+			if f := (Frontend{Address: foreign, Port: 4, Protocol: TCP}); desired[f].Scheduler == "" && !mine[foreign] &&
+				rapid.Bool().Draw(t, "foreign") {
 				kernel[f] = server("wlc", "1 2")
 			}
 			for f := range desired {

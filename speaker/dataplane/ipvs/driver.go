@@ -16,18 +16,20 @@ import (
 type Config struct {
 	// Logger gets what goes wrong and what is repaired; nil discards it.
 	Logger *slog.Logger
-	// Interval is how often the kernel is compared with what is desired, which is also the time after which a
-	// failure is tried again; 0 means 2 seconds. IPVS notifies nobody of changes.
+	// Interval is how often the kernel is compared with what is desired, which is also the time after
+	// which a failure is tried again; 0 means 2 seconds. IPVS notifies nobody of changes.
 	Interval time.Duration
-	// Sources are addresses of this node, at most one of each family, that its own programs use as theirs when
-	// they connect to an address of ours. Without one of IPv4 they find the network unreachable.
+	// Sources are addresses of this node, at most one of each family, that its own programs use as
+	// theirs when they connect to an address of ours. Without one of IPv4 they find the network
+	// unreachable.
 	Sources []netip.Addr
-	// Sysctls is the folder of net.ipv4.vs, writable; empty: /proc/sys/net/ipv4/vs, which in a container often is not.
+	// Sysctls is the folder of net.ipv4.vs, writable; empty: /proc/sys/net/ipv4/vs, which in a
+	// container often is not.
 	Sysctls string
 }
 
-// Driver keeps the virtual servers of this network namespace as desired, and delivers packets for their
-// addresses to them. Its methods may be called from any goroutine, before and while Run runs.
+// Driver keeps the virtual servers of this network namespace as desired, and delivers packets for
+// their addresses to them. Its methods may be called from any goroutine, before and while Run runs.
 type Driver struct {
 	log      *slog.Logger
 	interval time.Duration
@@ -64,9 +66,9 @@ func New(config Config) *Driver {
 	}
 }
 
-// Sync replaces the virtual servers of one group; an empty table removes them. It returns at once, at a cost
-// that depends on this group alone. If two groups desire one frontend, the one that comes first by name has
-// it. The driver keeps desired: do not change it afterwards.
+// Sync replaces the virtual servers of one group; an empty table removes them. It returns at once,
+// at a cost that depends on this group alone. If two groups desire one frontend, the one that comes
+// first by name has it. The driver keeps desired: do not change it afterwards.
 //
 // Give all groups before Run: what is not desired then is removed.
 func (d *Driver) Sync(group string, desired Table) {
@@ -80,8 +82,8 @@ func (d *Driver) Sync(group string, desired Table) {
 	}
 }
 
-// Run makes the kernel as desired, and again after somebody else changed it, until ctx ends. Then it leaves all
-// as it is, for the next process to take over: connections go on.
+// Run makes the kernel as desired, and again after somebody else changed it, until ctx ends. Then
+// it leaves all as it is, for the next process to take over: connections go on.
 //
 // It reads and writes the network namespace of the thread that it runs on when it starts.
 func (d *Driver) Run(ctx context.Context) error {
@@ -109,8 +111,9 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 }
 
-// Remove deletes all virtual servers, routes and rules of ours, for good: their connections are reset. Call it when
-// nothing is to be forwarded here any more. Sysctls stay as they are. A kernel without IPVS has nothing to delete.
+// Remove deletes all virtual servers, routes and rules of ours, for good: their connections are
+// reset. Call it when nothing is to be forwarded here any more. Sysctls stay as they are. A kernel
+// without IPVS has nothing to delete.
 func (d *Driver) Remove() error {
 	d.passing.Lock()
 	defer d.passing.Unlock()
@@ -129,19 +132,20 @@ func (d *Driver) Remove() error {
 	return e.removeAll(addresses)
 }
 
-// Observed is the stream of what Serves and Err would newly return. It is bounded: a slow reader loses the oldest
-// observations and blocks nothing. It is never closed.
+// Observed is the stream of what Serves and Err would newly return. It is bounded: a slow reader
+// loses the oldest observations and blocks nothing. It is never closed.
 func (d *Driver) Observed() <-chan Observation { return d.observed.C() }
 
-// Err tells why nothing can be forwarded at all: ErrPending, ErrNoIPVS, a lack of privileges. Nil: IPVS works.
+// Err tells why nothing can be forwarded at all: ErrPending, ErrNoIPVS, a lack of privileges. Nil:
+// IPVS works.
 func (d *Driver) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.failed
 }
 
-// Serves returns nil if the kernel showed the frontend as it is desired, when it was last read: ErrPending if it was not
-// read since the frontend is desired, or what is wrong.
+// Serves returns nil if the kernel showed the frontend as it is desired, when it was last read:
+// ErrPending if it was not read since the frontend is desired, or what is wrong.
 func (d *Driver) Serves(f Frontend) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -168,7 +172,8 @@ func (d *Driver) Served() int {
 	return n
 }
 
-// Statistics reads the counters of the desired virtual servers from the kernel, at a cost of one question for each.
+// Statistics reads the counters of the desired virtual servers from the kernel, at a cost of one
+// question for each.
 func (d *Driver) Statistics() ([]FrontendStatistics, error) {
 	e, err := d.connect()
 	if err != nil {
@@ -183,9 +188,9 @@ func (d *Driver) Statistics() ([]FrontendStatistics, error) {
 	})
 }
 
-// Probe returns nil if the kernel of this network namespace can serve with a scheduler: it makes a virtual server by
-// a firewall mark of its own, and deletes it. Modules that are missing are loaded by the kernel, if it has them. The
-// error is ErrNoIPVS, ErrNoScheduler, or another.
+// Probe returns nil if the kernel of this network namespace can serve with a scheduler: it makes a
+// virtual server by a firewall mark of its own, and deletes it. Modules that are missing are loaded
+// by the kernel, if it has them. The error is ErrNoIPVS, ErrNoScheduler, or another.
 func Probe(scheduler string) error {
 	servers, err := openKernel()
 	if err != nil {

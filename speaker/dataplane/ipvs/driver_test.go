@@ -33,7 +33,12 @@ type fake struct {
 }
 
 func newFake() *fake {
-	return &fake{servers: model{}, routes: map[netip.Addr]bool{}, values: map[string]string{}, unrouted: map[netip.Addr]bool{}}
+	return &fake{
+		servers:  model{},
+		routes:   map[netip.Addr]bool{},
+		values:   map[string]string{},
+		unrouted: map[netip.Addr]bool{},
+	}
 }
 
 func (f *fake) connect() (edge, error) {
@@ -159,7 +164,12 @@ func TestTheNextProcessFindsItsOwn(t *testing.T) {
 		}
 		f.routes[at(80).Address], f.routes[gone.Address] = true, true
 		run(t, f, Table{at(80): server("rr", "1 2")})
-		want := []string{"expire_nodest_conn=0", "expire_nodest_conn=1", "delete virtual server " + gone.String(), "expire_nodest_conn=0"}
+		want := []string{
+			"expire_nodest_conn=0",
+			"expire_nodest_conn=1",
+			"delete virtual server " + gone.String(),
+			"expire_nodest_conn=0",
+		}
 		if got := f.took(); !slices.Equal(got, want) {
 			t.Errorf("did %q, want %q", got, want)
 		}
@@ -405,7 +415,11 @@ func TestASuccessThatTheKernelDoesNotShowIsNone(t *testing.T) {
 		f := newFake()
 		f.forget = func(o Operation) bool { return o.Frontend == at(80) && o.Kind == CreateRealServer }
 		d := run(t, f, Table{at(80): server("rr", "1"), at(443): server("rr", "1")})
-		if err := d.Serves(at(80)); err == nil || !strings.Contains(err.Error(), "the kernel accepted a change of virtual server TCP 192.0.2.1:80 and does not show it") {
+		if err := d.Serves(at(80)); err == nil ||
+			!strings.Contains(
+				err.Error(),
+				"the kernel accepted a change of virtual server TCP 192.0.2.1:80 and does not show it",
+			) {
 			t.Errorf("what is not in the kernel: %v", err)
 		}
 		if err := d.Serves(at(443)); err != nil {

@@ -66,7 +66,8 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 	return errors.Join(append(problems, e.delivery.removeRules())...)
 }
 
-// ownedAt tells which virtual servers are ours: those of our marks, and those on addresses that are.
+// ownedAt tells which virtual servers are ours: those of our marks, and those on addresses that
+// are.
 func ownedAt(address func(netip.Addr) bool) func(Frontend) bool {
 	return func(f Frontend) bool {
 		if f.Mark != 0 {

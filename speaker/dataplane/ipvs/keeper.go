@@ -24,7 +24,8 @@ type keeper struct {
 	lacksIPVS  time.Time
 	schedulers map[string]time.Time
 
-	// When all was compared last, and what the kernel looked like since when it was as desired; nil: it was not.
+	// When all was compared last, and what the kernel looked like since when it was as desired; nil:
+	// it was not.
 	compared time.Time
 	looks    map[Frontend]uint64
 	touched  map[netip.Addr]bool // that Sync changed since: what else is at them may have become ours
@@ -38,8 +39,9 @@ const (
 	changes    scope = false // what Sync changed
 )
 
-// thorough is how often the kernel is asked for what it lacked, and all is compared that a glance does not show, if there are
-// many virtual servers: perServer is for each, so that few are compared in every pass.
+// thorough is how often the kernel is asked for what it lacked, and all is compared that a glance
+// does not show, if there are many virtual servers: perServer is for each, so that few are compared
+// in every pass.
 const (
 	thorough  = 30 * time.Second
 	perServer = thorough / 1000
@@ -48,14 +50,16 @@ const (
 // many changes are compared faster by reading everything.
 const many = 64
 
-// pass compares the kernel with what is desired, repairs the difference and reads back what it wrote.
+// pass compares the kernel with what is desired, repairs the difference and reads back what it
+// wrote.
 func (k *keeper) pass(ctx context.Context, s scope) {
 	if w, err := k.program(ctx, s); w != nil {
 		k.report(w, err)
 	}
 }
 
-// program does the work of a pass, while nothing else programs the kernel. It returns nil after Remove.
+// program does the work of a pass, while nothing else programs the kernel. It returns nil after
+// Remove.
 func (k *keeper) program(ctx context.Context, s scope) (*work, error) {
 	k.passing.Lock()
 	defer k.passing.Unlock()
@@ -94,7 +98,8 @@ func (k *keeper) work(s scope) *work {
 	return w
 }
 
-// leave has connections reset if nobody takes over and somebody deletes what is left, be it a process that may not write sysctls.
+// leave has connections reset if nobody takes over and somebody deletes what is left, be it a
+// process that may not write sysctls.
 func (k *keeper) leave() {
 	if k.edge != nil {
 		_ = k.edge.sysctls.set(nodestConnections, "1") // as good as can be
@@ -148,8 +153,9 @@ func (k *keeper) open() error {
 	return nil
 }
 
-// compare reads the kernel's table and makes it as desired. To read all of it costs a question for each virtual
-// server, so only those are read that look different from when they were as desired: what Sync or somebody else changed.
+// compare reads the kernel's table and makes it as desired. To read all of it costs a question for
+// each virtual server, so only those are read that look different from when they were as desired:
+// what Sync or somebody else changed.
 func (k *keeper) compare(ctx context.Context, w *work) error {
 	for f := range w.dirty {
 		if f.Mark == 0 { // those by mark are ours anyway
@@ -230,7 +236,8 @@ func (k *keeper) refresh() error {
 	return nil
 }
 
-// deliver makes the routes of desired addresses, before their virtual servers: they tell whose those are.
+// deliver makes the routes of desired addresses, before their virtual servers: they tell whose
+// those are.
 func (k *keeper) deliver(w *work) error {
 	for _, f := range families {
 		var missing []netip.Addr
@@ -276,7 +283,8 @@ func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
 	return t, nil
 }
 
-// write carries out what Diff says, and reads back what was written. An error is of IPVS as a whole.
+// write carries out what Diff says, and reads back what was written. An error is of IPVS as a
+// whole.
 func (k *keeper) write(ctx context.Context, w *work) error {
 	owned := ownedAt(func(a netip.Addr) bool { _, ours := k.served[a]; return ours })
 	desired := w.desired
@@ -339,11 +347,12 @@ func only(t Table, some map[Frontend]bool) Table {
 	return part
 }
 
-// flushing is how long the kernel may take to look for the connections of a deleted real server: it does so
-// one timer tick later, and would take those of one that is just being moved.
+// flushing is how long the kernel may take to look for the connections of a deleted real server: it
+// does so one timer tick later, and would take those of one that is just being moved.
 const flushing = 100 * time.Millisecond
 
-// applyAll protects the connections of real servers that are moved, and ends those of real servers that are deleted.
+// applyAll protects the connections of real servers that are moved, and ends those of real servers
+// that are deleted.
 func (k *keeper) applyAll(ctx context.Context, operations []Operation, apply func(Operation)) error {
 	first := slices.IndexFunc(operations, func(o Operation) bool { return deletes(o.Kind) }) // Diff puts them last
 	if first < 0 {

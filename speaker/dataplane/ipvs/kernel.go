@@ -18,17 +18,21 @@ import (
 )
 
 // ErrNoIPVS says that the kernel has no IPVS, nor a module that it can load for it.
-var ErrNoIPVS = errors.New("the kernel has no IPVS: load the module ip_vs on the node, or build a kernel with CONFIG_IP_VS")
+var ErrNoIPVS = errors.New(
+	"the kernel has no IPVS: load the module ip_vs on the node, or build a kernel with CONFIG_IP_VS",
+)
 
 // ErrNoScheduler says that the kernel lacks a scheduler and could not load its module.
 var ErrNoScheduler = errors.New("the kernel has no such IPVS scheduler: load its module ip_vs_<scheduler> on the node")
 
-// virtualServers is the kernel's table of one network namespace. Its methods may be called concurrently.
+// virtualServers is the kernel's table of one network namespace. Its methods may be called
+// concurrently.
 type virtualServers interface {
 	// table reads everything but virtual servers by firewall marks that are not ours.
 	table() (Table, error)
-	// glance returns a digest of each virtual server that table would show, but for flags and thresholds, at a twentieth of the
-	// cost. Those by one mark are told from one another by nothing: they have a digest in common.
+	// glance returns a digest of each virtual server that table would show, but for flags and
+	// thresholds, at a twentieth of the cost. Those by one mark are told from one another by nothing:
+	// they have a digest in common.
 	glance() (map[Frontend]uint64, error)
 	// virtualServer reads one; false: there is none.
 	virtualServer(Frontend) (VirtualServer, bool, error)
@@ -49,8 +53,8 @@ type kernel struct {
 	}
 }
 
-// openKernel connects to IPVS of the calling thread's network namespace. Asking for the netlink family makes
-// the kernel load its module.
+// openKernel connects to IPVS of the calling thread's network namespace. Asking for the netlink
+// family makes the kernel load its module.
 func openKernel() (virtualServers, error) {
 	c, err := lib.New()
 	switch {
@@ -160,8 +164,9 @@ func digests(listing []byte) (map[Frontend]uint64, error) {
 // protocols begin the line of a virtual server.
 var protocols = map[string]bool{"TCP": true, "UDP": true, "SCTP": true, "FWM": true}
 
-// listed returns the frontend of a line of the listing: "TCP", "C6120001:0050" or "[2001:0db8:0000:0000:0000:0000:0000:0001]:0050".
-// For "FWM", "B7000001" that is one of each family, and none for marks of others.
+// listed returns the frontend of a line of the listing: "TCP", "C6120001:0050" or
+// "[2001:0db8:0000:0000:0000:0000:0000:0001]:0050". For "FWM", "B7000001" that is one of each
+// family, and none for marks of others.
 func listed(protocol, where string) ([]Frontend, error) {
 	if protocol == "FWM" {
 		mark, err := strconv.ParseUint(where, 16, 32)

@@ -7,8 +7,9 @@ import (
 	"os"
 )
 
-// Leftovers returns the addresses that have a route of ours, and whether anything is there at all, be it rules alone: what a
-// process left that ran a Driver. It asks the routing tables only, so it loads no module.
+// Leftovers returns the addresses that have a route of ours, and whether anything is there at all,
+// be it rules alone: what a process left that ran a Driver. It asks the routing tables only, so it
+// loads no module.
 func Leftovers() (addresses []netip.Addr, anything bool, err error) {
 	routes, err := openDelivery(nil)
 	if err != nil {
@@ -33,15 +34,16 @@ func Leftovers() (addresses []netip.Addr, anything bool, err error) {
 	return addresses, anything, nil
 }
 
-// RemoveLeftovers deletes what Leftovers found, and the virtual servers on its addresses: their connections are reset. No Driver may run
-// beside it.
+// RemoveLeftovers deletes what Leftovers found, and the virtual servers on its addresses: their
+// connections are reset. No Driver may run beside it.
 func RemoveLeftovers() error {
 	routes, err := openDelivery(nil)
 	if err != nil {
 		return err
 	}
 	e := edge{servers: noServers{}, delivery: routes, sysctls: kernelSysctls{sysctlFolder}}
-	// A kernel that lost the module since has lost the virtual servers too, and need not load it again.
+	// A kernel that lost the module since has lost the virtual servers too, and need not load it
+	// again.
 	switch _, err := os.Stat(listing); {
 	case err == nil:
 		servers, err := openKernel()

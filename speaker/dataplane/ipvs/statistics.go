@@ -12,7 +12,13 @@ type Statistics struct {
 
 // Add returns the sum of both.
 func (s Statistics) Add(t Statistics) Statistics {
-	return Statistics{s.Connections + t.Connections, s.PacketsIn + t.PacketsIn, s.PacketsOut + t.PacketsOut, s.BytesIn + t.BytesIn, s.BytesOut + t.BytesOut}
+	return Statistics{
+		s.Connections + t.Connections,
+		s.PacketsIn + t.PacketsIn,
+		s.PacketsOut + t.PacketsOut,
+		s.BytesIn + t.BytesIn,
+		s.BytesOut + t.BytesOut,
+	}
 }
 
 // RealServerStatistics are those of one real server.

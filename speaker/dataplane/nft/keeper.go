@@ -14,8 +14,8 @@ import (
 
 const (
 	resync = time.Minute // the safety net under the kernel's notifications
-	// wholesale is how many changes are written as a whole table: in sets of ranges each one's cost grows with
-	// the set.
+	// wholesale is how many changes are written as a whole table: in sets of ranges each one's cost
+	// grows with the set.
 	wholesale = 1000
 )
 
@@ -33,8 +33,8 @@ type Store[Element comparable] interface {
 	Watch(ctx context.Context, changed func()) error
 }
 
-// Keeper keeps a table as it is wanted, whatever others do to it. Its methods may be called from any
-// goroutine, also before Run.
+// Keeper keeps a table as it is wanted, whatever others do to it. Its methods may be called from
+// any goroutine, also before Run.
 type Keeper[Element comparable] struct {
 	Whole func(Element) bool // elements that are written only with all others; nil: none
 	Retry time.Duration      // after a failure
@@ -51,8 +51,8 @@ type Keeper[Element comparable] struct {
 	removed bool             // guarded by mu
 }
 
-// NewKeeper returns a keeper that wants no element yet. Failing says what is not done while the table cannot
-// be written.
+// NewKeeper returns a keeper that wants no element yet. Failing says what is not done while the
+// table cannot be written.
 func NewKeeper[Element comparable](log *slog.Logger, store Store[Element], failing string) *Keeper[Element] {
 	return &Keeper[Element]{
 		Retry: 5 * time.Second, log: log, store: store, failing: failing, wake: async.NewSignal(),
@@ -60,8 +60,8 @@ func NewKeeper[Element comparable](log *slog.Logger, store Store[Element], faili
 	}
 }
 
-// Update adds and removes elements, and returns at once. An element is wanted until it was removed as often
-// as it was added. What one call changes is written in one transaction.
+// Update adds and removes elements, and returns at once. An element is wanted until it was removed
+// as often as it was added. What one call changes is written in one transaction.
 func (k *Keeper[Element]) Update(add, remove []Element) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

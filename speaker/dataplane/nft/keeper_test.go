@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// fake is a table in memory that behaves as the kernel's: a write succeeds as a whole or not at all.
+// fake is a table in memory that behaves as the kernel's: a write succeeds as a whole or not at
+// all.
 type fake struct {
 	mu       sync.Mutex
 	elements map[int]bool // guarded by mu; nil: there is no table

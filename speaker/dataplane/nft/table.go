@@ -1,5 +1,5 @@
-// Package nft keeps tables of nftables that belong to Berth: it writes what changes, sees when somebody else
-// writes to them, and repairs them. Linux only; writing needs CAP_NET_ADMIN.
+// Package nft keeps tables of nftables that belong to Berth: it writes what changes, sees when
+// somebody else writes to them, and repairs them. Linux only; writing needs CAP_NET_ADMIN.
 package nft
 
 import (
@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// largest is what a transaction, and the answers to it, may be long, in bytes: up to 100 for each element.
+	// largest is what a transaction, and the answers to it, may be long, in bytes: up to 100 for each
+	// element.
 	largest = 16 << 20
 	// perMessage bounds a netlink attribute, whose length has 16 bits.
 	perMessage = 500
@@ -138,7 +139,8 @@ func AddElements(c *nftables.Conn, set *nftables.Set, elements []nftables.SetEle
 	return nil
 }
 
-// DeleteElements queues elements that are deleted from a set. Flush fails when the set has one of them not.
+// DeleteElements queues elements that are deleted from a set. Flush fails when the set has one of
+// them not.
 func DeleteElements(c *nftables.Conn, set *nftables.Set, elements []nftables.SetElement) error {
 	for some := range slices.Chunk(elements, perMessage) {
 		if err := c.SetDeleteElements(set, some); err != nil {
@@ -172,8 +174,8 @@ func Comment(text string) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, text)
 }
 
-// Rules reads the rules of all chains, those of one chain in their order. It fails when there is no table, or
-// one that is switched off.
+// Rules reads the rules of all chains, those of one chain in their order. It fails when there is no
+// table, or one that is switched off.
 //
 // nftables.Conn cannot read rules with expression ct and a direction: it takes that for 4 bytes.
 func (t *Table) Rules() ([]Rule, error) {
@@ -193,13 +195,18 @@ func (t *Table) Rules() ([]Rule, error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	defer raw.Close()
-	name, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.Name + "\x00")}})
+	name, err := netlink.MarshalAttributes(
+		[]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.Name + "\x00")}},
+	)
 	if err != nil {
 		return nil, err
 	}
 	messages, err := raw.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, name...),
+		Header: netlink.Header{
+			Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE,
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, name...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read rules of table inet %s: %w", t.Name, err)
@@ -270,8 +277,8 @@ func readCounter(d *netlink.AttributeDecoder, packets *uint64) error {
 	return nil
 }
 
-// Watch calls changed when anything in the table may have been written by somebody else, until ctx ends or
-// it fails.
+// Watch calls changed when anything in the table may have been written by somebody else, until ctx
+// ends or it fails.
 func (t *Table) Watch(ctx context.Context, changed func()) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {

@@ -32,8 +32,8 @@ const (
 	established = "established"
 )
 
-// family is the part of the table for one family of addresses. Sets of single addresses cost the same at any
-// size; those of ranges are for aggregates, of which there are few.
+// family is the part of the table for one family of addresses. Sets of single addresses cost the
+// same at any size; those of ranges are for aggregates, of which there are few.
 type family struct {
 	name      string // in the metrics, and in nft's comments
 	keyType   nftables.SetDatatype
@@ -63,8 +63,9 @@ func (k kernel) rangeSet(f family) *nftables.Set {
 	return set
 }
 
-// Replace writes the table. Where the kernel does not track connections, which only somebody who built it without can
-// have, packets that go back and forth without end are the greater evil, and all is dropped.
+// Replace writes the table. Where the kernel does not track connections, which only somebody who
+// built it without can have, packets that go back and forth without end are the greater evil, and
+// all is dropped.
 func (k kernel) Replace(prefixes []netip.Prefix) error {
 	err := k.write(prefixes, true)
 	stateless := err != nil && !errors.Is(err, os.ErrPermission)
@@ -73,7 +74,11 @@ func (k kernel) Replace(prefixes []netip.Prefix) error {
 			return err // it was not for that
 		}
 		if !k.stateless.Load() {
-			k.log.Warn("the kernel tracks no connections (load the modules nf_conntrack and nft_ct): packets of established ones are not spared", "error", err)
+			k.log.Warn(
+				"the kernel tracks no connections (load the modules nf_conntrack and nft_ct): packets of established ones are not spared",
+				"error",
+				err,
+			)
 		}
 		err = nil
 	}
@@ -161,8 +166,13 @@ func (f family) elements(prefixes []netip.Prefix) (addresses, ranges []nftables.
 		return nil, nil, fmt.Errorf("unite aggregates: %w", err)
 	}
 	for _, r := range union.Ranges() {
-		// The end is the first address after the range; the family's last address has none, and belongs to no pool.
-		ranges = append(ranges, nftables.SetElement{Key: r.From().AsSlice()}, nftables.SetElement{Key: r.To().Next().AsSlice(), IntervalEnd: true})
+		// The end is the first address after the range; the family's last address has none, and belongs
+		// to no pool.
+		ranges = append(
+			ranges,
+			nftables.SetElement{Key: r.From().AsSlice()},
+			nftables.SetElement{Key: r.To().Next().AsSlice(), IntervalEnd: true},
+		)
 	}
 	return addresses, ranges, nil
 }
@@ -220,8 +230,8 @@ func (k kernel) Check(prefixes []netip.Prefix) error {
 	return nil
 }
 
-// same tells whether two lists of elements are equal but for their order. The kernel shows an end at the
-// family's first address for the space before the first range.
+// same tells whether two lists of elements are equal but for their order. The kernel shows an end
+// at the family's first address for the space before the first range.
 func same(have, want []nftables.SetElement) bool {
 	type point struct {
 		key string

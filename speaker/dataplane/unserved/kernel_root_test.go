@@ -63,8 +63,8 @@ func dropped(t *testing.T) uint64 {
 	return n["IPv4"] + n["IPv6"]
 }
 
-// rack makes this namespace a node between a router, to which its default route goes and which sends all of
-// the pool back to it, and a pod.
+// rack makes this namespace a node between a router, to which its default route goes and which
+// sends all of the pool back to it, and a pod.
 func rack(t *testing.T) (router, pod string) {
 	t.Helper()
 	router, pod = nettest.Namespace(t), nettest.Namespace(t)
@@ -77,10 +77,18 @@ ip link set router up; ip link set pod up
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.router.send_redirects=0
 ip route add default via 10.0.0.1; ip -6 route add default via fd00::1`, nettest.PID(router), nettest.PID(pod))
 	t.Cleanup(func() { nettest.Shell(t, "ip link del router; ip link del pod") })
-	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add 10.0.0.1/24 dev node; ip -6 addr add fd00::1/64 dev node nodad; ip link set node up
+	nettest.Shell(
+		t,
+		`%s bash -ec 'ip link set lo up; ip addr add 10.0.0.1/24 dev node; ip -6 addr add fd00::1/64 dev node nodad; ip link set node up
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-ip route add 198.51.100.0/24 via 10.0.0.2; ip -6 route add 2001:db8::/64 via fd00::2'`, router)
-	nettest.Shell(t, `%s bash -ec 'ip link set lo up; ip addr add 10.1.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.1.0.1'`, pod)
+ip route add 198.51.100.0/24 via 10.0.0.2; ip -6 route add 2001:db8::/64 via fd00::2'`,
+		router,
+	)
+	nettest.Shell(
+		t,
+		`%s bash -ec 'ip link set lo up; ip addr add 10.1.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.1.0.1'`,
+		pod,
+	)
 	return router, pod
 }
 
@@ -97,7 +105,15 @@ func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "kube-proxy"})
-	chain := c.AddChain(&nftables.Chain{Table: proxy, Name: "nat", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	chain := c.AddChain(
+		&nftables.Chain{
+			Table:    proxy,
+			Name:     "nat",
+			Type:     nftables.ChainTypeNAT,
+			Hooknum:  nftables.ChainHookPrerouting,
+			Priority: nftables.ChainPriorityNATDest,
+		},
+	)
 	c.AddRule(&nftables.Rule{Table: proxy, Chain: chain, Exprs: []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{198, 51, 100, 7}},
@@ -114,7 +130,11 @@ func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
 		ipv6 := strings.Contains(to, ":")
 		before := received(t, router, ipv6)
 		send(t, router, to)
-		nettest.Eventually(t, "a packet for "+to+" is sent back to the router without the table", func() bool { return received(t, router, ipv6) > before })
+		nettest.Eventually(
+			t,
+			"a packet for "+to+" is sent back to the router without the table",
+			func() bool { return received(t, router, ipv6) > before },
+		)
 	}
 
 	d := run(t, quiet(), time.Second)
@@ -225,7 +245,8 @@ func TestWithoutTheCapabilityTheErrorNamesIt(t *testing.T) {
 // A kernel without is hard to come by; that the rule cannot be written is what it looks like.
 func TestWhereConnectionsAreNotTrackedEverythingIsDropped(t *testing.T) {
 	k, all := quiet(), prefixes("192.0.2.1/32")
-	if err := errors.Join(k.write(all, false), k.Check(all)); err == nil || !strings.Contains(err.Error(), `rules ["IPv4" "IPv4" "IPv6" "IPv6"]`) {
+	if err := errors.Join(k.write(all, false), k.Check(all)); err == nil ||
+		!strings.Contains(err.Error(), `rules ["IPv4" "IPv4" "IPv6" "IPv6"]`) {
 		t.Errorf("that the rule is missing is not seen: %v", err)
 	}
 	k.stateless.Store(true)
@@ -262,7 +283,11 @@ func TestAnEstablishedConnectionThroughTheNodeGoesOnAndANewOneDoesNot(t *testing
 	defer served.Close()
 
 	d.Answering(netip.MustParseAddr("10.1.0.2"), true)
-	nettest.Eventually(t, "the host's address is in the table", func() bool { return quiet().Check(prefixes("10.1.0.2/32")) == nil })
+	nettest.Eventually(
+		t,
+		"the host's address is in the table",
+		func() bool { return quiet().Check(prefixes("10.1.0.2/32")) == nil },
+	)
 	deadline := time.Now().Add(10 * time.Second)
 	for _, c := range []net.Conn{client, served} {
 		if err := c.SetDeadline(deadline); err != nil {

@@ -1,14 +1,15 @@
-// Package unserved drops packets for announced addresses that nothing on this node serves: ports that
-// no Service exposes, and unused addresses of an aggregate. Without it they would go back to the router that
-// sent them, and come again, until their time to live is over.
+// Package unserved drops packets for announced addresses that nothing on this node serves: ports
+// that no Service exposes, and unused addresses of an aggregate. Without it they would go back to
+// the router that sent them, and come again, until their time to live is over.
 //
-// kube-proxy rewrites the destination of what it serves before packets are forwarded (hook prerouting), so
-// what reaches hook forward with an announced destination is for nobody. The rules are in one nftables table
-// of Berth's own, "inet berth", after kube-proxy's, whose rejections keep their effect. Linux only; it needs
-// CAP_NET_ADMIN.
+// kube-proxy rewrites the destination of what it serves before packets are forwarded (hook
+// prerouting), so what reaches hook forward with an announced destination is for nobody. The rules
+// are in one nftables table of Berth's own, "inet berth", after kube-proxy's, whose rejections keep
+// their effect. Linux only; it needs CAP_NET_ADMIN.
 //
-// What a host has is never in the table, whoever asked for it: a careless pool must not cut hosts off that packets are
-// passed on to. And packets of established connections pass in any case: somebody answers them.
+// What a host has is never in the table, whoever asked for it: a careless pool must not cut hosts
+// off that packets are passed on to. And packets of established connections pass in any case:
+// somebody answers them.
 package unserved
 
 import (
@@ -26,7 +27,8 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
-// Driver keeps the table. Its methods may be called from any goroutine, also before Run, and return at once.
+// Driver keeps the table. Its methods may be called from any goroutine, also before Run, and return
+// at once.
 type Driver struct {
 	keeper *nft.Keeper[netip.Prefix]
 
@@ -42,7 +44,8 @@ type hosts struct {
 	conflicts []netip.Addr // ascending
 }
 
-// New returns a driver that drops nothing yet. Its metrics are registered with metrics; nil: nowhere.
+// New returns a driver that drops nothing yet. Its metrics are registered with metrics; nil:
+// nowhere.
 func New(log *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
 	k := newKernel(log)
 	if metrics != nil {
@@ -56,8 +59,12 @@ func New(log *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
 // counters reads the rules' counters when it is asked.
 type counters struct{ kernel }
 
-var droppedPackets = prometheus.NewDesc("berth_unserved_packets_dropped_total",
-	"Packets for announced addresses that nothing on the node serves, dropped since the table was last written.", []string{"family"}, nil)
+var droppedPackets = prometheus.NewDesc(
+	"berth_unserved_packets_dropped_total",
+	"Packets for announced addresses that nothing on the node serves, dropped since the table was last written.",
+	[]string{"family"},
+	nil,
+)
 
 func (c counters) Describe(to chan<- *prometheus.Desc) { to <- droppedPackets }
 
@@ -78,7 +85,8 @@ func newDriver(log *slog.Logger, store nft.Store[netip.Prefix]) *Driver {
 	return &Driver{keeper: k, groups: map[string][]netip.Prefix{}, answering: map[netip.Addr]int{}}
 }
 
-// Sync replaces the prefixes of one group, all masked; none removes it. Its cost depends on this group alone.
+// Sync replaces the prefixes of one group, all masked; none removes it. Its cost depends on this
+// group alone.
 func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -94,8 +102,8 @@ func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 	d.keeper.Update(d.hosts.without(prefixes), d.hosts.without(before))
 }
 
-// Answering notes that this node answers for an address on a segment, or not any more. It is called as often with false
-// as it was with true: the address may be on several segments.
+// Answering notes that this node answers for an address on a segment, or not any more. It is called
+// as often with false as it was with true: the address may be on several segments.
 func (d *Driver) Answering(address netip.Addr, on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -177,8 +185,8 @@ func (h hosts) without(prefixes []netip.Prefix) []netip.Prefix {
 	return left
 }
 
-// Run keeps the table as wanted until ctx ends, and leaves it as it is then: the node goes on to be sent
-// what others have not yet noticed.
+// Run keeps the table as wanted until ctx ends, and leaves it as it is then: the node goes on to be
+// sent what others have not yet noticed.
 func (d *Driver) Run(ctx context.Context) error { return d.keeper.Run(ctx) }
 
 // Remove deletes the table, for good: nothing is announced here any more.

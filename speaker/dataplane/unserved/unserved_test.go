@@ -158,7 +158,10 @@ func TestWhatAFormerProcessLeftIsReplacedAndThenOnlyChangesAreWritten(t *testing
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if want := map[netip.Prefix]bool{prefixes("192.0.2.2/32")[0]: true, prefixes("192.0.2.3/32")[0]: true}; !maps.Equal(f.prefixes, want) {
+	if want := map[netip.Prefix]bool{prefixes("192.0.2.2/32")[0]: true, prefixes("192.0.2.3/32")[0]: true}; !maps.Equal(
+		f.prefixes,
+		want,
+	) {
 		t.Errorf("it leaves %v, want %v", slices.Collect(maps.Keys(f.prefixes)), slices.Collect(maps.Keys(want)))
 	}
 }

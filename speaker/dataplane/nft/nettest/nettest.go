@@ -20,8 +20,8 @@ import (
 // insideEnv marks the process that has namespaces of its own.
 const insideEnv = "BERTH_NET_TEST_INSIDE"
 
-// Main runs the tests in namespaces of their own: nothing of the machine's is touched, and everything they
-// start ends with them.
+// Main runs the tests in namespaces of their own: nothing of the machine's is touched, and
+// everything they start ends with them.
 func Main(m *testing.M) int {
 	if os.Getenv(insideEnv) != "" {
 		return m.Run()
@@ -68,7 +68,8 @@ func Shell(t *testing.T, script string, args ...any) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Namespace makes a network namespace that lasts as long as the test, and returns the command that enters it.
+// Namespace makes a network namespace that lasts as long as the test, and returns the command that
+// enters it.
 func Namespace(t *testing.T) (enter string) {
 	t.Helper()
 	p := exec.Command("sleep", "1000")
