@@ -7,7 +7,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 )
 
-func TestARouterOfAPrefixIsReportedWithItsAddress(t *testing.T) {
+func TestSession(t *testing.T) {
 	prefix := netip.MustParsePrefix("10.0.0.0/24")
 	for want, p := range map[string]bgp.PeerStatus{
 		"racks 10.0.0.0/24": {Name: "racks", Prefix: prefix},

@@ -13,7 +13,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 )
 
-func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
+func TestConflicts_current(t *testing.T) {
 	c := newConflicts()
 	begin := time.Unix(1000, 0)
 	heard := func(address string, mac byte, after time.Duration) {
@@ -45,7 +45,7 @@ func TestConflictsAreReportedForAMinuteAfterTheyWereLastHeard(t *testing.T) {
 	}
 }
 
-func TestOfManyConflictsTheLatestAreReported(t *testing.T) {
+func TestConflicts_current_many(t *testing.T) {
 	c := newConflicts()
 	begin := time.Unix(1000, 0)
 	for i := range 90 {

@@ -11,7 +11,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 )
 
-func TestASpeakerSignsWithOneKeyAndAcceptsThoseOfARotation(t *testing.T) {
+func TestKeysOf(t *testing.T) {
 	a, b, c := bytes.Repeat([]byte("a"), 32), bytes.Repeat([]byte("b"), 32), bytes.Repeat([]byte("c"), 32)
 	const printA, printB, printC = "3ba3f5f4", "bdb33976", "cd93782b"
 	for _, x := range []struct {
@@ -21,14 +21,57 @@ func TestASpeakerSignsWithOneKeyAndAcceptsThoseOfARotation(t *testing.T) {
 		signing  string
 		accepted string
 	}{
-		{"one key", map[string][]byte{"key": a}, l2.Keys{Sign: a}, printA, printA},
-		{"a rotation begins", map[string][]byte{"key": a, "next": b}, l2.Keys{Sign: a, Accept: [][]byte{b}}, printA, "A B"},
-		{"a rotation ends", map[string][]byte{"key": b, "previous": a}, l2.Keys{Sign: b, Accept: [][]byte{a}}, printB, "A B"},
-		{"one follows another", map[string][]byte{"key": b, "previous": a, "next": c}, l2.Keys{Sign: b, Accept: [][]byte{c, a}}, printB, "A B C"},
-		{"the next is the same", map[string][]byte{"key": a, "next": a}, l2.Keys{Sign: a, Accept: [][]byte{a}}, printA, printA},
-		{"the next is too short", map[string][]byte{"key": a, "next": []byte("short")}, l2.Keys{Sign: a}, printA, printA},
-		{"none that signs", map[string][]byte{"next": a}, l2.Keys{Accept: [][]byte{a}}, "", ""},
-		{"nothing", nil, l2.Keys{}, "", ""},
+		{
+			name:     "one key",
+			data:     map[string][]byte{"key": a},
+			want:     l2.Keys{Sign: a},
+			signing:  printA,
+			accepted: printA,
+		},
+		{
+			name:     "a rotation begins",
+			data:     map[string][]byte{"key": a, "next": b},
+			want:     l2.Keys{Sign: a, Accept: [][]byte{b}},
+			signing:  printA,
+			accepted: "A B",
+		},
+		{
+			name:     "a rotation ends",
+			data:     map[string][]byte{"key": b, "previous": a},
+			want:     l2.Keys{Sign: b, Accept: [][]byte{a}},
+			signing:  printB,
+			accepted: "A B",
+		},
+		{
+			name:     "one follows another",
+			data:     map[string][]byte{"key": b, "previous": a, "next": c},
+			want:     l2.Keys{Sign: b, Accept: [][]byte{c, a}},
+			signing:  printB,
+			accepted: "A B C",
+		},
+		{
+			name:     "the next is the same",
+			data:     map[string][]byte{"key": a, "next": a},
+			want:     l2.Keys{Sign: a, Accept: [][]byte{a}},
+			signing:  printA,
+			accepted: printA,
+		},
+		{
+			name:     "the next is too short",
+			data:     map[string][]byte{"key": a, "next": []byte("short")},
+			want:     l2.Keys{Sign: a},
+			signing:  printA,
+			accepted: printA,
+		},
+		{
+			name: "none that signs",
+			data: map[string][]byte{"next": a},
+			want: l2.Keys{Accept: [][]byte{a}},
+		},
+		{
+			name: "nothing",
+			want: l2.Keys{},
+		},
 	} {
 		got, good := keysOf(&corev1.Secret{Data: x.data})
 		if diff := cmp.Diff(x.want, got); diff != "" || good != (len(x.want.Sign) > 0) {

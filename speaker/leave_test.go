@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestWhichNodesADaemonSetSelects(t *testing.T) {
+func TestPlaces(t *testing.T) {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"rack": "a"}}}
 	affinity := func(operator corev1.NodeSelectorOperator, values ...string) corev1.PodSpec {
 		term := corev1.NodeSelectorTerm{
@@ -25,12 +25,34 @@ func TestWhichNodesADaemonSetSelects(t *testing.T) {
 		spec corev1.PodSpec
 		want bool
 	}{
-		{"all", corev1.PodSpec{}, true},
-		{"by a label", corev1.PodSpec{NodeSelector: map[string]string{"rack": "a"}}, true},
-		{"others", corev1.PodSpec{NodeSelector: map[string]string{"rack": "b"}}, false},
-		{"by affinity", affinity(corev1.NodeSelectorOpIn, "a", "b"), true},
-		{"others by affinity", affinity(corev1.NodeSelectorOpNotIn, "a"), false},
-		{"what cannot be understood", affinity("Sometimes", "a"), true},
+		{
+			name: "all",
+			spec: corev1.PodSpec{},
+			want: true,
+		},
+		{
+			name: "by a label",
+			spec: corev1.PodSpec{NodeSelector: map[string]string{"rack": "a"}},
+			want: true,
+		},
+		{
+			name: "others",
+			spec: corev1.PodSpec{NodeSelector: map[string]string{"rack": "b"}},
+		},
+		{
+			name: "by affinity",
+			spec: affinity(corev1.NodeSelectorOpIn, "a", "b"),
+			want: true,
+		},
+		{
+			name: "others by affinity",
+			spec: affinity(corev1.NodeSelectorOpNotIn, "a"),
+		},
+		{
+			name: "what cannot be understood",
+			spec: affinity("Sometimes", "a"),
+			want: true,
+		},
 	} {
 		set := &appsv1.DaemonSet{Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: c.spec}}}
 		if got := places(set, node); got != c.want {

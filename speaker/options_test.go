@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestASpeakerHandsOverOrHoldsWhenItIsReplacedAndKnowsNoThirdWay(t *testing.T) {
+func TestNew_onRestart(t *testing.T) {
 	_, err := New(Options{OnRestart: "drop"})
 	if err == nil || !strings.Contains(err.Error(), "--on-restart=drop: want hand-over or hold") {
 		t.Errorf("%v", err)

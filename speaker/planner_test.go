@@ -280,10 +280,24 @@ func TestPlanner_settled(t *testing.T) {
 		peers    []bgp.PeerStatus
 		want     bool
 	}{
-		{"nothing yet", nil, nil, false},
-		{"one segment listens still", []l2.Segment{{Up: true, Claiming: true}, {Up: true}}, []bgp.PeerStatus{up}, false},
-		{"a session is missing", []l2.Segment{{Up: true, Claiming: true}}, nil, false},
-		{"all but a segment that is down", []l2.Segment{{Up: true, Claiming: true}, {}}, []bgp.PeerStatus{up}, true},
+		{
+			name: "nothing yet",
+		},
+		{
+			name:     "one segment listens still",
+			segments: []l2.Segment{{Up: true, Claiming: true}, {Up: true}},
+			peers:    []bgp.PeerStatus{up},
+		},
+		{
+			name:     "a session is missing",
+			segments: []l2.Segment{{Up: true, Claiming: true}},
+		},
+		{
+			name:     "all but a segment that is down",
+			segments: []l2.Segment{{Up: true, Claiming: true}, {}},
+			peers:    []bgp.PeerStatus{up},
+			want:     true,
+		},
 	} {
 		n.l2.status.Segments, n.bgp.status.Peers = c.segments, c.peers
 		if got := n.settled(); got != c.want {

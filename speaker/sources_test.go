@@ -19,7 +19,7 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-func TestWhatTheAPISaysOfForwarding(t *testing.T) {
+func TestReadForwarding(t *testing.T) {
 	proxy, seconds := corev1.LoadBalancerIPModeProxy, int32(60)
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -66,7 +66,7 @@ func TestWhatTheAPISaysOfForwarding(t *testing.T) {
 	}
 }
 
-func TestBackendsOfEndpointSlices(t *testing.T) {
+func TestBackendsOf(t *testing.T) {
 	yes, no, node, name, port := true, false, "n1", "http", int32(8080)
 	slice := &discoveryv1.EndpointSlice{
 		AddressType: discoveryv1.AddressTypeIPv4,

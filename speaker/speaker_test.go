@@ -9,7 +9,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-func TestASpeakersSpecNamesTheRouterID(t *testing.T) {
+func TestAskedRouterID(t *testing.T) {
 	own, hash := netip.MustParseAddr("192.0.2.11"), routerID("n1", addrs("2001:db8::11"))
 	if id := routerID("n1", addrs("2001:db8::11", "192.0.2.11")); id != own {
 		t.Errorf("%s, want the IPv4 address %s", id, own)

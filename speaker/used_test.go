@@ -18,7 +18,7 @@ import (
 	"github.com/berth-lb/berth/speaker/localnet"
 )
 
-func TestTheCacheKeepsWhatTellsWhoseAddressesAre(t *testing.T) {
+func TestSlim_addressesInUse(t *testing.T) {
 	for key, want := range map[string]bool{
 		"kube-vip.io/loadbalancerIPs": true, "purelb.io/allocated-from": true,
 		"metallb.io/ip-allocated-from-pool": false, "example.com/kube-vip.io": false, annotationBound: false,
@@ -63,7 +63,7 @@ func apiServerSlice(addresses ...string) *discoveryv1.EndpointSlice {
 	return slice
 }
 
-func TestOfTheNodesNetworkOnlyWhatIsInAPoolIsReported(t *testing.T) {
+func TestReportedNetwork(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
 		{
 			ObjectMeta: named("lan"),
@@ -99,7 +99,7 @@ func TestOfTheNodesNetworkOnlyWhatIsInAPoolIsReported(t *testing.T) {
 	}
 }
 
-func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
+func TestPlanner_reviewUsed(t *testing.T) {
 	p := idleNode(t)
 	node := &corev1.Node{ObjectMeta: named("n2"), Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.2.0/24"}}}
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.12"}}
@@ -108,13 +108,25 @@ func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
 		do      func() error
 		address string // in use from then on
 	}{
-		{"a Node", func() error { return p.sources.node.GetStore().Add(node) }, "192.0.2.12"},
-		{"the API server", func() error { return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.2")) }, "192.0.2.2"},
-		{"a BGPNeighbor", func() error {
-			err := p.sources.peer.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}))
-			p.world.Snapshot, _ = config.Compile(p.sources.objects())
-			return err
-		}, "192.0.2.254"},
+		{
+			name:    "a Node",
+			do:      func() error { return p.sources.node.GetStore().Add(node) },
+			address: "192.0.2.12",
+		},
+		{
+			name:    "the API server",
+			do:      func() error { return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.2")) },
+			address: "192.0.2.2",
+		},
+		{
+			name: "a BGPNeighbor",
+			do: func() error {
+				err := p.sources.peer.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}))
+				p.world.Snapshot, _ = config.Compile(p.sources.objects())
+				return err
+			},
+			address: "192.0.2.254",
+		},
 	} {
 		address := netip.MustParseAddr(step.address)
 		_, before := p.world.Used.Of(address)
@@ -142,20 +154,28 @@ func TestWhatIsInUseIsReviewedByEachOfItsSources(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatBecomesANodesIsGivenUpAtOnce(t *testing.T) {
+func TestPlanner_do_addressInUse(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		task task
 		do   func(p node) error
 	}{
-		{"a node joins with it", task{kind: nodesChanged}, func(p node) error {
-			n2 := &corev1.Node{ObjectMeta: named("n2")}
-			n2.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
-			return p.sources.node.GetStore().Add(n2)
-		}},
-		{"the API server moves to it", task{kind: networkChanged}, func(p node) error {
-			return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.1"))
-		}},
+		{
+			name: "a node joins with it",
+			task: task{kind: nodesChanged},
+			do: func(p node) error {
+				n2 := &corev1.Node{ObjectMeta: named("n2")}
+				n2.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
+				return p.sources.node.GetStore().Add(n2)
+			},
+		},
+		{
+			name: "the API server moves to it",
+			task: task{kind: networkChanged},
+			do: func(p node) error {
+				return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.1"))
+			},
+		},
 	} {
 		p := idleNode(t)
 		web := &corev1.Service{

@@ -76,7 +76,21 @@ func TestDriver_Backends(t *testing.T) {
 }
 
 func TestSoonest(t *testing.T) {
-	for _, c := range []struct{ a, b, want time.Duration }{{0, 0, 0}, {0, 2, 2}, {1, 0, 1}, {1, 2, 1}, {2, 1, 1}} {
+	for _, c := range []struct{ a, b, want time.Duration }{{}, {
+		b:    2,
+		want: 2,
+	}, {
+		a:    1,
+		want: 1,
+	}, {
+		a:    1,
+		b:    2,
+		want: 1,
+	}, {
+		a:    2,
+		b:    1,
+		want: 1,
+	}} {
 		if got := soonest(c.a, c.b); got != c.want {
 			t.Errorf("soonest of %s and %s is %s", c.a, c.b, got)
 		}

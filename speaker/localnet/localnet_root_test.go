@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
-func TestWhatTheKernelHasIsFollowed(t *testing.T) {
+func TestWatcher_Run_kernel(t *testing.T) {
 	w := New(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestAddressesThatAHostCanHaveAreTold(t *testing.T) {
+func TestAddressesOf(t *testing.T) {
 	on := func(index int, cidr string) netlink.Addr {
 		ip, subnet, err := net.ParseCIDR(cidr)
 		if err != nil {
@@ -37,7 +37,7 @@ func TestAddressesThatAHostCanHaveAreTold(t *testing.T) {
 	}
 }
 
-func TestNextHopsOfDefaultRoutesAreTold(t *testing.T) {
+func TestGatewaysOf(t *testing.T) {
 	hop := func(ip string) *netlink.NexthopInfo { return &netlink.NexthopInfo{Gw: net.ParseIP(ip)} }
 	got := gatewaysOf([]netlink.Route{
 		{Gw: net.ParseIP("192.0.2.1")},
@@ -57,7 +57,7 @@ func TestNextHopsOfDefaultRoutesAreTold(t *testing.T) {
 	}
 }
 
-func TestWhichRoutesAreDefaultRoutes(t *testing.T) {
+func TestIsDefault(t *testing.T) {
 	to := func(cidr string) *net.IPNet {
 		_, subnet, err := net.ParseCIDR(cidr)
 		if err != nil {
@@ -82,7 +82,7 @@ func TestWhichRoutesAreDefaultRoutes(t *testing.T) {
 	}
 }
 
-func TestWhichAddressesTheKernelHasBecauseOfServices(t *testing.T) {
+func TestWatcher_OfService(t *testing.T) {
 	w := &Watcher{}
 	for _, a := range []struct{ address, iface string }{
 		{"192.0.2.1/32", "kube-ipvs0"}, {"192.0.2.2/24", "eth0"}, {"192.0.2.2/32", "kube-ipvs0"}, {"192.0.2.3/24", "eth0"}, {"192.0.2.4/32", "kube-lb0"},

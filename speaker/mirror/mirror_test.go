@@ -12,7 +12,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 )
 
-func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
+func TestDecide(t *testing.T) {
 	ours := func(term uint64, witnessed bool) *entry {
 		return &entry{claim: l2.Claim{Group: "d/web l2", Node: "n1", Term: term, Witnessed: witnessed}}
 	}
@@ -27,19 +27,79 @@ func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
 		found *v1alpha1.L2Owner
 		want  action
 	}{
-		{"a claim that nobody mirrored", ours(1, true), nil, write},
-		{"our object was deleted", ours(1, true), nil, write},
-		{"ours is there", ours(1, true), of("n1", 1, true), write}, // if it differs
-		{"a new claim takes over from another node", ours(2, true), of("n2", 1, true), write},
-		{"even one that is not witnessed, for layer 2 to settle", ours(2, false), of("n2", 1, true), write},
-		{"another node claimed with a higher term", ours(1, true), of("n2", 2, true), leave},
-		{"another node claimed with the same term", ours(2, true), of("n2", 2, true), leave},
-		{"another node claimed later, unwitnessed: layer 2 claims above it", ours(1, true), of("n2", 9, false), leave},
-		{"withdrawn, and still ours", withdrawn, of("n1", 1, true), remove},
-		{"withdrawn, and another's by now", withdrawn, of("n2", 2, true), leave},
-		{"withdrawn, and gone", withdrawn, nil, leave},
-		{"left over from before a restart", nil, of("n1", 1, true), remove},
-		{"another's", nil, of("n2", 1, true), leave},
+		{
+			name: "a claim that nobody mirrored",
+			have: ours(1, true),
+			want: write,
+		},
+		{
+			name: "our object was deleted",
+			have: ours(1, true),
+			want: write,
+		},
+		{
+			name:  "ours is there",
+			have:  ours(1, true),
+			found: of("n1", 1, true),
+			want:  write,
+		}, // if it differs
+		{
+			name:  "a new claim takes over from another node",
+			have:  ours(2, true),
+			found: of("n2", 1, true),
+			want:  write,
+		},
+		{
+			name:  "even one that is not witnessed, for layer 2 to settle",
+			have:  ours(2, false),
+			found: of("n2", 1, true),
+			want:  write,
+		},
+		{
+			name:  "another node claimed with a higher term",
+			have:  ours(1, true),
+			found: of("n2", 2, true),
+			want:  leave,
+		},
+		{
+			name:  "another node claimed with the same term",
+			have:  ours(2, true),
+			found: of("n2", 2, true),
+			want:  leave,
+		},
+		{
+			name:  "another node claimed later, unwitnessed: layer 2 claims above it",
+			have:  ours(1, true),
+			found: of("n2", 9, false),
+			want:  leave,
+		},
+		{
+			name:  "withdrawn, and still ours",
+			have:  withdrawn,
+			found: of("n1", 1, true),
+			want:  remove,
+		},
+		{
+			name:  "withdrawn, and another's by now",
+			have:  withdrawn,
+			found: of("n2", 2, true),
+			want:  leave,
+		},
+		{
+			name: "withdrawn, and gone",
+			have: withdrawn,
+			want: leave,
+		},
+		{
+			name:  "left over from before a restart",
+			found: of("n1", 1, true),
+			want:  remove,
+		},
+		{
+			name:  "another's",
+			found: of("n2", 1, true),
+			want:  leave,
+		},
 	} {
 		have := entry{}
 		if c.have != nil {
@@ -51,7 +111,7 @@ func TestWhatIsDoneAboutAnL2Owner(t *testing.T) {
 	}
 }
 
-func TestTheNameOfAnL2OwnerIsOfItsGroupAndSegment(t *testing.T) {
+func TestKeyOf(t *testing.T) {
 	names := map[string]bool{}
 	for _, c := range [][2]string{{"d/web l2", "172.30.0.0/24"}, {"d/web l2", "10.0.0.0/24"}, {"d/web l2,too", "172.30.0.0/24"}, {"d/db l2", "172.30.0.0/24"}, {"e/web l2", "172.30.0.0/24"}} {
 		names[keyOf(c[0], c[1])] = true
@@ -65,7 +125,7 @@ func TestTheNameOfAnL2OwnerIsOfItsGroupAndSegment(t *testing.T) {
 	}
 }
 
-func TestAnL2OwnerHoldsAClaimAndSaysWhatItIsAbout(t *testing.T) {
+func TestMirror_object(t *testing.T) {
 	claim := l2.Claim{
 		Group: "d/web l2,too", Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
 		Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.PeerSilent,

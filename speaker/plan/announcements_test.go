@@ -432,7 +432,7 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 	}
 }
 
-func TestANodeThatCannotForwardAnnouncesNoRoutesAndStaysACandidate(t *testing.T) {
+func TestPlanAnnouncements_unfit(t *testing.T) {
 	w := world("n3")
 	w.Unfit = true
 	got := announce(

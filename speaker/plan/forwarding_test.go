@@ -56,7 +56,7 @@ func overdue(port, address, node string, state candidate.State) Backend {
 	return b
 }
 
-func TestWhatANodeForwardsAndWhere(t *testing.T) {
+func TestPlanForwarding(t *testing.T) {
 	web := func(changes ...func(*Service)) Service {
 		s := Service{Name: "d/web", Addresses: addrs("192.0.2.1"), Proxied: true, Ports: []Port{{"http", ipvs.TCP, 80}}}
 		for _, c := range changes {
@@ -94,40 +94,120 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 		table    ipvs.Table
 		guards   []guard.Frontend
 	}{
-		{"policy Cluster: all ready endpoints", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready), backend("http", "10.9.9.9:80", "", candidate.Ready)},
-			one(wlc, server("10.0.1.1:8080"), server("10.0.2.1:8080"), server("10.9.9.9:80")), guarded(true)},
-		{"policy Local: those of the node", web(local), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
-			one(wlc, server("10.0.1.1:8080")), guarded(false)},
-		{"policy Local without one on the node: all, for its own pods", web(local), []Backend{backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
-			one(wlc, server("10.0.2.1:8080")), guarded(true)},
-		{"policy Local, the node's own is terminating: all, and its own keeps what it has", web(local), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Serving), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
-			one(wlc, server("10.0.2.1:8080"), server("10.0.1.1:8080", draining)), guarded(true)},
-		{"what terminates or is not ready keeps what it has", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.3:8080", "n1", candidate.Useless)},
-			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining), server("10.0.1.3:8080", draining)), guarded(true)},
-		{"nothing is ready: what serves while it terminates", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Serving)},
-			one(wlc, server("10.0.1.2:8080")), guarded(true)},
-		{"what has terminated for too long keeps nothing", web(), []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
-			one(wlc, server("10.0.1.1:8080")), guarded(true)},
-		{"nothing is ready: what serves while it terminates, for how long ever", web(), []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
-			one(wlc, server("10.0.1.2:8080")), guarded(true)},
-		{"two slices tell of one endpoint: it keeps what it has if one of them lets it", web(), []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.1:8080", "n1", candidate.Ready)},
-			one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining)), guarded(true)},
-		{"two slices tell of one endpoint: ready wins", web(), []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.2:8080", "n1", candidate.Ready)},
-			one(wlc, server("10.0.1.2:8080")), guarded(true)},
-		{"other ports, other families", web(), []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
-			one(wlc), refused()},
-		{"Maglev chooses by the client's port too", web(func(s *Service) { s.Scheduler, s.Persistence = "mh", 3*time.Hour }), nil,
-			one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort | ipvs.Fallback, PersistenceTimeout: 3 * time.Hour}), refused()},
-		{"source ranges", web(func(s *Service) {
-			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
-		}), nil, one(wlc), refused(netip.MustParsePrefix("10.0.0.0/8"))},
-		{"source ranges of the other family only: nobody but the address itself", web(func(s *Service) { s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} }), nil,
-			one(wlc), refused(netip.MustParsePrefix("192.0.2.1/32"))},
-		{"before the status says so", web(func(s *Service) { s.Proxied = false }), nil, one(wlc), refused()},
-		{"when the pool is another's and the status says so still", web(func(s *Service) { s.Addresses = addrs("198.51.100.1") }), nil,
-			ipvs.Table{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: ipvs.TCP}: {Settings: ipvs.Settings{Scheduler: "rr"}}},
-			[]guard.Frontend{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: 6, Masquerade: true, Refuse: true}}},
-		{"kube-proxy's", web(func(s *Service) { s.Addresses, s.Proxied = addrs("198.51.100.1"), false }), nil, ipvs.Table{}, nil},
+		{
+			name:     "policy Cluster: all ready endpoints",
+			service:  web(),
+			backends: []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready), backend("http", "10.9.9.9:80", "", candidate.Ready)},
+			table:    one(wlc, server("10.0.1.1:8080"), server("10.0.2.1:8080"), server("10.9.9.9:80")),
+			guards:   guarded(true),
+		},
+		{
+			name:     "policy Local: those of the node",
+			service:  web(local),
+			backends: []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
+			table:    one(wlc, server("10.0.1.1:8080")),
+			guards:   guarded(false),
+		},
+		{
+			name:     "policy Local without one on the node: all, for its own pods",
+			service:  web(local),
+			backends: []Backend{backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
+			table:    one(wlc, server("10.0.2.1:8080")),
+			guards:   guarded(true),
+		},
+		{
+			name:     "policy Local, the node's own is terminating: all, and its own keeps what it has",
+			service:  web(local),
+			backends: []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Serving), backend("http", "10.0.2.1:8080", "n2", candidate.Ready)},
+			table:    one(wlc, server("10.0.2.1:8080"), server("10.0.1.1:8080", draining)),
+			guards:   guarded(true),
+		},
+		{
+			name:     "what terminates or is not ready keeps what it has",
+			service:  web(),
+			backends: []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), backend("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			table:    one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining), server("10.0.1.3:8080", draining)),
+			guards:   guarded(true),
+		},
+		{
+			name:     "nothing is ready: what serves while it terminates",
+			service:  web(),
+			backends: []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Serving)},
+			table:    one(wlc, server("10.0.1.2:8080")),
+			guards:   guarded(true),
+		},
+		{
+			name:     "what has terminated for too long keeps nothing",
+			service:  web(),
+			backends: []Backend{backend("http", "10.0.1.1:8080", "n1", candidate.Ready), overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			table:    one(wlc, server("10.0.1.1:8080")),
+			guards:   guarded(true),
+		},
+		{
+			name:     "nothing is ready: what serves while it terminates, for how long ever",
+			service:  web(),
+			backends: []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), overdue("http", "10.0.1.3:8080", "n1", candidate.Useless)},
+			table:    one(wlc, server("10.0.1.2:8080")),
+			guards:   guarded(true),
+		},
+		{
+			name:     "two slices tell of one endpoint: it keeps what it has if one of them lets it",
+			service:  web(),
+			backends: []Backend{overdue("http", "10.0.1.2:8080", "n1", candidate.Serving), backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.1:8080", "n1", candidate.Ready)},
+			table:    one(wlc, server("10.0.1.1:8080"), server("10.0.1.2:8080", draining)),
+			guards:   guarded(true),
+		},
+		{
+			name:     "two slices tell of one endpoint: ready wins",
+			service:  web(),
+			backends: []Backend{backend("http", "10.0.1.2:8080", "n1", candidate.Useless), backend("http", "10.0.1.2:8080", "n1", candidate.Ready)},
+			table:    one(wlc, server("10.0.1.2:8080")),
+			guards:   guarded(true),
+		},
+		{
+			name:     "other ports, other families",
+			service:  web(),
+			backends: []Backend{backend("admin", "10.0.1.1:9090", "n1", candidate.Ready), backend("http", "[2001:db8:9::1]:8080", "n1", candidate.Ready)},
+			table:    one(wlc),
+			guards:   refused(),
+		},
+		{
+			name:    "Maglev chooses by the client's port too",
+			service: web(func(s *Service) { s.Scheduler, s.Persistence = "mh", 3*time.Hour }),
+			table:   one(ipvs.Settings{Scheduler: "mh", Flags: ipvs.HashPort | ipvs.Fallback, PersistenceTimeout: 3 * time.Hour}),
+			guards:  refused(),
+		},
+		{
+			name: "source ranges",
+			service: web(func(s *Service) {
+				s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+			}),
+			table:  one(wlc),
+			guards: refused(netip.MustParsePrefix("10.0.0.0/8")),
+		},
+		{
+			name:    "source ranges of the other family only: nobody but the address itself",
+			service: web(func(s *Service) { s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} }),
+			table:   one(wlc),
+			guards:  refused(netip.MustParsePrefix("192.0.2.1/32")),
+		},
+		{
+			name:    "before the status says so",
+			service: web(func(s *Service) { s.Proxied = false }),
+			table:   one(wlc),
+			guards:  refused(),
+		},
+		{
+			name:    "when the pool is another's and the status says so still",
+			service: web(func(s *Service) { s.Addresses = addrs("198.51.100.1") }),
+			table:   ipvs.Table{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: ipvs.TCP}: {Settings: ipvs.Settings{Scheduler: "rr"}}},
+			guards:  []guard.Frontend{{Address: netip.MustParseAddr("198.51.100.1"), Port: 80, Protocol: 6, Masquerade: true, Refuse: true}},
+		},
+		{
+			name:    "kube-proxy's",
+			service: web(func(s *Service) { s.Addresses, s.Proxied = addrs("198.51.100.1"), false }),
+			table:   ipvs.Table{},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			group := Group{ID: "g", Addresses: c.service.Addresses, Services: []Service{c.service}}
@@ -140,7 +220,7 @@ func TestWhatANodeForwardsAndWhere(t *testing.T) {
 }
 
 // Under policy Local a node's own pods and processes reach all endpoints, as they do by kube-proxy.
-func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
+func TestPlanForwarding_marks(t *testing.T) {
 	s := Service{
 		Name:        "d/web",
 		Addresses:   addrs("192.0.2.1"),
@@ -210,7 +290,7 @@ func TestUnderPolicyLocalANodesOwnPodsReachAllEndpoints(t *testing.T) {
 	}
 }
 
-func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
+func TestPlanAnnouncements_capabilities(t *testing.T) {
 	service := Service{
 		Name:      "d/web",
 		Addresses: addrs("192.0.2.1"),
@@ -257,7 +337,7 @@ func TestOnlyNodesThatCanForwardAnnounceWhatKubeProxyLeavesAlone(t *testing.T) {
 	}
 }
 
-func TestEndpointsOnDeadNodesGetNothingNewUnlessTheyAreTheLast(t *testing.T) {
+func TestServing(t *testing.T) {
 	one := func(node string, state candidate.State) Backend { return Backend{Node: node, State: state} }
 	dead := map[string]bool{"n2": true}
 	for _, c := range []struct {
@@ -265,11 +345,31 @@ func TestEndpointsOnDeadNodesGetNothingNewUnlessTheyAreTheLast(t *testing.T) {
 		backends []Backend
 		want     []bool
 	}{
-		{"another is alive", []Backend{one("n1", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
-		{"all are on dead nodes", []Backend{one("n2", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, true}},
-		{"one that terminates is no substitute", []Backend{one("n1", candidate.Serving), one("n2", candidate.Ready)}, []bool{false, true}},
-		{"of those that terminate, too", []Backend{one("n1", candidate.Serving), one("n2", candidate.Serving)}, []bool{true, false}},
-		{"outside of the cluster nobody is dead", []Backend{one("", candidate.Ready), one("n2", candidate.Ready)}, []bool{true, false}},
+		{
+			name:     "another is alive",
+			backends: []Backend{one("n1", candidate.Ready), one("n2", candidate.Ready)},
+			want:     []bool{true, false},
+		},
+		{
+			name:     "all are on dead nodes",
+			backends: []Backend{one("n2", candidate.Ready), one("n2", candidate.Ready)},
+			want:     []bool{true, true},
+		},
+		{
+			name:     "one that terminates is no substitute",
+			backends: []Backend{one("n1", candidate.Serving), one("n2", candidate.Ready)},
+			want:     []bool{false, true},
+		},
+		{
+			name:     "of those that terminate, too",
+			backends: []Backend{one("n1", candidate.Serving), one("n2", candidate.Serving)},
+			want:     []bool{true, false},
+		},
+		{
+			name:     "outside of the cluster nobody is dead",
+			backends: []Backend{one("", candidate.Ready), one("n2", candidate.Ready)},
+			want:     []bool{true, false},
+		},
 	} {
 		takes := serving(c.backends, dead)
 		for i, b := range c.backends {

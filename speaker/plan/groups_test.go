@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-func TestGroupsFollowSharedAddresses(t *testing.T) {
+func TestGroups_Set(t *testing.T) {
 	g := NewGroups()
 	service := func(name string, addresses ...string) Service {
 		return Service{Name: name, Addresses: addrs(addresses...)}

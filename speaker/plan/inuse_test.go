@@ -33,7 +33,7 @@ func announced(group Group, world World) (l2, routes, forwarded []string) {
 	return l2, routes, forwarded
 }
 
-func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
+func TestGroup_Unused(t *testing.T) {
 	node := func(address string) inuse.Sources {
 		n := &corev1.Node{ObjectMeta: named("n2")}
 		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}}
@@ -51,16 +51,51 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 		l2, bgp, ipvs []string
 		complaint     string
 	}{
-		{"nothing", inuse.Sources{}, false, []string{"203.0.113.1", "203.0.113.2"}, []string{"203.0.113.1/32", "203.0.113.2/32"}, []string{"203.0.113.1", "203.0.113.2"}, ""},
-		{"an address of a node", node("203.0.113.1"), false, []string{"203.0.113.2"}, []string{"203.0.113.2/32"}, []string{"203.0.113.2"},
-			"Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2"},
-		{"an address of a node, whoever serves the Service", node("203.0.113.1"), true, []string{"203.0.113.2"}, []string{"203.0.113.2/32"}, []string{"203.0.113.2"},
-			"Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2"},
-		{"an address on an interface", local("203.0.113.2"), false, []string{"203.0.113.1"}, []string{"203.0.113.1/32"}, []string{"203.0.113.1"},
-			"Service d/web: not announced: 203.0.113.2 is on interface eth0 of node n1"},
-		{"an address that is bound because the Service has it", local("203.0.113.2"), true, []string{"203.0.113.1", "203.0.113.2"}, []string{"203.0.113.1/32", "203.0.113.2/32"}, []string{"203.0.113.1", "203.0.113.2"}, ""},
-		{"both", inuse.Sources{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, false, nil, nil, nil,
-			"Service d/web: not announced: 203.0.113.1 is in the pod CIDR 203.0.113.0/24, 203.0.113.2 is in the pod CIDR 203.0.113.0/24"},
+		{
+			name: "nothing",
+			used: inuse.Sources{},
+			l2:   []string{"203.0.113.1", "203.0.113.2"},
+			bgp:  []string{"203.0.113.1/32", "203.0.113.2/32"},
+			ipvs: []string{"203.0.113.1", "203.0.113.2"},
+		},
+		{
+			name:      "an address of a node",
+			used:      node("203.0.113.1"),
+			l2:        []string{"203.0.113.2"},
+			bgp:       []string{"203.0.113.2/32"},
+			ipvs:      []string{"203.0.113.2"},
+			complaint: "Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2",
+		},
+		{
+			name:      "an address of a node, whoever serves the Service",
+			used:      node("203.0.113.1"),
+			bound:     true,
+			l2:        []string{"203.0.113.2"},
+			bgp:       []string{"203.0.113.2/32"},
+			ipvs:      []string{"203.0.113.2"},
+			complaint: "Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2",
+		},
+		{
+			name:      "an address on an interface",
+			used:      local("203.0.113.2"),
+			l2:        []string{"203.0.113.1"},
+			bgp:       []string{"203.0.113.1/32"},
+			ipvs:      []string{"203.0.113.1"},
+			complaint: "Service d/web: not announced: 203.0.113.2 is on interface eth0 of node n1",
+		},
+		{
+			name:  "an address that is bound because the Service has it",
+			used:  local("203.0.113.2"),
+			bound: true,
+			l2:    []string{"203.0.113.1", "203.0.113.2"},
+			bgp:   []string{"203.0.113.1/32", "203.0.113.2/32"},
+			ipvs:  []string{"203.0.113.1", "203.0.113.2"},
+		},
+		{
+			name:      "both",
+			used:      inuse.Sources{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
+			complaint: "Service d/web: not announced: 203.0.113.1 is in the pod CIDR 203.0.113.0/24, 203.0.113.2 is in the pod CIDR 203.0.113.0/24",
+		},
 	} {
 		w := world("n3")
 		w.Forwards, w.Used = true, inuse.Compile(c.used)
@@ -96,7 +131,7 @@ func TestNothingThatIsSomebodyElsesIsAnnouncedOrForwarded(t *testing.T) {
 	}
 }
 
-func TestAnAggregateThatHoldsAnAddressInUseIsNotAnnounced(t *testing.T) {
+func TestPlanAnnouncements_aggregateInUse(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{
 		Pools: v1alpha1test.SelectAll(
 			[]*v1alpha1.LoadBalancerPool{
@@ -125,10 +160,26 @@ func TestAnAggregateThatHoldsAnAddressInUseIsNotAnnounced(t *testing.T) {
 		used inuse.Sources
 		want []string
 	}{
-		{"nothing", inuse.Sources{}, []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::/64"}},
-		{"a router in one of them", peer("172.30.0.30"), []string{"172.30.0.20/32", "172.30.0.32/28", "fd00:30::/64"}},
-		{"a router beside them", peer("172.30.0.1"), []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::/64"}},
-		{"the segment's anycast address", segment, []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::20/128"}},
+		{
+			name: "nothing",
+			used: inuse.Sources{},
+			want: []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::/64"},
+		},
+		{
+			name: "a router in one of them",
+			used: peer("172.30.0.30"),
+			want: []string{"172.30.0.20/32", "172.30.0.32/28", "fd00:30::/64"},
+		},
+		{
+			name: "a router beside them",
+			used: peer("172.30.0.1"),
+			want: []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::/64"},
+		},
+		{
+			name: "the segment's anycast address",
+			used: segment,
+			want: []string{"172.30.0.16/28", "172.30.0.32/28", "fd00:30::20/128"},
+		},
 	} {
 		w := World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}}, Used: inuse.Compile(c.used)}
 		if _, got, _ := announced(group, w); !slices.Equal(got, c.want) {

@@ -45,7 +45,7 @@ func bgpWorld(announcements ...v1alpha1.RouteAnnouncementSpec) World {
 	return World{Self: "n1", Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}}}
 }
 
-func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
+func TestPlanAnnouncements_routes(t *testing.T) {
 	group := Group{
 		ID:        "g",
 		Addresses: addrs("198.51.100.7"),
@@ -72,20 +72,44 @@ func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 		announcements []v1alpha1.RouteAnnouncementSpec
 		want          []bgp.Route
 	}{
-		{"one, to all peers", []v1alpha1.RouteAnnouncementSpec{{LocalPreference: pointer(int64(7)), MED: pointer(int64(8)), Prepend: pointer(int32(2)), Communities: []string{"2:2", "1:1"}}},
-			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two}}}},
-		{"two to all peers: the older one's word, and all communities", []v1alpha1.RouteAnnouncementSpec{{MED: pointer(int64(8)), Communities: []string{"1:1"}}, {MED: pointer(int64(9)), LocalPreference: pointer(int64(7)), Communities: []string{"2:2"}}},
-			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two}}}},
-		{"to one peer each", []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor1"}}, {NeighborNames: []string{"tor2"}, Prepend: pointer(int32(3))}},
-			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}}}},
-		{"to one peer, and to all", []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor2"}, MED: pointer(int64(1))}, {MED: pointer(int64(5))}},
-			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}}}},
-		{"an aggregate with specifics", []v1alpha1.RouteAnnouncementSpec{{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce}, MED: pointer(int64(5))}},
-			[]bgp.Route{{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}}},
-		{"by weight", []v1alpha1.RouteAnnouncementSpec{{WeightBy: v1alpha1.WeightByLocalEndpoints}},
-			[]bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{Weight: 3}}}},
-		{"to peers that there are none of", []v1alpha1.RouteAnnouncementSpec{{NeighborSelector: mail}, {NeighborNames: []string{"nobody"}}}, nil},
-		{"for other Services", []v1alpha1.RouteAnnouncementSpec{{ServiceSelector: mail}}, nil},
+		{
+			name:          "one, to all peers",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{LocalPreference: pointer(int64(7)), MED: pointer(int64(8)), Prepend: pointer(int32(2)), Communities: []string{"2:2", "1:1"}}},
+			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two}}},
+		},
+		{
+			name:          "two to all peers: the older one's word, and all communities",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{MED: pointer(int64(8)), Communities: []string{"1:1"}}, {MED: pointer(int64(9)), LocalPreference: pointer(int64(7)), Communities: []string{"2:2"}}},
+			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two}}},
+		},
+		{
+			name:          "to one peer each",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor1"}}, {NeighborNames: []string{"tor2"}, Prepend: pointer(int32(3))}},
+			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}}},
+		},
+		{
+			name:          "to one peer, and to all",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor2"}, MED: pointer(int64(1))}, {MED: pointer(int64(5))}},
+			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}}},
+		},
+		{
+			name:          "an aggregate with specifics",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce}, MED: pointer(int64(5))}},
+			want:          []bgp.Route{{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}},
+		},
+		{
+			name:          "by weight",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{WeightBy: v1alpha1.WeightByLocalEndpoints}},
+			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{Weight: 3}}},
+		},
+		{
+			name:          "to peers that there are none of",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{NeighborSelector: mail}, {NeighborNames: []string{"nobody"}}},
+		},
+		{
+			name:          "for other Services",
+			announcements: []v1alpha1.RouteAnnouncementSpec{{ServiceSelector: mail}},
+		},
 	} {
 		world := bgpWorld(c.announcements...)
 		got := announce(group, endpoints, ready, world).BGP.Routes
@@ -95,7 +119,7 @@ func TestAnnouncementsThatMeetOnAPrefixAreUnitedForEachPeer(t *testing.T) {
 	}
 }
 
-func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
+func TestPlanPeers(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{
 		{
 			ObjectMeta: named("tor"),
@@ -124,7 +148,7 @@ func TestPeersThatConnectArePlannedAsSuch(t *testing.T) {
 	}
 }
 
-func TestARouteOfPolicyClusterHasNoWeight(t *testing.T) {
+func TestPlanAnnouncements_weight(t *testing.T) {
 	group := Group{
 		ID:        "g",
 		Addresses: addrs("198.51.100.7"),

@@ -85,15 +85,60 @@ func TestFilter_Free(t *testing.T) {
 		want  []string
 		told  []string // so far
 	}{
-		{"nobody else", nil, nil, nil, []string{"tor", "spine", "passive", "prefix"}, nil},
-		{"sessions with routers that dial us", nil, nil, []string{"172.30.0.3:179", "172.30.0.4:179"}, []string{"tor", "spine", "passive", "prefix"}, nil},
-		{"a session with tor", nil, nil, []string{"172.30.0.1:179"}, []string{"spine", "passive", "prefix"}, []string{"tor"}},
-		{"it goes on", []string{"spine"}, nil, []string{"172.30.0.1:179"}, []string{"spine", "passive", "prefix"}, []string{"tor"}},
-		{"nothing can be seen", []string{"spine"}, errors.New("interrupted"), nil, []string{"spine", "passive", "prefix"}, []string{"tor"}},
-		{"it ended", []string{"spine"}, nil, nil, []string{"tor", "spine", "passive", "prefix"}, []string{"tor"}},
-		{"with a router that we have a session with", []string{"tor", "spine"}, nil, []string{"172.30.0.1:179"}, []string{"tor", "spine", "passive", "prefix"}, []string{"tor"}},
-		{"nothing can be seen and nothing was", nil, errors.New("no inet_diag"), nil, []string{"tor", "spine", "passive", "prefix"}, []string{"tor"}},
-		{"again", nil, nil, []string{"172.30.0.1:179", "172.30.0.2:179"}, []string{"passive", "prefix"}, []string{"tor", "spine", "tor"}},
+		{
+			name: "nobody else",
+			want: []string{"tor", "spine", "passive", "prefix"},
+		},
+		{
+			name:  "sessions with routers that dial us",
+			found: []string{"172.30.0.3:179", "172.30.0.4:179"},
+			want:  []string{"tor", "spine", "passive", "prefix"},
+		},
+		{
+			name:  "a session with tor",
+			found: []string{"172.30.0.1:179"},
+			want:  []string{"spine", "passive", "prefix"},
+			told:  []string{"tor"},
+		},
+		{
+			name:  "it goes on",
+			up:    []string{"spine"},
+			found: []string{"172.30.0.1:179"},
+			want:  []string{"spine", "passive", "prefix"},
+			told:  []string{"tor"},
+		},
+		{
+			name: "nothing can be seen",
+			up:   []string{"spine"},
+			err:  errors.New("interrupted"),
+			want: []string{"spine", "passive", "prefix"},
+			told: []string{"tor"},
+		},
+		{
+			name: "it ended",
+			up:   []string{"spine"},
+			want: []string{"tor", "spine", "passive", "prefix"},
+			told: []string{"tor"},
+		},
+		{
+			name:  "with a router that we have a session with",
+			up:    []string{"tor", "spine"},
+			found: []string{"172.30.0.1:179"},
+			want:  []string{"tor", "spine", "passive", "prefix"},
+			told:  []string{"tor"},
+		},
+		{
+			name: "nothing can be seen and nothing was",
+			err:  errors.New("no inet_diag"),
+			want: []string{"tor", "spine", "passive", "prefix"},
+			told: []string{"tor"},
+		},
+		{
+			name:  "again",
+			found: []string{"172.30.0.1:179", "172.30.0.2:179"},
+			want:  []string{"passive", "prefix"},
+			told:  []string{"tor", "spine", "tor"},
+		},
 	} {
 		s.set(step.up, step.err, step.found...)
 		s.sync()

@@ -113,7 +113,7 @@ func rivals(t *testing.T, router string) []Connection {
 	return found
 }
 
-func TestSessionsOfOtherProcessesAreSeenUntilTheyEnd(t *testing.T) {
+func TestLook_otherProcess(t *testing.T) {
 	wire(t)
 	for _, router := range []string{"172.30.0.1", "fd00:30::1"} {
 		target := net.JoinHostPort(router, "179")
@@ -135,7 +135,7 @@ func TestSessionsOfOtherProcessesAreSeenUntilTheyEnd(t *testing.T) {
 	}
 }
 
-func TestASessionThatTheRouterDialedIsSeen(t *testing.T) {
+func TestLook_routerDialed(t *testing.T) {
 	namespace := wire(t)
 	for router, node := range map[string]string{"172.30.0.1": "172.30.0.11:179", "fd00:30::1": "[fd00:30::11]:179"} {
 		end := another(t, listenEnv+"=:179")

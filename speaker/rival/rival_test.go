@@ -18,7 +18,7 @@ func (c Connection) on(iface, vrf string) Connection {
 	return c
 }
 
-func TestWhichConnectionIsASessionWithARouter(t *testing.T) {
+func TestRouter_Has(t *testing.T) {
 	at := func(a string) Router { return Router{Address: netip.MustParseAddr(a)} }
 	tor := at("172.30.0.1")
 	for _, c := range []struct {
@@ -27,25 +27,110 @@ func TestWhichConnectionIsASessionWithARouter(t *testing.T) {
 		connection Connection
 		want       bool
 	}{
-		{"this node dialed", tor, connection("172.30.0.11:40000", "172.30.0.1:179"), true},
-		{"the router dialed", tor, connection("172.30.0.11:179", "172.30.0.1:40000"), true},
-		{"another router", tor, connection("172.30.0.11:40000", "172.30.0.2:179"), false},
-		{"another protocol", tor, connection("172.30.0.11:40000", "172.30.0.1:443"), false},
-		{"another port", Router{Address: tor.Address, Port: 1179}, connection("172.30.0.11:40000", "172.30.0.1:179"), false},
-		{"that other port", Router{Address: tor.Address, Port: 1179}, connection("172.30.0.11:40000", "172.30.0.1:1179"), true},
-		{"from another address than ours would be", Router{Address: tor.Address, Source: netip.MustParseAddr("172.30.0.12")}, connection("172.30.0.11:40000", "172.30.0.1:179"), false},
-		{"from the same address", Router{Address: tor.Address, Source: netip.MustParseAddr("172.30.0.11")}, connection("172.30.0.11:40000", "172.30.0.1:179"), true},
-		{"IPv6", at("fd00::1"), connection("[fd00::11]:40000", "[fd00::1]:179"), true},
-		{"a link-local address", at("fe80::1%eth0"), connection("[fe80::11]:40000", "[fe80::1]:179").on("eth0", ""), true},
-		{"the same one elsewhere", at("fe80::1%eth0"), connection("[fe80::11]:40000", "[fe80::1]:179").on("eth1", ""), false},
-		{"unnumbered", Router{Interface: "eth0"}, connection("[fe80::11]:40000", "[fe80::1]:179").on("eth0", ""), true},
-		{"unnumbered on another interface", Router{Interface: "eth0"}, connection("[fe80::11]:40000", "[fe80::1]:179").on("eth1", ""), false},
-		{"numbered on that interface", Router{Interface: "eth0"}, connection("[fd00::11]:40000", "[fd00::1]:179").on("eth0", ""), false},
-		{"in the VRF", Router{Address: tor.Address, VRF: "blue"}, connection("172.30.0.11:40000", "172.30.0.1:179").on("blue", "blue"), true},
-		{"in no VRF", Router{Address: tor.Address, VRF: "blue"}, connection("172.30.0.11:40000", "172.30.0.1:179"), false},
-		{"in a VRF, and the peer is not", tor, connection("172.30.0.11:40000", "172.30.0.1:179").on("eth1", "blue"), false},
-		{"bound to an interface", tor, connection("172.30.0.11:40000", "172.30.0.1:179").on("eth0", ""), true},
-		{"no router", Router{}, connection("172.30.0.11:40000", "172.30.0.1:179"), false},
+		{
+			name:       "this node dialed",
+			router:     tor,
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179"),
+			want:       true,
+		},
+		{
+			name:       "the router dialed",
+			router:     tor,
+			connection: connection("172.30.0.11:179", "172.30.0.1:40000"),
+			want:       true,
+		},
+		{
+			name:       "another router",
+			router:     tor,
+			connection: connection("172.30.0.11:40000", "172.30.0.2:179"),
+		},
+		{
+			name:       "another protocol",
+			router:     tor,
+			connection: connection("172.30.0.11:40000", "172.30.0.1:443"),
+		},
+		{
+			name:       "another port",
+			router:     Router{Address: tor.Address, Port: 1179},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179"),
+		},
+		{
+			name:       "that other port",
+			router:     Router{Address: tor.Address, Port: 1179},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:1179"),
+			want:       true,
+		},
+		{
+			name:       "from another address than ours would be",
+			router:     Router{Address: tor.Address, Source: netip.MustParseAddr("172.30.0.12")},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179"),
+		},
+		{
+			name:       "from the same address",
+			router:     Router{Address: tor.Address, Source: netip.MustParseAddr("172.30.0.11")},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179"),
+			want:       true,
+		},
+		{
+			name:       "IPv6",
+			router:     at("fd00::1"),
+			connection: connection("[fd00::11]:40000", "[fd00::1]:179"),
+			want:       true,
+		},
+		{
+			name:       "a link-local address",
+			router:     at("fe80::1%eth0"),
+			connection: connection("[fe80::11]:40000", "[fe80::1]:179").on("eth0", ""),
+			want:       true,
+		},
+		{
+			name:       "the same one elsewhere",
+			router:     at("fe80::1%eth0"),
+			connection: connection("[fe80::11]:40000", "[fe80::1]:179").on("eth1", ""),
+		},
+		{
+			name:       "unnumbered",
+			router:     Router{Interface: "eth0"},
+			connection: connection("[fe80::11]:40000", "[fe80::1]:179").on("eth0", ""),
+			want:       true,
+		},
+		{
+			name:       "unnumbered on another interface",
+			router:     Router{Interface: "eth0"},
+			connection: connection("[fe80::11]:40000", "[fe80::1]:179").on("eth1", ""),
+		},
+		{
+			name:       "numbered on that interface",
+			router:     Router{Interface: "eth0"},
+			connection: connection("[fd00::11]:40000", "[fd00::1]:179").on("eth0", ""),
+		},
+		{
+			name:       "in the VRF",
+			router:     Router{Address: tor.Address, VRF: "blue"},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179").on("blue", "blue"),
+			want:       true,
+		},
+		{
+			name:       "in no VRF",
+			router:     Router{Address: tor.Address, VRF: "blue"},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179"),
+		},
+		{
+			name:       "in a VRF, and the peer is not",
+			router:     tor,
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179").on("eth1", "blue"),
+		},
+		{
+			name:       "bound to an interface",
+			router:     tor,
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179").on("eth0", ""),
+			want:       true,
+		},
+		{
+			name:       "no router",
+			router:     Router{},
+			connection: connection("172.30.0.11:40000", "172.30.0.1:179"),
+		},
 	} {
 		if got := c.router.Has(c.connection); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
@@ -53,7 +138,7 @@ func TestWhichConnectionIsASessionWithARouter(t *testing.T) {
 	}
 }
 
-func TestSocketsOfThisProcessAreNoRivals(t *testing.T) {
+func TestOthers(t *testing.T) {
 	one, two, none := connection(
 		"10.0.0.1:1",
 		"10.0.0.2:179",
@@ -70,7 +155,7 @@ func TestSocketsOfThisProcessAreNoRivals(t *testing.T) {
 	}
 }
 
-func TestPortsOfAVRFAreInIt(t *testing.T) {
+func TestDevices_connection_vrf(t *testing.T) {
 	link := func(index, master int, name string) netlink.LinkAttrs {
 		return netlink.LinkAttrs{Index: index, MasterIndex: master, Name: name}
 	}

@@ -37,33 +37,33 @@ func distinct(list ...Frontend) []element {
 	return slices.Collect(maps.Keys(all))
 }
 
-func TestElementsOfAFrontend(t *testing.T) {
+func TestFrontend_elements(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		of   Frontend
 		want []string
 	}{
 		{
-			"everybody may connect",
-			Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP},
-			[]string{"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000", "frontends4 c00002010600000000500000"},
+			name: "everybody may connect",
+			of:   Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP},
+			want: []string{"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000", "frontends4 c00002010600000000500000"},
 		},
 		{
-			"it is masqueraded, and has sources",
-			Frontend{
+			name: "it is masqueraded, and has sources",
+			of: Frontend{
 				Address: netip.MustParseAddr("192.0.2.1"), Port: 53, Protocol: unix.IPPROTO_UDP, Masquerade: true,
 				Sources: prefixes("10.0.0.222/26", "10.0.0.7/32", "2001:db8::/32"),
 			},
-			[]string{
+			want: []string{
 				"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000",
 				"frontends4 c00002011100000000350000", "masqueraded4 c00002011100000000350000", "restricted4 c00002011100000000350000",
 				"sources4/26 c000020111000000003500000a0000c0", "sources4/32 c000020111000000003500000a000007",
 			},
 		},
 		{
-			"a prefix is of a length that is not looked up",
-			Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("ff00::/14")},
-			[]string{
+			name: "a prefix is of a length that is not looked up",
+			of:   Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("ff00::/14")},
+			want: []string{
 				"guarded6 20010db800000000000000000000000106000000", "guarded6 20010db800000000000000000000000111000000",
 				"guarded6 20010db800000000000000000000000184000000",
 				"frontends6 20010db80000000000000000000000018400000000010000", "restricted6 20010db80000000000000000000000018400000000010000",
@@ -74,9 +74,9 @@ func TestElementsOfAFrontend(t *testing.T) {
 			},
 		},
 		{
-			"no source is of its family, so nobody may connect",
-			Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("0.0.0.0/0")},
-			[]string{
+			name: "no source is of its family, so nobody may connect",
+			of:   Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("0.0.0.0/0")},
+			want: []string{
 				"guarded6 20010db800000000000000000000000106000000", "guarded6 20010db800000000000000000000000111000000",
 				"guarded6 20010db800000000000000000000000184000000",
 				"frontends6 20010db80000000000000000000000018400000000010000", "restricted6 20010db80000000000000000000000018400000000010000",
@@ -93,7 +93,7 @@ func TestElementsOfAFrontend(t *testing.T) {
 	}
 }
 
-func TestPartsOfAPrefixHaveItsAddressesAndNoOthers(t *testing.T) {
+func TestFamily_parts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.SampledFrom(families[:]).Draw(t, "family")
 		draw := func(name string) netip.Addr {
@@ -117,7 +117,7 @@ func TestPartsOfAPrefixHaveItsAddressesAndNoOthers(t *testing.T) {
 	})
 }
 
-func TestASourceIsFoundWheneverItsPrefixIsReplacedByAnother(t *testing.T) {
+func TestFamily_looks(t *testing.T) {
 	for _, f := range families {
 		looks := slices.Concat(f.looks()...)
 		for _, old := range f.lengths() {
@@ -197,7 +197,7 @@ func keep(t *testing.T) (*Driver, *fake) {
 	return d, f
 }
 
-func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
+func TestDriver_Sync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, f := keep(t)
 		web := Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP}
@@ -217,15 +217,56 @@ func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
 			to    []Frontend
 			want  []string
 		}{
-			{"the first of an address", "a", []Frontend{web}, []string{"+frontends4", "+guarded4", "+guarded4", "+guarded4"}},
-			{"the second", "a", []Frontend{web, dns}, []string{"+frontends4", "+restricted4", "+sources4/8"}},
-			{"sources", "a", []Frontend{web, moved}, []string{"+sources4/12", "+sources4/16", "-sources4/8"}},
-			{"masquerade", "a", []Frontend{masqueraded, moved}, []string{"+masqueraded4"}},
-			{"of two of the same the first", "a", []Frontend{masqueraded, web, moved}, nil},
-			{"a group later by name claims it too", "b", []Frontend{web}, nil},
-			{"the first group gives it up", "a", []Frontend{moved}, []string{"-masqueraded4"}},
-			{"the first group is gone", "a", nil, []string{"-frontends4", "-restricted4", "-sources4/12", "-sources4/16"}},
-			{"nobody claims the address", "b", nil, []string{"-frontends4", "-guarded4", "-guarded4", "-guarded4"}},
+			{
+				name:  "the first of an address",
+				group: "a",
+				to:    []Frontend{web},
+				want:  []string{"+frontends4", "+guarded4", "+guarded4", "+guarded4"},
+			},
+			{
+				name:  "the second",
+				group: "a",
+				to:    []Frontend{web, dns},
+				want:  []string{"+frontends4", "+restricted4", "+sources4/8"},
+			},
+			{
+				name:  "sources",
+				group: "a",
+				to:    []Frontend{web, moved},
+				want:  []string{"+sources4/12", "+sources4/16", "-sources4/8"},
+			},
+			{
+				name:  "masquerade",
+				group: "a",
+				to:    []Frontend{masqueraded, moved},
+				want:  []string{"+masqueraded4"},
+			},
+			{
+				name:  "of two of the same the first",
+				group: "a",
+				to:    []Frontend{masqueraded, web, moved},
+			},
+			{
+				name:  "a group later by name claims it too",
+				group: "b",
+				to:    []Frontend{web},
+			},
+			{
+				name:  "the first group gives it up",
+				group: "a",
+				to:    []Frontend{moved},
+				want:  []string{"-masqueraded4"},
+			},
+			{
+				name:  "the first group is gone",
+				group: "a",
+				want:  []string{"-frontends4", "-restricted4", "-sources4/12", "-sources4/16"},
+			},
+			{
+				name:  "nobody claims the address",
+				group: "b",
+				want:  []string{"-frontends4", "-guarded4", "-guarded4", "-guarded4"},
+			},
 		} {
 			f.mu.Lock()
 			f.changed = nil
@@ -239,7 +280,7 @@ func TestAChangeOfOneFrontendIsThatOfItsElements(t *testing.T) {
 	})
 }
 
-func TestAfterAnyHistoryTheElementsAreThoseOfTheWinners(t *testing.T) {
+func TestDriver_Sync_randomHistories(t *testing.T) {
 	frontend := rapid.Custom(func(t *rapid.T) Frontend {
 		return Frontend{
 			Address: rapid.SampledFrom(

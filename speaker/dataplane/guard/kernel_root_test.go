@@ -328,7 +328,7 @@ func written(t *testing.T, list ...Frontend) {
 	nettest.Eventually(t, "the table is written", func() bool { return newKernel().Check(distinct(list...)) == nil })
 }
 
-func TestFrontendsPassAndAllOtherPortsOfTheirAddressesAreDropped(t *testing.T) {
+func TestDriver_kernel_ports(t *testing.T) {
 	client, _ := rack(t)
 	for _, address := range []string{address4, address6, "10.0.0.2", "fd00::2"} {
 		serve(t, address, 22)
@@ -389,7 +389,7 @@ func ping(t *testing.T, in, network, to string, request ...byte) {
 	}
 }
 
-func TestOnlySourcesOfAFrontendMayConnect(t *testing.T) {
+func TestDriver_kernel_sources(t *testing.T) {
 	client, _ := rack(t)
 	var list []Frontend
 	for _, address := range []string{address4, address6} {
@@ -460,7 +460,7 @@ berth_ipvs_packets_dropped_total{reason="unexposed"} 0
 	}
 }
 
-func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
+func TestDriver_kernel_sourceLengths(t *testing.T) {
 	client, _ := rack(t)
 	var list []Frontend
 	allowed, refused := map[string]string{}, map[string]string{} // what is asked, and by whom
@@ -499,7 +499,7 @@ func TestSourcesOfAnyLengthMayConnectAndTheirNeighboursMayNot(t *testing.T) {
 
 // What IPVS does not take, because somebody emptied it, waits for it to be back: the node's own
 // listeners do not have it.
-func TestTheNodeItselfHasNothingThatIPVSDidNotTake(t *testing.T) {
+func TestDriver_kernel_nodeItself(t *testing.T) {
 	client, _ := rack(t)
 	var list []Frontend
 	for _, address := range []string{address4, address6} {
@@ -545,7 +545,7 @@ func TestTheNodeItselfHasNothingThatIPVSDidNotTake(t *testing.T) {
 	ask(t, client, "udp", "", net.JoinHostPort(address4, "90")) // somebody listens
 }
 
-func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {
+func TestDriver_kernel_masquerade(t *testing.T) {
 	client, _ := rack(t)
 	var list []Frontend
 	for _, address := range []string{address4, address6} {
@@ -579,7 +579,7 @@ func TestAMasqueradedFrontendIsSeenWithTheNodesAddress(t *testing.T) {
 
 // What the node's own pods and processes send to such a frontend is marked for IPVS, and nobody
 // else's; and what IPVS sends on for the mark is masqueraded.
-func TestPodsAndProcessesOfTheNodeHaveAVirtualServerOfTheirOwn(t *testing.T) {
+func TestDriver_kernel_marks(t *testing.T) {
 	client, pod := rack(t)
 	const mark4, mark6 = ipvs.Marks | 4, ipvs.Marks | 6
 	seen := countMarks(t, 0, mark4, mark6)
@@ -716,7 +716,7 @@ func askFrom(t *testing.T, source, to string, mark uint32) string {
 
 // Without an endpoint that takes new connections clients are told so, and who is connected stays
 // so.
-func TestNewConnectionsToAFrontendWithoutEndpointsAreRefused(t *testing.T) {
+func TestDriver_kernel_refuse(t *testing.T) {
 	client, _ := rack(t)
 	var open, closed []Frontend
 	for _, address := range []string{address4, address6} {
@@ -773,7 +773,7 @@ func TestNewConnectionsToAFrontendWithoutEndpointsAreRefused(t *testing.T) {
 	}
 }
 
-func TestTheTableIsWrittenAgainWhateverOthersDoToIt(t *testing.T) {
+func TestDriver_kernel_repairs(t *testing.T) {
 	list := []Frontend{
 		{
 			Address:    netip.MustParseAddr(address4),
@@ -888,7 +888,7 @@ func many(n int) []Frontend {
 	return list
 }
 
-func TestThousandsOfFrontendsAreHeldAndChanged(t *testing.T) {
+func TestDriver_kernel_thousands(t *testing.T) {
 	list := many(4000)
 	k := newKernel()
 	if err := errors.Join(k.Replace(distinct(list...)), k.Check(distinct(list...))); err != nil {
@@ -908,7 +908,7 @@ func TestThousandsOfFrontendsAreHeldAndChanged(t *testing.T) {
 	}
 }
 
-func TestATableOfManyElementsIsWritten(t *testing.T) {
+func TestDriver_kernel_manyElements(t *testing.T) {
 	one := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_TCP}
 	for i := range uint32(150_000) {
 		one.Sources = append(
@@ -922,7 +922,7 @@ func TestATableOfManyElementsIsWritten(t *testing.T) {
 	}
 }
 
-func TestAnAddressIsGuardedAtEveryMomentOfAChange(t *testing.T) {
+func TestDriver_kernel_atomicChange(t *testing.T) {
 	client, _ := rack(t)
 	frontend := Frontend{Address: netip.MustParseAddr(address4), Port: 80, Protocol: unix.IPPROTO_UDP}
 	d := run(t, frontend)

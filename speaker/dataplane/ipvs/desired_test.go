@@ -48,25 +48,70 @@ func TestDiff(t *testing.T) {
 		desired, actual Table
 		want            []string
 	}{
-		{"nothing", nil, nil, nil},
-		{"nothing to do", Table{at(80): server("rr", "1 2")}, Table{at(80): server("rr", "2 1")}, nil},
-		{"the first of a hashing list is created last", Table{at(80): server("mh", "2 1")}, nil,
-			[]string{"create virtual server " + vs + " (scheduler mh)", "create real server 10.0.0.2:8080 of " + vs, "create real server 10.0.0.1:8080 of " + vs}},
-		{"new ones before old ones go", Table{at(80): server("rr", "1 3")}, Table{at(80): server("rr", "2 1")},
-			[]string{"create real server 10.0.0.3:8080 of " + vs, "delete real server 10.0.0.2:8080 of " + vs}},
-		{"a weight", Table{at(80): server("wrr", "1*5 2")}, Table{at(80): server("wrr", "1 2")},
-			[]string{"update real server 10.0.0.1:8080 of " + vs}},
-		{"settings", Table{at(80): server("lc", "1")}, Table{at(80): server("rr", "1")},
-			[]string{"update virtual server " + vs + " (scheduler lc)"}},
-		{"one that is not desired", nil, Table{at(80): server("rr", "1")}, []string{"delete virtual server " + vs}},
-		{"one that leaves a hashing list", Table{at(80): server("mh", "1 3")}, Table{at(80): server("mh", "1 2 3")},
-			[]string{"delete real server 10.0.0.2:8080 of " + vs}},
-		{"one of weight 0, by destination's hash", Table{at(80): server("dh", "1 2*0 3")}, Table{at(80): server("dh", "1 2 3")},
-			[]string{"delete real server 10.0.0.2:8080 of " + vs}},
-		{"all of weight 0, by destination's hash", Table{at(80): server("dh", "1*0 2*0")}, Table{at(80): server("dh", "1*0 2*0")}, nil},
-		{"a hashing list in disorder: who stands right stays", Table{at(80): server("mh", "1 2 3 4")}, Table{at(80): server("mh", "3 1 4 2")},
-			[]string{"move real server 10.0.0.2:8080 of " + vs, "move real server 10.0.0.1:8080 of " + vs}},
-		{"order is nothing to round robin", Table{at(80): server("rr", "1 2 3 4")}, Table{at(80): server("rr", "3 1 4 2")}, nil},
+		{
+			name: "nothing",
+		},
+		{
+			name:    "nothing to do",
+			desired: Table{at(80): server("rr", "1 2")},
+			actual:  Table{at(80): server("rr", "2 1")},
+		},
+		{
+			name:    "the first of a hashing list is created last",
+			desired: Table{at(80): server("mh", "2 1")},
+			want:    []string{"create virtual server " + vs + " (scheduler mh)", "create real server 10.0.0.2:8080 of " + vs, "create real server 10.0.0.1:8080 of " + vs},
+		},
+		{
+			name:    "new ones before old ones go",
+			desired: Table{at(80): server("rr", "1 3")},
+			actual:  Table{at(80): server("rr", "2 1")},
+			want:    []string{"create real server 10.0.0.3:8080 of " + vs, "delete real server 10.0.0.2:8080 of " + vs},
+		},
+		{
+			name:    "a weight",
+			desired: Table{at(80): server("wrr", "1*5 2")},
+			actual:  Table{at(80): server("wrr", "1 2")},
+			want:    []string{"update real server 10.0.0.1:8080 of " + vs},
+		},
+		{
+			name:    "settings",
+			desired: Table{at(80): server("lc", "1")},
+			actual:  Table{at(80): server("rr", "1")},
+			want:    []string{"update virtual server " + vs + " (scheduler lc)"},
+		},
+		{
+			name:   "one that is not desired",
+			actual: Table{at(80): server("rr", "1")},
+			want:   []string{"delete virtual server " + vs},
+		},
+		{
+			name:    "one that leaves a hashing list",
+			desired: Table{at(80): server("mh", "1 3")},
+			actual:  Table{at(80): server("mh", "1 2 3")},
+			want:    []string{"delete real server 10.0.0.2:8080 of " + vs},
+		},
+		{
+			name:    "one of weight 0, by destination's hash",
+			desired: Table{at(80): server("dh", "1 2*0 3")},
+			actual:  Table{at(80): server("dh", "1 2 3")},
+			want:    []string{"delete real server 10.0.0.2:8080 of " + vs},
+		},
+		{
+			name:    "all of weight 0, by destination's hash",
+			desired: Table{at(80): server("dh", "1*0 2*0")},
+			actual:  Table{at(80): server("dh", "1*0 2*0")},
+		},
+		{
+			name:    "a hashing list in disorder: who stands right stays",
+			desired: Table{at(80): server("mh", "1 2 3 4")},
+			actual:  Table{at(80): server("mh", "3 1 4 2")},
+			want:    []string{"move real server 10.0.0.2:8080 of " + vs, "move real server 10.0.0.1:8080 of " + vs},
+		},
+		{
+			name:    "order is nothing to round robin",
+			desired: Table{at(80): server("rr", "1 2 3 4")},
+			actual:  Table{at(80): server("rr", "3 1 4 2")},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			operations, problems := Diff(test.desired, test.actual, everywhere)
@@ -81,7 +126,7 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-func TestADrainingServerHasNoWeight(t *testing.T) {
+func TestDiff_draining(t *testing.T) {
 	desired := server("rr", "1*7 2*7")
 	desired.RealServers[0].Draining = true
 	operations, _ := Diff(Table{at(80): desired}, Table{at(80): server("rr", "1*7 2*7")}, everywhere)
@@ -91,24 +136,64 @@ func TestADrainingServerHasNoWeight(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeProgrammed(t *testing.T) {
+func TestDiff_refused(t *testing.T) {
 	good := server("rr", "1")
 	for _, test := range []struct {
 		f      Frontend
 		change func(*VirtualServer)
 		want   string
 	}{
-		{Frontend{Address: at(80).Address, Protocol: TCP}, nil, "virtual server TCP 192.0.2.1:0: port 0 is not 1 to 65535"},
-		{Frontend{Address: at(80).Address, Port: 80, Protocol: 1}, nil, "virtual server protocol 1 192.0.2.1:80: protocol 1 is not TCP, UDP or SCTP"},
-		{Marked(7, at(80).Address), nil, "virtual server mark 0x7 (IPv4): mark 0x7 is not of 0xb7000000/0xff000000, without address, port and protocol"},
-		{Marked(Marks, at(80).Address), func(v *VirtualServer) { v.PersistenceTimeout = time.Second }, "virtual server mark 0xb7000000 (IPv4): persistence timeout 1s is not 0, as by mark it must be"},
-		{Frontend{Address: netip.MustParseAddr("::ffff:192.0.2.1"), Port: 80, Protocol: TCP}, nil, "virtual server TCP [::ffff:192.0.2.1]:80: address ::ffff:192.0.2.1 is not an address of one host without zone"},
-		{at(80), func(v *VirtualServer) { v.Scheduler = "random" }, `virtual server TCP 192.0.2.1:80: scheduler "random" is not one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
-		{at(80), func(v *VirtualServer) { v.Flags = HashPort }, "virtual server TCP 192.0.2.1:80: flags 0x10 is not 0 (bits of 0x18 with schedulers mh and sh)"},
-		{at(80), func(v *VirtualServer) { v.PersistenceTimeout = 25 * time.Hour }, "virtual server TCP 192.0.2.1:80: persistence timeout 25h0m0s is not 0 to 24h0m0s"},
-		{at(80), func(v *VirtualServer) { v.RealServers[0].Port = 0 }, "virtual server TCP 192.0.2.1:80: port of real server 10.0.0.1 0 is not 1 to 65535"},
-		{at(80), func(v *VirtualServer) { v.RealServers[0].Weight = 1 << 31 }, "virtual server TCP 192.0.2.1:80: weight of real server 10.0.0.1 2147483648 is not 0 to 2147483647"},
-		{at(80), func(v *VirtualServer) { v.RealServers[0].Address = netip.MustParseAddr("2001:db8::1") }, "virtual server TCP 192.0.2.1:80: real server 2001:db8::1 is not an address of the same family"},
+		{
+			f:    Frontend{Address: at(80).Address, Protocol: TCP},
+			want: "virtual server TCP 192.0.2.1:0: port 0 is not 1 to 65535",
+		},
+		{
+			f:    Frontend{Address: at(80).Address, Port: 80, Protocol: 1},
+			want: "virtual server protocol 1 192.0.2.1:80: protocol 1 is not TCP, UDP or SCTP",
+		},
+		{
+			f:    Marked(7, at(80).Address),
+			want: "virtual server mark 0x7 (IPv4): mark 0x7 is not of 0xb7000000/0xff000000, without address, port and protocol",
+		},
+		{
+			f:      Marked(Marks, at(80).Address),
+			change: func(v *VirtualServer) { v.PersistenceTimeout = time.Second },
+			want:   "virtual server mark 0xb7000000 (IPv4): persistence timeout 1s is not 0, as by mark it must be",
+		},
+		{
+			f:    Frontend{Address: netip.MustParseAddr("::ffff:192.0.2.1"), Port: 80, Protocol: TCP},
+			want: "virtual server TCP [::ffff:192.0.2.1]:80: address ::ffff:192.0.2.1 is not an address of one host without zone",
+		},
+		{
+			f:      at(80),
+			change: func(v *VirtualServer) { v.Scheduler = "random" },
+			want:   `virtual server TCP 192.0.2.1:80: scheduler "random" is not one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+		},
+		{
+			f:      at(80),
+			change: func(v *VirtualServer) { v.Flags = HashPort },
+			want:   "virtual server TCP 192.0.2.1:80: flags 0x10 is not 0 (bits of 0x18 with schedulers mh and sh)",
+		},
+		{
+			f:      at(80),
+			change: func(v *VirtualServer) { v.PersistenceTimeout = 25 * time.Hour },
+			want:   "virtual server TCP 192.0.2.1:80: persistence timeout 25h0m0s is not 0 to 24h0m0s",
+		},
+		{
+			f:      at(80),
+			change: func(v *VirtualServer) { v.RealServers[0].Port = 0 },
+			want:   "virtual server TCP 192.0.2.1:80: port of real server 10.0.0.1 0 is not 1 to 65535",
+		},
+		{
+			f:      at(80),
+			change: func(v *VirtualServer) { v.RealServers[0].Weight = 1 << 31 },
+			want:   "virtual server TCP 192.0.2.1:80: weight of real server 10.0.0.1 2147483648 is not 0 to 2147483647",
+		},
+		{
+			f:      at(80),
+			change: func(v *VirtualServer) { v.RealServers[0].Address = netip.MustParseAddr("2001:db8::1") },
+			want:   "virtual server TCP 192.0.2.1:80: real server 2001:db8::1 is not an address of the same family",
+		},
 	} {
 		v := VirtualServer{good.Settings, slices.Clone(good.RealServers)}
 		if test.change != nil {
@@ -192,7 +277,7 @@ func anyTable(t *rapid.T, name string) Table {
 // Whatever came before, the kernel ends with what is desired, in the canonical order where it
 // counts, by operations on what differs, of which the deletions come last. What is somebody else's
 // stays as it was.
-func TestRandomHistories(t *testing.T) {
+func TestDiff_randomHistories(t *testing.T) {
 	foreign := netip.MustParseAddr("192.0.2.99")
 	rapid.Check(t, func(t *rapid.T) {
 		kernel := model{}
@@ -257,7 +342,7 @@ func sorted(list []RealServer) []RealServer {
 }
 
 // As few as possible are moved: none of the ways to keep one more at the tail would give the order.
-func TestRandomOrdersMoveAsFewAsPossible(t *testing.T) {
+func TestDiff_movesFew(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(0, 8).Draw(t, "n")
 		var want []RealServer
@@ -276,7 +361,7 @@ func TestRandomOrdersMoveAsFewAsPossible(t *testing.T) {
 	})
 }
 
-func TestOneChangeAmongMany(t *testing.T) {
+func TestDiff_oneChangeAmongMany(t *testing.T) {
 	desired, actual := Table{}, Table{}
 	for port := uint16(1); port <= 1000; port++ {
 		desired[at(port)] = server("rr", "1 2 3 4 5")

@@ -154,7 +154,7 @@ func run(t *testing.T, f *fake, desired Table) *Driver {
 	return d
 }
 
-func TestTheNextProcessFindsItsOwn(t *testing.T) {
+func TestDriver_Run_restart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		gone := Frontend{Address: netip.MustParseAddr("192.0.2.2"), Port: 80, Protocol: TCP}
@@ -182,7 +182,7 @@ func TestTheNextProcessFindsItsOwn(t *testing.T) {
 	})
 }
 
-func TestOneChangeReadsAndWritesOneVirtualServer(t *testing.T) {
+func TestDriver_Sync_oneChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		desired := Table{}
@@ -204,7 +204,7 @@ func TestOneChangeReadsAndWritesOneVirtualServer(t *testing.T) {
 	})
 }
 
-func TestDriftIsRepaired(t *testing.T) {
+func TestDriver_Run_drift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		desired := Table{at(80): server("rr", "1 2"), at(443): server("mh", "1 2")}
@@ -222,7 +222,7 @@ func TestDriftIsRepaired(t *testing.T) {
 }
 
 // kube-proxy does that when it starts.
-func TestWhatSomebodyEmptiesIsBackAtOnce(t *testing.T) {
+func TestDriver_Run_emptied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		run(t, f, Table{at(80): server("rr", "1 2"), at(443): server("mh", "1 2")})
@@ -240,7 +240,7 @@ func TestWhatSomebodyEmptiesIsBackAtOnce(t *testing.T) {
 	})
 }
 
-func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
+func TestDriver_Run_glance(t *testing.T) {
 	const looks = 2 * 4 // questions in a second for the one that is looked for
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -267,7 +267,7 @@ func TestACompareWithoutDifferenceIsAGlance(t *testing.T) {
 }
 
 // What a glance does not show is soon seen where there is little to read.
-func TestFewVirtualServersAreComparedInEveryPass(t *testing.T) {
+func TestDriver_Run_few(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		run(t, f, Table{at(80): server("rr", "1 2")})
@@ -304,17 +304,57 @@ func TestDigests(t *testing.T) {
 		old, new string
 		changed  []Frontend
 	}{
-		{"0          0 ", "23         4 ", nil},
-		{"7          8 ", "0          0 ", nil},
-		{"Masq    1      0", "Masq    2      0", []Frontend{four}},
-		{"Masq    1      7", "Route   1      7", []Frontend{six}},
-		{"10800", "10801", []Frontend{four}},
-		{"rr", "lc", []Frontend{four}},
-		{"mh-port", "mh-fallback", []Frontend{six}},
-		{" sh ", " dh ", []Frontend{mark4, mark6}},
-		{"FWM  B7000001 sh \n", "", []Frontend{mark4, mark6}},
-		{"00000007 lc", "00000008 rr", nil},
-		{"C000020A:0050", "C000020A:0051", []Frontend{four}},
+		{
+			old: "0          0 ",
+			new: "23         4 ",
+		},
+		{
+			old: "7          8 ",
+			new: "0          0 ",
+		},
+		{
+			old:     "Masq    1      0",
+			new:     "Masq    2      0",
+			changed: []Frontend{four},
+		},
+		{
+			old:     "Masq    1      7",
+			new:     "Route   1      7",
+			changed: []Frontend{six},
+		},
+		{
+			old:     "10800",
+			new:     "10801",
+			changed: []Frontend{four},
+		},
+		{
+			old:     "rr",
+			new:     "lc",
+			changed: []Frontend{four},
+		},
+		{
+			old:     "mh-port",
+			new:     "mh-fallback",
+			changed: []Frontend{six},
+		},
+		{
+			old:     " sh ",
+			new:     " dh ",
+			changed: []Frontend{mark4, mark6},
+		},
+		{
+			old:     "FWM  B7000001 sh \n",
+			changed: []Frontend{mark4, mark6},
+		},
+		{
+			old: "00000007 lc",
+			new: "00000008 rr",
+		},
+		{
+			old:     "C000020A:0050",
+			new:     "C000020A:0051",
+			changed: []Frontend{four},
+		},
 	} {
 		text := strings.Replace(text, test.old, test.new, 1)
 		after, err := digests([]byte(text))
@@ -352,7 +392,7 @@ func FuzzDigests(f *testing.F) {
 }
 
 // One changed virtual server costs its own questions, not those of all others.
-func TestAChangeIsComparedAlone(t *testing.T) {
+func TestDriver_Sync_comparedAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		d := run(t, f, Table{at(80): server("rr", "1")})
@@ -383,7 +423,7 @@ func TestAChangeIsComparedAlone(t *testing.T) {
 	})
 }
 
-func TestMovesKeepConnections(t *testing.T) {
+func TestDriver_Run_moves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		d := run(t, f, Table{at(80): server("mh", "1 2")})
@@ -410,7 +450,7 @@ func TestMovesKeepConnections(t *testing.T) {
 	})
 }
 
-func TestASuccessThatTheKernelDoesNotShowIsNone(t *testing.T) {
+func TestDriver_Serves_notShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		f.forget = func(o Operation) bool { return o.Frontend == at(80) && o.Kind == CreateRealServer }
@@ -433,7 +473,7 @@ func TestASuccessThatTheKernelDoesNotShowIsNone(t *testing.T) {
 	})
 }
 
-func TestARefusalConcernsOneVirtualServer(t *testing.T) {
+func TestDriver_Serves_refused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		f.refuse = func(o Operation) error {
@@ -464,7 +504,7 @@ func TestARefusalConcernsOneVirtualServer(t *testing.T) {
 	})
 }
 
-func TestAKernelWithoutIPVSIsToldOfAndAskedAgain(t *testing.T) {
+func TestDriver_Err_noIPVS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		f.absent = fmt.Errorf("%w (%w)", ErrNoIPVS, unix.ENOENT)
@@ -492,7 +532,7 @@ func TestAKernelWithoutIPVSIsToldOfAndAskedAgain(t *testing.T) {
 	})
 }
 
-func TestTwoGroupsThatDesireOneFrontend(t *testing.T) {
+func TestDriver_Sync_twoGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		d := run(t, f, Table{at(80): server("rr", "1")})
@@ -509,7 +549,7 @@ func TestTwoGroupsThatDesireOneFrontend(t *testing.T) {
 	})
 }
 
-func TestTheLastVirtualServerTakesRoutesAndRulesWithIt(t *testing.T) {
+func TestDriver_Sync_lastVirtualServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		d := run(t, f, Table{at(80): server("rr", "1"), at(443): server("rr", "1")})
@@ -531,7 +571,7 @@ func TestTheLastVirtualServerTakesRoutesAndRulesWithIt(t *testing.T) {
 	})
 }
 
-func TestRemove(t *testing.T) {
+func TestDriver_Remove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		foreign := Frontend{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Protocol: TCP}

@@ -112,7 +112,7 @@ func keep(t *testing.T, f *fake) *Keeper[int] {
 	return k
 }
 
-func TestAfterAnyHistoryTheTableIsAsWanted(t *testing.T) {
+func TestKeeper_randomHistories(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
@@ -157,7 +157,7 @@ func TestAfterAnyHistoryTheTableIsAsWanted(t *testing.T) {
 	}
 }
 
-func TestAFailureIsToldUntilTheTableIsWritten(t *testing.T) {
+func TestKeeper_Err(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{failure: errors.New("no such kernel")}
 		k := keep(t, f)
@@ -177,7 +177,7 @@ func TestAFailureIsToldUntilTheTableIsWritten(t *testing.T) {
 	})
 }
 
-func TestWhatIsAsWrittenIsNotWrittenAgain(t *testing.T) {
+func TestKeeper_writesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{}
 		keep(t, f)
@@ -190,7 +190,7 @@ func TestWhatIsAsWrittenIsNotWrittenAgain(t *testing.T) {
 	})
 }
 
-func TestManyChangesAreWrittenAsAWhole(t *testing.T) {
+func TestKeeper_wholesale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{}
 		k := keep(t, f)
@@ -213,7 +213,7 @@ func TestManyChangesAreWrittenAsAWhole(t *testing.T) {
 	})
 }
 
-func TestNothingIsWrittenOnceTheTableIsRemoved(t *testing.T) {
+func TestKeeper_Remove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{}
 		k := keep(t, f)

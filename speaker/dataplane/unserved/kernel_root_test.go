@@ -97,7 +97,7 @@ func send(t *testing.T, from, to string) {
 	nettest.Shell(t, `%s bash -c 'echo x > /dev/udp/%s'`, from, to)
 }
 
-func TestWhatNothingServesIsDroppedInsteadOfGoingBackAndForth(t *testing.T) {
+func TestDriver_kernel_drops(t *testing.T) {
 	router, pod := rack(t)
 	// As kube-proxy does it: 198.51.100.7, port 53, is served by the pod.
 	c, err := nftables.New()
@@ -163,7 +163,7 @@ berth_unserved_packets_dropped_total{family="IPv6"} 1
 	}
 }
 
-func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
+func TestDriver_kernel_repairs(t *testing.T) {
 	d := run(t, quiet(), time.Second)
 	all := prefixes("198.51.100.0/24", "192.0.2.1/32", "2001:db8::/64", "2001:db8:1::1/128")
 	d.Sync("web", all)
@@ -210,7 +210,7 @@ func TestTheTableIsWrittenAgainWhateverIsTakenOutOfIt(t *testing.T) {
 	}
 }
 
-func TestTenThousandAddressesAndOverlappingAggregatesAreHeldAndChanged(t *testing.T) {
+func TestDriver_kernel_tenThousandAddresses(t *testing.T) {
 	all := prefixes("198.51.100.0/24", "198.51.100.0/25", "198.51.101.0/24", "2001:db8::/64", "2001:db8::/80")
 	for i := range 5000 {
 		all = append(all,
@@ -233,7 +233,7 @@ func TestTenThousandAddressesAndOverlappingAggregatesAreHeldAndChanged(t *testin
 	}
 }
 
-func TestWithoutTheCapabilityTheErrorNamesIt(t *testing.T) {
+func TestDriver_kernel_withoutCapability(t *testing.T) {
 	cmd := exec.Command("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", nettest.Executable())
 	cmd.Env = append(os.Environ(), bareEnv+"=1")
 	out, err := cmd.CombinedOutput()
@@ -243,7 +243,7 @@ func TestWithoutTheCapabilityTheErrorNamesIt(t *testing.T) {
 }
 
 // A kernel without is hard to come by; that the rule cannot be written is what it looks like.
-func TestWhereConnectionsAreNotTrackedEverythingIsDropped(t *testing.T) {
+func TestDriver_kernel_untracked(t *testing.T) {
 	k, all := quiet(), prefixes("192.0.2.1/32")
 	if err := errors.Join(k.write(all, false), k.Check(all)); err == nil ||
 		!strings.Contains(err.Error(), `rules ["IPv4" "IPv4" "IPv6" "IPv6"]`) {
@@ -258,7 +258,7 @@ func TestWhereConnectionsAreNotTrackedEverythingIsDropped(t *testing.T) {
 	}
 }
 
-func TestAnEstablishedConnectionThroughTheNodeGoesOnAndANewOneDoesNot(t *testing.T) {
+func TestDriver_kernel_establishedConnection(t *testing.T) {
 	router, pod := rack(t)
 	nettest.Shell(t, "%s ip route add 10.1.0.0/24 via 10.0.0.2", router)
 	d := run(t, quiet(), time.Second)

@@ -133,7 +133,7 @@ func run(t *testing.T, store nft.Store[netip.Prefix], retry time.Duration) *Driv
 	return d
 }
 
-func TestWhatAFormerProcessLeftIsReplacedAndThenOnlyChangesAreWritten(t *testing.T) {
+func TestDriver_Run_restart(t *testing.T) {
 	f := newFake()
 	d := newDriver(slog.New(slog.DiscardHandler), f)
 	d.Sync("web", prefixes("192.0.2.1/32", "2001:db8::1/128"))
@@ -166,7 +166,7 @@ func TestWhatAFormerProcessLeftIsReplacedAndThenOnlyChangesAreWritten(t *testing
 	}
 }
 
-func TestAggregatesAreWrittenTogether(t *testing.T) {
+func TestDriver_Sync_aggregates(t *testing.T) {
 	f := newFake()
 	d := run(t, f, time.Hour)
 	f.told(t, "replace by 0")
@@ -178,7 +178,7 @@ func TestAggregatesAreWrittenTogether(t *testing.T) {
 	f.told(t, "replace by 2")
 }
 
-func TestAFailureIsToldWithItsCauseAndTriedAgain(t *testing.T) {
+func TestDriver_Err(t *testing.T) {
 	f := newFake()
 	f.fail(errors.New("no such kernel"))
 	d := run(t, f, time.Millisecond)
@@ -198,7 +198,7 @@ func TestAFailureIsToldWithItsCauseAndTriedAgain(t *testing.T) {
 	}
 }
 
-func TestWhatSomebodyElseTakesOutIsWrittenAgain(t *testing.T) {
+func TestDriver_Run_drift(t *testing.T) {
 	f := newFake()
 	d := run(t, f, time.Hour)
 	f.told(t, "replace by 0")
@@ -233,7 +233,7 @@ func (f *fake) wanted(t *testing.T, what string, want ...string) {
 	}
 }
 
-func TestAnAddressIsInTheTableAsLongAsItIsAnsweredForOnASegment(t *testing.T) {
+func TestDriver_Answering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		d := run(t, f, time.Hour)
@@ -243,14 +243,44 @@ func TestAnAddressIsInTheTableAsLongAsItIsAnsweredForOnASegment(t *testing.T) {
 			do   func()
 			want []string
 		}{
-			{"nothing yet", func() {}, nil},
-			{"on one segment", func() { d.Answering(a, true) }, []string{"192.0.2.1/32"}},
-			{"on two", func() { d.Answering(a, true); d.Answering(b, true) }, []string{"192.0.2.1/32", "2001:db8::1/128"}},
-			{"on one again", func() { d.Answering(a, false) }, []string{"192.0.2.1/32", "2001:db8::1/128"}},
-			{"by BGP too", func() { d.Sync("web", prefixes("192.0.2.1/32")) }, []string{"192.0.2.1/32", "2001:db8::1/128"}},
-			{"by BGP alone", func() { d.Answering(a, false); d.Answering(b, false) }, []string{"192.0.2.1/32"}},
-			{"no more than once", func() { d.Answering(a, false); d.Sync("web", nil) }, nil},
-			{"again", func() { d.Answering(a, true) }, []string{"192.0.2.1/32"}},
+			{
+				what: "nothing yet",
+				do:   func() {},
+			},
+			{
+				what: "on one segment",
+				do:   func() { d.Answering(a, true) },
+				want: []string{"192.0.2.1/32"},
+			},
+			{
+				what: "on two",
+				do:   func() { d.Answering(a, true); d.Answering(b, true) },
+				want: []string{"192.0.2.1/32", "2001:db8::1/128"},
+			},
+			{
+				what: "on one again",
+				do:   func() { d.Answering(a, false) },
+				want: []string{"192.0.2.1/32", "2001:db8::1/128"},
+			},
+			{
+				what: "by BGP too",
+				do:   func() { d.Sync("web", prefixes("192.0.2.1/32")) },
+				want: []string{"192.0.2.1/32", "2001:db8::1/128"},
+			},
+			{
+				what: "by BGP alone",
+				do:   func() { d.Answering(a, false); d.Answering(b, false) },
+				want: []string{"192.0.2.1/32"},
+			},
+			{
+				what: "no more than once",
+				do:   func() { d.Answering(a, false); d.Sync("web", nil) },
+			},
+			{
+				what: "again",
+				do:   func() { d.Answering(a, true) },
+				want: []string{"192.0.2.1/32"},
+			},
 		} {
 			step.do()
 			synctest.Wait()
@@ -268,7 +298,7 @@ func inUse(addresses ...string) *inuse.Set {
 	return inuse.Compile(inuse.Sources{Nodes: []*corev1.Node{node}})
 }
 
-func TestWhatAHostHasIsNeverInTheTable(t *testing.T) {
+func TestDriver_SetUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		d := run(t, f, time.Hour)
@@ -279,17 +309,59 @@ func TestWhatAHostHasIsNeverInTheTable(t *testing.T) {
 			do   func()
 			want []string
 		}{
-			{"nothing is in use", func() { d.Sync("web", prefixes("192.0.2.8/30")); d.Answering(a, true) }, whole},
-			{"another address is", func() { d.SetUsed(inUse("192.0.2.1")) }, whole},
-			{"the address is", func() { d.SetUsed(inUse("192.0.2.9")) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
-			{"and is asked for anew", func() { d.Answering(a, false); d.Answering(a, true) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
-			{"two are", func() { d.SetUsed(inUse("192.0.2.9", "192.0.2.11")) }, []string{"192.0.2.8/32", "192.0.2.10/32"}},
-			{"nothing is any more", func() { d.SetUsed(nil) }, whole},
-			{"a host is heard", func() { d.SetConflicts([]netip.Addr{a}) }, []string{"192.0.2.8/32", "192.0.2.10/31"}},
-			{"and another is in use", func() { d.SetUsed(inUse("192.0.2.8")) }, []string{"192.0.2.10/31"}},
-			{"the host is not heard any more", func() { d.SetConflicts(nil) }, []string{"192.0.2.9/32", "192.0.2.10/31"}},
-			{"all of it is", func() { d.SetUsed(inUse("192.0.2.8", "192.0.2.9", "192.0.2.10", "192.0.2.11")) }, nil},
-			{"and is not asked for any more", func() { d.Answering(a, false); d.Sync("web", nil); d.SetUsed(nil) }, nil},
+			{
+				what: "nothing is in use",
+				do:   func() { d.Sync("web", prefixes("192.0.2.8/30")); d.Answering(a, true) },
+				want: whole,
+			},
+			{
+				what: "another address is",
+				do:   func() { d.SetUsed(inUse("192.0.2.1")) },
+				want: whole,
+			},
+			{
+				what: "the address is",
+				do:   func() { d.SetUsed(inUse("192.0.2.9")) },
+				want: []string{"192.0.2.8/32", "192.0.2.10/31"},
+			},
+			{
+				what: "and is asked for anew",
+				do:   func() { d.Answering(a, false); d.Answering(a, true) },
+				want: []string{"192.0.2.8/32", "192.0.2.10/31"},
+			},
+			{
+				what: "two are",
+				do:   func() { d.SetUsed(inUse("192.0.2.9", "192.0.2.11")) },
+				want: []string{"192.0.2.8/32", "192.0.2.10/32"},
+			},
+			{
+				what: "nothing is any more",
+				do:   func() { d.SetUsed(nil) },
+				want: whole,
+			},
+			{
+				what: "a host is heard",
+				do:   func() { d.SetConflicts([]netip.Addr{a}) },
+				want: []string{"192.0.2.8/32", "192.0.2.10/31"},
+			},
+			{
+				what: "and another is in use",
+				do:   func() { d.SetUsed(inUse("192.0.2.8")) },
+				want: []string{"192.0.2.10/31"},
+			},
+			{
+				what: "the host is not heard any more",
+				do:   func() { d.SetConflicts(nil) },
+				want: []string{"192.0.2.9/32", "192.0.2.10/31"},
+			},
+			{
+				what: "all of it is",
+				do:   func() { d.SetUsed(inUse("192.0.2.8", "192.0.2.9", "192.0.2.10", "192.0.2.11")) },
+			},
+			{
+				what: "and is not asked for any more",
+				do:   func() { d.Answering(a, false); d.Sync("web", nil); d.SetUsed(nil) },
+			},
 		} {
 			step.do()
 			synctest.Wait()
