@@ -34,7 +34,11 @@ func TestConflicts_current(t *testing.T) {
 		{Address: "192.0.2.1", MAC: "02:00:00:00:00:02", Interface: "eth0"},
 		{Address: "192.0.2.2", MAC: "02:00:00:00:00:01", Interface: "eth0"},
 	}
-	for after, want := range map[time.Duration][]v1alpha1.ConflictReport{60 * time.Second: both, 61 * time.Second: both[:1], 111 * time.Second: nil} {
+	for after, want := range map[time.Duration][]v1alpha1.ConflictReport{
+		60 * time.Second:  both,
+		61 * time.Second:  both[:1],
+		111 * time.Second: nil,
+	} {
 		one := &conflicts{seen: map[netip.Addr]conflictSeen{}}
 		for k, v := range c.seen {
 			one.seen[k] = v

@@ -10,7 +10,8 @@
 //	used.go         which addresses are in use elsewhere
 //	keys.go         keys of hellos and of records
 //	leave.go        how a speaker leaves or is replaced
-//	report.go       takes observations of the drivers; compose.go makes the status, publish.go writes it
+//	report.go       takes observations of the drivers
+//	compose.go      makes the status of the Speaker; publish.go writes it
 //	conflicts.go    addresses that other hosts have
 //
 // What a node does is decided in package plan, and what forwards is package dataplane. Begin with

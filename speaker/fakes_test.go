@@ -224,7 +224,8 @@ func idleNode(t *testing.T) node {
 		events:    events.NewFakeRecorder(64),
 	}
 	s, err := New(Options{
-		Kubernetes: kube, Berth: berth, Events: n.events, Logger: slog.New(slog.DiscardHandler), Node: "n1", Namespace: "berth-system", IPVS: true,
+		Kubernetes: kube, Berth: berth, Events: n.events, Logger: slog.New(slog.DiscardHandler),
+		Node: "n1", Namespace: "berth-system", IPVS: true,
 	})
 	if err != nil {
 		t.Fatal(err)

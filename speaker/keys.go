@@ -79,9 +79,9 @@ func (p *planner) reviewKey() {
 	)
 }
 
-// takeRecordKey takes the key with which the controller signs what it gives. Records that the
-// former key signed are believed for as long as this process lives: the controller is about to
-// write them anew.
+// takeRecordKey takes the key with which the controller signs what it gives. This
+// process goes on to accept records that the former key signed: the controller is about to sign
+// them again.
 func (p *planner) takeRecordKey(key []byte) {
 	if len(key) < v1alpha1.ShortestHelloKey || len(p.recordKeys) > 0 && bytes.Equal(p.recordKeys[0], key) {
 		return

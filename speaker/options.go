@@ -50,8 +50,8 @@ type Options struct {
 	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its
 	// Node's spec.
 	PodCIDRs []netip.Prefix
-	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node of
-	// which nothing is heard is asked there, too, whether it is alive. Empty: nowhere.
+	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node
+	// that is not heard any more is asked there, too, whether it is alive. Empty: nowhere.
 	Listen string
 	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	IPVSSysctls string
@@ -66,6 +66,6 @@ const (
 	// node break where the others do not know them.
 	HandOver OnRestart = "hand-over"
 	// Hold: the others are told to wait up to 10 s for the next process. Until it answers
-	// nobody does, and whoever knows the way already keeps it.
+	// no node does, and clients that have the MAC address or the route keep it.
 	Hold OnRestart = "hold"
 )

@@ -569,7 +569,7 @@ func askedRouterID(speaker *v1alpha1.Speaker, otherwise netip.Addr) (id netip.Ad
 	id, err := netip.ParseAddr(text)
 	if err != nil || !id.Is4() || id.IsUnspecified() {
 		return otherwise, fmt.Sprintf(
-			"Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used meanwhile",
+			"Speaker %s: spec.bgp.routerID: %s is not a BGP router ID; write an IPv4 address that no other router has, such as 192.0.2.11, or leave it out; %s is used until then",
 			speaker.Name,
 			config.Quote(text),
 			otherwise,

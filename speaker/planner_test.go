@@ -71,9 +71,12 @@ func servingNode(t *testing.T) (node, *corev1.Service) {
 		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
 		n.sources.service.GetStore().Add(service),
 		n.sources.slice.GetStore().Add(slice),
-		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
-			Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: "wlc"},
-		}})),
+		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
+			ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
+				Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{
+					Scheduler: "wlc",
+				},
+			}})),
 		n.sources.l2.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("all")})),
 		n.sources.bgp.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named("all")})),
 	); err != nil {
@@ -135,8 +138,11 @@ func TestPlanner_plan_readiness(t *testing.T) {
 			complaint:  "IPVS: TCP 192.0.2.1:80: no memory",
 		},
 		{
-			name:       "failing for too long",
-			status:     dataplane.Status{Readiness: plan.Readiness{Shown: true, Failing: plan.FailureGrace}, Err: errors.New("TCP 192.0.2.1:80: no memory")},
+			name: "failing for too long",
+			status: dataplane.Status{
+				Readiness: plan.Readiness{Shown: true, Failing: plan.FailureGrace},
+				Err:       errors.New("TCP 192.0.2.1:80: no memory"),
+			},
 			candidates: []string{"n2"},
 			complaint:  "IPVS: TCP 192.0.2.1:80: no memory",
 		},
@@ -203,7 +209,8 @@ func TestPlanner_reviewService_gone(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.do(task{kind: serviceChanged, service: "d/web"})
-	if left := len(n.l2.synced) + len(n.bgp.synced) + len(n.unserved.synced) + len(n.dataplane.synced) + len(n.mirror.shown) + len(n.parts); left != 0 {
+	left := len(n.l2.synced) + len(n.bgp.synced) + len(n.unserved.synced) + len(n.dataplane.synced)
+	if left += len(n.mirror.shown) + len(n.parts); left != 0 {
 		t.Errorf("%d things are left of a Service that is gone", left)
 	}
 	if !slices.Equal(n.dataplane.forgotten, []string{"d/web"}) {
@@ -222,7 +229,10 @@ func TestPlanner_follow(t *testing.T) {
 		see  func()
 		want task
 	}{
-		{func() { n.dataplane.observed <- dataplane.Observation{Kind: dataplane.AbilityChanged} }, task{kind: abilityChanged}},
+		{
+			func() { n.dataplane.observed <- dataplane.Observation{Kind: dataplane.AbilityChanged} },
+			task{kind: abilityChanged},
+		},
 		{func() {
 			n.dataplane.observed <- dataplane.Observation{Kind: dataplane.AddressChanged, Address: address}
 		}, task{kind: forwardedChanged, address: address}},

@@ -31,7 +31,7 @@ func (r *reporter) write(ctx context.Context) error {
 	desired.Status = status
 	written, err := r.Berth.Speakers.UpdateStatus(ctx, desired, metav1.UpdateOptions{})
 	if err != nil {
-		r.written = nil // read it anew
+		r.written = nil // read it again
 		return fmt.Errorf("status of Speaker %s: %w", r.Node, err)
 	}
 	written.Status = status // as we compare it

@@ -183,7 +183,7 @@ func (r *reporter) remember(part string, group plan.Group) {
 	r.members[part] = group.Names()
 }
 
-// forget forgets a group that is no more.
+// forget forgets a group that no longer exists.
 func (r *reporter) forget(group string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -109,8 +109,8 @@ func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// annotationBound is what the cache keeps, in place of others' annotations, of a Service of which
-// boundByOthers.
+// annotationBound marks a Service in the cache that boundByOthers is true for. It stands for the
+// annotations of the other implementations.
 const annotationBound = "bound"
 
 // boundByOthers reports whether an implementation that puts the addresses of Services on interfaces

@@ -129,7 +129,8 @@ func (s *sources) run(ctx context.Context) error {
 }
 
 func (s *sources) synced() bool {
-	for _, i := range append([]cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret, s.status, s.password}, s.settings...) {
+	all := []cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret, s.status, s.password}
+	for _, i := range append(all, s.settings...) {
 		if !i.HasSynced() {
 			return false
 		}
@@ -196,7 +197,7 @@ func givenTo(svc *corev1.Service, recordKeys [][]byte) []netip.Addr {
 	return nil
 }
 
-// proxied tells whether kube-proxy leaves the address alone (KEP-1860), because Berth forwards.
+// proxied reports whether kube-proxy leaves the address alone (KEP-1860), because Berth forwards.
 func proxied(i corev1.LoadBalancerIngress) bool {
 	return i.IPMode != nil && *i.IPMode == corev1.LoadBalancerIPModeProxy
 }
@@ -319,7 +320,8 @@ func (s *sources) nodeAddresses(name string) []netip.Addr {
 func (s *sources) awaitKubeProxy(ctx context.Context, addresses []netip.Addr) error {
 	changed := async.NewSignal()
 	registration, err := s.service.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed.Notify() }, UpdateFunc: func(any, any) { changed.Notify() }, DeleteFunc: func(any) { changed.Notify() },
+		AddFunc: func(any) { changed.Notify() }, UpdateFunc: func(any, any) { changed.Notify() },
+		DeleteFunc: func(any) { changed.Notify() },
 	})
 	if err != nil {
 		return fmt.Errorf("watch Services: %w", err)
@@ -346,7 +348,7 @@ func (s *sources) proxied(addresses []netip.Addr) bool {
 	})
 }
 
-// nodeReady tells whether the API calls the Node ready.
+// nodeReady reports whether the API calls the Node ready.
 func (s *sources) nodeReady(name string) bool {
 	node := s.nodeObject(name)
 	return node != nil && isReady(node)
@@ -358,7 +360,7 @@ func isReady(node *corev1.Node) bool {
 	})
 }
 
-// backendsOf returns the endpoints of which these EndpointSlices tell.
+// backendsOf returns the endpoints in these EndpointSlices.
 func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []plan.Backend {
 	var found []plan.Backend
 	for _, slice := range endpointSlices {

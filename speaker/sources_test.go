@@ -123,7 +123,7 @@ func TestSources_view(t *testing.T) {
 	}{
 		"as recorded": {recorded, "[192.0.2.1]"}, "with an address that somebody added": {extended, "[192.0.2.1]"},
 		"with the record of another Service": {copied, "[]"}, "with a condition that anybody can write": {forged, "[]"},
-		"of which the status shows nothing": {withdrawn, "[]"},
+		"whose status shows nothing": {withdrawn, "[]"},
 	} {
 		slim, err := slimService(x.svc)
 		if err == nil {

@@ -36,12 +36,12 @@ func New(o Options) (*Speaker, error) {
 	return &Speaker{Options: o, sources: s}, nil
 }
 
-// Ready tells whether the speaker announces what it should: it has listened on its
+// Ready reports whether the speaker announces what it should: it has listened on its
 // segments, and its BGP sessions are up, or did not come up for half a minute. A
 // rolling update goes on to the next node only then.
 func (s *Speaker) Ready() bool { return s.ready.Load() }
 
-// Run announces until the context ends, then leaves in good order, which takes up
+// Run announces until the context ends, then leaves cleanly, which takes up
 // to DrainTime, LeaveDelay and five seconds.
 func (s *Speaker) Run(ctx context.Context) error {
 	// What runs must outlive ctx: leaving needs it.

@@ -18,7 +18,13 @@ func TestAskedRouterID(t *testing.T) {
 		hash == routerID("n2", addrs("2001:db8::11")) {
 		t.Errorf("%s is not a number of the node's own", hash)
 	}
-	for text, want := range map[string]netip.Addr{"198.51.100.1": netip.MustParseAddr("198.51.100.1"), "0.0.0.0": own, "2001:db8::1": own, "7": own, "": own} {
+	for text, want := range map[string]netip.Addr{
+		"198.51.100.1": netip.MustParseAddr("198.51.100.1"),
+		"0.0.0.0":      own,
+		"2001:db8::1":  own,
+		"7":            own,
+		"":             own,
+	} {
 		speaker := &v1alpha1.Speaker{
 			ObjectMeta: named("n1"),
 			Spec:       v1alpha1.SpeakerSpec{BGP: v1alpha1.SpeakerBGP{RouterID: text}},

@@ -12,9 +12,9 @@ import (
 	"github.com/berth-lb/berth/speaker/localnet"
 )
 
-// This file is the planner's part in addresses that are somebody else's.
+// This file is the planner's part in addresses that are in use elsewhere.
 
-// reviewUsed takes in which addresses are somebody else's, and reports whether that changed.
+// reviewUsed learns which addresses are in use elsewhere, and reports whether that changed.
 func (p *planner) reviewUsed() bool {
 	network := p.localnet.Current()
 	p.reporter.setNetwork(reportedNetwork(network, p.world.Snapshot))

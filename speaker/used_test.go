@@ -72,7 +72,10 @@ func TestReportedNetwork(t *testing.T) {
 	})})
 	var network localnet.Network
 	for _, a := range []struct{ address, iface string }{
-		{"10.9.9.9/24", "eth0"}, {"192.0.2.11/24", "eth0"}, {"192.0.2.11/32", "eth0"}, {"192.0.2.12/32", "kube-ipvs0"}, {"2001:db8:2::11/64", "eth0"},
+		{"10.9.9.9/24", "eth0"}, {"192.0.2.11/24", "eth0"}, {"192.0.2.11/32", "eth0"}, {
+			"192.0.2.12/32",
+			"kube-ipvs0",
+		}, {"2001:db8:2::11/64", "eth0"},
 	} {
 		network.Addresses = append(
 			network.Addresses,
@@ -81,7 +84,10 @@ func TestReportedNetwork(t *testing.T) {
 	}
 	network.Gateways = addrs("10.9.9.1")
 	addresses, gateways := reportedNetwork(network, snapshot)
-	if diff := cmp.Diff([]v1alpha1.LocalAddress{{Address: "192.0.2.11", Interface: "eth0"}, {Address: "2001:db8:2::11", Interface: "eth0"}}, addresses); diff != "" {
+	if diff := cmp.Diff([]v1alpha1.LocalAddress{
+		{Address: "192.0.2.11", Interface: "eth0"},
+		{Address: "2001:db8:2::11", Interface: "eth0"},
+	}, addresses); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]string{"10.9.9.1"}, gateways); diff != "" {
@@ -121,7 +127,10 @@ func TestPlanner_reviewUsed(t *testing.T) {
 		{
 			name: "a BGPNeighbor",
 			do: func() error {
-				err := p.sources.peer.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}))
+				err := p.sources.peer.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{
+					ObjectMeta: named("tor"),
+					Spec:       v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2},
+				}))
 				p.world.Snapshot, _ = config.Compile(p.sources.objects())
 				return err
 			},

@@ -70,7 +70,8 @@ func (w *Watcher) Watch(peers []bgp.Peer) {
 	for _, peer := range peers {
 		watched = append(watched, bfd.Peer{
 			Name: peer.Name, Remote: peer.Address, Local: peer.SourceAddress, Device: peer.VRF, MinTTL: lowestTTL(peer),
-			ReceiveInterval: peer.BFD.ReceiveInterval, TransmitInterval: peer.BFD.TransmitInterval, Multiplier: peer.BFD.Multiplier,
+			ReceiveInterval: peer.BFD.ReceiveInterval, TransmitInterval: peer.BFD.TransmitInterval,
+			Multiplier: peer.BFD.Multiplier,
 		})
 	}
 	w.engine.Sync(watched)

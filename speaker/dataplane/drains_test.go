@@ -89,7 +89,7 @@ func TestDrains_review(t *testing.T) {
 			d.pass(48 * time.Hour)
 			d.review("web", limit, []string{"-" + a})
 		}},
-		{"one that is back begins anew", func(d *drainTest) {
+		{"the time of one that is back starts over", func(d *drainTest) {
 			d.review("web", limit, []string{a})
 			d.pass(limit, "web")
 			d.review("web", limit, []string{a}, a)

@@ -97,7 +97,12 @@ func TestMerge(t *testing.T) {
 		map[ipvs.Frontend]owner{mark: {"g", front}},
 	)
 	want := []ipvs.FrontendStatistics{by(front, 5, server(1, 1, 6), server(2, 1, 1))}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(
+		want,
+		got,
+		cmpopts.IgnoreUnexported(ipvs.RealServer{}),
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -109,12 +109,21 @@ func TestKubeProxyGrace_next(t *testing.T) {
 			before:   kubeProxyGrace{Forwarding: forwards(web, dns)},
 			desired:  plan.Forwarding{Table: ipvs.Table{dns: server}, Guards: guards(false, web, dns)},
 			services: exposing(web, dns),
-			want:     plan.Forwarding{Table: ipvs.Table{web: server, dns: server}, Guards: append(guards(true, web), guards(false, web, dns)...)},
-			again:    kubeProxyGraceTime,
+			want: plan.Forwarding{
+				Table:  ipvs.Table{web: server, dns: server},
+				Guards: append(guards(true, web), guards(false, web, dns)...),
+			},
+			again: kubeProxyGraceTime,
 		},
 	} {
 		got, again := c.before.next(c.desired, c.services, begun.Add(c.after))
-		if d := cmp.Diff(c.want, got.Forwarding, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(ipvs.Settings{}, ipvs.RealServer{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" ||
+		if d := cmp.Diff(
+			c.want,
+			got.Forwarding,
+			cmpopts.EquateEmpty(),
+			cmpopts.IgnoreUnexported(ipvs.Settings{}, ipvs.RealServer{}),
+			cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		); d != "" ||
 			again != c.again {
 			t.Errorf("%s: asked again after %s, want %s; difference (-want +got):\n%s", c.name, again, c.again, d)
 		}

@@ -72,8 +72,11 @@ func (f forwarded) Collect(to chan<- prometheus.Metric) {
 		counter(servedBytes, s.BytesOut, "out")
 		for _, r := range s.RealServers {
 			endpoint := netip.AddrPortFrom(r.Address, r.Port).String()
-			to <- prometheus.MustNewConstMetric(serverWeight, prometheus.GaugeValue, float64(r.Weight), append(labels[:3:3], endpoint)...)
-			to <- prometheus.MustNewConstMetric(serverActive, prometheus.GaugeValue, float64(r.Active), append(labels[:3:3], endpoint)...)
+			gauge := func(d *prometheus.Desc, n uint32) {
+				to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), append(labels[:3:3], endpoint)...)
+			}
+			gauge(serverWeight, r.Weight)
+			gauge(serverActive, r.Active)
 		}
 	}
 }

@@ -132,15 +132,21 @@ func (system) watch(ctx context.Context, changed func()) error {
 			drain()
 		}
 	}()
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: failed}); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{
+		ErrorCallback: failed,
+	}); err != nil {
 		return fmt.Errorf("subscribe to interfaces: %w", err)
 	}
 	drains = append(drains, func() { drain(links) })
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: failed}); err != nil {
+	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{
+		ErrorCallback: failed,
+	}); err != nil {
 		return fmt.Errorf("subscribe to addresses: %w", err)
 	}
 	drains = append(drains, func() { drain(addrs) })
-	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: failed}); err != nil {
+	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{
+		ErrorCallback: failed,
+	}); err != nil {
 		return fmt.Errorf("subscribe to routes: %w", err)
 	}
 	drains = append(drains, func() { drain(routes) })

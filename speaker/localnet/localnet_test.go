@@ -85,11 +85,21 @@ func TestIsDefault(t *testing.T) {
 func TestWatcher_OfService(t *testing.T) {
 	w := &Watcher{}
 	for _, a := range []struct{ address, iface string }{
-		{"192.0.2.1/32", "kube-ipvs0"}, {"192.0.2.2/24", "eth0"}, {"192.0.2.2/32", "kube-ipvs0"}, {"192.0.2.3/24", "eth0"}, {"192.0.2.4/32", "kube-lb0"},
+		{
+			"192.0.2.1/32",
+			"kube-ipvs0",
+		}, {"192.0.2.2/24", "eth0"}, {"192.0.2.2/32", "kube-ipvs0"}, {"192.0.2.3/24", "eth0"}, {"192.0.2.4/32", "kube-lb0"},
 	} {
 		w.now.Addresses = append(w.now.Addresses, Address{netip.MustParsePrefix(a.address), a.iface})
 	}
-	for address, want := range map[string]bool{"192.0.2.1": true, "192.0.2.2": false, "192.0.2.3": false, "192.0.2.4": true, "192.0.2.5": false, "192.0.2.0": false} {
+	for address, want := range map[string]bool{
+		"192.0.2.1": true,
+		"192.0.2.2": false,
+		"192.0.2.3": false,
+		"192.0.2.4": true,
+		"192.0.2.5": false,
+		"192.0.2.0": false,
+	} {
 		if got := w.OfService(netip.MustParseAddr(address)); got != want {
 			t.Errorf("%s: %v, want %v", address, got, want)
 		}

@@ -113,7 +113,13 @@ func TestDecide(t *testing.T) {
 
 func TestKeyOf(t *testing.T) {
 	names := map[string]bool{}
-	for _, c := range [][2]string{{"d/web l2", "172.30.0.0/24"}, {"d/web l2", "10.0.0.0/24"}, {"d/web l2,too", "172.30.0.0/24"}, {"d/db l2", "172.30.0.0/24"}, {"e/web l2", "172.30.0.0/24"}} {
+	for _, c := range [][2]string{
+		{"d/web l2", "172.30.0.0/24"},
+		{"d/web l2", "10.0.0.0/24"},
+		{"d/web l2,too", "172.30.0.0/24"},
+		{"d/db l2", "172.30.0.0/24"},
+		{"e/web l2", "172.30.0.0/24"},
+	} {
 		names[keyOf(c[0], c[1])] = true
 	}
 	if len(names) != 5 {

@@ -60,7 +60,8 @@ func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
 		AcquireTime:       new(metav1.NewTime(have.since.UTC()).Rfc3339Copy()),
 	}
 	first := serviceOf(c.Group) // it names the group, so it is there whatever is shown
-	for _, service := range append([]string{first}, slices.DeleteFunc(slices.Clone(has.services), func(s string) bool { return s == first })...) {
+	others := slices.DeleteFunc(slices.Clone(has.services), func(s string) bool { return s == first })
+	for _, service := range append([]string{first}, others...) {
 		namespace, name, _ := strings.Cut(service, "/")
 		status.ServiceRefs = append(status.ServiceRefs, v1alpha1.ServiceReference{Namespace: namespace, Name: name})
 	}
@@ -80,7 +81,8 @@ func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
 func said(status *v1alpha1.L2OwnerStatus, generation int64) {
 	status.ObservedGeneration = generation
 	status.Conditions = []metav1.Condition{{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Answering", Message: "node " + status.NodeName + " answers",
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Answering",
+		Message:            "node " + status.NodeName + " answers",
 		ObservedGeneration: generation, LastTransitionTime: *status.AcquireTime,
 	}}
 }
@@ -98,7 +100,8 @@ func claimOf(o *v1alpha1.L2Owner) l2.Claim {
 		mac = nil // for readers only
 	}
 	claim := l2.Claim{
-		Segment: o.Status.Segment, Node: o.Status.NodeName, Term: uint64(max(o.Status.Term, 0)), Witnessed: o.Status.Witnessed,
+		Segment: o.Status.Segment, Node: o.Status.NodeName,
+		Term: uint64(max(o.Status.Term, 0)), Witnessed: o.Status.Witnessed,
 		Interface: o.Status.Interface, MAC: mac,
 	}
 	if len(o.Status.ServiceRefs) > 0 {

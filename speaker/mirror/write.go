@@ -39,7 +39,7 @@ func (m *Mirror) reconcile(ctx context.Context, key string) error {
 	found := m.cached(key)
 	do := decide(m.Node, have, claimed, found)
 	if do == remove && !claimed {
-		// Layer 2 may be about to claim again what it had before it was started anew.
+		// Layer 2 may be about to claim again what it had before it was restarted.
 		if wait := orphanAfter - time.Since(m.began); wait > 0 {
 			m.queue.AddAfter(key, wait)
 			return nil
@@ -69,8 +69,8 @@ const (
 )
 
 // decide says what a node does about an L2Owner, nil if there is none. Over another
-// node's claim only one of a higher term is written: whichever holds, layer 2, which
-// hears of that one, claims anew above it or gives the group up.
+// node's claim only one of a higher term is written: layer 2, which
+// hears of that one, then claims above it or gives the group up.
 func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) action {
 	names := found != nil && found.Status.NodeName == self
 	switch {

@@ -105,7 +105,10 @@ func world(self string) World {
 					{
 						Weight:       10,
 						NodeSelector: rack("a"),
-					}, {Weight: 5, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}}}, {Weight: 100, NodeSelector: rack("c")},
+					}, {
+						Weight:       5,
+						NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}},
+					}, {Weight: 100, NodeSelector: rack("c")},
 				}}},
 		}),
 		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{
@@ -181,7 +184,13 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "a Service of policy Cluster is announced by every node that is not excluded",
 			self:  "n1",
 			group: one(false, "192.0.2.1", "2001:db8:2::1"),
-			want:  Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "2001:db8:2::1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})},
+			want: Announcements{
+				L2: l2plan("g l2", l2.Desired{
+					Addresses:  addrs("192.0.2.1", "2001:db8:2::1"),
+					Interfaces: []string{""},
+					Candidates: []string{"n1", "n2", "n3"},
+				}),
+			},
 		},
 		{
 			name:  "an address that nothing selects is not announced",
@@ -192,16 +201,24 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "node selectors choose the candidates, and the interface is theirs",
 			self:  "n1",
 			group: one(false, "192.0.3.1"),
-			want:  Announcements{L2: l2plan("g rack-a", l2.Desired{Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}})},
+			want: Announcements{
+				L2: l2plan("g rack-a", l2.Desired{
+					Addresses:  addrs("192.0.3.1"),
+					Interfaces: []string{"eth1"},
+					Candidates: []string{"n1", "n2"},
+				}),
+			},
 		},
 		{
 			name:  "routes go to the peers of the announcement",
 			self:  "n3",
 			group: one(false, "198.51.100.1", "2001:db8:100::1"),
-			want:  Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}}},
+			want: Announcements{
+				BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}},
+			},
 		},
 		{
-			name:  "an excluded node keeps its routes in the plan, for its driver to withdraw them in good order",
+			name:  "an excluded node keeps its routes in the plan, for its driver to withdraw them cleanly",
 			self:  "n4",
 			group: one(false, "198.51.100.1"),
 			want:  Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}},
@@ -210,21 +227,33 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "a pool can be announced both ways",
 			self:  "n3",
 			group: one(false, "203.0.113.1"),
-			want: Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}}),
+			want: Announcements{L2: l2plan("g l2", l2.Desired{
+				Addresses:  addrs("203.0.113.1"),
+				Interfaces: []string{""},
+				Candidates: []string{"n1", "n2", "n3"},
+			}),
 				BGP: bgp.Desired{Routes: []bgp.Route{route("203.0.113.1/32")}}},
 		},
 		{
-			name:  "BGP honours node selectors",
+			name:  "BGP honors node selectors",
 			self:  "n1",
 			group: one(false, "203.0.113.1"),
-			want:  Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("203.0.113.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}})},
+			want: Announcements{
+				L2: l2plan("g l2", l2.Desired{
+					Addresses:  addrs("203.0.113.1"),
+					Interfaces: []string{""},
+					Candidates: []string{"n1", "n2", "n3"},
+				}),
+			},
 		},
 		{
 			name:      "policy Local: only nodes with a ready endpoint",
 			self:      "n1",
 			group:     one(true, "192.0.2.1"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
-			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})},
+			want: Announcements{
+				L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}}),
+			},
 		},
 		{
 			name:      "policy Local: nodes with a terminating endpoint that serves, when none is ready",
@@ -242,9 +271,20 @@ func TestPlanAnnouncements(t *testing.T) {
 			name: "Services that share an address have one owner, which serves both",
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
-				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1", "192.0.2.2")}}},
+				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {
+					Name:       "d/b",
+					SharingKey: "k",
+					Local:      true,
+					Addresses:  addrs("192.0.2.1", "192.0.2.2"),
+				}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
-			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1", "192.0.2.2"), Interfaces: []string{""}, Candidates: []string{"n2"}})},
+			want: Announcements{
+				L2: l2plan("g l2", l2.Desired{
+					Addresses:  addrs("192.0.2.1", "192.0.2.2"),
+					Interfaces: []string{""},
+					Candidates: []string{"n2"},
+				}),
+			},
 		},
 		{
 			name:  "addresses that differ in their announcements are announced apart",
@@ -259,15 +299,28 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "two announcements of one pool are both acted on",
 			self:  "n1",
 			group: one(false, "192.0.4.1"),
-			want:  Announcements{L2: l2plan("g l2-too,rack-a-too", l2.Desired{Addresses: addrs("192.0.4.1"), Interfaces: []string{"", "eth1"}, Candidates: []string{"n1", "n2", "n3"}})},
+			want: Announcements{
+				L2: l2plan("g l2-too,rack-a-too", l2.Desired{
+					Addresses:  addrs("192.0.4.1"),
+					Interfaces: []string{"", "eth1"},
+					Candidates: []string{"n1", "n2", "n3"},
+				}),
+			},
 		},
 		{
 			name: "an address given twice is announced for the older Service only",
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
-				{Name: "d/a", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(2, 0)}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
+				{
+					Name:      "d/a",
+					Local:     true,
+					Addresses: addrs("192.0.2.1"),
+					Created:   time.Unix(2, 0),
+				}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
-			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}})},
+			want: Announcements{
+				L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}}),
+			},
 		},
 		{
 			name:  "a Service whose labels nothing asks for is not announced",
@@ -283,7 +336,14 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "a Service that one of the selectors matches is announced, rather from the nodes of most weight",
 			self:  "n1",
 			group: labelled(one(false, "192.0.5.1"), "tier", "edge"),
-			want:  Announcements{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})},
+			want: Announcements{
+				L2: l2plan("g web-only", l2.Desired{
+					Addresses:  addrs("192.0.5.1"),
+					Interfaces: []string{""},
+					Candidates: []string{"n1", "n2", "n3"},
+					Preferred:  map[string]int32{"n1": 10, "n2": 15},
+				}),
+			},
 		},
 		{
 			name: "an address is announced when one of its Services is selected, and the group's others are not",
@@ -291,22 +351,43 @@ func TestPlanAnnouncements(t *testing.T) {
 			group: Group{ID: "g", Addresses: addrs("192.0.5.1", "192.0.5.2"), Services: []Service{
 				{Name: "d/a", SharingKey: "k", Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
 				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}},
-			want: Announcements{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}, Preferred: map[string]int32{"n1": 10, "n2": 15}})},
+			want: Announcements{
+				L2: l2plan("g web-only", l2.Desired{
+					Addresses:  addrs("192.0.5.1"),
+					Interfaces: []string{""},
+					Candidates: []string{"n1", "n2", "n3"},
+					Preferred:  map[string]int32{"n1": 10, "n2": 15},
+				}),
+			},
 		},
 		{
 			name:      "weights are the candidates' only",
 			self:      "n3",
 			group:     labelled(one(true, "192.0.5.1"), "tier", "web"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
-			want:      Announcements{L2: l2plan("g web-only", l2.Desired{Addresses: addrs("192.0.5.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n3"}, Preferred: map[string]int32{"n1": 10}})},
+			want: Announcements{
+				L2: l2plan("g web-only", l2.Desired{
+					Addresses:  addrs("192.0.5.1"),
+					Interfaces: []string{""},
+					Candidates: []string{"n1", "n3"},
+					Preferred:  map[string]int32{"n1": 10},
+				}),
+			},
 		},
 		{
 			name: "a sharer without endpoints does not silence the other",
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
-				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
+				{
+					Name:       "d/a",
+					SharingKey: "k",
+					Local:      true,
+					Addresses:  addrs("192.0.2.1"),
+				}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
-			want:      Announcements{L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}})},
+			want: Announcements{
+				L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}}),
+			},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

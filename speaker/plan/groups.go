@@ -24,7 +24,7 @@ func NewGroups() *Groups {
 func (g *Groups) Has(service string) bool { _, ok := g.services[service]; return ok }
 
 // Set puts the Service in, or takes it out when it has no addresses. It returns
-// the groups as they are now around it, and the IDs of groups that are no more.
+// the groups as they are now around it, and the IDs of groups that no longer exist.
 // Its cost depends on these groups alone.
 func (g *Groups) Set(s Service) (now []Group, gone []string) {
 	old := g.services[s.Name]

@@ -24,7 +24,12 @@ func TestGroups_Set(t *testing.T) {
 		if diff := cmp.Diff(wantNow, got, cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("set %s: %s", s.Name, diff)
 		}
-		if diff := cmp.Diff(wantGone, gone, cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
+		if diff := cmp.Diff(
+			wantGone,
+			gone,
+			cmpopts.EquateEmpty(),
+			cmpopts.SortSlices(func(a, b string) bool { return a < b }),
+		); diff != "" {
 			t.Fatalf("set %s: gone %s", s.Name, diff)
 		}
 	}

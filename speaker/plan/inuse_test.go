@@ -67,7 +67,7 @@ func TestGroup_Unused(t *testing.T) {
 			complaint: "Service d/web: not announced: 203.0.113.1 is the InternalIP of node n2",
 		},
 		{
-			name:      "an address of a node, whoever serves the Service",
+			name:      "an address of a node, also if another implementation serves the Service",
 			used:      node("203.0.113.1"),
 			bound:     true,
 			l2:        []string{"203.0.113.2"},

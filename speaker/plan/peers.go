@@ -12,7 +12,8 @@ func PlanPeers(world World) []bgp.Peer {
 	var peers []bgp.Peer
 	for _, p := range world.Snapshot.NeighborsOf(self.Labels) {
 		peer := bgp.Peer{
-			Name: p.Name, Address: p.Address, Interface: p.Interface, Prefix: p.Prefix, Passive: p.Accept, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.RemoteASN,
+			Name: p.Name, Address: p.Address, Interface: p.Interface, Prefix: p.Prefix,
+			Passive: p.Accept, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.RemoteASN,
 			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
 			EBGPMultihop: p.EBGPMultihop, TTLSecurityHops: p.TTLSecurityHops, SourceAddress: p.SourceAddress, VRF: p.VRF,
 			Password: p.Password, IPv4: p.IPv4, IPv6: p.IPv6, GracefulRestart: p.GracefulRestart,

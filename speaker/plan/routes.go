@@ -15,7 +15,7 @@ import (
 
 // planBGP says which routes of the group this node announces, to whom, and with which
 // attributes. A node that is excluded has a plan all the same: its driver withdraws the
-// routes in good order.
+// routes cleanly.
 func planBGP(
 	group Group,
 	services []ClassifiedService,

@@ -73,29 +73,69 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 		want          []bgp.Route
 	}{
 		{
-			name:          "one, to all peers",
-			announcements: []v1alpha1.RouteAnnouncementSpec{{LocalPreference: pointer(int64(7)), MED: pointer(int64(8)), Prepend: pointer(int32(2)), Communities: []string{"2:2", "1:1"}}},
-			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two}}},
+			name: "one, to all peers",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{
+					LocalPreference: pointer(int64(7)),
+					MED:             pointer(int64(8)),
+					Prepend:         pointer(int32(2)),
+					Communities:     []string{"2:2", "1:1"},
+				},
+			},
+			want: []bgp.Route{
+				{
+					Prefix:     prefix("198.51.100.7/32"),
+					Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two},
+				},
+			},
 		},
 		{
-			name:          "two to all peers: the older one's word, and all communities",
-			announcements: []v1alpha1.RouteAnnouncementSpec{{MED: pointer(int64(8)), Communities: []string{"1:1"}}, {MED: pointer(int64(9)), LocalPreference: pointer(int64(7)), Communities: []string{"2:2"}}},
-			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two}}},
+			name: "two to all peers: the older one's word, and all communities",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{MED: pointer(int64(8)), Communities: []string{"1:1"}},
+				{MED: pointer(int64(9)), LocalPreference: pointer(int64(7)), Communities: []string{"2:2"}},
+			},
+			want: []bgp.Route{
+				{
+					Prefix:     prefix("198.51.100.7/32"),
+					Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two},
+				},
+			},
 		},
 		{
-			name:          "to one peer each",
-			announcements: []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor1"}}, {NeighborNames: []string{"tor2"}, Prepend: pointer(int32(3))}},
-			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}}},
+			name: "to one peer each",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{NeighborNames: []string{"tor1"}},
+				{NeighborNames: []string{"tor2"}, Prepend: pointer(int32(3))},
+			},
+			want: []bgp.Route{
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}},
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}},
+			},
 		},
 		{
-			name:          "to one peer, and to all",
-			announcements: []v1alpha1.RouteAnnouncementSpec{{NeighborNames: []string{"tor2"}, MED: pointer(int64(1))}, {MED: pointer(int64(5))}},
-			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}}},
+			name: "to one peer, and to all",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{NeighborNames: []string{"tor2"}, MED: pointer(int64(1))},
+				{MED: pointer(int64(5))},
+			},
+			want: []bgp.Route{
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}},
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}},
+			},
 		},
 		{
-			name:          "an aggregate with specifics",
-			announcements: []v1alpha1.RouteAnnouncementSpec{{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce}, MED: pointer(int64(5))}},
-			want:          []bgp.Route{{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}, {Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}}},
+			name: "an aggregate with specifics",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{
+					Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce},
+					MED:         pointer(int64(5)),
+				},
+			},
+			want: []bgp.Route{
+				{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}},
+				{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}},
+			},
 		},
 		{
 			name:          "by weight",

@@ -21,7 +21,7 @@ type World struct {
 	// Unfit: this node cannot forward for now, and announces no routes. On the
 	// segments its state says so.
 	Unfit bool
-	// Forwards: this node has a data plane of its own, be it that it does not work for now.
+	// Forwards: this node has a data plane of its own, even if that does not work for now.
 	Forwards bool
 	// Dead nodes are those whose endpoints get no new connections from here, whatever Kubernetes says
 	// of them.

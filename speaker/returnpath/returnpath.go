@@ -1,5 +1,5 @@
-// Package returnpath tells whether replies to clients beyond a segment leave by the
-// interface on it.
+// Package returnpath says by which interfaces replies to clients beyond a segment leave. If that is
+// not the interface on the segment, the requests are not answered the way they came.
 package returnpath
 
 import (
@@ -13,7 +13,7 @@ import (
 )
 
 // Of returns the names of the interfaces by which the kernel's routes to clients
-// beyond the segment leave, for the families of which the interface has an address.
+// beyond the segment leave, for the families that the interface has an address of.
 // None: there are no such routes.
 func Of(iface string) ([]string, error) {
 	link, err := netlink.LinkByName(iface)

@@ -12,7 +12,7 @@ const defaultPort = 179
 
 // Router is whom this node is to dial.
 type Router struct {
-	// Address, or without one Interface, on which the router is the only neighbour.
+	// Address, or without one Interface, on which the router is the only neighbor.
 	Address   netip.Addr
 	Interface string
 	// Port of the router; 0: 179.
@@ -40,7 +40,8 @@ type Connection struct {
 	Inode uint32
 }
 
-// Has reports whether the connection is a session with the router, whoever of the two dialed.
+// Has reports whether the connection is a session with the router, no matter which of the two
+// dialed.
 func (r Router) Has(c Connection) bool {
 	if c.Remote.Port() != r.port() && c.Local.Port() != defaultPort || c.VRF != r.VRF {
 		return false
@@ -54,7 +55,7 @@ func (r Router) Has(c Connection) bool {
 		(!r.Source.IsValid() || c.Local.Addr().WithZone("") == r.Source.WithZone(""))
 }
 
-// others returns the connections of which another process has the socket.
+// others returns the connections whose socket another process has.
 func others(all []Connection, own map[uint32]bool) []Connection {
 	return slices.DeleteFunc(slices.Clone(all), func(c Connection) bool { return c.Inode == 0 || own[c.Inode] })
 }
@@ -66,8 +67,8 @@ func Look(routers []Router) ([]Connection, error) {
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	// A socket of our own that was closed meanwhile looks like another's. It is not there a second
-	// time.
+	// A socket of our own that was closed while we looked seems to be another process's. It is not
+	// there the second time.
 	again, err := look(routers)
 	return slices.DeleteFunc(found, func(c Connection) bool { return !slices.Contains(again, c) }), err
 }
@@ -81,7 +82,7 @@ func look(routers []Router) ([]Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := ownSockets() // also those that were opened meanwhile
+	own, err := ownSockets() // also those that were opened since
 	if err != nil {
 		return nil, err
 	}

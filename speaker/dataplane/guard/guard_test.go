@@ -46,7 +46,12 @@ func TestFrontend_elements(t *testing.T) {
 		{
 			name: "everybody may connect",
 			of:   Frontend{Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: unix.IPPROTO_TCP},
-			want: []string{"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000", "frontends4 c00002010600000000500000"},
+			want: []string{
+				"guarded4 c000020106000000",
+				"guarded4 c000020111000000",
+				"guarded4 c000020184000000",
+				"frontends4 c00002010600000000500000",
+			},
 		},
 		{
 			name: "it is masqueraded, and has sources",
@@ -56,13 +61,19 @@ func TestFrontend_elements(t *testing.T) {
 			},
 			want: []string{
 				"guarded4 c000020106000000", "guarded4 c000020111000000", "guarded4 c000020184000000",
-				"frontends4 c00002011100000000350000", "masqueraded4 c00002011100000000350000", "restricted4 c00002011100000000350000",
+				"frontends4 c00002011100000000350000", "masqueraded4 c00002011100000000350000",
+				"restricted4 c00002011100000000350000",
 				"sources4/26 c000020111000000003500000a0000c0", "sources4/32 c000020111000000003500000a000007",
 			},
 		},
 		{
 			name: "a prefix is of a length that is not looked up",
-			of:   Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("ff00::/14")},
+			of: Frontend{
+				Address:  netip.MustParseAddr("2001:db8::1"),
+				Port:     1,
+				Protocol: unix.IPPROTO_SCTP,
+				Sources:  prefixes("ff00::/14"),
+			},
 			want: []string{
 				"guarded6 20010db800000000000000000000000106000000", "guarded6 20010db800000000000000000000000111000000",
 				"guarded6 20010db800000000000000000000000184000000",
@@ -75,7 +86,12 @@ func TestFrontend_elements(t *testing.T) {
 		},
 		{
 			name: "no source is of its family, so nobody may connect",
-			of:   Frontend{Address: netip.MustParseAddr("2001:db8::1"), Port: 1, Protocol: unix.IPPROTO_SCTP, Sources: prefixes("0.0.0.0/0")},
+			of: Frontend{
+				Address:  netip.MustParseAddr("2001:db8::1"),
+				Port:     1,
+				Protocol: unix.IPPROTO_SCTP,
+				Sources:  prefixes("0.0.0.0/0"),
+			},
 			want: []string{
 				"guarded6 20010db800000000000000000000000106000000", "guarded6 20010db800000000000000000000000111000000",
 				"guarded6 20010db800000000000000000000000184000000",
@@ -102,8 +118,18 @@ func TestFamily_parts(t *testing.T) {
 		}
 		p := netip.PrefixFrom(draw("prefix"), rapid.IntRange(0, f.bits()).Draw(t, "bits"))
 		parts := f.parts([]netip.Prefix{p})
-		for _, a := range []netip.Addr{p.Addr(), p.Masked().Addr(), p.Masked().Addr().Prev(), netipx.PrefixLastIP(p), netipx.PrefixLastIP(p).Next(), draw("another")} {
-			if within := slices.ContainsFunc(parts, func(part netip.Prefix) bool { return part.Contains(a) }); within != p.Contains(
+		for _, a := range []netip.Addr{
+			p.Addr(),
+			p.Masked().Addr(),
+			p.Masked().Addr().Prev(),
+			netipx.PrefixLastIP(p),
+			netipx.PrefixLastIP(p).Next(),
+			draw("another"),
+		} {
+			if within := slices.ContainsFunc(
+				parts,
+				func(part netip.Prefix) bool { return part.Contains(a) },
+			); within != p.Contains(
 				a,
 			) {
 				t.Errorf("%s: its parts %v have %s: %t", p, parts, a, within)

@@ -225,9 +225,9 @@ func (k kernel) addForbiddenSource(c *nftables.Conn, f family) {
 	}
 }
 
-// looks returns the lengths of prefixes that each rule looks up. Every one is looked up twice: a
-// source whose prefix is replaced by one of another length meanwhile may miss the new one, and then
-// the old one.
+// looks returns the lengths of prefixes that each rule looks up. Every one is looked up twice: if a
+// prefix is replaced by one of another length between two lookups, its source may miss first the
+// new one, and then the old one.
 func (f family) looks() [][]int {
 	const perRule = 22 // the kernel has 4 KiB for the expressions of a rule
 	return slices.Collect(slices.Chunk(slices.Concat(f.lengths(), f.lengths()), perRule))

@@ -132,7 +132,10 @@ func forward(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "proxy"})
-	for name, hook := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
+	for name, hook := range map[string]*nftables.ChainHook{
+		"prerouting": nftables.ChainHookPrerouting,
+		"output":     nftables.ChainHookOutput,
+	} {
 		chain := c.AddChain(
 			&nftables.Chain{
 				Table:    table,
@@ -647,7 +650,10 @@ func countMarks(t *testing.T, marks ...uint32) func() map[uint32]uint64 {
 	t.Helper()
 	beside := nft.Table{Name: "beside"}
 	err := beside.Replace(func(c *nftables.Conn) error {
-		for hook, priority := range map[*nftables.ChainHook]nftables.ChainPriority{nftables.ChainHookInput: 98, nftables.ChainHookOutput: -98} {
+		for hook, priority := range map[*nftables.ChainHook]nftables.ChainPriority{
+			nftables.ChainHookInput:  98,
+			nftables.ChainHookOutput: -98,
+		} {
 			chain := beside.Chain(fmt.Sprint("hook", *hook))
 			chain.Type, chain.Hooknum, chain.Priority = nftables.ChainTypeFilter, hook, &priority
 			c.AddChain(chain)

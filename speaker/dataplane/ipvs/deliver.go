@@ -13,7 +13,7 @@ import (
 // there. If it does so everywhere it also answers ARP for it, on every node. What it holds is a
 // question to the routing rules, and ARP asks it without a protocol (arp_process in net/ipv4/arp.c
 // looks up a route for the bare addresses). So the addresses are local routes in a table of their
-// own, and the rules lead there by protocol: TCP, UDP, SCTP, and ICMP for its errors. Neighbour
+// own, and the rules lead there by protocol: TCP, UDP, SCTP, and ICMP for its errors. Neighbor
 // discovery asks for addresses of interfaces, which these are not. Nothing is marked, no interface
 // gets an address, and no sysctl is needed. NodePorts do not answer there either: nftables' `fib
 // daddr type local` looks in the table local alone.
@@ -245,7 +245,7 @@ func (d delivery) rules(f family) (map[uint8]bool, error) {
 	return have, nil
 }
 
-// unsupported tells whether the kernel lacks a family of addresses, IPv6 in practice.
+// unsupported reports whether the kernel lacks a family of addresses, IPv6 in practice.
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }

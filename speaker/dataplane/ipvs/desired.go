@@ -116,7 +116,7 @@ type RealServer struct {
 	// beside others with a weight, one of 0 is left out, and its connections are reset.
 	Weight uint32
 	// Draining stands for weight 0, whatever Weight says: established connections go on for as long as
-	// the real server is desired. One that is desired no more has its connections reset.
+	// the real server is desired. One that is no longer desired has its connections reset.
 	Draining bool
 
 	foreign bool // as in Settings: another forwarding method, thresholds
@@ -209,7 +209,7 @@ func plain(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.Is4In6() && !a.IsMulticast() && a.Zone() == ""
 }
 
-// hashes tells whether a scheduler fills a table from the list of real servers, whose order then
+// hashes reports whether a scheduler fills a table from the list of real servers, whose order then
 // decides who gets a client: nodes agree if their lists do.
 func hashes(scheduler string) bool {
 	return scheduler == "mh" || scheduler == "sh" || scheduler == "dh"

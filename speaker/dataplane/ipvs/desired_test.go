@@ -59,7 +59,11 @@ func TestDiff(t *testing.T) {
 		{
 			name:    "the first of a hashing list is created last",
 			desired: Table{at(80): server("mh", "2 1")},
-			want:    []string{"create virtual server " + vs + " (scheduler mh)", "create real server 10.0.0.2:8080 of " + vs, "create real server 10.0.0.1:8080 of " + vs},
+			want: []string{
+				"create virtual server " + vs + " (scheduler mh)",
+				"create real server 10.0.0.2:8080 of " + vs,
+				"create real server 10.0.0.1:8080 of " + vs,
+			},
 		},
 		{
 			name:    "new ones before old ones go",

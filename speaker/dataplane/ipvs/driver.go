@@ -60,8 +60,9 @@ func New(config Config) *Driver {
 		config.Sysctls = sysctlFolder
 	}
 	return &Driver{
-		log: config.Logger, interval: config.Interval, connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
-		wake: async.NewSignal(), observed: async.NewStream[Observation](observationsKept),
+		log: config.Logger, interval: config.Interval,
+		connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
+		wake:    async.NewSignal(), observed: async.NewStream[Observation](observationsKept),
 		desired: newDesiredServers(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
 	}
 }
@@ -209,7 +210,7 @@ var ErrPending = errors.New("the kernel's IPVS table was not read yet")
 type Observation struct {
 	// Frontend is the zero value if it concerns IPVS as a whole.
 	Frontend Frontend
-	// Err is nil if the kernel shows what is desired, be it that there is nothing any more.
+	// Err is nil if the kernel matches the desired state, even if that state is empty.
 	Err error
 }
 

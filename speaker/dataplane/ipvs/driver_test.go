@@ -371,7 +371,12 @@ func TestDigests(t *testing.T) {
 			t.Errorf("%q for %q: changed are %v, want %v", test.new, test.old, changed, test.changed)
 		}
 	}
-	for _, bad := range []string{"TCP  C000020A rr\n", "TCP  C000020A:10000 rr\n", "UDP  [2001:zz]:0035 rr\n", "FWM  7FFFFFFFF rr\n"} {
+	for _, bad := range []string{
+		"TCP  C000020A rr\n",
+		"TCP  C000020A:10000 rr\n",
+		"UDP  [2001:zz]:0035 rr\n",
+		"FWM  7FFFFFFFF rr\n",
+	} {
 		if found, err := digests([]byte(bad)); err == nil {
 			t.Errorf("%q was understood as %v", bad, found)
 		}

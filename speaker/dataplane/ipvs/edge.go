@@ -47,7 +47,7 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 		return err
 	}
 	operations, _ := Diff(nil, actual, ownedAt(func(a netip.Addr) bool {
-		_, ours := routed[a] // be it with another source
+		_, ours := routed[a] // even with another source
 		return ours || addresses[a]
 	}))
 	var problems []error

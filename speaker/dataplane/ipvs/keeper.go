@@ -98,8 +98,9 @@ func (k *keeper) work(s scope) *work {
 	return w
 }
 
-// leave has connections reset if nobody takes over and somebody deletes what is left, be it a
-// process that may not write sysctls.
+// leave sets expire_nodest_conn, so that connections are reset, not dropped, if somebody deletes
+// the virtual servers before the next process takes them over. Who deletes them may not be able to
+// write sysctls.
 func (k *keeper) leave() {
 	if k.edge != nil {
 		_ = k.edge.sysctls.set(nodestConnections, "1") // as good as can be
@@ -381,12 +382,12 @@ func (k *keeper) applyAll(ctx context.Context, operations []Operation, apply fun
 	return err
 }
 
-// resetting has the kernel end the connections of the real servers that are deleted meanwhile.
-func resetting(s sysctls, meanwhile func()) error {
+// resetting has the kernel end the connections of the real servers that remove deletes.
+func resetting(s sysctls, remove func()) error {
 	if err := s.set(nodestConnections, "1"); err != nil {
 		return err
 	}
-	meanwhile()
+	remove()
 	return s.set(nodestConnections, "0")
 }
 
@@ -406,7 +407,7 @@ func (k *keeper) watched() (Frontend, bool) {
 	return Frontend{}, false
 }
 
-// emptied tells whether somebody deleted the virtual servers, by looking for one of them.
+// emptied reports whether somebody deleted the virtual servers, by looking for one of them.
 func (k *keeper) emptied() bool {
 	f, some := k.watched()
 	if !some || k.edge == nil {
@@ -418,7 +419,7 @@ func (k *keeper) emptied() bool {
 
 func deletes(k Kind) bool { return k == DeleteRealServer || k == DeleteVirtualServer }
 
-// retire gives up the addresses that are desired no more and have no virtual server left.
+// retire gives up the addresses that are no longer desired and have no virtual server left.
 func (k *keeper) retire(w *work) error {
 	used := map[netip.Addr]bool{}
 	for f := range w.desired {

@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// Leftovers returns the addresses that have a route of ours, and whether anything is there at all,
-// be it rules alone: what a process left that ran a Driver. It asks the routing tables only, so it
+// Leftovers returns what a process that ran a Driver left: the addresses that have a route of ours,
+// and whether anything is there at all, even if only rules. It reads only the routing tables, so it
 // loads no module.
 func Leftovers() (addresses []netip.Addr, anything bool, err error) {
 	routes, err := openDelivery(nil)

@@ -51,7 +51,7 @@ func (t *Table) Set(name string, key nftables.SetDatatype) *nftables.Set {
 	return &nftables.Set{Table: t.table(), Name: name, KeyType: key}
 }
 
-// Replace writes the table anew: what was in it, and its counters, are gone.
+// Replace writes a new table in place of the old one, whose elements and counters are gone.
 func (t *Table) Replace(fill func(*nftables.Conn) error) error {
 	return t.write("write", func(c *nftables.Conn) error {
 		c.AddTable(t.table()) // so that there is one to delete
@@ -307,7 +307,7 @@ func (t *Table) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// isBySomebodyElse tells whether a message is of a change of this table that we did not write.
+// isBySomebodyElse reports whether a message is of a change of this table that we did not write.
 func (t *Table) isBySomebodyElse(m netlink.Message) bool {
 	const nameOfTable = 1 // the attribute of all messages but that of a new generation
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || m.Header.Type&0xff == unix.NFT_MSG_NEWGEN ||

@@ -101,7 +101,10 @@ func (k kernel) write(prefixes []netip.Prefix, stateful bool) error {
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(f.fill(c, k.addressSet(f), chain, addresses), f.fill(c, k.rangeSet(f), chain, ranges)); err != nil {
+			if err := errors.Join(
+				f.fill(c, k.addressSet(f), chain, addresses),
+				f.fill(c, k.rangeSet(f), chain, ranges),
+			); err != nil {
 				return err
 			}
 		}
@@ -230,7 +233,7 @@ func (k kernel) Check(prefixes []netip.Prefix) error {
 	return nil
 }
 
-// same tells whether two lists of elements are equal but for their order. The kernel shows an end
+// same reports whether two lists of elements are equal but for their order. The kernel shows an end
 // at the family's first address for the space before the first range.
 func same(have, want []nftables.SetElement) bool {
 	type point struct {

@@ -7,9 +7,9 @@
 // are in one nftables table of Berth's own, "inet berth", after kube-proxy's, whose rejections keep
 // their effect. Linux only; it needs CAP_NET_ADMIN.
 //
-// What a host has is never in the table, whoever asked for it: a careless pool must not cut hosts
-// off that packets are passed on to. And packets of established connections pass in any case:
-// somebody answers them.
+// An address that a host has is never in the table: a careless pool must not cut off hosts that
+// this node forwards packets to. Packets of established connections always pass, since somebody
+// answers them.
 package unserved
 
 import (
@@ -80,7 +80,7 @@ func (c counters) Collect(to chan<- prometheus.Metric) {
 
 func newDriver(log *slog.Logger, store nft.Store[netip.Prefix]) *Driver {
 	k := nft.NewKeeper(log, store, "packets for announced addresses that nothing serves are not dropped")
-	// Aggregates may overlap each other, so all are written anew when one changes.
+	// Aggregates may overlap each other, so all are written again when one changes.
 	k.Whole = func(p netip.Prefix) bool { return !p.IsSingleIP() }
 	return &Driver{keeper: k, groups: map[string][]netip.Prefix{}, answering: map[netip.Addr]int{}}
 }

@@ -325,7 +325,7 @@ func TestDriver_SetUsed(t *testing.T) {
 				want: []string{"192.0.2.8/32", "192.0.2.10/31"},
 			},
 			{
-				what: "and is asked for anew",
+				what: "and is asked for again",
 				do:   func() { d.Answering(a, false); d.Answering(a, true) },
 				want: []string{"192.0.2.8/32", "192.0.2.10/31"},
 			},
