@@ -111,7 +111,7 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 	return dataplane.New(dataplane.Config{
 		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics, Sources: onePerFamily(addresses),
 		ProxyMode: s.ProxyMode, Sysctls: s.IPVSSysctls,
-		NodeAddresses: s.sources.nodeAddresses, NodePorts: ports,
+		NodeAddresses: s.sources.nodeAddresses, LivenessPorts: ports,
 	})
 }
 

@@ -23,26 +23,26 @@ import (
 // Reasons of problems of a Speaker.
 const (
 	reasonNoHelloKey         = "NoHelloKey"         // nothing signs hellos
-	reasonInvalidRouterID    = "InvalidRouterID"    // spec.bgp.routerID is none
+	reasonInvalidRouterID    = "InvalidRouterID"    // spec.bgp.routerID is not valid
 	reasonAddressInUse       = "AddressInUse"       // an address is in use elsewhere, so it is not announced
 	reasonIPVS               = "IPVSFailed"         // the kernel does not show what IPVS was told
 	reasonPodsUnknown        = "PodsUnknown"        // which addresses pods have is not known
 	reasonLayer2             = "Layer2Failed"       // ARP and NDP do not work, on one interface or at all
 	reasonReturnPath         = "ReturnPath"         // replies leave by another interface
-	reasonUnserved           = "UnservedFailed"     // what nobody serves is not refused
+	reasonUnserved           = "UnservedFailed"     // packets that nothing serves are not dropped
 	reasonBFD                = "BFDFailed"          // a neighbor is not watched
-	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not take a prefix
+	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not accept a prefix
 	reasonTruncated          = "ReportTruncated"    // the report has no room for all
 )
 
-// Of what a speaker reports of its network there is at most so much.
+// Bounds of what a speaker reports of its network.
 const (
 	mostAddresses = 64
 	mostGateways  = 16
 	mostSubnets   = 16 // of an interface
 )
 
-// problems are those of a report in the making.
+// problems are collected while a report is made.
 type problems []v1alpha1.SpeakerProblem
 
 func (p *problems) add(reason, format string, args ...any) {
@@ -50,8 +50,8 @@ func (p *problems) add(reason, format string, args ...any) {
 	*p = append(*p, v1alpha1.SpeakerProblem{Reason: reason, Message: message[:min(len(message), longestMessage)]})
 }
 
-// compose makes the status from what the drivers say. The conditions are those that it had; those
-// that stay as they were keep their time.
+// compose makes the status from what the drivers say. Conditions are those of the status before; a
+// condition that does not change keeps its time.
 func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1alpha1.SpeakerStatus {
 	status := v1alpha1.SpeakerStatus{
 		Conditions:         slices.Clone(conditions),
@@ -103,8 +103,8 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	return status
 }
 
-// composeReturnPath says whether replies leave the way that requests come in, where that is known
-// of an interface.
+// composeReturnPath sets the condition that replies leave the way that requests come in, if that is
+// known of an interface.
 func (r *reporter) composeReturnPath(
 	status *v1alpha1.SpeakerStatus,
 	oneWay []string,
@@ -131,7 +131,7 @@ func (r *reporter) composeReturnPath(
 	}
 }
 
-// composeIPVS says how far this node can forward by IPVS, if it was asked to.
+// composeIPVS reports with which schedulers this node can forward by IPVS, if it was asked to.
 func (r *reporter) composeIPVS(status *v1alpha1.SpeakerStatus, set func(kind string, ok bool, reason, message string)) {
 	report, asked := r.dataplane.Report()
 	switch {
@@ -148,7 +148,8 @@ func (r *reporter) composeIPVS(status *v1alpha1.SpeakerStatus, set func(kind str
 	status.IPVS = v1alpha1.IPVSReport{Schedulers: report.Schedulers, VirtualServers: new(int32(report.VirtualServers))}
 }
 
-// composeSegments says what layer 2 does, and returns the interfaces by which replies do not leave.
+// composeSegments reports what layer 2 does, and returns the interfaces by which replies do not
+// leave.
 func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *problems) (oneWay []string) {
 	layer2 := r.l2.Status()
 	owned := 0
@@ -181,7 +182,7 @@ func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *proble
 	return oneWay
 }
 
-// composeSessions says what BGP does.
+// composeSessions reports what BGP does.
 func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *problems) {
 	routes := r.bgp.Status()
 	status.PrefixesAnnounced = new(int32(routes.Announced))
@@ -205,7 +206,7 @@ func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *proble
 	}
 }
 
-// segmentReport is what the driver says of a segment.
+// segmentReport returns the report of a segment.
 func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
 	report := v1alpha1.SegmentReport{
 		Interface: s.Interface, State: v1alpha1.SegmentWaiting, MAC: s.MAC.String(), ProxyARPMAC: s.ProxyARP.String(),
@@ -220,8 +221,8 @@ func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
 	return report
 }
 
-// returnPath says by which interface replies leave to clients beyond the segment; empty if that is
-// not known or does not arise. The complaint says what is wrong.
+// returnPath reports whether replies to clients beyond the segment leave by its interface; empty if
+// that is not known or there are no such clients. The complaint says what is wrong.
 func returnPath(iface string) (path v1alpha1.ReturnPath, complaint string) {
 	by, err := returnpath.Of(iface)
 	switch {
@@ -239,7 +240,7 @@ func returnPath(iface string) (path v1alpha1.ReturnPath, complaint string) {
 	)
 }
 
-// session is what the driver says of a session.
+// session returns the report of a session.
 func session(p bgp.PeerStatus) v1alpha1.SessionReport {
 	report := v1alpha1.SessionReport{
 		NeighborName: p.Name,
@@ -271,7 +272,7 @@ func session(p bgp.PeerStatus) v1alpha1.SessionReport {
 	return report
 }
 
-// heldSession is the report of a peer that is held back.
+// heldSession returns the report of a peer that is held back.
 func heldSession(h rival.HeldPeer) v1alpha1.SessionReport {
 	report := v1alpha1.SessionReport{
 		NeighborName: h.Name, Address: new(""), State: v1alpha1.SessionDown,
@@ -283,8 +284,8 @@ func heldSession(h rival.HeldPeer) v1alpha1.SessionReport {
 	return report
 }
 
-// reportedNetwork returns what of it the others must know: addresses that are in a pool, and
-// gateways.
+// reportedNetwork returns what other nodes must know of this node's network: addresses that are in
+// a pool, and gateways.
 func reportedNetwork(
 	network localnet.Network,
 	snapshot *config.Snapshot,

@@ -52,13 +52,13 @@ type router interface {
 	Status() bgp.Status
 }
 
-// forwarder forwards connections, or removes what is left of that.
+// forwarder forwards connections; on nodes that do not, it removes what a former process left.
 type forwarder interface {
 	Sync(group plan.Group, desired plan.Forwarding) dataplane.Status
 	Run(ctx context.Context) error
 	Observed() <-chan dataplane.Observation
 
-	// Backends, Marks: what a plan of forwarding is made from.
+	// Backends and Marks return what a plan of forwarding is made from.
 	Backends(group plan.Group, services []plan.ClassifiedService, read func(service string) []plan.Backend,
 		limit func(addresses []netip.Addr) time.Duration) (backends map[string][]plan.Backend, again time.Duration)
 	Marks(group string, frontends []ipvs.Frontend) map[ipvs.Frontend]uint32
@@ -93,7 +93,7 @@ type claimMirror interface {
 	Synced() bool
 }
 
-// network is what this node's kernel has.
+// network follows which addresses and gateways this node's kernel has.
 type network interface {
 	Run(ctx context.Context) error
 	Read() error

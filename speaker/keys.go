@@ -46,8 +46,8 @@ func fingerprints(keys l2.Keys) (signing string, accepted []string) {
 	return signing, slices.Compact(accepted)
 }
 
-// reviewKey takes the keys of hellos from their Secret. A Secret that is gone, or
-// has no key to sign with, changes nothing: the speakers go on with the keys they have.
+// reviewKey reads the keys of hellos from their Secret. If the Secret is gone, or has no key to
+// sign with, the speaker keeps the keys it has.
 func (p *planner) reviewKey() {
 	o, _, err := p.sources.secret.GetStore().GetByKey(p.Namespace + "/" + v1alpha1.HelloSecret)
 	secret, ok := o.(*corev1.Secret)
@@ -79,9 +79,8 @@ func (p *planner) reviewKey() {
 	)
 }
 
-// takeRecordKey takes the key with which the controller signs what it gives. This
-// process goes on to accept records that the former key signed: the controller is about to sign
-// them again.
+// takeRecordKey sets the key with which the controller signs records. This process still accepts
+// records that the former key signed, since the controller takes a while to sign them again.
 func (p *planner) takeRecordKey(key []byte) {
 	if len(key) < v1alpha1.ShortestHelloKey || len(p.recordKeys) > 0 && bytes.Equal(p.recordKeys[0], key) {
 		return

@@ -73,7 +73,7 @@ func (s *Speaker) drain(ctx context.Context, p *planner) {
 	}
 }
 
-// report writes the status now; failing to is no reason to stay.
+// report writes the status now. A failure does not stop the speaker from leaving.
 func (s *Speaker) report(ctx context.Context, r *reporter) {
 	ctx, cancel := context.WithTimeout(ctx, askAtMost)
 	defer cancel()
@@ -89,15 +89,15 @@ func (s *Speaker) selected(set *appsv1.DaemonSet, p *planner) bool {
 	return node == nil || places(set, node)
 }
 
-// places is true of a selector that cannot be understood, too.
+// places reports whether the DaemonSet places a pod on the node. It is also true if the selector
+// cannot be understood.
 func places(set *appsv1.DaemonSet, node *corev1.Node) bool {
 	wanted, err := nodeaffinity.GetRequiredNodeAffinity(&corev1.Pod{Spec: set.Spec.Template.Spec}).Match(node)
 	return wanted || err != nil
 }
 
-// departure tells why this process was told to end: the node leaves load balancing
-// for good, or the process is being replaced. It asks the API for what is; the
-// signal alone does not tell.
+// departure returns why this process was told to end: the node leaves load balancing for good, or
+// the process is being replaced. The signal alone does not say, so it asks the API.
 func (s *Speaker) departure(ctx context.Context, p *planner) (v1alpha1.SpeakerState, string) {
 	if state, reason := p.reporter.state(); state == v1alpha1.SpeakerLeaving {
 		return state, reason

@@ -37,14 +37,14 @@ type Options struct {
 	// BGPListen is where routers may connect to this node, as host:port or :port. Empty:
 	// nowhere, and BGPNeighbors that need it say so.
 	BGPListen string
-	// OnRestart says what a speaker does that is being replaced. Empty: HandOver.
+	// OnRestart says what a speaker does when it is being replaced. Empty: HandOver.
 	OnRestart OnRestart
 	// ProxyHealthz is the URL of kube-proxy's healthz on this node. While it answers 503
-	// the node announces nothing. Empty: nobody is asked.
+	// the node announces nothing. Empty: it is not asked.
 	ProxyHealthz string
 	// IPVS: this node forwards by IPVS for the pools that ask for it, if its kernel can.
 	IPVS bool
-	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: nobody is
+	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not
 	// asked.
 	ProxyMode string
 	// PodCIDRs are the ranges that pods of this node have their addresses from; none: those of its

@@ -46,7 +46,7 @@ type planner struct {
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
 
-	mu       sync.Mutex // makes changes of state one after the other
+	mu       sync.Mutex // held while the state changes, so that changes do not overlap
 	departed bool       // guarded by mu
 }
 
@@ -154,8 +154,8 @@ func (p *planner) watch() error {
 	return nil
 }
 
-// begin makes all plans, before the drivers run: so that they begin with all of
-// what is desired, and withdraw nothing by mistake.
+// begin makes all plans before the drivers run, so that they begin with everything that is desired,
+// and withdraw nothing by mistake.
 func (p *planner) begin() {
 	p.reviewKey()
 	p.reviewRouterID()
@@ -274,8 +274,8 @@ func (p *planner) do(t task) {
 	}
 }
 
-// nodes returns what plans need to know of the nodes. Of this one the last that was
-// known counts when its object is gone: its routes are withdrawn cleanly.
+// nodes returns what plans need to know of the nodes. If this node's object is gone, its last known
+// labels count, so that its routes are withdrawn cleanly.
 func (p *planner) nodes() map[string]plan.Node {
 	nodes := p.sources.nodes()
 	if last, known := p.world.Nodes[p.Node]; known {

@@ -91,8 +91,8 @@ const (
 	mirrorAtMost = 5 * time.Second
 )
 
-// awaitMirror waits until it is known what others claim, so that nothing is claimed
-// here against it. But it is the second channel only: it holds nobody up for long.
+// awaitMirror waits until it is known what others claim, so that this node claims nothing against
+// that. The mirror is only the second channel, so the wait is short.
 func (s *Speaker) awaitMirror(ctx context.Context, p *planner) {
 	ctx, cancel := context.WithTimeout(ctx, mirrorAtMost)
 	defer cancel()
@@ -120,7 +120,7 @@ func (s *Speaker) settle(ctx context.Context, p *planner) {
 	s.ready.Store(true)
 }
 
-// cluster returns what tells this cluster from others on the same segment.
+// cluster returns what distinguishes this cluster from others on the same segment.
 func (s *Speaker) cluster(ctx context.Context) string {
 	for {
 		ns, err := s.Kubernetes.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})

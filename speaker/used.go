@@ -44,8 +44,8 @@ func peerAddresses(snapshot *config.Snapshot) map[string]netip.Addr {
 	return addresses
 }
 
-// ownNetwork is all that this node's kernel has, in the form in which speakers tell the others some
-// of it.
+// ownNetwork returns all addresses and gateways of this node's kernel, in the form of a Speaker's
+// status.
 func ownNetwork(node string, network localnet.Network) *v1alpha1.Speaker {
 	own := &v1alpha1.Speaker{}
 	own.Name = node

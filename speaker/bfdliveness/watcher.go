@@ -80,7 +80,7 @@ func (w *Watcher) Watch(peers []bgp.Peer) {
 // Changes is the stream of changes.
 func (w *Watcher) Changes() <-chan bgp.PathChange { return w.changes }
 
-// Complaints says which paths cannot be watched.
+// Complaints returns which paths cannot be watched.
 func (w *Watcher) Complaints() []string {
 	var found []string
 	for _, s := range w.engine.Status() {

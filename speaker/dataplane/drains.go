@@ -21,9 +21,9 @@ type draining struct {
 
 func newDrains() *drains { return &drains{services: map[string]map[netip.AddrPort]draining{}} }
 
-// review marks those backends of a Service that have terminated for as long as limit; they are all
-// that it has. Next is the time to the next that will; 0: none. Over reports whether there is one
-// that was not marked before.
+// review marks the backends of a Service that have terminated for as long as limit. Backends are
+// all that the Service has. Next is how long until that is true of another one; 0: never. Over
+// reports whether a backend is marked for the first time.
 func (d *drains) review(
 	service string,
 	backends []plan.Backend,

@@ -42,8 +42,8 @@ type Config struct {
 	Sysctls string
 	// NodeAddresses returns the addresses of a node by name; none if there is no such node.
 	NodeAddresses func(node string) []netip.Addr
-	// NodePorts are TCP ports on which something listens on every node.
-	NodePorts []uint16
+	// LivenessPorts are TCP ports on which something listens on every node.
+	LivenessPorts []uint16
 }
 
 // Driver is Berth's own data plane on this node: virtual servers of IPVS, the rules around them,
@@ -63,7 +63,7 @@ type Driver struct {
 	able    []string                   // guarded by mu; schedulers
 	lacking string                     // guarded by mu; why not all of them
 	yields  bool                       // guarded by mu; to kube-proxy, which would delete our virtual servers, and we its
-	own     map[ipvs.Frontend]owner    // guarded by mu; whose the virtual servers by mark are
+	own     map[ipvs.Frontend]owner    // guarded by mu; what virtual servers by mark serve
 	marked  map[string][]ipvs.Frontend // guarded by mu; those by mark, by group
 	worked  bool                       // guarded by mu; IPVS did, once
 	failing time.Time                  // guarded by mu; since when IPVS does not work; zero: it does, or was not tried yet
@@ -107,7 +107,9 @@ func New(c Config) (*Driver, error) {
 		log: c.Logger, proxyMode: c.ProxyMode, probe: ipvs.Probe,
 		state: newForwardingState(),
 		liveness: newNodeLiveness(
-			func(ctx context.Context, node string) bool { return reachable(ctx, c.NodeAddresses(node), c.NodePorts) },
+			func(ctx context.Context, node string) bool {
+				return reachable(ctx, c.NodeAddresses(node), c.LivenessPorts)
+			},
 			func() { observed.Send(Observation{Kind: DeadChanged}) }),
 		observed: observed,
 		own:      map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{},
@@ -222,8 +224,8 @@ func (d *Driver) Probe() {
 	}
 }
 
-// Abilities returns the schedulers by which this node can forward, and why that is not all of them.
-// It can by none while IPVS or the rules around it do not work.
+// Abilities returns the schedulers by which this node can forward, and why these are not all. There
+// are none while IPVS or the rules around it do not work.
 func (d *Driver) Abilities() (schedulers []string, lacking string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -237,7 +239,7 @@ func (d *Driver) Abilities() (schedulers []string, lacking string) {
 	return d.able, d.lacking
 }
 
-// Report is what a node that forwards says of it.
+// Report is what a node reports of its data plane.
 type Report struct {
 	Schedulers []string
 	// Lacking says why these are not all.
@@ -254,7 +256,7 @@ func (d *Driver) Report() (Report, bool) {
 
 // Remove deletes everything from the kernel.
 func (d *Driver) Remove() error {
-	// The one does not wait for the other: rules that stay would go on dropping.
+	// A failure of one does not keep the other: rules that stay would go on dropping.
 	return errors.Join(d.ipvs.Remove(), d.guard.Remove())
 }
 
@@ -271,7 +273,7 @@ func (d *Driver) program(group string, desired plan.Forwarding) {
 	d.note(group, desired.Guards)
 }
 
-// note keeps whose the virtual servers by mark are.
+// note keeps which frontend each virtual server by mark serves.
 func (d *Driver) note(group string, guards []guard.Frontend) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -348,7 +350,7 @@ func (d *Driver) observe(ctx context.Context) {
 }
 
 // judge notes whether IPVS works as a whole. If a failure begins, after is how long until it
-// counts: at once if IPVS never worked.
+// counts; 0 if IPVS never worked.
 func (d *Driver) judge(err error) (after time.Duration, begins bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

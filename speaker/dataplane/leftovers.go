@@ -29,7 +29,8 @@ func findLeftovers(log *slog.Logger) leftovers {
 	return leftovers{anything || rules, addresses, rules}
 }
 
-// remove deletes them. The one does not wait for the other: rules that stay would go on dropping.
+// remove deletes them. A failure of one does not keep the other: rules that stay would go on
+// dropping.
 func (l leftovers) remove() error {
 	if !l.anything {
 		return nil

@@ -92,7 +92,7 @@ func (l *nodeLiveness) run(ctx context.Context) error {
 	}
 }
 
-// unasked returns the silent nodes that nobody asks yet, which the caller must.
+// unasked returns the silent nodes that are not asked yet. The caller asks them.
 func (l *nodeLiveness) unasked() map[string]async.Signal {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -100,7 +100,7 @@ func gatewaysOf(routes []netlink.Route) []netip.Addr {
 	return slices.Compact(found)
 }
 
-// beyondLink returns the address if it is a host's, and not of one link only: no pool has such.
+// beyondLink returns the address if it is a host's and not link-local: no pool has other addresses.
 func beyondLink(ip net.IP) (netip.Addr, bool) {
 	address, ok := netip.AddrFromSlice(ip)
 	address = address.Unmap()

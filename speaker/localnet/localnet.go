@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// settle is how long changes are gathered: one that comes alone is rare.
+	// settle is how long changes are gathered, since one rarely comes alone.
 	settle = 100 * time.Millisecond
 	// retry is how soon a reading that failed is tried again.
 	retry = time.Second
@@ -44,7 +44,7 @@ func (n Network) Equal(other Network) bool {
 
 // kernel is where a Watcher reads.
 type kernel interface {
-	// read fails rather than tell a part only.
+	// read fails if it cannot read everything.
 	read() (Network, error)
 	// watch calls changed when read may return something else. It returns nil when ctx ends, and an
 	// error when it missed something.
@@ -89,8 +89,8 @@ func (w *Watcher) OfService(address netip.Addr) bool {
 	return found
 }
 
-// Read reads the kernel now. When it cannot, Current stays as it was: an address that is not seen
-// may be there all the same.
+// Read reads the kernel now. If it fails, Current stays as it was, since an address that cannot be
+// seen may still be there.
 func (w *Watcher) Read() error {
 	now, err := w.kernel.read()
 	if err != nil {

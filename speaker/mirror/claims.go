@@ -22,7 +22,7 @@ type Claims struct {
 	shown  map[string]members         // by group
 }
 
-// entry is the latest word of this node's layer 2 about one L2Owner.
+// entry is the latest claim of this node's layer 2 for one L2Owner.
 type entry struct {
 	claim l2.Claim // Node empty: withdrawn
 	since time.Time
@@ -72,7 +72,7 @@ func (c *Claims) Show(group string, services []string, addresses []netip.Addr) {
 	}
 }
 
-// latest returns this node's latest word about an L2Owner.
+// latest returns this node's latest claim for an L2Owner.
 func (c *Claims) latest(key string) (entry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,13 +80,13 @@ func (c *Claims) latest(key string) (entry, bool) {
 	return e, ok
 }
 
-// concerns reports whether this node has something to say about an L2Owner.
+// concerns reports whether this node has a claim for an L2Owner, or is withdrawing one.
 func (c *Claims) concerns(key string) bool {
 	_, ok := c.latest(key)
 	return ok
 }
 
-// acted notes that the word was acted on, unless there is a later one by now.
+// acted notes that a claim was written, unless there is a later one by now.
 func (c *Claims) acted(key string, have entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package mirror keeps the claims of a node's layer 2 in L2Owner objects, and brings
-// the claims of other nodes back from there: the second way on which claims travel,
-// and what an operator sees of them.
+// Package mirror keeps the claims of a node's layer 2 in L2Owner objects, and passes on the claims
+// of other nodes from there. It is the second channel for claims besides the segment, and what an
+// operator sees of them. Begin with Mirror (mirror.go); write.go writes L2Owners.
 package mirror
 
 import (
@@ -120,7 +120,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// saw takes an L2Owner as the API server has it.
+// saw handles an L2Owner that was added or changed.
 func (m *Mirror) saw(o any) {
 	owner, ok := o.(*v1alpha1.L2Owner)
 	if !ok {
@@ -133,7 +133,7 @@ func (m *Mirror) saw(o any) {
 	}
 }
 
-// hear tells layer 2 of an L2Owner.
+// hear passes the claim of an L2Owner on to layer 2.
 func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 	claim := claimOf(owner)
 	if !m.Ready(claim.Node) {
@@ -142,7 +142,7 @@ func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 	m.To.Mirrored(claim)
 }
 
-// Reconsider takes a change of a Node's readiness.
+// Reconsider passes the claims of a Node on again, whose readiness changed.
 func (m *Mirror) Reconsider(node string) {
 	for _, owner := range client.Stored[*v1alpha1.L2Owner](m.informer) {
 		if owner.Status.NodeName == node {
@@ -151,7 +151,7 @@ func (m *Mirror) Reconsider(node string) {
 	}
 }
 
-// broke takes an end of the watch that is not one of those that just happen.
+// broke reports a watch that ended, unless it ended as watches regularly do.
 func (m *Mirror) broke(ctx context.Context, r *cache.Reflector, err error) {
 	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !errors.Is(err, io.EOF) {
 		m.To.MirrorLost()
@@ -159,7 +159,7 @@ func (m *Mirror) broke(ctx context.Context, r *cache.Reflector, err error) {
 	cache.DefaultWatchErrorHandler(ctx, r, err)
 }
 
-// gone takes an L2Owner that was deleted.
+// gone handles an L2Owner that was deleted.
 func (m *Mirror) gone(o any) {
 	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = tombstone.Obj

@@ -34,14 +34,14 @@ func announcementsOf(group string) []string {
 	return strings.Split(names, ",")
 }
 
-// keyOf returns namespace/name of the L2Owner for a group on a segment, the same on
-// every node: the Service's name, and a hash that tells apart what is of one Service.
+// keyOf returns namespace/name of the L2Owner for a group on a segment, the same on every node: the
+// Service's name, and a hash to distinguish several of one Service.
 func keyOf(group, segment string) string {
 	sum := sha256.Sum256([]byte(group + "\x00" + segment))
 	return serviceOf(group) + "-" + hex.EncodeToString(sum[:5])
 }
 
-// object is the L2Owner for a claim, but for whom it belongs to.
+// object returns the L2Owner for a claim, without owner references.
 func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
 	c := have.claim
 	namespace, name, _ := strings.Cut(key, "/")
@@ -77,7 +77,7 @@ func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
 	}
 }
 
-// said marks the status as that of a generation. Its condition is as old as the claim.
+// said sets the generation that the status is of. Its condition is as old as the claim.
 func said(status *v1alpha1.L2OwnerStatus, generation int64) {
 	status.ObservedGeneration = generation
 	status.Conditions = []metav1.Condition{{

@@ -33,7 +33,7 @@ func (m *Mirror) work(ctx context.Context) {
 	}
 }
 
-// reconcile makes one L2Owner agree with this node's latest word about it.
+// reconcile makes one L2Owner agree with this node's latest claim.
 func (m *Mirror) reconcile(ctx context.Context, key string) error {
 	have, claimed := m.latest(key)
 	found := m.cached(key)

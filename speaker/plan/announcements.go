@@ -21,8 +21,8 @@ type Announcements struct {
 	BGP bgp.Desired
 }
 
-// Routed returns what this node is sent packets for because it announces it by BGP, ascending. What
-// it answers for on segments changes without a plan.
+// Routed returns the prefixes that routers send this node packets for because it announces them by
+// BGP, ascending. What the node answers for on segments changes without a plan.
 func (a Announcements) Routed() []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, r := range a.BGP.Routes {
@@ -63,8 +63,8 @@ func PlanAnnouncements(
 	return announced
 }
 
-// servingNodes returns the nodes that can serve these Services, excluded ones too: those
-// with an endpoint of every Service of policy Local that has any.
+// servingNodes returns the nodes that have an endpoint of every Service of policy Local that has
+// any, excluded nodes too.
 func servingNodes(services []ClassifiedService, endpoints map[string]candidate.Endpoints, world World) map[string]Node {
 	var needed []map[string]bool
 	local := 0
@@ -181,8 +181,8 @@ func preferred(
 	return weights
 }
 
-// interfaces returns the patterns of the announcements that select this node; ""
-// stands for the default interfaces, and none for nothing else.
+// interfaces returns the patterns of the announcements that select this node, none if none does; ""
+// stands for the default interfaces.
 func interfaces(announcements []*config.SegmentAnnouncement, world World) []string {
 	var patterns []string
 	self := world.Nodes[world.Self]

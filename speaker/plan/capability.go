@@ -6,7 +6,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 )
 
-// defaultScheduler is the one of a Service whose pool names none any more.
+// defaultScheduler is that of a Service whose pools no longer name one.
 const defaultScheduler = "rr"
 
 // schedulerBits are the bits of a node's capabilities. They are in hellos, and mean the same on all

@@ -101,8 +101,8 @@ func (f *Forwarding) expose(s ClassifiedService, ours map[netip.Addr]bool) {
 	}
 }
 
-// flags are those that go with a scheduler: Maglev chooses by the client's port too, and who hashes
-// to an endpoint that gets no new connections goes to another.
+// flags returns the flags of a scheduler. Maglev hashes the client's port too, and a client that
+// hashes to an endpoint without new connections gets another one.
 func flags(scheduler string) ipvs.Flags {
 	switch scheduler {
 	case "mh":
@@ -113,8 +113,8 @@ func flags(scheduler string) ipvs.Flags {
 	return 0
 }
 
-// sourcesOf returns the source ranges of the address's family; none stands for everybody, and one
-// that nobody has for nobody: a list of the other family only lets nobody of this one in.
+// sourcesOf returns the source ranges of the address's family; none lets everybody connect. If all
+// ranges are of the other family nobody may connect, and the address itself stands for that.
 func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 	if ranges == nil {
 		return nil
@@ -131,8 +131,8 @@ func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 	return found
 }
 
-// byMark are the settings of such a virtual server. It cannot be persistent, so that a hash of the
-// client's address stands in for affinity.
+// byMark returns the settings of a virtual server by mark. It cannot be persistent, so a hash of
+// the client's address stands in for affinity.
 func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
 	if settings.PersistenceTimeout == 0 {
 		return settings
@@ -176,7 +176,8 @@ func behind(port Port, address netip.Addr, backends []Backend) []Backend {
 
 // realServers returns backends as IPVS has them.
 func realServers(backends []Backend, takes func(Backend) bool) []ipvs.RealServer {
-	// Two slices can tell of one endpoint for a while: the better word counts.
+	// Two slices can have the same endpoint for a while. If one says that it takes connections, it
+	// does.
 	backends = slices.SortedStableFunc(
 		slices.Values(backends),
 		func(a, b Backend) int { return weigh(takes(b)) - weigh(takes(a)) },
@@ -195,7 +196,7 @@ func realServers(backends []Backend, takes func(Backend) bool) []ipvs.RealServer
 	return servers
 }
 
-// weigh is the weight of an endpoint that takes new connections, or not.
+// weigh returns the weight of an endpoint.
 func weigh(takes bool) int {
 	if takes {
 		return 1

@@ -28,9 +28,9 @@ func (g Group) Names() []string {
 	return names
 }
 
-// Unused returns the group without addresses that are somebody else's, and says which those are. An
-// address on an interface of this node is not, if it is there because a Service of the group has
-// it.
+// Unused returns the group without addresses that are in use elsewhere, and says which those are.
+// An address on an interface of this node is not in use if it is there because a Service of the
+// group has it.
 func (g Group) Unused(used *inuse.Set) (left Group, complaint string) {
 	var taken []netip.Addr
 	var said []string

@@ -63,8 +63,8 @@ func prefixesOf(a *config.RouteAnnouncement, address netip.Addr, world World) []
 	return prefixes
 }
 
-// routes says what the peers of this node are told of a prefix that these announcements
-// select.
+// routes returns the routes of a prefix that these announcements select, for the peers of this
+// node.
 func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weight uint32, world World) []bgp.Route {
 	first := told(announcements[0])
 	if !slices.ContainsFunc(
@@ -95,7 +95,7 @@ func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weig
 	return found
 }
 
-// told are the peers to which an announcement announces, as a route has them: none stands for all.
+// told returns the peers to which an announcement announces; none stands for all.
 func told(a *config.RouteAnnouncement) []string {
 	if a.AllNeighbors {
 		return nil
@@ -103,8 +103,8 @@ func told(a *config.RouteAnnouncement) []string {
 	return a.Neighbors()
 }
 
-// attributes unites what announcements say, in order of precedence: all communities, and
-// of the rest what the first says that says anything.
+// attributes merges the attributes of announcements, in order of precedence: all communities, and
+// for every other attribute the first that is set.
 func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.Attributes {
 	var united bgp.Attributes
 	for _, a := range announcements {
@@ -123,8 +123,8 @@ func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.At
 	return united
 }
 
-// localEndpoints counts the ready endpoints on a node of the Services of policy Local that
-// have the address; 0, no weight, when there are others.
+// localEndpoints counts the ready endpoints on a node of the Services that have the address, if all
+// are of policy Local; else it returns 0, which stands for no weight.
 func localEndpoints(
 	address netip.Addr,
 	services []ClassifiedService,

@@ -22,7 +22,7 @@ type Service struct {
 	SharingKey string
 	// Labels of the Service, which announcements may ask for.
 	Labels map[string]string
-	// Created tells the older of two Services.
+	// Created decides which of two Services is older.
 	Created time.Time
 
 	// Proxied: its status has ipMode Proxy, so Berth forwards its connections, not kube-proxy. The
@@ -33,7 +33,7 @@ type Service struct {
 	Ports     []Port
 	// Persistence is for how long a client's connections go to one endpoint; 0: no affinity.
 	Persistence time.Duration
-	// SourceRanges are who may connect; empty: everybody.
+	// SourceRanges may connect; nil: everybody.
 	SourceRanges []netip.Prefix
 
 	// Bound: an implementation that puts addresses on interfaces serves it too, so one that is there

@@ -9,11 +9,11 @@ import (
 // Node is what a plan needs to know of a node.
 type Node struct {
 	Labels map[string]string
-	// Excluded tells why the node announces nothing; empty: it may.
+	// Excluded says why the node announces nothing; empty: it may announce.
 	Excluded string
 }
 
-// World is what every plan of a moment sees besides its group. It is immutable.
+// World is what all plans see besides their group.
 type World struct {
 	Self     string
 	Nodes    map[string]Node
@@ -23,11 +23,10 @@ type World struct {
 	Unfit bool
 	// Forwards: this node has a data plane of its own, even if that does not work for now.
 	Forwards bool
-	// Dead nodes are those whose endpoints get no new connections from here, whatever Kubernetes says
-	// of them.
+	// Endpoints on Dead nodes get no new connections from here, even if Kubernetes calls them ready.
 	Dead map[string]bool
 	// Capabilities are the schedulers with which this node can forward by IPVS.
 	Capabilities l2.Capabilities
-	// Used are addresses that are somebody else's.
+	// Used are addresses that are in use elsewhere.
 	Used *inuse.Set
 }

@@ -40,9 +40,9 @@ func Of(iface string) ([]string, error) {
 	return names, nil
 }
 
-// elsewhere is an address that stands for a client beyond every segment: of a network
-// kept for documentation (RFC 5737, RFC 3849), so that only a default route leads
-// there. Nothing is sent to it.
+// elsewhere is an address that stands for a client beyond every segment. It is from a network
+// reserved for documentation (RFC 5737, RFC 3849), so only a default route leads there. Nothing is
+// sent to it.
 func elsewhere(family int) net.IP {
 	if family == netlink.FAMILY_V4 {
 		return net.IPv4(203, 0, 113, 1)

@@ -10,7 +10,7 @@ import (
 // defaultPort is BGP's.
 const defaultPort = 179
 
-// Router is whom this node is to dial.
+// Router is a router that this node is to dial.
 type Router struct {
 	// Address, or without one Interface, on which the router is the only neighbor.
 	Address   netip.Addr
@@ -30,7 +30,7 @@ func (r Router) port() uint16 {
 	return r.Port
 }
 
-// Connection is an established TCP connection of this node, by whichever process.
+// Connection is an established TCP connection of any process of this node.
 type Connection struct {
 	Local, Remote netip.AddrPort
 	// Interface and VRF are those that the socket is bound to, or ""; bound to a port of a VRF it is
@@ -61,7 +61,7 @@ func others(all []Connection, own map[uint32]bool) []Connection {
 }
 
 // Look returns the established connections by BGP's ports that other processes of this node have,
-// as far as they can be sessions with these routers. It fails rather than tell a part only.
+// as far as they can be sessions with these routers. If it cannot see them all, it fails.
 func Look(routers []Router) ([]Connection, error) {
 	found, err := look(routers)
 	if err != nil || len(found) == 0 {

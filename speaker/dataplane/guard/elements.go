@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// element is an element of a set: what a frontend is for the kernel.
+// element is an element of a set. The kernel knows a frontend as its elements.
 type element struct {
 	set string
 	key string // its bytes
@@ -17,7 +17,7 @@ type element struct {
 	val string // what a map has for the key
 }
 
-// The sets, of which each family of addresses has its own.
+// The sets. Each address family has its own.
 const (
 	guarded     = "guarded"     // address, protocol: all ports are dropped but frontends
 	frontends   = "frontends"   // address, protocol, port
@@ -70,7 +70,7 @@ func podElements(prefixes []netip.Prefix) []element {
 	}
 	set, err := builder.IPSet()
 	if err != nil {
-		return nil // of prefixes that are none
+		return nil // invalid prefixes
 	}
 	var list []element
 	for _, r := range set.Ranges() {
@@ -96,8 +96,8 @@ func field(b []byte) string {
 // sources returns the name of the set for prefixes of a length.
 func (f family) sources(bits int) string { return fmt.Sprintf("%s%s/%d", sources, f.suffix, bits) }
 
-// parts returns prefixes of the lengths that are looked up, which together are those of this
-// family.
+// parts returns prefixes of the lengths that are looked up, which together have the addresses of
+// those of this family.
 func (f family) parts(prefixes []netip.Prefix) []netip.Prefix {
 	var parts []netip.Prefix
 	for _, p := range prefixes {

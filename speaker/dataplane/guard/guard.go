@@ -22,7 +22,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
-// Frontend is an address and port that is forwarded by IPVS, and the rules for its packets.
+// Frontend is an address and port that IPVS forwards, and the rules for its packets.
 type Frontend struct {
 	Address    netip.Addr
 	Port       uint16
@@ -30,12 +30,12 @@ type Frontend struct {
 	Masquerade bool  // endpoints see this node as the client
 	// Refuse new connections: no endpoint takes any. IPVS drops them, and the client would wait.
 	Refuse bool
-	// Mark is what IPVS is to find on packets from pods (SetPods) and processes of this node; their
-	// connections are masqueraded. It is one of ipvs.Marks; 0: they are as any other's.
+	// Mark is set on packets from pods (SetPods) and processes of this node, for IPVS, and their
+	// connections are masqueraded. It is one of ipvs.Marks; 0: they are treated like all others.
 	Mark uint32
-	// Sources may connect; none: everybody may. Those of the other family are for nobody, so that a
-	// frontend which has no others is closed. A process of this node whose source is the address
-	// itself, because a route says so, is no exception.
+	// Sources may connect; none: all may. A frontend whose sources are all of the other address family
+	// is closed. A process of this node whose source is the address itself, because a route says so,
+	// is not an exception.
 	Sources []netip.Prefix
 }
 
@@ -80,9 +80,9 @@ func newDriver(logger *slog.Logger, store nft.Store[element]) *Driver {
 }
 
 // Sync replaces the frontends of one group; none removes it. It returns at once, at a cost that
-// depends on this group alone, and the kernel gets all that it changes in one transaction. Of the
-// same address, port and protocol, the first in a group counts, and of several groups that of the
-// first by name.
+// depends on this group alone, and the kernel gets all that it changes in one transaction. If
+// several frontends have the same address, port and protocol, the first in a group counts, and
+// among groups the first by name.
 func (d *Driver) Sync(group string, frontends []Frontend) {
 	after := make(map[endpoint]Frontend, len(frontends))
 	for _, f := range frontends {
@@ -135,8 +135,7 @@ func (d *Driver) SetPods(prefixes []netip.Prefix) {
 	d.keeper.Update(d.pods, before)
 }
 
-// winner returns the elements for the one that counts of those who claim an endpoint. It must be
-// called with mu locked.
+// winner returns the elements of the frontend that counts among those for an endpoint. mu is held.
 func (d *Driver) winner(e endpoint) []element {
 	claims := d.claims[e]
 	if len(claims) == 0 {
@@ -156,7 +155,7 @@ func (d *Driver) Run(ctx context.Context) error { return d.keeper.Run(ctx) }
 // Remove deletes the table, for good.
 func (d *Driver) Remove() error { return d.keeper.Remove() }
 
-// Err tells why the kernel does not show what is desired; nil: it does, or will in a moment.
+// Err returns why the kernel does not show what is desired; nil: it does, or will in a moment.
 func (d *Driver) Err() error { return d.keeper.Err() }
 
 // counters reads the rules' counters when it is asked.

@@ -6,10 +6,10 @@
 // the edge are the table of virtual servers (kernel.go) and the delivery of packets to it
 // (deliver.go).
 //
-// What is ours is told by address: an address belongs to Berth while it is desired or while there
-// is a route for it in Berth's routing table. The route comes before the first virtual server of
-// its address and goes after the last one, so a process that starts after a crash finds all that is
-// Berth's in the kernel, and a reboot clears both. All virtual servers of such an address are ours;
-// those of other addresses, and those by firewall mark, are nobody's business. Linux only; it needs
-// CAP_NET_ADMIN and a writable /proc/sys/net/ipv4/vs.
+// What is ours is decided by address: an address belongs to Berth while it is desired or while
+// there is a route for it in Berth's routing table. The route comes before the first virtual server
+// of its address and goes after the last one, so a process that starts after a crash finds all that
+// is Berth's in the kernel, and a reboot clears both. All virtual servers of such an address are
+// ours; those of other addresses, and those by marks of others, are left alone. Linux only; it
+// needs CAP_NET_ADMIN and a writable /proc/sys/net/ipv4/vs.
 package ipvs

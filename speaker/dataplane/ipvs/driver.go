@@ -137,8 +137,8 @@ func (d *Driver) Remove() error {
 // loses the oldest observations and blocks nothing. It is never closed.
 func (d *Driver) Observed() <-chan Observation { return d.observed.C() }
 
-// Err tells why nothing can be forwarded at all: ErrPending, ErrNoIPVS, a lack of privileges. Nil:
-// IPVS works.
+// Err returns why nothing can be forwarded at all: ErrPending, ErrNoIPVS, a lack of privileges.
+// Nil: IPVS works.
 func (d *Driver) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

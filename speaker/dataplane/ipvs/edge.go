@@ -66,8 +66,8 @@ func (e edge) removeAll(addresses map[netip.Addr]bool) error {
 	return errors.Join(append(problems, e.delivery.removeRules())...)
 }
 
-// ownedAt tells which virtual servers are ours: those of our marks, and those on addresses that
-// are.
+// ownedAt returns a predicate for virtual servers that are ours: those by our marks, and those at
+// addresses that are ours.
 func ownedAt(address func(netip.Addr) bool) func(Frontend) bool {
 	return func(f Frontend) bool {
 		if f.Mark != 0 {

@@ -12,7 +12,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 )
 
-// keeper is what the one goroutine that writes knows.
+// keeper is the state of the goroutine that writes.
 type keeper struct {
 	*Driver
 	edge    *edge               // nil: not connected
@@ -31,7 +31,7 @@ type keeper struct {
 	touched  map[netip.Addr]bool // that Sync changed since: what else is at them may have become ours
 }
 
-// scope says how much a pass compares.
+// scope is how much a pass compares.
 type scope bool
 
 const (
@@ -99,8 +99,8 @@ func (k *keeper) work(s scope) *work {
 }
 
 // leave sets expire_nodest_conn, so that connections are reset, not dropped, if somebody deletes
-// the virtual servers before the next process takes them over. Who deletes them may not be able to
-// write sysctls.
+// the virtual servers before the next process takes them over. A program that deletes them may not
+// be able to write sysctls.
 func (k *keeper) leave() {
 	if k.edge != nil {
 		_ = k.edge.sysctls.set(nodestConnections, "1") // as good as can be
@@ -219,7 +219,7 @@ func (k *keeper) repair(ctx context.Context, w *work) (err error) {
 	return k.write(ctx, w)
 }
 
-// refresh sees to what is the same for all virtual servers, and learns which addresses are ours.
+// refresh sets the sysctls, and learns which addresses are ours.
 func (k *keeper) refresh() error {
 	if err := settle(k.edge.sysctls); err != nil {
 		return err
@@ -237,8 +237,8 @@ func (k *keeper) refresh() error {
 	return nil
 }
 
-// deliver makes the routes of desired addresses, before their virtual servers: they tell whose
-// those are.
+// deliver makes the routes of desired addresses. They come before the virtual servers, which are
+// known as ours by them.
 func (k *keeper) deliver(w *work) error {
 	for _, f := range families {
 		var missing []netip.Addr
@@ -444,7 +444,7 @@ func (k *keeper) retire(w *work) error {
 	return nil
 }
 
-// report tells what is new.
+// report logs and sends what is new.
 func (k *keeper) report(w *work, err error) {
 	if errors.Is(err, context.Canceled) {
 		return

@@ -31,8 +31,8 @@ type virtualServers interface {
 	// table reads everything but virtual servers by firewall marks that are not ours.
 	table() (Table, error)
 	// glance returns a digest of each virtual server that table would show, but for flags and
-	// thresholds, at a twentieth of the cost. Those by one mark are told from one another by nothing:
-	// they have a digest in common.
+	// thresholds, at a twentieth of the cost. It cannot distinguish those by the same mark: they have
+	// one digest.
 	glance() (map[Frontend]uint64, error)
 	// virtualServer reads one; false: there is none.
 	virtualServer(Frontend) (VirtualServer, bool, error)

@@ -21,7 +21,7 @@ const (
 
 // Store is a table of elements. Each write is one transaction.
 type Store[Element comparable] interface {
-	// Replace makes these all elements, and writes everything around them.
+	// Replace writes the table with exactly these elements.
 	Replace(elements []Element) error
 	// Change removes elements, and then adds others.
 	Change(add, remove []Element) error
@@ -33,8 +33,8 @@ type Store[Element comparable] interface {
 	Watch(ctx context.Context, changed func()) error
 }
 
-// Keeper keeps a table as it is wanted, whatever others do to it. Its methods may be called from
-// any goroutine, also before Run.
+// Keeper keeps a table as it is wanted, no matter what other programs do to it. Its methods may be
+// called from any goroutine, also before Run.
 type Keeper[Element comparable] struct {
 	Whole func(Element) bool // elements that are written only with all others; nil: none
 	Retry time.Duration      // after a failure
@@ -86,7 +86,7 @@ func (k *Keeper[Element]) Remove() error {
 	return k.store.Remove()
 }
 
-// Err tells why the table is not as wanted; nil: it is, or will be in a moment.
+// Err returns why the table is not as wanted; nil: it is, or will be in a moment.
 func (k *Keeper[Element]) Err() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -142,7 +142,7 @@ func (k *Keeper[Element]) follow(ctx context.Context, changed async.Signal) {
 	}
 }
 
-// note keeps what fails, and tells of it once.
+// note keeps an error, and logs it once.
 func (k *Keeper[Element]) note(err error) {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", k.failing, err)
@@ -156,7 +156,7 @@ func (k *Keeper[Element]) note(err error) {
 	}
 }
 
-// writer is what the one goroutine that writes knows.
+// writer is the state of the goroutine that writes.
 type writer[Element comparable] struct {
 	*Keeper[Element]
 	written map[Element]bool
@@ -185,7 +185,7 @@ func (w *writer[Element]) apply() error {
 	return nil
 }
 
-// next takes what is dirty.
+// next returns the difference of what is dirty, which is clean then.
 func (w *writer[Element]) next() (add, remove []Element, whole bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -225,7 +225,7 @@ func (w *writer[Element]) restore() error {
 	return nil
 }
 
-// repair reads the table back, and restores it unless it is seen to be as it should.
+// repair reads the table back, and restores it if it differs.
 func (w *writer[Element]) repair() error {
 	if err := w.apply(); err != nil || w.broken || w.gone() {
 		return err

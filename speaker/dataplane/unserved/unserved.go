@@ -1,6 +1,6 @@
 // Package unserved drops packets for announced addresses that nothing on this node serves: ports
-// that no Service exposes, and unused addresses of an aggregate. Without it they would go back to
-// the router that sent them, and come again, until their time to live is over.
+// that no Service exposes, and unused addresses of an aggregate. Without it such packets would go
+// back and forth between the node and the router until their time to live is over.
 //
 // kube-proxy rewrites the destination of what it serves before packets are forwarded (hook
 // prerouting), so what reaches hook forward with an announced destination is for nobody. The rules
@@ -38,7 +38,7 @@ type Driver struct {
 	hosts     hosts                     // guarded by mu
 }
 
-// hosts are the addresses that hosts have, or that are somebody else's in another way.
+// hosts are the addresses that hosts have, or that are in use elsewhere for another reason.
 type hosts struct {
 	used      *inuse.Set
 	conflicts []netip.Addr // ascending
@@ -102,8 +102,8 @@ func (d *Driver) Sync(group string, prefixes []netip.Prefix) {
 	d.keeper.Update(d.hosts.without(prefixes), d.hosts.without(before))
 }
 
-// Answering notes that this node answers for an address on a segment, or not any more. It is called
-// as often with false as it was with true: the address may be on several segments.
+// Answering notes that this node answers for an address on a segment, or no longer. The address may
+// be on several segments, so each call with true needs one with false.
 func (d *Driver) Answering(address netip.Addr, on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,7 +129,8 @@ func (d *Driver) SetUsed(used *inuse.Set) {
 	d.learn(hosts{used, d.hosts.conflicts})
 }
 
-// SetConflicts replaces the addresses that other hosts were heard to have. It is SetUsed for them.
+// SetConflicts replaces the addresses that other hosts were heard to have. They are treated like
+// those of SetUsed.
 func (d *Driver) SetConflicts(addresses []netip.Addr) {
 	addresses = slices.SortedFunc(slices.Values(addresses), netip.Addr.Compare)
 	d.mu.Lock()
@@ -139,7 +140,7 @@ func (d *Driver) SetConflicts(addresses []netip.Addr) {
 	}
 }
 
-// learn writes what is different with other hosts. mu is held.
+// learn replaces hosts, and writes what differs because of that. mu is held.
 func (d *Driver) learn(next hosts) {
 	var add, remove []netip.Prefix
 	move := func(prefixes []netip.Prefix) {
@@ -159,7 +160,7 @@ func (d *Driver) learn(next hosts) {
 	}
 }
 
-// without returns the prefixes that make up the same addresses but for those of hosts.
+// without returns prefixes that together have the same addresses, except those of hosts.
 func (h hosts) without(prefixes []netip.Prefix) []netip.Prefix {
 	var left []netip.Prefix
 	for _, p := range prefixes {
@@ -185,12 +186,12 @@ func (h hosts) without(prefixes []netip.Prefix) []netip.Prefix {
 	return left
 }
 
-// Run keeps the table as wanted until ctx ends, and leaves it as it is then: the node goes on to be
-// sent what others have not yet noticed.
+// Run keeps the table as desired until ctx ends, and leaves it then: routers still send packets
+// here until they notice.
 func (d *Driver) Run(ctx context.Context) error { return d.keeper.Run(ctx) }
 
 // Remove deletes the table, for good: nothing is announced here any more.
 func (d *Driver) Remove() error { return d.keeper.Remove() }
 
-// Err tells why packets are not dropped as wanted; nil: they are.
+// Err returns why packets are not dropped as desired; nil: they are.
 func (d *Driver) Err() error { return d.keeper.Err() }
