@@ -1,5 +1,5 @@
 // Package election is the protocol by which the speakers of a segment agree on which node answers
-// for which group of addresses: docs/l2-protocol.md in code.
+// for which group of addresses: docs/design/l2-protocol.md in code.
 //
 // A Machine is one node's side of it on one segment. It has no socket and no clock: its methods
 // take the time and what was heard, and Take returns what is to be done. So a simulator can run

@@ -21,7 +21,7 @@ const histories = 2_000
 // calm is how long after the last disturbance what the protocol promises must hold.
 const calm = 4500 * time.Millisecond
 
-// TestRandomHistories runs the machine through random histories and checks what docs/l2-protocol.md
+// TestRandomHistories runs the machine through random histories and checks what docs/design/l2-protocol.md
 // promises. BERTH_L2_SEED replays one of them, with a trace; BERTH_L2_HISTORIES sets their number.
 func TestRandomHistories(t *testing.T) {
 	if text := os.Getenv("BERTH_L2_SEED"); text != "" {

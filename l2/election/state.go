@@ -48,7 +48,7 @@ func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
 func (s State) Departing() bool { return s == Leaving || s == Restarting || s == Holding }
 
 // Capabilities are the ways in which a node is able to forward, one bit each. The caller gives the
-// bits their meaning, which must be the same on all nodes: docs/l2-protocol.md lists them. They are
+// bits their meaning, which must be the same on all nodes: docs/design/l2-protocol.md lists them. They are
 // part of the message format.
 type Capabilities uint16
 

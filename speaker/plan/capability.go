@@ -10,7 +10,7 @@ import (
 const defaultScheduler = "rr"
 
 // schedulerBits are the bits of a node's capabilities. They are in hellos, and mean the same on all
-// nodes: see docs/l2-protocol.md.
+// nodes: see docs/design/l2-protocol.md.
 var schedulerBits = [...]struct {
 	scheduler string
 	bit       l2.Capabilities

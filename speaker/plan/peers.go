@@ -11,28 +11,7 @@ func PlanPeers(world World) []bgp.Peer {
 	}
 	var peers []bgp.Peer
 	for _, p := range world.Snapshot.NeighborsOf(self.Labels) {
-		peer := bgp.Peer{
-			Name: p.Name, Address: p.Address, Interface: p.Interface, Prefix: p.Prefix,
-			Passive: p.Accept, Port: p.Port, LocalASN: p.LocalASN, PeerASN: p.RemoteASN,
-			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
-			EBGPMultihop: p.EBGPMultihop, TTLSecurityHops: p.TTLSecurityHops, SourceAddress: p.SourceAddress, VRF: p.VRF,
-			Password: p.Password, IPv4: p.IPv4, IPv6: p.IPv6, GracefulRestart: p.GracefulRestart,
-		}
-		if p.RemoteASN == 0 {
-			peer.PeerType = bgp.Internal
-			if p.External {
-				peer.PeerType = bgp.External
-			}
-		}
-		if p.BFD != nil {
-			peer.BFD = bgp.BFD{
-				Enabled:          true,
-				ReceiveInterval:  p.BFD.ReceiveInterval,
-				TransmitInterval: p.BFD.TransmitInterval,
-				Multiplier:       p.BFD.Multiplier,
-			}
-		}
-		peers = append(peers, peer)
+		peers = append(peers, p.Peer)
 	}
 	return peers
 }
