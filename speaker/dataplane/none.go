@@ -40,6 +40,9 @@ func (n *None) Run(ctx context.Context) error {
 	log := n.log.With("addresses", len(found.addresses))
 	log.Info("a former process ran with --ipvs: what it left in the kernel is removed when others forward")
 	if err := n.await(ctx, found.addresses); err != nil {
+		if ctx.Err() != nil {
+			return nil // the next process goes on with it
+		}
 		return err
 	}
 	if err := found.remove(); err != nil {

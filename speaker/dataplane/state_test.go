@@ -1,9 +1,12 @@
 package dataplane
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
@@ -132,5 +135,41 @@ func TestNone(t *testing.T) {
 	}
 	if _, asked := n.Report(); asked {
 		t.Error("a node without --ipvs reports what it forwards")
+	}
+}
+
+func TestNone_await(t *testing.T) {
+	failed := errors.New("no informer")
+	for _, c := range []struct {
+		name     string
+		released func(context.Context, []netip.Addr) error
+		want     error
+		after    time.Duration
+	}{
+		{
+			name:     "kube-proxy is given time once it is to forward",
+			released: func(context.Context, []netip.Addr) error { return nil },
+			after:    kubeProxyGraceTime,
+		},
+		{
+			name:     "kube-proxy never takes over",
+			released: func(ctx context.Context, _ []netip.Addr) error { <-ctx.Done(); return ctx.Err() },
+			after:    releasedAtMost,
+		},
+		{
+			name:     "it cannot be known",
+			released: func(context.Context, []netip.Addr) error { return failed },
+			want:     failed,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now()
+				err := NewNone(slog.New(slog.DiscardHandler), c.released).await(t.Context(), nil)
+				if !errors.Is(err, c.want) || time.Since(begun) != c.after {
+					t.Errorf("after %s: %v, want %v after %s", time.Since(begun), err, c.want, c.after)
+				}
+			})
+		})
 	}
 }

@@ -1,5 +1,7 @@
 // Package rival sees whether another process of this node has a BGP session with a router: a router
-// takes one per address of a node, and a second one would end the first. Linux only.
+// takes one per address of a node, and a second one would end the first. A Filter (filter.go) holds
+// such peers back; Look (this file) finds the sessions, by way of the kernel's sockets (kernel.go).
+// Linux only.
 package rival
 
 import (
