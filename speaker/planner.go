@@ -106,9 +106,10 @@ func (p *planner) watch() error {
 		p.sources.service: service,
 		p.sources.slice:   endpoints,
 		p.sources.secret:  to(keyChanged),
+
+		p.sources.status:   to(speakerChanged),
+		p.sources.password: to(settingsChanged),
 	}
-	handlers[p.sources.status] = to(speakerChanged)
-	handlers[p.sources.password] = to(settingsChanged)
 	for informer, handle := range handlers {
 		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: handle, UpdateFunc: func(_, o any) { handle(o) }, DeleteFunc: handle,
@@ -268,9 +269,11 @@ func (p *planner) do(t task) {
 		}
 		p.reporter.poke()
 	case proxyHealthChanged:
-		p.world.Unfit = t.unhealthy
-		p.replan()
-		p.reviewState()
+		if t.unhealthy != p.world.Unfit {
+			p.world.Unfit = t.unhealthy
+			p.replan()
+			p.reviewState()
+		}
 	}
 }
 
