@@ -29,18 +29,19 @@ import (
 	"github.com/berth-lb/berth/l2/packet"
 )
 
-// These benchmarks ask, over a pair of veth interfaces, as fast as one thread can send, and count the answers that come
-// back: of Berth's sockets and responders, in a process of their own, whose CPU time is known; and of the kernel, with the
-// same addresses on the interface. Each asks for several windows of time. Of replies a second the best window counts, because
-// whatever else the machine does only slows; of replies a second of CPU time the median.
+// These benchmarks ask over a pair of veth interfaces, as fast as one thread can send, and count
+// the answers: those of Berth's sockets and responders, in a process of their own whose CPU time is
+// known, and those of the kernel, with the same addresses on the interface. Each asks in several
+// windows of time. For replies a second the best window counts, because other load on the machine
+// only slows things down. For replies a second of CPU time the median counts.
 const window = 250 * time.Millisecond
 
 // responderVariable makes this test binary a process that only answers.
 const responderVariable = "L2_TEST_RESPONDER"
 
-// joining is one line of such a process's standard input: join or leave the first so many addresses; tally is the line
-// that it answers with, when it has done so.
-type joining struct {
+// joinOrder is one line of such a process's standard input: join or leave the first so many
+// addresses. It answers with a tally when it has done so.
+type joinOrder struct {
 	Family int // 4, 6 or, for none, 0
 	Join   int
 	Leave  int
@@ -49,7 +50,7 @@ type joining struct {
 type tally struct {
 	Frames int64 // received
 	CPU    time.Duration
-	Failed string // what upkeep said, after a join or leave
+	Failed string // what upkeep reported after a join or leave
 }
 
 // serviceAddr is the n-th address of a family.
@@ -85,9 +86,21 @@ func serveAnswers() error {
 	}
 	ignore := func(neighbor.Sighting) {}
 	s, err := packet.Open(l, packet.Handlers{
-		Hello:  func([]byte) {},
-		ARP:    counting((&neighbor.ARPResponder{MAC: mac, Table: a, Requests: counts.arpRequests, Replies: counts.arpReplies, Sighted: ignore}).Respond),
-		NDP:    counting((&neighbor.NDPResponder{MAC: mac, Table: a, Solicitations: counts.ndpSolicitations, Advertisements: counts.ndpAdvertisements, Sighted: ignore}).Respond),
+		Hello: func([]byte) {},
+		ARP: counting((&neighbor.ARPResponder{
+			MAC:      mac,
+			Table:    a,
+			Requests: counts.arpRequests,
+			Replies:  counts.arpReplies,
+			Sighted:  ignore,
+		}).Respond),
+		NDP: counting((&neighbor.NDPResponder{
+			MAC:            mac,
+			Table:          a,
+			Solicitations:  counts.ndpSolicitations,
+			Advertisements: counts.ndpAdvertisements,
+			Sighted:        ignore,
+		}).Respond),
 		Broken: func(err error) { fmt.Fprintln(os.Stderr, err) },
 		Failed: func(err error) { trySend(failed, err) },
 	})
@@ -98,7 +111,7 @@ func serveAnswers() error {
 	defer s.Close()
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
-		var o joining
+		var o joinOrder
 		if err := in.Decode(&o); err != nil {
 			return nil //nolint:nilerr // no more orders
 		}
@@ -129,7 +142,7 @@ func serveAnswers() error {
 	}
 }
 
-// settledSockets waits until all groups are joined and left, and returns what stands in the way.
+// settledSockets waits until all groups are joined and left, or something failed.
 func settledSockets(s *packet.Sockets, failed <-chan error) error {
 	for {
 		if err := <-failed; err != nil || s.Unsettled() == 0 {
@@ -248,7 +261,7 @@ func (p *pair) serve() *answerer {
 	return &answerer{tb: p.tb, cmd: cmd, in: json.NewEncoder(in), out: json.NewDecoder(out)}
 }
 
-func (a *answerer) order(o joining) tally {
+func (a *answerer) order(o joinOrder) tally {
 	a.tb.Helper()
 	if err := a.in.Encode(o); err != nil {
 		a.tb.Fatal(err)
@@ -267,7 +280,7 @@ func (a *answerer) awaitFrames(n int64) int64 {
 	defer look.Stop()
 	deadline := time.After(10 * time.Second)
 	for {
-		if got := a.order(joining{}).Frames; got >= n {
+		if got := a.order(joinOrder{}).Frames; got >= n {
 			return got
 		}
 		select {
@@ -281,7 +294,7 @@ func (a *answerer) awaitFrames(n int64) int64 {
 // questions are frames that ask for addresses.
 func (p *pair) questions(family, first, n int) [][]byte {
 	frames := make([][]byte, n)
-	var memory []byte // one piece, lest the asking take longer for many
+	var memory []byte // one piece, so that sending is not slower for many frames
 	for k := range frames {
 		addr := serviceAddr(family, first+k)
 		frame := solicit(p.mac, netip.MustParseAddr("fd00::1"), addr)
@@ -300,7 +313,7 @@ func (p *pair) questions(family, first, n int) [][]byte {
 	return frames
 }
 
-// solicit asks for an address by neighbour discovery, as a host that has one.
+// solicit asks for an address by neighbor discovery, as a host that has one.
 func solicit(mac net.HardwareAddr, from, target netip.Addr) []byte {
 	group, _ := ndp.SolicitedNodeMulticast(target)
 	return neighbor.NDPFrame(mac, neighbor.MulticastMAC(group), from, group, &ndp.NeighborSolicitation{
@@ -309,8 +322,8 @@ func solicit(mac net.HardwareAddr, from, target netip.Addr) []byte {
 	})
 }
 
-// send sends frames in turn until ctx ends, at a number of them a second, or as fast as it can for 0, and returns the CPU
-// time that took.
+// send sends frames in turn until ctx ends, at a number of them a second, or as fast as it can for
+// 0, and returns the CPU time that took.
 func (p *pair) send(ctx context.Context, frames [][]byte, rate int) (spent time.Duration, err error) {
 	ended := make(chan struct{})
 	go func() {
@@ -388,7 +401,7 @@ func (p *pair) rawSocket() (int, error) {
 	return fd, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: p.link().Index})
 }
 
-// measured is what one turn of asking came to.
+// measured is the result of one period of asking.
 type measured struct {
 	answers uint64
 	wall    time.Duration
@@ -407,7 +420,7 @@ func (p *pair) ask(frames [][]byte, rate int, period time.Duration) measured {
 	return measured{p.link().Statistics.RxPackets - before, time.Since(began), cpu}
 }
 
-// rates are the answers of each window, a second, and a second of CPU time.
+// rates are the answers in each window, per second and per second of CPU time.
 type rates struct{ wall, cpu []float64 }
 
 func (r *rates) add(m measured) {
@@ -430,16 +443,16 @@ func BenchmarkAnswersOfBerth(b *testing.B) {
 		a := p.serve()
 		had := 0
 		for _, n := range sizes {
-			a.order(joining{Family: family, Join: n, Leave: had})
+			a.order(joinOrder{Family: family, Join: n, Leave: had})
 			had = n
 			b.Run(fmt.Sprintf("IPv%d/%d", family, n), func(b *testing.B) {
 				p.tb = b
 				frames := p.questions(family, 0, n)
 				var all rates
 				for b.Loop() {
-					before := a.order(joining{})
+					before := a.order(joinOrder{})
 					m := p.ask(frames, 0, window)
-					m.cpu = a.order(joining{}).CPU - before.CPU
+					m.cpu = a.order(joinOrder{}).CPU - before.CPU
 					all.add(m)
 				}
 				all.report(b)
@@ -449,7 +462,8 @@ func BenchmarkAnswersOfBerth(b *testing.B) {
 	}
 }
 
-// In the kernel the whole way there and back is the asking thread's, so that its CPU time includes the asking.
+// The kernel handles the whole way there and back on the sending thread, so its CPU time includes
+// the sending.
 func BenchmarkAnswersOfTheKernel(b *testing.B) {
 	for _, family := range []int{4, 6} {
 		p := newPair(b, fmt.Sprint("k", family))
@@ -471,7 +485,7 @@ func BenchmarkAnswersOfTheKernel(b *testing.B) {
 	}
 }
 
-// assign gives the replier's interface the addresses from one number to another.
+// assign gives addresses to the replier's interface.
 func (p *pair) assign(family, from, to int) {
 	p.tb.Helper()
 	ns, err := netns.GetFromName(p.replier)
@@ -491,7 +505,10 @@ func (p *pair) assign(family, from, to int) {
 	for n := from; n < to; n++ {
 		addr := serviceAddr(family, n)
 		a := &netlink.Addr{
-			IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}, Flags: unix.IFA_F_NODAD,
+			IPNet: &net.IPNet{
+				IP:   addr.AsSlice(),
+				Mask: net.CIDRMask(addr.BitLen(), addr.BitLen()),
+			}, Flags: unix.IFA_F_NODAD,
 		}
 		if err := h.AddrAdd(l, a); err != nil {
 			p.tb.Fatalf("add %s: %v", addr, err)
@@ -499,23 +516,24 @@ func (p *pair) assign(family, from, to int) {
 	}
 }
 
-// BenchmarkForeignQuestions is what it costs when others ask each other, 5 000 times a second, about addresses of the same
-// subnet: percent of one core, of the answering process. It answers for 1 000 addresses.
+// BenchmarkForeignQuestions measures what it costs when other hosts ask each other about addresses
+// of the same subnet, 5 000 times a second: percent of one core, in a process that answers for 1
+// 000 addresses.
 func BenchmarkForeignQuestions(b *testing.B) {
 	const rate = 5000
 	for _, family := range []int{4, 6} {
 		p := newPair(b, fmt.Sprint("q", family))
 		a := p.serve()
-		a.order(joining{Family: family, Join: 1000})
+		a.order(joinOrder{Family: family, Join: 1000})
 		for name, first := range map[string]int{"others": 20000, "ours": 0} {
 			b.Run(fmt.Sprintf("IPv%d/%s", family, name), func(b *testing.B) {
 				p.tb = b
 				frames := p.questions(family, first, 1000)
-				before, began := a.order(joining{}), time.Now()
+				before, began := a.order(joinOrder{}), time.Now()
 				for b.Loop() {
 					p.ask(frames, rate, 4*window) // a whole second
 				}
-				after, wall := a.order(joining{}), time.Since(began).Seconds()
+				after, wall := a.order(joinOrder{}), time.Since(began).Seconds()
 				b.ReportMetric(0, "ns/op")
 				b.ReportMetric(100*(after.CPU-before.CPU).Seconds()/wall, "cpu-%")
 				b.ReportMetric(float64(after.Frames-before.Frames)/wall, "seen/s")
@@ -525,8 +543,8 @@ func BenchmarkForeignQuestions(b *testing.B) {
 	}
 }
 
-// BenchmarkLinkEvents is how long the segment waits for an announcement after an interface has changed; it includes what
-// the ip command takes to change it.
+// BenchmarkLinkEvents measures how long the segment waits for an announcement after an interface
+// has changed. That includes the run time of the ip command.
 func BenchmarkLinkEvents(b *testing.B) {
 	l := newSegmentLab(b, "a")
 	n := l.nodes["a"]

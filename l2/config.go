@@ -26,8 +26,8 @@ type Config struct {
 	// Metrics is where berth_l2_* is registered. Nil: nowhere.
 	Metrics prometheus.Registerer
 
-	// HelloInterval is the time between hellos, 10 ms to 10 s. Peers wait for three of them.
-	// 0: 100 ms.
+	// HelloInterval is the time between hellos, 10 ms to 10 s. Peers wait for three of them. 0: 100
+	// ms.
 	HelloInterval time.Duration
 	// Listen is how long the driver listens on an interface before it claims anything. 0: 1 s.
 	Listen time.Duration

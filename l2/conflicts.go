@@ -25,9 +25,9 @@ const (
 	maxContests   = 3                // as many of those in a row are a conflict
 	proxyDelay    = 20 * time.Millisecond
 
-	// The rest after a conflict with a peer is short, because the peer may run another load balancer
-	// that is about to let go. It grows with the number of addresses that rest, so that a thousand
-	// of them are not probed every second.
+	// The rest after a conflict with a peer is short, because the peer may run another load
+	// balancer that is about to let go. It grows with the number of addresses that rest, so that a
+	// thousand of them are not probed every second.
 	peerRest     = time.Second
 	peerRestEach = 10 * time.Millisecond
 )
@@ -89,8 +89,8 @@ func (s *segment) review(now time.Time, x neighbor.Sighting, peer string) {
 	}
 }
 
-// isHarmless reports whether a use of an address is no conflict: it is a proxy's answer, or that of a
-// peer that does not answer for the address, or claims it, or whose kernel has it as ours does.
+// isHarmless reports whether a use of an address is no conflict: it is a proxy's answer, or that of
+// a peer that does not answer for the address, or claims it, or whose kernel has it as ours does.
 func (s *segment) isHarmless(now time.Time, x neighbor.Sighting, peer string) bool {
 	if x.Use == neighbor.Announced {
 		if proxy, _ := s.proxies.Judged(now, x); proxy {
@@ -125,8 +125,8 @@ func (s *segment) mayBeProxyAnswer(now time.Time, x neighbor.Sighting) bool {
 	return true
 }
 
-// testForProxy asks a host that answered a probe for decoys, unless it is known whether the host is a
-// proxy.
+// testForProxy asks a host that answered a probe for decoys, unless it is known whether the host is
+// a proxy.
 func (s *segment) testForProxy(now time.Time, x neighbor.Sighting) {
 	s.joinDecoys(s.proxies.Suspect(now, x, s.decoyPairs))
 }

@@ -41,7 +41,7 @@ func TestAKilledOwnerIsReplacedWithinASecond(t *testing.T) {
 	l.client.forget()
 	nodes[0].signal(syscall.SIGKILL)
 	killed := time.Now()
-	// The client is told, it need not ask.
+	// The client does not ask: it hears the announcement.
 	l.client.learns(vip4, nodes[1].mac, time.Second)
 	t.Logf("%s was taken over after %s", vip4, time.Since(killed))
 	for _, addr := range []string{vip4, vip6} {
@@ -54,8 +54,8 @@ func TestAKilledOwnerIsReplacedWithinASecond(t *testing.T) {
 	}
 }
 
-// settled starts a lab whose group g is owned by the first of the returned nodes, all being ready. The others follow
-// in the order in which they would take it.
+// settled starts a lab whose group g is owned by the first of the returned nodes, all being ready.
+// The others follow in the order in which they would take it.
 func settled(t *testing.T, names ...string) (*segmentLab, []*node) {
 	t.Helper()
 	l := newSegmentLab(t, names...)
@@ -97,7 +97,8 @@ func TestALeavingOwnerHandsOverWithoutAnUnansweredQuestion(t *testing.T) {
 			ask := func() {
 				for _, addr := range []string{vip4, vip6} {
 					if got := l.client.resolve(addr); got != nodes[0].mac && got != nodes[1].mac {
-						t.Errorf("question %d: %s resolves to %q, want %s or %s", asked, addr, got, nodes[0].mac, nodes[1].mac)
+						t.Errorf("question %d: %s resolves to %q, want %s or %s",
+							asked, addr, got, nodes[0].mac, nodes[1].mac)
 					}
 					asked++
 				}
@@ -147,7 +148,7 @@ func TestAFrozenOwnerThatWakesIsSilentUntilItHasCaughtUp(t *testing.T) {
 	frozen, other := nodes[0], nodes[1]
 	frozen.signal(syscall.SIGSTOP)
 	other.awaitGroup(GroupGained, "g")
-	// These questions wait in the frozen node's socket.
+	// These requests wait in the frozen node's socket.
 	for range 20 {
 		if got := l.client.resolve(vip4); got != other.mac {
 			t.Fatalf("%s resolves to %q, want %s", vip4, got, other.mac)
@@ -205,7 +206,10 @@ func TestANewMACAddressIsAnnouncedAtOnce(t *testing.T) {
 func TestAnInterfaceThatComesLaterIsServed(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
-	n.order(order{Group: "g", Desired: &Desired{Addresses: both(), Interfaces: []string{"late*"}, Candidates: []string{"a"}}})
+	n.order(order{
+		Group:   "g",
+		Desired: &Desired{Addresses: both(), Interfaces: []string{"late*"}, Candidates: []string{"a"}},
+	})
 	sw := l.prefix + "sw"
 	ip(t, "-n", sw, "link", "add", "p-late", "type", "veth", "peer", "name", "late0", "netns", n.ns)
 	ip(t, "-n", sw, "link", "set", "p-late", "master", "br0", "up")
@@ -226,7 +230,7 @@ func TestAnInterfaceThatComesLaterIsServed(t *testing.T) {
 
 func TestIPv6ResolvesThroughASwitchThatSnoops(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
-	// A querier makes the bridge forward solicitations to those only who joined their group.
+	// With a querier the bridge forwards solicitations only to members of their group.
 	ip(t, "-n", l.prefix+"sw", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "1",
 		"mcast_query_response_interval", "10", "mcast_startup_query_interval", "10")
 	l.awaitListener("ff02::1:ff00:200", nodes[0].name)
@@ -238,7 +242,8 @@ func TestIPv6ResolvesThroughASwitchThatSnoops(t *testing.T) {
 func TestIPv4IsServedWhereIPv6IsSwitchedOff(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
-	if out, err := exec.Command("ip", "netns", "exec", n.ns, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1").CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "netns", "exec", n.ns, "sysctl", "-qw",
+		"net.ipv6.conf.eth0.disable_ipv6=1").CombinedOutput(); err != nil {
 		t.Fatalf("switch IPv6 off: %v: %s", err, out)
 	}
 	n.order(order{Group: "g", Desired: &Desired{Addresses: both(), Candidates: []string{"a"}}})
@@ -250,7 +255,7 @@ func TestIPv4IsServedWhereIPv6IsSwitchedOff(t *testing.T) {
 
 func TestAReachabilityProbeIsAnswered(t *testing.T) {
 	l, nodes := settled(t, "a")
-	// The entry is told to be probed: the kernel sends unicast solicitations to the address itself.
+	// The entry is probed: the kernel sends unicast solicitations to the address itself.
 	nd := l.client.capture(neighbor.EtherTypeIPv6)
 	l.client.probe(vip6)
 	for {
@@ -258,7 +263,8 @@ func TestAReachabilityProbeIsAnswered(t *testing.T) {
 		if !ok {
 			continue // MLD reports and the like
 		}
-		if a, is := p.Message.(*ndp.NeighborAdvertisement); is && a.Solicited && a.TargetAddress == netip.MustParseAddr(vip6) {
+		if a, is := p.Message.(*ndp.NeighborAdvertisement); is && a.Solicited &&
+			a.TargetAddress == netip.MustParseAddr(vip6) {
 			return
 		}
 	}

@@ -25,8 +25,8 @@ import (
 	"github.com/berth-lb/berth/l2/packet"
 )
 
-// The drivers of these tests run whole, in virtual time, on a segment without loss. The root-tagged tests do
-// the same on a real one.
+// These tests run whole drivers in virtual time, on a segment without loss. The tests with the tag
+// root do the same on a real one.
 
 // ether is a segment: what one wire sends, the others receive.
 type ether struct {
@@ -155,7 +155,7 @@ func (w *fakeWire) Drain(take func([]byte)) error {
 	return nil
 }
 
-// setBusy begins or ends a time in which nobody reads from the socket.
+// setBusy starts or ends a time in which nothing is read from the socket.
 func (w *fakeWire) setBusy(busy bool) {
 	w.mu.Lock()
 	w.busy = busy
@@ -186,7 +186,8 @@ func (w *fakeWire) Close() {
 // whoHas asks for an IPv4 address and returns the MACs that answer.
 func (e *ether) whoHas(t *testing.T, addr string) []string {
 	t.Helper()
-	question := frametest.ARP(t, arp.OperationRequest, frametest.Theirs, netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr(addr))
+	question := frametest.ARP(t, arp.OperationRequest, frametest.Theirs, netip.MustParseAddr("192.0.2.100"),
+		netip.MustParseAddr(addr))
 	e.mu.Lock()
 	wires := slices.Clone(e.wires)
 	e.mu.Unlock()
@@ -213,9 +214,19 @@ func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Co
 	t.Helper()
 	home := netip.AddrFrom4([4]byte{192, 0, 2, number})
 	mac := [6]byte{2, 0, 0, 0, 0, number}
-	sys := &fakeSystem{ether: e, tell: func() {}, link: packet.Link{Name: "eth0", Index: 1, MAC: mac, Up: true, Addrs: []netip.Addr{home}, Subnets: []netip.Prefix{
-		netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fe80::/64"),
-	}}}
+	l := packet.Link{
+		Name:  "eth0",
+		Index: 1,
+		MAC:   mac,
+		Up:    true,
+		Addrs: []netip.Addr{home},
+		Subnets: []netip.Prefix{
+			netip.MustParsePrefix("192.0.2.0/24"),
+			netip.MustParsePrefix("2001:db8::/64"),
+			netip.MustParsePrefix("fe80::/64"),
+		},
+	}
+	sys := &fakeSystem{ether: e, tell: func() {}, link: l}
 	config := Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}
 	for _, set := range options {
 		set(&config, sys)
@@ -227,7 +238,13 @@ func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Co
 	d.SetKeys(Keys{Sign: []byte("key")})
 	d.SetState(Ready)
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &fakeNode{Driver: d, system: sys, mac: net.HardwareAddr(mac[:]).String(), kill: cancel, ended: make(chan error, 1)}
+	n := &fakeNode{
+		Driver: d,
+		system: sys,
+		mac:    net.HardwareAddr(mac[:]).String(),
+		kill:   cancel,
+		ended:  make(chan error, 1),
+	}
 	go func() { n.ended <- d.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
@@ -261,7 +278,10 @@ func pass(t time.Duration) {
 const svc = "192.0.2.200"
 
 func wanted(candidates ...string) Desired {
-	return Desired{Addresses: []netip.Addr{netip.MustParseAddr(svc), netip.MustParseAddr("2001:db8::200")}, Candidates: candidates}
+	return Desired{
+		Addresses:  []netip.Addr{netip.MustParseAddr(svc), netip.MustParseAddr("2001:db8::200")},
+		Candidates: candidates,
+	}
 }
 
 // twoNodes returns a settled pair, the owner of group g first.
@@ -340,7 +360,7 @@ func TestTheDeadOwnersGroupIsTakenWithinHalfASecond(t *testing.T) {
 		for _, o := range other.seen() {
 			kinds = append(kinds, o.Kind)
 		}
-		if want := []Kind{GroupGained, PeerDown}; !slices.Equal(kinds, want) { // first it acts, then it tells
+		if want := []Kind{GroupGained, PeerDown}; !slices.Equal(kinds, want) { // actions come before reports
 			t.Errorf("observed %v, want %v", kinds, want)
 		}
 	})
@@ -351,7 +371,7 @@ func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
 		e := &ether{}
 		first, second := e.node(t, "a", 1), e.node(t, "b", 2)
 		pass(2 * time.Second)
-		group := "g0" // of which the second would get the better of the first's claim, did it make one as well
+		group := "g0" // for which the second node's claim would win if it made one too
 		for i := 1; !election.RanksBefore(group, nil, "b", "a"); i++ {
 			group = fmt.Sprintf("g%d", i)
 		}
@@ -536,7 +556,7 @@ func TestAnInterfaceThatCannotBeOpenedIsReportedAndRetried(t *testing.T) {
 	})
 }
 
-// In virtual time a loop that turns without waiting never lets the test go on.
+// In virtual time a loop that never waits would hang the test.
 func TestAnInterfaceThatIsLostDuringABurstLeavesTheLoopAtRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -566,7 +586,8 @@ func TestABrokenSocketIsReplaced(t *testing.T) {
 		owner, other := twoNodes(t, e)
 		var first *fakeWire
 		for _, w := range e.wires {
-			if answer := w.in.ARP(frametest.ARP(t, arp.OperationRequest, frametest.Theirs, netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr(svc))); answer != nil {
+			if answer := w.in.ARP(frametest.ARP(t, arp.OperationRequest, frametest.Theirs,
+				netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr(svc))); answer != nil {
 				first = w
 			}
 		}
@@ -653,8 +674,13 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 
 func TestRunLeavesNoGoroutineBehind(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	// On the real kernel's notifications, which need no privilege; no interface holds this address.
-	d, err := New(Config{Node: "a", NodeAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Logger: slog.New(slog.DiscardHandler)})
+	// This uses the real kernel's notifications, which need no privilege. No interface has this
+	// address.
+	d, err := New(Config{
+		Node:          "a",
+		NodeAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Logger:        slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,8 +27,8 @@ func newEffects() effects {
 	}
 }
 
-// applyOutputs carries out what the machine decided in this turn of the loop, at its end: first what
-// the responders answer for, last what others are told.
+// applyOutputs carries out what the machine decided in this turn of the loop, at its end: first
+// what the responders answer for, last what others are told.
 func (s *segment) applyOutputs(now time.Time) {
 	out := s.machine.Take()
 	for _, a := range out.Actions {
@@ -114,7 +114,8 @@ func (s *segment) stopAnswering(now time.Time, a netip.Addr) {
 	}
 }
 
-// reportGroup tells the machine, and once also observers, how much of an owned group is answered for.
+// reportGroup tells the machine, and once also observers, how much of an owned group is answered
+// for.
 func (s *segment) reportGroup(now time.Time, group string) {
 	some, all := s.table.Extent(group)
 	s.machine.SetPartial(group, !all)
@@ -212,8 +213,8 @@ func (s *segment) sendAnnouncements(addrs ...netip.Addr) {
 	s.setFault(faultAnnounce, cmp.Or(failures...))
 }
 
-// joinARP lets ARP about the IPv4 addresses of a group reach this node, whether it owns them or only
-// listens for who does, and no longer about those it had before. The wire counts groups.
+// joinARP lets ARP about the IPv4 addresses of a group reach this node, whether it owns them or
+// only listens for who does, and no longer about those it had before. The wire counts groups.
 func (s *segment) joinARP(now, before []netip.Addr) {
 	if s.wire == nil {
 		return

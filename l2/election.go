@@ -6,7 +6,8 @@ import "github.com/berth-lb/berth/l2/election"
 type (
 	// Desired is what is wanted of one group.
 	Desired = election.Desired
-	// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the segment.
+	// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the
+	// segment.
 	Claim = election.Claim
 	// Keys sign hellos.
 	Keys = election.Keys

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// told notes the calls of Answers.
-type told struct {
+// answerCalls records the calls of Answers.
+type answerCalls struct {
 	mu    sync.Mutex
 	calls []string // guarded by mu
 }
 
-func (c *told) hook(config *Config, _ *fakeSystem) {
+func (c *answerCalls) hook(config *Config, _ *fakeSystem) {
 	config.Answers = func(a netip.Addr, on bool) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -23,7 +23,7 @@ func (c *told) hook(config *Config, _ *fakeSystem) {
 	}
 }
 
-func (c *told) take() []string {
+func (c *answerCalls) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	calls := c.calls
@@ -33,7 +33,7 @@ func (c *told) take() []string {
 
 func TestWhatIsAnsweredForIsToldBeforeAndAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, c := &ether{}, &told{}
+		e, c := &ether{}, &answerCalls{}
 		e.host(printer, with("192.0.2.201"))
 		a := e.node(t, "a", 1, c.hook)
 		pass(2 * time.Second)
@@ -60,7 +60,7 @@ func TestWhatIsAnsweredForIsToldBeforeAndAfter(t *testing.T) {
 
 func TestAnAddressInConflictIsToldAsNotAnsweredForAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, c := &ether{}, &told{}
+		e, c := &ether{}, &answerCalls{}
 		h := e.host(printer, with())
 		a := e.node(t, "a", 1, c.hook)
 		a.Sync("g", lone(svc))
@@ -80,7 +80,7 @@ func TestAnAddressInConflictIsToldAsNotAnsweredForAMinute(t *testing.T) {
 func TestTheEndIsToldUnlessTheSpeakerIsHolding(t *testing.T) {
 	for _, state := range []State{Ready, Holding} {
 		synctest.Test(t, func(t *testing.T) {
-			e, c := &ether{}, &told{}
+			e, c := &ether{}, &answerCalls{}
 			a := e.node(t, "a", 1, c.hook)
 			a.Sync("g", lone(svc))
 			pass(2 * time.Second)
@@ -89,7 +89,8 @@ func TestTheEndIsToldUnlessTheSpeakerIsHolding(t *testing.T) {
 			pass(50 * time.Millisecond)
 			a.kill()
 			pass(50 * time.Millisecond)
-			expectEqual(t, "told at the end while "+state.String(), c.take(), map[State][]string{Ready: {svc + " false"}}[state])
+			expectEqual(t, "told at the end while "+state.String(), c.take(), map[State][]string{Ready: {svc +
+				" false"}}[state])
 		})
 	}
 }

@@ -16,7 +16,8 @@ import (
 
 func (l *segmentLab) sysctl(name, setting string) {
 	l.t.Helper()
-	if out, err := exec.Command("ip", "netns", "exec", l.prefix+name, "sysctl", "-qw", setting).CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "netns", "exec", l.prefix+
+		name, "sysctl", "-qw", setting).CombinedOutput(); err != nil {
 		l.t.Fatalf("%s: set %s: %v: %s", name, setting, err, out)
 	}
 }
@@ -45,7 +46,7 @@ func TestAnAddressOfAPeersKernelIsNotAnnouncedUntilItLetsGo(t *testing.T) {
 	}
 }
 
-// Linux as a proxy keeps still when it is probed (RFC 5227), and answers hosts up to 0.8 s later.
+// Linux as a proxy does not answer probes (RFC 5227). It answers hosts up to 0.8 s later.
 func TestAKernelThatIsAProxyIsNoHolderAndTold(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	l.attach("router", 50)
@@ -53,7 +54,9 @@ func TestAKernelThatIsAProxyIsNoHolderAndTold(t *testing.T) {
 	ip(t, "-n", l.prefix+"router", "link", "set", "end", "up")
 	ip(t, "-n", l.prefix+"router", "link", "set", "beyond", "up")
 	ip(t, "-n", l.prefix+"router", "route", "add", "default", "dev", "beyond")
-	for _, s := range []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.eth0.proxy_arp=1", "net.ipv4.conf.all.proxy_arp=1"} {
+	for _, s := range []string{
+		"net.ipv4.ip_forward=1", "net.ipv4.conf.eth0.proxy_arp=1", "net.ipv4.conf.all.proxy_arp=1",
+	} {
 		l.sysctl("router", s)
 	}
 	router := linkMAC(t, l.prefix+"router", "eth0")
@@ -63,7 +66,10 @@ func TestAKernelThatIsAProxyIsNoHolderAndTold(t *testing.T) {
 		t.Fatalf("%s resolves to %q, want the proxy, %s", beyond, got, router)
 	}
 	n := l.nodes["a"]
-	n.order(order{Group: "g", Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(beyond)}, Candidates: []string{"a"}}})
+	n.order(order{
+		Group:   "g",
+		Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(beyond)}, Candidates: []string{"a"}},
+	})
 	gained, told := false, ""
 	n.await("gained, and the proxy told of", func(r report) bool {
 		switch {
@@ -82,7 +88,8 @@ func TestAKernelThatIsAProxyIsNoHolderAndTold(t *testing.T) {
 	}
 }
 
-// answerAll has the client's interface answer each ARP request, probes included, as some routers do.
+// answerAll has the client's interface answer each ARP request, probes included, as some routers
+// do.
 func (c *client) answerAll(mac net.HardwareAddr) {
 	c.t.Helper()
 	var conn *packet.Conn
@@ -99,11 +106,16 @@ func (c *client) answerAll(mac net.HardwareAddr) {
 				return
 			}
 			p, ok := neighbor.ParseARP(b[:n])
-			if !ok || p.Operation != arp.OperationRequest || p.SenderIP == p.TargetIP || net.HardwareAddr(b[6:12]).String() == mac.String() {
+			if !ok || p.Operation != arp.OperationRequest || p.SenderIP == p.TargetIP ||
+				net.HardwareAddr(b[6:12]).String() == mac.String() {
 				continue
 			}
 			answer := neighbor.ARPFrame(p.SenderHardwareAddr, &arp.Packet{
-				Operation: arp.OperationReply, SenderHardwareAddr: mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
+				Operation:          arp.OperationReply,
+				SenderHardwareAddr: mac,
+				SenderIP:           p.TargetIP,
+				TargetHardwareAddr: p.SenderHardwareAddr,
+				TargetIP:           p.SenderIP,
 			})
 			_, _ = conn.WriteTo(answer, &packet.Addr{HardwareAddr: answer[:6]})
 		}
@@ -119,7 +131,10 @@ func TestARouterThatAnswersProbesForEverythingIsTold(t *testing.T) {
 	router := linkMAC(t, l.prefix+"client", "eth0")
 	l.client.answerAll(mustMAC(t, router))
 	n := l.nodes["a"]
-	n.order(order{Group: "g", Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(vip4)}, Candidates: []string{"a"}}})
+	n.order(order{
+		Group:   "g",
+		Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(vip4)}, Candidates: []string{"a"}},
+	})
 	found := false
 	n.await("gained, no conflict", func(r report) bool {
 		if r.Seen != nil && r.Seen.Kind == Conflict {

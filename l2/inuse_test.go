@@ -18,8 +18,8 @@ import (
 	"github.com/berth-lb/berth/l2/packet"
 )
 
-// host is something on a segment that is not a speaker, though it may have a speaker's MAC as that node's kernel has: it
-// answers for what it holds, and notes what is asked and announced.
+// host is a host on a segment that is not a speaker, though it may have a speaker's MAC, as that
+// node's kernel does. It answers for what it holds, and records what is asked and announced.
 type host struct {
 	mac   net.HardwareAddr
 	holds func(netip.Addr) bool
@@ -34,7 +34,11 @@ type host struct {
 
 func (e *ether) host(mac net.HardwareAddr, holds func(netip.Addr) bool) *host {
 	h := &host{mac: mac, holds: holds, probes: map[netip.Addr]int{}, announced: map[string]int{}}
-	h.wire = &fakeWire{ether: e, joined: map[netip.Addr]int{}, in: packet.Handlers{Hello: func([]byte) {}, ARP: h.arp, NDP: h.ndp}}
+	h.wire = &fakeWire{
+		ether:  e,
+		joined: map[netip.Addr]int{},
+		in:     packet.Handlers{Hello: func([]byte) {}, ARP: h.arp, NDP: h.ndp},
+	}
 	e.mu.Lock()
 	e.wires = append(e.wires, h.wire)
 	e.mu.Unlock()
@@ -66,7 +70,11 @@ func (h *host) arp(frame []byte) []byte {
 		return nil
 	}
 	return neighbor.ARPFrame(p.SenderHardwareAddr, &arp.Packet{
-		Operation: arp.OperationReply, SenderHardwareAddr: h.mac, SenderIP: p.TargetIP, TargetHardwareAddr: p.SenderHardwareAddr, TargetIP: p.SenderIP,
+		Operation:          arp.OperationReply,
+		SenderHardwareAddr: h.mac,
+		SenderIP:           p.TargetIP,
+		TargetHardwareAddr: p.SenderHardwareAddr,
+		TargetIP:           p.SenderIP,
 	})
 }
 
@@ -119,12 +127,13 @@ func (h *host) says(addr string) {
 	}
 }
 
-// probesFor has it ask whether anybody has an address, as one that wants it.
+// probesFor has it probe for an address, as a host that wants it.
 func (h *host) probesFor(addr string) {
 	_ = h.wire.SendARP(neighbor.ARPProbe(h.mac, netip.MustParseAddr(addr)))
 }
 
-// conflicts returns the addresses, MACs and nodes of the conflicts that a node has observed, each once.
+// conflicts returns the addresses, MACs and nodes of the conflicts that a node has observed, each
+// once.
 func (n *fakeNode) conflicts() []string {
 	var list []string
 	for _, o := range n.seen() {
@@ -150,7 +159,7 @@ func addresses(texts ...string) Desired {
 	return d
 }
 
-// lone is what a node wants that expects no other.
+// lone returns the desired state of a node that expects no other.
 func lone(texts ...string) Desired {
 	d := addresses(texts...)
 	d.Candidates = []string{"a"}
@@ -161,7 +170,8 @@ var printer = net.HardwareAddr{2, 0xff, 0, 0, 0, 7}
 
 const printerMAC = "02:ff:00:00:00:07"
 
-// Only groups that nobody had claimed were probed: these addresses were announced unasked.
+// Once only groups that nobody had claimed were probed, and these addresses were announced without
+// a probe.
 func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, after []string
@@ -187,7 +197,8 @@ func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
 					pass(2 * time.Second)
 					probes, announced := h.saw(c.fresh, owner.mac)
 					if probes != 3 || (announced > 0) == taken {
-						t.Errorf("%d probes and %d announcements, want 3, and announcements only if nobody has it", probes, announced)
+						t.Errorf("%d probes and %d announcements, want 3, and announcements only if nobody has it",
+							probes, announced)
 					}
 					var want []string
 					if taken {
@@ -195,7 +206,8 @@ func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
 					}
 					expectEqual(t, "conflicts", owner.conflicts(), want)
 					if slices.Contains(c.after, svc) {
-						expectEqual(t, "the group's other address is answered by", e.whoHas(t, svc), []string{owner.mac})
+						expectEqual(t, "the group's other address is answered by", e.whoHas(t, svc),
+							[]string{owner.mac})
 					}
 				})
 			})
@@ -203,7 +215,7 @@ func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
 	}
 }
 
-// A term that the mirror told was taken for proof that the cluster had the addresses.
+// Once a term in the mirror counted as proof that the cluster had the addresses.
 func TestAfterAnOutageOfEverythingAddressesAreProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -211,11 +223,19 @@ func TestAfterAnOutageOfEverythingAddressesAreProbed(t *testing.T) {
 		nodes := []*fakeNode{e.node(t, "a", 1), e.node(t, "b", 2)}
 		for _, n := range nodes {
 			n.Sync("g", addresses(svc, "192.0.2.201"))
-			n.Mirrored(Claim{Group: "g", Segment: "192.0.2.0/24", Node: "a", Term: 7, Witnessed: true, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
+			n.Mirrored(Claim{
+				Group:     "g",
+				Segment:   "192.0.2.0/24",
+				Node:      "a",
+				Term:      7,
+				Witnessed: true,
+				MAC:       net.HardwareAddr{2, 0, 0, 0, 0, 1},
+			})
 		}
 		pass(3 * time.Second)
 		if probes, announced := h.saw("192.0.2.201", nodes[0].mac); probes < 3 || announced != 0 {
-			t.Errorf("%d probes and %d announcements of an address that is taken by now, want 3 and none", probes, announced)
+			t.Errorf("%d probes and %d announcements of an address that is taken by now, want 3 and none",
+				probes, announced)
 		}
 		if probes, announced := h.saw(svc, nodes[0].mac); probes < 3 || announced == 0 {
 			t.Errorf("%d probes and %d announcements of one that is free, want 3 and some", probes, announced)
@@ -223,7 +243,8 @@ func TestAfterAnOutageOfEverythingAddressesAreProbed(t *testing.T) {
 	})
 }
 
-// A group under another name was a new one: its addresses were probed, and silent meanwhile, and half of them moved.
+// Once a group under another name was a new one: its addresses were probed and silent for that
+// time, and half of them moved.
 func TestARegroupingSilencesAndMovesNothing(t *testing.T) {
 	for i := range 10 {
 		synctest.Test(t, func(t *testing.T) {
@@ -244,7 +265,8 @@ func TestARegroupingSilencesAndMovesNothing(t *testing.T) {
 	}
 }
 
-// Whoever takes over from an owner that did not answer for all does not know for what.
+// A node that takes over from an owner that did not answer for all addresses does not know which it
+// answered for.
 func TestWhoTakesOverProbesIfTheOwnerDidNotAnswerForAll(t *testing.T) {
 	for _, taken := range []string{"", "192.0.2.201"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -255,20 +277,22 @@ func TestWhoTakesOverProbesIfTheOwnerDidNotAnswerForAll(t *testing.T) {
 				n.Sync("g", addresses(svc, "192.0.2.201"))
 			}
 			pass(3 * time.Second)
-			expectEqual(t, "with a conflict about the other address it is answered by", e.whoHas(t, svc), []string{owner.mac})
+			expectEqual(t, "with a conflict about the other address it is answered by", e.whoHas(t, svc),
+				[]string{owner.mac})
 			h.saw(svc, other.mac)
 			owner.kill()
 			pass(550 * time.Millisecond)
 			want := map[string]int{"": 0, "192.0.2.201": 3}[taken]
 			if probes, announced := h.saw(svc, other.mac); probes != want || announced == 0 {
-				t.Errorf("with %q taken: %d probes and %d announcements, want %d and some", taken, probes, announced, want)
+				t.Errorf("with %q taken: %d probes and %d announcements, want %d and some",
+					taken, probes, announced, want)
 			}
 			expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
 		})
 	}
 }
 
-// A peer's answer was passed over, so that other nodes took a node's own address from it.
+// Once a peer's answer was ignored, so that other nodes took a node's own address from it.
 func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -284,7 +308,8 @@ func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
 			pass(20 * time.Second)
 			probes, announced := kernel.saw(addr, a.mac)
 			if announced > 0 || probes < 3*10 || probes > 3*20 {
-				t.Errorf("%s was announced %d times, and probed %d times in 20 s; want it probed each second or two", addr, announced, probes)
+				t.Errorf("%s was announced %d times, and probed %d times in 20 s; want it probed each second or two",
+					addr, announced, probes)
 			}
 			expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", addr, b.mac, "b")})
 		}
@@ -333,7 +358,7 @@ func TestWhatEveryKernelHasForAServiceIsNoConflict(t *testing.T) {
 	}
 }
 
-// A peer's announcement of what it does not claim was passed over for ever.
+// Once a peer's announcement of an address that it does not claim was ignored forever.
 func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -351,12 +376,13 @@ func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing
 		pass(200 * time.Millisecond)
 		keepalived.says(svc)
 		pass(1100 * time.Millisecond)
-		expectEqual(t, "conflicts", owner.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, other.mac, other.config.Node)})
+		expectEqual(t, "conflicts", owner.conflicts(), []string{fmt.Sprintf("%s %s %q",
+			svc, other.mac, other.config.Node)})
 		expectEqual(t, "answered by", e.whoHas(t, svc), []string{owner.mac})
 	})
 }
 
-// While a regrouping has not come to all nodes, two may answer for one address.
+// Until a regrouping has reached all nodes, two may answer for one address.
 func TestAPeerThatClaimsTheAddressIsNoConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -381,11 +407,12 @@ func TestAPeerThatClaimsTheAddressIsNoConflict(t *testing.T) {
 			kernel.says(svc)
 			pass(1200 * time.Millisecond)
 		}
-		expectEqual(t, "conflicts when it claims it no more", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, b.mac, "b")})
+		expectEqual(t, "conflicts when it claims it no more", a.conflicts(), []string{fmt.Sprintf("%s %s %q",
+			svc, b.mac, "b")})
 	})
 }
 
-// Where hellos are filtered, nodes' MACs are known by the mirror alone.
+// If hellos are filtered, nodes' MACs are known only from the mirror.
 func TestANodeThatIsKnownByTheMirrorAloneIsNoForeignHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -441,7 +468,8 @@ func (m *apiMirror) write(name string, said Claim) {
 	defer m.mu.Unlock()
 	have := m.claims[said.Group]
 	switch {
-	case said.Node == "" && have.Node != name, said.Node != "" && have.Node != "" && have.Node != name && have.Term >= said.Term:
+	case said.Node == "" && have.Node != name, said.Node != "" && have.Node != "" && have.Node != name &&
+		have.Term >= said.Term:
 		said = have
 	default:
 		m.claims[said.Group] = said
@@ -451,7 +479,8 @@ func (m *apiMirror) write(name string, said Claim) {
 	}
 }
 
-// Each took the other's probe for a foreign host's: both told a conflict, and nobody answered for 10 s.
+// Once each took the other's probe for a foreign host's: both reported a conflict, and no node
+// answered for 10 s.
 func TestNodesThatHearNoHellosDoNotTakeEachOtherForForeignHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, m := &ether{}, &apiMirror{claims: map[string]Claim{}}
@@ -476,7 +505,7 @@ func TestNodesThatHearNoHellosDoNotTakeEachOtherForForeignHosts(t *testing.T) {
 	})
 }
 
-// A probe is no use: who wants the address, as a host that comes, may be told that it is taken.
+// A probe is not a use of the address: a new host that wants it may be told that it is taken.
 func TestAForeignProbeIsAConflictTheThirdTimeInARow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}

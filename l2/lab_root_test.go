@@ -27,8 +27,8 @@ import (
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 
-// A node of these tests is this test binary again, in a network namespace of its own, so that it can be killed
-// and frozen like a real speaker.
+// A node of these tests is this test binary again, in a network namespace of its own, so that it
+// can be killed and frozen like a real speaker.
 const nodeVariable = "L2_TEST_NODE"
 
 func TestMain(m *testing.M) {
@@ -161,7 +161,8 @@ func ip(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// newSegmentLab makes the namespaces and starts a driver on each node; the n-th has 10.77.0.n and fd77::n.
+// newSegmentLab makes the namespaces and starts a driver on each node; the n-th has 10.77.0.n and
+// fd77::n.
 func newSegmentLab(t testing.TB, names ...string) *segmentLab {
 	t.Helper()
 	l := &segmentLab{t: t, prefix: fmt.Sprintf("l2t-%d-", os.Getpid()), nodes: make(map[string]*node)}
@@ -215,7 +216,15 @@ func (l *segmentLab) start(name string, number int) *node {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	n := &node{t: l.t, name: name, ns: ns, cmd: cmd, stdin: in, in: json.NewEncoder(in), reports: make(chan report, 1024)}
+	n := &node{
+		t:       l.t,
+		name:    name,
+		ns:      ns,
+		cmd:     cmd,
+		stdin:   in,
+		in:      json.NewEncoder(in),
+		reports: make(chan report, 1024),
+	}
 	n.mac = linkMAC(l.t, ns, "eth0")
 	l.nodes[name] = n
 	ended := make(chan struct{})
@@ -242,7 +251,8 @@ func (l *segmentLab) start(name string, number int) *node {
 func linkMAC(t testing.TB, ns, name string) string {
 	t.Helper()
 	var found []struct{ Address string }
-	if err := json.Unmarshal([]byte(ip(t, "-n", ns, "-j", "link", "show", name)), &found); err != nil || len(found) != 1 {
+	if err := json.Unmarshal([]byte(ip(t, "-n", ns, "-j", "link", "show", name)), &found); err != nil ||
+		len(found) != 1 {
 		t.Fatalf("read the MAC of %s: %v", name, err)
 	}
 	return found[0].Address
@@ -305,7 +315,8 @@ func (n *node) end() {
 	}
 }
 
-// awaitSettled waits until the node and so many peers of it are ready, and it answers for group g or not.
+// awaitSettled waits until the node and so many peers of it are ready, and it answers for group g
+// or not.
 func (n *node) awaitSettled(peers int, holds bool) {
 	n.t.Helper()
 	n.order(order{Status: true})
@@ -398,7 +409,7 @@ func (l *segmentLab) awaitListener(group, node string) {
 	}
 }
 
-// client resolves addresses with a real kernel.
+// client resolves addresses by a real kernel.
 type client struct {
 	t       testing.TB
 	ns      netns.NsHandle
@@ -466,8 +477,8 @@ func inside(ns netns.NsHandle, f func() error) error {
 	return <-ended
 }
 
-// resolve forgets what the kernel knows of addr and lets it ask; it returns the answer's MAC, or "" after a
-// whole second without any.
+// resolve forgets what the kernel knows of addr and lets it ask; it returns the answer's MAC, or ""
+// after a whole second without any.
 func (c *client) resolve(addr string) string {
 	c.t.Helper()
 	ip := net.ParseIP(addr)
@@ -499,7 +510,7 @@ func (c *client) resolve(addr string) string {
 // probe makes the kernel doubt what it knows of addr, and ask.
 func (c *client) probe(addr string) {
 	c.t.Helper()
-	for _, n := range c.neighbours(addr) {
+	for _, n := range c.neighbors(addr) {
 		n.State = unix.NUD_PROBE
 		if err := c.handle.NeighSet(&n); err != nil {
 			c.t.Fatal(err)
@@ -507,7 +518,7 @@ func (c *client) probe(addr string) {
 	}
 }
 
-func (c *client) neighbours(addr string) []netlink.Neigh {
+func (c *client) neighbors(addr string) []netlink.Neigh {
 	c.t.Helper()
 	all, err := c.handle.NeighList(c.index, netlink.FAMILY_ALL)
 	if err != nil {
@@ -520,7 +531,7 @@ func (c *client) neighbours(addr string) []netlink.Neigh {
 		}
 	}
 	if len(found) == 0 {
-		c.t.Fatalf("the client knows no neighbour %s", addr)
+		c.t.Fatalf("the client knows no neighbor %s", addr)
 	}
 	return found
 }
@@ -539,7 +550,7 @@ func (c *client) send(frame []byte) {
 	})
 }
 
-// learns waits until the kernel, without having forgotten or asked, believes addr to be at mac.
+// learns waits until the kernel, without having forgotten or asked, maps addr to mac.
 func (c *client) learns(addr, mac string, within time.Duration) {
 	c.t.Helper()
 	deadline := time.After(within)

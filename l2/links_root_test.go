@@ -18,13 +18,14 @@ import (
 	"github.com/berth-lb/berth/l2/packet"
 )
 
-// snoop makes the switch forward multicasts to those only who asked for them.
+// snoop makes the switch forward multicasts only to ports that joined their group.
 func (l *segmentLab) snoop() {
 	ip(l.t, "-n", l.prefix+"sw", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "1",
 		"mcast_hash_max", "65536", "mcast_query_response_interval", "10", "mcast_startup_query_interval", "10")
 }
 
-// awaitListeners waits until the switch knows a node as a listener of so many solicited-node groups.
+// awaitListeners waits until the switch knows a node as a listener of so many solicited-node
+// groups.
 func (l *segmentLab) awaitListeners(node string, n int) {
 	l.t.Helper()
 	look := time.NewTicker(50 * time.Millisecond)
@@ -84,7 +85,7 @@ func TestFiveThousandIPv6AddressesResolveThroughASwitchThatSnoops(t *testing.T) 
 		ip(t, "-n", l.prefix+"sw", "link", "set", "p-a", "master", "br0")
 		check(n.mac)
 	}
-	// A port that goes down takes what the switch knows of it along.
+	// A port that goes down takes what the switch knows about it along.
 	ip(t, "-n", n.ns, "link", "set", "eth0", "down")
 	n.awaitGroup(GroupLost, "g")
 	ip(t, "-n", n.ns, "link", "set", "eth0", "up")
@@ -97,7 +98,8 @@ func TestFiveThousandIPv6AddressesResolveThroughASwitchThatSnoops(t *testing.T) 
 	check(mac)
 }
 
-// served waits until the group is answered for on an interface, and checks by whom the client thinks it is.
+// served waits until the group is answered for on an interface, and checks which node the client
+// resolves it to.
 func (l *segmentLab) served(n *node, ifname string) {
 	l.t.Helper()
 	r := n.awaitGroup(GroupGained, "g")
@@ -182,13 +184,14 @@ func (l *segmentLab) unanswered(n *node, frame []byte) {
 	}
 }
 
-// The kernel takes a tag off although there is no interface of its VLAN, and lets packet sockets see what is left.
+// The kernel removes a tag even if there is no interface for its VLAN, and lets packet sockets see
+// the rest.
 func TestAQuestionOnAnotherVLANIsNotAnswered(t *testing.T) {
 	l, nodes := settled(t, "a")
 	l.unanswered(nodes[0], frametest.Tagged(l.whoHas("10.77.0.100")))
 }
 
-// In a promiscuous interface's ear there are questions to other stations too.
+// A promiscuous interface also receives requests to other stations.
 func TestAQuestionToAnotherStationIsNotAnsweredByAPromiscuousInterface(t *testing.T) {
 	l, nodes := settled(t, "a")
 	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "promisc", "on")
@@ -223,23 +226,23 @@ func TestASocketSeesOnlyWhatConcernsItsAddresses(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		p := newPair(t, fmt.Sprint("s", family))
 		a := p.serve()
-		a.order(joining{Family: family, Join: 10})
+		a.order(joinOrder{Family: family, Join: 10})
 		ours, others := p.questions(family, 0, 10), p.questions(family, 1000, 1000)
-		// What is seen of ours tells that the others have been there before.
+		// When ours are seen, the others have been there before.
 		p.once(others)
 		p.once(ours)
 		a.awaitFrames(10)
-		// Others may have been seen before the filter was narrowed; so again until none is.
+		// Others may have been seen before the filter was narrowed, so repeat until none is.
 		for seen := int64(0); seen != 10; {
-			before := a.order(joining{}).Frames
+			before := a.order(joinOrder{}).Frames
 			p.once(others)
 			p.once(ours)
 			seen = a.awaitFrames(before+10) - before
 		}
-		// An address that went is a stranger.
-		a.order(joining{Family: family, Leave: 5})
+		// An address that was left is like any other.
+		a.order(joinOrder{Family: family, Leave: 5})
 		for seen := int64(0); seen != 5; {
-			before := a.order(joining{}).Frames
+			before := a.order(joinOrder{}).Frames
 			p.once(ours[:5])
 			p.once(ours[5:])
 			seen = a.awaitFrames(before+5) - before

@@ -19,8 +19,8 @@ const (
 	PeerUp
 	// PeerDown: Node was silent for three of its intervals. State is the last one that was heard.
 	PeerDown
-	// Conflict: MAC uses Address, which this node answers for, or is about to. Node is the peer with
-	// that MAC, which does not claim the address: its kernel has it, or another program there
+	// Conflict: MAC uses Address, which this node answers for, or is about to. Node is the peer
+	// with that MAC, which does not claim the address: its kernel has it, or another program there
 	// answers. It is empty for a foreign host.
 	Conflict
 	// Failure: Err, on Interface if that is not empty. The driver will retry.

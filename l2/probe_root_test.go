@@ -17,12 +17,13 @@ import (
 	"github.com/berth-lb/berth/l2/packet"
 )
 
-// tallied is a counter that nobody reads.
+// ignoredCounter is a counter that nobody reads.
 type ignoredCounter struct{}
 
 func (*ignoredCounter) Inc() {}
 
-// probeWith runs a prober on a namespace's eth0 until it has judged the addresses, and returns what was heard of them.
+// probeWith runs a prober on a namespace's eth0 until it has judged the addresses, and returns what
+// was heard of them.
 func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Sighting) {
 	t.Helper()
 	handle, err := netns.GetFromName(ns)
@@ -42,9 +43,21 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Si
 		}
 		mac = l.HardwareAddr()
 		s, err = packet.Open(l, packet.Handlers{
-			Hello:  func([]byte) {},
-			ARP:    (&neighbor.ARPResponder{MAC: mac, Table: a, Requests: new(ignoredCounter), Replies: new(ignoredCounter), Sighted: sighted}).Respond,
-			NDP:    (&neighbor.NDPResponder{MAC: mac, Table: a, Solicitations: new(ignoredCounter), Advertisements: new(ignoredCounter), Sighted: sighted}).Respond,
+			Hello: func([]byte) {},
+			ARP: (&neighbor.ARPResponder{
+				MAC:      mac,
+				Table:    a,
+				Requests: new(ignoredCounter),
+				Replies:  new(ignoredCounter),
+				Sighted:  sighted,
+			}).Respond,
+			NDP: (&neighbor.NDPResponder{
+				MAC:            mac,
+				Table:          a,
+				Solicitations:  new(ignoredCounter),
+				Advertisements: new(ignoredCounter),
+				Sighted:        sighted,
+			}).Respond,
 			Broken: func(err error) { t.Error(err) },
 			Failed: func(error) {},
 		})
@@ -91,7 +104,11 @@ func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
 	client := linkMAC(t, l.prefix+"client", "eth0")
 	for _, addr := range []string{"10.77.0.100", "fd77::100"} {
 		got := probeWith(t, l.prefix+"probing", []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(addr)})
-		if want := []neighbor.Sighting{{Addr: netip.MustParseAddr(addr), MAC: [6]byte(mustMAC(t, client)), Use: neighbor.Announced}}; !slices.Equal(got, want) {
+		if want := []neighbor.Sighting{{
+			Addr: netip.MustParseAddr(addr),
+			MAC:  [6]byte(mustMAC(t, client)),
+			Use:  neighbor.Announced,
+		}}; !slices.Equal(got, want) {
 			t.Errorf("of %s was heard %+v, want it announced by %s", addr, got, client)
 		}
 	}

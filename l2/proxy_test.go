@@ -15,12 +15,15 @@ var (
 	unused6 = netip.MustParsePrefix("2001:2::/48")
 )
 
-// A router that answers for everything was taken for a holder of each address, so that none was ever answered for.
+// Once a router that answers for every address counted as the holder of each, so that none was ever
+// answered for.
 func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
 	for name, answersFor := range map[string]func(netip.Addr) bool{
-		"everything":         everything,
-		"beyond the segment": func(a netip.Addr) bool { return a.String() == svc || unused.Contains(a) || unused6.Contains(a) },
-		"the segment's own":  func(a netip.Addr) bool { return !unused.Contains(a) && !unused6.Contains(a) },
+		"everything": everything,
+		"beyond the segment": func(a netip.Addr) bool {
+			return a.String() == svc || unused.Contains(a) || unused6.Contains(a)
+		},
+		"the segment's own": func(a netip.Addr) bool { return !unused.Contains(a) && !unused6.Contains(a) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -36,7 +39,8 @@ func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
 				for _, o := range a.seen() {
 					kinds = append(kinds, fmt.Sprintf("%s %s", o.Kind, o.MAC))
 				}
-				if !slices.Contains(kinds, "proxy found "+printerMAC) || slices.Contains(kinds, "conflict "+printerMAC) {
+				if !slices.Contains(kinds, "proxy found "+printerMAC) || slices.Contains(kinds, "conflict "+
+					printerMAC) {
 					t.Errorf("observed %v, want that it is a proxy and no conflict", kinds)
 				}
 				if got := a.Status().Segments[0].ProxyARP.String(); got != printerMAC {
@@ -56,7 +60,7 @@ func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
 	}
 }
 
-// As Linux does it: what such a host answers to a probe is its own.
+// Linux does this. What such a host answers to a probe is its own.
 func TestAHostThatAnswersForEverythingUnlessProbedIsToldAndMayHoldAnAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -79,7 +83,7 @@ func TestAHostThatAnswersForEverythingUnlessProbedIsToldAndMayHoldAnAddress(t *t
 	})
 }
 
-// A router may be turned into a proxy just after it was found to be none.
+// A router may become a proxy just after it was found not to be one.
 func TestAHostThatBecomesAProxyAfterASurveyIsToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}

@@ -209,9 +209,9 @@ func (s *segment) next() time.Time {
 	return first
 }
 
-// tick is the heartbeat. A loop that is late hears what waits in the socket before it judges others.
-// One that is so late that its peers count it as dead stops answering first: its groups may be
-// somebody else's by now.
+// tick is the heartbeat. A loop that is late hears what waits in the socket before it judges
+// others. One that is so late that its peers count it as dead stops answering first: its groups may
+// be somebody else's by now.
 func (s *segment) tick(now time.Time) {
 	if lateness := s.machine.BeginTick(now); lateness > election.OnTime && s.wire != nil {
 		if lateness == election.TooLate {

@@ -9,7 +9,8 @@ import (
 
 // system is the edge to the kernel: what interfaces there are, and sockets on them.
 type system interface {
-	// links lists the interfaces that can carry a segment: Ethernet, not a port of a bridge or bond.
+	// links lists the interfaces that can carry a segment: Ethernet, not a port of a bridge or
+	// bond.
 	links() ([]packet.Link, error)
 	// watch calls changed whenever links may answer differently, until ctx ends or the kernel's
 	// notifications are lost; then it returns why.
@@ -28,11 +29,12 @@ type wire interface {
 	// Drain hands every hello that waits in the socket to take before it returns.
 	Drain(take func(payload []byte)) error
 	// Join lets ARP or neighbor discovery about an address reach the responders at once. The
-	// solicited-node group of an IPv6 address follows soon after. Leave undoes one Join, soon after.
+	// solicited-node group of an IPv6 address follows soon after. Leave undoes one Join, soon
+	// after.
 	Join(netip.Addr)
 	Leave(netip.Addr)
-	// Close closes the sockets. It may be called more than once and from any goroutine. Wait returns
-	// once the handlers will not be called any more.
+	// Close closes the sockets. It may be called more than once and from any goroutine. Wait
+	// returns once the handlers will not be called any more.
 	Close()
 	Wait()
 }

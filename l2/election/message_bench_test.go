@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// BenchmarkHellosOfOneSecond is what hellos cost a speaker in a second on a segment with so many
-// nodes: one's own are signed, those of all others checked and heard. cpu% is of one core; Mbit/s
-// is what all nodes together send.
+// BenchmarkHellosOfOneSecond measures what one second of hellos costs a speaker: its own are
+// signed, those of all other nodes are verified and heard. cpu% is of one core. Mbit/s is what all
+// nodes send together.
 func BenchmarkHellosOfOneSecond(b *testing.B) {
 	for _, nodes := range []int{3, 50, 100} {
 		b.Run(fmt.Sprint(nodes, "_nodes"), func(b *testing.B) {

@@ -167,13 +167,14 @@ func FuzzOpenMessage(f *testing.F) {
 	keys := Keys{Sign: []byte("key")}
 	for _, m := range someMessages() {
 		b := m.Seal(keys.Sign)
-		for appended := range capabilityBytes + 1 { // as the first version sent it, with half of what came, with all
+		// As the first version sent it, with half of the capabilities, and with all.
+		for appended := range capabilityBytes + 1 {
 			f.Add(b[:len(b)-sha256.Size-capabilityBytes+appended])
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = OpenMessage(b, 5, keys)
-		// Of whoever has the key too nothing may be believed that does not hold.
+		// Invalid fields are rejected even if the sender has the key.
 		m, err := OpenMessage(sign(bytes.Clone(b), b, keys.Sign), 5, keys)
 		if err != nil {
 			return

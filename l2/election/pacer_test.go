@@ -18,7 +18,7 @@ func TestALateTickJudgesLaterAndAnOversleptOneAnswersLater(t *testing.T) {
 		{100, OnTime, true, true},
 		{300, OnTime, true, true},
 		{501, Late, false, true},
-		{702, Late, true, true}, // late again: judging cannot be put off for ever
+		{702, Late, true, true}, // late again: judging cannot be put off forever
 		{802, OnTime, true, true},
 		{5802, TooLate, false, false},
 		{5902, OnTime, true, true},
@@ -45,7 +45,7 @@ func TestAnInterfaceIsListenedOnBeforeAnythingIsClaimed(t *testing.T) {
 	if c.listenedFor(at(2100), c.listen) {
 		t.Error("listening while down")
 	}
-	c.opened(at(2299)) // nobody can have judged us dead
+	c.opened(at(2299)) // no peer can count this node as dead yet
 	if !c.listenedFor(at(2299), c.listen) {
 		t.Error("a flap of 299 ms made it listen again")
 	}

@@ -25,7 +25,7 @@ func from(node string, boot, sequence uint64, state State) Message {
 	}
 }
 
-// selfBoot is the boot of the node that tests.
+// selfBoot is the boot of the node under test.
 const selfBoot = 77
 
 func rosterOf(node string) *peerTable {
@@ -33,7 +33,7 @@ func rosterOf(node string) *peerTable {
 	return newPeerTable(node, selfBoot, func() uint64 { n++; return n })
 }
 
-// meet has the roster hear a message of a boot that is new to it, and then the proof that it lives.
+// meet has the table hear a message of a new boot, and then the proof that it is alive.
 func meet(t *testing.T, r *peerTable, now time.Time, x Message) *PeerChange {
 	t.Helper()
 	_, challenge, err := r.hear(now, x)
@@ -127,8 +127,8 @@ func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
 			t.Errorf("step %d: %v, want %v", i, err, step.want)
 		}
 	}
-	// Another process of the node is believed as soon as it has shown that it lives; the former one
-	// never again.
+	// Another process of the node is accepted when it has proved that it is alive. The former one
+	// never is again.
 	meet(t, r, at(500), from("a", 3, 1, Starting))
 	if _, _, err := r.hear(at(510), from("a", 1, 99, Ready)); !errors.Is(err, RejectBoot) {
 		t.Errorf("the former process: %v, want %v", err, RejectBoot)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ownerAndOther returns a world with one group, and who owns it first.
+// ownerAndOther returns a world with one group, its owner and the other node.
 func ownerAndOther(t *testing.T) (w *world, owner, other *simNode) {
 	t.Helper()
 	w = together(t, 2, 1, nil)
@@ -129,7 +129,7 @@ func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	owner.crash()
 	other.crash()
-	w.pass(t, 500*time.Millisecond) // the mirror tells of the owner still
+	w.pass(t, 500*time.Millisecond) // the mirror still shows the owner
 	other.boot()
 	if got := other.m.groups[keyOf(w.groups[0])].mirror.Node; got != owner.name {
 		t.Fatalf("the mirror tells of %q, want %s", got, owner.name)

@@ -18,7 +18,7 @@ import (
 // 100 000.
 const histories = 2_000
 
-// calm is how long after the last disturbance what the protocol promises must hold.
+// calm is how long after the last disturbance the promises of the protocol must hold.
 const calm = 4500 * time.Millisecond
 
 // TestRandomHistories runs the machine through random histories and checks what docs/design/l2-protocol.md
@@ -119,8 +119,8 @@ func history(seed uint64, trace *strings.Builder) error {
 	return nil
 }
 
-// settles checks what is promised. Where messages are lost all those of a peer's three intervals
-// may be, and that is a disturbance too: it must be over in a moment.
+// settles checks the promises. Where messages are lost, all messages in three of a peer's intervals
+// may be. That is a disturbance too, which must be over in a moment.
 func (w *world) settles() error {
 	err := w.promised()
 	for range 15 {
@@ -135,10 +135,10 @@ func (w *world) settles() error {
 	return err
 }
 
-// some are random capabilities, of two.
+// some returns random capabilities, out of two.
 func (w *world) some() Capabilities { return Capabilities(w.random.IntN(4)) }
 
-// disturb does something bad, or undoes it.
+// disturb causes a fault, or removes one.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
 	switch w.random.IntN(15) {
@@ -199,13 +199,13 @@ func (w *world) disturb() {
 	case 11:
 		n.replace(w.between(50*time.Millisecond, time.Second))
 	case 12, 13:
-		n.equip(w.some())
+		n.setCapabilities(w.some())
 	case 14:
 		w.need(w.groups[w.random.IntN(len(w.groups))], w.some())
 	}
 }
 
-// heal undoes all faults.
+// heal removes all faults.
 func (w *world) heal() {
 	w.log("all heals")
 	clear(w.blocked)
@@ -246,14 +246,14 @@ func (w *world) promised() error {
 				}
 			}
 		}
-		// Of a node that is on no segment with others only the API tells whether it lives: that of
-		// the node, not of the speaker's process.
+		// If a node shares no segment with others, only the API shows whether the node is alive,
+		// and it does not show whether the speaker's process is.
 		trusted := w.api[g].Node != "" && w.node(w.api[g].Node).frozen
 		for _, n := range w.nodes {
 			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(g) || trusted {
-				continue // of an older speaker it is enough that it makes no second owner
+				continue // an older speaker only must not make a second owner
 			}
-			// From who tells of no capability it takes what needs one, but for a claim that is
+			// It takes the group from a node that tells no capabilities, unless that claim is
 			// relayed in a segment that is cut.
 			if !slices.ContainsFunc(owners, func(o *simNode) bool {
 				return n.needed(g) == 0 || o.able() != 0 || w.cut()
@@ -266,8 +266,8 @@ func (w *world) promised() error {
 	return nil
 }
 
-// awaited tells whether somebody waits, or did a moment ago, for the next process of a node that
-// held what it owns, and does not hear it: that ends with the hold time.
+// awaited reports whether a node waits, or did a moment ago, for the next process of a node that
+// held its groups, and does not hear it. That ends with the hold time.
 func (w *world) awaited(n *simNode) bool {
 	return w.now < n.holds+calm && slices.ContainsFunc(w.nodes, func(o *simNode) bool {
 		if o == n || o.m == nil {
@@ -278,13 +278,14 @@ func (w *world) awaited(n *simNode) bool {
 	})
 }
 
-// connected tells whether one of the two ways goes in both directions, directly.
+// connected reports whether the two nodes reach each other directly, in both directions, by one of
+// the two channels.
 func (w *world) connected(a, b *simNode) bool {
 	segment := !w.blocked[[2]int{a.index, b.index}] && !w.blocked[[2]int{b.index, a.index}]
 	return segment || !a.apiCut && !b.apiCut
 }
 
-// cut tells whether somebody does not reach somebody on the segment.
+// cut reports whether a node does not reach another one on the segment.
 func (w *world) cut() bool {
 	return slices.Contains(slices.Collect(maps.Values(w.blocked)), true)
 }
@@ -420,7 +421,7 @@ func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
 		for _, n := range w.nodes {
 			w.after(w.between(0, 5*time.Millisecond), func() {
 				n.want(g)
-				n.carryOut()
+				n.applyOutputs()
 				n.sleep()
 			})
 		}
@@ -439,7 +440,7 @@ func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
 func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
 	w := newWorld(1, 4, 8, nil)
 	w.nodes[0].boot()
-	if err := w.run(calm, nil); err != nil { // it has them all
+	if err := w.run(calm, nil); err != nil { // it owns all groups
 		t.Fatal(err)
 	}
 	for _, n := range w.nodes[1:] {
@@ -545,7 +546,7 @@ func capable(t *testing.T, nodes, groups int) *world {
 	t.Helper()
 	w := together(t, nodes, groups, nil)
 	for _, n := range w.nodes {
-		n.equip(1)
+		n.setCapabilities(1)
 	}
 	for _, g := range w.groups {
 		w.need(g, 1)
@@ -567,7 +568,7 @@ func TestACapabilityThatIsLostLeavesNoGapAndOneThatIsGainedMovesNothing(t *testi
 		return nil
 	}
 	loser := w.owners(w.groups[0])[0]
-	loser.equip(2)
+	loser.setCapabilities(2)
 	if err := w.run(200*time.Millisecond, watch); err != nil {
 		t.Fatal(err)
 	}
@@ -575,7 +576,7 @@ func TestACapabilityThatIsLostLeavesNoGapAndOneThatIsGainedMovesNothing(t *testi
 		t.Errorf("%s still owns %d groups", loser.name, loser.m.owned)
 	}
 	before := w.moves
-	loser.equip(3)
+	loser.setCapabilities(3)
 	if err := w.run(2*time.Second, watch); err != nil {
 		t.Fatal(err)
 	}
@@ -592,13 +593,13 @@ func TestWhatNobodyElseIsAbleToServeIsGivenUpAtOnceUntilSomebodyIs(t *testing.T)
 	}
 	for _, n := range w.nodes {
 		if n != owner {
-			n.equip(0)
+			n.setCapabilities(0)
 		}
 	}
 	if err := w.run(100*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
-	owner.equip(0)
+	owner.setCapabilities(0)
 	if owners := w.owners(w.groups[0]); len(owners) > 0 {
 		t.Fatalf("%s still answers", owners[0].name)
 	}
@@ -608,7 +609,7 @@ func TestWhatNobodyElseIsAbleToServeIsGivenUpAtOnceUntilSomebodyIs(t *testing.T)
 	if owners := w.owners(w.groups[0]); len(owners) > 0 {
 		t.Fatalf("%s answers, which lacks the capability", owners[0].name)
 	}
-	other.equip(1)
+	other.setCapabilities(1)
 	if err := w.run(100*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -622,8 +623,8 @@ func TestWhatNobodyTakesIsGivenUpAfterTheHandoverTime(t *testing.T) {
 	owner := w.owners(w.groups[0])[0]
 	other := w.nodes[1-owner.index]
 	other.m.SetGroup(other.local(), w.groups[0], Desired{}) // its view of the API differs
-	other.carryOut()
-	owner.equip(0)
+	other.applyOutputs()
+	owner.setCapabilities(0)
 	if err := w.run(simHandover-100*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -642,7 +643,7 @@ func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
 	w := newWorld(1, 3, 4, nil)
 	w.nodes[0].old = true
 	w.nodes[0].boot()
-	if err := w.run(calm, nil); err != nil { // it has them all
+	if err := w.run(calm, nil); err != nil { // it owns all groups
 		t.Fatal(err)
 	}
 	for _, g := range w.groups {
@@ -667,12 +668,12 @@ func TestAClaimWhoseWithdrawalIsLostStopsNobodyForEver(t *testing.T) {
 	w := capable(t, 2, 1)
 	owner := w.owners(w.groups[0])[0]
 	other := w.nodes[1-owner.index]
-	w.blocked[[2]int{other.index, owner.index}] = true // it does not hear that it is asked again
+	w.blocked[[2]int{other.index, owner.index}] = true // it does not hear the pull
 	if err := w.run(4*simInterval, nil); err != nil {
 		t.Fatal(err)
 	}
 	w.loss = 1
-	owner.equip(2)
+	owner.setCapabilities(2)
 	if err := w.run(simInterval, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func TestWeightsAreFixed(t *testing.T) {
 	}
 }
 
-// choose returns who takes a fresh group of those that may.
+// choose returns the node that takes a fresh group, among those that may.
 func choose(group string, nodes []string, preferred map[string]int32, may func(string) bool) string {
 	var best string
 	for _, n := range nodes {
@@ -66,8 +66,8 @@ func TestADeathMovesOnlyItsOwnGroupsAndSpreadsThem(t *testing.T) {
 	}
 }
 
-// TestFreshGroupsSpreadEvenly: over 100 sets of node names, 1 000 groups on 5 nodes; in 99 of them
-// nobody has over 1.2 times the mean.
+// TestFreshGroupsSpreadEvenly distributes 1 000 groups to 5 nodes, with 100 sets of node names. In
+// 99 of them no node has more than 1.2 times the mean.
 func TestFreshGroupsSpreadEvenly(t *testing.T) {
 	var worst []float64
 	for set := range 100 {

@@ -11,14 +11,14 @@ import (
 )
 
 // This file is a world in which machines run as they do in a segment's loop, in virtual time: a
-// network that loses, delays and reorders, nodes that freeze, crash, are slow and whose clocks
+// network that loses, delays and reorders, nodes that freeze, crash and are slow, clocks that
 // drift, and an API that is late or away. One seed makes one history, the same each time.
 
 const (
 	simInterval = 100 * time.Millisecond
 	simListen   = time.Second
 	simHandover = time.Second
-	simProbe    = 200 * time.Millisecond // to ask the segment for an address
+	simProbe    = 200 * time.Millisecond // to probe for an address
 )
 
 type world struct {
@@ -28,20 +28,20 @@ type world struct {
 	serial int
 	nodes  []*simNode
 	groups []string
-	needs  map[string]Capabilities // what each group needs by now
+	needs  map[string]Capabilities // what each group needs now
 
 	loss    float64 // of each message
 	delay   time.Duration
 	blocked map[[2]int]bool // from, to
 
-	last  map[string]time.Duration // when somebody answered for a group that the segment was asked about
-	fault error                    // somebody answered who should have asked
+	last  map[string]time.Duration // when a node last answered for a group without a pending probe
+	fault error                    // a node answered that should have probed
 
 	api   map[string]Claim // by group
 	trace *strings.Builder // nil: none
 	moves int
 
-	forgetful *simNode // when it boots it is no candidate for anything; nil: none
+	forgetful *simNode // it is no candidate for anything when it boots; nil: none
 }
 
 type simNode struct {
@@ -55,12 +55,12 @@ type simNode struct {
 	until   time.Time
 	answers map[string]bool
 	clear   map[string]time.Time     // of those, when, on its clock, probing ended; zero: no probe was needed
-	asked   []netip.Addr             // what it asked the segment for when it began to answer last
-	told    map[string]time.Duration // when it announced a group last
+	asked   []netip.Addr             // what it probed for when it last began to answer
+	told    map[string]time.Duration // when it last announced a group
 	state   State
 	linked  bool
 	frozen  bool
-	slow    time.Duration // how long each thing it does may take
+	slow    time.Duration // how long each of its steps may take
 	inbox   []Message
 	wakeAt  int           // the serial of the wake-up that counts
 	holds   time.Duration // until when others may wait for its next process
@@ -71,9 +71,9 @@ type simNode struct {
 
 	apiCut  bool
 	pending map[string]Claim // not written yet
-	refused map[string]Claim // not written, since the API has one of no lower term: until that changes
+	refused map[string]Claim // not written because the API has one of no lower term, until that changes
 	seen    map[string]Claim // as it sees the API
-	gone    time.Duration    // since when the API does not hear it; 0: it does
+	gone    time.Duration    // since when it cannot reach the API; 0: it can
 	absent  bool             // the API calls it not ready
 }
 
@@ -140,7 +140,7 @@ func (w *world) after(d time.Duration, do func()) {
 	heap.Push(&w.events, event{w.now + d, w.serial, do})
 }
 
-// run lets time pass, and calls check now and then.
+// run lets time pass, and calls check from time to time.
 func (w *world) run(d time.Duration, check func() error) error {
 	end := w.now + d
 	next := w.now
@@ -192,7 +192,7 @@ func (n *simNode) boot() {
 	n.act()
 }
 
-// want has the machine want a group, as the node sees the API.
+// want sets a group, as the node sees it in the API.
 func (n *simNode) want(group string) {
 	candidates := n.w.names()
 	if n.w.forgetful == n {
@@ -205,12 +205,12 @@ func (n *simNode) want(group string) {
 	})
 }
 
-// address is the group's.
+// address returns the group's address.
 func (w *world) address(group string) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + slices.Index(w.groups, group))})
 }
 
-// begin has the node answer for a group, at once if it may, or after it has asked the segment.
+// begin has the node answer for a group, at once if it may, or after probing.
 func (n *simNode) begin(m Action) {
 	n.answers[m.Group], n.told[m.Group], n.asked = true, n.w.now, m.Probe
 	n.w.moves++
@@ -219,7 +219,7 @@ func (n *simNode) begin(m Action) {
 		n.clear[m.Group] = n.local().Add(simProbe)
 		return
 	}
-	bound := proofLifetime + 1500*time.Millisecond // what is slow, and clocks that drift
+	bound := proofLifetime + 1500*time.Millisecond // for slow nodes and clocks that drift
 	if slices.ContainsFunc(n.w.nodes, func(o *simNode) bool { return o.holds > 0 && n.w.now < o.holds+bound }) {
 		bound += holdTime
 	}
@@ -231,7 +231,7 @@ func (n *simNode) begin(m Action) {
 	n.m.SetAnswered(n.local(), n.w.address(m.Group), true)
 }
 
-// end has it answer no more.
+// end stops answering for a group.
 func (n *simNode) end(group string) {
 	delete(n.answers, group)
 	if at, ok := n.clear[group]; ok && at.IsZero() {
@@ -240,7 +240,7 @@ func (n *simNode) end(group string) {
 	delete(n.clear, group)
 }
 
-// judge is what follows when the time to ask is over. Nobody else has an address in this world.
+// judge ends the probes whose time is over. No other host has an address in this world.
 func (n *simNode) judge() {
 	for g, at := range n.clear {
 		if !at.IsZero() && !n.m.CatchingUp() && !n.local().Before(at) {
@@ -254,7 +254,7 @@ func (n *simNode) judge() {
 	}
 }
 
-// needed is what the node believes that a group needs.
+// needed returns what the node believes that a group needs.
 func (n *simNode) needed(group string) Capabilities {
 	if n.old {
 		return 0
@@ -262,7 +262,7 @@ func (n *simNode) needed(group string) Capabilities {
 	return n.needs[group]
 }
 
-// plan takes what the API says that the groups need.
+// plan takes from the API what the groups need.
 func (n *simNode) plan() {
 	if n.apiCut || n.frozen {
 		return // it looks when it is back
@@ -275,7 +275,7 @@ func (n *simNode) plan() {
 		if n.m != nil {
 			n.w.log("%s sees that %s needs %b", n.name, g, n.needs[g])
 			n.want(g)
-			n.carryOut()
+			n.applyOutputs()
 			n.sleep()
 		}
 	}
@@ -290,14 +290,14 @@ func (w *world) need(group string, needs Capabilities) {
 	}
 }
 
-// equip changes what a node is able to forward by.
-func (n *simNode) equip(capabilities Capabilities) {
+// setCapabilities changes what a node is able to forward by.
+func (n *simNode) setCapabilities(capabilities Capabilities) {
 	n.w.log("%s has %b", n.name, capabilities)
 	n.capabilities = capabilities
 	n.act()
 }
 
-// able is what the node's speaker knows of its capabilities.
+// able returns the capabilities that the node's speaker knows about.
 func (n *simNode) able() Capabilities {
 	if n.old {
 		return 0
@@ -344,7 +344,7 @@ func (n *simNode) replace(after time.Duration) {
 	})
 }
 
-// lose has the API call the node not ready after a while, if it is not heard until then.
+// lose makes the API call the node not ready after a while, if it is not heard until then.
 func (n *simNode) lose() {
 	if n.gone != 0 {
 		return
@@ -360,7 +360,7 @@ func (n *simNode) lose() {
 		clear(n.seen)
 		if n.m != nil && !n.frozen {
 			n.m.MirrorLost(n.local())
-			n.carryOut()
+			n.applyOutputs()
 			n.sleep()
 		}
 	})
@@ -393,11 +393,11 @@ func (n *simNode) act() {
 	n.m.SetCapabilities(now, n.able())
 	n.m.SetState(now, n.state, n.linked, true, Joined)
 	n.m.Step(now, Joined)
-	n.carryOut()
+	n.applyOutputs()
 	n.sleep()
 }
 
-// sleep has the node act again when its machine wants to.
+// sleep schedules the node's next turn for when its machine wants it.
 func (n *simNode) sleep() {
 	wait := time.Duration(float64(n.m.Next().Sub(n.local()))/n.drift) + time.Microsecond
 	n.w.serial++
@@ -410,7 +410,7 @@ func (n *simNode) sleep() {
 	})
 }
 
-// late is how much later than it should a slow node gets to something.
+// late returns how much later than due a slow node acts.
 func (n *simNode) late() time.Duration {
 	if n.slow == 0 {
 		return 0
@@ -418,7 +418,7 @@ func (n *simNode) late() time.Duration {
 	return n.w.between(0, n.slow)
 }
 
-func (n *simNode) carryOut() {
+func (n *simNode) applyOutputs() {
 	out := n.m.Take()
 	for _, m := range out.Actions {
 		switch m.Kind {
@@ -473,7 +473,7 @@ func (w *world) transmit(from *simNode, x Message) {
 	}
 }
 
-// write writes what this node claims to the API.
+// write writes this node's claims to the API.
 func (n *simNode) write() {
 	if n.m == nil || n.frozen || n.apiCut {
 		return // written when it is back
@@ -500,7 +500,7 @@ func (n *simNode) write() {
 	}
 }
 
-// says tells whether two claims are the same for the protocol.
+// says reports whether two claims are the same for the protocol.
 func (c Claim) says(o Claim) bool {
 	return c.Group == o.Group && c.Node == o.Node && c.Term == o.Term && c.Witnessed == o.Witnessed
 }
@@ -512,7 +512,7 @@ func (w *world) publish(group string) {
 	}
 }
 
-// republish shows the claims of a node anew, since its readiness changed.
+// republish shows the claims of a node again because its readiness changed.
 func (w *world) republish(of *simNode) {
 	for _, g := range w.groups {
 		if w.api[g].Node == of.name {
@@ -521,7 +521,7 @@ func (w *world) republish(of *simNode) {
 	}
 }
 
-// look takes what the API has of a group now.
+// look reads a group's claim from the API.
 func (n *simNode) look(group string) {
 	if n.apiCut {
 		return
@@ -546,11 +546,11 @@ func (n *simNode) look(group string) {
 		return // it looks when it is back
 	}
 	n.m.Mirrored(n.local(), said)
-	n.carryOut()
+	n.applyOutputs()
 	n.sleep()
 }
 
-// connect has the node see all that the API has.
+// connect lets the node see everything in the API.
 func (n *simNode) connect() {
 	if n.apiCut || n.m == nil {
 		return
@@ -574,7 +574,7 @@ func (w *world) node(name string) *simNode {
 	return w.nodes[i]
 }
 
-// owners returns who answers for a group now.
+// owners returns the nodes that answer for a group now.
 func (w *world) owners(group string) []*simNode {
 	var list []*simNode
 	for _, n := range w.nodes {
@@ -603,7 +603,7 @@ func (n *simNode) thaw() {
 	if n.m == nil {
 		return
 	}
-	// What it saw of the API is older than what it sees next.
+	// Its view of the API is older than what it sees next.
 	for _, g := range n.w.groups {
 		if said, ok := n.seen[g]; ok {
 			n.m.Mirrored(n.local(), said)

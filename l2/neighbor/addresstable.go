@@ -8,42 +8,48 @@ import (
 	"time"
 )
 
-// answers is what the responders of one segment look addresses up in. The segment's loop writes it; readers
-// hold its lock for one lookup, never across I/O, and a lookup costs the same for ten and ten thousand.
+// AddressTable is where the responders of one segment look up addresses. The segment's loop writes
+// it. Readers hold its lock for one lookup, never across I/O, and a lookup costs the same for ten
+// addresses and for ten thousand.
 type AddressTable struct {
 	mu     sync.RWMutex
 	byAddr map[netip.Addr]*tableEntry // guarded by mu
 	groups map[string]*tableGroup     // guarded by mu
-	decoys map[netip.Addr]struct{}    // guarded by mu; no group's, but asked for
-	// What the responders look at for each question, apart and small, so that thousands stay in a processor's cache.
+	decoys map[netip.Addr]struct{}    // guarded by mu; of no group, but asked for
+	// What the responders look up for each request. It is separate and small, so that thousands of
+	// entries stay in the processor's cache.
 	answered map[[16]byte]struct{} // guarded by mu
 
 	Watchdog Watchdog
 }
 
-// entry is one address; for a moment of a regrouping two groups may hold it.
+// tableEntry is one address. While groups change, two groups may hold it for a moment.
 type tableEntry struct {
 	groups []string
-	owned  int // how many of them are this node's
+	owned  int // how many of the groups this node owns
 }
 
-// announcement is one group. Of one that is this node's some addresses may not be answered for: nobody knows yet whether
-// they are free.
+// tableGroup is one group. Some addresses of an owned group may not be answered for, because it is
+// not known yet whether they are free.
 type tableGroup struct {
 	addrs    []netip.Addr
 	owned    bool
 	answered int // how many of addrs are answered for, for this group or another
 }
 
+// NewAddressTable returns an empty table whose watchdog allows no answers yet.
 func NewAddressTable() *AddressTable {
 	return &AddressTable{
-		byAddr: make(map[netip.Addr]*tableEntry), groups: make(map[string]*tableGroup), decoys: make(map[netip.Addr]struct{}),
+		byAddr:   make(map[netip.Addr]*tableEntry),
+		groups:   make(map[string]*tableGroup),
+		decoys:   make(map[netip.Addr]struct{}),
 		answered: make(map[[16]byte]struct{}),
 		Watchdog: Watchdog{base: time.Now()},
 	}
 }
 
-// answering reports whether this node answers for addr now: it does, and its own clockwork runs.
+// Answering reports whether this node answers for addr now: the address is answered for, and the
+// watchdog has not expired.
 func (a *AddressTable) Answering(addr netip.Addr) bool {
 	a.mu.RLock()
 	_, ok := a.answered[addr.As16()]
@@ -51,7 +57,8 @@ func (a *AddressTable) Answering(addr netip.Addr) bool {
 	return ok && a.Watchdog.running()
 }
 
-// knows reports whether a group holds addr, answered for or not, or it is a decoy: who uses it is of interest.
+// Knows reports whether a group holds addr, answered for or not, or it is a decoy: other hosts that
+// use it matter.
 func (a *AddressTable) Knows(addr netip.Addr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -60,7 +67,7 @@ func (a *AddressTable) Knows(addr netip.Addr) bool {
 	return held || decoy
 }
 
-// watch begins or ends the time in which the addresses are decoys.
+// SetDecoys sets whether the addresses are decoys.
 func (a *AddressTable) SetDecoys(addrs []netip.Addr, on bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -73,7 +80,8 @@ func (a *AddressTable) SetDecoys(addrs []netip.Addr, on bool) {
 	}
 }
 
-// groupsOf returns the groups that hold addr, answered for or not. The caller must not change the slice.
+// GroupsOf returns the groups that hold addr, answered for or not. The caller must not change the
+// slice.
 func (a *AddressTable) GroupsOf(addr netip.Addr) []string {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -83,7 +91,7 @@ func (a *AddressTable) GroupsOf(addr netip.Addr) []string {
 	return nil
 }
 
-// of returns the addresses of a group. The caller must not change the slice.
+// AddressesOf returns the addresses of a group. The caller must not change the slice.
 func (a *AddressTable) AddressesOf(group string) []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -93,7 +101,7 @@ func (a *AddressTable) AddressesOf(group string) []netip.Addr {
 	return nil
 }
 
-// all returns the addresses of each group. The caller must not change them.
+// Groups returns the addresses of each group. The caller must not change them.
 func (a *AddressTable) Groups() [][]netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -104,13 +112,14 @@ func (a *AddressTable) Groups() [][]netip.Addr {
 	return list
 }
 
-// holds reports whether this node answers for the group, or for some of it.
+// Holds reports whether this node answers for the group, or for some of it.
 func (a *AddressTable) Holds(group string) bool {
 	some, _ := a.Extent(group)
 	return some
 }
 
-// extent reports whether this node answers for some addresses of a group that is its own, and whether for all.
+// Extent reports whether this node answers for some addresses of a group that it owns, and whether
+// for all.
 func (a *AddressTable) Extent(group string) (some, all bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -121,7 +130,7 @@ func (a *AddressTable) Extent(group string) (some, all bool) {
 	return g.answered > 0, g.answered == len(g.addrs)
 }
 
-// answeredOf lists the addresses of a group that is this node's for which it answers.
+// AnsweredOf returns the addresses of an owned group that this node answers for.
 func (a *AddressTable) AnsweredOf(group string) []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -136,7 +145,7 @@ func (a *AddressTable) AnsweredOf(group string) []netip.Addr {
 	return list
 }
 
-// active lists the addresses of groups that are this node's.
+// Owned returns the addresses of all owned groups.
 func (a *AddressTable) Owned() []netip.Addr {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -149,7 +158,7 @@ func (a *AddressTable) Owned() []netip.Addr {
 	return list
 }
 
-// answer begins to answer for an address.
+// Answer starts answering for an address.
 func (a *AddressTable) Answer(addr netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -159,7 +168,7 @@ func (a *AddressTable) Answer(addr netip.Addr) {
 	}
 }
 
-// silence ends that, and reports whether it was so.
+// Silence stops answering for an address, and reports whether it was answered for.
 func (a *AddressTable) Silence(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -180,7 +189,7 @@ func (a *AddressTable) count(addr netip.Addr, n int) {
 	}
 }
 
-// has reports whether the address is answered for, if the clockwork runs.
+// IsAnswered reports whether the address is answered for as long as the watchdog allows it.
 func (a *AddressTable) IsAnswered(addr netip.Addr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -188,8 +197,8 @@ func (a *AddressTable) IsAnswered(addr netip.Addr) bool {
 	return ok
 }
 
-// set replaces a group's addresses and keeps whether it is this node's. It returns which addresses came to be this
-// node's and which went, counted over all groups.
+// SetGroup replaces a group's addresses, and keeps whether it is owned. It returns which addresses
+// this node came to own and which it lost, over all groups.
 func (a *AddressTable) SetGroup(group string, addrs []netip.Addr) (on, off []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -216,7 +225,8 @@ func (a *AddressTable) SetGroup(group string, addrs []netip.Addr) (on, off []net
 	return on, off
 }
 
-// mark says whether a group is this node's, and returns which addresses came and went by it.
+// SetOwned sets whether this node owns a group. It returns which addresses it came to own and which
+// it lost by that.
 func (a *AddressTable) SetOwned(group string, owned bool) (on, off []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -279,17 +289,18 @@ func (a *AddressTable) drop(addr netip.Addr, group string, owned bool) []netip.A
 	return nil
 }
 
-// wakefulness is the watchdog between a segment's loop and its responders: a process that was frozen must not
-// answer from what it believed before. It is a deadline that the loop pushes on while it is on time.
+// Watchdog stands between a segment's loop and its responders: a process that was frozen must not
+// answer from what it believed before. It is a deadline that the loop extends while it runs on
+// time.
 type Watchdog struct {
 	base  time.Time    // carries the monotonic clock
 	until atomic.Int64 // nanoseconds after base
 }
 
-// extend allows answers until the given time.
+// Extend allows answers until the given time.
 func (w *Watchdog) Extend(until time.Time) { w.until.Store(int64(until.Sub(w.base))) }
 
-// sleep forbids answers until the next extend.
+// Stop forbids answers until the next Extend.
 func (w *Watchdog) Stop() { w.until.Store(0) }
 
 func (w *Watchdog) running() bool { return int64(time.Since(w.base)) < w.until.Load() }

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Addresses move between groups, and two groups may hold one for a moment: what is this node's, known and told to the
-// wire is always what the groups say.
+// Addresses move between groups, and two groups may hold one for a moment. What is owned, known and
+// joined always follows from the groups.
 func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 	pool := []netip.Addr{held4, known4, asker4, held6, known6, asker6}
 	rapid.Check(t, func(t *rapid.T) {
@@ -68,8 +68,10 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 			}
 			for name, g := range groups {
 				some, all := a.Extent(name)
-				if list := a.AnsweredOf(name); some != g.owned || all != g.owned || g.owned && !slices.Equal(list, g.addrs) || !g.owned && list != nil {
-					t.Fatalf("of %v, this node's %v, it answers for %v, some %v, all %v", g.addrs, g.owned, list, some, all)
+				if list := a.AnsweredOf(name); some != g.owned || all != g.owned || g.owned &&
+					!slices.Equal(list, g.addrs) || !g.owned && list != nil {
+					t.Fatalf("of %v, this node's %v, it answers for %v, some %v, all %v",
+						g.addrs, g.owned, list, some, all)
 				}
 			}
 		}
@@ -86,7 +88,8 @@ func TestAGroupMayBeAnsweredForInPart(t *testing.T) {
 	}
 	a.Answer(held4)
 	list := a.AnsweredOf("g")
-	if _, all := a.Extent("g"); !a.Holds("g") || !a.Answering(held4) || a.Answering(known4) || !slices.Equal(list, []netip.Addr{held4}) || all {
+	if _, all := a.Extent("g"); !a.Holds("g") || !a.Answering(held4) || a.Answering(known4) ||
+		!slices.Equal(list, []netip.Addr{held4}) || all {
 		t.Errorf("of two addresses it answers for %v, for all %v; want %s alone", list, all, held4)
 	}
 	a.SetGroup("h", []netip.Addr{held4})
@@ -94,6 +97,7 @@ func TestAGroupMayBeAnsweredForInPart(t *testing.T) {
 	a.SetGroup("g", []netip.Addr{known4})
 	some, _ := a.Extent("g")
 	if _, all := a.Extent("h"); some || !all {
-		t.Errorf("when the address has moved to another group: some of the first %v, all of the other %v; want none and all", some, all)
+		t.Errorf("after the move: some of the first %v, all of the other %v; want none and all",
+			some, all)
 	}
 }

@@ -5,29 +5,32 @@ import (
 	"time"
 )
 
-// announcer paces the announcements of addresses that were taken over: at once, because clients wait, and again,
-// because a segment loses frames and some switches learn slowly. It has no clock: times are arguments.
+// Announcer paces the announcements of addresses that were taken over: at once, because clients
+// wait, and again, because a segment loses frames and some switches learn slowly.
 type Announcer struct {
-	// One queue for each repetition; within one, all entries wait equally long, so the oldest is in front.
+	// One queue for each repetition. All entries of a queue wait equally long, so the oldest is in
+	// front.
 	queues [4][]queuedAddr
-	latest map[netip.Addr]uint64 // address → its current round; older entries are void
+	latest map[netip.Addr]uint64 // by address, its current round; entries of older rounds are void
 	round  uint64
 }
 
+// queuedAddr is an address that waits for its next announcement.
 type queuedAddr struct {
 	addr  netip.Addr
 	round uint64
 	begun time.Time
 }
 
+// NewAnnouncer returns an announcer with nothing to announce.
 func NewAnnouncer() *Announcer { return &Announcer{latest: make(map[netip.Addr]uint64)} }
 
-// delay is when after the take-over the n-th announcement is due.
+// delay returns how long after the take-over the n-th announcement is due.
 func (*Announcer) delay(n int) time.Duration {
 	return [...]time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second}[n]
 }
 
-// begin starts a burst for each of the addresses, in place of one that runs.
+// Begin starts a series of announcements for each address. It replaces a series that is running.
 func (a *Announcer) Begin(now time.Time, addrs ...netip.Addr) {
 	for _, addr := range addrs {
 		a.round++
@@ -36,11 +39,11 @@ func (a *Announcer) Begin(now time.Time, addrs ...netip.Addr) {
 	}
 }
 
-// end stops the address's burst.
+// End stops the address's series.
 func (a *Announcer) End(addr netip.Addr) { delete(a.latest, addr) }
 
-// due returns addresses to announce now, at most limit of them, so that a thousand groups at once do not delay the
-// hello.
+// Due returns addresses to announce now, at most limit of them, so that a thousand groups at once
+// do not delay the hello.
 func (a *Announcer) Due(now time.Time, limit int) []netip.Addr {
 	var addrs []netip.Addr
 	for n := range a.queues {
@@ -64,7 +67,7 @@ func (a *Announcer) Due(now time.Time, limit int) []netip.Addr {
 	return addrs
 }
 
-// next is when due has something to say; the zero time: never.
+// Next returns when Due has something to return; the zero time: never.
 func (a *Announcer) Next() time.Time {
 	var first time.Time
 	for n, q := range a.queues {

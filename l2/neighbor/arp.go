@@ -11,7 +11,7 @@ import (
 // arpLength is the length of an ARP packet for IPv4 over Ethernet, RFC 826.
 const arpLength = 28
 
-// arpResponder answers requests for the addresses this node owns, and notes who else uses them.
+// ARPResponder answers requests for addresses, and reports other hosts that use them.
 type ARPResponder struct {
 	MAC               net.HardwareAddr
 	Table             *AddressTable
@@ -19,8 +19,9 @@ type ARPResponder struct {
 	Sighted           func(Sighting)
 }
 
-// respond takes a received frame and returns the frame that answers it, or nil. Probes (RFC 5227, sender
-// address 0.0.0.0) are answered like requests. Its cost does not depend on the number of addresses.
+// Respond takes a received frame and returns the frame that answers it, or nil. Probes (RFC 5227,
+// sender address 0.0.0.0) are answered like requests. Its cost does not depend on the number of
+// addresses.
 func (r *ARPResponder) Respond(frame []byte) []byte {
 	p, ok := ParseARP(frame)
 	if !ok || bytes.Equal(p.SenderHardwareAddr, r.MAC) {
@@ -33,7 +34,7 @@ func (r *ARPResponder) Respond(frame []byte) []byte {
 		return nil
 	}
 	r.Requests.Inc()
-	if !asker(p.SenderIP) || !reaches(frame, r.MAC) || !r.Table.Answering(p.TargetIP) {
+	if !isSender(p.SenderIP) || !reaches(frame, r.MAC) || !r.Table.Answering(p.TargetIP) {
 		return nil
 	}
 	r.Replies.Inc()
@@ -44,7 +45,7 @@ func (r *ARPResponder) Respond(frame []byte) []byte {
 	})
 }
 
-// sightedARP returns which address the packet's sender uses, or wants to.
+// sightedARP returns which address the packet's sender uses, or wants to use.
 func sightedARP(p arp.Packet) Sighting {
 	seen := Sighting{p.SenderIP, [6]byte(p.SenderHardwareAddr), Announced}
 	switch {
@@ -57,14 +58,16 @@ func sightedARP(p arp.Packet) Sighting {
 	return seen
 }
 
-// asker reports whether an IPv4 address may stand for one host, or for one that has none yet.
-func asker(a netip.Addr) bool {
+// isSender reports whether an IPv4 address may belong to one host, or to one that has no address
+// yet.
+func isSender(a netip.Addr) bool {
 	return !a.IsMulticast() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// parseARP accepts requests and replies for IPv4 over Ethernet from a single sender, and nothing else.
+// ParseARP accepts requests and replies for IPv4 over Ethernet from a single sender, and nothing
+// else.
 func ParseARP(frame []byte) (p arp.Packet, ok bool) {
-	// The lengths inside are checked before the codec sees them: it believes them.
+	// The codec trusts the lengths inside, so they are checked first.
 	if len(frame) < EthernetHeader+arpLength || frame[EthernetHeader+4] != 6 || frame[EthernetHeader+5] != 4 {
 		return p, false
 	}
@@ -76,8 +79,8 @@ func ParseARP(frame []byte) (p arp.Packet, ok bool) {
 		IsUnicast(p.SenderHardwareAddr) && IsUnicast(net.HardwareAddr(frame[6:12]))
 }
 
-// gratuitousARP returns the announcement of addr in both forms: the request that RFC 5227 section 3 asks
-// for, and the reply that some hosts need (RFC 5944 section 4.6 describes both).
+// GratuitousARP returns the announcement of addr in both forms: the request that RFC 5227 section 3
+// asks for, and the reply that some hosts need (RFC 5944 section 4.6 describes both).
 func GratuitousARP(mac net.HardwareAddr, addr netip.Addr) [][]byte {
 	return [][]byte{
 		ARPFrame(broadcast(), &arp.Packet{
@@ -93,7 +96,8 @@ func GratuitousARP(mac net.HardwareAddr, addr netip.Addr) [][]byte {
 	}
 }
 
-// arpProbe asks whether anybody holds addr (RFC 5227 section 2.1.1). It changes nobody's cache.
+// ARPProbe returns a frame that asks which host has addr (RFC 5227 section 2.1.1). It changes no
+// cache.
 func ARPProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
 	return ARPFrame(broadcast(), &arp.Packet{
 		Operation:          arp.OperationRequest,
@@ -102,7 +106,7 @@ func ARPProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
 	})
 }
 
-// arpRequest asks who has target, in the name of a host.
+// ARPRequest returns a frame that asks which host has target, in the name of the sender.
 func ARPRequest(mac net.HardwareAddr, sender, target netip.Addr) []byte {
 	return ARPFrame(broadcast(), &arp.Packet{
 		Operation:          arp.OperationRequest,
@@ -111,6 +115,7 @@ func ARPRequest(mac net.HardwareAddr, sender, target netip.Addr) []byte {
 	})
 }
 
+// ARPFrame returns an ARP packet for IPv4 over Ethernet as a frame.
 func ARPFrame(to net.HardwareAddr, p *arp.Packet) []byte {
 	p.HardwareType, p.ProtocolType, p.HardwareAddrLength, p.IPLength = 1, EtherTypeIPv4, 6, 4
 	body, _ := p.MarshalBinary() // documented never to fail

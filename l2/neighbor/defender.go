@@ -6,19 +6,21 @@ import (
 )
 
 const (
-	// defendInterval is how long one defence of an address has to last (RFC 5227 section 1.1, DEFEND_INTERVAL).
+	// defendInterval is the least time between two defenses of an address (RFC 5227 section 1.1,
+	// DEFEND_INTERVAL).
 	defendInterval = 10 * time.Second
-	// A peer that announces what it does not claim may be on its way to claim it. It is not if it does so again after
-	// strayAgain, within strayLasts.
+	// A peer that announces an address that it does not claim may be about to claim it. It is not
+	// if it announces the address again after strayDelay, within strayLifetime.
 	strayDelay    = time.Second
 	strayLifetime = 30 * time.Second
-	// conflictFresh is for how long after it was heard last a conflict about an address that is answered for counts; it is
-	// looked at every conflictLook, so it may be that much longer.
+	// conflictLifetime is for how long after the other host was last heard a conflict counts. This
+	// is checked every conflictCheck, so a conflict may last that much longer.
 	conflictLifetime = time.Minute
 	conflictCheck    = 10 * time.Second
 )
 
-// recent are addresses with the time of an event of the last while. The oldest is in front of the order.
+// expiringSet is a set of addresses that forgets each of them after a while. The oldest is in front
+// of the order.
 type expiringSet struct {
 	lifetime time.Duration
 	at       map[netip.Addr]time.Time
@@ -29,7 +31,7 @@ func newExpiringSet(lasts time.Duration) *expiringSet {
 	return &expiringSet{lifetime: lasts, at: make(map[netip.Addr]time.Time)}
 }
 
-// expire forgets what is over, and returns it.
+// expire forgets addresses whose time is over, and returns them.
 func (r *expiringSet) expire(now time.Time) (over []netip.Addr) {
 	for len(r.order) > 0 && now.Sub(r.at[r.order[0]]) >= r.lifetime {
 		over = append(over, r.order[0])
@@ -39,7 +41,7 @@ func (r *expiringSet) expire(now time.Time) (over []netip.Addr) {
 	return over
 }
 
-// add remembers an address that is not remembered yet, and reports whether it was not.
+// add adds an address if it is not in the set, and reports whether it was added.
 func (r *expiringSet) add(now time.Time, addr netip.Addr) bool {
 	if _, ok := r.at[addr]; ok {
 		return false
@@ -49,25 +51,29 @@ func (r *expiringSet) add(now time.Time, addr netip.Addr) bool {
 	return true
 }
 
-// defence answers another host that uses an address which this node announces, by RFC 5227 section 2.4 (c): the
-// address is never given up, because it is configured to be here, and it is announced again, but at most once in
-// defendInterval, lest two who both insist flood the segment. IPv6 is treated alike. It has no clock: times are
-// arguments and never go back.
+// Defender reacts to other hosts that use an address which this node announces, by RFC 5227 section
+// 2.4 (c). The address is never given up, because it is configured to be here. It is announced
+// again, but at most once in defendInterval, so that two hosts which both insist do not flood the
+// segment. IPv6 is treated alike. Times are arguments and never go back.
 type Defender struct {
 	told, strays *expiringSet
-	contested    *expiringSet             // addresses in conflict, by when that was looked at last
-	heard        map[netip.Addr]time.Time // when it was heard last, of the contested
+	contested    *expiringSet             // addresses in conflict, by when that was last checked
+	heard        map[netip.Addr]time.Time // of the contested addresses, when the other host was last heard
 }
 
+// NewDefender returns a defender that knows of no conflict.
 func NewDefender() *Defender {
 	return &Defender{
-		told: newExpiringSet(defendInterval), strays: newExpiringSet(strayLifetime), contested: newExpiringSet(conflictCheck),
-		heard: make(map[netip.Addr]time.Time),
+		told:      newExpiringSet(defendInterval),
+		strays:    newExpiringSet(strayLifetime),
+		contested: newExpiringSet(conflictCheck),
+		heard:     make(map[netip.Addr]time.Time),
 	}
 }
 
-// sighted takes another host's use of an address that this node answers for, and reports whether to announce the
-// address once more, and to tell of the conflict. A mere probe is none: the answer to it is the defence.
+// Sighted takes another host's use of an address that this node answers for. It reports whether to
+// announce the address again and to report the conflict. A probe is not a conflict: the answer to
+// it is the defense.
 func (d *Defender) Sighted(now time.Time, seen Sighting) bool {
 	if seen.Use == Probed {
 		return false
@@ -78,19 +84,20 @@ func (d *Defender) Sighted(now time.Time, seen Sighting) bool {
 	return d.told.add(now, seen.Addr)
 }
 
-// stray takes that a peer announces an address which it does not claim, and reports whether it did before.
+// Stray says that a peer announces an address which it does not claim, and reports whether it did
+// so before.
 func (d *Defender) Stray(now time.Time, addr netip.Addr) bool {
 	d.strays.expire(now)
 	return !d.strays.add(now, addr) && now.Sub(d.strays.at[addr]) >= strayDelay
 }
 
-// fresh reports whether the address is in conflict, or was a moment ago.
+// Contested reports whether the address is in conflict, or was a moment ago.
 func (d *Defender) Contested(addr netip.Addr) bool {
 	_, ok := d.contested.at[addr]
 	return ok
 }
 
-// settled returns the addresses that are in conflict no more.
+// Settled returns the addresses that are no longer in conflict.
 func (d *Defender) Settled(now time.Time) (over []netip.Addr) {
 	for _, addr := range d.contested.expire(now) {
 		if now.Sub(d.heard[addr]) < conflictLifetime {
@@ -103,7 +110,7 @@ func (d *Defender) Settled(now time.Time) (over []netip.Addr) {
 	return over
 }
 
-// next is when settled has something to say; the zero time: never.
+// Next returns when Settled may have something to return; the zero time: never.
 func (d *Defender) Next() time.Time {
 	if len(d.contested.order) == 0 {
 		return time.Time{}

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Beyond some groups this process is itself the multicast listener that the kernel would be (RFC 3810; RFC 2710 for
-// queriers that speak only that), as far as a listener of all sources goes: it reports what it joins and leaves, and
-// answers queries.
+// Beyond a number of groups this process, not the kernel, is the multicast listener (RFC 3810, and
+// RFC 2710 for queriers that speak only that), as far as a listener of all sources goes: it reports
+// what it joins and leaves, and answers queries.
 const (
 	TypeListenerQuery    = 130
 	typeListenerReport   = 131
@@ -18,26 +18,27 @@ const (
 
 	MLDHopLimit      = 1
 	HopByHop         = 8  // length of the header with the router alert, RFC 2711
-	recordsPerReport = 60 // records; a report fits into the smallest IPv6 MTU
+	recordsPerReport = 60 // a report fits into the smallest IPv6 MTU
 )
 
-// membershipChange is what a record of a report says of a group, RFC 3810 section 5.2.12.
+// ListenerChange is what a record of a report says about a group, RFC 3810 section 5.2.12.
 type ListenerChange uint8
 
+// The records of reports that are sent.
 const (
 	IsListener  ListenerChange = 2 // MODE_IS_EXCLUDE of no source: all are listened to
 	NotListener ListenerChange = 3 // CHANGE_TO_INCLUDE of no source
 	NowListener ListenerChange = 4 // CHANGE_TO_EXCLUDE of no source
 )
 
-// mldQuery asks who listens.
+// MLDQuery asks which nodes listen to a group.
 type MLDQuery struct {
-	Group  netip.Addr // unspecified: any
-	Within time.Duration
-	V1     bool // it is of MLD's first version, and so must the answer be
+	Group  netip.Addr    // unspecified: any
+	Within time.Duration // an answer is due
+	V1     bool          // the query, and so the answer, is of MLD's first version
 }
 
-// parseMLDQuery accepts queries that are valid by RFC 3810 section 5.1.14 and section 6.2.
+// ParseMLDQuery accepts queries that are valid by RFC 3810 sections 5.1.14 and 6.2.
 func ParseMLDQuery(frame []byte) (MLDQuery, bool) {
 	const start = EthernetHeader + IPv6Header + HopByHop
 	if len(frame) < start+24 {
@@ -54,7 +55,7 @@ func ParseMLDQuery(frame []byte) (MLDQuery, bool) {
 	if body[0] != TypeListenerQuery || checksum(from, to, body) != 0 {
 		return MLDQuery{}, false
 	}
-	// From 32768 on the code is a floating-point number; none so patient is needed.
+	// Above 32767 the code is a floating-point number. Such long delays are not needed.
 	delay := min(binary.BigEndian.Uint16(body[4:]), 1<<15-1)
 	return MLDQuery{
 		Group:  netip.AddrFrom16([16]byte(body[8:])),
@@ -63,7 +64,7 @@ func ParseMLDQuery(frame []byte) (MLDQuery, bool) {
 	}, true
 }
 
-// listenerReports are frames that tell of groups, all the same.
+// ListenerReports returns frames that report the same change for each group.
 func ListenerReports(mac net.HardwareAddr, change ListenerChange, groups []netip.Addr) [][]byte {
 	to := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 15: 0x16})
 	var frames [][]byte
@@ -79,7 +80,7 @@ func ListenerReports(mac net.HardwareAddr, change ListenerChange, groups []netip
 	return frames
 }
 
-// firstListenerReports are the same for queriers of MLD's first version.
+// ListenerReportsV1 returns the same for queriers of MLD's first version.
 func ListenerReportsV1(mac net.HardwareAddr, change ListenerChange, groups []netip.Addr) [][]byte {
 	var frames [][]byte
 	for _, group := range groups {
@@ -92,8 +93,8 @@ func ListenerReportsV1(mac net.HardwareAddr, change ListenerChange, groups []net
 	return frames
 }
 
-// mldFrame sends body from the link-local address that belongs to mac: switches believe no other, and the
-// interface's own may be tentative still.
+// mldFrame sends body from the link-local address that belongs to mac. Switches accept no other,
+// and the interface's own may still be tentative.
 func mldFrame(mac net.HardwareAddr, to netip.Addr, body []byte) []byte {
 	from := netip.AddrFrom16([16]byte{
 		0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],

@@ -9,10 +9,10 @@ import (
 	"github.com/mdlayher/ndp"
 )
 
-// Neighbour discovery is received and sent as whole frames, not on an ICMPv6 socket: a neighbour's
-// unreachability probe (RFC 4861 section 7.3) is unicast to the address itself, which no interface holds, so
-// the kernel hands it to no other socket; and an answer goes to the very station that asked, without the
-// kernel resolving it first.
+// Neighbor discovery is received and sent as whole frames, not on an ICMPv6 socket. A neighbor's
+// unreachability probe (RFC 4861 section 7.3) is unicast to the address itself, which no interface
+// holds, so the kernel hands it to no other socket. And an answer goes to the station that asked,
+// without the kernel resolving it first.
 const (
 	IPv6Header        = 40
 	ProtoICMPv6       = 58
@@ -22,7 +22,7 @@ const (
 	maxNDPLength      = 1280
 )
 
-// ndpResponder answers solicitations for the addresses this node owns, and notes who else uses them.
+// NDPResponder answers solicitations for addresses, and reports other hosts that use them.
 type NDPResponder struct {
 	MAC                           net.HardwareAddr
 	Table                         *AddressTable
@@ -30,8 +30,8 @@ type NDPResponder struct {
 	Sighted                       func(Sighting)
 }
 
-// respond takes a received frame and returns the frame that answers it, or nil. A probe for duplicates, from
-// the unspecified address, is answered to all nodes (RFC 4861 section 7.2.4).
+// Respond takes a received frame and returns the frame that answers it, or nil. A probe for
+// duplicates, from the unspecified address, is answered to all nodes (RFC 4861 section 7.2.4).
 func (r *NDPResponder) Respond(frame []byte) []byte {
 	p, ok := ParseNDP(frame)
 	if !ok || bytes.Equal(p.Station, r.MAC) {
@@ -50,12 +50,13 @@ func (r *NDPResponder) Respond(frame []byte) []byte {
 	}
 	r.Advertisements.Inc()
 	if p.Source.IsUnspecified() {
-		return advertisement(r.MAC, MulticastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
+		return advertisement(r.MAC, MulticastMAC(netip.IPv6LinkLocalAllNodes()),
+			netip.IPv6LinkLocalAllNodes(), m.TargetAddress, false)
 	}
 	return advertisement(r.MAC, p.Station, p.Source, m.TargetAddress, true)
 }
 
-// neighbourPacket is a neighbour discovery message with what its checks need.
+// NDPPacket is a neighbor discovery message with what is needed to check it.
 type NDPPacket struct {
 	Station     net.HardwareAddr // the link-layer option's address, or the frame's source
 	option      bool             // there was such an option
@@ -63,7 +64,7 @@ type NDPPacket struct {
 	Message     ndp.Message
 }
 
-// sighted returns which address the packet's sender uses, or wants to.
+// sighted returns which address the packet's sender uses, or wants to use.
 func (p NDPPacket) sighted() Sighting {
 	seen := Sighting{MAC: [6]byte(p.Station)}
 	switch m := p.Message.(type) {
@@ -78,7 +79,7 @@ func (p NDPPacket) sighted() Sighting {
 	return seen
 }
 
-// solicits checks what RFC 4861 section 7.1.1 asks of a solicitation's addresses.
+// solicits checks the addresses of a solicitation by RFC 4861 section 7.1.1.
 func (p NDPPacket) solicits(m *ndp.NeighborSolicitation) bool {
 	group, err := ndp.SolicitedNodeMulticast(m.TargetAddress)
 	if err != nil || m.TargetAddress.IsMulticast() {
@@ -90,8 +91,8 @@ func (p NDPPacket) solicits(m *ndp.NeighborSolicitation) bool {
 	return p.dst == group || p.dst == m.TargetAddress
 }
 
-// parseNDP accepts neighbour solicitations and advertisements that are valid by RFC 4861 section 7.1: hop
-// limit 255, a correct checksum, code 0, well-formed options, addresses that fit together.
+// ParseNDP accepts neighbor solicitations and advertisements that are valid by RFC 4861 section
+// 7.1: hop limit 255, a correct checksum, code 0, well-formed options, addresses that fit together.
 func ParseNDP(frame []byte) (NDPPacket, bool) {
 	const start = EthernetHeader + IPv6Header
 	if len(frame) < start+24 || len(frame) > maxNDPLength {
@@ -108,7 +109,8 @@ func ParseNDP(frame []byte) (NDPPacket, bool) {
 		Source:  netip.AddrFrom16([16]byte(ip[8:])),
 		dst:     netip.AddrFrom16([16]byte(ip[24:])),
 	}
-	if !IsUnicast(p.Station) || p.Source.IsMulticast() || p.Source.IsLoopback() || body[1] != 0 || checksum(p.Source, p.dst, body) != 0 {
+	if !IsUnicast(p.Station) || p.Source.IsMulticast() || p.Source.IsLoopback() || body[1] != 0 ||
+		checksum(p.Source, p.dst, body) != 0 {
 		return NDPPacket{}, false
 	}
 	m, err := ndp.ParseMessage(body)
@@ -125,8 +127,8 @@ func ParseNDP(frame []byte) (NDPPacket, bool) {
 	return NDPPacket{}, false
 }
 
-// learn takes the sender's link-layer address from the options where they hold one. It reports false for an
-// address that no host can have.
+// learn takes the sender's link-layer address from the options if they have one. It reports false
+// for an address that no host can have.
 func (p *NDPPacket) learn(options []ndp.Option, direction ndp.Direction) bool {
 	for _, option := range options {
 		l, ok := option.(*ndp.LinkLayerAddress)
@@ -141,24 +143,26 @@ func (p *NDPPacket) learn(options []ndp.Option, direction ndp.Direction) bool {
 	return true
 }
 
-// unsolicitedNA announces addr to all nodes, overriding what they believe (RFC 4861 section 7.2.6).
+// UnsolicitedNA returns a frame that announces addr to all nodes and overrides their caches (RFC
+// 4861 section 7.2.6).
 func UnsolicitedNA(mac net.HardwareAddr, addr netip.Addr) []byte {
 	return advertisement(mac, MulticastMAC(netip.IPv6LinkLocalAllNodes()), netip.IPv6LinkLocalAllNodes(), addr, false)
 }
 
-// ndpProbe asks whether anybody holds addr (RFC 4862 section 5.4.2): the answer goes to all nodes. It returns nil
-// where addr is not an IPv6 address.
+// NDPProbe returns a frame that asks which host has addr (RFC 4862 section 5.4.2). The answer goes
+// to all nodes. It returns nil if addr is not an IPv6 address.
 func NDPProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
 	group, err := ndp.SolicitedNodeMulticast(addr)
 	if err != nil {
 		return nil
 	}
-	return NDPFrame(mac, MulticastMAC(group), netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
+	return NDPFrame(mac, MulticastMAC(group), netip.IPv6Unspecified(), group,
+		&ndp.NeighborSolicitation{TargetAddress: addr})
 }
 
-// advertisement is a frame with a neighbour advertisement of target, sent from target itself: it is assigned
-// to this node's interface in all but name, and needs no link-local address that may still be tentative.
-// It returns nil where target is not an IPv6 address.
+// advertisement returns a neighbor advertisement of target, sent from target itself: that is
+// assigned to this node's interface in all but name, and unlike a link-local address it cannot be
+// tentative. It returns nil if target is not an IPv6 address.
 func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicited bool) []byte {
 	return NDPFrame(mac, station, target, to, &ndp.NeighborAdvertisement{
 		Solicited:     solicited,
@@ -168,6 +172,8 @@ func advertisement(mac, station net.HardwareAddr, to, target netip.Addr, solicit
 	})
 }
 
+// NDPFrame returns a neighbor discovery message as a frame. It returns nil if the message cannot be
+// marshaled.
 func NDPFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message) []byte {
 	body, err := ndp.MarshalMessage(m)
 	if err != nil {
@@ -186,14 +192,14 @@ func NDPFrame(mac, station net.HardwareAddr, from, to netip.Addr, m ndp.Message)
 	return append(b, body...)
 }
 
-// multicastMAC is the Ethernet group of an IPv6 one, RFC 2464 section 7.
+// MulticastMAC returns the Ethernet group of an IPv6 group, RFC 2464 section 7.
 func MulticastMAC(group netip.Addr) net.HardwareAddr {
 	g := group.As16()
 	return net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]}
 }
 
-// checksum is ICMPv6's, over the pseudo-header and body (RFC 8200 section 8.1); over a body that holds a
-// correct checksum it is 0.
+// checksum is ICMPv6's checksum, over the pseudo-header and body (RFC 8200 section 8.1). It is 0
+// over a body that contains a correct checksum.
 func checksum(from, to netip.Addr, body []byte) uint16 {
 	total := uint32(ProtoICMPv6) + uint32(len(body))
 	add := func(b []byte) {

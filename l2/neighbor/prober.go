@@ -7,49 +7,53 @@ import (
 	"time"
 )
 
-// Before an address is answered for that nobody is known to answer for, the segment is asked three times who holds it
-// (RFC 5227 section 2.1.1, RFC 4862 section 5.4). The RFCs wait a second or more between probes; here a client waits, and
-// a host on the same segment answers within a millisecond.
+// Before this node answers for an address that nobody is known to answer for, it asks the segment
+// three times which host has it (RFC 5227 section 2.1.1, RFC 4862 section 5.4). The RFCs wait a
+// second or more between probes. Here a client waits, and a host on the same segment answers within
+// a millisecond.
 const (
 	probePause  = 60 * time.Millisecond // between two probes
 	probeListen = 80 * time.Millisecond // from the last probe to the verdict
 )
 
-// stage is how far the probing of an address has come. At each it waits for its time.
+// stage is how far the probing of an address has come. In each stage it waits for its time.
 type stage uint8
 
 const (
 	firstProbe stage = iota // or resting until then, after a conflict
 	secondProbe
 	thirdProbe
-	listening // for the answer to the third
-	judged    // whoever was told so has yet to say what follows
+	listening // for the answer to the third probe
+	judged    // handed out by Verdicts, and not decided yet
 )
 
-// prober asks for others that hold addresses. It has no clock and no socket: times are arguments and never go
-// back; who calls it sends the probes, tells it what it hears, and judges.
+// Prober asks for other hosts that have addresses. Times are arguments and never go back. The
+// caller sends the probes, passes on what it hears, and judges.
 type Prober struct {
 	latest map[netip.Addr]*Probe
-	asks   probeQueue // what is to be asked
-	ends   probeQueue // what is to be judged
+	asks   probeQueue // probes to be sent
+	ends   probeQueue // addresses to be judged
 	serial uint64
 	idle   int // how many addresses rest
 }
 
+// Probe is the probing of one address.
 type Probe struct {
 	Addr     netip.Addr
 	stage    stage
-	at       time.Time // when it goes on
+	at       time.Time // when it continues
 	resting  bool
-	Heard    []Sighting // in the present attempt, one for each MAC and use
-	Contests int        // attempts in a row that ended since another host probes for the address too
+	Heard    []Sighting // in this attempt, one for each MAC and use
+	Contests int        // consecutive attempts that ended because another host probed too
 }
 
-const maxHeard = 8 // are remembered of one attempt: one is enough for a conflict
+// maxHeard is how many sightings are kept of one attempt. One is enough for a conflict.
+const maxHeard = 8
 
+// NewProber returns a prober with nothing to probe.
 func NewProber() *Prober { return &Prober{latest: make(map[netip.Addr]*Probe)} }
 
-// begin asks for an address, unless that is so already.
+// Begin starts probing for an address, unless it is being probed already.
 func (p *Prober) Begin(now time.Time, addr netip.Addr) {
 	if _, ok := p.latest[addr]; ok {
 		return
@@ -59,10 +63,10 @@ func (p *Prober) Begin(now time.Time, addr netip.Addr) {
 	p.ask(x, firstProbe, now)
 }
 
-// resting is how many addresses rest.
+// Resting returns how many addresses rest.
 func (p *Prober) Resting() int { return p.idle }
 
-// end stops asking for an address.
+// End stops probing for an address.
 func (p *Prober) End(addr netip.Addr) {
 	if x, ok := p.latest[addr]; ok {
 		p.wake(x)
@@ -70,20 +74,20 @@ func (p *Prober) End(addr netip.Addr) {
 	}
 }
 
-// rest begins another attempt at a judged address after a while.
+// Rest starts another attempt at a judged address after a while.
 func (p *Prober) Rest(now time.Time, x *Probe, long time.Duration) {
 	x.Heard, x.resting = nil, true
 	p.idle++
 	p.ask(x, firstProbe, now.Add(long))
 }
 
-// listen has a judged address judged again a little later.
+// JudgeLater has a judged address judged again a little later.
 func (p *Prober) JudgeLater(x *Probe, at time.Time) {
 	x.stage, x.at = listening, at
 	p.push(&p.ends, x)
 }
 
-// wake ends an address's rest.
+// wake ends the rest of an address.
 func (p *Prober) wake(x *Probe) {
 	if x.resting {
 		x.resting = false
@@ -101,13 +105,14 @@ func (p *Prober) push(q *probeQueue, x *Probe) {
 	heap.Push(q, probeStep{x, x.at, x.stage, p.serial})
 }
 
-// hears reports whether what is heard of the address matters: it is asked for, and does not rest.
+// Hears reports whether sightings of the address matter: it is being probed, and does not rest.
 func (p *Prober) Hears(addr netip.Addr) bool {
 	x, ok := p.latest[addr]
 	return ok && !x.resting
 }
 
-// sighted takes another host's use of an address, a probe for it included. The host must not be this node.
+// Sighted takes another host's use of an address, including a probe for it. The host must not be
+// this node.
 func (p *Prober) Sighted(seen Sighting) {
 	x, ok := p.latest[seen.Addr]
 	if ok && !x.resting && len(x.Heard) < maxHeard && !slices.Contains(x.Heard, seen) {
@@ -115,8 +120,8 @@ func (p *Prober) Sighted(seen Sighting) {
 	}
 }
 
-// due returns addresses to send a probe for now, at most limit of them. The time of what follows counts from now, so that
-// a loop that is late still listens as long.
+// Due returns addresses to send a probe for now, at most limit of them. The next step is timed from
+// now, so that a loop that is late still listens as long.
 func (p *Prober) Due(now time.Time, limit int) []netip.Addr {
 	var addrs []netip.Addr
 	for len(addrs) < limit {
@@ -135,8 +140,8 @@ func (p *Prober) Due(now time.Time, limit int) []netip.Addr {
 	return addrs
 }
 
-// verdicts returns what was asked for and listened for long enough. What the sockets have received until now must have
-// been told to sighted before. Each is to be ended, or rested, or listened for again.
+// Verdicts returns the probes whose listening time is over. For each of them the caller calls End,
+// Rest or JudgeLater.
 func (p *Prober) Verdicts(now time.Time) []*Probe {
 	var list []*Probe
 	for x := p.pop(&p.ends, now); x != nil; x = p.pop(&p.ends, now) {
@@ -146,7 +151,7 @@ func (p *Prober) Verdicts(now time.Time) []*Probe {
 	return list
 }
 
-// pop takes the first out of a queue whose time has come; nil: none.
+// pop removes the first probe whose time has come from a queue; nil: none.
 func (p *Prober) pop(q *probeQueue, now time.Time) *Probe {
 	if p.trim(q); len(*q) == 0 || now.Before((*q)[0].at) {
 		return nil
@@ -154,19 +159,19 @@ func (p *Prober) pop(q *probeQueue, now time.Time) *Probe {
 	return heap.Pop(q).(probeStep).Probe
 }
 
-// trim drops what is void from a queue's front.
+// trim removes void steps from the front of a queue.
 func (p *Prober) trim(q *probeQueue) {
 	for len(*q) > 0 && p.void((*q)[0]) {
 		heap.Pop(q)
 	}
 }
 
-// void reports whether a step's probing has ended or gone on.
+// void reports whether a step's probe has ended or moved on.
 func (p *Prober) void(s probeStep) bool {
 	return p.latest[s.Addr] != s.Probe || s.Probe.stage != s.stage || !s.Probe.at.Equal(s.at)
 }
 
-// next is when due or verdicts has something to say; the zero time: never.
+// Next returns when Due or Verdicts has something to return; the zero time: never.
 func (p *Prober) Next() time.Time {
 	var first time.Time
 	for _, q := range []*probeQueue{&p.asks, &p.ends} {
@@ -177,7 +182,7 @@ func (p *Prober) Next() time.Time {
 	return first
 }
 
-// probeStep is void when its probing has gone on to another stage or time.
+// probeStep is void when its probe has moved on to another stage or time.
 type probeStep struct {
 	*Probe
 	at     time.Time
@@ -185,7 +190,8 @@ type probeStep struct {
 	serial uint64
 }
 
-// probeQueue has the first due in front, and of those due at once the first that came.
+// probeQueue has the step that is due first in front and, of steps due at once, the one that came
+// first.
 type probeQueue []probeStep
 
 func (q probeQueue) Len() int { return len(q) }
@@ -197,7 +203,7 @@ func (q *probeQueue) Push(x any)   { *q = append(*q, x.(probeStep)) }
 func (q *probeQueue) Pop() any {
 	old := *q
 	last := old[len(old)-1]
-	old[len(old)-1] = probeStep{} // nothing that is held by it stays
+	old[len(old)-1] = probeStep{} // release what it refers to
 	*q = old[:len(old)-1]
 	return last
 }

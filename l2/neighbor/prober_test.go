@@ -17,8 +17,8 @@ var (
 
 func after(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecond) }
 
-// steps lets a prober do what is due, as a loop that is on time would, until the given time, and lists what it did. What
-// nobody was heard of is ended, the rest rests for so long.
+// steps lets a prober do what is due until the given time, as a loop that is on time would, and
+// lists what it did. Addresses of which nothing was heard are ended, others rest.
 func (p *Prober) steps(until time.Time, limit int, rest time.Duration) []string {
 	var did []string
 	for t := p.Next(); !t.IsZero() && !t.After(until); t = p.Next() {
@@ -154,7 +154,9 @@ func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "ms")) * time.Millisecond)
 			a := rapid.SampledFrom(addrs).Draw(t, "address")
-			switch rapid.SampledFrom([]string{"begin", "end", "sight", "turn", "turn", "turn", "sleep"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{
+				"begin", "end", "sight", "turn", "turn", "turn", "sleep",
+			}).Draw(t, "step") {
 			case "begin":
 				p.Begin(now, a)
 				if seen[a] == nil {

@@ -9,21 +9,23 @@ import (
 	"time"
 )
 
-// This file tells hosts that hold an address from routers that answer for everything (proxy ARP, RFC 1027): who answers a
-// probe is asked for decoys, addresses that nobody has, before the verdict. Two of a range that no network uses (RFC 2544,
-// RFC 5180), since some answer only for what lies beyond the segment; and two of the segment's own subnet, which others
-// answer for alone. Who answers for both of a pair is a proxy, and holds nothing.
+// This file tells hosts that have an address from routers that answer for every address (proxy ARP,
+// RFC 1027). A host that answers a probe is asked for decoys before the verdict: addresses that no
+// host has. Two are out of a range that no network uses (RFC 2544, RFC 5180), because some routers
+// answer only for addresses beyond the segment. Two are out of the segment's own subnet, because
+// others answer only for those. A host that answers for both addresses of a pair is a proxy.
 //
-// Some, Linux among them, answer for everything only when they are asked in the name of a host, and to a gratuitous ARP.
-// Their answer to a probe tells the truth. That they are there is found out by a survey, such questions to all, when
-// something is probed, or when one is to be believed of what this node announces.
+// Some routers, Linux among them, answer for every address only when they are asked in the name of
+// a host, and to a gratuitous ARP. Their answers to probes are true. A survey finds them by such
+// requests for decoys. It runs when something is probed, and when an answer to this node's own
+// announcement is to be judged.
 
 const (
-	ProxyLifetime = 5 * time.Minute // for so long a proxy is known
-	hostLifetime  = time.Minute     // and who is none
-	MaxKnown      = 256
+	ProxyLifetime = 5 * time.Minute        // for how long a proxy is known
+	hostLifetime  = time.Minute            // and a host that is not a proxy
+	MaxKnown      = 256                    // limits what other hosts can make this one remember
 	hostListen    = 880 * time.Millisecond // Linux as a proxy answers up to 0.8 s later (proxy_delay)
-	// surveyFresh is for how long nobody is believed to have become a proxy since a survey, when it matters.
+	// SurveyFresh is how old a survey may be when an answer to an announcement is judged.
 	SurveyFresh = 10 * time.Second
 )
 
@@ -38,7 +40,7 @@ type trial uint8
 const (
 	byProbe4 trial = iota
 	byProbe6
-	byHost4 // in the name of this node
+	byHost4 // by requests in the name of this node
 )
 
 func trialOf(a netip.Addr) trial {
@@ -48,14 +50,17 @@ func trialOf(a netip.Addr) trial {
 	return byProbe6
 }
 
-// proxies are what is known of the hosts that answered. It has no clock and no socket.
+// ProxyDetector knows which hosts are proxies. Times are arguments and never go back.
 type ProxyDetector struct {
 	tests    map[trial]*decoyTest // one of a kind at a time serves all suspects
 	known    map[testedHost]testResult
 	surveyed time.Time // when the last survey ended
 }
 
-// station is a host as far as one trial goes.
+// DecoyPicker returns pairs of decoys of one family.
+type DecoyPicker func(is4 bool) [][2]netip.Addr
+
+// testedHost is a host in one kind of trial.
 type testedHost struct {
 	mac   [6]byte
 	trial trial
@@ -66,20 +71,21 @@ type testResult struct {
 	until time.Time
 }
 
-// decoyTest is three questions for each decoy, as for an address that is probed.
+// decoyTest asks three times for each decoy, as for an address that is probed.
 type decoyTest struct {
 	pairs    [][2]netip.Addr
-	suspects map[[6]byte]netip.Addr // with the address that each answered for
+	suspects map[[6]byte]netip.Addr // with the address for which each answered
 	heard    map[Sighting]struct{}
 	asked    int
 	at       time.Time
 }
 
+// NewProxyDetector returns a detector that knows no proxies.
 func NewProxyDetector() *ProxyDetector {
 	return &ProxyDetector{tests: make(map[trial]*decoyTest), known: make(map[testedHost]testResult)}
 }
 
-// judged reports whether a host is a proxy when it is probed, and whether that is known.
+// Judged reports whether the host is a proxy when it is probed, and whether that is known.
 func (p *ProxyDetector) Judged(now time.Time, seen Sighting) (proxy, known bool) {
 	f, ok := p.known[testedHost{seen.MAC, trialOf(seen.Addr)}]
 	if !ok || !now.Before(f.until) {
@@ -88,9 +94,10 @@ func (p *ProxyDetector) Judged(now time.Time, seen Sighting) (proxy, known bool)
 	return f.proxy, true
 }
 
-// suspect has a host that answered for an address tested, and returns the decoys if the test begins: they must be heard
-// of until finished says otherwise. Without a pair nothing can be told apart.
-func (p *ProxyDetector) Suspect(now time.Time, seen Sighting, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
+// Suspect has a host tested that answered for an address. If a test begins it returns the decoys:
+// sightings of them must be passed to Heard until Finished returns them. Without a pair of decoys
+// nothing can be tested.
+func (p *ProxyDetector) Suspect(now time.Time, seen Sighting, pick DecoyPicker) []netip.Addr {
 	if _, known := p.Judged(now, seen); known {
 		return nil
 	}
@@ -100,30 +107,31 @@ func (p *ProxyDetector) Suspect(now time.Time, seen Sighting, pairs func(is4 boo
 		}
 		return nil
 	}
-	return p.begin(now, trialOf(seen.Addr), pairs, map[[6]byte]netip.Addr{seen.MAC: seen.Addr})
+	return p.begin(now, trialOf(seen.Addr), pick, map[[6]byte]netip.Addr{seen.MAC: seen.Addr})
 }
 
-// survey begins to look for those who answer hosts, unless that was done within a while, and returns the decoys.
-func (p *ProxyDetector) Survey(now time.Time, within time.Duration, pairs func(is4 bool) [][2]netip.Addr) []netip.Addr {
+// Survey starts looking for proxies that answer only requests in the name of a host, unless that
+// was done within the given time, and returns the decoys.
+func (p *ProxyDetector) Survey(now time.Time, within time.Duration, pick DecoyPicker) []netip.Addr {
 	if p.tests[byHost4] != nil || p.SurveyedWithin(now, within) {
 		return nil
 	}
-	return p.begin(now, byHost4, pairs, make(map[[6]byte]netip.Addr))
+	return p.begin(now, byHost4, pick, make(map[[6]byte]netip.Addr))
 }
 
-// surveyedWithin reports whether it was known a while ago, or later, who answers hosts.
+// SurveyedWithin reports whether a survey ended within the given time.
 func (p *ProxyDetector) SurveyedWithin(now time.Time, within time.Duration) bool {
 	return !p.surveyed.IsZero() && now.Sub(p.surveyed) < within
 }
 
-// answersHosts reports whether a survey of late found a host to be a proxy.
+// AnswersHosts reports whether a recent survey found the host to be a proxy.
 func (p *ProxyDetector) AnswersHosts(now time.Time, mac [6]byte) bool {
 	f := p.known[testedHost{mac, byHost4}]
 	return f.proxy && now.Before(f.until)
 }
 
-func (p *ProxyDetector) begin(now time.Time, by trial, pairs func(is4 bool) [][2]netip.Addr, suspects map[[6]byte]netip.Addr) []netip.Addr {
-	t := &decoyTest{pairs: pairs(by != byProbe6), suspects: suspects, heard: make(map[Sighting]struct{}), at: now}
+func (p *ProxyDetector) begin(now time.Time, by trial, pick DecoyPicker, suspects map[[6]byte]netip.Addr) []netip.Addr {
+	t := &decoyTest{pairs: pick(by != byProbe6), suspects: suspects, heard: make(map[Sighting]struct{}), at: now}
 	if len(t.pairs) == 0 {
 		return nil
 	}
@@ -139,7 +147,7 @@ func (t *decoyTest) decoys() []netip.Addr {
 	return list
 }
 
-// running reports whether a host is being tested.
+// Testing reports whether the host is being tested.
 func (p *ProxyDetector) Testing(seen Sighting) bool {
 	t := p.tests[trialOf(seen.Addr)]
 	if t == nil {
@@ -149,7 +157,7 @@ func (p *ProxyDetector) Testing(seen Sighting) bool {
 	return suspected
 }
 
-// heard takes what is heard of a decoy, and reports whether it is one.
+// Heard takes a sighting, and reports whether it is of a decoy.
 func (p *ProxyDetector) Heard(seen Sighting) bool {
 	decoy := false
 	for by, t := range p.tests {
@@ -157,7 +165,7 @@ func (p *ProxyDetector) Heard(seen Sighting) bool {
 			continue
 		}
 		decoy = true
-		if seen.Use == Announced && len(t.heard) < MaxKnown { // who is not suspected yet may be
+		if seen.Use == Announced && len(t.heard) < MaxKnown { // the host may become a suspect
 			t.heard[seen] = struct{}{}
 			if by == byHost4 {
 				t.suspects[seen.MAC] = seen.Addr
@@ -167,7 +175,7 @@ func (p *ProxyDetector) Heard(seen Sighting) bool {
 	return decoy
 }
 
-// due returns decoys to probe for now, and to ask for in this node's name.
+// Due returns decoys to probe for now, and decoys to request in this node's name.
 func (p *ProxyDetector) Due(now time.Time) (probe, ask []netip.Addr) {
 	for by, t := range p.tests {
 		if t.asked == 3 || now.Before(t.at) {
@@ -187,7 +195,8 @@ func (p *ProxyDetector) Due(now time.Time) (probe, ask []netip.Addr) {
 	return probe, ask
 }
 
-// finished ends the tests whose time is over. It returns who was found to be a proxy, and the decoys that are none any more.
+// Finished ends the tests whose time is over. It returns the hosts that were found to be proxies,
+// and the addresses that are no longer decoys.
 func (p *ProxyDetector) Finished(now time.Time) (found []Sighting, decoys []netip.Addr) {
 	for by, t := range p.tests {
 		if t.asked < 3 || now.Before(t.at) {
@@ -202,7 +211,7 @@ func (p *ProxyDetector) Finished(now time.Time) (found []Sighting, decoys []neti
 		for mac, addr := range t.suspects {
 			f := testResult{t.answersAll(mac), now.Add(hostLifetime)}
 			if f.proxy {
-				f.until = now.Add(ProxyLifetime + time.Second) // the next survey comes before
+				f.until = now.Add(ProxyLifetime + time.Second) // the next survey comes earlier
 				found = append(found, Sighting{addr, mac, Announced})
 			}
 			p.known[testedHost{mac, by}] = f
@@ -220,7 +229,7 @@ func (t *decoyTest) answersAll(mac [6]byte) bool {
 	})
 }
 
-// forget makes room for n more findings.
+// forget makes room for n more results.
 func (p *ProxyDetector) forget(now time.Time, n int) {
 	maps.DeleteFunc(p.known, func(_ testedHost, f testResult) bool { return !now.Before(f.until) })
 	if len(p.known)+n > MaxKnown {
@@ -228,7 +237,7 @@ func (p *ProxyDetector) forget(now time.Time, n int) {
 	}
 }
 
-// abort ends all tests, and returns their decoys.
+// Abort ends all tests, and returns their decoys.
 func (p *ProxyDetector) Abort() (decoys []netip.Addr) {
 	for by, t := range p.tests {
 		delete(p.tests, by)
@@ -237,7 +246,7 @@ func (p *ProxyDetector) Abort() (decoys []netip.Addr) {
 	return decoys
 }
 
-// next is when due or finished has something to say; the zero time: never.
+// Next returns when Due or Finished has something to return; the zero time: never.
 func (p *ProxyDetector) Next() time.Time {
 	var first time.Time
 	for _, t := range p.tests {
@@ -248,7 +257,7 @@ func (p *ProxyDetector) Next() time.Time {
 	return first
 }
 
-// present returns a proxy that is known, nil if there is none.
+// Present returns a known proxy, nil if there is none.
 func (p *ProxyDetector) Present(now time.Time) net.HardwareAddr {
 	var first net.HardwareAddr
 	for s, f := range p.known {
@@ -259,9 +268,9 @@ func (p *ProxyDetector) Present(now time.Time) net.HardwareAddr {
 	return first
 }
 
-// decoyPairs picks decoys for a link of those subnets, among the addresses that are not taken.
+// DecoyPairs picks decoys for a link with these subnets, among the addresses that are not taken.
 func DecoyPairs(subnets []netip.Prefix, is4 bool, taken func(netip.Addr) bool) [][2]netip.Addr {
-	const roomy = 3 // bits for hosts: in less the chance is too great that somebody has both
+	const roomy = 3 // host bits: with fewer the chance is too great that one host has both
 	ranges := []netip.Prefix{benchmark6}
 	if is4 {
 		ranges[0] = benchmark4
@@ -275,7 +284,7 @@ func DecoyPairs(subnets []netip.Prefix, is4 bool, taken func(netip.Addr) bool) [
 	var pairs [][2]netip.Addr
 	for _, r := range ranges {
 		var pair []netip.Addr
-		for range 128 { // tries: a pool may fill the subnet
+		for range 128 { // attempts: a pool may fill the subnet
 			if a := randomIn(r); !taken(a) && !slices.Contains(pair, a) {
 				pair = append(pair, a)
 			}
@@ -288,7 +297,7 @@ func DecoyPairs(subnets []netip.Prefix, is4 bool, taken func(netip.Addr) bool) [
 	return pairs
 }
 
-// randomIn returns an address of the range, other than its first and its last: they are no host's.
+// randomIn returns a random address of the range, except its first and last: no host has those.
 func randomIn(r netip.Prefix) netip.Addr {
 	for {
 		b := r.Addr().AsSlice()

@@ -8,14 +8,17 @@ import (
 
 func TestDecoysAreNobodysAddresses(t *testing.T) {
 	subnets := []netip.Prefix{
-		netip.MustParsePrefix("fe80::/64"), netip.MustParsePrefix("192.0.2.0/29"), netip.MustParsePrefix("2001:db8::/64"),
+		netip.MustParsePrefix("fe80::/64"),
+		netip.MustParsePrefix("192.0.2.0/29"),
+		netip.MustParsePrefix("2001:db8::/64"),
 	}
 	taken := func(a netip.Addr) bool {
 		return slices.Contains([]string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"}, a.String())
 	}
 	for range 100 {
 		four, six := DecoyPairs(subnets, true, taken), DecoyPairs(subnets, false, taken)
-		if len(four) != 2 || len(six) != 2 || !benchmark4.Contains(four[0][0]) || !benchmark4.Contains(four[0][1]) || four[0][0] == four[0][1] {
+		if len(four) != 2 || len(six) != 2 || !benchmark4.Contains(four[0][0]) ||
+			!benchmark4.Contains(four[0][1]) || four[0][0] == four[0][1] {
 			t.Fatalf("decoys %v and %v", four, six)
 		}
 		slices.SortFunc(four[1][:], netip.Addr.Compare)

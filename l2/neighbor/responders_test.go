@@ -36,7 +36,7 @@ func someAnswers() *AddressTable {
 	return a
 }
 
-// own has a group answered for, with all its addresses.
+// own makes the table own a group, and answer for all of its addresses.
 func (a *AddressTable) own(group string) {
 	on, _ := a.SetOwned(group, true)
 	for _, addr := range on {
@@ -44,10 +44,10 @@ func (a *AddressTable) own(group string) {
 	}
 }
 
-// uncounted is a counter that nobody reads.
-type uncounted struct{}
+// ignoredCounter is a counter that nobody reads.
+type ignoredCounter struct{}
 
-func (uncounted) Inc() {}
+func (ignoredCounter) Inc() {}
 
 func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 	multicast := net.HardwareAddr{3, 0, 0, 0, 0, 9}
@@ -65,41 +65,82 @@ func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		sighted  netip.Addr
 		use      Use
 	}{
-		"a request":                   {frame: request, answered: true},
-		"a probe":                     {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.IPv4Unspecified(), held4), answered: true, sighted: held4, use: Probed},
-		"a probe for another's":       {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.IPv4Unspecified(), known4), sighted: known4, use: Probed},
-		"a probe for an unknown one":  {frame: ARPProbe(theirs, asker4)},
-		"our own probe":               {frame: ARPProbe(ours, held4)},
-		"a request from ours":         {frame: frametest.ARP(t, arp.OperationRequest, theirs, known4, held4), answered: true, sighted: known4, use: Spoken},
-		"from ours to someone":        {frame: frametest.ARP(t, arp.OperationRequest, theirs, held4, asker4), sighted: held4, use: Spoken},
-		"another's address":           {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, known4)},
-		"an unknown address":          {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, asker4.Next())},
-		"our own request":             {frame: frametest.ARP(t, arp.OperationRequest, ours, asker4, held4)},
-		"sent to another station":     {frame: stranger},
-		"a multicast sender":          {frame: frametest.ARP(t, arp.OperationRequest, multicast, asker4, held4)},
-		"a multicast station":         {frame: changed(6, 3)},
-		"a sender of zeros":           {frame: frametest.ARP(t, arp.OperationRequest, make(net.HardwareAddr, 6), asker4, held4)},
-		"a broadcast address":         {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.MustParseAddr("255.255.255.255"), held4)},
-		"a multicast address":         {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.MustParseAddr("224.0.0.1"), held4)},
-		"a loopback address":          {frame: frametest.ARP(t, arp.OperationRequest, theirs, netip.MustParseAddr("127.0.0.1"), held4)},
-		"cut short":                   {frame: request[:EthernetHeader+arpLength-1]},
-		"another hardware type":       {frame: changed(15, 6)},
-		"another protocol":            {frame: changed(16, 9)},
-		"a lying hardware length":     {frame: changed(18, 200)},
-		"a lying protocol length":     {frame: changed(19, 16)},
-		"an unknown operation":        {frame: changed(21, 9)},
-		"a tag before it":             {frame: frametest.Tagged(request)},
-		"a reply":                     {frame: frametest.ARP(t, arp.OperationReply, theirs, held4, asker4), sighted: held4, use: Announced},
-		"a gratuitous request":        {frame: frametest.ARP(t, arp.OperationRequest, theirs, known4, known4), sighted: known4, use: Announced},
-		"a gratuitous reply":          {frame: frametest.ARP(t, arp.OperationReply, theirs, known4, known4), sighted: known4, use: Announced},
+		"a request": {frame: request, answered: true},
+		"a probe": {
+			frame:    frametest.ARP(t, arp.OperationRequest, theirs, netip.IPv4Unspecified(), held4),
+			answered: true,
+			sighted:  held4,
+			use:      Probed,
+		},
+		"a probe for another's": {
+			frame:   frametest.ARP(t, arp.OperationRequest, theirs, netip.IPv4Unspecified(), known4),
+			sighted: known4,
+			use:     Probed,
+		},
+		"a probe for an unknown one": {frame: ARPProbe(theirs, asker4)},
+		"our own probe":              {frame: ARPProbe(ours, held4)},
+		"a request from ours": {
+			frame:    frametest.ARP(t, arp.OperationRequest, theirs, known4, held4),
+			answered: true,
+			sighted:  known4,
+			use:      Spoken,
+		},
+		"from ours to someone": {
+			frame:   frametest.ARP(t, arp.OperationRequest, theirs, held4, asker4),
+			sighted: held4,
+			use:     Spoken,
+		},
+		"another's address":       {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, known4)},
+		"an unknown address":      {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, asker4.Next())},
+		"our own request":         {frame: frametest.ARP(t, arp.OperationRequest, ours, asker4, held4)},
+		"sent to another station": {frame: stranger},
+		"a multicast sender":      {frame: frametest.ARP(t, arp.OperationRequest, multicast, asker4, held4)},
+		"a multicast station":     {frame: changed(6, 3)},
+		"a sender of zeros": {frame: frametest.ARP(t, arp.OperationRequest,
+			make(net.HardwareAddr, 6), asker4, held4)},
+		"a broadcast address": {frame: frametest.ARP(t, arp.OperationRequest, theirs,
+			netip.MustParseAddr("255.255.255.255"), held4)},
+		"a multicast address": {frame: frametest.ARP(t, arp.OperationRequest, theirs,
+			netip.MustParseAddr("224.0.0.1"), held4)},
+		"a loopback address": {frame: frametest.ARP(t, arp.OperationRequest, theirs,
+			netip.MustParseAddr("127.0.0.1"), held4)},
+		"cut short":               {frame: request[:EthernetHeader+arpLength-1]},
+		"another hardware type":   {frame: changed(15, 6)},
+		"another protocol":        {frame: changed(16, 9)},
+		"a lying hardware length": {frame: changed(18, 200)},
+		"a lying protocol length": {frame: changed(19, 16)},
+		"an unknown operation":    {frame: changed(21, 9)},
+		"a tag before it":         {frame: frametest.Tagged(request)},
+		"a reply": {
+			frame:   frametest.ARP(t, arp.OperationReply, theirs, held4, asker4),
+			sighted: held4,
+			use:     Announced,
+		},
+		"a gratuitous request": {
+			frame:   frametest.ARP(t, arp.OperationRequest, theirs, known4, known4),
+			sighted: known4,
+			use:     Announced,
+		},
+		"a gratuitous reply": {
+			frame:   frametest.ARP(t, arp.OperationReply, theirs, known4, known4),
+			sighted: known4,
+			use:     Announced,
+		},
 		"a foreigner's announcement":  {frame: frametest.ARP(t, arp.OperationRequest, theirs, asker4, asker4)},
 		"our own gratuitous, flooded": {frame: frametest.ARP(t, arp.OperationReply, ours, held4, held4)},
 	} {
 		var sighted Sighting
-		r := &ARPResponder{MAC: ours, Table: someAnswers(), Requests: uncounted{}, Replies: uncounted{}, Sighted: func(s Sighting) { sighted = s }}
+		r := &ARPResponder{
+			MAC:      ours,
+			Table:    someAnswers(),
+			Requests: ignoredCounter{},
+			Replies:  ignoredCounter{},
+			Sighted:  func(s Sighting) { sighted = s },
+		}
 		answer := r.Respond(c.frame)
 		if (answer != nil) != c.answered || sighted.Addr != c.sighted || sighted.Use != c.use {
-			t.Errorf("%s: answer %x, sighted %+v; want answered %v, sighted %s, use %d", name, answer, sighted, c.answered, c.sighted, c.use)
+			t.Errorf("%s: answer %x, sighted %+v; want answered %v, sighted %s, use %d",
+				name, answer, sighted, c.answered, c.sighted, c.use)
 		}
 		if sighted.Addr.IsValid() && sighted.MAC != [6]byte(theirs) {
 			t.Errorf("%s: sighted at %x", name, sighted.MAC)
@@ -131,7 +172,7 @@ func TestAProbeAsksForWhatItIsToAskFor(t *testing.T) {
 }
 
 func TestAnARPReplyIsUnicastAndWellFormed(t *testing.T) {
-	r := &ARPResponder{MAC: ours, Table: someAnswers(), Requests: uncounted{}, Replies: uncounted{}}
+	r := &ARPResponder{MAC: ours, Table: someAnswers(), Requests: ignoredCounter{}, Replies: ignoredCounter{}}
 	frame := r.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4))
 	want := []byte{
 		2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 6,
@@ -159,8 +200,8 @@ func TestGratuitousARPHasBothForms(t *testing.T) {
 func TestNothingIsAnsweredByAResponderWhoseLoopIsAsleep(t *testing.T) {
 	a := someAnswers()
 	a.Watchdog.Extend(time.Now())
-	r4 := &ARPResponder{MAC: ours, Table: a, Requests: uncounted{}, Replies: uncounted{}}
-	r6 := &NDPResponder{MAC: ours, Table: a, Solicitations: uncounted{}, Advertisements: uncounted{}}
+	r4 := &ARPResponder{MAC: ours, Table: a, Requests: ignoredCounter{}, Replies: ignoredCounter{}}
+	r6 := &NDPResponder{MAC: ours, Table: a, Solicitations: ignoredCounter{}, Advertisements: ignoredCounter{}}
 	if f := r4.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4)); f != nil {
 		t.Errorf("ARP answered with %x", f)
 	}
@@ -193,44 +234,96 @@ func TestNDPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 		sighted netip.Addr
 		use     Use
 	}{
-		"a solicitation":                    {frame: asked, to: asker6},
-		"without its option":                {frame: frametest.Solicitation(t, asker6, group, held6, false), to: asker6},
-		"a probe of reachability":           {frame: frametest.Solicitation(t, asker6, held6, held6, false), to: asker6},
-		"a probe for duplicates":            {frame: frametest.Solicitation(t, none, group, held6, false), to: netip.IPv6LinkLocalAllNodes(), sighted: held6, use: Probed},
-		"the same with a nonce":             {frame: frametest.NDP(t, &ndp.NeighborSolicitation{TargetAddress: held6, Options: []ndp.Option{nonce}}, none, group), to: netip.IPv6LinkLocalAllNodes(), sighted: held6, use: Probed},
-		"a probe for another's":             {frame: NDPProbe(theirs, known6), sighted: known6, use: Probed},
-		"our own probe":                     {frame: NDPProbe(ours, held6)},
-		"from ours about another":           {frame: frametest.Solicitation(t, held6, frametest.SolicitedNode(t, asker6), asker6, true), sighted: held6, use: Spoken},
-		"sent to another station":           {frame: stranger},
-		"a multicast source":                {frame: frametest.Solicitation(t, netip.IPv6LinkLocalAllNodes(), group, held6, true)},
-		"a loopback source":                 {frame: frametest.Solicitation(t, netip.IPv6Loopback(), group, held6, true)},
-		"a multicast option":                {frame: withOption(3)},
-		"a multicast station":               {frame: changed(6, 3)},
-		"a multicast target":                {frame: frametest.NDP(t, &ndp.NeighborSolicitation{TargetAddress: group}, asker6, group)},
-		"an option that is cut":             {frame: asked[:len(asked)-4]},
-		"a tag before it":                   {frame: frametest.Tagged(asked)},
-		"a probe with a source option":      {frame: frametest.Solicitation(t, none, group, held6, true)},
-		"a probe sent to the address":       {frame: frametest.Solicitation(t, none, held6, held6, false)},
-		"sent to another group":             {frame: frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, asker6), held6, true)},
-		"another's address":                 {frame: frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, known6), known6, true)},
-		"a forwarded one":                   {frame: changed(EthernetHeader+7, 254)},
-		"a broken checksum":                 {frame: changed(EthernetHeader+IPv6Header+2, asked[EthernetHeader+IPv6Header+2]^1)},
-		"another code":                      {frame: changed(EthernetHeader+IPv6Header+1, 1)},
-		"another protocol":                  {frame: changed(EthernetHeader+6, 17)},
-		"IPv4 inside":                       {frame: changed(EthernetHeader, 0x45)},
-		"a length beyond the frame":         {frame: changed(EthernetHeader+4, 4)},
-		"an option of length zero":          {frame: changed(EthernetHeader+IPv6Header+25, 0)},
-		"cut short":                         {frame: asked[:60]},
-		"an advertisement of a held one":    {frame: frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: held6, Override: true}, asker6, netip.IPv6LinkLocalAllNodes()), sighted: held6, use: Announced},
-		"an advertisement of a known one":   {frame: frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: known6, Override: true}, known6, netip.IPv6LinkLocalAllNodes()), sighted: known6, use: Announced},
-		"an advertisement of a foreign one": {frame: frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: asker6}, asker6, netip.IPv6LinkLocalAllNodes())},
-		"a router solicitation":             {frame: frametest.NDP(t, &ndp.RouterSolicitation{}, asker6, netip.IPv6LinkLocalAllRouters())},
+		"a solicitation": {frame: asked, to: asker6},
+		"without its option": {
+			frame: frametest.Solicitation(t, asker6, group, held6, false),
+			to:    asker6,
+		},
+		"a probe of reachability": {
+			frame: frametest.Solicitation(t, asker6, held6, held6, false),
+			to:    asker6,
+		},
+		"a probe for duplicates": {
+			frame:   frametest.Solicitation(t, none, group, held6, false),
+			to:      netip.IPv6LinkLocalAllNodes(),
+			sighted: held6,
+			use:     Probed,
+		},
+		"the same with a nonce": {
+			frame: frametest.NDP(t, &ndp.NeighborSolicitation{
+				TargetAddress: held6,
+				Options:       []ndp.Option{nonce},
+			}, none, group),
+			to:      netip.IPv6LinkLocalAllNodes(),
+			sighted: held6,
+			use:     Probed,
+		},
+		"a probe for another's": {frame: NDPProbe(theirs, known6), sighted: known6, use: Probed},
+		"our own probe":         {frame: NDPProbe(ours, held6)},
+		"from ours about another": {
+			frame:   frametest.Solicitation(t, held6, frametest.SolicitedNode(t, asker6), asker6, true),
+			sighted: held6,
+			use:     Spoken,
+		},
+		"sent to another station": {frame: stranger},
+		"a multicast source": {frame: frametest.Solicitation(t, netip.IPv6LinkLocalAllNodes(),
+			group, held6, true)},
+		"a loopback source": {frame: frametest.Solicitation(t, netip.IPv6Loopback(), group,
+			held6, true)},
+		"a multicast option":  {frame: withOption(3)},
+		"a multicast station": {frame: changed(6, 3)},
+		"a multicast target": {frame: frametest.NDP(t,
+			&ndp.NeighborSolicitation{TargetAddress: group}, asker6, group)},
+		"an option that is cut":        {frame: asked[:len(asked)-4]},
+		"a tag before it":              {frame: frametest.Tagged(asked)},
+		"a probe with a source option": {frame: frametest.Solicitation(t, none, group, held6, true)},
+		"a probe sent to the address":  {frame: frametest.Solicitation(t, none, held6, held6, false)},
+		"sent to another group": {frame: frametest.Solicitation(t, asker6,
+			frametest.SolicitedNode(t, asker6), held6, true)},
+		"another's address": {frame: frametest.Solicitation(t, asker6,
+			frametest.SolicitedNode(t, known6), known6, true)},
+		"a forwarded one": {frame: changed(EthernetHeader+7, 254)},
+		"a broken checksum": {frame: changed(EthernetHeader+IPv6Header+2, asked[EthernetHeader+
+			IPv6Header+2]^1)},
+		"another code":              {frame: changed(EthernetHeader+IPv6Header+1, 1)},
+		"another protocol":          {frame: changed(EthernetHeader+6, 17)},
+		"IPv4 inside":               {frame: changed(EthernetHeader, 0x45)},
+		"a length beyond the frame": {frame: changed(EthernetHeader+4, 4)},
+		"an option of length zero":  {frame: changed(EthernetHeader+IPv6Header+25, 0)},
+		"cut short":                 {frame: asked[:60]},
+		"an advertisement of a held one": {
+			frame: frametest.NDP(t, &ndp.NeighborAdvertisement{
+				TargetAddress: held6,
+				Override:      true,
+			}, asker6, netip.IPv6LinkLocalAllNodes()),
+			sighted: held6,
+			use:     Announced,
+		},
+		"an advertisement of a known one": {
+			frame: frametest.NDP(t, &ndp.NeighborAdvertisement{
+				TargetAddress: known6,
+				Override:      true,
+			}, known6, netip.IPv6LinkLocalAllNodes()),
+			sighted: known6,
+			use:     Announced,
+		},
+		"an advertisement of a foreign one": {frame: frametest.NDP(t,
+			&ndp.NeighborAdvertisement{TargetAddress: asker6}, asker6, netip.IPv6LinkLocalAllNodes())},
+		"a router solicitation": {frame: frametest.NDP(t, &ndp.RouterSolicitation{}, asker6,
+			netip.IPv6LinkLocalAllRouters())},
 	} {
 		var sighted Sighting
-		r := &NDPResponder{MAC: ours, Table: someAnswers(), Solicitations: uncounted{}, Advertisements: uncounted{}, Sighted: func(s Sighting) { sighted = s }}
+		r := &NDPResponder{
+			MAC:            ours,
+			Table:          someAnswers(),
+			Solicitations:  ignoredCounter{},
+			Advertisements: ignoredCounter{},
+			Sighted:        func(s Sighting) { sighted = s },
+		}
 		answer := r.Respond(c.frame)
 		if (answer != nil) != c.to.IsValid() || sighted.Addr != c.sighted || sighted.Use != c.use {
-			t.Errorf("%s: answer %x, sighted %+v; want one to %s, sighted %s, use %d", name, answer, sighted, c.to, c.sighted, c.use)
+			t.Errorf("%s: answer %x, sighted %+v; want one to %s, sighted %s, use %d",
+				name, answer, sighted, c.to, c.sighted, c.use)
 			continue
 		}
 		if answer == nil {
@@ -243,7 +336,10 @@ func TestNDPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 			t.Errorf("%s: answered %+v with %+v", name, p, p.Message)
 		}
 		station := net.HardwareAddr(answer[:6])
-		if wanted := map[bool]string{true: theirs.String(), false: "33:33:00:00:00:01"}[c.to == asker6]; station.String() != wanted {
+		if wanted := map[bool]string{
+			true:  theirs.String(),
+			false: "33:33:00:00:00:01",
+		}[c.to == asker6]; station.String() != wanted {
 			t.Errorf("%s: answered to station %s, want %s", name, station, wanted)
 		}
 	}
@@ -256,11 +352,18 @@ func FuzzARP(f *testing.F) {
 	f.Add(frametest.Tagged(GratuitousARP(theirs, known4)[0]))
 	a := someAnswers()
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		r := &ARPResponder{MAC: ours, Table: a, Requests: uncounted{}, Replies: uncounted{}, Sighted: func(s Sighting) {
+		sighted := func(s Sighting) {
 			if s.Addr != held4 && s.Addr != known4 || !IsUnicast(s.MAC[:]) || s.Use < Announced || s.Use > Probed {
 				t.Errorf("%x is sighted as %+v", frame, s)
 			}
-		}}
+		}
+		r := &ARPResponder{
+			MAC:      ours,
+			Table:    a,
+			Requests: ignoredCounter{},
+			Replies:  ignoredCounter{},
+			Sighted:  sighted,
+		}
 		answer := r.Respond(frame)
 		if answer == nil {
 			return
@@ -281,10 +384,13 @@ func FuzzNDP(f *testing.F) {
 	f.Add(NDPProbe(theirs, known6))
 	f.Add(UnsolicitedNA(theirs, held6))
 	f.Add(frametest.Tagged(UnsolicitedNA(theirs, held6)))
-	f.Add(frametest.NDP(f, &ndp.NeighborSolicitation{TargetAddress: held6, Options: []ndp.Option{ndp.NewNonce()}}, asker6, group))
+	f.Add(frametest.NDP(f, &ndp.NeighborSolicitation{
+		TargetAddress: held6,
+		Options:       []ndp.Option{ndp.NewNonce()},
+	}, asker6, group))
 	a := someAnswers()
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		// The checksum is repaired, so that what is behind it is reached.
+		// The checksum is repaired, so that the code after it is reached.
 		if start := EthernetHeader + IPv6Header; len(frame) >= start+24 {
 			end := start + int(binary.BigEndian.Uint16(frame[EthernetHeader+4:]))
 			if end >= start+24 && end <= len(frame) {
@@ -294,11 +400,18 @@ func FuzzNDP(f *testing.F) {
 				binary.BigEndian.PutUint16(frame[start+2:], checksum(from, to, frame[start:end]))
 			}
 		}
-		r := &NDPResponder{MAC: ours, Table: a, Solicitations: uncounted{}, Advertisements: uncounted{}, Sighted: func(s Sighting) {
+		sighted := func(s Sighting) {
 			if s.Addr != held6 && s.Addr != known6 || !IsUnicast(s.MAC[:]) || s.Use < Announced || s.Use > Probed {
 				t.Errorf("%x is sighted as %+v", frame, s)
 			}
-		}}
+		}
+		r := &NDPResponder{
+			MAC:            ours,
+			Table:          a,
+			Solicitations:  ignoredCounter{},
+			Advertisements: ignoredCounter{},
+			Sighted:        sighted,
+		}
 		answer := r.Respond(frame)
 		if answer == nil {
 			return
@@ -325,11 +438,13 @@ func BenchmarkRespond(b *testing.B) {
 			a.SetGroup(group, []netip.Addr{addr4, addr6})
 			a.own(group)
 			arps = append(arps, frametest.ARP(b, arp.OperationRequest, theirs, asker4, addr4))
-			foreign = append(foreign, frametest.ARP(b, arp.OperationRequest, theirs, asker4, netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)})))
+			foreign = append(foreign, frametest.ARP(b, arp.OperationRequest, theirs, asker4, netip.AddrFrom4([4]byte{
+				11, 0, byte(i >> 8), byte(i),
+			})))
 			ndps = append(ndps, frametest.Solicitation(b, asker6, addr6, addr6, true))
 		}
-		r4 := &ARPResponder{MAC: ours, Table: a, Requests: uncounted{}, Replies: uncounted{}}
-		r6 := &NDPResponder{MAC: ours, Table: a, Solicitations: uncounted{}, Advertisements: uncounted{}}
+		r4 := &ARPResponder{MAC: ours, Table: a, Requests: ignoredCounter{}, Replies: ignoredCounter{}}
+		r6 := &NDPResponder{MAC: ours, Table: a, Solicitations: ignoredCounter{}, Advertisements: ignoredCounter{}}
 		for _, c := range []struct {
 			name    string
 			respond func([]byte) []byte

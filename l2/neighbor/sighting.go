@@ -2,25 +2,26 @@ package neighbor
 
 import "net/netip"
 
-// sighting is another host's use of an address that this node knows.
+// Sighting is another host's use of an address that this node knows.
 type Sighting struct {
 	Addr netip.Addr
 	MAC  [6]byte
 	Use  Use
 }
 
-// use is what another host does with an address.
+// Use is what another host does with an address.
 type Use uint8
 
+// The uses of an address.
 const (
-	// announced: it tells where the address is, by an ARP reply, a gratuitous ARP or a neighbour
-	// advertisement.
+	// Announced: the host says that it has the address, by an ARP reply, a gratuitous ARP or a
+	// neighbor advertisement.
 	Announced Use = iota + 1
-	// spoken: it asks about something else in the address's name. A peer may, without owning the address, where
-	// its kernel has the address too (kube-proxy's IPVS mode).
+	// Spoken: the host asks about another address in this one's name. A peer may do so without
+	// owning the address if its kernel has it too (kube-proxy's IPVS mode).
 	Spoken
-	// probed: it asks whether anybody holds the address that it wants for itself (RFC 5227 section 2.1.1,
-	// RFC 4862 section 5.4). Where this node answers, the answer has told it.
+	// Probed: the host asks whether another host has the address that it wants for itself (RFC 5227
+	// section 2.1.1, RFC 4862 section 5.4). If this node answers for it, the answer has told it.
 	Probed
 )
 

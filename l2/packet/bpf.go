@@ -13,18 +13,20 @@ import (
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 
-// This file writes the programs that keep what does not concern this node in the kernel. They know an address
-// by its key, the sum of its 32-bit words, which keeps neighbours together and most strangers apart; and pass a list of spans of keys: at most so many that a program fits into what
-// the kernel grants a socket for options (net.core.optmem_max, 20 KiB until Linux 6.7), twice, because the old
-// one goes after the new one has come.
+// This file writes the socket filters (classic BPF) that keep frames which do not concern this node
+// in the kernel. They know an address by its key, the sum of its 32-bit words: neighboring
+// addresses have neighboring keys, and most others do not. A program passes a list of spans of
+// keys. It has to fit twice into the memory that the kernel grants a socket for options
+// (net.core.optmem_max, 20 KiB until Linux 6.7), because the old program is freed after the new one
+// was attached.
 
-// maxSpans is how many spans a program has at most. Where addresses lie more scattered, it passes gaps too.
+// maxSpans limits the spans of a program. If addresses are more scattered, it passes gaps too.
 const maxSpans = 128
 
-// span is a range of keys, both ends included.
+// span is a range of keys, including both ends.
 type span struct{ low, high uint32 }
 
-// key is what the filters know of an address.
+// key is what the filters know about an address.
 func key(a netip.Addr) uint32 {
 	var sum uint32
 	for b := a.AsSlice(); len(b) > 0; b = b[4:] {
@@ -37,12 +39,16 @@ func key(a netip.Addr) uint32 {
 func loadKey(offset uint32) []bpf.Instruction {
 	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offset, Size: 4}}
 	for word := uint32(4); word < 16; word += 4 {
-		program = append(program, bpf.TAX{}, bpf.LoadAbsolute{Off: offset + word, Size: 4}, bpf.ALUOpX{Op: bpf.ALUOpAdd})
+		program = append(program, bpf.TAX{}, bpf.LoadAbsolute{
+			Off:  offset + word,
+			Size: 4,
+		}, bpf.ALUOpX{Op: bpf.ALUOpAdd})
 	}
 	return program
 }
 
-// spansOf covers keys, which it sorts, with at most limit spans, passing the fewest keys beside them.
+// spansOf covers keys, which it sorts, with at most limit spans that pass as few other keys as
+// possible.
 func spansOf(keys []uint32, limit int) []span {
 	slices.Sort(keys)
 	var exact []span
@@ -57,7 +63,7 @@ func spansOf(keys []uint32, limit int) []span {
 		return exact
 	}
 	// The widest gaps stay.
-	gaps := make([]int, len(exact)-1) // the n-th lies behind the n-th span
+	gaps := make([]int, len(exact)-1) // the n-th is after the n-th span
 	for n := range gaps {
 		gaps[n] = n
 	}
@@ -80,18 +86,18 @@ func within(spans []span, k uint32) bool {
 	return n < len(spans) && spans[n].low <= k
 }
 
-// accept and reject end a program.
+// accept and reject are the ends of a program.
 func accept() bpf.Instruction { return bpf.RetConstant{Val: 1 << 16} }
 func reject() bpf.Instruction { return bpf.RetConstant{Val: 0} }
 
-// acceptAll passes what the socket's protocol already chose.
+// acceptAll passes all frames of the socket's protocol.
 func acceptAll() []bpf.Instruction { return []bpf.Instruction{accept()} }
 
 // rejectAll passes nothing.
 func rejectAll() []bpf.Instruction { return []bpf.Instruction{reject()} }
 
-// forUs begins a program. It rejects frames to other stations, which a promiscuous interface hears, and frames of
-// VLANs that have no interface: the kernel marks those the same.
+// forUs begins a program. It rejects frames to other stations, which a promiscuous interface
+// receives, and frames of VLANs that have no interface, which the kernel marks in the same way.
 func forUs() []bpf.Instruction {
 	return []bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtType},
@@ -100,8 +106,8 @@ func forUs() []bpf.Instruction {
 	}
 }
 
-// arpFilter passes ARP requests and replies for IPv4 over Ethernet whose sender or target address is in the
-// spans: on a busy segment the rest never wakes this process.
+// arpFilter passes ARP requests and replies for IPv4 over Ethernet whose sender or target address
+// is in the spans. On a busy segment the rest never wakes this process.
 func arpFilter(spans []span) []bpf.Instruction {
 	const sender, target = neighbor.EthernetHeader + 14, neighbor.EthernetHeader + 24
 	head := append(forUs(),
@@ -117,9 +123,9 @@ func arpFilter(spans []span) []bpf.Instruction {
 	return slices.Concat(head, search(spans), bySender)
 }
 
-// ndpFilter passes neighbour solicitations and advertisements with hop limit 255 whose target or source address
-// is in the spans, and multicast listener queries. Extension headers before the former are not followed: no
-// implementation sends any.
+// ndpFilter passes multicast listener queries, and neighbor solicitations and advertisements with
+// hop limit 255 whose target or source address is in the spans. It does not follow extension
+// headers before the latter: no implementation sends any.
 func ndpFilter(spans []span) []bpf.Instruction {
 	const source, target = neighbor.EthernetHeader + 8, neighbor.EthernetHeader + neighbor.IPv6Header + 8
 	head := append(forUs(),
@@ -140,8 +146,9 @@ func ndpFilter(spans []span) []bpf.Instruction {
 	return slices.Concat(head, loadKey(target), search(spans), loadKey(source), search(spans), rejectAll())
 }
 
-// search passes the packet if the loaded word is in a span, and else goes on behind itself. It halves the spans until
-// few are left: conditional jumps reach no further than 255 instructions.
+// search passes the frame if the loaded word is in a span, and otherwise continues after itself. It
+// halves the spans until few are left, because conditional jumps reach no further than 255
+// instructions.
 func search(spans []span) []bpf.Instruction {
 	const few = 8
 	if len(spans) > few {
@@ -154,9 +161,9 @@ func search(spans []span) []bpf.Instruction {
 	}
 	var program []bpf.Instruction
 	for n, s := range spans {
-		left := uint8(2 * (len(spans) - n - 1)) // instructions behind this pair
+		left := uint8(2 * (len(spans) - n - 1)) // instructions after this pair
 		program = append(program,
-			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: s.low, SkipTrue: left + 3}, // behind the end
+			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: s.low, SkipTrue: left + 3}, // after the end
 			bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: s.high, SkipTrue: left + 1},
 		)
 	}

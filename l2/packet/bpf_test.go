@@ -123,7 +123,7 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 	}
 }
 
-func TestTheNDPFilterPassesNeighbourDiscoveryOfOurAddressesOnly(t *testing.T) {
+func TestTheNDPFilterPassesNeighborDiscoveryOfOurAddressesOnly(t *testing.T) {
 	all := netip.IPv6LinkLocalAllNodes()
 	good := frametest.Solicitation(t, asker6, all, held6, true)
 	far := bytes.Clone(good)
@@ -132,16 +132,22 @@ func TestTheNDPFilterPassesNeighbourDiscoveryOfOurAddressesOnly(t *testing.T) {
 		frame []byte
 		want  bool
 	}{
-		"solicitation":              {good, true},
-		"advertisement":             {frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: held6}, asker6, all), true},
-		"of another address":        {frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: asker6}, asker6, all), false},
-		"from ours, about another":  {frametest.Solicitation(t, held6, all, asker6, true), true},
-		"about another":             {frametest.Solicitation(t, known6, all, asker6, true), false},
-		"router solicitation":       {frametest.NDP(t, &ndp.RouterSolicitation{}, held6, all), false},
-		"from afar":                 {far, false},
-		"cut short":                 {good[:neighbor.EthernetHeader+neighbor.IPv6Header+20], false},
-		"a probe":                   {neighbor.NDPProbe(ours, held6), true},
-		"another with the same end": {frametest.Solicitation(t, asker6, all, netip.MustParseAddr("2001:db9::1"), true), false},
+		"solicitation": {good, true},
+		"advertisement": {
+			frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: held6}, asker6, all), true,
+		},
+		"of another address": {
+			frametest.NDP(t, &ndp.NeighborAdvertisement{TargetAddress: asker6}, asker6, all), false,
+		},
+		"from ours, about another": {frametest.Solicitation(t, held6, all, asker6, true), true},
+		"about another":            {frametest.Solicitation(t, known6, all, asker6, true), false},
+		"router solicitation":      {frametest.NDP(t, &ndp.RouterSolicitation{}, held6, all), false},
+		"from afar":                {far, false},
+		"cut short":                {good[:neighbor.EthernetHeader+neighbor.IPv6Header+20], false},
+		"a probe":                  {neighbor.NDPProbe(ours, held6), true},
+		"another with the same end": {
+			frametest.Solicitation(t, asker6, all, netip.MustParseAddr("2001:db9::1"), true), false,
+		},
 	} {
 		if got := filtered(t, ndpFilter([]span{{key(held6), key(held6)}}), c.frame); got != c.want {
 			t.Errorf("%s passes: %v, want %v", name, got, c.want)
@@ -209,7 +215,8 @@ func TestTheKernelsVerdictIsThatOfALinearSearch(t *testing.T) {
 			sender := rapid.Uint32().Draw(rt, "sender")
 			frame := frametest.ARP(t, arp.OperationRequest, theirs, addr4(sender), addr4(target))
 			if got, want := k.passes(t, frame), linear(target) || linear(sender); got != want {
-				rt.Fatalf("a request of %s for %s passes: %v, want %v, by %v", addr4(sender), addr4(target), got, want, cover)
+				rt.Fatalf("a request of %s for %s passes: %v, want %v, by %v",
+					addr4(sender), addr4(target), got, want, cover)
 			}
 		}
 	})
@@ -222,14 +229,15 @@ func TestTheLargestFilterFitsIntoWhatOldKernelsGrantASocket(t *testing.T) {
 	}
 	cover := spansOf(keys, maxSpans)
 	for name, program := range map[string][]bpf.Instruction{"ARP": arpFilter(cover), "NDP": ndpFilter(cover)} {
-		// Two of them, of 8 bytes an instruction, and as many again for what the kernel makes of it.
+		// Two of them, of 8 bytes an instruction, and as many again for what the kernel makes of
+		// it.
 		if n := len(program); n*8*2*3/2 > 20480 {
 			t.Errorf("the %s filter of %d spans has %d instructions", name, len(cover), n)
 		}
 	}
 }
 
-// grants is a kernel that takes programs up to a length.
+// grants is a kernel that accepts programs up to a length.
 type grants struct {
 	longest int
 	set     []int
@@ -351,21 +359,34 @@ func TestAListenerQueryIsUnderstoodOrIgnored(t *testing.T) {
 		frame []byte
 		want  neighbor.MLDQuery // with no group: none
 	}{
-		"a general one":           {good, neighbor.MLDQuery{Group: any6, Within: 10 * time.Second}},
-		"about a group":           {frametest.ListenerQuery(querier, group6, group6, 100, false), neighbor.MLDQuery{Group: group6, Within: 100 * time.Millisecond}},
-		"of the first version":    {frametest.ListenerQuery(querier, all, any6, 1000, true), neighbor.MLDQuery{Group: any6, Within: time.Second, V1: true}},
-		"one that waits for long": {frametest.ListenerQuery(querier, all, any6, 0x8001, false), neighbor.MLDQuery{Group: any6, Within: 32767 * time.Millisecond}},
-		"from no router":          {frametest.ListenerQuery(held6, all, any6, 1000, false), neighbor.MLDQuery{}},
-		"sent to one host":        {frametest.ListenerQuery(querier, held6, any6, 1000, false), neighbor.MLDQuery{}},
-		"from afar":               {changed(neighbor.EthernetHeader+7, 64), neighbor.MLDQuery{}},
-		"no query":                {changed(neighbor.EthernetHeader+neighbor.IPv6Header+neighbor.HopByHop, 131), neighbor.MLDQuery{}},
-		"without its header":      {changed(neighbor.EthernetHeader+6, neighbor.ProtoICMPv6), neighbor.MLDQuery{}},
-		"with another header":     {changed(neighbor.EthernetHeader+neighbor.IPv6Header, 43), neighbor.MLDQuery{}},
-		"with a longer header":    {changed(neighbor.EthernetHeader+neighbor.IPv6Header+1, 1), neighbor.MLDQuery{}},
-		"a broken checksum":       {changed(len(good)-1, 1), neighbor.MLDQuery{}},
-		"a length beyond it":      {changed(neighbor.EthernetHeader+4, 4), neighbor.MLDQuery{}},
-		"cut short":               {good[:80], neighbor.MLDQuery{}},
-		"a solicitation":          {frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, held6), held6, true), neighbor.MLDQuery{}},
+		"a general one": {good, neighbor.MLDQuery{Group: any6, Within: 10 * time.Second}},
+		"about a group": {frametest.ListenerQuery(querier, group6, group6, 100, false), neighbor.MLDQuery{
+			Group:  group6,
+			Within: 100 * time.Millisecond,
+		}},
+		"of the first version": {frametest.ListenerQuery(querier, all, any6, 1000, true), neighbor.MLDQuery{
+			Group:  any6,
+			Within: time.Second,
+			V1:     true,
+		}},
+		"one that waits for long": {frametest.ListenerQuery(querier, all, any6, 0x8001, false), neighbor.MLDQuery{
+			Group:  any6,
+			Within: 32767 * time.Millisecond,
+		}},
+		"from no router":   {frametest.ListenerQuery(held6, all, any6, 1000, false), neighbor.MLDQuery{}},
+		"sent to one host": {frametest.ListenerQuery(querier, held6, any6, 1000, false), neighbor.MLDQuery{}},
+		"from afar":        {changed(neighbor.EthernetHeader+7, 64), neighbor.MLDQuery{}},
+		"no query": {changed(neighbor.EthernetHeader+neighbor.IPv6Header+
+			neighbor.HopByHop, 131), neighbor.MLDQuery{}},
+		"without its header":   {changed(neighbor.EthernetHeader+6, neighbor.ProtoICMPv6), neighbor.MLDQuery{}},
+		"with another header":  {changed(neighbor.EthernetHeader+neighbor.IPv6Header, 43), neighbor.MLDQuery{}},
+		"with a longer header": {changed(neighbor.EthernetHeader+neighbor.IPv6Header+1, 1), neighbor.MLDQuery{}},
+		"a broken checksum":    {changed(len(good)-1, 1), neighbor.MLDQuery{}},
+		"a length beyond it":   {changed(neighbor.EthernetHeader+4, 4), neighbor.MLDQuery{}},
+		"cut short":            {good[:80], neighbor.MLDQuery{}},
+		"a solicitation": {
+			frametest.Solicitation(t, asker6, frametest.SolicitedNode(t, held6), held6, true), neighbor.MLDQuery{},
+		},
 	} {
 		got, ok := neighbor.ParseMLDQuery(c.frame)
 		if ok != c.want.Group.IsValid() || got != c.want {

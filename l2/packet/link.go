@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// link is an interface as the kernel describes it.
+// Link is an interface as the kernel describes it.
 type Link struct {
 	Name  string
 	Index int
@@ -14,12 +14,12 @@ type Link struct {
 	MAC   [6]byte
 	Up    bool // administratively, and with a carrier
 	Addrs []netip.Addr
-	// subnets are those of addrs, masked.
+	// Subnets are those of Addrs, masked.
 	Subnets []netip.Prefix
 }
 
-// segment names the segment for the mirror, alike on all nodes of it: by its lowest IPv4 subnet, or else its lowest
-// IPv6 one; without any by the interface.
+// Segment returns the name of the segment for the mirror, which is the same on all of its nodes:
+// the lowest IPv4 subnet, or else the lowest IPv6 subnet, or else the name of the interface.
 func (l Link) Segment() string {
 	var lowest netip.Prefix
 	for _, p := range l.Subnets {
@@ -36,7 +36,8 @@ func (l Link) Segment() string {
 	return lowest.String()
 }
 
-// hostSubnets lists the link's subnets that other hosts have addresses of, beyond the link-local ones.
+// HostSubnets returns the link's subnets in which other hosts can have addresses, except link-local
+// ones.
 func (l Link) HostSubnets() []netip.Prefix {
 	var list []netip.Prefix
 	for _, p := range l.Subnets {
@@ -47,7 +48,8 @@ func (l Link) HostSubnets() []netip.Prefix {
 	return list
 }
 
-// inSubnet returns an IPv4 address of the interface in whose name others on the segment can be asked; none: it has none.
+// HostAddr returns an IPv4 address of the interface in whose name other hosts of the segment can be
+// asked. It is invalid if there is none.
 func (l Link) HostAddr() netip.Addr {
 	for _, a := range l.Addrs {
 		if a.Is4() && slices.ContainsFunc(l.HostSubnets(), func(p netip.Prefix) bool { return p.Contains(a) }) {
@@ -57,7 +59,8 @@ func (l Link) HostAddr() netip.Addr {
 	return netip.Addr{}
 }
 
+// HardwareAddr returns the interface's MAC.
 func (l Link) HardwareAddr() net.HardwareAddr { return net.HardwareAddr(l.MAC[:]) }
 
-// same reports whether sockets opened for l serve for k too.
+// Same reports whether sockets that were opened for l also serve k.
 func (l Link) Same(k Link) bool { return l.Index == k.Index && l.MAC == k.MAC && l.Up == k.Up }

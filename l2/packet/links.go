@@ -13,8 +13,9 @@ import (
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 
-// listLinks reads the interfaces and their addresses. A dump that the kernel could not finish in one piece
-// is an error, never a shorter list: nothing is withdrawn because of it.
+// Links returns the interfaces that can carry a segment, and their addresses. A dump that the
+// kernel could not finish in one piece is an error, never a shorter list: nothing is withdrawn
+// because of it.
 func Links() ([]Link, error) {
 	found, err := netlink.LinkList()
 	if err != nil {
@@ -35,7 +36,9 @@ func Links() ([]Link, error) {
 	var links []Link
 	for _, f := range found {
 		a := f.Attrs()
-		master := slices.IndexFunc(found, func(m netlink.Link) bool { return a.MasterIndex != 0 && m.Attrs().Index == a.MasterIndex })
+		master := slices.IndexFunc(found, func(m netlink.Link) bool {
+			return a.MasterIndex != 0 && m.Attrs().Index == a.MasterIndex
+		})
 		if !neighbor.IsUnicast(a.HardwareAddr) || master >= 0 && takesFrames(found[master]) {
 			continue
 		}
@@ -48,32 +51,36 @@ func Links() ([]Link, error) {
 	return links, nil
 }
 
-// takesFrames reports whether an interface takes what its ports receive, so that the segment is its own.
+// takesFrames reports whether an interface takes the frames that its ports receive, so that it
+// carries the segment instead of them.
 func takesFrames(master netlink.Link) bool {
 	switch master.Type() {
 	case "bridge", "bond", "team", "openvswitch":
 		return true
 	}
-	return false // a VRF, for one
+	return false // a VRF, for example
 }
 
-// watchLinks calls changed for every notification on interfaces and addresses. It returns when ctx ends, or
-// when notifications were lost or the subscription broke: the caller lists anew and watches again.
+// Watch calls changed for every notification about interfaces and addresses. It returns when ctx
+// ends, or when notifications were lost or the subscription broke: then call Links and Watch again.
 func Watch(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	failed := func(err error) { cancel(fmt.Errorf("interface notifications: %w", err)) }
 	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
 	done := make(chan struct{})
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: failed}); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(links, done,
+		netlink.LinkSubscribeOptions{ErrorCallback: failed}); err != nil {
 		return fmt.Errorf("subscribe to interfaces: %w", err)
 	}
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: failed}); err != nil {
+	if err := netlink.AddrSubscribeWithOptions(addrs, done,
+		netlink.AddrSubscribeOptions{ErrorCallback: failed}); err != nil {
 		close(done)
 		drain(links)
 		return fmt.Errorf("subscribe to addresses: %w", err)
 	}
-	// The subscriptions' goroutines end when their channels close; until then someone must read them.
+	// The goroutines of the subscriptions end when their channels close. Until then the channels
+	// have to be read.
 	defer func() {
 		close(done)
 		drain(links)

@@ -11,25 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passage is the filter of one socket as addresses come and go. It never keeps away what concerns an open one: an
-// address that comes widens it at once, by a short program, and what it then passes beside is narrowed later.
+// socketFilter is the filter of one socket as addresses come and go. It never rejects what concerns
+// an allowed address: a new address widens it at once, by a short program, and what that passes
+// besides is narrowed later.
 type socketFilter struct {
 	socket  bpf.Setter
 	program func([]span) []bpf.Instruction
 
 	mu    sync.Mutex
-	addrs map[netip.Addr]int // guarded by mu; how often each is open
+	addrs map[netip.Addr]int // guarded by mu; how often each is allowed
 	cover []span             // guarded by mu; what the kernel's program passes
 	tight bool               // guarded by mu; cover is what narrow would make it
-	short bool               // guarded by mu; cover lacks what is open
+	short bool               // guarded by mu; cover lacks an allowed address
 }
 
-// newPassage is for a socket whose filter passes nothing.
+// newSocketFilter returns the filter of a socket that passes nothing yet.
 func newSocketFilter(socket bpf.Setter, program func([]span) []bpf.Instruction) *socketFilter {
 	return &socketFilter{socket: socket, program: program, addrs: make(map[netip.Addr]int), tight: true}
 }
 
-// open lets frames about addr pass. Where that fails, mend tries again.
+// allow lets frames about addr pass. If that fails, call retry later.
 func (p *socketFilter) allow(addr netip.Addr) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,8 +43,8 @@ func (p *socketFilter) allow(addr netip.Addr) error {
 	return err
 }
 
-// widen passes all from the lowest to the highest key, k included, and more around it: neighbours follow. p.mu is
-// held.
+// widen passes everything from the lowest to the highest key, including k, and more around it,
+// because neighboring addresses often follow. p.mu is held.
 func (p *socketFilter) widen(k uint32) error {
 	if within(p.cover, k) {
 		return nil
@@ -56,7 +57,7 @@ func (p *socketFilter) widen(k uint32) error {
 	return p.install([]span{wide})
 }
 
-// shut undoes one open, when it is narrowed.
+// disallow undoes one allow. It takes effect when the filter is narrowed.
 func (p *socketFilter) disallow(addr netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,7 +67,8 @@ func (p *socketFilter) disallow(addr netip.Addr) {
 	}
 }
 
-// narrow lets only pass what is open, as closely as a program can. It fails only to narrow.
+// narrow passes only what is allowed, as closely as a program can. If it fails the filter still
+// passes too much.
 func (p *socketFilter) narrow() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -90,7 +92,7 @@ func (p *socketFilter) narrow() error {
 	}
 }
 
-// mend opens what open could not.
+// retry allows what allow could not.
 func (p *socketFilter) retry() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -106,7 +108,7 @@ func (p *socketFilter) retry() error {
 	return nil
 }
 
-// keys returns those of all open addresses. p.mu is held.
+// keys returns the keys of all allowed addresses. p.mu is held.
 func (p *socketFilter) keys() []uint32 {
 	keys := make([]uint32, 0, len(p.addrs))
 	for addr := range p.addrs {
@@ -115,7 +117,7 @@ func (p *socketFilter) keys() []uint32 {
 	return keys
 }
 
-// install gives the kernel a program for cover. p.mu is held.
+// install attaches a program for cover. p.mu is held.
 func (p *socketFilter) install(cover []span) error {
 	raw, err := bpf.Assemble(p.program(cover))
 	if err != nil {

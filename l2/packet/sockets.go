@@ -19,34 +19,42 @@ import (
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 
-// sockets are the packet sockets of one interface: for hellos, ARP and neighbour discovery.
+// Sockets are the packet sockets of one interface: for hellos, ARP and neighbor discovery. Their
+// methods wait only for the interface's own queue.
 type Sockets struct {
 	hello, arp, ndp      *packet.Conn
 	in                   Handlers
 	arpFilter, ndpFilter *socketFilter
 	solicited            *solicitedNodes
 	index                int                // of the interface
-	queried              chan time.Duration // within which an answer is due
-	changed              async.Signal       // what was joined
+	queried              chan time.Duration // within what time an answer is due
+	changed              async.Signal       // addresses were joined or left
 
 	readers sync.WaitGroup
 	closing sync.Once
 	done    chan struct{}
 }
 
-// ingress is what a wire does with what it receives. Frames are valid during the call only.
+// Handlers take what sockets receive. Frames are valid only during the call.
 type Handlers struct {
 	Hello  func(payload []byte)
 	ARP    func(frame []byte) (reply []byte)
 	NDP    func(frame []byte) (reply []byte)
-	Broken func(error) // a socket failed for good: the wire is to be closed
-	Failed func(error) // something failed that the wire tries again; nil: it works (again)
+	Broken func(error) // a socket failed for good: close the sockets
+	Failed func(error) // something failed and will be retried; nil: it works again
 }
 
-// openSockets opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
+// Open opens an interface's sockets in the network namespace of the process. It needs CAP_NET_RAW.
+// The handlers are called from goroutines of the sockets until Wait returns.
 func Open(l Link, in Handlers) (*Sockets, error) {
 	ifi := &net.Interface{Index: l.Index, Name: l.Name, MTU: l.MTU, HardwareAddr: l.HardwareAddr()}
-	s := &Sockets{in: in, index: l.Index, changed: async.NewSignal(), queried: make(chan time.Duration, 1), done: make(chan struct{})}
+	s := &Sockets{
+		in:      in,
+		index:   l.Index,
+		changed: async.NewSignal(),
+		queried: make(chan time.Duration, 1),
+		done:    make(chan struct{}),
+	}
 	var err error
 	defer func() {
 		if err != nil {
@@ -82,16 +90,16 @@ func listen(ifi *net.Interface, etherType int, filter []bpf.Instruction) (*packe
 	return packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: raw})
 }
 
-// read hands each frame to take until the socket is closed or fails.
+// read passes each frame to take until the socket is closed or fails.
 func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 	raw, err := c.SyscallConn()
 	b := make([]byte, 2048)
 	for err == nil {
-		// Read by hand: on a busy segment the addresses that the library allocates for each frame cost as much as
+		// On a busy segment the addresses that the library allocates for each frame cost as much as
 		// the answer.
 		var failure error
 		err = raw.Read(func(fd uintptr) bool {
-			for range atOnce {
+			for range readBatch {
 				var n int
 				if n, failure = unix.Read(int(fd), b); failure != nil {
 					break
@@ -100,7 +108,8 @@ func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 			}
 			return !errors.Is(failure, unix.EAGAIN)
 		})
-		// ENETDOWN is told once when the interface goes down; what follows from it comes by netlink.
+		// ENETDOWN is returned once when the interface goes down. Its consequences arrive by
+		// netlink.
 		if err == nil && !errors.Is(failure, unix.ENETDOWN) && !errors.Is(failure, unix.EINTR) {
 			err = failure
 		}
@@ -116,7 +125,7 @@ func (s *Sockets) takeHello(frame []byte) {
 	}
 }
 
-// takeNDP keeps what concerns memberships, and hands on the rest.
+// takeNDP handles MLD queries, and passes other frames on.
 func (s *Sockets) takeNDP(frame []byte) []byte {
 	if q, ok := neighbor.ParseMLDQuery(frame); ok {
 		s.solicited.queried(q)
@@ -129,8 +138,8 @@ func (s *Sockets) takeNDP(frame []byte) []byte {
 	return s.in.NDP(frame)
 }
 
-// reply sends what respond returns for each frame. An answer that finds the interface's queue full is lost, and will be
-// asked for again.
+// reply sends what respond returns for each frame. If the interface's queue is full the answer is
+// lost, and will be asked for again.
 func (s *Sockets) reply(c *packet.Conn, respond func([]byte) []byte) func([]byte) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -148,6 +157,7 @@ func send(c *packet.Conn, frame []byte) error {
 	return err
 }
 
+// SendHello, SendARP and SendNDP send a whole Ethernet frame.
 func (s *Sockets) SendHello(frame []byte) error { return send(s.hello, frame) }
 func (s *Sockets) SendARP(frame []byte) error   { return send(s.arp, frame) }
 func (s *Sockets) SendNDP(frame []byte) error   { return send(s.ndp, frame) }
@@ -169,13 +179,14 @@ func (s *Sockets) hearAll(on bool) error {
 	return errors.Join(err, failure)
 }
 
+// Drain passes every hello that waits in the socket to take before it returns.
 func (s *Sockets) Drain(take func([]byte)) error {
 	raw, err := s.hello.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("drain the hello socket: %w", err)
 	}
 	b := make([]byte, 2048)
-	// Control, unlike Read, does not wait for the reader that sits on the socket.
+	// Control, unlike Read, does not wait for the reader of the socket.
 	return raw.Control(func(fd uintptr) {
 		for range 4096 { // more than the socket can hold
 			n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
@@ -192,6 +203,8 @@ func (s *Sockets) Drain(take func([]byte)) error {
 	})
 }
 
+// Join lets ARP or neighbor discovery about an address reach the handlers at once. The interface
+// joins the solicited-node group of an IPv6 address soon after.
 func (s *Sockets) Join(addr netip.Addr) {
 	if err := s.filterOf(addr).allow(addr); err != nil {
 		s.in.Failed(err) // upkeep tries again
@@ -200,6 +213,7 @@ func (s *Sockets) Join(addr netip.Addr) {
 	s.changed.Notify()
 }
 
+// Leave undoes one Join, soon after.
 func (s *Sockets) Leave(addr netip.Addr) {
 	s.filterOf(addr).disallow(addr)
 	s.solicited.count(addr, -1)
@@ -216,18 +230,19 @@ func (s *Sockets) filterOf(addr netip.Addr) *socketFilter {
 	return s.ndpFilter
 }
 
-// atOnce is how many frames are read before it is looked whether the socket was closed.
-const atOnce = 64
+// readBatch is how many frames are read before checking whether the socket was closed.
+const readBatch = 64
 
 const (
-	// narrowing is how long the filters may pass too much: changes come in bunches.
+	// narrowPause is how long the filters may pass too much: changes come in bunches.
 	narrowPause = 100 * time.Millisecond
-	// rejoin is how long after a failure it is tried again, for instance where IPv6 is switched off; and after
-	// how long memberships are reported once more.
+	// retryPause is the time until a failure is retried, for example while IPv6 is disabled, and
+	// until memberships are reported again.
 	retryPause = time.Second
 )
 
-// upkeep does what join and leave have left for soon after, and answers queries, until the sockets are closed.
+// upkeep does what Join and Leave left for later, and answers queries, until the sockets are
+// closed.
 func (s *Sockets) upkeep() {
 	defer s.solicited.close()
 	narrow, retry, retell, answer := newAlarm(), newAlarm(), newAlarm(), newAlarm()
@@ -237,12 +252,12 @@ func (s *Sockets) upkeep() {
 		case <-s.done:
 			return
 		case <-narrow.c():
-			// What fails here passes too much, no more.
+			// If this fails the filters only pass too much.
 			_ = errors.Join(s.arpFilter.narrow(), s.ndpFilter.narrow())
 			narrow.done()
 			continue
 		case within := <-s.queried:
-			// Not at once: others answer too.
+			// Not at once: other listeners answer too.
 			answer.within(rand.N(within/2 + 1))
 			continue
 		case <-answer.c():
@@ -267,7 +282,7 @@ func (s *Sockets) upkeep() {
 	}
 }
 
-// alarm is a timer that is set once until it has rung.
+// oneShot is a timer that is set once until it has fired.
 type oneShot struct {
 	timer *time.Timer
 	set   bool
@@ -288,9 +303,10 @@ func (a *oneShot) within(d time.Duration) {
 	}
 }
 
-// rang must be called when the alarm has rung.
+// done must be called when the timer has fired.
 func (a *oneShot) done() { a.set = false }
 
+// Close closes the sockets. It may be called more than once and from any goroutine.
 func (s *Sockets) Close() {
 	s.closing.Do(func() {
 		close(s.done)
@@ -298,6 +314,7 @@ func (s *Sockets) Close() {
 	})
 }
 
+// Wait returns when the handlers will not be called any more.
 func (s *Sockets) Wait() { s.readers.Wait() }
 
 func (s *Sockets) closed() bool {
@@ -309,7 +326,8 @@ func (s *Sockets) closed() bool {
 	}
 }
 
-// closeConns closes them at the same time: the kernel lets each wait until no processor looks at it any more.
+// closeConns closes the connections in parallel: the kernel makes each wait until no processor uses
+// it any more.
 func (s *Sockets) closeConns() {
 	var closing sync.WaitGroup
 	defer closing.Wait()

@@ -16,53 +16,58 @@ import (
 	"github.com/berth-lb/berth/l2/neighbor"
 )
 
-// kernelGroups is how many groups the kernel is to join. It looks through the list of all of them for each IPv6 multicast
-// that arrives: with a thousand that costs as much as the answer, with ten thousand a hundred times as much. For the
-// rest the interface receives all multicasts, the filter chooses, and this process tells switches and routers. It is
-// also well below what one socket may join.
+// kernelGroups is how many groups the kernel is asked to join. For each IPv6 multicast that arrives
+// it searches the list of all groups: a thousand cost as much as the answer, ten thousand a hundred
+// times as much. For other groups the interface receives all multicasts, the filter selects, and
+// this process reports to switches and routers. It is also well below what one socket may join.
 const kernelGroups = 64
 
-// solicitedNodes keeps an interface a listener of the solicited-node groups (RFC 4291 section 2.7.1) of this
-// node's addresses, so that network cards and MLD-snooping switches let solicitations through. Joining takes a
-// kernel lock that can be held for long, so what count notes down is done by settle, in another goroutine.
+// solicitedNodes keeps an interface a listener of the solicited-node groups (RFC 4291 section
+// 2.7.1) of this node's addresses, so that network cards and MLD-snooping switches pass
+// solicitations. Joining takes a kernel lock that can be held for long, so settle does in another
+// goroutine what count notes.
 type solicitedNodes struct {
 	ifi    *net.Interface
-	socket multicaster
+	socket multicastSocket
 
 	mu      sync.Mutex
 	wanted  map[netip.Addr]int      // guarded by mu; addresses for each group
-	dirty   map[netip.Addr]struct{} // guarded by mu; groups to look at
+	dirty   map[netip.Addr]struct{} // guarded by mu; groups for settle to work on
 	queries []neighbor.MLDQuery     // guarded by mu; to be answered
 
-	// Owned by settle's goroutine.
-	joined   *multicastGroups
-	reported map[netip.Addr]struct{} // joined without the kernel
-	hearsAll bool
-	toRepeat []listenerChange // to be reported once more
-	oldest   bool             // the last querier speaks MLD's first version
+	// Only settle's goroutine uses these.
+	joined    *multicastGroups
+	reported  map[netip.Addr]struct{} // joined by this process, not the kernel
+	hearsAll  bool
+	toRepeat  []listenerChange // changes to be reported once more
+	v1Querier bool             // the last querier speaks MLD's first version
 }
 
-// multicaster is what solicitedNodes needs of the interface's socket.
-type multicaster interface {
+// multicastSocket is what solicitedNodes needs of the interface's socket.
+type multicastSocket interface {
 	SendNDP(frame []byte) error
-	// hearAll lets all multicasts through to the socket, or no longer.
+	// hearAll sets whether the socket receives all multicasts.
 	hearAll(bool) error
 }
 
-// groupChange is a change to tell of.
+// listenerChange is a change to report.
 type listenerChange struct {
 	change neighbor.ListenerChange
 	groups []netip.Addr
 }
 
-func newSolicitedNodes(ifi *net.Interface, m multicaster) *solicitedNodes {
+func newSolicitedNodes(ifi *net.Interface, m multicastSocket) *solicitedNodes {
 	return &solicitedNodes{
 		ifi: ifi, socket: m, wanted: make(map[netip.Addr]int), dirty: make(map[netip.Addr]struct{}),
-		joined: &multicastGroups{ifi: ifi, fd: -1, groups: make(map[netip.Addr]struct{})}, reported: make(map[netip.Addr]struct{}),
+		joined: &multicastGroups{
+			ifi:    ifi,
+			fd:     -1,
+			groups: make(map[netip.Addr]struct{}),
+		}, reported: make(map[netip.Addr]struct{}),
 	}
 }
 
-// count adds n to the addresses that need addr's group.
+// count adds n to the number of addresses that need addr's group.
 func (s *solicitedNodes) count(addr netip.Addr, n int) {
 	group, err := ndp.SolicitedNodeMulticast(addr)
 	if err != nil {
@@ -83,9 +88,9 @@ func (s *solicitedNodes) unsettled() int {
 	return len(s.dirty)
 }
 
-// queried notes down a query for answer.
+// queried notes a query for answer.
 func (s *solicitedNodes) queried(q neighbor.MLDQuery) {
-	const enough = 16 // a flood of them is answered as if to one
+	const enough = 16 // a flood of them gets one answer
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queries) < enough {
@@ -93,11 +98,11 @@ func (s *solicitedNodes) queried(q neighbor.MLDQuery) {
 	}
 }
 
-// close ends all memberships of the kernel's, and of the others the hearing.
+// close ends all memberships.
 func (s *solicitedNodes) close() { s.joined.close() }
 
-// settle works on all groups that changed; one that fails waits for the next time, and is no obstacle. It reports
-// whether to call retell after a while.
+// settle works on all groups that changed. A group that fails waits for the next time and does not
+// delay others. It reports whether repeat is to be called after a while.
 func (s *solicitedNodes) settle() (retell bool, err error) {
 	var failures []error
 	var came, went, failed []netip.Addr
@@ -128,11 +133,13 @@ func (s *solicitedNodes) settle() (retell bool, err error) {
 		s.dirty[group] = struct{}{}
 	}
 	s.mu.Unlock()
-	failures = append(failures, s.setHearAll(), s.report(listenerChange{neighbor.NowListener, came}), s.report(listenerChange{neighbor.NotListener, went}))
+	failures = append(failures, s.setHearAll(), s.report(listenerChange{
+		neighbor.NowListener, came,
+	}), s.report(listenerChange{neighbor.NotListener, went}))
 	return len(s.toRepeat) > 0, cmp.Or(failures...)
 }
 
-// hear lets all multicasts through while that is needed.
+// setHearAll receives all multicasts while that is needed.
 func (s *solicitedNodes) setHearAll() error {
 	all := len(s.reported) > 0
 	if all == s.hearsAll {
@@ -145,7 +152,8 @@ func (s *solicitedNodes) setHearAll() error {
 	return nil
 }
 
-// tell reports a change, which retell will repeat: one may be lost (RFC 3810 section 6.1).
+// report reports a change. It will be repeated, because a report may be lost (RFC 3810 section
+// 6.1).
 func (s *solicitedNodes) report(m listenerChange) error {
 	if len(m.groups) == 0 {
 		return nil
@@ -154,7 +162,7 @@ func (s *solicitedNodes) report(m listenerChange) error {
 	return s.send(m)
 }
 
-// retell repeats what was told since the last time.
+// repeat repeats what was reported since the last time.
 func (s *solicitedNodes) repeat() error {
 	var failures []error
 	for _, m := range s.toRepeat {
@@ -164,7 +172,7 @@ func (s *solicitedNodes) repeat() error {
 	return cmp.Or(failures...)
 }
 
-// still returns which groups of a change are as it left them.
+// unchanged returns the groups of a change that are still as it left them.
 func (s *solicitedNodes) unchanged(m listenerChange) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(m.groups), func(g netip.Addr) bool {
 		_, listening := s.reported[g]
@@ -172,7 +180,7 @@ func (s *solicitedNodes) unchanged(m listenerChange) []netip.Addr {
 	})
 }
 
-// answer tells those that asked what this process listens to. The kernel tells of what it has joined.
+// answer reports to queriers what this process listens to. The kernel reports what it has joined.
 func (s *solicitedNodes) answer() error {
 	s.mu.Lock()
 	queries := s.queries
@@ -180,7 +188,7 @@ func (s *solicitedNodes) answer() error {
 	s.mu.Unlock()
 	groups := make(map[netip.Addr]struct{})
 	for _, q := range queries {
-		s.oldest = q.V1
+		s.v1Querier = q.V1
 		if q.Group.IsUnspecified() {
 			groups = s.reported
 			break
@@ -194,7 +202,7 @@ func (s *solicitedNodes) answer() error {
 
 func (s *solicitedNodes) send(m listenerChange) error {
 	frames := neighbor.ListenerReports
-	if s.oldest {
+	if s.v1Querier {
 		frames = neighbor.ListenerReportsV1
 	}
 	for _, frame := range frames(s.ifi.HardwareAddr, m.change, m.groups) {
@@ -216,11 +224,11 @@ func (s *solicitedNodes) take() (group netip.Addr, wanted, found bool) {
 	return netip.Addr{}, false, false
 }
 
-// memberships are the groups that the kernel has joined for a socket, which is bound to nothing, so that no packet comes
-// near it.
+// multicastGroups are the groups that the kernel has joined for a socket. The socket is not bound,
+// so it receives no packets.
 type multicastGroups struct {
 	ifi    *net.Interface
-	fd     int // -1: not yet
+	fd     int // -1: not open yet
 	groups map[netip.Addr]struct{}
 }
 
@@ -233,7 +241,8 @@ func (m *multicastGroups) join(group netip.Addr) error {
 	if m.fd < 0 {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("open a socket for solicited-node groups on %s: %w", m.ifi.Name, os.NewSyscallError("socket", err))
+			return fmt.Errorf("open a socket for solicited-node groups on %s: %w",
+				m.ifi.Name, os.NewSyscallError("socket", err))
 		}
 		m.fd = fd
 	}
@@ -246,7 +255,8 @@ func (m *multicastGroups) join(group netip.Addr) error {
 
 func (m *multicastGroups) leave(group netip.Addr) {
 	if m.has(group) {
-		// The kernel may have dropped it with the interface's IPv6; then nothing is left to leave.
+		// The kernel may have dropped it when the interface lost IPv6. Then there is nothing to
+		// leave.
 		_ = unix.SetsockoptIPv6Mreq(m.fd, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, m.request(group))
 		delete(m.groups, group)
 	}

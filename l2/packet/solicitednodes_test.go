@@ -40,7 +40,7 @@ func (m *multicasts) expect(t *testing.T, all bool, want ...string) {
 	m.sent = nil
 }
 
-// With the loopback interface, on which any process may join groups.
+// This uses the loopback interface, on which any process may join groups.
 func TestGroupsBeyondWhatTheKernelIsToJoinAreReported(t *testing.T) {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
@@ -67,7 +67,7 @@ func TestGroupsBeyondWhatTheKernelIsToJoinAreReported(t *testing.T) {
 	}
 	change(addrs[:kernelGroups], +1, false)
 	m.expect(t, false)
-	change(addrs[:kernelGroups], +1, false) // a second address of the same groups
+	change(addrs[:kernelGroups], +1, false)
 	change(addrs[kernelGroups:], +1, true)
 	m.expect(t, true, "60 groups as 4", "40 groups as 4")
 	if err := s.repeat(); err != nil {
@@ -90,7 +90,7 @@ func TestGroupsBeyondWhatTheKernelIsToJoinAreReported(t *testing.T) {
 	_ = s.answer()
 	m.expect(t, true)
 
-	change(addrs, -1, true) // what was joined by the kernel is wanted once more
+	change(addrs, -1, true) // what the kernel joined is wanted once more
 	m.expect(t, false, "60 groups as 3", "40 groups as 3")
 	change(addrs[kernelGroups:], +1, true)
 	m.expect(t, true, "60 groups as 4", "40 groups as 4")

@@ -50,8 +50,8 @@ func NDP(t testing.TB, m ndp.Message, from, to netip.Addr) []byte {
 	})
 }
 
-// Solicitation returns a neighbor solicitation as a frame from Theirs to Ours. With option set it carries the source
-// link-layer address.
+// Solicitation returns a neighbor solicitation as a frame from Theirs to Ours. With option set it
+// carries the source link-layer address.
 func Solicitation(t testing.TB, from, to, target netip.Addr, option bool) []byte {
 	t.Helper()
 	m := &ndp.NeighborSolicitation{TargetAddress: target}
@@ -71,8 +71,8 @@ func SolicitedNode(t testing.TB, addr netip.Addr) netip.Addr {
 	return g
 }
 
-// ListenerQuery returns an MLD query as a frame from Theirs, of MLD's first version if short is set. The delay is in
-// milliseconds.
+// ListenerQuery returns an MLD query as a frame from Theirs, of MLD's first version if short is
+// set. The delay is in milliseconds.
 func ListenerQuery(from, to, group netip.Addr, delay uint16, short bool) []byte {
 	body := binary.BigEndian.AppendUint16([]byte{130, 0, 0, 0}, delay)
 	body = append(append(body, 0, 0), group.AsSlice()...)
