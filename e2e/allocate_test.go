@@ -207,7 +207,7 @@ spec: {poolNames: [silent], nodeSelector: {}, serviceSelector: {}}
 	r.answers(t, lab.Client, address)
 }
 
-// apply applies objects, which go with the test.
+// apply applies objects, and deletes them when the test ends.
 func (r *rack) apply(t *testing.T, yaml string) {
 	t.Helper()
 	t.Cleanup(func() {

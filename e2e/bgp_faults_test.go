@@ -19,8 +19,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// spineNeighbor makes BIRD a second router of all nodes, which is told of the pool that the first
-// one is told of.
+// spineNeighbor makes BIRD a second router of all nodes. The same pool is announced to both.
 const spineNeighbor = `
 apiVersion: berth.dev/v1alpha1
 kind: BGPNeighbor
@@ -79,8 +78,8 @@ func (r *rack) awaitSession(t *testing.T, node, neighbor string, up bool) v1alph
 	return found
 }
 
-// testRouterKilled kills the router's BGP daemon, and starts it again. The other router, and the
-// segment, are served all the while.
+// testRouterKilled kills the router's BGP daemon, and starts it again. The other router and the
+// segment are served all the time.
 func testRouterKilled(t *testing.T, r *rack) {
 	r.apply(t, spineNeighbor)
 	l2 := r.serve(t)
@@ -128,8 +127,8 @@ func testRouterKilled(t *testing.T, r *rack) {
 	}
 }
 
-// testBlackHole has no frame pass between a node and the router: neither says a word of an end. The
-// node's other session, its owned addresses and the other nodes' sessions go on.
+// testBlackHole blocks all frames between a node and the router, so that neither is told of the
+// end. The node's other session, its owned addresses and the other nodes' sessions continue.
 func testBlackHole(t *testing.T, r *rack) {
 	r.apply(t, spineNeighbor)
 	const lost = "n2"
@@ -152,7 +151,7 @@ func testBlackHole(t *testing.T, r *rack) {
 		t.Fatal(err)
 	}
 	t.Cleanup(heal)
-	// Before the hold time is over, too, news reach the others.
+	// Changes reach the other routers even before the hold time expires.
 	later := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.73")))
 	r.onSpine(t, later, r.Nodes()...)
 	r.routes(t, later, r.others(lost)...)
@@ -174,8 +173,8 @@ func testBlackHole(t *testing.T, r *rack) {
 	r.routes(t, later, r.Nodes()...)
 }
 
-// testSpeakerKilled kills a speaker: the router is told by its kernel, and has the routes back from
-// the next one.
+// testSpeakerKilled kills a speaker: its kernel closes the session, and the next speaker announces
+// the routes again.
 func testSpeakerKilled(t *testing.T, r *rack) {
 	const node = "n2"
 	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.74")))
@@ -195,7 +194,7 @@ func testSpeakerKilled(t *testing.T, r *rack) {
 	}
 }
 
-// testPasswordRotated changes a password on both sides. The session is made again, and no other.
+// testPasswordRotated changes a password on both sides. Only that session is reset.
 func testPasswordRotated(t *testing.T, r *rack) {
 	const node = "n1"
 	secret := func(password string) string {
@@ -251,8 +250,8 @@ spec:
 	}
 }
 
-// testWeights has the router's kernel spread 10 000 connections over a node with three Pods and one
-// with one.
+// testWeights checks how the router's kernel spreads 10 000 connections over a node with three Pods
+// and one with a single Pod.
 func testWeights(t *testing.T, r *rack) {
 	const group = "weighed"
 	for _, app := range []stage.App{

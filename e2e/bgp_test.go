@@ -18,8 +18,8 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// testPathsWatched has BFD watch the sessions with the router, without a new session, and cuts a
-// node off: the router drops its routes because of BFD, not when the hold time is over.
+// testPathsWatched enables BFD for the sessions with the router, which are not reset, and cuts a
+// node off: the router drops its routes because of BFD, not when the hold time expires.
 func testPathsWatched(t *testing.T, r *rack) {
 	patch := func(ctx context.Context, bfd string) error {
 		_, err := r.Kubectl(ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+bfd+`}}`)
@@ -72,12 +72,12 @@ func testPathsWatched(t *testing.T, r *rack) {
 	r.routes(t, address, r.Nodes()...)
 }
 
-// addressText is the node's IPv4 address.
+// addressText returns the node's IPv4 address.
 func (r *rack) addressText(node string) string {
 	return fmt.Sprintf("172.30.0.1%s", node[len("n"):])
 }
 
-// testHold replaces all speakers while they are asked to hold: each group stays with its node.
+// testHold replaces all speakers with --on-restart=hold: each group stays with its node.
 func testHold(t *testing.T, r *rack) {
 	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "patch", "daemonset", "berth-speaker", "--type=json",
 		"-p", `[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--on-restart=hold"}]`); err != nil {

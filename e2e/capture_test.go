@@ -18,16 +18,16 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// captured is a Service with addresses of both families, and a capture of who says
-// that they are its own.
+// captured is a Service with addresses of both families, and a capture of the hosts that claim
+// them.
 type captured struct {
 	*rack
 	*stage.Capture
 	addresses []netip.Addr
 }
 
-// capture captures the addresses of Services until the end of the test. Each has been
-// answered for by one node alone when it returns.
+// capture captures the addresses of Services until the end of the test. It returns when a single
+// node answers for each.
 func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 	t.Helper()
 	var all []captured
@@ -57,8 +57,8 @@ func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 	return all
 }
 
-// sole waits until one node is the owner of all the addresses, by what was seen since
-// a moment.
+// sole waits until one node is the owner of all the addresses, judging by what was captured since
+// the given time.
 func (c captured) sole(t *testing.T, since time.Time) stage.Owner {
 	t.Helper()
 	owner, err := c.AwaitOwner(t.Context(), patience, since, c.addresses...)
@@ -68,8 +68,8 @@ func (c captured) sole(t *testing.T, since time.Time) stage.Owner {
 	return owner
 }
 
-// answered waits until each of the addresses was answered for the last times that it
-// was asked, by whomever, by what was seen since a moment.
+// answered waits until the last requests for each of the addresses were answered by any node,
+// judging by what was captured since the given time.
 func (c captured) answered(t *testing.T, since time.Time) {
 	t.Helper()
 	if err := c.AwaitAnswers(t.Context(), patience, since, c.addresses...); err != nil {
@@ -77,15 +77,15 @@ func (c captured) answered(t *testing.T, since time.Time) {
 	}
 }
 
-// serves waits until both addresses are served to both clients, each with the
-// neighbor cache that it has. Under policy Local it is a Pod of the node that has the
-// address that serves: with an owner given, it must be that node's.
+// serves waits until both addresses are served to both clients, with the neighbor caches that they
+// have. Under policy Local a Pod of the owner serves them; if an owner is given, it must be that
+// node's Pod.
 func (c captured) serves(t *testing.T, owner string) {
 	t.Helper()
 	for _, address := range c.addresses {
 		for _, host := range []string{lab.Client, lab.Remote} {
 			eventually(t, func(ctx context.Context) error {
-				// A Pod that cannot be reached is not asked for long.
+				// kube-proxy soon stops using a Pod that cannot be reached.
 				ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 				defer cancel()
 				answer, err := c.AskHTTP(ctx, host, address)
@@ -98,8 +98,8 @@ func (c captured) serves(t *testing.T, owner string) {
 	}
 }
 
-// told waits until an owner has told the segment unasked of all the addresses, with
-// the hardware address that it has, since a moment.
+// told waits until an owner has announced all the addresses unasked, with its own hardware address,
+// since the given time.
 func (c captured) told(t *testing.T, owner string, since time.Time) {
 	t.Helper()
 	mac, err := c.NodeMAC(owner)
@@ -119,7 +119,7 @@ func (c captured) told(t *testing.T, owner string, since time.Time) {
 	}
 }
 
-// silent checks that a node did not say between two moments that an address is its own.
+// silent checks that a node did not claim an address between two points in time.
 func (c captured) silent(t *testing.T, node string, from, to time.Time) {
 	t.Helper()
 	for _, address := range c.addresses {
@@ -130,8 +130,7 @@ func (c captured) silent(t *testing.T, node string, from, to time.Time) {
 	}
 }
 
-// whole waits until every speaker is ready and hears all others. It needs no API
-// server.
+// whole waits until every speaker is ready and hears all others. It does not need the API server.
 func (r *rack) whole(t *testing.T) {
 	t.Helper()
 	for _, node := range r.Nodes() {
@@ -139,7 +138,7 @@ func (r *rack) whole(t *testing.T) {
 	}
 }
 
-// hears waits until the speaker of a node is ready and hears so many others.
+// hears waits until the speaker of a node is ready and hears this number of others.
 func (r *rack) hears(t *testing.T, node string, peers int) {
 	t.Helper()
 	addresses, err := r.Lab.Addresses(node)

@@ -28,8 +28,8 @@ func (r *rack) asks(t *testing.T, host string, address netip.Addr) {
 	})
 }
 
-// successor waits until a node other than one answers, for both addresses of the
-// Service, and that they answer to requests.
+// successor waits until a node other than the given one answers for both addresses of the Service,
+// and both serve requests.
 func (r *rack) successor(t *testing.T, svc *corev1.Service, not string) {
 	t.Helper()
 	for _, family := range families() {
@@ -42,7 +42,7 @@ func (r *rack) successor(t *testing.T, svc *corev1.Service, not string) {
 	}
 }
 
-// recovered waits until all is as it was: one owner for both addresses, which answer.
+// recovered waits until one node owns both addresses and both answer, as before the fault.
 func (r *rack) recovered(t *testing.T, svc *corev1.Service) {
 	t.Helper()
 	r.settle(t)
@@ -58,9 +58,8 @@ func (r *rack) recovered(t *testing.T, svc *corev1.Service) {
 	}
 }
 
-// watched asks the Service all the time, as a client does that keeps its neighbor
-// cache, and returns what ends it: that reports what the client saw, and that it has
-// answers again.
+// watched keeps sending requests to the Service, as a client does that keeps its neighbor cache.
+// The returned function ends that, logs what the client saw, and checks that it is served again.
 func (r *rack) watched(t *testing.T, svc *corev1.Service) (stop func()) {
 	t.Helper()
 	address := r.address(t, svc, corev1.IPv4Protocol)
@@ -105,7 +104,7 @@ func testSpeakerFrozen(t *testing.T, r *rack) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// Nothing is harmed by a second time.
+		// A second call is harmless.
 		if err := r.Resume(context.WithoutCancel(t.Context()), "speaker@"+owner); err != nil {
 			t.Error(err)
 		}
@@ -158,7 +157,7 @@ func testAPIServerAway(t *testing.T, r *rack) {
 	r.recovered(t, svc)
 }
 
-// testSessionReset has the router end all sessions, twice.
+// testSessionReset makes the router end all sessions, twice.
 func testSessionReset(t *testing.T, r *rack) {
 	svc := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.60"))
 	r.routes(t, soleAddress(svc), r.Nodes()...)
@@ -195,8 +194,8 @@ func testSessionReset(t *testing.T, r *rack) {
 	})
 }
 
-// connections returns how often the session with each node's IPv4 address was made, by the router's
-// count.
+// connections returns how many times the session with each node's IPv4 address was established, as
+// the router counts it.
 func (r *rack) connections(t *testing.T) map[string]int {
 	t.Helper()
 	text, err := r.Vtysh(t.Context(), "show bgp neighbors json")

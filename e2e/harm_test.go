@@ -20,9 +20,10 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// TestBerthDoesNoHarm installs Berth on a rack that is full of other things, with careless pools.
-// It judges by what clients and pods see, and by who says on the segment that an address is its
-// own. All is as the manifest has it: freed addresses rest for a minute, so each part has its own.
+// TestBerthDoesNoHarm installs Berth on a rack with many other users of addresses, with careless
+// pools. It checks what clients and pods see, and which hosts claim addresses on the segment. Berth
+// is installed as in the manifest, so freed addresses rest for a minute, and each part uses
+// addresses of its own.
 func TestBerthDoesNoHarm(t *testing.T) {
 	r := raise(t, lab.Options{Name: "e2eharm", Nodes: 3, Router: "none", DualStack: true})
 	if err := r.Deploy(t.Context(), r.web); err != nil {
@@ -125,7 +126,8 @@ func ingress(addresses ...netip.Addr) []corev1.LoadBalancerIngress {
 	return all
 }
 
-// testForeignStatus installs Berth beside another implementation, whose client asks all the while.
+// testForeignStatus installs Berth beside another implementation, while a client of the latter
+// keeps sending requests.
 func testForeignStatus(t *testing.T, r *rack) {
 	foreign := netip.MustParseAddr("203.0.113.7")
 	old, waiting := r.ask(t), r.ask(t)
@@ -220,7 +222,8 @@ func testAPIServerAddress(t *testing.T, r *rack) {
 	r.notDropped(t, server)
 }
 
-// testWrittenStatus writes what k3s' ServiceLB would, and an address of the pool, once each.
+// testWrittenStatus writes into statuses what k3s' ServiceLB would, and an address of the pool,
+// once each.
 func testWrittenStatus(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
 	r.pool(t, "office", "172.30.0.200-172.30.0.209")
@@ -250,8 +253,9 @@ func testWrittenStatus(t *testing.T, r *rack) {
 	r.unfailed(t, "a client of the Service", end())
 }
 
-// testStatusContested has another controller insist. Where the status does not show the address
-// kube-proxy does not serve it: the client's view is told, and must be good again in the end.
+// testStatusContested has another controller overwrite a status again and again. While the status
+// does not show the address, kube-proxy does not serve it, so failed requests are only logged; in
+// the end the address must be served.
 func testStatusContested(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
 	r.pool(t, "office", "172.30.0.212-172.30.0.215")
@@ -380,7 +384,7 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {matchLabels: {annou
 		defer r.claimedOnlyBy(t, r.owner(t, address), address)()
 		ends[want] = r.probe(t, lab.Remote, address, probeTimeout, false)
 	}
-	// both waits for what the Services say of their addresses, which they keep.
+	// both waits for the reasons of both Services, which must keep their addresses.
 	both := func(reasons ...string) {
 		t.Helper()
 		for i, reason := range reasons {
@@ -411,8 +415,8 @@ spec: {poolSelector: {}, nodeSelector: {}, serviceSelector: {matchLabels: {annou
 	}
 }
 
-// testPrinter has a host of the segment with addresses of the pool: one is asked for by a new
-// Service, one by a Service that is announced already with another, one as the second family.
+// testPrinter gives a host of the segment addresses of the pool. One is requested by a new Service,
+// one by a Service that is announced already with another address, and one as the second family.
 func testPrinter(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
 	addresses := []netip.Addr{
@@ -462,7 +466,7 @@ func (r *rack) patch(t *testing.T, svc *corev1.Service, text string) {
 	}
 }
 
-// testKeepalived puts addresses on a node: one before a Service asks for it, two that Services
+// testKeepalived adds addresses to a node: one before a Service requests it, and two that Services
 // have.
 func testKeepalived(t *testing.T, r *rack) {
 	defer r.watchOver(t)()
@@ -518,7 +522,7 @@ func testKeepalived(t *testing.T, r *rack) {
 	r.answers(t, lab.Client, pin)
 }
 
-// testProxyARP has the router answer for the pool, and for what no network uses.
+// testProxyARP makes the router answer for the pool, and for an unused prefix.
 func testProxyARP(t *testing.T, r *rack) {
 	for _, prefix := range []string{"172.30.0.192/26", "198.18.0.0/15"} {
 		p := netip.MustParsePrefix(prefix)

@@ -26,10 +26,10 @@ import (
 // apiService is the API server as pods reach it: kube-proxy sends them on to its host.
 const apiService = "https://10.96.0.1/version"
 
-// watchOver watches what a careless pool must not harm, until the function it returns is called,
-// which fails the test if it was harmed: nodes stay Ready, each pod reaches the API server, the
-// controllers are not restarted, and nobody but the nodes and the API server's host says that their
-// addresses are its own.
+// watchOver watches what a careless pool must not harm, until the returned function is called,
+// which fails the test if there was harm: nodes stay Ready, each pod reaches the API server, the
+// controllers are not restarted, and only the nodes and the API server's host claim their own
+// addresses.
 func (r *rack) watchOver(t *testing.T) (end func()) {
 	t.Helper()
 	before := r.health(t)
@@ -70,8 +70,8 @@ func (r *rack) watchOver(t *testing.T) (end func()) {
 	}
 }
 
-// health is what does not change while nothing is harmed: since when each node is Ready, and how
-// often each controller was restarted.
+// health returns what does not change in a healthy cluster: since when each node is Ready, and how
+// many times each controller was restarted.
 func (r *rack) health(t *testing.T) map[string]string {
 	t.Helper()
 	health := map[string]string{}
@@ -103,8 +103,8 @@ func (r *rack) health(t *testing.T) map[string]string {
 	return health
 }
 
-// askFromPods has a pod of each node ask the API server all the time. What it returns ends that,
-// and fails the test if a request failed.
+// askFromPods makes a pod of each node send requests to the API server all the time. The returned
+// function ends that, and fails the test if a request failed.
 func (r *rack) askFromPods(t *testing.T) (end func()) {
 	t.Helper()
 	admin, err := r.RESTConfig()
@@ -252,7 +252,7 @@ func (r *rack) hasAddress(t *testing.T, host string, at netip.AddrPort) {
 	})
 }
 
-// greet takes connections and ends each.
+// greet accepts connections and closes each.
 func greet(listener net.Listener) error {
 	for {
 		conn, err := listener.Accept()
@@ -268,8 +268,8 @@ func greet(listener net.Listener) error {
 	}
 }
 
-// claimedOnlyBy captures addresses. What it returns ends that, and fails the test if another host
-// than one said that they are its own, or nobody did.
+// claimedOnlyBy captures addresses. The returned function ends that, and fails the test unless the
+// given host, and no other, claimed them.
 func (r *rack) claimedOnlyBy(t *testing.T, host string, addresses ...netip.Addr) (end func()) {
 	t.Helper()
 	capture, err := r.StartCapture(context.WithoutCancel(t.Context()), addresses...)

@@ -25,7 +25,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// testInstalled looks at the processes of the installed Pods with the kernel's eyes.
+// testInstalled checks how the kernel restricts the processes of the installed Pods.
 func testInstalled(t *testing.T, r *rack) {
 	const network = "0000000000003000" // capabilities(7): CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13
 	for _, node := range r.Nodes() {
@@ -56,8 +56,8 @@ func testInstalled(t *testing.T, r *rack) {
 	}
 }
 
-// restricted checks that a process has these capabilities and no others, gains none,
-// and cannot write its root file system.
+// restricted checks that a process has these capabilities and no others, gains none, and cannot
+// write its root file system.
 func restricted(t *testing.T, name string, pid int, capabilities string) {
 	t.Helper()
 	status := fields(t, fmt.Sprintf("/proc/%d/status", pid))
@@ -100,8 +100,8 @@ func fields(t *testing.T, file string) map[string]string {
 	return found
 }
 
-// testEndpoints asks as a monitoring system on the segment does, and of the controllers
-// as one in a Pod does.
+// testEndpoints sends requests to the speakers as a monitoring system on the segment does, and to
+// the controllers as one in a Pod does.
 func testEndpoints(t *testing.T, r *rack) {
 	pods, err := r.Kubernetes.CoreV1().Pods(stage.Namespace).List(t.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -201,7 +201,7 @@ func testKubectl(t *testing.T, r *rack) {
 	}
 }
 
-// testSpeakerRights acts with the token of a speaker.
+// testSpeakerRights sends requests with the token of a speaker.
 func testSpeakerRights(t *testing.T, r *rack) {
 	svc := r.serve(t)
 	account := r.Kubernetes.CoreV1().ServiceAccounts(stage.Namespace)
@@ -243,8 +243,7 @@ func testSpeakerRights(t *testing.T, r *rack) {
 	}
 }
 
-// testRightsUsed runs after all others: without a right that none of them used they
-// would have gone as they did.
+// testRightsUsed runs after all others: a right that none of them used is not needed.
 func testRightsUsed(t *testing.T, r *rack) {
 	manifest, err := stage.Manifest()
 	if err != nil {

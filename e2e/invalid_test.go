@@ -15,7 +15,7 @@ import (
 	"github.com/berth-lb/berth/e2e/lab"
 )
 
-// testInvalidObjects asks all the while from a Service that was there before.
+// testInvalidObjects keeps sending requests to a Service that existed before.
 func testInvalidObjects(t *testing.T, r *rack) {
 	served := r.address(t, r.serve(t), corev1.IPv4Protocol)
 	r.answers(t, lab.Client, served)
@@ -184,7 +184,7 @@ func object(kind, name, spec string) string {
 	return fmt.Sprintf("{apiVersion: berth.dev/v1alpha1, kind: %s, metadata: {name: %s}, spec: %s}", kind, name, spec)
 }
 
-// awaitNotReady waits until the object says why it is not in effect.
+// awaitNotReady waits until the object's condition says why it is not in effect.
 func (r *rack) awaitNotReady(t *testing.T, kind, name, reason, message string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {

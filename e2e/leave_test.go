@@ -108,8 +108,8 @@ func testUninstall(t *testing.T, r *rack) {
 	r.recovered(t, l2)
 }
 
-// followSpeakers reads the logs of the speakers until they end. What it returns waits
-// for that, by node.
+// followSpeakers reads the logs of the speakers until they end. The returned functions, by node,
+// wait for that and return the log.
 func (r *rack) followSpeakers(t *testing.T) map[string]func() []byte {
 	t.Helper()
 	pods, err := r.Kubernetes.CoreV1().Pods(
@@ -158,10 +158,10 @@ func leftFor(log []byte, reason string) bool {
 	return false
 }
 
-// testRebalance has a node leave and come back: what it had stays with the others until the
-// annotation asks for more.
+// testRebalance makes a node leave and return: its addresses stay with the others until the
+// annotation requests a rebalance.
 func testRebalance(t *testing.T, r *rack) {
-	// Fresh addresses go to the node that comes first for them: until one goes to n1.
+	// New addresses go to the node that comes first for them. This is repeated until one goes to n1.
 	var svc *corev1.Service
 	for svc == nil {
 		s := r.serve(t)
@@ -201,7 +201,8 @@ func testRebalance(t *testing.T, r *rack) {
 	r.unfailed(t, "new connections while the address moved twice", end())
 }
 
-// ownerObject waits until an L2Owner of the Service names a node other than one, and returns it.
+// ownerObject waits until an L2Owner of the Service names a node other than the given one, and
+// returns that node.
 func (r *rack) ownerObject(t *testing.T, svc *corev1.Service, not string) string {
 	t.Helper()
 	var node string

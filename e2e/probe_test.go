@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// probe is what a client saw that asked an address all the time, one request after
-// the other, each on a new connection.
+// probe is what a client saw that kept sending requests to an address, one after the other, each on
+// a new connection.
 type probe struct {
 	asked int
-	// failed connections, that were never made or never answered.
+	// failed connections were never established or never answered.
 	failed []error
-	// broken connections, that were made and then reset: what happens to those whose
-	// packets begin to go another way while they last.
+	// broken connections were established and then reset, as happens when their packets begin to take
+	// another path.
 	broken  []error
 	longest time.Duration // between two answers
 }
@@ -34,9 +34,9 @@ func some(all []error) []error { return all[:min(len(all), 3)] }
 
 const probeEvery = 20 * time.Millisecond
 
-// probe asks until the function it returns is called, which returns what was seen. A
-// request fails after the timeout. With fresh, the host's neighbor caches are
-// flushed before each, as if it came from a client that is new.
+// probe sends requests until the returned function is called, which returns what was seen. A
+// request fails after the timeout. With fresh, the host's neighbor caches are flushed before each
+// request, as if it came from a new client.
 func (r *rack) probe(
 	t *testing.T,
 	host string,
@@ -91,9 +91,9 @@ func (r *rack) ask1by1(ctx context.Context, host string, address netip.Addr, tim
 	}
 }
 
-// reset reports whether a connection was made, and reset later. One that is not made is
-// refused or times out; connect itself fails so when the reset came so early that the
-// program had not looked yet.
+// reset reports whether a connection was established and reset later. A connection that is not
+// established is refused or times out. connect itself reports a reset if that came before the
+// program could check.
 func reset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

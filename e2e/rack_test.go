@@ -1,7 +1,7 @@
 //go:build root
 
-// Package e2e tests Berth end to end, on the lab: a real control plane, kubelets,
-// kube-proxies, a real router, and clients beside and behind it.
+// Package e2e tests Berth end to end, on the lab: a real control plane, kubelets, kube-proxies, a
+// real router, and clients beside and behind it.
 package e2e
 
 import (
@@ -21,11 +21,12 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// patience is for what takes a moment on an idle machine, on a very busy one.
+// patience is the limit for what takes a moment on an idle machine, and much longer on a busy one.
 const patience = 60 * time.Second
 
-// TestBerthOnARack goes through Berth's life on one rack of three nodes and a router
-// that speaks BGP. Each subtest leaves the rack as it found it; the last uninstalls.
+// TestBerthOnARack covers Berth's life on one rack of three nodes and a router that speaks BGP,
+// from installation to removal. Each subtest leaves the rack as it found it; the last one
+// uninstalls Berth.
 func TestBerthOnARack(t *testing.T) {
 	r := raise(t, lab.Options{Name: "e2e", Nodes: 3, Router: "frr", DualStack: true})
 	r.rest = time.Second // many of its tests pin an address that another one had
@@ -95,8 +96,7 @@ func TestBerthOnARack(t *testing.T) {
 	}
 }
 
-// TestKubeProxyInModeIPTables is a smoke test: Berth does not know how kube-proxy
-// forwards.
+// TestKubeProxyInModeIPTables is a smoke test: Berth does not know how kube-proxy forwards.
 func TestKubeProxyInModeIPTables(t *testing.T) {
 	r := raise(t, lab.Options{Name: "e2eiptables", Nodes: 1, ProxyMode: "iptables"})
 	r.install(t)
@@ -112,13 +112,13 @@ type rack struct {
 	web      stage.App // one Pod on every node
 	router   bool      // speaks BGP
 	iptables bool      // is what kube-proxy uses
-	// rest of freed addresses; 0: the default.
+	// rest is for how long freed addresses rest; 0: the default.
 	rest    time.Duration
 	created atomic.Int32
 }
 
-// raise brings up a lab for the test. With BERTH_LAB it takes one that is up, and
-// leaves it up, which is quicker while a test is being written.
+// raise brings up a lab for the test. With BERTH_LAB it uses a running lab and leaves it running,
+// which is faster while a test is being written.
 func raise(t *testing.T, options lab.Options) *rack {
 	t.Helper()
 	var l *lab.Lab
@@ -169,7 +169,7 @@ func (r *rack) install(t *testing.T) {
 	}
 }
 
-// shorten has the controllers let freed addresses rest for as long as the rack says.
+// shorten sets for how long the controllers let freed addresses rest.
 func (r *rack) shorten(ctx context.Context) error {
 	if r.rest == 0 {
 		return nil
@@ -183,7 +183,7 @@ func (r *rack) shorten(ctx context.Context) error {
 	return r.AwaitBerth(ctx)
 }
 
-// settle waits until nothing of what an earlier test broke is left.
+// settle waits until everything that an earlier test broke works again.
 func (r *rack) settle(t *testing.T) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {
@@ -205,7 +205,8 @@ func (r *rack) settle(t *testing.T) {
 	}
 }
 
-// podsReady tells which Pod of Berth or of the application is not ready.
+// podsReady returns an error that names the Pods of Berth and of the application that are not
+// ready.
 func (r *rack) podsReady(ctx context.Context) error {
 	for namespace, want := range map[string]int{stage.Namespace: len(r.Nodes()) + 2, r.web.Namespace: len(r.Nodes())} {
 		pods, err := r.Kubernetes.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
@@ -230,7 +231,7 @@ func (r *rack) podsReady(ctx context.Context) error {
 	return nil
 }
 
-// describe writes what a reader of a failed test wants to see first.
+// describe writes what one needs to see first when a test failed.
 func (r *rack) describe(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -246,7 +247,7 @@ func (r *rack) describe(t *testing.T) {
 	}
 }
 
-// eventually fails the test if the condition does not come to hold.
+// eventually fails the test unless the condition holds within patience.
 func eventually(t *testing.T, condition func(context.Context) error) {
 	t.Helper()
 	if err := stage.Eventually(t.Context(), patience, condition); err != nil {

@@ -21,13 +21,11 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// probeTimeout is for requests that must not fail: one may take long on a busy
-// machine.
+// probeTimeout is for requests that must not fail: one may take long on a busy machine.
 const probeTimeout = 3 * time.Second
 
-// unfailing asks for the addresses until stop: one of the segment from the client,
-// its neighbor cache flushed before each request, and one that is routed from the
-// remote client.
+// unfailing sends requests to two addresses until stop: one on the segment from the client, whose
+// neighbor cache is flushed before each request, and a routed one from the remote client.
 func (r *rack) unfailing(t *testing.T) (l2, bgp *corev1.Service, stop func()) {
 	t.Helper()
 	l2 = r.serve(t)
@@ -49,9 +47,9 @@ func (r *rack) unfailing(t *testing.T) (l2, bgp *corev1.Service, stop func()) {
 	}
 }
 
-// unfailed checks that no new connection failed. Some may break: they were made, and
-// their packets then went another way. There is one at a time, so no more of them
-// break than every node's leaving and return explain.
+// unfailed checks that no new connection failed. Some established ones may break, when their
+// packets take another path. There is one at a time, so their number is limited by the number of
+// times that nodes leave and return.
 func (r *rack) unfailed(t *testing.T, what string, seen probe) {
 	t.Helper()
 	t.Logf("%s: %s", what, seen)
@@ -76,9 +74,8 @@ func (r *rack) versions(t *testing.T) map[string]string {
 	return found
 }
 
-// unwritten has the new leader look at every Service, and checks that none of those
-// that were there before was written. Each has a place in the queue before that of a
-// Service that is made now.
+// unwritten waits until the new leader has processed every Service, and checks that it wrote none
+// of those that existed before. They are in the queue before a Service that is created now.
 func (r *rack) unwritten(t *testing.T, before map[string]string) {
 	t.Helper()
 	r.announced(t, r.serve(t))
@@ -90,8 +87,8 @@ func (r *rack) unwritten(t *testing.T, before map[string]string) {
 	}
 }
 
-// some makes Services of all kinds, and returns their resourceVersions once nothing
-// is left to write.
+// some makes Services of all kinds, and returns their resourceVersions when nothing more is
+// written.
 func (r *rack) some(t *testing.T) map[string]string {
 	t.Helper()
 	for _, svc := range []*corev1.Service{
@@ -115,7 +112,7 @@ func (r *rack) leader(ctx context.Context) (string, error) {
 	return *lease.Spec.HolderIdentity, nil
 }
 
-// awaitLeader waits until a Pod other than one leads.
+// awaitLeader waits until a Pod other than the given one leads.
 func (r *rack) awaitLeader(t *testing.T, not string) string {
 	t.Helper()
 	var leader string
@@ -152,8 +149,8 @@ func testLeaderKilled(t *testing.T, r *rack) {
 	r.unwritten(t, before)
 }
 
-// kill ends the process of one of Berth's Pods with SIGKILL. What it returns waits
-// until the kubelet has started it again and it is ready.
+// kill ends the process of one of Berth's Pods with SIGKILL. The returned function waits until the
+// kubelet has restarted it and it is ready.
 func (r *rack) kill(t *testing.T, name string) (back func()) {
 	t.Helper()
 	pods := r.Kubernetes.CoreV1().Pods(stage.Namespace)
@@ -215,14 +212,14 @@ func testNoController(t *testing.T, r *rack) {
 	r.unwritten(t, before)
 }
 
-// testTwoOwners makes what two leaders could make at worst, while both are frozen: an
-// address in two statuses, and in two of their records.
+// testTwoOwners creates the worst result of two leaders, while both are frozen: an address in two
+// statuses, and in their records.
 func testTwoOwners(t *testing.T, r *rack) {
 	for _, node := range []string{"n2", "n3"} {
 		r.turn(t, node, false)
 		defer r.turn(t, node, true)
 	}
-	// Its pod is on one node only; the younger one would be announced by all.
+	// Its pod is on one node only; all nodes would announce the younger Service.
 	older := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.40"), local)
 	younger := r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.41"))
 	r.routes(t, soleAddress(older), "n1")
@@ -231,7 +228,7 @@ func testTwoOwners(t *testing.T, r *rack) {
 	r.announced(t, younger)
 	resume := r.freezeControllers(t)
 	r.give(t, younger, "198.51.100.40")
-	// The speakers have seen it: nobody has the address that it had.
+	// The speakers have processed it: no node has the address that it had.
 	r.routes(t, soleAddress(younger))
 	r.routes(t, soleAddress(older), "n1")
 	resume()
@@ -250,8 +247,8 @@ func testTwoOwners(t *testing.T, r *rack) {
 	}
 }
 
-// give writes an address into the status of a Service as the controller would, with a
-// record that is signed with the key of this installation.
+// give writes an address into the status of a Service as the controller would, with a record that
+// is signed with the key of this installation.
 func (r *rack) give(t *testing.T, svc *corev1.Service, address string) {
 	t.Helper()
 	secret, err := r.Kubernetes.CoreV1().Secrets(stage.Namespace).Get(t.Context(), "berth-hello", metav1.GetOptions{})
@@ -274,8 +271,7 @@ func (r *rack) give(t *testing.T, svc *corev1.Service, address string) {
 	}
 }
 
-// freezeControllers pauses the processes of both controllers until resume, or the end
-// of the test.
+// freezeControllers pauses the processes of both controllers until resume, or the end of the test.
 func (r *rack) freezeControllers(t *testing.T) (resume func()) {
 	t.Helper()
 	pods, err := r.Kubernetes.CoreV1().Pods(
@@ -308,8 +304,7 @@ func (r *rack) freezeControllers(t *testing.T) (resume func()) {
 	return resume
 }
 
-// testSpeakerRestart has the speakers do without streamed lists afterwards, as with
-// an older API server.
+// testSpeakerRestart restarts the speakers without streamed lists, as with an older API server.
 func testSpeakerRestart(t *testing.T, r *rack) {
 	l2, _, stop := r.unfailing(t)
 	seen := r.capture(t, l2)[0]

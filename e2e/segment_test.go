@@ -19,18 +19,18 @@ import (
 // fault is something that happens to one node.
 type fault struct {
 	name string
-	// lost: as long as the fault lasts, and until the node took part again, it cannot
-	// answer. Otherwise it may.
+	// lost: the node cannot answer while the fault lasts and until it takes part again. Otherwise it
+	// may.
 	lost bool
 	// deaf and unheard: it hears no other node, and no other node hears it.
 	deaf, unheard bool
 	// renewed: hosts that know the node's hardware address must learn the new one.
 	renewed bool
-	// strike makes it happen. What it returns ends it; nil if nothing lasts.
+	// strike causes the fault. The returned function ends it; it is nil if the fault does not last.
 	strike func(context.Context, *rack, string) (heal func(context.Context) error, err error)
 }
 
-// faults are those that leave all of Kubernetes' own as it is.
+// faults returns the faults that do not affect Kubernetes itself.
 func faults() []fault {
 	return []fault{
 		{
@@ -97,8 +97,8 @@ func faults() []fault {
 	}
 }
 
-// apart keeps a node and the other nodes from each other on the segment. All of them
-// are there for the API server and for clients.
+// apart separates a node from the other nodes on the segment. The API server and clients still
+// reach all of them.
 func (r *rack) apart(
 	ctx context.Context,
 	node string,
@@ -127,7 +127,7 @@ func testFaults(t *testing.T, r *rack) {
 	}
 }
 
-// testFaultsAlone does so while the API server is away.
+// testFaultsAlone does the same while the API server is down.
 func testFaultsAlone(t *testing.T, r *rack) {
 	c := r.capture(t, r.serve(t, local))
 	for _, f := range faults() {
@@ -146,7 +146,7 @@ func (r *rack) withoutAPI(t *testing.T) (resume func()) {
 	t.Helper()
 	resume = func() {
 		t.Helper()
-		// Nothing is harmed by a second time.
+		// A second call is harmless.
 		if err := r.Resume(context.WithoutCancel(t.Context()), "kube-apiserver"); err != nil {
 			t.Error(err)
 		}
@@ -158,7 +158,7 @@ func (r *rack) withoutAPI(t *testing.T) (resume func()) {
 	return resume
 }
 
-// suffer strikes a node, that which owns the first addresses if none is named, checks who answers
+// suffer strikes a node (by default the owner of the first addresses), checks which node answers
 // then, heals it, and checks again: in the end one node answers, it has announced itself if
 // anything is new about it, and no node has lost its addresses.
 func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
@@ -221,7 +221,7 @@ func (c captured) rivaled(owner string, since time.Time) bool {
 	})
 }
 
-// noticed waits until the speakers know what they do not hear any more.
+// noticed waits until the speakers have noticed the hosts that they no longer hear.
 func (r *rack) noticed(t *testing.T, f fault, node string) {
 	t.Helper()
 	for _, n := range r.Nodes() {
@@ -236,11 +236,11 @@ func (r *rack) noticed(t *testing.T, f fault, node string) {
 	}
 }
 
-// faultsInARow is how many faults a row has.
+// faultsInARow is the number of random faults.
 const faultsInARow = 20
 
-// testRandomFaults strikes random nodes with random faults, half of the times without
-// an API server. BERTH_FAULTS_SEED=N repeats a row.
+// testRandomFaults strikes random nodes with random faults, half of the time without an API server.
+// BERTH_FAULTS_SEED=N repeats a sequence.
 func testRandomFaults(t *testing.T, r *rack) {
 	seed := rand.Uint64()
 	if text := os.Getenv("BERTH_FAULTS_SEED"); text != "" {

@@ -16,12 +16,12 @@ import (
 	"github.com/berth-lb/berth/e2e/lab"
 )
 
-// families are those of a dual-stack rack.
+// families returns the IP families of a dual-stack rack.
 func families() []corev1.IPFamily {
 	return []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 }
 
-// addressOf returns a client's address of the family of another.
+// addressOf returns a client's address of the same family as another address.
 func (r *rack) addressOf(t *testing.T, host string, like netip.Addr) netip.Addr {
 	t.Helper()
 	addresses, err := r.Lab.Addresses(host)
@@ -60,7 +60,7 @@ func testL2Local(t *testing.T, r *rack) {
 		owner := r.owner(t, address)
 		r.keepsClient(t, address, owner)
 	}
-	// Without a Pod of its own the owner may not keep the address.
+	// Without a Pod of its own the owner must give the address up.
 	address := r.address(t, svc, corev1.IPv4Protocol)
 	owner := r.owner(t, address)
 	r.turn(t, owner, false)
@@ -106,8 +106,7 @@ func testBGPLocal(t *testing.T, r *rack) {
 	}
 }
 
-// routed makes a Service of each family with an address of the pool that is
-// announced by BGP.
+// routed makes a Service of each family with an address of the pool that is announced by BGP.
 func (r *rack) routed(t *testing.T, changes ...change) []*corev1.Service {
 	t.Helper()
 	return []*corev1.Service{
@@ -121,7 +120,7 @@ func soleAddress(svc *corev1.Service) netip.Addr {
 	return netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
 }
 
-// reaches asks until Pods on all the nodes have answered.
+// reaches sends requests until Pods on all the nodes have answered.
 func (r *rack) reaches(t *testing.T, host string, address netip.Addr, nodes ...string) {
 	t.Helper()
 	var reached []string
@@ -141,8 +140,8 @@ func (r *rack) reaches(t *testing.T, host string, address netip.Addr, nodes ...s
 	})
 }
 
-// keepsClient asks from both clients, and checks that Pods on these nodes answer and
-// saw the client's own address.
+// keepsClient sends requests from both clients, and checks that Pods on these nodes answer and see
+// the client's own address.
 func (r *rack) keepsClient(t *testing.T, address netip.Addr, nodes ...string) {
 	t.Helper()
 	for _, host := range []string{lab.Client, lab.Remote} {
@@ -158,8 +157,7 @@ func (r *rack) keepsClient(t *testing.T, address netip.Addr, nodes ...string) {
 	}
 }
 
-// turn makes the application's Pod on a node ready or not; it is ready again after
-// the test.
+// turn makes the application's Pod on a node ready or not; it is ready again after the test.
 func (r *rack) turn(t *testing.T, node string, ready bool) {
 	t.Helper()
 	pods, err := r.Kubernetes.CoreV1().Pods(

@@ -18,7 +18,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// change is how a Service differs from a plain one.
+// change makes a Service differ from a plain one.
 type change func(*corev1.Service)
 
 func pinned(address string) change {
@@ -36,8 +36,8 @@ func only(family corev1.IPFamily) change {
 	}
 }
 
-// service returns a Service of the application that does not exist yet. By its name it comes after
-// those before it: of two that are made within a second the name tells which is the older.
+// service returns a Service of the application that does not exist yet. Its name sorts after those
+// of earlier Services: of two that are created within a second, the name decides which is older.
 func (r *rack) service(changes ...change) *corev1.Service {
 	svc := r.Expose(r.web, fmt.Sprintf("svc-%03d", r.created.Add(1)))
 	for _, c := range changes {
@@ -46,8 +46,8 @@ func (r *rack) service(changes ...change) *corev1.Service {
 	return svc
 }
 
-// serve makes a Service, which goes with the test, and returns it as soon as it has
-// an address.
+// serve creates a Service, which is deleted with the test, and returns it as soon as it has an
+// address.
 func (r *rack) serve(t *testing.T, changes ...change) *corev1.Service {
 	t.Helper()
 	svc := r.service(changes...)
@@ -59,7 +59,7 @@ func (r *rack) serve(t *testing.T, changes ...change) *corev1.Service {
 	return created
 }
 
-// ask makes a Service, which goes with the test, and does not wait for an address.
+// ask creates a Service, which is deleted with the test, and does not wait for an address.
 func (r *rack) ask(t *testing.T, changes ...change) *corev1.Service {
 	t.Helper()
 	svc := r.service(changes...)
@@ -103,8 +103,8 @@ func (r *rack) address(t *testing.T, svc *corev1.Service, family corev1.IPFamily
 	return netip.Addr{}
 }
 
-// awaitCondition waits until a condition of the Service has a status and a reason,
-// and returns the Service and the condition's message.
+// awaitCondition waits until a condition of the Service has a status and a reason, and returns the
+// Service and the condition's message.
 func (r *rack) awaitCondition(
 	t *testing.T,
 	svc *corev1.Service,
@@ -159,9 +159,9 @@ func (r *rack) awaitEvent(t *testing.T, svc *corev1.Service, reason string) {
 	})
 }
 
-// forwarded waits until every kube-proxy forwards the address. A connection made
-// before that meets a node that has not heard of it, is sent out again as it is, and
-// is remembered so by the node's connection tracking, all its life.
+// forwarded waits until every kube-proxy forwards the address. A connection that is made earlier
+// can meet a node that does not know the address. The node sends its packets out again unchanged,
+// and its connection tracking remembers that for the life of the connection.
 func (r *rack) forwarded(t *testing.T, address netip.Addr) {
 	t.Helper()
 	family, command := "ip", "iptables-save -t nat"
@@ -186,8 +186,8 @@ func (r *rack) forwarded(t *testing.T, address netip.Addr) {
 	})
 }
 
-// answers waits until the address answers a host over HTTP, TCP and UDP, each on a
-// new connection, and returns the three answers.
+// answers waits until the address answers a host over HTTP, TCP and UDP, each on a new connection,
+// and returns the three answers.
 func (r *rack) answers(t *testing.T, host string, address netip.Addr) []stage.Answer {
 	t.Helper()
 	r.forwarded(t, address)
@@ -208,7 +208,7 @@ func (r *rack) answers(t *testing.T, host string, address netip.Addr) []stage.An
 	return all
 }
 
-// owner waits until one node alone answers for the address.
+// owner waits until a single node answers for the address, and returns it.
 func (r *rack) owner(t *testing.T, address netip.Addr) string {
 	t.Helper()
 	owner, err := r.AwaitOwner(t.Context(), patience, address)
@@ -226,13 +226,13 @@ func (r *rack) routes(t *testing.T, address netip.Addr, nodes ...string) {
 	}
 }
 
-// others returns the nodes without one.
+// others returns all nodes but one.
 func (r *rack) others(node string) []string {
 	return slices.DeleteFunc(slices.Clone(r.Nodes()), func(n string) bool { return n == node })
 }
 
-// away returns a Service whose Pods are on other nodes than the one that answers
-// for it, so that the end of that node ends no Pod; and that node.
+// away returns a Service whose Pods are on other nodes than the one that answers for it, so that
+// the loss of that node affects no Pod. It also returns that node.
 func (r *rack) away(t *testing.T) (*corev1.Service, string) {
 	t.Helper()
 	n := r.created.Add(1)
@@ -240,7 +240,7 @@ func (r *rack) away(t *testing.T) (*corev1.Service, string) {
 	svc := r.Expose(app, fmt.Sprintf("svc-%d", n))
 	t.Cleanup(func() {
 		r.remove(t, svc)
-		// Its Pods take their time.
+		// Its Pods take some time.
 		if _, err := r.Kubectl(
 			context.WithoutCancel(t.Context()), "", "delete", "--wait=false", "--ignore-not-found", "namespace",
 			app.Namespace,
@@ -273,8 +273,7 @@ func (r *rack) speaker(ctx context.Context, node string) (v1alpha1.SpeakerStatus
 	return s.Status, nil
 }
 
-// awaitState waits until the speaker of a node is in a state, and returns why it is,
-// in its words.
+// awaitState waits until the speaker of a node is in a state, and returns the message of that state.
 func (r *rack) awaitState(t *testing.T, node string, state v1alpha1.SpeakerState) string {
 	t.Helper()
 	var message string

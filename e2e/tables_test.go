@@ -31,8 +31,8 @@ import (
 //	                line of the output; after "!" it is contained in none, and after "~" it is a
 //	                regular expression that a line matches.
 //
-// Other files whose name ends in .yaml are applied when it is their turn, after what stands before
-// them was seen.
+// Other files whose names end in .yaml are applied in their turn, after everything before them was
+// seen.
 func testTables(t *testing.T, r *rack) {
 	scripts, err := filepath.Glob("testdata/bgp/*.txtar")
 	if err != nil || len(scripts) == 0 {
@@ -114,7 +114,7 @@ func lines(data []byte) []string {
 	return found
 }
 
-// jsonHas tells which of the lines "path = value" does not hold.
+// jsonHas returns an error for the first line that does not hold.
 func jsonHas(out string, want []string) error {
 	var value any
 	if err := json.Unmarshal([]byte(out), &value); err != nil {
@@ -153,7 +153,7 @@ func jsonHas(out string, want []string) error {
 	return nil
 }
 
-// at returns what is at a path of JSON, as text. The last key may be absent, then it is "".
+// at returns the value at a path of JSON, as text. It is "" if the last key is absent.
 func at(value any, path []string) (string, error) {
 	for i, key := range path {
 		switch v := value.(type) {
@@ -186,7 +186,7 @@ func at(value any, path []string) (string, error) {
 	return fmt.Sprint(value), nil
 }
 
-// textHas tells which of the lines does not hold.
+// textHas returns an error for the first line that does not hold.
 func textHas(out string, want []string) error {
 	for _, line := range want {
 		if pattern, ok := strings.CutPrefix(line, "~"); ok {
