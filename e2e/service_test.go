@@ -273,7 +273,8 @@ func (r *rack) speaker(ctx context.Context, node string) (v1alpha1.SpeakerStatus
 	return s.Status, nil
 }
 
-// awaitState waits until the speaker of a node is in a state, and returns the message of that state.
+// awaitState waits until the speaker of a node is in a state, and returns the message of that
+// state.
 func (r *rack) awaitState(t *testing.T, node string, state v1alpha1.SpeakerState) string {
 	t.Helper()
 	var message string

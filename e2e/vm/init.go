@@ -55,14 +55,14 @@ func Main() {
 func initGuest(control string) {
 	status, err := runTask(control)
 	if err != nil {
-		// No status file: the host's side reports that, these lines say why.
+		// There is no status file. The host's side reports that; these lines give the reason.
 		fmt.Fprintln(os.Stderr, "vm guest:", err)
 	} else if err := reportStatus(status); err != nil {
 		fmt.Fprintln(os.Stderr, "vm guest:", err)
 	}
 	unix.Sync()
-	// The kernel's word of farewell is no part of the program's output. Failing to hush it harms
-	// nothing.
+	// The kernel's last message is not part of the program's output. It does no harm if it cannot be
+	// suppressed.
 	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("0"), 0o644)
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Fprintln(os.Stderr, "vm guest: power off:", err)

@@ -108,8 +108,8 @@ func (m *modules) find(name string) []string {
 	return found
 }
 
-// load inserts all that name stands for. One that refuses, as modules for other processors do, does
-// not keep the others out.
+// load inserts all modules that name stands for. If one fails, as modules for other processors do,
+// the others are loaded all the same.
 func (m *modules) load(name string) error {
 	files := m.find(name)
 	if len(files) == 0 {
@@ -153,7 +153,7 @@ func (m *modules) insertAll(files []string) error {
 	return nil
 }
 
-// insert loads one file; that it is loaded already is no error.
+// insert loads one file. It is not an error if it is loaded already.
 func insert(file string) error {
 	f, err := os.Open(file)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // These run in a guest in QEMU only.
 
 // The tables are written as nft lists them. Masquerading what IPVS forwards is what they are for.
-func TestNftablesTakesTablesOfAllFamiliesThatMasquerade(t *testing.T) {
+func TestNftablesMasquerades(t *testing.T) {
 	for _, table := range []string{
 		`table ip berth-test {
 	set owned {

@@ -14,7 +14,7 @@ import (
 )
 
 // QEMU is an unpacked QEMU and an unpacked kernel of the distribution. The machine is emulated
-// (TCG), because KVM is not to be had everywhere: it takes some seconds to boot and computes ten to
+// (TCG), because KVM is not available everywhere: it takes some seconds to boot and computes ten to
 // twenty-five times slower than the host, but has two CPUs, IPVS, all of nftables, and runs the
 // race detector.
 type QEMU struct {

@@ -1,6 +1,6 @@
 // Package vm runs a program on another kernel than the host's: user-mode-linux, which is an
-// ordinary program to the host, or a distribution's kernel on a machine that QEMU emulates. It
-// serves the tests of what the host's kernel may lack, IPVS above all.
+// ordinary program to the host, or a distribution's kernel on a machine that QEMU emulates. It is
+// for tests of features that the host's kernel may lack, above all IPVS.
 //
 // The guest's root is the host's file system, read-only, with the lab's packages over its /usr; the
 // program keeps its working directory, environment and arguments, is root in the guest, and has the
@@ -82,7 +82,7 @@ func (g Guest) Run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("prepare the guest on %s: %w", g.Kernel, err)
 	}
-	// In a process namespace of its own all that the guest's process starts ends with it, and it ends
+	// In a PID namespace of its own, everything that the guest's process starts ends with it. It ends
 	// with the thread that started it.
 	boot.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	boot.WaitDelay = 5 * time.Second

@@ -1,6 +1,6 @@
 //go:build qemu
 
-// Package chain_test goes through all of Berth's own data plane, on a kernel that has IPVS and
+// Package chain_test tests the whole of Berth's own data plane, on a kernel that has IPVS and
 // nftables: a Service object, the controller, the speaker, ARP, IPVS, a pod, and the client's
 // answer. The API server is real and runs in the same guest: see package cluster.
 //
@@ -42,7 +42,7 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	c.Controller(t)
 	c.Speaker(t, n1.Name, "--ipvs", "--kube-proxy-mode=")
 
-	// The node can, so the status says that kube-proxy is to leave the address alone.
+	// The node can forward, so the status tells kube-proxy to leave the address alone.
 	cluster.Eventually(t, func(context.Context) error {
 		out := c.Kubectl(t, "", "get", "service", "web", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip} {.status.loadBalancer.ingress[0].ipMode}")
 		if out != address+" Proxy" {
@@ -52,15 +52,15 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	})
 	// Answers come from both pods, which see the node as their client under policy Cluster.
 	masqueraded(t, cluster.Client, address, n1)
-	// It is the node's MAC that the client was told, and the kernel holds the address on no interface.
+	// The client has learned the node's MAC address, and no interface has the address.
 	if got, want := cluster.Neighbor(t, address), n1.MAC(t); got != want {
 		t.Errorf("the client's neighbor is %s, want %s", got, want)
 	}
 	if held := cluster.Run(t, n1.Name, "ip", "-o", "addr", "show", "to", address); held != "" {
 		t.Errorf("an interface holds the address: %s", held)
 	}
-	// A port that no Service exposes does not reach the listener of the node, though that answers on
-	// the node's own.
+	// A port that no Service exposes does not lead to the node's listener, which answers on the node's
+	// own address.
 	if err := reach(n1.IPv4, 9999); err != nil {
 		t.Errorf("the node's listener on its own address: %v", err)
 	}
@@ -82,7 +82,7 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	for _, from := range []string{"pod-1-1", n1.Name} {
 		masqueraded(t, from, address, n1)
 	}
-	// Only who may connect is let in.
+	// Only permitted clients can connect.
 	c.Kubectl(t, "", "patch", "service", "web", "-p", `{"spec":{"loadBalancerSourceRanges":["10.0.0.0/8"]}}`)
 	cluster.Eventually(t, func(ctx context.Context) error {
 		if _, err := cluster.Ask(ctx, cluster.Client, address, 80); err == nil {
@@ -131,7 +131,7 @@ func TestAServiceIsServedByIPVSFromObjectToAnswer(t *testing.T) {
 	})
 	answered(t)
 
-	// The address goes with the Service, and with it all in the kernel.
+	// When the Service is deleted, its address and everything in the kernel are removed.
 	c.Kubectl(t, "", "delete", "service", "web")
 	cluster.Eventually(t, func(context.Context) error {
 		if table := cluster.Run(t, n1.Name, "cat", "/proc/net/ip_vs"); strings.Contains(table, "TCP ") {
@@ -196,7 +196,7 @@ func draining(t *testing.T, c *cluster.Cluster) {
 			t.Errorf("while its endpoint terminates: %v", err)
 		}
 	}
-	// Those that drain already heed a new limit.
+	// A new limit also applies to endpoints that are already draining.
 	c.Kubectl(t, "", "patch", "loadbalancerpool", "ours", "--type=merge", "-p", `{"spec":{"ipvs":{"drainTimeout":"1s"}}}`)
 	over(connection, flow)
 	// Nothing but time ends these.
@@ -238,7 +238,7 @@ func saidBy(conn net.Conn, endpoint string) error {
 	return err
 }
 
-// reset waits until the connection is.
+// reset waits until the connection is reset.
 func reset(t *testing.T, conn net.Conn) {
 	t.Helper()
 	cluster.Eventually(t, func(context.Context) error {
@@ -252,8 +252,8 @@ func reset(t *testing.T, conn net.Conn) {
 	})
 }
 
-// deadNode has another node join, stops its speaker, and then takes the node away: only that ends
-// new connections to its pod.
+// deadNode adds a node, stops its speaker, and then removes the node: only the latter ends new
+// connections to its pod.
 func deadNode(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	n2 := c.AddNode(t, 2)
@@ -359,7 +359,7 @@ func reach(address string, port int) error {
 	return nil
 }
 
-// masqueraded waits until both pods have answered who asks from a namespace, and wants them to see
+// masqueraded waits until both pods have answered a client in a namespace, and checks that they see
 // the node as their client.
 func masqueraded(t *testing.T, from, address string, n *cluster.Node) {
 	t.Helper()

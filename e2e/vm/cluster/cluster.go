@@ -3,10 +3,10 @@
 // Package cluster runs a Kubernetes cluster in a guest of package vm: etcd and the API server in
 // the guest's own network namespace, which is also the bridge of the segment; nodes, a client and
 // pods in namespaces of their own. Nodes have no kubelet, so their objects, EndpointSlices and pods
-// are the test's to make; what Berth does on them is real.
+// are made by the test; what Berth does with them is real.
 //
-// It takes the guest as its own: names and addresses are fixed, and nothing is undone but
-// processes, which end with the test.
+// It uses the whole guest: names and addresses are fixed, and only processes are cleaned up, when
+// the test ends.
 package cluster
 
 import (
@@ -137,7 +137,7 @@ func (c *Cluster) connect(t testing.TB) {
 // Kube is the program that holds the components of Kubernetes; its first argument names one.
 func (c *Cluster) Kube() string { return c.folder.Bin("kube") }
 
-// Kubeconfig is the path of the administrator's.
+// Kubeconfig returns the path of the administrator's kubeconfig.
 func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
 
 // Controller starts Berth's controller, and restarts it when it ends, as the kubelet would: it ends
@@ -191,7 +191,7 @@ func (c *Cluster) Start(t testing.TB, space, name string, env []string, argv ...
 
 func (c *Cluster) log(name string) string { return filepath.Join(c.dir, name+".log") }
 
-// Log returns what a program has said so far.
+// Log returns what a program has logged so far.
 func (c *Cluster) Log(t testing.TB, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(c.log(name))
@@ -245,7 +245,7 @@ func (c *Cluster) Kubectl(t testing.TB, stdin string, args ...string) string {
 	return string(out)
 }
 
-// Eventually waits until the condition holds, with the patience that an emulated machine asks for.
+// Eventually waits until the condition holds, for as long as an emulated machine may need.
 func Eventually(t testing.TB, condition func(context.Context) error) {
 	t.Helper()
 	if err := stage.Eventually(t.Context(), patience, condition); err != nil {

@@ -116,7 +116,7 @@ func (c *Cluster) AddNode(t testing.TB, number int) *Node {
 	return n
 }
 
-// PodCIDRs are those of the node, of IPv4 and IPv6.
+// PodCIDRs returns the node's pod CIDRs, IPv4 and IPv6.
 func (n *Node) PodCIDRs() []string {
 	return []string{fmt.Sprintf("10.244.%d.0/24", n.number), fmt.Sprintf("fd00:244:%d::/64", n.number)}
 }
@@ -128,7 +128,7 @@ func (n *Node) Gateway4() string { return fmt.Sprintf("10.244.%d.254", n.number)
 // Gateway6 is its IPv6 address there.
 func (n *Node) Gateway6() string { return fmt.Sprintf("fd00:244:%d::fe", n.number) }
 
-// MAC is that of the node on the segment.
+// MAC returns the node's hardware address on the segment.
 func (n *Node) MAC(t testing.TB) string {
 	t.Helper()
 	link, err := In(n.Name, func() (netlink.Link, error) { return netlink.LinkByName("eth0") })
@@ -291,10 +291,10 @@ func Neighbor(t testing.TB, address string) string {
 	return mac
 }
 
-// Forget has the client forget all neighbors.
+// Forget clears the client's neighbor cache.
 func Forget(t testing.TB) { t.Helper(); ip(t, Client, "neigh flush dev eth0") }
 
-// Solicit has the client ask for an address by ARP or NDP, if it does not believe to know.
+// Solicit makes the client ask for an address by ARP or NDP, unless its cache has it.
 func Solicit(address string) {
 	if conn, err := Dial(Client, "udp", address, 9); err == nil { // the kernel asks, whatever comes of it
 		_, _ = conn.Write([]byte("?"))
@@ -309,8 +309,8 @@ func Believed(t testing.TB, address string) string {
 	return mac
 }
 
-// Unanswered waits until the client has asked for an address and nobody has answered: three times,
-// a second apart.
+// Unanswered waits until the client has asked for an address three times, a second apart, without
+// an answer.
 func Unanswered(t testing.TB, address string) {
 	t.Helper()
 	Forget(t)
@@ -327,7 +327,8 @@ func Unanswered(t testing.TB, address string) {
 	})
 }
 
-// neighbor returns what the client knows of an address on the segment; nothing: it has not asked.
+// neighbor returns the client's cache entry for an address on the segment, or nothing if it has not
+// asked.
 func neighbor(t testing.TB, address string) (mac string, state int) {
 	t.Helper()
 	all, err := In(Client, func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })

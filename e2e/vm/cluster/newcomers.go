@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// comeEvery is how often there is a new connection.
+// comeEvery is the time between two new connections.
 const comeEvery = 50 * time.Millisecond
 
 // Newcomers make one connection after the other from the client to an address, and say a line on
@@ -81,7 +81,7 @@ func (n *Newcomers) run() {
 	}
 }
 
-// AwaitMore waits until so many more were answered.
+// AwaitMore waits until this number of further connections were answered.
 func (n *Newcomers) AwaitMore(t testing.TB, more int) {
 	t.Helper()
 	count := func() int {
@@ -98,7 +98,7 @@ func (n *Newcomers) AwaitMore(t testing.TB, more int) {
 	})
 }
 
-// End stops them, and says how they fared.
+// End stops them, and returns how many were answered, the failures, and the longest time.
 func (n *Newcomers) End() (answered int, failed []error, longest time.Duration) {
 	select {
 	case <-n.ended:

@@ -50,8 +50,7 @@ func command() int {
 }
 
 // untilParentEnds returns a context that ends with the process that started this one, which may be
-// killed without a word: no guest is to go on for nobody. The goroutine lasts as long as this
-// process.
+// killed at any time, so that no guest is left behind. The goroutine lasts as long as this process.
 func untilParentEnds(ctx context.Context) context.Context {
 	parent, err := unix.PidfdOpen(os.Getppid(), 0)
 	if err != nil {

@@ -32,7 +32,7 @@ func TestConnectionsAreForwarded(t *testing.T) {
 	}
 }
 
-func TestNobodyAnswersARPAndNeighborSolicitationsForTheAddress(t *testing.T) {
+func TestKernelAnswersNoARPOrNDP(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
 	const onSegment6 = "fd00::100"
@@ -43,7 +43,7 @@ func TestNobodyAnswersARPAndNeighborSolicitationsForTheAddress(t *testing.T) {
 			t.Errorf("%s without a speaker: %v, want that the client finds no neighbor", f, err)
 		}
 	}
-	// What the speaker's answer would give.
+	// As the speaker's answer would.
 	mac := strings.Fields(s.director.run(t, "", "ip", "-br", "link", "show", "clients"))[2]
 	for _, f := range []ipvs.Frontend{v4, v6} {
 		s.client.run(t, "", "ip", "neigh", "replace", f.Address.String(), "lladdr", mac, "dev", "eth0")
@@ -57,7 +57,7 @@ func TestNobodyAnswersARPAndNeighborSolicitationsForTheAddress(t *testing.T) {
 
 // The numbers follow from each scheduler's definition, with connections one after the other from
 // one client.
-func TestSchedulersDistributeAsTheyAreDefined(t *testing.T) {
+func TestSchedulers(t *testing.T) {
 	weigh := func(weights ...uint32) []ipvs.RealServer {
 		all := real(len(weights), false)
 		for i, w := range weights {
@@ -218,7 +218,7 @@ func TestADrainingServerLosesNothing(t *testing.T) {
 				}
 				return
 			}
-			// The host answers what no connection is known for. For IPv4 it sends no reset from an address
+			// The host answers packets of unknown connections. For IPv4 it sends no reset from an address
 			// that is in none of its interfaces; that is left to nftables, which this kernel has not.
 			err = exchange(c, test.network, name)
 			if reset := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE); test.v6 && !reset {

@@ -240,9 +240,9 @@ func TestAnotherProcessTakesOver(t *testing.T) {
 	})
 }
 
-// Somebody empties IPVS, as kube-proxy does when it starts: connections wait until all is back, and
-// new ones are answered then.
-func TestConnectionsOutliveThatSomebodyEmptiesTheTable(t *testing.T) {
+// Another program empties IPVS, as kube-proxy does when it starts. Connections wait until the table
+// is restored, and new ones are answered then.
+func TestConnectionsSurviveFlush(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
 	f, six := frontend(ipvs.TCP, service4, 80), frontend(ipvs.TCP, service6, 80)
@@ -325,7 +325,7 @@ func TestWhatIsForeignStays(t *testing.T) {
 
 // Two directors that came to the same real servers in different ways send a client's port to the
 // same one.
-func TestDirectorsWithDifferentHistoriesChooseTheSame(t *testing.T) {
+func TestMaglevIgnoresHistory(t *testing.T) {
 	const seed = 6
 	random := rand.New(rand.NewPCG(seed, seed))
 	for _, scheduler := range []string{"mh", "sh"} {
@@ -397,8 +397,8 @@ func TestDirectorsWithDifferentHistoriesChooseTheSame(t *testing.T) {
 	}
 }
 
-// Servers that are moved to their place in the list are away for a moment. Their connections do not
-// notice.
+// Servers that are moved to their place in the list are missing for a moment. Their connections
+// continue.
 func TestMovedServersKeepTheirConnections(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
@@ -468,7 +468,7 @@ func TestStatistics(t *testing.T) {
 }
 
 // A pod in the host's network has the host's own address.
-func TestARealServerOfTheDirectorItself(t *testing.T) {
+func TestRealServerOnDirector(t *testing.T) {
 	s := newSite(t)
 	l, err := in(s.director, func() (net.Listener, error) { return net.Listen("tcp", "10.1.0.1:8080") })
 	if err != nil {

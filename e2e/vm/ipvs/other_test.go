@@ -18,7 +18,7 @@ import (
 )
 
 // Programs of the node's own network, with endpoints whose replies come back to the node.
-func TestTheDirectorItselfIsAClient(t *testing.T) {
+func TestDirectorAsClient(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
 	four, six := frontend(ipvs.TCP, service4, 80), frontend(ipvs.TCP, service6, 80)

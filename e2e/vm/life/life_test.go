@@ -1,9 +1,8 @@
 //go:build qemu
 
-// Package life_test goes through the life of Berth's own data plane on a node: it is restarted, its
-// endpoints change while it is away, it hands over to kube-proxy and takes over again, it is
-// switched off and uninstalled. API server, kube-proxy and router are real and run in the same
-// guest: see package cluster.
+// Package life_test tests the life of Berth's own data plane on a node: restarts, endpoints that
+// change while it is down, handover to kube-proxy and back, and its removal. API server, kube-proxy
+// and router are real and run in the same guest: see package cluster.
 //
 //	BERTH_VM_KIND=qemu go test -tags qemu -exec .cache/bin/vm-exec ./vm/life
 package life_test
@@ -62,7 +61,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	l.install(t)
 	l.Controller(t)
 	l.proxy = l.startProxy(t, "nftables")
-	// Who answers ARP and NDP is another matter.
+	// This test does not cover ARP and NDP.
 	for _, a := range addresses {
 		cluster.Run(
 			t, cluster.Client, "ip", "neigh", "replace", a, "lladdr", l.node.MAC(t), "dev", "eth0", "nud", "permanent",
@@ -99,7 +98,8 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	}
 }
 
-// install makes the DaemonSet that says that a speaker which is told to end is being replaced.
+// install creates the DaemonSet; as long as it exists, a speaker that is told to end is being
+// replaced.
 func (l *life) install(t *testing.T) {
 	t.Helper()
 	labels := map[string]string{"app": "berth-speaker"}
@@ -174,7 +174,7 @@ func (l *life) startProxy(t *testing.T, mode string, env ...string) *os.Process 
 	return proxy
 }
 
-// awaitMode waits until the status of all Services says who forwards.
+// awaitMode waits until the statuses of all Services have this mode.
 func (l *life) awaitMode(t *testing.T, mode corev1.LoadBalancerIPMode) {
 	t.Helper()
 	l.awaitModeOf(t, "web", mode)
@@ -204,7 +204,7 @@ func (l *life) answered(t *testing.T) {
 	}
 }
 
-// setDataplane says who is to forward for the pool.
+// setDataplane changes the dataplane of the pool.
 func (l *life) setDataplane(t *testing.T, to v1alpha1.Dataplane) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"dataplane":%q}}`, to)
@@ -313,7 +313,7 @@ func (l *life) awaitNothingLeft(t *testing.T) {
 	})
 }
 
-// endpointsChange takes the second pod away and adds the third while nobody watches.
+// endpointsChange removes the second pod and adds the third while no speaker runs.
 func (l *life) endpointsChange(t, parent *testing.T) {
 	before := []string{l.pods[0].IPv4, l.pods[1].IPv4}
 	name := "TCP " + web4 + ":7000"

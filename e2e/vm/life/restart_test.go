@@ -16,8 +16,8 @@ import (
 )
 
 // mostGap is the longest that new connections may wait for an answer: with packets lost for three
-// seconds it would be longer, since TCP asks again after one second and then after two more. The
-// emulated machine itself stops for a second or two at times.
+// seconds it would be longer, since TCP retries after one second and then after two more. The
+// emulated machine itself sometimes stops for a second or two.
 const mostGap = 5 * time.Second
 
 // restarts kills the speaker, and then has it end cleanly while its DaemonSet exists. The kernel
@@ -69,7 +69,7 @@ func (l *life) restarts(t, parent *testing.T) {
 	}
 }
 
-// since returns how many connections each virtual server had since.
+// since returns how many connections each virtual server has had since then.
 func (l *life) since(t *testing.T, counted map[string]uint64) map[string]int64 {
 	t.Helper()
 	_, now := l.servers(t)

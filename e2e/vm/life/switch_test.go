@@ -30,7 +30,7 @@ import (
 // established is how many connections there are when data planes change.
 const established = 50
 
-// switches has the pool ask for kube-proxy, and then for IPVS again.
+// switches changes the pool's dataplane to kube-proxy, and then back to IPVS.
 func (l *life) switches(t, _ *testing.T) {
 	change := func(to v1alpha1.Dataplane, mode corev1.LoadBalancerIPMode, done func()) {
 		t.Helper()
@@ -112,7 +112,7 @@ func (l *life) switchedOff(t, parent *testing.T) {
 		t.Errorf("new connections failed: %v; longest gap %s", failed, longest)
 	}
 
-	// There is nothing to remove now, and nothing is said of it.
+	// There is nothing to remove now, so nothing is logged.
 	said := len(l.Log(t, "speaker-n1"))
 	stop(t, l.speaker, syscall.SIGTERM)
 	l.start(parent)
@@ -198,8 +198,8 @@ func (l *life) uninstalled(t, parent *testing.T) {
 	l.awaitIPVS(t)
 }
 
-// failing has IPVS not work as a whole, though the kernel has it: the speaker cannot write its
-// sysctls. kube-proxy serves until it can.
+// failing makes IPVS unusable although the kernel has it: the speaker cannot write its sysctls.
+// kube-proxy serves until it can.
 func (l *life) failing(t, parent *testing.T) {
 	sysctls := filepath.Join(t.TempDir(), "vs")
 	mend := func() {
@@ -260,9 +260,8 @@ func (l *life) awaitNotIPVS(t *testing.T) {
 	})
 }
 
-// besideIPVS has kube-proxy run in mode ipvs. It wants the program ipset, for the rules around its
-// virtual servers, which are not what this is about: one that only tells its version does for
-// virtual servers.
+// besideIPVS runs kube-proxy in mode ipvs. kube-proxy needs the program ipset for the rules around
+// its virtual servers, which are not tested here, so one that only prints its version is enough.
 func (l *life) besideIPVS(t, parent *testing.T) {
 	stop(t, l.proxy, syscall.SIGTERM)
 	dir := t.TempDir()

@@ -14,10 +14,10 @@ import (
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// talkEvery is how often each connection of a talk says something.
+// talkEvery is the time between two messages on a connection.
 const talkEvery = 200 * time.Millisecond
 
-// talk is a connection, or a flow of UDP, of the client that says something all the time.
+// talk is a TCP connection or UDP flow of the client that is used all the time.
 type talk struct {
 	network, address string
 	pod              string // that answers
@@ -96,7 +96,7 @@ func (k *talk) String() string {
 	return fmt.Sprintf("%s %s to %s", k.network, k.conn.LocalAddr(), k.address)
 }
 
-// isBroken returns nil if it is.
+// isBroken returns nil if the connection is broken.
 func (k *talk) isBroken() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -106,7 +106,7 @@ func (k *talk) isBroken() error {
 	return nil
 }
 
-// end ends it after one more word, and returns what broke it.
+// end ends the talk after one more message, and returns the error that broke it.
 func (k *talk) end() error {
 	close(k.ended)
 	<-k.done

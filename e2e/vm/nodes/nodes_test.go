@@ -1,8 +1,8 @@
 //go:build qemu
 
-// Package nodes_test shows what Berth's own data plane does where several nodes forward, in IPv4
-// and IPv6: any node and pod reaches an address, the owner moves, and what is not Berth's keeps out
-// of its way. See package cluster.
+// Package nodes_test tests Berth's own data plane where several nodes forward, in IPv4 and IPv6:
+// every node and pod reaches an address, the owner moves, and other programs on the nodes do not
+// interfere. See package cluster.
 //
 //	BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G go test -tags qemu -exec .cache/bin/vm-exec ./vm/nodes
 package nodes_test
@@ -48,7 +48,7 @@ func TestSeveralNodesForward(t *testing.T) {
 	}
 }
 
-// of is the address of a pod or node in the family of another.
+// of returns the address of a pod or node that has the family of another address.
 func of(ipv4, ipv6, family string) string {
 	if strings.Contains(family, ":") {
 		return ipv6
@@ -56,7 +56,7 @@ func of(ipv4, ipv6, family string) string {
 	return ipv4
 }
 
-// node is whom a pod sees when a node masquerades what comes to an address.
+// node returns the client that a pod sees when a node masquerades packets to an address.
 func node(n *cluster.Node, address string) func(cluster.Pod) string {
 	return func(p cluster.Pod) string {
 		if p.Node == n.Name {
@@ -66,7 +66,7 @@ func node(n *cluster.Node, address string) func(cluster.Pod) string {
 	}
 }
 
-// itself is whom a pod sees when the client's address is kept.
+// itself returns the client that a pod sees when the client's address is kept.
 func itself(ipv4, ipv6, address string) func(cluster.Pod) string {
 	return func(cluster.Pod) string { return of(ipv4, ipv6, address) }
 }
@@ -340,8 +340,9 @@ func (s *site) moves(t *testing.T) {
 	})
 }
 
-// plannedMove is move, repeated where the guest held a speaker up for so long that another took it
-// for dead: then two answer for a moment, as the protocol says, and what clients saw is that.
+// plannedMove calls move, and repeats it if the guest delayed a speaker for so long that another
+// considered it dead: then two nodes answer for a moment, as the protocol allows, and clients
+// notice.
 func (s *site) plannedMove(t *testing.T, leave, back func()) {
 	const most = 3
 	for attempt := 1; attempt <= most; attempt++ {
@@ -359,7 +360,8 @@ func (s *site) plannedMove(t *testing.T, leave, back func()) {
 	}
 }
 
-// falseDeaths counts how often a speaker took that of n2 or n3 for dead, which live throughout.
+// falseDeaths counts how many times a speaker considered that of n2 or n3 dead, although both run
+// all the time.
 func (s *site) falseDeaths(t *testing.T) int {
 	n := 0
 	for _, node := range []*cluster.Node{s.n1, s.n2, s.n3} {

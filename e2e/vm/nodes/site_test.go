@@ -88,7 +88,8 @@ func (s *site) whole(t *testing.T) {
 	})
 }
 
-// hearsAll reports whether a speaker announces on its segment and hears so many others there.
+// hearsAll reports whether a speaker announces on its segment and hears this number of others
+// there.
 func hearsAll(segments []v1alpha1.SegmentReport, others int) bool {
 	return len(segments) == 1 && segments[0].State == v1alpha1.SegmentAnnouncing && segments[0].PeersAlive != nil &&
 		int(*segments[0].PeersAlive) == others
@@ -136,7 +137,7 @@ func (s *site) configure(t *testing.T) {
 	}
 }
 
-// able are the nodes that forward by IPVS.
+// able returns the nodes that forward by IPVS.
 func (s *site) able() []*cluster.Node { return []*cluster.Node{s.n1, s.n2, s.n3} }
 
 func (s *site) all() []*cluster.Node { return append(s.able(), s.plain) }
@@ -180,7 +181,7 @@ func (s *site) exclude(t *testing.T, nodes ...*cluster.Node) (readmit func()) {
 	return readmit
 }
 
-// excluded waits until the speakers of the nodes know.
+// excluded waits until the speakers of the nodes are excluded.
 func (s *site) excluded(t *testing.T, nodes ...*cluster.Node) {
 	t.Helper()
 	for _, n := range nodes {
@@ -338,7 +339,7 @@ func (s *site) policy(t *testing.T, v service, policy corev1.ServiceExternalTraf
 	}
 }
 
-// mode waits until the status says of both addresses who forwards.
+// mode waits until both addresses in the status have this ipMode.
 func (s *site) mode(t *testing.T, v service, want corev1.LoadBalancerIPMode) {
 	t.Helper()
 	cluster.Eventually(t, func(ctx context.Context) error {

@@ -103,8 +103,7 @@ func (s *site) compare(b *testing.B, addresses map[string]string, l load) {
 	b.ReportMetric(slices.Max(ratios[byKubeProxy]), "most")
 }
 
-// round has all paths take their turns, each time the other way round, and returns what each did
-// per second.
+// round measures all paths in turn, in alternating order, and returns the rate of each per second.
 func (s *site) round(b *testing.B, addresses map[string]string, l load) map[string]float64 {
 	paths := slices.Sorted(maps.Keys(addresses))
 	number, seconds := map[string]float64{}, map[string]float64{}

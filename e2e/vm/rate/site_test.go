@@ -53,7 +53,7 @@ func newSite(b *testing.B) *site {
 		}
 		// The client reaches pods through their node.
 		cluster.Run(b, cluster.Client, "ip", "route", "add", n.PodCIDRs()[0], "via", n.IPv4)
-		// What came from the segment and goes back to it is no error here.
+		// Packets that come from the segment and return to it are normal here.
 		cluster.Run(b, n.Name, "sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0")
 	}
 	for i, path := range []string{byIPVS, byKubeProxy, routed, bare} {
@@ -71,8 +71,8 @@ func newSite(b *testing.B) *site {
 		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
 		"--conntrack-max-per-core=0", "--conntrack-min=0",
 	)
-	// It ends when it cannot renew its lease in time, as may be on a busy machine; a kubelet would
-	// start it again.
+	// It ends when it cannot renew its lease in time, which may happen on a busy machine; a kubelet
+	// would restart it.
 	s.Start(b, cluster.Host, "controller", nil, "sh", "-c", `while :; do "$@"; sleep 1; done`, "sh",
 		filepath.Join(filepath.Dir(s.Kube()), "berth"), "controller", "--kubeconfig="+s.Kubeconfig(), "--listen=")
 	s.Speaker(b, "n1", "--ipvs")
