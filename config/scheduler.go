@@ -3,15 +3,12 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/scheduler"
 )
-
-// schedulers of IPVS that a Service may ask for.
-var schedulers = []string{"rr", "wrr", "lc", "wlc", "dh", "sh", "sed", "nq", "mh"}
 
 // Scheduler returns the scheduler of IPVS by which Berth forwards connections to a Service
 // with these addresses, which asks for a scheduler or, with "", does not; an empty one
@@ -19,7 +16,7 @@ var schedulers = []string{"rr", "wrr", "lc", "wlc", "dh", "sh", "sed", "nq", "mh
 // is wrong with the addresses or with what was asked for, and the remedy.
 //
 // The dataplane is one for a whole Service, since ipMode is.
-func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, complaint string) {
+func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (name, complaint string) {
 	if len(addresses) == 0 {
 		return "", ""
 	}
@@ -41,9 +38,9 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (scheduler, c
 			s.dataplanes(addresses), v1alpha1.AnnotationPools)
 	case asked == "":
 		return first.Scheduler, ""
-	case !slices.Contains(schedulers, asked):
+	case !scheduler.Known(asked):
 		return first.Scheduler, fmt.Sprintf("annotation %s: %s is no scheduler, so %s of LoadBalancerPool %s serves; write one of %s",
-			v1alpha1.AnnotationIPVSScheduler, Quote(asked), first.Scheduler, first.Name, strings.Join(schedulers, ", "))
+			v1alpha1.AnnotationIPVSScheduler, Quote(asked), first.Scheduler, first.Name, strings.Join(scheduler.Names(), ", "))
 	}
 	return asked, ""
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/scheduler"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
@@ -382,7 +383,7 @@ func (d *Driver) ability() (able []string, lacking string, yields bool) {
 	}
 	var missing []string
 	var why error
-	for _, scheduler := range ipvs.Schedulers {
+	for _, scheduler := range scheduler.Names() {
 		if err := d.probe(scheduler); err != nil {
 			missing, why = append(missing, scheduler), err
 			continue

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/berth-lb/berth/internal/scheduler"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/plan"
@@ -120,7 +121,7 @@ func TestDriver_ability(t *testing.T) {
 		return nil
 	}}
 	able, lacking, yields := f.ability()
-	if yields || len(able) != len(ipvs.Schedulers)-1 || lacking != "no scheduler mh: "+ipvs.ErrNoScheduler.Error() {
+	if yields || len(able) != len(scheduler.Names())-1 || lacking != "no scheduler mh: "+ipvs.ErrNoScheduler.Error() {
 		t.Errorf("able %v, lacking %q", able, lacking)
 	}
 	mode = "ipvs"

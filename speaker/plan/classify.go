@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/internal/scheduler"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
@@ -55,13 +56,13 @@ func winners(group Group) []Service {
 // schedulerOf returns the scheduler by which Berth forwards for the Service, or "" if kube-proxy
 // does. Berth forwards as soon as the pools say so: until the status does, too, kube-proxy's rules
 // come first, and between the two there is no gap. While the status still asks for Berth and the
-// pools no longer do, it is defaultScheduler.
+// pools no longer do, it is the default.
 func schedulerOf(s Service, snapshot *config.Snapshot) string {
-	scheduler, _ := snapshot.Scheduler(s.Addresses, s.Scheduler)
-	if scheduler == "" && s.Proxied {
-		scheduler = defaultScheduler
+	name, _ := snapshot.Scheduler(s.Addresses, s.Scheduler)
+	if name == "" && s.Proxied {
+		name = scheduler.Default
 	}
-	return scheduler
+	return name
 }
 
 // MarkedFrontends returns the frontends that have a second virtual server, by firewall mark, for

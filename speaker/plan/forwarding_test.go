@@ -12,6 +12,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/internal/scheduler"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
@@ -41,7 +42,7 @@ func forwardingWorld() World {
 		Snapshot:     snapshot,
 		Nodes:        map[string]Node{"n1": {}, "n2": {}},
 		Forwards:     true,
-		Capabilities: Capability(ipvs.Schedulers...),
+		Capabilities: Capability(scheduler.Names()...),
 	}
 }
 

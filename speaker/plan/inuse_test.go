@@ -11,6 +11,7 @@ import (
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/internal/scheduler"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
@@ -99,7 +100,7 @@ func TestGroup_Unused(t *testing.T) {
 	} {
 		w := world("n3")
 		w.Forwards, w.Used = true, inuse.Compile(c.used)
-		w.Capabilities = Capability(ipvs.Schedulers...)
+		w.Capabilities = Capability(scheduler.Names()...)
 		service := Service{
 			Name:      "d/web",
 			Addresses: addrs("203.0.113.1", "203.0.113.2"),

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/berth-lb/berth/internal/scheduler"
 )
 
 // Protocol is a transport protocol by its IANA number.
@@ -88,13 +90,9 @@ const (
 	Fallback Flags = 0x0008
 )
 
-// Schedulers are the ones that Settings may name, by their names in the kernel: round robin, least
-// connections, hash of destination or source, shortest expected delay, never queue and Maglev.
-var Schedulers = []string{"rr", "wrr", "lc", "wlc", "dh", "sh", "sed", "nq", "mh"}
-
 // Settings are a virtual server's own.
 type Settings struct {
-	Scheduler string // one of Schedulers
+	Scheduler string // one of scheduler.Names
 	Flags     Flags
 	// PersistenceTimeout is how long after its last connection a client's next one goes to the same
 	// real server; 0: no persistence. It is rounded up to whole seconds; at most a day, as in the
@@ -179,8 +177,8 @@ func check(f Frontend, v VirtualServer) error {
 		return refuse("protocol", uint8(f.Protocol), "TCP, UDP or SCTP")
 	}
 	switch {
-	case !slices.Contains(Schedulers, v.Scheduler):
-		return refuse("scheduler", fmt.Sprintf("%q", v.Scheduler), "one of "+strings.Join(Schedulers, ", "))
+	case !slices.Contains(scheduler.Names(), v.Scheduler):
+		return refuse("scheduler", fmt.Sprintf("%q", v.Scheduler), "one of "+strings.Join(scheduler.Names(), ", "))
 	case v.Flags&^(HashPort|Fallback) != 0, v.Flags != 0 && v.Scheduler != "mh" && v.Scheduler != "sh":
 		return refuse(
 			"flags",
