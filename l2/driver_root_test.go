@@ -25,7 +25,7 @@ const (
 
 func both() []netip.Addr { return []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(vip6)} }
 
-func TestOneNodeAnswersAKernelsQuestions(t *testing.T) {
+func TestOneNodeAnswersKernel(t *testing.T) {
 	l, nodes := settled(t, "a", "b", "c")
 	l.syncAll("g", Desired{})
 	nodes[0].awaitGroup(GroupLost, "g")
@@ -36,7 +36,7 @@ func TestOneNodeAnswersAKernelsQuestions(t *testing.T) {
 	}
 }
 
-func TestAKilledOwnerIsReplacedWithinASecond(t *testing.T) {
+func TestKilledOwnerIsReplaced(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
 	l.client.forget()
 	nodes[0].signal(syscall.SIGKILL)
@@ -87,7 +87,7 @@ func settled(t *testing.T, names ...string) (*segmentLab, []*node) {
 	return l, nodes
 }
 
-func TestALeavingOwnerHandsOverWithoutAnUnansweredQuestion(t *testing.T) {
+func TestLeavingOwnerHandsOverWithoutGap(t *testing.T) {
 	for _, state := range []State{Leaving, Restarting} {
 		t.Run(state.String(), func(t *testing.T) {
 			l, nodes := settled(t, "a", "b", "c")
@@ -127,7 +127,7 @@ func TestALeavingOwnerHandsOverWithoutAnUnansweredQuestion(t *testing.T) {
 	}
 }
 
-func TestALeavingNodeThatNobodyReplacesAnswersUntilItEnds(t *testing.T) {
+func TestLeavingNodeAnswersUntilItEnds(t *testing.T) {
 	l, nodes := settled(t, "a")
 	nodes[0].setState(Leaving)
 	nodes[0].order(order{Drain: true})
@@ -143,7 +143,7 @@ func TestALeavingNodeThatNobodyReplacesAnswersUntilItEnds(t *testing.T) {
 	}
 }
 
-func TestAFrozenOwnerThatWakesIsSilentUntilItHasCaughtUp(t *testing.T) {
+func TestFrozenOwnerIsSilentWhenItWakes(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
 	frozen, other := nodes[0], nodes[1]
 	frozen.signal(syscall.SIGSTOP)
@@ -165,7 +165,7 @@ func TestAFrozenOwnerThatWakesIsSilentUntilItHasCaughtUp(t *testing.T) {
 	}
 }
 
-func TestAnInterfaceThatFlapsServesBothFamiliesAgain(t *testing.T) {
+func TestFlappingInterface(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
 	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "down")
 	nodes[0].awaitGroup(GroupLost, "g")
@@ -188,7 +188,7 @@ func TestAnInterfaceThatFlapsServesBothFamiliesAgain(t *testing.T) {
 	}
 }
 
-func TestANewMACAddressIsAnnouncedAtOnce(t *testing.T) {
+func TestNewMACIsAnnounced(t *testing.T) {
 	l, nodes := settled(t, "a")
 	l.client.forget()
 	const mac = "02:00:00:00:77:01"
@@ -203,7 +203,7 @@ func TestANewMACAddressIsAnnouncedAtOnce(t *testing.T) {
 	}
 }
 
-func TestAnInterfaceThatComesLaterIsServed(t *testing.T) {
+func TestLateInterfaceIsServed(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
 	n.order(order{
@@ -228,7 +228,7 @@ func TestAnInterfaceThatComesLaterIsServed(t *testing.T) {
 	n.awaitGroup(GroupLost, "g")
 }
 
-func TestIPv6ResolvesThroughASwitchThatSnoops(t *testing.T) {
+func TestIPv6ThroughSnoopingSwitch(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
 	// With a querier the bridge forwards solicitations only to members of their group.
 	ip(t, "-n", l.prefix+"sw", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "1",
@@ -239,7 +239,7 @@ func TestIPv6ResolvesThroughASwitchThatSnoops(t *testing.T) {
 	}
 }
 
-func TestIPv4IsServedWhereIPv6IsSwitchedOff(t *testing.T) {
+func TestIPv4WithoutIPv6(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
 	if out, err := exec.Command("ip", "netns", "exec", n.ns, "sysctl", "-qw",
@@ -253,7 +253,7 @@ func TestIPv4IsServedWhereIPv6IsSwitchedOff(t *testing.T) {
 	}
 }
 
-func TestAReachabilityProbeIsAnswered(t *testing.T) {
+func TestReachabilityProbeIsAnswered(t *testing.T) {
 	l, nodes := settled(t, "a")
 	// The entry is probed: the kernel sends unicast solicitations to the address itself.
 	nd := l.client.capture(neighbor.EtherTypeIPv6)
@@ -270,7 +270,7 @@ func TestAReachabilityProbeIsAnswered(t *testing.T) {
 	}
 }
 
-func TestAnotherHostWithTheAddressIsAConflict(t *testing.T) {
+func TestOtherHostIsConflict(t *testing.T) {
 	l, nodes := settled(t, "a")
 	mac := linkMAC(t, l.prefix+"client", "eth0")
 	l.client.send(neighbor.GratuitousARP(mustMAC(t, mac), netip.MustParseAddr(vip4))[0])

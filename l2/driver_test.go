@@ -304,7 +304,7 @@ func twoNodes(t *testing.T, e *ether) (owner, other *fakeNode) {
 	return owner, other
 }
 
-func TestNothingIsClaimedBeforeItWasListened(t *testing.T) {
+func TestDriverListensFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
@@ -327,7 +327,7 @@ func TestNothingIsClaimedBeforeItWasListened(t *testing.T) {
 	})
 }
 
-func TestWithoutAKeyNothingIsClaimedAndWithAnotherNobodyIsHeard(t *testing.T) {
+func TestDriverKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
@@ -347,7 +347,8 @@ func TestWithoutAKeyNothingIsClaimedAndWithAnotherNobodyIsHeard(t *testing.T) {
 	})
 }
 
-func TestTheDeadOwnersGroupIsTakenWithinHalfASecond(t *testing.T) {
+// The group of a dead owner is taken within half a second.
+func TestDriverTakesGroupOfDeadOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -366,7 +367,8 @@ func TestTheDeadOwnersGroupIsTakenWithinHalfASecond(t *testing.T) {
 	})
 }
 
-func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
+// A node whose turn to claim comes late first hears which node took the group.
+func TestDriverLateTurnHearsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		first, second := e.node(t, "a", 1), e.node(t, "b", 2)
@@ -390,7 +392,7 @@ func TestATurnThatIsLateHearsFirstWhoTookTheGroup(t *testing.T) {
 	})
 }
 
-func TestLeavingDrainsOnceTheOtherWasHeardAndNobodyIsWithoutAnswer(t *testing.T) {
+func TestDrainedAfterHandover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -426,7 +428,7 @@ func TestLeavingDrainsOnceTheOtherWasHeardAndNobodyIsWithoutAnswer(t *testing.T)
 	})
 }
 
-func TestAGroupFollowsTheCapabilityItNeeds(t *testing.T) {
+func TestSetCapabilitiesMovesGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		nodes := []*fakeNode{e.node(t, "a", 1), e.node(t, "b", 2)}
@@ -457,7 +459,8 @@ func TestAGroupFollowsTheCapabilityItNeeds(t *testing.T) {
 	})
 }
 
-func TestLeavingWaitsNoLongerThanTheHandoverForATakerThatDoesNotTake(t *testing.T) {
+// Leaving does not wait longer than the handover time for a taker that does not take.
+func TestDrainedAfterHandoverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -481,7 +484,7 @@ func TestLeavingWaitsNoLongerThanTheHandoverForATakerThatDoesNotTake(t *testing.
 	})
 }
 
-func TestALeavingNodeWithoutInterfacesIsDrained(t *testing.T) {
+func TestDrainedWithoutInterfaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := (&ether{}).node(t, "a", 1)
 		n.system.set(func(f *fakeSystem) { f.link.Addrs = nil })
@@ -495,7 +498,7 @@ func TestALeavingNodeWithoutInterfacesIsDrained(t *testing.T) {
 	})
 }
 
-func TestAGroupIsServedOnTheInterfacesItNames(t *testing.T) {
+func TestSyncInterfaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
@@ -525,7 +528,7 @@ func TestAGroupIsServedOnTheInterfacesItNames(t *testing.T) {
 	})
 }
 
-func TestAnInterfaceThatCannotBeOpenedIsReportedAndRetried(t *testing.T) {
+func TestDriverRetriesOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
@@ -557,7 +560,7 @@ func TestAnInterfaceThatCannotBeOpenedIsReportedAndRetried(t *testing.T) {
 }
 
 // In virtual time a loop that never waits would hang the test.
-func TestAnInterfaceThatIsLostDuringABurstLeavesTheLoopAtRest(t *testing.T) {
+func TestSegmentRestsAfterLinkLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
@@ -580,7 +583,7 @@ func TestAnInterfaceThatIsLostDuringABurstLeavesTheLoopAtRest(t *testing.T) {
 	})
 }
 
-func TestABrokenSocketIsReplaced(t *testing.T) {
+func TestSegmentReplacesBrokenSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -608,7 +611,7 @@ func TestABrokenSocketIsReplaced(t *testing.T) {
 	})
 }
 
-func TestSolicitedNodeGroupsFollowWhatIsAnswered(t *testing.T) {
+func TestSegmentJoinsWhatIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
@@ -649,7 +652,7 @@ func TestSolicitedNodeGroupsFollowWhatIsAnswered(t *testing.T) {
 	})
 }
 
-func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+func TestConfigIsValidated(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for name, c := range map[string]Config{
 		"no node":               {Logger: log},
@@ -672,7 +675,7 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
-func TestRunLeavesNoGoroutineBehind(t *testing.T) {
+func TestRunLeavesNoGoroutine(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	// This uses the real kernel's notifications, which need no privilege. No interface has this
 	// address.

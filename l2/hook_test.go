@@ -31,7 +31,7 @@ func (c *answerCalls) take() []string {
 	return calls
 }
 
-func TestWhatIsAnsweredForIsToldBeforeAndAfter(t *testing.T) {
+func TestConfigAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, c := &ether{}, &answerCalls{}
 		e.host(printer, with("192.0.2.201"))
@@ -58,7 +58,8 @@ func TestWhatIsAnsweredForIsToldBeforeAndAfter(t *testing.T) {
 	})
 }
 
-func TestAnAddressInConflictIsToldAsNotAnsweredForAMinute(t *testing.T) {
+// An address in conflict counts as not answered for until a minute after the conflict.
+func TestConfigAnswersInConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, c := &ether{}, &answerCalls{}
 		h := e.host(printer, with())
@@ -77,7 +78,8 @@ func TestAnAddressInConflictIsToldAsNotAnsweredForAMinute(t *testing.T) {
 	})
 }
 
-func TestTheEndIsToldUnlessTheSpeakerIsHolding(t *testing.T) {
+// The end is reported unless the speaker is Holding.
+func TestConfigAnswersAtEnd(t *testing.T) {
 	for _, state := range []State{Ready, Holding} {
 		synctest.Test(t, func(t *testing.T) {
 			e, c := &ether{}, &answerCalls{}

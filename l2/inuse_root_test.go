@@ -22,7 +22,7 @@ func (l *segmentLab) sysctl(name, setting string) {
 	}
 }
 
-func TestAnAddressOfAPeersKernelIsNotAnnouncedUntilItLetsGo(t *testing.T) {
+func TestPeerKernelHasAddress(t *testing.T) {
 	l := newSegmentLab(t, "a", "b")
 	a, b := l.nodes["a"], l.nodes["b"]
 	a.awaitSettled(1, false)
@@ -47,7 +47,7 @@ func TestAnAddressOfAPeersKernelIsNotAnnouncedUntilItLetsGo(t *testing.T) {
 }
 
 // Linux as a proxy does not answer probes (RFC 5227). It answers hosts up to 0.8 s later.
-func TestAKernelThatIsAProxyIsNoHolderAndTold(t *testing.T) {
+func TestKernelAsProxy(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	l.attach("router", 50)
 	ip(t, "-n", l.prefix+"router", "link", "add", "beyond", "type", "veth", "peer", "name", "end")
@@ -126,7 +126,7 @@ func (c *client) answerAll(mac net.HardwareAddr) {
 	})
 }
 
-func TestARouterThatAnswersProbesForEverythingIsTold(t *testing.T) {
+func TestRouterAnswersEveryProbe(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	router := linkMAC(t, l.prefix+"client", "eth0")
 	l.client.answerAll(mustMAC(t, router))

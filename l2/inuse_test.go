@@ -172,7 +172,7 @@ const printerMAC = "02:ff:00:00:00:07"
 
 // Once only groups that nobody had claimed were probed, and these addresses were announced without
 // a probe.
-func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
+func TestProbeAddedAddress(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, after []string
 		fresh         string
@@ -216,7 +216,7 @@ func TestAnAddressThatComesToAnOwnedGroupIsProbed(t *testing.T) {
 }
 
 // Once a term in the mirror counted as proof that the cluster had the addresses.
-func TestAfterAnOutageOfEverythingAddressesAreProbed(t *testing.T) {
+func TestProbeAfterOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		h := e.host(printer, with("192.0.2.201"))
@@ -245,7 +245,7 @@ func TestAfterAnOutageOfEverythingAddressesAreProbed(t *testing.T) {
 
 // Once a group under another name was a new one: its addresses were probed and silent for that
 // time, and half of them moved.
-func TestARegroupingSilencesAndMovesNothing(t *testing.T) {
+func TestRegroupingMovesNothing(t *testing.T) {
 	for i := range 10 {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ether{}
@@ -267,7 +267,7 @@ func TestARegroupingSilencesAndMovesNothing(t *testing.T) {
 
 // A node that takes over from an owner that did not answer for all addresses does not know which it
 // answered for.
-func TestWhoTakesOverProbesIfTheOwnerDidNotAnswerForAll(t *testing.T) {
+func TestProbeAfterPartialOwner(t *testing.T) {
 	for _, taken := range []string{"", "192.0.2.201"} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ether{}
@@ -293,7 +293,7 @@ func TestWhoTakesOverProbesIfTheOwnerDidNotAnswerForAll(t *testing.T) {
 }
 
 // Once a peer's answer was ignored, so that other nodes took a node's own address from it.
-func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
+func TestConflictWithNodeAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
@@ -316,7 +316,7 @@ func TestANodesOwnAddressIsNotAnnouncedByOthers(t *testing.T) {
 	})
 }
 
-func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
+func TestConflictWithPeerKernelEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		var gone atomic.Bool
@@ -335,7 +335,7 @@ func TestAnAddressThatAPeersKernelLetsGoIsTakenSoon(t *testing.T) {
 }
 
 // In kube-proxy's ipvs mode all nodes' kernels have all addresses of Services.
-func TestWhatEveryKernelHasForAServiceIsNoConflict(t *testing.T) {
+func TestConfigHarmless(t *testing.T) {
 	for _, harmless := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ether{}
@@ -359,7 +359,7 @@ func TestWhatEveryKernelHasForAServiceIsNoConflict(t *testing.T) {
 }
 
 // Once a peer's announcement of an address that it does not claim was ignored forever.
-func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing.T) {
+func TestConflictWithStrayPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -383,7 +383,7 @@ func TestAPeerThatAnnouncesWhatItDoesNotClaimIsAConflictTheSecondTime(t *testing
 }
 
 // Until a regrouping has reached all nodes, two may answer for one address.
-func TestAPeerThatClaimsTheAddressIsNoConflict(t *testing.T) {
+func TestNoConflictWithClaimant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
@@ -413,7 +413,7 @@ func TestAPeerThatClaimsTheAddressIsNoConflict(t *testing.T) {
 }
 
 // If hellos are filtered, nodes' MACs are known only from the mirror.
-func TestANodeThatIsKnownByTheMirrorAloneIsNoForeignHost(t *testing.T) {
+func TestNoConflictWithMirroredNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with(svc))
@@ -425,7 +425,7 @@ func TestANodeThatIsKnownByTheMirrorAloneIsNoForeignHost(t *testing.T) {
 	})
 }
 
-func TestPlannedMovesRaiseNoConflictAndNeedNoProbe(t *testing.T) {
+func TestNoConflictInPlannedMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -481,7 +481,7 @@ func (m *apiMirror) write(name string, said Claim) {
 
 // Once each took the other's probe for a foreign host's: both reported a conflict, and no node
 // answered for 10 s.
-func TestNodesThatHearNoHellosDoNotTakeEachOtherForForeignHosts(t *testing.T) {
+func TestNoConflictWithoutHellos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, m := &ether{}, &apiMirror{claims: map[string]Claim{}}
 		mute := func(_ *Config, f *fakeSystem) { f.mute = true }
@@ -506,7 +506,7 @@ func TestNodesThatHearNoHellosDoNotTakeEachOtherForForeignHosts(t *testing.T) {
 }
 
 // A probe is not a use of the address: a new host that wants it may be told that it is taken.
-func TestAForeignProbeIsAConflictTheThirdTimeInARow(t *testing.T) {
+func TestConflictAfterThreeForeignProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		a := e.node(t, "a", 1)

@@ -53,7 +53,7 @@ func (l *segmentLab) awaitListeners(node string, n int) {
 	}
 }
 
-func TestFiveThousandIPv6AddressesResolveThroughASwitchThatSnoops(t *testing.T) {
+func TestManyIPv6AddressesThroughSnoopingSwitch(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	l.snoop()
 	n := l.nodes["a"]
@@ -114,7 +114,7 @@ func (l *segmentLab) served(n *node, ifname string) {
 	}
 }
 
-func TestARenamedInterfaceIsServedByItsNewName(t *testing.T) {
+func TestRenamedInterface(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
 	l.syncAll("g", Desired{Addresses: both(), Candidates: []string{"a"}})
@@ -123,7 +123,8 @@ func TestARenamedInterfaceIsServedByItsNewName(t *testing.T) {
 	l.served(n, "lan0")
 }
 
-func TestAnInterfaceThatMovesToAnotherNamespaceIsGoneAndServedWhenItComesBack(t *testing.T) {
+// The interface is gone, and served again when it comes back.
+func TestInterfaceMovesToAnotherNamespace(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
 	l.syncAll("g", Desired{Addresses: both(), Interfaces: []string{"eth0"}, Candidates: []string{"a"}})
@@ -142,7 +143,7 @@ func TestAnInterfaceThatMovesToAnotherNamespaceIsGoneAndServedWhenItComesBack(t 
 	l.served(n, "eth0")
 }
 
-func TestABridgeIsServedInPlaceOfItsPorts(t *testing.T) {
+func TestBridgeIsServedInPlaceOfPorts(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
 	l.syncAll("g", Desired{Addresses: both(), Interfaces: []string{"eth0", "top0"}, Candidates: []string{"a"}})
@@ -186,13 +187,13 @@ func (l *segmentLab) unanswered(n *node, frame []byte) {
 
 // The kernel removes a tag even if there is no interface for its VLAN, and lets packet sockets see
 // the rest.
-func TestAQuestionOnAnotherVLANIsNotAnswered(t *testing.T) {
+func TestOtherVLANIsNotAnswered(t *testing.T) {
 	l, nodes := settled(t, "a")
 	l.unanswered(nodes[0], frametest.Tagged(l.whoHas("10.77.0.100")))
 }
 
 // A promiscuous interface also receives requests to other stations.
-func TestAQuestionToAnotherStationIsNotAnsweredByAPromiscuousInterface(t *testing.T) {
+func TestPromiscuousInterface(t *testing.T) {
 	l, nodes := settled(t, "a")
 	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "promisc", "on")
 	elsewhere := l.whoHas("10.77.0.100")
@@ -200,7 +201,7 @@ func TestAQuestionToAnotherStationIsNotAnsweredByAPromiscuousInterface(t *testin
 	l.unanswered(nodes[0], elsewhere)
 }
 
-func TestLinksAreThoseThatCarryASegment(t *testing.T) {
+func TestLinks(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	ns := l.nodes["a"].ns
 	for _, line := range []string{
@@ -222,7 +223,7 @@ func TestLinksAreThoseThatCarryASegment(t *testing.T) {
 	}
 }
 
-func TestASocketSeesOnlyWhatConcernsItsAddresses(t *testing.T) {
+func TestSocketsReceiveOnlyJoined(t *testing.T) {
 	for _, family := range []int{4, 6} {
 		p := newPair(t, fmt.Sprint("s", family))
 		a := p.serve()

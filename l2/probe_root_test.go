@@ -98,7 +98,7 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Si
 	return heard
 }
 
-func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
+func TestProbeFindsKernel(t *testing.T) {
 	l := newSegmentLab(t)
 	l.attach("probing", 1)
 	client := linkMAC(t, l.prefix+"client", "eth0")
@@ -117,7 +117,7 @@ func TestProbesFindAKernelThatHoldsTheAddress(t *testing.T) {
 	}
 }
 
-func TestAKernelThatWantsAnAnsweredAddressIsToldThatItIsTaken(t *testing.T) {
+func TestKernelProbeIsAnswered(t *testing.T) {
 	l, _ := settled(t, "a")
 	client := l.prefix + "client"
 	ip(t, "-n", client, "addr", "add", vip6+"/64", "dev", "eth0")

@@ -17,7 +17,7 @@ var (
 
 // Once a router that answers for every address counted as the holder of each, so that none was ever
 // answered for.
-func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
+func TestProxyIsNoHolder(t *testing.T) {
 	for name, answersFor := range map[string]func(netip.Addr) bool{
 		"everything": everything,
 		"beyond the segment": func(a netip.Addr) bool {
@@ -61,7 +61,7 @@ func TestARouterThatAnswersForEverythingIsNoHolder(t *testing.T) {
 }
 
 // Linux does this. What such a host answers to a probe is its own.
-func TestAHostThatAnswersForEverythingUnlessProbedIsToldAndMayHoldAnAddress(t *testing.T) {
+func TestProxyThatIgnoresProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		h := e.host(printer, everything)
@@ -84,7 +84,7 @@ func TestAHostThatAnswersForEverythingUnlessProbedIsToldAndMayHoldAnAddress(t *t
 }
 
 // A router may become a proxy just after it was found not to be one.
-func TestAHostThatBecomesAProxyAfterASurveyIsToldApart(t *testing.T) {
+func TestProxyAfterSurvey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		proxy := false
@@ -103,7 +103,7 @@ func TestAHostThatBecomesAProxyAfterASurveyIsToldApart(t *testing.T) {
 	})
 }
 
-func TestAHolderBesideAProxyIsAConflict(t *testing.T) {
+func TestHolderBesideProxyIsConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		e.host([]byte{2, 0xff, 0, 0, 0, 1}, everything)

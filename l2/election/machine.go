@@ -139,6 +139,13 @@ func NewMachine(o Options) *Machine {
 	}
 }
 
+// Summary is a machine's part of a segment's status.
+type Summary struct {
+	Claiming bool   // this node may own groups
+	Peers    []Peer // alive, by name
+	Owned    int    // how many groups this node owns
+}
+
 // Open says that messages can be sent and received from now on, in frames with up to mtu bytes of
 // payload.
 func (m *Machine) Open(now time.Time, mtu int) {
@@ -160,13 +167,6 @@ func (m *Machine) SilentAfter() time.Duration { return silence * m.pacer.interva
 // claim.
 func (m *Machine) CatchingUp() bool { return m.catchingUp }
 
-// Summary is a machine's part of a segment's status.
-type Summary struct {
-	Claiming bool   // this node may own groups
-	Peers    []Peer // alive, by name
-	Owned    int    // how many groups this node owns
-}
-
 // Summary returns the machine's part of the status.
 func (m *Machine) Summary(now time.Time) Summary {
 	return Summary{Claiming: m.eligible, Peers: m.peers.list(now), Owned: m.owned}
@@ -177,23 +177,6 @@ func (m *Machine) Take() Output {
 	out := m.out
 	m.out = Output{}
 	return out
-}
-
-// group returns the state of a group, and creates it if necessary.
-func (m *Machine) group(key groupKey) *groupState {
-	if c, ok := m.groups[key]; ok {
-		return c
-	}
-	c := &groupState{key: key, rivals: make(map[string]claim)}
-	m.groups[key] = c
-	i, _ := m.position(key)
-	m.ordered = slices.Insert(m.ordered, i, c)
-	return c
-}
-
-// position returns where the group is in ordered, or would be, and whether it is.
-func (m *Machine) position(key groupKey) (int, bool) {
-	return slices.BinarySearchFunc(m.ordered, key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) })
 }
 
 // SetGroup replaces the desired state of one group. Without addresses the group is not wanted here.
@@ -236,18 +219,6 @@ func (m *Machine) SetGroup(now time.Time, group string, desired Desired) {
 	}
 }
 
-// countCandidates keeps for how many groups each other node is a candidate.
-func (m *Machine) countCandidates(candidates []string, n int) {
-	for _, node := range candidates {
-		if node == m.self {
-			continue
-		}
-		if m.expected[node] += n; m.expected[node] == 0 {
-			delete(m.expected, node)
-		}
-	}
-}
-
 // SetState sets the state of this node, and whether its link is up and it has a key. The cause is
 // reported for groups that move because of it.
 func (m *Machine) SetState(now time.Time, state State, linked, keyed bool, cause Cause) {
@@ -270,32 +241,6 @@ func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 	m.capabilities = capabilities
 	m.pacer.hurry(now)
 	m.evaluateAll(now, Capability)
-}
-
-// updateEligible keeps eligible up to date, and decides every group again when it changes.
-func (m *Machine) updateEligible(now time.Time, cause Cause) {
-	able := m.mayOwn(now)
-	if !able && m.owned > 0 {
-		for _, c := range m.ordered {
-			m.relinquish(c, "", cause)
-		}
-	}
-	if eligible := able && m.state == Ready && !m.catchingUp; eligible != m.eligible {
-		m.eligible = eligible
-		m.pacer.hurry(now)
-		m.evaluateAll(now, cause)
-	}
-}
-
-// mayOwn reports whether messages can be exchanged, and were listened for long enough.
-func (m *Machine) mayOwn(now time.Time) bool {
-	if !m.linked || !m.keyed {
-		return false
-	}
-	if !m.eligible && m.owned == 0 && m.isolated {
-		return m.pacer.listenedFor(now, loneListen*m.pacer.listen)
-	}
-	return m.pacer.listenedFor(now, m.pacer.listen)
 }
 
 // Hear takes a message whose signature is valid. An error is a Rejection.
@@ -336,6 +281,61 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 	}
 	m.updateSynced(now)
 	return nil
+}
+
+// group returns the state of a group, and creates it if necessary.
+func (m *Machine) group(key groupKey) *groupState {
+	if c, ok := m.groups[key]; ok {
+		return c
+	}
+	c := &groupState{key: key, rivals: make(map[string]claim)}
+	m.groups[key] = c
+	i, _ := m.position(key)
+	m.ordered = slices.Insert(m.ordered, i, c)
+	return c
+}
+
+// position returns where the group is in ordered, or would be, and whether it is.
+func (m *Machine) position(key groupKey) (int, bool) {
+	return slices.BinarySearchFunc(m.ordered, key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) })
+}
+
+// countCandidates keeps for how many groups each other node is a candidate.
+func (m *Machine) countCandidates(candidates []string, n int) {
+	for _, node := range candidates {
+		if node == m.self {
+			continue
+		}
+		if m.expected[node] += n; m.expected[node] == 0 {
+			delete(m.expected, node)
+		}
+	}
+}
+
+// updateEligible keeps eligible up to date, and decides every group again when it changes.
+func (m *Machine) updateEligible(now time.Time, cause Cause) {
+	able := m.mayOwn(now)
+	if !able && m.owned > 0 {
+		for _, c := range m.ordered {
+			m.relinquish(c, "", cause)
+		}
+	}
+	if eligible := able && m.state == Ready && !m.catchingUp; eligible != m.eligible {
+		m.eligible = eligible
+		m.pacer.hurry(now)
+		m.evaluateAll(now, cause)
+	}
+}
+
+// mayOwn reports whether messages can be exchanged, and were listened for long enough.
+func (m *Machine) mayOwn(now time.Time) bool {
+	if !m.linked || !m.keyed {
+		return false
+	}
+	if !m.eligible && m.owned == 0 && m.isolated {
+		return m.pacer.listenedFor(now, loneListen*m.pacer.listen)
+	}
+	return m.pacer.listenedFor(now, m.pacer.listen)
 }
 
 // claimsOf returns the claims of the sender. A new process of the sender has none.

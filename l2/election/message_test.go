@@ -39,7 +39,7 @@ func someMessages() []Message {
 	return kinds
 }
 
-func TestAMessageSurvivesItsSealing(t *testing.T) {
+func TestMessageSealOpen(t *testing.T) {
 	for _, m := range someMessages() {
 		got, err := OpenMessage(m.Seal([]byte("key")), 5, Keys{Sign: []byte("key")})
 		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
@@ -48,7 +48,7 @@ func TestAMessageSurvivesItsSealing(t *testing.T) {
 	}
 }
 
-func TestTheFormatIsFixed(t *testing.T) {
+func TestMessageFormat(t *testing.T) {
 	// Speakers of different versions must understand each other: these sums never change.
 	for i, want := range []struct{ now, first string }{
 		{"2f80", "6fc5"}, {"0b31", "05b9"}, {"3efa", "dba3"}, {"b043", "1347"}, {"80a7", "371e"}, {"b184", "c459"},
@@ -74,7 +74,7 @@ func asFirstSent(sealed []byte) []byte {
 	return sign(b, b, []byte("key"))
 }
 
-func TestAMessageOfTheFirstVersionTellsOfNoCapability(t *testing.T) {
+func TestOpenMessageOfFirstVersion(t *testing.T) {
 	for _, m := range someMessages() {
 		got, err := OpenMessage(asFirstSent(m.Seal([]byte("key"))), 5, Keys{Sign: []byte("key")})
 		m.capabilities = 0
@@ -84,7 +84,7 @@ func TestAMessageOfTheFirstVersionTellsOfNoCapability(t *testing.T) {
 	}
 }
 
-func TestCapabilitiesAreSigned(t *testing.T) {
+func TestOpenMessageCapabilitiesAreSigned(t *testing.T) {
 	b := someMessages()[0].Seal([]byte("key"))
 	b[len(b)-sha256.Size-1] ^= 1
 	if _, err := OpenMessage(b, 5, Keys{Sign: []byte("key")}); !errors.Is(err, RejectHMAC) {
@@ -92,7 +92,7 @@ func TestCapabilitiesAreSigned(t *testing.T) {
 	}
 }
 
-func TestAMessageOfALaterMinorVersionIsUnderstood(t *testing.T) {
+func TestOpenMessageOfLaterVersion(t *testing.T) {
 	for _, m := range someMessages() {
 		b := m.Seal([]byte("key"))
 		longer := slices.Concat(b[:len(b)-sha256.Size], []byte("what is new"))
@@ -109,7 +109,7 @@ func TestAMessageOfALaterMinorVersionIsUnderstood(t *testing.T) {
 	}
 }
 
-func TestEachOfTwoKeysIsAccepted(t *testing.T) {
+func TestOpenMessageAcceptsEachKey(t *testing.T) {
 	b := someMessages()[0].Seal([]byte("new"))
 	if _, err := OpenMessage(b, 5, Keys{Sign: []byte("old"), Accept: [][]byte{[]byte("new")}}); err != nil {
 		t.Errorf("signed with the key that is accepted: %v", err)
@@ -119,7 +119,7 @@ func TestEachOfTwoKeysIsAccepted(t *testing.T) {
 	}
 }
 
-func TestAMessageThatIsNotAsSealedIsRejected(t *testing.T) {
+func TestOpenMessageRejects(t *testing.T) {
 	good := someMessages()[0].Seal([]byte("key"))
 	damaged := func(change func([]byte) []byte) []byte { return change(bytes.Clone(good)) }
 	resealed := func(change func(*Message)) []byte {
@@ -191,7 +191,7 @@ func FuzzOpenMessage(f *testing.F) {
 	})
 }
 
-func TestAClaimSetFollowsAnotherThroughItsParts(t *testing.T) {
+func TestClaimSetParts(t *testing.T) {
 	source, mirror := newClaimSet(), newClaimSet()
 	for i := range 500 {
 		mirror.put(keyOf(fmt.Sprint("stale", i)), claim{term: 3})
@@ -228,7 +228,7 @@ func TestAClaimSetFollowsAnotherThroughItsParts(t *testing.T) {
 	}
 }
 
-func TestTheDigestPassesOverWhatOlderVersionsDrop(t *testing.T) {
+func TestClaimSumIgnoresPartial(t *testing.T) {
 	c := claim{term: 7, witnessed: true, partial: true}
 	got := claimOf(c.term, c.flags())
 	older := claimOf(c.term, c.flags()&0xf)

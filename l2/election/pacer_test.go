@@ -7,7 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestALateTickJudgesLaterAndAnOversleptOneAnswersLater(t *testing.T) {
+// A late tick judges at the next one. One that is too late has to catch up.
+func TestPacerTick(t *testing.T) {
 	c := pacer{interval: 100 * time.Millisecond, listen: time.Second}
 	for i, step := range []struct {
 		at           int
@@ -34,7 +35,7 @@ func TestALateTickJudgesLaterAndAnOversleptOneAnswersLater(t *testing.T) {
 	}
 }
 
-func TestAnInterfaceIsListenedOnBeforeAnythingIsClaimed(t *testing.T) {
+func TestPacerListenedFor(t *testing.T) {
 	c := pacer{interval: 100 * time.Millisecond, listen: time.Second}
 	c.opened(at(0))
 	if c.listenedFor(at(999), c.listen) || !c.listenedFor(at(1000), c.listen) {
@@ -56,7 +57,8 @@ func TestAnInterfaceIsListenedOnBeforeAnythingIsClaimed(t *testing.T) {
 	}
 }
 
-func TestNewsAreToldThreeTimesQuickly(t *testing.T) {
+// News are sent three times in quick succession.
+func TestPacerHurry(t *testing.T) {
 	c := pacer{interval: 100 * time.Millisecond}
 	c.tick(at(0))
 	c.hurry(at(50))

@@ -48,7 +48,7 @@ func meet(t *testing.T, r *peerTable, now time.Time, x Message) *PeerChange {
 	return c
 }
 
-func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
+func TestPeerTableSequence(t *testing.T) {
 	r := rosterOf("self")
 	c := meet(t, r, at(0), from("a", 1, 1, Ready))
 	if want := (&PeerChange{
@@ -78,7 +78,8 @@ func TestAPeerIsAliveWhileItsSequenceAdvances(t *testing.T) {
 	}
 }
 
-func TestAPeerIsGivenTheTimeItAsksFor(t *testing.T) {
+// A peer may be silent for three of the intervals that it announced.
+func TestPeerTableInterval(t *testing.T) {
 	r := rosterOf("self")
 	slow := from("a", 1, 1, Ready)
 	slow.interval = time.Second
@@ -91,7 +92,7 @@ func TestAPeerIsGivenTheTimeItAsksFor(t *testing.T) {
 	}
 }
 
-func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
+func TestPeerTableReplay(t *testing.T) {
 	r := rosterOf("self")
 	meet(t, r, at(0), from("a", 1, 5, Ready))
 	for i, step := range []struct {
@@ -138,7 +139,8 @@ func TestReplayedMessagesKeepNobodyAlive(t *testing.T) {
 	}
 }
 
-func TestAReplayedBootDoesNotKeepAnotherFromShowingThatItLives(t *testing.T) {
+// A replayed boot does not keep another one from proving that it is alive.
+func TestPeerTableReplayedBoot(t *testing.T) {
 	r := rosterOf("self")
 	hear := func(ms int, x Message) *Message {
 		_, challenge, _ := r.hear(at(ms), x)
@@ -161,7 +163,7 @@ func TestAReplayedBootDoesNotKeepAnotherFromShowingThatItLives(t *testing.T) {
 	}
 }
 
-func TestAStateCountsAtOnce(t *testing.T) {
+func TestPeerTableState(t *testing.T) {
 	for to, want := range map[State]Cause{Leaving: PeerLeft, Restarting: PeerLeft, Starting: PeerLeft} {
 		r := rosterOf("self")
 		meet(t, r, at(0), from("a", 1, 1, Ready))
@@ -172,7 +174,7 @@ func TestAStateCountsAtOnce(t *testing.T) {
 	}
 }
 
-func TestThePeersRememberedAreBounded(t *testing.T) {
+func TestPeerTableIsBounded(t *testing.T) {
 	r := rosterOf("self")
 	for i := range maxPeers {
 		meet(t, r, at(0), from(fmt.Sprint("n", i), 1, 1, Ready))

@@ -36,7 +36,8 @@ func (w *world) pass(t *testing.T, d time.Duration) {
 	}
 }
 
-func TestWhatAPeerClaimsIsProvenUntilAMomentAfterItWasHeardLast(t *testing.T) {
+// A peer's claim counts as proof until a moment after it was last heard.
+func TestUnprovenAfterPeerClaim(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	addr := w.address(w.groups[0])
 	other.capabilities, other.needs[w.groups[0]] = 0, 1
@@ -50,7 +51,8 @@ func TestWhatAPeerClaimsIsProvenUntilAMomentAfterItWasHeardLast(t *testing.T) {
 	expectAddrs(t, "unproven later", other.unproven(), []netip.Addr{addr})
 }
 
-func TestAnAddressThatCameToAGroupAMomentAgoIsNotProvenByAClaim(t *testing.T) {
+// A claim does not prove an address that the group got a moment ago.
+func TestUnprovenNewAddress(t *testing.T) {
 	w, _, other := ownerAndOther(t)
 	old, added := w.address(w.groups[0]), netip.MustParseAddr("192.0.2.99")
 	other.m.SetGroup(other.local(), w.groups[0], Desired{Addresses: []netip.Addr{old, added}, Candidates: w.names()})
@@ -59,7 +61,7 @@ func TestAnAddressThatCameToAGroupAMomentAgoIsNotProvenByAClaim(t *testing.T) {
 	expectAddrs(t, "unproven when the claim stood for a while", other.unproven(), nil)
 }
 
-func TestAClaimForSomeOfTheAddressesProvesNone(t *testing.T) {
+func TestUnprovenPartialClaim(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	owner.m.SetPartial(w.groups[0], true)
 	w.pass(t, 200*time.Millisecond)
@@ -79,7 +81,8 @@ func TestAClaimForSomeOfTheAddressesProvesNone(t *testing.T) {
 	}
 }
 
-func TestATakerThatAnsweredForSomeOutdatesWhatItsForerunnerProved(t *testing.T) {
+// A taker that answered for some addresses makes the proof by the former owner void.
+func TestUnprovenAfterPartialTaker(t *testing.T) {
 	for _, dies := range []bool{true, false} {
 		w := together(t, 3, 1, nil)
 		first := w.owners(w.groups[0])[0]
@@ -105,7 +108,7 @@ func TestATakerThatAnsweredForSomeOutdatesWhatItsForerunnerProved(t *testing.T) 
 	}
 }
 
-func TestWhatAProcessBelievedBeforeItFrozeIsNoProof(t *testing.T) {
+func TestUnprovenAfterFreeze(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	addr := w.address(w.groups[0])
 	other.freeze()
@@ -125,7 +128,7 @@ func TestWhatAProcessBelievedBeforeItFrozeIsNoProof(t *testing.T) {
 	expectAddrs(t, "unproven for who heard that", other.unproven(), []netip.Addr{addr})
 }
 
-func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {
+func TestUnprovenByMirror(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	owner.crash()
 	other.crash()
@@ -137,7 +140,7 @@ func TestWhatTheMirrorTellsIsNoProof(t *testing.T) {
 	expectAddrs(t, "unproven", other.unproven(), []netip.Addr{w.address(w.groups[0])})
 }
 
-func TestWhatThisNodeAnsweredForIsProvenForAMoment(t *testing.T) {
+func TestUnprovenAfterOwnAnswer(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
 	m := NewMachine(Options{Node: "a", Boot: 1, Interval: simInterval, Listen: simListen, Handover: simHandover})
 	m.SetGroup(at(0), "g", Desired{Addresses: []netip.Addr{addr}, Candidates: []string{"a"}})

@@ -306,7 +306,8 @@ func together(t *testing.T, nodes, groups int, trace *strings.Builder) *world {
 	return w
 }
 
-func TestTheGroupsOfADeadNodeAreTakenWithinFourIntervals(t *testing.T) {
+// The groups of a dead node are taken within four intervals.
+func TestMachineTakesGroupsOfDeadNode(t *testing.T) {
 	for seed := range uint64(50) {
 		w := together(t, 5, 20, nil)
 		w.random.Uint64N(seed + 1) // another history
@@ -333,7 +334,8 @@ func TestTheGroupsOfADeadNodeAreTakenWithinFourIntervals(t *testing.T) {
 	}
 }
 
-func TestAPlannedMoveLeavesNoGapAndOverlapsForAMoment(t *testing.T) {
+// In a planned move both nodes answer for a moment.
+func TestMachinePlannedMoveLeavesNoGap(t *testing.T) {
 	for i := range 4 {
 		w := together(t, 4, 30, nil)
 		leaver := w.nodes[i]
@@ -375,7 +377,9 @@ func TestAPlannedMoveLeavesNoGapAndOverlapsForAMoment(t *testing.T) {
 	}
 }
 
-func TestAPartitionThatHealsLeavesOneOwnerWithinASecond(t *testing.T) {
+// Within a second after a partition heals each group has one owner, and the segment has heard
+// which.
+func TestMachineHealedPartitionHasOneOwner(t *testing.T) {
 	for cut := 1; cut < 4; cut++ {
 		w := together(t, 4, 30, nil)
 		for _, n := range w.nodes { // the API does not help
@@ -413,7 +417,7 @@ func TestAPartitionThatHealsLeavesOneOwnerWithinASecond(t *testing.T) {
 	}
 }
 
-func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
+func TestMachineFreshGroupsGoToFirstRank(t *testing.T) {
 	w := together(t, 5, 0, nil)
 	for i := range 200 {
 		g := fmt.Sprintf("fresh-%d", i)
@@ -437,7 +441,7 @@ func TestFreshGroupsGoToWhoIsFirstAmongThoseAlive(t *testing.T) {
 	}
 }
 
-func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
+func TestMachineRebalanceLeavesNoGap(t *testing.T) {
 	w := newWorld(1, 4, 8, nil)
 	w.nodes[0].boot()
 	if err := w.run(calm, nil); err != nil { // it owns all groups
@@ -474,7 +478,7 @@ func TestRebalancingMovesGroupsToWhoComesFirstWithoutAGap(t *testing.T) {
 	}
 }
 
-func TestWhatANodeHoldsOverARestartStaysWithIt(t *testing.T) {
+func TestMachineHoldKeepsGroupsOverRestart(t *testing.T) {
 	for seed := range uint64(20) {
 		w := together(t, 4, 20, nil)
 		w.random = rand.New(rand.NewPCG(seed, 1))
@@ -501,7 +505,7 @@ func TestWhatANodeHoldsOverARestartStaysWithIt(t *testing.T) {
 	}
 }
 
-func TestWhatIsHeldForAProcessThatDoesNotComeBackIsTakenAfterTheHoldTime(t *testing.T) {
+func TestMachineHoldExpires(t *testing.T) {
 	w := together(t, 3, 20, nil)
 	node := w.owners(w.groups[0])[0]
 	node.replace(time.Hour)
@@ -520,7 +524,8 @@ func TestWhatIsHeldForAProcessThatDoesNotComeBackIsTakenAfterTheHoldTime(t *test
 	}
 }
 
-func TestWhatANodeDoesNotClaimAgainWithinASecondOfItsReturnIsTaken(t *testing.T) {
+// What a node does not claim within a second of its return is taken.
+func TestMachineHoldEndsAfterReturn(t *testing.T) {
 	w := together(t, 3, 20, nil)
 	node := w.owners(w.groups[0])[0]
 	var lost []string
@@ -557,7 +562,8 @@ func capable(t *testing.T, nodes, groups int) *world {
 	return w
 }
 
-func TestACapabilityThatIsLostLeavesNoGapAndOneThatIsGainedMovesNothing(t *testing.T) {
+// A lost capability leaves no gap. A gained one moves nothing.
+func TestMachineSetCapabilities(t *testing.T) {
 	w := capable(t, 4, 30)
 	watch := func() error {
 		for _, g := range w.groups {
@@ -585,7 +591,8 @@ func TestACapabilityThatIsLostLeavesNoGapAndOneThatIsGainedMovesNothing(t *testi
 	}
 }
 
-func TestWhatNobodyElseIsAbleToServeIsGivenUpAtOnceUntilSomebodyIs(t *testing.T) {
+// A node stops at once if no other node is able to take the group, and answers again when one is.
+func TestMachineStopsWithoutCapability(t *testing.T) {
 	w := capable(t, 3, 1)
 	owner, other := w.owners(w.groups[0])[0], w.nodes[0]
 	if other == owner {
@@ -618,7 +625,7 @@ func TestWhatNobodyElseIsAbleToServeIsGivenUpAtOnceUntilSomebodyIs(t *testing.T)
 	}
 }
 
-func TestWhatNobodyTakesIsGivenUpAfterTheHandoverTime(t *testing.T) {
+func TestMachineStopsAfterHandoverTime(t *testing.T) {
 	w := capable(t, 2, 1)
 	owner := w.owners(w.groups[0])[0]
 	other := w.nodes[1-owner.index]
@@ -639,7 +646,7 @@ func TestWhatNobodyTakesIsGivenUpAfterTheHandoverTime(t *testing.T) {
 	}
 }
 
-func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
+func TestMachineOlderSpeakerGivesWay(t *testing.T) {
 	w := newWorld(1, 3, 4, nil)
 	w.nodes[0].old = true
 	w.nodes[0].boot()
@@ -664,7 +671,8 @@ func TestAnOlderSpeakerGivesWayToANodeThatHasTheCapability(t *testing.T) {
 	}
 }
 
-func TestAClaimWhoseWithdrawalIsLostStopsNobodyForEver(t *testing.T) {
+// A claim whose withdrawal was lost does not stop other nodes forever.
+func TestMachineLostWithdrawal(t *testing.T) {
 	w := capable(t, 2, 1)
 	owner := w.owners(w.groups[0])[0]
 	other := w.nodes[1-owner.index]

@@ -8,7 +8,7 @@ import (
 
 func anyone(string) bool { return true }
 
-func TestWeightsAreFixed(t *testing.T) {
+func TestWeight(t *testing.T) {
 	// Nodes of different versions must agree: these values never change.
 	for _, c := range []struct {
 		group, node string
@@ -31,7 +31,7 @@ func choose(group string, nodes []string, preferred map[string]int32, may func(s
 	return best
 }
 
-func TestPreferenceComesBeforeWeight(t *testing.T) {
+func TestRanksBeforePreference(t *testing.T) {
 	nodes := []string{"a", "b", "c", "d"}
 	if got := choose("g", nodes, map[string]int32{"c": 1}, anyone); got != "c" {
 		t.Errorf("%s comes first, want the one preferred", got)
@@ -45,7 +45,7 @@ func TestPreferenceComesBeforeWeight(t *testing.T) {
 	}
 }
 
-func TestADeathMovesOnlyItsOwnGroupsAndSpreadsThem(t *testing.T) {
+func TestRanksBeforeDeathMovesOnlyItsGroups(t *testing.T) {
 	nodes := []string{"node-1", "node-2", "node-3", "node-4", "node-5"}
 	owned, inherited := map[string]int{}, map[string]int{}
 	for i := range 1000 {
@@ -68,7 +68,7 @@ func TestADeathMovesOnlyItsOwnGroupsAndSpreadsThem(t *testing.T) {
 
 // TestFreshGroupsSpreadEvenly distributes 1 000 groups to 5 nodes, with 100 sets of node names. In
 // 99 of them no node has more than 1.2 times the mean.
-func TestFreshGroupsSpreadEvenly(t *testing.T) {
+func TestRanksBeforeSpreadsEvenly(t *testing.T) {
 	var worst []float64
 	for set := range 100 {
 		var nodes []string

@@ -11,7 +11,7 @@ import (
 
 // Addresses move between groups, and two groups may hold one for a moment. What is owned, known and
 // joined always follows from the groups.
-func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
+func TestAddressTableFollowsGroups(t *testing.T) {
 	pool := []netip.Addr{held4, known4, asker4, held6, known6, asker6}
 	rapid.Check(t, func(t *rapid.T) {
 		type group struct {
@@ -78,7 +78,7 @@ func TestAnswersAreWhatTheGroupsSay(t *testing.T) {
 	})
 }
 
-func TestAGroupMayBeAnsweredForInPart(t *testing.T) {
+func TestAddressTableExtent(t *testing.T) {
 	a := NewAddressTable()
 	a.Watchdog.Extend(time.Now().Add(time.Hour))
 	a.SetGroup("g", []netip.Addr{held4, known4})

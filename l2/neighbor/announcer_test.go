@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestATakeOverIsAnnouncedFourTimes(t *testing.T) {
+func TestAnnouncerAnnouncesFourTimes(t *testing.T) {
 	a := NewAnnouncer()
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
 	a.Begin(after(0), addr(1))
@@ -36,7 +36,7 @@ func TestATakeOverIsAnnouncedFourTimes(t *testing.T) {
 	}
 }
 
-func TestManyTakeOversLeaveTimeForOtherThings(t *testing.T) {
+func TestAnnouncerDueLimit(t *testing.T) {
 	a := NewAnnouncer()
 	for i := range 1000 {
 		a.Begin(after(0), netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))

@@ -14,7 +14,7 @@ var (
 	group6  = netip.MustParseAddr("ff02::1:ff00:1")
 )
 
-func TestAListenerReportIsWellFormed(t *testing.T) {
+func TestListenerReports(t *testing.T) {
 	frames := ListenerReports(ours, NowListener, []netip.Addr{group6, frametest.SolicitedNode(t, known6)})
 	want := []byte{
 		0x33, 0x33, 0, 0, 0, 0x16, 2, 0, 0, 0, 0, 1, 0x86, 0xdd,

@@ -46,7 +46,8 @@ func expectSteps(t *testing.T, got []string, want ...string) {
 	}
 }
 
-func TestAnAddressThatNobodyHoldsIsFreeAfterThreeProbesAnd200Milliseconds(t *testing.T) {
+// An address that no host has is free after three probes and 200 ms.
+func TestProberFreeAddress(t *testing.T) {
 	p := NewProber()
 	p.Begin(epoch, held4)
 	p.Begin(epoch, held6)
@@ -58,7 +59,7 @@ func TestAnAddressThatNobodyHoldsIsFreeAfterThreeProbesAnd200Milliseconds(t *tes
 	}
 }
 
-func TestAnAddressThatIsUsedIsAskedForAgainUntilItIsNot(t *testing.T) {
+func TestProberUsedAddress(t *testing.T) {
 	for _, how := range []Use{Announced, Spoken, Probed} {
 		p := NewProber()
 		p.Begin(epoch, held4)
@@ -82,7 +83,7 @@ func TestAnAddressThatIsUsedIsAskedForAgainUntilItIsNot(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatIsBegunTwiceIsProbedOnce(t *testing.T) {
+func TestProberBeginTwice(t *testing.T) {
 	p := NewProber()
 	p.Begin(epoch, held4)
 	p.steps(after(100), 10, 0)
@@ -90,7 +91,7 @@ func TestAnAddressThatIsBegunTwiceIsProbedOnce(t *testing.T) {
 	expectSteps(t, p.steps(after(1000), 10, 0), "120 probe 192.0.2.1", "200 192.0.2.1 free")
 }
 
-func TestProbingThatEndsOrBeginsAnewIsForgotten(t *testing.T) {
+func TestProberEnd(t *testing.T) {
 	p := NewProber()
 	p.Begin(epoch, held4)
 	p.Due(epoch, 10)
@@ -109,7 +110,8 @@ func TestProbingThatEndsOrBeginsAnewIsForgotten(t *testing.T) {
 	}
 }
 
-func TestALoopThatIsLateListensAsLongAfterItsLastProbe(t *testing.T) {
+// A loop that is late still listens as long after the last probe.
+func TestProberLateLoop(t *testing.T) {
 	p := NewProber()
 	p.Begin(epoch, held4)
 	p.Due(epoch, 10)
@@ -124,7 +126,7 @@ func TestALoopThatIsLateListensAsLongAfterItsLastProbe(t *testing.T) {
 	expectSteps(t, p.steps(after(3000), 10, 0), "2080 192.0.2.1 free")
 }
 
-func TestProbesForManyAddressesAreSentAFewAtATime(t *testing.T) {
+func TestProberDueLimit(t *testing.T) {
 	p := NewProber()
 	for n := range 1000 {
 		p.Begin(epoch, netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}))
@@ -141,7 +143,7 @@ func TestProbesForManyAddressesAreSentAFewAtATime(t *testing.T) {
 }
 
 // A prober is checked against what it promises, whatever happens in whatever order.
-func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
+func TestProberVerdictsNeedThreeProbes(t *testing.T) {
 	type record struct {
 		probes       int
 		last         time.Time
@@ -208,7 +210,7 @@ func TestNoAddressIsJudgedWithoutThreeProbesAndListening(t *testing.T) {
 	})
 }
 
-func TestAnAddressIsDefendedAndToldOfOnceInTenSeconds(t *testing.T) {
+func TestDefenderSighted(t *testing.T) {
 	d := NewDefender()
 	for _, c := range []struct {
 		ms   int

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestDecoysAreNobodysAddresses(t *testing.T) {
+func TestDecoyPairs(t *testing.T) {
 	subnets := []netip.Prefix{
 		netip.MustParsePrefix("fe80::/64"),
 		netip.MustParsePrefix("192.0.2.0/29"),

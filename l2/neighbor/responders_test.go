@@ -49,7 +49,7 @@ type ignoredCounter struct{}
 
 func (ignoredCounter) Inc() {}
 
-func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
+func TestARPResponder(t *testing.T) {
 	multicast := net.HardwareAddr{3, 0, 0, 0, 0, 9}
 	request := frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4)
 	changed := func(i int, b byte) []byte {
@@ -148,7 +148,7 @@ func TestARPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestAProbeAsksForWhatItIsToAskFor(t *testing.T) {
+func TestProbeFrames(t *testing.T) {
 	p, ok := ParseARP(ARPProbe(ours, held4))
 	if !ok || p.Operation != arp.OperationRequest || p.TargetIP != held4 || !p.SenderIP.IsUnspecified() ||
 		!bytes.Equal(p.SenderHardwareAddr, ours) || !bytes.Equal(p.TargetHardwareAddr, make(net.HardwareAddr, 6)) {
@@ -171,7 +171,7 @@ func TestAProbeAsksForWhatItIsToAskFor(t *testing.T) {
 	}
 }
 
-func TestAnARPReplyIsUnicastAndWellFormed(t *testing.T) {
+func TestARPResponderReply(t *testing.T) {
 	r := &ARPResponder{MAC: ours, Table: someAnswers(), Requests: ignoredCounter{}, Replies: ignoredCounter{}}
 	frame := r.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4))
 	want := []byte{
@@ -185,7 +185,7 @@ func TestAnARPReplyIsUnicastAndWellFormed(t *testing.T) {
 	}
 }
 
-func TestGratuitousARPHasBothForms(t *testing.T) {
+func TestGratuitousARP(t *testing.T) {
 	got := GratuitousARP(ours, held4)
 	head := []byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4}
 	want := [][]byte{
@@ -197,7 +197,7 @@ func TestGratuitousARPHasBothForms(t *testing.T) {
 	}
 }
 
-func TestNothingIsAnsweredByAResponderWhoseLoopIsAsleep(t *testing.T) {
+func TestRespondersObeyWatchdog(t *testing.T) {
 	a := someAnswers()
 	a.Watchdog.Extend(time.Now())
 	r4 := &ARPResponder{MAC: ours, Table: a, Requests: ignoredCounter{}, Replies: ignoredCounter{}}
@@ -210,7 +210,7 @@ func TestNothingIsAnsweredByAResponderWhoseLoopIsAsleep(t *testing.T) {
 	}
 }
 
-func TestNDPIsAnsweredForWhatIsHeldAndNothingElse(t *testing.T) {
+func TestNDPResponder(t *testing.T) {
 	group := frametest.SolicitedNode(t, held6)
 	asked := frametest.Solicitation(t, asker6, group, held6, true)
 	changed := func(i int, b byte) []byte {

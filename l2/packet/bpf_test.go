@@ -90,7 +90,7 @@ func addr4(k uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, k)))
 }
 
-func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
+func TestARPFilter(t *testing.T) {
 	low, high := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.3")
 	filter := arpFilter([]span{{key(low), key(high)}})
 	for target, want := range map[string]bool{
@@ -123,7 +123,7 @@ func TestTheARPFilterPassesWhatMayConcernUs(t *testing.T) {
 	}
 }
 
-func TestTheNDPFilterPassesNeighborDiscoveryOfOurAddressesOnly(t *testing.T) {
+func TestNDPFilter(t *testing.T) {
 	all := netip.IPv6LinkLocalAllNodes()
 	good := frametest.Solicitation(t, asker6, all, held6, true)
 	far := bytes.Clone(good)
@@ -167,7 +167,7 @@ func keysOf(t *rapid.T) []uint32 {
 	return keys
 }
 
-func TestSpansCoverAllKeysAndWithRoomNothingElse(t *testing.T) {
+func TestSpansOf(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		keys := keysOf(t)
 		limit := rapid.IntRange(1, 60).Draw(t, "limit")
@@ -194,7 +194,7 @@ func TestSpansCoverAllKeysAndWithRoomNothingElse(t *testing.T) {
 	})
 }
 
-func TestTheKernelsVerdictIsThatOfALinearSearch(t *testing.T) {
+func TestSearchInKernel(t *testing.T) {
 	k := newKernelFilter(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		keys := keysOf(rt)
@@ -222,7 +222,7 @@ func TestTheKernelsVerdictIsThatOfALinearSearch(t *testing.T) {
 	})
 }
 
-func TestTheLargestFilterFitsIntoWhatOldKernelsGrantASocket(t *testing.T) {
+func TestLargestFilterFits(t *testing.T) {
 	keys := make([]uint32, 10000)
 	for n := range keys {
 		keys[n] = uint32(n) * 1000
@@ -255,7 +255,7 @@ func (g *grants) SetBPF(raw []bpf.RawInstruction) error {
 	return nil
 }
 
-func TestAPassageIsNeverTooNarrowAndBecomesAsNarrowAsItCan(t *testing.T) {
+func TestSocketFilterIsNeverTooNarrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := newSocketFilter(&grants{longest: rapid.IntRange(60, 1000).Draw(t, "longest")}, arpFilter)
 		count := map[netip.Addr]int{}
@@ -294,7 +294,7 @@ func TestAPassageIsNeverTooNarrowAndBecomesAsNarrowAsItCan(t *testing.T) {
 	})
 }
 
-func TestTenThousandAddressesTakeFewPrograms(t *testing.T) {
+func TestSocketFilterTakesFewPrograms(t *testing.T) {
 	g := &grants{longest: 4096}
 	p := newSocketFilter(g, arpFilter)
 	for n := range 10000 {
@@ -313,7 +313,7 @@ func TestTenThousandAddressesTakeFewPrograms(t *testing.T) {
 	}
 }
 
-func TestWhatAPassageCouldNotOpenIsMended(t *testing.T) {
+func TestSocketFilterRetry(t *testing.T) {
 	g := &grants{longest: 4096, err: unix.EPERM}
 	p := newSocketFilter(g, arpFilter)
 	if err := p.allow(held4); !errors.Is(err, unix.EPERM) {
@@ -347,7 +347,7 @@ func BenchmarkFilter(b *testing.B) {
 	}
 }
 
-func TestAListenerQueryIsUnderstoodOrIgnored(t *testing.T) {
+func TestParseMLDQuery(t *testing.T) {
 	all, any6 := netip.IPv6LinkLocalAllNodes(), netip.IPv6Unspecified()
 	good := frametest.ListenerQuery(querier, all, any6, 10000, false)
 	changed := func(i int, b byte) []byte {

@@ -95,8 +95,8 @@ func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 	raw, err := c.SyscallConn()
 	b := make([]byte, 2048)
 	for err == nil {
-		// On a busy segment the addresses that the library allocates for each frame cost as much as
-		// the answer.
+		// The library's read allocates addresses for each frame, which on a busy segment costs as
+		// much as the answer.
 		var failure error
 		err = raw.Read(func(fd uintptr) bool {
 			for range readBatch {
@@ -108,7 +108,7 @@ func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 			}
 			return !errors.Is(failure, unix.EAGAIN)
 		})
-		// ENETDOWN is returned once when the interface goes down. Its consequences arrive by
+		// ENETDOWN is returned once when the interface goes down. What follows from that arrives by
 		// netlink.
 		if err == nil && !errors.Is(failure, unix.ENETDOWN) && !errors.Is(failure, unix.EINTR) {
 			err = failure
@@ -245,7 +245,7 @@ const (
 // closed.
 func (s *Sockets) upkeep() {
 	defer s.solicited.close()
-	narrow, retry, retell, answer := newAlarm(), newAlarm(), newAlarm(), newAlarm()
+	narrow, retry, repeat, answer := newOneShot(), newOneShot(), newOneShot(), newOneShot()
 	for {
 		var err error
 		select {
@@ -263,9 +263,9 @@ func (s *Sockets) upkeep() {
 		case <-answer.c():
 			err = s.solicited.answer()
 			answer.done()
-		case <-retell.c():
+		case <-repeat.c():
 			err = s.solicited.repeat()
-			retell.done()
+			repeat.done()
 		case <-s.changed:
 			narrow.within(narrowPause)
 		case <-retry.c():
@@ -273,7 +273,7 @@ func (s *Sockets) upkeep() {
 		}
 		again, settled := s.solicited.settle()
 		if again {
-			retell.within(retryPause)
+			repeat.within(retryPause)
 		}
 		if err = cmp.Or(s.arpFilter.retry(), s.ndpFilter.retry(), err, settled); err != nil {
 			retry.within(retryPause)
@@ -288,7 +288,7 @@ type oneShot struct {
 	set   bool
 }
 
-func newAlarm() *oneShot {
+func newOneShot() *oneShot {
 	t := time.NewTimer(0)
 	t.Stop()
 	return &oneShot{timer: t}

@@ -41,7 +41,7 @@ func (m *multicasts) expect(t *testing.T, all bool, want ...string) {
 }
 
 // This uses the loopback interface, on which any process may join groups.
-func TestGroupsBeyondWhatTheKernelIsToJoinAreReported(t *testing.T) {
+func TestSolicitedNodesBeyondKernelGroups(t *testing.T) {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
 		t.Fatal(err)
