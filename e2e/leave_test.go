@@ -150,8 +150,8 @@ func (r *rack) followSpeakers(t *testing.T) map[string]func() []byte {
 func leftFor(log []byte, reason string) bool {
 	for line := range bytes.Lines(log) {
 		var entry struct{ Msg, State, Reason string }
-		if json.Unmarshal(line, &entry) == nil && entry.Msg == "speaker state changed" && entry.State == string(v1alpha1.SpeakerLeaving) &&
-			entry.Reason == reason {
+		if json.Unmarshal(line, &entry) == nil && entry.Msg == "speaker state changed" &&
+			entry.State == string(v1alpha1.SpeakerLeaving) && entry.Reason == reason {
 			return true
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // and for observers.
 type effects struct {
 	announcer *neighbor.Announcer
-	starting  map[string]election.Action // groups that began, but no address of which is answered for yet
+	starting  map[string]election.Action // groups that began without an answer for any address yet
 	notified  map[netip.Addr]struct{}    // addresses for which Config.Answers was last called with true
 }
 

@@ -407,7 +407,7 @@ func TestNoConflictWithClaimant(t *testing.T) {
 			kernel.says(svc)
 			pass(1200 * time.Millisecond)
 		}
-		expectEqual(t, "conflicts when it claims it no more", a.conflicts(), []string{fmt.Sprintf("%s %s %q",
+		expectEqual(t, "conflicts when it no longer claims it", a.conflicts(), []string{fmt.Sprintf("%s %s %q",
 			svc, b.mac, "b")})
 	})
 }
@@ -526,6 +526,6 @@ func TestConflictAfterThreeForeignProbes(t *testing.T) {
 		pass(200 * time.Millisecond)
 		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, printerMAC, "")})
 		pass(11 * time.Second)
-		expectEqual(t, "answered when it asks no more by", e.whoHas(t, svc), []string{a.mac})
+		expectEqual(t, "answered when it no longer asks, by", e.whoHas(t, svc), []string{a.mac})
 	})
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Ranges that no network uses, out of which some decoys come.
+// Ranges that no network uses, from which some decoys come.
 var (
 	unused  = netip.MustParsePrefix("198.18.0.0/15")
 	unused6 = netip.MustParsePrefix("2001:2::/48")

@@ -1,5 +1,6 @@
-// Package scheduler is the table of the schedulers of IPVS that Berth knows (ipvsadm(8)): what pools
-// and Services may name, what nodes tell each other that they can, and what the kernel is asked for.
+// Package scheduler is the table of the schedulers of IPVS that Berth knows (ipvsadm(8)): what
+// pools and Services may name, what nodes tell each other that they can, and what the kernel is
+// asked for.
 package scheduler
 
 import "slices"

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which groups this
-// node answers. Each method that takes the time needs one that is not before the last. What the
-// machine wants done is collected until Take.
+// Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which groups
+// this node answers. Each method that takes the time needs one that is not before the last. What
+// the machine wants done is collected until Take.
 type Machine struct {
 	self     string
 	boot     uint64

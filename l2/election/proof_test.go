@@ -67,7 +67,7 @@ func TestUnprovenPartialClaim(t *testing.T) {
 	w.pass(t, 200*time.Millisecond)
 	expectAddrs(t, "unproven", other.unproven(), []netip.Addr{w.address(w.groups[0])})
 	if owner.m.own.digest != other.m.claims[owner.name].digest {
-		t.Error("the digest tells whether a claim is partial: older speakers' would differ")
+		t.Error("the digest depends on whether a claim is partial: older speakers' would differ")
 	}
 	owner.m.SetPartial(w.groups[0], false)
 	w.pass(t, 200*time.Millisecond)
@@ -160,6 +160,6 @@ func TestUnprovenAfterOwnAnswer(t *testing.T) {
 		m.SetAnswered(at(70_000+10*n), a, false)
 	}
 	if got := len(m.proofs.last); got > 600 {
-		t.Errorf("remembers %d addresses of which 500 are a moment old", got)
+		t.Errorf("remembers %d addresses, and 500 of them are a moment old", got)
 	}
 }

@@ -21,8 +21,9 @@ const histories = 2_000
 // calm is how long after the last disturbance the promises of the protocol must hold.
 const calm = 4500 * time.Millisecond
 
-// TestRandomHistories runs the machine through random histories and checks what docs/design/l2-protocol.md
-// promises. BERTH_L2_SEED replays one of them, with a trace; BERTH_L2_HISTORIES sets their number.
+// TestRandomHistories runs the machine through random histories and checks what
+// docs/design/l2-protocol.md promises. BERTH_L2_SEED replays one of them, with a trace;
+// BERTH_L2_HISTORIES sets their number.
 func TestRandomHistories(t *testing.T) {
 	if text := os.Getenv("BERTH_L2_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)

@@ -48,8 +48,8 @@ func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
 func (s State) Departing() bool { return s == Leaving || s == Restarting || s == Holding }
 
 // Capabilities are the ways in which a node is able to forward, one bit each. The caller gives the
-// bits their meaning, which must be the same on all nodes: docs/design/l2-protocol.md lists them. They are
-// part of the message format.
+// bits their meaning, which must be the same on all nodes: docs/design/l2-protocol.md lists them.
+// They are part of the message format.
 type Capabilities uint16
 
 // Has reports whether c includes all needed capabilities.

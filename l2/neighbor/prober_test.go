@@ -18,7 +18,7 @@ var (
 func after(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecond) }
 
 // steps lets a prober do what is due until the given time, as a loop that is on time would, and
-// lists what it did. Addresses of which nothing was heard are ended, others rest.
+// lists what it did. Addresses that nobody was heard to have are ended, others rest.
 func (p *Prober) steps(until time.Time, limit int, rest time.Duration) []string {
 	var did []string
 	for t := p.Next(); !t.IsZero() && !t.After(until); t = p.Next() {

@@ -320,11 +320,11 @@ func TestSocketFilterRetry(t *testing.T) {
 		t.Errorf("opened with %v, want %v", err, unix.EPERM)
 	}
 	if err := p.retry(); !errors.Is(err, unix.EPERM) {
-		t.Errorf("mended with %v, want %v", err, unix.EPERM)
+		t.Errorf("retried with %v, want %v", err, unix.EPERM)
 	}
 	g.err = nil
 	if err := p.retry(); err != nil || !within(p.cover, key(held4)) {
-		t.Errorf("mended with %v, and passes %v", err, p.cover)
+		t.Errorf("retried with %v, and passes %v", err, p.cover)
 	}
 }
 
