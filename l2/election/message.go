@@ -10,8 +10,9 @@ import (
 
 // A message is the payload of one Ethernet frame, big endian:
 //
-//	magic "BRTH" | version 1 | kind 1 | state 1 | reserved 1 | interval ms 2 | cluster 8 | boot nonce 8 |
-//	sequence 8 | digest 8 | MAC 6 | name length 1 | name | body length 2 | body | capabilities 2 | HMAC-SHA256 32
+//	magic "BRTH" | version 1 | kind 1 | state 1 | reserved 1 | interval ms 2 | cluster 8 |
+//	boot nonce 8 | sequence 8 | digest 8 | MAC 6 | name length 1 | name | body length 2 | body |
+//	capabilities 2 | HMAC-SHA256 32
 //
 // The HMAC covers everything before it. The shortest message is longer than the 46 bytes to which
 // Ethernet pads. A later minor version appends fields before the HMAC; older versions ignore them.
