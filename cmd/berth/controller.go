@@ -115,59 +115,43 @@ func runController(ctx context.Context, flags common, options controller.Options
 	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()
-		return lead(ctx, life, by, by.leader(c), held, to.kubernetes, flags.namespace, identity, logger)
+		return (&leaderElection{
+			mode:       by,
+			identity:   identity,
+			namespace:  flags.namespace,
+			kubernetes: to.kubernetes,
+			held:       held,
+			leader:     by.leader(c),
+			log:        logger,
+		}).run(ctx, life)
 	})
 	return group.Wait()
 }
 
 var errLostLease = errors.New("lost the lease; ending, so that a restart begins with a clean state")
 
-// lead waits for the lease, leads while it is held, and gives it back only after the work has
+// leaderElection leads while this instance holds the Lease.
+type leaderElection struct {
+	mode       mode
+	identity   string // this instance's, among those that compete
+	namespace  string // of the Lease
+	kubernetes kubernetes.Interface
+	held       *leaseHold
+	leader     leader
+	log        *slog.Logger
+}
+
+// run waits for the lease, leads while it is held, and gives it back only after the work has
 // ended. ctx ends on the signal, life when the program cannot continue.
-func lead(
-	ctx, life context.Context,
-	by mode,
-	c leader,
-	held *leaseHold,
-	set kubernetes.Interface,
-	namespace, identity string,
-	logger *slog.Logger,
-) error {
+func (l *leaderElection) run(ctx, life context.Context) error {
 	work, stopWork := context.WithCancel(life)
 	defer stopWork()
 	election, giveBack := context.WithCancel(life)
 	defer giveBack()
 	result := make(chan error, 1)
-	var leading atomic.Bool
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: vigilantLock{
-			Interface: &resourcelock.LeaseLock{
-				LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: leaseName},
-				Client:     set.CoordinationV1(),
-				LockConfig: resourcelock.ResourceLockConfig{Identity: by.holder(identity)},
-			},
-			held: held,
-			taken: func(holder string) {
-				if leading.Load() && work.Err() == nil {
-					logger.Warn("another leads; stopping", "leader", holder)
-					stopWork()
-				}
-			},
-		},
-		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
-		ReleaseOnCancel: true,
-		Name:            leaseName,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(lost context.Context) {
-				leading.Store(true)
-				stop := context.AfterFunc(lost, stopWork)
-				defer stop()
-				result <- c.Lead(work)
-				giveBack()
-			},
-			OnStoppedLeading: func() {},
-			OnNewLeader:      func(holder string) { by.logLeader(logger, holder, identity) },
-		},
+	elector, err := l.elector(work, stopWork, func() {
+		result <- l.leader.Lead(work)
+		giveBack()
 	})
 	if err != nil {
 		return fmt.Errorf("leader election: %w", err)
@@ -190,4 +174,39 @@ func lead(
 		return errLostLease
 	}
 	return nil
+}
+
+// elector competes for the lease. It calls lead when it has it, and stopWork when it lost it, or
+// another instance has it.
+func (l *leaderElection) elector(work context.Context, stopWork, lead func()) (*leaderelection.LeaderElector, error) {
+	var leading atomic.Bool
+	return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: vigilantLock{
+			Interface: &resourcelock.LeaseLock{
+				LeaseMeta:  metav1.ObjectMeta{Namespace: l.namespace, Name: leaseName},
+				Client:     l.kubernetes.CoordinationV1(),
+				LockConfig: resourcelock.ResourceLockConfig{Identity: l.mode.holder(l.identity)},
+			},
+			held: l.held,
+			taken: func(holder string) {
+				if leading.Load() && work.Err() == nil {
+					l.log.Warn("another leads; stopping", "leader", holder)
+					stopWork()
+				}
+			},
+		},
+		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+		ReleaseOnCancel: true,
+		Name:            leaseName,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(lost context.Context) {
+				leading.Store(true)
+				stop := context.AfterFunc(lost, stopWork)
+				defer stop()
+				lead()
+			},
+			OnStoppedLeading: func() {},
+			OnNewLeader:      func(holder string) { l.mode.logLeader(l.log, holder, l.identity) },
+		},
+	})
 }
