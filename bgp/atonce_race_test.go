@@ -4,5 +4,6 @@ package bgp
 
 import "testing"
 
-// atOnce does nothing: servers of GoBGP v4.8.0 in one process share variables that each writes when it starts.
+// atOnce does nothing: servers of GoBGP v4.8.0 in one process share variables that each writes when
+// it starts.
 func atOnce(*testing.T) {}

@@ -12,7 +12,8 @@ import (
 	"github.com/berth-lb/berth/bgp/community"
 )
 
-// Attributes are what a route tells besides its prefix and next hop. The zero value tells nothing more.
+// Attributes are what a route tells besides its prefix and next hop. The zero value tells nothing
+// more.
 type Attributes struct {
 	// LocalPref is LOCAL_PREF (RFC 4271 section 5.1.5), for internal peers only; nil: 100.
 	LocalPref *uint32
@@ -23,16 +24,16 @@ type Attributes struct {
 	// Prepend is how often the session's own AS number is in AS_PATH besides the usual once; external
 	// peers only.
 	Prepend uint8
-	// Weight is the share of the traffic that this node asks for, as a link bandwidth extended community of
-	// as many Mbit/s (draft-ietf-idr-link-bandwidth); 0: none. The community is not transitive, and names the
-	// AS in two bytes: 23456 stands for a longer one.
+	// Weight is the share of the traffic that this node asks for, as a link bandwidth extended
+	// community of as many Mbit/s (draft-ietf-idr-link-bandwidth); 0: none. The community is not
+	// transitive, and names the AS in two bytes: 23456 stands for a longer one.
 	Weight uint32
 }
 
-// Equal tells whether both say the same.
+// Equal reports whether both say the same.
 func (a Attributes) Equal(b Attributes) bool { return a.key() == b.key() }
 
-// plain tells whether there is nothing to say.
+// plain reports whether there is nothing to say.
 func (a Attributes) plain() bool { return a.Equal(Attributes{}) }
 
 // key is the same for equal attributes only.
@@ -52,8 +53,9 @@ func (a Attributes) key() string {
 	return b.String()
 }
 
-// with is what one peer is told of a prefix for which two groups want different things, as of an aggregate:
-// the communities of both, the higher LOCAL_PREF, the lower MED, the shorter path and the sum of the weights.
+// with is what one peer is told of a prefix for which two groups want different things, as of an
+// aggregate: the communities of both, the higher LOCAL_PREF, the lower MED, the shorter path and
+// the sum of the weights.
 func (a Attributes) with(b Attributes) Attributes {
 	united := Attributes{
 		LocalPref: either(a.LocalPref, b.LocalPref, func(x, y uint32) bool { return x > y }),
@@ -78,8 +80,8 @@ func either(a, b *uint32, better func(x, y uint32) bool) *uint32 {
 	return b
 }
 
-// drained returns the attributes of a route that is about to be withdrawn: a router that has another one
-// uses that (RFC 8326 section 4).
+// drained returns the attributes of a route that is about to be withdrawn: a router that has
+// another one uses that (RFC 8326 section 4).
 func (a Attributes) drained() Attributes {
 	last := new(uint32)
 	a.LocalPref = last
@@ -106,8 +108,8 @@ func (a Attributes) validate() error {
 	return nil
 }
 
-// path returns the attributes for a path, but for AS_PATH and the large communities, with which the markers
-// go.
+// path returns the attributes for a path, but for AS_PATH and the large communities, with which the
+// markers go.
 func (a Attributes) path(asn uint32) []gobgp.PathAttributeInterface {
 	var list []gobgp.PathAttributeInterface
 	if a.MED != nil {

@@ -10,56 +10,71 @@ import (
 	"github.com/berth-lb/berth/bgp/community"
 )
 
-// FuzzPathOfAttributes builds paths of whatever attributes: what is valid fits into a message, which says what
-// was asked for.
+// FuzzPathOfAttributes builds paths of whatever attributes: what is valid fits into a message,
+// which says what was asked for.
 func FuzzPathOfAttributes(f *testing.F) {
 	f.Add(uint32(1), true, uint32(2), true, uint8(3), uint32(4), []byte{1, 2, 3, 4, 5}, uint32(64512))
-	f.Add(uint32(0), false, uint32(0), false, uint8(100), uint32(1<<31), slices.Repeat([]byte{250, 1, 7, 3}, 128), uint32(4200000000))
-	f.Fuzz(func(t *testing.T, med uint32, withMED bool, pref uint32, withPref bool, prepend uint8, weight uint32, seeds []byte, asn uint32) {
-		a := Attributes{Prepend: prepend, Weight: weight}
-		if withMED {
-			a.MED = &med
-		}
-		if withPref {
-			a.LocalPref = &pref
-		}
-		for i, s := range seeds {
-			a.Communities = append(a.Communities, community.Community{
-				Large: s >= 128, Global: uint32(s/128) * (4294967295 - uint32(i)), A: uint32(s) << 8, B: uint32(i % 65536),
-			})
-		}
-		slices.SortFunc(a.Communities, community.Compare)
-		a.Communities = slices.Compact(a.Communities)
-		if a.validate() != nil {
-			return
-		}
-		if twice := a.with(a); twice.Prepend != a.Prepend || twice.Weight < a.Weight || !slices.Equal(twice.Communities, a.Communities) {
-			t.Errorf("united with itself: %+v, want %+v", twice, a)
-		}
-		attributes := slices.Concat(
-			[]gobgp.PathAttributeInterface{
-				gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP),
-				gobgp.NewPathAttributeAsPath([]gobgp.AsPathParamInterface{
-					gobgp.NewAs4PathParam(gobgp.BGP_ASPATH_ATTR_TYPE_SEQ, slices.Repeat([]uint32{asn}, int(prepend)+1)),
-				}),
-			},
-			a.path(asn),
-			[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeLargeCommunities(a.large())},
-		)
-		nlri, err := gobgp.NewIPAddrPrefix(netip.MustParsePrefix("192.0.2.1/32"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw, err := gobgp.NewBGPUpdateMessage(nil, attributes, []gobgp.PathNLRI{{NLRI: nlri}}).Serialize()
-		if err != nil {
-			t.Fatalf("%+v is no message: %v", a, err)
-		}
-		m, err := gobgp.ParseBGPMessage(raw)
-		if err != nil {
-			t.Fatalf("%+v is not read back: %v", a, err)
-		}
-		says(t, m.Body.(*gobgp.BGPUpdate).PathAttributes, a, asn)
-	})
+	f.Add(
+		uint32(0),
+		false,
+		uint32(0),
+		false,
+		uint8(100),
+		uint32(1<<31),
+		slices.Repeat([]byte{250, 1, 7, 3}, 128),
+		uint32(4200000000),
+	)
+	f.Fuzz(
+		func(
+			t *testing.T, med uint32, withMED bool, pref uint32, withPref bool, prepend uint8, weight uint32, seeds []byte,
+			asn uint32,
+		) {
+			a := Attributes{Prepend: prepend, Weight: weight}
+			if withMED {
+				a.MED = &med
+			}
+			if withPref {
+				a.LocalPref = &pref
+			}
+			for i, s := range seeds {
+				a.Communities = append(a.Communities, community.Community{
+					Large: s >= 128, Global: uint32(s/128) * (4294967295 - uint32(i)), A: uint32(s) << 8, B: uint32(i % 65536),
+				})
+			}
+			slices.SortFunc(a.Communities, community.Compare)
+			a.Communities = slices.Compact(a.Communities)
+			if a.validate() != nil {
+				return
+			}
+			if twice := a.with(a); twice.Prepend != a.Prepend || twice.Weight < a.Weight ||
+				!slices.Equal(twice.Communities, a.Communities) {
+				t.Errorf("united with itself: %+v, want %+v", twice, a)
+			}
+			attributes := slices.Concat(
+				[]gobgp.PathAttributeInterface{
+					gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP),
+					gobgp.NewPathAttributeAsPath([]gobgp.AsPathParamInterface{
+						gobgp.NewAs4PathParam(gobgp.BGP_ASPATH_ATTR_TYPE_SEQ, slices.Repeat([]uint32{asn}, int(prepend)+1)),
+					}),
+				},
+				a.path(asn),
+				[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeLargeCommunities(a.large())},
+			)
+			nlri, err := gobgp.NewIPAddrPrefix(netip.MustParsePrefix("192.0.2.1/32"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw, err := gobgp.NewBGPUpdateMessage(nil, attributes, []gobgp.PathNLRI{{NLRI: nlri}}).Serialize()
+			if err != nil {
+				t.Fatalf("%+v is no message: %v", a, err)
+			}
+			m, err := gobgp.ParseBGPMessage(raw)
+			if err != nil {
+				t.Fatalf("%+v is not read back: %v", a, err)
+			}
+			says(t, m.Body.(*gobgp.BGPUpdate).PathAttributes, a, asn)
+		},
+	)
 }
 
 // says checks what a message says.
@@ -80,7 +95,9 @@ func says(t *testing.T, attributes []gobgp.PathAttributeInterface, want Attribut
 			}
 		case *gobgp.PathAttributeLargeCommunities:
 			for _, c := range v.Values {
-				got.Communities = append(got.Communities, community.Community{Large: true, Global: c.ASN, A: c.LocalData1, B: c.LocalData2})
+				got.Communities = append(
+					got.Communities, community.Community{Large: true, Global: c.ASN, A: c.LocalData1, B: c.LocalData2},
+				)
 			}
 		case *gobgp.PathAttributeExtendedCommunities:
 			lb, ok := v.Value[0].(*gobgp.LinkBandwidthExtended)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkOneGroupChanges measures from Sync to the changed route at the peer, which must not depend on
-// how many groups there are.
+// BenchmarkOneGroupChanges measures from Sync to the changed route at the peer, which must not
+// depend on how many groups there are.
 func BenchmarkOneGroupChanges(b *testing.B) {
 	for _, groups := range []int{100, 1000, 10000} {
 		b.Run(fmt.Sprintf("of-%d", groups), func(b *testing.B) {
@@ -49,13 +49,13 @@ func BenchmarkOneGroupChanges(b *testing.B) {
 	}
 }
 
-// BenchmarkPolicies measures what it costs to have the export policy know another set of attributes, with 10
-// peers and 50 sets.
+// BenchmarkPolicies measures what it costs to have the export policy know another set of
+// attributes, with 10 peers and 50 sets.
 func BenchmarkPolicies(b *testing.B) {
 	d, err := New(Config{RouterID: netip.MustParseAddr("10.0.0.9")})
 	must(b, err)
-	o := newOwner(d)
-	o.server, err = startServer(b.Context(), d.config.RouterID, listener{}, o.notes)
+	o := newLoop(d)
+	o.server, err = startServer(b.Context(), d.config.RouterID, listener{}, o.gobgpLog)
 	must(b, err)
 	defer o.server.stop(b.Context(), false)
 	var peers []Peer
@@ -64,15 +64,15 @@ func BenchmarkPolicies(b *testing.B) {
 			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})})
 	}
 	for i := range 50 {
-		o.book.learn(of(Route{Attributes: Attributes{Prepend: 1, MED: &[]uint32{uint32(i)}[0]}}))
+		o.sets.learn(of(Route{Attributes: Attributes{Prepend: 1, MED: &[]uint32{uint32(i)}[0]}}))
 	}
 	for b.Loop() {
-		must(b, o.server.setPeers(b.Context(), peers, o.book))
+		must(b, o.server.setPeers(b.Context(), peers, o.sets))
 	}
 }
 
-// BenchmarkManyRoutesWithAttributes measures from Sync of 5 000 groups to the last route at the last of two
-// routers, with as many sets of attributes.
+// BenchmarkManyRoutesWithAttributes measures from Sync of 5 000 groups to the last route at the
+// last of two routers, with as many sets of attributes.
 func BenchmarkManyRoutesWithAttributes(b *testing.B) {
 	const n = 5000
 	for _, sets := range []int{1, 10, 50} {

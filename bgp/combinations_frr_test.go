@@ -11,8 +11,8 @@ import (
 	"github.com/berth-lb/berth/bgp/community"
 )
 
-// TestFiveThousandRoutesArriveWithAnyTwoAttributes has all routes replaced for each pair, by others of which one
-// router is told the pair and another nothing.
+// TestFiveThousandRoutesArriveWithAnyTwoAttributes replaces all routes for each pair, by others
+// that tell one router the pair and another nothing.
 func TestFiveThousandRoutesArriveWithAnyTwoAttributes(t *testing.T) {
 	const n = 5000
 	med, pref := uint32(30), uint32(250)
@@ -45,7 +45,11 @@ func TestFiveThousandRoutesArriveWithAnyTwoAttributes(t *testing.T) {
 			var all Desired
 			for k := range n {
 				prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, byte(18 + round%2), byte(k / 250), byte(k % 250)}), 32)
-				all.Routes = append(all.Routes, Route{Prefix: prefix, Peers: []string{"tor1"}, Attributes: a}, Route{Prefix: prefix, Peers: []string{"plain"}})
+				all.Routes = append(
+					all.Routes,
+					Route{Prefix: prefix, Peers: []string{"tor1"}, Attributes: a},
+					Route{Prefix: prefix, Peers: []string{"plain"}},
+				)
 			}
 			d.Sync("all", all)
 			f.await(t, "all routes", func() bool { return f.routes() == n && plain.only(byte(18+round%2)) == n }, func() string {

@@ -1,18 +1,31 @@
 // Package bgp announces routes to BGP peers.
 //
-// A [Driver] is told which peers to keep sessions with ([Driver.SyncPeers]) and which routes each group
-// of Services wants ([Driver.Sync]); it compares that with what it announces and sends the difference.
-// It never learns a route: whatever a peer sends is rejected.
+// A [Driver] is told which peers to keep sessions with ([Driver.SyncPeers]) and which routes each
+// group of Services wants ([Driver.Sync]); it compares that with what it announces and sends the
+// difference. It never learns a route: whatever a peer sends is rejected.
 //
-// The protocol is GoBGP's, and this is the only package that imports it. How its pieces fit:
+// The protocol is GoBGP's, and this is the only package that imports it. Begin with driver.go, then
+// loop.go and run.go. How the files fit:
 //
-//	wanted.go    groups and their routes, merged per prefix (pure)
-//	driver.go    the exported calls, which only leave orders, and Run
-//	owner.go     the one goroutine that compares wanted with announced and talks to GoBGP
-//	sessions.go  what the owner makes of session events, errors and NOTIFICATIONs
-//	server.go    the narrow face of GoBGP
-//	path.go      a prefix and its attributes as GoBGP wants them; place of new attributes
-//	policy.go    which peer gets which path
-//	log.go       GoBGP's log, read for what its events leave out
-//	probe.go     asks a peer why it refuses a session
+//	driver.go         the exported calls, which only leave orders
+//	loop.go           the state of the one goroutine that talks to GoBGP
+//	run.go            what that goroutine does, and how it ends
+//	route.go          routes, and those of all groups merged per prefix (pure)
+//	attributes.go     attributes of a route; their order and their text (pure)
+//	attributesets.go  numbers for sets of attributes, which policies refer to
+//	updates.go        compares what is desired with what was announced, and sends the difference
+//	path.go           a prefix and its attributes as GoBGP wants them
+//	policy.go         which peer gets which path
+//	sessions.go       peers, and what becomes of session events, errors and NOTIFICATIONs
+//	dynamic.go        routers of a peer with a prefix, which get a session each
+//	unnumbered.go     peers on an interface, and next hops over IPv6 (RFC 8950)
+//	listener.go       whether routers can connect to us; a restart of GoBGP for what is global in it
+//	liveness.go       sessions that end because BFD says so
+//	server.go         the narrow face of GoBGP
+//	gobgplog.go       GoBGP's log, read for what its events leave out
+//	probe.go          asks a peer why it refuses a session
+//	status.go         what is published: sessions, counts, observations
+//
+// Packages below it: peer (what a peer is, and the rules for it), discover (finds the router on an
+// interface), bfd, and community.
 package bgp

@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -12,6 +11,8 @@ import (
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // Config is what a Driver needs to know of its node.
@@ -20,11 +21,12 @@ type Config struct {
 	Node string
 	// RouterID is the BGP identifier of all sessions: an IPv4 address, unique in the routing domain.
 	RouterID netip.Addr
-	// Listen is where routers may connect to us, as host:port; without a host on all addresses of the node. Empty:
-	// nowhere. If it cannot be had, the peers that need it say so in Status, and it is tried again every 5 s.
+	// Listen is where routers may connect to us, as host:port; without a host on all addresses of the
+	// node. Empty: nowhere. If it cannot be had, the peers that need it say so in Status, and it is
+	// tried again every 5 s.
 	Listen string
-	// NextHops are the node's own addresses, at most one per family. A route of a family without one is
-	// reported and not announced.
+	// NextHops are the node's own addresses, at most one per family. A route of a family without one
+	// is reported and not announced.
 	NextHops []netip.Addr
 	// Logger gets the driver's and GoBGP's messages; nil discards them.
 	Logger *slog.Logger
@@ -32,28 +34,28 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Liveness watches the paths to those peers that have BFD enabled; nil: none is watched.
 	Liveness Liveness
-	// LastingSession is how long a session must have been up for the next attempt to follow its end at once, and not
-	// after 5 s; 0 means 10 s.
+	// LastingSession is how long a session must have been up for the next attempt to follow its end at
+	// once, and not after 5 s; 0 means 10 s.
 	LastingSession time.Duration
-	// PrefixLimitPause is how long a peer is left alone that sent more than 10 000 prefixes of a family, none of
-	// which is used; 0 means 5 minutes.
+	// PrefixLimitPause is how long a peer is left alone that sent more than 10 000 prefixes of a
+	// family, none of which is used; 0 means 5 minutes.
 	PrefixLimitPause time.Duration
 	// ResyncInterval is how often everything announced is read back from GoBGP and repaired; 0 means 5
 	// minutes. Changes do not wait for it.
 	ResyncInterval time.Duration
 }
 
-// Driver keeps sessions with peers and announces what is wanted of it. Its methods may be called from any
-// goroutine, before and while Run runs.
+// Driver keeps sessions with peers and announces what is wanted of it. Its methods may be called
+// from any goroutine, before and while Run runs.
 type Driver struct {
-	config   Config
-	log      *slog.Logger
-	listener listener
-	nextHops map[gobgp.Family]netip.Addr
-	observed observations
-	orders   *orders
-	board    *board
-	metrics  *metrics
+	config    Config
+	log       *slog.Logger
+	listener  listener
+	nextHops  map[gobgp.Family]netip.Addr
+	observed  *async.Stream[Observation]
+	orders    *orders
+	published *published
+	metrics   *metrics
 }
 
 // New checks the configuration and registers the metrics. Nothing is sent before Run.
@@ -89,15 +91,15 @@ func New(config Config) (*Driver, error) {
 		config.ResyncInterval = 5 * time.Minute
 	}
 	d := &Driver{
-		config:   config,
-		log:      config.Logger.With(slog.String("node", config.Node)),
-		listener: listener,
-		nextHops: nextHops,
-		observed: make(observations, observationsKept),
-		orders:   newOrders(),
-		board:    newBoard(),
+		config:    config,
+		log:       config.Logger.With("node", config.Node),
+		listener:  listener,
+		nextHops:  nextHops,
+		observed:  async.NewStream[Observation](observationsKept),
+		orders:    newOrders(),
+		published: newPublished(),
 	}
-	d.metrics = newMetrics(d.board)
+	d.metrics = newMetrics(d.published)
 	if config.Metrics != nil {
 		if err := d.metrics.register(config.Metrics); err != nil {
 			return nil, err
@@ -106,34 +108,25 @@ func New(config Config) (*Driver, error) {
 	return d, nil
 }
 
-// Run keeps the sessions and the routes until ctx ends. Then it closes the sessions with NOTIFICATION Cease
-// (Administrative Shutdown "leaving" after Drain or Withdraw, else Administrative Reset "restarting"), after
-// Restart those of peers that keep the routes without a word, and returns nil, or an error if that took more
-// than two seconds. It must not be called twice.
-func (d *Driver) Run(ctx context.Context) error {
-	if !d.orders.start() {
-		return errors.New("run BGP driver: it has run already")
-	}
-	return newOwner(d).run(ctx)
-}
-
-// Sync replaces the routes of one group; a Desired without routes removes it. It returns at once, at a cost
-// that depends on this group alone. Groups that want the same prefix share it: it is announced while any of
-// them wants it, to the union of their peers. The driver keeps desired: do not change it afterwards.
+// Sync replaces the routes of one group; a Desired without routes removes it. It returns at once,
+// at a cost that depends on this group alone. Groups that want the same prefix share it: it is
+// announced while any of them wants it, to the union of their peers. The driver keeps desired: do
+// not change it afterwards.
 func (d *Driver) Sync(group string, desired Desired) {
 	d.orders.give(func(o *order) { o.groups[group] = desired })
 }
 
-// SyncPeers replaces the peers. A peer that is equal to what it was keeps its session, whatever happens to
-// the others; one that changed gets a new session. Invalid peers, and the second of two with one name or
-// one address, are reported in Status and left alone.
+// SyncPeers replaces the peers. A peer that is equal to what it was keeps its session, whatever
+// happens to the others; one that changed gets a new session. Invalid peers, and the second of two
+// with one name or one address, are reported in Status and left alone.
 func (d *Driver) SyncPeers(peers []Peer) {
 	peers = slices.Clone(peers)
 	d.orders.give(func(o *order) { o.peers = &peers })
 }
 
-// SetRouterID replaces the router ID. One that is another than before ends all sessions, which come up again with it;
-// one that is not an IPv4 address other than 0.0.0.0 (RFC 6286 section 2.1) is an error and changes nothing.
+// SetRouterID replaces the router ID. One that is another than before ends all sessions, which come
+// up again with it; one that is not an IPv4 address other than 0.0.0.0 (RFC 6286 section 2.1) is an
+// error and changes nothing.
 func (d *Driver) SetRouterID(id netip.Addr) error {
 	if !validRouterID(id) {
 		return fmt.Errorf("BGP router ID %s is not an IPv4 address", id)
@@ -144,9 +137,9 @@ func (d *Driver) SetRouterID(id netip.Addr) error {
 
 func validRouterID(id netip.Addr) bool { return id.Is4() && !id.IsUnspecified() }
 
-// Withdraw withdraws everything and keeps the sessions, so that no new connection comes to this node while
-// it forwards what still does. It returns when the withdrawals are on their way to the peers. What Sync is
-// given from then on is remembered, and announced only after Resume.
+// Withdraw withdraws everything and keeps the sessions, so that no new connection comes to this
+// node while it forwards what still does. It returns when the withdrawals are on their way to the
+// peers. What Sync is given from then on is remembered, and announced only after Resume.
 func (d *Driver) Withdraw(ctx context.Context) error {
 	done := make(chan struct{})
 	d.orders.give(func(o *order) {
@@ -161,8 +154,9 @@ func (d *Driver) Withdraw(ctx context.Context) error {
 	}
 }
 
-// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326) and towards internal peers
-// LOCAL_PREF 0, and withdraws everything after that time, as Withdraw does. Nothing is announced newly.
+// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326) and towards internal
+// peers LOCAL_PREF 0, and withdraws everything after that time, as Withdraw does. Nothing is
+// announced newly.
 func (d *Driver) Drain(after time.Duration) {
 	d.orders.give(func(o *order) { o.turn, o.phase, o.drainFor = o.turn+1, draining, after })
 }
@@ -172,23 +166,23 @@ func (d *Driver) Resume() {
 	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, announcing })
 }
 
-// Restart says that this process is about to be replaced by another: what is announced stays, and peers with
-// GracefulRestart are not told of the end.
+// Restart says that this process is about to be replaced by another: what is announced stays, and
+// peers with GracefulRestart are not told of the end.
 func (d *Driver) Restart() {
 	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, restarting })
 }
 
-// Observed is the stream of what happens to sessions and routes. It is bounded: a slow reader loses the
-// oldest observations and blocks nothing. It is never closed.
-func (d *Driver) Observed() <-chan Observation { return d.observed }
+// Observed is the stream of what happens to sessions and routes. It is bounded: a slow reader loses
+// the oldest observations and blocks nothing. It is never closed.
+func (d *Driver) Observed() <-chan Observation { return d.observed.C() }
 
 // Status describes the sessions and what is announced on them, as of now.
-func (d *Driver) Status() Status { return d.board.status() }
+func (d *Driver) Status() Status { return d.published.status() }
 
-// orders is what the exported methods leave for the owner: only the last word on each group and on the
-// peers counts.
+// orders is what the exported methods leave for the loop: only the last word on each group and on
+// the peers counts.
 type orders struct {
-	wake chan struct{}
+	wake async.Signal
 
 	mu      sync.Mutex
 	started bool
@@ -223,7 +217,7 @@ func (p phase) String() string {
 }
 
 func newOrders() *orders {
-	return &orders{wake: make(chan struct{}, 1), order: order{groups: map[string]Desired{}}}
+	return &orders{wake: async.NewSignal(), order: order{groups: map[string]Desired{}}}
 }
 
 // start is true the first time.
@@ -239,7 +233,7 @@ func (o *orders) give(add func(*order)) {
 	o.mu.Lock()
 	add(&o.order)
 	o.mu.Unlock()
-	wake(o.wake)
+	o.wake.Notify()
 }
 
 // take moves everything that was ordered since the last time into the result; the phase stays.
@@ -249,4 +243,35 @@ func (o *orders) take() order {
 	taken := o.order
 	o.order = order{groups: map[string]Desired{}, turn: taken.turn, phase: taken.phase, drainFor: taken.drainFor}
 	return taken
+}
+
+// Liveness watches the paths to peers, faster than a hold timer does, by BFD (RFC 5882).
+type Liveness interface {
+	// Watch replaces the peers that are watched; all have an Address and BFD.Enabled. A peer that is
+	// left out is told that this is on purpose. It must not block.
+	Watch(peers []Peer)
+	// Changes is the stream of changes of all paths.
+	Changes() <-chan PathChange
+}
+
+// PathState is the state of the path to a peer.
+type PathState string
+
+// The states of paths.
+const (
+	// PathUp: both ends hear each other.
+	PathUp PathState = "Up"
+	// PathDown: they do not, or not yet.
+	PathDown PathState = "Down"
+	// PathUnwatched: the peer has stopped watching on purpose (AdminDown), which says nothing of the
+	// path.
+	PathUnwatched PathState = "AdminDown"
+)
+
+// PathChange says that the path to a peer changed its state.
+type PathChange struct {
+	Peer   string // its name
+	State  PathState
+	Reason string // why it is down
+	Time   time.Time
 }

@@ -25,7 +25,7 @@ const nodeASN = 64512
 // running is a driver that runs, with the owner inside for tests that look into it.
 type running struct {
 	*Driver
-	owner   *owner
+	owner   *loop
 	metrics *prometheus.Registry
 	stop    func() time.Duration
 }
@@ -45,7 +45,7 @@ func run(t testing.TB, change ...func(*Config)) *running {
 	}
 	d, err := New(config)
 	must(t, err)
-	r := &running{Driver: d, owner: newOwner(d), metrics: registry}
+	r := &running{Driver: d, owner: newLoop(d), metrics: registry}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.owner.run(ctx) }()
@@ -112,7 +112,8 @@ func (r *running) up(t testing.TB, peers ...string) {
 	}, func() string { return fmt.Sprintf("sessions not up: %+v", r.Status().Peers) })
 }
 
-// counts waits until the status counts what the peer is announced: a router can have a route a moment before.
+// counts waits until the status counts what the peer is announced: a router can have a route a
+// moment before.
 func (r *running) counts(t testing.TB, peer string, ipv4, ipv6 int) {
 	t.Helper()
 	r.becomes(t, func(Status) bool {
@@ -121,8 +122,8 @@ func (r *running) counts(t testing.TB, peer string, ipv4, ipv6 int) {
 	})
 }
 
-// becomes waits for what the driver says of itself: a router hears of a route a moment before the driver
-// counts it as sent.
+// becomes waits for what the driver says of itself: a router hears of a route a moment before the
+// driver counts it as sent.
 func (r *running) becomes(t testing.TB, ok func(Status) bool, details ...func() string) {
 	t.Helper()
 	again := time.NewTicker(time.Millisecond)
@@ -147,7 +148,7 @@ func (r *running) session(t testing.TB, name string) PeerStatus {
 	return PeerStatus{}
 }
 
-// session0Up tells whether the only peer's session is established.
+// session0Up reports whether the only peer's session is established.
 func (r *running) session0Up() bool {
 	peers := r.Status().Peers
 	return len(peers) == 1 && peers[0].Established()
@@ -378,7 +379,9 @@ func TestANotificationThatEndsASessionIsDecoded(t *testing.T) {
 	d.observes(t, SessionUp, "tor1")
 	tor.bgpShutdown(t, "maintenance until noon")
 	o := d.observes(t, SessionDown, "tor1")
-	for _, part := range []string{"peer sent NOTIFICATION", "cease", "administrative shutdown", `"maintenance until noon"`} {
+	for _, part := range []string{
+		"peer sent NOTIFICATION", "cease", "administrative shutdown", `"maintenance until noon"`,
+	} {
 		if !strings.Contains(o.Reason, part) {
 			t.Errorf("reason %q lacks %q", o.Reason, part)
 		}
@@ -456,14 +459,14 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 	config := Config{RouterID: netip.MustParseAddr("10.0.0.9"), NextHops: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}
 	d, err := New(config)
 	must(t, err)
-	o := newOwner(d)
+	o := newLoop(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	o.server, err = startServer(ctx, config.RouterID, listener{}, o.notes)
+	o.server, err = startServer(ctx, config.RouterID, listener{}, o.gobgpLog)
 	must(t, err)
 	defer o.server.stop(ctx, false)
 	give := func(prefix, hop string, a announcement, withdraw bool) {
-		path, err := newPath(netip.MustParsePrefix(prefix), a, netip.MustParseAddr(hop), withdraw, o.book, 1)
+		path, err := newPath(netip.MustParsePrefix(prefix), a, netip.MustParseAddr(hop), withdraw, o.sets, 1)
 		must(t, err)
 		call := o.server.add
 		if withdraw {
@@ -553,16 +556,47 @@ func TestMetricsFollowTheSession(t *testing.T) {
 func TestEachPeerIsToldItsOwnAttributesOfOnePrefix(t *testing.T) {
 	atOnce(t)
 	number := func(n uint32) *uint32 { return &n }
-	tor1, tor2, inside := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN), newRouter(t, "127.0.0.4", nodeASN, nodeASN)
+	tor1, tor2, inside := newRouter(
+		t,
+		"127.0.0.2",
+		64513,
+		nodeASN,
+	), newRouter(
+		t,
+		"127.0.0.3",
+		64514,
+		nodeASN,
+	), newRouter(
+		t,
+		"127.0.0.4",
+		nodeASN,
+		nodeASN,
+	)
 	d := run(t)
 	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN), inside.peer("inside", nodeASN)})
 	prefix := netip.MustParsePrefix("192.0.2.1/32")
 	plain := netip.MustParsePrefix("192.0.2.2/32")
 	d.Sync("web", Desired{Routes: []Route{
-		{Prefix: prefix, Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 2, MED: number(30), Communities: []community.Community{{A: 64512, B: 7}, {Large: true, Global: 64512, A: 1, B: 2}}}},
+		{
+			Prefix: prefix,
+			Peers:  []string{"tor1"},
+			Attributes: Attributes{
+				Prepend:     2,
+				MED:         number(30),
+				Communities: []community.Community{{A: 64512, B: 7}, {Large: true, Global: 64512, A: 1, B: 2}},
+			},
+		},
 		{Prefix: prefix, Peers: []string{"inside"}, Attributes: Attributes{Prepend: 2, LocalPref: number(250), Weight: 3}},
 		{Prefix: prefix, Peers: []string{"tor2"}},
-		{Prefix: plain, Attributes: Attributes{MED: number(9), LocalPref: number(50), Weight: 2, Communities: []community.Community{{A: 65535, B: 65281}, {Large: true, Global: 1, A: 1, B: 1}}}},
+		{
+			Prefix: plain,
+			Attributes: Attributes{
+				MED:         number(9),
+				LocalPref:   number(50),
+				Weight:      2,
+				Communities: []community.Community{{A: 65535, B: 65281}, {Large: true, Global: 1, A: 1, B: 1}},
+			},
+		},
 	}})
 	for _, c := range []struct {
 		router *router
@@ -586,7 +620,15 @@ func TestEachPeerIsToldItsOwnAttributesOfOnePrefix(t *testing.T) {
 	d.Sync("web", Desired{Routes: []Route{
 		{Prefix: prefix, Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 1}},
 		{Prefix: prefix, Peers: []string{"inside"}, Attributes: Attributes{Prepend: 2, LocalPref: number(250), Weight: 3}},
-		{Prefix: plain, Attributes: Attributes{MED: number(9), LocalPref: number(50), Weight: 2, Communities: []community.Community{{A: 65535, B: 65281}, {Large: true, Global: 1, A: 1, B: 1}}}},
+		{
+			Prefix: plain,
+			Attributes: Attributes{
+				MED:         number(9),
+				LocalPref:   number(50),
+				Weight:      2,
+				Communities: []community.Community{{A: 65535, B: 65281}, {Large: true, Global: 1, A: 1, B: 1}},
+			},
+		},
 	}})
 	tor1.tells(t, prefix.String(), "path 64512 64512")
 	tor2.has(t, "192.0.2.2/32")
@@ -668,7 +710,14 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 	outside, inside := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", nodeASN, nodeASN)
 	d := run(t)
 	d.SyncPeers([]Peer{outside.peer("outside", nodeASN), inside.peer("inside", nodeASN)})
-	own := Desired{Routes: []Route{{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Attributes: Attributes{Communities: []community.Community{{A: 1, B: 1}}}}}}
+	own := Desired{
+		Routes: []Route{
+			{
+				Prefix:     netip.MustParsePrefix("192.0.2.1/32"),
+				Attributes: Attributes{Communities: []community.Community{{A: 1, B: 1}}},
+			},
+		},
+	}
 	d.Sync("web", own)
 	outside.has(t, "192.0.2.1/32")
 	inside.has(t, "192.0.2.1/32")

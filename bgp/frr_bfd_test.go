@@ -105,17 +105,29 @@ func (w *watching) expect(t *testing.T, want bfd.Event) {
 const bfdTimers = "\n  detect-multiplier 3\n  receive-interval 100\n  transmit-interval 150\n"
 
 func TestBFDWithFRROverOneHop(t *testing.T) {
-	f, _ := withBFD(t, "bfd\n peer 10.0.0.9 interface bgpt-tor"+bfdTimers+"  no shutdown\n peer 2001:db8::9 local-address 2001:db8::1 interface bgpt-tor"+bfdTimers+"  no shutdown\n")
-	four := bfd.Peer{Name: "four", Remote: netip.MustParseAddr(frrIPv4), ReceiveInterval: 200 * time.Millisecond, TransmitInterval: 50 * time.Millisecond}
+	f, _ := withBFD(
+		t,
+		"bfd\n peer 10.0.0.9 interface bgpt-tor"+bfdTimers+"  no shutdown\n"+
+			" peer 2001:db8::9 local-address 2001:db8::1 interface bgpt-tor"+bfdTimers+"  no shutdown\n",
+	)
+	four := bfd.Peer{
+		Name:             "four",
+		Remote:           netip.MustParseAddr(frrIPv4),
+		ReceiveInterval:  200 * time.Millisecond,
+		TransmitInterval: 50 * time.Millisecond,
+	}
 	six := bfd.Peer{Name: "six", Remote: netip.MustParseAddr(frrIPv6)}
 	w := watch(t, four, six)
 	got := map[bfd.Event]bool{w.next(t): true, w.next(t): true}
-	if !got[bfd.Event{Peer: "four", State: bfd.Up, Remote: bfd.Init}] && !got[bfd.Event{Peer: "four", State: bfd.Up, Remote: bfd.Up}] || len(got) != 2 {
+	if !got[bfd.Event{Peer: "four", State: bfd.Up, Remote: bfd.Init}] &&
+		!got[bfd.Event{Peer: "four", State: bfd.Up, Remote: bfd.Up}] ||
+		len(got) != 2 {
 		t.Fatalf("events %+v", got)
 	}
 	f.await(t, "FRR to know our timers", func() bool {
 		p := f.bfd("10.0.0.9")
-		return p.Status == "up" && p.RemoteReceiveInterval == 200 && p.RemoteTransmit == 50 && p.RemoteMultiplier == 3 && f.bfd("2001:db8::9").Status == "up"
+		return p.Status == "up" && p.RemoteReceiveInterval == 200 && p.RemoteTransmit == 50 && p.RemoteMultiplier == 3 &&
+			f.bfd("2001:db8::9").Status == "up"
 	}, func() string { return fmt.Sprintf("%+v %+v", f.bfd("10.0.0.9"), f.bfd("2001:db8::9")) })
 	status := w.Status()
 	if s := status[0]; s.Transmit != 100*time.Millisecond || s.Detection != 600*time.Millisecond {
@@ -151,7 +163,15 @@ func TestBFDWithFRROverOneHop(t *testing.T) {
 
 func TestARouterThatFallsSilentIsNoticed(t *testing.T) {
 	_, bfdd := withBFD(t, "bfd\n peer 10.0.0.9 interface bgpt-tor"+bfdTimers+"  no shutdown\n")
-	w := watch(t, bfd.Peer{Name: "tor", Remote: netip.MustParseAddr(frrIPv4), ReceiveInterval: 100 * time.Millisecond, TransmitInterval: 100 * time.Millisecond})
+	w := watch(
+		t,
+		bfd.Peer{
+			Name:             "tor",
+			Remote:           netip.MustParseAddr(frrIPv4),
+			ReceiveInterval:  100 * time.Millisecond,
+			TransmitInterval: 100 * time.Millisecond,
+		},
+	)
 	if e := w.next(t); e.State != bfd.Up {
 		t.Fatalf("event %+v", e)
 	}
@@ -169,15 +189,18 @@ func TestARouterThatFallsSilentIsNoticed(t *testing.T) {
 
 func TestBFDOverSeveralHops(t *testing.T) {
 	f, _ := withBFD(t, "bfd\n peer 10.0.0.9 multihop local-address 10.0.0.1"+bfdTimers+"  no shutdown\n")
-	w := watch(t, bfd.Peer{Name: "tor", Remote: netip.MustParseAddr(frrIPv4), Local: netip.MustParseAddr("10.0.0.9"), MinTTL: 250})
+	w := watch(
+		t,
+		bfd.Peer{Name: "tor", Remote: netip.MustParseAddr(frrIPv4), Local: netip.MustParseAddr("10.0.0.9"), MinTTL: 250},
+	)
 	if e := w.next(t); e.State != bfd.Up {
 		t.Fatalf("event %+v", e)
 	}
 	f.await(t, "FRR to have it up", func() bool { return f.bfd("10.0.0.9").Status == "up" })
 }
 
-// TestPacketsThatARouterHasForwardedDoNotCount sends packets as a router's that make a session come up, with
-// a lower TTL.
+// TestPacketsThatARouterHasForwardedDoNotCount sends packets as a router's that make a session come
+// up, with a lower TTL.
 func TestPacketsThatARouterHasForwardedDoNotCount(t *testing.T) {
 	w := watch(t, bfd.Peer{Name: "tor", Remote: netip.MustParseAddr("127.0.0.3"), Local: netip.MustParseAddr("127.0.0.2")})
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.3:49200")))
@@ -207,5 +230,10 @@ func TestATakenPortIsToldWithItsRemedy(t *testing.T) {
 	must(t, err)
 	defer other.Close()
 	w := watch(t, bfd.Peer{Name: "tor", Remote: netip.MustParseAddr("127.0.0.3"), Local: netip.MustParseAddr("127.0.0.2")})
-	await(t, time.Tick(time.Millisecond), func() bool { return strings.Contains(w.Status()[0].Err, "is taken by another program") }, func() string { return fmt.Sprintf("%+v", w.Status()) })
+	await(
+		t,
+		time.Tick(time.Millisecond),
+		func() bool { return strings.Contains(w.Status()[0].Err, "is taken by another program") },
+		func() string { return fmt.Sprintf("%+v", w.Status()) },
+	)
 }

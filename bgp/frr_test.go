@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berth-lb/berth/bgp/community"
-
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/berth-lb/berth/bgp/community"
 )
 
 // frr is FRR as a router in a network namespace of its own, at the other end of a cable.
@@ -143,8 +143,8 @@ func (f *frr) inside() []string {
 func (f *frr) cable(t *testing.T) {
 	t.Helper()
 	pid := fmt.Sprint(f.zebra.Process.Pid)
-	// Link-local addresses are there at once: FRR refuses IPv6 sessions on a link without one. And the node has
-	// no address besides, which FRR's advertisements would give it.
+	// Link-local addresses are there at once: FRR refuses IPv6 sessions on a link without one. And the
+	// node has no address besides, which FRR's advertisements would give it.
 	command(t, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.autoconf=0")
 	f.shell(t, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
 	command(t, "ip", "link", "add", f.link, "type", "veth", "peer", "name", "bgpt-tor", "netns", pid)
@@ -219,7 +219,8 @@ func (f *frr) table(family string) map[string]string {
 	return table
 }
 
-// has waits until FRR's tables of both families have exactly these prefixes, with the node's next hops.
+// has waits until FRR's tables of both families have exactly these prefixes, with the node's next
+// hops.
 func (f *frr) has(t *testing.T, prefixes ...string) {
 	t.Helper()
 	want := map[string]string{}
@@ -298,12 +299,12 @@ func TestFRRTakesUsBackAfterARestart(t *testing.T) {
 		}
 		f.has(t)
 	}
-	var neighbours map[string]struct {
+	var neighbors map[string]struct {
 		LastErrorCodeSubcode    string
 		LastShutdownDescription string
 	}
-	must(t, json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp neighbors 10.0.0.9 json")), &neighbours))
-	if n := neighbours["10.0.0.9"]; n.LastErrorCodeSubcode != "0604" || n.LastShutdownDescription != "restarting" {
+	must(t, json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp neighbors 10.0.0.9 json")), &neighbors))
+	if n := neighbors["10.0.0.9"]; n.LastErrorCodeSubcode != "0604" || n.LastShutdownDescription != "restarting" {
 		t.Errorf("FRR saw %+v, want Cease, Administrative Reset (0604), restarting", n)
 	}
 }
@@ -339,7 +340,7 @@ func TestABlackHoledPeerDelaysNeitherOtherPeersNorRoutes(t *testing.T) {
 	hole := frrPeer("hole", "10.9.9.9")
 	hole.EBGPMultihop = 3
 	d.SyncPeers([]Peer{hole})
-	d.observesReason(t, SessionFailed, "hole", "cannot connect: i/o timeout") // it is being dialled
+	d.observesReason(t, SessionFailed, "hole", "cannot connect: i/o timeout") // it is being dialed
 	d.SyncPeers([]Peer{hole, frrPeer("tor1", frrIPv4)})
 	began := time.Now()
 	d.Sync("group-0", routes(nil, "192.0.2.0/32"))
@@ -408,7 +409,8 @@ func (f *frr) said(t *testing.T, family, prefix string) string {
 			Nexthops          []struct{ IP string }
 		}
 	}
-	if err := json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp "+family+" unicast "+prefix+" json")), &entry); err != nil || len(entry.Paths) == 0 {
+	if err := json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp "+family+" unicast "+prefix+" json")), &entry); err != nil ||
+		len(entry.Paths) == 0 {
 		return "nothing"
 	}
 	p := entry.Paths[0]
@@ -421,7 +423,9 @@ func (f *frr) said(t *testing.T, family, prefix string) string {
 			text += fmt.Sprintf(", %s %d", n.name, *n.n)
 		}
 	}
-	for _, s := range []struct{ name, text string }{{"community", p.Community.String}, {"large", p.LargeCommunity.String}, {"extended", p.ExtendedCommunity.String}} {
+	for _, s := range []struct{ name, text string }{
+		{"community", p.Community.String}, {"large", p.LargeCommunity.String}, {"extended", p.ExtendedCommunity.String},
+	} {
 		if s.text != "" {
 			text += ", " + s.name + " " + s.text
 		}
@@ -434,7 +438,12 @@ func (f *frr) said(t *testing.T, family, prefix string) string {
 
 func (f *frr) says(t *testing.T, family, prefix, want string) {
 	t.Helper()
-	f.await(t, prefix+" with "+want, func() bool { return f.said(t, family, prefix) == want }, func() string { return f.said(t, family, prefix) })
+	f.await(
+		t,
+		prefix+" with "+want,
+		func() bool { return f.said(t, family, prefix) == want },
+		func() string { return f.said(t, family, prefix) },
+	)
 }
 
 func TestFRRSeesTheAttributesOfRoutes(t *testing.T) {
@@ -443,10 +452,17 @@ func TestFRRSeesTheAttributesOfRoutes(t *testing.T) {
 	med := uint32(30)
 	d.SyncPeers([]Peer{frrPeer("tor1", frrIPv4)})
 	d.Sync("web", Desired{Routes: []Route{
-		{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Attributes: Attributes{MED: &med, Weight: 3, Communities: []community.Community{
-			{A: 64512, B: 100}, {A: 65535, B: 65281}, {Large: true, Global: 64512, A: 1, B: 2}}}},
+		{
+			Prefix: netip.MustParsePrefix("192.0.2.1/32"),
+			Attributes: Attributes{MED: &med, Weight: 3, Communities: []community.Community{
+				{A: 64512, B: 100}, {A: 65535, B: 65281}, {Large: true, Global: 64512, A: 1, B: 2}}},
+		},
 		{Prefix: netip.MustParsePrefix("2001:db8:1::1/128"), Attributes: Attributes{Prepend: 2, LocalPref: &med}},
-		{Prefix: netip.MustParsePrefix("192.0.2.64/26"), Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 1, Weight: 7}},
+		{
+			Prefix:     netip.MustParsePrefix("192.0.2.64/26"),
+			Peers:      []string{"tor1"},
+			Attributes: Attributes{Prepend: 1, Weight: 7},
+		},
 	}})
 	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9, med 30, community 64512:100 no-export, large 64512:1:2, extended LB:64512:375000 (3.000 Mbps)")
 	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 64512 64512 via 2001:db8::9")
@@ -454,7 +470,15 @@ func TestFRRSeesTheAttributesOfRoutes(t *testing.T) {
 }
 
 func TestFRRKeepsTheRoutesOfASpeakerThatIsReplaced(t *testing.T) {
-	f := newFRR(t, strings.Replace(frrConfig, " no bgp ebgp-requires-policy\n", " no bgp ebgp-requires-policy\n bgp graceful-restart\n", 1))
+	f := newFRR(
+		t,
+		strings.Replace(
+			frrConfig,
+			" no bgp ebgp-requires-policy\n",
+			" no bgp ebgp-requires-policy\n bgp graceful-restart\n",
+			1,
+		),
+	)
 	peer := frrPeer("tor1", frrIPv4)
 	peer.GracefulRestart = 100 * time.Second
 	d := run(t)
@@ -509,10 +533,10 @@ func TestTTLSecurityCountsTheHops(t *testing.T) {
 		six := frrPeer("tor2", frrIPv6)
 		six.EBGPMultihop = 253
 		d.SyncPeers([]Peer{peer, six})
-		f.await(t, "the session over IPv6", func() bool { return f.neighbour(t, "2001:db8::9").BgpState == "Established" })
+		f.await(t, "the session over IPv6", func() bool { return f.neighbor(t, "2001:db8::9").BgpState == "Established" })
 		d.SyncPeers([]Peer{peer})
-		f.await(t, "its end", func() bool { return f.neighbour(t, "2001:db8::9").BgpState != "Established" })
-		if n := f.neighbour(t, "10.0.0.9"); n.BgpState == "Established" {
+		f.await(t, "its end", func() bool { return f.neighbor(t, "2001:db8::9").BgpState != "Established" })
+		if n := f.neighbor(t, "10.0.0.9"); n.BgpState == "Established" {
 			t.Errorf("FRR, which is three hops away, has a session: %+v", n)
 		}
 	}

@@ -1,7 +1,8 @@
 //go:build !race
 
-// GoBGP v4.8.0 reads a peer's configuration without its lock while another session ends and its routes are
-// withdrawn, which the race detector sees here. So this test runs without it (see the Makefile).
+// GoBGP v4.8.0 reads a peer's configuration without its lock while another session ends and its
+// routes are withdrawn, which the race detector sees here. So this test runs without it (see the
+// Makefile).
 
 package bgp
 
@@ -17,8 +18,8 @@ import (
 	"time"
 )
 
-// malformed are messages that a router has no right to send on an established session. Where the AS path is
-// not what is wrong, it is this one.
+// malformed are messages that a router has no right to send on an established session. Where the AS
+// path is not what is wrong, it is this one.
 func malformed(path []byte) map[string][]byte {
 	full := func(more ...[]byte) [][]byte {
 		return slices.Concat([][]byte{okOrigin, path, okHop}, more)
@@ -68,35 +69,62 @@ func malformed(path []byte) map[string][]byte {
 		"no AS_PATH":                      update(nil, [][]byte{okOrigin, okHop}, okPrefix...),
 		"no next hop":                     update(nil, [][]byte{okOrigin, path}, okPrefix...),
 		"everything twice":                update(nil, full(okOrigin, path, okHop), okPrefix...),
-		"AS4_PATH before AS_PATH":         update(nil, [][]byte{okOrigin, attribute(0xc0, 17, 2, 1, 0, 0, 0xfc, 0x10), path, okHop}, okPrefix...),
-		"AS4_PATH without AS_PATH":        update(nil, [][]byte{attribute(0xc0, 17, 2, 1, 0, 0, 0xfc, 0x10)}),
-		"AS4_PATH alone with a prefix":    update(nil, [][]byte{okOrigin, attribute(0xc0, 17, 2, 1, 0, 0, 0xfc, 0x10), okHop}, okPrefix...),
-		"AS4_PATH longer than AS_PATH":    update(nil, full(attribute(0xc0, 17, 2, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3)), okPrefix...),
-		"AS4_PATH cut off":                update(nil, full(attribute(0xc0, 17, 2, 9, 0, 0)), okPrefix...),
-		"AGGREGATOR of 3 bytes":           update(nil, full(attribute(0xc0, 7, 1, 2, 3)), okPrefix...),
-		"AS4_AGGREGATOR alone":            update(nil, full(attribute(0xc0, 18, 0, 0, 0, 1, 1, 1, 1, 1)), okPrefix...),
-		"AS_PATH of an unknown segment":   update(nil, [][]byte{okOrigin, attribute(0x40, 2, 9, 1, 0, 0, 0, 1), okHop}, okPrefix...),
-		"AS_PATH segment cut off":         update(nil, [][]byte{okOrigin, attribute(0x40, 2, 2, 255, 0, 0, 0, 1), okHop}, okPrefix...),
-		"AS_PATH segment of none":         update(nil, [][]byte{okOrigin, attribute(0x40, 2, 2, 0), okHop}, okPrefix...),
-		"AS_PATH of one byte":             update(nil, [][]byte{okOrigin, attribute(0x40, 2, 2), okHop}, okPrefix...),
-		"next hop of 3 bytes":             update(nil, [][]byte{okOrigin, path, attribute(0x40, 3, 1, 2, 3)}, okPrefix...),
-		"next hop of 16 bytes":            update(nil, [][]byte{okOrigin, path, attribute(0x40, 3, make([]byte, 16)...)}, okPrefix...),
-		"ORIGIN of no byte":               update(nil, [][]byte{attribute(0x40, 1), path, okHop}, okPrefix...),
-		"ORIGIN 200":                      update(nil, [][]byte{attribute(0x40, 1, 200), path, okHop}, okPrefix...),
-		"an attribute cut off":            update(nil, full([]byte{0x40}), okPrefix...),
-		"an attribute longer than all":    update(nil, full([]byte{0xc0, 8, 255, 1}), okPrefix...),
-		"a long length of one byte":       update(nil, full([]byte{0xd0, 8, 0}), okPrefix...),
-		"4096 bytes of prefixes":          update(nil, full(), bytes.Repeat([]byte{0}, 4096-23-len(slices.Concat(full()...)))...),
-		"an UPDATE of 6000 bytes":         update(nil, full(attribute(0xd0, 99, garbage(6000)...)), okPrefix...),
+		"AS4_PATH before AS_PATH": update(
+			nil,
+			[][]byte{okOrigin, attribute(0xc0, 17, 2, 1, 0, 0, 0xfc, 0x10), path, okHop},
+			okPrefix...),
+		"AS4_PATH without AS_PATH": update(nil, [][]byte{attribute(0xc0, 17, 2, 1, 0, 0, 0xfc, 0x10)}),
+		"AS4_PATH alone with a prefix": update(
+			nil,
+			[][]byte{okOrigin, attribute(0xc0, 17, 2, 1, 0, 0, 0xfc, 0x10), okHop},
+			okPrefix...),
+		"AS4_PATH longer than AS_PATH": update(
+			nil,
+			full(attribute(0xc0, 17, 2, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3)),
+			okPrefix...),
+		"AS4_PATH cut off":      update(nil, full(attribute(0xc0, 17, 2, 9, 0, 0)), okPrefix...),
+		"AGGREGATOR of 3 bytes": update(nil, full(attribute(0xc0, 7, 1, 2, 3)), okPrefix...),
+		"AS4_AGGREGATOR alone":  update(nil, full(attribute(0xc0, 18, 0, 0, 0, 1, 1, 1, 1, 1)), okPrefix...),
+		"AS_PATH of an unknown segment": update(
+			nil,
+			[][]byte{okOrigin, attribute(0x40, 2, 9, 1, 0, 0, 0, 1), okHop},
+			okPrefix...),
+		"AS_PATH segment cut off": update(
+			nil,
+			[][]byte{okOrigin, attribute(0x40, 2, 2, 255, 0, 0, 0, 1), okHop},
+			okPrefix...),
+		"AS_PATH segment of none": update(nil, [][]byte{okOrigin, attribute(0x40, 2, 2, 0), okHop}, okPrefix...),
+		"AS_PATH of one byte":     update(nil, [][]byte{okOrigin, attribute(0x40, 2, 2), okHop}, okPrefix...),
+		"next hop of 3 bytes":     update(nil, [][]byte{okOrigin, path, attribute(0x40, 3, 1, 2, 3)}, okPrefix...),
+		"next hop of 16 bytes": update(
+			nil,
+			[][]byte{okOrigin, path, attribute(0x40, 3, make([]byte, 16)...)},
+			okPrefix...),
+		"ORIGIN of no byte":            update(nil, [][]byte{attribute(0x40, 1), path, okHop}, okPrefix...),
+		"ORIGIN 200":                   update(nil, [][]byte{attribute(0x40, 1, 200), path, okHop}, okPrefix...),
+		"an attribute cut off":         update(nil, full([]byte{0x40}), okPrefix...),
+		"an attribute longer than all": update(nil, full([]byte{0xc0, 8, 255, 1}), okPrefix...),
+		"a long length of one byte":    update(nil, full([]byte{0xd0, 8, 0}), okPrefix...),
+		"4096 bytes of prefixes": update(
+			nil,
+			full(),
+			bytes.Repeat([]byte{0}, 4096-23-len(slices.Concat(full()...)))...),
+		"an UPDATE of 6000 bytes": update(nil, full(attribute(0xd0, 99, garbage(6000)...)), okPrefix...),
 	}
 	// Every attribute there is or is not, too short, too long, and of noise.
 	for kind := range 256 {
 		list[fmt.Sprintf("attribute %d of no byte", kind)] = update(nil, full(attribute(0xc0, byte(kind))), okPrefix...)
 		list[fmt.Sprintf("attribute %d of one byte", kind)] = update(nil, full(attribute(0x80, byte(kind), 7)), okPrefix...)
-		list[fmt.Sprintf("attribute %d of noise", kind)] = update(nil, full(attribute(0xd0, byte(kind), garbage(300+kind)...)), okPrefix...)
+		list[fmt.Sprintf("attribute %d of noise", kind)] = update(
+			nil,
+			full(attribute(0xd0, byte(kind), garbage(300+kind)...)),
+			okPrefix...)
 	}
 	// MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760) of every kind of family.
-	for _, family := range []uint32{0x000101, 0x000102, 0x000104, 0x000180, 0x000184, 0x000185, 0x000201, 0x000281, 0x001941, 0x001946, 0x400447, 0x000149, 0xffffff, 0x400d01} {
+	for _, family := range []uint32{
+		0x000101, 0x000102, 0x000104, 0x000180, 0x000184, 0x000185, 0x000201, 0x000281, 0x001941, 0x001946, 0x400447,
+		0x000149, 0xffffff, 0x400d01,
+	} {
 		head := []byte{byte(family >> 16), byte(family >> 8), byte(family)}
 		for name, body := range map[string][]byte{
 			"nothing":             {},
@@ -115,14 +143,28 @@ func malformed(path []byte) map[string][]byte {
 	return list
 }
 
-// mutated are n UPDATE messages with this AS path and some bytes changed, of which the length in the header is right.
+// mutated are n UPDATE messages with this AS path and some bytes changed, of which the length in
+// the header is right.
 func mutated(path []byte, seed uint64, n int) [][]byte {
 	r := rand.New(rand.NewPCG(seed, 5))
 	v6 := slices.Concat([]byte{0, 2, 1, 16}, make([]byte, 16), []byte{0, 64, 32, 1, 13, 184, 0, 0, 0, 1})
 	originals := [][]byte{
-		update([]byte{24, 198, 51, 100}, [][]byte{okOrigin, path, okHop, attribute(0xc0, 8, 1, 2, 3, 4), attribute(0xc0, 16, 0, 2, 0, 1, 0, 0, 0, 9)}, okPrefix...),
+		update(
+			[]byte{24, 198, 51, 100},
+			[][]byte{okOrigin, path, okHop, attribute(0xc0, 8, 1, 2, 3, 4), attribute(0xc0, 16, 0, 2, 0, 1, 0, 0, 0, 9)},
+			okPrefix...),
 		update(nil, [][]byte{okOrigin, path, attribute(0x90, 14, v6...), attribute(0xc0, 32, make([]byte, 24)...)}),
-		update(nil, [][]byte{okOrigin, path, okHop, attribute(0xc0, 7, 0, 0, 0, 1, 1, 1, 1, 1), attribute(0xc0, 17, 2, 1, 0, 0, 0, 1), attribute(0x80, 4, 0, 0, 0, 1)}, okPrefix...),
+		update(
+			nil,
+			[][]byte{
+				okOrigin,
+				path,
+				okHop,
+				attribute(0xc0, 7, 0, 0, 0, 1, 1, 1, 1, 1),
+				attribute(0xc0, 17, 2, 1, 0, 0, 0, 1),
+				attribute(0x80, 4, 0, 0, 0, 1),
+			},
+			okPrefix...),
 		update(nil, [][]byte{attribute(0x90, 15, 0, 2, 1, 64, 32, 1, 13, 184, 0, 0, 0, 1)}),
 	}
 	var list [][]byte
@@ -136,8 +178,8 @@ func mutated(path []byte, seed uint64, n int) [][]byte {
 	return list
 }
 
-// answers are the NOTIFICATIONs that end the session (RFC 4271 section 6.1). Where an attribute is wrong, the
-// session need not end (RFC 7606).
+// answers are the NOTIFICATIONs that end the session (RFC 4271 section 6.1). Where an attribute is
+// wrong, the session need not end (RFC 7606).
 var answers = map[string][2]byte{
 	"a marker that is none":           {1, 1},
 	"length 18":                       {1, 2},
@@ -146,8 +188,8 @@ var answers = map[string][2]byte{
 	"attribute length beyond the end": {3, 1},
 }
 
-// attack establishes a session, sends messages as far as the driver lets it, and waits for it to close the
-// connection.
+// attack establishes a session, sends messages as far as the driver lets it, and waits for it to
+// close the connection.
 func (r *rogue) attack(messages [][]byte) (code, subcode byte, err error) {
 	defer r.listener.Close()
 	conn, err := r.establish()
@@ -169,7 +211,8 @@ func (r *rogue) attack(messages [][]byte) (code, subcode byte, err error) {
 	return r.drain(conn)
 }
 
-// TestNoMessageOfAPeerHarmsTheDriverOrAnotherSession gives each list of messages to a session of its own.
+// TestNoMessageOfAPeerHarmsTheDriverOrAnotherSession gives each list of messages to a session of
+// its own.
 func TestNoMessageOfAPeerHarmsTheDriverOrAnotherSession(t *testing.T) {
 	atOnce(t)
 	type attack struct {

@@ -73,7 +73,12 @@ func TestAPathThatFailsEndsItsSessionAtOnceAndNoOther(t *testing.T) {
 	if s := d.session(t, "tor1"); s.LastError != o.Reason || s.BFD != PathDown {
 		t.Errorf("status %+v", s)
 	}
-	await(t, tor1.changed, func() bool { return len(tor1.ended()) > 0 }, func() string { return "the router did not see the end" })
+	await(
+		t,
+		tor1.changed,
+		func() bool { return len(tor1.ended()) > 0 },
+		func() string { return "the router did not see the end" },
+	)
 	if ended := tor1.ended()[0]; !strings.Contains(ended, "administrative reset") {
 		t.Errorf("the router is told %q", ended)
 	}

@@ -15,8 +15,8 @@ import (
 // insideEnv marks the process that has namespaces of its own.
 const insideEnv = "BERTH_BGP_TEST_INSIDE"
 
-// TestMain runs the tests in network, mount and PID namespaces of their own: nothing of the machine's is
-// touched, and everything they start ends with them.
+// TestMain runs the tests in network, mount and PID namespaces of their own: nothing of the
+// machine's is touched, and everything they start ends with them.
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) == "" {
 		os.Exit(enter())

@@ -6,10 +6,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics reads the state of the sessions from the board when it is scraped, so that a peer that is gone
-// leaves no series behind, and counts what the owner does.
+// metrics reads the state of the sessions from what is published when it is scraped, so that a peer
+// that is gone leaves no series behind, and counts what the loop does.
 type metrics struct {
-	board     *board
+	published *published
 	sessionUp *prometheus.Desc
 	prefixes  *prometheus.Desc
 	failed    *prometheus.Desc
@@ -18,9 +18,9 @@ type metrics struct {
 	downs     *prometheus.CounterVec
 }
 
-func newMetrics(b *board) *metrics {
+func newMetrics(b *published) *metrics {
 	return &metrics{
-		board: b,
+		published: b,
 		sessionUp: prometheus.NewDesc("berth_bgp_session_up",
 			"Whether the session with the peer is established.", []string{"peer"}, nil),
 		prefixes: prometheus.NewDesc("berth_bgp_prefixes_announced",
@@ -60,7 +60,7 @@ func (m *metrics) Describe(c chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(c chan<- prometheus.Metric) {
-	st := m.board.status()
+	st := m.published.status()
 	for _, p := range st.Peers {
 		up := 0.0
 		if p.Established() {

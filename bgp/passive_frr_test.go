@@ -12,21 +12,34 @@ import (
 	"time"
 )
 
-// dialling has FRR connect at once and again and again; %s is for more lines.
-const dialling = frrConfig + " neighbor node timers connect 1\n%s"
+// dialing has FRR connect at once and again and again; %s is for more lines.
+const dialing = frrConfig + " neighbor node timers connect 1\n%s"
 
 func listening(c *Config) { c.Listen = ":179" }
 
 func passive(name, address string) Peer {
-	return Peer{Name: name, Address: netip.MustParseAddr(address), Passive: true, LocalASN: nodeASN, RemoteASN: frrASN, HoldTime: 3 * time.Second}
+	return Peer{
+		Name:      name,
+		Address:   netip.MustParseAddr(address),
+		Passive:   true,
+		LocalASN:  nodeASN,
+		RemoteASN: frrASN,
+		HoldTime:  3 * time.Second,
+	}
 }
 
 func byPrefix(name, prefix string) Peer {
-	return Peer{Name: name, Prefix: netip.MustParsePrefix(prefix), LocalASN: nodeASN, RemoteASN: frrASN, HoldTime: 3 * time.Second}
+	return Peer{
+		Name:      name,
+		Prefix:    netip.MustParsePrefix(prefix),
+		LocalASN:  nodeASN,
+		RemoteASN: frrASN,
+		HoldTime:  3 * time.Second,
+	}
 }
 
-// neighbour is what FRR says of its session with us.
-func (f *frr) neighbour(t *testing.T, address string) (n struct {
+// neighbor is what FRR says of its session with us.
+func (f *frr) neighbor(t *testing.T, address string) (n struct {
 	RemoteRouterID          string `json:"remoteRouterId"`
 	HostForeign, BgpState   string
 	PortForeign             int
@@ -55,7 +68,8 @@ func TestFRRThatConnectsToUsGetsRoutes(t *testing.T) {
 		},
 		{
 			name: "by prefix, with a password", lines: " neighbor node password sesame\n",
-			v4: byPrefix("tor1", "10.0.0.0/24"), v6: byPrefix("tor2", "2001:db8::/64"), change: func(p *Peer) { p.Password = "sesame" },
+			v4: byPrefix("tor1", "10.0.0.0/24"), v6: byPrefix("tor2", "2001:db8::/64"),
+			change: func(p *Peer) { p.Password = "sesame" },
 		},
 		{
 			name: "passive, with TTL security", lines: " neighbor 10.0.0.9 ttl-security hops 1\n",
@@ -71,7 +85,8 @@ func TestFRRThatConnectsToUsGetsRoutes(t *testing.T) {
 		},
 		{
 			name: "by prefix, with multihop", lines: " neighbor node ebgp-multihop 5\n",
-			v4: byPrefix("tor1", "10.0.0.0/24"), v6: byPrefix("tor2", "2001:db8::/64"), change: func(p *Peer) { p.EBGPMultihop = 5 },
+			v4: byPrefix("tor1", "10.0.0.0/24"), v6: byPrefix("tor2", "2001:db8::/64"),
+			change: func(p *Peer) { p.EBGPMultihop = 5 },
 		},
 		{
 			name: "passive, at one of our addresses",
@@ -83,7 +98,7 @@ func TestFRRThatConnectsToUsGetsRoutes(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFRR(t, fmt.Sprintf(dialling, c.lines))
+			f := newFRR(t, fmt.Sprintf(dialing, c.lines))
 			d := run(t, listening)
 			if c.change != nil {
 				c.change(&c.v4)
@@ -95,7 +110,7 @@ func TestFRRThatConnectsToUsGetsRoutes(t *testing.T) {
 			f.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
 			d.Sync("web", routes([]string{"tor1"}, "192.0.2.2/32"))
 			f.has(t, "192.0.2.2/32")
-			if n := f.neighbour(t, "10.0.0.9"); n.PortForeign != 179 {
+			if n := f.neighbor(t, "10.0.0.9"); n.PortForeign != 179 {
 				t.Errorf("our port is %d: FRR did not connect to us, but we to it", n.PortForeign)
 			}
 			st := d.session(t, "tor1")
@@ -107,19 +122,19 @@ func TestFRRThatConnectsToUsGetsRoutes(t *testing.T) {
 }
 
 func TestFRRWithoutThePasswordIsNotAcceptedByPrefix(t *testing.T) {
-	f := newFRR(t, fmt.Sprintf(dialling, ""))
+	f := newFRR(t, fmt.Sprintf(dialing, ""))
 	d := run(t, listening)
 	p := byPrefix("tor1", "10.0.0.0/24")
 	p.Password = "sesame"
 	d.SyncPeers([]Peer{p, passive("tor2", frrIPv6)})
 	d.up(t, "tor2") // FRR has tried both by now
-	if n := f.neighbour(t, "10.0.0.9"); n.BgpState == "Established" {
+	if n := f.neighbor(t, "10.0.0.9"); n.BgpState == "Established" {
 		t.Error("a session without the password")
 	}
 }
 
 func TestFRRThatConnectsToUsKeepsTheRoutesOverARestart(t *testing.T) {
-	f := newFRR(t, fmt.Sprintf(dialling, " bgp graceful-restart\n"))
+	f := newFRR(t, fmt.Sprintf(dialing, " bgp graceful-restart\n"))
 	d := run(t, listening)
 	p := passive("tor1", frrIPv4)
 	p.GracefulRestart = time.Minute
@@ -137,7 +152,7 @@ func TestFRRThatConnectsToUsKeepsTheRoutesOverARestart(t *testing.T) {
 }
 
 func TestAPortThatIsTakenIsReportedOnThePeersThatNeedItAndTakenWhenItIsFree(t *testing.T) {
-	f := newFRR(t, fmt.Sprintf(dialling, ""))
+	f := newFRR(t, fmt.Sprintf(dialing, ""))
 	other, err := net.Listen("tcp4", ":179")
 	must(t, err)
 	defer other.Close()
@@ -162,7 +177,7 @@ func TestFRRSeesANewRouterIDAndARepeatedOneResetsNothing(t *testing.T) {
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
 	f.has(t, "192.0.2.1/32")
 	d.observes(t, SessionUp, "tor1")
-	if n := f.neighbour(t, "10.0.0.9"); n.RemoteRouterID != "10.0.0.9" {
+	if n := f.neighbor(t, "10.0.0.9"); n.RemoteRouterID != "10.0.0.9" {
 		t.Errorf("FRR sees router ID %s, want 10.0.0.9", n.RemoteRouterID)
 	}
 	must(t, d.SetRouterID(netip.MustParseAddr("10.0.0.9")))
@@ -172,7 +187,7 @@ func TestFRRSeesANewRouterIDAndARepeatedOneResetsNothing(t *testing.T) {
 	}
 	d.observes(t, SessionUp, "tor1")
 	f.has(t, "192.0.2.1/32")
-	if n := f.neighbour(t, "10.0.0.9"); n.RemoteRouterID != "192.0.2.200" {
+	if n := f.neighbor(t, "10.0.0.9"); n.RemoteRouterID != "192.0.2.200" {
 		t.Errorf("FRR sees router ID %s, want 192.0.2.200", n.RemoteRouterID)
 	}
 	since := d.session(t, "tor1").Since
@@ -184,7 +199,8 @@ func TestFRRSeesANewRouterIDAndARepeatedOneResetsNothing(t *testing.T) {
 	}
 }
 
-// ttlSecurityOverIPv4 is for a peer one hop away; over IPv6 it does not work with peers that connect to us.
+// ttlSecurityOverIPv4 is for a peer one hop away; over IPv6 it does not work with peers that
+// connect to us.
 func ttlSecurityOverIPv4(p *Peer) {
 	if p.Covers().Addr().Is4() {
 		p.TTLSecurityHops = 1

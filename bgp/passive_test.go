@@ -63,7 +63,7 @@ func sends(t testing.TB, conn net.Conn, kind uint8) *gobgp.BGPMessage {
 	}
 }
 
-func (r *running) neighbours(t testing.TB) (found []string) {
+func (r *running) neighbors(t testing.TB) (found []string) {
 	t.Helper()
 	must(t, r.owner.server.bgp.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		found = append(found, p.GetState().GetNeighborAddress())
@@ -90,13 +90,14 @@ func TestRoutersOfAPrefixComeAndGo(t *testing.T) {
 			st.Peers[0].Address.String() == "127.0.1.1" && st.Peers[1].Address.String() == "127.0.1.2" && st.Peers[1].IPv4 == 1
 	})
 	metrics := gather(t, d.metrics)
-	if metrics["berth_bgp_session_up{peer=racks/127.0.1.1}"] != 1 || metrics["berth_bgp_session_up{peer=racks/127.0.1.2}"] != 1 {
+	if metrics["berth_bgp_session_up{peer=racks/127.0.1.1}"] != 1 ||
+		metrics["berth_bgp_session_up{peer=racks/127.0.1.2}"] != 1 {
 		t.Errorf("metrics %v", metrics)
 	}
 	must(t, first.Close())
 	o := d.observes(t, SessionDown, "racks")
-	if o.Neighbour.String() != "127.0.1.1" {
-		t.Errorf("neighbour %s went, want 127.0.1.1", o.Neighbour)
+	if o.Router.String() != "127.0.1.1" {
+		t.Errorf("neighbor %s went, want 127.0.1.1", o.Router)
 	}
 	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 && st.Peers[0].Address.String() == "127.0.1.2" })
 	again := dial(t, "127.0.1.1", at)
@@ -111,7 +112,7 @@ func TestRoutersOfAPrefixComeAndGo(t *testing.T) {
 		}
 	}
 	d.becomes(t, func(st Status) bool { return len(st.Peers) == 0 })
-	if left := d.neighbours(t); len(left) > 0 {
+	if left := d.neighbors(t); len(left) > 0 {
 		t.Errorf("GoBGP still has %v", left)
 	}
 }
@@ -121,14 +122,19 @@ func TestARouterOfAPrefixInAnotherASIsExplainedAndForgotten(t *testing.T) {
 	d := run(t, listen)
 	d.SyncPeers([]Peer{loopback("racks", "127.0.1.0/24")})
 	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 })
-	for range 2 { // the second attempt is judged anew
+	for range 2 { // the second attempt is judged again
 		conn := dial(t, "127.0.1.1", at)
 		greet(t, conn, 64999)
 		n := sends(t, conn, gobgp.BGP_MSG_NOTIFICATION).Body.(*gobgp.BGPNotification)
 		if n.ErrorCode != gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR || n.ErrorSubcode != gobgp.BGP_ERROR_SUB_BAD_PEER_AS {
 			t.Errorf("NOTIFICATION %d/%d, want Bad Peer AS", n.ErrorCode, n.ErrorSubcode)
 		}
-		await(t, time.Tick(10*time.Millisecond), func() bool { return len(d.neighbours(t)) == 0 }, func() string { return fmt.Sprint(d.neighbours(t)) })
+		await(
+			t,
+			time.Tick(10*time.Millisecond),
+			func() bool { return len(d.neighbors(t)) == 0 },
+			func() string { return fmt.Sprint(d.neighbors(t)) },
+		)
 	}
 	o := d.observes(t, SessionFailed, "racks")
 	if want := "127.0.1.1: peer's AS is not the configured 64513"; !strings.HasPrefix(o.Reason, want) {
@@ -144,16 +150,21 @@ func TestNoMoreThan64RoutersOfAPrefixAreAccepted(t *testing.T) {
 	d := run(t, listen)
 	d.SyncPeers([]Peer{loopback("racks", "127.0.1.0/24")})
 	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 })
-	for i := range maxNeighbours {
+	for i := range maxNeighbors {
 		sends(t, dial(t, fmt.Sprintf("127.0.1.%d", i+1), at), gobgp.BGP_MSG_OPEN)
 	}
-	d.becomes(t, func(st Status) bool { return len(st.Peers) == maxNeighbours })
+	d.becomes(t, func(st Status) bool { return len(st.Peers) == maxNeighbors })
 	more := dial(t, "127.0.1.99", at)
 	d.observesReason(t, SessionFailed, "racks", "127.0.1.99: not accepted: 64 routers of 127.0.1.0/24")
 	if _, err := io.Copy(io.Discard, more); err != nil && errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the connection stays: %v", err)
 	}
-	await(t, time.Tick(10*time.Millisecond), func() bool { return len(d.neighbours(t)) == maxNeighbours }, func() string { return fmt.Sprint(len(d.neighbours(t))) })
+	await(
+		t,
+		time.Tick(10*time.Millisecond),
+		func() bool { return len(d.neighbors(t)) == maxNeighbors },
+		func() string { return fmt.Sprint(len(d.neighbors(t))) },
+	)
 }
 
 func TestAListenerThatFailsIsReplaced(t *testing.T) {
@@ -164,7 +175,7 @@ func TestAListenerThatFailsIsReplaced(t *testing.T) {
 	conn := dial(t, "127.0.1.1", at)
 	greet(t, conn, torASN)
 	d.observes(t, SessionUp, "racks")
-	d.owner.notes.logger().Warn("Failed to AcceptTCP") // as GoBGP says it
+	d.owner.gobgpLog.logger().Warn("Failed to AcceptTCP") // as GoBGP says it
 	if o := d.observes(t, SessionDown, "racks"); o.Reason != "the listener failed" {
 		t.Errorf("reason %q", o.Reason)
 	}
@@ -183,7 +194,7 @@ func TestAPasswordThatTheListenerDoesNotTakeIsReported(t *testing.T) {
 	p.Prefix, p.Address, p.Passive = netip.Prefix{}, netip.MustParseAddr("127.0.1.1"), true
 	d.SyncPeers([]Peer{p})
 	d.observesReason(t, SessionFailed, "racks", "TCP MD5 on the listener")
-	if left := d.neighbours(t); len(left) > 0 {
+	if left := d.neighbors(t); len(left) > 0 {
 		t.Errorf("GoBGP has %v, unsigned", left)
 	}
 }
@@ -194,9 +205,20 @@ func TestPeersThatCannotConnectToUsSayWhy(t *testing.T) {
 		peer         Peer
 		want         string
 	}{
-		{"passive", "", Peer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), Passive: true, LocalASN: 1, RemoteASN: 2}, "without --bgp-listen"},
-		{"by prefix", "", Peer{Name: "tor", Prefix: netip.MustParsePrefix("192.0.2.0/24"), LocalASN: 1, RemoteASN: 2}, "without --bgp-listen"},
-		{"of another family", "127.0.0.1:0", Peer{Name: "tor", Address: netip.MustParseAddr("2001:db8::1"), Passive: true, LocalASN: 1, RemoteASN: 2}, "of another family"},
+		{
+			"passive", "",
+			Peer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), Passive: true, LocalASN: 1, RemoteASN: 2},
+			"without --bgp-listen",
+		},
+		{
+			"by prefix", "", Peer{Name: "tor", Prefix: netip.MustParsePrefix("192.0.2.0/24"), LocalASN: 1, RemoteASN: 2},
+			"without --bgp-listen",
+		},
+		{
+			"of another family", "127.0.0.1:0",
+			Peer{Name: "tor", Address: netip.MustParseAddr("2001:db8::1"), Passive: true, LocalASN: 1, RemoteASN: 2},
+			"of another family",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := run(t, func(config *Config) {
@@ -241,7 +263,9 @@ func TestPeersThatOverlapARoutersPrefixAreRefused(t *testing.T) {
 	if len(usable) != 2 || usable[0].Name != "racks" || usable[1].Name != "spine" {
 		t.Errorf("usable: %v", usable)
 	}
-	for i, want := range []string{"peer tor (127.0.1.7) overlaps peer racks (127.0.1.0/24)", "peer wider (127.0.0.0/16) overlaps peer racks"} {
+	for i, want := range []string{
+		"peer tor (127.0.1.7) overlaps peer racks (127.0.1.0/24)", "peer wider (127.0.0.0/16) overlaps peer racks",
+	} {
 		if len(problems) != 2 || !strings.Contains(problems[i].text, want) {
 			t.Errorf("problems %v, want %q", problems, want)
 		}

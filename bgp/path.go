@@ -8,6 +8,8 @@ import (
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/berth-lb/berth/bgp/peer"
 )
 
 var families = [...]gobgp.Family{gobgp.RF_IPv4_UC, gobgp.RF_IPv6_UC}
@@ -19,12 +21,20 @@ func familyOf(a netip.Addr) gobgp.Family {
 	return gobgp.RF_IPv6_UC
 }
 
-// newPath builds the path GoBGP is given: the same for every peer, with markers that policy.go reads and
-// strips. What all who get it are told alike is on it; the rest is put on by the export policy. A withdrawal
-// carries the attributes too; GoBGP wants a next hop even there. asn is named by a link bandwidth.
+// newPath builds the path GoBGP is given: the same for every peer, with markers that policy.go
+// reads and strips. What all who get it are told alike is on it; the rest is put on by the export
+// policy. A withdrawal carries the attributes too; GoBGP wants a next hop even there. asn is named
+// by a link bandwidth.
 //
 // The AS path is left to GoBGP, which prepends each session's own AS.
-func newPath(prefix netip.Prefix, a announcement, nextHop netip.Addr, withdrawal bool, book *book, asn uint32) (*apiutil.Path, error) {
+func newPath(
+	prefix netip.Prefix,
+	a announcement,
+	nextHop netip.Addr,
+	withdrawal bool,
+	sets *attributeSets,
+	asn uint32,
+) (*apiutil.Path, error) {
 	nlri, err := gobgp.NewIPAddrPrefix(prefix)
 	if err != nil {
 		return nil, fmt.Errorf("build path for %s: %w", prefix, err)
@@ -41,12 +51,14 @@ func newPath(prefix netip.Prefix, a announcement, nextHop netip.Addr, withdrawal
 		return nil, fmt.Errorf("build path for %s with next hop %s: %w", prefix, nextHop, err)
 	}
 	alike, _ := a.alike()
-	attributes := append([]gobgp.PathAttributeInterface{gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP), hop}, alike.path(asn)...)
-	attributes = append(attributes, gobgp.NewPathAttributeLargeCommunities(append(alike.large(), book.markers(a)...)))
+	attributes := append(
+		[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP), hop},
+		alike.path(asn)...)
+	attributes = append(attributes, gobgp.NewPathAttributeLargeCommunities(append(alike.large(), sets.markers(a)...)))
 	return &apiutil.Path{Family: family, Nlri: nlri, Withdrawal: withdrawal, Attrs: attributes}, nil
 }
 
-// samePath tells whether GoBGP's copy of a path carries what newPath gave it.
+// samePath reports whether GoBGP's copy of a path carries what newPath gave it.
 func samePath(got, want *apiutil.Path) bool {
 	return maps.EqualFunc(essence(got), essence(want), bytes.Equal)
 }
@@ -58,7 +70,8 @@ func essence(p *apiutil.Path) map[gobgp.BGPAttrType][]byte {
 		switch v := attr.(type) {
 		case *gobgp.PathAttributeMpReachNLRI:
 			found[attr.GetType()] = v.Nexthop.AsSlice()
-		case *gobgp.PathAttributeNextHop, *gobgp.PathAttributeMultiExitDisc, *gobgp.PathAttributeLocalPref, *gobgp.PathAttributeCommunities,
+		case *gobgp.PathAttributeNextHop, *gobgp.PathAttributeMultiExitDisc, *gobgp.PathAttributeLocalPref,
+			*gobgp.PathAttributeCommunities,
 			*gobgp.PathAttributeExtendedCommunities, *gobgp.PathAttributeLargeCommunities:
 			b, err := attr.Serialize()
 			if err != nil {
@@ -68,4 +81,27 @@ func essence(p *apiutil.Path) map[gobgp.BGPAttrType][]byte {
 		}
 	}
 	return found
+}
+
+// Peer and what it consists of: see package peer, which has the rules.
+type (
+	Peer = peer.Peer
+	BFD  = peer.BFD
+)
+
+// The types of peers.
+const (
+	External = peer.External
+	Internal = peer.Internal
+)
+
+// familiesOf returns the families that are announced to the peer.
+func familiesOf(p Peer) []gobgp.Family {
+	switch {
+	case p.IPv4 == p.IPv6:
+		return families[:]
+	case p.IPv4:
+		return families[:1]
+	}
+	return families[1:]
 }

@@ -10,7 +10,10 @@ func TestOfPeersThatClashTheFirstIsUsed(t *testing.T) {
 		return Peer{Name: name, Address: netip.MustParseAddr(address), LocalASN: 64512, RemoteASN: 64513}
 	}
 	usable, problems := checkPeers([]Peer{
-		peer("tor1", "10.0.0.1"), peer("tor1", "10.0.0.2"), peer("tor3", "10.0.0.1"), peer("tor4", "10.0.0.4"), {Name: "tor5"},
+		peer(
+			"tor1",
+			"10.0.0.1",
+		), peer("tor1", "10.0.0.2"), peer("tor3", "10.0.0.1"), peer("tor4", "10.0.0.4"), {Name: "tor5"},
 	})
 	if len(usable) != 2 || usable[0].Name != "tor1" || usable[1].Name != "tor4" {
 		t.Errorf("usable peers: %v", usable)
@@ -27,15 +30,5 @@ func TestOfPeersThatClashTheFirstIsUsed(t *testing.T) {
 	}
 	if len(problems) != len(want) {
 		t.Errorf("got %d problems, want %d", len(problems), len(want))
-	}
-}
-
-func TestASlowReaderLosesTheOldestObservations(t *testing.T) {
-	o := make(observations, 2)
-	for _, reason := range []string{"1", "2", "3"} {
-		o.send(Observation{Reason: reason})
-	}
-	if a, b := <-o, <-o; a.Reason != "2" || b.Reason != "3" {
-		t.Errorf("kept %s and %s, want 2 and 3", a.Reason, b.Reason)
 	}
 }

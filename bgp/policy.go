@@ -9,19 +9,20 @@ import (
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
-// The policies decide by what is on the path, never by prefix lists. So one changed prefix is one changed
-// path: GoBGP compares its old and new markers per peer, and announces or withdraws accordingly. (With
-// prefix sets in the policy GoBGP would have to evaluate everything again, and would forget to withdraw
-// from a peer that lost the prefix, since it asks the new policy about the old path as well.)
+// The policies decide by what is on the path, never by prefix lists. So one changed prefix is one
+// changed path: GoBGP compares its old and new markers per peer, and announces or withdraws
+// accordingly. (With prefix sets in the policy GoBGP would have to evaluate everything again, and
+// would forget to withdraw from a peer that lost the prefix, since it asks the new policy about the
+// old path as well.)
 const (
 	exportPolicy = "berth-export"
 	importPolicy = "berth-import"
 )
 
-// policies is the whole set for these peers and sets of attributes: a peer gets the paths that carry its
-// marker or everyone's, without the marker and with the attributes of the set; nothing else leaves, and only
-// our own paths come in.
-func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
+// policies is the whole set for these peers and sets of attributes: a peer gets the paths that
+// carry its marker or everyone's, without the marker and with the attributes of the set; nothing
+// else leaves, and only our own paths come in.
+func policies(peers []Peer, b *attributeSets) *api.SetPoliciesRequest {
 	req := &api.SetPoliciesRequest{}
 	export := &api.Policy{Name: exportPolicy}
 	marked := func(peer, set uint32) string {
@@ -34,16 +35,16 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 		return name
 	}
 	for _, p := range peers {
-		neighbour := "peer-" + p.Label()
+		neighbor := "peer-" + p.Label()
 		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
-			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbour,
+			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbor,
 			List: []string{p.Covers().String()},
 		})
 		if !slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) {
 			export.Statements = append(export.Statements, &api.Statement{
 				Name: "no-ipv4-to-" + p.Label(),
 				Conditions: &api.Conditions{
-					NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
+					NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbor},
 					AfiSafiIn:   []*api.Family{apiutil.ToApiFamily(gobgp.AFI_IP, gobgp.SAFI_UNICAST)},
 				},
 				Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
@@ -55,7 +56,7 @@ func policies(peers []Peer, b *book) *api.SetPoliciesRequest {
 				export.Statements = append(export.Statements, &api.Statement{
 					Name: fmt.Sprintf("to-%s-%d-%d", p.Label(), to, set),
 					Conditions: &api.Conditions{
-						NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbour},
+						NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbor},
 						LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: marked(to, set)},
 					},
 					Actions: actions(p, b.sets[set]),
@@ -94,7 +95,8 @@ func actions(p Peer, set Attributes) *api.Actions {
 	}
 	if set.Weight > 0 {
 		a.ExtCommunity = &api.CommunityAction{
-			Type: api.CommunityAction_TYPE_ADD, Communities: []string{fmt.Sprintf("lb:%d:%d", twoByteAS(p.LocalASN), int64(set.bandwidth()))},
+			Type:        api.CommunityAction_TYPE_ADD,
+			Communities: []string{fmt.Sprintf("lb:%d:%d", twoByteAS(p.LocalASN), int64(set.bandwidth()))},
 		}
 	}
 	if standard := set.standard(); len(standard) > 0 {

@@ -21,9 +21,10 @@ const (
 	probePause   = time.Minute // between probes of one peer
 )
 
-// probe opens connections of its own to a peer whose session fails while it is being opened, until it can
-// say why in terms of the configuration. GoBGP drops both the AS number of an OPEN it refuses and the
-// NOTIFICATION that answers its own. An empty answer means that nothing was found out.
+// probe opens connections of its own to a peer whose session fails while it is being opened, until
+// it can say why in terms of the configuration. GoBGP drops both the AS number of an OPEN it
+// refuses and the NOTIFICATION that answers its own. An empty answer means that nothing was found
+// out.
 func probe(ctx context.Context, p Peer, routerID netip.Addr) string {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -62,7 +63,8 @@ func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
 	return readVerdict(conn, p)
 }
 
-// boundTo has a socket bound to a device, as that of the session is: another router may have the address elsewhere.
+// boundTo has a socket bound to a device, as that of the session is: another router may have the
+// address elsewhere.
 func boundTo(device string) func(network, address string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		var bound error

@@ -61,7 +61,8 @@ func TestAPeerThatSendsTooManyPrefixesIsLeftAloneForAWhile(t *testing.T) {
 	}
 }
 
-// floods sends n prefixes and waits until the driver has read them: it answers a ROUTE-REFRESH after them.
+// floods sends n prefixes and waits until the driver has read them: it answers a ROUTE-REFRESH
+// after them.
 func (r *rogue) floods(conn net.Conn, n int) error {
 	for _, m := range append(flood(n), message(5, 0, 1, 0, 1)) {
 		if _, err := conn.Write(m); err != nil {

@@ -17,8 +17,8 @@ import (
 
 const time2s = 2 * time.Second
 
-// rogue is a router that says what it likes: it exchanges OPEN and KEEPALIVE messages as it should, and
-// then sends bytes.
+// rogue is a router that says what it likes: it exchanges OPEN and KEEPALIVE messages as it should,
+// and then sends bytes.
 type rogue struct {
 	address  netip.Addr
 	port     uint16
@@ -45,7 +45,8 @@ func (r *rogue) peer(name string) Peer {
 		SourceAddress: driverAddress, ConnectRetryTime: time2s}
 }
 
-// establish takes the next connection through to an established session, as far as the rogue can tell.
+// establish takes the next connection through to an established session, as far as the rogue can
+// tell.
 func (r *rogue) establish() (*net.TCPConn, error) {
 	for {
 		conn, err := r.listener.AcceptTCP()
@@ -86,8 +87,8 @@ func (r *rogue) open() []byte {
 	return message(1, body...)
 }
 
-// drain reads until the driver closes the connection. It returns the code and subcode of the driver's
-// NOTIFICATION, zeros if it sent none; or an error if the driver leaves it open.
+// drain reads until the driver closes the connection. It returns the code and subcode of the
+// driver's NOTIFICATION, zeros if it sent none; or an error if the driver leaves it open.
 func (r *rogue) drain(conn net.Conn) (code, subcode byte, err error) {
 	for {
 		kind, body, err := readRaw(conn)

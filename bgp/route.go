@@ -18,7 +18,8 @@ type Route struct {
 	Attributes
 }
 
-// Desired is everything one group wants announced. A prefix may come several times, for different peers.
+// Desired is everything one group wants announced. A prefix may come several times, for different
+// peers.
 type Desired struct {
 	Routes []Route
 }
@@ -39,7 +40,11 @@ type share struct {
 
 func (a announcement) equal(b announcement) bool {
 	return (a.everyone == nil) == (b.everyone == nil) && (a.everyone == nil || a.everyone.Equal(*b.everyone)) &&
-		slices.EqualFunc(a.named, b.named, func(x, y share) bool { return x.peer == y.peer && x.Attributes.Equal(y.Attributes) })
+		slices.EqualFunc(
+			a.named,
+			b.named,
+			func(x, y share) bool { return x.peer == y.peer && x.Attributes.Equal(y.Attributes) },
+		)
 }
 
 // of is what one route wants.
@@ -56,7 +61,11 @@ func of(r Route) announcement {
 
 // told returns what the peer is told; nil: it does not get the prefix.
 func (a announcement) told(peer string) *Attributes {
-	i, named := slices.BinarySearchFunc(a.named, peer, func(s share, name string) int { return strings.Compare(s.peer, name) })
+	i, named := slices.BinarySearchFunc(
+		a.named,
+		peer,
+		func(s share, name string) int { return strings.Compare(s.peer, name) },
+	)
 	if named {
 		return &a.named[i].Attributes
 	}
@@ -88,7 +97,10 @@ func (a announcement) compact() announcement {
 	if a.everyone == nil {
 		return a
 	}
-	return announcement{everyone: a.everyone, named: slices.DeleteFunc(slices.Clone(a.named), func(s share) bool { return s.Attributes.Equal(*a.everyone) })}
+	return announcement{
+		everyone: a.everyone,
+		named:    slices.DeleteFunc(slices.Clone(a.named), func(s share) bool { return s.Attributes.Equal(*a.everyone) }),
+	}
 }
 
 // drained is the announcement of a prefix that is about to be withdrawn.
@@ -104,8 +116,8 @@ func (a announcement) drained() announcement {
 	return d
 }
 
-// alike returns the attributes if all who get the prefix are told the same, without a longer AS path: these
-// stand on the path itself. Others are put on it for each peer, by the export policy.
+// alike returns the attributes if all who get the prefix are told the same, without a longer AS
+// path: these stand on the path itself. Others are put on it for each peer, by the export policy.
 func (a announcement) alike() (Attributes, bool) {
 	var one *Attributes
 	if a.everyone != nil {
@@ -152,4 +164,88 @@ func (a announcement) validate() error {
 		}
 	}
 	return nil
+}
+
+// wanted is what the groups want, by group and by prefix. Replacing a group costs that group's
+// routes, whatever the number of groups. It has one owner and no lock.
+type desiredRoutes struct {
+	groups   map[string]map[netip.Prefix]announcement
+	prefixes map[netip.Prefix][]string // the groups that want a prefix, nearly always one
+}
+
+func newDesiredRoutes() *desiredRoutes {
+	return &desiredRoutes{
+		groups:   map[string]map[netip.Prefix]announcement{},
+		prefixes: map[netip.Prefix][]string{},
+	}
+}
+
+// replace makes desired all that group wants, and returns the prefixes whose announcement may have
+// changed. A desired without routes removes the group.
+func (w *desiredRoutes) replace(group string, desired Desired) []netip.Prefix {
+	before := w.groups[group]
+	after := make(map[netip.Prefix]announcement, len(desired.Routes))
+	for _, r := range desired.Routes {
+		prefix := canonical(r.Prefix)
+		after[prefix] = after[prefix].union(of(r))
+	}
+	var changed []netip.Prefix
+	for prefix := range before {
+		if _, stays := after[prefix]; !stays {
+			w.drop(group, prefix)
+			changed = append(changed, prefix)
+		}
+	}
+	for prefix, a := range after {
+		old, had := before[prefix]
+		if had && old.equal(a) {
+			continue
+		}
+		if !had {
+			w.prefixes[prefix] = append(w.prefixes[prefix], group)
+		}
+		changed = append(changed, prefix)
+	}
+	if len(after) == 0 {
+		delete(w.groups, group)
+	} else {
+		w.groups[group] = after
+	}
+	return changed
+}
+
+func (w *desiredRoutes) drop(group string, prefix netip.Prefix) {
+	groups := w.prefixes[prefix]
+	if len(groups) == 1 {
+		delete(w.prefixes, prefix)
+		return
+	}
+	kept := make([]string, 0, len(groups)-1)
+	for _, g := range groups {
+		if g != group {
+			kept = append(kept, g)
+		}
+	}
+	w.prefixes[prefix] = kept
+}
+
+// announcement merges what all groups want for prefix; ok is false if none wants it.
+func (w *desiredRoutes) announcement(prefix netip.Prefix) (a announcement, ok bool) {
+	for i, group := range w.prefixes[prefix] {
+		if one := w.groups[group][prefix]; i == 0 {
+			a = one
+		} else {
+			a = a.union(one)
+		}
+		ok = true
+	}
+	return a.compact(), ok
+}
+
+// canonical makes equal prefixes compare equal.
+func canonical(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
 }

@@ -16,6 +16,8 @@ import (
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	gobgpserver "github.com/osrg/gobgp/v4/pkg/server"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 const patience = time.Minute // on a busy machine; a probe may need several attempts
@@ -26,7 +28,7 @@ type router struct {
 	address netip.Addr
 	port    uint16
 	bgp     *gobgpserver.BgpServer
-	changed chan struct{}
+	changed async.Signal
 
 	mu     sync.Mutex
 	routes map[netip.Prefix]*apiutil.Path
@@ -48,7 +50,7 @@ func newRouterWithID(t testing.TB, address, routerID string, asn, driverASN uint
 		asn:     asn,
 		address: netip.MustParseAddr(address),
 		bgp:     gobgpserver.NewBgpServer(),
-		changed: make(chan struct{}, 1),
+		changed: async.NewSignal(),
 		routes:  map[netip.Prefix]*apiutil.Path{},
 	}
 	r.port = freePort(t, address)
@@ -65,17 +67,17 @@ func newRouterWithID(t testing.TB, address, routerID string, asn, driverASN uint
 	if r.address.Is6() {
 		source = netip.IPv6Loopback()
 	}
-	neighbour := &api.Peer{
+	neighbor := &api.Peer{
 		Conf:      &api.PeerConf{NeighborAddress: source.String(), PeerAsn: driverASN},
 		Transport: &api.Transport{PassiveMode: true, LocalAddress: address},
 		Timers:    &api.Timers{Config: &api.TimersConfig{IdleHoldTimeAfterReset: 1}},
 	}
 	for _, f := range families {
-		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
+		neighbor.AfiSafis = append(neighbor.AfiSafis, &api.AfiSafi{
 			Config: &api.AfiSafiConfig{Family: apiutil.ToApiFamily(f.Afi(), f.Safi()), Enabled: true},
 		})
 	}
-	must(t, r.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbour}))
+	must(t, r.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbor}))
 	must(t, r.bgp.WatchEvent(ctx, gobgpserver.WatchEventMessageCallbacks{
 		OnPathUpdate: r.took,
 		OnPeerUpdate: func(m *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
@@ -83,7 +85,7 @@ func newRouterWithID(t testing.TB, address, routerID string, asn, driverASN uint
 				r.mu.Lock()
 				r.ends = append(r.ends, m.Peer.State.DisconnectMessage)
 				r.mu.Unlock()
-				wake(r.changed)
+				r.changed.Notify()
 			}
 		},
 	}, gobgpserver.WatchPostUpdate(true, "", ""), gobgpserver.WatchPeer()))
@@ -103,12 +105,19 @@ func (r *router) took(paths []*apiutil.Path, _ time.Time) {
 		}
 	}
 	r.mu.Unlock()
-	wake(r.changed)
+	r.changed.Notify()
 }
 
 // peer is the router as the driver's peer.
 func (r *router) peer(name string, driverASN uint32) Peer {
-	p := Peer{Name: name, Address: r.address, Port: r.port, LocalASN: driverASN, RemoteASN: r.asn, ConnectRetryTime: time.Second}
+	p := Peer{
+		Name:             name,
+		Address:          r.address,
+		Port:             r.port,
+		LocalASN:         driverASN,
+		RemoteASN:        r.asn,
+		ConnectRetryTime: time.Second,
+	}
 	if r.address.Is4() {
 		p.SourceAddress = driverAddress
 	}
@@ -200,7 +209,7 @@ func must(t testing.TB, err error) {
 // announces makes the router send a route of its own.
 func (r *router) announces(t testing.TB, prefix string) {
 	t.Helper()
-	path, err := newPath(netip.MustParsePrefix(prefix), announcement{}, r.address, false, newBook(), r.asn)
+	path, err := newPath(netip.MustParsePrefix(prefix), announcement{}, r.address, false, newAttributeSets(), r.asn)
 	must(t, err)
 	_, err = r.bgp.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}})
 	must(t, err)
@@ -215,7 +224,13 @@ func (r *router) bgpShutdown(t testing.TB, communication string) {
 // bgpReset makes the router end its session with the driver, with a word.
 func (r *router) bgpReset(t testing.TB, communication string) {
 	t.Helper()
-	must(t, r.bgp.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: driverAddress.String(), Communication: communication}))
+	must(
+		t,
+		r.bgp.ResetPeer(
+			context.Background(),
+			&api.ResetPeerRequest{Address: driverAddress.String(), Communication: communication},
+		),
+	)
 }
 
 func nextHop(p *apiutil.Path) string {

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -17,24 +21,24 @@ import (
 // placeholderASN is GoBGP's own AS number, which no session uses: each peer brings its LocalASN.
 const placeholderASN = 65535
 
-// deferral is for how many seconds after a restart a peer's End-of-RIB is waited for before it is sent our
-// routes (RFC 4724 section 4.1). Nothing that it sends matters to them.
+// deferral is for how many seconds after a restart a peer's End-of-RIB is waited for before it is
+// sent our routes (RFC 4724 section 4.1). Nothing that it sends matters to them.
 const deferral = 1
 
 // pathsPerCall bounds how long one call keeps GoBGP's sessions waiting: it holds a server-wide lock
 // while it works through its paths.
 const pathsPerCall = 500
 
-// receivedPrefixes is how many prefixes of a family a peer may send. None is used, but GoBGP keeps them while
-// the session lasts, at some 500 bytes each.
+// receivedPrefixes is how many prefixes of a family a peer may send. None is used, but GoBGP keeps
+// them while the session lasts, at some 500 bytes each.
 const receivedPrefixes = 10000
 
 // server is a running GoBGP. Its calls may come from one goroutine at a time.
 type server struct {
-	bgp    *gobgpserver.BgpServer
-	events <-chan sessionEvent
-	notes  *notes
-	cancel context.CancelFunc // ends events
+	bgp      *gobgpserver.BgpServer
+	events   <-chan sessionEvent
+	gobgpLog *gobgpLog
+	cancel   context.CancelFunc // ends events
 }
 
 // sessionEvent is a session's change of state, as GoBGP tells it.
@@ -50,11 +54,11 @@ type sessionEvent struct {
 }
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
-func startServer(ctx context.Context, routerID netip.Addr, listener listener, notes *notes) (*server, error) {
+func startServer(ctx context.Context, routerID netip.Addr, listener listener, log *gobgpLog) (*server, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	bgp := gobgpserver.NewBgpServer(gobgpserver.LoggerOption(notes.logger(), nil))
+	bgp := gobgpserver.NewBgpServer(gobgpserver.LoggerOption(log.logger(), nil))
 	go bgp.Serve() // ends with stop
-	s := &server{bgp: bgp, notes: notes, cancel: cancel}
+	s := &server{bgp: bgp, gobgpLog: log, cancel: cancel}
 	global := &api.Global{Asn: placeholderASN, RouterId: routerID.String(), ListenPort: -1}
 	if listener.port > 0 {
 		global.ListenPort, global.ListenAddresses = int32(listener.port), listener.texts()
@@ -68,7 +72,7 @@ func startServer(ctx context.Context, routerID netip.Addr, listener listener, no
 		s.stop(ctx, false)
 		return nil, err
 	}
-	if err := s.setPeers(ctx, nil, newBook()); err != nil {
+	if err := s.setPeers(ctx, nil, newAttributeSets()); err != nil {
 		s.stop(ctx, false)
 		return nil, err
 	}
@@ -81,8 +85,8 @@ func startServer(ctx context.Context, routerID netip.Addr, listener listener, no
 	return s, nil
 }
 
-// watch turns GoBGP's callbacks into a channel. GoBGP queues without bound, so that a slow reader holds up
-// nothing but its own news.
+// watch turns GoBGP's callbacks into a channel. GoBGP queues without bound, so that a slow reader
+// holds up nothing but its own news.
 func (s *server) watch(ctx context.Context) error {
 	events := make(chan sessionEvent)
 	s.events = events
@@ -125,19 +129,21 @@ func extendedIPv4(t *gobgp.CapExtendedNexthopTuple) bool {
 	return t.NLRIAFI == gobgp.AFI_IP && t.NLRISAFI == uint16(gobgp.SAFI_UNICAST) && t.NexthopAFI == gobgp.AFI_IP6
 }
 
-// setPeers makes the policies know these peers and sets of attributes, all at once. It touches no session.
-func (s *server) setPeers(ctx context.Context, peers []Peer, b *book) error {
+// setPeers makes the policies know these peers and sets of attributes, all at once. It touches no
+// session.
+func (s *server) setPeers(ctx context.Context, peers []Peer, b *attributeSets) error {
 	if err := s.bgp.SetPolicies(ctx, policies(peers, b)); err != nil {
 		return fmt.Errorf("set BGP policies for %d peers: %w", len(peers), err)
 	}
 	return nil
 }
 
-// addPeer starts a session; GoBGP connects in a goroutine of the session's own, or waits for the peer.
+// addPeer starts a session; GoBGP connects in a goroutine of the session's own, or waits for the
+// peer.
 func (s *server) addPeer(ctx context.Context, p Peer) error {
-	s.notes.unsigned.Store(nil)
+	s.gobgpLog.unsigned.Store(nil)
 	err := s.introduce(ctx, p)
-	if why := s.notes.unsigned.Load(); err == nil && why != nil {
+	if why := s.gobgpLog.unsigned.Load(); err == nil && why != nil {
 		// GoBGP would go on, and take connections without a signature.
 		err = errors.Join(fmt.Errorf("TCP MD5 on the listener: %s", *why), s.deletePeer(ctx, p))
 	}
@@ -148,7 +154,7 @@ func (s *server) addPeer(ctx context.Context, p Peer) error {
 }
 
 func (s *server) introduce(ctx context.Context, p Peer) error {
-	n := neighbour(p)
+	n := toAPIPeer(p)
 	if !p.Prefix.IsValid() {
 		return s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: n})
 	}
@@ -156,7 +162,8 @@ func (s *server) introduce(ctx context.Context, p Peer) error {
 		Conf: &api.PeerGroupConf{
 			PeerGroupName: p.Name, LocalAsn: n.Conf.LocalAsn, PeerAsn: n.Conf.PeerAsn, AuthPassword: n.Conf.AuthPassword,
 		},
-		Timers: n.Timers, Transport: n.Transport, EbgpMultihop: n.EbgpMultihop, TtlSecurity: n.TtlSecurity, AfiSafis: n.AfiSafis,
+		Timers: n.Timers, Transport: n.Transport, EbgpMultihop: n.EbgpMultihop, TtlSecurity: n.TtlSecurity,
+		AfiSafis: n.AfiSafis,
 	}})
 	if err != nil {
 		return err
@@ -171,16 +178,16 @@ func (s *server) updatePeer(ctx context.Context, p Peer) error {
 	if p.Prefix.IsValid() {
 		return nil // who connects tries again as it likes
 	}
-	if _, err := s.bgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: neighbour(p)}); err != nil {
+	if _, err := s.bgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: toAPIPeer(p)}); err != nil {
 		return fmt.Errorf("update peer %s (%s): %w", p.Name, p.Address, err)
 	}
 	return nil
 }
 
-// neighbour is a peer as GoBGP wants it.
-func neighbour(p Peer) *api.Peer {
+// neighbor is a peer as GoBGP wants it.
+func toAPIPeer(p Peer) *api.Peer {
 	hold, keepalive, retry := p.Timers()
-	neighbour := &api.Peer{
+	neighbor := &api.Peer{
 		Conf: &api.PeerConf{
 			LocalAsn:     p.LocalASN,
 			PeerAsn:      p.RemoteASN,
@@ -196,45 +203,47 @@ func neighbour(p Peer) *api.Peer {
 		Transport: &api.Transport{RemotePort: uint32(p.AddrPort().Port()), PassiveMode: p.Listens()},
 	}
 	if p.Address.IsValid() {
-		neighbour.Conf.NeighborAddress = p.Address.String()
+		neighbor.Conf.NeighborAddress = p.Address.String()
 	}
 	if p.SourceAddress.IsValid() {
-		neighbour.Transport.LocalAddress = p.SourceAddress.String()
+		neighbor.Transport.LocalAddress = p.SourceAddress.String()
 	}
 	if p.EBGPMultihop > 0 {
-		neighbour.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.EBGPMultihop)}
+		neighbor.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.EBGPMultihop)}
 	}
 	if p.TTLSecurityHops > 0 {
-		neighbour.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(p.TTLSecurityHops)}
+		neighbor.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(p.TTLSecurityHops)}
 	}
 	if p.RemoteASN == 0 {
-		neighbour.Conf.Type = api.PeerType_PEER_TYPE_EXTERNAL
+		neighbor.Conf.Type = api.PeerType_PEER_TYPE_EXTERNAL
 		if !p.External() {
-			neighbour.Conf.Type = api.PeerType_PEER_TYPE_INTERNAL
-			neighbour.Conf.PeerAsn = p.LocalASN
+			neighbor.Conf.Type = api.PeerType_PEER_TYPE_INTERNAL
+			neighbor.Conf.PeerAsn = p.LocalASN
 		}
 	}
-	neighbour.Transport.BindInterface = p.VRF
+	neighbor.Transport.BindInterface = p.VRF
 	restart := p.GracefulRestart > 0
 	if restart {
-		neighbour.GracefulRestart = &api.GracefulRestart{
+		neighbor.GracefulRestart = &api.GracefulRestart{
 			Enabled: true, RestartTime: uint32(p.GracefulRestart / time.Second), DeferralTime: deferral,
-			// So it is after each start, as far as the peer is concerned: forwarding went on, and it keeps the routes.
+			// So it is after each start, as far as the peer is concerned: forwarding went on, and it keeps
+			// the routes.
 			LocalRestarting: true,
 		}
 	}
 	for _, f := range familiesOf(p) {
 		family := apiutil.ToApiFamily(f.Afi(), f.Safi())
-		neighbour.AfiSafis = append(neighbour.AfiSafis, &api.AfiSafi{
+		neighbor.AfiSafis = append(neighbor.AfiSafis, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
 			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: receivedPrefixes},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restart}},
 		})
 	}
-	return neighbour
+	return neighbor
 }
 
-// deletePeer ends a session with NOTIFICATION Cease, Peer De-configured; of a prefix the sessions with all routers.
+// deletePeer ends a session with NOTIFICATION Cease, Peer De-configured; of a prefix the sessions
+// with all routers.
 func (s *server) deletePeer(ctx context.Context, p Peer) error {
 	if !p.Address.IsValid() {
 		return s.deletePrefix(ctx, p)
@@ -246,7 +255,10 @@ func (s *server) deletePeer(ctx context.Context, p Peer) error {
 }
 
 func (s *server) deletePrefix(ctx context.Context, p Peer) error {
-	err := s.bgp.DeleteDynamicNeighbor(ctx, &api.DeleteDynamicNeighborRequest{Prefix: p.Prefix.String(), PeerGroup: p.Name})
+	err := s.bgp.DeleteDynamicNeighbor(
+		ctx,
+		&api.DeleteDynamicNeighborRequest{Prefix: p.Prefix.String(), PeerGroup: p.Name},
+	)
 	if err != nil {
 		return fmt.Errorf("accept no more routers of %s: %w", p.Prefix, err)
 	}
@@ -316,9 +328,9 @@ func (s *server) paths(family gobgp.Family) (map[netip.Prefix]*apiutil.Path, err
 	return found, nil
 }
 
-// goodbye ends a session with NOTIFICATION Cease and a word for the peer's log (RFC 9003): Administrative
-// Shutdown when leaving, Administrative Reset when not. (For all sessions at once GoBGP would have them
-// share one message, and race to serialize it.)
+// goodbye ends a session with NOTIFICATION Cease and a word for the peer's log (RFC 9003):
+// Administrative Shutdown when leaving, Administrative Reset when not. (For all sessions at once
+// GoBGP would have them share one message, and race to serialize it.)
 func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) error {
 	var err error
 	if leaving {
@@ -332,8 +344,8 @@ func (s *server) goodbye(ctx context.Context, address netip.Addr, leaving bool) 
 	return nil
 }
 
-// reset ends an established session at once with NOTIFICATION Cease, Administrative Reset, and a word; the
-// next attempt follows in a second. Without a session it does nothing.
+// reset ends an established session at once with NOTIFICATION Cease, Administrative Reset, and a
+// word; the next attempt follows in a second. Without a session it does nothing.
 func (s *server) reset(ctx context.Context, address netip.Addr, why string) error {
 	if up, err := s.established(ctx, address); err != nil || !up {
 		return err
@@ -360,7 +372,8 @@ func (s *server) refuse(ctx context.Context, address netip.Addr, why string) err
 	return nil
 }
 
-// stop ends the server and waits for its goroutines; quietly: without a word to peers that keep our routes.
+// stop ends the server and waits for its goroutines; quietly: without a word to peers that keep our
+// routes.
 func (s *server) stop(ctx context.Context, quietly bool) {
 	if quietly {
 		// An error means that it is not running, which is what we want.
@@ -368,4 +381,74 @@ func (s *server) stop(ctx context.Context, quietly bool) {
 	}
 	s.bgp.Stop()
 	s.cancel()
+}
+
+// listener is where routers connect to us; a zero one is nowhere.
+type listener struct {
+	addresses []netip.Addr
+	port      uint16
+}
+
+// newListener reads host:port; the host is an IP address, or left out for all of the node's.
+func newListener(text string) (listener, error) {
+	if text == "" {
+		return listener{}, nil
+	}
+	host, service, err := net.SplitHostPort(text)
+	if err != nil {
+		return listener{}, fmt.Errorf("listen for BGP on %q: %w; write [address]:port, such as :179", text, err)
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil || port == 0 {
+		return listener{}, fmt.Errorf("listen for BGP on %q: %q is not a port from 1 to 65535", text, service)
+	}
+	l := listener{port: uint16(port)}
+	if host != "" {
+		address, err := netip.ParseAddr(host)
+		if err != nil {
+			return listener{}, fmt.Errorf("listen for BGP on %q: %w", text, err)
+		}
+		l.addresses = []netip.Addr{address}
+		return l, nil
+	}
+	l.addresses = []netip.Addr{netip.IPv4Unspecified()}
+	if _, err := os.Stat("/proc/net/if_inet6"); err == nil { // the kernel knows IPv6
+		l.addresses = append(l.addresses, netip.IPv6Unspecified())
+	}
+	return l, nil
+}
+
+func (l listener) texts() []string {
+	var texts []string
+	for _, a := range l.addresses {
+		texts = append(texts, a.String())
+	}
+	return texts
+}
+
+// try listens for a moment, to see whether it can be done.
+func (l listener) try() error {
+	for _, a := range l.addresses {
+		network := "tcp4"
+		if a.Is6() {
+			network = "tcp6"
+		}
+		found, err := net.ListenTCP(network, net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, l.port)))
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("%w (ss -ltnp shows on the node who has the port; with Calico it is often BIRD)", err)
+		case errors.Is(err, syscall.EACCES):
+			return fmt.Errorf("%w (the speaker needs the capability NET_BIND_SERVICE, which manifests/bgp-passive gives)", err)
+		case err != nil:
+			return err
+		}
+		if err := found.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l listener) reachedFrom(p Peer) bool {
+	return slices.ContainsFunc(l.addresses, func(a netip.Addr) bool { return a.BitLen() == p.Covers().Addr().BitLen() })
 }

@@ -11,9 +11,9 @@ import (
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
-// syncPeers makes GoBGP's peers those that were ordered. Sessions of peers that did not change are not
-// touched. What fails is tried again.
-func (o *owner) syncPeers(ctx context.Context) {
+// syncPeers makes GoBGP's peers those that were ordered. Sessions of peers that did not change are
+// not touched. What fails is tried again.
+func (o *loop) syncPeers(ctx context.Context) {
 	o.peersDone = true
 	usable, problems := checkPeers(o.peers)
 	usable, missing := o.locate(usable)
@@ -27,7 +27,7 @@ func (o *owner) syncPeers(ctx context.Context) {
 		byName[p.Name] = p
 		names[p.Covers()] = p.Name
 	}
-	for name, s := range o.board.sessions {
+	for name, s := range o.published.sessions {
 		next, stays := byName[name]
 		switch {
 		case s.peer.ByPrefix(): // goes with its prefix
@@ -39,26 +39,20 @@ func (o *owner) syncPeers(ctx context.Context) {
 		}
 	}
 	o.publishProblems(problems)
-	o.notes.rename(names)
-	o.book.news = true
-	if err := o.publishBook(); err != nil {
-		o.log.Error("BGP policies refused", slog.Any("error", err))
+	o.gobgpLog.rename(names)
+	o.sets.news = true
+	if err := o.publishSets(); err != nil {
+		o.log.Error("GoBGP refused the policies", "error", err)
 		o.peersDone = false
 		o.retry.Reset(retryPause)
 		return
 	}
 	for _, p := range usable {
-		if s := o.board.sessions[p.Name]; s == nil || s.invalid {
+		if s := o.published.sessions[p.Name]; s == nil || s.invalid {
 			o.addPeer(ctx, p)
 		}
 	}
 	o.watchPaths()
-}
-
-// problem is a peer that cannot have a session.
-type problem struct {
-	peer Peer
-	text string
 }
 
 // checkPeers tells the peers that can have a session from those that cannot.
@@ -71,7 +65,8 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 		twin, sameNumber := numbers[peerNumber(p.Name)]
 		other, samePlace := places[p.Place()]
 		around := slices.IndexFunc(usable, func(q Peer) bool {
-			return (p.Prefix.IsValid() || q.Prefix.IsValid()) && p.Interface == "" && q.Interface == "" && p.Covers().Overlaps(q.Covers())
+			return (p.Prefix.IsValid() || q.Prefix.IsValid()) && p.Interface == "" && q.Interface == "" &&
+				p.Covers().Overlaps(q.Covers())
 		})
 		switch {
 		case err != nil:
@@ -79,11 +74,29 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 		case names[p.Name]:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s is configured twice", p.Name)})
 		case samePlace && p.Interface != "":
-			problems = append(problems, problem{p, fmt.Sprintf("peer %s is on interface %s, as peer %s is", p.Name, p.Interface, other)})
+			problems = append(
+				problems,
+				problem{p, fmt.Sprintf("peer %s is on interface %s, as peer %s is", p.Name, p.Interface, other)},
+			)
 		case samePlace:
-			problems = append(problems, problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)})
+			problems = append(
+				problems,
+				problem{p, fmt.Sprintf("peer %s has the address %s of peer %s", p.Name, p.Address, other)},
+			)
 		case around >= 0:
-			problems = append(problems, problem{p, fmt.Sprintf("peer %s (%s) overlaps peer %s (%s): a router would belong to both", p.Name, p.Place(), usable[around].Name, usable[around].Place())})
+			problems = append(
+				problems,
+				problem{
+					p,
+					fmt.Sprintf(
+						"peer %s (%s) overlaps peer %s (%s): a router would belong to both",
+						p.Name,
+						p.Place(),
+						usable[around].Name,
+						usable[around].Place(),
+					),
+				},
+			)
 		case sameNumber:
 			problems = append(problems, problem{p, fmt.Sprintf("peer %s has by chance the same number as peer %s (of 4294967295); give it another name", p.Name, twin)})
 		default:
@@ -96,14 +109,14 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 	return usable, problems
 }
 
-// publishProblems replaces the peers in Status that have no session. Of two with one name, the one with a
-// session stays.
-func (o *owner) publishProblems(problems []problem) {
+// publishProblems replaces the peers in Status that have no session. Of two with one name, the one
+// with a session stays.
+func (o *loop) publishProblems(problems []problem) {
 	before := map[string]string{}
-	for name, s := range o.board.sessions {
+	for name, s := range o.published.sessions {
 		if s.invalid {
 			before[name] = s.lastError
-			o.board.update(func() { delete(o.board.sessions, name) })
+			o.published.update(func() { delete(o.published.sessions, name) })
 		}
 	}
 	for _, bad := range problems {
@@ -111,15 +124,15 @@ func (o *owner) publishProblems(problems []problem) {
 		if before[bad.peer.Name] != bad.text {
 			o.report(s, SessionFailed, bad.text)
 		}
-		if o.board.sessions[bad.peer.Name] == nil {
-			o.board.update(func() { o.board.sessions[bad.peer.Name] = s })
+		if o.published.sessions[bad.peer.Name] == nil {
+			o.published.update(func() { o.published.sessions[bad.peer.Name] = s })
 		}
 	}
 }
 
-func (o *owner) dropPeer(ctx context.Context, s *session, why string) {
+func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 	if err := o.server.deletePeer(ctx, s.peer); err != nil {
-		o.log.Error("BGP peer not deleted", slog.String("peer", s.peer.Name), slog.Any("error", err))
+		o.log.Error("BGP peer was not deleted", "peer", s.peer.Name, "error", err)
 	}
 	gone := []*session{s}
 	for _, n := range o.byAddress {
@@ -129,7 +142,7 @@ func (o *owner) dropPeer(ctx context.Context, s *session, why string) {
 	}
 	for _, s := range gone {
 		delete(o.byAddress, s.peer.Address)
-		o.board.update(func() { delete(o.board.sessions, s.peer.Label()) })
+		o.published.update(func() { delete(o.published.sessions, s.peer.Label()) })
 		if s.up() {
 			o.report(s, SessionDown, why)
 		}
@@ -138,15 +151,15 @@ func (o *owner) dropPeer(ctx context.Context, s *session, why string) {
 }
 
 // updatePeer takes a change that the session does not end for.
-func (o *owner) updatePeer(ctx context.Context, s *session, next Peer) {
+func (o *loop) updatePeer(ctx context.Context, s *session, next Peer) {
 	if err := o.server.updatePeer(ctx, next); err != nil {
-		o.log.Error("BGP peer not updated", slog.String("peer", next.Name), slog.Any("error", err))
+		o.log.Error("BGP peer was not updated", "peer", next.Name, "error", err)
 		return
 	}
-	o.board.update(func() { s.peer = next })
+	o.published.update(func() { s.peer = next })
 }
 
-func (o *owner) addPeer(ctx context.Context, p Peer) {
+func (o *loop) addPeer(ctx context.Context, p Peer) {
 	s := &session{peer: p, since: time.Now()}
 	if err := o.server.addPeer(ctx, p); err != nil {
 		s.invalid = true
@@ -157,12 +170,12 @@ func (o *owner) addPeer(ctx context.Context, p Peer) {
 	} else if p.Address.IsValid() {
 		o.byAddress[p.Address] = s
 	}
-	o.board.update(func() { o.board.sessions[p.Name] = s })
+	o.published.update(func() { o.published.sessions[p.Name] = s })
 }
 
-// sessionChanged takes in a session's change of state.
-func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
-	o.readNotes(ctx) // what explains the event was logged before it
+// sessionChanged handles a session's change of state.
+func (o *loop) sessionChanged(ctx context.Context, e sessionEvent) {
+	o.readLog(ctx) // what explains the event was logged before it
 	s := o.byAddress[e.address]
 	if s == nil {
 		s = o.acceptRouter(ctx, e)
@@ -171,7 +184,7 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 		return
 	}
 	wasUp, was, since := s.up(), s.state, s.since
-	o.board.update(func() {
+	o.published.update(func() {
 		s.state = e.state
 		if s.up() || wasUp {
 			s.since = e.time
@@ -185,7 +198,9 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
-		if lasted := e.time.Sub(since) >= o.config.LastingSession; lasted && !o.closing && s.rested.IsZero() && s.peer.GracefulRestart == 0 && !s.peer.ByPrefix() {
+		if lasted := e.time.Sub(since) >= o.config.LastingSession; lasted && !o.closing && s.backoffUntil.IsZero() &&
+			s.peer.GracefulRestart == 0 &&
+			!s.peer.ByPrefix() {
 			o.startAnew(ctx, s)
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
@@ -196,14 +211,14 @@ func (o *owner) sessionChanged(ctx context.Context, e sessionEvent) {
 	}
 }
 
-func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
-	s.verdict, s.probed, s.lastNote, s.cut = "", time.Time{}, note{}, ""
+func (o *loop) sessionUp(ctx context.Context, s *session, e sessionEvent) {
+	s.verdict, s.probed, s.lastNote, s.closedBecause = "", time.Time{}, failure{}, ""
 	if s.peer.RemoteASN == 0 && s.peer.External() && e.peerASN == s.peer.LocalASN {
 		// GoBGP takes any AS then.
-		s.cut = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.PrefixLimitPause)
-		s.rested = e.time.Add(o.config.PrefixLimitPause)
+		s.closedBecause = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.PrefixLimitPause)
+		s.backoffUntil = e.time.Add(o.config.PrefixLimitPause)
 		if err := o.server.refuse(ctx, s.peer.Address, "external peer wanted"); err != nil {
-			o.log.Error("BGP session not ended", slog.String("peer", s.peer.Name), slog.Any("error", err))
+			o.log.Error("BGP session was not ended", "peer", s.peer.Name, "error", err)
 		}
 		o.restUntil()
 		return
@@ -214,19 +229,19 @@ func (o *owner) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 	o.settleSessions(ctx)
 }
 
-func (o *owner) sessionDown(s *session, e sessionEvent) {
+func (o *loop) sessionDown(s *session, e sessionEvent) {
 	s.settling = time.Time{}
 	hold, _, _ := s.peer.Timers()
 	reason := e.reason
 	switch {
-	case s.cut != "":
-		reason = s.cut
+	case s.closedBecause != "":
+		reason = s.closedBecause
 	case e.reason == "hold-timer-expired":
 		reason = fmt.Sprintf("hold timer expired: nothing heard from the peer (configured hold time %s)", hold)
 	case s.lastNote.tooMany():
 		reason = fmt.Sprintf("%s: the peer sent more than %d prefixes of a family, all unwanted; have it send none; next attempt in %s",
 			s.lastNote.text, receivedPrefixes, o.config.PrefixLimitPause)
-		s.rested = e.time.Add(o.config.PrefixLimitPause)
+		s.backoffUntil = e.time.Add(o.config.PrefixLimitPause)
 		o.restUntil()
 	case s.lastNote.notification():
 		reason = s.lastNote.text
@@ -245,9 +260,10 @@ func (o *owner) sessionDown(s *session, e sessionEvent) {
 	o.report(s, SessionDown, reason)
 }
 
-// startAnew makes GoBGP forget that the peer had a session: it would stay idle for 5 s after one that ended, and
-// connects to a new peer within 2 s. For sessions that lasted; so one that ends again and again is held up.
-func (o *owner) startAnew(ctx context.Context, s *session) {
+// startAnew makes GoBGP forget that the peer had a session: it would stay idle for 5 s after one
+// that ended, and connects to a new peer within 2 s. For sessions that lasted; so one that ends
+// again and again is held up.
+func (o *loop) startAnew(ctx context.Context, s *session) {
 	err := o.server.deletePeer(ctx, s.peer)
 	if err == nil {
 		err = o.server.addPeer(ctx, s.peer)
@@ -255,33 +271,33 @@ func (o *owner) startAnew(ctx context.Context, s *session) {
 	if err == nil {
 		return
 	}
-	o.log.Error("BGP session not started anew", slog.String("peer", s.peer.Name), slog.Any("error", err))
+	o.log.Error("BGP session was not restarted", "peer", s.peer.Name, "error", err)
 	delete(o.byAddress, s.peer.Address)
-	o.board.update(func() { s.invalid = true })
+	o.published.update(func() { s.invalid = true })
 	o.peersDone = false
 	o.retry.Reset(retryPause)
 }
 
 // wakeRested lets those sessions come up again that have rested after too many prefixes.
-func (o *owner) wakeRested(ctx context.Context) {
+func (o *loop) wakeRested(ctx context.Context) {
 	for address, s := range o.byAddress {
-		if s.rested.IsZero() || time.Now().Before(s.rested) {
+		if s.backoffUntil.IsZero() || time.Now().Before(s.backoffUntil) {
 			continue
 		}
-		s.rested = time.Time{}
+		s.backoffUntil = time.Time{}
 		if err := o.server.enable(ctx, address); err != nil {
-			o.log.Error("BGP session not enabled", slog.String("peer", s.peer.Name), slog.Any("error", err))
+			o.log.Error("BGP session was not enabled", "peer", s.peer.Name, "error", err)
 		}
 	}
 	o.restUntil()
 }
 
 // restUntil sets the timer for the first of those that rest.
-func (o *owner) restUntil() {
+func (o *loop) restUntil() {
 	var first time.Time
 	for _, s := range o.byAddress {
-		if !s.rested.IsZero() && (first.IsZero() || s.rested.Before(first)) {
-			first = s.rested
+		if !s.backoffUntil.IsZero() && (first.IsZero() || s.backoffUntil.Before(first)) {
+			first = s.backoffUntil
 		}
 	}
 	if !first.IsZero() {
@@ -289,9 +305,9 @@ func (o *owner) restUntil() {
 	}
 }
 
-// refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not confirm. What
-// it sent instead, GoBGP does not say.
-func (o *owner) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
+// refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not
+// confirm. What it sent instead, GoBGP does not say.
+func (o *loop) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
 	reason := "peer refused the session after the OPEN messages"
 	if s.verdict != "" {
 		reason = s.verdict
@@ -300,12 +316,12 @@ func (o *owner) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
 	o.ask(ctx, s)
 }
 
-// readNotes takes in what GoBGP's log says about sessions that are not up.
-func (o *owner) readNotes(ctx context.Context) {
-	if o.notes.deafened.Swap(false) {
-		o.anew = "the listener failed"
+// readLog reads what GoBGP's log says about sessions that are not up.
+func (o *loop) readLog(ctx context.Context) {
+	if o.gobgpLog.listenerFailed.Swap(false) {
+		o.restartReason = "the listener failed"
 	}
-	for address, n := range o.notes.take() {
+	for address, n := range o.gobgpLog.take() {
 		s := o.byAddress[address]
 		if s == nil {
 			if prefix := o.prefixOf(address); prefix != nil {
@@ -332,7 +348,7 @@ func (o *owner) readNotes(ctx context.Context) {
 	}
 }
 
-func (o *owner) attemptFailed(s *session, reason string, at time.Time) {
+func (o *loop) attemptFailed(s *session, reason string, at time.Time) {
 	if s.peer.ByPrefix() {
 		o.routerFailed(s.peer.Address, reason, at)
 		return
@@ -344,34 +360,30 @@ func (o *owner) attemptFailed(s *session, reason string, at time.Time) {
 	}
 }
 
-func (o *owner) setError(s *session, reason string, at time.Time) {
-	o.board.update(func() { s.lastError, s.lastErrorAt = reason, at })
+func (o *loop) setError(s *session, reason string, at time.Time) {
+	o.published.update(func() { s.lastError, s.lastErrorAt = reason, at })
 }
 
-func (o *owner) report(s *session, kind Kind, reason string) {
+func (o *loop) report(s *session, kind Kind, reason string) {
 	level := slog.LevelInfo
 	if kind != SessionUp {
 		level = slog.LevelWarn
 	}
-	o.log.Log(context.Background(), level, "BGP session", slog.String("event", string(kind)),
-		slog.String("peer", s.peer.Name), slog.String("address", s.peer.Place()), slog.String("reason", reason))
+	o.log.Log(context.Background(), level, "BGP session", "event", string(kind),
+		"peer", s.peer.Name, "address", s.peer.Place(), "reason", reason)
 	seen := Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason}
 	if s.peer.ByPrefix() {
-		seen.Neighbour = s.peer.Address
+		seen.Router = s.peer.Address
 	}
-	o.observed.send(seen)
-}
-
-// verdict is a probe's answer.
-type verdict struct {
-	of   *session
-	text string
+	o.observed.Send(seen)
 }
 
 // ask probes a peer, until it answers, and then at most once a minute.
-func (o *owner) ask(ctx context.Context, s *session) {
-	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may give none.
-	if s.peer.Listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 || !s.probed.IsZero() && time.Since(s.probed) < probePause {
+func (o *loop) ask(ctx context.Context, s *session) {
+	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may
+	// give none.
+	if s.peer.Listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 ||
+		!s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()
@@ -380,13 +392,13 @@ func (o *owner) ask(ctx context.Context, s *session) {
 	go func() { // ends after probeTimeout or with ctx
 		defer o.asking.Done()
 		select {
-		case o.probes <- verdict{of: s, text: probe(ctx, peer, routerID)}:
+		case o.probes <- probeResult{of: s, text: probe(ctx, peer, routerID)}:
 		case <-ctx.Done():
 		}
 	}()
 }
 
-func (o *owner) probeAnswered(v verdict) {
+func (o *loop) probeAnswered(v probeResult) {
 	s := v.of
 	if v.text == "" { // GoBGP's own attempts took every moment in which the peer listened
 		s.probed = time.Time{}
@@ -398,10 +410,10 @@ func (o *owner) probeAnswered(v verdict) {
 	o.attemptFailed(s, v.text, time.Now())
 }
 
-// settleSessions closes a gap in GoBGP v4.8.0: it tells that a session is established, and has queued all
-// routes for it, an instant before it counts it among those that get changes. A change in between would
-// never reach the peer; if there was one, everything is sent again.
-func (o *owner) settleSessions(ctx context.Context) {
+// settleSessions closes a gap in GoBGP v4.8.0: it tells that a session is established, and has
+// queued all routes for it, an instant before it counts it among those that get changes. A change
+// in between would never reach the peer; if there was one, everything is sent again.
+func (o *loop) settleSessions(ctx context.Context) {
 	waiting := false
 	for _, s := range o.byAddress {
 		if s.settling.IsZero() {
@@ -418,7 +430,7 @@ func (o *owner) settleSessions(ctx context.Context) {
 			err = o.server.resend(ctx, s.peer.Address)
 		}
 		if err != nil {
-			o.log.Warn("BGP session not checked for missed routes", slog.String("peer", s.peer.Name), slog.Any("error", err))
+			o.log.Warn("could not check a BGP session for missed routes", "peer", s.peer.Name, "error", err)
 		}
 	}
 	if waiting {
@@ -426,8 +438,8 @@ func (o *owner) settleSessions(ctx context.Context) {
 	}
 }
 
-// anyToEnd tells whether a session is up that is to end with a word.
-func (o *owner) anyToEnd() bool {
+// anyToEnd reports whether a session is up that is to end with a word.
+func (o *loop) anyToEnd() bool {
 	for _, s := range o.byAddress {
 		if s.up() && !(o.phase == restarting && s.keeps) {
 			return true

@@ -16,8 +16,9 @@ const maxUnannounced = 16
 
 // Status is what a driver does at one moment.
 type Status struct {
-	// Peers has one element per name given to SyncPeers, sorted by name; of a peer with a Prefix one per router that
-	// is connected, sorted by address as a text, or one without an Address while none is.
+	// Peers has one element per name given to SyncPeers, sorted by name; of a peer with a Prefix one
+	// per router that is connected, sorted by address as a text, or one without an Address while none
+	// is.
 	Peers []PeerStatus
 	// Announced counts the prefixes announced to any peer.
 	Announced int
@@ -31,20 +32,21 @@ type Status struct {
 
 // PeerStatus is the state of the session with one peer.
 type PeerStatus struct {
-	Name              string
-	Address           netip.Addr // of an unnumbered peer: once it is found, with the interface as its zone
-	Prefix            netip.Prefix
+	Name                string
+	Address             netip.Addr // of an unnumbered peer: once it is found, with the interface as its zone
+	Prefix              netip.Prefix
 	LocalASN, RemoteASN uint32
 	// State is one of RFC 4271's, in lower case: idle, active, opensent, openconfirm, established.
 	State string
 	// Since is when the session came up or went down.
 	Since time.Time
-	// LastError is why the session was last not up, with the NOTIFICATION decoded if there was one, and
-	// LastErrorTime when. They stay after the session comes back; empty if nothing went wrong so far.
+	// LastError is why the session was last not up, with the NOTIFICATION decoded if there was one,
+	// and LastErrorTime when. They stay after the session comes back; empty if nothing went wrong so
+	// far.
 	LastError     string
 	LastErrorTime time.Time
-	// IPv4 and IPv6 count the prefixes announced to the peer: 0 while the session is down, and for a family
-	// the peer did not agree to.
+	// IPv4 and IPv6 count the prefixes announced to the peer: 0 while the session is down, and for a
+	// family the peer did not agree to.
 	IPv4, IPv6 int
 	// Families that the peer takes; while the session is up.
 	Families []string
@@ -59,7 +61,7 @@ func (p PeerStatus) label() string {
 	return Peer{Name: p.Name, Address: p.Address, Prefix: p.Prefix}.Label()
 }
 
-// Established tells whether the session is up.
+// Established reports whether the session is up.
 func (p PeerStatus) Established() bool { return p.State == stateName(gobgp.BGP_FSM_ESTABLISHED) }
 
 // Unannounced is a prefix that is wanted and not announced.
@@ -72,8 +74,8 @@ func stateName(s gobgp.FSMState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "BGP_FSM_"))
 }
 
-// board is what the owner publishes. The owner alone writes, and only under the lock.
-type board struct {
+// published is what others may read of the loop. The loop alone writes, and only under the lock.
+type published struct {
 	mu       sync.Mutex
 	sessions map[string]*session    // by their peers' labels
 	toAll    familyCount            // prefixes for every peer
@@ -87,7 +89,7 @@ type board struct {
 type session struct {
 	peer        Peer
 	invalid     bool // GoBGP does not know it
-	neighbours  int  // routers of its prefix that are connected; they have sessions of their own
+	routers     int  // routers of its prefix that are connected; they have sessions of their own
 	state       gobgp.FSMState
 	since       time.Time
 	families    []gobgp.Family // negotiated
@@ -95,23 +97,23 @@ type session struct {
 	path        PathState      // by BFD; empty: not watched, or nothing is known yet
 	lastError   string
 	lastErrorAt time.Time
-	// Only the owner uses the rest.
-	lastNote note
-	cut      string    // why we ended the session that was up last, if we did
-	withheld bool      // it gets no IPv4 routes, for their next hop
-	missed   bool      // it has not got all routes since it is up
-	settling time.Time // when the session came up, until GoBGP is known to send it changes
-	rested   time.Time // when a session that we refuse for a while may come up again
-	probed   time.Time
-	verdict  string // the last probe's
+	// Only the loop uses the rest.
+	lastNote      failure
+	closedBecause string    // why we ended the session that was up last, if we did
+	withheld      bool      // it gets no IPv4 routes, for their next hop
+	missed        bool      // it has not got all routes since it is up
+	settling      time.Time // when the session came up, until GoBGP is known to send it changes
+	backoffUntil  time.Time // when a session that we refuse for a while may come up again
+	probed        time.Time
+	verdict       string // the last probe's
 }
 
 func (s *session) up() bool { return s.state == gobgp.BGP_FSM_ESTABLISHED }
 
 type familyCount map[gobgp.Family]int
 
-func newBoard() *board {
-	return &board{
+func newPublished() *published {
+	return &published{
 		sessions: map[string]*session{},
 		toAll:    familyCount{},
 		toSome:   map[string]familyCount{},
@@ -119,13 +121,13 @@ func newBoard() *board {
 	}
 }
 
-func (b *board) status() Status {
+func (b *published) status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := Status{Announced: b.total, UnannouncedTotal: len(b.failed), Leaving: b.leaving}
 	for _, label := range slices.Sorted(maps.Keys(b.sessions)) {
 		s := b.sessions[label]
-		if s.neighbours > 0 {
+		if s.routers > 0 {
 			continue
 		}
 		st.Peers = append(st.Peers, PeerStatus{
@@ -133,7 +135,7 @@ func (b *board) status() Status {
 			Address:       s.peer.Address,
 			Prefix:        s.peer.Prefix,
 			LocalASN:      s.peer.LocalASN,
-			RemoteASN:       s.peer.RemoteASN,
+			RemoteASN:     s.peer.RemoteASN,
 			State:         stateName(s.state),
 			Since:         s.since,
 			LastError:     s.lastError,
@@ -171,7 +173,7 @@ func (s *session) taken() []string {
 	return names
 }
 
-func (b *board) announcedTo(s *session, family gobgp.Family) int {
+func (b *published) announcedTo(s *session, family gobgp.Family) int {
 	if !s.up() || !slices.Contains(s.families, family) || !slices.Contains(familiesOf(s.peer), family) {
 		return 0
 	}
@@ -179,7 +181,7 @@ func (b *board) announcedTo(s *session, family gobgp.Family) int {
 }
 
 // count adds n, 1 or -1, to what is announced with a.
-func (b *board) count(prefix netip.Prefix, a announcement, n int) {
+func (b *published) count(prefix netip.Prefix, a announcement, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	family := familyOf(prefix.Addr())
@@ -202,7 +204,7 @@ func (b *board) count(prefix netip.Prefix, a announcement, n int) {
 }
 
 // update changes what is published about sessions.
-func (b *board) update(change func()) {
+func (b *published) update(change func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	change()
@@ -214,3 +216,39 @@ func comparePrefixes(a, b netip.Prefix) int {
 	}
 	return a.Bits() - b.Bits()
 }
+
+// problem is a peer that cannot have a session.
+type problem struct {
+	peer Peer
+	text string
+}
+
+// Kind says what an Observation is about.
+type Kind string
+
+// The kinds of observations.
+const (
+	// SessionUp: the session with Peer is established.
+	SessionUp Kind = "SessionUp"
+	// SessionDown: an established session with Peer ended; Reason says why.
+	SessionDown Kind = "SessionDown"
+	// SessionFailed: Peer has no session, and the Reason is a new one.
+	SessionFailed Kind = "SessionFailed"
+	// RouteFailed: Prefix cannot be announced or withdrawn; Reason says why. It is retried.
+	RouteFailed Kind = "RouteFailed"
+)
+
+// Observation is something that happened to a session or to a route. Routes that are announced and
+// withdrawn as desired are not observed one by one: they are counted in Status and in the metrics.
+type Observation struct {
+	Time time.Time
+	Kind Kind
+	Peer string
+	// Neighbor is the router of a Peer with a Prefix that this is about.
+	Router netip.Addr
+	Prefix netip.Prefix
+	Reason string
+}
+
+// observationsKept is how many observations wait for a reader before the oldest are lost.
+const observationsKept = 256

@@ -8,20 +8,15 @@ import (
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/berth-lb/berth/bgp/discover"
 )
 
 // seekPause is between attempts to find the routers of unnumbered peers without a session.
 const seekPause = 2 * time.Second
 
-// sighting is what was found out of the router on an interface.
-type sighting struct {
-	link    string
-	address netip.Addr // with the interface as its zone; if err is nil
-	err     error
-}
-
 // locate gives unnumbered peers the addresses of their routers, as far as they are known.
-func (o *owner) locate(peers []Peer) (usable []Peer, problems []problem) {
+func (o *loop) locate(peers []Peer) (usable []Peer, problems []problem) {
 	taken := map[netip.Addr]string{}
 	for _, p := range peers {
 		if p.Interface == "" {
@@ -48,29 +43,29 @@ func (o *owner) locate(peers []Peer) (usable []Peer, problems []problem) {
 	return usable, problems
 }
 
-// seek looks for the routers of unnumbered peers that have no session, again and again until they have one:
-// a router may come later, or be replaced by another.
-func (o *owner) seek(ctx context.Context) {
+// seek looks for the routers of unnumbered peers that have no session, again and again until they
+// have one: a router may come later, or be replaced by another.
+func (o *loop) seek(ctx context.Context) {
 	waiting := false
 	for _, p := range o.peers {
 		if p.Interface == "" {
 			continue
 		}
-		if s := o.board.sessions[p.Name]; s != nil && s.up() {
+		if s := o.published.sessions[p.Name]; s != nil && s.up() {
 			continue
 		}
 		waiting = true
-		if slices.Contains(o.sought, p.Interface) {
+		if slices.Contains(o.searching, p.Interface) {
 			continue
 		}
-		o.sought = append(o.sought, p.Interface)
+		o.searching = append(o.searching, p.Interface)
 		o.asking.Add(1)
 		go func() { // ends after listenPause or with ctx
 			defer o.asking.Done()
-			seen := sighting{link: p.Interface}
-			seen.address, seen.err = findRouter(ctx, p.Interface)
+			seen := foundRouter{link: p.Interface}
+			seen.address, seen.err = discover.Router(ctx, p.Interface)
 			select {
-			case o.sightings <- seen:
+			case o.found <- seen:
 			case <-ctx.Done():
 			}
 		}()
@@ -80,9 +75,10 @@ func (o *owner) seek(ctx context.Context) {
 	}
 }
 
-// sighted takes in where a router is. One that is not seen any more keeps its address: it may be back.
-func (o *owner) sighted(ctx context.Context, seen sighting) {
-	o.sought = slices.DeleteFunc(o.sought, func(link string) bool { return link == seen.link })
+// routerFound notes where a router is. One that is no longer seen keeps its address: it may come
+// back.
+func (o *loop) routerFound(ctx context.Context, seen foundRouter) {
+	o.searching = slices.DeleteFunc(o.searching, func(link string) bool { return link == seen.link })
 	was, known := o.routers[seen.link]
 	if seen.err != nil {
 		seen.address = was.address
@@ -93,18 +89,19 @@ func (o *owner) sighted(ctx context.Context, seen sighting) {
 	}
 }
 
-// needsExtendedNextHop tells whether IPv4 routes go to a peer with an IPv6 next hop (RFC 8950): an unnumbered
-// one knows the way to our link-local address only, and a node without IPv4 has no other.
-func (o *owner) needsExtendedNextHop(p Peer) bool {
+// needsExtendedNextHop reports whether IPv4 routes go to a peer with an IPv6 next hop (RFC 8950):
+// an unnumbered one knows the way to our link-local address only, and a node without IPv4 has no
+// other.
+func (o *loop) needsExtendedNextHop(p Peer) bool {
 	_, own := o.nextHops[gobgp.RF_IPv4_UC]
 	return slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) && (p.Interface != "" || !own)
 }
 
 // checkNextHops withholds IPv4 routes from a peer that would not understand them.
-func (o *owner) checkNextHops(s *session, e sessionEvent) {
+func (o *loop) checkNextHops(s *session, e sessionEvent) {
 	withheld := o.needsExtendedNextHop(s.peer) && !e.extended
 	if withheld {
-		o.board.update(func() {
+		o.published.update(func() {
 			s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv4_UC })
 		})
 		o.attemptFailed(s, "IPv4 routes are withheld: they have an IPv6 next hop, which the peer does not take (RFC 8950); "+
@@ -114,9 +111,9 @@ func (o *owner) checkNextHops(s *session, e sessionEvent) {
 		return
 	}
 	s.withheld = withheld
-	o.book.news = true
-	if err := o.publishBook(); err != nil {
-		o.log.Error("BGP policies refused", "error", err)
+	o.sets.news = true
+	if err := o.publishSets(); err != nil {
+		o.log.Error("GoBGP refused the policies", "error", err)
 		return
 	}
 	if !withheld {
@@ -125,7 +122,7 @@ func (o *owner) checkNextHops(s *session, e sessionEvent) {
 }
 
 // nextHop is what a route of this family points to, where the peer does not demand otherwise.
-func (o *owner) nextHop(family gobgp.Family) (netip.Addr, bool) {
+func (o *loop) nextHop(family gobgp.Family) (netip.Addr, bool) {
 	if hop, ok := o.nextHops[family]; ok {
 		return hop, true
 	}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/berth-lb/berth/bgp/discover"
 )
 
 const frrUnnumbered = `
@@ -29,7 +31,18 @@ func TestFRRWithoutAddressesIsFoundAndRoutesOfBothFamiliesPointToTheLink(t *test
 	f := newFRR(t, frrUnnumbered)
 	f.shell(t, "ip link set bgpt-tor down")
 	d := run(t)
-	d.SyncPeers([]Peer{{Name: "tor1", Interface: f.link, LocalASN: nodeASN, RemoteType: External, HoldTime: 3 * time.Second, ConnectRetryTime: time2s}})
+	d.SyncPeers(
+		[]Peer{
+			{
+				Name:             "tor1",
+				Interface:        f.link,
+				LocalASN:         nodeASN,
+				RemoteType:       External,
+				HoldTime:         3 * time.Second,
+				ConnectRetryTime: time2s,
+			},
+		},
+	)
 	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
 	d.observesReason(t, SessionFailed, "tor1", "looking for the router on "+f.link)
 	d.observesReason(t, SessionFailed, "tor1", "no router on "+f.link+" advertises itself or answers")
@@ -37,7 +50,7 @@ func TestFRRWithoutAddressesIsFoundAndRoutesOfBothFamiliesPointToTheLink(t *test
 	d.observes(t, SessionUp, "tor1")
 	link, err := net.InterfaceByName(f.link)
 	must(t, err)
-	own, err := linkLocals(link)
+	own, err := discover.LinkLocals(link)
 	must(t, err)
 	hop := own[0].String()
 	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via "+hop)

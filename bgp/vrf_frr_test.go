@@ -11,7 +11,9 @@ import (
 // This needs a kernel with VRFs: go test -tags root,vrf -run VRF -exec .cache/bin/vm-exec ./bgp
 func TestARouterInAVRFIsReachedThere(t *testing.T) {
 	f := newFRR(t, frrConfig)
-	for _, line := range []string{"link add red type vrf table 100", "link set red up", "link set " + f.link + " master red"} {
+	for _, line := range []string{
+		"link add red type vrf table 100", "link set red up", "link set " + f.link + " master red",
+	} {
 		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v: %s", line, err, out)
 		}

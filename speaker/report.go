@@ -356,7 +356,7 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 				"Peer",
 				"node %s%s: established",
 				r.Node,
-				with(o.Neighbour),
+				with(o.Router),
 			)
 		}
 	case bgp.SessionDown, bgp.SessionFailed:
@@ -369,7 +369,7 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 				"Peer",
 				"node %s%s: %s",
 				r.Node,
-				with(o.Neighbour),
+				with(o.Router),
 				o.Reason,
 			)
 		}

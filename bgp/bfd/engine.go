@@ -1,8 +1,8 @@
-// Package bfd detects in fractions of a second that a router is gone: Bidirectional Forwarding Detection in
-// asynchronous mode (RFC 5880), over one hop (RFC 5881) and several (RFC 5883).
+// Package bfd detects in fractions of a second that a router is gone: Bidirectional Forwarding
+// Detection in asynchronous mode (RFC 5880), over one hop (RFC 5881) and several (RFC 5883).
 //
-// The state machine is session.go, without socket and clock; sockets.go has the wire, and this file runs one
-// goroutine for each session.
+// The state machine is session.go, without socket and clock; sockets.go has the wire, and this file
+// runs one goroutine for each session.
 package bfd
 
 import (
@@ -35,8 +35,8 @@ type Peer struct {
 	Local netip.Addr
 	// Device binds the session to an interface or a VRF; empty means none.
 	Device string
-	// MinTTL is the lowest TTL that packets may arrive with, for a router that is several hops away (RFC 5883
-	// section 5, RFC 5082); 0: it is one hop away, and the TTL is 255.
+	// MinTTL is the lowest TTL that packets may arrive with, for a router that is several hops away
+	// (RFC 5883 section 5, RFC 5082); 0: it is one hop away, and the TTL is 255.
 	MinTTL uint8
 	// ReceiveInterval and TransmitInterval are the shortest that are asked for, and liked; 0: 300 ms.
 	ReceiveInterval, TransmitInterval time.Duration
@@ -45,7 +45,11 @@ type Peer struct {
 }
 
 func (p Peer) timers() timers {
-	return timers{tx: cmp.Or(p.TransmitInterval, DefaultInterval), rx: cmp.Or(p.ReceiveInterval, DefaultInterval), multiplier: cmp.Or(p.Multiplier, DefaultMultiplier)}
+	return timers{
+		tx:         cmp.Or(p.TransmitInterval, DefaultInterval),
+		rx:         cmp.Or(p.ReceiveInterval, DefaultInterval),
+		multiplier: cmp.Or(p.Multiplier, DefaultMultiplier),
+	}
 }
 
 // place is what a session cannot change.
@@ -70,8 +74,8 @@ type Status struct {
 	// Since is when the session entered or left Up.
 	Since time.Time
 	Diag  Diagnostic
-	// Transmit is the time between our packets, Detection after which silence the router is dead; 0: not yet
-	// known.
+	// Transmit is the time between our packets, Detection after which silence the router is dead; 0:
+	// not yet known.
 	Transmit, Detection time.Duration
 	// Err is why nothing is sent or received; empty: all is well.
 	Err string
@@ -98,14 +102,20 @@ func New(log *slog.Logger, registerer prometheus.Registerer) (*Engine, error) {
 			return nil, err
 		}
 	}
-	return &Engine{log: log, metrics: m, events: make(chan Event, 64), wire: newWire(log, m), sessions: map[string]*runner{}}, nil
+	return &Engine{
+		log:      log,
+		metrics:  m,
+		events:   make(chan Event, 64),
+		wire:     newWire(log, m),
+		sessions: map[string]*runner{},
+	}, nil
 }
 
-// Events are the sessions' steps into and out of Up. Whoever wants sessions to go on reads them.
+// Events are the sessions' steps into and out of Up. Sessions stop if nobody reads them.
 func (e *Engine) Events() <-chan Event { return e.events }
 
-// Run keeps the sessions until ctx ends. Then each router is told that it is on purpose (AdminDown), for its
-// detection time, and Run returns.
+// Run keeps the sessions until ctx ends. Then each router is told that it is on purpose
+// (AdminDown), for its detection time, and Run returns.
 func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	e.ctx = ctx
@@ -121,8 +131,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	return nil
 }
 
-// Sync replaces the peers. Sessions of those that are equal to what they were are not touched, and other
-// timers are told to the router within the session.
+// Sync replaces the peers. Sessions of those that are equal to what they were are not touched, and
+// other timers are told to the router within the session.
 func (e *Engine) Sync(peers []Peer) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -140,7 +150,14 @@ func (e *Engine) Sync(peers []Peer) {
 		r, known := e.sessions[p.Name]
 		switch {
 		case !known:
-			r = &runner{engine: e, peer: p, in: make(chan packet, 64), timers: make(chan timers, 1), status: Status{Peer: p.Name, State: Down, Since: time.Now()}, end: func() {}}
+			r = &runner{
+				engine: e,
+				peer:   p,
+				in:     make(chan packet, 64),
+				timers: make(chan timers, 1),
+				status: Status{Peer: p.Name, State: Down, Since: time.Now()},
+				end:    func() {},
+			}
 			e.sessions[p.Name] = r
 			e.start(r)
 		case r.peer != p:
@@ -203,8 +220,8 @@ func (r *runner) configure(t timers) {
 const (
 	// reopen is the pause before sockets that could not be opened are tried again.
 	reopen = 5 * time.Second
-	// grace is how long a session whose timer was late waits before it calls the other dead: what the other
-	// said may wait in the socket.
+	// grace is how long a session whose timer was late waits before it calls the other dead: what the
+	// other said may wait in the socket.
 	grace = 20 * time.Millisecond
 )
 
@@ -304,9 +321,19 @@ func (r *runner) carryOut(s *session, link *link) {
 	m.set(name, s.state == Up)
 	for _, e := range events {
 		m.changes.WithLabelValues(name, e.State.String()).Inc()
-		r.engine.log.Info("BFD session", "peer", name, "state", e.State.String(), "diagnostic", e.Diag.String(), "remote", e.Remote.String())
+		r.engine.log.Info(
+			"BFD session",
+			"peer",
+			name,
+			"state",
+			e.State.String(),
+			"diagnostic",
+			e.Diag.String(),
+			"remote",
+			e.Remote.String(),
+		)
 		if e.State == AdminDown {
-			continue // whoever ended it knows
+			continue // the caller that ended it knows
 		}
 		select {
 		case r.engine.events <- e:

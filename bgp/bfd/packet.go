@@ -34,16 +34,26 @@ const (
 
 // String returns the diagnostic in words.
 func (d Diagnostic) String() string {
-	words := [...]string{"no diagnostic", "control detection time expired", "echo function failed", "neighbor signaled session down",
-		"forwarding plane reset", "path down", "concatenated path down", "administratively down", "reverse concatenated path down"}
+	words := [...]string{
+		"no diagnostic",
+		"control detection time expired",
+		"echo function failed",
+		"neighbor signaled session down",
+		"forwarding plane reset",
+		"path down",
+		"concatenated path down",
+		"administratively down",
+		"reverse concatenated path down",
+	}
 	if int(d) < len(words) {
 		return words[d]
 	}
 	return fmt.Sprintf("diagnostic %d", uint8(d))
 }
 
-// packet is a control packet without authentication (RFC 5880 section 4.1). The codec is our own: that of
-// GoBGP v4.8.0 reads neither the authentication nor the demand bit, and refuses what follows the packet.
+// packet is a control packet without authentication (RFC 5880 section 4.1). The codec is our own:
+// that of GoBGP v4.8.0 reads neither the authentication nor the demand bit, and refuses what
+// follows the packet.
 type packet struct {
 	diag       Diagnostic
 	state      State
@@ -68,8 +78,8 @@ const (
 	bitMultipoint     = 1
 )
 
-// append writes the packet. The control plane shares its fate with the program's BGP, so bit C is not set;
-// there is no echo function.
+// append writes the packet. The control plane shares its fate with the program's BGP, so bit C is
+// not set; there is no echo function.
 func (p packet) append(b []byte) []byte {
 	flags := byte(p.state) << 6
 	if p.poll {
@@ -96,7 +106,8 @@ var (
 	errAuthentication = errors.New("authentication")
 )
 
-// parse reads a packet and checks what RFC 5880 section 6.8.6 checks before the session is known, and after.
+// parse reads a packet and checks what RFC 5880 section 6.8.6 checks before the session is known,
+// and after.
 func parse(b []byte) (packet, error) {
 	switch {
 	case len(b) < packetLength:
@@ -112,7 +123,8 @@ func parse(b []byte) (packet, error) {
 	}
 	p := packet{
 		diag: Diagnostic(b[0] & 0x1f), state: State(b[1] >> 6), poll: b[1]&bitPoll != 0, final: b[1]&bitFinal != 0,
-		demand: b[1]&bitDemand != 0, multiplier: b[2], mine: binary.BigEndian.Uint32(b[4:]), yours: binary.BigEndian.Uint32(b[8:]),
+		demand: b[1]&bitDemand != 0, multiplier: b[2], mine: binary.BigEndian.Uint32(b[4:]),
+		yours:      binary.BigEndian.Uint32(b[8:]),
 		desiredTx:  time.Duration(binary.BigEndian.Uint32(b[12:])) * time.Microsecond,
 		requiredRx: time.Duration(binary.BigEndian.Uint32(b[16:])) * time.Microsecond,
 	}

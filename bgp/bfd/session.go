@@ -2,9 +2,9 @@ package bfd
 
 import "time"
 
-// session is one end of a BFD session in asynchronous mode, active role (RFC 5880 section 6). It has no
-// socket and no clock: each method takes the time, which must not go backwards, and what it wants sent and
-// told is collected until take.
+// session is one end of a BFD session in asynchronous mode, active role (RFC 5880 section 6). It
+// has no socket and no clock: each method takes the time, which must not go backwards, and what it
+// wants sent and told is collected until take.
 type session struct {
 	timers // as configured
 	random func() float64
@@ -51,7 +51,15 @@ type change struct {
 const slow = time.Second
 
 func newSession(now time.Time, t timers, discriminator uint32, random func() float64) *session {
-	s := &session{timers: t, random: random, state: Down, local: discriminator, remoteState: Down, remoteRx: time.Microsecond, due: now}
+	s := &session{
+		timers:      t,
+		random:      random,
+		state:       Down,
+		local:       discriminator,
+		remoteState: Down,
+		remoteRx:    time.Microsecond,
+		due:         now,
+	}
 	s.desiredTx, s.requiredRx = max(slow, t.tx), t.rx
 	s.usedTx, s.usedRx = s.desiredTx, s.requiredRx
 	return s
@@ -108,8 +116,8 @@ func (s *session) enter(now time.Time, to State, diag Diagnostic) {
 	s.due = now // the other is to know at once
 }
 
-// announce begins to tell other intervals (section 6.8.3): a longer one of ours, and a shorter one of the
-// other's, take effect when the other has confirmed that it knows.
+// announce begins to tell other intervals (section 6.8.3): a longer one of ours, and a shorter one
+// of the other's, take effect when the other has confirmed that it knows.
 func (s *session) announce(tx, rx time.Duration) {
 	if tx == s.desiredTx && rx == s.requiredRx {
 		return
@@ -159,8 +167,8 @@ func (s *session) interval() time.Duration {
 	return max(s.usedTx, s.remoteRx)
 }
 
-// jittered shortens an interval by up to a quarter, by at least a tenth if one lost packet is a death
-// (section 6.8.7).
+// jittered shortens an interval by up to a quarter, by at least a tenth if one lost packet is a
+// death (section 6.8.7).
 func (s *session) jittered(interval time.Duration) time.Duration {
 	least, span := 0.75, 0.25
 	if s.multiplier == 1 {

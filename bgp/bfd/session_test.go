@@ -107,7 +107,8 @@ func TestTwoEndsComeUpAndSendAtTheNegotiatedPaceWithJitter(t *testing.T) {
 		w := newWorld(seed, timers{ms(100), ms(100), 3}, timers{ms(250), ms(50), 5})
 		w.up(t)
 		a, b := w.ends[0], w.ends[1]
-		if a.s.interval() != ms(100) || b.s.interval() != ms(250) || a.s.detection() != ms(1250) || b.s.detection() != ms(300) {
+		if a.s.interval() != ms(100) || b.s.interval() != ms(250) || a.s.detection() != ms(1250) ||
+			b.s.detection() != ms(300) {
 			t.Fatalf("intervals %s and %s, detection %s and %s", a.s.interval(), b.s.interval(), a.s.detection(), b.s.detection())
 		}
 		if a.s.polling || b.s.polling {
@@ -150,7 +151,8 @@ func TestSilenceIsNoticedWithinTheDetectionTimeAndToldToTheOther(t *testing.T) {
 	if last := a.events[len(a.events)-1]; last != "Up to Down: control detection time expired" {
 		t.Errorf("a says %q", last)
 	}
-	if last := b.events[len(b.events)-1]; last != "Up to Down: neighbor signaled session down" && last != "Down to Init: neighbor signaled session down" {
+	if last := b.events[len(b.events)-1]; last != "Up to Down: neighbor signaled session down" &&
+		last != "Down to Init: neighbor signaled session down" {
 		t.Errorf("b says %q", last)
 	}
 	w.cut[1] = false
@@ -214,8 +216,8 @@ func TestAnEndThatWantsNoPacketsGetsNone(t *testing.T) {
 	}
 }
 
-// TestRandomHistories: whatever is lost, delayed or frozen, two ends that hear each other again come up again,
-// and no end leaves Up while it hears the other in time.
+// TestRandomHistories: whatever is lost, delayed or frozen, two ends that hear each other again
+// come up again, and no end leaves Up while it hears the other in time.
 func TestRandomHistories(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -247,8 +249,20 @@ func TestRandomHistories(t *testing.T) {
 		}
 		w.run(15 * time.Second)
 		a, b := w.ends[0].s, w.ends[1].s
-		if a.state != Up || b.state != Up || a.polling || b.polling || a.interval() != max(a.tx, b.rx) || b.interval() != max(b.tx, a.rx) {
-			t.Errorf("seed %d: %s and %s, polling %t and %t, every %s and %s; configured %+v and %+v", seed, a.state, b.state, a.polling, b.polling, a.interval(), b.interval(), a.timers, b.timers)
+		if a.state != Up || b.state != Up || a.polling || b.polling || a.interval() != max(a.tx, b.rx) ||
+			b.interval() != max(b.tx, a.rx) {
+			t.Errorf(
+				"seed %d: %s and %s, polling %t and %t, every %s and %s; configured %+v and %+v",
+				seed,
+				a.state,
+				b.state,
+				a.polling,
+				b.polling,
+				a.interval(),
+				b.interval(),
+				a.timers,
+				b.timers,
+			)
 			continue
 		}
 		before := len(w.ends[0].events) + len(w.ends[1].events)
@@ -260,7 +274,16 @@ func TestRandomHistories(t *testing.T) {
 }
 
 func TestPacketsAreCheckedInTheOrderOfTheRFC(t *testing.T) {
-	good := packet{state: Up, multiplier: 3, mine: 7, yours: 8, desiredTx: ms(100), requiredRx: ms(50), poll: true, diag: 5}
+	good := packet{
+		state:      Up,
+		multiplier: 3,
+		mine:       7,
+		yours:      8,
+		desiredTx:  ms(100),
+		requiredRx: ms(50),
+		poll:       true,
+		diag:       5,
+	}
 	b := good.append(nil)
 	if got, err := parse(append(b, 1, 2, 3)); err != nil || got != good {
 		t.Errorf("with bytes behind it: %+v, %v", got, err)

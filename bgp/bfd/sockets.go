@@ -25,8 +25,8 @@ const (
 	networkControl = 0xc0 // DSCP CS6, as routers send it
 )
 
-// wire is the sockets of all sessions: one to send for each, and one to receive for each local address, so
-// that other programs can have other addresses.
+// wire is the sockets of all sessions: one to send for each, and one to receive for each local
+// address, so that other programs can have other addresses.
 type wire struct {
 	log     *slog.Logger
 	metrics *metrics
@@ -130,8 +130,8 @@ func listen(local netip.AddrPort, device string) (*net.UDPConn, error) {
 	return udp, nil
 }
 
-// sender opens a socket with a source port of the range that RFC 5881 section 4 asks for, which the session
-// keeps.
+// sender opens a socket with a source port of the range that RFC 5881 section 4 asks for, which the
+// session keeps.
 func sender(local netip.Addr, device string) (*net.UDPConn, error) {
 	var err error
 	for range 16 { // some port is free

@@ -131,7 +131,14 @@ func TestPacketsThatAreOfNoSessionAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	good := packet{state: Up, multiplier: 3, mine: 7, yours: l.discriminator, desiredTx: time.Second, requiredRx: time.Second}
+	good := packet{
+		state:      Up,
+		multiplier: 3,
+		mine:       7,
+		yours:      l.discriminator,
+		desiredTx:  time.Second,
+		requiredRx: time.Second,
+	}
 	for _, c := range []struct {
 		name string
 		b    []byte
@@ -152,7 +159,11 @@ func TestPacketsThatAreOfNoSessionAreCounted(t *testing.T) {
 		t.Errorf("the session got %+v", got)
 	}
 	// Over the wire: what is no BFD packet is counted.
-	c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(far, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(near, portSingleHop)))
+	c, err := net.DialUDP(
+		"udp",
+		net.UDPAddrFromAddrPort(netip.AddrPortFrom(far, 0)),
+		net.UDPAddrFromAddrPort(netip.AddrPortFrom(near, portSingleHop)),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,8 @@ type Community struct {
 	Large bool
 	// Global is the global administrator of a large community, and 0 for a standard one.
 	Global uint32
-	// A and B are the two halves of a standard community, each below 65536, or the local data of a large
-	// one.
+	// A and B are the two halves of a standard community, each below 65536, or the local data of a
+	// large one.
 	A, B uint32
 }
 
@@ -58,7 +58,7 @@ func Parse(text string) (Community, error) {
 	case 3:
 		return Community{Large: true, Global: numbers[0], A: numbers[1], B: numbers[2]}, nil
 	}
-	return Community{}, fmt.Errorf("%q is no community; write two numbers up to 65535 (65000:100), three up to 4294967295 (65000:1:2), or a name such as no-export", text)
+	return Community{}, fmt.Errorf("%q is not a valid community; write two numbers up to 65535 (65000:100), three up to 4294967295 (65000:1:2), or a name such as no-export", text)
 }
 
 // String writes what Parse reads, without names.

@@ -28,7 +28,10 @@ func TestCommunitiesAreReadAsOperatorsWriteThem(t *testing.T) {
 }
 
 func TestWhatIsNoCommunityIsRefusedWithItsText(t *testing.T) {
-	for _, text := range []string{"", "65000", "65536:1", "1:65536", "1:2:3:4", "4294967296:1:1", "-1:2", "+1:2", "01:2", "a:b", "65000:", ":1", "NO-EXPORT", "1: 2"} {
+	for _, text := range []string{
+		"", "65000", "65536:1", "1:65536", "1:2:3:4", "4294967296:1:1", "-1:2", "+1:2", "01:2", "a:b", "65000:", ":1",
+		"NO-EXPORT", "1: 2",
+	} {
 		if c, err := Parse(text); err == nil {
 			t.Errorf("%q was read as %s", text, c)
 		} else if !strings.Contains(err.Error(), text) {

@@ -1,5 +1,5 @@
-// Package peer says what a BGP peer is, and which of them make no sense. It is the one home of these
-// rules, and knows neither Kubernetes nor GoBGP.
+// Package peer says what a BGP peer is, and which of them make no sense. It is the one home of
+// these rules, and knows neither Kubernetes nor GoBGP.
 package peer
 
 import (
@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
-
 )
 
 // Defaults of a Peer's zero fields.
@@ -41,30 +40,34 @@ type Peer struct {
 	Name string
 	// Address is where the session is opened to. Unique among the peers of a driver.
 	Address netip.Addr
-	// Interface, in place of Address: the peer is the one router on it, found by its IPv6 link-local address.
+	// Interface, in place of Address: the peer is the one router on it, found by its IPv6 link-local
+	// address.
 	Interface string
-	// Prefix, in place of Address: every router in it that connects and is in RemoteASN is a neighbor, up to 64 at a
-	// time. Overlaps no Prefix and holds no Address of another peer.
+	// Prefix, in place of Address: every router in it that connects and is in RemoteASN is a neighbor,
+	// up to 64 at a time. Overlaps no Prefix and holds no Address of another peer.
 	Prefix netip.Prefix
 	// Passive: the peer at Address connects to us. It needs Config.Listen, as Prefix does.
 	Passive bool
 	// Port is the peer's TCP port; 0 means 179.
 	Port uint16
-	// LocalASN and RemoteASN are the two ends' AS numbers, 1 to 4294967294. Equal numbers make an iBGP session.
+	// LocalASN and RemoteASN are the two ends' AS numbers, 1 to 4294967294. Equal numbers make an iBGP
+	// session.
 	LocalASN, RemoteASN uint32
 	// RemoteType stands for RemoteASN where that is 0.
 	RemoteType Type
-	// HoldTime is proposed in the OPEN message; the smaller of both ends' counts (RFC 4271 section 4.2).
-	// Whole seconds, 3 s to 65535 s; 0 means 90 s.
+	// HoldTime is proposed in the OPEN message; the smaller of both ends' counts (RFC 4271 section
+	// 4.2). Whole seconds, 3 s to 65535 s; 0 means 90 s.
 	HoldTime time.Duration
-	// KeepaliveTime is the interval between KEEPALIVE messages, whole seconds; 0 means a third of HoldTime.
+	// KeepaliveTime is the interval between KEEPALIVE messages, whole seconds; 0 means a third of
+	// HoldTime.
 	KeepaliveTime time.Duration
 	// ConnectRetryTime is the pause between connection attempts, whole seconds; 0 means 5 s.
 	ConnectRetryTime time.Duration
-	// EBGPMultihop is the TTL of an eBGP session to a peer that is not on a connected segment; 0 means off.
+	// EBGPMultihop is the TTL of an eBGP session to a peer that is not on a connected segment; 0 means
+	// off.
 	EBGPMultihop uint8
-	// TTLSecurityHops: only packets with a TTL of 256 less so many, or more, count, since what comes from further away has
-	// less (RFC 5082, GTSM); 1 is one hop away. 0 means off.
+	// TTLSecurityHops: only packets with a TTL of 256 less so many, or more, count, since what comes
+	// from further away has less (RFC 5082, GTSM); 1 is one hop away. 0 means off.
 	TTLSecurityHops uint8
 	// VRF is the device that the session is bound to; empty means none.
 	VRF string
@@ -137,8 +140,8 @@ func (p Peer) checkPlace() *Problem {
 	return checkEnd("sourceAddress", p.SourceAddress)
 }
 
-// checkPrefix checks where the routers are that connect to us, and what they cannot have. GoBGP does
-// not tell a router of a prefix that we have restarted, which graceful restart needs.
+// checkPrefix checks where the routers are that connect to us, and what they cannot have. GoBGP
+// does not tell a router of a prefix that we have restarted, which graceful restart needs.
 func (p Peer) checkPrefix() *Problem {
 	switch {
 	case p.Prefix != p.Prefix.Masked():
@@ -172,7 +175,8 @@ func (p Peer) checkConnects() *Problem {
 		return nil
 	case p.Passive && !p.Address.IsValid():
 		return problem("connect", "Accept is for a neighbor with an address: on an interface both sides connect, and with addressPrefix all routers do anyway; leave it out")
-	case p.Port != 0 && p.Port != DefaultPort || p.ConnectRetryTime != 0 && p.ConnectRetryTime != DefaultConnectRetryTime || p.VRF != "":
+	case p.Port != 0 && p.Port != DefaultPort, p.VRF != "",
+		p.ConnectRetryTime != 0 && p.ConnectRetryTime != DefaultConnectRetryTime:
 		return problem("port, spec.connectRetryTime and spec.vrf", "the neighbor connects to us; leave these out")
 	case p.TTLSecurityHops > 0 && p.Covers().Addr().Is6():
 		// GoBGP v4.8.0 sets the hop limit of its IPv6 listener as if it were one of IPv4.
@@ -187,7 +191,12 @@ func (p Peer) checkNumbers() *Problem {
 	case (p.RemoteASN == 0) == (p.RemoteType == ""):
 		return problem("remoteASN and spec.remoteType", "write one of them, to say which AS the neighbor is in")
 	case p.LocalASN == 0 || p.LocalASN == reservedASN || p.RemoteASN == reservedASN:
-		return problem("localASN, spec.remoteASN and spec.localASNOverride", "%d and %d are not both from 1 to 4294967294", p.LocalASN, p.RemoteASN)
+		return problem(
+			"localASN, spec.remoteASN and spec.localASNOverride",
+			"%d and %d are not both from 1 to 4294967294",
+			p.LocalASN,
+			p.RemoteASN,
+		)
 	case p.EBGPMultihop != 0 && !p.External():
 		return problem("ebgpMultihop", "it is for external neighbors, and this one is internal; leave it out")
 	case p.EBGPMultihop != 0 && p.TTLSecurityHops != 0:
@@ -211,7 +220,12 @@ func (p Peer) checkTimes() *Problem {
 		switch {
 		case t.value == 0:
 		case t.value%time.Second != 0:
-			return problem(t.field, "%s is not in whole seconds; write %s", t.value, max(time.Second, t.value.Round(time.Second)))
+			return problem(
+				t.field,
+				"%s is not in whole seconds; write %s",
+				t.value,
+				max(time.Second, t.value.Round(time.Second)),
+			)
 		case t.value < t.min || t.value > t.max:
 			return problem(t.field, "%s is outside %s to %s", t.value, t.min, t.max)
 		}
@@ -244,7 +258,8 @@ func (p Peer) Covers() netip.Prefix {
 	return p.Prefix
 }
 
-// Session is what a session cannot go on without: the peer but for what takes effect without a new one.
+// Session is what a session cannot go on without: the peer but for what takes effect without a new
+// one.
 func (p Peer) Session() Peer {
 	p.ConnectRetryTime, p.BFD = 0, BFD{}
 	return p

@@ -21,7 +21,11 @@ func TestPeerValidation(t *testing.T) {
 		}, ""},
 		{"no name", func(p *Peer) { p.Name = "" }, "name: "},
 		{"no address", func(p *Peer) { p.Address = netip.Addr{} }, "write one of them"},
-		{"a multicast address", func(p *Peer) { p.Address = netip.MustParseAddr("ff02::1") }, "address: ff02::1 is not the address of a router"},
+		{
+			"a multicast address",
+			func(p *Peer) { p.Address = netip.MustParseAddr("ff02::1") },
+			"address: ff02::1 is not the address of a router",
+		},
 		{"no local AS", func(p *Peer) { p.LocalASN = 0 }, "localASN, spec.remoteASN and spec.localASNOverride: 0 and 64513"},
 		{"the last AS", func(p *Peer) { p.RemoteASN = 4294967295 }, "64512 and 4294967295 are not both"},
 		{"families mixed", func(p *Peer) { p.SourceAddress = netip.MustParseAddr("2001:db8::1") }, "different families"},
@@ -29,17 +33,41 @@ func TestPeerValidation(t *testing.T) {
 		{"a hold time too long", func(p *Peer) { p.HoldTime = 65536 * time.Second }, "holdTime: "},
 		{"half seconds", func(p *Peer) { p.HoldTime = 3500 * time.Millisecond }, "whole seconds"},
 		{"passive", func(p *Peer) { p.Passive, p.GracefulRestart, p.BFD.Enabled = true, time.Minute, true }, ""},
-		{"passive on an interface", func(p *Peer) { p.Passive, p.Address, p.Interface = true, netip.Addr{}, "eth0" }, "connect: Accept is for a neighbor with an address"},
+		{
+			"passive on an interface",
+			func(p *Peer) { p.Passive, p.Address, p.Interface = true, netip.Addr{}, "eth0" },
+			"connect: Accept is for a neighbor with an address",
+		},
 		{"passive in a VRF", func(p *Peer) { p.Passive, p.VRF = true, "red" }, "spec.vrf: the neighbor connects to us"},
-		{"passive over IPv6 with TTL security", func(p *Peer) { p.Passive, p.TTLSecurityHops, p.Address = true, 1, netip.MustParseAddr("2001:db8::1") }, "ttlSecurityHops: it does not work"},
+		{
+			"passive over IPv6 with TTL security",
+			func(p *Peer) { p.Passive, p.TTLSecurityHops, p.Address = true, 1, netip.MustParseAddr("2001:db8::1") },
+			"ttlSecurityHops: it does not work",
+		},
 		{"a prefix", byPrefixOnly("10.0.0.0/24"), ""},
 		{"a prefix and an address", func(p *Peer) { p.Prefix = netip.MustParsePrefix("10.0.0.0/24") }, "write one of them"},
 		{"a prefix with host bits", byPrefixOnly("10.0.0.7/24"), "is not a prefix without host bits"},
 		{"a link-local prefix", byPrefixOnly("fe80::/64"), "addressPrefix: fe80:: is link-local"},
-		{"a prefix and any AS", byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.RemoteASN, p.RemoteType = 0, External }), "known by spec.remoteASN"},
-		{"a prefix and graceful restart", byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.GracefulRestart = time.Minute }), "no sourceAddress, gracefulRestart or bfd"},
-		{"a prefix and BFD", byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.BFD.Enabled = true }), "no sourceAddress, gracefulRestart or bfd"},
-		{"keepalives too rare", func(p *Peer) { p.KeepaliveTime = 90 * time.Second }, "keepaliveTime: 1m30s is not below holdTime"},
+		{
+			"a prefix and any AS",
+			byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.RemoteASN, p.RemoteType = 0, External }),
+			"known by spec.remoteASN",
+		},
+		{
+			"a prefix and graceful restart",
+			byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.GracefulRestart = time.Minute }),
+			"no sourceAddress, gracefulRestart or bfd",
+		},
+		{
+			"a prefix and BFD",
+			byPrefixOnly("10.0.0.0/24", func(p *Peer) { p.BFD.Enabled = true }),
+			"no sourceAddress, gracefulRestart or bfd",
+		},
+		{
+			"keepalives too rare",
+			func(p *Peer) { p.KeepaliveTime = 90 * time.Second },
+			"keepaliveTime: 1m30s is not below holdTime",
+		},
 	}
 	for _, c := range cases {
 		p := good

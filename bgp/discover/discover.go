@@ -1,4 +1,4 @@
-package bgp
+package discover
 
 import (
 	"context"
@@ -14,7 +14,8 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// listenPause is how long routers have to answer: one may take half a second for it (RFC 4861 section 6.2.6).
+// listenPause is how long routers have to answer: one may take half a second for it (RFC 4861
+// section 6.2.6).
 const listenPause = time.Second
 
 var (
@@ -25,20 +26,21 @@ var (
 // ICMPv6 messages (RFC 4861 section 4, RFC 4443 section 4.1); the kernel fills in the checksum.
 var (
 	routerSolicitation = []byte{byte(ipv6.ICMPTypeRouterSolicitation), 0, 0, 0, 0, 0, 0, 0}
-	// A lifetime of 0: nobody's default router. It is there because a router that runs unnumbered sessions, too,
-	// learns by it who is on the other end.
+	// A lifetime of 0: nobody's default router. It is there because a router that runs unnumbered
+	// sessions, too, learns by it who is on the other end.
 	routerAdvertisement = append([]byte{byte(ipv6.ICMPTypeRouterAdvertisement), 0, 0, 0}, make([]byte, 12)...)
 	echoRequest         = []byte{byte(ipv6.ICMPTypeEchoRequest), 0, 0, 0, 'B', 'e', 0, 1}
 )
 
-// findRouter finds the link-local address of the one router on an interface: the one that advertises itself,
-// or, if none does, the one that answers an echo request to all routers. It takes about a second.
-func findRouter(ctx context.Context, name string) (netip.Addr, error) {
+// findRouter finds the link-local address of the one router on an interface: the one that
+// advertises itself, or, if none does, the one that answers an echo request to all routers. It
+// takes about a second.
+func Router(ctx context.Context, name string) (netip.Addr, error) {
 	link, err := net.InterfaceByName(name)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("find the router on %s: %w", name, err)
 	}
-	own, err := linkLocals(link)
+	own, err := LinkLocals(link)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -58,7 +60,9 @@ func findRouter(ctx context.Context, name string) (netip.Addr, error) {
 		body []byte
 	}{{allNodes, routerAdvertisement}, {allRouters, routerSolicitation}, {allRouters, echoRequest}} {
 		to := &net.IPAddr{IP: m.to.AsSlice(), Zone: strconv.Itoa(link.Index)}
-		if _, err := p.WriteTo(m.body, &ipv6.ControlMessage{IfIndex: link.Index, HopLimit: 255, Src: own[0].AsSlice()}, to); err != nil {
+		if _, err := p.WriteTo(
+			m.body, &ipv6.ControlMessage{IfIndex: link.Index, HopLimit: 255, Src: own[0].AsSlice()}, to,
+		); err != nil {
 			return netip.Addr{}, fmt.Errorf("ask for routers on %s: %w", name, err)
 		}
 	}
@@ -98,9 +102,13 @@ func prepareICMP(p *ipv6.PacketConn, link *net.Interface) error {
 	)
 }
 
-// listenForRouters returns, until the read deadline, who advertises itself on the link and who answers an echo
-// request, each once and ascending.
-func listenForRouters(p *ipv6.PacketConn, link *net.Interface, own []netip.Addr) (advertised, answered []netip.Addr, err error) {
+// listenForRouters returns, until the read deadline, who advertises itself on the link and who
+// answers an echo request, each once and ascending.
+func listenForRouters(
+	p *ipv6.PacketConn,
+	link *net.Interface,
+	own []netip.Addr,
+) (advertised, answered []netip.Addr, err error) {
 	buf := make([]byte, 1500)
 	for {
 		n, control, from, err := p.ReadFrom(buf)
@@ -132,8 +140,8 @@ func distinct(list []netip.Addr) []netip.Addr {
 	return slices.Compact(list)
 }
 
-// linkLocals returns our own addresses on a link, at least one.
-func linkLocals(link *net.Interface) ([]netip.Addr, error) {
+// LinkLocals returns our own addresses on a link, at least one.
+func LinkLocals(link *net.Interface) ([]netip.Addr, error) {
 	addresses, err := link.Addrs()
 	if err != nil {
 		return nil, fmt.Errorf("read the addresses of %s: %w", link.Name, err)

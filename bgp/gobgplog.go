@@ -11,29 +11,32 @@ import (
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
-// GoBGP's events tell nothing of a session that does not come up: neither why a connection failed, nor
-// which NOTIFICATION ended it. Its log does. notes passes the log on to ours and keeps, per peer, the last
-// of what explains a failure. The tests of failing sessions hold the messages it looks for.
-type notes struct {
+// GoBGP's events tell nothing of a session that does not come up: neither why a connection failed,
+// nor which NOTIFICATION ended it. Its log does. gobgpLog passes the log on to ours and keeps, per
+// peer, the last of what explains a failure. The tests of failing sessions hold the messages it
+// looks for.
+type gobgpLog struct {
 	inner slog.Handler
-	wake  chan struct{} // has an element when there is something to take
+	wake  async.Signal // has an element when there is something to take
 
 	// unsigned is why a peer's password was not set on the listener, since it was last cleared.
 	unsigned atomic.Pointer[string]
 	// deafened: GoBGP accepts no more connections, for it gives up at the first error.
-	deafened atomic.Bool
+	listenerFailed atomic.Bool
 
 	mu      sync.Mutex
 	names   map[netip.Prefix]string
-	pending map[netip.Addr]note
+	pending map[netip.Addr]failure
 }
 
-type noteKind int
+type failureKind int
 
 const (
-	nothing noteKind = iota
+	nothing failureKind = iota
 	connectFailed
 	openFailed // the connection broke before the session was established
 	notificationSent
@@ -41,53 +44,54 @@ const (
 )
 
 // note is one reason for which a session is not up.
-type note struct {
-	kind          noteKind
+type failure struct {
+	kind          failureKind
 	text          string
 	code, subcode uint8 // of a NOTIFICATION
 	time          time.Time
 }
 
-// notification tells whether a NOTIFICATION was exchanged.
-func (n note) notification() bool {
+// notification reports whether a NOTIFICATION was exchanged.
+func (n failure) notification() bool {
 	return n.kind == notificationSent || n.kind == notificationReceived
 }
 
-// tooMany tells whether we ended the session for the number of prefixes that the peer sent (RFC 4486).
-func (n note) tooMany() bool {
+// tooMany reports whether we ended the session for the number of prefixes that the peer sent (RFC
+// 4486).
+func (n failure) tooMany() bool {
 	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_CEASE &&
 		n.subcode == gobgp.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED
 }
 
-// badPeerAS tells whether we refused the peer's OPEN for its AS number (RFC 4271 section 6.2).
-func (n note) badPeerAS() bool {
+// badPeerAS reports whether we refused the peer's OPEN for its AS number (RFC 4271 section 6.2).
+func (n failure) badPeerAS() bool {
 	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&
 		n.subcode == gobgp.BGP_ERROR_SUB_BAD_PEER_AS
 }
 
 // about is the note in words, of the session with this peer.
-func (n note) about(p Peer) string {
+func (n failure) about(p Peer) string {
 	if n.badPeerAS() {
 		return fmt.Sprintf("peer's AS is not the configured %s: %s", p.AS(), n.text)
 	}
 	return n.text
 }
 
-func newNotes(inner slog.Handler) *notes {
-	return &notes{
+func newGobgpLog(inner slog.Handler) *gobgpLog {
+	return &gobgpLog{
 		inner:   inner,
-		wake:    make(chan struct{}, 1),
+		wake:    async.NewSignal(),
 		names:   map[netip.Prefix]string{},
-		pending: map[netip.Addr]note{},
+		pending: map[netip.Addr]failure{},
 	}
 }
 
-func (n *notes) logger() *slog.Logger {
-	return slog.New(&logBridge{notes: n, inner: n.inner})
+func (n *gobgpLog) logger() *slog.Logger {
+	return slog.New(&logBridge{log: n, inner: n.inner})
 }
 
 // rename tells which peer is at which address, or has its routers in which prefix.
-func (n *notes) rename(names map[netip.Prefix]string) {
+func (n *gobgpLog) rename(names map[netip.Prefix]string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.names = names
@@ -99,15 +103,15 @@ func (n *notes) rename(names map[netip.Prefix]string) {
 }
 
 // take returns and forgets the last note of each peer.
-func (n *notes) take() map[netip.Addr]note {
+func (n *gobgpLog) take() map[netip.Addr]failure {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	taken := n.pending
-	n.pending = map[netip.Addr]note{}
+	n.pending = map[netip.Addr]failure{}
 	return taken
 }
 
-func (n *notes) put(address netip.Addr, v note) {
+func (n *gobgpLog) put(address netip.Addr, v failure) {
 	n.mu.Lock()
 	known := n.nameOf(address) != ""
 	if known {
@@ -115,18 +119,18 @@ func (n *notes) put(address netip.Addr, v note) {
 	}
 	n.mu.Unlock()
 	if known {
-		wake(n.wake)
+		n.wake.Notify()
 	}
 }
 
-func (n *notes) name(address netip.Addr) string {
+func (n *gobgpLog) name(address netip.Addr) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.nameOf(address)
 }
 
 // nameOf returns who is at an address, "" if nobody is. It needs the lock.
-func (n *notes) nameOf(address netip.Addr) string {
+func (n *gobgpLog) nameOf(address netip.Addr) string {
 	address = address.WithZone("")
 	if name, ok := n.names[netip.PrefixFrom(address, address.BitLen())]; ok {
 		return name
@@ -141,7 +145,7 @@ func (n *notes) nameOf(address netip.Addr) string {
 
 // logBridge is the slog.Handler GoBGP writes to.
 type logBridge struct {
-	notes   *notes
+	log     *gobgpLog
 	inner   slog.Handler
 	address netip.Addr // of the peer this logger belongs to, if any
 }
@@ -152,18 +156,18 @@ func (b *logBridge) Enabled(context.Context, slog.Level) bool { return true }
 func (b *logBridge) Handle(ctx context.Context, r slog.Record) error {
 	if b.address.IsValid() {
 		if n, ok := explain(r); ok {
-			b.notes.put(b.address, n)
+			b.log.put(b.address, n)
 		}
 	}
 	switch r.Message {
 	case "failed to set md5":
 		why := attr(r, "Err").String()
-		b.notes.unsigned.Store(&why)
+		b.log.unsigned.Store(&why)
 	case "Failed to AcceptTCP", "Failed to SetKeepAlive":
-		b.notes.deafened.Store(true)
-		wake(b.notes.wake)
+		b.log.listenerFailed.Store(true)
+		b.log.wake.Notify()
 	}
-	// What GoBGP calls information is every detail of a session; the owner logs the essence by name.
+	// What GoBGP calls information is every detail of a session; the loop logs the essence by name.
 	if r.Level == slog.LevelInfo {
 		r.Level = slog.LevelDebug
 	}
@@ -172,7 +176,7 @@ func (b *logBridge) Handle(ctx context.Context, r slog.Record) error {
 	}
 	out := slog.NewRecord(r.Time, r.Level, "gobgp: "+r.Message, r.PC)
 	if b.address.IsValid() {
-		out.AddAttrs(slog.String("peer", b.notes.name(b.address)))
+		out.Add("peer", b.log.name(b.address))
 	}
 	r.Attrs(func(a slog.Attr) bool {
 		out.AddAttrs(a)
@@ -202,8 +206,8 @@ func (b *logBridge) WithGroup(name string) slog.Handler {
 }
 
 // explain reads a record that says why a session is not up.
-func explain(r slog.Record) (note, bool) {
-	n := note{time: r.Time}
+func explain(r slog.Record) (failure, bool) {
+	n := failure{time: r.Time}
 	switch r.Message {
 	case "failed to connect":
 		n.kind = connectFailed
@@ -221,7 +225,7 @@ func explain(r slog.Record) (note, bool) {
 		n.code, n.subcode = uint8(attr(r, "Code").Int64()), uint8(attr(r, "Subcode").Int64())
 		n.text = "peer sent " + notificationText(n.code, n.subcode, attr(r, "Communicated-Reason").String())
 	default:
-		return note{}, false
+		return failure{}, false
 	}
 	return n, true
 }
@@ -242,19 +246,12 @@ func attr(r slog.Record, key string) slog.Value {
 	return found
 }
 
-// notificationText decodes a NOTIFICATION (RFC 4271 section 4.5) with its shutdown communication (RFC 9003).
+// notificationText decodes a NOTIFICATION (RFC 4271 section 4.5) with its shutdown communication
+// (RFC 9003).
 func notificationText(code, subcode uint8, communication string) string {
 	text := fmt.Sprintf("NOTIFICATION %s", gobgp.NewNotificationErrorCode(code, subcode))
 	if communication != "" {
 		text += fmt.Sprintf(": %q", communication)
 	}
 	return text
-}
-
-// wake makes a receiver of c run once, now or when it next looks.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

@@ -29,7 +29,7 @@ func texts(prefixes []netip.Prefix) []string {
 }
 
 func TestOnlyThePrefixesOfAChangedGroupThatDifferAreTouched(t *testing.T) {
-	w := newWanted()
+	w := newDesiredRoutes()
 	steps := []struct {
 		name    string
 		group   string
@@ -39,7 +39,12 @@ func TestOnlyThePrefixesOfAChangedGroupThatDifferAreTouched(t *testing.T) {
 		{"first routes", "a", routes(nil, "192.0.2.1/32", "192.0.2.2/32"), []string{"192.0.2.1/32", "192.0.2.2/32"}},
 		{"the same again", "a", routes(nil, "192.0.2.1/32", "192.0.2.2/32"), nil},
 		{"one more", "a", routes(nil, "192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128"), []string{"2001:db8::1/128"}},
-		{"other peers", "a", routes([]string{"tor1"}, "192.0.2.1/32"), []string{"192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128"}},
+		{
+			"other peers",
+			"a",
+			routes([]string{"tor1"}, "192.0.2.1/32"),
+			[]string{"192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128"},
+		},
 		{"peers in another order and twice", "a", routes([]string{"tor1", "tor1"}, "192.0.2.1/32"), nil},
 		{"another group", "b", routes(nil, "198.51.100.1/32"), []string{"198.51.100.1/32"}},
 		{"unmasked and mapped spellings", "b", routes(nil, "::ffff:198.51.100.1/128"), nil},
@@ -66,7 +71,7 @@ func toldTo(a announcement, ok bool, peer string) string {
 }
 
 func TestAPrefixOfSeveralGroupsStaysWhileOneWantsItAndGoesToTheUnionOfTheirPeers(t *testing.T) {
-	w := newWanted()
+	w := newDesiredRoutes()
 	prefix := netip.MustParsePrefix("192.0.2.1/32")
 	check := func(step string, peers ...string) {
 		t.Helper()
@@ -96,13 +101,32 @@ func TestAPrefixOfSeveralGroupsStaysWhileOneWantsItAndGoesToTheUnionOfTheirPeers
 
 func TestWhatTwoGroupsSayOfOnePrefixIsUnitedForEachPeer(t *testing.T) {
 	number := func(n uint32) *uint32 { return &n }
-	w := newWanted()
+	w := newDesiredRoutes()
 	w.replace("a", Desired{Routes: []Route{
-		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Attributes: Attributes{MED: number(5), LocalPref: number(100), Weight: 1, Prepend: 2, Communities: []community.Community{{A: 1, B: 1}}}},
+		{
+			Prefix: netip.MustParsePrefix("192.0.2.0/24"),
+			Attributes: Attributes{
+				MED:         number(5),
+				LocalPref:   number(100),
+				Weight:      1,
+				Prepend:     2,
+				Communities: []community.Community{{A: 1, B: 1}},
+			},
+		},
 		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Peers: []string{"tor1"}, Attributes: Attributes{Prepend: 3}},
 	}})
 	w.replace("b", Desired{Routes: []Route{
-		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Peers: []string{"tor1", "tor2"}, Attributes: Attributes{MED: number(7), LocalPref: number(200), Weight: 4, Prepend: 5, Communities: []community.Community{{A: 1}, {A: 1, B: 1}}}},
+		{
+			Prefix: netip.MustParsePrefix("192.0.2.0/24"),
+			Peers:  []string{"tor1", "tor2"},
+			Attributes: Attributes{
+				MED:         number(7),
+				LocalPref:   number(200),
+				Weight:      4,
+				Prepend:     5,
+				Communities: []community.Community{{A: 1}, {A: 1, B: 1}},
+			},
+		},
 	}})
 	a, ok := w.announcement(netip.MustParsePrefix("192.0.2.0/24"))
 	for peer, want := range map[string]string{
@@ -118,7 +142,7 @@ func TestWhatTwoGroupsSayOfOnePrefixIsUnitedForEachPeer(t *testing.T) {
 
 func TestChangedPrefixesSufficeToFollowWhatIsWanted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWanted()
+		w := newDesiredRoutes()
 		followed := map[netip.Prefix]announcement{}
 		groups := map[string]Desired{}
 		names := rapid.SliceOfN(rapid.SampledFrom([]string{"tor1", "tor2", "tor3"}), 0, 3)
@@ -128,9 +152,12 @@ func TestChangedPrefixesSufficeToFollowWhatIsWanted(t *testing.T) {
 			for range rapid.IntRange(0, 4).Draw(t, "routes") {
 				host := rapid.Byte().Draw(t, "host") % 6
 				d.Routes = append(d.Routes, Route{
-					Prefix:     netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 32),
-					Peers:      names.Draw(t, "peers"),
-					Attributes: Attributes{Weight: uint32(rapid.IntRange(0, 2).Draw(t, "weight")), Prepend: uint8(rapid.IntRange(0, 2).Draw(t, "prepend"))},
+					Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 32),
+					Peers:  names.Draw(t, "peers"),
+					Attributes: Attributes{
+						Weight:  uint32(rapid.IntRange(0, 2).Draw(t, "weight")),
+						Prepend: uint8(rapid.IntRange(0, 2).Draw(t, "prepend")),
+					},
 				})
 			}
 			groups[group] = d

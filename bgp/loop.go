@@ -1,0 +1,102 @@
+package bgp
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	retryPause  = 5 * time.Second        // before something GoBGP refused is tried again
+	settlePause = 2 * time.Millisecond   // between looks at a session that is just coming up
+	byePause    = 900 * time.Millisecond // for sessions to send their last NOTIFICATION
+	stopPause   = 1 * time.Second        // for GoBGP's goroutines to end
+)
+
+// loop is the one goroutine that knows both what is wanted and what is announced, and that talks
+// to GoBGP. It never waits for a peer: GoBGP dials, sends and receives in goroutines of each
+// session's own.
+type loop struct {
+	*Driver
+	server        *server
+	routerID      netip.Addr // of server
+	listenError   string     // why nobody can connect to us
+	restartReason string     // why server is to be replaced by another
+	gobgpLog      *gobgpLog
+	probes        chan probeResult
+	asking        sync.WaitGroup
+
+	routers   map[string]foundRouter // of unnumbered peers, by interface
+	searching []string               // the interfaces where a search is on
+	found     chan foundRouter
+	seekAgain *time.Timer
+	watched   []Peer // by config.Liveness
+
+	desired   *desiredRoutes
+	sets      *attributeSets
+	announced map[netip.Prefix]announcement // what GoBGP was told
+	dirty     map[netip.Prefix]bool         // to compare; true: also if wanted and announced are equal
+	refused   map[netip.Prefix]struct{}     // by GoBGP; dirty again when retry fires
+	lastWrite time.Time                     // when a path was last handed to GoBGP
+
+	peers        []Peer // as ordered
+	usable       []Peer // those of them that can have a session
+	peersDone    bool   // all of them are in GoBGP
+	peersNews    bool   // they were ordered since
+	byAddress    map[netip.Addr]*session
+	backoffUntil map[netip.Addr]time.Time // routers of a prefix that are left alone until then
+
+	turn      uint64 // of the order that set the phase
+	phase     phase
+	withdrawn []chan struct{}
+	closing   bool
+
+	ready                      <-chan struct{} // closed
+	retry, settle, drain, rest *time.Timer
+}
+
+func newLoop(d *Driver) *loop {
+	ready := make(chan struct{})
+	close(ready)
+	return &loop{
+		Driver:       d,
+		routerID:     d.config.RouterID,
+		gobgpLog:     newGobgpLog(d.log.Handler()),
+		probes:       make(chan probeResult),
+		routers:      map[string]foundRouter{},
+		found:        make(chan foundRouter),
+		seekAgain:    stoppedTimer(),
+		desired:      newDesiredRoutes(),
+		sets:         newAttributeSets(),
+		announced:    map[netip.Prefix]announcement{},
+		dirty:        map[netip.Prefix]bool{},
+		refused:      map[netip.Prefix]struct{}{},
+		peersDone:    true,
+		byAddress:    map[netip.Addr]*session{},
+		backoffUntil: map[netip.Addr]time.Time{},
+		ready:        ready,
+		retry:        stoppedTimer(),
+		settle:       stoppedTimer(),
+		drain:        stoppedTimer(),
+		rest:         stoppedTimer(),
+	}
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// probeResult is a probe's answer.
+type probeResult struct {
+	of   *session
+	text string
+}
+
+// foundRouter is what was found out of the router on an interface.
+type foundRouter struct {
+	link    string
+	address netip.Addr // with the interface as its zone; if err is nil
+	err     error
+}
