@@ -15,7 +15,7 @@ import (
 
 func always(_, _ metav1.Object) bool { return true }
 
-func relabelled(before, after metav1.Object) bool {
+func relabeled(before, after metav1.Object) bool {
 	return !maps.Equal(before.GetLabels(), after.GetLabels())
 }
 

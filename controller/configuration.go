@@ -64,7 +64,7 @@ func (c *Controller) publishUsed(ctx context.Context) error {
 func (c *Controller) repin() {
 	for _, svc := range client.Stored[*corev1.Service](c.informers.service) {
 		key := svc.Namespace + "/" + svc.Name
-		whose, _ := c.judge(key, svc)
+		whose, _ := c.judge(svc)
 		c.notePins(key, svc, whose)
 	}
 }

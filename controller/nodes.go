@@ -140,7 +140,7 @@ func (c *Controller) watchAnnouncing() error {
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*corev1.Service)
 			a, okA := after.(*corev1.Service)
-			if okA && okB && relabelled(b, a) {
+			if okA && okB && relabeled(b, a) {
 				for _, address := range service.AddressesIn(a) {
 					c.enqueueHolders(address)
 				}

@@ -68,7 +68,7 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 		return nil, errNotLeading
 	}
 	key := svc.Namespace + "/" + svc.Name
-	whose, given := p.c.judge(key, svc)
+	whose, given := p.c.judge(svc)
 	if whose == service.TakenOver && p.c.takeOver(key, svc) == nil {
 		whose = service.Own
 	}

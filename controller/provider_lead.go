@@ -92,7 +92,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	case p.c.writes.Outdated(key, svc):
 		return nil // what we wrote is on its way into the cache, and brings the key back
 	}
-	whose, _ := p.c.judge(key, svc)
+	whose, _ := p.c.judge(svc)
 	p.c.notePins(key, svc, whose)
 	switch {
 	case whose == service.Others:
@@ -154,7 +154,7 @@ func (p *Provider) concerns(svc *corev1.Service) bool {
 	if svc.Spec.LoadBalancerClass != nil {
 		return false
 	}
-	whose, _ := p.c.judge(svc.Namespace+"/"+svc.Name, svc)
+	whose, _ := p.c.judge(svc)
 	return whose == service.Own || whose == service.TakenOver
 }
 

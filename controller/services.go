@@ -36,7 +36,7 @@ func (c *Controller) rebuild(ctx context.Context) error {
 	for i := range list.Items {
 		svc := &list.Items[i]
 		key := svc.Namespace + "/" + svc.Name
-		whose, given := c.judge(key, svc)
+		whose, given := c.judge(svc)
 		if whose != service.Own {
 			rest = append(rest, svc)
 			continue
@@ -51,7 +51,7 @@ func (c *Controller) rebuild(ctx context.Context) error {
 }
 
 // judge says whose the Service is, and returns the record of what Berth gave it, without addresses if there is none.
-func (c *Controller) judge(key string, svc *corev1.Service) (service.Ownership, record.Record) {
+func (c *Controller) judge(svc *corev1.Service) (service.Ownership, record.Record) {
 	if !c.classes().Selects(svc) {
 		return service.NotServed, record.Record{}
 	}
@@ -82,7 +82,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	case c.writes.Outdated(key, svc):
 		return nil // what we wrote is on its way into the cache, and brings the key back
 	}
-	whose, given := c.judge(key, svc)
+	whose, given := c.judge(svc)
 	c.notePins(key, svc, whose)
 	switch whose {
 	case service.NotServed:

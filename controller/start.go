@@ -108,7 +108,7 @@ func (c *Controller) watch() error {
 		}
 		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
 			// At once, so that nobody takes what it asks for by name while it waits for its turn.
-			whose, _ := c.judge(key, svc)
+			whose, _ := c.judge(svc)
 			c.notePins(key, svc, whose)
 		}
 		c.services.Add(key)
@@ -130,7 +130,7 @@ func (c *Controller) watch() error {
 		matters func(before, after metav1.Object) bool
 	}{
 		{c.informers.service, service, always},
-		{c.informers.namespace, c.enqueueNamespace, relabelled},
+		{c.informers.namespace, c.enqueueNamespace, relabeled},
 		{c.informers.reservation, reservation, respecified},
 		{c.informers.secret, to(ensureKey), always},
 		{c.informers.node, to(reviewUsed), addressed},

@@ -411,11 +411,11 @@ func (r *reporter) neighbor(name string) runtime.Object {
 }
 
 // with names the router of a prefix, if there is one.
-func with(neighbour netip.Addr) string {
-	if !neighbour.IsValid() {
+func with(neighbor netip.Addr) string {
+	if !neighbor.IsValid() {
 		return ""
 	}
-	return " with " + neighbour.String()
+	return " with " + neighbor.String()
 }
 
 // aboutServices makes an event on each Service of the group; when very many move

@@ -165,7 +165,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			Services:  []Service{{Name: "d/web", Local: local, Addresses: addrs(addresses...)}},
 		}
 	}
-	labelled := func(g Group, key, value string) Group {
+	labeled := func(g Group, key, value string) Group {
 		g.Services[0].Labels = map[string]string{key: value}
 		return g
 	}
@@ -325,7 +325,7 @@ func TestPlanAnnouncements(t *testing.T) {
 		{
 			name:  "a Service whose labels nothing asks for is not announced",
 			self:  "n1",
-			group: labelled(one(false, "192.0.5.1"), "tier", "db"),
+			group: labeled(one(false, "192.0.5.1"), "tier", "db"),
 		},
 		{
 			name:  "nor one without labels",
@@ -335,7 +335,7 @@ func TestPlanAnnouncements(t *testing.T) {
 		{
 			name:  "a Service that one of the selectors matches is announced, rather from the nodes of most weight",
 			self:  "n1",
-			group: labelled(one(false, "192.0.5.1"), "tier", "edge"),
+			group: labeled(one(false, "192.0.5.1"), "tier", "edge"),
 			want: Announcements{
 				L2: l2plan("g web-only", l2.Desired{
 					Addresses:  addrs("192.0.5.1"),
@@ -363,7 +363,7 @@ func TestPlanAnnouncements(t *testing.T) {
 		{
 			name:      "weights are the candidates' only",
 			self:      "n3",
-			group:     labelled(one(true, "192.0.5.1"), "tier", "web"),
+			group:     labeled(one(true, "192.0.5.1"), "tier", "web"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
 			want: Announcements{
 				L2: l2plan("g web-only", l2.Desired{

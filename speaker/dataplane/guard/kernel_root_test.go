@@ -484,9 +484,9 @@ func TestDriver_kernel_sourceLengths(t *testing.T) {
 		for bits := range source.BitLen() + 1 {
 			allowed[frontend(1000+bits, netip.PrefixFrom(source, bits))] = source.String()
 			if bits > 0 {
-				neighbour := source.AsSlice()
-				neighbour[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
-				a, _ := netip.AddrFromSlice(neighbour)
+				neighbor := source.AsSlice()
+				neighbor[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
+				a, _ := netip.AddrFromSlice(neighbor)
 				refused[frontend(2000+bits, netip.PrefixFrom(a, bits))] = source.String()
 			}
 		}
