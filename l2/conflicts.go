@@ -50,12 +50,8 @@ func (s *segment) see(now time.Time, x neighbor.Sighting) {
 	}
 	peer := s.machine.PeerByMAC(x.MAC)
 	if peer != "" && x.Use == neighbor.Announced {
-		taken := false
 		for _, group := range s.table.GroupsOf(x.Addr) {
-			taken = s.machine.Sighted(group, peer) || taken
-		}
-		if taken {
-			return // the peer took what this node offered
+			s.machine.Sighted(group, peer)
 		}
 	}
 	s.review(now, x, peer)
@@ -63,7 +59,7 @@ func (s *segment) see(now time.Time, x neighbor.Sighting) {
 
 // review decides whether the use of an address, by a peer or a foreign host, is a conflict.
 func (s *segment) review(now time.Time, x neighbor.Sighting, peer string) {
-	if s.isHarmless(now, x, peer) {
+	if !s.machine.Owns(x.Addr) || s.isHarmless(now, x, peer) {
 		return
 	}
 	if s.prober.Hears(x.Addr) {
@@ -151,15 +147,15 @@ func (s *segment) probe(now time.Time) {
 	if !s.mayAnnounce() || s.prober.Next().IsZero() && s.proxies.Next().IsZero() {
 		return
 	}
-	if len(s.sightings) > 0 {
-		return // what was heard until now counts: the next turns take it
-	}
 	addrs := s.prober.Due(now, maxBurst)
 	if len(addrs) > 0 && s.link.HostAddr().IsValid() {
 		s.joinDecoys(s.proxies.Survey(now, neighbor.ProxyLifetime, s.decoyPairs))
 	}
 	decoys, requests := s.proxies.Due(now)
 	s.sendProbes(append(addrs, decoys...), requests)
+	if len(s.sightings) > 0 {
+		return // what was heard until now counts: the next turn takes it
+	}
 	s.finishProxyTests(now)
 	for _, p := range s.prober.Verdicts(now) {
 		s.applyVerdict(now, p)

@@ -152,6 +152,9 @@ func (s *segment) run(ctx context.Context) {
 		if seen.Addr.IsValid() {
 			s.see(now, seen)
 		}
+		for range len(s.sightings) { // this loop is their only reader
+			s.see(now, <-s.sightings)
+		}
 		s.runDue(ctx, now)
 		s.applyOutputs(now)
 		s.sendDue(now)

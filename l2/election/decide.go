@@ -254,15 +254,12 @@ func (m *Machine) offerNext(now time.Time) {
 	}
 }
 
-// Sighted says that a peer announced an address of the group. It reports whether the peer so took
-// what this node offered.
-func (m *Machine) Sighted(group, peer string) bool {
-	c, ok := m.groups[keyOf(group)]
-	if !ok || !c.owned || !c.mine.offered || !m.peers.isAlive(peer) {
-		return false
+// Sighted says that a peer announced an address of the group. If this node offers the group, the
+// peer has taken it.
+func (m *Machine) Sighted(group, peer string) {
+	if c, ok := m.groups[keyOf(group)]; ok && c.owned && c.mine.offered && m.peers.isAlive(peer) {
+		m.relinquish(c, peer, HandedOver)
 	}
-	m.relinquish(c, peer, HandedOver)
-	return true
 }
 
 // Drained reports whether this node, which is leaving, owns nothing that another node could take,

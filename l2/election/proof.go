@@ -121,6 +121,11 @@ func (m *Machine) setAddresses(now time.Time, c *groupState, addresses []netip.A
 	c.addresses, c.knownSince = addresses, known
 }
 
+// Owns reports whether this node owns a group that has the address.
+func (m *Machine) Owns(addr netip.Addr) bool {
+	return slices.ContainsFunc(m.proofs.holders[addr], func(c *groupState) bool { return c.owned })
+}
+
 // unproven returns the group's addresses that are to be probed before this node answers for them.
 func (m *Machine) unproven(now time.Time, c *groupState) []netip.Addr {
 	var list []netip.Addr

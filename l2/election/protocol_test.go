@@ -694,3 +694,23 @@ func TestMachineLostWithdrawal(t *testing.T) {
 		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
 	}
 }
+
+// A peer that announces an address of an offered group has taken it, even if its claim is not heard.
+func TestMachineSighted(t *testing.T) {
+	w, owner, other := ownerAndOther(t)
+	group := w.groups[0]
+	owner.m.Sighted(group, other.name)
+	if !owner.m.Owns(w.address(group)) {
+		t.Error("lost to an announcement without having offered it")
+	}
+	w.blocked[[2]int{owner.index, other.index}] = true // so that the other does not take it
+	owner.state = Leaving
+	owner.act()
+	if !owner.m.Owns(w.address(group)) {
+		t.Fatal("lost before another node took it")
+	}
+	owner.m.Sighted(group, other.name)
+	if owner.m.Owns(w.address(group)) {
+		t.Error("still owned after a peer announced what was offered")
+	}
+}
