@@ -113,7 +113,7 @@ func serveAnswers() error {
 	for {
 		var o joinOrder
 		if err := in.Decode(&o); err != nil {
-			return nil //nolint:nilerr // no more orders
+			return nil //nolint:nilerr // no orders left
 		}
 		for n := range o.Join {
 			addr := serviceAddr(o.Family, n)

@@ -240,6 +240,6 @@ func TestClaimSumIgnoresPartial(t *testing.T) {
 	known.apply(claimList{entries: said})
 	said[0].partial = false
 	if changed := known.apply(claimList{entries: said}); len(changed) != 1 || known.claims[keyOf("g")].partial {
-		t.Errorf("that a claim is partial no more changes %v", changed)
+		t.Errorf("a claim that is no longer partial changes %v", changed)
 	}
 }

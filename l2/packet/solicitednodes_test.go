@@ -61,8 +61,8 @@ func TestSolicitedNodesBeyondKernelGroups(t *testing.T) {
 		for _, a := range addrs {
 			s.count(a, n)
 		}
-		if retell, err := s.settle(); err != nil || retell != again {
-			t.Fatalf("settled with %v, to be told again: %v, want %v", err, retell, again)
+		if repeat, err := s.settle(); err != nil || repeat != again {
+			t.Fatalf("settled with %v, to be repeated: %v, want %v", err, repeat, again)
 		}
 	}
 	change(addrs[:kernelGroups], +1, false)

@@ -71,7 +71,7 @@ func TestKernelAsProxy(t *testing.T) {
 		Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(beyond)}, Candidates: []string{"a"}},
 	})
 	gained, told := false, ""
-	n.await("gained, and the proxy told of", func(r report) bool {
+	n.await("gained, and the proxy reported", func(r report) bool {
 		switch {
 		case r.Seen == nil:
 		case r.Seen.Kind == Conflict:
@@ -84,7 +84,7 @@ func TestKernelAsProxy(t *testing.T) {
 		return gained && told != ""
 	})
 	if told != router {
-		t.Errorf("%s was told to answer for everything, want %s", told, router)
+		t.Errorf("%s was reported to answer for everything, want %s", told, router)
 	}
 }
 
@@ -144,6 +144,6 @@ func TestRouterAnswersEveryProbe(t *testing.T) {
 		return r.Seen != nil && r.Seen.Kind == GroupGained
 	})
 	if !found {
-		t.Errorf("that %s answers for everything was not told", router)
+		t.Errorf("that %s answers for everything was not reported", router)
 	}
 }

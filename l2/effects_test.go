@@ -39,22 +39,22 @@ func TestConfigAnswers(t *testing.T) {
 		pass(2 * time.Second)
 		a.Sync("g", lone(svc, "192.0.2.201"))
 		pass(150 * time.Millisecond)
-		expectEqual(t, "told while it is probed", c.take(), nil)
+		expectEqual(t, "calls while it is probed", c.take(), nil)
 		pass(time.Second)
-		expectEqual(t, "told of what is free", c.take(), []string{svc + " true"})
+		expectEqual(t, "calls for what is free", c.take(), []string{svc + " true"})
 		a.Sync("earlier", lone(svc))
 		a.Sync("g", Desired{})
 		pass(time.Second)
-		expectEqual(t, "told of a regrouping", c.take(), nil)
+		expectEqual(t, "calls for a regrouping", c.take(), nil)
 		a.system.set(func(f *fakeSystem) { f.link.Up = false })
 		pass(100 * time.Millisecond)
-		expectEqual(t, "told when the link is gone", c.take(), []string{svc + " false"})
+		expectEqual(t, "calls when the link is gone", c.take(), []string{svc + " false"})
 		a.system.set(func(f *fakeSystem) { f.link.Up = true })
 		pass(3 * time.Second)
-		expectEqual(t, "told when it is back", c.take(), []string{svc + " true"})
+		expectEqual(t, "calls when it is back", c.take(), []string{svc + " true"})
 		a.Sync("earlier", Desired{})
 		pass(time.Millisecond)
-		expectEqual(t, "told when it is removed", c.take(), []string{svc + " false"})
+		expectEqual(t, "calls when it is removed", c.take(), []string{svc + " false"})
 	})
 }
 
@@ -71,10 +71,10 @@ func TestConfigAnswersInConflict(t *testing.T) {
 			h.says(svc)
 			pass(40 * time.Second)
 		}
-		expectEqual(t, "told of a conflict", c.take(), []string{svc + " false"})
+		expectEqual(t, "calls for a conflict", c.take(), []string{svc + " false"})
 		expectEqual(t, "answered all the same by", e.whoHas(t, svc), []string{a.mac})
 		pass(35 * time.Second)
-		expectEqual(t, "told a minute later", c.take(), []string{svc + " true"})
+		expectEqual(t, "calls a minute later", c.take(), []string{svc + " true"})
 	})
 }
 
@@ -91,7 +91,7 @@ func TestConfigAnswersAtEnd(t *testing.T) {
 			pass(50 * time.Millisecond)
 			a.kill()
 			pass(50 * time.Millisecond)
-			expectEqual(t, "told at the end while "+state.String(), c.take(), map[State][]string{Ready: {svc +
+			expectEqual(t, "calls at the end while "+state.String(), c.take(), map[State][]string{Ready: {svc +
 				" false"}}[state])
 		})
 	}
