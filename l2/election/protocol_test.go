@@ -695,7 +695,8 @@ func TestMachineLostWithdrawal(t *testing.T) {
 	}
 }
 
-// A peer that announces an address of an offered group has taken it, even if its claim is not heard.
+// A peer that announces an address of an offered group has taken it, even if we never hear its
+// claim.
 func TestMachineSighted(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
 	group := w.groups[0]
