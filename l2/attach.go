@@ -55,6 +55,7 @@ func (s *segment) openWire(ctx context.Context, now time.Time) {
 	}
 	w, err := s.system.open(s.link, packet.Handlers{
 		Hello:  s.receiveHello,
+		Cut:    func() { s.counts.rejected(election.RejectCut) },
 		ARP:    arp.Respond,
 		NDP:    ndp.Respond,
 		Broken: func(err error) { trySend(s.broken, err) },

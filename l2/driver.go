@@ -31,6 +31,7 @@ type Driver struct {
 	keys         Keys                     // guarded by mu
 	capabilities Capabilities             // guarded by mu
 	mirror       map[mirrorKey]Claim      // guarded by mu
+	twins        map[string]string        // guarded by mu; by interface, the one that serves its segment
 	failure      string                   // guarded by mu
 	departure    *departure               // guarded by mu
 }
@@ -58,7 +59,6 @@ func newDriver(config Config, sys system) (*Driver, error) {
 		shared: shared{
 			config:   config,
 			system:   sys,
-			boot:     randomNumber(),
 			cluster:  election.ClusterID(config.Cluster),
 			metrics:  m,
 			observed: async.NewStream[Observation](maxObservations),
@@ -69,6 +69,7 @@ func newDriver(config Config, sys system) (*Driver, error) {
 		segments:  make(map[string]*segment),
 		ended:     make(map[string]chan struct{}),
 		mirror:    make(map[mirrorKey]Claim),
+		twins:     make(map[string]string),
 		departure: &departure{drained: make(chan struct{})},
 	}, nil
 }

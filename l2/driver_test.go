@@ -45,11 +45,21 @@ type fakeSystem struct {
 	tell  func()
 }
 
+// connect puts a wire on the segment.
+func (e *ether) connect(w *fakeWire) {
+	w.mu.Lock()
+	w.ether = e
+	w.mu.Unlock()
+	e.mu.Lock()
+	e.wires = append(e.wires, w)
+	e.mu.Unlock()
+}
+
 type fakeWire struct {
-	ether *ether
-	in    packet.Handlers
+	in packet.Handlers
 
 	mu      sync.Mutex
+	ether   *ether             // guarded by mu
 	joined  map[netip.Addr]int // guarded by mu
 	busy    bool               // guarded by mu; hellos wait in the socket
 	mute    bool               // guarded by mu; hellos are filtered
@@ -82,10 +92,8 @@ func (f *fakeSystem) open(_ packet.Link, in packet.Handlers) (wire, error) {
 	if f.fails != nil {
 		return nil, f.fails
 	}
-	w := &fakeWire{ether: f.ether, in: in, joined: make(map[netip.Addr]int), mute: f.mute}
-	f.ether.mu.Lock()
-	f.ether.wires = append(f.ether.wires, w)
-	f.ether.mu.Unlock()
+	w := &fakeWire{in: in, joined: make(map[netip.Addr]int), mute: f.mute}
+	f.ether.connect(w)
 	f.wire = w
 	return w, nil
 }
@@ -99,10 +107,21 @@ func (f *fakeSystem) set(change func(*fakeSystem)) {
 	tell()
 }
 
+func (w *fakeWire) segment() *ether {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ether
+}
+
+// others are the wires that receive what this one sends; none if it is closed.
 func (w *fakeWire) others() []*fakeWire {
-	w.ether.mu.Lock()
-	defer w.ether.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(w.ether.wires), func(x *fakeWire) bool { return x == w })
+	e := w.segment()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.Contains(e.wires, w) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(e.wires), func(x *fakeWire) bool { return x == w })
 }
 
 func (w *fakeWire) SendHello(frame []byte) error {
@@ -178,9 +197,10 @@ func (w *fakeWire) count(a netip.Addr, n int) {
 }
 
 func (w *fakeWire) Close() {
-	w.ether.mu.Lock()
-	defer w.ether.mu.Unlock()
-	w.ether.wires = slices.DeleteFunc(w.ether.wires, func(x *fakeWire) bool { return x == w })
+	e := w.segment()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wires = slices.DeleteFunc(e.wires, func(x *fakeWire) bool { return x == w })
 }
 
 // whoHas asks for an IPv4 address and returns the MACs that answer.
@@ -217,6 +237,7 @@ func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Co
 	l := packet.Link{
 		Name:  "eth0",
 		Index: 1,
+		MTU:   1500,
 		MAC:   mac,
 		Up:    true,
 		Addrs: []netip.Addr{home},

@@ -168,11 +168,22 @@ func (s *segment) reportMove(now time.Time, kind Kind, direction string, a elect
 
 // send signs a message and sends it. If that fails the message is lost, as if on the wire.
 func (s *segment) send(x election.Message) {
+	if s.twins.first == "" {
+		s.sendFrame(packet.HelloFrame(s.link.HardwareAddr(), s.seal(x)))
+	}
+}
+
+// seal completes and signs a message.
+func (s *segment) seal(x election.Message) []byte {
+	x.MAC, x.Cluster = s.link.MAC, s.cluster
+	return x.Seal(s.keys.Sign)
+}
+
+func (s *segment) sendFrame(frame []byte) {
 	if s.wire == nil || len(s.keys.Sign) == 0 {
 		return
 	}
-	x.MAC, x.Cluster = s.link.MAC, s.cluster
-	err := s.wire.SendHello(packet.HelloFrame(s.link.HardwareAddr(), x.Seal(s.keys.Sign)))
+	err := s.wire.SendHello(frame)
 	if s.setFault(faultHello, err); err == nil {
 		s.counts.hellosSent.Inc()
 	}

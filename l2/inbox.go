@@ -25,6 +25,8 @@ type inputs struct {
 	mirrorLost bool
 	link       *packet.Link // nil: not known yet
 	home       bool         // the interface holds a node address
+	others     []string     // the interfaces that this one serves the segment for
+	heard      bool         // another interface of this node heard this one
 }
 
 // mirrorKey is what the mirror has one claim for.
@@ -42,8 +44,15 @@ type orders struct {
 func (i *inbox) take() inputs {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	taken := inputs{rebalance: i.rebalance, mirrorLost: i.mirrorLost, link: i.link, home: i.home}
-	i.rebalance, i.mirrorLost = nil, false
+	taken := inputs{
+		rebalance:  i.rebalance,
+		mirrorLost: i.mirrorLost,
+		link:       i.link,
+		home:       i.home,
+		others:     i.others,
+		heard:      i.heard,
+	}
+	i.rebalance, i.mirrorLost, i.heard = nil, false, false
 	if len(i.desired) > 0 {
 		taken.desired, i.desired = i.desired, make(map[string]Desired)
 	}
@@ -85,12 +94,27 @@ func (s *segment) setMirrorLost() {
 
 func (s *segment) setLink(l packet.Link, home bool) {
 	s.inbox.mu.Lock()
-	changed := s.inbox.link == nil || !s.inbox.link.Same(l) || s.inbox.home != home
+	was := s.inbox.link
+	changed := was == nil || !was.Same(l) || was.MTU != l.MTU || s.inbox.home != home
 	s.inbox.link, s.inbox.home = &l, home
 	s.inbox.mu.Unlock()
 	if changed {
 		s.wake.Notify()
 	}
+}
+
+func (s *segment) setHeard() {
+	s.inbox.mu.Lock()
+	s.inbox.heard = true
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
+func (s *segment) setOthers(names []string) {
+	s.inbox.mu.Lock()
+	s.inbox.others = names
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
 }
 
 // isHome reports whether the interface holds a node address.
@@ -108,6 +132,7 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 		s.changeLink(ctx, now, *in.link)
 	} else if in.link != nil {
 		s.link = *in.link
+		s.machine.SetMTU(s.link.MTU)
 	}
 	s.machine.SetCapabilities(now, orders.capabilities)
 	s.updateMachine(now, causeOf(orders.state))
@@ -119,11 +144,12 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 			s.machine.Mirrored(now, said)
 		}
 	}
-	if in.home != s.home {
-		s.home = in.home
-		for group, d := range s.desired {
-			s.apply(now, group, d)
-		}
+	if in.heard {
+		s.twins.heardAt = now
+	}
+	if in.home != s.home || !slices.Equal(in.others, s.twins.others) {
+		s.home, s.twins.others = in.home, in.others
+		s.applyDesired(now)
 	}
 	s.applyAll(now, in.desired)
 	s.machine.Rebalance(in.rebalance...)
@@ -157,11 +183,13 @@ func (s *segment) applyAll(now time.Time, desired map[string]Desired) {
 	}
 }
 
-// apply hands a group to the machine if it concerns this interface. Of two interfaces on one
-// segment one serves it.
+// apply hands a group to the machine if it concerns this interface, or one that this one serves the
+// segment for.
 func (s *segment) apply(now time.Time, group string, d Desired) {
-	first := s.twins.first
-	if !concerns(d, s.name, s.home) || first != "" && concerns(d, first, s.parent.home(first)) {
+	concerned := concerns(d, s.name, s.home) || slices.ContainsFunc(s.twins.others, func(name string) bool {
+		return concerns(d, name, s.parent.home(name))
+	})
+	if !concerned || s.twins.first != "" {
 		d.Addresses = nil
 	}
 	s.machine.SetGroup(now, group, d)

@@ -10,6 +10,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2/election"
 	"github.com/berth-lb/berth/l2/neighbor"
+	"github.com/berth-lb/berth/l2/packet"
 )
 
 // segment serves one interface. Its loop owns everything below the inbox. The responders, in the
@@ -18,6 +19,7 @@ type segment struct {
 	*shared
 	parent parent
 	name   string
+	boot   uint64 // the machine's: peers of another segment, or of a former one, do not know it
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has ended
 
@@ -50,7 +52,6 @@ type segment struct {
 type shared struct {
 	config   Config
 	system   system
-	boot     uint64
 	cluster  uint64
 	metrics  *metrics
 	observed *async.Stream[Observation]
@@ -60,15 +61,25 @@ type shared struct {
 type parent interface {
 	orders() orders
 	interfaceOf(mac [6]byte) string
+	interfaceOfBoot(boot uint64) string
+	heardTwin(boot uint64)
+	setTwin(name, first string)
 	home(name string) bool
 	segmentDrained()
 	fail(ifname string, err error)
 }
 
-// twins tell that another interface of this node is on the same segment.
+// twins are interfaces of this node on one segment. The first of them, in the order of names,
+// serves what is wanted on any of them, and the others are silent: peers see one machine.
+//
+// Two interfaces are twins while each hears the other. One that hears another's hello sends it a
+// frame in return, to its MAC, so that peers do not see it. Hellos that somebody copies from one
+// segment to another make no twins.
 type twins struct {
-	first string    // the one that serves what is wanted on both; "": this one
-	until time.Time // when that is over unless it is heard again
+	first   string    // the one that serves the segment; "": this one
+	until   time.Time // when that is over unless it is heard again
+	heardAt time.Time // when the first last heard this one
+	others  []string  // those that this one serves the segment for
 }
 
 const (
@@ -81,10 +92,12 @@ const (
 )
 
 func newSegment(shared *shared, parent parent, name string, cancel context.CancelFunc) *segment {
+	boot := randomNumber()
 	return &segment{
 		shared:    shared,
 		parent:    parent,
 		name:      name,
+		boot:      boot,
 		cancel:    cancel,
 		done:      make(chan struct{}),
 		table:     neighbor.NewAddressTable(),
@@ -96,7 +109,7 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 		failed:    make(chan error, 1),
 		machine: election.NewMachine(election.Options{
 			Node:     shared.config.Node,
-			Boot:     shared.boot,
+			Boot:     boot,
 			Interval: shared.config.HelloInterval,
 			Listen:   shared.config.Listen,
 			Handover: shared.config.Handover,
@@ -119,6 +132,7 @@ func randomNumber() uint64 {
 func (s *segment) run(ctx context.Context) {
 	s.counts = s.metrics.of(s.name)
 	defer s.metrics.forget(s.name)
+	defer s.parent.setTwin(s.name, "")
 	defer s.finish()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -173,7 +187,7 @@ func (s *segment) runDue(ctx context.Context, now time.Time) {
 		s.drain(now)
 	}
 	if s.twins.first != "" && !now.Before(s.twins.until) {
-		s.setTwin(now, "")
+		s.setFirst(now, "")
 	}
 	s.updateMachine(now, election.Joined)
 	s.machine.Step(now, election.Joined)
@@ -250,13 +264,15 @@ func (s *segment) drain(now time.Time) {
 
 // updateMachine tells the machine what it may do.
 func (s *segment) updateMachine(now time.Time, cause Cause) {
-	s.machine.SetState(now, s.state, s.wire != nil, len(s.keys.Sign) > 0, cause)
+	s.machine.SetState(now, s.state, s.wire != nil && s.twins.first == "", len(s.keys.Sign) > 0, cause)
 }
 
 func (s *segment) hear(now time.Time, x election.Message) {
-	if x.Node == s.config.Node && x.Boot == s.boot {
-		s.hearSelf(now, x)
-		return
+	if x.Node == s.config.Node {
+		if other := s.parent.interfaceOfBoot(x.Boot); other != "" {
+			s.hearSelf(now, other, x)
+			return
+		}
 	}
 	if err := s.machine.Hear(now, x); err != nil {
 		s.counts.rejected(err)
@@ -265,24 +281,38 @@ func (s *segment) hear(now time.Time, x election.Message) {
 	}
 }
 
-// hearSelf takes a message of this very process. If another interface sent it, both are on one
-// segment.
-func (s *segment) hearSelf(now time.Time, x election.Message) {
-	other := s.parent.interfaceOf(x.MAC)
-	if x.MAC == s.link.MAC || other == "" || other >= s.name {
+// hearSelf takes a message that this very process sent on an interface.
+func (s *segment) hearSelf(now time.Time, other string, x election.Message) {
+	if other > s.name {
+		s.parent.heardTwin(x.Boot)
 		return
+	}
+	if other == s.name || s.twins.first != "" && s.twins.first < other {
+		return
+	}
+	s.sendFrame(packet.TwinFrame(x.MAC, s.link.HardwareAddr(), s.seal(s.machine.Hello())))
+	if now.Sub(s.twins.heardAt) > s.machine.SilentAfter() {
+		return // it does not hear this interface, or not yet
 	}
 	s.twins.until = now.Add(s.machine.SilentAfter())
 	if s.twins.first != other {
-		s.config.Logger.Info("two interfaces are on one segment; the first serves what is wanted on both",
+		s.config.Logger.Info("two interfaces are on one segment; the first serves what is wanted on any of them",
 			"interface", s.name, "first", other)
-		s.setTwin(now, other)
+		s.setFirst(now, other)
 	}
 }
 
-// setTwin takes that another interface is on this segment from now on or, with "", that none is.
-func (s *segment) setTwin(now time.Time, other string) {
+// setFirst takes that another interface serves this segment from now on or, with "", that none
+// does. This one hands nothing over: the other is heard where this one is.
+func (s *segment) setFirst(now time.Time, other string) {
 	s.twins.first = other
+	s.parent.setTwin(s.name, other)
+	s.updateMachine(now, election.LinkChanged)
+	s.applyDesired(now)
+}
+
+// applyDesired hands every group to the machine again.
+func (s *segment) applyDesired(now time.Time) {
 	for group, d := range s.desired {
 		s.apply(now, group, d)
 	}

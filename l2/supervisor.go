@@ -100,6 +100,7 @@ func (d *Driver) updateSegments(ctx context.Context, tasks *errgroup.Group, link
 func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name string) *segment {
 	ctx, cancel := context.WithCancel(ctx)
 	seg := newSegment(&d.shared, d, name, cancel)
+	seg.setOthers(d.servedBy(name))
 	for group, desired := range d.groups {
 		seg.setDesired(group, desired)
 	}
@@ -147,6 +148,60 @@ func (d *Driver) interfaceOf(mac [6]byte) string {
 		}
 	}
 	return ""
+}
+
+// interfaceOfBoot returns the name of the served interface whose machine has that boot nonce, or
+// "".
+func (d *Driver) interfaceOfBoot(boot uint64) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, seg := range d.segments {
+		if seg.boot == boot {
+			return name
+		}
+	}
+	return ""
+}
+
+// heardTwin takes that an interface heard the one whose machine has that boot nonce.
+func (d *Driver) heardTwin(boot uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, seg := range d.segments {
+		if seg.boot == boot {
+			seg.setHeard()
+		}
+	}
+}
+
+// setTwin takes that another interface serves the segment of this one or, with "", that none does.
+func (d *Driver) setTwin(name, first string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.twins[name]
+	if before == first {
+		return
+	}
+	if d.twins[name] = first; first == "" {
+		delete(d.twins, name)
+	}
+	for _, ifname := range []string{before, first} {
+		if seg, ok := d.segments[ifname]; ok {
+			seg.setOthers(d.servedBy(ifname))
+		}
+	}
+}
+
+// servedBy returns the interfaces whose segment this one serves, by name. d.mu is held.
+func (d *Driver) servedBy(first string) []string {
+	var names []string
+	for name, other := range d.twins {
+		if other == first {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // home reports whether the interface holds a node address.

@@ -111,7 +111,7 @@ const (
 // Options say which node a machine is for, and how patient it is.
 type Options struct {
 	Node     string        // at most MaxNodeName bytes
-	Boot     uint64        // random for each process, not 0
+	Boot     uint64        // random for each machine, not 0
 	Interval time.Duration // between hellos
 	Listen   time.Duration // on a segment before anything is claimed
 	Handover time.Duration // the longest time to own a group that another node is to take
@@ -131,7 +131,7 @@ func NewMachine(o Options) *Machine {
 		expected:       make(map[string]int),
 		claims:         make(map[string]*peerClaims),
 		own:            newClaimSet(),
-		claimsPerFrame: claimsPerMessage(1500, o.Node),
+		claimsPerFrame: claimsPerMessage(MaxMessage, o.Node),
 		synced:         true,
 		proofs:         newProofs(),
 		nodeByMAC:      make(map[[6]byte]string),
@@ -150,9 +150,13 @@ type Summary struct {
 // payload.
 func (m *Machine) Open(now time.Time, mtu int) {
 	m.pacer.opened(now)
-	m.claimsPerFrame = claimsPerMessage(mtu, m.self)
+	m.SetMTU(mtu)
 	m.pacer.hurry(now)
 }
+
+// SetMTU says that frames carry up to mtu bytes of payload from now on. Only an MTU below
+// MaxMessage makes a difference.
+func (m *Machine) SetMTU(mtu int) { m.claimsPerFrame = claimsPerMessage(mtu, m.self) }
 
 // Close says that they no longer can.
 func (m *Machine) Close(now time.Time) { m.pacer.closed(now) }

@@ -35,6 +35,10 @@ const (
 
 // The limits of what a message can carry.
 const (
+	// MaxMessage is the longest message, in bytes. Every interface can carry it: 1280 is the lowest
+	// MTU that IPv6 allows (RFC 8200, section 5). It does not depend on the sender's interface,
+	// because a receiver's may have a lower MTU.
+	MaxMessage       = 1280
 	MaxNodeName      = 253 // bytes; a DNS subdomain, RFC 1123
 	MinHelloInterval = 10 * time.Millisecond
 	MaxHelloInterval = 10 * time.Second
@@ -75,12 +79,12 @@ func ClusterID(name string) uint64 {
 // it except for MAC and Cluster.
 type Message struct {
 	Node    string
-	Boot    uint64  // random for each process
+	Boot    uint64  // random for each process and segment
 	MAC     [6]byte // of the sender's interface: it shows whose gratuitous ARP is a peer's
 	Cluster uint64
 
 	kind     messageKind
-	sequence uint64 // grows with each message of one boot on one segment
+	sequence uint64 // grows with each message of one boot
 	interval time.Duration
 	state    State
 	digest   uint64 // of all the sender's claims
@@ -108,6 +112,7 @@ const (
 	RejectBoot    Rejection = "boot" // a boot that has not proved yet that it is alive
 	RejectTooMany Rejection = "too_many"
 	RejectNoKey   Rejection = "no_key"
+	RejectCut     Rejection = "truncated" // longer than what a socket reads
 )
 
 // Seal returns the message's payload, signed with the key.
@@ -218,7 +223,9 @@ func sign(to, signed, key []byte) []byte {
 	return m.Sum(to)
 }
 
-// claimsPerMessage returns how many claims of a node with that name fit into a frame with that MTU.
+// claimsPerMessage returns how many claims of a node with that name fit into a frame with that MTU,
+// and into every message.
 func claimsPerMessage(mtu int, node string) int {
-	return max(1, (mtu-messageFixed-len(node)-bodyLength-claimsFixed-capabilityBytes-sha256.Size)/claimBytes)
+	room := min(mtu, MaxMessage) - messageFixed - len(node) - bodyLength - claimsFixed - capabilityBytes - sha256.Size
+	return max(1, room/claimBytes)
 }

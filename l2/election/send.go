@@ -34,13 +34,19 @@ func (m *Machine) publishToMirror(c *groupState) {
 }
 
 // send completes a message and adds it to the output.
-func (m *Machine) send(x Message) {
+func (m *Machine) send(x Message) { m.out.Messages = append(m.out.Messages, m.complete(x)) }
+
+// complete adds what every message says about this node.
+func (m *Machine) complete(x Message) Message {
 	m.sequence++
 	x.Node, x.Boot, x.sequence = m.self, m.boot, m.sequence
 	x.interval, x.state = m.announcedInterval(), m.announcedState()
 	x.digest, x.capabilities = m.own.digest, m.capabilities
-	m.out.Messages = append(m.out.Messages, x)
+	return x
 }
+
+// Hello returns a hello for a single receiver.
+func (m *Machine) Hello() Message { return m.complete(Message{kind: kindHello}) }
 
 // announcedState returns the state for messages. It is Ready only while this node would take a
 // group.

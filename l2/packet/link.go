@@ -62,5 +62,6 @@ func (l Link) HostAddr() netip.Addr {
 // HardwareAddr returns the interface's MAC.
 func (l Link) HardwareAddr() net.HardwareAddr { return net.HardwareAddr(l.MAC[:]) }
 
-// Same reports whether sockets that were opened for l also serve k.
+// Same reports whether sockets that were opened for l also serve k. A changed MTU needs no new
+// sockets.
 func (l Link) Same(k Link) bool { return l.Index == k.Index && l.MAC == k.MAC && l.Up == k.Up }

@@ -38,6 +38,7 @@ type Sockets struct {
 // Handlers take what sockets receive. Frames are valid only during the call.
 type Handlers struct {
 	Hello  func(payload []byte)
+	Cut    func() // a frame in place of a hello was too long to be one
 	ARP    func(frame []byte) (reply []byte)
 	NDP    func(frame []byte) (reply []byte)
 	Broken func(error) // a socket failed for good: close the sockets
@@ -75,9 +76,9 @@ func Open(l Link, in Handlers) (*Sockets, error) {
 	}
 	s.arpFilter, s.ndpFilter = newSocketFilter(s.arp, arpFilter), newSocketFilter(s.ndp, ndpFilter)
 	s.solicited = newSolicitedNodes(ifi, s)
-	s.readers.Go(func() { s.read(s.hello, s.takeHello) })
-	s.readers.Go(func() { s.read(s.arp, s.reply(s.arp, in.ARP)) })
-	s.readers.Go(func() { s.read(s.ndp, s.reply(s.ndp, s.takeNDP)) })
+	s.readers.Go(func() { s.read(s.hello, maxHello, s.takeHello) })
+	s.readers.Go(func() { s.read(s.arp, maxQuestion, s.reply(s.arp, in.ARP)) })
+	s.readers.Go(func() { s.read(s.ndp, maxQuestion, s.reply(s.ndp, s.takeNDP)) })
 	s.readers.Go(s.upkeep)
 	return s, nil
 }
@@ -90,10 +91,20 @@ func listen(ifi *net.Interface, etherType int, filter []bpf.Instruction) (*packe
 	return packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: raw})
 }
 
-// read passes each frame to take until the socket is closed or fails.
-func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
+const (
+	// maxHello is the longest frame that is read from the hello socket. A message that does not
+	// depend on the sender's MTU is far below it.
+	maxHello = 16 << 10
+	// maxQuestion is the longest frame that is read from the others. Of a longer one the responders
+	// see the beginning, which is all they need.
+	maxQuestion = 2048
+)
+
+// read passes each frame to take until the socket is closed or fails. Of a frame that is longer
+// than that, it passes the beginning.
+func (s *Sockets) read(c *packet.Conn, longest int, take func(frame []byte)) {
 	raw, err := c.SyscallConn()
-	b := make([]byte, 2048)
+	b := make([]byte, longest+1) // a frame that fills it was cut
 	for err == nil {
 		// The library's read allocates addresses for each frame, which on a busy segment costs as
 		// much as the answer.
@@ -119,9 +130,15 @@ func (s *Sockets) read(c *packet.Conn, take func(frame []byte)) {
 	}
 }
 
-func (s *Sockets) takeHello(frame []byte) {
-	if len(frame) > neighbor.EthernetHeader {
-		s.in.Hello(frame[neighbor.EthernetHeader:])
+func (s *Sockets) takeHello(frame []byte) { takeHello(frame, s.in.Hello, s.in.Cut) }
+
+// takeHello passes the payload of a frame to take, unless the frame was cut.
+func takeHello(frame []byte, take func([]byte), cut func()) {
+	switch {
+	case len(frame) > maxHello:
+		cut()
+	case len(frame) > neighbor.EthernetHeader:
+		take(frame[neighbor.EthernetHeader:])
 	}
 }
 
@@ -185,7 +202,7 @@ func (s *Sockets) Drain(take func([]byte)) error {
 	if err != nil {
 		return fmt.Errorf("drain the hello socket: %w", err)
 	}
-	b := make([]byte, 2048)
+	b := make([]byte, maxHello+1)
 	// Control, unlike Read, does not wait for the reader of the socket.
 	return raw.Control(func(fd uintptr) {
 		for range 4096 { // more than the socket can hold
@@ -196,9 +213,7 @@ func (s *Sockets) Drain(take func([]byte)) error {
 			if err != nil {
 				return
 			}
-			if n > neighbor.EthernetHeader {
-				take(b[neighbor.EthernetHeader:n])
-			}
+			takeHello(b[:n], take, s.in.Cut)
 		}
 	})
 }

@@ -1,0 +1,285 @@
+package l2
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/berth-lb/berth/l2/packet"
+)
+
+// fakeLinks is a node's kernel with several interfaces, each on a segment.
+type fakeLinks struct {
+	mu    sync.Mutex
+	all   []packet.Link // guarded by mu
+	ether map[string]*ether
+	tell  func()
+}
+
+func (f *fakeLinks) links() ([]packet.Link, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.all), nil
+}
+
+func (f *fakeLinks) watch(ctx context.Context, changed func()) error {
+	f.mu.Lock()
+	f.tell = changed
+	f.mu.Unlock()
+	changed()
+	<-ctx.Done()
+	return nil
+}
+
+func (f *fakeLinks) open(l packet.Link, in packet.Handlers) (wire, error) {
+	e := f.ether[l.Name]
+	w := &fakeWire{in: in, joined: make(map[netip.Addr]int)}
+	e.connect(w)
+	return w, nil
+}
+
+// setAddresses replaces the addresses of an interface, as an event.
+func (f *fakeLinks) setAddresses(name string, addrs ...netip.Addr) {
+	f.mu.Lock()
+	i := slices.IndexFunc(f.all, func(l packet.Link) bool { return l.Name == name })
+	f.all[i].Addrs = addrs
+	tell := f.tell
+	f.mu.Unlock()
+	tell()
+}
+
+// linkedNode is a driver with several interfaces. Its number is the last byte of their MACs and
+// addresses. Addresses of the first one are node addresses.
+type linkedNode struct {
+	*Driver
+	kernel *fakeLinks
+	number byte
+}
+
+func nodeOn(t *testing.T, name string, number byte, on map[string]*ether) *linkedNode {
+	t.Helper()
+	n := &linkedNode{kernel: &fakeLinks{ether: on, tell: func() {}}, number: number}
+	for i, ifname := range []string{"eth0", "eth1"} {
+		if on[ifname] == nil {
+			continue
+		}
+		n.kernel.all = append(n.kernel.all, packet.Link{
+			Name:  ifname,
+			Index: i + 1,
+			MTU:   1500,
+			MAC:   [6]byte{2, 0, 0, 0, byte(i), number},
+			Up:    true,
+			Addrs: []netip.Addr{n.address(i)},
+		})
+	}
+	d, err := newDriver(Config{
+		Node:          name,
+		NodeAddresses: n.kernel.all[0].Addrs,
+		Logger:        slog.New(slog.DiscardHandler),
+	}, n.kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Driver = d
+	d.SetKeys(Keys{Sign: []byte("key")})
+	d.SetState(Ready)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s: Run returned %v", name, err)
+		}
+	})
+	return n
+}
+
+// address returns the address of the node's i-th interface.
+func (n *linkedNode) address(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 0, byte(2 + i), n.number})
+}
+
+const manyGroups = 20
+
+func vip(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}) }
+
+// want gives the nodes many groups, of which each is wanted on these interfaces.
+func want(nodes []*linkedNode, candidates []string, interfaces ...string) {
+	for i := range manyGroups {
+		for _, n := range nodes {
+			n.Sync(vip(i).String(), Desired{
+				Addresses:  []netip.Addr{vip(i)},
+				Candidates: candidates,
+				Interfaces: interfaces,
+			})
+		}
+	}
+}
+
+// owners says, for the groups of want, which nodes answer for each.
+func (e *ether) owners(t *testing.T) (owners [manyGroups]string) {
+	t.Helper()
+	for i := range owners {
+		for _, mac := range e.whoHas(t, vip(i).String()) {
+			owners[i] += mac[len(mac)-2:]
+		}
+	}
+	return owners
+}
+
+// expectOwned checks that each group of want has one owner.
+func (e *ether) expectOwned(t *testing.T, when string) {
+	t.Helper()
+	for i, owner := range e.owners(t) {
+		if len(owner) != 2 {
+			t.Errorf("%s: %s is answered by %q, want one node", when, vip(i), owner)
+		}
+	}
+}
+
+// An interface loses its address for a moment, as by DHCP. Its segment ends, and begins again in
+// the same process.
+func TestSegmentThatBeginsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a, b := nodeOn(t, "a", 1, map[string]*ether{"eth0": e}), nodeOn(t, "b", 2, map[string]*ether{"eth0": e})
+		want([]*linkedNode{a, b}, []string{"a", "b"})
+		pass(time.Minute)
+		a.kernel.setAddresses("eth0")
+		pass(2 * time.Second)
+		a.kernel.setAddresses("eth0", a.address(0))
+		pass(3 * time.Second)
+		e.expectOwned(t, "after it began again")
+		if peers := b.Status().Segments[0].Peers; len(peers) != 1 {
+			t.Errorf("b hears %v, want a", peers)
+		}
+	})
+}
+
+// A SegmentAnnouncement that names an interface selects a node, does not for a while, and does
+// again.
+func TestSegmentOfNodeSelectedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other, lan := &ether{}, &ether{}
+		on := map[string]*ether{"eth0": other, "eth1": lan}
+		a, b := nodeOn(t, "a", 1, on), nodeOn(t, "b", 2, on)
+		both := []*linkedNode{a, b}
+		want(both, []string{"a", "b"}, "eth1")
+		pass(time.Hour)
+		want([]*linkedNode{a}, []string{"b"})
+		want([]*linkedNode{b}, []string{"b"}, "eth1")
+		pass(10 * time.Second)
+		want(both, []string{"a", "b"}, "eth1")
+		pass(10 * time.Second)
+		lan.expectOwned(t, "selected again")
+		pass(10 * time.Minute)
+		lan.expectOwned(t, "later")
+	})
+}
+
+// Frames of one segment that somebody copies to another have no effect there, whether they are few
+// or all.
+func TestMessagesOfAnotherSegment(t *testing.T) {
+	for name, frames := range map[string]int{"ten": 10, "all": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testMessagesOfAnotherSegment(t, frames) })
+		})
+	}
+}
+
+func testMessagesOfAnotherSegment(t *testing.T, frames int) {
+	one, two := &ether{}, &ether{}
+	a := nodeOn(t, "a", 1, map[string]*ether{"eth0": one, "eth1": two})
+	b := nodeOn(t, "b", 2, map[string]*ether{"eth0": two})
+	pass(time.Minute) // so the first segment's sequence is ahead
+	want([]*linkedNode{a}, []string{"a", "b"}, "eth1")
+	want([]*linkedNode{b}, []string{"a", "b"})
+	pass(5 * time.Second)
+	before := two.owners(t)
+	copier := &fakeWire{joined: make(map[netip.Addr]int)}
+	copier.in = packet.Handlers{
+		Hello: func(payload []byte) {
+			if frames--; frames < 0 {
+				return
+			}
+			two.mu.Lock()
+			wires := slices.Clone(two.wires)
+			two.mu.Unlock()
+			for _, w := range wires {
+				w.in.Hello(slices.Clone(payload))
+			}
+		},
+		ARP: func([]byte) []byte { return nil },
+		NDP: func([]byte) []byte { return nil },
+	}
+	one.connect(copier)
+	pass(10 * time.Second)
+	if after := two.owners(t); after != before {
+		t.Errorf("owners were %v and are %v", before, after)
+	}
+	if peers := b.Status().Segments[0].Peers; len(peers) != 1 {
+		t.Errorf("b hears %v, want a", peers)
+	}
+}
+
+// Two interfaces of a node are on one segment: from the beginning, or since one of them was plugged
+// in there.
+func TestTwins(t *testing.T) {
+	for name, later := range map[string]bool{"from the beginning": false, "later": true} {
+		for _, pattern := range []string{"eth*", "eth1"} {
+			t.Run(name+" wanted on "+pattern, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testTwins(t, later, pattern) })
+			})
+		}
+	}
+}
+
+func testTwins(t *testing.T, later bool, pattern string) {
+	e := &ether{}
+	second := e
+	if later {
+		second = &ether{}
+	}
+	a := nodeOn(t, "a", 1, map[string]*ether{"eth0": e, "eth1": second})
+	b := nodeOn(t, "b", 2, map[string]*ether{"eth0": e})
+	want([]*linkedNode{a}, []string{"a", "b"}, pattern)
+	want([]*linkedNode{b}, []string{"a", "b"})
+	pass(3 * time.Second)
+	if later {
+		second.mu.Lock()
+		wires := second.wires
+		second.wires = nil
+		second.mu.Unlock()
+		for _, w := range wires {
+			e.connect(w)
+		}
+		pass(time.Second)
+	}
+	e.expectOwned(t, "settled")
+	before := e.owners(t)
+	shared := pattern == "eth*" || !later // else b alone owned all of them on its segment
+	if shared && (!slices.Contains(before[:], "01") || !slices.Contains(before[:], "02")) {
+		t.Errorf("owners are %v, want a share for both nodes", before)
+	}
+	for range 30 {
+		pass(time.Second)
+		if after := e.owners(t); after != before {
+			t.Fatalf("owners were %v and are %v", before, after)
+		}
+	}
+	// Without the first interface, the second serves the segment.
+	a.kernel.setAddresses("eth0")
+	a.kernel.mu.Lock()
+	a.kernel.all = a.kernel.all[1:]
+	tell := a.kernel.tell
+	a.kernel.mu.Unlock()
+	tell()
+	pass(10 * time.Second)
+	e.expectOwned(t, "without eth0")
+}
