@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/tidwall/btree"
 )
 
 // remembered is how many addresses of a pool and family are known to have been held
@@ -13,41 +11,78 @@ import (
 // costs whose owners come and go.
 const remembered = 1 << 16
 
-// rest is what is known of an address that rests.
-type rest struct {
-	owner string // who had it last, if that is known
-	until time.Time
+// Rested is an address that rests.
+type Rested struct {
+	Address netip.Addr
+	// Owner had it, and gets it back. Empty: not known.
+	Owner string
+	Until time.Time
 }
 
-// pastTree is a set of addresses by the order in which they were freed.
-type pastTree = btree.BTreeG[pastAddress]
-
-type pastAddress struct {
-	order   uint64
-	address netip.Addr
-}
-
-func newPastTree() *pastTree {
-	less := func(a, b pastAddress) bool { return a.order < b.order }
-	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
-}
-
-// restTree is a set of addresses by the end of their rest.
-type restTree = btree.BTreeG[restAddress]
-
-type restAddress struct {
-	until time.Time
-	pastAddress
-}
-
-func newRestTree() *restTree {
-	less := func(a, b restAddress) bool {
-		if c := a.until.Compare(b.until); c != 0 {
-			return c < 0
-		}
-		return a.order < b.order
+// Rest makes an address rest that nobody holds, as if the owner, which may be unknown
+// (""), had freed it: for a new leader. It has no effect if the address is held or rests
+// as long already.
+func (a *Allocator) Rest(address netip.Addr, owner string, until time.Time) {
+	if _, held := a.holders[address]; held || !until.After(a.resting[address].until) {
+		return
 	}
-	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
+	a.recall(address)
+	a.retire(address, owner, until)
+	a.mark(address)
+}
+
+// Wake ends the rest of addresses whose time has come, and reports whether any did, and
+// when the next one does: zero if none rests.
+func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
+	wake := func(s *stock) {
+		for first, ok := s.resting.Min(); ok; first, ok = s.resting.Min() {
+			if first.until.After(now) {
+				if next.IsZero() || first.until.Before(next) {
+					next = first.until
+				}
+				break
+			}
+			woke = true
+			s.resting.PopMin()
+			a.unrest(first.address, a.resting[first.address].owner)
+			a.shelve(first.address)
+		}
+	}
+	for _, p := range a.pools.byName {
+		wake(&p.stocks[0])
+		wake(&p.stocks[1])
+	}
+	wake(&a.outside[0])
+	wake(&a.outside[1])
+	return woke, next
+}
+
+// Resting returns the resting addresses of a pool, the longest-resting first, at most
+// that many.
+func (a *Allocator) Resting(pool string, most int) []Rested {
+	p := a.pools.byName[pool]
+	if p == nil {
+		return nil
+	}
+	var all []Rested
+	for i := range p.stocks {
+		n := 0
+		p.stocks[i].resting.Reverse(func(r restAddress) bool {
+			if n++; n > most {
+				return false
+			}
+			all = append(all, Rested{r.address, a.resting[r.address].owner, r.until})
+			return true
+		})
+	}
+	slices.SortStableFunc(all, func(x, y Rested) int { return y.Until.Compare(x.Until) })
+	return all[:min(len(all), max(most, 0))]
+}
+
+// settle puts an address where it belongs after what is known of it changed.
+func (a *Allocator) settle(address netip.Addr) {
+	a.mark(address)
+	a.shelve(address)
 }
 
 // stock returns the one that the address belongs to.
@@ -134,72 +169,4 @@ func (a *Allocator) forget(s *stock) {
 		delete(a.former, oldest.address)
 		a.taken.remove(oldest.address) // nothing else is known of it
 	}
-}
-
-// Rest makes an address rest that nobody holds, as if the owner, which may be unknown
-// (""), had freed it: for a new leader. It has no effect if the address is held or rests
-// as long already.
-func (a *Allocator) Rest(address netip.Addr, owner string, until time.Time) {
-	if _, held := a.holders[address]; held || !until.After(a.resting[address].until) {
-		return
-	}
-	a.recall(address)
-	a.retire(address, owner, until)
-	a.mark(address)
-}
-
-// Wake ends the rest of addresses whose time has come, and reports whether any did, and
-// when the next one does: zero if none rests.
-func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
-	wake := func(s *stock) {
-		for first, ok := s.resting.Min(); ok; first, ok = s.resting.Min() {
-			if first.until.After(now) {
-				if next.IsZero() || first.until.Before(next) {
-					next = first.until
-				}
-				break
-			}
-			woke = true
-			s.resting.PopMin()
-			a.unrest(first.address, a.resting[first.address].owner)
-			a.shelve(first.address)
-		}
-	}
-	for _, p := range a.pools.byName {
-		wake(&p.stocks[0])
-		wake(&p.stocks[1])
-	}
-	wake(&a.outside[0])
-	wake(&a.outside[1])
-	return woke, next
-}
-
-// Rested is an address that rests.
-type Rested struct {
-	Address netip.Addr
-	// Owner had it, and gets it back. Empty: not known.
-	Owner string
-	Until time.Time
-}
-
-// Resting returns the resting addresses of a pool, the longest-resting first, at most
-// that many.
-func (a *Allocator) Resting(pool string, most int) []Rested {
-	p := a.pools.byName[pool]
-	if p == nil {
-		return nil
-	}
-	var all []Rested
-	for i := range p.stocks {
-		n := 0
-		p.stocks[i].resting.Reverse(func(r restAddress) bool {
-			if n++; n > most {
-				return false
-			}
-			all = append(all, Rested{r.address, a.resting[r.address].owner, r.until})
-			return true
-		})
-	}
-	slices.SortStableFunc(all, func(x, y Rested) int { return y.Until.Compare(x.Until) })
-	return all[:min(len(all), max(most, 0))]
 }

@@ -3,8 +3,6 @@ package ipam
 import (
 	"math/big"
 	"net/netip"
-
-	"go4.org/netipx"
 )
 
 // Usage counts the addresses of one family in a pool. An address counts in one of the
@@ -89,38 +87,4 @@ func (a *Allocator) usage(p *poolState, family Family) Usage {
 		return true
 	})
 	return u
-}
-
-// recount counts anew what depends on the pools and on what is in use elsewhere.
-func (a *Allocator) recount() {
-	for _, p := range a.pools.byName {
-		for i := range p.stocks {
-			s := &p.stocks[i]
-			s.assigned, s.usedHeld = 0, 0
-		}
-	}
-	for address := range a.holders {
-		a.count(address, 1)
-	}
-	a.countUsed()
-}
-
-// count notes that so many more addresses are held: this one.
-func (a *Allocator) count(address netip.Addr, by int64) {
-	p := a.pools.of(address)
-	if p == nil {
-		return
-	}
-	s := p.stock(FamilyOf(address))
-	s.assigned += by
-	if a.usedAt(address) != nil {
-		s.usedHeld += by
-	}
-}
-
-// size of a range.
-func size(r netipx.IPRange) *big.Int {
-	n := new(big.Int).SetBytes(r.To().AsSlice())
-	n.Sub(n, new(big.Int).SetBytes(r.From().AsSlice()))
-	return n.Add(n, big.NewInt(1))
 }

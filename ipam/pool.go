@@ -1,13 +1,48 @@
 package ipam
 
 import (
+	"fmt"
 	"math/big"
 	"net/netip"
 	"slices"
 	"sort"
+	"time"
 
+	"github.com/tidwall/btree"
 	"go4.org/netipx"
 )
+
+// Family is an address family.
+type Family uint8
+
+// The families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// index of the family in an array of both.
+func (f Family) index() int {
+	if f == IPv4 {
+		return 0
+	}
+	return 1
+}
+
+func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
+
+// FamilyOf returns the family of a valid address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// of returns a test for addresses of the family.
+func of(family Family) func(netip.Addr) bool {
+	return func(a netip.Addr) bool { return FamilyOf(a) == family }
+}
 
 // Allocation says when a pool gives addresses.
 type Allocation uint8
@@ -59,6 +94,15 @@ func (p *poolState) has(family Family) bool {
 	return slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return FamilyOf(r.From()) == family })
 }
 
+// edge reports whether the address is the first or the last of an IPv4 /24.
+func edge(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	last := a.As4()[3]
+	return last == 0 || last == 255
+}
+
 // stock is what is known of the addresses of one family in a pool.
 type stock struct {
 	assigned int64 // held
@@ -75,13 +119,35 @@ func newStocks() (s [2]stock) {
 	return s
 }
 
-// edge reports whether the address is the first or the last of an IPv4 /24.
-func edge(a netip.Addr) bool {
-	if !a.Is4() {
-		return false
+// pastTree is a set of addresses by the order in which they were freed.
+type pastTree = btree.BTreeG[pastAddress]
+
+type pastAddress struct {
+	order   uint64
+	address netip.Addr
+}
+
+func newPastTree() *pastTree {
+	less := func(a, b pastAddress) bool { return a.order < b.order }
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
+}
+
+// restTree is a set of addresses by the end of their rest.
+type restTree = btree.BTreeG[restAddress]
+
+type restAddress struct {
+	until time.Time
+	pastAddress
+}
+
+func newRestTree() *restTree {
+	less := func(a, b restAddress) bool {
+		if c := a.until.Compare(b.until); c != 0 {
+			return c < 0
+		}
+		return a.order < b.order
 	}
-	last := a.As4()[3]
-	return last == 0 || last == 255
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
 }
 
 // poolSet is a set of pools with disjoint ranges.

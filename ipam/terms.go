@@ -1,0 +1,54 @@
+package ipam
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Port is a port of a Service: its number and its protocol, such as "TCP".
+type Port struct {
+	Protocol string
+	Number   int32
+}
+
+func (p Port) String() string { return fmt.Sprintf("%s port %d", p.Protocol, p.Number) }
+
+// Terms say with whom an owner shares an address: with owners of the same key, in
+// the same namespace unless the pool allows otherwise, whose ports do not clash.
+// The zero Terms share with nobody.
+type Terms struct {
+	// Key that sharers have in common. Empty: shares with nobody.
+	Key string
+	// Ports that the owner uses.
+	Ports []Port
+	// Local: traffic goes to endpoints of the node that it reaches, so all sharers
+	// must have the same endpoints.
+	Local bool
+	// Endpoints identifies what the traffic goes to: the selector.
+	Endpoints string
+}
+
+func (t Terms) equal(other Terms) bool {
+	return t.Key == other.Key && t.Local == other.Local && t.Endpoints == other.Endpoints && slices.Equal(t.Ports, other.Ports)
+}
+
+// clash says why two owners may not share an address, "" if they may. near says
+// that their namespaces may share.
+func (t Terms) clash(other Terms, near bool) string {
+	switch {
+	case t.Key == "" || t.Key != other.Key:
+		return "without the same sharing key"
+	case !near:
+		return "in another namespace"
+	case (t.Local || other.Local) && t.Endpoints != other.Endpoints:
+		return "with another selector under externalTrafficPolicy Local"
+	}
+	for _, p := range t.Ports {
+		for _, q := range other.Ports {
+			if p == q {
+				return "with the same " + p.String()
+			}
+		}
+	}
+	return ""
+}
