@@ -47,13 +47,16 @@ type outcome struct {
 	pending    bool                      // the service controller has yet to write it
 }
 
-// NewProvider returns the Controller as a cloud provider. The Controller serves
-// Services without a class then, whatever its Options say: the service controller
-// passes over all others.
-func NewProvider(c *Controller) *Provider {
-	c.Classless = true
-	return &Provider{c: c, outcomes: map[string]outcome{}, written: map[string]string{}}
+// NewProvider returns the Controller as a cloud provider. The Controller must serve Services without
+// a class (Options.Classless): the service controller ignores all others.
+func NewProvider(c *Controller) (*Provider, error) {
+	if !c.Classless {
+		return nil, errNotClassless
+	}
+	return &Provider{c: c, outcomes: map[string]outcome{}, written: map[string]string{}}, nil
 }
+
+var errNotClassless = errors.New("a cloud provider serves only Services without spec.loadBalancerClass, and Options.Classless is not set")
 
 var errNotLeading = errors.New("this instance does not lead: its allocator does not know what is taken")
 

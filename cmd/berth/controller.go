@@ -110,6 +110,10 @@ func runController(ctx context.Context, flags common, options controller.Options
 	if err != nil {
 		return err
 	}
+	leader, err := by.leader(c)
+	if err != nil {
+		return err
+	}
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { return c.Watch(life) })
 	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
@@ -121,7 +125,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 			namespace:  flags.namespace,
 			kubernetes: to.kubernetes,
 			held:       held,
-			leader:     by.leader(c),
+			leader:     leader,
 			log:        logger,
 		}).run(ctx, life)
 	})

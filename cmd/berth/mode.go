@@ -36,11 +36,11 @@ func (m mode) String() string {
 type leader interface{ Lead(context.Context) error }
 
 // leader returns what runs the Controller in this mode.
-func (m mode) leader(c *controller.Controller) leader {
+func (m mode) leader(c *controller.Controller) (leader, error) {
 	if m == providerMode {
 		return controller.NewProvider(c)
 	}
-	return c
+	return c, nil
 }
 
 // holder returns the name that an instance has in the Lease.

@@ -29,12 +29,18 @@ const finalizer = "service.kubernetes.io/load-balancer-cleanup"
 func startProvider(t *testing.T, ns string) *running {
 	t.Helper()
 	grantProvider(t)
-	r := startAs(
-		t,
-		func(c *controller.Controller, ctx context.Context) error { return controller.NewProvider(c).Lead(ctx) },
-	)
+	r := startAs(t, leadAsProvider)
 	deleteServices(t, ns)
 	return r
+}
+
+// leadAsProvider leads as a cloud provider.
+func leadAsProvider(c *controller.Controller, ctx context.Context) error {
+	p, err := controller.NewProvider(c)
+	if err != nil {
+		return err
+	}
+	return p.Lead(ctx)
 }
 
 // grantProvider gives the controller the rights that manifests/cloud-provider add,
@@ -378,7 +384,7 @@ func TestProviderNeedsEachOfItsRights(t *testing.T) {
 				}
 				return nil
 			}))
-			startAs(t, func(c *controller.Controller, ctx context.Context) error { return controller.NewProvider(c).Lead(ctx) })
+			startAs(t, leadAsProvider)
 			deleteServices(t, ns)
 			makePool(t, "p", "192.0.2.1/32")
 			makeService(t, ns, "web", nil)
