@@ -65,7 +65,7 @@ func (c *Controller) repin() {
 	for _, svc := range client.Stored[*corev1.Service](c.informers.service) {
 		key := svc.Namespace + "/" + svc.Name
 		whose, _ := c.judge(svc)
-		c.notePins(key, svc, whose)
+		c.notePins(key, whose, c.requestOf(svc, whose))
 	}
 }
 

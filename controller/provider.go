@@ -79,7 +79,9 @@ func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.S
 		return nil, cloudprovider.ImplementedElsewhere
 	}
 	o := outcome{snapshot: p.c.snapshot.Load(), generation: p.c.allocations.Generation()}
-	o.asked, o.Outcome = p.c.assign(key, svc, given)
+	asked := p.c.requestOf(svc, whose)
+	o.Outcome = p.c.assign(key, svc, &asked, given)
+	o.asked = asked.Request
 	shown := p.c.ingressOf(svc, o.Addresses)
 	o.pending = !service.Shows(svc, shown)
 	o.told = service.ModeOf(svc)
@@ -135,7 +137,7 @@ func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, 
 
 // stale tells whether the Service might be told something else now: it asks for
 // something else, the pools are others, something was freed that it waits for, or somebody else has an address now.
-func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
+func (p *Provider) stale(o outcome, asked request) bool {
 	now := p.c.snapshot.Load()
 	if o.snapshot != now && !reflect.DeepEqual(o.snapshot.Pools, now.Pools) {
 		return true
@@ -146,22 +148,16 @@ func (p *Provider) stale(o outcome, svc *corev1.Service) bool {
 	if p.c.allocations.AnyUsed(o.Addresses) {
 		return true
 	}
-	asked, invalid := p.c.requestOf(svc)
 	asked.Drop = o.asked.Drop // an annotation's, and the service controller minds those
 	var was *service.InvalidRequest
 	errors.As(o.Err, &was)
 	asked.Strict = o.asked.Strict
-	return !reflect.DeepEqual(asked, o.asked) || (invalid != nil) != (was != nil)
+	return !reflect.DeepEqual(asked.Request, o.asked) || (asked.invalid != nil) != (was != nil)
 }
 
 // ingressOf is what the status of the Service should say of the addresses.
 func (c *Controller) ingressOf(svc *corev1.Service, addresses []netip.Addr) []corev1.LoadBalancerIngress {
 	return service.IngressOf(addresses, c.outlook(svc, addresses).Forwarder.Mode())
-}
-
-// requestOf says what the Service asks for now.
-func (c *Controller) requestOf(svc *corev1.Service) (service.Request, error) {
-	return service.RequestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
 }
 
 // Initialize does nothing: Lead runs what a Provider needs.

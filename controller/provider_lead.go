@@ -93,7 +93,8 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		return nil // what we wrote is on its way into the cache, and brings the key back
 	}
 	whose, _ := p.c.judge(svc)
-	p.c.notePins(key, svc, whose)
+	asked := p.c.requestOf(svc, whose)
+	p.c.notePins(key, whose, asked)
 	switch {
 	case whose == service.Others:
 		p.forget(key)
@@ -121,7 +122,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		p.c.tellContest(key, svc)
 		return nil
 	}
-	conditions, changed, again := p.settle(key, svc)
+	conditions, changed, again := p.settle(key, svc, asked)
 	if again {
 		enqueue(svc)
 	}
@@ -223,7 +224,7 @@ func (p *Provider) forget(key string) {
 // who forwards, if the status says so since its reader was told last.
 // While the service controller has yet to act there are none; again tells that it
 // does not know of it.
-func (p *Provider) settle(key string, svc *corev1.Service) (conditions []condition.Condition, changed *announcement.Forwarder, again bool) {
+func (p *Provider) settle(key string, svc *corev1.Service, asked request) (conditions []condition.Condition, changed *announcement.Forwarder, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o, known := p.outcomes[key]
@@ -235,7 +236,7 @@ func (p *Provider) settle(key string, svc *corev1.Service) (conditions []conditi
 	}
 	addresses := o.Addresses
 	view := p.c.outlook(svc, addresses)
-	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(o, svc) {
+	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(o, asked) {
 		return nil, nil, true
 	}
 	// Only now that no status shows them may others have them.

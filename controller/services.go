@@ -42,7 +42,7 @@ func (c *Controller) rebuild(ctx context.Context) error {
 			continue
 		}
 		c.allocations.Adopt(key, svc, given)
-		c.notePins(key, svc, whose)
+		c.notePins(key, whose, c.requestOf(svc, whose))
 	}
 	for _, svc := range rest {
 		c.allocations.Occupy(svc.Namespace+"/"+svc.Name, svc, false)
@@ -83,7 +83,8 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		return nil // what we wrote is on its way into the cache, and brings the key back
 	}
 	whose, given := c.judge(svc)
-	c.notePins(key, svc, whose)
+	asked := c.requestOf(svc, whose)
+	c.notePins(key, whose, asked)
 	switch whose {
 	case service.NotServed:
 		return c.disown(ctx, key, svc)
@@ -102,14 +103,14 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		c.tellContest(key, svc)
 		return nil
 	}
-	return c.serve(ctx, key, svc, given)
+	return c.serve(ctx, key, svc, asked, given)
 }
 
 // serve writes what the Service has, and tells of it.
-func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service, given record.Record) error {
-	asked, outcome := c.assign(key, svc, given)
+func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service, asked request, given record.Record) error {
+	outcome := c.assign(key, svc, &asked, given)
 	o := c.outlook(svc, outcome.Addresses)
-	first := service.ContestedBy(c.writes.Writer(key), service.Allocated(asked, outcome.Assignment, outcome.Err, outcome.Outside))
+	first := service.ContestedBy(c.writes.Writer(key), service.Allocated(asked.Request, outcome.Assignment, outcome.Err, outcome.Outside))
 	conditions := c.withAnnounced([]condition.Condition{first}, svc, o)
 	shown := service.IngressOf(o.Addresses, o.Forwarder.Mode())
 	if len(outcome.Addresses)+len(outcome.Surplus)+len(c.snapshot.Load().Pools) == 0 {
@@ -154,14 +155,29 @@ func (c *Controller) recorded(key string, svc *corev1.Service, addresses []netip
 	return &signed
 }
 
-// assign gives the Service what it asks for, and returns what that is, and what it got.
-func (c *Controller) assign(key string, svc *corev1.Service, given record.Record) (service.Request, allocation.Outcome) {
-	asked, invalid := c.requestOf(svc)
-	outcome := c.allocations.Assign(key, svc, &asked, invalid, given)
+// request is what a Service asks for, or why that is invalid.
+type request struct {
+	service.Request
+	invalid error
+}
+
+// requestOf returns what the Service asks for now; nothing if Berth does not serve it.
+func (c *Controller) requestOf(svc *corev1.Service, whose service.Ownership) request {
+	if whose != service.Own && whose != service.TakenOver {
+		return request{}
+	}
+	asked, err := service.RequestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
+	return request{asked, err}
+}
+
+// assign gives the Service what it asks for, and returns what it got. It completes the request with
+// what only the allocations know.
+func (c *Controller) assign(key string, svc *corev1.Service, asked *request, given record.Record) allocation.Outcome {
+	outcome := c.allocations.Assign(key, svc, &asked.Request, asked.invalid, given)
 	if outcome.Changed {
 		c.metrics.allocations.Inc()
 	}
-	return asked, outcome
+	return outcome
 }
 
 // namespaceLabels returns the labels of a namespace, as the cache has them.
@@ -191,16 +207,14 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 }
 
 // notePins keeps the addresses that a Service asks for by name from whoever takes any.
-func (c *Controller) notePins(key string, svc *corev1.Service, whose service.Ownership) {
+func (c *Controller) notePins(key string, whose service.Ownership, asked request) {
 	var pins []netip.Addr
-	if whose == service.Own {
-		if asked, err := c.requestOf(svc); err == nil {
-			snapshot := c.snapshot.Load()
-			for _, a := range asked.Pinned {
-				// A pool that does not serve the Service does not wait for it either.
-				if p := snapshot.PoolOf(a); p != nil && slices.Contains(asked.Pools, p.Name) {
-					pins = append(pins, a)
-				}
+	if whose == service.Own && asked.invalid == nil {
+		snapshot := c.snapshot.Load()
+		for _, a := range asked.Pinned {
+			// A pool that does not serve the Service does not wait for it either.
+			if p := snapshot.PoolOf(a); p != nil && slices.Contains(asked.Pools, p.Name) {
+				pins = append(pins, a)
 			}
 		}
 	}

@@ -109,7 +109,7 @@ func (c *Controller) watch() error {
 		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
 			// At once, so that nobody takes what it asks for by name while it waits for its turn.
 			whose, _ := c.judge(svc)
-			c.notePins(key, svc, whose)
+			c.notePins(key, whose, c.requestOf(svc, whose))
 		}
 		c.services.Add(key)
 	}
