@@ -41,15 +41,18 @@ func readyStatus(n *corev1.Node) corev1.ConditionStatus {
 func renetworked(before, after metav1.Object) bool {
 	b, okB := before.(*v1alpha1.Speaker)
 	a, okA := after.(*v1alpha1.Speaker)
-	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Status.Gateways, a.Status.Gateways) &&
-		slices.EqualFunc(b.Status.Segments, a.Status.Segments, func(x, y v1alpha1.SegmentReport) bool { return slices.Equal(x.Subnets, y.Subnets) }))
+	sameSubnets := func(x, y v1alpha1.SegmentReport) bool { return slices.Equal(x.Subnets, y.Subnets) }
+	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) &&
+		slices.Equal(b.Status.Gateways, a.Status.Gateways) &&
+		slices.EqualFunc(b.Status.Segments, a.Status.Segments, sameSubnets))
 }
 
 // addressed reports whether a Node changed in its addresses or in those of its pods.
 func addressed(before, after metav1.Object) bool {
 	b, okB := before.(*corev1.Node)
 	a, okA := after.(*corev1.Node)
-	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) && slices.Equal(b.Spec.PodCIDRs, a.Spec.PodCIDRs))
+	return okA && okB && !(slices.Equal(b.Status.Addresses, a.Status.Addresses) &&
+		slices.Equal(b.Spec.PodCIDRs, a.Spec.PodCIDRs))
 }
 
 func respecified(before, after metav1.Object) bool {

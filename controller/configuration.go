@@ -106,25 +106,29 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 		c.metrics.assigned.Reset() // a pool may be gone
 	}
 	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
-		failures = append(failures, publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, problems, func(desired *v1alpha1.LoadBalancerPool) {
-			c.describePool(desired, problems)
-		}))
+		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, problems) }
+		err := publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, problems, describe)
+		failures = append(failures, err)
 	}
 	if problems == nil {
 		return errors.Join(failures...)
 	}
 	snapshot := c.snapshot.Load()
 	for _, o := range client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.l2) {
-		failures = append(failures, publishOne(ctx, c, c.Berth.SegmentAnnouncements, "SegmentAnnouncement", o, problems, func(desired *v1alpha1.SegmentAnnouncement) {
+		describe := func(desired *v1alpha1.SegmentAnnouncement) {
 			pools, _ := snapshot.Counts(config.Key{Kind: "SegmentAnnouncement", Name: o.Name})
 			desired.Status.PoolCount = new(int32(pools))
-		}))
+		}
+		err := publishOne(ctx, c, c.Berth.SegmentAnnouncements, "SegmentAnnouncement", o, problems, describe)
+		failures = append(failures, err)
 	}
 	for _, o := range client.Stored[*v1alpha1.RouteAnnouncement](c.informers.bgp) {
-		failures = append(failures, publishOne(ctx, c, c.Berth.RouteAnnouncements, "RouteAnnouncement", o, problems, func(desired *v1alpha1.RouteAnnouncement) {
+		describe := func(desired *v1alpha1.RouteAnnouncement) {
 			pools, neighbors := snapshot.Counts(config.Key{Kind: "RouteAnnouncement", Name: o.Name})
 			desired.Status.PoolCount, desired.Status.NeighborCount = new(int32(pools)), new(int32(neighbors))
-		}))
+		}
+		err := publishOne(ctx, c, c.Berth.RouteAnnouncements, "RouteAnnouncement", o, problems, describe)
+		failures = append(failures, err)
 	}
 	return errors.Join(append(failures, c.publishNeighbors(ctx, problems))...)
 }
@@ -134,9 +138,8 @@ func (c *Controller) publishNeighbors(ctx context.Context, problems map[config.K
 	var failures []error
 	sessions := verdict.Gather(c.snapshot.Load(), *c.nodes.Load(), c.reports())
 	for _, o := range client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer) {
-		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, problems, func(desired *v1alpha1.BGPNeighbor) {
-			sessions[o.Name].Describe(desired)
-		}))
+		describe := func(desired *v1alpha1.BGPNeighbor) { sessions[o.Name].Describe(desired) }
+		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, problems, describe))
 	}
 	return errors.Join(failures...)
 }
@@ -147,7 +150,15 @@ type statusWriter[T v1alpha1.Object] interface {
 
 // publishOne writes the status of one object if it differs. The verdict on it is of the problems, where they say something
 // of it; the rest is as describe has it.
-func publishOne[T v1alpha1.Object](ctx context.Context, c *Controller, writer statusWriter[T], kind string, o T, problems map[config.Key][]config.Problem, describe func(T)) error {
+func publishOne[T v1alpha1.Object](
+	ctx context.Context,
+	c *Controller,
+	writer statusWriter[T],
+	kind string,
+	o T,
+	problems map[config.Key][]config.Problem,
+	describe func(T),
+) error {
 	desired, ok := o.DeepCopyObject().(T)
 	if !ok {
 		return nil
@@ -181,7 +192,10 @@ func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[
 	status.Resting, status.Recent = nil, nil
 	for _, r := range usage.Resting {
 		until := metav1.NewTime(r.Until.Truncate(time.Second).Add(time.Second))
-		status.Resting = append(status.Resting, v1alpha1.RestingAddress{Address: r.Address.String(), Service: r.Owner, UntilTime: &until})
+		status.Resting = append(
+			status.Resting,
+			v1alpha1.RestingAddress{Address: r.Address.String(), Service: r.Owner, UntilTime: &until},
+		)
 	}
 	for _, r := range usage.Recent {
 		status.Recent = append(status.Recent, r.From().String()+"-"+r.To().String())
@@ -212,7 +226,11 @@ func summaryOf(addresses []v1alpha1.AddressRange) string {
 // exhausted is the condition of a pool that tells whether it is full.
 func exhausted(families []ipam.Family) condition.Condition {
 	if len(families) == 0 {
-		return condition.Condition{Kind: v1alpha1.ConditionExhausted, Reason: "AddressesFree", Message: "an address of each family is free for a Service that names none"}
+		return condition.Condition{
+			Kind:    v1alpha1.ConditionExhausted,
+			Reason:  "AddressesFree",
+			Message: "an address of each family is free for a Service that names none",
+		}
 	}
 	var names []string
 	for _, f := range families {
@@ -229,7 +247,11 @@ const mostResting = 64
 
 // excluded is the condition of a pool that tells which of its addresses are in use elsewhere.
 func (c *Controller) excluded(pool string) condition.Condition {
-	free := condition.Condition{Kind: v1alpha1.ConditionExcluded, Reason: "NoneExcluded", Message: "no address of the pool is known to be in use elsewhere"}
+	free := condition.Condition{
+		Kind:    v1alpha1.ConditionExcluded,
+		Reason:  "NoneExcluded",
+		Message: "no address of the pool is known to be in use elsewhere",
+	}
 	p := c.snapshot.Load().Pool(pool)
 	if p == nil {
 		return free
@@ -243,7 +265,12 @@ func (c *Controller) excluded(pool string) condition.Condition {
 	if len(found) == 0 {
 		return free
 	}
-	return condition.Condition{Kind: v1alpha1.ConditionExcluded, OK: true, Reason: "InUseElsewhere", Message: "not given: " + condition.Few(found)}
+	return condition.Condition{
+		Kind:    v1alpha1.ConditionExcluded,
+		OK:      true,
+		Reason:  "InUseElsewhere",
+		Message: "not given: " + condition.Few(found),
+	}
 }
 
 // rangeText is a range as people write it.

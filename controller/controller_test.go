@@ -10,7 +10,10 @@ import (
 
 func TestTheNextProcessOfASpeakerIsExpectedForAWhile(t *testing.T) {
 	report := func(state v1alpha1.SpeakerState) v1alpha1.SpeakerStatus {
-		return v1alpha1.SpeakerStatus{Conditions: v1alpha1test.InState(state), IPVS: v1alpha1.IPVSReport{Schedulers: []string{"rr"}, VirtualServers: new(int32)}}
+		return v1alpha1.SpeakerStatus{
+			Conditions: v1alpha1test.InState(state),
+			IPVS:       v1alpha1.IPVSReport{Schedulers: []string{"rr"}, VirtualServers: new(int32)},
+		}
 	}
 	s, begun := successors{}, time.Now()
 	for _, c := range []struct {
@@ -18,14 +21,40 @@ func TestTheNextProcessOfASpeakerIsExpectedForAWhile(t *testing.T) {
 		report v1alpha1.SpeakerStatus
 		want   time.Duration
 	}{
-		{0, report(v1alpha1.SpeakerRestarting), 0},
-		{time.Second, report(v1alpha1.SpeakerStopped), 0},
-		{2 * time.Second, v1alpha1.SpeakerStatus{Conditions: v1alpha1test.InState(v1alpha1.SpeakerReplaced)}, 0},
-		{3 * time.Second, report(v1alpha1.SpeakerReplaced), successorWithin},
-		{13 * time.Second, report(v1alpha1.SpeakerReplaced), successorWithin - 10*time.Second},
-		{time.Hour, report(v1alpha1.SpeakerReplaced), 0},
-		{2 * time.Hour, report(v1alpha1.SpeakerStarting), 0},
-		{3 * time.Hour, report(v1alpha1.SpeakerReplaced), successorWithin},
+		{
+			report: report(v1alpha1.SpeakerRestarting),
+		},
+		{
+			after:  time.Second,
+			report: report(v1alpha1.SpeakerStopped),
+		},
+		{
+			after:  2 * time.Second,
+			report: v1alpha1.SpeakerStatus{Conditions: v1alpha1test.InState(v1alpha1.SpeakerReplaced)},
+		},
+		{
+			after:  3 * time.Second,
+			report: report(v1alpha1.SpeakerReplaced),
+			want:   successorWithin,
+		},
+		{
+			after:  13 * time.Second,
+			report: report(v1alpha1.SpeakerReplaced),
+			want:   successorWithin - 10*time.Second,
+		},
+		{
+			after:  time.Hour,
+			report: report(v1alpha1.SpeakerReplaced),
+		},
+		{
+			after:  2 * time.Hour,
+			report: report(v1alpha1.SpeakerStarting),
+		},
+		{
+			after:  3 * time.Hour,
+			report: report(v1alpha1.SpeakerReplaced),
+			want:   successorWithin,
+		},
 	} {
 		if got := s.expected("n1", c.report, begun.Add(c.after)); got != c.want {
 			t.Errorf("after %s, %s: the next process is expected for %s, want %s", c.after, c.report.Conditions[0].Reason, got, c.want)

@@ -108,7 +108,8 @@ func rotate(secret *corev1.Secret, reports []*v1alpha1.Speaker, fresh func() ([]
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
 	}
-	key, next, previous := secret.Data[v1alpha1.HelloKey], secret.Data[v1alpha1.NextHelloKey], secret.Data[v1alpha1.PreviousHelloKey]
+	key, next := secret.Data[v1alpha1.HelloKey], secret.Data[v1alpha1.NextHelloKey]
+	previous := secret.Data[v1alpha1.PreviousHelloKey]
 	good := func(k []byte) bool { return len(k) >= v1alpha1.ShortestHelloKey }
 	asked := secret.Annotations[v1alpha1.AnnotationRotate]
 	var waiting []string

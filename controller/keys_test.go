@@ -22,7 +22,10 @@ func material(letter string) []byte { return bytes.Repeat([]byte(letter), 32) }
 
 // speaks is a report that signs with one key and accepts all of them.
 func speaks(node string, state v1alpha1.SpeakerState, letters ...string) *v1alpha1.Speaker {
-	s := &v1alpha1.Speaker{ObjectMeta: named(node), Status: v1alpha1.SpeakerStatus{Conditions: v1alpha1test.InState(state)}}
+	s := &v1alpha1.Speaker{
+		ObjectMeta: named(node),
+		Status:     v1alpha1.SpeakerStatus{Conditions: v1alpha1test.InState(state)},
+	}
 	for i, l := range letters {
 		print := v1alpha1.Fingerprint(material(l))
 		if i == 0 {
@@ -55,24 +58,112 @@ func TestAKeyIsReplacedStepByStep(t *testing.T) {
 		reports     []*v1alpha1.Speaker
 		want        string
 	}{
-		{"no key", "", nil, nil, "key=n"},
-		{"a damaged key", "key=!", nil, nil, "key=n"},
-		{"a damaged key, and a next", "key=! next=b", nil, nil, "key=b"},
-		{"a good key", "key=a", nil, []*v1alpha1.Speaker{speaks("n1", ready, "z")}, "key=a"},
-		{"asked to rotate", "key=a", map[string]string{"berth.dev/rotate": "1"}, []*v1alpha1.Speaker{speaks("n1", ready, "a")}, "key=a next=n (waits for the speaker of n1)"},
-		{"asked again with another value", "key=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, nil, "key=a next=n"},
-		{"not asked again", "key=a", done, nil, "key=a"},
-		{"one does not accept the next key", "key=a next=b", done, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b"), speaks("n2", v1alpha1.SpeakerStarting, "a"), speaks("n3", leaving, "a")}, "key=a next=b (waits for the speaker of n2, n3)"},
-		{"of many the first are named", "key=a next=b", done, []*v1alpha1.Speaker{speaks("n1", ready), speaks("n2", ready), speaks("n3", ready), speaks("n4", ready), speaks("n5", ready), speaks("n6", ready), speaks("n7", ready)},
-			"key=a next=b (waits for the speaker of n1, n2, n3, n4, n5 and 2 more)"},
-		{"all accept the next key; one has ended", "key=a next=b", done, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b"), speaks("n2", leaving, "a", "b"), speaks("n3", v1alpha1.SpeakerStopped, "a")}, "key=b previous=a (waits for the speaker of n1, n2)"},
-		{"one signs with the previous key", "key=b previous=a", done, []*v1alpha1.Speaker{speaks("n1", ready, "b", "a"), speaks("n2", v1alpha1.SpeakerRestarting, "a", "b")}, "key=b previous=a (waits for the speaker of n2)"},
-		{"all sign with the key", "key=b previous=a", done, []*v1alpha1.Speaker{speaks("n1", ready, "b", "a"), speaks("n2", ready, "b", "a")}, "key=b"},
-		{"asked in the midst: one rotation ends first", "key=b previous=a", map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"}, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b")}, "key=b previous=a (waits for the speaker of n1)"},
-		{"a next key set by hand in the midst waits too", "key=b next=c previous=a", done, []*v1alpha1.Speaker{speaks("n1", ready, "a", "b", "c")}, "key=b next=c previous=a (waits for the speaker of n1)"},
-		{"a next key that is too short", "key=a next=!", done, nil, "key=a next=n"},
+		{
+			name: "no key",
+			want: "key=n",
+		},
+		{
+			name: "a damaged key",
+			data: "key=!",
+			want: "key=n",
+		},
+		{
+			name: "a damaged key, and a next",
+			data: "key=! next=b",
+			want: "key=b",
+		},
+		{
+			name:    "a good key",
+			data:    "key=a",
+			reports: []*v1alpha1.Speaker{speaks("n1", ready, "z")},
+			want:    "key=a",
+		},
+		{
+			name:        "asked to rotate",
+			data:        "key=a",
+			annotations: map[string]string{"berth.dev/rotate": "1"},
+			reports:     []*v1alpha1.Speaker{speaks("n1", ready, "a")},
+			want:        "key=a next=n (waits for the speaker of n1)",
+		},
+		{
+			name:        "asked again with another value",
+			data:        "key=a",
+			annotations: map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"},
+			want:        "key=a next=n",
+		},
+		{
+			name:        "not asked again",
+			data:        "key=a",
+			annotations: done,
+			want:        "key=a",
+		},
+		{
+			name:        "one does not accept the next key",
+			data:        "key=a next=b",
+			annotations: done,
+			reports: []*v1alpha1.Speaker{
+				speaks("n1", ready, "a", "b"), speaks("n2", v1alpha1.SpeakerStarting, "a"), speaks("n3", leaving, "a"),
+			},
+			want: "key=a next=b (waits for the speaker of n2, n3)",
+		},
+		{
+			name:        "of many the first are named",
+			data:        "key=a next=b",
+			annotations: done,
+			reports: []*v1alpha1.Speaker{
+				speaks("n1", ready), speaks("n2", ready), speaks("n3", ready), speaks("n4", ready), speaks("n5", ready),
+				speaks("n6", ready), speaks("n7", ready),
+			},
+			want: "key=a next=b (waits for the speaker of n1, n2, n3, n4, n5 and 2 more)",
+		},
+		{
+			name:        "all accept the next key; one has ended",
+			data:        "key=a next=b",
+			annotations: done,
+			reports: []*v1alpha1.Speaker{
+				speaks("n1", ready, "a", "b"), speaks("n2", leaving, "a", "b"), speaks("n3", v1alpha1.SpeakerStopped, "a"),
+			},
+			want: "key=b previous=a (waits for the speaker of n1, n2)",
+		},
+		{
+			name:        "one signs with the previous key",
+			data:        "key=b previous=a",
+			annotations: done,
+			reports:     []*v1alpha1.Speaker{speaks("n1", ready, "b", "a"), speaks("n2", v1alpha1.SpeakerRestarting, "a", "b")},
+			want:        "key=b previous=a (waits for the speaker of n2)",
+		},
+		{
+			name:        "all sign with the key",
+			data:        "key=b previous=a",
+			annotations: done,
+			reports:     []*v1alpha1.Speaker{speaks("n1", ready, "b", "a"), speaks("n2", ready, "b", "a")},
+			want:        "key=b",
+		},
+		{
+			name:        "asked in the midst: one rotation ends first",
+			data:        "key=b previous=a",
+			annotations: map[string]string{"berth.dev/rotate": "2", "berth.dev/rotated": "1"},
+			reports:     []*v1alpha1.Speaker{speaks("n1", ready, "a", "b")},
+			want:        "key=b previous=a (waits for the speaker of n1)",
+		},
+		{
+			name:        "a next key set by hand in the midst waits too",
+			data:        "key=b next=c previous=a",
+			annotations: done,
+			reports:     []*v1alpha1.Speaker{speaks("n1", ready, "a", "b", "c")},
+			want:        "key=b next=c previous=a (waits for the speaker of n1)",
+		},
+		{
+			name:        "a next key that is too short",
+			data:        "key=a next=!",
+			annotations: done,
+			want:        "key=a next=n",
+		},
 	} {
-		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: maps.Clone(c.annotations)}, Data: map[string][]byte{}}
+		secret := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Annotations: maps.Clone(c.annotations)},
+			Data:       map[string][]byte{},
+		}
 		for _, field := range strings.Fields(c.data) {
 			name, letter, _ := strings.Cut(field, "=")
 			if secret.Data[name] = material(letter); letter == "!" {
@@ -92,7 +183,10 @@ func TestAKeyIsReplacedStepByStep(t *testing.T) {
 // Secret in any order, one at a time, and report it some time after.
 func TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther(t *testing.T) {
 	for seed := range uint64(200) {
-		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"berth.dev/rotate": "1"}}, Data: map[string][]byte{"key": material("a")}}
+		secret := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"berth.dev/rotate": "1"}},
+			Data:       map[string][]byte{"key": material("a")},
+		}
 		takes := func() []string {
 			letters := []string{string(secret.Data["key"][:1])}
 			for _, name := range []string{"next", "previous"} {
@@ -120,7 +214,9 @@ func TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther(t *testing.T) {
 			case 1:
 				reports[node] = speaks(node, v1alpha1.SpeakerAnnouncing, knows[node]...)
 			case 2:
-				if _, err := rotate(secret, slices.Collect(maps.Values(reports)), func() ([]byte, error) { return material("n"), nil }); err != nil {
+				if _, err := rotate(
+					secret, slices.Collect(maps.Values(reports)), func() ([]byte, error) { return material("n"), nil },
+				); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -30,7 +30,9 @@ func (c *Controller) Watch(ctx context.Context) error {
 
 // Synced tells whether the caches hold everything.
 func (c *Controller) Synced() bool {
-	for _, i := range append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node, c.informers.slice, c.informers.secret) {
+	all := append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node,
+		c.informers.slice, c.informers.secret)
+	for _, i := range all {
 		if !i.HasSynced() {
 			return false
 		}
@@ -45,7 +47,11 @@ var errLed = errors.New("a Controller leads once, by its own reconcilers or as a
 
 // lead does the work of the leader with this way of reconciling Services, and what
 // goes with it, until the context ends.
-func (c *Controller) lead(ctx context.Context, reconcile func(context.Context, string) error, beside ...func(context.Context) error) error {
+func (c *Controller) lead(
+	ctx context.Context,
+	reconcile func(context.Context, string) error,
+	beside ...func(context.Context) error,
+) error {
 	if !c.led.CompareAndSwap(false, true) {
 		return errLed
 	}
@@ -88,7 +94,12 @@ func (c *Controller) lead(ctx context.Context, reconcile func(context.Context, s
 
 // work takes keys from the queue until it is shut down. A key whose work failed
 // comes back with a growing delay.
-func work[T comparable](ctx context.Context, queue workqueue.TypedRateLimitingInterface[T], do func(context.Context, T) error, failed func(T, error)) {
+func work[T comparable](
+	ctx context.Context,
+	queue workqueue.TypedRateLimitingInterface[T],
+	do func(context.Context, T) error,
+	failed func(T, error),
+) {
 	for {
 		key, down := queue.Get()
 		if down {

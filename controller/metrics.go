@@ -36,7 +36,8 @@ func newMetrics(r prometheus.Registerer, outside func() float64) (*metrics, erro
 	outsidePools := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "berth_services_outside_pools", Help: "Services with addresses that are in no pool any more.",
 	}, outside)
-	for _, c := range []prometheus.Collector{outsidePools, m.assigned, m.allocations, m.writes, m.failures, m.overwritten} {
+	all := []prometheus.Collector{outsidePools, m.assigned, m.allocations, m.writes, m.failures, m.overwritten}
+	for _, c := range all {
 		failed = append(failed, r.Register(c))
 	}
 	return m, errors.Join(failed...)

@@ -31,7 +31,11 @@ const (
 // withAnnounced adds the condition for what becomes of the addresses of a Service,
 // if that is known. It is not in the first moments of a Service of policy Local,
 // before the control plane has made an EndpointSlice for it.
-func (c *Controller) withAnnounced(conditions []condition.Condition, svc *corev1.Service, o announcement.Service) []condition.Condition {
+func (c *Controller) withAnnounced(
+	conditions []condition.Condition,
+	svc *corev1.Service,
+	o announcement.Service,
+) []condition.Condition {
 	if o.Local && o.Unknown && len(o.Addresses) > 0 && len(svc.Spec.Selector) > 0 && announcedOf(svc) == nil {
 		return conditions
 	}

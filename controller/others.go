@@ -50,7 +50,10 @@ func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 		return err
 	}
 	c.writes.Take(key)
-	c.Logger.Info("took over a Service", "service", key, "addresses", service.AddressesIn(svc), "from", service.LastWriter(svc))
+	c.Logger.Info(
+		"took over a Service", "service", key, "addresses", service.AddressesIn(svc), "from",
+		service.LastWriter(svc),
+	)
 	return nil
 }
 
@@ -58,7 +61,8 @@ func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 func (c *Controller) isTakenOver(key string) bool {
 	namespace, name, _ := strings.Cut(key, "/")
 	svc, err := c.informers.services.Services(namespace).Get(name)
-	return err == nil && c.classes().Selects(svc) && svc.Spec.LoadBalancerClass == nil && service.TakesOver(svc, c.namespaceLabels(namespace), c.snapshot.Load())
+	return err == nil && c.classes().Selects(svc) && svc.Spec.LoadBalancerClass == nil &&
+		service.TakesOver(svc, c.namespaceLabels(namespace), c.snapshot.Load())
 }
 
 // explainWait says on a Service why its addresses are not taken over yet. They stay as they are, and nobody else gets them.
@@ -66,7 +70,9 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 	c.allocations.Occupy(key, svc, true)
 	waits := condition.Condition{Kind: v1alpha1.ServiceAllocated, Reason: service.ReasonTakeOverWaits,
 		Message: fmt.Sprintf("%v; the Service is taken over from %s once nobody else has the address", obstacle, service.WriterOf(svc))}
-	desired, news := service.WithStatus(svc, svc.Status.LoadBalancer.Ingress, []condition.Condition{waits}, nil, metav1.Now())
+	desired, news := service.WithStatus(
+		svc, svc.Status.LoadBalancer.Ingress, []condition.Condition{waits}, nil, metav1.Now(),
+	)
 	if desired == svc {
 		return nil
 	}

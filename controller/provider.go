@@ -64,7 +64,12 @@ var errNotLeading = errors.New("this instance does not lead: its allocator does 
 // of the condition berth.dev/Allocated why that cannot be; addresses that the status
 // shows all the same are taken out of it first, by a call without an error. The
 // nodes make no difference: which of them announce is the speakers' business.
-func (p *Provider) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (p *Provider) EnsureLoadBalancer(
+	_ context.Context,
+	_ string,
+	svc *corev1.Service,
+	_ []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.leading {
@@ -114,7 +119,11 @@ func (p *Provider) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *c
 
 // GetLoadBalancer returns the addresses that the Service holds, and whether there
 // are any.
-func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+func (p *Provider) GetLoadBalancer(
+	_ context.Context,
+	_ string,
+	svc *corev1.Service,
+) (*corev1.LoadBalancerStatus, bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.leading {

@@ -43,7 +43,11 @@ func (g *gate) close() {
 }
 
 // patch runs a write, unless the gate is closed.
-func (g *gate) patch(ctx context.Context, key string, do func(context.Context) (*corev1.Service, error)) (*corev1.Service, error) {
+func (g *gate) patch(
+	ctx context.Context,
+	key string,
+	do func(context.Context) (*corev1.Service, error),
+) (*corev1.Service, error) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	if g.closed {
@@ -86,7 +90,14 @@ type gatedServices struct {
 	gate      *gate
 }
 
-func (s gatedServices) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, o metav1.PatchOptions, subresources ...string) (*corev1.Service, error) {
+func (s gatedServices) Patch(
+	ctx context.Context,
+	name string,
+	kind types.PatchType,
+	data []byte,
+	o metav1.PatchOptions,
+	subresources ...string,
+) (*corev1.Service, error) {
 	data, err := s.withRecord(name, data)
 	if err != nil {
 		return nil, err
@@ -150,7 +161,10 @@ type tappedInformer struct {
 	concerns func(*corev1.Service) bool
 }
 
-func (i tappedInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+func (i tappedInformer) AddEventHandlerWithResyncPeriod(
+	handler cache.ResourceEventHandler,
+	resync time.Duration,
+) (cache.ResourceEventHandlerRegistration, error) {
 	i.tap.handler = handler
 	concerns := func(o any) bool {
 		svc, ok := o.(*corev1.Service)
@@ -184,6 +198,9 @@ type quietInformer struct{ cache.SharedIndexInformer }
 
 // AddEventHandlerWithResyncPeriod adds nothing; the service controller does not look
 // at the registration.
-func (quietInformer) AddEventHandlerWithResyncPeriod(cache.ResourceEventHandler, time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+func (quietInformer) AddEventHandlerWithResyncPeriod(
+	cache.ResourceEventHandler,
+	time.Duration,
+) (cache.ResourceEventHandlerRegistration, error) {
 	return nil, nil //nolint:nilnil // see above
 }

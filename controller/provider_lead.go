@@ -36,7 +36,10 @@ func (p *Provider) Lead(ctx context.Context) error {
 	defer writer.close()
 	tap := &tap{}
 	core := p.c.informers.factory.Core().V1()
-	sc, err := servicecontroller.New(p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap, p.concerns}, quietNodes{core.Nodes()}, clusterName, nil)
+	sc, err := servicecontroller.New(
+		p, gatedClient{p.c.Kubernetes, writer}, tappedServices{core.Services(), tap, p.concerns},
+		quietNodes{core.Nodes()}, clusterName, nil,
+	)
 	if err != nil {
 		return fmt.Errorf("make the service controller: %w", err)
 	}
@@ -132,7 +135,10 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	if changed != nil {
 		p.c.tellForwarder(svc, *changed)
 	}
-	desired, news := service.WithStatus(svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, service.AddressesIn(svc)), metav1.Now())
+	desired, news := service.WithStatus(
+		svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, service.AddressesIn(svc)),
+		metav1.Now(),
+	)
 	if desired != svc {
 		if err := p.c.write(ctx, key, desired); err != nil {
 			return err
@@ -224,7 +230,11 @@ func (p *Provider) forget(key string) {
 // who forwards, if the status says so since its reader was told last.
 // While the service controller has yet to act there are none; again tells that it
 // does not know of it.
-func (p *Provider) settle(key string, svc *corev1.Service, asked request) (conditions []condition.Condition, changed *announcement.Forwarder, again bool) {
+func (p *Provider) settle(
+	key string,
+	svc *corev1.Service,
+	asked request,
+) (conditions []condition.Condition, changed *announcement.Forwarder, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o, known := p.outcomes[key]

@@ -38,7 +38,11 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 	if err := c.remember(ctx, object, kept); err != nil {
 		return err
 	}
-	result := verdict.Verdict{Accepted: len(kept) > 0, Reason: allocation.ReasonKept, Message: fmt.Sprintf("%s kept for namespace %s", isOrAre(kept), object.Namespace)}
+	result := verdict.Verdict{
+		Accepted: len(kept) > 0,
+		Reason:   allocation.ReasonKept,
+		Message:  fmt.Sprintf("%s kept for namespace %s", isOrAre(kept), object.Namespace),
+	}
 	if problem != nil {
 		result.Wrong = true
 		result.Reason, result.Message = allocation.Explain(object, problem)
@@ -46,13 +50,17 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 	desired := object.DeepCopy()
 	desired.Status.Addresses = nil
 	for _, address := range kept {
-		desired.Status.Addresses = append(desired.Status.Addresses, v1alpha1.ReservedAddress{Family: v1alpha1.Family(ipam.FamilyOf(address).String()), Address: address.String()})
+		desired.Status.Addresses = append(
+			desired.Status.Addresses,
+			v1alpha1.ReservedAddress{Family: v1alpha1.Family(ipam.FamilyOf(address).String()), Address: address.String()},
+		)
 	}
 	changed, news := result.Apply(desired)
 	if !changed && slices.Equal(desired.Status.Addresses, object.Status.Addresses) {
 		return nil
 	}
-	if _, err := c.Berth.AddressReservations(object.Namespace).UpdateStatus(ctx, desired, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+	_, err = c.Berth.AddressReservations(object.Namespace).UpdateStatus(ctx, desired, metav1.UpdateOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write status of AddressReservation %s: %w", key, err)
 	}
 	if news && result.Wrong {
@@ -75,7 +83,8 @@ func (c *Controller) remember(ctx context.Context, object *v1alpha1.AddressReser
 	all := slices.Clone(kept)
 	for _, address := range allocation.HadBefore(object, nil) {
 		same := func(a netip.Addr) bool { return ipam.FamilyOf(a) == ipam.FamilyOf(address) }
-		if slices.Contains(object.Spec.IPFamilies, v1alpha1.Family(ipam.FamilyOf(address).String())) && !slices.ContainsFunc(all, same) {
+		wanted := slices.Contains(object.Spec.IPFamilies, v1alpha1.Family(ipam.FamilyOf(address).String()))
+		if wanted && !slices.ContainsFunc(all, same) {
 			all = append(all, address)
 		}
 	}
@@ -84,11 +93,14 @@ func (c *Controller) remember(ctx context.Context, object *v1alpha1.AddressReser
 	if len(object.Spec.PoolNames) == 0 || text == object.Annotations[v1alpha1.AnnotationReservedAddresses] {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.AnnotationReservedAddresses: text}}})
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"annotations": map[string]string{v1alpha1.AnnotationReservedAddresses: text}},
+	})
 	if err != nil {
 		return fmt.Errorf("annotation of AddressReservation %s/%s: %w", object.Namespace, object.Name, err)
 	}
-	_, err = c.Berth.AddressReservations(object.Namespace).Patch(ctx, object.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	reservations := c.Berth.AddressReservations(object.Namespace)
+	_, err = reservations.Patch(ctx, object.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write annotation of AddressReservation %s/%s: %w", object.Namespace, object.Name, err)
 	}
@@ -105,7 +117,10 @@ func (c *Controller) rules(namespace string) allocation.Rules {
 func (c *Controller) reserveKnown() {
 	known := client.Stored[*v1alpha1.AddressReservation](c.informers.reservation)
 	slices.SortFunc(known, func(a, b *v1alpha1.AddressReservation) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(
+			a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace),
+			cmp.Compare(a.Name, b.Name),
+		)
 	})
 	for _, o := range known {
 		if len(o.Spec.Addresses) > 0 || len(allocation.HadBefore(o, nil)) > 0 {

@@ -107,10 +107,19 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 }
 
 // serve writes what the Service has, and tells of it.
-func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service, asked request, given record.Record) error {
+func (c *Controller) serve(
+	ctx context.Context,
+	key string,
+	svc *corev1.Service,
+	asked request,
+	given record.Record,
+) error {
 	outcome := c.assign(key, svc, &asked, given)
 	o := c.outlook(svc, outcome.Addresses)
-	first := service.ContestedBy(c.writes.Writer(key), service.Allocated(asked.Request, outcome.Assignment, outcome.Err, outcome.Outside))
+	first := service.ContestedBy(
+		c.writes.Writer(key),
+		service.Allocated(asked.Request, outcome.Assignment, outcome.Err, outcome.Outside),
+	)
 	conditions := c.withAnnounced([]condition.Condition{first}, svc, o)
 	shown := service.IngressOf(o.Addresses, o.Forwarder.Mode())
 	if len(outcome.Addresses)+len(outcome.Surplus)+len(c.snapshot.Load().Pools) == 0 {
@@ -138,7 +147,10 @@ func (c *Controller) serve(ctx context.Context, key string, svc *corev1.Service,
 func (c *Controller) tellTaken(svc *corev1.Service, lost []netip.Addr) {
 	for _, address := range lost {
 		if use, found := c.allocations.UseOf(address); found {
-			c.Events.Eventf(svc, nil, corev1.EventTypeWarning, service.ReasonExcluded, "Release", "%s is %s: it was taken out of service", address, use.By)
+			c.Events.Eventf(
+				svc, nil, corev1.EventTypeWarning, service.ReasonExcluded, "Release",
+				"%s is %s: it was taken out of service", address, use.By,
+			)
 			c.Logger.Warn("taken out of service", "service", svc.Namespace+"/"+svc.Name, "address", address, "use", use.By)
 		}
 	}
@@ -166,7 +178,9 @@ func (c *Controller) requestOf(svc *corev1.Service, whose service.Ownership) req
 	if whose != service.Own && whose != service.TakenOver {
 		return request{}
 	}
-	asked, err := service.RequestOf(svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name))
+	asked, err := service.RequestOf(
+		svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name),
+	)
 	return request{asked, err}
 }
 
@@ -197,7 +211,10 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 		if err := c.write(ctx, key, service.WithoutStatus(svc, gave)); err != nil {
 			return err
 		}
-		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release", "not a Service of Berth's any more (spec.type, spec.loadBalancerClass)")
+		c.Events.Eventf(
+			svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release",
+			"not a Service of Berth's any more (spec.type, spec.loadBalancerClass)",
+		)
 	}
 	c.writes.Forget(key)
 	c.allocations.Release(key)
@@ -251,7 +268,10 @@ func (c *Controller) tell(svc *corev1.Service, news condition.Condition) {
 		return // the other condition says why
 	}
 	c.Events.Eventf(svc, nil, kind, news.Reason, action, "%s", news.Message)
-	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "condition", news.Kind, "reason", news.Reason, "message", news.Message)
+	c.Logger.Info(
+		"service", "service", svc.Namespace+"/"+svc.Name, "condition", news.Kind, "reason", news.Reason, "message",
+		news.Message,
+	)
 }
 
 // tellForwarder makes an event and a log line of a change of who forwards.

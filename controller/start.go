@@ -86,7 +86,9 @@ func New(o Options) (*Controller, error) {
 }
 
 func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
-	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 30*time.Second))
+	return workqueue.NewTypedRateLimitingQueue(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 30*time.Second),
+	)
 }
 
 // newFairQueue returns a queue of objects' keys whose namespaces take turns.

@@ -91,7 +91,10 @@ func (c *Controller) hasServiceCIDRs() (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("discover %s: %w", networkingv1.SchemeGroupVersion, err)
 	}
-	return slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Name == "servicecidrs" }), nil
+	return slices.ContainsFunc(
+		resources.APIResources,
+		func(r metav1.APIResource) bool { return r.Name == "servicecidrs" },
+	), nil
 }
 
 // knowsServiceCIDRs reports whether the cache holds every ServiceCIDR, or there is no such kind.

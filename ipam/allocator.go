@@ -154,7 +154,8 @@ func (a *Allocator) claimed(address netip.Addr) bool {
 
 // mark notes whether an address is taken.
 func (a *Allocator) mark(address netip.Addr) {
-	if _, former := a.former[address]; former || a.skipped[address] || len(a.pinned.of[address]) > 0 || a.blocked(address) {
+	if _, former := a.former[address]; former || a.skipped[address] || len(a.pinned.of[address]) > 0 ||
+		a.blocked(address) {
 		a.taken.add(address)
 	} else {
 		a.taken.remove(address)

@@ -192,7 +192,8 @@ func (a *Allocator) find(name string, family Family, request Request) (netip.Add
 			return address, nil
 		}
 		exhausted.Full = append(exhausted.Full, pool)
-		if wakes := a.wakes(name, p, family); exhausted.Resting.IsZero() || !wakes.IsZero() && wakes.Before(exhausted.Resting) {
+		wakes := a.wakes(name, p, family)
+		if exhausted.Resting.IsZero() || !wakes.IsZero() && wakes.Before(exhausted.Resting) {
 			exhausted.Resting = wakes
 		}
 	}
@@ -207,8 +208,9 @@ func (a *Allocator) regain(name string, family Family, request Request) (last ne
 	}
 	for _, address := range a.restingOf[name] {
 		p := a.pools.of(address)
-		if FamilyOf(address) != family || !request.gives(p) || !slices.Contains(request.Pools, p.Name) || !p.volunteers(address) ||
-			slices.Contains(request.Drop, address) || a.mayHold(name, address, request.Terms) != nil {
+		if FamilyOf(address) != family || !request.gives(p) || !slices.Contains(request.Pools, p.Name) ||
+			!p.volunteers(address) || slices.Contains(request.Drop, address) ||
+			a.mayHold(name, address, request.Terms) != nil {
 			continue
 		}
 		if !found || a.former[last] < a.former[address] {

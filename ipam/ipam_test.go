@@ -176,20 +176,51 @@ func TestLeavingDualStackFreesTheOtherFamily(t *testing.T) {
 }
 
 func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
-	pools := []Pool{pool("auto", Automatic, "192.0.2.1-192.0.2.9"), pool("ask", OnRequest, "198.51.100.1-198.51.100.9", "2001:db8::1-2001:db8::9")}
+	pools := []Pool{
+		pool("auto", Automatic, "192.0.2.1-192.0.2.9"),
+		pool("ask", OnRequest, "198.51.100.1-198.51.100.9", "2001:db8::1-2001:db8::9"),
+	}
 	for _, c := range []struct {
 		name    string
 		request Request
 		want    []string
 		err     string
 	}{
-		{"in an automatic pool", pinned(v4, "192.0.2.7"), []string{"192.0.2.7"}, ""},
-		{"in a pool that gives on request only", pinned(v4, "198.51.100.7"), []string{"198.51.100.7"}, ""},
-		{"one family pinned, the other automatic", pinned(dual, "2001:db8::5"), []string{"2001:db8::5", "192.0.2.1"}, ""},
-		{"both families pinned", pinned(both, "2001:db8::5", "192.0.2.5"), []string{"192.0.2.5", "2001:db8::5"}, ""},
-		{"outside every pool", pinned(v4, "203.0.113.1"), nil, "203.0.113.1 is in no LoadBalancerPool"},
-		{"held by another", pinned(v4, "192.0.2.9"), nil, "192.0.2.9 is held by other without the same sharing key"},
-		{"of a family not wanted", pinned(v4, "2001:db8::5"), nil, "2001:db8::5 is IPv6, and the owner wants [IPv4] only"},
+		{
+			name:    "in an automatic pool",
+			request: pinned(v4, "192.0.2.7"),
+			want:    []string{"192.0.2.7"},
+		},
+		{
+			name:    "in a pool that gives on request only",
+			request: pinned(v4, "198.51.100.7"),
+			want:    []string{"198.51.100.7"},
+		},
+		{
+			name:    "one family pinned, the other automatic",
+			request: pinned(dual, "2001:db8::5"),
+			want:    []string{"2001:db8::5", "192.0.2.1"},
+		},
+		{
+			name:    "both families pinned",
+			request: pinned(both, "2001:db8::5", "192.0.2.5"),
+			want:    []string{"192.0.2.5", "2001:db8::5"},
+		},
+		{
+			name:    "outside every pool",
+			request: pinned(v4, "203.0.113.1"),
+			err:     "203.0.113.1 is in no LoadBalancerPool",
+		},
+		{
+			name:    "held by another",
+			request: pinned(v4, "192.0.2.9"),
+			err:     "192.0.2.9 is held by other without the same sharing key",
+		},
+		{
+			name:    "of a family not wanted",
+			request: pinned(v4, "2001:db8::5"),
+			err:     "2001:db8::5 is IPv6, and the owner wants [IPv4] only",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := with(pools...)
@@ -286,7 +317,8 @@ func TestADisabledPoolGivesNoMoreAndTakesNothing(t *testing.T) {
 	a.SetPools([]Pool{pool("p", Disabled, "192.0.2.1-192.0.2.9")})
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	mustAssign(t, a, "n/a", pinned(v4, "192.0.2.1"), "192.0.2.1")
-	if _, err := a.Assign("n/b", pinned(v4, "192.0.2.2")); err == nil || err.Error() != "192.0.2.2 is in LoadBalancerPool p, whose allocation is Disabled" {
+	if _, err := a.Assign("n/b", pinned(v4, "192.0.2.2")); err == nil ||
+		err.Error() != "192.0.2.2 is in LoadBalancerPool p, whose allocation is Disabled" {
 		t.Errorf("err = %v", err)
 	}
 	if _, err := a.Assign("n/b", named(v4, "p")); err == nil || err.Error() != "no LoadBalancerPool gives IPv4 addresses automatically" {
@@ -300,7 +332,8 @@ func TestEdgeAddressesAreSkipped(t *testing.T) {
 	a := with(p)
 	mustAssign(t, a, "n/a", v4, "192.0.2.254")
 	mustAssign(t, a, "n/b", v4, "192.0.3.1")
-	if _, err := a.Assign("n/c", pinned(v4, "192.0.3.0")); err == nil || err.Error() != "192.0.3.0 is an edge address, which LoadBalancerPool p excludes" {
+	if _, err := a.Assign("n/c", pinned(v4, "192.0.3.0")); err == nil ||
+		err.Error() != "192.0.3.0 is an edge address, which LoadBalancerPool p excludes" {
 		t.Errorf("err = %v", err)
 	}
 	p.SkipEdges = false
@@ -323,7 +356,8 @@ func TestServicesWithOneKeyShareAnAddress(t *testing.T) {
 	mustAssign(t, a, "n/clash", shared(v4, "k", 80), "192.0.2.2")
 	mustAssign(t, a, "n/other", shared(v4, "l", 8080), "192.0.2.3")
 	mustAssign(t, a, "m/far", shared(v4, "k", 8080), "192.0.2.4")
-	if _, err := a.Assign("n/none", pinned(v4, "192.0.2.1")); err == nil || err.Error() != "192.0.2.1 is held by n/a without the same sharing key" {
+	if _, err := a.Assign("n/none", pinned(v4, "192.0.2.1")); err == nil ||
+		err.Error() != "192.0.2.1 is held by n/a without the same sharing key" {
 		t.Errorf("err = %v", err)
 	}
 	a.Release("n/a")
@@ -356,11 +390,14 @@ func TestASharerThatChangesIntoAClashMovesAway(t *testing.T) {
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1")
 	mustAssign(t, a, "n/b", shared(v4, "k", 443), "192.0.2.1")
 	got, err := a.Assign("n/b", shared(v4, "k", 80))
-	if err != nil || !slices.Equal(got.Addresses, []netip.Addr{addr("192.0.2.2")}) || !slices.Equal(got.Surplus, []netip.Addr{addr("192.0.2.1")}) || !got.Renewed {
+	if err != nil || !slices.Equal(got.Addresses, []netip.Addr{addr("192.0.2.2")}) ||
+		!slices.Equal(got.Surplus, []netip.Addr{addr("192.0.2.1")}) ||
+		!got.Renewed {
 		t.Fatalf("got %+v, %v; want 192.0.2.2 and 192.0.2.1 as surplus", got, err)
 	}
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1") // not disturbed by who is leaving
-	if _, err := a.Assign("n/c", pinned(shared(v4, "k", 443), "192.0.2.1")); err == nil || err.Error() != "192.0.2.1 is held by n/b for a moment still" {
+	if _, err := a.Assign("n/c", pinned(shared(v4, "k", 443), "192.0.2.1")); err == nil ||
+		err.Error() != "192.0.2.1 is held by n/b for a moment still" {
 		t.Errorf("err = %v, want that the former sharer is still there", err)
 	}
 	a.Free("n/b", got.Surplus, time.Time{})
@@ -373,7 +410,8 @@ func TestAReservedAddressIsForItsNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAssign(t, a, "n/a", v4, "192.0.2.2")
-	if _, err := a.Assign("m/b", pinned(v4, "192.0.2.1")); err == nil || err.Error() != "192.0.2.1 is reserved by n/front" {
+	if _, err := a.Assign("m/b", pinned(v4, "192.0.2.1")); err == nil ||
+		err.Error() != "192.0.2.1 is reserved by n/front" {
 		t.Errorf("err = %v", err)
 	}
 	mustAssign(t, a, "n/c", pinned(v4, "192.0.2.1"), "192.0.2.1")

@@ -45,8 +45,10 @@ type modelRest struct {
 
 func newModel(universe []netip.Addr) *model {
 	return &model{
-		universe: universe, owners: map[string]*modelOwner{}, order: map[netip.Addr][]string{}, reserved: map[netip.Addr]string{},
-		occupied: map[string][]netip.Addr{}, pins: map[string][]netip.Addr{}, freed: map[netip.Addr]int{}, rests: map[netip.Addr]modelRest{},
+		universe: universe, owners: map[string]*modelOwner{}, order: map[netip.Addr][]string{},
+		reserved: map[netip.Addr]string{},
+		occupied: map[string][]netip.Addr{}, pins: map[string][]netip.Addr{}, freed: map[netip.Addr]int{},
+		rests: map[netip.Addr]modelRest{},
 	}
 }
 
@@ -137,7 +139,8 @@ func (m *model) shares(name string, a netip.Addr, terms Terms) bool {
 		}
 		p := m.pool(a)
 		near := p != nil && p.ShareAcross || namespaceOf(other) == namespaceOf(name)
-		shares := terms.Key != "" && terms.Key == o.terms.Key && near && (!terms.Local && !o.terms.Local || terms.Endpoints == o.terms.Endpoints)
+		shares := terms.Key != "" && terms.Key == o.terms.Key && near &&
+			(!terms.Local && !o.terms.Local || terms.Endpoints == o.terms.Endpoints)
 		for _, port := range terms.Ports {
 			shares = shares && !slices.Contains(o.terms.Ports, port)
 		}
@@ -219,7 +222,9 @@ func (m *model) reserve(reservation string, a netip.Addr) string {
 		return "UsedError"
 	case m.reserved[a] == reservation:
 		return ""
-	case m.reserved[a] != "" || slices.ContainsFunc(m.order[a], func(o string) bool { return namespaceOf(o) != namespaceOf(reservation) }):
+	case m.reserved[a] != "" || slices.ContainsFunc(
+		m.order[a], func(o string) bool { return namespaceOf(o) != namespaceOf(reservation) },
+	):
 		return "TakenError"
 	case !m.rests[a].until.IsZero() && namespaceOf(m.rests[a].owner) != namespaceOf(reservation):
 		return "RestingError"
@@ -236,7 +241,8 @@ func (m *model) reserveAny(reservation, pool string, f Family, owner string) (ne
 		return netip.Addr{}, "ExhaustedError"
 	}
 	for _, a := range m.universe {
-		if o := m.owners[owner]; o != nil && o.held[a] && FamilyOf(a) == f && m.pool(a) == p && m.reserve(reservation, a) == "" {
+		if o := m.owners[owner]; o != nil && o.held[a] && FamilyOf(a) == f && m.pool(a) == p &&
+			m.reserve(reservation, a) == "" {
 			return a, ""
 		}
 	}
@@ -324,11 +330,13 @@ func (m *model) assign(name string, r Request) ([]netip.Addr, string) {
 }
 
 func gives(p *Pool, r Request) bool {
-	return p != nil && slices.Contains(r.Pools, p.Name) && (p.Allocation == Automatic || p.Allocation == OnRequest && r.Named)
+	return p != nil && slices.Contains(r.Pools, p.Name) &&
+		(p.Allocation == Automatic || p.Allocation == OnRequest && r.Named)
 }
 
 func volunteers(p *Pool, a netip.Addr) bool {
-	return !(p.SkipEdges && edge(a)) && !slices.ContainsFunc(p.Reserved, func(x netipx.IPRange) bool { return x.Contains(a) })
+	return !(p.SkipEdges && edge(a)) &&
+		!slices.ContainsFunc(p.Reserved, func(x netipx.IPRange) bool { return x.Contains(a) })
 }
 
 func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
@@ -347,8 +355,11 @@ func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
 	var own netip.Addr
 	for _, a := range m.universe {
 		p := m.pool(a)
-		if FamilyOf(a) == f && !held && !m.rests[a].until.IsZero() && m.rests[a].owner == name && gives(p, r) && volunteers(p, a) &&
-			!slices.Contains(r.Drop, a) && m.mayHold(name, a, r.Terms, false) == "" && m.freed[a] > m.freed[own] {
+		if FamilyOf(a) == f && !held && !m.rests[a].until.IsZero() && m.rests[a].owner == name &&
+			gives(p, r) && volunteers(p, a) &&
+			!slices.Contains(r.Drop, a) &&
+			m.mayHold(name, a, r.Terms, false) == "" &&
+			m.freed[a] > m.freed[own] {
 			own = a
 		}
 	}
@@ -357,8 +368,10 @@ func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
 	}
 	for _, pool := range r.Pools {
 		for _, a := range m.universe {
-			if p := m.named(pool); gives(p, r) && FamilyOf(a) == f && m.pool(a) == p && r.Terms.Key != "" && len(m.order[a]) > 0 &&
-				m.mayHold(name, a, r.Terms, false) == "" && !m.awaited(name, a) {
+			if p := m.named(pool); gives(p, r) && FamilyOf(a) == f && m.pool(a) == p && r.Terms.Key != "" &&
+				len(m.order[a]) > 0 &&
+				m.mayHold(name, a, r.Terms, false) == "" &&
+				!m.awaited(name, a) {
 				return a, true
 			}
 		}
@@ -409,7 +422,8 @@ func (m *model) next(name string, p *Pool, f Family) (oldest netip.Addr, found b
 func (m *model) wakes(name string, f Family, pools ...*Pool) (first time.Time) {
 	for _, a := range m.universe {
 		for _, p := range pools {
-			if until := m.rests[a].until; m.available(name, p, f, a) && !until.IsZero() && (first.IsZero() || until.Before(first)) {
+			if until := m.rests[a].until; m.available(name, p, f, a) && !until.IsZero() &&
+				(first.IsZero() || until.Before(first)) {
 				first = until
 			}
 		}
@@ -471,7 +485,10 @@ func (h *history) someUsed() (used []Used) {
 		for h.IntN(2) == 0 && to+1 < len(h.universe) && h.universe[to].Next() == h.universe[to+1] {
 			to++
 		}
-		used = append(used, Used{netipx.IPRangeFrom(h.universe[from], h.universe[to]), fmt.Sprintf("address %d of a node", i%3)})
+		used = append(
+			used,
+			Used{netipx.IPRangeFrom(h.universe[from], h.universe[to]), fmt.Sprintf("address %d of a node", i%3)},
+		)
 	}
 	return used
 }
@@ -814,7 +831,8 @@ func (h *history) agreeOnResting(t *testing.T, p *Pool) {
 	}
 	most := h.IntN(5)
 	got := h.a.Resting(p.Name, most)
-	if len(got) != min(len(want), most) || !slices.IsSortedFunc(got, func(x, y Rested) int { return y.Until.Compare(x.Until) }) {
+	if len(got) != min(len(want), most) ||
+		!slices.IsSortedFunc(got, func(x, y Rested) int { return y.Until.Compare(x.Until) }) {
 		t.Fatalf("in pool %s %v rest, the model says %d of %v", p.Name, got, most, want)
 	}
 	for _, r := range want {
@@ -855,7 +873,10 @@ func (h *history) agreeOnRecent(t *testing.T, p *Pool) {
 	for {
 		at, width := -1, 0
 		for i := 1; i < len(ranges); i++ {
-			same := slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Contains(ranges[i-1].To()) && r.Contains(ranges[i].From()) })
+			same := slices.ContainsFunc(
+				p.Ranges,
+				func(r netipx.IPRange) bool { return r.Contains(ranges[i-1].To()) && r.Contains(ranges[i].From()) },
+			)
 			if w := within(ranges[i-1].To(), ranges[i].From()); same && (at < 0 || w < width) {
 				at, width = i, w
 			}
@@ -895,7 +916,13 @@ func TestTheAllocatorAgreesWithANaiveModel(t *testing.T) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			universe := ascending(universeRanges...)
 			slices.SortFunc(universe, netip.Addr.Compare)
-			h := &history{Rand: rand.New(rand.NewPCG(seed, 0)), universe: universe, a: New(), m: newModel(universe), now: time.Unix(1_000_000, 0)}
+			h := &history{
+				Rand:     rand.New(rand.NewPCG(seed, 0)),
+				universe: universe,
+				a:        New(),
+				m:        newModel(universe),
+				now:      time.Unix(1_000_000, 0),
+			}
 			h.m.pools = h.somePools()
 			h.a.SetPools(h.m.pools)
 			for i := range steps {

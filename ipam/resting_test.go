@@ -40,17 +40,52 @@ func TestWhoHadARestingAddressGetsItBack(t *testing.T) {
 		request Request
 		want    []string
 	}{
-		{"by itself, before anything else", v4, []string{"192.0.2.2"}},
-		{"by a pin", pinned(v4, "192.0.2.2"), []string{"192.0.2.2"}},
-		{"not if it pins another", pinned(v4, "192.0.2.3"), []string{"192.0.2.3"}},
-		{"both families", both, []string{"192.0.2.2", "2001:db8::2"}},
-		{"the other family beside a pin", pinned(both, "192.0.2.3"), []string{"192.0.2.3", "2001:db8::2"}},
-		{"not of a pool that may not give to it", named(v4, "other"), []string{"198.51.100.1"}},
-		{"not what it wants to drop", Request{Families: []Family{IPv4}, Drop: addrs("192.0.2.2")}, []string{"192.0.2.3"}},
-		{"before it shares another's", shared(v4, "k", 81), []string{"192.0.2.2"}},
+		{
+			name:    "by itself, before anything else",
+			request: v4,
+			want:    []string{"192.0.2.2"},
+		},
+		{
+			name:    "by a pin",
+			request: pinned(v4, "192.0.2.2"),
+			want:    []string{"192.0.2.2"},
+		},
+		{
+			name:    "not if it pins another",
+			request: pinned(v4, "192.0.2.3"),
+			want:    []string{"192.0.2.3"},
+		},
+		{
+			name:    "both families",
+			request: both,
+			want:    []string{"192.0.2.2", "2001:db8::2"},
+		},
+		{
+			name:    "the other family beside a pin",
+			request: pinned(both, "192.0.2.3"),
+			want:    []string{"192.0.2.3", "2001:db8::2"},
+		},
+		{
+			name:    "not of a pool that may not give to it",
+			request: named(v4, "other"),
+			want:    []string{"198.51.100.1"},
+		},
+		{
+			name:    "not what it wants to drop",
+			request: Request{Families: []Family{IPv4}, Drop: addrs("192.0.2.2")},
+			want:    []string{"192.0.2.3"},
+		},
+		{
+			name:    "before it shares another's",
+			request: shared(v4, "k", 81),
+			want:    []string{"192.0.2.2"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"), pool("other", OnRequest, "198.51.100.1-198.51.100.9"))
+			a := with(
+				pool("p", Automatic, "192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"),
+				pool("other", OnRequest, "198.51.100.1-198.51.100.9"),
+			)
 			mustAssign(t, a, "n/first", shared(both, "k", 80), "192.0.2.1", "2001:db8::1")
 			mustAssign(t, a, "n/a", both, "192.0.2.2", "2001:db8::2")
 			a.Free("n/a", a.Holdings("n/a"), until)
@@ -144,16 +179,28 @@ func TestARequestThatFailsLeavesTheRestAsItIs(t *testing.T) {
 }
 
 func TestRecentAddressesAreInAFewRanges(t *testing.T) {
-	a := with(pool("p", Automatic, "192.0.2.0-192.0.2.99", "192.0.2.100-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
-	for i, s := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.5", "192.0.2.99", "192.0.2.100", "2001:db8::", "2001:db8::1:0:0:0", "2001:db8::1:0:0:3"} {
+	a := with(
+		pool("p", Automatic, "192.0.2.0-192.0.2.99", "192.0.2.100-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"),
+	)
+	for i, s := range []string{
+		"192.0.2.1", "192.0.2.2", "192.0.2.5", "192.0.2.99", "192.0.2.100", "2001:db8::", "2001:db8::1:0:0:0",
+		"2001:db8::1:0:0:3",
+	} {
 		if err := a.Hold(fmt.Sprintf("n/%d", i), addr(s), Terms{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	a.Rest(addr("192.0.2.8"), "", until)
 	for most, want := range map[int][]string{
-		9: {"192.0.2.1-192.0.2.2", "192.0.2.5-192.0.2.5", "192.0.2.8-192.0.2.8", "192.0.2.99-192.0.2.99", "192.0.2.100-192.0.2.100", "2001:db8::-2001:db8::", "2001:db8::1:0:0:0-2001:db8::1:0:0:0", "2001:db8::1:0:0:3-2001:db8::1:0:0:3"},
-		5: {"192.0.2.1-192.0.2.8", "192.0.2.99-192.0.2.99", "192.0.2.100-192.0.2.100", "2001:db8::-2001:db8::", "2001:db8::1:0:0:0-2001:db8::1:0:0:3"},
+		9: {
+			"192.0.2.1-192.0.2.2", "192.0.2.5-192.0.2.5", "192.0.2.8-192.0.2.8", "192.0.2.99-192.0.2.99",
+			"192.0.2.100-192.0.2.100", "2001:db8::-2001:db8::", "2001:db8::1:0:0:0-2001:db8::1:0:0:0",
+			"2001:db8::1:0:0:3-2001:db8::1:0:0:3",
+		},
+		5: {
+			"192.0.2.1-192.0.2.8", "192.0.2.99-192.0.2.99", "192.0.2.100-192.0.2.100", "2001:db8::-2001:db8::",
+			"2001:db8::1:0:0:0-2001:db8::1:0:0:3",
+		},
 		3: {"192.0.2.1-192.0.2.99", "192.0.2.100-192.0.2.100", "2001:db8::-2001:db8::1:0:0:3"},
 		2: {"192.0.2.1-192.0.2.99", "192.0.2.100-192.0.2.100"}, // more ranges of the pool than that
 		0: nil,
@@ -183,15 +230,59 @@ func TestAnOwnerKeepsItsAddressWhateverPoolsItNamesUnlessItChangedThem(t *testin
 		want    []string
 		err     string
 	}{
-		{"its pool is named no more", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("q", Automatic, "198.51.100.1-198.51.100.9")}, named(v4, "q"), []string{"192.0.2.1"}, ""},
-		{"its pool was renamed", []Pool{pool("q", Automatic, "192.0.2.1-192.0.2.9")}, named(v4, "p"), []string{"192.0.2.1"}, ""},
-		{"its pool is gone", nil, named(v4, "p"), []string{"192.0.2.1"}, ""},
-		{"its pool was narrowed", []Pool{pool("p", Automatic, "192.0.2.2-192.0.2.9")}, named(v4, "p"), []string{"192.0.2.1"}, ""},
-		{"no pool may give to it", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")}, named(v4), []string{"192.0.2.1"}, ""},
-		{"a pin that it holds", []Pool{pool("q", Automatic, "192.0.2.1-192.0.2.9")}, pinned(named(v4, "p"), "192.0.2.1"), []string{"192.0.2.1"}, ""},
-		{"it changed the pools it names", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("q", Automatic, "198.51.100.1-198.51.100.9")}, strict(named(v4, "q")), []string{"198.51.100.1"}, ""},
-		{"it changed them, and pins what it holds", []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")}, strict(pinned(named(v4, "q"), "192.0.2.1")), nil, "192.0.2.1 is in LoadBalancerPool p, which is not among the pools named"},
-		{"it changed them, and its address is in no pool", []Pool{pool("q", Automatic, "198.51.100.1-198.51.100.9")}, strict(named(v4, "q")), []string{"192.0.2.1"}, ""},
+		{
+			name:    "its pool is named no more",
+			pools:   []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("q", Automatic, "198.51.100.1-198.51.100.9")},
+			request: named(v4, "q"),
+			want:    []string{"192.0.2.1"},
+		},
+		{
+			name:    "its pool was renamed",
+			pools:   []Pool{pool("q", Automatic, "192.0.2.1-192.0.2.9")},
+			request: named(v4, "p"),
+			want:    []string{"192.0.2.1"},
+		},
+		{
+			name:    "its pool is gone",
+			request: named(v4, "p"),
+			want:    []string{"192.0.2.1"},
+		},
+		{
+			name:    "its pool was narrowed",
+			pools:   []Pool{pool("p", Automatic, "192.0.2.2-192.0.2.9")},
+			request: named(v4, "p"),
+			want:    []string{"192.0.2.1"},
+		},
+		{
+			name:    "no pool may give to it",
+			pools:   []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")},
+			request: named(v4),
+			want:    []string{"192.0.2.1"},
+		},
+		{
+			name:    "a pin that it holds",
+			pools:   []Pool{pool("q", Automatic, "192.0.2.1-192.0.2.9")},
+			request: pinned(named(v4, "p"), "192.0.2.1"),
+			want:    []string{"192.0.2.1"},
+		},
+		{
+			name:    "it changed the pools it names",
+			pools:   []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("q", Automatic, "198.51.100.1-198.51.100.9")},
+			request: strict(named(v4, "q")),
+			want:    []string{"198.51.100.1"},
+		},
+		{
+			name:    "it changed them, and pins what it holds",
+			pools:   []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9")},
+			request: strict(pinned(named(v4, "q"), "192.0.2.1")),
+			err:     "192.0.2.1 is in LoadBalancerPool p, which is not among the pools named",
+		},
+		{
+			name:    "it changed them, and its address is in no pool",
+			pools:   []Pool{pool("q", Automatic, "198.51.100.1-198.51.100.9")},
+			request: strict(named(v4, "q")),
+			want:    []string{"192.0.2.1"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))

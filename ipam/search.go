@@ -76,12 +76,20 @@ func (a *Allocator) wakes(name string, p *poolState, family Family) (first time.
 // lowestShared returns the lowest address of the pool and family that others hold
 // and the owner may share. It keeps away from addresses for which another waits that
 // names them; who names what it holds already shares it as it would anyhow.
-func (a *Allocator) lowestShared(name string, p *poolState, family Family, terms Terms) (lowest netip.Addr, found bool) {
+func (a *Allocator) lowestShared(
+	name string,
+	p *poolState,
+	family Family,
+	terms Terms,
+) (lowest netip.Addr, found bool) {
 	for address := range a.keyed[terms.Key] {
 		if FamilyOf(address) != family || a.pools.of(address) != p || a.mayHold(name, address, terms) != nil {
 			continue
 		}
-		awaited := slices.ContainsFunc(a.pinned.of[address], func(by string) bool { return by != name && !a.holds(by, address) })
+		awaited := slices.ContainsFunc(
+			a.pinned.of[address],
+			func(by string) bool { return by != name && !a.holds(by, address) },
+		)
 		if !awaited && (!found || address.Less(lowest)) {
 			lowest, found = address, true
 		}

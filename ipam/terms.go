@@ -29,7 +29,8 @@ type Terms struct {
 }
 
 func (t Terms) equal(other Terms) bool {
-	return t.Key == other.Key && t.Local == other.Local && t.Endpoints == other.Endpoints && slices.Equal(t.Ports, other.Ports)
+	return t.Key == other.Key && t.Local == other.Local && t.Endpoints == other.Endpoints &&
+		slices.Equal(t.Ports, other.Ports)
 }
 
 // clash says why two owners may not share an address, "" if they may. near says

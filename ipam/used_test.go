@@ -87,7 +87,8 @@ func TestAnAddressThatBecomesUsedIsSurplusAtTheNextAssign(t *testing.T) {
 		t.Errorf("got %+v, %v; want 192.0.2.3, and 192.0.2.1 as surplus", got, err)
 	}
 	got, err = a.Assign("n/b", pinned(v4, "192.0.2.2"))
-	if err == nil || err.Error() != "192.0.2.2 is an address of node n1" || !slices.Equal(got.Surplus, addrs("192.0.2.2")) {
+	if err == nil || err.Error() != "192.0.2.2 is an address of node n1" ||
+		!slices.Equal(got.Surplus, addrs("192.0.2.2")) {
 		t.Errorf("got %+v, %v; want 192.0.2.2 as surplus, and whose it is", got, err)
 	}
 }
@@ -95,14 +96,14 @@ func TestAnAddressThatBecomesUsedIsSurplusAtTheNextAssign(t *testing.T) {
 func TestOfUsedRangesThatOverlapTheFirstWins(t *testing.T) {
 	a := with()
 	a.SetUsed(slices.Concat(
-		used("second of two", "192.0.2.4-192.0.2.6"),
-		used("all", "192.0.2.0-192.0.2.255", "192.0.2.5-192.0.2.5"),
+		used("second of two", "192.0.2.4-192.0.2.6"), used("all", "192.0.2.0-192.0.2.255", "192.0.2.5-192.0.2.5"),
 		used("last", "192.0.2.250-192.0.3.5", "255.255.255.0-255.255.255.255"),
 		used("six", "::-::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
 		[]Used{{By: "nothing"}},
 	))
 	for address, want := range map[string]string{
-		"192.0.2.0": "all", "192.0.2.3": "all", "192.0.2.4": "second of two", "192.0.2.5": "second of two", "192.0.2.7": "all",
+		"192.0.2.0": "all", "192.0.2.3": "all", "192.0.2.4": "second of two", "192.0.2.5": "second of two",
+		"192.0.2.7":   "all",
 		"192.0.2.255": "all", "192.0.3.0": "last", "192.0.3.5": "last", "192.0.3.6": "", "255.255.255.255": "last",
 		"::": "six", "::2": "", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff": "six",
 	} {
@@ -116,7 +117,10 @@ func TestAnAddressCountsOnceInTheUsage(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.0-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.0")
 	mustAssign(t, a, "n/b", v4, "192.0.2.1")
-	a.Occupy("x/y", "an address of Service x/y", addrs("192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.100", "203.0.113.1"))
+	a.Occupy(
+		"x/y", "an address of Service x/y",
+		addrs("192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.100", "203.0.113.1"),
+	)
 	usageIs(t, a, "total 256, assigned 2, kept 0, excluded 3, resting 0")
 	if err := a.Reserve("n/r", addr("192.0.2.0")); err == nil {
 		t.Error("an occupied address was reserved")

@@ -48,7 +48,11 @@ func newAllocations(t *testing.T, rest time.Duration) (*Allocations, *requeued) 
 		ReservationsPerNamespace: 1,
 	})
 	address := netip.MustParseAddr(one)
-	a.SetPools([]ipam.Pool{{Name: "one", Ranges: []netipx.IPRange{netipx.IPRangeFrom(address, address)}, Allocation: ipam.Automatic}})
+	a.SetPools([]ipam.Pool{{
+		Name:       "one",
+		Ranges:     []netipx.IPRange{netipx.IPRangeFrom(address, address)},
+		Allocation: ipam.Automatic,
+	}})
 	return a, queue
 }
 
@@ -107,7 +111,10 @@ func TestFreeLetsAddressesRest(t *testing.T) {
 func TestReserve(t *testing.T) {
 	a, queue := newAllocations(t, 0)
 	snapshot, problems := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
-		{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{one}}},
+		{
+			ObjectMeta: metav1.ObjectMeta{Name: "one"},
+			Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{one}},
+		},
 	})})
 	for key, found := range problems {
 		if len(found) > 0 {
@@ -118,7 +125,10 @@ func TestReserve(t *testing.T) {
 	asks := func(name string) *v1alpha1.AddressReservation {
 		return &v1alpha1.AddressReservation{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
-			Spec:       v1alpha1.AddressReservationSpec{PoolNames: []string{"one"}, IPFamilies: []v1alpha1.Family{v1alpha1.IPv4}},
+			Spec: v1alpha1.AddressReservationSpec{
+				PoolNames:  []string{"one"},
+				IPFamilies: []v1alpha1.Family{v1alpha1.IPv4},
+			},
 		}
 	}
 	kept, err := a.Reserve("shop/front", asks("front"), rules)

@@ -92,7 +92,11 @@ func HadBefore(object *v1alpha1.AddressReservation, kept []netip.Addr) []netip.A
 
 // Reserve keeps the addresses of the reservation, or some of its pools. It returns what is kept, in
 // ascending order, and why the first that is not kept is not.
-func (a *Allocations) Reserve(key string, object *v1alpha1.AddressReservation, rules Rules) (kept []netip.Addr, problem error) {
+func (a *Allocations) Reserve(
+	key string,
+	object *v1alpha1.AddressReservation,
+	rules Rules,
+) (kept []netip.Addr, problem error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before, known := a.reservations[key]
@@ -139,7 +143,14 @@ func (a *Allocations) Reserve(key string, object *v1alpha1.AddressReservation, r
 }
 
 // reserveOne has the allocator keep one address. The mutex is held.
-func (a *Allocations) reserveOne(key string, object *v1alpha1.AddressReservation, w want, service string, known bool, rules Rules) (netip.Addr, error) {
+func (a *Allocations) reserveOne(
+	key string,
+	object *v1alpha1.AddressReservation,
+	w want,
+	service string,
+	known bool,
+	rules Rules,
+) (netip.Addr, error) {
 	switch {
 	case w.err != nil:
 		return netip.Addr{}, w.err
@@ -194,7 +205,13 @@ func (a *Allocations) dropReservation(key string) {
 
 // mayReserve says why a reservation may not keep an address of the pool. One that is in effect is not asked again: no edit of a
 // pool takes it away. The mutex is held.
-func (a *Allocations) mayReserve(key string, object *v1alpha1.AddressReservation, pool string, known bool, rules Rules) error {
+func (a *Allocations) mayReserve(
+	key string,
+	object *v1alpha1.AddressReservation,
+	pool string,
+	known bool,
+	rules Rules,
+) error {
 	p := rules.Snapshot.Pool(pool)
 	switch {
 	case pool == "":
@@ -273,9 +290,15 @@ func Explain(object *v1alpha1.AddressReservation, err error) (reason, message st
 	case errors.As(err, &resting):
 		return service.ReasonResting, fmt.Sprintf("%s: %v; it is kept then", field, resting)
 	case errors.As(err, &taken) && taken.Owner == "":
-		return service.ReasonReserved, fmt.Sprintf("%s: %s is kept by AddressReservation %s already; delete one of the two", field, taken.Address, taken.Reservation)
+		return service.ReasonReserved, fmt.Sprintf(
+			"%s: %s is kept by AddressReservation %s already; delete one of the two", field, taken.Address,
+			taken.Reservation,
+		)
 	case errors.As(err, &taken):
-		return service.ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s of another namespace; it is kept as soon as that gives it back", field, taken.Address, taken.Owner)
+		return service.ReasonAddressInUse, fmt.Sprintf(
+			"%s: %s is held by Service %s of another namespace; it is kept as soon as that gives it back", field,
+			taken.Address, taken.Owner,
+		)
 	case errors.As(err, &outside):
 		return service.ReasonAddressOutside, fmt.Sprintf("%s: %s is in no LoadBalancerPool; add it to one, or reserve an address that is", field, outside.Address)
 	case errors.As(err, &exhausted) && len(exhausted.Full) > 0:

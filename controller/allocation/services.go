@@ -43,7 +43,8 @@ func (a *Allocations) Adopt(key string, svc *corev1.Service, given record.Record
 func (a *Allocations) adopt(key string, svc *corev1.Service, given record.Record) (lost []error) {
 	addresses := given.Addresses
 	if len(addresses) == 0 && svc.Spec.LoadBalancerClass != nil {
-		addresses = slices.DeleteFunc(service.AddressesIn(svc), func(address netip.Addr) bool { return a.allocator.PoolOf(address) == "" })
+		outside := func(address netip.Addr) bool { return a.allocator.PoolOf(address) == "" }
+		addresses = slices.DeleteFunc(service.AddressesIn(svc), outside)
 	}
 	if len(addresses) == 0 {
 		return nil
@@ -78,7 +79,13 @@ type Outcome struct {
 // Assign gives the Service what it asks for; invalid says why that cannot be told. A Service that
 // holds nothing adopts first what it was given. What it is to lose (Surplus) stays its own until
 // Free.
-func (a *Allocations) Assign(key string, svc *corev1.Service, asked *service.Request, invalid error, given record.Record) Outcome {
+func (a *Allocations) Assign(
+	key string,
+	svc *corev1.Service,
+	asked *service.Request,
+	invalid error,
+	given record.Record,
+) Outcome {
 	a.mu.Lock()
 	outcome, lost := a.assign(key, svc, asked, invalid, given)
 	a.mu.Unlock()
@@ -87,7 +94,13 @@ func (a *Allocations) Assign(key string, svc *corev1.Service, asked *service.Req
 }
 
 // assign is Assign with the mutex held.
-func (a *Allocations) assign(key string, svc *corev1.Service, asked *service.Request, invalid error, given record.Record) (o Outcome, lost []error) {
+func (a *Allocations) assign(
+	key string,
+	svc *corev1.Service,
+	asked *service.Request,
+	invalid error,
+	given record.Record,
+) (o Outcome, lost []error) {
 	before := a.allocator.Holdings(key)
 	if len(before) == 0 {
 		lost = a.adopt(key, svc, given)
@@ -229,7 +242,8 @@ func (a *Allocations) Occupy(key string, svc *corev1.Service, waits bool) {
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		addresses = service.AddressesIn(svc)
 	}
-	gaveUp := a.allocator.Occupy(key, fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc)), addresses)
+	by := fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc))
+	gaveUp := a.allocator.Occupy(key, by, addresses)
 	if gaveUp {
 		a.retryWaiting(key)
 	}

@@ -171,7 +171,8 @@ func (s Service) announcers(address netip.Addr) (found []string, reason, message
 	for _, a := range bgp {
 		name := "RouteAnnouncement " + a.Name
 		names = append(names, name)
-		if s.passable(a.Nodes, obstacles, func(node string, n Node) obstacle { return s.sessionObstacle(a, address, node, n) }) {
+		hasSession := func(node string, n Node) obstacle { return s.sessionObstacle(a, address, node, n) }
+		if s.passable(a.Nodes, obstacles, hasSession) {
 			found = append(found, name)
 		}
 	}
@@ -231,7 +232,11 @@ type obstacle struct {
 // passable tells whether a node that the selector matches can announce, by what holds
 // of all nodes and by the last word of this announcement. If none can it has noted
 // the obstacle of each.
-func (s Service) passable(selector labels.Selector, obstacles map[string]obstacle, last func(string, Node) obstacle) bool {
+func (s Service) passable(
+	selector labels.Selector,
+	obstacles map[string]obstacle,
+	last func(string, Node) obstacle,
+) bool {
 	for name, n := range s.Nodes {
 		if !selector.Matches(labels.Set(n.Labels)) {
 			continue

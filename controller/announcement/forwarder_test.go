@@ -17,19 +17,41 @@ import (
 // forwarded is the configuration of the tests of who forwards.
 func forwarded() *config.Snapshot {
 	ipvs := func(scheduler v1alpha1.IPVSScheduler, addresses ...v1alpha1.AddressRange) v1alpha1.LoadBalancerPoolSpec {
-		return v1alpha1.LoadBalancerPoolSpec{Addresses: addresses, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{Scheduler: scheduler}}
+		return v1alpha1.LoadBalancerPoolSpec{
+			Addresses: addresses,
+			Dataplane: v1alpha1.DataplaneIPVS,
+			IPVS:      &v1alpha1.IPVSSettings{Scheduler: scheduler},
+		}
 	}
 	snapshot, _ := config.Compile(config.Objects{
 		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
 			{ObjectMeta: named("rack"), Spec: ipvs("rr", "192.0.2.0/24")},
 			{ObjectMeta: named("routed"), Spec: ipvs("mh", "198.51.100.0/24")},
 			{ObjectMeta: named("silent"), Spec: ipvs("rr", "203.0.113.0/24")},
-			{ObjectMeta: named("plain"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.0.0/24", "2001:db8::/64"}}},
+			{
+				ObjectMeta: named("plain"),
+				Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"10.0.0.0/24", "2001:db8::/64"}},
+			},
 		}),
-		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{{ObjectMeta: named("l2"), Spec: v1alpha1.SegmentAnnouncementSpec{
-			PoolNames: []string{"rack", "plain"}, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}}}}),
-		RouteAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("bgp"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"routed"}}}}),
-		BGPNeighbors:       v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}}}),
+		SegmentAnnouncements: v1alpha1test.SelectAll(
+			[]*v1alpha1.SegmentAnnouncement{{
+				ObjectMeta: named("l2"),
+				Spec: v1alpha1.SegmentAnnouncementSpec{
+					PoolNames:    []string{"rack", "plain"},
+					NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}},
+				},
+			}},
+		),
+		RouteAnnouncements: v1alpha1test.SelectAll(
+			[]*v1alpha1.RouteAnnouncement{
+				{ObjectMeta: named("bgp"), Spec: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"routed"}}},
+			},
+		),
+		BGPNeighbors: v1alpha1test.SelectAll(
+			[]*v1alpha1.BGPNeighbor{
+				{ObjectMeta: named("tor"), Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2}},
+			},
+		),
 	})
 	return snapshot
 }
@@ -57,29 +79,101 @@ func TestIPVSForwardsWhenOneSelectedNodeCan(t *testing.T) {
 		nodes     map[string]Node
 		want      Forwarder
 	}{
-		{"a pool of kube-proxy's", addresses("10.0.0.1"), "", map[string]Node{"n1": capable(nil)}, Forwarder{}},
-		{"a node can", addresses("192.0.2.1"), "", map[string]Node{"n1": unasked, "n2": capable(nil)}, Forwarder{scheduler: "rr"}},
-		{"a node starts", addresses("192.0.2.1"), "", map[string]Node{"n1": in(v1alpha1.SpeakerStarting)}, Forwarder{scheduler: "rr"}},
-		{"a node restarts", addresses("192.0.2.1"), "", map[string]Node{"n1": in(v1alpha1.SpeakerRestarting)}, Forwarder{scheduler: "rr"}},
-		{"a speaker is being replaced", addresses("192.0.2.1"), "", map[string]Node{"n1": capable(func(n *Node) { n.Speaker, n.Awaited = v1alpha1.SpeakerReplaced, true })},
-			Forwarder{scheduler: "rr"}},
-		{"a node can, but without a scheduler that is asked for", addresses("192.0.2.1"), "wlc", map[string]Node{"n1": capable(nil)},
-			Forwarder{Fallback: nobody + "n1 cannot forward by IPVS (its kernel did not show scheduler wlc)"}},
-		{"another scheduler is asked for", addresses("192.0.2.1"), "mh", map[string]Node{"n1": capable(nil)}, Forwarder{scheduler: "mh"}},
-		{"no such scheduler", addresses("192.0.2.1"), "best", map[string]Node{"n1": capable(nil)}, Forwarder{scheduler: "rr",
-			complaint: `annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`}},
-		{"two dataplanes", addresses("192.0.2.1", "2001:db8::1"), "", map[string]Node{"n1": capable(nil)}, Forwarder{
-			complaint: "kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of LoadBalancerPool rack (dataplane IPVS), 2001:db8::1 is of LoadBalancerPool plain (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools"}},
-		{"only a node that is not selected can", addresses("192.0.2.1"), "", map[string]Node{"n1": unasked, "n2": capable(func(n *Node) { n.Labels = nil })},
-			Forwarder{Fallback: nobody + "n1 cannot forward by IPVS (its speaker was not asked to)"}},
-		{"a node is selected for one of two addresses", addresses("192.0.2.1", "198.51.100.1"), "", map[string]Node{"n2": capable(func(n *Node) { n.Labels = nil })}, Forwarder{scheduler: "rr"}},
-		{"nothing selects a node", addresses("203.0.113.1"), "", map[string]Node{"n1": capable(nil)}, Forwarder{Fallback: nobody + "no announcement selects a node"}},
-		{"every node is kept from it", addresses("192.0.2.1"), "", map[string]Node{
-			"n1": in(""), "n2": in(v1alpha1.SpeakerStopped), "n3": capable(func(n *Node) { n.Speaker, n.leaves = v1alpha1.SpeakerLeaving, "kube-proxy is unhealthy" }),
-			"n4": capable(func(n *Node) { n.Excluded = "has the label exclude" }), "n5": capable(func(n *Node) { n.Alive = false })},
-			Forwarder{Fallback: nobody + "n1 has no speaker, n2 has a speaker that is Stopped, n3 leaves: kube-proxy is unhealthy, n4 has the label exclude, n5 is not ready"}},
-		{"the speaker says why", addresses("192.0.2.1"), "", map[string]Node{"n1": capable(func(n *Node) { n.schedulers, n.noIPVS = nil, "the kernel has no IPVS" })},
-			Forwarder{Fallback: nobody + "n1 cannot forward by IPVS (the kernel has no IPVS)"}},
+		{
+			name:      "a pool of kube-proxy's",
+			addresses: addresses("10.0.0.1"),
+			nodes:     map[string]Node{"n1": capable(nil)},
+			want:      Forwarder{},
+		},
+		{
+			name:      "a node can",
+			addresses: addresses("192.0.2.1"),
+			nodes:     map[string]Node{"n1": unasked, "n2": capable(nil)},
+			want:      Forwarder{scheduler: "rr"},
+		},
+		{
+			name:      "a node starts",
+			addresses: addresses("192.0.2.1"),
+			nodes:     map[string]Node{"n1": in(v1alpha1.SpeakerStarting)},
+			want:      Forwarder{scheduler: "rr"},
+		},
+		{
+			name:      "a node restarts",
+			addresses: addresses("192.0.2.1"),
+			nodes:     map[string]Node{"n1": in(v1alpha1.SpeakerRestarting)},
+			want:      Forwarder{scheduler: "rr"},
+		},
+		{
+			name:      "a speaker is being replaced",
+			addresses: addresses("192.0.2.1"),
+			nodes:     map[string]Node{"n1": capable(func(n *Node) { n.Speaker, n.Awaited = v1alpha1.SpeakerReplaced, true })},
+			want:      Forwarder{scheduler: "rr"},
+		},
+		{
+			name:      "a node can, but without a scheduler that is asked for",
+			addresses: addresses("192.0.2.1"),
+			asked:     "wlc",
+			nodes:     map[string]Node{"n1": capable(nil)},
+			want:      Forwarder{Fallback: nobody + "n1 cannot forward by IPVS (its kernel did not show scheduler wlc)"},
+		},
+		{
+			name:      "another scheduler is asked for",
+			addresses: addresses("192.0.2.1"),
+			asked:     "mh",
+			nodes:     map[string]Node{"n1": capable(nil)},
+			want:      Forwarder{scheduler: "mh"},
+		},
+		{
+			name:      "no such scheduler",
+			addresses: addresses("192.0.2.1"),
+			asked:     "best",
+			nodes:     map[string]Node{"n1": capable(nil)},
+			want: Forwarder{scheduler: "rr",
+				complaint: `annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
+		},
+		{
+			name:      "two dataplanes",
+			addresses: addresses("192.0.2.1", "2001:db8::1"),
+			nodes:     map[string]Node{"n1": capable(nil)},
+			want: Forwarder{
+				complaint: "kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of LoadBalancerPool rack (dataplane IPVS), 2001:db8::1 is of LoadBalancerPool plain (dataplane KubeProxy); give these pools the same spec.dataplane, or ask for others with annotation berth.dev/pools",
+			},
+		},
+		{
+			name:      "only a node that is not selected can",
+			addresses: addresses("192.0.2.1"),
+			nodes:     map[string]Node{"n1": unasked, "n2": capable(func(n *Node) { n.Labels = nil })},
+			want:      Forwarder{Fallback: nobody + "n1 cannot forward by IPVS (its speaker was not asked to)"},
+		},
+		{
+			name:      "a node is selected for one of two addresses",
+			addresses: addresses("192.0.2.1", "198.51.100.1"),
+			nodes:     map[string]Node{"n2": capable(func(n *Node) { n.Labels = nil })},
+			want:      Forwarder{scheduler: "rr"},
+		},
+		{
+			name:      "nothing selects a node",
+			addresses: addresses("203.0.113.1"),
+			nodes:     map[string]Node{"n1": capable(nil)},
+			want:      Forwarder{Fallback: nobody + "no announcement selects a node"},
+		},
+		{
+			name:      "every node is kept from it",
+			addresses: addresses("192.0.2.1"),
+			nodes: map[string]Node{
+				"n1": in(""), "n2": in(v1alpha1.SpeakerStopped),
+				"n3": capable(func(n *Node) { n.Speaker, n.leaves = v1alpha1.SpeakerLeaving, "kube-proxy is unhealthy" }),
+				"n4": capable(func(n *Node) { n.Excluded = "has the label exclude" }),
+				"n5": capable(func(n *Node) { n.Alive = false }),
+			},
+			want: Forwarder{Fallback: nobody + "n1 has no speaker, n2 has a speaker that is Stopped, n3 leaves: kube-proxy is unhealthy, n4 has the label exclude, n5 is not ready"},
+		},
+		{
+			name:      "the speaker says why",
+			addresses: addresses("192.0.2.1"),
+			nodes:     map[string]Node{"n1": capable(func(n *Node) { n.schedulers, n.noIPVS = nil, "the kernel has no IPVS" })},
+			want:      Forwarder{Fallback: nobody + "n1 cannot forward by IPVS (the kernel has no IPVS)"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := Service{Addresses: c.addresses, Snapshot: forwarded(), Nodes: c.nodes}
@@ -103,22 +197,71 @@ func TestTheAnnouncedConditionSaysWhoForwards(t *testing.T) {
 		reason  string
 		message string
 	}{
-		{"IPVS", "192.0.2.1", "", map[string]Node{"n1": cannot, "n2": capable(nil)}, true, "Announced", "by SegmentAnnouncement l2"},
-		{"nodes that cannot are no carriers", "198.51.100.1", "", map[string]Node{"n1": cannot, "n2": capable(nil), "n3": capable(func(n *Node) { n.schedulers = []string{"rr"} })},
-			true, "Announced", "by RouteAnnouncement bgp"},
-		{"nodes that cannot are no candidates", "192.0.2.1", "", map[string]Node{"n1": cannot, "n2": restarting}, false, "NoSpeaker",
-			"192.0.2.1 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 cannot forward by IPVS (the kernel has no IPVS), n2 has a speaker that is Restarting; see kubectl get speakers.berth.dev"},
-		{"kube-proxy, since no node can", "198.51.100.1", "", map[string]Node{"n1": cannot, "n2": cannot}, true, "Announced",
-			"by RouteAnnouncement bgp" + fallback + "n1 cannot forward by IPVS (the kernel has no IPVS), n2 cannot forward by IPVS (the kernel has no IPVS)"},
-		{"a bad annotation", "192.0.2.1", "best", map[string]Node{"n1": capable(nil)}, true, "Announced",
-			`by SegmentAnnouncement l2; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
-		{"a bad annotation, and nobody announces", "203.0.113.1", "best", nil, false, "NoAnnouncement",
-			`203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
+		{
+			name:    "IPVS",
+			address: "192.0.2.1",
+			nodes:   map[string]Node{"n1": cannot, "n2": capable(nil)},
+			ok:      true,
+			reason:  "Announced",
+			message: "by SegmentAnnouncement l2",
+		},
+		{
+			name:    "nodes that cannot are no carriers",
+			address: "198.51.100.1",
+			nodes: map[string]Node{
+				"n1": cannot, "n2": capable(nil), "n3": capable(func(n *Node) { n.schedulers = []string{"rr"} }),
+			},
+			ok:      true,
+			reason:  "Announced",
+			message: "by RouteAnnouncement bgp",
+		},
+		{
+			name:    "nodes that cannot are no candidates",
+			address: "192.0.2.1",
+			nodes:   map[string]Node{"n1": cannot, "n2": restarting},
+			reason:  "NoSpeaker",
+			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 cannot forward by IPVS (the kernel has no IPVS), n2 has a speaker that is Restarting; see kubectl get speakers.berth.dev",
+		},
+		{
+			name:    "kube-proxy, since no node can",
+			address: "198.51.100.1",
+			nodes:   map[string]Node{"n1": cannot, "n2": cannot},
+			ok:      true,
+			reason:  "Announced",
+			message: "by RouteAnnouncement bgp" + fallback + "n1 cannot forward by IPVS (the kernel has no IPVS), n2 cannot forward by IPVS (the kernel has no IPVS)",
+		},
+		{
+			name:    "a bad annotation",
+			address: "192.0.2.1",
+			asked:   "best",
+			nodes:   map[string]Node{"n1": capable(nil)},
+			ok:      true,
+			reason:  "Announced",
+			message: `by SegmentAnnouncement l2; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+		},
+		{
+			name:    "a bad annotation, and nobody announces",
+			address: "203.0.113.1",
+			asked:   "best",
+			reason:  "NoAnnouncement",
+			message: `203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := Service{Addresses: addresses(c.address), Snapshot: forwarded(), Nodes: c.nodes, Endpoints: candidate.Endpoints{Some: true}}
+			o := Service{
+				Addresses: addresses(c.address),
+				Snapshot:  forwarded(),
+				Nodes:     c.nodes,
+				Endpoints: candidate.Endpoints{Some: true},
+			}
 			o.Forwarder = o.Forwarding(c.asked)
-			want := condition.Condition{Kind: v1alpha1.ServiceAnnounced, OK: c.ok, Reason: c.reason, Message: c.message, Warns: o.Forwarder.complaint != ""}
+			want := condition.Condition{
+				Kind:    v1alpha1.ServiceAnnounced,
+				OK:      c.ok,
+				Reason:  c.reason,
+				Message: c.message,
+				Warns:   o.Forwarder.complaint != "",
+			}
 			if diff := cmp.Diff(want, o.Condition(), cmp.AllowUnexported(condition.Condition{})); diff != "" {
 				t.Error(diff)
 			}
@@ -128,8 +271,12 @@ func TestTheAnnouncedConditionSaysWhoForwards(t *testing.T) {
 
 func TestTheNumberOfVirtualServersConcernsNoService(t *testing.T) {
 	var before, after Node
-	before.Report(v1alpha1.SpeakerStatus{IPVS: v1alpha1.IPVSReport{Schedulers: []string{"rr", "mh"}, VirtualServers: new(int32(1))}})
-	after.Report(v1alpha1.SpeakerStatus{IPVS: v1alpha1.IPVSReport{Schedulers: []string{"mh", "rr"}, VirtualServers: new(int32(2))}})
+	before.Report(
+		v1alpha1.SpeakerStatus{IPVS: v1alpha1.IPVSReport{Schedulers: []string{"rr", "mh"}, VirtualServers: new(int32(1))}},
+	)
+	after.Report(
+		v1alpha1.SpeakerStatus{IPVS: v1alpha1.IPVSReport{Schedulers: []string{"mh", "rr"}, VirtualServers: new(int32(2))}},
+	)
 	if diff := cmp.Diff(before, after, cmp.AllowUnexported(Node{}, session{})); diff != "" {
 		t.Error(diff)
 	}

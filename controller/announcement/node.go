@@ -92,7 +92,8 @@ func (n *Node) reportIPVS(r v1alpha1.SpeakerStatus) {
 		return
 	}
 	n.schedulers = slices.Sorted(slices.Values(r.IPVS.Schedulers))
-	if ready := meta.FindStatusCondition(r.Conditions, v1alpha1.ConditionIPVSReady); ready != nil && ready.Status == metav1.ConditionFalse {
+	if ready := meta.FindStatusCondition(r.Conditions, v1alpha1.ConditionIPVSReady); ready != nil &&
+		ready.Status == metav1.ConditionFalse {
 		n.noIPVS = ready.Message
 	}
 }

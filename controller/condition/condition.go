@@ -27,7 +27,14 @@ func (c Condition) Apply(list *[]metav1.Condition, generation int64, now metav1.
 	}
 	i := slices.IndexFunc(*list, func(o metav1.Condition) bool { return o.Type == c.Kind })
 	if i < 0 {
-		*list = append(*list, metav1.Condition{Type: c.Kind, Status: status, Reason: c.Reason, Message: c.Message, ObservedGeneration: generation, LastTransitionTime: now})
+		*list = append(*list, metav1.Condition{
+			Type:               c.Kind,
+			Status:             status,
+			Reason:             c.Reason,
+			Message:            c.Message,
+			ObservedGeneration: generation,
+			LastTransitionTime: now,
+		})
 		return true, true
 	}
 	old := &(*list)[i]

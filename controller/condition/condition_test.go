@@ -20,10 +20,29 @@ func TestApplyNews(t *testing.T) {
 		before, after Condition
 		news          bool
 	}{
-		{"nothing changed", is("by SegmentAnnouncement l2"), is("by SegmentAnnouncement l2"), false},
-		{"it is announced now", not("nobody"), is("by SegmentAnnouncement l2"), true},
-		{"another announcement", is("by SegmentAnnouncement l2"), is("by RouteAnnouncement bgp"), true},
-		{"not announced, for the same reason on another node", not("n1"), not("n2"), true},
+		{
+			name:   "nothing changed",
+			before: is("by SegmentAnnouncement l2"),
+			after:  is("by SegmentAnnouncement l2"),
+		},
+		{
+			name:   "it is announced now",
+			before: not("nobody"),
+			after:  is("by SegmentAnnouncement l2"),
+			news:   true,
+		},
+		{
+			name:   "another announcement",
+			before: is("by SegmentAnnouncement l2"),
+			after:  is("by RouteAnnouncement bgp"),
+			news:   true,
+		},
+		{
+			name:   "not announced, for the same reason on another node",
+			before: not("n1"),
+			after:  not("n2"),
+			news:   true,
+		},
 	} {
 		var list []metav1.Condition
 		c.before.Apply(&list, 0, metav1.Now())

@@ -48,7 +48,10 @@ func Allocated(asked Request, assignment ipam.Assignment, err error, outside []n
 			condition.Join(outside, " and "), v1alpha1.AnnotationRelease, condition.Join(outside, ","))
 	case len(assignment.Missing) > 0:
 		c.Reason = ReasonFamilyMissing
-		c.Message = fmt.Sprintf("has %s; %v, and ipFamilyPolicy PreferDualStack does without", condition.Join(assignment.Addresses, " and "), assignment.Missing[0])
+		c.Message = fmt.Sprintf(
+			"has %s; %v, and ipFamilyPolicy PreferDualStack does without",
+			condition.Join(assignment.Addresses, " and "), assignment.Missing[0],
+		)
 	default:
 		c.Reason, c.Message = ReasonAllocated, "has "+condition.Join(assignment.Addresses, " and ")
 	}
@@ -82,23 +85,50 @@ func Explain(asked Request, err error) (reason, message string) {
 	case errors.As(err, &resting):
 		return ReasonResting, fmt.Sprintf("%s: %v; it is given then", at(resting.Address), resting)
 	case errors.As(err, &taken) && taken.Owner == "":
-		return ReasonReserved, fmt.Sprintf("%s: %s is reserved by AddressReservation %s; ask for another", at(taken.Address), taken.Address, taken.Reservation)
+		return ReasonReserved, fmt.Sprintf(
+			"%s: %s is reserved by AddressReservation %s; ask for another", at(taken.Address), taken.Address,
+			taken.Reservation,
+		)
 	case errors.As(err, &taken) && asked.Terms.Key == "":
-		return ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s; free it there or ask for another", at(taken.Address), taken.Address, taken.Owner)
+		return ReasonAddressInUse, fmt.Sprintf(
+			"%s: %s is held by Service %s; free it there or ask for another", at(taken.Address), taken.Address,
+			taken.Owner,
+		)
 	case errors.As(err, &taken):
-		return ReasonAddressInUse, fmt.Sprintf("%s: %s is held by Service %s %s, so it cannot be shared; mend that or ask for another", at(taken.Address), taken.Address, taken.Owner, taken.Why)
+		return ReasonAddressInUse, fmt.Sprintf(
+			"%s: %s is held by Service %s %s, so it cannot be shared; mend that or ask for another", at(taken.Address),
+			taken.Address, taken.Owner, taken.Why,
+		)
 	case errors.As(err, &outside):
-		return ReasonAddressOutside, fmt.Sprintf("%s: %s is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one", at(outside.Address), outside.Address)
+		return ReasonAddressOutside, fmt.Sprintf(
+			"%s: %s is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one",
+			at(outside.Address), outside.Address,
+		)
 	case errors.As(err, &family):
-		return ReasonFamilyMismatch, fmt.Sprintf("%s: %s is %s, and spec.ipFamilies has %v only", at(family.Address), family.Address, ipam.FamilyOf(family.Address), family.Families)
+		return ReasonFamilyMismatch, fmt.Sprintf(
+			"%s: %s is %s, and spec.ipFamilies has %v only", at(family.Address), family.Address,
+			ipam.FamilyOf(family.Address), family.Families,
+		)
 	case errors.As(err, &scope) && scope.Named:
-		return ReasonPoolOutOfScope, fmt.Sprintf("%s: %s is in LoadBalancerPool %s, which annotation %s does not name; name it there, or ask for another address", at(scope.Address), scope.Address, scope.Pool, v1alpha1.AnnotationPools)
+		return ReasonPoolOutOfScope, fmt.Sprintf(
+			"%s: %s is in LoadBalancerPool %s, which annotation %s does not name; name it there, or ask for another address",
+			at(scope.Address), scope.Address, scope.Pool, v1alpha1.AnnotationPools,
+		)
 	case errors.As(err, &scope):
-		return ReasonPoolOutOfScope, fmt.Sprintf("%s: %s is in LoadBalancerPool %s, which does not serve this Service (its spec.scopes); ask for another", at(scope.Address), scope.Address, scope.Pool)
+		return ReasonPoolOutOfScope, fmt.Sprintf(
+			"%s: %s is in LoadBalancerPool %s, which does not serve this Service (its spec.scopes); ask for another",
+			at(scope.Address), scope.Address, scope.Pool,
+		)
 	case errors.As(err, &disabled):
-		return ReasonPoolDisabled, fmt.Sprintf("%s: %s is in LoadBalancerPool %s, whose allocation is Disabled; ask for another, or enable the pool", at(disabled.Address), disabled.Address, disabled.Pool)
+		return ReasonPoolDisabled, fmt.Sprintf(
+			"%s: %s is in LoadBalancerPool %s, whose allocation is Disabled; ask for another, or enable the pool",
+			at(disabled.Address), disabled.Address, disabled.Pool,
+		)
 	case errors.As(err, &edge):
-		return ReasonExcluded, fmt.Sprintf("%s: %s is .0 or .255, which LoadBalancerPool %s excludes (spec.edgeAddresses); ask for another", at(edge.Address), edge.Address, edge.Pool)
+		return ReasonExcluded, fmt.Sprintf(
+			"%s: %s is .0 or .255, which LoadBalancerPool %s excludes (spec.edgeAddresses); ask for another",
+			at(edge.Address), edge.Address, edge.Pool,
+		)
 	case errors.As(err, &exhausted) && !exhausted.Resting.IsZero():
 		return ReasonResting, err.Error() + "; it is given then, or widen the pool or add another"
 	case errors.As(err, &exhausted) && len(exhausted.Full) > 0:

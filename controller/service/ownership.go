@@ -75,10 +75,14 @@ func RecordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *c
 func FormerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
 	var unknown *record.UnknownKeyError
 	addresses := AddressesIn(svc)
-	if _, err := record.Of(svc, key); !errors.As(err, &unknown) || len(addresses) == 0 || len(addresses) != len(svc.Status.LoadBalancer.Ingress) {
+	if len(addresses) == 0 || len(addresses) != len(svc.Status.LoadBalancer.Ingress) {
 		return record.Record{}, false
 	}
-	return unknown.Record, !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !slices.Contains(unknown.Record.Addresses, a) })
+	if _, err := record.Of(svc, key); !errors.As(err, &unknown) {
+		return record.Record{}, false
+	}
+	another := func(a netip.Addr) bool { return !slices.Contains(unknown.Record.Addresses, a) }
+	return unknown.Record, !slices.ContainsFunc(addresses, another)
 }
 
 // OwnershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
@@ -116,7 +120,8 @@ func LastWriter(svc *corev1.Service) string {
 	var name string
 	var last metav1.Time
 	for _, m := range svc.ManagedFields {
-		if strings.HasPrefix(m.Manager, FieldManager) || m.FieldsV1 == nil || m.Time == nil || name != "" && m.Time.Before(&last) {
+		if strings.HasPrefix(m.Manager, FieldManager) || m.FieldsV1 == nil || m.Time == nil ||
+			name != "" && m.Time.Before(&last) {
 			continue
 		}
 		var fields struct {

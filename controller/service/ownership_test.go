@@ -43,8 +43,13 @@ func withRecordOf(svc *corev1.Service, key []byte, uid string, addresses ...stri
 }
 
 func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
-	pool := func(name string, addresses v1alpha1.AddressRange, takeOver bool, namespaces ...string) *v1alpha1.LoadBalancerPool {
-		p := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}}}
+	pool := func(
+		name string, addresses v1alpha1.AddressRange, takeOver bool, namespaces ...string,
+	) *v1alpha1.LoadBalancerPool {
+		p := &v1alpha1.LoadBalancerPool{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}},
+		}
 		if takeOver {
 			p.Spec.TakeOver = v1alpha1.TakeOverAlways
 		}
@@ -54,7 +59,9 @@ func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
 		return p
 	}
 	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
-		pool("plain", "192.0.2.0/24", false), pool("adopts", "198.51.100.0/24", true), pool("elsewhere", "203.0.113.0/24", true, "bank"),
+		pool("plain", "192.0.2.0/24", false),
+		pool("adopts", "198.51.100.0/24", true),
+		pool("elsewhere", "203.0.113.0/24", true, "bank"),
 	})})
 	host := corev1.LoadBalancerIngress{Hostname: "lb.example.com"}
 	formerKey := []byte("the key of a former installation")
@@ -63,25 +70,83 @@ func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
 		held bool
 		want Ownership
 	}{
-		"no class, nothing in its status":                      {balancer(""), false, Own},
-		"no class, another's address":                          {balancer("", ip("10.22.203.3")), false, Others},
-		"no class, another's address of a pool":                {balancer("", ip("192.0.2.1")), false, Others},
-		"no class, another's host name":                        {balancer("", host), false, Others},
-		"our class, whatever its status":                       {balancer("berth.dev/lb", ip("10.22.203.3")), false, Own},
-		"another class":                                        {balancer("example.com/lb"), false, NotServed},
-		"a recorded address":                                   {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "", "192.0.2.1"), false, Own},
-		"a recorded address and another's beside it":           {withRecordOf(balancer("", ip("192.0.2.1"), ip("10.0.0.1")), recordSecret, "", "192.0.2.1"), false, Own},
-		"a record of another Service":                          {withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "another", "192.0.2.1"), false, Others},
-		"a record of a former installation":                    {withRecordOf(balancer("", ip("192.0.2.1")), formerKey, "", "192.0.2.1"), false, Own},
-		"a record of a former installation of another address": {withRecordOf(balancer("", ip("192.0.2.2")), formerKey, "", "192.0.2.1"), false, Others},
-		"a record of a former installation outside the pools":  {withRecordOf(balancer("", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, Others},
-		"a record of a former installation, of Berth's class":  {withRecordOf(balancer("berth.dev/lb", ip("10.0.0.1")), formerKey, "", "10.0.0.1"), false, Own},
-		"held, though the status was overwritten":              {balancer("", ip("10.22.203.3")), true, Own},
-		"an address of a pool that takes over":                 {balancer("", ip("198.51.100.1")), false, TakenOver},
-		"one of two addresses of a pool that takes over":       {balancer("", ip("198.51.100.1"), ip("10.0.0.1")), false, Others},
-		"two addresses of one family":                          {balancer("", ip("198.51.100.1"), ip("198.51.100.2")), false, Others},
-		"a host name beside an address of that pool":           {balancer("", ip("198.51.100.1"), host), false, Others},
-		"an address of a pool that takes over for others":      {balancer("", ip("203.0.113.1")), false, Others},
+		"no class, nothing in its status": {
+			svc:  balancer(""),
+			want: Own,
+		},
+		"no class, another's address": {
+			svc:  balancer("", ip("10.22.203.3")),
+			want: Others,
+		},
+		"no class, another's address of a pool": {
+			svc:  balancer("", ip("192.0.2.1")),
+			want: Others,
+		},
+		"no class, another's host name": {
+			svc:  balancer("", host),
+			want: Others,
+		},
+		"our class, whatever its status": {
+			svc:  balancer("berth.dev/lb", ip("10.22.203.3")),
+			want: Own,
+		},
+		"another class": {
+			svc:  balancer("example.com/lb"),
+			want: NotServed,
+		},
+		"a recorded address": {
+			svc:  withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "", "192.0.2.1"),
+			want: Own,
+		},
+		"a recorded address and another's beside it": {
+			svc:  withRecordOf(balancer("", ip("192.0.2.1"), ip("10.0.0.1")), recordSecret, "", "192.0.2.1"),
+			want: Own,
+		},
+		"a record of another Service": {
+			svc:  withRecordOf(balancer("", ip("192.0.2.1")), recordSecret, "another", "192.0.2.1"),
+			want: Others,
+		},
+		"a record of a former installation": {
+			svc:  withRecordOf(balancer("", ip("192.0.2.1")), formerKey, "", "192.0.2.1"),
+			want: Own,
+		},
+		"a record of a former installation of another address": {
+			svc:  withRecordOf(balancer("", ip("192.0.2.2")), formerKey, "", "192.0.2.1"),
+			want: Others,
+		},
+		"a record of a former installation outside the pools": {
+			svc:  withRecordOf(balancer("", ip("10.0.0.1")), formerKey, "", "10.0.0.1"),
+			want: Others,
+		},
+		"a record of a former installation, of Berth's class": {
+			svc:  withRecordOf(balancer("berth.dev/lb", ip("10.0.0.1")), formerKey, "", "10.0.0.1"),
+			want: Own,
+		},
+		"held, though the status was overwritten": {
+			svc:  balancer("", ip("10.22.203.3")),
+			held: true,
+			want: Own,
+		},
+		"an address of a pool that takes over": {
+			svc:  balancer("", ip("198.51.100.1")),
+			want: TakenOver,
+		},
+		"one of two addresses of a pool that takes over": {
+			svc:  balancer("", ip("198.51.100.1"), ip("10.0.0.1")),
+			want: Others,
+		},
+		"two addresses of one family": {
+			svc:  balancer("", ip("198.51.100.1"), ip("198.51.100.2")),
+			want: Others,
+		},
+		"a host name beside an address of that pool": {
+			svc:  balancer("", ip("198.51.100.1"), host),
+			want: Others,
+		},
+		"an address of a pool that takes over for others": {
+			svc:  balancer("", ip("203.0.113.1")),
+			want: Others,
+		},
 	}
 	for name, x := range tests {
 		classes := Classes{Names: []string{"berth.dev/lb"}, Classless: true}
@@ -122,7 +187,10 @@ func TestTheClassesThatAreServed(t *testing.T) {
 // managed notes in the object who wrote its status when.
 func managed(svc *corev1.Service, manager string, at time.Time, fields string) *corev1.Service {
 	when := metav1.NewTime(at)
-	svc.ManagedFields = append(svc.ManagedFields, metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: metav1.NewFieldsV1(fields)})
+	svc.ManagedFields = append(
+		svc.ManagedFields,
+		metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: metav1.NewFieldsV1(fields)},
+	)
 	return svc
 }
 

@@ -39,7 +39,12 @@ func Invalid(reason, format string, args ...any) *InvalidRequest {
 
 // RequestOf says what the Service asks for, in a namespace with these labels, with
 // these reservations made for it. The error is an *invalidRequest.
-func RequestOf(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot, reserved map[netip.Addr]string) (Request, error) {
+func RequestOf(
+	svc *corev1.Service,
+	namespace labels.Set,
+	snapshot *config.Snapshot,
+	reserved map[netip.Addr]string,
+) (Request, error) {
 	r := Request{field: map[netip.Addr]string{}}
 	r.All = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
 	for _, family := range svc.Spec.IPFamilies {
@@ -98,9 +103,16 @@ func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 			r.Pools = append(r.Pools, name)
 		case r.Unusable != nil: // the first is told
 		case p == nil:
-			r.Unusable = Invalid(ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out", v1alpha1.AnnotationPools, config.Quote(name))
+			r.Unusable = Invalid(
+				ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out",
+				v1alpha1.AnnotationPools, config.Quote(name),
+			)
 		default:
-			r.Unusable = Invalid(ReasonPoolOutOfScope, "annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s", v1alpha1.AnnotationPools, name, svc.Namespace)
+			r.Unusable = Invalid(
+				ReasonPoolOutOfScope,
+				"annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s",
+				v1alpha1.AnnotationPools, name, svc.Namespace,
+			)
 		}
 	}
 }
@@ -136,7 +148,10 @@ func (r *Request) pinOne(where, text string) error {
 	address = address.Unmap()
 	for _, other := range r.Pinned {
 		if ipam.FamilyOf(other) == ipam.FamilyOf(address) {
-			return Invalid(ReasonInvalidAddress, "%s: %s and %s are both %s; a Service has one address of each family", where, other, address, ipam.FamilyOf(address))
+			return Invalid(
+				ReasonInvalidAddress, "%s: %s and %s are both %s; a Service has one address of each family", where, other,
+				address, ipam.FamilyOf(address),
+			)
 		}
 	}
 	r.Pinned = append(r.Pinned, address)

@@ -34,15 +34,26 @@ func FuzzRequest(f *testing.F) {
 		f.Add(seed[0], seed[1], seed[2], seed[3], seed[4])
 	}
 	pool := func(name string, addresses v1alpha1.AddressRange) *v1alpha1.LoadBalancerPool {
-		return &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}}}
+		return &v1alpha1.LoadBalancerPool{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}},
+		}
 	}
-	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{pool("four", "192.0.2.0/24"), pool("six", "2001:db8::/64")})})
+	snapshot, _ := config.Compile(
+		config.Objects{
+			Pools: v1alpha1test.SelectAll(
+				[]*v1alpha1.LoadBalancerPool{pool("four", "192.0.2.0/24"), pool("six", "2001:db8::/64")},
+			),
+		},
+	)
 	f.Fuzz(func(t *testing.T, field, addresses, pools, key, release string) {
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "s", Annotations: map[string]string{
 			v1alpha1.AnnotationSharingKey: key, v1alpha1.AnnotationRelease: release,
 		}}}
 		svc.Spec.LoadBalancerIP = field
-		for annotation, text := range map[string]string{v1alpha1.AnnotationAddresses: addresses, v1alpha1.AnnotationPools: pools} {
+		for annotation, text := range map[string]string{
+			v1alpha1.AnnotationAddresses: addresses, v1alpha1.AnnotationPools: pools,
+		} {
 			if text != "" {
 				svc.Annotations[annotation] = text
 			}
@@ -53,7 +64,9 @@ func FuzzRequest(f *testing.F) {
 			if !errors.As(err, &invalid) {
 				t.Fatalf("error of type %T", err)
 			}
-			if strings.ContainsAny(invalid.Message, "\n\r") || !strings.HasPrefix(invalid.Message, "spec.loadBalancerIP") && !strings.HasPrefix(invalid.Message, "annotation berth.dev/") {
+			if strings.ContainsAny(invalid.Message, "\n\r") ||
+				!strings.HasPrefix(invalid.Message, "spec.loadBalancerIP") &&
+					!strings.HasPrefix(invalid.Message, "annotation berth.dev/") {
 				t.Errorf("message %q", invalid.Message)
 			}
 			return

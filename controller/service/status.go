@@ -13,7 +13,13 @@ import (
 
 // WithStatus returns the Service with the status it should have, signed is the record of what it was given (nil: nothing),
 // and the conditions that are news to its reader; the Service itself, when nothing differs.
-func WithStatus(svc *corev1.Service, ingress []corev1.LoadBalancerIngress, conditions []condition.Condition, signed *metav1.Condition, now metav1.Time) (*corev1.Service, []condition.Condition) {
+func WithStatus(
+	svc *corev1.Service,
+	ingress []corev1.LoadBalancerIngress,
+	conditions []condition.Condition,
+	signed *metav1.Condition,
+	now metav1.Time,
+) (*corev1.Service, []condition.Condition) {
 	desired := svc.DeepCopy()
 	changed := putRecord(desired, signed)
 	if !Shows(svc, ingress) {
@@ -40,7 +46,8 @@ func putRecord(svc *corev1.Service, signed *metav1.Condition) bool {
 	list := &svc.Status.Conditions
 	i := slices.IndexFunc(*list, func(c metav1.Condition) bool { return c.Type == v1alpha1.ServiceRecord })
 	switch {
-	case signed == nil && i < 0, signed != nil && i >= 0 && (*list)[i].Message == signed.Message && (*list)[i].Status == signed.Status:
+	case signed == nil && i < 0,
+		signed != nil && i >= 0 && (*list)[i].Message == signed.Message && (*list)[i].Status == signed.Status:
 		return false
 	case signed == nil:
 		*list = slices.Delete(*list, i, i+1)
@@ -91,10 +98,11 @@ func Marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Co
 // stay.
 func WithoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
 	clean := svc.DeepCopy()
-	clean.Status.LoadBalancer.Ingress = slices.DeleteFunc(clean.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
+	given := func(i corev1.LoadBalancerIngress) bool {
 		address, err := netip.ParseAddr(i.IP)
 		return err == nil && slices.Contains(gave, address.Unmap())
-	})
+	}
+	clean.Status.LoadBalancer.Ingress = slices.DeleteFunc(clean.Status.LoadBalancer.Ingress, given)
 	clean.Status.Conditions = slices.DeleteFunc(clean.Status.Conditions, ours)
 	return clean
 }

@@ -22,7 +22,8 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	if written == fresh || len(news) != 1 {
 		t.Fatalf("a fresh Service: news %v, want one and a write", news)
 	}
-	if again, news := WithStatus(written, vip, []condition.Condition{ok}, nil, metav1.NewTime(time.Unix(2000, 0))); again != written || len(news) != 0 {
+	later := metav1.NewTime(time.Unix(2000, 0))
+	if again, news := WithStatus(written, vip, []condition.Condition{ok}, nil, later); again != written || len(news) != 0 {
 		t.Errorf("a status that is right would be written again (%v)", news)
 	}
 	unset := written.DeepCopy()
@@ -42,7 +43,8 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	}
 	foreign := written.DeepCopy()
 	foreign.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9"
-	if again, _ := WithStatus(foreign, vip, []condition.Condition{ok}, nil, now); again == foreign || again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
+	if again, _ := WithStatus(foreign, vip, []condition.Condition{ok}, nil, now); again == foreign ||
+		again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
 		t.Error("a status that somebody changed is put back")
 	}
 }
@@ -55,15 +57,44 @@ func TestWhichServicesAreServed(t *testing.T) {
 		classless bool
 		want      bool
 	}{
-		{"no class", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}, true, true},
-		{"no class, and only Berth's is served", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}, false, false},
-		{"Berth's class", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class("berth.dev/lb")}, false, true},
-		{"another class", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class("example.com/lb")}, true, false},
-		{"ClusterIP", corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}, true, false},
-		{"NodePort", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort}, true, false},
-		{"ExternalName", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName}, true, false},
+		{
+			name:      "no class",
+			spec:      corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+			classless: true,
+			want:      true,
+		},
+		{
+			name: "no class, and only Berth's is served",
+			spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+		},
+		{
+			name: "Berth's class",
+			spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class("berth.dev/lb")},
+			want: true,
+		},
+		{
+			name:      "another class",
+			spec:      corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class("example.com/lb")},
+			classless: true,
+		},
+		{
+			name:      "ClusterIP",
+			spec:      corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP},
+			classless: true,
+		},
+		{
+			name:      "NodePort",
+			spec:      corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort},
+			classless: true,
+		},
+		{
+			name:      "ExternalName",
+			spec:      corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName},
+			classless: true,
+		},
 	} {
-		if got := (Classes{Names: []string{"berth.dev/lb"}, Classless: c.classless}).Selects(&corev1.Service{Spec: c.spec}); got != c.want {
+		classes := Classes{Names: []string{"berth.dev/lb"}, Classless: c.classless}
+		if got := classes.Selects(&corev1.Service{Spec: c.spec}); got != c.want {
 			t.Errorf("%s: served %v, want %v", c.name, got, c.want)
 		}
 	}

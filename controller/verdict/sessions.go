@@ -30,7 +30,11 @@ type Sessions struct {
 
 // gatherSessions gathers the sessions with each neighbor that is in effect: one of each node that is to have it, or of each
 // router of a prefix.
-func Gather(snapshot *config.Snapshot, nodes map[string]announcement.Node, reports map[string]*v1alpha1.SpeakerStatus) map[string]*Sessions {
+func Gather(
+	snapshot *config.Snapshot,
+	nodes map[string]announcement.Node,
+	reports map[string]*v1alpha1.SpeakerStatus,
+) map[string]*Sessions {
 	gathered := map[string]*Sessions{}
 	for _, n := range snapshot.Neighbors {
 		gathered[n.Name] = &Sessions{accepted: true}
@@ -93,9 +97,13 @@ func (s *Sessions) Describe(neighbor *v1alpha1.BGPNeighbor) {
 	case s.desired == 0:
 		c.Reason, c.Message = ReasonNoNodes, "spec.nodeSelector matches no node, or other BGPNeighbors have its address there"
 	case s.established == s.desired:
-		c.OK, c.Reason, c.Message = true, ReasonAllEstablished, fmt.Sprintf("%s established", condition.Counted(s.established, "session"))
+		c.OK, c.Reason = true, ReasonAllEstablished
+		c.Message = condition.Counted(s.established, "session") + " established"
 	default:
-		c.Message = fmt.Sprintf("%d of %s not established: %s", s.desired-s.established, condition.Counted(s.desired, "session"), condition.Few(s.down))
+		c.Message = fmt.Sprintf(
+			"%d of %s not established: %s", s.desired-s.established, condition.Counted(s.desired, "session"),
+			condition.Few(s.down),
+		)
 	}
 	neighbor.Status.SessionCounts = v1alpha1.Counted(s.established, s.desired)
 	c.Apply(neighbor.ConditionList(), neighbor.Generation, metav1.Now())

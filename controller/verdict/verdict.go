@@ -38,7 +38,8 @@ func Of(accepted bool, problems []config.Problem) Verdict {
 func (v Verdict) Apply(o v1alpha1.Object) (changed, news bool) {
 	generation, now := o.GetGeneration(), metav1.Now()
 	set := func(kind string, ok bool, reason, message string) {
-		differs, isNews := condition.Condition{Kind: kind, OK: ok, Reason: reason, Message: message}.Apply(o.ConditionList(), generation, now)
+		d := condition.Condition{Kind: kind, OK: ok, Reason: reason, Message: message}
+		differs, isNews := d.Apply(o.ConditionList(), generation, now)
 		changed, news = changed || differs, news || isNews
 	}
 	changed = o.Observed(generation)
@@ -62,11 +63,21 @@ func harmfulOf(problems []config.Problem) []config.Problem {
 
 // Conflicts is the condition Conflict of a pool.
 func Conflicts(problems []config.Problem) condition.Condition {
-	found := slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Reason != config.ReasonConflict })
+	otherwise := func(p config.Problem) bool { return p.Reason != config.ReasonConflict }
+	found := slices.DeleteFunc(slices.Clone(problems), otherwise)
 	if len(found) == 0 {
-		return condition.Condition{Kind: v1alpha1.ConditionConflict, Reason: "NoConflict", Message: "no other LoadBalancerPool claims these addresses"}
+		return condition.Condition{
+			Kind:    v1alpha1.ConditionConflict,
+			Reason:  "NoConflict",
+			Message: "no other LoadBalancerPool claims these addresses",
+		}
 	}
-	return condition.Condition{Kind: v1alpha1.ConditionConflict, OK: true, Reason: config.ReasonConflict, Message: summary(found)}
+	return condition.Condition{
+		Kind:    v1alpha1.ConditionConflict,
+		OK:      true,
+		Reason:  config.ReasonConflict,
+		Message: summary(found),
+	}
 }
 
 // summary joins the messages of problems, the first few of very many.
