@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -207,13 +208,13 @@ func (r *rack) ownerObject(t *testing.T, svc *corev1.Service, not string) string
 	t.Helper()
 	var node string
 	eventually(t, func(ctx context.Context) error {
-		owners, err := r.Berth.L2Owners(svc.Namespace).List(ctx, metav1.ListOptions{})
+		owners, err := r.Berth.L2Owners.List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}
 		for _, o := range owners.Items {
-			if len(o.OwnerReferences) == 1 && o.OwnerReferences[0].Name == svc.Name && o.Status.NodeName != "" &&
-				o.Status.NodeName != not {
+			of := slices.Contains(o.Status.ServiceRefs, v1alpha1.ServiceReference{Namespace: svc.Namespace, Name: svc.Name})
+			if of && o.Status.NodeName != "" && o.Status.NodeName != not {
 				node = o.Status.NodeName
 				return nil
 			}

@@ -70,10 +70,12 @@ func (s *segment) openWire(ctx context.Context, now time.Time) {
 	s.wire = w
 	s.release = closeWith(ctx, w)
 	s.machine.Open(now, s.link.MTU)
-	for _, addrs := range s.table.Groups() {
-		s.joinARP(addrs, nil)
+	for _, a := range s.table.Wanted() {
+		s.listen(a)
 	}
-	s.joinNDP(s.table.Owned(), nil)
+	for a := range s.owned {
+		s.joinNDP(a)
+	}
 	s.table.SetDecoys(s.proxies.Abort(), false) // the new socket does not hear about them
 	s.undecided = nil
 }

@@ -117,14 +117,14 @@ func serveAnswers() error {
 		}
 		for n := range o.Join {
 			addr := serviceAddr(o.Family, n)
-			a.SetGroup(addr.String(), []netip.Addr{addr})
-			a.SetOwned(addr.String(), true)
+			a.SetWanted(addr, true)
 			a.Answer(addr)
 			s.Join(addr)
 		}
 		for n := range o.Leave {
 			addr := serviceAddr(o.Family, n)
-			a.SetGroup(addr.String(), nil)
+			a.SetWanted(addr, false)
+			a.Silence(addr)
 			s.Leave(addr)
 		}
 		answer := tally{
@@ -548,8 +548,8 @@ func BenchmarkForeignQuestions(b *testing.B) {
 func BenchmarkLinkEvents(b *testing.B) {
 	l := newSegmentLab(b, "a")
 	n := l.nodes["a"]
-	l.syncAll("g", Desired{Addresses: both(), Candidates: []string{"a"}})
-	n.awaitGroup(GroupGained, "g")
+	l.syncAll(by("a"), both()...)
+	n.awaitMove(AddressGained, vip4)
 	heard := l.client.capture(neighbor.EtherTypeARP)
 	b.Run("MAC", func(b *testing.B) {
 		var total, worst time.Duration

@@ -19,7 +19,7 @@ type Config struct {
 	// Cluster keeps clusters that share a segment, and by accident a key, apart. It is any text
 	// that is unique to the cluster, such as the UID of its namespace kube-system.
 	Cluster string
-	// NodeAddresses select the interfaces that serve groups which name none.
+	// NodeAddresses select the interfaces that serve addresses which name none.
 	NodeAddresses []netip.Addr
 	// Logger must not be nil.
 	Logger *slog.Logger
@@ -34,7 +34,7 @@ type Config struct {
 	// OnClaim is called for each change of a claim of this node's, in order. It must not block.
 	// Nil: not called.
 	OnClaim func(Claim)
-	// Handover is the longest time to answer for a group that another node is to take, or that this
+	// Handover is the longest time to answer for an address that another node is to take, or that this
 	// node lacks a capability for. 0: 1 s.
 	Handover time.Duration
 	// Answers is called with true just before this node first answers for an address on a segment

@@ -50,9 +50,7 @@ func (s *segment) see(now time.Time, x neighbor.Sighting) {
 	}
 	peer := s.machine.PeerByMAC(x.MAC)
 	if peer != "" && x.Use == neighbor.Announced {
-		for _, group := range s.table.GroupsOf(x.Addr) {
-			s.machine.Sighted(group, peer)
-		}
+		s.machine.Sighted(x.Addr, peer)
 	}
 	s.review(now, x, peer)
 }
@@ -234,10 +232,6 @@ func (s *segment) applyVerdict(now time.Time, p *neighbor.Probe) {
 	}
 	s.prober.End(p.Addr)
 	s.startAnswering(now, p.Addr)
-	for _, group := range s.table.GroupsOf(p.Addr) {
-		s.reportGroup(now, group)
-	}
-	s.announcer.Begin(now, p.Addr)
 }
 
 // rejectAddress reports that another host has an address that was probed, and probes again later.

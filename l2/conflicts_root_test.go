@@ -28,21 +28,22 @@ func TestPeerKernelHasAddress(t *testing.T) {
 	a.awaitSettled(1, false)
 	for _, addr := range []string{"10.77.0.210/32", "fd77::210/128"} {
 		ip(t, "-n", b.ns, "addr", "add", addr, "dev", "eth0", "nodad")
-		l.syncAll("g", Desired{Addresses: []netip.Addr{netip.MustParsePrefix(addr).Addr()}, Candidates: []string{"a"}})
+		vip := netip.MustParsePrefix(addr).Addr()
+		l.syncAll(by("a"), vip)
 		r := a.await("conflict", func(r report) bool { return r.Seen != nil && r.Seen.Kind == Conflict })
 		if r.Seen.Node != "b" || r.Seen.MAC != b.mac {
 			t.Errorf("conflict about %s with %s of node %q, want %s of b", addr, r.Seen.MAC, r.Seen.Node, b.mac)
 		}
-		if got := l.client.resolve(netip.MustParsePrefix(addr).Addr().String()); got != b.mac {
+		if got := l.client.resolve(vip.String()); got != b.mac {
 			t.Errorf("%s resolves to %q, want %s, whose kernel has it", addr, got, b.mac)
 		}
 		ip(t, "-n", b.ns, "addr", "del", addr, "dev", "eth0")
-		a.awaitGroup(GroupGained, "g")
-		if got := l.client.resolve(netip.MustParsePrefix(addr).Addr().String()); got != a.mac {
+		a.awaitMove(AddressGained, vip.String())
+		if got := l.client.resolve(vip.String()); got != a.mac {
 			t.Errorf("%s resolves to %q, want %s, once the other's kernel has let go", addr, got, a.mac)
 		}
-		l.syncAll("g", Desired{})
-		a.awaitGroup(GroupLost, "g")
+		l.syncAll(Desired{}, vip)
+		a.awaitMove(AddressLost, vip.String())
 	}
 }
 
@@ -66,17 +67,14 @@ func TestKernelAsProxy(t *testing.T) {
 		t.Fatalf("%s resolves to %q, want the proxy, %s", beyond, got, router)
 	}
 	n := l.nodes["a"]
-	n.order(order{
-		Group:   "g",
-		Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(beyond)}, Candidates: []string{"a"}},
-	})
+	l.syncAll(by("a"), netip.MustParseAddr(beyond))
 	gained, told := false, ""
 	n.await("gained, and the proxy reported", func(r report) bool {
 		switch {
 		case r.Seen == nil:
 		case r.Seen.Kind == Conflict:
 			t.Fatalf("conflict with %s", r.Seen.MAC)
-		case r.Seen.Kind == GroupGained:
+		case r.Seen.Kind == AddressGained:
 			gained = true
 		case r.Seen.Kind == ProxyFound:
 			told = r.Seen.MAC
@@ -131,17 +129,14 @@ func TestRouterAnswersEveryProbe(t *testing.T) {
 	router := linkMAC(t, l.prefix+"client", "eth0")
 	l.client.answerAll(mustMAC(t, router))
 	n := l.nodes["a"]
-	n.order(order{
-		Group:   "g",
-		Desired: &Desired{Addresses: []netip.Addr{netip.MustParseAddr(vip4)}, Candidates: []string{"a"}},
-	})
+	l.syncAll(by("a"), netip.MustParseAddr(vip4))
 	found := false
 	n.await("gained, no conflict", func(r report) bool {
 		if r.Seen != nil && r.Seen.Kind == Conflict {
 			t.Fatalf("conflict with %s", r.Seen.MAC)
 		}
 		found = found || r.Seen != nil && r.Seen.Kind == ProxyFound && r.Seen.MAC == router
-		return r.Seen != nil && r.Seen.Kind == GroupGained
+		return r.Seen != nil && r.Seen.Kind == AddressGained
 	})
 	if !found {
 		t.Errorf("that %s answers for everything was not reported", router)

@@ -151,27 +151,10 @@ func expectEqual[T ~[]E, E comparable](t *testing.T, what string, got, want T) {
 	}
 }
 
-func addresses(texts ...string) Desired {
-	d := Desired{Candidates: []string{"a", "b"}}
-	for _, text := range texts {
-		d.Addresses = append(d.Addresses, netip.MustParseAddr(text))
-	}
-	return d
-}
-
-// lone returns the desired state of a node that expects no other.
-func lone(texts ...string) Desired {
-	d := addresses(texts...)
-	d.Candidates = []string{"a"}
-	return d
-}
-
 var printer = net.HardwareAddr{2, 0xff, 0, 0, 0, 7}
 
 const printerMAC = "02:ff:00:00:00:07"
 
-// Once only groups that nobody had claimed were probed, and these addresses were announced without
-// a probe.
 func TestProbeAddedAddress(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, after []string
@@ -187,12 +170,13 @@ func TestProbeAddedAddress(t *testing.T) {
 					e := &ether{}
 					owner, other := twoNodes(t, e)
 					for _, n := range []*fakeNode{owner, other} {
-						n.Sync("g", addresses(c.before...))
+						n.sync(by("a", "b"), c.before...)
 					}
 					pass(3 * time.Second)
 					h := e.host(printer, func(a netip.Addr) bool { return taken && a.String() == c.fresh })
 					for _, n := range []*fakeNode{owner, other} {
-						n.Sync("g", addresses(c.after...))
+						n.sync(Desired{}, c.before...)
+						n.sync(by("a", "b"), c.after...)
 					}
 					pass(2 * time.Second)
 					probes, announced := h.saw(c.fresh, owner.mac)
@@ -206,7 +190,7 @@ func TestProbeAddedAddress(t *testing.T) {
 					}
 					expectEqual(t, "conflicts", owner.conflicts(), want)
 					if slices.Contains(c.after, svc) {
-						expectEqual(t, "the group's other address is answered by", e.whoHas(t, svc),
+						expectEqual(t, "the other address is answered by", e.whoHas(t, svc),
 							[]string{owner.mac})
 					}
 				})
@@ -222,9 +206,9 @@ func TestProbeAfterOutage(t *testing.T) {
 		h := e.host(printer, with("192.0.2.201"))
 		nodes := []*fakeNode{e.node(t, "a", 1), e.node(t, "b", 2)}
 		for _, n := range nodes {
-			n.Sync("g", addresses(svc, "192.0.2.201"))
+			n.sync(by("a", "b"), svc, "192.0.2.201")
 			n.Mirrored(Claim{
-				Group:     "g",
+				Address:   netip.MustParseAddr("192.0.2.201"),
 				Segment:   "192.0.2.0/24",
 				Node:      "a",
 				Term:      7,
@@ -243,16 +227,16 @@ func TestProbeAfterOutage(t *testing.T) {
 	})
 }
 
-// Once a group under another name was a new one: its addresses were probed and silent for that
-// time, and half of them moved.
-func TestRegroupingMovesNothing(t *testing.T) {
+// What candidates are ranked by decides only about vacant addresses.
+func TestNewRankMovesNothing(t *testing.T) {
 	for i := range 10 {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ether{}
 			owner, other := twoNodes(t, e)
 			for _, n := range []*fakeNode{owner, other} {
-				n.Sync(fmt.Sprintf("earlier %d", i), wanted("a", "b"))
-				n.Sync("g", Desired{})
+				d := by("a", "b")
+				d.Rank, d.Preferred = fmt.Sprint(i), map[string]int32{"a": int32(i % 3), "b": 1}
+				n.Sync(svc4, d)
 			}
 			for ms := range 500 {
 				if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
@@ -265,27 +249,33 @@ func TestRegroupingMovesNothing(t *testing.T) {
 	}
 }
 
-// A node that takes over from an owner that did not answer for all addresses does not know which it
-// answered for.
-func TestProbeAfterPartialOwner(t *testing.T) {
-	for _, taken := range []string{"", "192.0.2.201"} {
+// A node that takes over from an owner that did not answer for one of its addresses probes that one
+// alone.
+func TestProbeAfterProbingOwner(t *testing.T) {
+	const second = "192.0.2.201"
+	for _, taken := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ether{}
-			h := e.host(printer, with(taken))
+			h := e.host(printer, func(a netip.Addr) bool { return taken && a.String() == second })
 			owner, other := twoNodes(t, e)
 			for _, n := range []*fakeNode{owner, other} {
-				n.Sync("g", addresses(svc, "192.0.2.201"))
+				n.sync(by("a", "b"), second)
 			}
 			pass(3 * time.Second)
 			expectEqual(t, "with a conflict about the other address it is answered by", e.whoHas(t, svc),
 				[]string{owner.mac})
 			h.saw(svc, other.mac)
+			h.saw(second, other.mac)
 			owner.kill()
 			pass(550 * time.Millisecond)
-			want := map[string]int{"": 0, "192.0.2.201": 3}[taken]
-			if probes, announced := h.saw(svc, other.mac); probes != want || announced == 0 {
-				t.Errorf("with %q taken: %d probes and %d announcements, want %d and some",
-					taken, probes, announced, want)
+			if probes, announced := h.saw(svc, other.mac); probes != 0 || announced == 0 {
+				t.Errorf("taken %v: %d probes and %d announcements of %s, want none and some",
+					taken, probes, announced, svc)
+			}
+			want := map[bool]int{true: 3}[taken]
+			if probes, announced := h.saw(second, other.mac); probes != want || announced == 0 != taken {
+				t.Errorf("taken %v: %d probes and %d announcements of %s, want %d probes",
+					taken, probes, announced, second, want)
 			}
 			expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
 		})
@@ -300,10 +290,8 @@ func TestConflictWithNodeAddress(t *testing.T) {
 		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with("192.0.2.2", "2001:db8::2"))
 		pass(2 * time.Second)
 		for _, addr := range []string{"192.0.2.2", "2001:db8::2"} {
-			d := addresses(addr)
-			d.Candidates = []string{"a"}
 			for _, n := range []*fakeNode{a, b} {
-				n.Sync("g", d)
+				n.sync(by("a"), addr)
 			}
 			pass(20 * time.Second)
 			probes, announced := kernel.saw(addr, a.mac)
@@ -312,6 +300,9 @@ func TestConflictWithNodeAddress(t *testing.T) {
 					addr, announced, probes)
 			}
 			expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", addr, b.mac, "b")})
+			for _, n := range []*fakeNode{a, b} {
+				n.sync(Desired{}, addr)
+			}
 		}
 	})
 }
@@ -322,9 +313,8 @@ func TestConflictWithPeerKernelEnds(t *testing.T) {
 		var gone atomic.Bool
 		e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return !gone.Load() && a.String() == svc })
 		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
-		d := wanted("a")
 		for _, n := range []*fakeNode{a, b} {
-			n.Sync("g", d)
+			n.Sync(svc4, by("a"))
 		}
 		pass(5 * time.Second)
 		expectEqual(t, "answered while the kernel holds it by", e.whoHas(t, svc), []string{b.mac})
@@ -343,7 +333,7 @@ func TestConfigHarmless(t *testing.T) {
 			knows := func(c *Config, _ *fakeSystem) { c.Harmless = func(netip.Addr) bool { return harmless } }
 			a, b := e.node(t, "a", 1, knows), e.node(t, "b", 2, knows)
 			for _, n := range []*fakeNode{a, b} {
-				n.Sync("g", wanted("a"))
+				n.Sync(svc4, by("a"))
 			}
 			pass(3 * time.Second)
 			var want []string
@@ -382,44 +372,14 @@ func TestConflictWithStrayPeer(t *testing.T) {
 	})
 }
 
-// Until a regrouping has reached all nodes, two may answer for one address.
-func TestNoConflictWithClaimant(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &ether{}
-		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
-		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with())
-		for group, node := range map[string]string{"old": "b", "new": "a"} {
-			d := addresses(svc)
-			d.Candidates = []string{node}
-			a.Sync(group, d)
-			b.Sync(group, d)
-		}
-		pass(3 * time.Second)
-		expectEqual(t, "answered by", e.whoHas(t, svc), []string{a.mac, b.mac})
-		for range 3 {
-			kernel.says(svc)
-			pass(1200 * time.Millisecond)
-		}
-		expectEqual(t, "conflicts", a.conflicts(), nil)
-		b.Sync("old", Desired{})
-		pass(100 * time.Millisecond)
-		for range 2 {
-			kernel.says(svc)
-			pass(1200 * time.Millisecond)
-		}
-		expectEqual(t, "conflicts when it no longer claims it", a.conflicts(), []string{fmt.Sprintf("%s %s %q",
-			svc, b.mac, "b")})
-	})
-}
-
 // If hellos are filtered, nodes' MACs are known only from the mirror.
 func TestNoConflictWithMirroredNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with(svc))
 		a := e.node(t, "a", 1)
-		a.Mirrored(Claim{Group: "another", Segment: "192.0.2.0/24", Node: "b", Term: 3, MAC: kernel.mac})
-		a.Sync("g", lone(svc))
+		a.Mirrored(Claim{Address: netip.MustParseAddr("192.0.2.202"), Segment: "192.0.2.0/24", Node: "b", Term: 3, MAC: kernel.mac})
+		a.Sync(svc4, by("a"))
 		pass(2 * time.Second)
 		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, kernel.mac, "b")})
 	})
@@ -453,7 +413,7 @@ func TestNoConflictInPlannedMoves(t *testing.T) {
 // apiMirror shows the claims of all nodes to all, a little later, as the API does.
 type apiMirror struct {
 	mu     sync.Mutex
-	claims map[string]Claim
+	claims map[netip.Addr]Claim
 	nodes  []*fakeNode
 }
 
@@ -466,13 +426,13 @@ func (m *apiMirror) of(name string) func(*Config, *fakeSystem) {
 func (m *apiMirror) write(name string, said Claim) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	have := m.claims[said.Group]
+	have := m.claims[said.Address]
 	switch {
 	case said.Node == "" && have.Node != name, said.Node != "" && have.Node != "" && have.Node != name &&
 		have.Term >= said.Term:
 		said = have
 	default:
-		m.claims[said.Group] = said
+		m.claims[said.Address] = said
 	}
 	for _, n := range m.nodes {
 		n.Mirrored(said)
@@ -483,12 +443,12 @@ func (m *apiMirror) write(name string, said Claim) {
 // answered for 10 s.
 func TestNoConflictWithoutHellos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, m := &ether{}, &apiMirror{claims: map[string]Claim{}}
+		e, m := &ether{}, &apiMirror{claims: map[netip.Addr]Claim{}}
 		mute := func(_ *Config, f *fakeSystem) { f.mute = true }
 		m.nodes = []*fakeNode{e.node(t, "a", 1, m.of("a"), mute), e.node(t, "b", 2, m.of("b"), mute)}
 		pass(5 * time.Second)
 		for _, n := range m.nodes {
-			n.Sync("g", wanted("a", "b"))
+			n.Sync(svc4, by("a", "b"))
 		}
 		pass(2 * time.Second)
 		for range 100 {
@@ -499,7 +459,7 @@ func TestNoConflictWithoutHellos(t *testing.T) {
 		}
 		for _, n := range m.nodes {
 			expectEqual(t, "conflicts", n.conflicts(), nil)
-			n.Sync("g", Desired{})
+			n.Sync(svc4, Desired{})
 		}
 		pass(time.Second)
 	})
@@ -512,7 +472,7 @@ func TestConflictAfterThreeForeignProbes(t *testing.T) {
 		a := e.node(t, "a", 1)
 		h := e.host(printer, with())
 		pass(2 * time.Second)
-		a.Sync("g", addresses(svc))
+		a.Sync(svc4, by("a", "b"))
 		for range 2 {
 			pass(100 * time.Millisecond)
 			h.probesFor(svc)

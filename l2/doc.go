@@ -5,7 +5,7 @@
 // Addresses move in groups, which may hold addresses of both families. A segment is an interface
 // and every node that is heard on it. Three packages do the work, and this one joins them:
 //
-//	election   decides which groups this node owns, by the protocol of docs/design/l2-protocol.md
+//	election   decides which addresses this node owns, by the protocol of docs/design/l2-protocol.md
 //	neighbor   answers, announces, probes and defends addresses
 //	packet     lists interfaces and opens sockets on them
 //

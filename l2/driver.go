@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -16,15 +17,15 @@ import (
 	"github.com/berth-lb/berth/l2/election"
 )
 
-// Driver announces groups on this node's segments. Its methods may be called from any goroutine,
+// Driver announces addresses on this node's segments. Its methods may be called from any goroutine,
 // also before Run.
 type Driver struct {
 	shared
 	kick async.Signal // wakes the supervisor
 
 	mu           sync.Mutex
-	groups       map[string]Desired       // guarded by mu
-	patterns     map[string]int           // guarded by mu; how many groups name each
+	desired      map[netip.Addr]Desired   // guarded by mu
+	patterns     map[string]int           // guarded by mu; how many addresses are wanted on each
 	segments     map[string]*segment      // guarded by mu; by interface name
 	ended        map[string]chan struct{} // guarded by mu; by interface, closed when its last segment has ended
 	state        State                    // guarded by mu
@@ -64,7 +65,7 @@ func newDriver(config Config, sys system) (*Driver, error) {
 			observed: async.NewStream[Observation](maxObservations),
 		},
 		kick:      async.NewSignal(),
-		groups:    make(map[string]Desired),
+		desired:   make(map[netip.Addr]Desired),
 		patterns:  make(map[string]int),
 		segments:  make(map[string]*segment),
 		ended:     make(map[string]chan struct{}),
@@ -87,30 +88,27 @@ func (d *Driver) Run(ctx context.Context) error {
 	return nil
 }
 
-// Sync replaces the desired state of one group, and returns at once. Its cost does not depend on
-// how many other groups there are.
-func (d *Driver) Sync(group string, desired Desired) {
-	desired = Desired{
-		Addresses:  slices.Clone(desired.Addresses),
-		Interfaces: slices.Clone(desired.Interfaces),
-		Candidates: slices.Clone(desired.Candidates),
-		Preferred:  maps.Clone(desired.Preferred),
-		Needs:      desired.Needs,
-	}
-	for i, a := range desired.Addresses {
-		desired.Addresses[i] = a.Unmap().WithZone("")
+// Sync replaces the desired state of one address, and returns at once. The zero Desired withdraws
+// it. Its cost does not depend on how many other addresses there are.
+func (d *Driver) Sync(addr netip.Addr, desired Desired) {
+	addr = addr.Unmap().WithZone("")
+	desired.Interfaces = slices.Clone(desired.Interfaces)
+	desired.Candidates = slices.Clone(desired.Candidates)
+	desired.Preferred = maps.Clone(desired.Preferred)
+	if !desired.Announced {
+		desired = Desired{}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	changed := d.countPatterns(d.groups[group].Interfaces, -1)
-	if len(desired.Addresses) == 0 {
-		delete(d.groups, group)
-	} else {
-		d.groups[group] = desired
+	changed := d.countPatterns(d.desired[addr].Interfaces, -1)
+	if desired.Announced {
+		d.desired[addr] = desired
 		changed = d.countPatterns(desired.Interfaces, +1) || changed
+	} else {
+		delete(d.desired, addr)
 	}
 	for _, seg := range d.segments {
-		seg.setDesired(group, desired)
+		seg.setDesired(addr, desired)
 	}
 	if changed {
 		d.kick.Notify()
@@ -130,22 +128,22 @@ func (d *Driver) countPatterns(patterns []string, n int) bool {
 	return changed
 }
 
-// Rebalance moves the group to the candidate that ranks first for it, if that is another node that
-// is able to take it. Groups move one after the other, each within the handover time.
-func (d *Driver) Rebalance(group string) {
+// Rebalance moves the address to the candidate that ranks first for it, if that is another node that
+// is able to take it. Addresses move one after the other, each within the handover time.
+func (d *Driver) Rebalance(addr netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, seg := range d.segments {
-		seg.rebalance(group)
+		seg.rebalance(addr)
 	}
 }
 
-// Mirrored takes what the mirror says of a group on a segment: the second channel by which claims
+// Mirrored takes what the mirror says of an address on a segment: the second channel by which claims
 // arrive. What is known when the driver starts is best said before Run.
 func (d *Driver) Mirrored(said Claim) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key := mirrorKey{said.Group, said.Segment}
+	key := mirrorKey{said.Address, said.Segment}
 	if said.Node == "" {
 		delete(d.mirror, key)
 	} else {
@@ -181,7 +179,7 @@ func (d *Driver) SetKeys(keys Keys) {
 }
 
 // SetCapabilities sets what this node is able to forward by. It has no capabilities at first. A
-// group that needs a lost capability is handed over, or given up within the handover time. A gained
+// address that needs a lost capability is handed over, or given up within the handover time. A gained
 // capability makes the node a candidate, but moves nothing.
 func (d *Driver) SetCapabilities(c Capabilities) {
 	d.mu.Lock()
@@ -211,7 +209,7 @@ func (d *Driver) SetState(state State) {
 }
 
 // Drained returns a channel that is closed when this node, after SetState to Leaving or Restarting,
-// owns nothing that another node could take: each group was handed over, or nobody can take it, or
+// owns nothing that another node could take: each address was handed over, or nobody can take it, or
 // the handover time is over. After SetState to Holding it is closed when the others were told. Call
 // it after SetState; after a later SetState to Ready and back, call it again.
 func (d *Driver) Drained() <-chan struct{} {
@@ -238,13 +236,13 @@ func (d *Driver) Status() Status {
 	return s
 }
 
-// Holds returns the interfaces on which this node answers for the group now, by name.
-func (d *Driver) Holds(group string) []string {
+// Holds returns the interfaces on which this node answers for the address now, by name.
+func (d *Driver) Holds(addr netip.Addr) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var held []string
 	for name, seg := range d.segments {
-		if seg.table.Holds(group) {
+		if seg.table.IsAnswered(addr) {
 			held = append(held, name)
 		}
 	}

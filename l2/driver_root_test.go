@@ -27,8 +27,8 @@ func both() []netip.Addr { return []netip.Addr{netip.MustParseAddr(vip4), netip.
 
 func TestOneNodeAnswersKernel(t *testing.T) {
 	l, nodes := settled(t, "a", "b", "c")
-	l.syncAll("g", Desired{})
-	nodes[0].awaitGroup(GroupLost, "g")
+	l.syncAll(Desired{}, both()...)
+	nodes[0].awaitMove(AddressLost, vip4)
 	for _, addr := range []string{vip4, vip6} {
 		if got := l.client.resolve(addr); got != "" {
 			t.Errorf("%s still resolves to %s", addr, got)
@@ -62,16 +62,16 @@ func settled(t *testing.T, names ...string) (*segmentLab, []*node) {
 	for _, n := range l.nodes {
 		n.awaitSettled(len(names)-1, false)
 	}
-	l.syncAll("g", Desired{Addresses: both(), Candidates: names})
+	l.syncAll(by(names...), both()...)
 	var owner string
 	for owner == "" {
 		owner = l.client.resolve(vip4) // within the client's own patience
 	}
 	nodes := slices.SortedFunc(maps.Values(l.nodes), func(a, b *node) int {
 		switch {
-		case a.mac == owner, b.mac != owner && election.RanksBefore("g", nil, a.name, b.name):
+		case a.mac == owner, b.mac != owner && election.RanksBefore("test", nil, a.name, b.name):
 			return -1
-		case b.mac == owner, election.RanksBefore("g", nil, b.name, a.name):
+		case b.mac == owner, election.RanksBefore("test", nil, b.name, a.name):
 			return 1
 		}
 		return 0
@@ -147,7 +147,7 @@ func TestFrozenOwnerIsSilentWhenItWakes(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
 	frozen, other := nodes[0], nodes[1]
 	frozen.signal(syscall.SIGSTOP)
-	other.awaitGroup(GroupGained, "g")
+	other.awaitMove(AddressGained, vip4)
 	// These requests wait in the frozen node's socket.
 	for range 20 {
 		if got := l.client.resolve(vip4); got != other.mac {
@@ -155,7 +155,7 @@ func TestFrozenOwnerIsSilentWhenItWakes(t *testing.T) {
 		}
 	}
 	frozen.signal(syscall.SIGCONT)
-	frozen.awaitGroup(GroupLost, "g")
+	frozen.awaitMove(AddressLost, vip4)
 	for range 20 {
 		for _, addr := range []string{vip4, vip6} {
 			if got := l.client.resolve(addr); got != other.mac {
@@ -168,13 +168,13 @@ func TestFrozenOwnerIsSilentWhenItWakes(t *testing.T) {
 func TestFlappingInterface(t *testing.T) {
 	l, nodes := settled(t, "a", "b")
 	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "down")
-	nodes[0].awaitGroup(GroupLost, "g")
-	nodes[1].awaitGroup(GroupGained, "g")
+	nodes[0].awaitMove(AddressLost, vip4)
+	nodes[1].awaitMove(AddressGained, vip4)
 	ip(t, "-n", nodes[0].ns, "link", "set", "eth0", "up")
 	nodes[0].awaitSettled(1, false) // the owner stays
 	nodes[1].setState(Leaving)
-	nodes[0].awaitGroup(GroupGained, "g")
-	nodes[1].awaitGroup(GroupLost, "g")
+	nodes[0].awaitMove(AddressGained, vip4)
+	nodes[1].awaitMove(AddressLost, vip4)
 	for _, addr := range []string{vip4, vip6} {
 		if got := l.client.resolve(addr); got != nodes[0].mac {
 			t.Errorf("%s resolves to %q, want %s", addr, got, nodes[0].mac)
@@ -207,14 +207,14 @@ func TestLateInterfaceIsServed(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
 	n.order(order{
-		Group:   "g",
-		Desired: &Desired{Addresses: both(), Interfaces: []string{"late*"}, Candidates: []string{"a"}},
+		Addresses: both(),
+		Desired:   &Desired{Announced: true, Interfaces: []string{"late*"}, Candidates: []string{"a"}},
 	})
 	sw := l.prefix + "sw"
 	ip(t, "-n", sw, "link", "add", "p-late", "type", "veth", "peer", "name", "late0", "netns", n.ns)
 	ip(t, "-n", sw, "link", "set", "p-late", "master", "br0", "up")
 	ip(t, "-n", n.ns, "link", "set", "late0", "up")
-	r := n.awaitGroup(GroupGained, "g")
+	r := n.awaitMove(AddressGained, vip4)
 	if r.Seen.Interface != "late0" {
 		t.Errorf("gained on %s, want late0", r.Seen.Interface)
 	}
@@ -225,7 +225,7 @@ func TestLateInterfaceIsServed(t *testing.T) {
 		}
 	}
 	ip(t, "-n", n.ns, "link", "del", "late0")
-	n.awaitGroup(GroupLost, "g")
+	n.awaitMove(AddressLost, vip4)
 }
 
 func TestIPv6ThroughSnoopingSwitch(t *testing.T) {
@@ -246,8 +246,8 @@ func TestIPv4WithoutIPv6(t *testing.T) {
 		"net.ipv6.conf.eth0.disable_ipv6=1").CombinedOutput(); err != nil {
 		t.Fatalf("switch IPv6 off: %v: %s", err, out)
 	}
-	n.order(order{Group: "g", Desired: &Desired{Addresses: both(), Candidates: []string{"a"}}})
-	n.awaitGroup(GroupGained, "g")
+	l.syncAll(by("a"), both()...)
+	n.awaitMove(AddressGained, vip4)
 	if got := l.client.resolve(vip4); got != n.mac {
 		t.Errorf("%s resolves to %q, want %s", vip4, got, n.mac)
 	}

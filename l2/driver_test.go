@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -298,19 +299,27 @@ func pass(t time.Duration) {
 
 const svc = "192.0.2.200"
 
-func wanted(candidates ...string) Desired {
-	return Desired{
-		Addresses:  []netip.Addr{netip.MustParseAddr(svc), netip.MustParseAddr("2001:db8::200")},
-		Candidates: candidates,
+var svc4 = netip.MustParseAddr(svc)
+
+// by returns the desired state of an address that these nodes may own. They take all such addresses
+// in the same order.
+func by(candidates ...string) Desired {
+	return Desired{Announced: true, Candidates: candidates, Rank: "test"}
+}
+
+// sync has the node want the same of several addresses.
+func (n *fakeNode) sync(d Desired, addrs ...string) {
+	for _, a := range addrs {
+		n.Sync(netip.MustParseAddr(a), d)
 	}
 }
 
-// twoNodes returns a settled pair, the owner of group g first.
+// twoNodes returns a settled pair, the owner of svc first.
 func twoNodes(t *testing.T, e *ether) (owner, other *fakeNode) {
 	t.Helper()
 	owner, other = e.node(t, "a", 1), e.node(t, "b", 2)
 	for _, n := range []*fakeNode{owner, other} {
-		n.Sync("g", wanted("a", "b"))
+		n.Sync(svc4, by("a", "b"))
 	}
 	pass(2 * time.Second)
 	got := e.whoHas(t, svc)
@@ -329,7 +338,7 @@ func TestDriverListensFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
-		n.Sync("g", wanted("a"))
+		n.Sync(svc4, by("a"))
 		pass(900 * time.Millisecond)
 		if got := e.whoHas(t, svc); got != nil {
 			t.Errorf("answered by %v before a second of listening", got)
@@ -338,12 +347,12 @@ func TestDriverListensFirst(t *testing.T) {
 		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
 			t.Errorf("answered by %v, want %s", got, n.mac)
 		}
-		want := []Observation{{Kind: GroupGained, Interface: "eth0", Group: "g", Node: "a", Cause: election.Joined}}
+		want := []Observation{{Kind: AddressGained, Interface: "eth0", Address: svc4, Node: "a", Cause: election.Joined}}
 		if diff := cmp.Diff(want, n.seen(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 			t.Errorf("observed (-want +got):\n%s", diff)
 		}
-		if got := n.Holds("g"); !slices.Equal(got, []string{"eth0"}) {
-			t.Errorf("holds g on %v, want eth0", got)
+		if got := n.Holds(svc4); !slices.Equal(got, []string{"eth0"}) {
+			t.Errorf("holds it on %v, want eth0", got)
 		}
 	})
 }
@@ -353,7 +362,7 @@ func TestDriverKeys(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
 		n.SetKeys(Keys{})
-		n.Sync("g", wanted("a"))
+		n.Sync(svc4, by("a"))
 		pass(5 * time.Second)
 		if got := e.whoHas(t, svc); got != nil {
 			t.Errorf("answered without a key by %v", got)
@@ -369,7 +378,7 @@ func TestDriverKeys(t *testing.T) {
 }
 
 // The group of a dead owner is taken within half a second.
-func TestDriverTakesGroupOfDeadOwner(t *testing.T) {
+func TestDriverTakesAddressOfDeadOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
@@ -382,7 +391,7 @@ func TestDriverTakesGroupOfDeadOwner(t *testing.T) {
 		for _, o := range other.seen() {
 			kinds = append(kinds, o.Kind)
 		}
-		if want := []Kind{GroupGained, PeerDown}; !slices.Equal(kinds, want) { // actions come before reports
+		if want := []Kind{AddressGained, PeerDown}; !slices.Equal(kinds, want) { // actions come before reports
 			t.Errorf("observed %v, want %v", kinds, want)
 		}
 	})
@@ -394,20 +403,20 @@ func TestDriverLateTurnHearsFirst(t *testing.T) {
 		e := &ether{}
 		first, second := e.node(t, "a", 1), e.node(t, "b", 2)
 		pass(2 * time.Second)
-		group := "g0" // for which the second node's claim would win if it made one too
-		for i := 1; !election.RanksBefore(group, nil, "b", "a"); i++ {
-			group = fmt.Sprintf("g%d", i)
+		addr := svc4 // for which the second node's claim would win if it made one too
+		for !election.RanksBefore(addr.String(), nil, "b", "a") {
+			addr = addr.Next()
 		}
 		second.system.wire.setBusy(true)
 		for _, n := range []*fakeNode{first, second} {
-			d := wanted("a", "b")
+			d := by("a", "b")
 			d.Preferred = map[string]int32{"a": 1}
-			n.Sync(group, d)
+			n.Sync(addr, d)
 		}
 		pass(40 * time.Millisecond) // two turns
 		second.system.wire.setBusy(false)
 		pass(3 * time.Second)
-		if got := e.whoHas(t, svc); !slices.Equal(got, []string{first.mac}) {
+		if got := e.whoHas(t, addr.String()); !slices.Equal(got, []string{first.mac}) {
 			t.Errorf("answered by %v, want %s, who came first", got, first.mac)
 		}
 	})
@@ -449,14 +458,14 @@ func TestDrainedAfterHandover(t *testing.T) {
 	})
 }
 
-func TestSetCapabilitiesMovesGroup(t *testing.T) {
+func TestSetCapabilitiesMovesAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		nodes := []*fakeNode{e.node(t, "a", 1), e.node(t, "b", 2)}
-		needs := wanted("a", "b")
+		needs := by("a", "b")
 		needs.Needs = 1 << 8
 		for _, n := range nodes {
-			n.Sync("g", needs)
+			n.Sync(svc4, needs)
 		}
 		for _, step := range []struct {
 			a, b Capabilities
@@ -485,12 +494,12 @@ func TestDrainedAfterHandoverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		owner, other := twoNodes(t, e)
-		other.Sync("g", Desired{}) // its view of the API differs
+		other.Sync(svc4, Desired{}) // its view of the API differs
 		owner.SetState(Leaving)
 		pass(900 * time.Millisecond)
 		select {
 		case <-owner.Drained():
-			t.Error("drained before the handover time, while it owned a group")
+			t.Error("drained before the handover time, while it owned an address")
 		default:
 		}
 		if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
@@ -533,9 +542,9 @@ func TestSyncInterfaces(t *testing.T) {
 			{[]string{"[", "bond*"}, nil},
 			{nil, []string{n.mac}},
 		} {
-			d := wanted("a")
+			d := by("a")
 			d.Interfaces = c.interfaces
-			n.Sync("g", d)
+			n.Sync(svc4, d)
 			pass(2 * time.Second)
 			if got := e.whoHas(t, svc); !slices.Equal(got, c.want) {
 				t.Errorf("on %v answered by %v, want %v", c.interfaces, got, c.want)
@@ -553,7 +562,7 @@ func TestDriverRetriesOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
-		n.Sync("g", wanted("a"))
+		n.Sync(svc4, by("a"))
 		broken := errors.New("no such luck")
 		n.system.set(func(f *fakeSystem) { f.fails, f.link.MAC[0] = broken, 6 })
 		pass(5 * time.Second)
@@ -575,7 +584,7 @@ func TestDriverRetriesOpen(t *testing.T) {
 			t.Errorf("answered by %v after the interface can be opened", got)
 		}
 		if got := n.Status().Segments; len(got) != 1 || !got[0].Up || got[0].Err != "" || got[0].Owned != 1 {
-			t.Errorf("segments %+v, want one that is up and owns one group", got)
+			t.Errorf("segments %+v, want one that is up and owns one address", got)
 		}
 	})
 }
@@ -585,16 +594,16 @@ func TestSegmentRestsAfterLinkLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
-		n.Sync("g", wanted("a"))
+		n.Sync(svc4, by("a"))
 		pass(1300 * time.Millisecond) // 1 s of listening, 200 ms of probing
-		if got := n.Holds("g"); len(got) != 1 {
-			t.Fatalf("holds g on %v, want one interface", got)
+		if got := n.Holds(svc4); len(got) != 1 {
+			t.Fatalf("holds it on %v, want one interface", got)
 		}
 		e.wires[0].in.Broken(errors.New("gone"))
 		n.system.set(func(f *fakeSystem) { f.link.Up = false })
 		pass(5 * time.Second)
-		if got := n.Holds("g"); got != nil {
-			t.Errorf("holds g on %v while the interface is down", got)
+		if got := n.Holds(svc4); got != nil {
+			t.Errorf("holds it on %v while the interface is down", got)
 		}
 		n.system.set(func(f *fakeSystem) { f.link.Up = true })
 		pass(2 * time.Second)
@@ -636,33 +645,24 @@ func TestSegmentJoinsWhatIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
 		n := e.node(t, "a", 1)
-		n.Sync("g", wanted("a"))
-		n.Sync("h", wanted("a")) // the same addresses, for the moment of a regrouping
+		const v6 = "2001:db8::200"
+		n.sync(by("a"), svc, v6)
 		pass(3 * time.Second)
-		v6 := netip.MustParseAddr("2001:db8::200")
 		joined := func() map[netip.Addr]int {
 			w := e.wires[0]
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			c := map[netip.Addr]int{}
-			for a, n := range w.joined {
-				c[a] = n
-			}
-			return c
+			return maps.Clone(w.joined)
 		}
-		v4 := netip.MustParseAddr(svc)
-		if got := joined(); len(got) != 2 || got[v6] != 1 || got[v4] != 2 {
-			t.Errorf("joined for %v, want once for %s, and for each of two groups for %s", got, v6, v4)
+		if got := joined(); len(got) != 2 || got[netip.MustParseAddr(v6)] != 1 || got[svc4] != 1 {
+			t.Errorf("joined for %v, want once for %s and %s", got, v6, svc)
 		}
-		n.Sync("g", Desired{})
+		n.sync(Desired{}, v6)
 		pass(time.Millisecond)
-		if got := e.whoHas(t, svc); !slices.Equal(got, []string{n.mac}) {
-			t.Errorf("answered by %v, want %s: group h still holds it", got, n.mac)
+		if got := joined(); len(got) != 1 || got[svc4] != 1 {
+			t.Errorf("joined for %v, want once for %s", got, svc)
 		}
-		if got := joined(); len(got) != 2 || got[v6] != 1 || got[v4] != 1 {
-			t.Errorf("joined for %v, want once for %s and %s", got, v6, v4)
-		}
-		n.Sync("h", Desired{})
+		n.sync(Desired{}, svc)
 		pass(time.Millisecond)
 		if got := joined(); len(got) != 0 {
 			t.Errorf("joined for %v, want nothing", got)
@@ -726,11 +726,11 @@ func BenchmarkSync(b *testing.B) {
 			b.Fatal(err)
 		}
 		for i := range n {
-			d.Sync(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String(), wanted("a", "b"))
+			d.Sync(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), by("a", "b"))
 		}
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {
-				d.Sync("g", wanted("a", "b"))
+				d.Sync(svc4, by("a", "b"))
 			}
 		})
 	}

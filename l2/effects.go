@@ -3,7 +3,6 @@ package l2
 import (
 	"cmp"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/berth-lb/berth/l2/election"
@@ -15,14 +14,16 @@ import (
 // and for observers.
 type effects struct {
 	announcer *neighbor.Announcer
-	starting  map[string]election.Action // groups that began without an answer for any address yet
-	notified  map[netip.Addr]struct{}    // addresses for which Config.Answers was last called with true
+	owned     map[netip.Addr]struct{}        // addresses that this node owns, probed ones included
+	starting  map[netip.Addr]election.Action // of those, the ones that were not answered for yet
+	notified  map[netip.Addr]struct{}        // addresses for which Config.Answers was last called with true
 }
 
 func newEffects() effects {
 	return effects{
 		announcer: neighbor.NewAnnouncer(),
-		starting:  make(map[string]election.Action),
+		owned:     make(map[netip.Addr]struct{}),
+		starting:  make(map[netip.Addr]election.Action),
 		notified:  make(map[netip.Addr]struct{}),
 	}
 }
@@ -51,57 +52,45 @@ func (s *segment) applyOutputs(now time.Time) {
 func (s *segment) applyAction(now time.Time, a election.Action) {
 	switch a.Kind {
 	case election.ActionExpect:
-		s.joinARP(a.Addresses, s.table.AddressesOf(a.Group))
-		on, off := s.table.SetGroup(a.Group, a.Addresses)
-		s.updateOwned(now, on, off, a.Probe)
-		s.reportGroup(now, a.Group)
+		s.table.SetWanted(a.Address, true)
+		s.listen(a.Address)
 	case election.ActionForget:
-		s.joinARP(nil, s.table.AddressesOf(a.Group))
-		on, off := s.table.SetGroup(a.Group, nil)
-		s.updateOwned(now, on, off, nil)
+		s.ignore(a.Address)
+		s.table.SetWanted(a.Address, false)
 	case election.ActionStart:
-		s.starting[a.Group] = a
-		on, off := s.table.SetOwned(a.Group, true)
-		s.updateOwned(now, on, off, a.Probe)
-		s.reportGroup(now, a.Group)
-		s.announceGroup(now, a.Group)
-	case election.ActionAnnounce:
-		s.announceGroup(now, a.Group)
-	case election.ActionStop:
-		on, off := s.table.SetOwned(a.Group, false)
-		s.updateOwned(now, on, off, nil)
-		if _, starting := s.starting[a.Group]; starting {
-			delete(s.starting, a.Group)
-			return // none of it was ever answered for
-		}
-		s.reportMove(now, GroupLost, "lost", a)
-	}
-}
-
-// updateOwned takes which addresses this node came to own and which it lost. Those to be probed are
-// answered for only when they are found to be free.
-func (s *segment) updateOwned(now time.Time, on, off, probe []netip.Addr) {
-	s.joinNDP(on, off)
-	for _, a := range off {
-		s.stopAnswering(now, a)
-	}
-	unproven := make(map[netip.Addr]struct{}, len(probe))
-	for _, a := range probe {
-		unproven[a] = struct{}{}
-	}
-	for _, a := range on {
-		if _, ok := unproven[a]; ok {
-			s.prober.Begin(now, a)
+		s.owned[a.Address], s.starting[a.Address] = struct{}{}, a
+		s.joinNDP(a.Address)
+		if a.Probe {
+			s.prober.Begin(now, a.Address)
 		} else {
-			s.startAnswering(now, a)
+			s.startAnswering(now, a.Address)
 		}
+	case election.ActionAnnounce:
+		if s.table.IsAnswered(a.Address) {
+			s.announcer.Begin(now, a.Address)
+		}
+	case election.ActionStop:
+		s.stopAnswering(now, a.Address)
+		s.leaveNDP(a.Address)
+		delete(s.owned, a.Address)
+		if _, starting := s.starting[a.Address]; starting {
+			delete(s.starting, a.Address)
+			return // it was never answered for
+		}
+		s.reportMove(now, AddressLost, "lost", a)
 	}
 }
 
+// startAnswering answers for an address that this node owns from now on, and announces it.
 func (s *segment) startAnswering(now time.Time, a netip.Addr) {
 	s.notifyAnswers(a, !s.defender.Contested(a))
 	s.table.Answer(a)
 	s.machine.SetAnswered(now, a, true)
+	s.announcer.Begin(now, a)
+	if action, starting := s.starting[a]; starting {
+		delete(s.starting, a)
+		s.reportMove(now, AddressGained, "gained", action)
+	}
 }
 
 // stopAnswering stops answering for an address, or probing for it.
@@ -112,21 +101,6 @@ func (s *segment) stopAnswering(now time.Time, a netip.Addr) {
 		s.machine.SetAnswered(now, a, false)
 		s.notifyAnswers(a, false)
 	}
-}
-
-// reportGroup tells the machine, and once also observers, how much of an owned group is answered
-// for.
-func (s *segment) reportGroup(now time.Time, group string) {
-	some, all := s.table.Extent(group)
-	s.machine.SetPartial(group, !all)
-	if a, starting := s.starting[group]; starting && some {
-		delete(s.starting, group)
-		s.reportMove(now, GroupGained, "gained", a)
-	}
-}
-
-func (s *segment) announceGroup(now time.Time, group string) {
-	s.announcer.Begin(now, s.table.AnsweredOf(group)...)
 }
 
 // notifyAnswers calls Config.Answers if it was not last called with the same value.
@@ -162,8 +136,8 @@ func (s *segment) reportPeer(now time.Time, c election.PeerChange) {
 
 func (s *segment) reportMove(now time.Time, kind Kind, direction string, a election.Action) {
 	s.counts.moved(direction, a.Cause)
-	s.observe(now, Observation{Kind: kind, Group: a.Group, Node: a.Owner, Cause: a.Cause})
-	s.config.Logger.Debug(kind.String(), "interface", s.name, "group", a.Group, "owner", a.Owner, "cause", a.Cause)
+	s.observe(now, Observation{Kind: kind, Address: a.Address, Node: a.Owner, Cause: a.Cause})
+	s.config.Logger.Debug(kind.String(), "interface", s.name, "address", a.Address, "owner", a.Owner, "cause", a.Cause)
 }
 
 // send signs a message and sends it. If that fails the message is lost, as if on the wire.
@@ -224,37 +198,31 @@ func (s *segment) sendAnnouncements(addrs ...netip.Addr) {
 	s.setFault(faultAnnounce, cmp.Or(failures...))
 }
 
-// joinARP lets ARP about the IPv4 addresses of a group reach this node, whether it owns them or
-// only listens for who does, and no longer about those it had before. The wire counts groups.
-func (s *segment) joinARP(now, before []netip.Addr) {
-	if s.wire == nil {
-		return
-	}
-	for _, a := range now {
-		if a.Is4() && !slices.Contains(before, a) {
-			s.wire.Join(a)
-		}
-	}
-	for _, a := range before {
-		if a.Is4() && !slices.Contains(now, a) {
-			s.wire.Leave(a)
-		}
+// listen lets ARP about a wanted IPv4 address reach this node, whether it owns it or only listens for
+// who does. The wire counts how often an address is joined.
+func (s *segment) listen(a netip.Addr) {
+	if s.wire != nil && a.Is4() {
+		s.wire.Join(a)
 	}
 }
 
-// joinNDP joins and leaves the solicited-node groups of IPv6 addresses.
-func (s *segment) joinNDP(on, off []netip.Addr) {
-	if s.wire == nil {
-		return
+// ignore undoes listen.
+func (s *segment) ignore(a netip.Addr) {
+	if s.wire != nil && a.Is4() {
+		s.wire.Leave(a)
 	}
-	for _, a := range on {
-		if a.Is6() {
-			s.wire.Join(a)
-		}
+}
+
+// joinNDP joins the solicited-node group of an IPv6 address.
+func (s *segment) joinNDP(a netip.Addr) {
+	if s.wire != nil && a.Is6() {
+		s.wire.Join(a)
 	}
-	for _, a := range off {
-		if a.Is6() {
-			s.wire.Leave(a)
-		}
+}
+
+// leaveNDP undoes joinNDP.
+func (s *segment) leaveNDP(a netip.Addr) {
+	if s.wire != nil && a.Is6() {
+		s.wire.Leave(a)
 	}
 }

@@ -4,9 +4,9 @@ import "github.com/berth-lb/berth/l2/election"
 
 // What users of this package need of package election.
 type (
-	// Desired is what is wanted of one group.
+	// Desired is what is wanted of one address.
 	Desired = election.Desired
-	// Claim is a node's word that it owns a group on a segment, as it is mirrored outside of the
+	// Claim is a node's word that it owns an address on a segment, as it is mirrored outside of the
 	// segment.
 	Claim = election.Claim
 	// Keys sign hellos.
@@ -15,7 +15,7 @@ type (
 	Peer = election.Peer
 	// State is what a node says about itself on every segment.
 	State = election.State
-	// Cause is why a group was gained, lost or announced again.
+	// Cause is why an address was gained, lost or announced again.
 	Cause = election.Cause
 	// Capabilities are the ways in which a node is able to forward.
 	Capabilities = election.Capabilities

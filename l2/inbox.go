@@ -2,6 +2,7 @@ package l2
 
 import (
 	"context"
+	"net/netip"
 	"path"
 	"slices"
 	"sync"
@@ -19,18 +20,21 @@ type inbox struct {
 
 // inputs are what an inbox holds. They are guarded by its mu until the loop has taken them.
 type inputs struct {
-	desired    map[string]Desired
+	desired    map[netip.Addr]Desired
 	mirrored   map[mirrorKey]Claim
-	rebalance  []string
+	rebalance  []netip.Addr
 	mirrorLost bool
 	link       *packet.Link // nil: not known yet
 	home       bool         // the interface holds a node address
 	others     []string     // the interfaces that this one serves the segment for
-	heard      bool         // another interface of this node heard this one
+	paired     string       // the one that serves the segment for this one, as was confirmed; "": it was not
 }
 
 // mirrorKey is what the mirror has one claim for.
-type mirrorKey struct{ group, segment string }
+type mirrorKey struct {
+	addr    netip.Addr
+	segment string
+}
 
 // orders are what the driver tells every segment.
 type orders struct {
@@ -50,11 +54,11 @@ func (i *inbox) take() inputs {
 		link:       i.link,
 		home:       i.home,
 		others:     i.others,
-		heard:      i.heard,
+		paired:     i.paired,
 	}
-	i.rebalance, i.mirrorLost, i.heard = nil, false, false
+	i.rebalance, i.mirrorLost, i.paired = nil, false, ""
 	if len(i.desired) > 0 {
-		taken.desired, i.desired = i.desired, make(map[string]Desired)
+		taken.desired, i.desired = i.desired, make(map[netip.Addr]Desired)
 	}
 	// Without a link the segment has no name yet, so what the mirror says has to wait.
 	if len(i.mirrored) > 0 && i.link != nil {
@@ -63,23 +67,23 @@ func (i *inbox) take() inputs {
 	return taken
 }
 
-func (s *segment) setDesired(group string, desired Desired) {
+func (s *segment) setDesired(addr netip.Addr, desired Desired) {
 	s.inbox.mu.Lock()
-	s.inbox.desired[group] = desired
+	s.inbox.desired[addr] = desired
 	s.inbox.mu.Unlock()
 	s.wake.Notify()
 }
 
 func (s *segment) setMirrored(said Claim) {
 	s.inbox.mu.Lock()
-	s.inbox.mirrored[mirrorKey{said.Group, said.Segment}] = said
+	s.inbox.mirrored[mirrorKey{said.Address, said.Segment}] = said
 	s.inbox.mu.Unlock()
 	s.wake.Notify()
 }
 
-func (s *segment) rebalance(group string) {
+func (s *segment) rebalance(addr netip.Addr) {
 	s.inbox.mu.Lock()
-	s.inbox.rebalance = append(s.inbox.rebalance, group)
+	s.inbox.rebalance = append(s.inbox.rebalance, addr)
 	s.inbox.mu.Unlock()
 	s.wake.Notify()
 }
@@ -103,9 +107,9 @@ func (s *segment) setLink(l packet.Link, home bool) {
 	}
 }
 
-func (s *segment) setHeard() {
+func (s *segment) setPaired(first string) {
 	s.inbox.mu.Lock()
-	s.inbox.heard = true
+	s.inbox.paired = first
 	s.inbox.mu.Unlock()
 	s.wake.Notify()
 }
@@ -144,18 +148,23 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 			s.machine.Mirrored(now, said)
 		}
 	}
-	if in.heard {
-		s.twins.heardAt = now
+	if in.paired != "" {
+		s.confirmFirst(now, in.paired)
 	}
 	if in.home != s.home || !slices.Equal(in.others, s.twins.others) {
 		s.home, s.twins.others = in.home, in.others
 		s.applyDesired(now)
 	}
-	s.applyAll(now, in.desired)
+	for addr, d := range in.desired {
+		if s.desired[addr] = d; !d.Announced {
+			delete(s.desired, addr)
+		}
+		s.apply(now, addr, d)
+	}
 	s.machine.Rebalance(in.rebalance...)
 }
 
-// causeOf is why the ownership of groups changes when this node enters a state.
+// causeOf is why the ownership of addresses changes when this node enters a state.
 func causeOf(state State) Cause {
 	switch {
 	case state.Departing():
@@ -166,36 +175,19 @@ func causeOf(state State) Cause {
 	return election.Unable
 }
 
-// applyAll hands groups to the machine. Those with addresses come first, so that an address that
-// moves from one group to another is answered for all the time.
-func (s *segment) applyAll(now time.Time, desired map[string]Desired) {
-	for group, d := range desired {
-		if len(d.Addresses) > 0 {
-			s.desired[group] = d
-			s.apply(now, group, d)
-		}
-	}
-	for group, d := range desired {
-		if len(d.Addresses) == 0 {
-			delete(s.desired, group)
-			s.apply(now, group, d)
-		}
-	}
-}
-
-// apply hands a group to the machine if it concerns this interface, or one that this one serves the
-// segment for.
-func (s *segment) apply(now time.Time, group string, d Desired) {
+// apply hands an address to the machine if it concerns this interface, or one that this one serves
+// the segment for.
+func (s *segment) apply(now time.Time, addr netip.Addr, d Desired) {
 	concerned := concerns(d, s.name, s.home) || slices.ContainsFunc(s.twins.others, func(name string) bool {
 		return concerns(d, name, s.parent.home(name))
 	})
 	if !concerned || s.twins.first != "" {
-		d.Addresses = nil
+		d = Desired{}
 	}
-	s.machine.SetGroup(now, group, d)
+	s.machine.SetDesired(now, addr, d)
 }
 
-// concerns reports whether the group is wanted on an interface; home: it holds a node address.
+// concerns reports whether the address is wanted on an interface; home: it holds a node address.
 func concerns(d Desired, name string, home bool) bool {
 	return len(d.Interfaces) == 0 && home || slices.ContainsFunc(d.Interfaces, func(p string) bool {
 		return p == "" && home || matches(p, name)

@@ -51,24 +51,24 @@ func TestMain(m *testing.M) {
 
 // order is one line of a node's standard input; report one of its output.
 type order struct {
-	Group   string
-	Desired *Desired
-	State   *State
-	Drain   bool
-	Status  bool
+	Addresses []netip.Addr
+	Desired   *Desired
+	State     *State
+	Drain     bool
+	Status    bool
 }
 
 type report struct {
 	Seen    *seen
 	Drained bool
 	Status  *Status
-	Holds   bool // group g, with Status
+	Holds   int // with Status: how many of vip4 and vip6
 }
 
 type seen struct {
 	Kind      Kind
 	Interface string
-	Group     string
+	Address   netip.Addr
 	Node      string
 	Cause     Cause
 	MAC       string
@@ -110,14 +110,16 @@ func serveNode(name string) error {
 			drained = nil
 			_ = reports.Encode(report{Drained: true})
 		case o := <-d.Observed():
-			s := &seen{o.Kind, o.Interface, o.Group, o.Node, o.Cause, o.MAC.String(), ""}
+			s := &seen{o.Kind, o.Interface, o.Address, o.Node, o.Cause, o.MAC.String(), ""}
 			if o.Err != nil {
 				s.Err = o.Err.Error()
 			}
 			_ = reports.Encode(report{Seen: s})
 		case o := <-orders:
 			if o.Desired != nil {
-				d.Sync(o.Group, *o.Desired)
+				for _, a := range o.Addresses {
+					d.Sync(a, *o.Desired)
+				}
 			}
 			if o.State != nil {
 				d.SetState(*o.State)
@@ -127,7 +129,11 @@ func serveNode(name string) error {
 			}
 			if o.Status {
 				s := d.Status()
-				_ = reports.Encode(report{Status: &s, Holds: len(d.Holds("g")) > 0})
+				held := 0
+				for _, a := range both() {
+					held += len(d.Holds(a))
+				}
+				_ = reports.Encode(report{Status: &s, Holds: held})
 			}
 		}
 	}
@@ -223,7 +229,7 @@ func (l *segmentLab) start(name string, number int) *node {
 		cmd:     cmd,
 		stdin:   in,
 		in:      json.NewEncoder(in),
-		reports: make(chan report, 1024),
+		reports: make(chan report, 1<<16),
 	}
 	n.mac = linkMAC(l.t, ns, "eth0")
 	l.nodes[name] = n
@@ -315,16 +321,20 @@ func (n *node) end() {
 	}
 }
 
-// awaitSettled waits until the node and so many peers of it are ready, and it answers for group g
-// or not.
+// awaitSettled waits until the node and so many peers of it are ready, and it answers for vip4
+// and vip6 or for neither.
 func (n *node) awaitSettled(peers int, holds bool) {
 	n.t.Helper()
+	want := 0
+	if holds {
+		want = len(both())
+	}
 	n.order(order{Status: true})
 	n.await("settled", func(r report) bool {
 		if r.Status == nil {
 			return false
 		}
-		if r.Holds == holds && len(r.Status.Segments) == 1 && r.Status.Segments[0].readyWith(peers) {
+		if r.Holds == want && len(r.Status.Segments) == 1 && r.Status.Segments[0].readyWith(peers) {
 			return true
 		}
 		n.order(order{Status: true})
@@ -371,17 +381,17 @@ func (n *node) await(what string, holds func(report) bool) report {
 	}
 }
 
-func (n *node) awaitGroup(kind Kind, group string) report {
+func (n *node) awaitMove(kind Kind, addr string) report {
 	n.t.Helper()
-	return n.await(kind.String()+" "+group, func(r report) bool {
-		return r.Seen != nil && r.Seen.Kind == kind && r.Seen.Group == group
+	return n.await(kind.String()+" "+addr, func(r report) bool {
+		return r.Seen != nil && r.Seen.Kind == kind && r.Seen.Address.String() == addr
 	})
 }
 
-func (l *segmentLab) syncAll(group string, d Desired) {
+func (l *segmentLab) syncAll(d Desired, addrs ...netip.Addr) {
 	l.t.Helper()
 	for _, n := range l.nodes {
-		n.order(order{Group: group, Desired: &d})
+		n.order(order{Addresses: addrs, Desired: &d})
 	}
 }
 

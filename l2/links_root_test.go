@@ -58,25 +58,25 @@ func TestManyIPv6AddressesThroughSnoopingSwitch(t *testing.T) {
 	l.snoop()
 	n := l.nodes["a"]
 	const count = 5000
-	d := Desired{Candidates: []string{"a"}}
+	var addrs []netip.Addr
 	addr := netip.MustParseAddr("fd77::1:0")
 	for range count {
 		addr = addr.Next()
-		d.Addresses = append(d.Addresses, addr)
+		addrs = append(addrs, addr)
 	}
-	n.order(order{Group: "g", Desired: &d})
+	l.syncAll(by("a"), addrs...)
 	check := func(mac string) {
 		t.Helper()
 		began := time.Now()
 		l.awaitListeners("a", count)
 		t.Logf("the switch knew all groups after %s", time.Since(began))
 		for k := 0; k < count; k += 499 {
-			if got := l.client.resolve(d.Addresses[k].String()); got != mac {
-				t.Errorf("%s resolves to %q, want %s", d.Addresses[k], got, mac)
+			if got := l.client.resolve(addrs[k].String()); got != mac {
+				t.Errorf("%s resolves to %q, want %s", addrs[k], got, mac)
 			}
 		}
 	}
-	n.awaitGroup(GroupGained, "g")
+	n.awaitMove(AddressGained, addrs[count-1].String())
 	check(n.mac)
 	// A switch that has forgotten asks.
 	for _, version := range []string{"2", "1", "2"} {
@@ -87,22 +87,22 @@ func TestManyIPv6AddressesThroughSnoopingSwitch(t *testing.T) {
 	}
 	// A port that goes down takes what the switch knows about it along.
 	ip(t, "-n", n.ns, "link", "set", "eth0", "down")
-	n.awaitGroup(GroupLost, "g")
+	n.awaitMove(AddressLost, addrs[count-1].String())
 	ip(t, "-n", n.ns, "link", "set", "eth0", "up")
-	n.awaitGroup(GroupGained, "g")
+	n.awaitMove(AddressGained, addrs[count-1].String())
 	check(n.mac)
 	const mac = "02:00:00:00:77:05"
 	l.client.forget()
 	ip(t, "-n", n.ns, "link", "set", "eth0", "address", mac)
-	l.client.learns(d.Addresses[0].String(), mac, 10*time.Second)
+	l.client.learns(addrs[0].String(), mac, 10*time.Second)
 	check(mac)
 }
 
-// served waits until the group is answered for on an interface, and checks which node the client
+// served waits until vip4 is answered for on an interface, and checks which node the client
 // resolves it to.
 func (l *segmentLab) served(n *node, ifname string) {
 	l.t.Helper()
-	r := n.awaitGroup(GroupGained, "g")
+	r := n.awaitMove(AddressGained, vip4)
 	if r.Seen.Interface != ifname {
 		l.t.Errorf("gained on %s, want %s", r.Seen.Interface, ifname)
 	}
@@ -117,7 +117,7 @@ func (l *segmentLab) served(n *node, ifname string) {
 func TestRenamedInterface(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
-	l.syncAll("g", Desired{Addresses: both(), Candidates: []string{"a"}})
+	l.syncAll(by("a"), both()...)
 	l.served(n, "eth0")
 	ip(t, "-n", n.ns, "link", "set", "eth0", "name", "lan0") // since Linux 6.4 while it is up
 	l.served(n, "lan0")
@@ -127,11 +127,11 @@ func TestRenamedInterface(t *testing.T) {
 func TestInterfaceMovesToAnotherNamespace(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
-	l.syncAll("g", Desired{Addresses: both(), Interfaces: []string{"eth0"}, Candidates: []string{"a"}})
+	l.syncAll(Desired{Announced: true, Interfaces: []string{"eth0"}, Candidates: []string{"a"}}, both()...)
 	l.served(n, "eth0")
 	l.addNS("away")
 	ip(t, "-n", n.ns, "link", "set", "eth0", "netns", l.prefix+"away")
-	n.awaitGroup(GroupLost, "g")
+	n.awaitMove(AddressLost, vip4)
 	ip(t, "-n", l.prefix+"away", "link", "set", "eth0", "up")
 	for _, addr := range []string{vip4, vip6} {
 		if got := l.client.resolve(addr); got != "" {
@@ -146,11 +146,11 @@ func TestInterfaceMovesToAnotherNamespace(t *testing.T) {
 func TestBridgeIsServedInPlaceOfPorts(t *testing.T) {
 	l := newSegmentLab(t, "a")
 	n := l.nodes["a"]
-	l.syncAll("g", Desired{Addresses: both(), Interfaces: []string{"eth0", "top0"}, Candidates: []string{"a"}})
+	l.syncAll(Desired{Announced: true, Interfaces: []string{"eth0", "top0"}, Candidates: []string{"a"}}, both()...)
 	l.served(n, "eth0")
 	ip(t, "-n", n.ns, "link", "add", "top0", "type", "bridge")
 	ip(t, "-n", n.ns, "link", "set", "eth0", "master", "top0")
-	n.awaitGroup(GroupLost, "g")
+	n.awaitMove(AddressLost, vip4)
 	ip(t, "-n", n.ns, "link", "set", "top0", "up")
 	l.served(n, "top0")
 	n.order(order{Status: true})

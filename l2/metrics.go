@@ -50,11 +50,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m.hellosSent = counter("hellos_sent_total", "Hellos sent.")
 	m.hellosReceived = counter("hellos_received_total", "Hellos received and accepted.")
 	m.hellosRejected = counter("hellos_rejected_total", "Hellos ignored, by reason.", "reason")
-	m.moves = counter("moves_total", "Groups gained and lost, by direction and cause.", "direction", "cause")
+	m.moves = counter("moves_total", "Addresses gained and lost, by direction and cause.", "direction", "cause")
 	m.conflicts = counter("conflicts_total", "Uses of this node's addresses by other hosts that do not claim them.")
 	m.overslept = counter("overslept_total", "Times that this process stood still for longer than its peers wait.")
 	m.peers = gauge("peers", "Peers alive.")
-	m.owned = gauge("groups_owned", "Groups this node answers for.")
+	m.owned = gauge("addresses_owned", "Addresses that this node owns.")
 	if r == nil {
 		return m, nil
 	}

@@ -25,30 +25,28 @@ func TestMTUs(t *testing.T) {
 			for _, node := range names {
 				l.nodes[node].awaitSettled(len(names)-1, false)
 			}
-			const groups = 600
-			for g := range groups {
-				addr := netip.AddrFrom4([4]byte{10, 78, byte(g >> 8), byte(g)})
-				l.syncAll(addr.String(), Desired{Addresses: []netip.Addr{addr}, Candidates: names})
+			const count = 600
+			addrs := make([]netip.Addr, count)
+			for i := range addrs {
+				addrs[i] = netip.AddrFrom4([4]byte{10, 78, byte(i >> 8), byte(i)})
 			}
-			l.awaitOwned(groups, names...)
+			wanted := Desired{Announced: true, Candidates: names}
+			l.syncAll(wanted, addrs...)
+			l.awaitOwned(count, names...)
 			// All claims are asked for again by a node that begins.
 			l.nodes["a"].end()
-			l.awaitOwned(groups, "b", "c")
+			l.awaitOwned(count, "b", "c")
 			if mtus[1] == "1500" {
 				ip(t, "-n", l.prefix+"c", "link", "set", "eth0", "mtu", "1000") // below what messages need otherwise
 			}
 			l.start("a", 1).awaitSettled(2, false)
-			for g := range groups {
-				addr := netip.AddrFrom4([4]byte{10, 78, byte(g >> 8), byte(g)})
-				d := Desired{Addresses: []netip.Addr{addr}, Candidates: names}
-				l.nodes["a"].order(order{Group: addr.String(), Desired: &d})
-			}
-			l.awaitOwned(groups, names...)
+			l.nodes["a"].order(order{Addresses: addrs, Desired: &wanted})
+			l.awaitOwned(count, names...)
 		})
 	}
 }
 
-// awaitOwned waits until the nodes together own so many groups, and do so for a second.
+// awaitOwned waits until the nodes together own so many addresses, and do so for a second.
 func (l *segmentLab) awaitOwned(want int, nodes ...string) {
 	l.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -76,7 +74,7 @@ func (l *segmentLab) awaitOwned(want int, nodes ...string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			l.t.Fatalf("nodes own%s groups, together %d, want %d", text, sum, want)
+			l.t.Fatalf("nodes own%s addresses, together %d, want %d", text, sum, want)
 		}
 	}
 }

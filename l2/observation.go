@@ -11,10 +11,11 @@ type Kind uint8
 
 // The kinds of observations, with the fields that they set besides Time, Kind and Interface.
 const (
-	// GroupGained: this node answers for Group from now on. Node is this node.
-	GroupGained Kind = iota + 1
-	// GroupLost: this node no longer answers for Group. Node is the new owner if known, or empty.
-	GroupLost
+	// AddressGained: this node answers for Address from now on. Node is this node.
+	AddressGained Kind = iota + 1
+	// AddressLost: this node no longer answers for Address. Node is the new owner if known, or
+	// empty.
+	AddressLost
 	// PeerUp: Node is alive, in State. Sent again when its state changes.
 	PeerUp
 	// PeerDown: Node was silent for three of its intervals. State is the last one that was heard.
@@ -32,7 +33,7 @@ const (
 
 // String returns the kind in lower case.
 func (k Kind) String() string {
-	names := [...]string{"", "group gained", "group lost", "peer up", "peer down", "conflict", "failure", "proxy found"}
+	names := [...]string{"", "address gained", "address lost", "peer up", "peer down", "conflict", "failure", "proxy found"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -44,7 +45,6 @@ type Observation struct {
 	Time      time.Time
 	Kind      Kind
 	Interface string
-	Group     string
 	Node      string
 	State     State
 	Cause     Cause

@@ -32,7 +32,9 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Si
 	}
 	defer handle.Close()
 	a, seen := neighbor.NewAddressTable(), make(chan neighbor.Sighting, 16)
-	a.SetGroup("g", addrs)
+	for _, addr := range addrs {
+		a.SetWanted(addr, true)
+	}
 	sighted := func(x neighbor.Sighting) { trySend(seen, x) }
 	var s *packet.Sockets
 	var mac net.HardwareAddr

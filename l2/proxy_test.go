@@ -30,7 +30,7 @@ func TestProxyIsNoHolder(t *testing.T) {
 				e := &ether{}
 				e.host(printer, answersFor)
 				a := e.node(t, "a", 1)
-				a.Sync("g", wanted("a"))
+				a.Sync(svc4, by("a"))
 				pass(2 * time.Second)
 				if got := e.whoHas(t, svc); !slices.Contains(got, a.mac) {
 					t.Errorf("answered by %v, want %s", got, a.mac)
@@ -52,8 +52,8 @@ func TestProxyIsNoHolder(t *testing.T) {
 				}
 				a.system.wire.mu.Lock()
 				defer a.system.wire.mu.Unlock()
-				if len(a.system.wire.joined) != 2 {
-					t.Errorf("it listens for %v, want the group's two addresses", a.system.wire.joined)
+				if len(a.system.wire.joined) != 1 {
+					t.Errorf("it listens for %v, want the wanted address", a.system.wire.joined)
 				}
 			})
 		})
@@ -67,7 +67,7 @@ func TestProxyThatIgnoresProbes(t *testing.T) {
 		h := e.host(printer, everything)
 		h.unlessProbed = with("192.0.2.201")
 		a := e.node(t, "a", 1)
-		a.Sync("g", lone(svc, "192.0.2.201"))
+		a.sync(by("a"), svc, "192.0.2.201")
 		pass(4 * time.Second)
 		if got := e.whoHas(t, svc); !slices.Contains(got, a.mac) {
 			t.Errorf("%s is answered by %v, want %s", svc, got, a.mac)
@@ -91,7 +91,7 @@ func TestProxyAfterSurvey(t *testing.T) {
 		h := e.host(printer, func(netip.Addr) bool { return proxy })
 		h.unlessProbed = with("192.0.2.201")
 		a := e.node(t, "a", 1)
-		a.Sync("g", lone(svc))
+		a.Sync(svc4, by("a"))
 		pass(20 * time.Second)
 		proxy = true
 		h.says(svc) // as it answers a gratuitous ARP
@@ -109,7 +109,7 @@ func TestHolderBesideProxyIsConflict(t *testing.T) {
 		e.host([]byte{2, 0xff, 0, 0, 0, 1}, everything)
 		e.host(printer, with(svc))
 		a := e.node(t, "a", 1)
-		a.Sync("g", lone(svc))
+		a.Sync(svc4, by("a"))
 		pass(3 * time.Second)
 		if got := e.whoHas(t, svc); slices.Contains(got, a.mac) {
 			t.Errorf("answered by %v", got)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -38,7 +39,7 @@ type segment struct {
 
 	orders
 	machine *election.Machine
-	desired map[string]Desired
+	desired map[netip.Addr]Desired
 	home    bool // the interface holds a node address
 	twins   twins
 	attachment
@@ -62,24 +63,22 @@ type parent interface {
 	orders() orders
 	interfaceOf(mac [6]byte) string
 	interfaceOfBoot(boot uint64) string
-	heardTwin(boot uint64)
-	setTwin(name, first string)
+	pair(name, other string)
+	unpair(name string)
 	home(name string) bool
 	segmentDrained()
 	fail(ifname string, err error)
 }
 
-// twins are interfaces of this node on one segment. The first of them, in the order of names,
-// serves what is wanted on any of them, and the others are silent: peers see one machine.
+// twins are interfaces of this node on one segment. One of them serves what is wanted on any of them,
+// and the others are silent: peers see one machine.
 //
-// Two interfaces are twins while each hears the other. One that hears another's hello sends it a
-// frame in return, to its MAC, so that peers do not see it. Hellos that somebody copies from one
-// segment to another make no twins.
+// Two interfaces are twins while one hears the other's echoes, which are sent to its MAC, so that
+// peers do not see them. Frames that somebody copies from one segment to another make no twins.
 type twins struct {
-	first   string    // the one that serves the segment; "": this one
-	until   time.Time // when that is over unless it is heard again
-	heardAt time.Time // when the first last heard this one
-	others  []string  // those that this one serves the segment for
+	first  string    // the one that serves the segment; "": this one
+	until  time.Time // when that is over unless it is confirmed again
+	others []string  // those that this one serves the segment for
 }
 
 const (
@@ -101,7 +100,7 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 		cancel:    cancel,
 		done:      make(chan struct{}),
 		table:     neighbor.NewAddressTable(),
-		inbox:     inbox{inputs: inputs{desired: make(map[string]Desired), mirrored: make(map[mirrorKey]Claim)}},
+		inbox:     inbox{inputs: inputs{desired: make(map[netip.Addr]Desired), mirrored: make(map[mirrorKey]Claim)}},
 		wake:      async.NewSignal(),
 		messages:  make(chan election.Message, queueSize),
 		sightings: make(chan neighbor.Sighting, queueSize),
@@ -115,7 +114,7 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 			Handover: shared.config.Handover,
 			Random:   randomNumber,
 		}),
-		desired:   make(map[string]Desired),
+		desired:   make(map[netip.Addr]Desired),
 		effects:   newEffects(),
 		conflicts: newConflicts(),
 	}
@@ -132,7 +131,7 @@ func randomNumber() uint64 {
 func (s *segment) run(ctx context.Context) {
 	s.counts = s.metrics.of(s.name)
 	defer s.metrics.forget(s.name)
-	defer s.parent.setTwin(s.name, "")
+	defer s.parent.unpair(s.name)
 	defer s.finish()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -187,6 +186,7 @@ func (s *segment) runDue(ctx context.Context, now time.Time) {
 		s.drain(now)
 	}
 	if s.twins.first != "" && !now.Before(s.twins.until) {
+		s.parent.unpair(s.name)
 		s.setFirst(now, "")
 	}
 	s.updateMachine(now, election.Joined)
@@ -227,7 +227,7 @@ func (s *segment) next() time.Time {
 }
 
 // tick is the heartbeat. A loop that is late hears what waits in the socket before it judges
-// others. One that is so late that its peers count it as dead stops answering first: its groups may
+// others. One that is so late that its peers count it as dead stops answering first: its addresses may
 // be somebody else's by now.
 func (s *segment) tick(now time.Time) {
 	if lateness := s.machine.BeginTick(now); lateness > election.OnTime && s.wire != nil {
@@ -283,38 +283,37 @@ func (s *segment) hear(now time.Time, x election.Message) {
 
 // hearSelf takes a message that this very process sent on an interface.
 func (s *segment) hearSelf(now time.Time, other string, x election.Message) {
-	if other > s.name {
-		s.parent.heardTwin(x.Boot)
-		return
+	switch {
+	case other == s.name:
+	case !x.IsEcho():
+		s.sendFrame(packet.EchoFrame(x.MAC, s.link.HardwareAddr(), s.seal(s.machine.Echo(x))))
+	case s.machine.Echoed(x):
+		s.parent.pair(s.name, other)
 	}
-	if other == s.name || s.twins.first != "" && s.twins.first < other {
-		return
-	}
-	s.sendFrame(packet.TwinFrame(x.MAC, s.link.HardwareAddr(), s.seal(s.machine.Hello())))
-	if now.Sub(s.twins.heardAt) > s.machine.SilentAfter() {
-		return // it does not hear this interface, or not yet
-	}
+}
+
+// confirmFirst takes that another interface serves this segment, for a while.
+func (s *segment) confirmFirst(now time.Time, first string) {
 	s.twins.until = now.Add(s.machine.SilentAfter())
-	if s.twins.first != other {
-		s.config.Logger.Info("two interfaces are on one segment; the first serves what is wanted on any of them",
-			"interface", s.name, "first", other)
-		s.setFirst(now, other)
+	if s.twins.first != first {
+		s.config.Logger.Info("two interfaces are on one segment; one serves what is wanted on any of them",
+			"interface", s.name, "served by", first)
+		s.setFirst(now, first)
 	}
 }
 
 // setFirst takes that another interface serves this segment from now on or, with "", that none
 // does. This one hands nothing over: the other is heard where this one is.
-func (s *segment) setFirst(now time.Time, other string) {
-	s.twins.first = other
-	s.parent.setTwin(s.name, other)
+func (s *segment) setFirst(now time.Time, first string) {
+	s.twins.first = first
 	s.updateMachine(now, election.LinkChanged)
 	s.applyDesired(now)
 }
 
-// applyDesired hands every group to the machine again.
+// applyDesired hands every address to the machine again.
 func (s *segment) applyDesired(now time.Time) {
-	for group, d := range s.desired {
-		s.apply(now, group, d)
+	for addr, d := range s.desired {
+		s.apply(now, addr, d)
 	}
 }
 
@@ -347,7 +346,7 @@ func (s *segment) publish(now time.Time) {
 		Up:        s.wire != nil,
 		Claiming:  m.Claiming,
 		Peers:     m.Peers,
-		Groups:    len(s.desired),
+		Wanted:    len(s.desired),
 		Owned:     m.Owned,
 		Err:       s.faults.String(),
 		Subnets:   s.link.HostSubnets(),

@@ -105,25 +105,21 @@ func (n *linkedNode) address(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 0, byte(2 + i), n.number})
 }
 
-const manyGroups = 20
+const manyAddresses = 20
 
 func vip(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}) }
 
-// want gives the nodes many groups, of which each is wanted on these interfaces.
+// want gives the nodes many addresses, each wanted on these interfaces.
 func want(nodes []*linkedNode, candidates []string, interfaces ...string) {
-	for i := range manyGroups {
+	for i := range manyAddresses {
 		for _, n := range nodes {
-			n.Sync(vip(i).String(), Desired{
-				Addresses:  []netip.Addr{vip(i)},
-				Candidates: candidates,
-				Interfaces: interfaces,
-			})
+			n.Sync(vip(i), Desired{Announced: true, Candidates: candidates, Interfaces: interfaces})
 		}
 	}
 }
 
-// owners says, for the groups of want, which nodes answer for each.
-func (e *ether) owners(t *testing.T) (owners [manyGroups]string) {
+// owners says which nodes answer for each address of want.
+func (e *ether) owners(t *testing.T) (owners [manyAddresses]string) {
 	t.Helper()
 	for i := range owners {
 		for _, mac := range e.whoHas(t, vip(i).String()) {
@@ -133,7 +129,7 @@ func (e *ether) owners(t *testing.T) (owners [manyGroups]string) {
 	return owners
 }
 
-// expectOwned checks that each group of want has one owner.
+// expectOwned checks that each address of want has one owner.
 func (e *ether) expectOwned(t *testing.T, when string) {
 	t.Helper()
 	for i, owner := range e.owners(t) {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Status is a bounded summary: its size grows with interfaces and peers, not with groups.
+// Status is a bounded summary: its size grows with interfaces and peers, not with addresses.
 type Status struct {
 	State    State
 	Keyed    bool      // hellos can be signed; without a key nothing is claimed
@@ -19,10 +19,10 @@ type Segment struct {
 	Interface string
 	MAC       net.HardwareAddr // empty while there is none
 	Up        bool             // the link is up and the sockets are open
-	Claiming  bool             // this node may own groups here: it is ready, has a key and has listened
+	Claiming  bool             // this node may own addresses here: it is ready, has a key and has listened
 	Peers     []Peer           // alive, by name
-	Groups    int              // groups wanted here
-	Owned     int              // groups answered for, handovers included
+	Wanted    int              // addresses wanted here
+	Owned     int              // of those, how many this node owns, handovers included
 	Err       string           // the last failure that still stands
 	Subnets   []netip.Prefix   // of the interface, without link-local ones and single addresses
 	ProxyARP  net.HardwareAddr // a host that answers for every address; empty: none is known

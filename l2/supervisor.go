@@ -101,8 +101,8 @@ func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name s
 	ctx, cancel := context.WithCancel(ctx)
 	seg := newSegment(&d.shared, d, name, cancel)
 	seg.setOthers(d.servedBy(name))
-	for group, desired := range d.groups {
-		seg.setDesired(group, desired)
+	for addr, desired := range d.desired {
+		seg.setDesired(addr, desired)
 	}
 	for _, said := range d.mirror {
 		seg.setMirrored(said)
@@ -121,7 +121,7 @@ func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name s
 	return seg
 }
 
-// named reports whether a group names the interface. d.mu is held.
+// named reports whether an address is wanted on the interface by its name. d.mu is held.
 func (d *Driver) named(ifname string) bool {
 	for p := range d.patterns {
 		if matches(p, ifname) {
@@ -163,32 +163,56 @@ func (d *Driver) interfaceOfBoot(boot uint64) string {
 	return ""
 }
 
-// heardTwin takes that an interface heard the one whose machine has that boot nonce.
-func (d *Driver) heardTwin(boot uint64) {
+// pair takes that two interfaces are on one segment. It says which of them serves it: the one that
+// does so already, or else the one that something is wanted on, or else the first by name.
+func (d *Driver) pair(name, other string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, seg := range d.segments {
-		if seg.boot == boot {
-			seg.setHeard()
-		}
+	first, second := name, other
+	switch {
+	case d.segments[name] == nil || d.segments[other] == nil:
+		return
+	case d.twins[other] == name:
+	case d.twins[name] == other, d.twins[name] == "" && d.twins[other] == "" && d.comesBefore(other, name):
+		first, second = other, name
 	}
+	if d.twins[first] != "" || d.twins[second] != "" && d.twins[second] != first {
+		return // a third interface serves the segment of one of them
+	}
+	if d.twins[second] == "" {
+		d.twins[second] = first
+		d.segments[first].setOthers(d.servedBy(first))
+	}
+	d.segments[second].setPaired(first)
 }
 
-// setTwin takes that another interface serves the segment of this one or, with "", that none does.
-func (d *Driver) setTwin(name, first string) {
+// comesBefore reports whether interface a is to serve the segment of a and b. d.mu is held.
+func (d *Driver) comesBefore(a, b string) bool {
+	if wa, wb := d.wants(a), d.wants(b); wa != wb {
+		return wa
+	}
+	return a < b
+}
+
+// wants reports whether something is wanted on the interface. d.mu is held.
+func (d *Driver) wants(ifname string) bool {
+	home := d.segments[ifname].isHome()
+	for _, desired := range d.desired {
+		if concerns(desired, ifname, home) {
+			return true
+		}
+	}
+	return false
+}
+
+// unpair takes that no other interface serves the segment of this one.
+func (d *Driver) unpair(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before := d.twins[name]
-	if before == first {
-		return
-	}
-	if d.twins[name] = first; first == "" {
-		delete(d.twins, name)
-	}
-	for _, ifname := range []string{before, first} {
-		if seg, ok := d.segments[ifname]; ok {
-			seg.setOthers(d.servedBy(ifname))
-		}
+	first := d.twins[name]
+	delete(d.twins, name)
+	if seg, ok := d.segments[first]; ok {
+		seg.setOthers(d.servedBy(first))
 	}
 }
 

@@ -66,7 +66,7 @@ func (s *Speaker) makeDrivers(
 		return drivers{}, fmt.Errorf("layer 2: %w", err)
 	}
 	mirrored, err := mirror.New(mirror.Config{
-		Berth: s.Berth, Logger: s.Logger, Node: s.Node, ServiceUID: s.sources.serviceUID, Ready: s.sources.nodeReady,
+		Berth: s.Berth, Logger: s.Logger, Node: s.Node, NodeUID: s.sources.nodeUID, Ready: s.sources.nodeReady,
 		Claims: claims, To: layer2,
 	})
 	if err != nil {

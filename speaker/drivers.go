@@ -15,8 +15,8 @@ import (
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
-// Drivers have one contract. Sync replaces what is desired of one group, and returns at once; the
-// zero value removes the group, and the cost does not depend on other groups. Run compares what is
+// Drivers have one contract. Sync replaces what is desired of one group, or of one address, and
+// returns at once; the zero value removes it, and the cost does not depend on others. Run compares what is
 // desired with what is, repairs the difference, and ends with the context. Observed is the stream
 // of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
 //
@@ -24,16 +24,16 @@ import (
 
 // announcer announces addresses on segments.
 type announcer interface {
-	Sync(part string, desired l2.Desired)
+	Sync(address netip.Addr, desired l2.Desired)
 	Run(ctx context.Context) error
 	Observed() <-chan l2.Observation
 
-	Rebalance(part string)
+	Rebalance(address netip.Addr)
 	SetState(state l2.State)
 	SetKeys(keys l2.Keys)
 	SetCapabilities(capabilities l2.Capabilities)
 	Status() l2.Status
-	Holds(part string) (interfaces []string)
+	Holds(address netip.Addr) (interfaces []string)
 	Drained() <-chan struct{}
 }
 
@@ -86,7 +86,7 @@ type dropper interface {
 
 // claimMirror keeps claims of layer 2 in L2Owners.
 type claimMirror interface {
-	Show(part string, services []string, addresses []netip.Addr)
+	Show(address netip.Addr, services, announcements []string)
 	Run(ctx context.Context) error
 
 	Reconsider(node string)

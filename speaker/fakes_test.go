@@ -27,31 +27,31 @@ import (
 // The drivers of these tests remember what they are told, and say what a test has them say.
 
 type fakeL2 struct {
-	synced       map[string]l2.Desired // by part
+	synced       map[netip.Addr]l2.Desired
 	state        l2.State
 	capabilities l2.Capabilities
 	holds        []string
 	status       l2.Status
-	rebalanced   []string
+	rebalanced   []netip.Addr
 	drained      chan struct{}
 	observed     chan l2.Observation
 }
 
-func (f *fakeL2) Sync(part string, desired l2.Desired) {
-	if len(desired.Addresses) == 0 {
-		delete(f.synced, part)
+func (f *fakeL2) Sync(address netip.Addr, desired l2.Desired) {
+	if !desired.Announced {
+		delete(f.synced, address)
 		return
 	}
-	f.synced[part] = desired
+	f.synced[address] = desired
 }
 func (f *fakeL2) Run(ctx context.Context) error     { <-ctx.Done(); return nil }
 func (f *fakeL2) Observed() <-chan l2.Observation   { return f.observed }
-func (f *fakeL2) Rebalance(part string)             { f.rebalanced = append(f.rebalanced, part) }
+func (f *fakeL2) Rebalance(address netip.Addr)      { f.rebalanced = append(f.rebalanced, address) }
 func (f *fakeL2) SetState(s l2.State)               { f.state = s }
 func (f *fakeL2) SetKeys(l2.Keys)                   {}
 func (f *fakeL2) SetCapabilities(c l2.Capabilities) { f.capabilities = c }
 func (f *fakeL2) Status() l2.Status                 { return f.status }
-func (f *fakeL2) Holds(string) []string             { return f.holds }
+func (f *fakeL2) Holds(netip.Addr) []string         { return f.holds }
 func (f *fakeL2) Drained() <-chan struct{}          { return f.drained }
 
 type fakeBGP struct {
@@ -138,14 +138,14 @@ func (f *fakeUnserved) SetConflicts(a []netip.Addr)   { f.mu.Lock(); f.conflicts
 func (f *fakeUnserved) Err() error                    { return nil }
 func (f *fakeUnserved) Remove() error                 { return nil }
 
-type fakeMirror struct{ shown map[string][]string } // Services by part
+type fakeMirror struct{ shown map[netip.Addr][]string } // Services by address
 
-func (f *fakeMirror) Show(part string, services []string, addresses []netip.Addr) {
-	if len(addresses) == 0 {
-		delete(f.shown, part)
+func (f *fakeMirror) Show(address netip.Addr, services, announcements []string) {
+	if len(announcements) == 0 {
+		delete(f.shown, address)
 		return
 	}
-	f.shown[part] = services
+	f.shown[address] = services
 }
 func (f *fakeMirror) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fakeMirror) Reconsider(string)             {}
@@ -209,14 +209,14 @@ func idleNode(t *testing.T) node {
 		t.Fatal(err)
 	}
 	n := node{
-		l2:  &fakeL2{synced: map[string]l2.Desired{}, drained: make(chan struct{}), observed: make(chan l2.Observation)},
+		l2:  &fakeL2{synced: map[netip.Addr]l2.Desired{}, drained: make(chan struct{}), observed: make(chan l2.Observation)},
 		bgp: &fakeBGP{synced: map[string]bgp.Desired{}, observed: make(chan bgp.Observation)},
 		dataplane: &fakeDataplane{
 			synced: map[string]plan.Forwarding{}, status: dataplane.Status{Readiness: plan.Readiness{Shown: true}},
 			heard: make(chan string, 1), observed: make(chan dataplane.Observation),
 		},
 		unserved:  &fakeUnserved{synced: map[string][]netip.Prefix{}},
-		mirror:    &fakeMirror{shown: map[string][]string{}},
+		mirror:    &fakeMirror{shown: map[netip.Addr][]string{}},
 		localnet:  &fakeNetwork{changed: make(chan struct{})},
 		rivals:    &fakePeerFilter{begun: make(chan rival.HeldPeer), changed: make(chan struct{})},
 		bfd:       &fakePaths{},

@@ -38,10 +38,11 @@ type planner struct {
 
 	groups  *plan.Groups
 	world   plan.World
-	asked   map[string]string   // values of the annotation rebalance, by SegmentAnnouncement
-	parts   map[string][]string // IDs that layer 2 knows, by group
-	ordered atomic.Int32        // BGP peers
-	kept    atomic.Bool         // some of them are asked to keep the routes over a restart
+	asked   map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
+	wanted  map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
+	holders map[netip.Addr]string                  // the group of each address that layer 2 knows
+	ordered atomic.Int32                           // BGP peers
+	kept    atomic.Bool                            // some of them are asked to keep the routes over a restart
 	keyed   bool
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
@@ -77,10 +78,11 @@ const (
 func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Addr) (*planner, error) {
 	p := &planner{
 		Options: o, drivers: d, sources: s, reporter: r, routerID: routerID,
-		tasks:  workqueue.NewTypedDelayingQueue[task](),
-		groups: plan.NewGroups(),
-		parts:  map[string][]string{},
-		world:  plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: o.IPVS},
+		tasks:   workqueue.NewTypedDelayingQueue[task](),
+		groups:  plan.NewGroups(),
+		wanted:  map[string]map[netip.Addr]plan.Segment{},
+		holders: map[netip.Addr]string{},
+		world:   plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: o.IPVS},
 	}
 	return p, p.watch()
 }
@@ -299,12 +301,10 @@ func (p *planner) reviewService(key string) {
 		p.dataplane.ForgetService(key)
 	}
 	now, gone := p.groups.Set(view)
-	for _, group := range now {
-		p.plan(group)
-	}
+	p.plan(now...)
 	// Last, so that an address that went to another group stays announced.
 	for _, id := range gone {
-		p.syncL2(id, nil, nil)
+		p.withdraw(id, p.syncL2(plan.Group{ID: id}, nil))
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
 		p.dataplane.Forget(id)
@@ -317,26 +317,33 @@ func (p *planner) reviewService(key string) {
 // replan plans every group again, and the peers.
 func (p *planner) replan() {
 	p.syncPeers()
-	for _, group := range p.groups.All() {
-		p.plan(group)
-	}
+	p.plan(p.groups.All()...)
 	p.reporter.poke()
 }
 
-// plan has the drivers do what a group needs. It goes one way: who forwards, what this node
-// forwards, what its kernel shows of that, and what the node announces.
-func (p *planner) plan(group plan.Group) {
+// plan has the drivers do what groups need. An address may move from one of them to another.
+func (p *planner) plan(groups ...plan.Group) {
+	left := make([][]netip.Addr, len(groups))
+	for i, group := range groups {
+		left[i] = p.planGroup(group)
+	}
+	for i, group := range groups {
+		p.withdraw(group.ID, left[i])
+	}
+}
+
+// planGroup has the drivers do what a group needs. It goes one way: who forwards, what this node
+// forwards, what its kernel shows of that, and what the node announces. It returns what syncL2 does.
+func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 	group, inUse := group.Unused(p.world.Used)
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
 	services := plan.Classify(group, p.world.Snapshot)
 	readiness := p.forward(group, services)
 	announced := plan.PlanAnnouncements(group, services, p.endpoints(services), readiness, p.world)
 	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
-	p.syncL2(group.ID, group.Names(), announced.L2)
+	left = p.syncL2(group, announced.L2)
 	p.bgp.Sync(group.ID, announced.BGP)
-	for part := range announced.L2 {
-		p.reporter.remember(part, group)
-	}
+	return left
 }
 
 // forward has this node forward for a group, and returns what its kernel shows of that.
@@ -368,25 +375,42 @@ func (p *planner) endpoints(services []plan.ClassifiedService) map[string]candid
 	return endpoints
 }
 
-// syncL2 replaces what layer 2 knows of a group.
-func (p *planner) syncL2(group string, services []string, parts map[string]l2.Desired) {
-	before := p.parts[group]
-	delete(p.parts, group)
-	for part, desired := range parts {
-		p.mirror.Show(part, services, desired.Addresses)
-		p.l2.Sync(part, desired)
-		p.parts[group] = append(p.parts[group], part)
+// syncL2 replaces what layer 2 knows of a group, and returns the addresses that the group no longer
+// has. Another group may have them by now, so they are to be withdrawn when all groups are planned.
+func (p *planner) syncL2(group plan.Group, wanted map[netip.Addr]plan.Segment) (left []netip.Addr) {
+	before := p.wanted[group.ID]
+	if p.wanted[group.ID] = wanted; len(wanted) == 0 {
+		delete(p.wanted, group.ID)
 	}
-	for _, part := range before {
-		if _, still := parts[part]; !still {
-			p.l2.Sync(part, l2.Desired{})
-			p.mirror.Show(part, nil, nil)
-			p.reporter.forget(part)
+	for address, segment := range wanted {
+		services := group.NamesAt(address)
+		p.reporter.remember(address, services)
+		p.mirror.Show(address, services, segment.AnnouncementNames)
+		p.l2.Sync(address, segment.Desired)
+		p.holders[address] = group.ID
+	}
+	for address := range before {
+		if _, still := wanted[address]; !still {
+			left = append(left, address)
 		}
+	}
+	return left
+}
+
+// withdraw has layer 2 forget addresses of a group, unless another group has them by now.
+func (p *planner) withdraw(group string, addresses []netip.Addr) {
+	for _, address := range addresses {
+		if p.holders[address] != group {
+			continue
+		}
+		delete(p.holders, address)
+		p.l2.Sync(address, l2.Desired{})
+		p.mirror.Show(address, nil, nil)
+		p.reporter.forget(address)
 	}
 }
 
-// rebalance moves the groups of each SegmentAnnouncement whose annotation changed to the
+// rebalance moves the addresses of each SegmentAnnouncement whose annotation changed to the
 // nodes that come first for them.
 func (p *planner) rebalance() {
 	before := p.asked
@@ -396,10 +420,10 @@ func (p *planner) rebalance() {
 			continue
 		}
 		p.Logger.Info("rebalancing", "segmentannouncement", name)
-		for _, parts := range p.parts {
-			for _, part := range parts {
-				if plan.Selects(part, name) {
-					p.l2.Rebalance(part)
+		for _, wanted := range p.wanted {
+			for address, segment := range wanted {
+				if slices.Contains(segment.AnnouncementNames, name) {
+					p.l2.Rebalance(address)
 				}
 			}
 		}

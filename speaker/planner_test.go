@@ -34,6 +34,8 @@ func sign(p *planner, svc *corev1.Service, addresses ...string) {
 	svc.Status.Conditions = []metav1.Condition{given.Condition(recordKey, metav1.Time{})}
 }
 
+var webAddress = netip.MustParseAddr("192.0.2.1")
+
 // webService returns a Service with address 192.0.2.1 that Berth is to forward for, and its
 // EndpointSlice.
 func webService(p *planner) (*corev1.Service, *discoveryv1.EndpointSlice) {
@@ -87,7 +89,7 @@ func servingNode(t *testing.T) (node, *corev1.Service) {
 // announced returns the candidates of the Service on the segment, how many routes it has, and how
 // many prefixes of it are dropped where nothing serves them.
 func (n node) announced() (candidates []string, routes, dropped int) {
-	return n.l2.synced["d/web all"].Candidates, len(n.bgp.synced["d/web"].Routes), len(n.unserved.synced["d/web"])
+	return n.l2.synced[webAddress].Candidates, len(n.bgp.synced["d/web"].Routes), len(n.unserved.synced["d/web"])
 }
 
 func TestPlanner_begin(t *testing.T) {
@@ -103,7 +105,7 @@ func TestPlanner_begin(t *testing.T) {
 	if want := plan.Capability("rr", "wlc"); n.l2.capabilities != want {
 		t.Errorf("layer 2 has capabilities %b, want %b", n.l2.capabilities, want)
 	}
-	if got := n.mirror.shown["d/web all"]; !slices.Equal(got, []string{"d/web"}) {
+	if got := n.mirror.shown[webAddress]; !slices.Equal(got, []string{"d/web"}) {
 		t.Errorf("the mirror shows %v", got)
 	}
 }
@@ -209,7 +211,7 @@ func TestPlanner_reviewService_gone(t *testing.T) {
 	}
 	n.do(task{kind: serviceChanged, service: "d/web"})
 	left := len(n.l2.synced) + len(n.bgp.synced) + len(n.unserved.synced) + len(n.dataplane.synced)
-	if left += len(n.mirror.shown) + len(n.parts); left != 0 {
+	if left += len(n.mirror.shown) + len(n.wanted) + len(n.holders); left != 0 {
 		t.Errorf("%d things are left of a Service that is gone", left)
 	}
 	if !slices.Equal(n.dataplane.forgotten, []string{"d/web"}) {

@@ -17,7 +17,6 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
@@ -48,7 +47,7 @@ type reporter struct {
 	now        v1alpha1.SpeakerState
 	reason     string
 	complaints map[string]v1alpha1.SpeakerProblem // by subject
-	members    map[string][]string                // Services by group
+	services   map[netip.Addr][]string            // that have each address announced on segments
 	signing    string                             // fingerprints of keys
 	accepted   []string
 	lacks      string // why this node cannot forward by IPVS as it should
@@ -69,7 +68,7 @@ func newReporter(o Options, s *sources, d drivers, foreign *conflicts) *reporter
 		spend:      rate.NewLimiter(2, 50),
 		now:        v1alpha1.SpeakerStarting,
 		complaints: map[string]v1alpha1.SpeakerProblem{},
-		members:    map[string][]string{},
+		services:   map[netip.Addr][]string{},
 	}
 }
 
@@ -176,18 +175,18 @@ func (r *reporter) setKeys(signing string, accepted []string) {
 	r.poke()
 }
 
-// remember notes which Services a part of a group has, for events about it.
-func (r *reporter) remember(part string, group plan.Group) {
+// remember notes which Services have an address, for events about it.
+func (r *reporter) remember(address netip.Addr, services []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members[part] = group.Names()
+	r.services[address] = services
 }
 
-// forget forgets a group that no longer exists.
-func (r *reporter) forget(group string) {
+// forget forgets an address that is not announced any longer.
+func (r *reporter) forget(address netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.members, group)
+	delete(r.services, address)
 }
 
 // flush has the report written now; run must be running.
@@ -215,7 +214,7 @@ func (r *reporter) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// gain is a group that this node began to own.
+// gain is an address that this node began to own.
 type gain struct {
 	l2.Observation
 	due time.Time // when an event is made, if the node still owns it
@@ -241,7 +240,7 @@ func (r *reporter) observe(ctx context.Context) {
 			continue
 		case o := <-r.l2.Observed():
 			r.observedL2(o)
-			if o.Kind == l2.GroupGained {
+			if o.Kind == l2.AddressGained {
 				gains = append(gains, gain{o, time.Now().Add(eventAfter)})
 				if len(gains) == 1 {
 					due.Reset(eventAfter)
@@ -256,15 +255,16 @@ func (r *reporter) observe(ctx context.Context) {
 	}
 }
 
-// tellOwner makes events about a group that this node owns by now for a while: to own it for a
+// tellOwner makes events about an address that this node owns by now for a while: to own it for a
 // moment only is not news.
 func (r *reporter) tellOwner(o l2.Observation) {
-	if slices.Contains(r.l2.Holds(o.Group), o.Interface) {
+	if slices.Contains(r.l2.Holds(o.Address), o.Interface) {
 		r.aboutServices(
-			o.Group,
+			o.Address,
 			corev1.EventTypeNormal,
 			"Owner",
-			"answers from node %s on %s (%s)",
+			"%s is answered for by node %s on %s (%s)",
+			o.Address,
 			r.Node,
 			o.Interface,
 			o.Cause.Reason(),
@@ -308,15 +308,15 @@ func (r *reporter) publish(ctx context.Context) {
 
 func (r *reporter) observedL2(o l2.Observation) {
 	switch o.Kind {
-	case l2.GroupGained:
-		r.Logger.Info("gained ownership", "interface", o.Interface, "group", o.Group, "cause", o.Cause.Reason())
-	case l2.GroupLost:
+	case l2.AddressGained:
+		r.Logger.Info("gained ownership", "interface", o.Interface, "address", o.Address, "cause", o.Cause.Reason())
+	case l2.AddressLost:
 		r.Logger.Info(
 			"lost ownership",
 			"interface",
 			o.Interface,
-			"group",
-			o.Group,
+			"address",
+			o.Address,
 			"owner",
 			o.Node,
 			"cause",
@@ -418,11 +418,11 @@ func with(neighbor netip.Addr) string {
 	return " with " + neighbor.String()
 }
 
-// aboutServices makes an event on each Service of the group; when very many move
-// at once, only on some: the log has them all.
-func (r *reporter) aboutServices(group, kind, reason, format string, args ...any) {
+// aboutServices makes an event on each Service that has the address; when very many move at once,
+// only on some: the log has them all.
+func (r *reporter) aboutServices(address netip.Addr, kind, reason, format string, args ...any) {
 	r.mu.Lock()
-	names := slices.Clone(r.members[group])
+	names := slices.Clone(r.services[address])
 	r.mu.Unlock()
 	for _, name := range names {
 		if svc := r.known(r.sources.service, name); svc != nil && r.spend.Allow() {

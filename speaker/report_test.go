@@ -31,7 +31,7 @@ func (n node) eventsSoFar() []string {
 	return got
 }
 
-// An event says who owns a group once the node has owned it for a moment.
+// An event says which node owns an address once the node has owned it for a moment.
 func TestReporter_observe_owner(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -41,7 +41,7 @@ func TestReporter_observe_owner(t *testing.T) {
 		{
 			name:  "still owned",
 			holds: []string{"eth0"},
-			want:  []string{"Normal Owner answers from node n1 on eth0 (PeerSilent)"},
+			want:  []string{"Normal Owner 192.0.2.1 is answered for by node n1 on eth0 (PeerSilent)"},
 		},
 		{
 			name: "owned for a moment only",
@@ -55,7 +55,7 @@ func TestReporter_observe_owner(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() { n.reporter.observe(ctx); close(done) }()
-				n.l2.observed <- l2.Observation{Kind: l2.GroupGained, Group: "d/web all", Interface: "eth0", Cause: l2.PeerSilent}
+				n.l2.observed <- l2.Observation{Kind: l2.AddressGained, Address: webAddress, Interface: "eth0", Cause: l2.PeerSilent}
 				<-time.After(eventAfter - 1)
 				synctest.Wait()
 				if got := n.eventsSoFar(); len(got) > 0 {

@@ -232,14 +232,12 @@ var protocols = map[corev1.Protocol]ipvs.Protocol{
 	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP, "": ipvs.TCP,
 }
 
-// serviceUID returns the UID of a Service; false: there is none.
-func (s *sources) serviceUID(key string) (types.UID, bool) {
-	o, exists, err := s.service.GetStore().GetByKey(key)
-	svc, ok := o.(*corev1.Service)
-	if err != nil || !exists || !ok {
-		return "", false
+// nodeUID returns the UID of a Node; false: there is none.
+func (s *sources) nodeUID(name string) (types.UID, bool) {
+	if node := s.nodeObject(name); node != nil {
+		return node.UID, true
 	}
-	return svc.UID, true
+	return "", false
 }
 
 // endpoints returns where the Service has endpoints.

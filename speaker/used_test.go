@@ -214,8 +214,8 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 		p.world.Nodes = p.sources.nodes()
 		p.world.Snapshot, _ = config.Compile(p.sources.objects())
 		p.reviewService("d/web")
-		if len(p.parts["d/web"]) != 1 {
-			t.Fatalf("%s: before, it is announced as %v", c.name, p.parts)
+		if len(p.wanted["d/web"]) != 1 {
+			t.Fatalf("%s: before, it is announced as %v", c.name, p.wanted)
 		}
 		if err := c.do(p); err != nil {
 			t.Fatal(err)
@@ -223,8 +223,8 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 		p.tasks.Add(c.task)
 		p.tasks.ShutDown() // so that run ends when that is done
 		p.work()
-		if len(p.parts) != 0 {
-			t.Errorf("%s: it is announced still, as %v", c.name, p.parts)
+		if len(p.wanted) != 0 {
+			t.Errorf("%s: it is announced still, as %v", c.name, p.wanted)
 		}
 		if said := p.reporter.complaints["AddressInUse d/web"]; said.Reason != "AddressInUse" ||
 			!strings.HasPrefix(said.Message, "Service d/web: not announced: 192.0.2.1 is ") {

@@ -24,7 +24,7 @@ type Interface struct {
 	RouteAnnouncements   *gentype.ClientWithList[*v1alpha1.RouteAnnouncement, *v1alpha1.RouteAnnouncementList]
 	BGPNeighbors         *gentype.ClientWithList[*v1alpha1.BGPNeighbor, *v1alpha1.BGPNeighborList]
 	AddressReservations  func(namespace string) *gentype.ClientWithList[*v1alpha1.AddressReservation, *v1alpha1.AddressReservationList] // "": all
-	L2Owners             func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]                       // "": all
+	L2Owners *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]
 	Speakers             *gentype.ClientWithList[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
 }
 
@@ -63,11 +63,9 @@ func New(config *rest.Config) (*Interface, error) {
 				func() *v1alpha1.AddressReservation { return &v1alpha1.AddressReservation{} },
 				func() *v1alpha1.AddressReservationList { return &v1alpha1.AddressReservationList{} })
 		},
-		L2Owners: func(namespace string) *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList] {
-			return gentype.NewClientWithList("l2owners", r, codec, namespace,
-				func() *v1alpha1.L2Owner { return &v1alpha1.L2Owner{} },
-				func() *v1alpha1.L2OwnerList { return &v1alpha1.L2OwnerList{} })
-		},
+		L2Owners: gentype.NewClientWithList("l2owners", r, codec, "",
+			func() *v1alpha1.L2Owner { return &v1alpha1.L2Owner{} },
+			func() *v1alpha1.L2OwnerList { return &v1alpha1.L2OwnerList{} }),
 		Speakers: gentype.NewClientWithList("speakers", r, codec, "",
 			func() *v1alpha1.Speaker { return &v1alpha1.Speaker{} },
 			func() *v1alpha1.SpeakerList { return &v1alpha1.SpeakerList{} }),

@@ -2,18 +2,17 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// L2Owner says which node answers for a group of addresses on one segment. It
-// mirrors what the speakers agree on there; its owner writes it, and nobody else.
-// It lives with the first Service of the group, and goes with it. It has no spec: nobody asks
-// for an owner.
+// L2Owner says which node answers for an address on a segment. The object mirrors what the speakers
+// agree on there; the owner writes it, and nothing else does. Its name has the address and the
+// segment. It goes with the Node of the owner. It has no spec: nobody asks for an owner.
 //
-// It has no status subresource either, so that one write tells of a new owner, and not two: with
-// thousands of groups that counts. The generation grows with each write therefore, and
-// observedGeneration is that of the write.
+// It has no status subresource either, so that one write publishes a new owner, and not two: with
+// thousands of addresses that counts. The generation therefore grows with each write, and
+// observedGeneration is the generation after the write.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,shortName=l2o,categories=berth
-// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.status.addresses[0]`
+// +kubebuilder:resource:scope=Cluster,shortName=l2o,categories=berth
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.status.address`
 // +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.status.serviceRefs[0].name`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
 // +kubebuilder:printcolumn:name="Segment",type=string,JSONPath=`.status.segment`
@@ -46,6 +45,8 @@ type L2OwnerList struct {
 // L2OwnerStatus says who answers for what, and where.
 //
 // +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.address) || has(self.address) && self.address == oldSelf.address",message="address: is not changed; an L2Owner is of one address"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.segment) || has(self.segment) && self.segment == oldSelf.segment",message="segment: is not changed; an L2Owner is of one segment"
 type L2OwnerStatus struct {
 	// conditions of the owner. Ready is True once a node has said that it answers.
 	// +optional
@@ -59,8 +60,8 @@ type L2OwnerStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// serviceRefs are the Services of the group, in ascending order: the first names the group. Of
-	// very many the first 64.
+	// serviceRefs are the Services that have the address, in ascending order; of very many the
+	// first 64.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
@@ -68,7 +69,7 @@ type L2OwnerStatus struct {
 	// +listMapKey=namespace
 	// +listMapKey=name
 	ServiceRefs []ServiceReference `json:"serviceRefs,omitempty"`
-	// announcementNames are the SegmentAnnouncements that select the addresses, in ascending order.
+	// announcementNames are the SegmentAnnouncements that select the address, in ascending order.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
@@ -76,14 +77,11 @@ type L2OwnerStatus struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	// +listType=set
 	AnnouncementNames []string `json:"announcementNames,omitempty"`
-	// addresses of the group, ascending; of very many the first 256.
+	// address that the node answers for.
 	// +optional
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=256
-	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=64
-	// +listType=set
-	Addresses []string `json:"addresses,omitempty"`
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address,omitempty"`
 	// nodeName is the node that answers.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -104,13 +102,13 @@ type L2OwnerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	MAC string `json:"mac,omitempty"`
-	// term grows each time that the group is claimed anew. Of two claims that are
+	// term grows each time that the address is claimed. Of two claims that are
 	// witnessed alike the one of the higher term holds.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	Term int64 `json:"term,omitempty"`
 	// witnessed is true when the node heard another speaker on the segment as it claimed the
-	// group, or was to hear none. Such a claim holds against one that is not.
+	// address, or was to hear none. Such a claim holds against one that is not.
 	// +optional
 	Witnessed bool `json:"witnessed,omitempty"` //nolint:kubeapilinter // a yes or no of the protocol: there is no third value
 	// reason of the claim, in CamelCase.
@@ -118,7 +116,7 @@ type L2OwnerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason,omitempty"`
-	// acquireTime is since when the node owns the group in this term.
+	// acquireTime is since when the node owns the address in this term.
 	// +optional
 	AcquireTime *metav1.Time `json:"acquireTime,omitempty"`
 }

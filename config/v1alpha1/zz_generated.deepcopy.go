@@ -452,11 +452,6 @@ func (in *L2OwnerStatus) DeepCopyInto(out *L2OwnerStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
-	if in.Addresses != nil {
-		in, out := &in.Addresses, &out.Addresses
-		*out = make([]string, len(*in))
-		copy(*out, *in)
-	}
 	if in.AcquireTime != nil {
 		in, out := &in.AcquireTime, &out.AcquireTime
 		*out = (*in).DeepCopy()

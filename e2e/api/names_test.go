@@ -55,7 +55,7 @@ var own = []names{
 		Singular:   "l2owner",
 		ShortNames: []string{"l2o"},
 		Categories: []string{"berth"},
-		Scope:      "Namespaced",
+		Scope:      "Cluster",
 	},
 	{
 		Kind:       "LoadBalancerPool",

@@ -16,7 +16,7 @@ import (
 )
 
 // namespaced are the kinds of Berth's that are.
-var namespaced = map[string]bool{"AddressReservation": true, "L2Owner": true}
+var namespaced = map[string]bool{"AddressReservation": true}
 
 // resource gives access to the objects of a kind of Berth's, as the API server has them, defaults
 // included.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/netip"
 	"strings"
 	"sync"
@@ -78,7 +79,6 @@ func typeMeta(kind string) metav1.TypeMeta {
 
 // A speaker writes only in the name of its own node.
 func TestSpeakerAdmissionPolicy(t *testing.T) {
-	ns := namespace(t)
 	makeNode(t, "n2")
 	n1, n2, nowhere := speakerOn(t, "n1"), speakerOn(t, "n2"), speakerOn(t, "")
 	admin := scene.Berth
@@ -111,28 +111,33 @@ func TestSpeakerAdmissionPolicy(t *testing.T) {
 		_, err = by.Speakers.Update(t.Context(), found, metav1.UpdateOptions{})
 		return err
 	}
-	own := func(by *client.Interface, name, node string) error {
-		_, err := by.L2Owners(
-			ns,
-		).Create(
-			t.Context(),
-			&v1alpha1.L2Owner{TypeMeta: typeMeta("L2Owner"), ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
-				Status: v1alpha1.L2OwnerStatus{NodeName: node, Segment: "s"}},
-			metav1.CreateOptions{},
-		)
+	write := func(by *client.Interface, name string, change func(*v1alpha1.L2Owner)) error {
+		found, err := admin.L2Owners.Get(t.Context(), name, metav1.GetOptions{})
+		must(t, err)
+		found.TypeMeta = typeMeta("L2Owner")
+		change(found)
+		_, err = by.L2Owners.Update(t.Context(), found, metav1.UpdateOptions{})
 		return err
 	}
-	move := func(by *client.Interface, name, node string) error {
-		found, err := admin.L2Owners(ns).Get(t.Context(), name, metav1.GetOptions{})
-		must(t, err)
-		found.TypeMeta, found.Status.NodeName = typeMeta("L2Owner"), node
-		found.Status.Term++
-		_, err = by.L2Owners(ns).Update(t.Context(), found, metav1.UpdateOptions{})
+	create := func(by *client.Interface, name, node string, term int64) error {
+		_, err := by.L2Owners.Create(t.Context(), &v1alpha1.L2Owner{
+			TypeMeta:   typeMeta("L2Owner"),
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Status:     v1alpha1.L2OwnerStatus{NodeName: node, Address: "192.0.2.1", Segment: "s", Term: term},
+		}, metav1.CreateOptions{})
 		return err
+	}
+	own := func(by *client.Interface, name, node string) error { return create(by, name, node, 1) }
+	move := func(by *client.Interface, name, node string) error {
+		return write(by, name, func(o *v1alpha1.L2Owner) {
+			o.Status.NodeName = node
+			o.Status.Term++
+		})
 	}
 	disown := func(by *client.Interface, name string) error {
-		return by.L2Owners(ns).Delete(t.Context(), name, metav1.DeleteOptions{})
+		return by.L2Owners.Delete(t.Context(), name, metav1.DeleteOptions{})
 	}
+	deleteOwnersAfter(t)
 	t.Cleanup(func() {
 		_, _ = scene.Kubectl(context.Background(), "", "delete", "speakers", "--all")
 	})
@@ -229,6 +234,31 @@ func TestSpeakerAdmissionPolicy(t *testing.T) {
 			name: "n2 takes over",
 			err:  move(n2, "a", "n2")},
 		{
+			name: "n2 gives it to another address",
+			err:  write(n2, "a", func(o *v1alpha1.L2Owner) { o.Status.Address = "192.0.2.2" }),
+			want: "address: is not changed; an L2Owner is of one address",
+		},
+		{
+			name: "n2 gives it to another segment",
+			err:  write(n2, "a", func(o *v1alpha1.L2Owner) { o.Status.Segment = "" }),
+			want: "segment: is not changed; an L2Owner is of one segment",
+		},
+		{
+			name: "n2 takes a term that few exceed",
+			err:  write(n2, "a", func(o *v1alpha1.L2Owner) { o.Status.Term = math.MaxInt64 }),
+			want: "status.term: is more than 1048576 above the term before",
+		},
+		{
+			name: "n2 begins with such a term",
+			err:  create(n2, "c", "n2", math.MaxInt64),
+			want: "status.term: is more than 1048576 above the term before",
+		},
+		{
+			name: "n2 keeps it from being deleted",
+			err:  write(n2, "a", func(o *v1alpha1.L2Owner) { o.Finalizers = []string{"example.com/kept"} }),
+			want: "metadata.finalizers: a speaker sets none on an L2Owner",
+		},
+		{
 			name: "n1 deletes what is n2's by now",
 			err:  disown(n1, "a"),
 			want: notItself + "n2, the token n1",
@@ -282,13 +312,12 @@ func startMirror(t *testing.T, node string) *claims {
 	var err error
 	c.Mirror, err = mirror.New(mirror.Config{
 		Berth: speakerOn(t, node), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Node: node,
-		ServiceUID: func(key string) (types.UID, bool) {
-			ns, name, _ := strings.Cut(key, "/")
-			svc, err := scene.Kubernetes.CoreV1().Services(ns).Get(context.Background(), name, metav1.GetOptions{})
+		NodeUID: func(node string) (types.UID, bool) {
+			found, err := scene.Kubernetes.CoreV1().Nodes().Get(context.Background(), node, metav1.GetOptions{})
 			if err != nil {
 				return "", false
 			}
-			return svc.UID, true
+			return found.UID, true
 		},
 		Ready: func(node string) bool {
 			c.mu.Lock()
@@ -311,7 +340,17 @@ func startMirror(t *testing.T, node string) *claims {
 	return c
 }
 
-// awaitHeard waits until the last that a mirror heard of the group is this.
+// deleteOwnersAfter has all L2Owners deleted when the test, and the mirrors that it starts from now
+// on, have ended.
+func deleteOwnersAfter(t *testing.T) {
+	t.Cleanup(func() {
+		if _, err := scene.Kubectl(context.Background(), "", "delete", "l2owners.berth.dev", "--all"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// awaitHeard waits until the last that a mirror heard of the address is this.
 func (c *claims) awaitHeard(t *testing.T, want l2.Claim) {
 	t.Helper()
 	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
@@ -319,24 +358,23 @@ func (c *claims) awaitHeard(t *testing.T, want l2.Claim) {
 		defer c.mu.Unlock()
 		for i := len(c.heard) - 1; i >= 0; i-- {
 			want.Cause = "" // for readers only
-			if c.heard[i].Group == want.Group {
-				if diff := cmp.Diff(want, c.heard[i]); diff != "" {
+			if c.heard[i].Address == want.Address {
+				if diff := cmp.Diff(want, c.heard[i], cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 					return errors.New("heard last: " + diff)
 				}
 				return nil
 			}
 		}
-		return errors.New("heard nothing of " + want.Group)
+		return errors.New("heard nothing of " + want.Address.String())
 	}))
 }
 
-// awaitOwner waits until the namespace has this one L2Owner, or none with an empty
-// Node, and returns it.
-func awaitOwner(t *testing.T, ns string, want v1alpha1.L2OwnerStatus) *v1alpha1.L2Owner {
+// awaitOwner waits until there is this one L2Owner, or none with an empty Node, and returns it.
+func awaitOwner(t *testing.T, want v1alpha1.L2OwnerStatus) *v1alpha1.L2Owner {
 	t.Helper()
 	var found *v1alpha1.L2Owner
 	must(t, stage.Eventually(t.Context(), time.Minute, func(ctx context.Context) error {
-		list, err := scene.Berth.L2Owners(ns).List(ctx, metav1.ListOptions{})
+		list, err := scene.Berth.L2Owners.List(ctx, metav1.ListOptions{})
 		switch {
 		case err != nil:
 			return err
@@ -362,14 +400,12 @@ func awaitOwner(t *testing.T, ns string, want v1alpha1.L2OwnerStatus) *v1alpha1.
 
 // Claims are mirrored in L2Owners.
 func TestMirrorWritesL2Owners(t *testing.T) {
-	ns := namespace(t)
 	makeNode(t, "n2")
-	makeService(t, ns, "web", nil)
 	n1, n2 := startMirror(t, "n1"), startMirror(t, "n2")
-	group := ns + "/web l2"
+	address := netip.MustParseAddr("192.0.2.1")
 	claim := func(node string, term uint64) l2.Claim {
 		return l2.Claim{
-			Group:     group,
+			Address:   address,
 			Segment:   "172.30.0.0/24",
 			Node:      node,
 			Term:      term,
@@ -379,41 +415,52 @@ func TestMirrorWritesL2Owners(t *testing.T) {
 			Cause:     l2.Joined,
 		}
 	}
-	spec := func(node string, term int64, addresses ...string) v1alpha1.L2OwnerStatus {
-		return v1alpha1.L2OwnerStatus{
-			ServiceRefs: []v1alpha1.ServiceReference{
-				{Namespace: ns, Name: "web"},
-			}, AnnouncementNames: []string{"l2"}, Addresses: addresses,
+	status := func(node string, term int64, services ...string) v1alpha1.L2OwnerStatus {
+		s := v1alpha1.L2OwnerStatus{
+			AnnouncementNames: []string{"l2"}, Address: "192.0.2.1",
 			NodeName: node, Segment: "172.30.0.0/24", Interface: "eth0", MAC: "02:00:00:00:00:01", Term: term,
 			Witnessed: true, Reason: "Joined",
 		}
+		for _, name := range services {
+			s.ServiceRefs = append(s.ServiceRefs, v1alpha1.ServiceReference{Namespace: "d", Name: name})
+		}
+		return s
 	}
-	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	show := func(c *claims, services ...string) { c.Show(address, services, []string{"l2"}) }
+	belongsTo := func(o *v1alpha1.L2Owner, name string) {
+		t.Helper()
+		node, err := scene.Kubernetes.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+		must(t, err)
+		want := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: node.UID}}
+		if diff := cmp.Diff(want, o.OwnerReferences); diff != "" {
+			t.Errorf("it belongs to (-want +got):\n%s", diff)
+		}
+	}
 
-	n1.Show(group, []string{ns + "/web"}, []netip.Addr{four})
+	show(n1, "d/web")
 	n1.Claimed(claim("n1", 1))
-	first := awaitOwner(t, ns, spec("n1", 1, "192.0.2.1"))
-	want := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: get(t, ns, "web").UID}}
-	if diff := cmp.Diff(want, first.OwnerReferences); diff != "" || first.Status.AcquireTime == nil {
-		t.Errorf("since %v, and it belongs to %s", first.Status.AcquireTime, diff)
+	first := awaitOwner(t, status("n1", 1, "web"))
+	if belongsTo(first, "n1"); first.Status.AcquireTime == nil || first.Name != "192.0.2.1.172.30.0.0-24" {
+		t.Errorf("%s since %v", first.Name, first.Status.AcquireTime)
 	}
 	n1.awaitHeard(t, claim("n1", 1))
 	n2.awaitHeard(t, claim("n1", 1))
 
-	// Its addresses change, and its owner does not.
-	n1.Show(group, []string{ns + "/web"}, []netip.Addr{four, six})
-	second := awaitOwner(t, ns, spec("n1", 1, "192.0.2.1", "2001:db8::1"))
-	if !second.Status.AcquireTime.Equal(first.Status.AcquireTime) {
-		t.Errorf("since %v by another address, want %v", second.Status.AcquireTime, first.Status.AcquireTime)
+	// Another Service shares the address: it is the same object, with the same owner.
+	show(n1, "d/also", "d/web")
+	second := awaitOwner(t, status("n1", 1, "also", "web"))
+	if second.UID != first.UID || !second.Status.AcquireTime.Equal(first.Status.AcquireTime) {
+		t.Errorf("%s since %v by another Service, want the same since %v", second.UID, second.Status.AcquireTime,
+			first.Status.AcquireTime)
 	}
 	n1.Claimed(claim("n1", 1)) // nothing new: nothing to write
 
 	// Another node takes over; that the first withdraws late changes nothing.
-	n2.Show(group, []string{ns + "/web"}, []netip.Addr{four, six})
+	show(n2, "d/also", "d/web")
 	n2.Claimed(claim("n2", 2))
-	third := awaitOwner(t, ns, spec("n2", 2, "192.0.2.1", "2001:db8::1"))
-	if third.Name != first.Name || third.UID != first.UID {
-		t.Errorf("%s is another object than %s", third.Name, first.Name)
+	third := awaitOwner(t, status("n2", 2, "also", "web"))
+	if belongsTo(third, "n2"); third.UID != first.UID {
+		t.Errorf("%s is another object than %s", third.UID, first.UID)
 	}
 	n1.awaitHeard(t, claim("n2", 2))
 	n1.say("n2", false) // of a Node that is not ready nothing is heard
@@ -422,52 +469,42 @@ func TestMirrorWritesL2Owners(t *testing.T) {
 	n1.awaitHeard(t, claim("n2", 2))
 	n1.Claimed(claim("", 1))
 	// Somebody deletes it: the owner says again that it is.
-	must(t, scene.Berth.L2Owners(ns).Delete(t.Context(), third.Name, metav1.DeleteOptions{}))
-	fourth := awaitOwner(t, ns, spec("n2", 2, "192.0.2.1", "2001:db8::1"))
+	must(t, scene.Berth.L2Owners.Delete(t.Context(), third.Name, metav1.DeleteOptions{}))
+	fourth := awaitOwner(t, status("n2", 2, "also", "web"))
 
 	// A claim that does not hold against it is put right.
 	fourth.TypeMeta, fourth.Status.NodeName, fourth.Status.Term = typeMeta("L2Owner"), "n1", 1
-	_, err := scene.Berth.L2Owners(ns).Update(t.Context(), fourth, metav1.UpdateOptions{})
+	_, err := scene.Berth.L2Owners.Update(t.Context(), fourth, metav1.UpdateOptions{})
 	must(t, err)
-	awaitOwner(t, ns, spec("n2", 2, "192.0.2.1", "2001:db8::1"))
+	awaitOwner(t, status("n2", 2, "also", "web"))
 
 	n2.Claimed(claim("", 2))
-	awaitOwner(t, ns, v1alpha1.L2OwnerStatus{})
+	awaitOwner(t, v1alpha1.L2OwnerStatus{})
 	n1.awaitHeard(t, claim("", 2))
-
-	// With its Service everything goes.
-	n1.Claimed(claim("n1", 3))
-	awaitOwner(t, ns, spec("n1", 3, "192.0.2.1", "2001:db8::1"))
-	remove(t, ns, "web")
-	awaitOwner(t, ns, v1alpha1.L2OwnerStatus{})
 }
 
 // An L2Owner that is left from before a restart is claimed again or deleted.
 func TestMirrorAfterRestart(t *testing.T) {
-	ns := namespace(t)
-	for _, name := range []string{"kept", "lost"} {
-		makeService(t, ns, name, nil)
+	of := func(address string) l2.Claim {
+		return l2.Claim{
+			Address: netip.MustParseAddr(address), Segment: "172.30.0.0/24", Node: "n1", Term: 1, Witnessed: true,
+		}
 	}
-	of := func(name string) l2.Claim {
-		return l2.Claim{Group: ns + "/" + name + " l2", Segment: "172.30.0.0/24", Node: "n1", Term: 1, Witnessed: true}
-	}
+	const kept, lost = "192.0.2.1", "2001:db8::1"
+	deleteOwnersAfter(t)
 	before := startMirror(t, "n1")
-	before.Claimed(of("kept"))
-	before.Claimed(of("lost"))
+	before.Claimed(of(kept))
+	before.Claimed(of(lost))
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		list, err := scene.Berth.L2Owners(ns).List(ctx, metav1.ListOptions{})
+		list, err := scene.Berth.L2Owners.List(ctx, metav1.ListOptions{})
 		if err == nil && len(list.Items) != 2 {
 			err = fmt.Errorf("%d L2Owners, want 2", len(list.Items))
 		}
 		return err
 	}))
 	after := startMirror(t, "n1")
-	after.Claimed(of("kept"))
-	found := awaitOwner(t, ns, v1alpha1.L2OwnerStatus{
-		ServiceRefs: []v1alpha1.ServiceReference{{Namespace: ns, Name: "kept"}}, AnnouncementNames: []string{"l2"},
-		Segment: "172.30.0.0/24", NodeName: "n1", Term: 1, Witnessed: true,
+	after.Claimed(of(kept))
+	awaitOwner(t, v1alpha1.L2OwnerStatus{
+		Address: kept, Segment: "172.30.0.0/24", NodeName: "n1", Term: 1, Witnessed: true,
 	})
-	if !strings.HasPrefix(found.Name, "kept-") {
-		t.Errorf("%s is left", found.Name)
-	}
 }

@@ -2,7 +2,7 @@ package election
 
 import "strings"
 
-// Cause is why a group was gained, lost or announced again. The values are labels of metrics.
+// Cause is why an address was gained, lost or announced again. The values are labels of metrics.
 type Cause string
 
 // Reason returns the cause in CamelCase, as conditions, events and L2Owners have it.
@@ -17,11 +17,11 @@ func (c Cause) Reason() string {
 // The causes of moves and of changes of peers.
 const (
 	Configured      Cause = "configured"       // the desired state or the candidates changed
-	Removed         Cause = "removed"          // the group is not wanted here any more
-	Joined          Cause = "joined"           // this node became able to own groups
+	Removed         Cause = "removed"          // the address is not wanted here any more
+	Joined          Cause = "joined"           // this node became able to own addresses
 	Departing       Cause = "departing"        // this node is leaving or restarting
 	PeerSeen        Cause = "peer_seen"        // a peer appeared that is not ready
-	PeerReady       Cause = "peer_ready"       // a peer became able to own groups
+	PeerReady       Cause = "peer_ready"       // a peer became able to own addresses
 	PeerLeft        Cause = "peer_left"        // a peer is leaving or restarting, or is no longer ready
 	PeerCapability  Cause = "peer_capability"  // a peer gained or lost a capability
 	PeerSilent      Cause = "peer_silent"      // a peer sent no message for three of its intervals

@@ -4,18 +4,19 @@ import (
 	"bytes"
 	"encoding/binary"
 	"maps"
+	"net/netip"
 	"slices"
 )
 
-// Claim is a node's statement that it owns a group on a segment, as it is mirrored outside of the
+// Claim is a node's statement that it owns an address on a segment, as it is mirrored outside of the
 // segment.
 type Claim struct {
-	Group string
+	Address netip.Addr
 	// Segment is the same for all nodes on it: its first IPv4 subnet, or else its first IPv6
 	// subnet, or else the name of the interface.
 	Segment   string
 	Node      string // empty: this node withdraws its claim
-	Term      uint64 // grows each time the group is claimed
+	Term      uint64 // grows each time the address is claimed
 	Witnessed bool   // the claimant heard another node, or expects none
 
 	// For readers of the mirror.
@@ -24,21 +25,21 @@ type Claim struct {
 	Cause     Cause
 }
 
-// claimList is some of a node's claims, or all of them between two groups.
+// claimList is some of a node's claims, or all of them between two addresses.
 type claimList struct {
-	whole    bool     // these are all claims between from and to; others there are void
-	from, to groupKey // inclusive
+	whole    bool       // these are all claims between from and to; others there are void
+	from, to addressKey // inclusive
 	entries  []claimEntry
 }
 
 // claimEntry is one claim on the wire.
 type claimEntry struct {
-	group groupKey
+	address addressKey
 	claim
 	removed bool
 }
 
-// claim is one node's statement that it owns a group.
+// claim is one node's statement that it owns an address.
 type claim struct {
 	term      uint64
 	witnessed bool
@@ -46,8 +47,8 @@ type claim struct {
 	// relayed: the claim is not the sender's, but that of a node that is silent here and known by
 	// the mirror.
 	relayed bool
-	// partial: the owner does not answer for all addresses of the group, or not yet.
-	partial bool
+	// probing: the owner does not answer for the address yet.
+	probing bool
 	// held: a former process of the node made the claim, and it is kept for the next one. Never on
 	// the wire.
 	held bool
@@ -62,19 +63,18 @@ const (
 	flagOffered
 	flagRelayed
 	flagRemoved
-	flagPartial
+	flagProbing
 )
 
-// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64. The flag
-// partial is not part of it: older versions drop the flag, and their digests would differ forever.
-func (c claim) sum(group groupKey) uint64 {
-	flags := c.flags() &^ flagPartial
-	return mix(binary.BigEndian.Uint64(group[:]) ^ mix(binary.BigEndian.Uint64(group[8:])^mix(c.term<<8|uint64(flags))))
+// sum is the claim's part of a digest, which is the sum over all claims, modulo 2^64.
+func (c claim) sum(address addressKey) uint64 {
+	content := mix(c.term<<8 | uint64(c.flags()))
+	return mix(binary.BigEndian.Uint64(address[:]) ^ mix(binary.BigEndian.Uint64(address[8:])^content))
 }
 
 func (c claim) flags() byte {
 	return flagIf(c.witnessed, flagWitnessed) | flagIf(c.offered, flagOffered) | flagIf(c.relayed, flagRelayed) |
-		flagIf(c.partial, flagPartial)
+		flagIf(c.probing, flagProbing)
 }
 
 func claimOf(term uint64, flags byte) claim {
@@ -83,7 +83,7 @@ func claimOf(term uint64, flags byte) claim {
 		witnessed: flags&flagWitnessed != 0,
 		offered:   flags&flagOffered != 0,
 		relayed:   flags&flagRelayed != 0,
-		partial:   flags&flagPartial != 0,
+		probing:   flags&flagProbing != 0,
 	}
 }
 
@@ -92,7 +92,7 @@ func (c claimList) append(b []byte) []byte {
 	b = append(b, c.from[:]...)
 	b = append(b, c.to[:]...)
 	for _, e := range c.entries {
-		b = append(b, e.group[:]...)
+		b = append(b, e.address[:]...)
 		b = binary.BigEndian.AppendUint64(b, e.term)
 		b = append(b, e.flags()|flagIf(e.removed, flagRemoved))
 	}
@@ -108,74 +108,74 @@ func flagIf(set bool, flag byte) byte {
 
 // claimSet is everything that one node claims on a segment, with its digest.
 type claimSet struct {
-	claims map[groupKey]claim
+	claims map[addressKey]claim
 	digest uint64
 }
 
-func newClaimSet() claimSet { return claimSet{claims: make(map[groupKey]claim)} }
+func newClaimSet() claimSet { return claimSet{claims: make(map[addressKey]claim)} }
 
 // put sets one claim.
-func (s *claimSet) put(group groupKey, c claim) {
-	s.remove(group)
-	s.claims[group] = c
-	s.digest += c.sum(group)
+func (s *claimSet) put(address addressKey, c claim) {
+	s.remove(address)
+	s.claims[address] = c
+	s.digest += c.sum(address)
 }
 
-func (s *claimSet) remove(group groupKey) {
-	if c, ok := s.claims[group]; ok {
-		delete(s.claims, group)
-		s.digest -= c.sum(group)
+func (s *claimSet) remove(address addressKey) {
+	if c, ok := s.claims[address]; ok {
+		delete(s.claims, address)
+		s.digest -= c.sum(address)
 	}
 }
 
-// apply takes claims that the set's node sent, and returns the groups whose claims changed.
-func (s *claimSet) apply(said claimList) []groupKey {
-	var changed []groupKey
-	named := make(map[groupKey]bool, len(said.entries))
+// apply takes claims that the set's node sent, and returns the addresses whose claims changed.
+func (s *claimSet) apply(said claimList) []addressKey {
+	var changed []addressKey
+	named := make(map[addressKey]bool, len(said.entries))
 	for _, e := range said.entries {
-		named[e.group] = true
-		was, had := s.claims[e.group]
+		named[e.address] = true
+		was, had := s.claims[e.address]
 		switch {
 		case e.removed && had:
-			s.remove(e.group)
+			s.remove(e.address)
 		case !e.removed && (!had || was != e.claim):
-			s.put(e.group, e.claim)
+			s.put(e.address, e.claim)
 		default:
 			continue
 		}
-		changed = append(changed, e.group)
+		changed = append(changed, e.address)
 	}
 	if !said.whole {
 		return changed
 	}
-	for group := range s.claims {
-		if !named[group] && bytes.Compare(group[:], said.from[:]) >= 0 && bytes.Compare(group[:], said.to[:]) <= 0 {
-			changed = append(changed, group)
+	for address := range s.claims {
+		if !named[address] && bytes.Compare(address[:], said.from[:]) >= 0 && bytes.Compare(address[:], said.to[:]) <= 0 {
+			changed = append(changed, address)
 		}
 	}
 	slices.SortFunc(changed, compareKeys)
 	changed = slices.Compact(changed)
-	for _, group := range changed {
-		if !named[group] {
-			s.remove(group)
+	for _, address := range changed {
+		if !named[address] {
+			s.remove(address)
 		}
 	}
 	return changed
 }
 
 // parts returns the whole set in parts of at most so many claims. Together they cover every
-// possible group.
+// possible address.
 func (s *claimSet) parts(most int) []claimList {
-	groups := slices.SortedFunc(maps.Keys(s.claims), compareKeys)
+	addresses := slices.SortedFunc(maps.Keys(s.claims), compareKeys)
 	var parts []claimList
 	part := claimList{whole: true}
-	for _, group := range groups {
+	for _, address := range addresses {
 		if len(part.entries) == most {
-			part.to = predecessor(group)
+			part.to = predecessor(address)
 			parts = append(parts, part)
-			part = claimList{whole: true, from: group}
+			part = claimList{whole: true, from: address}
 		}
-		part.entries = append(part.entries, claimEntry{group: group, claim: s.claims[group]})
+		part.entries = append(part.entries, claimEntry{address: address, claim: s.claims[address]})
 	}
 	for i := range part.to {
 		part.to[i] = 0xff
@@ -184,7 +184,7 @@ func (s *claimSet) parts(most int) []claimList {
 }
 
 // predecessor returns the key before k, which is not the first.
-func predecessor(k groupKey) groupKey {
+func predecessor(k addressKey) addressKey {
 	for i := len(k) - 1; i >= 0; i-- {
 		k[i]--
 		if k[i] != 0xff {
@@ -194,4 +194,4 @@ func predecessor(k groupKey) groupKey {
 	return k
 }
 
-func compareKeys(a, b groupKey) int { return bytes.Compare(a[:], b[:]) }
+func compareKeys(a, b addressKey) int { return bytes.Compare(a[:], b[:]) }

@@ -1,21 +1,22 @@
 package election
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
 
-// This file has the rules of the protocol: which node owns a group, and what follows.
+// This file has the rules of the protocol: which node owns an address, and what follows.
 
-// evaluateAll decides every group again.
+// evaluateAll decides every address again.
 func (m *Machine) evaluateAll(now time.Time, cause Cause) {
 	for _, c := range m.ordered {
 		m.evaluate(now, c, cause)
 	}
 }
 
-// evaluate decides one group again.
-func (m *Machine) evaluate(now time.Time, c *groupState, cause Cause) {
+// evaluate decides one address again.
+func (m *Machine) evaluate(now time.Time, c *addressState, cause Cause) {
 	if !c.wanted {
 		return
 	}
@@ -25,7 +26,7 @@ func (m *Machine) evaluate(now time.Time, c *groupState, cause Cause) {
 	}
 	best, rival := c.best(m.counts(c))
 	mine := nodeClaim{c.mine, m.self}
-	offers := !c.offeredSince.IsZero() || !m.catchingUp && !(m.keepsGroups() && m.suits(c))
+	offers := !c.offeredSince.IsZero() || !m.catchingUp && !(m.keepsAddresses() && m.suits(c))
 	switch {
 	case rival && (offers || c.beats(best, mine)):
 		m.relinquish(c, best.node, HandedOver)
@@ -47,15 +48,15 @@ func (m *Machine) evaluate(now time.Time, c *groupState, cause Cause) {
 	}
 }
 
-// suits reports whether this node may own the group: it is a candidate and has the capabilities.
-func (m *Machine) suits(c *groupState) bool {
+// suits reports whether this node may own the address: it is a candidate and has the capabilities.
+func (m *Machine) suits(c *addressState) bool {
 	return c.isCandidate(m.self) && m.capabilities.Has(c.needs)
 }
 
 // counts returns a predicate for peer claims that must be respected: the peer is alive and owns the
-// group, or it is held for the peer, and the peer does not offer it.
-func (m *Machine) counts(c *groupState) func(string, claim) bool {
-	better := m.keepsGroups() && m.suits(c)
+// address, or it is held for the peer, and the peer does not offer it.
+func (m *Machine) counts(c *addressState) func(string, claim) bool {
+	better := m.keepsAddresses() && m.suits(c)
 	return func(node string, x claim) bool {
 		if x.offered || x.held {
 			return !x.offered
@@ -64,23 +65,23 @@ func (m *Machine) counts(c *groupState) func(string, claim) bool {
 	}
 }
 
-// seemsToOffer reports whether the claimant lacks a capability that the group needs, but does not
-// offer the group: because it runs an older version, or because its message was lost and it does
+// seemsToOffer reports whether the claimant lacks a capability that the address needs, but does not
+// offer the address: because it runs an older version, or because its message was lost and it does
 // not hear our pull. A peer that tells its capabilities and is in step may know better what the
-// group needs. Two nodes that disagree about that would take the group from each other forever.
-func (m *Machine) seemsToOffer(c *groupState, node string) bool {
+// address needs. Two nodes that disagree about that would take the address from each other forever.
+func (m *Machine) seemsToOffer(c *addressState, node string) bool {
 	has := m.peers.capabilities(node)
 	return !has.Has(c.needs) && (has == 0 || !m.knows(node))
 }
 
-// able returns a predicate for peers that are able to take the group if they are candidates.
-func (m *Machine) able(c *groupState) func(string) bool {
+// able returns a predicate for peers that are able to take the address if they are candidates.
+func (m *Machine) able(c *addressState) func(string) bool {
 	return func(node string) bool { return m.peers.isReady(node) && m.peers.capabilities(node).Has(c.needs) }
 }
 
-// mustStop reports whether this node owns a group that it lacks a capability for and that nobody
+// mustStop reports whether this node owns an address that it lacks a capability for and that nobody
 // takes: no other node is able to, or none did within the handover time.
-func (m *Machine) mustStop(now time.Time, c *groupState) bool {
+func (m *Machine) mustStop(now time.Time, c *addressState) bool {
 	if m.capabilities.Has(c.needs) {
 		m.cancelDue(c)
 		return false
@@ -104,8 +105,8 @@ func (m *Machine) knows(node string) bool {
 	return ok && p.differsSince.IsZero() && m.peers.isAlive(node)
 }
 
-// evaluateVacancy decides whether and when to claim a group that this node does not own.
-func (m *Machine) evaluateVacancy(now time.Time, c *groupState, cause Cause) {
+// evaluateVacancy decides whether and when to claim an address that this node does not own.
+func (m *Machine) evaluateVacancy(now time.Time, c *addressState, cause Cause) {
 	if !m.eligible || !m.synced || !m.suits(c) || !c.vacant(m.counts(c), m.isolated) {
 		m.cancelDue(c)
 		return
@@ -123,60 +124,53 @@ func (m *Machine) evaluateVacancy(now time.Time, c *groupState, cause Cause) {
 	}
 }
 
-// turnOf returns when this node may claim a vacant group. It may claim at once what it owned before
-// it restarted, and what it answers for as part of another group. If a peer answers for it as part
-// of another group, this node waits one rank longer, so that a regrouping moves nothing.
-func (m *Machine) turnOf(now time.Time, c *groupState) time.Time {
-	own, peers := m.renamed(now, c)
-	if c.mirror.Node == m.self || own {
+// turnOf returns when this node may claim a vacant address. It may claim at once what it owned
+// before it restarted.
+func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
+	if c.mirror.Node == m.self {
 		return now
 	}
-	rank := c.rank(m.self, m.able(c))
-	if peers {
-		rank++
-	}
-	return now.Add(time.Duration(rank) * rankDelay)
+	return now.Add(time.Duration(c.rank(m.self, m.able(c))) * rankDelay)
 }
 
-// cancelDue cancels a group's due time.
-func (m *Machine) cancelDue(c *groupState) {
+// cancelDue cancels an address's due time.
+func (m *Machine) cancelDue(c *addressState) {
 	c.due = time.Time{}
 	delete(m.pending, c.key)
 }
 
-// claim takes a vacant group.
-func (m *Machine) claim(now time.Time, c *groupState) {
+// claim takes a vacant address.
+func (m *Machine) claim(now time.Time, c *addressState) {
 	m.cancelDue(c)
 	probe := m.unproven(now, c)
 	c.relayed = claim{}
 	c.owned, c.claimedAt, c.offeredSince = true, now, time.Time{}
-	c.mine = claim{term: c.highestTerm + 1, witnessed: !m.isolated, partial: len(probe) > 0}
+	c.mine = claim{term: c.highestTerm + 1, witnessed: !m.isolated, probing: probe}
 	c.learnTerm(c.mine.term)
 	m.owned++
 	m.publish(c)
 	m.out.Actions = append(m.out.Actions, Action{
-		Kind:      ActionStart,
-		Group:     c.name,
-		Owner:     m.self,
-		Cause:     c.cause,
-		Addresses: c.addresses,
-		Probe:     probe,
+		Kind:    ActionStart,
+		Address: c.addr,
+		Owner:   m.self,
+		Cause:   c.cause,
+		Probe:   probe,
 	})
 }
 
-// reclaim claims an owned group again, with a term above a rival's.
-func (m *Machine) reclaim(now time.Time, c *groupState, above uint64) {
+// reclaim claims an owned address again, with a term above a rival's.
+func (m *Machine) reclaim(now time.Time, c *addressState, above uint64) {
 	c.learnTerm(above)
 	c.learnTerm(c.mine.term)
 	c.claimedAt = now
-	c.mine = claim{term: c.highestTerm + 1, witnessed: !m.isolated, partial: c.mine.partial}
+	c.mine = claim{term: c.highestTerm + 1, witnessed: !m.isolated, probing: c.mine.probing}
 	c.learnTerm(c.mine.term)
 	m.publish(c)
 	m.announce(c, HandedOver)
 }
 
-// relinquish gives a group up if this node owns it.
-func (m *Machine) relinquish(c *groupState, owner string, cause Cause) {
+// relinquish gives an address up if this node owns it.
+func (m *Machine) relinquish(c *addressState, owner string, cause Cause) {
 	if !c.owned {
 		return
 	}
@@ -184,18 +178,17 @@ func (m *Machine) relinquish(c *groupState, owner string, cause Cause) {
 	c.owned, c.mine, c.offeredSince, c.disputed = false, claim{}, time.Time{}, ""
 	m.owned--
 	m.publish(c)
-	m.out.Claims = append(m.out.Claims, Claim{Group: c.name})
+	m.out.Claims = append(m.out.Claims, Claim{Address: c.addr})
 	m.out.Actions = append(m.out.Actions, Action{
-		Kind:      ActionStop,
-		Group:     c.name,
-		Owner:     owner,
-		Cause:     cause,
-		Addresses: c.addresses,
+		Kind:    ActionStop,
+		Address: c.addr,
+		Owner:   owner,
+		Cause:   cause,
 	})
 }
 
-// offer sets whether other nodes are to take the group.
-func (m *Machine) offer(c *groupState, offered bool) {
+// offer sets whether other nodes are to take the address.
+func (m *Machine) offer(c *addressState, offered bool) {
 	if c.mine.offered == offered {
 		return
 	}
@@ -203,18 +196,17 @@ func (m *Machine) offer(c *groupState, offered bool) {
 	m.publish(c)
 }
 
-// announce has an owned group announced.
-func (m *Machine) announce(c *groupState, cause Cause) {
+// announce has an owned address announced.
+func (m *Machine) announce(c *addressState, cause Cause) {
 	m.out.Actions = append(m.out.Actions, Action{
-		Kind:      ActionAnnounce,
-		Group:     c.name,
-		Owner:     m.self,
-		Cause:     cause,
-		Addresses: c.addresses,
+		Kind:    ActionAnnounce,
+		Address: c.addr,
+		Owner:   m.self,
+		Cause:   cause,
 	})
 }
 
-// AnnounceAll has every owned group announced again.
+// AnnounceAll has every owned address announced again.
 func (m *Machine) AnnounceAll(cause Cause) {
 	for _, c := range m.ordered {
 		if c.owned {
@@ -223,27 +215,27 @@ func (m *Machine) AnnounceAll(cause Cause) {
 	}
 }
 
-// Rebalance offers the groups for which other nodes rank before this one, one after the other.
-func (m *Machine) Rebalance(groups ...string) {
-	for _, g := range groups {
-		if key := keyOf(g); !slices.Contains(m.toOffer, key) {
+// Rebalance offers the addresses for which other nodes rank before this one, one after the other.
+func (m *Machine) Rebalance(addresses ...netip.Addr) {
+	for _, a := range addresses {
+		if key := keyOf(a); !slices.Contains(m.toOffer, key) {
 			m.toOffer = append(m.toOffer, key)
 		}
 	}
 }
 
-// offerNext offers the next group that is to be rebalanced, and withdraws an offer that nobody
+// offerNext offers the next address that is to be rebalanced, and withdraws an offer that nobody
 // took.
 func (m *Machine) offerNext(now time.Time) {
 	if now.Sub(m.lastOffer) < m.handover {
 		return
 	}
-	if c := m.groups[m.offered]; c != nil && c.owned && !c.offeredSince.IsZero() {
+	if c := m.addresses[m.offered]; c != nil && c.owned && !c.offeredSince.IsZero() {
 		c.offeredSince = time.Time{}
 		m.evaluate(now, c, Configured)
 	}
 	for len(m.toOffer) > 0 {
-		c := m.groups[m.toOffer[0]]
+		c := m.addresses[m.toOffer[0]]
 		m.toOffer = m.toOffer[1:]
 		if c == nil || !c.owned || !m.eligible || !m.synced || c.rank(m.self, m.able(c)) == 0 {
 			continue
@@ -254,10 +246,9 @@ func (m *Machine) offerNext(now time.Time) {
 	}
 }
 
-// Sighted says that a peer announced an address of the group. If this node offers the group, the
-// peer has taken it.
-func (m *Machine) Sighted(group, peer string) {
-	if c, ok := m.groups[keyOf(group)]; ok && c.owned && c.mine.offered && m.peers.isAlive(peer) {
+// Sighted says that a peer announced the address. If this node offers it, the peer has taken it.
+func (m *Machine) Sighted(addr netip.Addr, peer string) {
+	if c, ok := m.addresses[keyOf(addr)]; ok && c.owned && c.mine.offered && m.peers.isAlive(peer) {
 		m.relinquish(c, peer, HandedOver)
 	}
 }
@@ -266,7 +257,7 @@ func (m *Machine) Sighted(group, peer string) {
 // or has told the others to hold it.
 func (m *Machine) Drained() bool {
 	return !m.pacer.hasQuick() && len(m.untold) == 0 &&
-		(m.state == Holding || !slices.ContainsFunc(m.ordered, func(c *groupState) bool {
+		(m.state == Holding || !slices.ContainsFunc(m.ordered, func(c *addressState) bool {
 			return c.owned && c.hasTakers(m.self, m.able(c))
 		}))
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// This file keeps a node's groups for it while its speaker is replaced. The last messages of the
+// This file keeps a node's addresses for it while its speaker is replaced. The last messages of the
 // old process say Holding and announce an interval that makes it count as alive for holdTime. Its
 // claims stay until the new process has claimed again.
 
@@ -17,10 +17,10 @@ func (m *Machine) announcedInterval() time.Duration {
 	return m.pacer.interval
 }
 
-// keepsGroups reports whether this node is to keep what it owns.
-func (m *Machine) keepsGroups() bool { return m.eligible || m.state == Holding }
+// keepsAddresses reports whether this node is to keep what it owns.
+func (m *Machine) keepsAddresses() bool { return m.eligible || m.state == Holding }
 
-// updateHold keeps until when a peer's groups are held for it.
+// updateHold keeps until when a peer's addresses are held for it.
 func (m *Machine) updateHold(now time.Time, p *peerClaims, x Message) {
 	switch x.state {
 	case Holding:
@@ -38,10 +38,10 @@ func (m *Machine) updateHold(now time.Time, p *peerClaims, x Message) {
 	}
 }
 
-// hold marks the claims of a peer's former process as held, and returns their groups.
-func (m *Machine) hold(node string, p *peerClaims) []groupKey {
+// hold marks the claims of a peer's former process as held, and returns their addresses.
+func (m *Machine) hold(node string, p *peerClaims) []addressKey {
 	for key := range p.claims {
-		c := m.groups[key]
+		c := m.addresses[key]
 		claim := c.rivals[node]
 		if claim.relayed {
 			delete(c.rivals, node)
@@ -57,8 +57,8 @@ func (m *Machine) hold(node string, p *peerClaims) []groupKey {
 
 // release drops what was held for a peer and not claimed again.
 func (m *Machine) release(now time.Time, node string, p *peerClaims, cause Cause) {
-	held := slices.DeleteFunc(p.held, func(key groupKey) bool {
-		c := m.groups[key]
+	held := slices.DeleteFunc(p.held, func(key addressKey) bool {
+		c := m.addresses[key]
 		return c == nil || !c.rivals[node].held
 	})
 	p.held, p.holdUntil = nil, time.Time{}

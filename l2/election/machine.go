@@ -1,13 +1,14 @@
 package election
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which groups
+// Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which addresses
 // this node answers. Each method that takes the time needs one that is not before the last. What
 // the machine wants done is collected until Take.
 type Machine struct {
@@ -22,34 +23,35 @@ type Machine struct {
 	linked, keyed bool
 	capabilities  Capabilities
 
-	groups         map[groupKey]*groupState
-	ordered        []*groupState          // all groups, by key
-	pending        map[groupKey]bool      // the groups with a due time
-	expected       map[string]int         // the other candidates, and for how many groups each is one
+	addresses      map[addressKey]*addressState
+	ordered        []*addressState        // all of them, by key
+	pending        map[addressKey]bool    // the addresses with a due time
+	expected       map[string]int         // the other candidates, and for how many addresses each is one
 	claims         map[string]*peerClaims // what the peers that are alive claim, by node
 	own            claimSet
 	claimsPerFrame int // how many claims fit into a message
 
-	eligible      bool      // this node may claim groups
+	eligible      bool      // this node may claim addresses
 	catchingUp    bool      // the loop ran too late, and this node does not know yet what its peers claim
 	answeredUntil time.Time // while catchingUp: when this node stopped answering
 	isolated      bool      // other candidates are expected, and none is heard
 	lastPeerJoin  time.Time // when a peer was last heard for the first time, or again
 	synced        bool      // the claims of all peers that are heard are known
-	owned         int       // how many groups this node owns
+	owned         int       // how many addresses this node owns
 
-	toOffer   []groupKey // groups to be offered to a node that ranks before this one
-	offered   groupKey   // the last of them that was offered
-	lastOffer time.Time  // when that was
+	toOffer   []addressKey // addresses to be offered to a node that ranks before this one
+	offered   addressKey   // the last of them that was offered
+	lastOffer time.Time    // when that was
 
 	proofs    *proofs
 	nodeByMAC map[[6]byte]string // by what the mirror says
 
-	untold        map[groupKey]int // claims that changed, and how often each is still to be sent
-	lastFlush     time.Time        // when some of them were last sent
-	pullRequested bool             // a peer asked for all claims of this node
-	lastPull      time.Time        // when they were last sent
+	untold        map[addressKey]int // claims that changed, and how often each is still to be sent
+	lastFlush     time.Time          // when some of them were last sent
+	pullRequested bool               // a peer asked for all claims of this node
+	lastPull      time.Time          // when they were last sent
 	sequence      uint64
+	lastEcho      uint64 // the last sequence that an echo answered
 
 	out Output
 }
@@ -60,8 +62,8 @@ type peerClaims struct {
 	boot         uint64
 	differsSince time.Time // when they began to differ from the peer's digest; zero: they agree
 	lastPull     time.Time
-	held         []groupKey // what its former process asked to keep for it
-	holdUntil    time.Time  // zero: nothing is held
+	held         []addressKey // what its former process asked to keep for it
+	holdUntil    time.Time    // zero: nothing is held
 }
 
 // Output is what is to be done, in the order of its fields.
@@ -73,14 +75,13 @@ type Output struct {
 	Messages    []Message
 }
 
-// Action is one thing to do for a group.
+// Action is one thing to do for an address.
 type Action struct {
-	Kind      ActionKind
-	Group     string
-	Owner     string // after the action; empty: none
-	Cause     Cause
-	Addresses []netip.Addr
-	Probe     []netip.Addr // those of Addresses that nobody is known to answer for: probe them before answering
+	Kind    ActionKind
+	Address netip.Addr
+	Owner   string // after the action; empty: none
+	Cause   Cause
+	Probe   bool // with ActionStart: nobody is known to answer for it, so probe it before answering
 }
 
 // ActionKind is what an Action does.
@@ -91,20 +92,21 @@ const (
 	ActionStart    ActionKind = iota // answer from now on, and announce
 	ActionAnnounce                   // announce again: hosts may have stale entries
 	ActionStop                       // stop answering
-	ActionExpect                     // the group's addresses were set or replaced
-	ActionForget                     // the group is not wanted here any more
+	ActionExpect                     // the address is wanted here from now on
+	ActionForget                     // the address is not wanted here any more
 )
 
 const (
 	claimRepeats   = 3                     // how often a claim that changed is sent
 	claimPause     = 10 * time.Millisecond // between these times
 	maxClaimFrames = 64                    // claim messages at a time
-	rankDelay      = 20 * time.Millisecond // between the turns of the candidates for a vacant group
+	echoWindow     = 16                    // so many messages later an echo is too old
+	rankDelay      = 20 * time.Millisecond // between the turns of the candidates for a vacant address
 	loneListen     = 3                     // how many times longer to listen while expected peers are not heard
 	maxSyncWait    = 5                     // intervals for which a peer whose claims cannot be had delays others
 	crowd          = 50                    // the number of peers above which the interval grows
 
-	holdTime     = 10 * time.Second // for how long after the last message of a Holding node its groups are kept
+	holdTime     = 10 * time.Second // for how long after the last message of a Holding node its addresses are kept
 	resumeWithin = time.Second      // for how long after it is Ready again
 )
 
@@ -114,7 +116,7 @@ type Options struct {
 	Boot     uint64        // random for each machine, not 0
 	Interval time.Duration // between hellos
 	Listen   time.Duration // on a segment before anything is claimed
-	Handover time.Duration // the longest time to own a group that another node is to take
+	Handover time.Duration // the longest time to own an address that another node is to take
 	Random   func() uint64 // unforeseeable numbers, never 0
 }
 
@@ -126,8 +128,8 @@ func NewMachine(o Options) *Machine {
 		handover:       o.Handover,
 		pacer:          pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
 		peers:          newPeerTable(o.Node, o.Boot, o.Random),
-		groups:         make(map[groupKey]*groupState),
-		pending:        make(map[groupKey]bool),
+		addresses:      make(map[addressKey]*addressState),
+		pending:        make(map[addressKey]bool),
 		expected:       make(map[string]int),
 		claims:         make(map[string]*peerClaims),
 		own:            newClaimSet(),
@@ -135,15 +137,15 @@ func NewMachine(o Options) *Machine {
 		synced:         true,
 		proofs:         newProofs(),
 		nodeByMAC:      make(map[[6]byte]string),
-		untold:         make(map[groupKey]int),
+		untold:         make(map[addressKey]int),
 	}
 }
 
 // Summary is a machine's part of a segment's status.
 type Summary struct {
-	Claiming bool   // this node may own groups
+	Claiming bool   // this node may own addresses
 	Peers    []Peer // alive, by name
-	Owned    int    // how many groups this node owns
+	Owned    int    // how many addresses this node owns
 }
 
 // Open says that messages can be sent and received from now on, in frames with up to mtu bytes of
@@ -183,48 +185,38 @@ func (m *Machine) Take() Output {
 	return out
 }
 
-// SetGroup replaces the desired state of one group. Without addresses the group is not wanted here.
-func (m *Machine) SetGroup(now time.Time, group string, desired Desired) {
-	addresses, candidates := desired.Addresses, desired.Candidates
-	key := keyOf(group)
-	if c, known := m.groups[key]; len(addresses) == 0 && (!known || !c.wanted) {
+// SetDesired replaces the desired state of one address.
+func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
+	key := keyOf(addr)
+	if c, known := m.addresses[key]; !desired.Announced && (!known || !c.wanted) {
 		return
 	}
-	c := m.group(key)
+	c := m.stateOf(key)
 	m.countCandidates(c.candidates, -1)
-	m.countCandidates(candidates, +1)
-	if len(addresses) == 0 {
+	if !desired.Announced {
 		m.relinquish(c, "", Removed)
 		m.dropRelay(c)
-		m.setAddresses(now, c, nil)
+		m.proofs.keep(now, addr, m.vouchedUntil(now, c))
 		c.wanted, c.candidates, c.preferred, c.needs = false, nil, nil, 0
 		m.cancelDue(c)
-		m.out.Actions = append(m.out.Actions, Action{Kind: ActionForget, Group: group})
+		m.out.Actions = append(m.out.Actions, Action{Kind: ActionForget, Address: addr})
 		m.updateIsolated()
+		m.prune(c)
 		return
 	}
-	changed := !slices.Equal(c.addresses, addresses)
-	c.name, c.wanted, c.preferred, c.needs = group, true, desired.Preferred, desired.Needs
-	c.candidates = slices.Sorted(slices.Values(candidates))
-	if changed {
-		m.setAddresses(now, c, addresses)
-		m.out.Actions = append(m.out.Actions, Action{
-			Kind:      ActionExpect,
-			Group:     group,
-			Addresses: addresses,
-			Probe:     m.unproven(now, c),
-		})
+	m.countCandidates(desired.Candidates, +1)
+	if !c.wanted {
+		c.wanted = true
+		m.out.Actions = append(m.out.Actions, Action{Kind: ActionExpect, Address: addr})
 	}
+	c.preferred, c.needs, c.ranked = desired.Preferred, desired.Needs, cmp.Or(desired.Rank, c.text)
+	c.candidates = slices.Sorted(slices.Values(desired.Candidates))
 	m.updateIsolated()
-	was := c.owned
 	m.evaluate(now, c, Configured)
-	if changed && was && c.owned {
-		m.announce(c, Configured)
-	}
 }
 
 // SetState sets the state of this node, and whether its link is up and it has a key. The cause is
-// reported for groups that move because of it.
+// reported for addresses that move because of it.
 func (m *Machine) SetState(now time.Time, state State, linked, keyed bool, cause Cause) {
 	if state != m.state {
 		m.state = state
@@ -287,24 +279,25 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 	return nil
 }
 
-// group returns the state of a group, and creates it if necessary.
-func (m *Machine) group(key groupKey) *groupState {
-	if c, ok := m.groups[key]; ok {
+// stateOf returns the state of an address, and creates it if necessary.
+func (m *Machine) stateOf(key addressKey) *addressState {
+	if c, ok := m.addresses[key]; ok {
 		return c
 	}
-	c := &groupState{key: key, rivals: make(map[string]claim)}
-	m.groups[key] = c
+	addr := netip.AddrFrom16(key).Unmap()
+	c := &addressState{key: key, addr: addr, text: addr.String(), rivals: make(map[string]claim)}
+	m.addresses[key] = c
 	i, _ := m.position(key)
 	m.ordered = slices.Insert(m.ordered, i, c)
 	return c
 }
 
-// position returns where the group is in ordered, or would be, and whether it is.
-func (m *Machine) position(key groupKey) (int, bool) {
-	return slices.BinarySearchFunc(m.ordered, key, func(c *groupState, k groupKey) int { return compareKeys(c.key, k) })
+// position returns where the address is in ordered, or would be, and whether it is.
+func (m *Machine) position(key addressKey) (int, bool) {
+	return slices.BinarySearchFunc(m.ordered, key, func(c *addressState, k addressKey) int { return compareKeys(c.key, k) })
 }
 
-// countCandidates keeps for how many groups each other node is a candidate.
+// countCandidates keeps for how many addresses each other node is a candidate.
 func (m *Machine) countCandidates(candidates []string, n int) {
 	for _, node := range candidates {
 		if node == m.self {
@@ -316,7 +309,7 @@ func (m *Machine) countCandidates(candidates []string, n int) {
 	}
 }
 
-// updateEligible keeps eligible up to date, and decides every group again when it changes.
+// updateEligible keeps eligible up to date, and decides every address again when it changes.
 func (m *Machine) updateEligible(now time.Time, cause Cause) {
 	able := m.mayOwn(now)
 	if !able && m.owned > 0 {
@@ -363,7 +356,7 @@ func (m *Machine) claimsOf(now time.Time, x Message) *peerClaims {
 // applyClaims takes some of a peer's claims.
 func (m *Machine) applyClaims(now time.Time, node string, p *peerClaims, some claimList) {
 	for _, key := range p.apply(some) {
-		c := m.group(key)
+		c := m.stateOf(key)
 		claim, claims := p.claims[key]
 		_, was := c.rivals[node]
 		m.endVouch(now, c, node, claim, claims)
@@ -380,9 +373,9 @@ func (m *Machine) applyClaims(now time.Time, node string, p *peerClaims, some cl
 		m.prune(c)
 	}
 	for _, e := range some.entries {
-		// A peer that gives up a group which this node owns answered for it, even if its claim was
+		// A peer that gives up an address which this node owns answered for it, even if its claim was
 		// never heard here, for example in a partition.
-		if c := m.groups[e.group]; e.removed && c != nil && c.owned {
+		if c := m.addresses[e.address]; e.removed && c != nil && c.owned {
 			m.announce(c, HandedOver)
 		}
 	}
@@ -399,10 +392,10 @@ func (m *Machine) dropPeer(now time.Time, node string, cause Cause) {
 	m.release(now, node, p, cause)
 }
 
-// dropClaims drops a peer's claims of these groups.
-func (m *Machine) dropClaims(now time.Time, node string, groups []groupKey, cause Cause) {
-	for _, key := range groups {
-		c := m.groups[key]
+// dropClaims drops a peer's claims of these addresses.
+func (m *Machine) dropClaims(now time.Time, node string, addresses []addressKey, cause Cause) {
+	for _, key := range addresses {
+		c := m.addresses[key]
 		if x := c.rivals[node]; !x.relayed {
 			c.highestSilentTerm = max(c.highestSilentTerm, x.term)
 		}
@@ -413,15 +406,15 @@ func (m *Machine) dropClaims(now time.Time, node string, groups []groupKey, caus
 	}
 }
 
-// prune forgets a group that is not wanted here and that nobody claims.
-func (m *Machine) prune(c *groupState) {
+// prune forgets an address that is not wanted here and that nobody claims.
+func (m *Machine) prune(c *addressState) {
 	if c.wanted || len(c.rivals) > 0 || c.mirror.Node != "" {
 		return
 	}
 	if i, found := m.position(c.key); found {
 		m.ordered = slices.Delete(m.ordered, i, i+1)
 	}
-	delete(m.groups, c.key)
+	delete(m.addresses, c.key)
 }
 
 // applyChange takes that a peer came, went or changed its state.
@@ -451,7 +444,7 @@ func (m *Machine) updateIsolated() {
 }
 
 // clearWitnessed makes all claims of this node unwitnessed until it is in step with its peers
-// again: they may have claimed the same groups while it heard nothing.
+// again: they may have claimed the same addresses while it heard nothing.
 func (m *Machine) clearWitnessed() {
 	for _, c := range m.ordered {
 		if c.owned && c.mine.witnessed {
@@ -461,7 +454,7 @@ func (m *Machine) clearWitnessed() {
 	}
 }
 
-// updateSynced keeps synced up to date, and decides every group again when it becomes true. A peer
+// updateSynced keeps synced up to date, and decides every address again when it becomes true. A peer
 // whose claims cannot be had does not delay others for long.
 func (m *Machine) updateSynced(now time.Time) {
 	synced := true

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -18,8 +19,8 @@ import (
 // Ethernet pads. A later minor version appends fields before the HMAC; older versions ignore them.
 // The capabilities were added in this way.
 //
-// Bodies: a pull, a challenge and a proof have "to boot 8 | nonce 8". Claims have "flags 1 | from
-// 16 | to 16" and 25 bytes for each claim: "group 16 | term 8 | flags 1".
+// Bodies: a pull, a challenge, a proof and an echo have "to boot 8 | nonce 8". Claims have "flags 1 | from
+// 16 | to 16" and 25 bytes for each claim: "address 16 | term 8 | flags 1".
 const (
 	messageMagic    = "BRTH"
 	messageVersion  = 1
@@ -27,8 +28,8 @@ const (
 	bodyLength      = 2
 	capabilityBytes = 2
 	addressedBody   = 16
-	claimsFixed     = 1 + 2*len(groupKey{})
-	claimBytes      = len(groupKey{}) + 8 + 1
+	claimsFixed     = 1 + 2*len(addressKey{})
+	claimBytes      = len(addressKey{}) + 8 + 1
 
 	minMessage = messageFixed + 1 + bodyLength + sha256.Size
 )
@@ -59,15 +60,14 @@ const (
 	kindPull                  // asks one node for all of its claims
 	kindChallenge             // asks a boot to prove that it is alive
 	kindProof                 // proves it
+	kindEcho                  // tells another interface of the same node that its hello was heard
 )
 
-// groupKey is a group's name on the wire: the first bytes of its SHA-256.
-type groupKey [16]byte
+// addressKey is an address on the wire: 16 bytes, of which an IPv4 address has the last 4 (RFC 4291,
+// section 2.5.5.2).
+type addressKey [16]byte
 
-func keyOf(group string) groupKey {
-	full := sha256.Sum256([]byte(group))
-	return groupKey(full[:16])
-}
+func keyOf(addr netip.Addr) addressKey { return addr.As16() }
 
 // ClusterID returns a cluster's name on the wire: the first bytes of its SHA-256.
 func ClusterID(name string) uint64 {
@@ -91,7 +91,7 @@ type Message struct {
 
 	capabilities Capabilities // none: also if an older version sent it
 
-	to, nonce uint64    // of kindPull, kindChallenge and kindProof
+	to, nonce uint64    // of kindPull, kindChallenge, kindProof and kindEcho
 	claims    claimList // of kindClaims
 }
 
@@ -132,7 +132,7 @@ func (m Message) Seal(key []byte) []byte {
 	b = append(b, 0, 0)
 	switch m.kind {
 	case kindHello:
-	case kindPull, kindChallenge, kindProof:
+	case kindPull, kindChallenge, kindProof, kindEcho:
 		b = binary.BigEndian.AppendUint64(b, m.to)
 		b = binary.BigEndian.AppendUint64(b, m.nonce)
 	case kindClaims:
@@ -195,7 +195,7 @@ func readMessage(b []byte) (Message, error) {
 // readBody reads the body of known kinds. Other kinds are still a sign of life.
 func (m *Message) readBody(b []byte) error {
 	switch m.kind {
-	case kindPull, kindChallenge, kindProof:
+	case kindPull, kindChallenge, kindProof, kindEcho:
 		if len(b) < addressedBody {
 			return RejectLength
 		}
@@ -204,11 +204,11 @@ func (m *Message) readBody(b []byte) error {
 		if len(b) < claimsFixed || (len(b)-claimsFixed)%claimBytes != 0 {
 			return RejectLength
 		}
-		m.claims = claimList{whole: b[0]&flagWhole != 0, from: groupKey(b[1:]), to: groupKey(b[17:])}
+		m.claims = claimList{whole: b[0]&flagWhole != 0, from: addressKey(b[1:]), to: addressKey(b[17:])}
 		for b = b[claimsFixed:]; len(b) > 0; b = b[claimBytes:] {
 			flags := b[24]
 			m.claims.entries = append(m.claims.entries, claimEntry{
-				group: groupKey(b), claim: claimOf(binary.BigEndian.Uint64(b[16:]),
+				address: addressKey(b), claim: claimOf(binary.BigEndian.Uint64(b[16:]),
 					flags), removed: flags&flagRemoved != 0,
 			})
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -13,6 +14,9 @@ import (
 )
 
 var whole = cmp.AllowUnexported(Message{}, claimList{}, claimEntry{}, claim{})
+
+// key returns the n-th of many addresses.
+func key(n int) addressKey { return keyOf(netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)})) }
 
 func someMessages() []Message {
 	head := Message{
@@ -24,11 +28,12 @@ func someMessages() []Message {
 		{kind: kindPull, to: 9},
 		{kind: kindChallenge, to: 9, nonce: 10},
 		{kind: kindProof, to: 9, nonce: 10},
-		{kind: kindClaims, claims: claimList{whole: true, from: keyOf("a"), to: keyOf("b")}},
+		{kind: kindEcho, to: 9, nonce: 10},
+		{kind: kindClaims, claims: claimList{whole: true, from: key(1), to: key(2)}},
 		{kind: kindClaims, claims: claimList{entries: []claimEntry{
-			{group: keyOf("a"), claim: claim{term: 1 << 40, witnessed: true, offered: true}},
-			{group: keyOf("b"), claim: claim{relayed: true}},
-			{group: keyOf("c"), removed: true},
+			{address: key(1), claim: claim{term: 1 << 40, witnessed: true, offered: true}},
+			{address: key(2), claim: claim{relayed: true}},
+			{address: key(3), removed: true},
 		}}},
 	}
 	for i, k := range kinds {
@@ -51,7 +56,7 @@ func TestMessageSealOpen(t *testing.T) {
 func TestMessageFormat(t *testing.T) {
 	// Speakers of different versions must understand each other: these sums never change.
 	for i, want := range []struct{ now, first string }{
-		{"2f80", "6fc5"}, {"0b31", "05b9"}, {"3efa", "dba3"}, {"b043", "1347"}, {"80a7", "371e"}, {"b184", "c459"},
+		{"2f80", "6fc5"}, {"0b31", "05b9"}, {"3efa", "dba3"}, {"b043", "1347"}, {"07f7", "c5f3"}, {"bca8", "7609"}, {"4e76", "a7c9"},
 	} {
 		m := someMessages()[i]
 		sealed := m.Seal([]byte("key"))
@@ -182,7 +187,7 @@ func FuzzOpenMessage(f *testing.F) {
 		if m.Node == "" || m.state > Holding || m.interval < MinHelloInterval {
 			t.Errorf("opened %+v", m)
 		}
-		if m.kind > kindProof {
+		if m.kind > kindEcho {
 			return
 		}
 		if again, err := OpenMessage(m.Seal(keys.Sign), 5, keys); err != nil || !cmp.Equal(m, again, whole) {
@@ -194,8 +199,8 @@ func FuzzOpenMessage(f *testing.F) {
 func TestClaimSetParts(t *testing.T) {
 	source, mirror := newClaimSet(), newClaimSet()
 	for i := range 500 {
-		mirror.put(keyOf(fmt.Sprint("stale", i)), claim{term: 3})
-		source.put(keyOf(fmt.Sprint(i)), claim{term: uint64(i), witnessed: i%2 == 0})
+		mirror.put(key(1000+i), claim{term: 3})
+		source.put(key(i), claim{term: uint64(i), witnessed: i%2 == 0})
 	}
 	parts := source.parts(50)
 	for i, p := range parts {
@@ -209,37 +214,34 @@ func TestClaimSetParts(t *testing.T) {
 		t.Error("the parts do not make the set")
 	}
 	changed := mirror.apply(claimList{entries: []claimEntry{
-		{group: keyOf("1"), removed: true}, {
-			group: keyOf("2"),
-			claim: claim{term: 9},
-		}, {group: keyOf("none"), removed: true},
-		{group: keyOf("3"), claim: source.claims[keyOf("3")]},
+		{address: key(1), removed: true}, {
+			address: key(2),
+			claim:   claim{term: 9},
+		}, {address: key(2000), removed: true},
+		{address: key(3), claim: source.claims[key(3)]},
 	}})
-	want := []groupKey{keyOf("1"), keyOf("2")}
+	want := []addressKey{key(1), key(2)}
 	slices.SortFunc(want, compareKeys)
 	slices.SortFunc(changed, compareKeys)
 	if !slices.Equal(changed, want) {
 		t.Errorf("changed %x, want %x", changed, want)
 	}
-	source.remove(keyOf("1"))
-	source.put(keyOf("2"), claim{term: 9})
+	source.remove(key(1))
+	source.put(key(2), claim{term: 9})
 	if mirror.digest != source.digest {
 		t.Error("digests differ after a change")
 	}
 }
 
-func TestClaimSumIgnoresPartial(t *testing.T) {
-	c := claim{term: 7, witnessed: true, partial: true}
-	got := claimOf(c.term, c.flags())
-	older := claimOf(c.term, c.flags()&0xf)
-	if got != c || older.partial || older.sum(keyOf("g")) != c.sum(keyOf("g")) {
-		t.Errorf("read as %+v and by older versions as %+v, with digests %x and %x",
-			got, older, c.sum(keyOf("g")), older.sum(keyOf("g")))
-	}
-	known, said := newClaimSet(), []claimEntry{{group: keyOf("g"), claim: c}}
-	known.apply(claimList{entries: said})
-	said[0].partial = false
-	if changed := known.apply(claimList{entries: said}); len(changed) != 1 || known.claims[keyOf("g")].partial {
-		t.Errorf("a claim that is no longer partial changes %v", changed)
+func TestClaimSetProbing(t *testing.T) {
+	known, source := newClaimSet(), newClaimSet()
+	for _, probing := range []bool{true, false} {
+		c := claim{term: 7, witnessed: true, probing: probing}
+		source.put(key(1), c)
+		changed := known.apply(claimList{entries: []claimEntry{{address: key(1), claim: claimOf(c.term, c.flags())}}})
+		if len(changed) != 1 || known.claims[key(1)] != c || known.digest != source.digest {
+			t.Errorf("changed %v to %+v with digest %x, want %+v with digest %x",
+				changed, known.claims[key(1)], known.digest, c, source.digest)
+		}
 	}
 }

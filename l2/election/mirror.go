@@ -4,13 +4,13 @@ import "time"
 
 // This file has what the machine does with the mirror, the second channel by which claims arrive.
 
-// Mirrored takes what the mirror says of a group.
+// Mirrored takes what the mirror says of an address.
 func (m *Machine) Mirrored(now time.Time, said Claim) {
-	key := keyOf(said.Group)
-	if said.Node == "" && m.groups[key] == nil {
+	key := keyOf(said.Address)
+	if said.Node == "" && m.addresses[key] == nil {
 		return
 	}
-	c := m.group(key)
+	c := m.stateOf(key)
 	if was := c.mirror.Node; was != "" && was != m.self && was != said.Node {
 		c.formerNode, c.formerUntil = was, now
 	}
@@ -20,7 +20,7 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 	switch {
 	case !c.relayed.relayed:
 	case said.Node != "" && said.Node != m.self && !m.knows(said.Node) && said.Term >= c.relayed.term:
-		m.relay(c) // its side moved the group, or witnessed the claim
+		m.relay(c) // its side moved the address, or witnessed the claim
 	default:
 		m.dropRelay(c)
 	}
@@ -45,14 +45,14 @@ func (m *Machine) MirrorLost(now time.Time) {
 
 // settleDispute handles a mirrored claim of a node that is silent on the segment. That node may be
 // dead. It is alive if its term is above one that this node claimed after it fell silent.
-func (m *Machine) settleDispute(now time.Time, c *groupState, mine nodeClaim) bool {
+func (m *Machine) settleDispute(now time.Time, c *addressState, mine nodeClaim) bool {
 	other := c.mirror
 	if other.Node == "" || other.Node == m.self || other.Term < mine.term {
 		return false
 	}
 	if m.knows(other.Node) {
 		// On the segment its claim does not count: it may be offered, and its node may not have
-		// heard us take the group.
+		// heard us take the address.
 		m.reclaim(now, c, other.Term)
 		return true
 	}
@@ -71,8 +71,8 @@ func (m *Machine) settleDispute(now time.Time, c *groupState, mine nodeClaim) bo
 }
 
 // relay treats the mirrored claim as authoritative and repeats it on the segment. Peers that cannot
-// see the API would otherwise consider the group vacant.
-func (m *Machine) relay(c *groupState) {
+// see the API would otherwise consider the address vacant.
+func (m *Machine) relay(c *addressState) {
 	lost := claim{term: c.mirror.Term, witnessed: c.mirror.Witnessed, relayed: true}
 	if c.relayed != lost {
 		c.relayed = lost
@@ -81,14 +81,14 @@ func (m *Machine) relay(c *groupState) {
 }
 
 // dropRelay ends that.
-func (m *Machine) dropRelay(c *groupState) {
+func (m *Machine) dropRelay(c *addressState) {
 	if c.relayed.relayed {
 		c.relayed = claim{}
 		m.publish(c)
 	}
 }
 
-// dropRelaysOf ends that for all groups of a node whose claims are known from the segment again.
+// dropRelaysOf ends that for all addresses of a node whose claims are known from the segment again.
 func (m *Machine) dropRelaysOf(node string) {
 	for _, c := range m.ordered {
 		if c.mirror.Node == node && m.knows(node) {

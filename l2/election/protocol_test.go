@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -46,10 +47,10 @@ func TestRandomHistories(t *testing.T) {
 		}
 		count = n
 	}
-	var group sync.WaitGroup
+	var runs sync.WaitGroup
 	seeds := make(chan uint64)
 	for range runtime.GOMAXPROCS(0) {
-		group.Go(func() {
+		runs.Go(func() {
 			for seed := range seeds {
 				if err := history(seed, nil); err != nil {
 					t.Errorf("BERTH_L2_SEED=%d: %v", seed, err)
@@ -64,7 +65,7 @@ func TestRandomHistories(t *testing.T) {
 		seeds <- seed
 	}
 	close(seeds)
-	group.Wait()
+	runs.Wait()
 }
 
 // history is one random history.
@@ -72,8 +73,8 @@ func history(seed uint64, trace *strings.Builder) error {
 	w := newWorld(seed, 2+int(seed%3), 1+int(seed/3%2), trace)
 	r := w.random
 	w.delay = w.between(0, 5*time.Millisecond)
-	for _, g := range w.groups {
-		w.needs[g] = w.some()
+	for _, addr := range w.addresses {
+		w.needs[addr] = w.some()
 	}
 	for _, n := range w.nodes {
 		n.needs, n.capabilities, n.old = maps.Clone(w.needs), w.some(), r.IntN(8) == 0
@@ -202,7 +203,7 @@ func (w *world) disturb() {
 	case 12, 13:
 		n.setCapabilities(w.some())
 	case 14:
-		w.need(w.groups[w.random.IntN(len(w.groups))], w.some())
+		w.need(w.addresses[w.random.IntN(len(w.addresses))], w.some())
 	}
 }
 
@@ -233,34 +234,34 @@ func (w *world) promised() error {
 	if slices.ContainsFunc(w.nodes, w.awaited) {
 		return nil
 	}
-	for _, g := range w.groups {
-		owners := w.owners(g)
+	for _, addr := range w.addresses {
+		owners := w.owners(addr)
 		for i, a := range owners {
-			if !a.suits(g) {
+			if !a.suits(addr) {
 				return fmt.Errorf("at %.3f s %s, which has %b, answers for %s, which needs %b",
-					w.now.Seconds(), a.name, a.capabilities, g, a.needed(g))
+					w.now.Seconds(), a.name, a.capabilities, addr, a.needed(addr))
 			}
 			for _, b := range owners[i+1:] {
 				if w.connected(a, b) {
 					return fmt.Errorf("at %.3f s %s and %s, which can reach each other, both answer for %s",
-						w.now.Seconds(), a.name, b.name, g)
+						w.now.Seconds(), a.name, b.name, addr)
 				}
 			}
 		}
 		// If a node shares no segment with others, only the API shows whether the node is alive,
 		// and it does not show whether the speaker's process is.
-		trusted := w.api[g].Node != "" && w.node(w.api[g].Node).frozen
+		trusted := w.api[addr].Node != "" && w.node(w.api[addr].Node).frozen
 		for _, n := range w.nodes {
-			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(g) || trusted {
+			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(addr) || trusted {
 				continue // an older speaker only must not make a second owner
 			}
-			// It takes the group from a node that tells no capabilities, unless that claim is
+			// It takes the address from a node that tells no capabilities, unless that claim is
 			// relayed in a segment that is cut.
 			if !slices.ContainsFunc(owners, func(o *simNode) bool {
-				return n.needed(g) == 0 || o.able() != 0 || w.cut()
+				return n.needed(addr) == 0 || o.able() != 0 || w.cut()
 			}) {
 				return fmt.Errorf("at %.3f s %d nodes answer for %s and none of them can, though %s could",
-					w.now.Seconds(), len(owners), g, n.name)
+					w.now.Seconds(), len(owners), addr, n.name)
 			}
 		}
 	}
@@ -268,7 +269,7 @@ func (w *world) promised() error {
 }
 
 // awaited reports whether a node waits, or did a moment ago, for the next process of a node that
-// held its groups, and does not hear it. That ends with the hold time.
+// held its addresses, and does not hear it. That ends with the hold time.
 func (w *world) awaited(n *simNode) bool {
 	return w.now < n.holds+calm && slices.ContainsFunc(w.nodes, func(o *simNode) bool {
 		if o == n || o.m == nil {
@@ -292,9 +293,9 @@ func (w *world) cut() bool {
 }
 
 // together returns a world whose nodes all run and know each other.
-func together(t *testing.T, nodes, groups int, trace *strings.Builder) *world {
+func together(t *testing.T, nodes, addresses int, trace *strings.Builder) *world {
 	t.Helper()
-	w := newWorld(1, nodes, groups, trace)
+	w := newWorld(1, nodes, addresses, trace)
 	for _, n := range w.nodes {
 		w.after(w.between(0, time.Second), n.boot)
 	}
@@ -307,8 +308,8 @@ func together(t *testing.T, nodes, groups int, trace *strings.Builder) *world {
 	return w
 }
 
-// The groups of a dead node are taken within four intervals.
-func TestMachineTakesGroupsOfDeadNode(t *testing.T) {
+// The addresses of a dead node are taken within four intervals.
+func TestMachineTakesAddressesOfDeadNode(t *testing.T) {
 	for seed := range uint64(50) {
 		w := together(t, 5, 20, nil)
 		w.random.Uint64N(seed + 1) // another history
@@ -316,20 +317,20 @@ func TestMachineTakesGroupsOfDeadNode(t *testing.T) {
 		if err := w.run(w.between(0, 300*time.Millisecond), nil); err != nil {
 			t.Fatal(err)
 		}
-		kept := map[string]*simNode{}
-		for _, g := range w.groups {
-			kept[g] = w.owners(g)[0]
+		kept := map[netip.Addr]*simNode{}
+		for _, addr := range w.addresses {
+			kept[addr] = w.owners(addr)[0]
 		}
 		dead.crash()
 		// Three intervals of silence, a rank's wait, and the delay of the network.
 		if err := w.run(4*simInterval, nil); err != nil {
 			t.Fatal(err)
 		}
-		for _, g := range w.groups {
-			owners := w.owners(g)
-			if len(owners) != 1 || kept[g] != dead && owners[0] != kept[g] {
+		for _, addr := range w.addresses {
+			owners := w.owners(addr)
+			if len(owners) != 1 || kept[addr] != dead && owners[0] != kept[addr] {
 				t.Errorf("seed %d: %s has %d owners; before it had %s, and %s died",
-					seed, g, len(owners), kept[g].name, dead.name)
+					seed, addr, len(owners), kept[addr].name, dead.name)
 			}
 		}
 	}
@@ -340,15 +341,15 @@ func TestMachinePlannedMoveLeavesNoGap(t *testing.T) {
 	for i := range 4 {
 		w := together(t, 4, 30, nil)
 		leaver := w.nodes[i]
-		overlap := map[string]time.Duration{}
+		overlap := map[netip.Addr]time.Duration{}
 		watch := func() error {
-			for _, g := range w.groups {
-				switch n := len(w.owners(g)); n {
+			for _, addr := range w.addresses {
+				switch n := len(w.owners(addr)); n {
 				case 0:
-					return fmt.Errorf("nobody answers for %s", g)
+					return fmt.Errorf("nobody answers for %s", addr)
 				case 1:
 				default:
-					overlap[g] += 10 * time.Millisecond
+					overlap[addr] += 10 * time.Millisecond
 				}
 			}
 			return nil
@@ -358,13 +359,13 @@ func TestMachinePlannedMoveLeavesNoGap(t *testing.T) {
 		if err := w.run(500*time.Millisecond, watch); err != nil {
 			t.Error(err)
 		}
-		for g, d := range overlap {
+		for addr, d := range overlap {
 			if d > 50*time.Millisecond {
-				t.Errorf("%s had two owners for %s", g, d)
+				t.Errorf("%s had two owners for %s", addr, d)
 			}
 		}
 		if n := leaver.m.owned; n != 0 || !leaver.m.Drained() {
-			t.Errorf("%s still owns %d groups, drained %t", leaver.name, n, leaver.m.Drained())
+			t.Errorf("%s still owns %d addresses, drained %t", leaver.name, n, leaver.m.Drained())
 		}
 		before := w.moves
 		leaver.state = Ready
@@ -378,7 +379,7 @@ func TestMachinePlannedMoveLeavesNoGap(t *testing.T) {
 	}
 }
 
-// Within a second after a partition heals each group has one owner, and the segment has heard
+// Within a second after a partition heals each address has one owner, and the segment has heard
 // which.
 func TestMachineHealedPartitionHasOneOwner(t *testing.T) {
 	for cut := 1; cut < 4; cut++ {
@@ -394,9 +395,9 @@ func TestMachineHealedPartitionHasOneOwner(t *testing.T) {
 		if err := w.run(calm, nil); err != nil {
 			t.Fatal(err)
 		}
-		for _, g := range w.groups {
-			if n := len(w.owners(g)); n != 2 {
-				t.Fatalf("%s has %d owners during the partition, want one on each side", g, n)
+		for _, addr := range w.addresses {
+			if n := len(w.owners(addr)); n != 2 {
+				t.Fatalf("%s has %d owners during the partition, want one on each side", addr, n)
 			}
 		}
 		clear(w.blocked)
@@ -407,25 +408,25 @@ func TestMachineHealedPartitionHasOneOwner(t *testing.T) {
 		if err := w.promised(); err != nil {
 			t.Error(err)
 		}
-		for _, g := range w.groups {
-			if owner := w.owners(g)[0]; owner.told[g] < healed {
+		for _, addr := range w.addresses {
+			if owner := w.owners(addr)[0]; owner.told[addr] < healed {
 				t.Errorf("%s, the owner of %s, has not told the segment again since the partition healed",
-					owner.name, g)
+					owner.name, addr)
 			} else if cut == 1 && owner.index < cut || cut == 3 && owner.index >= cut {
-				t.Errorf("%s went to %s, which had been alone", g, owner.name)
+				t.Errorf("%s went to %s, which had been alone", addr, owner.name)
 			}
 		}
 	}
 }
 
-func TestMachineFreshGroupsGoToFirstRank(t *testing.T) {
+func TestMachineFreshAddressesGoToFirstRank(t *testing.T) {
 	w := together(t, 5, 0, nil)
 	for i := range 200 {
-		g := fmt.Sprintf("fresh-%d", i)
-		w.groups = append(w.groups, g)
+		addr := netip.AddrFrom4([4]byte{192, 0, 3, byte(i)})
+		w.addresses = append(w.addresses, addr)
 		for _, n := range w.nodes {
 			w.after(w.between(0, 5*time.Millisecond), func() {
-				n.want(g)
+				n.want(addr)
 				n.applyOutputs()
 				n.sleep()
 			})
@@ -434,10 +435,10 @@ func TestMachineFreshGroupsGoToFirstRank(t *testing.T) {
 	if err := w.run(time.Second, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range w.groups {
-		owners := w.owners(g)
-		if first := choose(g, w.names(), nil, anyone); len(owners) != 1 || owners[0].name != first {
-			t.Errorf("%s has %d owners, the first %s; want %s", g, len(owners), owners[0].name, first)
+	for _, addr := range w.addresses {
+		owners := w.owners(addr)
+		if first := choose(addr.String(), w.names(), nil, anyone); len(owners) != 1 || owners[0].name != first {
+			t.Errorf("%s has %d owners, the first %s; want %s", addr, len(owners), owners[0].name, first)
 		}
 	}
 }
@@ -445,7 +446,7 @@ func TestMachineFreshGroupsGoToFirstRank(t *testing.T) {
 func TestMachineRebalanceLeavesNoGap(t *testing.T) {
 	w := newWorld(1, 4, 8, nil)
 	w.nodes[0].boot()
-	if err := w.run(calm, nil); err != nil { // it owns all groups
+	if err := w.run(calm, nil); err != nil { // it owns all addresses
 		t.Fatal(err)
 	}
 	for _, n := range w.nodes[1:] {
@@ -454,45 +455,45 @@ func TestMachineRebalanceLeavesNoGap(t *testing.T) {
 	if err := w.run(calm, nil); err != nil {
 		t.Fatal(err)
 	}
-	if n := w.nodes[0].m.owned; n != len(w.groups) {
-		t.Fatalf("n0 owns %d groups, want all: owners stay", n)
+	if n := w.nodes[0].m.owned; n != len(w.addresses) {
+		t.Fatalf("n0 owns %d addresses, want all: owners stay", n)
 	}
 	for _, n := range w.nodes {
-		n.m.Rebalance(w.groups...)
+		n.m.Rebalance(w.addresses...)
 		n.act()
 	}
-	if err := w.run(time.Duration(len(w.groups)+1)*simHandover, func() error {
-		for _, g := range w.groups {
-			if len(w.owners(g)) == 0 {
-				return fmt.Errorf("nobody answers for %s", g)
+	if err := w.run(time.Duration(len(w.addresses)+1)*simHandover, func() error {
+		for _, addr := range w.addresses {
+			if len(w.owners(addr)) == 0 {
+				return fmt.Errorf("nobody answers for %s", addr)
 			}
 		}
 		return nil
 	}); err != nil {
 		t.Error(err)
 	}
-	for _, g := range w.groups {
-		if owners, first := w.owners(g), choose(g, w.names(), nil, anyone); len(owners) != 1 ||
+	for _, addr := range w.addresses {
+		if owners, first := w.owners(addr), choose(addr.String(), w.names(), nil, anyone); len(owners) != 1 ||
 			owners[0].name != first {
-			t.Errorf("%s has %d owners, the first %s; want %s", g, len(owners), owners[0].name, first)
+			t.Errorf("%s has %d owners, the first %s; want %s", addr, len(owners), owners[0].name, first)
 		}
 	}
 }
 
-func TestMachineHoldKeepsGroupsOverRestart(t *testing.T) {
+func TestMachineHoldKeepsAddressesOverRestart(t *testing.T) {
 	for seed := range uint64(20) {
 		w := together(t, 4, 20, nil)
 		w.random = rand.New(rand.NewPCG(seed, 1))
-		node, before := w.nodes[seed%4], map[string]string{}
-		for _, g := range w.groups {
-			before[g] = w.owners(g)[0].name
+		node, before := w.nodes[seed%4], map[netip.Addr]string{}
+		for _, addr := range w.addresses {
+			before[addr] = w.owners(addr)[0].name
 		}
 		node.replace(w.between(100*time.Millisecond, 7*time.Second))
 		check := func() error {
-			for _, g := range w.groups {
-				if owners := w.owners(g); len(owners) > 1 || len(owners) == 1 && owners[0].name != before[g] {
+			for _, addr := range w.addresses {
+				if owners := w.owners(addr); len(owners) > 1 || len(owners) == 1 && owners[0].name != before[addr] {
 					return fmt.Errorf("at %.3f s %s answers for %s of %s",
-						w.now.Seconds(), owners[0].name, g, before[g])
+						w.now.Seconds(), owners[0].name, addr, before[addr])
 				}
 			}
 			return nil
@@ -508,12 +509,12 @@ func TestMachineHoldKeepsGroupsOverRestart(t *testing.T) {
 
 func TestMachineHoldExpires(t *testing.T) {
 	w := together(t, 3, 20, nil)
-	node := w.owners(w.groups[0])[0]
+	node := w.owners(w.addresses[0])[0]
 	node.replace(time.Hour)
 	if err := w.run(holdTime-time.Second, nil); err != nil {
 		t.Fatal(err)
 	}
-	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+	if owners := w.owners(w.addresses[0]); len(owners) > 0 {
 		t.Fatal("the others took over within the hold time")
 	}
 	node.holds = 0
@@ -528,11 +529,11 @@ func TestMachineHoldExpires(t *testing.T) {
 // What a node does not claim within a second of its return is taken.
 func TestMachineHoldEndsAfterReturn(t *testing.T) {
 	w := together(t, 3, 20, nil)
-	node := w.owners(w.groups[0])[0]
-	var lost []string
-	for _, g := range w.groups {
-		if w.owners(g)[0] == node {
-			lost = append(lost, g)
+	node := w.owners(w.addresses[0])[0]
+	var lost []netip.Addr
+	for _, addr := range w.addresses {
+		if w.owners(addr)[0] == node {
+			lost = append(lost, addr)
 		}
 	}
 	node.replace(time.Second)
@@ -540,22 +541,22 @@ func TestMachineHoldEndsAfterReturn(t *testing.T) {
 	if err := w.run(40*time.Millisecond+time.Second+simListen+resumeWithin+5*simInterval, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range lost {
-		if owners := w.owners(g); len(owners) != 1 || owners[0] == node {
-			t.Errorf("%s is answered for by %d nodes, or still by the one that does not know it", g, len(owners))
+	for _, addr := range lost {
+		if owners := w.owners(addr); len(owners) != 1 || owners[0] == node {
+			t.Errorf("%s is answered for by %d nodes, or still by the one that does not know it", addr, len(owners))
 		}
 	}
 }
 
-// capable returns a world whose groups all need a capability that all of its nodes have.
-func capable(t *testing.T, nodes, groups int) *world {
+// capable returns a world whose addresses all need a capability that all of its nodes have.
+func capable(t *testing.T, nodes, addresses int) *world {
 	t.Helper()
-	w := together(t, nodes, groups, nil)
+	w := together(t, nodes, addresses, nil)
 	for _, n := range w.nodes {
 		n.setCapabilities(1)
 	}
-	for _, g := range w.groups {
-		w.need(g, 1)
+	for _, addr := range w.addresses {
+		w.need(addr, 1)
 	}
 	if err := w.run(simHandover, nil); err != nil {
 		t.Fatal(err)
@@ -567,20 +568,20 @@ func capable(t *testing.T, nodes, groups int) *world {
 func TestMachineSetCapabilities(t *testing.T) {
 	w := capable(t, 4, 30)
 	watch := func() error {
-		for _, g := range w.groups {
-			if len(w.owners(g)) == 0 {
-				return fmt.Errorf("at %.3f s nobody answers for %s", w.now.Seconds(), g)
+		for _, addr := range w.addresses {
+			if len(w.owners(addr)) == 0 {
+				return fmt.Errorf("at %.3f s nobody answers for %s", w.now.Seconds(), addr)
 			}
 		}
 		return nil
 	}
-	loser := w.owners(w.groups[0])[0]
+	loser := w.owners(w.addresses[0])[0]
 	loser.setCapabilities(2)
 	if err := w.run(200*time.Millisecond, watch); err != nil {
 		t.Fatal(err)
 	}
 	if loser.m.owned != 0 {
-		t.Errorf("%s still owns %d groups", loser.name, loser.m.owned)
+		t.Errorf("%s still owns %d addresses", loser.name, loser.m.owned)
 	}
 	before := w.moves
 	loser.setCapabilities(3)
@@ -592,10 +593,10 @@ func TestMachineSetCapabilities(t *testing.T) {
 	}
 }
 
-// A node stops at once if no other node is able to take the group, and answers again when one is.
+// A node stops at once if no other node is able to take the address, and answers again when one is.
 func TestMachineStopsWithoutCapability(t *testing.T) {
 	w := capable(t, 3, 1)
-	owner, other := w.owners(w.groups[0])[0], w.nodes[0]
+	owner, other := w.owners(w.addresses[0])[0], w.nodes[0]
 	if other == owner {
 		other = w.nodes[1]
 	}
@@ -608,41 +609,41 @@ func TestMachineStopsWithoutCapability(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner.setCapabilities(0)
-	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+	if owners := w.owners(w.addresses[0]); len(owners) > 0 {
 		t.Fatalf("%s still answers", owners[0].name)
 	}
 	if err := w.run(calm, nil); err != nil {
 		t.Fatal(err)
 	}
-	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+	if owners := w.owners(w.addresses[0]); len(owners) > 0 {
 		t.Fatalf("%s answers, which lacks the capability", owners[0].name)
 	}
 	other.setCapabilities(1)
 	if err := w.run(100*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
-	if owners := w.owners(w.groups[0]); len(owners) != 1 || owners[0] != other {
+	if owners := w.owners(w.addresses[0]); len(owners) != 1 || owners[0] != other {
 		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
 	}
 }
 
 func TestMachineStopsAfterHandoverTime(t *testing.T) {
 	w := capable(t, 2, 1)
-	owner := w.owners(w.groups[0])[0]
+	owner := w.owners(w.addresses[0])[0]
 	other := w.nodes[1-owner.index]
-	other.m.SetGroup(other.local(), w.groups[0], Desired{}) // its view of the API differs
+	other.m.SetDesired(other.local(), w.addresses[0], Desired{}) // its view of the API differs
 	other.applyOutputs()
 	owner.setCapabilities(0)
 	if err := w.run(simHandover-100*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.owners(w.groups[0])) != 1 {
+	if len(w.owners(w.addresses[0])) != 1 {
 		t.Error("given up before the handover time")
 	}
 	if err := w.run(200*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
-	if owners := w.owners(w.groups[0]); len(owners) > 0 {
+	if owners := w.owners(w.addresses[0]); len(owners) > 0 {
 		t.Errorf("%s still answers after the handover time", owners[0].name)
 	}
 }
@@ -651,11 +652,11 @@ func TestMachineOlderSpeakerGivesWay(t *testing.T) {
 	w := newWorld(1, 3, 4, nil)
 	w.nodes[0].old = true
 	w.nodes[0].boot()
-	if err := w.run(calm, nil); err != nil { // it owns all groups
+	if err := w.run(calm, nil); err != nil { // it owns all addresses
 		t.Fatal(err)
 	}
-	for _, g := range w.groups {
-		w.need(g, 1)
+	for _, addr := range w.addresses {
+		w.need(addr, 1)
 	}
 	for _, n := range w.nodes[1:] {
 		n.capabilities = 1
@@ -664,10 +665,10 @@ func TestMachineOlderSpeakerGivesWay(t *testing.T) {
 	if err := w.run(calm, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range w.groups {
-		if owners := w.owners(g); len(owners) != 1 || owners[0].old {
+	for _, addr := range w.addresses {
+		if owners := w.owners(addr); len(owners) != 1 || owners[0].old {
 			t.Errorf("%d nodes answer for %s, the first %s; want one that has the capability",
-				len(owners), g, owners[0].name)
+				len(owners), addr, owners[0].name)
 		}
 	}
 }
@@ -675,7 +676,7 @@ func TestMachineOlderSpeakerGivesWay(t *testing.T) {
 // A claim whose withdrawal was lost does not stop other nodes forever.
 func TestMachineLostWithdrawal(t *testing.T) {
 	w := capable(t, 2, 1)
-	owner := w.owners(w.groups[0])[0]
+	owner := w.owners(w.addresses[0])[0]
 	other := w.nodes[1-owner.index]
 	w.blocked[[2]int{other.index, owner.index}] = true // it does not hear the pull
 	if err := w.run(4*simInterval, nil); err != nil {
@@ -690,28 +691,28 @@ func TestMachineLostWithdrawal(t *testing.T) {
 	if err := w.run(time.Second, nil); err != nil {
 		t.Fatal(err)
 	}
-	if owners := w.owners(w.groups[0]); len(owners) != 1 || owners[0] != other {
+	if owners := w.owners(w.addresses[0]); len(owners) != 1 || owners[0] != other {
 		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
 	}
 }
 
-// A peer that announces an address of an offered group has taken it, even if we never hear its
+// A peer that announces an address of an offered address has taken it, even if we never hear its
 // claim.
 func TestMachineSighted(t *testing.T) {
 	w, owner, other := ownerAndOther(t)
-	group := w.groups[0]
-	owner.m.Sighted(group, other.name)
-	if !owner.m.Owns(w.address(group)) {
+	addr := w.addresses[0]
+	owner.m.Sighted(addr, other.name)
+	if !owner.m.Owns(addr) {
 		t.Error("lost to an announcement without having offered it")
 	}
 	w.blocked[[2]int{owner.index, other.index}] = true // so that the other does not take it
 	owner.state = Leaving
 	owner.act()
-	if !owner.m.Owns(w.address(group)) {
+	if !owner.m.Owns(addr) {
 		t.Fatal("lost before another node took it")
 	}
-	owner.m.Sighted(group, other.name)
-	if owner.m.Owns(w.address(group)) {
+	owner.m.Sighted(addr, other.name)
+	if owner.m.Owns(addr) {
 		t.Error("still owned after a peer announced what was offered")
 	}
 }

@@ -11,20 +11,20 @@ func anyone(string) bool { return true }
 func TestWeight(t *testing.T) {
 	// Nodes of different versions must agree: these values never change.
 	for _, c := range []struct {
-		group, node string
-		want        uint64
+		key, node string
+		want      uint64
 	}{{"g", "a", 0xa8157f554acaf11a}, {"default/web", "node-1", 0x7e4b1cd2e3eb69f4}} {
-		if got := weight(c.group, c.node); got != c.want {
-			t.Errorf("weight(%q, %q) = %#x, want %#x", c.group, c.node, got, c.want)
+		if got := weight(c.key, c.node); got != c.want {
+			t.Errorf("weight(%q, %q) = %#x, want %#x", c.key, c.node, got, c.want)
 		}
 	}
 }
 
-// choose returns the node that takes a fresh group, among those that may.
-func choose(group string, nodes []string, preferred map[string]int32, may func(string) bool) string {
+// choose returns the node that takes a fresh address, among those that may.
+func choose(key string, nodes []string, preferred map[string]int32, may func(string) bool) string {
 	var best string
 	for _, n := range nodes {
-		if may(n) && (best == "" || RanksBefore(group, preferred, n, best)) {
+		if may(n) && (best == "" || RanksBefore(key, preferred, n, best)) {
 			best = n
 		}
 	}
@@ -45,11 +45,11 @@ func TestRanksBeforePreference(t *testing.T) {
 	}
 }
 
-func TestRanksBeforeDeathMovesOnlyItsGroups(t *testing.T) {
+func TestRanksBeforeDeathMovesOnlyItsAddresses(t *testing.T) {
 	nodes := []string{"node-1", "node-2", "node-3", "node-4", "node-5"}
 	owned, inherited := map[string]int{}, map[string]int{}
 	for i := range 1000 {
-		g := fmt.Sprintf("default/service-%d", i)
+		g := fmt.Sprintf("192.0.%d.%d", i>>8, i&0xff)
 		before := choose(g, nodes, nil, anyone)
 		after := choose(g, nodes, nil, func(n string) bool { return n != "node-3" })
 		owned[before]++
@@ -61,12 +61,12 @@ func TestRanksBeforeDeathMovesOnlyItsGroups(t *testing.T) {
 	}
 	for _, n := range nodes {
 		if n != "node-3" && (inherited[n] < 25 || inherited[n] > 80) {
-			t.Errorf("%s inherits %d of %d groups, want about a quarter", n, inherited[n], owned["node-3"])
+			t.Errorf("%s inherits %d of %d addresses, want about a quarter", n, inherited[n], owned["node-3"])
 		}
 	}
 }
 
-// TestFreshGroupsSpreadEvenly distributes 1 000 groups to 5 nodes, with 100 sets of node names. In
+// TestRanksBeforeSpreadsEvenly distributes 1 000 addresses to 5 nodes, with 100 sets of node names. In
 // 99 of them no node has more than 1.2 times the mean.
 func TestRanksBeforeSpreadsEvenly(t *testing.T) {
 	var worst []float64
@@ -78,7 +78,7 @@ func TestRanksBeforeSpreadsEvenly(t *testing.T) {
 		owned := map[string]int{}
 		most := 0
 		for i := range 1000 {
-			n := choose(fmt.Sprintf("default/service-%d rack", i), nodes, nil, anyone)
+			n := choose(fmt.Sprintf("192.0.%d.%d", i>>8, i&0xff), nodes, nil, anyone)
 			owned[n]++
 			most = max(most, owned[n])
 		}

@@ -10,7 +10,7 @@ import (
 
 // publish has a claim that changed sent to the segment and, if it is this node's own, to the
 // mirror.
-func (m *Machine) publish(c *groupState) {
+func (m *Machine) publish(c *addressState) {
 	m.untold[c.key] = claimRepeats
 	switch {
 	case c.owned:
@@ -24,9 +24,9 @@ func (m *Machine) publish(c *groupState) {
 }
 
 // publishToMirror has this node's claim written to the mirror.
-func (m *Machine) publishToMirror(c *groupState) {
+func (m *Machine) publishToMirror(c *addressState) {
 	m.out.Claims = append(m.out.Claims, Claim{
-		Group:     c.name,
+		Address:   c.addr,
 		Node:      m.self,
 		Term:      c.mine.term,
 		Witnessed: c.mine.witnessed,
@@ -45,11 +45,27 @@ func (m *Machine) complete(x Message) Message {
 	return x
 }
 
-// Hello returns a hello for a single receiver.
-func (m *Machine) Hello() Message { return m.complete(Message{kind: kindHello}) }
+// Echo returns the answer to a message that another machine of this node sent on the segment. It is
+// for that machine's interface alone.
+func (m *Machine) Echo(x Message) Message {
+	return m.complete(Message{kind: kindEcho, to: x.Boot, nonce: x.sequence})
+}
+
+// IsEcho reports whether the message is an echo.
+func (x Message) IsEcho() bool { return x.kind == kindEcho }
+
+// Echoed reports whether x proves that its sender and this machine hear each other: it answers a
+// message of a moment ago, and not one that an earlier echo answered.
+func (m *Machine) Echoed(x Message) bool {
+	if x.kind != kindEcho || x.to != m.boot || x.nonce <= m.lastEcho || x.nonce+echoWindow < m.sequence {
+		return false
+	}
+	m.lastEcho = x.nonce
+	return true
+}
 
 // announcedState returns the state for messages. It is Ready only while this node would take a
-// group.
+// address.
 func (m *Machine) announcedState() State {
 	if m.state == Ready && !m.eligible {
 		return Starting
@@ -97,7 +113,7 @@ func (m *Machine) Tick(now time.Time) {
 
 // anyUnwitnessed reports whether a claim of this node is unwitnessed.
 func (m *Machine) anyUnwitnessed() bool {
-	return slices.ContainsFunc(m.ordered, func(c *groupState) bool { return c.owned && !c.mine.witnessed })
+	return slices.ContainsFunc(m.ordered, func(c *addressState) bool { return c.owned && !c.mine.witnessed })
 }
 
 // declareSilent drops peers that were silent for too long.
@@ -111,8 +127,8 @@ func (m *Machine) declareSilent(now time.Time) {
 }
 
 // DecisionDue reports whether the clock makes the next Step decide something: that a peer is
-// silent, or that it is this node's turn to take a group. Hear what waits first: it may show that
-// the peer is alive, or that another node took the group.
+// silent, or that it is this node's turn to take an address. Hear what waits first: it may show that
+// the peer is alive, or that another node took the address.
 func (m *Machine) DecisionDue(now time.Time) bool { return m.silenceDue(now) || m.turnDue(now) }
 
 // silenceDue reports whether a peer is to be declared silent.
@@ -124,7 +140,7 @@ func (m *Machine) silenceDue(now time.Time) bool {
 // turnDue reports whether it is this node's turn to take something.
 func (m *Machine) turnDue(now time.Time) bool {
 	for key := range m.pending {
-		if c := m.groups[key]; !c.owned && !now.Before(c.due) {
+		if c := m.addresses[key]; !c.owned && !now.Before(c.due) {
 			return true
 		}
 	}
@@ -138,7 +154,7 @@ func (m *Machine) Step(now time.Time, cause Cause) {
 		m.declareSilent(now)
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(m.pending), compareKeys) {
-		m.evaluate(now, m.groups[key], m.groups[key].cause)
+		m.evaluate(now, m.addresses[key], m.addresses[key].cause)
 	}
 	m.offerNext(now)
 	m.flush(now)
@@ -159,7 +175,7 @@ func (m *Machine) flush(now time.Time) {
 		return
 	}
 	m.lastFlush = now
-	keys := slices.SortedFunc(maps.Keys(m.untold), func(a, b groupKey) int {
+	keys := slices.SortedFunc(maps.Keys(m.untold), func(a, b addressKey) int {
 		if d := m.untold[b] - m.untold[a]; d != 0 {
 			return d // what was sent least often comes first
 		}
@@ -170,7 +186,7 @@ func (m *Machine) flush(now time.Time) {
 		x := Message{kind: kindClaims}
 		for _, key := range some {
 			c, claimed := m.own.claims[key]
-			x.claims.entries = append(x.claims.entries, claimEntry{group: key, claim: c, removed: !claimed})
+			x.claims.entries = append(x.claims.entries, claimEntry{address: key, claim: c, removed: !claimed})
 			if m.untold[key]--; m.untold[key] == 0 {
 				delete(m.untold, key)
 			}
@@ -196,9 +212,9 @@ func (m *Machine) Next() time.Time {
 		consider(m.peers.nextSilence())
 	}
 	for key := range m.pending {
-		consider(m.groups[key].due)
+		consider(m.addresses[key].due)
 	}
-	if c := m.groups[m.offered]; len(m.toOffer) > 0 || c != nil && !c.offeredSince.IsZero() {
+	if c := m.addresses[m.offered]; len(m.toOffer) > 0 || c != nil && !c.offeredSince.IsZero() {
 		consider(m.lastOffer.Add(m.handover))
 	}
 	if len(m.untold) > 0 {

@@ -22,22 +22,22 @@ const (
 )
 
 type world struct {
-	random *rand.Rand
-	now    time.Duration
-	events eventQueue
-	serial int
-	nodes  []*simNode
-	groups []string
-	needs  map[string]Capabilities // what each group needs now
+	random    *rand.Rand
+	now       time.Duration
+	events    eventQueue
+	serial    int
+	nodes     []*simNode
+	addresses []netip.Addr
+	needs     map[netip.Addr]Capabilities // what each address needs now
 
 	loss    float64 // of each message
 	delay   time.Duration
 	blocked map[[2]int]bool // from, to
 
-	last  map[string]time.Duration // when a node last answered for a group without a pending probe
-	fault error                    // a node answered that should have probed
+	last  map[netip.Addr]time.Duration // when a node last answered for an address
+	fault error                        // a node answered that should have probed
 
-	api   map[string]Claim // by group
+	api   map[netip.Addr]Claim
 	trace *strings.Builder // nil: none
 	moves int
 
@@ -51,30 +51,30 @@ type simNode struct {
 	drift float64 // how fast its clock runs
 	boots uint64
 
-	m       *Machine // nil: crashed
-	until   time.Time
-	answers map[string]bool
-	clear   map[string]time.Time     // of those, when, on its clock, probing ended; zero: no probe was needed
-	asked   []netip.Addr             // what it probed for when it last began to answer
-	told    map[string]time.Duration // when it last announced a group
-	state   State
-	linked  bool
-	frozen  bool
-	slow    time.Duration // how long each of its steps may take
-	inbox   []Message
-	wakeAt  int           // the serial of the wake-up that counts
-	holds   time.Duration // until when others may wait for its next process
+	m      *Machine // nil: crashed
+	until  time.Time
+	owns   map[netip.Addr]bool
+	clear  map[netip.Addr]time.Time     // of those, when, on its clock, probing ends; zero: no probe is needed, or it has ended
+	asked  bool                         // it probed when it last claimed an address
+	told   map[netip.Addr]time.Duration // when it last announced an address
+	state  State
+	linked bool
+	frozen bool
+	slow   time.Duration // how long each of its steps may take
+	inbox  []Message
+	wakeAt int           // the serial of the wake-up that counts
+	holds  time.Duration // until when others may wait for its next process
 
 	capabilities Capabilities
-	needs        map[string]Capabilities // as it sees the API
-	old          bool                    // its speaker is of a version without capabilities, until it is replaced
+	needs        map[netip.Addr]Capabilities // as it sees the API
+	old          bool                        // its speaker is of a version without capabilities, until it is replaced
 
 	apiCut  bool
-	pending map[string]Claim // not written yet
-	refused map[string]Claim // not written because the API has one of no lower term, until that changes
-	seen    map[string]Claim // as it sees the API
-	gone    time.Duration    // since when it cannot reach the API; 0: it can
-	absent  bool             // the API calls it not ready
+	pending map[netip.Addr]Claim // not written yet
+	refused map[netip.Addr]Claim // not written because the API has one of no lower term, until that changes
+	seen    map[netip.Addr]Claim // as it sees the API
+	gone    time.Duration        // since when it cannot reach the API; 0: it can
+	absent  bool                 // the API calls it not ready
 }
 
 type event struct {
@@ -98,18 +98,18 @@ func (q *eventQueue) Pop() any {
 	return last
 }
 
-func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
+func newWorld(seed uint64, nodes, addresses int, trace *strings.Builder) *world {
 	w := &world{
 		random:  rand.New(rand.NewPCG(seed, 0)),
 		blocked: map[[2]int]bool{},
-		needs:   map[string]Capabilities{},
-		last:    map[string]time.Duration{},
-		api:     map[string]Claim{},
+		needs:   map[netip.Addr]Capabilities{},
+		last:    map[netip.Addr]time.Duration{},
+		api:     map[netip.Addr]Claim{},
 		trace:   trace,
 		delay:   time.Millisecond,
 	}
-	for i := range groups {
-		w.groups = append(w.groups, fmt.Sprintf("group-%d", i))
+	for i := range addresses {
+		w.addresses = append(w.addresses, netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + i)}))
 	}
 	for i := range nodes {
 		n := &simNode{
@@ -117,11 +117,11 @@ func newWorld(seed uint64, nodes, groups int, trace *strings.Builder) *world {
 			index:   i,
 			name:    fmt.Sprintf("n%d", i),
 			drift:   1,
-			needs:   map[string]Capabilities{},
-			pending: map[string]Claim{},
-			refused: map[string]Claim{},
-			told:    map[string]time.Duration{},
-			seen:    map[string]Claim{},
+			needs:   map[netip.Addr]Capabilities{},
+			pending: map[netip.Addr]Claim{},
+			refused: map[netip.Addr]Claim{},
+			told:    map[netip.Addr]time.Duration{},
+			seen:    map[netip.Addr]Claim{},
 			linked:  true,
 		}
 		w.nodes = append(w.nodes, n)
@@ -176,115 +176,109 @@ func (n *simNode) boot() {
 		Interval: simInterval, Listen: simListen, Handover: simHandover,
 		Random: n.w.random.Uint64,
 	})
-	n.answers, n.clear, n.inbox, n.until, n.state = map[string]bool{}, map[string]time.Time{}, nil, time.Time{}, Ready
+	n.owns, n.clear, n.inbox, n.until, n.state = map[netip.Addr]bool{}, map[netip.Addr]time.Time{}, nil, time.Time{}, Ready
 	n.frozen = false
 	n.gone, n.absent = 0, false
 	n.w.log("%s boots", n.name)
 	n.connect()
 	now := n.local()
-	for _, g := range n.w.groups {
-		if said, ok := n.seen[g]; ok {
+	for _, a := range n.w.addresses {
+		if said, ok := n.seen[a]; ok {
 			n.m.Mirrored(now, said)
 		}
-		n.want(g)
+		n.want(a)
 	}
 	n.m.Open(now, 1500)
 	n.act()
 }
 
-// want sets a group, as the node sees it in the API.
-func (n *simNode) want(group string) {
+// want sets an address, as the node sees it in the API.
+func (n *simNode) want(addr netip.Addr) {
 	candidates := n.w.names()
 	if n.w.forgetful == n {
 		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
 	}
-	n.m.SetGroup(n.local(), group, Desired{
-		Addresses:  []netip.Addr{n.w.address(group)},
+	n.m.SetDesired(n.local(), addr, Desired{
+		Announced:  true,
 		Candidates: candidates,
-		Needs:      n.needed(group),
+		Needs:      n.needed(addr),
 	})
 }
 
-// address returns the group's address.
-func (w *world) address(group string) netip.Addr {
-	return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + slices.Index(w.groups, group))})
-}
-
-// begin has the node answer for a group, at once if it may, or after probing.
+// begin has the node answer for an address, at once if it may, or after probing.
 func (n *simNode) begin(m Action) {
-	n.answers[m.Group], n.told[m.Group], n.asked = true, n.w.now, m.Probe
+	n.owns[m.Address], n.told[m.Address], n.asked = true, n.w.now, m.Probe
 	n.w.moves++
-	n.w.log("%s starts %s (%s), asks for %v", n.name, m.Group, m.Cause, m.Probe)
-	if len(m.Probe) > 0 {
-		n.clear[m.Group] = n.local().Add(simProbe)
+	n.w.log("%s starts %s (%s), probes: %t", n.name, m.Address, m.Cause, m.Probe)
+	if m.Probe {
+		n.clear[m.Address] = n.local().Add(simProbe)
 		return
 	}
 	bound := proofLifetime + 1500*time.Millisecond // for slow nodes and clocks that drift
 	if slices.ContainsFunc(n.w.nodes, func(o *simNode) bool { return o.holds > 0 && n.w.now < o.holds+bound }) {
 		bound += holdTime
 	}
-	if age := n.w.now - n.w.last[m.Group]; n.w.fault == nil && age > bound {
+	if age := n.w.now - n.w.last[m.Address]; n.w.fault == nil && age > bound {
 		n.w.fault = fmt.Errorf("at %.3f s %s answers for %s without having asked: for %s nobody did",
-			n.w.now.Seconds(), n.name, m.Group, age)
+			n.w.now.Seconds(), n.name, m.Address, age)
 	}
-	n.clear[m.Group] = time.Time{}
-	n.m.SetAnswered(n.local(), n.w.address(m.Group), true)
+	n.clear[m.Address] = time.Time{}
+	n.m.SetAnswered(n.local(), m.Address, true)
 }
 
-// end stops answering for a group.
-func (n *simNode) end(group string) {
-	delete(n.answers, group)
-	if at, ok := n.clear[group]; ok && at.IsZero() {
-		n.m.SetAnswered(n.local(), n.w.address(group), false)
+// end stops answering for an address.
+func (n *simNode) end(addr netip.Addr) {
+	delete(n.owns, addr)
+	if at, ok := n.clear[addr]; ok && at.IsZero() {
+		n.m.SetAnswered(n.local(), addr, false)
 	}
-	delete(n.clear, group)
+	delete(n.clear, addr)
 }
 
 // judge ends the probes whose time is over. No other host has an address in this world.
 func (n *simNode) judge() {
-	for g, at := range n.clear {
+	for a, at := range n.clear {
 		if !at.IsZero() && !n.m.CatchingUp() && !n.local().Before(at) {
-			n.clear[g] = time.Time{}
-			n.m.SetAnswered(n.local(), n.w.address(g), true)
-			n.m.SetPartial(g, false)
+			n.clear[a] = time.Time{}
+			n.m.SetAnswered(n.local(), a, true)
 		}
-		if n.clear[g].IsZero() && n.answering(g) {
-			n.w.last[g] = n.w.now
+		if n.clear[a].IsZero() && n.answering(a) {
+			n.w.last[a] = n.w.now
 		}
 	}
 }
 
-// needed returns what the node believes that a group needs.
-func (n *simNode) needed(group string) Capabilities {
+// needed returns what the node believes that an address needs.
+func (n *simNode) needed(addr netip.Addr) Capabilities {
 	if n.old {
 		return 0
 	}
-	return n.needs[group]
+	return n.needs[addr]
 }
 
-// plan takes from the API what the groups need.
+// plan takes from the API what the addresses need.
 func (n *simNode) plan() {
 	if n.apiCut || n.frozen {
 		return // it looks when it is back
 	}
-	for _, g := range n.w.groups {
-		if n.needs[g] == n.w.needs[g] {
+	for _, a := range n.w.addresses {
+		if n.needs[a] == n.w.needs[a] {
 			continue
 		}
-		n.needs[g] = n.w.needs[g]
+		n.needs[a] = n.w.needs[a]
 		if n.m != nil {
-			n.w.log("%s sees that %s needs %b", n.name, g, n.needs[g])
-			n.want(g)
+			n.w.log("%s sees that %s needs %b", n.name, a, n.needs[a])
+			n.want(a)
 			n.applyOutputs()
 			n.sleep()
 		}
 	}
 }
 
-// need changes what a group needs.
-func (w *world) need(group string, needs Capabilities) {
-	w.log("%s needs %b", group, needs)
-	w.needs[group] = needs
+// need changes what an address needs.
+func (w *world) need(addr netip.Addr, needs Capabilities) {
+	w.log("%s needs %b", addr, needs)
+	w.needs[addr] = needs
 	for _, n := range w.nodes {
 		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), n.plan)
 	}
@@ -305,8 +299,8 @@ func (n *simNode) able() Capabilities {
 	return n.capabilities
 }
 
-// suits reports whether the node believes that it may own the group.
-func (n *simNode) suits(group string) bool { return n.able().Has(n.needed(group)) }
+// suits reports whether the node believes that it may own the address.
+func (n *simNode) suits(addr netip.Addr) bool { return n.able().Has(n.needed(addr)) }
 
 func (w *world) names() []string {
 	var names []string
@@ -319,7 +313,7 @@ func (w *world) names() []string {
 func (n *simNode) crash() {
 	n.w.log("%s crashes", n.name)
 	n.m = nil
-	n.pending, n.refused = map[string]Claim{}, map[string]Claim{}
+	n.pending, n.refused = map[netip.Addr]Claim{}, map[netip.Addr]Claim{}
 	n.lose()
 }
 
@@ -333,7 +327,7 @@ func (n *simNode) replace(after time.Duration) {
 		if n.m != nil && n.state == Holding {
 			n.w.log("%s ends", n.name)
 			n.m, n.frozen = nil, false
-			n.pending, n.refused = map[string]Claim{}, map[string]Claim{}
+			n.pending, n.refused = map[netip.Addr]Claim{}, map[netip.Addr]Claim{}
 		}
 	})
 	n.w.after(40*time.Millisecond+after, func() {
@@ -425,10 +419,10 @@ func (n *simNode) applyOutputs() {
 		case ActionStart:
 			n.begin(m)
 		case ActionStop:
-			n.end(m.Group)
-			n.w.log("%s stops %s (%s, to %q)", n.name, m.Group, m.Cause, m.Owner)
+			n.end(m.Address)
+			n.w.log("%s stops %s (%s, to %q)", n.name, m.Address, m.Cause, m.Owner)
 		case ActionAnnounce:
-			n.told[m.Group] = n.w.now
+			n.told[m.Address] = n.w.now
 		case ActionExpect, ActionForget:
 		}
 	}
@@ -439,9 +433,9 @@ func (n *simNode) applyOutputs() {
 		n.w.log("%s: %s alive=%t %s (%s)", n.name, c.Node, c.Alive, c.State, c.Cause)
 	}
 	for _, c := range out.Claims {
-		if c.Group != "" {
-			n.pending[c.Group] = c
-			delete(n.refused, c.Group)
+		if c.Address.IsValid() {
+			n.pending[c.Address] = c
+			delete(n.refused, c.Address)
 			n.w.log("%s claims %+v", n.name, c)
 		}
 	}
@@ -478,70 +472,70 @@ func (n *simNode) write() {
 	if n.m == nil || n.frozen || n.apiCut {
 		return // written when it is back
 	}
-	for _, g := range n.w.groups {
-		said, ok := n.pending[g]
+	for _, a := range n.w.addresses {
+		said, ok := n.pending[a]
 		if !ok {
 			continue
 		}
-		delete(n.pending, g)
-		have := n.w.api[g]
+		delete(n.pending, a)
+		have := n.w.api[a]
 		switch {
 		case said.Node == "" && have.Node != n.name, said.says(have):
 			continue
 		case said.Node != "" && have.Node != "" && have.Node != n.name && have.Term >= said.Term:
-			n.refused[g] = said // a mirror keeps the highest term, and shows it to this node
+			n.refused[a] = said // a mirror keeps the highest term, and shows it to this node
 			continue
 		case said.Node == "":
-			delete(n.w.api, g)
+			delete(n.w.api, a)
 		default:
-			n.w.api[g] = said
+			n.w.api[a] = said
 		}
-		n.w.publish(g)
+		n.w.publish(a)
 	}
 }
 
 // says reports whether two claims are the same for the protocol.
 func (c Claim) says(o Claim) bool {
-	return c.Group == o.Group && c.Node == o.Node && c.Term == o.Term && c.Witnessed == o.Witnessed
+	return c.Address == o.Address && c.Node == o.Node && c.Term == o.Term && c.Witnessed == o.Witnessed
 }
 
-// publish shows one group's claim to all that are connected.
-func (w *world) publish(group string) {
+// publish shows one address's claim to all that are connected.
+func (w *world) publish(addr netip.Addr) {
 	for _, n := range w.nodes {
-		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), func() { n.look(group) })
+		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), func() { n.look(addr) })
 	}
 }
 
 // republish shows the claims of a node again because its readiness changed.
 func (w *world) republish(of *simNode) {
-	for _, g := range w.groups {
-		if w.api[g].Node == of.name {
-			w.publish(g)
+	for _, a := range w.addresses {
+		if w.api[a].Node == of.name {
+			w.publish(a)
 		}
 	}
 }
 
-// look reads a group's claim from the API.
-func (n *simNode) look(group string) {
+// look reads an address's claim from the API.
+func (n *simNode) look(addr netip.Addr) {
 	if n.apiCut {
 		return
 	}
-	if again, ok := n.refused[group]; ok {
-		delete(n.refused, group)
-		if _, newer := n.pending[group]; !newer {
-			n.pending[group] = again
+	if again, ok := n.refused[addr]; ok {
+		delete(n.refused, addr)
+		if _, newer := n.pending[addr]; !newer {
+			n.pending[addr] = again
 			n.w.after(n.w.between(2*time.Millisecond, 60*time.Millisecond), n.write)
 		}
 	}
-	said := n.w.api[group]
+	said := n.w.api[addr]
 	if said.Node != "" && n.w.node(said.Node).absent {
 		said = Claim{}
 	}
-	said.Group = group
-	if n.seen[group].says(said) {
+	said.Address = addr
+	if n.seen[addr].says(said) {
 		return
 	}
-	n.seen[group] = said
+	n.seen[addr] = said
 	if n.m == nil || n.frozen {
 		return // it looks when it is back
 	}
@@ -561,8 +555,8 @@ func (n *simNode) connect() {
 		n.w.republish(n)
 	}
 	n.plan()
-	for _, g := range n.w.groups {
-		n.look(g)
+	for _, a := range n.w.addresses {
+		n.look(a)
 	}
 	if n.m != nil {
 		n.write()
@@ -574,19 +568,19 @@ func (w *world) node(name string) *simNode {
 	return w.nodes[i]
 }
 
-// owners returns the nodes that answer for a group now.
-func (w *world) owners(group string) []*simNode {
+// owners returns the nodes that answer for an address now.
+func (w *world) owners(addr netip.Addr) []*simNode {
 	var list []*simNode
 	for _, n := range w.nodes {
-		if n.answering(group) {
+		if n.answering(addr) {
 			list = append(list, n)
 		}
 	}
 	return list
 }
 
-func (n *simNode) answering(group string) bool {
-	return n.m != nil && !n.frozen && n.linked && n.answers[group] && n.local().Before(n.until)
+func (n *simNode) answering(addr netip.Addr) bool {
+	return n.m != nil && !n.frozen && n.linked && n.owns[addr] && n.local().Before(n.until)
 }
 
 func (n *simNode) freeze() {
@@ -604,8 +598,8 @@ func (n *simNode) thaw() {
 		return
 	}
 	// Its view of the API is older than what it sees next.
-	for _, g := range n.w.groups {
-		if said, ok := n.seen[g]; ok {
+	for _, a := range n.w.addresses {
+		if said, ok := n.seen[a]; ok {
 			n.m.Mirrored(n.local(), said)
 		}
 	}

@@ -5,16 +5,16 @@ import (
 	"log/slog"
 )
 
-// State is what a node says about itself on every segment. Only a Ready node is given groups.
+// State is what a node says about itself on every segment. Only a Ready node is given addresses.
 type State uint8
 
 // The states in the order of a speaker's life. Their values are part of the message format.
 const (
 	// Starting: not yet able to forward, or still listening. It owns nothing.
 	Starting State = iota
-	// Ready: it may own every group for which it is a candidate.
+	// Ready: it may own every address for which it is a candidate.
 	Ready
-	// Leaving: the node goes away. Others take its groups, and it answers until they have.
+	// Leaving: the node goes away. Others take its addresses, and it answers until they have.
 	Leaving
 	// Restarting: the speaker goes away and comes back. It is handled like Leaving; the difference
 	// is for users.

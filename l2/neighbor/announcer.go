@@ -42,7 +42,7 @@ func (a *Announcer) Begin(now time.Time, addrs ...netip.Addr) {
 // End stops the address's series.
 func (a *Announcer) End(addr netip.Addr) { delete(a.latest, addr) }
 
-// Due returns addresses to announce now, at most limit of them, so that a thousand groups at once
+// Due returns addresses to announce now, at most limit of them, so that a thousand of them
 // do not delay the hello.
 func (a *Announcer) Due(now time.Time, limit int) []netip.Addr {
 	var addrs []netip.Addr

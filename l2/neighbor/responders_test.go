@@ -30,16 +30,16 @@ var (
 func someAnswers() *AddressTable {
 	a := NewAddressTable()
 	a.Watchdog.Extend(time.Now().Add(time.Hour))
-	a.SetGroup("held", []netip.Addr{held4, held6})
-	a.SetGroup("known", []netip.Addr{known4, known6})
-	a.own("held")
+	a.answerFor(held4, held6)
+	a.SetWanted(known4, true)
+	a.SetWanted(known6, true)
 	return a
 }
 
-// own makes the table own a group, and answer for all of its addresses.
-func (a *AddressTable) own(group string) {
-	on, _ := a.SetOwned(group, true)
-	for _, addr := range on {
+// answerFor makes the table want the addresses and answer for them.
+func (a *AddressTable) answerFor(addrs ...netip.Addr) {
+	for _, addr := range addrs {
+		a.SetWanted(addr, true)
 		a.Answer(addr)
 	}
 }
@@ -434,9 +434,7 @@ func BenchmarkRespond(b *testing.B) {
 		addr4, addr6 := netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("fd00::")
 		for i := range n {
 			addr4, addr6 = addr4.Next(), addr6.Next()
-			group := fmt.Sprint("g", i)
-			a.SetGroup(group, []netip.Addr{addr4, addr6})
-			a.own(group)
+			a.answerFor(addr4, addr6)
 			arps = append(arps, frametest.ARP(b, arp.OperationRequest, theirs, asker4, addr4))
 			foreign = append(foreign, frametest.ARP(b, arp.OperationRequest, theirs, asker4, netip.AddrFrom4([4]byte{
 				11, 0, byte(i >> 8), byte(i),

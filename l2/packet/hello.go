@@ -14,8 +14,8 @@ const etherTypeHello = 0x88b5
 // themselves.
 func helloGroup() net.HardwareAddr { return net.HardwareAddr{0x03, 'b', 'e', 'r', 't', 'h'} }
 
-// TwinFrame puts a payload into an Ethernet frame from mac to another interface of this node.
-func TwinFrame(to [6]byte, mac net.HardwareAddr, payload []byte) []byte {
+// EchoFrame puts a payload into an Ethernet frame from mac to another interface of this node.
+func EchoFrame(to [6]byte, mac net.HardwareAddr, payload []byte) []byte {
 	b := make([]byte, 0, neighbor.EthernetHeader+len(payload))
 	b = neighbor.AppendEthernet(b, to[:], mac, etherTypeHello)
 	return append(b, payload...)

@@ -14,12 +14,12 @@ import (
 // Mirror reads them. Make them with NewClaims. The methods may be called from any goroutine, and do
 // not wait for the API server.
 type Claims struct {
-	queue workqueue.TypedRateLimitingInterface[string] // namespace/name of L2Owners that may have to be written
+	queue workqueue.TypedRateLimitingInterface[string] // names of L2Owners that may have to be written
 
-	mu     sync.Mutex                 // guards what follows
-	claims map[string]entry           // of this node, by namespace/name of the L2Owner
-	groups map[string]map[string]bool // keys of claims, by group
-	shown  map[string]members         // by group
+	mu     sync.Mutex                     // guards what follows
+	claims map[string]entry               // of this node, by name of the L2Owner
+	names  map[netip.Addr]map[string]bool // of claims, by address
+	shown  map[netip.Addr]readers
 }
 
 // entry is the latest claim of this node's layer 2 for one L2Owner.
@@ -33,73 +33,73 @@ func NewClaims() *Claims {
 	return &Claims{
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 10*time.Second)),
-		claims: map[string]entry{}, groups: map[string]map[string]bool{}, shown: map[string]members{},
+		claims: map[string]entry{}, names: map[netip.Addr]map[string]bool{}, shown: map[netip.Addr]readers{},
 	}
 }
 
-// Claimed takes a claim of this node's, or with an empty Node its withdrawal. Only
-// the latest of a group and segment counts.
+// Claimed takes a claim of this node's, or with an empty Node its withdrawal. Only the latest of an
+// address and a segment counts.
 func (c *Claims) Claimed(claim l2.Claim) {
-	key := keyOf(claim.Group, claim.Segment)
+	name := nameOf(claim.Address, claim.Segment)
 	c.mu.Lock()
-	c.claims[key] = entry{claim: claim, since: time.Now()}
-	if c.groups[claim.Group] == nil {
-		c.groups[claim.Group] = map[string]bool{}
+	c.claims[name] = entry{claim: claim, since: time.Now()}
+	if c.names[claim.Address] == nil {
+		c.names[claim.Address] = map[string]bool{}
 	}
-	c.groups[claim.Group][key] = true
+	c.names[claim.Address][name] = true
 	c.mu.Unlock()
-	c.queue.Add(key)
+	c.queue.Add(name)
 }
 
-// members are what a group has.
-type members struct {
-	services  []string // namespace/name
-	addresses []netip.Addr
+// readers are what an L2Owner tells its readers besides the claim.
+type readers struct {
+	services      []string // namespace/name
+	announcements []string
 }
 
-// Show says which Services and addresses a group has, ascending. Without addresses it no longer
-// exists.
-func (c *Claims) Show(group string, services []string, addresses []netip.Addr) {
+// Show says which Services have an address, and which announcements select it, ascending. Without
+// announcements it is not announced any longer.
+func (c *Claims) Show(address netip.Addr, services, announcements []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(addresses) == 0 {
-		delete(c.shown, group)
+	if len(announcements) == 0 {
+		delete(c.shown, address)
 		return // its claims are about to be withdrawn
 	}
-	c.shown[group] = members{services, addresses}
-	for key := range c.groups[group] {
-		c.queue.Add(key)
+	c.shown[address] = readers{services, announcements}
+	for name := range c.names[address] {
+		c.queue.Add(name)
 	}
 }
 
 // latest returns this node's latest claim for an L2Owner.
-func (c *Claims) latest(key string) (entry, bool) {
+func (c *Claims) latest(name string) (entry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.claims[key]
+	e, ok := c.claims[name]
 	return e, ok
 }
 
 // concerns reports whether this node has a claim for an L2Owner, or is withdrawing one.
-func (c *Claims) concerns(key string) bool {
-	_, ok := c.latest(key)
+func (c *Claims) concerns(name string) bool {
+	_, ok := c.latest(name)
 	return ok
 }
 
 // acted notes that a claim was written, unless there is a later one by now.
-func (c *Claims) acted(key string, have entry) {
+func (c *Claims) acted(name string, have entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, ok := c.claims[key]
+	now, ok := c.claims[name]
 	if !ok || !now.since.Equal(have.since) {
 		return
 	}
 	if now.claim.Node != "" {
 		return
 	}
-	delete(c.claims, key)
-	delete(c.groups[now.claim.Group], key)
-	if len(c.groups[now.claim.Group]) == 0 {
-		delete(c.groups, now.claim.Group)
+	delete(c.claims, name)
+	delete(c.names[now.claim.Address], name)
+	if len(c.names[now.claim.Address]) == 0 {
+		delete(c.names, now.claim.Address)
 	}
 }

@@ -28,8 +28,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Node whose claims are written.
 	Node string
-	// ServiceUID returns the UID of a Service by namespace/name; false: there is none.
-	ServiceUID func(key string) (types.UID, bool)
+	// NodeUID returns the UID of a Node; false: there is none.
+	NodeUID func(node string) (types.UID, bool)
 	// Ready reports whether the API calls a Node ready. The claims of other Nodes are not passed on:
 	// claims outlive their node.
 	Ready func(node string) bool
@@ -75,7 +75,7 @@ func New(c Config) (*Mirror, error) {
 	m := &Mirror{
 		Config:   c,
 		Claims:   c.Claims,
-		informer: client.NewInformer(c.Berth.L2Owners(""), &v1alpha1.L2Owner{}),
+		informer: client.NewInformer(c.Berth.L2Owners, &v1alpha1.L2Owner{}),
 		pace:     rate.NewLimiter(writesPerSecond, writesPerSecond),
 		began:    time.Now(),
 	}
@@ -127,15 +127,17 @@ func (m *Mirror) saw(o any) {
 		return
 	}
 	m.hear(owner)
-	key := owner.Namespace + "/" + owner.Name
-	if owner.Status.NodeName == m.Node || m.concerns(key) {
-		m.queue.Add(key)
+	if owner.Status.NodeName == m.Node || m.concerns(owner.Name) {
+		m.queue.Add(owner.Name)
 	}
 }
 
-// hear passes the claim of an L2Owner on to layer 2.
+// hear passes the claim of an L2Owner on.
 func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
-	claim := claimOf(owner)
+	claim, ok := claimOf(owner)
+	if !ok {
+		return
+	}
 	if !m.Ready(claim.Node) {
 		claim.Node = ""
 	}
@@ -168,10 +170,11 @@ func (m *Mirror) gone(o any) {
 	if !ok {
 		return
 	}
-	withdrawn := claimOf(owner)
-	withdrawn.Node = ""
-	m.To.Mirrored(withdrawn)
-	if key := owner.Namespace + "/" + owner.Name; m.concerns(key) {
-		m.queue.Add(key)
+	if withdrawn, ok := claimOf(owner); ok {
+		withdrawn.Node = ""
+		m.To.Mirrored(withdrawn)
+	}
+	if m.concerns(owner.Name) {
+		m.queue.Add(owner.Name)
 	}
 }

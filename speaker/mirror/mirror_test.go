@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
@@ -14,12 +15,11 @@ import (
 
 func TestDecide(t *testing.T) {
 	ours := func(term uint64, witnessed bool) *entry {
-		return &entry{claim: l2.Claim{Group: "d/web l2", Node: "n1", Term: term, Witnessed: witnessed}}
+		return &entry{claim: l2.Claim{Node: "n1", Term: term, Witnessed: witnessed}}
 	}
-	withdrawn := &entry{claim: l2.Claim{Group: "d/web l2"}}
+	withdrawn := &entry{claim: l2.Claim{}}
 	of := func(node string, term int64, witnessed bool) *v1alpha1.L2Owner {
-		return &v1alpha1.L2Owner{Status: v1alpha1.L2OwnerStatus{NodeName: node, Term: term, Witnessed: witnessed,
-			ServiceRefs: []v1alpha1.ServiceReference{{Namespace: "d", Name: "web"}}, AnnouncementNames: []string{"l2"}}}
+		return &v1alpha1.L2Owner{Status: v1alpha1.L2OwnerStatus{NodeName: node, Term: term, Witnessed: witnessed}}
 	}
 	for _, c := range []struct {
 		name  string
@@ -111,44 +111,58 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-func TestKeyOf(t *testing.T) {
-	names := map[string]bool{}
-	for _, c := range [][2]string{
-		{"d/web l2", "172.30.0.0/24"},
-		{"d/web l2", "10.0.0.0/24"},
-		{"d/web l2,too", "172.30.0.0/24"},
-		{"d/db l2", "172.30.0.0/24"},
-		{"e/web l2", "172.30.0.0/24"},
+func TestNameOf(t *testing.T) {
+	// Nodes of different versions must agree on these.
+	for _, c := range []struct{ address, segment, want string }{
+		{
+			address: "192.0.2.10",
+			segment: "172.30.0.0/24",
+			want:    "192.0.2.10.172.30.0.0-24",
+		},
+		{
+			address: "2001:db8::10",
+			segment: "172.30.0.0/24",
+			want:    "2001-0db8-0000-0000-0000-0000-0000-0010.172.30.0.0-24",
+		},
+		{
+			address: "2001:db8::10",
+			segment: "2001:db8::/64",
+			want:    "2001-0db8-0000-0000-0000-0000-0000-0010.2001-0db8-0000-0000-0000-0000-0000-0000-64",
+		},
+		{
+			address: "192.0.2.10",
+			segment: "Storage_1",
+			want:    "192.0.2.10.interface-6e78c8d141",
+		},
 	} {
-		names[keyOf(c[0], c[1])] = true
-	}
-	if len(names) != 5 {
-		t.Errorf("names %v, want five", names)
-	}
-	// Nodes of different versions must agree on it.
-	if got, want := keyOf("d/web l2", "172.30.0.0/24"), "d/web-1c8ed16c26"; got != want {
-		t.Errorf("%s, want %s", got, want)
+		got := nameOf(netip.MustParseAddr(c.address), c.segment)
+		if got != c.want {
+			t.Errorf("%s on %s: %s, want %s", c.address, c.segment, got, c.want)
+		}
+		if wrong := validation.IsDNS1123Subdomain(got); len(wrong) > 0 {
+			t.Errorf("%s: %v", got, wrong)
+		}
 	}
 }
 
 func TestMirror_object(t *testing.T) {
 	claim := l2.Claim{
-		Group: "d/web l2,too", Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
+		Address: netip.MustParseAddr("192.0.2.1"), Segment: "172.30.0.0/24", Node: "n1", Term: 7, Witnessed: true,
 		Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}, Cause: l2.PeerSilent,
 	}
 	m := &Mirror{
 		Claims: &Claims{
-			shown: map[string]members{
-				claim.Group: {[]string{"d/web", "e/mail"}, []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
+			shown: map[netip.Addr]readers{
+				claim.Address: {services: []string{"d/web", "e/mail"}, announcements: []string{"l2", "too"}},
 			},
 		},
 	}
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	owner := m.object("d/web-1", entry{claim: claim, since: since})
+	owner := m.object(nameOf(claim.Address, claim.Segment), entry{claim: claim, since: since})
 	at := metav1.NewTime(since)
 	want := v1alpha1.L2OwnerStatus{
 		ServiceRefs:       []v1alpha1.ServiceReference{{Namespace: "d", Name: "web"}, {Namespace: "e", Name: "mail"}},
-		AnnouncementNames: []string{"l2", "too"}, Addresses: []string{"192.0.2.1"},
+		AnnouncementNames: []string{"l2", "too"}, Address: "192.0.2.1",
 		NodeName: "n1", Segment: "172.30.0.0/24", Interface: "eth0", MAC: "02:00:00:00:00:01", Term: 7, Witnessed: true,
 		Reason: "PeerSilent", AcquireTime: &at, ObservedGeneration: 1,
 		Conditions: []metav1.Condition{
@@ -166,7 +180,13 @@ func TestMirror_object(t *testing.T) {
 		t.Error(diff)
 	}
 	claim.Cause = "" // for readers only
-	if diff := cmp.Diff(claim, claimOf(owner)); diff != "" {
-		t.Error(diff)
+	got, ok := claimOf(owner)
+	if diff := cmp.Diff(claim, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || !ok {
+		t.Errorf("%t, %s", ok, diff)
+	}
+	// One object speaks for an address on a segment.
+	owner.Name = nameOf(claim.Address, "172.30.1.0/24")
+	if got, ok := claimOf(owner); ok {
+		t.Errorf("an object of another name mirrors %+v", got)
 	}
 }

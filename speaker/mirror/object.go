@@ -5,7 +5,8 @@ import (
 	"encoding/hex"
 	"math"
 	"net"
-	"slices"
+	"net/netip"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,41 +16,34 @@ import (
 	"github.com/berth-lb/berth/l2"
 )
 
-// How many Services and addresses an L2Owner shows.
-const (
-	mostServices  = 64
-	mostAddresses = 256
-)
+// mostServices is how many Services an L2Owner shows.
+const mostServices = 64
 
-// serviceOf returns namespace/name of the first Service of a group: it begins the
-// group's name.
-func serviceOf(group string) string {
-	service, _, _ := strings.Cut(group, " ")
-	return service
+// nameOf returns the name of the L2Owner for an address on a segment, the same on every node: both
+// written out, with hyphens for what a name cannot have, such as 192.0.2.10.192.0.2.0-24. A segment
+// that is named by an interface can have any name, so its hash stands for it.
+func nameOf(address netip.Addr, segment string) string {
+	subnet, err := netip.ParsePrefix(segment)
+	if err != nil {
+		sum := sha256.Sum256([]byte(segment))
+		return label(address) + ".interface-" + hex.EncodeToString(sum[:5])
+	}
+	return label(address) + "." + label(subnet.Addr()) + "-" + strconv.Itoa(subnet.Bits())
 }
 
-// announcementsOf returns the announcements that select a group: they end its name.
-func announcementsOf(group string) []string {
-	_, names, _ := strings.Cut(group, " ")
-	return strings.Split(names, ",")
-}
-
-// keyOf returns namespace/name of the L2Owner for a group on a segment, the same on every node: the
-// Service's name, and a hash to distinguish several of one Service.
-func keyOf(group, segment string) string {
-	sum := sha256.Sum256([]byte(group + "\x00" + segment))
-	return serviceOf(group) + "-" + hex.EncodeToString(sum[:5])
-}
+// label returns an address as part of an object's name. It expands IPv6, since a label may not end
+// with a hyphen.
+func label(address netip.Addr) string { return strings.ReplaceAll(address.StringExpanded(), ":", "-") }
 
 // object returns the L2Owner for a claim, without owner references.
-func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
+func (m *Mirror) object(name string, have entry) *v1alpha1.L2Owner {
 	c := have.claim
-	namespace, name, _ := strings.Cut(key, "/")
 	m.mu.Lock()
-	has := m.shown[c.Group]
+	told := m.shown[c.Address]
 	m.mu.Unlock()
 	status := v1alpha1.L2OwnerStatus{
-		AnnouncementNames: announcementsOf(c.Group),
+		Address:           c.Address.String(),
+		AnnouncementNames: told.announcements,
 		NodeName:          c.Node,
 		Segment:           c.Segment,
 		Interface:         c.Interface,
@@ -59,20 +53,14 @@ func (m *Mirror) object(key string, have entry) *v1alpha1.L2Owner {
 		Reason:            c.Cause.Reason(),
 		AcquireTime:       new(metav1.NewTime(have.since.UTC()).Rfc3339Copy()),
 	}
-	first := serviceOf(c.Group) // it names the group, so it is there whatever is shown
-	others := slices.DeleteFunc(slices.Clone(has.services), func(s string) bool { return s == first })
-	for _, service := range append([]string{first}, others...) {
+	for _, service := range told.services[:min(len(told.services), mostServices)] {
 		namespace, name, _ := strings.Cut(service, "/")
 		status.ServiceRefs = append(status.ServiceRefs, v1alpha1.ServiceReference{Namespace: namespace, Name: name})
-	}
-	status.ServiceRefs = slices.Clip(status.ServiceRefs[:min(len(status.ServiceRefs), mostServices)])
-	for _, a := range has.addresses[:min(len(has.addresses), mostAddresses)] {
-		status.Addresses = append(status.Addresses, a.String())
 	}
 	said(&status, 1)
 	return &v1alpha1.L2Owner{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "L2Owner"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Status:     status,
 	}
 }
@@ -87,26 +75,29 @@ func said(status *v1alpha1.L2OwnerStatus, generation int64) {
 	}}
 }
 
-// ownedBy makes an object go with a Service.
-func ownedBy(service string, uid types.UID) []metav1.OwnerReference {
-	_, name, _ := strings.Cut(service, "/")
-	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: name, UID: uid}}
+// ownedBy makes an object go with a Node.
+func ownedBy(node string, uid types.UID) []metav1.OwnerReference {
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node, UID: uid}}
 }
 
-// claimOf returns the claim that an L2Owner mirrors; one that names no Service is of no group.
-func claimOf(o *v1alpha1.L2Owner) l2.Claim {
+// claimOf returns the claim that an L2Owner mirrors, and whether it mirrors one: its name must be
+// the one of its address and segment, so that one object speaks for each.
+func claimOf(o *v1alpha1.L2Owner) (l2.Claim, bool) {
+	address, err := netip.ParseAddr(o.Status.Address)
+	if err != nil || o.Name != nameOf(address, o.Status.Segment) {
+		return l2.Claim{}, false
+	}
 	mac, err := net.ParseMAC(o.Status.MAC)
 	if err != nil {
 		mac = nil // for readers only
 	}
-	claim := l2.Claim{
-		Segment: o.Status.Segment, Node: o.Status.NodeName,
-		Term: uint64(max(o.Status.Term, 0)), Witnessed: o.Status.Witnessed,
-		Interface: o.Status.Interface, MAC: mac,
-	}
-	if len(o.Status.ServiceRefs) > 0 {
-		first := o.Status.ServiceRefs[0]
-		claim.Group = first.Namespace + "/" + first.Name + " " + strings.Join(o.Status.AnnouncementNames, ",")
-	}
-	return claim
+	return l2.Claim{
+		Address:   address,
+		Segment:   o.Status.Segment,
+		Node:      o.Status.NodeName,
+		Term:      uint64(max(o.Status.Term, 0)),
+		Witnessed: o.Status.Witnessed,
+		Interface: o.Status.Interface,
+		MAC:       mac,
+	}, true
 }

@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,44 +16,44 @@ import (
 // work writes what is in the queue until it is shut down.
 func (m *Mirror) work(ctx context.Context) {
 	for {
-		key, down := m.queue.Get()
+		name, down := m.queue.Get()
 		if down {
 			return
 		}
-		if err := m.reconcile(ctx, key); err == nil {
-			m.queue.Forget(key)
+		if err := m.reconcile(ctx, name); err == nil {
+			m.queue.Forget(name)
 		} else {
 			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !errors.Is(err, context.Canceled) {
-				m.Logger.Warn("L2Owner was not written; will be tried again", "l2owner", key, "error", err)
+				m.Logger.Warn("L2Owner was not written; will be tried again", "l2owner", name, "error", err)
 			}
-			m.queue.AddRateLimited(key)
+			m.queue.AddRateLimited(name)
 		}
-		m.queue.Done(key)
+		m.queue.Done(name)
 	}
 }
 
 // reconcile makes one L2Owner agree with this node's latest claim.
-func (m *Mirror) reconcile(ctx context.Context, key string) error {
-	have, claimed := m.latest(key)
-	found := m.cached(key)
+func (m *Mirror) reconcile(ctx context.Context, name string) error {
+	have, claimed := m.latest(name)
+	found := m.cached(name)
 	do := decide(m.Node, have, claimed, found)
 	if do == remove && !claimed {
 		// Layer 2 may be about to claim again what it had before it was restarted.
 		if wait := orphanAfter - time.Since(m.began); wait > 0 {
-			m.queue.AddAfter(key, wait)
+			m.queue.AddAfter(name, wait)
 			return nil
 		}
 	}
 	var err error
 	switch do {
 	case write:
-		err = m.write(ctx, key, have, found)
+		err = m.write(ctx, name, have, found)
 	case remove:
 		err = m.remove(ctx, found)
 	case leave:
 	}
 	if err == nil {
-		m.acted(key, have)
+		m.acted(name, have)
 	}
 	return err
 }
@@ -79,28 +78,22 @@ func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) acti
 			return remove
 		}
 		return leave
-	case found == nil || names || have.claim.Term > claimOf(found).Term:
+	case found == nil || names || have.claim.Term > uint64(max(found.Status.Term, 0)):
 		return write
 	}
 	return leave
 }
 
 // write creates or updates the L2Owner, if it differs.
-func (m *Mirror) write(ctx context.Context, key string, have entry, found *v1alpha1.L2Owner) error {
-	service := serviceOf(have.claim.Group)
-	uid, exists := m.ServiceUID(service)
-	if !exists {
-		return nil // it goes, and its L2Owners with it
+func (m *Mirror) write(ctx context.Context, name string, have entry, found *v1alpha1.L2Owner) error {
+	desired := m.object(name, have)
+	if uid, known := m.NodeUID(m.Node); known {
+		desired.OwnerReferences = ownedBy(m.Node, uid)
 	}
-	desired := m.object(key, have)
-	desired.OwnerReferences = ownedBy(service, uid)
-	owners := m.Berth.L2Owners(desired.Namespace)
+	owners := m.Berth.L2Owners
 	if found == nil {
-		return m.paced(ctx, "create", key, func(ctx context.Context) error {
+		return m.paced(ctx, "create", name, func(ctx context.Context) error {
 			_, err := owners.Create(ctx, desired, metav1.CreateOptions{})
-			if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-				return nil // the namespace goes
-			}
 			return err
 		})
 	}
@@ -115,7 +108,7 @@ func (m *Mirror) write(ctx context.Context, key string, have entry, found *v1alp
 	}
 	said(&desired.Status, found.Generation+1) // the update makes it so
 	desired.UID, desired.ResourceVersion = found.UID, found.ResourceVersion
-	return m.paced(ctx, "update", key, func(ctx context.Context) error {
+	return m.paced(ctx, "update", name, func(ctx context.Context) error {
 		_, err := owners.Update(ctx, desired, metav1.UpdateOptions{})
 		return err
 	})
@@ -123,8 +116,8 @@ func (m *Mirror) write(ctx context.Context, key string, have entry, found *v1alp
 
 // remove deletes the L2Owner, if it is still as the cache has it.
 func (m *Mirror) remove(ctx context.Context, found *v1alpha1.L2Owner) error {
-	return m.paced(ctx, "delete", found.Namespace+"/"+found.Name, func(ctx context.Context) error {
-		err := m.Berth.L2Owners(found.Namespace).Delete(ctx, found.Name, metav1.DeleteOptions{
+	return m.paced(ctx, "delete", found.Name, func(ctx context.Context) error {
+		err := m.Berth.L2Owners.Delete(ctx, found.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &found.UID, ResourceVersion: &found.ResourceVersion},
 		})
 		if apierrors.IsNotFound(err) {
@@ -135,20 +128,20 @@ func (m *Mirror) remove(ctx context.Context, found *v1alpha1.L2Owner) error {
 }
 
 // paced makes one request when its turn has come.
-func (m *Mirror) paced(ctx context.Context, what, key string, request func(context.Context) error) error {
+func (m *Mirror) paced(ctx context.Context, what, name string, request func(context.Context) error) error {
 	if err := m.pace.Wait(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
 	if err := request(ctx); err != nil {
-		return fmt.Errorf("%s L2Owner %s: %w", what, key, err)
+		return fmt.Errorf("%s L2Owner %s: %w", what, name, err)
 	}
 	return nil
 }
 
-func (m *Mirror) cached(key string) *v1alpha1.L2Owner {
-	o, exists, err := m.informer.GetStore().GetByKey(key)
+func (m *Mirror) cached(name string) *v1alpha1.L2Owner {
+	o, exists, err := m.informer.GetStore().GetByKey(name)
 	owner, ok := o.(*v1alpha1.L2Owner)
 	if err != nil || !exists || !ok {
 		return nil

@@ -15,10 +15,15 @@ import (
 
 // Announcements are what this node announces of a group.
 type Announcements struct {
-	// L2 by the ID of the part of the group: the addresses that the same
-	// announcements select are announced and moved together.
-	L2  map[string]l2.Desired
+	// L2 by address.
+	L2  map[netip.Addr]Segment
 	BGP bgp.Desired
+}
+
+// Segment is what is wanted of an address on segments.
+type Segment struct {
+	l2.Desired
+	AnnouncementNames []string // the SegmentAnnouncements that select the address, ascending
 }
 
 // Routed returns the prefixes that routers send this node packets for because it announces them by
@@ -53,12 +58,14 @@ func PlanAnnouncements(
 		announced.BGP = planBGP(group, services, endpoints, serving, world)
 	}
 	announced.L2 = planL2(group, services, serving, world)
-	for id, part := range announced.L2 {
-		part.Needs = needs
+	for address, segment := range announced.L2 {
+		segment.Needs = needs
 		if withheld {
-			part.Candidates = slices.DeleteFunc(part.Candidates, func(node string) bool { return node == world.Self })
+			segment.Candidates = slices.DeleteFunc(slices.Clone(segment.Candidates), func(node string) bool {
+				return node == world.Self
+			})
 		}
-		announced.L2[id] = part
+		announced.L2[address] = segment
 	}
 	return announced
 }
@@ -89,28 +96,34 @@ func servingNodes(services []ClassifiedService, endpoints map[string]candidate.E
 	return nodes
 }
 
-// planL2 says which addresses of the group are announced on the segment, and by
-// which nodes.
-func planL2(group Group, services []ClassifiedService, serving map[string]Node, world World) map[string]l2.Desired {
-	parts := map[string]l2.Desired{}
+// planL2 says which addresses of the group are announced on segments, and by which nodes. Addresses
+// of one group rank nodes alike, so that they go to the same node where the same announcements
+// select them.
+func planL2(group Group, services []ClassifiedService, serving map[string]Node, world World) map[netip.Addr]Segment {
+	wanted := map[netip.Addr]Segment{}
+	same := map[string]Segment{} // by what selects an address
 	for _, address := range group.Addresses {
 		announcements := world.Snapshot.L2For(address, labelsAt(address, services)...)
 		if len(announcements) == 0 || len(serving) == 0 {
 			continue
 		}
-		id := partID(group, announcements)
-		part, known := parts[id]
+		names := namesOf(announcements)
+		key := strings.Join(names, ",")
+		segment, known := same[key]
 		if !known {
-			part = l2.Desired{Interfaces: interfaces(announcements, world), Candidates: candidates(announcements, serving)}
-			part.Preferred = preferred(announcements, part.Candidates, serving)
+			segment = Segment{AnnouncementNames: names}
+			segment.Announced = true
+			segment.Rank = group.Addresses[0].String()
+			segment.Interfaces = interfaces(announcements, world)
+			segment.Candidates = candidates(announcements, serving)
+			segment.Preferred = preferred(announcements, segment.Candidates, serving)
+			same[key] = segment
 		}
-		if len(part.Candidates) == 0 {
-			continue
+		if len(segment.Candidates) > 0 {
+			wanted[address] = segment
 		}
-		part.Addresses = append(part.Addresses, address)
-		parts[id] = part
 	}
-	return parts
+	return wanted
 }
 
 // labelsAt returns the labels of the Services that have the address.
@@ -124,20 +137,13 @@ func labelsAt(address netip.Addr, services []ClassifiedService) []labels.Set {
 	return found
 }
 
-// partID names the part of the group that these announcements select, in the same
-// way on every node.
-func partID(group Group, announcements []*config.SegmentAnnouncement) string {
+func namesOf(announcements []*config.SegmentAnnouncement) []string {
 	names := make([]string, 0, len(announcements))
 	for _, a := range announcements {
 		names = append(names, a.Name)
 	}
-	return group.ID + " " + strings.Join(names, ",")
-}
-
-// Selects reports whether the announcement is one of those that select the part.
-func Selects(part, announcement string) bool {
-	_, names, _ := strings.Cut(part, " ")
-	return slices.Contains(strings.Split(names, ","), announcement)
+	slices.Sort(names)
+	return names
 }
 
 // candidates returns the serving nodes that are not excluded and that one of the

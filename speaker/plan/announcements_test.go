@@ -3,6 +3,7 @@ package plan
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,7 +173,13 @@ func TestPlanAnnouncements(t *testing.T) {
 	route := func(prefix string, peers ...string) bgp.Route {
 		return bgp.Route{Prefix: netip.MustParsePrefix(prefix), Peers: peers}
 	}
-	l2plan := func(id string, d l2.Desired) map[string]l2.Desired { return map[string]l2.Desired{id: d} }
+	l2plan := func(announcements string, addresses []netip.Addr, d l2.Desired) map[netip.Addr]Segment {
+		wanted := map[netip.Addr]Segment{}
+		for _, a := range addresses {
+			wanted[a] = Segment{Desired: d, AnnouncementNames: strings.Split(announcements, ",")}
+		}
+		return wanted
+	}
 	for _, c := range []struct {
 		name      string
 		self      string
@@ -185,8 +192,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "192.0.2.1", "2001:db8:2::1"),
 			want: Announcements{
-				L2: l2plan("g l2", l2.Desired{
-					Addresses:  addrs("192.0.2.1", "2001:db8:2::1"),
+				L2: l2plan("l2", addrs("192.0.2.1", "2001:db8:2::1"), l2.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 				}),
@@ -202,8 +208,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "192.0.3.1"),
 			want: Announcements{
-				L2: l2plan("g rack-a", l2.Desired{
-					Addresses:  addrs("192.0.3.1"),
+				L2: l2plan("rack-a", addrs("192.0.3.1"), l2.Desired{
 					Interfaces: []string{"eth1"},
 					Candidates: []string{"n1", "n2"},
 				}),
@@ -227,8 +232,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "a pool can be announced both ways",
 			self:  "n3",
 			group: one(false, "203.0.113.1"),
-			want: Announcements{L2: l2plan("g l2", l2.Desired{
-				Addresses:  addrs("203.0.113.1"),
+			want: Announcements{L2: l2plan("l2", addrs("203.0.113.1"), l2.Desired{
 				Interfaces: []string{""},
 				Candidates: []string{"n1", "n2", "n3"},
 			}),
@@ -239,8 +243,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "203.0.113.1"),
 			want: Announcements{
-				L2: l2plan("g l2", l2.Desired{
-					Addresses:  addrs("203.0.113.1"),
+				L2: l2plan("l2", addrs("203.0.113.1"), l2.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 				}),
@@ -252,7 +255,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			group:     one(true, "192.0.2.1"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
 			want: Announcements{
-				L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}}),
+				L2: l2plan("l2", addrs("192.0.2.1"), l2.Desired{Interfaces: []string{""}, Candidates: []string{"n2"}}),
 			},
 		},
 		{
@@ -279,8 +282,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
 			want: Announcements{
-				L2: l2plan("g l2", l2.Desired{
-					Addresses:  addrs("192.0.2.1", "192.0.2.2"),
+				L2: l2plan("l2", addrs("192.0.2.1", "192.0.2.2"), l2.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n2"},
 				}),
@@ -290,9 +292,15 @@ func TestPlanAnnouncements(t *testing.T) {
 			name:  "addresses that differ in their announcements are announced apart",
 			self:  "n1",
 			group: one(false, "192.0.2.1", "192.0.3.1"),
-			want: Announcements{L2: map[string]l2.Desired{
-				"g l2":     {Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
-				"g rack-a": {Addresses: addrs("192.0.3.1"), Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
+			want: Announcements{L2: map[netip.Addr]Segment{
+				netip.MustParseAddr("192.0.2.1"): {
+					Desired:           l2.Desired{Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
+					AnnouncementNames: []string{"l2"},
+				},
+				netip.MustParseAddr("192.0.3.1"): {
+					Desired:           l2.Desired{Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
+					AnnouncementNames: []string{"rack-a"},
+				},
 			}},
 		},
 		{
@@ -300,8 +308,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "192.0.4.1"),
 			want: Announcements{
-				L2: l2plan("g l2-too,rack-a-too", l2.Desired{
-					Addresses:  addrs("192.0.4.1"),
+				L2: l2plan("l2-too,rack-a-too", addrs("192.0.4.1"), l2.Desired{
 					Interfaces: []string{"", "eth1"},
 					Candidates: []string{"n1", "n2", "n3"},
 				}),
@@ -319,7 +326,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
 			want: Announcements{
-				L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n2"}}),
+				L2: l2plan("l2", addrs("192.0.2.1"), l2.Desired{Interfaces: []string{""}, Candidates: []string{"n2"}}),
 			},
 		},
 		{
@@ -337,8 +344,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: labeled(one(false, "192.0.5.1"), "tier", "edge"),
 			want: Announcements{
-				L2: l2plan("g web-only", l2.Desired{
-					Addresses:  addrs("192.0.5.1"),
+				L2: l2plan("web-only", addrs("192.0.5.1"), l2.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 					Preferred:  map[string]int32{"n1": 10, "n2": 15},
@@ -352,8 +358,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				{Name: "d/a", SharingKey: "k", Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
 				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}},
 			want: Announcements{
-				L2: l2plan("g web-only", l2.Desired{
-					Addresses:  addrs("192.0.5.1"),
+				L2: l2plan("web-only", addrs("192.0.5.1"), l2.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 					Preferred:  map[string]int32{"n1": 10, "n2": 15},
@@ -366,8 +371,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			group:     labeled(one(true, "192.0.5.1"), "tier", "web"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
 			want: Announcements{
-				L2: l2plan("g web-only", l2.Desired{
-					Addresses:  addrs("192.0.5.1"),
+				L2: l2plan("web-only", addrs("192.0.5.1"), l2.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n3"},
 					Preferred:  map[string]int32{"n1": 10},
@@ -386,11 +390,15 @@ func TestPlanAnnouncements(t *testing.T) {
 				}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
 			want: Announcements{
-				L2: l2plan("g l2", l2.Desired{Addresses: addrs("192.0.2.1"), Interfaces: []string{""}, Candidates: []string{"n1"}}),
+				L2: l2plan("l2", addrs("192.0.2.1"), l2.Desired{Interfaces: []string{""}, Candidates: []string{"n1"}}),
 			},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			for a, segment := range c.want.L2 {
+				segment.Announced, segment.Rank = true, c.group.Addresses[0].String()
+				c.want.L2[a] = segment
+			}
 			if diff := cmp.Diff(c.want, announce(c.group, c.endpoints, ready, world(c.self)), equalAddresses); diff != "" {
 				t.Error(diff)
 			}
@@ -399,7 +407,7 @@ func TestPlanAnnouncements(t *testing.T) {
 }
 
 // While a node's kernel does not forward, the node has no routes and is not a candidate. It still
-// has the part, with its addresses: an owner answers for it until another node takes over.
+// wants the address: an owner answers for it until another node takes over.
 func TestPlanAnnouncements_readiness(t *testing.T) {
 	service := func(local, proxied bool) Group {
 		s := Service{
@@ -499,12 +507,12 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 				w.Capabilities = 0
 			}
 			got := announce(c.group, c.endpoints, c.readiness, w)
-			part, announced := got.L2["g all"]
-			if !announced || !slices.Equal(part.Addresses, c.group.Addresses) || !slices.Equal(part.Candidates, c.candidates) {
-				t.Errorf("part %+v, want candidates %v", part, c.candidates)
+			segment, announced := got.L2[c.group.Addresses[0]]
+			if !announced || len(got.L2) != 1 || !slices.Equal(segment.Candidates, c.candidates) {
+				t.Errorf("wanted %+v, want candidates %v", got.L2, c.candidates)
 			}
-			if c.group.Services[0].Proxied != (part.Needs == Capability("wlc")) {
-				t.Errorf("layer 2 needs %b", part.Needs)
+			if c.group.Services[0].Proxied != (segment.Needs == Capability("wlc")) {
+				t.Errorf("layer 2 needs %b", segment.Needs)
 			}
 			if routed := len(got.BGP.Routes) > 0; routed != c.routed || routed != (len(got.Routed()) > 0) {
 				t.Errorf("routes %v, want some: %v", got.BGP.Routes, c.routed)
@@ -530,7 +538,7 @@ func TestPlanAnnouncements_unfit(t *testing.T) {
 		t.Errorf("routes %v, want none", got.BGP.Routes)
 	}
 	// On the segment its state keeps it from owning anything.
-	if diff := cmp.Diff([]string{"n1", "n2", "n3"}, got.L2["g l2"].Candidates); diff != "" {
+	if diff := cmp.Diff([]string{"n1", "n2", "n3"}, got.L2[netip.MustParseAddr("203.0.113.1")].Candidates); diff != "" {
 		t.Error(diff)
 	}
 }

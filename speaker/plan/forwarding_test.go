@@ -345,9 +345,9 @@ func TestPlanAnnouncements_capabilities(t *testing.T) {
 	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
 	w := forwardingWorld()
 	plan := announce(group, nil, ready, w)
-	for _, part := range plan.L2 {
-		if part.Needs != Capability("mh") {
-			t.Errorf("layer 2 needs %b, want %b", part.Needs, Capability("mh"))
+	for _, segment := range plan.L2 {
+		if segment.Needs != Capability("mh") {
+			t.Errorf("layer 2 needs %b, want %b", segment.Needs, Capability("mh"))
 		}
 	}
 	if len(plan.L2) != 1 || len(plan.BGP.Routes) != 1 {
@@ -371,9 +371,9 @@ func TestPlanAnnouncements_capabilities(t *testing.T) {
 	}
 	group.Services[0].Proxied = false // kube-proxy serves
 	plan = announce(group, nil, ready, w)
-	for _, part := range plan.L2 {
-		if part.Needs != 0 {
-			t.Errorf("layer 2 needs %b for what kube-proxy serves", part.Needs)
+	for _, segment := range plan.L2 {
+		if segment.Needs != 0 {
+			t.Errorf("layer 2 needs %b for what kube-proxy serves", segment.Needs)
 		}
 	}
 	if len(plan.BGP.Routes) != 1 {

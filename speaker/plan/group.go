@@ -28,6 +28,17 @@ func (g Group) Names() []string {
 	return names
 }
 
+// NamesAt returns namespace/name of each Service that has the address.
+func (g Group) NamesAt(address netip.Addr) []string {
+	var names []string
+	for _, s := range g.Services {
+		if slices.Contains(s.Addresses, address) {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
 // Unused returns the group without addresses that are in use elsewhere, and says which those are.
 // An address on an interface of this node is not in use if it is there because a Service of the
 // group has it.

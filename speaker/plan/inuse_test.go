@@ -18,10 +18,8 @@ import (
 // announced returns what a plan announces on segments, by BGP, and forwards.
 func announced(group Group, world World) (l2, routes, forwarded []string) {
 	p := announce(group, nil, ready, world)
-	for _, part := range p.L2 {
-		for _, a := range part.Addresses {
-			l2 = append(l2, a.String())
-		}
+	for a := range p.L2 {
+		l2 = append(l2, a.String())
 	}
 	for _, prefix := range p.Routed() {
 		routes = append(routes, prefix.String())

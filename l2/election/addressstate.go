@@ -6,42 +6,46 @@ import (
 	"time"
 )
 
-// Desired is the desired state of one group.
+// Desired is the desired state of one address. The zero value: it is not announced.
 type Desired struct {
-	// Addresses are announced together. None: the group is not announced.
-	Addresses []netip.Addr
+	// Announced is true while some node is to answer for the address. If it is false, the other
+	// fields do not matter.
+	Announced bool
 	// Interfaces are names, or patterns as in path.Match. "" stands for the interfaces that hold a
 	// node address. None: only those.
 	Interfaces []string
-	// Candidates are the nodes that may own the group. This node is included only if it may.
+	// Candidates are the nodes that may own the address. This node is included only if it may.
 	Candidates []string
-	// Preferred gives candidates a weight. Of the nodes that are free to take the group, the one
+	// Preferred gives candidates a weight. Of the nodes that are free to take the address, the one
 	// with the highest weight comes first. Nodes that are not in it have weight 0.
 	Preferred map[string]int32
-	// Needs are the capabilities that a node must have to own the group: this node according to
+	// Rank is what candidates of the same weight are ranked by: addresses with the same Rank and
+	// the same candidates go to the same node when they become vacant together. "": the address.
+	Rank string
+	// Needs are the capabilities that a node must have to own the address: this node according to
 	// SetCapabilities, others according to their messages.
 	Needs Capabilities
 }
 
-// groupState is one group on one segment: its desired state, who claims it, and what this node
+// addressState is one address on one segment: its desired state, who claims it, and what this node
 // makes of that.
-type groupState struct {
-	key        groupKey
-	name       string
-	wanted     bool // the group has a desired state here
-	addresses  []netip.Addr
-	knownSince []time.Time // for each of addresses
+type addressState struct {
+	key        addressKey
+	addr       netip.Addr
+	text       string // of addr
+	wanted     bool   // the address has a desired state here
 	candidates []string
 	needs      Capabilities
 	preferred  map[string]int32
+	ranked     string // what candidates are ranked by
 
-	owned        bool // this node claims the group and answers for it
+	owned        bool // this node claims the address
 	mine         claim
 	claimedAt    time.Time // when it was last claimed
 	offeredSince time.Time // since when it is offered for a rebalancing; zero: it is not
 
 	rivals            map[string]claim // claims of live peers, by node
-	vouchedUntil      time.Time        // until when a former claimant answered for all of it; zero: none did
+	vouchedUntil      time.Time        // until when a former claimant answered for it; zero: none did
 	highestTerm       uint64           // of all claims ever heard
 	highestSilentTerm uint64           // of peers that this node saw fall silent: a relayed claim up to it is stale
 	mirror            Claim            // the mirrored claim
@@ -61,28 +65,28 @@ type nodeClaim struct {
 
 // beats reports whether claim a is better than b: witnessed, then the higher term, then the node
 // that ranks before.
-func (c *groupState) beats(a, b nodeClaim) bool {
+func (c *addressState) beats(a, b nodeClaim) bool {
 	switch {
 	case a.witnessed != b.witnessed:
 		return a.witnessed
 	case a.term != b.term:
 		return a.term > b.term
 	}
-	return RanksBefore(c.name, nil, a.node, b.node)
+	return RanksBefore(c.text, nil, a.node, b.node)
 }
 
-// isCandidate reports whether the node may own the group.
-func (c *groupState) isCandidate(node string) bool {
+// isCandidate reports whether the node may own the address.
+func (c *addressState) isCandidate(node string) bool {
 	_, found := slices.BinarySearch(c.candidates, node)
 	return found
 }
 
 // learnTerm keeps the highest term.
-func (c *groupState) learnTerm(term uint64) { c.highestTerm = max(c.highestTerm, term) }
+func (c *addressState) learnTerm(term uint64) { c.highestTerm = max(c.highestTerm, term) }
 
 // best returns the best of the rivals' claims that count. A relayed claim counts if it is above
 // ours, which it may refer to otherwise.
-func (c *groupState) best(counts func(string, claim) bool) (best nodeClaim, found bool) {
+func (c *addressState) best(counts func(string, claim) bool) (best nodeClaim, found bool) {
 	for node, claim := range c.rivals {
 		if !counts(node, claim) || claim.relayed && claim.term <= max(c.mine.term, c.highestSilentTerm) {
 			continue
@@ -95,7 +99,7 @@ func (c *groupState) best(counts func(string, claim) bool) (best nodeClaim, foun
 }
 
 // contested reports whether the term of a peer's claim, which may not count, is not below ours.
-func (c *groupState) contested() bool {
+func (c *addressState) contested() bool {
 	for _, claim := range c.rivals {
 		if !claim.relayed && claim.term >= c.mine.term {
 			return true
@@ -106,7 +110,7 @@ func (c *groupState) contested() bool {
 
 // vacant reports whether no claim has to be respected. The claim of a node that only the mirror
 // shows has to be, unless that node hears nobody and this one does: then this side serves more.
-func (c *groupState) vacant(counts func(string, claim) bool, alone bool) bool {
+func (c *addressState) vacant(counts func(string, claim) bool, alone bool) bool {
 	respected := func(x claim) bool { return !x.relayed || x.term > c.highestSilentTerm && (x.witnessed || alone) }
 	if c.relayed.relayed && respected(c.relayed) {
 		return false
@@ -119,20 +123,20 @@ func (c *groupState) vacant(counts func(string, claim) bool, alone bool) bool {
 	return true
 }
 
-// rank returns the node's place among the candidates that are able to take the group and do not
+// rank returns the node's place among the candidates that are able to take the address and do not
 // offer it.
-func (c *groupState) rank(self string, able func(string) bool) int {
+func (c *addressState) rank(self string, able func(string) bool) int {
 	n := 0
 	for _, node := range c.candidates {
-		if node != self && able(node) && !c.rivals[node].offered && RanksBefore(c.name, c.preferred, node, self) {
+		if node != self && able(node) && !c.rivals[node].offered && RanksBefore(c.ranked, c.preferred, node, self) {
 			n++
 		}
 	}
 	return n
 }
 
-// hasTakers reports whether another node may take the group.
-func (c *groupState) hasTakers(self string, able func(string) bool) bool {
+// hasTakers reports whether another node may take the address.
+func (c *addressState) hasTakers(self string, able func(string) bool) bool {
 	return slices.ContainsFunc(c.candidates, func(node string) bool {
 		return node != self && able(node) && !c.rivals[node].offered
 	})
