@@ -7,39 +7,40 @@ import (
 	"time"
 )
 
-// Allocator knows the pools and who holds which address. Two owners hold the same
-// address only if their Terms let them share it.
+// Allocator keeps the pools and the owners of each address. Two owners hold the same address only
+// if their Terms let them share it.
 //
 // Owners are named namespace/name.
 type Allocator struct {
 	pools poolSet
-	// outside is the stock of the addresses in no pool.
+	// outside is the stock of the addresses that are in no pool.
 	outside [2]stock
-	// taken addresses are not fresh: held or held once, reserved, pinned, occupied, in
+	// taken holds the addresses that are not fresh: held now or before, reserved, pinned, occupied, in
 	// use elsewhere, or skipped.
 	taken   intervals
 	holders map[netip.Addr]holders
 	owners  map[string]owner
-	// reserved addresses, and the reservation of each.
+	// reserved is the reservation of each reserved address.
 	reserved map[netip.Addr]string
-	// skipped edge addresses that the search came across.
+	// skipped holds the edge addresses that a search has passed over.
 	skipped map[netip.Addr]bool
-	// keyed are the addresses that are shared under a key.
+	// keyed holds the addresses that are shared under each key.
 	keyed map[string]map[netip.Addr]bool
-	// used ranges are somebody else's: disjoint and ascending.
+	// used holds the ranges in use elsewhere: disjoint and ascending.
 	used     []Used
 	occupied occupation
 	pinned   pins
-	// former addresses were held once and are not now: in which order they were freed.
+	// former holds the addresses that were held before and are not held now, with the order in which
+	// they were freed.
 	former  map[netip.Addr]uint64
-	resting map[netip.Addr]rest // those of them that rest
-	// restingOf are the addresses that rest for an owner.
+	resting map[netip.Addr]rest // those of former that rest
+	// restingOf holds the addresses that rest for each owner.
 	restingOf map[string][]netip.Addr
-	// freed counts the addresses freed, to order them.
+	// freed counts the addresses that were freed, to order them.
 	freed uint64
 }
 
-// holders of an address; nearly always one.
+// holders are the owners of an address; there is nearly always one.
 type holders struct {
 	first string
 	more  []string
@@ -49,13 +50,13 @@ func (h holders) all() []string { return append([]string{h.first}, h.more...) }
 
 type owner struct {
 	addresses []netip.Addr // ascending
-	leaving   []netip.Addr // those of them that are surplus
+	leaving   []netip.Addr // the surplus ones among them
 	terms     Terms
 }
 
-// rest is what is known of an address that rests.
+// rest describes an address that rests.
 type rest struct {
-	owner string // who had it last, if that is known
+	owner string // that had it last, "" if that is not known
 	until time.Time
 }
 
@@ -65,9 +66,9 @@ type pins struct {
 	by map[string][]netip.Addr
 }
 
-// occupation is who occupies which address: Services of other implementations.
+// occupation is which Services of other implementations have which addresses.
 type occupation struct {
-	of map[netip.Addr][]occupant // the longest-standing first
+	of map[netip.Addr][]occupant // in the order in which they came
 	by map[string][]netip.Addr
 }
 
@@ -94,7 +95,7 @@ func New() *Allocator {
 	}
 }
 
-// Holders returns the owners of the address, the longest-standing first.
+// Holders returns the owners of the address, in the order in which they got it.
 func (a *Allocator) Holders(address netip.Addr) []string {
 	if h, ok := a.holders[address]; ok {
 		return h.all()
@@ -102,13 +103,13 @@ func (a *Allocator) Holders(address netip.Addr) []string {
 	return nil
 }
 
-// Holdings returns the addresses of an owner, ascending: IPv4 before IPv6.
+// Holdings returns the addresses of an owner in ascending order: IPv4 before IPv6.
 func (a *Allocator) Holdings(name string) []netip.Addr { return slices.Clone(a.owners[name].addresses) }
 
 // Addresses returns how many addresses are held.
 func (a *Allocator) Addresses() int { return len(a.holders) }
 
-// PoolOf returns the name of the pool that holds the address, "" if none does.
+// PoolOf returns the name of the pool that contains the address, "" if there is none.
 func (a *Allocator) PoolOf(address netip.Addr) string {
 	if p := a.pools.of(address); p != nil {
 		return p.Name
@@ -116,10 +117,10 @@ func (a *Allocator) PoolOf(address netip.Addr) string {
 	return ""
 }
 
-// Reservation returns who reserved the address, "" if nobody did.
+// Reservation returns the reservation of the address, "" if there is none.
 func (a *Allocator) Reservation(address netip.Addr) string { return a.reserved[address] }
 
-// UsedBy returns whose the address is, "" if nobody's.
+// UsedBy says who uses the address elsewhere, "" if nobody does.
 func (a *Allocator) UsedBy(address netip.Addr) string {
 	if u := a.usedAt(address); u != nil {
 		return u.By
@@ -134,13 +135,13 @@ func (a *Allocator) holds(name string, address netip.Addr) bool {
 
 func (a *Allocator) usedAt(address netip.Addr) *Used { return usedAt(a.used, address) }
 
-// pinnedByOther reports whether another than the owner asks for the address by name.
+// pinnedByOther reports whether another owner asks for the address by name.
 func (a *Allocator) pinnedByOther(name string, address netip.Addr) bool {
 	return slices.ContainsFunc(a.pinned.of[address], func(by string) bool { return by != name })
 }
 
-// blocked reports whether automatic allocation gives the address to nobody. Pins are
-// another matter: they block for all but one.
+// blocked reports whether automatic allocation gives the address to nobody. Pins do not count: they
+// block it for all owners but one.
 func (a *Allocator) blocked(address netip.Addr) bool {
 	_, held := a.holders[address]
 	return held || a.claimed(address)
@@ -152,7 +153,7 @@ func (a *Allocator) claimed(address netip.Addr) bool {
 	return reserved || len(a.occupied.of[address]) > 0 || a.usedAt(address) != nil
 }
 
-// mark notes whether an address is taken.
+// mark updates whether an address is taken.
 func (a *Allocator) mark(address netip.Addr) {
 	if _, former := a.former[address]; former || a.skipped[address] || len(a.pinned.of[address]) > 0 ||
 		a.blocked(address) {

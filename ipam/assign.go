@@ -7,47 +7,45 @@ import (
 
 // Request is what an owner asks for.
 type Request struct {
-	// Families wanted, one address each, the primary first. Never empty.
+	// Families are those wanted, the primary one first: one address of each. Never empty.
 	Families []Family
-	// All: every family or nothing. Otherwise a family that no pool can give is
-	// done without, as long as one is given.
+	// All asks for every family or nothing. Otherwise a family that no pool can give is left out, as
+	// long as another one is given.
 	All bool
-	// Pinned are addresses asked for by name, at most one of each family. They are
-	// given or the request fails.
+	// Pinned are addresses asked for by name, at most one of each family. The request fails unless all
+	// are given.
 	Pinned []netip.Addr
-	// Pools, by name, that may give to the owner, in order of precedence. None is a
-	// request too: what is held is kept, and nothing is given.
+	// Pools are the names of the pools that may give to the owner, in order of precedence. Without any
+	// the owner keeps what it holds and gets nothing.
 	Pools []string
-	// Named: the owner named the pools. Then those that give on request give too.
+	// Named says that the owner named the pools. Pools that give on request give to it then, too.
 	Named bool
-	// Strict: the owner changed which pools it names since its addresses were given.
-	// Then addresses of pools that it does not name are not kept, pinned ones neither.
+	// Strict says that the owner changed which pools it names since it got its addresses. It then
+	// keeps no address of a pool that it does not name, not even a pinned one.
 	Strict bool
 	// Drop are addresses that the owner does not want to keep.
 	Drop []netip.Addr
-	// Terms on which the owner shares addresses.
+	// Terms are those on which the owner shares addresses.
 	Terms Terms
 }
 
-// Assignment is what an owner should have after Assign.
+// Assignment is the result of Assign.
 type Assignment struct {
-	// Addresses in the order of the families asked for.
+	// Addresses are those that the owner should have, in the order of the families asked for.
 	Addresses []netip.Addr
-	// Surplus are addresses that the owner should not have any more. It goes on
-	// holding them, so that nobody else gets them while anybody may still see them
-	// as the owner's, until Free.
+	// Surplus are addresses that the owner is to lose. It holds them until Free, so that nobody else
+	// gets them while they may still be seen as the owner's.
 	Surplus []netip.Addr
-	// Missing says why a family was done without.
+	// Missing says why families were left out.
 	Missing []error
-	// Renewed: the terms of an owner that holds addresses changed, so that others may
-	// share now who could not before.
+	// Renewed says that the terms of an owner with addresses changed, so that others may now be able
+	// to share with it.
 	Renewed bool
 }
 
-// Assign makes the owner hold what it asks for. Addresses that it holds and that
-// fit are kept, inside a pool or not; the others are surplus. When the request
-// cannot be met, all that the owner holds is surplus, and the error is one of this
-// package's types.
+// Assign gives the owner what it asks for. It keeps the addresses that it holds and that fit, even
+// outside of all pools; the others become surplus. If the request cannot be met, everything that
+// the owner holds is surplus, and the error is of one of this package's types.
 func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	before, known := a.owners[name]
 	renewed := known && !before.terms.equal(request.Terms)
@@ -56,7 +54,7 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	if err == nil && len(missing) > 0 && (request.All || len(addresses) == 0) {
 		err = missing[0]
 	}
-	if err != nil { // who fails takes nothing
+	if err != nil { // all or nothing
 		addresses, missing = nil, nil
 	}
 	for _, address := range addresses {
@@ -71,7 +69,7 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 		}
 	}
 	if o := a.owners[name]; len(o.addresses) == 0 {
-		delete(a.owners, name) // its terms concern nobody
+		delete(a.owners, name) // its terms matter to nobody
 	} else {
 		o.leaving = slices.Clone(surplus)
 		a.owners[name] = o
@@ -79,8 +77,8 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	return Assignment{Addresses: addresses, Surplus: surplus, Missing: missing, Renewed: renewed}, err
 }
 
-// Surrender makes everything that the owner holds surplus, and returns it: for an
-// owner whose request makes no sense.
+// Surrender makes everything that the owner holds surplus, and returns it: for an owner whose
+// request is not valid.
 func (a *Allocator) Surrender(name string) []netip.Addr {
 	o, ok := a.owners[name]
 	if !ok {
@@ -91,9 +89,9 @@ func (a *Allocator) Surrender(name string) []netip.Addr {
 	return slices.Clone(o.addresses)
 }
 
-// choose returns the addresses that the owner should have: the pinned ones, of each
-// other family wanted the lowest that it holds and may keep, else one that it is given.
-// It also returns why a family is missing, and why a pin cannot be given.
+// choose returns the addresses that the owner should have: the pinned ones, and of each other
+// family the lowest that it holds and may keep, or else a new one. missing says why a family has
+// none, err why a pinned address cannot be given.
 func (a *Allocator) choose(name string, request Request) (chosen []netip.Addr, missing []error, err error) {
 	for _, pin := range request.Pinned { // all or none
 		if err := a.mayPin(name, pin, request); err != nil {
@@ -117,7 +115,7 @@ func (a *Allocator) choose(name string, request Request) (chosen []netip.Addr, m
 	return chosen, missing, nil
 }
 
-// mayPin says why the owner may not have the address it names.
+// mayPin returns why the owner may not have an address that it asks for by name.
 func (a *Allocator) mayPin(name string, pin netip.Addr, request Request) error {
 	if !slices.Contains(request.Families, FamilyOf(pin)) {
 		return &FamilyError{Address: pin, Families: request.Families}
@@ -145,13 +143,13 @@ func (a *Allocator) mayPin(name string, pin netip.Addr, request Request) error {
 	return a.mayHold(name, pin, request.Terms)
 }
 
-// leaves reports whether the owner wants to keep no address of the pool, which is nil
-// for addresses in none.
+// leaves reports whether the owner does not want to keep addresses of the pool, nil for addresses
+// in no pool.
 func (r Request) leaves(p *poolState) bool {
 	return r.Strict && p != nil && !slices.Contains(r.Pools, p.Name)
 }
 
-// gives reports whether the pool gives addresses to who does not name them.
+// gives reports whether the pool gives the owner addresses that it does not name.
 func (r Request) gives(p *poolState) bool {
 	return p != nil && (p.Allocation == Automatic || p.Allocation == OnRequest && r.Named)
 }
@@ -169,8 +167,8 @@ func (a *Allocator) keep(name string, family Family, request Request) (netip.Add
 	return netip.Addr{}, false
 }
 
-// find returns an address of the family for the owner: the one that rests for it, else
-// one that it may share, else the next of the first pool that has one.
+// find returns an address of the family for the owner: one that rests for it, or one that it may
+// share, or the next one of the first pool that has one.
 func (a *Allocator) find(name string, family Family, request Request) (netip.Addr, error) {
 	if address, ok := a.regain(name, family, request); ok {
 		return address, nil
@@ -200,8 +198,8 @@ func (a *Allocator) find(name string, family Family, request Request) (netip.Add
 	return netip.Addr{}, exhausted
 }
 
-// regain returns the address that rests for the owner, if it holds none of the family:
-// of several the one that it had last.
+// regain returns the address of the family that rests for the owner, if it holds none; of several
+// the one that it had last.
 func (a *Allocator) regain(name string, family Family, request Request) (last netip.Addr, found bool) {
 	if len(a.restingOf[name]) == 0 || slices.ContainsFunc(a.owners[name].addresses, of(family)) {
 		return last, false
@@ -209,7 +207,7 @@ func (a *Allocator) regain(name string, family Family, request Request) (last ne
 	for _, address := range a.restingOf[name] {
 		p := a.pools.of(address)
 		if FamilyOf(address) != family || !request.gives(p) || !slices.Contains(request.Pools, p.Name) ||
-			!p.volunteers(address) || slices.Contains(request.Drop, address) ||
+			!p.offers(address) || slices.Contains(request.Drop, address) ||
 			a.mayHold(name, address, request.Terms) != nil {
 			continue
 		}

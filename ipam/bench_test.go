@@ -10,7 +10,7 @@ import (
 	"go4.org/netipx"
 )
 
-// filled returns an allocator with one pool, and that many of its addresses taken.
+// filled returns an allocator with one pool, that many of whose addresses are taken.
 func filled(b *testing.B, prefix string, taken int, scattered bool) *Allocator {
 	b.Helper()
 	a := New()
@@ -28,8 +28,8 @@ func filled(b *testing.B, prefix string, taken int, scattered bool) *Allocator {
 	return a
 }
 
-// BenchmarkAssignAndRelease measures a Service that comes and goes. It costs about
-// the same however large the pool is, and however much of it is taken.
+// BenchmarkAssignAndRelease measures a Service that comes and goes. It costs about the same however
+// large the pool is and however many addresses are taken.
 func BenchmarkAssignAndRelease(b *testing.B) {
 	for _, taken := range []int{1_000, 100_000, 1_000_000} {
 		for _, c := range []struct {
@@ -85,8 +85,8 @@ func BenchmarkAssignFromAFullPool(b *testing.B) {
 	}
 }
 
-// BenchmarkSetUsed replaces what is in use elsewhere, as when a node joins: 5000 single
-// addresses in a pool of which that many are held.
+// BenchmarkSetUsed replaces what is in use elsewhere, as when a node joins: 5000 single addresses
+// in a pool with that many held ones.
 func BenchmarkSetUsed(b *testing.B) {
 	for _, held := range []int{0, 100_000} {
 		b.Run(fmt.Sprintf("held-%d", held), func(b *testing.B) {
@@ -120,8 +120,8 @@ func BenchmarkAssignAndRest(b *testing.B) {
 	}
 }
 
-// BenchmarkRebuild rebuilds the allocator from 100 000 statuses, and tells what an
-// address costs in memory.
+// BenchmarkRebuild rebuilds the allocator from 100,000 statuses, and reports the memory per
+// address.
 func BenchmarkRebuild(b *testing.B) {
 	const n = 100_000
 	names := make([]string, n)

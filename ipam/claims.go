@@ -5,11 +5,10 @@ import (
 	"slices"
 )
 
-// Reserve keeps an address for the owners of a namespace. The reservation is named
-// namespace/name. It fails with *TakenError if another namespace holds or reserved
-// the address, or another reservation of the same namespace has it, with *UsedError if
-// it is somebody else's, and with *RestingError if an owner of another namespace had it
-// a moment ago.
+// Reserve keeps an address for the owners of a namespace. The reservation is named namespace/name.
+// Reserve fails with *TakenError if another namespace holds or reserved the address, or another
+// reservation of the same namespace has it, with *UsedError if it is in use elsewhere, and with
+// *RestingError if it rests for an owner of another namespace.
 func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 	if u := a.usedAt(address); u != nil {
 		return &UsedError{Address: address, By: u.By}
@@ -36,9 +35,8 @@ func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 	return nil
 }
 
-// ReserveAny reserves an address of the family in the pool: the one that the owner
-// holds there, if it holds one, else the one that it would be given. It fails with
-// *ExhaustedError.
+// ReserveAny reserves an address of the family in the pool: the one that the owner holds there, or
+// else the one that the owner would get. It fails with *ExhaustedError.
 func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner string) (netip.Addr, error) {
 	p := a.pools.byName[pool]
 	if p == nil || p.Allocation == Disabled {
@@ -56,7 +54,7 @@ func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner st
 	return address, a.Reserve(reservation, address)
 }
 
-// Unreserve ends a reservation; who holds the address goes on holding it.
+// Unreserve ends a reservation. Its holders keep the address.
 func (a *Allocator) Unreserve(address netip.Addr) {
 	if _, ok := a.reserved[address]; ok {
 		delete(a.reserved, address)
@@ -64,10 +62,11 @@ func (a *Allocator) Unreserve(address netip.Addr) {
 	}
 }
 
-// Occupy notes that addresses are those of another implementation's Service, instead of
-// those that it occupied before. By says whose they are, in words that follow "is": "an
-// address of Service x/y, which metallb serves". They are not given to anybody, but who
-// holds one already keeps it. Several may occupy one address. It reports whether one that was occupied before is not any more.
+// Occupy records the addresses of another implementation's Service, and replaces those recorded for
+// it before. by says whose they are, in words that follow "is": "an address of Service x/y, which
+// metallb serves". They are not given to anybody, but an owner that already holds one keeps it.
+// Several Services may occupy one address. Occupy reports whether an address is no longer occupied
+// by the Service.
 func (a *Allocator) Occupy(who, by string, addresses []netip.Addr) (gaveUp bool) {
 	before := a.occupied.by[who]
 	a.Vacate(who)
@@ -84,7 +83,7 @@ func (a *Allocator) Occupy(who, by string, addresses []netip.Addr) (gaveUp bool)
 	return gaveUp
 }
 
-// Vacate undoes Occupy, and reports whether there was something to undo.
+// Vacate undoes Occupy, and reports whether there was anything to undo.
 func (a *Allocator) Vacate(who string) bool {
 	addresses := a.occupied.by[who]
 	delete(a.occupied.by, who)

@@ -1,3 +1,22 @@
-// Package ipam gives addresses from pools to owners. It is pure: it knows no
-// Kubernetes, no clock and no I/O. An Allocator is not safe for concurrent use.
+// Package ipam gives addresses from pools to owners. It knows nothing of Kubernetes, has no clock,
+// and does no I/O. An Allocator is not safe for concurrent use.
+//
+// Two owners hold the same address only if their Terms let them share it. An address that an owner
+// is to lose stays its own until Free, so that nobody else gets it while it may still be in use. An
+// address that was freed may rest: until then only the owner that had it gets it.
+//
+// Begin with Allocator (allocator.go) and Assign (assign.go). Each file needs only files above it:
+//
+//   - pool.go: families and pools, and what is known of a pool's addresses
+//   - errors.go: why an address is not given
+//   - terms.go: on which terms owners share addresses
+//   - intervals.go, used.go: sets and lists of ranges
+//   - allocator.go: the Allocator, and questions about one address
+//   - former.go: addresses that were freed, and their rest
+//   - set.go: what is set from outside: pools, addresses in use elsewhere, pins
+//   - hold.go: giving one address to an owner, and freeing it
+//   - search.go: which address a pool gives next
+//   - claims.go: reservations, and addresses of other implementations
+//   - assign.go: giving an owner all that it asks for
+//   - usage.go, recent.go: what the status of a pool shows
 package ipam

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// TakenError says that the address is somebody else's.
+// TakenError says that another owner or a reservation has the address.
 type TakenError struct {
 	Address netip.Addr
-	// Owner holds it, and Why it is not shared.
+	// Owner holds the address. Why says why it is not shared.
 	Owner, Why string
-	// Reservation keeps it, if Owner is empty.
+	// Reservation has the address, if Owner is empty.
 	Reservation string
 }
 
@@ -23,12 +23,12 @@ func (e *TakenError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("%s is held by %s %s", e.Address, e.Owner, e.Why))
 }
 
-// OutsideError says that no pool holds the address.
+// OutsideError says that the address is in no pool.
 type OutsideError struct{ Address netip.Addr }
 
 func (e *OutsideError) Error() string { return fmt.Sprintf("%s is in no LoadBalancerPool", e.Address) }
 
-// FamilyError says that the address is of a family that was not asked for.
+// FamilyError says that the address is of a family that the owner did not ask for.
 type FamilyError struct {
 	Address  netip.Addr
 	Families []Family
@@ -38,8 +38,8 @@ func (e *FamilyError) Error() string {
 	return fmt.Sprintf("%s is %s, and the owner wants %v only", e.Address, FamilyOf(e.Address), e.Families)
 }
 
-// ScopeError says that the address is in a pool that may not give to the owner,
-// or, if Named, not in one that the owner names.
+// ScopeError says that the address is in a pool that does not serve the owner or, if Named, in one
+// that the owner does not name.
 type ScopeError struct {
 	Address netip.Addr
 	Pool    string
@@ -53,7 +53,7 @@ func (e *ScopeError) Error() string {
 	return fmt.Sprintf("%s is in LoadBalancerPool %s, which does not serve the owner", e.Address, e.Pool)
 }
 
-// DisabledError says that the address is in a pool that gives no more.
+// DisabledError says that the address is in a pool that gives no addresses.
 type DisabledError struct {
 	Address netip.Addr
 	Pool    string
@@ -63,8 +63,7 @@ func (e *DisabledError) Error() string {
 	return fmt.Sprintf("%s is in LoadBalancerPool %s, whose allocation is Disabled", e.Address, e.Pool)
 }
 
-// EdgeError says that the address is the first or last of a /24, and its pool does
-// not give those.
+// EdgeError says that the address is the first or last one of a /24, which its pool does not give.
 type EdgeError struct {
 	Address netip.Addr
 	Pool    string
@@ -77,13 +76,12 @@ func (e *EdgeError) Error() string {
 // ExhaustedError says that no pool has a free address of the family.
 type ExhaustedError struct {
 	Family Family
-	// Full lists the pools that have such addresses and may give them, all taken.
-	// Empty: there is no such pool.
+	// Full lists the pools that have such addresses and may give them, but have none left. Empty: no
+	// pool has such addresses.
 	Full []string
-	// Named: among the pools that the owner names.
+	// Named says that only the pools that the owner names count.
 	Named bool
-	// Resting is when the first of their addresses that rest can be given. Zero: none
-	// rests.
+	// Resting is when the first of the resting addresses can be given. Zero: none rests.
 	Resting time.Time
 }
 
@@ -98,7 +96,7 @@ func (e *ExhaustedError) Error() string {
 	return fmt.Sprintf("%s; one rests until %s", text, clock(e.Resting))
 }
 
-// RestingError says that the address was freed a moment ago by Owner, and rests.
+// RestingError says that Owner freed the address a moment ago, and that it rests.
 type RestingError struct {
 	Address netip.Addr
 	// Owner is empty if it is not known.
@@ -113,10 +111,10 @@ func (e *RestingError) Error() string {
 	return fmt.Sprintf("%s was Service %s's until a moment ago, and rests until %s", e.Address, e.Owner, clock(e.Until))
 }
 
-// UsedError says that the address is somebody else's.
+// UsedError says that the address is in use elsewhere.
 type UsedError struct {
 	Address netip.Addr
-	// By says whose, in words that follow "is".
+	// By says who uses it, in words that follow "is".
 	By string
 }
 

@@ -6,9 +6,8 @@ import (
 	"time"
 )
 
-// remembered is how many addresses of a pool and family are known to have been held
-// once; the longest ago freed are forgotten. It bounds the memory that a large pool
-// costs whose owners come and go.
+// remembered is how many former addresses of a pool and family are kept. Those freed longest ago
+// are forgotten. It limits the memory for a large pool whose owners come and go.
 const remembered = 1 << 16
 
 // Rested is an address that rests.
@@ -19,9 +18,8 @@ type Rested struct {
 	Until time.Time
 }
 
-// Rest makes an address rest that nobody holds, as if the owner, which may be unknown
-// (""), had freed it: for a new leader. It has no effect if the address is held or rests
-// as long already.
+// Rest makes an address that nobody holds rest, as if the owner, which may be unknown (""), had
+// freed it: for a new leader. It has no effect if the address is held or already rests as long.
 func (a *Allocator) Rest(address netip.Addr, owner string, until time.Time) {
 	if _, held := a.holders[address]; held || !until.After(a.resting[address].until) {
 		return
@@ -31,8 +29,8 @@ func (a *Allocator) Rest(address netip.Addr, owner string, until time.Time) {
 	a.mark(address)
 }
 
-// Wake ends the rest of addresses whose time has come, and reports whether any did, and
-// when the next one does: zero if none rests.
+// Wake ends the rest of the addresses whose time has come. It reports whether there were any, and
+// when the next one wakes: zero if none rests.
 func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
 	wake := func(s *stock) {
 		for first, ok := s.resting.Min(); ok; first, ok = s.resting.Min() {
@@ -57,8 +55,8 @@ func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
 	return woke, next
 }
 
-// Resting returns the resting addresses of a pool, the longest-resting first, at most
-// that many.
+// Resting returns at most that many of the resting addresses of a pool, those that rest longest
+// first.
 func (a *Allocator) Resting(pool string, most int) []Rested {
 	p := a.pools.byName[pool]
 	if p == nil {
@@ -79,13 +77,13 @@ func (a *Allocator) Resting(pool string, most int) []Rested {
 	return all[:min(len(all), max(most, 0))]
 }
 
-// settle puts an address where it belongs after what is known of it changed.
+// settle updates where an address is filed after what is known of it changed.
 func (a *Allocator) settle(address netip.Addr) {
 	a.mark(address)
 	a.shelve(address)
 }
 
-// stock returns the one that the address belongs to.
+// stock returns the stock that the address belongs to.
 func (a *Allocator) stock(address netip.Addr) *stock {
 	family := FamilyOf(address)
 	if p := a.pools.of(address); p != nil {
@@ -94,7 +92,7 @@ func (a *Allocator) stock(address netip.Addr) *stock {
 	return &a.outside[family.index()]
 }
 
-// retire notes that an address was freed by its owner, and rests until the time.
+// retire notes that the owner freed the address, and that it rests until then.
 func (a *Allocator) retire(address netip.Addr, owner string, until time.Time) {
 	a.freed++
 	a.former[address] = a.freed
@@ -107,7 +105,7 @@ func (a *Allocator) retire(address netip.Addr, owner string, until time.Time) {
 	a.place(address, a.freed, a.claimed(address)) // it is not held
 }
 
-// recall is the reverse of retire: the address is about to be held, or freed anew.
+// recall undoes retire: the address is about to be held, or to be freed again.
 func (a *Allocator) recall(address netip.Addr) {
 	order, ok := a.former[address]
 	if !ok {
@@ -123,7 +121,7 @@ func (a *Allocator) recall(address netip.Addr) {
 	delete(a.former, address)
 }
 
-// unrest notes that the address does not rest any more.
+// unrest notes that the address no longer rests.
 func (a *Allocator) unrest(address netip.Addr, owner string) {
 	delete(a.resting, address)
 	left := slices.DeleteFunc(a.restingOf[owner], func(r netip.Addr) bool { return r == address })
@@ -134,15 +132,15 @@ func (a *Allocator) unrest(address netip.Addr, owner string) {
 	}
 }
 
-// shelve puts an address where it belongs if it is a former one.
+// shelve updates where an address is filed, if it is a former one.
 func (a *Allocator) shelve(address netip.Addr) {
 	if order, ok := a.former[address]; ok {
 		a.place(address, order, a.blocked(address))
 	}
 }
 
-// place puts a former address among those of its stock that rest, or among those that
-// can be given again, or takes it out of the latter.
+// place files a former address among those of its stock that rest, or among those that can be given
+// again, or among neither.
 func (a *Allocator) place(address netip.Addr, order uint64, blocked bool) {
 	key := pastAddress{order, address}
 	if r, ok := a.resting[address]; ok {
@@ -154,7 +152,7 @@ func (a *Allocator) place(address netip.Addr, order uint64, blocked bool) {
 		return
 	}
 	s := p.stock(FamilyOf(address))
-	if !blocked && p.volunteers(address) && len(a.pinned.of[address]) == 0 {
+	if !blocked && p.offers(address) && len(a.pinned.of[address]) == 0 {
 		s.past.Set(key)
 		a.forget(s)
 	} else {
@@ -162,7 +160,7 @@ func (a *Allocator) place(address netip.Addr, order uint64, blocked bool) {
 	}
 }
 
-// forget drops the longest ago freed address if there are too many to remember.
+// forget drops the address freed longest ago if there are too many.
 func (a *Allocator) forget(s *stock) {
 	if s.past.Len() > remembered {
 		oldest, _ := s.past.PopMin()

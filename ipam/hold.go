@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Hold gives the address to the owner on the terms, inside a pool or not, even if it
-// rests: to restore what was given before. It fails with *TakenError if somebody holds
-// the address with whom the owner may not share it, or it is reserved for another
-// namespace, and with *UsedError if it is somebody else's.
+// Hold gives the address to the owner on the terms, inside a pool or not, even if it rests: to
+// restore what was given before. It fails with *TakenError if an owner that may not share it holds
+// the address, or it is reserved for another namespace, and with *UsedError if it is in use
+// elsewhere.
 func (a *Allocator) Hold(name string, address netip.Addr, terms Terms) error {
 	err := a.mayShare(name, address, terms)
 	if err == nil {
@@ -23,8 +23,9 @@ func (a *Allocator) Hold(name string, address netip.Addr, terms Terms) error {
 	return nil
 }
 
-// TakeOver is Hold for an owner whose Service others gave the addresses, all or none. Occupants of which with says so are to
-// be taken over as well, and are no obstacle: they share the address, or wait for it then.
+// TakeOver is Hold for an owner whose Service got its addresses from another implementation: all of
+// them or none. Occupants for which with returns true are about to be taken over as well, and are
+// no obstacle: they share the address, or wait for it.
 func (a *Allocator) TakeOver(name string, addresses []netip.Addr, terms Terms, with func(occupant string) bool) error {
 	for _, address := range addresses {
 		if err := a.mayShare(name, address, terms); err != nil {
@@ -43,13 +44,12 @@ func (a *Allocator) TakeOver(name string, addresses []netip.Addr, terms Terms, w
 	return nil
 }
 
-// Release frees every address of the owner without a rest, and reports whether there
-// was one.
+// Release frees every address of the owner, none of which rests, and reports whether there was one.
 func (a *Allocator) Release(name string) bool { return a.Free(name, a.Holdings(name), time.Time{}) }
 
-// Free frees those of the addresses that the owner holds, and reports whether there was
-// one. An address that nobody holds then rests until the time, unless that is zero:
-// meanwhile only this owner gets it.
+// Free frees those of the addresses that the owner holds, and reports whether there were any. An
+// address without holders then rests until the given time, zero for none: until then only this
+// owner gets it.
 func (a *Allocator) Free(name string, addresses []netip.Addr, until time.Time) bool {
 	freed := false
 	for _, address := range addresses {
@@ -71,7 +71,7 @@ func (a *Allocator) Free(name string, addresses []netip.Addr, until time.Time) b
 	return freed
 }
 
-// mayHold says why the owner may not hold the address on the terms.
+// mayHold returns why the owner may not hold the address on the terms.
 func (a *Allocator) mayHold(name string, address netip.Addr, terms Terms) error {
 	if err := a.mayShare(name, address, terms); err != nil {
 		return err
@@ -82,8 +82,8 @@ func (a *Allocator) mayHold(name string, address netip.Addr, terms Terms) error 
 	return a.notOccupied(name, address)
 }
 
-// mayShare says whose the address is, if it is in use elsewhere, reserved for another
-// namespace, or held by an owner who does not share it on the terms.
+// mayShare returns a TakenError or UsedError if the address is in use elsewhere, reserved for
+// another namespace, or held by an owner that does not share it on the terms.
 func (a *Allocator) mayShare(name string, address netip.Addr, terms Terms) error {
 	if u := a.usedAt(address); u != nil {
 		return &UsedError{Address: address, By: u.By}
@@ -104,9 +104,9 @@ func (a *Allocator) mayShare(name string, address netip.Addr, terms Terms) error
 		}
 		if slices.Contains(a.owners[other].leaving, address) {
 			if holds {
-				continue // it yields to who stays
+				continue // the other one is about to lose it
 			}
-			return &TakenError{Address: address, Owner: other, Why: "for a moment still"}
+			return &TakenError{Address: address, Owner: other, Why: "for another moment"}
 		}
 		if why := terms.clash(a.owners[other].terms, across || namespaceOf(other) == namespaceOf(name)); why != "" {
 			return &TakenError{Address: address, Owner: other, Why: why}
@@ -115,7 +115,7 @@ func (a *Allocator) mayShare(name string, address netip.Addr, terms Terms) error
 	return nil
 }
 
-// notOccupied says whose the address is, if it is occupied and the owner does not hold it.
+// notOccupied returns a UsedError if the address is occupied and the owner does not hold it.
 func (a *Allocator) notOccupied(name string, address netip.Addr) error {
 	if by := a.occupied.of[address]; len(by) > 0 && !a.holds(name, address) {
 		return &UsedError{Address: address, By: by[0].by}
@@ -152,7 +152,7 @@ func (a *Allocator) unhold(name string, address netip.Addr, until time.Time) {
 	}
 	delete(a.holders, address)
 	a.count(address, -1)
-	a.retire(address, name, until) // it stays taken
+	a.retire(address, name, until) // still taken
 }
 
 // setTerms replaces the terms of an owner.
@@ -180,7 +180,7 @@ func (a *Allocator) key(key string, address netip.Addr) {
 	a.keyed[key][address] = true
 }
 
-// unkey notes that an owner with the key left the address.
+// unkey notes that an owner with the key no longer has the address.
 func (a *Allocator) unkey(key string, address netip.Addr) {
 	if key == "" {
 		return

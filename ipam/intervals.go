@@ -7,9 +7,8 @@ import (
 	"go4.org/netipx"
 )
 
-// intervals is a set of addresses, kept as disjoint intervals that are as long as
-// they can be. An operation costs the logarithm of the number of intervals,
-// whatever the number of addresses.
+// intervals is a set of addresses, stored as disjoint intervals that are as long as possible. An
+// operation costs the logarithm of the number of intervals, whatever the number of addresses.
 type intervals struct {
 	tree *btree.BTreeG[interval] // by from
 }
@@ -21,7 +20,7 @@ func newIntervals() intervals {
 	return intervals{btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})}
 }
 
-// around returns the interval that holds the address.
+// around returns the interval that contains the address.
 func (s intervals) around(a netip.Addr) (found interval, ok bool) {
 	s.tree.Descend(interval{from: a}, func(i interval) bool {
 		found, ok = i, !i.to.Less(a)
@@ -30,7 +29,7 @@ func (s intervals) around(a netip.Addr) (found interval, ok bool) {
 	return found, ok
 }
 
-// add puts an address in.
+// add adds an address.
 func (s intervals) add(a netip.Addr) {
 	grown, after := interval{a, a}, interval{}
 	in, before, next := false, a.Prev(), a.Next()
@@ -60,8 +59,8 @@ func (s intervals) add(a netip.Addr) {
 	s.tree.Set(grown)
 }
 
-// addRange puts the addresses of a range in. It costs as much as there are intervals
-// that it touches.
+// addRange adds the addresses of a range. It costs as much as the number of intervals that it
+// touches.
 func (s intervals) addRange(r netipx.IPRange) {
 	grown := interval{r.From(), r.To()}
 	low, high := grown.from.Prev(), grown.to.Next()
@@ -83,7 +82,7 @@ func (s intervals) addRange(r netipx.IPRange) {
 	s.tree.Set(grown)
 }
 
-// removeRange takes the addresses of a range out.
+// removeRange removes the addresses of a range.
 func (s intervals) removeRange(r netipx.IPRange) {
 	for _, i := range s.within(r.From(), r.To()) {
 		s.tree.Delete(i)
@@ -96,7 +95,7 @@ func (s intervals) removeRange(r netipx.IPRange) {
 	}
 }
 
-// within returns the intervals that hold an address from low to high.
+// within returns the intervals that contain an address from low to high.
 func (s intervals) within(low, high netip.Addr) (found []interval) {
 	s.tree.Descend(interval{from: high}, func(i interval) bool {
 		if i.to.Less(low) {
@@ -108,7 +107,7 @@ func (s intervals) within(low, high netip.Addr) (found []interval) {
 	return found
 }
 
-// remove takes an address out.
+// remove removes an address.
 func (s intervals) remove(a netip.Addr) {
 	i, ok := s.around(a)
 	if !ok {

@@ -21,7 +21,7 @@ func pool(name string, allocation Allocation, ranges ...string) Pool {
 	return p
 }
 
-// fixture is an allocator whose pools all serve everybody, in their order.
+// fixture is an allocator whose pools all serve every owner, in their order.
 type fixture struct {
 	*Allocator
 	order []string
@@ -78,14 +78,16 @@ func mustAssign(t *testing.T, a *fixture, owner string, r Request, want ...strin
 	}
 }
 
-func TestTheLowestFreeAddressIsGiven(t *testing.T) {
+// The lowest free address is given.
+func TestAssignLowest(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	mustAssign(t, a, "b", v4, "192.0.2.2")
 	mustAssign(t, a, "c", v4, "192.0.2.3")
 }
 
-func TestNeverUsedAddressesAreGivenFirstThenTheLongestAgoFreed(t *testing.T) {
+// Addresses that were never held are given first, then those freed longest ago.
+func TestAssignPrefersNeverHeld(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	mustAssign(t, a, "b", v4, "192.0.2.2")
@@ -97,7 +99,8 @@ func TestNeverUsedAddressesAreGivenFirstThenTheLongestAgoFreed(t *testing.T) {
 	mustAssign(t, a, "f", v4, "192.0.2.1")
 }
 
-func TestOfALargePoolTheLongestAgoFreedAddressesAreForgotten(t *testing.T) {
+// Of a large pool, the addresses freed longest ago are forgotten.
+func TestFreeForgetsTheOldest(t *testing.T) {
 	a := with(pool("p", Automatic, "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
 	for range remembered + 1 {
 		if _, err := a.Assign("n/a", v6); err != nil {
@@ -111,7 +114,8 @@ func TestOfALargePoolTheLongestAgoFreedAddressesAreForgotten(t *testing.T) {
 	mustAssign(t, a, "n/b", v6, "2001:db8::")
 }
 
-func TestAnOwnerKeepsItsAddressWhenAskedAgain(t *testing.T) {
+// An owner keeps its address when asked again.
+func TestAssignAgain(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	mustAssign(t, a, "b", v4, "192.0.2.2")
@@ -119,7 +123,8 @@ func TestAnOwnerKeepsItsAddressWhenAskedAgain(t *testing.T) {
 	mustAssign(t, a, "b", v4, "192.0.2.2")
 }
 
-func TestAnAddressOutsideEveryPoolIsKept(t *testing.T) {
+// An address outside every pool is kept.
+func TestAssignOutsidePools(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	a.SetPools(nil)
@@ -129,13 +134,15 @@ func TestAnAddressOutsideEveryPoolIsKept(t *testing.T) {
 	}
 }
 
-func TestDualStackGivesTheFamiliesInTheirOrder(t *testing.T) {
+// Dual stack gives the families in the order asked for.
+func TestAssignDualStack(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3", "2001:db8::1-2001:db8::3"))
 	mustAssign(t, a, "a", dual, "2001:db8::1", "192.0.2.1")
 	mustAssign(t, a, "b", both, "192.0.2.2", "2001:db8::2")
 }
 
-func TestPreferDualStackDegradesAndLaterAddsTheMissingFamily(t *testing.T) {
+// PreferDualStack makes do with one family, and adds the missing one later.
+func TestAssignPreferDualStack(t *testing.T) {
 	four := pool("four", Automatic, "192.0.2.1-192.0.2.3")
 	a := with(four)
 	got, err := a.Assign("a", dual)
@@ -146,7 +153,8 @@ func TestPreferDualStackDegradesAndLaterAddsTheMissingFamily(t *testing.T) {
 	mustAssign(t, a, "a", dual, "2001:db8::1", "192.0.2.1")
 }
 
-func TestRequireDualStackIsBothOrNeither(t *testing.T) {
+// RequireDualStack gets both families or none.
+func TestAssignRequireDualStack(t *testing.T) {
 	a := with(pool("four", Automatic, "192.0.2.1-192.0.2.3"))
 	got, err := a.Assign("a", both)
 	var exhausted *ExhaustedError
@@ -159,14 +167,16 @@ func TestRequireDualStackIsBothOrNeither(t *testing.T) {
 	}
 }
 
-func TestARequestThatFailsTakesNothing(t *testing.T) {
+// A request that fails takes nothing.
+func TestAssignFailure(t *testing.T) {
 	a := with(pool("four", Automatic, "192.0.2.1-192.0.2.3"))
 	if got, err := a.Assign("n/a", both); err == nil || len(got.Surplus) != 0 || a.Addresses() != 0 {
 		t.Errorf("got %+v, %v, and %d addresses are held; want a failure and nothing", got, err, a.Addresses())
 	}
 }
 
-func TestLeavingDualStackFreesTheOtherFamily(t *testing.T) {
+// Leaving dual stack frees the other family.
+func TestAssignDualThenSingleStack(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3", "2001:db8::1-2001:db8::3"))
 	mustAssign(t, a, "a", both, "192.0.2.1", "2001:db8::1")
 	mustAssign(t, a, "a", v4, "192.0.2.1")
@@ -175,7 +185,8 @@ func TestLeavingDualStackFreesTheOtherFamily(t *testing.T) {
 	}
 }
 
-func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
+// Pinned addresses are given or the request fails.
+func TestAssignPinned(t *testing.T) {
 	pools := []Pool{
 		pool("auto", Automatic, "192.0.2.1-192.0.2.9"),
 		pool("ask", OnRequest, "198.51.100.1-198.51.100.9", "2001:db8::1-2001:db8::9"),
@@ -241,7 +252,8 @@ func TestPinnedAddressesAreGivenOrTheRequestFails(t *testing.T) {
 	}
 }
 
-func TestPinningAnotherAddressFreesTheFormer(t *testing.T) {
+// Pinning another address frees the former.
+func TestAssignPinnedElsewhere(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.2", "192.0.2.5-192.0.2.5"))
 	mustAssign(t, a, "a", v4, "192.0.2.1")
 	got, err := a.Assign("a", pinned(v4, "192.0.2.5"))
@@ -253,14 +265,16 @@ func TestPinningAnotherAddressFreesTheFormer(t *testing.T) {
 	mustAssign(t, a, "c", v4, "192.0.2.1")
 }
 
-func TestAPoolThatGivesOnRequestIsPassedOver(t *testing.T) {
+// A pool that gives on request is skipped.
+func TestAssignOnRequestPool(t *testing.T) {
 	a := with(pool("ask", OnRequest, "192.0.2.1-192.0.2.9"))
 	if _, err := a.Assign("a", v4); err == nil || err.Error() != "no LoadBalancerPool gives IPv4 addresses automatically" {
 		t.Fatalf("err = %v", err)
 	}
 }
 
-func TestPoolsAreUsedInTheirOrder(t *testing.T) {
+// Pools are used in their order.
+func TestAssignPoolOrder(t *testing.T) {
 	a := with(pool("first", Automatic, "198.51.100.1-198.51.100.1"), pool("second", Automatic, "192.0.2.1-192.0.2.1"))
 	mustAssign(t, a, "a", v4, "198.51.100.1")
 	mustAssign(t, a, "b", v4, "192.0.2.1")
@@ -269,7 +283,8 @@ func TestPoolsAreUsedInTheirOrder(t *testing.T) {
 	}
 }
 
-func TestUsageCountsPerFamily(t *testing.T) {
+// Usage counts each family.
+func TestUsage(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.0-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff")
 	a := with(p)
 	mustAssign(t, a, "a", both, "192.0.2.0", "2001:db8::")
@@ -304,14 +319,16 @@ func shared(r Request, key string, ports ...int32) Request {
 	return r
 }
 
-func TestAPoolThatIsNamedGivesOnRequest(t *testing.T) {
+// A pool that is named gives on request.
+func TestAssignNamedPool(t *testing.T) {
 	a := with(pool("auto", Automatic, "192.0.2.1-192.0.2.9"), pool("ask", OnRequest, "198.51.100.1-198.51.100.9"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	mustAssign(t, a, "n/b", named(v4, "ask"), "198.51.100.1")
 	mustAssign(t, a, "n/b", v4, "198.51.100.1")
 }
 
-func TestADisabledPoolGivesNoMoreAndTakesNothing(t *testing.T) {
+// A disabled pool gives no addresses and takes none away.
+func TestAssignDisabledPool(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	a.SetPools([]Pool{pool("p", Disabled, "192.0.2.1-192.0.2.9")})
@@ -326,7 +343,8 @@ func TestADisabledPoolGivesNoMoreAndTakesNothing(t *testing.T) {
 	}
 }
 
-func TestEdgeAddressesAreSkipped(t *testing.T) {
+// Edge addresses are skipped.
+func TestAssignEdges(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.254-192.0.3.2")
 	p.SkipEdges = true
 	a := with(p)
@@ -341,7 +359,8 @@ func TestEdgeAddressesAreSkipped(t *testing.T) {
 	mustAssign(t, a, "n/c", v4, "192.0.2.255")
 }
 
-func TestReservedAddressesAreGivenOnlyByName(t *testing.T) {
+// Reserved ranges are given only by name.
+func TestAssignReservedRange(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.1-192.0.2.3")
 	p.Reserved = []netipx.IPRange{netipx.MustParseIPRange("192.0.2.1-192.0.2.2")}
 	a := with(p)
@@ -349,7 +368,8 @@ func TestReservedAddressesAreGivenOnlyByName(t *testing.T) {
 	mustAssign(t, a, "n/b", pinned(v4, "192.0.2.1"), "192.0.2.1")
 }
 
-func TestServicesWithOneKeyShareAnAddress(t *testing.T) {
+// Services with one key share an address.
+func TestAssignSharing(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1")
 	mustAssign(t, a, "n/b", shared(v4, "k", 443), "192.0.2.1")
@@ -366,7 +386,8 @@ func TestServicesWithOneKeyShareAnAddress(t *testing.T) {
 	}
 }
 
-func TestAPoolMayLetNamespacesShare(t *testing.T) {
+// A pool may let namespaces share addresses.
+func TestAssignSharingAcrossNamespaces(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.1-192.0.2.9")
 	p.ShareAcross = true
 	a := with(p)
@@ -374,7 +395,8 @@ func TestAPoolMayLetNamespacesShare(t *testing.T) {
 	mustAssign(t, a, "m/b", shared(v4, "k", 443), "192.0.2.1")
 }
 
-func TestUnderPolicyLocalOnlyTheSameEndpointsShare(t *testing.T) {
+// With externalTrafficPolicy Local, only owners of the same endpoints share.
+func TestAssignSharingPolicyLocal(t *testing.T) {
 	local := func(r Request, selector string) Request {
 		r.Terms.Local, r.Terms.Endpoints = true, selector
 		return r
@@ -385,7 +407,8 @@ func TestUnderPolicyLocalOnlyTheSameEndpointsShare(t *testing.T) {
 	mustAssign(t, a, "n/c", local(shared(v4, "k", 8080), "app=mail"), "192.0.2.2")
 }
 
-func TestASharerThatChangesIntoAClashMovesAway(t *testing.T) {
+// An owner whose ports change into a clash moves to another address.
+func TestAssignSharingClash(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1")
 	mustAssign(t, a, "n/b", shared(v4, "k", 443), "192.0.2.1")
@@ -397,14 +420,15 @@ func TestASharerThatChangesIntoAClashMovesAway(t *testing.T) {
 	}
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1") // not disturbed by who is leaving
 	if _, err := a.Assign("n/c", pinned(shared(v4, "k", 443), "192.0.2.1")); err == nil ||
-		err.Error() != "192.0.2.1 is held by n/b for a moment still" {
+		err.Error() != "192.0.2.1 is held by n/b for another moment" {
 		t.Errorf("err = %v, want that the former sharer is still there", err)
 	}
 	a.Free("n/b", got.Surplus, time.Time{})
 	mustAssign(t, a, "n/c", pinned(shared(v4, "k", 443), "192.0.2.1"), "192.0.2.1")
 }
 
-func TestAReservedAddressIsForItsNamespace(t *testing.T) {
+// A reserved address is for its namespace.
+func TestReserve(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	if err := a.Reserve("n/front", addr("192.0.2.1")); err != nil {
 		t.Fatal(err)

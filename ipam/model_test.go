@@ -16,8 +16,7 @@ import (
 	"go4.org/netipx"
 )
 
-// model is the allocator as one would write it without a care for cost: it looks at
-// every address, every time.
+// model is the allocator without any care for cost: it looks at every address, every time.
 type model struct {
 	universe []netip.Addr // ascending
 	pools    []Pool
@@ -99,7 +98,7 @@ func (m *model) pinnedBut(name string, a netip.Addr) bool {
 	return false
 }
 
-// The outcomes of the model: the names of the errors, and "" for none.
+// The outcomes of the model: the names of the errors, or "" for none.
 func outcome(err error) string {
 	if err == nil {
 		return ""
@@ -281,7 +280,7 @@ func (m *model) mayPin(name string, pin netip.Addr, r Request) string {
 	return m.mayHold(name, pin, r.Terms, false)
 }
 
-// assign returns the addresses wanted of the allocator, and the outcome.
+// assign returns the addresses that the allocator should give, and the outcome.
 func (m *model) assign(name string, r Request) ([]netip.Addr, string) {
 	o := m.owner(name, r.Terms)
 	var got []netip.Addr
@@ -334,7 +333,7 @@ func gives(p *Pool, r Request) bool {
 		(p.Allocation == Automatic || p.Allocation == OnRequest && r.Named)
 }
 
-func volunteers(p *Pool, a netip.Addr) bool {
+func offers(p *Pool, a netip.Addr) bool {
 	return !(p.SkipEdges && edge(a)) &&
 		!slices.ContainsFunc(p.Reserved, func(x netipx.IPRange) bool { return x.Contains(a) })
 }
@@ -356,7 +355,7 @@ func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
 	for _, a := range m.universe {
 		p := m.pool(a)
 		if FamilyOf(a) == f && !held && !m.rests[a].until.IsZero() && m.rests[a].owner == name &&
-			gives(p, r) && volunteers(p, a) &&
+			gives(p, r) && offers(p, a) &&
 			!slices.Contains(r.Drop, a) &&
 			m.mayHold(name, a, r.Terms, false) == "" &&
 			m.freed[a] > m.freed[own] {
@@ -386,7 +385,7 @@ func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// awaited says that another names the address and does not have it.
+// awaited reports whether another owner names the address and does not have it.
 func (m *model) awaited(name string, a netip.Addr) bool {
 	for by, addresses := range m.pins {
 		if by != name && slices.Contains(addresses, a) && !slices.Contains(m.order[a], by) {
@@ -396,13 +395,13 @@ func (m *model) awaited(name string, a netip.Addr) bool {
 	return false
 }
 
-// available says that nobody has the address, whether it rests or not.
+// available reports whether nobody has the address, resting or not.
 func (m *model) available(name string, p *Pool, f Family, a netip.Addr) bool {
-	return FamilyOf(a) == f && m.pool(a) == p && len(m.order[a]) == 0 && m.reserved[a] == "" && volunteers(p, a) &&
+	return FamilyOf(a) == f && m.pool(a) == p && len(m.order[a]) == 0 && m.reserved[a] == "" && offers(p, a) &&
 		m.usedBy(a) == "" && !m.isOccupied(a) && !m.pinnedBut(name, a)
 }
 
-// next returns the lowest address that was never held, else the longest ago freed.
+// next returns the lowest address that was never held, or else the one freed longest ago.
 func (m *model) next(name string, p *Pool, f Family) (oldest netip.Addr, found bool) {
 	for _, a := range m.universe {
 		if !m.available(name, p, f, a) || !m.rests[a].until.IsZero() {
@@ -418,7 +417,7 @@ func (m *model) next(name string, p *Pool, f Family) (oldest netip.Addr, found b
 	return oldest, found
 }
 
-// wakes returns when the first address rests no more that the pools could give then.
+// wakes returns when the first resting address wakes that the pools could give then.
 func (m *model) wakes(name string, f Family, pools ...*Pool) (first time.Time) {
 	for _, a := range m.universe {
 		for _, p := range pools {
@@ -431,7 +430,7 @@ func (m *model) wakes(name string, f Family, pools ...*Pool) (first time.Time) {
 	return first
 }
 
-// The universe of the histories: few addresses, so that they are fought over.
+// The universe of the histories: so few addresses that owners compete for them.
 var universeRanges = []string{"192.0.2.252-192.0.3.4", "198.51.100.0-198.51.100.5", "2001:db8::-2001:db8::7"}
 
 func ascending(ranges ...string) []netip.Addr {
@@ -683,7 +682,7 @@ func (h *history) pin(t *testing.T, name string, addresses []netip.Addr) {
 	}
 }
 
-// takeOver holds an address that a status shows, if that can be.
+// takeOver holds an address that a status shows, if possible.
 func (h *history) takeOver(t *testing.T) {
 	name, address, terms := h.name(), h.address(), h.request().Terms
 	err := h.a.Hold(name, address, terms)
@@ -697,9 +696,9 @@ func (h *history) takeOver(t *testing.T) {
 	}
 }
 
-// restart rebuilds the allocator from what is held, as a controller does from the
-// statuses. What was surplus is not in a status any more, and nobody knows which
-// addresses were used before, but for those that rest.
+// restart rebuilds the allocator from what is held, as a controller does from the statuses. Surplus
+// addresses are no longer in a status, and which addresses were held before is forgotten, except
+// for those that rest.
 func (h *history) restart(t *testing.T) {
 	for name, o := range h.m.owners {
 		var surplus []netip.Addr
@@ -722,7 +721,7 @@ func (h *history) restart(t *testing.T) {
 		for _, name := range slices.Clone(names) {
 			if err := h.a.Hold(name, address, h.m.owners[name].terms); err != nil {
 				var taken *TakenError
-				// Pools changed: those who shared across namespaces may not any more.
+				// Pools changed: owners that shared across namespaces may no longer do so.
 				if !errors.As(err, &taken) || h.m.mayHold(name, address, h.m.owners[name].terms, true) == "" {
 					t.Fatalf("restart: hold %s for %s: %v", address, name, err)
 				}
@@ -745,7 +744,7 @@ func (h *history) restart(t *testing.T) {
 	}
 }
 
-// agree checks everything that can be seen of the allocator against the model.
+// agree compares everything visible of the allocator with the model.
 func (h *history) agree(t *testing.T) {
 	t.Helper()
 	taken := 0
@@ -847,8 +846,8 @@ func (h *history) agreeOnResting(t *testing.T, p *Pool) {
 	}
 }
 
-// agreeOnRecent closes the narrowest gap between recent addresses until there are few
-// enough ranges: as many others must be in the allocator's ranges as in those.
+// agreeOnRecent closes the narrowest gaps between recent addresses until few enough ranges are
+// left. The allocator's ranges must contain as many other addresses as these.
 func (h *history) agreeOnRecent(t *testing.T, p *Pool) {
 	t.Helper()
 	const most = 4
@@ -900,17 +899,17 @@ func operations(t *testing.T) int {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n <= 0 {
-		t.Fatalf("BERTH_IPAM_OPERATIONS=%q is no number of operations", text)
+		t.Fatalf("BERTH_IPAM_OPERATIONS=%q is not a valid number of operations", text)
 	}
 	return n
 }
 
-// Random operations, restarts and edits of pools among them: no address twice, none
-// leaked, every outcome the model's. A failure names the seed of its history. A million
-// operations, for a release:
+// The allocator agrees with the model over random operations, among them restarts and edits of
+// pools: no address is given twice, none is lost, every outcome is the model's. A failure names the
+// seed of its history. A million operations, for a release:
 //
 //	BERTH_IPAM_OPERATIONS=1000000 go test ./ipam -run Model
-func TestTheAllocatorAgreesWithANaiveModel(t *testing.T) {
+func TestAllocatorAgainstModel(t *testing.T) {
 	const steps = 2000
 	for seed := range uint64((operations(t) + steps - 1) / steps) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {

@@ -21,7 +21,7 @@ const (
 	IPv6 Family = 6
 )
 
-// index of the family in an array of both.
+// index returns the index of the family in an array of both.
 func (f Family) index() int {
 	if f == IPv4 {
 		return 0
@@ -39,39 +39,39 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
-// of returns a test for addresses of the family.
+// of returns a function that reports whether an address is of the family.
 func of(family Family) func(netip.Addr) bool {
 	return func(a netip.Addr) bool { return FamilyOf(a) == family }
 }
 
-// Allocation says when a pool gives addresses.
+// Allocation says to which owners a pool gives addresses.
 type Allocation uint8
 
-// The ways of allocation.
+// The kinds of allocation.
 const (
-	// Automatic: to anybody whose request allows the pool.
+	// Automatic: to any owner whose request allows the pool.
 	Automatic Allocation = iota
-	// OnRequest: only to who names the pool or the address.
+	// OnRequest: only to owners that name the pool or the address.
 	OnRequest
-	// Disabled: to nobody. What is given stays given.
+	// Disabled: to none. Addresses that were given stay with their owners.
 	Disabled
 )
 
 // Pool is a set of addresses to give.
 type Pool struct {
 	Name string
-	// Ranges are disjoint and ascending, and overlap no range of another pool.
+	// Ranges are disjoint and ascending, and do not overlap ranges of other pools.
 	Ranges []netipx.IPRange
-	// Reserved are parts of Ranges that are given only to who names the address.
+	// Reserved are parts of Ranges that are given only to owners that name the address.
 	Reserved   []netipx.IPRange
 	Allocation Allocation
-	// SkipEdges: the addresses .0 and .255 of IPv4 /24s are never given.
+	// SkipEdges: .0 and .255 of IPv4 /24s are never given.
 	SkipEdges bool
 	// ShareAcross: owners of different namespaces may share an address.
 	ShareAcross bool
 }
 
-// poolState is a pool and what is known of its addresses.
+// poolState is a pool and the state of its addresses.
 type poolState struct {
 	Pool
 	free   []netipx.IPRange // Ranges without Reserved
@@ -80,8 +80,8 @@ type poolState struct {
 
 func (p *poolState) stock(family Family) *stock { return &p.stocks[family.index()] }
 
-// volunteers reports whether the pool gives its address to who does not name it.
-func (p *poolState) volunteers(address netip.Addr) bool {
+// offers reports whether the pool gives the address to owners that do not name it.
+func (p *poolState) offers(address netip.Addr) bool {
 	if p.SkipEdges && edge(address) {
 		return false
 	}
@@ -103,10 +103,10 @@ func edge(a netip.Addr) bool {
 	return last == 0 || last == 255
 }
 
-// stock is what is known of the addresses of one family in a pool.
+// stock is the state of the addresses of one family in a pool.
 type stock struct {
 	assigned int64 // held
-	usedHeld int64 // held, and in use elsewhere all the same
+	usedHeld int64 // held, although in use elsewhere
 	used     *big.Int
 	past     *pastTree // addresses that can be given again
 	resting  *restTree
@@ -119,7 +119,7 @@ func newStocks() (s [2]stock) {
 	return s
 }
 
-// pastTree is a set of addresses by the order in which they were freed.
+// pastTree is a set of addresses in the order in which they were freed.
 type pastTree = btree.BTreeG[pastAddress]
 
 type pastAddress struct {
@@ -132,7 +132,7 @@ func newPastTree() *pastTree {
 	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
 }
 
-// restTree is a set of addresses by the end of their rest.
+// restTree is a set of addresses in the order in which their rest ends.
 type restTree = btree.BTreeG[restAddress]
 
 type restAddress struct {
@@ -174,7 +174,7 @@ func newPoolSet(pools []Pool) poolSet {
 	return s
 }
 
-// without returns the ranges less the parts taken out.
+// without returns the ranges without the parts in out.
 func without(ranges, out []netipx.IPRange) []netipx.IPRange {
 	if len(out) == 0 {
 		return ranges
@@ -193,7 +193,7 @@ func without(ranges, out []netipx.IPRange) []netipx.IPRange {
 	return set.Ranges()
 }
 
-// of returns the pool that holds the address, or nil.
+// of returns the pool that contains the address, or nil.
 func (s poolSet) of(address netip.Addr) *poolState {
 	i := sort.Search(len(s.ranges), func(i int) bool { return address.Compare(s.ranges[i].To()) <= 0 })
 	if i == len(s.ranges) || !s.ranges[i].Contains(address) {

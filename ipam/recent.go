@@ -11,9 +11,9 @@ import (
 	"go4.org/netipx"
 )
 
-// Recent returns at most that many ranges, ascending, which hold every address of the
-// pool that is held or rests, and as few others as possible. None goes across ranges of
-// the pool; of a pool with more ranges in use than that the last are left out.
+// Recent returns at most that many ranges, ascending, that contain every address of the pool that
+// is held or rests, and as few others as possible. No range crosses the border of two ranges of the
+// pool. If more ranges of the pool than that are in use, the last ones are left out.
 func (a *Allocator) Recent(pool string, most int) []netipx.IPRange {
 	p := a.pools.byName[pool]
 	if p == nil {
@@ -55,13 +55,13 @@ func (a *Allocator) recent(p *poolState) []netip.Addr {
 	return all
 }
 
-// span is an interval inside one range of a pool, which is known by its index.
+// span is an interval inside one range of a pool, given by its index.
 type span struct {
 	interval
 	of int
 }
 
-// spansOf returns the addresses as the fewest spans that hold no others. Both lists are
+// spansOf returns the addresses as the fewest spans that contain no others. Both lists are
 // ascending.
 func spansOf(addresses []netip.Addr, ranges []netipx.IPRange) []span {
 	var spans []span
@@ -79,7 +79,7 @@ func spansOf(addresses []netip.Addr, ranges []netipx.IPRange) []span {
 	return spans
 }
 
-// merged returns the spans as at most that many ranges: the narrowest gaps are closed.
+// merged returns the spans as at most that many ranges, by closing the narrowest gaps.
 func merged(spans []span, most int) []netipx.IPRange {
 	var gaps []int // each before the span of this index
 	for i := 1; i < len(spans); i++ {
@@ -105,14 +105,14 @@ func merged(spans []span, most int) []netipx.IPRange {
 	return ranges[:min(len(ranges), max(most, 0))]
 }
 
-// compareWidths compares the distance of the first two addresses with that of the others.
+// compareWidths compares the distance of the first two addresses to that of the other two.
 func compareWidths(from, to, otherFrom, otherTo netip.Addr) int {
 	high, low := distance(from, to)
 	otherHigh, otherLow := distance(otherFrom, otherTo)
 	return cmp.Or(cmp.Compare(high, otherHigh), cmp.Compare(low, otherLow))
 }
 
-// distance between two addresses of one family, as a number of 128 bits.
+// distance returns the distance of two addresses of one family, as a number of 128 bits.
 func distance(from, to netip.Addr) (high, low uint64) {
 	f, t := from.As16(), to.As16()
 	low, borrow := bits.Sub64(binary.BigEndian.Uint64(t[8:]), binary.BigEndian.Uint64(f[8:]), 0)

@@ -15,7 +15,8 @@ var (
 	until = noon.Add(5 * time.Second)
 )
 
-func TestARestingAddressIsGivenToNobodyElse(t *testing.T) {
+// A resting address is not given to another owner.
+func TestAssignRestingOfAnother(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.1"))
 	mustAssign(t, a, "a/b", v4, "192.0.2.1")
 	a.Free("a/b", addrs("192.0.2.1"), until)
@@ -29,12 +30,13 @@ func TestARestingAddressIsGivenToNobodyElse(t *testing.T) {
 		t.Errorf("at noon: woke %v, next %v; want that it rests still", woke, next)
 	}
 	if woke, next := a.Wake(until); !woke || !next.IsZero() {
-		t.Errorf("at the end: woke %v, next %v; want that it rests no more", woke, next)
+		t.Errorf("at the end: woke %v, next %v; want that it no longer rests", woke, next)
 	}
 	mustAssign(t, a, "a/c", v4, "192.0.2.1")
 }
 
-func TestWhoHadARestingAddressGetsItBack(t *testing.T) {
+// The owner that had a resting address gets it back.
+func TestAssignRestingOfOwner(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		request Request
@@ -94,7 +96,8 @@ func TestWhoHadARestingAddressGetsItBack(t *testing.T) {
 	}
 }
 
-func TestAnAddressRestsWhenItsLastHolderLeaves(t *testing.T) {
+// An address rests when its last holder leaves.
+func TestFreeShared(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.1"))
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1")
 	mustAssign(t, a, "n/b", shared(v4, "k", 81), "192.0.2.1")
@@ -110,7 +113,8 @@ func TestAnAddressRestsWhenItsLastHolderLeaves(t *testing.T) {
 	}
 }
 
-func TestARestingAddressIsReservedForTheNamespaceThatHadIt(t *testing.T) {
+// A resting address is reserved for the namespace that had it.
+func TestReserveResting(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.1"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	a.Free("n/a", addrs("192.0.2.1"), until)
@@ -124,18 +128,20 @@ func TestARestingAddressIsReservedForTheNamespaceThatHadIt(t *testing.T) {
 	mustAssign(t, a, "n/a", pinned(v4, "192.0.2.1"), "192.0.2.1")
 }
 
-func TestHoldIgnoresThatAnAddressRests(t *testing.T) {
+// Hold ignores that an address rests.
+func TestHoldResting(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.1"))
 	a.Rest(addr("192.0.2.1"), "n/a", until)
 	if err := a.Hold("n/b", addr("192.0.2.1"), Terms{}); err != nil {
 		t.Error(err)
 	}
 	if woke, next := a.Wake(until); woke || !next.IsZero() {
-		t.Errorf("woke %v, next %v; what is held rests no more", woke, next)
+		t.Errorf("woke %v, next %v; what is held does not rest", woke, next)
 	}
 }
 
-func TestANewLeaderLetsAddressesRest(t *testing.T) {
+// A new leader makes addresses rest.
+func TestRest(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	a.Rest(addr("192.0.2.1"), "", until) // held: no effect
@@ -156,7 +162,8 @@ func TestANewLeaderLetsAddressesRest(t *testing.T) {
 	mustAssign(t, a, "n/c", v4, "192.0.2.4")
 }
 
-func TestEditsOfPoolsLeaveRestsPinsAndOccupationsAsTheyAre(t *testing.T) {
+// SetPools leaves rests, pins and occupied addresses as they are.
+func TestSetPools(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.1-192.0.2.4")
 	a := with(p)
 	a.Rest(addr("192.0.2.1"), "n/a", until)
@@ -169,7 +176,8 @@ func TestEditsOfPoolsLeaveRestsPinsAndOccupationsAsTheyAre(t *testing.T) {
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 }
 
-func TestARequestThatFailsLeavesTheRestAsItIs(t *testing.T) {
+// A request that fails leaves resting addresses alone.
+func TestAssignFailureResting(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
 	a.Rest(addr("192.0.2.1"), "n/a", until)
 	fails(t, a, "n/a", both, "no LoadBalancerPool gives IPv6 addresses automatically")
@@ -178,7 +186,8 @@ func TestARequestThatFailsLeavesTheRestAsItIs(t *testing.T) {
 	}
 }
 
-func TestRecentAddressesAreInAFewRanges(t *testing.T) {
+// Recent covers the addresses with a few ranges.
+func TestRecent(t *testing.T) {
 	a := with(
 		pool("p", Automatic, "192.0.2.0-192.0.2.99", "192.0.2.100-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"),
 	)
@@ -218,7 +227,8 @@ func TestRecentAddressesAreInAFewRanges(t *testing.T) {
 	}
 }
 
-func TestAnOwnerKeepsItsAddressWhateverPoolsItNamesUnlessItChangedThem(t *testing.T) {
+// An owner keeps its address whatever pools it names, unless it changed them.
+func TestAssignStrict(t *testing.T) {
 	strict := func(r Request) Request {
 		r.Strict = true
 		return r
@@ -231,7 +241,7 @@ func TestAnOwnerKeepsItsAddressWhateverPoolsItNamesUnlessItChangedThem(t *testin
 		err     string
 	}{
 		{
-			name:    "its pool is named no more",
+			name:    "its pool is no longer named",
 			pools:   []Pool{pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("q", Automatic, "198.51.100.1-198.51.100.9")},
 			request: named(v4, "q"),
 			want:    []string{"192.0.2.1"},
@@ -297,7 +307,8 @@ func TestAnOwnerKeepsItsAddressWhateverPoolsItNamesUnlessItChangedThem(t *testin
 	}
 }
 
-func TestARequestThatNamesNoPoolIsGivenNothing(t *testing.T) {
+// A request that names no pool is given nothing.
+func TestAssignNoPools(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
 	var e *ExhaustedError
 	if _, err := a.Assign("n/a", named(v4)); !errors.As(err, &e) || !e.Named || len(e.Full) > 0 {

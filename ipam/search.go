@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// next returns the address of the family that the pool gives to the owner next: the
-// lowest of those that were never held, else of the others the longest ago freed.
+// next returns the address of the family that the pool gives to the owner next: the lowest one that
+// was never held, or else the one freed longest ago.
 func (a *Allocator) next(name string, p *poolState, family Family) (netip.Addr, bool) {
 	own := a.ownPins(name, p, family)
 	address, found := a.fresh(p, family)
@@ -28,12 +28,12 @@ func (a *Allocator) next(name string, p *poolState, family Family) (netip.Addr, 
 	return oldest.address, found
 }
 
-// ownPins returns the addresses that the pool can give to this owner and to nobody else,
-// since it asks for them by name.
+// ownPins returns the addresses that the pool can give only to this owner, since it asks for them
+// by name.
 func (a *Allocator) ownPins(name string, p *poolState, family Family) (own []netip.Addr) {
 	for _, pin := range a.pinned.by[name] {
 		_, rests := a.resting[pin]
-		if FamilyOf(pin) == family && a.pools.of(pin) == p && p.volunteers(pin) && !rests &&
+		if FamilyOf(pin) == family && a.pools.of(pin) == p && p.offers(pin) && !rests &&
 			!a.blocked(pin) && !a.pinnedByOther(name, pin) {
 			own = append(own, pin)
 		}
@@ -49,7 +49,7 @@ func (a *Allocator) fresh(p *poolState, family Family) (netip.Addr, bool) {
 		}
 		free, ok := a.taken.firstOutside(r)
 		for ok && p.SkipEdges && edge(free) {
-			// Taken from now on, so that the search passes over it once.
+			// It counts as taken from now on, so that a search passes over it only once.
 			a.taken.add(free)
 			a.skipped[free] = true
 			free, ok = a.taken.firstOutside(r)
@@ -61,11 +61,11 @@ func (a *Allocator) fresh(p *poolState, family Family) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// wakes returns when the first of the resting addresses of the pool can be given to the
-// owner; zero if none can.
+// wakes returns when the first resting address of the pool can be given to the owner; zero if none
+// can.
 func (a *Allocator) wakes(name string, p *poolState, family Family) (first time.Time) {
 	p.stock(family).resting.Scan(func(r restAddress) bool {
-		if p.volunteers(r.address) && !a.blocked(r.address) && !a.pinnedByOther(name, r.address) {
+		if p.offers(r.address) && !a.blocked(r.address) && !a.pinnedByOther(name, r.address) {
 			first = r.until
 		}
 		return first.IsZero()
@@ -73,9 +73,9 @@ func (a *Allocator) wakes(name string, p *poolState, family Family) (first time.
 	return first
 }
 
-// lowestShared returns the lowest address of the pool and family that others hold
-// and the owner may share. It keeps away from addresses for which another waits that
-// names them; who names what it holds already shares it as it would anyhow.
+// lowestShared returns the lowest address of the pool and family that others hold and the owner may
+// share. It leaves out addresses that another owner waits for by name. An owner that names an
+// address it already holds does not wait.
 func (a *Allocator) lowestShared(
 	name string,
 	p *poolState,

@@ -7,13 +7,13 @@ import (
 	"slices"
 )
 
-// SetPools replaces the pools. What is held, occupied, pinned or rests stays so, inside
-// a pool or not. It costs as much as there are such addresses.
+// SetPools replaces the pools. Addresses that are held, occupied, pinned or resting stay so, inside
+// a pool or not. It costs as much as the number of such addresses.
 func (a *Allocator) SetPools(pools []Pool) {
 	a.pools = newPoolSet(pools)
 	a.outside = newStocks()
 	skipped := a.skipped
-	a.skipped = map[netip.Addr]bool{} // found again where they still matter
+	a.skipped = map[netip.Addr]bool{} // searches find them again
 	for address := range skipped {
 		a.mark(address)
 	}
@@ -23,10 +23,9 @@ func (a *Allocator) SetPools(pools []Pool) {
 	a.recount()
 }
 
-// SetUsed replaces what is known to be in use elsewhere. Such addresses are never
-// given; who holds one loses it at its next Assign. Where ranges overlap, the first
-// says whose the address is. It costs as much as there are used ranges and addresses
-// held, freed, reserved or pinned.
+// SetUsed replaces the ranges that are in use elsewhere. Their addresses are never given, and an
+// owner that holds one loses it at its next Assign. Where ranges overlap, the first one counts. It
+// costs as much as the number of ranges and of addresses that are held, freed, reserved or pinned.
 func (a *Allocator) SetUsed(used []Used) {
 	before, now := a.used, disjoint(used)
 	a.used = now
@@ -56,9 +55,8 @@ func (a *Allocator) SetUsed(used []Used) {
 	a.countUsed()
 }
 
-// SetPins replaces the addresses that a known owner asks for by name, whether it has
-// them or not: automatic allocation to others passes over them. It reports whether one
-// was removed.
+// SetPins replaces the addresses that a known owner asks for by name, whether it has them or not.
+// They are not given automatically to others. It reports whether one was removed.
 func (a *Allocator) SetPins(name string, addresses []netip.Addr) bool {
 	before, now := a.pinned.by[name], distinct(addresses)
 	if slices.Equal(before, now) {
@@ -90,7 +88,7 @@ func (a *Allocator) SetPins(name string, addresses []netip.Addr) bool {
 	return removed
 }
 
-// HeldUsed returns the owners that hold an address which is in use elsewhere, sorted.
+// HeldUsed returns the owners that hold an address in use elsewhere, sorted.
 func (a *Allocator) HeldUsed() []string {
 	if len(a.used) == 0 {
 		return nil
@@ -105,7 +103,7 @@ func (a *Allocator) HeldUsed() []string {
 	return slices.Compact(names)
 }
 
-// known returns the addresses of which more is known than the pool they are in.
+// known returns the addresses with a state of their own beyond the pool that they are in.
 func (a *Allocator) known() iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		_ = keys(a.holders, yield) && keys(a.former, yield) && keys(a.reserved, yield) &&
@@ -113,7 +111,7 @@ func (a *Allocator) known() iter.Seq[netip.Addr] {
 	}
 }
 
-// keys yields the keys of the map, and reports whether more are wanted.
+// keys yields the keys of the map, and reports whether to go on.
 func keys[V any](m map[netip.Addr]V, yield func(netip.Addr) bool) bool {
 	for address := range m {
 		if !yield(address) {
@@ -129,7 +127,7 @@ func distinct(addresses []netip.Addr) []netip.Addr {
 	return slices.Compact(sorted)
 }
 
-// recount counts anew what depends on the pools and on what is in use elsewhere.
+// recount counts again what depends on the pools and on what is in use elsewhere.
 func (a *Allocator) recount() {
 	for _, p := range a.pools.byName {
 		for i := range p.stocks {
@@ -143,7 +141,7 @@ func (a *Allocator) recount() {
 	a.countUsed()
 }
 
-// count notes that so many more addresses are held: this one.
+// count adds by to the number of held addresses of the address's pool.
 func (a *Allocator) count(address netip.Addr, by int64) {
 	p := a.pools.of(address)
 	if p == nil {
@@ -156,7 +154,7 @@ func (a *Allocator) count(address netip.Addr, by int64) {
 	}
 }
 
-// countUsed counts the used addresses of every pool.
+// countUsed counts the addresses of every pool that are in use elsewhere.
 func (a *Allocator) countUsed() {
 	for _, p := range a.pools.byName {
 		for i := range p.stocks {

@@ -13,15 +13,14 @@ type Port struct {
 
 func (p Port) String() string { return fmt.Sprintf("%s port %d", p.Protocol, p.Number) }
 
-// Terms say with whom an owner shares an address: with owners of the same key, in
-// the same namespace unless the pool allows otherwise, whose ports do not clash.
-// The zero Terms share with nobody.
+// Terms say with whom an owner shares an address: with owners of the same key whose ports do not
+// clash, in the same namespace unless the pool allows otherwise. The zero Terms share with nobody.
 type Terms struct {
-	// Key that sharers have in common. Empty: shares with nobody.
+	// Key is the same for all that share. Empty: shares with nobody.
 	Key string
-	// Ports that the owner uses.
+	// Ports are those that the owner uses.
 	Ports []Port
-	// Local: traffic goes to endpoints of the node that it reaches, so all sharers
+	// Local says that traffic goes only to endpoints on the node where it arrives, so all that share
 	// must have the same endpoints.
 	Local bool
 	// Endpoints identifies what the traffic goes to: the selector.
@@ -33,8 +32,8 @@ func (t Terms) equal(other Terms) bool {
 		slices.Equal(t.Ports, other.Ports)
 }
 
-// clash says why two owners may not share an address, "" if they may. near says
-// that their namespaces may share.
+// clash says why two owners may not share an address, "" if they may. near says that their
+// namespaces allow it.
 func (t Terms) clash(other Terms, near bool) string {
 	switch {
 	case t.Key == "" || t.Key != other.Key:

@@ -5,10 +5,10 @@ import (
 	"net/netip"
 )
 
-// Usage counts the addresses of one family in a pool. An address counts in one of the
-// numbers but Total, the first that fits.
+// Usage counts the addresses of one family in a pool. Apart from Total, an address counts in one
+// number only, the first that fits.
 type Usage struct {
-	// Total of the pool, reserved and edge addresses among them.
+	// Total of the pool, including reserved and edge addresses.
 	Total *big.Int
 	// Assigned to owners.
 	Assigned int64
@@ -35,7 +35,8 @@ func (a *Allocator) Usage(pool string) map[Family]Usage {
 	return usage
 }
 
-// Full returns the families that the pool has addresses of, but none that an owner who names none would be given.
+// Full returns the families that the pool has addresses of, but no free one for an owner that names
+// none.
 func (a *Allocator) Full(pool string) []Family {
 	p := a.pools.byName[pool]
 	if p == nil {

@@ -10,15 +10,15 @@ import (
 	"go4.org/netipx"
 )
 
-// Used is a range of addresses that somebody else has, and in words that follow "is"
-// whose: "the InternalIP of node n1".
+// Used is a range of addresses in use elsewhere. By says by whom, in words that follow "is": "the
+// InternalIP of node n1".
 type Used struct {
 	netipx.IPRange
 	By string
 }
 
-// usedAt returns the one of the ranges, which are disjoint and ascending, that holds
-// the address, or nil.
+// usedAt returns the range that contains the address, or nil. The ranges are disjoint and
+// ascending.
 func usedAt(used []Used, address netip.Addr) *Used {
 	i := sort.Search(len(used), func(i int) bool { return address.Compare(used[i].To()) <= 0 })
 	if i == len(used) || !used[i].Contains(address) {
@@ -27,7 +27,7 @@ func usedAt(used []Used, address netip.Addr) *Used {
 	return &used[i]
 }
 
-// disjoint returns the ranges without what an earlier one covers, ascending.
+// disjoint returns the ranges in ascending order, without the parts that an earlier range covers.
 func disjoint(used []Used) []Used {
 	var starts []ranked // ascending
 	for i, u := range used {
@@ -37,7 +37,7 @@ func disjoint(used []Used) []Used {
 	}
 	slices.SortStableFunc(starts, func(x, y ranked) int { return x.From().Compare(y.From()) })
 	var parts []Used
-	var open byRank // those that have begun where the sweep is
+	var open byRank // ranges that contain at, and ended ones
 	var at netip.Addr
 	for len(starts) > 0 || len(open) > 0 {
 		if len(open) == 0 {
@@ -57,14 +57,14 @@ func disjoint(used []Used) []Used {
 			end = starts[0].From().Prev()
 		}
 		parts = joined(parts, Used{netipx.IPRangeFrom(at, end), first.By})
-		if at = end.Next(); !at.IsValid() { // the last address of its family
+		if at = end.Next(); !at.IsValid() { // end is the last address of its family
 			open = nil
 		}
 	}
 	return parts
 }
 
-// joined appends a range to the ranges before it, or prolongs the last of them.
+// joined appends a range to the ranges before it, or extends the last of them.
 func joined(parts []Used, next Used) []Used {
 	if n := len(parts); n > 0 && parts[n-1].By == next.By && parts[n-1].To().Next() == next.From() {
 		parts[n-1].IPRange = netipx.IPRangeFrom(parts[n-1].From(), next.To())
@@ -73,8 +73,7 @@ func joined(parts []Used, next Used) []Used {
 	return append(parts, next)
 }
 
-// difference returns those of the ranges that are not among the others. Both are
-// ascending.
+// difference returns the ranges that are not among the others. Both lists are ascending.
 func difference(ranges, others []Used) (rest []Used) {
 	for _, u := range ranges {
 		for len(others) > 0 && others[0].From().Less(u.From()) {
@@ -87,7 +86,7 @@ func difference(ranges, others []Used) (rest []Used) {
 	return rest
 }
 
-// overlap returns how many addresses two ranges that overlap have in common.
+// overlap returns how many addresses two overlapping ranges have in common.
 func overlap(r, s netipx.IPRange) *big.Int {
 	from, to := r.From(), r.To()
 	if from.Less(s.From()) {
@@ -99,20 +98,20 @@ func overlap(r, s netipx.IPRange) *big.Int {
 	return size(netipx.IPRangeFrom(from, to))
 }
 
-// size of a range.
+// size returns the number of addresses in a range.
 func size(r netipx.IPRange) *big.Int {
 	n := new(big.Int).SetBytes(r.To().AsSlice())
 	n.Sub(n, new(big.Int).SetBytes(r.From().AsSlice()))
 	return n.Add(n, big.NewInt(1))
 }
 
-// ranked is a range and its place in the order of precedence.
+// ranked is a range and its precedence.
 type ranked struct {
 	Used
 	rank int
 }
 
-// byRank is a heap, the first in precedence on top.
+// byRank is a heap with the lowest rank on top.
 type byRank []ranked
 
 func (h byRank) Len() int           { return len(h) }

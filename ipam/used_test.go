@@ -47,7 +47,8 @@ func usageIs(t *testing.T, a *fixture, want string) {
 	}
 }
 
-func TestAnAddressInUseElsewhereIsPassedOver(t *testing.T) {
+// An address in use elsewhere is skipped.
+func TestAssignUsed(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
 	a.SetUsed(used("the InternalIP of node n1", "192.0.2.1-192.0.2.2", "192.0.2.4-192.0.2.4"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.3")
@@ -56,7 +57,8 @@ func TestAnAddressInUseElsewhereIsPassedOver(t *testing.T) {
 	mustAssign(t, a, "n/c", v4, "192.0.2.1")
 }
 
-func TestAPinOnAnAddressInUseElsewhereIsRefusedAndSaysWhose(t *testing.T) {
+// A pin on an address in use elsewhere fails, and the error says who uses it.
+func TestAssignPinnedUsed(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"), pool("off", Disabled, "198.51.100.1-198.51.100.9"))
 	a.SetUsed(used("the InternalIP of node n1", "192.0.2.1-192.0.2.1", "198.51.100.1-198.51.100.1"))
 	fails(t, a, "n/a", pinned(v4, "192.0.2.1"), "192.0.2.1 is the InternalIP of node n1")
@@ -74,7 +76,8 @@ func TestAPinOnAnAddressInUseElsewhereIsRefusedAndSaysWhose(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatBecomesUsedIsSurplusAtTheNextAssign(t *testing.T) {
+// An address that gets used elsewhere is surplus at the next Assign.
+func TestSetUsedHeld(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.9"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.1")
 	mustAssign(t, a, "n/b", pinned(v4, "192.0.2.2"), "192.0.2.2")
@@ -93,7 +96,8 @@ func TestAnAddressThatBecomesUsedIsSurplusAtTheNextAssign(t *testing.T) {
 	}
 }
 
-func TestOfUsedRangesThatOverlapTheFirstWins(t *testing.T) {
+// Where used ranges overlap, the first one wins.
+func TestSetUsedOverlapping(t *testing.T) {
 	a := with()
 	a.SetUsed(slices.Concat(
 		used("second of two", "192.0.2.4-192.0.2.6"), used("all", "192.0.2.0-192.0.2.255", "192.0.2.5-192.0.2.5"),
@@ -113,7 +117,8 @@ func TestOfUsedRangesThatOverlapTheFirstWins(t *testing.T) {
 	}
 }
 
-func TestAnAddressCountsOnceInTheUsage(t *testing.T) {
+// An address counts only once.
+func TestUsageOnce(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.0-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
 	mustAssign(t, a, "n/a", v4, "192.0.2.0")
 	mustAssign(t, a, "n/b", v4, "192.0.2.1")
@@ -141,7 +146,8 @@ func TestAnAddressCountsOnceInTheUsage(t *testing.T) {
 	}
 }
 
-func TestAnOccupiedAddressIsKeptByItsHolderAndGivenToNobodyElse(t *testing.T) {
+// The holder of an occupied address keeps it, and nobody else gets it.
+func TestOccupyHeld(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
 	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1")
 	a.Occupy("x/y", "an address of Service x/y, which metallb serves", addrs("192.0.2.1", "192.0.2.2"))
@@ -160,7 +166,8 @@ func TestAnOccupiedAddressIsKeptByItsHolderAndGivenToNobodyElse(t *testing.T) {
 	}
 }
 
-func TestAnAddressIsOccupiedUntilAllHaveLeftIt(t *testing.T) {
+// An address is occupied until the last occupant leaves.
+func TestVacate(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.4"))
 	a.Occupy("x/y", "y's", addrs("192.0.2.1", "192.0.2.1"))
 	a.Occupy("x/z", "z's", addrs("192.0.2.1", "192.0.2.2"))
@@ -173,7 +180,8 @@ func TestAnAddressIsOccupiedUntilAllHaveLeftIt(t *testing.T) {
 	mustAssign(t, a, "n/b", v4, "192.0.2.3")
 }
 
-func TestAutomaticAllocationPassesOverWhatOthersPin(t *testing.T) {
+// Automatic allocation skips what others pin.
+func TestSetPins(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	if a.SetPins("n/pins", addrs("192.0.2.1")) {
 		t.Error("the first pins removed something")
@@ -197,13 +205,15 @@ func TestAutomaticAllocationPassesOverWhatOthersPin(t *testing.T) {
 	mustAssign(t, a, "n/b", v4, "192.0.2.1")
 }
 
-func TestAPinDoesNotKeepOthersFromWhatTheyPinToo(t *testing.T) {
+// A pin does not keep others from an address that they pin, too.
+func TestSetPinsOfTwoOwners(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	a.SetPins("n/a", addrs("192.0.2.1"))
 	mustAssign(t, a, "n/b", pinned(v4, "192.0.2.1"), "192.0.2.1")
 }
 
-func TestSharersJoinAnAddressThatItsHolderPinsButNoneThatAnotherWaitsFor(t *testing.T) {
+// Others join an address that its holder pins, but none that another owner waits for.
+func TestAssignSharingPinned(t *testing.T) {
 	a := with(pool("p", Automatic, "192.0.2.1-192.0.2.3"))
 	a.SetPins("n/a", addrs("192.0.2.1"))
 	mustAssign(t, a, "n/a", pinned(shared(v4, "k", 80), "192.0.2.1"), "192.0.2.1")
@@ -212,7 +222,8 @@ func TestSharersJoinAnAddressThatItsHolderPinsButNoneThatAnotherWaitsFor(t *test
 	mustAssign(t, a, "n/c", shared(v4, "k", 82), "192.0.2.2")
 }
 
-func TestUsedRangesMayCoverMillionsOfAddresses(t *testing.T) {
+// Used ranges may cover millions of addresses.
+func TestSetUsedLarge(t *testing.T) {
 	a := with(pool("p", Automatic, "10.0.0.0-10.255.255.255"))
 	a.SetUsed(used("a pod CIDR", "10.0.0.0-10.127.255.255"))
 	mustAssign(t, a, "n/a", v4, "10.128.0.0")
