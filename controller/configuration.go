@@ -178,7 +178,7 @@ func publishOne[T v1alpha1.Object](
 	}
 	if news && v.Wrong {
 		c.Events.Eventf(o, nil, corev1.EventTypeWarning, v.Reason, "Compile", "%s", v.Message)
-		c.Logger.Warn("configuration", "kind", kind, "name", o.GetName(), "reason", v.Reason, "message", v.Message)
+		c.Logger.Warn("object is not in full effect", "kind", kind, "name", o.GetName(), "reason", v.Reason, "message", v.Message)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func (c *Controller) ensureHelloKey(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	default:
-		c.Logger.Info("hello key", "step", step)
+		c.Logger.Info("hello key Secret written", "step", step)
 	}
 	c.signWith(signs)
 	return nil
@@ -124,7 +124,7 @@ func rotate(secret *corev1.Secret, reports []*v1alpha1.Speaker, fresh func() ([]
 		return "a key was made", err
 	case next != nil && !good(next):
 		secret.Data[v1alpha1.NextHelloKey], err = fresh()
-		return "the next key was made anew, since it was too short", err
+		return "the next key was replaced, since it was too short", err
 	case previous != nil: // one rotation ends before the next begins
 		waiting = lagging(reports, func(r v1alpha1.SpeakerStatus) bool { return r.SigningKey == v1alpha1.Fingerprint(key) })
 	case next != nil:

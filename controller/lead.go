@@ -84,7 +84,7 @@ func (c *Controller) lead(
 	for _, run := range beside {
 		group.Go(func() error { return run(ctx) })
 	}
-	c.Logger.Info("leading", "services", len(c.informers.service.GetStore().ListKeys()))
+	c.Logger.Info("started to lead", "services", len(c.informers.service.GetStore().ListKeys()))
 	<-ctx.Done()
 	c.services.ShutDown()
 	c.tasks.ShutDown()
@@ -122,6 +122,6 @@ func retried[T comparable](c *Controller, what string) func(T, error) {
 			return // the cache is a moment behind, or we are ending
 		}
 		c.metrics.failures.Inc()
-		c.Logger.Warn("will be tried again", what, key, "error", err)
+		c.Logger.Warn("work failed; will be tried again", what, key, "error", err)
 	}
 }

@@ -34,11 +34,11 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 	case former:
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, service.ReasonLeftAlone, "Allocate",
 			"a former installation of Berth gave this Service what its status shows; it is served again once a LoadBalancerPool that serves it holds its addresses (kubectl get loadbalancerpools.berth.dev)")
-		c.Logger.Info("left alone until a pool holds what a former installation gave", "service", key)
+		c.Logger.Info("left a Service of a former installation alone until a pool holds its addresses", "service", key)
 	default:
 		c.Events.Eventf(svc, nil, corev1.EventTypeNormal, service.ReasonLeftAlone, "Allocate",
 			"%s wrote status.loadBalancer, so Berth leaves this Service alone; to have Berth serve it with the addresses that it has, set spec.takeOver on their LoadBalancerPool; with others, empty the status when the other controller is gone", service.WriterOf(svc))
-		c.Logger.Info("left alone", "service", key, "writer", service.LastWriter(svc))
+		c.Logger.Info("left a Service of another implementation alone", "service", key, "writer", service.LastWriter(svc))
 	}
 	return nil
 }
@@ -50,10 +50,8 @@ func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 		return err
 	}
 	c.writes.Take(key)
-	c.Logger.Info(
-		"took over a Service", "service", key, "addresses", service.AddressesIn(svc), "from",
-		service.LastWriter(svc),
-	)
+	addresses, from := service.AddressesIn(svc), service.LastWriter(svc)
+	c.Logger.Info("took over a Service", "service", key, "addresses", addresses, "from", from)
 	return nil
 }
 
@@ -96,6 +94,6 @@ func (c *Controller) tellContest(key string, svc *corev1.Service) {
 		return
 	}
 	c.Events.Eventf(svc, nil, corev1.EventTypeWarning, service.ReasonStatusContested, "Allocate",
-		"%s overwrites status.loadBalancer of this Service, which Berth serves, again and again; Berth writes it anew in %s; give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer, delay)
-	c.Logger.Warn("status is overwritten", "service", key, "writer", writer, "pause", delay)
+		"%s overwrites status.loadBalancer of this Service, which Berth serves, again and again; Berth writes it again in %s; give the Service to one of the two by its spec.loadBalancerClass, or end the other", writer, delay)
+	c.Logger.Warn("another controller overwrites the status of a Service", "service", key, "writer", writer, "pause", delay)
 }

@@ -145,13 +145,14 @@ func (c *Controller) serve(
 
 // tellTaken makes events of addresses that were taken out of service, since somebody else has them.
 func (c *Controller) tellTaken(svc *corev1.Service, lost []netip.Addr) {
+	key := svc.Namespace + "/" + svc.Name
 	for _, address := range lost {
 		if use, found := c.allocations.UseOf(address); found {
 			c.Events.Eventf(
 				svc, nil, corev1.EventTypeWarning, service.ReasonExcluded, "Release",
 				"%s is %s: it was taken out of service", address, use.By,
 			)
-			c.Logger.Warn("taken out of service", "service", svc.Namespace+"/"+svc.Name, "address", address, "use", use.By)
+			c.Logger.Warn("took an address out of service", "service", key, "address", address, "use", use.By)
 		}
 	}
 }
@@ -268,10 +269,8 @@ func (c *Controller) tell(svc *corev1.Service, news condition.Condition) {
 		return // the other condition says why
 	}
 	c.Events.Eventf(svc, nil, kind, news.Reason, action, "%s", news.Message)
-	c.Logger.Info(
-		"service", "service", svc.Namespace+"/"+svc.Name, "condition", news.Kind, "reason", news.Reason, "message",
-		news.Message,
-	)
+	c.Logger.Info("condition of a Service changed", "service", svc.Namespace+"/"+svc.Name,
+		"condition", news.Kind, "reason", news.Reason, "message", news.Message)
 }
 
 // tellForwarder makes an event and a log line of a change of who forwards.
@@ -281,5 +280,6 @@ func (c *Controller) tellForwarder(svc *corev1.Service, f announcement.Forwarder
 		kind = corev1.EventTypeWarning
 	}
 	c.Events.Eventf(svc, nil, kind, "Forwarder", "Forward", "%s (ipMode %s)", f, f.Mode())
-	c.Logger.Info("service", "service", svc.Namespace+"/"+svc.Name, "ipMode", f.Mode(), "message", f.String())
+	c.Logger.Info("forwarder of a Service changed", "service", svc.Namespace+"/"+svc.Name,
+		"ipMode", f.Mode(), "message", f.String())
 }

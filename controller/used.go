@@ -74,11 +74,11 @@ func (c *Controller) watchServiceCIDRs(ctx context.Context) error {
 			if known {
 				c.informers.serviceCIDR.RunWithContext(ctx)
 			} else if len(c.ServiceCIDRs) == 0 {
-				c.Logger.Warn("the API server has no ServiceCIDRs (Kubernetes before 1.33), so pools may overlap the range of ClusterIPs unnoticed; give it by --service-cidrs")
+				c.Logger.Warn("the API server has no ServiceCIDRs (Kubernetes before 1.33), so Berth does not notice pools that overlap the range of ClusterIPs; set --service-cidrs to that range")
 			}
 			return nil
 		}
-		c.Logger.Warn("does the API server have ServiceCIDRs? It will be asked again", "error", err)
+		c.Logger.Warn("did not learn whether the API server has ServiceCIDRs; will be tried again", "error", err)
 		retry.Reset(time.Second) // nothing tells when the API server answers again
 	}
 }

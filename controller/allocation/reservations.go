@@ -230,7 +230,7 @@ func (a *Allocations) mayReserve(
 		has--
 	}
 	if has >= a.config.ReservationsPerNamespace {
-		return service.Invalid(ReasonTooMany, "namespace %s has %d AddressReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one", object.Namespace, has)
+		return service.Invalid(ReasonTooMany, "namespace %s has %d AddressReservations in effect, which is the limit (--reservations-per-namespace of the controller); delete one", object.Namespace, has)
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func (a *Allocations) adopt(key string, svc *corev1.Service, given record.Record
 
 func (a *Allocations) reportLost(key string, lost []error) {
 	for _, err := range lost {
-		a.config.Logger.Warn("lost an address that was given", "service", key, "error", err)
+		a.config.Logger.Warn("lost an address of a Service", "service", key, "error", err)
 	}
 }
 

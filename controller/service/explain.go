@@ -96,7 +96,7 @@ func Explain(asked Request, err error) (reason, message string) {
 		)
 	case errors.As(err, &taken):
 		return ReasonAddressInUse, fmt.Sprintf(
-			"%s: %s is held by Service %s %s, so it cannot be shared; mend that or ask for another", at(taken.Address),
+			"%s: %s is held by Service %s %s, so it cannot be shared; fix that or ask for another", at(taken.Address),
 			taken.Address, taken.Owner, taken.Why,
 		)
 	case errors.As(err, &outside):

@@ -143,7 +143,7 @@ func (r *Request) pin(svc *corev1.Service) error {
 func (r *Request) pinOne(where, text string) error {
 	address, err := netip.ParseAddr(text)
 	if err != nil || address.Zone() != "" {
-		return Invalid(ReasonInvalidAddress, "%s: %s is no IP address; write one such as 192.0.2.1, or take it out", where, config.Quote(text))
+		return Invalid(ReasonInvalidAddress, "%s: %s is not an IP address; write one such as 192.0.2.1, or take it out", where, config.Quote(text))
 	}
 	address = address.Unmap()
 	for _, other := range r.Pinned {

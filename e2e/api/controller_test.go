@@ -396,7 +396,7 @@ func TestAllocationExplainsAndWaits(t *testing.T) {
 			pool:    "192.0.2.1-192.0.2.2",
 			change:  pin("example"),
 			reason:  "InvalidAddress",
-			message: `spec.loadBalancerIP: "example" is no IP address; write one such as 192.0.2.1, or take it out`,
+			message: `spec.loadBalancerIP: "example" is not an IP address; write one such as 192.0.2.1, or take it out`,
 			fix:     func(t *testing.T, ns string) { patch(t, ns, "web", `{"spec":{"loadBalancerIP":"192.0.2.2"}}`) },
 			after:   "192.0.2.2",
 		},

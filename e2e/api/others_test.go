@@ -467,7 +467,7 @@ func TestMessagesTruncateInput(t *testing.T) {
 		`annotation berth.dev/load-balancer-ips: "`+strings.Repeat(
 			"x",
 			64,
-		)+`"… is no IP address; write one such as 192.0.2.1, or take it out`,
+		)+`"… is not an IP address; write one such as 192.0.2.1, or take it out`,
 	)
 	annotated(t, ns, "pool", map[string]string{v1alpha1.AnnotationPools: strings.Repeat("y", 200_000)}, nil)
 	awaitMessage(
@@ -507,7 +507,7 @@ func TestReservationScopesAndLimit(t *testing.T) {
 		)
 	}
 	reserve(t, ns, "three", "poolNames: [ours], ipFamilies: [IPv4]")
-	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 AddressReservations in effect, and may have no more (the controller's --reservations-per-namespace); delete one")
+	awaitReservation(t, ns, "three", "", "False", "namespace "+ns+" has 2 AddressReservations in effect, which is the limit (--reservations-per-namespace of the controller); delete one")
 	_, err := scene.Kubectl(t.Context(), "", "delete", "addressreservation", "-n", ns, "one")
 	must(t, err)
 	awaitReservation(t, ns, "three", "198.51.100.1", "True", "198.51.100.1 is kept for namespace "+ns)

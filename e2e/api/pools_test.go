@@ -194,7 +194,7 @@ func TestLoadBalancerIPsAnnotation(t *testing.T) {
 	annotated(t, ns, "same", map[string]string{v1alpha1.AnnotationAddresses: "192.0.2.7,192.0.2.8"}, nil)
 	awaitMessage(t, ns, "same", "InvalidAddress", "annotation berth.dev/load-balancer-ips: 192.0.2.7 and 192.0.2.8 are both IPv4; a Service has one address of each family")
 	annotated(t, ns, "bad", map[string]string{v1alpha1.AnnotationAddresses: "192.0.2"}, nil)
-	awaitMessage(t, ns, "bad", "InvalidAddress", `annotation berth.dev/load-balancer-ips: "192.0.2" is no IP address; write one such as 192.0.2.1, or take it out`)
+	awaitMessage(t, ns, "bad", "InvalidAddress", `annotation berth.dev/load-balancer-ips: "192.0.2" is not an IP address; write one such as 192.0.2.1, or take it out`)
 }
 
 // Services with the same sharing key share an address.
@@ -214,7 +214,7 @@ func TestSharingKeyAnnotation(t *testing.T) {
 	annotated(t, ns, "pinned", key, func(s *corev1.ServiceSpec) { on(80)(s); pin("192.0.2.1")(s) })
 	awaitMessage(
 		t, ns, "pinned", "AddressInUse",
-		"spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/http with the same TCP port 80, so it cannot be shared; mend that or ask for another",
+		"spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/http with the same TCP port 80, so it cannot be shared; fix that or ask for another",
 	)
 
 	// An edit into a clash moves the one that was edited, and lets the other in.
