@@ -23,13 +23,13 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// configure does one piece of configuration work.
+// configure does one configuration task.
 func (c *Controller) configure(ctx context.Context, what task) error {
 	switch what {
 	case compileAll:
 		problems := c.compile()
-		c.reviewUsed()   // BGPNeighbors are among it
-		c.reserveKnown() // before those who take any
+		c.reviewUsed()   // the addresses of BGPNeighbors are in use
+		c.reserveKnown() // before any Service gets an address
 		c.repin()
 		c.enqueueAll()
 		return c.publish(ctx, problems)
@@ -52,7 +52,8 @@ func (c *Controller) configure(ctx context.Context, what task) error {
 	return nil
 }
 
-// publishUsed takes in which addresses are in use, and says it on the pools if that changed.
+// publishUsed updates which addresses are in use elsewhere, and the pools' statuses if that
+// changed.
 func (c *Controller) publishUsed(ctx context.Context) error {
 	if !c.reviewUsed() {
 		return nil
@@ -60,7 +61,7 @@ func (c *Controller) publishUsed(ctx context.Context) error {
 	return c.publish(ctx, nil)
 }
 
-// repin notes anew what every Service asks for by name: pools, or whom they serve, have changed.
+// repin updates what every Service asks for by name, after pools or their scopes changed.
 func (c *Controller) repin() {
 	for _, svc := range client.Stored[*corev1.Service](c.informers.service) {
 		key := svc.Namespace + "/" + svc.Name
@@ -69,14 +70,14 @@ func (c *Controller) repin() {
 	}
 }
 
-// allocations translates from the API.
+// allocations translates the values of the API.
 var allocations = map[v1alpha1.Allocation]ipam.Allocation{
 	v1alpha1.AllocationAutomatic: ipam.Automatic,
 	v1alpha1.AllocationOnRequest: ipam.OnRequest,
 	v1alpha1.AllocationDisabled:  ipam.Disabled,
 }
 
-// compile makes the Snapshot of what the caches hold, and gives the allocator its
+// compile compiles the configuration in the caches to a Snapshot, and gives the allocator its
 // pools.
 func (c *Controller) compile() map[config.Key][]config.Problem {
 	snapshot, problems := config.Compile(config.Objects{
@@ -98,8 +99,8 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 	return problems
 }
 
-// publish writes what changed of the objects' conditions, if problems are given,
-// and of the pools' usage.
+// publish writes the usage of the pools and, if problems are given, the conditions of all objects,
+// where they changed.
 func (c *Controller) publish(ctx context.Context, problems map[config.Key][]config.Problem) error {
 	var failures []error
 	if problems != nil {
@@ -133,7 +134,8 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 	return errors.Join(append(failures, c.publishNeighbors(ctx, problems))...)
 }
 
-// publishNeighbors writes what changed of the BGPNeighbors' conditions, if problems are given, and of their sessions.
+// publishNeighbors writes the sessions of the BGPNeighbors and, if problems are given, their
+// conditions, where they changed.
 func (c *Controller) publishNeighbors(ctx context.Context, problems map[config.Key][]config.Problem) error {
 	var failures []error
 	sessions := verdict.Gather(c.snapshot.Load(), *c.nodes.Load(), c.reports())
@@ -148,8 +150,8 @@ type statusWriter[T v1alpha1.Object] interface {
 	UpdateStatus(context.Context, T, metav1.UpdateOptions) (T, error)
 }
 
-// publishOne writes the status of one object if it differs. The verdict on it is of the problems, where they say something
-// of it; the rest is as describe has it.
+// publishOne writes the status of one object if it changed: the verdict, if problems contain the
+// object, and what describe sets.
 func publishOne[T v1alpha1.Object](
 	ctx context.Context,
 	c *Controller,
@@ -178,13 +180,14 @@ func publishOne[T v1alpha1.Object](
 	}
 	if news && v.Wrong {
 		c.Events.Eventf(o, nil, corev1.EventTypeWarning, v.Reason, "Compile", "%s", v.Message)
-		c.Logger.Warn("object is not in full effect", "kind", kind, "name", o.GetName(), "reason", v.Reason, "message", v.Message)
+		c.Logger.Warn("object is not in full effect", "kind", kind, "name", o.GetName(),
+			"reason", v.Reason, "message", v.Message)
 	}
 	return nil
 }
 
-// describePool puts into the pool's status what becomes of its addresses, and which of them other pools claim, if problems are
-// given.
+// describePool sets the usage of the pool's addresses and, if problems are given, which of them
+// other pools claim.
 func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[config.Key][]config.Problem) {
 	usage := c.allocations.Usage(pool.Name, mostResting)
 	status := &pool.Status
@@ -212,7 +215,7 @@ func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[
 	}
 }
 
-// summaryOf names the first of a pool's ranges and counts the others.
+// summaryOf returns the first of a pool's ranges, and counts the others.
 func summaryOf(addresses []v1alpha1.AddressRange) string {
 	switch len(addresses) {
 	case 0:
@@ -223,7 +226,7 @@ func summaryOf(addresses []v1alpha1.AddressRange) string {
 	return fmt.Sprintf("%s and %d more", addresses[0], len(addresses)-1)
 }
 
-// exhausted is the condition of a pool that tells whether it is full.
+// exhausted returns the condition of a pool that says whether it is full.
 func exhausted(families []ipam.Family) condition.Condition {
 	if len(families) == 0 {
 		return condition.Condition{
@@ -242,10 +245,10 @@ func exhausted(families []ipam.Family) condition.Condition {
 	}
 }
 
-// mostResting bounds the lists of a pool's status.
+// mostResting limits the lists in a pool's status.
 const mostResting = 64
 
-// excluded is the condition of a pool that tells which of its addresses are in use elsewhere.
+// excluded returns the condition of a pool that says which of its addresses are in use elsewhere.
 func (c *Controller) excluded(pool string) condition.Condition {
 	free := condition.Condition{
 		Kind:    v1alpha1.ConditionExcluded,
@@ -273,7 +276,7 @@ func (c *Controller) excluded(pool string) condition.Condition {
 	}
 }
 
-// rangeText is a range as people write it.
+// rangeText returns a range as an address, a prefix, or "first-last".
 func rangeText(r netipx.IPRange) string {
 	if p, ok := r.Prefix(); ok {
 		if p.IsSingleIP() {

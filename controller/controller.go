@@ -1,6 +1,3 @@
-// Package controller gives addresses to Services of type LoadBalancer, and tells
-// on every object what is wrong with it. It is the only writer of Services and of
-// the conditions of configuration objects.
 package controller
 
 import (
@@ -37,28 +34,29 @@ type Options struct {
 	Events     events.EventRecorder
 	Logger     *slog.Logger
 	Metrics    prometheus.Registerer
-	// Namespace of Berth's own objects.
+	// Namespace is that of Berth's own objects.
 	Namespace string
-	// Classes of Services that are served. Empty: v1alpha1.LoadBalancerClass.
+	// Classes are the classes of Services that are served. Empty: v1alpha1.LoadBalancerClass.
 	Classes []string
-	// Classless: serve Services without a loadBalancerClass too, unless another implementation does.
+	// Classless says to serve Services without a loadBalancerClass as well, unless another
+	// implementation serves them.
 	Classless bool
-	// Rest is for how long a freed address is given to nobody but the Service that had it. 0: not at all.
+	// Rest is how long a freed address is given only to the Service that had it. Zero: it is not.
 	Rest time.Duration
-	// ServiceCIDRs and PodCIDRs are ranges that no Service of type LoadBalancer may have an address of, beside those that
-	// the API server and the Nodes tell.
+	// ServiceCIDRs and PodCIDRs are ranges whose addresses are not given to Services of type
+	// LoadBalancer, in addition to those that the API server and the Nodes report.
 	ServiceCIDRs, PodCIDRs []netip.Prefix
-	// ReservationsPerNamespace is how many AddressReservations of a namespace are in effect at most. 0: 64.
+	// ReservationsPerNamespace is how many AddressReservations of a namespace take effect at most. 0:
+	// 64.
 	ReservationsPerNamespace int
-	// ReleaseOutside: addresses that are in no pool any more are taken away at once.
-	// Otherwise they stay in service until a pool covers them or the annotation
-	// berth.dev/release names them.
+	// ReleaseOutside takes away addresses at once that are no longer in a pool. Otherwise they stay in
+	// service until a pool covers them or the annotation berth.dev/release names them.
 	ReleaseOutside bool
-	// Workers reconciling Services, at least 1. Default 4.
+	// Workers is how many goroutines reconcile Services, at least 1. Default: 4.
 	Workers int
 }
 
-// Controller is the controller. Make one with New.
+// Controller is the controller. New makes one.
 type Controller struct {
 	Options
 	informers sources
@@ -70,28 +68,28 @@ type Controller struct {
 	led        atomic.Bool
 	snapshot   atomic.Pointer[config.Snapshot]
 	nodes      atomic.Pointer[map[string]announcement.Node]
-	successors successors // of reviewNodes alone
-	// conflicts are the addresses that foreign hosts announce.
+	successors successors // used by reviewNodes only
+	// conflicts are the addresses that hosts outside Berth announce.
 	conflicts atomic.Pointer[map[netip.Addr]announcement.Holder]
-	// sessionErrors are why sessions are not established.
+	// sessionErrors says why sessions are not established.
 	sessionErrors atomic.Pointer[announcement.SessionErrors]
-	recordKey     atomic.Pointer[[]byte] // signs what Services were given
+	recordKey     atomic.Pointer[[]byte] // signs the records of what Services were given
 	writes        service.Writes
 	allocations   *allocation.Allocations
-	// serviceCIDRs tells whether the API server has such objects; nil: that is not known yet.
+	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 }
 
-// task is a key of the queue of configuration work.
+// task is a key of the queue of configuration tasks.
 type task string
 
 const (
 	compileAll       task = "compile"  // an object of the configuration changed
 	publishUsage     task = "usage"    // addresses were given or freed
 	reviewNodes      task = "nodes"    // a node or its speaker changed
-	publishSessions  task = "sessions" // likewise, a moment ago
+	publishSessions  task = "sessions" // a node or its speaker changed a moment ago
 	ensureKey        task = "key"      // the Secret of the hello key changed
-	reviewUsed       task = "used"     // something changed that tells which addresses are in use
+	reviewUsed       task = "used"     // the addresses in use elsewhere may have changed
 	wakeResting      task = "resting"  // freed addresses may have rested long enough
 	usageInterval         = 500 * time.Millisecond
 	sessionsInterval      = time.Second
@@ -105,7 +103,7 @@ type sources struct {
 	services    corelisters.ServiceLister
 	node        cache.SharedIndexInformer
 	slice       cache.SharedIndexInformer
-	secret      cache.SharedIndexInformer // of the hello key
+	secret      cache.SharedIndexInformer // the hello key
 	ownFactory  informers.SharedInformerFactory
 	pool        cache.SharedIndexInformer
 	l2          cache.SharedIndexInformer
@@ -121,7 +119,7 @@ func (s *sources) own() []cache.SharedIndexInformer {
 	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password, s.speaker, s.reservation}
 }
 
-// queues are the queues of a Controller, as its allocations know them.
+// queues gives allocations the queues of a Controller.
 type queues struct{ c *Controller }
 
 func (q queues) Service(key string)            { q.c.services.Add(key) }
@@ -134,7 +132,7 @@ func namespaceOf(key string) string {
 	return namespace
 }
 
-// enqueueNamespace has the Services of a namespace looked at again.
+// enqueueNamespace requeues the Services of a namespace.
 func (c *Controller) enqueueNamespace(o any) {
 	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
 	if err != nil {
@@ -149,8 +147,8 @@ func (c *Controller) enqueueNamespace(o any) {
 	}
 }
 
-// enqueueAll has every Service and every reservation looked at again: those first that have an address, then those that
-// ask for one by name, then the rest; the older first.
+// enqueueAll requeues every reservation and every Service: first the Services that have an address,
+// then those that ask for one by name, then the rest, older ones first.
 func (c *Controller) enqueueAll() {
 	for _, key := range c.informers.reservation.GetStore().ListKeys() {
 		c.reserving.Add(key)
@@ -173,7 +171,7 @@ func (c *Controller) enqueueAll() {
 	}
 }
 
-// older orders Services by age, then by name.
+// older compares Services by age, then by name.
 func older(a, b *corev1.Service) int {
 	return cmp.Or(
 		a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace),
@@ -181,14 +179,16 @@ func older(a, b *corev1.Service) int {
 	)
 }
 
-// successors are the speakers that have ended to be replaced, by node, and when that was seen.
+// successors are the nodes whose speakers ended to be replaced, and when that was seen.
 type successors map[string]time.Time
 
-// successorWithin is for how long the next process of a speaker is expected: an image may have to be pulled.
+// successorWithin is how long the next process of a speaker is expected: an image may have to be
+// pulled.
 const successorWithin = 2 * time.Minute
 
-// expected takes in what the speaker of a node says, and returns for how long the next one is expected still. Zero: it is not, since
-// the speaker has not ended, or has ended for good, or its time is over.
+// expected updates the successors by the status of a node's speaker, and returns how much longer
+// the next process is expected. Zero: it is not, since the speaker has not ended, or has ended for
+// good, or the time is over.
 func (s successors) expected(node string, r v1alpha1.SpeakerStatus, now time.Time) time.Duration {
 	if state, _ := r.State(); state != v1alpha1.SpeakerReplaced || !r.IPVS.Asked() {
 		delete(s, node)

@@ -8,7 +8,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
-func TestTheNextProcessOfASpeakerIsExpectedForAWhile(t *testing.T) {
+// The next process of a speaker is expected for a while.
+func TestSuccessorsExpected(t *testing.T) {
 	report := func(state v1alpha1.SpeakerState) v1alpha1.SpeakerStatus {
 		return v1alpha1.SpeakerStatus{
 			Conditions: v1alpha1test.InState(state),

@@ -17,9 +17,9 @@ import (
 	"github.com/berth-lb/berth/controller/condition"
 )
 
-// ensureHelloKey makes the key with which speakers sign their hellos, unless there
-// is a good one, and takes a rotation of it one step further. All of a rotation's
-// memory is in the Secret and in the speakers' reports.
+// ensureHelloKey makes the key with which speakers sign their hellos, unless there is a good one,
+// and advances a rotation of it by one step. The state of a rotation is only in the Secret and in
+// the speakers' reports.
 func (c *Controller) ensureHelloKey(ctx context.Context) error {
 	secrets := c.Kubernetes.CoreV1().Secrets(c.Namespace)
 	found, err := secrets.Get(ctx, v1alpha1.HelloSecret, metav1.GetOptions{})
@@ -51,7 +51,7 @@ func (c *Controller) ensureHelloKey(ctx context.Context) error {
 		_, err = secrets.Update(ctx, desired, metav1.UpdateOptions{})
 	}
 	switch {
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // we are being uninstalled
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // Berth is being uninstalled
 	case err != nil:
 		return fmt.Errorf("write Secret %s/%s: %w", c.Namespace, v1alpha1.HelloSecret, err)
 	default:
@@ -61,8 +61,9 @@ func (c *Controller) ensureHelloKey(ctx context.Context) error {
 	return nil
 }
 
-// recordKey returns the key that signs records, and puts it into the Secret if there is no good one: the one that signed
-// until now, so that a Secret that is deleted makes no record void, or else a fresh one.
+// recordKey returns the key that signs records. If the Secret has no good one, recordKey puts one
+// in: the current key, so that deleting the Secret does not invalidate the records, or else a new
+// one.
 func recordKey(secret *corev1.Secret, now []byte, fresh func() ([]byte, error)) ([]byte, error) {
 	if key := secret.Data[v1alpha1.RecordKey]; len(key) >= v1alpha1.ShortestHelloKey {
 		return key, nil
@@ -78,7 +79,8 @@ func recordKey(secret *corev1.Secret, now []byte, fresh func() ([]byte, error)) 
 	return key, nil
 }
 
-// signWith takes the key that signs records. Those that another key signed are written anew.
+// signWith sets the key that signs records. If it changed, all Services are requeued, to sign their
+// records again.
 func (c *Controller) signWith(key []byte) {
 	if before := c.recordKey.Swap(&key); len(*before) > 0 && !bytes.Equal(*before, key) {
 		c.enqueueAll()
@@ -94,16 +96,15 @@ func newKey() ([]byte, error) {
 	return key, nil
 }
 
-// rotate puts into the Secret what it should hold now, one step at a time, and says
-// which step that is:
+// rotate changes the Secret by one step, and says which:
 //
-//   - without a good key: one is made, or the next is taken;
-//   - when the rotation is asked for: the next key is made;
-//   - once every speaker accepts the next key: it signs, and the key before it is kept;
-//   - once every speaker signs with it: the key before it is forgotten.
+//   - without a good key: one is made, or the next one is used;
+//   - a rotation is requested: the next key is made;
+//   - every speaker accepts the next key: it becomes the key, and the one before it is kept;
+//   - every speaker signs with the key: the one before it is deleted.
 //
-// A step is taken only when every speaker has reported the one before, so that at
-// each moment all speakers accept the keys that any of them signs with.
+// A step is taken only after every speaker reported the step before it, so that at each moment all
+// speakers accept the keys that any of them signs with.
 func rotate(secret *corev1.Secret, reports []*v1alpha1.Speaker, fresh func() ([]byte, error)) (step string, err error) {
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
@@ -134,7 +135,7 @@ func rotate(secret *corev1.Secret, reports []*v1alpha1.Speaker, fresh func() ([]
 		if len(waiting) == 0 {
 			secret.Data[v1alpha1.HelloKey], secret.Data[v1alpha1.PreviousHelloKey] = next, key
 			delete(secret.Data, v1alpha1.NextHelloKey)
-			// Who signs with it is known from the reports to come.
+			// The reports to come show which speakers sign with it.
 			waiting = lagging(reports, func(r v1alpha1.SpeakerStatus) bool { return r.SigningKey == v1alpha1.Fingerprint(next) })
 			return "every speaker accepts the next key: it signs", nil
 		}
@@ -153,9 +154,9 @@ func rotate(secret *corev1.Secret, reports []*v1alpha1.Speaker, fresh func() ([]
 	return "waits", nil
 }
 
-// lagging returns the nodes whose speakers do not report this yet, sorted. One that
-// has ended takes the keys that there are when it starts. One whose node is dead has
-// not ended as far as anybody knows: it counts until its Node is deleted.
+// lagging returns the nodes whose speakers do not report this yet, sorted. A speaker that has ended
+// does not count: it reads the current keys when it starts. A speaker on a dead node counts until
+// its Node is deleted, since it may still run.
 func lagging(reports []*v1alpha1.Speaker, reported func(v1alpha1.SpeakerStatus) bool) []string {
 	var names []string
 	for _, s := range reports {
@@ -167,7 +168,7 @@ func lagging(reports []*v1alpha1.Speaker, reported func(v1alpha1.SpeakerStatus) 
 	return names
 }
 
-// annotateWait says on the Secret which speakers a rotation waits for.
+// annotateWait writes to the Secret which speakers a rotation waits for.
 func annotateWait(secret *corev1.Secret, nodes []string) {
 	if len(nodes) == 0 {
 		delete(secret.Annotations, v1alpha1.AnnotationRotation)
@@ -184,7 +185,7 @@ func stateOf(s *v1alpha1.Speaker) v1alpha1.SpeakerState {
 	return state
 }
 
-// rekeyed tells whether a speaker reports other keys, or begins or ends to count.
+// rekeyed reports whether a speaker reports other keys, or its state changed.
 func rekeyed(before, after metav1.Object) bool {
 	b, okB := before.(*v1alpha1.Speaker)
 	a, okA := after.(*v1alpha1.Speaker)

@@ -20,7 +20,7 @@ func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name}
 
 func material(letter string) []byte { return bytes.Repeat([]byte(letter), 32) }
 
-// speaks is a report that signs with one key and accepts all of them.
+// speaks returns a report that signs with the first of the keys and accepts all of them.
 func speaks(node string, state v1alpha1.SpeakerState, letters ...string) *v1alpha1.Speaker {
 	s := &v1alpha1.Speaker{
 		ObjectMeta: named(node),
@@ -36,7 +36,7 @@ func speaks(node string, state v1alpha1.SpeakerState, letters ...string) *v1alph
 	return s
 }
 
-// shown writes a Secret as letters: key=a next=b, and what it waits for.
+// shown returns a Secret as letters, key=a next=b, and what it waits for.
 func shown(s *corev1.Secret) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(s.Data)) {
@@ -48,7 +48,8 @@ func shown(s *corev1.Secret) string {
 	return strings.Join(parts, " ")
 }
 
-func TestAKeyIsReplacedStepByStep(t *testing.T) {
+// A key is replaced step by step.
+func TestRotate(t *testing.T) {
 	const ready, leaving = v1alpha1.SpeakerAnnouncing, v1alpha1.SpeakerLeaving
 	done := map[string]string{"berth.dev/rotate": "1", "berth.dev/rotated": "1"}
 	for _, c := range []struct {
@@ -179,9 +180,9 @@ func TestAKeyIsReplacedStepByStep(t *testing.T) {
 	}
 }
 
-// TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther: speakers take in the
-// Secret in any order, one at a time, and report it some time after.
-func TestAtEachStepOfARotationEverySpeakerUnderstandsEveryOther(t *testing.T) {
+// At each step of a rotation every speaker understands every other one. Speakers read the Secret in
+// any order, one at a time, and report it some time later.
+func TestRotateWhileSpeakersLag(t *testing.T) {
 	for seed := range uint64(200) {
 		secret := &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"berth.dev/rotate": "1"}},

@@ -13,7 +13,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// Watch fills the caches until the context ends, so that a standby is warm.
+// Watch fills the caches until the context ends, also for a standby.
 func (c *Controller) Watch(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.watchServiceCIDRs(ctx) })
@@ -28,7 +28,7 @@ func (c *Controller) Watch(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Synced tells whether the caches hold everything.
+// Synced reports whether the caches are complete.
 func (c *Controller) Synced() bool {
 	all := append(c.informers.own(), c.informers.service, c.informers.namespace, c.informers.node,
 		c.informers.slice, c.informers.secret)
@@ -45,8 +45,8 @@ func (c *Controller) Lead(ctx context.Context) error { return c.lead(ctx, c.reco
 
 var errLed = errors.New("a Controller leads once, by its own reconcilers or as a cloud provider")
 
-// lead does the work of the leader with this way of reconciling Services, and what
-// goes with it, until the context ends.
+// lead does the work of the leader until the context ends, with this reconciler of Services, and
+// runs the functions of beside along with it.
 func (c *Controller) lead(
 	ctx context.Context,
 	reconcile func(context.Context, string) error,
@@ -66,7 +66,7 @@ func (c *Controller) lead(
 	if err := c.rebuild(ctx); err != nil {
 		return err
 	}
-	c.reviewUsed() // afterwards: what is bound to an interface may be bound since a Service has it
+	c.reviewUsed() // after rebuild: an address may be on an interface because a Service has it
 	c.reserveKnown()
 	c.allocations.RestoreResting(client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool), time.Now())
 	c.tasks.Add(compileAll)
@@ -92,8 +92,8 @@ func (c *Controller) lead(
 	return group.Wait()
 }
 
-// work takes keys from the queue until it is shut down. A key whose work failed
-// comes back with a growing delay.
+// work handles keys from the queue until it is shut down. A key whose work failed comes back with a
+// growing delay.
 func work[T comparable](
 	ctx context.Context,
 	queue workqueue.TypedRateLimitingInterface[T],
@@ -115,11 +115,11 @@ func work[T comparable](
 	}
 }
 
-// retried returns what to do about work that failed.
+// retried returns a function that counts and logs work that failed.
 func retried[T comparable](c *Controller, what string) func(T, error) {
 	return func(key T, err error) {
 		if conflict(err) || errors.Is(err, context.Canceled) {
-			return // the cache is a moment behind, or we are ending
+			return // the cache lags a moment, or the controller ends
 		}
 		c.metrics.failures.Inc()
 		c.Logger.Warn("work failed; will be tried again", what, key, "error", err)

@@ -28,9 +28,8 @@ const (
 	byService = "service" // EndpointSlices, by namespace/name
 )
 
-// withAnnounced adds the condition for what becomes of the addresses of a Service,
-// if that is known. It is not in the first moments of a Service of policy Local,
-// before the control plane has made an EndpointSlice for it.
+// withAnnounced adds the condition Announced, if it is known. It is not in the first moments of a
+// Service of policy Local, before the control plane has made an EndpointSlice for it.
 func (c *Controller) withAnnounced(
 	conditions []condition.Condition,
 	svc *corev1.Service,
@@ -47,7 +46,7 @@ func announcedOf(svc *corev1.Service) *metav1.Condition {
 	return meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceAnnounced)
 }
 
-// outlook returns what is known that bears on the addresses of a Service.
+// outlook returns everything that decides whether the addresses of a Service are announced.
 func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announcement.Service {
 	endpoints, known := c.endpoints(svc.Namespace + "/" + svc.Name)
 	o := announcement.Service{
@@ -83,21 +82,20 @@ func (c *Controller) labelsOfSharers(svc *corev1.Service, address netip.Addr) []
 	return found
 }
 
-// enqueueHolders has the Services looked at again that have the address.
+// enqueueHolders requeues the Services that have the address.
 func (c *Controller) enqueueHolders(address netip.Addr) {
 	for _, key := range c.allocations.Holders(address) {
 		c.services.Add(key)
 	}
 }
 
-// endpoints returns where the Service has endpoints, and whether there is an
-// EndpointSlice that says so.
+// endpoints returns where the Service has endpoints, and whether it has an EndpointSlice.
 func (c *Controller) endpoints(key string) (candidate.Endpoints, bool) {
 	found, err := c.informers.slice.GetIndexer().ByIndex(byService, key)
 	return candidate.Of(found), err == nil && len(found) > 0
 }
 
-// serviceOf indexes EndpointSlices.
+// serviceOf returns the index values of an EndpointSlice: its Service.
 func serviceOf(o any) ([]string, error) {
 	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
 		if key := candidate.ServiceOf(slice); key != "" {
@@ -107,7 +105,7 @@ func serviceOf(o any) ([]string, error) {
 	return nil, nil
 }
 
-// endpointsMoved has the Service of an EndpointSlice looked at again, if it is served.
+// endpointsMoved requeues the Service of an EndpointSlice, if Berth may serve it.
 func (c *Controller) endpointsMoved(o any) {
 	keys, _ := serviceOf(o)
 	for _, key := range keys {
@@ -121,8 +119,8 @@ func (c *Controller) endpointsMoved(o any) {
 	}
 }
 
-// watchAnnouncing turns what the informers see of endpoints and labels into keys of
-// Services: each event costs those alone that it is about.
+// watchAnnouncing makes changes of endpoints and labels requeue only the Services that they
+// concern.
 func (c *Controller) watchAnnouncing() error {
 	_, err := c.informers.slice.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: c.endpointsMoved,
@@ -138,8 +136,7 @@ func (c *Controller) watchAnnouncing() error {
 	if err != nil {
 		return err
 	}
-	// An announcement that the labels of a Service match now holds for who shares its
-	// address, too.
+	// An announcement that now selects the Service also holds for the Services that share its address.
 	_, err = c.informers.service.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*corev1.Service)
@@ -154,7 +151,7 @@ func (c *Controller) watchAnnouncing() error {
 	return err
 }
 
-// last returns a deleted object as it was last seen.
+// last returns the last known state of a deleted object.
 func last(o any) any {
 	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		return tombstone.Obj
@@ -162,8 +159,8 @@ func last(o any) any {
 	return o
 }
 
-// reviewNodes takes in what the nodes and their speakers say, and tells whether
-// anything changed that matters to every Service.
+// reviewNodes evaluates what the nodes and their speakers report. It reports whether anything
+// changed that matters to every Service.
 func (c *Controller) reviewNodes() bool {
 	nodes := map[string]announcement.Node{}
 	conflicts := map[netip.Addr]announcement.Holder{}
@@ -213,8 +210,8 @@ func (c *Controller) reviewNodes() bool {
 	return true
 }
 
-// reviewConflicts takes in the conflicts, and has the Services looked at again that
-// one more or less is about.
+// reviewConflicts updates the conflicts, and requeues the Services that have an address whose
+// conflict began, changed or ended.
 func (c *Controller) reviewConflicts(now map[netip.Addr]announcement.Holder) {
 	before := *c.conflicts.Swap(&now)
 	for address, f := range now {

@@ -14,10 +14,12 @@ import (
 	"github.com/berth-lb/berth/controller/service"
 )
 
-// This file is about Services that another implementation serves: they are left alone, or taken over.
+// This file handles Services that another implementation serves: Berth leaves them alone, or takes
+// them over.
 
-// leave leaves a Service to who gave it what its status shows. Only conditions of Berth's own are taken off, and not those of
-// a former installation, whose pools may be yet to come: by its record they will know the Service.
+// leave leaves a Service to the implementation that gave it what its status shows, and removes only
+// Berth's conditions. It keeps those of a former installation whose pools may not be there yet: its
+// record will identify the Service then.
 func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service) error {
 	_, former := service.FormerRecord(svc, *c.recordKey.Load())
 	if service.Marked(svc) && !former {
@@ -43,8 +45,8 @@ func (c *Controller) leave(ctx context.Context, key string, svc *corev1.Service)
 	return nil
 }
 
-// takeOver makes the allocator hold what another implementation gave the Service. An address that a host still has is not
-// taken over before that lets go of it.
+// takeOver makes the allocator hold what another implementation gave the Service. It fails while a
+// host still has one of the addresses.
 func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 	if err := c.allocations.TakeOver(key, svc, c.isTakenOver); err != nil {
 		return err
@@ -55,7 +57,8 @@ func (c *Controller) takeOver(key string, svc *corev1.Service) error {
 	return nil
 }
 
-// isTakenOver reports whether a Service of others is to be taken over: those that share an address do not wait for each other.
+// isTakenOver reports whether a Service of another implementation is to be taken over. Services
+// that share an address do not wait for each other.
 func (c *Controller) isTakenOver(key string) bool {
 	namespace, name, _ := strings.Cut(key, "/")
 	svc, err := c.informers.services.Services(namespace).Get(name)
@@ -63,7 +66,8 @@ func (c *Controller) isTakenOver(key string) bool {
 		service.TakesOver(svc, c.namespaceLabels(namespace), c.snapshot.Load())
 }
 
-// explainWait says on a Service why its addresses are not taken over yet. They stay as they are, and nobody else gets them.
+// explainWait says on a Service why its addresses are not taken over yet. They stay in its status,
+// and nobody else gets them.
 func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Service, obstacle error) error {
 	c.allocations.Occupy(key, svc, true)
 	waits := condition.Condition{Kind: v1alpha1.ServiceAllocated, Reason: service.ReasonTakeOverWaits,
@@ -87,7 +91,7 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 	return nil
 }
 
-// tellContest makes an event of a status that two controllers write.
+// tellContest emits an event for a status that two controllers write.
 func (c *Controller) tellContest(key string, svc *corev1.Service) {
 	writer, delay, is := c.writes.News(key)
 	if !is {

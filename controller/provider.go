@@ -16,20 +16,19 @@ import (
 	"github.com/berth-lb/berth/controller/service"
 )
 
-// ProviderName is the cloud provider's name.
+// ProviderName is the name of the cloud provider.
 const ProviderName = "berth"
 
-// Provider is a Controller as a cloud provider: the service controller of
-// k8s.io/cloud-provider asks it for addresses, and writes the finalizer and
-// status.loadBalancer of the Services without a loadBalancerClass. The allocation is
-// the Controller's, and so are the conditions. Make one with NewProvider.
+// Provider is a Controller as a cloud provider. The service controller of k8s.io/cloud-provider
+// asks it for addresses, and writes the finalizer and status.loadBalancer of the Services without a
+// loadBalancerClass. The Controller allocates, and writes the conditions. NewProvider makes one.
 type Provider struct {
 	c *Controller
 
-	mu       sync.Mutex // guards what follows; taken before the Controller's, never held across I/O
+	mu       sync.Mutex // guards what follows; locked before that of allocations, not held across I/O
 	leading  bool
 	outcomes map[string]outcome
-	written  map[string]string // resourceVersion that the service controller wrote last, by Service
+	written  map[string]string // resourceVersion that the service controller last wrote, by Service
 }
 
 var (
@@ -37,18 +36,18 @@ var (
 	_ cloudprovider.LoadBalancer = (*Provider)(nil)
 )
 
-// outcome is what a Service was told last.
+// outcome is what the service controller was last told about a Service.
 type outcome struct {
 	asked service.Request
 	allocation.Outcome
-	snapshot   *config.Snapshot          // that it was decided on
-	generation int                       // of the allocations, when it was decided
-	told       corev1.LoadBalancerIPMode // that its reader knows of
-	pending    bool                      // the service controller has yet to write it
+	snapshot   *config.Snapshot          // that it is based on
+	generation int                       // of the allocations at that time
+	told       corev1.LoadBalancerIPMode // last shown to its reader
+	pending    bool                      // the service controller has not written it yet
 }
 
-// NewProvider returns the Controller as a cloud provider. The Controller must serve Services without
-// a class (Options.Classless): the service controller ignores all others.
+// NewProvider returns the Controller as a cloud provider. The Controller must serve Services
+// without a class (Options.Classless): the service controller ignores all others.
 func NewProvider(c *Controller) (*Provider, error) {
 	if !c.Classless {
 		return nil, errNotClassless
@@ -60,10 +59,10 @@ var errNotClassless = errors.New("a cloud provider serves only Services without 
 
 var errNotLeading = errors.New("this instance does not lead: its allocator does not know what is taken")
 
-// EnsureLoadBalancer gives the Service what it asks for. The error says in the words
-// of the condition berth.dev/Allocated why that cannot be; addresses that the status
-// shows all the same are taken out of it first, by a call without an error. The
-// nodes make no difference: which of them announce is the speakers' business.
+// EnsureLoadBalancer gives the Service what it asks for. Its error has the reason and message of
+// the condition berth.dev/Allocated. If the status still shows addresses that the Service lost, a
+// first call without an error removes them. The nodes do not matter: the speakers decide which of
+// them announce.
 func (p *Provider) EnsureLoadBalancer(
 	_ context.Context,
 	_ string,
@@ -102,8 +101,8 @@ func (p *Provider) EnsureLoadBalancer(
 	return &corev1.LoadBalancerStatus{Ingress: shown}, nil
 }
 
-// EnsureLoadBalancerDeleted releases what the Service holds. Others may have it once
-// the status does not show it any more, or the Service is gone.
+// EnsureLoadBalancerDeleted releases what the Service holds. Others may get it once the status does
+// not show it, or the Service is gone.
 func (p *Provider) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *corev1.Service) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,8 +116,7 @@ func (p *Provider) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *c
 	return nil
 }
 
-// GetLoadBalancer returns the addresses that the Service holds, and whether there
-// are any.
+// GetLoadBalancer returns the addresses that the Service holds, and whether there are any.
 func (p *Provider) GetLoadBalancer(
 	_ context.Context,
 	_ string,
@@ -133,19 +131,19 @@ func (p *Provider) GetLoadBalancer(
 	return &corev1.LoadBalancerStatus{Ingress: p.c.ingressOf(svc, held)}, len(held) > 0, nil
 }
 
-// GetLoadBalancerName returns namespace/name: a load balancer is the Service's alone.
+// GetLoadBalancerName returns namespace/name: no two Services share a load balancer.
 func (p *Provider) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
 	return svc.Namespace + "/" + svc.Name
 }
 
-// UpdateLoadBalancer is told of changed nodes, and has nothing to do. Lead spares the
-// service controller the call.
+// UpdateLoadBalancer does nothing: changed nodes do not matter. Lead saves the service controller
+// the call.
 func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
 	return nil
 }
 
-// stale tells whether the Service might be told something else now: it asks for
-// something else, the pools are others, something was freed that it waits for, or somebody else has an address now.
+// stale reports whether the Service might get something else now: its request or the pools changed,
+// something was freed that it waits for, or one of its addresses is in use elsewhere.
 func (p *Provider) stale(o outcome, asked request) bool {
 	now := p.c.snapshot.Load()
 	if o.snapshot != now && !reflect.DeepEqual(o.snapshot.Pools, now.Pools) {
@@ -157,14 +155,14 @@ func (p *Provider) stale(o outcome, asked request) bool {
 	if p.c.allocations.AnyUsed(o.Addresses) {
 		return true
 	}
-	asked.Drop = o.asked.Drop // an annotation's, and the service controller minds those
+	asked.Drop = o.asked.Drop // set by an annotation, whose edits the service controller sees
 	var was *service.InvalidRequest
 	errors.As(o.Err, &was)
 	asked.Strict = o.asked.Strict
 	return !reflect.DeepEqual(asked.Request, o.asked) || (asked.invalid != nil) != (was != nil)
 }
 
-// ingressOf is what the status of the Service should say of the addresses.
+// ingressOf returns the entries that the status of the Service should have for the addresses.
 func (c *Controller) ingressOf(svc *corev1.Service, addresses []netip.Addr) []corev1.LoadBalancerIngress {
 	return service.IngressOf(addresses, c.outlook(svc, addresses).Forwarder.Mode())
 }
@@ -172,7 +170,7 @@ func (c *Controller) ingressOf(svc *corev1.Service, addresses []netip.Addr) []co
 // Initialize does nothing: Lead runs what a Provider needs.
 func (p *Provider) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}
 
-// LoadBalancer returns the Provider: load balancers are all that it provides.
+// LoadBalancer returns the Provider, which provides nothing else.
 func (p *Provider) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return p, true }
 
 // Instances are not provided.

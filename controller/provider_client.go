@@ -20,13 +20,13 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// gate is what the service controller's writes of Services pass: it goes on working
-// for a moment after it was told to end, and must not write then.
+// gate lets writes of Services by the service controller pass until it is closed: the service
+// controller goes on for a moment after its context ends, and must not write then.
 type gate struct {
-	context context.Context // that the writes end with
-	// written is told of every write: the Service as it is now, or nil if it failed.
+	context context.Context // ends the writes
+	// written is called after every write, with the Service as it is now, or nil if the write failed.
 	written func(key string, svc *corev1.Service)
-	// signed returns the record to write along with these addresses; nil: none.
+	// signed returns the record to write along with these addresses, nil for none.
 	signed func(namespace, name string, addresses []netip.Addr) *metav1.Condition
 
 	mu     sync.RWMutex // held for reading during a write
@@ -35,7 +35,7 @@ type gate struct {
 
 var errClosed = errors.New("this instance does not lead any more")
 
-// close waits for the writes under way, and lets no more through.
+// close waits for the writes under way, and rejects further ones.
 func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -107,8 +107,9 @@ func (s gatedServices) Patch(
 	})
 }
 
-// withRecord returns a strategic merge patch of a Service with the record of the addresses that it writes, if it does: no
-// speaker announces them without, and another write would come later.
+// withRecord adds the record of the addresses to a strategic merge patch of a Service that writes
+// addresses. Speakers do not announce addresses without a record, and another write would come
+// later.
 func (s gatedServices) withRecord(name string, data []byte) ([]byte, error) {
 	var patch map[string]any
 	if err := json.Unmarshal(data, &patch); err != nil {
@@ -136,11 +137,11 @@ func (s gatedServices) withRecord(name string, data []byte) ([]byte, error) {
 	return json.Marshal(patch)
 }
 
-// tap is a way into the service controller's queue, which has none: the handler that
-// it registers for Services.
+// tap gives access to the service controller's queue, which has no method for that: it is the
+// handler that the service controller registers for Services.
 type tap struct{ handler cache.ResourceEventHandler }
 
-// enqueue has the service controller look at the Service.
+// enqueue makes the service controller reconcile the Service.
 func (t *tap) enqueue(svc *corev1.Service) { t.handler.OnAdd(svc, false) }
 
 // tappedServices is an informer of Services with a tap.
@@ -170,7 +171,8 @@ func (i tappedInformer) AddEventHandlerWithResyncPeriod(
 		svc, ok := o.(*corev1.Service)
 		return ok && i.concerns(svc)
 	}
-	// It has nothing to do on the deletion of an object: the finalizer is gone by then.
+	// The service controller has nothing to do when an object is deleted: the finalizer is gone by
+	// then.
 	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(o any, initial bool) {
 			if concerns(o) {
@@ -185,9 +187,9 @@ func (i tappedInformer) AddEventHandlerWithResyncPeriod(
 	}, resync)
 }
 
-// quietNodes is an informer of Nodes that tells the service controller of no change.
-// There is nothing to do about one, and it would read its cache of Services beside
-// its workers without a lock.
+// quietNodes is an informer of Nodes that reports no changes to the service controller. It would
+// have nothing to do, and would read its cache of Services without a lock while its workers write
+// it.
 type quietNodes struct{ coreinformers.NodeInformer }
 
 func (n quietNodes) Informer() cache.SharedIndexInformer {
@@ -196,8 +198,8 @@ func (n quietNodes) Informer() cache.SharedIndexInformer {
 
 type quietInformer struct{ cache.SharedIndexInformer }
 
-// AddEventHandlerWithResyncPeriod adds nothing; the service controller does not look
-// at the registration.
+// AddEventHandlerWithResyncPeriod adds nothing. The service controller does not use the
+// registration.
 func (quietInformer) AddEventHandlerWithResyncPeriod(
 	cache.ResourceEventHandler,
 	time.Duration,

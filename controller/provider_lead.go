@@ -23,14 +23,13 @@ import (
 	"github.com/berth-lb/berth/controller/service"
 )
 
-// clusterName is what the service controller hands back to the provider, which has
-// one cluster.
+// clusterName is what the service controller passes back to the provider, which has one cluster.
 const clusterName = "berth"
 
-// Lead does the work of the leader until the context ends, as Controller.Lead does,
-// with the service controller of k8s.io/cloud-provider in the place of the
-// Controller's own reconciler of Services. Watch of the Controller must be running.
-// When it returns, no write of a Service is under way.
+// Lead does the work of the leader until the context ends, like Controller.Lead, but with the
+// service controller of k8s.io/cloud-provider instead of the Controller's own reconciler of
+// Services. Watch of the Controller must be running. When Lead returns, no write of a Service is
+// under way.
 func (p *Provider) Lead(ctx context.Context) error {
 	writer := &gate{context: ctx, written: p.wrote, signed: p.signed}
 	defer writer.close()
@@ -59,14 +58,14 @@ func (p *Provider) lead(leading bool) {
 	p.leading = leading
 }
 
-// wrote notes that the service controller wrote the Service, or failed to.
+// wrote records that the service controller wrote the Service, or failed to.
 func (p *Provider) wrote(key string, svc *corev1.Service) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if svc != nil {
 		p.c.writes.Wrote(key, svc)
 		p.written[key] = svc.ResourceVersion
-		p.c.services.Add(key) // the cache may have it already, and the review be over
+		p.c.services.Add(key) // the cache may have it already, and the review may be over
 	}
 	if o, ok := p.outcomes[key]; ok && o.pending {
 		o.pending = false
@@ -74,13 +73,13 @@ func (p *Provider) wrote(key string, svc *corev1.Service) {
 	}
 }
 
-// review does for one Service what the service controller does not: it has it looked
-// at again (by enqueue) when a retry could help or the status is not what it should
-// be, frees what no status shows any more, and writes the conditions.
+// review does for one Service what the service controller does not. It enqueues the Service there
+// if a retry could help or the status is not what it should be, frees what no status shows any
+// more, and writes the conditions.
 func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.Service)) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
-		return nil // no key of ours
+		return nil // not a valid key
 	}
 	svc, err := p.c.informers.services.Services(namespace).Get(name)
 	switch {
@@ -93,7 +92,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	case err != nil:
 		return fmt.Errorf("get Service %s: %w", key, err)
 	case p.c.writes.Outdated(key, svc):
-		return nil // what we wrote is on its way into the cache, and brings the key back
+		return nil // the last write requeues the key when it reaches the cache
 	}
 	whose, _ := p.c.judge(svc)
 	asked := p.c.requestOf(svc, whose)
@@ -109,7 +108,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 		p.forget(key)
 		return p.c.disown(ctx, key, svc)
 	case svc.Spec.LoadBalancerClass != nil || svc.DeletionTimestamp != nil:
-		return nil // keeps what it has; the service controller passes over it, or is at it
+		return nil // keeps what it has; the service controller ignores it, or deletes it
 	case whose == service.TakenOver:
 		if err := p.c.takeOver(key, svc); err != nil {
 			return p.c.explainWait(ctx, key, svc, err)
@@ -118,7 +117,7 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	p.c.allocations.Vacate(key)
 	p.c.writes.Take(key)
 	if p.behind(key, svc) {
-		return nil // its turn comes, or what it wrote is on its way into the cache, and brings the key back
+		return nil // the write of the service controller requeues the key when it reaches the cache
 	}
 	if wait := p.c.writes.Review(key, svc, time.Now()); wait > 0 {
 		p.c.services.AddAfter(key, wait)
@@ -150,8 +149,8 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	return nil
 }
 
-// concerns reports whether the service controller may touch the Service: it writes status and finalizer of whatever it is
-// shown, also where another implementation put them.
+// concerns reports whether the service controller may see the Service: it writes status and
+// finalizer of every Service that it sees, even if another implementation put them there.
 func (p *Provider) concerns(svc *corev1.Service) bool {
 	ends := svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer
 	switch {
@@ -165,8 +164,9 @@ func (p *Provider) concerns(svc *corev1.Service) bool {
 	return whose == service.Own || whose == service.TakenOver
 }
 
-// finalizes reports whether the finalizer of load balancers on the Service is Berth's to take off: Berth put it there, or gave
-// the Service what it has, and then nobody else will. A manifest may bring the finalizer along, or who was there before.
+// finalizes reports whether Berth is to remove the finalizer of load balancers from the Service:
+// Berth added it, or gave the Service its addresses, so that nobody else will. The finalizer may
+// also come from a manifest or from an earlier implementation.
 func (p *Provider) finalizes(svc *corev1.Service) bool {
 	if finalizedByBerth(svc) {
 		return true
@@ -178,8 +178,9 @@ func (p *Provider) finalizes(svc *corev1.Service) bool {
 	return err == nil || p.c.allocations.Gave(svc)
 }
 
-// finalizedByBerth reports whether the finalizer of load balancers on the Service is Berth's: other cloud providers and
-// implementations of a class use the same one. Where the object does not tell, Berth's conditions do.
+// finalizedByBerth reports whether Berth added the finalizer of load balancers, which other cloud
+// providers and implementations of a class use, too. If the object does not say, Berth's conditions
+// on it decide.
 func finalizedByBerth(svc *corev1.Service) bool {
 	var told bool
 	for _, m := range svc.ManagedFields {
@@ -201,8 +202,8 @@ func finalizedByBerth(svc *corev1.Service) bool {
 	return !told && service.Marked(svc)
 }
 
-// signed returns the record of what the service controller is about to write into the status of a Service; nil: it has no
-// address then.
+// signed returns the record of what the service controller is about to write into the status of a
+// Service; nil without addresses.
 func (p *Provider) signed(namespace, name string, addresses []netip.Addr) *metav1.Condition {
 	svc, err := p.c.informers.services.Services(namespace).Get(name)
 	if err != nil {
@@ -211,8 +212,8 @@ func (p *Provider) signed(namespace, name string, addresses []netip.Addr) *metav
 	return p.c.recorded(namespace+"/"+name, svc, addresses)
 }
 
-// behind reports whether the Service, as the cache has it, is older than what the service controller wrote, or that is about to
-// write, or may have written just now.
+// behind reports whether the cached Service is older than what the service controller wrote, or is
+// about to write.
 func (p *Provider) behind(key string, svc *corev1.Service) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,10 +227,9 @@ func (p *Provider) forget(key string) {
 	delete(p.written, key)
 }
 
-// settle frees what the Service does not show any more, and returns its conditions, and
-// who forwards, if the status says so since its reader was told last.
-// While the service controller has yet to act there are none; again tells that it
-// does not know of it.
+// settle frees what the Service does not show any more, and returns its conditions. changed is what
+// forwards, if that differs from what its reader was last told. While the service controller has
+// not acted yet there are no conditions. again reports that it must be asked to.
 func (p *Provider) settle(
 	key string,
 	svc *corev1.Service,
@@ -242,14 +242,14 @@ func (p *Provider) settle(
 		return nil, nil, true // it may have become Berth's just now
 	}
 	if o.pending || staler(svc.ResourceVersion, p.written[key]) {
-		return nil, nil, false // its turn comes, and brings the key back
+		return nil, nil, false // its write requeues the key
 	}
 	addresses := o.Addresses
 	view := p.c.outlook(svc, addresses)
 	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(o, asked) {
 		return nil, nil, true
 	}
-	// Only now that no status shows them may others have them.
+	// Only now that no status shows them, others may get them.
 	p.c.allocations.Free(key, p.c.allocations.Surplus(key, addresses))
 	if mode := view.Forwarder.Mode(); len(addresses) > 0 && mode != o.told {
 		o.told, changed = mode, &view.Forwarder
@@ -259,7 +259,7 @@ func (p *Provider) settle(
 	return p.c.withAnnounced([]condition.Condition{first}, svc, view), changed, false
 }
 
-// staler tells whether resourceVersion a is older than b, "" being none.
+// staler reports whether resourceVersion a is older than b; "" is none.
 func staler(a, b string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && order < 0

@@ -22,8 +22,7 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// reconcileReservation makes the allocator keep what one AddressReservation asks for, and
-// the object say so.
+// reconcileReservation keeps what one AddressReservation asks for, and writes its status.
 func (c *Controller) reconcileReservation(ctx context.Context, key string) error {
 	o, exists, err := c.informers.reservation.GetStore().GetByKey(key)
 	if err != nil {
@@ -77,8 +76,8 @@ func isOrAre(addresses []netip.Addr) string {
 	return condition.Join(addresses, " and ") + verb
 }
 
-// remember writes the addresses that were taken from pools to an annotation: a backup holds that, and not the status. One
-// that cannot be kept now stays there.
+// remember writes the addresses that were taken from pools to an annotation: backups contain
+// annotations, but not the status. An address that cannot be kept now stays in the annotation.
 func (c *Controller) remember(ctx context.Context, object *v1alpha1.AddressReservation, kept []netip.Addr) error {
 	all := slices.Clone(kept)
 	for _, address := range allocation.HadBefore(object, nil) {
@@ -107,13 +106,13 @@ func (c *Controller) remember(ctx context.Context, object *v1alpha1.AddressReser
 	return nil
 }
 
-// rules are what a reservation of the namespace is held to.
+// rules returns the rules for the reservations of the namespace.
 func (c *Controller) rules(namespace string) allocation.Rules {
 	return allocation.Rules{Snapshot: c.snapshot.Load(), Namespace: c.namespaceLabels(namespace)}
 }
 
-// reserveKnown has the allocator keep what the reservations of the cache have: before
-// the first allocation, so that nobody else gets it.
+// reserveKnown reserves what the AddressReservations in the cache have, before the first
+// allocation, so that nobody else gets it.
 func (c *Controller) reserveKnown() {
 	known := client.Stored[*v1alpha1.AddressReservation](c.informers.reservation)
 	slices.SortFunc(known, func(a, b *v1alpha1.AddressReservation) int {
@@ -124,7 +123,7 @@ func (c *Controller) reserveKnown() {
 	})
 	for _, o := range known {
 		if len(o.Spec.Addresses) > 0 || len(allocation.HadBefore(o, nil)) > 0 {
-			// What fails is said when its turn comes.
+			// A failure is reported when the reservation is reconciled.
 			_, _ = c.allocations.Reserve(o.Namespace+"/"+o.Name, o, c.rules(o.Namespace))
 		}
 	}

@@ -23,9 +23,9 @@ import (
 
 func conflict(err error) bool { return apierrors.IsConflict(err) }
 
-// rebuild makes the allocator hold what the statuses of the Services say, older
-// Services first, and those of others last. It reads them from the API server, not from the cache, which may
-// lag behind what a former leader wrote last.
+// rebuild fills the allocator from the statuses of the Services: older Services first, those of
+// other implementations last. It reads them from the API server, since the cache may lag behind the
+// last writes of a former leader.
 func (c *Controller) rebuild(ctx context.Context) error {
 	list, err := c.Kubernetes.CoreV1().Services("").List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -50,7 +50,8 @@ func (c *Controller) rebuild(ctx context.Context) error {
 	return nil
 }
 
-// judge says whose the Service is, and returns the record of what Berth gave it, without addresses if there is none.
+// judge returns to whom the Service belongs, and the record of what Berth gave it, without
+// addresses if there is none.
 func (c *Controller) judge(svc *corev1.Service) (service.Ownership, record.Record) {
 	if !c.classes().Selects(svc) {
 		return service.NotServed, record.Record{}
@@ -64,11 +65,11 @@ func (c *Controller) classes() service.Classes {
 	return service.Classes{Names: c.Classes, Classless: c.Classless}
 }
 
-// reconcile makes one Service have what it asks for, and its status say so.
+// reconcile gives one Service what it asks for, and writes its status.
 func (c *Controller) reconcile(ctx context.Context, key string) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
-		return nil // no key of ours
+		return nil // not a valid key
 	}
 	svc, err := c.informers.services.Services(namespace).Get(name)
 	switch {
@@ -80,7 +81,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	case err != nil:
 		return fmt.Errorf("get Service %s: %w", key, err)
 	case c.writes.Outdated(key, svc):
-		return nil // what we wrote is on its way into the cache, and brings the key back
+		return nil // the last write requeues the key when it reaches the cache
 	}
 	whose, given := c.judge(svc)
 	asked := c.requestOf(svc, whose)
@@ -106,7 +107,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	return c.serve(ctx, key, svc, asked, given)
 }
 
-// serve writes what the Service has, and tells of it.
+// serve gives the Service what it asks for, writes its status and reports what changed.
 func (c *Controller) serve(
 	ctx context.Context,
 	key string,
@@ -123,7 +124,7 @@ func (c *Controller) serve(
 	conditions := c.withAnnounced([]condition.Condition{first}, svc, o)
 	shown := service.IngressOf(o.Addresses, o.Forwarder.Mode())
 	if len(outcome.Addresses)+len(outcome.Surplus)+len(c.snapshot.Load().Pools) == 0 {
-		shown = svc.Status.LoadBalancer.Ingress // without any pool every status stays as it is
+		shown = svc.Status.LoadBalancer.Ingress // without pools every status stays as it is
 	}
 	desired, news := service.WithStatus(svc, shown, conditions, c.recorded(key, svc, outcome.Addresses), metav1.Now())
 	if desired != svc {
@@ -132,7 +133,7 @@ func (c *Controller) serve(
 		}
 	}
 	c.tellTaken(svc, outcome.Surplus)
-	// Only now that no status shows them may others have them.
+	// Only now that no status shows them, others may get them.
 	c.allocations.Free(key, outcome.Surplus)
 	for _, n := range news {
 		c.tell(svc, n)
@@ -143,7 +144,7 @@ func (c *Controller) serve(
 	return nil
 }
 
-// tellTaken makes events of addresses that were taken out of service, since somebody else has them.
+// tellTaken emits an event for each address that the Service lost since it is in use elsewhere.
 func (c *Controller) tellTaken(svc *corev1.Service, lost []netip.Addr) {
 	key := svc.Namespace + "/" + svc.Name
 	for _, address := range lost {
@@ -157,7 +158,7 @@ func (c *Controller) tellTaken(svc *corev1.Service, lost []netip.Addr) {
 	}
 }
 
-// recorded returns what is to be recorded of the Service, which has these addresses, as a condition; nil: nothing.
+// recorded returns the condition that records what the Service was given; nil without addresses.
 func (c *Controller) recorded(key string, svc *corev1.Service, addresses []netip.Addr) *metav1.Condition {
 	if len(addresses) == 0 {
 		return nil
@@ -204,7 +205,7 @@ func (c *Controller) namespaceLabels(name string) labels.Set {
 	return nil
 }
 
-// disown takes Berth's marks off a Service that it does not serve.
+// disown removes Berth's conditions and addresses from a Service that it does not serve.
 func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service) error {
 	if service.Marked(svc) {
 		given, _ := record.Of(svc, *c.recordKey.Load())
@@ -224,13 +225,14 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 	return nil
 }
 
-// notePins keeps the addresses that a Service asks for by name from whoever takes any.
+// notePins keeps the addresses that a Service asks for by name from being given automatically to
+// others.
 func (c *Controller) notePins(key string, whose service.Ownership, asked request) {
 	var pins []netip.Addr
 	if whose == service.Own && asked.invalid == nil {
 		snapshot := c.snapshot.Load()
 		for _, a := range asked.Pinned {
-			// A pool that does not serve the Service does not wait for it either.
+			// An address of a pool that does not serve the Service is not kept for it.
 			if p := snapshot.PoolOf(a); p != nil && slices.Contains(asked.Pools, p.Name) {
 				pins = append(pins, a)
 			}
@@ -239,12 +241,12 @@ func (c *Controller) notePins(key string, whose service.Ownership, asked request
 	c.allocations.SetPins(key, pins)
 }
 
-// write writes the status on the resourceVersion that it was decided on.
+// write writes the status, based on the resourceVersion that it was computed from.
 func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service) error {
 	c.metrics.writes.Inc()
 	written, err := c.Kubernetes.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil // deleted meanwhile: its deletion is on its way to us
+		return nil // deleted; that event will requeue the key
 	}
 	if err != nil {
 		return fmt.Errorf("write status of Service %s: %w", key, err)
@@ -256,7 +258,7 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 	return nil
 }
 
-// tell makes an event and a log line of a condition that changed.
+// tell emits an event and a log line for a condition that changed.
 func (c *Controller) tell(svc *corev1.Service, news condition.Condition) {
 	kind, action := corev1.EventTypeNormal, "Allocate"
 	if news.Kind == v1alpha1.ServiceAnnounced {
@@ -273,7 +275,7 @@ func (c *Controller) tell(svc *corev1.Service, news condition.Condition) {
 		"condition", news.Kind, "reason", news.Reason, "message", news.Message)
 }
 
-// tellForwarder makes an event and a log line of a change of who forwards.
+// tellForwarder emits an event and a log line for a change of what forwards.
 func (c *Controller) tellForwarder(svc *corev1.Service, f announcement.Forwarder) {
 	kind := corev1.EventTypeNormal
 	if f.Fallback != "" {

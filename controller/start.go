@@ -93,7 +93,7 @@ func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
 	)
 }
 
-// newFairQueue returns a queue of objects' keys whose namespaces take turns.
+// newFairQueue returns a queue of keys of objects whose namespaces take turns.
 func newFairQueue() workqueue.TypedRateLimitingInterface[string] {
 	turns := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: fair.New(namespaceOf)})
 	return workqueue.NewTypedRateLimitingQueueWithConfig(
@@ -103,7 +103,7 @@ func newFairQueue() workqueue.TypedRateLimitingInterface[string] {
 		})
 }
 
-// watch turns what the informers see into keys of the two queues.
+// watch makes the informers' events requeue what they concern.
 func (c *Controller) watch() error {
 	service := func(o any) {
 		key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
@@ -111,7 +111,7 @@ func (c *Controller) watch() error {
 			return
 		}
 		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
-			// At once, so that nobody takes what it asks for by name while it waits for its turn.
+			// Do it at once, so that nobody else gets what it asks for by name while it is in the queue.
 			whose, _ := c.judge(svc)
 			c.notePins(key, whose, c.requestOf(svc, whose))
 		}
@@ -121,7 +121,7 @@ func (c *Controller) watch() error {
 		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
 			c.reserving.Add(key)
 		}
-		// The Service that it names asks for its address by it.
+		// The Service that the reservation names asks for its address.
 		if r, ok := o.(*v1alpha1.AddressReservation); ok && r.Spec.ServiceName != "" {
 			c.services.Add(r.Namespace + "/" + r.Spec.ServiceName)
 		}
@@ -130,7 +130,7 @@ func (c *Controller) watch() error {
 	handlers := []struct {
 		informer cache.SharedIndexInformer
 		handle   func(any)
-		// matters tells whether an update is more than our own writing of a status.
+		// matters reports whether an update is more than the controller's own write of a status.
 		matters func(before, after metav1.Object) bool
 	}{
 		{c.informers.service, service, always},
@@ -171,7 +171,7 @@ func (c *Controller) watch() error {
 	return c.slim()
 }
 
-// slim has the caches keep no more than the controller reads, and find it.
+// slim makes the caches keep only what the controller reads, and index it.
 func (c *Controller) slim() error {
 	return errors.Join(
 		c.informers.slice.AddIndexers(cache.Indexers{byService: serviceOf}),
@@ -202,8 +202,7 @@ func relabeled(before, after metav1.Object) bool {
 	return !maps.Equal(before.GetLabels(), after.GetLabels())
 }
 
-// nodeMatters tells whether a Node changed in what chooses among nodes, or in its
-// readiness.
+// nodeMatters reports whether a Node changed in what selects nodes, or in its readiness.
 func nodeMatters(before, after metav1.Object) bool {
 	b, okB := before.(*corev1.Node)
 	a, okA := after.(*corev1.Node)
@@ -220,7 +219,7 @@ func readyStatus(n *corev1.Node) corev1.ConditionStatus {
 	return corev1.ConditionUnknown
 }
 
-// renetworked reports whether a speaker tells of other addresses in use.
+// renetworked reports whether a speaker reports other addresses in use.
 func renetworked(before, after metav1.Object) bool {
 	b, okB := before.(*v1alpha1.Speaker)
 	a, okA := after.(*v1alpha1.Speaker)

@@ -18,16 +18,16 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// This file is about the addresses that somebody else has: they are not given.
+// This file finds the addresses in use elsewhere, which are not given.
 
-// apiServer is the Service whose EndpointSlices tell the addresses of the API server.
+// apiServer is the Service whose EndpointSlices have the addresses of the API server.
 const apiServer = metav1.NamespaceDefault + "/kubernetes"
 
-// reviewUsed compiles which addresses are in use. Services that have one of them are requeued, and
-// lose it.
+// reviewUsed updates which addresses are in use elsewhere, and reports whether that changed.
+// Services that have one of them are requeued, and lose it.
 func (c *Controller) reviewUsed() bool { return c.allocations.SetUsed(inuse.Compile(c.usedSources())) }
 
-// usedSources returns what tells which addresses are in use, as the caches have it.
+// usedSources returns the objects in the caches that say which addresses are in use.
 func (c *Controller) usedSources() inuse.Sources {
 	s := inuse.Sources{
 		Nodes:        client.Stored[*corev1.Node](c.informers.node),
@@ -58,7 +58,8 @@ func (c *Controller) usedSources() inuse.Sources {
 	return s
 }
 
-// watchServiceCIDRs fills the cache of ServiceCIDRs, if the API server has the kind (it is in Kubernetes 1.33 and later).
+// watchServiceCIDRs fills the cache of ServiceCIDRs, if the API server has this kind (Kubernetes
+// 1.33 and later).
 func (c *Controller) watchServiceCIDRs(ctx context.Context) error {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
@@ -79,7 +80,7 @@ func (c *Controller) watchServiceCIDRs(ctx context.Context) error {
 			return nil
 		}
 		c.Logger.Warn("did not learn whether the API server has ServiceCIDRs; will be tried again", "error", err)
-		retry.Reset(time.Second) // nothing tells when the API server answers again
+		retry.Reset(time.Second) // no event says when the API server answers again
 	}
 }
 
@@ -97,13 +98,13 @@ func (c *Controller) hasServiceCIDRs() (bool, error) {
 	), nil
 }
 
-// knowsServiceCIDRs reports whether the cache holds every ServiceCIDR, or there is no such kind.
+// knowsServiceCIDRs reports whether the cache has every ServiceCIDR, or there is no such kind.
 func (c *Controller) knowsServiceCIDRs() bool {
 	known := c.serviceCIDRs.Load()
 	return known != nil && (!*known || c.informers.serviceCIDR.HasSynced())
 }
 
-// watchAPIServer has the addresses of the API server looked at again when they change.
+// watchAPIServer queues a review of the addresses in use when those of the API server change.
 func (c *Controller) watchAPIServer(o any) {
 	keys, _ := serviceOf(last(o))
 	if slices.Contains(keys, apiServer) {

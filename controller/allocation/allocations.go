@@ -15,15 +15,14 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// Queue is told what to look at again. Its methods are called with a mutex held, and must not
-// block.
+// Queue requeues objects. Its methods are called with a mutex held, and must not block.
 type Queue interface {
-	// Service and Reservation are about one object, by namespace/name.
+	// Service and Reservation requeue one object, named namespace/name.
 	Service(key string)
 	Reservation(key string)
-	// UsageChanged says that addresses were given or freed.
+	// UsageChanged reports that addresses were given or freed.
 	UsageChanged()
-	// WakeAfter asks for a call of Wake then.
+	// WakeAfter asks for a call of Wake after that time.
 	WakeAfter(time.Duration)
 }
 
@@ -33,29 +32,29 @@ type Config struct {
 	Logger *slog.Logger
 	// Services looks up a Service, as the cache has it.
 	Services corelisters.ServiceLister
-	// Rest is for how long a freed address is given to nobody but the Service that had it. 0: not at all.
+	// Rest is how long a freed address is given only to the Service that had it. Zero: it is not.
 	Rest time.Duration
-	// ReleaseOutside: addresses that are in no pool any longer are taken away at once.
+	// ReleaseOutside takes away addresses at once that are no longer in a pool.
 	ReleaseOutside bool
-	// ReservationsPerNamespace is how many AddressReservations of a namespace are in effect at most.
+	// ReservationsPerNamespace is how many AddressReservations of a namespace take effect at most.
 	ReservationsPerNamespace int
 }
 
-// Allocations are all addresses that are given, kept or resting. Its methods may be called from
-// any goroutine, and do no I/O.
+// Allocations keeps all addresses that are given, reserved or resting. Its methods may be called
+// from any goroutine, and do no I/O.
 type Allocations struct {
 	config Config
 
 	mu           sync.Mutex // guards what follows
 	allocator    *ipam.Allocator
-	used         *inuse.Set               // addresses that somebody else has
+	used         *inuse.Set               // addresses in use elsewhere
 	waiting      map[string]bool          // Services without all they ask for
 	outside      map[string]bool          // Services with addresses in no pool
-	given        map[string]record.Record // what Services were given, and for which request
+	given        map[string]record.Record // what each Service was given, and for which request
 	reservations map[string]reservation   // in effect, by namespace/name
 	reservedBy   map[string]int           // how many are in effect, by namespace
-	failed       map[string]bool          // AddressReservations that are not in effect, or not wholly
-	generation   int                      // times that something was freed
+	failed       map[string]bool          // AddressReservations that are not in full effect
+	generation   int                      // how often something was freed
 }
 
 // New returns Allocations without pools.
@@ -73,21 +72,21 @@ func New(c Config) *Allocations {
 	}
 }
 
-// SetPools replaces the pools. Addresses that are in none any longer stay with who holds them.
+// SetPools replaces the pools. Addresses that are no longer in any pool stay with their holders.
 func (a *Allocations) SetPools(pools []ipam.Pool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.allocator.SetPools(pools)
 }
 
-// Holdings returns what the Service holds, what it is to lose included.
+// Holdings returns what the Service holds, including what it is about to lose.
 func (a *Allocations) Holdings(key string) []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.allocator.Holdings(key)
 }
 
-// Surplus returns what the Service holds beyond the addresses.
+// Surplus returns what the Service holds apart from the addresses.
 func (a *Allocations) Surplus(key string, addresses []netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(a.Holdings(key), func(held netip.Addr) bool { return slices.Contains(addresses, held) })
 }
@@ -99,7 +98,7 @@ func (a *Allocations) Holders(address netip.Addr) []string {
 	return a.allocator.Holders(address)
 }
 
-// Generation changes whenever something was freed: who asked in vain before may ask again.
+// Generation changes whenever something is freed: a request that failed before may succeed now.
 func (a *Allocations) Generation() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -113,16 +112,15 @@ func (a *Allocations) Outside() int {
 	return len(a.outside)
 }
 
-// Usage is how full a pool is.
+// Usage describes how full a pool is.
 type Usage struct {
 	Counts  map[ipam.Family]ipam.Usage
 	Full    []ipam.Family    // families without a free address
-	Resting []ipam.Rested    // that rest longest
-	Recent  []netipx.IPRange // that were held or rested of late
+	Resting []ipam.Rested    // those that rest longest first
+	Recent  []netipx.IPRange // of addresses that are held or rest
 }
 
-// Usage returns how full the pool is, with at most so many of the addresses that rest, and of the
-// ranges that were held of late.
+// Usage returns how full the pool is, with at most that many resting addresses and recent ranges.
 func (a *Allocations) Usage(pool string, most int) Usage {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -134,7 +132,7 @@ func (a *Allocations) Usage(pool string, most int) Usage {
 	}
 }
 
-// retryWaiting requeues the Services, but for one, and the reservations that do not have all they
+// retryWaiting requeues the reservations and Services, except for one, that do not have all they
 // ask for. The mutex is held.
 func (a *Allocations) retryWaiting(but string) {
 	a.generation++

@@ -23,7 +23,7 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// requeued notes what Allocations ask to be looked at again.
+// requeued records what Allocations requeues.
 type requeued struct {
 	services, reservations []string
 	wakes                  []time.Duration
@@ -34,16 +34,17 @@ func (r *requeued) Reservation(key string)    { r.reservations = append(r.reserv
 func (r *requeued) UsageChanged()             {}
 func (r *requeued) WakeAfter(d time.Duration) { r.wakes = append(r.wakes, d) }
 
-// one is a pool of one address, and a snapshot of it.
+// one is the address of the only pool.
 const one = "192.0.2.1"
 
 func newAllocations(t *testing.T, rest time.Duration) (*Allocations, *requeued) {
 	t.Helper()
 	queue := &requeued{}
+	services := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	a := New(Config{
 		Queue:                    queue,
 		Logger:                   slog.New(slog.DiscardHandler),
-		Services:                 corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
+		Services:                 corelisters.NewServiceLister(services),
 		Rest:                     rest,
 		ReservationsPerNamespace: 1,
 	})
@@ -76,7 +77,7 @@ func TestFreeRequeuesServicesThatWait(t *testing.T) {
 	if got := assign(a, second); !errors.As(got.Err, &exhausted) {
 		t.Fatalf("second: %+v, want an ExhaustedError", got)
 	}
-	// What is to be taken away stays with who has it until no status shows it.
+	// A Service keeps what it is to lose until no status shows it.
 	a.Surrender("shop/first")
 	if got := assign(a, second); got.Err == nil {
 		t.Fatal("second got an address that a status may still show")

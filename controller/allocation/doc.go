@@ -1,10 +1,14 @@
-// Package allocation keeps who holds which address: Services, AddressReservations, and other
-// implementations' Services, whose addresses are passed over. It is ipam's allocator together with
-// what the controller must remember beside it, behind one mutex.
+// Package allocation records who has which address: Services, AddressReservations, and Services of
+// other implementations, whose addresses are not given. It is an ipam.Allocator together with what
+// the controller must remember beside it, behind one mutex.
 //
-// An address that a Service loses stays its own until Free, which the controller calls after it
-// wrote the status that does not show the address any longer: so two statuses never show one.
+// A Service keeps an address that it is to lose until Free. The controller calls Free after it
+// wrote the status without the address, so that no two statuses show the same address.
 //
-// Begin with Allocations, then services.go for Assign and Free, reservations.go, and used.go for
-// addresses that are somebody else's or rest.
+// Begin with Allocations (allocations.go). The other files:
+//
+//   - services.go: Assign and Free, for Services
+//   - reservations.go: Reserve and Unreserve, for AddressReservations
+//   - used.go: addresses that others use
+//   - resting.go: addresses that were freed a moment ago
 package allocation

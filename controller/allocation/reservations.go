@@ -17,39 +17,41 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// Reasons of the conditions of an AddressReservation.
+// Reasons of the conditions of an AddressReservation. If one is not in effect, the reason may also
+// be ReasonAddressInUse, ReasonAddressOutside, ReasonInvalidAddress, ReasonPoolExhausted,
+// ReasonNoPool, ReasonReserved, ReasonUnknownPool, ReasonPoolOutOfScope, ReasonPoolDisabled,
+// ReasonExcluded or ReasonResting of package service.
 const (
-	ReasonKept    = "Reserved"            // True: the addresses are kept
-	ReasonTooMany = "TooManyReservations" // False: the namespace has as many as it may
-	// False: ReasonAddressInUse, ReasonAddressOutside, ReasonInvalidAddress,
-	// ReasonPoolExhausted, ReasonNoPool, ReasonReserved, ReasonUnknownPool, ReasonPoolOutOfScope, ReasonPoolDisabled,
-	// ReasonExcluded, ReasonResting.
+	ReasonKept    = "Reserved"            // in effect
+	ReasonTooMany = "TooManyReservations" // not in effect: the namespace has as many as it may have
 )
 
-// reservation is what the controller knows of an AddressReservation that is in effect.
+// reservation is an AddressReservation in effect.
 type reservation struct {
-	addresses []netip.Addr // one of a family, ascending
-	service   string       // namespace/name, "" for any of the namespace
+	addresses []netip.Addr // at most one of a family, ascending
+	service   string       // namespace/name; "": any of the namespace
 }
 
 func (r reservation) equal(other reservation) bool {
 	return r.service == other.service && slices.Equal(r.addresses, other.addresses)
 }
 
-// Rules are what a reservation is held to: the pools, and the labels of its namespace.
+// Rules are what decides whether a reservation may have an address: the pools, and the labels of
+// its namespace.
 type Rules struct {
 	Snapshot  *config.Snapshot
 	Namespace labels.Set
 }
 
-// want is one address that a reservation asks for: that one, or one of the family from the pools.
+// want is one address that a reservation asks for: a certain one, or any of the family from its
+// pools.
 type want struct {
 	address netip.Addr
 	family  ipam.Family
-	err     error // what it asks for is none
+	err     error // why it is not valid
 }
 
-// wants returns what the reservation asks for. Of what it got from its pools before, it asks again.
+// wants returns what the reservation asks for. It asks again for what it got from its pools before.
 func (a *Allocations) wants(object *v1alpha1.AddressReservation, before reservation) []want {
 	var wants []want
 	for i, text := range object.Spec.Addresses {
@@ -65,7 +67,7 @@ func (a *Allocations) wants(object *v1alpha1.AddressReservation, before reservat
 			w.family = ipam.IPv6
 		}
 		for _, address := range HadBefore(object, before.addresses) {
-			// An address whose pool is gone is waited for; one of a pool that is not asked for any more is given up.
+			// Wait for an address whose pool is gone; give up one whose pool is no longer asked for.
 			pool := a.allocator.PoolOf(address)
 			if ipam.FamilyOf(address) == w.family && (pool == "" || slices.Contains(object.Spec.PoolNames, pool)) {
 				w.address = address
@@ -77,8 +79,8 @@ func (a *Allocations) wants(object *v1alpha1.AddressReservation, before reservat
 	return wants
 }
 
-// HadBefore returns which addresses a reservation had, as far as anybody remembers: this process, which
-// kept these, the status, and the annotation.
+// HadBefore returns which addresses a reservation had before, as far as this process (kept), the
+// status and the annotation remember.
 func HadBefore(object *v1alpha1.AddressReservation, kept []netip.Addr) []netip.Addr {
 	had := slices.Clone(kept)
 	for _, a := range object.Status.Addresses {
@@ -90,8 +92,8 @@ func HadBefore(object *v1alpha1.AddressReservation, kept []netip.Addr) []netip.A
 	return slices.DeleteFunc(had, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
-// Reserve keeps the addresses of the reservation, or some of its pools. It returns what is kept, in
-// ascending order, and why the first that is not kept is not.
+// Reserve keeps the addresses that the reservation names, or addresses of its pools. It returns
+// what is kept, in ascending order, and why the first address that is not kept is not.
 func (a *Allocations) Reserve(
 	key string,
 	object *v1alpha1.AddressReservation,
@@ -142,7 +144,7 @@ func (a *Allocations) Reserve(
 	return now.addresses, problem
 }
 
-// reserveOne has the allocator keep one address. The mutex is held.
+// reserveOne keeps one address. The mutex is held.
 func (a *Allocations) reserveOne(
 	key string,
 	object *v1alpha1.AddressReservation,
@@ -184,7 +186,7 @@ func (a *Allocations) reserveOne(
 	return netip.Addr{}, full
 }
 
-// outsideError says of which address it is that no pool holds it.
+// outsideError adds the address to an error that says that no pool contains it.
 func outsideError(err error, address netip.Addr) error {
 	if errors.Is(err, errNoPool) {
 		return &ipam.OutsideError{Address: address}
@@ -203,8 +205,8 @@ func (a *Allocations) dropReservation(key string) {
 	}
 }
 
-// mayReserve says why a reservation may not keep an address of the pool. One that is in effect is not asked again: no edit of a
-// pool takes it away. The mutex is held.
+// mayReserve returns why a reservation may not keep an address of the pool. known says that it is
+// already in effect: no edit of a pool takes its address away. The mutex is held.
 func (a *Allocations) mayReserve(
 	key string,
 	object *v1alpha1.AddressReservation,
@@ -235,7 +237,7 @@ func (a *Allocations) mayReserve(
 	return nil
 }
 
-// inEffect reports whether a former leader kept an address of the reservation.
+// inEffect reports whether a former leader kept an address for the reservation.
 func inEffect(object *v1alpha1.AddressReservation) bool {
 	return meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionAccepted)
 }
@@ -255,20 +257,21 @@ func (a *Allocations) Unreserve(key string) {
 	}
 }
 
-// Reserved returns what is kept for a reservation.
+// Reserved returns the addresses that are kept for a reservation.
 func (a *Allocations) Reserved(key string) []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.reservations[key].addresses
 }
 
-// parsed returns the address that a text says, or none.
+// parsed parses an address. The result is not valid if the text is not.
 func parsed(text string) netip.Addr {
 	address, _ := netip.ParseAddr(text)
 	return address.Unmap()
 }
 
-// Explain says why an address is not kept, and what would help.
+// Explain returns the reason and the message that say why an address is not kept, and what would
+// help.
 func Explain(object *v1alpha1.AddressReservation, err error) (reason, message string) {
 	var (
 		invalid   *service.InvalidRequest

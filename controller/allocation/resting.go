@@ -9,8 +9,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// RestoreResting lets rest what former leaders freed, or may have freed, as the statuses of the pools
-// say: a speaker that has not heard of it may still announce it.
+// RestoreResting makes those addresses rest that former leaders freed, or may have freed, according
+// to the statuses of the pools: a speaker that has not heard of it may still announce them.
 func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now time.Time) {
 	if a.config.Rest <= 0 {
 		return
@@ -37,7 +37,7 @@ func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now tim
 	a.config.Queue.WakeAfter(time.Second)
 }
 
-// Wake ends the rest of freed addresses whose time is over, and requeues those who wait.
+// Wake ends the rest of freed addresses whose time is over, and requeues what waits for them.
 func (a *Allocations) Wake(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -52,10 +52,11 @@ func (a *Allocations) Wake(now time.Time) {
 	}
 }
 
-// mostRecent bounds the addresses that a leader lets rest when it begins.
+// mostRecent limits how many recent addresses a new leader makes rest.
 const mostRecent = 1 << 16
 
-// recentOf returns the addresses that were held, or rested, when the status of the pool was written last.
+// recentOf returns the addresses that were held or resting when the status of the pool was last
+// written.
 func recentOf(pool *v1alpha1.LoadBalancerPool) []netip.Addr {
 	var found []netip.Addr
 	for _, text := range pool.Status.Recent {

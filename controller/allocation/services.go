@@ -14,8 +14,8 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// Gave reports whether this process remembers that it gave the Service something, and that still
-// holds.
+// Gave reports whether this process remembers that it gave the Service addresses, some of which the
+// Service still holds.
 func (a *Allocations) Gave(svc *corev1.Service) bool {
 	key := svc.Namespace + "/" + svc.Name
 	a.mu.Lock()
@@ -23,15 +23,15 @@ func (a *Allocations) Gave(svc *corev1.Service) bool {
 	return a.given[key].UID == svc.UID && len(a.allocator.Holdings(key)) > 0
 }
 
-// Given returns what the Service was given, and for which request; the zero value: nothing.
+// Given returns what the Service was given, and for which request. Zero: nothing.
 func (a *Allocations) Given(key string) record.Record {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.given[key]
 }
 
-// Adopt makes the Service hold what it was given, as its record says. One of a class of Berth's
-// without a record keeps those addresses of its status that are of a pool.
+// Adopt makes the Service hold what it was given according to its record. Without a record, a
+// Service of one of Berth's classes keeps those addresses of its status that are in a pool.
 func (a *Allocations) Adopt(key string, svc *corev1.Service, given record.Record) {
 	a.mu.Lock()
 	lost := a.adopt(key, svc, given)
@@ -68,16 +68,16 @@ func (a *Allocations) reportLost(key string, lost []error) {
 	}
 }
 
-// Outcome is what a Service got.
+// Outcome is the result of Assign.
 type Outcome struct {
 	ipam.Assignment
-	Outside []netip.Addr // those of its addresses that are in no pool any longer
-	Changed bool         // it holds other addresses than before
-	Err     error        // why it has less than it asks for
+	Outside []netip.Addr // its addresses that are no longer in a pool
+	Changed bool         // whether it holds other addresses than before
+	Err     error        // why it does not have what it asks for
 }
 
-// Assign gives the Service what it asks for; invalid says why that cannot be told. A Service that
-// holds nothing adopts first what it was given. What it is to lose (Surplus) stays its own until
+// Assign gives the Service what it asks for; invalid says why the request is not valid. A Service
+// that holds nothing first adopts what it was given. It keeps what it is to lose (Surplus) until
 // Free.
 func (a *Allocations) Assign(
 	key string,
@@ -116,10 +116,10 @@ func (a *Allocations) assign(
 		return o, lost
 	}
 	if slices.ContainsFunc(before, a.isLocal) {
-		a.passOverUsed() // it may be bound since the Service has it, which its annotations tell by now
+		a.passOverUsed() // annotations of the Service may now explain why the address is on an interface
 	}
 	asked.Release(svc, a.outsidePools(before), a.config.ReleaseOutside)
-	// An edit of the annotation may take an address away, one of a pool may not.
+	// An edit of the annotation may take an address away, an edit of a pool may not.
 	asked.Strict = asked.Named && asked.Unusable == nil && len(before) > 0 && a.given[key].Request != asked.Digest
 	o.Assignment, o.Err = a.allocator.Assign(key, asked.Request)
 	a.note(key, svc, asked, o.Addresses)
@@ -135,7 +135,7 @@ func (a *Allocations) assign(
 	return o, lost
 }
 
-// mark puts the key into the set, or takes it out.
+// mark adds the key to the set, or removes it.
 func mark(set map[string]bool, key string, in bool) {
 	if in {
 		set[key] = true
@@ -144,8 +144,9 @@ func mark(set map[string]bool, key string, in bool) {
 	}
 }
 
-// note keeps what the Service was given, and for which request. A request for a pool that cannot be used is not the one
-// that was met: it is once the pool is there. The mutex is held.
+// note remembers what the Service was given, and for which request. A request for a pool that
+// cannot be used is not met before that pool exists, so the request before it stays. The mutex is
+// held.
 func (a *Allocations) note(key string, svc *corev1.Service, asked *service.Request, addresses []netip.Addr) {
 	if len(addresses) == 0 {
 		delete(a.given, key)
@@ -158,7 +159,7 @@ func (a *Allocations) note(key string, svc *corev1.Service, asked *service.Reque
 	a.given[key] = given
 }
 
-// outsidePools returns those of the addresses that are in no pool. The mutex is held.
+// outsidePools returns the addresses that are in no pool. The mutex is held.
 func (a *Allocations) outsidePools(addresses []netip.Addr) []netip.Addr {
 	var outside []netip.Addr
 	for _, address := range addresses {
@@ -169,8 +170,8 @@ func (a *Allocations) outsidePools(addresses []netip.Addr) []netip.Addr {
 	return outside
 }
 
-// Free gives addresses of a Service back. They rest first; those who wait are requeued all the same,
-// since a Service that shared one with it may do so on other terms now.
+// Free frees addresses of a Service. They may rest first. Waiting Services are requeued even so,
+// since one that shared an address with this Service may now share it on other terms.
 func (a *Allocations) Free(key string, addresses []netip.Addr) {
 	if a.free(key, addresses) {
 		a.config.Logger.Info("freed addresses", "service", key, "addresses", addresses)
@@ -195,7 +196,7 @@ func (a *Allocations) free(key string, addresses []netip.Addr) bool {
 	return true
 }
 
-// Release forgets a Service that is not served any longer, and frees what it holds.
+// Release forgets a Service that is no longer served, and frees what it holds.
 func (a *Allocations) Release(key string) {
 	a.mu.Lock()
 	a.forget(key)
@@ -208,8 +209,7 @@ func (a *Allocations) Release(key string) {
 	a.Free(key, held)
 }
 
-// Surrender marks what the Service holds as not its own any longer. It is freed once no status
-// shows it.
+// Surrender marks everything that the Service holds as to be freed, once no status shows it.
 func (a *Allocations) Surrender(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -217,14 +217,15 @@ func (a *Allocations) Surrender(key string) {
 	a.forget(key)
 }
 
-// forget forgets what is remembered of a Service beside its addresses. The mutex is held.
+// forget forgets everything about a Service but its addresses. The mutex is held.
 func (a *Allocations) forget(key string) {
 	delete(a.waiting, key)
 	delete(a.outside, key)
 	delete(a.given, key)
 }
 
-// SetPins keeps the addresses that a Service asks for by name from Services that take any.
+// SetPins keeps the addresses that a Service asks for by name from being given automatically to
+// other Services.
 func (a *Allocations) SetPins(key string, pins []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -234,7 +235,7 @@ func (a *Allocations) SetPins(key string, pins []netip.Addr) {
 }
 
 // Occupy keeps the addresses in the status of another implementation's Service from everybody else.
-// If it waits, it is requeued when something was freed.
+// If waits is set, the Service is requeued when something is freed.
 func (a *Allocations) Occupy(key string, svc *corev1.Service, waits bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -255,7 +256,7 @@ func (a *Allocations) Occupy(key string, svc *corev1.Service, waits bool) {
 	}
 }
 
-// Vacate ends what Occupy did.
+// Vacate undoes Occupy.
 func (a *Allocations) Vacate(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -270,8 +271,9 @@ func (a *Allocations) vacate(key string) {
 	}
 }
 
-// TakeOver makes the Service hold what another implementation gave it. The error says who still has
-// an address. Services that share an address do not wait for each other if all are to be taken over.
+// TakeOver makes the Service hold what another implementation gave it. The error says who else
+// still has an address. Services that share an address do not wait for each other if all are taken
+// over.
 func (a *Allocations) TakeOver(key string, svc *corev1.Service, isTakenOver func(key string) bool) error {
 	given := record.Record{
 		UID:       svc.UID,

@@ -9,12 +9,12 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// bindingAgents are the prefixes of annotations that programs put on the Services whose addresses they bind to an interface
-// of a node: kube-vip and PureLB.
+// bindingAgents are the prefixes of annotations that some programs set on a Service when they bind
+// its address to an interface of a node: kube-vip and PureLB.
 var bindingAgents = []string{"kube-vip.io/", "purelb.io/"}
 
-// SetUsed replaces the addresses that somebody else has, and reports whether they are others. They
-// are given to nobody, and Services that hold one are requeued, to lose it.
+// SetUsed replaces the addresses in use elsewhere, and reports whether they changed. They are not
+// given, and Services that hold one are requeued, to lose it.
 func (a *Allocations) SetUsed(set *inuse.Set) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -27,28 +27,28 @@ func (a *Allocations) SetUsed(set *inuse.Set) bool {
 	return true
 }
 
-// Used returns the addresses that somebody else has.
+// Used returns the addresses in use elsewhere.
 func (a *Allocations) Used() *inuse.Set {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.used
 }
 
-// UseOf returns who else has the address.
+// UseOf returns who else uses the address, and whether anybody does.
 func (a *Allocations) UseOf(address netip.Addr) (inuse.Use, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.used.Of(address)
 }
 
-// AnyUsed reports whether one of the addresses is passed over, since somebody else has it.
+// AnyUsed reports whether one of the addresses is not given since it is in use elsewhere.
 func (a *Allocations) AnyUsed(addresses []netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.ContainsFunc(addresses, func(address netip.Addr) bool { return a.allocator.UsedBy(address) != "" })
 }
 
-// passOverUsed has the allocator pass over what is in use. The mutex is held.
+// passOverUsed tells the allocator which addresses are in use elsewhere. The mutex is held.
 func (a *Allocations) passOverUsed() {
 	var used []ipam.Used
 	for _, u := range a.used.All() {
@@ -62,14 +62,14 @@ func (a *Allocations) passOverUsed() {
 	}
 }
 
-// isLocal reports whether an interface of a node has the address, and nothing else is known of it. The
-// mutex is held.
+// isLocal reports whether an interface of a node has the address, and nothing else is known about
+// it. The mutex is held.
 func (a *Allocations) isLocal(address netip.Addr) bool {
 	use, found := a.used.Of(address)
 	return found && use.Local != ""
 }
 
-// boundForService reports whether the address is on an interface because a Service of Berth's has it.
+// boundForService reports whether the address is on an interface because it is that of a Service.
 // The mutex is held.
 func (a *Allocations) boundForService(address netip.Addr) bool {
 	return slices.ContainsFunc(a.allocator.Holders(address), func(key string) bool {

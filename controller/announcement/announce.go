@@ -19,7 +19,7 @@ import (
 
 // Reasons of the condition berth.dev/Announced.
 const (
-	ReasonAnnounced       = "Announced"       // True: each address is announced, or about to be
+	ReasonAnnounced       = "Announced"       // True: each address is announced, or soon will be
 	ReasonNoAddress       = "NoAddress"       // False: there is nothing to announce
 	ReasonNoAnnouncement  = "NoAnnouncement"  // False: no announcement selects an address
 	ReasonAddressConflict = "AddressConflict" // False: a foreign host announces an address
@@ -29,14 +29,14 @@ const (
 	ReasonNoSession       = "NoSession"       // False: announced by BGP only, and no session is established
 )
 
-// Holder is who else uses an address of Berth's.
+// Holder describes another host that uses one of Berth's addresses.
 type Holder struct {
 	MAC             string
-	Owner           string // the node that has this MAC address; empty: a host outside the cluster
-	Node, Interface string // where it was heard
+	Owner           string // the node with this MAC address; empty: a host outside the cluster
+	Node, Interface string // that heard the host
 }
 
-// String says who uses the address, where that was heard, and what to do.
+// String says who uses the address, where the host was heard, and what to do.
 func (h Holder) String() string {
 	if h.Owner != "" {
 		return fmt.Sprintf("is answered for by node %s (%s), heard on %s of node %s, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends",
@@ -46,14 +46,15 @@ func (h Holder) String() string {
 		h.MAC, h.Interface, h.Node)
 }
 
-// Service is all that bears on whether the addresses of a Service are announced.
+// Service is everything that decides whether the addresses of a Service are announced.
 type Service struct {
 	Addresses []netip.Addr
-	// Labels of the Services that have each address; without an entry those of none.
+	// Labels are those of the Services that share each address. An address without an entry has a
+	// Service without labels.
 	Labels    map[netip.Addr][]labels.Set
 	Local     bool // externalTrafficPolicy
 	Endpoints candidate.Endpoints
-	// Unknown: there is no EndpointSlice of the Service, so endpoints says nothing.
+	// Unknown says that the Service has no EndpointSlice, so Endpoints means nothing.
 	Unknown   bool
 	Conflicts map[netip.Addr]Holder
 	Snapshot  *config.Snapshot
@@ -62,9 +63,10 @@ type Service struct {
 	Forwarder Forwarder
 }
 
-// Condition says by which announcements the addresses are announced, or why one of them is not. Who
-// answers on a segment is in the L2Owners, and how many sessions there are in the BGPNeighbors: a
-// node that comes or goes does not change every Service.
+// Condition returns the condition Announced: which announcements announce the addresses, or why one
+// address is not announced. Which node answers on a segment is shown in the L2Owners, and how many
+// sessions there are in the BGPNeighbors, so that a node that comes or goes does not change every
+// Service.
 func (s Service) Condition() condition.Condition {
 	c := condition.Condition{Kind: v1alpha1.ServiceAnnounced, Warns: s.Forwarder.complaint != ""}
 	if len(s.Addresses) == 0 {
@@ -96,10 +98,10 @@ func (s Service) Condition() condition.Condition {
 	return c
 }
 
-// hazards are what may keep some clients from an address that is answered for on a segment.
+// hazards are reasons why some clients may not reach an address that is announced on a segment.
 type hazards struct{ oneWay, proxied bool }
 
-// hazards returns those of the nodes that may answer for the address.
+// hazards returns those of the nodes that may announce the address.
 func (s Service) hazards(address netip.Addr) hazards {
 	var found hazards
 	for name, n := range s.Nodes {
@@ -122,8 +124,8 @@ func (h hazards) or(other hazards) hazards {
 	return hazards{oneWay: h.oneWay || other.oneWay, proxied: h.proxied || other.proxied}
 }
 
-// String returns the end of a message. Which nodes, interfaces and routers it is about their
-// Speakers tell, so that the message stays the same when an address moves.
+// String returns the end of a message. It does not name nodes, interfaces and routers, which the
+// Speakers show, so that the message stays the same when an address moves.
 func (h hazards) String() string {
 	var text string
 	if h.oneWay {
@@ -144,8 +146,8 @@ func unite(a, b []string) []string {
 	return a
 }
 
-// announcers returns the announcements that are acted on for the address, or the reason and the
-// message that say why none is.
+// announcers returns the announcements by which the address is announced, or the reason and the
+// message that say why there is none.
 func (s Service) announcers(address netip.Addr) (found []string, reason, message string) {
 	l2, bgp := s.Snapshot.L2For(address, s.Labels[address]...), s.Snapshot.BGPFor(address, s.Labels[address]...)
 	if len(l2)+len(bgp) == 0 {
@@ -184,7 +186,8 @@ func (s Service) announcers(address netip.Addr) (found []string, reason, message
 	return found, reason, selected + ", but " + message
 }
 
-// sessionObstacle says why a node cannot announce the address by BGP to a neighbor of the announcement.
+// sessionObstacle returns what keeps a node from announcing the address by BGP to a neighbor of the
+// announcement.
 func (s Service) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr, node string, n Node) obstacle {
 	switch {
 	case slices.ContainsFunc(n.sessions, func(s session) bool { return a.To(s.neighbor) && s.carries(address) }):
@@ -221,17 +224,16 @@ func (s Service) unannounced(address netip.Addr) string {
 	return fmt.Sprintf("%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one", address, p.Name)
 }
 
-// obstacle is what keeps a node from announcing, in words that follow its name; none
-// without words.
+// obstacle is what keeps a node from announcing, in words that follow the node's name. Without a
+// text there is no obstacle.
 type obstacle struct {
 	text    string
-	rule    bool // the node is no candidate
-	session bool // all is well but for a BGP session
+	rule    bool // by a rule: the node is not a candidate
+	session bool // only a BGP session is missing
 }
 
-// passable tells whether a node that the selector matches can announce, by what holds
-// of all nodes and by the last word of this announcement. If none can it has noted
-// the obstacle of each.
+// passable reports whether a node that the selector matches can announce. last returns an obstacle
+// of this announcement alone. If no node can, passable has recorded the obstacle of each.
 func (s Service) passable(
 	selector labels.Selector,
 	obstacles map[string]obstacle,
@@ -272,7 +274,7 @@ func (s Service) obstacle(name string, n Node) obstacle {
 	return obstacle{}
 }
 
-// nobody says why no node announces, by what keeps each selected one from it.
+// nobody says why no node announces, given the obstacle of each selected node.
 func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) {
 	if s.Local && len(s.Endpoints.Nodes()) == 0 {
 		return ReasonNoEndpoints, "no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
@@ -301,8 +303,8 @@ func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) 
 	return reason, "no selected node has a session for it: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
 }
 
-// hasInterface tells whether one of the interfaces is one that the announcement
-// names; no patterns stands for the default ones.
+// hasInterface reports whether one of the interfaces matches a pattern of the announcement. Without
+// patterns each does.
 func hasInterface(interfaces, patterns []string) bool {
 	return slices.ContainsFunc(interfaces, func(name string) bool {
 		return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {

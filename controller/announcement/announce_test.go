@@ -17,7 +17,7 @@ import (
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 
-// announced is the configuration of the tests of the condition Announced.
+// announced returns the configuration for the tests of the condition Announced.
 func announced() *config.Snapshot {
 	snapshot, _ := config.Compile(config.Objects{
 		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
@@ -81,7 +81,8 @@ func addresses(texts ...string) []netip.Addr {
 	return found
 }
 
-func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
+// The condition Announced says which announcements announce the addresses, or why none does.
+func TestServiceCondition(t *testing.T) {
 	up := Node{
 		Alive:    true,
 		Speaker:  v1alpha1.SpeakerAnnouncing,
@@ -365,7 +366,8 @@ func TestTheAnnouncedConditionSaysWhoAnnouncesOrWhyNobodyDoes(t *testing.T) {
 	}
 }
 
-func TestAServiceWithoutASessionSaysWhyThereIsNone(t *testing.T) {
+// A Service without a session says why there is none.
+func TestServiceConditionSessionErrors(t *testing.T) {
 	o := Service{
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Snapshot: announced(),
 		Nodes: map[string]Node{

@@ -9,17 +9,18 @@ import (
 	"github.com/berth-lb/berth/controller/condition"
 )
 
-// Forwarder is who forwards connections to the addresses of a Service.
+// Forwarder says what forwards connections to the addresses of a Service: IPVS on Berth's nodes, or
+// kube-proxy.
 type Forwarder struct {
-	// scheduler of IPVS, by which Berth's nodes do; empty: kube-proxy does.
+	// scheduler is the IPVS scheduler; empty: kube-proxy forwards.
 	scheduler string
-	// complaint about what the Service asks for; empty: none.
+	// complaint says what is wrong with what the Service asks for; empty: nothing.
 	complaint string
-	// Fallback says why kube-proxy forwards, where IPVS should; otherwise empty.
+	// Fallback says why kube-proxy forwards although IPVS should; otherwise empty.
 	Fallback string
 }
 
-// Mode is what tells kube-proxy whether to forward (KEP-1860).
+// Mode returns the ipMode, which tells kube-proxy whether to forward (KEP-1860).
 func (f Forwarder) Mode() corev1.LoadBalancerIPMode {
 	if f.scheduler != "" {
 		return corev1.LoadBalancerIPModeProxy
@@ -37,7 +38,7 @@ func (f Forwarder) String() string {
 	return "kube-proxy forwards"
 }
 
-// remarks are what the reader of the Service should know of it, for the end of a message.
+// remarks returns what the reader of the Service should know, as the end of a message.
 func (f Forwarder) remarks() string {
 	var remarks string
 	for _, remark := range []string{f.Fallback, f.complaint} {
@@ -48,7 +49,8 @@ func (f Forwarder) remarks() string {
 	return remarks
 }
 
-// Forwarding returns who forwards: IPVS, if the pools and the Service ask for it and one node can.
+// Forwarding returns what forwards: IPVS, if the pools and the Service ask for it and at least one
+// node can.
 func (s Service) Forwarding(asked string) Forwarder {
 	scheduler, complaint := s.Snapshot.Scheduler(s.Addresses, asked)
 	if scheduler == "" {
@@ -77,7 +79,7 @@ func (s Service) Forwarding(asked string) Forwarder {
 	return Forwarder{complaint: complaint, Fallback: "kube-proxy forwards, since no node can by IPVS: " + why}
 }
 
-// selectors are those of the announcements that select one of the addresses.
+// selectors returns the node selectors of the announcements that select one of the addresses.
 func (s Service) selectors() []labels.Selector {
 	var found []labels.Selector
 	for _, address := range s.Addresses {

@@ -14,7 +14,7 @@ import (
 	"github.com/berth-lb/berth/controller/condition"
 )
 
-// forwarded is the configuration of the tests of who forwards.
+// forwarded returns the configuration for the tests of what forwards.
 func forwarded() *config.Snapshot {
 	ipvs := func(scheduler v1alpha1.IPVSScheduler, addresses ...v1alpha1.AddressRange) v1alpha1.LoadBalancerPoolSpec {
 		return v1alpha1.LoadBalancerPoolSpec{
@@ -56,7 +56,7 @@ func forwarded() *config.Snapshot {
 	return snapshot
 }
 
-// capable is a node that forwards by IPVS, with a change.
+// capable returns a node that forwards by IPVS, with a change.
 func capable(change func(*Node)) Node {
 	n := Node{
 		Labels: map[string]string{"rack": "a"}, Alive: true, Speaker: v1alpha1.SpeakerAnnouncing,
@@ -68,7 +68,8 @@ func capable(change func(*Node)) Node {
 	return n
 }
 
-func TestIPVSForwardsWhenOneSelectedNodeCan(t *testing.T) {
+// IPVS forwards if one selected node can.
+func TestServiceForwarding(t *testing.T) {
 	in := func(state v1alpha1.SpeakerState) Node { return capable(func(n *Node) { n.Speaker = state }) }
 	unasked := capable(func(n *Node) { n.reportIPVS(v1alpha1.SpeakerStatus{}); n.schedulers = nil })
 	const nobody = "kube-proxy forwards, since no node can by IPVS: "
@@ -184,7 +185,8 @@ func TestIPVSForwardsWhenOneSelectedNodeCan(t *testing.T) {
 	}
 }
 
-func TestTheAnnouncedConditionSaysWhoForwards(t *testing.T) {
+// The condition Announced says what forwards, if that is not what was asked for.
+func TestServiceConditionForwarder(t *testing.T) {
 	cannot := capable(func(n *Node) { n.schedulers, n.noIPVS = nil, "the kernel has no IPVS" })
 	restarting := capable(func(n *Node) { n.Speaker = v1alpha1.SpeakerRestarting })
 	const fallback = "; kube-proxy forwards, since no node can by IPVS: "
@@ -269,7 +271,8 @@ func TestTheAnnouncedConditionSaysWhoForwards(t *testing.T) {
 	}
 }
 
-func TestTheNumberOfVirtualServersConcernsNoService(t *testing.T) {
+// The number of virtual servers does not change a Node, so it requeues no Service.
+func TestNodeReportVirtualServers(t *testing.T) {
 	var before, after Node
 	before.Report(
 		v1alpha1.SpeakerStatus{IPVS: v1alpha1.IPVSReport{Schedulers: []string{"rr", "mh"}, VirtualServers: new(int32(1))}},

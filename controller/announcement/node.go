@@ -12,20 +12,21 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// nodeView is what the controller knows of a node that matters to announcing.
+// Node is what matters about a node for announcing.
 type Node struct {
 	Labels   map[string]string
-	Excluded string // why it announces nothing; empty: it may
+	Excluded string // why it must not announce; empty: it may
 	Alive    bool   // the Node is Ready
 	Speaker  v1alpha1.SpeakerState
-	Awaited  bool              // its speaker has Stopped to be replaced, and the next one is expected still
+	Awaited  bool              // its speaker has ended to be replaced, and the next one is still expected
 	leaves   string            // why its speaker is Leaving
 	segments []string          // interfaces on which its speaker announces, sorted
-	oneWay   []string          // interfaces whose replies leave by another, sorted
+	oneWay   []string          // interfaces whose replies leave by another one, sorted
 	proxies  map[string]string // MAC addresses of routers that answer for every address, by interface
 	sessions []session         // that are established, sorted
-	Failing  []string          // neighbors with which it has no session, and says why, sorted
-	// schedulers of IPVS by which it can forward, sorted, and why it can by none, or not by all.
+	Failing  []string          // neighbors without a session, for which it reports an error; sorted
+	// schedulers are the IPVS schedulers with which it can forward, sorted. noIPVS says why it has
+	// none, or not all.
 	schedulers []string
 	noIPVS     string
 }
@@ -40,7 +41,7 @@ func (s session) carries(address netip.Addr) bool {
 	return address.Is4() && s.ipv4 || address.Is6() && s.ipv6
 }
 
-// Report takes in what the speaker of the node says.
+// Report adds what the speaker of the node reports.
 func (n *Node) Report(r v1alpha1.SpeakerStatus) {
 	state, message := r.State()
 	n.Speaker = state
@@ -84,8 +85,8 @@ func established(r v1alpha1.SessionReport) session {
 	}
 }
 
-// reportIPVS takes in how far the node can forward by IPVS. How many virtual servers it has is left
-// out: each change of the view has every Service looked at.
+// reportIPVS adds how far the node can forward by IPVS. It leaves out the number of virtual
+// servers, since each change of a Node requeues every Service.
 func (n *Node) reportIPVS(r v1alpha1.SpeakerStatus) {
 	if !r.IPVS.Asked() {
 		n.noIPVS = "its speaker was not asked to"
@@ -98,8 +99,8 @@ func (n *Node) reportIPVS(r v1alpha1.SpeakerStatus) {
 	}
 }
 
-// absence is what keeps a node from doing anything for any Service, now and soon. A speaker
-// that starts or is replaced is about to be back: an upgrade does not change who forwards.
+// absence returns what keeps a node from doing anything for any Service, now and soon. A speaker
+// that starts or is replaced will be back soon: an upgrade does not change what forwards.
 func (n Node) absence() obstacle {
 	switch {
 	case n.Excluded != "":
@@ -116,8 +117,8 @@ func (n Node) absence() obstacle {
 	return obstacle{}
 }
 
-// incapacity says why the node cannot forward by this scheduler, in words that follow its
-// name. Empty: it can.
+// incapacity says why the node cannot forward with this scheduler, in words that follow its name.
+// Empty: it can.
 func (n Node) incapacity(scheduler string) string {
 	if slices.Contains(n.schedulers, scheduler) {
 		return ""
@@ -132,6 +133,7 @@ func (n Node) incapacity(scheduler string) string {
 // SessionErrors are the last errors of sessions that are not established, by neighbor and node.
 type SessionErrors map[string]map[string]string
 
+// Note adds the error of a session.
 func (e SessionErrors) Note(neighbor, node, text string) {
 	if e[neighbor] == nil {
 		e[neighbor] = map[string]string{}

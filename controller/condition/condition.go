@@ -15,11 +15,11 @@ type Condition struct {
 	OK      bool
 	Reason  string
 	Message string
-	Warns   bool // all is well but for something that its reader should correct
+	Warns   bool // it is OK, except for something that its reader should correct
 }
 
-// Apply puts the condition into the list, and reports whether the list changed, and whether that is
-// news to its reader: more than the generation.
+// Apply sets the condition in the list. It reports whether the list changed, and whether that is
+// news to its reader: more changed than the generation.
 func (c Condition) Apply(list *[]metav1.Condition, generation int64, now metav1.Time) (changed, news bool) {
 	status := metav1.ConditionFalse
 	if c.OK {
@@ -49,7 +49,7 @@ func (c Condition) Apply(list *[]metav1.Condition, generation int64, now metav1.
 	return true, news
 }
 
-// Join returns the addresses in one text.
+// Join joins the addresses to one text.
 func Join(addresses []netip.Addr, with string) string {
 	var s []string
 	for _, a := range addresses {
@@ -58,7 +58,7 @@ func Join(addresses []netip.Addr, with string) string {
 	return strings.Join(s, with)
 }
 
-// Few names the first five, and counts the rest.
+// Few lists the first five names, and counts the rest.
 func Few(names []string) string {
 	const most = 5
 	if more := len(names) - most; more > 0 {

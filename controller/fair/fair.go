@@ -1,16 +1,15 @@
-// Package fair has a queue that takes from its tenants in turn, so that one with very much waiting delays no other.
 package fair
 
-// Queue is a first-in first-out queue for each tenant; Pop takes from the tenants in turn. It is not safe for concurrent
-// use. It is a workqueue.Queue of k8s.io/client-go.
+// Queue holds a first-in first-out queue for each tenant; Pop takes from the tenants in turn. It is
+// a workqueue.Queue of k8s.io/client-go, and not safe for concurrent use.
 type Queue[T any] struct {
 	tenantOf func(T) string
 	waiting  map[string][]T
-	turns    []string // tenants with something waiting, the next first
+	turns    []string // tenants with waiting items, the next one first
 	length   int
 }
 
-// New returns an empty queue of items whose tenants tenantOf tells.
+// New returns an empty queue. tenantOf returns the tenant of an item.
 func New[T any](tenantOf func(T) string) *Queue[T] {
 	return &Queue[T]{tenantOf: tenantOf, waiting: map[string][]T{}}
 }
@@ -18,7 +17,7 @@ func New[T any](tenantOf func(T) string) *Queue[T] {
 // Touch does nothing: an item that is added again keeps its place.
 func (q *Queue[T]) Touch(T) {}
 
-// Push adds an item behind those of its tenant.
+// Push adds an item after the others of its tenant.
 func (q *Queue[T]) Push(item T) {
 	tenant := q.tenantOf(item)
 	if len(q.waiting[tenant]) == 0 {

@@ -10,7 +10,8 @@ import (
 
 var _ workqueue.Queue[string] = (*Queue[string])(nil)
 
-func TestTenantsAreServedInTurn(t *testing.T) {
+// Tenants are served in turn.
+func TestQueue(t *testing.T) {
 	q := New(func(key string) string { namespace, _, _ := strings.Cut(key, "/"); return namespace })
 	for _, key := range []string{"a/1", "a/2", "a/3", "b/1", "c/1", "c/2"} {
 		q.Push(key)

@@ -14,42 +14,42 @@ import (
 	"github.com/berth-lb/berth/controller/condition"
 )
 
-// Bounds of how Berth answers a controller that overwrites what it wrote.
+// How Berth answers a controller that overwrites what it wrote.
 const (
 	contestWindow   = time.Minute // within which overwritten statuses count
-	contestPatience = 3           // so many are put right at once
+	contestPatience = 3           // that many are put right at once
 	contestFirst    = 2 * time.Second
-	explainEvery    = 2 * time.Second // at most, to a Service whose status is another controller's still
+	explainEvery    = 2 * time.Second // for a Service whose status another controller still writes
 	contestLongest  = 10 * time.Minute
-	contestOver     = 45 * time.Minute // without another overwritten status
+	contestOver     = 45 * time.Minute // without an overwritten status ends the contest
 )
 
-// Writes knows what Berth wrote into the statuses of Services, and where another controller writes
-// them too. The zero value is ready to use.
+// Writes remembers what Berth wrote into the statuses of Services, and where another controller
+// overwrites it. The zero value is ready to use.
 type Writes struct {
 	// Lost is called for each status that was overwritten.
 	Lost func()
 
 	mu    sync.Mutex              // guards what follows
-	last  map[string]string       // what Berth wrote last, by Service
-	waits map[string]time.Time    // when a wait was explained last, by Service
+	last  map[string]string       // what Berth last wrote, by Service
+	waits map[string]time.Time    // when a wait was last explained, by Service
 	fight map[string]*statusFight // by Service
-	// superseded is the resourceVersion that Berth wrote over last, by Service.
+	// superseded is the resourceVersion that Berth last wrote over, by Service.
 	superseded map[string]string
-	leftAlone  map[string]types.UID // Services of others whose readers were told so
+	leftAlone  map[string]types.UID // Services of others with an event that says so
 }
 
 // statusFight is a status that two controllers write.
 type statusFight struct {
 	overwritten []time.Time // within the window
-	seen        string      // resourceVersion that was counted last
-	writer      string      // the other one, in words
+	seen        string      // resourceVersion that was last counted
+	writer      string      // the other controller, in words
 	delay       time.Duration
 	until       time.Time // when Berth writes again
-	told        bool      // of this delay
+	told        bool      // News returned this delay
 }
 
-// Wrote notes what Berth wrote into a Service, as the API server has it.
+// Wrote records what Berth wrote into a Service, as the API server returned it.
 func (w *Writes) Wrote(key string, svc *corev1.Service) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -65,7 +65,7 @@ func (w *Writes) prepare() {
 	}
 }
 
-// Supersede notes which version of a Service Berth wrote over.
+// Supersede records which version of a Service Berth wrote over.
 func (w *Writes) Supersede(key, resourceVersion string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,8 +73,8 @@ func (w *Writes) Supersede(key, resourceVersion string) {
 	w.superseded[key] = resourceVersion
 }
 
-// Outdated reports whether the Service, as the cache has it, is what Berth last wrote over: to decide
-// on it again would only bring a conflict.
+// Outdated reports whether the Service, as the cache has it, is the version that Berth last wrote
+// over. A write based on it would only conflict.
 func (w *Writes) Outdated(key string, svc *corev1.Service) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,7 +85,8 @@ func (w *Writes) Outdated(key string, svc *corev1.Service) bool {
 	return false
 }
 
-// LeaveAlone notes that the Service is another implementation's, and reports whether that is new.
+// LeaveAlone records that another implementation serves the Service, and reports whether that is
+// new.
 func (w *Writes) LeaveAlone(key string, svc *corev1.Service) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -97,14 +98,14 @@ func (w *Writes) LeaveAlone(key string, svc *corev1.Service) bool {
 	return true
 }
 
-// Take ends what LeaveAlone noted.
+// Take undoes LeaveAlone.
 func (w *Writes) Take(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.leftAlone, key)
 }
 
-// Gone forgets all of a Service that is gone.
+// Gone forgets everything about a Service that is gone.
 func (w *Writes) Gone(key string) {
 	w.Forget(key)
 	w.mu.Lock()
@@ -113,7 +114,7 @@ func (w *Writes) Gone(key string) {
 	delete(w.leftAlone, key)
 }
 
-// Forget forgets what was written into a Service that is not served any longer.
+// Forget forgets what was written into a Service that is no longer served.
 func (w *Writes) Forget(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -122,8 +123,9 @@ func (w *Writes) Forget(key string) {
 	delete(w.waits, key)
 }
 
-// Explained reports how long not to explain again why a Service waits: who has it still may take the words off. Zero: it may be
-// explained now, and is.
+// Explained returns how long to wait before the Service is explained again: the controller that
+// still writes its status may remove the explanation. Zero: it may be explained now, and that
+// counts as done.
 func (w *Writes) Explained(key string, now time.Time) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -135,14 +137,14 @@ func (w *Writes) Explained(key string, now time.Time) time.Duration {
 	return 0
 }
 
-// Review reports how long Berth is to leave the status of the Service as it is: another controller has overwritten it again
-// and again.
+// Review returns how long Berth does not write the status of the Service, since another controller
+// keeps overwriting it.
 func (w *Writes) Review(key string, svc *corev1.Service, now time.Time) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.fight[key]
 	wrote := w.last[key]
-	if !strings.HasPrefix(wrote, string(svc.UID)+" ") { // nothing, or into another Service of that name
+	if !strings.HasPrefix(wrote, string(svc.UID)+" ") { // nothing was written, or to another Service of that name
 		delete(w.last, key)
 		delete(w.fight, key)
 		return 0
@@ -166,13 +168,14 @@ func (w *Writes) Review(key string, svc *corev1.Service, now time.Time) time.Dur
 	return max(0, f.until.Sub(now))
 }
 
-// count takes one more overwritten status. What is overwritten while Berth waits costs nothing, and counts for nothing.
+// count counts an overwritten status. One that is overwritten while Berth waits anyway does not
+// count.
 func (f *statusFight) count(svc *corev1.Service, now time.Time) {
 	f.seen, f.writer = svc.ResourceVersion, WriterOf(svc)
 	if now.Before(f.until) {
 		return
 	}
-	window := max(contestWindow, 3*f.delay) // the pauses themselves are no peace
+	window := max(contestWindow, 3*f.delay) // a pause does not count as peace
 	f.overwritten = append(slices.DeleteFunc(f.overwritten, func(at time.Time) bool { return now.Sub(at) >= window }), now)
 	if len(f.overwritten) < contestPatience {
 		f.delay = 0
@@ -182,7 +185,7 @@ func (f *statusFight) count(svc *corev1.Service, now time.Time) {
 	f.until, f.told = now.Add(f.delay), false
 }
 
-// Writer names who else writes the status of the Service, "" if nobody did again and again.
+// Writer returns who else keeps writing the status of the Service, "" if nobody does.
 func (w *Writes) Writer(key string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -192,7 +195,8 @@ func (w *Writes) Writer(key string) string {
 	return ""
 }
 
-// News returns who else writes the status of the Service, and how long Berth waits, once for each wait.
+// News returns who else writes the status of the Service and how long Berth waits, once for each
+// wait. is reports whether there is such news.
 func (w *Writes) News(key string) (writer string, delay time.Duration, is bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -204,7 +208,7 @@ func (w *Writes) News(key string) (writer string, delay time.Duration, is bool) 
 	return f.writer, f.delay, true
 }
 
-// essence is what of a status is Berth's to write, beside conditions in prose.
+// essence returns the part of a status that Berth writes, apart from the conditions.
 func essence(svc *corev1.Service) string {
 	text := string(svc.UID) + " "
 	for _, i := range svc.Status.LoadBalancer.Ingress {
@@ -218,8 +222,8 @@ func essence(svc *corev1.Service) string {
 	return text
 }
 
-// ContestedBy returns the condition Allocated of a Service whose status another controller overwrites;
-// as it is where the writer is "": nobody does.
+// ContestedBy returns the condition Allocated of a Service whose status the writer keeps
+// overwriting; for "" the condition as it is.
 func ContestedBy(writer string, c condition.Condition) condition.Condition {
 	if writer == "" || !c.OK {
 		return c

@@ -13,30 +13,30 @@ import (
 // Reasons of the condition berth.dev/Allocated.
 const (
 	ReasonAllocated      = "Allocated"           // True: the Service has what it asks for
-	ReasonFamilyMissing  = "FamilyMissing"       // True: PreferDualStack, one family only
-	ReasonOutsidePools   = "OutsidePools"        // True: given before, but in no pool any more
-	ReasonInvalidAddress = "InvalidAddress"      // False: an address asked for does not parse, or there are two of a family
-	ReasonContradiction  = "Contradiction"       // False: field and annotation do not agree
-	ReasonFamilyMismatch = "FamilyMismatch"      // False: an address asked for is of a family the Service does not have
-	ReasonAddressOutside = "AddressOutsidePools" // False: an address asked for is in no pool
-	ReasonAddressInUse   = "AddressInUse"        // False: an address asked for is another Service's
-	ReasonReserved       = "AddressReserved"     // False: an address asked for is reserved for another namespace
-	ReasonExcluded       = "AddressExcluded"     // False: an address asked for is in use elsewhere, or one that its pool excludes
-	ReasonUnknownPool    = "UnknownPool"         // False: a pool asked for does not exist
-	ReasonPoolOutOfScope = "PoolOutOfScope"      // False: the pool asked for does not serve the Service
-	ReasonPoolDisabled   = "PoolDisabled"        // False: the pool of the address asked for gives no more
-	ReasonPoolExhausted  = "PoolExhausted"       // False: no free address of a family wanted
-	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family wanted
-	ReasonResting        = "Resting"             // False: an address asked for, or all that are left, were freed a moment ago
-	ReasonTakeOverWaits  = "TakeOverWaits"       // False: it is to be taken over, but somebody still has an address
-	// True: the Service has what it asks for, but another controller overwrites its status again and again.
+	ReasonFamilyMissing  = "FamilyMissing"       // True: PreferDualStack, but only one family
+	ReasonOutsidePools   = "OutsidePools"        // True: given before, but no longer in a pool
+	ReasonInvalidAddress = "InvalidAddress"      // False: an address does not parse, or two are of one family
+	ReasonContradiction  = "Contradiction"       // False: field and annotation disagree
+	ReasonFamilyMismatch = "FamilyMismatch"      // False: an address is of a family that the Service does not have
+	ReasonAddressOutside = "AddressOutsidePools" // False: an address is in no pool
+	ReasonAddressInUse   = "AddressInUse"        // False: another Service has an address
+	ReasonReserved       = "AddressReserved"     // False: an address is reserved for another namespace
+	ReasonExcluded       = "AddressExcluded"     // False: an address is in use elsewhere, or excluded by its pool
+	ReasonUnknownPool    = "UnknownPool"         // False: a pool does not exist
+	ReasonPoolOutOfScope = "PoolOutOfScope"      // False: a pool does not serve the Service
+	ReasonPoolDisabled   = "PoolDisabled"        // False: the pool of an address gives no addresses
+	ReasonPoolExhausted  = "PoolExhausted"       // False: no address of a family is free
+	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family
+	ReasonResting        = "Resting"             // False: an address, or all that are left, were freed a moment ago
+	ReasonTakeOverWaits  = "TakeOverWaits"       // False: it is to be taken over, but an address is still in use
+	// True: another controller keeps overwriting the status.
 	ReasonStatusContested = "StatusContested"
 )
 
-// ReasonLeftAlone is that of the event on a Service which another implementation serves.
+// ReasonLeftAlone is the reason of the event on a Service that another implementation serves.
 const ReasonLeftAlone = "LeftAlone"
 
-// Allocated is the condition for the outcome of an allocation.
+// Allocated returns the condition Allocated for the outcome of an allocation.
 func Allocated(asked Request, assignment ipam.Assignment, err error, outside []netip.Addr) condition.Condition {
 	c := condition.Condition{Kind: v1alpha1.ServiceAllocated, OK: err == nil}
 	switch {
@@ -62,7 +62,8 @@ func Allocated(asked Request, assignment ipam.Assignment, err error, outside []n
 	return c
 }
 
-// Explain says why a request was not met, where it was made, and what would help.
+// Explain returns the reason and the message that say why a request was not met, where it was made,
+// and what would help.
 func Explain(asked Request, err error) (reason, message string) {
 	var (
 		invalid   *InvalidRequest

@@ -16,21 +16,23 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// Ownership says whose a Service is.
+// Ownership says to whom a Service belongs.
 type Ownership uint8
 
 const (
-	// NotServed: it is of another type or class. It is none of Berth's business.
+	// NotServed: it is of another type or class, which Berth does not serve.
 	NotServed Ownership = iota
-	// others: another implementation gave it the addresses in its status. Berth writes nothing into it.
+	// Others: another implementation gave it the addresses in its status. Berth writes nothing to it.
 	Others
-	// takenOver: another implementation gave it addresses, of pools that take over. Berth adopts it.
+	// TakenOver: another implementation gave it addresses, all from pools that take over. Berth adopts
+	// it.
 	TakenOver
-	// own: it is Berth's.
+	// Own: Berth serves it.
 	Own
 )
 
-// ofClasses are the classes of Services that Berth serves, and whether it serves those of none.
+// Classes are the classes of Services that Berth serves. Classless says that Berth also serves
+// Services without a class.
 type Classes struct {
 	Names     []string
 	Classless bool
@@ -47,9 +49,10 @@ func (c Classes) Selects(svc *corev1.Service) bool {
 	return c.Classless
 }
 
-// RecordOf returns what Berth gave the Service, as its status says: by a signature that holds, or by that of a former
-// installation, whose key is lost, if all that it says is still so: the addresses are those of the status, and in pools that
-// serve the Service, unless it is of a class of Berth's. The second result is false where there is no such record.
+// RecordOf returns the record in the status of what Berth gave the Service, and whether there is
+// one. The record may be signed by a former installation, whose key is lost. It then counts only if
+// the status shows the same addresses and, unless the Service is of one of Berth's classes, they
+// are in pools that serve the Service.
 func RecordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *config.Snapshot) (record.Record, bool) {
 	r, err := record.Of(svc, key)
 	if err == nil {
@@ -70,8 +73,8 @@ func RecordOf(svc *corev1.Service, key []byte, namespace labels.Set, snapshot *c
 	return former, true
 }
 
-// FormerRecord returns what a former installation, whose key is lost, recorded of the Service, if the status shows that and
-// nothing else.
+// FormerRecord returns what a former installation, whose key is lost, recorded for the Service. It
+// reports false if the status shows anything else.
 func FormerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
 	var unknown *record.UnknownKeyError
 	addresses := AddressesIn(svc)
@@ -85,8 +88,9 @@ func FormerRecord(svc *corev1.Service, key []byte) (record.Record, bool) {
 	return unknown.Record, !slices.ContainsFunc(addresses, another)
 }
 
-// OwnershipOf says whose a Service is that the classes select. recorded: there is a record of what Berth gave it. held: this
-// controller remembers that it gave it something, whatever became of its status.
+// OwnershipOf returns to whom a Service belongs that the classes select. recorded says that there
+// is a record of what Berth gave it, held that this controller remembers that it gave it something,
+// whatever its status says now.
 func OwnershipOf(svc *corev1.Service, recorded, held bool, namespace labels.Set, snapshot *config.Snapshot) Ownership {
 	switch ingress := svc.Status.LoadBalancer.Ingress; {
 	case svc.Spec.LoadBalancerClass != nil, recorded, held, len(ingress) == 0:
@@ -97,7 +101,8 @@ func OwnershipOf(svc *corev1.Service, recorded, held bool, namespace labels.Set,
 	return Others
 }
 
-// TakesOver reports whether all that the status shows are addresses of pools that take over, and serve the Service.
+// TakesOver reports whether the status shows only addresses of pools that take over and serve the
+// Service.
 func TakesOver(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) bool {
 	addresses := AddressesIn(svc)
 	if len(addresses) != len(svc.Status.LoadBalancer.Ingress) { // a host name, say
@@ -114,8 +119,8 @@ func TakesOver(svc *corev1.Service, namespace labels.Set, snapshot *config.Snaps
 	return true
 }
 
-// LastWriter names the field manager, other than Berth's own, that wrote status.loadBalancer of the Service last; ""
-// if the object does not tell.
+// LastWriter returns the field manager that last wrote status.loadBalancer of the Service, other
+// than Berth's own; "" if the object does not say.
 func LastWriter(svc *corev1.Service) string {
 	var name string
 	var last metav1.Time
@@ -136,10 +141,11 @@ func LastWriter(svc *corev1.Service) string {
 	return strings.ToValidUTF8(name[:min(len(name), config.LongestQuote)], "")
 }
 
-// FieldManager is how the names of Berth's field managers begin: the API server makes them of the user agents.
+// FieldManager is the prefix of the names of Berth's field managers, which the API server derives
+// from the user agents.
 const FieldManager = "berth-"
 
-// WriterOf names who wrote the status of the Service, in words.
+// WriterOf says in words who wrote the status of the Service.
 func WriterOf(svc *corev1.Service) string {
 	if name := LastWriter(svc); name != "" {
 		return "field manager " + name

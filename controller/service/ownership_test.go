@@ -42,7 +42,8 @@ func withRecordOf(svc *corev1.Service, key []byte, uid string, addresses ...stri
 	return svc
 }
 
-func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
+// A Service is Berth's if Berth gave it what it has.
+func TestOwnershipOf(t *testing.T) {
 	pool := func(
 		name string, addresses v1alpha1.AddressRange, takeOver bool, namespaces ...string,
 	) *v1alpha1.LoadBalancerPool {
@@ -164,27 +165,52 @@ func TestAServiceIsBerthsIfBerthGaveItWhatItHas(t *testing.T) {
 	}
 }
 
-func TestTheClassesThatAreServed(t *testing.T) {
+func TestClassesSelects(t *testing.T) {
 	node := balancer("")
 	node.Spec.Type = corev1.ServiceTypeNodePort
 	for _, x := range []struct {
+		name string
 		c    Classes
 		svc  *corev1.Service
 		want bool
 	}{
-		{Classes{Names: []string{"a", "b"}, Classless: false}, balancer("b"), true},
-		{Classes{Names: []string{"a", "b"}, Classless: true}, balancer("c"), false},
-		{Classes{Names: []string{"a"}, Classless: false}, balancer(""), false},
-		{Classes{Names: []string{"a"}, Classless: true}, balancer(""), true},
-		{Classes{Names: []string{"a"}, Classless: true}, node, false},
+		{
+			name: "one of two classes",
+			c:    Classes{Names: []string{"a", "b"}},
+			svc:  balancer("b"),
+			want: true,
+		},
+		{
+			name: "another class",
+			c:    Classes{Names: []string{"a", "b"}, Classless: true},
+			svc:  balancer("c"),
+		},
+		{
+			name: "no class, which is not served",
+			c:    Classes{Names: []string{"a"}},
+			svc:  balancer(""),
+		},
+		{
+			name: "no class, which is served",
+			c:    Classes{Names: []string{"a"}, Classless: true},
+			svc:  balancer(""),
+			want: true,
+		},
+		{
+			name: "another type",
+			c:    Classes{Names: []string{"a"}, Classless: true},
+			svc:  node,
+		},
 	} {
-		if got := x.c.Selects(x.svc); got != x.want {
-			t.Errorf("%v selects class %v: %v", x.c, x.svc.Spec.LoadBalancerClass, got)
-		}
+		t.Run(x.name, func(t *testing.T) {
+			if got := x.c.Selects(x.svc); got != x.want {
+				t.Errorf("%v selects class %v: %v", x.c, x.svc.Spec.LoadBalancerClass, got)
+			}
+		})
 	}
 }
 
-// managed notes in the object who wrote its status when.
+// managed records in the object who wrote its status, and when.
 func managed(svc *corev1.Service, manager string, at time.Time, fields string) *corev1.Service {
 	when := metav1.NewTime(at)
 	svc.ManagedFields = append(
@@ -196,7 +222,8 @@ func managed(svc *corev1.Service, manager string, at time.Time, fields string) *
 
 const statusFields = `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`
 
-func TestTheOtherWriterIsWhoWroteLastButBerth(t *testing.T) {
+// LastWriter is the last writer that is not Berth.
+func TestLastWriter(t *testing.T) {
 	at := time.Unix(1000, 0)
 	svc := balancer("")
 	managed(svc, "kubectl-create", at.Add(time.Hour), `{"f:spec":{"f:type":{}}}`)
@@ -212,7 +239,8 @@ func TestTheOtherWriterIsWhoWroteLastButBerth(t *testing.T) {
 	}
 }
 
-func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
+// A status that is overwritten repeatedly is left alone for longer each time.
+func TestWritesReview(t *testing.T) {
 	var lost int
 	c := Writes{Lost: func() { lost++ }}
 	now := time.Unix(1000, 0)
@@ -259,7 +287,8 @@ func TestAStatusThatIsOverwrittenAgainAndAgainIsLeftForLonger(t *testing.T) {
 	}
 }
 
-func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
+// One edit of the status by hand is put right at once.
+func TestWritesReviewOneEdit(t *testing.T) {
 	c := Writes{}
 	c.Wrote("shop/web", balancer("", ip("192.0.2.1")))
 	theirs := balancer("")
@@ -269,7 +298,8 @@ func TestOneEditOfTheStatusByHandIsPutRightAtOnce(t *testing.T) {
 	}
 }
 
-func TestAServiceThatIsMadeAnewIsNoStatusOverwritten(t *testing.T) {
+// A Service that is deleted and created again does not count as overwritten.
+func TestWritesReviewNewService(t *testing.T) {
 	c := Writes{Lost: func() { t.Error("it was counted") }}
 	c.Wrote("shop/web", balancer("", ip("192.0.2.1")))
 	anew := balancer("")
@@ -279,7 +309,8 @@ func TestAServiceThatIsMadeAnewIsNoStatusOverwritten(t *testing.T) {
 	}
 }
 
-func TestTheNameOfAWriterIsCutBetweenLetters(t *testing.T) {
+// A long name is cut between characters.
+func TestLastWriterLongName(t *testing.T) {
 	svc := balancer("")
 	managed(svc, strings.Repeat("a", config.LongestQuote-1)+"é", time.Unix(1000, 0), statusFields)
 	if got := LastWriter(svc); got != strings.Repeat("a", config.LongestQuote-1) {

@@ -20,25 +20,26 @@ import (
 // Request is what a Service asks for, and where it says so.
 type Request struct {
 	ipam.Request
-	field map[netip.Addr]string // that names a pinned address
-	// Digest of the pools that the annotation names: see record.RequestOf.
+	field map[netip.Addr]string // the field that names each pinned address
+	// Digest is that of the pools that the annotation names: see record.RequestOf.
 	Digest string
-	// Unusable says what is wrong with a pool that the annotation names; nil: nothing. It keeps a Service from
-	// getting addresses, and takes none away.
+	// Unusable says what is wrong with a pool that the annotation names; nil: nothing. The Service
+	// gets no addresses then, but keeps those that it has.
 	Unusable *InvalidRequest
 }
 
-// InvalidRequest tells what the user must mend in the Service.
+// InvalidRequest says what the user must fix in the object.
 type InvalidRequest struct{ Reason, Message string }
 
 func (e *InvalidRequest) Error() string { return e.Message }
 
+// Invalid returns an InvalidRequest with this reason and message.
 func Invalid(reason, format string, args ...any) *InvalidRequest {
 	return &InvalidRequest{reason, fmt.Sprintf(format, args...)}
 }
 
-// RequestOf says what the Service asks for, in a namespace with these labels, with
-// these reservations made for it. The error is an *invalidRequest.
+// RequestOf returns what the Service asks for, in a namespace with these labels and with these
+// reservations made for it. The error is an *InvalidRequest.
 func RequestOf(
 	svc *corev1.Service,
 	namespace labels.Set,
@@ -66,8 +67,8 @@ func RequestOf(
 	return r, nil
 }
 
-// pinReserved asks for the addresses reserved for the Service, in the families that
-// it wants and for which it names none itself.
+// pinReserved asks for the addresses that are reserved for the Service, in those families that it
+// wants and names no address of.
 func (r *Request) pinReserved(reserved map[netip.Addr]string) {
 	for _, address := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
 		same := func(a netip.Addr) bool { return ipam.FamilyOf(a) == ipam.FamilyOf(address) }
@@ -78,7 +79,8 @@ func (r *Request) pinReserved(reserved map[netip.Addr]string) {
 	}
 }
 
-// choosePools puts in the pools that may give to the Service. Of those that it names the ones that cannot are left out.
+// choosePools sets the pools that may give to the Service. Pools that it names and that cannot are
+// left out.
 func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) {
 	names := AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)
 	r.Digest = record.RequestOf(names)
@@ -101,7 +103,7 @@ func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 		switch usable := p != nil && p.Serves(svc.Namespace, namespace, svc.Labels); {
 		case usable:
 			r.Pools = append(r.Pools, name)
-		case r.Unusable != nil: // the first is told
+		case r.Unusable != nil: // the message is about the first one
 		case p == nil:
 			r.Unusable = Invalid(
 				ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out",
@@ -117,7 +119,7 @@ func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 	}
 }
 
-// pin puts in the addresses that the Service names.
+// pin sets the addresses that the Service names.
 func (r *Request) pin(svc *corev1.Service) error {
 	const field, annotation = "spec.loadBalancerIP", "annotation " + v1alpha1.AnnotationAddresses
 	named := AnnotationList(svc.Annotations, v1alpha1.AnnotationAddresses)
@@ -159,8 +161,8 @@ func (r *Request) pinOne(where, text string) error {
 	return nil
 }
 
-// drop puts in the held addresses that are in no pool and that the Service, or the
-// operator's policy, releases.
+// Release sets the held addresses that are in no pool and that the Service, or the operator's
+// policy, releases.
 func (r *Request) Release(svc *corev1.Service, outside []netip.Addr, releaseAll bool) {
 	named := AnnotationList(svc.Annotations, v1alpha1.AnnotationRelease)
 	for _, address := range outside {
@@ -173,7 +175,7 @@ func (r *Request) Release(svc *corev1.Service, outside []netip.Addr, releaseAll 
 	}
 }
 
-// TermsOf says with whom the Service shares addresses.
+// TermsOf returns the terms on which the Service shares addresses.
 func TermsOf(svc *corev1.Service) ipam.Terms {
 	terms := ipam.Terms{
 		Key:       svc.Annotations[v1alpha1.AnnotationSharingKey],
@@ -183,7 +185,7 @@ func TermsOf(svc *corev1.Service) ipam.Terms {
 	if terms.Key == "" {
 		return ipam.Terms{} // nothing else matters
 	}
-	if len(svc.Spec.Selector) == 0 { // endpoints of its own
+	if len(svc.Spec.Selector) == 0 { // nobody else has its endpoints
 		terms.Endpoints = svc.Namespace + "/" + svc.Name
 	}
 	for _, p := range svc.Spec.Ports {
@@ -192,7 +194,7 @@ func TermsOf(svc *corev1.Service) ipam.Terms {
 	return terms
 }
 
-// list splits a comma-separated annotation. One that is empty is as good as none.
+// AnnotationList splits a comma-separated annotation. It leaves out empty items.
 func AnnotationList(annotations map[string]string, key string) []string {
 	var items []string
 	for item := range strings.SplitSeq(annotations[key], ",") {
@@ -203,8 +205,7 @@ func AnnotationList(annotations map[string]string, key string) []string {
 	return items
 }
 
-// AddressesIn returns the addresses of a Service's status, without those that do
-// not parse.
+// AddressesIn returns the addresses of a Service's status, without those that do not parse.
 func AddressesIn(svc *corev1.Service) []netip.Addr {
 	var addresses []netip.Addr
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {

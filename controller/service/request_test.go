@@ -16,9 +16,9 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// FuzzRequest: whatever is written in the field and in the annotations, the outcome is
-// a request of at most one address of each family, all of which were written, or one
-// line that names where the fault is.
+// FuzzRequest checks that, whatever is written in the field and the annotations, the outcome is a
+// request for at most one address of each family, all of which were written there, or an error of
+// one line that says where the fault is.
 func FuzzRequest(f *testing.F) {
 	for _, seed := range [][5]string{
 		{"", "", "", "", ""},

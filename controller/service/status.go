@@ -11,8 +11,9 @@ import (
 	"github.com/berth-lb/berth/controller/condition"
 )
 
-// WithStatus returns the Service with the status it should have, signed is the record of what it was given (nil: nothing),
-// and the conditions that are news to its reader; the Service itself, when nothing differs.
+// WithStatus returns the Service with the status that it should have, and the conditions that are
+// news to its reader; the Service itself if nothing differs. signed is the record of what it was
+// given (nil: nothing).
 func WithStatus(
 	svc *corev1.Service,
 	ingress []corev1.LoadBalancerIngress,
@@ -41,7 +42,7 @@ func WithStatus(
 	return desired, news
 }
 
-// putRecord puts the record into the status, or takes it out, and reports whether that changed anything.
+// putRecord sets or removes the record in the status, and reports whether that changed anything.
 func putRecord(svc *corev1.Service, signed *metav1.Condition) bool {
 	list := &svc.Status.Conditions
 	i := slices.IndexFunc(*list, func(c metav1.Condition) bool { return c.Type == v1alpha1.ServiceRecord })
@@ -59,7 +60,8 @@ func putRecord(svc *corev1.Service, signed *metav1.Condition) bool {
 	return true
 }
 
-// ingress is what the status should say of the addresses, to be forwarded by whom the mode says (KEP-1860).
+// IngressOf returns the entries of the status for the addresses. The mode says what forwards
+// (KEP-1860).
 func IngressOf(addresses []netip.Addr, mode corev1.LoadBalancerIPMode) []corev1.LoadBalancerIngress {
 	var list []corev1.LoadBalancerIngress
 	for _, a := range addresses {
@@ -68,14 +70,14 @@ func IngressOf(addresses []netip.Addr, mode corev1.LoadBalancerIPMode) []corev1.
 	return list
 }
 
-// Shows tells whether the status of the Service says exactly that.
+// Shows reports whether the status of the Service has exactly these entries.
 func Shows(svc *corev1.Service, ingress []corev1.LoadBalancerIngress) bool {
 	return slices.EqualFunc(svc.Status.LoadBalancer.Ingress, ingress, func(a, b corev1.LoadBalancerIngress) bool {
 		return a.IP == b.IP && a.Hostname == b.Hostname && len(a.Ports)+len(b.Ports) == 0 && ipMode(a) == ipMode(b)
 	})
 }
 
-// ipMode is that of an entry; one left out is VIP, the API server's default.
+// ipMode returns the ipMode of an entry. The API server's default is VIP.
 func ipMode(i corev1.LoadBalancerIngress) corev1.LoadBalancerIPMode {
 	if i.IPMode == nil {
 		return corev1.LoadBalancerIPModeVIP
@@ -83,7 +85,7 @@ func ipMode(i corev1.LoadBalancerIngress) corev1.LoadBalancerIPMode {
 	return *i.IPMode
 }
 
-// ModeOf is the ipMode that the status of the Service shows.
+// ModeOf returns the ipMode that the status of the Service shows.
 func ModeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
 	for _, i := range svc.Status.LoadBalancer.Ingress {
 		return ipMode(i)
@@ -91,11 +93,11 @@ func ModeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
 	return corev1.LoadBalancerIPModeVIP
 }
 
-// Marked reports whether the Service carries conditions of Berth: it was served.
+// Marked reports whether the Service has conditions of Berth: it was served.
 func Marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
 
-// WithoutStatus returns the Service without Berth's conditions and the addresses that Berth gave. Another controller's
-// stay.
+// WithoutStatus returns the Service without Berth's conditions and without the addresses that Berth
+// gave. Those of other controllers stay.
 func WithoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
 	clean := svc.DeepCopy()
 	given := func(i corev1.LoadBalancerIngress) bool {

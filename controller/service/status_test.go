@@ -12,7 +12,8 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
+// A status that is right is not written again.
+func TestWithStatus(t *testing.T) {
 	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	ok := Allocated(Request{}, ipam.Assignment{Addresses: addresses}, nil, nil)
 	now := metav1.NewTime(time.Unix(1000, 0))
@@ -49,7 +50,7 @@ func TestAStatusThatIsRightIsNotWrittenAgain(t *testing.T) {
 	}
 }
 
-func TestWhichServicesAreServed(t *testing.T) {
+func TestClassesSelectsBySpec(t *testing.T) {
 	class := func(s string) *string { return &s }
 	for _, c := range []struct {
 		name      string

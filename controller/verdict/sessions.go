@@ -25,11 +25,11 @@ const (
 type Sessions struct {
 	accepted             bool
 	desired, established int
-	down                 []string // node, and why; ascending
+	down                 []string // "node: why", ascending
 }
 
-// gatherSessions gathers the sessions with each neighbor that is in effect: one of each node that is to have it, or of each
-// router of a prefix.
+// Gather returns the sessions with each neighbor that is in effect, by its name: one session for
+// each node that is to have it, or for each router of a prefix.
 func Gather(
 	snapshot *config.Snapshot,
 	nodes map[string]announcement.Node,
@@ -50,7 +50,7 @@ func Gather(
 	return gathered
 }
 
-// add takes in the sessions of a node.
+// add adds the sessions of a node.
 func (s *Sessions) add(neighbor, node string, view announcement.Node, report *v1alpha1.SpeakerStatus) {
 	why := ""
 	switch {
@@ -85,7 +85,8 @@ func (s *Sessions) add(neighbor, node string, view announcement.Node, report *v1
 	}
 }
 
-// Describe puts the sessions into the status of the neighbor; nil are those of one that is not in effect.
+// Describe sets the status of the neighbor. A nil Sessions stands for a neighbor that is not in
+// effect.
 func (s *Sessions) Describe(neighbor *v1alpha1.BGPNeighbor) {
 	if s == nil {
 		s = &Sessions{}

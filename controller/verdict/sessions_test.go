@@ -13,7 +13,8 @@ import (
 	"github.com/berth-lb/berth/controller/announcement"
 )
 
-func TestANeighborTellsOfItsSessions(t *testing.T) {
+// The status of a neighbor says which sessions are down.
+func TestSessionsDescribe(t *testing.T) {
 	tor := v1alpha1test.SelectsAll(
 		&v1alpha1.BGPNeighbor{
 			ObjectMeta: metav1.ObjectMeta{Name: "tor"},

@@ -13,18 +13,18 @@ import (
 	"github.com/berth-lb/berth/controller/condition"
 )
 
-// ReasonAccepted is that of the conditions of an object that is in effect.
+// ReasonAccepted is the reason of the conditions of an object in full effect.
 const ReasonAccepted = "Accepted"
 
-// Verdict is what the controller makes of a configuration object.
+// Verdict is the controller's verdict on a configuration object.
 type Verdict struct {
-	Accepted bool // it is in effect, in part at least
-	Wrong    bool // it is not in effect, or a part of it is not
-	// reason and message of what is wrong, or of its being in effect.
+	Accepted bool // it is in effect, at least in part
+	Wrong    bool // it or a part of it is not in effect
+	// Reason and Message say what is wrong, or that the object is in effect.
 	Reason, Message string
 }
 
-// verdictOf is the verdict on an object of which that is wrong.
+// Of returns the verdict on an object with these problems.
 func Of(accepted bool, problems []config.Problem) Verdict {
 	v := Verdict{Accepted: accepted, Reason: ReasonAccepted, Message: "all of the object is in effect"}
 	if harmful := harmfulOf(problems); len(harmful) > 0 {
@@ -33,8 +33,8 @@ func Of(accepted bool, problems []config.Problem) Verdict {
 	return v
 }
 
-// Apply puts the verdict into the conditions Accepted, PartiallyInvalid and Ready, and the object's generation into its
-// status. It reports whether that changed anything, and whether its reader does not know it yet.
+// Apply sets the conditions Accepted, PartiallyInvalid and Ready, and the observed generation. It
+// reports whether anything changed, and whether that is news to the reader of the object.
 func (v Verdict) Apply(o v1alpha1.Object) (changed, news bool) {
 	generation, now := o.GetGeneration(), metav1.Now()
 	set := func(kind string, ok bool, reason, message string) {
@@ -56,12 +56,12 @@ func (v Verdict) Apply(o v1alpha1.Object) (changed, news bool) {
 	return changed, news
 }
 
-// harmfulOf returns the problems that keep a part of the object from effect.
+// harmfulOf returns the problems that keep a part of the object from taking effect.
 func harmfulOf(problems []config.Problem) []config.Problem {
 	return slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Harmless })
 }
 
-// Conflicts is the condition Conflict of a pool.
+// Conflicts returns the condition Conflict of a pool.
 func Conflicts(problems []config.Problem) condition.Condition {
 	otherwise := func(p config.Problem) bool { return p.Reason != config.ReasonConflict }
 	found := slices.DeleteFunc(slices.Clone(problems), otherwise)
@@ -80,7 +80,7 @@ func Conflicts(problems []config.Problem) condition.Condition {
 	}
 }
 
-// summary joins the messages of problems, the first few of very many.
+// summary joins the messages of the first few problems, and counts the rest.
 func summary(problems []config.Problem) string {
 	const most = 8
 	var messages []string

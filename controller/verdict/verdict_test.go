@@ -11,7 +11,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-func TestAVerdictIsSaidInConditions(t *testing.T) {
+// A verdict is written to three conditions.
+func TestVerdictApply(t *testing.T) {
 	wrong := []config.Problem{
 		{Reason: "InvalidAddresses", Message: "one is wrong"},
 		{Reason: "Conflict", Message: "no harm", Harmless: true},

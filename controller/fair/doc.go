@@ -1,0 +1,3 @@
+// Package fair provides a queue that serves its tenants in turn, so that a tenant with many waiting
+// items does not delay the others.
+package fair
