@@ -37,10 +37,23 @@ func BenchmarkAssignAndRelease(b *testing.B) {
 			prefix    string
 			scattered bool
 		}{
-			{"1%", fmt.Sprintf("0.0.0.0/%d", bitsFor(taken*100)), false},
-			{"50%", fmt.Sprintf("0.0.0.0/%d", bitsFor(taken*2)), true},
-			{"99.9%", fmt.Sprintf("0.0.0.0/%d", bitsFor(taken)), false},
-			{"IPv6-64", "2001:db8::/64", false},
+			{
+				full:   "1%",
+				prefix: fmt.Sprintf("0.0.0.0/%d", bitsFor(taken*100)),
+			},
+			{
+				full:      "50%",
+				prefix:    fmt.Sprintf("0.0.0.0/%d", bitsFor(taken*2)),
+				scattered: true,
+			},
+			{
+				full:   "99.9%",
+				prefix: fmt.Sprintf("0.0.0.0/%d", bitsFor(taken)),
+			},
+			{
+				full:   "IPv6-64",
+				prefix: "2001:db8::/64",
+			},
 		} {
 			family := IPv4
 			if c.full == "IPv6-64" {

@@ -418,7 +418,7 @@ func TestAssignSharingClash(t *testing.T) {
 		!got.Renewed {
 		t.Fatalf("got %+v, %v; want 192.0.2.2 and 192.0.2.1 as surplus", got, err)
 	}
-	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1") // not disturbed by who is leaving
+	mustAssign(t, a, "n/a", shared(v4, "k", 80), "192.0.2.1") // not affected by the owner that leaves
 	if _, err := a.Assign("n/c", pinned(shared(v4, "k", 443), "192.0.2.1")); err == nil ||
 		err.Error() != "192.0.2.1 is held by n/b for another moment" {
 		t.Errorf("err = %v, want that the former sharer is still there", err)

@@ -46,30 +46,44 @@ func TestSessionsDescribe(t *testing.T) {
 		summary, reason, message string
 	}{
 		{
-			name: "no node", nodes: map[string]announcement.Node{"n1": with(func(n *announcement.Node) { n.Labels = nil })},
-			summary: "0/0", reason: "NoNodes", message: "spec.nodeSelector matches no node, or other BGPNeighbors have its address there",
+			name:    "no node",
+			nodes:   map[string]announcement.Node{"n1": with(func(n *announcement.Node) { n.Labels = nil })},
+			summary: "0/0",
+			reason:  "NoNodes",
+			message: "spec.nodeSelector matches no node, or other BGPNeighbors have its address there",
 		},
 		{
-			name: "all", nodes: map[string]announcement.Node{"n1": up, "n2": up},
+			name:    "all",
+			nodes:   map[string]announcement.Node{"n1": up, "n2": up},
 			reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established), "n2": of(established)},
-			summary: "2/2", reason: "AllEstablished", message: "2 sessions established",
+			summary: "2/2",
+			reason:  "AllEstablished",
+			message: "2 sessions established",
 		},
 		{
 			name: "some",
 			nodes: map[string]announcement.Node{
-				"n1": up, "n2": up, "n3": with(func(n *announcement.Node) { n.Alive = false }),
-				"n4": with(func(n *announcement.Node) { n.Speaker = v1alpha1.SpeakerReplaced }), "n5": up, "n6": up,
+				"n1": up,
+				"n2": up,
+				"n3": with(func(n *announcement.Node) { n.Alive = false }),
+				"n4": with(func(n *announcement.Node) { n.Speaker = v1alpha1.SpeakerReplaced }),
+				"n5": up,
+				"n6": up,
 			},
 			reports: map[string]*v1alpha1.SpeakerStatus{
 				"n1": of(established), "n2": of(refused), "n3": of(established), "n4": of(established), "n6": of(),
 			},
-			summary: "1/6", reason: "SessionsDown",
+			summary: "1/6",
+			reason:  "SessionsDown",
 			message: "5 of 6 sessions not established: n2: cannot connect: connection refused, n3: the node is not ready, n4: the speaker has ended, n5: the node has no speaker, n6: its speaker does not report the session yet",
 		},
 		{
-			name: "several routers of a prefix on one node", nodes: map[string]announcement.Node{"n1": up},
+			name:    "several routers of a prefix on one node",
+			nodes:   map[string]announcement.Node{"n1": up},
 			reports: map[string]*v1alpha1.SpeakerStatus{"n1": of(established, established, refused)},
-			summary: "2/3", reason: "SessionsDown", message: "1 of 3 sessions not established: n1: cannot connect: connection refused",
+			summary: "2/3",
+			reason:  "SessionsDown",
+			message: "1 of 3 sessions not established: n1: cannot connect: connection refused",
 		},
 	} {
 		o := tor.DeepCopy()
