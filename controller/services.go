@@ -215,7 +215,7 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 		}
 		c.Events.Eventf(
 			svc, nil, corev1.EventTypeNormal, "AddressReleased", "Release",
-			"not a Service of Berth's any more (spec.type, spec.loadBalancerClass)",
+			"Berth no longer serves this Service, by its spec.type or spec.loadBalancerClass",
 		)
 	}
 	c.writes.Forget(key)

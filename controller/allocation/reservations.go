@@ -299,7 +299,7 @@ func Explain(object *v1alpha1.AddressReservation, err error) (reason, message st
 		)
 	case errors.As(err, &taken):
 		return service.ReasonAddressInUse, fmt.Sprintf(
-			"%s: %s is held by Service %s of another namespace; it is kept as soon as that gives it back", field,
+			"%s: %s is held by Service %s of another namespace; it is kept as soon as that Service frees it", field,
 			taken.Address, taken.Owner,
 		)
 	case errors.As(err, &outside):

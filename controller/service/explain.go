@@ -49,7 +49,7 @@ func Allocated(asked Request, assignment ipam.Assignment, err error, outside []n
 	case len(assignment.Missing) > 0:
 		c.Reason = ReasonFamilyMissing
 		c.Message = fmt.Sprintf(
-			"has %s; %v, and ipFamilyPolicy PreferDualStack does without",
+			"has %s; %v (ipFamilyPolicy PreferDualStack accepts one family)",
 			condition.Join(assignment.Addresses, " and "), assignment.Missing[0],
 		)
 	default:

@@ -348,7 +348,7 @@ func TestReservationOfAddressInUse(t *testing.T) {
 	reserve(t, ns, "front", "addresses: [192.0.2.1]")
 	awaitReservation(
 		t, ns, "front", "", "False",
-		"spec.addresses: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that gives it back",
+		"spec.addresses: 192.0.2.1 is held by Service "+other+"/holder of another namespace; it is kept as soon as that Service frees it",
 	)
 	remove(t, other, "holder")
 	awaitReservation(t, ns, "front", "192.0.2.1", "True", "192.0.2.1 is kept for namespace "+ns)
