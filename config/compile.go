@@ -306,7 +306,7 @@ func (c *compiler) preferred(key Key, entries []v1alpha1.PreferredNode) []prefer
 const noEffect = "the object is not in effect until this is fixed"
 
 // poolSet compiles what an announcement selects of the pools.
-func (c *compiler) poolSet(key Key, names []string, by *metav1.LabelSelector) (poolSet, bool) {
+func (c *compiler) poolSet(key Key, names []string, by *v1alpha1.Selector) (poolSet, bool) {
 	set := poolSet{names: map[string]bool{}}
 	switch {
 	case (len(names) > 0) == (by != nil):
@@ -340,12 +340,12 @@ func (c *compiler) poolSet(key Key, names []string, by *metav1.LabelSelector) (p
 }
 
 // selector compiles the label selector of a field; then says what its being invalid means.
-func (c *compiler) selector(key Key, field string, from *metav1.LabelSelector, then string) (labels.Selector, bool) {
+func (c *compiler) selector(key Key, field string, from *v1alpha1.Selector, then string) (labels.Selector, bool) {
 	if from == nil {
 		c.report(key, ReasonInvalidSelector, "spec.%s is missing; write {} to select all; %s", field, then)
 		return nil, false
 	}
-	s, err := metav1.LabelSelectorAsSelector(from)
+	s, err := from.Compile()
 	if err != nil {
 		c.report(key, ReasonInvalidSelector, "spec.%s: %v; %s", field, err, then)
 		return nil, false

@@ -19,11 +19,11 @@ func meta(name string, minute int) metav1.ObjectMeta {
 }
 
 // all selects everything.
-var all = &metav1.LabelSelector{}
+var all = &v1alpha1.Selector{}
 
 // match selects what has the label.
-func match(key, value string) *metav1.LabelSelector {
-	return &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+func match(key, value string) *v1alpha1.Selector {
+	return &v1alpha1.Selector{MatchLabels: map[string]string{key: value}}
 }
 
 // pool is a pool for all Services.
@@ -137,7 +137,7 @@ func TestOneBadEntryLeavesTheRestOfThePoolInEffect(t *testing.T) {
 }
 
 func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
-	bad := &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Near"}}}
+	bad := &v1alpha1.Selector{MatchExpressions: []v1alpha1.SelectorRequirement{{Key: "a", Operator: "Near"}}}
 	uneven := neighbor("uneven", 3, "192.0.2.3")
 	uneven.Spec.HoldTime = "4s500ms"
 	lost := neighbor("lost", 4, "192.0.2.4")
@@ -232,7 +232,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 func TestAnnouncementsSelectPools(t *testing.T) {
 	gold, silver := pool("gold", 1, "192.0.2.0/24"), pool("silver", 1, "198.51.100.0/24")
 	gold.Labels, silver.Labels = map[string]string{"tier": "gold"}, map[string]string{"tier": "silver"}
-	by := func(selector *metav1.LabelSelector) func(*v1alpha1.SegmentAnnouncementSpec) {
+	by := func(selector *v1alpha1.Selector) func(*v1alpha1.SegmentAnnouncementSpec) {
 		return func(s *v1alpha1.SegmentAnnouncementSpec) { s.PoolSelector = selector }
 	}
 	s, _ := Compile(Objects{
@@ -320,7 +320,7 @@ func TestSegmentAnnouncementsSelectServicesAndPreferNodes(t *testing.T) {
 		SegmentAnnouncements: []*v1alpha1.SegmentAnnouncement{
 			segment("all", 1, nil),
 			segment("web", 2, nil, func(s *v1alpha1.SegmentAnnouncementSpec) {
-				s.ServiceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "edge"}}}}
+				s.ServiceSelector = &v1alpha1.Selector{MatchExpressions: []v1alpha1.SelectorRequirement{{Key: "tier", Operator: v1alpha1.SelectorIn, Values: []string{"web", "edge"}}}}
 				s.PreferredNodes = []v1alpha1.PreferredNode{{Weight: 100, NodeSelector: match("rack", "a")}, {Weight: 1, NodeSelector: all}}
 			}),
 		},

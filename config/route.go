@@ -6,8 +6,6 @@ import (
 	"reflect"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/berth-lb/berth/bgp/community"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -146,11 +144,9 @@ func (a *RouteAnnouncement) meets(b *RouteAnnouncement) bool {
 }
 
 // surelyOverlap reports whether what two selectors match has something in common, whatever labels there are.
-func surelyOverlap(a, b *metav1.LabelSelector) bool {
-	return isAll(a) || isAll(b) || reflect.DeepEqual(a, b)
+func surelyOverlap(a, b *v1alpha1.Selector) bool {
+	return a.Everything() || b.Everything() || reflect.DeepEqual(a, b)
 }
-
-func isAll(s *metav1.LabelSelector) bool { return len(s.MatchLabels)+len(s.MatchExpressions) == 0 }
 
 func differ[T comparable](a, b *T) bool { return a != nil && b != nil && *a != *b }
 

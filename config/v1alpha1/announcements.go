@@ -54,21 +54,18 @@ type SegmentAnnouncementSpec struct {
 	// poolSelector matches the labels of the LoadBalancerPools whose addresses are announced, in
 	// place of poolNames; {} matches all.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
+	PoolSelector *Selector `json:"poolSelector,omitempty"`
 
 	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes that
 	// carry the label node.kubernetes.io/exclude-from-external-load-balancers never announce.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 
 	// serviceSelector matches the labels of Services; {} matches all. An address is announced
 	// when a Service that has it is matched. One that several Services share is announced for
 	// all of them when one is matched.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 
 	// interfaces on which to announce, by name or shell pattern ("eth0", "bond*"). Left out,
 	// they are the interfaces that hold an InternalIP of the node.
@@ -101,8 +98,7 @@ type PreferredNode struct {
 	Weight int32 `json:"weight,omitempty"`
 	// nodeSelector matches the labels of nodes; {} matches all.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 }
 
 // SegmentAnnouncementStatus is what the controller made of an announcement.
@@ -184,8 +180,7 @@ type RouteAnnouncementSpec struct {
 	// poolSelector matches the labels of the LoadBalancerPools whose addresses are announced, in
 	// place of poolNames; {} matches all.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
+	PoolSelector *Selector `json:"poolSelector,omitempty"`
 
 	// neighborNames are the BGPNeighbors to which to announce.
 	// +optional
@@ -199,21 +194,18 @@ type RouteAnnouncementSpec struct {
 	// neighborSelector matches the labels of the BGPNeighbors to which to announce, in place of
 	// neighborNames; {} matches all.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	NeighborSelector *metav1.LabelSelector `json:"neighborSelector,omitempty"`
+	NeighborSelector *Selector `json:"neighborSelector,omitempty"`
 
 	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes that
 	// carry the label node.kubernetes.io/exclude-from-external-load-balancers never announce.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 
 	// serviceSelector matches the labels of Services; {} matches all. An address is announced
 	// when a Service that has it is matched. One that several Services share is announced for
 	// all of them when one is matched.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 
 	// aggregation says that prefixes are announced in place of the single addresses. Left out,
 	// each address is announced by itself.

@@ -205,8 +205,7 @@ type BGPNeighborSpec struct {
 
 	// nodeSelector matches the labels of the nodes that have the neighbor; {} matches all.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 }
 
 // RemoteType tells external from internal neighbors.

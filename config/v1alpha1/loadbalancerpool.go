@@ -151,12 +151,10 @@ type PoolScope struct {
 	// namespaceSelector matches the labels of the Services' namespaces, in place of
 	// namespaceNames; {} matches all.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	NamespaceSelector *Selector `json:"namespaceSelector,omitempty"`
 	// serviceSelector matches the labels of the Services; {} matches all.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0)",message="matchLabels and matchExpressions are not empty if they are written; all is {}"
-	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 }
 
 // LoadBalancerPoolSpec says what a pool holds, and whom it serves.

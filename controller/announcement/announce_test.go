@@ -45,14 +45,14 @@ func announced() *config.Snapshot {
 				ObjectMeta: named("web"),
 				Spec: v1alpha1.SegmentAnnouncementSpec{
 					PoolNames:       []string{"picky"},
-					ServiceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "web"}},
+					ServiceSelector: &v1alpha1.Selector{MatchLabels: map[string]string{"tier": "web"}},
 				},
 			},
 			{
 				ObjectMeta: named("far"),
 				Spec: v1alpha1.SegmentAnnouncementSpec{
 					PoolNames:    []string{"far"},
-					NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "far"}},
+					NodeSelector: &v1alpha1.Selector{MatchLabels: map[string]string{"rack": "far"}},
 				},
 			},
 		}),

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
@@ -38,7 +37,7 @@ func forwarded() *config.Snapshot {
 				ObjectMeta: named("l2"),
 				Spec: v1alpha1.SegmentAnnouncementSpec{
 					PoolNames:    []string{"rack", "plain"},
-					NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}},
+					NodeSelector: &v1alpha1.Selector{MatchLabels: map[string]string{"rack": "a"}},
 				},
 			}},
 		),

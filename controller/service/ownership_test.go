@@ -55,7 +55,7 @@ func TestOwnershipOf(t *testing.T) {
 			p.Spec.TakeOver = v1alpha1.TakeOverAlways
 		}
 		if len(namespaces) > 0 {
-			p.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceNames: namespaces, ServiceSelector: &metav1.LabelSelector{}}}
+			p.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceNames: namespaces, ServiceSelector: &v1alpha1.Selector{}}}
 		}
 		return p
 	}

@@ -19,7 +19,7 @@ func TestSessionsDescribe(t *testing.T) {
 		&v1alpha1.BGPNeighbor{
 			ObjectMeta: metav1.ObjectMeta{Name: "tor"},
 			Spec: v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", LocalASN: 1, RemoteASN: 2,
-				NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}},
+				NodeSelector: &v1alpha1.Selector{MatchLabels: map[string]string{"rack": "a"}}},
 		},
 	)
 	snapshot, _ := config.Compile(config.Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{tor}})

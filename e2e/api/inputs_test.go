@@ -26,7 +26,8 @@ const inputsFile = "testdata/inputs.txtar"
 // An input of the file is what a user applies; its answer is what the API server says if it refuses
 // that, or otherwise what the conditions of the object say once the controller has looked at it.
 // Each pair is of one name, NAME.yaml and NAME.answer. Objects stay until the end of their section,
-// which a comment in front of the first input begins: # section NAME.
+// which a comment in front of the first input begins: # section NAME. Comment # server-side in front
+// of an input has it applied that way.
 func TestEachInputGetsItsAnswer(t *testing.T) {
 	archive, err := txtar.ParseFile(inputsFile)
 	must(t, err)
@@ -74,7 +75,11 @@ func answerTo(t *testing.T, ns, input string) (string, *unstructured.Unstructure
 	t.Helper()
 	o := parsed(t, input)
 	of := resource(t, o.GetKind(), ns)
-	_, err := scene.Kubectl(t.Context(), input, "apply", "-n", ns, "-f", "-")
+	how := []string{"apply", "-n", ns, "-f", "-"}
+	if strings.HasPrefix(input, "# server-side\n") {
+		how = append(how, "--server-side") // kubectl drops nulls otherwise
+	}
+	_, err := scene.Kubectl(t.Context(), input, how...)
 	if err != nil {
 		return refusal(err, ns), nil
 	}

@@ -36,8 +36,8 @@ func set(names ...string) map[string]bool {
 	return s
 }
 
-func rack(name string) *metav1.LabelSelector {
-	return &metav1.LabelSelector{MatchLabels: map[string]string{"rack": name}}
+func rack(name string) *v1alpha1.Selector {
+	return &v1alpha1.Selector{MatchLabels: map[string]string{"rack": name}}
 }
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
@@ -97,9 +97,9 @@ func world(self string) World {
 				},
 			},
 			{ObjectMeta: named("web-only"), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: []string{"picky"},
-				ServiceSelector: &metav1.LabelSelector{
-					MatchExpressions: []metav1.LabelSelectorRequirement{
-						{Key: "tier", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "edge"}},
+				ServiceSelector: &v1alpha1.Selector{
+					MatchExpressions: []v1alpha1.SelectorRequirement{
+						{Key: "tier", Operator: v1alpha1.SelectorIn, Values: []string{"web", "edge"}},
 					},
 				},
 				PreferredNodes: []v1alpha1.PreferredNode{
@@ -108,7 +108,7 @@ func world(self string) World {
 						NodeSelector: rack("a"),
 					}, {
 						Weight:       5,
-						NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"fast": "yes"}},
+						NodeSelector: &v1alpha1.Selector{MatchLabels: map[string]string{"fast": "yes"}},
 					}, {Weight: 100, NodeSelector: rack("c")},
 				}}},
 		}),

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/bgp/community"
@@ -66,7 +65,7 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 	}
 	prefix := netip.MustParsePrefix
 	two := []community.Community{{A: 1, B: 1}, {A: 2, B: 2}}
-	mail := &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "mail"}}
+	mail := &v1alpha1.Selector{MatchLabels: map[string]string{"tier": "mail"}}
 	for _, c := range []struct {
 		name          string
 		announcements []v1alpha1.RouteAnnouncementSpec

@@ -38,13 +38,13 @@ func SelectsAll[T v1alpha1.Object](object T) T {
 	return object
 }
 
-func fill(selector **metav1.LabelSelector, selected bool) {
+func fill(selector **v1alpha1.Selector, selected bool) {
 	if *selector == nil && !selected {
 		*selector = all()
 	}
 }
 
-func all() *metav1.LabelSelector { return &metav1.LabelSelector{} }
+func all() *v1alpha1.Selector { return &v1alpha1.Selector{} }
 
 // InState returns the conditions of a speaker in that state.
 func InState(state v1alpha1.SpeakerState) []metav1.Condition {

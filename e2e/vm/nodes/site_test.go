@@ -99,7 +99,7 @@ func hearsAll(segments []v1alpha1.SegmentReport, others int) bool {
 // kube-proxy.
 func (s *site) configure(t *testing.T) {
 	t.Helper()
-	everything := &metav1.LabelSelector{}
+	everything := &v1alpha1.Selector{}
 	scopes := []v1alpha1.PoolScope{{NamespaceSelector: everything, ServiceSelector: everything}}
 	for _, pool := range []*v1alpha1.LoadBalancerPool{
 		{
@@ -123,7 +123,7 @@ func (s *site) configure(t *testing.T) {
 	}
 	prefer := func(weight int32, n *cluster.Node) v1alpha1.PreferredNode {
 		labels := map[string]string{corev1.LabelHostname: n.Name}
-		return v1alpha1.PreferredNode{Weight: weight, NodeSelector: &metav1.LabelSelector{MatchLabels: labels}}
+		return v1alpha1.PreferredNode{Weight: weight, NodeSelector: &v1alpha1.Selector{MatchLabels: labels}}
 	}
 	announcement := &v1alpha1.SegmentAnnouncement{
 		ObjectMeta: metav1.ObjectMeta{Name: "all"},
