@@ -112,12 +112,24 @@ func (c *compiler) neighborElsewhere(key Key, n *Neighbor) bool {
 	return true
 }
 
-// neighborNumbers checks that the AS numbers are some, before they are cut to 32 bits.
+// neighborNumbers checks the AS numbers, before they are cut to 32 bits.
 func (c *compiler) neighborNumbers(key Key, spec v1alpha1.BGPNeighborSpec) bool {
-	if asn(spec.LocalASN) && (spec.RemoteASN == 0 || asn(spec.RemoteASN)) && (spec.LocalASNOverride == 0 || asn(spec.LocalASNOverride)) {
+	valid := func(n int64) bool { return n >= 1 && n <= 4294967294 }
+	override := spec.LocalASNOverride
+	switch {
+	case !valid(spec.LocalASN) || spec.RemoteASN != 0 && !valid(spec.RemoteASN) || override != 0 && !valid(override):
+		c.report(key, ReasonInvalidNeighbor,
+			"spec.localASN %d, spec.remoteASN %d and spec.localASNOverride %d are from 1 to 4294967294",
+			spec.LocalASN, spec.RemoteASN, override)
+	case override == spec.LocalASN:
+		c.report(key, ReasonInvalidNeighbor,
+			"spec.localASNOverride: %d is localASN; write the other number that the neighbor knows, or leave it out", override)
+	case override != 0 && spec.RemoteType == v1alpha1.RemoteInternal:
+		c.report(key, ReasonInvalidNeighbor,
+			"spec.localASNOverride is for external neighbors; leave it out, or write remoteType: External")
+	default:
 		return true
 	}
-	c.report(key, ReasonInvalidNeighbor, "spec.localASN %d, spec.remoteASN %d and spec.localASNOverride %d are from 1 to 4294967294", spec.LocalASN, spec.RemoteASN, spec.LocalASNOverride)
 	return false
 }
 
@@ -179,5 +191,3 @@ func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *N
 	}
 	return false
 }
-
-func asn(n int64) bool { return n >= 1 && n <= 4294967294 }

@@ -118,7 +118,8 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 		{"both", func(s *v1alpha1.BGPNeighborSpec) { s.Interface = "eth0" }, "spec.address, spec.interface and spec.addressPrefix"},
 		{"an address and a prefix", func(s *v1alpha1.BGPNeighborSpec) { s.AddressPrefix = "10.0.0.0/24" }, "spec.address, spec.interface and spec.addressPrefix"},
 		{"a prefix with host bits", byPrefix("10.0.0.7/24"), "spec.addressPrefix: \"10.0.0.7/24\""},
-		{"every address", byPrefix("0.0.0.0/0"), "spec.addressPrefix: 0.0.0.0/0 is every address"},
+		{"every address", byPrefix("0.0.0.0/0"), "spec.addressPrefix: 0.0.0.0/0 is too wide"},
+		{"half of IPv6", byPrefix("2000::/31"), "spec.addressPrefix: 2000::/31 is too wide"},
 		{"a link-local prefix", byPrefix("fe80::/64"), "spec.addressPrefix: fe80::"},
 		{"a prefix and any AS", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN, s.RemoteType = 0, v1alpha1.RemoteExternal }), "spec.remoteASN"},
 		{"a prefix and BFD", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.BFD = &v1alpha1.BFD{} }), "no sourceAddress, gracefulRestart or bfd"},
@@ -136,6 +137,10 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 		{"neither number nor type", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN = 0 }, "spec.remoteASN and spec.remoteType"},
 		{"both of them", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteType = v1alpha1.RemoteInternal }, "spec.remoteASN and spec.remoteType"},
 		{"an override out of range", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = 4294967295 }, "spec.localASNOverride 4294967295"},
+		{"an override by the same number", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = s.LocalASN }, "spec.localASNOverride: 64513 is localASN"},
+		{"an override of an internal neighbor", func(s *v1alpha1.BGPNeighborSpec) {
+			s.LocalASNOverride, s.RemoteASN, s.RemoteType = 65001, 0, v1alpha1.RemoteInternal
+		}, "spec.localASNOverride is for external neighbors"},
 		{"multihop within the AS", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.RemoteASN = 3, s.LocalASN }, "spec.ebgpMultihop"},
 		{"multihop within the AS, by the override", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.LocalASNOverride = 3, s.RemoteASN }, "spec.ebgpMultihop"},
 		{"multihop and TTL security", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.TTLSecurityHops = 3, 1 }, "spec.ttlSecurityHops"},
@@ -237,21 +242,47 @@ func TestTwoAnnouncementsThatContradictEachOtherAreNamedToTheYounger(t *testing.
 	}
 }
 
-func TestAnAnnouncementGoesWithoutACommunityThatIsNone(t *testing.T) {
-	s, problems := Compile(Objects{RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
-		route("a", 1, v1alpha1.RouteAnnouncementSpec{Communities: []string{"1:2:3", "no-export", "65536:1", "1:1"},
-			ServiceSelector: match("app", "web")}),
-	}})
-	found := messages(problems[Key{"RouteAnnouncement", "a"}])
-	if len(found) != 1 || !strings.Contains(found[0], `spec.communities[2]: "65536:1"`) {
-		t.Errorf("problems: %q", found)
-	}
-	if a := s.BGPFor(netip.MustParseAddr("192.0.2.1"), labels.Set{"app": "mail"}); len(a) != 0 {
-		t.Errorf("%d announcements select a Service that none asks for", len(a))
-	}
-	a := s.BGPFor(netip.MustParseAddr("192.0.2.1"), labels.Set{"app": "web"})
-	want := []community.Community{{A: 1, B: 1}, {A: 65535, B: 65281}, {Large: true, Global: 1, A: 2, B: 3}}
-	if len(a) != 1 || !slices.Equal(a[0].Communities, want) {
-		t.Errorf("communities %v, want %v", a[0].Communities, want)
+func TestCommunitiesOfAnAnnouncement(t *testing.T) {
+	web, mail := labels.Set{"app": "web"}, labels.Set{"app": "mail"}
+	for _, c := range []struct {
+		name        string
+		communities []string
+		want        []community.Community
+		problem     string
+	}{
+		{
+			name:        "in ascending order",
+			communities: []string{"1:2:3", "no-export", "1:1"},
+			want:        []community.Community{{A: 1, B: 1}, {A: 65535, B: 65281}, {Large: true, Global: 1, A: 2, B: 3}},
+		},
+		{
+			name:        "an invalid one keeps all routes back",
+			communities: []string{"1:1", "no-exprot"},
+			problem:     `InvalidRoute: spec.communities[1]: "no-exprot" is not a valid community`,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, problems := Compile(Objects{RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
+				route("a", 1, v1alpha1.RouteAnnouncementSpec{Communities: c.communities, ServiceSelector: match("app", "web")}),
+			}})
+			key := Key{"RouteAnnouncement", "a"}
+			found := messages(problems[key])
+			if refused := c.problem != ""; refused != (len(found) == 1) || refused && !strings.HasPrefix(found[0], c.problem) {
+				t.Errorf("problems %q, want %q", found, c.problem)
+			}
+			if s.Accepted(key) != (c.problem == "") {
+				t.Errorf("accepted %t", s.Accepted(key))
+			}
+			if a := s.BGPFor(netip.MustParseAddr("192.0.2.1"), mail); len(a) != 0 {
+				t.Errorf("%d announcements select a Service that none asks for", len(a))
+			}
+			var got []community.Community
+			for _, a := range s.BGPFor(netip.MustParseAddr("192.0.2.1"), web) {
+				got = append(got, a.Communities...)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("communities %v, want %v", got, c.want)
+			}
+		})
 	}
 }

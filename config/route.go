@@ -38,8 +38,9 @@ func (c *compiler) routeAnnouncement(o *v1alpha1.RouteAnnouncement) {
 	for i, text := range o.Spec.Communities {
 		parsed, err := community.Parse(text)
 		if err != nil {
-			c.report(key, ReasonInvalidRoute, "spec.communities[%d]: %v; routes are announced without it", i, err)
-			continue
+			// Without it, a route could go where it is not meant to: no-export is one.
+			c.report(key, ReasonInvalidRoute, "spec.communities[%d]: %v; %s", i, err, noEffect)
+			return
 		}
 		a.Communities = append(a.Communities, parsed)
 	}

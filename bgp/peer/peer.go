@@ -146,8 +146,8 @@ func (p Peer) checkPrefix() *Problem {
 	switch {
 	case p.Prefix != p.Prefix.Masked():
 		return problem("addressPrefix", "%q is not a prefix without host bits; write one such as 10.0.0.0/24", p.Prefix)
-	case p.Prefix.Bits() == 0:
-		return problem("addressPrefix", "%s is every address; write the prefix of the routers", p.Prefix)
+	case p.Prefix.Addr().Is4() && p.Prefix.Bits() < 8, p.Prefix.Addr().Is6() && p.Prefix.Bits() < 32:
+		return problem("addressPrefix", "%s is too wide; write the prefix of the routers, /8 or longer (IPv6: /32)", p.Prefix)
 	case p.RemoteASN == 0:
 		return problem("addressPrefix", "its routers are known by spec.remoteASN; write it, and leave out remoteType")
 	case p.SourceAddress.IsValid() || p.GracefulRestart > 0 || p.BFD.Enabled:

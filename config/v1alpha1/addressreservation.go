@@ -65,6 +65,7 @@ type AddressReservationSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a LoadBalancerPool; write lower-case letters, digits, hyphens and dots'"
 	// +listType=atomic
 	PoolNames []string `json:"poolNames,omitempty"`
 
@@ -80,7 +81,8 @@ type AddressReservationSpec struct {
 	// berth.dev/load-balancer-ips or spec.loadBalancerIP.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="self + ' is not the name of a Service; write lower-case letters, digits and hyphens'"
 	ServiceName string `json:"serviceName,omitempty"`
 }
 

@@ -48,6 +48,7 @@ type SegmentAnnouncementSpec struct {
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a LoadBalancerPool; write lower-case letters, digits, hyphens and dots'"
 	// +listType=set
 	PoolNames []string `json:"poolNames,omitempty"`
 
@@ -67,13 +68,16 @@ type SegmentAnnouncementSpec struct {
 	// +required
 	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 
-	// interfaces on which to announce, by name or shell pattern ("eth0", "bond*"). Left out,
-	// they are the interfaces that hold an InternalIP of the node.
+	// interfaces on which to announce, by name or shell pattern ("eth0", "bond*"). If left out, they
+	// are the interfaces that hold an InternalIP of the node. A pattern matches all interfaces with
+	// an Ethernet address, those to pods too; not the loopback interface, tunnels without such an
+	// address, and ports of bridges, bonds and teams.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=64
 	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[^[:space:]/,]+$')",messageExpression="self + ' is not an interface; write each name or pattern as an entry of its own, without spaces, commas and slashes'"
 	// +listType=set
 	Interfaces []string `json:"interfaces,omitempty"`
 
@@ -174,6 +178,7 @@ type RouteAnnouncementSpec struct {
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a LoadBalancerPool; write lower-case letters, digits, hyphens and dots'"
 	// +listType=set
 	PoolNames []string `json:"poolNames,omitempty"`
 
@@ -188,6 +193,7 @@ type RouteAnnouncementSpec struct {
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a BGPNeighbor; write lower-case letters, digits, hyphens and dots'"
 	// +listType=set
 	NeighborNames []string `json:"neighborNames,omitempty"`
 
@@ -237,6 +243,7 @@ type RouteAnnouncementSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=40
+	// +kubebuilder:validation:items:XValidation:rule="self in ['no-export', 'no-advertise', 'no-export-subconfed', 'no-peer', 'blackhole', 'graceful-shutdown', 'accept-own'] || self.matches('^(0|[1-9][0-9]{0,4})(:(0|[1-9][0-9]{0,4}))$') && self.split(':').all(n, int(n) <= 65535) || self.matches('^(0|[1-9][0-9]{0,9})(:(0|[1-9][0-9]{0,9})){2}$') && self.split(':').all(n, int(n) <= 4294967295)",messageExpression="self + ' is not a valid community; write two numbers up to 65535 (65000:100), three up to 4294967295 (65000:1:2), or a name such as no-export'"
 	// +listType=set
 	Communities []string `json:"communities,omitempty"`
 
@@ -273,20 +280,18 @@ const (
 // announced, the prefix that holds it is. An address whose prefix is not all in its pool is
 // announced by itself.
 //
-// +kubebuilder:validation:MinProperties=0
+// +kubebuilder:validation:XValidation:rule="has(self.ipv4PrefixLength) || has(self.ipv6PrefixLength)",message="write ipv4PrefixLength, ipv6PrefixLength or both; without aggregation, leave it out"
 type Aggregation struct {
-	// ipv4PrefixLength is the length of IPv4 prefixes, 8 to 32; 32 is each address by itself.
+	// ipv4PrefixLength is the length of IPv4 prefixes, 8 to 31. If left out, IPv4 is not aggregated.
 	// +optional
-	// +kubebuilder:default=32
 	// +kubebuilder:validation:Minimum=8
-	// +kubebuilder:validation:Maximum=32
+	// +kubebuilder:validation:Maximum=31
 	IPv4PrefixLength int32 `json:"ipv4PrefixLength,omitempty"`
 
-	// ipv6PrefixLength is the length of IPv6 prefixes, 16 to 128; 128 is each address by itself.
+	// ipv6PrefixLength is the length of IPv6 prefixes, 16 to 127. If left out, IPv6 is not aggregated.
 	// +optional
-	// +kubebuilder:default=128
 	// +kubebuilder:validation:Minimum=16
-	// +kubebuilder:validation:Maximum=128
+	// +kubebuilder:validation:Maximum=127
 	IPv6PrefixLength int32 `json:"ipv6PrefixLength,omitempty"`
 
 	// specifics says whether each address is announced beside its prefix (Announce) or not

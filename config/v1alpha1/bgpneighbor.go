@@ -47,18 +47,20 @@ type BGPNeighborList struct {
 
 // BGPNeighborSpec says how a speaker reaches a neighbor.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || ![self.keepaliveTime, self.holdTime].all(t, t.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.keepaliveTime) < duration(self.holdTime)",messageExpression="'keepaliveTime: ' + self.keepaliveTime + ' is not below holdTime, ' + self.holdTime + ' (one third of it is usual)'"
-// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.remoteASN) ? (has(self.localASNOverride) ? self.localASNOverride : self.localASN) != self.remoteASN : self.remoteType == 'External')",message="ebgpMultihop is for external neighbors: the session is internal here"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !has(self.holdTime) || ![self.keepaliveTime, self.holdTime].all(t, t.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.keepaliveTime) < duration(self.holdTime)",messageExpression="'keepaliveTime: ' + self.keepaliveTime + ' is not below holdTime, ' + self.holdTime + ' (one third of it is usual)'"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.remoteASN) ? (has(self.localASNOverride) ? self.localASNOverride : self.localASN) != self.remoteASN : !has(self.remoteType) || self.remoteType == 'External')",message="ebgpMultihop is for external neighbors: the session is internal here"
+// +kubebuilder:validation:XValidation:rule="!has(self.localASNOverride) || self.localASNOverride != self.localASN",message="localASNOverride is localASN: write the other number that the neighbor knows, or leave it out"
+// +kubebuilder:validation:XValidation:rule="!has(self.localASNOverride) || !has(self.remoteType) || self.remoteType == 'External'",message="localASNOverride is for external neighbors: leave it out, or write remoteType: External"
 // +kubebuilder:validation:XValidation:rule="has(self.remoteASN) != has(self.remoteType)",message="write one of remoteASN and remoteType, to say which AS the neighbor is in"
 // +kubebuilder:validation:XValidation:rule="[has(self.address), has(self.interface), has(self.addressPrefix)].filter(is, is).size() == 1",message="write one of address, interface and addressPrefix, to say where the neighbor is"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurityHops)",message="ttlSecurityHops says how far the neighbor is already: leave out ebgpMultihop or ttlSecurityHops"
 // +kubebuilder:validation:XValidation:rule="!has(self.interface) || !has(self.sourceAddress) && !has(self.ebgpMultihop) && (!has(self.ttlSecurityHops) || self.ttlSecurityHops == 1)",message="a neighbor on an interface is reached by link-local addresses: leave out sourceAddress, ebgpMultihop and ttlSecurityHops above 1"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.address) || !isIP(self.sourceAddress) || !isIP(self.address) || ip(self.sourceAddress).family() == ip(self.address).family()",messageExpression="'sourceAddress: ' + self.sourceAddress + ' and address: ' + self.address + ' are not of one family'"
-// +kubebuilder:validation:XValidation:rule="self.connect == 'Dial' || has(self.address)",message="connect: Accept is for a neighbor with an address: on an interface both sides connect, and with addressPrefix all routers do anyway"
+// +kubebuilder:validation:XValidation:rule="!has(self.connect) || self.connect == 'Dial' || has(self.address)",message="connect: Accept is for a neighbor with an address: on an interface both sides connect, and with addressPrefix all routers do anyway"
 // +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || has(self.remoteASN)",message="routers of addressPrefix are known by remoteASN: write it, and not remoteType"
 // +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || !has(self.sourceAddress) && !has(self.gracefulRestart) && !has(self.bfd)",message="routers of addressPrefix have no sourceAddress, gracefulRestart or bfd: give each that needs them a BGPNeighbor with its address"
-// +kubebuilder:validation:XValidation:rule="!(has(self.addressPrefix) || self.connect == 'Accept') || self.port == 179 && self.connectRetryTime == '5s' && !has(self.vrf)",message="the neighbor connects to us: leave out port, connectRetryTime and vrf"
-// +kubebuilder:validation:XValidation:rule="!has(self.ttlSecurityHops) || !(has(self.addressPrefix) && self.addressPrefix.contains(':') || self.connect == 'Accept' && has(self.address) && self.address.contains(':'))",message="ttlSecurityHops does not work with neighbors that connect to us over IPv6: use their IPv4 addresses, or leave it out"
+// +kubebuilder:validation:XValidation:rule="!(has(self.addressPrefix) || has(self.connect) && self.connect == 'Accept') || !has(self.port) && !has(self.connectRetryTime) && !has(self.vrf)",message="the neighbor connects to us: leave out port, connectRetryTime and vrf"
+// +kubebuilder:validation:XValidation:rule="!has(self.ttlSecurityHops) || !(has(self.addressPrefix) && self.addressPrefix.contains(':') || has(self.connect) && self.connect == 'Accept' && has(self.address) && self.address.contains(':'))",message="ttlSecurityHops does not work with neighbors that connect to us over IPv6: use their IPv4 addresses, or leave it out"
 type BGPNeighborSpec struct {
 	// localASN is the autonomous system number of the nodes: 1 to 4294967294.
 	// +required
@@ -66,22 +68,22 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:Maximum=4294967294
 	LocalASN int64 `json:"localASN,omitempty"`
 
-	// remoteASN is the autonomous system number of the neighbor: 1 to 4294967294. Equal
-	// to localASN it makes the session internal (iBGP). Instead of it remoteType can say
-	// which of the two it is.
+	// remoteASN is the autonomous system number of the neighbor: 1 to 4294967294. The session is
+	// internal (iBGP) if it is our own number: localASNOverride, or else localASN. In place of it,
+	// remoteType can say whether the session is internal or external.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967294
 	RemoteASN int64 `json:"remoteASN,omitempty"`
 
-	// remoteType is in place of remoteASN: External accepts a neighbor of whichever AS but
-	// localASN, Internal one of localASN.
+	// remoteType is in place of remoteASN. External accepts a neighbor in any AS but our own
+	// (localASNOverride, or else localASN), Internal one in localASN.
 	// +optional
 	RemoteType RemoteType `json:"remoteType,omitempty"`
 
 	// localASNOverride is the autonomous system number that this neighbor is told, in place of
-	// localASN, and the only one it sees in the AS path (RFC 7705, "Replace Old AS"):
-	// for a router that is not moved to the new number yet.
+	// localASN, and the only one that it sees in the AS path (RFC 7705, "Replace Old AS"): for a
+	// router that still knows the nodes by another number. Not with remoteType: Internal.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967294
@@ -97,14 +99,15 @@ type BGPNeighborSpec struct {
 
 	// interface is in place of address: the neighbor is the router on the other end of this
 	// interface of the node, found by its IPv6 link-local address ("BGP unnumbered").
-	// IPv4 routes have an IPv6 next hop then (RFC 8950).
+	// IPv4 routes have an IPv6 next hop then (RFC 8950). It is a name, not a pattern.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^[:space:]/*?[]+$')",messageExpression="self + ' is not the name of an interface; write one name, not a pattern'"
 	Interface string `json:"interface,omitempty"`
 
 	// addressPrefix is in place of address: any router in it that connects to the node and
-	// is in remoteASN is a neighbor, up to 64 at a time on a node. The speaker must listen, as
+	// is in remoteASN is a neighbor, up to 64 at a time on a node. IPv4: /8 or longer, IPv6: /32. The speaker must listen, as
 	// with connect: Accept. Each router has a session of its own in the Speaker. It
 	// overlaps the address or addressPrefix of no other BGPNeighbor of the node.
 	// +optional
@@ -112,6 +115,8 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:MaxLength=49
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self)",messageExpression="self + ' is not a prefix such as 10.0.0.0/24'"
 	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="self + ' has host bits set; write the first address of the prefix in front of the slash'"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 8 : 32)",messageExpression="self + ' is too wide; write the prefix of the routers, /8 or longer (IPv6: /32)'"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).ip().isGlobalUnicast() || cidr(self).prefixLength() == 0",messageExpression="self + ' does not hold addresses of routers; write a prefix of unicast addresses that are not link-local'"
 	AddressPrefix string `json:"addressPrefix,omitempty"`
 
 	// connect says who opens the session: the speaker (Dial), or the neighbor (Accept). To
@@ -134,6 +139,7 @@ type BGPNeighborSpec struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^[:space:]/*?[]+$')",messageExpression="self + ' is not the name of a VRF device; write one name, not a pattern'"
 	VRF string `json:"vrf,omitempty"`
 
 	// families announced over the session.
@@ -168,9 +174,8 @@ type BGPNeighborSpec struct {
 	// +optional
 	BFD *BFD `json:"bfd,omitempty"`
 
-	// port of the neighbor. Not for neighbors that connect to us.
+	// port of the neighbor. If left out, 179. Not for neighbors that connect to us.
 	// +optional
-	// +kubebuilder:default=179
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port,omitempty"`
@@ -190,9 +195,8 @@ type BGPNeighborSpec struct {
 	KeepaliveTime Duration `json:"keepaliveTime,omitempty"`
 
 	// connectRetryTime is how long to wait between attempts to connect. From 1s to 10m, in
-	// whole seconds. Not for neighbors that connect to us.
+	// whole seconds; if left out, 5s. Not for neighbors that connect to us.
 	// +optional
-	// +kubebuilder:default="5s"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')",messageExpression="self + ' is not a time from 1s to 10m, such as 90s or 1m30s'"
 	ConnectRetryTime Duration `json:"connectRetryTime,omitempty"`
 
@@ -260,6 +264,7 @@ type TCPMD5 struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a Secret; write lower-case letters, digits, hyphens and dots'"
 	SecretName string `json:"secretName,omitempty"`
 }
 

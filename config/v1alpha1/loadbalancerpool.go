@@ -146,6 +146,7 @@ type PoolScope struct {
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=63
 	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="self + ' is not the name of a namespace; write lower-case letters, digits and hyphens'"
 	// +listType=set
 	NamespaceNames []string `json:"namespaceNames,omitempty"`
 	// namespaceSelector matches the labels of the Services' namespaces, in place of
@@ -159,7 +160,7 @@ type PoolScope struct {
 
 // LoadBalancerPoolSpec says what a pool holds, and whom it serves.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.ipvs) || self.dataplane == 'IPVS'",message="ipvs is for dataplane: IPVS"
+// +kubebuilder:validation:XValidation:rule="!has(self.ipvs) || has(self.dataplane) && self.dataplane == 'IPVS'",message="write dataplane: IPVS, or leave out ipvs"
 type LoadBalancerPoolSpec struct {
 	// addresses of the pool: prefixes ("192.0.2.0/24", "2001:db8::/64"), inclusive ranges
 	// ("192.0.2.10-192.0.2.20") and single addresses ("192.0.2.1"), IPv4 and IPv6 in any mix. A

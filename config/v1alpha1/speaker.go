@@ -57,13 +57,12 @@ type SpeakerSpec struct {
 
 // SpeakerBGP has the settings of a node's BGP.
 type SpeakerBGP struct {
-	// routerID is the BGP router ID of the speaker, in place of the node's IPv4 address: an IPv4
-	// address but 0.0.0.0, unique in the routing domain. A change starts the node's BGP sessions
-	// anew.
+	// routerID is the BGP router ID of the speaker, in place of the node's IPv4 address: a unicast
+	// IPv4 address that is unique in the routing domain. A change resets the node's BGP sessions.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).family() == 4 && self != '0.0.0.0'",messageExpression="self + ' is not an IPv4 address such as 10.0.0.1'"
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).family() == 4 && !self.startsWith('0.') && !ip(self).isLoopback() && !self.matches('^(22[4-9]|2[3-5][0-9])[.]')",messageExpression="self + ' is not a router ID; write a unicast IPv4 address such as 10.0.0.1'"
 	RouterID string `json:"routerID,omitempty"`
 }
 
