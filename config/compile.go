@@ -124,7 +124,7 @@ func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
 	pool := &Pool{
 		Name:         o.Name,
 		Ranges:       set.Ranges(),
-		Reserved:     c.reserved(key, o.Spec.Reserved, set),
+		OnRequest:    c.onRequest(key, o.Spec.OnRequestAddresses, set),
 		Allocation:   cmp.Or(o.Spec.Allocation, v1alpha1.AllocationAutomatic),
 		ExcludeEdges: o.Spec.EdgeAddresses == v1alpha1.EdgeAddressesExclude,
 		ShareAcross:  o.Spec.Sharing == v1alpha1.SharingAcrossNamespaces,
@@ -165,16 +165,16 @@ func (c *compiler) ranges(key Key, field string, entries []v1alpha1.AddressRange
 	return set
 }
 
-// reserved parses the reserved addresses of a pool, and reports those that it does
-// not hold.
-func (c *compiler) reserved(key Key, entries []v1alpha1.AddressRange, pool *netipx.IPSet) []netipx.IPRange {
-	set, err := c.ranges(key, "spec.reserved", entries).IPSet()
+// onRequest parses the addresses of a pool that are given on request only, and reports those that
+// it does not hold.
+func (c *compiler) onRequest(key Key, entries []v1alpha1.AddressRange, pool *netipx.IPSet) []netipx.IPRange {
+	set, err := c.ranges(key, "spec.onRequestAddresses", entries).IPSet()
 	if err != nil {
 		return nil
 	}
 	for _, r := range set.Ranges() {
 		if !pool.ContainsRange(r) {
-			c.report(key, ReasonInvalidAddresses, "spec.reserved: %s is not all in the pool; reserve only addresses of spec.addresses", formatRange(r))
+			c.report(key, ReasonInvalidAddresses, "spec.onRequestAddresses: %s is not all in the pool; write only addresses of spec.addresses", formatRange(r))
 		}
 	}
 	var inside netipx.IPSetBuilder

@@ -204,7 +204,7 @@ func TestAnAddressIsAnnouncedByItselfOrByItsAggregateIfThePoolHoldsAllOfThat(t *
 func TestTwoAnnouncementsThatContradictEachOtherAreNamedToTheYounger(t *testing.T) {
 	web := match("app", "web")
 	mail := match("app", "mail")
-	older := v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"a", "b"}, NeighborNames: []string{"tor"}, ServiceSelector: web, LocalPreference: pointer(int64(200)), MED: pointer(int64(5))}
+	older := v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"a", "b"}, NeighborNames: []string{"tor"}, ServiceSelector: web, LocalPreference: pointer(int64(200)), MED: pointer(int64(5)), WeightBy: v1alpha1.WeightByLocalEndpoints}
 	for _, c := range []struct {
 		name    string
 		younger v1alpha1.RouteAnnouncementSpec
@@ -212,6 +212,7 @@ func TestTwoAnnouncementsThatContradictEachOtherAreNamedToTheYounger(t *testing.
 	}{
 		{"the same word", v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(200)), Prepend: pointer(int32(1))}, nil},
 		{"another word", v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(100)), MED: pointer(int64(0))}, []string{"spec.localPreference: 100", "spec.med: 0"}},
+		{"another weight", v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByNone}, []string{"spec.weightBy: None"}},
 		{"another pool", v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"c"}, LocalPreference: pointer(int64(100))}, nil},
 		{"another peer", v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"spine"}, LocalPreference: pointer(int64(100))}, nil},
 		{"other Services, perhaps", v1alpha1.RouteAnnouncementSpec{ServiceSelector: mail, LocalPreference: pointer(int64(100))}, nil},

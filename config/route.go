@@ -19,7 +19,7 @@ func (c *compiler) routeAnnouncement(o *v1alpha1.RouteAnnouncement) {
 		Name:        o.Name,
 		AggregateV4: 32,
 		AggregateV6: 128,
-		ByEndpoints: o.Spec.WeightBy == v1alpha1.WeightByLocalEndpoints,
+		WeightBy:    o.Spec.WeightBy,
 		LocalPref:   number[uint32](o.Spec.LocalPreference),
 		MED:         number[uint32](o.Spec.MED),
 		Prepend:     number[uint8](o.Spec.Prepend),
@@ -121,6 +121,7 @@ func (c *compiler) checkMeeting(key Key, o *v1alpha1.RouteAnnouncement, a *Route
 		{"localPreference", differ(a.LocalPref, b.LocalPref), said(a.LocalPref), said(b.LocalPref)},
 		{"med", differ(a.MED, b.MED), said(a.MED), said(b.MED)},
 		{"prepend", differ(a.Prepend, b.Prepend), said(a.Prepend), said(b.Prepend)},
+		{"weightBy", a.WeightBy != "" && b.WeightBy != "" && a.WeightBy != b.WeightBy, a.WeightBy, b.WeightBy},
 	} {
 		if f.differ {
 			c.report(key, ReasonConflict, "spec.%s: %v, where the older RouteAnnouncement %s says %v for the same routes, which counts; make them equal, or select other pools, neighbors, nodes or Services", f.field, f.ours, b.Name, f.theirs)

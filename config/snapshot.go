@@ -72,8 +72,8 @@ type Pool struct {
 	Name string
 	// Ranges are disjoint and ascending, and overlap no range of another pool.
 	Ranges []netipx.IPRange
-	// Reserved are parts of Ranges that are given only to who names the address.
-	Reserved   []netipx.IPRange
+	// OnRequest are parts of Ranges that are given only to a Service that names the address.
+	OnRequest  []netipx.IPRange
 	Allocation v1alpha1.Allocation
 	// ExcludeEdges: .0 and .255 of IPv4 /24s are not given.
 	ExcludeEdges bool
@@ -190,8 +190,8 @@ type RouteAnnouncement struct {
 	Prepend        *uint8
 	// Communities in ascending order.
 	Communities []community.Community
-	// ByEndpoints: routes weigh as much as the node has ready endpoints.
-	ByEndpoints bool
+	// WeightBy says what routes weigh; "" where nothing is said.
+	WeightBy v1alpha1.WeightBy
 
 	neighbors []string // that are in effect, ascending
 	pools     poolSet

@@ -90,7 +90,7 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {
 		pools = append(pools, ipam.Pool{
-			Name: p.Name, Ranges: p.Ranges, Reserved: p.Reserved, Allocation: allocations[p.Allocation],
+			Name: p.Name, Ranges: p.Ranges, Reserved: p.OnRequest, Allocation: allocations[p.Allocation],
 			SkipEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
 		})
 	}
@@ -299,7 +299,7 @@ func counts(of map[ipam.Family]ipam.Usage, family ipam.Family) v1alpha1.AddressU
 	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept+u.Resting))
 	free.Sub(free, excluded)
 	return v1alpha1.AddressUsage{
-		Total: decimal(u.Total), Assigned: decimal(big.NewInt(u.Assigned)), Kept: decimal(big.NewInt(u.Kept)),
+		Total: decimal(u.Total), Assigned: decimal(big.NewInt(u.Assigned)), Reserved: decimal(big.NewInt(u.Kept)),
 		Excluded: decimal(excluded), Resting: decimal(big.NewInt(u.Resting)), Free: decimal(free),
 	}
 }

@@ -294,7 +294,7 @@ func testSegmentEdges(t *testing.T, r *rack) {
 apiVersion: berth.dev/v1alpha1
 kind: LoadBalancerPool
 metadata: {name: edges}
-spec: {addresses: [172.30.0.254-172.30.0.255, "fd00:30::/120"], reserved: ["fd00:30::2"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
+spec: {addresses: [172.30.0.254-172.30.0.255, "fd00:30::/120"], onRequestAddresses: ["fd00:30::2"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
 kind: SegmentAnnouncement

@@ -158,13 +158,13 @@ func testKubectl(t *testing.T, r *rack) {
 		{
 			"get lbpool",
 			[]string{
-				"NAME ADDRESSES ALLOCATION ACCEPTED IPV4 USED IPV4 FREE IPV6 USED EXHAUSTED", "rack 172.30.0.200-172.30.0.250",
+				"NAME ADDRESSES ALLOCATION READY IPV4 USED IPV4 FREE IPV6 USED EXHAUSTED", "rack 172.30.0.200-172.30.0.250",
 				"Automatic True", "OnRequest True",
 			},
 		},
-		{"get segann", []string{"NAME POOLS ACCEPTED AGE", "rack 1 True"}},
-		{"get routeann", []string{"NAME POOLS NEIGHBORS ACCEPTED AGE", "tor 1 1 True"}},
-		{"get bgpn", []string{"NAME ADDRESS INTERFACE LOCAL ASN REMOTE ASN ACCEPTED SESSIONS AGE", "tor 172.30.0.1 64513 64512 True 3/3"}},
+		{"get segann", []string{"NAME POOLS READY REASON AGE", "rack 1 True Accepted"}},
+		{"get routeann", []string{"NAME POOLS NEIGHBORS READY REASON AGE", "tor 1 1 True Accepted"}},
+		{"get bgpn", []string{"NAME ADDRESS INTERFACE LOCAL ASN REMOTE ASN READY SESSIONS AGE", "tor 172.30.0.1 64513 64512 True 3/3"}},
 		{
 			"get spk",
 			[]string{

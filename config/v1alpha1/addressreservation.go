@@ -13,8 +13,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.status.addresses[?(@.family=="IPv4")].address`
 // +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.status.addresses[?(@.family=="IPv6")].address`
 // +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.spec.serviceName`
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
-// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Accepted",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type AddressReservation struct {
@@ -43,9 +44,11 @@ type AddressReservationList struct {
 
 // AddressReservationSpec says what is to be kept, and for whom: one address, or one of each family.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.addresses) != has(self.poolNames)",message="write addresses to keep, or poolNames to take them from"
-// +kubebuilder:validation:XValidation:rule="has(self.ipFamilies) == has(self.poolNames)",message="ipFamilies goes with poolNames: it says of which families to take an address; addresses have their families"
-// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:MinProperties=0
+// +kubebuilder:validation:XValidation:rule="has(self.addresses) || has(self.poolNames)",message="write one of addresses and poolNames"
+// +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.poolNames)",message="write one of addresses and poolNames, not both"
+// +kubebuilder:validation:XValidation:rule="!has(self.poolNames) || has(self.ipFamilies)",message="write ipFamilies, such as [IPv4]: the families of the addresses to take from poolNames"
+// +kubebuilder:validation:XValidation:rule="!has(self.ipFamilies) || !has(self.addresses) || has(self.poolNames)",message="leave out ipFamilies, which goes with poolNames: addresses have their families"
 type AddressReservationSpec struct {
 	// addresses that are to be kept: one, or one of each family.
 	// +optional
@@ -66,10 +69,12 @@ type AddressReservationSpec struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a LoadBalancerPool; write lower-case letters, digits, hyphens and dots'"
+	// +kubebuilder:validation:XValidation:rule="self.all(name, self.exists_one(other, other == name))",message="write each pool once, in order of preference"
 	// +listType=atomic
 	PoolNames []string `json:"poolNames,omitempty"`
 
-	// ipFamilies of the addresses to take from poolNames: an address of each.
+	// ipFamilies of the addresses to take from poolNames: an address of each. An edit takes an
+	// address of a family that is added, and gives up the one of a family that is taken out.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2

@@ -10,8 +10,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.poolCount`
 // +kubebuilder:printcolumn:name="First interface",type=string,priority=1,JSONPath=`.spec.interfaces[0]`
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
-// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Accepted",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type SegmentAnnouncement struct {
@@ -139,8 +140,9 @@ type SegmentAnnouncementStatus struct {
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.poolCount`
 // +kubebuilder:printcolumn:name="Neighbors",type=integer,JSONPath=`.status.neighborCount`
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
-// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Accepted",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type RouteAnnouncement struct {
@@ -255,12 +257,12 @@ type RouteAnnouncementSpec struct {
 	// +kubebuilder:validation:Maximum=10
 	Prepend *int32 `json:"prepend,omitempty"`
 
-	// weightBy LocalEndpoints: each node tells the number of its ready endpoints as a
-	// link bandwidth extended community, so that a router that supports it spreads
-	// connections evenly over endpoints and not over nodes. It is for Services of
-	// policy Local; routes of others have no weight. With None no route has one.
+	// weightBy says what weight routes carry, as a link bandwidth extended community, by which a
+	// router that supports it spreads connections evenly over endpoints, and not over nodes.
+	// LocalEndpoints: routes for Services with externalTrafficPolicy: Local carry the node's number
+	// of ready endpoints; other routes carry none. None: no route carries one. If left out, another
+	// announcement of the route may set it; if none does, it is None.
 	// +optional
-	// +kubebuilder:default="None"
 	WeightBy WeightBy `json:"weightBy,omitempty"`
 }
 

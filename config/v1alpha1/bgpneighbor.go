@@ -14,8 +14,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Prefix",type=string,priority=1,JSONPath=`.spec.addressPrefix`
 // +kubebuilder:printcolumn:name="Local ASN",type=integer,JSONPath=`.spec.localASN`
 // +kubebuilder:printcolumn:name="Remote ASN",type=integer,JSONPath=`.spec.remoteASN`
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionCounts.summary`
+// +kubebuilder:printcolumn:name="Accepted",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Session message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Established")].message`
@@ -47,7 +48,7 @@ type BGPNeighborList struct {
 
 // BGPNeighborSpec says how a speaker reaches a neighbor.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !has(self.holdTime) || ![self.keepaliveTime, self.holdTime].all(t, t.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.keepaliveTime) < duration(self.holdTime)",messageExpression="'keepaliveTime: ' + self.keepaliveTime + ' is not below holdTime, ' + self.holdTime + ' (one third of it is usual)'"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !has(self.holdTime) || ![self.keepaliveTime, self.holdTime].all(t, t.matches('^([0-9]{1,5}(h|m|s)){1,3}$')) || duration(self.keepaliveTime) < duration(self.holdTime)",messageExpression="'keepaliveTime: ' + self.keepaliveTime + ' is not below holdTime, ' + self.holdTime + ' (one third of it is usual)'"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || (has(self.remoteASN) ? (has(self.localASNOverride) ? self.localASNOverride : self.localASN) != self.remoteASN : !has(self.remoteType) || self.remoteType == 'External')",message="ebgpMultihop is for external neighbors: the session is internal here"
 // +kubebuilder:validation:XValidation:rule="!has(self.localASNOverride) || self.localASNOverride != self.localASN",message="localASNOverride is localASN: write the other number that the neighbor knows, or leave it out"
 // +kubebuilder:validation:XValidation:rule="!has(self.localASNOverride) || !has(self.remoteType) || self.remoteType == 'External'",message="localASNOverride is for external neighbors: leave it out, or write remoteType: External"
@@ -185,19 +186,19 @@ type BGPNeighborSpec struct {
 	// holds.
 	// +optional
 	// +kubebuilder:default="90s"
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('3s') && duration(self) <= duration('18h')",messageExpression="self + ' is not a time from 3s to 18h, such as 90s or 1m30s'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('3s') && duration(self) <= duration('18h')",messageExpression="self + ' is not a time in whole seconds from 3s to 18h, such as 90s or 1m30s'"
 	HoldTime Duration `json:"holdTime,omitempty"`
 
 	// keepaliveTime is how often to say that we are alive. From 1s up to less than holdTime, in
 	// whole seconds. Left out, one third of holdTime.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s')",messageExpression="self + ' is not a time of 1s or more, such as 90s or 1m30s'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s')",messageExpression="self + ' is not a time in whole seconds of 1s or more, such as 90s or 1m30s'"
 	KeepaliveTime Duration `json:"keepaliveTime,omitempty"`
 
 	// connectRetryTime is how long to wait between attempts to connect. From 1s to 10m, in
 	// whole seconds; if left out, 5s. Not for neighbors that connect to us.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')",messageExpression="self + ' is not a time from 1s to 10m, such as 90s or 1m30s'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')",messageExpression="self + ' is not a time in whole seconds from 1s to 10m, such as 90s or 1m30s'"
 	ConnectRetryTime Duration `json:"connectRetryTime,omitempty"`
 
 	// ebgpMultihop is the time to live of packets to an external neighbor that is not on
@@ -276,7 +277,7 @@ type GracefulRestart struct {
 	// word, for the speaker to come back. From 1s to 4095s, in whole seconds.
 	// +optional
 	// +kubebuilder:default="120s"
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",messageExpression="self + ' is not a time from 1s to 4095s, such as 90s or 1m30s'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",messageExpression="self + ' is not a time in whole seconds from 1s to 4095s, such as 90s or 1m30s'"
 	RestartTime Duration `json:"restartTime,omitempty"`
 }
 

@@ -113,11 +113,11 @@ const (
 )
 
 // Duration is a time in hours, minutes, seconds and milliseconds, such as "90s" or "1m30s"
-// (Gateway API, GEP-2257).
+// (Gateway API, GEP-2257). The rules of a field say which times it takes, and whether milliseconds
+// are among them.
 //
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=32
-// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(h|m|s|ms)){1,4}$`
 type Duration string
 
 // Parse returns the duration, zero for an empty text. What the pattern refuses may be an error.

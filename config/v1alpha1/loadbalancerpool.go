@@ -13,12 +13,13 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.summary`
 // +kubebuilder:printcolumn:name="Allocation",type=string,JSONPath=`.spec.allocation`
 // +kubebuilder:printcolumn:name="Priority",type=integer,priority=1,JSONPath=`.spec.priority`
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="IPv4 used",type=string,JSONPath=`.status.ipv4.assigned`
 // +kubebuilder:printcolumn:name="IPv4 free",type=string,JSONPath=`.status.ipv4.free`
 // +kubebuilder:printcolumn:name="IPv6 used",type=string,JSONPath=`.status.ipv6.assigned`
 // +kubebuilder:printcolumn:name="IPv6 free",type=string,priority=1,JSONPath=`.status.ipv6.free`
 // +kubebuilder:printcolumn:name="Exhausted",type=string,JSONPath=`.status.conditions[?(@.type=="Exhausted")].status`
+// +kubebuilder:printcolumn:name="Accepted",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -202,13 +203,14 @@ type LoadBalancerPoolSpec struct {
 	// +kubebuilder:validation:Maximum=1000000
 	Priority *int32 `json:"priority,omitempty"`
 
-	// reserved are parts of the pool, written like addresses, that are given
-	// only to a Service that names the address.
+	// onRequestAddresses are parts of the pool, written like addresses, that are given only to a
+	// Service that names the address, by annotation berth.dev/load-balancer-ips or
+	// spec.loadBalancerIP.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=set
-	Reserved []AddressRange `json:"reserved,omitempty"`
+	OnRequestAddresses []AddressRange `json:"onRequestAddresses,omitempty"`
 
 	// takeOver Always makes Berth adopt Services without a loadBalancerClass whose addresses,
 	// written into their status by another load balancer, are all of this pool. The
@@ -321,16 +323,16 @@ type AddressUsage struct {
 	// assigned to Services.
 	// +required
 	Assigned Count `json:"assigned,omitempty"`
-	// kept by AddressReservations and held by no Service.
+	// reserved by AddressReservations and held by no Service.
 	// +required
-	Kept Count `json:"kept,omitempty"`
+	Reserved Count `json:"reserved,omitempty"`
 	// excluded addresses are in use elsewhere, and no Service has them.
 	// +required
 	Excluded Count `json:"excluded,omitempty"`
 	// resting addresses were freed a moment ago.
 	// +required
 	Resting Count `json:"resting,omitempty"`
-	// free addresses; reserved and edge addresses are among them.
+	// free addresses; those of spec.onRequestAddresses and edge addresses are among them.
 	// +required
 	Free Count `json:"free,omitempty"`
 }

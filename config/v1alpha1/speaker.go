@@ -48,7 +48,7 @@ type SpeakerList struct {
 
 // SpeakerSpec says what is special about a node.
 //
-// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:MinProperties=0
 type SpeakerSpec struct {
 	// bgp has the settings of the node's BGP.
 	// +optional

@@ -547,8 +547,8 @@ func (in *LoadBalancerPoolSpec) DeepCopyInto(out *LoadBalancerPoolSpec) {
 		*out = new(int32)
 		**out = **in
 	}
-	if in.Reserved != nil {
-		in, out := &in.Reserved, &out.Reserved
+	if in.OnRequestAddresses != nil {
+		in, out := &in.OnRequestAddresses, &out.OnRequestAddresses
 		*out = make([]AddressRange, len(*in))
 		copy(*out, *in)
 	}

@@ -314,7 +314,7 @@ func TestAllocationByFamily(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		want := v1alpha1.AddressUsage{Total: "9", Assigned: "2", Kept: "0", Excluded: "0", Resting: "0", Free: "7"}
+		want := v1alpha1.AddressUsage{Total: "9", Assigned: "2", Reserved: "0", Excluded: "0", Resting: "0", Free: "7"}
 		if diff := cmp.Diff(
 			[]v1alpha1.AddressUsage{want, want}, []v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6},
 		); diff != "" {

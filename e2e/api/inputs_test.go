@@ -90,7 +90,7 @@ func answerTo(t *testing.T, ns, input string) (string, *unstructured.Unstructure
 			return err
 		}
 		observed, _, _ := unstructured.NestedInt64(seen.Object, "status", "observedGeneration")
-		if observed != seen.GetGeneration() {
+		if observed != seen.GetGeneration() && o.GetKind() != "Speaker" { // no speaker runs here
 			return fmt.Errorf("%s %s: generation %d was observed, want %d", o.GetKind(), o.GetName(), observed, seen.GetGeneration())
 		}
 		answer = strings.ReplaceAll(conditionsIn(seen), ns, "NAMESPACE")

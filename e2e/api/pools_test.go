@@ -88,11 +88,11 @@ func TestPoolPriority(t *testing.T) {
 	await(t, ns, "second", "Allocated", "192.0.2.1")
 }
 
-// Reserved addresses and the edges of prefixes are not given to Services.
+// Addresses on request and the edges of prefixes are not given to Services.
 func TestPoolReservedAddresses(t *testing.T) {
 	ns := namespace(t)
 	start(t)
-	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/29], reserved: [192.0.2.1-192.0.2.2], edgeAddresses: Exclude}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.0/29], onRequestAddresses: [192.0.2.1-192.0.2.2], edgeAddresses: Exclude}`)
 	makeService(t, ns, "any", nil)
 	await(t, ns, "any", "Allocated", "192.0.2.3")
 	makeService(t, ns, "named", pin("192.0.2.1"))

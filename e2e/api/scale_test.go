@@ -96,7 +96,7 @@ func TestWritesOfManyServices(t *testing.T) {
 	ns := namespace(t)
 	t.Cleanup(func() { removeAll(t, ns) })
 	first := start(t)
-	apply(t, "LoadBalancerPool", "p", `{addresses: [198.18.0.0/22, 192.0.2.0/24], reserved: [192.0.2.0/24]}`)
+	apply(t, "LoadBalancerPool", "p", `{addresses: [198.18.0.0/22, 192.0.2.0/24], onRequestAddresses: [192.0.2.0/24]}`)
 	passMarkers(t, ns, "pool", "192.0.2.1")
 	begun := first.writes(t)
 	makeCrowd(t, ns)

@@ -11,6 +11,7 @@ import (
 	"github.com/berth-lb/berth/bgp/community"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
 // planBGP says which routes of the group this node announces, to whom, and with which
@@ -107,16 +108,20 @@ func told(a *config.RouteAnnouncement) []string {
 // for every other attribute the first that is set.
 func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.Attributes {
 	var united bgp.Attributes
+	var prepend *uint8
+	var weightBy v1alpha1.WeightBy
 	for _, a := range announcements {
 		united.LocalPref = cmp.Or(united.LocalPref, a.LocalPref)
 		united.MED = cmp.Or(united.MED, a.MED)
-		if united.Prepend == 0 && a.Prepend != nil {
-			united.Prepend = *a.Prepend
-		}
+		prepend = cmp.Or(prepend, a.Prepend)
+		weightBy = cmp.Or(weightBy, a.WeightBy)
 		united.Communities = append(united.Communities, a.Communities...)
-		if a.ByEndpoints {
-			united.Weight = weight
-		}
+	}
+	if prepend != nil {
+		united.Prepend = *prepend
+	}
+	if weightBy == v1alpha1.WeightByLocalEndpoints {
+		united.Weight = weight
 	}
 	slices.SortFunc(united.Communities, community.Compare)
 	united.Communities = slices.Compact(united.Communities)

@@ -142,6 +142,27 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{Weight: 3}}},
 		},
 		{
+			name: "by weight, where the older one has no say",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{MED: pointer(int64(1))},
+				{WeightBy: v1alpha1.WeightByLocalEndpoints, Prepend: pointer(int32(2))},
+			},
+			want: []bgp.Route{
+				{
+					Prefix:     prefix("198.51.100.7/32"),
+					Attributes: bgp.Attributes{MED: pointer(uint32(1)), Prepend: 2, Weight: 3},
+				},
+			},
+		},
+		{
+			name: "without weight and prepending, as the older one says",
+			announcements: []v1alpha1.RouteAnnouncementSpec{
+				{WeightBy: v1alpha1.WeightByNone, Prepend: pointer(int32(0))},
+				{WeightBy: v1alpha1.WeightByLocalEndpoints, Prepend: pointer(int32(2))},
+			},
+			want: []bgp.Route{{Prefix: prefix("198.51.100.7/32")}},
+		},
+		{
 			name:          "to peers that there are none of",
 			announcements: []v1alpha1.RouteAnnouncementSpec{{NeighborSelector: mail}, {NeighborNames: []string{"nobody"}}},
 		},
