@@ -2,10 +2,12 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// AddressReservation keeps addresses for its namespace, whether or not a Service uses
-// them: across deletion and re-creation of the Service, and across a restore from
-// backup, which loses the statuses of Services. Services of other namespaces do not
-// get the addresses.
+// AddressReservation keeps addresses for its namespace, whether or not a Service uses them: while
+// the Service is deleted and created again, and through a restore from backup, which loses the
+// statuses of Services. Services of other namespaces do not get the addresses.
+//
+// The pools of the addresses must serve the namespace (their spec.scopes). A namespace has at most
+// 64 reservations in effect, or what the controller's --reservations-per-namespace says.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Namespaced,shortName=addrres,categories=berth
@@ -24,7 +26,7 @@ type AddressReservation struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec says what is to be kept, and for whom.
+	// spec says what to keep, and for which Services.
 	// +required
 	Spec AddressReservationSpec `json:"spec,omitzero"`
 	// status is what is kept.
@@ -42,7 +44,7 @@ type AddressReservationList struct {
 	Items           []AddressReservation `json:"items"`
 }
 
-// AddressReservationSpec says what is to be kept, and for whom: one address, or one of each family.
+// AddressReservationSpec says what to keep, and for which Services: one address, or one of each family.
 //
 // +kubebuilder:validation:MinProperties=0
 // +kubebuilder:validation:XValidation:rule="has(self.addresses) || has(self.poolNames)",message="write one of addresses and poolNames"
@@ -50,7 +52,7 @@ type AddressReservationList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.poolNames) || has(self.ipFamilies)",message="write ipFamilies, such as [IPv4]: the families of the addresses to take from poolNames"
 // +kubebuilder:validation:XValidation:rule="!has(self.ipFamilies) || !has(self.addresses) || has(self.poolNames)",message="leave out ipFamilies, which goes with poolNames: addresses have their families"
 type AddressReservationSpec struct {
-	// addresses that are to be kept: one, or one of each family.
+	// addresses to keep: one, or one of each family.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2
@@ -62,7 +64,7 @@ type AddressReservationSpec struct {
 	Addresses []string `json:"addresses,omitempty"`
 
 	// poolNames are LoadBalancerPools to take addresses from, in order of preference, in place of
-	// addresses. What was taken is in the status, and stays.
+	// addresses. The addresses taken are in the status, and stay while their pool is named.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
@@ -73,16 +75,16 @@ type AddressReservationSpec struct {
 	// +listType=atomic
 	PoolNames []string `json:"poolNames,omitempty"`
 
-	// ipFamilies of the addresses to take from poolNames: an address of each. An edit takes an
-	// address of a family that is added, and gives up the one of a family that is taken out.
+	// ipFamilies of the addresses to take from poolNames, one address of each. An edit takes an
+	// address of a family that is added, and gives up that of a family that is taken out.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2
 	// +listType=set
 	IPFamilies []Family `json:"ipFamilies,omitempty"`
 
-	// serviceName is the Service of this namespace that gets the addresses whenever it exists.
-	// Left out, any Service of the namespace may ask for them, by annotation
+	// serviceName is the Service of this namespace that gets the addresses whenever it exists. If
+	// left out, any Service of the namespace may ask for them, by annotation
 	// berth.dev/load-balancer-ips or spec.loadBalancerIP.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -96,7 +98,7 @@ type AddressReservationSpec struct {
 // +kubebuilder:validation:MinProperties=1
 type AddressReservationStatus struct {
 	// conditions of the reservation. Accepted is True while an address is kept, Ready while all
-	// that it asks for are; otherwise it has the field at fault and the remedy.
+	// addresses that it asks for are; otherwise it has the field at fault and the remedy.
 	// +optional
 	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
 	// +kubebuilder:validation:MinItems=1

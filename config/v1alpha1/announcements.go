@@ -2,8 +2,11 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// SegmentAnnouncement announces the addresses of pools on the local segment: one node
-// at a time answers ARP (IPv4) and NDP (IPv6) for each address.
+// SegmentAnnouncement announces the addresses of pools on the local segment: one node at a time
+// answers ARP (IPv4) and NDP (IPv6) for each address.
+//
+// If several select an address, any node that one of them selects may answer for it. It does so on
+// the interfaces of all those that select the node, and the weights of their preferredNodes add up.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=segann,categories=berth
@@ -58,14 +61,13 @@ type SegmentAnnouncementSpec struct {
 	// +optional
 	PoolSelector *Selector `json:"poolSelector,omitempty"`
 
-	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes that
-	// carry the label node.kubernetes.io/exclude-from-external-load-balancers never announce.
+	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes with the
+	// label node.kubernetes.io/exclude-from-external-load-balancers never announce.
 	// +required
 	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 
-	// serviceSelector matches the labels of Services; {} matches all. An address is announced
-	// when a Service that has it is matched. One that several Services share is announced for
-	// all of them when one is matched.
+	// serviceSelector matches the labels of Services; {} matches all. An address is announced if it
+	// matches a Service that has the address. If several share it, one match announces it for all.
 	// +required
 	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 
@@ -82,11 +84,9 @@ type SegmentAnnouncementSpec struct {
 	// +listType=set
 	Interfaces []string `json:"interfaces,omitempty"`
 
-	// preferredNodes are asked first: an address that is free to be taken goes to the
-	// candidate of highest weight, the sum of the weights of all entries that match it.
-	// A node that none matches has weight 0. Among candidates of the same weight the
-	// choice is spread evenly. An owner stays where it is when a preferred node comes
-	// back.
+	// preferredNodes weigh the nodes. When an address needs an owner, the candidate with the
+	// highest sum of matching weights gets it (0 if none matches; ties are spread evenly). A better
+	// node that comes later does not take it over; see annotation berth.dev/rebalance.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
@@ -110,7 +110,7 @@ type PreferredNode struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type SegmentAnnouncementStatus struct {
-	// conditions of the announcement. Accepted is True while it is in effect, in part at least;
+	// conditions of the announcement. Accepted is True while at least a part of it is in effect;
 	// PartiallyInvalid is True while a part is not. Ready is True while all of it is; otherwise
 	// it has the field at fault and the remedy.
 	// +optional
@@ -124,16 +124,18 @@ type SegmentAnnouncementStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// poolCount is how many pools there are whose addresses it announces.
+	// poolCount is the number of existing pools that the announcement selects.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	PoolCount *int32 `json:"poolCount,omitempty"`
 }
 
-// RouteAnnouncement announces the addresses of pools to BGP neighbors, as /32 and /128
-// routes or as aggregates, with the announcing node as next hop. Where several select
-// an address for one neighbor their communities are united, and of what else they say the
-// oldest one's word counts.
+// RouteAnnouncement announces the addresses of pools to BGP neighbors, as /32 and /128 routes or as
+// aggregates, with the announcing node as next hop.
+//
+// If several announce a route to one neighbor, it carries the communities of all. If they differ in
+// localPreference, med, prepend or weightBy, the value of the oldest one that sets it is used; of
+// those of the same age, that of the one whose name comes first.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=routeann,categories=berth
@@ -204,42 +206,42 @@ type RouteAnnouncementSpec struct {
 	// +optional
 	NeighborSelector *Selector `json:"neighborSelector,omitempty"`
 
-	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes that
-	// carry the label node.kubernetes.io/exclude-from-external-load-balancers never announce.
+	// nodeSelector matches the labels of the nodes that may announce; {} matches all. Nodes with the
+	// label node.kubernetes.io/exclude-from-external-load-balancers never announce.
 	// +required
 	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 
-	// serviceSelector matches the labels of Services; {} matches all. An address is announced
-	// when a Service that has it is matched. One that several Services share is announced for
-	// all of them when one is matched.
+	// serviceSelector matches the labels of Services; {} matches all. An address is announced if it
+	// matches a Service that has the address. If several share it, one match announces it for all.
 	// +required
 	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 
-	// aggregation says that prefixes are announced in place of the single addresses. Left out,
-	// each address is announced by itself.
+	// aggregation announces prefixes in place of single addresses: ipv4PrefixLength: 28 announces
+	// 192.0.2.0/28 while one of its addresses is announced. An address whose prefix is not wholly
+	// in the pool, or contains an address that is in use elsewhere, is announced alone, even with
+	// Suppress. If left out, each address is announced alone.
 	// +optional
 	Aggregation *Aggregation `json:"aggregation,omitempty"`
 
-	// localPreference is the LOCAL_PREF that internal neighbors are told, 0 to 4294967295; the
-	// higher is preferred (RFC 4271 section 5.1.5). Left out, the announcement has no say in it;
-	// routes of which no announcement has a say carry 100.
+	// localPreference is the LOCAL_PREF towards internal neighbors, 0 to 4294967295; the higher is
+	// preferred (RFC 4271 section 5.1.5). If left out, another announcement of the route may set
+	// it; if none does, it is 100.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4294967295
 	LocalPreference *int64 `json:"localPreference,omitempty"`
 
-	// med is the MULTI_EXIT_DISC, 0 to 4294967295; of routes from one AS the lower is
-	// preferred (RFC 4271 section 5.1.4). Left out, the announcement has no say in it; routes
-	// of which no announcement has a say carry none.
+	// med is the MULTI_EXIT_DISC, 0 to 4294967295; among routes from one AS the lower is preferred
+	// (RFC 4271 section 5.1.4). If left out, another announcement of the route may set it; if none
+	// does, it is absent.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4294967295
 	MED *int64 `json:"med,omitempty"`
 
-	// communities of the routes: standard ones such as "65000:100" (RFC 1997), large
-	// ones such as "65000:1:2" (RFC 8092), or well-known names: no-export,
-	// no-advertise, no-export-subconfed, no-peer, blackhole, graceful-shutdown,
-	// accept-own.
+	// communities of the routes: standard ones such as "65000:100" (RFC 1997), large ones such as
+	// "65000:1:2" (RFC 8092), or well-known names: no-export, no-advertise, no-export-subconfed,
+	// no-peer, blackhole, graceful-shutdown, accept-own.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
@@ -249,19 +251,19 @@ type RouteAnnouncementSpec struct {
 	// +listType=set
 	Communities []string `json:"communities,omitempty"`
 
-	// prepend is how often our AS number is in the AS path besides the once that it
-	// always is, towards external neighbors, 0 to 10: to be preferred less. Left out, the
-	// announcement has no say in it; routes of which no announcement has a say carry it once.
+	// prepend is how many extra times our AS number is added to the AS path, 0 to 10, to make the
+	// route less preferred. External neighbors only. If left out, another announcement of the route
+	// may set it; if none does, it is 0.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=10
 	Prepend *int32 `json:"prepend,omitempty"`
 
-	// weightBy says what weight routes carry, as a link bandwidth extended community, by which a
-	// router that supports it spreads connections evenly over endpoints, and not over nodes.
-	// LocalEndpoints: routes for Services with externalTrafficPolicy: Local carry the node's number
-	// of ready endpoints; other routes carry none. None: no route carries one. If left out, another
-	// announcement of the route may set it; if none does, it is None.
+	// weightBy says which weight routes carry, as a link bandwidth extended community; routers that
+	// support it spread connections evenly over endpoints, and not over nodes. LocalEndpoints:
+	// routes for Services with externalTrafficPolicy: Local carry the node's number of ready
+	// endpoints. None: no route does. If left out, another announcement of the route may set it; if
+	// none does, it is None.
 	// +optional
 	WeightBy WeightBy `json:"weightBy,omitempty"`
 }
@@ -278,9 +280,7 @@ const (
 	SpecificsAnnounce Specifics = "Announce"
 )
 
-// Aggregation says which prefixes are announced in place of addresses: while an address is
-// announced, the prefix that holds it is. An address whose prefix is not all in its pool is
-// announced by itself.
+// Aggregation says which prefixes are announced in place of single addresses.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.ipv4PrefixLength) || has(self.ipv6PrefixLength)",message="write ipv4PrefixLength, ipv6PrefixLength or both; without aggregation, leave it out"
 type Aggregation struct {
@@ -296,8 +296,8 @@ type Aggregation struct {
 	// +kubebuilder:validation:Maximum=127
 	IPv6PrefixLength int32 `json:"ipv6PrefixLength,omitempty"`
 
-	// specifics says whether each address is announced beside its prefix (Announce) or not
-	// (Suppress).
+	// specifics says whether the single addresses are announced beside their prefix (Announce) or
+	// not (Suppress).
 	// +optional
 	// +kubebuilder:default="Suppress"
 	Specifics Specifics `json:"specifics,omitempty"`
@@ -319,7 +319,7 @@ const (
 //
 // +kubebuilder:validation:MinProperties=1
 type RouteAnnouncementStatus struct {
-	// conditions of the announcement. Accepted is True while it is in effect, in part at least;
+	// conditions of the announcement. Accepted is True while at least a part of it is in effect;
 	// PartiallyInvalid is True while a part is not. Ready is True while all of it is; otherwise
 	// it has the field at fault and the remedy.
 	// +optional
@@ -333,11 +333,11 @@ type RouteAnnouncementStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// poolCount is how many pools there are whose addresses it announces.
+	// poolCount is the number of existing pools that the announcement selects.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	PoolCount *int32 `json:"poolCount,omitempty"`
-	// neighborCount is how many neighbors there are to which it announces.
+	// neighborCount is the number of neighbors in effect that the announcement selects.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	NeighborCount *int32 `json:"neighborCount,omitempty"`

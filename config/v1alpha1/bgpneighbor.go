@@ -2,9 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// BGPNeighbor is a router with which the speakers hold BGP sessions, most often the
-// top-of-rack switch. Berth dials, unless connect is Accept or the neighbor is given by its
-// prefix. It accepts no routes.
+// BGPNeighbor is a router with which the speakers have BGP sessions, most often the top-of-rack
+// switch. The speakers connect to it, unless it has connect: Accept or an addressPrefix. They accept
+// no routes.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=bgpn,categories=berth
@@ -90,8 +90,8 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:Maximum=4294967294
 	LocalASNOverride int64 `json:"localASNOverride,omitempty"`
 
-	// address of the neighbor, IPv4 or IPv6. Both families are announced over the one
-	// session, unless families says otherwise.
+	// address of the neighbor, IPv4 or IPv6. Both families are announced in the one session, unless
+	// families says otherwise.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=45
@@ -107,10 +107,11 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^[:space:]/*?[]+$')",messageExpression="self + ' is not the name of an interface; write one name, not a pattern'"
 	Interface string `json:"interface,omitempty"`
 
-	// addressPrefix is in place of address: any router in it that connects to the node and
-	// is in remoteASN is a neighbor, up to 64 at a time on a node. IPv4: /8 or longer, IPv6: /32. The speaker must listen, as
-	// with connect: Accept. Each router has a session of its own in the Speaker. It
-	// overlaps the address or addressPrefix of no other BGPNeighbor of the node.
+	// addressPrefix is in place of address: any router in it that connects to the node and is in
+	// remoteASN is a neighbor, up to 64 at a time on a node. IPv4 prefixes are /8 or longer, IPv6
+	// prefixes /32. The speaker must listen, as with connect: Accept. Each router has a session of
+	// its own in the Speaker. The prefix must not overlap the address or addressPrefix of another
+	// BGPNeighbor of the node.
 	// +optional
 	// +kubebuilder:validation:MinLength=3
 	// +kubebuilder:validation:MaxLength=49
@@ -120,15 +121,16 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).ip().isGlobalUnicast() || cidr(self).prefixLength() == 0",messageExpression="self + ' does not hold addresses of routers; write a prefix of unicast addresses that are not link-local'"
 	AddressPrefix string `json:"addressPrefix,omitempty"`
 
-	// connect says who opens the session: the speaker (Dial), or the neighbor (Accept). To
-	// accept, the speaker must listen, which it does not by default, since others often have
-	// port 179: see manifests/bgp-passive. The Speaker of one that does not listen says so.
+	// connect says who opens the session: the speaker (Dial), or the neighbor (Accept). To accept,
+	// the speaker must listen, which it does only if told to (manifests/bgp-passive), since other
+	// programs often have port 179. If it does not listen, its Speaker says so.
 	// +optional
 	// +kubebuilder:default="Dial"
 	Connect Connect `json:"connect,omitempty"`
 
-	// sourceAddress of the node from which to open the session, or to which the neighbor
-	// connects. Left out, the one that the kernel chooses, or any.
+	// sourceAddress is the local address of the session. If left out, the kernel chooses it with
+	// connect: Dial, and any is accepted with connect: Accept. One value fits one node only, unless
+	// it is an anycast address that each of the nodes has.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=45
@@ -136,7 +138,7 @@ type BGPNeighborSpec struct {
 	SourceAddress string `json:"sourceAddress,omitempty"`
 
 	// vrf is the Linux VRF device through which the neighbor is reached; not for neighbors that
-	// connect to us. Left out, none.
+	// connect to us. If left out, none.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
@@ -151,27 +153,29 @@ type BGPNeighborSpec struct {
 	// +listType=set
 	Families []Family `json:"families,omitempty"`
 
-	// authentication of the session's packets. Left out, none. A change resets this session only.
+	// authentication of the session's packets. If left out, packets are not authenticated. A change
+	// resets this session only.
 	// +optional
 	Authentication Authentication `json:"authentication,omitzero"`
 
-	// ttlSecurityHops is how many hops away the neighbor is at most: packets that may have come
-	// from further away do not count. From 1 to 254 (RFC 5082, GTSM); 1 is a neighbor on the same segment.
-	// The neighbor needs the same setting ("ttl-security hops 1"). Left out, no such check.
+	// ttlSecurityHops is how many hops away the neighbor is at most, 1 to 254: packets that may
+	// have come from farther away are dropped (RFC 5082, GTSM). 1 is a neighbor on the same
+	// segment. The neighbor needs the same setting ("ttl-security hops 1"). If left out, hops are
+	// not checked.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=254
 	TTLSecurityHops int32 `json:"ttlSecurityHops,omitempty"`
 
-	// gracefulRestart asks the neighbor to keep the routes while the speaker is replaced
-	// (RFC 4724). Left out, it is off, since without BFD the neighbor keeps them for a node that
-	// died, too.
+	// gracefulRestart asks the neighbor to keep the routes while the speaker is replaced (RFC
+	// 4724). If left out, off. Use it with bfd: otherwise routes to a dead node stay for
+	// restartTime.
 	// +optional
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
 
-	// bfd watches the neighbor in fractions of a second (RFC 5880): one hop away by RFC
-	// 5881; with ebgpMultihop, ttlSecurityHops above 1, or for an internal neighbor beyond the
-	// node's networks, by RFC 5883. Left out, it is off.
+	// bfd watches the neighbor in fractions of a second (RFC 5880): one hop away by RFC 5881; with
+	// ebgpMultihop, ttlSecurityHops above 1, or for an internal neighbor beyond the node's
+	// networks, by RFC 5883. If left out, off.
 	// +optional
 	BFD *BFD `json:"bfd,omitempty"`
 
@@ -181,39 +185,40 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port,omitempty"`
 
-	// holdTime is how long nothing may be heard before the session is down (RFC 4271
-	// section 4.2). From 3s to 18h, in whole seconds; the shorter of the two sides' values
-	// holds.
+	// holdTime is how long the session stays up without a message from the neighbor (RFC 4271
+	// section 4.2), 3s to 18h, in whole seconds. The shorter of the two sides' values is used.
 	// +optional
 	// +kubebuilder:default="90s"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('3s') && duration(self) <= duration('18h')",messageExpression="self + ' is not a time in whole seconds from 3s to 18h, such as 90s or 1m30s'"
 	HoldTime Duration `json:"holdTime,omitempty"`
 
-	// keepaliveTime is how often to say that we are alive. From 1s up to less than holdTime, in
-	// whole seconds. Left out, one third of holdTime.
+	// keepaliveTime is how often we send a message to keep the session up, in whole seconds, 1s up
+	// to less than holdTime. If left out, one third of holdTime.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s')",messageExpression="self + ' is not a time in whole seconds of 1s or more, such as 90s or 1m30s'"
 	KeepaliveTime Duration `json:"keepaliveTime,omitempty"`
 
-	// connectRetryTime is how long to wait between attempts to connect. From 1s to 10m, in
-	// whole seconds; if left out, 5s. Not for neighbors that connect to us.
+	// connectRetryTime is how long to wait between attempts to connect, 1s to 10m, in whole
+	// seconds. If left out, 5s. Not for neighbors that connect to us.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')",messageExpression="self + ' is not a time in whole seconds from 1s to 10m, such as 90s or 1m30s'"
 	ConnectRetryTime Duration `json:"connectRetryTime,omitempty"`
 
-	// ebgpMultihop is the time to live of packets to an external neighbor that is not on
-	// the same segment, 2 to 255. Left out, the neighbor is one hop away.
+	// ebgpMultihop is the time to live of packets to an external neighbor that is not on the same
+	// segment, 2 to 255. If left out, the neighbor is one hop away.
 	// +optional
 	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=255
 	EBGPMultihop int32 `json:"ebgpMultihop,omitempty"`
 
-	// nodeSelector matches the labels of the nodes that have the neighbor; {} matches all.
+	// nodeSelector matches the labels of the nodes that have the neighbor; {} matches all. Nodes
+	// with the label node.kubernetes.io/exclude-from-external-load-balancers keep their sessions,
+	// and announce no routes in them.
 	// +required
 	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 }
 
-// RemoteType tells external from internal neighbors.
+// RemoteType says whether a neighbor is external or internal.
 //
 // +kubebuilder:validation:Enum=External;Internal
 type RemoteType string
@@ -246,7 +251,7 @@ const AuthenticationTCPMD5 AuthenticationType = "TCPMD5"
 
 // Authentication of the packets of a session. It has the member of its type.
 //
-// +kubebuilder:validation:XValidation:rule="self.type == 'TCPMD5' ? has(self.tcpMD5) : !has(self.tcpMD5)",message="type: TCPMD5 has its settings in tcpMD5"
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type != 'TCPMD5' || has(self.tcpMD5)",message="write tcpMD5: {secretName: NAME}"
 // +union
 type Authentication struct {
 	// type says which member is set: TCPMD5 signs packets with a password (RFC 2385).
@@ -260,8 +265,8 @@ type Authentication struct {
 
 // TCPMD5 has the password of a session.
 type TCPMD5 struct {
-	// secretName is the Secret of type kubernetes.io/basic-auth in Berth's own namespace whose
-	// password, of at most 80 bytes, is the key of TCP MD5 signatures.
+	// secretName is the name of a Secret of type kubernetes.io/basic-auth in Berth's namespace; its
+	// key "password" (1 to 80 bytes) is the MD5 key.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -269,38 +274,39 @@ type TCPMD5 struct {
 	SecretName string `json:"secretName,omitempty"`
 }
 
-// GracefulRestart says for how long routes are kept.
+// GracefulRestart says how long routes are kept.
 //
 // +kubebuilder:validation:MinProperties=0
 type GracefulRestart struct {
 	// restartTime is how long the neighbor keeps the routes after the session ended without a
-	// word, for the speaker to come back. From 1s to 4095s, in whole seconds.
+	// message, for the speaker to come back: 1s to 4095s, in whole seconds.
 	// +optional
 	// +kubebuilder:default="120s"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",messageExpression="self + ' is not a time in whole seconds from 1s to 4095s, such as 90s or 1m30s'"
 	RestartTime Duration `json:"restartTime,omitempty"`
 }
 
-// BFD has the timers of a BFD session. The neighbor's bear on what is used.
+// BFD has the timers of a BFD session. Those of the neighbor also affect the times in use.
 //
 // +kubebuilder:validation:MinProperties=0
 type BFD struct {
-	// receiveInterval is the shortest time between packets that we ask of the neighbor, 10ms
-	// to 60s.
+	// receiveInterval is the shortest time between packets that we ask of the neighbor, 10ms to
+	// 60s.
 	// +optional
 	// +kubebuilder:default="300ms"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",messageExpression="self + ' is not a time from 10ms to 60s, such as 300ms'"
 	ReceiveInterval Duration `json:"receiveInterval,omitempty"`
 
-	// transmitInterval is the time between our packets that we would like, 10ms to 60s;
-	// the neighbor's wish counts if it is longer.
+	// transmitInterval is the time between our packets that we ask for, 10ms to 60s; the neighbor's
+	// receive interval is used if it is longer.
 	// +optional
 	// +kubebuilder:default="300ms"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",messageExpression="self + ' is not a time from 10ms to 60s, such as 300ms'"
 	TransmitInterval Duration `json:"transmitInterval,omitempty"`
 
-	// multiplier is the number of our intervals without a packet after which the neighbor calls
-	// us dead, 2 to 50.
+	// multiplier: the neighbor declares us down after this many of the transmit intervals in use
+	// pass without a packet, 2 to 50. How soon we declare it down is its multiplier. With 300ms and
+	// 3: 0.9s.
 	// +optional
 	// +kubebuilder:default=3
 	// +kubebuilder:validation:Minimum=2
@@ -313,8 +319,9 @@ type BFD struct {
 // +kubebuilder:validation:MinProperties=1
 type BGPNeighborStatus struct {
 	// conditions of the neighbor. Accepted and Ready are True while the object is in effect;
-	// otherwise they have the field at fault and the remedy. They do not tell whether sessions
-	// are up: Established is True while all are, and has the last error of those that are not.
+	// otherwise they have the field at fault and the remedy. They say nothing about sessions:
+	// Established is True while all are established, and otherwise has the last error of those that
+	// are not.
 	// +optional
 	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
 	// +kubebuilder:validation:MinItems=1
@@ -326,8 +333,8 @@ type BGPNeighborStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// sessionCounts says how many sessions with the neighbor there should be, one for each node
-	// or router, and how many are established.
+	// sessionCounts has the number of sessions that there should be with the neighbor, one for each
+	// node or router, and of those that are established.
 	// +optional
 	SessionCounts SessionCounts `json:"sessionCounts,omitzero"`
 }

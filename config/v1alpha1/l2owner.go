@@ -56,7 +56,7 @@ type L2OwnerStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// observedGeneration is the generation that the object has by the write of this status.
+	// observedGeneration is the generation of the object after the write of this status.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
@@ -87,7 +87,7 @@ type L2OwnerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName,omitempty"`
-	// segment is named by its first subnet.
+	// segment is the first subnet of the segment, such as 192.0.2.0/24.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
@@ -102,13 +102,13 @@ type L2OwnerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	MAC string `json:"mac,omitempty"`
-	// term grows each time that the address is claimed. Of two claims that are
-	// witnessed alike the one of the higher term holds.
+	// term grows each time that the address is claimed again. If two claims are equally witnessed,
+	// the one of the higher term wins.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	Term int64 `json:"term,omitempty"`
-	// witnessed is true when the node heard another speaker on the segment as it claimed the
-	// address, or was to hear none. Such a claim holds against one that is not.
+	// witnessed is true if the node heard another speaker on the segment when it claimed the address,
+	// or had none to hear. Such a claim wins over one that is not witnessed.
 	// +optional
 	Witnessed bool `json:"witnessed,omitempty"` //nolint:kubeapilinter // a yes or no of the protocol: there is no third value
 	// reason of the claim, in CamelCase.
@@ -116,7 +116,7 @@ type L2OwnerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason,omitempty"`
-	// acquireTime is since when the node owns the address in this term.
+	// acquireTime is when the node took the address over in this term.
 	// +optional
 	AcquireTime *metav1.Time `json:"acquireTime,omitempty"`
 }

@@ -29,7 +29,7 @@ type LoadBalancerPool struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec says what the pool holds, and whom it serves.
+	// spec says what the pool contains, and which Services it serves.
 	// +required
 	Spec LoadBalancerPoolSpec `json:"spec,omitzero"`
 	// status is what the controller made of it.
@@ -57,7 +57,7 @@ const (
 	AllocationAutomatic Allocation = "Automatic"
 	// AllocationOnRequest: only to a Service that names the pool or an address of it.
 	AllocationOnRequest Allocation = "OnRequest"
-	// AllocationDisabled: no more. What is given stays.
+	// AllocationDisabled: not at all. Services keep what they have.
 	AllocationDisabled Allocation = "Disabled"
 )
 
@@ -73,7 +73,7 @@ const (
 	EdgeAddressesExclude EdgeAddresses = "Exclude"
 )
 
-// TakeOver says whether Services are adopted that another load balancer serves.
+// TakeOver says whether Services that another load balancer serves are taken over.
 //
 // +kubebuilder:validation:Enum=Never;Always
 type TakeOver string
@@ -81,7 +81,7 @@ type TakeOver string
 const (
 	// TakeOverNever: they are left alone.
 	TakeOverNever TakeOver = "Never"
-	// TakeOverAlways: they are adopted, with the addresses that they have.
+	// TakeOverAlways: they are taken over, with the addresses that they have.
 	TakeOverAlways TakeOver = "Always"
 )
 
@@ -115,22 +115,21 @@ const (
 // +kubebuilder:validation:Enum=rr;wrr;lc;wlc;dh;sh;sed;nq;mh
 type IPVSScheduler string
 
-// IPVSSettings are those of a pool with dataplane IPVS.
+// IPVSSettings are the settings of a pool with dataplane IPVS.
 //
 // +kubebuilder:validation:MinProperties=0
 type IPVSSettings struct {
-	// scheduler chooses the pod for a new connection: round robin (rr, wrr), least connections
-	// (lc, wlc), a hash of the destination or the source (dh, sh), shortest expected delay (sed),
-	// never queue (nq), or Maglev (mh), by which all nodes choose the same pod for a client's
-	// address and port. A Service may ask for another with the annotation
-	// berth.dev/ipvs-scheduler.
+	// scheduler chooses the pod for a new connection: round robin (rr, wrr), least connections (lc,
+	// wlc), a hash of the destination or the source (dh, sh), shortest expected delay (sed), never
+	// queue (nq), or Maglev (mh), by which all nodes choose the same pod for a client's address and
+	// port. A Service may ask for another one by annotation berth.dev/ipvs-scheduler.
 	// +optional
 	// +kubebuilder:default="rr"
 	Scheduler IPVSScheduler `json:"scheduler,omitempty"`
 
-	// drainTimeout is how long an endpoint that terminates keeps its connections at most. Then they are
-	// reset, even if it still runs. Endpoints that terminate and still get new connections, because none
-	// is ready, are spared. From 1s to 24h.
+	// drainTimeout is the longest time that a terminating endpoint keeps its connections, 1s to
+	// 24h; after it they are reset. Terminating endpoints that still receive traffic, because none
+	// is ready, are exempt.
 	// +optional
 	// +kubebuilder:default="1h"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')",messageExpression="self + ' is not a time from 1s to 24h, such as 90s or 1m30s'"
@@ -159,44 +158,48 @@ type PoolScope struct {
 	ServiceSelector *Selector `json:"serviceSelector,omitempty"`
 }
 
-// LoadBalancerPoolSpec says what a pool holds, and whom it serves.
+// LoadBalancerPoolSpec says what a pool contains, and which Services it serves.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ipvs) || has(self.dataplane) && self.dataplane == 'IPVS'",message="write dataplane: IPVS, or leave out ipvs"
 type LoadBalancerPoolSpec struct {
 	// addresses of the pool: prefixes ("192.0.2.0/24", "2001:db8::/64"), inclusive ranges
 	// ("192.0.2.10-192.0.2.20") and single addresses ("192.0.2.1"), IPv4 and IPv6 in any mix. A
-	// prefix has no host bits set. Loopback, multicast, link-local and unspecified addresses
-	// are refused. What an older pool holds too, that one keeps.
+	// prefix has no host bits set. Loopback, multicast, link-local and unspecified addresses are
+	// accepted by the API server, but not used: see condition Ready. An address that an older pool
+	// also contains belongs to the older pool; both then have condition Conflict. Of pools of the
+	// same age, the one whose name comes first counts as the older.
 	// +required
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=set
 	Addresses []AddressRange `json:"addresses,omitempty"`
 
-	// scopes select the Services that the pool serves; one of them must match. A pool for
-	// all Services has one scope, {namespaceSelector: {}, serviceSelector: {}}.
+	// scopes select the Services that the pool serves; one of them must match. A pool for all
+	// Services has one scope, {namespaceSelector: {}, serviceSelector: {}}. An AddressReservation
+	// needs a scope that selects its namespace.
 	// +required
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	Scopes []PoolScope `json:"scopes,omitempty"`
 
-	// allocation says when addresses are given: Automatic (to any Service in scope,
-	// lowest free address first), OnRequest (only to a Service that names the pool in
-	// annotation berth.dev/pools, or an address of it), or Disabled (no more; what is given
-	// stays).
+	// allocation says when addresses are given: Automatic (to any Service in scope, lowest free
+	// address first), OnRequest (only to a Service that names the pool in annotation
+	// berth.dev/pools, or an address of it), or Disabled (not at all; Services keep what they
+	// have).
 	// +optional
 	// +kubebuilder:default="Automatic"
 	Allocation Allocation `json:"allocation,omitempty"`
 
-	// edgeAddresses says whether the addresses .0 and .255 of IPv4 /24s are given (Allow) or
-	// kept back (Exclude), since some old clients and routers refuse to talk to them.
+	// edgeAddresses says whether IPv4 addresses that end in .0 or .255 are given, which some old
+	// clients and routers refuse to talk to. Exclude: never, not on request either. Allow: like any
+	// other.
 	// +optional
 	// +kubebuilder:default="Allow"
 	EdgeAddresses EdgeAddresses `json:"edgeAddresses,omitempty"`
 
-	// priority among the pools that could serve a Service: the highest is used
-	// first, then the oldest. From -1000000 to 1000000.
+	// priority among the pools that could serve a Service: the highest is used first, then the
+	// oldest, then the one whose name comes first. From -1000000 to 1000000.
 	// +optional
 	// +kubebuilder:default=0
 	// +kubebuilder:validation:Minimum=-1000000
@@ -212,24 +215,25 @@ type LoadBalancerPoolSpec struct {
 	// +listType=set
 	OnRequestAddresses []AddressRange `json:"onRequestAddresses,omitempty"`
 
-	// takeOver Always makes Berth adopt Services without a loadBalancerClass whose addresses,
-	// written into their status by another load balancer, are all of this pool. The
-	// Services keep their addresses. With Never, Berth leaves such Services alone.
+	// takeOver says what becomes of Services without a loadBalancerClass to which another load
+	// balancer gave addresses. Always: if all addresses in the status of a Service are of pools
+	// with takeOver: Always whose scopes match it, Berth takes the Service over, and it keeps them.
+	// Never: it is left alone.
 	// +optional
 	// +kubebuilder:default="Never"
 	TakeOver TakeOver `json:"takeOver,omitempty"`
 
 	// sharing says which Services may share an address by the same annotation
-	// berth.dev/sharing-key: those of one namespace (WithinNamespace), or of any namespaces
-	// (AcrossNamespaces).
+	// berth.dev/sharing-key, if no two of them have a port and protocol in common: those of one
+	// namespace (WithinNamespace), or of any namespaces (AcrossNamespaces).
 	// +optional
 	// +kubebuilder:default="WithinNamespace"
 	Sharing Sharing `json:"sharing,omitempty"`
 
-	// dataplane says who forwards connections for the pool's addresses to the pods: kube-proxy
-	// (KubeProxy), or Berth itself by IPVS, on the nodes whose speakers may (see
-	// manifests/ipvs) and whose kernel has it. The status of the Services says ipMode Proxy then, by
-	// which kube-proxy leaves their addresses alone. If no node can, kube-proxy serves them.
+	// dataplane says who forwards connections for the pool's addresses to the pods. KubeProxy:
+	// kube-proxy. IPVS: Berth, on nodes where IPVS is enabled (manifests/ipvs) and the kernel
+	// supports it. Services then get ipMode: Proxy, so that kube-proxy ignores their addresses. If
+	// no node can, kube-proxy forwards.
 	// +optional
 	// +kubebuilder:default="KubeProxy"
 	Dataplane Dataplane `json:"dataplane,omitempty"`
@@ -243,13 +247,12 @@ type LoadBalancerPoolSpec struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type LoadBalancerPoolStatus struct {
-	// conditions of the pool. Accepted is True while it is in effect, in part at least;
-	// PartiallyInvalid is True while a part is not. Ready is True while all of it is;
-	// otherwise it has the entry at fault and the remedy. Exhausted is True when no address of
-	// a family is free. Conflict is True when another pool
-	// claims some of the same addresses, and names it. AddressesExcluded is True when
-	// addresses of the pool are in use elsewhere and are not given; it names the first
-	// few, and whose they are.
+	// conditions of the pool. Accepted is True while at least a part of it is in effect;
+	// PartiallyInvalid is True while a part is not. Ready is True while all of it is; otherwise it
+	// has the entry at fault and the remedy. Exhausted is True when no address of a family is free.
+	// Conflict is True when another pool has some of the same addresses; it names that pool.
+	// AddressesExcluded is True when addresses of the pool are in use elsewhere and are not given;
+	// it has the first few, and where they are used.
 	// +optional
 	// +kubebuilder:default={{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
 	// +kubebuilder:validation:MinItems=1
@@ -272,16 +275,17 @@ type LoadBalancerPoolStatus struct {
 	// ipv6 addresses: how many there are and are in use.
 	// +optional
 	IPv6 AddressUsage `json:"ipv6,omitzero"`
-	// resting addresses were freed a moment ago; only the Service that had them gets them
-	// back before their time is over. Of very many those that rest longest.
+	// resting addresses were freed a moment ago. Until untilTime, which is 1m later by default (the
+	// controller's --rest), only the Service that had an address gets it back. At most 64 are
+	// listed, those with the latest untilTime.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=map
 	// +listMapKey=address
 	Resting []RestingAddress `json:"resting,omitempty"`
-	// recent ranges hold every address that a Service has or that rests, and perhaps
-	// some between them: a new leader lets those of them rest that no Service has any more.
+	// recent are address ranges that may still be in use. A new leader of the controllers reads
+	// them. Not for users.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64

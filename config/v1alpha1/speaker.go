@@ -106,8 +106,9 @@ func (s *SpeakerStatus) State() (state SpeakerState, message string) {
 type SpeakerStatus struct {
 	// conditions of the speaker. Ready is True while it announces (reason Announcing), and False
 	// while it is Starting, Leaving, Restarting, Replaced or Stopped. IPVSReady, if the speaker was
-	// asked to forward by IPVS, tells whether it can with every scheduler. ReturnPath is False when
-	// replies to clients beyond a segment do not leave the node by the interface on that segment.
+	// asked to forward by IPVS, reports whether it can with every scheduler. ReturnPath is False
+	// when replies to clients beyond a segment do not leave the node by the interface on that
+	// segment.
 	// +optional
 	// +kubebuilder:default={{type: "Ready", status: "Unknown", reason: "Pending", message: "no speaker of this node has reported yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}
 	// +kubebuilder:validation:MinItems=1
@@ -124,20 +125,21 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	Version string `json:"version,omitempty"`
-	// problems tell what is wrong, at most 16.
+	// problems say what is wrong; of very many the first 16.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	Problems []SpeakerProblem `json:"problems,omitempty"`
-	// segments on which the speaker announces by ARP and NDP.
+	// segments on which the speaker announces by ARP and NDP; of very many the first 64.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=map
 	// +listMapKey=interface
 	Segments []SegmentReport `json:"segments,omitempty"`
-	// groupsOwned counts the groups of addresses that this node answers for.
+	// groupsOwned is the number of groups that this node answers for. A group is the addresses of a
+	// Service, and of those that share one with it, which move together.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	GroupsOwned *int32 `json:"groupsOwned,omitempty"`
@@ -146,8 +148,8 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
 	RouterID string `json:"routerID,omitempty"`
-	// sessions with BGP neighbors: one with each, and one with each router of a BGPNeighbor with
-	// an addressPrefix, or one that waits for the first.
+	// sessions with BGP neighbors: one with each, and one with each router of a BGPNeighbor with an
+	// addressPrefix, or one that waits for the first. Of very many the first 256.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
@@ -162,13 +164,13 @@ type SpeakerStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	PrefixesAnnounced *int32 `json:"prefixesAnnounced,omitempty"`
-	// addresses on the node's own interfaces that are in a pool; at most 64.
+	// addresses on the node's own interfaces that are in a pool; of very many the first 64.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	Addresses []LocalAddress `json:"addresses,omitempty"`
-	// gateways are the next hops of the node's default routes; at most 16.
+	// gateways are the next hops of the node's default routes; of very many the first 16.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
@@ -176,14 +178,14 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:items:MaxLength=64
 	// +listType=set
 	Gateways []string `json:"gateways,omitempty"`
-	// conflicts are addresses that other hosts use too, as far as this speaker heard them in
-	// the last minute; at most 64.
+	// conflicts are addresses that other hosts use too, as far as this speaker heard them in the
+	// last minute; of very many the first 64.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	Conflicts []ConflictReport `json:"conflicts,omitempty"`
-	// ipvs tells how far this node can forward by IPVS. Not set: the speaker was not asked to.
+	// ipvs reports how far this node can forward by IPVS. Not set: the speaker was not asked to.
 	// +optional
 	IPVS IPVSReport `json:"ipvs,omitzero"`
 	// signingKey is the fingerprint of the key with which the speaker signs its hellos:
@@ -287,8 +289,8 @@ type SegmentReport struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	MAC string `json:"mac,omitempty"`
-	// subnets of the interface's addresses: their network, broadcast and subnet-router
-	// anycast addresses are nobody's to give. At most 16.
+	// subnets of the interface's addresses, of very many the first 16. Their network, broadcast and
+	// subnet-router anycast addresses are not given.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16

@@ -116,7 +116,7 @@ func TestKubectlExplain(t *testing.T) {
 		"speaker.spec.bgp":                        "BGP router ID of the speaker",
 		"speaker.status":                          "sessions with BGP neighbors",
 		"speaker.status.segments":                 "interface on the segment",
-		"l2owner.status":                          "segment is named by its first subnet",
+		"l2owner.status":                          "segment is the first subnet of the segment",
 	} {
 		out, err := scene.Kubectl(t.Context(), "", "explain", field)
 		if err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), phrase) {

@@ -16,7 +16,10 @@ func (p *page) annotations(file string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	p.line("\n## Annotations and labels\n\nThey are part of the API, and as stable as the fields.\n")
+	p.line("\n## Annotations and labels\n\nThey are part of the API, and as stable as the fields.\n\n" +
+		"Berth serves Services of type LoadBalancer with `loadBalancerClass: berth.dev/lb`, and by default those without a class: " +
+		"see [what a Service can ask for](annotations.md). It writes the conditions `berth.dev/Allocated`, `berth.dev/Announced` and " +
+		"`berth.dev/Record` into them: see [conditions](conditions.md).\n")
 	for _, d := range parsed.Decls {
 		group, ok := d.(*ast.GenDecl)
 		if !ok || group.Tok != token.CONST {
