@@ -376,7 +376,7 @@ func ParseRange(entry string) (netipx.IPRange, error) {
 	}
 	prefix, err := netip.ParsePrefix(entry)
 	if err != nil {
-		return netipx.IPRange{}, fmt.Errorf("%q is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)", entry)
+		return netipx.IPRange{}, fmt.Errorf("%q is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20: no spaces, both ends in full)", entry)
 	}
 	if prefix != prefix.Masked() {
 		return netipx.IPRange{}, fmt.Errorf("%s has host bits set; write %s", entry, prefix.Masked())
@@ -404,24 +404,29 @@ func parseEnds(entry, from, to string) (netipx.IPRange, error) {
 	return checkUnicast(entry, netipx.IPRangeFrom(a, b))
 }
 
-// checkUnicast refuses ranges that hold addresses no host may have.
+// checkUnicast refuses ranges with addresses that no host may have.
 func checkUnicast(entry string, r netipx.IPRange) (netipx.IPRange, error) {
-	for _, p := range notUnicast {
-		if r.Overlaps(netipx.RangeOfPrefix(p)) {
-			return netipx.IPRange{}, fmt.Errorf("%q overlaps %s (unspecified, loopback, link-local, multicast, reserved or IPv4-mapped); a pool holds unicast addresses", entry, p)
+	for _, n := range notUnicast {
+		if r.Overlaps(netipx.RangeOfPrefix(n.prefix)) {
+			return netipx.IPRange{}, fmt.Errorf("%q overlaps %s (%s); take it out", entry, n.prefix, n.what)
 		}
 	}
 	return r, nil
 }
 
 // notUnicast lists the prefixes that no Service can have: RFC 6890, RFC 4291.
-var notUnicast = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("224.0.0.0/3"), netip.MustParsePrefix("::/127"), netip.MustParsePrefix("::ffff:0:0/96"),
-	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
-}
-
-// unicast tells whether a host can have the address.
-func unicast(a netip.Addr) bool {
-	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+var notUnicast = []struct {
+	prefix netip.Prefix
+	what   string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "unspecified"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "reserved"},
+	{netip.MustParsePrefix("::/128"), "unspecified"},
+	{netip.MustParsePrefix("::1/128"), "loopback"},
+	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4-mapped"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }

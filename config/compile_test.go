@@ -68,18 +68,18 @@ func TestParseRange(t *testing.T) {
 		"2001:db8::1-2001:db8::f":   "2001:db8::1-2001:db8::f",
 		"192.0.2.7":                 "192.0.2.7-192.0.2.7",
 		"2001:db8::7":               "2001:db8::7-2001:db8::7",
-		"127.0.0.1":                 `error: "127.0.0.1" overlaps 127.0.0.0/8 (unspecified, loopback, link-local, multicast, reserved or IPv4-mapped); a pool holds unicast addresses`,
+		"127.0.0.1":                 `error: "127.0.0.1" overlaps 127.0.0.0/8 (loopback); take it out`,
 		"fe80::1%eth0":              `error: "fe80::1%eth0": an address of a pool has no zone`,
-		"192.0.2":                   `error: "192.0.2" is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)`,
+		"192.0.2":                   `error: "192.0.2" is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20: no spaces, both ends in full)`,
 		"192.0.2.7/24":              "error: 192.0.2.7/24 has host bits set; write 192.0.2.0/24",
 		"192.0.2.20-192.0.2.10":     `error: "192.0.2.20-192.0.2.10" is reversed; write 192.0.2.10-192.0.2.20`,
 		"192.0.2.1-2001:db8::1":     `error: "192.0.2.1-2001:db8::1": both ends of a range are of one family`,
 		"192.0.2.1-x":               `error: "192.0.2.1-x": "x" is not an IP address`,
 		"-192.0.2.1":                `error: "-192.0.2.1": "" is not an IP address`,
 		"fe80::1%eth0-fe80::2%eth0": `error: "fe80::1%eth0-fe80::2%eth0": an address of a pool has no zone`,
-		"224.0.0.0/24":              `error: "224.0.0.0/24" overlaps 224.0.0.0/3 (unspecified, loopback, link-local, multicast, reserved or IPv4-mapped); a pool holds unicast addresses`,
-		"0.0.0.0/0":                 `error: "0.0.0.0/0" overlaps 0.0.0.0/8 (unspecified, loopback, link-local, multicast, reserved or IPv4-mapped); a pool holds unicast addresses`,
-		"::ffff:192.0.2.0/120":      `error: "::ffff:192.0.2.0/120" overlaps ::ffff:0.0.0.0/96 (unspecified, loopback, link-local, multicast, reserved or IPv4-mapped); a pool holds unicast addresses`,
+		"224.0.0.0/24":              `error: "224.0.0.0/24" overlaps 224.0.0.0/4 (multicast); take it out`,
+		"0.0.0.0/0":                 `error: "0.0.0.0/0" overlaps 0.0.0.0/8 (unspecified); take it out`,
+		"::ffff:192.0.2.0/120":      `error: "::ffff:192.0.2.0/120" overlaps ::ffff:0.0.0.0/96 (IPv4-mapped); take it out`,
 	} {
 		r, err := ParseRange(entry)
 		got := r.String()
@@ -90,6 +90,11 @@ func TestParseRange(t *testing.T) {
 			t.Errorf("ParseRange(%q)\n got %s\nwant %s", entry, got, want)
 		}
 	}
+}
+
+// unicast reports whether a host can have the address.
+func unicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 func FuzzParseRange(f *testing.F) {
@@ -165,6 +170,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		},
 		RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
 			route("typo", 1, v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"one", "two"}}),
+			route("to-group", 1, v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"group"}}),
 			route("nobody", 1, v1alpha1.RouteAnnouncementSpec{NeighborSelector: match("no", "neighbor")}),
 			{ObjectMeta: meta("nothing", 1), Spec: v1alpha1.RouteAnnouncementSpec{PoolSelector: all, NodeSelector: all, ServiceSelector: all}},
 		},
@@ -199,15 +205,16 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 			`InvalidSelector: spec.preferredNodes[0].nodeSelector: "Near" is not a valid label selector operator; the entry is not in effect until this is fixed`,
 			`InvalidSelector: spec.preferredNodes[1].nodeSelector is missing; write {} to select all; the entry is not in effect until this is fixed`,
 		},
-		{"RouteAnnouncement", "typo"}:    {`UnknownNeighbor: spec.neighborNames[1]: no BGPNeighbor "two" is in effect; create it, fix it, or take the name out`},
-		{"RouteAnnouncement", "nobody"}:  {"NothingSelected: spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector"},
-		{"RouteAnnouncement", "nothing"}: {"InvalidSelector: spec.neighborNames and spec.neighborSelector: write one of them, neighborSelector: {} for all neighbors; " + fix},
-		{"BGPNeighbor", "one"}:           nil,
-		{"BGPNeighbor", "again"}:         {`Conflict: spec.address: 192.0.2.1 is that of the older BGPNeighbor one already, on every node; change or delete one of the two`},
-		{"BGPNeighbor", "group"}:         {`InvalidNeighbor: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`},
-		{"BGPNeighbor", "uneven"}:        {`InvalidNeighbor: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
-		{"BGPNeighbor", "lost"}:          {`InvalidSelector: spec.nodeSelector: "Near" is not a valid label selector operator; ` + fix},
-		{"BGPNeighbor", "silent"}:        {"InvalidSelector: spec.nodeSelector is missing; write {} to select all; " + fix},
+		{"RouteAnnouncement", "typo"}:     {`UnknownNeighbor: spec.neighborNames[1]: no BGPNeighbor "two" exists; create it or take the name out`},
+		{"RouteAnnouncement", "to-group"}: {`UnknownNeighbor: spec.neighborNames[0]: BGPNeighbor "group" is not in effect; fix what its condition Ready says, or take the name out`},
+		{"RouteAnnouncement", "nobody"}:   {"NothingSelected: spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector"},
+		{"RouteAnnouncement", "nothing"}:  {"InvalidSelector: spec.neighborNames and spec.neighborSelector: write one of them, neighborSelector: {} for all neighbors; " + fix},
+		{"BGPNeighbor", "one"}:            nil,
+		{"BGPNeighbor", "again"}:          {`Conflict: spec.address: 192.0.2.1 is that of the older BGPNeighbor one already, on every node; change or delete one of the two`},
+		{"BGPNeighbor", "group"}:          {`InvalidNeighbor: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`},
+		{"BGPNeighbor", "uneven"}:         {`InvalidNeighbor: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
+		{"BGPNeighbor", "lost"}:           {`InvalidSelector: spec.nodeSelector: "Near" is not a valid label selector operator; ` + fix},
+		{"BGPNeighbor", "silent"}:         {"InvalidSelector: spec.nodeSelector is missing; write {} to select all; " + fix},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -215,7 +222,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 	accepted := map[Key]bool{
 		{"LoadBalancerPool", "p"}: true, {"LoadBalancerPool", "closed"}: true, {"LoadBalancerPool", "half"}: true, {"SegmentAnnouncement", "typo"}: true,
 		{"SegmentAnnouncement", "pattern"}: true, {"SegmentAnnouncement", "preference"}: true, {"SegmentAnnouncement", "unlabelled"}: true,
-		{"RouteAnnouncement", "typo"}: true, {"RouteAnnouncement", "nobody"}: true, {"BGPNeighbor", "one"}: true,
+		{"RouteAnnouncement", "typo"}: true, {"RouteAnnouncement", "to-group"}: true, {"RouteAnnouncement", "nobody"}: true, {"BGPNeighbor", "one"}: true,
 	}
 	for key := range want {
 		if s.Accepted(key) != accepted[key] {

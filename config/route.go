@@ -76,8 +76,13 @@ func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *
 	}
 	slices.Sort(a.neighbors)
 	for i, name := range spec.NeighborNames {
-		if !a.To(name) {
-			c.report(key, ReasonUnknownNeighbor, "spec.neighborNames[%d]: no BGPNeighbor %q is in effect; create it, fix it, or take the name out", i, name)
+		if a.To(name) {
+			continue
+		}
+		if _, exists := c.problems[Key{"BGPNeighbor", name}]; exists {
+			c.report(key, ReasonUnknownNeighbor, "spec.neighborNames[%d]: BGPNeighbor %q is not in effect; fix what its condition Ready says, or take the name out", i, name)
+		} else {
+			c.report(key, ReasonUnknownNeighbor, "spec.neighborNames[%d]: no BGPNeighbor %q exists; create it or take the name out", i, name)
 		}
 	}
 	if spec.NeighborSelector != nil && !a.AllNeighbors && len(a.neighbors) == 0 {

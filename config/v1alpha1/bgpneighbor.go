@@ -108,9 +108,9 @@ type BGPNeighborSpec struct {
 	Interface string `json:"interface,omitempty"`
 
 	// addressPrefix is in place of address: any router in it that connects to the node and is in
-	// remoteASN is a neighbor, up to 64 at a time on a node. IPv4 prefixes are /8 or longer, IPv6
-	// prefixes /32. The speaker must listen, as with connect: Accept. Each router has a session of
-	// its own in the Speaker. The prefix must not overlap the address or addressPrefix of another
+	// remoteASN is a neighbor, up to 64 at a time on a node. IPv4 prefixes are /8 or longer, those of
+	// IPv6 /32 or longer. The speaker must listen, as with connect: Accept. Each router has a session
+	// of its own in the Speaker. The prefix must not overlap the address or addressPrefix of another
 	// BGPNeighbor of the node.
 	// +optional
 	// +kubebuilder:validation:MinLength=3
@@ -304,9 +304,9 @@ type BFD struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",messageExpression="self + ' is not a time from 10ms to 60s, such as 300ms'"
 	TransmitInterval Duration `json:"transmitInterval,omitempty"`
 
-	// multiplier: the neighbor declares us down after this many of the transmit intervals in use
-	// pass without a packet, 2 to 50. How soon we declare it down is its multiplier. With 300ms and
-	// 3: 0.9s.
+	// multiplier is the number of transmit intervals in use without a packet after which the neighbor
+	// declares us down, 2 to 50. How soon we declare it down is its multiplier. With 300ms and 3:
+	// 0.9s.
 	// +optional
 	// +kubebuilder:default=3
 	// +kubebuilder:validation:Minimum=2

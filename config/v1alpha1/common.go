@@ -96,7 +96,8 @@ func (o *Speaker) Observed(g int64) bool { return observe(&o.Status.ObservedGene
 //
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=96
-// +kubebuilder:validation:XValidation:rule="self.contains('-') ? size(self.split('-')) == 2 && self.split('-').all(e, isIP(e)) : isCIDR(self) || isIP(self)",messageExpression="self + ' is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)'"
+// +kubebuilder:validation:XValidation:rule="self.startsWith('::ffff:') || (self.contains('-') ? size(self.split('-')) == 2 && self.split('-').all(e, isIP(e)) : isCIDR(self) || isIP(self))",messageExpression="self + ' is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20: no spaces, both ends in full)'"
+// +kubebuilder:validation:XValidation:rule="!self.startsWith('::ffff:') || (self.contains('-') ? size(self.split('-')) == 2 && self.split('-').all(e, isIP(e)) : isCIDR(self) || isIP(self))",messageExpression="self + ' is IPv4-mapped, or not an address; write the IPv4 address, such as 192.0.2.1'"
 // +kubebuilder:validation:XValidation:rule="!self.contains('-') || size(self.split('-')) != 2 || !self.split('-').all(e, isIP(e)) || ip(self.split('-')[0]).family() == ip(self.split('-')[1]).family()",messageExpression="self + ' has ends of two families; write one range for each'"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="self + ' has host bits set; write the first address of the prefix in front of the slash, or an address without a slash'"
 type AddressRange string
