@@ -175,6 +175,7 @@ type RouteAnnouncementList struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.poolNames) != has(self.poolSelector)",message="write one of poolNames and poolSelector; all pools are poolSelector: {}"
 // +kubebuilder:validation:XValidation:rule="has(self.neighborNames) != has(self.neighborSelector)",message="write one of neighborNames and neighborSelector; all neighbors are neighborSelector: {}"
+// +kubebuilder:validation:XValidation:rule="dyn(self).all(field, field != 'communities' || has(self.communities))",message="communities is null: leave it out, or write some"
 type RouteAnnouncementSpec struct {
 	// poolNames are the LoadBalancerPools whose addresses are announced.
 	// +optional
@@ -243,6 +244,7 @@ type RouteAnnouncementSpec struct {
 	// "65000:1:2" (RFC 8092), or well-known names: no-export, no-advertise, no-export-subconfed,
 	// no-peer, blackhole, graceful-shutdown, accept-own.
 	// +optional
+	// +nullable
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MinLength=1
