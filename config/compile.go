@@ -30,7 +30,8 @@ type Objects struct {
 
 // Differ reports whether two versions of a configuration object differ in what is compiled: not if only a status does.
 func Differ(before, after metav1.Object) bool {
-	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID() || !maps.Equal(before.GetLabels(), after.GetLabels()) ||
+	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID() ||
+		!maps.Equal(before.GetLabels(), after.GetLabels()) ||
 		before.GetAnnotations()[v1alpha1.AnnotationRebalance] != after.GetAnnotations()[v1alpha1.AnnotationRebalance]
 }
 
@@ -138,7 +139,13 @@ func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
 		pool.Scheduler, pool.DrainTimeout = "rr", defaultDrainTimeout
 		if settings := o.Spec.IPVS; settings != nil {
 			pool.Scheduler = cmp.Or(string(settings.Scheduler), pool.Scheduler)
-			pool.DrainTimeout = c.duration(key, ReasonInvalidDuration, "ipvs.drainTimeout", settings.DrainTimeout, pool.DrainTimeout)
+			pool.DrainTimeout = c.duration(
+				key,
+				ReasonInvalidDuration,
+				"ipvs.drainTimeout",
+				settings.DrainTimeout,
+				pool.DrainTimeout,
+			)
 		}
 	}
 	if !c.scopes(key, o.Spec.Scopes, pool) {
@@ -174,7 +181,12 @@ func (c *compiler) onRequest(key Key, entries []v1alpha1.AddressRange, pool *net
 	}
 	for _, r := range set.Ranges() {
 		if !pool.ContainsRange(r) {
-			c.report(key, ReasonInvalidAddresses, "spec.onRequestAddresses: %s is not all in the pool; write only addresses of spec.addresses", formatRange(r))
+			c.report(
+				key,
+				ReasonInvalidAddresses,
+				"spec.onRequestAddresses: %s is not all in the pool; write only addresses of spec.addresses",
+				formatRange(r),
+			)
 		}
 	}
 	var inside netipx.IPSetBuilder
@@ -191,14 +203,24 @@ func (c *compiler) onRequest(key Key, entries []v1alpha1.AddressRange, pool *net
 func (c *compiler) scopes(key Key, scopes []v1alpha1.PoolScope, pool *Pool) bool {
 	const then = "the pool gives no addresses until this is fixed"
 	if len(scopes) == 0 {
-		c.report(key, ReasonInvalidSelector, "spec.scopes is empty, so the pool gives no addresses; write {namespaceSelector: {}, serviceSelector: {}} for all Services")
+		c.report(
+			key,
+			ReasonInvalidSelector,
+			"spec.scopes is empty, so the pool gives no addresses; write {namespaceSelector: {}, serviceSelector: {}} for all Services",
+		)
 		return false
 	}
 	valid := true
 	for i, s := range scopes {
 		field := fmt.Sprintf("scopes[%d]", i)
 		if (len(s.NamespaceNames) > 0) == (s.NamespaceSelector != nil) {
-			c.report(key, ReasonInvalidSelector, "spec.%s: write one of namespaceNames and namespaceSelector; %s", field, then)
+			c.report(
+				key,
+				ReasonInvalidSelector,
+				"spec.%s: write one of namespaceNames and namespaceSelector; %s",
+				field,
+				then,
+			)
 			valid = false
 			continue
 		}
@@ -236,10 +258,20 @@ func (c *compiler) withoutOlder(key Key, set *netipx.IPSetBuilder) *netipx.IPSet
 				continue
 			}
 			shared := formatRange(intersection(r, other.IPRange))
-			c.report(key, ReasonConflict, "spec.addresses: %s is in the older LoadBalancerPool %s too, which keeps it; take it out of one of the two", shared, other.pool.Name)
+			c.report(
+				key,
+				ReasonConflict,
+				"spec.addresses: %s is in the older LoadBalancerPool %s too, which keeps it; take it out of one of the two",
+				shared,
+				other.pool.Name,
+			)
 			winner := Key{"LoadBalancerPool", other.pool.Name}
 			c.problems[winner] = append(c.problems[winner], Problem{Reason: ReasonConflict, Harmless: true,
-				Message: fmt.Sprintf("spec.addresses: %s is in the younger LoadBalancerPool %s too, which does not get it; take it out of one of the two", shared, key.Name)})
+				Message: fmt.Sprintf(
+					"spec.addresses: %s is in the younger LoadBalancerPool %s too, which does not get it; take it out of one of the two",
+					shared,
+					key.Name,
+				)})
 		}
 		set.RemoveRange(other.IPRange)
 	}
@@ -277,7 +309,13 @@ func (c *compiler) segmentAnnouncement(o *v1alpha1.SegmentAnnouncement) {
 	var interfaces []string
 	for i, pattern := range o.Spec.Interfaces {
 		if _, err := path.Match(pattern, ""); err != nil {
-			c.report(key, ReasonInvalidInterface, "spec.interfaces[%d]: %q is not a shell pattern; write a name such as eth0 or a pattern such as bond*", i, pattern)
+			c.report(
+				key,
+				ReasonInvalidInterface,
+				"spec.interfaces[%d]: %q is not a shell pattern; write a name such as eth0 or a pattern such as bond*",
+				i,
+				pattern,
+			)
 			continue
 		}
 		interfaces = append(interfaces, pattern)
@@ -310,13 +348,24 @@ func (c *compiler) poolSet(key Key, names []string, by *v1alpha1.Selector) (pool
 	set := poolSet{names: map[string]bool{}}
 	switch {
 	case (len(names) > 0) == (by != nil):
-		c.report(key, ReasonInvalidSelector, "spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; %s", noEffect)
+		c.report(
+			key,
+			ReasonInvalidSelector,
+			"spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; %s",
+			noEffect,
+		)
 		return set, false
 	case by == nil:
 		for i, name := range names {
 			if c.snapshot.pools[name] == nil {
 				set.orphans = true
-				c.report(key, ReasonUnknownPool, "spec.poolNames[%d]: no LoadBalancerPool %q exists; create it or take the name out", i, name)
+				c.report(
+					key,
+					ReasonUnknownPool,
+					"spec.poolNames[%d]: no LoadBalancerPool %q exists; create it or take the name out",
+					i,
+					name,
+				)
 				continue
 			}
 			set.names[name] = true
@@ -334,7 +383,11 @@ func (c *compiler) poolSet(key Key, names []string, by *v1alpha1.Selector) (pool
 	}
 	set.orphans = selector.Empty() || len(set.names) == 0
 	if !selector.Empty() && len(set.names) == 0 {
-		c.report(key, ReasonNothingSelected, "spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector")
+		c.report(
+			key,
+			ReasonNothingSelected,
+			"spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector",
+		)
 	}
 	return set, true
 }
@@ -376,7 +429,10 @@ func ParseRange(entry string) (netipx.IPRange, error) {
 	}
 	prefix, err := netip.ParsePrefix(entry)
 	if err != nil {
-		return netipx.IPRange{}, fmt.Errorf("%q is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20: no spaces, both ends in full)", entry)
+		return netipx.IPRange{}, fmt.Errorf(
+			"%q is not an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20: no spaces, both ends in full)",
+			entry,
+		)
 	}
 	if prefix != prefix.Masked() {
 		return netipx.IPRange{}, fmt.Errorf("%s has host bits set; write %s", entry, prefix.Masked())

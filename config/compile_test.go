@@ -36,12 +36,23 @@ func pool(name string, minute int, addresses ...v1alpha1.AddressRange) *v1alpha1
 
 // neighbor is a neighbor of all nodes.
 func neighbor(name string, minute int, address string) *v1alpha1.BGPNeighbor {
-	return &v1alpha1.BGPNeighbor{ObjectMeta: meta(name, minute), Spec: v1alpha1.BGPNeighborSpec{Address: address, LocalASN: 64513, RemoteASN: 64512, NodeSelector: all}}
+	return &v1alpha1.BGPNeighbor{
+		ObjectMeta: meta(name, minute),
+		Spec:       v1alpha1.BGPNeighborSpec{Address: address, LocalASN: 64513, RemoteASN: 64512, NodeSelector: all},
+	}
 }
 
 // segment announces the addresses of the pools, or of all, from all nodes for all Services, but for what is changed.
-func segment(name string, minute int, pools []string, changes ...func(*v1alpha1.SegmentAnnouncementSpec)) *v1alpha1.SegmentAnnouncement {
-	a := &v1alpha1.SegmentAnnouncement{ObjectMeta: meta(name, minute), Spec: v1alpha1.SegmentAnnouncementSpec{PoolNames: pools, NodeSelector: all, ServiceSelector: all}}
+func segment(
+	name string,
+	minute int,
+	pools []string,
+	changes ...func(*v1alpha1.SegmentAnnouncementSpec),
+) *v1alpha1.SegmentAnnouncement {
+	a := &v1alpha1.SegmentAnnouncement{
+		ObjectMeta: meta(name, minute),
+		Spec:       v1alpha1.SegmentAnnouncementSpec{PoolNames: pools, NodeSelector: all, ServiceSelector: all},
+	}
 	if len(pools) == 0 {
 		a.Spec.PoolSelector = all
 	}
@@ -119,11 +130,19 @@ func TestTheOlderPoolKeepsWhatTwoPoolsClaim(t *testing.T) {
 		if got := s.PoolOf(netip.MustParseAddr("192.0.2.16")).Name; got != "ant" {
 			t.Errorf("192.0.2.16 is in %s, want ant: the rest of a pool in conflict serves", got)
 		}
-		want := []string{"Conflict: spec.addresses: 192.0.2.8/29 is in the older LoadBalancerPool zebra too, which keeps it; take it out of one of the two"}
+		want := []string{
+			"Conflict: spec.addresses: 192.0.2.8/29 is in the older LoadBalancerPool zebra too, which keeps it; take it out of one of the two",
+		}
 		if diff := cmp.Diff(want, messages(problems[Key{"LoadBalancerPool", "ant"}])); diff != "" {
 			t.Error(diff)
 		}
-		told := []Problem{{Reason: "Conflict", Harmless: true, Message: "spec.addresses: 192.0.2.8/29 is in the younger LoadBalancerPool ant too, which does not get it; take it out of one of the two"}}
+		told := []Problem{
+			{
+				Reason:   "Conflict",
+				Harmless: true,
+				Message:  "spec.addresses: 192.0.2.8/29 is in the younger LoadBalancerPool ant too, which does not get it; take it out of one of the two",
+			},
+		}
 		if diff := cmp.Diff(told, problems[Key{"LoadBalancerPool", "zebra"}]); diff != "" {
 			t.Error(diff)
 		}
@@ -131,11 +150,15 @@ func TestTheOlderPoolKeepsWhatTwoPoolsClaim(t *testing.T) {
 }
 
 func TestOneBadEntryLeavesTheRestOfThePoolInEffect(t *testing.T) {
-	s, problems := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{pool("p", 1, "192.0.2.9-192.0.2.1", "198.51.100.0/24")}})
+	s, problems := Compile(
+		Objects{Pools: []*v1alpha1.LoadBalancerPool{pool("p", 1, "192.0.2.9-192.0.2.1", "198.51.100.0/24")}},
+	)
 	if s.PoolOf(netip.MustParseAddr("198.51.100.1")) == nil || s.PoolOf(netip.MustParseAddr("192.0.2.5")) != nil {
 		t.Error("want 198.51.100.1 in the pool and 192.0.2.5 not")
 	}
-	want := []string{`InvalidAddresses: spec.addresses[0]: "192.0.2.9-192.0.2.1" is reversed; write 192.0.2.1-192.0.2.9`}
+	want := []string{
+		`InvalidAddresses: spec.addresses[0]: "192.0.2.9-192.0.2.1" is reversed; write 192.0.2.1-192.0.2.9`,
+	}
 	if diff := cmp.Diff(want, messages(problems[Key{"LoadBalancerPool", "p"}])); diff != "" {
 		t.Error(diff)
 	}
@@ -151,19 +174,33 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 	silent.Spec.NodeSelector = nil
 	closed, half := pool("closed", 2, "198.51.100.0/25"), pool("half", 3, "198.51.100.128/25")
 	closed.Spec.Scopes = nil
-	half.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceNames: []string{"a"}, NamespaceSelector: all, ServiceSelector: all}, {NamespaceNames: []string{"a"}}, {NamespaceSelector: bad, ServiceSelector: all}}
+	half.Spec.Scopes = []v1alpha1.PoolScope{
+		{NamespaceNames: []string{"a"}, NamespaceSelector: all, ServiceSelector: all},
+		{NamespaceNames: []string{"a"}},
+		{NamespaceSelector: bad, ServiceSelector: all},
+	}
 	s, problems := Compile(Objects{
 		Pools: []*v1alpha1.LoadBalancerPool{pool("p", 1, "192.0.2.0/24"), closed, half},
 		SegmentAnnouncements: []*v1alpha1.SegmentAnnouncement{
 			segment("typo", 1, []string{"p", "q"}),
-			segment("pattern", 1, nil, func(s *v1alpha1.SegmentAnnouncementSpec) { s.Interfaces = []string{"eth[", "bond*"} }),
+			segment(
+				"pattern",
+				1,
+				nil,
+				func(s *v1alpha1.SegmentAnnouncementSpec) { s.Interfaces = []string{"eth[", "bond*"} },
+			),
 			segment("selector", 1, nil, func(s *v1alpha1.SegmentAnnouncementSpec) { s.NodeSelector = bad }),
 			segment("services", 1, nil, func(s *v1alpha1.SegmentAnnouncementSpec) { s.ServiceSelector = bad }),
 			segment("nothing", 1, nil, func(s *v1alpha1.SegmentAnnouncementSpec) {
 				s.PoolSelector, s.NodeSelector, s.ServiceSelector = nil, nil, nil
 			}),
 			segment("both", 1, []string{"p"}, func(s *v1alpha1.SegmentAnnouncementSpec) { s.PoolSelector = all }),
-			segment("unlabelled", 1, nil, func(s *v1alpha1.SegmentAnnouncementSpec) { s.PoolSelector = match("no", "pool") }),
+			segment(
+				"unlabelled",
+				1,
+				nil,
+				func(s *v1alpha1.SegmentAnnouncementSpec) { s.PoolSelector = match("no", "pool") },
+			),
 			segment("preference", 1, nil, func(s *v1alpha1.SegmentAnnouncementSpec) {
 				s.PreferredNodes = []v1alpha1.PreferredNode{{Weight: 1, NodeSelector: bad}, {Weight: 1}}
 			}),
@@ -172,9 +209,23 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 			route("typo", 1, v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"one", "two"}}),
 			route("to-group", 1, v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"group"}}),
 			route("nobody", 1, v1alpha1.RouteAnnouncementSpec{NeighborSelector: match("no", "neighbor")}),
-			{ObjectMeta: meta("nothing", 1), Spec: v1alpha1.RouteAnnouncementSpec{PoolSelector: all, NodeSelector: all, ServiceSelector: all}},
+			{
+				ObjectMeta: meta("nothing", 1),
+				Spec: v1alpha1.RouteAnnouncementSpec{
+					PoolSelector:    all,
+					NodeSelector:    all,
+					ServiceSelector: all,
+				},
+			},
 		},
-		BGPNeighbors: []*v1alpha1.BGPNeighbor{neighbor("one", 1, "192.0.2.1"), neighbor("again", 2, "192.0.2.1"), neighbor("group", 2, "224.0.0.1"), uneven, lost, silent},
+		BGPNeighbors: []*v1alpha1.BGPNeighbor{
+			neighbor("one", 1, "192.0.2.1"),
+			neighbor("again", 2, "192.0.2.1"),
+			neighbor("group", 2, "224.0.0.1"),
+			uneven,
+			lost,
+			silent,
+		},
 	})
 	got := map[Key][]string{}
 	for key, p := range problems {
@@ -183,38 +234,68 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 	const fix = "the object is not in effect until this is fixed"
 	const noAddresses = "the pool gives no addresses until this is fixed"
 	want := map[Key][]string{
-		{"LoadBalancerPool", "p"}:      nil,
-		{"LoadBalancerPool", "closed"}: {"InvalidSelector: spec.scopes is empty, so the pool gives no addresses; write {namespaceSelector: {}, serviceSelector: {}} for all Services"},
+		{"LoadBalancerPool", "p"}: nil,
+		{"LoadBalancerPool", "closed"}: {
+			"InvalidSelector: spec.scopes is empty, so the pool gives no addresses; write {namespaceSelector: {}, serviceSelector: {}} for all Services",
+		},
 		{"LoadBalancerPool", "half"}: {
 			"InvalidSelector: spec.scopes[0]: write one of namespaceNames and namespaceSelector; " + noAddresses,
 			"InvalidSelector: spec.scopes[1].serviceSelector is missing; write {} to select all; " + noAddresses,
 			`InvalidSelector: spec.scopes[2].namespaceSelector: "Near" is not a valid label selector operator; ` + noAddresses,
 		},
-		{"SegmentAnnouncement", "typo"}:     {`UnknownPool: spec.poolNames[1]: no LoadBalancerPool "q" exists; create it or take the name out`},
-		{"SegmentAnnouncement", "pattern"}:  {`InvalidInterface: spec.interfaces[0]: "eth[" is not a shell pattern; write a name such as eth0 or a pattern such as bond*`},
-		{"SegmentAnnouncement", "selector"}: {`InvalidSelector: spec.nodeSelector: "Near" is not a valid label selector operator; ` + fix},
-		{"SegmentAnnouncement", "services"}: {`InvalidSelector: spec.serviceSelector: "Near" is not a valid label selector operator; ` + fix},
+		{"SegmentAnnouncement", "typo"}: {
+			`UnknownPool: spec.poolNames[1]: no LoadBalancerPool "q" exists; create it or take the name out`,
+		},
+		{"SegmentAnnouncement", "pattern"}: {
+			`InvalidInterface: spec.interfaces[0]: "eth[" is not a shell pattern; write a name such as eth0 or a pattern such as bond*`,
+		},
+		{"SegmentAnnouncement", "selector"}: {
+			`InvalidSelector: spec.nodeSelector: "Near" is not a valid label selector operator; ` + fix,
+		},
+		{"SegmentAnnouncement", "services"}: {
+			`InvalidSelector: spec.serviceSelector: "Near" is not a valid label selector operator; ` + fix,
+		},
 		{"SegmentAnnouncement", "nothing"}: {
 			"InvalidSelector: spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; " + fix,
 			"InvalidSelector: spec.nodeSelector is missing; write {} to select all; " + fix,
 			"InvalidSelector: spec.serviceSelector is missing; write {} to select all; " + fix,
 		},
-		{"SegmentAnnouncement", "both"}:       {"InvalidSelector: spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; " + fix},
-		{"SegmentAnnouncement", "unlabelled"}: {"NothingSelected: spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector"},
+		{"SegmentAnnouncement", "both"}: {
+			"InvalidSelector: spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; " + fix,
+		},
+		{"SegmentAnnouncement", "unlabelled"}: {
+			"NothingSelected: spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector",
+		},
 		{"SegmentAnnouncement", "preference"}: {
 			`InvalidSelector: spec.preferredNodes[0].nodeSelector: "Near" is not a valid label selector operator; the entry is not in effect until this is fixed`,
 			`InvalidSelector: spec.preferredNodes[1].nodeSelector is missing; write {} to select all; the entry is not in effect until this is fixed`,
 		},
-		{"RouteAnnouncement", "typo"}:     {`UnknownNeighbor: spec.neighborNames[1]: no BGPNeighbor "two" exists; create it or take the name out`},
-		{"RouteAnnouncement", "to-group"}: {`UnknownNeighbor: spec.neighborNames[0]: BGPNeighbor "group" is not in effect; fix what its condition Ready says, or take the name out`},
-		{"RouteAnnouncement", "nobody"}:   {"NothingSelected: spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector"},
-		{"RouteAnnouncement", "nothing"}:  {"InvalidSelector: spec.neighborNames and spec.neighborSelector: write one of them, neighborSelector: {} for all neighbors; " + fix},
-		{"BGPNeighbor", "one"}:            nil,
-		{"BGPNeighbor", "again"}:          {`Conflict: spec.address: 192.0.2.1 is that of the older BGPNeighbor one already, on every node; change or delete one of the two`},
-		{"BGPNeighbor", "group"}:          {`InvalidNeighbor: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`},
-		{"BGPNeighbor", "uneven"}:         {`InvalidNeighbor: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
-		{"BGPNeighbor", "lost"}:           {`InvalidSelector: spec.nodeSelector: "Near" is not a valid label selector operator; ` + fix},
-		{"BGPNeighbor", "silent"}:         {"InvalidSelector: spec.nodeSelector is missing; write {} to select all; " + fix},
+		{"RouteAnnouncement", "typo"}: {
+			`UnknownNeighbor: spec.neighborNames[1]: no BGPNeighbor "two" exists; create it or take the name out`,
+		},
+		{"RouteAnnouncement", "to-group"}: {
+			`UnknownNeighbor: spec.neighborNames[0]: BGPNeighbor "group" is not in effect; fix what its condition Ready says, or take the name out`,
+		},
+		{"RouteAnnouncement", "nobody"}: {
+			"NothingSelected: spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector",
+		},
+		{"RouteAnnouncement", "nothing"}: {
+			"InvalidSelector: spec.neighborNames and spec.neighborSelector: write one of them, neighborSelector: {} for all neighbors; " + fix,
+		},
+		{"BGPNeighbor", "one"}: nil,
+		{"BGPNeighbor", "again"}: {
+			`Conflict: spec.address: 192.0.2.1 is that of the older BGPNeighbor one already, on every node; change or delete one of the two`,
+		},
+		{"BGPNeighbor", "group"}: {
+			`InvalidNeighbor: spec.address: 224.0.0.1 is not the address of a router; write a unicast address`,
+		},
+		{"BGPNeighbor", "uneven"}: {`InvalidNeighbor: spec.holdTime: 4.5s is not in whole seconds; write 5s`},
+		{"BGPNeighbor", "lost"}: {
+			`InvalidSelector: spec.nodeSelector: "Near" is not a valid label selector operator; ` + fix,
+		},
+		{"BGPNeighbor", "silent"}: {
+			"InvalidSelector: spec.nodeSelector is missing; write {} to select all; " + fix,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -245,8 +326,16 @@ func TestAnnouncementsSelectPools(t *testing.T) {
 	s, _ := Compile(Objects{
 		Pools: []*v1alpha1.LoadBalancerPool{gold, silver},
 		SegmentAnnouncements: []*v1alpha1.SegmentAnnouncement{
-			segment("all", 1, nil), segment("only-silver", 2, []string{"silver"}), segment("by-label", 3, nil, by(match("tier", "gold"))),
-			segment("names-one-that-is-gone", 4, []string{"bronze"}), segment("matches-one-that-is-gone", 5, nil, by(match("tier", "bronze"))),
+			segment(
+				"all",
+				1,
+				nil,
+			), segment("only-silver", 2, []string{"silver"}), segment("by-label", 3, nil, by(match("tier", "gold"))),
+			segment(
+				"names-one-that-is-gone",
+				4,
+				[]string{"bronze"},
+			), segment("matches-one-that-is-gone", 5, nil, by(match("tier", "bronze"))),
 		},
 	})
 	for address, want := range map[string]string{
@@ -285,11 +374,30 @@ func TestAPoolServesWhomItsScopesSelect(t *testing.T) {
 		labels, service    labels.Set
 		serves, servesSome bool
 	}{
-		{namespace: "a", serves: true, servesSome: true},
-		{namespace: "c"},
-		{namespace: "c", labels: edge, servesSome: true},
-		{namespace: "c", labels: edge, service: web, serves: true, servesSome: true},
-		{namespace: "c", service: web},
+		{
+			namespace:  "a",
+			serves:     true,
+			servesSome: true,
+		},
+		{
+			namespace: "c",
+		},
+		{
+			namespace:  "c",
+			labels:     edge,
+			servesSome: true,
+		},
+		{
+			namespace:  "c",
+			labels:     edge,
+			service:    web,
+			serves:     true,
+			servesSome: true,
+		},
+		{
+			namespace: "c",
+			service:   web,
+		},
 	} {
 		if got := s.Pool("p").Serves(c.namespace, c.labels, c.service); got != c.serves {
 			t.Errorf("%+v: serves %t", c, got)
@@ -306,7 +414,10 @@ func TestANodeHasOneNeighborPerAddress(t *testing.T) {
 		return p
 	}
 	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{
-		rack(neighbor("r1", 1, "192.0.2.1"), "one"), rack(neighbor("r2", 2, "192.0.2.1"), "two"), neighbor("any", 3, "192.0.2.1"),
+		rack(
+			neighbor("r1", 1, "192.0.2.1"),
+			"one",
+		), rack(neighbor("r2", 2, "192.0.2.1"), "two"), neighbor("any", 3, "192.0.2.1"),
 	}})
 	for rack, want := range map[string]string{"one": "r1", "two": "r2", "three": "any"} {
 		got := s.NeighborsOf(labels.Set{"rack": rack})
@@ -327,8 +438,15 @@ func TestSegmentAnnouncementsSelectServicesAndPreferNodes(t *testing.T) {
 		SegmentAnnouncements: []*v1alpha1.SegmentAnnouncement{
 			segment("all", 1, nil),
 			segment("web", 2, nil, func(s *v1alpha1.SegmentAnnouncementSpec) {
-				s.ServiceSelector = &v1alpha1.Selector{MatchExpressions: []v1alpha1.SelectorRequirement{{Key: "tier", Operator: v1alpha1.SelectorIn, Values: []string{"web", "edge"}}}}
-				s.PreferredNodes = []v1alpha1.PreferredNode{{Weight: 100, NodeSelector: match("rack", "a")}, {Weight: 1, NodeSelector: all}}
+				s.ServiceSelector = &v1alpha1.Selector{
+					MatchExpressions: []v1alpha1.SelectorRequirement{
+						{Key: "tier", Operator: v1alpha1.SelectorIn, Values: []string{"web", "edge"}},
+					},
+				}
+				s.PreferredNodes = []v1alpha1.PreferredNode{
+					{Weight: 100, NodeSelector: match("rack", "a")},
+					{Weight: 1, NodeSelector: all},
+				}
 			}),
 		},
 	})
@@ -338,12 +456,35 @@ func TestSegmentAnnouncementsSelectServicesAndPreferNodes(t *testing.T) {
 		services []labels.Set
 		want     string
 	}{
-		{"no Service is known", nil, "all"},
-		{"a Service without labels", []labels.Set{nil}, "all"},
-		{"another Service", []labels.Set{db}, "all"},
-		{"the first value", []labels.Set{web}, "all web"},
-		{"the second", []labels.Set{edge}, "all web"},
-		{"one of two Services that share the address", []labels.Set{db, edge}, "all web"},
+		{
+			name: "no Service is known",
+			want: "all",
+		},
+		{
+			name:     "a Service without labels",
+			services: []labels.Set{nil},
+			want:     "all",
+		},
+		{
+			name:     "another Service",
+			services: []labels.Set{db},
+			want:     "all",
+		},
+		{
+			name:     "the first value",
+			services: []labels.Set{web},
+			want:     "all web",
+		},
+		{
+			name:     "the second",
+			services: []labels.Set{edge},
+			want:     "all web",
+		},
+		{
+			name:     "one of two Services that share the address",
+			services: []labels.Set{db, edge},
+			want:     "all web",
+		},
 	} {
 		var names []string
 		for _, a := range s.L2For(netip.MustParseAddr("192.0.2.1"), c.services...) {

@@ -50,11 +50,24 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 			continue
 		}
 		if overlapping(n, other) {
-			c.report(key, ReasonConflict, "spec.%s overlaps the older BGPNeighbor %s, which has %s, on every node: a router would belong to both; change or delete one of the two", n.whereabouts(), other.Name, other.whereabouts())
+			c.report(
+				key,
+				ReasonConflict,
+				"spec.%s overlaps the older BGPNeighbor %s, which has %s, on every node: a router would belong to both; change or delete one of the two",
+				n.whereabouts(),
+				other.Name,
+				other.whereabouts(),
+			)
 			return
 		}
 		if other.place() == n.place() {
-			c.report(key, ReasonConflict, "spec.%s is that of the older BGPNeighbor %s already, on every node; change or delete one of the two", n.whereabouts(), other.Name)
+			c.report(
+				key,
+				ReasonConflict,
+				"spec.%s is that of the older BGPNeighbor %s already, on every node; change or delete one of the two",
+				n.whereabouts(),
+				other.Name,
+			)
 			return
 		}
 	}
@@ -78,19 +91,34 @@ func (c *compiler) neighborAddresses(key Key, spec v1alpha1.BGPNeighborSpec, n *
 	var err error
 	if spec.Address != "" {
 		if n.Address, err = netip.ParseAddr(spec.Address); err != nil {
-			c.report(key, ReasonInvalidNeighbor, "spec.address: %q is not an IP address; write one such as 192.0.2.1", spec.Address)
+			c.report(
+				key,
+				ReasonInvalidNeighbor,
+				"spec.address: %q is not an IP address; write one such as 192.0.2.1",
+				spec.Address,
+			)
 			return false
 		}
 	}
 	if spec.AddressPrefix != "" {
 		if n.Prefix, err = netip.ParsePrefix(spec.AddressPrefix); err != nil {
-			c.report(key, ReasonInvalidNeighbor, "spec.addressPrefix: %q is not a prefix without host bits; write one such as 10.0.0.0/24", spec.AddressPrefix)
+			c.report(
+				key,
+				ReasonInvalidNeighbor,
+				"spec.addressPrefix: %q is not a prefix without host bits; write one such as 10.0.0.0/24",
+				spec.AddressPrefix,
+			)
 			return false
 		}
 	}
 	if spec.SourceAddress != "" {
 		if n.SourceAddress, err = netip.ParseAddr(spec.SourceAddress); err != nil {
-			c.report(key, ReasonInvalidNeighbor, "spec.sourceAddress: %q is not an IP address; write one of the nodes', such as 192.0.2.11", spec.SourceAddress)
+			c.report(
+				key,
+				ReasonInvalidNeighbor,
+				"spec.sourceAddress: %q is not an IP address; write one of the nodes', such as 192.0.2.11",
+				spec.SourceAddress,
+			)
 			return false
 		}
 	}
@@ -105,7 +133,13 @@ func (c *compiler) neighborElsewhere(key Key, n *Neighbor) bool {
 		address netip.Addr
 	}{{"address", n.Address}, {"sourceAddress", n.SourceAddress}, {"addressPrefix", n.Prefix.Addr()}} {
 		if end.address.IsLoopback() {
-			c.report(key, ReasonInvalidNeighbor, "spec.%s: %s is not the address of a router; write a unicast address", end.field, end.address)
+			c.report(
+				key,
+				ReasonInvalidNeighbor,
+				"spec.%s: %s is not the address of a router; write a unicast address",
+				end.field,
+				end.address,
+			)
 			return false
 		}
 	}
@@ -122,8 +156,12 @@ func (c *compiler) neighborNumbers(key Key, spec v1alpha1.BGPNeighborSpec) bool 
 			"spec.localASN %d, spec.remoteASN %d and spec.localASNOverride %d are from 1 to 4294967294",
 			spec.LocalASN, spec.RemoteASN, override)
 	case override == spec.LocalASN:
-		c.report(key, ReasonInvalidNeighbor,
-			"spec.localASNOverride: %d is localASN; write the other number that the neighbor knows, or leave it out", override)
+		c.report(
+			key,
+			ReasonInvalidNeighbor,
+			"spec.localASNOverride: %d is localASN; write the other number that the neighbor knows, or leave it out",
+			override,
+		)
 	case override != 0 && spec.RemoteType == v1alpha1.RemoteInternal:
 		c.report(key, ReasonInvalidNeighbor,
 			"spec.localASNOverride is for external neighbors; leave it out, or write remoteType: External")
@@ -180,11 +218,28 @@ func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *N
 	password, exists := c.passwords[name]
 	switch {
 	case auth.Type != v1alpha1.AuthenticationTCPMD5 || name == "":
-		c.report(key, ReasonInvalidNeighbor, "spec.authentication: %q is not a type with its settings; write type: TCPMD5 and tcpMD5.secretName", string(auth.Type))
+		c.report(
+			key,
+			ReasonInvalidNeighbor,
+			"spec.authentication: %q is not a type with its settings; write type: TCPMD5 and tcpMD5.secretName",
+			string(auth.Type),
+		)
 	case !exists:
-		c.report(key, ReasonMissingSecret, "spec.authentication.tcpMD5.secretName: there is no Secret %q of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key \"password\"", name)
+		c.report(
+			key,
+			ReasonMissingSecret,
+			"spec.authentication.tcpMD5.secretName: there is no Secret %q of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key \"password\"",
+			name,
+		)
 	case password == "" || len(password) > longestPassword:
-		c.report(key, ReasonMissingSecret, "spec.authentication.tcpMD5.secretName: the value of \"password\" in Secret %q has %d bytes; write one of 1 to %d", name, len(password), longestPassword)
+		c.report(
+			key,
+			ReasonMissingSecret,
+			"spec.authentication.tcpMD5.secretName: the value of \"password\" in Secret %q has %d bytes; write one of 1 to %d",
+			name,
+			len(password),
+			longestPassword,
+		)
 	default:
 		n.Password = password
 		return true

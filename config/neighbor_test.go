@@ -46,7 +46,9 @@ func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
 		Families: []v1alpha1.Family{v1alpha1.IPv6}, Authentication: md5("md5"), TTLSecurityHops: 3,
 		GracefulRestart: &v1alpha1.GracefulRestart{}, BFD: &v1alpha1.BFD{TransmitInterval: "50ms", Multiplier: 5},
 	}}
-	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: map[string]string{"md5": "secret"}})
+	s, problems := Compile(
+		Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: map[string]string{"md5": "secret"}},
+	)
 	want := []*Neighbor{{Peer: peer.Peer{
 		Name:             "tor",
 		Address:          netip.MustParseAddr("192.0.2.1"),
@@ -85,13 +87,30 @@ func TestNeighborsThatConnectToUsAreCompiled(t *testing.T) {
 	passive.Spec.Connect = v1alpha1.ConnectAccept
 	byPrefix("10.0.0.0/24")(&racks.Spec)
 	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{passive, racks}})
-	if len(s.Neighbors) != 2 || !s.Neighbors[0].Passive || s.Neighbors[1].Passive || s.Neighbors[1].Prefix != netip.MustParsePrefix("10.0.0.0/24") {
+	if len(s.Neighbors) != 2 || !s.Neighbors[0].Passive || s.Neighbors[1].Passive ||
+		s.Neighbors[1].Prefix != netip.MustParsePrefix("10.0.0.0/24") {
 		t.Errorf("peers %+v, problems %v", s.Neighbors, problems)
 	}
 }
 
 func TestANeighborThatOverlapsThePrefixOfAnOlderOneIsNotInEffect(t *testing.T) {
-	racks, inside, wider, outside := neighbor("racks", 1, ""), neighbor("inside", 2, "10.0.0.7"), neighbor("wider", 3, ""), neighbor("outside", 4, "10.0.1.7")
+	racks, inside, wider, outside := neighbor(
+		"racks",
+		1,
+		"",
+	), neighbor(
+		"inside",
+		2,
+		"10.0.0.7",
+	), neighbor(
+		"wider",
+		3,
+		"",
+	), neighbor(
+		"outside",
+		4,
+		"10.0.1.7",
+	)
 	byPrefix("10.0.0.0/24")(&racks.Spec)
 	byPrefix("10.0.0.0/16")(&wider.Spec)
 	s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{racks, inside, wider, outside}})
@@ -102,7 +121,8 @@ func TestANeighborThatOverlapsThePrefixOfAnOlderOneIsNotInEffect(t *testing.T) {
 		"inside": "spec.address: 10.0.0.7 overlaps the older BGPNeighbor racks, which has addressPrefix: 10.0.0.0/24",
 		"wider":  "spec.addressPrefix: 10.0.0.0/16 overlaps the older BGPNeighbor racks",
 	} {
-		if found := messages(problems[Key{"BGPNeighbor", name}]); len(found) != 1 || !strings.HasPrefix(found[0], ReasonConflict+": "+want) {
+		if found := messages(problems[Key{"BGPNeighbor", name}]); len(found) != 1 ||
+			!strings.HasPrefix(found[0], ReasonConflict+": "+want) {
 			t.Errorf("%s: %q, want %q", name, found, want)
 		}
 	}
@@ -114,49 +134,186 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 		change func(*v1alpha1.BGPNeighborSpec)
 		want   string
 	}{
-		{"neither address nor interface", func(s *v1alpha1.BGPNeighborSpec) { s.Address = "" }, "spec.address, spec.interface and spec.addressPrefix"},
-		{"both", func(s *v1alpha1.BGPNeighborSpec) { s.Interface = "eth0" }, "spec.address, spec.interface and spec.addressPrefix"},
-		{"an address and a prefix", func(s *v1alpha1.BGPNeighborSpec) { s.AddressPrefix = "10.0.0.0/24" }, "spec.address, spec.interface and spec.addressPrefix"},
-		{"a prefix with host bits", byPrefix("10.0.0.7/24"), "spec.addressPrefix: \"10.0.0.7/24\""},
-		{"every address", byPrefix("0.0.0.0/0"), "spec.addressPrefix: 0.0.0.0/0 is too wide"},
-		{"half of IPv6", byPrefix("2000::/31"), "spec.addressPrefix: 2000::/31 is too wide"},
-		{"a link-local prefix", byPrefix("fe80::/64"), "spec.addressPrefix: fe80::"},
-		{"a prefix and any AS", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN, s.RemoteType = 0, v1alpha1.RemoteExternal }), "spec.remoteASN"},
-		{"a prefix and BFD", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.BFD = &v1alpha1.BFD{} }), "no sourceAddress, gracefulRestart or bfd"},
-		{"a prefix and graceful restart", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.GracefulRestart = &v1alpha1.GracefulRestart{} }), "no sourceAddress, gracefulRestart or bfd"},
-		{"an accepting prefix", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.Connect = v1alpha1.ConnectAccept }), "spec.connect"},
-		{"a prefix and a VRF", byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.VRF = "red" }), "spec.vrf"},
-		{"an IPv6 prefix and TTL security", byPrefix("2001:db8::/64", func(s *v1alpha1.BGPNeighborSpec) { s.TTLSecurityHops = 1 }), "spec.ttlSecurityHops"},
-		{"an accepting neighbor on an interface", func(s *v1alpha1.BGPNeighborSpec) {
-			s.Address, s.Interface, s.Connect = "", "eth0", v1alpha1.ConnectAccept
-		}, "spec.connect"},
-		{"an accepting neighbor with a port", func(s *v1alpha1.BGPNeighborSpec) { s.Connect, s.Port = v1alpha1.ConnectAccept, 1179 }, "spec.port"},
-		{"a source for a neighbor on an interface", func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.SourceAddress = "", "eth0", "192.0.2.1" }, "spec.interface"},
-		{"a source of the other family", func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "2001:db8::1" }, "spec.sourceAddress"},
-		{"a source that is no address", func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "eth0" }, "spec.sourceAddress"},
-		{"neither number nor type", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN = 0 }, "spec.remoteASN and spec.remoteType"},
-		{"both of them", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteType = v1alpha1.RemoteInternal }, "spec.remoteASN and spec.remoteType"},
-		{"an override out of range", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = 4294967295 }, "spec.localASNOverride 4294967295"},
-		{"an override by the same number", func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = s.LocalASN }, "spec.localASNOverride: 64513 is localASN"},
-		{"an override of an internal neighbor", func(s *v1alpha1.BGPNeighborSpec) {
-			s.LocalASNOverride, s.RemoteASN, s.RemoteType = 65001, 0, v1alpha1.RemoteInternal
-		}, "spec.localASNOverride is for external neighbors"},
-		{"multihop within the AS", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.RemoteASN = 3, s.LocalASN }, "spec.ebgpMultihop"},
-		{"multihop within the AS, by the override", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.LocalASNOverride = 3, s.RemoteASN }, "spec.ebgpMultihop"},
-		{"multihop and TTL security", func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.TTLSecurityHops = 3, 1 }, "spec.ttlSecurityHops"},
-		{"further away than the interface reaches", func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.TTLSecurityHops = "", "eth0", 2 }, "spec.interface"},
-		{"a hold time that is none", func(s *v1alpha1.BGPNeighborSpec) { s.HoldTime = "soon" }, `spec.holdTime: "soon" is not a duration such as 90s or 1m30s`},
-		{"an authentication of no type", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication.TCPMD5.SecretName = "long" }, "spec.authentication"},
-		{"a restart time of half seconds", func(s *v1alpha1.BGPNeighborSpec) {
-			s.GracefulRestart = &v1alpha1.GracefulRestart{RestartTime: "1s500ms"}
-		}, "spec.gracefulRestart.restartTime"},
-		{"a Secret that is not there", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("nobody") }, `Secret "nobody"`},
-		{"an empty password", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("empty") }, "0 bytes"},
-		{"a password that the kernel does not take", func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("long") }, "81 bytes"},
+		{
+			name:   "neither address nor interface",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Address = "" },
+			want:   "spec.address, spec.interface and spec.addressPrefix",
+		},
+		{
+			name:   "both",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Interface = "eth0" },
+			want:   "spec.address, spec.interface and spec.addressPrefix",
+		},
+		{
+			name:   "an address and a prefix",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.AddressPrefix = "10.0.0.0/24" },
+			want:   "spec.address, spec.interface and spec.addressPrefix",
+		},
+		{
+			name:   "a prefix with host bits",
+			change: byPrefix("10.0.0.7/24"),
+			want:   "spec.addressPrefix: \"10.0.0.7/24\"",
+		},
+		{
+			name:   "every address",
+			change: byPrefix("0.0.0.0/0"),
+			want:   "spec.addressPrefix: 0.0.0.0/0 is too wide",
+		},
+		{
+			name:   "half of IPv6",
+			change: byPrefix("2000::/31"),
+			want:   "spec.addressPrefix: 2000::/31 is too wide",
+		},
+		{
+			name:   "a link-local prefix",
+			change: byPrefix("fe80::/64"),
+			want:   "spec.addressPrefix: fe80::",
+		},
+		{
+			name:   "a prefix and any AS",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN, s.RemoteType = 0, v1alpha1.RemoteExternal }),
+			want:   "spec.remoteASN",
+		},
+		{
+			name:   "a prefix and BFD",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.BFD = &v1alpha1.BFD{} }),
+			want:   "no sourceAddress, gracefulRestart or bfd",
+		},
+		{
+			name:   "a prefix and graceful restart",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.GracefulRestart = &v1alpha1.GracefulRestart{} }),
+			want:   "no sourceAddress, gracefulRestart or bfd",
+		},
+		{
+			name:   "an accepting prefix",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.Connect = v1alpha1.ConnectAccept }),
+			want:   "spec.connect",
+		},
+		{
+			name:   "a prefix and a VRF",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.VRF = "red" }),
+			want:   "spec.vrf",
+		},
+		{
+			name:   "an IPv6 prefix and TTL security",
+			change: byPrefix("2001:db8::/64", func(s *v1alpha1.BGPNeighborSpec) { s.TTLSecurityHops = 1 }),
+			want:   "spec.ttlSecurityHops",
+		},
+		{
+			name: "an accepting neighbor on an interface",
+			change: func(s *v1alpha1.BGPNeighborSpec) {
+				s.Address, s.Interface, s.Connect = "", "eth0", v1alpha1.ConnectAccept
+			},
+			want: "spec.connect",
+		},
+		{
+			name:   "an accepting neighbor with a port",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Connect, s.Port = v1alpha1.ConnectAccept, 1179 },
+			want:   "spec.port",
+		},
+		{
+			name:   "a source for a neighbor on an interface",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.SourceAddress = "", "eth0", "192.0.2.1" },
+			want:   "spec.interface",
+		},
+		{
+			name:   "a source of the other family",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "2001:db8::1" },
+			want:   "spec.sourceAddress",
+		},
+		{
+			name:   "a source that is no address",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "eth0" },
+			want:   "spec.sourceAddress",
+		},
+		{
+			name:   "neither number nor type",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN = 0 },
+			want:   "spec.remoteASN and spec.remoteType",
+		},
+		{
+			name:   "both of them",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.RemoteType = v1alpha1.RemoteInternal },
+			want:   "spec.remoteASN and spec.remoteType",
+		},
+		{
+			name:   "an override out of range",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = 4294967295 },
+			want:   "spec.localASNOverride 4294967295",
+		},
+		{
+			name:   "an override by the same number",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.LocalASNOverride = s.LocalASN },
+			want:   "spec.localASNOverride: 64513 is localASN",
+		},
+		{
+			name: "an override of an internal neighbor",
+			change: func(s *v1alpha1.BGPNeighborSpec) {
+				s.LocalASNOverride, s.RemoteASN, s.RemoteType = 65001, 0, v1alpha1.RemoteInternal
+			},
+			want: "spec.localASNOverride is for external neighbors",
+		},
+		{
+			name:   "multihop within the AS",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.RemoteASN = 3, s.LocalASN },
+			want:   "spec.ebgpMultihop",
+		},
+		{
+			name:   "multihop within the AS, by the override",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.LocalASNOverride = 3, s.RemoteASN },
+			want:   "spec.ebgpMultihop",
+		},
+		{
+			name:   "multihop and TTL security",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.EBGPMultihop, s.TTLSecurityHops = 3, 1 },
+			want:   "spec.ttlSecurityHops",
+		},
+		{
+			name:   "further away than the interface reaches",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Address, s.Interface, s.TTLSecurityHops = "", "eth0", 2 },
+			want:   "spec.interface",
+		},
+		{
+			name:   "a hold time that is none",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.HoldTime = "soon" },
+			want:   `spec.holdTime: "soon" is not a duration such as 90s or 1m30s`,
+		},
+		{
+			name:   "an authentication of no type",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Authentication.TCPMD5.SecretName = "long" },
+			want:   "spec.authentication",
+		},
+		{
+			name: "a restart time of half seconds",
+			change: func(s *v1alpha1.BGPNeighborSpec) {
+				s.GracefulRestart = &v1alpha1.GracefulRestart{RestartTime: "1s500ms"}
+			},
+			want: "spec.gracefulRestart.restartTime",
+		},
+		{
+			name:   "a Secret that is not there",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("nobody") },
+			want:   `Secret "nobody"`,
+		},
+		{
+			name:   "an empty password",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("empty") },
+			want:   "0 bytes",
+		},
+		{
+			name:   "a password that the kernel does not take",
+			change: func(s *v1alpha1.BGPNeighborSpec) { s.Authentication = md5("long") },
+			want:   "81 bytes",
+		},
 	} {
 		o := neighbor("tor", 1, "192.0.2.1")
 		c.change(&o.Spec)
-		s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o, neighbor("other", 2, "192.0.2.2")}, Passwords: map[string]string{"empty": "", "long": strings.Repeat("x", 81)}})
+		s, problems := Compile(
+			Objects{
+				BGPNeighbors: []*v1alpha1.BGPNeighbor{o, neighbor("other", 2, "192.0.2.2")},
+				Passwords:    map[string]string{"empty": "", "long": strings.Repeat("x", 81)},
+			},
+		)
 		found := messages(problems[Key{"BGPNeighbor", "tor"}])
 		if len(found) != 1 || !strings.Contains(found[0], c.want) {
 			t.Errorf("%s: %q, want one with %q", c.name, found, c.want)
@@ -169,11 +326,27 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 
 func TestAnAddressIsAnnouncedByItselfOrByItsAggregateIfThePoolHoldsAllOfThat(t *testing.T) {
 	s, problems := Compile(Objects{
-		Pools: []*v1alpha1.LoadBalancerPool{pool("wide", 1, "198.51.100.0/24", "2001:db8::/64"), pool("narrow", 2, "203.0.113.0-203.0.113.40")},
+		Pools: []*v1alpha1.LoadBalancerPool{
+			pool("wide", 1, "198.51.100.0/24", "2001:db8::/64"),
+			pool("narrow", 2, "203.0.113.0-203.0.113.40"),
+		},
 		RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
 			route("by-itself", 1, v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"wide"}}),
-			route("aggregate", 2, v1alpha1.RouteAnnouncementSpec{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64}}),
-			route("both", 3, v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"wide"}, Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce}}),
+			route(
+				"aggregate",
+				2,
+				v1alpha1.RouteAnnouncementSpec{
+					Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64},
+				},
+			),
+			route(
+				"both",
+				3,
+				v1alpha1.RouteAnnouncementSpec{
+					PoolNames:   []string{"wide"},
+					Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 26, Specifics: v1alpha1.SpecificsAnnounce},
+				},
+			),
 		},
 	})
 	got := map[string][]string{}
@@ -186,11 +359,16 @@ func TestAnAddressIsAnnouncedByItselfOrByItsAggregateIfThePoolHoldsAllOfThat(t *
 		}
 	}
 	want := map[string][]string{
-		"198.51.100.77": {"by-itself 198.51.100.77/32", "aggregate 198.51.100.64/28", "both 198.51.100.64/26", "both 198.51.100.77/32"},
-		"203.0.113.20":  {"aggregate 203.0.113.16/28"},
-		"203.0.113.39":  {"aggregate 203.0.113.39/32"},
-		"2001:db8::7":   {"by-itself 2001:db8::7/128", "aggregate 2001:db8::/64", "both 2001:db8::7/128"},
-		"192.0.2.1":     {"aggregate 192.0.2.1/32"},
+		"198.51.100.77": {
+			"by-itself 198.51.100.77/32",
+			"aggregate 198.51.100.64/28",
+			"both 198.51.100.64/26",
+			"both 198.51.100.77/32",
+		},
+		"203.0.113.20": {"aggregate 203.0.113.16/28"},
+		"203.0.113.39": {"aggregate 203.0.113.39/32"},
+		"2001:db8::7":  {"by-itself 2001:db8::7/128", "aggregate 2001:db8::/64", "both 2001:db8::7/128"},
+		"192.0.2.1":    {"aggregate 192.0.2.1/32"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -204,25 +382,69 @@ func TestAnAddressIsAnnouncedByItselfOrByItsAggregateIfThePoolHoldsAllOfThat(t *
 func TestTwoAnnouncementsThatContradictEachOtherAreNamedToTheYounger(t *testing.T) {
 	web := match("app", "web")
 	mail := match("app", "mail")
-	older := v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"a", "b"}, NeighborNames: []string{"tor"}, ServiceSelector: web, LocalPreference: pointer(int64(200)), MED: pointer(int64(5)), WeightBy: v1alpha1.WeightByLocalEndpoints}
+	older := v1alpha1.RouteAnnouncementSpec{
+		PoolNames:       []string{"a", "b"},
+		NeighborNames:   []string{"tor"},
+		ServiceSelector: web,
+		LocalPreference: pointer(int64(200)),
+		MED:             pointer(int64(5)),
+		WeightBy:        v1alpha1.WeightByLocalEndpoints,
+	}
 	for _, c := range []struct {
 		name    string
 		younger v1alpha1.RouteAnnouncementSpec
 		want    []string
 	}{
-		{"the same word", v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(200)), Prepend: pointer(int32(1))}, nil},
-		{"another word", v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(100)), MED: pointer(int64(0))}, []string{"spec.localPreference: 100", "spec.med: 0"}},
-		{"another weight", v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByNone}, []string{"spec.weightBy: None"}},
-		{"another pool", v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"c"}, LocalPreference: pointer(int64(100))}, nil},
-		{"another peer", v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"spine"}, LocalPreference: pointer(int64(100))}, nil},
-		{"other Services, perhaps", v1alpha1.RouteAnnouncementSpec{ServiceSelector: mail, LocalPreference: pointer(int64(100))}, nil},
-		{"the same Services", v1alpha1.RouteAnnouncementSpec{ServiceSelector: web, LocalPreference: pointer(int64(100))}, []string{"spec.localPreference: 100"}},
-		{"other prefixes", v1alpha1.RouteAnnouncementSpec{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64}, LocalPreference: pointer(int64(100))}, nil},
+		{
+			name:    "the same word",
+			younger: v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(200)), Prepend: pointer(int32(1))},
+		},
+		{
+			name:    "another word",
+			younger: v1alpha1.RouteAnnouncementSpec{LocalPreference: pointer(int64(100)), MED: pointer(int64(0))},
+			want:    []string{"spec.localPreference: 100", "spec.med: 0"},
+		},
+		{
+			name:    "another weight",
+			younger: v1alpha1.RouteAnnouncementSpec{WeightBy: v1alpha1.WeightByNone},
+			want:    []string{"spec.weightBy: None"},
+		},
+		{
+			name:    "another pool",
+			younger: v1alpha1.RouteAnnouncementSpec{PoolNames: []string{"c"}, LocalPreference: pointer(int64(100))},
+		},
+		{
+			name:    "another peer",
+			younger: v1alpha1.RouteAnnouncementSpec{NeighborNames: []string{"spine"}, LocalPreference: pointer(int64(100))},
+		},
+		{
+			name:    "other Services, perhaps",
+			younger: v1alpha1.RouteAnnouncementSpec{ServiceSelector: mail, LocalPreference: pointer(int64(100))},
+		},
+		{
+			name:    "the same Services",
+			younger: v1alpha1.RouteAnnouncementSpec{ServiceSelector: web, LocalPreference: pointer(int64(100))},
+			want:    []string{"spec.localPreference: 100"},
+		},
+		{
+			name:    "other prefixes",
+			younger: v1alpha1.RouteAnnouncementSpec{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64}, LocalPreference: pointer(int64(100))},
+		},
 	} {
 		_, problems := Compile(Objects{
-			Pools:              []*v1alpha1.LoadBalancerPool{pool("a", 1, "192.0.2.0/24"), pool("b", 1, "198.51.100.0/24"), pool("c", 1, "203.0.113.0/24")},
-			BGPNeighbors:       []*v1alpha1.BGPNeighbor{neighbor("tor", 1, "192.0.2.1"), neighbor("spine", 1, "192.0.2.2")},
-			RouteAnnouncements: []*v1alpha1.RouteAnnouncement{route("younger", 2, c.younger), route("older", 1, older)},
+			Pools: []*v1alpha1.LoadBalancerPool{
+				pool("a", 1, "192.0.2.0/24"),
+				pool("b", 1, "198.51.100.0/24"),
+				pool("c", 1, "203.0.113.0/24"),
+			},
+			BGPNeighbors: []*v1alpha1.BGPNeighbor{
+				neighbor("tor", 1, "192.0.2.1"),
+				neighbor("spine", 1, "192.0.2.2"),
+			},
+			RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
+				route("younger", 2, c.younger),
+				route("older", 1, older),
+			},
 		})
 		found := messages(problems[Key{"RouteAnnouncement", "younger"}])
 		for _, want := range c.want {
@@ -264,11 +486,16 @@ func TestCommunitiesOfAnAnnouncement(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, problems := Compile(Objects{RouteAnnouncements: []*v1alpha1.RouteAnnouncement{
-				route("a", 1, v1alpha1.RouteAnnouncementSpec{Communities: c.communities, ServiceSelector: match("app", "web")}),
+				route(
+					"a",
+					1,
+					v1alpha1.RouteAnnouncementSpec{Communities: c.communities, ServiceSelector: match("app", "web")},
+				),
 			}})
 			key := Key{"RouteAnnouncement", "a"}
 			found := messages(problems[key])
-			if refused := c.problem != ""; refused != (len(found) == 1) || refused && !strings.HasPrefix(found[0], c.problem) {
+			if refused := c.problem != ""; refused != (len(found) == 1) ||
+				refused && !strings.HasPrefix(found[0], c.problem) {
 				t.Errorf("problems %q, want %q", found, c.problem)
 			}
 			if s.Accepted(key) != (c.problem == "") {

@@ -57,7 +57,12 @@ func (c *compiler) routeAnnouncement(o *v1alpha1.RouteAnnouncement) {
 // neighborsOf compiles to whom a RouteAnnouncement announces.
 func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *RouteAnnouncement) bool {
 	if (len(spec.NeighborNames) > 0) == (spec.NeighborSelector != nil) {
-		c.report(key, ReasonInvalidSelector, "spec.neighborNames and spec.neighborSelector: write one of them, neighborSelector: {} for all neighbors; %s", noEffect)
+		c.report(
+			key,
+			ReasonInvalidSelector,
+			"spec.neighborNames and spec.neighborSelector: write one of them, neighborSelector: {} for all neighbors; %s",
+			noEffect,
+		)
 		return false
 	}
 	selects := func(n *Neighbor) bool { return slices.Contains(spec.NeighborNames, n.Name) }
@@ -80,13 +85,23 @@ func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *
 			continue
 		}
 		if _, exists := c.problems[Key{"BGPNeighbor", name}]; exists {
-			c.report(key, ReasonUnknownNeighbor, "spec.neighborNames[%d]: BGPNeighbor %q is not in effect; fix what its condition Ready says, or take the name out", i, name)
+			c.report(
+				key,
+				ReasonUnknownNeighbor,
+				"spec.neighborNames[%d]: BGPNeighbor %q is not in effect; fix what its condition Ready says, or take the name out",
+				i,
+				name,
+			)
 		} else {
 			c.report(key, ReasonUnknownNeighbor, "spec.neighborNames[%d]: no BGPNeighbor %q exists; create it or take the name out", i, name)
 		}
 	}
 	if spec.NeighborSelector != nil && !a.AllNeighbors && len(a.neighbors) == 0 {
-		c.report(key, ReasonNothingSelected, "spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector")
+		c.report(
+			key,
+			ReasonNothingSelected,
+			"spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector",
+		)
 	}
 	return true
 }
@@ -104,7 +119,15 @@ func (c *compiler) checkAggregates(key Key, a *RouteAnnouncement) {
 					field, bits = "ipv6PrefixLength", a.AggregateV6
 				}
 				if prefix := netip.PrefixFrom(end, bits).Masked(); bits < end.BitLen() && !pool.holds(prefix) {
-					c.report(key, ReasonInvalidRoute, "spec.aggregation.%s: %s is not all in LoadBalancerPool %s, which has %s there; addresses in it are announced by themselves; choose a longer prefix, or a pool that holds whole ones", field, prefix, pool.Name, formatRange(r))
+					c.report(
+						key,
+						ReasonInvalidRoute,
+						"spec.aggregation.%s: %s is not all in LoadBalancerPool %s, which has %s there; addresses in it are announced by themselves; choose a longer prefix, or a pool that holds whole ones",
+						field,
+						prefix,
+						pool.Name,
+						formatRange(r),
+					)
 					break
 				}
 			}
@@ -114,8 +137,15 @@ func (c *compiler) checkAggregates(key Key, a *RouteAnnouncement) {
 
 // checkMeeting reports what a younger announcement says otherwise than an older one for
 // the same routes, as far as the selectors show that there are such.
-func (c *compiler) checkMeeting(key Key, o *v1alpha1.RouteAnnouncement, a *RouteAnnouncement, older *v1alpha1.RouteAnnouncement, b *RouteAnnouncement) {
-	if !a.meets(b) || !surelyOverlap(o.Spec.NodeSelector, older.Spec.NodeSelector) || !surelyOverlap(o.Spec.ServiceSelector, older.Spec.ServiceSelector) {
+func (c *compiler) checkMeeting(
+	key Key,
+	o *v1alpha1.RouteAnnouncement,
+	a *RouteAnnouncement,
+	older *v1alpha1.RouteAnnouncement,
+	b *RouteAnnouncement,
+) {
+	if !a.meets(b) || !surelyOverlap(o.Spec.NodeSelector, older.Spec.NodeSelector) ||
+		!surelyOverlap(o.Spec.ServiceSelector, older.Spec.ServiceSelector) {
 		return
 	}
 	for _, f := range []struct {
@@ -129,10 +159,23 @@ func (c *compiler) checkMeeting(key Key, o *v1alpha1.RouteAnnouncement, a *Route
 		{"weightBy", a.WeightBy != "" && b.WeightBy != "" && a.WeightBy != b.WeightBy, a.WeightBy, b.WeightBy},
 	} {
 		if f.differ {
-			c.report(key, ReasonConflict, "spec.%s: %v, where the older RouteAnnouncement %s says %v for the same routes, which counts; make them equal, or select other pools, neighbors, nodes or Services", f.field, f.ours, b.Name, f.theirs)
+			c.report(
+				key,
+				ReasonConflict,
+				"spec.%s: %v, where the older RouteAnnouncement %s says %v for the same routes, which counts; make them equal, or select other pools, neighbors, nodes or Services",
+				f.field,
+				f.ours,
+				b.Name,
+				f.theirs,
+			)
 			other := Key{"RouteAnnouncement", b.Name}
 			c.problems[other] = append(c.problems[other], Problem{Reason: ReasonConflict, Harmless: true,
-				Message: fmt.Sprintf("spec.%s: the younger RouteAnnouncement %s says %v for the same routes, which does not count; make them equal, or select other pools, neighbors, nodes or Services", f.field, key.Name, f.ours)})
+				Message: fmt.Sprintf(
+					"spec.%s: the younger RouteAnnouncement %s says %v for the same routes, which does not count; make them equal, or select other pools, neighbors, nodes or Services",
+					f.field,
+					key.Name,
+					f.ours,
+				)})
 		}
 	}
 }

@@ -29,18 +29,32 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (name, compla
 	first := s.PoolOf(addresses[0])
 	switch {
 	case byIPVS == 0 && asked != "":
-		return "", fmt.Sprintf("annotation %s: %s has no effect: %s; take it out, or ask for a pool with dataplane IPVS with annotation %s",
-			v1alpha1.AnnotationIPVSScheduler, Quote(asked), s.dataplanes(addresses), v1alpha1.AnnotationPools)
+		return "", fmt.Sprintf(
+			"annotation %s: %s has no effect: %s; take it out, or ask for a pool with dataplane IPVS with annotation %s",
+			v1alpha1.AnnotationIPVSScheduler,
+			Quote(asked),
+			s.dataplanes(addresses),
+			v1alpha1.AnnotationPools,
+		)
 	case byIPVS == 0:
 		return "", ""
 	case byIPVS < len(addresses):
-		return "", fmt.Sprintf("kube-proxy forwards, since a Service has one dataplane: %s; give these pools the same spec.dataplane, or ask for others with annotation %s",
-			s.dataplanes(addresses), v1alpha1.AnnotationPools)
+		return "", fmt.Sprintf(
+			"kube-proxy forwards, since a Service has one dataplane: %s; give these pools the same spec.dataplane, or ask for others with annotation %s",
+			s.dataplanes(addresses),
+			v1alpha1.AnnotationPools,
+		)
 	case asked == "":
 		return first.Scheduler, ""
 	case !scheduler.Known(asked):
-		return first.Scheduler, fmt.Sprintf("annotation %s: %s is no scheduler, so %s of LoadBalancerPool %s serves; write one of %s",
-			v1alpha1.AnnotationIPVSScheduler, Quote(asked), first.Scheduler, first.Name, strings.Join(scheduler.Names(), ", "))
+		return first.Scheduler, fmt.Sprintf(
+			"annotation %s: %s is no scheduler, so %s of LoadBalancerPool %s serves; write one of %s",
+			v1alpha1.AnnotationIPVSScheduler,
+			Quote(asked),
+			first.Scheduler,
+			first.Name,
+			strings.Join(scheduler.Names(), ", "),
+		)
 	}
 	return asked, ""
 }
@@ -72,7 +86,10 @@ func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
 		case pool.ipvs():
 			words = append(words, fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane IPVS)", address, pool.Name))
 		default:
-			words = append(words, fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane KubeProxy)", address, pool.Name))
+			words = append(
+				words,
+				fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane KubeProxy)", address, pool.Name),
+			)
 		}
 	}
 	return strings.Join(words, ", ")

@@ -34,24 +34,73 @@ func TestTheDataplaneHoldsForAWholeService(t *testing.T) {
 		asked                string
 		scheduler, complaint string
 	}{
-		{"no address", nil, "lc", "", ""},
-		{"a pool of kube-proxy's", []string{"203.0.113.1"}, "", "", ""},
-		{"in no pool", []string{"10.0.0.1"}, "", "", ""},
-		{"the pool's scheduler", []string{"192.0.2.1"}, "", "mh", ""},
-		{"the default scheduler", []string{"2001:db8::1"}, "", "rr", ""},
-		{"the scheduler of the first address's pool", []string{"192.0.2.1", "2001:db8::1"}, "", "mh", ""},
-		{"and the other way round", []string{"2001:db8::1", "192.0.2.1"}, "", "rr", ""},
-		{"another scheduler", []string{"192.0.2.1"}, "wlc", "wlc", ""},
-		{"two dataplanes", []string{"192.0.2.1", "2001:db8:1::1"}, "", "",
-			"kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:1::1 is of LoadBalancerPool plain (dataplane KubeProxy)" + remedy},
-		{"two dataplanes, and a scheduler", []string{"198.51.100.1", "2001:db8::1"}, "lc", "",
-			"kube-proxy forwards, since a Service has one dataplane: 198.51.100.1 is of LoadBalancerPool explicit (dataplane KubeProxy), 2001:db8::1 is of LoadBalancerPool six (dataplane IPVS)" + remedy},
-		{"one address in no pool", []string{"192.0.2.1", "2001:db8:9::1"}, "", "",
-			"kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:9::1 is in no LoadBalancerPool" + remedy},
-		{"no such scheduler", []string{"192.0.2.1"}, "fastest", "mh",
-			`annotation berth.dev/ipvs-scheduler: "fastest" is no scheduler, so mh of LoadBalancerPool four serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
-		{"a scheduler without IPVS", []string{"203.0.113.1"}, "lc", "",
-			`annotation berth.dev/ipvs-scheduler: "lc" has no effect: 203.0.113.1 is of LoadBalancerPool plain (dataplane KubeProxy)` + none},
+		{
+			name:  "no address",
+			asked: "lc",
+		},
+		{
+			name:      "a pool of kube-proxy's",
+			addresses: []string{"203.0.113.1"},
+		},
+		{
+			name:      "in no pool",
+			addresses: []string{"10.0.0.1"},
+		},
+		{
+			name:      "the pool's scheduler",
+			addresses: []string{"192.0.2.1"},
+			scheduler: "mh",
+		},
+		{
+			name:      "the default scheduler",
+			addresses: []string{"2001:db8::1"},
+			scheduler: "rr",
+		},
+		{
+			name:      "the scheduler of the first address's pool",
+			addresses: []string{"192.0.2.1", "2001:db8::1"},
+			scheduler: "mh",
+		},
+		{
+			name:      "and the other way round",
+			addresses: []string{"2001:db8::1", "192.0.2.1"},
+			scheduler: "rr",
+		},
+		{
+			name:      "another scheduler",
+			addresses: []string{"192.0.2.1"},
+			asked:     "wlc",
+			scheduler: "wlc",
+		},
+		{
+			name:      "two dataplanes",
+			addresses: []string{"192.0.2.1", "2001:db8:1::1"},
+			complaint: "kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:1::1 is of LoadBalancerPool plain (dataplane KubeProxy)" + remedy,
+		},
+		{
+			name:      "two dataplanes, and a scheduler",
+			addresses: []string{"198.51.100.1", "2001:db8::1"},
+			asked:     "lc",
+			complaint: "kube-proxy forwards, since a Service has one dataplane: 198.51.100.1 is of LoadBalancerPool explicit (dataplane KubeProxy), 2001:db8::1 is of LoadBalancerPool six (dataplane IPVS)" + remedy,
+		},
+		{
+			name:      "one address in no pool",
+			addresses: []string{"192.0.2.1", "2001:db8:9::1"},
+			complaint: "kube-proxy forwards, since a Service has one dataplane: 192.0.2.1 is of LoadBalancerPool four (dataplane IPVS), 2001:db8:9::1 is in no LoadBalancerPool" + remedy,
+		},
+		{
+			name:      "no such scheduler",
+			addresses: []string{"192.0.2.1"},
+			asked:     "fastest",
+			scheduler: "mh",
+			complaint: `annotation berth.dev/ipvs-scheduler: "fastest" is no scheduler, so mh of LoadBalancerPool four serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+		},
+		{
+			name:      "a scheduler without IPVS",
+			addresses: []string{"203.0.113.1"},
+			asked:     "lc",
+			complaint: `annotation berth.dev/ipvs-scheduler: "lc" has no effect: 203.0.113.1 is of LoadBalancerPool plain (dataplane KubeProxy)` + none,
+		},
 	} {
 		var addresses []netip.Addr
 		for _, a := range c.addresses {
@@ -65,7 +114,19 @@ func TestTheDataplaneHoldsForAWholeService(t *testing.T) {
 }
 
 func TestHowLongEndpointsDrain(t *testing.T) {
-	quick, unset, plain := pool("quick", 1, "192.0.2.0/24"), pool("unset", 1, "2001:db8::/64"), pool("plain", 1, "203.0.113.0/24")
+	quick, unset, plain := pool(
+		"quick",
+		1,
+		"192.0.2.0/24",
+	), pool(
+		"unset",
+		1,
+		"2001:db8::/64",
+	), pool(
+		"plain",
+		1,
+		"203.0.113.0/24",
+	)
 	quick.Spec.Dataplane, unset.Spec.Dataplane = v1alpha1.DataplaneIPVS, v1alpha1.DataplaneIPVS
 	quick.Spec.IPVS = &v1alpha1.IPVSSettings{DrainTimeout: "90s"}
 	s, _ := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{quick, unset, plain}})
@@ -74,13 +135,40 @@ func TestHowLongEndpointsDrain(t *testing.T) {
 		addresses []string
 		want      time.Duration
 	}{
-		{"the pool's", []string{"192.0.2.1"}, 90 * time.Second},
-		{"the default", []string{"2001:db8::1"}, time.Hour},
-		{"of the first address's pool", []string{"192.0.2.1", "2001:db8::1"}, 90 * time.Second},
-		{"and the other way round", []string{"2001:db8::1", "192.0.2.1"}, time.Hour},
-		{"a pool of kube-proxy's", []string{"203.0.113.1"}, time.Hour},
-		{"in no pool", []string{"10.0.0.1"}, time.Hour},
-		{"no address", nil, time.Hour},
+		{
+			name:      "the pool's",
+			addresses: []string{"192.0.2.1"},
+			want:      90 * time.Second,
+		},
+		{
+			name:      "the default",
+			addresses: []string{"2001:db8::1"},
+			want:      time.Hour,
+		},
+		{
+			name:      "of the first address's pool",
+			addresses: []string{"192.0.2.1", "2001:db8::1"},
+			want:      90 * time.Second,
+		},
+		{
+			name:      "and the other way round",
+			addresses: []string{"2001:db8::1", "192.0.2.1"},
+			want:      time.Hour,
+		},
+		{
+			name:      "a pool of kube-proxy's",
+			addresses: []string{"203.0.113.1"},
+			want:      time.Hour,
+		},
+		{
+			name:      "in no pool",
+			addresses: []string{"10.0.0.1"},
+			want:      time.Hour,
+		},
+		{
+			name: "no address",
+			want: time.Hour,
+		},
 	} {
 		var addresses []netip.Addr
 		for _, a := range c.addresses {

@@ -170,7 +170,8 @@ func (s poolSet) selects(pool *Pool) bool {
 // anyOf reports whether the selector matches one of the Services, by their labels. All Services may be none that is
 // known.
 func anyOf(selector labels.Selector, services []labels.Set) bool {
-	return selector.Empty() || slices.ContainsFunc(services, func(set labels.Set) bool { return selector.Matches(set) })
+	return selector.Empty() ||
+		slices.ContainsFunc(services, func(set labels.Set) bool { return selector.Matches(set) })
 }
 
 // RouteAnnouncement is a compiled RouteAnnouncement.
@@ -291,7 +292,10 @@ func (s *Snapshot) Prefixes(a *RouteAnnouncement, address netip.Addr) []netip.Pr
 // holds tells whether all of the prefix is in the pool.
 func (p *Pool) holds(prefix netip.Prefix) bool {
 	whole := netipx.RangeOfPrefix(prefix)
-	return slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Contains(whole.From()) && r.Contains(whole.To()) })
+	return slices.ContainsFunc(
+		p.Ranges,
+		func(r netipx.IPRange) bool { return r.Contains(whole.From()) && r.Contains(whole.To()) },
+	)
 }
 
 // place is where a neighbor is, as far as the configuration says.

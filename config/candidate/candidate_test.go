@@ -16,21 +16,57 @@ func TestANodeIsExcludedByOneOfTheseRulesAndSaysByWhich(t *testing.T) {
 		return corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "dedicated"}, {Key: key}}}}
 	}
 	network := func(s corev1.ConditionStatus) corev1.Node {
-		return corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}, {Type: corev1.NodeNetworkUnavailable, Status: s}}}}
+		return corev1.Node{
+			Status: corev1.NodeStatus{
+				Conditions: []corev1.NodeCondition{
+					{Type: corev1.NodeReady, Status: corev1.ConditionFalse},
+					{Type: corev1.NodeNetworkUnavailable, Status: s},
+				},
+			},
+		}
 	}
 	for _, c := range []struct {
 		name string
 		node corev1.Node
 		want string
 	}{
-		{"nothing speaks against it", corev1.Node{}, ""},
-		{"a label", corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"node.kubernetes.io/exclude-from-external-load-balancers": "false"}}}, "has the label node.kubernetes.io/exclude-from-external-load-balancers"},
-		{"deletion", corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}}, "is being deleted"},
-		{"out of service", tainted("node.kubernetes.io/out-of-service"), "has the taint node.kubernetes.io/out-of-service"},
-		{"the autoscaler", tainted("ToBeDeletedByClusterAutoscaler"), "has the taint ToBeDeletedByClusterAutoscaler"},
-		{"another taint", tainted("node.kubernetes.io/unschedulable"), ""},
-		{"no network", network(corev1.ConditionTrue), "has the condition NetworkUnavailable"},
-		{"a network, and a kubelet that is not ready", network(corev1.ConditionFalse), ""},
+		{
+			name: "nothing speaks against it",
+			node: corev1.Node{},
+		},
+		{
+			name: "a label",
+			node: corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"node.kubernetes.io/exclude-from-external-load-balancers": "false"}}},
+			want: "has the label node.kubernetes.io/exclude-from-external-load-balancers",
+		},
+		{
+			name: "deletion",
+			node: corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}},
+			want: "is being deleted",
+		},
+		{
+			name: "out of service",
+			node: tainted("node.kubernetes.io/out-of-service"),
+			want: "has the taint node.kubernetes.io/out-of-service",
+		},
+		{
+			name: "the autoscaler",
+			node: tainted("ToBeDeletedByClusterAutoscaler"),
+			want: "has the taint ToBeDeletedByClusterAutoscaler",
+		},
+		{
+			name: "another taint",
+			node: tainted("node.kubernetes.io/unschedulable"),
+		},
+		{
+			name: "no network",
+			node: network(corev1.ConditionTrue),
+			want: "has the condition NetworkUnavailable",
+		},
+		{
+			name: "a network, and a kubelet that is not ready",
+			node: network(corev1.ConditionFalse),
+		},
 	} {
 		if got := Exclusion(&c.node); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
@@ -48,7 +84,10 @@ func TestANodeWithOtherAddressesIsAnother(t *testing.T) {
 	at := func(podCIDR string, addresses ...string) *corev1.Node {
 		n := &corev1.Node{Spec: corev1.NodeSpec{PodCIDRs: []string{podCIDR}}}
 		for _, a := range addresses {
-			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+			n.Status.Addresses = append(
+				n.Status.Addresses,
+				corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a},
+			)
 		}
 		return n
 	}
@@ -58,11 +97,27 @@ func TestANodeWithOtherAddressesIsAnother(t *testing.T) {
 		after *corev1.Node
 		want  bool
 	}{
-		{"the same", at("10.244.1.0/24", "192.0.2.11"), true},
-		{"another address", at("10.244.1.0/24", "192.0.2.12"), false},
-		{"one more", at("10.244.1.0/24", "192.0.2.11", "2001:db8::11"), false},
-		{"none", at("10.244.1.0/24"), false},
-		{"another pod CIDR", at("10.244.2.0/24", "192.0.2.11"), false},
+		{
+			name:  "the same",
+			after: at("10.244.1.0/24", "192.0.2.11"),
+			want:  true,
+		},
+		{
+			name:  "another address",
+			after: at("10.244.1.0/24", "192.0.2.12"),
+		},
+		{
+			name:  "one more",
+			after: at("10.244.1.0/24", "192.0.2.11", "2001:db8::11"),
+		},
+		{
+			name:  "none",
+			after: at("10.244.1.0/24"),
+		},
+		{
+			name:  "another pod CIDR",
+			after: at("10.244.2.0/24", "192.0.2.11"),
+		},
 	} {
 		if Same(before, c.after) != c.want || Same(SlimNode(before), SlimNode(c.after)) != c.want {
 			t.Errorf("%s: want that it is the same: %v", c.name, c.want)
@@ -84,14 +139,38 @@ func TestWhereAServiceHasEndpoints(t *testing.T) {
 		want      Endpoints
 		serve     []string
 	}{
-		{"none", nil, Endpoints{}, nil},
-		{"ready ones, and one that ends", []discoveryv1.Endpoint{{NodeName: node("n1"), Conditions: ready}, {NodeName: node("n1"), Conditions: ready}, {NodeName: node("n2"), Conditions: ending}},
-			Endpoints{Ready: map[string]bool{"n1": true}, Serving: map[string]bool{"n2": true}, Some: true}, []string{"n1"}},
-		{"only one that ends and serves", []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: ending}, {NodeName: node("n1"), Conditions: unready}},
-			Endpoints{Serving: map[string]bool{"n2": true}, Some: true}, []string{"n2"}},
-		{"only ones that do not serve", []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: gone}, {NodeName: node("n1"), Conditions: unready}}, Endpoints{}, nil},
-		{"conditions left out stand for ready", []discoveryv1.Endpoint{{NodeName: node("n1")}}, Endpoints{Ready: map[string]bool{"n1": true}, Some: true}, []string{"n1"}},
-		{"outside of the cluster", []discoveryv1.Endpoint{{Conditions: ready}}, Endpoints{Some: true}, nil},
+		{
+			name: "none",
+			want: Endpoints{},
+		},
+		{
+			name:      "ready ones, and one that ends",
+			endpoints: []discoveryv1.Endpoint{{NodeName: node("n1"), Conditions: ready}, {NodeName: node("n1"), Conditions: ready}, {NodeName: node("n2"), Conditions: ending}},
+			want:      Endpoints{Ready: map[string]bool{"n1": true}, Serving: map[string]bool{"n2": true}, Some: true},
+			serve:     []string{"n1"},
+		},
+		{
+			name:      "only one that ends and serves",
+			endpoints: []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: ending}, {NodeName: node("n1"), Conditions: unready}},
+			want:      Endpoints{Serving: map[string]bool{"n2": true}, Some: true},
+			serve:     []string{"n2"},
+		},
+		{
+			name:      "only ones that do not serve",
+			endpoints: []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: gone}, {NodeName: node("n1"), Conditions: unready}},
+			want:      Endpoints{},
+		},
+		{
+			name:      "conditions left out stand for ready",
+			endpoints: []discoveryv1.Endpoint{{NodeName: node("n1")}},
+			want:      Endpoints{Ready: map[string]bool{"n1": true}, Some: true},
+			serve:     []string{"n1"},
+		},
+		{
+			name:      "outside of the cluster",
+			endpoints: []discoveryv1.Endpoint{{Conditions: ready}},
+			want:      Endpoints{Some: true},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			slice := &discoveryv1.EndpointSlice{Endpoints: c.endpoints}
@@ -124,13 +203,26 @@ func TestWhereAServiceHasEndpoints(t *testing.T) {
 
 func TestTheCacheKeepsOneOfEndpointsThatAreAlike(t *testing.T) {
 	node := "n1"
-	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-x", Labels: map[string]string{"kubernetes.io/service-name": "web", "app": "web"}}}
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "d",
+			Name:      "web-x",
+			Labels:    map[string]string{"kubernetes.io/service-name": "web", "app": "web"},
+		},
+	}
 	for range 1000 {
-		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{NodeName: &node, Addresses: []string{"10.0.0.1"}})
+		slice.Endpoints = append(
+			slice.Endpoints,
+			discoveryv1.Endpoint{NodeName: &node, Addresses: []string{"10.0.0.1"}},
+		)
 	}
 	want := &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web-x", Labels: map[string]string{"kubernetes.io/service-name": "web"}},
-		Endpoints:  []discoveryv1.Endpoint{{NodeName: &node}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "d",
+			Name:      "web-x",
+			Labels:    map[string]string{"kubernetes.io/service-name": "web"},
+		},
+		Endpoints: []discoveryv1.Endpoint{{NodeName: &node}},
 	}
 	got := SlimSlice(slice, false)
 	if diff := cmp.Diff(want, got); diff != "" {

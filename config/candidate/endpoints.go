@@ -107,7 +107,10 @@ func SlimBackends(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	slim := slimmed(slice)
 	slim.Ports = slice.Ports
 	for _, e := range slice.Endpoints {
-		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName})
+		slim.Endpoints = append(
+			slim.Endpoints,
+			discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName},
+		)
 	}
 	return slim
 }

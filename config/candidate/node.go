@@ -65,7 +65,10 @@ func SlimNode(node *corev1.Node) *corev1.Node {
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady || c.Type == corev1.NodeNetworkUnavailable {
-			slim.Status.Conditions = append(slim.Status.Conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
+			slim.Status.Conditions = append(
+				slim.Status.Conditions,
+				corev1.NodeCondition{Type: c.Type, Status: c.Status},
+			)
 		}
 	}
 	return slim

@@ -87,7 +87,12 @@ func NewInformer[L runtime.Object](source Source[L], example runtime.Object) cac
 		},
 		WatchFuncWithContext: source.Watch,
 	}
-	return cache.NewSharedIndexInformer(lw, example, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	return cache.NewSharedIndexInformer(
+		lw,
+		example,
+		0,
+		cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
+	)
 }
 
 // Stored returns the objects of type T in an informer's cache.

@@ -24,8 +24,13 @@ func NewPasswordInformer(k kubernetes.Interface, namespace string) (cache.Shared
 			return o, nil
 		}
 		return &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: s.Name, Namespace: s.Namespace, UID: s.UID, ResourceVersion: s.ResourceVersion},
-			Data:       map[string][]byte{corev1.BasicAuthPasswordKey: s.Data[corev1.BasicAuthPasswordKey]},
+			ObjectMeta: metav1.ObjectMeta{
+				Name:            s.Name,
+				Namespace:       s.Namespace,
+				UID:             s.UID,
+				ResourceVersion: s.ResourceVersion,
+			},
+			Data: map[string][]byte{corev1.BasicAuthPasswordKey: s.Data[corev1.BasicAuthPasswordKey]},
 		}, nil
 	})
 	if err != nil {

@@ -86,7 +86,11 @@ func (g *gathering) speaker(s *v1alpha1.Speaker) {
 	for _, a := range s.Status.Addresses {
 		if address, err := netip.ParseAddr(a.Address); err == nil && !ServiceInterface(a.Interface) {
 			g.address(onInterface, address, Use{
-				By: fmt.Sprintf("on interface %s of node %s", a.Interface, s.Name), Local: s.Name, Interface: a.Interface,
+				By: fmt.Sprintf(
+					"on interface %s of node %s",
+					a.Interface,
+					s.Name,
+				), Local: s.Name, Interface: a.Interface,
 			})
 		}
 	}
@@ -104,7 +108,11 @@ func (g *gathering) edges(subnet netip.Prefix, node string) {
 	subnet = subnet.Masked()
 	whole := netipx.RangeOfPrefix(subnet)
 	edge := func(address netip.Addr, what string) {
-		g.address(segmentEdge, address, Use{By: fmt.Sprintf("the %s of %s, a segment of node %s", what, subnet, node)})
+		g.address(
+			segmentEdge,
+			address,
+			Use{By: fmt.Sprintf("the %s of %s, a segment of node %s", what, subnet, node)},
+		)
 	}
 	switch {
 	case subnet.Addr().Is4() && subnet.Bits() <= 30:
@@ -124,7 +132,8 @@ func (g *gathering) text(r rank, text, by string) {
 // address takes in an address that could be given; the others are in no pool.
 func (g *gathering) address(r rank, address netip.Addr, use Use) {
 	address = plain(address)
-	if !address.IsValid() || address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() || address.IsLinkLocalUnicast() {
+	if !address.IsValid() || address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() ||
+		address.IsLinkLocalUnicast() {
 		return
 	}
 	use.IPRange = netipx.IPRangeFrom(address, address)

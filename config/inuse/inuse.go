@@ -142,7 +142,8 @@ func (s *Set) Overlaps(prefix netip.Prefix) bool {
 		return false
 	}
 	whole := netipx.RangeOfPrefix(prefix)
-	if i, _ := slices.BinarySearchFunc(s.first, whole.From(), netip.Addr.Compare); i < len(s.first) && whole.Contains(s.first[i]) {
+	if i, _ := slices.BinarySearchFunc(s.first, whole.From(), netip.Addr.Compare); i < len(s.first) &&
+		whole.Contains(s.first[i]) {
 		return true
 	}
 	_, within := s.prefixOf(whole.From()) // a prefix that begins before this one holds all of it, or nothing

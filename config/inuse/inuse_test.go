@@ -66,68 +66,106 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 		from Sources
 		want []string
 	}{
-		{"nobody", Sources{}, nil},
-		{"nodes", Sources{Nodes: []*corev1.Node{
-			node("n2", []string{"10.244.2.0/24", "fd44:2::/64"}, internal("172.30.0.12"), corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.2"}),
-			node("n1", nil, internal("172.30.0.11"), internal("fd00:30::11"), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "172.30.0.99"}),
-		}}, []string{
-			"172.30.0.11 is the InternalIP of node n1",
-			"172.30.0.12 is the InternalIP of node n2",
-			"203.0.113.2 is the ExternalIP of node n2",
-			"fd00:30::11 is the InternalIP of node n1",
-			"10.244.2.0/24 is in the pod CIDR 10.244.2.0/24 of node n2",
-			"fd44:2::/64 is in the pod CIDR fd44:2::/64 of node n2",
-		}},
-		{"the API server", Sources{APIServer: apiServerAt("172.30.0.2", "fd00:30::2", "api.example.com")}, []string{
-			"172.30.0.2 is an address of the API server",
-			"fd00:30::2 is an address of the API server",
-		}},
-		{"BGPNeighbors, one of them by a link-local address", Sources{Peers: map[string]netip.Addr{
-			"tor": netip.MustParseAddr("172.30.0.1"), "link": netip.MustParseAddr("fe80::1%eth0"), "none": {},
-		}}, []string{"172.30.0.1 is the address of BGPNeighbor tor"}},
-		{"speakers", Sources{Speakers: []*v1alpha1.Speaker{
-			speaker("n1", v1alpha1.SpeakerStatus{
-				Gateways: []string{"172.30.0.1", "fe80::1"}, Addresses: on("eth0", "172.30.0.50", "fd00:30::50"),
-				Segments: segment("172.30.0.0/24", "fd00:30::/64", "fe80::/64"),
-			}),
-			speaker("n2", v1alpha1.SpeakerStatus{Segments: segment("172.30.0.0/24")}),
-		}}, []string{
-			"172.30.0.1 is a default gateway of node n1",
-			"172.30.0.50 is on interface eth0 of node n1 (eth0 of n1)",
-			"fd00:30::50 is on interface eth0 of node n1 (eth0 of n1)",
-			"172.30.0.0 is the network address of 172.30.0.0/24, a segment of node n1",
-			"172.30.0.255 is the broadcast address of 172.30.0.0/24, a segment of node n1",
-			"fd00:30:: is the subnet-router anycast address (RFC 4291 section 2.6.1) of fd00:30::/64, a segment of node n1",
-		}},
-		{"addresses that are bound because a Service has them", Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
-			Addresses: slices.Concat(on("kube-ipvs0", "192.0.2.1"), on("kube-lb0", "192.0.2.2"), on("kube-dummy-if", "192.0.2.3"), on("kube-ipvs00", "192.0.2.4")),
-		})}}, []string{"192.0.2.4 is on interface kube-ipvs00 of node n1 (kube-ipvs00 of n1)"}},
-		{"subnets of two addresses, and of one", Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
-			Segments: segment("192.0.2.4/30", "192.0.2.8/31", "192.0.2.10/32", "2001:db8::4/126", "2001:db8::8/127", "2001:db8::a/128"),
-		})}}, []string{
-			"192.0.2.4 is the network address of 192.0.2.4/30, a segment of node n1",
-			"192.0.2.7 is the broadcast address of 192.0.2.4/30, a segment of node n1",
-			"2001:db8::4 is the subnet-router anycast address (RFC 4291 section 2.6.1) of 2001:db8::4/126, a segment of node n1",
-		}},
-		{"CIDRs of the cluster", Sources{
-			ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), {}},
-		}, []string{"10.96.0.0/16 is in the Service CIDR 10.96.0.0/16", "10.244.0.0/16 is in the pod CIDR 10.244.0.0/16"}},
-		{"what cannot be read, or is in no pool", Sources{
-			Nodes:     []*corev1.Node{node("n1", []string{"x", "10.0.0.0/33", ""}, internal(""), internal("n1.example.com"), internal("127.0.0.1"))},
-			APIServer: apiServerAt("::1"),
-			Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
-				Gateways: []string{"", "0.0.0.0", "300.1.1.1", "224.0.0.1"}, Addresses: on("lo", "127.0.0.1", "169.254.1.1", "::"),
-				Segments: segment("", "1.2.3.4", "127.0.0.0/8", "::ffff:192.0.2.0/120"),
-			})},
-		}, nil},
-		{"addresses in other clothes", Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
-			Gateways: []string{"::ffff:192.0.2.1", "2001:db8::1%eth0"}, Segments: segment("192.0.2.77/24"),
-		})}}, []string{
-			"192.0.2.1 is a default gateway of node n1",
-			"2001:db8::1 is a default gateway of node n1",
-			"192.0.2.0 is the network address of 192.0.2.0/24, a segment of node n1",
-			"192.0.2.255 is the broadcast address of 192.0.2.0/24, a segment of node n1",
-		}},
+		{
+			name: "nobody",
+			from: Sources{},
+		},
+		{
+			name: "nodes",
+			from: Sources{Nodes: []*corev1.Node{
+				node("n2", []string{"10.244.2.0/24", "fd44:2::/64"}, internal("172.30.0.12"), corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.2"}),
+				node("n1", nil, internal("172.30.0.11"), internal("fd00:30::11"), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "172.30.0.99"}),
+			}},
+			want: []string{
+				"172.30.0.11 is the InternalIP of node n1",
+				"172.30.0.12 is the InternalIP of node n2",
+				"203.0.113.2 is the ExternalIP of node n2",
+				"fd00:30::11 is the InternalIP of node n1",
+				"10.244.2.0/24 is in the pod CIDR 10.244.2.0/24 of node n2",
+				"fd44:2::/64 is in the pod CIDR fd44:2::/64 of node n2",
+			},
+		},
+		{
+			name: "the API server",
+			from: Sources{APIServer: apiServerAt("172.30.0.2", "fd00:30::2", "api.example.com")},
+			want: []string{
+				"172.30.0.2 is an address of the API server",
+				"fd00:30::2 is an address of the API server",
+			},
+		},
+		{
+			name: "BGPNeighbors, one of them by a link-local address",
+			from: Sources{Peers: map[string]netip.Addr{
+				"tor": netip.MustParseAddr("172.30.0.1"), "link": netip.MustParseAddr("fe80::1%eth0"), "none": {},
+			}},
+			want: []string{"172.30.0.1 is the address of BGPNeighbor tor"},
+		},
+		{
+			name: "speakers",
+			from: Sources{Speakers: []*v1alpha1.Speaker{
+				speaker("n1", v1alpha1.SpeakerStatus{
+					Gateways: []string{"172.30.0.1", "fe80::1"}, Addresses: on("eth0", "172.30.0.50", "fd00:30::50"),
+					Segments: segment("172.30.0.0/24", "fd00:30::/64", "fe80::/64"),
+				}),
+				speaker("n2", v1alpha1.SpeakerStatus{Segments: segment("172.30.0.0/24")}),
+			}},
+			want: []string{
+				"172.30.0.1 is a default gateway of node n1",
+				"172.30.0.50 is on interface eth0 of node n1 (eth0 of n1)",
+				"fd00:30::50 is on interface eth0 of node n1 (eth0 of n1)",
+				"172.30.0.0 is the network address of 172.30.0.0/24, a segment of node n1",
+				"172.30.0.255 is the broadcast address of 172.30.0.0/24, a segment of node n1",
+				"fd00:30:: is the subnet-router anycast address (RFC 4291 section 2.6.1) of fd00:30::/64, a segment of node n1",
+			},
+		},
+		{
+			name: "addresses that are bound because a Service has them",
+			from: Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
+				Addresses: slices.Concat(on("kube-ipvs0", "192.0.2.1"), on("kube-lb0", "192.0.2.2"), on("kube-dummy-if", "192.0.2.3"), on("kube-ipvs00", "192.0.2.4")),
+			})}},
+			want: []string{"192.0.2.4 is on interface kube-ipvs00 of node n1 (kube-ipvs00 of n1)"},
+		},
+		{
+			name: "subnets of two addresses, and of one",
+			from: Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
+				Segments: segment("192.0.2.4/30", "192.0.2.8/31", "192.0.2.10/32", "2001:db8::4/126", "2001:db8::8/127", "2001:db8::a/128"),
+			})}},
+			want: []string{
+				"192.0.2.4 is the network address of 192.0.2.4/30, a segment of node n1",
+				"192.0.2.7 is the broadcast address of 192.0.2.4/30, a segment of node n1",
+				"2001:db8::4 is the subnet-router anycast address (RFC 4291 section 2.6.1) of 2001:db8::4/126, a segment of node n1",
+			},
+		},
+		{
+			name: "CIDRs of the cluster",
+			from: Sources{
+				ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), {}},
+			},
+			want: []string{"10.96.0.0/16 is in the Service CIDR 10.96.0.0/16", "10.244.0.0/16 is in the pod CIDR 10.244.0.0/16"},
+		},
+		{
+			name: "what cannot be read, or is in no pool",
+			from: Sources{
+				Nodes:     []*corev1.Node{node("n1", []string{"x", "10.0.0.0/33", ""}, internal(""), internal("n1.example.com"), internal("127.0.0.1"))},
+				APIServer: apiServerAt("::1"),
+				Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
+					Gateways: []string{"", "0.0.0.0", "300.1.1.1", "224.0.0.1"}, Addresses: on("lo", "127.0.0.1", "169.254.1.1", "::"),
+					Segments: segment("", "1.2.3.4", "127.0.0.0/8", "::ffff:192.0.2.0/120"),
+				})},
+			},
+		},
+		{
+			name: "addresses in other clothes",
+			from: Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
+				Gateways: []string{"::ffff:192.0.2.1", "2001:db8::1%eth0"}, Segments: segment("192.0.2.77/24"),
+			})}},
+			want: []string{
+				"192.0.2.1 is a default gateway of node n1",
+				"2001:db8::1 is a default gateway of node n1",
+				"192.0.2.0 is the network address of 192.0.2.0/24, a segment of node n1",
+				"192.0.2.255 is the broadcast address of 192.0.2.0/24, a segment of node n1",
+			},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := words(Compile(c.from).All()); !slices.Equal(got, c.want) {
@@ -194,14 +232,18 @@ func TestTheOrderOfSourcesDoesNotMatter(t *testing.T) {
 	if !one.Equal(other) {
 		t.Errorf("%q\nis not\n%q", words(one.All()), words(other.All()))
 	}
-	if use, _ := one.Of(netip.MustParseAddr("10.0.0.50")); use.By != "on interface eth0 of node n1" || use.Local != "n1" || use.Interface != "eth0" {
+	if use, _ := one.Of(netip.MustParseAddr("10.0.0.50")); use.By != "on interface eth0 of node n1" ||
+		use.Local != "n1" ||
+		use.Interface != "eth0" {
 		t.Errorf("%+v", use)
 	}
 }
 
 func TestWhichAddressesAndPrefixesAreInUse(t *testing.T) {
 	s := Compile(Sources{
-		Nodes:        []*corev1.Node{node("n1", nil, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "172.30.0.11"})},
+		Nodes: []*corev1.Node{
+			node("n1", nil, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "172.30.0.11"}),
+		},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd96::/112")},
 	})
 	for address, want := range map[string]bool{
@@ -225,14 +267,18 @@ func TestWhichAddressesAndPrefixesAreInUse(t *testing.T) {
 
 func TestNoSetHasNothing(t *testing.T) {
 	var none *Set
-	if _, used := none.Of(netip.MustParseAddr("10.0.0.1")); used || none.Overlaps(netip.MustParsePrefix("0.0.0.0/0")) || none.All() != nil {
+	if _, used := none.Of(netip.MustParseAddr("10.0.0.1")); used ||
+		none.Overlaps(netip.MustParsePrefix("0.0.0.0/0")) ||
+		none.All() != nil {
 		t.Error("something is in use")
 	}
 	some := Compile(Sources{APIServer: apiServerAt("10.0.0.1")})
 	if _, used := some.Of(netip.Addr{}); used || some.Overlaps(netip.Prefix{}) {
 		t.Error("an address that is none is in use")
 	}
-	if empty := Compile(Sources{}); !none.Equal(nil) || !none.Equal(empty) || !empty.Equal(none) || none.Equal(some) || some.Equal(none) {
+	if empty := Compile(Sources{}); !none.Equal(nil) || !none.Equal(empty) || !empty.Equal(none) ||
+		none.Equal(some) ||
+		some.Equal(none) {
 		t.Error("nothing is something")
 	}
 }
@@ -243,7 +289,11 @@ func FuzzWhateverASpeakerStatuss(f *testing.F) {
 	f.Add("0.0.0.0", "", "255.255.255.255", "0.0.0.0/0")
 	f.Add("x", "\xff", "", "fd00::/64")
 	f.Fuzz(func(t *testing.T, address, iface, gateway, subnet string) {
-		report := v1alpha1.SpeakerStatus{Addresses: on(iface, address), Gateways: []string{gateway}, Segments: segment(subnet)}
+		report := v1alpha1.SpeakerStatus{
+			Addresses: on(iface, address),
+			Gateways:  []string{gateway},
+			Segments:  segment(subnet),
+		}
 		s := Compile(Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", report)}})
 		if !s.Equal(Compile(Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", report)}})) {
 			t.Error("the same report says another thing")
@@ -255,7 +305,8 @@ func FuzzWhateverASpeakerStatuss(f *testing.F) {
 		for _, u := range uses {
 			a := u.From()
 			got, used := s.Of(a)
-			if !used || got != u || !u.IsValid() || a != u.To() || a.Is4In6() || a.Zone() != "" || a.IsLoopback() || a.IsMulticast() ||
+			if !used || got != u || !u.IsValid() || a != u.To() || a.Is4In6() || a.Zone() != "" || a.IsLoopback() ||
+				a.IsMulticast() ||
 				!s.Overlaps(netip.PrefixFrom(a, a.BitLen())) {
 				t.Errorf("%+v is %+v, %v", u, got, used)
 			}

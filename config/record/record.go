@@ -73,7 +73,10 @@ func (e *UnknownKeyError) Error() string {
 // Of returns the record in the conditions of the Service. The error is ErrNone, *ForgedError, *UnknownKeyError, or
 // says what cannot be parsed.
 func Of(svc *corev1.Service, key []byte) (Record, error) {
-	i := slices.IndexFunc(svc.Status.Conditions, func(c metav1.Condition) bool { return c.Type == v1alpha1.ServiceRecord })
+	i := slices.IndexFunc(
+		svc.Status.Conditions,
+		func(c metav1.Condition) bool { return c.Type == v1alpha1.ServiceRecord },
+	)
 	if i < 0 {
 		return Record{}, ErrNone
 	}
@@ -93,12 +96,19 @@ func Of(svc *corev1.Service, key []byte) (Record, error) {
 
 // Condition returns the record as a condition, signed with the key.
 func (r Record) Condition(key []byte, now metav1.Time) metav1.Condition {
-	return metav1.Condition{Type: v1alpha1.ServiceRecord, Status: metav1.ConditionTrue, Reason: reason, Message: r.sign(key), LastTransitionTime: now}
+	return metav1.Condition{
+		Type:               v1alpha1.ServiceRecord,
+		Status:             metav1.ConditionTrue,
+		Reason:             reason,
+		Message:            r.sign(key),
+		LastTransitionTime: now,
+	}
 }
 
 // Equal reports whether two records say the same.
 func (r Record) Equal(other Record) bool {
-	return r.UID == other.UID && r.Request == other.Request && slices.Equal(sorted(r.Addresses), sorted(other.Addresses))
+	return r.UID == other.UID && r.Request == other.Request &&
+		slices.Equal(sorted(r.Addresses), sorted(other.Addresses))
 }
 
 // sign returns the text of the record.

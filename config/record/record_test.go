@@ -16,7 +16,11 @@ import (
 var (
 	key   = []byte("0123456789abcdef0123456789abcdef")
 	other = []byte("another key of as many bytes !!!")
-	given = Record{UID: "6f9c", Request: RequestOf(nil), Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
+	given = Record{
+		UID:       "6f9c",
+		Request:   RequestOf(nil),
+		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+	}
 )
 
 // with returns a Service of that UID whose record has this text.
