@@ -23,12 +23,12 @@ type Objects struct {
 	SegmentAnnouncements []*v1alpha1.SegmentAnnouncement
 	RouteAnnouncements   []*v1alpha1.RouteAnnouncement
 	BGPNeighbors         []*v1alpha1.BGPNeighbor
-	// Passwords of the Secrets of type kubernetes.io/basic-auth in Berth's namespace,
-	// by name.
+	// Passwords of the Secrets of type kubernetes.io/basic-auth in Berth's namespace, by name.
 	Passwords map[string]string
 }
 
-// Differ reports whether two versions of a configuration object differ in what is compiled: not if only a status does.
+// Differ reports whether two versions of a configuration object differ in what is compiled. A
+// status is not.
 func Differ(before, after metav1.Object) bool {
 	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID() ||
 		!maps.Equal(before.GetLabels(), after.GetLabels()) ||
@@ -38,8 +38,8 @@ func Differ(before, after metav1.Object) bool {
 // Key names a configuration object.
 type Key struct{ Kind, Name string }
 
-// Problem is something wrong with an object. The rest of the object, and all other
-// objects, stay in effect.
+// Problem is something wrong with an object. The rest of the object, and all other objects, stay in
+// effect.
 type Problem struct {
 	// Reason in CamelCase, for the condition.
 	Reason string
@@ -64,9 +64,8 @@ const (
 	ReasonNothingSelected  = "NothingSelected"
 )
 
-// Compile returns the Snapshot of the objects and what is wrong with each. Every
-// object that was given has an entry in the second result, empty when all of it is
-// in effect.
+// Compile returns the Snapshot of the objects and what is wrong with each. Every object has an
+// entry in the second result, which is empty if all of the object is in effect.
 func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 	c := compiler{
 		snapshot:  &Snapshot{pools: map[string]*Pool{}},
@@ -98,7 +97,7 @@ type compiler struct {
 	announcements []*v1alpha1.RouteAnnouncement
 }
 
-// byAge orders objects by precedence: the older first, then by name.
+// byAge sorts objects by precedence: the older first, then by name.
 func byAge[T metav1.Object](objects []T) []T {
 	sorted := slices.Clone(objects)
 	slices.SortFunc(sorted, func(a, b T) int {
@@ -149,7 +148,7 @@ func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
 		}
 	}
 	if !c.scopes(key, o.Spec.Scopes, pool) {
-		// Whom it was meant to leave out is unknown.
+		// Which Services it was meant to leave out is unknown.
 		pool.Allocation = v1alpha1.AllocationDisabled
 	}
 	for _, r := range pool.Ranges {
@@ -159,7 +158,7 @@ func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
 	c.snapshot.pools[pool.Name] = pool
 }
 
-// ranges parses the entries of a field, and reports those that do not parse.
+// ranges parses the entries of a field, and reports those that are not valid.
 func (c *compiler) ranges(key Key, field string, entries []v1alpha1.AddressRange) *netipx.IPSetBuilder {
 	set := &netipx.IPSetBuilder{}
 	for i, entry := range entries {
@@ -173,7 +172,7 @@ func (c *compiler) ranges(key Key, field string, entries []v1alpha1.AddressRange
 }
 
 // onRequest parses the addresses of a pool that are given on request only, and reports those that
-// it does not hold.
+// the pool does not contain.
 func (c *compiler) onRequest(key Key, entries []v1alpha1.AddressRange, pool *netipx.IPSet) []netipx.IPRange {
 	set, err := c.ranges(key, "spec.onRequestAddresses", entries).IPSet()
 	if err != nil {
@@ -199,7 +198,7 @@ func (c *compiler) onRequest(key Key, entries []v1alpha1.AddressRange, pool *net
 	return set.Ranges()
 }
 
-// scopes compiles the scopes of a pool, and tells whether all are valid.
+// scopes compiles the scopes of a pool, and reports whether all are valid.
 func (c *compiler) scopes(key Key, scopes []v1alpha1.PoolScope, pool *Pool) bool {
 	const then = "the pool gives no addresses until this is fixed"
 	if len(scopes) == 0 {
@@ -245,8 +244,8 @@ func (c *compiler) scopes(key Key, scopes []v1alpha1.PoolScope, pool *Pool) bool
 	return valid
 }
 
-// withoutOlder takes out of a pool's addresses what older pools hold, and reports
-// each overlap, to both.
+// withoutOlder removes from a pool's addresses those of older pools, and reports each overlap to
+// both.
 func (c *compiler) withoutOlder(key Key, set *netipx.IPSetBuilder) *netipx.IPSetBuilder {
 	own, err := set.IPSet()
 	if err != nil {
@@ -278,7 +277,7 @@ func (c *compiler) withoutOlder(key Key, set *netipx.IPSetBuilder) *netipx.IPSet
 	return set
 }
 
-// intersection of two ranges that overlap.
+// intersection returns the intersection of two ranges that overlap.
 func intersection(a, b netipx.IPRange) netipx.IPRange {
 	from, to := a.From(), a.To()
 	if from.Less(b.From()) {
@@ -321,10 +320,15 @@ func (c *compiler) segmentAnnouncement(o *v1alpha1.SegmentAnnouncement) {
 		interfaces = append(interfaces, pattern)
 	}
 	if len(interfaces) == 0 && len(o.Spec.Interfaces) > 0 {
-		return // no interfaces stands for the default ones, which were not meant
+		return // no interfaces would mean the default ones
 	}
 	c.snapshot.segments = append(c.snapshot.segments, &SegmentAnnouncement{
-		Name: o.Name, Nodes: nodes, Interfaces: interfaces, pools: pools, services: services, preferred: c.preferred(key, o.Spec.PreferredNodes),
+		Name:       o.Name,
+		Nodes:      nodes,
+		Interfaces: interfaces,
+		pools:      pools,
+		services:   services,
+		preferred:  c.preferred(key, o.Spec.PreferredNodes),
 	})
 }
 
@@ -340,10 +344,11 @@ func (c *compiler) preferred(key Key, entries []v1alpha1.PreferredNode) []prefer
 	return compiled
 }
 
-// noEffect is what becomes of an object whose selector is invalid: what it was meant to leave out is unknown.
+// noEffect is what happens to an object with an invalid selector: what it was meant to leave out is
+// unknown.
 const noEffect = "the object is not in effect until this is fixed"
 
-// poolSet compiles what an announcement selects of the pools.
+// poolSet compiles which pools an announcement selects.
 func (c *compiler) poolSet(key Key, names []string, by *v1alpha1.Selector) (poolSet, bool) {
 	set := poolSet{names: map[string]bool{}}
 	switch {
@@ -392,7 +397,7 @@ func (c *compiler) poolSet(key Key, names []string, by *v1alpha1.Selector) (pool
 	return set, true
 }
 
-// selector compiles the label selector of a field; then says what its being invalid means.
+// selector compiles the label selector of a field. then says what happens if it is invalid.
 func (c *compiler) selector(key Key, field string, from *v1alpha1.Selector, then string) (labels.Selector, bool) {
 	if from == nil {
 		c.report(key, ReasonInvalidSelector, "spec.%s is missing; write {} to select all; %s", field, then)
@@ -406,8 +411,8 @@ func (c *compiler) selector(key Key, field string, from *v1alpha1.Selector, then
 	return s, true
 }
 
-// duration parses a duration of a field, and returns the default where nothing is written, or what is written is none,
-// which it reports.
+// duration parses a duration of a field. It returns the default if the field is left out or
+// invalid, and reports the latter.
 func (c *compiler) duration(key Key, reason, field string, d v1alpha1.Duration, preset time.Duration) time.Duration {
 	parsed, err := d.Parse()
 	if err != nil {
@@ -419,7 +424,8 @@ func (c *compiler) duration(key Key, reason, field string, d v1alpha1.Duration, 
 	return parsed
 }
 
-// ParseRange parses a prefix, an inclusive range "a-b" or a single address, of unicast addresses.
+// ParseRange parses a prefix, an inclusive range "a-b" or a single address. All addresses must be
+// unicast.
 func ParseRange(entry string) (netipx.IPRange, error) {
 	if from, to, isRange := strings.Cut(entry, "-"); isRange {
 		return parseEnds(entry, from, to)

@@ -42,7 +42,8 @@ func neighbor(name string, minute int, address string) *v1alpha1.BGPNeighbor {
 	}
 }
 
-// segment announces the addresses of the pools, or of all, from all nodes for all Services, but for what is changed.
+// segment announces the addresses of the pools, or of all, from all nodes for all Services, with
+// changes.
 func segment(
 	name string,
 	minute int,
@@ -109,7 +110,9 @@ func unicast(a netip.Addr) bool {
 }
 
 func FuzzParseRange(f *testing.F) {
-	for _, seed := range []string{"192.0.2.0/24", "192.0.2.1-192.0.2.9", "2001:db8::/64", "::1-::2", "-", "a-b-c", "::ffff:1.2.3.4/128"} {
+	for _, seed := range []string{
+		"192.0.2.0/24", "192.0.2.1-192.0.2.9", "2001:db8::/64", "::1-::2", "-", "a-b-c", "::ffff:1.2.3.4/128",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, entry string) {
@@ -196,7 +199,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 			}),
 			segment("both", 1, []string{"p"}, func(s *v1alpha1.SegmentAnnouncementSpec) { s.PoolSelector = all }),
 			segment(
-				"unlabelled",
+				"unlabeled",
 				1,
 				nil,
 				func(s *v1alpha1.SegmentAnnouncementSpec) { s.PoolSelector = match("no", "pool") },
@@ -263,7 +266,7 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		{"SegmentAnnouncement", "both"}: {
 			"InvalidSelector: spec.poolNames and spec.poolSelector: write one of them, poolSelector: {} for all pools; " + fix,
 		},
-		{"SegmentAnnouncement", "unlabelled"}: {
+		{"SegmentAnnouncement", "unlabeled"}: {
 			"NothingSelected: spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector",
 		},
 		{"SegmentAnnouncement", "preference"}: {
@@ -301,9 +304,17 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		t.Error(diff)
 	}
 	accepted := map[Key]bool{
-		{"LoadBalancerPool", "p"}: true, {"LoadBalancerPool", "closed"}: true, {"LoadBalancerPool", "half"}: true, {"SegmentAnnouncement", "typo"}: true,
-		{"SegmentAnnouncement", "pattern"}: true, {"SegmentAnnouncement", "preference"}: true, {"SegmentAnnouncement", "unlabelled"}: true,
-		{"RouteAnnouncement", "typo"}: true, {"RouteAnnouncement", "to-group"}: true, {"RouteAnnouncement", "nobody"}: true, {"BGPNeighbor", "one"}: true,
+		{"LoadBalancerPool", "p"}:             true,
+		{"LoadBalancerPool", "closed"}:        true,
+		{"LoadBalancerPool", "half"}:          true,
+		{"SegmentAnnouncement", "typo"}:       true,
+		{"SegmentAnnouncement", "pattern"}:    true,
+		{"SegmentAnnouncement", "preference"}: true,
+		{"SegmentAnnouncement", "unlabeled"}:  true,
+		{"RouteAnnouncement", "typo"}:         true,
+		{"RouteAnnouncement", "to-group"}:     true,
+		{"RouteAnnouncement", "nobody"}:       true,
+		{"BGPNeighbor", "one"}:                true,
 	}
 	for key := range want {
 		if s.Accepted(key) != accepted[key] {

@@ -10,8 +10,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// neighbor compiles a BGPNeighbor. One of which anything is wrong is not in effect: a session
-// without its password, say, is not what was asked for.
+// neighbor compiles a BGPNeighbor. If anything is wrong with it, it is not in effect: a session
+// without its password, for example, is not what was asked for.
 func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 	key := Key{"BGPNeighbor", o.Name}
 	c.problems[key] = nil
@@ -85,8 +85,8 @@ func (n *Neighbor) whereabouts() string {
 	return "address: " + n.Address.String()
 }
 
-// neighborAddresses parses where the neighbor is, and the source address. What is missing, or too
-// much, peer.Peer.Validate tells.
+// neighborAddresses parses the place of the neighbor and the source address. peer.Peer.Validate
+// reports what is missing, and what is too much.
 func (c *compiler) neighborAddresses(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) bool {
 	var err error
 	if spec.Address != "" {
@@ -125,8 +125,7 @@ func (c *compiler) neighborAddresses(key Key, spec v1alpha1.BGPNeighborSpec, n *
 	return true
 }
 
-// neighborElsewhere checks that no end of the session is a loopback address: those of two nodes are
-// the same.
+// neighborElsewhere checks that no end of the session is a loopback address, which every node has.
 func (c *compiler) neighborElsewhere(key Key, n *Neighbor) bool {
 	for _, end := range []struct {
 		field   string
@@ -171,7 +170,8 @@ func (c *compiler) neighborNumbers(key Key, spec v1alpha1.BGPNeighborSpec) bool 
 	return false
 }
 
-// overlapping reports whether a router could belong to both neighbors, because one of them has a prefix.
+// overlapping reports whether a router could belong to both neighbors because one of them has a
+// prefix.
 func overlapping(a, b *Neighbor) bool {
 	if !a.Prefix.IsValid() && !b.Prefix.IsValid() || a.Interface != "" || b.Interface != "" {
 		return false
@@ -182,7 +182,7 @@ func overlapping(a, b *Neighbor) bool {
 // defaultRestartTime is the default of the CRD.
 const defaultRestartTime = 2 * time.Minute
 
-// neighborTimes parses the times, and reports whether they are times.
+// neighborTimes parses the times, and reports whether they are valid.
 func (c *compiler) neighborTimes(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) bool {
 	before := len(c.problems[key])
 	get := func(field string, d v1alpha1.Duration, preset time.Duration) time.Duration {
@@ -208,7 +208,7 @@ func (c *compiler) neighborTimes(key Key, spec v1alpha1.BGPNeighborSpec, n *Neig
 // longestPassword is the kernel's limit, TCP_MD5SIG_MAXKEYLEN.
 const longestPassword = 80
 
-// neighborPassword finds the password, if there is to be one.
+// neighborPassword finds the password if there should be one.
 func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) bool {
 	auth := spec.Authentication
 	if auth == (v1alpha1.Authentication{}) {

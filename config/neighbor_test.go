@@ -42,9 +42,18 @@ func md5(secret string) v1alpha1.Authentication {
 
 func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
 	o := &v1alpha1.BGPNeighbor{ObjectMeta: meta("tor", 1), Spec: v1alpha1.BGPNeighborSpec{
-		LocalASN: 64513, LocalASNOverride: 65001, RemoteType: v1alpha1.RemoteExternal, NodeSelector: all, Address: "192.0.2.1", SourceAddress: "192.0.2.11", VRF: "red",
-		Families: []v1alpha1.Family{v1alpha1.IPv6}, Authentication: md5("md5"), TTLSecurityHops: 3,
-		GracefulRestart: &v1alpha1.GracefulRestart{}, BFD: &v1alpha1.BFD{TransmitInterval: "50ms", Multiplier: 5},
+		LocalASN:         64513,
+		LocalASNOverride: 65001,
+		RemoteType:       v1alpha1.RemoteExternal,
+		NodeSelector:     all,
+		Address:          "192.0.2.1",
+		SourceAddress:    "192.0.2.11",
+		VRF:              "red",
+		Families:         []v1alpha1.Family{v1alpha1.IPv6},
+		Authentication:   md5("md5"),
+		TTLSecurityHops:  3,
+		GracefulRestart:  &v1alpha1.GracefulRestart{},
+		BFD:              &v1alpha1.BFD{TransmitInterval: "50ms", Multiplier: 5},
 	}}
 	s, problems := Compile(
 		Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: map[string]string{"md5": "secret"}},
@@ -64,7 +73,12 @@ func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
 		GracefulRestart:  2 * time.Minute,
 		BFD:              peer.BFD{Enabled: true, TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
 	}}}
-	if diff := cmp.Diff(want, s.Neighbors, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.IgnoreFields(Neighbor{}, "Nodes", "labels")); diff != "" {
+	comparison := cmp.Options{
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmpopts.IgnoreFields(Neighbor{}, "Nodes", "labels"),
+	}
+	if diff := cmp.Diff(want, s.Neighbors, comparison); diff != "" {
 		t.Error(diff)
 	}
 	if found := problems[Key{"BGPNeighbor", "tor"}]; len(found) > 0 {
@@ -170,9 +184,11 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 			want:   "spec.addressPrefix: fe80::",
 		},
 		{
-			name:   "a prefix and any AS",
-			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.RemoteASN, s.RemoteType = 0, v1alpha1.RemoteExternal }),
-			want:   "spec.remoteASN",
+			name: "a prefix and any AS",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) {
+				s.RemoteASN, s.RemoteType = 0, v1alpha1.RemoteExternal
+			}),
+			want: "spec.remoteASN",
 		},
 		{
 			name:   "a prefix and BFD",
@@ -180,9 +196,11 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 			want:   "no sourceAddress, gracefulRestart or bfd",
 		},
 		{
-			name:   "a prefix and graceful restart",
-			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) { s.GracefulRestart = &v1alpha1.GracefulRestart{} }),
-			want:   "no sourceAddress, gracefulRestart or bfd",
+			name: "a prefix and graceful restart",
+			change: byPrefix("10.0.0.0/24", func(s *v1alpha1.BGPNeighborSpec) {
+				s.GracefulRestart = &v1alpha1.GracefulRestart{}
+			}),
+			want: "no sourceAddress, gracefulRestart or bfd",
 		},
 		{
 			name:   "an accepting prefix",
@@ -222,7 +240,7 @@ func TestANeighborOfWhichAnythingIsWrongIsNotInEffectAndSaysWhat(t *testing.T) {
 			want:   "spec.sourceAddress",
 		},
 		{
-			name:   "a source that is no address",
+			name:   "a source that is not an address",
 			change: func(s *v1alpha1.BGPNeighborSpec) { s.SourceAddress = "eth0" },
 			want:   "spec.sourceAddress",
 		},
@@ -427,8 +445,11 @@ func TestTwoAnnouncementsThatContradictEachOtherAreNamedToTheYounger(t *testing.
 			want:    []string{"spec.localPreference: 100"},
 		},
 		{
-			name:    "other prefixes",
-			younger: v1alpha1.RouteAnnouncementSpec{Aggregation: &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64}, LocalPreference: pointer(int64(100))},
+			name: "other prefixes",
+			younger: v1alpha1.RouteAnnouncementSpec{
+				Aggregation:     &v1alpha1.Aggregation{IPv4PrefixLength: 28, IPv6PrefixLength: 64},
+				LocalPreference: pointer(int64(100)),
+			},
 		},
 	} {
 		_, problems := Compile(Objects{

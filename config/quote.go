@@ -2,11 +2,11 @@ package config
 
 import "strconv"
 
-// LongestQuote is how many bytes of what a tenant wrote come into a message.
+// LongestQuote is how many bytes of a text that a tenant wrote are put into a message.
 const LongestQuote = 64
 
-// Quote returns text that a tenant wrote as it may come into a condition or an event: quoted, on one line, and no longer
-// than LongestQuote and what quoting adds.
+// Quote returns text that a tenant wrote in a form that conditions and events may have: quoted, on
+// one line, and not longer than LongestQuote and what quoting adds.
 func Quote(text string) string {
 	if len(text) <= LongestQuote {
 		return strconv.Quote(text)

@@ -10,8 +10,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// routeAnnouncement compiles a RouteAnnouncement. What is wrong with one field does not
-// keep the rest from effect, but for selectors.
+// routeAnnouncement compiles a RouteAnnouncement. An invalid selector or community keeps it from
+// effect; the rest of its problems do not.
 func (c *compiler) routeAnnouncement(o *v1alpha1.RouteAnnouncement) {
 	key := Key{"RouteAnnouncement", o.Name}
 	c.problems[key] = nil
@@ -54,7 +54,7 @@ func (c *compiler) routeAnnouncement(o *v1alpha1.RouteAnnouncement) {
 	c.announcements = append(c.announcements, o)
 }
 
-// neighborsOf compiles to whom a RouteAnnouncement announces.
+// neighborsOf compiles to which neighbors a RouteAnnouncement announces.
 func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *RouteAnnouncement) bool {
 	if (len(spec.NeighborNames) > 0) == (spec.NeighborSelector != nil) {
 		c.report(
@@ -106,7 +106,7 @@ func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *
 	return true
 }
 
-// checkAggregates reports pools that do not hold the aggregates of their addresses.
+// checkAggregates reports pools that do not contain the aggregates of their addresses.
 func (c *compiler) checkAggregates(key Key, a *RouteAnnouncement) {
 	for _, pool := range c.snapshot.Pools {
 		if !a.pools.selects(pool) {
@@ -135,8 +135,8 @@ func (c *compiler) checkAggregates(key Key, a *RouteAnnouncement) {
 	}
 }
 
-// checkMeeting reports what a younger announcement says otherwise than an older one for
-// the same routes, as far as the selectors show that there are such.
+// checkMeeting reports where a younger announcement differs from an older one for the same routes,
+// as far as the selectors show that there are such routes.
 func (c *compiler) checkMeeting(
 	key Key,
 	o *v1alpha1.RouteAnnouncement,
@@ -193,7 +193,7 @@ func (a *RouteAnnouncement) meets(b *RouteAnnouncement) bool {
 	return false
 }
 
-// surelyOverlap reports whether what two selectors match has something in common, whatever labels there are.
+// surelyOverlap reports whether two selectors match something in common, whatever labels there are.
 func surelyOverlap(a, b *v1alpha1.Selector) bool {
 	return a.Everything() || b.Everything() || reflect.DeepEqual(a, b)
 }

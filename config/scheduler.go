@@ -10,12 +10,12 @@ import (
 	"github.com/berth-lb/berth/internal/scheduler"
 )
 
-// Scheduler returns the scheduler of IPVS by which Berth forwards connections to a Service
-// with these addresses, which asks for a scheduler or, with "", does not; an empty one
-// says that kube-proxy forwards. The complaint, if there is one, tells the Service's owner what
-// is wrong with the addresses or with what was asked for, and the remedy.
+// Scheduler returns the scheduler of IPVS with which Berth forwards connections to a Service with
+// these addresses, or "" if kube-proxy forwards them. asked is the scheduler that the Service asks
+// for, if any. The complaint, if there is one, says to the Service's owner what is wrong with the
+// addresses or with asked, and the remedy.
 //
-// The dataplane is one for a whole Service, since ipMode is.
+// A Service has one data plane, because ipMode is the same for all nodes and addresses.
 func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (name, complaint string) {
 	if len(addresses) == 0 {
 		return "", ""
@@ -48,7 +48,7 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (name, compla
 		return first.Scheduler, ""
 	case !scheduler.Known(asked):
 		return first.Scheduler, fmt.Sprintf(
-			"annotation %s: %s is no scheduler, so %s of LoadBalancerPool %s serves; write one of %s",
+			"annotation %s: %s is not a valid scheduler, so %s of LoadBalancerPool %s serves; write one of %s",
 			v1alpha1.AnnotationIPVSScheduler,
 			Quote(asked),
 			first.Scheduler,
@@ -59,11 +59,12 @@ func (s *Snapshot) Scheduler(addresses []netip.Addr, asked string) (name, compla
 	return asked, ""
 }
 
-// defaultDrainTimeout is that of pools that name no other.
+// defaultDrainTimeout is the drain timeout of pools that do not set it.
 const defaultDrainTimeout = time.Hour
 
-// DrainTimeout returns how long an endpoint that terminates keeps its connections to a Service with these addresses at
-// most: as long as the pool of the first says, or by default where kube-proxy is to forward for it, but does not yet.
+// DrainTimeout returns the longest time that a terminating endpoint keeps its connections to a
+// Service with these addresses. It is that of the pool of the first address, or the default if
+// kube-proxy is to forward for that pool, but does not yet.
 func (s *Snapshot) DrainTimeout(addresses []netip.Addr) time.Duration {
 	if len(addresses) > 0 {
 		if pool := s.PoolOf(addresses[0]); pool.ipvs() {
@@ -73,10 +74,10 @@ func (s *Snapshot) DrainTimeout(addresses []netip.Addr) time.Duration {
 	return defaultDrainTimeout
 }
 
-// ipvs tells whether Berth forwards for the pool; nil is no pool.
+// ipvs reports whether Berth forwards for the pool; nil is no pool.
 func (p *Pool) ipvs() bool { return p != nil && p.Scheduler != "" }
 
-// dataplanes says which pool and dataplane each address is of.
+// dataplanes says which pool and data plane each address has.
 func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
 	var words []string
 	for _, address := range addresses {

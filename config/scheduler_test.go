@@ -9,7 +9,11 @@ import (
 )
 
 func TestTheDataplaneHoldsForAWholeService(t *testing.T) {
-	forwarded := func(name string, settings *v1alpha1.IPVSSettings, addresses v1alpha1.AddressRange) *v1alpha1.LoadBalancerPool {
+	forwarded := func(
+		name string,
+		settings *v1alpha1.IPVSSettings,
+		addresses v1alpha1.AddressRange,
+	) *v1alpha1.LoadBalancerPool {
 		p := pool(name, 1, addresses)
 		p.Spec.Dataplane, p.Spec.IPVS = v1alpha1.DataplaneIPVS, settings
 		return p
@@ -93,7 +97,7 @@ func TestTheDataplaneHoldsForAWholeService(t *testing.T) {
 			addresses: []string{"192.0.2.1"},
 			asked:     "fastest",
 			scheduler: "mh",
-			complaint: `annotation berth.dev/ipvs-scheduler: "fastest" is no scheduler, so mh of LoadBalancerPool four serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+			complaint: `annotation berth.dev/ipvs-scheduler: "fastest" is not a valid scheduler, so mh of LoadBalancerPool four serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
 		},
 		{
 			name:      "a scheduler without IPVS",

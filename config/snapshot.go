@@ -1,6 +1,6 @@
-// Package config turns the objects of group berth.dev into one immutable,
-// validated Snapshot, and says what is wrong with each object. It has no memory:
-// the same objects give the same Snapshot.
+// Package config compiles the objects of group berth.dev into one immutable, validated Snapshot,
+// and says what is wrong with each object. It has no memory: the same objects give the same
+// Snapshot.
 package config
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// Snapshot is a compiled set of configuration objects. It is immutable: share it
-// freely, change nothing in it.
+// Snapshot is a compiled set of configuration objects. It is immutable: share it, and change
+// nothing in it.
 type Snapshot struct {
 	// Pools in order of precedence: higher priority first, then older, then by name.
 	Pools []*Pool
@@ -31,7 +31,7 @@ type Snapshot struct {
 	routes   []*RouteAnnouncement
 }
 
-// Accepted reports whether the object is in effect, in part at least.
+// Accepted reports whether at least a part of the object is in effect.
 func (s *Snapshot) Accepted(key Key) bool {
 	switch key.Kind {
 	case "LoadBalancerPool":
@@ -79,28 +79,30 @@ type Pool struct {
 	ExcludeEdges bool
 	// ShareAcross: Services of different namespaces may share an address.
 	ShareAcross bool
-	// TakeOver: Services that another load balancer gave addresses of the pool are adopted.
+	// TakeOver: Services that got addresses of the pool from another load balancer are taken over.
 	TakeOver bool
 	Priority int32
-	// Scheduler of IPVS, by which Berth forwards connections to the pool's addresses.
-	// Empty: kube-proxy forwards.
+	// Scheduler of IPVS with which Berth forwards connections to the pool's addresses. Empty:
+	// kube-proxy forwards.
 	Scheduler string
-	// DrainTimeout is how long an endpoint that terminates keeps its connections at most. 0: kube-proxy forwards.
+	// DrainTimeout is the longest time that a terminating endpoint keeps its connections. 0:
+	// kube-proxy forwards.
 	DrainTimeout time.Duration
 
 	labels labels.Set
 	scopes []scope
 }
 
-// Serves tells whether the pool gives addresses to a Service with these labels in a
-// namespace of that name and these labels.
+// Serves reports whether the pool gives addresses to a Service with these labels in a namespace
+// with this name and these labels.
 func (p *Pool) Serves(namespace string, namespaceLabels, service labels.Set) bool {
 	return slices.ContainsFunc(p.scopes, func(s scope) bool {
 		return s.servesNamespace(namespace, namespaceLabels) && s.services.Matches(service)
 	})
 }
 
-// ServesNamespace reports whether the pool gives addresses to some Service of a namespace of that name and these labels.
+// ServesNamespace reports whether the pool gives addresses to some Service of a namespace with this
+// name and these labels.
 func (p *Pool) ServesNamespace(namespace string, labels labels.Set) bool {
 	return slices.ContainsFunc(p.scopes, func(s scope) bool {
 		return s.servesNamespace(namespace, labels)
@@ -139,8 +141,7 @@ type preferredNode struct {
 	weight int32
 }
 
-// Weight returns how much the announcement prefers a node with these labels, 0 or
-// more.
+// Weight returns how much the announcement prefers a node with these labels, 0 or more.
 func (a *SegmentAnnouncement) Weight(node labels.Set) int32 {
 	var sum int32
 	for _, p := range a.preferred {
@@ -151,15 +152,16 @@ func (a *SegmentAnnouncement) Weight(node labels.Set) int32 {
 	return sum
 }
 
-// poolSet is what an announcement selects of the pools.
+// poolSet says which pools an announcement selects.
 type poolSet struct {
 	names map[string]bool
-	// orphans: it may have selected a pool that is gone, so it selects the addresses that are in no pool: it selects
-	// all pools, names one that does not exist, or has a selector that matches none.
+	// orphans: the addresses that are in no pool are selected too, because the announcement may
+	// have selected a pool that is gone: it selects all pools, names one that does not exist, or
+	// has a selector that matches none.
 	orphans bool
 }
 
-// selects reports whether the pool is selected, or with nil an address of no pool.
+// selects reports whether the pool is selected, or for nil, whether addresses of no pool are.
 func (s poolSet) selects(pool *Pool) bool {
 	if pool == nil {
 		return s.orphans
@@ -167,8 +169,8 @@ func (s poolSet) selects(pool *Pool) bool {
 	return s.names[pool.Name]
 }
 
-// anyOf reports whether the selector matches one of the Services, by their labels. All Services may be none that is
-// known.
+// anyOf reports whether the selector matches one of the Services, by their labels. One that matches
+// everything also matches if no Service is known.
 func anyOf(selector labels.Selector, services []labels.Set) bool {
 	return selector.Empty() ||
 		slices.ContainsFunc(services, func(set labels.Set) bool { return selector.Matches(set) })
@@ -179,19 +181,18 @@ type RouteAnnouncement struct {
 	Name string
 	// Nodes that announce.
 	Nodes labels.Selector
-	// AllNeighbors: it announces to each neighbor that there is.
+	// AllNeighbors: it announces to every existing neighbor.
 	AllNeighbors bool
-	// AggregateV4 and AggregateV6 are lengths of prefixes, 32 and 128 without
-	// aggregation.
+	// AggregateV4 and AggregateV6 are lengths of prefixes, 32 and 128 without aggregation.
 	AggregateV4, AggregateV6 int
-	// Specifics: beside the aggregate each address is announced.
+	// Specifics: each address is announced beside the aggregate.
 	Specifics bool
-	// LocalPref, MED and Prepend are nil where nothing is said.
+	// LocalPref, MED and Prepend are nil if the announcement leaves them out.
 	LocalPref, MED *uint32
 	Prepend        *uint8
 	// Communities in ascending order.
 	Communities []community.Community
-	// WeightBy says what routes weigh; "" where nothing is said.
+	// WeightBy says what routes weigh; "" if the announcement leaves it out.
 	WeightBy v1alpha1.WeightBy
 
 	neighbors []string // that are in effect, ascending
@@ -199,7 +200,8 @@ type RouteAnnouncement struct {
 	services  labels.Selector
 }
 
-// Neighbors returns the names of the neighbors to which it announces, ascending. They are the caller's to change.
+// Neighbors returns the names of the neighbors to which it announces, ascending. The caller may
+// change the result.
 func (a *RouteAnnouncement) Neighbors() []string { return slices.Clone(a.neighbors) }
 
 // To reports whether it announces to the neighbor of that name.
@@ -228,10 +230,10 @@ func (s *Snapshot) PoolOf(address netip.Addr) *Pool {
 	return s.ranges[i].pool
 }
 
-// L2For returns the L2 announcements that select the address, in order of
-// precedence. The labels are those of the Services that have it. An address outside every pool (its pool was deleted or narrowed) is
-// selected by those that may have selected that one: of all pools, of a pool that does not exist, or by a selector that
-// matches no pool.
+// L2For returns the SegmentAnnouncements that select the address, in order of precedence. services
+// are the labels of the Services that have it. An address outside every pool (its pool was deleted
+// or narrowed) is selected by those that may have selected its pool: those of all pools, of a pool
+// that does not exist, or by a selector that matches no pool.
 func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*SegmentAnnouncement {
 	pool := s.PoolOf(address)
 	var found []*SegmentAnnouncement
@@ -243,7 +245,8 @@ func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*SegmentA
 	return found
 }
 
-// AnnouncementsOf returns kind and name of each announcement that selects addresses of the pool, of whichever Services.
+// AnnouncementsOf returns kind and name of each announcement that selects addresses of the pool,
+// whatever Services it selects.
 func (s *Snapshot) AnnouncementsOf(pool *Pool) []string {
 	var names []string
 	for _, a := range s.segments {
@@ -259,7 +262,7 @@ func (s *Snapshot) AnnouncementsOf(pool *Pool) []string {
 	return names
 }
 
-// BGPFor is L2For, for BGP announcements.
+// BGPFor is L2For for RouteAnnouncements.
 func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*RouteAnnouncement {
 	pool := s.PoolOf(address)
 	var found []*RouteAnnouncement
@@ -271,8 +274,8 @@ func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*RouteAn
 	return found
 }
 
-// Prefixes returns what the announcement announces for an address: the aggregate that
-// holds it, if all of that is in the address's pool, the address, or both.
+// Prefixes returns what the announcement announces for an address: the aggregate that contains it,
+// if all of that is in the address's pool, the address, or both.
 func (s *Snapshot) Prefixes(a *RouteAnnouncement, address netip.Addr) []netip.Prefix {
 	length := a.AggregateV6
 	if address.Is4() {
@@ -289,7 +292,7 @@ func (s *Snapshot) Prefixes(a *RouteAnnouncement, address netip.Addr) []netip.Pr
 	return []netip.Prefix{aggregate}
 }
 
-// holds tells whether all of the prefix is in the pool.
+// holds reports whether all of the prefix is in the pool.
 func (p *Pool) holds(prefix netip.Prefix) bool {
 	whole := netipx.RangeOfPrefix(prefix)
 	return slices.ContainsFunc(
@@ -308,8 +311,8 @@ type place struct {
 
 func (n *Neighbor) place() place { return place{n.Address, n.Interface, n.VRF, n.Prefix} }
 
-// NeighborsOf returns the neighbors of a node with these labels. Where two of them are at
-// the same place, the one of higher precedence is returned.
+// NeighborsOf returns the neighbors of a node with these labels. If two of them are at the same
+// place, it returns the one of higher precedence.
 func (s *Snapshot) NeighborsOf(node labels.Set) []*Neighbor {
 	var found []*Neighbor
 	seen := map[place]bool{}

@@ -36,7 +36,9 @@ func TestANodeIsExcludedByOneOfTheseRulesAndSaysByWhich(t *testing.T) {
 		},
 		{
 			name: "a label",
-			node: corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"node.kubernetes.io/exclude-from-external-load-balancers": "false"}}},
+			node: corev1.Node{ObjectMeta: metav1.ObjectMeta{
+				Labels: map[string]string{"node.kubernetes.io/exclude-from-external-load-balancers": "false"},
+			}},
 			want: "has the label node.kubernetes.io/exclude-from-external-load-balancers",
 		},
 		{
@@ -144,21 +146,31 @@ func TestWhereAServiceHasEndpoints(t *testing.T) {
 			want: Endpoints{},
 		},
 		{
-			name:      "ready ones, and one that ends",
-			endpoints: []discoveryv1.Endpoint{{NodeName: node("n1"), Conditions: ready}, {NodeName: node("n1"), Conditions: ready}, {NodeName: node("n2"), Conditions: ending}},
-			want:      Endpoints{Ready: map[string]bool{"n1": true}, Serving: map[string]bool{"n2": true}, Some: true},
-			serve:     []string{"n1"},
+			name: "ready ones, and one that ends",
+			endpoints: []discoveryv1.Endpoint{
+				{NodeName: node("n1"), Conditions: ready},
+				{NodeName: node("n1"), Conditions: ready},
+				{NodeName: node("n2"), Conditions: ending},
+			},
+			want:  Endpoints{Ready: map[string]bool{"n1": true}, Serving: map[string]bool{"n2": true}, Some: true},
+			serve: []string{"n1"},
 		},
 		{
-			name:      "only one that ends and serves",
-			endpoints: []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: ending}, {NodeName: node("n1"), Conditions: unready}},
-			want:      Endpoints{Serving: map[string]bool{"n2": true}, Some: true},
-			serve:     []string{"n2"},
+			name: "only one that ends and serves",
+			endpoints: []discoveryv1.Endpoint{
+				{NodeName: node("n2"), Conditions: ending},
+				{NodeName: node("n1"), Conditions: unready},
+			},
+			want:  Endpoints{Serving: map[string]bool{"n2": true}, Some: true},
+			serve: []string{"n2"},
 		},
 		{
-			name:      "only ones that do not serve",
-			endpoints: []discoveryv1.Endpoint{{NodeName: node("n2"), Conditions: gone}, {NodeName: node("n1"), Conditions: unready}},
-			want:      Endpoints{},
+			name: "only ones that do not serve",
+			endpoints: []discoveryv1.Endpoint{
+				{NodeName: node("n2"), Conditions: gone},
+				{NodeName: node("n1"), Conditions: unready},
+			},
+			want: Endpoints{},
 		},
 		{
 			name:      "conditions left out stand for ready",

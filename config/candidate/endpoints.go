@@ -11,16 +11,14 @@ type Endpoints struct {
 	Ready map[string]bool
 	// Serving nodes have an endpoint that is terminating and still serves (KEP-1669).
 	Serving map[string]bool
-	// ready endpoints by node, of IPv4 and of IPv6
+	// count has the number of ready endpoints by node, of IPv4 and of IPv6.
 	count [2]map[string]int
-	// Some: there is an endpoint that is ready or serves, on whichever node, or outside
-	// of the cluster.
+	// Some is true if an endpoint is ready or serves, on any node or outside of the cluster.
 	Some bool
 }
 
-// Nodes returns the nodes that serve the Service under policy Local: those with a
-// ready endpoint; when the whole cluster has none, those with one that still
-// serves.
+// Nodes returns the nodes that serve the Service under policy Local: those with a ready endpoint,
+// or if the whole cluster has none, those with one that still serves.
 func (e Endpoints) Nodes() map[string]bool {
 	if len(e.Ready) > 0 {
 		return e.Ready
@@ -36,8 +34,7 @@ func (e Endpoints) Count(node string, ipv4 bool) int {
 	return e.count[1][node]
 }
 
-// Of returns where the endpoints are of which these EndpointSlices tell. Objects of
-// other types are passed over.
+// Of returns where the endpoints in these EndpointSlices are. It skips objects of other types.
 func Of[T any](slices []T) Endpoints {
 	e := Endpoints{Ready: map[string]bool{}, Serving: map[string]bool{}, count: [2]map[string]int{{}, {}}}
 	for _, o := range slices {
@@ -65,7 +62,7 @@ func Of[T any](slices []T) Endpoints {
 	return e
 }
 
-// State is how far connections go to an endpoint.
+// State says whether connections go to an endpoint.
 type State uint8
 
 // The states of endpoints.
@@ -75,7 +72,7 @@ const (
 	Serving // and terminating: while nothing is ready
 )
 
-// StateOf returns the state by the conditions.
+// StateOf returns the state of an endpoint with these conditions.
 func StateOf(c discoveryv1.EndpointConditions) State {
 	is := func(b *bool, unset bool) bool {
 		if b == nil {
@@ -92,8 +89,8 @@ func StateOf(c discoveryv1.EndpointConditions) State {
 	return Useless
 }
 
-// ServiceOf returns namespace/name of the Service that an EndpointSlice belongs to,
-// "" if it belongs to none.
+// ServiceOf returns namespace/name of the Service that an EndpointSlice belongs to, "" if it
+// belongs to none.
 func ServiceOf(slice *discoveryv1.EndpointSlice) string {
 	name := slice.Labels[discoveryv1.LabelServiceName]
 	if name == "" {
@@ -102,7 +99,8 @@ func ServiceOf(slice *discoveryv1.EndpointSlice) string {
 	return slice.Namespace + "/" + name
 }
 
-// SlimBackends returns the EndpointSlice with no more than where to send what, and whether.
+// SlimBackends returns the EndpointSlice with only its ports, and the addresses, nodes and
+// conditions of its endpoints.
 func SlimBackends(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	slim := slimmed(slice)
 	slim.Ports = slice.Ports
@@ -115,8 +113,8 @@ func SlimBackends(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	return slim
 }
 
-// SlimSlice returns the EndpointSlice with no more than its name, its Service, and of
-// the endpoints that are alike to Of one each, or all of them if they are to be counted.
+// SlimSlice returns the EndpointSlice with only its name, its Service, and one endpoint of each
+// kind that Of distinguishes, or all of them if they are counted.
 func SlimSlice(slice *discoveryv1.EndpointSlice, counted bool) *discoveryv1.EndpointSlice {
 	slim := slimmed(slice)
 	type kind struct {

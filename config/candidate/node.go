@@ -1,6 +1,6 @@
-// Package candidate says which nodes may announce the addresses of a Service, as far
-// as the API shows it. It is pure: the speakers plan by it, and the controller
-// explains by it what they do.
+// Package candidate says which nodes may announce the addresses of a Service, as far as the API
+// shows it. It is pure. The speakers plan with it, and the controller explains with it what they
+// do.
 package candidate
 
 import (
@@ -13,17 +13,17 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// autoscalerTaint marks a node that the cluster autoscaler is about to delete;
-// kube-proxy reports itself unhealthy by it, too (KEP-3836).
+// autoscalerTaint marks a node that the cluster autoscaler is about to delete; kube-proxy also
+// reports itself unhealthy because of it (KEP-3836).
 const autoscalerTaint = "ToBeDeletedByClusterAutoscaler"
 
-// Exclusion tells why the Node announces nothing, in words that follow its name. It
-// is empty when the Node may announce.
+// Exclusion returns why the Node announces nothing, in words that follow its name, or "" if it may
+// announce.
 func Exclusion(node *corev1.Node) string {
 	if node.DeletionTimestamp != nil {
 		return "is being deleted"
 	}
-	if _, labelled := node.Labels[v1alpha1.ExcludeLabel]; labelled {
+	if _, labeled := node.Labels[v1alpha1.ExcludeLabel]; labeled {
 		return "has the label " + v1alpha1.ExcludeLabel
 	}
 	for _, t := range node.Spec.Taints {
@@ -43,15 +43,15 @@ func excludes(t corev1.Taint) bool {
 	return t.Key == corev1.TaintNodeOutOfService || t.Key == autoscalerTaint
 }
 
-// Same reports whether two versions of a Node are equal to whoever chooses among nodes, or must know which addresses
-// they have.
+// Same reports whether two versions of a Node are equal in what matters to the choice among nodes,
+// and in the addresses that they and their pods have.
 func Same(a, b *corev1.Node) bool {
 	return maps.Equal(a.Labels, b.Labels) && Exclusion(a) == Exclusion(b) &&
 		slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) && slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
-// SlimNode returns the Node with no more than its name, labels, addresses and those of its pods,
-// what Exclusion asks for, and its condition Ready.
+// SlimNode returns the Node with only its name, labels, addresses and those of its pods, what
+// Exclusion needs, and its condition Ready.
 func SlimNode(node *corev1.Node) *corev1.Node {
 	slim := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion,

@@ -1,5 +1,5 @@
-// Package client gives typed access to the objects of group berth.dev, with the
-// generic client of client-go in place of generated code.
+// Package client gives typed access to the objects of group berth.dev, with the generic client of
+// client-go in place of generated code.
 package client
 
 import (
@@ -23,10 +23,14 @@ type Interface struct {
 	SegmentAnnouncements *gentype.ClientWithList[*v1alpha1.SegmentAnnouncement, *v1alpha1.SegmentAnnouncementList]
 	RouteAnnouncements   *gentype.ClientWithList[*v1alpha1.RouteAnnouncement, *v1alpha1.RouteAnnouncementList]
 	BGPNeighbors         *gentype.ClientWithList[*v1alpha1.BGPNeighbor, *v1alpha1.BGPNeighborList]
-	AddressReservations  func(namespace string) *gentype.ClientWithList[*v1alpha1.AddressReservation, *v1alpha1.AddressReservationList] // "": all
-	L2Owners *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]
+	L2Owners             *gentype.ClientWithList[*v1alpha1.L2Owner, *v1alpha1.L2OwnerList]
 	Speakers             *gentype.ClientWithList[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
+	// AddressReservations of a namespace; "" is all.
+	AddressReservations func(namespace string) *ReservationClient
 }
+
+// ReservationClient is the client for AddressReservations.
+type ReservationClient = gentype.ClientWithList[*v1alpha1.AddressReservation, *v1alpha1.AddressReservationList]
 
 // New returns clients that talk to the API server of config.
 func New(config *rest.Config) (*Interface, error) {
@@ -58,7 +62,7 @@ func New(config *rest.Config) (*Interface, error) {
 		BGPNeighbors: gentype.NewClientWithList("bgpneighbors", r, codec, "",
 			func() *v1alpha1.BGPNeighbor { return &v1alpha1.BGPNeighbor{} },
 			func() *v1alpha1.BGPNeighborList { return &v1alpha1.BGPNeighborList{} }),
-		AddressReservations: func(namespace string) *gentype.ClientWithList[*v1alpha1.AddressReservation, *v1alpha1.AddressReservationList] {
+		AddressReservations: func(namespace string) *ReservationClient {
 			return gentype.NewClientWithList("addressreservations", r, codec, namespace,
 				func() *v1alpha1.AddressReservation { return &v1alpha1.AddressReservation{} },
 				func() *v1alpha1.AddressReservationList { return &v1alpha1.AddressReservationList{} })
@@ -78,8 +82,8 @@ type Source[L runtime.Object] interface {
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
 }
 
-// NewInformer returns an informer, not yet running, over the objects of source.
-// The example is an empty object of the kind.
+// NewInformer returns an informer, not running yet, over the objects of source. The example is an
+// empty object of the kind.
 func NewInformer[L runtime.Object](source Source[L], example runtime.Object) cache.SharedIndexInformer {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

@@ -13,9 +13,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// NewPasswordInformer returns an informer, not yet running, over the Secrets of type
-// kubernetes.io/basic-auth of one namespace. Its cache has no more of them than their
-// password.
+// NewPasswordInformer returns an informer, not running yet, over the Secrets of type
+// kubernetes.io/basic-auth of one namespace. Its cache has only their passwords.
 func NewPasswordInformer(k kubernetes.Interface, namespace string) (cache.SharedIndexInformer, error) {
 	informer := NewInformer(basicAuth{k.CoreV1().Secrets(namespace)}, &corev1.Secret{})
 	err := informer.SetTransform(func(o any) (any, error) {
@@ -39,7 +38,7 @@ func NewPasswordInformer(k kubernetes.Interface, namespace string) (cache.Shared
 	return informer, nil
 }
 
-// basicAuth is a source of the Secrets of that type.
+// basicAuth is a source of the Secrets of type kubernetes.io/basic-auth.
 type basicAuth struct{ typedcorev1.SecretInterface }
 
 func (basicAuth) only(o metav1.ListOptions) metav1.ListOptions {

@@ -11,7 +11,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// Sources are who tells of addresses in use.
+// Sources report addresses in use.
 type Sources struct {
 	// Nodes have an InternalIP and an ExternalIP, and spec.podCIDRs.
 	Nodes []*corev1.Node
@@ -21,12 +21,12 @@ type Sources struct {
 	Peers map[string]netip.Addr
 	// Speakers report addresses on interfaces, gateways and subnets of segments.
 	Speakers []*v1alpha1.Speaker
-	// ServiceCIDRs and PodCIDRs are those of the cluster.
+	// ServiceCIDRs and PodCIDRs of the cluster.
 	ServiceCIDRs, PodCIDRs []netip.Prefix
 }
 
-// ServiceInterface reports whether an interface has the addresses that it has because Services have them: kube-proxy's in
-// mode ipvs, PureLB's, or kube-router's.
+// ServiceInterface reports whether an interface has its addresses because Services have them:
+// kube-proxy's in mode ipvs, PureLB's, or kube-router's.
 func ServiceInterface(name string) bool {
 	switch name {
 	case "kube-ipvs0", "kube-lb0", "kube-dummy-if":
@@ -35,80 +35,79 @@ func ServiceInterface(name string) bool {
 	return false
 }
 
-// Compile gathers the uses. What cannot be read is passed over: the rest counts all the same.
+// Compile gathers the uses. It skips what it cannot parse.
 func Compile(from Sources) *Set {
-	var g gathering
+	var u uses
 	for _, slice := range from.APIServer {
 		for _, e := range slice.Endpoints {
 			for _, text := range e.Addresses {
-				g.text(apiServer, text, "an address of the API server")
+				u.text(apiServer, text, "an address of the API server")
 			}
 		}
 	}
 	for _, node := range from.Nodes {
-		g.node(node)
+		u.node(node)
 	}
 	for name, address := range from.Peers {
-		g.address(peer, address, Use{By: "the address of BGPNeighbor " + name})
+		u.address(peer, address, Use{By: "the address of BGPNeighbor " + name})
 	}
 	for _, s := range from.Speakers {
-		g.speaker(s)
+		u.speaker(s)
 	}
 	for _, p := range from.ServiceCIDRs {
-		g.prefix(serviceCIDR, p, fmt.Sprintf("in the Service CIDR %s", p))
+		u.prefix(serviceCIDR, p, fmt.Sprintf("in the Service CIDR %s", p))
 	}
 	for _, p := range from.PodCIDRs {
-		g.prefix(podCIDR, p, fmt.Sprintf("in the pod CIDR %s", p))
+		u.prefix(podCIDR, p, fmt.Sprintf("in the pod CIDR %s", p))
 	}
-	return newSet(g.singles, g.prefixes)
+	return newSet(u.singles, u.prefixes)
 }
 
-// gathering is a Set in the making.
-type gathering struct{ singles, prefixes []ranked }
+// uses are the uses gathered so far.
+type uses struct{ singles, prefixes []ranked }
 
-func (g *gathering) node(node *corev1.Node) {
+func (u *uses) node(node *corev1.Node) {
 	for _, a := range node.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
-			g.text(nodeAddress, a.Address, fmt.Sprintf("the %s of node %s", a.Type, node.Name))
+			u.text(nodeAddress, a.Address, fmt.Sprintf("the %s of node %s", a.Type, node.Name))
 		}
 	}
 	for _, text := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
 		if p, err := netip.ParsePrefix(text); err == nil {
-			g.prefix(podCIDR, p, fmt.Sprintf("in the pod CIDR %s of node %s", p.Masked(), node.Name))
+			u.prefix(podCIDR, p, fmt.Sprintf("in the pod CIDR %s of node %s", p.Masked(), node.Name))
 		}
 	}
 }
 
-func (g *gathering) speaker(s *v1alpha1.Speaker) {
+func (u *uses) speaker(s *v1alpha1.Speaker) {
 	for _, text := range s.Status.Gateways {
-		g.text(gateway, text, "a default gateway of node "+s.Name)
+		u.text(gateway, text, "a default gateway of node "+s.Name)
 	}
 	for _, a := range s.Status.Addresses {
 		if address, err := netip.ParseAddr(a.Address); err == nil && !ServiceInterface(a.Interface) {
-			g.address(onInterface, address, Use{
-				By: fmt.Sprintf(
-					"on interface %s of node %s",
-					a.Interface,
-					s.Name,
-				), Local: s.Name, Interface: a.Interface,
+			u.address(onInterface, address, Use{
+				By:        fmt.Sprintf("on interface %s of node %s", a.Interface, s.Name),
+				Local:     s.Name,
+				Interface: a.Interface,
 			})
 		}
 	}
 	for _, segment := range s.Status.Segments {
 		for _, text := range segment.Subnets {
 			if p, err := netip.ParsePrefix(text); err == nil {
-				g.edges(p, s.Name)
+				u.edges(p, s.Name)
 			}
 		}
 	}
 }
 
-// edges takes in what no host of a subnet can have. Point-to-point links (RFC 3021, RFC 6164) have nothing of that.
-func (g *gathering) edges(subnet netip.Prefix, node string) {
+// edges adds the addresses that no host of a subnet can have. Point-to-point links (RFC 3021, RFC
+// 6164) have none.
+func (u *uses) edges(subnet netip.Prefix, node string) {
 	subnet = subnet.Masked()
 	whole := netipx.RangeOfPrefix(subnet)
 	edge := func(address netip.Addr, what string) {
-		g.address(
+		u.address(
 			segmentEdge,
 			address,
 			Use{By: fmt.Sprintf("the %s of %s, a segment of node %s", what, subnet, node)},
@@ -123,28 +122,28 @@ func (g *gathering) edges(subnet netip.Prefix, node string) {
 	}
 }
 
-func (g *gathering) text(r rank, text, by string) {
+func (u *uses) text(r rank, text, by string) {
 	if address, err := netip.ParseAddr(text); err == nil {
-		g.address(r, address, Use{By: by})
+		u.address(r, address, Use{By: by})
 	}
 }
 
-// address takes in an address that could be given; the others are in no pool.
-func (g *gathering) address(r rank, address netip.Addr, use Use) {
+// address adds an address that could be in a pool.
+func (u *uses) address(r rank, address netip.Addr, use Use) {
 	address = plain(address)
 	if !address.IsValid() || address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() ||
 		address.IsLinkLocalUnicast() {
 		return
 	}
 	use.IPRange = netipx.IPRangeFrom(address, address)
-	g.singles = append(g.singles, ranked{use, r})
+	u.singles = append(u.singles, ranked{use, r})
 }
 
-func (g *gathering) prefix(r rank, prefix netip.Prefix, by string) {
+func (u *uses) prefix(r rank, prefix netip.Prefix, by string) {
 	if prefix.IsValid() && !prefix.Addr().Is4In6() {
-		g.prefixes = append(g.prefixes, ranked{Use{IPRange: netipx.RangeOfPrefix(prefix.Masked()), By: by}, r})
+		u.prefixes = append(u.prefixes, ranked{Use{IPRange: netipx.RangeOfPrefix(prefix.Masked()), By: by}, r})
 	}
 }
 
-// plain returns the address as pools have it.
+// plain returns the address in the form that pools have it in.
 func plain(address netip.Addr) netip.Addr { return address.Unmap().WithZone("") }

@@ -1,5 +1,5 @@
-// Package inuse knows which addresses are somebody else's, as the cluster's objects and the speakers tell. It has no
-// memory: the same sources give the same Set.
+// Package inuse knows which addresses are in use elsewhere, as far as the cluster's objects and the
+// speakers report. It has no memory: the same sources give the same Set.
 package inuse
 
 import (
@@ -10,18 +10,20 @@ import (
 	"go4.org/netipx"
 )
 
-// Use is a range of addresses that somebody has.
+// Use is a range of addresses that are in use elsewhere.
 type Use struct {
 	netipx.IPRange
-	// By says whose, in words that follow "is": "the InternalIP of node n1".
+	// By says where, in words that follow "is": "the InternalIP of node n1".
 	By string
-	// Local is the node whose speaker reports the address on Interface, if By says no more than that: whoever bound it
-	// there is not known. It is empty for an address that is an InternalIP too, for one.
+	// Local is the node whose speaker reports the address on Interface, if By says no more than
+	// that: what bound it there is not known. It is empty for an address that is also an
+	// InternalIP, for example.
 	Local     string
 	Interface string
 }
 
-// rank is how much a use says about an address: where there are several of one address, the lowest one is told.
+// rank is how much a use says about an address. If an address has several uses, the one of lowest
+// rank is reported.
 type rank uint8
 
 const (
@@ -40,7 +42,7 @@ type ranked struct {
 	rank rank
 }
 
-// before orders uses by importance, and those that are as important in one way.
+// before orders uses by rank, and those of the same rank by address and text.
 func before(a, b ranked) int {
 	return cmp.Or(
 		cmp.Compare(a.rank, b.rank),
@@ -59,7 +61,8 @@ type Set struct {
 	first    []netip.Addr // addresses of the uses, ascending
 }
 
-// newSet takes uses in any order. Of those of one address, or of one prefix, the first by before counts.
+// newSet accepts uses in any order. Of those of one address, or of one prefix, it keeps the first
+// by before.
 func newSet(singles, prefixes []ranked) *Set {
 	s := &Set{single: map[netip.Addr]ranked{}, prefixes: map[netip.Prefix]ranked{}}
 	slices.SortFunc(singles, before)
@@ -97,7 +100,8 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// Of returns the most important use of the address, and of those that are as important the most specific one.
+// Of returns the most important use of the address, and among equally important ones the most
+// specific.
 func (s *Set) Of(address netip.Addr) (Use, bool) {
 	if s == nil || !address.IsValid() {
 		return Use{}, false
@@ -110,7 +114,7 @@ func (s *Set) Of(address netip.Addr) (Use, bool) {
 	return u.Use, found
 }
 
-// prefixOf returns the most important prefix that holds the address.
+// prefixOf returns the most important prefix that contains the address.
 func (s *Set) prefixOf(address netip.Addr) (ranked, bool) {
 	var most ranked
 	some := false
@@ -123,8 +127,8 @@ func (s *Set) prefixOf(address netip.Addr) (ranked, bool) {
 	return most, some
 }
 
-// All returns the uses by importance, those that are as important by address. Of one address, or of one prefix, there is
-// one use; a single address may be in a range too.
+// All returns the uses by importance, and equally important ones by address. There is one use of
+// each address and of each prefix; a single address may also be in a range.
 func (s *Set) All() []Use {
 	if s == nil {
 		return nil
@@ -150,7 +154,7 @@ func (s *Set) Overlaps(prefix netip.Prefix) bool {
 	return within
 }
 
-// Equal reports whether both say the same.
+// Equal reports whether two sets have the same uses.
 func (s *Set) Equal(other *Set) bool {
 	if s == nil || other == nil {
 		return s.len() == other.len()

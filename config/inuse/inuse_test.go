@@ -73,8 +73,10 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 		{
 			name: "nodes",
 			from: Sources{Nodes: []*corev1.Node{
-				node("n2", []string{"10.244.2.0/24", "fd44:2::/64"}, internal("172.30.0.12"), corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.2"}),
-				node("n1", nil, internal("172.30.0.11"), internal("fd00:30::11"), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "172.30.0.99"}),
+				node("n2", []string{"10.244.2.0/24", "fd44:2::/64"}, internal("172.30.0.12"),
+					corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.2"}),
+				node("n1", nil, internal("172.30.0.11"), internal("fd00:30::11"),
+					corev1.NodeAddress{Type: corev1.NodeHostName, Address: "172.30.0.99"}),
 			}},
 			want: []string{
 				"172.30.0.11 is the InternalIP of node n1",
@@ -121,14 +123,20 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 		{
 			name: "addresses that are bound because a Service has them",
 			from: Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
-				Addresses: slices.Concat(on("kube-ipvs0", "192.0.2.1"), on("kube-lb0", "192.0.2.2"), on("kube-dummy-if", "192.0.2.3"), on("kube-ipvs00", "192.0.2.4")),
+				Addresses: slices.Concat(
+					on("kube-ipvs0", "192.0.2.1"), on("kube-lb0", "192.0.2.2"),
+					on("kube-dummy-if", "192.0.2.3"), on("kube-ipvs00", "192.0.2.4"),
+				),
 			})}},
 			want: []string{"192.0.2.4 is on interface kube-ipvs00 of node n1 (kube-ipvs00 of n1)"},
 		},
 		{
 			name: "subnets of two addresses, and of one",
 			from: Sources{Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
-				Segments: segment("192.0.2.4/30", "192.0.2.8/31", "192.0.2.10/32", "2001:db8::4/126", "2001:db8::8/127", "2001:db8::a/128"),
+				Segments: segment(
+					"192.0.2.4/30", "192.0.2.8/31", "192.0.2.10/32",
+					"2001:db8::4/126", "2001:db8::8/127", "2001:db8::a/128",
+				),
 			})}},
 			want: []string{
 				"192.0.2.4 is the network address of 192.0.2.4/30, a segment of node n1",
@@ -139,14 +147,17 @@ func TestWhoSaysWhatIsInUse(t *testing.T) {
 		{
 			name: "CIDRs of the cluster",
 			from: Sources{
-				ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), {}},
+				ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+				PodCIDRs:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), {}},
 			},
 			want: []string{"10.96.0.0/16 is in the Service CIDR 10.96.0.0/16", "10.244.0.0/16 is in the pod CIDR 10.244.0.0/16"},
 		},
 		{
 			name: "what cannot be read, or is in no pool",
 			from: Sources{
-				Nodes:     []*corev1.Node{node("n1", []string{"x", "10.0.0.0/33", ""}, internal(""), internal("n1.example.com"), internal("127.0.0.1"))},
+				Nodes: []*corev1.Node{
+					node("n1", []string{"x", "10.0.0.0/33", ""}, internal(""), internal("n1.example.com"), internal("127.0.0.1")),
+				},
 				APIServer: apiServerAt("::1"),
 				Speakers: []*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStatus{
 					Gateways: []string{"", "0.0.0.0", "300.1.1.1", "224.0.0.1"}, Addresses: on("lo", "127.0.0.1", "169.254.1.1", "::"),
@@ -257,7 +268,8 @@ func TestWhichAddressesAndPrefixesAreInUse(t *testing.T) {
 	}
 	for prefix, want := range map[string]bool{
 		"172.30.0.0/24": true, "172.30.0.11/32": true, "172.30.0.12/32": false, "172.30.0.0/29": false,
-		"10.96.7.0/24": true, "10.0.0.0/8": true, "10.97.0.0/16": false, "fd96::/64": true, "fd96::1:0/112": false, "0.0.0.0/0": true,
+		"10.96.7.0/24": true, "10.0.0.0/8": true, "10.97.0.0/16": false, "fd96::/64": true,
+		"fd96::1:0/112": false, "0.0.0.0/0": true,
 	} {
 		if got := s.Overlaps(netip.MustParsePrefix(prefix)); got != want {
 			t.Errorf("%s: %v, want %v", prefix, got, want)

@@ -1,15 +1,16 @@
-// Package record is Berth's memory of what it gave, kept in the status of each Service: the condition
-// berth.dev/Record, whose message has a form of its own and is signed. It travels in the same write as the
-// addresses. Whoever copies the condition to another Service, or adds addresses to the status, extends nothing: a
-// record holds for one UID and for the addresses that it names. The package is pure.
+// Package record is Berth's memory of the addresses that it gave a Service. The record is in the
+// status of the Service: it is the condition berth.dev/Record, whose message has a form of its own
+// and is signed. It is written together with the addresses. Copying the condition to another
+// Service, or adding addresses to the status, has no effect: a record is valid for one UID and for
+// the addresses that it names. The package is pure.
 //
 // The message is six fields, separated by single spaces:
 //
 //	v1 KEY UID REQUEST ADDRESSES SIGNATURE
 //
-// KEY is the fingerprint of the key that signed, REQUEST what the Service asked for (see Request), ADDRESSES are
-// separated by commas, "-" for none, and SIGNATURE is the HMAC-SHA256 (RFC 2104) of a fixed prefix and the fields before
-// it, in unpadded base64url (RFC 4648 section 5).
+// KEY is the fingerprint of the key that signed, REQUEST is what the Service asked for (see
+// Request), ADDRESSES are separated by commas, "-" for none, and SIGNATURE is the HMAC-SHA256 (RFC
+// 2104) of a fixed prefix and the fields before it, in unpadded base64url (RFC 4648 section 5).
 package record
 
 import (
@@ -33,9 +34,9 @@ import (
 const (
 	version = "v1"
 	fields  = 6
-	// purpose keeps signatures of records apart from whatever else is signed with the key.
+	// purpose keeps signatures of records apart from other signatures with the key.
 	purpose = "berth.dev/Record\n"
-	// longest is more than any record has: a longer text is not looked at.
+	// longest is more than any record has: a longer text is not parsed.
 	longest = 1024
 	// mostAddresses is one of each family.
 	mostAddresses = 2
@@ -48,30 +49,31 @@ const (
 type Record struct {
 	// UID of the Service.
 	UID types.UID
-	// Request is the digest of what the Service asked for when it was given: see RequestOf.
+	// Request is the digest of what the Service asked for when it got the addresses: see RequestOf.
 	Request string
-	// Addresses that it was given, at most one of each family.
+	// Addresses that it got, at most one of each family.
 	Addresses []netip.Addr
 }
 
 // ErrNone means that a Service has no record.
 var ErrNone = errors.New("the Service has no condition " + v1alpha1.ServiceRecord)
 
-// ForgedError means that the key which a record names did not sign it, or that it is another Service's.
+// ForgedError means that the key named in a record did not sign it, or that the record is of
+// another Service.
 type ForgedError struct{ Why string }
 
 func (e *ForgedError) Error() string { return "condition " + v1alpha1.ServiceRecord + ": " + e.Why }
 
-// UnknownKeyError means that a record was signed with another key than ours: by a former installation, say. The record
-// is what it says, unverified.
+// UnknownKeyError means that a record was signed with another key than ours, by a former
+// installation for example. Record has its content, unverified.
 type UnknownKeyError struct{ Record Record }
 
 func (e *UnknownKeyError) Error() string {
 	return "condition " + v1alpha1.ServiceRecord + " is signed with an unknown key"
 }
 
-// Of returns the record in the conditions of the Service. The error is ErrNone, *ForgedError, *UnknownKeyError, or
-// says what cannot be parsed.
+// Of returns the record in the conditions of the Service. The error is ErrNone, *ForgedError,
+// *UnknownKeyError, or says what cannot be parsed.
 func Of(svc *corev1.Service, key []byte) (Record, error) {
 	i := slices.IndexFunc(
 		svc.Status.Conditions,
@@ -105,7 +107,7 @@ func (r Record) Condition(key []byte, now metav1.Time) metav1.Condition {
 	}
 }
 
-// Equal reports whether two records say the same.
+// Equal reports whether two records have the same content.
 func (r Record) Equal(other Record) bool {
 	return r.UID == other.UID && r.Request == other.Request &&
 		slices.Equal(sorted(r.Addresses), sorted(other.Addresses))
@@ -127,7 +129,8 @@ func (r Record) sign(key []byte) string {
 	return text + " " + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// parse returns the record that a text says, and the fingerprint of the key that signed it. The signature is not looked at.
+// parse returns the record in a text, and the fingerprint of the key that signed it. It does not
+// check the signature.
 func parse(text string) (r Record, key string, err error) {
 	bad := func(what string) (Record, string, error) {
 		return Record{}, "", fmt.Errorf("condition %s: %s", v1alpha1.ServiceRecord, what)
@@ -159,8 +162,9 @@ func parse(text string) (r Record, key string, err error) {
 	return r, parts[1], nil
 }
 
-// RequestOf returns the digest of the pools that a Service names in its annotation, which tells whether the annotation
-// was edited since: an edit may take an address away, an edit of a pool may not.
+// RequestOf returns the digest of the pools that a Service names in its annotation. It shows
+// whether the annotation was edited since: an edit may take an address away, an edit of a pool may
+// not.
 func RequestOf(pools []string) string {
 	sum := sha256.Sum256([]byte(strings.Join(pools, ",")))
 	return hex.EncodeToString(sum[:4])

@@ -44,7 +44,8 @@ type AddressReservationList struct {
 	Items           []AddressReservation `json:"items"`
 }
 
-// AddressReservationSpec says what to keep, and for which Services: one address, or one of each family.
+// AddressReservationSpec says what to keep, and for which Services: one address, or one of each
+// family.
 //
 // +kubebuilder:validation:MinProperties=0
 // +kubebuilder:validation:XValidation:rule="has(self.addresses) || has(self.poolNames)",message="write one of addresses and poolNames"

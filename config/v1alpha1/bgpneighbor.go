@@ -3,8 +3,8 @@ package v1alpha1
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // BGPNeighbor is a router with which the speakers have BGP sessions, most often the top-of-rack
-// switch. The speakers connect to it, unless it has connect: Accept or an addressPrefix. They accept
-// no routes.
+// switch. The speakers connect to it, unless it has connect: Accept or an addressPrefix. They
+// accept no routes.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=bgpn,categories=berth

@@ -11,29 +11,30 @@ import (
 // Conditions that configuration objects carry.
 const (
 	// ConditionReady is True while all of the object, as its generation says, is in effect. It is
-	// Unknown until the controller has looked at it, and otherwise False with what is wrong and
-	// the remedy. Tools that wait for objects (kubectl wait, Flux, Argo CD) go by it.
+	// Unknown until the controller has seen the object, and otherwise False with what is wrong and the
+	// remedy. Tools that wait for objects (kubectl wait, Flux, Argo CD) use it.
 	ConditionReady = "Ready"
-	// ConditionAccepted is True while the object is in effect, in part at least.
+	// ConditionAccepted is True while at least a part of the object is in effect.
 	ConditionAccepted = "Accepted"
 	// ConditionPartiallyInvalid is True while a part of an accepted object is not in effect.
 	ConditionPartiallyInvalid = "PartiallyInvalid"
-	// ConditionEstablished tells of a BGPNeighbor whether all sessions with it are established.
+	// ConditionEstablished is True while all sessions with a BGPNeighbor are established.
 	ConditionEstablished = "Established"
-	// ConditionExhausted tells of a LoadBalancerPool whether it has a family of which no address is free.
+	// ConditionExhausted is True while no address of a family is free in a LoadBalancerPool.
 	ConditionExhausted = "Exhausted"
-	// ConditionConflict tells of a LoadBalancerPool whether another pool claims some of its addresses.
+	// ConditionConflict is True while another pool has some of the addresses of a LoadBalancerPool.
 	ConditionConflict = "Conflict"
-	// ConditionExcluded tells of a LoadBalancerPool whether some of its addresses are in use elsewhere, and
+	// ConditionExcluded is True while some addresses of a LoadBalancerPool are in use elsewhere, and
 	// are not given.
 	ConditionExcluded = "AddressesExcluded"
-	// ConditionIPVSReady tells of a Speaker whether its node can forward by IPVS with every scheduler.
+	// ConditionIPVSReady of a Speaker is True if its node can forward by IPVS with every scheduler.
 	ConditionIPVSReady = "IPVSReady"
-	// ConditionReturnPath tells of a Speaker whether replies leave its node the way that requests come in.
+	// ConditionReturnPath of a Speaker is False if replies do not leave its node the way that
+	// requests come in.
 	ConditionReturnPath = "ReturnPath"
 )
 
-// ReasonPending is the reason of the conditions of an object that nobody has looked at: the
+// ReasonPending is the reason of the conditions of an object that no controller has seen: the
 // default in the schema.
 const ReasonPending = "Pending"
 
@@ -43,10 +44,10 @@ const ReasonPending = "Pending"
 type Object interface {
 	runtime.Object
 	metav1.Object
-	// ConditionList returns where the conditions of the object are kept.
+	// ConditionList returns the conditions of the object, to read and change.
 	ConditionList() *[]metav1.Condition
-	// Observed notes which generation of the object its status is about, and reports whether that is
-	// another one than before.
+	// Observed sets the generation of the object that its status is about, and reports whether that
+	// changed it.
 	Observed(generation int64) bool
 }
 
@@ -121,7 +122,7 @@ const (
 // +kubebuilder:validation:MaxLength=32
 type Duration string
 
-// Parse returns the duration, zero for an empty text. What the pattern refuses may be an error.
+// Parse returns the duration, 0 for an empty text. It fails for a text that is not a duration.
 func (d Duration) Parse() (time.Duration, error) {
 	if d == "" {
 		return 0, nil
@@ -150,7 +151,11 @@ type SessionCounts struct {
 	Summary string `json:"summary,omitempty"`
 }
 
-// Counted returns the counts of so many sessions.
+// Counted returns the counts of these numbers of sessions.
 func Counted(established, desired int) SessionCounts {
-	return SessionCounts{Desired: new(int32(desired)), Established: new(int32(established)), Summary: fmt.Sprintf("%d/%d", established, desired)}
+	return SessionCounts{
+		Desired:     new(int32(desired)),
+		Established: new(int32(established)),
+		Summary:     fmt.Sprintf("%d/%d", established, desired),
+	}
 }

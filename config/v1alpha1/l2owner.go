@@ -110,7 +110,7 @@ type L2OwnerStatus struct {
 	// witnessed is true if the node heard another speaker on the segment when it claimed the address,
 	// or had none to hear. Such a claim wins over one that is not witnessed.
 	// +optional
-	Witnessed bool `json:"witnessed,omitempty"` //nolint:kubeapilinter // a yes or no of the protocol: there is no third value
+	Witnessed bool `json:"witnessed,omitempty"` //nolint:kubeapilinter // of the protocol
 	// reason of the claim, in CamelCase.
 	// +optional
 	// +kubebuilder:validation:MinLength=1

@@ -80,7 +80,8 @@ const (
 	AnnotationRotation = "berth.dev/rotation"
 )
 
-// Fingerprint identifies a key without disclosing it: the first 8 hexadecimal digits of its SHA-256.
+// Fingerprint identifies a key without disclosing it: the first 8 hexadecimal digits of its
+// SHA-256.
 func Fingerprint(key []byte) string {
 	sum := sha256.Sum256(key)
 	return hex.EncodeToString(sum[:4])

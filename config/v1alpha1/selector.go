@@ -11,10 +11,11 @@ import (
 // Selector matches labels. All of matchLabels and matchExpressions must hold; {} matches
 // everything.
 //
-// It is metav1.LabelSelector, but for null, such as a Helm value that rendered empty: the API server
-// drops a null there, and what is left may be {}. Here the schema allows null, so that the rules see
-// and refuse it. CEL has no other way than size(dyn(self)) to tell a null field from a missing one.
-// A null that the client drops, as kubectl apply does without --server-side, does not get here.
+// It is metav1.LabelSelector, but for null, such as a Helm value that rendered empty: the API
+// server drops a null there, and what is left may be {}. Here the schema allows null, so that the
+// rules see and refuse it. CEL has no other way than size(dyn(self)) to distinguish a null field
+// from a missing one. A null that the client drops, as kubectl apply does without --server-side,
+// does not get here.
 //
 // +kubebuilder:validation:MinProperties=0
 // +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) > 0) && (!has(self.matchExpressions) || size(self.matchExpressions) > 0) && size(dyn(self)) == (has(self.matchLabels) ? 1 : 0) + (has(self.matchExpressions) ? 1 : 0)",message="matchLabels and matchExpressions are neither empty nor null if they are written; all is {}"

@@ -70,28 +70,28 @@ type SpeakerBGP struct {
 type SpeakerState string
 
 const (
-	// SpeakerPending: nothing was heard of it.
+	// SpeakerPending: it has not reported yet.
 	SpeakerPending SpeakerState = ReasonPending
 	// SpeakerStarting: it does not announce yet.
 	SpeakerStarting SpeakerState = "Starting"
 	// SpeakerAnnouncing: it is ready, and announces.
 	SpeakerAnnouncing SpeakerState = "Announcing"
-	// SpeakerLeaving: its node is excluded or deleted, or Berth is being
-	// uninstalled; it hands over and withdraws, and forwards what still arrives.
+	// SpeakerLeaving: its node is excluded or deleted, or Berth is being uninstalled; it hands over
+	// and withdraws, and forwards what still arrives.
 	SpeakerLeaving SpeakerState = "Leaving"
 	// SpeakerRestarting: the process is being replaced and will be back.
 	SpeakerRestarting SpeakerState = "Restarting"
-	// SpeakerReplaced: the process has ended to be replaced, and the kernel goes on to forward as it was
-	// told. For two minutes the controller counts on the next process.
+	// SpeakerReplaced: the process has ended to be replaced, and the kernel keeps forwarding. For two
+	// minutes the controller counts on the next process.
 	SpeakerReplaced SpeakerState = "Replaced"
-	// SpeakerStopped: the process has ended in good order.
+	// SpeakerStopped: the process has ended cleanly.
 	SpeakerStopped SpeakerState = "Stopped"
 )
 
 // Ended reports whether the process has ended.
 func (s SpeakerState) Ended() bool { return s == SpeakerStopped || s == SpeakerReplaced }
 
-// State returns the state of the speaker, and why it is in that, in a sentence.
+// State returns the state of the speaker, and the reason for it in a sentence.
 func (s *SpeakerStatus) State() (state SpeakerState, message string) {
 	ready := meta.FindStatusCondition(s.Conditions, ConditionReady)
 	if ready == nil {

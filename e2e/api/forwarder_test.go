@@ -112,7 +112,7 @@ func forwards(t *testing.T, ns string, r *running) {
 	awaitTold(t, ns, "Forwarder", "Warning", lacks+" (ipMode VIP)")
 	// One that does not exist is told, and the pool's serves.
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/ipvs-scheduler":"best"}}}`)
-	const none = `; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool p serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`
+	const none = `; annotation berth.dev/ipvs-scheduler: "best" is not a valid scheduler, so rr of LoadBalancerPool p serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`
 	awaitForwarder(t, ns, corev1.LoadBalancerIPModeProxy, byIPVS+none)
 	awaitTold(t, ns, "Announced", "Warning", byIPVS+none)
 	patch(t, ns, "web", `{"metadata":{"annotations":{"berth.dev/ipvs-scheduler":"mh"}}}`)

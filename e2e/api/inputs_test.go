@@ -26,8 +26,8 @@ const inputsFile = "testdata/inputs.txtar"
 // An input of the file is what a user applies; its answer is what the API server says if it refuses
 // that, or otherwise what the conditions of the object say once the controller has looked at it.
 // Each pair is of one name, NAME.yaml and NAME.answer. Objects stay until the end of their section,
-// which a comment in front of the first input begins: # section NAME. Comment # server-side in front
-// of an input has it applied that way.
+// which a comment in front of the first input begins: # section NAME. An input with the comment
+// # server-side is applied that way.
 func TestEachInputGetsItsAnswer(t *testing.T) {
 	archive, err := txtar.ParseFile(inputsFile)
 	must(t, err)

@@ -7,7 +7,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// SelectAll has each of the objects select everything by those fields that select and of which the test says nothing. It
+// SelectAll makes each of the objects select everything by the selectors that the test left out. It
 // returns them.
 func SelectAll[T v1alpha1.Object](objects []T) []T {
 	for _, o := range objects {
