@@ -28,7 +28,7 @@ type AddressReservation struct {
 
 	// spec says what to keep, and for which Services.
 	// +required
-	Spec AddressReservationSpec `json:"spec,omitzero"`
+	Spec AddressReservationSpec `json:"spec,omitzero"` //nolint:kubeapilinter // rules refuse {}, and say what to write
 	// status is what is kept.
 	// +optional
 	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"},{type: "Ready", status: "Unknown", reason: "Pending", message: "no controller has looked at it yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}

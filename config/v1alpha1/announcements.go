@@ -251,7 +251,7 @@ type RouteAnnouncementSpec struct {
 	// +kubebuilder:validation:items:MaxLength=40
 	// +kubebuilder:validation:items:XValidation:rule="self in ['no-export', 'no-advertise', 'no-export-subconfed', 'no-peer', 'blackhole', 'graceful-shutdown', 'accept-own'] || self.matches('^(0|[1-9][0-9]{0,4})(:(0|[1-9][0-9]{0,4}))$') && self.split(':').all(n, int(n) <= 65535) || self.matches('^(0|[1-9][0-9]{0,9})(:(0|[1-9][0-9]{0,9})){2}$') && self.split(':').all(n, int(n) <= 4294967295)",messageExpression="self + ' is not a valid community; write two numbers up to 65535 (65000:100), three up to 4294967295 (65000:1:2), or a name such as no-export'"
 	// +listType=set
-	Communities []string `json:"communities,omitempty"`
+	Communities []string `json:"communities,omitempty"` //nolint:kubeapilinter // nullable, so that a rule refuses null
 
 	// prepend is how many extra times our AS number is added to the AS path, 0 to 10, to make the
 	// route less preferred. External neighbors only. If left out, another announcement of the route
@@ -284,6 +284,7 @@ const (
 
 // Aggregation says which prefixes are announced in place of single addresses.
 //
+// +kubebuilder:validation:MinProperties=0
 // +kubebuilder:validation:XValidation:rule="has(self.ipv4PrefixLength) || has(self.ipv6PrefixLength)",message="write ipv4PrefixLength, ipv6PrefixLength or both; without aggregation, leave it out"
 type Aggregation struct {
 	// ipv4PrefixLength is the length of IPv4 prefixes, 8 to 31. If left out, IPv4 is not aggregated.

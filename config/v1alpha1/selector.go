@@ -24,14 +24,16 @@ type Selector struct {
 	// matchLabels are labels and the values that they must have.
 	// +optional
 	// +nullable
+	// +kubebuilder:validation:MinProperties=0
 	// +kubebuilder:validation:MaxProperties=64
-	MatchLabels map[string]string `json:"matchLabels,omitempty"`
+	MatchLabels map[string]string `json:"matchLabels,omitempty"` //nolint:kubeapilinter // see above
 	// matchExpressions are requirements for labels.
 	// +optional
 	// +nullable
+	// +kubebuilder:validation:MinItems=0
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
-	MatchExpressions []SelectorRequirement `json:"matchExpressions,omitempty"`
+	MatchExpressions []SelectorRequirement `json:"matchExpressions,omitempty"` //nolint:kubeapilinter // see above
 }
 
 // SelectorRequirement is what must hold for one label.
@@ -49,7 +51,9 @@ type SelectorRequirement struct {
 	Operator SelectorOperator `json:"operator,omitempty"`
 	// values for operators In and NotIn.
 	// +optional
+	// +kubebuilder:validation:MinItems=0
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=0
 	// +kubebuilder:validation:items:MaxLength=63
 	// +listType=atomic
 	Values []string `json:"values,omitempty"`

@@ -30,7 +30,7 @@ type Speaker struct {
 	// spec says what is special about the node. It may be empty: the speaker makes its object
 	// itself, if nobody has.
 	// +optional
-	Spec SpeakerSpec `json:"spec,omitzero"`
+	Spec SpeakerSpec `json:"spec,omitzero"` //nolint:kubeapilinter // {} is the same as none
 	// status is what the speaker reports.
 	// +optional
 	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "no speaker of this node has reported yet", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
