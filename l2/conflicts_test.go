@@ -378,7 +378,15 @@ func TestNoConflictWithMirroredNode(t *testing.T) {
 		e := &ether{}
 		kernel := e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, with(svc))
 		a := e.node(t, "a", 1)
-		a.Mirrored(Claim{Address: netip.MustParseAddr("192.0.2.202"), Segment: "192.0.2.0/24", Node: "b", Term: 3, MAC: kernel.mac})
+		a.Mirrored(
+			Claim{
+				Address: netip.MustParseAddr("192.0.2.202"),
+				Segment: "192.0.2.0/24",
+				Node:    "b",
+				Term:    3,
+				MAC:     kernel.mac,
+			},
+		)
 		a.Sync(svc4, by("a"))
 		pass(2 * time.Second)
 		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, kernel.mac, "b")})

@@ -128,8 +128,8 @@ func (d *Driver) countPatterns(patterns []string, n int) bool {
 	return changed
 }
 
-// Rebalance moves the address to the candidate that ranks first for it, if that is another node that
-// is able to take it. Addresses move one after the other, each within the handover time.
+// Rebalance moves the address to the candidate that ranks first for it, if that is another node
+// that is able to take it. Addresses move one after the other, each within the handover time.
 func (d *Driver) Rebalance(addr netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -138,8 +138,8 @@ func (d *Driver) Rebalance(addr netip.Addr) {
 	}
 }
 
-// Mirrored takes what the mirror says of an address on a segment: the second channel by which claims
-// arrive. What is known when the driver starts is best said before Run.
+// Mirrored takes what the mirror says of an address on a segment: the second channel by which
+// claims arrive. What is known when the driver starts is best said before Run.
 func (d *Driver) Mirrored(said Claim) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -179,8 +179,8 @@ func (d *Driver) SetKeys(keys Keys) {
 }
 
 // SetCapabilities sets what this node is able to forward by. It has no capabilities at first. A
-// address that needs a lost capability is handed over, or given up within the handover time. A gained
-// capability makes the node a candidate, but moves nothing.
+// address that needs a lost capability is handed over, or given up within the handover time. A
+// gained capability makes the node a candidate, but moves nothing.
 func (d *Driver) SetCapabilities(c Capabilities) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -209,9 +209,9 @@ func (d *Driver) SetState(state State) {
 }
 
 // Drained returns a channel that is closed when this node, after SetState to Leaving or Restarting,
-// owns nothing that another node could take: each address was handed over, or nobody can take it, or
-// the handover time is over. After SetState to Holding it is closed when the others were told. Call
-// it after SetState; after a later SetState to Ready and back, call it again.
+// owns nothing that another node could take: each address was handed over, or nobody can take it,
+// or the handover time is over. After SetState to Holding it is closed when the others were told.
+// Call it after SetState; after a later SetState to Ready and back, call it again.
 func (d *Driver) Drained() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()

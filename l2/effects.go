@@ -198,8 +198,8 @@ func (s *segment) sendAnnouncements(addrs ...netip.Addr) {
 	s.setFault(faultAnnounce, cmp.Or(failures...))
 }
 
-// listen lets ARP about a wanted IPv4 address reach this node, whether it owns it or only listens for
-// who does. The wire counts how often an address is joined.
+// listen lets ARP about a wanted IPv4 address reach this node, whether it owns it or only listens
+// for who does. The wire counts how often an address is joined.
 func (s *segment) listen(a netip.Addr) {
 	if s.wire != nil && a.Is4() {
 		s.wire.Join(a)

@@ -33,7 +33,16 @@ const (
 
 // String returns the kind in lower case.
 func (k Kind) String() string {
-	names := [...]string{"", "address gained", "address lost", "peer up", "peer down", "conflict", "failure", "proxy found"}
+	names := [...]string{
+		"",
+		"address gained",
+		"address lost",
+		"peer up",
+		"peer down",
+		"conflict",
+		"failure",
+		"proxy found",
+	}
 	if int(k) < len(names) {
 		return names[k]
 	}

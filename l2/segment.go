@@ -70,8 +70,8 @@ type parent interface {
 	fail(ifname string, err error)
 }
 
-// twins are interfaces of this node on one segment. One of them serves what is wanted on any of them,
-// and the others are silent: peers see one machine.
+// twins are interfaces of this node on one segment. One of them serves what is wanted on any of
+// them, and the others are silent: peers see one machine.
 //
 // Two interfaces are twins while one hears the other's echoes, which are sent to its MAC, so that
 // peers do not see them. Frames that somebody copies from one segment to another make no twins.
@@ -227,8 +227,8 @@ func (s *segment) next() time.Time {
 }
 
 // tick is the heartbeat. A loop that is late hears what waits in the socket before it judges
-// others. One that is so late that its peers count it as dead stops answering first: its addresses may
-// be somebody else's by now.
+// others. One that is so late that its peers count it as dead stops answering first: its addresses
+// may be somebody else's by now.
 func (s *segment) tick(now time.Time) {
 	if lateness := s.machine.BeginTick(now); lateness > election.OnTime && s.wire != nil {
 		if lateness == election.TooLate {
@@ -270,7 +270,7 @@ func (s *segment) updateMachine(now time.Time, cause Cause) {
 func (s *segment) hear(now time.Time, x election.Message) {
 	if x.Node == s.config.Node {
 		if other := s.parent.interfaceOfBoot(x.Boot); other != "" {
-			s.hearSelf(now, other, x)
+			s.hearSelf(other, x)
 			return
 		}
 	}
@@ -282,7 +282,7 @@ func (s *segment) hear(now time.Time, x election.Message) {
 }
 
 // hearSelf takes a message that this very process sent on an interface.
-func (s *segment) hearSelf(now time.Time, other string, x election.Message) {
+func (s *segment) hearSelf(other string, x election.Message) {
 	switch {
 	case other == s.name:
 	case !x.IsEcho():

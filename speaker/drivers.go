@@ -16,9 +16,9 @@ import (
 )
 
 // Drivers have one contract. Sync replaces what is desired of one group, or of one address, and
-// returns at once; the zero value removes it, and the cost does not depend on others. Run compares what is
-// desired with what is, repairs the difference, and ends with the context. Observed is the stream
-// of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
+// returns at once; the zero value removes it, and the cost does not depend on others. Run compares
+// what is desired with what is, repairs the difference, and ends with the context. Observed is the
+// stream of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
 //
 // The interfaces say what the planner and the reporter use of each driver.
 

@@ -333,7 +333,8 @@ func (p *planner) plan(groups ...plan.Group) {
 }
 
 // planGroup has the drivers do what a group needs. It goes one way: who forwards, what this node
-// forwards, what its kernel shows of that, and what the node announces. It returns what syncL2 does.
+// forwards, what its kernel shows of that, and what the node announces. It returns what syncL2
+// does.
 func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 	group, inUse := group.Unused(p.world.Used)
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)

@@ -55,7 +55,9 @@ func TestReporter_observe_owner(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() { n.reporter.observe(ctx); close(done) }()
-				n.l2.observed <- l2.Observation{Kind: l2.AddressGained, Address: webAddress, Interface: "eth0", Cause: l2.PeerSilent}
+				n.l2.observed <- l2.Observation{
+					Kind: l2.AddressGained, Address: webAddress, Interface: "eth0", Cause: l2.PeerSilent,
+				}
 				<-time.After(eventAfter - 1)
 				synctest.Wait()
 				if got := n.eventsSoFar(); len(got) > 0 {
@@ -115,7 +117,9 @@ func TestReporter_compose(t *testing.T) {
 	n.bfd.complaints = []string{"BFD with BGPNeighbor tor: no route"}
 	n.reporter.complain(reasonIPVS, "d/web", "IPVS: no memory")
 	n.rivals.held = []rival.HeldPeer{{Peer: bgp.Peer{Name: "spine", Interface: "eth1"}, Since: time.Unix(1000, 5)}}
-	n.bgp.status.Peers = []bgp.PeerStatus{{Name: "tor", Address: netip.MustParseAddr("172.30.0.1"), LastError: "refused"}}
+	n.bgp.status.Peers = []bgp.PeerStatus{
+		{Name: "tor", Address: netip.MustParseAddr("172.30.0.1"), LastError: "refused"},
+	}
 	n.l2.status = l2.Status{
 		Segments: []l2.Segment{{Interface: "none0", Up: true, Claiming: true, Owned: 2}},
 		Err:      "no raw sockets",

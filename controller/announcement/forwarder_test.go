@@ -129,7 +129,7 @@ func TestServiceForwarding(t *testing.T) {
 			asked:     "best",
 			nodes:     map[string]Node{"n1": capable(nil)},
 			want: Forwarder{scheduler: "rr",
-				complaint: `annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
+				complaint: `annotation berth.dev/ipvs-scheduler: "best" is not a valid scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`},
 		},
 		{
 			name:      "two dataplanes",
@@ -238,14 +238,14 @@ func TestServiceConditionForwarder(t *testing.T) {
 			nodes:   map[string]Node{"n1": capable(nil)},
 			ok:      true,
 			reason:  "Announced",
-			message: `by SegmentAnnouncement l2; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+			message: `by SegmentAnnouncement l2; annotation berth.dev/ipvs-scheduler: "best" is not a valid scheduler, so rr of LoadBalancerPool rack serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
 		},
 		{
 			name:    "a bad annotation, and nobody announces",
 			address: "203.0.113.1",
 			asked:   "best",
 			reason:  "NoAnnouncement",
-			message: `203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one; annotation berth.dev/ipvs-scheduler: "best" is no scheduler, so rr of LoadBalancerPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+			message: `203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one; annotation berth.dev/ipvs-scheduler: "best" is not a valid scheduler, so rr of LoadBalancerPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// Claim is a node's statement that it owns an address on a segment, as it is mirrored outside of the
-// segment.
+// Claim is a node's statement that it owns an address on a segment, as it is mirrored outside of
+// the segment.
 type Claim struct {
 	Address netip.Addr
 	// Segment is the same for all nodes on it: its first IPv4 subnet, or else its first IPv6

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which addresses
-// this node answers. Each method that takes the time needs one that is not before the last. What
-// the machine wants done is collected until Take.
+// Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which
+// addresses this node answers. Each method that takes the time needs one that is not before the
+// last. What the machine wants done is collected until Take.
 type Machine struct {
 	self     string
 	boot     uint64
@@ -294,7 +294,11 @@ func (m *Machine) stateOf(key addressKey) *addressState {
 
 // position returns where the address is in ordered, or would be, and whether it is.
 func (m *Machine) position(key addressKey) (int, bool) {
-	return slices.BinarySearchFunc(m.ordered, key, func(c *addressState, k addressKey) int { return compareKeys(c.key, k) })
+	return slices.BinarySearchFunc(
+		m.ordered,
+		key,
+		func(c *addressState, k addressKey) int { return compareKeys(c.key, k) },
+	)
 }
 
 // countCandidates keeps for how many addresses each other node is a candidate.
@@ -454,8 +458,8 @@ func (m *Machine) clearWitnessed() {
 	}
 }
 
-// updateSynced keeps synced up to date, and decides every address again when it becomes true. A peer
-// whose claims cannot be had does not delay others for long.
+// updateSynced keeps synced up to date, and decides every address again when it becomes true. A
+// peer whose claims cannot be had does not delay others for long.
 func (m *Machine) updateSynced(now time.Time) {
 	synced := true
 	for _, p := range m.claims {

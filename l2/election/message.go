@@ -19,8 +19,8 @@ import (
 // Ethernet pads. A later minor version appends fields before the HMAC; older versions ignore them.
 // The capabilities were added in this way.
 //
-// Bodies: a pull, a challenge, a proof and an echo have "to boot 8 | nonce 8". Claims have "flags 1 | from
-// 16 | to 16" and 25 bytes for each claim: "address 16 | term 8 | flags 1".
+// Bodies: a pull, a challenge, a proof and an echo have "to boot 8 | nonce 8". Claims have "flags 1
+// | from 16 | to 16" and 25 bytes for each claim: "address 16 | term 8 | flags 1".
 const (
 	messageMagic    = "BRTH"
 	messageVersion  = 1
@@ -63,8 +63,8 @@ const (
 	kindEcho                  // tells another interface of the same node that its hello was heard
 )
 
-// addressKey is an address on the wire: 16 bytes, of which an IPv4 address has the last 4 (RFC 4291,
-// section 2.5.5.2).
+// addressKey is an address on the wire: 16 bytes, of which an IPv4 address has the last 4 (RFC
+// 4291, section 2.5.5.2).
 type addressKey [16]byte
 
 func keyOf(addr netip.Addr) addressKey { return addr.As16() }

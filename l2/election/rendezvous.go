@@ -27,8 +27,8 @@ func mix(h uint64) uint64 {
 	return h ^ h>>33
 }
 
-// RanksBefore reports whether node a comes before b among those that are free to take an address: by
-// preference, then by weight, then by name.
+// RanksBefore reports whether node a comes before b among those that are free to take an address:
+// by preference, then by weight, then by name.
 func RanksBefore(key string, preferred map[string]int32, a, b string) bool {
 	if pa, pb := preferred[a], preferred[b]; pa != pb {
 		return pa > pb

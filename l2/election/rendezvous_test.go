@@ -66,8 +66,8 @@ func TestRanksBeforeDeathMovesOnlyItsAddresses(t *testing.T) {
 	}
 }
 
-// TestRanksBeforeSpreadsEvenly distributes 1 000 addresses to 5 nodes, with 100 sets of node names. In
-// 99 of them no node has more than 1.2 times the mean.
+// TestRanksBeforeSpreadsEvenly distributes 1 000 addresses to 5 nodes, with 100 sets of node names.
+// In 99 of them no node has more than 1.2 times the mean.
 func TestRanksBeforeSpreadsEvenly(t *testing.T) {
 	var worst []float64
 	for set := range 100 {

@@ -127,8 +127,8 @@ func (m *Machine) declareSilent(now time.Time) {
 }
 
 // DecisionDue reports whether the clock makes the next Step decide something: that a peer is
-// silent, or that it is this node's turn to take an address. Hear what waits first: it may show that
-// the peer is alive, or that another node took the address.
+// silent, or that it is this node's turn to take an address. Hear what waits first: it may show
+// that the peer is alive, or that another node took the address.
 func (m *Machine) DecisionDue(now time.Time) bool { return m.silenceDue(now) || m.turnDue(now) }
 
 // silenceDue reports whether a peer is to be declared silent.

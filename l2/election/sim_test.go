@@ -54,7 +54,7 @@ type simNode struct {
 	m      *Machine // nil: crashed
 	until  time.Time
 	owns   map[netip.Addr]bool
-	clear  map[netip.Addr]time.Time     // of those, when, on its clock, probing ends; zero: no probe is needed, or it has ended
+	clear  map[netip.Addr]time.Time     // of those, when probing ends; zero: it need not, or has ended
 	asked  bool                         // it probed when it last claimed an address
 	told   map[netip.Addr]time.Duration // when it last announced an address
 	state  State

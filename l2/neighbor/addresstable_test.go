@@ -11,7 +11,8 @@ func TestAddressTable(t *testing.T) {
 	a := NewAddressTable()
 	expect := func(when string, knows, answers bool) {
 		t.Helper()
-		if a.Knows(held4) != knows || a.IsAnswered(held4) != answers || a.Answering(held4) != (answers && a.Watchdog.running()) {
+		if a.Knows(held4) != knows || a.IsAnswered(held4) != answers ||
+			a.Answering(held4) != (answers && a.Watchdog.running()) {
 			t.Errorf("%s: known %t, answered %t, answering %t; want known %t, answered %t",
 				when, a.Knows(held4), a.IsAnswered(held4), a.Answering(held4), knows, answers)
 		}
@@ -26,7 +27,10 @@ func TestAddressTable(t *testing.T) {
 	expect("answered", true, true)
 	wanted := a.Wanted()
 	slices.SortFunc(wanted, netip.Addr.Compare)
-	if want := []netip.Addr{held4, known4}; !slices.Equal(wanted, slices.SortedFunc(slices.Values(want), netip.Addr.Compare)) {
+	if want := []netip.Addr{held4, known4}; !slices.Equal(
+		wanted,
+		slices.SortedFunc(slices.Values(want), netip.Addr.Compare),
+	) {
 		t.Errorf("wanted are %v, want %v", wanted, want)
 	}
 	if !a.Silence(held4) || a.Silence(held4) {
