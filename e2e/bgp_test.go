@@ -151,7 +151,7 @@ func testRouterID(t *testing.T, r *rack) {
 	knownAs("10.9.8.7")
 	reported("10.9.8.7")
 	if err := patch(t.Context(), `{"spec":{"bgp":{"routerID":"10.9.8.256"}}}`); err == nil ||
-		!strings.Contains(err.Error(), "10.9.8.256 is not an IPv4 address") {
+		!strings.Contains(err.Error(), "10.9.8.256 is not a router ID; write a unicast IPv4 address") {
 		t.Errorf("a router ID that is none is answered with %v", err)
 	}
 	if err := patch(t.Context(), `{"spec":null}`); err != nil {
