@@ -37,6 +37,10 @@ type Config struct {
 	// Handover is the longest time to answer for an address that another node is to take, or that this
 	// node lacks a capability for. 0: 1 s.
 	Handover time.Duration
+	// FreshWithin and StaleAfter say what a node does about a peer that has not heard from the API
+	// for long: one whose desired state was confirmed (see Driver.Confirm) within FreshWithin takes
+	// what it wants from one whose desired state was not for StaleAfter. 0: 7 s and 15 s.
+	FreshWithin, StaleAfter time.Duration
 	// Answers is called with true just before this node first answers for an address on a segment
 	// or announces it there. It is called with false after the node stopped, and while another host
 	// is in conflict about the address, until a minute after that host was last heard. For each
@@ -60,6 +64,8 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.HelloInterval, 100*time.Millisecond)
 	set(&c.Listen, time.Second)
 	set(&c.Handover, time.Second)
+	set(&c.FreshWithin, 7*time.Second)
+	set(&c.StaleAfter, 15*time.Second)
 	const shortest, longest = election.MinHelloInterval, election.MaxHelloInterval
 	switch {
 	case c.Node == "" || len(c.Node) > election.MaxNodeName:
@@ -68,8 +74,10 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("a logger is needed")
 	case c.HelloInterval < shortest || c.HelloInterval > longest:
 		return c, fmt.Errorf("hello interval %s: must be between %s and %s", c.HelloInterval, shortest, longest)
-	case c.Listen < 0 || c.Handover < 0:
-		return c, errors.New("listen and handover times cannot be negative")
+	case c.Listen < 0 || c.Handover < 0 || c.FreshWithin < 0:
+		return c, errors.New("listen, handover and freshness times cannot be negative")
+	case c.StaleAfter <= c.FreshWithin:
+		return c, fmt.Errorf("stale after %s: must be longer than fresh within %s", c.StaleAfter, c.FreshWithin)
 	}
 	return c, nil
 }

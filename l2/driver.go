@@ -32,6 +32,7 @@ type Driver struct {
 	keys         Keys                     // guarded by mu
 	capabilities Capabilities             // guarded by mu
 	mirror       map[mirrorKey]Claim      // guarded by mu
+	confirmedAt  time.Time                // guarded by mu
 	twins        map[string]string        // guarded by mu; by interface, the one that serves its segment
 	failure      string                   // guarded by mu
 	departure    *departure               // guarded by mu
@@ -186,6 +187,15 @@ func (d *Driver) SetCapabilities(c Capabilities) {
 	defer d.mu.Unlock()
 	d.capabilities = c
 	d.notifySegments()
+}
+
+// Confirm says that what is desired here was up to date at that time. Once it was called, it is to
+// be called again at least as often as Config.FreshWithin says: peers take over from a node that
+// goes without it for long, unless they do, too.
+func (d *Driver) Confirm(at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.confirmedAt = at
 }
 
 // SetState sets the state that this node tells the others. Leaving and Restarting hand over what it

@@ -41,7 +41,8 @@ type orders struct {
 	state        State
 	keys         Keys
 	capabilities Capabilities
-	round        uint64 // of the departure
+	confirmedAt  time.Time // zero: nothing confirms what is desired
+	round        uint64    // of the departure
 }
 
 // take returns what was left since the last time, and the link.
@@ -139,6 +140,9 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 		s.machine.SetMTU(s.link.MTU)
 	}
 	s.machine.SetCapabilities(now, orders.capabilities)
+	if !orders.confirmedAt.IsZero() {
+		s.machine.Confirm(now, orders.confirmedAt)
+	}
 	s.updateMachine(now, causeOf(orders.state))
 	if in.mirrorLost {
 		s.machine.MirrorLost(now)

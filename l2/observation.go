@@ -26,6 +26,11 @@ const (
 	Conflict
 	// Failure: Err, on Interface if that is not empty. The driver will retry.
 	Failure
+	// Outdated: this node has not heard from the API for long, and Node has. What it owns is taken
+	// by nodes that know better.
+	Outdated
+	// UpToDate ends Outdated.
+	UpToDate
 	// ProxyFound: MAC answers for every address (proxy ARP), as it did for Address. Its answers are
 	// ignored.
 	ProxyFound
@@ -34,13 +39,7 @@ const (
 // String returns the kind in lower case.
 func (k Kind) String() string {
 	names := [...]string{
-		"",
-		"address gained",
-		"address lost",
-		"peer up",
-		"peer down",
-		"conflict",
-		"failure",
+		"", "address gained", "address lost", "peer up", "peer down", "conflict", "failure", "outdated", "up to date",
 		"proxy found",
 	}
 	if int(k) < len(names) {

@@ -112,7 +112,11 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 			Interval: shared.config.HelloInterval,
 			Listen:   shared.config.Listen,
 			Handover: shared.config.Handover,
-			Random:   randomNumber,
+
+			FreshWithin: shared.config.FreshWithin,
+			StaleAfter:  shared.config.StaleAfter,
+
+			Random: randomNumber,
 		}),
 		desired:   make(map[netip.Addr]Desired),
 		effects:   newEffects(),
@@ -338,7 +342,21 @@ func (s *segment) setFault(f fault, err error) {
 	}
 }
 
+// observeFreshness observes that this node became outdated, or is no longer.
+func (s *segment) observeFreshness(now time.Time) {
+	fresher := s.machine.Outdated()
+	if was := s.published.Load(); was != nil && was.Outdated == (fresher != "") || was == nil && fresher == "" {
+		return
+	}
+	if fresher == "" {
+		s.observe(now, Observation{Kind: UpToDate})
+	} else {
+		s.observe(now, Observation{Kind: Outdated, Node: fresher})
+	}
+}
+
 func (s *segment) publish(now time.Time) {
+	s.observeFreshness(now)
 	m := s.machine.Summary(now)
 	p := &Segment{
 		Interface: s.name,
@@ -348,6 +366,7 @@ func (s *segment) publish(now time.Time) {
 		Peers:     m.Peers,
 		Wanted:    len(s.desired),
 		Owned:     m.Owned,
+		Outdated:  s.machine.Outdated() != "",
 		Err:       s.faults.String(),
 		Subnets:   s.link.HostSubnets(),
 		ProxyARP:  s.proxies.Present(now),

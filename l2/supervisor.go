@@ -135,7 +135,13 @@ func (d *Driver) named(ifname string) bool {
 func (d *Driver) orders() orders {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return orders{state: d.state, keys: d.keys, capabilities: d.capabilities, round: d.departure.round}
+	return orders{
+		state:        d.state,
+		keys:         d.keys,
+		capabilities: d.capabilities,
+		confirmedAt:  d.confirmedAt,
+		round:        d.departure.round,
+	}
 }
 
 // interfaceOf returns the name of the served interface with that MAC address, or "".

@@ -125,10 +125,10 @@ func (c *addressState) vacant(counts func(string, claim) bool, alone bool) bool 
 
 // rank returns the node's place among the candidates that are able to take the address and do not
 // offer it.
-func (c *addressState) rank(self string, able func(string) bool) int {
+func (c *addressState) rank(self string, able, before func(string) bool) int {
 	n := 0
 	for _, node := range c.candidates {
-		if node != self && able(node) && !c.rivals[node].offered && RanksBefore(c.ranked, c.preferred, node, self) {
+		if node != self && able(node) && !c.rivals[node].offered && before(node) {
 			n++
 		}
 	}

@@ -24,6 +24,7 @@ const (
 	PeerReady       Cause = "peer_ready"       // a peer became able to own addresses
 	PeerLeft        Cause = "peer_left"        // a peer is leaving or restarting, or is no longer ready
 	PeerCapability  Cause = "peer_capability"  // a peer gained or lost a capability
+	PeerStale       Cause = "peer_stale"       // a peer's desired state has not been confirmed for long
 	PeerSilent      Cause = "peer_silent"      // a peer sent no message for three of its intervals
 	HandedOver      Cause = "handed_over"      // the new owner was heard
 	HandoverTimeout Cause = "handover_timeout" // the new owner was not heard in time

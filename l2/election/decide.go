@@ -27,7 +27,10 @@ func (m *Machine) evaluate(now time.Time, c *addressState, cause Cause) {
 	best, rival := c.best(m.counts(c))
 	mine := nodeClaim{c.mine, m.self}
 	offers := !c.offeredSince.IsZero() || !m.catchingUp && !(m.keepsAddresses() && m.suits(c))
+	fresher := m.fresherOwner(c)
 	switch {
+	case fresher != "":
+		m.relinquish(c, fresher, HandedOver)
 	case rival && (offers || c.beats(best, mine)):
 		m.relinquish(c, best.node, HandedOver)
 	case m.mustStop(now, c):
@@ -61,7 +64,7 @@ func (m *Machine) counts(c *addressState) func(string, claim) bool {
 		if x.offered || x.held {
 			return !x.offered
 		}
-		return m.peers.mayOwn(node) && (x.relayed || !better || !m.seemsToOffer(c, node))
+		return m.peers.mayOwn(node) && (x.relayed || !better || !m.seemsToOffer(c, node) && !m.outranks(node))
 	}
 }
 
@@ -130,7 +133,7 @@ func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
 	if c.mirror.Node == m.self {
 		return now
 	}
-	return now.Add(time.Duration(c.rank(m.self, m.able(c))) * rankDelay)
+	return now.Add(time.Duration(c.rank(m.self, m.able(c), m.comesBefore(c))) * rankDelay)
 }
 
 // cancelDue cancels an address's due time.
@@ -237,7 +240,7 @@ func (m *Machine) offerNext(now time.Time) {
 	for len(m.toOffer) > 0 {
 		c := m.addresses[m.toOffer[0]]
 		m.toOffer = m.toOffer[1:]
-		if c == nil || !c.owned || !m.eligible || !m.synced || c.rank(m.self, m.able(c)) == 0 {
+		if c == nil || !c.owned || !m.eligible || !m.synced || c.rank(m.self, m.able(c), m.comesBefore(c)) == 0 {
 			continue
 		}
 		m.lastOffer, m.offered, c.offeredSince = now, c.key, now

@@ -22,6 +22,7 @@ type Machine struct {
 	state         State
 	linked, keyed bool
 	capabilities  Capabilities
+	freshness     freshness
 
 	addresses      map[addressKey]*addressState
 	ordered        []*addressState        // all of them, by key
@@ -62,6 +63,7 @@ type peerClaims struct {
 	boot         uint64
 	differsSince time.Time // when they began to differ from the peer's digest; zero: they agree
 	lastPull     time.Time
+	stale, fresh bool         // its desired state, when it was last heard
 	held         []addressKey // what its former process asked to keep for it
 	holdUntil    time.Time    // zero: nothing is held
 }
@@ -117,7 +119,11 @@ type Options struct {
 	Interval time.Duration // between hellos
 	Listen   time.Duration // on a segment before anything is claimed
 	Handover time.Duration // the longest time to own an address that another node is to take
-	Random   func() uint64 // unforeseeable numbers, never 0
+
+	// A node whose desired state was confirmed within FreshWithin takes what it wants from a node
+	// whose desired state was not for StaleAfter. 0: never.
+	FreshWithin, StaleAfter time.Duration
+	Random                  func() uint64 // unforeseeable numbers, never 0
 }
 
 // NewMachine returns the machine of a node that is Starting, on a segment that is not open.
@@ -126,6 +132,7 @@ func NewMachine(o Options) *Machine {
 		self:           o.Node,
 		boot:           o.Boot,
 		handover:       o.Handover,
+		freshness:      freshness{freshWithin: o.FreshWithin, staleAfter: o.StaleAfter},
 		pacer:          pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
 		peers:          newPeerTable(o.Node, o.Boot, o.Random),
 		addresses:      make(map[addressKey]*addressState),
@@ -274,6 +281,10 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 	}
 	if c != nil {
 		m.applyChange(now, *c)
+	}
+	if stale, fresh := m.freshness.isStale(x.age), m.freshness.isFresh(x.age); stale != p.stale || fresh != p.fresh {
+		p.stale, p.fresh = stale, fresh
+		m.evaluateAll(now, PeerStale)
 	}
 	m.updateSynced(now)
 	return nil

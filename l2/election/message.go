@@ -13,11 +13,11 @@ import (
 //
 //	magic "BRTH" | version 1 | kind 1 | state 1 | reserved 1 | interval ms 2 | cluster 8 |
 //	boot nonce 8 | sequence 8 | digest 8 | MAC 6 | name length 1 | name | body length 2 | body |
-//	capabilities 2 | HMAC-SHA256 32
+//	capabilities 2 | age in 100 ms 2 | HMAC-SHA256 32
 //
 // The HMAC covers everything before it. The shortest message is longer than the 46 bytes to which
 // Ethernet pads. A later minor version appends fields before the HMAC; older versions ignore them.
-// The capabilities were added in this way.
+// The capabilities were added in this way, and so was the age.
 //
 // Bodies: a pull, a challenge, a proof and an echo have "to boot 8 | nonce 8". Claims have "flags 1
 // | from 16 | to 16" and 25 bytes for each claim: "address 16 | term 8 | flags 1".
@@ -27,6 +27,10 @@ const (
 	messageFixed    = len(messageMagic) + 4 + 2 + 8 + 8 + 8 + 8 + 6 + 1
 	bodyLength      = 2
 	capabilityBytes = 2
+	ageBytes        = 2
+	ageUnit         = 100 * time.Millisecond
+	ageUnknown      = time.Duration(-1) // an older version sent the message
+	oldest          = 1<<16 - 1         // in units, or older
 	addressedBody   = 16
 	claimsFixed     = 1 + 2*len(addressKey{})
 	claimBytes      = len(addressKey{}) + 8 + 1
@@ -89,7 +93,8 @@ type Message struct {
 	state    State
 	digest   uint64 // of all the sender's claims
 
-	capabilities Capabilities // none: also if an older version sent it
+	capabilities Capabilities  // none: also if an older version sent it
+	age          time.Duration // of the sender's desired state since it was last confirmed, or ageUnknown
 
 	to, nonce uint64    // of kindPull, kindChallenge, kindProof and kindEcho
 	claims    claimList // of kindClaims
@@ -118,7 +123,7 @@ const (
 // Seal returns the message's payload, signed with the key.
 func (m Message) Seal(key []byte) []byte {
 	b := make([]byte, 0, messageFixed+len(m.Node)+bodyLength+claimsFixed+len(m.claims.entries)*claimBytes+
-		capabilityBytes+sha256.Size)
+		capabilityBytes+ageBytes+sha256.Size)
 	b = append(b, messageMagic...)
 	b = append(b, messageVersion, byte(m.kind), byte(m.state), 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.interval/time.Millisecond))
@@ -140,6 +145,7 @@ func (m Message) Seal(key []byte) []byte {
 	}
 	binary.BigEndian.PutUint16(b[body:], uint16(len(b)-body-bodyLength))
 	b = binary.BigEndian.AppendUint16(b, uint16(m.capabilities))
+	b = binary.BigEndian.AppendUint16(b, uint16(min(m.age/ageUnit, oldest)))
 	return sign(b, b, key)
 }
 
@@ -189,6 +195,9 @@ func readMessage(b []byte) (Message, error) {
 	if len(appended) >= capabilityBytes {
 		m.capabilities = Capabilities(binary.BigEndian.Uint16(appended))
 	}
+	if m.age = ageUnknown; len(appended) >= capabilityBytes+ageBytes {
+		m.age = time.Duration(binary.BigEndian.Uint16(appended[capabilityBytes:])) * ageUnit
+	}
 	return m, m.readBody(body)
 }
 
@@ -226,6 +235,7 @@ func sign(to, signed, key []byte) []byte {
 // claimsPerMessage returns how many claims of a node with that name fit into a frame with that MTU,
 // and into every message.
 func claimsPerMessage(mtu int, node string) int {
-	room := min(mtu, MaxMessage) - messageFixed - len(node) - bodyLength - claimsFixed - capabilityBytes - sha256.Size
+	room := min(mtu, MaxMessage) - messageFixed - len(node) - bodyLength - claimsFixed -
+		capabilityBytes - ageBytes - sha256.Size
 	return max(1, room/claimBytes)
 }

@@ -22,6 +22,7 @@ func someMessages() []Message {
 	head := Message{
 		Node: "node-1", Cluster: 5, Boot: 0x0102030405060708, sequence: 42, interval: 100 * time.Millisecond,
 		state: Ready, digest: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, capabilities: 0x8105,
+		age: 12300 * time.Millisecond,
 	}
 	kinds := []Message{
 		{kind: kindHello},
@@ -56,8 +57,8 @@ func TestMessageSealOpen(t *testing.T) {
 func TestMessageFormat(t *testing.T) {
 	// Speakers of different versions must understand each other: these sums never change.
 	for i, want := range []struct{ now, first string }{
-		{"2f80", "6fc5"}, {"0b31", "05b9"}, {"3efa", "dba3"}, {"b043", "1347"}, {"07f7", "c5f3"},
-		{"bca8", "7609"}, {"4e76", "a7c9"},
+		{"30b9", "6fc5"}, {"8a7e", "05b9"}, {"f8d4", "dba3"}, {"ec3a", "1347"}, {"bc07", "c5f3"},
+		{"1511", "7609"}, {"476f", "a7c9"},
 	} {
 		m := someMessages()[i]
 		sealed := m.Seal([]byte("key"))
@@ -76,14 +77,14 @@ func TestMessageFormat(t *testing.T) {
 
 // asFirstSent is a sealed message as the first version sent it: without what was appended since.
 func asFirstSent(sealed []byte) []byte {
-	b := bytes.Clone(sealed[:len(sealed)-sha256.Size-capabilityBytes])
+	b := bytes.Clone(sealed[:len(sealed)-sha256.Size-capabilityBytes-ageBytes])
 	return sign(b, b, []byte("key"))
 }
 
 func TestOpenMessageOfFirstVersion(t *testing.T) {
 	for _, m := range someMessages() {
 		got, err := OpenMessage(asFirstSent(m.Seal([]byte("key"))), 5, Keys{Sign: []byte("key")})
-		m.capabilities = 0
+		m.capabilities, m.age = 0, ageUnknown
 		if diff := cmp.Diff(m, got, whole); err != nil || diff != "" {
 			t.Errorf("kind %d: %v, (-want +got):\n%s", m.kind, err, diff)
 		}
@@ -174,8 +175,8 @@ func FuzzOpenMessage(f *testing.F) {
 	for _, m := range someMessages() {
 		b := m.Seal(keys.Sign)
 		// As the first version sent it, with half of the capabilities, and with all.
-		for appended := range capabilityBytes + 1 {
-			f.Add(b[:len(b)-sha256.Size-capabilityBytes+appended])
+		for appended := range capabilityBytes + ageBytes + 1 {
+			f.Add(b[:len(b)-sha256.Size-capabilityBytes-ageBytes+appended])
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -191,6 +192,7 @@ func FuzzOpenMessage(f *testing.F) {
 		if m.kind > kindEcho {
 			return
 		}
+		m.age = max(m.age, 0) // unknown is not sent
 		if again, err := OpenMessage(m.Seal(keys.Sign), 5, keys); err != nil || !cmp.Equal(m, again, whole) {
 			t.Errorf("sealed again: %v %+v, want %+v", err, again, m)
 		}

@@ -42,9 +42,10 @@ type peer struct {
 	mac          [6]byte
 	digest       uint64
 	capabilities Capabilities
-	lastAdvance  time.Time // when the sequence last advanced, by our clock
-	lastStood    time.Time // when it last did in a state in which claims stand
-	silentSince  time.Time // zero: never silent
+	age          time.Duration // of its desired state, when it was last heard
+	lastAdvance  time.Time     // when the sequence last advanced, by our clock
+	lastStood    time.Time     // when it last did in a state in which claims stand
+	silentSince  time.Time     // zero: never silent
 
 	// A boot that was heard, and has not proved yet that it is alive.
 	newBoot        uint64
@@ -97,7 +98,7 @@ func (r *peerTable) hear(now time.Time, x Message) (*PeerChange, *Message, error
 	}
 	m.alive, m.lastAdvance = true, now
 	m.sequence, m.interval, m.state = x.sequence, x.interval, x.state
-	m.mac, m.digest, m.capabilities = x.MAC, x.digest, x.capabilities
+	m.mac, m.digest, m.capabilities, m.age = x.MAC, x.digest, x.capabilities, x.age
 	if x.state != Starting && !r.late {
 		m.lastStood = now
 	}
@@ -213,6 +214,14 @@ func (r *peerTable) isReady(node string) bool {
 func (r *peerTable) capabilities(node string) Capabilities {
 	if m, ok := r.peers[node]; ok {
 		return m.capabilities
+	}
+	return 0
+}
+
+// age returns for how long the peer's desired state was not confirmed when it was last heard.
+func (r *peerTable) age(node string) time.Duration {
+	if m, ok := r.peers[node]; ok {
+		return m.age
 	}
 	return 0
 }

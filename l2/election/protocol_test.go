@@ -143,7 +143,7 @@ func (w *world) some() Capabilities { return Capabilities(w.random.IntN(4)) }
 // disturb causes a fault, or removes one.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
-	switch w.random.IntN(15) {
+	switch w.random.IntN(17) {
 	case 0:
 		if n.m != nil {
 			n.crash()
@@ -202,6 +202,11 @@ func (w *world) disturb() {
 		n.replace(w.between(50*time.Millisecond, time.Second))
 	case 12, 13:
 		n.setCapabilities(w.some())
+	case 15:
+		w.reassign(w.addresses[w.random.IntN(len(w.addresses))])
+	case 16:
+		w.twice = 0.3 * w.random.Float64()
+		w.log("%.2f arrive twice", w.twice)
 	case 14:
 		w.need(w.addresses[w.random.IntN(len(w.addresses))], w.some())
 	}
@@ -211,7 +216,7 @@ func (w *world) disturb() {
 func (w *world) heal() {
 	w.log("all heals")
 	clear(w.blocked)
-	w.loss = 0
+	w.loss, w.twice = 0, 0
 	for _, n := range w.nodes {
 		n.slow = 0
 		n.state = Ready
@@ -248,12 +253,18 @@ func (w *world) promised() error {
 				}
 			}
 		}
+		if err := w.servesPresentTenant(addr, owners); err != nil {
+			return err
+		}
 		// If a node shares no segment with others, only the API shows whether the node is alive,
 		// and it does not show whether the speaker's process is.
 		trusted := w.api[addr].Node != "" && w.node(w.api[addr].Node).frozen
 		for _, n := range w.nodes {
 			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(addr) || trusted {
 				continue // an older speaker only must not make a second owner
+			}
+			if n.apiCut && n.needs[addr] != w.needs[addr] {
+				continue // another node knows better what the address needs
 			}
 			// It takes the address from a node that tells no capabilities, unless that claim is
 			// relayed in a segment that is cut.
@@ -263,6 +274,30 @@ func (w *world) promised() error {
 				return fmt.Errorf("at %.3f s %d nodes answer for %s and none of them can, though %s could",
 					w.now.Seconds(), len(owners), addr, n.name)
 			}
+		}
+	}
+	return nil
+}
+
+// servesPresentTenant checks that no node answers for an address of a Service that has lost it,
+// while a node that it hears knows better and could answer. A node that answers for the Service
+// that has the address now, and is not heard there, keeps that one from it.
+func (w *world) servesPresentTenant(addr netip.Addr, owners []*simNode) error {
+	present := func(o *simNode) bool { return o.tenants[addr] == w.tenants[addr] }
+	if slices.ContainsFunc(owners, present) {
+		return nil
+	}
+	for _, o := range owners {
+		if o.old {
+			continue
+		}
+		for _, n := range w.nodes {
+			if n.m == nil || n.frozen || n.apiCut || n.old || n.state != Ready || !n.linked || !n.suits(addr) ||
+				w.blocked[[2]int{n.index, o.index}] || w.blocked[[2]int{o.index, n.index}] {
+				continue
+			}
+			return fmt.Errorf("at %.3f s %s answers for %s of a Service that has lost it, though %s knows better",
+				w.now.Seconds(), o.name, addr, n.name)
 		}
 	}
 	return nil

@@ -41,7 +41,7 @@ func (m *Machine) complete(x Message) Message {
 	m.sequence++
 	x.Node, x.Boot, x.sequence = m.self, m.boot, m.sequence
 	x.interval, x.state = m.announcedInterval(), m.announcedState()
-	x.digest, x.capabilities = m.own.digest, m.capabilities
+	x.digest, x.capabilities, x.age = m.own.digest, m.capabilities, m.freshness.age
 	return x
 }
 
@@ -93,6 +93,7 @@ func (m *Machine) BeginTick(now time.Time) Lateness {
 // intervals.
 func (m *Machine) Tick(now time.Time) {
 	m.declareSilent(now)
+	m.updateAge(now)
 	m.updateSynced(now)
 	m.expireHolds(now)
 	if m.catchingUp && m.pacer.caughtUp && m.synced {

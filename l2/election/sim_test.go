@@ -19,6 +19,9 @@ const (
 	simListen   = time.Second
 	simHandover = time.Second
 	simProbe    = 200 * time.Millisecond // to probe for an address
+	simConfirm  = 300 * time.Millisecond // between looks at the API
+	simFresh    = 700 * time.Millisecond
+	simStale    = 1500 * time.Millisecond
 )
 
 type world struct {
@@ -29,8 +32,10 @@ type world struct {
 	nodes     []*simNode
 	addresses []netip.Addr
 	needs     map[netip.Addr]Capabilities // what each address needs now
+	tenants   map[netip.Addr]int          // the Service that has each address now
 
 	loss    float64 // of each message
+	twice   float64 // of messages that arrive twice
 	delay   time.Duration
 	blocked map[[2]int]bool // from, to
 
@@ -67,6 +72,8 @@ type simNode struct {
 
 	capabilities Capabilities
 	needs        map[netip.Addr]Capabilities // as it sees the API
+	tenants      map[netip.Addr]int          // as it sees the API
+	confirmed    time.Time                   // when it last saw that it is up to date, on its clock
 	old          bool                        // its speaker is of a version without capabilities, until it is replaced
 
 	apiCut  bool
@@ -103,6 +110,7 @@ func newWorld(seed uint64, nodes, addresses int, trace *strings.Builder) *world 
 		random:  rand.New(rand.NewPCG(seed, 0)),
 		blocked: map[[2]int]bool{},
 		needs:   map[netip.Addr]Capabilities{},
+		tenants: map[netip.Addr]int{},
 		last:    map[netip.Addr]time.Duration{},
 		api:     map[netip.Addr]Claim{},
 		trace:   trace,
@@ -118,6 +126,7 @@ func newWorld(seed uint64, nodes, addresses int, trace *strings.Builder) *world 
 			name:    fmt.Sprintf("n%d", i),
 			drift:   1,
 			needs:   map[netip.Addr]Capabilities{},
+			tenants: map[netip.Addr]int{},
 			pending: map[netip.Addr]Claim{},
 			refused: map[netip.Addr]Claim{},
 			told:    map[netip.Addr]time.Duration{},
@@ -171,17 +180,29 @@ func (n *simNode) local() time.Time {
 // boot starts the node's process.
 func (n *simNode) boot() {
 	n.boots++
-	n.m = NewMachine(Options{
+	options := Options{
 		Node: n.name, Boot: n.boots<<8 | uint64(n.index) + 1,
 		Interval: simInterval, Listen: simListen, Handover: simHandover,
+		FreshWithin: simFresh, StaleAfter: simStale,
 		Random: n.w.random.Uint64,
-	})
+	}
+	if n.old {
+		options.StaleAfter = 0
+	}
+	n.m = NewMachine(options)
 	n.owns, n.clear, n.inbox, n.until, n.state = map[netip.Addr]bool{}, map[netip.Addr]time.Time{}, nil, time.Time{}, Ready
 	n.frozen = false
 	n.gone, n.absent = 0, false
 	n.w.log("%s boots", n.name)
 	n.connect()
 	now := n.local()
+	if n.confirmed.IsZero() {
+		n.confirmed = now.Add(-time.Hour)
+	}
+	if !n.old {
+		n.m.Confirm(now, n.confirmed)
+		n.confirm(n.boots)
+	}
 	for _, a := range n.w.addresses {
 		if said, ok := n.seen[a]; ok {
 			n.m.Mirrored(now, said)
@@ -190,6 +211,20 @@ func (n *simNode) boot() {
 	}
 	n.m.Open(now, 1500)
 	n.act()
+}
+
+// confirm sees from time to time, in this process, that the node is up to date.
+func (n *simNode) confirm(boot uint64) {
+	if n.boots != boot || n.m == nil {
+		return
+	}
+	if !n.apiCut && !n.frozen {
+		n.confirmed = n.local()
+		n.m.Confirm(n.confirmed, n.confirmed)
+		n.applyOutputs()
+		n.sleep()
+	}
+	n.w.after(simConfirm, func() { n.confirm(boot) })
 }
 
 // want sets an address, as the node sees it in the API.
@@ -262,6 +297,7 @@ func (n *simNode) plan() {
 		return // it looks when it is back
 	}
 	for _, a := range n.w.addresses {
+		n.tenants[a] = n.w.tenants[a]
 		if n.needs[a] == n.w.needs[a] {
 			continue
 		}
@@ -279,6 +315,15 @@ func (n *simNode) plan() {
 func (w *world) need(addr netip.Addr, needs Capabilities) {
 	w.log("%s needs %b", addr, needs)
 	w.needs[addr] = needs
+	for _, n := range w.nodes {
+		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), n.plan)
+	}
+}
+
+// reassign gives an address to another Service.
+func (w *world) reassign(addr netip.Addr) {
+	w.log("%s goes to another Service", addr)
+	w.tenants[addr]++
 	for _, n := range w.nodes {
 		w.after(w.between(2*time.Millisecond, 60*time.Millisecond), n.plan)
 	}
@@ -451,11 +496,14 @@ func (w *world) transmit(from *simNode, x Message) {
 	if !from.linked {
 		return
 	}
+	if from.old {
+		x.age = ageUnknown
+	}
 	for _, to := range w.nodes {
 		if to == from || w.blocked[[2]int{from.index, to.index}] || !to.linked || w.random.Float64() < w.loss {
 			continue
 		}
-		w.after(w.between(0, w.delay), func() {
+		deliver := func() {
 			if to.m == nil || len(to.inbox) >= 512 {
 				return
 			}
@@ -463,7 +511,11 @@ func (w *world) transmit(from *simNode, x Message) {
 			if !to.frozen && to.slow == 0 {
 				to.act()
 			}
-		})
+		}
+		w.after(w.between(0, w.delay), deliver)
+		if w.twice > 0 && w.random.Float64() < w.twice {
+			w.after(w.between(0, 10*w.delay), deliver)
+		}
 	}
 }
 

@@ -1,0 +1,125 @@
+package l2
+
+import (
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// confirmWhile confirms what is desired on the node as the speaker does, as long as heard is true.
+func (n *fakeNode) confirmWhile(t *testing.T, heard *atomic.Bool) {
+	t.Helper()
+	ended := make(chan struct{})
+	ticker := time.NewTicker(3 * time.Second)
+	go func() {
+		for {
+			select {
+			case <-ticker.C:
+				if heard.Load() {
+					n.Confirm(time.Now())
+				}
+			case <-ended:
+				return
+			}
+		}
+	}()
+	n.Confirm(time.Now())
+	t.Cleanup(func() {
+		ticker.Stop()
+		close(ended)
+	})
+}
+
+func yes() *atomic.Bool {
+	var b atomic.Bool
+	b.Store(true)
+	return &b
+}
+
+// A node that lost the API, and only the API, gives its addresses to one that did not, without a
+// gap. It takes nothing from that one.
+func TestStaleOwnerIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		stale, fresh := yes(), yes()
+		owner.confirmWhile(t, stale)
+		other.confirmWhile(t, fresh)
+		pass(time.Minute)
+		expectEqual(t, "answered while both hear from the API by", e.whoHas(t, svc), []string{owner.mac})
+		stale.Store(false)
+		pass(14 * time.Second)
+		expectEqual(t, "answered a little later by", e.whoHas(t, svc), []string{owner.mac})
+		for range 60 {
+			pass(100 * time.Millisecond)
+			if got := e.whoHas(t, svc); len(got) != 1 {
+				t.Fatalf("answered by %v, want one node", got)
+			}
+		}
+		expectEqual(t, "answered after 20 s by", e.whoHas(t, svc), []string{other.mac})
+		if !owner.Status().Segments[0].Outdated || other.Status().Segments[0].Outdated {
+			t.Error("the status does not say which node is outdated")
+		}
+		pass(time.Hour)
+		expectEqual(t, "answered an hour later by", e.whoHas(t, svc), []string{other.mac})
+		// The node that knows better dies: an old picture of the API is better than none.
+		other.kill()
+		pass(time.Second)
+		expectEqual(t, "answered when the other is dead by", e.whoHas(t, svc), []string{owner.mac})
+		if owner.Status().Segments[0].Outdated {
+			t.Error("it is outdated still, though no node knows better")
+		}
+		stale.Store(true)
+		pass(time.Minute)
+		expectEqual(t, "answered when the API is back by", e.whoHas(t, svc), []string{owner.mac})
+	})
+}
+
+// When no node hears from the API, nothing changes, though they do not lose it at the same moment.
+func TestNothingMovesWithoutAPI(t *testing.T) {
+	for _, lag := range []time.Duration{0, time.Second, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &ether{}
+			owner, other := twoNodes(t, e)
+			first, second := yes(), yes()
+			owner.confirmWhile(t, first)
+			other.confirmWhile(t, second)
+			pass(time.Minute)
+			first.Store(false)
+			pass(lag)
+			second.Store(false)
+			for range 100 {
+				pass(time.Second)
+				if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) {
+					t.Fatalf("%s apart: answered by %v, want %s", lag, got, owner.mac)
+				}
+			}
+			// The first one that hears from the API again knows better.
+			second.Store(true)
+			pass(10 * time.Second)
+			expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
+		})
+	}
+}
+
+// An address of a Service that is gone is given to another Service while its owner does not hear
+// from the API: the node that knows does not wait for it.
+func TestReusedAddressOfStaleOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		stale, fresh := yes(), yes()
+		owner.confirmWhile(t, stale)
+		other.confirmWhile(t, fresh)
+		pass(time.Minute)
+		stale.Store(false)
+		pass(5 * time.Second)
+		other.Sync(svc4, Desired{})
+		pass(time.Minute) // the address rests
+		other.Sync(svc4, by(other.config.Node))
+		pass(time.Second)
+		expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
+	})
+}
