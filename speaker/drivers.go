@@ -32,6 +32,8 @@ type announcer interface {
 	SetState(state l2.State)
 	SetKeys(keys l2.Keys)
 	SetCapabilities(capabilities l2.Capabilities)
+	Confirm(at time.Time)
+	MirrorLost()
 	Status() l2.Status
 	Holds(address netip.Addr) (interfaces []string)
 	Drained() <-chan struct{}
@@ -90,6 +92,7 @@ type claimMirror interface {
 	Run(ctx context.Context) error
 
 	Reconsider(node string)
+	Refresh()
 	Synced() bool
 }
 

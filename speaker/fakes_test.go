@@ -28,6 +28,7 @@ import (
 
 type fakeL2 struct {
 	synced       map[netip.Addr]l2.Desired
+	withdrawn    []netip.Addr
 	state        l2.State
 	capabilities l2.Capabilities
 	holds        []string
@@ -39,6 +40,7 @@ type fakeL2 struct {
 
 func (f *fakeL2) Sync(address netip.Addr, desired l2.Desired) {
 	if !desired.Announced {
+		f.withdrawn = append(f.withdrawn, address)
 		delete(f.synced, address)
 		return
 	}
@@ -50,6 +52,8 @@ func (f *fakeL2) Rebalance(address netip.Addr)      { f.rebalanced = append(f.re
 func (f *fakeL2) SetState(s l2.State)               { f.state = s }
 func (f *fakeL2) SetKeys(l2.Keys)                   {}
 func (f *fakeL2) SetCapabilities(c l2.Capabilities) { f.capabilities = c }
+func (f *fakeL2) Confirm(time.Time)                 {}
+func (f *fakeL2) MirrorLost()                       {}
 func (f *fakeL2) Status() l2.Status                 { return f.status }
 func (f *fakeL2) Holds(netip.Addr) []string         { return f.holds }
 func (f *fakeL2) Drained() <-chan struct{}          { return f.drained }
@@ -139,6 +143,8 @@ func (f *fakeUnserved) Err() error                    { return nil }
 func (f *fakeUnserved) Remove() error                 { return nil }
 
 type fakeMirror struct{ shown map[netip.Addr][]string } // Services by address
+
+func (f *fakeMirror) Refresh() {}
 
 func (f *fakeMirror) Show(address netip.Addr, services, announcements []string) {
 	if len(announcements) == 0 {

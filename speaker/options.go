@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/speaker/contact"
 )
 
 // Options of a Speaker.
@@ -19,6 +20,9 @@ type Options struct {
 	Events     events.EventRecorder
 	Logger     *slog.Logger
 	Metrics    prometheus.Registerer
+	// Contact watches the requests of Kubernetes and Berth. Nil: the speaker never takes its picture
+	// of the API for out of date.
+	Contact *contact.Monitor
 	// Node on which the speaker runs.
 	Node string
 	// Namespace of Berth's own objects.

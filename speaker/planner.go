@@ -47,8 +47,10 @@ type planner struct {
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
 
-	mu       sync.Mutex // held while the state changes, so that changes do not overlap
-	departed bool       // guarded by mu
+	mu       sync.Mutex            // held while the state changes, so that changes do not overlap
+	departed bool                  // guarded by mu
+	outdated bool                  // guarded by mu; other nodes know better what is desired
+	current  v1alpha1.SpeakerState // guarded by mu
 }
 
 // task is something to look at again.
@@ -71,8 +73,9 @@ const (
 	abilityChanged     // what this node can forward
 	forwardedChanged   // what the kernel shows of an address
 	deadNodesChanged
-	rivalsChanged  // peers to hold back
-	networkChanged // addresses on this node's interfaces, its gateways, or the API server's addresses
+	rivalsChanged    // peers to hold back
+	freshnessChanged // whether other nodes know better what is desired
+	networkChanged   // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
 func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Addr) (*planner, error) {
@@ -206,6 +209,8 @@ func (p *planner) follow(ctx context.Context) {
 			case dataplane.DeadChanged:
 				p.tasks.Add(task{kind: deadNodesChanged})
 			}
+		case <-p.reporter.freshness:
+			p.tasks.Add(task{kind: freshnessChanged})
 		case <-p.localnet.Changed():
 			p.tasks.Add(task{kind: networkChanged})
 		case <-p.rivals.Changed():
@@ -241,6 +246,8 @@ func (p *planner) do(t task) {
 		if p.reviewUsed() {
 			p.replan()
 		}
+	case freshnessChanged:
+		p.reviewFreshness()
 	case rivalsChanged:
 		p.syncPeers()
 		p.reporter.poke()
@@ -514,12 +521,37 @@ func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool)
 	}
 }
 
+// reviewFreshness makes the routes of this node a last resort while another node knows better what
+// is desired: their addresses may be somebody else's by now. On segments the nodes settle that
+// among themselves.
+func (p *planner) reviewFreshness() {
+	outdated := slices.ContainsFunc(p.l2.Status().Segments, func(s l2.Segment) bool { return s.Outdated })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if outdated == p.outdated {
+		return
+	}
+	p.outdated = outdated
+	p.Logger.Info("freshness changed", "outdated", outdated)
+	if !p.departed && p.current == v1alpha1.SpeakerAnnouncing {
+		p.announceState(p.current)
+	}
+}
+
+// whileOutdated is how long routes remain a last resort: until this node is up to date again.
+const whileOutdated = 100 * 365 * 24 * time.Hour
+
 // announceState has the drivers act on a state. mu is held.
 func (p *planner) announceState(state v1alpha1.SpeakerState) {
+	p.current = state
 	switch state {
 	case v1alpha1.SpeakerAnnouncing:
 		p.l2.SetState(l2.Ready)
-		p.bgp.Resume()
+		if p.outdated {
+			p.bgp.Drain(whileOutdated)
+		} else {
+			p.bgp.Resume()
+		}
 	case v1alpha1.SpeakerLeaving:
 		p.l2.SetState(l2.Leaving)
 		p.bgp.Drain(p.DrainTime)

@@ -203,6 +203,82 @@ func TestPlanner_plan_again(t *testing.T) {
 	}
 }
 
+// Another Service that shares the address, another announcement, or the end of one of them leaves
+// an address as it is, if its candidates are the same.
+func TestPlanner_reviewService_sharers(t *testing.T) {
+	n, web := servingNode(t)
+	web.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: "web"}
+	n.begin()
+	before := n.l2.synced[webAddress]
+	store := func(o *corev1.Service, there bool) {
+		t.Helper()
+		change := n.sources.service.GetStore().Add
+		if !there {
+			change = n.sources.service.GetStore().Delete
+		}
+		if err := change(o); err != nil {
+			t.Fatal(err)
+		}
+		n.do(task{kind: serviceChanged, service: o.Namespace + "/" + o.Name})
+	}
+	also := web.DeepCopy() // its name comes first
+	also.Name, also.UID, also.Spec.Ports = "also", "2", []corev1.ServicePort{{Name: "dns", Port: 53}}
+	sign(n.planner, also, "192.0.2.1")
+	another := v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("a-second")})
+	for _, step := range []struct {
+		name    string
+		do      func()
+		sharers []string
+	}{
+		{
+			name:    "a second Service shares it",
+			do:      func() { store(also, true) },
+			sharers: []string{"d/also", "d/web"},
+		},
+		{
+			name: "a second announcement selects it",
+			do: func() {
+				if err := n.sources.l2.GetStore().Add(another); err != nil {
+					t.Fatal(err)
+				}
+				n.do(task{kind: settingsChanged})
+			},
+			sharers: []string{"d/also", "d/web"},
+		},
+		{
+			name: "the second announcement is deleted",
+			do: func() {
+				if err := n.sources.l2.GetStore().Delete(another); err != nil {
+					t.Fatal(err)
+				}
+				n.do(task{kind: settingsChanged})
+			},
+			sharers: []string{"d/also", "d/web"},
+		},
+		{
+			name:    "the Service of the first name is deleted",
+			do:      func() { store(also, false) },
+			sharers: []string{"d/web"},
+		},
+	} {
+		step.do()
+		after := n.l2.synced[webAddress]
+		if !after.Announced || !slices.Equal(after.Candidates, before.Candidates) || after.Rank != before.Rank {
+			t.Errorf("%s: %+v, want %+v", step.name, after, before)
+		}
+		if got := n.mirror.shown[webAddress]; !slices.Equal(got, step.sharers) {
+			t.Errorf("%s: the mirror shows %v, want %v", step.name, got, step.sharers)
+		}
+	}
+	if len(n.l2.withdrawn) > 0 {
+		t.Errorf("withdrawn: %v, want nothing", n.l2.withdrawn)
+	}
+	store(web, false)
+	if !slices.Equal(n.l2.withdrawn, []netip.Addr{webAddress}) {
+		t.Errorf("withdrawn with the last Service: %v", n.l2.withdrawn)
+	}
+}
+
 func TestPlanner_reviewService_gone(t *testing.T) {
 	n, service := servingNode(t)
 	n.begin()
@@ -239,6 +315,7 @@ func TestPlanner_follow(t *testing.T) {
 		}, task{kind: forwardedChanged, address: address}},
 		{func() { n.dataplane.observed <- dataplane.Observation{Kind: dataplane.DeadChanged} }, task{kind: deadNodesChanged}},
 		{func() { n.localnet.changed <- struct{}{} }, task{kind: networkChanged}},
+		{func() { n.reporter.freshness.Notify() }, task{kind: freshnessChanged}},
 		{func() { n.rivals.changed <- struct{}{} }, task{kind: rivalsChanged}},
 		{func() { n.kubeProxy <- true }, task{kind: proxyHealthChanged, unhealthy: true}},
 	} {
@@ -275,6 +352,14 @@ func TestPlanner_reviewState(t *testing.T) {
 	}
 	n.do(task{kind: proxyHealthChanged})
 	expect("kube-proxy is healthy", v1alpha1.SpeakerAnnouncing, l2.Ready, "resume")
+	n.l2.status.Segments = []l2.Segment{{}, {Outdated: true}}
+	n.do(task{kind: freshnessChanged})
+	expect("another node knows better", v1alpha1.SpeakerAnnouncing, l2.Ready, "drain")
+	n.do(task{kind: freshnessChanged})
+	expect("and still does", v1alpha1.SpeakerAnnouncing, l2.Ready)
+	n.l2.status.Segments = nil
+	n.do(task{kind: freshnessChanged})
+	expect("no node knows better", v1alpha1.SpeakerAnnouncing, l2.Ready, "resume")
 	n.depart(v1alpha1.SpeakerRestarting, "the process is being replaced", true)
 	expect("it departs and holds", v1alpha1.SpeakerRestarting, l2.Holding, "drain")
 	n.do(task{kind: proxyHealthChanged, unhealthy: true})

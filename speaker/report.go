@@ -40,8 +40,10 @@ type reporter struct {
 	drivers
 	sources *sources
 	changed async.Signal
-	foreign *conflicts
-	spend   *rate.Limiter // of events about Services
+	// freshness is notified when this node becomes outdated on a segment, or is no longer.
+	freshness async.Signal
+	foreign   *conflicts
+	spend     *rate.Limiter // of events about Services
 
 	mu         sync.Mutex // guards what follows
 	now        v1alpha1.SpeakerState
@@ -64,6 +66,7 @@ func newReporter(o Options, s *sources, d drivers, foreign *conflicts) *reporter
 	return &reporter{
 		Options: o, drivers: d, sources: s, foreign: foreign,
 		changed:    async.NewSignal(),
+		freshness:  async.NewSignal(),
 		flushes:    make(chan chan error),
 		spend:      rate.NewLimiter(2, 50),
 		now:        v1alpha1.SpeakerStarting,
@@ -338,6 +341,11 @@ func (r *reporter) observedL2(o l2.Observation) {
 			"address",
 			o.Address,
 		)
+	case l2.Outdated:
+		r.Logger.Warn("another node knows better what is desired", "interface", o.Interface, "node", o.Node)
+		r.freshness.Notify()
+	case l2.UpToDate:
+		r.freshness.Notify()
 	case l2.Failure:
 		r.Logger.Warn("layer 2 failed", "interface", o.Interface, "error", o.Err)
 	}

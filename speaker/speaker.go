@@ -73,6 +73,12 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
 	group.Go(func() error { s.settle(ctx, planner); return nil })
+	if s.Contact != nil {
+		planner.l2.Confirm(time.Now()) // the caches are filled
+		group.Go(func() error {
+			return s.Contact.Run(life, s.askAPI, &freshness{drivers: planner.drivers, logger: s.Logger})
+		})
+	}
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
 
 	select {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/speaker"
+	"github.com/berth-lb/berth/speaker/contact"
 )
 
 func speakerCommand() *cobra.Command {
@@ -81,11 +82,15 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	// The clients outlive the signal, since leaving needs them.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	to, err := flags.connect(life, "speaker", logger, nil)
+	registry := newRegistry()
+	var err error
+	if options.Contact, err = contact.New(registry); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	to, err := flags.connect(life, "speaker", logger, options.Contact.Transport)
 	if err != nil {
 		return err
 	}
-	registry := newRegistry()
 	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
 	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
 	options.Version, options.Listen = version, flags.listen

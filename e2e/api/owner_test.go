@@ -294,9 +294,6 @@ func (c *claims) Mirrored(claim l2.Claim) {
 	c.heard = append(c.heard, claim)
 }
 
-// MirrorLost does nothing.
-func (c *claims) MirrorLost() {}
-
 // say has the mirror know whether a Node is ready.
 func (c *claims) say(node string, ready bool) {
 	c.mu.Lock()

@@ -5,15 +5,12 @@ package mirror
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
@@ -45,8 +42,6 @@ type Listener interface {
 	// Mirrored is called for each change of an L2Owner, this node's own included. The Node
 	// is empty when the object is gone, or its Node is not ready.
 	Mirrored(l2.Claim)
-	// MirrorLost is called when the L2Owners can no longer be watched.
-	MirrorLost()
 }
 
 const (
@@ -79,7 +74,7 @@ func New(c Config) (*Mirror, error) {
 		pace:     rate.NewLimiter(writesPerSecond, writesPerSecond),
 		began:    time.Now(),
 	}
-	if err := errors.Join(m.informer.SetTransform(slim), m.informer.SetWatchErrorHandlerWithContext(m.broke)); err != nil {
+	if err := m.informer.SetTransform(slim); err != nil {
 		return nil, fmt.Errorf("watch L2Owners: %w", err)
 	}
 	_, err := m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -153,12 +148,11 @@ func (m *Mirror) Reconsider(node string) {
 	}
 }
 
-// broke reports a watch that ended, unless it ended as watches regularly do.
-func (m *Mirror) broke(ctx context.Context, r *cache.Reflector, err error) {
-	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !errors.Is(err, io.EOF) {
-		m.To.MirrorLost()
+// Refresh passes the claims of all L2Owners on again, after the listener has forgotten them.
+func (m *Mirror) Refresh() {
+	for _, owner := range client.Stored[*v1alpha1.L2Owner](m.informer) {
+		m.hear(owner)
 	}
-	cache.DefaultWatchErrorHandler(ctx, r, err)
 }
 
 // gone handles an L2Owner that was deleted.

@@ -1,0 +1,167 @@
+// Package contact knows until when this process heard from the API server, so that it can say how
+// old its picture of the API may be.
+//
+// Errors alone do not tell: client-go repeats a watch that is refused, and says nothing, and a
+// connection that a firewall cuts stays silent for a minute. So all watches must be open, and the
+// API server is asked every few seconds whether it is ready, at a rate that does not grow with what
+// is watched.
+package contact
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-lb/berth/internal/async"
+)
+
+// times are how patient a Monitor is.
+type times struct {
+	every     time.Duration // between two questions to the API server
+	atMost    time.Duration // until it answers
+	settled   time.Duration // for which a watch must have been open: what was missed arrives first
+	lostAfter time.Duration // after the last confirmation the API counts as lost
+}
+
+// Listener hears about the contact. The calls come from one goroutine.
+type Listener interface {
+	// Confirmed says that everything that the API had at that time was received.
+	Confirmed(at time.Time)
+	// Lost says that nothing was confirmed for 8 s.
+	Lost()
+}
+
+// Monitor watches the contact with the API server. Make one with New, and send all requests of the
+// process through Transport.
+type Monitor struct {
+	mu      sync.Mutex
+	watches map[string]time.Time // guarded by mu; since when each is open, zero: it is not
+	at      prometheus.Gauge
+	times   times
+}
+
+// New returns a monitor that has seen no watch yet. Without a registerer its metric is registered
+// nowhere. The error is that of the registration.
+func New(registerer prometheus.Registerer) (*Monitor, error) {
+	m := &Monitor{
+		times: times{
+			every: 3 * time.Second, atMost: 2 * time.Second, settled: time.Second, lostAfter: 8 * time.Second,
+		},
+		watches: map[string]time.Time{},
+		at: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "berth_api_confirmed_timestamp_seconds",
+			Help: "When this process last had everything that the API server has, in seconds since 1970.",
+		}),
+	}
+	if registerer == nil {
+		return m, nil
+	}
+	return m, registerer.Register(m.at)
+}
+
+// Transport returns a round tripper that notes which watches are open.
+func (m *Monitor) Transport(next http.RoundTripper) http.RoundTripper { return &transport{m, next} }
+
+type transport struct {
+	*Monitor
+	next http.RoundTripper
+}
+
+// RoundTrip makes a request.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	query := r.URL.Query()
+	if query.Get("watch") != "true" && query.Get("watch") != "1" {
+		return t.next.RoundTrip(r)
+	}
+	key := keyOf(r.URL.Path, query)
+	t.set(key, time.Time{})
+	response, err := t.next.RoundTrip(r)
+	if err != nil || response.StatusCode != http.StatusOK {
+		return response, err
+	}
+	t.set(key, time.Now())
+	response.Body = &body{ReadCloser: response.Body, ended: func() { t.set(key, time.Time{}) }}
+	return response, nil
+}
+
+// keyOf names what is watched.
+func keyOf(path string, query url.Values) string {
+	return path + "?" + query.Get("labelSelector") + "&" + query.Get("fieldSelector")
+}
+
+func (m *Monitor) set(key string, since time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watches[key] = since
+}
+
+// body is the stream of a watch.
+type body struct {
+	io.ReadCloser
+	once  sync.Once
+	ended func()
+}
+
+// Read reads from the stream, and notes its end.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.once.Do(b.ended)
+	}
+	return n, err
+}
+
+// Close ends the stream.
+func (b *body) Close() error {
+	b.once.Do(b.ended)
+	return b.ReadCloser.Close()
+}
+
+// open reports whether all watches were open for a while at that time.
+func (m *Monitor) open(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, since := range m.watches {
+		if since.IsZero() || now.Sub(since) < m.times.settled {
+			return false
+		}
+	}
+	return len(m.watches) > 0
+}
+
+// Run asks the API server until the context ends, and tells the listener what follows from its
+// answers. ask returns an error unless the API server, and what it stores its objects in, is there.
+func (m *Monitor) Run(ctx context.Context, ask func(context.Context) error, to Listener) error {
+	last, lost := time.Now(), false
+	for {
+		began := time.Now()
+		if m.open(began) && m.answers(ctx, ask) {
+			last, lost = began, false
+			m.at.Set(float64(began.UnixMilli()) / 1000)
+			to.Confirmed(began)
+		}
+		left := m.times.lostAfter - time.Since(last)
+		if left <= 0 && !lost && ctx.Err() == nil {
+			lost = true
+			to.Lost()
+		}
+		pause := m.times.every - time.Since(began)
+		if !lost {
+			pause = min(pause, left)
+		}
+		if async.Sleep(ctx, max(pause, 0)) != nil {
+			return nil
+		}
+	}
+}
+
+func (m *Monitor) answers(ctx context.Context, ask func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(ctx, m.times.atMost)
+	defer cancel()
+	return ask(ctx) == nil
+}
