@@ -77,6 +77,34 @@ func (m *Machine) seemsToOffer(c *addressState, node string) bool {
 	return !has.Has(c.needs) && (has == 0 || !m.knows(node))
 }
 
+// outranks reports whether this node knows better than a peer what is desired.
+func (m *Machine) outranks(node string) bool {
+	return m.freshness.isFresh(m.freshness.age) && m.freshness.isStale(m.peers.age(node))
+}
+
+// isOutranked reports whether a peer that is alive knows better than this node.
+func (m *Machine) isOutranked(node string) bool {
+	return m.freshness.isStale(m.freshness.age) && m.peers.isAlive(node) && m.freshness.isFresh(m.peers.age(node))
+}
+
+// fresherOwner returns a peer that claims the address and knows better than this node; "": none.
+func (m *Machine) fresherOwner(c *addressState) string {
+	for node, x := range c.rivals {
+		if !x.relayed && !x.held && !x.offered && m.isOutranked(node) && m.peers.mayOwn(node) {
+			return node
+		}
+	}
+	return ""
+}
+
+// comesBefore reports whether a peer takes a vacant address before this node does: it knows better
+// what is desired, or it ranks before this node.
+func (m *Machine) comesBefore(c *addressState) func(string) bool {
+	return func(node string) bool {
+		return m.isOutranked(node) || !m.outranks(node) && RanksBefore(c.ranked, c.preferred, node, m.self)
+	}
+}
+
 // able returns a predicate for peers that are able to take the address if they are candidates.
 func (m *Machine) able(c *addressState) func(string) bool {
 	return func(node string) bool { return m.peers.isReady(node) && m.peers.capabilities(node).Has(c.needs) }

@@ -18,6 +18,6 @@
 //	mirror.go        claims that arrive through the API
 //	proof.go         which addresses need no probe
 //	rendezvous.go    which node ranks first for an address
-//	state.go         states and capabilities of a node
+//	state.go         states, capabilities and freshness of a node
 //	cause.go         why an address moves
 package election

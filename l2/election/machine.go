@@ -246,6 +246,36 @@ func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 	m.evaluateAll(now, Capability)
 }
 
+// Confirm says that this node's desired state was up to date at a time that is not after now.
+func (m *Machine) Confirm(now, at time.Time) {
+	m.freshness.confirmedAt = at
+	m.updateAge(now)
+}
+
+// updateAge keeps the age up to date, and decides every address again when that changes what this
+// node may do.
+func (m *Machine) updateAge(now time.Time) {
+	f := &m.freshness
+	if f.confirmedAt.IsZero() {
+		return
+	}
+	before := f.age
+	f.age = max(0, now.Sub(f.confirmedAt))
+	if f.isFresh(before) != f.isFresh(f.age) || f.isStale(before) != f.isStale(f.age) {
+		m.evaluateAll(now, PeerStale)
+	}
+}
+
+// Outdated returns a peer that is alive and knows better than this node what is desired; "": none.
+func (m *Machine) Outdated() string {
+	for node := range m.peers.peers {
+		if m.isOutranked(node) {
+			return node
+		}
+	}
+	return ""
+}
+
 // Hear takes a message whose signature is valid. An error is a Rejection.
 func (m *Machine) Hear(now time.Time, x Message) error {
 	if x.kind == kindChallenge && x.to == m.boot && x.Node != m.self {

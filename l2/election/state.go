@@ -3,6 +3,7 @@ package election
 import (
 	"fmt"
 	"log/slog"
+	"time"
 )
 
 // State is what a node says about itself on every segment. Only a Ready node is given addresses.
@@ -54,3 +55,20 @@ type Capabilities uint16
 
 // Has reports whether c includes all needed capabilities.
 func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed }
+
+// freshness is how old this node's desired state is, and what ages mean. A node that has not heard
+// from the API for long may answer for an address that is somebody else's by now, so a node that
+// knows better takes the address. When all nodes are equally stale, because the API is away, nothing
+// changes.
+type freshness struct {
+	freshWithin, staleAfter time.Duration
+
+	confirmedAt time.Time     // zero: nothing confirms it
+	age         time.Duration // at the last tick
+}
+
+// isFresh reports whether a desired state of that age is up to date.
+func (f *freshness) isFresh(age time.Duration) bool { return age != ageUnknown && age <= f.freshWithin }
+
+// isStale reports whether a desired state of that age may be out of date.
+func (f *freshness) isStale(age time.Duration) bool { return f.staleAfter > 0 && age >= f.staleAfter }
