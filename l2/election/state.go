@@ -58,8 +58,8 @@ func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed 
 
 // freshness is how old this node's desired state is, and what ages mean. A node that has not heard
 // from the API for long may answer for an address that is somebody else's by now, so a node that
-// knows better takes the address. When all nodes are equally stale, because the API is away, nothing
-// changes.
+// knows better takes the address. When all nodes are equally stale, because the API is away,
+// nothing changes.
 type freshness struct {
 	freshWithin, staleAfter time.Duration
 
