@@ -19,7 +19,7 @@ type Config struct {
 	// Cluster keeps clusters that share a segment, and by accident a key, apart. It is any text
 	// that is unique to the cluster, such as the UID of its namespace kube-system.
 	Cluster string
-	// NodeAddresses select the interfaces that serve addresses which name none.
+	// NodeAddresses select the interfaces that serve addresses which name none, until SetNodes.
 	NodeAddresses []netip.Addr
 	// Logger must not be nil.
 	Logger *slog.Logger

@@ -33,6 +33,7 @@ type Driver struct {
 	capabilities Capabilities             // guarded by mu
 	mirror       map[mirrorKey]Claim      // guarded by mu
 	confirmedAt  time.Time                // guarded by mu
+	nodes        nodes                    // guarded by mu
 	twins        map[string]string        // guarded by mu; by interface, the one that serves its segment
 	failure      string                   // guarded by mu
 	departure    *departure               // guarded by mu
@@ -186,6 +187,19 @@ func (d *Driver) SetCapabilities(c Capabilities) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.capabilities = c
+	d.notifySegments()
+}
+
+// SetNodes says which addresses the nodes have, this one included, as the API has it. Those of this
+// node select the interfaces that serve addresses which name none.
+func (d *Driver) SetNodes(addresses map[string][]netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.nodes.version > 0 && maps.EqualFunc(d.nodes.addresses, addresses, slices.Equal) {
+		return
+	}
+	d.nodes = nodes{addresses, d.nodes.version + 1}
+	d.kick.Notify()
 	d.notifySegments()
 }
 

@@ -42,7 +42,30 @@ type orders struct {
 	keys         Keys
 	capabilities Capabilities
 	confirmedAt  time.Time // zero: nothing confirms what is desired
-	round        uint64    // of the departure
+	nodes        nodes
+	round        uint64 // of the departure
+}
+
+// nodes are the addresses of all nodes. They are never changed, only replaced.
+type nodes struct {
+	addresses map[string][]netip.Addr
+	version   uint64 // 0: not known
+}
+
+// within returns the nodes besides self that have an address in one of the subnets; nil: not known.
+func (n nodes) within(subnets []netip.Prefix, self string) map[string]bool {
+	if n.version == 0 {
+		return nil
+	}
+	found := make(map[string]bool)
+	for node, addresses := range n.addresses {
+		if node != self && slices.ContainsFunc(addresses, func(a netip.Addr) bool {
+			return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
+		}) {
+			found[node] = true
+		}
+	}
+	return found
 }
 
 // take returns what was left since the last time, and the link.
@@ -100,7 +123,8 @@ func (s *segment) setMirrorLost() {
 func (s *segment) setLink(l packet.Link, home bool) {
 	s.inbox.mu.Lock()
 	was := s.inbox.link
-	changed := was == nil || !was.Same(l) || was.MTU != l.MTU || s.inbox.home != home
+	changed := was == nil || !was.Same(l) || was.MTU != l.MTU || !slices.Equal(was.Subnets, l.Subnets) ||
+		s.inbox.home != home
 	s.inbox.link, s.inbox.home = &l, home
 	s.inbox.mu.Unlock()
 	if changed {
@@ -138,6 +162,10 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 	} else if in.link != nil {
 		s.link = *in.link
 		s.machine.SetMTU(s.link.MTU)
+	}
+	if subnets := s.link.HostSubnets(); orders.nodes.version != s.nodes.version || !slices.Equal(subnets, s.subnets) {
+		s.nodes, s.subnets = orders.nodes, subnets
+		s.machine.SetNeighbors(now, orders.nodes.within(subnets, s.config.Node))
 	}
 	s.machine.SetCapabilities(now, orders.capabilities)
 	if !orders.confirmedAt.IsZero() {

@@ -41,6 +41,8 @@ type segment struct {
 	machine *election.Machine
 	desired map[netip.Addr]Desired
 	home    bool // the interface holds a node address
+	nodes   nodes
+	subnets []netip.Prefix // for which the machine knows its neighbors
 	twins   twins
 	attachment
 	effects

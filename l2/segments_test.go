@@ -279,3 +279,30 @@ func testTwins(t *testing.T, later bool, pattern string) {
 	pass(10 * time.Second)
 	e.expectOwned(t, "without eth0")
 }
+
+// A node's address changes, on its interface and in the API, in either order.
+func TestSetNodes(t *testing.T) {
+	for name, apiFirst := range map[string]bool{"the API first": true, "the interface first": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &ether{}
+				a := nodeOn(t, "a", 1, map[string]*ether{"eth0": e})
+				want([]*linkedNode{a}, []string{"a"})
+				pass(3 * time.Second)
+				e.expectOwned(t, "at first")
+				moved := netip.MustParseAddr("203.0.113.7")
+				inAPI := func() { a.SetNodes(map[string][]netip.Addr{"a": {moved}}) }
+				onInterface := func() { a.kernel.setAddresses("eth0", moved) }
+				if apiFirst {
+					inAPI()
+					onInterface()
+				} else {
+					onInterface()
+					inAPI()
+				}
+				pass(3 * time.Second)
+				e.expectOwned(t, "with the new address")
+			})
+		})
+	}
+}

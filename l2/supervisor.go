@@ -75,7 +75,7 @@ func (d *Driver) updateSegments(ctx context.Context, tasks *errgroup.Group, link
 	defer d.mu.Unlock()
 	present := make(map[string]bool, len(links))
 	for _, l := range links {
-		home := slices.ContainsFunc(d.config.NodeAddresses, func(a netip.Addr) bool {
+		home := slices.ContainsFunc(d.nodeAddresses(), func(a netip.Addr) bool {
 			return slices.Contains(l.Addrs, a.Unmap())
 		})
 		if !home && !d.named(l.Name) {
@@ -94,6 +94,14 @@ func (d *Driver) updateSegments(ctx context.Context, tasks *errgroup.Group, link
 			seg.cancel()
 		}
 	}
+}
+
+// nodeAddresses returns the addresses of this node. d.mu is held.
+func (d *Driver) nodeAddresses() []netip.Addr {
+	if own, ok := d.nodes.addresses[d.config.Node]; ok {
+		return own
+	}
+	return d.config.NodeAddresses
 }
 
 // startSegment starts the loop of a new segment. d.mu is held.
@@ -140,6 +148,7 @@ func (d *Driver) orders() orders {
 		keys:         d.keys,
 		capabilities: d.capabilities,
 		confirmedAt:  d.confirmedAt,
+		nodes:        d.nodes,
 		round:        d.departure.round,
 	}
 }

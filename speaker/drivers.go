@@ -33,6 +33,7 @@ type announcer interface {
 	SetKeys(keys l2.Keys)
 	SetCapabilities(capabilities l2.Capabilities)
 	Confirm(at time.Time)
+	SetNodes(addresses map[string][]netip.Addr)
 	MirrorLost()
 	Status() l2.Status
 	Holds(address netip.Addr) (interfaces []string)

@@ -29,6 +29,7 @@ import (
 type fakeL2 struct {
 	synced       map[netip.Addr]l2.Desired
 	withdrawn    []netip.Addr
+	nodes        map[string][]netip.Addr
 	state        l2.State
 	capabilities l2.Capabilities
 	holds        []string
@@ -46,17 +47,18 @@ func (f *fakeL2) Sync(address netip.Addr, desired l2.Desired) {
 	}
 	f.synced[address] = desired
 }
-func (f *fakeL2) Run(ctx context.Context) error     { <-ctx.Done(); return nil }
-func (f *fakeL2) Observed() <-chan l2.Observation   { return f.observed }
-func (f *fakeL2) Rebalance(address netip.Addr)      { f.rebalanced = append(f.rebalanced, address) }
-func (f *fakeL2) SetState(s l2.State)               { f.state = s }
-func (f *fakeL2) SetKeys(l2.Keys)                   {}
-func (f *fakeL2) SetCapabilities(c l2.Capabilities) { f.capabilities = c }
-func (f *fakeL2) Confirm(time.Time)                 {}
-func (f *fakeL2) MirrorLost()                       {}
-func (f *fakeL2) Status() l2.Status                 { return f.status }
-func (f *fakeL2) Holds(netip.Addr) []string         { return f.holds }
-func (f *fakeL2) Drained() <-chan struct{}          { return f.drained }
+func (f *fakeL2) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
+func (f *fakeL2) Observed() <-chan l2.Observation    { return f.observed }
+func (f *fakeL2) Rebalance(address netip.Addr)       { f.rebalanced = append(f.rebalanced, address) }
+func (f *fakeL2) SetState(s l2.State)                { f.state = s }
+func (f *fakeL2) SetKeys(l2.Keys)                    {}
+func (f *fakeL2) SetCapabilities(c l2.Capabilities)  { f.capabilities = c }
+func (f *fakeL2) Confirm(time.Time)                  {}
+func (f *fakeL2) MirrorLost()                        {}
+func (f *fakeL2) SetNodes(a map[string][]netip.Addr) { f.nodes = a }
+func (f *fakeL2) Status() l2.Status                  { return f.status }
+func (f *fakeL2) Holds(netip.Addr) []string          { return f.holds }
+func (f *fakeL2) Drained() <-chan struct{}           { return f.drained }
 
 type fakeBGP struct {
 	synced   map[string]bgp.Desired // by group

@@ -169,6 +169,7 @@ func (p *planner) begin() {
 	p.dataplane.Probe()
 	p.reviewAbilities()
 	p.world.Nodes = p.sources.nodes()
+	p.l2.SetNodes(p.sources.addresses())
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
 	if err := p.localnet.Read(); err != nil {
 		p.Logger.Warn("addresses of this node are not read yet", "error", err) // and read again when its watcher runs
@@ -255,6 +256,7 @@ func (p *planner) do(t task) {
 		p.reviewRouterID()
 		p.reporter.poke() // perhaps it was deleted
 	case nodesChanged:
+		p.l2.SetNodes(p.sources.addresses())
 		p.reviewPods()
 		nodes, used := p.nodes(), p.reviewUsed()
 		if used || !reflect.DeepEqual(nodes, p.world.Nodes) {

@@ -274,6 +274,15 @@ func (s *sources) nodes() map[string]plan.Node {
 	return nodes
 }
 
+// addresses returns the InternalIPs of all nodes.
+func (s *sources) addresses() map[string][]netip.Addr {
+	addresses := map[string][]netip.Addr{}
+	for _, n := range client.Stored[*corev1.Node](s.node) {
+		addresses[n.Name] = internalIPs(n)
+	}
+	return addresses
+}
+
 // self returns this node's Speaker, an empty one if there is none.
 func (s *sources) self(name string) *v1alpha1.Speaker {
 	o, exists, err := s.status.GetStore().GetByKey(name)

@@ -36,7 +36,8 @@ func (m *Machine) evaluate(now time.Time, c *addressState, cause Cause) {
 	case m.mustStop(now, c):
 		m.relinquish(c, "", Capability)
 	case m.catchingUp: // the others decide
-	case offers && c.mirror.Node != "" && c.mirror.Node != m.self && c.mirror.Term >= c.mine.term:
+	case offers && c.mirror.Node != "" && c.mirror.Node != m.self && c.mirror.Term >= c.mine.term &&
+		m.mayBeHere(c, c.mirror.Node):
 		m.relinquish(c, c.mirror.Node, HandedOver) // by a node that is silent here
 	case offers:
 		m.offer(c, true)

@@ -44,6 +44,7 @@ type Machine struct {
 	offered   addressKey   // the last of them that was offered
 	lastOffer time.Time    // when that was
 
+	neighbors map[string]bool // nodes with an address in a subnet of the segment; nil: not known
 	proofs    *proofs
 	nodeByMAC map[[6]byte]string // by what the mirror says
 

@@ -19,7 +19,8 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 	m.learnMAC(said)
 	switch {
 	case !c.relayed.relayed:
-	case said.Node != "" && said.Node != m.self && !m.knows(said.Node) && said.Term >= c.relayed.term:
+	case said.Node != "" && said.Node != m.self && m.mayBeHere(c, said.Node) && !m.knows(said.Node) &&
+		said.Term >= c.relayed.term:
 		m.relay(c) // its side moved the address, or witnessed the claim
 	default:
 		m.dropRelay(c)
@@ -43,6 +44,21 @@ func (m *Machine) MirrorLost(now time.Time) {
 	m.evaluateAll(now, PeerSilent)
 }
 
+// SetNeighbors says which nodes have an address in a subnet of the segment, as the API has it:
+// there a node cannot write its own. What the mirror says of other nodes, which were never heard
+// here, does not count, so that the token of a node takes nothing on segments that the node is not
+// on. Where no node has such an address, nobody can tell, and every candidate's claim counts.
+func (m *Machine) SetNeighbors(now time.Time, neighbors map[string]bool) {
+	m.neighbors = neighbors
+	m.evaluateAll(now, Configured)
+}
+
+// mayBeHere reports whether the mirrored claim of a node counts: it may own the address, and it may
+// be on the segment.
+func (m *Machine) mayBeHere(c *addressState, node string) bool {
+	return c.isCandidate(node) && (m.peers.known(node) || len(m.neighbors) == 0 || m.neighbors[node])
+}
+
 // settleDispute handles a mirrored claim of a node that is silent on the segment. That node may be
 // dead. It is alive if its term is above one that this node claimed after it fell silent.
 func (m *Machine) settleDispute(now time.Time, c *addressState, mine nodeClaim) bool {
@@ -60,7 +76,7 @@ func (m *Machine) settleDispute(now time.Time, c *addressState, mine nodeClaim) 
 	silent := m.peers.silentSince(other.Node)
 	lives := m.peers.isAlive(other.Node) || other.Term > mine.term && (c.disputed == other.Node ||
 		!silent.IsZero() && !c.claimedAt.Before(silent))
-	if lives && c.beats(theirs, mine) {
+	if lives && m.mayBeHere(c, other.Node) && c.beats(theirs, mine) {
 		m.relinquish(c, other.Node, HandedOver)
 		m.relay(c)
 		return true

@@ -246,6 +246,12 @@ func (r *peerTable) stoodUntil(now time.Time, node string) time.Time {
 	return m.lastStood
 }
 
+// known reports whether the peer was ever heard.
+func (r *peerTable) known(node string) bool {
+	m, ok := r.peers[node]
+	return ok && m.boot != 0
+}
+
 // silentSince returns since when the peer is silent; the zero time: it never was.
 func (r *peerTable) silentSince(node string) time.Time {
 	if m, ok := r.peers[node]; ok {

@@ -76,8 +76,9 @@ func history(seed uint64, trace *strings.Builder) error {
 	for _, addr := range w.addresses {
 		w.needs[addr] = w.some()
 	}
+	w.older = r.IntN(4) == 0
 	for _, n := range w.nodes {
-		n.needs, n.capabilities, n.old = maps.Clone(w.needs), w.some(), r.IntN(8) == 0
+		n.needs, n.capabilities, n.old = maps.Clone(w.needs), w.some(), w.older && r.IntN(3) == 0
 		n.drift = 0.99 + 0.02*r.Float64()
 		w.after(w.between(0, 1500*time.Millisecond), n.boot)
 	}
@@ -143,7 +144,7 @@ func (w *world) some() Capabilities { return Capabilities(w.random.IntN(4)) }
 // disturb causes a fault, or removes one.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
-	switch w.random.IntN(17) {
+	switch w.random.IntN(18) {
 	case 0:
 		if n.m != nil {
 			n.crash()
@@ -204,6 +205,8 @@ func (w *world) disturb() {
 		n.setCapabilities(w.some())
 	case 15:
 		w.reassign(w.addresses[w.random.IntN(len(w.addresses))])
+	case 17:
+		w.steal(w.addresses[w.random.IntN(len(w.addresses))], 1+w.random.IntN(20))
 	case 16:
 		w.twice = 0.3 * w.random.Float64()
 		w.log("%.2f arrive twice", w.twice)
@@ -258,7 +261,8 @@ func (w *world) promised() error {
 		}
 		// If a node shares no segment with others, only the API shows whether the node is alive,
 		// and it does not show whether the speaker's process is.
-		trusted := w.api[addr].Node != "" && w.node(w.api[addr].Node).frozen
+		claimant := w.api[addr].Node
+		trusted := claimant != "" && claimant != stranger && w.node(claimant).frozen
 		for _, n := range w.nodes {
 			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(addr) || trusted {
 				continue // an older speaker only must not make a second owner
@@ -284,13 +288,10 @@ func (w *world) promised() error {
 // that has the address now, and is not heard there, keeps that one from it.
 func (w *world) servesPresentTenant(addr netip.Addr, owners []*simNode) error {
 	present := func(o *simNode) bool { return o.tenants[addr] == w.tenants[addr] }
-	if slices.ContainsFunc(owners, present) {
+	if w.older || slices.ContainsFunc(owners, present) {
 		return nil
 	}
 	for _, o := range owners {
-		if o.old {
-			continue
-		}
 		for _, n := range w.nodes {
 			if n.m == nil || n.frozen || n.apiCut || n.old || n.state != Ready || !n.linked || !n.suits(addr) ||
 				w.blocked[[2]int{n.index, o.index}] || w.blocked[[2]int{o.index, n.index}] {
@@ -728,6 +729,27 @@ func TestMachineLostWithdrawal(t *testing.T) {
 	}
 	if owners := w.owners(w.addresses[0]); len(owners) != 1 || owners[0] != other {
 		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
+	}
+}
+
+// A stolen token of a node that is on another segment takes no address from its owner, however
+// often it is used, and however few nodes are left.
+func TestMachineMirroredOfStranger(t *testing.T) {
+	for nodes := 1; nodes <= 3; nodes++ {
+		w := together(t, nodes, 3, nil)
+		for _, addr := range w.addresses {
+			w.steal(addr, 200)
+		}
+		if err := w.run(10*time.Second, func() error {
+			for _, addr := range w.addresses {
+				if n := len(w.owners(addr)); n != 1 {
+					return fmt.Errorf("at %s %s is answered by %d nodes", w.now, addr, n)
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Errorf("of %d nodes: %v", nodes, err)
+		}
 	}
 }
 

@@ -46,6 +46,7 @@ type world struct {
 	trace *strings.Builder // nil: none
 	moves int
 
+	older     bool     // speakers say nothing about their freshness, and some are old
 	forgetful *simNode // it is no candidate for anything when it boots; nil: none
 }
 
@@ -177,6 +178,23 @@ func (n *simNode) local() time.Time {
 	return time.Unix(1_000_000+int64(n.index)*1000, 0).Add(time.Duration(float64(n.w.now) * n.drift))
 }
 
+// stranger is a candidate with a speaker's token that is on another segment.
+const stranger = "stranger"
+
+// steal takes an address by the API alone, and again above each claim against that, as somebody
+// does who has the stranger's token.
+func (w *world) steal(addr netip.Addr, times int) {
+	have := w.api[addr]
+	if have.Node != stranger {
+		w.log("%s is stolen in the API", addr)
+		w.api[addr] = Claim{Address: addr, Node: stranger, Term: have.Term + 1, Witnessed: true}
+		w.publish(addr)
+	}
+	if times > 1 {
+		w.after(w.between(10*time.Millisecond, 100*time.Millisecond), func() { w.steal(addr, times-1) })
+	}
+}
+
 // boot starts the node's process.
 func (n *simNode) boot() {
 	n.boots++
@@ -186,7 +204,7 @@ func (n *simNode) boot() {
 		FreshWithin: simFresh, StaleAfter: simStale,
 		Random: n.w.random.Uint64,
 	}
-	if n.old {
+	if n.w.older {
 		options.StaleAfter = 0
 	}
 	n.m = NewMachine(options)
@@ -199,7 +217,7 @@ func (n *simNode) boot() {
 	if n.confirmed.IsZero() {
 		n.confirmed = now.Add(-time.Hour)
 	}
-	if !n.old {
+	if !n.w.older {
 		n.m.Confirm(now, n.confirmed)
 		n.confirm(n.boots)
 	}
@@ -209,6 +227,11 @@ func (n *simNode) boot() {
 		}
 		n.want(a)
 	}
+	neighbors := map[string]bool{}
+	for _, name := range n.w.names() {
+		neighbors[name] = name != n.name
+	}
+	n.m.SetNeighbors(now, neighbors)
 	n.m.Open(now, 1500)
 	n.act()
 }
@@ -229,7 +252,7 @@ func (n *simNode) confirm(boot uint64) {
 
 // want sets an address, as the node sees it in the API.
 func (n *simNode) want(addr netip.Addr) {
-	candidates := n.w.names()
+	candidates := append(n.w.names(), stranger)
 	if n.w.forgetful == n {
 		candidates = slices.DeleteFunc(candidates, func(name string) bool { return name == n.name })
 	}
@@ -496,7 +519,7 @@ func (w *world) transmit(from *simNode, x Message) {
 	if !from.linked {
 		return
 	}
-	if from.old {
+	if w.older {
 		x.age = ageUnknown
 	}
 	for _, to := range w.nodes {
@@ -580,7 +603,7 @@ func (n *simNode) look(addr netip.Addr) {
 		}
 	}
 	said := n.w.api[addr]
-	if said.Node != "" && n.w.node(said.Node).absent {
+	if said.Node != "" && said.Node != stranger && n.w.node(said.Node).absent {
 		said = Claim{}
 	}
 	said.Address = addr
