@@ -168,7 +168,7 @@ func testKubectl(t *testing.T, r *rack) {
 		{
 			"get spk",
 			[]string{
-				"NAME READY REASON VERSION L2 GROUPS SESSIONS PREFIXES AGE", "n1 True Announcing v0.1.0", "n2 True Announcing",
+				"NAME READY REASON VERSION L2 ADDRESSES SESSIONS PREFIXES AGE", "n1 True Announcing v0.1.0", "n2 True Announcing",
 				"n3 True Announcing", " 1/1 ",
 			},
 		},

@@ -50,11 +50,11 @@ func testLeave(t *testing.T, r *rack) {
 		if err != nil {
 			return err
 		}
-		if report.GroupsOwned == nil || report.PrefixesAnnounced == nil {
+		if report.AddressesOwned == nil || report.PrefixesAnnounced == nil {
 			return fmt.Errorf("the speaker of %s counts nothing: %+v", owner, report)
 		}
-		if *report.GroupsOwned > 0 || *report.PrefixesAnnounced > 0 {
-			return fmt.Errorf("the speaker of %s still has %d groups and %d prefixes", owner, *report.GroupsOwned, *report.PrefixesAnnounced)
+		if *report.AddressesOwned > 0 || *report.PrefixesAnnounced > 0 {
+			return fmt.Errorf("the speaker of %s still has %d addresses and %d prefixes", owner, *report.AddressesOwned, *report.PrefixesAnnounced)
 		}
 		return nil
 	})

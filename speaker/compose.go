@@ -167,7 +167,7 @@ func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *proble
 			found.add(reasonLayer2, "interface %s: %s", s.Interface, s.Err)
 		}
 	}
-	status.GroupsOwned = new(int32(owned))
+	status.AddressesOwned = new(int32(owned))
 	if layer2.Err != "" {
 		found.add(reasonLayer2, "layer 2: %s", layer2.Err)
 	}
@@ -210,7 +210,7 @@ func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *proble
 func segmentReport(s l2.Segment) v1alpha1.SegmentReport {
 	report := v1alpha1.SegmentReport{
 		Interface: s.Interface, State: v1alpha1.SegmentWaiting, MAC: s.MAC.String(), ProxyARPMAC: s.ProxyARP.String(),
-		PeersAlive: new(int32(len(s.Peers))), GroupsOwned: new(int32(s.Owned)),
+		PeersAlive: new(int32(len(s.Peers))), AddressesOwned: new(int32(s.Owned)),
 	}
 	if s.Up && s.Claiming {
 		report.State = v1alpha1.SegmentAnnouncing

@@ -138,9 +138,9 @@ func TestReporter_compose(t *testing.T) {
 		got.Sessions[1].LastTransitionTime.Unix() != 1000 {
 		t.Errorf("sessions %+v", got.Sessions)
 	}
-	if *got.GroupsOwned != 2 || len(got.Segments) != 1 || got.Segments[0].State != v1alpha1.SegmentAnnouncing ||
+	if *got.AddressesOwned != 2 || len(got.Segments) != 1 || got.Segments[0].State != v1alpha1.SegmentAnnouncing ||
 		got.ObservedGeneration != 7 {
-		t.Errorf("%d groups owned on %+v, generation %d", *got.GroupsOwned, got.Segments, got.ObservedGeneration)
+		t.Errorf("%d addresses owned on %+v, generation %d", *got.AddressesOwned, got.Segments, got.ObservedGeneration)
 	}
 	if ready := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady); ready == nil ||
 		ready.Status != metav1.ConditionFalse ||

@@ -40,8 +40,8 @@ const (
 )
 
 // AnnotationRebalance on a SegmentAnnouncement: each change of its value, such as to the time
-// (2026-01-02T15:04:05Z), moves the groups that it announces to the nodes that come first for them,
-// one after the other. Otherwise owners stay, even if a node comes back.
+// (2026-01-02T15:04:05Z), moves the addresses that it announces to the nodes that come first for
+// them, one after the other. Otherwise owners stay, even if a node comes back.
 const AnnotationRebalance = "berth.dev/rebalance"
 
 // AnnotationReservedAddresses on an AddressReservation has the addresses that it got from pools, in

@@ -15,7 +15,7 @@ import (
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
-// +kubebuilder:printcolumn:name="L2 groups",type=integer,JSONPath=`.status.groupsOwned`
+// +kubebuilder:printcolumn:name="L2 addresses",type=integer,JSONPath=`.status.addressesOwned`
 // +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionCounts.summary`
 // +kubebuilder:printcolumn:name="Prefixes",type=integer,JSONPath=`.status.prefixesAnnounced`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
@@ -138,11 +138,11 @@ type SpeakerStatus struct {
 	// +listType=map
 	// +listMapKey=interface
 	Segments []SegmentReport `json:"segments,omitempty"`
-	// groupsOwned is the number of groups that this node answers for. A group is the addresses of a
-	// Service, and of those that share one with it, which move together.
+	// addressesOwned counts the addresses that this node answers for. One that is wanted on several
+	// segments counts on each of them.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
-	GroupsOwned *int32 `json:"groupsOwned,omitempty"`
+	AddressesOwned *int32 `json:"addressesOwned,omitempty"`
 	// routerID is the BGP router ID in use.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -308,10 +308,10 @@ type SegmentReport struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	PeersAlive *int32 `json:"peersAlive,omitempty"`
-	// groupsOwned counts the groups answered for on this segment.
+	// addressesOwned counts the addresses that this node answers for on this segment.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
-	GroupsOwned *int32 `json:"groupsOwned,omitempty"`
+	AddressesOwned *int32 `json:"addressesOwned,omitempty"`
 	// returnPath says by which interface replies to clients beyond the segment leave the node.
 	// Not set: the node has no such route, or the speaker cannot tell.
 	// +optional

@@ -1011,8 +1011,8 @@ func (in *SegmentReport) DeepCopyInto(out *SegmentReport) {
 		*out = new(int32)
 		**out = **in
 	}
-	if in.GroupsOwned != nil {
-		in, out := &in.GroupsOwned, &out.GroupsOwned
+	if in.AddressesOwned != nil {
+		in, out := &in.AddressesOwned, &out.AddressesOwned
 		*out = new(int32)
 		**out = **in
 	}
@@ -1278,8 +1278,8 @@ func (in *SpeakerStatus) DeepCopyInto(out *SpeakerStatus) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
-	if in.GroupsOwned != nil {
-		in, out := &in.GroupsOwned, &out.GroupsOwned
+	if in.AddressesOwned != nil {
+		in, out := &in.AddressesOwned, &out.AddressesOwned
 		*out = new(int32)
 		**out = **in
 	}
