@@ -2,8 +2,8 @@
 // so that packets for them reach this node, and agrees with the other nodes of each segment on who
 // answers. Linux only.
 //
-// Addresses move in groups, which may hold addresses of both families. A segment is an interface
-// and every node that is heard on it. Three packages do the work, and this one joins them:
+// Each address, of either family, has one owner on each segment. A segment is an interface and
+// every node that is heard on it. Three packages do the work, and this one joins them:
 //
 //	election   decides which addresses this node owns, by the protocol of docs/design/l2-protocol.md
 //	neighbor   answers, announces, probes and defends addresses
@@ -20,6 +20,8 @@
 //	config.go        the driver's configuration
 //	status.go        what Status returns
 //	observation.go   what Observed streams
+//	metrics.go       what Prometheus reads
+//	faults.go        what fails on a segment
 //	election.go      the election's types that users of this package need
 //	system.go        the edge to packet, for tests
 package l2

@@ -180,7 +180,7 @@ func (d *Driver) SetKeys(keys Keys) {
 	d.notifySegments()
 }
 
-// SetCapabilities sets what this node is able to forward by. It has no capabilities at first. A
+// SetCapabilities sets what this node is able to forward by. It has no capabilities at first. An
 // address that needs a lost capability is handed over, or given up within the handover time. A
 // gained capability makes the node a candidate, but moves nothing.
 func (d *Driver) SetCapabilities(c Capabilities) {

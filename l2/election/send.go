@@ -64,7 +64,7 @@ func (m *Machine) Echoed(x Message) bool {
 	return true
 }
 
-// announcedState returns the state for messages. It is Ready only while this node would take a
+// announcedState returns the state for messages. It is Ready only while this node would take an
 // address.
 func (m *Machine) announcedState() State {
 	if m.state == Ready && !m.eligible {

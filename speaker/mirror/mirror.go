@@ -45,8 +45,8 @@ type Listener interface {
 }
 
 const (
-	// writesPerSecond bounds what a node that takes over thousands of groups asks of the
-	// API server.
+	// writesPerSecond bounds what a node that takes over thousands of addresses asks of the API
+	// server.
 	writesPerSecond = 50
 	// writeAtMost is how long one request may take.
 	writeAtMost = 5 * time.Second

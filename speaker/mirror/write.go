@@ -67,9 +67,9 @@ const (
 	remove
 )
 
-// decide says what a node does about an L2Owner, nil if there is none. Over another
-// node's claim only one of a higher term is written: layer 2, which
-// hears of that one, then claims above it or gives the group up.
+// decide says what a node does about an L2Owner, nil if there is none. Over another node's claim
+// only one of a higher term is written: layer 2, which hears of that one, then claims above it or
+// gives the address up.
 func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) action {
 	names := found != nil && found.Status.NodeName == self
 	switch {
