@@ -53,6 +53,7 @@ type addressState struct {
 	formerUntil       time.Time        // until then
 	disputed          string           // the silent node against whose mirrored claim this node claimed again
 	relayed           claim            // of a silent node that is alive according to the mirror; zero: none
+	patience          time.Duration    // in an outage, before it is claimed; 0: not chosen yet
 	due               time.Time        // when to claim it, or to give up what this node cannot serve; zero: never
 	cause             Cause            // of the vacancy
 }

@@ -162,7 +162,38 @@ func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
 	if c.mirror.Node == m.self {
 		return now
 	}
-	return now.Add(time.Duration(c.rank(m.self, m.able(c), m.comesBefore(c))) * rankDelay)
+	turn := now.Add(time.Duration(c.rank(m.self, m.able(c), m.comesBefore(c))) * rankDelay)
+	if m.outage.peers > 0 && c.mirror.Node != "" && m.mayBeHere(c, c.mirror.Node) {
+		turn = turn.Add(m.patience(c))
+	}
+	return turn
+}
+
+// outage is that all of several peers fall silent at once while the link is up: more likely the
+// segment fails, as while a spanning tree changes, than several nodes. Others see the same, so not
+// everybody is to claim everything at once.
+type outage struct {
+	peers int // how many fall silent; 0: there is no outage
+}
+
+const (
+	// severalPeers is how many peers must fall silent at once to make an outage.
+	severalPeers = 3
+
+	minPatience  = 500 * time.Millisecond
+	peerPatience = 100 * time.Millisecond // for each peer that fell silent, about the time in which a claim gets around
+	maxPatience  = 16 * time.Second
+)
+
+// patience returns how long to wait in an outage for an address that the mirror says somebody owns:
+// a random time, since others wait too, and twice as long each time that another node claims it
+// there.
+func (m *Machine) patience(c *addressState) time.Duration {
+	if c.patience == 0 {
+		spread := uint64(m.outage.peers) * uint64(peerPatience)
+		c.patience = minPatience + time.Duration(m.random()%spread)
+	}
+	return c.patience
 }
 
 // cancelDue cancels an address's due time.

@@ -16,6 +16,7 @@ type Machine struct {
 	boot     uint64
 	handover time.Duration
 	pacer    pacer
+	random   func() uint64
 	peers    *peerTable
 
 	// What the caller says about this node.
@@ -36,6 +37,7 @@ type Machine struct {
 	catchingUp    bool      // the loop ran too late, and this node does not know yet what its peers claim
 	answeredUntil time.Time // while catchingUp: when this node stopped answering
 	isolated      bool      // other candidates are expected, and none is heard
+	outage        outage
 	lastPeerJoin  time.Time // when a peer was last heard for the first time, or again
 	synced        bool      // the claims of all peers that are heard are known
 	owned         int       // how many addresses this node owns
@@ -135,6 +137,7 @@ func NewMachine(o Options) *Machine {
 		handover:       o.Handover,
 		freshness:      freshness{freshWithin: o.FreshWithin, staleAfter: o.StaleAfter},
 		pacer:          pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
+		random:         o.Random,
 		peers:          newPeerTable(o.Node, o.Boot, o.Random),
 		addresses:      make(map[addressKey]*addressState),
 		pending:        make(map[addressKey]bool),
@@ -290,6 +293,7 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 	if err != nil {
 		return err
 	}
+	m.endOutage(now)
 	p := m.claimsOf(now, x)
 	m.updateHold(now, p, x)
 	switch x.kind {
@@ -475,6 +479,18 @@ func (m *Machine) applyChange(now time.Time, c PeerChange) {
 	m.updateIsolated()
 	m.updateSynced(now)
 	m.evaluateAll(now, c.Cause)
+}
+
+// endOutage takes that a peer is heard.
+func (m *Machine) endOutage(now time.Time) {
+	if m.outage.peers == 0 {
+		return
+	}
+	m.outage = outage{}
+	for _, c := range m.ordered {
+		c.patience = 0
+		m.evaluate(now, c, PeerSeen)
+	}
 }
 
 // updateIsolated keeps isolated up to date. The claims of an isolated node are unwitnessed.

@@ -14,6 +14,10 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 	if was := c.mirror.Node; was != "" && was != m.self && was != said.Node {
 		c.formerNode, c.formerUntil = was, now
 	}
+	if m.outage.peers > 0 && !c.owned && said.Node != "" && said.Node != m.self {
+		c.patience = min(2*m.patience(c), maxPatience)
+		m.cancelDue(c)
+	}
 	c.mirror = said
 	c.learnTerm(said.Term)
 	m.learnMAC(said)

@@ -187,6 +187,16 @@ func (r *peerTable) nextSilence() time.Time {
 	return first
 }
 
+// allOverdue reports whether every peer that is alive missed the last message, and the one before.
+func (r *peerTable) allOverdue(now time.Time) bool {
+	for _, m := range r.peers {
+		if m.alive && m.state != Holding && now.Sub(m.lastAdvance) <= (silence-1)*m.interval {
+			return false
+		}
+	}
+	return true
+}
+
 // countAlive counts the peers that are alive and expected to send messages.
 func (r *peerTable) countAlive() int {
 	n := 0

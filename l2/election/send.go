@@ -122,7 +122,11 @@ func (m *Machine) declareSilent(now time.Time) {
 	if !m.pacer.mayJudge() {
 		return
 	}
-	for _, c := range m.peers.declareSilent(now) {
+	dead := m.peers.declareSilent(now)
+	if peers := len(dead) + m.peers.countAlive(); len(dead) > 0 && peers >= severalPeers && m.peers.allOverdue(now) {
+		m.outage.peers = max(m.outage.peers, peers)
+	}
+	for _, c := range dead {
 		m.applyChange(now, c)
 	}
 }

@@ -42,9 +42,10 @@ type world struct {
 	last  map[netip.Addr]time.Duration // when a node last answered for an address
 	fault error                        // a node answered that should have probed
 
-	api   map[netip.Addr]Claim
-	trace *strings.Builder // nil: none
-	moves int
+	api    map[netip.Addr]Claim
+	trace  *strings.Builder // nil: none
+	moves  int
+	writes int // to the API
 
 	older     bool     // speakers say nothing about their freshness, and some are old
 	forgetful *simNode // it is no candidate for anything when it boots; nil: none
@@ -561,8 +562,10 @@ func (n *simNode) write() {
 			n.refused[a] = said // a mirror keeps the highest term, and shows it to this node
 			continue
 		case said.Node == "":
+			n.w.writes++
 			delete(n.w.api, a)
 		default:
+			n.w.writes++
 			n.w.api[a] = said
 		}
 		n.w.publish(a)
