@@ -126,6 +126,14 @@ func (s *Speaker) settle(ctx context.Context, p *planner) {
 	s.ready.Store(true)
 }
 
+// askAPI returns an error unless the API server and its storage are ready. Every user may ask that.
+func (s *Speaker) askAPI(ctx context.Context) error {
+	if err := s.Kubernetes.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); err != nil {
+		return fmt.Errorf("ask the API server whether it is ready: %w", err)
+	}
+	return nil
+}
+
 // cluster returns what distinguishes this cluster from others on the same segment.
 func (s *Speaker) cluster(ctx context.Context) string {
 	for {

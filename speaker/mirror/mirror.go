@@ -48,6 +48,11 @@ const (
 	// writesPerSecond bounds what a node that takes over thousands of addresses asks of the API
 	// server.
 	writesPerSecond = 50
+	// writesPerOwner and burstPerOwner bound what a node asks for one L2Owner.
+	writesPerOwner = 1
+	burstPerOwner  = 4
+	// mostPaces is of how many L2Owners it is remembered when they were written.
+	mostPaces = 4096
 	// writeAtMost is how long one request may take.
 	writeAtMost = 5 * time.Second
 	// orphanAfter is how long after the start an object that names this node may wait for
@@ -62,6 +67,7 @@ type Mirror struct {
 	*Claims
 	informer cache.SharedIndexInformer
 	pace     *rate.Limiter
+	paces    map[string]*rate.Limiter // by name of the L2Owner; of the goroutine that writes
 	began    time.Time
 }
 
@@ -71,6 +77,7 @@ func New(c Config) (*Mirror, error) {
 		Config:   c,
 		Claims:   c.Claims,
 		informer: client.NewInformer(c.Berth.L2Owners, &v1alpha1.L2Owner{}),
+		paces:    map[string]*rate.Limiter{},
 		pace:     rate.NewLimiter(writesPerSecond, writesPerSecond),
 		began:    time.Now(),
 	}

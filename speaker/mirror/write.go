@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -52,10 +53,34 @@ func (m *Mirror) reconcile(ctx context.Context, name string) error {
 		err = m.remove(ctx, found)
 	case leave:
 	}
-	if err == nil {
+	switch {
+	case errors.Is(err, errPaced):
+		return nil // it is queued again
+	case err == nil:
 		m.acted(name, have)
 	}
 	return err
+}
+
+// errPaced means that a write waits for its turn.
+var errPaced = errors.New("written a moment ago")
+
+// turn returns how long to wait until an L2Owner may be written again; 0: it may be written now.
+// Two nodes that each take an address from the other do not do so at the pace of the API server.
+func (m *Mirror) turn(name string) time.Duration {
+	pace, ok := m.paces[name]
+	if !ok {
+		pace = rate.NewLimiter(writesPerOwner, burstPerOwner)
+		m.paces[name] = pace
+	}
+	turn := pace.Reserve()
+	wait := turn.Delay()
+	if wait > 0 {
+		turn.Cancel()
+	} else if len(m.paces) > mostPaces {
+		clear(m.paces)
+	}
+	return wait
 }
 
 // action is what is to be done about an L2Owner.
@@ -127,8 +152,13 @@ func (m *Mirror) remove(ctx context.Context, found *v1alpha1.L2Owner) error {
 	})
 }
 
-// paced makes one request when its turn has come.
+// paced makes one request when its turn has come. If that of the L2Owner has not, it is queued
+// again, and the error is errPaced.
 func (m *Mirror) paced(ctx context.Context, what, name string, request func(context.Context) error) error {
+	if wait := m.turn(name); wait > 0 {
+		m.queue.AddAfter(name, wait)
+		return errPaced
+	}
 	if err := m.pace.Wait(ctx); err != nil {
 		return err
 	}
