@@ -54,8 +54,8 @@ func TestKilledOwnerIsReplaced(t *testing.T) {
 	}
 }
 
-// settled starts a lab whose group g is owned by the first of the returned nodes, all being ready.
-// The others follow in the order in which they would take it.
+// settled starts a lab whose addresses are owned by the first of the returned nodes, all being
+// ready. The others follow in the order in which they would take them.
 func settled(t *testing.T, names ...string) (*segmentLab, []*node) {
 	t.Helper()
 	l := newSegmentLab(t, names...)

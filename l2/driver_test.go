@@ -377,7 +377,7 @@ func TestDriverKeys(t *testing.T) {
 	})
 }
 
-// The group of a dead owner is taken within half a second.
+// The address of a dead owner is taken within half a second.
 func TestDriverTakesAddressOfDeadOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
@@ -397,7 +397,7 @@ func TestDriverTakesAddressOfDeadOwner(t *testing.T) {
 	})
 }
 
-// A node whose turn to claim comes late first hears which node took the group.
+// A node whose turn to claim comes late first hears which node took the address.
 func TestDriverLateTurnHearsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
