@@ -423,11 +423,13 @@ type apiMirror struct {
 	mu     sync.Mutex
 	claims map[netip.Addr]Claim
 	nodes  []*fakeNode
+	// latency is how long a claim takes to reach everybody.
+	latency time.Duration
 }
 
 func (m *apiMirror) of(name string) func(*Config, *fakeSystem) {
 	return func(c *Config, _ *fakeSystem) {
-		c.OnClaim = func(said Claim) { time.AfterFunc(20*time.Millisecond, func() { m.write(name, said) }) }
+		c.OnClaim = func(said Claim) { time.AfterFunc(m.latency, func() { m.write(name, said) }) }
 	}
 }
 
@@ -447,30 +449,50 @@ func (m *apiMirror) write(name string, said Claim) {
 	}
 }
 
-// Once each took the other's probe for a foreign host's: both reported a conflict, and no node
-// answered for 10 s.
+// On a segment that filters hellos, nodes know each other only by the API. Once each took the other's
+// probe for a foreign host's: all reported a conflict, and no node answered for 10 s.
 func TestNoConflictWithoutHellos(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e, m := &ether{}, &apiMirror{claims: map[netip.Addr]Claim{}}
-		mute := func(_ *Config, f *fakeSystem) { f.mute = true }
-		m.nodes = []*fakeNode{e.node(t, "a", 1, m.of("a"), mute), e.node(t, "b", 2, m.of("b"), mute)}
-		pass(5 * time.Second)
-		for _, n := range m.nodes {
-			n.Sync(svc4, by("a", "b"))
+	for nodes := 2; nodes <= 4; nodes++ {
+		for _, latency := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%d nodes, %s", nodes, latency), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testNoConflictWithoutHellos(t, nodes, latency) })
+			})
 		}
-		pass(2 * time.Second)
-		for range 100 {
-			if got := e.whoHas(t, svc); len(got) != 1 {
-				t.Fatalf("answered by %v, want one", got)
-			}
-			pass(100 * time.Millisecond)
+	}
+}
+
+func testNoConflictWithoutHellos(t *testing.T, nodes int, latency time.Duration) {
+	e, m := &ether{}, &apiMirror{claims: map[netip.Addr]Claim{}, latency: latency}
+	mute := func(_ *Config, f *fakeSystem) { f.mute = true }
+	var names []string
+	for i := range nodes {
+		name := string(rune('a' + i))
+		names = append(names, name)
+		m.nodes = append(m.nodes, e.node(t, name, byte(i+1), m.of(name), mute))
+	}
+	addresses := map[string][]netip.Addr{}
+	for i, name := range names {
+		addresses[name] = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
+	}
+	for _, n := range m.nodes {
+		n.SetNodes(addresses)
+	}
+	pass(5 * time.Second)
+	for _, n := range m.nodes {
+		n.Sync(svc4, by(names...))
+	}
+	pass(2 * time.Second)
+	for range 100 {
+		if got := e.whoHas(t, svc); len(got) != 1 {
+			t.Fatalf("answered by %v, want one", got)
 		}
-		for _, n := range m.nodes {
-			expectEqual(t, "conflicts", n.conflicts(), nil)
-			n.Sync(svc4, Desired{})
-		}
-		pass(time.Second)
-	})
+		pass(100 * time.Millisecond)
+	}
+	for _, n := range m.nodes {
+		expectEqual(t, "conflicts", n.conflicts(), nil)
+		n.Sync(svc4, Desired{})
+	}
+	pass(time.Second)
 }
 
 // A probe is not a use of the address: a new host that wants it may be told that it is taken.
