@@ -67,16 +67,9 @@ func New(config Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	nextHops := map[gobgp.Family]netip.Addr{}
-	for _, hop := range config.NextHops {
-		if !hop.IsValid() || hop.IsUnspecified() || hop.Is4In6() {
-			return nil, fmt.Errorf("BGP next hop %s is not an address of a node", hop)
-		}
-		family := familyOf(hop)
-		if other, twice := nextHops[family]; twice {
-			return nil, fmt.Errorf("BGP next hops %s and %s are of the same family", other, hop)
-		}
-		nextHops[family] = hop.WithZone("")
+	nextHops, err := nextHopsOf(config.NextHops)
+	if err != nil {
+		return nil, err
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
@@ -122,6 +115,33 @@ func (d *Driver) Sync(group string, desired Desired) {
 func (d *Driver) SyncPeers(peers []Peer) {
 	peers = slices.Clone(peers)
 	d.orders.give(func(o *order) { o.peers = &peers })
+}
+
+// nextHopsOf returns the next hops by family, or why they cannot be used.
+func nextHopsOf(addresses []netip.Addr) (map[gobgp.Family]netip.Addr, error) {
+	hops := map[gobgp.Family]netip.Addr{}
+	for _, hop := range addresses {
+		if !hop.IsValid() || hop.IsUnspecified() || hop.Is4In6() {
+			return nil, fmt.Errorf("BGP next hop %s is not an address of a node", hop)
+		}
+		family := familyOf(hop)
+		if other, twice := hops[family]; twice {
+			return nil, fmt.Errorf("BGP next hops %s and %s are of the same family", other, hop)
+		}
+		hops[family] = hop.WithZone("")
+	}
+	return hops, nil
+}
+
+// SetNextHops replaces Config.NextHops: all routes are announced with the new ones. An error says
+// why nothing changes.
+func (d *Driver) SetNextHops(addresses []netip.Addr) error {
+	hops, err := nextHopsOf(addresses)
+	if err != nil {
+		return err
+	}
+	d.orders.give(func(o *order) { o.nextHops = hops })
+	return nil
 }
 
 // SetRouterID replaces the router ID. One that is another than before ends all sessions, which come
@@ -192,9 +212,10 @@ type orders struct {
 // order is a set of orders not yet carried out.
 type order struct {
 	groups    map[string]Desired
-	peers     *[]Peer         // nil if unchanged
-	routerID  netip.Addr      // zero if unchanged
-	withdrawn []chan struct{} // to close when nothing is announced any more
+	peers     *[]Peer                     // nil if unchanged
+	routerID  netip.Addr                  // zero if unchanged
+	nextHops  map[gobgp.Family]netip.Addr // nil if unchanged
+	withdrawn []chan struct{}             // to close when nothing is announced any more
 
 	turn     uint64 // counts the words on the phase
 	phase    phase

@@ -206,6 +206,32 @@ func TestRoutesOfBothFamiliesReachThePeerWithTheNodesOwnNextHop(t *testing.T) {
 	}
 }
 
+func TestSetNextHops(t *testing.T) {
+	atOnce(t)
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+	tor.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
+	tor.forget()
+	must(t, d.SetNextHops([]netip.Addr{netip.MustParseAddr("10.0.0.10"), netip.MustParseAddr("2001:db8::9")}))
+	moved := func() bool { return nextHop(tor.path("192.0.2.1/32")) == "10.0.0.10" }
+	await(t, tor.changed, moved, func() string { return "the next hop is still " + nextHop(tor.path("192.0.2.1/32")) })
+	if got := nextHop(tor.path("2001:db8:1::1/128")); got != "2001:db8::9" {
+		t.Errorf("IPv6 next hop %s, want 2001:db8::9 as before", got)
+	}
+	for _, words := range tor.heard() {
+		if strings.HasPrefix(words, "-") {
+			t.Errorf("on the wire: %s; want no withdrawal", words)
+		}
+	}
+	d.counts(t, "tor1", 1, 1) // the session stayed
+	twice := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")}
+	if err := d.SetNextHops(twice); err == nil {
+		t.Error("two next hops of a family are accepted")
+	}
+}
+
 func TestARouteForSomePeersReachesThoseOnlyAndMovesAlone(t *testing.T) {
 	atOnce(t)
 	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 const (
@@ -20,8 +22,9 @@ type loop struct {
 	*Driver
 	server        *server
 	routerID      netip.Addr // of server
-	listenError   string     // why nobody can connect to us
-	restartReason string     // why server is to be replaced by another
+	nextHops      map[gobgp.Family]netip.Addr
+	listenError   string // why nobody can connect to us
+	restartReason string // why server is to be replaced by another
 	gobgpLog      *gobgpLog
 	probes        chan probeResult
 	asking        sync.WaitGroup
@@ -61,6 +64,7 @@ func newLoop(d *Driver) *loop {
 	return &loop{
 		Driver:       d,
 		routerID:     d.config.RouterID,
+		nextHops:     d.nextHops,
 		gobgpLog:     newGobgpLog(d.log.Handler()),
 		probes:       make(chan probeResult),
 		routers:      map[string]foundRouter{},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -110,6 +111,13 @@ func (o *loop) carryOut(ord order) {
 	if ord.routerID.IsValid() && ord.routerID != o.routerID {
 		o.restartReason = fmt.Sprintf("the router ID changes from %s to %s", o.routerID, ord.routerID)
 		o.routerID = ord.routerID
+	}
+	if ord.nextHops != nil && !maps.Equal(ord.nextHops, o.nextHops) {
+		o.nextHops = ord.nextHops
+		for prefix := range o.desired.prefixes {
+			o.dirty[prefix] = true
+		}
+		o.peersNews = true // some may need an IPv6 next hop now, or no longer
 	}
 	if ord.peers != nil {
 		o.peers = *ord.peers

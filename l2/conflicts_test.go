@@ -449,8 +449,8 @@ func (m *apiMirror) write(name string, said Claim) {
 	}
 }
 
-// On a segment that filters hellos, nodes know each other only by the API. Once each took the other's
-// probe for a foreign host's: all reported a conflict, and no node answered for 10 s.
+// On a segment that filters hellos, nodes know each other only by the API. Once each took the
+// other's probe for a foreign host's: all reported a conflict, and no node answered for 10 s.
 func TestNoConflictWithoutHellos(t *testing.T) {
 	for nodes := 2; nodes <= 4; nodes++ {
 		for _, latency := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond} {

@@ -49,6 +49,7 @@ type router interface {
 
 	SyncPeers(peers []bgp.Peer)
 	SetRouterID(id netip.Addr) error
+	SetNextHops(addresses []netip.Addr) error
 	Drain(after time.Duration)
 	Resume()
 	Restart()

@@ -63,6 +63,7 @@ func (f *fakeL2) Drained() <-chan struct{}           { return f.drained }
 type fakeBGP struct {
 	synced   map[string]bgp.Desired // by group
 	peers    []bgp.Peer
+	hops     []netip.Addr
 	calls    []string
 	status   bgp.Status
 	observed chan bgp.Observation
@@ -79,11 +80,15 @@ func (f *fakeBGP) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (f *fakeBGP) Observed() <-chan bgp.Observation { return f.observed }
 func (f *fakeBGP) SyncPeers(peers []bgp.Peer)       { f.peers = peers }
 func (f *fakeBGP) SetRouterID(id netip.Addr) error  { return nil }
-func (f *fakeBGP) Drain(time.Duration)              { f.calls = append(f.calls, "drain") }
-func (f *fakeBGP) Resume()                          { f.calls = append(f.calls, "resume") }
-func (f *fakeBGP) Restart()                         { f.calls = append(f.calls, "restart") }
-func (f *fakeBGP) Withdraw(context.Context) error   { f.calls = append(f.calls, "withdraw"); return nil }
-func (f *fakeBGP) Status() bgp.Status               { return f.status }
+func (f *fakeBGP) SetNextHops(hops []netip.Addr) error {
+	f.hops = hops
+	return nil
+}
+func (f *fakeBGP) Drain(time.Duration)            { f.calls = append(f.calls, "drain") }
+func (f *fakeBGP) Resume()                        { f.calls = append(f.calls, "resume") }
+func (f *fakeBGP) Restart()                       { f.calls = append(f.calls, "restart") }
+func (f *fakeBGP) Withdraw(context.Context) error { f.calls = append(f.calls, "withdraw"); return nil }
+func (f *fakeBGP) Status() bgp.Status             { return f.status }
 
 // fakeDataplane is None but for what a test has it do.
 type fakeDataplane struct {

@@ -169,7 +169,7 @@ func (p *planner) begin() {
 	p.dataplane.Probe()
 	p.reviewAbilities()
 	p.world.Nodes = p.sources.nodes()
-	p.l2.SetNodes(p.sources.addresses())
+	p.reviewAddresses()
 	p.world.Snapshot, _ = config.Compile(p.sources.objects())
 	if err := p.localnet.Read(); err != nil {
 		p.Logger.Warn("addresses of this node are not read yet", "error", err) // and read again when its watcher runs
@@ -256,7 +256,7 @@ func (p *planner) do(t task) {
 		p.reviewRouterID()
 		p.reporter.poke() // perhaps it was deleted
 	case nodesChanged:
-		p.l2.SetNodes(p.sources.addresses())
+		p.reviewAddresses()
 		p.reviewPods()
 		nodes, used := p.nodes(), p.reviewUsed()
 		if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
@@ -573,6 +573,18 @@ func (p *planner) restartBGP() {
 		p.bgp.Restart()
 	} else {
 		p.bgp.Drain(p.DrainTime)
+	}
+}
+
+// reviewAddresses follows the addresses of the nodes. What this node had last counts while the API
+// has none for it.
+func (p *planner) reviewAddresses() {
+	addresses := p.sources.addresses()
+	p.l2.SetNodes(addresses)
+	if own := addresses[p.Node]; len(own) > 0 {
+		if err := p.bgp.SetNextHops(onePerFamily(own)); err != nil {
+			p.Logger.Error("next hops were not set", "error", err)
+		}
 	}
 }
 
