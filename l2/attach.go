@@ -118,7 +118,7 @@ func (s *segment) closeWire() {
 
 // finish is the end of the loop.
 func (s *segment) finish() {
-	now := time.Now()
+	now := s.system.now()
 	s.table.Watchdog.Stop()
 	if s.wire != nil {
 		s.closeWire()

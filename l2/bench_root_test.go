@@ -73,7 +73,7 @@ func serveAnswers() error {
 	if err != nil {
 		return err
 	}
-	a, counts := neighbor.NewAddressTable(), m.of("eth0")
+	a, counts := neighbor.NewAddressTable(time.Now), m.of("eth0")
 	a.Watchdog.Extend(time.Now().Add(time.Hour))
 	failed := make(chan error, 1)
 	mac := l.HardwareAddr()

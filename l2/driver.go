@@ -209,7 +209,7 @@ func (d *Driver) SetNodes(addresses map[string][]netip.Addr) {
 func (d *Driver) Confirm(at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.confirmedAt = at
+	d.confirmedAt = d.system.now().Add(-time.Since(at))
 }
 
 // SetState sets the state that this node tells the others. Leaving and Restarting hand over what it

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,6 +45,8 @@ type fakeSystem struct {
 	mute  bool        // guarded by mu; hellos are filtered
 	wire  *fakeWire   // guarded by mu; the last that was opened
 	tell  func()
+
+	suspended atomic.Int64 // for how long the machine was, in ns
 }
 
 // connect puts a wire on the segment.
@@ -71,6 +74,8 @@ var (
 	_ system = (*fakeSystem)(nil)
 	_ wire   = (*fakeWire)(nil)
 )
+
+func (f *fakeSystem) now() time.Time { return time.Now().Add(time.Duration(f.suspended.Load())) }
 
 func (f *fakeSystem) links() ([]packet.Link, error) {
 	f.mu.Lock()
@@ -394,6 +399,25 @@ func TestDriverTakesAddressOfDeadOwner(t *testing.T) {
 		if want := []Kind{AddressGained, PeerDown}; !slices.Equal(kinds, want) { // actions come before reports
 			t.Errorf("observed %v, want %v", kinds, want)
 		}
+	})
+}
+
+// A machine that was suspended wakes with the clocks of its processes where they were. It is silent
+// from its first moment, as a process that was frozen is.
+func TestDriverOfSuspendedMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		wire := owner.system.wire
+		e.mu.Lock()
+		e.wires = slices.DeleteFunc(e.wires, func(w *fakeWire) bool { return w == wire })
+		e.mu.Unlock()
+		pass(350 * time.Millisecond) // so the other takes over, while this one is suspended
+		owner.system.suspended.Store(int64(time.Hour))
+		e.connect(wire)
+		expectEqual(t, "answered when it wakes by", e.whoHas(t, svc), []string{other.mac})
+		pass(2 * time.Second)
+		expectEqual(t, "answered later by", e.whoHas(t, svc), []string{other.mac})
 	})
 }
 

@@ -31,7 +31,7 @@ func probeWith(t *testing.T, ns string, addrs []netip.Addr) (heard []neighbor.Si
 		t.Fatal(err)
 	}
 	defer handle.Close()
-	a, seen := neighbor.NewAddressTable(), make(chan neighbor.Sighting, 16)
+	a, seen := neighbor.NewAddressTable(time.Now), make(chan neighbor.Sighting, 16)
 	for _, addr := range addrs {
 		a.SetWanted(addr, true)
 	}

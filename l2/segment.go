@@ -101,7 +101,7 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 		boot:      boot,
 		cancel:    cancel,
 		done:      make(chan struct{}),
-		table:     neighbor.NewAddressTable(),
+		table:     neighbor.NewAddressTable(shared.system.now),
 		inbox:     inbox{inputs: inputs{desired: make(map[netip.Addr]Desired), mirrored: make(map[mirrorKey]Claim)}},
 		wake:      async.NewSignal(),
 		messages:  make(chan election.Message, queueSize),
@@ -158,7 +158,7 @@ func (s *segment) run(ctx context.Context) {
 		case err := <-s.failed:
 			s.setFault(faultJoin, err)
 		}
-		now := time.Now()
+		now := s.system.now()
 		if broken != nil {
 			s.setFault(faultSocket, broken)
 			s.closeLink(now, election.LinkDown)
@@ -177,7 +177,7 @@ func (s *segment) run(ctx context.Context) {
 		s.runDue(ctx, now)
 		s.applyOutputs(now)
 		s.sendDue(now)
-		timer.Reset(max(time.Until(s.next()), 0))
+		timer.Reset(max(s.next().Sub(s.system.now()), 0))
 	}
 }
 

@@ -21,6 +21,8 @@ type fakeLinks struct {
 	tell  func()
 }
 
+func (f *fakeLinks) now() time.Time { return time.Now() }
+
 func (f *fakeLinks) links() ([]packet.Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -3,12 +3,17 @@ package l2
 import (
 	"context"
 	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/l2/packet"
 )
 
 // system is the edge to the kernel: what interfaces there are, and sockets on them.
 type system interface {
+	// now is a clock that counts while the machine is suspended: peers do not wait for it to wake.
+	now() time.Time
 	// links lists the interfaces that can carry a segment: Ethernet, not a port of a bridge or
 	// bond.
 	links() ([]packet.Link, error)
@@ -41,6 +46,21 @@ type wire interface {
 
 // hostSystem is the system that this process runs on.
 type hostSystem struct{}
+
+// begun is when the program started, by two clocks. The second counts while the machine is
+// suspended; Go's own does not.
+var begun, begunBoot = time.Now(), sinceBoot()
+
+func (hostSystem) now() time.Time { return begun.Add(sinceBoot() - begunBoot) }
+
+// sinceBoot reads CLOCK_BOOTTIME (clock_gettime(2)).
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // every kernel since Linux 2.6.39 has it
+	}
+	return time.Duration(t.Nano())
+}
 
 func (hostSystem) links() ([]packet.Link, error) { return packet.Links() }
 

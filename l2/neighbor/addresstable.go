@@ -23,13 +23,14 @@ type AddressTable struct {
 	Watchdog Watchdog
 }
 
-// NewAddressTable returns an empty table whose watchdog allows no answers yet.
-func NewAddressTable() *AddressTable {
+// NewAddressTable returns an empty table whose watchdog, which goes by that clock, allows no answers
+// yet.
+func NewAddressTable(now func() time.Time) *AddressTable {
 	return &AddressTable{
 		wanted:   make(map[netip.Addr]struct{}),
 		decoys:   make(map[netip.Addr]struct{}),
 		answered: make(map[[16]byte]struct{}),
-		Watchdog: Watchdog{base: time.Now()},
+		Watchdog: Watchdog{base: now(), now: now},
 	}
 }
 
@@ -108,7 +109,8 @@ func set[K comparable](s map[K]struct{}, key K, on bool) {
 // answer from what it believed before. It is a deadline that the loop extends while it runs on
 // time.
 type Watchdog struct {
-	base  time.Time    // carries the monotonic clock
+	now   func() time.Time
+	base  time.Time
 	until atomic.Int64 // nanoseconds after base
 }
 
@@ -118,4 +120,4 @@ func (w *Watchdog) Extend(until time.Time) { w.until.Store(int64(until.Sub(w.bas
 // Stop forbids answers until the next Extend.
 func (w *Watchdog) Stop() { w.until.Store(0) }
 
-func (w *Watchdog) running() bool { return int64(time.Since(w.base)) < w.until.Load() }
+func (w *Watchdog) running() bool { return int64(w.now().Sub(w.base)) < w.until.Load() }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestAddressTable(t *testing.T) {
-	a := NewAddressTable()
+	a := NewAddressTable(time.Now)
 	expect := func(when string, knows, answers bool) {
 		t.Helper()
 		if a.Knows(held4) != knows || a.IsAnswered(held4) != answers ||

@@ -28,7 +28,7 @@ var (
 
 // someAnswers answers for held4 and held6, and knows known4 and known6.
 func someAnswers() *AddressTable {
-	a := NewAddressTable()
+	a := NewAddressTable(time.Now)
 	a.Watchdog.Extend(time.Now().Add(time.Hour))
 	a.answerFor(held4, held6)
 	a.SetWanted(known4, true)
@@ -428,7 +428,7 @@ func FuzzNDP(f *testing.F) {
 // BenchmarkRespond asks for each address in turn.
 func BenchmarkRespond(b *testing.B) {
 	for _, n := range []int{10, 10000} {
-		a := NewAddressTable()
+		a := NewAddressTable(time.Now)
 		a.Watchdog.Extend(time.Now().Add(time.Hour))
 		var arps, foreign, ndps [][]byte
 		addr4, addr6 := netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("fd00::")
