@@ -23,8 +23,8 @@ type AddressTable struct {
 	Watchdog Watchdog
 }
 
-// NewAddressTable returns an empty table whose watchdog, which goes by that clock, allows no answers
-// yet.
+// NewAddressTable returns an empty table whose watchdog, which goes by that clock, allows no
+// answers yet.
 func NewAddressTable(now func() time.Time) *AddressTable {
 	return &AddressTable{
 		wanted:   make(map[netip.Addr]struct{}),
