@@ -103,9 +103,6 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 // where they changed.
 func (c *Controller) publish(ctx context.Context, problems map[config.Key][]config.Problem) error {
 	var failures []error
-	if problems != nil {
-		c.metrics.assigned.Reset() // a pool may be gone
-	}
 	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
 		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, problems) }
 		err := publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, problems, describe)
@@ -204,9 +201,6 @@ func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[
 		status.Recent = append(status.Recent, r.From().String()+"-"+r.To().String())
 	}
 	status.IPv4, status.IPv6 = counts(usage.Counts, ipam.IPv4), counts(usage.Counts, ipam.IPv6)
-	for family, u := range usage.Counts {
-		c.metrics.assigned.WithLabelValues(pool.Name, family.String()).Set(float64(u.Assigned))
-	}
 	set := func(d condition.Condition) { d.Apply(pool.ConditionList(), pool.Generation, metav1.Now()) }
 	set(exhausted(usage.Full))
 	set(c.excluded(pool.Name))

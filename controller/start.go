@@ -80,7 +80,7 @@ func New(o Options) (*Controller, error) {
 	c.nodes.Store(&map[string]announcement.Node{})
 	c.conflicts.Store(&map[netip.Addr]announcement.Holder{})
 	c.sessionErrors.Store(&announcement.SessionErrors{})
-	if c.metrics, err = newMetrics(o.Metrics, func() float64 { return float64(c.allocations.Outside()) }); err != nil {
+	if c.metrics, err = newMetrics(o.Metrics, c.allocations, c.snapshot.Load); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	c.writes.Lost = c.metrics.overwritten.Inc

@@ -112,6 +112,13 @@ func (a *Allocations) Outside() int {
 	return len(a.outside)
 }
 
+// Counts returns the usage of the pool by family, nothing if there is no such pool.
+func (a *Allocations) Counts(pool string) map[ipam.Family]ipam.Usage {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.allocator.Usage(pool)
+}
+
 // Usage describes how full a pool is.
 type Usage struct {
 	Counts  map[ipam.Family]ipam.Usage
