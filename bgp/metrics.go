@@ -22,22 +22,22 @@ func newMetrics(b *published) *metrics {
 	return &metrics{
 		published: b,
 		sessionUp: prometheus.NewDesc("berth_bgp_session_up",
-			"Whether the session with the peer is established.", []string{"peer"}, nil),
+			"1 while the session is established.", []string{"peer"}, nil),
 		prefixes: prometheus.NewDesc("berth_bgp_prefixes_announced",
-			"Prefixes announced to the peer.", []string{"peer", "family"}, nil),
+			"Prefixes announced to the neighbor.", []string{"peer", "family"}, nil),
 		failed: prometheus.NewDesc("berth_bgp_prefixes_failed",
-			"Prefixes that are wanted and cannot be announced.", nil, nil),
+			"Prefixes that should be announced and cannot be.", nil, nil),
 		updates: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_bgp_updates_total",
 			Help: "Changes of prefixes handed to BGP, by operation: announce or withdraw.",
 		}, []string{"operation"}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_bgp_update_errors_total",
-			Help: "Changes of prefixes that BGP refused; they are tried again.",
+			Help: "Changes of prefixes that BGP refused. They are tried again.",
 		}),
 		downs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_bgp_session_downs_total",
-			Help: "Established sessions with the peer that ended.",
+			Help: "Established sessions that ended.",
 		}, []string{"peer"}),
 	}
 }

@@ -41,20 +41,21 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		m.all = append(m.all, v)
 		return v
 	}
-	m.arpRequests = counter("arp_requests_total", "ARP requests received, about the announced range of addresses.")
+	m.arpRequests = counter("arp_requests_total", "ARP requests received about the announced range of addresses.")
 	m.arpReplies = counter("arp_replies_total", "ARP requests answered.")
 	m.ndpSolicitations = counter("ndp_solicitations_total", "Neighbor solicitations received.")
 	m.ndpAdvertisements = counter("ndp_advertisements_total", "Neighbor solicitations answered.")
 	m.gratuitous = counter("gratuitous_total", "Unsolicited announcements sent, by protocol.", "protocol")
-	m.probes = counter("probes_total", "Probes for other holders of an address sent, by protocol.", "protocol")
+	m.probes = counter("probes_total", "Probes sent for other holders of an address, by protocol.", "protocol")
 	m.hellosSent = counter("hellos_sent_total", "Hellos sent.")
 	m.hellosReceived = counter("hellos_received_total", "Hellos received and accepted.")
 	m.hellosRejected = counter("hellos_rejected_total", "Hellos ignored, by reason.", "reason")
 	m.moves = counter("moves_total", "Addresses gained and lost, by direction and cause.", "direction", "cause")
-	m.conflicts = counter("conflicts_total", "Uses of this node's addresses by other hosts that do not claim them.")
+	m.conflicts = counter("conflicts_total", "Conflicts reported, by ARP or NDP: at most one in 10 s for an address that the node answers for, "+
+		"one for each failed probe of an address that it is about to answer for.")
 	m.overslept = counter("overslept_total", "Times that this process stood still for longer than its peers wait.")
-	m.peers = gauge("peers", "Peers alive.")
-	m.owned = gauge("addresses_owned", "Addresses that this node owns.")
+	m.peers = gauge("peers", "Other speakers that are alive on the segment.")
+	m.owned = gauge("addresses_owned", "Addresses that this node owns on the segment.")
 	if r == nil {
 		return m, nil
 	}

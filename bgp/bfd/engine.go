@@ -353,9 +353,9 @@ type metrics struct {
 func newMetrics() *metrics {
 	return &metrics{
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "berth_bfd_session_up",
-			Help: "1 while the BFD session with the peer is Up."}, []string{"peer"}),
+			Help: "1 while the BFD session is Up."}, []string{"peer"}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_bfd_session_changes_total",
-			Help: "Steps of BFD sessions into Up and out of it, by the new state."}, []string{"peer", "state"}),
+			Help: "Changes of BFD sessions into Up and out of it, by the new state."}, []string{"peer", "state"}),
 		packets: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_bfd_packets_total",
 			Help: "BFD packets sent and received."}, []string{"peer", "direction"}),
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_bfd_packets_rejected_total",

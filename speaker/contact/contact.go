@@ -55,7 +55,7 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 		watches: map[string]time.Time{},
 		at: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_api_confirmed_timestamp_seconds",
-			Help: "When this process last had everything that the API server has, in seconds since 1970.",
+			Help: "When the speaker last had everything that the API server has, in seconds since 1970.",
 		}),
 	}
 	if registerer == nil {

@@ -19,25 +19,25 @@ var (
 
 	servedConnections = prometheus.NewDesc(
 		"berth_ipvs_connections_total",
-		"Connections to the virtual server since it was made.",
+		"Connections to the virtual server since it was created.",
 		ofVirtualServer,
 		nil,
 	)
 	servedPackets = prometheus.NewDesc(
 		"berth_ipvs_packets_total",
-		"Packets of the virtual server since it was made, by direction: in or out.",
+		"Packets of the virtual server since it was created, by direction: in or out.",
 		append(append([]string(nil), ofVirtualServer...), "direction"),
 		nil,
 	)
 	servedBytes = prometheus.NewDesc(
 		"berth_ipvs_bytes_total",
-		"Bytes of the virtual server since it was made, by direction: in or out.",
+		"Bytes of the virtual server since it was created, by direction: in or out.",
 		append(append([]string(nil), ofVirtualServer...), "direction"),
 		nil,
 	)
 	serverWeight = prometheus.NewDesc(
 		"berth_ipvs_real_server_weight",
-		"Weight of the endpoint; 0: it gets no new connections.",
+		"Weight of the endpoint. 0: it gets no new connections.",
 		ofRealServer,
 		nil,
 	)

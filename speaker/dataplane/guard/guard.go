@@ -163,8 +163,8 @@ type counters struct{ kernel }
 
 var droppedPackets = prometheus.NewDesc(
 	"berth_ipvs_packets_dropped_total",
-	"Packets for addresses that IPVS forwards, dropped since the table was last written: to a port that no Service exposes (unexposed), "+
-		"or from outside of its loadBalancerSourceRanges (source).",
+	"Packets for addresses that IPVS serves, dropped since the table was last written: "+
+		"for a port that no Service exposes (unexposed), or from outside loadBalancerSourceRanges (source).",
 	[]string{"reason"},
 	nil,
 )
