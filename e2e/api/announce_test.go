@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -90,7 +91,7 @@ func excludes(t *testing.T, ns, change, back, rule string) {
 		must(t, err)
 	}
 	subresource := ""
-	if rule == "has the condition NetworkUnavailable" {
+	if strings.HasPrefix(rule, "has the condition ") {
 		subresource = "status"
 	}
 	node(t.Context(), change, subresource)
