@@ -90,8 +90,8 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {
 		pools = append(pools, ipam.Pool{
-			Name: p.Name, Ranges: p.Ranges, Reserved: p.OnRequest, Allocation: allocations[p.Allocation],
-			SkipEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
+			Name: p.Name, Ranges: p.Ranges, OnRequest: p.OnRequest, Allocation: allocations[p.Allocation],
+			ExcludeEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
 		})
 	}
 	c.allocations.SetPools(pools)
@@ -290,10 +290,10 @@ func counts(of map[ipam.Family]ipam.Usage, family ipam.Family) v1alpha1.AddressU
 	if excluded == nil {
 		excluded = new(big.Int)
 	}
-	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Kept+u.Resting))
+	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Reserved+u.Resting))
 	free.Sub(free, excluded)
 	return v1alpha1.AddressUsage{
-		Total: decimal(u.Total), Assigned: decimal(big.NewInt(u.Assigned)), Reserved: decimal(big.NewInt(u.Kept)),
+		Total: decimal(u.Total), Assigned: decimal(big.NewInt(u.Assigned)), Reserved: decimal(big.NewInt(u.Reserved)),
 		Excluded: decimal(excluded), Resting: decimal(big.NewInt(u.Resting)), Free: decimal(free),
 	}
 }

@@ -20,8 +20,8 @@ type Allocator struct {
 	taken   intervals
 	holders map[netip.Addr]holders
 	owners  map[string]owner
-	// reserved is the reservation of each reserved address.
-	reserved map[netip.Addr]string
+	// reservations has the AddressReservation of each address that one keeps.
+	reservations map[netip.Addr]string
 	// skipped holds the edge addresses that a search has passed over.
 	skipped map[netip.Addr]bool
 	// keyed holds the addresses that are shared under each key.
@@ -80,18 +80,18 @@ type occupant struct {
 // New returns an allocator without pools.
 func New() *Allocator {
 	return &Allocator{
-		outside:   newStocks(),
-		taken:     newIntervals(),
-		holders:   map[netip.Addr]holders{},
-		owners:    map[string]owner{},
-		reserved:  map[netip.Addr]string{},
-		skipped:   map[netip.Addr]bool{},
-		keyed:     map[string]map[netip.Addr]bool{},
-		occupied:  occupation{of: map[netip.Addr][]occupant{}, by: map[string][]netip.Addr{}},
-		pinned:    pins{of: map[netip.Addr][]string{}, by: map[string][]netip.Addr{}},
-		former:    map[netip.Addr]uint64{},
-		resting:   map[netip.Addr]rest{},
-		restingOf: map[string][]netip.Addr{},
+		outside:      newStocks(),
+		taken:        newIntervals(),
+		holders:      map[netip.Addr]holders{},
+		owners:       map[string]owner{},
+		reservations: map[netip.Addr]string{},
+		skipped:      map[netip.Addr]bool{},
+		keyed:        map[string]map[netip.Addr]bool{},
+		occupied:     occupation{of: map[netip.Addr][]occupant{}, by: map[string][]netip.Addr{}},
+		pinned:       pins{of: map[netip.Addr][]string{}, by: map[string][]netip.Addr{}},
+		former:       map[netip.Addr]uint64{},
+		resting:      map[netip.Addr]rest{},
+		restingOf:    map[string][]netip.Addr{},
 	}
 }
 
@@ -118,7 +118,7 @@ func (a *Allocator) PoolOf(address netip.Addr) string {
 }
 
 // Reservation returns the reservation of the address, "" if there is none.
-func (a *Allocator) Reservation(address netip.Addr) string { return a.reserved[address] }
+func (a *Allocator) Reservation(address netip.Addr) string { return a.reservations[address] }
 
 // UsedBy says who uses the address elsewhere, "" if nobody does.
 func (a *Allocator) UsedBy(address netip.Addr) string {
@@ -149,7 +149,7 @@ func (a *Allocator) blocked(address netip.Addr) bool {
 
 // claimed reports whether an address is not to be given even if nobody holds it.
 func (a *Allocator) claimed(address netip.Addr) bool {
-	_, reserved := a.reserved[address]
+	_, reserved := a.reservations[address]
 	return reserved || len(a.occupied.of[address]) > 0 || a.usedAt(address) != nil
 }
 

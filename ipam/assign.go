@@ -137,7 +137,7 @@ func (a *Allocator) mayPin(name string, pin netip.Addr, request Request) error {
 		return &UsedError{Address: pin, By: u.By}
 	case p.Allocation == Disabled:
 		return &DisabledError{Address: pin, Pool: p.Name}
-	case p.SkipEdges && edge(pin):
+	case p.ExcludeEdges && edge(pin):
 		return &EdgeError{Address: pin, Pool: p.Name}
 	}
 	return a.mayHold(name, pin, request.Terms)

@@ -13,7 +13,7 @@ func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 	if u := a.usedAt(address); u != nil {
 		return &UsedError{Address: address, By: u.By}
 	}
-	if by, ok := a.reserved[address]; ok {
+	if by, ok := a.reservations[address]; ok {
 		if by == reservation {
 			return nil
 		}
@@ -30,7 +30,7 @@ func (a *Allocator) Reserve(reservation string, address netip.Addr) error {
 	if by := a.occupied.of[address]; len(by) > 0 {
 		return &UsedError{Address: address, By: by[0].by}
 	}
-	a.reserved[address] = reservation
+	a.reservations[address] = reservation
 	a.settle(address)
 	return nil
 }
@@ -56,8 +56,8 @@ func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner st
 
 // Unreserve ends a reservation. Its holders keep the address.
 func (a *Allocator) Unreserve(address netip.Addr) {
-	if _, ok := a.reserved[address]; ok {
-		delete(a.reserved, address)
+	if _, ok := a.reservations[address]; ok {
+		delete(a.reservations, address)
 		a.settle(address)
 	}
 }

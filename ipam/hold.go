@@ -88,7 +88,7 @@ func (a *Allocator) mayShare(name string, address netip.Addr, terms Terms) error
 	if u := a.usedAt(address); u != nil {
 		return &UsedError{Address: address, By: u.By}
 	}
-	if by, ok := a.reserved[address]; ok && namespaceOf(by) != namespaceOf(name) {
+	if by, ok := a.reservations[address]; ok && namespaceOf(by) != namespaceOf(name) {
 		return &TakenError{Address: address, Reservation: by}
 	}
 	h, ok := a.holders[address]

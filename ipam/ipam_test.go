@@ -346,7 +346,7 @@ func TestAssignDisabledPool(t *testing.T) {
 // Edge addresses are skipped.
 func TestAssignEdges(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.254-192.0.3.2")
-	p.SkipEdges = true
+	p.ExcludeEdges = true
 	a := with(p)
 	mustAssign(t, a, "n/a", v4, "192.0.2.254")
 	mustAssign(t, a, "n/b", v4, "192.0.3.1")
@@ -354,15 +354,15 @@ func TestAssignEdges(t *testing.T) {
 		err.Error() != "192.0.3.0 is an edge address, which LoadBalancerPool p excludes" {
 		t.Errorf("err = %v", err)
 	}
-	p.SkipEdges = false
+	p.ExcludeEdges = false
 	a.SetPools([]Pool{p})
 	mustAssign(t, a, "n/c", v4, "192.0.2.255")
 }
 
-// Reserved ranges are given only by name.
-func TestAssignReservedRange(t *testing.T) {
+// On-request ranges are given only by name.
+func TestAssignOnRequestRange(t *testing.T) {
 	p := pool("p", Automatic, "192.0.2.1-192.0.2.3")
-	p.Reserved = []netipx.IPRange{netipx.MustParseIPRange("192.0.2.1-192.0.2.2")}
+	p.OnRequest = []netipx.IPRange{netipx.MustParseIPRange("192.0.2.1-192.0.2.2")}
 	a := with(p)
 	mustAssign(t, a, "n/a", v4, "192.0.2.3")
 	mustAssign(t, a, "n/b", pinned(v4, "192.0.2.1"), "192.0.2.1")

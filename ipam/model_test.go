@@ -18,17 +18,17 @@ import (
 
 // model is the allocator without any care for cost: it looks at every address, every time.
 type model struct {
-	universe []netip.Addr // ascending
-	pools    []Pool
-	owners   map[string]*modelOwner
-	order    map[netip.Addr][]string // holders, the longest-standing first
-	reserved map[netip.Addr]string
-	used     []Used
-	occupied map[string][]netip.Addr
-	pins     map[string][]netip.Addr
-	freed    map[netip.Addr]int // of those that were held once and are not now: in which order
-	rests    map[netip.Addr]modelRest
-	count    int
+	universe     []netip.Addr // ascending
+	pools        []Pool
+	owners       map[string]*modelOwner
+	order        map[netip.Addr][]string // holders, the longest-standing first
+	reservations map[netip.Addr]string
+	used         []Used
+	occupied     map[string][]netip.Addr
+	pins         map[string][]netip.Addr
+	freed        map[netip.Addr]int // of those that were held once and are not now: in which order
+	rests        map[netip.Addr]modelRest
+	count        int
 }
 
 type modelOwner struct {
@@ -45,8 +45,8 @@ type modelRest struct {
 func newModel(universe []netip.Addr) *model {
 	return &model{
 		universe: universe, owners: map[string]*modelOwner{}, order: map[netip.Addr][]string{},
-		reserved: map[netip.Addr]string{},
-		occupied: map[string][]netip.Addr{}, pins: map[string][]netip.Addr{}, freed: map[netip.Addr]int{},
+		reservations: map[netip.Addr]string{},
+		occupied:     map[string][]netip.Addr{}, pins: map[string][]netip.Addr{}, freed: map[netip.Addr]int{},
 		rests: map[netip.Addr]modelRest{},
 	}
 }
@@ -122,7 +122,7 @@ func (m *model) mayHold(name string, a netip.Addr, terms Terms, restored bool) s
 }
 
 func (m *model) shares(name string, a netip.Addr, terms Terms) bool {
-	if by := m.reserved[a]; by != "" && namespaceOf(by) != namespaceOf(name) {
+	if by := m.reservations[a]; by != "" && namespaceOf(by) != namespaceOf(name) {
 		return false
 	}
 	mine := m.owners[name] != nil && m.owners[name].held[a]
@@ -219,9 +219,9 @@ func (m *model) reserve(reservation string, a netip.Addr) string {
 	switch {
 	case m.usedBy(a) != "":
 		return "UsedError"
-	case m.reserved[a] == reservation:
+	case m.reservations[a] == reservation:
 		return ""
-	case m.reserved[a] != "" || slices.ContainsFunc(
+	case m.reservations[a] != "" || slices.ContainsFunc(
 		m.order[a], func(o string) bool { return namespaceOf(o) != namespaceOf(reservation) },
 	):
 		return "TakenError"
@@ -230,7 +230,7 @@ func (m *model) reserve(reservation string, a netip.Addr) string {
 	case m.isOccupied(a):
 		return "UsedError"
 	}
-	m.reserved[a] = reservation
+	m.reservations[a] = reservation
 	return ""
 }
 
@@ -249,7 +249,7 @@ func (m *model) reserveAny(reservation, pool string, f Family, owner string) (ne
 	if !ok {
 		return a, "ExhaustedError"
 	}
-	m.reserved[a] = reservation
+	m.reservations[a] = reservation
 	return a, ""
 }
 
@@ -274,7 +274,7 @@ func (m *model) mayPin(name string, pin netip.Addr, r Request) string {
 		return "UsedError"
 	case p.Allocation == Disabled:
 		return "DisabledError"
-	case p.SkipEdges && edge(pin):
+	case p.ExcludeEdges && edge(pin):
 		return "EdgeError"
 	}
 	return m.mayHold(name, pin, r.Terms, false)
@@ -334,8 +334,8 @@ func gives(p *Pool, r Request) bool {
 }
 
 func offers(p *Pool, a netip.Addr) bool {
-	return !(p.SkipEdges && edge(a)) &&
-		!slices.ContainsFunc(p.Reserved, func(x netipx.IPRange) bool { return x.Contains(a) })
+	return !(p.ExcludeEdges && edge(a)) &&
+		!slices.ContainsFunc(p.OnRequest, func(x netipx.IPRange) bool { return x.Contains(a) })
 }
 
 func (m *model) pick(name string, f Family, r Request) (netip.Addr, bool) {
@@ -397,7 +397,7 @@ func (m *model) awaited(name string, a netip.Addr) bool {
 
 // available reports whether nobody has the address, resting or not.
 func (m *model) available(name string, p *Pool, f Family, a netip.Addr) bool {
-	return FamilyOf(a) == f && m.pool(a) == p && len(m.order[a]) == 0 && m.reserved[a] == "" && offers(p, a) &&
+	return FamilyOf(a) == f && m.pool(a) == p && len(m.order[a]) == 0 && m.reservations[a] == "" && offers(p, a) &&
 		m.usedBy(a) == "" && !m.isOccupied(a) && !m.pinnedBut(name, a)
 }
 
@@ -510,10 +510,10 @@ func (h *history) somePools() []Pool {
 				continue
 			}
 			p := Pool{Name: fmt.Sprintf("p%d", (i*2+j)%4), Ranges: []netipx.IPRange{part},
-				Allocation: pickOne(h.Rand, Automatic, Automatic, Automatic, OnRequest, Disabled),
-				SkipEdges:  h.IntN(3) == 0, ShareAcross: h.IntN(3) == 0}
+				Allocation:   pickOne(h.Rand, Automatic, Automatic, Automatic, OnRequest, Disabled),
+				ExcludeEdges: h.IntN(3) == 0, ShareAcross: h.IntN(3) == 0}
 			if h.IntN(3) == 0 {
-				p.Reserved = []netipx.IPRange{netipx.IPRangeFrom(part.From(), part.From())}
+				p.OnRequest = []netipx.IPRange{netipx.IPRangeFrom(part.From(), part.From())}
 			}
 			if at := slices.IndexFunc(pools, func(o Pool) bool { return o.Name == p.Name }); at >= 0 {
 				pools[at].Ranges = append(pools[at].Ranges, part)
@@ -573,7 +573,7 @@ func (h *history) step(t *testing.T) {
 	case 4:
 		address := h.address()
 		h.a.Unreserve(address)
-		delete(h.m.reserved, address)
+		delete(h.m.reservations, address)
 	case 5:
 		if h.IntN(10) == 0 {
 			h.restart(t)
@@ -709,7 +709,7 @@ func (h *history) restart(t *testing.T) {
 	}
 	h.a = New()
 	h.a.SetPools(h.m.pools)
-	for address, by := range h.m.reserved {
+	for address, by := range h.m.reservations {
 		if err := h.a.Reserve(by, address); err != nil {
 			t.Fatalf("restart: reserve %s for %s: %v", address, by, err)
 		}
@@ -760,14 +760,14 @@ func (h *history) agree(t *testing.T) {
 		if got := h.a.Holders(address); !slices.Equal(got, want) {
 			t.Fatalf("%s is held by %v, the model says %v", address, got, want)
 		}
-		if got := h.a.Reservation(address); got != h.m.reserved[address] {
-			t.Fatalf("%s is reserved by %q, the model says %q", address, got, h.m.reserved[address])
+		if got := h.a.Reservation(address); got != h.m.reservations[address] {
+			t.Fatalf("%s is reserved by %q, the model says %q", address, got, h.m.reservations[address])
 		}
 		if got, want := h.a.UsedBy(address), h.m.usedBy(address); got != want {
 			t.Fatalf("%s is used by %q, the model says %q", address, got, want)
 		}
 		_, in := h.a.taken.around(address)
-		must := len(want) > 0 || h.m.reserved[address] != "" || h.m.usedBy(address) != "" || h.m.isOccupied(address) ||
+		must := len(want) > 0 || h.m.reservations[address] != "" || h.m.usedBy(address) != "" || h.m.isOccupied(address) ||
 			h.m.pinnedBut("", address) || h.m.freed[address] > 0 || h.a.skipped[address]
 		if in != must {
 			t.Fatalf("%s is marked as taken: %v, want %v", address, in, must)
@@ -802,7 +802,7 @@ func (h *history) agreeOnUsage(t *testing.T, p *Pool) {
 		switch {
 		case len(h.m.order[address]) > 0:
 			u[1]++
-		case h.m.reserved[address] != "":
+		case h.m.reservations[address] != "":
 			u[2]++
 		case h.m.usedBy(address) != "" || h.m.isOccupied(address):
 			u[3]++
@@ -813,10 +813,10 @@ func (h *history) agreeOnUsage(t *testing.T, p *Pool) {
 	}
 	got := map[Family][5]int64{}
 	for f, u := range h.a.Usage(p.Name) {
-		got[f] = [5]int64{u.Total.Int64(), u.Assigned, u.Kept, u.Excluded.Int64(), u.Resting}
+		got[f] = [5]int64{u.Total.Int64(), u.Assigned, u.Reserved, u.Excluded.Int64(), u.Resting}
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Fatalf("usage of pool %s (total, assigned, kept, excluded, resting) is %v, the model says %v", p.Name, got, want)
+		t.Fatalf("usage of pool %s (total, assigned, reserved, excluded, resting) is %v, the model says %v", p.Name, got, want)
 	}
 }
 

@@ -62,11 +62,11 @@ type Pool struct {
 	Name string
 	// Ranges are disjoint and ascending, and do not overlap ranges of other pools.
 	Ranges []netipx.IPRange
-	// Reserved are parts of Ranges that are given only to owners that name the address.
-	Reserved   []netipx.IPRange
+	// OnRequest are parts of Ranges that are given only to owners that name the address.
+	OnRequest  []netipx.IPRange
 	Allocation Allocation
-	// SkipEdges: .0 and .255 of IPv4 /24s are never given.
-	SkipEdges bool
+	// ExcludeEdges: .0 and .255 of IPv4 /24s are never given.
+	ExcludeEdges bool
 	// ShareAcross: owners of different namespaces may share an address.
 	ShareAcross bool
 }
@@ -74,7 +74,7 @@ type Pool struct {
 // poolState is a pool and the state of its addresses.
 type poolState struct {
 	Pool
-	free   []netipx.IPRange // Ranges without Reserved
+	free   []netipx.IPRange // Ranges without OnRequest
 	stocks [2]stock         // of each family
 }
 
@@ -82,7 +82,7 @@ func (p *poolState) stock(family Family) *stock { return &p.stocks[family.index(
 
 // offers reports whether the pool gives the address to owners that do not name it.
 func (p *poolState) offers(address netip.Addr) bool {
-	if p.SkipEdges && edge(address) {
+	if p.ExcludeEdges && edge(address) {
 		return false
 	}
 	i := sort.Search(len(p.free), func(i int) bool { return address.Compare(p.free[i].To()) <= 0 })
@@ -164,7 +164,7 @@ type poolRange struct {
 func newPoolSet(pools []Pool) poolSet {
 	s := poolSet{byName: make(map[string]*poolState, len(pools))}
 	for _, pool := range pools {
-		p := &poolState{Pool: pool, free: without(pool.Ranges, pool.Reserved), stocks: newStocks()}
+		p := &poolState{Pool: pool, free: without(pool.Ranges, pool.OnRequest), stocks: newStocks()}
 		s.byName[p.Name] = p
 		for _, r := range p.Ranges {
 			s.ranges = append(s.ranges, poolRange{r, p})

@@ -48,7 +48,7 @@ func (a *Allocator) fresh(p *poolState, family Family) (netip.Addr, bool) {
 			continue
 		}
 		free, ok := a.taken.firstOutside(r)
-		for ok && p.SkipEdges && edge(free) {
+		for ok && p.ExcludeEdges && edge(free) {
 			// It counts as taken from now on, so that a search passes over it only once.
 			a.taken.add(free)
 			a.skipped[free] = true

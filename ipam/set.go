@@ -106,7 +106,7 @@ func (a *Allocator) HeldUsed() []string {
 // known returns the addresses with a state of their own beyond the pool that they are in.
 func (a *Allocator) known() iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
-		_ = keys(a.holders, yield) && keys(a.former, yield) && keys(a.reserved, yield) &&
+		_ = keys(a.holders, yield) && keys(a.former, yield) && keys(a.reservations, yield) &&
 			keys(a.occupied.of, yield) && keys(a.pinned.of, yield) && keys(a.skipped, yield)
 	}
 }

@@ -8,12 +8,12 @@ import (
 // Usage counts the addresses of one family in a pool. Apart from Total, an address counts in one
 // number only, the first that fits.
 type Usage struct {
-	// Total of the pool, including reserved and edge addresses.
+	// Total of the pool, including those given on request only and edge addresses.
 	Total *big.Int
 	// Assigned to owners.
 	Assigned int64
-	// Kept by reservations.
-	Kept int64
+	// Reserved: kept by a reservation, and not assigned.
+	Reserved int64
 	// Excluded: in use elsewhere, or occupied.
 	Excluded *big.Int
 	// Resting: freed a moment ago.
@@ -67,16 +67,16 @@ func (a *Allocator) usage(p *poolState, family Family) Usage {
 		return !held && FamilyOf(address) == family && a.pools.of(address) == p
 	}
 	excluded := -s.usedHeld
-	for address := range a.reserved {
+	for address := range a.reservations {
 		if counts(address) {
-			u.Kept++
+			u.Reserved++
 			if a.usedAt(address) != nil {
 				excluded--
 			}
 		}
 	}
 	for address := range a.occupied.of {
-		if _, reserved := a.reserved[address]; !reserved && counts(address) && a.usedAt(address) == nil {
+		if _, reserved := a.reservations[address]; !reserved && counts(address) && a.usedAt(address) == nil {
 			excluded++
 		}
 	}

@@ -41,7 +41,7 @@ func fails(t *testing.T, a *fixture, owner string, r Request, want string) {
 func usageIs(t *testing.T, a *fixture, want string) {
 	t.Helper()
 	u := a.Usage("p")[IPv4]
-	got := fmt.Sprintf("total %v, assigned %d, kept %d, excluded %v, resting %d", u.Total, u.Assigned, u.Kept, u.Excluded, u.Resting)
+	got := fmt.Sprintf("total %v, assigned %d, reserved %d, excluded %v, resting %d", u.Total, u.Assigned, u.Reserved, u.Excluded, u.Resting)
 	if got != want {
 		t.Errorf("usage is %s; want %s", got, want)
 	}
