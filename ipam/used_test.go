@@ -126,7 +126,7 @@ func TestUsageOnce(t *testing.T) {
 		"x/y", "an address of Service x/y",
 		addrs("192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.100", "203.0.113.1"),
 	)
-	usageIs(t, a, "total 256, assigned 2, kept 0, excluded 3, resting 0")
+	usageIs(t, a, "total 256, assigned 2, reserved 0, excluded 3, resting 0")
 	if err := a.Reserve("n/r", addr("192.0.2.0")); err == nil {
 		t.Error("an occupied address was reserved")
 	}
@@ -134,13 +134,13 @@ func TestUsageOnce(t *testing.T) {
 		t.Error(err)
 	}
 	a.SetUsed(used("a network", "192.0.2.96-192.0.2.111", "2001:db8::-2001:db8::7fff:ffff:ffff:ffff"))
-	usageIs(t, a, "total 256, assigned 2, kept 1, excluded 17, resting 0") // 2, 3, and 96 to 111 but for 99
+	usageIs(t, a, "total 256, assigned 2, reserved 1, excluded 17, resting 0") // 2, 3, and 96 to 111 but for 99
 	a.Free("n/b", addrs("192.0.2.1"), time.Unix(9, 0))
-	usageIs(t, a, "total 256, assigned 1, kept 1, excluded 18, resting 0")
+	usageIs(t, a, "total 256, assigned 1, reserved 1, excluded 18, resting 0")
 	a.Vacate("x/y")
-	usageIs(t, a, "total 256, assigned 1, kept 1, excluded 15, resting 1")
+	usageIs(t, a, "total 256, assigned 1, reserved 1, excluded 15, resting 1")
 	a.SetPools([]Pool{pool("p", Automatic, "192.0.2.0-192.0.2.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff")})
-	usageIs(t, a, "total 256, assigned 1, kept 1, excluded 15, resting 1")
+	usageIs(t, a, "total 256, assigned 1, reserved 1, excluded 15, resting 1")
 	if got, want := a.Usage("p")[IPv6].Excluded, new(big.Int).Lsh(big.NewInt(1), 63); got.Cmp(want) != 0 {
 		t.Errorf("%v IPv6 addresses excluded, want %v", got, want)
 	}
