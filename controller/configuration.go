@@ -82,8 +82,8 @@ var allocations = map[v1alpha1.Allocation]ipam.Allocation{
 func (c *Controller) compile() map[config.Key][]config.Problem {
 	snapshot, problems := config.Compile(config.Objects{
 		Pools:                client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool),
-		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.l2),
-		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](c.informers.bgp),
+		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.segments),
+		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](c.informers.routes),
 		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer),
 		Passwords:            client.Passwords(c.informers.password),
 	})
@@ -112,7 +112,7 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 		return errors.Join(failures...)
 	}
 	snapshot := c.snapshot.Load()
-	for _, o := range client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.l2) {
+	for _, o := range client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.segments) {
 		describe := func(desired *v1alpha1.SegmentAnnouncement) {
 			pools, _ := snapshot.Counts(config.Key{Kind: "SegmentAnnouncement", Name: o.Name})
 			desired.Status.PoolCount = new(int32(pools))
@@ -120,7 +120,7 @@ func (c *Controller) publish(ctx context.Context, problems map[config.Key][]conf
 		err := publishOne(ctx, c, c.Berth.SegmentAnnouncements, "SegmentAnnouncement", o, problems, describe)
 		failures = append(failures, err)
 	}
-	for _, o := range client.Stored[*v1alpha1.RouteAnnouncement](c.informers.bgp) {
+	for _, o := range client.Stored[*v1alpha1.RouteAnnouncement](c.informers.routes) {
 		describe := func(desired *v1alpha1.RouteAnnouncement) {
 			pools, neighbors := snapshot.Counts(config.Key{Kind: "RouteAnnouncement", Name: o.Name})
 			desired.Status.PoolCount, desired.Status.NeighborCount = new(int32(pools)), new(int32(neighbors))

@@ -106,8 +106,8 @@ type sources struct {
 	secret      cache.SharedIndexInformer // the hello key
 	ownFactory  informers.SharedInformerFactory
 	pool        cache.SharedIndexInformer
-	l2          cache.SharedIndexInformer
-	bgp         cache.SharedIndexInformer
+	segments    cache.SharedIndexInformer
+	routes      cache.SharedIndexInformer
 	peer        cache.SharedIndexInformer
 	password    cache.SharedIndexInformer
 	speaker     cache.SharedIndexInformer
@@ -116,7 +116,7 @@ type sources struct {
 }
 
 func (s *sources) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer, s.password, s.speaker, s.reservation}
+	return []cache.SharedIndexInformer{s.pool, s.segments, s.routes, s.peer, s.password, s.speaker, s.reservation}
 }
 
 // queues gives allocations the queues of a Controller.

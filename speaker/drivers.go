@@ -17,14 +17,16 @@ import (
 )
 
 // Drivers have one contract. Sync replaces what is desired of one group, or of one address, and
-// returns at once; the zero value removes it, and the cost does not depend on others. Run compares
-// what is desired with what is, repairs the difference, and ends with the context. Observed is the
-// stream of what was seen. It is bounded: a slow reader loses the oldest and delays nothing.
+// returns at once; the zero value removes it, and the cost does not depend on others. The planner
+// sends the zero value: for a group that is gone in reviewService, for an address that is no longer
+// announced on segments in withdraw. Run compares what is desired with what is, repairs the
+// difference, and ends with the context. Observed is the stream of what was seen. It is bounded: a
+// slow reader loses the oldest and delays nothing.
 //
 // The interfaces say what the planner and the reporter use of each driver.
 
-// announcer announces addresses on segments.
-type announcer interface {
+// segmentAnnouncer announces addresses on segments.
+type segmentAnnouncer interface {
 	Sync(address netip.Addr, desired l2.Desired)
 	Run(ctx context.Context) error
 	Observed() <-chan l2.Observation
@@ -41,8 +43,8 @@ type announcer interface {
 	Drained() <-chan struct{}
 }
 
-// router announces routes to BGP peers.
-type router interface {
+// routeAnnouncer announces routes to BGP peers.
+type routeAnnouncer interface {
 	Sync(group string, desired bgp.Desired)
 	Run(ctx context.Context) error
 	Observed() <-chan bgp.Observation
@@ -132,8 +134,8 @@ type proxyHealth interface {
 
 // drivers are all that the planner drives and the reporter reads.
 type drivers struct {
-	l2        announcer
-	bgp       router
+	l2        segmentAnnouncer
+	bgp       routeAnnouncer
 	dataplane forwarder
 	unserved  dropper
 	mirror    claimMirror
@@ -151,7 +153,7 @@ func (d drivers) runs() []func(context.Context) error {
 }
 
 // established returns the peers that have a session; one with a prefix may have several.
-func established(routes router) map[string]bool {
+func established(routes routeAnnouncer) map[string]bool {
 	up := map[string]bool{}
 	for _, peer := range routes.Status().Peers {
 		if peer.Established() {

@@ -78,8 +78,8 @@ func servingNode(t *testing.T) (node, *corev1.Service) {
 					Scheduler: "wlc",
 				},
 			}})),
-		n.sources.l2.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("all")})),
-		n.sources.bgp.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named("all")})),
+		n.sources.segments.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("all")})),
+		n.sources.routes.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named("all")})),
 	); err != nil {
 		t.Fatal(err)
 	}

@@ -38,11 +38,11 @@ type sources struct {
 	secret   cache.SharedIndexInformer
 	status   cache.SharedIndexInformer // this speaker's Speaker
 	pool     cache.SharedIndexInformer
-	l2       cache.SharedIndexInformer
-	bgp      cache.SharedIndexInformer
+	segments cache.SharedIndexInformer
+	routes   cache.SharedIndexInformer
 	peer     cache.SharedIndexInformer
 	password cache.SharedIndexInformer
-	settings []cache.SharedIndexInformer // pool, l2, bgp and peer
+	settings []cache.SharedIndexInformer // pool, segments, routes and peer
 }
 
 // byService indexes EndpointSlices by namespace/name of their Service.
@@ -55,23 +55,23 @@ func newSources(o Options) (*sources, error) {
 			l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.HelloSecret).String()
 		}))
 	s := &sources{
-		cluster: cluster,
-		own:     own,
-		service: cluster.Core().V1().Services().Informer(),
-		slice:   cluster.Discovery().V1().EndpointSlices().Informer(),
-		node:    cluster.Core().V1().Nodes().Informer(),
-		secret:  own.Core().V1().Secrets().Informer(),
-		status:  client.NewInformer(ownStatus{o.Berth.Speakers, o.Node}, &v1alpha1.Speaker{}),
-		pool:    client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
-		l2:      client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
-		bgp:     client.NewInformer(o.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}),
-		peer:    client.NewInformer(o.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}),
+		cluster:  cluster,
+		own:      own,
+		service:  cluster.Core().V1().Services().Informer(),
+		slice:    cluster.Discovery().V1().EndpointSlices().Informer(),
+		node:     cluster.Core().V1().Nodes().Informer(),
+		secret:   own.Core().V1().Secrets().Informer(),
+		status:   client.NewInformer(ownStatus{o.Berth.Speakers, o.Node}, &v1alpha1.Speaker{}),
+		pool:     client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
+		segments: client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
+		routes:   client.NewInformer(o.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}),
+		peer:     client.NewInformer(o.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}),
 	}
 	var err error
 	if s.password, err = client.NewPasswordInformer(o.Kubernetes, o.Namespace); err != nil {
 		return nil, err
 	}
-	s.settings = []cache.SharedIndexInformer{s.pool, s.l2, s.bgp, s.peer}
+	s.settings = []cache.SharedIndexInformer{s.pool, s.segments, s.routes, s.peer}
 	if err := s.slice.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
 		if name := serviceOf(o); name != "" {
 			return []string{name}, nil
@@ -141,8 +141,8 @@ func (s *sources) synced() bool {
 func (s *sources) objects() config.Objects {
 	return config.Objects{
 		Pools:                client.Stored[*v1alpha1.LoadBalancerPool](s.pool),
-		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](s.l2),
-		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](s.bgp),
+		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](s.segments),
+		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](s.routes),
 		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](s.peer),
 		Passwords:            client.Passwords(s.password),
 	}

@@ -205,7 +205,7 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 					},
 				),
 			),
-			p.sources.l2.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
+			p.sources.segments.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
 			p.sources.service.GetStore().Add(web),
 		)
 		if err != nil {

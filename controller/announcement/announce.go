@@ -76,7 +76,7 @@ func (s Service) Condition() condition.Condition {
 	var by []string
 	var risks hazards
 	for _, address := range s.Addresses {
-		found, reason, message := s.announcers(address)
+		found, reason, message := s.actingAnnouncements(address)
 		if reason != "" {
 			c.Reason, c.Message = reason, message
 			if c.Warns {
@@ -146,9 +146,9 @@ func unite(a, b []string) []string {
 	return a
 }
 
-// announcers returns the announcements by which the address is announced, or the reason and the
-// message that say why there is none.
-func (s Service) announcers(address netip.Addr) (found []string, reason, message string) {
+// actingAnnouncements returns the announcements by which the address is announced, or the reason
+// and the message that say why there is none.
+func (s Service) actingAnnouncements(address netip.Addr) (found []string, reason, message string) {
 	l2, bgp := s.Snapshot.L2For(address, s.Labels[address]...), s.Snapshot.BGPFor(address, s.Labels[address]...)
 	if len(l2)+len(bgp) == 0 {
 		return found, ReasonNoAnnouncement, s.unannounced(address)
