@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -325,6 +326,32 @@ func TestEachKindSaysWhatIsWrongWithIt(t *testing.T) {
 		if p := s.Pool(name); p.Allocation != v1alpha1.AllocationDisabled || p.Serves("a", nil, nil) {
 			t.Errorf("pool %s, of which nobody knows whom it serves, gives addresses", name)
 		}
+	}
+}
+
+// TestKinds asks a Snapshot about each kind of Objects: a new one must not be forgotten.
+func TestKinds(t *testing.T) {
+	s, _ := Compile(Objects{})
+	panics := func(call func()) (panicked bool) {
+		defer func() { panicked = recover() != nil }()
+		call()
+		return false
+	}
+	for field := range reflect.TypeFor[Objects]().Fields() {
+		if field.Type.Kind() != reflect.Slice {
+			continue // the passwords are not objects
+		}
+		key := Key{field.Type.Elem().Elem().Name(), "missing"}
+		if panics(func() { s.Accepted(key) }) {
+			t.Errorf("Accepted does not know the kind %s", key.Kind)
+		}
+		if strings.HasSuffix(key.Kind, "Announcement") && panics(func() { s.Counts(key) }) {
+			t.Errorf("Counts does not know the kind %s", key.Kind)
+		}
+	}
+	unknown := Key{"Unknown", "missing"}
+	if !panics(func() { s.Accepted(unknown) }) || !panics(func() { s.Counts(unknown) }) {
+		t.Error("an unknown kind is taken for one that is not in effect")
 	}
 }
 

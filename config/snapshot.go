@@ -1,6 +1,3 @@
-// Package config compiles the objects of group berth.dev into one immutable, validated Snapshot,
-// and says what is wrong with each object. It has no memory: the same objects give the same
-// Snapshot.
 package config
 
 import (
@@ -31,7 +28,8 @@ type Snapshot struct {
 	routes   []*RouteAnnouncement
 }
 
-// Accepted reports whether at least a part of the object is in effect.
+// Accepted reports whether at least a part of the object is in effect. It panics if key is not of a
+// kind that Objects has.
 func (s *Snapshot) Accepted(key Key) bool {
 	switch key.Kind {
 	case "LoadBalancerPool":
@@ -44,20 +42,27 @@ func (s *Snapshot) Accepted(key Key) bool {
 	case "BGPNeighbor":
 		return slices.ContainsFunc(s.Neighbors, func(n *Neighbor) bool { return n.Name == key.Name })
 	}
-	return false
+	panic("config: Accepted does not know the kind " + key.Kind)
 }
 
-// Counts returns how many pools, and how many neighbors, an announcement selects.
+// Counts returns how many pools, and how many neighbors, an announcement selects: none if it is not
+// in effect. It panics if key is not of a kind of announcement.
 func (s *Snapshot) Counts(key Key) (pools, neighbors int) {
-	for _, a := range s.segments {
-		if key == (Key{"SegmentAnnouncement", a.Name}) {
-			return len(a.pools.names), 0
+	switch key.Kind {
+	case "SegmentAnnouncement":
+		for _, a := range s.segments {
+			if a.Name == key.Name {
+				return len(a.pools.names), 0
+			}
 		}
-	}
-	for _, a := range s.routes {
-		if key == (Key{"RouteAnnouncement", a.Name}) {
-			return len(a.pools.names), len(a.neighbors)
+	case "RouteAnnouncement":
+		for _, a := range s.routes {
+			if a.Name == key.Name {
+				return len(a.pools.names), len(a.neighbors)
+			}
 		}
+	default:
+		panic("config: Counts does not know the kind " + key.Kind)
 	}
 	return 0, 0
 }

@@ -1,0 +1,12 @@
+// Package config compiles the objects of group berth.dev into one immutable, validated Snapshot,
+// and says what is wrong with each object. It has no memory: the same objects give the same
+// Snapshot.
+//
+// Begin with Snapshot (snapshot.go), which answers all questions, and Compile (compile.go), which
+// makes one. Then:
+//
+//	neighbor.go    BGPNeighbors
+//	route.go       RouteAnnouncements
+//	scheduler.go   the IPVS scheduler of a Service
+//	quote.go       text of users in messages
+package config
