@@ -25,6 +25,7 @@
 //	gobgplog.go       GoBGP's log, read for what its events leave out
 //	probe.go          asks a peer why it refuses a session
 //	status.go         what is published: sessions, counts, observations
+//	metrics.go        berth_bgp_*
 //
 // Packages below it: peer (what a peer is, and the rules for it), discover (finds the router on an
 // interface), bfd, and community.

@@ -1,7 +1,3 @@
-// Command berth is Berth: LoadBalancer Services for clusters without a cloud.
-//
-//	berth controller   gives addresses to Services
-//	berth speaker      announces them from its node
 package main
 
 import (

@@ -2,10 +2,13 @@
 // give to Services of type LoadBalancer, how it announces them, and what its
 // speakers see.
 //
-// All kinds but AddressReservation and L2Owner are cluster-scoped. What one object can say
-// about itself is checked by the API server (patterns and CEL rules in the CRDs); what only the
-// whole set can say is found by the compiler in package config and reported as a condition on
-// the object at fault.
+// All kinds but AddressReservation are cluster-scoped. What one object can say about itself is
+// checked by the API server (patterns and CEL rules in the CRDs); what only the whole set can say
+// is found by the compiler in package config and reported as a condition on the object at fault.
+//
+// Each kind has a file of its own, but for the two announcements (announcements.go). common.go has
+// what kinds share, selector.go selectors, names.go the names of annotations, labels and Secrets.
+// register.go adds all kinds to a scheme.
 //
 // A field that selects says what it selects: by name, by a label selector, or everything, which is
 // the selector {}. A list or a selector that is written but empty is refused. See

@@ -11,7 +11,8 @@
 //	Readiness          is what the kernel shows of that                   readiness.go
 //	PlanAnnouncements  says what this node announces                      announcements.go, routes.go
 //
-// Besides its group, a plan sees the World (world.go). Groups keeps the groups while Services come
-// and go (groups.go), and PlanPeers says which BGP peers the node has (peers.go). Begin with
-// PlanAnnouncements.
+// Besides its group, a plan sees the World (world.go). A Service is what plans need of one
+// (service.go), and a capability is what a node needs to forward for it (capability.go). Groups
+// keeps the groups while Services come and go (groups.go), and PlanPeers says which BGP peers the
+// node has (peers.go). Begin with PlanAnnouncements.
 package plan
