@@ -238,7 +238,7 @@ func TestPlanner_reviewService_sharers(t *testing.T) {
 		{
 			name: "a second announcement selects it",
 			do: func() {
-				if err := n.sources.l2.GetStore().Add(another); err != nil {
+				if err := n.sources.segments.GetStore().Add(another); err != nil {
 					t.Fatal(err)
 				}
 				n.do(task{kind: settingsChanged})
@@ -248,7 +248,7 @@ func TestPlanner_reviewService_sharers(t *testing.T) {
 		{
 			name: "the second announcement is deleted",
 			do: func() {
-				if err := n.sources.l2.GetStore().Delete(another); err != nil {
+				if err := n.sources.segments.GetStore().Delete(another); err != nil {
 					t.Fatal(err)
 				}
 				n.do(task{kind: settingsChanged})
