@@ -5,6 +5,23 @@
 // is to lose stays its own until Free, so that nobody else gets it while it may still be in use. An
 // address that was freed may rest: until then only the owner that had it gets it.
 //
+// The life of an address:
+//
+//	fresh  nothing is known of it: it is not in Allocator.taken. The lowest fresh one is given first.
+//	held   by one owner or by several that share it (hold.go), until each of them frees it.
+//	rests  freed a moment ago (retire in former.go): only the owner that had it gets it.
+//	past   has rested (Wake), and is given again after all fresh ones, the one freed first before
+//	       the others.
+//
+// recall undoes retire when an address is held again. An address that is reserved, pinned, occupied
+// or in use elsewhere is neither fresh nor past. When that changes, settle files it again: mark
+// decides whether it is fresh, shelve whether it is past. Each pool has a stock per family, with
+// its past and resting addresses.
+//
+// An owner gets an address of a pool in one of four ways, tried in this order: it names the address
+// (mayPin), it had the address, which rests for it (regain), it shares the address of another
+// (lowestShared), or it takes the one that comes next (next). ReserveAny and Full use next alone.
+//
 // Begin with Allocator (allocator.go) and Assign (assign.go). Each file needs only files above it:
 //
 //   - pool.go: families and pools, and what is known of a pool's addresses
