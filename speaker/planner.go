@@ -280,8 +280,8 @@ func (p *planner) do(t task) {
 		}
 		p.reporter.poke()
 	case proxyHealthChanged:
-		if t.unhealthy != p.world.Unfit {
-			p.world.Unfit = t.unhealthy
+		if t.unhealthy != p.world.ProxyUnhealthy {
+			p.world.ProxyUnhealthy = t.unhealthy
 			p.replan()
 			p.reviewState()
 		}
@@ -481,7 +481,7 @@ func (p *planner) reviewState() {
 		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone")
 	case self.Excluded != "":
 		p.become(v1alpha1.SpeakerLeaving, "the Node "+self.Excluded)
-	case p.world.Unfit:
+	case p.world.ProxyUnhealthy:
 		p.become(v1alpha1.SpeakerLeaving, "kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)")
 	case !p.keyed:
 		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")

@@ -1,6 +1,3 @@
-// Package candidate says which nodes may announce the addresses of a Service, as far as the API
-// shows it. It is pure. The speakers plan with it, and the controller explains with it what they
-// do.
 package candidate
 
 import (

@@ -521,9 +521,9 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 	}
 }
 
-func TestPlanAnnouncements_unfit(t *testing.T) {
+func TestPlanAnnouncements_proxyUnhealthy(t *testing.T) {
 	w := world("n3")
-	w.Unfit = true
+	w.ProxyUnhealthy = true
 	got := announce(
 		Group{
 			ID:        "g",

@@ -26,7 +26,7 @@ func planBGP(
 ) bgp.Desired {
 	var desired bgp.Desired
 	self, ok := serving[world.Self]
-	if !ok || world.Unfit {
+	if !ok || world.ProxyUnhealthy {
 		return desired
 	}
 	for _, address := range group.Addresses {
