@@ -15,17 +15,17 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 )
 
-// GoBGP's events tell nothing of a session that does not come up: neither why a connection failed,
-// nor which NOTIFICATION ended it. Its log does. gobgpLog passes the log on to ours and keeps, per
-// peer, the last of what explains a failure. The tests of failing sessions hold the messages it
-// looks for.
+// gobgpLog passes GoBGP's log on to ours and keeps, per peer, the last of what explains a failure.
+// GoBGP's events say nothing of a session that does not come up: neither why a connection failed,
+// nor which NOTIFICATION ended it. Its log does. The tests of failing sessions hold the messages
+// that it looks for.
 type gobgpLog struct {
 	inner slog.Handler
 	wake  async.Signal // has an element when there is something to take
 
 	// unsigned is why a peer's password was not set on the listener, since it was last cleared.
 	unsigned atomic.Pointer[string]
-	// deafened: GoBGP accepts no more connections, for it gives up at the first error.
+	// listenerFailed: GoBGP accepts no more connections, for it gives up at the first error.
 	listenerFailed atomic.Bool
 
 	mu      sync.Mutex
@@ -43,7 +43,7 @@ const (
 	notificationReceived
 )
 
-// note is one reason for which a session is not up.
+// failure is one reason for which a session is not up.
 type failure struct {
 	kind          failureKind
 	text          string

@@ -166,7 +166,7 @@ func (a announcement) validate() error {
 	return nil
 }
 
-// wanted is what the groups want, by group and by prefix. Replacing a group costs that group's
+// desiredRoutes is what the groups want, by group and by prefix. Replacing a group costs that group's
 // routes, whatever the number of groups. It has one owner and no lock.
 type desiredRoutes struct {
 	groups   map[string]map[netip.Prefix]announcement

@@ -184,7 +184,7 @@ func (s *server) updatePeer(ctx context.Context, p Peer) error {
 	return nil
 }
 
-// neighbor is a peer as GoBGP wants it.
+// toAPIPeer returns a peer as GoBGP wants it.
 func toAPIPeer(p Peer) *api.Peer {
 	hold, keepalive, retry := p.Timers()
 	neighbor := &api.Peer{

@@ -63,7 +63,7 @@ func (o *loop) addKnown(paths []*apiutil.Path) error {
 	return o.server.add(paths)
 }
 
-// publishBook has the export policy know all sets of attributes.
+// publishSets replaces the sets of attributes of the export policy.
 func (o *loop) publishSets() error {
 	if !o.sets.news {
 		return nil

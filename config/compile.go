@@ -60,8 +60,11 @@ const (
 	ReasonInvalidInterface = "InvalidInterface"
 	ReasonMissingSecret    = "MissingSecret"
 	ReasonInvalidRoute     = "InvalidRoute"
-	ReasonInvalidDuration  = "InvalidDuration"
 	ReasonNothingSelected  = "NothingSelected"
+
+	// ReasonInvalidDuration is not in docs/reference/conditions.md: the API server refuses such a
+	// duration first, by a rule of its field.
+	ReasonInvalidDuration = "InvalidDuration"
 )
 
 // Compile returns the Snapshot of the objects and what is wrong with each. Every object has an

@@ -15,9 +15,9 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 )
 
-// material returns a key of 32 bytes.
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 
+// material returns a key of 32 bytes.
 func material(letter string) []byte { return bytes.Repeat([]byte(letter), 32) }
 
 // speaks returns a report that signs with the first of the keys and accepts all of them.

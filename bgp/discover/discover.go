@@ -34,7 +34,7 @@ var (
 	echoRequest         = []byte{byte(ipv6.ICMPTypeEchoRequest), 0, 0, 0, 'B', 'e', 0, 1}
 )
 
-// Router finds the link-local address of the one router on an interface: the one that
+// Router returns the link-local address of the one router on an interface: the one that
 // advertises itself, or, if none does, the one that answers an echo request to all routers. It
 // takes about a second.
 func Router(ctx context.Context, name string) (netip.Addr, error) {

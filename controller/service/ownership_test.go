@@ -29,7 +29,7 @@ func balancer(class string, ingress ...corev1.LoadBalancerIngress) *corev1.Servi
 
 func ip(text string) corev1.LoadBalancerIngress { return corev1.LoadBalancerIngress{IP: text} }
 
-// recorded puts a record of these addresses into the status.
+// withRecordOf puts a record of these addresses into the status.
 func withRecordOf(svc *corev1.Service, key []byte, uid string, addresses ...string) *corev1.Service {
 	r := record.Record{UID: "1", Request: record.RequestOf(nil)}
 	if uid != "" {
