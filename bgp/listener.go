@@ -49,7 +49,7 @@ func (o *loop) restart(ctx context.Context) error {
 		old.stop(ctx, false)
 		close(stopped)
 	}()
-	last := time.NewTimer(stopPause)
+	last := time.NewTimer(stopPause + time.Duration(len(o.byAddress))*sessionStop)
 	defer last.Stop()
 	select {
 	case <-stopped:

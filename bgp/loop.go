@@ -12,7 +12,8 @@ const (
 	retryPause  = 5 * time.Second        // before something GoBGP refused is tried again
 	settlePause = 2 * time.Millisecond   // between looks at a session that is just coming up
 	byePause    = 900 * time.Millisecond // for sessions to send their last NOTIFICATION
-	stopPause   = 1 * time.Second        // for GoBGP's goroutines to end
+	stopPause   = 1 * time.Second        // for GoBGP's goroutines to end, and
+	sessionStop = 50 * time.Millisecond  // more for each session
 )
 
 // loop is the one goroutine that knows both what is wanted and what is announced, and that talks

@@ -166,8 +166,8 @@ func (a announcement) validate() error {
 	return nil
 }
 
-// desiredRoutes is what the groups want, by group and by prefix. Replacing a group costs that group's
-// routes, whatever the number of groups. It has one owner and no lock.
+// desiredRoutes is what the groups want, by group and by prefix. Replacing a group costs that
+// group's routes, whatever the number of groups. It has one owner and no lock.
 type desiredRoutes struct {
 	groups   map[string]map[netip.Prefix]announcement
 	prefixes map[netip.Prefix][]string // the groups that want a prefix, nearly always one

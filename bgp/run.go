@@ -173,7 +173,7 @@ func (o *loop) close(ctx context.Context, cancel context.CancelFunc) error {
 		o.server.stop(ctx, quietly)
 		close(stopped)
 	}()
-	last := time.NewTimer(stopPause)
+	last := time.NewTimer(stopPause + time.Duration(len(o.byAddress))*sessionStop)
 	defer last.Stop()
 	select {
 	case <-stopped:
