@@ -454,7 +454,7 @@ func TestDriver_kernel_sources(t *testing.T) {
 	registry.MustRegister(counters{newKernel()})
 	counted := dropped(t)
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(fmt.Sprintf(
-		`# HELP berth_ipvs_packets_dropped_total Packets for addresses that IPVS forwards, dropped since the table was last written: to a port that no Service exposes (unexposed), or from outside of its loadBalancerSourceRanges (source).
+		`# HELP berth_ipvs_packets_dropped_total Packets for addresses that IPVS serves, dropped since the table was last written: for a port that no Service exposes (unexposed), or from outside loadBalancerSourceRanges (source).
 # TYPE berth_ipvs_packets_dropped_total counter
 berth_ipvs_packets_dropped_total{reason="source"} %d
 berth_ipvs_packets_dropped_total{reason="unexposed"} 0
