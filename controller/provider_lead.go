@@ -134,6 +134,11 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 	if changed != nil {
 		p.c.tellForwarder(svc, *changed)
 	}
+	return p.publish(ctx, key, svc, conditions)
+}
+
+// publish writes the conditions of a Service, and makes events of what is new in them.
+func (p *Provider) publish(ctx context.Context, key string, svc *corev1.Service, conditions []condition.Condition) error {
 	desired, news := service.WithStatus(
 		svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, service.AddressesIn(svc)),
 		metav1.Now(),

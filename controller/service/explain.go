@@ -85,21 +85,8 @@ func Explain(asked Request, err error) (reason, message string) {
 		return ReasonExcluded, fmt.Sprintf("%s: %v, so it is not given; ask for another", at(used.Address), used)
 	case errors.As(err, &resting):
 		return ReasonResting, fmt.Sprintf("%s: %v; it is given then", at(resting.Address), resting)
-	case errors.As(err, &taken) && taken.Owner == "":
-		return ReasonReserved, fmt.Sprintf(
-			"%s: %s is reserved by AddressReservation %s; ask for another", at(taken.Address), taken.Address,
-			taken.Reservation,
-		)
-	case errors.As(err, &taken) && asked.Terms.Key == "":
-		return ReasonAddressInUse, fmt.Sprintf(
-			"%s: %s is held by Service %s; free it there or ask for another", at(taken.Address), taken.Address,
-			taken.Owner,
-		)
 	case errors.As(err, &taken):
-		return ReasonAddressInUse, fmt.Sprintf(
-			"%s: %s is held by Service %s %s, so it cannot be shared; fix that or ask for another", at(taken.Address),
-			taken.Address, taken.Owner, taken.Why,
-		)
+		return explainTaken(at(taken.Address), taken, asked.Terms.Key != "")
 	case errors.As(err, &outside):
 		return ReasonAddressOutside, fmt.Sprintf(
 			"%s: %s is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one",
@@ -130,14 +117,40 @@ func Explain(asked Request, err error) (reason, message string) {
 			"%s: %s is .0 or .255, which LoadBalancerPool %s excludes (spec.edgeAddresses); ask for another",
 			at(edge.Address), edge.Address, edge.Pool,
 		)
-	case errors.As(err, &exhausted) && !exhausted.Resting.IsZero():
-		return ReasonResting, err.Error() + "; it is given then, or widen the pool or add another"
-	case errors.As(err, &exhausted) && len(exhausted.Full) > 0:
-		return ReasonPoolExhausted, err.Error() + "; widen it or add another"
-	case errors.As(err, &exhausted) && exhausted.Named:
-		return ReasonNoPool, fmt.Sprintf("annotation %s: none of the pools named gives %s addresses", v1alpha1.AnnotationPools, exhausted.Family)
 	case errors.As(err, &exhausted):
-		return ReasonNoPool, fmt.Sprintf("no LoadBalancerPool gives %s addresses to this Service automatically; create one with allocation Automatic, or name one in annotation %s", exhausted.Family, v1alpha1.AnnotationPools)
+		return explainExhausted(exhausted, err)
 	}
 	return ReasonInvalidAddress, err.Error()
+}
+
+// explainTaken explains that somebody else has the address that a field asks for. shares: the Service
+// has a sharing key.
+func explainTaken(field string, taken *ipam.TakenError, shares bool) (reason, message string) {
+	switch {
+	case taken.Owner == "":
+		return ReasonReserved, fmt.Sprintf(
+			"%s: %s is reserved by AddressReservation %s; ask for another", field, taken.Address, taken.Reservation,
+		)
+	case !shares:
+		return ReasonAddressInUse, fmt.Sprintf(
+			"%s: %s is held by Service %s; free it there or ask for another", field, taken.Address, taken.Owner,
+		)
+	}
+	return ReasonAddressInUse, fmt.Sprintf(
+		"%s: %s is held by Service %s %s, so it cannot be shared; fix that or ask for another", field, taken.Address,
+		taken.Owner, taken.Why,
+	)
+}
+
+// explainExhausted explains that no pool gives an address.
+func explainExhausted(exhausted *ipam.ExhaustedError, err error) (reason, message string) {
+	switch {
+	case !exhausted.Resting.IsZero():
+		return ReasonResting, err.Error() + "; it is given then, or widen the pool or add another"
+	case len(exhausted.Full) > 0:
+		return ReasonPoolExhausted, err.Error() + "; widen it or add another"
+	case exhausted.Named:
+		return ReasonNoPool, fmt.Sprintf("annotation %s: none of the pools named gives %s addresses", v1alpha1.AnnotationPools, exhausted.Family)
+	}
+	return ReasonNoPool, fmt.Sprintf("no LoadBalancerPool gives %s addresses to this Service automatically; create one with allocation Automatic, or name one in annotation %s", exhausted.Family, v1alpha1.AnnotationPools)
 }
