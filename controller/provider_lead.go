@@ -138,7 +138,12 @@ func (p *Provider) review(ctx context.Context, key string, enqueue func(*corev1.
 }
 
 // publish writes the conditions of a Service, and makes events of what is new in them.
-func (p *Provider) publish(ctx context.Context, key string, svc *corev1.Service, conditions []condition.Condition) error {
+func (p *Provider) publish(
+	ctx context.Context,
+	key string,
+	svc *corev1.Service,
+	conditions []condition.Condition,
+) error {
 	desired, news := service.WithStatus(
 		svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, service.AddressesIn(svc)),
 		metav1.Now(),

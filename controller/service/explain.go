@@ -123,8 +123,8 @@ func Explain(asked Request, err error) (reason, message string) {
 	return ReasonInvalidAddress, err.Error()
 }
 
-// explainTaken explains that somebody else has the address that a field asks for. shares: the Service
-// has a sharing key.
+// explainTaken explains that somebody else has the address that a field asks for. shares: the
+// Service has a sharing key.
 func explainTaken(field string, taken *ipam.TakenError, shares bool) (reason, message string) {
 	switch {
 	case taken.Owner == "":
