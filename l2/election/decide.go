@@ -173,7 +173,8 @@ func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
 // segment fails, as while a spanning tree changes, than several nodes. Others see the same, so not
 // everybody is to claim everything at once.
 type outage struct {
-	peers int // how many fall silent; 0: there is no outage
+	peers int  // how many fall silent; 0: there is no outage
+	heard bool // a peer was heard since
 }
 
 const (

@@ -293,7 +293,7 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 	if err != nil {
 		return err
 	}
-	m.endOutage(now)
+	m.outage.heard = true
 	p := m.claimsOf(now, x)
 	m.updateHold(now, p, x)
 	switch x.kind {
@@ -481,9 +481,10 @@ func (m *Machine) applyChange(now time.Time, c PeerChange) {
 	m.evaluateAll(now, c.Cause)
 }
 
-// endOutage takes that a peer is heard.
+// endOutage ends an outage once peers are heard and their claims are known: until then everything
+// that they own looks vacant.
 func (m *Machine) endOutage(now time.Time) {
-	if m.outage.peers == 0 {
+	if m.outage.peers == 0 || !m.outage.heard || !m.inStep(now) {
 		return
 	}
 	m.outage = outage{}

@@ -788,6 +788,29 @@ func TestMachineAloneWritesLittle(t *testing.T) {
 	}
 }
 
+// When a segment carries messages again before anybody has claimed anything, nothing moves.
+func TestMachineShortOutageMovesNothing(t *testing.T) {
+	for _, nodes := range []int{4, 10} {
+		w := together(t, nodes, 40, nil)
+		for _, a := range w.nodes {
+			for _, b := range w.nodes {
+				w.blocked[[2]int{a.index, b.index}] = true
+			}
+		}
+		if err := w.run(450*time.Millisecond, nil); err != nil {
+			t.Fatal(err)
+		}
+		before := w.moves
+		clear(w.blocked)
+		if err := w.run(calm, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.promised(); err != nil || w.moves != before {
+			t.Errorf("of %d nodes: %d moves, %v; want none", nodes, w.moves-before, err)
+		}
+	}
+}
+
 // A peer that announces an address of an offered address has taken it, even if we never hear its
 // claim.
 func TestMachineSighted(t *testing.T) {

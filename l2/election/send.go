@@ -95,6 +95,7 @@ func (m *Machine) Tick(now time.Time) {
 	m.declareSilent(now)
 	m.updateAge(now)
 	m.updateSynced(now)
+	m.endOutage(now)
 	m.expireHolds(now)
 	if m.catchingUp && m.pacer.caughtUp && m.synced {
 		m.catchingUp = false
@@ -124,7 +125,7 @@ func (m *Machine) declareSilent(now time.Time) {
 	}
 	dead := m.peers.declareSilent(now)
 	if peers := len(dead) + m.peers.countAlive(); len(dead) > 0 && peers >= severalPeers && m.peers.allOverdue(now) {
-		m.outage.peers = max(m.outage.peers, peers)
+		m.outage = outage{peers: max(m.outage.peers, peers)}
 	}
 	for _, c := range dead {
 		m.applyChange(now, c)
