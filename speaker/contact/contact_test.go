@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,41 +14,23 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
-// calls are what a listener heard.
-type calls struct {
-	mu        sync.Mutex
-	confirmed time.Time
-	lost      int
-}
+// calls are what a listener hears.
+type calls struct{ confirmed, lost async.Signal }
 
-func (c *calls) Confirmed(at time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.confirmed = at
-}
+func (c *calls) Confirmed(time.Time) { c.confirmed.Notify() }
+func (c *calls) Lost()               { c.lost.Notify() }
 
-func (c *calls) Lost() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.lost++
-}
-
-func (c *calls) await(t *testing.T, what string, within time.Duration, holds func(*calls) bool) {
+// await waits for a call.
+func await(t *testing.T, what string, call async.Signal) {
 	t.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		c.mu.Lock()
-		ok := holds(c)
-		c.mu.Unlock()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", within, what)
-		}
-		time.Sleep(20 * time.Millisecond)
+	select {
+	case <-call:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("not within 10 s: %s", what)
 	}
 }
 
@@ -106,7 +87,7 @@ func TestMonitorLosesServerThatEnds(t *testing.T) {
 	factory := informers.NewSharedInformerFactory(set, 0)
 	factory.Core().V1().Services().Informer()
 	factory.Start(ctx.Done())
-	heard := &calls{}
+	heard := &calls{confirmed: async.NewSignal(), lost: async.NewSignal()}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- m.Run(ctx, func(ctx context.Context) error {
@@ -120,11 +101,11 @@ func TestMonitorLosesServerThatEnds(t *testing.T) {
 		}
 		factory.Shutdown()
 	})
-	heard.await(t, "confirmed", 10*time.Second, func(c *calls) bool { return !c.confirmed.IsZero() })
+	await(t, "confirmed", heard.confirmed)
 	close(server.closed)
 	server.CloseClientConnections()
 	server.Close()
-	heard.await(t, "lost", 10*time.Second, func(c *calls) bool { return c.lost == 1 })
+	await(t, "lost", heard.lost)
 }
 
 // A watch that is not open makes the picture of the API incomplete, whatever the API server
