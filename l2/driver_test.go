@@ -36,15 +36,40 @@ type ether struct {
 	wires []*fakeWire // guarded by mu
 }
 
+// kernelEvents tells a driver that links changed.
+type kernelEvents struct {
+	mu   sync.Mutex
+	tell func() // guarded by mu; nil: nobody listens yet
+}
+
+func (k *kernelEvents) watch(ctx context.Context, changed func()) error {
+	k.mu.Lock()
+	k.tell = changed
+	k.mu.Unlock()
+	changed()
+	<-ctx.Done()
+	return nil
+}
+
+// change makes a change as an event.
+func (k *kernelEvents) change(do func()) {
+	k.mu.Lock()
+	do()
+	tell := k.tell
+	k.mu.Unlock()
+	if tell != nil {
+		tell()
+	}
+}
+
 // fakeSystem is a node's kernel with one interface.
 type fakeSystem struct {
+	kernelEvents
 	ether *ether
-	mu    sync.Mutex
 	link  packet.Link // guarded by mu
 	fails error       // guarded by mu; what opening a socket returns
 	mute  bool        // guarded by mu; hellos are filtered
 	wire  *fakeWire   // guarded by mu; the last that was opened
-	tell  func()
 
 	suspended atomic.Int64 // for how long the machine was, in ns
 }
@@ -83,15 +108,6 @@ func (f *fakeSystem) links() ([]packet.Link, error) {
 	return []packet.Link{f.link}, nil
 }
 
-func (f *fakeSystem) watch(ctx context.Context, changed func()) error {
-	f.mu.Lock()
-	f.tell = changed
-	f.mu.Unlock()
-	changed()
-	<-ctx.Done()
-	return nil
-}
-
 func (f *fakeSystem) open(_ packet.Link, in packet.Handlers) (wire, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,13 +121,7 @@ func (f *fakeSystem) open(_ packet.Link, in packet.Handlers) (wire, error) {
 }
 
 // set changes the interface or what opening returns, as an event.
-func (f *fakeSystem) set(change func(*fakeSystem)) {
-	f.mu.Lock()
-	change(f)
-	tell := f.tell
-	f.mu.Unlock()
-	tell()
-}
+func (f *fakeSystem) set(change func(*fakeSystem)) { f.change(func() { change(f) }) }
 
 func (w *fakeWire) segment() *ether {
 	w.mu.Lock()
@@ -253,7 +263,7 @@ func (e *ether) node(t *testing.T, name string, number byte, options ...func(*Co
 			netip.MustParsePrefix("fe80::/64"),
 		},
 	}
-	sys := &fakeSystem{ether: e, tell: func() {}, link: l}
+	sys := &fakeSystem{ether: e, link: l}
 	config := Config{Node: name, NodeAddresses: []netip.Addr{home}, Logger: slog.New(slog.DiscardHandler)}
 	for _, set := range options {
 		set(&config, sys)

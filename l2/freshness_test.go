@@ -8,16 +8,29 @@ import (
 	"time"
 )
 
-// confirmWhile confirms what is desired on the node as the speaker does, as long as heard is true.
-func (n *fakeNode) confirmWhile(t *testing.T, heard *atomic.Bool) {
+// confirmedNodes returns twoNodes after a minute in which what they want was confirmed as the speaker
+// does it, and whether each still hears from the API.
+func confirmedNodes(t *testing.T, e *ether) (owner, other *fakeNode, ownerHears, otherHears *atomic.Bool) {
 	t.Helper()
+	owner, other = twoNodes(t, e)
+	ownerHears, otherHears = owner.confirm(t), other.confirm(t)
+	pass(time.Minute)
+	return owner, other, ownerHears, otherHears
+}
+
+// confirm confirms what is desired every 3 s while the returned value is true.
+func (n *fakeNode) confirm(t *testing.T) *atomic.Bool {
+	t.Helper()
+	var hears atomic.Bool
+	hears.Store(true)
+	n.Confirm(time.Now())
 	ended := make(chan struct{})
 	ticker := time.NewTicker(3 * time.Second)
 	go func() {
 		for {
 			select {
 			case <-ticker.C:
-				if heard.Load() {
+				if hears.Load() {
 					n.Confirm(time.Now())
 				}
 			case <-ended:
@@ -25,17 +38,11 @@ func (n *fakeNode) confirmWhile(t *testing.T, heard *atomic.Bool) {
 			}
 		}
 	}()
-	n.Confirm(time.Now())
 	t.Cleanup(func() {
 		ticker.Stop()
 		close(ended)
 	})
-}
-
-func yes() *atomic.Bool {
-	var b atomic.Bool
-	b.Store(true)
-	return &b
+	return &hears
 }
 
 // A node that lost the API, and only the API, gives its addresses to one that did not, without a
@@ -43,13 +50,9 @@ func yes() *atomic.Bool {
 func TestStaleOwnerIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
-		owner, other := twoNodes(t, e)
-		stale, fresh := yes(), yes()
-		owner.confirmWhile(t, stale)
-		other.confirmWhile(t, fresh)
-		pass(time.Minute)
+		owner, other, hears, _ := confirmedNodes(t, e)
 		expectEqual(t, "answered while both hear from the API by", e.whoHas(t, svc), []string{owner.mac})
-		stale.Store(false)
+		hears.Store(false)
 		pass(14 * time.Second)
 		expectEqual(t, "answered a little later by", e.whoHas(t, svc), []string{owner.mac})
 		for range 60 {
@@ -71,7 +74,7 @@ func TestStaleOwnerIsReplaced(t *testing.T) {
 		if owner.Status().Segments[0].Outdated {
 			t.Error("it is outdated still, though no node knows better")
 		}
-		stale.Store(true)
+		hears.Store(true)
 		pass(time.Minute)
 		expectEqual(t, "answered when the API is back by", e.whoHas(t, svc), []string{owner.mac})
 	})
@@ -82,11 +85,7 @@ func TestNothingMovesWithoutAPI(t *testing.T) {
 	for _, lag := range []time.Duration{0, time.Second, 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ether{}
-			owner, other := twoNodes(t, e)
-			first, second := yes(), yes()
-			owner.confirmWhile(t, first)
-			other.confirmWhile(t, second)
-			pass(time.Minute)
+			owner, other, first, second := confirmedNodes(t, e)
 			first.Store(false)
 			pass(lag)
 			second.Store(false)
@@ -109,12 +108,8 @@ func TestNothingMovesWithoutAPI(t *testing.T) {
 func TestReusedAddressOfStaleOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
-		owner, other := twoNodes(t, e)
-		stale, fresh := yes(), yes()
-		owner.confirmWhile(t, stale)
-		other.confirmWhile(t, fresh)
-		pass(time.Minute)
-		stale.Store(false)
+		_, other, hears, _ := confirmedNodes(t, e)
+		hears.Store(false)
 		pass(5 * time.Second)
 		other.Sync(svc4, Desired{})
 		pass(time.Minute) // the address rests

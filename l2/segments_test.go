@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,10 +14,9 @@ import (
 
 // fakeLinks is a node's kernel with several interfaces, each on a segment.
 type fakeLinks struct {
-	mu    sync.Mutex
+	kernelEvents
 	all   []packet.Link // guarded by mu
 	ether map[string]*ether
-	tell  func()
 }
 
 func (f *fakeLinks) now() time.Time { return time.Now() }
@@ -27,15 +25,6 @@ func (f *fakeLinks) links() ([]packet.Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.all), nil
-}
-
-func (f *fakeLinks) watch(ctx context.Context, changed func()) error {
-	f.mu.Lock()
-	f.tell = changed
-	f.mu.Unlock()
-	changed()
-	<-ctx.Done()
-	return nil
 }
 
 func (f *fakeLinks) open(l packet.Link, in packet.Handlers) (wire, error) {
@@ -47,12 +36,10 @@ func (f *fakeLinks) open(l packet.Link, in packet.Handlers) (wire, error) {
 
 // setAddresses replaces the addresses of an interface, as an event.
 func (f *fakeLinks) setAddresses(name string, addrs ...netip.Addr) {
-	f.mu.Lock()
-	i := slices.IndexFunc(f.all, func(l packet.Link) bool { return l.Name == name })
-	f.all[i].Addrs = addrs
-	tell := f.tell
-	f.mu.Unlock()
-	tell()
+	f.change(func() {
+		i := slices.IndexFunc(f.all, func(l packet.Link) bool { return l.Name == name })
+		f.all[i].Addrs = addrs
+	})
 }
 
 // linkedNode is a driver with several interfaces. Its number is the last byte of their MACs and
@@ -65,7 +52,7 @@ type linkedNode struct {
 
 func nodeOn(t *testing.T, name string, number byte, on map[string]*ether) *linkedNode {
 	t.Helper()
-	n := &linkedNode{kernel: &fakeLinks{ether: on, tell: func() {}}, number: number}
+	n := &linkedNode{kernel: &fakeLinks{ether: on}, number: number}
 	for i, ifname := range []string{"eth0", "eth1"} {
 		if on[ifname] == nil {
 			continue
@@ -279,11 +266,7 @@ func testTwins(t *testing.T, later bool, pattern string) {
 	}
 	// Without the first interface, the second serves the segment.
 	a.kernel.setAddresses("eth0")
-	a.kernel.mu.Lock()
-	a.kernel.all = a.kernel.all[1:]
-	tell := a.kernel.tell
-	a.kernel.mu.Unlock()
-	tell()
+	a.kernel.change(func() { a.kernel.all = a.kernel.all[1:] })
 	pass(10 * time.Second)
 	e.expectOwned(t, "without eth0")
 }
