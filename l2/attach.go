@@ -119,6 +119,9 @@ func (s *segment) closeWire() {
 // finish is the end of the loop.
 func (s *segment) finish() {
 	now := s.system.now()
+	if last := s.published.Load(); last != nil {
+		s.observeFreshness(now, last.Outdated, "") // it is not outdated where it is not
+	}
 	s.table.Watchdog.Stop()
 	if s.wire != nil {
 		s.closeWire()

@@ -80,6 +80,27 @@ func TestStaleOwnerIsReplaced(t *testing.T) {
 	})
 }
 
+// A segment that ends while the node is outdated there is not outdated any longer. Whoever is told
+// finds the status changed.
+func TestOutdatedSegmentEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, _, hears, _ := confirmedNodes(t, e)
+		owner.seen()
+		hears.Store(false)
+		pass(20 * time.Second)
+		owner.system.set(func(f *fakeSystem) { f.link.Addrs = nil })
+		pass(time.Second)
+		var kinds []Kind
+		for _, o := range owner.seen() {
+			if o.Kind == Outdated || o.Kind == UpToDate {
+				kinds = append(kinds, o.Kind)
+			}
+		}
+		expectEqual(t, "observed", kinds, []Kind{Outdated, UpToDate})
+	})
+}
+
 // When no node hears from the API, nothing changes, though they do not lose it at the same moment.
 func TestNothingMovesWithoutAPI(t *testing.T) {
 	for _, lag := range []time.Duration{0, time.Second, 3 * time.Second} {

@@ -180,7 +180,7 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 			s.machine.Mirrored(now, said)
 		}
 	}
-	if in.paired != "" {
+	if in.paired != "" && s.parent.isPaired(s.name, in.paired) {
 		s.confirmFirst(now, in.paired)
 	}
 	if in.home != s.home || !slices.Equal(in.others, s.twins.others) {

@@ -66,6 +66,7 @@ type parent interface {
 	interfaceOf(mac [6]byte) string
 	interfaceOfBoot(boot uint64) string
 	pair(name, other string)
+	isPaired(name, first string) bool
 	unpair(name string)
 	home(name string) bool
 	segmentDrained()
@@ -345,21 +346,17 @@ func (s *segment) setFault(f fault, err error) {
 }
 
 // observeFreshness observes that this node became outdated, or is no longer.
-func (s *segment) observeFreshness(now time.Time) {
-	fresher := s.machine.Outdated()
-	if was := s.published.Load(); was != nil && was.Outdated == (fresher != "") || was == nil && fresher == "" {
-		return
-	}
-	if fresher == "" {
-		s.observe(now, Observation{Kind: UpToDate})
-	} else {
+func (s *segment) observeFreshness(now time.Time, was bool, fresher string) {
+	switch {
+	case fresher != "" && !was:
 		s.observe(now, Observation{Kind: Outdated, Node: fresher})
+	case fresher == "" && was:
+		s.observe(now, Observation{Kind: UpToDate})
 	}
 }
 
 func (s *segment) publish(now time.Time) {
-	s.observeFreshness(now)
-	m := s.machine.Summary(now)
+	m, fresher := s.machine.Summary(now), s.machine.Outdated()
 	p := &Segment{
 		Interface: s.name,
 		MAC:       s.link.HardwareAddr(),
@@ -368,12 +365,13 @@ func (s *segment) publish(now time.Time) {
 		Peers:     m.Peers,
 		Wanted:    len(s.desired),
 		Owned:     m.Owned,
-		Outdated:  s.machine.Outdated() != "",
+		Outdated:  fresher != "",
 		Err:       s.faults.String(),
 		Subnets:   s.link.HostSubnets(),
 		ProxyARP:  s.proxies.Present(now),
 	}
-	s.published.Store(p)
+	before := s.published.Swap(p)
+	s.observeFreshness(now, before != nil && before.Outdated, fresher) // its reader finds the new status
 	s.counts.peers.Set(float64(len(p.Peers)))
 	s.counts.owned.Set(float64(p.Owned))
 }

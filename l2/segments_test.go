@@ -53,7 +53,7 @@ type linkedNode struct {
 func nodeOn(t *testing.T, name string, number byte, on map[string]*ether) *linkedNode {
 	t.Helper()
 	n := &linkedNode{kernel: &fakeLinks{ether: on}, number: number}
-	for i, ifname := range []string{"eth0", "eth1"} {
+	for i, ifname := range []string{"eth0", "eth1", "eth2"} {
 		if on[ifname] == nil {
 			continue
 		}
@@ -223,6 +223,24 @@ func TestTwins(t *testing.T) {
 			})
 		}
 	}
+}
+
+// One of three interfaces on a segment serves it, without a pause.
+func TestThreeTwins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a := nodeOn(t, "a", 1, map[string]*ether{"eth0": e, "eth1": e, "eth2": e})
+		want([]*linkedNode{a}, []string{"a"}, "eth*")
+		pass(5 * time.Second)
+		before := e.owners(t)
+		for range 600 {
+			pass(100 * time.Millisecond)
+			if after := e.owners(t); after != before {
+				t.Fatalf("owners were %v and are %v", before, after)
+			}
+		}
+		e.expectOwned(t, "after a minute")
+	})
 }
 
 func testTwins(t *testing.T, later bool, pattern string) {

@@ -98,7 +98,7 @@ func (d *Driver) updateSegments(ctx context.Context, tasks *errgroup.Group, link
 
 // nodeAddresses returns the addresses of this node. d.mu is held.
 func (d *Driver) nodeAddresses() []netip.Addr {
-	if own, ok := d.nodes.addresses[d.config.Node]; ok {
+	if own := d.nodes.addresses[d.config.Node]; len(own) > 0 {
 		return own
 	}
 	return d.config.NodeAddresses
@@ -199,6 +199,13 @@ func (d *Driver) pair(name, other string) {
 		d.segments[first].setOthers(d.servedBy(first))
 	}
 	d.segments[second].setPaired(first)
+}
+
+// isPaired reports whether the other interface still serves the segment of this one.
+func (d *Driver) isPaired(name, first string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.twins[name] == first
 }
 
 // comesBefore reports whether interface a is to serve the segment of a and b. d.mu is held.

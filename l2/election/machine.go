@@ -55,7 +55,7 @@ type Machine struct {
 	pullRequested bool               // a peer asked for all claims of this node
 	lastPull      time.Time          // when they were last sent
 	sequence      uint64
-	lastEcho      uint64 // the last sequence that an echo answered
+	echoes        map[uint64]uint64 // the last sequence that an echo answered, by its sender's boot
 
 	out Output
 }
@@ -106,6 +106,7 @@ const (
 	claimPause     = 10 * time.Millisecond // between these times
 	maxClaimFrames = 64                    // claim messages at a time
 	echoWindow     = 16                    // so many messages later an echo is too old
+	maxEchoes      = 256                   // machines of this process whose echoes are remembered
 	rankDelay      = 20 * time.Millisecond // between the turns of the candidates for a vacant address
 	loneListen     = 3                     // how many times longer to listen while expected peers are not heard
 	maxSyncWait    = 5                     // intervals for which a peer whose claims cannot be had delays others
@@ -149,6 +150,7 @@ func NewMachine(o Options) *Machine {
 		proofs:         newProofs(),
 		nodeByMAC:      make(map[[6]byte]string),
 		untold:         make(map[addressKey]int),
+		echoes:         make(map[uint64]uint64),
 	}
 }
 
@@ -222,6 +224,7 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 	}
 	c.preferred, c.needs, c.ranked = desired.Preferred, desired.Needs, cmp.Or(desired.Rank, c.text)
 	c.candidates = slices.Sorted(slices.Values(desired.Candidates))
+	m.dropRelayOfStranger(c)
 	m.updateIsolated()
 	m.evaluate(now, c, Configured)
 }

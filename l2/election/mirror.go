@@ -14,7 +14,8 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 	if was := c.mirror.Node; was != "" && was != m.self && was != said.Node {
 		c.formerNode, c.formerUntil = was, now
 	}
-	if m.outage.peers > 0 && !c.owned && said.Node != "" && said.Node != m.self {
+	another := said.Node != c.mirror.Node || said.Term != c.mirror.Term
+	if m.outage.peers > 0 && !c.owned && another && said.Node != "" && said.Node != m.self {
 		c.patience = min(2*m.patience(c), maxPatience)
 		m.cancelDue(c)
 	}
@@ -54,7 +55,17 @@ func (m *Machine) MirrorLost(now time.Time) {
 // on. Where no node has such an address, nobody can tell, and every candidate's claim counts.
 func (m *Machine) SetNeighbors(now time.Time, neighbors map[string]bool) {
 	m.neighbors = neighbors
+	for _, c := range m.ordered {
+		m.dropRelayOfStranger(c)
+	}
 	m.evaluateAll(now, Configured)
+}
+
+// dropRelayOfStranger ends the relay of a claim that does not count any longer.
+func (m *Machine) dropRelayOfStranger(c *addressState) {
+	if !m.mayBeHere(c, c.mirror.Node) {
+		m.dropRelay(c)
+	}
 }
 
 // mayBeHere reports whether the mirrored claim of a node counts: it may own the address, and it may

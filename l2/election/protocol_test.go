@@ -788,6 +788,38 @@ func TestMachineAloneWritesLittle(t *testing.T) {
 	}
 }
 
+// A relay ends when its node may no longer be on the segment, or may not own the address any longer.
+func TestMachineRelayOfStrangerEnds(t *testing.T) {
+	for name, end := range map[string]func(w *world, n *simNode, other string){
+		"no candidate": func(w *world, n *simNode, other string) {
+			n.m.SetDesired(n.local(), w.addresses[0], Desired{Announced: true, Candidates: []string{n.name}})
+		},
+		"not a neighbor": func(w *world, n *simNode, other string) {
+			delete(n.m.peers.peers, other)
+			n.m.SetNeighbors(n.local(), map[string]bool{"somebody else": true})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, owner, other := ownerAndOther(t)
+			w.blocked[[2]int{owner.index, other.index}], w.blocked[[2]int{other.index, owner.index}] = true, true
+			w.pass(t, 3*time.Second)
+			relayer, node := other, owner
+			if owner.m.stateOf(keyOf(w.addresses[0])).relayed.relayed {
+				relayer, node = owner, other
+			}
+			if !relayer.m.stateOf(keyOf(w.addresses[0])).relayed.relayed {
+				t.Fatal("no node relays the other's claim")
+			}
+			end(w, relayer, node.name)
+			relayer.act()
+			w.pass(t, 2*time.Second)
+			if !relayer.answering(w.addresses[0]) {
+				t.Error("nobody answers on this side")
+			}
+		})
+	}
+}
+
 // When a segment carries messages again before anybody has claimed anything, nothing moves.
 func TestMachineShortOutageMovesNothing(t *testing.T) {
 	for _, nodes := range []int{4, 10} {

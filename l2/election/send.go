@@ -57,10 +57,13 @@ func (x Message) IsEcho() bool { return x.kind == kindEcho }
 // Echoed reports whether x proves that its sender and this machine hear each other: it answers a
 // message of a moment ago, and not one that an earlier echo answered.
 func (m *Machine) Echoed(x Message) bool {
-	if x.kind != kindEcho || x.to != m.boot || x.nonce <= m.lastEcho || x.nonce+echoWindow < m.sequence {
+	if x.kind != kindEcho || x.to != m.boot || x.nonce <= m.echoes[x.Boot] || x.nonce+echoWindow < m.sequence {
 		return false
 	}
-	m.lastEcho = x.nonce
+	if len(m.echoes) > maxEchoes {
+		clear(m.echoes) // of segments that ended
+	}
+	m.echoes[x.Boot] = x.nonce
 	return true
 }
 
