@@ -36,14 +36,15 @@ type planner struct {
 
 	routerID netip.Addr // where the Speaker asks for no other
 
-	groups  *plan.Groups
-	world   plan.World
-	asked   map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
-	wanted  map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
-	holders map[netip.Addr]string                  // the group of each address that layer 2 knows
-	ordered atomic.Int32                           // BGP peers
-	kept    atomic.Bool                            // some of them are asked to keep the routes over a restart
-	keyed   bool
+	groups    *plan.Groups
+	world     plan.World
+	asked     map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
+	wanted    map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
+	addresses []netip.Addr                           // the last InternalIPs of this node
+	holders   map[netip.Addr]string                  // the group of each address that layer 2 knows
+	ordered   atomic.Int32                           // BGP peers
+	kept      atomic.Bool                            // some of them are asked to keep the routes over a restart
+	keyed     bool
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
 
@@ -580,8 +581,13 @@ func (p *planner) restartBGP() {
 // has none for it.
 func (p *planner) reviewAddresses() {
 	addresses := p.sources.addresses()
-	p.l2.SetNodes(addresses)
 	if own := addresses[p.Node]; len(own) > 0 {
+		p.addresses = own
+	} else {
+		addresses[p.Node] = p.addresses
+	}
+	p.l2.SetNodes(addresses)
+	if own := p.addresses; len(own) > 0 {
 		if err := p.bgp.SetNextHops(onePerFamily(own)); err != nil {
 			p.Logger.Error("next hops were not set", "error", err)
 		}

@@ -279,6 +279,41 @@ func TestPlanner_reviewService_sharers(t *testing.T) {
 	}
 }
 
+// While the API has no address of this node, its last ones count.
+func TestPlanner_reviewAddresses(t *testing.T) {
+	n, _ := servingNode(t)
+	address := func(texts ...string) {
+		t.Helper()
+		o := &corev1.Node{ObjectMeta: named("n1")}
+		for _, text := range texts {
+			o.Status.Addresses = append(o.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: text})
+		}
+		if err := n.sources.node.GetStore().Update(o); err != nil {
+			t.Fatal(err)
+		}
+		n.do(task{kind: nodesChanged})
+	}
+	expect := func(when string, want ...netip.Addr) {
+		t.Helper()
+		if !slices.Equal(n.l2.nodes["n1"], want) || !slices.Equal(n.bgp.hops, want) {
+			t.Errorf("%s: layer 2 has %v and BGP %v, want %v", when, n.l2.nodes["n1"], n.bgp.hops, want)
+		}
+	}
+	n.begin()
+	first, second := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	address("10.0.0.1")
+	expect("an address", first)
+	address()
+	expect("none", first)
+	address("10.0.0.2")
+	expect("another", second)
+	if err := n.sources.node.GetStore().Delete(&corev1.Node{ObjectMeta: named("n1")}); err != nil {
+		t.Fatal(err)
+	}
+	n.do(task{kind: nodesChanged})
+	expect("no Node", second)
+}
+
 func TestPlanner_reviewService_gone(t *testing.T) {
 	n, service := servingNode(t)
 	n.begin()

@@ -113,7 +113,7 @@ func planL2(group Group, services []ClassifiedService, serving map[string]Node, 
 		if !known {
 			segment = Segment{AnnouncementNames: names}
 			segment.Announced = true
-			segment.Rank = group.Addresses[0].String()
+			segment.Rank = group.rank()
 			segment.Interfaces = interfaces(announcements, world)
 			segment.Candidates = candidates(announcements, serving)
 			segment.Preferred = preferred(announcements, segment.Candidates, serving)

@@ -17,6 +17,16 @@ type Group struct {
 	Services []Service
 	// Addresses of all the Services, ascending.
 	Addresses []netip.Addr
+	// first of Addresses before Unused took some out, which differs by node; invalid: none was.
+	first netip.Addr
+}
+
+// rank returns what nodes are ranked by for the addresses of the group, the same on every node.
+func (g Group) rank() string {
+	if g.first.IsValid() {
+		return g.first.String()
+	}
+	return g.Addresses[0].String()
 }
 
 // Names returns namespace/name of each Service.
@@ -60,6 +70,7 @@ func (g Group) Unused(used *inuse.Set) (left Group, complaint string) {
 		return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return slices.Contains(taken, a) })
 	}
 	left = g
+	left.first = g.Addresses[0]
 	left.Addresses = without(g.Addresses)
 	left.Services = slices.Clone(g.Services)
 	for i, s := range left.Services {

@@ -15,6 +15,20 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
+// Nodes rank the addresses of a group alike, whatever is in use on one of them.
+func TestPlanAnnouncements_rankOfUnused(t *testing.T) {
+	service := Service{Name: "d/web", Addresses: addrs("192.0.2.1", "192.0.2.2")}
+	group := Group{ID: "g", Addresses: service.Addresses, Services: []Service{service}}
+	w := world("n1")
+	second := netip.MustParseAddr("192.0.2.2")
+	before := announce(group, nil, ready, w).L2[second].Rank
+	w.Used = inuse.Compile(inuse.Sources{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}})
+	after := announce(group, nil, ready, w).L2
+	if len(after) != 1 || after[second].Rank != before {
+		t.Errorf("ranked by %s, and with the first address in use %v; want the same", before, after)
+	}
+}
+
 // announced returns what a plan announces on segments, by BGP, and forwards.
 func announced(group Group, world World) (l2, routes, forwarded []string) {
 	p := announce(group, nil, ready, world)
