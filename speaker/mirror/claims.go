@@ -17,7 +17,7 @@ type Claims struct {
 	queue workqueue.TypedRateLimitingInterface[string] // names of L2Owners that may have to be written
 
 	mu     sync.Mutex                     // guards what follows
-	claims map[string]entry               // of this node, by name of the L2Owner
+	claims map[string]map[string]entry    // of this node, by name of the L2Owner and interface
 	names  map[netip.Addr]map[string]bool // of claims, by address
 	shown  map[netip.Addr]readers
 }
@@ -33,16 +33,19 @@ func NewClaims() *Claims {
 	return &Claims{
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 10*time.Second)),
-		claims: map[string]entry{}, names: map[netip.Addr]map[string]bool{}, shown: map[netip.Addr]readers{},
+		claims: map[string]map[string]entry{}, names: map[netip.Addr]map[string]bool{}, shown: map[netip.Addr]readers{},
 	}
 }
 
 // Claimed takes a claim of this node's, or with an empty Node its withdrawal. Only the latest of an
-// address and a segment counts.
+// interface counts. Two interfaces may be on one segment.
 func (c *Claims) Claimed(claim l2.Claim) {
 	name := nameOf(claim.Address, claim.Segment)
 	c.mu.Lock()
-	c.claims[name] = entry{claim: claim, since: time.Now()}
+	if c.claims[name] == nil {
+		c.claims[name] = map[string]entry{}
+	}
+	c.claims[name][claim.Interface] = entry{claim: claim, since: time.Now()}
 	if c.names[claim.Address] == nil {
 		c.names[claim.Address] = map[string]bool{}
 	}
@@ -72,12 +75,29 @@ func (c *Claims) Show(address netip.Addr, services, announcements []string) {
 	}
 }
 
-// latest returns this node's latest claim for an L2Owner.
-func (c *Claims) latest(name string) (entry, bool) {
+// latest returns what this node claims for an L2Owner: the claim of the highest term, or else the
+// last withdrawal.
+func (c *Claims) latest(name string) (latest entry, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.claims[name]
-	return e, ok
+	for _, e := range c.claims[name] {
+		if !ok || e.supersedes(latest) {
+			latest, ok = e, true
+		}
+	}
+	return latest, ok
+}
+
+// supersedes reports whether e, rather than o, is what an L2Owner is to say.
+func (e entry) supersedes(o entry) bool {
+	claims, did := e.claim.Node != "", o.claim.Node != ""
+	switch {
+	case claims != did:
+		return claims
+	case claims && e.claim.Term != o.claim.Term:
+		return e.claim.Term > o.claim.Term
+	}
+	return e.since.After(o.since)
 }
 
 // concerns reports whether this node has a claim for an L2Owner, or is withdrawing one.
@@ -86,20 +106,21 @@ func (c *Claims) concerns(name string) bool {
 	return ok
 }
 
-// acted notes that a claim was written, unless there is a later one by now.
+// acted notes that an L2Owner says so, unless there is a later claim by now. Withdrawals are
+// forgotten then.
 func (c *Claims) acted(name string, have entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, ok := c.claims[name]
-	if !ok || !now.since.Equal(have.since) {
-		return
+	for ifname, e := range c.claims[name] {
+		if e.claim.Node == "" && !e.since.After(have.since) {
+			delete(c.claims[name], ifname)
+		}
 	}
-	if now.claim.Node != "" {
-		return
-	}
-	delete(c.claims, name)
-	delete(c.names[now.claim.Address], name)
-	if len(c.names[now.claim.Address]) == 0 {
-		delete(c.names, now.claim.Address)
+	if address := have.claim.Address; len(c.claims[name]) == 0 {
+		delete(c.claims, name)
+		delete(c.names[address], name)
+		if len(c.names[address]) == 0 {
+			delete(c.names, address)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -69,6 +70,8 @@ type Mirror struct {
 	pace     *rate.Limiter
 	paces    map[string]*rate.Limiter // by name of the L2Owner; of the goroutine that writes
 	began    time.Time
+
+	passing sync.Mutex // held while a claim is read and passed on; the listener does not wait
 }
 
 // New returns a Mirror that does nothing yet.
@@ -134,13 +137,19 @@ func (m *Mirror) saw(o any) {
 	}
 }
 
-// hear passes the claim of an L2Owner on.
+// hear passes on what the cache has of an L2Owner: the order of these calls is that of the cache.
 func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
+	m.passing.Lock()
+	defer m.passing.Unlock()
+	present := m.cached(owner.Name)
+	if present != nil {
+		owner = present
+	}
 	claim, ok := claimOf(owner)
 	if !ok {
 		return
 	}
-	if !m.Ready(claim.Node) {
+	if present == nil || !m.Ready(claim.Node) {
 		claim.Node = ""
 	}
 	m.To.Mirrored(claim)
@@ -171,10 +180,7 @@ func (m *Mirror) gone(o any) {
 	if !ok {
 		return
 	}
-	if withdrawn, ok := claimOf(owner); ok {
-		withdrawn.Node = ""
-		m.To.Mirrored(withdrawn)
-	}
+	m.hear(owner)
 	if m.concerns(owner.Name) {
 		m.queue.Add(owner.Name)
 	}

@@ -111,6 +111,78 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// Of two interfaces on one segment, whose claims are for one L2Owner, the one that withdraws does not
+// end the other's claim.
+func TestClaims_latest_twoInterfaces(t *testing.T) {
+	address := netip.MustParseAddr("192.0.2.1")
+	claim := func(ifname, node string, term uint64) l2.Claim {
+		return l2.Claim{Address: address, Segment: "192.0.2.0/24", Interface: ifname, Node: node, Term: term}
+	}
+	name := nameOf(address, "192.0.2.0/24")
+	c := NewClaims()
+	expect := func(when, ifname, node string) {
+		t.Helper()
+		have, ok := c.latest(name)
+		if !ok || have.claim.Interface != ifname || have.claim.Node != node {
+			t.Errorf("%s: %t, %+v; want %s of %q", when, ok, have.claim, ifname, node)
+		}
+	}
+	c.Claimed(claim("eth1", "n1", 1))
+	c.Claimed(claim("eth0", "n1", 2))
+	c.Claimed(claim("eth1", "", 0))
+	expect("eth1 withdraws", "eth0", "n1")
+	c.Claimed(claim("eth0", "", 0))
+	expect("eth0 withdraws too", "eth0", "")
+	have, _ := c.latest(name)
+	c.acted(name, have)
+	if have, ok := c.latest(name); ok {
+		t.Errorf("when that was written: %+v, want nothing", have.claim)
+	}
+	if len(c.names) > 0 {
+		t.Errorf("names of %v are left", c.names)
+	}
+}
+
+// A term that the admission policy would refuse is reached in steps.
+func TestBounded(t *testing.T) {
+	at := func(term int64) *v1alpha1.L2Owner {
+		return &v1alpha1.L2Owner{Status: v1alpha1.L2OwnerStatus{Term: term}}
+	}
+	for _, c := range []struct {
+		name  string
+		term  int64
+		found *v1alpha1.L2Owner
+		want  int64
+	}{
+		{
+			name: "a new object",
+			term: 7,
+			want: 7,
+		},
+		{
+			name:  "the next term",
+			term:  8,
+			found: at(7),
+			want:  8,
+		},
+		{
+			name: "a new object, after somebody raised the term and deleted the old one",
+			term: 3 * maxTermStep,
+			want: maxTermStep,
+		},
+		{
+			name:  "the second step",
+			term:  3 * maxTermStep,
+			found: at(maxTermStep),
+			want:  2 * maxTermStep,
+		},
+	} {
+		if got := bounded(c.term, c.found); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
 func TestNameOf(t *testing.T) {
 	// Nodes of different versions must agree on these.
 	for _, c := range []struct{ address, segment, want string }{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"time"
 
@@ -109,12 +110,30 @@ func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) acti
 	return leave
 }
 
+// maxTermStep is by how much the admission policy lets a speaker raise the term of an L2Owner, or
+// begin above 0.
+const maxTermStep = 1 << 20
+
+// bounded returns the term that may be written now. Somebody with a stolen token can raise a term by
+// as much, again and again, and then delete the object.
+func bounded(term int64, found *v1alpha1.L2Owner) int64 {
+	limit := int64(maxTermStep)
+	if found != nil && found.Status.Term < math.MaxInt64-maxTermStep {
+		limit += max(found.Status.Term, 0)
+	} else if found != nil {
+		limit = math.MaxInt64
+	}
+	return min(term, limit)
+}
+
 // write creates or updates the L2Owner, if it differs.
 func (m *Mirror) write(ctx context.Context, name string, have entry, found *v1alpha1.L2Owner) error {
 	desired := m.object(name, have)
 	if uid, known := m.NodeUID(m.Node); known {
 		desired.OwnerReferences = ownedBy(m.Node, uid)
 	}
+	// What is left is written when this one is seen.
+	desired.Status.Term = bounded(desired.Status.Term, found)
 	owners := m.Berth.L2Owners
 	if found == nil {
 		return m.paced(ctx, "create", name, func(ctx context.Context) error {
