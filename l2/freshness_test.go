@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// confirmedNodes returns twoNodes after a minute in which what they want was confirmed as the speaker
-// does it, and whether each still hears from the API.
+// confirmedNodes returns twoNodes after a minute in which what they want was confirmed as the
+// speaker does it, and whether each still hears from the API.
 func confirmedNodes(t *testing.T, e *ether) (owner, other *fakeNode, ownerHears, otherHears *atomic.Bool) {
 	t.Helper()
 	owner, other = twoNodes(t, e)
@@ -80,8 +80,7 @@ func TestStaleOwnerIsReplaced(t *testing.T) {
 	})
 }
 
-// A segment that ends while the node is outdated there is not outdated any longer. Whoever is told
-// finds the status changed.
+// A segment that ends while the node is outdated there is not outdated any longer.
 func TestOutdatedSegmentEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -74,6 +75,24 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 	return found, nil
 }
 
+// noticeDeadConnections has client-go notice a connection that was cut silently within 8 s: watches
+// are to be found dead before this node's picture of the API counts as stale. client-go has no
+// other way to set that.
+func noticeDeadConnections() error {
+	for name, seconds := range map[string]string{
+		"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "5",
+		"HTTP2_PING_TIMEOUT_SECONDS":      "3",
+	} {
+		if os.Getenv(name) != "" {
+			continue // the operator knows better
+		}
+		if err := os.Setenv(name, seconds); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 func runSpeaker(ctx context.Context, flags common, options speaker.Options) error {
 	if options.Node == "" {
 		return errors.New("--node is empty: give it, or set NODE_NAME from spec.nodeName (downward API)")
@@ -82,6 +101,9 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	// The clients outlive the signal, since leaving needs them.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	if err := noticeDeadConnections(); err != nil {
+		return err
+	}
 	registry := newRegistry()
 	var err error
 	if options.Contact, err = contact.New(registry); err != nil {

@@ -788,7 +788,8 @@ func TestMachineAloneWritesLittle(t *testing.T) {
 	}
 }
 
-// A relay ends when its node may no longer be on the segment, or may not own the address any longer.
+// A relay ends when its node may no longer be on the segment, or may not own the address any
+// longer.
 func TestMachineRelayOfStrangerEnds(t *testing.T) {
 	for name, end := range map[string]func(w *world, n *simNode, other string){
 		"no candidate": func(w *world, n *simNode, other string) {

@@ -8,6 +8,7 @@
 package contact
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/internal/async"
 )
@@ -84,8 +86,15 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil || response.StatusCode != http.StatusOK {
 		return response, err
 	}
-	t.set(key, time.Now())
-	response.Body = &body{ReadCloser: response.Body, ended: func() { t.set(key, time.Time{}) }}
+	b := &body{
+		ReadCloser: response.Body,
+		begins:     func() { t.set(key, time.Now()) },
+		ended:      func() { t.set(key, time.Time{}) },
+	}
+	if b.initial = query.Get("sendInitialEvents") == "true"; !b.initial {
+		b.begins()
+	}
+	response.Body = b
 	return response, nil
 }
 
@@ -103,13 +112,28 @@ func (m *Monitor) set(key string, since time.Time) {
 // body is the stream of a watch.
 type body struct {
 	io.ReadCloser
-	once  sync.Once
-	ended func()
+	initial bool   // the list is still arriving (KEP-3157)
+	tail    []byte // the last bytes that were read of it
+	begins  func() // the watch itself
+	once    sync.Once
+	ended   func()
 }
 
-// Read reads from the stream, and notes its end.
+// initialEnd annotates the bookmark that ends the list, in JSON and in Protobuf.
+const initialEnd = metav1.InitialEventsAnnotationKey
+
+// Read reads from the stream, and notes the end of the list and its own.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	if b.initial {
+		b.tail = append(b.tail, p[:n]...)
+		if bytes.Contains(b.tail, []byte(initialEnd)) {
+			b.initial, b.tail = false, nil
+			b.begins()
+		} else {
+			b.tail = b.tail[max(0, len(b.tail)-len(initialEnd)):]
+		}
+	}
 	if err != nil {
 		b.once.Do(b.ended)
 	}

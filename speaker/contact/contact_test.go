@@ -52,6 +52,10 @@ func newServer(t *testing.T) *apiServer {
 			_, _ = io.WriteString(w, "ok")
 		case r.URL.Query().Get("watch") == "true":
 			w.WriteHeader(http.StatusOK)
+			if r.URL.Query().Get("sendInitialEvents") == "true" {
+				_, _ = io.WriteString(w, `{"type":"BOOKMARK","object":{"kind":"Service","apiVersion":"v1","metadata":`+
+					`{"resourceVersion":"1","annotations":{"k8s.io/initial-events-end":"true"}}}}`)
+			}
 			w.(http.Flusher).Flush()
 			select {
 			case <-r.Context().Done():
@@ -156,6 +160,55 @@ func TestMonitorNeedsAllWatches(t *testing.T) {
 	}
 	if key := keyOf("/api/v1/secrets", metav1Query()); key == keyOf("/api/v1/secrets", nil) {
 		t.Error("two watches of one resource count as one")
+	}
+}
+
+// A list that arrives as the beginning of a watch is not there before its end.
+func TestMonitorAwaitsInitialEvents(t *testing.T) {
+	end := make(chan struct{})
+	const marker = `{"type":"BOOKMARK","object":{"metadata":{"annotations":{"k8s.io/initial-events-end":"true"}}}}`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		_, _ = io.WriteString(w, `{"type":"ADDED"}`+marker[:40])
+		w.(http.Flusher).Flush()
+		<-end
+		_, _ = io.WriteString(w, marker[40:])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	m, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: m.Transport(http.DefaultTransport)}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		server.URL+"/api/v1/services?watch=true&sendInitialEvents=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	read := func(n int) {
+		t.Helper()
+		if _, err := io.ReadFull(response.Body, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	later := func() time.Time { return time.Now().Add(2 * m.times.settled) }
+	read(len(`{"type":"ADDED"}`) + 40)
+	if m.open(later()) {
+		t.Error("it counts before all of the list has arrived")
+	}
+	close(end)
+	read(len(marker) - 40)
+	if !m.open(later()) {
+		t.Error("it does not count when all of the list has arrived")
 	}
 }
 

@@ -111,8 +111,8 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// Of two interfaces on one segment, whose claims are for one L2Owner, the one that withdraws does not
-// end the other's claim.
+// Of two interfaces on one segment, whose claims are for one L2Owner, the one that withdraws does
+// not end the other's claim.
 func TestClaims_latest_twoInterfaces(t *testing.T) {
 	address := netip.MustParseAddr("192.0.2.1")
 	claim := func(ifname, node string, term uint64) l2.Claim {

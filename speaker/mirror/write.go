@@ -114,8 +114,8 @@ func decide(self string, have entry, claimed bool, found *v1alpha1.L2Owner) acti
 // begin above 0.
 const maxTermStep = 1 << 20
 
-// bounded returns the term that may be written now. Somebody with a stolen token can raise a term by
-// as much, again and again, and then delete the object.
+// bounded returns the term that may be written now. Somebody with a stolen token can raise a term
+// by as much, again and again, and then delete the object.
 func bounded(term int64, found *v1alpha1.L2Owner) int64 {
 	limit := int64(maxTermStep)
 	if found != nil && found.Status.Term < math.MaxInt64-maxTermStep {
