@@ -39,7 +39,7 @@ func (s *segment) applyOutputs(now time.Time) {
 		s.table.Watchdog.Extend(out.AnswerUntil)
 	}
 	for _, c := range out.Claims {
-		s.notifyMirror(c)
+		s.notifyMirror(s.link.Segment(), c)
 	}
 	for _, c := range out.Changes {
 		s.reportPeer(now, c)
@@ -116,11 +116,11 @@ func (s *segment) notifyAnswers(a netip.Addr, on bool) {
 	s.config.Answers(a, on)
 }
 
-func (s *segment) notifyMirror(c Claim) {
+func (s *segment) notifyMirror(segment string, c Claim) {
 	if s.config.OnClaim == nil {
 		return
 	}
-	c.Segment, c.Interface, c.MAC = s.link.Segment(), s.name, s.link.HardwareAddr()
+	c.Segment, c.Interface, c.MAC = segment, s.name, s.link.HardwareAddr()
 	s.config.OnClaim(c)
 }
 

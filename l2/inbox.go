@@ -157,11 +157,15 @@ func (s *segment) isHome() bool {
 func (s *segment) readInbox(ctx context.Context, now time.Time) {
 	in, orders := s.inbox.take(), s.parent.orders()
 	s.state, s.keys, s.round = orders.state, orders.keys, orders.round
+	before, known := s.link.Segment(), s.link.Name != ""
 	if in.link != nil && (!in.link.Same(s.link) || s.link.Name == "") {
 		s.changeLink(ctx, now, *in.link)
 	} else if in.link != nil {
 		s.link = *in.link
 		s.machine.SetMTU(s.link.MTU)
+	}
+	if known && s.link.Segment() != before {
+		s.renameSegment(now, before)
 	}
 	if subnets := s.link.HostSubnets(); orders.nodes.version != s.nodes.version || !slices.Equal(subnets, s.subnets) {
 		s.nodes, s.subnets = orders.nodes, subnets
@@ -194,6 +198,15 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 		s.apply(now, addr, d)
 	}
 	s.machine.Rebalance(in.rebalance...)
+}
+
+// renameSegment takes that the mirror calls the segment by another name: the claims of this node
+// move there, and those of others under that name count.
+func (s *segment) renameSegment(now time.Time, before string) {
+	for a := range s.owned {
+		s.notifyMirror(before, Claim{Address: a})
+	}
+	s.machine.Remirror(now, s.parent.mirrored(s.link.Segment()))
 }
 
 // causeOf is why the ownership of addresses changes when this node enters a state.

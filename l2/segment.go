@@ -66,6 +66,7 @@ type parent interface {
 	interfaceOf(mac [6]byte) string
 	interfaceOfBoot(boot uint64) string
 	pair(name, other string)
+	mirrored(segment string) []Claim
 	isPaired(name, first string) bool
 	unpair(name string)
 	home(name string) bool

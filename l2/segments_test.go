@@ -3,8 +3,10 @@ package l2
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -287,6 +289,43 @@ func testTwins(t *testing.T, later bool, pattern string) {
 	a.kernel.change(func() { a.kernel.all = a.kernel.all[1:] })
 	pass(10 * time.Second)
 	e.expectOwned(t, "without eth0")
+}
+
+// An interface gets a lower subnet, by which the mirror names the segment: claims move to the new
+// name, and what the mirror says under it counts.
+func TestSegmentOfNewName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		var mu sync.Mutex
+		claims := map[string]string{} // node by segment
+		n := e.node(t, "a", 1, func(c *Config, _ *fakeSystem) {
+			c.OnClaim = func(said Claim) {
+				mu.Lock()
+				defer mu.Unlock()
+				if claims[said.Segment] = said.Node; said.Node == "" {
+					delete(claims, said.Segment)
+				}
+			}
+		})
+		n.Sync(svc4, by("a"))
+		other := netip.MustParseAddr("192.0.2.201")
+		n.Mirrored(Claim{Address: other, Segment: "10.0.0.0/8", Node: "b", Term: 7, MAC: printer})
+		pass(3 * time.Second)
+		n.system.set(func(f *fakeSystem) {
+			f.link.Subnets = append([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, f.link.Subnets...)
+		})
+		pass(time.Second)
+		mu.Lock()
+		if want := map[string]string{"10.0.0.0/8": "a"}; !maps.Equal(claims, want) {
+			t.Errorf("claims are %v, want %v", claims, want)
+		}
+		mu.Unlock()
+		expectEqual(t, "answered all the time by", e.whoHas(t, svc), []string{n.mac})
+		e.host(printer, with(other.String()))
+		n.Sync(other, by("a"))
+		pass(2 * time.Second)
+		expectEqual(t, "conflicts", n.conflicts(), nil) // it is b, which claims it
+	})
 }
 
 // A node's address changes, on its interface and in the API, in either order.

@@ -201,6 +201,19 @@ func (d *Driver) pair(name, other string) {
 	d.segments[second].setPaired(first)
 }
 
+// mirrored returns what the mirror says of a segment.
+func (d *Driver) mirrored(segment string) []Claim {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var claims []Claim
+	for key, said := range d.mirror {
+		if key.segment == segment {
+			claims = append(claims, said)
+		}
+	}
+	return claims
+}
+
 // isPaired reports whether the other interface still serves the segment of this one.
 func (d *Driver) isPaired(name, first string) bool {
 	d.mu.Lock()

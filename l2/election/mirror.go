@@ -49,6 +49,21 @@ func (m *Machine) MirrorLost(now time.Time) {
 	m.evaluateAll(now, PeerSilent)
 }
 
+// Remirror says that the mirror has another name for the segment, under which it has these claims:
+// what it said under the former one is void, and this node's claims are written again.
+func (m *Machine) Remirror(now time.Time, claims []Claim) {
+	for _, c := range m.ordered {
+		m.dropRelay(c)
+		if c.mirror, c.disputed = (Claim{}), ""; c.owned {
+			m.publishToMirror(c)
+		}
+	}
+	for _, said := range claims {
+		m.Mirrored(now, said)
+	}
+	m.evaluateAll(now, PeerSilent)
+}
+
 // SetNeighbors says which nodes have an address in a subnet of the segment, as the API has it:
 // there a node cannot write its own. What the mirror says of other nodes, which were never heard
 // here, does not count, so that the token of a node takes nothing on segments that the node is not
