@@ -449,50 +449,162 @@ func (m *apiMirror) write(name string, said Claim) {
 	}
 }
 
-// On a segment that filters hellos, nodes know each other only by the API. Once each took the
-// other's probe for a foreign host's: all reported a conflict, and no node answered for 10 s.
-func TestNoConflictWithoutHellos(t *testing.T) {
-	for nodes := 2; nodes <= 4; nodes++ {
-		for _, latency := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond} {
+// notReady shows that the API calls the node not ready.
+func (m *apiMirror) notReady(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for a, said := range m.claims {
+		if said.Node == name {
+			said.Node = ""
+			m.claims[a] = said
+			for _, n := range m.nodes {
+				n.Mirrored(said)
+			}
+		}
+	}
+}
+
+// muteSegment is a segment that filters hellos: nodes know each other only by the API.
+type muteSegment struct {
+	*ether
+	api   *apiMirror
+	names []string
+	away  bool // the API server is
+}
+
+func newMuteSegment(t *testing.T, nodes int, latency time.Duration) *muteSegment {
+	t.Helper()
+	s := &muteSegment{ether: &ether{}, api: &apiMirror{claims: map[netip.Addr]Claim{}, latency: latency}}
+	for i := range nodes {
+		s.names = append(s.names, string(rune('a'+i)))
+	}
+	for i := range nodes {
+		s.join(t, i)
+	}
+	s.pass(5 * time.Second)
+	return s
+}
+
+// join starts a node.
+func (s *muteSegment) join(t *testing.T, i int) *fakeNode {
+	t.Helper()
+	mute := func(_ *Config, f *fakeSystem) { f.mute = true }
+	n := s.ether.node(t, s.names[i], byte(i+51), s.api.of(s.names[i]), mute)
+	addresses := map[string][]netip.Addr{}
+	for i, name := range s.names {
+		addresses[name] = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 51)})}
+	}
+	n.SetNodes(addresses)
+	s.api.mu.Lock()
+	defer s.api.mu.Unlock()
+	for _, said := range s.api.claims {
+		n.Mirrored(said)
+	}
+	s.api.nodes = append(s.api.nodes, n)
+	return n
+}
+
+// pass lets time pass in which the API confirms what is desired, unless it is away.
+func (s *muteSegment) pass(d time.Duration) {
+	for range max(1, d/time.Second) {
+		for _, n := range s.api.nodes {
+			if !s.away {
+				n.Confirm(time.Now())
+			}
+		}
+		pass(min(d, time.Second))
+	}
+}
+
+func (s *muteSegment) want(d Desired) {
+	for _, n := range s.api.nodes {
+		n.Sync(svc4, d)
+	}
+}
+
+// staysWith fails unless the node with that MAC answers, and no other one, for d.
+func (s *muteSegment) staysWith(t *testing.T, when, mac string, d time.Duration) {
+	t.Helper()
+	for range d / (50 * time.Millisecond) {
+		if got := s.whoHas(t, svc); len(got) != 1 || got[0] != mac {
+			t.Fatalf("%s: answered by %v, want %s", when, got, mac)
+		}
+		s.pass(50 * time.Millisecond)
+	}
+}
+
+// oneWithin waits until a node answers. No second one does.
+func (s *muteSegment) oneWithin(t *testing.T, when string, d time.Duration) string {
+	t.Helper()
+	for range d / (50 * time.Millisecond) {
+		s.pass(50 * time.Millisecond)
+		if got := s.whoHas(t, svc); len(got) > 1 {
+			t.Fatalf("%s: answered by %v, want one at most", when, got)
+		}
+	}
+	got := s.whoHas(t, svc)
+	if len(got) != 1 {
+		t.Fatalf("%s: nobody answers after %s", when, d)
+	}
+	return got[0]
+}
+
+// Once each node took the other's probe for a foreign host's: all reported a conflict, and no node
+// answered for 10 s.
+func TestMuteSegment(t *testing.T) {
+	for nodes := 2; nodes <= 12; nodes += 2 {
+		for _, latency := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond, 400 * time.Millisecond} {
 			t.Run(fmt.Sprintf("%d nodes, %s", nodes, latency), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { testNoConflictWithoutHellos(t, nodes, latency) })
+				synctest.Test(t, func(t *testing.T) { testMuteSegment(t, nodes, latency) })
 			})
 		}
 	}
 }
 
-func testNoConflictWithoutHellos(t *testing.T, nodes int, latency time.Duration) {
-	e, m := &ether{}, &apiMirror{claims: map[netip.Addr]Claim{}, latency: latency}
-	mute := func(_ *Config, f *fakeSystem) { f.mute = true }
-	var names []string
-	for i := range nodes {
-		name := string(rune('a' + i))
-		names = append(names, name)
-		m.nodes = append(m.nodes, e.node(t, name, byte(i+1), m.of(name), mute))
+func testMuteSegment(t *testing.T, nodes int, latency time.Duration) {
+	s := newMuteSegment(t, nodes, latency)
+	s.want(by(s.names...))
+	owner := s.oneWithin(t, "a new address", 2*time.Second)
+	s.staysWith(t, "later", owner, 10*time.Second)
+
+	i := slices.IndexFunc(s.api.nodes, func(n *fakeNode) bool { return n.mac == owner })
+	other := (i + 1) % nodes
+	for range 3 {
+		s.restart(t, other)
+		s.staysWith(t, "another node's speaker is restarted", owner, 6*time.Second)
 	}
-	addresses := map[string][]netip.Addr{}
-	for i, name := range names {
-		addresses[name] = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
+	s.away = true
+	s.pass(8 * time.Second)
+	for _, n := range s.api.nodes {
+		n.MirrorLost()
 	}
-	for _, n := range m.nodes {
-		n.SetNodes(addresses)
-	}
-	pass(5 * time.Second)
-	for _, n := range m.nodes {
-		n.Sync(svc4, by(names...))
-	}
-	pass(2 * time.Second)
-	for range 100 {
-		if got := e.whoHas(t, svc); len(got) != 1 {
-			t.Fatalf("answered by %v, want one", got)
-		}
-		pass(100 * time.Millisecond)
-	}
-	for _, n := range m.nodes {
+	s.staysWith(t, "the API server is away", owner, 20*time.Second)
+	s.away = false
+
+	s.api.nodes[i].kill()
+	pass(10 * time.Millisecond)
+	s.api.nodes = slices.Delete(s.api.nodes, i, i+1)
+	s.pass(time.Second)
+	s.api.notReady(s.names[i])
+	next := s.oneWithin(t, "the owner's node is not ready", 2*time.Second)
+	s.staysWith(t, "later", next, 10*time.Second)
+	for _, n := range s.api.nodes {
 		expectEqual(t, "conflicts", n.conflicts(), nil)
-		n.Sync(svc4, Desired{})
 	}
-	pass(time.Second)
+	s.want(Desired{})
+	s.pass(time.Second)
+}
+
+// restart replaces a node's speaker by another process, which is told what the API has.
+func (s *muteSegment) restart(t *testing.T, i int) {
+	t.Helper()
+	s.api.nodes[i].kill()
+	pass(10 * time.Millisecond)
+	s.api.nodes = slices.Delete(s.api.nodes, i, i+1)
+	n := s.join(t, i)
+	s.api.nodes = slices.Insert(s.api.nodes[:len(s.api.nodes)-1], i, n)
+	n.Confirm(time.Now())
+	n.Sync(svc4, by(s.names...))
 }
 
 // A probe is not a use of the address: a new host that wants it may be told that it is taken.

@@ -30,6 +30,9 @@ const (
 	Holding    = election.Holding
 )
 
+// MaxPeers is how many peers of a segment a node remembers.
+const MaxPeers = election.MaxPeers
+
 // The causes that users of this package compare with. All of them are in package election.
 const (
 	Joined     = election.Joined

@@ -367,6 +367,7 @@ func (s *segment) publish(now time.Time) {
 		Wanted:    len(s.desired),
 		Owned:     m.Owned,
 		Outdated:  fresher != "",
+		Unheard:   m.Unheard,
 		Err:       s.faults.String(),
 		Subnets:   s.link.HostSubnets(),
 		ProxyARP:  s.proxies.Present(now),

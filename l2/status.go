@@ -24,6 +24,7 @@ type Segment struct {
 	Wanted    int              // addresses wanted here
 	Owned     int              // of those, how many this node owns, handovers included
 	Outdated  bool             // this node's desired state is stale, and a peer's is not
+	Unheard   []string         // nodes that own addresses here, and were never heard here, by name
 	Err       string           // the last failure that still stands
 	Subnets   []netip.Prefix   // of the interface, without link-local ones and single addresses
 	ProxyARP  net.HardwareAddr // a host that answers for every address; empty: none is known

@@ -28,6 +28,8 @@ const (
 	reasonIPVS               = "IPVSFailed"         // the kernel does not show what IPVS was told
 	reasonPodsUnknown        = "PodsUnknown"        // which addresses pods have is not known
 	reasonLayer2             = "Layer2Failed"       // ARP and NDP do not work, on one interface or at all
+	reasonHellosFiltered     = "HellosFiltered"     // a segment carries no messages of speakers
+	reasonSegmentCrowded     = "SegmentCrowded"     // a segment has almost as many speakers as it may
 	reasonReturnPath         = "ReturnPath"         // replies leave by another interface
 	reasonUnserved           = "UnservedFailed"     // packets that nothing serves are not dropped
 	reasonBFD                = "BFDFailed"          // a neighbor is not watched
@@ -40,6 +42,8 @@ const (
 	mostAddresses = 64
 	mostGateways  = 16
 	mostSubnets   = 16 // of an interface
+	mostUnheard   = 8  // nodes of a segment
+	crowded       = l2.MaxPeers / 4 * 3
 )
 
 // problems are collected while a report is made.
@@ -163,9 +167,7 @@ func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *proble
 			found.add(reasonReturnPath, "%s", complaint)
 		}
 		owned += s.Owned
-		if s.Err != "" {
-			found.add(reasonLayer2, "interface %s: %s", s.Interface, s.Err)
-		}
+		found.addOfSegment(s)
 	}
 	status.AddressesOwned = new(int32(owned))
 	if layer2.Err != "" {
@@ -180,6 +182,35 @@ func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *proble
 		)
 	}
 	return oneWay
+}
+
+// addOfSegment adds what is wrong with a segment.
+func (p *problems) addOfSegment(s l2.Segment) {
+	if s.Err != "" {
+		p.add(reasonLayer2, "interface %s: %s", s.Interface, s.Err)
+	}
+	if nodes := s.Unheard; len(nodes) > 0 {
+		more := ""
+		if n := len(nodes) - mostUnheard; n > 0 {
+			nodes, more = nodes[:mostUnheard], fmt.Sprintf(" and %d more", n)
+		}
+		p.add(
+			reasonHellosFiltered,
+			"interface %s: %s%s own addresses on this segment, but were never heard there: a switch, a hypervisor or a private VLAN filters EtherType 0x88b5, or the group address 03:62:65:72:74:68. Let both pass. Until then speakers agree by the API alone, and the addresses of a node that fails are silent until Kubernetes calls it not ready",
+			s.Interface,
+			strings.Join(nodes, ", "),
+			more,
+		)
+	}
+	if n := len(s.Peers); n >= crowded {
+		p.add(
+			reasonSegmentCrowded,
+			"interface %s: %d other speakers are on this segment, and at most %d can be; announce on fewer nodes there, or divide the segment",
+			s.Interface,
+			n,
+			l2.MaxPeers,
+		)
+	}
 }
 
 // composeSessions reports what BGP does.

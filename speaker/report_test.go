@@ -121,12 +121,27 @@ func TestReporter_compose(t *testing.T) {
 		{Name: "tor", Address: netip.MustParseAddr("172.30.0.1"), LastError: "refused"},
 	}
 	n.l2.status = l2.Status{
-		Segments: []l2.Segment{{Interface: "none0", Up: true, Claiming: true, Owned: 2}},
-		Err:      "no raw sockets",
+		Segments: []l2.Segment{{
+			Interface: "none0",
+			Up:        true,
+			Claiming:  true,
+			Owned:     2,
+			Unheard:   []string{"n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9", "n10"},
+			Peers:     make([]l2.Peer, 768),
+		}},
+		Err: "no raw sockets",
 	}
 	got := n.reporter.compose(nil, 7)
 	wantProblems := []v1alpha1.SpeakerProblem{
 		{Reason: "IPVSFailed", Message: "IPVS: no memory"},
+		{
+			Reason:  "HellosFiltered",
+			Message: "interface none0: n2, n3, n4, n5, n6, n7, n8, n9 and 1 more own addresses on this segment, but were never heard there: a switch, a hypervisor or a private VLAN filters EtherType 0x88b5, or the group address 03:62:65:72:74:68. Let both pass. Until then speakers agree by the API alone, and the addresses of a node that fails are silent until Kubernetes calls it not ready",
+		},
+		{
+			Reason:  "SegmentCrowded",
+			Message: "interface none0: 768 other speakers are on this segment, and at most 1024 can be; announce on fewer nodes there, or divide the segment",
+		},
 		{Reason: "Layer2Failed", Message: "layer 2: no raw sockets"},
 		{Reason: "BFDFailed", Message: "BFD with BGPNeighbor tor: no route"},
 	}
@@ -148,7 +163,7 @@ func TestReporter_compose(t *testing.T) {
 		t.Errorf("ready: %+v", ready)
 	}
 	n.reporter.complain(reasonIPVS, "d/web", "")
-	if got := n.reporter.compose(nil, 7).Problems; len(got) != 2 {
+	if got := n.reporter.compose(nil, 7).Problems; len(got) != len(wantProblems)-1 {
 		t.Errorf("what is over is reported still: %v", got)
 	}
 }

@@ -111,6 +111,10 @@ type L2OwnerStatus struct {
 	// or had none to hear. Such a claim wins over one that is not witnessed.
 	// +optional
 	Witnessed bool `json:"witnessed,omitempty"` //nolint:kubeapilinter // of the protocol
+	// tentative is true while the node does not answer yet. On a segment that carries no messages of
+	// speakers, it asks by this claim whether another node answers.
+	// +optional
+	Tentative bool `json:"tentative,omitempty"` //nolint:kubeapilinter // of the protocol
 	// reason of the claim, in CamelCase.
 	// +optional
 	// +kubebuilder:validation:MinLength=1

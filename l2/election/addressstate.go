@@ -53,9 +53,19 @@ type addressState struct {
 	formerUntil       time.Time        // until then
 	disputed          string           // the silent node against whose mirrored claim this node claimed again
 	relayed           claim            // of a silent node that is alive according to the mirror; zero: none
+	bid               bid              // on a mute segment; zero: there is none
 	patience          time.Duration    // in an outage, before it is claimed; 0: not chosen yet
 	due               time.Time        // when to claim it, or to give up what this node cannot serve; zero: never
 	cause             Cause            // of the vacancy
+}
+
+// A bid is how an address is claimed on a mute segment. There the mirror is all that nodes know of
+// each other, and it has one claim for each address: the first of several bids for a vacant
+// address gets there. An owner that the mirror shows, and that lives, claims above the bid.
+type bid struct {
+	term  uint64    // of the claim in the mirror; 0: there is no bid
+	until time.Time // when the claim stands, whatever the mirror shows by then
+	owner string    // whom the mirror showed before, and who may claim above it; "": nobody
 }
 
 // nodeClaim is a claim with its claimant.

@@ -18,6 +18,8 @@ type Claim struct {
 	Node      string // empty: this node withdraws its claim
 	Term      uint64 // grows each time the address is claimed
 	Witnessed bool   // the claimant heard another node, or expects none
+	// Tentative: the claimant does not answer, and asks by the claim whether anybody does.
+	Tentative bool
 
 	// For readers of the mirror.
 	Interface string

@@ -141,7 +141,11 @@ func (m *Machine) knows(node string) bool {
 func (m *Machine) evaluateVacancy(now time.Time, c *addressState, cause Cause) {
 	if !m.eligible || !m.synced || !m.suits(c) || !c.vacant(m.counts(c), m.isolated) {
 		m.cancelDue(c)
+		m.endBid(c)
 		return
+	}
+	if !m.isMute() {
+		m.endBid(c)
 	}
 	turn := m.turnOf(now, c)
 	if c.due.IsZero() {
@@ -151,7 +155,11 @@ func (m *Machine) evaluateVacancy(now time.Time, c *addressState, cause Cause) {
 	} else if turn.Before(c.due) {
 		c.due = turn
 	}
-	if !now.Before(c.due) {
+	switch {
+	case now.Before(c.due):
+	case m.mustBid(c):
+		m.beginBid(now, c)
+	default:
 		m.claim(now, c)
 	}
 }
@@ -159,8 +167,13 @@ func (m *Machine) evaluateVacancy(now time.Time, c *addressState, cause Cause) {
 // turnOf returns when this node may claim a vacant address. It may claim at once what it owned
 // before it restarted.
 func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
-	if c.mirror.Node == m.self {
+	switch {
+	case c.bid.term != 0:
+		return m.bidEnds(now, c)
+	case c.mirror.Node == m.self:
 		return now
+	case m.mustBid(c):
+		return now.Add(time.Duration(m.muteRank(c)) * bidDelay)
 	}
 	turn := now.Add(time.Duration(c.rank(m.self, m.able(c), m.comesBefore(c))) * rankDelay)
 	if m.outage.peers > 0 && c.mirror.Node != "" && m.mayBeHere(c, c.mirror.Node) {
@@ -210,6 +223,10 @@ func (m *Machine) claim(now time.Time, c *addressState) {
 	c.relayed = claim{}
 	c.owned, c.claimedAt, c.offeredSince = true, now, time.Time{}
 	c.mine = claim{term: c.highestTerm + 1, witnessed: !m.isolated, probing: probe}
+	if c.bid.term != 0 && c.mirror.Node == m.self {
+		c.mine.term = c.mirror.Term
+	}
+	c.bid = bid{}
 	c.learnTerm(c.mine.term)
 	m.owned++
 	m.publish(c)

@@ -156,9 +156,10 @@ func NewMachine(o Options) *Machine {
 
 // Summary is a machine's part of a segment's status.
 type Summary struct {
-	Claiming bool   // this node may own addresses
-	Peers    []Peer // alive, by name
-	Owned    int    // how many addresses this node owns
+	Claiming bool     // this node may own addresses
+	Peers    []Peer   // alive, by name
+	Owned    int      // how many addresses this node owns
+	Unheard  []string // nodes that own addresses here by the mirror, on a mute segment, by name
 }
 
 // Open says that messages can be sent and received from now on, in frames with up to mtu bytes of
@@ -188,7 +189,7 @@ func (m *Machine) CatchingUp() bool { return m.catchingUp }
 
 // Summary returns the machine's part of the status.
 func (m *Machine) Summary(now time.Time) Summary {
-	return Summary{Claiming: m.eligible, Peers: m.peers.list(now), Owned: m.owned}
+	return Summary{Claiming: m.eligible, Peers: m.peers.list(now), Owned: m.owned, Unheard: m.unheard()}
 }
 
 // Take returns what is to be done, once.
@@ -208,6 +209,7 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 	m.countCandidates(c.candidates, -1)
 	if !desired.Announced {
 		m.relinquish(c, "", Removed)
+		m.endBid(c)
 		m.dropRelay(c)
 		m.proofs.keep(now, addr, m.vouchedUntil(now, c))
 		c.wanted, c.candidates, c.preferred, c.needs = false, nil, nil, 0

@@ -1,6 +1,9 @@
 package election
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // This file has what the machine does with the mirror, the second channel by which claims arrive.
 
@@ -23,7 +26,10 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 	c.learnTerm(said.Term)
 	m.learnMAC(said)
 	switch {
-	case !c.relayed.relayed:
+	case another && m.endsBid(c):
+		m.endBid(c)
+		m.relay(c)
+	case !c.relayed.relayed, said.Tentative: // a tentative claim changes nothing yet
 	case said.Node != "" && said.Node != m.self && m.mayBeHere(c, said.Node) && !m.knows(said.Node) &&
 		said.Term >= c.relayed.term:
 		m.relay(c) // its side moved the address, or witnessed the claim
@@ -38,8 +44,11 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 }
 
 // MirrorLost says that the mirror cannot be read any more. Nodes that only the mirror shows count
-// as dead from now on.
+// as dead from now on. On a mute segment it shows all nodes, and they count as before.
 func (m *Machine) MirrorLost(now time.Time) {
+	if m.isMute() {
+		return
+	}
 	for _, c := range m.ordered {
 		if !m.knows(c.mirror.Node) {
 			m.dropRelay(c)
@@ -96,9 +105,9 @@ func (m *Machine) settleDispute(now time.Time, c *addressState, mine nodeClaim) 
 	if other.Node == "" || other.Node == m.self || other.Term < mine.term {
 		return false
 	}
-	if m.knows(other.Node) {
+	if m.knows(other.Node) || other.Tentative {
 		// On the segment its claim does not count: it may be offered, and its node may not have
-		// heard us take the address.
+		// heard us take the address. A tentative one asks whether we answer.
 		m.reclaim(now, c, other.Term)
 		return true
 	}
@@ -114,6 +123,86 @@ func (m *Machine) settleDispute(now time.Time, c *addressState, mine nodeClaim) 
 	c.disputed = other.Node
 	m.reclaim(now, c, other.Term)
 	return true
+}
+
+// How candidates bid.
+const (
+	bidDelay    = 100 * time.Millisecond // between the candidates' bids
+	maxBidRank  = 8                      // the candidates from here on bid together
+	bidPatience = 1500 * time.Millisecond
+)
+
+// isMute reports whether the segment carries no messages as far as this node knows: other
+// candidates are expected, and nobody was ever heard. It may filter the EtherType.
+func (m *Machine) isMute() bool { return m.isolated && !m.peers.anyKnown() }
+
+// readsMirror reports whether the mirror shows what nodes claim now.
+func (m *Machine) readsMirror() bool {
+	return !m.freshness.confirmedAt.IsZero() && m.freshness.isFresh(m.freshness.age)
+}
+
+// unheard returns the nodes that own addresses on a mute segment according to the mirror, by name.
+func (m *Machine) unheard() []string {
+	if !m.isMute() {
+		return nil
+	}
+	var nodes []string
+	for _, c := range m.ordered {
+		if node := c.mirror.Node; node != m.self && m.mayBeHere(c, node) && !slices.Contains(nodes, node) {
+			nodes = append(nodes, node)
+		}
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+// mustBid reports whether this node asks by the mirror before it claims the address. What it owned
+// before it restarted is still its own.
+func (m *Machine) mustBid(c *addressState) bool {
+	return m.isMute() && m.readsMirror() && c.bid.term == 0 && c.mirror.Node != m.self
+}
+
+// muteRank returns this node's place among the candidates that may be on a mute segment.
+func (m *Machine) muteRank(c *addressState) int {
+	rank := c.rank(m.self, func(node string) bool { return m.mayBeHere(c, node) }, m.comesBefore(c))
+	return min(rank, maxBidRank)
+}
+
+// beginBid shows a tentative claim in the mirror.
+func (m *Machine) beginBid(now time.Time, c *addressState) {
+	c.bid = bid{term: c.highestTerm + 1, until: now.Add(bidPatience)}
+	if m.mayBeHere(c, c.mirror.Node) {
+		c.bid.owner = c.mirror.Node
+	}
+	c.learnTerm(c.bid.term)
+	c.due = c.bid.until
+	m.out.Claims = append(m.out.Claims, Claim{Address: c.addr, Node: m.self, Term: c.bid.term, Tentative: true})
+}
+
+// bidEnds returns when the address is claimed after a bid: at once when the mirror shows the bid
+// where it showed no owner before.
+func (m *Machine) bidEnds(now time.Time, c *addressState) time.Time {
+	if c.mirror.Node == m.self && c.mirror.Term >= c.bid.term && c.bid.owner == "" {
+		return now
+	}
+	return c.bid.until
+}
+
+// endsBid reports whether the mirror shows another node's claim that came while this node was
+// waiting to claim the address: that node is alive. Of two bids the higher one stands.
+func (m *Machine) endsBid(c *addressState) bool {
+	return m.isMute() && !c.owned && !c.due.IsZero() && c.mirror.Node != m.self &&
+		(!c.mirror.Tentative || c.mirror.Term >= c.bid.term) && m.mayBeHere(c, c.mirror.Node)
+}
+
+// endBid withdraws a bid.
+func (m *Machine) endBid(c *addressState) {
+	if c.bid.term == 0 {
+		return
+	}
+	c.bid = bid{}
+	m.cancelDue(c)
+	m.out.Claims = append(m.out.Claims, Claim{Address: c.addr})
 }
 
 // relay treats the mirrored claim as authoritative and repeats it on the segment. Peers that cannot
@@ -148,7 +237,7 @@ func (m *Machine) learnMAC(said Claim) {
 	if said.Node == "" || said.Node == m.self || len(said.MAC) != 6 {
 		return
 	}
-	if len(m.nodeByMAC) >= maxPeers {
+	if len(m.nodeByMAC) >= MaxPeers {
 		clear(m.nodeByMAC)
 	}
 	m.nodeByMAC[[6]byte(said.MAC)] = said.Node

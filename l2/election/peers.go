@@ -57,8 +57,8 @@ type peer struct {
 const (
 	// silence is how many of its own intervals without a message make a peer count as dead.
 	silence = 3
-	// maxPeers limits what signed messages can make a node remember about one segment.
-	maxPeers = 1024
+	// MaxPeers limits what signed messages can make a node remember about one segment.
+	MaxPeers = 1024
 	// challengePause is the least time between two challenges of one peer.
 	challengePause = 20 * time.Millisecond
 	// challengeTime is how long a boot has to prove that it is alive before another one is
@@ -78,7 +78,7 @@ func (r *peerTable) hear(now time.Time, x Message) (*PeerChange, *Message, error
 	}
 	m, known := r.peers[x.Node]
 	if !known {
-		if len(r.peers) >= maxPeers && !r.forgetOldest() {
+		if len(r.peers) >= MaxPeers && !r.forgetOldest() {
 			return nil, nil, RejectTooMany
 		}
 		m = &peer{}
@@ -260,6 +260,16 @@ func (r *peerTable) stoodUntil(now time.Time, node string) time.Time {
 func (r *peerTable) known(node string) bool {
 	m, ok := r.peers[node]
 	return ok && m.boot != 0
+}
+
+// anyKnown reports whether any peer was ever heard.
+func (r *peerTable) anyKnown() bool {
+	for _, m := range r.peers {
+		if m.boot != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // silentSince returns since when the peer is silent; the zero time: it never was.

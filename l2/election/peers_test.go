@@ -176,7 +176,7 @@ func TestPeerTableState(t *testing.T) {
 
 func TestPeerTableIsBounded(t *testing.T) {
 	r := rosterOf("self")
-	for i := range maxPeers {
+	for i := range MaxPeers {
 		meet(t, r, at(0), from(fmt.Sprint("n", i), 1, 1, Ready))
 	}
 	if _, _, err := r.hear(at(0), from("one more", 1, 1, Ready)); !errors.Is(err, RejectTooMany) {
@@ -184,7 +184,7 @@ func TestPeerTableIsBounded(t *testing.T) {
 	}
 	r.declareSilent(at(1000))
 	meet(t, r, at(1000), from("one more", 1, 1, Ready))
-	if len(r.peers) != maxPeers {
+	if len(r.peers) != MaxPeers {
 		t.Errorf("%d members; want it to take a silent one's place", len(r.peers))
 	}
 }

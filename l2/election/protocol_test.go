@@ -77,6 +77,7 @@ func history(seed uint64, trace *strings.Builder) error {
 		w.needs[addr] = w.some()
 	}
 	w.older = r.IntN(4) == 0
+	w.mute = !w.older && r.IntN(8) == 0
 	for _, n := range w.nodes {
 		n.needs, n.capabilities, n.old = maps.Clone(w.needs), w.some(), w.older && r.IntN(3) == 0
 		n.drift = 0.99 + 0.02*r.Float64()
@@ -123,11 +124,11 @@ func history(seed uint64, trace *strings.Builder) error {
 }
 
 // settles checks the promises. Where messages are lost, all messages in three of a peer's intervals
-// may be. A node that waits in an outage claims later. These are disturbances too, which must be
-// over in a moment.
+// may be. A node that waits in an outage, or for an answer to its bid, claims later. These are
+// disturbances too, which must be over in a moment.
 func (w *world) settles() error {
 	err := w.promised()
-	for range 15 {
+	for range 20 {
 		if err == nil || w.loss == 0 && !slices.ContainsFunc(w.nodes, (*simNode).waits) {
 			break
 		}
@@ -268,8 +269,8 @@ func (w *world) promised() error {
 			if n.m == nil || n.old || n.frozen || n.state != Ready || !n.suits(addr) || trusted {
 				continue // an older speaker only must not make a second owner
 			}
-			if n.apiCut && n.needs[addr] != w.needs[addr] {
-				continue // another node knows better what the address needs
+			if n.apiCut && (w.mute || n.needs[addr] != w.needs[addr]) {
+				continue // another node knows better what the address needs, and only the API tells who lives
 			}
 			// It takes the address from a node that tells no capabilities, unless that claim is
 			// relayed in a segment that is cut.
@@ -289,7 +290,7 @@ func (w *world) promised() error {
 // that has the address now, and is not heard there, keeps that one from it.
 func (w *world) servesPresentTenant(addr netip.Addr, owners []*simNode) error {
 	present := func(o *simNode) bool { return o.tenants[addr] == w.tenants[addr] }
-	if w.older || slices.ContainsFunc(owners, present) {
+	if w.older || w.mute || slices.ContainsFunc(owners, present) {
 		return nil
 	}
 	for _, o := range owners {
@@ -317,13 +318,17 @@ func (w *world) awaited(n *simNode) bool {
 	})
 }
 
-// waits reports whether the node is in an outage, and may claim something later for that.
-func (n *simNode) waits() bool { return n.m != nil && n.m.outage.peers > 0 }
+// waits reports whether the node is in an outage, or asks by the mirror whether anybody answers,
+// and may claim something later for that.
+func (n *simNode) waits() bool {
+	return n.m != nil && (n.m.outage.peers > 0 ||
+		slices.ContainsFunc(n.m.ordered, func(c *addressState) bool { return c.bid.term != 0 }))
+}
 
 // connected reports whether the two nodes reach each other directly, in both directions, by one of
 // the two channels.
 func (w *world) connected(a, b *simNode) bool {
-	segment := !w.blocked[[2]int{a.index, b.index}] && !w.blocked[[2]int{b.index, a.index}]
+	segment := !w.mute && !w.blocked[[2]int{a.index, b.index}] && !w.blocked[[2]int{b.index, a.index}]
 	return segment || !a.apiCut && !b.apiCut
 }
 

@@ -18,8 +18,9 @@ const (
 	simInterval = 100 * time.Millisecond
 	simListen   = time.Second
 	simHandover = time.Second
-	simProbe    = 200 * time.Millisecond // to probe for an address
-	simConfirm  = 300 * time.Millisecond // between looks at the API
+	simProbe    = 200 * time.Millisecond  // to probe for an address
+	simOrphan   = 3300 * time.Millisecond // from a node's start to that
+	simConfirm  = 300 * time.Millisecond  // between looks at the API
 	simFresh    = 700 * time.Millisecond
 	simStale    = 1500 * time.Millisecond
 )
@@ -47,6 +48,7 @@ type world struct {
 	moves  int
 	writes int // to the API
 
+	mute      bool     // the segment carries no messages
 	older     bool     // speakers say nothing about their freshness, and some are old
 	forgetful *simNode // it is no candidate for anything when it boots; nil: none
 }
@@ -235,6 +237,24 @@ func (n *simNode) boot() {
 	n.m.SetNeighbors(now, neighbors)
 	n.m.Open(now, 1500)
 	n.act()
+	boot := n.boots
+	n.w.after(simOrphan, func() {
+		if n.boots == boot && n.m != nil {
+			n.withdrawOrphans()
+		}
+	})
+}
+
+// withdrawOrphans withdraws what the API says that this node owns, and it has not claimed again.
+func (n *simNode) withdrawOrphans() {
+	for _, a := range n.w.addresses {
+		_, newer := n.pending[a]
+		bids := n.m.addresses[keyOf(a)].bid.term != 0
+		if n.w.api[a].Node == n.name && !n.owns[a] && !newer && !bids {
+			n.pending[a] = Claim{Address: a}
+		}
+	}
+	n.write()
 }
 
 // confirm sees from time to time, in this process, that the node is up to date.
@@ -517,7 +537,7 @@ func (n *simNode) applyOutputs() {
 }
 
 func (w *world) transmit(from *simNode, x Message) {
-	if !from.linked {
+	if !from.linked || w.mute {
 		return
 	}
 	if w.older {
@@ -574,7 +594,8 @@ func (n *simNode) write() {
 
 // says reports whether two claims are the same for the protocol.
 func (c Claim) says(o Claim) bool {
-	return c.Address == o.Address && c.Node == o.Node && c.Term == o.Term && c.Witnessed == o.Witnessed
+	return c.Address == o.Address && c.Node == o.Node && c.Term == o.Term && c.Witnessed == o.Witnessed &&
+		c.Tentative == o.Tentative
 }
 
 // publish shows one address's claim to all that are connected.

@@ -50,6 +50,7 @@ func (m *Mirror) object(name string, have entry) *v1alpha1.L2Owner {
 		MAC:               net.HardwareAddr(c.MAC).String(),
 		Term:              int64(min(c.Term, math.MaxInt64)),
 		Witnessed:         c.Witnessed,
+		Tentative:         c.Tentative,
 		Reason:            c.Cause.Reason(),
 		AcquireTime:       new(metav1.NewTime(have.since.UTC()).Rfc3339Copy()),
 	}
@@ -68,11 +69,16 @@ func (m *Mirror) object(name string, have entry) *v1alpha1.L2Owner {
 // said sets the generation that the status is of. Its condition is as old as the claim.
 func said(status *v1alpha1.L2OwnerStatus, generation int64) {
 	status.ObservedGeneration = generation
-	status.Conditions = []metav1.Condition{{
+	ready := metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Answering",
 		Message:            "node " + status.NodeName + " answers",
 		ObservedGeneration: generation, LastTransitionTime: *status.AcquireTime,
-	}}
+	}
+	if status.Tentative {
+		ready.Status, ready.Reason = metav1.ConditionFalse, "Tentative"
+		ready.Message = "node " + status.NodeName + " is about to answer, unless another node claims the address"
+	}
+	status.Conditions = []metav1.Condition{ready}
 }
 
 // ownedBy makes an object go with a Node.
@@ -97,6 +103,7 @@ func claimOf(o *v1alpha1.L2Owner) (l2.Claim, bool) {
 		Node:      o.Status.NodeName,
 		Term:      uint64(max(o.Status.Term, 0)),
 		Witnessed: o.Status.Witnessed,
+		Tentative: o.Status.Tentative,
 		Interface: o.Status.Interface,
 		MAC:       mac,
 	}, true
