@@ -46,6 +46,8 @@ const (
 func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{newSpace(t), newSpace(t), newSpace(t)}
+	// Without a link-local address, which duplicate address detection delays, IPv6 is not forwarded.
+	s.director.run(t, "", "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
 	s.client.move(t, "eth0", s.director, "clients")
 	s.backends.move(t, "eth0", s.director, "pods")
 	ip := func(in *space, lines ...string) {

@@ -81,6 +81,7 @@ ip route add default via %s; ip -6 route add default via %s'`,
 			address6,
 		)
 	})
+	nettest.AwaitIPv6(t, "client", "pod")
 	nettest.Within(t, pod, func() { serve(t, "", podPort) })
 	forward(t)
 	return client, pod

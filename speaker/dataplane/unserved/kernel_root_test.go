@@ -89,6 +89,7 @@ ip route add 198.51.100.0/24 via 10.0.0.2; ip -6 route add 2001:db8::/64 via fd0
 		`%s bash -ec 'ip link set lo up; ip addr add 10.1.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.1.0.1'`,
 		pod,
 	)
+	nettest.AwaitIPv6(t, "router")
 	return router, pod
 }
 

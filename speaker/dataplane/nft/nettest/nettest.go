@@ -33,7 +33,8 @@ func Main(m *testing.M) int {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
-	prepare := "mount --make-rprivate / && mount -t proc proc /proc && ip link set lo up"
+	prepare := "mount --make-rprivate / && mount -t proc proc /proc && ip link set lo up && " +
+		"sysctl -qw net.ipv6.conf.default.accept_dad=0"
 	cmd.Args = append([]string{"sh", "-c", prepare + ` && exec "$0" "$@"`, Executable()}, os.Args[1:]...)
 	cmd.Path = "/bin/sh"
 	err := cmd.Run()
@@ -107,6 +108,18 @@ func Within(t *testing.T, enter string, do func()) {
 	}()
 	if err := <-done; err != nil {
 		t.Fatalf("enter a network namespace: %v", err)
+	}
+}
+
+// AwaitIPv6 waits until this namespace can forward IPv6 by the interfaces. Until an interface has a
+// link-local address, the kernel asks nobody there for a neighbor (ndisc_send_ns), and gives up
+// after three seconds.
+func AwaitIPv6(t *testing.T, interfaces ...string) {
+	t.Helper()
+	for _, name := range interfaces {
+		Eventually(t, name+" has a link-local address", func() bool {
+			return Shell(t, "ip -6 -o addr show dev %s scope link -tentative", name) != ""
+		})
 	}
 }
 
