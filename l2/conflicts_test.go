@@ -479,14 +479,14 @@ func newMuteSegment(t *testing.T, nodes int, latency time.Duration) *muteSegment
 		s.names = append(s.names, string(rune('a'+i)))
 	}
 	for i := range nodes {
-		s.join(t, i)
+		s.start(t, i)
 	}
 	s.pass(5 * time.Second)
 	return s
 }
 
-// join starts a node.
-func (s *muteSegment) join(t *testing.T, i int) *fakeNode {
+// start starts a node, which is told what the API has.
+func (s *muteSegment) start(t *testing.T, i int) *fakeNode {
 	t.Helper()
 	mute := func(_ *Config, f *fakeSystem) { f.mute = true }
 	n := s.ether.node(t, s.names[i], byte(i+51), s.api.of(s.names[i]), mute)
@@ -500,8 +500,17 @@ func (s *muteSegment) join(t *testing.T, i int) *fakeNode {
 	for _, said := range s.api.claims {
 		n.Mirrored(said)
 	}
-	s.api.nodes = append(s.api.nodes, n)
+	s.api.nodes = slices.Insert(s.api.nodes, i, n)
 	return n
+}
+
+// end ends a node's speaker.
+func (s *muteSegment) end(i int) {
+	s.api.nodes[i].kill()
+	pass(10 * time.Millisecond)
+	s.api.mu.Lock()
+	s.api.nodes = slices.Delete(s.api.nodes, i, i+1)
+	s.api.mu.Unlock()
 }
 
 // pass lets time pass in which the API confirms what is desired, unless it is away.
@@ -570,7 +579,10 @@ func testMuteSegment(t *testing.T, nodes int, latency time.Duration) {
 	i := slices.IndexFunc(s.api.nodes, func(n *fakeNode) bool { return n.mac == owner })
 	other := (i + 1) % nodes
 	for range 3 {
-		s.restart(t, other)
+		s.end(other)
+		n := s.start(t, other)
+		n.Confirm(time.Now())
+		n.Sync(svc4, by(s.names...))
 		s.staysWith(t, "another node's speaker is restarted", owner, 6*time.Second)
 	}
 	s.away = true
@@ -581,9 +593,7 @@ func testMuteSegment(t *testing.T, nodes int, latency time.Duration) {
 	s.staysWith(t, "the API server is away", owner, 20*time.Second)
 	s.away = false
 
-	s.api.nodes[i].kill()
-	pass(10 * time.Millisecond)
-	s.api.nodes = slices.Delete(s.api.nodes, i, i+1)
+	s.end(i)
 	s.pass(time.Second)
 	s.api.notReady(s.names[i])
 	next := s.oneWithin(t, "the owner's node is not ready", 2*time.Second)
@@ -593,18 +603,6 @@ func testMuteSegment(t *testing.T, nodes int, latency time.Duration) {
 	}
 	s.want(Desired{})
 	s.pass(time.Second)
-}
-
-// restart replaces a node's speaker by another process, which is told what the API has.
-func (s *muteSegment) restart(t *testing.T, i int) {
-	t.Helper()
-	s.api.nodes[i].kill()
-	pass(10 * time.Millisecond)
-	s.api.nodes = slices.Delete(s.api.nodes, i, i+1)
-	n := s.join(t, i)
-	s.api.nodes = slices.Insert(s.api.nodes[:len(s.api.nodes)-1], i, n)
-	n.Confirm(time.Now())
-	n.Sync(svc4, by(s.names...))
 }
 
 // A probe is not a use of the address: a new host that wants it may be told that it is taken.

@@ -108,11 +108,16 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 			ports = append(ports, uint16(port))
 		}
 	}
-	return dataplane.New(dataplane.Config{
-		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics, Sources: onePerFamily(addresses),
+	forwards, err := dataplane.New(dataplane.Config{
+		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics,
 		ProxyMode: s.ProxyMode, Sysctls: s.IPVSSysctls,
 		NodeAddresses: s.sources.nodeAddresses, LivenessPorts: ports,
 	})
+	if err != nil {
+		return nil, err
+	}
+	forwards.SetSources(onePerFamily(addresses)) // before the kernel is compared with what is desired
+	return forwards, nil
 }
 
 // onePerFamily returns the first address of each family.

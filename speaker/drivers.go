@@ -72,6 +72,7 @@ type forwarder interface {
 	Forget(group string)
 	ForgetService(name string)
 	SetPods(prefixes []netip.Prefix)
+	SetSources(addresses []netip.Addr)
 	NodeHeard(node, on string, heard bool)
 	DeadNodes() map[string]bool
 	Probe()

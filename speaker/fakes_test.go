@@ -100,7 +100,10 @@ type fakeDataplane struct {
 	heard     chan string
 	lacking   string
 	observed  chan dataplane.Observation
+	sources   []netip.Addr
 }
+
+func (f *fakeDataplane) SetSources(addresses []netip.Addr) { f.sources = addresses }
 
 func (f *fakeDataplane) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fakeDataplane) Remove() error                 { return nil }

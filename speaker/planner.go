@@ -587,10 +587,13 @@ func (p *planner) reviewAddresses() {
 		addresses[p.Node] = p.addresses
 	}
 	p.l2.SetNodes(addresses)
-	if own := p.addresses; len(own) > 0 {
-		if err := p.bgp.SetNextHops(onePerFamily(own)); err != nil {
-			p.Logger.Error("next hops were not set", "error", err)
-		}
+	own := onePerFamily(p.addresses)
+	if len(own) == 0 {
+		return
+	}
+	p.dataplane.SetSources(own)
+	if err := p.bgp.SetNextHops(own); err != nil {
+		p.Logger.Error("next hops were not set", "error", err)
 	}
 }
 

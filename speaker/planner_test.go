@@ -295,8 +295,10 @@ func TestPlanner_reviewAddresses(t *testing.T) {
 	}
 	expect := func(when string, want ...netip.Addr) {
 		t.Helper()
-		if !slices.Equal(n.l2.nodes["n1"], want) || !slices.Equal(n.bgp.hops, want) {
-			t.Errorf("%s: layer 2 has %v and BGP %v, want %v", when, n.l2.nodes["n1"], n.bgp.hops, want)
+		if !slices.Equal(n.l2.nodes["n1"], want) || !slices.Equal(n.bgp.hops, want) ||
+			!slices.Equal(n.dataplane.sources, want) {
+			t.Errorf("%s: layer 2 has %v, BGP %v and the data plane %v, want %v",
+				when, n.l2.nodes["n1"], n.bgp.hops, n.dataplane.sources, want)
 		}
 	}
 	n.begin()

@@ -34,8 +34,6 @@ const observationsKept = 4096
 type Config struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer // nil: nowhere
-	// Sources are addresses of this node, at most one of each family: see ipvs.Config.
-	Sources []netip.Addr
 	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not
 	// asked.
 	ProxyMode string
@@ -104,7 +102,7 @@ func New(c Config) (*Driver, error) {
 	}
 	observed := async.NewStream[Observation](observationsKept)
 	d := &Driver{
-		ipvs: ipvs.New(ipvs.Config{Logger: c.Logger, Sources: c.Sources, Sysctls: c.Sysctls}), guard: rules,
+		ipvs: ipvs.New(ipvs.Config{Logger: c.Logger, Sysctls: c.Sysctls}), guard: rules,
 		log: c.Logger, proxyMode: c.ProxyMode, probe: ipvs.Probe,
 		state: newForwardingState(),
 		liveness: newNodeLiveness(
@@ -200,6 +198,10 @@ func (d *Driver) ForgetService(name string) { d.state.drains.forget(name) }
 
 // SetPods replaces the ranges that the pods of this node have their addresses from.
 func (d *Driver) SetPods(prefixes []netip.Prefix) { d.guard.SetPods(prefixes) }
+
+// SetSources replaces the addresses of this node that its own programs use as theirs when they
+// connect to a virtual server, at most one of each family.
+func (d *Driver) SetSources(addresses []netip.Addr) { d.ipvs.SetSources(addresses) }
 
 // NodeHeard notes that a node is heard on an interface, or no longer.
 func (d *Driver) NodeHeard(node, on string, heard bool) { d.liveness.listen(node, on, heard) }

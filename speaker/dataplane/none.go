@@ -95,6 +95,9 @@ func (*None) Forget(string) {}
 // ForgetService does nothing.
 func (*None) ForgetService(string) {}
 
+// SetSources does nothing.
+func (*None) SetSources([]netip.Addr) {}
+
 // SetPods does nothing.
 func (*None) SetPods([]netip.Prefix) {}
 

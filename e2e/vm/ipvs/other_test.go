@@ -22,13 +22,28 @@ func TestDirectorAsClient(t *testing.T) {
 	s := newSite(t)
 	s.serve(t)
 	four, six := frontend(ipvs.TCP, service4, 80), frontend(ipvs.TCP, service6, 80)
-	s.direct(t, ipvs.Table{four: simple("rr", real(2, false)), six: simple("rr", real(2, true))})
+	d, _ := s.direct(t, ipvs.Table{four: simple("rr", real(2, false)), six: simple("rr", real(2, true))})
 	itself := &site{client: s.director}
-	for _, f := range []ipvs.Frontend{four, six} {
-		if got := itself.ask(t, "tcp", target(f), 4, false); len(got) != 2 {
-			t.Errorf("%s: served by %v", f, got)
+	served := func(when string) {
+		t.Helper()
+		for _, f := range []ipvs.Frontend{four, six} {
+			if got := itself.ask(t, "tcp", target(f), 4, false); len(got) != 2 {
+				t.Errorf("%s: %s: served by %v", when, f, got)
+			}
 		}
 	}
+	served("at first")
+	s.director.run(t, "", "sh", "-ec", `ip addr del 10.0.0.1/24 dev clients; ip -6 addr del fd00::1/64 dev clients
+ip addr add 10.0.0.9/24 dev clients; ip -6 addr add fd00::9/64 dev clients nodad`)
+	d.SetSources([]netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("fd00::9")})
+	eventually(t, patience, func() error {
+		routes := s.director.run(t, "", "sh", "-c", "ip route show table 48679; ip -6 route show table 48679")
+		if !strings.Contains(routes, "src 10.0.0.9") || !strings.Contains(routes, "src fd00::9") {
+			return fmt.Errorf("routes %q", routes)
+		}
+		return nil
+	})
+	served("after the node's addresses have changed")
 }
 
 func TestSCTP(t *testing.T) {

@@ -276,9 +276,9 @@ func (s *site) ask(t testing.TB, network, to string, n int, hold bool) map[strin
 func (s *site) direct(t testing.TB, table ipvs.Table) (*running, context.CancelFunc) {
 	t.Helper()
 	d := ipvs.New(ipvs.Config{
-		Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Sources: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
+	d.SetSources([]netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")})
 	d.Sync("test", table)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -36,12 +36,12 @@ const (
 type delivery struct {
 	c *netlink.Conn
 	// sources are what programs of this host use as their own address when they connect to ours, which
-	// no interface holds. At most one of each family.
-	sources []netip.Addr
+	// no interface holds: at most one of each family. They may change.
+	sources func() []netip.Addr
 }
 
 // openDelivery works on the network namespace of the calling thread.
-func openDelivery(sources []netip.Addr) (delivery, error) {
+func openDelivery(sources func() []netip.Addr) (delivery, error) {
 	// Strict: the kernel filters what is read, and an unknown attribute is an error.
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
 	if err != nil {
@@ -67,7 +67,7 @@ func (f family) holds(a netip.Addr) bool { return a.Is4() == (f.number == unix.A
 
 // source is the invalid address if there is none of the family.
 func (d delivery) source(f family) netip.Addr {
-	for _, a := range d.sources {
+	for _, a := range d.sources() {
 		if f.holds(a) {
 			return a
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/berth-lb/berth/internal/async"
@@ -19,10 +20,6 @@ type Config struct {
 	// Interval is how often the kernel is compared with what is desired, which is also the time after
 	// which a failure is tried again; 0 means 2 seconds. IPVS notifies nobody of changes.
 	Interval time.Duration
-	// Sources are addresses of this node, at most one of each family, that its own programs use as
-	// theirs when they connect to an address of ours. Without one of IPv4 they find the network
-	// unreachable.
-	Sources []netip.Addr
 	// Sysctls is the folder of net.ipv4.vs, writable; empty: /proc/sys/net/ipv4/vs, which in a
 	// container often is not.
 	Sysctls string
@@ -34,6 +31,7 @@ type Driver struct {
 	log      *slog.Logger
 	interval time.Duration
 	connect  func() (edge, error)
+	sources  atomic.Pointer[[]netip.Addr]
 	wake     async.Signal
 	observed *async.Stream[Observation]
 
@@ -59,13 +57,22 @@ func New(config Config) *Driver {
 	if config.Sysctls == "" {
 		config.Sysctls = sysctlFolder
 	}
-	return &Driver{
+	d := &Driver{
 		log: config.Logger, interval: config.Interval,
-		connect: func() (edge, error) { return openEdge(config.Sources, config.Sysctls) },
-		wake:    async.NewSignal(), observed: async.NewStream[Observation](observationsKept),
+		wake: async.NewSignal(), observed: async.NewStream[Observation](observationsKept),
 		desired: newDesiredServers(), dirty: map[Frontend]bool{}, shown: map[Frontend]error{}, failed: ErrPending,
 	}
+	d.sources.Store(&[]netip.Addr{})
+	d.connect = func() (edge, error) {
+		return openEdge(func() []netip.Addr { return *d.sources.Load() }, config.Sysctls)
+	}
+	return d
 }
+
+// SetSources replaces the addresses of this node, at most one of each family, that its own programs
+// use as theirs when they connect to an address of ours. Without one of IPv4 they find the network
+// unreachable. The kernel has them within the interval.
+func (d *Driver) SetSources(addresses []netip.Addr) { d.sources.Store(&addresses) }
 
 // Sync replaces the virtual servers of one group; an empty table removes them. It returns at once,
 // at a cost that depends on this group alone. If two groups desire one frontend, the one that comes

@@ -22,7 +22,7 @@ type router interface {
 	close() error
 }
 
-func openEdge(sources []netip.Addr, folder string) (edge, error) {
+func openEdge(sources func() []netip.Addr, folder string) (edge, error) {
 	servers, err := openKernel()
 	if err != nil {
 		return edge{}, err
