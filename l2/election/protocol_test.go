@@ -146,7 +146,7 @@ func (w *world) some() Capabilities { return Capabilities(w.random.IntN(4)) }
 // disturb causes a fault, or removes one.
 func (w *world) disturb() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
-	switch w.random.IntN(18) {
+	switch w.random.IntN(21) {
 	case 0:
 		if n.m != nil {
 			n.crash()
@@ -212,6 +212,15 @@ func (w *world) disturb() {
 	case 16:
 		w.twice = 0.3 * w.random.Float64()
 		w.log("%.2f arrive twice", w.twice)
+	case 18:
+		w.silent = w.now + w.between(50*time.Millisecond, time.Second)
+		w.log("all is lost until %.3f", w.silent.Seconds())
+	case 19:
+		if n.m != nil && !n.frozen {
+			n.reopen(w.between(0, time.Second))
+		}
+	case 20:
+		w.replay()
 	case 14:
 		w.need(w.addresses[w.random.IntN(len(w.addresses))], w.some())
 	}

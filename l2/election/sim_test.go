@@ -40,6 +40,9 @@ type world struct {
 	delay   time.Duration
 	blocked map[[2]int]bool // from, to
 
+	silent time.Duration // until when all messages are lost
+	heard  []Message     // some that were sent, for a replay
+
 	last  map[netip.Addr]time.Duration // when a node last answered for an address
 	fault error                        // a node answered that should have probed
 
@@ -406,6 +409,21 @@ func (n *simNode) crash() {
 	n.lose()
 }
 
+// reopen ends the node's segment, as when the interface loses its address, and begins it again.
+func (n *simNode) reopen(after time.Duration) {
+	n.w.log("%s: the segment ends", n.name)
+	for a := range n.owns {
+		n.pending[a] = Claim{Address: a}
+	}
+	n.write()
+	n.m = nil
+	n.w.after(after, func() {
+		if n.m == nil {
+			n.boot()
+		}
+	})
+}
+
 // replace ends the node's process, which holds what it owns, and starts another after a while.
 func (n *simNode) replace(after time.Duration) {
 	n.w.log("%s holds", n.name)
@@ -543,6 +561,14 @@ func (w *world) transmit(from *simNode, x Message) {
 	if w.older {
 		x.age = ageUnknown
 	}
+	if len(w.heard) < maxHeard {
+		w.heard = append(w.heard, x)
+	} else {
+		w.heard[w.random.IntN(maxHeard)] = x
+	}
+	if w.now < w.silent {
+		return
+	}
 	for _, to := range w.nodes {
 		if to == from || w.blocked[[2]int{from.index, to.index}] || !to.linked || w.random.Float64() < w.loss {
 			continue
@@ -560,6 +586,29 @@ func (w *world) transmit(from *simNode, x Message) {
 		if w.twice > 0 && w.random.Float64() < w.twice {
 			w.after(w.between(0, 10*w.delay), deliver)
 		}
+	}
+}
+
+// maxHeard is how many messages are kept for a replay.
+const maxHeard = 64
+
+// replay sends old messages to some nodes, as somebody does who has recorded them, here or on
+// another segment that the node is on.
+func (w *world) replay() {
+	w.log("messages are replayed")
+	for range 20 {
+		if len(w.heard) == 0 {
+			return
+		}
+		x, to := w.heard[w.random.IntN(len(w.heard))], w.nodes[w.random.IntN(len(w.nodes))]
+		if w.random.IntN(2) == 0 {
+			x.Boot ^= 1 << 40
+		}
+		w.after(w.between(0, 500*time.Millisecond), func() {
+			if to.m != nil && len(to.inbox) < 512 {
+				to.inbox = append(to.inbox, x)
+			}
+		})
 	}
 }
 
