@@ -181,7 +181,13 @@ func (d *Driver) Drain(after time.Duration) {
 	d.orders.give(func(o *order) { o.turn, o.phase, o.drainFor = o.turn+1, draining, after })
 }
 
-// Resume takes Drain, Withdraw and Restart back: what is wanted is announced again.
+// LastResort asks the peers to prefer other routes, as Drain does, until Resume. What is wanted is
+// announced so, also newly.
+func (d *Driver) LastResort() {
+	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, lastResort })
+}
+
+// Resume takes Drain, LastResort, Withdraw and Restart back: what is wanted is announced again.
 func (d *Driver) Resume() {
 	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, announcing })
 }
@@ -230,11 +236,12 @@ const (
 	draining         // announced as a last resort, and nothing new
 	withdrawn        // not announced
 	restarting       // announced, beyond the end of the process where peers keep it
+	lastResort       // announced as a last resort
 )
 
 // String returns the phase as it appears in logs.
 func (p phase) String() string {
-	return [...]string{"announcing", "draining", "withdrawn", "restarting"}[p]
+	return [...]string{"announcing", "draining", "withdrawn", "restarting", "last resort"}[p]
 }
 
 func newOrders() *orders {

@@ -761,6 +761,16 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 		t.Errorf("withdrawn on the way: %v", log)
 	}
 
+	d.LastResort()
+	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1 65535:0")
+	d.Sync("newer", routes(nil, "192.0.2.3/32"))
+	outside.tells(t, "192.0.2.3/32", "path 64512, communities 65535:0")
+	if s := d.Status(); s.Leaving {
+		t.Error("a last resort is told as leaving")
+	}
+	d.Resume()
+	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1")
+
 	outside.forget()
 	d.Drain(time.Millisecond)
 	outside.has(t)

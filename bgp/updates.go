@@ -95,7 +95,7 @@ func (o *loop) compare(prefix netip.Prefix, forced bool) (c change, needed bool)
 	switch {
 	case o.phase == withdrawn, o.phase == draining && !announced:
 		wanted = false
-	case o.phase == draining:
+	case o.phase == draining, o.phase == lastResort:
 		want = want.drained()
 	}
 	hop, reachable := o.nextHop(familyOf(prefix.Addr()))

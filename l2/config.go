@@ -55,6 +55,9 @@ type Config struct {
 	Harmless func(netip.Addr) bool
 }
 
+// StaleAfter is the default of Config.StaleAfter.
+const StaleAfter = 15 * time.Second
+
 func (c Config) withDefaults() (Config, error) {
 	set := func(d *time.Duration, value time.Duration) {
 		if *d == 0 {
@@ -65,7 +68,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.Listen, time.Second)
 	set(&c.Handover, time.Second)
 	set(&c.FreshWithin, 7*time.Second)
-	set(&c.StaleAfter, 15*time.Second)
+	set(&c.StaleAfter, StaleAfter)
 	const shortest, longest = election.MinHelloInterval, election.MaxHelloInterval
 	switch {
 	case c.Node == "" || len(c.Node) > election.MaxNodeName:

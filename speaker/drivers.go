@@ -53,6 +53,7 @@ type routeAnnouncer interface {
 	SetRouterID(id netip.Addr) error
 	SetNextHops(addresses []netip.Addr) error
 	Drain(after time.Duration)
+	LastResort()
 	Resume()
 	Restart()
 	Withdraw(ctx context.Context) error

@@ -85,6 +85,7 @@ func (f *fakeBGP) SetNextHops(hops []netip.Addr) error {
 	return nil
 }
 func (f *fakeBGP) Drain(time.Duration)            { f.calls = append(f.calls, "drain") }
+func (f *fakeBGP) LastResort()                    { f.calls = append(f.calls, "last resort") }
 func (f *fakeBGP) Resume()                        { f.calls = append(f.calls, "resume") }
 func (f *fakeBGP) Restart()                       { f.calls = append(f.calls, "restart") }
 func (f *fakeBGP) Withdraw(context.Context) error { f.calls = append(f.calls, "withdraw"); return nil }

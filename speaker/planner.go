@@ -541,9 +541,6 @@ func (p *planner) reviewFreshness() {
 	}
 }
 
-// whileOutdated is how long routes remain a last resort: until this node is up to date again.
-const whileOutdated = 100 * 365 * 24 * time.Hour
-
 // announceState has the drivers act on a state. mu is held.
 func (p *planner) announceState(state v1alpha1.SpeakerState) {
 	p.current = state
@@ -551,7 +548,7 @@ func (p *planner) announceState(state v1alpha1.SpeakerState) {
 	case v1alpha1.SpeakerAnnouncing:
 		p.l2.SetState(l2.Ready)
 		if p.outdated {
-			p.bgp.Drain(whileOutdated)
+			p.bgp.LastResort()
 		} else {
 			p.bgp.Resume()
 		}

@@ -391,7 +391,7 @@ func TestPlanner_reviewState(t *testing.T) {
 	expect("kube-proxy is healthy", v1alpha1.SpeakerAnnouncing, l2.Ready, "resume")
 	n.l2.status.Segments = []l2.Segment{{}, {Outdated: true}}
 	n.do(task{kind: freshnessChanged})
-	expect("another node knows better", v1alpha1.SpeakerAnnouncing, l2.Ready, "drain")
+	expect("another node knows better", v1alpha1.SpeakerAnnouncing, l2.Ready, "last resort")
 	n.do(task{kind: freshnessChanged})
 	expect("and still does", v1alpha1.SpeakerAnnouncing, l2.Ready)
 	n.l2.status.Segments = nil

@@ -19,6 +19,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
+	"github.com/berth-lb/berth/l2"
 )
 
 // Times of the leader election. A standby takes over leaseDuration after it first saw the leader's
@@ -56,6 +57,10 @@ func controllerCommand() *cobra.Command {
 			}
 			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
 				return fmt.Errorf("--pod-cidrs: %w", err)
+			}
+			if options.Rest < l2.StaleAfter {
+				flags.logger().Warn("a freed address may be answered for by a node that has lost the API server when another Service has it by now",
+					"--rest", options.Rest, "least", l2.StaleAfter)
 			}
 			return runController(c.Context(), flags, options, by, identity)
 		},

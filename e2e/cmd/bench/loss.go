@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -15,12 +14,7 @@ import (
 
 // losses measures for how long a client on the segment gets no answers when the owner of an address
 // is lost, in several ways.
-func (b *bench) losses(ctx context.Context) (err error) {
-	st, err := b.setSteady(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.seen.Stop()) }()
+func (b *bench) losses(ctx context.Context, st *steady) error {
 	for _, loss := range []struct {
 		name            string
 		address         netip.Addr
@@ -45,11 +39,6 @@ func (b *bench) losses(ctx context.Context) (err error) {
 			gaps = append(gaps, gap)
 		}
 		b.report.times(loss.name, gaps)
-	}
-	for _, step := range []func(context.Context, *steady) error{b.leave, b.partitions, b.restart} {
-		if err := step(ctx, st); err != nil {
-			return err
-		}
 	}
 	return nil
 }

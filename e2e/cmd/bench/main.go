@@ -70,6 +70,11 @@ func run(ctx context.Context, file string, steps func(*bench) []step) (err error
 		return err
 	}
 	b := &bench{Stage: s, report: newReport(os.Stdout)}
+	defer func() {
+		if b.steady != nil {
+			err = errors.Join(err, b.steady.seen.Stop())
+		}
+	}()
 	if err := inTurn(ctx, append(b.preparations(), steps(b)...)); err != nil {
 		if ctx.Err() == nil {
 			b.Explain(ctx, os.Stderr)
@@ -83,6 +88,7 @@ type bench struct {
 	*stage.Stage
 	report *report
 	rounds int
+	steady *steady // nil: not deployed yet
 }
 
 const namespace = "bench"
@@ -104,7 +110,10 @@ func (b *bench) parts() []step {
 		{"memory when idle", func(ctx context.Context) error { return b.memory(ctx, "idle") }},
 		{"new Services by ARP", b.newServicesL2},
 		{"new Services by BGP", b.newServicesBGP},
-		{"loss of the owner", b.losses},
+		{"loss of the owner", b.steadily(b.losses)},
+		{"planned leave", b.steadily(b.leave)},
+		{"partitions", b.steadily(b.partitions)},
+		{"rolling restart", b.steadily(b.restart)},
 		{"losses behind the router", b.routedLosses},
 		{"many Services", b.many},
 	}

@@ -21,6 +21,18 @@ type steady struct {
 	seen   *stage.Capture
 }
 
+// steadily makes a part of the measurement out of one that needs the steady Service.
+func (b *bench) steadily(measure func(context.Context, *steady) error) func(context.Context) error {
+	return func(ctx context.Context) (err error) {
+		if b.steady == nil {
+			if b.steady, err = b.setSteady(ctx); err != nil {
+				return err
+			}
+		}
+		return measure(ctx, b.steady)
+	}
+}
+
 func (b *bench) setSteady(ctx context.Context) (*steady, error) {
 	nodes := b.Nodes()
 	app := stage.App{Namespace: namespace, Name: "steady", Nodes: nodes[len(nodes)-1:]}
