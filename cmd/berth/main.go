@@ -8,10 +8,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-)
 
-// version is set by the linker.
-var version = "v0.1.0"
+	"github.com/berth-lb/berth/internal/version"
+)
 
 func main() { os.Exit(run()) }
 
@@ -29,10 +28,10 @@ func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
 		Short:         "LoadBalancer Services for Kubernetes clusters without a cloud",
-		Version:       version,
+		Version:       version.Number(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(controllerCommand(), speakerCommand())
+	root.AddCommand(controllerCommand(), speakerCommand(), versionCommand())
 	return root
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/controller"
+	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/contact"
 	"github.com/berth-lb/berth/speaker/dataplane"
@@ -36,6 +37,9 @@ type metric struct {
 
 // registrations register the metrics of a package, by its folder.
 var registrations = map[string]func(*testing.T, prometheus.Registerer) error{
+	"cmd/berth": func(_ *testing.T, r prometheus.Registerer) error {
+		return r.Register(buildInfo(version.Get()))
+	},
 	"controller": func(t *testing.T, r prometheus.Registerer) error {
 		set, err := kubernetes.NewForConfig(&rest.Config{})
 		if err != nil {

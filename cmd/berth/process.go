@@ -26,6 +26,7 @@ import (
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/version"
 )
 
 // common are the flags of both programs.
@@ -84,7 +85,7 @@ func (c *common) connect(
 		return nil, err
 	}
 	config.Wrap(wrap)
-	config.UserAgent = "berth-" + component + "/" + version
+	config.UserAgent = "berth-" + component + "/" + version.Number()
 	// The API server protects itself by its own priority and fairness. A lower limit here would only
 	// delay the first response to a large change.
 	config.QPS, config.Burst = 500, 1000
@@ -108,7 +109,7 @@ func (c *common) connect(
 		return nil, fmt.Errorf("record events: %w", err)
 	}
 	context.AfterFunc(ctx, broadcaster.Shutdown)
-	logger.Info("starting", "component", component, "version", version, "server", config.Host)
+	logger.Info("starting", "component", component, "version", version.Number(), "server", config.Host)
 	recorder := newPacedRecorder(broadcaster.NewRecorder(scheme, "berth-"+component), scheme)
 	go recorder.run(ctx)
 	return &clients{set, own, recorder}, nil
@@ -132,6 +133,7 @@ func (c *common) restConfig() (*rest.Config, error) {
 func newRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(buildInfo(version.Get()))
 	return registry
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
 	"github.com/berth-lb/berth/speaker/contact"
 )
@@ -115,7 +116,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	}
 	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
 	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
-	options.Version, options.Listen = version, flags.listen
+	options.Version, options.Listen = version.Number(), flags.listen
 	s, err := speaker.New(options)
 	if err != nil {
 		return err

@@ -13,11 +13,15 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/e2e/image"
+	"github.com/berth-lb/berth/internal/version"
 )
 
 // kubernetesVersion is the version that the lab's components report. They are built from the
 // k8s.io/kubernetes module that e2e/go.mod requires.
 const kubernetesVersion = "v1.36.3"
+
+// BerthImage is the reference of Berth's image: the one that manifests/berth.yaml names.
+func BerthImage() string { return "localhost/berth:" + version.Number() }
 
 type binary struct {
 	name    string
@@ -31,16 +35,16 @@ type binary struct {
 }
 
 func binaries() []binary {
-	const version = "k8s.io/component-base/version."
+	const variable = "-X k8s.io/component-base/version."
 	kube := strings.Join([]string{
-		"-s -w", "-X " + version + "gitVersion=" + kubernetesVersion,
-		"-X " + version + "gitMajor=1", "-X " + version + "gitMinor=36", "-X " + version + "gitTreeState=clean",
+		"-s -w", variable + "gitVersion=" + kubernetesVersion,
+		variable + "gitMajor=1", variable + "gitMinor=36", variable + "gitTreeState=clean",
 	}, " ")
 	return []binary{
 		{name: "lab", module: "e2e", pkg: "./cmd/lab"},
 		{name: "pause", module: "e2e", pkg: "./cmd/pause", ldflags: "-s -w", image: "berth.dev/pause:1", user: "65535:65535"},
 		{name: "echo", module: "e2e", pkg: "./cmd/echo", ldflags: "-s -w", image: "berth.dev/echo:1", user: "65532:65532"},
-		{name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: "berth.dev/berth:v0.1.0", user: "0:0"},
+		{name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: BerthImage(), user: "0:0"},
 		{name: "kube", module: "e2e", pkg: "./cmd/kube", ldflags: kube, note: " (Kubernetes: several minutes the first time)"},
 		{name: "kubelet", module: "e2e", pkg: "./cmd/kubelet", ldflags: kube},
 	}

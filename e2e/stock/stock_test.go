@@ -49,6 +49,16 @@ func TestMetalLBIsOfTheVersionThatItsImagesAreNamedBy(t *testing.T) {
 	}
 }
 
+func TestBerthImage(t *testing.T) {
+	text, err := os.ReadFile("../../manifests/berth.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(string(text), "\n        image: "+BerthImage()+"\n"); got != 2 {
+		t.Errorf("manifests/berth.yaml names the image %s %d times, want it in the controller and in the speaker", BerthImage(), got)
+	}
+}
+
 func TestUnpackedPackagesAreLaidOutAsOnASystemWithMergedUsr(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "bin/kmod"), "kmod")
