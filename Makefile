@@ -131,9 +131,14 @@ fuzz: ## each fuzz target for FUZZTIME (their seeds are part of every test run)
 build: ## bin/berth
 	go build -ldflags '-s -w' -o bin/berth ./cmd/berth
 
-image: binaries ## bin/berth-image.tar, for `ctr image import` or `docker load`
-	mkdir -p bin
-	cp $(BERTH_CACHE)/images/berth.tar bin/berth-image.tar
+image: ## bin/image: the container image for amd64 and arm64 as archives, with SBOMs (Go only)
+	cd tools && go run ./dist -C .. -o ../bin/image image
+
+image-push: ## the same into REGISTRY (such as registry.example.com/infra), and bin/image/berth-registry.yaml that takes it from there
+	cd tools && go run ./dist -C .. -o ../bin/image -registry '$(REGISTRY)' push
+
+dist: ## bin/dist: all that a release publishes; for images in REGISTRY, of version TAG if they are given
+	cd tools && go run ./dist -C .. -o ../bin/dist -registry '$(REGISTRY)' -tag '$(TAG)' release
 
 generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml and docs/reference/api.md
 	$(TOOLS)/controller-gen object paths=./config/v1alpha1
@@ -182,4 +187,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image generate verify walls lint vuln clean FORCE
+.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE

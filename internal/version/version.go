@@ -44,7 +44,8 @@ func Number() string {
 	return cmp.Or(linkedNumber, strings.TrimSpace(file))
 }
 
-// commit returns the commit that the go command recorded. It does so in a clone, and not in a worktree.
+// commit returns the commit that the go command recorded. It does so in a clone, and not in a
+// worktree.
 func commit(build *debug.BuildInfo) string {
 	if build == nil {
 		return "unknown"
