@@ -1,7 +1,7 @@
 // Command dist makes what a release consists of:
 //
 //	dist image    the container image as archives, with lists of its parts (SBOMs)
-//	dist push     the image in a registry, and a manifest that takes it from there
+//	dist push     the same in a registry too, and a manifest that takes it from there
 //	dist release  all that a release publishes, with checksums
 package main
 
@@ -128,6 +128,10 @@ func writeImage(ctx context.Context, o options, log io.Writer) error {
 	if err != nil {
 		return err
 	}
+	return o.writeArchives(set, log)
+}
+
+func (o options) writeArchives(set image.Set, log io.Writer) error {
 	archives, err := set.Write(o.out)
 	if err != nil {
 		return err
@@ -137,9 +141,23 @@ func writeImage(ctx context.Context, o options, log io.Writer) error {
 		return err
 	}
 	for _, file := range append(archives, lists...) {
-		fmt.Fprintln(log, filepath.Join(o.out, file))
+		fmt.Fprintln(log, o.shown(file))
 	}
 	return nil
+}
+
+// shown is the path of a file of the output folder, as a user in the root of the repository writes
+// it.
+func (o options) shown(file string) string {
+	file = filepath.Join(o.out, file)
+	root, err := filepath.Abs(o.root)
+	if err != nil {
+		return file
+	}
+	if whole, err := filepath.Abs(file); err == nil && strings.HasPrefix(whole, root+string(filepath.Separator)) {
+		return whole[len(root)+1:]
+	}
+	return file
 }
 
 func push(ctx context.Context, o options, log io.Writer) error {
@@ -151,6 +169,9 @@ func push(ctx context.Context, o options, log io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := o.writeArchives(set, log); err != nil {
+		return err
+	}
 	pushed, err := set.Push(ctx, to, remote.WithAuthFromKeychain(authn.DefaultKeychain))
 	if err != nil {
 		return err
@@ -160,6 +181,6 @@ func push(ctx context.Context, o options, log io.Writer) error {
 	if err := writeManifest(set.Source, pushed.Name(), file); err != nil {
 		return err
 	}
-	fmt.Fprintf(log, "%s names it: kubectl apply -f %s\n", file, file)
+	fmt.Fprintf(log, "%s takes it from there\n", o.shown(registryManifest))
 	return nil
 }
