@@ -100,7 +100,6 @@ func runController(ctx context.Context, flags common, options controller.Options
 	defer end()
 	held := &leaseHold{}
 	to, err := flags.connect(
-		life,
 		"controller",
 		logger,
 		func(next http.RoundTripper) http.RoundTripper { return fence{held, next} },
@@ -121,6 +120,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 	}
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { return c.Watch(life) })
+	group.Go(func() error { to.events.run(life); return nil })
 	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()

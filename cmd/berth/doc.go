@@ -10,5 +10,6 @@
 //	process.go      flags, clients, logs and HTTP of both
 //	mode.go         how the controller drives Services; one mode is active at a time
 //	lock.go         the Lease, and writes that end with it
-//	recorder.go     events, which are slowed down so that statuses are not
+//	recorder.go     events: the API server gets them at a bounded rate
+//	backlog.go      events that wait to be written
 package main

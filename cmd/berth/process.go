@@ -20,7 +20,6 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/transport"
 	"k8s.io/klog/v2"
 
@@ -69,13 +68,12 @@ func (c *common) logger() *slog.Logger {
 type clients struct {
 	kubernetes kubernetes.Interface
 	berth      *client.Interface
-	events     events.EventRecorder
+	events     *recorder // to be run
 }
 
 // connect returns clients that are named after the component and send their requests through wrap,
 // unless it is nil. It does not connect to the API server yet.
 func (c *common) connect(
-	ctx context.Context,
 	component string,
 	logger *slog.Logger,
 	wrap transport.WrapperFunc,
@@ -104,15 +102,8 @@ func (c *common) connect(
 	if err := errors.Join(clientscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("register kinds: %w", err)
 	}
-	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: set.EventsV1()})
-	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
-		return nil, fmt.Errorf("record events: %w", err)
-	}
-	context.AfterFunc(ctx, broadcaster.Shutdown)
 	logger.Info("starting", "component", component, "version", version.Number(), "server", config.Host)
-	recorder := newPacedRecorder(broadcaster.NewRecorder(scheme, "berth-"+component), scheme)
-	go recorder.run(ctx)
-	return &clients{set, own, recorder}, nil
+	return &clients{set, own, newRecorder(set.EventsV1(), scheme, component, logger)}, nil
 }
 
 func (c *common) restConfig() (*rest.Config, error) {

@@ -110,7 +110,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	if options.Contact, err = contact.New(registry); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	to, err := flags.connect(life, "speaker", logger, options.Contact.Transport)
+	to, err := flags.connect("speaker", logger, options.Contact.Transport)
 	if err != nil {
 		return err
 	}
@@ -122,6 +122,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 		return err
 	}
 	group, life := errgroup.WithContext(life)
+	group.Go(func() error { to.events.run(life); return nil })
 	group.Go(func() error { return flags.serve(life, registry, s.Ready) })
 	group.Go(func() error {
 		defer end()
