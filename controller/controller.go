@@ -66,6 +66,7 @@ type Controller struct {
 	metrics   *metrics
 
 	led        atomic.Bool
+	leads      time.Time // since when; set before the work begins
 	snapshot   atomic.Pointer[config.Snapshot]
 	nodes      atomic.Pointer[map[string]announcement.Node]
 	successors successors // used by reviewNodes only
@@ -75,6 +76,7 @@ type Controller struct {
 	sessionErrors atomic.Pointer[announcement.SessionErrors]
 	recordKey     atomic.Pointer[[]byte] // signs the records of what Services were given
 	writes        service.Writes
+	awaited       announcement.Awaited
 	allocations   *allocation.Allocations
 	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]

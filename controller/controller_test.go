@@ -1,11 +1,23 @@
 package controller
 
 import (
+	"fmt"
+	"log/slog"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/condition"
 )
 
 // The next process of a speaker is expected for a while.
@@ -58,7 +70,147 @@ func TestSuccessorsExpected(t *testing.T) {
 		},
 	} {
 		if got := s.expected("n1", c.report, begun.Add(c.after)); got != c.want {
-			t.Errorf("after %s, %s: the next process is expected for %s, want %s", c.after, c.report.Conditions[0].Reason, got, c.want)
+			t.Errorf(
+				"after %s, %s: the next process is expected for %s, want %s",
+				c.after,
+				c.report.Conditions[0].Reason,
+				got,
+				c.want,
+			)
 		}
 	}
+}
+
+// told collects the types and reasons of events.
+type told []string
+
+func (l *told) Eventf(_, _ runtime.Object, kind, reason, _, _ string, _ ...any) {
+	*l = append(*l, kind+" "+reason)
+}
+
+func TestTellNews(t *testing.T) {
+	allocated := condition.Condition{Kind: v1alpha1.ServiceAllocated, OK: true, Reason: "Allocated"}
+	nowhere := condition.Condition{Kind: v1alpha1.ServiceAnnounced, Reason: announcement.ReasonNoEndpoints}
+	announced := condition.Condition{Kind: v1alpha1.ServiceAnnounced, OK: true, Reason: announcement.ReasonAnnounced}
+	type step struct {
+		after time.Duration // since the step before
+		has   condition.Condition
+		is    bool // has is not news
+	}
+	for _, c := range []struct {
+		name    string
+		steps   []step
+		deletes string // what is being deleted
+		want    []string
+	}{
+		{
+			name:  "endpoints that become ready",
+			steps: []step{
+				{has: nowhere},
+				{after: 20 * time.Second, has: announced},
+				{after: time.Minute, has: announced, is: true},
+			},
+			want:  []string{"Normal Allocated", "Normal NoEndpoints", "Normal Announced"},
+		},
+		{
+			name:  "endpoints that do not become ready",
+			steps: []step{
+				{has: nowhere},
+				{after: 20 * time.Second, has: nowhere, is: true},
+				{after: 10 * time.Second, has: nowhere, is: true},
+				{after: time.Second, has: nowhere, is: true},
+			},
+			want:  []string{"Normal Allocated", "Normal NoEndpoints", "Warning NoEndpoints"},
+		},
+		{
+			name:  "endpoints that end later",
+			steps: []step{{has: announced}, {after: time.Minute, has: nowhere}},
+			want:  []string{"Normal Allocated", "Normal Announced", "Warning NoEndpoints"},
+		},
+		{
+			name:    "a Service that is being deleted",
+			deletes: "Service",
+			steps:   []step{{has: announced}, {after: time.Minute, has: nowhere}},
+		},
+		{
+			name:    "a namespace that is being deleted",
+			deletes: "Namespace",
+			steps:   []step{{has: announced}, {after: time.Minute, has: nowhere}},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got told
+				ctl := &Controller{
+					Options:  Options{Events: &got, Logger: slog.New(slog.DiscardHandler)},
+					services: newFairQueue(),
+				}
+				defer ctl.services.ShutDown()
+				ctl.nodes.Store(&map[string]announcement.Node{})
+				ctl.informers.namespace = informers.NewSharedInformerFactory(fake.NewClientset(), 0).
+					Core().
+					V1().
+					Namespaces().
+					Informer()
+				ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+				svc := &corev1.Service{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", CreationTimestamp: metav1.Now()},
+					Spec:       corev1.ServiceSpec{ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal},
+				}
+				switch c.deletes {
+				case "Service":
+					svc.DeletionTimestamp = new(metav1.Now())
+				case "Namespace":
+					ns.DeletionTimestamp = new(metav1.Now())
+				}
+				if err := ctl.informers.namespace.GetStore().Add(ns); err != nil {
+					t.Fatal(err)
+				}
+				for i, s := range c.steps {
+					time.Sleep(s.after) // of the test's own clock
+					conditions := []condition.Condition{allocated, s.has}
+					news := conditions
+					switch {
+					case s.is:
+						news = nil
+					case i > 0:
+						news = conditions[1:]
+					}
+					ctl.tellNews("a/web", svc, conditions, news)
+				}
+				if !slices.Equal(got, c.want) {
+					t.Errorf("events %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// A Service whose endpoints are expected is requeued for the end of the time.
+func TestTellNewsLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctl := &Controller{
+			Options:  Options{Events: new(told), Logger: slog.New(slog.DiscardHandler)},
+			services: newFairQueue(),
+		}
+		defer ctl.services.ShutDown()
+		ctl.nodes.Store(&map[string]announcement.Node{})
+		ctl.informers.namespace = informers.NewSharedInformerFactory(fake.NewClientset(), 0).
+			Core().
+			V1().
+			Namespaces().
+			Informer()
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", CreationTimestamp: metav1.Now()},
+			Spec:       corev1.ServiceSpec{ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal},
+		}
+		begun := time.Now()
+		nowhere := condition.Condition{Kind: v1alpha1.ServiceAnnounced, Reason: announcement.ReasonNoEndpoints}
+		ctl.tellNews("a/web", svc, []condition.Condition{nowhere}, nil)
+		key, _ := ctl.services.Get()
+		if got := fmt.Sprint(key, " after ", time.Since(begun)); got != "a/web after 30s" {
+			t.Errorf("is requeued for %s", got)
+		}
+		ctl.services.Done(key)
+	})
 }

@@ -69,6 +69,7 @@ func (c *Controller) lead(
 	c.reviewUsed() // after rebuild: an address may be on an interface because a Service has it
 	c.reserveKnown()
 	c.allocations.RestoreResting(client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool), time.Now())
+	c.leads = time.Now()
 	c.tasks.Add(compileAll)
 	c.enqueueAll()
 

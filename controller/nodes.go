@@ -52,7 +52,7 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announ
 	o := announcement.Service{
 		Addresses: addresses,
 		Labels:    map[netip.Addr][]labels.Set{},
-		Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		Local:     local(svc),
 		Endpoints: endpoints,
 		Unknown:   !known,
 		Conflicts: *c.conflicts.Load(),
@@ -65,6 +65,10 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announ
 	}
 	o.Forwarder = o.Forwarding(svc.Annotations[v1alpha1.AnnotationIPVSScheduler])
 	return o
+}
+
+func local(svc *corev1.Service) bool {
+	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
 // labelsOfSharers returns the labels of the other Services that have the address.
@@ -195,7 +199,12 @@ func (c *Controller) reviewNodes() bool {
 		for _, x := range s.Status.Conflicts {
 			if address, err := netip.ParseAddr(x.Address); err == nil {
 				if _, known := conflicts[address]; !known {
-					conflicts[address] = announcement.Holder{MAC: x.MAC, Owner: x.NodeName, Node: s.Name, Interface: x.Interface}
+					conflicts[address] = announcement.Holder{
+						MAC:       x.MAC,
+						Owner:     x.NodeName,
+						Node:      s.Name,
+						Interface: x.Interface,
+					}
 				}
 			}
 		}

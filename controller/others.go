@@ -85,9 +85,7 @@ func (c *Controller) explainWait(ctx context.Context, key string, svc *corev1.Se
 	if err := c.write(ctx, key, desired); err != nil {
 		return err
 	}
-	for _, n := range news {
-		c.tell(svc, n)
-	}
+	c.tellNews(key, svc, nil, news)
 	return nil
 }
 

@@ -153,9 +153,7 @@ func (p *Provider) publish(
 			return err
 		}
 	}
-	for _, n := range news {
-		p.c.tell(svc, n)
-	}
+	p.c.tellNews(key, svc, conditions, news)
 	return nil
 }
 

@@ -62,7 +62,7 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write status of AddressReservation %s: %w", key, err)
 	}
-	if news && result.Wrong {
+	if news && result.Wrong && !c.deleted(object) {
 		c.Events.Eventf(object, nil, corev1.EventTypeWarning, result.Reason, "Reserve", "%s", result.Message)
 	}
 	return nil

@@ -77,6 +77,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 		c.allocations.Release(key)
 		c.writes.Gone(key)
 		c.allocations.Vacate(key)
+		c.awaited.Review(key, false)
 		return nil
 	case err != nil:
 		return fmt.Errorf("get Service %s: %w", key, err)
@@ -135,9 +136,7 @@ func (c *Controller) serve(
 	c.tellTaken(svc, outcome.Surplus)
 	// Only now that no status shows them, others may get them.
 	c.allocations.Free(key, outcome.Surplus)
-	for _, n := range news {
-		c.tell(svc, n)
-	}
+	c.tellNews(key, svc, conditions, news)
 	if len(o.Addresses) > 0 && o.Forwarder.Mode() != service.ModeOf(svc) {
 		c.tellForwarder(svc, o.Forwarder)
 	}
@@ -258,13 +257,49 @@ func (c *Controller) write(ctx context.Context, key string, svc *corev1.Service)
 	return nil
 }
 
-// tell emits an event and a log line for a condition that changed.
-func (c *Controller) tell(svc *corev1.Service, news condition.Condition) {
+// tellNews tells of the conditions that changed. It warns of what a new Service misses only when it
+// does not come by itself, and of nothing in a Service that is being deleted.
+func (c *Controller) tellNews(key string, svc *corev1.Service, conditions, news []condition.Condition) {
+	if c.deleted(svc) {
+		return
+	}
+	var expected time.Duration
+	var announced condition.Condition
+	for _, is := range conditions {
+		if is.Kind == v1alpha1.ServiceAnnounced && !is.OK {
+			announced = is
+			o := announcement.Service{Local: local(svc), Nodes: *c.nodes.Load()}
+			expected = o.Expected(is.Reason, svc.CreationTimestamp.Time, c.leads, time.Now())
+		}
+	}
+	if expected > 0 {
+		c.services.AddAfter(key, expected)
+	}
+	late := c.awaited.Review(key, expected > 0) && announced.Kind != ""
+	for _, n := range news {
+		isAnnounced := n.Kind == v1alpha1.ServiceAnnounced
+		late = late && !isAnnounced
+		c.tell(svc, n, isAnnounced && expected > 0)
+	}
+	if late {
+		c.tell(svc, announced, false)
+	}
+}
+
+// deleted reports whether the object or its namespace is being deleted.
+func (c *Controller) deleted(object metav1.Object) bool {
+	o, exists, err := c.informers.namespace.GetStore().GetByKey(object.GetNamespace())
+	ns, ok := o.(metav1.Object)
+	return object.GetDeletionTimestamp() != nil || err == nil && exists && ok && ns.GetDeletionTimestamp() != nil
+}
+
+// tell emits an event and a log line for a condition that changed. What is expected is no Warning.
+func (c *Controller) tell(svc *corev1.Service, news condition.Condition, expected bool) {
 	kind, action := corev1.EventTypeNormal, "Allocate"
 	if news.Kind == v1alpha1.ServiceAnnounced {
 		action = "Announce"
 	}
-	if !news.OK || news.Warns {
+	if (!news.OK || news.Warns) && !expected {
 		kind = corev1.EventTypeWarning
 	}
 	if news.Reason == announcement.ReasonNoAddress {
