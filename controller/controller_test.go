@@ -104,23 +104,23 @@ func TestTellNews(t *testing.T) {
 		want    []string
 	}{
 		{
-			name:  "endpoints that become ready",
+			name: "endpoints that become ready",
 			steps: []step{
 				{has: nowhere},
 				{after: 20 * time.Second, has: announced},
 				{after: time.Minute, has: announced, is: true},
 			},
-			want:  []string{"Normal Allocated", "Normal NoEndpoints", "Normal Announced"},
+			want: []string{"Normal Allocated", "Normal NoEndpoints", "Normal Announced"},
 		},
 		{
-			name:  "endpoints that do not become ready",
+			name: "endpoints that do not become ready",
 			steps: []step{
 				{has: nowhere},
 				{after: 20 * time.Second, has: nowhere, is: true},
 				{after: 10 * time.Second, has: nowhere, is: true},
 				{after: time.Second, has: nowhere, is: true},
 			},
-			want:  []string{"Normal Allocated", "Normal NoEndpoints", "Warning NoEndpoints"},
+			want: []string{"Normal Allocated", "Normal NoEndpoints", "Warning NoEndpoints"},
 		},
 		{
 			name:  "endpoints that end later",
