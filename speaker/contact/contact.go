@@ -60,6 +60,7 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 			Help: "When the speaker last had everything that the API server has, in seconds since 1970.",
 		}),
 	}
+	m.at.SetToCurrentTime() // no alarm before it had the time to ask
 	if registerer == nil {
 		return m, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -214,4 +215,16 @@ func TestMonitorAwaitsInitialEvents(t *testing.T) {
 
 func metav1Query() map[string][]string {
 	return map[string][]string{"fieldSelector": {metav1.ObjectNameField + "=" + "key"}}
+}
+
+// The age of the picture of the API is small at first, so that no alert about it fires at a start.
+func TestMetricAtFirst(t *testing.T) {
+	began := time.Now()
+	m, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if age := time.Since(time.Unix(0, int64(testutil.ToFloat64(m.at)*1e9))); age > time.Since(began)+time.Millisecond {
+		t.Errorf("the metric says that the last confirmation was %s ago", age)
+	}
 }
