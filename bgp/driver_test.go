@@ -440,6 +440,9 @@ func TestASessionThatLastedIsStartedAnewWhenItEnds(t *testing.T) {
 	if ends := tor2.ended(); len(ends) != 0 {
 		t.Errorf("tor2 saw its session end: %v", ends)
 	}
+	if n := gather(t, d.metrics)["berth_bgp_session_outage_seconds{}"]; n != 2 {
+		t.Errorf("%v outages were measured, want 2", n)
+	}
 }
 
 func TestRoutesOfAPeerAreRejected(t *testing.T) {
@@ -565,13 +568,18 @@ func TestMetricsFollowTheSession(t *testing.T) {
 	tor.has(t, "192.0.2.1/32")
 	want := map[string]float64{
 		`berth_bgp_session_up{peer=tor1}`:                     1,
-		`berth_bgp_prefixes_announced{family=ipv4,peer=tor1}`: 1,
-		`berth_bgp_prefixes_announced{family=ipv6,peer=tor1}`: 0,
+		`berth_bgp_session_outage_seconds{}`:                  0,
+		`berth_bgp_prefixes_announced{family=IPv4,peer=tor1}`: 1,
+		`berth_bgp_prefixes_announced{family=IPv6,peer=tor1}`: 0,
 		`berth_bgp_prefixes_failed{}`:                         0,
 		`berth_bgp_updates_total{operation=announce}`:         3,
 		`berth_bgp_updates_total{operation=withdraw}`:         2,
 		`berth_bgp_update_errors_total{}`:                     0,
 	}
+	for _, state := range sessionStates {
+		want["berth_bgp_session_state{peer=tor1,state="+state+"}"] = 0
+	}
+	want["berth_bgp_session_state{peer=tor1,state=established}"] = 1
 	var diff string
 	d.becomes(t, func(Status) bool {
 		diff = cmp.Diff(want, gather(t, d.metrics))

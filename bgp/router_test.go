@@ -325,7 +325,7 @@ func gather(t testing.TB, registry *prometheus.Registry) map[string]float64 {
 				labels = append(labels, l.GetName()+"="+l.GetValue())
 			}
 			name := fmt.Sprintf("%s{%s}", f.GetName(), strings.Join(labels, ","))
-			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return values

@@ -195,6 +195,10 @@ func (o *loop) sessionChanged(ctx context.Context, e sessionEvent) {
 	})
 	switch {
 	case s.up():
+		if !s.endedAt.IsZero() {
+			o.metrics.outages.Observe(e.time.Sub(s.endedAt).Seconds())
+		}
+		s.endedAt = time.Time{}
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
@@ -230,7 +234,7 @@ func (o *loop) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 }
 
 func (o *loop) sessionDown(s *session, e sessionEvent) {
-	s.settling = time.Time{}
+	s.settling, s.endedAt = time.Time{}, e.time
 	hold, _, _ := s.peer.Timers()
 	reason := e.reason
 	switch {

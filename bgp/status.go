@@ -98,6 +98,7 @@ type session struct {
 	lastError   string
 	lastErrorAt time.Time
 	// Only the loop uses the rest.
+	endedAt       time.Time // when the established session ended; zero: there was none, or it is up
 	lastNote      failure
 	closedBecause string    // why we ended the session that was up last, if we did
 	withheld      bool      // it gets no IPv4 routes, for their next hop

@@ -52,6 +52,8 @@ type Options struct {
 	// ReleaseOutside takes away addresses at once that are no longer in a pool. Otherwise they stay in
 	// service until a pool covers them or the annotation berth.dev/release names them.
 	ReleaseOutside bool
+	// MetricsPerService adds metrics with one series for each Service.
+	MetricsPerService bool
 	// Workers is how many goroutines reconcile Services, at least 1. Default: 4.
 	Workers int
 }

@@ -66,9 +66,9 @@ func New(o Options) (*Controller, error) {
 			serviceCIDR: client.NewInformer(o.Kubernetes.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}),
 			speaker:     client.NewInformer(o.Berth.Speakers, &v1alpha1.Speaker{}),
 		},
-		services:   newFairQueue(),
-		tasks:      newQueue[task](),
-		reserving:  newFairQueue(),
+		services:   newFairQueue("services"),
+		tasks:      newQueue[task]("configuration"),
+		reserving:  newFairQueue("reservations"),
 		successors: successors{},
 	}
 	c.allocations = allocation.New(allocation.Config{
@@ -80,26 +80,32 @@ func New(o Options) (*Controller, error) {
 	c.nodes.Store(&map[string]announcement.Node{})
 	c.conflicts.Store(&map[netip.Addr]announcement.Holder{})
 	c.sessionErrors.Store(&announcement.SessionErrors{})
-	if c.metrics, err = newMetrics(o.Metrics, c.allocations, c.snapshot.Load); err != nil {
+	if c.metrics, err = newMetrics(o.Metrics, c.scraped()); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	c.metrics.newcomers.classes = func(svc *corev1.Service) bool { return c.classes().Selects(svc) }
 	c.writes.Lost = c.metrics.overwritten.Inc
 	return c, c.watch()
 }
 
-func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
-	return workqueue.NewTypedRateLimitingQueue(
+// newQueue returns a queue whose metrics have the name.
+func newQueue[T comparable](name string) workqueue.TypedRateLimitingInterface[T] {
+	return workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 30*time.Second),
+		workqueue.TypedRateLimitingQueueConfig[T]{Name: name},
 	)
 }
 
-// newFairQueue returns a queue of keys of objects whose namespaces take turns.
-func newFairQueue() workqueue.TypedRateLimitingInterface[string] {
-	turns := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: fair.New(namespaceOf)})
+// newFairQueue returns a queue of keys of objects whose namespaces take turns. Its metrics have the
+// name.
+func newFairQueue(name string) workqueue.TypedRateLimitingInterface[string] {
+	turns := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Name: name, Queue: fair.New(namespaceOf)})
 	return workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[string](10*time.Millisecond, 30*time.Second),
 		workqueue.TypedRateLimitingQueueConfig[string]{
-			DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{Queue: turns}),
+			DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(
+				workqueue.TypedDelayingQueueConfig[string]{Name: name, Queue: turns},
+			),
 		})
 }
 
@@ -164,6 +170,9 @@ func (c *Controller) watch() error {
 		}); err != nil {
 			return fmt.Errorf("watch: %w", err)
 		}
+	}
+	if _, err := c.informers.service.AddEventHandler(c.metrics.newcomers); err != nil {
+		return fmt.Errorf("watch: %w", err)
 	}
 	if err := c.watchAnnouncing(); err != nil {
 		return fmt.Errorf("watch: %w", err)

@@ -89,6 +89,7 @@ func (s *segment) startAnswering(now time.Time, a netip.Addr) {
 	s.announcer.Begin(now, a)
 	if action, starting := s.starting[a]; starting {
 		delete(s.starting, a)
+		s.counts.vacant(now.Sub(action.Since), action.Cause)
 		s.reportMove(now, AddressGained, "gained", action)
 	}
 }

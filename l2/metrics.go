@@ -3,6 +3,7 @@ package l2
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -18,6 +19,7 @@ type metrics struct {
 	hellosRejected                      *prometheus.CounterVec
 	moves, conflicts, overslept         *prometheus.CounterVec
 	peers, owned                        *prometheus.GaugeVec
+	vacancy                             *prometheus.HistogramVec
 
 	all []interface {
 		prometheus.Collector
@@ -56,6 +58,13 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m.overslept = counter("overslept_total", "Times that this process stood still for longer than its peers wait.")
 	m.peers = gauge("peers", "Other speakers that are alive on the segment.")
 	m.owned = gauge("addresses_owned", "Addresses that this node owns on the segment.")
+	m.vacancy = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "berth", Subsystem: "l2", Name: "vacancy_seconds",
+		Help: "How long nobody answered for an address before this node did, " +
+			"from when another node was last known to, by cause.",
+		Buckets: []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
+	}, []string{"interface", "cause"})
+	m.all = append(m.all, m.vacancy)
 	if r == nil {
 		return m, nil
 	}
@@ -79,6 +88,7 @@ type segmentCounts struct {
 
 	rejected func(error)
 	moved    func(direction string, cause Cause)
+	vacant   func(d time.Duration, cause Cause)
 }
 
 func (m *metrics) of(ifname string) *segmentCounts {
@@ -105,6 +115,9 @@ func (m *metrics) of(ifname string) *segmentCounts {
 		},
 		moved: func(direction string, cause Cause) {
 			m.moves.WithLabelValues(ifname, direction, string(cause)).Inc()
+		},
+		vacant: func(d time.Duration, cause Cause) {
+			m.vacancy.WithLabelValues(ifname, string(cause)).Observe(max(d, 0).Seconds())
 		},
 	}
 }

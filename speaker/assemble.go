@@ -109,7 +109,7 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 		}
 	}
 	forwards, err := dataplane.New(dataplane.Config{
-		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics,
+		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics, MetricsPerService: s.MetricsPerService,
 		ProxyMode: s.ProxyMode, Sysctls: s.IPVSSysctls,
 		NodeAddresses: s.sources.nodeAddresses, LivenessPorts: ports,
 	})

@@ -57,6 +57,8 @@ type Options struct {
 	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node
 	// that is not heard any more is asked there, too, whether it is alive. Empty: nowhere.
 	Listen string
+	// MetricsPerService adds metrics with series for each Service and each endpoint.
+	MetricsPerService bool
 	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	IPVSSysctls string
 }

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -320,7 +321,7 @@ func (r *runner) carryOut(s *session, link *link) {
 	r.mu.Unlock()
 	m.set(name, s.state == Up)
 	for _, e := range events {
-		m.changes.WithLabelValues(name, e.State.String()).Inc()
+		m.changes.WithLabelValues(name, strings.ToLower(e.State.String())).Inc()
 		r.engine.log.Info(
 			"BFD session",
 			"peer",

@@ -141,7 +141,7 @@ func sortedLabels(list string) string {
 
 var (
 	// metricInReference matches a row of a table of docs/reference/metrics.md.
-	metricInReference = regexp.MustCompile("(?m)^[|] `(berth_[a-z0-9_]+)(?:[{]([a-z_,]+)[}])?` [|] (counter|gauge) [|] (.*) [|]$")
+	metricInReference = regexp.MustCompile("(?m)^[|] `(berth_[a-z0-9_]+)(?:[{]([a-z_,]+)[}])?` [|] (counter|gauge|histogram) [|] (.*) [|]$")
 	metricName        = regexp.MustCompile(`berth_[a-z0-9_]*[a-z0-9]`)
 	link              = regexp.MustCompile(`\[([^\]]+)\]\([^)]+\)`)
 )
@@ -158,6 +158,9 @@ func TestMetrics(t *testing.T) {
 		published[name] = metric{labels: sortedLabels(row[2]), text: meaning}
 		if counts := strings.HasSuffix(name, "_total"); counts != (kind == "counter") {
 			t.Errorf("docs/reference/metrics.md: %s is a %s; the names of counters, and only theirs, end in _total", name, kind)
+		}
+		if kind == "histogram" && !strings.HasSuffix(name, "_seconds") {
+			t.Errorf("docs/reference/metrics.md: %s is a histogram; their names end in _seconds", name)
 		}
 	}
 	registered := map[string]metric{}
@@ -182,11 +185,41 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("docs/reference/metrics.md: the meaning of %s does not begin with its help:\n%s\n%s", name, row.text, m.text)
 		}
 	}
+	checkLabels(t, string(text), registered)
 	// Not only rows have names: the alerts have, too.
 	for _, name := range metricName.FindAllString(string(text), -1) {
 		if _, exists := registered[name]; !exists && name != "berth_ipvs" { // berth_ipvs_* stands for several
 			t.Errorf("docs/reference/metrics.md names %s, which does not exist", name)
 		}
+	}
+}
+
+// labelInReference matches a row of the table of labels.
+var labelInReference = regexp.MustCompile("(?m)^[|] `([a-z_]+)` [|] [^|]+ [|] [^|]+ [|]$")
+
+// checkLabels checks that each label has one meaning: a row in the table of labels.
+func checkLabels(t *testing.T, reference string, registered map[string]metric) {
+	t.Helper()
+	used := map[string]bool{}
+	for _, m := range registered {
+		for label := range strings.SplitSeq(m.labels, ",") {
+			if label != "" {
+				used[label] = true
+			}
+		}
+	}
+	_, section, found := strings.Cut(reference, "\n## Labels\n")
+	if !found {
+		t.Fatal("docs/reference/metrics.md has no section Labels")
+	}
+	for _, row := range labelInReference.FindAllStringSubmatch(section, -1) {
+		if !used[row[1]] {
+			t.Errorf("docs/reference/metrics.md has a row for the label %s, which no metric has", row[1])
+		}
+		delete(used, row[1])
+	}
+	for label := range used {
+		t.Errorf("docs/reference/metrics.md has no row for the label %s", label)
 	}
 }
 

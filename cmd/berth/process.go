@@ -8,12 +8,15 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -21,6 +24,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/transport"
+	"k8s.io/component-base/metrics/legacyregistry"
+	_ "k8s.io/component-base/metrics/prometheus/restclient" // registers the metrics of client-go
+	_ "k8s.io/component-base/metrics/prometheus/workqueue"  // registers the metrics of work queues
 	"k8s.io/klog/v2"
 
 	"github.com/berth-lb/berth/config/client"
@@ -34,6 +40,7 @@ type common struct {
 	namespace  string
 	listen     string
 	verbose    bool
+	perService bool
 }
 
 func (c *common) register(flags *pflag.FlagSet) {
@@ -43,6 +50,10 @@ func (c *common) register(flags *pflag.FlagSet) {
 		"namespace of Berth's own objects (environment NAMESPACE)",
 	)
 	flags.StringVar(&c.listen, "listen", ":7470", "address for /healthz, /readyz and /metrics; empty: none")
+	flags.BoolVar(
+		&c.perService, "metrics-per-service", false,
+		"also serve metrics with series for each Service and each endpoint, of which there may be many",
+	)
 	flags.BoolVarP(&c.verbose, "verbose", "v", false, "log details, too")
 }
 
@@ -128,6 +139,20 @@ func newRegistry() *prometheus.Registry {
 	return registry
 }
 
+// kubernetesMetrics gathers those metrics of Kubernetes' libraries that say how the work goes: of
+// requests to the API server, and of work queues. The rest of their registry is about the process,
+// or has a series for each verb, host and size.
+var kubernetesMetrics = prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+	all, err := legacyregistry.DefaultGatherer.Gather()
+	return slices.DeleteFunc(all, func(f *dto.MetricFamily) bool {
+		switch f.GetName() {
+		case "rest_client_requests_total", "rest_client_request_duration_seconds", "rest_client_request_retries_total":
+			return false
+		}
+		return !strings.HasPrefix(f.GetName(), "workqueue_")
+	}), err
+})
+
 // serve answers health probes and metrics until the context ends.
 func (c *common) serve(ctx context.Context, registry *prometheus.Registry, ready func() bool) error {
 	if c.listen == "" {
@@ -135,7 +160,10 @@ func (c *common) serve(ctx context.Context, registry *prometheus.Registry, ready
 		return nil
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle(
+		"GET /metrics",
+		promhttp.HandlerFor(prometheus.Gatherers{registry, kubernetesMetrics}, promhttp.HandlerOpts{}),
+	)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !ready() {

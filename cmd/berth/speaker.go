@@ -117,6 +117,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
 	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
 	options.Version, options.Listen = version.Number(), flags.listen
+	options.MetricsPerService = flags.perService
 	s, err := speaker.New(options)
 	if err != nil {
 		return err

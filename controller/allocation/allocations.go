@@ -112,11 +112,12 @@ func (a *Allocations) Outside() int {
 	return len(a.outside)
 }
 
-// Counts returns the usage of the pool by family, nothing if there is no such pool.
-func (a *Allocations) Counts(pool string) map[ipam.Family]ipam.Usage {
+// Counts returns the usage of the pool by family, and the families without a free address; nothing
+// if there is no such pool.
+func (a *Allocations) Counts(pool string) (usage map[ipam.Family]ipam.Usage, full []ipam.Family) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.allocator.Usage(pool)
+	return a.allocator.Usage(pool), a.allocator.Full(pool)
 }
 
 // Usage describes how full a pool is.

@@ -29,6 +29,14 @@ const (
 	ReasonNoSession       = "NoSession"       // False: announced by BGP only, and no session is established
 )
 
+// KnownReason reports whether it is a reason of the condition berth.dev/Announced.
+func KnownReason(reason string) bool { return slices.Contains(reasons, reason) }
+
+var reasons = []string{
+	ReasonAnnounced, ReasonNoAddress, ReasonNoAnnouncement, ReasonAddressConflict, ReasonNoEndpoints, ReasonNoCandidate,
+	ReasonNoSpeaker, ReasonNoSession,
+}
+
 // Holder describes another host that uses one of Berth's addresses.
 type Holder struct {
 	MAC             string

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
@@ -32,6 +33,16 @@ const (
 	// True: another controller keeps overwriting the status.
 	ReasonStatusContested = "StatusContested"
 )
+
+// KnownReason reports whether it is a reason of the condition berth.dev/Allocated.
+func KnownReason(reason string) bool { return slices.Contains(reasons, reason) }
+
+var reasons = []string{
+	ReasonAllocated, ReasonFamilyMissing, ReasonOutsidePools, ReasonInvalidAddress, ReasonContradiction,
+	ReasonFamilyMismatch, ReasonAddressOutside, ReasonAddressInUse, ReasonReserved, ReasonExcluded, ReasonUnknownPool,
+	ReasonPoolOutOfScope, ReasonPoolDisabled, ReasonPoolExhausted, ReasonNoPool, ReasonResting, ReasonTakeOverWaits,
+	ReasonStatusContested,
+}
 
 // ReasonLeftAlone is the reason of the event on a Service that another implementation serves.
 const ReasonLeftAlone = "LeftAlone"

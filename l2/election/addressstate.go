@@ -57,6 +57,7 @@ type addressState struct {
 	patience          time.Duration    // in an outage, before it is claimed; 0: not chosen yet
 	due               time.Time        // when to claim it, or to give up what this node cannot serve; zero: never
 	cause             Cause            // of the vacancy
+	vacantSince       time.Time        // since when this node waits for its turn
 }
 
 // A bid is how an address is claimed on a mute segment. There the mirror is all that nodes know of

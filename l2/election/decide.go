@@ -149,7 +149,7 @@ func (m *Machine) evaluateVacancy(now time.Time, c *addressState, cause Cause) {
 	}
 	turn := m.turnOf(now, c)
 	if c.due.IsZero() {
-		c.cause = cause
+		c.cause, c.vacantSince = cause, now
 		c.due = turn
 		m.pending[c.key] = true
 	} else if turn.Before(c.due) {
@@ -219,7 +219,7 @@ func (m *Machine) cancelDue(c *addressState) {
 // claim takes a vacant address.
 func (m *Machine) claim(now time.Time, c *addressState) {
 	m.cancelDue(c)
-	probe := m.unproven(now, c)
+	probe, since := m.unproven(now, c), m.unansweredSince(now, c)
 	c.relayed = claim{}
 	c.owned, c.claimedAt, c.offeredSince = true, now, time.Time{}
 	c.mine = claim{term: c.highestTerm + 1, witnessed: !m.isolated, probing: probe}
@@ -236,6 +236,7 @@ func (m *Machine) claim(now time.Time, c *addressState) {
 		Owner:   m.self,
 		Cause:   c.cause,
 		Probe:   probe,
+		Since:   since,
 	})
 }
 

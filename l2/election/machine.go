@@ -87,6 +87,10 @@ type Action struct {
 	Owner   string // after the action; empty: none
 	Cause   Cause
 	Probe   bool // with ActionStart: nobody is known to answer for it, so probe it before answering
+	// Since, with ActionStart, is when the address became vacant: when another node was last known to
+	// answer for it or, if none is, when this node found that nobody does. The current time: another
+	// node answers for it until this one does.
+	Since time.Time
 }
 
 // ActionKind is what an Action does.

@@ -108,6 +108,19 @@ func (m *Machine) stoodUntil(now time.Time, node string, x claim) time.Time {
 	return m.peers.stoodUntil(now, node)
 }
 
+// unansweredSince returns since when nobody answers for a vacant address, as Action.Since has it.
+func (m *Machine) unansweredSince(now time.Time, c *addressState) time.Time {
+	for node, x := range c.rivals {
+		if x.offered && !x.probing && m.peers.isAlive(node) {
+			return now
+		}
+	}
+	if until := latest(m.vouchedUntil(now, c), m.proofs.last[c.addr]); isRecent(c.vacantSince, until) {
+		return until
+	}
+	return c.vacantSince
+}
+
 // endVouch keeps until when a peer answered for the address, when its claim ends. If the peer did
 // not answer yet, nothing is known.
 func (m *Machine) endVouch(now time.Time, c *addressState, node string, next claim, claims bool) {

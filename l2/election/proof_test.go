@@ -150,3 +150,38 @@ func TestUnprovenAfterOwnAnswer(t *testing.T) {
 		t.Errorf("remembers %d addresses, and 500 of them are a moment old", got)
 	}
 }
+
+// A node that takes an address over knows since when nobody answers for it.
+func TestVacancy(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		leave       func(w *world, owner *simNode)
+		least, most time.Duration
+	}{
+		{
+			name:  "the owner dies",
+			leave: func(_ *world, owner *simNode) { owner.crash() },
+			least: 2 * simInterval, most: 5 * simInterval,
+		},
+		{
+			name:  "the owner hands it over",
+			leave: func(_ *world, owner *simNode) { owner.state = Leaving; owner.act() },
+		},
+	} {
+		w, owner, other := ownerAndOther(t)
+		c.leave(w, owner)
+		w.pass(t, time.Second)
+		if !other.answering(w.addresses[0]) {
+			t.Fatalf("%s: the other node does not answer", c.name)
+		}
+		if other.vacant < c.least || other.vacant > c.most {
+			t.Errorf("%s: the address was vacant for %s, want %s to %s", c.name, other.vacant, c.least, c.most)
+		}
+	}
+	// Nobody had it: the time is that of the turns.
+	w := together(t, 2, 1, nil)
+	first := w.owners(w.addresses[0])[0]
+	if first.vacant < 0 || first.vacant > 2*rankDelay {
+		t.Errorf("a new address was vacant for %s, want at most %s", first.vacant, 2*rankDelay)
+	}
+}

@@ -68,6 +68,7 @@ type simNode struct {
 	owns   map[netip.Addr]bool
 	clear  map[netip.Addr]time.Time     // of those, when probing ends; zero: it need not, or has ended
 	asked  bool                         // it probed when it last claimed an address
+	vacant time.Duration                // for how long that address was vacant, as it knows
 	told   map[netip.Addr]time.Duration // when it last announced an address
 	state  State
 	linked bool
@@ -290,6 +291,7 @@ func (n *simNode) want(addr netip.Addr) {
 // begin has the node answer for an address, at once if it may, or after probing.
 func (n *simNode) begin(m Action) {
 	n.owns[m.Address], n.told[m.Address], n.asked = true, n.w.now, m.Probe
+	n.vacant = n.local().Sub(m.Since)
 	n.w.moves++
 	n.w.log("%s starts %s (%s), probes: %t", n.name, m.Address, m.Cause, m.Probe)
 	if m.Probe {

@@ -34,6 +34,8 @@ const observationsKept = 4096
 type Config struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer // nil: nowhere
+	// MetricsPerService adds metrics with series for each virtual server and each real server.
+	MetricsPerService bool
 	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not
 	// asked.
 	ProxyMode string
@@ -114,7 +116,7 @@ func New(c Config) (*Driver, error) {
 		own:      map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{},
 	}
 	if c.Metrics != nil {
-		if err := c.Metrics.Register(forwarded{d}); err != nil {
+		if err := c.Metrics.Register(forwarded{d, c.MetricsPerService}); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}

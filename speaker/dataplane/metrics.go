@@ -11,9 +11,31 @@ import (
 )
 
 // forwarded reads the counters of virtual and real servers when it is asked.
-type forwarded struct{ *Driver }
+type forwarded struct {
+	*Driver
+	perService bool
+}
 
 var (
+	virtualServers = prometheus.NewDesc(
+		"berth_ipvs_virtual_servers",
+		"Virtual servers, one for each address and port.",
+		nil,
+		nil,
+	)
+	realServers = prometheus.NewDesc(
+		"berth_ipvs_real_servers",
+		"Real servers of all virtual servers, by whether they get new connections.",
+		[]string{"accepting"},
+		nil,
+	)
+	activeConnections = prometheus.NewDesc(
+		"berth_ipvs_active_connections",
+		"Established connections to all real servers.",
+		nil,
+		nil,
+	)
+
 	ofVirtualServer = []string{"address", "port", "protocol"}
 	ofRealServer    = append(append([]string(nil), ofVirtualServer...), "endpoint")
 
@@ -50,34 +72,61 @@ var (
 )
 
 func (f forwarded) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{servedConnections, servedPackets, servedBytes, serverWeight, serverActive} {
+	for _, d := range []*prometheus.Desc{
+		virtualServers, realServers, activeConnections,
+		servedConnections, servedPackets, servedBytes, serverWeight, serverActive,
+	} {
 		to <- d
 	}
 }
 
+// Collect implements prometheus.Collector. Series of single Services are there only on demand: a
+// cluster may have ten thousands of endpoints.
 func (f forwarded) Collect(to chan<- prometheus.Metric) {
 	all, err := f.statistics()
 	if err != nil {
 		return // the speaker's status says why
 	}
+	var accepting, draining, active float64
 	for _, s := range all {
-		labels := []string{s.Address.String(), fmt.Sprint(s.Port), s.Protocol.String()}
-		counter := func(d *prometheus.Desc, n uint64, more ...string) {
-			to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), append(labels[:3:3], more...)...)
-		}
-		counter(servedConnections, s.Connections)
-		counter(servedPackets, s.PacketsIn, "in")
-		counter(servedPackets, s.PacketsOut, "out")
-		counter(servedBytes, s.BytesIn, "in")
-		counter(servedBytes, s.BytesOut, "out")
 		for _, r := range s.RealServers {
-			endpoint := netip.AddrPortFrom(r.Address, r.Port).String()
-			gauge := func(d *prometheus.Desc, n uint32) {
-				to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), append(labels[:3:3], endpoint)...)
+			active += float64(r.Active)
+			if r.Weight > 0 {
+				accepting++
+			} else {
+				draining++
 			}
-			gauge(serverWeight, r.Weight)
-			gauge(serverActive, r.Active)
 		}
+		if f.perService {
+			collectFrontend(to, s)
+		}
+	}
+	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
+	}
+	gauge(virtualServers, float64(len(all)))
+	gauge(realServers, accepting, "true")
+	gauge(realServers, draining, "false")
+	gauge(activeConnections, active)
+}
+
+func collectFrontend(to chan<- prometheus.Metric, s ipvs.FrontendStatistics) {
+	labels := []string{s.Address.String(), fmt.Sprint(s.Port), s.Protocol.String()}
+	counter := func(d *prometheus.Desc, n uint64, more ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), append(labels[:3:3], more...)...)
+	}
+	counter(servedConnections, s.Connections)
+	counter(servedPackets, s.PacketsIn, "in")
+	counter(servedPackets, s.PacketsOut, "out")
+	counter(servedBytes, s.BytesIn, "in")
+	counter(servedBytes, s.BytesOut, "out")
+	for _, r := range s.RealServers {
+		endpoint := netip.AddrPortFrom(r.Address, r.Port).String()
+		gauge := func(d *prometheus.Desc, n uint32) {
+			to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), append(labels[:3:3], endpoint)...)
+		}
+		gauge(serverWeight, r.Weight)
+		gauge(serverActive, r.Active)
 	}
 }
 
