@@ -143,7 +143,7 @@ func TestTellNews(t *testing.T) {
 				var got told
 				ctl := &Controller{
 					Options:  Options{Events: &got, Logger: slog.New(slog.DiscardHandler)},
-					services: newFairQueue(),
+					services: newFairQueue(""),
 				}
 				defer ctl.services.ShutDown()
 				ctl.nodes.Store(&map[string]announcement.Node{})
@@ -191,7 +191,7 @@ func TestTellNewsLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctl := &Controller{
 			Options:  Options{Events: new(told), Logger: slog.New(slog.DiscardHandler)},
-			services: newFairQueue(),
+			services: newFairQueue(""),
 		}
 		defer ctl.services.ShutDown()
 		ctl.nodes.Store(&map[string]announcement.Node{})
