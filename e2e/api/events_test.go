@@ -109,10 +109,13 @@ func TestProgramEvents(t *testing.T) {
 		patch(t, noisy, "w0-0", `{"metadata":{"finalizers":null}}`)
 		must(t, stage.Eventually(t.Context(), 4*patience, func(ctx context.Context) error {
 			_, err := scene.Kubernetes.CoreV1().Namespaces().Get(ctx, noisy, metav1.GetOptions{})
-			if !apierrors.IsNotFound(err) {
-				return fmt.Errorf("namespace %s is still there: %v", noisy, err)
+			switch {
+			case apierrors.IsNotFound(err):
+				return nil
+			case err != nil:
+				return fmt.Errorf("get namespace %s: %w", noisy, err)
 			}
-			return nil
+			return fmt.Errorf("namespace %s is still there", noisy)
 		}))
 		makeService(t, calm, "after", nil)
 		awaitNews(t, w, "after", "Allocated", time.Second)
