@@ -39,7 +39,6 @@ type written struct {
 type write struct {
 	namespace, reason, note string
 	at                      time.Duration // since the start of the test
-	count                   int32         // of a series; 0: it is a new event
 }
 
 // startRecorder runs a recorder until the test ends. answer decides what the API server does with
