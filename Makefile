@@ -135,7 +135,7 @@ image: ## bin/image: the container image for amd64 and arm64 as archives, with S
 	cd tools && go run ./dist -C .. -o ../bin/image image
 
 image-push: ## the same into REGISTRY (such as registry.example.com/infra), and bin/image/berth-registry.yaml that takes it from there
-	cd tools && go run ./dist -C .. -o ../bin/image -registry '$(REGISTRY)' push
+	cd tools && go run ./dist -C .. -o ../bin/image -registry '$(REGISTRY)' -tag '$(TAG)' push
 
 dist: ## bin/dist: all that a release publishes; for images in REGISTRY, of version TAG if they are given
 	cd tools && go run ./dist -C .. -o ../bin/dist -registry '$(REGISTRY)' -tag '$(TAG)' release
