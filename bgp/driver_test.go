@@ -98,6 +98,23 @@ func (r *running) observesReason(t testing.TB, kind Kind, peer, part string) Obs
 	}
 }
 
+// observesNext waits for the next observation of the peer and returns it.
+func (r *running) observesNext(t testing.TB, peer string) Observation {
+	t.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		select {
+		case o := <-r.Observed():
+			if o.Peer == peer {
+				return o
+			}
+		case <-timeout.C:
+			t.Fatalf("nothing of %s within %s", peer, patience)
+		}
+	}
+}
+
 // up waits until the sessions with these peers are established, in the driver's eyes as well.
 func (r *running) up(t testing.TB, peers ...string) {
 	t.Helper()
@@ -278,14 +295,20 @@ func TestAChangeToOnePeerLeavesTheSessionsOfOthersAlone(t *testing.T) {
 
 	p2.HoldTime = 30 * time.Second
 	d.SyncPeers([]Peer{p1, p2, {Name: "broken"}})
-	d.observesReason(t, SessionDown, "tor2", "changed in the configuration")
-	d.observes(t, SessionUp, "tor2")
+	if o := d.observesReason(t, SessionDown, "tor2", "changed in the configuration"); !o.Intended {
+		t.Errorf("a change of the configuration is a failure: %+v", o)
+	}
+	if o := d.observesNext(t, "tor2"); o.Kind != SessionUp {
+		t.Errorf("before the session with the changed peer came up again: %+v", o)
+	}
 	tor2.has(t, "192.0.2.1/32")
 	if got := d.session(t, "broken").LastError; !strings.Contains(got, "write one of them") {
 		t.Errorf("the broken peer's error: %q", got)
 	}
 	d.SyncPeers([]Peer{p1})
-	d.observes(t, SessionDown, "tor2")
+	if o := d.observesNext(t, "tor2"); o.Kind != SessionDown || !o.Intended {
+		t.Errorf("the end of a peer is a failure: %+v", o)
+	}
 	tor2.has(t)
 
 	if now := d.session(t, "tor1"); now.Since != since || !now.Established() {
@@ -405,6 +428,9 @@ func TestANotificationThatEndsASessionIsDecoded(t *testing.T) {
 	d.observes(t, SessionUp, "tor1")
 	tor.bgpShutdown(t, "maintenance until noon")
 	o := d.observes(t, SessionDown, "tor1")
+	if o.Intended {
+		t.Errorf("what the router did was intended here: %+v", o)
+	}
 	for _, part := range []string{
 		"peer sent NOTIFICATION", "cease", "administrative shutdown", `"maintenance until noon"`,
 	} {

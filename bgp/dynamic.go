@@ -81,7 +81,7 @@ func (o *loop) forgetRouter(ctx context.Context, s *session) {
 // routerFailed notes why a router of a prefix has no session.
 func (o *loop) routerFailed(address netip.Addr, reason string, at time.Time) {
 	if prefix := o.prefixOf(address); prefix != nil {
-		o.attemptFailed(prefix, address.String()+": "+reason, at)
+		o.attemptFailed(prefix, address.String()+": "+reason, at, false)
 	}
 }
 

@@ -63,6 +63,12 @@ func (n failure) tooMany() bool {
 		n.subcode == gobgp.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED
 }
 
+// deconfigured reports whether the session ended since we removed the peer (RFC 4486).
+func (n failure) deconfigured() bool {
+	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_CEASE &&
+		n.subcode == gobgp.BGP_ERROR_SUB_PEER_DECONFIGURED
+}
+
 // badPeerAS reports whether we refused the peer's OPEN for its AS number (RFC 4271 section 6.2).
 func (n failure) badPeerAS() bool {
 	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&

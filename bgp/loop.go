@@ -49,6 +49,7 @@ type loop struct {
 	peersNews    bool   // they were ordered since
 	byAddress    map[netip.Addr]*session
 	backoffUntil map[netip.Addr]time.Time // routers of a prefix that are left alone until then
+	ended        map[string]time.Time     // when we ended the session of a peer for our configuration
 
 	turn      uint64 // of the order that set the phase
 	phase     phase
@@ -79,6 +80,7 @@ func newLoop(d *Driver) *loop {
 		peersDone:    true,
 		byAddress:    map[netip.Addr]*session{},
 		backoffUntil: map[netip.Addr]time.Time{},
+		ended:        map[string]time.Time{},
 		ready:        ready,
 		retry:        stoppedTimer(),
 		settle:       stoppedTimer(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -52,6 +53,7 @@ func (o *loop) syncPeers(ctx context.Context) {
 			o.addPeer(ctx, p)
 		}
 	}
+	maps.DeleteFunc(o.ended, func(_ string, at time.Time) bool { return time.Since(at) > returnWithin })
 	o.watchPaths()
 }
 
@@ -144,7 +146,8 @@ func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 		delete(o.byAddress, s.peer.Address)
 		o.published.update(func() { delete(o.published.sessions, s.peer.Label()) })
 		if s.up() {
-			o.report(s, SessionDown, why)
+			o.ended[s.peer.Name] = time.Now()
+			o.tell(s, Observation{Kind: SessionDown, Reason: why, Intended: why != listenerFailed})
 		}
 	}
 	o.metrics.downs.DeleteLabelValues(s.peer.Name)
@@ -160,7 +163,7 @@ func (o *loop) updatePeer(ctx context.Context, s *session, next Peer) {
 }
 
 func (o *loop) addPeer(ctx context.Context, p Peer) {
-	s := &session{peer: p, since: time.Now()}
+	s := &session{peer: p, since: time.Now(), endedAt: o.ended[p.Name]}
 	if err := o.server.addPeer(ctx, p); err != nil {
 		s.invalid = true
 		s.lastError, s.lastErrorAt = err.Error(), time.Now()
@@ -261,7 +264,7 @@ func (o *loop) sessionDown(s *session, e sessionEvent) {
 	}
 	o.metrics.downs.WithLabelValues(s.peer.Name).Inc()
 	o.setError(s, reason, e.time)
-	o.report(s, SessionDown, reason)
+	o.tell(s, Observation{Kind: SessionDown, Reason: reason, Intended: o.closing})
 }
 
 // startAnew makes GoBGP forget that the peer had a session: it would stay idle for 5 s after one
@@ -312,20 +315,23 @@ func (o *loop) restUntil() {
 // refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not
 // confirm. What it sent instead, GoBGP does not say.
 func (o *loop) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
-	reason := "peer refused the session after the OPEN messages"
+	reason, vague := "peer refused the session after the OPEN messages", true
 	if s.verdict != "" {
-		reason = s.verdict
+		reason, vague = s.verdict, false
 	}
-	o.attemptFailed(s, reason, e.time)
+	o.attemptFailed(s, reason, e.time, vague)
 	o.ask(ctx, s)
 }
 
 // readLog reads what GoBGP's log says about sessions that are not up.
 func (o *loop) readLog(ctx context.Context) {
 	if o.gobgpLog.listenerFailed.Swap(false) {
-		o.restartReason = "the listener failed"
+		o.restartReason = listenerFailed
 	}
 	for address, n := range o.gobgpLog.take() {
+		if n.deconfigured() {
+			continue // it ended the session before, of the peer as it was
+		}
 		s := o.byAddress[address]
 		if s == nil {
 			if prefix := o.prefixOf(address); prefix != nil {
@@ -341,25 +347,32 @@ func (o *loop) readLog(ctx context.Context) {
 			continue // the event that follows tells it
 		}
 		unclear := n.kind == openFailed || n.badPeerAS() || n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
-		reason := n.about(s.peer)
+		reason, vague := n.about(s.peer), !n.notification()
 		if unclear && s.verdict != "" {
-			reason = s.verdict
+			reason, vague = s.verdict, false
 		}
-		o.attemptFailed(s, reason, n.time)
+		o.attemptFailed(s, reason, n.time, vague)
 		if unclear {
 			o.ask(ctx, s)
 		}
 	}
 }
 
-func (o *loop) attemptFailed(s *session, reason string, at time.Time) {
+// returnWithin is how long a peer may take until it lets a session come up again that we ended for
+// our configuration. GoBGP as a router took 26 s.
+const returnWithin = 30 * time.Second
+
+// attemptFailed records why a session did not come up, and reports it unless that is known. A vague
+// reason can be that the peer is still busy with the end of the session before.
+func (o *loop) attemptFailed(s *session, reason string, at time.Time, vague bool) {
 	if s.peer.ByPrefix() {
 		o.routerFailed(s.peer.Address, reason, at)
 		return
 	}
-	news := s.lastError != reason
+	known := s.lastError == reason && !s.untold
+	s.untold = vague && at.Sub(s.endedAt) < returnWithin
 	o.setError(s, reason, at)
-	if news {
+	if !known && !s.untold {
 		o.report(s, SessionFailed, reason)
 	}
 }
@@ -368,14 +381,22 @@ func (o *loop) setError(s *session, reason string, at time.Time) {
 	o.published.update(func() { s.lastError, s.lastErrorAt = reason, at })
 }
 
+// listenerFailed is a reason to replace GoBGP that is a failure.
+const listenerFailed = "the listener failed"
+
 func (o *loop) report(s *session, kind Kind, reason string) {
+	o.tell(s, Observation{Kind: kind, Reason: reason})
+}
+
+// tell completes an observation of the session, logs it and sends it.
+func (o *loop) tell(s *session, seen Observation) {
 	level := slog.LevelInfo
-	if kind != SessionUp {
+	if seen.Kind != SessionUp && !seen.Intended {
 		level = slog.LevelWarn
 	}
-	o.log.Log(context.Background(), level, "BGP session", "event", string(kind),
-		"peer", s.peer.Name, "address", s.peer.Place(), "reason", reason)
-	seen := Observation{Time: time.Now(), Kind: kind, Peer: s.peer.Name, Reason: reason}
+	o.log.Log(context.Background(), level, "BGP session", "event", string(seen.Kind),
+		"peer", s.peer.Name, "address", s.peer.Place(), "reason", seen.Reason)
+	seen.Time, seen.Peer = time.Now(), s.peer.Name
 	if s.peer.ByPrefix() {
 		seen.Router = s.peer.Address
 	}
@@ -411,7 +432,7 @@ func (o *loop) probeAnswered(v probeResult) {
 		return
 	}
 	s.verdict = v.text
-	o.attemptFailed(s, v.text, time.Now())
+	o.attemptFailed(s, v.text, time.Now(), false)
 }
 
 // settleSessions closes a gap in GoBGP v4.8.0: it tells that a session is established, and has

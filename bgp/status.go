@@ -106,7 +106,9 @@ type session struct {
 	settling      time.Time // when the session came up, until GoBGP is known to send it changes
 	backoffUntil  time.Time // when a session that we refuse for a while may come up again
 	probed        time.Time
-	verdict       string // the last probe's
+	verdict       string    // the last probe's
+	endedAt       time.Time // when we ended the session before, for our configuration
+	untold        bool      // lastError was not reported, since the peer may still be busy with that end
 }
 
 func (s *session) up() bool { return s.state == gobgp.BGP_FSM_ESTABLISHED }
@@ -249,6 +251,8 @@ type Observation struct {
 	Router netip.Addr
 	Prefix netip.Prefix
 	Reason string
+	// Intended: this side ended the session, for its configuration or to end itself.
+	Intended bool
 }
 
 // observationsKept is how many observations wait for a reader before the oldest are lost.

@@ -105,7 +105,7 @@ func (o *loop) checkNextHops(s *session, e sessionEvent) {
 			s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv4_UC })
 		})
 		o.attemptFailed(s, "IPv4 routes are withheld: they have an IPv6 next hop, which the peer does not take (RFC 8950); "+
-			"have it send the capability extended next hop", e.time)
+			"have it send the capability extended next hop", e.time, false)
 	}
 	if withheld == s.withheld {
 		return

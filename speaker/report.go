@@ -368,11 +368,15 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 			)
 		}
 	case bgp.SessionDown, bgp.SessionFailed:
+		kind := corev1.EventTypeWarning
+		if o.Intended {
+			kind = corev1.EventTypeNormal
+		}
 		if about := r.neighbor(o.Peer); about != nil {
 			r.Events.Eventf(
 				about,
 				nil,
-				corev1.EventTypeWarning,
+				kind,
 				string(o.Kind),
 				"Peer",
 				"node %s%s: %s",

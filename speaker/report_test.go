@@ -93,6 +93,8 @@ func TestReporter_observe(t *testing.T) {
 	n.l2.observed <- l2.Observation{Kind: l2.Conflict, Address: address, Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}}
 	n.rivals.begun <- rival.HeldPeer{Peer: bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}}
 	n.bgp.observed <- bgp.Observation{Kind: bgp.SessionUp, Peer: "tor"}
+	n.bgp.observed <- bgp.Observation{Kind: bgp.SessionDown, Peer: "tor", Reason: "peer changed", Intended: true}
+	n.bgp.observed <- bgp.Observation{Kind: bgp.SessionDown, Peer: "tor", Reason: "hold timer expired"}
 	cancel()
 	<-done
 	if !slices.Equal(n.unserved.conflicts, []netip.Addr{address}) {
@@ -102,8 +104,13 @@ func TestReporter_observe(t *testing.T) {
 		t.Errorf("conflicts %v", got)
 	}
 	got := n.eventsSoFar()
-	if len(got) != 2 || !strings.HasPrefix(got[0], "Warning SessionFailed node n1: another BGP speaker on this node") ||
-		got[1] != "Normal SessionUp node n1: established" {
+	want := []string{
+		"Normal SessionUp node n1: established",
+		"Normal SessionDown node n1: peer changed",
+		"Warning SessionDown node n1: hold timer expired",
+	}
+	if !strings.HasPrefix(got[0], "Warning SessionFailed node n1: another BGP speaker on this node") ||
+		!slices.Equal(got[1:], want) {
 		t.Errorf("events %q", got)
 	}
 	n.reporter.foreign.forget(address)
