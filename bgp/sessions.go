@@ -163,7 +163,7 @@ func (o *loop) updatePeer(ctx context.Context, s *session, next Peer) {
 }
 
 func (o *loop) addPeer(ctx context.Context, p Peer) {
-	s := &session{peer: p, since: time.Now(), endedAt: o.ended[p.Name]}
+	s := &session{peer: p, since: time.Now(), closedAt: o.ended[p.Name]}
 	if err := o.server.addPeer(ctx, p); err != nil {
 		s.invalid = true
 		s.lastError, s.lastErrorAt = err.Error(), time.Now()
@@ -370,7 +370,7 @@ func (o *loop) attemptFailed(s *session, reason string, at time.Time, vague bool
 		return
 	}
 	known := s.lastError == reason && !s.untold
-	s.untold = vague && at.Sub(s.endedAt) < returnWithin
+	s.untold = vague && at.Sub(s.closedAt) < returnWithin
 	o.setError(s, reason, at)
 	if !known && !s.untold {
 		o.report(s, SessionFailed, reason)

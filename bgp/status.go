@@ -107,7 +107,7 @@ type session struct {
 	backoffUntil  time.Time // when a session that we refuse for a while may come up again
 	probed        time.Time
 	verdict       string    // the last probe's
-	endedAt       time.Time // when we ended the session before, for our configuration
+	closedAt      time.Time // when we ended the session before, for our configuration
 	untold        bool      // lastError was not reported, since the peer may still be busy with that end
 }
 
