@@ -13,6 +13,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/dataplane"
+	"github.com/berth-lb/berth/speaker/dataplane/conntrack"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
 	"github.com/berth-lb/berth/speaker/localnet"
@@ -50,11 +51,13 @@ func (s *Speaker) makeDrivers(
 	if err != nil {
 		return drivers{}, err
 	}
+	connections := conntrack.New(s.Logger.With("driver", "conntrack"))
 	claims := mirror.NewClaims()
 	layer2, err := l2.New(l2.Config{
 		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
 		Answers: func(a netip.Addr, on bool) {
 			drops.Answering(a, on)
+			connections.Moved(a)
 			if on {
 				foreign.forget(a)
 			}
@@ -90,7 +93,7 @@ func (s *Speaker) makeDrivers(
 	return drivers{
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(s.Logger.With("driver", "bgp"), func() map[string]bool { return established(routes) }),
-		bfd:    paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz),
+		bfd:    paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), conntrack: connections,
 	}, nil
 }
 

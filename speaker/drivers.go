@@ -134,6 +134,11 @@ type proxyHealth interface {
 	Changes() <-chan bool
 }
 
+// connectionCleaner has the kernel forget connections that are over, to addresses that move.
+type connectionCleaner interface {
+	Run(ctx context.Context) error
+}
+
 // drivers are all that the planner drives and the reporter reads.
 type drivers struct {
 	l2        segmentAnnouncer
@@ -145,12 +150,14 @@ type drivers struct {
 	rivals    peerFilter
 	bfd       pathWatcher
 	kubeProxy proxyHealth
+	conntrack connectionCleaner
 }
 
 // runs returns the Run methods of all but the mirror, which runs before the first plan.
 func (d drivers) runs() []func(context.Context) error {
 	return []func(context.Context) error{
 		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.bfd.Run, d.kubeProxy.Run,
+		d.conntrack.Run,
 	}
 }
 
