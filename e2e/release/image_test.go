@@ -200,7 +200,7 @@ func passOn(t *testing.T, s *stage.Stage, node, address string) {
 	t.Cleanup(func() {
 		_ = server.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
+			t.Errorf("serve the registry on %s: %v", node, err)
 		}
 	})
 }
