@@ -1,9 +1,11 @@
 package stock
 
 import (
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -56,6 +58,31 @@ func TestBerthImage(t *testing.T) {
 	}
 	if got := strings.Count(string(text), "\n        image: "+BerthImage()+"\n"); got != 2 {
 		t.Errorf("manifests/berth.yaml names the image %s %d times, want it in the controller and in the speaker", BerthImage(), got)
+	}
+}
+
+// No registry has the images of the lab, so no page and no manifest may have a user pull them.
+func TestNoTextNamesImagesOfTheLab(t *testing.T) {
+	image := regexp.MustCompile(`image[:=] *"?berth\.dev/`)
+	read := 0
+	for _, top := range []string{"../../README.md", "../../docs", "../../manifests"} {
+		err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if found := image.Find(text); found != nil {
+				t.Errorf("%s has %q", path, found)
+			}
+			read++
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if read < 20 {
+		t.Errorf("read %d files only", read)
 	}
 }
 
