@@ -2,6 +2,7 @@
 //
 //	berth controller   gives addresses to Services
 //	berth speaker      announces them from its node
+//	berth apply        applies CRDs and configuration, for installers
 //
 // Begin with main.go. Then:
 //
@@ -12,4 +13,5 @@
 //	lock.go         the Lease, and writes that end with it
 //	recorder.go     events: the API server gets them at a bounded rate
 //	backlog.go      events that wait to be written
+//	apply.go        flags of apply
 package main

@@ -32,6 +32,6 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(controllerCommand(), speakerCommand(), versionCommand())
+	root.AddCommand(controllerCommand(), speakerCommand(), applyCommand(), versionCommand())
 	return root
 }

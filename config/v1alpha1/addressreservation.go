@@ -11,6 +11,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Namespaced,shortName=addrres,categories=berth
+// +kubebuilder:metadata:labels=app.kubernetes.io/part-of=berth
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.status.addresses[?(@.family=="IPv4")].address`
 // +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.status.addresses[?(@.family=="IPv6")].address`

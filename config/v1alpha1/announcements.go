@@ -10,6 +10,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=segann,categories=berth
+// +kubebuilder:metadata:labels=app.kubernetes.io/part-of=berth
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.poolCount`
 // +kubebuilder:printcolumn:name="First interface",type=string,priority=1,JSONPath=`.spec.interfaces[0]`
@@ -139,6 +140,7 @@ type SegmentAnnouncementStatus struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=routeann,categories=berth
+// +kubebuilder:metadata:labels=app.kubernetes.io/part-of=berth
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.poolCount`
 // +kubebuilder:printcolumn:name="Neighbors",type=integer,JSONPath=`.status.neighborCount`

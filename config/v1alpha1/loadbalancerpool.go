@@ -9,6 +9,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=lbpool,categories=berth
+// +kubebuilder:metadata:labels=app.kubernetes.io/part-of=berth
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.summary`
 // +kubebuilder:printcolumn:name="Allocation",type=string,JSONPath=`.spec.allocation`

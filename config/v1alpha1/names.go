@@ -49,6 +49,11 @@ const AnnotationRebalance = "berth.dev/rebalance"
 // restore from a backup brings annotations back, and not statuses.
 const AnnotationReservedAddresses = "berth.dev/reserved-addresses"
 
+// ValuesOfLabel on a LoadBalancerPool, BGPNeighbor, SegmentAnnouncement or RouteAnnouncement names
+// the Helm release whose values it comes from. The chart's hooks set it, and change or delete no
+// object of these kinds without it.
+const ValuesOfLabel = "berth.dev/values-of"
+
 // ExcludeLabel on a Node keeps it out of load balancing; its value does not matter (KEP-1143).
 const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
 
