@@ -60,6 +60,7 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
 	cd tools && go test ./...
+	cd e2e/helm && go test ./...
 
 root-tests: l2-tests route-tests ## tests on this machine's kernel, in network namespaces (root)
 
@@ -140,13 +141,14 @@ image-push: ## the same into REGISTRY (such as registry.example.com/infra), and 
 dist: ## bin/dist: all that a release publishes; for images in REGISTRY, of version TAG if they are given
 	cd tools && go run ./dist -C .. -o ../bin/dist -registry '$(REGISTRY)' -tag '$(TAG)' release
 
-generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml and docs/reference/api.md
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart and docs/reference/api.md
 	$(TOOLS)/controller-gen object paths=./config/v1alpha1
 	rm -f manifests/crds/*.yaml
 	$(TOOLS)/controller-gen crd paths=./config/v1alpha1 output:crd:artifacts:config=manifests/crds
 	@# A null value of a label reaches the rule that refuses it; a marker for values of maps does not exist.
 	sed -i -E 's/^( *)additionalProperties:$$/&\n\1  nullable: true/' manifests/crds/*.yaml
 	$(TOOLS)/kustomize build manifests -o manifests/berth.yaml
+	cd tools && go run ./chart ..
 	mkdir -p docs/reference
 	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
 
