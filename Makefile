@@ -61,6 +61,7 @@ unit: ## unit tests of all modules, with the race detector (no root)
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))
 	cd tools && go test ./...
 	cd e2e/helm && go test ./...
+	cd tools/monitoring && go test ./...
 
 root-tests: l2-tests route-tests ## tests on this machine's kernel, in network namespaces (root)
 
@@ -98,7 +99,7 @@ api-tests: fetch binaries
 rack-tests: fetch binaries
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured: what has no room in make test (root)
+test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured; alerts fired by the real Prometheus: what has no room in make test (root)
 	$(LAB) build --metallb
 	cd e2e && go test -tags release -count=1 -v -timeout 30m ./release
 
@@ -141,7 +142,7 @@ image-push: ## the same into REGISTRY (such as registry.example.com/infra), and 
 dist: ## bin/dist: all that a release publishes; for images in REGISTRY, of version TAG if they are given
 	cd tools && go run ./dist -C .. -o ../bin/dist -registry '$(REGISTRY)' -tag '$(TAG)' release
 
-generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart and docs/reference/api.md
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart, docs/reference/api.md, alerts and dashboards
 	$(TOOLS)/controller-gen object paths=./config/v1alpha1
 	rm -f manifests/crds/*.yaml
 	$(TOOLS)/controller-gen crd paths=./config/v1alpha1 output:crd:artifacts:config=manifests/crds
@@ -151,6 +152,7 @@ generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manif
 	cd tools && go run ./chart ..
 	mkdir -p docs/reference
 	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
+	cd tools/monitoring && go run . ../../manifests/monitoring
 
 verify: ## generated files are fresh, Go is formatted, go.mod files are tidy; sizes of packages, words, columns, links
 	@tools/verify

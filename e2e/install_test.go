@@ -112,7 +112,10 @@ func testEndpoints(t *testing.T, r *rack) {
 		metrics := []string{"berth_l2_", "berth_bgp_", "go_goroutines", "process_resident_memory_bytes"}
 		if component == "controller" {
 			from = pod.Spec.NodeName
-			metrics = []string{"berth_service_status_writes_total", "berth_allocations_total", "go_goroutines"}
+			metrics = []string{
+				"berth_service_status_writes_total", "berth_allocations_total", "go_goroutines",
+				`workqueue_depth{name="services"}`, "rest_client_requests_total",
+			}
 		}
 		for path, want := range map[string][]string{"/healthz": {"ok"}, "/readyz": {"ok"}, "/metrics": metrics} {
 			url := "http://" + net.JoinHostPort(pod.Status.PodIP, "7470") + path
