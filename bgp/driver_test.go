@@ -595,6 +595,7 @@ func TestMetricsFollowTheSession(t *testing.T) {
 	want := map[string]float64{
 		`berth_bgp_session_up{peer=tor1}`:                     1,
 		`berth_bgp_session_outage_seconds{}`:                  0,
+		`berth_bgp_session_downs_total{peer=tor1}`:            0,
 		`berth_bgp_prefixes_announced{family=IPv4,peer=tor1}`: 1,
 		`berth_bgp_prefixes_announced{family=IPv6,peer=tor1}`: 0,
 		`berth_bgp_prefixes_failed{}`:                         0,

@@ -174,6 +174,7 @@ func (o *loop) addPeer(ctx context.Context, p Peer) {
 		o.byAddress[p.Address] = s
 	}
 	o.published.update(func() { o.published.sessions[p.Name] = s })
+	o.metrics.downs.WithLabelValues(p.Name) // it is 0 from now on
 }
 
 // sessionChanged handles a session's change of state.

@@ -17,6 +17,8 @@ type alert struct {
 
 // alerts are those that Berth comes with, the gravest first. Each has one cause: where a fault
 // shows in several metrics, the alert that is nearest to the cause has them.
+//
+// Thresholds of increases are halves, since increase() extrapolates: 3 in 9 minutes are 3.3 in 10.
 func alerts() []alert {
 	return []alert{
 		{
@@ -65,7 +67,7 @@ func alerts() []alert {
 		},
 		{
 			name: "StatusContested", severity: warning,
-			expr:    `sum(increase(berth_service_status_overwritten_total[10m])) > 3`,
+			expr:    `sum(increase(berth_service_status_overwritten_total[10m])) > 3.5`,
 			summary: "Another controller overwrites the statuses of Services.",
 		},
 		{
@@ -105,7 +107,7 @@ func alerts() []alert {
 		},
 		{
 			name: "BGPSessionFlapping", severity: warning,
-			expr:    `increase(berth_bgp_session_downs_total[30m]) > 2`,
+			expr:    `increase(berth_bgp_session_downs_total[30m]) > 2.5`,
 			summary: "The session of node {{ $labels.node }} with BGPNeighbor {{ $labels.peer }} comes and goes.",
 		},
 		{
