@@ -7,7 +7,8 @@ import (
 
 // This file has what the machine does with the mirror, the second channel by which claims arrive.
 
-// Mirrored takes what the mirror says of an address.
+// Mirrored takes what the mirror says of an address. Without a Node no claim counts there. The term
+// is then that of a claim which is there still, of a Node that is not ready; 0: nothing is there.
 func (m *Machine) Mirrored(now time.Time, said Claim) {
 	key := keyOf(said.Address)
 	if said.Node == "" && m.addresses[key] == nil {
@@ -37,8 +38,12 @@ func (m *Machine) Mirrored(now time.Time, said Claim) {
 		m.dropRelay(c)
 	}
 	m.evaluate(now, c, PeerSilent)
-	if c.owned && c.mirror.Node != m.self && c.mirror.Term < c.mine.term {
+	switch {
+	case !c.owned || c.mirror.Node == m.self:
+	case c.mirror.Term < c.mine.term:
 		m.publishToMirror(c) // another node's withdrawal or older claim replaced ours
+	case c.mirror.Node == "":
+		m.reclaim(now, c, c.mirror.Term) // ours is not written over a claim of a higher term
 	}
 	m.prune(c)
 }

@@ -771,6 +771,29 @@ func TestMachineMirroredOfStranger(t *testing.T) {
 	}
 }
 
+// The mirror may show the claim of a dead node with a term that nobody on the segment knows: its
+// address was not wanted for a while. It does not count, and an owner claims above it.
+func TestMachineMirroredTermOfDeadNode(t *testing.T) {
+	w := together(t, 2, 1, nil)
+	addr := w.addresses[0]
+	if err := w.run(5*time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	owner := w.owners(addr)[0]
+	const term = 50
+	owner.m.Mirrored(owner.local(), Claim{Address: addr, Term: term})
+	owner.applyOutputs()
+	if got := owner.pending[addr]; got.Node != owner.name || got.Term <= term {
+		t.Errorf("the owner writes %+v, want a claim of a term above %d", got, term)
+	}
+	if err := w.run(time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	if now := w.owners(addr); len(now) != 1 || now[0] != owner {
+		t.Errorf("%d nodes own it, want the same one", len(now))
+	}
+}
+
 // A segment that carries nothing while all links are up, as when a spanning tree changes, makes
 // each node alone. Not each of them writes a claim for each address.
 func TestMachineAloneWritesLittle(t *testing.T) {

@@ -679,7 +679,7 @@ func (n *simNode) look(addr netip.Addr) {
 	}
 	said := n.w.api[addr]
 	if said.Node != "" && said.Node != stranger && n.w.node(said.Node).absent {
-		said = Claim{}
+		said = Claim{Term: said.Term}
 	}
 	said.Address = addr
 	if n.seen[addr].says(said) {

@@ -40,8 +40,8 @@ type Config struct {
 // Listener is layer 2, which hears of claims by the mirror. It is called while Run runs, and must
 // not block.
 type Listener interface {
-	// Mirrored is called for each change of an L2Owner, this node's own included. The Node
-	// is empty when the object is gone, or its Node is not ready.
+	// Mirrored is called for each change of an L2Owner, this node's own included. The Node is empty
+	// when its Node is not ready, and when the object is gone. In the latter case the term is 0.
 	Mirrored(l2.Claim)
 }
 
@@ -151,6 +151,9 @@ func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 	}
 	if present == nil || !m.Ready(claim.Node) {
 		claim.Node = ""
+	}
+	if present == nil {
+		claim.Term = 0
 	}
 	m.To.Mirrored(claim)
 }

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
@@ -8,7 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
 
+	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 )
@@ -260,5 +263,52 @@ func TestMirror_object(t *testing.T) {
 	owner.Name = nameOf(claim.Address, "172.30.1.0/24")
 	if got, ok := claimOf(owner); ok {
 		t.Errorf("an object of another name mirrors %+v", got)
+	}
+}
+
+// told is a listener that remembers.
+type told []l2.Claim
+
+func (c *told) Mirrored(claim l2.Claim) { *c = append(*c, claim) }
+
+// The claim of a dead node may have a higher term than anybody on the segment knows.
+func TestMirror_reconcile_termOfDeadNode(t *testing.T) {
+	berth, err := client.New(&rest.Config{Host: "http://127.0.0.1:1"}) // nothing is asked of it
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said told
+	m, err := New(Config{
+		Berth: berth, Logger: slog.New(slog.DiscardHandler), Node: "n1", Claims: NewClaims(), To: &said,
+		Ready: func(node string) bool { return node != "n2" },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := l2.Claim{Address: netip.MustParseAddr("192.0.2.1"), Segment: "192.0.2.0/24", Interface: "eth0"}
+	owner := func(node string) {
+		found := &v1alpha1.L2Owner{
+			ObjectMeta: metav1.ObjectMeta{Name: nameOf(claim.Address, claim.Segment)},
+			Status: v1alpha1.L2OwnerStatus{
+				Address: claim.Address.String(), Segment: claim.Segment, NodeName: node, Term: 7,
+			},
+		}
+		if err := m.informer.GetStore().Add(found); err != nil {
+			t.Fatal(err)
+		}
+		ours := claim
+		ours.Node, ours.Term = "n1", 1
+		m.Claimed(ours)
+		if err := m.reconcile(t.Context(), found.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owner("n3")
+	if len(said) > 0 {
+		t.Errorf("of a living node layer 2 heard again: %+v", said)
+	}
+	owner("n2")
+	if len(said) != 1 || said[0].Node != "" || said[0].Term != 7 {
+		t.Errorf("of a dead node layer 2 heard %+v, want the term 7 without a node", said)
 	}
 }

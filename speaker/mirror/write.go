@@ -53,6 +53,9 @@ func (m *Mirror) reconcile(ctx context.Context, name string) error {
 	case remove:
 		err = m.remove(ctx, found)
 	case leave:
+		if found != nil && have.claim.Node != "" && !m.Ready(found.Status.NodeName) {
+			m.hear(found) // layer 2 has claimed without knowing the term: nobody on the segment did
+		}
 	}
 	switch {
 	case errors.Is(err, errPaced):
