@@ -36,6 +36,8 @@ type Sighting struct {
 type Capture struct {
 	stage     *Stage
 	addresses []netip.Addr
+	captured  map[netip.Addr]bool // the same, to look up
+	every     time.Duration       // between two requests for an address
 	stop      func() error
 
 	mu    sync.Mutex // guards what is below
@@ -43,11 +45,22 @@ type Capture struct {
 	asked map[netip.Addr][]time.Time
 }
 
-// askEvery is the time between two requests for an address.
+// askEvery is the time between two requests for an address, unless there are very many.
 const askEvery = 20 * time.Millisecond
 
 // StartCapture starts a Capture, which lasts until Stop or the end of ctx.
 func (s *Stage) StartCapture(ctx context.Context, addresses ...netip.Addr) (*Capture, error) {
+	return s.StartCaptureEvery(ctx, askEvery, addresses...)
+}
+
+// StartCaptureEvery starts a Capture that asks for each address once in the given time. A segment
+// cannot carry 20 000 requests a second, so many addresses need more time. The requests are spread
+// over it.
+func (s *Stage) StartCaptureEvery(
+	ctx context.Context,
+	every time.Duration,
+	addresses ...netip.Addr,
+) (*Capture, error) {
 	tap, err := s.openTap()
 	if err != nil {
 		return nil, fmt.Errorf("capture on the segment: %w", err)
@@ -56,7 +69,13 @@ func (s *Stage) StartCapture(ctx context.Context, addresses ...netip.Addr) (*Cap
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("capture on the segment: %w", err), tap.close())
 	}
-	c := &Capture{stage: s, addresses: addresses, seen: map[netip.Addr]Sightings{}, asked: map[netip.Addr][]time.Time{}}
+	c := &Capture{
+		stage: s, addresses: addresses, captured: map[netip.Addr]bool{}, every: every,
+		seen: map[netip.Addr]Sightings{}, asked: map[netip.Addr][]time.Time{},
+	}
+	for _, address := range addresses {
+		c.captured[address] = true
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.ask(ctx, asker) })
@@ -79,8 +98,13 @@ func (c *Capture) ask(ctx context.Context, asker *asker) error {
 	defer asker.close()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
+	ticks := max(1, int(c.every/askEvery))
+	share := (len(c.addresses) + ticks - 1) / ticks // of each tick
+	next := 0
 	for {
-		for _, address := range c.addresses {
+		for range share {
+			address := c.addresses[next]
+			next = (next + 1) % len(c.addresses)
 			c.mu.Lock()
 			c.asked[address] = append(c.asked[address], time.Now())
 			c.mu.Unlock()
@@ -104,7 +128,7 @@ func (c *Capture) listen(ctx context.Context, tap *tap) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("capture on the segment: %w", err)
-		case ok && slices.Contains(c.addresses, seen.Address):
+		case ok && c.captured[seen.Address]:
 			c.note(seen)
 		}
 	}
@@ -250,6 +274,65 @@ func (c *Capture) lastRounds(address netip.Addr, since time.Time) ([]Sightings, 
 		rounds = append(rounds, slices.Clone(c.seen[address].Between(asked[i], asked[i+1])))
 	}
 	return rounds, asked[settled], nil
+}
+
+// Round is a request for an address, and what was seen until the next one.
+type Round struct {
+	Asked time.Time
+	Seen  Sightings
+}
+
+// Answers returns the hosts that answered, sorted. Announcements do not count.
+func (r Round) Answers() []string {
+	return slices.DeleteFunc(slices.Clone(r.Seen), func(s Sighting) bool { return s.Gratuitous }).Hosts()
+}
+
+// Rounds returns the requests for an address at or after a moment that were followed by another.
+func (c *Capture) Rounds(address netip.Addr, since time.Time) []Round {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	asked := c.asked[address]
+	first, _ := slices.BinarySearchFunc(asked, since, time.Time.Compare)
+	var rounds []Round
+	for i := first; i+1 < len(asked); i++ {
+		rounds = append(rounds, Round{asked[i], slices.Clone(c.seen[address].Between(asked[i], asked[i+1]))})
+	}
+	return rounds
+}
+
+// Overlap is the longest time in which several hosts answered the same requests for an address.
+type Overlap struct {
+	From, To time.Time
+	Hosts    []string
+}
+
+// Lasted returns how long it lasted: 0 for a single request, which two hosts may answer while the
+// address moves.
+func (o Overlap) Lasted() time.Duration { return o.To.Sub(o.From) }
+
+// Overlap returns the longest Overlap of an address between two moments, and how many requests
+// several hosts answered.
+func (c *Capture) Overlap(address netip.Addr, from, to time.Time) (longest Overlap, requests int) {
+	var now Overlap
+	for _, round := range c.Rounds(address, from) {
+		if !round.Asked.Before(to) {
+			break
+		}
+		hosts := round.Answers()
+		if len(hosts) < 2 {
+			now = Overlap{}
+			continue
+		}
+		requests++
+		if now.Hosts == nil {
+			now = Overlap{round.Asked, round.Asked, hosts}
+		}
+		now.To = round.Asked
+		if longest.Hosts == nil || now.Lasted() > longest.Lasted() {
+			longest = now
+		}
+	}
+	return longest, requests
 }
 
 // Sightings are sorted by time.

@@ -5,6 +5,7 @@ package stage
 import (
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -204,5 +205,36 @@ func TestAnOwnerHasAnsweredAloneFifteenTimes(t *testing.T) {
 				t.Errorf("the error is %v, want %s", err, c.want)
 			}
 		})
+	}
+}
+
+func TestOverlapsAreOfHostsThatAnswerTheSameRequests(t *testing.T) {
+	address, begun := netip.MustParseAddr("172.30.0.200"), time.Unix(1000, 0)
+	at := func(ms int) time.Time { return begun.Add(time.Duration(ms) * time.Millisecond) }
+	c := &Capture{seen: map[netip.Addr]Sightings{}, asked: map[netip.Addr][]time.Time{}}
+	for round, hosts := range [][]string{
+		{"n1"}, {"n1", "n2"}, {"n2"}, {"n2", "n3"}, {"n3", "n2"}, {"n2", "n3"}, {"n3"}, {}, {"n3", "n1"}, {"n1"},
+	} {
+		c.asked[address] = append(c.asked[address], at(100*round))
+		for i, host := range hosts {
+			c.note(Sighting{Address: address, At: at(100*round + i + 1), Host: host})
+		}
+		c.note(Sighting{Address: address, At: at(100*round + 50), Host: "n9", Gratuitous: true})
+	}
+	for _, test := range []struct {
+		name     string
+		from, to int
+		want     Overlap
+		requests int
+	}{
+		{"all of it", 0, 1000, Overlap{at(300), at(500), []string{"n2", "n3"}}, 5},
+		{"a single request", 0, 300, Overlap{at(100), at(100), []string{"n1", "n2"}}, 1},
+		{"the end of one", 450, 1000, Overlap{at(500), at(500), []string{"n2", "n3"}}, 2},
+		{"none", 600, 800, Overlap{}, 0},
+	} {
+		got, requests := c.Overlap(address, at(test.from), at(test.to))
+		if !reflect.DeepEqual(got, test.want) || requests != test.requests {
+			t.Errorf("%s: %+v, %d requests; want %+v, %d", test.name, got, requests, test.want, test.requests)
+		}
 	}
 }
