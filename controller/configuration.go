@@ -292,9 +292,14 @@ func counts(of map[ipam.Family]ipam.Usage, family ipam.Family) v1alpha1.AddressU
 	}
 	free := new(big.Int).Sub(u.Total, big.NewInt(u.Assigned+u.Reserved+u.Resting))
 	free.Sub(free, excluded)
+	next := ""
+	if u.Next.IsValid() {
+		next = u.Next.String()
+	}
 	return v1alpha1.AddressUsage{
 		Total: decimal(u.Total), Assigned: decimal(big.NewInt(u.Assigned)), Reserved: decimal(big.NewInt(u.Reserved)),
 		Excluded: decimal(excluded), Resting: decimal(big.NewInt(u.Resting)), Free: decimal(free),
+		Next: next,
 	}
 }
 

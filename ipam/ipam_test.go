@@ -306,6 +306,43 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// Next is what a new owner gets then, and asking for it changes nothing.
+func TestUsageNext(t *testing.T) {
+	a := with(
+		pool("auto", Automatic, "192.0.2.1-192.0.2.2", "2001:db8::1-2001:db8::9"),
+		pool("ask", OnRequest, "198.51.100.1-198.51.100.9"),
+		pool("off", Disabled, "203.0.113.1-203.0.113.9"),
+	)
+	expect := func(pool string, family Family, want string) {
+		t.Helper()
+		for range 2 {
+			got := ""
+			if next := a.Usage(pool)[family].Next; next.IsValid() {
+				got = next.String()
+			}
+			if got != want {
+				t.Fatalf("the next %s address of %s is %q, want %q", family, pool, got, want)
+			}
+		}
+	}
+	expect("auto", IPv4, "192.0.2.1")
+	expect("auto", IPv6, "2001:db8::1")
+	expect("ask", IPv4, "198.51.100.1")
+	expect("off", IPv4, "")
+	a.SetPins("n/c", []netip.Addr{netip.MustParseAddr("192.0.2.1")})
+	expect("auto", IPv4, "192.0.2.2") // the other one is somebody's
+	a.SetPins("n/c", nil)
+	mustAssign(t, a, "n/a", v4, "192.0.2.1")
+	mustAssign(t, a, "n/b", v4, "192.0.2.2")
+	expect("auto", IPv4, "")
+	until := time.Unix(60, 0)
+	a.Free("n/b", []netip.Addr{netip.MustParseAddr("192.0.2.2")}, until)
+	expect("auto", IPv4, "") // only its last owner gets it
+	a.Wake(until)
+	expect("auto", IPv4, "192.0.2.2")
+	mustAssign(t, a, "n/c", v4, "192.0.2.2")
+}
+
 func named(r Request, pools ...string) Request {
 	r.Named, r.Pools = true, pools
 	return r

@@ -814,6 +814,13 @@ func (h *history) agreeOnUsage(t *testing.T, p *Pool) {
 	got := map[Family][5]int64{}
 	for f, u := range h.a.Usage(p.Name) {
 		got[f] = [5]int64{u.Total.Int64(), u.Assigned, u.Reserved, u.Excluded.Int64(), u.Resting}
+		var next netip.Addr
+		if p.Allocation != Disabled {
+			next, _ = h.m.next("", p, f)
+		}
+		if u.Next != next {
+			t.Fatalf("the next address of pool %s is %s, the model says %s", p.Name, u.Next, next)
+		}
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("usage of pool %s (total, assigned, reserved, excluded, resting) is %v, the model says %v", p.Name, got, want)

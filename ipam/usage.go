@@ -18,6 +18,9 @@ type Usage struct {
 	Excluded *big.Int
 	// Resting: freed a moment ago.
 	Resting int64
+	// Next is the address that an owner gets from the pool that names none and had none before. The
+	// zero value: there is none.
+	Next netip.Addr
 }
 
 // Usage returns the counts of each family that the pool has addresses of.
@@ -87,5 +90,8 @@ func (a *Allocator) usage(p *poolState, family Family) Usage {
 		}
 		return true
 	})
+	if p.Allocation != Disabled {
+		u.Next, _ = a.next("", p, family)
+	}
 	return u
 }

@@ -340,4 +340,12 @@ type AddressUsage struct {
 	// free addresses; those of spec.onRequestAddresses and edge addresses are among them.
 	// +required
 	Free Count `json:"free,omitempty"`
+	// next is the address that a new Service gets from the pool if it names none. Speakers ask for it
+	// beforehand, so that it answers at once. It is left out if no address is free, or the pool gives
+	// none.
+	// +optional
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",messageExpression="self + ' is not an IPv4 or IPv6 address such as 192.0.2.1'"
+	Next string `json:"next,omitempty"`
 }

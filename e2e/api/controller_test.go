@@ -314,9 +314,11 @@ func TestAllocationByFamily(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		want := v1alpha1.AddressUsage{Total: "9", Assigned: "2", Reserved: "0", Excluded: "0", Resting: "0", Free: "7"}
+		four := v1alpha1.AddressUsage{Total: "9", Assigned: "2", Reserved: "0", Excluded: "0", Resting: "0", Free: "7"}
+		six := four
+		four.Next, six.Next = "192.0.2.3", "2001:db8::3"
 		if diff := cmp.Diff(
-			[]v1alpha1.AddressUsage{want, want}, []v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6},
+			[]v1alpha1.AddressUsage{four, six}, []v1alpha1.AddressUsage{p.Status.IPv4, p.Status.IPv6},
 		); diff != "" {
 			return errors.New(diff)
 		}
