@@ -60,7 +60,9 @@ func TestCleaner_kernel(t *testing.T) {
 				}
 				open := connect(t, a)
 				t.Cleanup(func() { open.Close() })
-				nettest.Eventually(t, "a connection is over", func() bool { return isOver(strings.Replace(states(t, a), "ESTABLISHED", "", 1)) })
+				nettest.Eventually(t, "a connection is over", func() bool {
+					return isOver(strings.Replace(states(t, a), "ESTABLISHED", "", 1))
+				})
 			}
 			cleaner := New(slog.New(slog.NewTextHandler(t.Output(), nil)))
 			done := make(chan error, 1)
