@@ -13,7 +13,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/dataplane"
-	"github.com/berth-lb/berth/speaker/dataplane/conntrack"
+	"github.com/berth-lb/berth/speaker/dataplane/midstream"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
 	"github.com/berth-lb/berth/speaker/localnet"
@@ -51,14 +51,14 @@ func (s *Speaker) makeDrivers(
 	if err != nil {
 		return drivers{}, err
 	}
-	connections := conntrack.New(s.Logger.With("driver", "conntrack"))
+	resets := midstream.New(s.Logger.With("driver", "midstream"))
 	claims := mirror.NewClaims()
 	layer2, err := l2.New(l2.Config{
 		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
 		Answers: func(a netip.Addr, on bool) {
 			drops.Answering(a, on)
-			connections.Moved(a)
 			if on {
+				resets.Moved(a)
 				foreign.forget(a)
 			}
 		},
@@ -93,7 +93,7 @@ func (s *Speaker) makeDrivers(
 	return drivers{
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(s.Logger.With("driver", "bgp"), func() map[string]bool { return established(routes) }),
-		bfd:    paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), conntrack: connections,
+		bfd:    paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), midstream: resets,
 	}, nil
 }
 

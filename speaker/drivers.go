@@ -134,8 +134,8 @@ type proxyHealth interface {
 	Changes() <-chan bool
 }
 
-// connectionCleaner has the kernel forget connections that are over, to addresses that move.
-type connectionCleaner interface {
+// connectionResetter resets connections to addresses that moved here in their midst.
+type connectionResetter interface {
 	Run(ctx context.Context) error
 }
 
@@ -150,14 +150,14 @@ type drivers struct {
 	rivals    peerFilter
 	bfd       pathWatcher
 	kubeProxy proxyHealth
-	conntrack connectionCleaner
+	midstream connectionResetter
 }
 
 // runs returns the Run methods of all but the mirror, which runs before the first plan.
 func (d drivers) runs() []func(context.Context) error {
 	return []func(context.Context) error{
 		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.bfd.Run, d.kubeProxy.Run,
-		d.conntrack.Run,
+		d.midstream.Run,
 	}
 }
 

@@ -60,9 +60,9 @@ func (f *fakeL2) Status() l2.Status                  { return f.status }
 func (f *fakeL2) Holds(netip.Addr) []string          { return f.holds }
 func (f *fakeL2) Drained() <-chan struct{}           { return f.drained }
 
-type fakeConntrack struct{}
+type fakeMidstream struct{}
 
-func (fakeConntrack) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (fakeMidstream) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 
 type fakeBGP struct {
 	synced   map[string]bgp.Desired // by group
@@ -254,7 +254,7 @@ func idleNode(t *testing.T) node {
 	d := drivers{
 		l2: n.l2, bgp: n.bgp, dataplane: n.dataplane, unserved: n.unserved, mirror: n.mirror, localnet: n.localnet,
 		rivals: n.rivals, bfd: n.bfd, kubeProxy: n.kubeProxy,
-		conntrack: fakeConntrack{},
+		midstream: fakeMidstream{},
 	}
 	r := newReporter(s.Options, s.sources, d, newConflicts())
 	if n.planner, err = newPlanner(s.Options, s.sources, d, r, netip.MustParseAddr("192.0.2.11")); err != nil {
