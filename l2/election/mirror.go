@@ -141,10 +141,10 @@ const (
 // candidates are expected, and nobody was ever heard. It may filter the EtherType.
 func (m *Machine) isMute() bool { return m.isolated && !m.peers.anyKnown() }
 
-// readsMirror reports whether the mirror shows what nodes claim now.
-func (m *Machine) readsMirror() bool {
-	return !m.freshness.confirmedAt.IsZero() && m.freshness.isFresh(m.freshness.age)
-}
+// hasRead reports whether this node has read the mirror since it started. It may be lost by now,
+// and what makes an address vacant may be the first that arrives after that: all nodes see it, and
+// none of them can tell yet.
+func (m *Machine) hasRead() bool { return !m.freshness.confirmedAt.IsZero() }
 
 // unheard returns the nodes that own addresses on a mute segment according to the mirror, by name.
 func (m *Machine) unheard() []string {
@@ -164,7 +164,7 @@ func (m *Machine) unheard() []string {
 // mustBid reports whether this node asks by the mirror before it claims the address. What it owned
 // before it restarted is still its own.
 func (m *Machine) mustBid(c *addressState) bool {
-	return m.isMute() && m.readsMirror() && c.bid.term == 0 && c.mirror.Node != m.self
+	return m.isMute() && m.hasRead() && c.bid.term == 0 && c.mirror.Node != m.self
 }
 
 // muteRank returns this node's place among the candidates that may be on a mute segment.

@@ -794,6 +794,46 @@ func TestMachineMirroredTermOfDeadNode(t *testing.T) {
 	}
 }
 
+// On a mute segment the first thing that nodes see of the API, when it is back, may be that an
+// owner is gone. They cannot know yet what the others do about that, so they bid.
+func TestMachineMuteBidsBeforeConfirmation(t *testing.T) {
+	w := newWorld(1, 3, 1, nil)
+	w.mute = true
+	for _, n := range w.nodes {
+		w.after(w.between(0, time.Second), n.boot)
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	addr := w.addresses[0]
+	owner := w.owners(addr)[0]
+	for _, n := range w.nodes {
+		n.apiCut = true
+	}
+	if err := w.run(20*time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	owner.crash()
+	for _, n := range w.nodes {
+		if n.apiCut = false; n != owner {
+			n.m.Mirrored(n.local(), Claim{Address: addr, Term: w.api[addr].Term})
+			n.applyOutputs()
+			n.sleep()
+		}
+	}
+	if err := w.run(calm, func() error {
+		if n := len(w.owners(addr)); n > 1 {
+			return fmt.Errorf("at %s %d nodes answer", w.now, n)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if n := len(w.owners(addr)); n != 1 {
+		t.Errorf("in the end %d nodes answer, want 1", n)
+	}
+}
+
 // A segment that carries nothing while all links are up, as when a spanning tree changes, makes
 // each node alone. Not each of them writes a claim for each address.
 func TestMachineAloneWritesLittle(t *testing.T) {
