@@ -72,7 +72,7 @@ func (l *Lab) LoseAPI(ctx context.Context, hostName string, loss APILoss) error 
 	rules := noAPILoss + "add table inet noapi\n" +
 		// Before the address of the Service is translated, and after it is translated back.
 		"add chain inet noapi output { type filter hook output priority -310; }\n" +
-		"add chain inet noapi input { type filter hook input priority 0; }\n"
+		"add chain inet noapi input { type filter hook input priority 110; }\n"
 	for _, end := range ends {
 		rules += "add rule inet noapi output ip daddr " + fmt.Sprintf(end, "d") + " " + verdict + "\n" +
 			"add rule inet noapi input ip saddr " + fmt.Sprintf(end, "s") + " drop\n"
