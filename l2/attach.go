@@ -38,6 +38,7 @@ func (s *segment) changeLink(ctx context.Context, now time.Time, l packet.Link) 
 // openWire opens the sockets. If that fails it is tried again later.
 func (s *segment) openWire(ctx context.Context, now time.Time) {
 	s.reopen = time.Time{}
+	s.doubtNext(now) // the new socket does not hear about it, and nobody listened until now
 	mac := s.link.HardwareAddr()
 	arp := &neighbor.ARPResponder{
 		MAC:      mac,

@@ -16,6 +16,7 @@ type conflicts struct {
 	prober    *neighbor.Prober
 	defender  *neighbor.Defender
 	proxies   *neighbor.ProxyDetector
+	scout     *neighbor.Scout
 	undecided []neighbor.Sighting // of answered addresses, until it is known which hosts are proxies
 }
 
@@ -30,6 +31,9 @@ const (
 	// thousand of them are not probed every second.
 	peerRest     = time.Second
 	peerRestEach = 10 * time.Millisecond
+
+	// maxNext is how many addresses are probed before they are wanted.
+	maxNext = 64
 )
 
 func newConflicts() conflicts {
@@ -37,6 +41,7 @@ func newConflicts() conflicts {
 		prober:   neighbor.NewProber(),
 		defender: neighbor.NewDefender(),
 		proxies:  neighbor.NewProxyDetector(),
+		scout:    neighbor.NewScout(),
 	}
 }
 
@@ -57,6 +62,10 @@ func (s *segment) see(now time.Time, x neighbor.Sighting) {
 
 // review decides whether the use of an address, by a peer or a foreign host, is a conflict.
 func (s *segment) review(now time.Time, x neighbor.Sighting, peer string) {
+	if _, owned := s.owned[x.Addr]; !owned && s.scout.Listens(x.Addr) {
+		s.reviewNext(now, x, peer)
+		return
+	}
 	if !s.machine.Owns(x.Addr) || s.isHarmless(now, x, peer) {
 		return
 	}
@@ -142,7 +151,11 @@ func (s *segment) joinDecoys(decoys []netip.Addr) {
 
 // probe sends the probes that are due, and starts answering for addresses that are free.
 func (s *segment) probe(now time.Time) {
-	if !s.mayAnnounce() || s.prober.Next().IsZero() && s.proxies.Next().IsZero() {
+	if !s.mayAnnounce() {
+		return
+	}
+	s.lookAhead(now)
+	if s.prober.Next().IsZero() && s.proxies.Next().IsZero() {
 		return
 	}
 	addrs := s.prober.Due(now, maxBurst)
@@ -203,35 +216,61 @@ func (s *segment) finishProxyTests(now time.Time) {
 	}
 }
 
-// applyVerdict decides about an address by what was heard of it while it was probed. Each use is
-// judged once more: a claim, or a MAC that the mirror tells, may have arrived since.
-func (s *segment) applyVerdict(now time.Time, p *neighbor.Probe) {
-	var contender *neighbor.Sighting
+// verdict is what the probes for an address showed.
+type verdict uint8
+
+const (
+	free      verdict = iota
+	contested         // another host probed for it too
+	used
+	undecided // until it is known whether the host that answered is a proxy
+)
+
+// judge returns the verdict about an address by what was heard of it while it was probed, with the
+// use that it comes from. Each use is judged once more: a claim, or a MAC that the mirror tells,
+// may have arrived since.
+func (s *segment) judge(now time.Time, p *neighbor.Probe) (found verdict, by neighbor.Sighting) {
 	for _, seen := range p.Heard {
-		if s.isHarmless(now, seen, s.machine.PeerByMAC(seen.MAC)) {
-			continue
-		}
 		switch {
+		case s.isHarmless(now, seen, s.machine.PeerByMAC(seen.MAC)):
 		case seen.Use == neighbor.Probed:
-			contender = &seen
+			found, by = contested, seen
 		case seen.Use == neighbor.Announced && s.proxies.Testing(seen):
-			s.prober.JudgeLater(p, now.Add(proxyDelay))
-			return
+			return undecided, seen
 		default:
-			s.rejectAddress(now, p, seen)
-			return
+			return used, seen
 		}
 	}
-	if contender != nil {
-		if p.Contests++; p.Contests == maxContests {
-			s.rejectAddress(now, p, *contender)
-			return
+	return found, by
+}
+
+// applyVerdict decides about an address that was probed.
+func (s *segment) applyVerdict(now time.Time, p *neighbor.Probe) {
+	found, by := s.judge(now, p)
+	if _, owned := s.owned[p.Addr]; !owned && found != undecided {
+		s.prober.End(p.Addr)
+		if found == free {
+			s.scout.Found(now, p.Addr)
+		} else {
+			s.scout.Used(now, p.Addr)
 		}
-		s.prober.Rest(now, p, contenderRest)
 		return
 	}
-	s.prober.End(p.Addr)
-	s.startAnswering(now, p.Addr)
+	switch found {
+	case undecided:
+		s.prober.JudgeLater(p, now.Add(proxyDelay))
+	case used:
+		s.rejectAddress(now, p, by)
+	case contested:
+		if p.Contests++; p.Contests == maxContests {
+			s.rejectAddress(now, p, by)
+		} else {
+			s.prober.Rest(now, p, contenderRest)
+		}
+	case free:
+		s.prober.End(p.Addr)
+		s.startAnswering(now, p.Addr)
+	}
 }
 
 // rejectAddress reports that another host has an address that was probed, and probes again later.
@@ -249,4 +288,71 @@ func (s *segment) reportConflict(now time.Time, x neighbor.Sighting) {
 	s.counts.conflicts.Inc()
 	node := s.machine.PeerByMAC(x.MAC)
 	s.observe(now, Observation{Kind: Conflict, Address: x.Addr, MAC: x.MAC[:], Node: node})
+}
+
+// anticipate replaces what may be wanted on this segment soon.
+func (s *segment) anticipate(now time.Time) {
+	var addrs []netip.Addr
+	for a, d := range s.coming {
+		if s.isConcerned(d) {
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	s.ignoreNext(s.scout.Set(now, addrs[:min(len(addrs), maxNext)])...)
+}
+
+// lookAhead probes those of the addresses that may be wanted soon which this node would be the
+// first to claim.
+func (s *segment) lookAhead(now time.Time) {
+	for _, a := range s.scout.Due(now) {
+		if !s.machine.ComesFirst(a, s.coming[a]) {
+			if s.scout.Postpone(now, a) {
+				s.ignoreNext(a)
+			}
+			continue
+		}
+		if s.scout.Begin(a) {
+			s.table.SetNext(a, true)
+			s.wire.Join(a)
+		}
+		s.prober.Begin(now, a)
+	}
+}
+
+// reviewNext takes another host's use of an address that may be wanted soon.
+func (s *segment) reviewNext(now time.Time, x neighbor.Sighting, peer string) {
+	switch {
+	case s.isHarmless(now, x, peer):
+	case s.prober.Hears(x.Addr):
+		s.scout.Doubt(x.Addr)
+		s.prober.Sighted(x)
+		if x.Use == neighbor.Announced {
+			s.testForProxy(now, x)
+		}
+	default:
+		s.scout.Used(now, x.Addr)
+	}
+}
+
+// isClear reports whether an address that this node claims was probed beforehand, and nothing was
+// heard of it since.
+func (s *segment) isClear(now time.Time, a netip.Addr) bool {
+	return s.scout.Claim(now, a) && len(s.sightings) == 0
+}
+
+// doubtNext takes that something may have gone unheard.
+func (s *segment) doubtNext(now time.Time) { s.ignoreNext(s.scout.Reset(now)...) }
+
+// ignoreNext ends the probing for addresses that may be wanted soon, and stops listening for them.
+func (s *segment) ignoreNext(addrs ...netip.Addr) {
+	for _, a := range addrs {
+		if _, owned := s.owned[a]; !owned {
+			s.prober.End(a)
+		}
+		s.table.SetNext(a, false)
+		if s.wire != nil {
+			s.wire.Leave(a)
+		}
+	}
 }

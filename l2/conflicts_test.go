@@ -132,6 +132,11 @@ func (h *host) probesFor(addr string) {
 	_ = h.wire.SendARP(neighbor.ARPProbe(h.mac, netip.MustParseAddr(addr)))
 }
 
+// asks has it ask for another host in the name of an address.
+func (h *host) asks(addr string) {
+	_ = h.wire.SendARP(neighbor.ARPRequest(h.mac, netip.MustParseAddr(addr), netip.MustParseAddr("192.0.2.100")))
+}
+
 // conflicts returns the addresses, MACs and nodes of the conflicts that a node has observed, each
 // once.
 func (n *fakeNode) conflicts() []string {
@@ -627,5 +632,251 @@ func TestConflictAfterThreeForeignProbes(t *testing.T) {
 		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, printerMAC, "")})
 		pass(11 * time.Second)
 		expectEqual(t, "answered when it no longer asks, by", e.whoHas(t, svc), []string{a.mac})
+	})
+}
+
+const (
+	next4 = "192.0.2.201"
+	next6 = "2001:db8::201"
+)
+
+// anticipate has the node expect the same of several addresses.
+func (n *fakeNode) anticipate(d Desired, addrs ...string) {
+	next := map[netip.Addr]Desired{}
+	for _, a := range addrs {
+		next[netip.MustParseAddr(a)] = d
+	}
+	n.Anticipate(next)
+}
+
+// expectHolds checks whether the node answers for the address.
+func (n *fakeNode) expectHolds(t *testing.T, when, addr string, want bool) {
+	t.Helper()
+	if got := len(n.Holds(netip.MustParseAddr(addr))) > 0; got != want {
+		t.Errorf("%s it answers for %s: %v, want %v", when, addr, got, want)
+	}
+}
+
+// expectProbes checks how often a host was asked for the address, by all nodes.
+func (h *host) expectProbes(t *testing.T, when, addr string, want int) {
+	t.Helper()
+	if got, _ := h.saw(addr, ""); got != want {
+		t.Errorf("%s %s was probed %d times, want %d", when, addr, got, want)
+	}
+}
+
+// An address that was probed beforehand is answered for at once, and until then nobody says
+// anything about it.
+func TestNextAddressAnswersAtOnce(t *testing.T) {
+	for _, addr := range []string{next4, next6} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &ether{}
+			first, other := twoNodes(t, e)
+			h := e.host(printer, with())
+			for _, n := range []*fakeNode{first, other} {
+				n.anticipate(by("a", "b"), addr)
+			}
+			pass(3 * time.Second)
+			if probes, announced := h.saw(addr, first.mac); probes != 3 || announced != 0 {
+				t.Errorf(
+					"before it is wanted it was probed %d times and announced %d times, want 3, by one node, and 0",
+					probes,
+					announced,
+				)
+			}
+			for _, n := range []*fakeNode{first, other} {
+				n.expectHolds(t, "before it is wanted", addr, false)
+				if got := n.seen(); got != nil {
+					t.Errorf("before it is wanted a node observed %v", got)
+				}
+				n.Sync(netip.MustParseAddr(addr), by("a", "b"))
+			}
+			pass(50 * time.Millisecond)
+			first.expectHolds(t, "50 ms later", addr, true)
+			pass(2 * time.Second)
+			other.expectHolds(t, "2 s later", addr, false)
+			if probes, announced := h.saw(addr, first.mac); probes != 0 || announced == 0 {
+				t.Errorf("when it is wanted it was probed %d times and announced %d times", probes, announced)
+			}
+		})
+	}
+}
+
+// What another host does after the address was found free counts.
+func TestNextAddressIsTaken(t *testing.T) {
+	for name, takes := range map[string]func(*host){
+		"announces it":     func(h *host) { h.says(next4) },
+		"probes for it":    func(h *host) { h.probesFor(next4) },
+		"asks in its name": func(h *host) { h.asks(next4) },
+		"answers the probes that are under way": func(h *host) {
+			for probes := 0; probes == 0; probes, _ = h.saw(next4, "") {
+				pass(10 * time.Millisecond)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &ether{}
+				first, other := twoNodes(t, e)
+				for _, n := range []*fakeNode{first, other} {
+					n.anticipate(by("a", "b"), next4)
+				}
+				pass(3 * time.Second)
+				h := e.host(printer, with(next4))
+				takes(h)
+				pass(time.Millisecond)
+				expectEqual(t, "conflicts about what nobody wants", first.conflicts(), nil)
+				for _, n := range []*fakeNode{first, other} {
+					n.sync(by("a", "b"), next4)
+				}
+				pass(2 * time.Second)
+				if probes, announced := h.saw(next4, first.mac); probes != 3 || announced != 0 {
+					t.Errorf(
+						"when it is wanted there are %d probes and %d announcements, want 3 and none",
+						probes,
+						announced,
+					)
+				}
+				first.expectHolds(t, "although another host has it", next4, false)
+				expectEqual(t, "conflicts", first.conflicts(), []string{fmt.Sprintf("%s %s %q", next4, printerMAC, "")})
+			})
+		})
+	}
+}
+
+// An address is probed again before what was found is a minute old, and 10 s after another host
+// was found to have it.
+func TestNextAddressIsProbedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		first, _ := twoNodes(t, e)
+		var taken atomic.Bool
+		h := e.host(printer, func(a netip.Addr) bool { return taken.Load() && a.String() == next4 })
+		first.anticipate(by("a", "b"), next4)
+		pass(time.Second)
+		h.expectProbes(t, "within 1 s", next4, 3)
+		pass(48 * time.Second)
+		h.expectProbes(t, "until 49 s", next4, 0)
+		taken.Store(true)
+		pass(2 * time.Second)
+		h.expectProbes(t, "until 51 s", next4, 3)
+		pass(8 * time.Second)
+		h.expectProbes(t, "while it rests", next4, 0)
+		pass(3 * time.Second)
+		h.expectProbes(t, "after it rested", next4, 3)
+		expectEqual(t, "conflicts", first.conflicts(), nil)
+		taken.Store(false)
+		pass(11 * time.Second)
+		h.expectProbes(t, "after it rested again", next4, 3)
+		first.sync(by("a", "b"), next4)
+		pass(50 * time.Millisecond)
+		first.expectHolds(t, "when it is free again", next4, true)
+	})
+}
+
+// Only the node that would be the first to claim an address probes for it, and the next one when
+// that one is gone.
+func TestNextAddressIsProbedByFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		first, other := twoNodes(t, e)
+		h := e.host(printer, with())
+		other.anticipate(by("a", "b"), next4)
+		pass(5 * time.Second)
+		h.expectProbes(t, "by the second in line", next4, 0)
+		first.anticipate(by(other.config.Node), next4)
+		pass(5 * time.Second)
+		h.expectProbes(t, "by no candidate", next4, 0)
+		d := by("a", "b")
+		d.Interfaces = []string{"eth1"}
+		first.anticipate(d, next4)
+		pass(5 * time.Second)
+		h.expectProbes(t, "on another interface", next4, 0)
+		d = by("a", "b")
+		d.Needs = 1
+		first.anticipate(d, next4)
+		pass(5 * time.Second)
+		h.expectProbes(t, "by a node without the capability", next4, 0)
+		first.kill()
+		pass(5 * time.Second)
+		h.expectProbes(t, "by the first one that is left", next4, 0) // nobody is heard: it cannot tell
+	})
+}
+
+// What was found counts only while this node listens.
+func TestNextAddressIsProbedWithoutProof(t *testing.T) {
+	for name, deaf := range map[string]func(*fakeNode){
+		"no longer next": func(n *fakeNode) { n.Anticipate(nil) },
+		"link was down": func(n *fakeNode) {
+			n.system.set(func(f *fakeSystem) { f.link.Up = false })
+			pass(50 * time.Millisecond)
+			n.system.set(func(f *fakeSystem) { f.link.Up = true })
+		},
+		"suspended": func(n *fakeNode) { n.system.suspended.Add(int64(5 * time.Second)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &ether{}
+				n := e.node(t, "a", 1)
+				h := e.host(printer, with())
+				n.anticipate(by("a"), next4, next6)
+				pass(3 * time.Second)
+				h.expectProbes(t, "beforehand", next4, 3)
+				h.expectProbes(t, "beforehand", next6, 3)
+				deaf(n)
+				n.sync(by("a"), next4, next6)
+				pass(3 * time.Second)
+				h.expectProbes(t, "when it is wanted", next4, 3)
+				h.expectProbes(t, "when it is wanted", next6, 3)
+				n.expectHolds(t, "after that", next4, true)
+				n.sync(Desired{}, next4, next6)
+				n.Anticipate(nil)
+				pass(time.Second)
+				n.system.wire.mu.Lock()
+				defer n.system.wire.mu.Unlock()
+				if len(n.system.wire.joined) > 0 {
+					t.Errorf("it still listens for %v", n.system.wire.joined)
+				}
+			})
+		})
+	}
+}
+
+// A proxy does not have the address.
+func TestNextAddressBesideProxy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		first, other := twoNodes(t, e)
+		e.host(printer, everything)
+		for _, n := range []*fakeNode{first, other} {
+			n.anticipate(by("a", "b"), next4)
+		}
+		pass(5 * time.Second)
+		for _, n := range []*fakeNode{first, other} {
+			n.sync(by("a", "b"), next4)
+		}
+		pass(50 * time.Millisecond)
+		first.expectHolds(t, "50 ms later", next4, true)
+	})
+}
+
+func TestNextAddressesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		n := e.node(t, "a", 1)
+		h := e.host(printer, with())
+		var addrs []string
+		for i := range maxNext + 10 {
+			addrs = append(addrs, fmt.Sprintf("192.0.2.%d", 110+i))
+		}
+		n.anticipate(by("a"), addrs...)
+		pass(5 * time.Second)
+		for i, a := range addrs {
+			want := 3
+			if i >= maxNext {
+				want = 0
+			}
+			h.expectProbes(t, "beforehand", a, want)
+		}
 	})
 }

@@ -25,6 +25,7 @@ type Driver struct {
 
 	mu           sync.Mutex
 	desired      map[netip.Addr]Desired   // guarded by mu
+	next         map[netip.Addr]Desired   // guarded by mu; what may be desired soon
 	patterns     map[string]int           // guarded by mu; how many addresses are wanted on each
 	segments     map[string]*segment      // guarded by mu; by interface name
 	ended        map[string]chan struct{} // guarded by mu; by interface, closed when its last segment has ended
@@ -68,6 +69,7 @@ func newDriver(config Config, sys system) (*Driver, error) {
 		},
 		kick:      async.NewSignal(),
 		desired:   make(map[netip.Addr]Desired),
+		next:      make(map[netip.Addr]Desired),
 		patterns:  make(map[string]int),
 		segments:  make(map[string]*segment),
 		ended:     make(map[string]chan struct{}),
@@ -114,6 +116,24 @@ func (d *Driver) Sync(addr netip.Addr, desired Desired) {
 	}
 	if changed {
 		d.kick.Notify()
+	}
+}
+
+// Anticipate replaces the addresses that may be desired soon, and how. They are probed where this
+// node would be the first to claim them, so that it answers at once when they are. Until then it
+// claims and announces nothing, and answers nobody.
+func (d *Driver) Anticipate(addresses map[netip.Addr]Desired) {
+	next := make(map[netip.Addr]Desired, len(addresses))
+	for addr, desired := range addresses {
+		if desired.Announced {
+			next[addr.Unmap().WithZone("")] = desired
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.next = next
+	for _, seg := range d.segments {
+		seg.setNext(next)
 	}
 }
 

@@ -60,7 +60,8 @@ func (s *segment) applyAction(now time.Time, a election.Action) {
 	case election.ActionStart:
 		s.owned[a.Address], s.starting[a.Address] = struct{}{}, a
 		s.joinNDP(a.Address)
-		if a.Probe {
+		s.prober.End(a.Address) // what it asked before this node claimed the address
+		if clear := s.isClear(now, a.Address); a.Probe && !clear {
 			s.prober.Begin(now, a.Address)
 		} else {
 			s.startAnswering(now, a.Address)

@@ -21,6 +21,7 @@ type inbox struct {
 // inputs are what an inbox holds. They are guarded by its mu until the loop has taken them.
 type inputs struct {
 	desired    map[netip.Addr]Desired
+	next       map[netip.Addr]Desired // what may be desired soon, never changed; nil: as before
 	mirrored   map[mirrorKey]Claim
 	rebalance  []netip.Addr
 	mirrorLost bool
@@ -73,6 +74,7 @@ func (i *inbox) take() inputs {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	taken := inputs{
+		next:       i.next,
 		rebalance:  i.rebalance,
 		mirrorLost: i.mirrorLost,
 		link:       i.link,
@@ -80,7 +82,7 @@ func (i *inbox) take() inputs {
 		others:     i.others,
 		paired:     i.paired,
 	}
-	i.rebalance, i.mirrorLost, i.paired = nil, false, ""
+	i.next, i.rebalance, i.mirrorLost, i.paired = nil, nil, false, ""
 	if len(i.desired) > 0 {
 		taken.desired, i.desired = i.desired, make(map[netip.Addr]Desired)
 	}
@@ -94,6 +96,13 @@ func (i *inbox) take() inputs {
 func (s *segment) setDesired(addr netip.Addr, desired Desired) {
 	s.inbox.mu.Lock()
 	s.inbox.desired[addr] = desired
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
+func (s *segment) setNext(next map[netip.Addr]Desired) {
+	s.inbox.mu.Lock()
+	s.inbox.next = next
 	s.inbox.mu.Unlock()
 	s.wake.Notify()
 }
@@ -197,6 +206,10 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 		}
 		s.apply(now, addr, d)
 	}
+	if in.next != nil {
+		s.coming = in.next
+		s.anticipate(now)
+	}
 	s.machine.Rebalance(in.rebalance...)
 }
 
@@ -223,13 +236,18 @@ func causeOf(state State) Cause {
 // apply hands an address to the machine if it concerns this interface, or one that this one serves
 // the segment for.
 func (s *segment) apply(now time.Time, addr netip.Addr, d Desired) {
-	concerned := concerns(d, s.name, s.home) || slices.ContainsFunc(s.twins.others, func(name string) bool {
-		return concerns(d, name, s.parent.home(name))
-	})
-	if !concerned || s.twins.first != "" {
+	if !s.isConcerned(d) {
 		d = Desired{}
 	}
 	s.machine.SetDesired(now, addr, d)
+}
+
+// isConcerned reports whether this interface serves an address that is wanted like that.
+func (s *segment) isConcerned(d Desired) bool {
+	return s.twins.first == "" &&
+		(concerns(d, s.name, s.home) || slices.ContainsFunc(s.twins.others, func(name string) bool {
+			return concerns(d, name, s.parent.home(name))
+		}))
 }
 
 // concerns reports whether the address is wanted on an interface; home: it holds a node address.

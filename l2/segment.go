@@ -40,7 +40,8 @@ type segment struct {
 	orders
 	machine *election.Machine
 	desired map[netip.Addr]Desired
-	home    bool // the interface holds a node address
+	coming  map[netip.Addr]Desired // what may be desired soon
+	home    bool                   // the interface holds a node address
 	nodes   nodes
 	subnets []netip.Prefix // for which the machine knows its neighbors
 	twins   twins
@@ -226,6 +227,7 @@ func (s *segment) next() time.Time {
 		consider(s.announcer.Next())
 		consider(s.prober.Next())
 		consider(s.proxies.Next())
+		consider(s.scout.Next())
 	}
 	consider(s.defender.Next())
 	if s.link.Up {
@@ -242,6 +244,7 @@ func (s *segment) tick(now time.Time) {
 		if lateness == election.TooLate {
 			s.table.Watchdog.Stop()
 			s.counts.overslept.Inc()
+			s.doubtNext(now)
 		}
 		s.drain(now)
 	}
@@ -323,6 +326,7 @@ func (s *segment) applyDesired(now time.Time) {
 	for addr, d := range s.desired {
 		s.apply(now, addr, d)
 	}
+	s.anticipate(now)
 }
 
 func (s *segment) observe(now time.Time, x Observation) {

@@ -112,6 +112,7 @@ func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name s
 	for addr, desired := range d.desired {
 		seg.setDesired(addr, desired)
 	}
+	seg.setNext(d.next)
 	for _, said := range d.mirror {
 		seg.setMirrored(said)
 	}

@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -180,6 +181,26 @@ func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
 		turn = turn.Add(m.patience(c))
 	}
 	return turn
+}
+
+// ComesFirst reports whether this node would be the first to claim an address that becomes wanted
+// like that, and no other node is known to want it as well: nobody claims it, this node may, and of
+// the candidates that are able to take it none comes before. Where candidates are expected and
+// nobody is heard, no node can tell.
+func (m *Machine) ComesFirst(addr netip.Addr, desired Desired) bool {
+	c := &addressState{
+		candidates: slices.Sorted(slices.Values(desired.Candidates)),
+		preferred:  desired.Preferred,
+		needs:      desired.Needs,
+		ranked:     cmp.Or(desired.Rank, addr.String()),
+	}
+	if !m.eligible || !m.synced || !m.suits(c) || m.addresses[keyOf(addr)] != nil {
+		return false
+	}
+	if len(c.candidates) > 1 && m.peers.countAlive() == 0 {
+		return false
+	}
+	return c.rank(m.self, m.able(c), m.comesBefore(c)) == 0
 }
 
 // outage is that all of several peers fall silent at once while the link is up: more likely the

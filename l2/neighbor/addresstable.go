@@ -16,6 +16,7 @@ type AddressTable struct {
 	mu     sync.RWMutex
 	wanted map[netip.Addr]struct{} // guarded by mu
 	decoys map[netip.Addr]struct{} // guarded by mu; not wanted, but asked for
+	next   map[netip.Addr]struct{} // guarded by mu; perhaps wanted soon
 	// What the responders look up for each request. It is separate and small, so that thousands of
 	// entries stay in the processor's cache.
 	answered map[[16]byte]struct{} // guarded by mu
@@ -29,6 +30,7 @@ func NewAddressTable(now func() time.Time) *AddressTable {
 	return &AddressTable{
 		wanted:   make(map[netip.Addr]struct{}),
 		decoys:   make(map[netip.Addr]struct{}),
+		next:     make(map[netip.Addr]struct{}),
 		answered: make(map[[16]byte]struct{}),
 		Watchdog: Watchdog{base: now(), now: now},
 	}
@@ -48,14 +50,15 @@ func (a *AddressTable) IsAnswered(addr netip.Addr) bool {
 	return ok
 }
 
-// Knows reports whether addr is wanted, answered for or not, or is a decoy: other hosts that use it
-// matter.
+// Knows reports whether addr is wanted, answered for or not, may be wanted soon, or is a decoy:
+// other hosts that use it matter.
 func (a *AddressTable) Knows(addr netip.Addr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	_, wanted := a.wanted[addr]
 	_, decoy := a.decoys[addr]
-	return wanted || decoy
+	_, next := a.next[addr]
+	return wanted || decoy || next
 }
 
 // Wanted returns the addresses that are wanted, in no order.
@@ -70,6 +73,13 @@ func (a *AddressTable) SetWanted(addr netip.Addr, on bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	set(a.wanted, addr, on)
+}
+
+// SetNext sets whether the address may be wanted on the segment soon.
+func (a *AddressTable) SetNext(addr netip.Addr, on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	set(a.next, addr, on)
 }
 
 // SetDecoys sets whether the addresses are decoys.
