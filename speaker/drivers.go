@@ -31,6 +31,7 @@ type segmentAnnouncer interface {
 	Run(ctx context.Context) error
 	Observed() <-chan l2.Observation
 
+	Anticipate(addresses map[netip.Addr]l2.Desired)
 	Rebalance(address netip.Addr)
 	SetState(state l2.State)
 	SetKeys(keys l2.Keys)

@@ -35,6 +35,8 @@ type fakeL2 struct {
 	holds        []string
 	status       l2.Status
 	rebalanced   []netip.Addr
+	next         map[netip.Addr]l2.Desired
+	anticipated  int // how often next was replaced
 	drained      chan struct{}
 	observed     chan l2.Observation
 }
@@ -46,6 +48,10 @@ func (f *fakeL2) Sync(address netip.Addr, desired l2.Desired) {
 		return
 	}
 	f.synced[address] = desired
+}
+func (f *fakeL2) Anticipate(next map[netip.Addr]l2.Desired) {
+	f.next = next
+	f.anticipated++
 }
 func (f *fakeL2) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (f *fakeL2) Observed() <-chan l2.Observation    { return f.observed }

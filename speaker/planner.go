@@ -40,6 +40,7 @@ type planner struct {
 	world     plan.World
 	asked     map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
 	wanted    map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
+	next      map[string]map[netip.Addr]l2.Desired   // what may be wanted of layer 2 soon, by pool
 	addresses []netip.Addr                           // the last InternalIPs of this node
 	holders   map[netip.Addr]string                  // the group of each address that layer 2 knows
 	ordered   atomic.Int32                           // BGP peers
@@ -58,6 +59,7 @@ type planner struct {
 type task struct {
 	kind      taskKind
 	service   string     // of serviceChanged
+	pool      string     // of nextChanged
 	address   netip.Addr // of forwardedChanged
 	unhealthy bool       // of proxyHealthChanged
 }
@@ -76,6 +78,7 @@ const (
 	deadNodesChanged
 	rivalsChanged    // peers to hold back
 	freshnessChanged // whether other nodes know better what is desired
+	nextChanged      // which addresses a pool gives next
 	networkChanged   // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
@@ -85,6 +88,7 @@ func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Ad
 		tasks:   workqueue.NewTypedDelayingQueue[task](),
 		groups:  plan.NewGroups(),
 		wanted:  map[string]map[netip.Addr]plan.Segment{},
+		next:    map[string]map[netip.Addr]l2.Desired{},
 		holders: map[netip.Addr]string{},
 		world:   plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: o.IPVS},
 	}
@@ -138,6 +142,17 @@ func (p *planner) watch() error {
 			return fmt.Errorf("watch: %w", err)
 		}
 	}
+	if _, err := p.sources.pool.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			b, okB := before.(*v1alpha1.LoadBalancerPool)
+			a, okA := after.(*v1alpha1.LoadBalancerPool)
+			if okA && okB && !slices.Equal(nextOf(b), nextOf(a)) {
+				p.tasks.Add(task{kind: nextChanged, pool: a.Name})
+			}
+		},
+	}); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
 	node := to(nodesChanged)
 	_, err := p.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: node, DeleteFunc: node,
@@ -181,6 +196,7 @@ func (p *planner) begin() {
 	for _, key := range p.sources.service.GetStore().ListKeys() {
 		p.reviewService(key)
 	}
+	p.reviewNext(p.sources.pool.GetStore().ListKeys()...)
 	p.reviewState()
 }
 
@@ -244,6 +260,8 @@ func (p *planner) do(t task) {
 		p.reviewUsed()
 		p.replan()
 		p.rebalance()
+	case nextChanged:
+		p.reviewNext(t.pool)
 	case networkChanged:
 		if p.reviewUsed() {
 			p.replan()
@@ -328,7 +346,53 @@ func (p *planner) reviewService(key string) {
 func (p *planner) replan() {
 	p.syncPeers()
 	p.plan(p.groups.All()...)
+	clear(p.next)
+	p.reviewNext(p.sources.pool.GetStore().ListKeys()...)
 	p.reporter.poke()
+}
+
+// reviewNext has layer 2 expect what these pools give next, each as if a Service of policy Cluster
+// got it alone. What other pools give stays as it is.
+func (p *planner) reviewNext(pools ...string) {
+	for _, name := range pools {
+		p.next[name] = p.planNext(name)
+	}
+	all := map[netip.Addr]l2.Desired{}
+	for _, next := range p.next {
+		maps.Copy(all, next)
+	}
+	p.l2.Anticipate(all)
+}
+
+// planNext says what may be wanted soon of the addresses that a pool gives next.
+func (p *planner) planNext(name string) map[netip.Addr]l2.Desired {
+	o, _, err := p.sources.pool.GetStore().GetByKey(name)
+	pool, ok := o.(*v1alpha1.LoadBalancerPool)
+	if err != nil || !ok {
+		return nil
+	}
+	planned := map[netip.Addr]l2.Desired{}
+	for _, address := range nextOf(pool) {
+		// Its status may be older than its spec.
+		if of := p.world.Snapshot.PoolOf(address); of == nil || of.Name != name {
+			continue
+		}
+		if desired, wanted := plan.PlanNext(address, p.world); wanted {
+			planned[address] = desired
+		}
+	}
+	return planned
+}
+
+// nextOf returns the addresses that the pool gives next, by its status.
+func nextOf(pool *v1alpha1.LoadBalancerPool) []netip.Addr {
+	var next []netip.Addr
+	for _, text := range []string{pool.Status.IPv4.Next, pool.Status.IPv6.Next} {
+		if address, err := netip.ParseAddr(text); err == nil {
+			next = append(next, address)
+		}
+	}
+	return next
 }
 
 // plan has the drivers do what groups need. An address may move from one of them to another.

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -436,5 +437,77 @@ func TestPlanner_settled(t *testing.T) {
 		if got := n.settled(); got != c.want {
 			t.Errorf("%s: settled %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// What pools give next is expected as long as it is planned that way, and a pool's status has only
+// that pool planned again.
+func TestPlanner_reviewNext(t *testing.T) {
+	n, _ := servingNode(t)
+	ours := n.sources.objects().Pools[0].DeepCopy()
+	other := v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
+		ObjectMeta: named("other"),
+		Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24", "2001:db8::/64"}},
+	})
+	expect := func(when string, want map[string]l2.Capabilities) {
+		t.Helper()
+		got := map[string]l2.Capabilities{}
+		for address, d := range n.l2.next {
+			got[address.String()] = d.Needs
+			if !slices.Equal(d.Candidates, []string{"n1", "n2"}) || !d.Announced || d.Rank != address.String() {
+				t.Errorf("%s: %s is expected as %+v", when, address, d)
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: expected are %v, want %v", when, got, want)
+		}
+	}
+	store := func(o *v1alpha1.LoadBalancerPool) {
+		t.Helper()
+		if err := n.sources.pool.GetStore().Update(o.DeepCopy()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ours.Status.IPv4.Next = "192.0.2.2"
+	store(ours)
+	store(other)
+	n.begin()
+	wlc := plan.Capability("wlc")
+	expect("at first", map[string]l2.Capabilities{"192.0.2.2": wlc})
+
+	before := n.l2.anticipated
+	other.Status.IPv4.Next, other.Status.IPv6.Next = "198.51.100.1", "2001:db8::1"
+	store(other)
+	ours.Status.IPv4.Next = "192.0.2.3"
+	store(ours)
+	n.do(task{kind: nextChanged, pool: "other"})
+	expect("after one pool changed", map[string]l2.Capabilities{"192.0.2.2": wlc, "198.51.100.1": 0, "2001:db8::1": 0})
+	if n.l2.anticipated != before+1 {
+		t.Errorf("layer 2 was told %d times, want once", n.l2.anticipated-before)
+	}
+	n.do(task{kind: nextChanged, pool: "ours"})
+	expect("after the other one did", map[string]l2.Capabilities{"192.0.2.3": wlc, "198.51.100.1": 0, "2001:db8::1": 0})
+
+	ours.Spec.Addresses = []v1alpha1.AddressRange{"192.0.2.100-192.0.2.110"}
+	store(ours)
+	n.do(task{kind: settingsChanged})
+	expect("when the address is not the pool's any more", map[string]l2.Capabilities{"198.51.100.1": 0, "2001:db8::1": 0})
+	if err := n.sources.segments.GetStore().Replace(nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	n.do(task{kind: settingsChanged})
+	expect("without announcements", map[string]l2.Capabilities{})
+}
+
+// Only a status with other next addresses is a reason to plan.
+func TestNextOf(t *testing.T) {
+	one, two := &v1alpha1.LoadBalancerPool{}, &v1alpha1.LoadBalancerPool{}
+	two.Status.IPv4.Assigned = "1"
+	if !slices.Equal(nextOf(one), nextOf(two)) {
+		t.Error("a count counts")
+	}
+	two.Status.IPv6.Next = "2001:db8::1"
+	if slices.Equal(nextOf(one), nextOf(two)) {
+		t.Error("the next address does not count")
 	}
 }

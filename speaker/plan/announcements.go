@@ -70,6 +70,17 @@ func PlanAnnouncements(
 	return announced
 }
 
+// PlanNext says what is wanted of an address on segments when a Service of policy Cluster and
+// without labels gets it alone; false: nothing.
+func PlanNext(address netip.Addr, world World) (l2.Desired, bool) {
+	scheduler, _ := world.Snapshot.Scheduler([]netip.Addr{address}, "")
+	service := Service{Addresses: []netip.Addr{address}, Proxied: scheduler != ""}
+	group, _ := Group{Services: []Service{service}, Addresses: service.Addresses}.Unused(world.Used)
+	services := Classify(group, world.Snapshot)
+	segment, wanted := PlanAnnouncements(group, services, nil, Readiness{Shown: true}, world).L2[address]
+	return segment.Desired, wanted
+}
+
 // servingNodes returns the nodes that have an endpoint of every Service of policy Local that has
 // any, excluded nodes too.
 func servingNodes(services []ClassifiedService, endpoints map[string]candidate.Endpoints, world World) map[string]Node {

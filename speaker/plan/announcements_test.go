@@ -14,6 +14,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/l2"
@@ -540,5 +541,30 @@ func TestPlanAnnouncements_proxyUnhealthy(t *testing.T) {
 	// On the segment its state keeps it from owning anything.
 	if diff := cmp.Diff([]string{"n1", "n2", "n3"}, got.L2[netip.MustParseAddr("203.0.113.1")].Candidates); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A new address is expected as a Service that asks for nothing gets it.
+func TestPlanNext(t *testing.T) {
+	w := world("n1")
+	for address, want := range map[string]l2.Desired{
+		"192.0.2.7":     {Candidates: []string{"n1", "n2", "n3"}, Interfaces: []string{""}},
+		"2001:db8:2::7": {Candidates: []string{"n1", "n2", "n3"}, Interfaces: []string{""}},
+		"192.0.3.7":     {Candidates: []string{"n1", "n2"}, Interfaces: []string{"eth1"}},
+		"192.0.4.7":     {Candidates: []string{"n1", "n2", "n3"}, Interfaces: []string{"", "eth1"}},
+		"192.0.5.7":     {}, // only for Services with a label
+		"198.51.100.7":  {}, // only by BGP
+	} {
+		if len(want.Candidates) > 0 {
+			want.Announced, want.Rank = true, address
+		}
+		got, wanted := PlanNext(netip.MustParseAddr(address), w)
+		if diff := cmp.Diff(want, got); diff != "" || wanted != want.Announced {
+			t.Errorf("%s (-want +got):\n%s", address, diff)
+		}
+	}
+	w.Used = inuse.Compile(inuse.Sources{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}})
+	if got, wanted := PlanNext(netip.MustParseAddr("192.0.2.7"), w); wanted {
+		t.Errorf("an address in use is expected: %+v", got)
 	}
 }
