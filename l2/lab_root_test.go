@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 type order struct {
 	Addresses []netip.Addr
 	Desired   *Desired
+	Next      *Desired // what to anticipate of Addresses, and of no others
 	State     *State
 	Drain     bool
 	Status    bool
@@ -120,6 +121,13 @@ func serveNode(name string) error {
 				for _, a := range o.Addresses {
 					d.Sync(a, *o.Desired)
 				}
+			}
+			if o.Next != nil {
+				next := map[netip.Addr]Desired{}
+				for _, a := range o.Addresses {
+					next[a] = *o.Next
+				}
+				d.Anticipate(next)
 			}
 			if o.State != nil {
 				d.SetState(*o.State)

@@ -141,3 +141,73 @@ func TestKernelProbeIsAnswered(t *testing.T) {
 		}
 	}
 }
+
+// probers returns the MACs that probed for an IPv4 address since the last call, one for each probe.
+func (x *capture) probers(addr string) (macs []string) {
+	for range len(x.frames) {
+		f := <-x.frames
+		if p, ok := neighbor.ParseARP(f); ok && p.SenderIP.IsUnspecified() && p.TargetIP.String() == addr {
+			macs = append(macs, p.SenderHardwareAddr.String())
+		}
+	}
+	return macs
+}
+
+// An address that was probed beforehand is answered for without a probe, unless another host has
+// taken it since.
+func TestNextAddressIsProbedBeforehand(t *testing.T) {
+	l := newSegmentLab(t, "a", "b")
+	next := by("a", "b")
+	heard := l.client.capture(neighbor.EtherTypeARP)
+	for _, n := range l.nodes {
+		n.awaitSettled(1, false)
+		n.order(order{Addresses: both(), Next: &next})
+	}
+	var probed []string
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	deadline := time.After(10 * time.Second)
+	for len(probed) < 3 {
+		select {
+		case <-look.C:
+			probed = append(probed, heard.probers(vip4)...)
+		case <-deadline:
+			t.Fatalf("%s was probed by %v, want three probes", vip4, probed)
+		}
+	}
+	for _, addr := range []string{vip4, vip6} {
+		if got := l.client.resolve(addr); got != "" {
+			t.Errorf("%s resolves to %s before it is wanted", addr, got)
+		}
+	}
+	if probed = slices.Compact(append(probed, heard.probers(vip4)...)); len(probed) != 1 {
+		t.Fatalf("%v probed for %s, want one of the nodes", probed, vip4)
+	}
+	ip(t, "-n", l.prefix+"client", "addr", "add", vip6+"/64", "dev", "eth0")
+	for tentative := true; tentative; {
+		select {
+		case <-look.C:
+			tentative = ip(t, "-n", l.prefix+"client", "-6", "addr", "show", "dev", "eth0", "tentative") != ""
+		case <-time.After(10 * time.Second):
+			t.Fatal("the client does not get its address")
+		}
+	}
+	begun := time.Now()
+	l.syncAll(next, both()...)
+	for _, n := range l.nodes {
+		if n.mac != probed[0] {
+			continue
+		}
+		n.awaitMove(AddressGained, vip4)
+		t.Logf("%s was answered for after %s", vip4, time.Since(begun))
+		if again := heard.probers(vip4); again != nil {
+			t.Errorf("it was probed again by %v", again)
+		}
+		n.await("conflict about "+vip6, func(r report) bool {
+			if r.Seen != nil && r.Seen.Kind == AddressGained {
+				t.Fatalf("%s is answered for, which another host has", r.Seen.Address)
+			}
+			return r.Seen != nil && r.Seen.Kind == Conflict && r.Seen.Address.String() == vip6
+		})
+	}
+}
