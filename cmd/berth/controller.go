@@ -122,7 +122,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { return c.Watch(life) })
 	group.Go(func() error { to.events.run(life); return nil })
-	group.Go(func() error { return flags.serve(life, registry, c.Synced) })
+	group.Go(func() error { return flags.serve(life, logger, to.kubernetes, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()
 		return (&leaderElection{

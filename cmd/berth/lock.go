@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -84,8 +85,9 @@ func (f fence) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // writes reports whether the request changes what only the leader may change: anything but Leases
-// and events.
+// and events. Questions about tokens and rights are posted, too, and change nothing.
 func writes(r *http.Request) bool {
-	return r.Method != http.MethodGet &&
-		!strings.HasPrefix(r.URL.Path, "/apis/coordination.k8s.io/") && !strings.HasPrefix(r.URL.Path, "/apis/events.k8s.io/")
+	return r.Method != http.MethodGet && !slices.ContainsFunc([]string{
+		"coordination.k8s.io", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io",
+	}, func(group string) bool { return strings.HasPrefix(r.URL.Path, "/apis/"+group+"/") })
 }

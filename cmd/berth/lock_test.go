@@ -100,6 +100,9 @@ func TestFenceStopsWritesExceptLeasesAndEvents(t *testing.T) {
 		{http.MethodPut, "/apis/berth.dev/v1alpha1/loadbalancerpools/p/status", true, false},
 		{http.MethodPut, leases, true, true},
 		{http.MethodPost, "/apis/events.k8s.io/v1/namespaces/a/events", true, true},
+		{http.MethodPost, "/apis/authentication.k8s.io/v1/tokenreviews", true, true},
+		{http.MethodPost, "/apis/authorization.k8s.io/v1/subjectaccessreviews", true, true},
+		{http.MethodPost, "/apis/rbac.authorization.k8s.io/v1/clusterroles", true, false},
 	} {
 		arrived = 0
 		held.renewed.Store(nil)

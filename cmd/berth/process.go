@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
@@ -31,6 +33,7 @@ import (
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/metricsauth"
 	"github.com/berth-lb/berth/internal/version"
 )
 
@@ -39,6 +42,7 @@ type common struct {
 	kubeconfig string
 	namespace  string
 	listen     string
+	metrics    metricsFlags
 	verbose    bool
 	perService bool
 }
@@ -54,8 +58,14 @@ func (c *common) register(flags *pflag.FlagSet) {
 		&c.perService, "metrics-per-service", false,
 		"also serve metrics with series for each Service and each endpoint, of which there may be many",
 	)
+	flags.StringVar(&c.metrics.listen, "metrics-listen", "", "address for /metrics over TLS, for tokens that may get it by RBAC; then --listen has no metrics; empty: none")
+	flags.StringVar(&c.metrics.cert, "metrics-cert", "", "with --metrics-listen: file of the certificate (PEM), read again for each connection; empty: one is made")
+	flags.StringVar(&c.metrics.key, "metrics-key", "", "with --metrics-listen: file of the certificate's key (PEM)")
 	flags.BoolVarP(&c.verbose, "verbose", "v", false, "log details, too")
 }
+
+// metricsFlags are the flags of metrics over TLS.
+type metricsFlags struct{ listen, cert, key string }
 
 func envOr(name, otherwise string) string {
 	if v := os.Getenv(name); v != "" {
@@ -154,16 +164,14 @@ var kubernetesMetrics = prometheus.GathererFunc(func() ([]*dto.MetricFamily, err
 })
 
 // serve answers health probes and metrics until the context ends.
-func (c *common) serve(ctx context.Context, registry *prometheus.Registry, ready func() bool) error {
-	if c.listen == "" {
-		<-ctx.Done()
-		return nil
-	}
+func (c *common) serve(
+	ctx context.Context,
+	logger *slog.Logger,
+	client kubernetes.Interface,
+	registry *prometheus.Registry,
+	ready func() bool,
+) error {
 	mux := http.NewServeMux()
-	mux.Handle(
-		"GET /metrics",
-		promhttp.HandlerFor(prometheus.Gatherers{registry, kubernetesMetrics}, promhttp.HandlerOpts{}),
-	)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !ready() {
@@ -172,15 +180,45 @@ func (c *common) serve(ctx context.Context, registry *prometheus.Registry, ready
 		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.listen)
+	metrics := promhttp.HandlerFor(prometheus.Gatherers{registry, kubernetesMetrics}, promhttp.HandlerOpts{})
+	group, ctx := errgroup.WithContext(ctx)
+	if c.metrics.listen == "" {
+		mux.Handle("GET /metrics", metrics)
+	} else {
+		certificate, err := metricsauth.NewCertificate(c.metrics.cert, c.metrics.key, hostname(), logger)
+		if err != nil {
+			return fmt.Errorf("--metrics-cert, --metrics-key: %w", err)
+		}
+		guarded := http.NewServeMux()
+		guarded.Handle("GET /metrics", metricsauth.NewGate(client, logger, metrics))
+		group.Go(func() error {
+			return listenAndServe(ctx, "--metrics-listen", c.metrics.listen, guarded, certificate.Config())
+		})
+	}
+	if c.listen != "" {
+		group.Go(func() error { return listenAndServe(ctx, "--listen", c.listen, mux, nil) })
+	}
+	<-ctx.Done()
+	return group.Wait()
+}
+
+// listenAndServe answers at the address that the flag names until the context ends, over TLS if
+// there is a configuration of it.
+func listenAndServe(ctx context.Context, flag, address string, handler http.Handler, secure *tls.Config) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, TLSConfig: secure}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
-		return fmt.Errorf("--listen %s: %w", c.listen, err)
+		return fmt.Errorf("%s %s: %w", flag, address, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", c.listen, err)
+	if secure != nil {
+		err = server.ServeTLS(listener, "", "")
+	} else {
+		err = server.Serve(listener)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", address, err)
 	}
 	return nil
 }

@@ -124,7 +124,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	}
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { to.events.run(life); return nil })
-	group.Go(func() error { return flags.serve(life, registry, s.Ready) })
+	group.Go(func() error { return flags.serve(life, logger, to.kubernetes, registry, s.Ready) })
 	group.Go(func() error {
 		defer end()
 		return s.Run(ctx)
