@@ -56,6 +56,10 @@ func run(m *testing.M) int {
 		scene, err = stage.New(l, true)
 	}
 	if err == nil {
+		programDir, err = os.MkdirTemp("", "berth-program-")
+		defer func() { _ = os.RemoveAll(programDir) }()
+	}
+	if err == nil {
 		err = prepare(ctx)
 	}
 	var reasons *recorder
@@ -92,8 +96,8 @@ func prepare(ctx context.Context) error {
 	for _, args := range [][]string{
 		{"apply", "-f", dir + "/namespace.yaml", "-f", dir + "/crds"},
 		{
-			"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml", "-f", dir + "/rbac-speaker.yaml", "-f",
-			dir + "/admission-speaker.yaml",
+			"apply", "-n", stage.Namespace, "-f", dir + "/rbac-controller.yaml", "-f", dir + "/rbac-speaker.yaml",
+			"-f", dir + "/rbac-tenants.yaml", "-f", dir + "/admission-speaker.yaml",
 		},
 		{"wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"},
 	} {

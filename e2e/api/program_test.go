@@ -35,17 +35,29 @@ type programs struct {
 	env                []string
 }
 
+var programDir string // where the program is, of all tests of the package
+
+// built returns the program, as it is shipped. It is built once.
+var built = sync.OnceValues(func() (string, error) {
+	manifest, err := stage.Manifest()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(programDir, "berth")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binary, "./cmd/berth")
+	build.Dir = filepath.Dir(filepath.Dir(manifest))
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program: %w: %s", err, out)
+	}
+	return binary, nil
+})
+
 func newPrograms(t *testing.T) *programs {
 	t.Helper()
-	manifest, err := stage.Manifest()
+	binary, err := built()
 	must(t, err)
-	p := &programs{binary: filepath.Join(t.TempDir(), "berth"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", p.binary, "./cmd/berth")
-	build.Dir = filepath.Dir(filepath.Dir(manifest))
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath") // as it is shipped
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the program: %v: %s", err, out)
-	}
+	p := &programs{binary: binary, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
 	token, err := scene.Kubernetes.CoreV1().ServiceAccounts(
 		stage.Namespace,
 	).CreateToken(t.Context(), "berth-controller", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
