@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -46,7 +47,7 @@ func objectsOf(t *testing.T, components ...string) []*unstructured.Unstructured 
 	var found []*unstructured.Unstructured
 	for decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(out), 4096); ; {
 		o := &unstructured.Unstructured{}
-		if err := decoder.Decode(o); err == io.EOF {
+		if err := decoder.Decode(o); errors.Is(err, io.EOF) {
 			return found
 		} else if err != nil {
 			t.Fatal(err)
