@@ -101,7 +101,7 @@ rack-tests: fetch binaries
 
 test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured; alerts fired by the real Prometheus: what has no room in make test (root)
 	$(LAB) build --metallb
-	cd e2e && go test -tags release -count=1 -v -timeout 30m ./release
+	cd e2e && go test -tags release -count=1 -v -timeout 60m ./release
 
 bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
