@@ -68,6 +68,7 @@ func (o *applyOptions) run(ctx context.Context, files []string) error {
 		return err
 	}
 	config.UserAgent = "berth-apply/" + version.Number()
+	config.QPS, config.Burst = 50, 100 // some dozens of requests in all
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("client of the API server: %w", err)

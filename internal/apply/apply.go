@@ -291,12 +291,16 @@ func Read(text []byte) ([]*unstructured.Unstructured, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("document %d: %w", i, err)
 		}
-		o := &unstructured.Unstructured{}
-		if err := yaml.UnmarshalStrict(document, &o.Object); err != nil {
+		object, err := yaml.YAMLToJSONStrict(document)
+		if err != nil {
 			return nil, fmt.Errorf("document %d: %w", i, err)
 		}
-		if len(o.Object) == 0 { // comments
+		if string(object) == "null" { // comments
 			continue
+		}
+		o := &unstructured.Unstructured{}
+		if err := o.UnmarshalJSON(object); err != nil {
+			return nil, fmt.Errorf("document %d: %w", i, err)
 		}
 		if o.GetName() == "" {
 			return nil, fmt.Errorf("document %d: metadata.name is missing", i)

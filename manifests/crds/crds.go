@@ -26,7 +26,11 @@ func All() ([]*unstructured.Unstructured, error) {
 			return nil, fmt.Errorf("read the built-in CRD %s: %w", entry.Name(), err)
 		}
 		crd := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(text, &crd.Object); err != nil {
+		object, err := yaml.YAMLToJSON(text)
+		if err == nil {
+			err = crd.UnmarshalJSON(object)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read the built-in CRD %s: %w", entry.Name(), err)
 		}
 		all = append(all, crd)
