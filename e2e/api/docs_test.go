@@ -24,9 +24,13 @@ import (
 // notServed are API groups that the docs may show and this suite's API server lacks, and why.
 // Their objects only have to be YAML.
 var notServed = map[string]string{
-	"kustomize.config.k8s.io": "kustomize reads them from files",
-	"monitoring.coreos.com":   "the Prometheus operator's",
-	"metallb.io":              "MetalLB's",
+	"argoproj.io":                 "Argo CD's",
+	"helm.toolkit.fluxcd.io":      "Flux's",
+	"kustomize.config.k8s.io":     "kustomize reads them from files",
+	"kustomize.toolkit.fluxcd.io": "Flux's",
+	"metallb.io":                  "MetalLB's",
+	"monitoring.coreos.com":       "the Prometheus operator's",
+	"source.toolkit.fluxcd.io":    "Flux's",
 }
 
 // block is a fenced block of YAML in a page.

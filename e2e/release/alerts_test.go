@@ -125,7 +125,7 @@ func TestAlertsAboutServices(t *testing.T) {
 	}
 	var writer *stage.StatusWriter
 	w.suffer(t,
-		fault{
+		alarm{
 			// It clears when the pool is full.
 			alert: "BerthPoolNearlyFull", slow: true,
 			begin: func(t *testing.T) {
@@ -134,7 +134,7 @@ func TestAlertsAboutServices(t *testing.T) {
 				}
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthPoolExhausted",
 			begin: func(t *testing.T) {
 				w.create(t, "small-10", "small", nil)
@@ -145,7 +145,7 @@ func TestAlertsAboutServices(t *testing.T) {
 					`{"spec":{"addresses":["172.30.0.220-172.30.0.250"]}}`)
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthServiceWithoutAddress",
 			begin: func(t *testing.T) {
 				w.createUnserved(t, w.service("outside", "rack", func(svc *corev1.Service) {
@@ -154,7 +154,7 @@ func TestAlertsAboutServices(t *testing.T) {
 			},
 			end: func(t *testing.T) { w.remove(t, "outside") },
 		},
-		fault{
+		alarm{
 			alert: "BerthServiceNotAnnounced",
 			begin: func(t *testing.T) {
 				w.create(t, "no-pods", "rack", func(svc *corev1.Service) {
@@ -164,7 +164,7 @@ func TestAlertsAboutServices(t *testing.T) {
 			},
 			end: func(t *testing.T) { w.remove(t, "no-pods") },
 		},
-		fault{
+		alarm{
 			alert: "BerthStatusContested",
 			begin: func(t *testing.T) {
 				writer, err = w.StartStatusWriter(t.Context(), stage.StatusWriterOptions{
@@ -180,7 +180,7 @@ func TestAlertsAboutServices(t *testing.T) {
 				}
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthConfigurationNotInEffect",
 			begin: func(t *testing.T) {
 				must(t, func(ctx context.Context) error {
@@ -194,7 +194,7 @@ spec: {poolNames: [rakc], nodeSelector: {}, serviceSelector: {}}
 			},
 			end: func(t *testing.T) { w.kubectl(t, "delete", "segmentannouncements.berth.dev", "misspelled") },
 		},
-		fault{
+		alarm{
 			alert: "BerthNoLeader",
 			begin: func(t *testing.T) {
 				w.kubectl(t, "-n", stage.Namespace, "scale", "deployment/berth-controller", "--replicas=0")
@@ -216,7 +216,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 	var err error
 	others := slices.DeleteFunc(slices.Clone(w.Nodes()), func(n string) bool { return n == "n1" })
 	w.suffer(t,
-		fault{
+		alarm{
 			alert: "BerthAddressConflict",
 			begin: func(t *testing.T) {
 				must(t, func(context.Context) error { return w.AddAddress(lab.Client, address) },
@@ -226,7 +226,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 				must(t, func(context.Context) error { return w.RemoveAddress(lab.Client, address) })
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthSegmentAlone",
 			begin: func(t *testing.T) {
 				for _, n := range others {
@@ -239,7 +239,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 				}
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthOverslept", slow: true,
 			begin: func(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Pause(ctx, "speaker@n1") })
@@ -247,7 +247,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Resume(ctx, "speaker@n1") })
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthBGPSessionDown",
 			begin: func(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Kill(ctx, "bgpd@"+lab.Router) })
@@ -256,7 +256,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Start(ctx, "bgpd@"+lab.Router) })
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthDown",
 			begin: func(t *testing.T) {
 				if stopped, err = w.Owner(t.Context(), address); err != nil {
@@ -269,7 +269,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Kill(ctx, "speaker@"+stopped) })
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthBGPSessionFlapping", slow: true,
 			begin: func(t *testing.T) {
 				for range 3 {
@@ -288,7 +288,7 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 				}
 			},
 		},
-		fault{
+		alarm{
 			alert: "BerthAPIContactLost",
 			begin: func(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Block(ctx, distant, lab.ControlPlane) })

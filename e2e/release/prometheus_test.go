@@ -392,8 +392,8 @@ func (w *watched) until(t *testing.T, expected string, condition func(map[string
 	}
 }
 
-// fault is something that goes wrong, and its alert.
-type fault struct {
+// alarm is something that goes wrong, and its alert.
+type alarm struct {
 	alert string
 	begin func(*testing.T)
 	end   func(*testing.T)
@@ -403,7 +403,7 @@ type fault struct {
 
 // suffer has the faults one after the other. Each must raise its alert and no other, and the alert
 // must clear once the fault is over.
-func (w *watched) suffer(t *testing.T, faults ...fault) {
+func (w *watched) suffer(t *testing.T, faults ...alarm) {
 	t.Helper()
 	w.clears(t)
 	for _, f := range faults {
