@@ -99,9 +99,9 @@ api-tests: fetch binaries
 rack-tests: fetch binaries
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured; alerts fired by the real Prometheus: what has no room in make test (root)
-	$(LAB) build --metallb
-	cd e2e && go test -tags release -count=1 -v -timeout 60m ./release
+test-release: preflight packages binaries ## beside the real MetalLB and in its place, with the gap measured; Helm and Flux; one owner per address; alerts fired by the real Prometheus: what has no room in make test (root)
+	$(LAB) build --metallb --installers
+	cd e2e && go test -tags release -count=1 -v -timeout 90m ./release
 
 bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench

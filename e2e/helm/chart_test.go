@@ -118,7 +118,10 @@ func kustomized(t *testing.T, components ...string) string {
 // All is in the namespace of the release, whatever its name.
 func TestNamespace(t *testing.T) {
 	each(t, func(t *testing.T, render func(values, namespace string) (rendered, error)) {
-		r, err := render("pools: {rack: {addresses: [192.0.2.1], scopes: [{serviceSelector: {}}]}}", "1234")
+		r, err := render(
+			"pools: {rack: {addresses: [192.0.2.1], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}}",
+			"1234",
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +272,7 @@ bgpNeighbors: {tor: {localASN: 4200000000, remoteASN: 64512, address: 192.0.2.25
 func TestHookRights(t *testing.T) {
 	each(t, func(t *testing.T, render func(values, namespace string) (rendered, error)) {
 		r, err := render(
-			"pools: {rack: {addresses: [192.0.2.1], scopes: [{serviceSelector: {}}]}, b: {addresses: [192.0.2.2], scopes: [{serviceSelector: {}}]}}",
+			"pools: {rack: {addresses: [192.0.2.1], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}, b: {addresses: [192.0.2.2], scopes: [{serviceSelector: {}}]}}",
 			"lb",
 		)
 		if err != nil {
@@ -377,12 +380,12 @@ func TestSchema(t *testing.T) {
 		},
 		{
 			name:   "field of a pool",
-			values: "pools: {rack: {adresses: [192.0.2.1], addresses: [192.0.2.1], scopes: [{serviceSelector: {}}]}}",
+			values: "pools: {rack: {adresses: [192.0.2.1], addresses: [192.0.2.1], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}}",
 			want:   "at '/pools/rack': additional properties 'adresses' not allowed",
 		},
 		{
 			name:   "required field of a pool",
-			values: "pools: {rack: {scopes: [{serviceSelector: {}}]}}",
+			values: "pools: {rack: {scopes: [{namespaceSelector: {}, serviceSelector: {}}]}}",
 			want:   "at '/pools/rack': missing property 'addresses'",
 		},
 		{
@@ -392,7 +395,7 @@ func TestSchema(t *testing.T) {
 		},
 		{
 			name:   "name of a pool",
-			values: "pools: {Rack: {addresses: [192.0.2.1], scopes: [{serviceSelector: {}}]}}",
+			values: "pools: {Rack: {addresses: [192.0.2.1], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}}",
 			want:   "at '/pools': additional properties 'Rack' not allowed",
 		},
 		{
@@ -443,9 +446,9 @@ func TestNotes(t *testing.T) {
 	each(t, func(t *testing.T, render func(values, namespace string) (rendered, error)) {
 		for values, want := range map[string]string{
 			"": "There is no pool in the values",
-			"pools: {a: {addresses: [192.0.2.1], scopes: [{serviceSelector: {}}]}}": "Check the pools and announcements that the values made",
-			"controller: {serveClassless: false}":                                   "with spec.loadBalancerClass berth.dev/lb gets an address",
-			"image: {repository: r.example/berth}":                                  "r.example/berth:v",
+			"pools: {a: {addresses: [192.0.2.1], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}}": "Check the pools and announcements that the values made",
+			"controller: {serveClassless: false}":  "with spec.loadBalancerClass berth.dev/lb gets an address",
+			"image: {repository: r.example/berth}": "r.example/berth:v",
 		} {
 			r, err := render(values, manifestsNamespace)
 			if err != nil {

@@ -1,5 +1,6 @@
 // Package helm renders Berth's chart with the libraries of Helm 3 and Helm 4. Its module names
-// their versions; `lab build --helm` builds the programs from it, for the tests in e2e/release.
+// their versions. `lab build --installers` builds the programs from it, for the tests in
+// e2e/release.
 package helm
 
 import (

@@ -30,7 +30,7 @@ func fetchCommand() *cobra.Command {
 }
 
 func buildCommand() *cobra.Command {
-	metalLB := false
+	metalLB, installers := false, false
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build Kubernetes, Berth and the lab's own programs, and pack the images",
@@ -48,10 +48,16 @@ func buildCommand() *cobra.Command {
 					return err
 				}
 			}
+			if installers {
+				if err := folder.BuildInstallers(cmd.Context(), cmd.OutOrStdout()); err != nil {
+					return err
+				}
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "binaries are in %s, images in %s\n", folder.Bin(""), folder.Images())
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&metalLB, "metallb", false, "build MetalLB too, which the release tests run beside Berth")
+	cmd.Flags().BoolVar(&installers, "installers", false, "build Helm 3 and 4 and Flux's library too, with which the release tests install Berth")
 	return cmd
 }
