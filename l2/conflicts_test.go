@@ -377,6 +377,32 @@ func TestConflictWithStrayPeer(t *testing.T) {
 	})
 }
 
+// While an address moves, a peer's announcement may be read before its claim. Two moves within half
+// a minute, as in a rolling restart, are no conflict.
+func TestNoConflictWithStrayPeerOfFormerMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other := twoNodes(t, e)
+		mac, err := net.ParseMAC(other.mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		early := e.host(mac, with())
+		for range 3 {
+			early.says(svc)
+			pass(300 * time.Millisecond) // to see that it is no proxy
+			for _, leaves := range []*fakeNode{owner, other} {
+				leaves.SetState(Leaving)
+				pass(700 * time.Millisecond)
+				leaves.SetState(Ready)
+				pass(700 * time.Millisecond)
+			}
+			expectEqual(t, "answered by", e.whoHas(t, svc), []string{owner.mac})
+		}
+		expectEqual(t, "conflicts", owner.conflicts(), nil)
+	})
+}
+
 // If hellos are filtered, nodes' MACs are known only from the mirror.
 func TestNoConflictWithMirroredNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

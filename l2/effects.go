@@ -99,6 +99,7 @@ func (s *segment) startAnswering(now time.Time, a netip.Addr) {
 func (s *segment) stopAnswering(now time.Time, a netip.Addr) {
 	s.prober.End(a)
 	s.announcer.End(a)
+	s.defender.Silenced(a)
 	if s.table.Silence(a) {
 		s.machine.SetAnswered(now, a, false)
 		s.notifyAnswers(a, false)

@@ -2,6 +2,7 @@ package neighbor
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -51,6 +52,15 @@ func (r *expiringSet) add(now time.Time, addr netip.Addr) bool {
 	return true
 }
 
+// remove forgets an address.
+func (r *expiringSet) remove(addr netip.Addr) {
+	if _, ok := r.at[addr]; !ok {
+		return
+	}
+	delete(r.at, addr)
+	r.order = slices.DeleteFunc(r.order, func(a netip.Addr) bool { return a == addr })
+}
+
 // Defender reacts to other hosts that use an address which this node announces, by RFC 5227 section
 // 2.4 (c). The address is never given up, because it is configured to be here. It is announced
 // again, but at most once in defendInterval, so that two hosts which both insist do not flood the
@@ -90,6 +100,10 @@ func (d *Defender) Stray(now time.Time, addr netip.Addr) bool {
 	d.strays.expire(now)
 	return !d.strays.add(now, addr) && now.Sub(d.strays.at[addr]) >= strayDelay
 }
+
+// Silenced says that this node does not answer for an address any longer. What peers announce while
+// it moves says nothing of a later time.
+func (d *Defender) Silenced(addr netip.Addr) { d.strays.remove(addr) }
 
 // Contested reports whether the address is in conflict, or was a moment ago.
 func (d *Defender) Contested(addr netip.Addr) bool {
