@@ -91,7 +91,16 @@ type segmentCounts struct {
 	vacant   func(d time.Duration, cause Cause)
 }
 
+// usualCauses are why addresses are mostly gained.
+var usualCauses = []Cause{
+	election.Configured, election.Joined, election.PeerSilent, election.PeerLeft, election.PeerStale, election.LinkUp,
+}
+
 func (m *metrics) of(ifname string) *segmentCounts {
+	for _, cause := range usualCauses { // a counter that begins with 1 is no increase for Prometheus
+		m.vacancy.WithLabelValues(ifname, string(cause))
+		m.moves.WithLabelValues(ifname, "gained", string(cause))
+	}
 	return &segmentCounts{
 		arpRequests:       m.arpRequests.WithLabelValues(ifname),
 		arpReplies:        m.arpReplies.WithLabelValues(ifname),

@@ -273,17 +273,22 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 			alert: "BerthBGPSessionFlapping", slow: true,
 			begin: func(t *testing.T) {
 				for range 3 {
-					// Berth starts a session at once again that was up for 10 s, and others after 5 s.
-					eventually(t, func(ctx context.Context) error {
-						up, err := w.instant(ctx, `min(sum_over_time(berth_bgp_session_up[12s]))`)
-						if err == nil && up < 11 {
-							err = fmt.Errorf("a session was up in %v of 12 s", up)
-						}
+					must(t, func(ctx context.Context) error {
+						_, err := w.AwaitRouterSessions(ctx, patience)
 						return err
 					})
+					// Berth starts a session that was up for 10 s at once again, and others after 5 s.
+					lasts(t, 10500*time.Millisecond)
+					before := w.downs(t)
 					must(t, func(ctx context.Context) error {
 						_, err := w.Vtysh(ctx, "clear bgp *")
 						return err
+					})
+					eventually(t, func(context.Context) error {
+						if now := w.downs(t); now < before+float64(len(w.Nodes())) {
+							return fmt.Errorf("%v sessions have ended, %v before", now, before)
+						}
+						return nil
 					})
 				}
 			},
@@ -299,6 +304,16 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 		},
 	)
 	w.checkPanels(t)
+}
+
+// downs returns how many sessions have ended, as Prometheus knows.
+func (w *watched) downs(t *testing.T) float64 {
+	t.Helper()
+	n, err := w.instant(t.Context(), `sum(berth_bgp_session_downs_total)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // withoutController returns a node on which no controller runs.

@@ -180,8 +180,9 @@ func overview() board {
 			},
 			{
 				title: "Work queues", unit: units.Short,
-				about:   "Keys that wait for the controller.",
-				queries: one(`sum by (name) (workqueue_depth{job="berth"})`, "{{name}}"),
+				about: "Keys that wait for the leader. Those of the others wait until they lead.",
+				queries: one(`sum by (name) (workqueue_depth{job="berth"} and on (instance) berth_leader == 1)`,
+					"{{name}}"),
 			},
 			{
 				title: "Time in work queues", unit: units.Seconds,
