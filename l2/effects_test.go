@@ -7,6 +7,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // answerCalls records the calls of Answers.
@@ -93,5 +97,24 @@ func TestConfigAnswersAtEnd(t *testing.T) {
 			expectEqual(t, "calls at the end while "+state.String(), c.take(), map[State][]string{Ready: {svc +
 				" false"}}[state])
 		})
+	}
+}
+
+// Prometheus sees an increase only of series that are there before.
+func TestCountersAreThereFromTheStart(t *testing.T) {
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := m.of("eth0")
+	vacancies, moves := testutil.CollectAndCount(m.vacancy), testutil.CollectAndCount(m.moves)
+	counts.vacant(time.Second, election.PeerSilent)
+	counts.moved("gained", election.PeerSilent)
+	if v, n := testutil.CollectAndCount(m.vacancy), testutil.CollectAndCount(m.moves); v != vacancies || n != moves {
+		t.Errorf("the first failover made %d series of vacancies of %d, and %d of moves of %d", v, vacancies, n, moves)
+	}
+	m.forget("eth0")
+	if n := testutil.CollectAndCount(m.vacancy) + testutil.CollectAndCount(m.moves); n != 0 {
+		t.Errorf("an interface that is gone leaves %d series", n)
 	}
 }
