@@ -50,6 +50,9 @@ func openDelivery(sources func() []netip.Addr) (delivery, error) {
 	return delivery{c, sources}, nil
 }
 
+// noSources are for a delivery that makes no routes.
+func noSources() []netip.Addr { return nil }
+
 func (d delivery) close() error { return d.c.Close() }
 
 // family is the part of the rules for one family of addresses.

@@ -11,7 +11,7 @@ import (
 // and whether anything is there at all, even if only rules. It reads only the routing tables, so it
 // loads no module.
 func Leftovers() (addresses []netip.Addr, anything bool, err error) {
-	routes, err := openDelivery(nil)
+	routes, err := openDelivery(noSources)
 	if err != nil {
 		return nil, false, err
 	}
@@ -37,7 +37,7 @@ func Leftovers() (addresses []netip.Addr, anything bool, err error) {
 // RemoveLeftovers deletes what Leftovers found, and the virtual servers on its addresses: their
 // connections are reset. No Driver may run beside it.
 func RemoveLeftovers() error {
-	routes, err := openDelivery(nil)
+	routes, err := openDelivery(noSources)
 	if err != nil {
 		return err
 	}
