@@ -121,7 +121,8 @@ func (c *addressState) contested() bool {
 }
 
 // vacant reports whether no claim has to be respected. The claim of a node that only the mirror
-// shows has to be, unless that node hears nobody and this one does: then this side serves more.
+// shows has to be, unless that node hears nobody and this one has for a while: then this side
+// serves more.
 func (c *addressState) vacant(counts func(string, claim) bool, alone bool) bool {
 	respected := func(x claim) bool { return !x.relayed || x.term > c.highestSilentTerm && (x.witnessed || alone) }
 	if c.relayed.relayed && respected(c.relayed) {

@@ -129,7 +129,13 @@ func (m *Machine) mustStop(now time.Time, c *addressState) bool {
 // inStep reports whether this node knows all claims of the peers that it can be expected to hear:
 // at least one is alive, and the last one to join did so at least three intervals ago.
 func (m *Machine) inStep(now time.Time) bool {
-	return !m.isolated && m.synced && now.Sub(m.lastPeerJoin) >= silence*m.pacer.interval
+	return !m.isolated && m.synced && !m.isGathering(now)
+}
+
+// isGathering reports whether a peer joined less than three intervals ago. There may be more to
+// come, as when a segment carries messages again.
+func (m *Machine) isGathering(now time.Time) bool {
+	return now.Sub(m.lastPeerJoin) < silence*m.pacer.interval
 }
 
 // knows reports whether the node's claims are known from the segment.
@@ -140,7 +146,7 @@ func (m *Machine) knows(node string) bool {
 
 // evaluateVacancy decides whether and when to claim an address that this node does not own.
 func (m *Machine) evaluateVacancy(now time.Time, c *addressState, cause Cause) {
-	if !m.eligible || !m.synced || !m.suits(c) || !c.vacant(m.counts(c), m.isolated) {
+	if !m.eligible || !m.synced || !m.suits(c) || !c.vacant(m.counts(c), m.isolated || m.gathering) {
 		m.cancelDue(c)
 		m.endBid(c)
 		return

@@ -39,6 +39,7 @@ type Machine struct {
 	isolated      bool      // other candidates are expected, and none is heard
 	outage        outage
 	lastPeerJoin  time.Time // when a peer was last heard for the first time, or again
+	gathering     bool      // that was a moment ago
 	synced        bool      // the claims of all peers that are heard are known
 	owned         int       // how many addresses this node owns
 
@@ -480,7 +481,7 @@ func (m *Machine) prune(c *addressState) {
 func (m *Machine) applyChange(now time.Time, c PeerChange) {
 	m.out.Changes = append(m.out.Changes, c)
 	if c.Alive {
-		m.lastPeerJoin = now
+		m.lastPeerJoin, m.gathering = now, true
 		m.dropRelaysOf(c.Node)
 	} else {
 		m.dropPeer(now, c.Node, c.Cause)

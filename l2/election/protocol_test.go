@@ -834,6 +834,36 @@ func TestMachineMuteBidsBeforeConfirmation(t *testing.T) {
 	}
 }
 
+// When a mute segment begins to carry messages, nodes hear of each other one after the other. Those
+// that are heard first take nothing from those that are not heard yet.
+func TestMachineMuteSegmentHeard(t *testing.T) {
+	for seed := range uint64(50) {
+		w := newWorld(seed, 3, 8, nil)
+		w.mute, w.delay = true, 5*time.Millisecond
+		for _, n := range w.nodes {
+			w.after(w.between(0, time.Second), n.boot)
+		}
+		if err := w.run(2*calm, nil); err != nil {
+			t.Fatal(err)
+		}
+		before := map[netip.Addr]*simNode{}
+		for _, addr := range w.addresses {
+			before[addr] = w.owners(addr)[0]
+		}
+		w.mute = false
+		if err := w.run(2*calm, func() error {
+			for _, addr := range w.addresses {
+				if now := w.owners(addr); len(now) != 1 || now[0] != before[addr] {
+					return fmt.Errorf("at %s %d nodes answer for %s, which %s had", w.now, len(now), addr, before[addr].name)
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+	}
+}
+
 // A segment that carries nothing while all links are up, as when a spanning tree changes, makes
 // each node alone. Not each of them writes a claim for each address.
 func TestMachineAloneWritesLittle(t *testing.T) {

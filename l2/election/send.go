@@ -106,7 +106,11 @@ func (m *Machine) Tick(now time.Time) {
 		m.evaluateAll(now, Overslept)
 		m.AnnounceAll(Overslept)
 	}
-	if m.anyUnwitnessed() && m.inStep(now) {
+	gathered := m.gathering && !m.isGathering(now)
+	if gathered {
+		m.gathering = false
+	}
+	if gathered || m.anyUnwitnessed() && m.inStep(now) {
 		m.evaluateAll(now, Joined)
 	}
 	if !m.catchingUp {
