@@ -630,6 +630,17 @@ func testMuteSegment(t *testing.T, nodes int, latency time.Duration) {
 	next := s.oneWithin(t, "the owner's node is not ready", 2*time.Second)
 	s.staysWith(t, "later", next, 10*time.Second)
 	for _, n := range s.api.nodes {
+		n.system.mu.Lock()
+		wire := n.system.wire
+		n.system.mute = false
+		n.system.mu.Unlock()
+		wire.mu.Lock()
+		wire.mute = false
+		wire.mu.Unlock()
+		s.staysWith(t, "hellos pass", next, 50*time.Millisecond)
+	}
+	s.staysWith(t, "all hellos pass", next, 5*time.Second)
+	for _, n := range s.api.nodes {
 		expectEqual(t, "conflicts", n.conflicts(), nil)
 	}
 	s.want(Desired{})

@@ -35,10 +35,11 @@ func TestHellosFiltered(t *testing.T) {
 	}{
 		{"a new address has one owner within two seconds", f.testNewAddress},
 		{"many new addresses at once", f.testManyAddresses},
-		{"speakers say what is filtered", f.testSaid},
+		{"speakers say what is filtered", func(t *testing.T) { f.filtered(t, true) }},
 		{"a restarted speaker moves nothing", f.testKilled},
 		{"nor does the API server when it is away", f.testAway},
 		{"a rolling restart ends with one owner", f.testRollout},
+		{"once messages pass, nothing moves", f.testPass},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
 			begun := time.Now()
@@ -93,17 +94,23 @@ func (f *field) firstAnswers(t *testing.T, services []*corev1.Service) time.Dura
 	return longest
 }
 
-// testSaid waits until every speaker says that hellos are filtered: each has others' addresses on
-// its segment.
-func (f *field) testSaid(t *testing.T) {
+// filtered waits until every speaker that others' addresses are on the segment of says so, or until
+// none does.
+func (f *field) filtered(t *testing.T, want bool) {
+	t.Helper()
 	eventually(t, func(ctx context.Context) error {
 		for _, node := range f.Nodes() {
 			speaker, err := f.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
 			if err != nil {
 				return err
 			}
-			if !slices.ContainsFunc(speaker.Status.Problems, isFiltered) {
-				return fmt.Errorf("the speaker of %s reports %+v, want HellosFiltered", node, speaker.Status.Problems)
+			if slices.ContainsFunc(speaker.Status.Problems, isFiltered) != want {
+				return fmt.Errorf(
+					"the speaker of %s reports %+v, want HellosFiltered: %v",
+					node,
+					speaker.Status.Problems,
+					want,
+				)
 			}
 		}
 		return nil
@@ -167,4 +174,12 @@ func (f *field) testAway(t *testing.T) {
 func (f *field) testRollout(t *testing.T) {
 	must(t, f.restart)
 	f.settled(t, time.Now())
+}
+
+func (f *field) testPass(t *testing.T) {
+	before, begun := f.settled(t, time.Now()), time.Now()
+	must(t, f.PassAll)
+	f.whole(t)
+	f.stayed(t, before, f.settled(t, time.Now()), begun)
+	f.filtered(t, false)
 }
