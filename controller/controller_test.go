@@ -167,7 +167,7 @@ func TestTellNews(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i, s := range c.steps {
-					time.Sleep(s.after) // of the test's own clock
+					<-time.After(s.after) // of the test's own clock
 					conditions := []condition.Condition{allocated, s.has}
 					news := conditions
 					switch {

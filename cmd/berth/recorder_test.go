@@ -96,7 +96,7 @@ func (w *written) all() []write {
 // find returns the first event with the reason, waiting for it up to the time.
 func (w *written) find(t *testing.T, reason string, within time.Duration) write {
 	t.Helper()
-	time.Sleep(within) // of the test's own clock
+	<-time.After(within) // of the test's own clock
 	synctest.Wait()
 	for _, e := range w.all() {
 		if e.reason == reason {
@@ -246,14 +246,14 @@ func TestRecorderRepeats(t *testing.T) {
 		w := startRecorder(t, nil)
 		say := func(note string) {
 			w.Eventf(in("a"), nil, corev1.EventTypeWarning, "Failed", "Test", "%s", note)
-			time.Sleep(time.Second)
+			<-time.After(time.Second) // of the test's own clock
 			synctest.Wait()
 		}
 		say("cannot connect")
 		say("cannot connect")
 		say("cannot connect")
 		say("refused")
-		time.Sleep(repeatWithin)
+		<-time.After(repeatWithin) // of the test's own clock
 		say("refused")
 		var got []string
 		for _, e := range w.all() {
@@ -311,7 +311,7 @@ func TestRecorderGivesUp(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := startRecorder(t, func(int, *eventsv1.Event) error { return c.answer })
 				w.Eventf(in("a"), nil, corev1.EventTypeNormal, "News", "Test", "")
-				time.Sleep(time.Hour)
+				<-time.After(time.Hour) // of the test's own clock
 				synctest.Wait()
 				if w.tries != c.tries {
 					t.Errorf("%d tries, want %d", w.tries, c.tries)

@@ -115,7 +115,7 @@ func TestGateRemembers(t *testing.T) {
 			{after: 9 * time.Second, token: "tenant", asked: 3},
 			{after: time.Second, token: "tenant", asked: 4},
 		} {
-			time.Sleep(step.after) // of the test's own clock
+			<-time.After(step.after) // of the test's own clock
 			if get(g, "Bearer "+step.token); s.asked != step.asked {
 				t.Errorf("asked %d times, want %d", s.asked, step.asked)
 			}
@@ -140,7 +140,7 @@ func TestGatePace(t *testing.T) {
 		if w := get(g, "Bearer prometheus"); w.Code != http.StatusOK {
 			t.Errorf("status %d for a token that is known", w.Code)
 		}
-		time.Sleep(time.Second) // of the test's own clock
+		<-time.After(time.Second) // of the test's own clock
 		if w := get(g, "Bearer another"); w.Code != http.StatusUnauthorized {
 			t.Errorf("status %d for a stranger later", w.Code)
 		}
