@@ -28,6 +28,7 @@ func main() {
 	program := flag.String("berth", "", "berth program to measure with -scale; default: the one that the lab runs")
 	routes := flag.Int("routes", 0, "measure the routes of so many Services alone")
 	part := flag.String("run", "", "measure only those parts whose names match this regular expression")
+	leaves := flag.Int("leaves", 0, "make the owner of an address leave so many times in each of three ways, alone")
 	rounds := flag.Int("rounds", 10, "how often an address is made to move in each way")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -42,7 +43,11 @@ func main() {
 	default:
 		err = run(ctx, *file, func(b *bench) []step {
 			b.rounds = *rounds
-			return slices.DeleteFunc(b.parts(), func(s step) bool { return !wanted.MatchString(s.name) })
+			parts := b.parts()
+			if *leaves > 0 {
+				parts = b.leaves(*leaves)
+			}
+			return slices.DeleteFunc(parts, func(s step) bool { return !wanted.MatchString(s.name) })
 		})
 	}
 	stop()

@@ -44,13 +44,7 @@ func (b *bench) restart(ctx context.Context, st *steady) error {
 		if _, err := b.settle(ctx, st); err != nil {
 			return fmt.Errorf("rolling restart: %w", err)
 		}
-		err := t.during(ctx, b, lab.Client, st.v4, func() error {
-			if _, err := b.Kubectl(ctx, "", "-n", stage.Namespace, "rollout", "restart", "daemonset/berth-speaker"); err != nil {
-				return err
-			}
-			return b.AwaitBerth(ctx)
-		})
-		if err != nil {
+		if err := t.during(ctx, b, lab.Client, st.v4, func() error { return b.rollOut(ctx, st) }); err != nil {
 			return fmt.Errorf("rolling restart: %w", err)
 		}
 	}
