@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-lb/berth/internal/async"
@@ -36,7 +37,8 @@ type event struct {
 // event of a namespace is written at a time: so they are written in order, and a namespace whose
 // events cannot be written does not hold up the others.
 type backlog struct {
-	wake async.Signal // an event can be taken
+	wake async.Signal       // an event can be taken
+	lost prometheus.Counter // of events that are pushed out
 
 	mu      sync.Mutex // guards what follows
 	waiting map[string][]*event
@@ -45,8 +47,8 @@ type backlog struct {
 	length  int
 }
 
-func newBacklog() *backlog {
-	return &backlog{wake: async.NewSignal(), waiting: map[string][]*event{}, writing: map[string]bool{}}
+func newBacklog(lost prometheus.Counter) *backlog {
+	return &backlog{wake: async.NewSignal(), lost: lost, waiting: map[string][]*event{}, writing: map[string]bool{}}
 }
 
 // push adds an event. One that says the same as a waiting one is counted with that.
@@ -66,9 +68,9 @@ func (b *backlog) push(e *event) {
 	b.length++
 	switch {
 	case len(b.waiting[e.namespace]) > eventsOfOne:
-		b.first(e.namespace)
+		b.lost.Add(float64(b.first(e.namespace).count))
 	case b.length > eventsWaiting:
-		b.first(b.busiest())
+		b.lost.Add(float64(b.first(b.busiest()).count))
 		b.turns = slices.DeleteFunc(b.turns, func(namespace string) bool { return len(b.waiting[namespace]) == 0 })
 	}
 	b.wake.Notify()

@@ -111,6 +111,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 	options.Kubernetes, options.Berth, options.Events = to.kubernetes, to.berth, to.events
 	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
 	options.MetricsPerService = flags.perService
+	registry.MustRegister(to.events.lost)
 	c, err := controller.New(options)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -38,7 +39,7 @@ type metric struct {
 // registrations register the metrics of a package, by its folder.
 var registrations = map[string]func(*testing.T, prometheus.Registerer) error{
 	"cmd/berth": func(_ *testing.T, r prometheus.Registerer) error {
-		return r.Register(buildInfo(version.Get()))
+		return errors.Join(r.Register(buildInfo(version.Get())), r.Register(eventsLost()))
 	},
 	"controller": func(t *testing.T, r prometheus.Registerer) error {
 		set, err := kubernetes.NewForConfig(&rest.Config{})

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -58,6 +59,7 @@ type recorder struct {
 	controller, instance string
 	warnings, normal     *backlog
 	known                *lru.Cache // record by statement
+	lost                 prometheus.Counter
 
 	mu   sync.Mutex
 	last time.Time // guarded by mu: when the last event was made
@@ -76,17 +78,26 @@ func newRecorder(
 	component string,
 	logger *slog.Logger,
 ) *recorder {
-	controller := "berth-" + component
+	controller, lost := "berth-"+component, eventsLost()
 	return &recorder{
 		events:     events,
 		scheme:     scheme,
 		logger:     logger,
 		controller: controller,
 		instance:   controller + "-" + hostname(),
-		warnings:   newBacklog(),
-		normal:     newBacklog(),
+		warnings:   newBacklog(lost),
+		normal:     newBacklog(lost),
 		known:      lru.New(knownEvents),
+		lost:       lost,
 	}
+}
+
+// eventsLost returns the metric of a recorder, to be registered.
+func eventsLost() prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "berth_events_lost_total",
+		Help: "Events that were not written: too many waited, or the API server refused them or was away for 2 minutes.",
+	})
 }
 
 // Eventf has an event written soon. It never blocks.
@@ -179,6 +190,7 @@ func (r *recorder) write(ctx context.Context, e *event) {
 			return
 		}
 		if !passing(err) || time.Since(since) >= tryFor {
+			r.lost.Add(float64(e.count))
 			r.logger.Warn("an event was not written", "kind", e.regarding.Kind, "namespace", e.regarding.Namespace,
 				"name", e.regarding.Name, "reason", e.reason, "note", e.note, "error", err)
 			return

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -319,6 +320,9 @@ func TestRecorderGivesUp(t *testing.T) {
 				if log := w.log.String(); c.logs == "" && log != "" || !strings.Contains(log, c.logs) {
 					t.Errorf("logged %q, want %q", log, c.logs)
 				}
+				if lost := testutil.ToFloat64(w.lost) > 0; lost != (c.logs != "") {
+					t.Errorf("counted as lost: %t", lost)
+				}
 			})
 		})
 	}
@@ -336,21 +340,27 @@ func TestRecorderNote(t *testing.T) {
 
 func TestBacklogPush(t *testing.T) {
 	t.Run("a namespace that is full loses its oldest", func(t *testing.T) {
-		b := newBacklog()
+		b := newBacklog(eventsLost())
 		for i := range eventsOfOne + 5 {
-			b.push(&event{statement: statement{namespace: "a", note: fmt.Sprint(i)}})
+			b.push(&event{statement: statement{namespace: "a", note: fmt.Sprint(i)}, count: 1})
 		}
 		if e := b.pop(); e.note != "5" {
 			t.Errorf("the first is %s, want 5", e.note)
 		}
+		if n := testutil.ToFloat64(b.lost); n != 5 {
+			t.Errorf("%v events count as lost, want 5", n)
+		}
 	})
 	t.Run("a full backlog loses from the namespace that has most", func(t *testing.T) {
-		b := newBacklog()
+		b := newBacklog(eventsLost())
 		for i := range eventsWaiting {
-			b.push(&event{statement: statement{namespace: fmt.Sprint("n", i%50), note: fmt.Sprint(i)}})
+			b.push(&event{statement: statement{namespace: fmt.Sprint("n", i%50), note: fmt.Sprint(i)}, count: 1})
 		}
-		b.push(&event{statement: statement{namespace: "n0", note: "more"}})
-		b.push(&event{statement: statement{namespace: "calm", note: "calm"}})
+		b.push(&event{statement: statement{namespace: "n0", note: "more"}, count: 1})
+		b.push(&event{statement: statement{namespace: "calm", note: "calm"}, count: 1})
+		if n := testutil.ToFloat64(b.lost); n != 2 {
+			t.Errorf("%v events count as lost, want 2", n)
+		}
 		if b.length != eventsWaiting {
 			t.Errorf("%d events wait, want %d", b.length, eventsWaiting)
 		}
@@ -362,7 +372,7 @@ func TestBacklogPush(t *testing.T) {
 		}
 	})
 	t.Run("what is said twice waits once", func(t *testing.T) {
-		b := newBacklog()
+		b := newBacklog(eventsLost())
 		for range 3 {
 			b.push(&event{statement: statement{namespace: "a", note: "same"}, count: 1})
 		}

@@ -118,6 +118,7 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	options.Logger, options.Metrics, options.Namespace = logger, registry, flags.namespace
 	options.Version, options.Listen = version.Number(), flags.listen
 	options.MetricsPerService = flags.perService
+	registry.MustRegister(to.events.lost)
 	s, err := speaker.New(options)
 	if err != nil {
 		return err
