@@ -27,6 +27,9 @@ func (b *bench) leaves(times int) []step {
 	for _, way := range ways {
 		steps = append(steps, step{"leaves " + way.name, b.steadily(func(ctx context.Context, st *steady) error {
 			t, moved := toll{name: "leaves_" + way.name}, 0
+			if _, err := b.settle(ctx, st); err != nil {
+				return err
+			}
 			for moved < times {
 				if err := b.AwaitSpeakers(ctx, false); err != nil {
 					return err
