@@ -12,10 +12,9 @@ import (
 type RouterSession struct {
 	// State is FRR's name for it: Established, Active and so on.
 	State string
-	// Since is when the session came up, in seconds of the router's clock, or 0 while it is down.
-	Since int64 `json:"peerUptimeEstablishedEpoch"`
 	// Established and Dropped count how many times the session came up and went down since the router
-	// started.
+	// started. (FRR's time of the last change is reckoned from two clocks, and differs by a second
+	// between two looks.)
 	Established int `json:"connectionsEstablished"`
 	Dropped     int `json:"connectionsDropped"`
 }
