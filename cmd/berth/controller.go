@@ -98,6 +98,11 @@ func runController(ctx context.Context, flags common, options controller.Options
 	// The clients outlive the signal, since the lease is given back last.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	at, err := flags.listenOn(ctx)
+	if err != nil {
+		return err
+	}
+	defer at.close()
 	held := &leaseHold{}
 	to, err := flags.connect(
 		"controller",
@@ -123,7 +128,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { return c.Watch(life) })
 	group.Go(func() error { to.events.run(life); return nil })
-	group.Go(func() error { return flags.serve(life, logger, to.kubernetes, registry, c.Synced) })
+	group.Go(func() error { return flags.serve(life, at, logger, to.kubernetes, registry, c.Synced) })
 	group.Go(func() error {
 		defer end()
 		return (&leaderElection{

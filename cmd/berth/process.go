@@ -1,39 +1,27 @@
 package main
 
 import (
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/pflag"
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/transport"
-	"k8s.io/component-base/metrics/legacyregistry"
 	_ "k8s.io/component-base/metrics/prometheus/restclient" // registers the metrics of client-go
 	_ "k8s.io/component-base/metrics/prometheus/workqueue"  // registers the metrics of work queues
 	"k8s.io/klog/v2"
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
-	"github.com/berth-lb/berth/internal/metricsauth"
 	"github.com/berth-lb/berth/internal/version"
 )
 
@@ -147,78 +135,4 @@ func newRegistry() *prometheus.Registry {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(buildInfo(version.Get()))
 	return registry
-}
-
-// kubernetesMetrics gathers those metrics of Kubernetes' libraries that say how the work goes: of
-// requests to the API server, and of work queues. The rest of their registry is about the process,
-// or has a series for each verb, host and size.
-var kubernetesMetrics = prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-	all, err := legacyregistry.DefaultGatherer.Gather()
-	return slices.DeleteFunc(all, func(f *dto.MetricFamily) bool {
-		switch f.GetName() {
-		case "rest_client_requests_total", "rest_client_request_duration_seconds", "rest_client_request_retries_total":
-			return false
-		}
-		return !strings.HasPrefix(f.GetName(), "workqueue_")
-	}), err
-})
-
-// serve answers health probes and metrics until the context ends.
-func (c *common) serve(
-	ctx context.Context,
-	logger *slog.Logger,
-	client kubernetes.Interface,
-	registry *prometheus.Registry,
-	ready func() bool,
-) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready() {
-			http.Error(w, "not ready", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ok")
-	})
-	metrics := promhttp.HandlerFor(prometheus.Gatherers{registry, kubernetesMetrics}, promhttp.HandlerOpts{})
-	group, ctx := errgroup.WithContext(ctx)
-	if c.metrics.listen == "" {
-		mux.Handle("GET /metrics", metrics)
-	} else {
-		certificate, err := metricsauth.NewCertificate(c.metrics.cert, c.metrics.key, hostname(), logger)
-		if err != nil {
-			return fmt.Errorf("--metrics-cert, --metrics-key: %w", err)
-		}
-		guarded := http.NewServeMux()
-		guarded.Handle("GET /metrics", metricsauth.NewGate(client, logger, metrics))
-		group.Go(func() error {
-			return listenAndServe(ctx, "--metrics-listen", c.metrics.listen, guarded, certificate.Config())
-		})
-	}
-	if c.listen != "" {
-		group.Go(func() error { return listenAndServe(ctx, "--listen", c.listen, mux, nil) })
-	}
-	<-ctx.Done()
-	return group.Wait()
-}
-
-// listenAndServe answers at the address that the flag names until the context ends, over TLS if
-// there is a configuration of it.
-func listenAndServe(ctx context.Context, flag, address string, handler http.Handler, secure *tls.Config) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, TLSConfig: secure}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", flag, address, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if secure != nil {
-		err = server.ServeTLS(listener, "", "")
-	} else {
-		err = server.Serve(listener)
-	}
-	if !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", address, err)
-	}
-	return nil
 }

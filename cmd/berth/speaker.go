@@ -105,8 +105,12 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	if err := noticeDeadConnections(); err != nil {
 		return err
 	}
+	at, err := flags.listenOn(ctx)
+	if err != nil {
+		return err
+	}
+	defer at.close()
 	registry := newRegistry()
-	var err error
 	if options.Contact, err = contact.New(registry); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -125,7 +129,10 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	}
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { to.events.run(life); return nil })
-	group.Go(func() error { return flags.serve(life, logger, to.kubernetes, registry, s.Ready) })
+	group.Go(func() error { return flags.serve(life, at, logger, to.kubernetes, registry, s.Ready) })
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	defer context.AfterFunc(life, leave)() // when what serves fails
 	group.Go(func() error {
 		defer end()
 		return s.Run(ctx)
