@@ -25,6 +25,10 @@ type Objects struct {
 	BGPNeighbors         []*v1alpha1.BGPNeighbor
 	// Passwords of the Secrets of type kubernetes.io/basic-auth in Berth's namespace, by name.
 	Passwords map[string]string
+	// Before is the Snapshot that is in effect, or nil. A BGPNeighbor whose Secret is gone, or holds
+	// no password any more, keeps the password that it has there: to delete a Secret is no order to
+	// end sessions.
+	Before *Snapshot
 }
 
 // Differ reports whether two versions of a configuration object differ in what is compiled. A
@@ -74,6 +78,7 @@ func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 		snapshot:  &Snapshot{pools: map[string]*Pool{}},
 		problems:  map[Key][]Problem{},
 		passwords: objects.Passwords,
+		before:    objects.Before,
 	}
 	for _, o := range byAge(objects.Pools) {
 		c.pool(o)
@@ -96,6 +101,7 @@ type compiler struct {
 	snapshot  *Snapshot
 	problems  map[Key][]Problem
 	passwords map[string]string
+	before    *Snapshot // or nil
 	// announcements are the objects of snapshot.routes.
 	announcements []*v1alpha1.RouteAnnouncement
 }

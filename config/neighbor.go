@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berth-lb/berth/bgp/peer"
@@ -208,7 +209,9 @@ func (c *compiler) neighborTimes(key Key, spec v1alpha1.BGPNeighborSpec, n *Neig
 // longestPassword is the kernel's limit, TCP_MD5SIG_MAXKEYLEN.
 const longestPassword = 80
 
-// neighborPassword finds the password if there should be one.
+// neighborPassword finds the password if there should be one. A final newline is no part of it:
+// many an editor and an echo add one, and a router that has none drops every segment without a
+// word.
 func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) bool {
 	auth := spec.Authentication
 	if auth == (v1alpha1.Authentication{}) {
@@ -216,6 +219,7 @@ func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *N
 	}
 	name := auth.TCPMD5.SecretName
 	password, exists := c.passwords[name]
+	password = strings.TrimSuffix(strings.TrimSuffix(password, "\n"), "\r")
 	switch {
 	case auth.Type != v1alpha1.AuthenticationTCPMD5 || name == "":
 		c.report(
@@ -228,21 +232,39 @@ func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *N
 		c.report(
 			key,
 			ReasonMissingSecret,
-			"spec.authentication.tcpMD5.secretName: there is no Secret %q of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key \"password\"",
+			"spec.authentication.tcpMD5.secretName: there is no Secret %q of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key \"password\"; %s",
 			name,
+			withoutPassword,
 		)
 	case password == "" || len(password) > longestPassword:
 		c.report(
 			key,
 			ReasonMissingSecret,
-			"spec.authentication.tcpMD5.secretName: the value of \"password\" in Secret %q has %d bytes; write one of 1 to %d",
+			"spec.authentication.tcpMD5.secretName: the value of \"password\" in Secret %q has %d bytes; write one of 1 to %d; %s",
 			name,
 			len(password),
 			longestPassword,
+			withoutPassword,
 		)
 	default:
 		n.Password = password
 		return true
 	}
-	return false
+	n.Password = c.passwordBefore(n.Name)
+	return n.Password != ""
+}
+
+// withoutPassword is what happens to sessions as long as there is no usable password.
+const withoutPassword = "until then speakers that knew a password go on with it, and others have no session"
+
+// passwordBefore returns the password that is in effect for the BGPNeighbor, "" if there is none.
+func (c *compiler) passwordBefore(name string) string {
+	if c.before != nil {
+		for _, n := range c.before.Neighbors {
+			if n.Name == name {
+				return n.Password
+			}
+		}
+	}
+	return ""
 }

@@ -535,3 +535,43 @@ func TestCommunitiesOfAnAnnouncement(t *testing.T) {
 		})
 	}
 }
+
+func TestCompileKeepsPasswords(t *testing.T) {
+	o := neighbor("tor", 1, "192.0.2.1")
+	o.Spec.Authentication = md5("router")
+	compile := func(before *Snapshot, passwords map[string]string) (*Snapshot, []Problem) {
+		s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: passwords, Before: before})
+		return s, problems[Key{"BGPNeighbor", "tor"}]
+	}
+	password := func(s *Snapshot) string {
+		if len(s.Neighbors) == 0 {
+			return "none"
+		}
+		return s.Neighbors[0].Password
+	}
+	first, problems := compile(nil, map[string]string{"router": "secret\r\n"})
+	if password(first) != "secret" || len(problems) != 0 {
+		t.Fatalf("password %q, %v; want it without the newline", password(first), problems)
+	}
+	for _, c := range []struct {
+		name    string
+		before  *Snapshot
+		secrets map[string]string
+		want    string
+		problem string
+	}{
+		{name: "deleted", before: first, want: "secret", problem: ReasonMissingSecret},
+		{
+			name: "emptied", before: first, secrets: map[string]string{"router": "\n"},
+			want: "secret", problem: ReasonMissingSecret,
+		},
+		{name: "deleted before the start", want: "none", problem: ReasonMissingSecret},
+		{name: "changed", before: first, secrets: map[string]string{"router": "new"}, want: "new"},
+		{name: "with two newlines", before: first, secrets: map[string]string{"router": "new\n\n"}, want: "new\n"},
+	} {
+		s, problems := compile(c.before, c.secrets)
+		if password(s) != c.want || len(problems) > 0 != (c.problem != "") {
+			t.Errorf("%s: password %q, %v; want %q, %q", c.name, password(s), problems, c.want, c.problem)
+		}
+	}
+}

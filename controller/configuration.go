@@ -86,6 +86,7 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](c.informers.routes),
 		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer),
 		Passwords:            client.Passwords(c.informers.password),
+		Before:               c.snapshot.Load(),
 	})
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {

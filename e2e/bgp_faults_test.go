@@ -194,7 +194,8 @@ func testSpeakerKilled(t *testing.T, r *rack) {
 	}
 }
 
-// testPasswordRotated changes a password on both sides. Only that session is reset.
+// testPasswordRotated changes a password on both sides. Only that session is reset. Then its Secret
+// is deleted and made again, which resets nothing. A final newline of the password does not count.
 func testPasswordRotated(t *testing.T, r *rack) {
 	const node = "n1"
 	secret := func(password string) string {
@@ -203,7 +204,7 @@ apiVersion: v1
 kind: Secret
 metadata: {name: rotated, namespace: berth-system}
 type: kubernetes.io/basic-auth
-stringData: {password: ` + password + "}\n"
+stringData: {password: "` + password + "\\n\"}\n"
 	}
 	router := func(password string) string {
 		return fmt.Sprintf(`protocol bgp secret1 {
@@ -236,7 +237,8 @@ spec:
 	if err := r.ConfigureSpine(t.Context(), router("second")); err != nil {
 		t.Fatal(err)
 	}
-	if second := r.awaitSession(t, node, "secret", true); second.LastTransitionTime.Equal(first.LastTransitionTime) {
+	second := r.awaitSession(t, node, "secret", true)
+	if second.LastTransitionTime.Equal(first.LastTransitionTime) {
 		t.Errorf("the session is the old one: %+v", second)
 	}
 	eventually(t, func(ctx context.Context) error {
@@ -247,6 +249,25 @@ spec:
 		if n != others[neighbor] {
 			t.Errorf("the session with %s was opened again", neighbor)
 		}
+	}
+
+	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "delete", "secret", "rotated"); err != nil {
+		t.Fatal(err)
+	}
+	awaitReady := func(status string) {
+		t.Helper()
+		eventually(t, func(ctx context.Context) error {
+			_, err := r.Kubectl(ctx, "", "wait", "--for=condition=Ready="+status, "bgpneighbor/secret", "--timeout=10s")
+			return err
+		})
+	}
+	awaitReady("False")
+	if err := r.Apply(t.Context(), secret("second")); err != nil {
+		t.Fatal(err)
+	}
+	awaitReady("True")
+	if third := r.awaitSession(t, node, "secret", true); !third.LastTransitionTime.Equal(second.LastTransitionTime) {
+		t.Errorf("the session began again when its Secret was made again: before %+v, now %+v", second, third)
 	}
 }
 

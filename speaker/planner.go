@@ -186,7 +186,7 @@ func (p *planner) begin() {
 	p.reviewAbilities()
 	p.world.Nodes = p.sources.nodes()
 	p.reviewAddresses()
-	p.world.Snapshot, _ = config.Compile(p.sources.objects())
+	p.compile()
 	if err := p.localnet.Read(); err != nil {
 		p.Logger.Warn("addresses of this node are not read yet", "error", err) // and read again when its watcher runs
 	}
@@ -251,12 +251,19 @@ func (p *planner) work() {
 	}
 }
 
+// compile puts the configuration into effect for the plans that follow.
+func (p *planner) compile() {
+	objects := p.sources.objects()
+	objects.Before = p.world.Snapshot
+	p.world.Snapshot, _ = config.Compile(objects)
+}
+
 func (p *planner) do(t task) {
 	switch t.kind {
 	case serviceChanged:
 		p.reviewService(t.service)
 	case settingsChanged:
-		p.world.Snapshot, _ = config.Compile(p.sources.objects())
+		p.compile()
 		p.reviewUsed()
 		p.replan()
 		p.rebalance()

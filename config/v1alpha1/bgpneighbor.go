@@ -267,7 +267,7 @@ type Authentication struct {
 // TCPMD5 has the password of a session.
 type TCPMD5 struct {
 	// secretName is the name of a Secret of type kubernetes.io/basic-auth in Berth's namespace; its
-	// key "password" (1 to 80 bytes) is the MD5 key.
+	// key "password" (1 to 80 bytes, not counting a final newline) is the MD5 key.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

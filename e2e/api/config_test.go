@@ -37,7 +37,7 @@ func TestInvalidObjectLeavesOthersInEffect(t *testing.T) {
 	awaitReady(t, "loadbalancerpool", "reversed", "True", "all of the object is in effect")
 	apply(t, "BGPNeighbor", "tor", `{localASN: 1, remoteASN: 2, address: 192.0.2.254}`)
 	awaitReady(t, "routeannouncement", "typo", "True", "all of the object is in effect")
-	const missing = `spec.authentication.tcpMD5.secretName: there is no Secret "nobody" of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key "password"`
+	const missing = `spec.authentication.tcpMD5.secretName: there is no Secret "nobody" of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key "password"; until then speakers that knew a password go on with it, and others have no session`
 	awaitReady(t, "bgpneighbor", "secret", "False", missing)
 	password := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "nobody", Namespace: stage.Namespace}, Type: corev1.SecretTypeBasicAuth,
