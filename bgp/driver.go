@@ -181,8 +181,8 @@ func (d *Driver) Drain(after time.Duration) {
 	d.orders.give(func(o *order) { o.turn, o.phase, o.drainFor = o.turn+1, draining, after })
 }
 
-// LastResort asks the peers to prefer other routes, as Drain does, until Resume. What is wanted is
-// announced so, also newly.
+// LastResort asks the peers to prefer other routes, as Drain does and by a longer AS path, until
+// Resume. What is wanted is announced so, also newly.
 func (d *Driver) LastResort() {
 	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, lastResort })
 }

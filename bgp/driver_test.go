@@ -797,9 +797,11 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 	}
 
 	d.LastResort()
-	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1 65535:0")
+	long := "path" + strings.Repeat(" 64512", 12)
+	outside.tells(t, "192.0.2.1/32", long+", communities 1:1 65535:0")
+	inside.tells(t, "192.0.2.1/32", "path , local 0, communities 1:1 65535:0")
 	d.Sync("newer", routes(nil, "192.0.2.3/32"))
-	outside.tells(t, "192.0.2.3/32", "path 64512, communities 65535:0")
+	outside.tells(t, "192.0.2.3/32", long+", communities 65535:0")
 	if s := d.Status(); s.Leaving {
 		t.Error("a last resort is told as leaving")
 	}
@@ -813,4 +815,29 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 	if s := d.Status(); !s.Leaving || len(outside.ended()) > 0 {
 		t.Errorf("leaving %t, sessions ended with %v; want them to stay", s.Leaving, outside.ended())
 	}
+}
+
+// GoBGP's policies, which put on a path what a peer is told apart from others, put no LOCAL_PREF 0
+// on it.
+func TestLocalPrefZeroForSome(t *testing.T) {
+	atOnce(t)
+	least := newRouter(t, "127.0.0.2", nodeASN, nodeASN)
+	plain := newRouter(t, "127.0.0.3", nodeASN, nodeASN)
+	outside := newRouter(t, "127.0.0.4", 64513, nodeASN)
+	d := run(t)
+	d.SyncPeers([]Peer{least.peer("least", nodeASN), plain.peer("plain", nodeASN), outside.peer("outside", nodeASN)})
+	prefix := netip.MustParsePrefix("192.0.2.1/32")
+	d.Sync("web", Desired{Routes: []Route{
+		{Prefix: prefix, Peers: []string{"least"}, Attributes: Attributes{LocalPref: new(uint32)}},
+		{Prefix: prefix, Peers: []string{"plain"}},
+		{Prefix: prefix, Peers: []string{"outside"}, Attributes: Attributes{Prepend: 2}},
+	}})
+	least.tells(t, prefix.String(), "path , local 0")
+	plain.tells(t, prefix.String(), "path , local 100")
+	outside.tells(t, prefix.String(), "path 64512 64512 64512")
+	d.Drain(time.Hour)
+	for _, r := range []*router{least, plain} {
+		r.tells(t, prefix.String(), "path , local 0, communities 65535:0")
+	}
+	outside.tells(t, prefix.String(), "path 64512 64512 64512, communities 65535:0")
 }

@@ -51,6 +51,9 @@ func newPath(
 		return nil, fmt.Errorf("build path for %s with next hop %s: %w", prefix, nextHop, err)
 	}
 	alike, _ := a.alike()
+	if a.least() {
+		alike.LocalPref = new(uint32)
+	}
 	attributes := append(
 		[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP), hop},
 		alike.path(asn)...)

@@ -87,7 +87,7 @@ func actions(p Peer, set Attributes) *api.Actions {
 	if set.MED != nil {
 		a.Med = &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: int64(*set.MED)}
 	}
-	if set.LocalPref != nil && !p.External() {
+	if set.LocalPref != nil && *set.LocalPref > 0 && !p.External() { // 0 is on the path
 		a.LocalPref = &api.LocalPrefAction{Value: *set.LocalPref}
 	}
 	if set.Prepend > 0 && p.External() {

@@ -116,6 +116,24 @@ func (a announcement) drained() announcement {
 	return d
 }
 
+// extraPrepend makes the AS path of a last resort longer than that of any other route of a cluster:
+// a RouteAnnouncement prepends 10 times at most. It is for routers that do not know
+// GRACEFUL_SHUTDOWN.
+const extraPrepend = 11
+
+// lastResort is the announcement of a prefix that is used if there is no other route, for as long
+// as it takes.
+func (a announcement) lastResort() announcement {
+	l := a.drained()
+	if l.everyone != nil {
+		l.everyone.Prepend += extraPrepend
+	}
+	for i := range l.named {
+		l.named[i].Prepend += extraPrepend
+	}
+	return l
+}
+
 // alike returns the attributes if all who get the prefix are told the same, without a longer AS
 // path: these stand on the path itself. Others are put on it for each peer, by the export policy.
 func (a announcement) alike() (Attributes, bool) {
@@ -135,6 +153,36 @@ func (a announcement) alike() (Attributes, bool) {
 		return Attributes{}, false
 	}
 	return *one, true
+}
+
+// defaultLocalPref is what internal peers are told where nothing is asked for.
+const defaultLocalPref = 100
+
+// least reports whether somebody is told LOCAL_PREF 0, but not all are told alike. No policy of
+// GoBGP sets 0, so it stands on the path.
+func (a announcement) least() bool {
+	return slices.ContainsFunc(a.sets(), func(s Attributes) bool { return s.LocalPref != nil && *s.LocalPref == 0 })
+}
+
+// explicit is the announcement with the default LOCAL_PREF written out where the path has another.
+func (a announcement) explicit() announcement {
+	if !a.least() {
+		return a
+	}
+	usual := uint32(defaultLocalPref)
+	say := func(s Attributes) Attributes {
+		s.LocalPref = cmp.Or(s.LocalPref, &usual)
+		return s
+	}
+	e := announcement{named: slices.Clone(a.named)}
+	if a.everyone != nil {
+		all := say(*a.everyone)
+		e.everyone = &all
+	}
+	for i := range e.named {
+		e.named[i].Attributes = say(e.named[i].Attributes)
+	}
+	return e
 }
 
 // sets returns the attributes that the export policy puts on paths of this announcement.

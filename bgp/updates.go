@@ -95,9 +95,12 @@ func (o *loop) compare(prefix netip.Prefix, forced bool) (c change, needed bool)
 	switch {
 	case o.phase == withdrawn, o.phase == draining && !announced:
 		wanted = false
-	case o.phase == draining, o.phase == lastResort:
+	case o.phase == draining:
 		want = want.drained()
+	case o.phase == lastResort:
+		want = want.lastResort()
 	}
+	want = want.explicit()
 	hop, reachable := o.nextHop(familyOf(prefix.Addr()))
 	var problem string
 	switch {

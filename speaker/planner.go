@@ -49,9 +49,12 @@ type planner struct {
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
 
+	proxyUnhealthy bool // kube-proxy on this node says so
+
 	mu       sync.Mutex            // held while the state changes, so that changes do not overlap
 	departed bool                  // guarded by mu
 	outdated bool                  // guarded by mu; other nodes know better what is desired
+	unfit    bool                  // guarded by mu; another node should forward, if one can
 	current  v1alpha1.SpeakerState // guarded by mu
 }
 
@@ -306,11 +309,8 @@ func (p *planner) do(t task) {
 		}
 		p.reporter.poke()
 	case proxyHealthChanged:
-		if t.unhealthy != p.world.ProxyUnhealthy {
-			p.world.ProxyUnhealthy = t.unhealthy
-			p.replan()
-			p.reviewState()
-		}
+		p.proxyUnhealthy = t.unhealthy
+		p.reviewState()
 	}
 }
 
@@ -550,23 +550,28 @@ func (p *planner) reviewState() {
 	self, exists := p.world.Nodes[p.Node]
 	switch {
 	case !exists:
-		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone")
+		p.become(v1alpha1.SpeakerLeaving, "the Node object is gone", false)
 	case self.Excluded != "":
-		p.become(v1alpha1.SpeakerLeaving, "the Node "+self.Excluded)
-	case p.world.ProxyUnhealthy:
-		p.become(v1alpha1.SpeakerLeaving, "kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)")
+		p.become(v1alpha1.SpeakerLeaving, "the Node "+self.Excluded, false)
+	case p.proxyUnhealthy:
+		// All kube-proxies can say so at once, for example after a bad Service. The rules that they wrote
+		// before go on forwarding. So routers are asked to prefer other nodes, and if there is none, they
+		// have this one.
+		p.become(v1alpha1.SpeakerLeaving, "kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)", true)
 	case !p.keyed:
-		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet")
+		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet", false)
 	default:
-		p.become(v1alpha1.SpeakerAnnouncing, "")
+		p.become(v1alpha1.SpeakerAnnouncing, "", false)
 	}
 }
 
-// become tells the drivers and the others what state this speaker is in, unless it has departed.
-func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
+// become tells the drivers and the others what state this speaker is in, unless it has departed. A
+// node that is unfit leaves, but its routes stay as a last resort.
+func (p *planner) become(state v1alpha1.SpeakerState, reason string, unfit bool) {
 	p.mu.Lock()
 	changed := !p.departed && p.reporter.setState(state, reason)
 	if changed {
+		p.unfit = unfit
 		p.announceState(state)
 	}
 	p.mu.Unlock()
@@ -579,7 +584,7 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string) {
 // keep for the next process what this one owns.
 func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool) {
 	p.mu.Lock()
-	p.departed = true
+	p.departed, p.unfit = true, false
 	changed := p.reporter.setState(state, reason)
 	switch {
 	case !changed:
@@ -625,7 +630,11 @@ func (p *planner) announceState(state v1alpha1.SpeakerState) {
 		}
 	case v1alpha1.SpeakerLeaving:
 		p.l2.SetState(l2.Leaving)
-		p.bgp.Drain(p.DrainTime)
+		if p.unfit {
+			p.bgp.LastResort()
+		} else {
+			p.bgp.Drain(p.DrainTime)
+		}
 	case v1alpha1.SpeakerRestarting:
 		p.l2.SetState(l2.Restarting)
 		p.restartBGP()

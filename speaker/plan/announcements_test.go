@@ -522,28 +522,6 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 	}
 }
 
-func TestPlanAnnouncements_proxyUnhealthy(t *testing.T) {
-	w := world("n3")
-	w.ProxyUnhealthy = true
-	got := announce(
-		Group{
-			ID:        "g",
-			Addresses: addrs("203.0.113.1"),
-			Services:  []Service{{Name: "d/web", Addresses: addrs("203.0.113.1")}},
-		},
-		nil,
-		ready,
-		w,
-	)
-	if len(got.BGP.Routes) != 0 {
-		t.Errorf("routes %v, want none", got.BGP.Routes)
-	}
-	// On the segment its state keeps it from owning anything.
-	if diff := cmp.Diff([]string{"n1", "n2", "n3"}, got.L2[netip.MustParseAddr("203.0.113.1")].Candidates); diff != "" {
-		t.Error(diff)
-	}
-}
-
 // A new address is expected as a Service that asks for nothing gets it.
 func TestPlanNext(t *testing.T) {
 	w := world("n1")

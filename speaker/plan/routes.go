@@ -26,7 +26,7 @@ func planBGP(
 ) bgp.Desired {
 	var desired bgp.Desired
 	self, ok := serving[world.Self]
-	if !ok || world.ProxyUnhealthy {
+	if !ok {
 		return desired
 	}
 	for _, address := range group.Addresses {

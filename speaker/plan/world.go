@@ -18,10 +18,6 @@ type World struct {
 	Self     string
 	Nodes    map[string]Node
 	Snapshot *config.Snapshot
-	// ProxyUnhealthy: kube-proxy on this node says that it is unhealthy. The node has no routes. On
-	// segments it stays in the list of candidates: its state, Leaving, keeps it from owning anything
-	// there.
-	ProxyUnhealthy bool
 	// Forwards: this node has a data plane of its own, even if that does not work for now.
 	Forwards bool
 	// Endpoints on Dead nodes get no new connections from here, even if Kubernetes calls them ready.
