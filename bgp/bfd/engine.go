@@ -265,7 +265,7 @@ func (r *runner) serve(ctx context.Context, peer Peer, link *link) {
 			ending = nil
 			s.stop(time.Now())
 		case p := <-r.in:
-			s.receive(time.Now(), p)
+			r.receive(s, p)
 		case t := <-r.timers:
 			s.configure(time.Now(), t)
 		case <-timer.C:
@@ -288,12 +288,18 @@ func (r *runner) serve(ctx context.Context, peer Peer, link *link) {
 	}
 }
 
+func (r *runner) receive(s *session, p packet) {
+	if !s.receive(time.Now(), p) {
+		r.engine.metrics.rejected.WithLabelValues("unproven").Inc()
+	}
+}
+
 // drain takes what has come in.
 func (r *runner) drain(s *session) {
 	for {
 		select {
 		case p := <-r.in:
-			s.receive(time.Now(), p)
+			r.receive(s, p)
 		default:
 			return
 		}

@@ -24,10 +24,11 @@ type session struct {
 	usedTx, usedRx        time.Duration
 	polling, pollAgain    bool
 
-	heard time.Time // the last packet; zero: the detection time has passed since
-	sent  time.Time
-	due   time.Time // the next packet
-	ends  time.Time // after stop; until then AdminDown is told
+	heard  time.Time // the last packet; zero: the detection time has passed since
+	proven time.Time // the last packet with our discriminator, which strangers cannot know
+	sent   time.Time
+	due    time.Time // the next packet
+	ends   time.Time // after stop; until then AdminDown is told
 
 	out    []packet
 	events []change
@@ -72,10 +73,20 @@ func (s *session) take() ([]packet, []change) {
 	return out, events
 }
 
-// receive takes a packet that belongs to the session (section 6.8.6).
-func (s *session) receive(now time.Time, p packet) {
-	if s.state == AdminDown {
-		return
+// receive takes a packet that belongs to the session (section 6.8.6), and reports whether it
+// counts.
+//
+// A packet without our discriminator comes from an end that has just begun, or from anybody who
+// knows two addresses. It ends no session that is being heard: an end that begins again has fallen
+// silent before.
+func (s *session) receive(now time.Time, p packet) bool {
+	switch {
+	case s.state == AdminDown:
+		return true
+	case p.yours != 0:
+		s.proven = now
+	case s.state == Up && now.Sub(s.proven) < s.detection()/2:
+		return false
 	}
 	s.heard = now
 	s.remote, s.remoteState, s.remoteDiag = p.mine, p.state, p.diag
@@ -100,6 +111,7 @@ func (s *session) receive(now time.Time, p packet) {
 		s.send(now, true)
 	}
 	s.hasten()
+	return true
 }
 
 // enter changes the state.

@@ -3,6 +3,8 @@ package bfd
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -146,14 +148,15 @@ func TestSilenceIsNoticedWithinTheDetectionTimeAndToldToTheOther(t *testing.T) {
 	if took := w.now - before; took < ms(200) || took > ms(302) {
 		t.Errorf("noticed after %s, want 200 to 300 ms", took)
 	}
-	w.run(ms(10))
+	// What a says now has no discriminator of b's, so that b believes it once a's packets of before
+	// are a while ago, or notices their absence.
+	w.run(ms(302))
 	a, b := w.ends[0], w.ends[1]
 	if last := a.events[len(a.events)-1]; last != "Up to Down: control detection time expired" {
 		t.Errorf("a says %q", last)
 	}
-	if last := b.events[len(b.events)-1]; last != "Up to Down: neighbor signaled session down" &&
-		last != "Down to Init: neighbor signaled session down" {
-		t.Errorf("b says %q", last)
+	if !slices.ContainsFunc(b.events, func(e string) bool { return strings.HasPrefix(e, "Up to Down: ") }) {
+		t.Errorf("b says %q", b.events)
 	}
 	w.cut[1] = false
 	w.up(t)
@@ -213,6 +216,39 @@ func TestAnEndThatWantsNoPacketsGetsNone(t *testing.T) {
 	}
 	if len(a.sent) > 1 {
 		t.Errorf("%d packets to one that wants none", len(a.sent))
+	}
+}
+
+// TestStrangerEndsNothing: who knows the addresses of a session, and not its discriminators, says
+// that it is down, or that it has another end now.
+func TestStrangerEndsNothing(t *testing.T) {
+	for _, state := range []State{Down, AdminDown} {
+		w := newWorld(7, timers{ms(100), ms(100), 3}, timers{ms(100), ms(100), 3})
+		w.up(t)
+		a := w.ends[0]
+		events := len(a.events)
+		for range 200 {
+			if a.s.receive(w.clock(), packet{state: state, multiplier: 3, mine: 99, desiredTx: ms(10), requiredRx: ms(10)}) {
+				t.Fatalf("%s of a stranger counts", state)
+			}
+			w.run(ms(25))
+		}
+		if len(a.events) > events || a.s.remote != 2 {
+			t.Errorf("%s of a stranger: %v, the other is %d", state, a.events[events:], a.s.remote)
+		}
+	}
+}
+
+// An end that begins again does not know our discriminator either. It is believed once the former
+// one is silent, before the detection time is over.
+func TestAnEndThatBeginsAgain(t *testing.T) {
+	w := newWorld(8, timers{ms(100), ms(100), 3}, timers{ms(100), ms(100), 3})
+	w.up(t)
+	a, events := w.ends[0], len(w.ends[0].events)
+	w.ends[1] = &end{s: newSession(w.clock(), timers{ms(100), ms(100), 3}, 9, w.random.Float64)}
+	w.run(5 * time.Second)
+	if len(a.events) == events || a.s.state != Up || a.s.remote != 9 {
+		t.Errorf("%v, %s with %d; want Down, and Up again with 9", a.events[events:], a.s.state, a.s.remote)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -229,8 +230,9 @@ func (w *wire) receive(c *net.UDPConn, at place) {
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
-		case err != nil:
-			continue // an ICMP error for something that was sent
+		case err != nil: // an ICMP error for something that was sent, or one that lasts
+			<-time.After(time.Millisecond)
+			continue
 		}
 		if reason := w.deliver(b[:n], ttl, from, at); reason != "" {
 			w.metrics.rejected.WithLabelValues(reason).Inc()

@@ -103,6 +103,8 @@ func lowestTTL(p bgp.Peer) uint8 {
 		return 255 - p.EBGPMultihop + 1
 	case p.TTLSecurityHops > 1:
 		return 255 - p.TTLSecurityHops + 1
+	case p.TTLSecurityHops == 1:
+		return 0
 	case external || p.Address.IsLinkLocalUnicast():
 		return 0
 	}
