@@ -58,10 +58,10 @@ func BenchmarkPolicies(b *testing.B) {
 	o.server, err = startServer(b.Context(), d.config.RouterID, listener{}, o.gobgpLog)
 	must(b, err)
 	defer o.server.stop(b.Context(), false)
-	var peers []Peer
+	var peers []recipient
 	for i := range 10 {
-		peers = append(peers, Peer{Name: fmt.Sprintf("tor%d", i), LocalASN: nodeASN, RemoteASN: 64513,
-			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})})
+		peers = append(peers, o.recipient(Peer{Name: fmt.Sprintf("tor%d", i), LocalASN: nodeASN, RemoteASN: 64513,
+			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}, false))
 	}
 	for i := range 50 {
 		o.sets.learn(of(Route{Attributes: Attributes{Prepend: 1, MED: &[]uint32{uint32(i)}[0]}}))

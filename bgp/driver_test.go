@@ -171,17 +171,21 @@ func (r *running) session0Up() bool {
 	return len(peers) == 1 && peers[0].Established()
 }
 
-func TestRoutesOfBothFamiliesReachThePeerWithTheNodesOwnNextHop(t *testing.T) {
+func TestRoutesOfBothFamiliesPointToTheSessionOrTheNode(t *testing.T) {
 	atOnce(t)
 	for _, c := range []struct {
 		name, address   string
 		routerASN       uint32
 		asPath          string
 		wantLocalPrefIs bool
+		node            bool
+		hops            [2]string
 	}{
-		{"eBGP over IPv4", "127.0.0.2", 64513, "64512", false},
-		{"iBGP over IPv4", "127.0.0.2", nodeASN, "", true},
-		{"eBGP over IPv6", "::1", 64513, "64512", false},
+		{"eBGP over IPv4", "127.0.0.2", 64513, "64512", false, false, [2]string{"127.0.0.1", "2001:db8::9"}},
+		{"iBGP over IPv4", "127.0.0.2", nodeASN, "", true, false, [2]string{"127.0.0.1", "2001:db8::9"}},
+		{"eBGP over IPv6", "::1", 64513, "64512", false, false, [2]string{"10.0.0.9", "::1"}},
+		{"eBGP over IPv4, to the node", "127.0.0.2", 64513, "64512", false, true, [2]string{"10.0.0.9", "2001:db8::9"}},
+		{"eBGP over IPv6, to the node", "::1", 64513, "64512", false, true, [2]string{"10.0.0.9", "2001:db8::9"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			routerID := c.address
@@ -190,16 +194,18 @@ func TestRoutesOfBothFamiliesReachThePeerWithTheNodesOwnNextHop(t *testing.T) {
 			}
 			tor := newRouterWithID(t, c.address, routerID, c.routerASN, nodeASN)
 			d := run(t)
-			d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+			peer := tor.peer("tor1", nodeASN)
+			peer.NodeNextHop = c.node
+			d.SyncPeers([]Peer{peer})
 			d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
 			tor.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
 
 			d.up(t, "tor1")
-			if got := nextHop(tor.path("192.0.2.1/32")); got != "10.0.0.9" {
-				t.Errorf("IPv4 next hop %s, want 10.0.0.9", got)
+			if got := nextHop(tor.path("192.0.2.1/32")); got != c.hops[0] {
+				t.Errorf("IPv4 next hop %s, want %s", got, c.hops[0])
 			}
-			if got := nextHop(tor.path("2001:db8:1::1/128")); got != "2001:db8::9" {
-				t.Errorf("IPv6 next hop %s, want 2001:db8::9", got)
+			if got := nextHop(tor.path("2001:db8:1::1/128")); got != c.hops[1] {
+				t.Errorf("IPv6 next hop %s, want %s", got, c.hops[1])
 			}
 			for _, prefix := range tor.prefixes() {
 				asPath, localPref, communities := attributes(tor.path(prefix))
@@ -227,7 +233,9 @@ func TestSetNextHops(t *testing.T) {
 	atOnce(t)
 	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
 	d := run(t)
-	d.SyncPeers([]Peer{tor.peer("tor1", nodeASN)})
+	peer := tor.peer("tor1", nodeASN)
+	peer.NodeNextHop = true
+	d.SyncPeers([]Peer{peer})
 	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
 	tor.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
 	tor.forget()
@@ -393,6 +401,27 @@ func TestARouteWithoutANextHopIsReportedAndNotAnnounced(t *testing.T) {
 	d.Sync("web", Desired{})
 	tor.has(t)
 	d.becomes(t, func(st Status) bool { return st.UnannouncedTotal == 0 && len(st.Unannounced) == 0 })
+}
+
+// A node without an IPv6 address announces IPv6 routes in sessions over IPv6, in which they point
+// to its end.
+func TestAFamilyThatTheNodeHasNoAddressOf(t *testing.T) {
+	atOnce(t)
+	four, six := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouterWithID(t, "::1", "10.0.0.1", 64514, nodeASN)
+	d := run(t, func(c *Config) { c.NextHops = []netip.Addr{netip.MustParseAddr("10.0.0.9")} })
+	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+	d.SyncPeers([]Peer{four.peer("four", nodeASN)})
+	four.has(t, "192.0.2.1/32")
+	d.observesReason(t, SessionFailed, "four", "IPv6 routes are withheld")
+	d.SyncPeers([]Peer{four.peer("four", nodeASN), six.peer("six", nodeASN)})
+	six.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
+	if got := nextHop(six.path("2001:db8:1::1/128")); got != "::1" {
+		t.Errorf("IPv6 next hop %s, want ::1", got)
+	}
+	four.has(t, "192.0.2.1/32")
+	d.SyncPeers([]Peer{four.peer("four", nodeASN)})
+	d.becomes(t, func(st Status) bool { return st.UnannouncedTotal == 1 })
+	four.has(t, "192.0.2.1/32")
 }
 
 func TestWrongASNumbersAreExplained(t *testing.T) {

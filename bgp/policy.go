@@ -19,10 +19,17 @@ const (
 	importPolicy = "berth-import"
 )
 
+// recipient is a peer with the families of routes that it gets, and those of them whose routes
+// point to the local end of the session.
+type recipient struct {
+	Peer
+	families, toSession []gobgp.Family
+}
+
 // policies is the whole set for these peers and sets of attributes: a peer gets the paths that
 // carry its marker or everyone's, without the marker and with the attributes of the set; nothing
 // else leaves, and only our own paths come in.
-func policies(peers []Peer, b *attributeSets) *api.SetPoliciesRequest {
+func policies(peers []recipient, b *attributeSets) *api.SetPoliciesRequest {
 	req := &api.SetPoliciesRequest{}
 	export := &api.Policy{Name: exportPolicy}
 	marked := func(peer, set uint32) string {
@@ -40,15 +47,25 @@ func policies(peers []Peer, b *attributeSets) *api.SetPoliciesRequest {
 			DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: neighbor,
 			List: []string{p.Covers().String()},
 		})
-		if !slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) {
-			export.Statements = append(export.Statements, &api.Statement{
-				Name: "no-ipv4-to-" + p.Label(),
-				Conditions: &api.Conditions{
-					NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbor},
-					AfiSafiIn:   []*api.Family{apiutil.ToApiFamily(gobgp.AFI_IP, gobgp.SAFI_UNICAST)},
-				},
-				Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
-			})
+		of := func(f gobgp.Family) *api.Conditions {
+			return &api.Conditions{
+				NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbor},
+				AfiSafiIn:   []*api.Family{apiutil.ToApiFamily(f.Afi(), f.Safi())},
+			}
+		}
+		for _, f := range families {
+			switch {
+			case !slices.Contains(p.families, f):
+				export.Statements = append(export.Statements, &api.Statement{
+					Name: "no-" + f.String() + "-to-" + p.Label(), Conditions: of(f),
+					Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
+				})
+			case slices.Contains(p.toSession, f):
+				export.Statements = append(export.Statements, &api.Statement{ // and the statements that follow decide
+					Name: "hop-of-" + f.String() + "-to-" + p.Label(), Conditions: of(f),
+					Actions: &api.Actions{Nexthop: &api.NexthopAction{Self: true}},
+				})
+			}
 		}
 		// A peer's own marker counts, whatever everyone is told.
 		for _, to := range []uint32{peerNumber(p.Name), everyone} {
@@ -59,7 +76,7 @@ func policies(peers []Peer, b *attributeSets) *api.SetPoliciesRequest {
 						NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: neighbor},
 						LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: marked(to, set)},
 					},
-					Actions: actions(p, b.sets[set]),
+					Actions: actions(p.Peer, b.sets[set]),
 				})
 			}
 		}
@@ -80,9 +97,6 @@ func actions(p Peer, set Attributes) *api.Actions {
 		LargeCommunity: &api.CommunityAction{
 			Type: api.CommunityAction_TYPE_REMOVE, Communities: []string{fmt.Sprintf("^%d:", uint32(markerASN))},
 		},
-	}
-	if p.Interface != "" {
-		a.Nexthop = &api.NexthopAction{Self: true} // our link-local address: all that the peer knows of us
 	}
 	if set.MED != nil {
 		a.Med = &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: int64(*set.MED)}

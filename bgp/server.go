@@ -131,7 +131,7 @@ func extendedIPv4(t *gobgp.CapExtendedNexthopTuple) bool {
 
 // setPeers makes the policies know these peers and sets of attributes, all at once. It touches no
 // session.
-func (s *server) setPeers(ctx context.Context, peers []Peer, b *attributeSets) error {
+func (s *server) setPeers(ctx context.Context, peers []recipient, b *attributeSets) error {
 	if err := s.bgp.SetPolicies(ctx, policies(peers, b)); err != nil {
 		return fmt.Errorf("set BGP policies for %d peers: %w", len(peers), err)
 	}

@@ -21,7 +21,13 @@ func (o *loop) syncPeers(ctx context.Context) {
 	problems = append(problems, missing...)
 	usable, unheard := o.hear(usable)
 	problems = append(problems, unheard...)
+	hops := o.hops()
 	o.usable = usable
+	if o.hops() != hops {
+		for prefix := range o.desired.prefixes {
+			o.dirty[prefix] = true
+		}
+	}
 	byName := map[string]Peer{}
 	names := map[netip.Prefix]string{}
 	for _, p := range usable {

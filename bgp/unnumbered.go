@@ -89,16 +89,55 @@ func (o *loop) routerFound(ctx context.Context, seen foundRouter) {
 	}
 }
 
-// needsExtendedNextHop reports whether IPv4 routes go to a peer with an IPv6 next hop (RFC 8950):
-// an unnumbered one knows the way to our link-local address only, and a node without IPv4 has no
-// other.
-func (o *loop) needsExtendedNextHop(p Peer) bool {
-	_, own := o.nextHops[gobgp.RF_IPv4_UC]
-	return slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) && (p.Interface != "" || !own)
+// pointsToSession reports whether routes of a family point to the local end of the session with the
+// peer: those of the session's own family do, and where the node has no IPv4 address, those of IPv4
+// in an IPv6 session. An unnumbered peer knows the way to our link-local address only.
+func (o *loop) pointsToSession(p Peer, f gobgp.Family) bool {
+	_, own := o.nextHops[f]
+	return p.Interface != "" ||
+		!p.NodeNextHop && (familyOf(p.Covers().Addr()) == f || f == gobgp.RF_IPv4_UC && !own)
 }
 
-// checkNextHops withholds IPv4 routes from a peer that would not understand them.
+// needsExtendedNextHop reports whether IPv4 routes go to a peer with an IPv6 next hop (RFC 8950).
+func (o *loop) needsExtendedNextHop(p Peer) bool {
+	_, own := o.nextHops[gobgp.RF_IPv4_UC]
+	overIPv4 := p.Interface == "" && p.Covers().Addr().Is4() && !p.NodeNextHop
+	return slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) && (p.Interface != "" || !own && !overIPv4)
+}
+
+// hopless reports whether the peer gets no IPv6 routes, since they could point nowhere: over an
+// IPv4 session from a node that has no IPv6 address.
+func (o *loop) hopless(p Peer) bool {
+	_, own := o.nextHops[gobgp.RF_IPv6_UC]
+	return slices.Contains(familiesOf(p), gobgp.RF_IPv6_UC) && !own && !o.pointsToSession(p, gobgp.RF_IPv6_UC)
+}
+
+// recipient is the peer without IPv4 if that is withheld, and without IPv6 if its routes would
+// point nowhere.
+func (o *loop) recipient(p Peer, withheld bool) recipient {
+	r := recipient{Peer: p}
+	for _, f := range familiesOf(p) {
+		if f == gobgp.RF_IPv4_UC && withheld || f == gobgp.RF_IPv6_UC && o.hopless(p) {
+			continue
+		}
+		r.families = append(r.families, f)
+		if o.pointsToSession(p, f) {
+			r.toSession = append(r.toSession, f)
+		}
+	}
+	return r
+}
+
+// checkNextHops withholds IPv4 routes from a peer that would not understand them, and says what is
+// withheld.
 func (o *loop) checkNextHops(s *session, e sessionEvent) {
+	if o.hopless(s.peer) {
+		o.published.update(func() {
+			s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv6_UC })
+		})
+		o.attemptFailed(s, "IPv6 routes are withheld: the session is over IPv4, and the node has no IPv6 address (InternalIP) for them to point to; "+
+			"give it one, or peer over IPv6", e.time, false)
+	}
 	withheld := o.needsExtendedNextHop(s.peer) && !e.extended
 	if withheld {
 		o.published.update(func() {
@@ -121,14 +160,28 @@ func (o *loop) checkNextHops(s *session, e sessionEvent) {
 	}
 }
 
-// nextHop is what a route of this family points to, where the peer does not demand otherwise.
+// nextHop is what a route of this family points to where the policy does not put the session's
+// local end in its place. The unspecified address stands for nothing else.
 func (o *loop) nextHop(family gobgp.Family) (netip.Addr, bool) {
 	if hop, ok := o.nextHops[family]; ok {
 		return hop, true
 	}
-	if family == gobgp.RF_IPv4_UC {
-		hop, ok := o.nextHops[gobgp.RF_IPv6_UC]
+	toSession := slices.ContainsFunc(o.usable, func(p Peer) bool { return o.pointsToSession(p, family) })
+	switch hop, ok := o.nextHops[gobgp.RF_IPv6_UC]; {
+	case toSession && family == gobgp.RF_IPv4_UC:
+		return netip.IPv4Unspecified(), true
+	case toSession:
+		return netip.IPv6Unspecified(), true
+	case family == gobgp.RF_IPv4_UC:
 		return hop, ok
 	}
 	return netip.Addr{}, false
+}
+
+// hops are the next hops of both families.
+func (o *loop) hops() (hops [len(families)]netip.Addr) {
+	for i, f := range families {
+		hops[i], _ = o.nextHop(f)
+	}
+	return hops
 }

@@ -73,6 +73,27 @@ func TestFRRWithoutAddressesIsFoundAndRoutesOfBothFamiliesPointToTheLink(t *test
 	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via "+hop)
 }
 
+// The node has a card for the fabric, and its address is on another.
+func TestRoutesPointToTheCardOfTheSession(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	command(t, "ip", "addr", "add", "192.168.7.7/32", "dev", "lo")
+	t.Cleanup(func() { command(t, "ip", "addr", "del", "192.168.7.7/32", "dev", "lo") })
+	d := run(t, func(c *Config) {
+		c.NextHops = []netip.Addr{netip.MustParseAddr("192.168.7.7"), netip.MustParseAddr("2001:db8:7::7")}
+	})
+	peer := frrPeer("tor1", frrIPv4)
+	d.SyncPeers([]Peer{peer})
+	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9")
+	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8:7::7")
+	peer.NodeNextHop = true
+	d.SyncPeers([]Peer{peer})
+	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 192.168.7.7")
+	peer = frrPeer("tor1", frrIPv6)
+	d.SyncPeers([]Peer{peer})
+	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8::9")
+}
+
 func TestIPv4RoutesOfANodeWithoutIPv4PointToItsIPv6Address(t *testing.T) {
 	v6only := func(c *Config) { c.NextHops = []netip.Addr{netip.MustParseAddr("2001:db8::9")} }
 	t.Run("if the router takes that", func(t *testing.T) {

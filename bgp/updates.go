@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
@@ -68,18 +67,15 @@ func (o *loop) publishSets() error {
 	if !o.sets.news {
 		return nil
 	}
-	peers := slices.Clone(o.usable)
-	for i, p := range peers {
-		if s := o.published.sessions[p.Name]; s != nil && s.withheld {
-			peers[i].IPv4, peers[i].IPv6 = false, true
-		}
-	}
+	var peers []recipient
 	for _, s := range o.byAddress { // before the prefix that they are in: the first statement counts
 		if s.peer.ByPrefix() && s.withheld {
-			p := s.peer
-			p.IPv4, p.IPv6 = false, true
-			peers = append([]Peer{p}, peers...)
+			peers = append(peers, o.recipient(s.peer, true))
 		}
+	}
+	for _, p := range o.usable {
+		s := o.published.sessions[p.Name]
+		peers = append(peers, o.recipient(p, s != nil && s.withheld))
 	}
 	if err := o.server.setPeers(context.Background(), peers, o.sets); err != nil {
 		return err

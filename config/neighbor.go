@@ -23,6 +23,7 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 		Passive:         spec.Connect == v1alpha1.ConnectAccept,
 		Port:            uint16(spec.Port),
 		VRF:             spec.VRF,
+		NodeNextHop:     spec.NextHop == v1alpha1.NextHopInternalIP,
 		LocalASN:        uint32(cmp.Or(spec.LocalASNOverride, spec.LocalASN)),
 		RemoteASN:       uint32(spec.RemoteASN),
 		RemoteType:      peer.Type(spec.RemoteType),

@@ -80,6 +80,10 @@ type Peer struct {
 	BFD BFD
 	// SourceAddress is the local end of the session; the zero Addr lets the kernel choose.
 	SourceAddress netip.Addr
+	// NodeNextHop has routes point to the node's address of their family. Otherwise those of the
+	// family that the session is over point to the session's local end (RFC 4271 section 5.1.3), which
+	// the peer can reach.
+	NodeNextHop bool
 	// Password is the key of TCP MD5 signatures (RFC 2385); empty means none.
 	Password string
 }
@@ -128,6 +132,8 @@ func (p Peer) checkPlace() *Problem {
 		return p.checkPrefix()
 	case p.Interface != "" && (p.SourceAddress.IsValid() || p.EBGPMultihop != 0 || p.TTLSecurityHops > 1):
 		return problem("interface", "a neighbor on an interface is reached by link-local addresses; leave out sourceAddress, ebgpMultihop and ttlSecurityHops above 1")
+	case p.Interface != "" && p.NodeNextHop:
+		return problem("nextHop", "a neighbor on an interface knows the way to the link-local address only; leave out InternalIP")
 	case p.Interface != "":
 		return nil
 	}

@@ -57,6 +57,7 @@ type BGPNeighborList struct {
 // +kubebuilder:validation:XValidation:rule="[has(self.address), has(self.interface), has(self.addressPrefix)].filter(is, is).size() == 1",message="write one of address, interface and addressPrefix, to say where the neighbor is"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurityHops)",message="ttlSecurityHops says how far the neighbor is already: leave out ebgpMultihop or ttlSecurityHops"
 // +kubebuilder:validation:XValidation:rule="!has(self.interface) || !has(self.sourceAddress) && !has(self.ebgpMultihop) && (!has(self.ttlSecurityHops) || self.ttlSecurityHops == 1)",message="a neighbor on an interface is reached by link-local addresses: leave out sourceAddress, ebgpMultihop and ttlSecurityHops above 1"
+// +kubebuilder:validation:XValidation:rule="!has(self.interface) || !has(self.nextHop) || self.nextHop == 'SessionAddress'",message="a neighbor on an interface knows the way to the link-local address only: leave out nextHop"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.address) || !isIP(self.sourceAddress) || !isIP(self.address) || ip(self.sourceAddress).family() == ip(self.address).family()",messageExpression="'sourceAddress: ' + self.sourceAddress + ' and address: ' + self.address + ' are not of one family'"
 // +kubebuilder:validation:XValidation:rule="!has(self.connect) || self.connect == 'Dial' || has(self.address)",message="connect: Accept is for a neighbor with an address: on an interface both sides connect, and with addressPrefix all routers do anyway"
 // +kubebuilder:validation:XValidation:rule="!has(self.addressPrefix) || has(self.remoteASN)",message="routers of addressPrefix are known by remoteASN: write it, and not remoteType"
@@ -212,12 +213,33 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:Maximum=255
 	EBGPMultihop int32 `json:"ebgpMultihop,omitempty"`
 
+	// nextHop is where the neighbor sends packets for our routes: SessionAddress is our end of the
+	// session, which the neighbor can reach (RFC 4271 section 5.1.3); InternalIP is the address of
+	// that type of the Node, in the family of the route. Routes of the other family than the
+	// session's point to the InternalIP in any case, those to a neighbor on an interface to the
+	// link-local address. A change starts a new session.
+	// +optional
+	// +kubebuilder:default=SessionAddress
+	NextHop NextHop `json:"nextHop,omitempty"`
+
 	// nodeSelector matches the labels of the nodes that have the neighbor; {} matches all. Nodes
 	// with the label node.kubernetes.io/exclude-from-external-load-balancers keep their sessions,
 	// and announce no routes in them.
 	// +required
 	NodeSelector *Selector `json:"nodeSelector,omitempty"`
 }
+
+// NextHop says where routes point to.
+//
+// +kubebuilder:validation:Enum=SessionAddress;InternalIP
+type NextHop string
+
+const (
+	// NextHopSessionAddress is the local end of the session.
+	NextHopSessionAddress NextHop = "SessionAddress"
+	// NextHopInternalIP is the node's address.
+	NextHopInternalIP NextHop = "InternalIP"
+)
 
 // RemoteType says whether a neighbor is external or internal.
 //
