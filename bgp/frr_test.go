@@ -333,6 +333,25 @@ func TestFRRWithAPassword(t *testing.T) {
 	f.has(t, "192.0.2.1/32")
 }
 
+// A wrong password is said, in whatever way it is wrong.
+func TestWrongPasswordIsSaid(t *testing.T) {
+	for _, c := range []struct{ name, router, want string }{
+		{"another", " neighbor 10.0.0.9 password sesame\n", "it has another password"},
+		{"none", "", "it has no password for this node"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFRR(t, frrConfig+c.router)
+			d := run(t)
+			p := frrPeer("tor1", frrIPv4)
+			p.Password = "open"
+			d.SyncPeers([]Peer{p})
+			d.observesReason(t, SessionFailed, "tor1", c.want)
+			d.becomes(t, func(st Status) bool { return strings.Contains(st.Peers[0].LastError, c.want) })
+			f.has(t)
+		})
+	}
+}
+
 func TestABlackHoledPeerDelaysNeitherOtherPeersNorRoutes(t *testing.T) {
 	f := newFRR(t, frrConfig)
 	command(t, "ip", "route", "add", "10.9.9.9/32", "via", frrIPv4)

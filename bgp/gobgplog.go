@@ -236,6 +236,11 @@ func explain(r slog.Record) (failure, bool) {
 	return n, true
 }
 
+// silent reports whether the peer did not answer at all.
+func (n failure) silent() bool {
+	return n.kind == connectFailed && strings.HasSuffix(n.text, "i/o timeout")
+}
+
 // attr returns a record's attribute, or a zero of the kind that is expected of it.
 func attr(r slog.Record, key string) slog.Value {
 	found := slog.StringValue("")

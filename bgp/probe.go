@@ -13,12 +13,17 @@ import (
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/bgp/discover"
 )
 
 const (
 	probeTimeout = 12 * time.Second // for all attempts; peers close connections for some seconds after an error
 	probeRetry   = time.Second
 	probePause   = time.Minute // between probes of one peer
+
+	unsignedTimeout = 2 * time.Second // of a connection that a peer drops or takes at once
+	pingTimeout     = time.Second
 )
 
 // probe opens connections of its own to a peer whose session fails while it is being opened, until
@@ -42,7 +47,33 @@ func probe(ctx context.Context, p Peer, routerID netip.Addr) string {
 	}
 }
 
-func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
+// probeUnsigned finds out why a peer with a password does not answer: kernels drop what is not
+// signed as they expect, on both sides, without a word.
+func probeUnsigned(ctx context.Context, p Peer) string {
+	ctx, cancel := context.WithTimeout(ctx, unsignedTimeout)
+	defer cancel()
+	dialer := dialerTo(p)
+	conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return "peer answers without a signature, and not with one: it has no password for this node; set it there, or leave out authentication here"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("peer refuses connections to port %d", p.AddrPort().Port())
+	}
+	ctx, cancelPing := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+	defer cancelPing()
+	if answers, err := discover.Answers(ctx, p.Address, dialer.Control); err != nil || !answers {
+		return ""
+	}
+	return fmt.Sprintf(
+		"peer answers ping, and no connection to port %d: it has another password for this node, or a filter is on the way",
+		p.AddrPort().Port(),
+	)
+}
+
+// dialerTo dials as the session does, but for a signature.
+func dialerTo(p Peer) net.Dialer {
 	dialer := net.Dialer{}
 	if p.SourceAddress.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.SourceAddress, 0))
@@ -50,6 +81,11 @@ func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
 	if p.VRF != "" {
 		dialer.Control = boundTo(p.VRF)
 	}
+	return dialer
+}
+
+func probeOnce(ctx context.Context, p Peer, routerID netip.Addr) string {
+	dialer := dialerTo(p)
 	conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
 	if err != nil {
 		return ""

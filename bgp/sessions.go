@@ -353,13 +353,18 @@ func (o *loop) readLog(ctx context.Context) {
 		if s.up() {
 			continue // the event that follows tells it
 		}
-		unclear := n.kind == openFailed || n.badPeerAS() || n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
+		silent := n.silent() && s.peer.Password != ""
+		unclear := silent || n.kind == openFailed || n.badPeerAS() ||
+			n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
 		reason, vague := n.about(s.peer), !n.notification()
 		if unclear && s.verdict != "" {
 			reason, vague = s.verdict, false
 		}
 		o.attemptFailed(s, reason, n.time, vague)
-		if unclear {
+		switch {
+		case silent:
+			o.askUnsigned(ctx, s)
+		case unclear:
 			o.ask(ctx, s)
 		}
 	}
@@ -414,17 +419,29 @@ func (o *loop) tell(s *session, seen Observation) {
 func (o *loop) ask(ctx context.Context, s *session) {
 	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may
 	// give none.
-	if s.peer.Listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 ||
-		!s.probed.IsZero() && time.Since(s.probed) < probePause {
+	if s.peer.Listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 {
+		return
+	}
+	peer, routerID := s.peer, o.routerID
+	o.launch(ctx, s, func(ctx context.Context) string { return probe(ctx, peer, routerID) })
+}
+
+// askUnsigned finds out why a peer with a password answers nothing.
+func (o *loop) askUnsigned(ctx context.Context, s *session) {
+	peer := s.peer
+	o.launch(ctx, s, func(ctx context.Context) string { return probeUnsigned(ctx, peer) })
+}
+
+func (o *loop) launch(ctx context.Context, s *session, probe func(context.Context) string) {
+	if !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()
-	peer, routerID := s.peer, o.routerID
 	o.asking.Add(1)
 	go func() { // ends after probeTimeout or with ctx
 		defer o.asking.Done()
 		select {
-		case o.probes <- probeResult{of: s, text: probe(ctx, peer, routerID)}:
+		case o.probes <- probeResult{of: s, text: probe(ctx)}:
 		case <-ctx.Done():
 		}
 	}()

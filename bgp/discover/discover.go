@@ -1,5 +1,5 @@
 // Package discover finds the router on an interface, for BGP peers that have no address
-// ("unnumbered").
+// ("unnumbered"), and finds out whether one answers at all.
 package discover
 
 import (
