@@ -719,6 +719,26 @@ func (p *planner) settled() bool {
 	return claiming && len(established(p.bgp)) >= int(p.ordered.Load())
 }
 
+// missing returns the segments that are not served yet, and those of the neighbors without a
+// session that this node still has.
+func (p *planner) missing(neighbors map[string]bool) []string {
+	var missing []string
+	state, _ := p.reporter.state()
+	for _, s := range p.l2.Status().Segments {
+		if state == v1alpha1.SpeakerAnnouncing && s.Up && !s.Claiming {
+			missing = append(missing, "segment "+s.Interface)
+		}
+	}
+	up := established(p.bgp)
+	for _, peer := range p.bgp.Status().Peers {
+		if neighbors[peer.Name] && !up[peer.Name] {
+			missing = append(missing, "session with "+peer.Name)
+		}
+	}
+	slices.Sort(missing)
+	return slices.Compact(missing)
+}
+
 // askedRouterID returns the router ID that the Speaker asks for, or the one to use
 // otherwise; the complaint says what is wrong with what it asks for.
 func askedRouterID(speaker *v1alpha1.Speaker, otherwise netip.Addr) (id netip.Addr, complaint string) {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 )
 
@@ -36,9 +37,10 @@ func New(o Options) (*Speaker, error) {
 	return &Speaker{Options: o, sources: s}, nil
 }
 
-// Ready reports whether the speaker announces what it should: it has listened on its
-// segments, and its BGP sessions are up, or did not come up for half a minute. A
-// rolling update goes on to the next node only then.
+// Ready reports whether the speaker announces what it should: it has listened on its segments, and
+// its BGP sessions are up. Half a minute after its start, those are enough that the process before
+// had; ten minutes after it, none is waited for. A rolling update goes on to the next node only
+// then, so that a version that reaches no router stops at the first.
 func (s *Speaker) Ready() bool { return s.ready.Load() }
 
 // Run announces until the context ends, then leaves cleanly, which takes up
@@ -65,6 +67,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		return errors.Join(err, stop())
 	}
 	group.Go(func() error { return planner.mirror.Run(life) })
+	former := establishedBefore(s.sources.self(s.Node))
 	s.awaitMirror(ctx, planner)
 	planner.begin()
 	for _, run := range planner.runs() {
@@ -72,7 +75,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { planner.run(life); return nil })
 	group.Go(func() error { return reporter.run(life) })
-	group.Go(func() error { s.settle(ctx, planner); return nil })
+	group.Go(func() error { s.settle(ctx, planner, former); return nil })
 	if s.Contact != nil {
 		planner.l2.Confirm(time.Now()) // the caches are filled
 		group.Go(func() error {
@@ -92,7 +95,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 // Bounds of the waits for what a start needs: the drivers do not say when it is done,
 // so they are asked.
 const (
-	settleAtMost = 30 * time.Second
+	settleAtMost = 30 * time.Second // for sessions that the process before did not have
+	resumeAtMost = 10 * time.Minute // for those that it had, and segments
 	askEvery     = 100 * time.Millisecond
 	mirrorAtMost = 5 * time.Second
 )
@@ -109,21 +113,47 @@ func (s *Speaker) awaitMirror(ctx context.Context, p *planner) {
 	}
 }
 
-// settle makes the speaker ready once it is.
-func (s *Speaker) settle(ctx context.Context, p *planner) {
-	ctx, cancel := context.WithTimeout(ctx, settleAtMost)
-	defer cancel()
+// settle makes the speaker ready once it is. The process before had sessions with the former
+// neighbors.
+func (s *Speaker) settle(ctx context.Context, p *planner, former map[string]bool) {
+	begun, told := time.Now(), false
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for !p.settled() {
+		if lasts := time.Since(begun); lasts >= settleAtMost {
+			missing := p.missing(former)
+			if len(missing) == 0 || lasts >= resumeAtMost {
+				break
+			}
+			if !told {
+				s.Logger.Warn(
+					"not ready yet: the process before had what this one lacks",
+					"missing",
+					missing,
+					"readyWithin",
+					resumeAtMost-lasts,
+				)
+				told = true
+			}
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			s.ready.Store(errors.Is(ctx.Err(), context.DeadlineExceeded))
 			return
 		}
 	}
 	s.ready.Store(true)
+}
+
+// establishedBefore are the neighbors that the process before had sessions with.
+func establishedBefore(speaker *v1alpha1.Speaker) map[string]bool {
+	up := map[string]bool{}
+	for _, session := range speaker.Status.Sessions {
+		if session.State == v1alpha1.SessionEstablished {
+			up[session.NeighborName] = true
+		}
+	}
+	return up
 }
 
 // askAPI returns an error unless the API server and its storage are ready. Every user may ask that.

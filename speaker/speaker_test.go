@@ -1,12 +1,17 @@
 package speaker
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/l2"
 )
 
 func TestAskedRouterID(t *testing.T) {
@@ -40,5 +45,55 @@ func TestAskedRouterID(t *testing.T) {
 	}
 	if id, complaint := askedRouterID(&v1alpha1.Speaker{}, own); id != own || complaint != "" {
 		t.Errorf("without a word of it: %s, %q", id, complaint)
+	}
+}
+
+// A speaker is ready when it carries what the process before carried, and at the latest after a
+// while.
+func TestSpeaker_settle(t *testing.T) {
+	up := func(name string) bgp.PeerStatus { return bgp.PeerStatus{Name: name, State: "established"} }
+	down := bgp.PeerStatus{Name: "tor"}
+	claiming, listening := []l2.Segment{{Up: true, Claiming: true}}, []l2.Segment{{Interface: "eth0", Up: true}}
+	for _, c := range []struct {
+		name     string
+		segments []l2.Segment
+		peers    []bgp.PeerStatus
+		former   []string
+		state    v1alpha1.SpeakerState
+		want     time.Duration
+	}{
+		{name: "all is there", segments: claiming, peers: []bgp.PeerStatus{up("tor")}, former: []string{"tor"}},
+		{name: "a session that there was not", segments: claiming, peers: []bgp.PeerStatus{down}, want: settleAtMost},
+		{
+			name: "a session that there was", segments: claiming, peers: []bgp.PeerStatus{down}, former: []string{"tor"},
+			want: resumeAtMost,
+		},
+		{
+			name: "a neighbor that is gone", segments: claiming, peers: []bgp.PeerStatus{down}, former: []string{"gone"},
+			want: settleAtMost,
+		},
+		{name: "a segment", segments: listening, peers: []bgp.PeerStatus{up("tor")}, want: resumeAtMost},
+		{
+			name: "a segment, and the node leaves", segments: listening, peers: []bgp.PeerStatus{up("tor")},
+			state: v1alpha1.SpeakerLeaving, want: settleAtMost,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := idleNode(t)
+			n.ordered.Store(1)
+			n.l2.status.Segments, n.bgp.status.Peers = c.segments, c.peers
+			n.reporter.setState(cmp.Or(c.state, v1alpha1.SpeakerAnnouncing), "")
+			former := map[string]bool{}
+			for _, name := range c.former {
+				former[name] = true
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s, begun := &Speaker{Options: n.Options}, time.Now()
+				s.settle(t.Context(), n.planner, former)
+				if took := time.Since(begun); !s.Ready() || took != c.want {
+					t.Errorf("ready %t after %s, want it after %s", s.Ready(), took, c.want)
+				}
+			})
+		})
 	}
 }
