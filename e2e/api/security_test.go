@@ -92,12 +92,12 @@ func may(t *testing.T, user string, groups []string, ns, verb, resource string) 
 // Standard restricted, with the rights that it has in berth-system.
 func TestRestricted(t *testing.T) {
 	const own = "berth-controller"
-	objects := objectsOf(t, "metrics-auth", "network-policy", "restricted")
+	objects := objectsOf(t, "metrics-auth", "cloud-provider", "network-policy", "restricted")
 	t.Cleanup(func() {
 		ctx := context.Background()
 		_, _ = scene.Kubectl(ctx, "", "delete", "namespace", own, "--wait=false")
-		_, _ = scene.Kubectl(ctx, "", "delete", "clusterrolebinding", "berth-metrics-auth")
-		_, _ = scene.Kubectl(ctx, "", "delete", "clusterrole", "berth-metrics-reader")
+		_, _ = scene.Kubectl(ctx, "", "delete", "clusterrolebinding", "berth-metrics-auth", "berth-cloud-provider")
+		_, _ = scene.Kubectl(ctx, "", "delete", "clusterrole", "berth-metrics-reader", "berth-cloud-provider")
 		must(t, prepare(ctx)) // binds the rights to the ServiceAccount in berth-system again
 	})
 	var controller, speaker *corev1.Pod
@@ -137,6 +137,7 @@ func TestRestricted(t *testing.T) {
 	}{
 		{ns: stage.Namespace, verb: "list", resource: "core/secrets", want: true},
 		{ns: stage.Namespace, verb: "update", resource: "core/services/status", want: true},
+		{ns: stage.Namespace, verb: "patch", resource: "core/services/status", want: true}, // of cloud-provider
 		{verb: "update", resource: "loadbalancerpools/status", want: true},
 		{ns: own, verb: "list", resource: "core/secrets"},
 		{ns: "kube-system", verb: "list", resource: "core/secrets"},

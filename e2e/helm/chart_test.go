@@ -32,6 +32,22 @@ func TestChartEqualsManifests(t *testing.T) {
 				values:     `{ipvs: {enabled: true}, bgp: {listen: ":179"}}`,
 				components: []string{"ipvs", "bgp-passive"},
 			},
+			{name: "metrics with tokens", values: "metricsAuth: {enabled: true}", components: []string{"metrics-auth"}},
+			{name: "network policy", values: "networkPolicy: {enabled: true}", components: []string{"network-policy"}},
+			{name: "restricted", values: "controller: {namespace: berth-controller}", components: []string{"restricted"}},
+			{name: "cloud provider", values: "cloudProvider: {enabled: true}", components: []string{"cloud-provider"}},
+			{
+				name: "all",
+				values: `
+ipvs: {enabled: true}
+bgp: {listen: ":179"}
+metricsAuth: {enabled: true}
+cloudProvider: {enabled: true}
+networkPolicy: {enabled: true}
+controller: {namespace: berth-controller}
+`,
+				components: []string{"ipvs", "bgp-passive", "metrics-auth", "cloud-provider", "network-policy", "restricted"},
+			},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				r, err := render(c.values, manifestsNamespace)
@@ -40,7 +56,7 @@ func TestChartEqualsManifests(t *testing.T) {
 				}
 				text := manifests(t, "berth.yaml")
 				if len(c.components) > 0 {
-					text = kustomized(t, c.components...)
+					text = kustomized(t, []string{"."}, c.components...)
 				}
 				equal(t, documents(t, text), r)
 			})
@@ -78,22 +94,37 @@ func equal(t *testing.T, want map[string]object, r rendered) {
 	}
 }
 
-// kustomized builds the manifests with components on top of them.
-func kustomized(t *testing.T, components ...string) string {
+// built is what kustomized built, by its arguments: each version of Helm wants the same.
+var built = map[string]string{}
+
+// kustomized builds folders of the manifests with components on top of them.
+func kustomized(t *testing.T, folders []string, components ...string) string {
+	t.Helper()
+	key := fmt.Sprint(folders, components)
+	if built[key] == "" {
+		built[key] = build(t, folders, components)
+	}
+	return built[key]
+}
+
+func build(t *testing.T, folders, components []string) string {
 	t.Helper()
 	root, err := filepath.Abs("../../manifests")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	relative := func(elements ...string) string {
-		path, err := filepath.Rel(dir, filepath.Join(append([]string{root}, elements...)...))
+	relative := func(folder string) string {
+		path, err := filepath.Rel(dir, filepath.Join(root, folder))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return path
 	}
-	k := types.Kustomization{Resources: []string{relative()}}
+	k := types.Kustomization{}
+	for _, f := range folders {
+		k.Resources = append(k.Resources, relative(f))
+	}
 	for _, c := range components {
 		k.Components = append(k.Components, relative(c))
 	}
@@ -104,11 +135,11 @@ func kustomized(t *testing.T, components ...string) string {
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	objects, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := built.AsYaml()
+	out, err := objects.AsYaml()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +228,25 @@ func TestOptions(t *testing.T) {
 			values: "speaker: {resources: {limits: {memory: 1Gi}}}",
 			object: "DaemonSet berth-speaker", path: append(slices.Clone(controller), "resources"),
 			want: object{"requests": object{"cpu": "20m", "memory": "64Mi"}, "limits": object{"memory": "1Gi"}},
+		},
+		{
+			name:   "who may reach the controller",
+			values: "networkPolicy: {enabled: true, from: [{namespaceSelector: {}}]}",
+			object: "NetworkPolicy berth-controller", path: []any{"spec", "ingress", 0, "from"},
+			want: []any{object{"namespaceSelector": object{}}},
+		},
+		{
+			name:   "where the API server listens",
+			values: "networkPolicy: {enabled: true, apiServerPorts: [8443]}",
+			object: "NetworkPolicy berth-controller", path: []any{"spec", "egress", 0, "ports"},
+			want: []any{object{"protocol": "TCP", "port": float64(8443)}},
+		},
+		{
+			name:   "Secret of the PodMonitor",
+			values: "{metricsAuth: {enabled: true, tokenSecret: own}, monitoring: {podMonitor: {enabled: true}}}",
+			object: "PodMonitor berth",
+			path:   []any{"spec", "podMetricsEndpoints", 0, "authorization", "credentials", "name"},
+			want:   "own",
 		},
 		{
 			name:   "one controller needs no disruption budget",
@@ -351,6 +401,85 @@ monitoring:
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("objects for monitoring (-manifests +chart):\n%s", diff)
+		}
+	})
+}
+
+// Prometheus finds the Pods in both namespaces and shows its token, as with the components.
+func TestPodMonitorOfOptions(t *testing.T) {
+	each(t, func(t *testing.T, render func(values, namespace string) (rendered, error)) {
+		r, err := render(`
+monitoring: {podMonitor: {enabled: true}}
+metricsAuth: {enabled: true}
+controller: {namespace: berth-controller}
+`, manifestsNamespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const key = "PodMonitor berth"
+		withoutHelms(t, key, r.objects[key])
+		want := documents(t, kustomized(t, []string{".", "monitoring"}, "metrics-auth", "restricted"))[key]
+		if diff := cmp.Diff(want, r.objects[key]); diff != "" || want == nil {
+			t.Errorf("%s (-manifests +chart):\n%s", key, diff)
+		}
+	})
+}
+
+// The NetworkPolicy lets through the ports that the controller listens on, and no others. It
+// selects the controller's Pods.
+func TestNetworkPolicyPorts(t *testing.T) {
+	each(t, func(t *testing.T, render func(values, namespace string) (rendered, error)) {
+		r, err := render("{networkPolicy: {enabled: true}, metricsAuth: {enabled: true}}", manifestsNamespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		policy, deployment := r.objects["NetworkPolicy berth-controller"], r.objects["Deployment berth-controller"]
+		container := at(deployment, "spec", "template", "spec", "containers", 0)
+		numbers := func(list any, key string) (all []any) {
+			ports, _ := list.([]any)
+			for _, port := range ports {
+				all = append(all, at(port, key))
+			}
+			return all
+		}
+		let := numbers(at(policy, "spec", "ingress", 0, "ports"), "port")
+		if diff := cmp.Diff(numbers(at(container, "ports"), "containerPort"), let); diff != "" {
+			t.Errorf("ports of ingress (-container +policy):\n%s", diff)
+		}
+		if len(let) != 2 ||
+			!slices.Contains(at(container, "args").([]any), any(fmt.Sprintf("--metrics-listen=:%v", let[1]))) {
+			t.Errorf("ports %v, and the controller's arguments are %v", let, at(container, "args"))
+		}
+		selector := at(policy, "spec", "podSelector", "matchLabels")
+		if diff := cmp.Diff(at(deployment, "spec", "template", "metadata", "labels"), selector); diff != "" {
+			t.Errorf("labels (-Pods +policy):\n%s", diff)
+		}
+	})
+}
+
+// A controller's own namespace has it alone: speakers could not run in it.
+func TestControllersNamespace(t *testing.T) {
+	each(t, func(t *testing.T, render func(values, namespace string) (rendered, error)) {
+		const values = "controller: {namespace: lb-controller}"
+		r, err := render(values, "lb")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, want := range map[string]string{
+			"Deployment berth-controller": "lb-controller", "PodDisruptionBudget berth-controller": "lb-controller",
+			"ServiceAccount berth-controller": "lb-controller", "ServiceAccount berth-speaker": "lb",
+			"DaemonSet berth-speaker": "lb", "Role berth-controller": "lb", "RoleBinding berth-controller": "lb",
+		} {
+			if got := metadata(r.objects[key])["namespace"]; got != want {
+				t.Errorf("%s is in namespace %v, want %s", key, got, want)
+			}
+		}
+		if r.objects["Namespace lb-controller"] == nil {
+			t.Error("the namespace is not made")
+		}
+		if _, err := render(values, "lb-controller"); err == nil ||
+			!strings.Contains(err.Error(), "controller.namespace: ") {
+			t.Errorf("for the namespace of the release: %v", err)
 		}
 	})
 }

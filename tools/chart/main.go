@@ -3,6 +3,8 @@
 //	crds/                  manifests/crds
 //	templates/rbac.yaml    of manifests/berth.yaml, what has no options; likewise admission.yaml and
 //	                       others.yaml
+//	templates/metrics-auth.yaml, cloud-provider.yaml
+//	                       the rights of these components of the manifests, each with a switch
 //	templates/monitoring-* manifests/monitoring, each with a switch
 //	dashboards/            manifests/monitoring/dashboards
 //	values.schema.json     schema.json here, with the schemas of the kinds from their CRDs
@@ -12,6 +14,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,7 +30,7 @@ func main() {
 		os.Exit(2)
 	}
 	r := repository{root: os.Args[1]}
-	for _, write := range []func() error{r.crds, r.objects, r.monitoring, r.schema, r.version} {
+	for _, write := range []func() error{r.crds, r.objects, r.components, r.monitoring, r.schema, r.version} {
 		if err := write(); err != nil {
 			fmt.Fprintln(os.Stderr, "chart:", err)
 			os.Exit(1)
@@ -110,6 +113,33 @@ func (r repository) objects() error {
 	return nil
 }
 
+// components are those of the manifests that bring rights, and the options that switch them on. The
+// templates that are written by hand have the rest of them.
+var components = map[string]string{"metrics-auth": "metricsAuth", "cloud-provider": "cloudProvider"}
+
+func (r repository) components() error {
+	for component, option := range components {
+		text, err := os.ReadFile(r.manifests(component, "rbac.yaml"))
+		if err != nil {
+			return err
+		}
+		var all strings.Builder
+		for _, document := range strings.Split(string(text), "\n---\n") {
+			_, template, err := templateOf(document)
+			if err != nil {
+				return fmt.Errorf("%s: %w", component, err)
+			}
+			fmt.Fprintf(&all, "---\n%s", template)
+		}
+		head := fmt.Sprintf(generated, "manifests/"+component+"/rbac.yaml")
+		template := fmt.Sprintf("{{- if .Values.%s.enabled }}\n%s{{- end }}\n", option, all.String())
+		if err := writeTemplate(r.chart("templates", component+".yaml"), head, template); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeTemplate writes a template, or removes it if it has nothing.
 func writeTemplate(path, head, text string) error {
 	if text == "" {
@@ -119,19 +149,23 @@ func writeTemplate(path, head, text string) error {
 }
 
 const (
-	namespace = "berth-system"
+	namespace  = "berth-system"
+	controller = "berth-controller"
 	// What stands for text that is not YAML, while the template is.
-	releaseNamespace = "RELEASE-NAMESPACE"
-	chartLabels      = "CHART-LABELS"
+	releaseNamespace    = "RELEASE-NAMESPACE"
+	controllerNamespace = "CONTROLLER-NAMESPACE"
+	chartLabels         = "CHART-LABELS"
 )
 
 var chartLabelsLine = regexp.MustCompile(`(?m)^ +` + chartLabels + `: ""\n`)
 
-// templateOf returns the kind of an object, and its template: its namespace is the release's, and
-// it has the chart's labels beside its own.
+// templateOf returns the kind of an object, and its template: its namespace is the release's (that
+// of the controller's account may be another), and it has the chart's labels beside its own.
 func templateOf(document string) (kind, template string, err error) {
-	if strings.Contains(document, releaseNamespace) || strings.Contains(document, chartLabels) {
-		return "", "", fmt.Errorf("an object has %s or %s in it", releaseNamespace, chartLabels)
+	for _, word := range []string{releaseNamespace, controllerNamespace, chartLabels} {
+		if strings.Contains(document, word) {
+			return "", "", fmt.Errorf("an object has %s in it", word)
+		}
 	}
 	var object map[string]any
 	if err := yaml.Unmarshal([]byte(document), &object); err != nil {
@@ -148,12 +182,12 @@ func templateOf(document string) (kind, template string, err error) {
 	}
 	labels[chartLabels] = ""
 	if metadata["namespace"] == namespace {
-		metadata["namespace"] = releaseNamespace
+		metadata["namespace"] = namespaceOf(kind == "ServiceAccount" && metadata["name"] == controller)
 	}
 	subjects, _ := object["subjects"].([]any)
 	for _, s := range subjects {
 		if subject, ok := s.(map[string]any); ok && subject["namespace"] == namespace {
-			subject["namespace"] = releaseNamespace
+			subject["namespace"] = namespaceOf(subject["name"] == controller)
 		}
 	}
 	text, err := yaml.Marshal(object)
@@ -162,7 +196,17 @@ func templateOf(document string) (kind, template string, err error) {
 	}
 	template = strings.ReplaceAll(string(text), "{{", `{{ "{{" }}`)
 	template = chartLabelsLine.ReplaceAllString(template, "    {{- include \"berth.labels\" . | nindent 4 }}\n")
-	return kind, strings.ReplaceAll(template, releaseNamespace, "{{ .Release.Namespace | quote }}"), nil
+	return kind, strings.NewReplacer(
+		releaseNamespace, "{{ .Release.Namespace | quote }}",
+		controllerNamespace, `{{ include "berth.controllerNamespace" . | quote }}`,
+	).Replace(template), nil
+}
+
+func namespaceOf(controllersAccount bool) string {
+	if controllersAccount {
+		return controllerNamespace
+	}
+	return releaseNamespace
 }
 
 // monitored are the objects of the Prometheus operator, and the options that switch them on. The
@@ -184,6 +228,12 @@ func (r repository) monitoring() error {
 		template = strings.Replace(template, "    {{- include", fmt.Sprintf(
 			"    {{- with .Values.monitoring.%s.labels }}{{ toYaml . | nindent 4 }}{{ end }}\n    {{- include", option,
 		), 1)
+		if file == "podmonitor.yaml" {
+			template, err = followPods(template)
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+		}
 		template = fmt.Sprintf("{{- if .Values.monitoring.%s.enabled }}\n%s{{- end }}\n", option, template)
 		head := fmt.Sprintf(generated, "manifests/monitoring/"+file)
 		if err := writeTemplate(r.chart("templates", "monitoring-"+file), head, template); err != nil {
@@ -191,6 +241,30 @@ func (r repository) monitoring() error {
 		}
 	}
 	return copyFiles(r.manifests("monitoring", "dashboards"), r.chart("dashboards"), "*.json")
+}
+
+// followPods has the PodMonitor find Pods in both namespaces, and ask with a token where that is
+// needed.
+func followPods(template string) (string, error) {
+	const port, selector = "    port: http\n", "  selector:\n"
+	if strings.Count(template, port) != 1 || strings.Count(template, selector) != 1 {
+		return "", errors.New("want one port and one selector")
+	}
+	return strings.NewReplacer(port, `    {{- if .Values.metricsAuth.enabled }}
+    port: metrics
+    scheme: https
+    tlsConfig: {insecureSkipVerify: true}
+    authorization:
+      credentials: {name: {{ .Values.metricsAuth.tokenSecret | quote }}, key: token}
+    {{- else }}
+    port: http
+    {{- end }}
+`, selector, `  {{- with .Values.controller.namespace }}
+  namespaceSelector:
+    matchNames: [{{ $.Release.Namespace | quote }}, {{ . | quote }}]
+  {{- end }}
+  selector:
+`).Replace(template), nil
 }
 
 var versionLine = regexp.MustCompile(`(?m)^(version|appVersion): .*$`)

@@ -6,6 +6,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
+{{/* The namespace of the controller, if it has one of its own. */}}
+{{- define "berth.controllerNamespace" -}}
+{{- if eq .Values.controller.namespace .Release.Namespace }}
+{{- fail "controller.namespace: a namespace of the controller's own is not that of the release" }}
+{{- end }}
+{{- .Values.controller.namespace | default .Release.Namespace }}
+{{- end }}
+
 {{- define "berth.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
@@ -25,6 +33,10 @@ imagePullPolicy: {{ . }}
 ports:
   - name: http
     containerPort: 7470
+  {{- if .Values.metricsAuth.enabled }}
+  - name: metrics
+    containerPort: 7471
+  {{- end }}
 readinessProbe:
   httpGet: {path: /readyz, port: http}
   periodSeconds: 2
