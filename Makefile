@@ -103,6 +103,10 @@ test-release: preflight packages binaries ## beside the real MetalLB and in its 
 	$(LAB) build --metallb --installers
 	cd e2e && go test -tags release -count=1 -v -timeout 90m ./release
 
+test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
+	cd e2e && go run ./cmd/minors $(MINORS)
+	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
+
 bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
@@ -142,7 +146,7 @@ image-push: ## the same into REGISTRY (such as registry.example.com/infra), and 
 dist: ## bin/dist: all that a release publishes; for images in REGISTRY, of version TAG if they are given
 	cd tools && go run ./dist -C .. -o ../bin/dist -registry '$(REGISTRY)' -tag '$(TAG)' release
 
-generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart, docs/reference/api.md, alerts and dashboards
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart, docs/reference/api.md, the table of tested versions, alerts and dashboards
 	$(TOOLS)/controller-gen object paths=./config/v1alpha1
 	rm -f manifests/crds/*.yaml
 	$(TOOLS)/controller-gen crd paths=./config/v1alpha1 output:crd:artifacts:config=manifests/crds
@@ -152,6 +156,7 @@ generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manif
 	cd tools && go run ./chart ..
 	mkdir -p docs/reference
 	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
+	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
 	cd tools/monitoring && go run . ../../manifests/monitoring
 
 verify: ## generated files are fresh, Go is formatted, go.mod files are tidy; sizes of packages, words, columns, links
@@ -191,4 +196,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE
+.PHONY: help demo test test-release test-minors preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE

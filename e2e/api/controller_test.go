@@ -46,7 +46,10 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	l, err := lab.Up(ctx, lab.Options{Name: fmt.Sprintf("api%d", os.Getpid()), Nodes: 1, DualStack: true, Log: os.Stderr})
+	l, err := lab.Up(ctx, lab.Options{
+		Name: fmt.Sprintf("api%d", os.Getpid()), Nodes: 1, DualStack: true, Log: os.Stderr,
+		Kubernetes: os.Getenv("BERTH_KUBERNETES"), // for `make test-minors`
+	})
 	if err == nil {
 		defer func() {
 			if err := l.Down(context.WithoutCancel(ctx)); err != nil {

@@ -58,6 +58,18 @@ func (l *Lab) makeCertificates() error {
 	)
 }
 
+// program is the command line of etcd or of a component of Kubernetes.
+func (l *Lab) program(name string, args ...string) []string {
+	switch {
+	case l.opts.Kubernetes != "" && name != "etcd":
+		return append([]string{l.folder.Kubernetes(l.opts.Kubernetes, name)}, args...)
+	case name == "kubelet":
+		return append([]string{l.folder.Bin(name)}, args...)
+	default:
+		return append([]string{l.folder.Bin("kube"), name}, args...)
+	}
+}
+
 // startControlPlane starts etcd and the components of Kubernetes, in order.
 func (l *Lab) startControlPlane(ctx context.Context) error {
 	audit, err := l.auditArgs()
@@ -75,8 +87,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 		{"kube-scheduler", l.schedulerArgs(), "https://127.0.0.1:10259/healthz"},
 	}
 	for _, s := range steps {
-		argv := append([]string{l.folder.Bin("kube"), s.name}, s.args...)
-		if err := l.start(ctx, ControlPlane, s.name, argv...); err != nil {
+		if err := l.start(ctx, ControlPlane, s.name, l.program(s.name, s.args...)...); err != nil {
 			return err
 		}
 		if err := l.healthy(ctx, ControlPlane, s.name, l.answers(ControlPlane, s.url)); err != nil {

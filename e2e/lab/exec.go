@@ -52,8 +52,10 @@ func (l *Lab) ReplaceWithKubectl(args ...string) error {
 func (l *Lab) kubectl(args []string) (program string, argv, env []string) {
 	// Each lab has a cache of its own: all labs have the API server at the same address, and a cache
 	// in the home folder would outlive the lab.
-	argv = append([]string{"kubectl", "--cache-dir=" + filepath.Join(filepath.Dir(l.LogDir()), "kubectl")}, args...)
-	return l.folder.Bin("kube"), argv, append(os.Environ(), "KUBECONFIG="+l.Kubeconfig())
+	argv = l.program(
+		"kubectl",
+		append([]string{"--cache-dir=" + filepath.Join(filepath.Dir(l.LogDir()), "kubectl")}, args...)...)
+	return argv[0], argv, append(os.Environ(), "KUBECONFIG="+l.Kubeconfig())
 }
 
 // Kubectl runs kubectl with the lab's administrator's rights. It sees the files of the calling

@@ -35,6 +35,9 @@ type Options struct {
 	DualStack bool
 	// ProxyMode is kube-proxy's: "nftables" (also "") or "iptables".
 	ProxyMode string
+	// Kubernetes is the version of Kubernetes, such as "v1.34.4", as stock.BuildKubernetes built it.
+	// "" is the lab's own.
+	Kubernetes string
 	// Keep leaves the remains of a failed Up in place, so that one can look at the logs.
 	Keep bool `json:"-"`
 	// Log receives a line for each step. nil discards them.

@@ -236,21 +236,21 @@ func (l *Lab) kubeletArgs(h hostPlan) []string {
 	for _, a := range h.addresses() {
 		addrs = append(addrs, a.String())
 	}
-	return []string{
-		l.folder.Bin("kubelet"), "--config=/etc/kubernetes/kubelet.yaml",
-		"--kubeconfig=" + l.pki("node-"+h.name+".kubeconfig"), "--hostname-override=" + h.name,
-		"--node-ip=" + strings.Join(addrs, ","), "--root-dir=/var/lib/kubelet",
-	}
+	return l.program(
+		"kubelet", "--config=/etc/kubernetes/kubelet.yaml",
+		"--kubeconfig="+l.pki("node-"+h.name+".kubeconfig"), "--hostname-override="+h.name,
+		"--node-ip="+strings.Join(addrs, ","), "--root-dir=/var/lib/kubelet",
+	)
 }
 
 func (l *Lab) proxyArgs(h hostPlan) []string {
-	return []string{
-		l.folder.Bin("kube"), "kube-proxy", "--kubeconfig=" + l.pki("proxy.kubeconfig"),
-		"--proxy-mode=" + l.opts.ProxyMode, "--hostname-override=" + h.name, "--cluster-cidr=" + l.podRange(),
+	return l.program(
+		"kube-proxy", "--kubeconfig="+l.pki("proxy.kubeconfig"),
+		"--proxy-mode="+l.opts.ProxyMode, "--hostname-override="+h.name, "--cluster-cidr="+l.podRange(),
 		"--nodeport-addresses=primary", "--healthz-bind-address=0.0.0.0:10256", "--metrics-bind-address=127.0.0.1:10249",
 		// These would set sysctls that are global to the machine.
 		"--conntrack-max-per-core=0", "--conntrack-min=0",
-	}
+	)
 }
 
 func nodeReady(client kubernetes.Interface, name string) func(context.Context) error {

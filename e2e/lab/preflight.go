@@ -29,6 +29,11 @@ func (l *Lab) preflight() error {
 			return fmt.Errorf("%s is not built yet: run `lab build` first", name)
 		}
 	}
+	if version := l.opts.Kubernetes; version != "" {
+		if _, err := os.Stat(l.folder.Kubernetes(version, "kube-apiserver")); err != nil {
+			return fmt.Errorf("kubernetes %s is not built yet: run `lab build --kubernetes %s` first", version, version)
+		}
+	}
 	if err := needOverlay(); err != nil {
 		return err
 	}

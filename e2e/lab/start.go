@@ -50,16 +50,15 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	kube := l.folder.Bin("kube")
 	switch process {
 	case "etcd":
-		return l.start(ctx, hostName, process, append([]string{kube, process}, l.etcdArgs()...)...)
+		return l.start(ctx, hostName, process, l.program(process, l.etcdArgs()...)...)
 	case "kube-apiserver":
-		return l.start(ctx, hostName, process, append([]string{kube, process}, l.apiserverArgs()...)...)
+		return l.start(ctx, hostName, process, l.program(process, l.apiserverArgs()...)...)
 	case "kube-controller-manager":
-		return l.start(ctx, hostName, process, append([]string{kube, process}, l.controllerManagerArgs()...)...)
+		return l.start(ctx, hostName, process, l.program(process, l.controllerManagerArgs()...)...)
 	case "kube-scheduler":
-		return l.start(ctx, hostName, process, append([]string{kube, process}, l.schedulerArgs()...)...)
+		return l.start(ctx, hostName, process, l.program(process, l.schedulerArgs()...)...)
 	case "zebra", "bgpd":
 		return l.startDaemon(ctx, process)
 	case "containerd":

@@ -16,9 +16,9 @@ import (
 	"github.com/berth-lb/berth/internal/version"
 )
 
-// kubernetesVersion is the version that the lab's components report. They are built from the
+// KubernetesVersion is the version that the lab's components report. They are built from the
 // k8s.io/kubernetes module that e2e/go.mod requires.
-const kubernetesVersion = "v1.36.3"
+const KubernetesVersion = "v1.36.3"
 
 // BerthImage is the reference of Berth's image: the one that manifests/berth.yaml names.
 func BerthImage() string { return "localhost/berth:" + version.Number() }
@@ -35,11 +35,7 @@ type binary struct {
 }
 
 func binaries() []binary {
-	const variable = "-X k8s.io/component-base/version."
-	kube := strings.Join([]string{
-		"-s -w", variable + "gitVersion=" + kubernetesVersion,
-		variable + "gitMajor=1", variable + "gitMinor=36", variable + "gitTreeState=clean",
-	}, " ")
+	kube := kubernetesFlags(KubernetesVersion)
 	return []binary{
 		{name: "lab", module: "e2e", pkg: "./cmd/lab"},
 		{name: "pause", module: "e2e", pkg: "./cmd/pause", ldflags: "-s -w", image: "berth.dev/pause:1", user: "65535:65535"},

@@ -31,6 +31,7 @@ func fetchCommand() *cobra.Command {
 
 func buildCommand() *cobra.Command {
 	metalLB, installers := false, false
+	var kubernetes []string
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build Kubernetes, Berth and the lab's own programs, and pack the images",
@@ -53,11 +54,17 @@ func buildCommand() *cobra.Command {
 					return err
 				}
 			}
+			for _, version := range kubernetes {
+				if err := folder.BuildKubernetes(cmd.Context(), cmd.OutOrStdout(), version); err != nil {
+					return err
+				}
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "binaries are in %s, images in %s\n", folder.Bin(""), folder.Images())
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&metalLB, "metallb", false, "build MetalLB too, which the release tests run beside Berth")
 	cmd.Flags().BoolVar(&installers, "installers", false, "build Helm 3 and 4 and Flux's library too, with which the release tests install Berth")
+	cmd.Flags().StringSliceVar(&kubernetes, "kubernetes", nil, "build these versions of Kubernetes too, such as v1.34.4, for `lab up --kubernetes`")
 	return cmd
 }
