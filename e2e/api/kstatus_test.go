@@ -46,7 +46,7 @@ func TestKstatusOfConfiguration(t *testing.T) {
 	first := start(t)
 	expect("after the controller looked", status.CurrentStatus, "Healthy")
 	out, err := scene.Kubectl(
-		t.Context(), "", "wait", "--for=condition=Ready", "--timeout=1s", "loadbalancerpools.berth.dev/seen",
+		t.Context(), "", "wait", "--for=condition=Ready", "--timeout="+patience.String(), "loadbalancerpools.berth.dev/seen",
 		"bgpneighbors.berth.dev/seen",
 	)
 	if err != nil {
