@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -57,8 +58,8 @@ func newApplied(t *testing.T) applied {
 			must(t, err)
 		}
 	}
-	if len(a.objects) != 3 {
-		t.Fatalf("the values have %d objects, want 3", len(a.objects))
+	if len(a.objects) != 5 {
+		t.Fatalf("the values have %d objects, want 5", len(a.objects))
 	}
 	return a
 }
@@ -141,6 +142,33 @@ func TestApplyValues(t *testing.T) {
 	}
 }
 
+// From the first installation to the one after an uninstall, hooks need all rights that they have:
+// what none needs fails the package (unusedRights).
+func TestApplyAgain(t *testing.T) {
+	a := newApplied(t)
+	installed := func() {
+		must(t, a.prepare.Check(t.Context(), a.objects))
+		must(t, a.configure.Objects(t.Context(), a.objects))
+	}
+	upgraded := func(objects []*unstructured.Unstructured) {
+		must(t, a.prepare.Check(t.Context(), objects))
+		must(t, a.reconfigure.Objects(t.Context(), objects))
+		must(t, a.reconfigure.Prune(t.Context(), objects))
+	}
+	installed()
+	installed() // an uninstall leaves the objects
+	upgraded(nil)
+	for _, of := range []string{"LoadBalancerPool", "BGPNeighbor", "SegmentAnnouncement", "RouteAnnouncement"} {
+		_, err := resource(t, of, "").Get(t.Context(), "values-a", metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			t.Errorf("%s values-a is there after values without it: %v", of, err)
+		}
+	}
+	upgraded(a.objects)
+	upgraded(a.objects)
+	upgraded(nil)
+}
+
 // What the hooks have not made they leave alone, and what they may not write they cannot.
 func TestApplyLeavesOthersAlone(t *testing.T) {
 	ns := namespace(t)
@@ -201,6 +229,14 @@ func TestApplyCRDs(t *testing.T) {
 			t.Errorf("fields of a pool (-this version +cluster):\n%s", diff)
 		}
 	}
+	const missing = "routeannouncements.berth.dev"
+	must(t, of.Delete(t.Context(), missing, metav1.DeleteOptions{}))
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		if _, err := of.Get(ctx, missing, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("CRD %s after its deletion: %v", missing, err)
+		}
+		return nil
+	}))
 	must(t, a.prepare.Definitions(t.Context()))
 	again, err := of.Get(t.Context(), name, metav1.GetOptions{})
 	must(t, err)

@@ -88,6 +88,9 @@ func (s *Stage) Unused(rights map[Right]bool) ([]Right, error) {
 			resource += "/" + r.Subresource
 		}
 		used[Right{r.Account, r.Group, resource, r.Verb}] = true
+		if r.Verb == "patch" && r.Code == http.StatusCreated {
+			used[Right{r.Account, r.Group, resource, "create"}] = true // server-side apply needs both
+		}
 	})
 	if err != nil {
 		return nil, err
