@@ -232,10 +232,14 @@ func TestApplyCRDs(t *testing.T) {
 	const missing = "routeannouncements.berth.dev"
 	must(t, of.Delete(t.Context(), missing, metav1.DeleteOptions{}))
 	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
-		if _, err := of.Get(ctx, missing, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("CRD %s after its deletion: %v", missing, err)
+		_, err := of.Get(ctx, missing, metav1.GetOptions{})
+		if err == nil {
+			return fmt.Errorf("CRD %s is there after its deletion", missing)
 		}
-		return nil
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
 	}))
 	must(t, a.prepare.Definitions(t.Context()))
 	again, err := of.Get(t.Context(), name, metav1.GetOptions{})
