@@ -18,6 +18,10 @@ type Request struct {
 	Err        error
 }
 
+// Broken reports whether the connection was established, and reset before the answer came, as
+// happens to those that are open while an address moves.
+func (r Request) Broken() bool { return broken(r.Err) }
+
 // Record is what a Watch saw, in the order in which the requests ended.
 type Record []Request
 

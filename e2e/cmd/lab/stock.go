@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +32,7 @@ func fetchCommand() *cobra.Command {
 }
 
 func buildCommand() *cobra.Command {
-	metalLB, installers := false, false
+	var metalLB, installers, previous bool
 	var kubernetes []string
 	cmd := &cobra.Command{
 		Use:   "build",
@@ -41,16 +43,17 @@ func buildCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := folder.Build(cmd.Context(), cmd.OutOrStdout()); err != nil {
-				return err
-			}
-			if metalLB {
-				if err := folder.BuildMetalLB(cmd.Context(), cmd.OutOrStdout()); err != nil {
-					return err
+			for _, part := range []struct {
+				wanted bool
+				build  func(context.Context, io.Writer) error
+			}{
+				{true, folder.Build}, {metalLB, folder.BuildMetalLB}, {installers, folder.BuildInstallers},
+				{previous, folder.BuildPrevious},
+			} {
+				if !part.wanted {
+					continue
 				}
-			}
-			if installers {
-				if err := folder.BuildInstallers(cmd.Context(), cmd.OutOrStdout()); err != nil {
+				if err := part.build(cmd.Context(), cmd.OutOrStdout()); err != nil {
 					return err
 				}
 			}
@@ -65,6 +68,7 @@ func buildCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&metalLB, "metallb", false, "build MetalLB too, which the release tests run beside Berth")
 	cmd.Flags().BoolVar(&installers, "installers", false, "build Helm 3 and 4 and Flux's library too, with which the release tests install Berth")
+	cmd.Flags().BoolVar(&previous, "previous", false, "build the previous version of Berth too, from which the release tests upgrade")
 	cmd.Flags().StringSliceVar(&kubernetes, "kubernetes", nil, "build these versions of Kubernetes too, such as v1.34.4, for `lab up --kubernetes`")
 	return cmd
 }
