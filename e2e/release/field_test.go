@@ -55,6 +55,9 @@ type fieldOptions struct {
 	rest time.Duration
 	// before is done before Berth is installed.
 	before func(context.Context, *stage.Stage) error
+	// manifest is what Berth is installed from; empty: manifests/berth.yaml.
+	manifest string
+	router   string // of the lab
 }
 
 type addressRange struct {
@@ -73,7 +76,7 @@ func (r addressRange) all() []netip.Addr {
 func raiseField(t *testing.T, o fieldOptions) *field {
 	t.Helper()
 	f := &field{
-		Stage: raise(t, lab.Options{Name: o.name, Nodes: 3, DualStack: true}),
+		Stage: raise(t, lab.Options{Name: o.name, Nodes: 3, Router: o.router, DualStack: true}),
 		app:   stage.App{Namespace: "field", Name: "web"},
 		every: o.every,
 		since: map[string]time.Time{},
@@ -92,7 +95,14 @@ func raiseField(t *testing.T, o fieldOptions) *field {
 	if o.before != nil {
 		must(t, func(ctx context.Context) error { return o.before(ctx, f.Stage) })
 	}
-	must(t, f.Install)
+	install := f.Install
+	if o.manifest != "" {
+		install = func(ctx context.Context) error {
+			_, err := f.Kubectl(ctx, "", "apply", "-f", o.manifest)
+			return errors.Join(err, f.AwaitBerth(ctx))
+		}
+	}
+	must(t, install)
 	if o.rest > 0 {
 		patch := fmt.Sprintf(
 			`[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--rest=%s"}]`,
