@@ -19,8 +19,8 @@ const previousVersion = "9e1868a0b327"
 // PreviousImage is the reference of the previous version's image.
 const PreviousImage = "localhost/berth:previous"
 
-// Previous is where BuildPrevious puts the previous version of Berth: a work folder with the program
-// and its image, and with the manifest.
+// Previous is where BuildPrevious puts the previous version of Berth: a work folder with the
+// program and its image, and with the manifest.
 func (f Folder) Previous() Folder {
 	root := filepath.Join(f.Root, "previous")
 	return Folder{Root: root, Repository: filepath.Join(root, "source")}
