@@ -34,6 +34,10 @@ func (f Folder) PreviousArchive() string {
 	return filepath.Join(f.Previous().Images(), "berth.tar")
 }
 
+// PreviousIPVS is the program with the previous version's tests of IPVS, which also runs its driver
+// alone.
+func (f Folder) PreviousIPVS() string { return f.Previous().Bin("ipvs.test") }
+
 var imageLine = regexp.MustCompile(`(?m)^( +image: ).*$`)
 
 // BuildPrevious builds the previous version from the history of the repository.
@@ -52,12 +56,26 @@ func (f Folder) BuildPrevious(ctx context.Context, log io.Writer) error {
 	}}); err != nil {
 		return err
 	}
+	if err := old.compileTest(ctx, "./vm/ipvs", "vm", f.PreviousIPVS()); err != nil {
+		return err
+	}
 	manifest, err := os.ReadFile(filepath.Join(old.Repository, "manifests", "berth.yaml"))
 	if err != nil {
 		return fmt.Errorf("build the previous version: %w", err)
 	}
 	manifest = imageLine.ReplaceAll(manifest, []byte("${1}"+PreviousImage))
 	return os.WriteFile(f.PreviousManifest(), manifest, 0o644)
+}
+
+// compileTest compiles the tests of a package of e2e.
+func (f Folder) compileTest(ctx context.Context, pkg, tags, output string) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-tags", tags, "-o", output, pkg)
+	cmd.Dir = filepath.Join(f.Repository, "e2e")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the tests %s: %w\n%s", pkg, err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // extract writes the files of a commit or tag into a folder.

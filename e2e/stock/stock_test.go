@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -83,6 +84,38 @@ func TestNoTextNamesImagesOfTheLab(t *testing.T) {
 	}
 	if read < 20 {
 		t.Errorf("read %d files only", read)
+	}
+}
+
+// A clone without the history says what to do.
+func TestExtract(t *testing.T) {
+	dir := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-c", "user.name=t", "-c", "user.email=t@example.com"}, args...)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	git("init", "-q")
+	write(t, filepath.Join(dir, "a", "file"), "old")
+	git("add", ".")
+	git("commit", "-q", "-m", "old")
+	git("tag", "v1")
+	write(t, filepath.Join(dir, "a", "file"), "new")
+	git("commit", "-q", "-a", "-m", "new")
+
+	folder, to := Folder{Repository: dir}, filepath.Join(t.TempDir(), "to")
+	if err := folder.extract(t.Context(), "v1", to); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(to, "a", "file")); err != nil || string(got) != "old" {
+		t.Errorf("the file has %q (%v), want what v1 has", got, err)
+	}
+	err := folder.extract(t.Context(), "9e1868a", filepath.Join(t.TempDir(), "to"))
+	if err == nil || !strings.Contains(err.Error(), "git fetch --unshallow") {
+		t.Errorf("of a commit that is not there it says %v, want how to get it", err)
 	}
 }
 

@@ -58,6 +58,13 @@ func child() int {
 // spawn runs a driver in a process of its own in the director, until kill.
 func (s *site) spawn(t *testing.T, table ipvs.Table) (kill func()) {
 	t.Helper()
+	return s.spawnFrom(t, "/proc/self/exe", table)
+}
+
+// spawnFrom is spawn with the program of these tests, of this version or another. TestUpgrade runs
+// it as it is at the previous version, so the task stays as it is.
+func (s *site) spawnFrom(t *testing.T, program string, table ipvs.Table) (kill func()) {
+	t.Helper()
 	var entries []entry
 	for f, v := range table {
 		entries = append(entries, entry{f, v})
@@ -66,7 +73,7 @@ func (s *site) spawn(t *testing.T, table ipvs.Table) (kill func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), childEnv+"="+string(task))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
