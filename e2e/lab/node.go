@@ -155,6 +155,7 @@ func (l *Lab) kubeletConfig() map[string]any {
 		"shutdownGracePeriod":       "0s",
 		// A test may kill a container more than once.
 		"crashLoopBackOff": map[string]any{"maxContainerRestartPeriod": "2s"},
+		"featureGates":     map[string]any{"KubeletCrashLoopBackOffMax": true}, // by default from 1.35 on
 		// Images are imported once and must never be collected as garbage.
 		"imageGCHighThresholdPercent": 100,
 		"imageMinimumGCAge":           "24h",
