@@ -249,6 +249,18 @@ func TestOptions(t *testing.T) {
 			want:   "own",
 		},
 		{
+			name:   "somebody else labels the namespace",
+			values: "namespace: {labels: null}",
+			object: "Job berth-prepare", path: append(slices.Clone(controller), "args"),
+			want: []any{"apply", "--owner=berth", "--crds", "--check=/values/objects.yaml"},
+		},
+		{
+			name:   "any operating system",
+			values: "speaker: {nodeSelector: null}",
+			object: "DaemonSet berth-speaker", path: []any{"spec", "template", "spec", "nodeSelector"},
+			want: nil,
+		},
+		{
 			name:   "one controller needs no disruption budget",
 			values: "controller: {replicas: 1}",
 			object: "PodDisruptionBudget berth-controller",
