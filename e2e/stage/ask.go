@@ -29,6 +29,8 @@ func port(name string, protocol corev1.Protocol, number int32, target string) co
 // Answer is the answer of an echo server.
 type Answer struct {
 	Pod, Node, Address, Client, Protocol, Host string
+	// ForwardedFor and RealIP are what a proxy in front said of its client.
+	ForwardedFor, RealIP string
 }
 
 // ClientAddress returns the source address that the server saw.

@@ -25,6 +25,9 @@ type answer struct {
 	Client   string `json:"client"`  // where it came from, host:port
 	Protocol string `json:"protocol"`
 	Host     string `json:"host"`
+	// What a proxy in front says of its client; empty without one.
+	ForwardedFor string `json:"forwardedFor,omitempty"`
+	RealIP       string `json:"realIP,omitempty"`
 }
 
 type server struct {
@@ -45,6 +48,10 @@ func (s *server) leave() { s.leaving.Store(true) }
 func (s *server) line(protocol, address, client string) []byte {
 	a := s.self
 	a.Protocol, a.Address, a.Client = protocol, address, client
+	return encode(a)
+}
+
+func encode(a answer) []byte {
 	text, err := json.Marshal(a)
 	if err != nil {
 		return []byte("{}\n") // a struct of strings: cannot be
@@ -124,8 +131,11 @@ func (s *server) handler() http.Handler {
 			address = local.String()
 		}
 		w.Header().Set("Content-Type", "application/json")
+		a := s.self
+		a.Protocol, a.Address, a.Client = "http", address, r.RemoteAddr
+		a.ForwardedFor, a.RealIP = r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Real-Ip")
 		// The client notices if a write fails.
-		_, _ = w.Write(s.line("http", address, r.RemoteAddr))
+		_, _ = w.Write(encode(a))
 	})
 	return mux
 }

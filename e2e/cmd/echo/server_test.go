@@ -105,6 +105,38 @@ func TestADatagramIsAnsweredFromTheAddressItWasSentTo(t *testing.T) {
 	}
 }
 
+func TestHTTPReportsWhatAProxySaysOfItsClient(t *testing.T) {
+	_, on := serving(t)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+on.http.Addr().String()+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Forwarded-For", "192.0.2.1")
+	request.Header.Set("X-Real-Ip", "192.0.2.2")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var got answer
+	if err := json.NewDecoder(response.Body).Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	want := answer{
+		Pod:          "web-1",
+		Node:         "n1",
+		Host:         "h",
+		Protocol:     "http",
+		Address:      on.http.Addr().String(),
+		Client:       got.Client, // of a port that the kernel chose
+		ForwardedFor: "192.0.2.1",
+		RealIP:       "192.0.2.2",
+	}
+	if got != want {
+		t.Errorf("answer is %+v, want %+v", got, want)
+	}
+}
+
 func TestReadinessIsSwitchedAndEndsWithLeaving(t *testing.T) {
 	s, on := serving(t)
 	base := "http://" + on.http.Addr().String()
