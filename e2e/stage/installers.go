@@ -20,7 +20,9 @@ type Helm struct {
 	stage   *Stage
 	program string
 	home    string // of its caches
-	// Chart is the folder of Berth's chart.
+	// Namespace is that of the releases.
+	Namespace string
+	// Chart is the folder of the chart, Berth's unless another is set.
 	Chart string
 }
 
@@ -35,13 +37,13 @@ func (s *Stage) Helm(version, home string) (*Helm, error) {
 		return nil, err
 	}
 	chart := filepath.Join(filepath.Dir(filepath.Dir(manifest)), "charts", "berth")
-	return &Helm{stage: s, program: program, home: home, Chart: chart}, nil
+	return &Helm{stage: s, program: program, home: home, Namespace: Namespace, Chart: chart}, nil
 }
 
-// Run runs Helm in the namespace of Berth, and returns what it prints on both outputs. The values
-// are the YAML that it reads from its input, for a command with `-f -`.
+// Run runs Helm in its namespace, that of Berth unless another is set, and returns what it prints
+// on both outputs. The values are the YAML that it reads from its input, for a command with `-f -`.
 func (h *Helm) Run(ctx context.Context, values string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, h.program, append(args, "--namespace", Namespace)...)
+	cmd := exec.CommandContext(ctx, h.program, append(args, "--namespace", h.Namespace)...)
 	cmd.Env = append(
 		os.Environ(), "KUBECONFIG="+h.stage.Kubeconfig(), "HELM_CACHE_HOME="+filepath.Join(h.home, "cache"),
 		"HELM_CONFIG_HOME="+filepath.Join(h.home, "config"), "HELM_DATA_HOME="+filepath.Join(h.home, "data"),
