@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/pflag"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
@@ -69,9 +71,32 @@ func (c *common) logger() *slog.Logger {
 		level = slog.LevelDebug
 	}
 	handler := slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})
-	klog.SetLogger(logr.FromSlogHandler(handler))
+	klog.SetLogger(logr.FromSlogHandler(libraryLog{handler}))
 	return slog.New(handler)
 }
+
+// libraryLog is the log of Kubernetes' libraries. To find that another instance was first is no
+// error, which leader election says when several start at once.
+type libraryLog struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (l libraryLog) Handle(ctx context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok && apierrors.IsAlreadyExists(err) {
+			r.Level = slog.LevelInfo
+		}
+		return r.Level == slog.LevelError
+	})
+	return l.Handler.Handle(ctx, r) //nolint:wrapcheck // the handler's own words
+}
+
+// WithAttrs implements slog.Handler.
+func (l libraryLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return libraryLog{l.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (l libraryLog) WithGroup(name string) slog.Handler { return libraryLog{l.Handler.WithGroup(name)} }
 
 // clients are the clients of the API server, one for each purpose.
 type clients struct {
