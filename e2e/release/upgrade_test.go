@@ -126,7 +126,7 @@ func raiseUpgrade(t *testing.T) *upgrade {
 	u.field = raiseField(t, fieldOptions{
 		name:   "upgrade",
 		router: "frr",
-		pool:   []addressRange{{"172.30.0.200", 10}, {"fd00:30::200", 10}},
+		pool:   []addressRange{{"172.30.0.200", 20}, {"fd00:30::200", 20}}, // freed ones rest for a minute
 		every:  40 * time.Millisecond,
 		before: func(ctx context.Context, s *stage.Stage) error {
 			return s.LoadImage(ctx, folder.PreviousArchive())
