@@ -177,7 +177,7 @@ type RouteAnnouncementList struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.poolNames) != has(self.poolSelector)",message="write one of poolNames and poolSelector; all pools are poolSelector: {}"
 // +kubebuilder:validation:XValidation:rule="has(self.neighborNames) != has(self.neighborSelector)",message="write one of neighborNames and neighborSelector; all neighbors are neighborSelector: {}"
-// +kubebuilder:validation:XValidation:rule="dyn(self).all(field, field != 'communities' || has(self.communities))",message="communities is null: leave it out, or write some"
+// +kubebuilder:validation:XValidation:rule="has(self.communities) || size(dyn(self)) == [has(self.aggregation), has(self.localPreference), has(self.med), has(self.neighborNames), has(self.neighborSelector), has(self.nodeSelector), has(self.poolNames), has(self.poolSelector), has(self.prepend), has(self.serviceSelector), has(self.weightBy)].filter(is, is).size()",message="communities is null: leave it out, or write some"
 type RouteAnnouncementSpec struct {
 	// poolNames are the LoadBalancerPools whose addresses are announced.
 	// +optional
