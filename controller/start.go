@@ -117,9 +117,11 @@ func (c *Controller) watch() error {
 			return
 		}
 		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
-			// Do it at once, so that nobody else gets what it asks for by name while it is in the queue.
+			// Do it at once, so that nobody else gets what it asks for by name, or has from another
+			// implementation, while it is in the queue.
 			whose, _ := c.judge(svc)
 			c.notePins(key, whose, c.requestOf(svc, whose))
+			c.noteOthers(key, whose, svc)
 		}
 		c.services.Add(key)
 	}

@@ -149,9 +149,16 @@ func follow(
 		return len(waiting) == 0, nil
 	})
 	if err != nil {
-		return fmt.Errorf("%w; not done: %v", err, slices.Sorted(maps.Keys(waiting)))
+		for _, name := range slices.Sorted(maps.Keys(waiting)) {
+			crd, asked := crds.Get(context.WithoutCancel(ctx), name, metav1.GetOptions{})
+			if asked != nil {
+				err = fmt.Errorf("%w; not done: %s (%w)", err, name, asked)
+				continue
+			}
+			err = fmt.Errorf("%w; not done: %s, deleted at %v, status %v", err, name, crd.GetDeletionTimestamp(), crd.Object["status"])
+		}
 	}
-	return nil
+	return err
 }
 
 // definition returns the least CustomResourceDefinition that has the names.

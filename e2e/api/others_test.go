@@ -626,6 +626,27 @@ func TestAddressOfOthersIsReused(t *testing.T) {
 	await(t, ns, "waits", "Allocated", "192.0.2.7")
 }
 
+// A Service that asks for an address just after another implementation gave it to another Service
+// does not get it, whichever of the two is looked at first.
+func TestAddressThatOthersHaveJustGiven(t *testing.T) {
+	const pairs = 40
+	ns := namespace(t)
+	start(t)
+	makePool(t, "p", "192.0.2.0/24")
+	class := "example.com/other"
+	for i := range pairs {
+		makeService(t, ns, fmt.Sprint("theirs", i), func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })
+	}
+	for i := range pairs {
+		address := fmt.Sprint("192.0.2.", 100+i)
+		writeStatus(t, "metallb", ns, fmt.Sprint("theirs", i), address)
+		makeService(t, ns, fmt.Sprint("waits", i), pin(address))
+	}
+	for i := range pairs {
+		await(t, ns, fmt.Sprint("waits", i), "AddressExcluded")
+	}
+}
+
 // When a pool appears, reservations come before requests for any address.
 func TestReservationComesFirst(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
