@@ -240,8 +240,8 @@ func (c *Controller) notePins(key string, whose service.Ownership, asked request
 	c.allocations.SetPins(key, pins)
 }
 
-// noteOthers keeps what another implementation gave a Service from everybody else. What Berth gave is
-// left to the reconciliation, which first takes it out of the status.
+// noteOthers keeps what another implementation gave a Service from everybody else. What Berth gave
+// is left to the reconciliation, which first takes it out of the status.
 func (c *Controller) noteOthers(key string, whose service.Ownership, svc *corev1.Service) {
 	if (whose == service.NotServed || whose == service.Others) && !service.Marked(svc) {
 		c.allocations.Occupy(key, svc, false)

@@ -155,7 +155,8 @@ func follow(
 				err = fmt.Errorf("%w; not done: %s (%w)", err, name, asked)
 				continue
 			}
-			err = fmt.Errorf("%w; not done: %s, deleted at %v, status %v", err, name, crd.GetDeletionTimestamp(), crd.Object["status"])
+			status := crd.Object["status"]
+			err = fmt.Errorf("%w; not done: %s, deleted at %v, status %v", err, name, crd.GetDeletionTimestamp(), status)
 		}
 	}
 	return err
