@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,7 +38,10 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-const patience = 15 * time.Second
+const (
+	patience    = 15 * time.Second
+	serviceCIDR = "10.96.0.0/16" // of the lab, IPv4
+)
 
 var scene *stage.Stage // of all tests of the package
 
@@ -146,6 +150,9 @@ func startAs(
 		Kubernetes: set, Berth: own, Events: broadcaster.NewRecorder(scheme, "berth-controller"),
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: r.registry,
 		Namespace: stage.Namespace, Classless: true,
+	}
+	if !since(t, "1.33.0") { // the API server has no ServiceCIDRs
+		options.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix(serviceCIDR)}
 	}
 	for _, c := range change {
 		c(&options)

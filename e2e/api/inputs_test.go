@@ -74,17 +74,23 @@ func TestEachInputGetsItsAnswer(t *testing.T) {
 }
 
 // invalidValue matches the value that a rule of a CRD refused.
-var invalidValue = regexp.MustCompile(`Invalid value: "(?:[^"\\]|\\.)*": `)
+var invalidValue = regexp.MustCompile(`Invalid value: (?:"(?:[^"\\]|\\.)*"|null): `)
+
+// since reports whether the cluster's version is that one or later.
+func since(t *testing.T, version string) bool {
+	t.Helper()
+	info, err := scene.Kubernetes.Discovery().ServerVersion()
+	must(t, err)
+	have, err := utilversion.ParseGeneric(info.GitVersion)
+	must(t, err)
+	return have.AtLeast(utilversion.MustParseGeneric(version))
+}
 
 // namesValues returns what leaves the refused values out of an answer on a cluster that names their
 // types instead: before 1.35 the API server does.
 func namesValues(t *testing.T) func(string) string {
 	t.Helper()
-	info, err := scene.Kubernetes.Discovery().ServerVersion()
-	must(t, err)
-	version, err := utilversion.ParseGeneric(info.GitVersion)
-	must(t, err)
-	if version.AtLeast(utilversion.MustParseGeneric("1.35.0")) {
+	if since(t, "1.35.0") {
 		return func(answer string) string { return answer }
 	}
 	return func(answer string) string { return invalidValue.ReplaceAllString(answer, "Invalid value: ") }

@@ -93,6 +93,9 @@ func (p *programs) start(t *testing.T, identity string, flags ...string) program
 	file := filepath.Join(t.TempDir(), identity+".log")
 	log, err := os.Create(file)
 	must(t, err)
+	if !since(t, "1.33.0") { // the API server has no ServiceCIDRs, of which the program warns
+		flags = append(flags, "--service-cidrs="+serviceCIDR)
+	}
 	cmd := exec.Command(
 		p.binary,
 		append(

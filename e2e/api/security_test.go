@@ -114,7 +114,8 @@ func TestRestricted(t *testing.T) {
 			rest = append(rest, string(text))
 		}
 	}
-	must(t, scene.Apply(t.Context(), strings.Join(rest, "\n---\n")))
+	// As a list: kubectl before 1.33 reads no JSON in several documents.
+	must(t, scene.Apply(t.Context(), `{"apiVersion": "v1", "kind": "List", "items": [`+strings.Join(rest, ",")+"]}"))
 	dry := func(ns string, pod *corev1.Pod) error {
 		_, err := scene.Kubernetes.CoreV1().Pods(ns).Create(
 			t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}},
