@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -186,6 +187,13 @@ func unusedRights(s *stage.Stage) ([]string, error) {
 	)
 	if err != nil {
 		return nil, err
+	}
+	served, err := s.Kubernetes.Discovery().ServerResourcesForGroupVersion(networkingv1.SchemeGroupVersion.String())
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == "servicecidrs" }) {
+		maps.DeleteFunc(rights, func(r stage.Right, _ bool) bool { return r.Resource == "servicecidrs" }) // before 1.33
 	}
 	unused, err := s.Unused(rights)
 	if err != nil {
