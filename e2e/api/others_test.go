@@ -156,17 +156,15 @@ func TestFormerInstallation(t *testing.T) {
 	}
 	makePool(t, "again", "192.0.2.1-192.0.2.9")
 	await(t, ns, "any", "Allocated", "192.0.2.1")
-	after := await(t, ns, "web", "Allocated", "192.0.2.5")
-	was, is := meta.FindStatusCondition(
-		before.Status.Conditions,
-		v1alpha1.ServiceRecord,
-	), meta.FindStatusCondition(
-		after.Status.Conditions,
-		v1alpha1.ServiceRecord,
-	)
-	if was == nil || is == nil || was.Message == is.Message {
-		t.Errorf("the record is %+v, was %+v, want it signed again", is, was)
-	}
+	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ServiceRecord)
+	must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
+		is := meta.FindStatusCondition(get(t, ns, "web").Status.Conditions, v1alpha1.ServiceRecord)
+		if was == nil || is == nil || was.Message == is.Message {
+			return fmt.Errorf("the record is %+v, was %+v, want it signed again", is, was)
+		}
+		return nil
+	}))
+	await(t, ns, "web", "Allocated", "192.0.2.5")
 }
 
 // A pool with takeOver adopts the Services of other implementations.
