@@ -383,6 +383,23 @@ func TestStoppingEndsTheSessionWithCeaseAndIsQuickWithPeersInAnyState(t *testing
 	}
 }
 
+func TestAWordBeforeTheEndCounts(t *testing.T) {
+	for range 10 { // without it, select takes either in turn
+		d, err := New(Config{Node: "node-1", RouterID: netip.MustParseAddr("10.0.0.9"),
+			NextHops: []netip.Addr{netip.MustParseAddr("10.0.0.9")}, Logger: slog.New(slog.DiscardHandler),
+			Metrics: prometheus.NewRegistry()})
+		must(t, err)
+		o := newLoop(d)
+		ctx, cancel := context.WithCancel(context.Background())
+		d.Restart()
+		cancel()
+		must(t, o.run(ctx))
+		if o.phase != restarting {
+			t.Fatalf("ended in phase %s, want %s", o.phase, restarting)
+		}
+	}
+}
+
 func TestARouteWithoutANextHopIsReportedAndNotAnnounced(t *testing.T) {
 	atOnce(t)
 	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)

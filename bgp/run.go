@@ -41,6 +41,7 @@ func (o *loop) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			o.carryOut(o.orders.take()) // the last word counts, and select may have passed it over
 			return o.close(inner, cancel)
 		case <-o.orders.wake:
 			o.carryOut(o.orders.take())
