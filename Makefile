@@ -135,8 +135,8 @@ fuzz: ## each fuzz target for FUZZTIME (their seeds are part of every test run)
 
 ##@ For changing Berth.
 
-build: ## bin/berth
-	go build -ldflags '-s -w' -o bin/berth ./cmd/berth
+build: ## bin/berth and bin/berth-heart
+	go build -ldflags '-s -w' -o bin/ ./cmd/berth ./cmd/berth-heart
 
 image: ## bin/image: the container image for amd64 and arm64 as archives, with SBOMs (Go only)
 	cd tools && go run ./dist -C .. -o ../bin/image image

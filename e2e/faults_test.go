@@ -97,15 +97,15 @@ func testNodeCut(t *testing.T, r *rack) {
 	r.routes(t, routed, r.Nodes()...)
 }
 
-func testSpeakerFrozen(t *testing.T, r *rack) {
+func testHeartFrozen(t *testing.T, r *rack) {
 	svc, owner := r.away(t)
 	stop := r.watched(t, svc)
-	if err := r.Pause(t.Context(), "speaker@"+owner); err != nil {
+	if err := r.Pause(t.Context(), "heart@"+owner); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		// A second call is harmless.
-		if err := r.Resume(context.WithoutCancel(t.Context()), "speaker@"+owner); err != nil {
+		if err := r.Resume(context.WithoutCancel(t.Context()), "heart@"+owner); err != nil {
 			t.Error(err)
 		}
 	})
@@ -114,11 +114,11 @@ func testSpeakerFrozen(t *testing.T, r *rack) {
 
 	address := r.address(t, svc, corev1.IPv4Protocol)
 	end := r.probe(t, lab.Client, address, probeTimeout, true)
-	if err := r.Resume(t.Context(), "speaker@"+owner); err != nil {
+	if err := r.Resume(t.Context(), "heart@"+owner); err != nil {
 		t.Fatal(err)
 	}
 	r.recovered(t, svc)
-	r.unfailed(t, "new connections after the speaker woke", end())
+	r.unfailed(t, "new connections after the heart woke", end())
 }
 
 func testAPIServerAway(t *testing.T, r *rack) {

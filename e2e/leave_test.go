@@ -128,7 +128,7 @@ func (r *rack) followSpeakers(t *testing.T) map[string]func() []byte {
 			stage.Namespace,
 		).GetLogs(
 			pod.Name,
-			&corev1.PodLogOptions{Follow: true},
+			&corev1.PodLogOptions{Container: "speaker", Follow: true},
 		).Stream(
 			t.Context(),
 		)

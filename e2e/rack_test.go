@@ -70,7 +70,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"after every fault of the segment one node owns an address", testFaults},
 		{"after every fault while the API server is away too", testFaultsAlone},
 		{"after random faults in a row", testRandomFaults},
-		{"a speaker that wakes from a long sleep disturbs no new client", testSpeakerFrozen},
+		{"a heart that wakes from a long sleep disturbs no new client", testHeartFrozen},
 		{"a session that the router ends is back at once, and its events are counted", testSessionReset},
 		{"failover goes on while the API server is away", testAPIServerAway},
 		{"a node that is excluded leaves without a failed connection", testLeave},

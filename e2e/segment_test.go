@@ -24,6 +24,8 @@ type fault struct {
 	lost bool
 	// deaf and unheard: it hears no other node, and no other node hears it.
 	deaf, unheard bool
+	// unmoved: it is not noticed on the segment.
+	unmoved bool
 	// renewed: hosts that know the node's hardware address must learn the new one.
 	renewed bool
 	// strike causes the fault. The returned function ends it; it is nil if the fault does not last.
@@ -41,15 +43,29 @@ func faults() []fault {
 			},
 		},
 		{
-			name: "its speaker is killed",
+			name: "its heart is killed",
 			lost: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return nil, r.Kill(ctx, "heart@"+node)
+			},
+		},
+		{
+			name: "its heart freezes and wakes",
+			lost: true,
+			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
+				return func(ctx context.Context) error { return r.Resume(ctx, "heart@"+node) }, r.Pause(ctx, "heart@"+node)
+			},
+		},
+		{
+			name:    "its speaker is killed",
+			unmoved: true,
 			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
 				return nil, r.Kill(ctx, "speaker@"+node)
 			},
 		},
 		{
-			name: "its speaker freezes and wakes",
-			lost: true,
+			name:    "its speaker freezes and wakes",
+			unmoved: true,
 			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
 				return func(ctx context.Context) error { return r.Resume(ctx, "speaker@"+node) }, r.Pause(ctx, "speaker@"+node)
 			},
@@ -205,6 +221,9 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 			c.told(t, owner.Host, before[i].Until)
 		}
 		c.serves(t, owner.Host)
+		if f.unmoved && (owner.Host != before[i].Host || c.rivaled(owner.Host, before[i].Until)) {
+			t.Errorf("%s answered for %s before, and %s does now", before[i].Host, c.addresses, owner.Host)
+		}
 		if f.lost && owner.Host != node {
 			c.silent(t, node, down, owner.Until)
 		}

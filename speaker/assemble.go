@@ -10,11 +10,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-lb/berth/bgp"
-	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/midstream"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
+	"github.com/berth-lb/berth/speaker/heart"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/mirror"
@@ -53,21 +53,16 @@ func (s *Speaker) makeDrivers(
 	}
 	resets := midstream.New(s.Logger.With("driver", "midstream"))
 	claims := mirror.NewClaims()
-	layer2, err := l2.New(l2.Config{
-		Node: s.Node, Cluster: cluster, NodeAddresses: addresses, OnClaim: claims.Claimed,
-		Answers: func(a netip.Addr, on bool) {
-			drops.Answering(a, on)
-			if on {
-				resets.Moved(a)
-				foreign.forget(a)
-			}
+	layer2 := heart.NewRemote(heart.RemoteConfig{
+		Identity: heart.Identity{Node: s.Node, Cluster: cluster, NodeAddresses: addresses},
+		Dial:     s.Heart, Logger: s.Logger.With("driver", "l2"),
+		OnClaim: claims.Claimed, Answers: drops.Answering,
+		Gained: func(a netip.Addr) {
+			resets.Moved(a)
+			foreign.forget(a)
 		},
-		Harmless: local.OfService,
-		Logger:   s.Logger.With("driver", "l2"), Metrics: s.Metrics,
 	})
-	if err != nil {
-		return drivers{}, fmt.Errorf("layer 2: %w", err)
-	}
+	s.heart.Store(layer2)
 	mirrored, err := mirror.New(mirror.Config{
 		Berth: s.Berth, Logger: s.Logger, Node: s.Node, NodeUID: s.sources.nodeUID, Ready: s.sources.nodeReady,
 		Claims: claims, To: layer2,
@@ -75,10 +70,7 @@ func (s *Speaker) makeDrivers(
 	if err != nil {
 		return drivers{}, err
 	}
-	paths, err := bfdliveness.New(s.Logger.With("driver", "bfd"), s.Metrics)
-	if err != nil {
-		return drivers{}, err
-	}
+	paths := bfdliveness.New(layer2.Paths())
 	routes, err := bgp.New(bgp.Config{
 		Liveness: paths, Listen: s.BGPListen, Node: s.Node, RouterID: id, NextHops: onePerFamily(addresses),
 		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,

@@ -12,8 +12,8 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/links"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/returnpath"
@@ -323,7 +323,7 @@ func reportedNetwork(
 ) (addresses []v1alpha1.LocalAddress, gateways []string) {
 	for _, a := range network.Addresses {
 		told := v1alpha1.LocalAddress{Address: a.Addr().String(), Interface: a.Interface}
-		if snapshot.PoolOf(a.Addr()) != nil && !inuse.ServiceInterface(a.Interface) && !slices.Contains(addresses, told) {
+		if snapshot.PoolOf(a.Addr()) != nil && !links.OfServices(a.Interface) && !slices.Contains(addresses, told) {
 			addresses = append(addresses, told)
 		}
 	}

@@ -1,7 +1,9 @@
 package speaker
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
@@ -20,6 +22,8 @@ type Options struct {
 	Events     events.EventRecorder
 	Logger     *slog.Logger
 	Metrics    prometheus.Registerer
+	// Heart connects to the process that answers ARP, NDP and BFD on this node (package heart).
+	Heart func(context.Context) (net.Conn, error)
 	// Contact watches the requests of Kubernetes and Berth. Nil: the speaker never takes its picture
 	// of the API for out of date.
 	Contact *contact.Monitor

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/speaker/heart"
 )
 
 // Speaker is a speaker. Make one with New.
@@ -21,6 +23,7 @@ type Speaker struct {
 	Options
 	sources *sources
 	ready   atomic.Bool
+	heart   atomic.Pointer[heart.Remote] // nil until the node is known
 }
 
 // New returns a speaker that does nothing yet.
@@ -42,6 +45,15 @@ func New(o Options) (*Speaker, error) {
 // had; ten minutes after it, none is waited for. A rolling update goes on to the next node only
 // then, so that a version that reaches no router stops at the first.
 func (s *Speaker) Ready() bool { return s.ready.Load() }
+
+// Gather implements prometheus.Gatherer: the metrics of the heart, which has its own process.
+func (s *Speaker) Gather() ([]*dto.MetricFamily, error) {
+	remote := s.heart.Load()
+	if remote == nil {
+		return nil, nil
+	}
+	return remote.Gather()
+}
 
 // Run announces until the context ends, then leaves cleanly, which takes up
 // to DrainTime, LeaveDelay and five seconds.

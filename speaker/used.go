@@ -9,6 +9,7 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/links"
 	"github.com/berth-lb/berth/speaker/localnet"
 )
 
@@ -50,7 +51,7 @@ func ownNetwork(node string, network localnet.Network) *v1alpha1.Speaker {
 	own := &v1alpha1.Speaker{}
 	own.Name = node
 	for _, a := range network.Addresses {
-		if inuse.ServiceInterface(a.Interface) {
+		if links.OfServices(a.Interface) {
 			continue
 		}
 		own.Status.Addresses = append(

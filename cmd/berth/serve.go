@@ -98,7 +98,7 @@ func (c *common) serve(
 	at ports,
 	logger *slog.Logger,
 	client kubernetes.Interface,
-	registry *prometheus.Registry,
+	registry prometheus.Gatherer,
 	ready func() bool,
 ) error {
 	defer at.close()

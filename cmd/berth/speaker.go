@@ -4,23 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
 	"github.com/berth-lb/berth/speaker/contact"
+	"github.com/berth-lb/berth/speaker/heart"
 )
 
 func speakerCommand() *cobra.Command {
 	var flags common
 	var options speaker.Options
 	var podCIDRs []string
+	var socket string
 	c := &cobra.Command{
 		Use:   "speaker",
 		Short: "Announce the addresses of Services from this node",
@@ -30,7 +35,7 @@ func speakerCommand() *cobra.Command {
 			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
 				return fmt.Errorf("--pod-cidrs: %w", err)
 			}
-			return runSpeaker(c.Context(), flags, options)
+			return runSpeaker(c.Context(), flags, options, socket)
 		},
 	}
 	flags.register(c.Flags())
@@ -61,6 +66,7 @@ func speakerCommand() *cobra.Command {
 		"writable directory of the sysctls net.ipv4.vs",
 	)
 	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges of the addresses of this node's pods, or of all pods, separated by commas; default: spec.podCIDRs of its Node")
+	c.Flags().StringVar(&socket, "heart", "", "socket of berth-heart on this node, which answers ARP, NDP and BFD in a process of its own; empty: this process does")
 	return c
 }
 
@@ -94,7 +100,7 @@ func noticeDeadConnections() error {
 	return nil
 }
 
-func runSpeaker(ctx context.Context, flags common, options speaker.Options) error {
+func runSpeaker(ctx context.Context, flags common, options speaker.Options, socket string) error {
 	if options.Node == "" {
 		return errors.New("--node is empty: give it, or set NODE_NAME from spec.nodeName (downward API)")
 	}
@@ -123,13 +129,18 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 	options.Version, options.Listen = version.Number(), flags.listen
 	options.MetricsPerService = flags.perService
 	registry.MustRegister(to.events.lost)
+	group, life := errgroup.WithContext(life)
+	if options.Heart, err = reachHeart(life, group, socket, logger); err != nil {
+		return err
+	}
 	s, err := speaker.New(options)
 	if err != nil {
 		return err
 	}
-	group, life := errgroup.WithContext(life)
 	group.Go(func() error { to.events.run(life); return nil })
-	group.Go(func() error { return flags.serve(life, at, logger, to.kubernetes, registry, s.Ready) })
+	group.Go(func() error {
+		return flags.serve(life, at, logger, to.kubernetes, prometheus.Gatherers{registry, s}, s.Ready)
+	})
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
 	defer context.AfterFunc(life, leave)() // when what serves fails
@@ -138,4 +149,26 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options) erro
 		return s.Run(ctx)
 	})
 	return group.Wait()
+}
+
+// reachHeart returns how to connect to the heart: at the socket, or else within this process, where
+// the group runs it.
+func reachHeart(
+	ctx context.Context,
+	group *errgroup.Group,
+	socket string,
+	logger *slog.Logger,
+) (func(context.Context) (net.Conn, error), error) {
+	if socket != "" {
+		return func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}, nil
+	}
+	within, err := heart.New(heart.Config{Logger: logger, Within: true})
+	if err != nil {
+		return nil, err
+	}
+	l, dial := heart.Pipe()
+	group.Go(func() error { return within.Run(ctx, l) })
+	return dial, nil
 }

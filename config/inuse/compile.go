@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/links"
 )
 
 // Sources report addresses in use.
@@ -23,16 +24,6 @@ type Sources struct {
 	Speakers []*v1alpha1.Speaker
 	// ServiceCIDRs and PodCIDRs of the cluster.
 	ServiceCIDRs, PodCIDRs []netip.Prefix
-}
-
-// ServiceInterface reports whether an interface has its addresses because Services have them:
-// kube-proxy's in mode ipvs, PureLB's, or kube-router's.
-func ServiceInterface(name string) bool {
-	switch name {
-	case "kube-ipvs0", "kube-lb0", "kube-dummy-if":
-		return true
-	}
-	return false
 }
 
 // Compile gathers the uses. It skips what it cannot parse.
@@ -84,7 +75,7 @@ func (u *uses) speaker(s *v1alpha1.Speaker) {
 		u.text(gateway, text, "a default gateway of node "+s.Name)
 	}
 	for _, a := range s.Status.Addresses {
-		if address, err := netip.ParseAddr(a.Address); err == nil && !ServiceInterface(a.Interface) {
+		if address, err := netip.ParseAddr(a.Address); err == nil && !links.OfServices(a.Interface) {
 			u.address(onInterface, address, Use{
 				By:        fmt.Sprintf("on interface %s of node %s", a.Interface, s.Name),
 				Local:     s.Name,

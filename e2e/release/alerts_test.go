@@ -242,9 +242,9 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 		alarm{
 			alert: "BerthOverslept", slow: true,
 			begin: func(t *testing.T) {
-				must(t, func(ctx context.Context) error { return w.Pause(ctx, "speaker@n1") })
+				must(t, func(ctx context.Context) error { return w.Pause(ctx, "heart@n1") })
 				lasts(t, 3*time.Second) // it is to stand still for longer than the others wait
-				must(t, func(ctx context.Context) error { return w.Resume(ctx, "speaker@n1") })
+				must(t, func(ctx context.Context) error { return w.Resume(ctx, "heart@n1") })
 			},
 		},
 		alarm{

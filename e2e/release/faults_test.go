@@ -71,11 +71,14 @@ func processFaults() []fault {
 		{name: "its speaker is killed", strike: func(ctx context.Context, f *field, node string) (healing, error) {
 			return nil, f.Kill(ctx, "speaker@"+node)
 		}},
+		{name: "its heart is killed", strike: func(ctx context.Context, f *field, node string) (healing, error) {
+			return nil, f.Kill(ctx, "heart@"+node)
+		}},
 		{name: "its speaker freezes", strike: func(ctx context.Context, f *field, node string) (healing, error) {
-			return func(ctx context.Context) error { return f.Resume(ctx, "speaker@"+node) }, f.Pause(
-				ctx,
-				"speaker@"+node,
-			)
+			return func(ctx context.Context) error { return f.Resume(ctx, "speaker@"+node) }, f.Pause(ctx, "speaker@"+node)
+		}},
+		{name: "its heart freezes", strike: func(ctx context.Context, f *field, node string) (healing, error) {
+			return func(ctx context.Context) error { return f.Resume(ctx, "heart@"+node) }, f.Pause(ctx, "heart@"+node)
 		}},
 		{
 			name:  "it is excluded",

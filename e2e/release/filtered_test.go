@@ -125,7 +125,7 @@ func (f *field) testKilled(t *testing.T) {
 	before := f.settled(t, time.Now())
 	for _, node := range f.Nodes() {
 		killed := time.Now()
-		must(t, func(ctx context.Context) error { return f.Kill(ctx, "speaker@"+node) })
+		must(t, func(ctx context.Context) error { return f.Kill(ctx, "heart@"+node) })
 		f.stayed(t, before, f.settled(t, time.Now()), killed)
 		must(t, func(ctx context.Context) error { return f.AwaitSpeakers(ctx, false) })
 	}

@@ -5,10 +5,8 @@ package bfdliveness
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 
@@ -16,22 +14,25 @@ import (
 	"github.com/berth-lb/berth/bgp/bfd"
 )
 
+// Engine keeps BFD sessions, as bfd.Engine does.
+type Engine interface {
+	Sync(peers []bfd.Peer)
+	Run(ctx context.Context) error
+	Events() <-chan bfd.Event
+	Status() []bfd.Status
+}
+
 // Watcher watches the paths to BGP peers. Make one with New.
 type Watcher struct {
-	engine  *bfd.Engine
+	engine  Engine
 	changes chan bgp.PathChange
 }
 
 var _ bgp.Liveness = (*Watcher)(nil)
 
-// New returns a Watcher that watches nothing yet. Its metrics are registered with metrics; nil:
-// nowhere.
-func New(log *slog.Logger, metrics prometheus.Registerer) (*Watcher, error) {
-	engine, err := bfd.New(log, metrics)
-	if err != nil {
-		return nil, fmt.Errorf("BFD: %w", err)
-	}
-	return &Watcher{engine: engine, changes: make(chan bgp.PathChange)}, nil
+// New returns a Watcher that watches nothing yet, by means of the engine, which it runs.
+func New(engine Engine) *Watcher {
+	return &Watcher{engine: engine, changes: make(chan bgp.PathChange)}
 }
 
 // Run watches until the context ends.

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/links"
 )
 
 const (
@@ -82,7 +82,7 @@ func (w *Watcher) OfService(address netip.Addr) bool {
 	all := w.Current().Addresses
 	i, found := slices.BinarySearchFunc(all, address, func(a Address, to netip.Addr) int { return a.Addr().Compare(to) })
 	for ; i < len(all) && all[i].Addr() == address; i++ {
-		if !inuse.ServiceInterface(all[i].Interface) {
+		if !links.OfServices(all[i].Interface) {
 			return false
 		}
 	}

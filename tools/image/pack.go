@@ -48,7 +48,7 @@ func (i Image) Name() string { return i.Platform.OS + "-" + i.Platform.Architect
 // images: indexes then name no type, as those of other tools.
 func (Image) ArtifactType() (string, error) { return "", nil }
 
-// Build compiles the program for all platforms, into folders of dir, and packs it.
+// Build compiles the programs for all platforms, into folders of dir, and packs it.
 func Build(ctx context.Context, s Source, dir string) (Set, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -56,15 +56,15 @@ func Build(ctx context.Context, s Source, dir string) (Set, error) {
 	}
 	set := Set{Source: s, Index: mutate.Annotations(empty.Index, s.annotations()).(v1.ImageIndex)}
 	for _, p := range Platforms() {
-		binary := filepath.Join(dir, p.OS+"-"+p.Architecture, "berth")
-		if err := s.Compile(ctx, p, binary); err != nil {
+		binaries := filepath.Join(dir, p.OS+"-"+p.Architecture)
+		if err := s.Compile(ctx, p, binaries); err != nil {
 			return Set{}, err
 		}
 		files, err := s.licenses(ctx, p)
 		if err != nil {
 			return Set{}, err
 		}
-		im, err := pack(s, p, binary, files)
+		im, err := pack(s, p, binaries, files)
 		if err != nil {
 			return Set{}, fmt.Errorf("pack the image for %s: %w", p.String(), err)
 		}
@@ -77,12 +77,16 @@ func Build(ctx context.Context, s Source, dir string) (Set, error) {
 	return set, nil
 }
 
-func pack(s Source, p v1.Platform, binary string, licenses map[string][]byte) (Image, error) {
-	program, err := os.ReadFile(binary)
-	if err != nil {
-		return Image{}, err
+func pack(s Source, p v1.Platform, binaries string, licenses map[string][]byte) (Image, error) {
+	compiled := map[string][]byte{}
+	for _, name := range programs {
+		program, err := os.ReadFile(filepath.Join(binaries, name))
+		if err != nil {
+			return Image{}, err
+		}
+		compiled[name] = program
 	}
-	parts, err := sbom(s, p, program)
+	parts, err := sbom(s, p, compiled[programs[0]])
 	if err != nil {
 		return Image{}, err
 	}
@@ -94,7 +98,7 @@ func pack(s Source, p v1.Platform, binary string, licenses map[string][]byte) (I
 		what  string
 	}{
 		{files: licenses, mode: 0o644, what: "licenses"},
-		{files: map[string][]byte{"berth": program}, mode: 0o755, what: "berth " + s.Version},
+		{files: compiled, mode: 0o755, what: "berth " + s.Version},
 	} {
 		layer, err := packLayer(content.files, content.mode)
 		if err != nil {

@@ -20,6 +20,10 @@ const (
 	command = "./cmd/berth"
 )
 
+// programs are what the image holds, by name. All that the others are made of is part of the first,
+// too, so that its licenses and its parts are those of the image.
+var programs = []string{"berth", "berth-heart"}
+
 // Source is a tree that Berth's image is built from.
 type Source struct {
 	Root    string // of the repository
@@ -69,7 +73,7 @@ func (s Source) git(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, s.Root, nil, "git", args...)
 }
 
-// Compile builds the program for a platform into the file out.
+// Compile builds the programs for a platform into the folder out.
 func (s Source) Compile(ctx context.Context, p v1.Platform, out string) error {
 	flags := "-s -w -X " + module + "/internal/version.linkedNumber=" + s.Version
 	if s.Commit != "" {
@@ -77,8 +81,14 @@ func (s Source) Compile(ctx context.Context, p v1.Platform, out string) error {
 	}
 	// The commit is linked in. What the go command finds out by itself depends on how the tree was
 	// checked out.
-	_, err := s.goCommand(ctx, p, "build", "-buildvcs=false", "-ldflags", flags, "-o", out, command)
-	return err
+	for _, program := range programs {
+		_, err := s.goCommand(ctx, p, "build", "-buildvcs=false", "-ldflags", flags,
+			"-o", filepath.Join(out, program), "./cmd/"+program)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s Source) goCommand(ctx context.Context, p v1.Platform, args ...string) (string, error) {

@@ -23,12 +23,12 @@ func (b *bench) losses(ctx context.Context, st *steady) error {
 	}{
 		{"gap_owner_node_cut", st.v4, b.cut, b.heal, false},
 		{"gap_owner_node_cut_ipv6", st.v6, b.cut, b.heal, false},
-		// The node of a killed or frozen speaker keeps forwarding for clients that know it. A client that
+		// The node of a killed or frozen heart keeps forwarding for clients that know it. A client that
 		// asks for the address again gets no answer for a while.
-		{"gap_owner_speaker_killed", st.v4, b.kill, b.renew, false},
-		{"gap_owner_speaker_killed_new_clients", st.v4, b.kill, b.renew, true},
-		{"gap_owner_speaker_frozen", st.v4, b.freeze, b.wake, false},
-		{"gap_owner_speaker_frozen_new_clients", st.v4, b.freeze, b.wake, true},
+		{"gap_owner_heart_killed", st.v4, b.stop, b.renew, false},
+		{"gap_owner_heart_killed_new_clients", st.v4, b.stop, b.renew, true},
+		{"gap_owner_heart_frozen", st.v4, b.freeze, b.wake, false},
+		{"gap_owner_heart_frozen_new_clients", st.v4, b.freeze, b.wake, true},
 	} {
 		var gaps []time.Duration
 		for range b.rounds {
@@ -118,6 +118,8 @@ func (b *bench) heal(ctx context.Context, node string) error {
 
 func (b *bench) kill(ctx context.Context, node string) error { return b.Kill(ctx, "speaker@"+node) }
 
+func (b *bench) stop(ctx context.Context, node string) error { return b.Kill(ctx, "heart@"+node) }
+
 // renew replaces the pod of a killed speaker: the kubelet would restart it later each time.
 func (b *bench) renew(ctx context.Context, node string) error {
 	_, err := b.Kubectl(ctx, "", "-n", stage.Namespace, "delete", "pod", "--timeout=60s",
@@ -129,7 +131,7 @@ func (b *bench) renew(ctx context.Context, node string) error {
 }
 
 func (b *bench) freeze(ctx context.Context, node string) error {
-	return b.Pause(ctx, "speaker@"+node)
+	return b.Pause(ctx, "heart@"+node)
 }
 
-func (b *bench) wake(ctx context.Context, node string) error { return b.Resume(ctx, "speaker@"+node) }
+func (b *bench) wake(ctx context.Context, node string) error { return b.Resume(ctx, "heart@"+node) }

@@ -1,0 +1,243 @@
+package heart
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/bgp/bfd"
+	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/l2"
+)
+
+const (
+	// keepEvery bounds how often the state is written.
+	keepEvery = 2 * time.Second
+	// forgetAfter is how old the state may be. Peers that hear from the API take over long before
+	// that; this is for the case that nobody does.
+	forgetAfter = 24 * time.Hour
+)
+
+// orders are all orders that count.
+type orders struct {
+	Identity     Identity
+	Keys         l2.Keys
+	Capabilities l2.Capabilities
+	Nodes        map[string][]netip.Addr
+	State        l2.State
+	Paths        []bfd.Peer
+	Confirmed    time.Duration // of CLOCK_BOOTTIME, when what is desired was up to date; 0: never
+
+	desired, next map[netip.Addr]l2.Desired
+	mirrored      map[mirrorKey]l2.Claim
+}
+
+func newOrders() orders {
+	return orders{desired: map[netip.Addr]l2.Desired{}, mirrored: map[mirrorKey]l2.Claim{}}
+}
+
+// apply takes an order.
+func (s *orders) apply(o *order) {
+	if o.Keys != nil {
+		s.Keys = *o.Keys
+	}
+	if o.Capabilities != nil {
+		s.Capabilities = *o.Capabilities
+	}
+	if o.Nodes != nil {
+		s.Nodes = o.Nodes
+	}
+	if o.Confirmed != nil {
+		s.Confirmed = max(sinceBoot()-*o.Confirmed, 1)
+	}
+	if o.MirrorLost {
+		clear(s.mirrored)
+	}
+	for _, c := range o.Mirrored {
+		if key := (mirrorKey{c.Address, c.Segment}); c.Node == "" {
+			delete(s.mirrored, key)
+		} else {
+			s.mirrored[key] = c
+		}
+	}
+	for a, w := range o.Desired {
+		if d := w.desired(o.Terms); d.Announced {
+			s.desired[a] = d
+		} else {
+			delete(s.desired, a)
+		}
+	}
+	if o.NewNext {
+		s.next = map[netip.Addr]l2.Desired{}
+		for a, w := range o.Next {
+			s.next[a] = w.desired(o.Terms)
+		}
+	}
+	if o.Paths != nil {
+		s.Paths = *o.Paths
+	}
+}
+
+// kept is the state as a file. What is next and what is mirrored is left out: both are about what
+// the API says at the moment.
+type kept struct {
+	Version int
+	Boot    string        // ID of the boot: times count from it
+	Written time.Duration // of CLOCK_BOOTTIME
+	orders
+	Terms   []terms
+	Desired map[netip.Addr]wish
+}
+
+const keptVersion = 1
+
+// keepState writes the state when it has changed, until ctx ends. When the heart ends on purpose
+// the file goes.
+func (h *Heart) keepState(ctx context.Context) {
+	if h.StateFile == "" {
+		return
+	}
+	said := ""
+	for async.Sleep(ctx, keepEvery) == nil {
+		select {
+		case <-ctx.Done():
+		case <-h.keep:
+			err := h.writeState()
+			if err != nil && err.Error() != said {
+				h.Logger.Warn("what this node announces is not kept over an end of this process", "error", err)
+			}
+			said = errorText(err)
+		}
+	}
+	if err := os.Remove(h.StateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.Logger.Warn("the state was not removed", "error", err)
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// writeState writes the state, so that a reader has all of it or what was there before.
+func (h *Heart) writeState() error {
+	h.mu.Lock()
+	if !h.named.complete && h.line != nil || h.driver == nil {
+		h.mu.Unlock()
+		return nil // the speaker has not said everything yet
+	}
+	k := kept{
+		Version: keptVersion,
+		Boot:    bootID(),
+		Written: sinceBoot(),
+		orders:  h.orders,
+		Desired: map[netip.Addr]wish{},
+	}
+	set := newTermSet()
+	for a, d := range h.orders.desired {
+		k.Desired[a] = set.wish(d)
+	}
+	h.mu.Unlock()
+	k.Terms = set.all
+	text, err := json.Marshal(k)
+	if err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	return replaceFile(h.StateFile, text)
+}
+
+func replaceFile(path string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".state-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	return nil
+}
+
+// recall begins with the orders of the process before, if they are of this boot and young enough.
+func (h *Heart) recall() {
+	if h.StateFile == "" {
+		return
+	}
+	text, err := os.ReadFile(h.StateFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var k kept
+	if err == nil {
+		err = json.Unmarshal(text, &k)
+	}
+	age := sinceBoot() - k.Written
+	switch {
+	case err != nil:
+	case k.Version != keptVersion:
+		err = fmt.Errorf("it is of version %d, and this program writes %d", k.Version, keptVersion)
+	case k.Boot != bootID() || age < 0:
+		err = errors.New("it is of another boot")
+	case age > forgetAfter:
+		err = fmt.Errorf("it is %s old", age.Round(time.Minute))
+	}
+	if err != nil {
+		h.Logger.Warn("the state of the process before is not used", "error", err)
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.identify(k.Identity); err != nil {
+		h.Logger.Warn("the state of the process before is not used", "error", err)
+		return
+	}
+	o := order{
+		Keys: &k.Keys, Capabilities: &k.Capabilities, Nodes: k.Nodes, Paths: &k.Paths,
+		Terms: k.Terms, Desired: k.Desired,
+	}
+	if k.Confirmed > 0 {
+		o.Confirmed = new(sinceBoot() - k.Confirmed)
+	}
+	h.apply(&o)
+	h.orders.State = k.State
+	h.driver.SetState(k.State)
+	h.run()
+	h.Logger.Info(
+		"going on with what the speaker wanted of the process before",
+		"addresses",
+		len(k.Desired),
+		"age",
+		age,
+	)
+}
+
+// sinceBoot is CLOCK_BOOTTIME, which counts while the machine sleeps, and has no steps.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(id)
+}
