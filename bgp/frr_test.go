@@ -5,6 +5,7 @@ package bgp
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -114,7 +115,9 @@ func (f *frr) daemon(t *testing.T, name string, attr *syscall.SysProcAttr) *exec
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = output, output, attr
 	must(t, cmd.Start())
 	t.Cleanup(func() {
-		must(t, cmd.Process.Kill())
+		if err := cmd.Process.Kill(); !errors.Is(err, os.ErrProcessDone) { // unless the test has killed it
+			must(t, err)
+		}
 		_ = cmd.Wait() // killed
 		if t.Failed() {
 			said, _ := exec.Command("sh", "-c", "tail -n 20 "+filepath.Join(f.dir, name)+".*").CombinedOutput()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -215,13 +216,6 @@ func (b *logBridge) WithGroup(name string) slog.Handler {
 func explain(r slog.Record) (failure, bool) {
 	n := failure{time: r.Time}
 	switch r.Message {
-	case "failed to connect":
-		n.kind = connectFailed
-		_, cause, _ := strings.Cut(attr(r, "Error").String(), ": ")
-		n.text = "cannot connect: " + strings.TrimPrefix(cause, "connect: ")
-	case "outgoing connection IO error":
-		n.kind = openFailed
-		n.text = "peer closed the connection before the session was established"
 	case "sent notification":
 		n.kind = notificationSent
 		n.code, n.subcode = uint8(attr(r, "Code").Int64()), uint8(attr(r, "Subcode").Int64())
@@ -236,9 +230,22 @@ func explain(r slog.Record) (failure, bool) {
 	return n, true
 }
 
+// unreached is why there is no connection.
+func unreached(err error) failure {
+	_, cause, _ := strings.Cut(err.Error(), ": ")
+	return failure{
+		kind: connectFailed, time: time.Now(), text: "cannot connect: " + strings.TrimPrefix(cause, "connect: "),
+	}
+}
+
 // silent reports whether the peer did not answer at all.
 func (n failure) silent() bool {
 	return n.kind == connectFailed && strings.HasSuffix(n.text, "i/o timeout")
+}
+
+// refused reports whether the peer's kernel answered that nobody listens.
+func (n failure) refused() bool {
+	return n.kind == connectFailed && strings.HasSuffix(n.text, syscall.ECONNREFUSED.Error())
 }
 
 // attr returns a record's attribute, or a zero of the kind that is expected of it.

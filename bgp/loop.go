@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -16,9 +17,9 @@ const (
 	sessionStop = 50 * time.Millisecond  // more for each session
 )
 
-// loop is the one goroutine that knows both what is wanted and what is announced, and that talks
-// to GoBGP. It never waits for a peer: GoBGP dials, sends and receives in goroutines of each
-// session's own.
+// loop is the one goroutine that knows both what is wanted and what is announced, and that talks to
+// GoBGP. It never waits for a peer: calls, and what GoBGP sends and receives, are in goroutines of
+// each session's own.
 type loop struct {
 	*Driver
 	server        *server
@@ -28,7 +29,8 @@ type loop struct {
 	restartReason string // why server is to be replaced by another
 	gobgpLog      *gobgpLog
 	probes        chan probeResult
-	asking        sync.WaitGroup
+	answered      chan answer
+	asking        sync.WaitGroup // probes and calls
 
 	routers   map[string]foundRouter // of unnumbered peers, by interface
 	searching []string               // the interfaces where a search is on
@@ -69,6 +71,7 @@ func newLoop(d *Driver) *loop {
 		nextHops:     d.nextHops,
 		gobgpLog:     newGobgpLog(d.log.Handler()),
 		probes:       make(chan probeResult),
+		answered:     make(chan answer),
 		routers:      map[string]foundRouter{},
 		found:        make(chan foundRouter),
 		seekAgain:    stoppedTimer(),
@@ -99,6 +102,12 @@ func stoppedTimer() *time.Timer {
 type probeResult struct {
 	of   *session
 	text string
+}
+
+// answer is a connection that a peer took.
+type answer struct {
+	of   *session
+	conn net.Conn
 }
 
 // foundRouter is what was found out of the router on an interface.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"syscall"
@@ -24,7 +26,83 @@ const (
 
 	unsignedTimeout = 2 * time.Second // of a connection that a peer drops or takes at once
 	pingTimeout     = time.Second
+
+	// A router that is silent, or has no BGP, is called so often for a minute, and from then on every
+	// callPauseLater if it is silent, and as often as the peer's ConnectRetryTime says if it refuses.
+	callPause      = 500 * time.Millisecond
+	callPauseLater = 900 * time.Millisecond
+	callsAtFirst   = time.Minute
+	// One call in so many waits so long, for peers that are that far away.
+	longCall, longCallEvery = 2 * time.Second, 8
 )
+
+// connect calls a peer after a while, and then until it takes the connection; nil: the context
+// ended first. Why it does not is told when that changes, and else every ConnectRetryTime.
+//
+// A call is a SYN, which the kernel would repeat ever more seldom: so each has a socket of its own.
+func connect(ctx context.Context, p Peer, wait time.Duration, failed func(failure)) net.Conn {
+	dialer := sessionDialerTo(p)
+	_, _, retry := p.Timers()
+	var first, told failure // of those alike in a row
+	for i := 1; ; i++ {
+		pause := time.NewTimer(time.Duration(float64(wait) * (0.75 + rand.Float64()/4))) // not all nodes at once
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil
+		}
+		wait = callPause
+		if !first.time.IsZero() && time.Since(first.time) > callsAtFirst {
+			wait = callPauseLater
+			if first.refused() {
+				wait = max(wait, retry)
+			}
+		}
+		dialer.Timeout = min(wait, callPauseLater)
+		if i%longCallEvery == 0 {
+			dialer.Timeout = longCall
+		}
+		began := time.Now()
+		conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
+		if err == nil {
+			return conn
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		f := unreached(err)
+		if first.time.IsZero() || f.refused() != first.refused() {
+			first, told = f, failure{}
+		}
+		if f.silent() && told.text != "" { // the kernel says so by turns of a host that is not there
+			f.text = told.text
+		}
+		if f.text != told.text || f.time.Sub(told.time) >= retry {
+			told = f
+			failed(f)
+		}
+		wait = max(0, wait-time.Since(began))
+	}
+}
+
+// sessionDialerTo dials as GoBGP does for a session.
+func sessionDialerTo(p Peer) net.Dialer {
+	dialer := dialerTo(p)
+	dialer.KeepAlive = -1 // BGP has its own
+	var ttl, minTTL uint8
+	switch {
+	case p.TTLSecurityHops > 0:
+		ttl, minTTL = 255, uint8(256-int(p.TTLSecurityHops))
+	case p.RemoteASN != 0 && p.External():
+		ttl = max(1, p.EBGPMultihop)
+	}
+	log := slog.New(slog.DiscardHandler)
+	dialer.Control = func(network, address string, c syscall.RawConn) error {
+		return dialerControl(log, network, address, c, ttl, minTTL, 0, p.Password, p.VRF, 0)
+	}
+	return dialer
+}
 
 // probe opens connections of its own to a peer whose session fails while it is being opened, until
 // it can say why in terms of the configuration. GoBGP drops both the AS number of an OPEN it

@@ -49,6 +49,8 @@ func (o *loop) run(ctx context.Context) error {
 			o.sessionChanged(inner, e)
 		case <-o.gobgpLog.wake:
 			o.readLog(inner)
+		case a := <-o.answered:
+			o.connected(a)
 		case v := <-o.probes:
 			o.probeAnswered(v)
 		case c := <-o.changes():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	_ "unsafe" // for go:linkname
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
@@ -52,6 +54,28 @@ type sessionEvent struct {
 	peerASN  uint32
 	extended bool // the peer takes IPv4 routes with an IPv6 next hop (RFC 8950)
 }
+
+// GoBGP's own attempts to connect are 2 s and more apart, and 2 s late. So we connect, and give it
+// the connection as its listener does, for which it has no call: these are what the listener calls,
+// and what prepares a socket of GoBGP's own. That they are there the linker checks, that they work
+// every test of a session.
+
+//go:linkname manage github.com/osrg/gobgp/v4/pkg/server.(*BgpServer).mgmtOperation
+func manage(s *gobgpserver.BgpServer, f func() error, checkActive bool) error
+
+//go:linkname passConn github.com/osrg/gobgp/v4/pkg/server.(*BgpServer).passConnToPeer
+func passConn(s *gobgpserver.BgpServer, conn net.Conn)
+
+//go:linkname dialerControl github.com/osrg/gobgp/v4/internal/pkg/netutils.DialerControl
+func dialerControl(
+	logger *slog.Logger,
+	network, address string,
+	c syscall.RawConn,
+	ttl, minTTL uint8,
+	mss uint16,
+	password, device string,
+	tos uint8,
+) error
 
 // startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
 func startServer(ctx context.Context, routerID netip.Addr, listener listener, log *gobgpLog) (*server, error) {
@@ -138,8 +162,7 @@ func (s *server) setPeers(ctx context.Context, peers []recipient, b *attributeSe
 	return nil
 }
 
-// addPeer starts a session; GoBGP connects in a goroutine of the session's own, or waits for the
-// peer.
+// addPeer starts a session, which waits for a connection: the peer's, or one that take brings.
 func (s *server) addPeer(ctx context.Context, p Peer) error {
 	s.gobgpLog.unsigned.Store(nil)
 	err := s.introduce(ctx, p)
@@ -173,20 +196,21 @@ func (s *server) introduce(ctx context.Context, p Peer) error {
 	}})
 }
 
-// updatePeer changes what takes effect without a new session.
-func (s *server) updatePeer(ctx context.Context, p Peer) error {
-	if p.Prefix.IsValid() {
-		return nil // who connects tries again as it likes
-	}
-	if _, err := s.bgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: toAPIPeer(p)}); err != nil {
-		return fmt.Errorf("update peer %s (%s): %w", p.Name, p.Address, err)
+// take gives GoBGP a connection that we made to a peer.
+func (s *server) take(conn net.Conn) error {
+	err := manage(s.bgp, func() error {
+		passConn(s.bgp, conn)
+		return nil
+	}, true)
+	if err != nil {
+		return errors.Join(fmt.Errorf("pass a connection to %s on: %w", conn.RemoteAddr(), err), conn.Close())
 	}
 	return nil
 }
 
 // toAPIPeer returns a peer as GoBGP wants it.
 func toAPIPeer(p Peer) *api.Peer {
-	hold, keepalive, retry := p.Timers()
+	hold, keepalive, _ := p.Timers()
 	neighbor := &api.Peer{
 		Conf: &api.PeerConf{
 			LocalAsn:     p.LocalASN,
@@ -196,11 +220,10 @@ func toAPIPeer(p Peer) *api.Peer {
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime:          uint64(hold / time.Second),
 			KeepaliveInterval: uint64(keepalive / time.Second),
-			ConnectRetry:      uint64(retry / time.Second),
 			// After a reset of ours; GoBGP's default is 30.
 			IdleHoldTimeAfterReset: 1,
 		}},
-		Transport: &api.Transport{RemotePort: uint32(p.AddrPort().Port()), PassiveMode: p.Listens()},
+		Transport: &api.Transport{RemotePort: uint32(p.AddrPort().Port()), PassiveMode: true},
 	}
 	if p.Address.IsValid() {
 		neighbor.Conf.NeighborAddress = p.Address.String()

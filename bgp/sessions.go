@@ -40,7 +40,11 @@ func (o *loop) syncPeers(ctx context.Context) {
 		case s.peer.ByPrefix(): // goes with its prefix
 		case s.invalid || stays && next == s.peer:
 		case stays && next.Session() == s.peer.Session():
-			o.updatePeer(ctx, s, next)
+			o.published.update(func() { s.peer = next })
+			if s.hangUp != nil { // with the time that it had
+				s.rest()
+				o.call(ctx, s)
+			}
 		default:
 			o.dropPeer(ctx, s, "peer removed or changed in the configuration")
 		}
@@ -149,6 +153,7 @@ func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 		}
 	}
 	for _, s := range gone {
+		s.rest()
 		delete(o.byAddress, s.peer.Address)
 		o.published.update(func() { delete(o.published.sessions, s.peer.Label()) })
 		if s.up() {
@@ -157,15 +162,6 @@ func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 		}
 	}
 	o.metrics.downs.DeleteLabelValues(s.peer.Name)
-}
-
-// updatePeer takes a change that the session does not end for.
-func (o *loop) updatePeer(ctx context.Context, s *session, next Peer) {
-	if err := o.server.updatePeer(ctx, next); err != nil {
-		o.log.Error("BGP peer was not updated", "peer", next.Name, "error", err)
-		return
-	}
-	o.published.update(func() { s.peer = next })
 }
 
 func (o *loop) addPeer(ctx context.Context, p Peer) {
@@ -208,17 +204,29 @@ func (o *loop) sessionChanged(ctx context.Context, e sessionEvent) {
 		if !s.endedAt.IsZero() {
 			o.metrics.outages.Observe(e.time.Sub(s.endedAt).Seconds())
 		}
-		s.endedAt = time.Time{}
+		s.endedAt, s.refusals = time.Time{}, 0
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
-		if lasted := e.time.Sub(since) >= o.config.LastingSession; lasted && !o.closing && s.backoffUntil.IsZero() &&
-			s.peer.GracefulRestart == 0 &&
-			!s.peer.ByPrefix() {
+		if e.time.Sub(since) >= o.config.LastingSession {
 			o.startAnew(ctx, s)
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
 		o.refusedByPeer(ctx, s, e)
+		if !s.peer.Listens() {
+			o.startAnew(ctx, s)
+		}
+	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENSENT && !s.peer.Listens():
+		o.noted(ctx, s, failure{
+			kind: openFailed, time: e.time, text: "peer closed the connection before the session was established",
+		})
+		s.refusals++
+		o.startAnew(ctx, s)
+	}
+	if s.state == gobgp.BGP_FSM_ACTIVE {
+		o.call(ctx, s)
+	} else {
+		s.rest()
 	}
 	if s.peer.ByPrefix() && (e.state == gobgp.BGP_FSM_IDLE || e.state == gobgp.BGP_FSM_ACTIVE) {
 		o.releaseRouter(ctx, s, wasUp)
@@ -274,10 +282,13 @@ func (o *loop) sessionDown(s *session, e sessionEvent) {
 	o.tell(s, Observation{Kind: SessionDown, Reason: reason, Intended: o.closing})
 }
 
-// startAnew makes GoBGP forget that the peer had a session: it would stay idle for 5 s after one
-// that ended, and connects to a new peer within 2 s. For sessions that lasted; so one that ends
-// again and again is held up.
+// startAnew makes GoBGP forget that the peer had a session, for it stays idle for 5 s after one
+// that ended. For sessions that lasted, so that one that ends again and again is held up, and for
+// those that never were, which wait for our next call.
 func (o *loop) startAnew(ctx context.Context, s *session) {
+	if o.closing || !s.backoffUntil.IsZero() || s.peer.GracefulRestart > 0 || s.peer.ByPrefix() {
+		return
+	}
 	err := o.server.deletePeer(ctx, s.peer)
 	if err == nil {
 		err = o.server.addPeer(ctx, s.peer)
@@ -322,6 +333,7 @@ func (o *loop) restUntil() {
 // refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not
 // confirm. What it sent instead, GoBGP does not say.
 func (o *loop) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
+	s.refusals++
 	reason, vague := "peer refused the session after the OPEN messages", true
 	if s.verdict != "" {
 		reason, vague = s.verdict, false
@@ -346,27 +358,83 @@ func (o *loop) readLog(ctx context.Context) {
 			}
 			continue
 		}
-		if n.kind == openFailed && s.lastNote.notification() {
-			continue // the peer's way to answer the NOTIFICATION
+		o.noted(ctx, s, n)
+	}
+}
+
+// noted takes one reason for which a session is not up.
+func (o *loop) noted(ctx context.Context, s *session, n failure) {
+	if n.kind == openFailed && s.lastNote.notification() {
+		return // the peer's way to answer the NOTIFICATION
+	}
+	s.lastNote = n
+	if s.up() {
+		return // the event that follows tells it
+	}
+	silent := n.silent() && s.peer.Password != ""
+	unclear := silent || n.kind == openFailed || n.badPeerAS() ||
+		n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
+	reason, vague := n.about(s.peer), !n.notification()
+	if unclear && s.verdict != "" {
+		reason, vague = s.verdict, false
+	}
+	o.attemptFailed(s, reason, n.time, vague)
+	switch {
+	case silent:
+		o.askUnsigned(ctx, s)
+	case unclear:
+		o.ask(ctx, s)
+	}
+}
+
+// call connects to a peer, again and again until it takes the connection.
+func (o *loop) call(ctx context.Context, s *session) {
+	if s.hangUp != nil || o.closing || s.peer.Listens() {
+		return
+	}
+	ctx, s.hangUp = context.WithCancel(ctx)
+	peer, wait := s.peer, s.pause()
+	o.asking.Add(1)
+	go func() { // ends with ctx, or when the peer takes the connection
+		defer o.asking.Done()
+		conn := connect(ctx, peer, wait, func(f failure) { o.gobgpLog.put(peer.Address, f) })
+		if conn == nil {
+			return
 		}
-		s.lastNote = n
-		if s.up() {
-			continue // the event that follows tells it
+		select {
+		case o.answered <- answer{of: s, conn: conn}:
+		case <-ctx.Done():
+			conn.Close()
 		}
-		silent := n.silent() && s.peer.Password != ""
-		unclear := silent || n.kind == openFailed || n.badPeerAS() ||
-			n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
-		reason, vague := n.about(s.peer), !n.notification()
-		if unclear && s.verdict != "" {
-			reason, vague = s.verdict, false
-		}
-		o.attemptFailed(s, reason, n.time, vague)
-		switch {
-		case silent:
-			o.askUnsigned(ctx, s)
-		case unclear:
-			o.ask(ctx, s)
-		}
+	}()
+}
+
+// pause is how long to wait before the peer is called.
+func (s *session) pause() time.Duration {
+	if s.refusals == 0 {
+		return 0
+	}
+	_, _, retry := s.peer.Timers()
+	return min(callPause<<min(s.refusals-1, 16), max(retry, callPause))
+}
+
+// rest ends the attempts to connect.
+func (s *session) rest() {
+	if s.hangUp != nil {
+		s.hangUp()
+		s.hangUp = nil
+	}
+}
+
+// connected gives GoBGP the connection, of which it makes a session.
+func (o *loop) connected(a answer) {
+	if a.of.hangUp == nil { // too late
+		a.conn.Close()
+		return
+	}
+	a.of.rest()
+	if err := o.server.take(a.conn); err != nil {
+		o.log.Error("GoBGP did not take a connection", "peer", a.of.peer.Name, "error", err)
 	}
 }
 

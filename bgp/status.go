@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -100,11 +101,13 @@ type session struct {
 	// Only the loop uses the rest.
 	endedAt       time.Time // when the established session ended; zero: there was none, or it is up
 	lastNote      failure
-	closedBecause string    // why we ended the session that was up last, if we did
-	withheld      bool      // it gets no IPv4 routes, for their next hop
-	missed        bool      // it has not got all routes since it is up
-	settling      time.Time // when the session came up, until GoBGP is known to send it changes
-	backoffUntil  time.Time // when a session that we refuse for a while may come up again
+	closedBecause string             // why we ended the session that was up last, if we did
+	withheld      bool               // it gets no IPv4 routes, for their next hop
+	missed        bool               // it has not got all routes since it is up
+	settling      time.Time          // when the session came up, until GoBGP is known to send it changes
+	backoffUntil  time.Time          // when a session that we refuse for a while may come up again
+	hangUp        context.CancelFunc // ends the attempts to connect; nil: there are none
+	refusals      int                // how often it ended while it was being opened, since it was up
 	probed        time.Time
 	verdict       string    // the last probe's
 	closedAt      time.Time // when we ended the session before, for our configuration

@@ -61,7 +61,8 @@ type Peer struct {
 	// KeepaliveTime is the interval between KEEPALIVE messages, whole seconds; 0 means a third of
 	// HoldTime.
 	KeepaliveTime time.Duration
-	// ConnectRetryTime is the pause between connection attempts, whole seconds; 0 means 5 s.
+	// ConnectRetryTime is the pause between attempts to connect to a router that refuses, whole
+	// seconds; 0 means 5 s. One that is silent is called more often.
 	ConnectRetryTime time.Duration
 	// EBGPMultihop is the TTL of an eBGP session to a peer that is not on a connected segment; 0 means
 	// off.

@@ -1,0 +1,162 @@
+//go:build root
+
+package bgp
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// filter drops the SYNs that the driver sends to a port, or only counts them.
+type filter struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+	chain *nftables.Chain
+}
+
+func newFilter(t *testing.T, port uint16, verdict expr.VerdictKind) *filter {
+	t.Helper()
+	conn, err := nftables.New()
+	must(t, err)
+	f := &filter{conn: conn}
+	f.table = conn.AddTable(&nftables.Table{Name: "bgpt", Family: nftables.TableFamilyINet})
+	f.chain = conn.AddChain(&nftables.Chain{
+		Name: "out", Table: f.table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
+	conn.AddRule(&nftables.Rule{Table: f.table, Chain: f.chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{2}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{2}},
+		&expr.Counter{},
+		&expr.Verdict{Kind: verdict},
+	}})
+	must(t, conn.Flush())
+	t.Cleanup(func() { f.remove(t) })
+	return f
+}
+
+func (f *filter) remove(t *testing.T) {
+	t.Helper()
+	if f.table != nil {
+		f.conn.DelTable(f.table)
+		must(t, f.conn.Flush())
+	}
+	f.table = nil
+}
+
+// seen is how many SYNs there were.
+func (f *filter) seen(t *testing.T) uint64 {
+	t.Helper()
+	rules, err := f.conn.GetRules(f.table, f.chain)
+	must(t, err)
+	for _, e := range rules[0].Exprs {
+		if c, ok := e.(*expr.Counter); ok {
+			return c.Packets
+		}
+	}
+	t.Fatal("the rule has lost its counter")
+	return 0
+}
+
+// A router that nothing reached for a while has its session again with the first call that does,
+// and calls are less than a second apart.
+func TestFRRIsBackWithTheFirstCallThatReachesIt(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	for _, address := range []string{frrIPv4, frrIPv6} {
+		t.Run(address, func(t *testing.T) {
+			d := run(t)
+			p := frrPeer("tor1", address)
+			p.ConnectRetryTime = 0 // as it is by default
+			d.SyncPeers([]Peer{p})
+			d.Sync("web", routes(nil, "192.0.2.1/32"))
+			f.has(t, "192.0.2.1/32")
+			d.observes(t, SessionUp, "tor1")
+
+			silence := newFilter(t, 179, expr.VerdictDrop)
+			f.shell(t, "ip link set bgpt-tor down")
+			began := time.Now()
+			d.observes(t, SessionDown, "tor1")
+			f.shell(t, "ip link set bgpt-tor up") // the kernels see each other, the filter is in between
+			f.shell(t, "ip -6 addr replace 2001:db8::1/64 dev bgpt-tor nodad")
+			f.await(t, "some calls", func() bool { return silence.seen(t) >= 10 })
+			calls, lasted := silence.seen(t), time.Since(began)
+			if most := uint64(lasted/callPause)*2 + 2; calls > most {
+				t.Errorf("%d calls in %s, want at most %d", calls, lasted, most)
+			}
+			silence.remove(t)
+			open := newFilter(t, 179, expr.VerdictAccept)
+			opened := time.Now()
+			up := d.observes(t, SessionUp, "tor1")
+			if n := open.seen(t); n > 1 {
+				t.Errorf("the session took %d calls", n)
+			}
+			open.remove(t)
+			f.has(t, "192.0.2.1/32")
+			t.Logf("%d SYNs in the %s of silence, and the session %s after it", calls,
+				lasted.Round(time.Millisecond), up.Time.Sub(opened).Round(time.Millisecond))
+		})
+	}
+}
+
+// The same where the link was down.
+func TestFRRIsBackWhenItsLinkIs(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	d := run(t)
+	p := frrPeer("tor1", frrIPv4)
+	p.ConnectRetryTime = 0
+	d.SyncPeers([]Peer{p})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.has(t, "192.0.2.1/32")
+	d.observes(t, SessionUp, "tor1")
+	f.shell(t, "ip link set bgpt-tor down")
+	d.observes(t, SessionDown, "tor1")
+	calls := newFilter(t, 179, expr.VerdictAccept)
+	f.await(t, "some calls", func() bool { return calls.seen(t) >= 4 })
+	f.shell(t, "ip link set bgpt-tor up")
+	opened := time.Now()
+	up := d.observes(t, SessionUp, "tor1")
+	t.Logf("the session was there %s after the link", up.Time.Sub(opened).Round(time.Millisecond))
+	f.has(t, "192.0.2.1/32")
+}
+
+// A bgpd that ends and is started again has its session again; until then its kernel refuses.
+func TestFRRIsBackWhenItIsStartedAgain(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	d := run(t, func(c *Config) { c.LastingSession = time.Nanosecond })
+	p := frrPeer("tor1", frrIPv4)
+	p.ConnectRetryTime = 0
+	d.SyncPeers([]Peer{p})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	f.has(t, "192.0.2.1/32")
+	d.observes(t, SessionUp, "tor1")
+	calls := newFilter(t, 179, expr.VerdictAccept)
+	killed := time.Now()
+	must(t, f.bgpd.Process.Kill())
+	_ = f.bgpd.Wait() // killed
+	down := d.observes(t, SessionDown, "tor1")
+	if !strings.Contains(down.Reason, "closed the connection") {
+		t.Errorf("it ended since %q", down.Reason)
+	}
+	f.await(t, "some calls", func() bool { return calls.seen(t) >= 10 })
+	if n, most := calls.seen(t), uint64(time.Since(killed)/callPause)*2+2; n > most {
+		t.Errorf("%d calls within %s of a router that refuses, want at most %d", n, time.Since(killed), most)
+	}
+	t.Logf("%d calls in %s", calls.seen(t), time.Since(killed).Round(time.Millisecond))
+	f.bgpd = f.daemon(t, "bgpd", nil)
+	f.await(t, "bgpd to answer", func() bool { return f.vtysh("bgpd", "show bgp summary json") != "" })
+	answered := time.Now()
+	up := d.observes(t, SessionUp, "tor1")
+	t.Logf("the session was there %s after bgpd answered its shell", up.Time.Sub(answered).Round(time.Millisecond))
+	f.has(t, "192.0.2.1/32")
+}
