@@ -3,6 +3,8 @@
 package bgp
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/osrg/gobgp/v4/api"
 	"golang.org/x/sys/unix"
 )
 
@@ -159,4 +162,52 @@ func TestFRRIsBackWhenItIsStartedAgain(t *testing.T) {
 	up := d.observes(t, SessionUp, "tor1")
 	t.Logf("the session was there %s after bgpd answered its shell", up.Time.Sub(answered).Round(time.Millisecond))
 	f.has(t, "192.0.2.1/32")
+}
+
+// A router that exports 12 000 routes and changes many of them keeps its session.
+func TestFRRThatSendsMuchKeepsItsSession(t *testing.T) {
+	const n = 12000
+	network := func(i int) string { return fmt.Sprintf("network 20.%d.%d.0/24", i/250, i%250) }
+	config := strings.Replace(frrConfig, " address-family ipv4 unicast\n",
+		" no bgp network import-check\n address-family ipv4 unicast\n", 1)
+	var lines strings.Builder
+	for i := range n {
+		fmt.Fprintf(&lines, "  %s\n", network(i))
+	}
+	config = strings.Replace(config, "  neighbor node activate\n", lines.String()+"  neighbor node activate\n", 1)
+	f := newFRR(t, config)
+	d := run(t)
+	d.SyncPeers([]Peer{frrPeer("tor1", frrIPv4)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	d.up(t, "tor1")
+	sent := func() (sent struct {
+		Peers map[string]struct{ PfxSnt, MsgSent int }
+	}) {
+		must(t, json.Unmarshal([]byte(f.vtysh("bgpd", "show bgp ipv4 unicast summary json")), &sent))
+		return sent
+	}
+	f.await(t, "the table to be sent", func() bool { return sent().Peers["10.0.0.9"].PfxSnt >= n })
+	before, since := sent().Peers["10.0.0.9"].MsgSent, d.session(t, "tor1").Since
+	commands := []string{"configure terminal", "router bgp 64513", "address-family ipv4 unicast"}
+	for i := range 500 {
+		commands = append(commands, "no "+network(i))
+	}
+	f.vtysh("bgpd", commands...)
+	f.await(t, "withdrawals to be sent", func() bool { return sent().Peers["10.0.0.9"].PfxSnt < n })
+	for i := range commands[3:] {
+		commands[3+i] = network(i)
+	}
+	f.vtysh("bgpd", commands...)
+	f.await(t, "the table to be sent again", func() bool { return sent().Peers["10.0.0.9"].PfxSnt >= n })
+	d.Sync("web", routes(nil, "192.0.2.2/32"))
+	f.await(t, "our route", func() bool { return f.table("ipv4")["192.0.2.2/32"] != "" })
+	if s := d.session(t, "tor1"); !s.Established() || !s.Since.Equal(since) {
+		t.Errorf("the session is %s since %s, want established since %s: %s", s.State, s.Since, since, s.LastError)
+	}
+	must(t, d.owner.server.bgp.ListPeer(t.Context(), &api.ListPeerRequest{}, func(p *api.Peer) {
+		if got := p.GetState().GetMessages().GetReceived().GetUpdate(); got > 2 {
+			t.Errorf("GoBGP got %d UPDATE messages, want the two End-of-RIBs", got)
+		}
+	}))
+	t.Logf("FRR sent %d prefixes and then %d messages", n, sent().Peers["10.0.0.9"].MsgSent-before)
 }

@@ -37,8 +37,8 @@ type Config struct {
 	// LastingSession is how long a session must have been up for the next attempt to follow its end at
 	// once, and not after 5 s; 0 means 10 s.
 	LastingSession time.Duration
-	// PrefixLimitPause is how long a peer is left alone that sent more than 10 000 prefixes of a
-	// family, none of which is used; 0 means 5 minutes.
+	// PrefixLimitPause is how long a peer is left alone that connects to us and sent more than 10 000
+	// prefixes of a family, none of which is used; 0 means 5 minutes.
 	PrefixLimitPause time.Duration
 	// ResyncInterval is how often everything announced is read back from GoBGP and repaired; 0 means 5
 	// minutes. Changes do not wait for it.

@@ -520,8 +520,13 @@ func TestASessionThatLastedIsStartedAnewWhenItEnds(t *testing.T) {
 func TestRoutesOfAPeerAreRejected(t *testing.T) {
 	atOnce(t)
 	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
-	d := run(t)
-	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN)})
+	at, listen := ear(t)
+	d := run(t, listen)
+	r := &rogue{address: netip.MustParseAddr("127.0.0.4"), asn: 64528}
+	d.SyncPeers([]Peer{
+		tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN),
+		{Name: "rogue", Address: r.address, Passive: true, LocalASN: nodeASN, RemoteASN: uint32(r.asn)},
+	})
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
 	tor1.has(t, "192.0.2.1/32")
 	tor2.has(t, "192.0.2.1/32")
@@ -532,13 +537,15 @@ func TestRoutesOfAPeerAreRejected(t *testing.T) {
 	must(t, d.owner.server.bgp.WatchEvent(ctx, gobgpserver.WatchEventMessageCallbacks{
 		OnPathUpdate: func(paths []*apiutil.Path, _ time.Time) {
 			for _, p := range paths {
-				if p.Nlri.String() == "203.0.113.0/24" {
+				if p.Nlri.String() == "20.0.0.0/32" {
 					rejected <- p.Withdrawal
 				}
 			}
 		},
 	}, gobgpserver.WatchPostUpdate(false, "", "")))
-	tor1.announces(t, "203.0.113.0/24")
+	tor1.announces(t, "203.0.113.0/24") // which gets no further than our connection
+	_, err := r.connects(t, at).Write(flood(1)[0])
+	must(t, err)
 	select {
 	case ok := <-rejected:
 		if !ok {

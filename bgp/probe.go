@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/bgp/discover"
+	"github.com/berth-lb/berth/bgp/sift"
 )
 
 const (
@@ -65,8 +66,8 @@ func connect(ctx context.Context, p Peer, wait time.Duration, failed func(failur
 		}
 		began := time.Now()
 		conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
-		if err == nil {
-			return conn
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			return sift.New(tcp) // nothing that a peer announces is wanted
 		}
 		if ctx.Err() != nil {
 			return nil

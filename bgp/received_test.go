@@ -1,12 +1,16 @@
 package bgp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/osrg/gobgp/v4/api"
 )
 
 // flood returns UPDATE messages that announce n IPv4 prefixes of 32 bits, 500 each.
@@ -24,13 +28,15 @@ func flood(n int) [][]byte {
 
 func TestAPeerThatSendsTooManyPrefixesIsLeftAloneForAWhile(t *testing.T) {
 	atOnce(t)
-	r := newRogue(t, "127.0.0.3", 64528)
+	at, listen := ear(t)
 	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
-	d := run(t, func(c *Config) { c.PrefixLimitPause = 10 * time.Millisecond })
-	d.SyncPeers([]Peer{r.peer("rogue"), tor.peer("tor", nodeASN)})
+	d := run(t, listen, func(c *Config) { c.PrefixLimitPause = 10 * time.Millisecond })
+	r := &rogue{address: netip.MustParseAddr("127.0.0.3"), asn: 64528}
+	p := Peer{Name: "rogue", Address: r.address, Passive: true, LocalASN: nodeASN, RemoteASN: uint32(r.asn)}
+	d.SyncPeers([]Peer{p, tor.peer("tor", nodeASN)})
 	d.Sync("web", routes(nil, "192.0.2.1/32"))
-	conn, err := r.establish()
-	must(t, err)
+	d.up(t, "tor")
+	conn := r.connects(t, at)
 	must(t, r.hears(conn))
 	d.up(t, "rogue", "tor")
 
@@ -52,13 +58,71 @@ func TestAPeerThatSendsTooManyPrefixesIsLeftAloneForAWhile(t *testing.T) {
 		t.Errorf("NOTIFICATION %d/%d, want Cease, Maximum Number of Prefixes Reached", code, subcode)
 	}
 	d.observesReason(t, SessionDown, "rogue", "more than 10000 prefixes of a family, all unwanted; have it send none; next attempt in 10ms")
-	again, err := r.establish()
-	must(t, err)
-	defer again.Close()
+	r.connects(t, at)
 	d.up(t, "rogue", "tor")
 	if ended := tor.ended(); len(ended) > 0 {
 		t.Errorf("the other router saw its session end: %v", ended)
 	}
+}
+
+// connects connects to the driver until it has a session, as far as the rogue can tell.
+func (r *rogue) connects(t *testing.T, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	for t.Context().Err() == nil {
+		conn := dial(t, r.address.String(), to).(*net.TCPConn)
+		if r.greet(conn) == nil {
+			return conn
+		}
+		conn.Close()
+	}
+	t.Fatal("the driver lets no session come up")
+	return nil
+}
+
+// Of a router that we connect to, nothing is kept and nothing is decoded.
+func TestAPeerThatSendsMuchKeepsItsSession(t *testing.T) {
+	atOnce(t)
+	r := newRogue(t, "127.0.0.3", 64528)
+	d := run(t)
+	d.SyncPeers([]Peer{r.peer("rogue")})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	conn, err := r.establish()
+	must(t, err)
+	defer conn.Close()
+	must(t, r.hears(conn))
+	d.up(t, "rogue")
+	must(t, r.floods(conn, 20*receivedPrefixes))
+	if s := d.session(t, "rogue"); !s.Established() {
+		t.Fatalf("the session ended: %s", s.LastError)
+	}
+	must(t, d.owner.server.bgp.ListPeer(t.Context(), &api.ListPeerRequest{}, func(p *api.Peer) {
+		if n := p.GetState().GetMessages().GetReceived().GetUpdate(); n > 0 {
+			t.Errorf("GoBGP got %d UPDATE messages", n)
+		}
+	}))
+	d.Sync("web", routes(nil, "192.0.2.2/32"))
+	must(t, r.hears(conn))
+}
+
+// BenchmarkUpdateOfAPeer measures what one UPDATE with one prefix costs from a router that has sent
+// almost as many as were once allowed.
+func BenchmarkUpdateOfAPeer(b *testing.B) {
+	r := newRogue(b, "127.0.0.3", 64528)
+	d := run(b, quiet)
+	d.SyncPeers([]Peer{r.peer("rogue")})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	conn, err := r.establish()
+	must(b, err)
+	defer conn.Close()
+	must(b, r.hears(conn))
+	must(b, r.floods(conn, receivedPrefixes-10))
+	one := bytes.Repeat(flood(1)[0], 100)
+	for b.Loop() {
+		_, err := conn.Write(append(bytes.Clone(one), message(5, 0, 1, 0, 1)...))
+		must(b, err)
+		must(b, r.hears(conn))
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(100*b.N), "ns/UPDATE")
 }
 
 // floods sends n prefixes and waits until the driver has read them: it answers a ROUTE-REFRESH

@@ -31,8 +31,9 @@ const deferral = 1
 // while it works through its paths.
 const pathsPerCall = 500
 
-// receivedPrefixes is how many prefixes of a family a peer may send. None is used, but GoBGP keeps
-// them while the session lasts, at some 500 bytes each.
+// receivedPrefixes is how many prefixes of a family a router may send that connects to us. None is
+// used, but GoBGP keeps them while the session lasts, at some 500 bytes each. Where we connect they
+// do not come as far.
 const receivedPrefixes = 10000
 
 // server is a running GoBGP. Its calls may come from one goroutine at a time.
@@ -254,11 +255,15 @@ func toAPIPeer(p Peer) *api.Peer {
 			LocalRestarting: true,
 		}
 	}
+	limit := uint32(0) // none, for GoBGP counts its whole table at each UPDATE
+	if p.Listens() {
+		limit = receivedPrefixes
+	}
 	for _, f := range familiesOf(p) {
 		family := apiutil.ToApiFamily(f.Afi(), f.Safi())
 		neighbor.AfiSafis = append(neighbor.AfiSafis, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
-			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: receivedPrefixes},
+			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: limit},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restart}},
 		})
 	}
