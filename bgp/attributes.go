@@ -80,11 +80,11 @@ func either(a, b *uint32, better func(x, y uint32) bool) *uint32 {
 	return b
 }
 
-// drained returns the attributes of a route that is about to be withdrawn: a router that has
-// another one uses that (RFC 8326 section 4).
-func (a Attributes) drained() Attributes {
-	last := new(uint32)
-	a.LocalPref = last
+// lastResort returns the attributes of a route where a router that has another one uses that (RFC
+// 8326 section 4).
+func (a Attributes) lastResort() Attributes {
+	a.LocalPref = new(uint32)
+	a.Prepend += extraPrepend
 	a.Communities = append(slices.Clone(a.Communities), community.GracefulShutdown)
 	slices.SortFunc(a.Communities, community.Compare)
 	a.Communities = slices.Compact(a.Communities)

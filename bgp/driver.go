@@ -174,15 +174,14 @@ func (d *Driver) Withdraw(ctx context.Context) error {
 	}
 }
 
-// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326) and towards internal
-// peers LOCAL_PREF 0, and withdraws everything after that time, as Withdraw does. Nothing is
+// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326), a longer AS path and
+// towards internal peers LOCAL_PREF 0, and withdraws everything after that time, as Withdraw does. Nothing is
 // announced newly.
 func (d *Driver) Drain(after time.Duration) {
 	d.orders.give(func(o *order) { o.turn, o.phase, o.drainFor = o.turn+1, draining, after })
 }
 
-// LastResort asks the peers to prefer other routes, as Drain does and by a longer AS path, until
-// Resume. What is wanted is announced so, also newly.
+// LastResort asks the peers to prefer other routes, as Drain does, until Resume. What is wanted is announced so, also newly.
 func (d *Driver) LastResort() {
 	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, lastResort })
 }

@@ -837,8 +837,9 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 	inside.has(t, "192.0.2.1/32")
 	d.up(t, "outside", "inside")
 
+	long := "path" + strings.Repeat(" 64512", 12)
 	d.Drain(time.Hour)
-	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1 65535:0")
+	outside.tells(t, "192.0.2.1/32", long+", communities 1:1 65535:0")
 	inside.tells(t, "192.0.2.1/32", "path , local 0, communities 1:1 65535:0")
 	d.Sync("new", routes(nil, "192.0.2.2/32")) // not any more
 	d.Resume()
@@ -850,7 +851,6 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 	}
 
 	d.LastResort()
-	long := "path" + strings.Repeat(" 64512", 12)
 	outside.tells(t, "192.0.2.1/32", long+", communities 1:1 65535:0")
 	inside.tells(t, "192.0.2.1/32", "path , local 0, communities 1:1 65535:0")
 	d.Sync("newer", routes(nil, "192.0.2.3/32"))
@@ -858,6 +858,16 @@ func TestDrainingMakesRoutesALastResortAndWithdrawsThemLater(t *testing.T) {
 	if s := d.Status(); s.Leaving {
 		t.Error("a last resort is told as leaving")
 	}
+	// One that is drained stays the last resort until it goes.
+	outside.forget()
+	d.Drain(time.Hour)
+	d.becomes(t, func(st Status) bool { return st.Leaving })
+	d.Sync("web", Desired{}) // an order that follows, and one that goes out
+	outside.has(t, "192.0.2.2/32", "192.0.2.3/32")
+	if log := outside.heard(); !slices.Equal(log, []string{"-192.0.2.1/32"}) {
+		t.Errorf("the drain of a last resort told %v", log)
+	}
+	d.Sync("web", own)
 	d.Resume()
 	outside.tells(t, "192.0.2.1/32", "path 64512, communities 1:1")
 
@@ -892,5 +902,5 @@ func TestLocalPrefZeroForSome(t *testing.T) {
 	for _, r := range []*router{least, plain} {
 		r.tells(t, prefix.String(), "path , local 0, communities 65535:0")
 	}
-	outside.tells(t, prefix.String(), "path 64512 64512 64512, communities 65535:0")
+	outside.tells(t, prefix.String(), "path"+strings.Repeat(" 64512", 14)+", communities 65535:0")
 }

@@ -103,33 +103,21 @@ func (a announcement) compact() announcement {
 	}
 }
 
-// drained is the announcement of a prefix that is about to be withdrawn.
-func (a announcement) drained() announcement {
-	d := announcement{named: slices.Clone(a.named)}
-	if a.everyone != nil {
-		all := a.everyone.drained()
-		d.everyone = &all
-	}
-	for i := range d.named {
-		d.named[i].Attributes = d.named[i].Attributes.drained()
-	}
-	return d
-}
-
 // extraPrepend makes the AS path of a last resort longer than that of any other route of a cluster:
 // a RouteAnnouncement prepends 10 times at most. It is for routers that do not know
 // GRACEFUL_SHUTDOWN.
 const extraPrepend = 11
 
-// lastResort is the announcement of a prefix that is used if there is no other route, for as long
-// as it takes.
+// lastResort is the announcement of a prefix that is used if there is no other route: for as long as
+// it takes, or until it is withdrawn.
 func (a announcement) lastResort() announcement {
-	l := a.drained()
-	if l.everyone != nil {
-		l.everyone.Prepend += extraPrepend
+	l := announcement{named: slices.Clone(a.named)}
+	if a.everyone != nil {
+		all := a.everyone.lastResort()
+		l.everyone = &all
 	}
 	for i := range l.named {
-		l.named[i].Prepend += extraPrepend
+		l.named[i].Attributes = l.named[i].Attributes.lastResort()
 	}
 	return l
 }

@@ -91,9 +91,7 @@ func (o *loop) compare(prefix netip.Prefix, forced bool) (c change, needed bool)
 	switch {
 	case o.phase == withdrawn, o.phase == draining && !announced:
 		wanted = false
-	case o.phase == draining:
-		want = want.drained()
-	case o.phase == lastResort:
+	case o.phase == draining, o.phase == lastResort: // alike, for one may follow the other
 		want = want.lastResort()
 	}
 	want = want.explicit()
