@@ -327,13 +327,20 @@ func TestFRRWithAnotherASIsExplained(t *testing.T) {
 }
 
 func TestFRRWithAPassword(t *testing.T) {
-	f := newFRR(t, frrConfig+" neighbor 10.0.0.9 password sesame\n")
-	d := run(t)
-	p := frrPeer("tor1", frrIPv4)
-	p.Password = "sesame"
-	d.SyncPeers([]Peer{p})
-	d.Sync("web", routes(nil, "192.0.2.1/32"))
-	f.has(t, "192.0.2.1/32")
+	f := newFRR(t, frrConfig+" neighbor 10.0.0.9 password sesame\n neighbor 2001:db8::9 password open\n")
+	for _, c := range []struct{ address, password string }{{frrIPv4, "sesame"}, {frrIPv6, "open"}} {
+		t.Run(c.address, func(t *testing.T) {
+			d := run(t)
+			p := frrPeer("tor1", c.address)
+			p.Password = "another"
+			d.SyncPeers([]Peer{p})
+			d.observesReason(t, SessionFailed, "tor1", "it has another password")
+			p.Password = c.password
+			d.SyncPeers([]Peer{p})
+			d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+			f.has(t, "192.0.2.1/32", "2001:db8:1::1/128")
+		})
+	}
 }
 
 // A wrong password is said, in whatever way it is wrong.
