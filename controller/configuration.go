@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/controller/verdict"
@@ -80,14 +81,27 @@ var allocations = map[v1alpha1.Allocation]ipam.Allocation{
 // compile compiles the configuration in the caches to a Snapshot, and gives the allocator its
 // pools.
 func (c *Controller) compile() map[config.Key][]config.Problem {
-	snapshot, problems := config.Compile(config.Objects{
+	objects, again := c.retained.Apply(time.Now(), config.Objects{
 		Pools:                client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool),
 		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.segments),
 		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](c.informers.routes),
 		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer),
 		Passwords:            client.Passwords(c.informers.password),
 		Before:               c.snapshot.Load(),
-	})
+	}, c.served)
+	if again > 0 {
+		c.tasks.AddAfter(compileAll, again)
+	}
+	if gone := c.retained.Gone(); !slices.Equal(gone, c.gone) {
+		c.gone = gone
+		if len(gone) > 0 {
+			c.Logger.Warn("CustomResourceDefinitions were deleted with their objects; what they said stays in effect until they are there again",
+				"resources", gone, "atMost", retain.HeldFor.String()+" after the definitions are")
+		} else {
+			c.Logger.Info("no configuration is kept whose kind is gone")
+		}
+	}
+	snapshot, problems := config.Compile(objects)
 	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
 	for _, p := range snapshot.Pools {
 		pools = append(pools, ipam.Pool{

@@ -21,6 +21,7 @@ import (
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/announcement"
@@ -82,6 +83,11 @@ type Controller struct {
 	allocations   *allocation.Allocations
 	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]
+
+	served   retain.Served        // set before the work begins
+	retained retain.Configuration // what is in effect; of compile
+	gone     []string             // the resources that it is kept of although their kinds are gone; of compile
+	missing  retain.Missing       // AddressReservations; of reconcileReservation
 }
 
 // task is a key of the queue of configuration tasks.

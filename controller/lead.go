@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -61,6 +62,8 @@ func (c *Controller) lead(
 	if err := c.ensureHelloKey(ctx); err != nil {
 		return err
 	}
+	c.served = retain.Ask(ctx, c.Kubernetes.Discovery().RESTClient())
+	c.missing.Resource = "addressreservations"
 	c.compile()
 	c.reviewNodes()
 	if err := c.rebuild(ctx); err != nil {

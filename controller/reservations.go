@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,9 +31,14 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 	}
 	object, ok := o.(*v1alpha1.AddressReservation)
 	if !exists || !ok {
+		if pause := c.missing.Keep(key, time.Now(), c.served); pause > 0 {
+			c.reserving.AddAfter(key, pause)
+			return nil
+		}
 		c.allocations.Unreserve(key)
 		return nil
 	}
+	c.missing.Found(key)
 	kept, problem := c.allocations.Reserve(key, object, c.rules(object.Namespace))
 	if err := c.remember(ctx, object, kept); err != nil {
 		return err

@@ -34,6 +34,8 @@ const (
 	reasonUnserved           = "UnservedFailed"     // packets that nothing serves are not dropped
 	reasonBFD                = "BFDFailed"          // a neighbor is not watched
 	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not accept a prefix
+	reasonAPIRefuses         = "APIRefuses"         // the API server does not show what the speaker reads
+	reasonKindGone           = "KindGone"           // configuration is kept whose kind was deleted
 	reasonTruncated          = "ReportTruncated"    // the report has no room for all
 )
 

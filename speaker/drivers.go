@@ -176,8 +176,10 @@ func established(routes routeAnnouncer) map[string]bool {
 // freshness tells the drivers how old this speaker's picture of the API is.
 type freshness struct {
 	drivers
-	logger *slog.Logger
-	lost   bool
+	logger   *slog.Logger
+	complain func(reason, subject, message string)
+	lost     bool
+	refused  map[string]int
 }
 
 // Confirmed says that everything that the API had at that time was received.

@@ -96,23 +96,35 @@ func places(set *appsv1.DaemonSet, node *corev1.Node) bool {
 	return wanted || err != nil
 }
 
+const uninstalled = "Berth is being uninstalled"
+
 // departure returns why this process was told to end: the node leaves load balancing for good, or
-// the process is being replaced. The signal alone does not say, so it asks the API.
+// the process is being replaced. The signal alone does not say, so it asks the API. Only a
+// DaemonSet that was there and is deleted is an uninstall. What the API does not say, or refuses to
+// say, is none.
 func (s *Speaker) departure(ctx context.Context, p *planner) (v1alpha1.SpeakerState, string) {
 	if state, reason := p.reporter.state(); state == v1alpha1.SpeakerLeaving {
 		return state, reason
 	}
+	if s.sources.daemonSetGone() {
+		return v1alpha1.SpeakerLeaving, uninstalled
+	}
 	ctx, cancel := context.WithTimeout(ctx, askAtMost)
 	defer cancel()
 	set, err := s.Kubernetes.AppsV1().DaemonSets(s.Namespace).Get(ctx, s.DaemonSet, metav1.GetOptions{})
+	name := "DaemonSet " + s.Namespace + "/" + s.DaemonSet
 	switch {
-	case apierrors.IsNotFound(err),
-		apierrors.IsForbidden(err),
-		apierrors.IsUnauthorized(err),
-		err == nil && set.DeletionTimestamp != nil:
-		return v1alpha1.SpeakerLeaving, "Berth is being uninstalled"
+	case err == nil && set.DeletionTimestamp != nil,
+		apierrors.IsNotFound(err) && s.sources.daemonSetSeen.Load():
+		return v1alpha1.SpeakerLeaving, uninstalled
 	case err == nil && !s.selected(set, p):
 		return v1alpha1.SpeakerLeaving, "DaemonSet " + s.DaemonSet + " does not select the node any more"
+	case apierrors.IsNotFound(err):
+		return v1alpha1.SpeakerRestarting, "told to end, and there is no " + name + ": are --namespace and --daemonset right?"
+	case (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)) && s.sources.awaitDaemonSetGone(ctx):
+		return v1alpha1.SpeakerLeaving, uninstalled
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		return v1alpha1.SpeakerRestarting, "told to end, and the API server refuses to show " + name + ", which would say why"
 	case err != nil:
 		return v1alpha1.SpeakerRestarting, "told to end, and the API server does not say why"
 	}

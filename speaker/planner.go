@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane"
@@ -48,6 +50,9 @@ type planner struct {
 	keyed     bool
 	// recordKeys sign what the controller gives, the latest first.
 	recordKeys [][]byte
+
+	retained retain.Configuration // what is in effect
+	served   retain.Served        // nil: whatever is gone was deleted
 
 	proxyUnhealthy bool // kube-proxy on this node says so
 
@@ -257,8 +262,25 @@ func (p *planner) work() {
 // compile puts the configuration into effect for the plans that follow.
 func (p *planner) compile() {
 	objects := p.sources.objects()
+	if p.served != nil {
+		var again time.Duration
+		if objects, again = p.retained.Apply(time.Now(), objects, p.served); again > 0 {
+			p.tasks.AddAfter(task{kind: settingsChanged}, again)
+		}
+		p.reporter.complain(reasonKindGone, "", kindsGone(p.retained.Gone()))
+	}
 	objects.Before = p.world.Snapshot
 	p.world.Snapshot, _ = config.Compile(objects)
+}
+
+// kindsGone says that objects of the configuration are kept though their kinds are not there.
+func kindsGone(resources []string) string {
+	if len(resources) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(
+		"the CustomResourceDefinition of %s was deleted with its objects; what they said stays in effect until they are there again, or for %s after the definition is: apply manifests/crds and the configuration again",
+		strings.Join(resources, ", "), retain.HeldFor)
 }
 
 func (p *planner) do(t task) {

@@ -280,7 +280,7 @@ func (r *reporter) publish(ctx context.Context) {
 	defer refresh.Stop()
 	pause := time.NewTimer(0) // fires when a report may be written
 	defer pause.Stop()
-	due := true
+	due, failure := true, ""
 	for {
 		var may <-chan time.Time
 		if due {
@@ -300,8 +300,14 @@ func (r *reporter) publish(ctx context.Context) {
 		case <-may:
 			due = false
 			pause.Reset(reportAtMostEvery)
-			if err := r.write(ctx); err != nil && ctx.Err() == nil {
-				r.Logger.Warn("the Speaker object was not written; will be tried again", "error", err)
+			switch err := r.write(ctx); {
+			case err == nil:
+				failure = ""
+			case ctx.Err() == nil:
+				if err.Error() != failure { // once, not every 3 s
+					failure = err.Error()
+					r.Logger.Warn("the Speaker object was not written; will be tried again", "error", err)
+				}
 				due = true
 				pause.Reset(10 * reportAtMostEvery)
 			}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -120,4 +121,14 @@ func boundByOthers(svc *corev1.Service) bool {
 		}
 	}
 	return false
+}
+
+func slimDaemonSet(o any) (any, error) {
+	set, ok := o.(*appsv1.DaemonSet)
+	if !ok {
+		return o, nil
+	}
+	slim := &appsv1.DaemonSet{ObjectMeta: slimMeta(set.ObjectMeta)}
+	slim.DeletionTimestamp = set.DeletionTimestamp
+	return slim, nil
 }

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
+	typedappsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config"
@@ -24,6 +27,7 @@ import (
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/speaker/contact"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/plan"
 )
@@ -43,6 +47,12 @@ type sources struct {
 	peer     cache.SharedIndexInformer
 	password cache.SharedIndexInformer
 	settings []cache.SharedIndexInformer // pool, segments, routes and peer
+
+	// daemonSet is the one that this process belongs to. The speaker works without: it need not be
+	// readable, nor there.
+	daemonSet     cache.SharedIndexInformer
+	daemonSetKey  string
+	daemonSetSeen atomic.Bool
 }
 
 // byService indexes EndpointSlices by namespace/name of their Service.
@@ -66,6 +76,16 @@ func newSources(o Options) (*sources, error) {
 		segments: client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
 		routes:   client.NewInformer(o.Berth.RouteAnnouncements, &v1alpha1.RouteAnnouncement{}),
 		peer:     client.NewInformer(o.Berth.BGPNeighbors, &v1alpha1.BGPNeighbor{}),
+
+		daemonSet: client.NewInformer(
+			ownDaemonSet{o.Kubernetes.AppsV1().DaemonSets(o.Namespace), o.DaemonSet}, &appsv1.DaemonSet{},
+		),
+		daemonSetKey: o.Namespace + "/" + o.DaemonSet,
+	}
+	if _, err := s.daemonSet.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { s.daemonSetSeen.Store(true) },
+	}); err != nil {
+		return nil, fmt.Errorf("watch DaemonSet %s: %w", s.daemonSetKey, err)
 	}
 	var err error
 	if s.password, err = client.NewPasswordInformer(o.Kubernetes, o.Namespace); err != nil {
@@ -85,7 +105,7 @@ func newSources(o Options) (*sources, error) {
 		ofServices, ofSlices = slimForwarded, slimBackends
 	}
 	for informer, slim := range map[cache.SharedIndexInformer]cache.TransformFunc{
-		s.service: ofServices, s.slice: ofSlices, s.node: slimNode,
+		s.service: ofServices, s.slice: ofSlices, s.node: slimNode, s.daemonSet: slimDaemonSet,
 	} {
 		if err := informer.SetTransform(slim); err != nil {
 			return nil, fmt.Errorf("watch: %w", err)
@@ -113,12 +133,51 @@ func (n ownStatus) Watch(ctx context.Context, o metav1.ListOptions) (watch.Inter
 	return n.Source.Watch(ctx, n.only(o))
 }
 
+// ownDaemonSet is a source of the one DaemonSet of that name. A watch that is open goes on when the
+// rights to it are taken away, as they are early in an uninstall.
+type ownDaemonSet struct {
+	typedappsv1.DaemonSetInterface
+	name string
+}
+
+func (n ownDaemonSet) only(o metav1.ListOptions) metav1.ListOptions {
+	o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String()
+	return o
+}
+
+func (n ownDaemonSet) List(ctx context.Context, o metav1.ListOptions) (*appsv1.DaemonSetList, error) {
+	return n.DaemonSetInterface.List(contact.Aside(ctx), n.only(o))
+}
+
+func (n ownDaemonSet) Watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	return n.DaemonSetInterface.Watch(contact.Aside(ctx), n.only(o))
+}
+
+// daemonSetGone reports whether the DaemonSet was there, and is deleted or being deleted.
+func (s *sources) daemonSetGone() bool {
+	o, exists, err := s.daemonSet.GetStore().GetByKey(s.daemonSetKey)
+	if set, ok := o.(*appsv1.DaemonSet); err == nil && exists && ok {
+		return set.DeletionTimestamp != nil
+	}
+	return s.daemonSetSeen.Load()
+}
+
+// awaitDaemonSetGone is daemonSetGone, but gives the news of it until the context ends to arrive.
+func (s *sources) awaitDaemonSetGone(ctx context.Context) bool {
+	for !s.daemonSetGone() {
+		if async.Sleep(ctx, 50*time.Millisecond) != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // run fills the caches until the context ends.
 func (s *sources) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	s.cluster.StartWithContext(ctx)
 	s.own.StartWithContext(ctx)
-	for _, i := range append(s.settings, s.status, s.password) {
+	for _, i := range append(s.settings, s.status, s.password, s.daemonSet) {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	<-ctx.Done()

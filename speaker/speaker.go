@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/heart"
@@ -81,6 +83,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.mirror.Run(life) })
 	former := establishedBefore(s.sources.self(s.Node))
 	s.awaitMirror(ctx, planner)
+	planner.served = retain.Ask(life, s.Kubernetes.Discovery().RESTClient())
 	planner.begin()
 	for _, run := range planner.runs() {
 		group.Go(func() error { return run(life) })
@@ -91,7 +94,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if s.Contact != nil {
 		planner.l2.Confirm(time.Now()) // the caches are filled
 		group.Go(func() error {
-			return s.Contact.Run(life, s.askAPI, &freshness{drivers: planner.drivers, logger: s.Logger})
+			return s.Contact.Run(life, s.askAPI, &freshness{
+				drivers: planner.drivers, logger: s.Logger, complain: reporter.complain,
+			})
 		})
 	}
 	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
@@ -174,6 +179,37 @@ func (s *Speaker) askAPI(ctx context.Context) error {
 		return fmt.Errorf("ask the API server whether it is ready: %w", err)
 	}
 	return nil
+}
+
+// Refused says which resources the API server does not show. What is known of them stays in effect.
+func (f *freshness) Refused(resources map[string]int) {
+	for resource := range f.refused {
+		if _, still := resources[resource]; !still {
+			f.logger.Info("the API server shows a resource again", "resource", resource)
+			f.complain(reasonAPIRefuses, resource, "")
+		}
+	}
+	for resource, status := range resources {
+		f.complain(reasonAPIRefuses, resource, refusal(resource, status))
+	}
+	f.refused = resources
+}
+
+// refusal says what it means that the API server does not show a resource, and what helps.
+func refusal(resource string, status int) string {
+	why := "has the ServiceAccount of the speakers the right to list and watch them?"
+	switch status {
+	case http.StatusNotFound:
+		why = "is their CustomResourceDefinition installed?"
+	case http.StatusUnauthorized:
+		why = "was the ServiceAccount of the speakers deleted, or made again?"
+	}
+	return fmt.Sprintf(
+		"the API server does not show %s (HTTP status %d): %s; what the speaker knew of them stays in effect",
+		resource,
+		status,
+		why,
+	)
 }
 
 // cluster returns what distinguishes this cluster from others on the same segment.

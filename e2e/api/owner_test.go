@@ -22,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -47,6 +48,14 @@ func makeNode(t *testing.T, name string) {
 // bound to a Pod there, as the kubelet's are.
 func speakerOn(t *testing.T, node string) *client.Interface {
 	t.Helper()
+	own, err := client.New(speakerConfig(t, node))
+	must(t, err)
+	return own
+}
+
+// speakerConfig returns the way to the API server with the rights of the speaker on a node.
+func speakerConfig(t *testing.T, node string) *rest.Config {
+	t.Helper()
 	var bound *authenticationv1.BoundObjectReference
 	if node != "" {
 		pods := scene.Kubernetes.CoreV1().Pods(stage.Namespace)
@@ -68,9 +77,7 @@ func speakerOn(t *testing.T, node string) *client.Interface {
 		})
 		bound = &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID}
 	}
-	own, err := client.New(configOf(t, "berth-speaker", bound))
-	must(t, err)
-	return own
+	return configOf(t, "berth-speaker", bound)
 }
 
 func typeMeta(kind string) metav1.TypeMeta {

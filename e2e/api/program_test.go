@@ -90,30 +90,23 @@ type program struct {
 // start starts the program until the test ends, beside the API server.
 func (p *programs) start(t *testing.T, identity string, flags ...string) program {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), identity+".log")
-	log, err := os.Create(file)
-	must(t, err)
 	if !since(t, "1.33.0") { // the API server has no ServiceCIDRs, of which the program warns
 		flags = append(flags, "--service-cidrs="+serviceCIDR)
 	}
-	cmd := exec.Command(
-		p.binary,
-		append(
-			[]string{
-				"controller",
-				"--kubeconfig",
-				p.kubeconfig,
-				"--namespace",
-				stage.Namespace,
-				"--identity",
-				identity,
-				"--listen",
-				"",
-			},
-			flags...)...)
+	flags = append([]string{"controller", "--identity", identity, "--listen", ""}, flags...)
+	return p.run(t, lab.ControlPlane, identity, flags...)
+}
+
+// run starts the program on a host until the test ends.
+func (p *programs) run(t *testing.T, host, identity string, args ...string) program {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), identity+".log")
+	log, err := os.Create(file)
+	must(t, err)
+	cmd := exec.Command(p.binary, append(args, "--kubeconfig", p.kubeconfig, "--namespace", stage.Namespace)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), p.env...)
-	must(t, scene.In(lab.ControlPlane, cmd.Start))
+	must(t, scene.In(host, cmd.Start))
 	must(t, log.Close())
 	ended := false
 	r := program{log: file, signal: cmd.Process.Signal}

@@ -11,8 +11,10 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"sync"
 	"time"
 
@@ -36,6 +38,9 @@ type Listener interface {
 	Confirmed(at time.Time)
 	// Lost says that nothing was confirmed for 8 s.
 	Lost()
+	// Refused says which resources the API server does not show, with the HTTP status of its answer.
+	// It is called when that changes.
+	Refused(resources map[string]int)
 }
 
 // Monitor watches the contact with the API server. Make one with New, and send all requests of the
@@ -43,6 +48,7 @@ type Listener interface {
 type Monitor struct {
 	mu      sync.Mutex
 	watches map[string]time.Time // guarded by mu; since when each is open, zero: it is not
+	refused map[string]refusal   // guarded by mu; by key
 	at      prometheus.Gauge
 	times   times
 }
@@ -55,6 +61,7 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 			every: 3 * time.Second, atMost: 2 * time.Second, settled: time.Second, lostAfter: 8 * time.Second,
 		},
 		watches: map[string]time.Time{},
+		refused: map[string]refusal{},
 		at: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_api_confirmed_timestamp_seconds",
 			Help: "When the speaker last had everything that the API server has, in seconds since 1970.",
@@ -70,6 +77,12 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 // Transport returns a round tripper that notes which watches are open.
 func (m *Monitor) Transport(next http.RoundTripper) http.RoundTripper { return &transport{m, next} }
 
+type aside struct{}
+
+// Aside returns a context for requests whose watches need not be open: what they deliver is not
+// desired state.
+func Aside(ctx context.Context) context.Context { return context.WithValue(ctx, aside{}, true) }
+
 type transport struct {
 	*Monitor
 	next http.RoundTripper
@@ -78,14 +91,22 @@ type transport struct {
 // RoundTrip makes a request.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	query := r.URL.Query()
-	if query.Get("watch") != "true" && query.Get("watch") != "1" {
+	watches := query.Get("watch") == "true" || query.Get("watch") == "1"
+	if lists := query.Has("limit") || query.Has("resourceVersion"); !watches && !lists {
 		return t.next.RoundTrip(r)
 	}
 	key := keyOf(r.URL.Path, query)
-	t.set(key, time.Time{})
+	counts := watches && r.Context().Value(aside{}) == nil
+	if counts {
+		t.set(key, time.Time{})
+	}
 	response, err := t.next.RoundTrip(r)
-	if err != nil || response.StatusCode != http.StatusOK {
+	if err != nil {
 		return response, err
+	}
+	t.answered(key, path.Base(r.URL.Path), response.StatusCode)
+	if !counts || response.StatusCode != http.StatusOK {
+		return response, nil
 	}
 	b := &body{
 		ReadCloser: response.Body,
@@ -108,6 +129,36 @@ func (m *Monitor) set(key string, since time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.watches[key] = since
+}
+
+// refusal is the answer of an API server that does not show a resource.
+type refusal struct {
+	resource string
+	status   int
+}
+
+// answered notes how the API server answered a list or a watch. What it answers when it has much to
+// do, or is not ready, is no refusal.
+func (m *Monitor) answered(key, resource string, status int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		m.refused[key] = refusal{resource, status}
+	case http.StatusOK:
+		delete(m.refused, key)
+	}
+}
+
+// refusals returns the resources that the API server does not show.
+func (m *Monitor) refusals() map[string]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	resources := map[string]int{}
+	for _, r := range m.refused {
+		resources[r.resource] = r.status
+	}
+	return resources
 }
 
 // body is the stream of a watch.
@@ -163,8 +214,13 @@ func (m *Monitor) open(now time.Time) bool {
 // answers. ask returns an error unless the API server, and what it stores its objects in, is there.
 func (m *Monitor) Run(ctx context.Context, ask func(context.Context) error, to Listener) error {
 	last, lost := time.Now(), false
+	var refused map[string]int
 	for {
 		began := time.Now()
+		if now := m.refusals(); !maps.Equal(now, refused) {
+			refused = now
+			to.Refused(refused)
+		}
 		if m.open(began) && m.answers(ctx, ask) {
 			last, lost = began, false
 			m.at.Set(float64(began.UnixMilli()) / 1000)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -20,10 +21,18 @@ import (
 )
 
 // calls are what a listener hears.
-type calls struct{ confirmed, lost async.Signal }
+type calls struct {
+	confirmed, lost async.Signal
+	refused         chan map[string]int
+}
 
 func (c *calls) Confirmed(time.Time) { c.confirmed.Notify() }
 func (c *calls) Lost()               { c.lost.Notify() }
+func (c *calls) Refused(resources map[string]int) {
+	if c.refused != nil {
+		c.refused <- resources
+	}
+}
 
 // await waits for a call.
 func await(t *testing.T, what string, call async.Signal) {
@@ -111,6 +120,63 @@ func TestMonitorLosesServerThatEnds(t *testing.T) {
 	server.CloseClientConnections()
 	server.Close()
 	await(t, "lost", heard.lost)
+}
+
+// What the API server does not show is named, until it shows it again. That an informer tries again
+// changes nothing.
+func TestMonitor_Refused(t *testing.T) {
+	server := newServer(t)
+	defer server.Close()
+	defer close(server.closed)
+	m, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.times.every = 10 * time.Millisecond
+	client := &http.Client{Transport: m.Transport(http.DefaultTransport)}
+	get := func(ctx context.Context, query string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/api/v1/services"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := client.Do(request)
+		if err == nil {
+			err = response.Body.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	heard := &calls{confirmed: async.NewSignal(), lost: async.NewSignal(), refused: make(chan map[string]int, 1)}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- m.Run(ctx, func(context.Context) error { return errors.New("away") }, heard)
+	}()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	server.refuses.Store(true)
+	for _, query := range []string{"?watch=true&resourceVersion=1", "?limit=500", "?watch=true&resourceVersion=1"} {
+		get(t.Context(), query)
+	}
+	if got := <-heard.refused; !maps.Equal(got, map[string]int{"services": http.StatusForbidden}) {
+		t.Errorf("refused: %v", got)
+	}
+	server.refuses.Store(false)
+	get(t.Context(), "?watch=true&resourceVersion=1")
+	for left := <-heard.refused; len(left) > 0; left = <-heard.refused { // of the list
+		get(t.Context(), "?limit=500")
+	}
+	get(Aside(t.Context()), "?watch=true&resourceVersion=1&fieldSelector=a")
+	if m.mu.Lock(); len(m.watches) != 1 {
+		t.Errorf("watches %v, want the one that counts", m.watches)
+	}
+	m.mu.Unlock()
 }
 
 // A watch that is not open makes the picture of the API incomplete, whatever the API server

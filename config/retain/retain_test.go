@@ -1,0 +1,128 @@
+package retain
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+func whole(string) (bool, error)  { return true, nil }
+func gone(string) (bool, error)   { return false, nil }
+func silent(string) (bool, error) { return false, errors.New("no answer") }
+
+func TestMissing_Keep(t *testing.T) {
+	begun := time.Unix(1000, 0)
+	m := Missing{Resource: "addressreservations"}
+	for _, s := range []struct {
+		name   string
+		at     time.Duration
+		served Served
+		kept   bool
+	}{
+		{name: "gone a moment ago", served: whole, kept: true},
+		{name: "gone for a second", at: BelievedAfter, served: whole},
+		{name: "gone once more", at: time.Minute, served: silent, kept: true},
+		{name: "no answer yet", at: time.Hour, served: silent, kept: true},
+		{name: "the kind is gone, too", at: 2 * time.Hour, served: gone, kept: true},
+		{name: "the kind is back", at: 2*time.Hour + time.Minute, served: whole, kept: true},
+		{name: "long since", at: 2*time.Hour + HeldFor, served: whole},
+	} {
+		if again := m.Keep("a/b", begun.Add(s.at), s.served); (again > 0) != s.kept {
+			t.Errorf("%s: look again in %s, want it to be kept: %t", s.name, again, s.kept)
+		}
+	}
+	_ = m.Keep("a/c", begun, whole)
+	m.Found("a/c")
+	if again := m.Keep("a/c", begun.Add(3*time.Hour), whole); again != AskEvery {
+		t.Errorf("one that was found again is looked at in %s, want %s", again, AskEvery)
+	}
+}
+
+func TestConfiguration_Apply(t *testing.T) {
+	type step struct {
+		at     time.Duration
+		stored []string
+		served Served
+		want   []string
+		again  bool
+		gone   bool
+	}
+	for _, c := range []struct {
+		name  string
+		steps []step
+	}{
+		{
+			name: "an object is deleted",
+			steps: []step{
+				{stored: []string{"a", "b"}, want: []string{"a", "b"}},
+				{at: time.Second, stored: []string{"a"}, served: whole, want: []string{"a", "b"}, again: true},
+				{at: 1900 * time.Millisecond, stored: []string{"a"}, served: whole, want: []string{"a", "b"}, again: true},
+				{at: 2 * time.Second, stored: []string{"a"}, served: whole, want: []string{"a"}},
+			},
+		},
+		{
+			name: "a definition is deleted, and made again with one of its objects",
+			steps: []step{
+				{stored: []string{"a", "b"}, want: []string{"a", "b"}},
+				{at: time.Second, stored: []string{"b"}, served: gone, want: []string{"a", "b"}, again: true, gone: true},
+				{at: time.Hour, served: gone, want: []string{"a", "b"}, again: true, gone: true},
+				{at: time.Hour + time.Minute, served: whole, want: []string{"a", "b"}, again: true, gone: true},
+				{
+					at: time.Hour + 2*time.Minute, stored: []string{"a"}, served: whole,
+					want: []string{"a", "b"}, again: true, gone: true,
+				},
+				{at: time.Hour + HeldFor, stored: []string{"a"}, served: whole, want: []string{"a"}},
+			},
+		},
+		{
+			name: "a definition is replaced within a second",
+			steps: []step{
+				{stored: []string{"a"}, want: []string{"a"}},
+				{at: time.Second, served: gone, want: []string{"a"}, again: true, gone: true},
+				{at: 1100 * time.Millisecond, served: whole, want: []string{"a"}, again: true, gone: true},
+				{at: time.Minute, served: whole, want: []string{"a"}, again: true, gone: true},
+				{at: 2 * time.Minute, stored: []string{"a"}, want: []string{"a"}},
+			},
+		},
+		{
+			name: "the API server does not answer",
+			steps: []step{
+				{stored: []string{"a"}, want: []string{"a"}},
+				{at: time.Second, served: silent, want: []string{"a"}, again: true},
+				{at: time.Hour, served: silent, want: []string{"a"}, again: true},
+				{at: time.Hour + time.Second, served: whole},
+			},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var kept Configuration
+			begun := time.Unix(1000, 0)
+			for _, s := range c.steps {
+				var stored config.Objects
+				for _, name := range s.stored {
+					stored.Pools = append(
+						stored.Pools,
+						&v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}},
+					)
+				}
+				got, again := kept.Apply(begun.Add(s.at), stored, s.served)
+				var names []string
+				for _, o := range got.Pools {
+					names = append(names, o.Name)
+				}
+				slices.Sort(names)
+				isGone := slices.Contains(kept.Gone(), "loadbalancerpools")
+				if !slices.Equal(names, s.want) || (again > 0) != s.again || isGone != s.gone {
+					t.Errorf("after %s: %v, again in %s, gone: %t; want %v, again: %t, gone: %t",
+						s.at, names, again, isGone, s.want, s.again, s.gone)
+				}
+			}
+		})
+	}
+}
