@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/contact"
 )
 
@@ -27,6 +28,9 @@ type Options struct {
 	// Contact watches the requests of Kubernetes and Berth. Nil: the speaker never takes its picture
 	// of the API for out of date.
 	Contact *contact.Monitor
+	// Rewound is notified when the storage of the API server was restored to an older state. Nil:
+	// never.
+	Rewound async.Signal
 	// Node on which the speaker runs.
 	Node string
 	// Namespace of Berth's own objects.

@@ -90,6 +90,10 @@ const (
 	networkChanged   // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
+// refilledAfter is when caches that are filled again are complete: an informer waits up to 30 s
+// before it tries again.
+const refilledAfter = time.Minute
+
 func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Addr) (*planner, error) {
 	p := &planner{
 		Options: o, drivers: d, sources: s, reporter: r, routerID: routerID,
@@ -222,6 +226,7 @@ func (p *planner) run(ctx context.Context) {
 
 // follow turns what the drivers see into tasks, until the context ends.
 func (p *planner) follow(ctx context.Context) {
+	var rewound time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -235,6 +240,14 @@ func (p *planner) follow(ctx context.Context) {
 			case dataplane.DeadChanged:
 				p.tasks.Add(task{kind: deadNodesChanged})
 			}
+		case <-p.Rewound:
+			if time.Since(rewound) < refilledAfter {
+				continue // each watch finds out by itself
+			}
+			rewound = time.Now()
+			p.Logger.Warn("the storage of the API server was restored to an older state; reading all of it again")
+			p.reporter.rewound.Store(true)
+			p.reviewAll()
 		case <-p.reporter.freshness:
 			p.tasks.Add(task{kind: freshnessChanged})
 		case <-p.localnet.Changed():
@@ -243,6 +256,16 @@ func (p *planner) follow(ctx context.Context) {
 			p.tasks.Add(task{kind: rivalsChanged})
 		case unhealthy := <-p.kubeProxy.Changes():
 			p.tasks.Add(task{kind: proxyHealthChanged, unhealthy: unhealthy})
+		}
+	}
+}
+
+// reviewAll has everything planned again, now and when the caches were filled again. What the
+// caches call the same version can be another one after a restore.
+func (p *planner) reviewAll() {
+	for _, after := range []time.Duration{0, refilledAfter} {
+		for _, k := range []taskKind{settingsChanged, nodesChanged, keyChanged, speakerChanged} {
+			p.tasks.AddAfter(task{kind: k}, after)
 		}
 	}
 }
@@ -280,7 +303,9 @@ func kindsGone(resources []string) string {
 	}
 	return fmt.Sprintf(
 		"the CustomResourceDefinition of %s was deleted with its objects; what they said stays in effect until they are there again, or for %s after the definition is: apply manifests/crds and the configuration again",
-		strings.Join(resources, ", "), retain.HeldFor)
+		strings.Join(resources, ", "),
+		retain.HeldFor,
+	)
 }
 
 func (p *planner) do(t task) {

@@ -41,7 +41,7 @@ func (r *reporter) write(ctx context.Context) error {
 
 // findWritten makes r.written the object as it is, and makes it belong to the Node.
 func (r *reporter) findWritten(ctx context.Context) error {
-	if r.outdated() {
+	if r.rewound.Swap(false) || r.outdated() {
 		r.written = nil
 	}
 	owner := r.owner()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -60,6 +61,7 @@ type reporter struct {
 	flushes chan chan error // asks run to write now
 
 	written *v1alpha1.Speaker // of the goroutine of publish
+	rewound atomic.Bool       // what was written may be lost
 }
 
 func newReporter(o Options, s *sources, d drivers, foreign *conflicts) *reporter {

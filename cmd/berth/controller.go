@@ -19,6 +19,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -103,11 +104,12 @@ func runController(ctx context.Context, flags common, options controller.Options
 		return err
 	}
 	defer at.close()
-	held := &leaseHold{}
+	held, rewound := &leaseHold{}, async.NewSignal()
 	to, err := flags.connect(
 		"controller",
 		logger,
 		func(next http.RoundTripper) http.RoundTripper { return fence{held, next} },
+		rewound.Notify,
 	)
 	if err != nil {
 		return err
@@ -127,6 +129,14 @@ func runController(ctx context.Context, flags common, options controller.Options
 	}
 	group, life := errgroup.WithContext(life)
 	group.Go(func() error { return c.Watch(life) })
+	group.Go(func() error {
+		select {
+		case <-rewound:
+			return errRewound
+		case <-life.Done():
+			return nil
+		}
+	})
 	group.Go(func() error { to.events.run(life); return nil })
 	group.Go(func() error { return flags.serve(life, at, logger, to.kubernetes, registry, c.Synced) })
 	group.Go(func() error {
@@ -143,6 +153,9 @@ func runController(ctx context.Context, flags common, options controller.Options
 	})
 	return group.Wait()
 }
+
+// errRewound ends a controller that remembers what the API server has forgotten.
+var errRewound = errors.New("the storage of the API server was restored to an older state; ending, so that a restart reads all of it")
 
 var errLostLease = errors.New("lost the lease; ending, so that a restart begins with a clean state")
 

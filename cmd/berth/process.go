@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 
 	"github.com/go-logr/logr"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/rewind"
 	"github.com/berth-lb/berth/internal/version"
 )
 
@@ -106,17 +108,20 @@ type clients struct {
 }
 
 // connect returns clients that are named after the component and send their requests through wrap,
-// unless it is nil. It does not connect to the API server yet.
+// unless it is nil. It calls rewound, from any goroutine, when the API server's storage was
+// restored to an older state. It does not connect to the API server yet.
 func (c *common) connect(
 	component string,
 	logger *slog.Logger,
 	wrap transport.WrapperFunc,
+	rewound func(),
 ) (*clients, error) {
 	config, err := c.restConfig()
 	if err != nil {
 		return nil, err
 	}
 	config.Wrap(wrap)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return rewind.Transport(next, rewound) })
 	config.UserAgent = "berth-" + component + "/" + version.Number()
 	// The API server protects itself by its own priority and fairness. A lower limit here would only
 	// delay the first response to a large change.

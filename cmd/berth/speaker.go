@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
 	"github.com/berth-lb/berth/speaker/contact"
@@ -120,7 +121,8 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options, sock
 	if options.Contact, err = contact.New(registry); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	to, err := flags.connect("speaker", logger, options.Contact.Transport)
+	options.Rewound = async.NewSignal()
+	to, err := flags.connect("speaker", logger, options.Contact.Transport, options.Rewound.Notify)
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ type times struct {
 	atMost    time.Duration // until it answers
 	settled   time.Duration // for which a watch must have been open: what was missed arrives first
 	lostAfter time.Duration // after the last confirmation the API counts as lost
+	patience  time.Duration // with refusals: an API server that has just started does not know all rights yet
 }
 
 // Listener hears about the contact. The calls come from one goroutine.
@@ -59,6 +60,7 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 	m := &Monitor{
 		times: times{
 			every: 3 * time.Second, atMost: 2 * time.Second, settled: time.Second, lostAfter: 8 * time.Second,
+			patience: 5 * time.Second,
 		},
 		watches: map[string]time.Time{},
 		refused: map[string]refusal{},
@@ -135,6 +137,7 @@ func (m *Monitor) set(key string, since time.Time) {
 type refusal struct {
 	resource string
 	status   int
+	since    time.Time
 }
 
 // answered notes how the API server answered a list or a watch. What it answers when it has much to
@@ -144,19 +147,25 @@ func (m *Monitor) answered(key, resource string, status int) {
 	defer m.mu.Unlock()
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
-		m.refused[key] = refusal{resource, status}
+		since := m.refused[key].since
+		if since.IsZero() {
+			since = time.Now()
+		}
+		m.refused[key] = refusal{resource, status, since}
 	case http.StatusOK:
 		delete(m.refused, key)
 	}
 }
 
 // refusals returns the resources that the API server does not show.
-func (m *Monitor) refusals() map[string]int {
+func (m *Monitor) refusals(now time.Time) map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	resources := map[string]int{}
 	for _, r := range m.refused {
-		resources[r.resource] = r.status
+		if now.Sub(r.since) >= m.times.patience {
+			resources[r.resource] = r.status
+		}
 	}
 	return resources
 }
@@ -217,7 +226,7 @@ func (m *Monitor) Run(ctx context.Context, ask func(context.Context) error, to L
 	var refused map[string]int
 	for {
 		began := time.Now()
-		if now := m.refusals(); !maps.Equal(now, refused) {
+		if now := m.refusals(began); !maps.Equal(now, refused) {
 			refused = now
 			to.Refused(refused)
 		}

@@ -132,7 +132,7 @@ func TestMonitor_Refused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.times.every = 10 * time.Millisecond
+	m.times.every, m.times.patience = 10*time.Millisecond, 0
 	client := &http.Client{Transport: m.Transport(http.DefaultTransport)}
 	get := func(ctx context.Context, query string) {
 		t.Helper()
