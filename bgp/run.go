@@ -8,6 +8,8 @@ import (
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 // Run keeps the sessions and the routes until ctx ends. Then it closes the sessions with
@@ -38,7 +40,10 @@ func (o *loop) run(ctx context.Context) error {
 	defer o.rest.Stop()
 	defer o.seekAgain.Stop()
 
+	pass := liveness.Of(ctx, "BGP", liveness.Limit+o.config.ResyncInterval) // it comes around at least that often
+	defer pass.End()
 	for {
+		pass.Begin()
 		select {
 		case <-ctx.Done():
 			o.carryOut(o.orders.take()) // the last word counts, and select may have passed it over

@@ -1,9 +1,11 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/condition"
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 // The next process of a speaker is expected for a while.
@@ -212,5 +215,39 @@ func TestTellNewsLooksAgain(t *testing.T) {
 			t.Errorf("is requeued for %s", got)
 		}
 		ctl.services.Done(key)
+	})
+}
+
+// An API server that is slow does not make a worker stuck. One request that never ends does.
+func TestWork_stuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loops := liveness.New()
+		ctx := loops.Context(t.Context())
+		queue := newQueue[task]("")
+		released := make(chan struct{})
+		do := func(ctx context.Context, _ task) error {
+			for range 60 {
+				<-time.After(59 * time.Second)
+				liveness.Progress(ctx) // as the transport of the clients notes
+				if stuck := loops.Stuck(); len(stuck) > 0 {
+					t.Errorf("stuck though it goes on: %v", stuck)
+				}
+			}
+			<-released
+			return nil
+		}
+		var running sync.WaitGroup
+		running.Go(func() { work(ctx, "configuration", queue, do, func(task, error) {}) })
+		queue.Add(compileAll)
+		<-time.After(time.Hour + passAtMost)
+		if stuck := loops.Stuck(); len(stuck) != 1 || stuck[0].Loop != "configuration" {
+			t.Errorf("stuck: %v, want the worker", stuck)
+		}
+		close(released)
+		queue.ShutDown()
+		running.Wait()
+		if stuck := loops.Stuck(); len(stuck) > 0 {
+			t.Errorf("stuck at the end: %v", stuck)
+		}
 	})
 }

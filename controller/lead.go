@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,6 +13,7 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 // Watch fills the caches until the context ends, also for a standby.
@@ -77,13 +79,17 @@ func (c *Controller) lead(
 	c.enqueueAll()
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { work(ctx, c.tasks, c.configure, retried[task](c, "configuration")); return nil })
 	group.Go(func() error {
-		work(ctx, c.reserving, c.reconcileReservation, retried[string](c, "reservation"))
+		work(ctx, "configuration", c.tasks, c.configure, retried[task](c, "configuration"))
 		return nil
 	})
-	for range c.Workers {
-		group.Go(func() error { work(ctx, c.services, reconcile, retried[string](c, "service")); return nil })
+	group.Go(func() error {
+		work(ctx, "reservations", c.reserving, c.reconcileReservation, retried[string](c, "reservation"))
+		return nil
+	})
+	for i := range c.Workers {
+		name := fmt.Sprintf("services %d", i)
+		group.Go(func() error { work(ctx, name, c.services, reconcile, retried[string](c, "service")); return nil })
 	}
 	for _, run := range beside {
 		group.Go(func() error { return run(ctx) })
@@ -96,20 +102,30 @@ func (c *Controller) lead(
 	return group.Wait()
 }
 
+// passAtMost is how long a worker may take between two answers of the API server, which gives up on
+// a request after a minute.
+const passAtMost = 2 * time.Minute
+
 // work handles keys from the queue until it is shut down. A key whose work failed comes back with a
 // growing delay.
 func work[T comparable](
 	ctx context.Context,
+	name string,
 	queue workqueue.TypedRateLimitingInterface[T],
 	do func(context.Context, T) error,
 	failed func(T, error),
 ) {
+	pass := liveness.Of(ctx, name, passAtMost)
+	ctx = pass.Context(ctx)
 	for {
 		key, down := queue.Get()
 		if down {
 			return
 		}
-		if err := do(ctx, key); err != nil {
+		pass.Begin()
+		err := do(ctx, key)
+		pass.End()
+		if err != nil {
 			failed(key, err)
 			queue.AddRateLimited(key)
 		} else {

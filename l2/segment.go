@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2/election"
 	"github.com/berth-lb/berth/l2/neighbor"
 	"github.com/berth-lb/berth/l2/packet"
@@ -144,7 +145,9 @@ func (s *segment) run(ctx context.Context) {
 	defer s.finish()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	pass := liveness.Of(ctx, "segment "+s.name, liveness.Limit)
 	for {
+		pass.End()
 		var (
 			said   election.Message
 			seen   neighbor.Sighting
@@ -161,6 +164,7 @@ func (s *segment) run(ctx context.Context) {
 		case err := <-s.failed:
 			s.setFault(faultJoin, err)
 		}
+		pass.Begin()
 		now := s.system.now()
 		if broken != nil {
 			s.setFault(faultSocket, broken)

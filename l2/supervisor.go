@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2/packet"
 )
 
@@ -44,7 +45,10 @@ func (d *Driver) supervise(ctx context.Context, tasks *errgroup.Group) error {
 	defer ticker.Stop()
 	deadline := time.NewTimer(0)
 	defer deadline.Stop()
+	pass := liveness.Of(ctx, "layer 2 supervisor", liveness.Limit)
+	defer pass.End()
 	for {
+		pass.Begin()
 		links, err := d.system.links()
 		if err != nil {
 			d.fail("", err)
@@ -53,6 +57,7 @@ func (d *Driver) supervise(ctx context.Context, tasks *errgroup.Group) error {
 			d.setFailure("")
 			d.updateSegments(ctx, tasks, links)
 		}
+		pass.End()
 		select {
 		case <-ctx.Done():
 			return nil

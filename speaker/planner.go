@@ -22,6 +22,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/plan"
@@ -221,7 +222,7 @@ func (p *planner) run(ctx context.Context) {
 	defer following.Wait()
 	defer end()
 	following.Go(func() { p.follow(ctx) })
-	p.work()
+	p.work(liveness.Of(ctx, "planner", liveness.Limit))
 }
 
 // follow turns what the drivers see into tasks, until the context ends.
@@ -271,13 +272,15 @@ func (p *planner) reviewAll() {
 }
 
 // work does the tasks until their queue is shut down.
-func (p *planner) work() {
+func (p *planner) work(pass *liveness.Loop) {
 	for {
 		t, down := p.tasks.Get()
 		if down {
 			return
 		}
+		pass.Begin()
 		p.do(t)
+		pass.End()
 		p.tasks.Done(t)
 	}
 }

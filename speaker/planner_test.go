@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/plan"
@@ -48,7 +50,9 @@ func webService(p *planner) (*corev1.Service, *discoveryv1.EndpointSlice) {
 			Ports: []corev1.ServicePort{{Name: name, Port: 80}},
 		},
 		Status: corev1.ServiceStatus{
-			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}}},
+			LoadBalancer: corev1.LoadBalancerStatus{
+				Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &proxy}},
+			},
 		},
 	}
 	sign(p, service, "192.0.2.1")
@@ -287,7 +291,10 @@ func TestPlanner_reviewAddresses(t *testing.T) {
 		t.Helper()
 		o := &corev1.Node{ObjectMeta: named("n1")}
 		for _, text := range texts {
-			o.Status.Addresses = append(o.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: text})
+			o.Status.Addresses = append(
+				o.Status.Addresses,
+				corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: text},
+			)
 		}
 		if err := n.sources.node.GetStore().Update(o); err != nil {
 			t.Fatal(err)
@@ -373,7 +380,16 @@ func TestPlanner_reviewState(t *testing.T) {
 	expect := func(when string, state v1alpha1.SpeakerState, layer2 l2.State, calls ...string) {
 		t.Helper()
 		if got, _ := n.reporter.state(); got != state || n.l2.state != layer2 || !slices.Equal(n.bgp.calls, calls) {
-			t.Errorf("%s: %s, layer 2 %v, BGP %v; want %s, %v, %v", when, got, n.l2.state, n.bgp.calls, state, layer2, calls)
+			t.Errorf(
+				"%s: %s, layer 2 %v, BGP %v; want %s, %v, %v",
+				when,
+				got,
+				n.l2.state,
+				n.bgp.calls,
+				state,
+				layer2,
+				calls,
+			)
 		}
 		n.bgp.calls = nil
 	}
@@ -447,7 +463,9 @@ func TestPlanner_reviewNext(t *testing.T) {
 	ours := n.sources.objects().Pools[0].DeepCopy()
 	other := v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
 		ObjectMeta: named("other"),
-		Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24", "2001:db8::/64"}},
+		Spec: v1alpha1.LoadBalancerPoolSpec{
+			Addresses: []v1alpha1.AddressRange{"198.51.100.0/24", "2001:db8::/64"},
+		},
 	})
 	expect := func(when string, want map[string]l2.Capabilities) {
 		t.Helper()
@@ -491,7 +509,10 @@ func TestPlanner_reviewNext(t *testing.T) {
 	ours.Spec.Addresses = []v1alpha1.AddressRange{"192.0.2.100-192.0.2.110"}
 	store(ours)
 	n.do(task{kind: settingsChanged})
-	expect("when the address is not the pool's any more", map[string]l2.Capabilities{"198.51.100.1": 0, "2001:db8::1": 0})
+	expect(
+		"when the address is not the pool's any more",
+		map[string]l2.Capabilities{"198.51.100.1": 0, "2001:db8::1": 0},
+	)
 	if err := n.sources.segments.GetStore().Replace(nil, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -510,4 +531,43 @@ func TestNextOf(t *testing.T) {
 	if slices.Equal(nextOf(one), nextOf(two)) {
 		t.Error("the next address does not count")
 	}
+}
+
+// stuckUnserved does not come back from Sync until it is released.
+type stuckUnserved struct {
+	*fakeUnserved
+	released chan struct{}
+}
+
+func (s stuckUnserved) Sync(string, []netip.Prefix) { <-s.released }
+
+// A driver that does not come back is noticed, and an idle planner is not taken for a stuck one.
+func TestPlanner_run_stuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _ := servingNode(t)
+		n.begin()
+		released := make(chan struct{})
+		n.drivers.unserved = stuckUnserved{n.unserved, released}
+		loops := liveness.New()
+		ctx, cancel := context.WithCancel(loops.Context(t.Context()))
+		var running sync.WaitGroup
+		running.Go(func() { n.run(ctx) })
+		<-time.After(time.Hour)
+		if stuck := loops.Stuck(); len(stuck) > 0 {
+			t.Errorf("stuck while there is nothing to do: %v", stuck)
+		}
+		begun := time.Now()
+		n.tasks.Add(task{kind: serviceChanged, service: "d/web"})
+		<-time.After(liveness.Limit + time.Second)
+		if stuck := loops.Stuck(); len(stuck) != 1 || stuck[0] != (liveness.Stuck{Loop: "planner", Since: begun}) {
+			t.Errorf("stuck: %v, want the planner since %s", stuck, begun)
+		}
+		close(released)
+		synctest.Wait()
+		if stuck := loops.Stuck(); len(stuck) > 0 {
+			t.Errorf("stuck after it came back: %v", stuck)
+		}
+		cancel()
+		running.Wait()
+	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/rival"
 )
@@ -160,7 +161,14 @@ func (r *reporter) ability(lacking string) {
 			lacking[:min(len(lacking), longestNote)],
 		)
 	default:
-		r.Events.Eventf(about, nil, corev1.EventTypeNormal, "IPVSReady", "Forward", "can forward by IPVS with all schedulers")
+		r.Events.Eventf(
+			about,
+			nil,
+			corev1.EventTypeNormal,
+			"IPVSReady",
+			"Forward",
+			"can forward by IPVS with all schedulers",
+		)
 	}
 }
 
@@ -231,11 +239,14 @@ func (r *reporter) observe(ctx context.Context) {
 	due := time.NewTimer(0)
 	due.Stop()
 	defer due.Stop()
+	pass := liveness.Of(ctx, "observer", liveness.Limit)
 	for {
+		pass.End()
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-due.C:
+			pass.Begin()
 			for ; len(gains) > 0 && !gains[0].due.After(now); gains = gains[1:] {
 				r.tellOwner(gains[0].Observation)
 			}
@@ -244,6 +255,7 @@ func (r *reporter) observe(ctx context.Context) {
 			}
 			continue
 		case o := <-r.l2.Observed():
+			pass.Begin()
 			r.observedL2(o)
 			if o.Kind == l2.AddressGained {
 				gains = append(gains, gain{o, time.Now().Add(eventAfter)})
@@ -252,8 +264,10 @@ func (r *reporter) observe(ctx context.Context) {
 				}
 			}
 		case o := <-r.bgp.Observed():
+			pass.Begin()
 			r.observedBGP(o)
 		case held := <-r.rivals.Begun():
+			pass.Begin()
 			r.heldBack(held)
 		}
 		r.poke()
@@ -283,7 +297,9 @@ func (r *reporter) publish(ctx context.Context) {
 	pause := time.NewTimer(0) // fires when a report may be written
 	defer pause.Stop()
 	due, failure := true, ""
+	pass := liveness.Of(ctx, "reporter", liveness.Limit)
 	for {
+		pass.End()
 		var may <-chan time.Time
 		if due {
 			may = pause.C
@@ -298,8 +314,10 @@ func (r *reporter) publish(ctx context.Context) {
 		case <-refresh.C:
 			due = true
 		case done := <-r.flushes:
+			pass.Begin()
 			done <- r.write(ctx)
 		case <-may:
+			pass.Begin()
 			due = false
 			pause.Reset(reportAtMostEvery)
 			switch err := r.write(ctx); {
@@ -336,7 +354,15 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 		r.dataplane.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
 	case l2.Conflict:
-		r.Logger.Warn("another host has an address", "address", o.Address, "mac", o.MAC.String(), "interface", o.Interface)
+		r.Logger.Warn(
+			"another host has an address",
+			"address",
+			o.Address,
+			"mac",
+			o.MAC.String(),
+			"interface",
+			o.Interface,
+		)
 		r.foreign.note(o, time.Now()) // the controller tells the Service
 		r.unserved.SetConflicts(r.foreign.addresses(time.Now()))
 	case l2.ProxyFound:

@@ -67,7 +67,9 @@ func TestReportedNetwork(t *testing.T) {
 	snapshot, _ := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
 		{
 			ObjectMeta: named("lan"),
-			Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"}},
+			Spec: v1alpha1.LoadBalancerPoolSpec{
+				Addresses: []v1alpha1.AddressRange{"192.0.2.0/24", "2001:db8:2::/64"},
+			},
 		},
 	})})
 	var network localnet.Network
@@ -205,7 +207,8 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 					},
 				),
 			),
-			p.sources.segments.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
+			p.sources.segments.GetStore().
+				Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
 			p.sources.service.GetStore().Add(web),
 		)
 		if err != nil {
@@ -222,7 +225,7 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 		}
 		p.tasks.Add(c.task)
 		p.tasks.ShutDown() // so that run ends when that is done
-		p.work()
+		p.work(nil)
 		if len(p.wanted) != 0 {
 			t.Errorf("%s: it is announced still, as %v", c.name, p.wanted)
 		}

@@ -13,10 +13,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
+	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker/heart"
 )
+
+const watchEvery = 10 * time.Second
 
 func main() { os.Exit(run()) }
 
@@ -56,8 +61,22 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	loops := liveness.New()
+	ctx = loops.Context(ctx)
+	go watch(ctx, loops, logger) // ends with the process
 	logger.Info("waiting for the speaker", "version", version.Number(), "socket", *socket)
 	return h.Run(ctx, l)
+}
+
+// watch ends the process, without what it otherwise does at its end, when one of its loops is
+// stuck. There is no port for a liveness probe.
+func watch(ctx context.Context, loops *liveness.Loops, logger *slog.Logger) {
+	for async.Sleep(ctx, watchEvery) == nil {
+		if stuck := loops.Stuck(); len(stuck) > 0 {
+			logger.Error("a loop is stuck; this process ends, and is started again", "loop", stuck[0].Loop, "since", stuck[0].Since)
+			os.Exit(1)
+		}
+	}
 }
 
 // listen listens on a socket that only root can connect to. What a former process left goes.

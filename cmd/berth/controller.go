@@ -20,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -127,7 +128,8 @@ func runController(ctx context.Context, flags common, options controller.Options
 	if err != nil {
 		return err
 	}
-	group, life := errgroup.WithContext(life)
+	loops := liveness.New()
+	group, life := errgroup.WithContext(loops.Context(life))
 	group.Go(func() error { return c.Watch(life) })
 	group.Go(func() error {
 		select {
@@ -138,7 +140,7 @@ func runController(ctx context.Context, flags common, options controller.Options
 		}
 	})
 	group.Go(func() error { to.events.run(life); return nil })
-	group.Go(func() error { return flags.serve(life, at, logger, to.kubernetes, registry, c.Synced) })
+	group.Go(func() error { return flags.serve(life, at, logger, to.kubernetes, registry, loops, c.Synced) })
 	group.Go(func() error {
 		defer end()
 		return (&leaderElection{

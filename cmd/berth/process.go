@@ -25,6 +25,7 @@ import (
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/internal/rewind"
 	"github.com/berth-lb/berth/internal/version"
 )
@@ -122,6 +123,7 @@ func (c *common) connect(
 	}
 	config.Wrap(wrap)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return rewind.Transport(next, rewound) })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return progress{next} })
 	config.UserAgent = "berth-" + component + "/" + version.Number()
 	// The API server protects itself by its own priority and fairness. A lower limit here would only
 	// delay the first response to a large change.
@@ -143,6 +145,16 @@ func (c *common) connect(
 	}
 	logger.Info("starting", "component", component, "version", version.Number(), "server", config.Host)
 	return &clients{set, own, newRecorder(set.EventsV1(), scheme, component, logger)}, nil
+}
+
+// progress notes on the loop of a request that it was answered.
+type progress struct{ http.RoundTripper }
+
+// RoundTrip makes a request.
+func (p progress) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := p.RoundTripper.RoundTrip(r)
+	liveness.Progress(r.Context())
+	return response, err //nolint:wrapcheck // the client knows the errors of its transport
 }
 
 func (c *common) restConfig() (*rest.Config, error) {

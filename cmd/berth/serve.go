@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics/legacyregistry"
 
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/internal/metricsauth"
 )
 
@@ -99,11 +100,12 @@ func (c *common) serve(
 	logger *slog.Logger,
 	client kubernetes.Interface,
 	registry prometheus.Gatherer,
+	loops *liveness.Loops,
 	ready func() bool,
 ) error {
 	defer at.close()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerHealth(w, logger, loops.Stuck()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !ready() {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
@@ -132,6 +134,20 @@ func (c *common) serve(
 	}
 	<-ctx.Done()
 	return group.Wait()
+}
+
+// answerHealth says which loops are stuck. The kubelet restarts the process then.
+func answerHealth(w http.ResponseWriter, logger *slog.Logger, stuck []liveness.Stuck) {
+	if len(stuck) == 0 {
+		_, _ = fmt.Fprintln(w, "ok")
+		return
+	}
+	var text strings.Builder
+	for _, s := range stuck {
+		logger.Error("a loop is stuck", "loop", s.Loop, "since", s.Since)
+		fmt.Fprintf(&text, "loop %s is stuck since %s\n", s.Loop, s.Since.UTC().Format(time.RFC3339))
+	}
+	http.Error(w, text.String(), http.StatusServiceUnavailable)
 }
 
 // serve answers until the context ends, over TLS if there is a configuration of it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 // freeAddress returns an address of this machine that nobody listens on.
@@ -58,7 +61,7 @@ func TestServe(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() {
 				ended <- flags.serve(
-					ctx, at, slog.New(slog.DiscardHandler), fake.NewClientset(), newRegistry(), func() bool { return true },
+					ctx, at, slog.New(slog.DiscardHandler), fake.NewClientset(), newRegistry(), liveness.New(), func() bool { return true },
 				)
 			}()
 			client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
@@ -139,7 +142,13 @@ func TestServeFails(t *testing.T) {
 			at, err := c.flags.listenOn(t.Context())
 			if err == nil {
 				err = c.flags.serve(
-					t.Context(), at, slog.New(slog.DiscardHandler), fake.NewClientset(), newRegistry(), func() bool { return true },
+					t.Context(),
+					at,
+					slog.New(slog.DiscardHandler),
+					fake.NewClientset(),
+					newRegistry(),
+					liveness.New(),
+					func() bool { return true },
 				)
 			}
 			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
@@ -238,4 +247,45 @@ func answers(t *testing.T, conn net.Conn) bool {
 		return false
 	}
 	return r.Body.Close() == nil
+}
+
+// A loop that is stuck fails the liveness probe, and is named.
+func TestServe_healthz(t *testing.T) {
+	flags := common{listen: "127.0.0.1:0"}
+	at, err := flags.listenOn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	loops := liveness.New()
+	ctx, cancel := context.WithCancel(loops.Context(t.Context()))
+	ended := make(chan error, 1)
+	go func() {
+		ended <- flags.serve(
+			ctx, at, slog.New(slog.DiscardHandler), fake.NewClientset(), newRegistry(), loops, func() bool { return true },
+		)
+	}()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	get := func(status int, want string) {
+		t.Helper()
+		response, err := http.Get("http://" + at.health.listener.Addr().String() + "/healthz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err != nil || response.StatusCode != status || !strings.HasPrefix(string(text), want) {
+			t.Errorf("status %d, %q (%v), want %d and %q...", response.StatusCode, text, err, status, want)
+		}
+	}
+	get(http.StatusOK, "ok\n")
+	pass := liveness.Of(ctx, "planner", time.Nanosecond)
+	pass.Begin()
+	get(http.StatusServiceUnavailable, "loop planner is stuck since 2")
+	pass.End()
+	get(http.StatusOK, "ok\n")
 }

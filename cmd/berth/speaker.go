@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
 	"github.com/berth-lb/berth/speaker/contact"
@@ -131,7 +132,8 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options, sock
 	options.Version, options.Listen = version.Number(), flags.listen
 	options.MetricsPerService = flags.perService
 	registry.MustRegister(to.events.lost)
-	group, life := errgroup.WithContext(life)
+	loops := liveness.New()
+	group, life := errgroup.WithContext(loops.Context(life))
 	if options.Heart, err = reachHeart(life, group, socket, logger); err != nil {
 		return err
 	}
@@ -141,14 +143,14 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options, sock
 	}
 	group.Go(func() error { to.events.run(life); return nil })
 	group.Go(func() error {
-		return flags.serve(life, at, logger, to.kubernetes, prometheus.Gatherers{registry, s}, s.Ready)
+		return flags.serve(life, at, logger, to.kubernetes, prometheus.Gatherers{registry, s}, loops, s.Ready)
 	})
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
 	defer context.AfterFunc(life, leave)() // when what serves fails
 	group.Go(func() error {
 		defer end()
-		return s.Run(ctx)
+		return s.Run(loops.Context(ctx))
 	})
 	return group.Wait()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/links"
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 const (
@@ -80,7 +81,11 @@ func (w *Watcher) Current() Network {
 // reason.
 func (w *Watcher) OfService(address netip.Addr) bool {
 	all := w.Current().Addresses
-	i, found := slices.BinarySearchFunc(all, address, func(a Address, to netip.Addr) int { return a.Addr().Compare(to) })
+	i, found := slices.BinarySearchFunc(
+		all,
+		address,
+		func(a Address, to netip.Addr) int { return a.Addr().Compare(to) },
+	)
 	for ; i < len(all) && all[i].Addr() == address; i++ {
 		if !links.OfServices(all[i].Interface) {
 			return false
@@ -118,6 +123,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	due := time.NewTimer(0)
 	defer due.Stop()
 	waiting := true
+	pass := liveness.Of(ctx, "network of the node", liveness.Limit)
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,7 +135,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 			}
 		case <-due.C:
 			waiting = false
-			if err := w.Read(); err != nil {
+			pass.Begin()
+			err := w.Read()
+			pass.End()
+			if err != nil {
 				w.log.Warn("addresses of this node are not read; what was known counts until they are", "error", err)
 				waiting = true
 				due.Reset(retry)

@@ -13,16 +13,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 // work writes what is in the queue until it is shut down.
 func (m *Mirror) work(ctx context.Context) {
+	pass := liveness.Of(ctx, "mirror", liveness.Limit)
 	for {
 		name, down := m.queue.Get()
 		if down {
 			return
 		}
-		if err := m.reconcile(ctx, name); err == nil {
+		pass.Begin()
+		err := m.reconcile(ctx, name)
+		pass.End()
+		if err == nil {
 			m.queue.Forget(name)
 		} else {
 			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !errors.Is(err, context.Canceled) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 // Config is what a Driver may be told. The zero Config is a good one.
@@ -101,8 +102,12 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	often := time.NewTicker(d.interval / 8)
 	defer often.Stop()
+	loop := liveness.Of(ctx, "IPVS", liveness.Limit+d.interval) // it comes around at least that often
+	defer loop.End()
+	loop.Begin()
 	k.pass(ctx, everything)
 	for {
+		loop.Begin()
 		select {
 		case <-ctx.Done():
 			k.leave()

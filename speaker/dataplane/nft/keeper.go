@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
 )
 
 const (
@@ -106,6 +107,7 @@ func (k *Keeper[Element]) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	again := time.NewTimer(0) // the first thing is to take over what a former process left
 	defer again.Stop()
+	pass := liveness.Of(ctx, "nftables: "+k.failing, 5*liveness.Limit) // large sets take the kernel a while
 	for {
 		do, due := w.repair, false
 		select {
@@ -121,7 +123,9 @@ func (k *Keeper[Element]) Run(ctx context.Context) error {
 		if w.broken && !due {
 			continue // all is written soon
 		}
+		pass.Begin()
 		err := do()
+		pass.End()
 		k.note(err)
 		if err != nil {
 			again.Reset(k.Retry)
