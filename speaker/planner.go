@@ -481,9 +481,9 @@ func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 // forward has this node forward for a group, and returns what its kernel shows of that.
 func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) plan.Readiness {
 	backends, overdue := p.dataplane.Backends(group, services, p.sources.backends, p.world.Snapshot.DrainTimeout)
+	services, complaint := plan.LimitSources(services)
 	marks := p.dataplane.Marks(group.ID, plan.MarkedFrontends(services))
 	status := p.dataplane.Sync(group, plan.PlanForwarding(services, backends, marks, p.world))
-	complaint := ""
 	if status.Err != nil {
 		complaint = fmt.Sprintf("IPVS: %v", status.Err)
 	}

@@ -61,7 +61,8 @@ func TestServe(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() {
 				ended <- flags.serve(
-					ctx, at, slog.New(slog.DiscardHandler), fake.NewClientset(), newRegistry(), liveness.New(), func() bool { return true },
+					ctx, at, slog.New(slog.DiscardHandler), fake.NewClientset(), newRegistry(), liveness.New(),
+					func() bool { return true },
 				)
 			}()
 			client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}

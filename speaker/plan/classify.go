@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -81,4 +82,29 @@ func MarkedFrontends(services []ClassifiedService) []ipvs.Frontend {
 		}
 	}
 	return found
+}
+
+// MostSources is how many entries of sources a Service may need: one for each of its source ranges
+// at each of its ports and addresses. The kernel writes so many in well under a second, in which it
+// writes nothing else.
+const MostSources = 1 << 16
+
+// LimitSources closes those Services that Berth forwards for and that need more entries, and says
+// so; "" if there is none. To open them to everybody is not what their ranges ask for.
+func LimitSources(services []ClassifiedService) (limited []ClassifiedService, complaint string) {
+	limited = services
+	for i, s := range services {
+		need := len(s.SourceRanges) * len(s.Ports) * len(s.Addresses)
+		if s.IPVSScheduler == "" || need <= MostSources {
+			continue
+		}
+		if complaint == "" {
+			limited = slices.Clone(services)
+			complaint = fmt.Sprintf(
+				"Service %s: nobody can connect, because %d spec.loadBalancerSourceRanges at %d ports and %d addresses are %d entries, and %d are possible; write fewer or larger ranges, or expose fewer ports",
+				s.Name, len(s.SourceRanges), len(s.Ports), len(s.Addresses), need, MostSources)
+		}
+		limited[i].SourceRanges = []netip.Prefix{}
+	}
+	return limited, complaint
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -421,5 +422,43 @@ func TestServing(t *testing.T) {
 				t.Errorf("%s: backend %d gets new connections: %v, want %v", c.name, i, got, c.want[i])
 			}
 		}
+	}
+}
+
+// A Service whose source ranges are too many for the kernel is closed. Others keep theirs.
+func TestLimitSources(t *testing.T) {
+	ranges := func(n int) []netip.Prefix {
+		found := make([]netip.Prefix, n)
+		for i := range found {
+			found[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+		}
+		return found
+	}
+	of := func(name string, scheduler string, n int) ClassifiedService {
+		return ClassifiedService{
+			Service: Service{
+				Name:         name,
+				Addresses:    []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")},
+				Ports:        make([]Port, 8),
+				SourceRanges: ranges(n),
+			},
+			IPVSScheduler: scheduler,
+		}
+	}
+	services := []ClassifiedService{of("d/most", "rr", 4096), of("d/more", "rr", 4097), of("d/proxied", "", 4097)}
+	limited, complaint := LimitSources(services)
+	for i, want := range []int{4096, 0, 4097} {
+		if got := limited[i].SourceRanges; len(got) != want || got == nil {
+			t.Errorf("%s has %d ranges, want %d", limited[i].Name, len(got), want)
+		}
+	}
+	if !strings.HasPrefix(complaint, "Service d/more: nobody can connect, because 4097 spec.loadBalancerSourceRanges") {
+		t.Errorf("complaint %q", complaint)
+	}
+	if len(services[1].SourceRanges) != 4097 {
+		t.Error("the Services of the caller changed")
+	}
+	if limited, complaint = LimitSources(services[:1]); complaint != "" || len(limited) != 1 {
+		t.Errorf("complaint %q about what is possible", complaint)
 	}
 }
