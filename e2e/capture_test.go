@@ -18,8 +18,7 @@ import (
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
-// captured is a Service with addresses of both families, and a capture of the hosts that claim
-// them.
+// captured are addresses of a Service, and a capture of the hosts that claim them.
 type captured struct {
 	*rack
 	*stage.Capture
@@ -27,7 +26,8 @@ type captured struct {
 }
 
 // capture captures the addresses of Services until the end of the test. It returns when a single
-// node answers for each.
+// node answers for each Service, with each of its addresses by itself: they are vacant together at
+// first, but a fault may part them.
 func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 	t.Helper()
 	var all []captured
@@ -50,11 +50,15 @@ func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 			t.Error(err)
 		}
 	})
-	for i := range all {
-		all[i].Capture = capture
-		all[i].sole(t, begun)
+	var each []captured
+	for _, c := range all {
+		c.Capture = capture
+		c.sole(t, begun)
+		for _, address := range c.addresses {
+			each = append(each, captured{rack: r, Capture: capture, addresses: []netip.Addr{address}})
+		}
 	}
-	return all
+	return each
 }
 
 // sole waits until one node is the owner of all the addresses, judging by what was captured since

@@ -307,7 +307,7 @@ func (r *rack) freezeControllers(t *testing.T) (resume func()) {
 // testSpeakerRestart restarts the speakers without streamed lists, as with an older API server.
 func testSpeakerRestart(t *testing.T, r *rack) {
 	l2, _, stop := r.unfailing(t)
-	seen := r.capture(t, l2)[0]
+	seen := r.capture(t, l2)
 	begun := time.Now()
 	if _, err := r.Kubectl(
 		t.Context(), "", "-n", stage.Namespace, "set", "env", "daemonset/berth-speaker",
@@ -320,6 +320,8 @@ func testSpeakerRestart(t *testing.T, r *rack) {
 	}
 	r.settle(t)
 	r.whole(t)
-	seen.told(t, seen.sole(t, time.Now()).Host, begun)
+	for _, c := range seen {
+		c.told(t, c.sole(t, time.Now()).Host, begun)
+	}
 	stop()
 }
