@@ -764,7 +764,7 @@ func (p *planner) settled() bool {
 	layer2 := p.l2.Status()
 	claiming := slices.ContainsFunc(layer2.Segments, func(s l2.Segment) bool { return s.Claiming })
 	for _, s := range layer2.Segments {
-		claiming = claiming && (s.Claiming || !s.Up)
+		claiming = claiming && (s.Claiming || !s.Up && !fails(s))
 	}
 	return claiming && len(established(p.bgp)) >= int(p.ordered.Load())
 }
@@ -775,7 +775,7 @@ func (p *planner) missing(neighbors map[string]bool) []string {
 	var missing []string
 	state, _ := p.reporter.state()
 	for _, s := range p.l2.Status().Segments {
-		if state == v1alpha1.SpeakerAnnouncing && s.Up && !s.Claiming {
+		if state == v1alpha1.SpeakerAnnouncing && (s.Up && !s.Claiming || fails(s)) {
 			missing = append(missing, "segment "+s.Interface)
 		}
 	}
@@ -786,6 +786,10 @@ func (p *planner) missing(neighbors map[string]bool) []string {
 		}
 	}
 	slices.Sort(missing)
+// fails reports whether something is wanted on a segment that cannot be served. A link that is down
+// is no failure.
+func fails(s l2.Segment) bool { return !s.Up && s.Err != "" && s.Wanted > 0 }
+
 	return slices.Compact(missing)
 }
 

@@ -54,6 +54,9 @@ func TestSpeaker_settle(t *testing.T) {
 	up := func(name string) bgp.PeerStatus { return bgp.PeerStatus{Name: name, State: "established"} }
 	down := bgp.PeerStatus{Name: "tor"}
 	claiming, listening := []l2.Segment{{Up: true, Claiming: true}}, []l2.Segment{{Interface: "eth0", Up: true}}
+	failing := l2.Segment{Interface: "eth1", Err: "open: operation not permitted"}
+	unwanted := failing
+	failing.Wanted = 1
 	for _, c := range []struct {
 		name     string
 		segments []l2.Segment
@@ -73,6 +76,15 @@ func TestSpeaker_settle(t *testing.T) {
 			want: settleAtMost,
 		},
 		{name: "a segment", segments: listening, peers: []bgp.PeerStatus{up("tor")}, want: resumeAtMost},
+		{name: "a link that is down", segments: append(claiming, l2.Segment{Wanted: 1}), peers: []bgp.PeerStatus{up("tor")}},
+		{
+			name: "a segment that fails", segments: append(claiming, failing), peers: []bgp.PeerStatus{up("tor")},
+			want: resumeAtMost,
+		},
+		{
+			name: "a segment that fails, and nothing is wanted there", segments: append(claiming, unwanted),
+			peers: []bgp.PeerStatus{up("tor")},
+		},
 		{
 			name: "a segment, and the node leaves", segments: listening, peers: []bgp.PeerStatus{up("tor")},
 			state: v1alpha1.SpeakerLeaving, want: settleAtMost,

@@ -75,13 +75,19 @@ func Manifest() (string, error) {
 	}
 }
 
-// Install applies manifests/berth.yaml, as a user does, and waits until all of Berth is ready.
+// Install applies manifests/berth.yaml, as a user does, and waits until all of Berth is ready. So
+// that rollouts take less time, a speaker need not have been ready for a while.
 func (s *Stage) Install(ctx context.Context) error {
 	file, err := Manifest()
 	if err != nil {
 		return err
 	}
 	if _, err := s.Kubectl(ctx, "", "apply", "-f", file); err != nil {
+		return fmt.Errorf("install Berth: %w", err)
+	}
+	if _, err := s.Kubectl(
+		ctx, "", "-n", Namespace, "patch", "daemonset", "berth-speaker", "-p", `{"spec":{"minReadySeconds":0}}`,
+	); err != nil {
 		return fmt.Errorf("install Berth: %w", err)
 	}
 	return s.AwaitBerth(ctx)
