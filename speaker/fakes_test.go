@@ -74,6 +74,7 @@ type fakeBGP struct {
 	synced   map[string]bgp.Desired // by group
 	peers    []bgp.Peer
 	hops     []netip.Addr
+	id       netip.Addr
 	calls    []string
 	status   bgp.Status
 	observed chan bgp.Observation
@@ -89,7 +90,7 @@ func (f *fakeBGP) Sync(group string, desired bgp.Desired) {
 func (f *fakeBGP) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (f *fakeBGP) Observed() <-chan bgp.Observation { return f.observed }
 func (f *fakeBGP) SyncPeers(peers []bgp.Peer)       { f.peers = peers }
-func (f *fakeBGP) SetRouterID(id netip.Addr) error  { return nil }
+func (f *fakeBGP) SetRouterID(id netip.Addr) error  { f.id = id; return nil }
 func (f *fakeBGP) SetNextHops(hops []netip.Addr) error {
 	f.hops = hops
 	return nil

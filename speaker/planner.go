@@ -37,7 +37,9 @@ type planner struct {
 	reporter *reporter
 	tasks    workqueue.TypedDelayingInterface[task]
 
-	routerID netip.Addr // where the Speaker asks for no other
+	routerID netip.Addr     // where the Speaker asks for no other
+	asksID   bool           // the Speaker asks for one
+	unasked  retain.Missing // what the Speaker asked for
 
 	groups    *plan.Groups
 	world     plan.World
@@ -95,9 +97,12 @@ const (
 // before it tries again.
 const refilledAfter = time.Minute
 
+const speakersResource = "speakers"
+
 func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Addr) (*planner, error) {
 	p := &planner{
 		Options: o, drivers: d, sources: s, reporter: r, routerID: routerID,
+		unasked: retain.Missing{Resource: speakersResource},
 		tasks:   workqueue.NewTypedDelayingQueue[task](),
 		groups:  plan.NewGroups(),
 		wanted:  map[string]map[netip.Addr]plan.Segment{},
@@ -587,6 +592,18 @@ func (p *planner) reviewRouterID() {
 		return
 	}
 	speaker := p.sources.self(p.Node)
+	switch text := speaker.Spec.BGP.RouterID; {
+	case text != "":
+		p.asksID = true
+		p.unasked.Found(speakersResource)
+	case p.asksID && p.served != nil:
+		// Was it taken out, or was the CustomResourceDefinition deleted with all Speakers?
+		if again := p.unasked.Keep(speakersResource, time.Now(), p.served); again > 0 {
+			p.tasks.AddAfter(task{kind: speakerChanged}, again)
+			return
+		}
+		p.asksID = false
+	}
 	id, complaint := askedRouterID(speaker, p.routerID)
 	p.reporter.complain(reasonInvalidRouterID, "", complaint)
 	p.reporter.setRouterID(id)
@@ -769,6 +786,10 @@ func (p *planner) settled() bool {
 	return claiming && len(established(p.bgp)) >= int(p.ordered.Load())
 }
 
+// fails reports whether something is wanted on a segment that cannot be served. A link that is down
+// is no failure.
+func fails(s l2.Segment) bool { return !s.Up && s.Err != "" && s.Wanted > 0 }
+
 // missing returns the segments that are not served yet, and those of the neighbors without a
 // session that this node still has.
 func (p *planner) missing(neighbors map[string]bool) []string {
@@ -786,10 +807,6 @@ func (p *planner) missing(neighbors map[string]bool) []string {
 		}
 	}
 	slices.Sort(missing)
-// fails reports whether something is wanted on a segment that cannot be served. A link that is down
-// is no failure.
-func fails(s l2.Segment) bool { return !s.Up && s.Err != "" && s.Wanted > 0 }
-
 	return slices.Compact(missing)
 }
 

@@ -571,3 +571,48 @@ func TestPlanner_run_stuck(t *testing.T) {
 		running.Wait()
 	})
 }
+
+// The router ID that a Speaker asked for stays when the CustomResourceDefinition is deleted with
+// all Speakers: another one would end all sessions. If it is taken out, it is no longer used.
+func TestPlanner_reviewRouterID_kind_gone(t *testing.T) {
+	asked, own := netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("192.0.2.11")
+	with := &v1alpha1.Speaker{ObjectMeta: named("n1")}
+	with.Spec.BGP.RouterID = asked.String()
+	synctest.Test(t, func(t *testing.T) {
+		n, _ := servingNode(t)
+		defer n.tasks.ShutDown()
+		whole := true
+		n.served = func(string) (bool, error) { return whole, nil }
+		review := func(when string, want netip.Addr) {
+			t.Helper()
+			n.reviewRouterID()
+			if n.bgp.id != want {
+				t.Errorf("%s: router ID %s, want %s", when, n.bgp.id, want)
+			}
+		}
+		store := n.sources.status.GetStore()
+		change := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		change(store.Add(with))
+		review("asked for", asked)
+		whole = false
+		change(store.Delete(with))
+		review("the kind is gone", asked)
+		<-time.After(time.Hour)
+		review("for long", asked)
+		whole = true
+		change(store.Add(&v1alpha1.Speaker{ObjectMeta: named("n1")})) // the reporter makes it again
+		<-time.After(time.Minute)
+		review("the kind is back", asked)
+		change(store.Update(with))
+		review("and so is what it said", asked)
+		<-time.After(time.Hour)
+		change(store.Update(&v1alpha1.Speaker{ObjectMeta: named("n1")}))
+		review("it is taken out", asked)
+		<-time.After(time.Second)
+		review("a second ago", own)
+	})
+}
