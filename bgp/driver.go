@@ -109,11 +109,14 @@ func (d *Driver) Sync(group string, desired Desired) {
 	d.orders.give(func(o *order) { o.groups[group] = desired })
 }
 
-// SyncPeers replaces the peers. A peer that is equal to what it was keeps its session, whatever
-// happens to the others; one that changed gets a new session. Invalid peers, and the second of two
+// SyncPeers replaces the peers. A peer that is equal to what it was, defaults filled in, keeps its
+// session, whatever happens to the others; one that changed gets a new session. Invalid peers, and the second of two
 // with one name or one address, are reported in Status and left alone.
 func (d *Driver) SyncPeers(peers []Peer) {
 	peers = slices.Clone(peers)
+	for i, p := range peers {
+		peers[i] = p.Canonical()
+	}
 	d.orders.give(func(o *order) { o.peers = &peers })
 }
 

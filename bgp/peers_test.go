@@ -3,6 +3,7 @@ package bgp
 import (
 	"net/netip"
 	"testing"
+	"time"
 )
 
 func TestOfPeersThatClashTheFirstIsUsed(t *testing.T) {
@@ -30,5 +31,20 @@ func TestOfPeersThatClashTheFirstIsUsed(t *testing.T) {
 	}
 	if len(problems) != len(want) {
 		t.Errorf("got %d problems, want %d", len(problems), len(want))
+	}
+}
+
+func TestDefaultsWrittenOutResetNoSession(t *testing.T) {
+	tor := newRouter(t, "127.0.0.2", 64513, nodeASN)
+	d := run(t)
+	p := tor.peer("tor", nodeASN)
+	d.SyncPeers([]Peer{p})
+	d.up(t, "tor")
+	since := d.session(t, "tor").Since
+	p.HoldTime, p.KeepaliveTime, p.IPv4, p.IPv6 = 90*time.Second, 30*time.Second, true, true
+	d.SyncPeers([]Peer{p, {Name: "a mark of what was read"}})
+	d.becomes(t, func(st Status) bool { return len(st.Peers) == 2 })
+	if s := d.session(t, "tor"); !s.Established() || !s.Since.Equal(since) || len(tor.ended()) > 0 {
+		t.Errorf("the session is %s since %s, want established since %s; it ended %v", s.State, s.Since, since, tor.ended())
 	}
 }

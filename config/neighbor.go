@@ -46,7 +46,7 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 	if !ok {
 		return
 	}
-	n.Nodes = nodes
+	n.Nodes, n.Peer = nodes, n.Canonical()
 	for _, other := range c.snapshot.Neighbors {
 		if !other.Nodes.Empty() {
 			continue

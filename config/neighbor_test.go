@@ -59,19 +59,17 @@ func TestANeighborIsCompiledWithEachOfItsFields(t *testing.T) {
 		Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: map[string]string{"md5": "secret"}},
 	)
 	want := []*Neighbor{{Peer: peer.Peer{
-		Name:             "tor",
-		Address:          netip.MustParseAddr("192.0.2.1"),
-		LocalASN:         65001,
-		RemoteType:       peer.External,
-		TTLSecurityHops:  3,
-		HoldTime:         90 * time.Second,
-		ConnectRetryTime: 5 * time.Second,
-		SourceAddress:    netip.MustParseAddr("192.0.2.11"),
-		VRF:              "red",
-		Password:         "secret",
-		IPv6:             true,
-		GracefulRestart:  2 * time.Minute,
-		BFD:              peer.BFD{Enabled: true, TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
+		Name:            "tor",
+		Address:         netip.MustParseAddr("192.0.2.1"),
+		LocalASN:        65001,
+		RemoteType:      peer.External,
+		TTLSecurityHops: 3,
+		SourceAddress:   netip.MustParseAddr("192.0.2.11"),
+		VRF:             "red",
+		Password:        "secret",
+		IPv6:            true,
+		GracefulRestart: 2 * time.Minute,
+		BFD:             peer.BFD{Enabled: true, TransmitInterval: 50 * time.Millisecond, Multiplier: 5},
 	}}}
 	comparison := cmp.Options{
 		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
@@ -572,6 +570,39 @@ func TestCompileKeepsPasswords(t *testing.T) {
 		s, problems := compile(c.before, c.secrets)
 		if password(s) != c.want || len(problems) > 0 != (c.problem != "") {
 			t.Errorf("%s: password %q, %v; want %q, %q", c.name, password(s), problems, c.want, c.problem)
+		}
+	}
+}
+
+// What a spec says by default, and what it means if it is written out, is the same session: also for
+// an object that the API server has not filled in.
+func TestDefaultsOfANeighborWrittenOutChangeNoSession(t *testing.T) {
+	compiled := func(change func(*v1alpha1.BGPNeighborSpec)) peer.Peer {
+		o := neighbor("tor", 1, "192.0.2.1")
+		o.Spec.GracefulRestart, o.Spec.BFD = &v1alpha1.GracefulRestart{}, &v1alpha1.BFD{}
+		change(&o.Spec)
+		s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}})
+		if len(s.Neighbors) != 1 {
+			t.Fatalf("not compiled: %v", problems)
+		}
+		return s.Neighbors[0].Peer
+	}
+	plain := compiled(func(*v1alpha1.BGPNeighborSpec) {})
+	for field, write := range map[string]func(*v1alpha1.BGPNeighborSpec){
+		"port":                        func(s *v1alpha1.BGPNeighborSpec) { s.Port = 179 },
+		"connect":                     func(s *v1alpha1.BGPNeighborSpec) { s.Connect = v1alpha1.ConnectDial },
+		"families":                    func(s *v1alpha1.BGPNeighborSpec) { s.Families = []v1alpha1.Family{v1alpha1.IPv6, v1alpha1.IPv4} },
+		"holdTime":                    func(s *v1alpha1.BGPNeighborSpec) { s.HoldTime = "1m30s" },
+		"keepaliveTime":               func(s *v1alpha1.BGPNeighborSpec) { s.KeepaliveTime = "30s" },
+		"connectRetryTime":            func(s *v1alpha1.BGPNeighborSpec) { s.ConnectRetryTime = "5s" },
+		"nextHop":                     func(s *v1alpha1.BGPNeighborSpec) { s.NextHop = v1alpha1.NextHopSessionAddress },
+		"gracefulRestart.restartTime": func(s *v1alpha1.BGPNeighborSpec) { s.GracefulRestart.RestartTime = "2m" },
+		"bfd.receiveInterval":         func(s *v1alpha1.BGPNeighborSpec) { s.BFD.ReceiveInterval = "300ms" },
+		"bfd.transmitInterval":        func(s *v1alpha1.BGPNeighborSpec) { s.BFD.TransmitInterval = "300ms" },
+		"bfd.multiplier":              func(s *v1alpha1.BGPNeighborSpec) { s.BFD.Multiplier = 3 },
+	} {
+		if got := compiled(write); got != plain {
+			t.Errorf("%s: %+v, want %+v", field, got, plain)
 		}
 	}
 }

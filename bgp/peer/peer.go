@@ -14,6 +14,9 @@ const (
 	DefaultPort             = 179
 	DefaultHoldTime         = 90 * time.Second
 	DefaultConnectRetryTime = 5 * time.Second
+
+	defaultBFDInterval   = 300 * time.Millisecond
+	defaultBFDMultiplier = 3
 )
 
 // Type says in which AS a peer is whose number is not given.
@@ -34,7 +37,8 @@ type BFD struct {
 	Multiplier uint8
 }
 
-// Peer is one configured BGP neighbor. Two equal Peers need no change to the session between them.
+// Peer is one configured BGP neighbor. Two whose Canonical forms are equal need no change to the
+// session between them.
 type Peer struct {
 	// Name identifies the peer in routes, status, metrics and logs. Unique.
 	Name string
@@ -269,6 +273,36 @@ func (p Peer) Covers() netip.Prefix {
 // one.
 func (p Peer) Session() Peer {
 	p.ConnectRetryTime, p.BFD = 0, BFD{}
+	return p
+}
+
+// Canonical leaves out what is the default anyway.
+func (p Peer) Canonical() Peer {
+	hold, keepalive, retry := p.Timers()
+	if hold == DefaultHoldTime {
+		p.HoldTime = 0
+	}
+	if keepalive == (hold / 3).Truncate(time.Second) {
+		p.KeepaliveTime = 0
+	}
+	if retry == DefaultConnectRetryTime {
+		p.ConnectRetryTime = 0
+	}
+	if p.Port == DefaultPort {
+		p.Port = 0
+	}
+	if p.IPv4 && p.IPv6 {
+		p.IPv4, p.IPv6 = false, false
+	}
+	if p.BFD.ReceiveInterval == defaultBFDInterval {
+		p.BFD.ReceiveInterval = 0
+	}
+	if p.BFD.TransmitInterval == defaultBFDInterval {
+		p.BFD.TransmitInterval = 0
+	}
+	if p.BFD.Multiplier == defaultBFDMultiplier {
+		p.BFD.Multiplier = 0
+	}
 	return p
 }
 

@@ -88,3 +88,37 @@ func byPrefixOnly(prefix string, more ...func(*Peer)) func(*Peer) {
 		}
 	}
 }
+
+// Whatever is left out is the same as its default.
+func TestDefaultsWrittenOutAreNone(t *testing.T) {
+	plain := Peer{Name: "tor", BFD: BFD{Enabled: true}}
+	for name, write := range map[string]func(*Peer){
+		"port":      func(p *Peer) { p.Port = 179 },
+		"hold":      func(p *Peer) { p.HoldTime = 90 * time.Second },
+		"keepalive": func(p *Peer) { p.KeepaliveTime = 30 * time.Second },
+		"both":      func(p *Peer) { p.HoldTime, p.KeepaliveTime = 90*time.Second, 30*time.Second },
+		"retry":     func(p *Peer) { p.ConnectRetryTime = 5 * time.Second },
+		"families":  func(p *Peer) { p.IPv4, p.IPv6 = true, true },
+		"BFD": func(p *Peer) {
+			p.BFD = BFD{Enabled: true, ReceiveInterval: 300 * time.Millisecond, TransmitInterval: 300 * time.Millisecond, Multiplier: 3}
+		},
+	} {
+		p := plain
+		write(&p)
+		if p.Canonical() != plain {
+			t.Errorf("%s: %+v is %+v", name, p, p.Canonical())
+		}
+		h1, k1, r1 := plain.Timers()
+		if h2, k2, r2 := p.Canonical().Timers(); h1 != h2 || k1 != k2 || r1 != r2 {
+			t.Errorf("%s: the times change: %s %s %s", name, h2, k2, r2)
+		}
+	}
+	for _, p := range []Peer{
+		{Port: 1179}, {HoldTime: 30 * time.Second}, {KeepaliveTime: 10 * time.Second}, {ConnectRetryTime: time.Second},
+		{HoldTime: 30 * time.Second, KeepaliveTime: 5 * time.Second}, {IPv6: true},
+	} {
+		if p.Canonical() != p {
+			t.Errorf("%+v became %+v", p, p.Canonical())
+		}
+	}
+}
