@@ -45,6 +45,7 @@ func (f *frr) neighbor(t *testing.T, address string) (n struct {
 	PortForeign             int
 	LastErrorCodeSubcode    string
 	LastShutdownDescription string
+	MessageStats            struct{ UpdatesRecv int }
 }) {
 	t.Helper()
 	all := map[string]json.RawMessage{}

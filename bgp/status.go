@@ -102,7 +102,8 @@ type session struct {
 	endedAt       time.Time // when the established session ended; zero: there was none, or it is up
 	lastNote      failure
 	closedBecause string             // why we ended the session that was up last, if we did
-	withheld      bool               // it gets no IPv4 routes, for their next hop
+	extended      bool               // it takes IPv4 routes with an IPv6 next hop (RFC 8950), as it said
+	greeted       bool               // it has said so, or not
 	missed        bool               // it has not got all routes since it is up
 	settling      time.Time          // when the session came up, until GoBGP is known to send it changes
 	backoffUntil  time.Time          // when a session that we refuse for a while may come up again

@@ -112,10 +112,11 @@ func (o *loop) hopless(p Peer) bool {
 	return slices.Contains(familiesOf(p), gobgp.RF_IPv6_UC) && !own && !o.pointsToSession(p, gobgp.RF_IPv6_UC)
 }
 
-// recipient is the peer without IPv4 if that is withheld, and without IPv6 if its routes would
-// point nowhere.
-func (o *loop) recipient(p Peer, withheld bool) recipient {
+// recipient is the peer without IPv4 if that needs an extended next hop, of which it is not known
+// that the peer takes it, and without IPv6 if its routes would point nowhere.
+func (o *loop) recipient(p Peer, extended bool) recipient {
 	r := recipient{Peer: p}
+	withheld := !extended && o.needsExtendedNextHop(p)
 	for _, f := range familiesOf(p) {
 		if f == gobgp.RF_IPv4_UC && withheld || f == gobgp.RF_IPv6_UC && o.hopless(p) {
 			continue
@@ -128,7 +129,14 @@ func (o *loop) recipient(p Peer, withheld bool) recipient {
 	return r
 }
 
-// checkNextHops withholds IPv4 routes from a peer that would not understand them, and says what is
+// takesExtended reports whether the peer gets IPv4 routes with an IPv6 next hop. Before it has said
+// that it takes them it does not, because OpenBGPD 7.7 crashes at one; unless it keeps routes while
+// the speaker is replaced, and would drop those that do not come again at once.
+func (s *session) takesExtended() bool {
+	return s.extended || !s.greeted && s.peer.GracefulRestart > 0
+}
+
+// checkNextHops gives IPv4 routes with an IPv6 next hop to a peer that takes them, and says what is
 // withheld.
 func (o *loop) checkNextHops(s *session, e sessionEvent) {
 	if o.hopless(s.peer) {
@@ -138,24 +146,27 @@ func (o *loop) checkNextHops(s *session, e sessionEvent) {
 		o.attemptFailed(s, "IPv6 routes are withheld: the session is over IPv4, and the node has no IPv6 address (InternalIP) for them to point to; "+
 			"give it one, or peer over IPv6", e.time, false)
 	}
-	withheld := o.needsExtendedNextHop(s.peer) && !e.extended
-	if withheld {
+	if !o.needsExtendedNextHop(s.peer) {
+		return
+	}
+	if !e.extended {
 		o.published.update(func() {
 			s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv4_UC })
 		})
 		o.attemptFailed(s, "IPv4 routes are withheld: they have an IPv6 next hop, which the peer does not take (RFC 8950); "+
 			"have it send the capability extended next hop", e.time, false)
 	}
-	if withheld == s.withheld {
+	before := s.takesExtended()
+	s.extended, s.greeted = e.extended, true
+	if s.extended == before {
 		return
 	}
-	s.withheld = withheld
 	o.sets.news = true
 	if err := o.publishSets(); err != nil {
 		o.log.Error("GoBGP refused the policies", "error", err)
 		return
 	}
-	if !withheld {
+	if s.extended {
 		s.missed = true
 	}
 }

@@ -115,5 +115,9 @@ func TestIPv4RoutesOfANodeWithoutIPv4PointToItsIPv6Address(t *testing.T) {
 		f.says(t, "ipv6", "2001:db8:1::2/128", "path 64512 via 2001:db8::9")
 		f.says(t, "ipv4", "192.0.2.2/32", "nothing")
 		d.counts(t, "tor1", 0, 2)
+		// A route of IPv4, even one that is withdrawn at once, would be one more.
+		if n := f.neighbor(t, "2001:db8::9").MessageStats.UpdatesRecv; n != 2 {
+			t.Errorf("FRR got %d updates, want 2: one for each IPv6 route", n)
+		}
 	})
 }

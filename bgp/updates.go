@@ -69,13 +69,13 @@ func (o *loop) publishSets() error {
 	}
 	var peers []recipient
 	for _, s := range o.byAddress { // before the prefix that they are in: the first statement counts
-		if s.peer.ByPrefix() && s.withheld {
+		if s.peer.ByPrefix() && s.extended {
 			peers = append(peers, o.recipient(s.peer, true))
 		}
 	}
 	for _, p := range o.usable {
 		s := o.published.sessions[p.Name]
-		peers = append(peers, o.recipient(p, s != nil && s.withheld))
+		peers = append(peers, o.recipient(p, s != nil && s.takesExtended()))
 	}
 	if err := o.server.setPeers(context.Background(), peers, o.sets); err != nil {
 		return err
