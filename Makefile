@@ -99,14 +99,21 @@ api-tests: fetch binaries
 rack-tests: fetch binaries
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-test-release: preflight fetch binaries ## beside the real MetalLB and in its place, with the gap measured; upgrades and back; Helm and Flux; Traefik, external-dns, Envoy Gateway; one owner per address; alerts fired by the real Prometheus: what has no room in make test (root)
+test-release: preflight fetch binaries ## beside the real MetalLB and in its place, with the gap measured; upgrades and back; Helm and Flux; Traefik, external-dns, Envoy Gateway; one owner per address; BGP with other daemons; alerts fired by the real Prometheus: what has no room in make test (root)
 	$(LAB) build --metallb --installers --company --previous
+	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m ./interop
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
 
 test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
 	cd e2e && go run ./cmd/minors $(MINORS)
 	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
+
+# Without SCRIPT it runs all, and records what came out.
+interop: packages ## each field of the BGP API with FRR, BIRD, GoBGP, ExaBGP and OpenBGPD; writes the table in the docs (root; about 3 minutes; SCRIPT=bfd for one, which writes nothing)
+	@tools/preflight tools
+	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m $(if $(SCRIPT),-v -run '^TestInterop$$/^scripts$$/^$(SCRIPT)$$' ./interop,./interop -record)
+	cd tools && go run ./interop ../manifests/crds ../e2e/interop/testdata ../docs/reference/interop.md
 
 bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
@@ -147,7 +154,7 @@ image-push: ## the same into REGISTRY (such as registry.example.com/infra), and 
 dist: ## bin/dist: all that a release publishes; for images in REGISTRY, of version TAG if they are given
 	cd tools && go run ./dist -C .. -o ../bin/dist -registry '$(REGISTRY)' -tag '$(TAG)' release
 
-generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart, docs/reference/api.md, the table of tested versions, alerts and dashboards
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manifests/berth.yaml, the chart, docs/reference/api.md, the tables of tested versions and BGP daemons, alerts and dashboards
 	$(TOOLS)/controller-gen object paths=./config/v1alpha1
 	rm -f manifests/crds/*.yaml
 	$(TOOLS)/controller-gen crd paths=./config/v1alpha1 output:crd:artifacts:config=manifests/crds
@@ -158,6 +165,7 @@ generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manif
 	mkdir -p docs/reference
 	cd tools && go run ./apidocs ../manifests/crds ../docs/reference/examples ../config/v1alpha1/names.go > ../docs/reference/api.md
 	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
+	cd tools && go run ./interop ../manifests/crds ../e2e/interop/testdata ../docs/reference/interop.md
 	cd tools/monitoring && go run . ../../manifests/monitoring
 
 verify: ## generated files are fresh, Go is formatted, go.mod files are tidy; sizes of packages, words, columns, links
@@ -197,4 +205,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release test-minors preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE
+.PHONY: help demo test test-release test-minors interop preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE
