@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -36,11 +37,12 @@ type node struct {
 // startNode starts a speaker's BGP; the node's labels are rack: a.
 func startNode(ctx context.Context, log *slog.Logger, settings Settings) (*node, error) {
 	ctx, stop := context.WithCancel(ctx)
-	paths, err := bfdliveness.New(log, nil)
+	engine, err := bfd.New(log, nil)
 	if err != nil {
 		stop()
 		return nil, err
 	}
+	paths := bfdliveness.New(engine)
 	c := bgp.Config{
 		Node:     "n1",
 		RouterID: netip.MustParseAddr("10.0.0.9"),
