@@ -110,8 +110,8 @@ func (d *Driver) Sync(group string, desired Desired) {
 }
 
 // SyncPeers replaces the peers. A peer that is equal to what it was, defaults filled in, keeps its
-// session, whatever happens to the others; one that changed gets a new session. Invalid peers, and the second of two
-// with one name or one address, are reported in Status and left alone.
+// session, whatever happens to the others; one that changed gets a new session. Invalid peers, and
+// the second of two with one name or one address, are reported in Status and left alone.
 func (d *Driver) SyncPeers(peers []Peer) {
 	peers = slices.Clone(peers)
 	for i, p := range peers {
@@ -177,14 +177,15 @@ func (d *Driver) Withdraw(ctx context.Context) error {
 	}
 }
 
-// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326), a longer AS path and
-// towards internal peers LOCAL_PREF 0, and withdraws everything after that time, as Withdraw does. Nothing is
-// announced newly.
+// Drain asks the peers to prefer other routes, by GRACEFUL_SHUTDOWN (RFC 8326), a longer AS path
+// and towards internal peers LOCAL_PREF 0, and withdraws everything after that time, as Withdraw
+// does. Nothing is announced newly.
 func (d *Driver) Drain(after time.Duration) {
 	d.orders.give(func(o *order) { o.turn, o.phase, o.drainFor = o.turn+1, draining, after })
 }
 
-// LastResort asks the peers to prefer other routes, as Drain does, until Resume. What is wanted is announced so, also newly.
+// LastResort asks the peers to prefer other routes, as Drain does, until Resume. What is wanted is
+// announced so, also newly.
 func (d *Driver) LastResort() {
 	d.orders.give(func(o *order) { o.turn, o.phase = o.turn+1, lastResort })
 }

@@ -108,8 +108,8 @@ func (a announcement) compact() announcement {
 // GRACEFUL_SHUTDOWN.
 const extraPrepend = 11
 
-// lastResort is the announcement of a prefix that is used if there is no other route: for as long as
-// it takes, or until it is withdrawn.
+// lastResort is the announcement of a prefix that is used if there is no other route: for as long
+// as it takes, or until it is withdrawn.
 func (a announcement) lastResort() announcement {
 	l := announcement{named: slices.Clone(a.named)}
 	if a.everyone != nil {

@@ -574,8 +574,8 @@ func TestCompileKeepsPasswords(t *testing.T) {
 	}
 }
 
-// What a spec says by default, and what it means if it is written out, is the same session: also for
-// an object that the API server has not filled in.
+// What a spec says by default, and what it means if it is written out, is the same session: also
+// for an object that the API server has not filled in.
 func TestDefaultsOfANeighborWrittenOutChangeNoSession(t *testing.T) {
 	compiled := func(change func(*v1alpha1.BGPNeighborSpec)) peer.Peer {
 		o := neighbor("tor", 1, "192.0.2.1")
@@ -589,9 +589,11 @@ func TestDefaultsOfANeighborWrittenOutChangeNoSession(t *testing.T) {
 	}
 	plain := compiled(func(*v1alpha1.BGPNeighborSpec) {})
 	for field, write := range map[string]func(*v1alpha1.BGPNeighborSpec){
-		"port":                        func(s *v1alpha1.BGPNeighborSpec) { s.Port = 179 },
-		"connect":                     func(s *v1alpha1.BGPNeighborSpec) { s.Connect = v1alpha1.ConnectDial },
-		"families":                    func(s *v1alpha1.BGPNeighborSpec) { s.Families = []v1alpha1.Family{v1alpha1.IPv6, v1alpha1.IPv4} },
+		"port":    func(s *v1alpha1.BGPNeighborSpec) { s.Port = 179 },
+		"connect": func(s *v1alpha1.BGPNeighborSpec) { s.Connect = v1alpha1.ConnectDial },
+		"families": func(s *v1alpha1.BGPNeighborSpec) {
+			s.Families = []v1alpha1.Family{v1alpha1.IPv6, v1alpha1.IPv4}
+		},
 		"holdTime":                    func(s *v1alpha1.BGPNeighborSpec) { s.HoldTime = "1m30s" },
 		"keepaliveTime":               func(s *v1alpha1.BGPNeighborSpec) { s.KeepaliveTime = "30s" },
 		"connectRetryTime":            func(s *v1alpha1.BGPNeighborSpec) { s.ConnectRetryTime = "5s" },

@@ -100,7 +100,8 @@ func TestDefaultsWrittenOutAreNone(t *testing.T) {
 		"retry":     func(p *Peer) { p.ConnectRetryTime = 5 * time.Second },
 		"families":  func(p *Peer) { p.IPv4, p.IPv6 = true, true },
 		"BFD": func(p *Peer) {
-			p.BFD = BFD{Enabled: true, ReceiveInterval: 300 * time.Millisecond, TransmitInterval: 300 * time.Millisecond, Multiplier: 3}
+			const usual = 300 * time.Millisecond
+			p.BFD = BFD{Enabled: true, ReceiveInterval: usual, TransmitInterval: usual, Multiplier: 3}
 		},
 	} {
 		p := plain
