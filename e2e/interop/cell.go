@@ -110,7 +110,7 @@ func (c *cell) restart(ctx context.Context) error {
 	}
 	err := poll(ctx, func() error {
 		if slices.Contains(c.node.shows(), "berth established") {
-			return errors.New("Berth has not noticed that the daemon is gone")
+			return errors.New("the daemon is gone, and Berth has not noticed")
 		}
 		return nil
 	})

@@ -71,7 +71,7 @@ func merge(into, from map[string]any) {
 	}
 }
 
-func (g *gobgp) daemon(ctx context.Context) []string {
+func (g *gobgp) flags() []string {
 	return []string{"-t", "yaml", "-f", g.file("gobgpd.yaml"), "--api-hosts", "127.0.0.1:50051", "--pprof-disable"}
 }
 
@@ -85,7 +85,7 @@ func (g *gobgp) start(ctx context.Context, neighbor string) error {
 			return err
 		}
 	}
-	if err := g.spawn(g.command(ctx, "usr/bin/gobgpd", g.daemon(ctx)...), "gobgpd"); err != nil {
+	if err := g.spawn(g.command(ctx, "usr/bin/gobgpd", g.flags()...), "gobgpd"); err != nil {
 		return err
 	}
 	return poll(ctx, func() error { _, err := g.ask(ctx, "usr/bin/gobgp", "global"); return err })
@@ -95,7 +95,7 @@ func (g *gobgp) check(ctx context.Context, neighbor string) (string, error) {
 	if err := g.configure(neighbor); err != nil {
 		return "", err
 	}
-	return g.ask(ctx, "usr/bin/gobgpd", append(g.daemon(ctx), "--dry-run")...)
+	return g.ask(ctx, "usr/bin/gobgpd", append(g.flags(), "--dry-run")...)
 }
 
 func (g *gobgp) show(ctx context.Context, into any, args ...string) error {
