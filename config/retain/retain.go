@@ -96,7 +96,8 @@ func (k *kind[T]) apply(now time.Time, resource string, stored []T, served Serve
 	maps.DeleteFunc(k.missing, func(name string, _ time.Time) bool { _, ok := present[name]; return ok })
 	again := time.Duration(0)
 	if len(k.missing) > 0 {
-		again = k.review(now, resource, served)
+		created := slices.ContainsFunc(stored, func(o T) bool { _, known := k.inEffect[o.GetName()]; return !known })
+		again = k.review(now, resource, created, served)
 	}
 	if len(k.missing) == 0 {
 		k.gone = time.Time{}
@@ -111,7 +112,9 @@ func (k *kind[T]) apply(now time.Time, resource string, stored []T, served Serve
 }
 
 // review gives up those of the missing objects that were deleted, and returns when to look again.
-func (k *kind[T]) review(now time.Time, resource string, served Served) time.Duration {
+// While a definition is being deleted nothing can be created. So after an object was, perhaps in
+// the place of a missing one, the others were deleted by themselves.
+func (k *kind[T]) review(now time.Time, resource string, created bool, served Served) time.Duration {
 	switch is, err := served(resource); {
 	case err != nil: // nobody knows
 		return AskHeldEvery
@@ -121,7 +124,9 @@ func (k *kind[T]) review(now time.Time, resource string, served Served) time.Dur
 	case !k.gone.IsZero() && now.Sub(k.gone) < HeldFor:
 		return AskHeldEvery
 	}
-	maps.DeleteFunc(k.missing, func(_ string, since time.Time) bool { return now.Sub(since) >= BelievedAfter })
+	maps.DeleteFunc(k.missing, func(_ string, since time.Time) bool {
+		return created || now.Sub(since) >= BelievedAfter
+	})
 	if len(k.missing) == 0 {
 		return 0
 	}

@@ -67,6 +67,22 @@ func TestConfiguration_Apply(t *testing.T) {
 			},
 		},
 		{
+			name: "an object is deleted, and another one made in its place",
+			steps: []step{
+				{stored: []string{"a", "b"}, want: []string{"a", "b"}},
+				{at: time.Second, stored: []string{"b"}, served: whole, want: []string{"a", "b"}, again: true},
+				{at: 1010 * time.Millisecond, stored: []string{"b", "c"}, served: whole, want: []string{"b", "c"}},
+			},
+		},
+		{
+			name: "a definition is deleted, and made again with another object",
+			steps: []step{
+				{stored: []string{"a"}, want: []string{"a"}},
+				{at: time.Second, served: gone, want: []string{"a"}, again: true, gone: true},
+				{at: time.Minute, stored: []string{"b"}, served: whole, want: []string{"a", "b"}, again: true, gone: true},
+			},
+		},
+		{
 			name: "a definition is deleted, and made again with one of its objects",
 			steps: []step{
 				{stored: []string{"a", "b"}, want: []string{"a", "b"}},
