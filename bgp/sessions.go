@@ -208,7 +208,7 @@ func (o *loop) sessionChanged(ctx context.Context, e sessionEvent) {
 		o.sessionUp(ctx, s, e)
 	case wasUp:
 		o.sessionDown(s, e)
-		if e.time.Sub(since) >= o.config.LastingSession {
+		if e.time.Sub(since) >= o.config.LastingSession && s.peer.GracefulRestart == 0 {
 			o.startAnew(ctx, s)
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
@@ -286,7 +286,7 @@ func (o *loop) sessionDown(s *session, e sessionEvent) {
 // that ended. For sessions that lasted, so that one that ends again and again is held up, and for
 // those that never were, which wait for our next call.
 func (o *loop) startAnew(ctx context.Context, s *session) {
-	if o.closing || !s.backoffUntil.IsZero() || s.peer.GracefulRestart > 0 || s.peer.ByPrefix() {
+	if o.closing || !s.backoffUntil.IsZero() || s.peer.ByPrefix() {
 		return
 	}
 	err := o.server.deletePeer(ctx, s.peer)
