@@ -5,6 +5,7 @@ package bgp
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -210,4 +211,42 @@ func TestFRRThatSendsMuchKeepsItsSession(t *testing.T) {
 		}
 	}))
 	t.Logf("FRR sent %d prefixes and then %d messages", n, sent().Peers["10.0.0.9"].MsgSent-before)
+}
+
+// On a node whose own addresses are on another card, routes of the other family than the session's
+// point to the session's card, which the router can reach.
+func TestFRRIsToldTheAddressBesideTheSessions(t *testing.T) {
+	f := newFRR(t, frrConfig)
+	command(t, "ip", "link", "add", "bt-mgmt", "type", "veth", "peer", "name", "bt-other")
+	t.Cleanup(func() { command(t, "ip", "link", "del", "bt-mgmt") })
+	command(t, "ip", "addr", "add", "10.7.0.9/24", "dev", "bt-mgmt")
+	command(t, "ip", "-6", "addr", "add", "2001:db8:7::9/64", "dev", "bt-mgmt", "nodad")
+	command(t, "ip", "link", "set", "bt-mgmt", "up")
+	// One that is no longer to be used does not count.
+	command(t, "ip", "-6", "addr", "add", "2001:db8::77/64", "dev", f.link, "nodad", "preferred_lft", "0")
+	both := []netip.Addr{netip.MustParseAddr("10.7.0.9"), netip.MustParseAddr("2001:db8:7::9")}
+	for _, c := range []struct {
+		name, router, four, six string
+		own                     []netip.Addr
+		internal                bool
+	}{
+		{"over IPv4", frrIPv4, "10.0.0.9", "2001:db8::9", both, false},
+		{"over IPv6", frrIPv6, "10.0.0.9", "2001:db8::9", both, false},
+		{"over IPv4 of a node without IPv6", frrIPv4, "10.0.0.9", "2001:db8::9", both[:1], false},
+		{"over IPv6 of a node without IPv4", frrIPv6, "10.0.0.9", "2001:db8::9", both[1:], false},
+		{"the node's own", frrIPv4, "10.7.0.9", "2001:db8:7::9", both, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := run(t, func(config *Config) { config.NextHops = c.own })
+			p := frrPeer("tor1", c.router)
+			p.NodeNextHop = c.internal
+			d.SyncPeers([]Peer{p})
+			d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+			f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via "+c.four)
+			f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via "+c.six)
+			d.Sync("dns", routes(nil, "192.0.2.53/32", "2001:db8:1::53/128"))
+			f.says(t, "ipv4", "192.0.2.53/32", "path 64512 via "+c.four)
+			f.says(t, "ipv6", "2001:db8:1::53/128", "path 64512 via "+c.six)
+		})
+	}
 }

@@ -64,7 +64,7 @@ func (o *loop) releaseRouter(ctx context.Context, s *session, wasUp bool) {
 	if !s.backoffUntil.IsZero() {
 		o.backoffUntil[s.peer.Address] = s.backoffUntil
 	}
-	if s.extended {
+	if s.extended || s.beside.IsValid() {
 		o.sets.news = true
 	}
 	if !wasUp { // else GoBGP has forgotten it already

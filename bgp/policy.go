@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -19,11 +20,12 @@ const (
 	importPolicy = "berth-import"
 )
 
-// recipient is a peer with the families of routes that it gets, and those of them whose routes
-// point to the local end of the session.
+// recipient is a peer with the families of routes that it gets, those of them whose routes point to
+// the local end of the session, and where those of the family of beside point to, if there is one.
 type recipient struct {
 	Peer
 	families, toSession []gobgp.Family
+	beside              netip.Addr
 }
 
 // policies is the whole set for these peers and sets of attributes: a peer gets the paths that
@@ -64,6 +66,11 @@ func policies(peers []recipient, b *attributeSets) *api.SetPoliciesRequest {
 				export.Statements = append(export.Statements, &api.Statement{ // and the statements that follow decide
 					Name: "hop-of-" + f.String() + "-to-" + p.Label(), Conditions: of(f),
 					Actions: &api.Actions{Nexthop: &api.NexthopAction{Self: true}},
+				})
+			case p.beside.IsValid() && familyOf(p.beside) == f:
+				export.Statements = append(export.Statements, &api.Statement{
+					Name: "hop-of-" + f.String() + "-to-" + p.Label(), Conditions: of(f),
+					Actions: &api.Actions{Nexthop: &api.NexthopAction{Address: p.beside.String()}},
 				})
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -433,6 +434,9 @@ func (o *loop) connected(a answer) {
 		return
 	}
 	a.of.rest()
+	if local, ok := a.conn.LocalAddr().(*net.TCPAddr); ok {
+		a.of.local = local.AddrPort().Addr().Unmap()
+	}
 	if err := o.server.take(a.conn); err != nil {
 		o.log.Error("GoBGP did not take a connection", "peer", a.of.peer.Name, "error", err)
 	}

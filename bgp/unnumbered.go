@@ -94,22 +94,48 @@ func (o *loop) routerFound(ctx context.Context, seen foundRouter) {
 // in an IPv6 session. An unnumbered peer knows the way to our link-local address only.
 func (o *loop) pointsToSession(p Peer, f gobgp.Family) bool {
 	_, own := o.nextHops[f]
-	return p.Interface != "" ||
-		!p.NodeNextHop && (familyOf(p.Covers().Addr()) == f || f == gobgp.RF_IPv4_UC && !own)
+	return p.Interface != "" || !p.NodeNextHop &&
+		(familyOf(p.Covers().Addr()) == f || f == gobgp.RF_IPv4_UC && !own && !o.besideOf(p, f))
+}
+
+// besideOf reports whether the card of the session with the peer has an address for routes of this
+// family, which is not the session's.
+func (o *loop) besideOf(p Peer, f gobgp.Family) bool {
+	s := o.published.sessions[p.Label()]
+	return s != nil && s.beside.IsValid() && familyOf(s.beside) == f
+}
+
+// beside returns what routes of the other family than the session's point to: an address of the
+// card that the session runs on, if the node's own is not there. So a router that knows the
+// fabric's networks only can reach it.
+func (o *loop) beside(p Peer, local netip.Addr) netip.Addr {
+	if p.Interface != "" || p.NodeNextHop || !local.IsValid() {
+		return netip.Addr{}
+	}
+	found, err := discover.Beside(local.WithZone(""))
+	if err != nil {
+		o.log.Warn("could not read the addresses of a session's card", "peer", p.Name, "error", err)
+	}
+	if len(found) == 0 || slices.Contains(found, o.nextHops[familyOf(found[0])]) {
+		return netip.Addr{}
+	}
+	return found[0]
 }
 
 // needsExtendedNextHop reports whether IPv4 routes go to a peer with an IPv6 next hop (RFC 8950).
 func (o *loop) needsExtendedNextHop(p Peer) bool {
 	_, own := o.nextHops[gobgp.RF_IPv4_UC]
 	overIPv4 := p.Interface == "" && p.Covers().Addr().Is4() && !p.NodeNextHop
-	return slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) && (p.Interface != "" || !own && !overIPv4)
+	return slices.Contains(familiesOf(p), gobgp.RF_IPv4_UC) &&
+		(p.Interface != "" || !own && !overIPv4 && !o.besideOf(p, gobgp.RF_IPv4_UC))
 }
 
 // hopless reports whether the peer gets no IPv6 routes, since they could point nowhere: over an
 // IPv4 session from a node that has no IPv6 address.
 func (o *loop) hopless(p Peer) bool {
 	_, own := o.nextHops[gobgp.RF_IPv6_UC]
-	return slices.Contains(familiesOf(p), gobgp.RF_IPv6_UC) && !own && !o.pointsToSession(p, gobgp.RF_IPv6_UC)
+	return slices.Contains(familiesOf(p), gobgp.RF_IPv6_UC) && !own && !o.pointsToSession(p, gobgp.RF_IPv6_UC) &&
+		!o.besideOf(p, gobgp.RF_IPv6_UC)
 }
 
 // recipient is the peer without IPv4 if that needs an extended next hop, of which it is not known
@@ -117,6 +143,9 @@ func (o *loop) hopless(p Peer) bool {
 func (o *loop) recipient(p Peer, extended bool) recipient {
 	r := recipient{Peer: p}
 	withheld := !extended && o.needsExtendedNextHop(p)
+	if s := o.published.sessions[p.Label()]; s != nil {
+		r.beside = s.beside
+	}
 	for _, f := range familiesOf(p) {
 		if f == gobgp.RF_IPv4_UC && withheld || f == gobgp.RF_IPv6_UC && o.hopless(p) {
 			continue
@@ -139,6 +168,13 @@ func (s *session) takesExtended() bool {
 // checkNextHops gives IPv4 routes with an IPv6 next hop to a peer that takes them, and says what is
 // withheld.
 func (o *loop) checkNextHops(s *session, e sessionEvent) {
+	hops, beside := o.hops(), s.beside
+	s.beside = o.beside(s.peer, s.local)
+	if o.hops() != hops {
+		for prefix := range o.desired.prefixes {
+			o.dirty[prefix] = true
+		}
+	}
 	if o.hopless(s.peer) {
 		o.published.update(func() {
 			s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv6_UC })
@@ -146,19 +182,18 @@ func (o *loop) checkNextHops(s *session, e sessionEvent) {
 		o.attemptFailed(s, "IPv6 routes are withheld: the session is over IPv4, and the node has no IPv6 address (InternalIP) for them to point to; "+
 			"give it one, or peer over IPv6", e.time, false)
 	}
-	if !o.needsExtendedNextHop(s.peer) {
-		return
-	}
-	if !e.extended {
-		o.published.update(func() {
-			s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv4_UC })
-		})
-		o.attemptFailed(s, "IPv4 routes are withheld: they have an IPv6 next hop, which the peer does not take (RFC 8950); "+
-			"have it send the capability extended next hop", e.time, false)
-	}
 	before := s.takesExtended()
-	s.extended, s.greeted = e.extended, true
-	if s.extended == before {
+	if o.needsExtendedNextHop(s.peer) {
+		s.extended, s.greeted = e.extended, true
+		if !e.extended {
+			o.published.update(func() {
+				s.families = slices.DeleteFunc(s.families, func(f gobgp.Family) bool { return f == gobgp.RF_IPv4_UC })
+			})
+			o.attemptFailed(s, "IPv4 routes are withheld: they have an IPv6 next hop, which the peer does not take (RFC 8950); "+
+				"have it send the capability extended next hop", e.time, false)
+		}
+	}
+	if s.takesExtended() == before && s.beside == beside {
 		return
 	}
 	o.sets.news = true
@@ -166,7 +201,7 @@ func (o *loop) checkNextHops(s *session, e sessionEvent) {
 		o.log.Error("GoBGP refused the policies", "error", err)
 		return
 	}
-	if s.extended {
+	if s.extended || s.beside != beside {
 		s.missed = true
 	}
 }
@@ -177,7 +212,9 @@ func (o *loop) nextHop(family gobgp.Family) (netip.Addr, bool) {
 	if hop, ok := o.nextHops[family]; ok {
 		return hop, true
 	}
-	toSession := slices.ContainsFunc(o.usable, func(p Peer) bool { return o.pointsToSession(p, family) })
+	toSession := slices.ContainsFunc(o.usable, func(p Peer) bool {
+		return o.pointsToSession(p, family) || o.besideOf(p, family)
+	})
 	switch hop, ok := o.nextHops[gobgp.RF_IPv6_UC]; {
 	case toSession && family == gobgp.RF_IPv4_UC:
 		return netip.IPv4Unspecified(), true

@@ -85,7 +85,7 @@ func TestRoutesPointToTheCardOfTheSession(t *testing.T) {
 	d.SyncPeers([]Peer{peer})
 	d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
 	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 10.0.0.9")
-	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8:7::7")
+	f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8::9")
 	peer.NodeNextHop = true
 	d.SyncPeers([]Peer{peer})
 	f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 192.168.7.7")
@@ -98,6 +98,7 @@ func TestIPv4RoutesOfANodeWithoutIPv4PointToItsIPv6Address(t *testing.T) {
 	v6only := func(c *Config) { c.NextHops = []netip.Addr{netip.MustParseAddr("2001:db8::9")} }
 	t.Run("if the router takes that", func(t *testing.T) {
 		f := newFRR(t, frrConfig+" neighbor 2001:db8::9 capability extended-nexthop\n")
+		command(t, "ip", "addr", "del", "10.0.0.9/24", "dev", f.link)
 		d := run(t, v6only)
 		d.SyncPeers([]Peer{frrPeer("tor1", frrIPv6)})
 		d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
@@ -106,6 +107,7 @@ func TestIPv4RoutesOfANodeWithoutIPv4PointToItsIPv6Address(t *testing.T) {
 	})
 	t.Run("else they are withheld", func(t *testing.T) {
 		f := newFRR(t, frrConfig)
+		command(t, "ip", "addr", "del", "10.0.0.9/24", "dev", f.link)
 		d := run(t, v6only)
 		d.SyncPeers([]Peer{frrPeer("tor1", frrIPv6)})
 		d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))

@@ -69,8 +69,8 @@ func (o *loop) publishSets() error {
 	}
 	var peers []recipient
 	for _, s := range o.byAddress { // before the prefix that they are in: the first statement counts
-		if s.peer.ByPrefix() && s.extended {
-			peers = append(peers, o.recipient(s.peer, true))
+		if s.peer.ByPrefix() && (s.extended || s.beside.IsValid()) {
+			peers = append(peers, o.recipient(s.peer, s.extended))
 		}
 	}
 	for _, p := range o.usable {

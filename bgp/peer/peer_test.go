@@ -26,9 +26,17 @@ func TestPeerValidation(t *testing.T) {
 			func(p *Peer) { p.Address = netip.MustParseAddr("ff02::1") },
 			"address: ff02::1 is not the address of a router",
 		},
-		{"no local AS", func(p *Peer) { p.LocalASN = 0 }, "localASN, spec.remoteASN and spec.localASNOverride: 0 and 64513"},
+		{
+			"no local AS",
+			func(p *Peer) { p.LocalASN = 0 },
+			"localASN, spec.remoteASN and spec.localASNOverride: 0 and 64513",
+		},
 		{"the last AS", func(p *Peer) { p.RemoteASN = 4294967295 }, "64512 and 4294967295 are not both"},
-		{"families mixed", func(p *Peer) { p.SourceAddress = netip.MustParseAddr("2001:db8::1") }, "different families"},
+		{
+			"families mixed",
+			func(p *Peer) { p.SourceAddress = netip.MustParseAddr("2001:db8::1") },
+			"different families",
+		},
 		{"a hold time too short", func(p *Peer) { p.HoldTime = 2 * time.Second }, "holdTime: "},
 		{"a hold time too long", func(p *Peer) { p.HoldTime = 65536 * time.Second }, "holdTime: "},
 		{"half seconds", func(p *Peer) { p.HoldTime = 3500 * time.Millisecond }, "whole seconds"},
@@ -45,7 +53,11 @@ func TestPeerValidation(t *testing.T) {
 			"ttlSecurityHops: it does not work",
 		},
 		{"a prefix", byPrefixOnly("10.0.0.0/24"), ""},
-		{"a prefix and an address", func(p *Peer) { p.Prefix = netip.MustParsePrefix("10.0.0.0/24") }, "write one of them"},
+		{
+			"a prefix and an address",
+			func(p *Peer) { p.Prefix = netip.MustParsePrefix("10.0.0.0/24") },
+			"write one of them",
+		},
 		{"a prefix with host bits", byPrefixOnly("10.0.0.7/24"), "is not a prefix without host bits"},
 		{"a link-local prefix", byPrefixOnly("fe80::/64"), "addressPrefix: fe80:: is link-local"},
 		{

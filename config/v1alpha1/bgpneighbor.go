@@ -200,8 +200,9 @@ type BGPNeighborSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s')",messageExpression="self + ' is not a time in whole seconds of 1s or more, such as 90s or 1m30s'"
 	KeepaliveTime Duration `json:"keepaliveTime,omitempty"`
 
-	// connectRetryTime is how long to wait between attempts to connect, 1s to 10m, in whole
-	// seconds. If left out, 5s. Not for neighbors that connect to us.
+	// connectRetryTime is how long to wait at most between attempts to connect to a neighbor that
+	// refuses, 1s to 10m, in whole seconds; one that is silent is called every second. If left out,
+	// 5s. Not for neighbors that connect to us.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')",messageExpression="self + ' is not a time in whole seconds from 1s to 10m, such as 90s or 1m30s'"
 	ConnectRetryTime Duration `json:"connectRetryTime,omitempty"`
@@ -215,8 +216,9 @@ type BGPNeighborSpec struct {
 
 	// nextHop is where the neighbor sends packets for our routes: SessionAddress is our end of the
 	// session, which the neighbor can reach (RFC 4271 section 5.1.3); InternalIP is the address of
-	// that type of the Node, in the family of the route. Routes of the other family than the
-	// session's point to the InternalIP in any case, those to a neighbor on an interface to the
+	// that type of the Node, in the family of the route. With SessionAddress, routes of the other
+	// family than the session's point to an address of the interface that the session runs on, if
+	// it has one, and else to the InternalIP; those to a neighbor on an interface point to the
 	// link-local address. A change starts a new session.
 	// +optional
 	// +kubebuilder:default=SessionAddress
