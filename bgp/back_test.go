@@ -11,7 +11,6 @@ import (
 // A router that takes connections and closes them is called ever more seldom, and that by
 // connectRetryTime's measure; and the session comes up once it is willing.
 func TestARouterThatRefusesIsNotHammered(t *testing.T) {
-	t.Parallel()
 	r := newRogue(t, "127.0.0.3", 64528)
 	d := run(t)
 	p := r.peer("rogue")
@@ -53,7 +52,6 @@ func TestARouterThatRefusesIsNotHammered(t *testing.T) {
 
 // A router that lets a session come up again at once gets it at once.
 func TestASessionThatLastedIsBackAtTheNextCall(t *testing.T) {
-	t.Parallel()
 	r := newRogue(t, "127.0.0.3", 64528)
 	d := run(t, func(c *Config) { c.LastingSession = time.Nanosecond })
 	d.SyncPeers([]Peer{r.peer("rogue")})

@@ -687,7 +687,6 @@ func TestEachPeerIsToldItsOwnAttributesOfOnePrefix(t *testing.T) {
 		nodeASN,
 	)
 	d := run(t)
-	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN), inside.peer("inside", nodeASN)})
 	prefix := netip.MustParsePrefix("192.0.2.1/32")
 	plain := netip.MustParsePrefix("192.0.2.2/32")
 	d.Sync("web", Desired{Routes: []Route{
@@ -712,6 +711,8 @@ func TestEachPeerIsToldItsOwnAttributesOfOnePrefix(t *testing.T) {
 			},
 		},
 	}})
+	// Routes before peers, so that none is sent twice to make sure that it arrived.
+	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN), inside.peer("inside", nodeASN)})
 	for _, c := range []struct {
 		router *router
 		prefix netip.Prefix
