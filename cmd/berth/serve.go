@@ -115,6 +115,7 @@ func (c *common) serve(
 	})
 	metrics := promhttp.HandlerFor(prometheus.Gatherers{registry, kubernetesMetrics}, promhttp.HandlerOpts{
 		MaxRequestsInFlight: scrapesAtOnce,
+		ErrorHandling:       promhttp.ContinueOnError, // without those of a heart that is away
 		Timeout:             scrapeWithin,
 	})
 	group, ctx := errgroup.WithContext(ctx)

@@ -49,6 +49,10 @@ type Config struct {
 	Within bool
 }
 
+// errOther says that a speaker is of another node or cluster. The heart ends then, and forgets what
+// it knew: its next process is of the speaker's.
+var errOther = errors.New("this heart is of another node or cluster")
+
 // Heart carries out what a speaker wants, and goes on when it is away. Make one with New.
 type Heart struct {
 	Config
@@ -58,6 +62,7 @@ type Heart struct {
 	ledger   *ledger
 	ending   chan struct{} // closed when the heart is told to end
 	keep     async.Signal  // the orders changed
+	unfit    chan error    // why the heart cannot serve its speaker
 
 	mu       sync.Mutex
 	driver   *l2.Driver       // guarded by mu; nil until the node is known
@@ -94,7 +99,7 @@ func New(config Config) (*Heart, error) {
 	return &Heart{
 		Config: config, registry: registry, engine: engine, ledger: newLedger(),
 		net: localnet.New(config.Logger.With("driver", "localnet")), ending: make(chan struct{}),
-		keep: async.NewSignal(), orders: newOrders(), parted: parted,
+		keep: async.NewSignal(), unfit: make(chan error, 1), orders: newOrders(), parted: parted,
 	}, nil
 }
 
@@ -120,6 +125,14 @@ func (h *Heart) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { h.watch(life); return nil })
 	group.Go(func() error { h.keepState(life); return nil })
 	group.Go(func() error { return h.accept(life, l) })
+	group.Go(func() error {
+		select {
+		case err := <-h.unfit:
+			return err
+		case <-life.Done():
+			return nil
+		}
+	})
 	context.AfterFunc(life, func() { _ = l.Close() })
 	select {
 	case <-ctx.Done():
@@ -206,6 +219,9 @@ func (h *Heart) read(ctx context.Context, conn net.Conn) {
 		}
 		if err := h.carryOut(ctx, o); err != nil {
 			h.Logger.Error("an order was not carried out", "error", err)
+			if errors.Is(err, errOther) {
+				h.unfit <- err
+			}
 			return
 		}
 		if o.Farewell {
@@ -267,11 +283,8 @@ func (h *Heart) carryOut(ctx context.Context, o order) error {
 func (h *Heart) identify(id Identity) error {
 	if h.driver != nil {
 		if was := h.orders.Identity; was.Node != id.Node || was.Cluster != id.Cluster {
-			return fmt.Errorf(
-				"this heart is of node %s, and the speaker of node %s, or their clusters differ",
-				was.Node,
-				id.Node,
-			)
+			return fmt.Errorf("%w: of node %s in cluster %s, and the speaker of node %s in cluster %s",
+				errOther, was.Node, was.Cluster, id.Node, id.Cluster)
 		}
 		return nil
 	}

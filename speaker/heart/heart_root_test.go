@@ -235,9 +235,11 @@ func TestTheHeartGoesOnWithoutItsSpeaker(t *testing.T) {
 	next.end()
 	// What a speaker does not want is withdrawn when it has said everything.
 	last := r.speaker().want(two).run(t)
-	last.hears(t, "+"+one, "+"+two, "-"+one)
 	r.is(false, one)
 	r.is(true, two)
+	nettest.Eventually(t, "the last speaker knows what is held", func() bool {
+		return len(last.Holds(address(one))) == 0 && len(last.Holds(address(two))) == 1
+	})
 	if got := last.Status(); got.Err != "" || got.State != l2.Ready || len(got.Segments) != 1 ||
 		got.Segments[0].Owned != 1 {
 		t.Errorf("status %+v", got)
@@ -267,6 +269,22 @@ func TestARestartOfTheSpeakerAloneHandsNothingOver(t *testing.T) {
 	}
 	s.end()
 	r.is(true, one)
+}
+
+func TestASpeakerOfAnotherClusterGetsAnotherHeart(t *testing.T) {
+	r := newRig(t)
+	first := r.speaker().want(one).run(t)
+	first.hears(t, "+"+one, "gained "+one)
+	first.end()
+	other := r.speaker()
+	other.Remote.want.Identity.Cluster = "another"
+	other.run(t)
+	if err := r.heart.Wait(); err == nil {
+		t.Error("the heart did not fail")
+	}
+	if _, err := os.Stat(filepath.Join(r.folder, "state")); err == nil {
+		t.Error("the state is still there")
+	}
 }
 
 func TestTheEndOfBothHandsOver(t *testing.T) {

@@ -29,6 +29,8 @@ import (
 const (
 	// dialAgain is the pause between attempts to reach the heart.
 	dialAgain = 50 * time.Millisecond
+	// partWithin is how long the heart may take to close the connection after a farewell.
+	partWithin = time.Second
 	// answerWithin is how long an answer may take.
 	answerWithin = time.Second
 )
@@ -374,6 +376,7 @@ func (r *Remote) talk(ctx context.Context, conn net.Conn) error {
 						return err
 					}
 				}
+				_ = conn.SetReadDeadline(time.Now().Add(partWithin))
 				return say(order{Farewell: true}) // and the heart closes the connection
 			}
 		}

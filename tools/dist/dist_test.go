@@ -37,6 +37,7 @@ func newTree(t *testing.T) string {
 		"CHANGELOG.md":                "# Changelog\n\n## [Unreleased]\n\n- soon\n\n## [v1.2.3] - 2026-03-04\n\n### Added\n\n- much\n\n## [v1.2.2]\n",
 		"internal/version/VERSION":    "v1.2.3\n",
 		"cmd/berth/main.go":           "package main\n\nfunc main() {}\n",
+		"cmd/berth-heart/main.go":     "package main\n\nfunc main() {}\n",
 		"manifests/berth.yaml":        manifest,
 		"charts/berth/Chart.yaml":     "{name: berth, version: 1.2.3, appVersion: v1.2.3}\n",
 		"charts/berth/templates/x.md": "x\n",

@@ -36,6 +36,7 @@ var tree = map[string]string{
 	"internal/version/VERSION":    "v1.2.3\n",
 	"internal/version/version.go": "package version\n\nvar linkedNumber, linkedCommit string\n\nfunc String() string { return linkedNumber + \" \" + linkedCommit }\n",
 	"cmd/berth/main.go":           "package main\n\nimport \"github.com/berth-lb/berth/internal/version\"\n\nfunc main() { print(version.String()) }\n",
+	"cmd/berth-heart/main.go":     "package main\n\nfunc main() {}\n",
 }
 
 // commitDate is the time of the commit of a repository.
@@ -238,8 +239,10 @@ func TestBuild(t *testing.T) {
 		if got := string(files["licenses/github.com/berth-lb/berth/LICENSE"]); got != "do as you like\n" {
 			t.Errorf("%s: license %q", im.Name(), got)
 		}
-		if !bytes.Equal(files["berth"], read(t, filepath.Join(dir, im.Name(), "berth"))) {
-			t.Errorf("%s: /berth is not the program", im.Name())
+		for _, program := range programs {
+			if !bytes.Equal(files[program], read(t, filepath.Join(dir, im.Name(), program))) {
+				t.Errorf("%s: /%s is not the program", im.Name(), program)
+			}
 		}
 	}
 	// One of the programs runs here.
@@ -469,4 +472,25 @@ func attachedSBOM(t *testing.T, image name.Digest) []byte {
 		t.Fatal(err)
 	}
 	return body
+}
+
+// The lists of parts and the licenses are those of the first program.
+func TestProgramsNeedNoOtherModules(t *testing.T) {
+	modules := func(command string) []string {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", command)
+		cmd.Dir = "../.."
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(out))
+	}
+	all := modules("./cmd/" + programs[0])
+	for _, program := range programs[1:] {
+		for _, module := range modules("./cmd/" + program) {
+			if !slices.Contains(all, module) {
+				t.Errorf("%s needs %s, which %s does not", program, module, programs[0])
+			}
+		}
+	}
 }
