@@ -93,12 +93,11 @@ func (d *Driver) Run(ctx context.Context) error {
 }
 
 // Sync replaces the desired state of one address, and returns at once. The zero Desired withdraws
-// it. Its cost does not depend on how many other addresses there are.
+// it. Its cost does not depend on how many other addresses there are. The driver keeps what desired
+// points to, which must not change any more: so thousands of addresses can share one list of
+// candidates, if it is sorted.
 func (d *Driver) Sync(addr netip.Addr, desired Desired) {
 	addr = addr.Unmap().WithZone("")
-	desired.Interfaces = slices.Clone(desired.Interfaces)
-	desired.Candidates = slices.Clone(desired.Candidates)
-	desired.Preferred = maps.Clone(desired.Preferred)
 	if !desired.Announced {
 		desired = Desired{}
 	}

@@ -27,6 +27,15 @@ type Desired struct {
 	Needs Capabilities
 }
 
+// sorted returns the nodes in order: the same list if it is already, since many addresses share
+// one.
+func sorted(nodes []string) []string {
+	if slices.IsSorted(nodes) {
+		return nodes
+	}
+	return slices.Sorted(slices.Values(nodes))
+}
+
 // addressState is one address on one segment: its desired state, who claims it, and what this node
 // makes of that.
 type addressState struct {

@@ -195,7 +195,7 @@ func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
 // nobody is heard, no node can tell.
 func (m *Machine) ComesFirst(addr netip.Addr, desired Desired) bool {
 	c := &addressState{
-		candidates: slices.Sorted(slices.Values(desired.Candidates)),
+		candidates: sorted(desired.Candidates),
 		preferred:  desired.Preferred,
 		needs:      desired.Needs,
 		ranked:     cmp.Or(desired.Rank, addr.String()),

@@ -230,7 +230,7 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 		m.out.Actions = append(m.out.Actions, Action{Kind: ActionExpect, Address: addr})
 	}
 	c.preferred, c.needs, c.ranked = desired.Preferred, desired.Needs, cmp.Or(desired.Rank, c.text)
-	c.candidates = slices.Sorted(slices.Values(desired.Candidates))
+	c.candidates = sorted(desired.Candidates)
 	m.dropRelayOfStranger(c)
 	m.updateIsolated()
 	m.evaluate(now, c, Configured)

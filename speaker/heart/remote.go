@@ -118,13 +118,6 @@ func (r *Remote) change(do func()) {
 // Sync is that of l2.Driver.
 func (r *Remote) Sync(a netip.Addr, d l2.Desired) {
 	a = a.Unmap().WithZone("")
-	d.Interfaces, d.Candidates, d.Preferred = slices.Clone(
-		d.Interfaces,
-	), slices.Clone(
-		d.Candidates,
-	), maps.Clone(
-		d.Preferred,
-	)
 	r.change(func() {
 		if d.Announced {
 			r.want.desired[a] = d

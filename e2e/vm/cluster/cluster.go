@@ -162,6 +162,15 @@ func (c *Cluster) Speaker(t testing.TB, node string, args ...string) *os.Process
 	return c.Start(t, node, "speaker-"+node, nil, append(argv, args...)...)
 }
 
+// Heart starts the process of a node that answers ARP, NDP and BFD, and returns the flag by which its
+// speaker finds it; its log is heart-NODE.
+func (c *Cluster) Heart(t testing.TB, node string) (p *os.Process, flag string) {
+	t.Helper()
+	socket := filepath.Join(c.dir, node+".heart")
+	p = c.Start(t, node, "heart-"+node, nil, c.folder.Bin("berth-heart"), "-socket="+socket, "-state="+socket+".state")
+	return p, "--heart=" + socket
+}
+
 // Start starts a program in a namespace. It lasts at most as long as the test, and its output is
 // shown if that fails.
 func (c *Cluster) Start(t testing.TB, space, name string, env []string, argv ...string) *os.Process {

@@ -365,7 +365,7 @@ func (s *site) plannedMove(t *testing.T, leave, back func()) {
 func (s *site) falseDeaths(t *testing.T) int {
 	n := 0
 	for _, node := range []*cluster.Node{s.n1, s.n2, s.n3} {
-		for line := range strings.Lines(s.Log(t, "speaker-"+node.Name)) {
+		for line := range strings.Lines(s.Log(t, "heart-"+node.Name)) {
 			if strings.Contains(line, `"msg":"peer down"`) &&
 				(strings.Contains(line, `"node":"n2"`) || strings.Contains(line, `"node":"n3"`)) {
 				n++

@@ -37,6 +37,7 @@ type site struct {
 	n1, n2, n3 *cluster.Node
 	plain      *cluster.Node // without IPVS
 	speakers   map[*cluster.Node]*os.Process
+	hearts     map[*cluster.Node]*os.Process
 	before     map[*cluster.Node]string // version of what the speaker before had reported
 	pods       map[string]cluster.Pod   // by name: pod-NODE-NUMBER
 }
@@ -46,7 +47,7 @@ func start(t *testing.T) *site {
 	c := cluster.New(t)
 	s := &site{
 		Cluster: c, t: t,
-		speakers: map[*cluster.Node]*os.Process{}, before: map[*cluster.Node]string{}, pods: map[string]cluster.Pod{},
+		speakers: map[*cluster.Node]*os.Process{}, hearts: map[*cluster.Node]*os.Process{}, before: map[*cluster.Node]string{}, pods: map[string]cluster.Pod{},
 	}
 	s.n1, s.n2, s.n3, s.plain = c.AddNode(t, 1), c.AddNode(t, 2), c.AddNode(t, 3), c.AddNode(t, 4)
 	for _, n := range s.all() {
@@ -151,17 +152,24 @@ func (s *site) startSpeaker(n *cluster.Node) {
 	if r, err := s.Berth.Speakers.Get(s.t.Context(), n.Name, metav1.GetOptions{}); err == nil {
 		s.before[n] = r.ResourceVersion
 	}
-	s.speakers[n] = s.Speaker(s.t, n.Name, args...)
+	var heart string
+	s.hearts[n], heart = s.Heart(s.t, n.Name)
+	s.speakers[n] = s.Speaker(s.t, n.Name, append(args, heart)...)
 }
 
-// endSpeaker ends the speaker of a node by a signal.
+// endSpeaker ends the speaker of a node and its heart by a signal, as a kubelet ends a pod.
 func (s *site) endSpeaker(t *testing.T, n *cluster.Node, signal os.Signal) {
 	t.Helper()
-	if err := s.speakers[n].Signal(signal); err != nil {
-		t.Fatal(err)
+	both := []*os.Process{s.speakers[n], s.hearts[n]}
+	for _, p := range both {
+		if err := p.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := s.speakers[n].Wait(); err != nil {
-		t.Fatal(err)
+	for _, p := range both {
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
