@@ -162,8 +162,8 @@ func (c *Cluster) Speaker(t testing.TB, node string, args ...string) *os.Process
 	return c.Start(t, node, "speaker-"+node, nil, append(argv, args...)...)
 }
 
-// Heart starts the process of a node that answers ARP, NDP and BFD, and returns the flag by which its
-// speaker finds it; its log is heart-NODE.
+// Heart starts the process of a node that answers ARP, NDP and BFD, and returns the flag by which
+// its speaker finds it; its log is heart-NODE.
 func (c *Cluster) Heart(t testing.TB, node string) (p *os.Process, flag string) {
 	t.Helper()
 	socket := filepath.Join(c.dir, node+".heart")

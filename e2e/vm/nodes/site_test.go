@@ -180,7 +180,11 @@ func (s *site) exclude(t *testing.T, nodes ...*cluster.Node) (readmit func()) {
 	label := func(value any) {
 		t.Helper()
 		for _, n := range nodes {
-			s.patchNode(t, n, map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.ExcludeLabel: value}}})
+			s.patchNode(
+				t,
+				n,
+				map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.ExcludeLabel: value}}},
+			)
 		}
 	}
 	label("")
@@ -243,7 +247,10 @@ func (s *site) create(t *testing.T, object *corev1.Service, pods ...string) serv
 	families := corev1.IPFamilyPolicyRequireDualStack
 	object.Spec.Type, object.Spec.IPFamilyPolicy = corev1.ServiceTypeLoadBalancer, &families
 	object.Spec.Ports = []corev1.ServicePort{
-		{Name: "http", Port: 80}, {Name: "line", Port: 7000}, {Name: "datagram", Port: 7000, Protocol: corev1.ProtocolUDP},
+		{
+			Name: "http",
+			Port: 80,
+		}, {Name: "line", Port: 7000}, {Name: "datagram", Port: 7000, Protocol: corev1.ProtocolUDP},
 	}
 	if object.Spec.AllocateLoadBalancerNodePorts == nil {
 		object.Spec.AllocateLoadBalancerNodePorts = new(bool)
@@ -289,7 +296,10 @@ func (s *site) endpoints(t *testing.T, v service, pods ...string) {
 			port     int32
 			protocol corev1.Protocol
 		}{"http": {8080, corev1.ProtocolTCP}, "line": {7000, corev1.ProtocolTCP}, "datagram": {7000, corev1.ProtocolUDP}} {
-			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Port: &p.port, Protocol: &p.protocol})
+			slice.Ports = append(
+				slice.Ports,
+				discoveryv1.EndpointPort{Name: &name, Port: &p.port, Protocol: &p.protocol},
+			)
 		}
 		ready := true
 		for _, name := range pods {
@@ -299,7 +309,9 @@ func (s *site) endpoints(t *testing.T, v service, pods ...string) {
 				address = p.IPv6
 			}
 			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
-				Addresses: []string{address}, NodeName: &p.Node, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+				Addresses: []string{
+					address,
+				}, NodeName: &p.Node, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
 			})
 		}
 		_, err := client.Create(t.Context(), slice, metav1.CreateOptions{})
@@ -391,7 +403,13 @@ func (s *site) owned(t *testing.T, v service, by *cluster.Node) {
 			}
 			annotation := map[string]string{v1alpha1.AnnotationRebalance: time.Now().Truncate(3 * time.Second).String()}
 			patch := text(map[string]any{"metadata": map[string]any{"annotations": annotation}})
-			_, err := s.Berth.SegmentAnnouncements.Patch(ctx, "all", types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+			_, err := s.Berth.SegmentAnnouncements.Patch(
+				ctx,
+				"all",
+				types.MergePatchType,
+				[]byte(patch),
+				metav1.PatchOptions{},
+			)
 			return errors.Join(err, fmt.Errorf("%s answers for %s, want %s of %s", got, address, want, by.Name))
 		})
 	}
@@ -449,7 +467,15 @@ func answered(t *testing.T, space, address string, sees func(pod cluster.Pod) st
 				return fmt.Errorf("%s asks %s by %s: %s answered", space, address, network, answer.Pod)
 			}
 			if want := sees(pods[i]); answer.ClientAddress() != netip.MustParseAddr(want) {
-				return fmt.Errorf("%s asks %s by %s: %s saw %s, want %s", space, address, network, answer.Pod, answer.Client, want)
+				return fmt.Errorf(
+					"%s asks %s by %s: %s saw %s, want %s",
+					space,
+					address,
+					network,
+					answer.Pod,
+					answer.Client,
+					want,
+				)
 			}
 			return nil
 		})
