@@ -47,7 +47,8 @@ func start(t *testing.T) *site {
 	c := cluster.New(t)
 	s := &site{
 		Cluster: c, t: t,
-		speakers: map[*cluster.Node]*os.Process{}, hearts: map[*cluster.Node]*os.Process{}, before: map[*cluster.Node]string{}, pods: map[string]cluster.Pod{},
+		speakers: map[*cluster.Node]*os.Process{}, hearts: map[*cluster.Node]*os.Process{},
+		before: map[*cluster.Node]string{}, pods: map[string]cluster.Pod{},
 	}
 	s.n1, s.n2, s.n3, s.plain = c.AddNode(t, 1), c.AddNode(t, 2), c.AddNode(t, 3), c.AddNode(t, 4)
 	for _, n := range s.all() {
