@@ -207,19 +207,7 @@ func TestSpeakerGoesOn(t *testing.T) {
 		answers(t, address)
 	})
 	t.Run("without rights", func(t *testing.T) {
-		rights := func() {
-			_, err := scene.Kubectl(
-				context.Background(),
-				"",
-				"apply",
-				"-n",
-				stage.Namespace,
-				"-f",
-				manifest(t, "rbac-speaker.yaml"),
-			)
-			must(t, err)
-		}
-		t.Cleanup(rights)
+		t.Cleanup(func() { giveRights(t) })
 		_, err := scene.Kubectl(t.Context(), "", "delete", "clusterrolebinding", "berth-speaker")
 		must(t, err)
 		_, err = scene.Kubectl(t.Context(), "", "delete", "rolebinding", "-n", stage.Namespace, "berth-speaker")
@@ -272,18 +260,15 @@ spec:
 			_, err := scene.Kubectl(t.Context(), "", args...)
 			must(t, err)
 		}
-		t.Cleanup(func() {
-			_, err := scene.Kubectl(
-				context.Background(),
-				"",
-				"apply",
-				"-n",
-				stage.Namespace,
-				"-f",
-				manifest(t, "rbac-speaker.yaml"),
-			)
-			must(t, err)
-		})
+		t.Cleanup(func() { giveRights(t) })
 		s.leaves(t, v1alpha1.SpeakerLeaving, "Berth is being uninstalled")
 	})
+}
+
+// giveRights gives speakers back what a test took from them.
+func giveRights(t *testing.T) {
+	t.Helper()
+	file := manifest(t, "rbac-speaker.yaml")
+	_, err := scene.Kubectl(context.Background(), "", "apply", "-n", stage.Namespace, "-f", file)
+	must(t, err)
 }
