@@ -32,13 +32,15 @@ func (p *Paths) Sync(peers []bfd.Peer) {
 // Events is that of bfd.Engine.
 func (p *Paths) Events() <-chan bfd.Event { return p.events }
 
-// Status is that of bfd.Engine, by the last word of the heart.
+// Status is that of bfd.Engine, as of the last Remote.Status: one answer of the heart has both.
+// Empty while the heart is away, which layer 2 says.
 func (p *Paths) Status() []bfd.Status {
-	a, err := p.remote.status()
-	if err != nil {
-		return nil // layer 2 says that the heart is away
+	p.remote.mu.Lock()
+	defer p.remote.mu.Unlock()
+	if !p.remote.connected {
+		return nil
 	}
-	return a.BFD
+	return p.remote.last.BFD
 }
 
 // Run passes events on until ctx ends. The connection is Remote's.
