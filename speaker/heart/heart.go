@@ -3,7 +3,6 @@ package heart
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/localnet"
 )
@@ -35,8 +35,6 @@ const (
 	// mirrorAtMost is how long claims that the API server showed count without a speaker, who would
 	// say when they no longer do.
 	mirrorAtMost = 10 * time.Second
-	// writeAtMost is how long a speaker may leave news unread.
-	writeAtMost = 10 * time.Second
 )
 
 // Config of a Heart.
@@ -172,13 +170,13 @@ func (h *Heart) serve(ctx context.Context, conn net.Conn) {
 	h.named = named{desired: map[netip.Addr]bool{}, mirrored: map[mirrorKey]bool{}}
 	h.mu.Unlock()
 	h.ledger.open(h.pathsUp())
-	life, end := context.WithCancel(ctx)
-	context.AfterFunc(life, func() { _ = conn.Close() })
-	var tasks sync.WaitGroup
-	tasks.Go(func() { defer end(); h.read(life, conn) })
-	tasks.Go(func() { defer end(); h.write(life, conn) })
+	talk := lines.Talk[news, order]{
+		Wake: h.ledger.wake, Next: h.ledger.next, Hear: func(o order) error { return h.hear(ctx, o) },
+	}
 	go func() { // ends with the connection
-		tasks.Wait()
+		if err := talk.Over(ctx, conn); !errors.Is(err, net.ErrClosed) {
+			h.Logger.Debug("no further orders", "error", err)
+		}
 		h.ledger.close()
 		h.mu.Lock()
 		h.line = nil
@@ -207,46 +205,22 @@ func (h *Heart) loseMirror(of chan struct{}) {
 	}
 }
 
-func (h *Heart) read(ctx context.Context, conn net.Conn) {
-	in := json.NewDecoder(conn)
-	for {
-		var o order
-		if err := in.Decode(&o); err != nil {
-			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-				h.Logger.Debug("no further orders", "error", err)
-			}
-			return
-		}
-		if err := h.carryOut(ctx, o); err != nil {
-			h.Logger.Error("an order was not carried out", "error", err)
-			if errors.Is(err, errOther) {
-				h.unfit <- err
-			}
-			return
-		}
-		if o.Farewell {
-			return
-		}
-	}
-}
+// errFarewell ends the connection of a speaker that has nothing more to say.
+var errFarewell = errors.New("the speaker said farewell")
 
-func (h *Heart) write(ctx context.Context, conn net.Conn) {
-	out := json.NewEncoder(conn)
-	for {
-		n := h.ledger.take()
-		if !n.empty() {
-			_ = conn.SetWriteDeadline(time.Now().Add(writeAtMost)) // a pipe and a socket can
-			if err := out.Encode(n); err != nil {
-				return
-			}
-			continue
+// hear takes an order. An error ends the connection.
+func (h *Heart) hear(ctx context.Context, o order) error {
+	if err := h.carryOut(ctx, o); err != nil {
+		h.Logger.Error("an order was not carried out", "error", err)
+		if errors.Is(err, errOther) {
+			h.unfit <- err
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-h.ledger.wake:
-		}
+		return err
 	}
+	if o.Farewell {
+		return errFarewell
+	}
+	return nil
 }
 
 // carryOut does what an order says.

@@ -22,6 +22,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/berth-lb/berth/bgp/bfd"
+	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
@@ -331,7 +332,7 @@ func TestAHeartThatCrashedGoesOnWithWhatItKnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := strings.Replace(string(text), strings.TrimSpace(bootID()), "another", 1)
+	other := strings.Replace(string(text), strings.TrimSpace(keptfile.BootID()), "another", 1)
 	if err := os.WriteFile(state, []byte(other), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -58,17 +58,17 @@ func (l *ledger) open(paths []bfd.Event) {
 	l.wake.Notify()
 }
 
-// take returns what is to be told now.
-func (l *ledger) take() news {
+// next returns what is to be told now; false: nothing.
+func (l *ledger) next() (news, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.untold == nil {
-		return news{}
+		return news{}, false
 	}
 	n := l.untold.news
 	n.Claims = slices.Collect(maps.Values(l.untold.claims))
 	l.untold = newUntold()
-	return n
+	return n, !n.empty()
 }
 
 func newUntold() *untold {

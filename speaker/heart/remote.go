@@ -3,10 +3,8 @@ package heart
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -19,18 +17,16 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/l2"
 )
 
 const (
 	// dialAgain is the pause between attempts to reach the heart.
 	dialAgain = 50 * time.Millisecond
-	// partWithin is how long the heart may take to close the connection after a farewell.
-	partWithin = time.Second
 	// answerWithin is how long an answer may take.
 	answerWithin = time.Second
 )
@@ -330,55 +326,11 @@ func closeOnce(c chan struct{}) {
 
 // talk says what is wanted and hears what is new, until ctx or the connection ends.
 func (r *Remote) talk(ctx context.Context, conn net.Conn) error {
-	defer func() { _ = conn.Close() }()
 	r.connect()
-	group, life := errgroup.WithContext(context.WithoutCancel(ctx))
-	context.AfterFunc(life, func() { _ = conn.Close() })
-	group.Go(func() error {
-		in := json.NewDecoder(conn)
-		for {
-			var n news
-			if err := in.Decode(&n); err != nil {
-				return fmt.Errorf("hear the heart: %w", err)
-			}
-			r.hear(n)
-		}
-	})
-	group.Go(func() error {
-		out := json.NewEncoder(conn)
-		say := func(o order) error {
-			_ = conn.SetWriteDeadline(time.Now().Add(writeAtMost)) // a pipe and a socket can
-			if err := out.Encode(o); err != nil {
-				return fmt.Errorf("tell the heart: %w", err)
-			}
-			return nil
-		}
-		for {
-			for o, more := r.next(); more; o, more = r.next() {
-				if err := say(o); err != nil {
-					return err
-				}
-			}
-			select {
-			case <-life.Done():
-				return nil
-			case <-r.wake:
-			case <-ctx.Done():
-				for o, more := r.next(); more; o, more = r.next() {
-					if err := say(o); err != nil {
-						return err
-					}
-				}
-				_ = conn.SetReadDeadline(time.Now().Add(partWithin))
-				return say(order{Farewell: true}) // and the heart closes the connection
-			}
-		}
-	})
-	err := group.Wait()
-	if ctx.Err() != nil || errors.Is(err, io.EOF) {
-		return errors.New("it ended")
-	}
-	return err
+	return lines.Talk[order, news]{
+		Wake: r.wake, Next: r.next, Hear: func(n news) error { r.hear(n); return nil },
+		Farewell: &order{Farewell: true}, // and the heart closes the connection
+	}.Over(ctx, conn)
 }
 
 // connect has everything said on a new connection.

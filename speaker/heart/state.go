@@ -2,19 +2,14 @@ package heart
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -56,7 +51,7 @@ func (s *orders) apply(o *order) {
 		s.Nodes = o.Nodes
 	}
 	if o.Confirmed != nil {
-		s.Confirmed = max(sinceBoot()-*o.Confirmed, 1)
+		s.Confirmed = max(keptfile.SinceBoot()-*o.Confirmed, 1)
 	}
 	if o.MirrorLost {
 		clear(s.mirrored)
@@ -89,9 +84,6 @@ func (s *orders) apply(o *order) {
 // kept is the state as a file. What is next and what is mirrored is left out: both are about what
 // the API says at the moment.
 type kept struct {
-	Version int
-	Boot    string        // ID of the boot: times count from it
-	Written time.Duration // of CLOCK_BOOTTIME
 	orders
 	Terms   []terms
 	Desired map[netip.Addr]wish
@@ -117,7 +109,7 @@ func (h *Heart) keepState(ctx context.Context) {
 			said = errorText(err)
 		}
 	}
-	if err := os.Remove(h.StateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := keptfile.Remove(h.StateFile); err != nil {
 		h.Logger.Warn("the state was not removed", "error", err)
 	}
 }
@@ -136,40 +128,14 @@ func (h *Heart) writeState() error {
 		h.mu.Unlock()
 		return nil // the speaker has not said everything yet
 	}
-	k := kept{
-		Version: keptVersion,
-		Boot:    bootID(),
-		Written: sinceBoot(),
-		orders:  h.orders,
-		Desired: map[netip.Addr]wish{},
-	}
+	k := kept{orders: h.orders, Desired: map[netip.Addr]wish{}}
 	set := newTermSet()
 	for a, d := range h.orders.desired {
 		k.Desired[a] = set.wish(d)
 	}
 	h.mu.Unlock()
 	k.Terms = set.all
-	text, err := json.Marshal(k)
-	if err != nil {
-		return fmt.Errorf("write the state: %w", err)
-	}
-	return replaceFile(h.StateFile, text)
-}
-
-func replaceFile(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".state-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write the state: %w", err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write the state: %w", err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("write the state: %w", err)
-	}
-	return nil
+	return keptfile.Write(h.StateFile, keptVersion, k)
 }
 
 // recall begins with the orders of the process before, if they are of this boot and young enough.
@@ -177,23 +143,10 @@ func (h *Heart) recall() {
 	if h.StateFile == "" {
 		return
 	}
-	text, err := os.ReadFile(h.StateFile)
+	var k kept
+	age, err := keptfile.Read(h.StateFile, keptVersion, forgetAfter, &k)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
-	}
-	var k kept
-	if err == nil {
-		err = json.Unmarshal(text, &k)
-	}
-	age := sinceBoot() - k.Written
-	switch {
-	case err != nil:
-	case k.Version != keptVersion:
-		err = fmt.Errorf("it is of version %d, and this program writes %d", k.Version, keptVersion)
-	case k.Boot != bootID() || age < 0:
-		err = errors.New("it is of another boot")
-	case age > forgetAfter:
-		err = fmt.Errorf("it is %s old", age.Round(time.Minute))
 	}
 	if err != nil {
 		h.Logger.Warn("the state of the process before is not used", "error", err)
@@ -210,7 +163,7 @@ func (h *Heart) recall() {
 		Terms: k.Terms, Desired: k.Desired,
 	}
 	if k.Confirmed > 0 {
-		o.Confirmed = new(sinceBoot() - k.Confirmed)
+		o.Confirmed = new(keptfile.SinceBoot() - k.Confirmed)
 	}
 	h.apply(&o)
 	h.orders.State = k.State
@@ -223,21 +176,4 @@ func (h *Heart) recall() {
 		"age",
 		age,
 	)
-}
-
-// sinceBoot is CLOCK_BOOTTIME, which counts while the machine sleeps, and has no steps.
-func sinceBoot() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0
-	}
-	return time.Duration(t.Nano())
-}
-
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(id)
 }
