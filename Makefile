@@ -21,7 +21,7 @@ TOOLS := $(BERTH_CACHE)/tools
 LAB := $(BERTH_CACHE)/bin/lab
 VM := $(BERTH_CACHE)/bin/vm-exec
 # Tests of routes and of rules, on this machine's kernel, and tests of the API server.
-route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/heart ./speaker/localnet ./speaker/rival
+route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/heart ./speaker/bgpd ./speaker/localnet ./speaker/rival
 api_tests = cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 10m ./api
 # The packages below the working directory that have tests under the tags $(1). The rest is left to
 # `make build`: with the race detector Kubernetes itself would be compiled once more.
@@ -142,8 +142,8 @@ fuzz: ## each fuzz target for FUZZTIME (their seeds are part of every test run)
 
 ##@ For changing Berth.
 
-build: ## bin/berth and bin/berth-heart
-	go build -ldflags '-s -w' -o bin/ ./cmd/berth ./cmd/berth-heart
+build: ## the programs: bin/berth, bin/berth-heart, bin/berth-bgp
+	go build -ldflags '-s -w' -o bin/ ./cmd/berth ./cmd/berth-heart ./cmd/berth-bgp
 
 image: ## bin/image: the container image for amd64 and arm64 as archives, with SBOMs (Go only)
 	cd tools && go run ./dist -C .. -o ../bin/image image

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -34,6 +35,11 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Liveness watches the paths to those peers that have BFD enabled; nil: none is watched.
 	Liveness Liveness
+	// OnChange is called when Status may be another, and must not block; nil: not called.
+	OnChange func()
+	// Heard is called before a message of a router is handed to GoBGP, on the goroutine that reads
+	// it, for routers that we connect to; nil: not called. It must not block.
+	Heard func(router netip.Addr)
 	// LastingSession is how long a session must have been up for the next attempt to follow its end at
 	// once, and not after 5 s; 0 means 10 s.
 	LastingSession time.Duration
@@ -60,8 +66,8 @@ type Driver struct {
 
 // New checks the configuration and registers the metrics. Nothing is sent before Run.
 func New(config Config) (*Driver, error) {
-	if !validRouterID(config.RouterID) {
-		return nil, fmt.Errorf("BGP router ID %s is not an IPv4 address", config.RouterID)
+	if err := CheckRouterID(config.RouterID); err != nil {
+		return nil, err
 	}
 	listener, err := newListener(config.Listen)
 	if err != nil {
@@ -90,7 +96,7 @@ func New(config Config) (*Driver, error) {
 		nextHops:  nextHops,
 		observed:  async.NewStream[Observation](observationsKept),
 		orders:    newOrders(),
-		published: newPublished(),
+		published: newPublished(config.OnChange),
 	}
 	d.metrics = newMetrics(d.published)
 	if config.Metrics != nil {
@@ -120,6 +126,13 @@ func (d *Driver) SyncPeers(peers []Peer) {
 	d.orders.give(func(o *order) { o.peers = &peers })
 }
 
+// LeaveAlone replaces the routers, by address, with which there is to be no session, and why: it
+// stands in Status as the error of their peers. A prefix that holds one is left alone as a whole.
+func (d *Driver) LeaveAlone(routers map[netip.Addr]string) {
+	routers = maps.Clone(routers)
+	d.orders.give(func(o *order) { o.leftAlone, o.newLeft = routers, true })
+}
+
 // nextHopsOf returns the next hops by family, or why they cannot be used.
 func nextHopsOf(addresses []netip.Addr) (map[gobgp.Family]netip.Addr, error) {
 	hops := map[gobgp.Family]netip.Addr{}
@@ -134,6 +147,12 @@ func nextHopsOf(addresses []netip.Addr) (map[gobgp.Family]netip.Addr, error) {
 		hops[family] = hop.WithZone("")
 	}
 	return hops, nil
+}
+
+// CheckNextHops returns why the addresses cannot be next hops, or nil.
+func CheckNextHops(addresses []netip.Addr) error {
+	_, err := nextHopsOf(addresses)
+	return err
 }
 
 // SetNextHops replaces Config.NextHops: all routes are announced with the new ones. An error says
@@ -151,14 +170,20 @@ func (d *Driver) SetNextHops(addresses []netip.Addr) error {
 // up again with it; one that is not an IPv4 address other than 0.0.0.0 (RFC 6286 section 2.1) is an
 // error and changes nothing.
 func (d *Driver) SetRouterID(id netip.Addr) error {
-	if !validRouterID(id) {
-		return fmt.Errorf("BGP router ID %s is not an IPv4 address", id)
+	if err := CheckRouterID(id); err != nil {
+		return err
 	}
 	d.orders.give(func(o *order) { o.routerID = id })
 	return nil
 }
 
-func validRouterID(id netip.Addr) bool { return id.Is4() && !id.IsUnspecified() }
+// CheckRouterID returns why the address cannot be a router ID, or nil.
+func CheckRouterID(id netip.Addr) error {
+	if !id.Is4() || id.IsUnspecified() {
+		return fmt.Errorf("BGP router ID %s is not an IPv4 address", id)
+	}
+	return nil
+}
 
 // Withdraw withdraws everything and keeps the sessions, so that no new connection comes to this
 // node while it forwards what still does. It returns when the withdrawals are on their way to the
@@ -221,7 +246,9 @@ type orders struct {
 // order is a set of orders not yet carried out.
 type order struct {
 	groups    map[string]Desired
-	peers     *[]Peer                     // nil if unchanged
+	peers     *[]Peer               // nil if unchanged
+	leftAlone map[netip.Addr]string // if newLeft
+	newLeft   bool
 	routerID  netip.Addr                  // zero if unchanged
 	nextHops  map[gobgp.Family]netip.Addr // nil if unchanged
 	withdrawn []chan struct{}             // to close when nothing is announced any more

@@ -46,6 +46,7 @@ type loop struct {
 	lastWrite time.Time                     // when a path was last handed to GoBGP
 
 	peers        []Peer // as ordered
+	leftAlone    map[netip.Addr]string
 	usable       []Peer // those of them that can have a session
 	peersDone    bool   // all of them are in GoBGP
 	peersNews    bool   // they were ordered since

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 )
@@ -46,5 +47,47 @@ func TestDefaultsWrittenOutResetNoSession(t *testing.T) {
 	d.becomes(t, func(st Status) bool { return len(st.Peers) == 2 })
 	if s := d.session(t, "tor"); !s.Established() || !s.Since.Equal(since) || len(tor.ended()) > 0 {
 		t.Errorf("the session is %s since %s, want established since %s; it ended %v", s.State, s.Since, since, tor.ended())
+	}
+}
+
+func TestARouterThatIsLeftAlone(t *testing.T) {
+	atOnce(t)
+	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
+	var mu sync.Mutex
+	heard := map[netip.Addr]int{}
+	d := run(t, func(c *Config) {
+		c.Heard = func(router netip.Addr) {
+			mu.Lock()
+			defer mu.Unlock()
+			heard[router]++
+		}
+	})
+	d.SyncPeers([]Peer{tor1.peer("tor1", nodeASN), tor2.peer("tor2", nodeASN)})
+	d.Sync("web", routes(nil, "192.0.2.1/32"))
+	d.up(t, "tor1", "tor2")
+	mu.Lock()
+	for _, address := range []string{"127.0.0.2", "127.0.0.3"} {
+		if n := heard[netip.MustParseAddr(address)]; n < 2 { // OPEN and KEEPALIVE
+			t.Errorf("%d messages of %s were told", n, address)
+		}
+	}
+	mu.Unlock()
+	d.LeaveAlone(map[netip.Addr]string{netip.MustParseAddr("127.0.0.3"): "it bites"})
+	tor2.has(t)
+	d.becomes(t, func(st Status) bool { return st.Peers[1].State == "idle" && st.Peers[1].LastError == "it bites" })
+	if !d.session(t, "tor1").Established() {
+		t.Error("the other session ended")
+	}
+	d.LeaveAlone(nil)
+	tor2.has(t, "192.0.2.1/32")
+	d.up(t, "tor2")
+
+	// A prefix that holds such a router is left alone as a whole.
+	o := &loop{leftAlone: map[netip.Addr]string{netip.MustParseAddr("10.0.0.7"): "it bites"}}
+	usable, problems := o.avoid([]Peer{
+		{Name: "a", Prefix: netip.MustParsePrefix("10.0.0.0/24")}, {Name: "b", Prefix: netip.MustParsePrefix("10.0.1.0/24")},
+	})
+	if len(usable) != 1 || usable[0].Name != "b" || len(problems) != 1 || problems[0].text != "10.0.0.7: it bites" {
+		t.Errorf("usable %v, problems %v", usable, problems)
 	}
 }

@@ -38,10 +38,11 @@ const (
 )
 
 // connect calls a peer after a while, and then until it takes the connection; nil: the context
-// ended first. Why it does not is told when that changes, and else every ConnectRetryTime.
+// ended first. Why it does not is told when that changes, and else every ConnectRetryTime. Heard is
+// called at each message that the peer sends.
 //
 // A call is a SYN, which the kernel would repeat ever more seldom: so each has a socket of its own.
-func connect(ctx context.Context, p Peer, wait time.Duration, failed func(failure)) net.Conn {
+func connect(ctx context.Context, p Peer, wait time.Duration, heard func(), failed func(failure)) net.Conn {
 	dialer := sessionDialerTo(p)
 	_, _, retry := p.Timers()
 	var first, told failure // of those alike in a row
@@ -67,7 +68,7 @@ func connect(ctx context.Context, p Peer, wait time.Duration, failed func(failur
 		began := time.Now()
 		conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			return sift.New(tcp) // nothing that a peer announces is wanted
+			return sift.New(tcp, heard) // nothing that a peer announces is wanted
 		}
 		if ctx.Err() != nil {
 			return nil

@@ -127,6 +127,9 @@ func (o *loop) carryOut(ord order) {
 		}
 		o.peersNews = true // some may need an IPv6 next hop now, or no longer
 	}
+	if ord.newLeft {
+		o.leftAlone, o.peersNews = ord.leftAlone, true
+	}
 	if ord.peers != nil {
 		o.peers = *ord.peers
 		o.peersNews = true // see to them after the routes, so that the first End-of-RIB tells the truth

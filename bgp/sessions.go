@@ -20,6 +20,8 @@ func (o *loop) syncPeers(ctx context.Context) {
 	usable, problems := checkPeers(o.peers)
 	usable, missing := o.locate(usable)
 	problems = append(problems, missing...)
+	usable, avoided := o.avoid(usable)
+	problems = append(problems, avoided...)
 	usable, unheard := o.hear(usable)
 	problems = append(problems, unheard...)
 	hops := o.hops()
@@ -117,6 +119,24 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 			names[p.Name] = true
 			numbers[peerNumber(p.Name)] = p.Name
 			places[p.Place()] = p.Name
+		}
+	}
+	return usable, problems
+}
+
+// avoid tells the peers that are left alone from the others.
+func (o *loop) avoid(peers []Peer) (usable []Peer, problems []problem) {
+	for _, p := range peers {
+		why := o.leftAlone[p.Address]
+		for router, reason := range o.leftAlone {
+			if p.Prefix.IsValid() && p.Prefix.Contains(router) {
+				why = router.String() + ": " + reason
+			}
+		}
+		if why == "" {
+			usable = append(usable, p)
+		} else {
+			problems = append(problems, problem{p, why})
 		}
 	}
 	return usable, problems
@@ -398,7 +418,7 @@ func (o *loop) call(ctx context.Context, s *session) {
 	o.asking.Add(1)
 	go func() { // ends with ctx, or when the peer takes the connection
 		defer o.asking.Done()
-		conn := connect(ctx, peer, wait, func(f failure) { o.gobgpLog.put(peer.Address, f) })
+		conn := connect(ctx, peer, wait, o.heard(peer.Address), func(f failure) { o.gobgpLog.put(peer.Address, f) })
 		if conn == nil {
 			return
 		}
@@ -408,6 +428,14 @@ func (o *loop) call(ctx context.Context, s *session) {
 			conn.Close()
 		}
 	}()
+}
+
+// heard returns what is called at each message of a router.
+func (o *loop) heard(router netip.Addr) func() {
+	if o.config.Heard == nil {
+		return func() {}
+	}
+	return func() { o.config.Heard(router) }
 }
 
 // pause is how long to wait before the peer is called.

@@ -29,6 +29,8 @@ type Status struct {
 	UnannouncedTotal int
 	// Leaving is set between Drain or Withdraw and Resume.
 	Leaving bool
+	// Err says why this is not known to be so at the moment; empty: it is.
+	Err string
 }
 
 // PeerStatus is the state of the session with one peer.
@@ -65,6 +67,14 @@ func (p PeerStatus) label() string {
 // Established reports whether the session is up.
 func (p PeerStatus) Established() bool { return p.State == stateName(gobgp.BGP_FSM_ESTABLISHED) }
 
+// Ended returns the state of the session after its end.
+func (p PeerStatus) Ended(at time.Time, reason string) PeerStatus {
+	return PeerStatus{
+		Name: p.Name, Address: p.Address, Prefix: p.Prefix, LocalASN: p.LocalASN, RemoteASN: p.RemoteASN,
+		State: stateName(gobgp.BGP_FSM_IDLE), Since: at, LastError: reason, LastErrorTime: at,
+	}
+}
+
 // Unannounced is a prefix that is wanted and not announced.
 type Unannounced struct {
 	Prefix netip.Prefix
@@ -84,6 +94,7 @@ type published struct {
 	total    int
 	failed   map[netip.Prefix]string
 	leaving  bool
+	onChange func()
 }
 
 // session is what is known of one peer.
@@ -121,8 +132,9 @@ func (s *session) up() bool { return s.state == gobgp.BGP_FSM_ESTABLISHED }
 
 type familyCount map[gobgp.Family]int
 
-func newPublished() *published {
+func newPublished(onChange func()) *published {
 	return &published{
+		onChange: onChange,
 		sessions: map[string]*session{},
 		toAll:    familyCount{},
 		toSome:   map[string]familyCount{},
@@ -191,8 +203,11 @@ func (b *published) announcedTo(s *session, family gobgp.Family) int {
 
 // count adds n, 1 or -1, to what is announced with a.
 func (b *published) count(prefix netip.Prefix, a announcement, n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.update(func() { b.recount(prefix, a, n) })
+}
+
+// recount is count while mu is held.
+func (b *published) recount(prefix netip.Prefix, a announcement, n int) {
 	family := familyOf(prefix.Addr())
 	b.total += n
 	if a.everyone != nil {
@@ -212,11 +227,14 @@ func (b *published) count(prefix netip.Prefix, a announcement, n int) {
 	}
 }
 
-// update changes what is published about sessions.
+// update changes what is published.
 func (b *published) update(change func()) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	change()
+	b.mu.Unlock()
+	if b.onChange != nil {
+		b.onChange()
+	}
 }
 
 func comparePrefixes(a, b netip.Prefix) int {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/speaker/bfdliveness"
+	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/midstream"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
@@ -70,13 +71,9 @@ func (s *Speaker) makeDrivers(
 	if err != nil {
 		return drivers{}, err
 	}
-	paths := bfdliveness.New(layer2.Paths())
-	routes, err := bgp.New(bgp.Config{
-		Liveness: paths, Listen: s.BGPListen, Node: s.Node, RouterID: id, NextHops: onePerFamily(addresses),
-		Logger: s.Logger.With("driver", "bgp"), Metrics: s.Metrics,
-	})
+	routes, paths, err := s.makeBGP(addresses, id)
 	if err != nil {
-		return drivers{}, fmt.Errorf("BGP: %w", err)
+		return drivers{}, err
 	}
 	forwards, err := s.makeDataplane(addresses)
 	if err != nil {
@@ -85,8 +82,31 @@ func (s *Speaker) makeDrivers(
 	return drivers{
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(s.Logger.With("driver", "bgp"), func() map[string]bool { return established(routes) }),
-		bfd:    paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), midstream: resets,
+		paths:  paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), midstream: resets,
 	}, nil
+}
+
+// makeBGP makes what speaks BGP: in a process of its own, or in this one, which then also has paths
+// watched.
+func (s *Speaker) makeBGP(addresses []netip.Addr, id netip.Addr) (routeAnnouncer, runner, error) {
+	log := s.Logger.With("driver", "bgp")
+	if s.BGP != nil {
+		remote := bgpd.NewRemote(bgpd.RemoteConfig{
+			Identity: bgpd.Identity{Node: s.Node, Listen: s.BGPListen}, RouterID: id, NextHops: onePerFamily(addresses),
+			Dial: s.BGP, Logger: log,
+		})
+		s.bgp.Store(remote)
+		return remote, nil, nil
+	}
+	paths := bfdliveness.New(heart.NewPaths(s.Heart, log))
+	driver, err := bgp.New(bgp.Config{
+		Liveness: paths, Listen: s.BGPListen, Node: s.Node, RouterID: id, NextHops: onePerFamily(addresses),
+		Logger: log, Metrics: s.Metrics,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("BGP: %w", err)
+	}
+	return bgpd.Within{Driver: driver}, paths, nil
 }
 
 // kubeletPort is the kubelet's TCP port, unless it is configured otherwise.

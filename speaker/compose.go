@@ -15,6 +15,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/links"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/returnpath"
 	"github.com/berth-lb/berth/speaker/rival"
@@ -33,6 +34,7 @@ const (
 	reasonReturnPath         = "ReturnPath"         // replies leave by another interface
 	reasonUnserved           = "UnservedFailed"     // packets that nothing serves are not dropped
 	reasonBFD                = "BFDFailed"          // a neighbor is not watched
+	reasonBGP                = "BGPFailed"          // the process that speaks BGP is away
 	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not accept a prefix
 	reasonAPIRefuses         = "APIRefuses"         // the API server does not show what the speaker reads
 	reasonKindGone           = "KindGone"           // configuration is kept whose kind was deleted
@@ -84,7 +86,7 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	if err := r.unserved.Err(); err != nil {
 		found.add(reasonUnserved, "%v", err)
 	}
-	for _, complaint := range r.bfd.Complaints() {
+	for _, complaint := range bfdliveness.Complaints(r.l2.BFD()) {
 		found.add(reasonBFD, "%s", complaint)
 	}
 	r.composeSessions(&status, &found)
@@ -230,6 +232,9 @@ func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *proble
 		status.Sessions = append(status.Sessions, heldSession(h))
 	}
 	status.SessionCounts = v1alpha1.Counted(established, len(status.Sessions))
+	if routes.Err != "" {
+		found.add(reasonBGP, "BGP: %s", routes.Err)
+	}
 	for _, u := range routes.Unannounced {
 		found.add(reasonPrefixNotAnnounced, "%s is not announced by BGP: %s", u.Prefix, u.Reason)
 	}

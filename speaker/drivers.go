@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane"
@@ -41,6 +42,7 @@ type segmentAnnouncer interface {
 	MirrorLost()
 	Status() l2.Status
 	Holds(address netip.Addr) (interfaces []string)
+	BFD() []bfd.Status
 	Drained() <-chan struct{}
 }
 
@@ -59,6 +61,9 @@ type routeAnnouncer interface {
 	Restart()
 	Withdraw(ctx context.Context) error
 	Status() bgp.Status
+
+	Meet(ctx context.Context)
+	Ends(ctx context.Context) bool
 }
 
 // forwarder forwards connections; on nodes that do not, it removes what a former process left.
@@ -123,21 +128,15 @@ type peerFilter interface {
 	Begun() <-chan rival.HeldPeer
 }
 
-// pathWatcher watches the paths to BGP peers.
-type pathWatcher interface {
+// runner is a driver that needs nothing but to run.
+type runner interface {
 	Run(ctx context.Context) error
-	Complaints() []string
 }
 
 // proxyHealth says when kube-proxy becomes unhealthy or healthy.
 type proxyHealth interface {
 	Run(ctx context.Context) error
 	Changes() <-chan bool
-}
-
-// connectionResetter resets connections to addresses that moved here in their midst.
-type connectionResetter interface {
-	Run(ctx context.Context) error
 }
 
 // drivers are all that the planner drives and the reporter reads.
@@ -149,17 +148,21 @@ type drivers struct {
 	mirror    claimMirror
 	localnet  network
 	rivals    peerFilter
-	bfd       pathWatcher
+	paths     runner // nil: BFD is not for this process to order
 	kubeProxy proxyHealth
-	midstream connectionResetter
+	midstream runner // resets connections to addresses that moved here in their midst
 }
 
 // runs returns the Run methods of all but the mirror, which runs before the first plan.
 func (d drivers) runs() []func(context.Context) error {
-	return []func(context.Context) error{
-		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.bfd.Run, d.kubeProxy.Run,
+	runs := []func(context.Context) error{
+		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.kubeProxy.Run,
 		d.midstream.Run,
 	}
+	if d.paths != nil {
+		runs = append(runs, d.paths.Run)
+	}
+	return runs
 }
 
 // established returns the peers that have a session; one with a prefix may have several.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2"
@@ -35,6 +36,7 @@ type fakeL2 struct {
 	holds        []string
 	status       l2.Status
 	rebalanced   []netip.Addr
+	paths        []bfd.Status
 	next         map[netip.Addr]l2.Desired
 	anticipated  int // how often next was replaced
 	drained      chan struct{}
@@ -53,6 +55,7 @@ func (f *fakeL2) Anticipate(next map[netip.Addr]l2.Desired) {
 	f.next = next
 	f.anticipated++
 }
+func (f *fakeL2) BFD() []bfd.Status                  { return f.paths }
 func (f *fakeL2) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (f *fakeL2) Observed() <-chan l2.Observation    { return f.observed }
 func (f *fakeL2) Rebalance(address netip.Addr)       { f.rebalanced = append(f.rebalanced, address) }
@@ -77,6 +80,7 @@ type fakeBGP struct {
 	id       netip.Addr
 	calls    []string
 	status   bgp.Status
+	stays    bool // the sessions outlive the speaker
 	observed chan bgp.Observation
 }
 
@@ -101,6 +105,8 @@ func (f *fakeBGP) Resume()                        { f.calls = append(f.calls, "r
 func (f *fakeBGP) Restart()                       { f.calls = append(f.calls, "restart") }
 func (f *fakeBGP) Withdraw(context.Context) error { f.calls = append(f.calls, "withdraw"); return nil }
 func (f *fakeBGP) Status() bgp.Status             { return f.status }
+func (f *fakeBGP) Meet(context.Context)           {}
+func (f *fakeBGP) Ends(context.Context) bool      { return !f.stays }
 
 // fakeDataplane is None but for what a test has it do.
 type fakeDataplane struct {
@@ -202,11 +208,6 @@ func (f *fakePeerFilter) Check()                           {}
 func (f *fakePeerFilter) Held() []rival.HeldPeer           { return f.held }
 func (f *fakePeerFilter) Begun() <-chan rival.HeldPeer     { return f.begun }
 
-type fakePaths struct{ complaints []string }
-
-func (f *fakePaths) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (f *fakePaths) Complaints() []string          { return f.complaints }
-
 type fakeKubeProxy chan bool
 
 func (f fakeKubeProxy) Run(ctx context.Context) error { <-ctx.Done(); return nil }
@@ -223,7 +224,6 @@ type node struct {
 	mirror    *fakeMirror
 	localnet  *fakeNetwork
 	rivals    *fakePeerFilter
-	bfd       *fakePaths
 	kubeProxy fakeKubeProxy
 	events    *events.FakeRecorder
 }
@@ -247,7 +247,6 @@ func idleNode(t *testing.T) node {
 		mirror:    &fakeMirror{shown: map[netip.Addr][]string{}},
 		localnet:  &fakeNetwork{changed: make(chan struct{})},
 		rivals:    &fakePeerFilter{begun: make(chan rival.HeldPeer), changed: make(chan struct{})},
-		bfd:       &fakePaths{},
 		kubeProxy: make(fakeKubeProxy),
 		events:    events.NewFakeRecorder(64),
 	}
@@ -260,7 +259,7 @@ func idleNode(t *testing.T) node {
 	}
 	d := drivers{
 		l2: n.l2, bgp: n.bgp, dataplane: n.dataplane, unserved: n.unserved, mirror: n.mirror, localnet: n.localnet,
-		rivals: n.rivals, bfd: n.bfd, kubeProxy: n.kubeProxy,
+		rivals: n.rivals, kubeProxy: n.kubeProxy,
 		midstream: fakeMidstream{},
 	}
 	r := newReporter(s.Options, s.sources, d, newConflicts())

@@ -26,11 +26,12 @@ const (
 func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 	state, reason := s.departure(ctx, p)
 	restarts := state == v1alpha1.SpeakerRestarting
+	stays := restarts && !p.bgp.Ends(ctx) // and so do the routes
 	departed := time.Now()
-	p.depart(state, reason, restarts && s.OnRestart == Hold)
+	p.depart(state, reason, restarts && s.OnRestart == Hold, stays)
 	s.report(ctx, r)
 	s.drain(ctx, p)
-	if !restarts || !p.kept.Load() {
+	if !restarts || !stays && !p.kept.Load() {
 		s.withdraw(ctx, p, r, departed)
 	}
 	if !restarts {

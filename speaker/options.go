@@ -25,6 +25,8 @@ type Options struct {
 	Metrics    prometheus.Registerer
 	// Heart connects to the process that answers ARP, NDP and BFD on this node (package heart).
 	Heart func(context.Context) (net.Conn, error)
+	// BGP connects to the process that speaks BGP on this node (package bgpd). Nil: this one does.
+	BGP func(context.Context) (net.Conn, error)
 	// Contact watches the requests of Kubernetes and Berth. Nil: the speaker never takes its picture
 	// of the API for out of date.
 	Contact *contact.Monitor

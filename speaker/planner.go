@@ -63,6 +63,7 @@ type planner struct {
 	departed bool                  // guarded by mu
 	outdated bool                  // guarded by mu; other nodes know better what is desired
 	unfit    bool                  // guarded by mu; another node should forward, if one can
+	stays    bool                  // guarded by mu; once departed: the BGP sessions outlive this process
 	current  v1alpha1.SpeakerState // guarded by mu
 }
 
@@ -648,10 +649,10 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string, unfit bool)
 }
 
 // depart is become, for good: the state no longer follows the Node. If holds, the other speakers
-// keep for the next process what this one owns.
-func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds bool) {
+// keep for the next process what this one owns. If stays, the sessions outlive this process.
+func (p *planner) depart(state v1alpha1.SpeakerState, reason string, holds, stays bool) {
 	p.mu.Lock()
-	p.departed, p.unfit = true, false
+	p.departed, p.unfit, p.stays = true, false, stays
 	changed := p.reporter.setState(state, reason)
 	switch {
 	case !changed:
@@ -712,11 +713,14 @@ func (p *planner) announceState(state v1alpha1.SpeakerState) {
 	}
 }
 
-// restartBGP has routers keep the routes that can, or else use others.
+// restartBGP has routers keep the routes that can, or else use others; where the sessions stay,
+// there is nothing to say. mu is held.
 func (p *planner) restartBGP() {
-	if p.kept.Load() {
+	switch {
+	case p.stays:
+	case p.kept.Load():
 		p.bgp.Restart()
-	} else {
+	default:
 		p.bgp.Drain(p.DrainTime)
 	}
 }

@@ -414,7 +414,7 @@ func TestPlanner_reviewState(t *testing.T) {
 	n.l2.status.Segments = nil
 	n.do(task{kind: freshnessChanged})
 	expect("no node knows better", v1alpha1.SpeakerAnnouncing, l2.Ready, "resume")
-	n.depart(v1alpha1.SpeakerRestarting, "the process is being replaced", true)
+	n.depart(v1alpha1.SpeakerRestarting, "the process is being replaced", true, false)
 	expect("it departs and holds", v1alpha1.SpeakerRestarting, l2.Holding, "drain")
 	n.do(task{kind: proxyHealthChanged, unhealthy: true})
 	expect("departed, for good", v1alpha1.SpeakerRestarting, l2.Holding)

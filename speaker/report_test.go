@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/rival"
@@ -121,9 +122,10 @@ func TestReporter_observe(t *testing.T) {
 
 func TestReporter_compose(t *testing.T) {
 	n := idleNode(t)
-	n.bfd.complaints = []string{"BFD with BGPNeighbor tor: no route"}
+	n.l2.paths = []bfd.Status{{Peer: "tor", Err: "no route"}}
 	n.reporter.complain(reasonIPVS, "d/web", "IPVS: no memory")
 	n.rivals.held = []rival.HeldPeer{{Peer: bgp.Peer{Name: "spine", Interface: "eth1"}, Since: time.Unix(1000, 5)}}
+	n.bgp.status.Err = "the process that speaks BGP is away"
 	n.bgp.status.Peers = []bgp.PeerStatus{
 		{Name: "tor", Address: netip.MustParseAddr("172.30.0.1"), LastError: "refused"},
 	}
@@ -151,6 +153,7 @@ func TestReporter_compose(t *testing.T) {
 		},
 		{Reason: "Layer2Failed", Message: "layer 2: no raw sockets"},
 		{Reason: "BFDFailed", Message: "BFD with BGPNeighbor tor: no route"},
+		{Reason: "BGPFailed", Message: "BGP: the process that speaks BGP is away"},
 	}
 	if diff := cmp.Diff(wantProblems, got.Problems); diff != "" {
 		t.Error(diff)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/heart"
 )
 
@@ -26,6 +28,7 @@ type Speaker struct {
 	sources *sources
 	ready   atomic.Bool
 	heart   atomic.Pointer[heart.Remote] // nil until the node is known
+	bgp     atomic.Pointer[bgpd.Remote]  // nil also while this process speaks BGP
 }
 
 // New returns a speaker that does nothing yet.
@@ -48,13 +51,17 @@ func New(o Options) (*Speaker, error) {
 // then, so that a version that reaches no router stops at the first.
 func (s *Speaker) Ready() bool { return s.ready.Load() }
 
-// Gather implements prometheus.Gatherer: the metrics of the heart, which has its own process.
+// Gather implements prometheus.Gatherer: the metrics of layer 2 and BGP, which have processes of
+// their own.
 func (s *Speaker) Gather() ([]*dto.MetricFamily, error) {
-	remote := s.heart.Load()
-	if remote == nil {
-		return nil, nil
+	var others prometheus.Gatherers
+	if layer2 := s.heart.Load(); layer2 != nil {
+		others = append(others, layer2)
 	}
-	return remote.Gather()
+	if routes := s.bgp.Load(); routes != nil {
+		others = append(others, routes)
+	}
+	return others.Gather() //nolint:wrapcheck // it says whose they are
 }
 
 // Run announces until the context ends, then leaves cleanly, which takes up
@@ -83,6 +90,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	group.Go(func() error { return planner.mirror.Run(life) })
 	former := establishedBefore(s.sources.self(s.Node))
 	s.awaitMirror(ctx, planner)
+	planner.bgp.Meet(ctx)
 	planner.served = retain.Ask(life, s.Kubernetes.Discovery().RESTClient())
 	planner.begin()
 	for _, run := range planner.runs() {

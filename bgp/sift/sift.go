@@ -35,11 +35,12 @@ type Conn struct {
 	skip   int    // or to one that is not
 	broken bool   // what comes is no BGP
 	heard  time.Time
+	each   func()
 	buffer [4096]byte
 }
 
-// New sifts a connection.
-func New(conn *net.TCPConn) *Conn { return &Conn{TCPConn: conn} }
+// New sifts a connection. Each is called before a message, or what is none, is let through.
+func New(conn *net.TCPConn, each func()) *Conn { return &Conn{TCPConn: conn, each: each} }
 
 // Read is for one reader at a time.
 func (c *Conn) Read(b []byte) (int, error) {
@@ -53,6 +54,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+	c.each()
 	n := copy(b, c.ready)
 	c.ready = append(c.ready[:0], c.ready[n:]...)
 	return n, nil

@@ -45,9 +45,13 @@ func sifted(t *testing.T, sent []byte, cut func() int) []byte {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	got, err := io.ReadAll(New(conn))
+	told := 0
+	got, err := io.ReadAll(New(conn, func() { told++ }))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if (told > 0) != (len(got) > 0) {
+		t.Errorf("%d bytes came through, and it was told %d times before", len(got), told)
 	}
 	return got
 }

@@ -4,24 +4,19 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
-	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker/heart"
 )
-
-const watchEvery = 10 * time.Second
 
 func main() { os.Exit(run()) }
 
@@ -37,6 +32,7 @@ func run() int {
 
 func serve(ctx context.Context) error {
 	socket := flag.String("socket", "/run/berth/heart.sock", "socket where the speaker connects; its folder belongs to root only")
+	paths := flag.String("bfd-socket", "", "socket where berth-bgp connects, to have paths watched by BFD; empty: none")
 	state := flag.String("state", "/run/berth/heart.state", "file that keeps what this node announces over an end of this process, the keys of hellos included: best in memory; empty: none")
 	verbose := flag.Bool("v", false, "log details, too")
 	shown := flag.Bool("version", false, "print the version, and end")
@@ -57,38 +53,21 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := listen(ctx, *socket)
+	l, err := lines.Listen(ctx, *socket)
 	if err != nil {
-		return err
+		return fmt.Errorf("-socket %s: %w", *socket, err)
+	}
+	var others []net.Listener
+	if *paths != "" {
+		l, err := lines.Listen(ctx, *paths)
+		if err != nil {
+			return fmt.Errorf("-bfd-socket %s: %w", *paths, err)
+		}
+		others = append(others, l)
 	}
 	loops := liveness.New()
 	ctx = loops.Context(ctx)
-	go watch(ctx, loops, logger) // ends with the process
+	go loops.Watch(ctx, logger) // ends with the process
 	logger.Info("waiting for the speaker", "version", version.Number(), "socket", *socket)
-	return h.Run(ctx, l)
-}
-
-// watch ends the process, without what it otherwise does at its end, when one of its loops is
-// stuck. There is no port for a liveness probe.
-func watch(ctx context.Context, loops *liveness.Loops, logger *slog.Logger) {
-	for async.Sleep(ctx, watchEvery) == nil {
-		if stuck := loops.Stuck(); len(stuck) > 0 {
-			logger.Error("a loop is stuck; this process ends, and is started again", "loop", stuck[0].Loop, "since", stuck[0].Since)
-			os.Exit(1)
-		}
-	}
-}
-
-// listen listens on a socket that only root can connect to. What a former process left goes.
-func listen(ctx context.Context, path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("-socket %s: %w", path, err)
-	}
-	former := syscall.Umask(0o177)
-	defer syscall.Umask(former)
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("-socket %s: %w", path, err)
-	}
-	return l, nil
+	return h.Run(ctx, l, others...)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/berth-lb/berth/controller"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/contact"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
@@ -58,6 +59,9 @@ var registrations = map[string]func(*testing.T, prometheus.Registerer) error{
 			Namespace:  "berth-system",
 		})
 		return err
+	},
+	"speaker/bgpd": func(_ *testing.T, r prometheus.Registerer) error {
+		return bgpd.Register(r, func() int { return 0 })
 	},
 	"l2": func(_ *testing.T, r prometheus.Registerer) error {
 		_, err := l2.New(l2.Config{

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
@@ -23,11 +24,14 @@ import (
 	"github.com/berth-lb/berth/speaker/heart"
 )
 
+// sockets of the processes that do a part of the work; empty: this one does.
+type sockets struct{ heart, bgp string }
+
 func speakerCommand() *cobra.Command {
 	var flags common
 	var options speaker.Options
 	var podCIDRs []string
-	var socket string
+	var at sockets
 	c := &cobra.Command{
 		Use:   "speaker",
 		Short: "Announce the addresses of Services from this node",
@@ -37,7 +41,7 @@ func speakerCommand() *cobra.Command {
 			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
 				return fmt.Errorf("--pod-cidrs: %w", err)
 			}
-			return runSpeaker(c.Context(), flags, options, socket)
+			return runSpeaker(c.Context(), flags, options, at)
 		},
 	}
 	flags.register(c.Flags())
@@ -68,7 +72,8 @@ func speakerCommand() *cobra.Command {
 		"writable directory of the sysctls net.ipv4.vs",
 	)
 	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges of the addresses of this node's pods, or of all pods, separated by commas; default: spec.podCIDRs of its Node")
-	c.Flags().StringVar(&socket, "heart", "", "socket of berth-heart on this node, which answers ARP, NDP and BFD in a process of its own; empty: this process does")
+	c.Flags().StringVar(&at.heart, "heart", "", "socket of berth-heart on this node, which answers ARP, NDP and BFD in a process of its own; empty: this process does")
+	c.Flags().StringVar(&at.bgp, "bgp", "", "socket of berth-bgp on this node, which speaks BGP in a process of its own; empty: this process does")
 	return c
 }
 
@@ -102,7 +107,7 @@ func noticeDeadConnections() error {
 	return nil
 }
 
-func runSpeaker(ctx context.Context, flags common, options speaker.Options, socket string) error {
+func runSpeaker(ctx context.Context, flags common, options speaker.Options, other sockets) error {
 	if options.Node == "" {
 		return errors.New("--node is empty: give it, or set NODE_NAME from spec.nodeName (downward API)")
 	}
@@ -134,8 +139,11 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options, sock
 	registry.MustRegister(to.events.lost)
 	loops := liveness.New()
 	group, life := errgroup.WithContext(loops.Context(life))
-	if options.Heart, err = reachHeart(life, group, socket, logger); err != nil {
+	if options.Heart, err = reachHeart(life, group, other.heart, logger); err != nil {
 		return err
+	}
+	if other.bgp != "" {
+		options.BGP = lines.Dial(other.bgp)
 	}
 	s, err := speaker.New(options)
 	if err != nil {
@@ -164,9 +172,7 @@ func reachHeart(
 	logger *slog.Logger,
 ) (func(context.Context) (net.Conn, error), error) {
 	if socket != "" {
-		return func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}, nil
+		return lines.Dial(socket), nil
 	}
 	within, err := heart.New(heart.Config{Logger: logger, Within: true})
 	if err != nil {

@@ -221,7 +221,10 @@ func TestOptions(t *testing.T) {
 			name:   "restarts of speakers",
 			values: "speaker: {onRestart: hold, extraArgs: [--drain-time=0s]}",
 			object: "DaemonSet berth-speaker", path: append(slices.Clone(controller), "args"),
-			want: []any{"speaker", "--heart=/run/berth/heart.sock", "--on-restart=hold", "--drain-time=0s"},
+			want: []any{
+				"speaker", "--heart=/run/berth/heart.sock", "--bgp=/run/berth-bgp/bgp.sock", "--on-restart=hold",
+				"--drain-time=0s",
+			},
 		},
 		{
 			name:   "resources",

@@ -28,11 +28,11 @@ type binary struct {
 	module  string // folder of the module, from the repository's root
 	pkg     string // package in it, or of a module that it requires
 	ldflags string
-	image   string // image packed from the binary, if any
-	also    string // another binary in the image
-	images  string // folder of the image; empty: Images
-	user    string // user of the image
-	note    string // said before the build
+	image   string   // image packed from the binary, if any
+	also    []string // other binaries in the image
+	images  string   // folder of the image; empty: Images
+	user    string   // user of the image
+	note    string   // said before the build
 }
 
 func binaries() []binary {
@@ -42,9 +42,10 @@ func binaries() []binary {
 		{name: "pause", module: "e2e", pkg: "./cmd/pause", ldflags: "-s -w", image: "berth.dev/pause:1", user: "65535:65535"},
 		{name: "echo", module: "e2e", pkg: "./cmd/echo", ldflags: "-s -w", image: "berth.dev/echo:1", user: "65532:65532"},
 		{name: "berth-heart", module: ".", pkg: "./cmd/berth-heart", ldflags: "-s -w"},
+		{name: "berth-bgp", module: ".", pkg: "./cmd/berth-bgp", ldflags: "-s -w"},
 		{
-			name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: BerthImage(), also: "berth-heart",
-			user: "0:0",
+			name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: BerthImage(),
+			also: []string{"berth-heart", "berth-bgp"}, user: "0:0",
 		},
 		{name: "kube", module: "e2e", pkg: "./cmd/kube", ldflags: kube, note: " (Kubernetes: several minutes the first time)"},
 		{name: "kubelet", module: "e2e", pkg: "./cmd/kubelet", ldflags: kube},
@@ -107,8 +108,8 @@ func (f Folder) compile(ctx context.Context, b binary) error {
 func (f Folder) pack(b binary) error {
 	var archive bytes.Buffer
 	files := map[string]string{"/" + b.name: f.Bin(b.name)}
-	if b.also != "" {
-		files["/"+b.also] = f.Bin(b.also)
+	for _, name := range b.also {
+		files["/"+name] = f.Bin(name)
 	}
 	err := image.Pack(&archive, image.Image{
 		Name:       b.image,

@@ -57,8 +57,8 @@ func TestBerthImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Count(string(text), "\n        image: "+BerthImage()+"\n"); got != 3 {
-		t.Errorf("manifests/berth.yaml names the image %s %d times, want it in the controller, the speaker and its heart", BerthImage(), got)
+	if got := strings.Count(string(text), "\n        image: "+BerthImage()+"\n"); got != 4 {
+		t.Errorf("manifests/berth.yaml names the image %s %d times, want it in the controller, the speaker, its heart and BGP", BerthImage(), got)
 	}
 }
 

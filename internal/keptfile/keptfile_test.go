@@ -44,8 +44,10 @@ func TestKept(t *testing.T) {
 		"of the future": {
 			strings.Replace(string(good), `"Written":`, `"Written":9`, 1), 1, time.Hour, "the state is of another boot",
 		},
-		"cut off":        {string(good[:len(good)/2]), 1, time.Hour, "read the state: unexpected end of JSON input"},
-		"of another form": {strings.Replace(string(good), `{"a":1}`, `[]`, 1), 1, time.Hour, "read the state: json: cannot unmarshal array"},
+		"cut off": {string(good[:len(good)/2]), 1, time.Hour, "read the state: unexpected end of JSON input"},
+		"of another form": {
+			strings.Replace(string(good), `{"a":1}`, `[]`, 1), 1, time.Hour, "read the state: json: cannot unmarshal array",
+		},
 	} {
 		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,7 +36,7 @@ type Talk[Out, In any] struct {
 	// Hear takes what the other side said. An error ends the conversation.
 	Hear func(In) error
 	// Farewell is said when the context ends, after all that Next has. The other side then ends the
-	// conversation. Nil: this side ends it at once.
+	// conversation. Nil: this side ends it then.
 	Farewell *Out
 	// PartWithin bounds the wait for that; 0: a second.
 	PartWithin time.Duration
@@ -54,6 +57,27 @@ func (t Talk[Out, In]) Over(ctx context.Context, conn net.Conn) error {
 	}
 	return err
 }
+
+// First hears the first word of the other side, which may take as long as within, and returns it
+// with the connection as it goes on. If it does not come the connection is closed.
+func First[In any](conn net.Conn, within time.Duration) (said In, rest net.Conn, err error) {
+	_ = conn.SetReadDeadline(time.Now().Add(within))
+	in := json.NewDecoder(conn)
+	if err := in.Decode(&said); err != nil {
+		_ = conn.Close()
+		return said, nil, fmt.Errorf("listen: %w", err)
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	return said, resumed{conn, io.MultiReader(in.Buffered(), conn)}, nil
+}
+
+// resumed is a connection that was read further than it was used.
+type resumed struct {
+	net.Conn
+	from io.Reader
+}
+
+func (r resumed) Read(b []byte) (int, error) { return r.from.Read(b) }
 
 // errParted ends a conversation from this side.
 var errParted = errors.New("parted")
@@ -95,13 +119,13 @@ func (t Talk[Out, In]) speak(ctx, life context.Context, conn net.Conn) error {
 			continue
 		case <-ctx.Done():
 		}
-		if t.Farewell == nil {
-			return errParted
-		}
 		for words, more := t.Next(); more; words, more = t.Next() {
 			if err := say(words); err != nil {
 				return err
 			}
+		}
+		if t.Farewell == nil {
+			return errParted
 		}
 		within := t.PartWithin
 		if within == 0 {
@@ -110,4 +134,19 @@ func (t Talk[Out, In]) speak(ctx, life context.Context, conn net.Conn) error {
 		_ = conn.SetReadDeadline(time.Now().Add(within))
 		return say(*t.Farewell)
 	}
+}
+
+// Listen listens on a socket that only root can connect to. What a former process left goes.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	former := syscall.Umask(0o177)
+	defer syscall.Umask(former)
+	return (&net.ListenConfig{}).Listen(ctx, "unix", path)
+}
+
+// Dial returns how to connect to a socket.
+func Dial(path string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) }
 }

@@ -3,9 +3,13 @@ package lines
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 // side is one side of a conversation about numbers.
@@ -89,14 +93,55 @@ func TestTalkEndsWithTheOtherSide(t *testing.T) {
 	}
 }
 
-func TestTalkWithoutFarewellEndsAtOnce(t *testing.T) {
+func TestTalkWithoutFarewellEndsWhenAllIsSaid(t *testing.T) {
 	ours, theirs := net.Pipe()
 	ctx, end := context.WithCancel(t.Context())
 	end()
-	if err := newSide().talk().Over(ctx, ours); err != nil {
+	done := make(chan error)
+	go func() { done <- newSide(1, 2).talk().Over(ctx, ours) }() // ends with ctx
+	text, err := io.ReadAll(theirs)
+	if err != nil || string(text) != "1\n2\n" {
+		t.Errorf("read %q, %v", text, err)
+	}
+	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if _, err := theirs.Read(make([]byte, 1)); err == nil {
-		t.Error("the connection is open")
+}
+
+func TestFirst(t *testing.T) {
+	ours, theirs := net.Pipe()
+	go func() { _, _ = theirs.Write([]byte("1\n2\n3\n")) }() // ends when it is read
+	n, rest, err := First[int](ours, time.Minute)
+	if err != nil || n != 1 {
+		t.Fatalf("the first is %d, %v", n, err)
 	}
+	s := newSide()
+	go func() { _ = s.talk().Over(t.Context(), rest) }() // ends with theirs
+	if heard := []int{<-s.heard, <-s.heard}; !slices.Equal(heard, []int{2, 3}) {
+		t.Errorf("heard %v, want 2 and 3", heard)
+	}
+	_ = theirs.Close()
+	if _, _, err := First[int](ours, time.Minute); err == nil {
+		t.Error("a connection that has ended has a first word")
+	}
+}
+
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	for range 2 { // the second in the place of what a process left that was killed
+		l, err := Listen(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		defer l.Close()
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket has mode %v, %v", info.Mode(), err)
+	}
+	conn, err := Dial(path)(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
 }

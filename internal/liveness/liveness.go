@@ -9,10 +9,14 @@ package liveness
 import (
 	"cmp"
 	"context"
+	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // Limit is how long a pass may last: much longer than what a pass waits for has a bound for.
@@ -56,6 +60,20 @@ func (l *Loops) Stuck() []Stuck {
 		func(a, b Stuck) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Loop, b.Loop)) },
 	)
 	return stuck
+}
+
+// watchEvery is how often Watch looks.
+const watchEvery = 10 * time.Second
+
+// Watch ends the process, without what it otherwise does at its end, when one of its loops is
+// stuck. It is for a process without a port where it could be asked. It returns when ctx ends.
+func (l *Loops) Watch(ctx context.Context, logger *slog.Logger) {
+	for async.Sleep(ctx, watchEvery) == nil {
+		if stuck := l.Stuck(); len(stuck) > 0 {
+			logger.Error("a loop is stuck; this process ends, and is started again", "loop", stuck[0].Loop, "since", stuck[0].Since)
+			os.Exit(1)
+		}
+	}
 }
 
 type loopsKey struct{}

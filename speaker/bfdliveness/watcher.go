@@ -19,7 +19,6 @@ type Engine interface {
 	Sync(peers []bfd.Peer)
 	Run(ctx context.Context) error
 	Events() <-chan bfd.Event
-	Status() []bfd.Status
 }
 
 // Watcher watches the paths to BGP peers. Make one with New.
@@ -82,9 +81,9 @@ func (w *Watcher) Watch(peers []bgp.Peer) {
 func (w *Watcher) Changes() <-chan bgp.PathChange { return w.changes }
 
 // Complaints returns which paths cannot be watched.
-func (w *Watcher) Complaints() []string {
+func Complaints(paths []bfd.Status) []string {
 	var found []string
-	for _, s := range w.engine.Status() {
+	for _, s := range paths {
 		if s.Err != "" {
 			found = append(found, fmt.Sprintf("BFD with BGPNeighbor %s: %s", s.Peer, s.Err))
 		}

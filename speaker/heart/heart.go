@@ -1,7 +1,6 @@
 package heart
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,12 +11,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/lines"
+	"github.com/berth-lb/berth/internal/promtext"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/localnet"
 )
@@ -27,6 +26,8 @@ const (
 	// pairing is how long after the speaker was told to end the heart may be told, too. If it is not,
 	// the speaker alone is started again, and the heart goes on.
 	pairing = time.Second
+	// firstWithin is how long who connects may take to say who it is.
+	firstWithin = 10 * time.Second
 	// partAtMost is how long the heart waits, once told to end, for the speaker to say what becomes of
 	// the addresses. It is shorter than the grace period of the pod.
 	partAtMost = 12 * time.Second
@@ -61,6 +62,8 @@ type Heart struct {
 	ending   chan struct{} // closed when the heart is told to end
 	keep     async.Signal  // the orders changed
 	unfit    chan error    // why the heart cannot serve its speaker
+	watchers watchers
+	serving  sync.Mutex // held while a speaker takes the place of another
 
 	mu       sync.Mutex
 	driver   *l2.Driver       // guarded by mu; nil until the node is known
@@ -98,13 +101,14 @@ func New(config Config) (*Heart, error) {
 		Config: config, registry: registry, engine: engine, ledger: newLedger(),
 		net: localnet.New(config.Logger.With("driver", "localnet")), ending: make(chan struct{}),
 		keep: async.NewSignal(), unfit: make(chan error, 1), orders: newOrders(), parted: parted,
+		watchers: watchers{all: map[*watcher]bool{}},
 	}, nil
 }
 
 // Run serves until ctx ends, and then for as long as it takes to hand over what this node answers
 // for: the speaker says how, or within twelve seconds nobody. Speakers connect to l, one at a time;
-// a later one replaces the former.
-func (h *Heart) Run(ctx context.Context, l net.Listener) error {
+// a later one replaces the former. Who speaks BGP connects to l, too, or to the other listeners.
+func (h *Heart) Run(ctx context.Context, l net.Listener, others ...net.Listener) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, life := errgroup.WithContext(life)
@@ -122,7 +126,10 @@ func (h *Heart) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { return h.engine.Run(life) })
 	group.Go(func() error { h.watch(life); return nil })
 	group.Go(func() error { h.keepState(life); return nil })
-	group.Go(func() error { return h.accept(life, l) })
+	group.Go(func() error { return h.accept(life, l, true) })
+	for _, l := range others {
+		group.Go(func() error { return h.accept(life, l, false) })
+	}
 	group.Go(func() error {
 		select {
 		case err := <-h.unfit:
@@ -131,7 +138,6 @@ func (h *Heart) Run(ctx context.Context, l net.Listener) error {
 			return nil
 		}
 	})
-	context.AfterFunc(life, func() { _ = l.Close() })
 	select {
 	case <-ctx.Done():
 		h.leave(life)
@@ -141,8 +147,9 @@ func (h *Heart) Run(ctx context.Context, l net.Listener) error {
 	return group.Wait()
 }
 
-// accept serves speakers.
-func (h *Heart) accept(ctx context.Context, l net.Listener) error {
+// accept serves who connects: speakers, and who wants paths watched.
+func (h *Heart) accept(ctx context.Context, l net.Listener, speakers bool) error {
+	context.AfterFunc(ctx, func() { _ = l.Close() })
 	for {
 		conn, err := l.Accept()
 		switch {
@@ -151,12 +158,30 @@ func (h *Heart) accept(ctx context.Context, l net.Listener) error {
 		case err != nil:
 			return fmt.Errorf("listen for the speaker: %w", err)
 		}
-		h.serve(ctx, conn)
+		go h.receive(ctx, conn, speakers) // ends soon, or with the connection
+	}
+}
+
+// receive finds out who has connected.
+func (h *Heart) receive(ctx context.Context, conn net.Conn, speakers bool) {
+	first, rest, err := lines.First[order](conn, firstWithin)
+	switch {
+	case err != nil:
+		h.Logger.Debug("who connected said nothing", "error", err)
+	case first.Watches:
+		h.watchFor(ctx, rest, first)
+	case speakers:
+		h.serve(ctx, rest, first)
+	default:
+		_ = conn.Close()
+		h.Logger.Error("who connected may have paths watched only")
 	}
 }
 
 // serve begins to serve a speaker, in the place of the former one.
-func (h *Heart) serve(ctx context.Context, conn net.Conn) {
+func (h *Heart) serve(ctx context.Context, conn net.Conn, first order) {
+	h.serving.Lock()
+	defer h.serving.Unlock()
 	h.mu.Lock()
 	former, parted := h.line, h.parted
 	h.mu.Unlock()
@@ -169,14 +194,17 @@ func (h *Heart) serve(ctx context.Context, conn net.Conn) {
 	h.line, h.parted, h.farewell = conn, done, false
 	h.named = named{desired: map[netip.Addr]bool{}, mirrored: map[mirrorKey]bool{}}
 	h.mu.Unlock()
-	h.ledger.open(h.pathsUp())
+	h.ledger.open()
 	talk := lines.Talk[news, order]{
 		Wake: h.ledger.wake, Next: h.ledger.next, Hear: func(o order) error { return h.hear(ctx, o) },
 	}
 	go func() { // ends with the connection
-		if err := talk.Over(ctx, conn); !errors.Is(err, net.ErrClosed) {
-			h.Logger.Debug("no further orders", "error", err)
+		err := h.hear(ctx, first)
+		if err == nil {
+			err = talk.Over(ctx, conn)
 		}
+		_ = conn.Close()
+		h.Logger.Debug("no further orders", "error", err)
 		h.ledger.close()
 		h.mu.Lock()
 		h.line = nil
@@ -303,9 +331,6 @@ func (h *Heart) apply(o *order) {
 	h.orders.apply(o)
 	if o.NewNext {
 		h.driver.Anticipate(h.orders.next)
-	}
-	if o.Paths != nil {
-		h.engine.Sync(*o.Paths)
 	}
 }
 
@@ -437,7 +462,7 @@ func (h *Heart) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-h.engine.Events():
-			h.ledger.path(e)
+			h.watchers.saw(e)
 		}
 	}
 }
@@ -466,16 +491,9 @@ func (h *Heart) answer(q question) {
 
 // gather returns all metrics, as text.
 func (h *Heart) gather() []byte {
-	families, err := h.registry.Gather()
+	text, err := promtext.Encode(h.registry)
 	if err != nil {
 		h.Logger.Warn("some metrics are missing", "error", err)
 	}
-	var text bytes.Buffer
-	out := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeTextPlain))
-	for _, f := range families {
-		if err := out.Encode(f); err != nil {
-			h.Logger.Warn("a metric is missing", "metric", f.GetName(), "error", err)
-		}
-	}
-	return text.Bytes()
+	return text
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/keptfile"
+	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
@@ -63,13 +64,15 @@ func beat(folder string) error {
 	if err != nil {
 		return err
 	}
-	socket := filepath.Join(folder, "socket")
-	_ = os.Remove(socket)
-	l, err := net.Listen("unix", socket)
+	l, err := lines.Listen(ctx, filepath.Join(folder, "socket"))
 	if err != nil {
 		return err
 	}
-	return h.Run(ctx, l)
+	paths, err := lines.Listen(ctx, filepath.Join(folder, "bfd"))
+	if err != nil {
+		return err
+	}
+	return h.Run(ctx, l, paths)
 }
 
 // rig is a node with a client on its segment.
@@ -352,11 +355,12 @@ func TestAHeartThatCrashedGoesOnWithWhatItKnew(t *testing.T) {
 
 func TestPathsAreWatchedByTheHeart(t *testing.T) {
 	r := newRig(t)
-	s := r.speaker().run(t)
-	s.Paths().Sync([]bfd.Peer{{Name: "tor", Remote: netip.MustParseAddr("10.77.0.9")}})
+	paths := NewPaths(lines.Dial(filepath.Join(r.folder, "bfd")), slog.New(slog.DiscardHandler))
+	paths.Sync([]bfd.Peer{{Name: "tor", Remote: netip.MustParseAddr("10.77.0.9")}})
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go func() { _ = s.Paths().Run(ctx) }()
+	done := make(chan struct{})
+	go func() { defer close(done); _ = paths.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
 	argv := append(strings.Fields(r.client), nettest.Executable())
 	router := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	router.Env = append(os.Environ(), routerVariable+"=10.77.0.1")
@@ -365,11 +369,17 @@ func TestPathsAreWatchedByTheHeart(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = router.Process.Kill(); _ = router.Wait() })
-	if e := <-s.Paths().Events(); e.Peer != "tor" || e.State != bfd.Up {
-		t.Errorf("the speaker heard %+v", e)
+	if e := <-paths.Events(); e.Peer != "tor" || e.State != bfd.Up {
+		t.Errorf("who speaks BGP heard %+v", e)
+	}
+	// Who comes next hears how things are.
+	next := NewPaths(lines.Dial(filepath.Join(r.folder, "bfd")), slog.New(slog.DiscardHandler))
+	go func() { _ = next.Run(ctx) }() // ends with ctx
+	if e := <-next.Events(); e.Peer != "tor" || e.State != bfd.Up {
+		t.Errorf("the next one heard %+v", e)
 	}
 	r.kill()
-	if e := <-s.Paths().Events(); e.Peer != "tor" || e.State != bfd.Down || e.Remote != bfd.AdminDown {
-		t.Errorf("the speaker heard %+v of a heart that is gone", e)
+	if e := <-paths.Events(); e.Peer != "tor" || e.State != bfd.Down || e.Remote != bfd.AdminDown {
+		t.Errorf("who speaks BGP heard %+v of a heart that is gone", e)
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/l2"
 )
@@ -76,7 +75,6 @@ func TestEverythingIsSaidOnEachConnection(t *testing.T) {
 	r.SetNodes(map[string][]netip.Addr{"a": {address("192.0.2.1")}, "b": nil})
 	r.SetState(l2.Ready)
 	r.Anticipate(map[netip.Addr]l2.Desired{address("10.9.9.9"): {Announced: true, Candidates: many}})
-	r.Paths().Sync([]bfd.Peer{{Name: "tor", Remote: address("192.0.2.254"), Multiplier: 3}})
 	for range 2 {
 		r.connect()
 		if diff := cmp.Diff(wanted(r), ordersOf(t, r), cmp.Exporter(func(reflect.Type) bool { return true })); diff != "" {
@@ -123,7 +121,7 @@ func TestTheLedgerTellsTheLatest(t *testing.T) {
 	if n := taken(l); !n.empty() {
 		t.Errorf("news %+v without a speaker", n)
 	}
-	l.open(nil)
+	l.open()
 	l.answering(b, true)
 	n := taken(l)
 	if !n.Whole || n.Answers[a] != 1 || n.Answers[b] != 1 || len(n.Claims) != 1 {

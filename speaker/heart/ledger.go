@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/l2"
 )
@@ -46,13 +45,11 @@ func newLedger() *ledger {
 }
 
 // open begins a connection: all is to be told.
-func (l *ledger) open(paths []bfd.Event) {
+func (l *ledger) open() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.untold = &untold{
-		news: news{
-			Whole: true, Answers: maps.Clone(l.answers), Holds: maps.Clone(l.holds), Paths: paths,
-		},
+		news:   news{Whole: true, Answers: maps.Clone(l.answers), Holds: maps.Clone(l.holds)},
 		claims: maps.Clone(l.claims),
 	}
 	l.wake.Notify()
@@ -141,16 +138,6 @@ func (l *ledger) seen(o l2.Observation, holds []string) {
 		u.Seen = append(u.Seen, said)
 		if over := len(u.Seen) - mostUnread; over > 0 {
 			u.Seen = slices.Delete(u.Seen, 0, over)
-		}
-	})
-}
-
-// path takes an event of BFD.
-func (l *ledger) path(e bfd.Event) {
-	l.tell(func(u *untold) {
-		u.Paths = append(u.Paths, e)
-		if over := len(u.Paths) - mostUnread; over > 0 {
-			u.Paths = slices.Delete(u.Paths, 0, over)
 		}
 	})
 }

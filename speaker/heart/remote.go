@@ -1,7 +1,6 @@
 package heart
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +14,11 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/lines"
+	"github.com/berth-lb/berth/internal/promtext"
 	"github.com/berth-lb/berth/l2"
 )
 
@@ -45,14 +43,13 @@ type RemoteConfig struct {
 	Gained func(addr netip.Addr)
 }
 
-// Remote is layer 2 and BFD for a speaker, whose heart runs elsewhere. Its methods may be called
+// Remote is layer 2 for a speaker, whose heart runs elsewhere. Its methods may be called
 // from any goroutine, also before Run; none waits for the heart but Status and Gather, for a second
 // at most. What is said while the heart is away is said when it is back.
 type Remote struct {
 	RemoteConfig
 	wake     async.Signal
 	observed *async.Stream[l2.Observation]
-	paths    *Paths
 
 	mu        sync.Mutex
 	connected bool          // guarded by mu
@@ -75,7 +72,7 @@ type Remote struct {
 
 // unsaid is what the heart has not been told yet.
 type unsaid struct {
-	identity, keys, capabilities, nodes, confirmed, next, paths, state bool
+	identity, keys, capabilities, nodes, confirmed, next, state bool
 
 	lost      bool // the mirror
 	complete  bool // the last order completes what a connection begins with
@@ -99,7 +96,6 @@ func NewRemote(config RemoteConfig) *Remote {
 		},
 	}
 	r.want.Identity = config.Identity
-	r.paths = &Paths{remote: r, events: make(chan bfd.Event), up: map[string]bool{}, news: async.NewSignal()}
 	return r
 }
 
@@ -232,18 +228,28 @@ func (r *Remote) status() (answer, error) {
 	return a, nil
 }
 
+// BFD returns the state of the paths, as of the last Status: one answer of the heart has both.
+// Empty while the heart is away, which layer 2 says.
+func (r *Remote) BFD() []bfd.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.connected {
+		return nil
+	}
+	return r.last.BFD
+}
+
 // Gather implements prometheus.Gatherer: the heart's metrics.
 func (r *Remote) Gather() ([]*dto.MetricFamily, error) {
 	a, err := r.ask(true)
 	if err != nil {
 		return nil, err
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(a.Metrics))
+	families, err := promtext.Decode(a.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("metrics of layer 2 and BFD: %w", err)
 	}
-	return slices.Collect(maps.Values(families)), nil
+	return families, nil
 }
 
 // ask asks the heart, and waits for the answer.
@@ -312,7 +318,6 @@ func (r *Remote) away(err error) {
 	}
 	r.unsaid.questions = nil
 	r.mu.Unlock()
-	r.paths.lost()
 }
 
 // closeOnce closes c, if it is not closed. One goroutine at a time may call it.
@@ -340,7 +345,7 @@ func (r *Remote) connect() {
 	r.connected, r.since, r.failure = true, time.Now(), ""
 	u := &r.unsaid
 	u.identity, u.complete = true, true
-	u.keys, u.capabilities, u.next, u.paths, u.state = true, true, true, true, true
+	u.keys, u.capabilities, u.next, u.state = true, true, true, true
 	u.nodes, u.confirmed = r.want.Nodes != nil, !r.confirmed.IsZero()
 	u.lost = false // what is not named is forgotten
 	clear(u.rebalance)
@@ -415,9 +420,6 @@ func (r *Remote) next() (o order, more bool) {
 	if len(u.desired) > 0 || len(u.mirrored) > 0 {
 		return o, more // what follows is about all of them
 	}
-	if flag(&u.paths) {
-		o.Paths = new(r.want.Paths)
-	}
 	for a := range u.rebalance {
 		o.Rebalance, more = append(o.Rebalance, a), true
 	}
@@ -444,7 +446,6 @@ func (r *Remote) hear(n news) {
 		}
 		r.observed.Send(o)
 	}
-	r.paths.hear(n.Whole, n.Paths)
 }
 
 // note takes news into account, and returns what is to be called because of them. mu is held.

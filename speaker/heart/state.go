@@ -76,9 +76,6 @@ func (s *orders) apply(o *order) {
 			s.next[a] = w.desired(o.Terms)
 		}
 	}
-	if o.Paths != nil {
-		s.Paths = *o.Paths
-	}
 }
 
 // kept is the state as a file. What is next and what is mirrored is left out: both are about what
@@ -159,14 +156,15 @@ func (h *Heart) recall() {
 		return
 	}
 	o := order{
-		Keys: &k.Keys, Capabilities: &k.Capabilities, Nodes: k.Nodes, Paths: &k.Paths,
+		Keys: &k.Keys, Capabilities: &k.Capabilities, Nodes: k.Nodes,
 		Terms: k.Terms, Desired: k.Desired,
 	}
 	if k.Confirmed > 0 {
 		o.Confirmed = new(keptfile.SinceBoot() - k.Confirmed)
 	}
 	h.apply(&o)
-	h.orders.State = k.State
+	h.orders.State, h.orders.Paths = k.State, k.Paths
+	h.engine.Sync(k.Paths)
 	h.driver.SetState(k.State)
 	h.run()
 	h.Logger.Info(

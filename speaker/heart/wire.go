@@ -27,6 +27,8 @@ type Identity struct {
 // order is what the speaker wants. A nil field changes nothing. The parts are carried out in the
 // order of the fields.
 type order struct {
+	// Watches: this connection is about Paths only. It stands in the first order.
+	Watches      bool                    `json:",omitempty"`
 	Identity     *Identity               `json:",omitempty"`
 	Keys         *l2.Keys                `json:",omitempty"`
 	Capabilities *l2.Capabilities        `json:",omitempty"`

@@ -38,6 +38,7 @@ func newTree(t *testing.T) string {
 		"internal/version/VERSION":    "v1.2.3\n",
 		"cmd/berth/main.go":           "package main\n\nfunc main() {}\n",
 		"cmd/berth-heart/main.go":     "package main\n\nfunc main() {}\n",
+		"cmd/berth-bgp/main.go":       "package main\n\nfunc main() {}\n",
 		"manifests/berth.yaml":        manifest,
 		"charts/berth/Chart.yaml":     "{name: berth, version: 1.2.3, appVersion: v1.2.3}\n",
 		"charts/berth/templates/x.md": "x\n",

@@ -37,6 +37,7 @@ var tree = map[string]string{
 	"internal/version/version.go": "package version\n\nvar linkedNumber, linkedCommit string\n\nfunc String() string { return linkedNumber + \" \" + linkedCommit }\n",
 	"cmd/berth/main.go":           "package main\n\nimport \"github.com/berth-lb/berth/internal/version\"\n\nfunc main() { print(version.String()) }\n",
 	"cmd/berth-heart/main.go":     "package main\n\nfunc main() {}\n",
+	"cmd/berth-bgp/main.go":       "package main\n\nfunc main() {}\n",
 }
 
 // commitDate is the time of the commit of a repository.

@@ -22,7 +22,7 @@ const (
 
 // programs are what the image holds, by name. All that the others are made of is part of the first,
 // too, so that its licenses and its parts are those of the image.
-var programs = []string{"berth", "berth-heart"}
+var programs = []string{"berth", "berth-heart", "berth-bgp"}
 
 // Source is a tree that Berth's image is built from.
 type Source struct {
