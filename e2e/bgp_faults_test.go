@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -173,8 +174,7 @@ func testBlackHole(t *testing.T, r *rack) {
 	r.routes(t, later, r.Nodes()...)
 }
 
-// testSpeakerKilled kills a speaker: its kernel closes the session, and the next speaker announces
-// the routes again.
+// testSpeakerKilled kills a speaker: routers notice nothing.
 func testSpeakerKilled(t *testing.T, r *rack) {
 	const node = "n2"
 	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.74")))
@@ -183,14 +183,45 @@ func testSpeakerKilled(t *testing.T, r *rack) {
 	if err := r.Kill(t.Context(), "speaker@"+node); err != nil {
 		t.Fatal(err)
 	}
-	r.routes(t, routed, r.others(node)...)
-	r.answers(t, lab.Remote, routed)
 	r.settle(t)
 	r.routes(t, routed, r.Nodes()...)
-	for neighbor, n := range r.connections(t) {
-		if touched := n != before[neighbor]; touched != (neighbor == r.addressText(node)) {
-			t.Errorf("the session with %s was made %d times, %d before", neighbor, n, before[neighbor])
-		}
+	// The next one is obeyed.
+	later := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.75")))
+	r.routes(t, later, r.Nodes()...)
+	if after := r.connections(t); !maps.Equal(after, before) {
+		t.Errorf("sessions were made again: by neighbor %v times, %v before", after, before)
+	}
+}
+
+// testBGPKilled kills the process that speaks BGP, or the one that keeps it: the kernel closes the
+// session, the next process announces the routes again, and the other nodes' sessions go on.
+func testBGPKilled(t *testing.T, r *rack) {
+	const node = "n2"
+	routed := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.74")))
+	for what, kill := range map[string]func(context.Context) error{
+		"worker": func(ctx context.Context) error { return r.CrashBGP(ctx, node) },
+		"keeper": func(ctx context.Context) error { return r.Kill(ctx, "bgp@"+node) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			r.routes(t, routed, r.Nodes()...)
+			before := r.connections(t)
+			if err := kill(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.answers(t, lab.Remote, routed)
+			eventually(t, func(context.Context) error {
+				if r.connections(t)[r.addressText(node)] == before[r.addressText(node)] {
+					return errors.New("the session was not made again")
+				}
+				return nil
+			})
+			r.routes(t, routed, r.Nodes()...)
+			for neighbor, n := range r.connections(t) {
+				if neighbor != r.addressText(node) && n != before[neighbor] {
+					t.Errorf("the session with %s was made %d times, %d before", neighbor, n, before[neighbor])
+				}
+			}
+		})
 	}
 }
 

@@ -248,6 +248,10 @@ func TestAlertsAboutTheNetwork(t *testing.T) {
 			},
 		},
 		alarm{
+			alert: "BerthBGPCrashed", slow: true,
+			begin: func(t *testing.T) { must(t, func(ctx context.Context) error { return w.CrashBGP(ctx, "n1") }) },
+		},
+		alarm{
 			alert: "BerthBGPSessionDown",
 			begin: func(t *testing.T) {
 				must(t, func(ctx context.Context) error { return w.Kill(ctx, "bgpd@"+lab.Router) })

@@ -6,6 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // RouterSession is a BGP session as the router shows it.
@@ -36,4 +40,33 @@ func (s *Stage) RouterSessions(ctx context.Context) (map[string]RouterSession, e
 		}
 	}
 	return sessions, nil
+}
+
+// CrashBGP ends the worker of berth-bgp on a node by a fault of its memory. Its keeper starts
+// another.
+func (s *Stage) CrashBGP(ctx context.Context, node string) error {
+	keeper, err := s.Process(ctx, "bgp@"+node)
+	if err != nil {
+		return err
+	}
+	// The threads of a process know which of its children they have started.
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", keeper.PID))
+	if err != nil {
+		return fmt.Errorf("find the worker of %s: %w", keeper.Name, err)
+	}
+	for _, file := range threads {
+		text, err := os.ReadFile(file)
+		var worker int
+		if err != nil {
+			continue // the thread has ended
+		}
+		if _, err := fmt.Sscan(string(text), &worker); err != nil {
+			continue // it has started none
+		}
+		if err := unix.Kill(worker, unix.SIGSEGV); err != nil {
+			return fmt.Errorf("crash the worker of %s: %w", keeper.Name, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s has no worker", keeper.Name)
 }

@@ -111,6 +111,11 @@ func alerts() []alert {
 			summary: "The session of node {{ $labels.node }} with BGPNeighbor {{ $labels.peer }} comes and goes.",
 		},
 		{
+			name: "BGPCrashed", severity: warning,
+			expr:    `sum by (node) (increase(berth_bgp_crashes_total[1h])) > 0`,
+			summary: "The process that speaks BGP on node {{ $labels.node }} crashed.",
+		},
+		{
 			name: "PrefixesNotAnnounced", severity: warning, duration: "5m",
 			expr:    `berth_bgp_prefixes_failed > 0`,
 			summary: "Node {{ $labels.node }} cannot announce {{ $value }} prefixes.",
