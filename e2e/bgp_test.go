@@ -188,7 +188,7 @@ spec: {poolNames: [routed], neighborNames: [caller], nodeSelector: {}, serviceSe
 	})
 	if _, err := r.Kubectl(t.Context(), "", "-n", stage.Namespace, "patch", "daemonset", "berth-speaker", "--type=json", "-p", `[
 		{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--bgp-listen=:179"},
-		{"op":"add","path":"/spec/template/spec/containers/0/securityContext/capabilities/add/-","value":"NET_BIND_SERVICE"}]`); err != nil {
+		{"op":"add","path":"/spec/template/spec/containers/2/securityContext/capabilities/add/-","value":"NET_BIND_SERVICE"}]`); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.AwaitBerth(t.Context()); err != nil {

@@ -27,13 +27,16 @@ import (
 
 // testInstalled checks how the kernel restricts the processes of the installed Pods.
 func testInstalled(t *testing.T, r *rack) {
-	const network = "0000000000003000" // capabilities(7): CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13
+	// capabilities(7): CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13.
+	const admin, raw = "0000000000001000", "0000000000002000"
 	for _, node := range r.Nodes() {
-		p, err := r.Process(t.Context(), "speaker@"+node)
-		if err != nil {
-			t.Fatal(err)
+		for name, capabilities := range map[string]string{"speaker": admin, "heart": raw, "bgp": raw} {
+			p, err := r.Process(t.Context(), name+"@"+node)
+			if err != nil {
+				t.Fatal(err)
+			}
+			restricted(t, p.Name, p.PID, capabilities)
 		}
-		restricted(t, p.Name, p.PID, network)
 	}
 	controllers, err := r.Kubernetes.CoreV1().Pods(
 		stage.Namespace,

@@ -81,8 +81,10 @@ func (s *Speaker) makeDrivers(
 	}
 	return drivers{
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
-		rivals: rival.NewFilter(s.Logger.With("driver", "bgp"), func() map[string]bool { return established(routes) }),
-		paths:  paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), midstream: resets,
+		rivals: rival.NewFilter(
+			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },
+		),
+		paths: paths, kubeProxy: kubeproxy.NewHealth(s.ProxyHealthz), midstream: resets,
 	}, nil
 }
 

@@ -64,6 +64,7 @@ type routeAnnouncer interface {
 
 	Meet(ctx context.Context)
 	Ends(ctx context.Context) bool
+	Look(routers []rival.Router) ([]rival.Connection, error)
 }
 
 // forwarder forwards connections; on nodes that do not, it removes what a former process left.

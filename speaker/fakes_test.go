@@ -107,6 +107,9 @@ func (f *fakeBGP) Withdraw(context.Context) error { f.calls = append(f.calls, "w
 func (f *fakeBGP) Status() bgp.Status             { return f.status }
 func (f *fakeBGP) Meet(context.Context)           {}
 func (f *fakeBGP) Ends(context.Context) bool      { return !f.stays }
+func (f *fakeBGP) Look([]rival.Router) ([]rival.Connection, error) {
+	return nil, nil
+}
 
 // fakeDataplane is None but for what a test has it do.
 type fakeDataplane struct {

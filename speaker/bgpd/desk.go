@@ -15,6 +15,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/promtext"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // statusPause is the least time between two words on the status: thousands of routes can change it
@@ -39,6 +40,8 @@ type desk struct {
 	carried func(*order)
 	// ends reports whether this process is told to end.
 	ends func(context.Context) bool
+	// rivals looks for connections of other programs.
+	rivals func([]rival.Router) ([]rival.Connection, error)
 	// stays: a farewell ends the conversation only when the context ends.
 	stays bool
 	// paths takes what is seen of paths; nil: nothing is.
@@ -65,7 +68,7 @@ type untold struct {
 func newDesk(log *slog.Logger, metrics prometheus.Gatherer) *desk {
 	return &desk{
 		log: log, metrics: metrics, wake: async.NewSignal(), changed: async.NewSignal(), groups: map[string]bool{},
-		carried: func(*order) {}, ends: func(context.Context) bool { return true },
+		carried: func(*order) {}, ends: func(context.Context) bool { return true }, rivals: rival.Look,
 	}
 }
 
@@ -271,6 +274,8 @@ func (d *desk) answer(ctx context.Context, to Announcer, q question) {
 		err = to.Withdraw(ctx)
 	case askEnds:
 		a.Ends = d.ends(ctx)
+	case askRivals:
+		a.Rivals, err = d.rivals(q.Routers)
 	}
 	if err != nil {
 		a.Failure = err.Error()

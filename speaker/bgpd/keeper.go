@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/keptfile"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // Bounds of what a keeper does without a speaker.
@@ -30,7 +31,7 @@ const (
 	partAtMost = 10 * time.Second
 	// aloneAtMost is how long routes stay as they were without a speaker. Then they are a last resort:
 	// other nodes know better where they lead.
-	aloneAtMost = 15 * time.Second
+	aloneAtMost = 30 * time.Second
 	// keepEvery bounds how often the state is written.
 	keepEvery = 5 * time.Second
 	// forgetAfter is how old the state may be.
@@ -83,7 +84,7 @@ func NewKeeper(config KeeperConfig) *Keeper {
 		panic(err) // a registry that is empty takes it
 	}
 	k.desk = newDesk(config.Logger, prometheus.Gatherers{registry, prometheus.GathererFunc(k.gather)})
-	k.desk.open, k.desk.carried, k.desk.ends = k.open, k.carried, k.ends
+	k.desk.open, k.desk.carried, k.desk.ends, k.desk.rivals = k.open, k.carried, k.ends, k.rivals
 	return k
 }
 
@@ -156,6 +157,17 @@ func (k *Keeper) leaveAlone() {
 	k.mu.Unlock()
 	k.remote.LeaveAlone(routers)
 	k.keep.Notify()
+}
+
+// rivals has the worker look, whose connections are ours. While there is none, none is ours.
+func (k *Keeper) rivals(routers []rival.Router) ([]rival.Connection, error) {
+	k.desk.mu.Lock()
+	remote := k.remote
+	k.desk.mu.Unlock()
+	if remote == nil || remote.Status().Err != "" {
+		return rival.Look(routers)
+	}
+	return remote.Look(routers)
 }
 
 // gather returns the worker's metrics, if there is one.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/internal/lines"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // Variables that mark a process as one of those that a test starts.
@@ -512,5 +513,30 @@ func TestKeeperStaysWhenTheSpeakerEndsAlone(t *testing.T) {
 	tor.next().hears(t, webRoute)
 	if s.Ends(t.Context()) {
 		t.Error("the keeper says that it ends")
+	}
+}
+
+func TestOwnSessionsAreNoRivals(t *testing.T) {
+	r, tor := newRig(t, ""), newRouter(t, "127.0.0.1")
+	peer := tor.peer("tor")
+	routers := []rival.Router{{Address: peer.Address, Port: peer.Port}}
+	s := r.speaker(peer)
+	tor.next()
+	s.is("tor", "established")
+	if found, err := s.Look(routers); err != nil || len(found) > 0 {
+		t.Errorf("Berth's own session is taken for that of another: %v, %v", found, err)
+	}
+	conn, err := net.Dial("tcp", tor.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if found, err := s.Look(routers); err != nil || len(found) != 1 || found[0].Local.String() != conn.LocalAddr().String() {
+		t.Errorf("another program's connection %s: found %v, %v", conn.LocalAddr(), found, err)
+	}
+	// A keeper without a worker looks itself.
+	idle := NewKeeper(KeeperConfig{Logger: slog.New(slog.DiscardHandler)})
+	if found, err := idle.rivals(routers); err != nil || len(found) != 1 { // the worker's; the other is this process's
+		t.Errorf("without a worker, what is found is %v, %v", found, err)
 	}
 }

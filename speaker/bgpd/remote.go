@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/promtext"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 const (
@@ -155,10 +156,7 @@ func (r *Remote) Restart() { r.enter(phase{Kind: phaseRestart}) }
 // Withdraw is that of bgp.Driver.
 func (r *Remote) Withdraw(ctx context.Context) error {
 	r.enter(phase{Kind: phaseWithdraw})
-	a, err := r.ask(ctx, askWithdrawn)
-	if err == nil && a.Failure != "" {
-		err = errors.New(a.Failure)
-	}
+	_, err := r.ask(ctx, question{Kind: askWithdrawn})
 	return err
 }
 
@@ -167,15 +165,23 @@ func (r *Remote) Withdraw(ctx context.Context) error {
 func (r *Remote) Ends(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	a, err := r.ask(ctx, askEnds)
+	a, err := r.ask(ctx, question{Kind: askEnds})
 	return err != nil || a.Ends
+}
+
+// Look is rival.Look, by the process whose own connections are none of a rival's.
+func (r *Remote) Look(routers []rival.Router) ([]rival.Connection, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	a, err := r.ask(ctx, question{Kind: askRivals, Routers: routers})
+	return a.Rivals, err
 }
 
 // Gather implements prometheus.Gatherer: the metrics of the other side.
 func (r *Remote) Gather() ([]*dto.MetricFamily, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	a, err := r.ask(ctx, askMetrics)
+	a, err := r.ask(ctx, question{Kind: askMetrics})
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +212,7 @@ func (r *Remote) Status() bgp.Status {
 }
 
 // ask asks the other side, and waits for the answer.
-func (r *Remote) ask(ctx context.Context, kind questionKind) (answer, error) {
+func (r *Remote) ask(ctx context.Context, q question) (answer, error) {
 	told := make(chan answer, 1)
 	r.mu.Lock()
 	if !r.connected {
@@ -214,19 +220,19 @@ func (r *Remote) ask(ctx context.Context, kind questionKind) (answer, error) {
 		return answer{}, fmt.Errorf("the process that speaks BGP is away: %s", r.failure)
 	}
 	r.asked++
-	id := r.asked
-	r.questions[id] = told
-	r.unsaid.questions = append(r.unsaid.questions, question{ID: id, Kind: kind})
+	q.ID = r.asked
+	r.questions[q.ID] = told
+	r.unsaid.questions = append(r.unsaid.questions, q)
 	r.mu.Unlock()
 	r.wake.Notify()
 	select {
 	case a, ok := <-told:
 		if ok {
-			return a, nil
+			return a, a.err()
 		}
 	case <-ctx.Done():
 		r.mu.Lock()
-		delete(r.questions, id)
+		delete(r.questions, q.ID)
 		r.mu.Unlock()
 	}
 	return answer{}, errors.New("the process that speaks BGP does not answer")

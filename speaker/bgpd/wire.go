@@ -2,10 +2,12 @@ package bgpd
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // groupsPerOrder bounds the groups in one order, so that neither side holds much at once.
@@ -56,11 +58,13 @@ const (
 	askMetrics   questionKind = "Metrics"
 	askWithdrawn questionKind = "Withdrawn" // answered when nothing is announced any more
 	askEnds      questionKind = "Ends"      // whether this process was told to end as well
+	askRivals    questionKind = "Rivals"    // for connections of other programs to Routers
 )
 
 type question struct {
-	ID   uint64
-	Kind questionKind
+	ID      uint64
+	Kind    questionKind
+	Routers []rival.Router `json:",omitempty"`
 }
 
 // news is what there is to tell. A zero field says nothing.
@@ -74,9 +78,18 @@ type news struct {
 // answer to a question.
 type answer struct {
 	ID      uint64
-	Metrics []byte `json:",omitempty"` // in Prometheus' text format
-	Ends    bool   `json:",omitempty"`
-	Failure string `json:",omitempty"`
+	Metrics []byte             `json:",omitempty"` // in Prometheus' text format
+	Ends    bool               `json:",omitempty"`
+	Rivals  []rival.Connection `json:",omitempty"`
+	Failure string             `json:",omitempty"`
+}
+
+// err is why there is no answer, or nil.
+func (a answer) err() error {
+	if a.Failure == "" {
+		return nil
+	}
+	return errors.New(a.Failure)
 }
 
 // Announcer is a bgp.Driver, or what looks like one.

@@ -45,11 +45,14 @@ type HeldPeer struct {
 // begunKept is how many peers wait for the reader of Begun.
 const begunKept = 64
 
-// NewFilter returns a Filter that holds nothing back yet. Established returns the peers, by name,
-// that this process has a session with.
-func NewFilter(log *slog.Logger, established func() map[string]bool) *Filter {
+// NewFilter returns a Filter that holds nothing back yet. Look is the function of that name, in the
+// process that has Berth's own sessions. Established returns the peers, by name, that it has a
+// session with.
+func NewFilter(
+	log *slog.Logger, look func([]Router) ([]Connection, error), established func() map[string]bool,
+) *Filter {
 	return &Filter{
-		log: log, look: Look, established: established, now: time.Now,
+		log: log, look: look, established: established, now: time.Now,
 		check: async.NewSignal(), changed: async.NewSignal(), begun: async.NewStream[HeldPeer](begunKept),
 		held: map[string]HeldPeer{},
 	}

@@ -32,16 +32,17 @@ type scene struct {
 
 func newScene(peers ...bgp.Peer) *scene {
 	s := &scene{up: map[string]bool{}, peers: peers}
-	s.Filter = NewFilter(
-		slog.New(slog.DiscardHandler),
-		func() map[string]bool { s.mu.Lock(); defer s.mu.Unlock(); return s.up },
-	)
-	s.look = func([]Router) ([]Connection, error) {
+	look := func([]Router) ([]Connection, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.looks++
 		return s.found, s.err
 	}
+	s.Filter = NewFilter(slog.New(slog.DiscardHandler), look, func() map[string]bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.up
+	})
 	return s
 }
 
