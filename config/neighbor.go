@@ -42,6 +42,7 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 	if !c.neighborElsewhere(key, n) || !c.neighborPassword(key, spec, n) {
 		return
 	}
+	c.neighborBFDKey(key, spec, n)
 	nodes, ok := c.selector(key, "nodeSelector", spec.NodeSelector, noEffect)
 	if !ok {
 		return
@@ -207,65 +208,111 @@ func (c *compiler) neighborTimes(key Key, spec v1alpha1.BGPNeighborSpec, n *Neig
 	return len(c.problems[key]) == before
 }
 
-// longestPassword is the kernel's limit, TCP_MD5SIG_MAXKEYLEN.
-const longestPassword = 80
-
-// neighborPassword finds the password if there should be one. A final newline is no part of it:
-// many an editor and an echo add one, and a router that has none drops every segment without a
-// word.
+// neighborPassword finds the password if there should be one.
 func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) bool {
 	auth := spec.Authentication
 	if auth == (v1alpha1.Authentication{}) {
 		return true
 	}
 	name := auth.TCPMD5.SecretName
-	password, exists := c.passwords[name]
-	password = strings.TrimSuffix(strings.TrimSuffix(password, "\n"), "\r")
-	switch {
-	case auth.Type != v1alpha1.AuthenticationTCPMD5 || name == "":
+	if auth.Type != v1alpha1.AuthenticationTCPMD5 || name == "" {
 		c.report(
 			key,
 			ReasonInvalidNeighbor,
 			"spec.authentication: %q is not a type with its settings; write type: TCPMD5 and tcpMD5.secretName",
 			string(auth.Type),
 		)
+	} else {
+		n.Password = c.secret(key, "authentication.tcpMD5.secretName", name, longestPassword, withoutPassword)
+	}
+	if n.Password == "" {
+		n.Password = c.neighborBefore(n.Name).Password
+	}
+	return n.Password != ""
+}
+
+// neighborBFDKey finds the key of BFD if there should be one. Without it the path is not watched,
+// and the session does not wait for that.
+func (c *compiler) neighborBFDKey(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) {
+	if spec.BFD == nil || spec.BFD.Authentication == nil {
+		return
+	}
+	auth := spec.BFD.Authentication
+	n.BFD.Key = peer.BFDKey{Meticulous: auth.Type == v1alpha1.BFDMeticulousKeyedSHA1, ID: defaultBFDKeyID}
+	if auth.KeyID != nil {
+		n.BFD.Key.ID = uint8(*auth.KeyID)
+	}
+	if auth.Type != v1alpha1.BFDKeyedSHA1 && auth.Type != v1alpha1.BFDMeticulousKeyedSHA1 {
+		c.report(
+			key, ReasonInvalidNeighbor,
+			"spec.bfd.authentication.type: %q is not a type; write KeyedSHA1 or MeticulousKeyedSHA1", string(auth.Type),
+		)
+	} else {
+		n.BFD.Key.Text = c.secret(key, "bfd.authentication.secretName", auth.SecretName, longestBFDKey, withoutBFDKey)
+	}
+	if n.BFD.Key.Text == "" {
+		n.BFD.Key = c.neighborBefore(n.Name).BFD.Key
+	}
+	if n.BFD.Key.Text == "" {
+		n.BFD = peer.BFD{}
+	}
+}
+
+// secret returns the password in a Secret; empty: there is none that can be used, which is
+// reported. A final newline is no part of it: many an editor and an echo add one, and a router that
+// has none drops what is signed with it without a word.
+func (c *compiler) secret(key Key, field, name string, longest int, without string) string {
+	password, exists := c.passwords[name]
+	password = strings.TrimSuffix(strings.TrimSuffix(password, "\n"), "\r")
+	switch {
 	case !exists:
 		c.report(
 			key,
 			ReasonMissingSecret,
-			"spec.authentication.tcpMD5.secretName: there is no Secret %q of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key \"password\"; %s",
+			"spec.%s: there is no Secret %q of type kubernetes.io/basic-auth in Berth's namespace; create it there, with the key \"password\"; %s",
+			field,
 			name,
-			withoutPassword,
+			without,
 		)
-	case password == "" || len(password) > longestPassword:
+	case password == "" || len(password) > longest:
 		c.report(
 			key,
 			ReasonMissingSecret,
-			"spec.authentication.tcpMD5.secretName: the value of \"password\" in Secret %q has %d bytes; write one of 1 to %d; %s",
+			"spec.%s: the value of \"password\" in Secret %q has %d bytes; write one of 1 to %d; %s",
+			field,
 			name,
 			len(password),
-			longestPassword,
-			withoutPassword,
+			longest,
+			without,
 		)
 	default:
-		n.Password = password
-		return true
+		return password
 	}
-	n.Password = c.passwordBefore(n.Name)
-	return n.Password != ""
+	return ""
 }
 
-// withoutPassword is what happens to sessions as long as there is no usable password.
-const withoutPassword = "until then speakers that knew a password go on with it, and others have no session"
+const (
+	// longestPassword is the kernel's limit, TCP_MD5SIG_MAXKEYLEN.
+	longestPassword = 80
+	// longestBFDKey is that of RFC 5880 section 6.7.4.
+	longestBFDKey = 20
+	// defaultBFDKeyID is the default of spec.bfd.authentication.keyID.
+	defaultBFDKeyID = 1
 
-// passwordBefore returns the password that is in effect for the BGPNeighbor, "" if there is none.
-func (c *compiler) passwordBefore(name string) string {
+	// withoutPassword is what happens to sessions as long as there is no usable password.
+	withoutPassword = "until then speakers that knew a password go on with it, and others have no session"
+	// withoutBFDKey is what happens to BFD as long as there is no usable key.
+	withoutBFDKey = "until then speakers that knew a key go on with it, and others have the session without BFD"
+)
+
+// neighborBefore returns the BGPNeighbor that is in effect.
+func (c *compiler) neighborBefore(name string) *Neighbor {
 	if c.before != nil {
 		for _, n := range c.before.Neighbors {
 			if n.Name == name {
-				return n.Password
+				return n
 			}
 		}
 	}
-	return ""
+	return &Neighbor{}
 }

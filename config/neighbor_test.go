@@ -608,3 +608,54 @@ func TestDefaultsOfANeighborWrittenOutChangeNoSession(t *testing.T) {
 		}
 	}
 }
+
+func TestCompileBFDKeys(t *testing.T) {
+	o := neighbor("tor", 1, "192.0.2.1")
+	o.Spec.BFD = &v1alpha1.BFD{Authentication: &v1alpha1.BFDAuthentication{
+		Type: v1alpha1.BFDMeticulousKeyedSHA1, SecretName: "bfd",
+	}}
+	compile := func(before *Snapshot, passwords map[string]string) (peer.BFD, *Snapshot, string) {
+		s, problems := Compile(Objects{BGPNeighbors: []*v1alpha1.BGPNeighbor{o}, Passwords: passwords, Before: before})
+		if len(s.Neighbors) != 1 {
+			t.Fatal("without its key of BFD a neighbor has no session")
+		}
+		text := ""
+		for _, p := range problems[Key{"BGPNeighbor", "tor"}] {
+			text += p.Message
+		}
+		return s.Neighbors[0].BFD, s, text
+	}
+	key := peer.BFDKey{Meticulous: true, ID: 1, Text: "secret"}
+	got, first, problem := compile(nil, map[string]string{"bfd": "secret\n"})
+	if !got.Enabled || got.Key != key || problem != "" {
+		t.Fatalf("BFD is %+v, %q", got, problem)
+	}
+	for _, c := range []struct {
+		name    string
+		before  *Snapshot
+		secrets map[string]string
+		want    peer.BFDKey
+		problem string
+	}{
+		{name: "deleted", before: first, want: key, problem: `spec.bfd.authentication.secretName: there is no Secret "bfd"`},
+		{name: "deleted before the start", problem: "and others have the session without BFD"},
+		{
+			name: "too long", before: first, secrets: map[string]string{"bfd": "123456789012345678901"}, want: key,
+			problem: `the value of "password" in Secret "bfd" has 21 bytes; write one of 1 to 20`,
+		},
+		{
+			name: "changed", before: first, secrets: map[string]string{"bfd": "new"},
+			want: peer.BFDKey{Meticulous: true, ID: 1, Text: "new"},
+		},
+	} {
+		got, _, problem := compile(c.before, c.secrets)
+		if got.Key != c.want || got.Enabled != (c.want.Text != "") || !strings.Contains(problem, c.problem) ||
+			(problem == "") != (c.problem == "") {
+			t.Errorf("%s: BFD is %+v, problem %q; want %+v, %q", c.name, got, problem, c.want, c.problem)
+		}
+	}
+	o.Spec.BFD.Authentication.Type, o.Spec.BFD.Authentication.KeyID = v1alpha1.BFDKeyedSHA1, new(int32(0))
+	if got, _, _ := compile(nil, map[string]string{"bfd": "x"}); got.Key != (peer.BFDKey{Text: "x"}) {
+		t.Errorf("keyID 0: %+v", got.Key)
+	}
+}

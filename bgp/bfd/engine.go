@@ -8,6 +8,7 @@ package bfd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -43,6 +44,8 @@ type Peer struct {
 	ReceiveInterval, TransmitInterval time.Duration
 	// Multiplier is after how many of our intervals without a packet the router calls us dead; 0: 3.
 	Multiplier uint8
+	// Authentication signs the packets of both ends.
+	Authentication Authentication
 }
 
 func (p Peer) timers() timers {
@@ -145,6 +148,9 @@ func (e *Engine) Sync(peers []Peer) {
 		if p, stays := wanted[name]; !stays || p.place() != r.peer.place() {
 			delete(e.sessions, name)
 			r.end()
+			if stays && r.now().State == Up {
+				e.tell(Event{Peer: name, State: Down, Remote: AdminDown}) // another session begins, Down
+			}
 		}
 	}
 	for _, p := range peers {
@@ -155,6 +161,7 @@ func (e *Engine) Sync(peers []Peer) {
 				engine: e,
 				peer:   p,
 				in:     make(chan packet, 64),
+				far:    make(chan int, 1),
 				timers: make(chan timers, 1),
 				status: Status{Peer: p.Name, State: Down, Since: time.Now()},
 				end:    func() {},
@@ -196,6 +203,7 @@ type runner struct {
 	engine *Engine
 	peer   Peer // of the engine
 	in     chan packet
+	far    chan int // the TTL of a packet that came from too far away
 	timers chan timers
 	end    func()
 
@@ -230,7 +238,7 @@ const (
 func (r *runner) run(ctx context.Context, peer Peer) {
 	defer r.engine.metrics.forget(peer.Name)
 	for {
-		link, err := r.engine.wire.open(peer, r.in)
+		link, err := r.engine.wire.open(peer, r.in, r.far)
 		if err == nil {
 			r.note("")
 			r.serve(ctx, peer, link)
@@ -247,6 +255,27 @@ func (r *runner) run(ctx context.Context, peer Peer) {
 	}
 }
 
+// tooFar says that packets come from further away than they may.
+func tooFar(p Peer, ttl int) string {
+	if p.MinTTL == 0 {
+		return fmt.Sprintf(
+			"the router's BFD packets come with TTL %d, and it is to be one hop away (TTL 255); is it further, or another host's address?",
+			ttl,
+		)
+	}
+	return fmt.Sprintf(
+		"the router's BFD packets come with TTL %d, and %d hops allow %d at least (RFC 5883 section 5); have it send them with TTL 255, or allow more hops in ebgpMultihop or ttlSecurityHops",
+		ttl, 256-int(p.MinTTL), p.MinTTL,
+	)
+}
+
+// complain notes why packets do not count, unless others do: then somebody else sends them.
+func (r *runner) complain(s *session, why string) {
+	if s.state != Up {
+		r.note(why)
+	}
+}
+
 func (r *runner) note(err string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,7 +283,7 @@ func (r *runner) note(err string) {
 }
 
 func (r *runner) serve(ctx context.Context, peer Peer, link *link) {
-	s := newSession(time.Now(), peer.timers(), link.discriminator, rand.Float64)
+	s := newSession(time.Now(), peer.timers(), peer.Authentication, link.discriminator, rand.Float64)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	ending := ctx.Done()
@@ -266,6 +295,8 @@ func (r *runner) serve(ctx context.Context, peer Peer, link *link) {
 			s.stop(time.Now())
 		case p := <-r.in:
 			r.receive(s, p)
+		case ttl := <-r.far:
+			r.complain(s, tooFar(peer, ttl))
 		case t := <-r.timers:
 			s.configure(time.Now(), t)
 		case <-timer.C:
@@ -289,8 +320,15 @@ func (r *runner) serve(ctx context.Context, peer Peer, link *link) {
 }
 
 func (r *runner) receive(s *session, p packet) {
-	if !s.receive(time.Now(), p) {
+	err := s.receive(time.Now(), p)
+	switch {
+	case err == nil:
+		r.note("")
+	case errors.Is(err, errUnproven):
 		r.engine.metrics.rejected.WithLabelValues("unproven").Inc()
+	default:
+		r.engine.metrics.rejected.WithLabelValues("authentication").Inc()
+		r.complain(s, err.Error())
 	}
 }
 
@@ -310,7 +348,7 @@ func (r *runner) drain(s *session) {
 func (r *runner) carryOut(s *session, link *link) {
 	out, changes := s.take()
 	for _, p := range out {
-		link.send(p)
+		link.send(s.bytes(p))
 	}
 	m := r.engine.metrics
 	r.mu.Lock()
@@ -342,11 +380,16 @@ func (r *runner) carryOut(s *session, link *link) {
 		if e.State == AdminDown {
 			continue // the caller that ended it knows
 		}
-		select {
-		case r.engine.events <- e:
-		default:
-			r.engine.log.Warn("a BFD event was lost: nobody reads them", "peer", name)
-		}
+		r.engine.tell(e)
+	}
+}
+
+// tell passes an event on, if somebody reads.
+func (e *Engine) tell(event Event) {
+	select {
+	case e.events <- event:
+	default:
+		e.log.Warn("a BFD event was lost: nobody reads them", "peer", event.Peer)
 	}
 }
 

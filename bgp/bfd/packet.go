@@ -51,7 +51,7 @@ func (d Diagnostic) String() string {
 	return fmt.Sprintf("diagnostic %d", uint8(d))
 }
 
-// packet is a control packet without authentication (RFC 5880 section 4.1). The codec is our own:
+// packet is a control packet (RFC 5880 section 4.1). The codec is our own:
 // that of GoBGP v4.8.0 reads neither the authentication nor the demand bit, and refuses what
 // follows the packet.
 type packet struct {
@@ -65,6 +65,8 @@ type packet struct {
 	yours      uint32 // that of ours, as far as the sender knows it; 0: it does not
 	desiredTx  time.Duration
 	requiredRx time.Duration
+	signed     bool
+	section    [signedLength]byte // the whole packet with its authentication, if signed
 }
 
 const (
@@ -131,8 +133,12 @@ func parse(b []byte) (packet, error) {
 	switch {
 	case p.mine == 0, p.yours == 0 && p.state != Down && p.state != AdminDown:
 		return packet{}, errDiscriminator
-	case b[1]&bitAuthentication != 0:
-		return packet{}, errAuthentication // none is in use here
+	case b[1]&bitAuthentication == 0:
+		return p, nil
+	case b[3] < packetLength+2: // as long as what every section has
+		return packet{}, errAuthentication
 	}
+	p.signed = true
+	copy(p.section[:], b[:b[3]]) // what is longer, or shorter, is of no kind that is known here
 	return p, nil
 }

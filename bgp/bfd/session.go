@@ -1,13 +1,18 @@
 package bfd
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // session is one end of a BFD session in asynchronous mode, active role (RFC 5880 section 6). It
 // has no socket and no clock: each method takes the time, which must not go backwards, and what it
 // wants sent and told is collected until take.
 type session struct {
-	timers // as configured
-	random func() float64
+	timers    // as configured
+	auth      Authentication
+	sequences sequences
+	random    func() float64
 
 	state       State
 	diag        Diagnostic
@@ -26,9 +31,11 @@ type session struct {
 
 	heard  time.Time // the last packet; zero: the detection time has passed since
 	proven time.Time // the last packet with our discriminator, which strangers cannot know
-	sent   time.Time
-	due    time.Time // the next packet
-	ends   time.Time // after stop; until then AdminDown is told
+	// verified is when the last packet came whose signature was right; only with auth.
+	verified time.Time
+	sent     time.Time
+	due      time.Time // the next packet
+	ends     time.Time // after stop; until then AdminDown is told
 
 	out    []packet
 	events []change
@@ -51,9 +58,11 @@ type change struct {
 // slow is the shortest interval of a session that is not Up (section 6.8.3).
 const slow = time.Second
 
-func newSession(now time.Time, t timers, discriminator uint32, random func() float64) *session {
+func newSession(now time.Time, t timers, auth Authentication, discriminator uint32, random func() float64) *session {
 	s := &session{
 		timers:      t,
+		auth:        auth,
+		sequences:   newSequences(),
 		random:      random,
 		state:       Down,
 		local:       discriminator,
@@ -73,20 +82,30 @@ func (s *session) take() ([]packet, []change) {
 	return out, events
 }
 
-// receive takes a packet that belongs to the session (section 6.8.6), and reports whether it
-// counts.
+// errUnproven is a packet that a stranger could have sent.
+var errUnproven = errors.New("unproven")
+
+// receive takes a packet that belongs to the session (section 6.8.6), or returns why it does not
+// count.
 //
 // A packet without our discriminator comes from an end that has just begun, or from anybody who
 // knows two addresses. It ends no session that is being heard: an end that begins again has fallen
 // silent before.
-func (s *session) receive(now time.Time, p packet) bool {
+func (s *session) receive(now time.Time, p packet) error {
+	if s.silentSince(now) {
+		s.sequences.known = false
+	}
+	if err := s.auth.check(p, &s.sequences, s.multiplier); err != nil {
+		return err
+	}
+	s.verified = now
 	switch {
 	case s.state == AdminDown:
-		return true
+		return nil
 	case p.yours != 0:
 		s.proven = now
 	case s.state == Up && now.Sub(s.proven) < s.detection()/2:
-		return false
+		return errUnproven
 	}
 	s.heard = now
 	s.remote, s.remoteState, s.remoteDiag = p.mine, p.state, p.diag
@@ -111,7 +130,7 @@ func (s *session) receive(now time.Time, p packet) bool {
 		s.send(now, true)
 	}
 	s.hasten()
-	return true
+	return nil
 }
 
 // enter changes the state.

@@ -21,10 +21,11 @@ type world struct {
 }
 
 type end struct {
-	s      *session
-	frozen bool
-	events []string
-	sent   []time.Duration
+	s       *session
+	frozen  bool
+	events  []string
+	refused []error
+	sent    []time.Duration
 }
 
 type flight struct {
@@ -40,7 +41,7 @@ func (w *world) clock() time.Time { return epoch.Add(w.now) }
 func newWorld(seed uint64, a, b timers) *world {
 	w := &world{random: rand.New(rand.NewPCG(seed, 0)), delay: time.Millisecond}
 	for i, t := range []timers{a, b} {
-		w.ends[i] = &end{s: newSession(w.clock(), t, uint32(i+1), w.random.Float64)}
+		w.ends[i] = &end{s: newSession(w.clock(), t, Authentication{}, uint32(i+1), w.random.Float64)}
 	}
 	return w
 }
@@ -55,7 +56,9 @@ func (w *world) run(d time.Duration) {
 				w.flying = append(w.flying, f)
 				continue
 			}
-			w.ends[f.to].s.receive(w.clock(), reread(f.p))
+			if err := w.ends[f.to].s.receive(w.clock(), f.p); err != nil {
+				w.ends[f.to].refused = append(w.ends[f.to].refused, err)
+			}
 			w.carryOut(f.to)
 		}
 		for i, e := range w.ends {
@@ -67,9 +70,9 @@ func (w *world) run(d time.Duration) {
 	}
 }
 
-// reread is a packet as it comes out of its bytes.
-func reread(p packet) packet {
-	q, err := parse(p.append(nil))
+// reread is a packet of a session as it comes out of its bytes.
+func reread(s *session, p packet) packet {
+	q, err := parse(s.bytes(p))
 	if err != nil {
 		panic(err)
 	}
@@ -84,7 +87,10 @@ func (w *world) carryOut(i int) {
 			e.sent = append(e.sent, w.now)
 		}
 		if !w.cut[i] && w.random.Float64() >= w.loss {
-			w.flying = append(w.flying, flight{w.now + time.Duration(w.random.Int64N(int64(w.delay)+1)), 1 - i, p})
+			w.flying = append(
+				w.flying,
+				flight{w.now + time.Duration(w.random.Int64N(int64(w.delay)+1)), 1 - i, reread(e.s, p)},
+			)
 		}
 	}
 	for _, c := range changes {
@@ -111,7 +117,13 @@ func TestTwoEndsComeUpAndSendAtTheNegotiatedPaceWithJitter(t *testing.T) {
 		a, b := w.ends[0], w.ends[1]
 		if a.s.interval() != ms(100) || b.s.interval() != ms(250) || a.s.detection() != ms(1250) ||
 			b.s.detection() != ms(300) {
-			t.Fatalf("intervals %s and %s, detection %s and %s", a.s.interval(), b.s.interval(), a.s.detection(), b.s.detection())
+			t.Fatalf(
+				"intervals %s and %s, detection %s and %s",
+				a.s.interval(),
+				b.s.interval(),
+				a.s.detection(),
+				b.s.detection(),
+			)
 		}
 		if a.s.polling || b.s.polling {
 			t.Error("a poll sequence did not end")
@@ -190,12 +202,21 @@ func TestOtherTimersAreToldWithinTheSession(t *testing.T) {
 	a.s.configure(w.clock(), timers{ms(400), ms(50), 4})
 	w.run(ms(150))
 	if a.s.interval() != ms(100) || a.s.detection() != ms(300) {
-		t.Errorf("before the other confirmed: sends every %s and waits %s, want 100 and 300 ms", a.s.interval(), a.s.detection())
+		t.Errorf(
+			"before the other confirmed: sends every %s and waits %s, want 100 and 300 ms",
+			a.s.interval(),
+			a.s.detection(),
+		)
 	}
 	w.cut[1] = false
 	w.run(ms(300))
 	if a.s.interval() != ms(400) || a.s.detection() != ms(300) || b.s.detection() != ms(1600) {
-		t.Errorf("sends every %s, waits %s, the other %s; want 400, 300 and 1600 ms", a.s.interval(), a.s.detection(), b.s.detection())
+		t.Errorf(
+			"sends every %s, waits %s, the other %s; want 400, 300 and 1600 ms",
+			a.s.interval(),
+			a.s.detection(),
+			b.s.detection(),
+		)
 	}
 	w.run(5 * time.Second)
 	if n := len(a.events) + len(b.events); n != events {
@@ -211,7 +232,7 @@ func TestAnEndThatWantsNoPacketsGetsNone(t *testing.T) {
 	a := w.ends[0]
 	a.sent = nil
 	for range 20 {
-		a.s.receive(w.clock(), p)
+		_ = a.s.receive(w.clock(), p)
 		w.run(ms(50))
 	}
 	if len(a.sent) > 1 {
@@ -228,7 +249,10 @@ func TestStrangerEndsNothing(t *testing.T) {
 		a := w.ends[0]
 		events := len(a.events)
 		for range 200 {
-			if a.s.receive(w.clock(), packet{state: state, multiplier: 3, mine: 99, desiredTx: ms(10), requiredRx: ms(10)}) {
+			if a.s.receive(
+				w.clock(),
+				packet{state: state, multiplier: 3, mine: 99, desiredTx: ms(10), requiredRx: ms(10)},
+			) == nil {
 				t.Fatalf("%s of a stranger counts", state)
 			}
 			w.run(ms(25))
@@ -245,7 +269,7 @@ func TestAnEndThatBeginsAgain(t *testing.T) {
 	w := newWorld(8, timers{ms(100), ms(100), 3}, timers{ms(100), ms(100), 3})
 	w.up(t)
 	a, events := w.ends[0], len(w.ends[0].events)
-	w.ends[1] = &end{s: newSession(w.clock(), timers{ms(100), ms(100), 3}, 9, w.random.Float64)}
+	w.ends[1] = &end{s: newSession(w.clock(), timers{ms(100), ms(100), 3}, Authentication{}, 9, w.random.Float64)}
 	w.run(5 * time.Second)
 	if len(a.events) == events || a.s.state != Up || a.s.remote != 9 {
 		t.Errorf("%v, %s with %d; want Down, and Up again with 9", a.events[events:], a.s.state, a.s.remote)
@@ -273,7 +297,7 @@ func TestRandomHistories(t *testing.T) {
 				w.ends[r.IntN(2)].s.configure(w.clock(), any())
 			case 4:
 				i := r.IntN(2) // another process
-				w.ends[i].s = newSession(w.clock(), any(), uint32(10+r.IntN(1000)), w.random.Float64)
+				w.ends[i].s = newSession(w.clock(), any(), Authentication{}, uint32(10+r.IntN(1000)), w.random.Float64)
 			case 5:
 				w.cut, w.loss = [2]bool{}, 0
 			}
@@ -351,14 +375,17 @@ func TestPacketsAreCheckedInTheOrderOfTheRFC(t *testing.T) {
 }
 
 func FuzzReceive(f *testing.F) {
-	f.Add(packet{state: Down, multiplier: 3, mine: 7, desiredTx: time.Second, requiredRx: ms(50)}.append(nil), uint16(10))
+	f.Add(
+		packet{state: Down, multiplier: 3, mine: 7, desiredTx: time.Second, requiredRx: ms(50)}.append(nil),
+		uint16(10),
+	)
 	f.Add(packet{state: Init, multiplier: 3, mine: 7, yours: 1, poll: true}.append(nil), uint16(1000))
 	f.Fuzz(func(t *testing.T, b []byte, wait uint16) {
 		now := epoch
-		s := newSession(now, timers{ms(100), ms(100), 3}, 1, func() float64 { return 0.5 })
+		s := newSession(now, timers{ms(100), ms(100), 3}, Authentication{}, 1, func() float64 { return 0.5 })
 		for len(b) >= packetLength {
 			if p, err := parse(b[:packetLength]); err == nil {
-				s.receive(now, p)
+				_ = s.receive(now, p)
 			}
 			b = b[packetLength:]
 			now = now.Add(ms(int(wait)))

@@ -58,19 +58,21 @@ type link struct {
 	to            netip.AddrPort
 	place         place
 	in            chan<- packet
+	far           chan<- int
 }
 
 func newWire(log *slog.Logger, m *metrics) *wire {
 	return &wire{log: log, metrics: m, receivers: map[place]*receiver{}, links: map[uint32]*link{}}
 }
 
-// open opens what a session needs. Its packets go to in.
-func (w *wire) open(peer Peer, in chan<- packet) (*link, error) {
+// open opens what a session needs. Its packets go to in, and the TTL of one that comes from too far
+// away to far.
+func (w *wire) open(peer Peer, in chan<- packet, far chan<- int) (*link, error) {
 	port := uint16(portSingleHop)
 	if peer.MinTTL > 0 {
 		port = portMultihop
 	}
-	l := &link{wire: w, peer: peer, to: netip.AddrPortFrom(peer.Remote, port), in: in}
+	l := &link{wire: w, peer: peer, to: netip.AddrPortFrom(peer.Remote, port), in: in, far: far}
 	local, err := localEnd(peer, port)
 	if err != nil {
 		return nil, err
@@ -209,8 +211,8 @@ func (l *link) close() {
 }
 
 // send sends a packet. What cannot be sent is lost as if on the way: the other will notice.
-func (l *link) send(p packet) {
-	if _, err := l.conn.WriteToUDPAddrPort(p.append(make([]byte, 0, packetLength)), l.to); err != nil {
+func (l *link) send(b []byte) {
+	if _, err := l.conn.WriteToUDPAddrPort(b, l.to); err != nil {
 		l.wire.log.Debug("BFD packet not sent", "peer", l.peer.Name, "error", err)
 		return
 	}
@@ -296,6 +298,10 @@ func (w *wire) deliver(b []byte, ttl int, from netip.Addr, at place) (rejected s
 	case l.place != at || l.peer.Remote != from:
 		return "source"
 	case l.peer.MinTTL == 0 && ttl != oneHop, ttl < int(l.peer.MinTTL):
+		select {
+		case l.far <- ttl:
+		default:
+		}
 		return "ttl"
 	}
 	w.metrics.packets.WithLabelValues(l.peer.Name, "received").Inc()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/net/ipv4"
 )
 
 // Addresses of the loopback network: each has port 3784 for itself.
@@ -25,7 +26,8 @@ func TestLinksThatShareAReceiverEndTogether(t *testing.T) {
 		var links [2]*link
 		for i := range links {
 			var err error
-			if links[i], err = w.open(Peer{Name: "tor", Remote: far, Local: near}, make(chan packet, 1)); err != nil {
+			peer := Peer{Name: "tor", Remote: far, Local: near}
+			if links[i], err = w.open(peer, make(chan packet, 1), make(chan int, 1)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -126,7 +128,7 @@ func TestPacketsThatAreOfNoSessionAreCounted(t *testing.T) {
 	m := newMetrics()
 	w := newWire(quiet(), m)
 	in := make(chan packet, 1)
-	l, err := w.open(Peer{Name: "tor", Remote: far, Local: near}, in)
+	l, err := w.open(Peer{Name: "tor", Remote: far, Local: near}, in, make(chan int, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,5 +179,37 @@ func TestPacketsThatAreOfNoSessionAreCounted(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("it was not counted")
 		}
+	}
+}
+
+func TestPacketsFromTooFarAwayAreSaid(t *testing.T) {
+	e, err := New(quiet(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Sync([]Peer{{Name: "tor", Remote: far, Local: near}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = e.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(far, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := ipv4.NewPacketConn(c).SetTTL(64); err != nil {
+		t.Fatal(err)
+	}
+	b := packet{state: Down, multiplier: 3, mine: 5, desiredTx: ms(100), requiredRx: ms(100)}.append(nil)
+	const want = "the router's BFD packets come with TTL 64, and it is to be one hop away (TTL 255)"
+	for deadline := time.Now().Add(10 * time.Second); !strings.HasPrefix(e.Status()[0].Err, want); {
+		if time.Now().After(deadline) {
+			t.Fatalf("the status says %q", e.Status()[0].Err)
+		}
+		_, _ = c.WriteToUDPAddrPort(b, netip.AddrPortFrom(near, portSingleHop)) // the receiver may not be open yet
+		<-time.After(10 * time.Millisecond)
+	}
+	if got := tooFar(Peer{MinTTL: 254}, 64); !strings.Contains(got, "2 hops allow 254 at least") {
+		t.Errorf("over several hops it says %q", got)
 	}
 }

@@ -35,6 +35,18 @@ type BFD struct {
 	ReceiveInterval, TransmitInterval time.Duration
 	// Multiplier is after how many of our intervals the peer calls us dead; 0: 3.
 	Multiplier uint8
+	// Key signs the packets of both ends (RFC 5880 section 6.7.4); the zero value: they are not
+	// signed.
+	Key BFDKey
+}
+
+// BFDKey is a key of BFD by SHA1.
+type BFDKey struct {
+	// Meticulous: each packet has a number of its own.
+	Meticulous bool
+	ID         uint8
+	// Text is of 1 to 20 bytes; empty: there is no key.
+	Text string
 }
 
 // Peer is one configured BGP neighbor. Two whose Canonical forms are equal need no change to the

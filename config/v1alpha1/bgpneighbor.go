@@ -337,6 +337,47 @@ type BFD struct {
 	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=50
 	Multiplier int32 `json:"multiplier,omitempty"`
+
+	// authentication signs the packets of both ends. Without it they are not signed, and only packets
+	// with the right TTL count.
+	// +optional
+	Authentication *BFDAuthentication `json:"authentication,omitempty"`
+}
+
+// BFDAuthenticationType is a way of signing BFD packets (RFC 5880 section 6.7).
+//
+// +kubebuilder:validation:Enum=KeyedSHA1;MeticulousKeyedSHA1
+type BFDAuthenticationType string
+
+const (
+	// BFDKeyedSHA1 signs packets with a key.
+	BFDKeyedSHA1 BFDAuthenticationType = "KeyedSHA1"
+	// BFDMeticulousKeyedSHA1 does, and numbers each.
+	BFDMeticulousKeyedSHA1 BFDAuthenticationType = "MeticulousKeyedSHA1"
+)
+
+// BFDAuthentication has the key of a BFD session. The neighbor must have the same type, number and
+// key.
+type BFDAuthentication struct {
+	// type is KeyedSHA1, or MeticulousKeyedSHA1, by which no packet can be sent again by somebody
+	// else.
+	// +required
+	Type BFDAuthenticationType `json:"type,omitempty"`
+
+	// keyID is the number of the key, 0 to 255.
+	// +optional
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
+	KeyID *int32 `json:"keyID,omitempty"`
+
+	// secretName is the name of a Secret of type kubernetes.io/basic-auth in Berth's namespace; its
+	// key "password" (1 to 20 bytes, not counting a final newline) is the key.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",messageExpression="self + ' is not the name of a Secret; write lower-case letters, digits, hyphens and dots'"
+	SecretName string `json:"secretName,omitempty"`
 }
 
 // BGPNeighborStatus is what the controller made of a neighbor.

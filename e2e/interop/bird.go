@@ -21,7 +21,7 @@ log stderr all;
 router id 10.0.0.1;
 protocol device {}
 protocol direct { ipv4; ipv6; }
-protocol bfd { interface "*" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
+protocol bfd { interface "*" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; {{.BIRDsBFD}} }; }
 protocol bgp node {
   debug { states, packets };
 {{- if .Interface}}

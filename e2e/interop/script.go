@@ -59,6 +59,8 @@ type Settings struct {
 	Services string // "services": addresses, 192.0.2.1 2001:db8:a::1
 	// Endpoints of the Services on the node, which then are of policy Local ("endpoints").
 	Endpoints string
+	// BIRDsBFD has more of BIRD's configuration of BFD, which is not the neighbor's ("bird-bfd").
+	BIRDsBFD string
 	// Interface: the session is over link-local addresses ("interface: yes").
 	Interface bool
 }
@@ -113,7 +115,7 @@ func (s *Script) set(name, value string) error {
 	texts := map[string]*string{
 		"router": &s.Settings.Router, "node": &s.Settings.Node, "router-as": &s.Settings.RouterAS,
 		"node-as": &s.Settings.NodeAS, "port": &s.Settings.Port, "services": &s.Settings.Services,
-		"endpoints": &s.Settings.Endpoints,
+		"endpoints": &s.Settings.Endpoints, "bird-bfd": &s.Settings.BIRDsBFD,
 	}
 	switch text := texts[name]; {
 	case name == "fields":

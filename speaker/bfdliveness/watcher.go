@@ -72,6 +72,9 @@ func (w *Watcher) Watch(peers []bgp.Peer) {
 			Name: peer.Name, Remote: peer.Address, Local: peer.SourceAddress, Device: peer.VRF, MinTTL: lowestTTL(peer),
 			ReceiveInterval: peer.BFD.ReceiveInterval, TransmitInterval: peer.BFD.TransmitInterval,
 			Multiplier: peer.BFD.Multiplier,
+			Authentication: bfd.Authentication{
+				Meticulous: peer.BFD.Key.Meticulous, KeyID: peer.BFD.Key.ID, Key: peer.BFD.Key.Text,
+			},
 		})
 	}
 	w.engine.Sync(watched)

@@ -531,7 +531,8 @@ func TestOwnSessionsAreNoRivals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if found, err := s.Look(routers); err != nil || len(found) != 1 || found[0].Local.String() != conn.LocalAddr().String() {
+	if found, err := s.Look(routers); err != nil || len(found) != 1 ||
+		found[0].Local.String() != conn.LocalAddr().String() {
 		t.Errorf("another program's connection %s: found %v, %v", conn.LocalAddr(), found, err)
 	}
 	// A keeper without a worker looks itself.
