@@ -27,10 +27,10 @@ import (
 
 // testInstalled checks how the kernel restricts the processes of the installed Pods.
 func testInstalled(t *testing.T, r *rack) {
-	// capabilities(7): CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13.
-	const admin, raw = "0000000000001000", "0000000000002000"
+	// capabilities(7): CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13, CAP_SYS_NICE bit 23.
+	const admin, raw, heart = "0000000000001000", "0000000000002000", "0000000000802000"
 	for _, node := range r.Nodes() {
-		for name, capabilities := range map[string]string{"speaker": admin, "heart": raw, "bgp": raw} {
+		for name, capabilities := range map[string]string{"speaker": admin, "heart": heart, "bgp": raw} {
 			p, err := r.Process(t.Context(), name+"@"+node)
 			if err != nil {
 				t.Fatal(err)

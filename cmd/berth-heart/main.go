@@ -10,13 +10,19 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/internal/urgent"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker/heart"
 )
+
+// mostProcessors bounds what the Go runtime's own work, which is as urgent as the rest, takes at once
+// on a machine with many.
+const mostProcessors = 4
 
 func main() { os.Exit(run()) }
 
@@ -67,6 +73,8 @@ func serve(ctx context.Context) error {
 	}
 	loops := liveness.New()
 	ctx = loops.Context(ctx)
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), mostProcessors))
+	go urgent.Keep(ctx, logger) // ends with ctx
 	go loops.Watch(ctx, logger) // ends with the process
 	logger.Info("waiting for the speaker", "version", version.Number(), "socket", *socket)
 	return h.Run(ctx, l, others...)
