@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/promtext"
 	"github.com/berth-lb/berth/l2"
@@ -36,6 +37,13 @@ const (
 	// mirrorAtMost is how long claims that the API server showed count without a speaker, who would
 	// say when they no longer do.
 	mirrorAtMost = 10 * time.Second
+	// vouchFor is how long the heart vouches for what a speaker wanted that crashed, and that had just
+	// heard from the API server: the next one is there soon, on a busy node a little later. So peers
+	// that know no better do not take over at once.
+	vouchFor = 20 * time.Second
+	// vouchEvery is how often it does. vouchAge is how old it says that this is: too old to take
+	// anything from others, and not old enough for others to take over.
+	vouchEvery, vouchAge = time.Second, 8 * time.Second
 )
 
 // Config of a Heart.
@@ -216,11 +224,27 @@ func (h *Heart) serve(ctx context.Context, conn net.Conn, first order) {
 		}
 		if !farewell {
 			h.Logger.Warn("the speaker is gone; going on with what it wanted last")
+			go h.vouch(ctx, done) // ends with ctx
 		}
 		if async.Sleep(ctx, mirrorAtMost) == nil {
 			h.loseMirror(done)
 		}
 	}()
+}
+
+// vouch has peers wait for the next speaker after one that crashed, until it comes.
+func (h *Heart) vouch(ctx context.Context, after chan struct{}) {
+	h.mu.Lock()
+	crashed := keptfile.SinceBoot()
+	known := h.orders.Confirmed > 0 && crashed-h.orders.Confirmed <= vouchAge
+	h.mu.Unlock()
+	for known && keptfile.SinceBoot()-crashed < vouchFor && async.Sleep(ctx, vouchEvery) == nil {
+		h.mu.Lock()
+		if known = h.parted == after; known && keptfile.SinceBoot()-h.orders.Confirmed > vouchAge {
+			h.driver.Confirm(time.Now().Add(-vouchAge))
+		}
+		h.mu.Unlock()
+	}
 }
 
 // loseMirror forgets what a speaker told of the mirror, unless another came.
