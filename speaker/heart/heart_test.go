@@ -228,3 +228,15 @@ func taken(l *ledger) news {
 	n, _ := l.next()
 	return n
 }
+
+// A connection begins with all that the heart claims, 10 000 addresses here.
+func BenchmarkANewConnection(b *testing.B) {
+	n := news{Whole: true}
+	for a := address("10.0.0.0"); len(n.Claims) < 10_000; a = a.Next() {
+		n.Claims = append(n.Claims, l2.Claim{Address: a, Segment: "10.0.0.0/8", Interface: "eth0", Node: "a", Term: 1})
+	}
+	r := NewRemote(RemoteConfig{Identity: Identity{Node: "a", Cluster: "c"}})
+	for b.Loop() {
+		r.note(n)
+	}
+}

@@ -456,8 +456,12 @@ func (r *Remote) note(n news) (calls []func()) {
 				n.Answers = withZero(n.Answers, a)
 			}
 		}
+		claimed := make(map[claimKey]bool, len(n.Claims))
+		for _, c := range n.Claims {
+			claimed[keyOf(c)] = true
+		}
 		for key, c := range r.claims {
-			if !slices.ContainsFunc(n.Claims, func(o l2.Claim) bool { return keyOf(o) == key }) {
+			if !claimed[key] {
 				c.Node = ""
 				n.Claims = append(n.Claims, c)
 			}
