@@ -24,6 +24,7 @@ import (
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/internal/lines"
+	"github.com/berth-lb/berth/internal/urgent"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
@@ -58,6 +59,7 @@ func TestMain(m *testing.M) {
 func beat(folder string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	go urgent.Keep(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	h, err := New(
 		Config{Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), StateFile: filepath.Join(folder, "state")},
 	)
@@ -99,10 +101,11 @@ ip link set node0 up
 	return r
 }
 
-// begin starts a heart.
-func (r *rig) begin() {
+// begin starts a heart, by a command if one is given.
+func (r *rig) begin(by ...string) {
 	r.t.Helper()
-	r.heart = exec.Command(nettest.Executable())
+	argv := append(by, nettest.Executable())
+	r.heart = exec.Command(argv[0], argv[1:]...)
 	r.heart.Env = append(os.Environ(), folderVariable+"="+r.folder)
 	r.heart.Stderr = os.Stderr
 	if err := r.heart.Start(); err != nil {
