@@ -21,7 +21,7 @@ import (
 	"github.com/berth-lb/berth/controller"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/liveness"
-	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/heart"
 )
 
 // Times of the leader election. A standby takes over leaseDuration after it first saw the leader's
@@ -60,9 +60,9 @@ func controllerCommand() *cobra.Command {
 			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
 				return fmt.Errorf("--pod-cidrs: %w", err)
 			}
-			if options.Rest < l2.StaleAfter {
+			if options.Rest < heart.YieldsAfter {
 				flags.logger().Warn("a freed address may be answered for by a node that has lost the API server when another Service has it by now",
-					"--rest", options.Rest, "least", l2.StaleAfter)
+					"--rest", options.Rest, "least", heart.YieldsAfter)
 			}
 			return runController(c.Context(), flags, options, by, identity)
 		},

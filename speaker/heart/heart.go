@@ -44,6 +44,8 @@ const (
 	// vouchEvery is how often it does. vouchAge is how old it says that this is: too old to take
 	// anything from others, and not old enough for others to take over.
 	vouchEvery, vouchAge = time.Second, 8 * time.Second
+	// YieldsAfter is after how long without a speaker a node yields to nodes that know better.
+	YieldsAfter = vouchFor + l2.StaleAfter - vouchAge
 )
 
 // Config of a Heart.
