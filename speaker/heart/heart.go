@@ -37,16 +37,23 @@ const (
 	// mirrorAtMost is how long claims that the API server showed count without a speaker, who would
 	// say when they no longer do.
 	mirrorAtMost = 10 * time.Second
-	// vouchFor is how long the heart vouches for what a speaker wanted that crashed, and that had just
-	// heard from the API server: the next one is there soon, on a busy node a little later. So peers
-	// that know no better do not take over at once.
-	vouchFor = 20 * time.Second
-	// vouchEvery is how often it does. vouchAge is how old it says that this is: too old to take
-	// anything from others, and not old enough for others to take over.
-	vouchEvery, vouchAge = time.Second, 8 * time.Second
-	// YieldsAfter is after how long without a speaker a node yields to nodes that know better.
-	YieldsAfter = vouchFor + l2.StaleAfter - vouchAge
 )
+
+// patience is how long the heart vouches for what a speaker wanted that crashed, and that had just
+// heard from the API server: the next one is there soon, on a busy node a little later. So peers
+// that know better do not take over at once.
+type patience struct {
+	vouchFor, vouchEvery time.Duration
+	// age is how old it says that this is: too old to take anything from others, and not old enough
+	// for others to take over.
+	age          time.Duration
+	fresh, stale time.Duration // see l2.Config
+}
+
+const usualVouchFor, usualAge = 20 * time.Second, 8 * time.Second
+
+// YieldsAfter is after how long without a speaker a node yields to nodes that know better.
+const YieldsAfter = usualVouchFor + l2.StaleAfter - usualAge
 
 // Config of a Heart.
 type Config struct {
@@ -74,6 +81,7 @@ type Heart struct {
 	unfit    chan error    // why the heart cannot serve its speaker
 	watchers watchers
 	serving  sync.Mutex // held while a speaker takes the place of another
+	patience patience
 
 	mu       sync.Mutex
 	driver   *l2.Driver       // guarded by mu; nil until the node is known
@@ -112,6 +120,7 @@ func New(config Config) (*Heart, error) {
 		net: localnet.New(config.Logger.With("driver", "localnet")), ending: make(chan struct{}),
 		keep: async.NewSignal(), unfit: make(chan error, 1), orders: newOrders(), parted: parted,
 		watchers: watchers{all: map[*watcher]bool{}},
+		patience: patience{vouchFor: usualVouchFor, vouchEvery: time.Second, age: usualAge},
 	}, nil
 }
 
@@ -236,14 +245,15 @@ func (h *Heart) serve(ctx context.Context, conn net.Conn, first order) {
 
 // vouch has peers wait for the next speaker after one that crashed, until it comes.
 func (h *Heart) vouch(ctx context.Context, after chan struct{}) {
+	p := h.patience
 	h.mu.Lock()
 	crashed := keptfile.SinceBoot()
-	known := h.orders.Confirmed > 0 && crashed-h.orders.Confirmed <= vouchAge
+	known := h.orders.Confirmed > 0 && crashed-h.orders.Confirmed <= p.age
 	h.mu.Unlock()
-	for known && keptfile.SinceBoot()-crashed < vouchFor && async.Sleep(ctx, vouchEvery) == nil {
+	for known && keptfile.SinceBoot()-crashed < p.vouchFor && async.Sleep(ctx, p.vouchEvery) == nil {
 		h.mu.Lock()
-		if known = h.parted == after; known && keptfile.SinceBoot()-h.orders.Confirmed > vouchAge {
-			h.driver.Confirm(time.Now().Add(-vouchAge))
+		if known = h.parted == after; known && keptfile.SinceBoot()-h.orders.Confirmed > p.age {
+			h.driver.Confirm(time.Now().Add(-p.age))
 		}
 		h.mu.Unlock()
 	}
@@ -318,6 +328,7 @@ func (h *Heart) identify(id Identity) error {
 	}
 	driver, err := l2.New(l2.Config{
 		Node: id.Node, Cluster: id.Cluster, NodeAddresses: id.NodeAddresses,
+		FreshWithin: h.patience.fresh, StaleAfter: h.patience.stale,
 		OnClaim: h.ledger.claimed, Answers: h.ledger.answering, Harmless: h.net.OfService,
 		Logger: h.Logger.With("driver", "l2"), Metrics: h.registry,
 	})

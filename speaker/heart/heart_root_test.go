@@ -32,6 +32,14 @@ import (
 // folderVariable marks a process that is a heart.
 const folderVariable = "BERTH_TEST_HEART"
 
+// hastyVariable marks a heart that has little patience.
+const hastyVariable = "BERTH_TEST_HASTY"
+
+var hasty = patience{
+	fresh: time.Second, age: 1200 * time.Millisecond, stale: 2 * time.Second,
+	vouchFor: 4 * time.Second, vouchEvery: 100 * time.Millisecond,
+}
+
 // routerVariable marks a process that is a router which watches this node.
 const routerVariable = "BERTH_TEST_ROUTER"
 
@@ -65,6 +73,9 @@ func beat(folder string) error {
 	)
 	if err != nil {
 		return err
+	}
+	if os.Getenv(hastyVariable) != "" {
+		h.patience = hasty
 	}
 	l, err := lines.Listen(ctx, filepath.Join(folder, "socket"))
 	if err != nil {

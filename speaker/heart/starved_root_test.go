@@ -5,6 +5,7 @@ package heart
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -96,6 +97,7 @@ type pair struct {
 	lines chan net.Conn // connections to the heart
 	downs atomic.Int32  // of BFD
 	ups   atomic.Int32
+	gone  atomic.Bool // it connects no longer
 }
 
 func newPair(t *testing.T, r *rig, name, own, other string, addresses []netip.Addr) *pair {
@@ -104,6 +106,9 @@ func newPair(t *testing.T, r *rig, name, own, other string, addresses []netip.Ad
 	p.Remote = NewRemote(RemoteConfig{
 		Identity: Identity{Node: name, Cluster: "test", NodeAddresses: []netip.Addr{netip.MustParseAddr(own)}},
 		Dial: func(ctx context.Context) (net.Conn, error) {
+			if p.gone.Load() {
+				return nil, errors.New("it is gone")
+			}
 			conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.folder, "socket"))
 			if err == nil {
 				select {
@@ -267,6 +272,43 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		case <-enough:
 			t.Fatalf("not in time: %s", what)
 		}
+	}
+}
+
+// The next speaker is not there at once, and what the one that crashed knew was right a moment ago.
+func TestASpeakerThatCrashedHasTime(t *testing.T) {
+	t.Setenv(hastyVariable, "1")
+	r := newRig(t)
+	peer := &rig{t: t, folder: t.TempDir(), client: r.client}
+	peer.begin(strings.Fields(r.client)...)
+	t.Cleanup(peer.kill)
+	addresses := []netip.Addr{address(one), address(two)}
+	a := newPair(t, r, "a", "10.77.0.1", "10.77.0.9", addresses)
+	a.Confirm(time.Now())
+	eventually(t, "a answers for both", func() bool { a.Confirm(time.Now()); return a.answered() == 2 })
+	b := newPair(t, peer, "b", "10.77.0.9", "10.77.0.1", addresses)
+	eventually(t, "they hear each other", func() bool {
+		a.Confirm(time.Now())
+		b.Confirm(time.Now())
+		return a.count(t, "berth_l2_hellos_received_total") > 20 && b.count(t, "berth_l2_hellos_received_total") > 20
+	})
+	if n := b.answered(); n != 0 {
+		t.Fatalf("b answers for %d addresses", n)
+	}
+	select { // the connection ends, and the next speaker does not come
+	case line := <-a.lines:
+		a.gone.Store(true)
+		_ = line.Close()
+	default:
+		t.Fatal("the speaker is not connected")
+	}
+	crashed := time.Now()
+	eventually(t, "b takes over from a node whose next speaker does not come", func() bool {
+		b.Confirm(time.Now())
+		return b.answered() == 2
+	})
+	if took := time.Since(crashed); took < hasty.vouchFor {
+		t.Errorf("b took over after %s, want it to wait for longer than %s", took, hasty.vouchFor)
 	}
 }
 
