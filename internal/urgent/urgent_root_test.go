@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,7 +90,7 @@ func play(t *testing.T, part string, prefix ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	argv := append(prefix, self)
+	argv := slices.Concat(prefix, []string{self})
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), partVariable+"="+part)
 	var stderr bytes.Buffer

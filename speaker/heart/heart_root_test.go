@@ -115,7 +115,7 @@ ip link set node0 up
 // begin starts a heart, by a command if one is given.
 func (r *rig) begin(by ...string) {
 	r.t.Helper()
-	argv := append(by, nettest.Executable())
+	argv := slices.Concat(by, []string{nettest.Executable()})
 	r.heart = exec.Command(argv[0], argv[1:]...)
 	r.heart.Env = append(os.Environ(), folderVariable+"="+r.folder)
 	r.heart.Stderr = os.Stderr
