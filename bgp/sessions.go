@@ -298,6 +298,7 @@ func (o *loop) sessionDown(s *session, e sessionEvent) {
 	if s.peer.Interface != "" {
 		o.seekAgain.Reset(seekPause)
 	}
+	o.doubtExtended(s)
 	o.metrics.downs.WithLabelValues(s.peer.Name).Inc()
 	o.setError(s, reason, e.time)
 	o.tell(s, Observation{Kind: SessionDown, Reason: reason, Intended: o.closing})

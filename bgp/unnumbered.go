@@ -165,6 +165,19 @@ func (s *session) takesExtended() bool {
 	return s.extended || !s.greeted && s.peer.GracefulRestart > 0
 }
 
+// doubtExtended holds IPv4 routes with an IPv6 next hop back, as from a peer that is new, until the
+// next session has said that it takes them; unless the peer keeps those that it has.
+func (o *loop) doubtExtended(s *session) {
+	if !s.extended || s.keeps {
+		return
+	}
+	s.extended = false
+	o.sets.news = true
+	if err := o.publishSets(); err != nil {
+		o.log.Error("GoBGP refused the policies", "error", err)
+	}
+}
+
 // checkNextHops gives IPv4 routes with an IPv6 next hop to a peer that takes them, and says what is
 // withheld.
 func (o *loop) checkNextHops(s *session, e sessionEvent) {
@@ -201,9 +214,7 @@ func (o *loop) checkNextHops(s *session, e sessionEvent) {
 		o.log.Error("GoBGP refused the policies", "error", err)
 		return
 	}
-	if s.extended || s.beside != beside {
-		s.missed = true
-	}
+	s.missed = true
 }
 
 // nextHop is what a route of this family points to where the policy does not put the session's

@@ -122,4 +122,38 @@ func TestIPv4RoutesOfANodeWithoutIPv4PointToItsIPv6Address(t *testing.T) {
 			t.Errorf("FRR got %d updates, want 2: one for each IPv6 route", n)
 		}
 	})
+	t.Run("and no longer when it has stopped to take it", func(t *testing.T) {
+		f := newFRR(t, frrConfig+" neighbor 2001:db8::9 capability extended-nexthop\n")
+		command(t, "ip", "addr", "del", "10.0.0.9/24", "dev", f.link)
+		d := run(t, v6only)
+		d.SyncPeers([]Peer{frrPeer("tor1", frrIPv6)})
+		d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+		f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 2001:db8::9")
+		f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8::9")
+		before := f.neighbor(t, "2001:db8::9").MessageStats.UpdatesRecv
+		f.vtysh("bgpd", "configure terminal", "router bgp 64513", "no neighbor 2001:db8::9 capability extended-nexthop")
+		d.observes(t, SessionDown, "tor1")
+		d.observesReason(t, SessionFailed, "tor1", "IPv4 routes are withheld")
+		f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8::9")
+		d.Sync("more", routes(nil, "2001:db8:1::2/128"))
+		f.says(t, "ipv6", "2001:db8:1::2/128", "path 64512 via 2001:db8::9")
+		f.says(t, "ipv4", "192.0.2.1/32", "nothing")
+		if n := f.neighbor(t, "2001:db8::9").MessageStats.UpdatesRecv - before; n != 2 {
+			t.Errorf("FRR got %d updates in the second session, want 2: one for each IPv6 route", n)
+		}
+	})
+	t.Run("nor if it keeps routes over a restart", func(t *testing.T) {
+		f := newFRR(t, frrConfig+" bgp graceful-restart\n neighbor 2001:db8::9 capability extended-nexthop\n")
+		command(t, "ip", "addr", "del", "10.0.0.9/24", "dev", f.link)
+		d := run(t, v6only)
+		p := frrPeer("tor1", frrIPv6)
+		p.GracefulRestart = time.Minute
+		d.SyncPeers([]Peer{p})
+		d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
+		f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via 2001:db8::9")
+		f.vtysh("bgpd", "configure terminal", "router bgp 64513", "no neighbor 2001:db8::9 capability extended-nexthop")
+		d.observesReason(t, SessionFailed, "tor1", "IPv4 routes are withheld")
+		f.says(t, "ipv6", "2001:db8:1::1/128", "path 64512 via 2001:db8::9")
+		f.says(t, "ipv4", "192.0.2.1/32", "nothing")
+	})
 }

@@ -75,7 +75,10 @@ func (o *loop) publishSets() error {
 	}
 	for _, p := range o.usable {
 		s := o.published.sessions[p.Name]
-		peers = append(peers, o.recipient(p, s != nil && s.takesExtended()))
+		if s == nil { // it is added next
+			s = &session{peer: p}
+		}
+		peers = append(peers, o.recipient(p, s.takesExtended()))
 	}
 	if err := o.server.setPeers(context.Background(), peers, o.sets); err != nil {
 		return err
