@@ -20,8 +20,8 @@ import (
 	"github.com/berth-lb/berth/speaker/heart"
 )
 
-// mostProcessors bounds what the Go runtime's own work, which is as urgent as the rest, takes at once
-// on a machine with many.
+// mostProcessors bounds what the Go runtime's own work, which is as urgent as the rest, takes at
+// once on a machine with many.
 const mostProcessors = 4
 
 func main() { os.Exit(run()) }
