@@ -234,7 +234,7 @@ func (c *compiler) neighborPassword(key Key, spec v1alpha1.BGPNeighborSpec, n *N
 // neighborBFDKey finds the key of BFD if there should be one. Without it the path is not watched,
 // and the session does not wait for that.
 func (c *compiler) neighborBFDKey(key Key, spec v1alpha1.BGPNeighborSpec, n *Neighbor) {
-	if spec.BFD == nil || spec.BFD.Authentication == nil {
+	if spec.BFD == nil || spec.BFD.Authentication == (v1alpha1.BFDAuthentication{}) {
 		return
 	}
 	auth := spec.BFD.Authentication

@@ -611,7 +611,7 @@ func TestDefaultsOfANeighborWrittenOutChangeNoSession(t *testing.T) {
 
 func TestCompileBFDKeys(t *testing.T) {
 	o := neighbor("tor", 1, "192.0.2.1")
-	o.Spec.BFD = &v1alpha1.BFD{Authentication: &v1alpha1.BFDAuthentication{
+	o.Spec.BFD = &v1alpha1.BFD{Authentication: v1alpha1.BFDAuthentication{
 		Type: v1alpha1.BFDMeticulousKeyedSHA1, SecretName: "bfd",
 	}}
 	compile := func(before *Snapshot, passwords map[string]string) (peer.BFD, *Snapshot, string) {

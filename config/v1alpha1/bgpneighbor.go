@@ -341,7 +341,7 @@ type BFD struct {
 	// authentication signs the packets of both ends. Without it they are not signed, and only packets
 	// with the right TTL count.
 	// +optional
-	Authentication *BFDAuthentication `json:"authentication,omitempty"`
+	Authentication BFDAuthentication `json:"authentication,omitzero"`
 }
 
 // BFDAuthenticationType is a way of signing BFD packets (RFC 5880 section 6.7).
