@@ -216,7 +216,7 @@ func TestFRRThatSendsMuchKeepsItsSession(t *testing.T) {
 // On a node whose own addresses are on another card, routes of the other family than the session's
 // point to the session's card, which the router can reach.
 func TestFRRIsToldTheAddressBesideTheSessions(t *testing.T) {
-	f := newFRR(t, frrConfig)
+	f := newFRR(t, fmt.Sprintf(dialing, ""))
 	command(t, "ip", "link", "add", "bt-mgmt", "type", "veth", "peer", "name", "bt-other")
 	t.Cleanup(func() { command(t, "ip", "link", "del", "bt-mgmt") })
 	command(t, "ip", "addr", "add", "10.7.0.9/24", "dev", "bt-mgmt")
@@ -228,18 +228,27 @@ func TestFRRIsToldTheAddressBesideTheSessions(t *testing.T) {
 	for _, c := range []struct {
 		name, router, four, six string
 		own                     []netip.Addr
-		internal                bool
+		change                  func(*Peer)
 	}{
-		{"over IPv4", frrIPv4, "10.0.0.9", "2001:db8::9", both, false},
-		{"over IPv6", frrIPv6, "10.0.0.9", "2001:db8::9", both, false},
-		{"over IPv4 of a node without IPv6", frrIPv4, "10.0.0.9", "2001:db8::9", both[:1], false},
-		{"over IPv6 of a node without IPv4", frrIPv6, "10.0.0.9", "2001:db8::9", both[1:], false},
-		{"the node's own", frrIPv4, "10.7.0.9", "2001:db8:7::9", both, true},
+		{"over IPv4", frrIPv4, "10.0.0.9", "2001:db8::9", both, nil},
+		{"over IPv6", frrIPv6, "10.0.0.9", "2001:db8::9", both, nil},
+		{"over IPv4 of a node without IPv6", frrIPv4, "10.0.0.9", "2001:db8::9", both[:1], nil},
+		{"over IPv6 of a node without IPv4", frrIPv6, "10.0.0.9", "2001:db8::9", both[1:], nil},
+		{"the node's own", frrIPv4, "10.7.0.9", "2001:db8:7::9", both, func(p *Peer) { p.NodeNextHop = true }},
+		{"of one that connects to us", frrIPv4, "10.0.0.9", "2001:db8::9", both, func(p *Peer) {
+			*p = passive(p.Name, frrIPv4)
+		}},
+		{"of one that connects to us over IPv6", frrIPv6, "10.0.0.9", "2001:db8::9", both, func(p *Peer) {
+			*p = passive(p.Name, frrIPv6)
+		}},
+		{"of a prefix", frrIPv4, "10.0.0.9", "2001:db8::9", both, func(p *Peer) { *p = byPrefix(p.Name, "10.0.0.0/24") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := run(t, func(config *Config) { config.NextHops = c.own })
+			d := run(t, listening, func(config *Config) { config.NextHops = c.own })
 			p := frrPeer("tor1", c.router)
-			p.NodeNextHop = c.internal
+			if c.change != nil {
+				c.change(&p)
+			}
 			d.SyncPeers([]Peer{p})
 			d.Sync("web", routes(nil, "192.0.2.1/32", "2001:db8:1::1/128"))
 			f.says(t, "ipv4", "192.0.2.1/32", "path 64512 via "+c.four)

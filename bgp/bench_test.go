@@ -55,7 +55,7 @@ func BenchmarkPolicies(b *testing.B) {
 	d, err := New(Config{RouterID: netip.MustParseAddr("10.0.0.9")})
 	must(b, err)
 	o := newLoop(d)
-	o.server, err = startServer(b.Context(), d.config.RouterID, listener{}, o.gobgpLog)
+	o.server, err = startServer(b.Context(), d.config.RouterID, nil, o.gobgpLog)
 	must(b, err)
 	defer o.server.stop(b.Context(), false)
 	var peers []recipient

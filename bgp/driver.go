@@ -43,9 +43,9 @@ type Config struct {
 	// LastingSession is how long a session must have been up for the next attempt to follow its end at
 	// once, and not after 5 s; 0 means 10 s.
 	LastingSession time.Duration
-	// PrefixLimitPause is how long a peer is left alone that connects to us and sent more than 10 000
-	// prefixes of a family, none of which is used; 0 means 5 minutes.
-	PrefixLimitPause time.Duration
+	// RefusalPause is how long a peer is left alone whose session we ended for its AS; 0 means 5
+	// minutes.
+	RefusalPause time.Duration
 	// ResyncInterval is how often everything announced is read back from GoBGP and repaired; 0 means 5
 	// minutes. Changes do not wait for it.
 	ResyncInterval time.Duration
@@ -83,8 +83,8 @@ func New(config Config) (*Driver, error) {
 	if config.LastingSession == 0 {
 		config.LastingSession = 10 * time.Second
 	}
-	if config.PrefixLimitPause == 0 {
-		config.PrefixLimitPause = 5 * time.Minute
+	if config.RefusalPause == 0 {
+		config.RefusalPause = 5 * time.Minute
 	}
 	if config.ResyncInterval == 0 {
 		config.ResyncInterval = 5 * time.Minute

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -520,7 +521,7 @@ func TestASessionThatLastedIsStartedAnewWhenItEnds(t *testing.T) {
 func TestRoutesOfAPeerAreRejected(t *testing.T) {
 	atOnce(t)
 	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
-	at, listen := ear(t)
+	_, listen := ear(t)
 	d := run(t, listen)
 	r := &rogue{address: netip.MustParseAddr("127.0.0.4"), asn: 64528}
 	d.SyncPeers([]Peer{
@@ -544,7 +545,20 @@ func TestRoutesOfAPeerAreRejected(t *testing.T) {
 		},
 	}, gobgpserver.WatchPostUpdate(false, "", "")))
 	tor1.announces(t, "203.0.113.0/24") // which gets no further than our connection
-	_, err := r.connects(t, at).Write(flood(1)[0])
+	unsifted, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var taking sync.WaitGroup
+	defer taking.Wait()
+	defer unsifted.Close()
+	taking.Go(func() {
+		for {
+			conn, err := unsifted.Accept()
+			if err != nil || d.owner.server.take(conn) != nil {
+				return
+			}
+		}
+	})
+	_, err = r.connects(t, netip.MustParseAddrPort(unsifted.Addr().String())).Write(flood(1)[0])
 	must(t, err)
 	select {
 	case ok := <-rejected:
@@ -570,7 +584,7 @@ func TestDriftIsReadBackAndRepaired(t *testing.T) {
 	o := newLoop(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	o.server, err = startServer(ctx, config.RouterID, listener{}, o.gobgpLog)
+	o.server, err = startServer(ctx, config.RouterID, nil, o.gobgpLog)
 	must(t, err)
 	defer o.server.stop(ctx, false)
 	give := func(prefix, hop string, a announcement, withdraw bool) {

@@ -3,10 +3,14 @@ package bgp
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/berth-lb/berth/bgp/sift"
 )
 
 // maxNeighbors is how many routers of one prefix may be connected at a time. GoBGP has no bound of
@@ -22,7 +26,8 @@ func (o *loop) acceptRouter(ctx context.Context, e sessionEvent) *session {
 		return nil
 	}
 	s := &session{peer: prefix.peer, since: e.time}
-	s.peer.Address = e.address
+	s.peer.Address, s.local = e.address, o.newcomers[e.address]
+	delete(o.newcomers, e.address)
 	for address, until := range o.backoffUntil {
 		if time.Now().After(until) {
 			delete(o.backoffUntil, address)
@@ -93,4 +98,122 @@ func (o *loop) prefixOf(address netip.Addr) *session {
 		}
 	}
 	return nil
+}
+
+// start starts GoBGP; without a listener if there can be none, since that concerns some peers only.
+func (o *loop) start(ctx context.Context) error {
+	o.listenError = "the speaker runs without --bgp-listen, so that no router can connect; install manifests/bgp-passive, or have the speaker connect: leave out passive and give an address"
+	if o.listener.port > 0 {
+		e, err := o.listener.open()
+		if err == nil {
+			o.listenError = ""
+			o.server, err = startServer(ctx, o.routerID, e, o.gobgpLog)
+			return err
+		}
+		o.listenError = fmt.Sprintf("no router can connect: %v; it is tried again every %s", err, retryPause)
+		o.log.Warn("BGP does not listen for connections", "error", err)
+	}
+	var err error
+	o.server, err = startServer(ctx, o.routerID, nil, o.gobgpLog)
+	return err
+}
+
+// mayListen reports whether there is a listener to be had that peers are waiting for.
+func (o *loop) mayListen() bool {
+	return o.listener.port > 0 && slices.ContainsFunc(o.peers, Peer.Listens) && o.listener.try() == nil
+}
+
+// restart replaces GoBGP for what is global in it: the router ID and the listener. The sessions end
+// with NOTIFICATION Cease, Peer De-configured, and come up again.
+func (o *loop) restart(ctx context.Context) error {
+	o.log.Info("restarting BGP", "reason", o.restartReason)
+	for _, s := range o.published.sessions {
+		if !s.invalid && !s.peer.ByPrefix() {
+			o.dropPeer(ctx, s, o.restartReason)
+		}
+	}
+	o.restartReason = ""
+	old := o.server
+	old.cancel() // its events are not read any more
+	stopped := make(chan struct{})
+	go func() { // ends when GoBGP has; if that hangs, so does GoBGP
+		old.stop(ctx, false)
+		close(stopped)
+	}()
+	last := time.NewTimer(stopPause + time.Duration(len(o.byAddress))*sessionStop)
+	defer last.Stop()
+	select {
+	case <-stopped:
+	case <-last.C: // its port stays taken, which is reported
+	}
+	if err := o.start(ctx); err != nil {
+		return err
+	}
+	for prefix := range o.announced {
+		o.dirty[prefix] = true
+	}
+	o.peersNews = true
+	return nil
+}
+
+// connectedTo gives GoBGP a connection that a router made, if it is one of ours.
+func (o *loop) connectedTo(conn *net.TCPConn) {
+	var from netip.Addr
+	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		from = remote.AddrPort().Addr().Unmap()
+	}
+	switch s := o.byAddress[from]; {
+	case s != nil && s.up(): // GoBGP decides which of the two stays
+	case s != nil:
+		s.local = localEnd(conn)
+	case o.prefixOf(from) != nil:
+		if len(o.newcomers) >= maxNeighbors {
+			clear(o.newcomers) // of most of them no session came
+		}
+		o.newcomers[from] = localEnd(conn)
+	default:
+		o.log.Debug("a connection of nobody's was closed", "address", from)
+		conn.Close()
+		return
+	}
+	if err := o.server.take(sift.New(conn)); err != nil { // nothing that a peer announces is wanted
+		o.log.Error("GoBGP did not take a connection", "address", from, "error", err)
+	}
+}
+
+// localEnd is our end of a connection.
+func localEnd(conn net.Conn) netip.Addr {
+	if local, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+		return local.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// hear tells the peers that can reach us from those that cannot.
+func (o *loop) hear(peers []Peer) (usable []Peer, problems []problem) {
+	for _, p := range peers {
+		switch {
+		case !p.Listens() || o.listenError == "" && o.listener.reachedFrom(p):
+			usable = append(usable, p)
+		case o.listenError == "":
+			problems = append(
+				problems,
+				problem{
+					p,
+					fmt.Sprintf(
+						"%s cannot connect to %s, where the speaker listens (--bgp-listen): it is of another family",
+						p.Place(),
+						o.listener.texts(),
+					),
+				},
+			)
+		default:
+			problems = append(problems, problem{p, o.listenError})
+			if o.listener.port > 0 {
+				o.peersDone = false
+				o.retry.Reset(retryPause)
+			}
+		}
+	}
+	return usable, problems
 }

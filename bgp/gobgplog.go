@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,11 +22,6 @@ import (
 type gobgpLog struct {
 	inner slog.Handler
 	wake  async.Signal // has an element when there is something to take
-
-	// unsigned is why a peer's password was not set on the listener, since it was last cleared.
-	unsigned atomic.Pointer[string]
-	// listenerFailed: GoBGP accepts no more connections, for it gives up at the first error.
-	listenerFailed atomic.Bool
 
 	mu      sync.Mutex
 	names   map[netip.Prefix]string
@@ -55,13 +49,6 @@ type failure struct {
 // notification reports whether a NOTIFICATION was exchanged.
 func (n failure) notification() bool {
 	return n.kind == notificationSent || n.kind == notificationReceived
-}
-
-// tooMany reports whether we ended the session for the number of prefixes that the peer sent (RFC
-// 4486).
-func (n failure) tooMany() bool {
-	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_CEASE &&
-		n.subcode == gobgp.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED
 }
 
 // deconfigured reports whether the session ended since we removed the peer (RFC 4486).
@@ -165,14 +152,6 @@ func (b *logBridge) Handle(ctx context.Context, r slog.Record) error {
 		if n, ok := explain(r); ok {
 			b.log.put(b.address, n)
 		}
-	}
-	switch r.Message {
-	case "failed to set md5":
-		why := attr(r, "Err").String()
-		b.log.unsigned.Store(&why)
-	case "Failed to AcceptTCP", "Failed to SetKeepAlive":
-		b.log.listenerFailed.Store(true)
-		b.log.wake.Notify()
 	}
 	// What GoBGP calls information is every detail of a session; the loop logs the essence by name.
 	if r.Level == slog.LevelInfo {

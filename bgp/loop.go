@@ -51,8 +51,9 @@ type loop struct {
 	peersDone    bool   // all of them are in GoBGP
 	peersNews    bool   // they were ordered since
 	byAddress    map[netip.Addr]*session
-	backoffUntil map[netip.Addr]time.Time // routers of a prefix that are left alone until then
-	ended        map[string]time.Time     // when we ended the session of a peer for our configuration
+	backoffUntil map[netip.Addr]time.Time  // routers of a prefix that are left alone until then
+	newcomers    map[netip.Addr]netip.Addr // routers of a prefix that have connected, to our end
+	ended        map[string]time.Time      // when we ended the session of a peer for our configuration
 
 	turn      uint64 // of the order that set the phase
 	phase     phase
@@ -84,6 +85,7 @@ func newLoop(d *Driver) *loop {
 		peersDone:    true,
 		byAddress:    map[netip.Addr]*session{},
 		backoffUntil: map[netip.Addr]time.Time{},
+		newcomers:    map[netip.Addr]netip.Addr{},
 		ended:        map[string]time.Time{},
 		ready:        ready,
 		retry:        stoppedTimer(),

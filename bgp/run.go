@@ -54,6 +54,8 @@ func (o *loop) run(ctx context.Context) error {
 			o.sessionChanged(inner, e)
 		case <-o.gobgpLog.wake:
 			o.readLog(inner)
+		case conn := <-o.server.ears.connections():
+			o.connectedTo(conn)
 		case a := <-o.answered:
 			o.connected(a)
 		case v := <-o.probes:

@@ -7,9 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 	_ "unsafe" // for go:linkname
@@ -31,16 +29,12 @@ const deferral = 1
 // while it works through its paths.
 const pathsPerCall = 500
 
-// receivedPrefixes is how many prefixes of a family a router may send that connects to us. None is
-// used, but GoBGP keeps them while the session lasts, at some 500 bytes each. Where we connect they
-// do not come as far.
-const receivedPrefixes = 10000
-
 // server is a running GoBGP. Its calls may come from one goroutine at a time.
 type server struct {
 	bgp      *gobgpserver.BgpServer
 	events   <-chan sessionEvent
 	gobgpLog *gobgpLog
+	ears     *ears
 	cancel   context.CancelFunc // ends events
 }
 
@@ -58,8 +52,9 @@ type sessionEvent struct {
 
 // GoBGP's own attempts to connect are 2 s and more apart, and 2 s late. So we connect, and give it
 // the connection as its listener does, for which it has no call: these are what the listener calls,
-// and what prepares a socket of GoBGP's own. That they are there the linker checks, that they work
-// every test of a session.
+// and what prepares sockets of GoBGP's own. That they are there the linker checks, that they work
+// every test of a session. Its listener is not used either: it hands over what bgp/sift has not
+// seen.
 
 //go:linkname manage github.com/osrg/gobgp/v4/pkg/server.(*BgpServer).mgmtOperation
 func manage(s *gobgpserver.BgpServer, f func() error, checkActive bool) error
@@ -78,16 +73,14 @@ func dialerControl(
 	tos uint8,
 ) error
 
-// startServer starts GoBGP. Its events end with ctx; the server itself runs until stop.
-func startServer(ctx context.Context, routerID netip.Addr, listener listener, log *gobgpLog) (*server, error) {
+// startServer starts GoBGP. Its events end with ctx; the server itself runs until stop, and the
+// ears, which it takes over, as long.
+func startServer(ctx context.Context, routerID netip.Addr, ears *ears, log *gobgpLog) (*server, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	bgp := gobgpserver.NewBgpServer(gobgpserver.LoggerOption(log.logger(), nil))
 	go bgp.Serve() // ends with stop
-	s := &server{bgp: bgp, gobgpLog: log, cancel: cancel}
+	s := &server{bgp: bgp, gobgpLog: log, ears: ears, cancel: cancel}
 	global := &api.Global{Asn: placeholderASN, RouterId: routerID.String(), ListenPort: -1}
-	if listener.port > 0 {
-		global.ListenPort, global.ListenAddresses = int32(listener.port), listener.texts()
-	}
 	err := bgp.StartBgp(ctx, &api.StartBgpRequest{Global: global})
 	if err != nil {
 		s.stop(ctx, false)
@@ -165,11 +158,9 @@ func (s *server) setPeers(ctx context.Context, peers []recipient, b *attributeSe
 
 // addPeer starts a session, which waits for a connection: the peer's, or one that take brings.
 func (s *server) addPeer(ctx context.Context, p Peer) error {
-	s.gobgpLog.unsigned.Store(nil)
-	err := s.introduce(ctx, p)
-	if why := s.gobgpLog.unsigned.Load(); err == nil && why != nil {
-		// GoBGP would go on, and take connections without a signature.
-		err = errors.Join(fmt.Errorf("TCP MD5 on the listener: %s", *why), s.deletePeer(ctx, p))
+	err := s.ears.sign(p)
+	if err == nil {
+		err = s.introduce(ctx, p)
 	}
 	if err != nil {
 		return fmt.Errorf("add peer %s (%s): %w", p.Name, p.Place(), err)
@@ -197,7 +188,7 @@ func (s *server) introduce(ctx context.Context, p Peer) error {
 	}})
 }
 
-// take gives GoBGP a connection that we made to a peer.
+// take gives GoBGP a connection with a peer.
 func (s *server) take(conn net.Conn) error {
 	err := manage(s.bgp, func() error {
 		passConn(s.bgp, conn)
@@ -255,15 +246,12 @@ func toAPIPeer(p Peer) *api.Peer {
 			LocalRestarting: true,
 		}
 	}
-	limit := uint32(0) // none, for GoBGP counts its whole table at each UPDATE
-	if p.Listens() {
-		limit = receivedPrefixes
-	}
 	for _, f := range familiesOf(p) {
 		family := apiutil.ToApiFamily(f.Afi(), f.Safi())
 		neighbor.AfiSafis = append(neighbor.AfiSafis, &api.AfiSafi{
-			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
-			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: limit},
+			Config: &api.AfiSafiConfig{Family: family, Enabled: true},
+			// No limit, for GoBGP counts its whole table at each UPDATE. None comes as far.
+			PrefixLimits:      &api.PrefixLimit{Family: family},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restart}},
 		})
 	}
@@ -279,7 +267,10 @@ func (s *server) deletePeer(ctx context.Context, p Peer) error {
 	if err := s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
 		return fmt.Errorf("delete peer %s (%s): %w", p.Name, p.Address, err)
 	}
-	return nil
+	if p.ByPrefix() {
+		return nil // its password is that of all routers
+	}
+	return s.ears.unsign(p)
 }
 
 func (s *server) deletePrefix(ctx context.Context, p Peer) error {
@@ -299,7 +290,7 @@ func (s *server) deletePrefix(ctx context.Context, p Peer) error {
 	for _, address := range found {
 		err = errors.Join(err, s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: address}))
 	}
-	err = errors.Join(err, s.bgp.DeletePeerGroup(ctx, &api.DeletePeerGroupRequest{Name: p.Name}))
+	err = errors.Join(err, s.bgp.DeletePeerGroup(ctx, &api.DeletePeerGroupRequest{Name: p.Name}), s.ears.unsign(p))
 	if err != nil {
 		return fmt.Errorf("delete peer %s (%s): %w", p.Name, p.Prefix, err)
 	}
@@ -384,7 +375,7 @@ func (s *server) reset(ctx context.Context, address netip.Addr, why string) erro
 	return nil
 }
 
-// enable lets a session come up again that GoBGP ended for too many prefixes.
+// enable lets a session come up again after refuse.
 func (s *server) enable(ctx context.Context, address netip.Addr) error {
 	if err := s.bgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: address.String()}); err != nil {
 		return fmt.Errorf("enable session with %s: %w", address, err)
@@ -403,80 +394,11 @@ func (s *server) refuse(ctx context.Context, address netip.Addr, why string) err
 // stop ends the server and waits for its goroutines; quietly: without a word to peers that keep our
 // routes.
 func (s *server) stop(ctx context.Context, quietly bool) {
+	s.ears.close()
 	if quietly {
 		// An error means that it is not running, which is what we want.
 		_ = s.bgp.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: true})
 	}
 	s.bgp.Stop()
 	s.cancel()
-}
-
-// listener is where routers connect to us; a zero one is nowhere.
-type listener struct {
-	addresses []netip.Addr
-	port      uint16
-}
-
-// newListener reads host:port; the host is an IP address, or left out for all of the node's.
-func newListener(text string) (listener, error) {
-	if text == "" {
-		return listener{}, nil
-	}
-	host, service, err := net.SplitHostPort(text)
-	if err != nil {
-		return listener{}, fmt.Errorf("listen for BGP on %q: %w; write [address]:port, such as :179", text, err)
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil || port == 0 {
-		return listener{}, fmt.Errorf("listen for BGP on %q: %q is not a port from 1 to 65535", text, service)
-	}
-	l := listener{port: uint16(port)}
-	if host != "" {
-		address, err := netip.ParseAddr(host)
-		if err != nil {
-			return listener{}, fmt.Errorf("listen for BGP on %q: %w", text, err)
-		}
-		l.addresses = []netip.Addr{address}
-		return l, nil
-	}
-	l.addresses = []netip.Addr{netip.IPv4Unspecified()}
-	if _, err := os.Stat("/proc/net/if_inet6"); err == nil { // the kernel knows IPv6
-		l.addresses = append(l.addresses, netip.IPv6Unspecified())
-	}
-	return l, nil
-}
-
-func (l listener) texts() []string {
-	var texts []string
-	for _, a := range l.addresses {
-		texts = append(texts, a.String())
-	}
-	return texts
-}
-
-// try listens for a moment, to see whether it can be done.
-func (l listener) try() error {
-	for _, a := range l.addresses {
-		network := "tcp4"
-		if a.Is6() {
-			network = "tcp6"
-		}
-		found, err := net.ListenTCP(network, net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, l.port)))
-		switch {
-		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("%w (ss -ltnp shows on the node who has the port; with Calico it is often BIRD)", err)
-		case errors.Is(err, syscall.EACCES):
-			return fmt.Errorf("%w (the speaker needs the capability NET_BIND_SERVICE, which manifests/bgp-passive gives)", err)
-		case err != nil:
-			return err
-		}
-		if err := found.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l listener) reachedFrom(p Peer) bool {
-	return slices.ContainsFunc(l.addresses, func(a netip.Addr) bool { return a.BitLen() == p.Covers().Addr().BitLen() })
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -179,7 +178,7 @@ func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 		o.published.update(func() { delete(o.published.sessions, s.peer.Label()) })
 		if s.up() {
 			o.ended[s.peer.Name] = time.Now()
-			o.tell(s, Observation{Kind: SessionDown, Reason: why, Intended: why != listenerFailed})
+			o.tell(s, Observation{Kind: SessionDown, Reason: why, Intended: true})
 		}
 	}
 	o.metrics.downs.DeleteLabelValues(s.peer.Name)
@@ -258,8 +257,8 @@ func (o *loop) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 	s.verdict, s.probed, s.lastNote, s.closedBecause = "", time.Time{}, failure{}, ""
 	if s.peer.RemoteASN == 0 && s.peer.External() && e.peerASN == s.peer.LocalASN {
 		// GoBGP takes any AS then.
-		s.closedBecause = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.PrefixLimitPause)
-		s.backoffUntil = e.time.Add(o.config.PrefixLimitPause)
+		s.closedBecause = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.RefusalPause)
+		s.backoffUntil = e.time.Add(o.config.RefusalPause)
 		if err := o.server.refuse(ctx, s.peer.Address, "external peer wanted"); err != nil {
 			o.log.Error("BGP session was not ended", "peer", s.peer.Name, "error", err)
 		}
@@ -281,11 +280,6 @@ func (o *loop) sessionDown(s *session, e sessionEvent) {
 		reason = s.closedBecause
 	case e.reason == "hold-timer-expired":
 		reason = fmt.Sprintf("hold timer expired: nothing heard from the peer (configured hold time %s)", hold)
-	case s.lastNote.tooMany():
-		reason = fmt.Sprintf("%s: the peer sent more than %d prefixes of a family, all unwanted; have it send none; next attempt in %s",
-			s.lastNote.text, receivedPrefixes, o.config.PrefixLimitPause)
-		s.backoffUntil = e.time.Add(o.config.PrefixLimitPause)
-		o.restUntil()
 	case s.lastNote.notification():
 		reason = s.lastNote.text
 	case e.reason == "read-failed":
@@ -325,7 +319,7 @@ func (o *loop) startAnew(ctx context.Context, s *session) {
 	o.retry.Reset(retryPause)
 }
 
-// wakeRested lets those sessions come up again that have rested after too many prefixes.
+// wakeRested lets those sessions come up again that have rested after we refused them.
 func (o *loop) wakeRested(ctx context.Context) {
 	for address, s := range o.byAddress {
 		if s.backoffUntil.IsZero() || time.Now().Before(s.backoffUntil) {
@@ -366,9 +360,6 @@ func (o *loop) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
 
 // readLog reads what GoBGP's log says about sessions that are not up.
 func (o *loop) readLog(ctx context.Context) {
-	if o.gobgpLog.listenerFailed.Swap(false) {
-		o.restartReason = listenerFailed
-	}
 	for address, n := range o.gobgpLog.take() {
 		if n.deconfigured() {
 			continue // it ended the session before, of the peer as it was
@@ -463,9 +454,7 @@ func (o *loop) connected(a answer) {
 		return
 	}
 	a.of.rest()
-	if local, ok := a.conn.LocalAddr().(*net.TCPAddr); ok {
-		a.of.local = local.AddrPort().Addr().Unmap()
-	}
+	a.of.local = localEnd(a.conn)
 	if err := o.server.take(a.conn); err != nil {
 		o.log.Error("GoBGP did not take a connection", "peer", a.of.peer.Name, "error", err)
 	}
@@ -493,9 +482,6 @@ func (o *loop) attemptFailed(s *session, reason string, at time.Time, vague bool
 func (o *loop) setError(s *session, reason string, at time.Time) {
 	o.published.update(func() { s.lastError, s.lastErrorAt = reason, at })
 }
-
-// listenerFailed is a reason to replace GoBGP that is a failure.
-const listenerFailed = "the listener failed"
 
 func (o *loop) report(s *session, kind Kind, reason string) {
 	o.tell(s, Observation{Kind: kind, Reason: reason})

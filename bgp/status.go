@@ -115,7 +115,7 @@ type session struct {
 	closedBecause string             // why we ended the session that was up last, if we did
 	extended      bool               // it takes IPv4 routes with an IPv6 next hop (RFC 8950), as it said
 	greeted       bool               // it has said so, or not
-	local         netip.Addr         // our end of the last connection that we made
+	local         netip.Addr         // our end of the last connection
 	beside        netip.Addr         // see loop.beside; zero: the node's address counts
 	missed        bool               // it has not got all routes since it is up
 	settling      time.Time          // when the session came up, until GoBGP is known to send it changes

@@ -202,7 +202,8 @@ func (p Peer) checkConnects() *Problem {
 		p.ConnectRetryTime != 0 && p.ConnectRetryTime != DefaultConnectRetryTime:
 		return problem("port, spec.connectRetryTime and spec.vrf", "the neighbor connects to us; leave these out")
 	case p.TTLSecurityHops > 0 && p.Covers().Addr().Is6():
-		// GoBGP v4.8.0 sets the hop limit of its IPv6 listener as if it were one of IPv4.
+		// GoBGP v4.8.0 set the hop limit of its IPv6 listener as if it were one of IPv4; with
+		// ours it was not tried.
 		return problem("ttlSecurityHops", "it does not work with neighbors that connect to us over IPv6; use their IPv4 addresses, or leave it out")
 	}
 	return nil
