@@ -279,25 +279,27 @@ func TestStarved(t *testing.T) {
 			}
 		}
 	}
-	fmt.Printf("%s: %d crashes of speakers, %d requests for %d addresses, %d unanswered; BFD %+v\n",
+	fmt.Printf("%s: %d crashes of speakers and of BGP, %d requests for %d addresses, %d unanswered; BFD %+v\n",
 		time.Since(begun).Round(time.Second), crashes, asked, len(owners), unanswered, paths)
 	if unanswered > 0 {
 		t.Errorf("%d of %d requests for addresses were not answered", unanswered, asked)
 	}
 }
 
-// crash ends the speaker of a node by a fault of its memory, again and again. Each time it changes
-// the configuration, and very many ask for the speaker's metrics.
+// crash ends the speaker of a node, and what speaks BGP, by a fault of their memory, again and
+// again. Each time it changes the configuration, and very many ask for the speaker's metrics.
 func (f *field) crash(t *testing.T, node string, lasting time.Duration) (crashes int) {
 	t.Helper()
 	for end := time.Now().Add(lasting); time.Now().Before(end); crashes++ {
-		eventually(t, func(ctx context.Context) error { // the kubelet takes its time
-			p, err := f.Process(ctx, "speaker@"+node)
-			if err != nil {
-				return err
-			}
-			return unix.Kill(p.PID, unix.SIGSEGV)
-		})
+		for _, name := range []string{"speaker@", "bgp@"} {
+			eventually(t, func(ctx context.Context) error { // the kubelet takes its time
+				p, err := f.Process(ctx, name+node)
+				if err != nil {
+					return err
+				}
+				return unix.Kill(p.PID, unix.SIGSEGV)
+			})
+		}
 		must(t, func(ctx context.Context) error { return f.configure(ctx, crashes) })
 		killed := time.Now()
 		eventually(t, func(ctx context.Context) error { return f.ready(ctx, node) })
@@ -307,9 +309,13 @@ func (f *field) crash(t *testing.T, node string, lasting time.Duration) (crashes
 	return crashes
 }
 
-// ready asks the speaker of a node whether it is ready.
+// ready asks the speaker of a node whether it is ready, and has its heart. What the API says of the
+// pod may be of the process before.
 func (f *field) ready(ctx context.Context, node string) error {
-	_, err := f.metrics(ctx, node)
+	text, err := f.metrics(ctx, node)
+	if err == nil && !strings.Contains(text, "\nberth_l2_overslept_total{") {
+		err = fmt.Errorf("the speaker of %s does not have its heart yet", node)
+	}
 	return errors.Join(err, f.AwaitSpeakers(ctx, false))
 }
 
