@@ -38,7 +38,7 @@ type Config struct {
 	// OnChange is called when Status may be another, and must not block; nil: not called.
 	OnChange func()
 	// Heard is called before a message of a router is handed to GoBGP, on the goroutine that reads
-	// it, for routers that we connect to; nil: not called. It must not block.
+	// it; nil: not called. It must not block.
 	Heard func(router netip.Addr)
 	// LastingSession is how long a session must have been up for the next attempt to follow its end at
 	// once, and not after 5 s; 0 means 10 s.
@@ -127,7 +127,7 @@ func (d *Driver) SyncPeers(peers []Peer) {
 }
 
 // LeaveAlone replaces the routers, by address, with which there is to be no session, and why: it
-// stands in Status as the error of their peers. A prefix that holds one is left alone as a whole.
+// stands in Status as the error of their peers.
 func (d *Driver) LeaveAlone(routers map[netip.Addr]string) {
 	routers = maps.Clone(routers)
 	d.orders.give(func(o *order) { o.leftAlone, o.newLeft = routers, true })

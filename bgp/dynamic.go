@@ -163,6 +163,10 @@ func (o *loop) connectedTo(conn *net.TCPConn) {
 		from = remote.AddrPort().Addr().Unmap()
 	}
 	switch s := o.byAddress[from]; {
+	case o.leftAlone[from] != "":
+		o.routerFailed(from, o.leftAlone[from], time.Now())
+		conn.Close()
+		return
 	case s != nil && s.up(): // GoBGP decides which of the two stays
 	case s != nil:
 		s.local = localEnd(conn)
@@ -176,7 +180,7 @@ func (o *loop) connectedTo(conn *net.TCPConn) {
 		conn.Close()
 		return
 	}
-	if err := o.server.take(sift.New(conn)); err != nil { // nothing that a peer announces is wanted
+	if err := o.server.take(sift.New(conn, o.heard(from))); err != nil { // nothing that a peer announces is wanted
 		o.log.Error("GoBGP did not take a connection", "address", from, "error", err)
 	}
 }

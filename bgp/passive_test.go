@@ -271,3 +271,20 @@ func TestPeersThatOverlapARoutersPrefixAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestOneRouterOfAPrefixIsLeftAlone(t *testing.T) {
+	at, listen := ear(t)
+	d := run(t, listen)
+	d.LeaveAlone(map[netip.Addr]string{netip.MustParseAddr("127.0.1.2"): "it bites"})
+	d.SyncPeers([]Peer{loopback("racks", "127.0.1.0/24")})
+	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 && st.Peers[0].LastError == "" })
+	bad := dial(t, "127.0.1.2", at)
+	if n, err := bad.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("a router that is left alone reads %d bytes, %v; want the end", n, err)
+	}
+	d.becomes(t, func(st Status) bool { return len(st.Peers) == 1 && st.Peers[0].LastError == "127.0.1.2: it bites" })
+	greet(t, dial(t, "127.0.1.1", at), torASN)
+	d.becomes(t, func(st Status) bool {
+		return len(st.Peers) == 1 && st.Peers[0].Address == netip.MustParseAddr("127.0.1.1") && st.Peers[0].Established()
+	})
+}

@@ -81,13 +81,4 @@ func TestARouterThatIsLeftAlone(t *testing.T) {
 	d.LeaveAlone(nil)
 	tor2.has(t, "192.0.2.1/32")
 	d.up(t, "tor2")
-
-	// A prefix that holds such a router is left alone as a whole.
-	o := &loop{leftAlone: map[netip.Addr]string{netip.MustParseAddr("10.0.0.7"): "it bites"}}
-	usable, problems := o.avoid([]Peer{
-		{Name: "a", Prefix: netip.MustParsePrefix("10.0.0.0/24")}, {Name: "b", Prefix: netip.MustParsePrefix("10.0.1.0/24")},
-	})
-	if len(usable) != 1 || usable[0].Name != "b" || len(problems) != 1 || problems[0].text != "10.0.0.7: it bites" {
-		t.Errorf("usable %v, problems %v", usable, problems)
-	}
 }

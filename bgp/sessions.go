@@ -126,16 +126,10 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 // avoid tells the peers that are left alone from the others.
 func (o *loop) avoid(peers []Peer) (usable []Peer, problems []problem) {
 	for _, p := range peers {
-		why := o.leftAlone[p.Address]
-		for router, reason := range o.leftAlone {
-			if p.Prefix.IsValid() && p.Prefix.Contains(router) {
-				why = router.String() + ": " + reason
-			}
-		}
-		if why == "" {
-			usable = append(usable, p)
-		} else {
+		if why := o.leftAlone[p.Address]; why != "" {
 			problems = append(problems, problem{p, why})
+		} else {
+			usable = append(usable, p)
 		}
 	}
 	return usable, problems
