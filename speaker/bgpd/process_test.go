@@ -436,10 +436,14 @@ func TestWorkerCrashes(t *testing.T) {
 func TestKeeperCrashes(t *testing.T) {
 	r, tor := newRig(t, ""), newRouter(t, "127.0.0.1")
 	s := r.speaker(tor.peer("tor"))
-	tor.next().hears(t, webRoute)
+	former := tor.next()
+	former.hears(t, webRoute)
 	r.await("file", func() bool { _, err := os.Stat(filepath.Join(r.folder, "state")); return err == nil })
 	s.leave()
 	r.kill() // and no speaker comes: the API server is away
+	if n := receive(t, "end of the session", former.ended); n != nil {
+		t.Errorf("a worker whose keeper is gone says NOTIFICATION %x", n)
+	}
 	r.begin()
 	session := tor.next()
 	session.hears(t, webRoute)

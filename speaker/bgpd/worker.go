@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/internal/async"
@@ -26,11 +25,10 @@ const changesKept = 1024
 func Work(ctx context.Context, conn net.Conn, trace *os.File, log *slog.Logger) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	driving, stop := context.WithCancel(ctx)
-	defer stop()
+	// A worker whose keeper is gone ends no session with a word, so its process ends first.
+	driving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w := &worker{registry: prometheus.NewRegistry(), changes: async.NewStream[bgp.PathChange](changesKept)}
 	w.desk = newDesk(log, w.registry)
-	group, ctx := errgroup.WithContext(ctx)
 	w.stays, w.paths = true, w.changes.Send
 	w.open = func(o *order) (Announcer, error) {
 		driver, err := bgp.New(bgp.Config{
@@ -41,28 +39,26 @@ func Work(ctx context.Context, conn net.Conn, trace *os.File, log *slog.Logger) 
 		w.driver = driver
 		return driver, err
 	}
+	driven := make(chan error, 1)
 	w.carried = func(o *order) {
 		switch {
 		case o.Complete: // a keeper says it once
-			group.Go(func() error {
-				defer end()
-				return w.driver.Run(driving)
-			})
 			w.runs = true
+			go func() { // ends with driving, or with the process
+				driven <- w.driver.Run(driving)
+				end()
+			}()
 		case o.Farewell && w.runs:
 			stop()
 		case o.Farewell:
+			driven <- nil
 			end()
 		}
 	}
-	group.Go(func() error {
-		farewell, err := w.serve(ctx, conn)
-		if err != nil && !farewell {
-			return fmt.Errorf("the keeper is gone: %w", err)
-		}
-		return err
-	})
-	return group.Wait()
+	if _, err := w.serve(ctx, conn); err != nil {
+		return fmt.Errorf("the keeper is gone: %w", err)
+	}
+	return <-driven
 }
 
 // worker has one side at its desk, the keeper.
