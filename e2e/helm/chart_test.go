@@ -230,7 +230,7 @@ func TestOptions(t *testing.T) {
 			name:   "resources",
 			values: "speaker: {resources: {limits: {memory: 1Gi}}}",
 			object: "DaemonSet berth-speaker", path: append(slices.Clone(controller), "resources"),
-			want: object{"requests": object{"cpu": "20m", "memory": "64Mi"}, "limits": object{"memory": "1Gi"}},
+			want: object{"requests": object{"cpu": "100m", "memory": "64Mi"}, "limits": object{"memory": "1Gi"}},
 		},
 		{
 			name:   "who may reach the controller",

@@ -116,7 +116,7 @@ func (b *bench) heal(ctx context.Context, node string) error {
 	return err
 }
 
-func (b *bench) kill(ctx context.Context, node string) error { return b.Kill(ctx, "speaker@"+node) }
+func (b *bench) kill(ctx context.Context, node string) error { return b.Kill(ctx, "bgp@"+node) }
 
 func (b *bench) stop(ctx context.Context, node string) error { return b.Kill(ctx, "heart@"+node) }
 

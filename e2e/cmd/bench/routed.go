@@ -48,7 +48,7 @@ func (b *bench) routedLosses(ctx context.Context) error {
 	}{
 		{"routed_gap_node_cut_hold_time_3s", "null", b.cut, b.heal},
 		{"routed_gap_node_cut_bfd_3x100ms", `{"receiveInterval":"100ms","transmitInterval":"100ms","multiplier":3}`, b.cut, b.heal},
-		{"routed_gap_speaker_killed", "null", b.kill, b.renew},
+		{"routed_gap_bgp_killed", "null", b.kill, b.renew},
 	} {
 		if _, err := b.Kubectl(
 			ctx, "", "patch", "bgpneighbor", "tor", "--type=merge", "-p", `{"spec":{"bfd":`+loss.bfd+`}}`,
