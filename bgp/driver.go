@@ -149,6 +149,12 @@ func nextHopsOf(addresses []netip.Addr) (map[gobgp.Family]netip.Addr, error) {
 	return hops, nil
 }
 
+// CheckListen returns why the text cannot be Config.Listen, or nil.
+func CheckListen(text string) error {
+	_, err := newListener(text)
+	return err
+}
+
 // CheckNextHops returns why the addresses cannot be next hops, or nil.
 func CheckNextHops(addresses []netip.Addr) error {
 	_, err := nextHopsOf(addresses)

@@ -28,8 +28,8 @@ func (o *loop) watchPaths() {
 			o.published.update(func() { s.path = "" })
 		}
 	}
-	if !slices.Equal(peers, o.watched) {
-		o.watched = peers
+	if !o.watches || !slices.Equal(peers, o.watched) { // a process before may have had others watched
+		o.watches, o.watched = true, peers
 		o.config.Liveness.Watch(slices.Clone(peers))
 	}
 }

@@ -37,6 +37,7 @@ type loop struct {
 	found     chan foundRouter
 	seekAgain *time.Timer
 	watched   []Peer // by config.Liveness
+	watches   bool   // it was told
 
 	desired   *desiredRoutes
 	sets      *attributeSets

@@ -92,6 +92,9 @@ func (s *Speaker) makeDrivers(
 // watched.
 func (s *Speaker) makeBGP(addresses []netip.Addr, id netip.Addr) (routeAnnouncer, runner, error) {
 	log := s.Logger.With("driver", "bgp")
+	if err := bgp.CheckListen(s.BGPListen); err != nil {
+		return nil, nil, err
+	}
 	if s.BGP != nil {
 		remote := bgpd.NewRemote(bgpd.RemoteConfig{
 			Identity: bgpd.Identity{Node: s.Node, Listen: s.BGPListen}, RouterID: id, NextHops: onePerFamily(addresses),

@@ -92,9 +92,8 @@ func (s *session) bytes(p packet) []byte {
 	return s.auth.sign(b, s.sequences.out)
 }
 
-// check returns why a packet is not from who has the key, or nil. The multiplier is that of this
-// end.
-func (a Authentication) check(p packet, s *sequences, multiplier uint8) error {
+// check returns why a packet is not from who has the key, or nil.
+func (a Authentication) check(p packet, s *sequences) error {
 	switch {
 	case !a.on() && !p.signed:
 		return nil
@@ -119,7 +118,7 @@ func (a Authentication) check(p packet, s *sequences, multiplier uint8) error {
 	if a.Meticulous {
 		least = 1
 	}
-	if s.known && seq-s.in-least > 3*uint32(multiplier)-least {
+	if s.known && seq-s.in-least > 3*uint32(p.multiplier)-least {
 		return errReplayed
 	}
 	s.in, s.known = seq, true

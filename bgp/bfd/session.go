@@ -95,7 +95,7 @@ func (s *session) receive(now time.Time, p packet) error {
 	if s.silentSince(now) {
 		s.sequences.known = false
 	}
-	if err := s.auth.check(p, &s.sequences, s.multiplier); err != nil {
+	if err := s.auth.check(p, &s.sequences); err != nil {
 		return err
 	}
 	s.verified = now

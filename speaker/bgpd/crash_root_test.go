@@ -102,20 +102,26 @@ func TestRouterThatCrashesItIsLeftAlone(t *testing.T) {
 	worker := r.worker()
 	t.Log(left.LastError)
 
-	// The keeper's next process knows it, too.
+	// The keeper's next process knows it, too, before a speaker comes.
 	r.await("file that names it", func() bool {
 		text, err := os.ReadFile(filepath.Join(r.folder, "state"))
-		return err == nil && strings.Contains(string(text), "127.0.0.2") &&
-			strings.Contains(string(text), "slice bounds")
+		return err == nil && strings.Contains(string(text), "127.0.0.2") && strings.Contains(string(text), "slice bounds")
 	})
+	s.leave()
+	for len(bad.attempts) > 0 {
+		<-bad.attempts
+	}
 	r.kill()
 	r.begin()
 	good.next().hears(t, webRoute)
-	r.await("word of the next process", func() bool {
-		st := s.Status()
-		return st.Err == "" && len(st.Peers) == 2 && st.Peers[0].LastError == left.LastError
-	})
+	s = r.speaker(good.peer("good"), bad.peer("bad"))
 	s.is("good", "established")
+	if again := s.is("bad", "idle"); again.LastError != left.LastError {
+		t.Errorf("its error is %q with the next process", again.LastError)
+	}
+	if n := len(bad.attempts); n > 0 {
+		t.Errorf("it was tried %d times", n)
+	}
 	if r.worker() == worker {
 		t.Error("the worker outlived its keeper")
 	}

@@ -29,11 +29,11 @@ const (
 	// partAtMost is how long the keeper waits, once told to end, for the speaker to say what becomes
 	// of the routes. With the time for a worker to end it is shorter than the grace period of the pod.
 	partAtMost = 10 * time.Second
-	// aloneAtMost is how long routes stay as they were without a speaker. Then they are a last resort:
-	// other nodes know better where they lead.
+	// aloneAtMost is the default of KeeperConfig.AloneAtMost.
 	aloneAtMost = 30 * time.Second
-	// keepEvery bounds how often the state is written.
-	keepEvery = 5 * time.Second
+	// keepEvery bounds how often the state is written, and keepAtLeast how seldom while a speaker is
+	// there.
+	keepEvery, keepAtLeast = 5 * time.Second, time.Hour
 	// forgetAfter is how old the state may be.
 	forgetAfter = 24 * time.Hour
 	// keptVersion is that of the state's form.
@@ -50,6 +50,9 @@ type KeeperConfig struct {
 	StateFile string
 	// Liveness watches paths; nil: none is watched. The caller runs it.
 	Liveness bgp.Liveness
+	// AloneAtMost is how long routes stay as they were without a speaker; 0: 30 s. Then they are a
+	// last resort: other nodes know better where they lead.
+	AloneAtMost time.Duration
 }
 
 // Keeper remembers what a speaker wants of BGP, and has a worker do it. Make one with NewKeeper.
@@ -62,21 +65,25 @@ type Keeper struct {
 	keep   async.Signal  // the state changed
 	unfit  chan error    // why it cannot serve its speaker
 
-	mu       sync.Mutex
-	start    func()        // guarded by mu; runs the remote, once
-	line     net.Conn      // guarded by mu; nil: no speaker
-	parted   chan struct{} // guarded by mu; closed when line has ended
-	farewell bool          // guarded by mu; the last speaker said it
-	lift     *time.Timer   // guarded by mu; when a router is no longer left alone
+	mu      sync.Mutex
+	start   func()        // guarded by mu; runs the remote, once
+	line    net.Conn      // guarded by mu; nil: no speaker
+	parted  chan struct{} // guarded by mu; closed when line has ended
+	nobody  chan struct{} // parted before there was a speaker
+	parting bool          // guarded by mu; the speaker has said a phase since the keeper was told to end
+	lift    *time.Timer   // guarded by mu; when a router is no longer left alone
 }
 
 // NewKeeper returns a keeper that does nothing yet.
 func NewKeeper(config KeeperConfig) *Keeper {
 	parted := make(chan struct{})
 	close(parted)
+	if config.AloneAtMost == 0 {
+		config.AloneAtMost = aloneAtMost
+	}
 	k := &Keeper{
 		KeeperConfig: config, ending: make(chan struct{}), keep: async.NewSignal(), unfit: make(chan error, 1),
-		parted: parted,
+		parted: parted, nobody: parted,
 	}
 	k.staff = &staff{log: config.Logger, command: config.Worker, onCrash: k.leaveAlone}
 	registry := prometheus.NewRegistry()
@@ -145,8 +152,9 @@ func peerOf(peers []bgp.Peer, router netip.Addr) bgp.Peer {
 
 // leaveAlone has the worker leave alone whom the blame says, now and when that changes.
 func (k *Keeper) leaveAlone() {
-	routers, changes := k.staff.leftAlone(time.Now())
 	k.mu.Lock()
+	defer k.mu.Unlock() // of two at once, the later has the last word
+	routers, changes := k.staff.leftAlone(time.Now())
 	if k.lift != nil {
 		k.lift.Stop()
 		k.lift = nil
@@ -154,7 +162,6 @@ func (k *Keeper) leaveAlone() {
 	if !changes.IsZero() {
 		k.lift = time.AfterFunc(time.Until(changes)+time.Millisecond, k.leaveAlone)
 	}
-	k.mu.Unlock()
 	k.remote.LeaveAlone(routers)
 	k.keep.Notify()
 }
@@ -186,9 +193,13 @@ func (k *Keeper) carried(o *order) {
 	if o.Complete {
 		k.begin()
 	}
-	k.mu.Lock()
-	k.farewell = k.farewell || o.Farewell
-	k.mu.Unlock()
+	select {
+	case <-k.ending:
+		k.mu.Lock()
+		k.parting = k.parting || o.Phase != nil
+		k.mu.Unlock()
+	default:
+	}
 	k.keep.Notify()
 }
 
@@ -234,7 +245,14 @@ func (k *Keeper) Run(ctx context.Context, l net.Listener) error {
 		})
 	}
 	k.mu.Unlock()
-	k.recall()
+	if k.recall() {
+		group.Go(func() error {
+			if async.Sleep(life, k.AloneAtMost) == nil {
+				k.goOnAlone(k.nobody)
+			}
+			return nil
+		})
+	}
 	group.Go(func() error { k.keepState(life); return nil })
 	group.Go(func() error { return k.accept(life, l) })
 	group.Go(func() error {
@@ -290,7 +308,7 @@ func (k *Keeper) serve(ctx context.Context, conn net.Conn) {
 	<-parted
 	done := make(chan struct{})
 	k.mu.Lock()
-	k.line, k.parted, k.farewell = conn, done, false
+	k.line, k.parted = conn, done
 	k.mu.Unlock()
 	go func() { // ends with the connection
 		farewell, err := k.desk.serve(ctx, conn)
@@ -307,7 +325,7 @@ func (k *Keeper) serve(ctx context.Context, conn net.Conn) {
 		case !farewell:
 			k.Logger.Warn("the speaker is gone; going on with what it wanted last", "error", err)
 		}
-		if async.Sleep(ctx, aloneAtMost) == nil {
+		if async.Sleep(ctx, k.AloneAtMost) == nil {
 			k.goOnAlone(done)
 		}
 	}()
@@ -321,27 +339,34 @@ func (k *Keeper) goOnAlone(after chan struct{}) {
 	if r := k.announcing(); alone && r != nil {
 		k.Logger.Warn("no speaker came; routers are asked to prefer other nodes")
 		r.LastResort()
+		k.keep.Notify()
 	}
 }
 
 // leave waits for what the speaker has to say, and else leaves the routes to whose routers keep
-// them.
+// them. A speaker that has begun to part has as long as its flags say.
 func (k *Keeper) leave() {
 	close(k.ending)
 	k.mu.Lock()
 	line, parted := k.line, k.parted
 	k.mu.Unlock()
 	if line != nil {
+		enough := time.NewTimer(partAtMost)
+		defer enough.Stop()
 		select {
 		case <-parted:
-		case <-time.After(partAtMost):
-			k.Logger.Warn("the speaker does not say what becomes of the routes; routers keep them that can")
+		case <-enough.C:
+			k.mu.Lock()
+			parting := k.parting
+			k.mu.Unlock()
+			if parting {
+				<-parted
+			} else {
+				k.Logger.Warn("the speaker does not say what becomes of the routes; routers keep them that can")
+			}
 		}
 	}
-	k.mu.Lock()
-	farewell := k.farewell
-	k.mu.Unlock()
-	if r := k.announcing(); !farewell && r != nil {
+	if r := k.announcing(); r != nil {
 		r.Restart()
 	}
 }
@@ -369,9 +394,15 @@ func (k *Keeper) keepState(ctx context.Context) {
 		return
 	}
 	said := ""
+	again := time.NewTicker(keepAtLeast)
+	defer again.Stop()
 	for async.Sleep(ctx, keepEvery) == nil {
 		select {
 		case <-ctx.Done():
+		case <-again.C:
+			if k.served() {
+				k.keep.Notify()
+			}
 		case <-k.keep:
 			err := k.writeState()
 			text := ""
@@ -389,6 +420,13 @@ func (k *Keeper) keepState(ctx context.Context) {
 	}
 }
 
+// served reports whether a speaker is there.
+func (k *Keeper) served() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.line != nil
+}
+
 // writeState writes the state, unless a speaker has not said everything yet.
 func (k *Keeper) writeState() error {
 	k.desk.mu.Lock()
@@ -404,15 +442,15 @@ func (k *Keeper) writeState() error {
 	return nil
 }
 
-// recall begins with what was wanted of the process before.
-func (k *Keeper) recall() {
+// recall begins with what was wanted of the process before, and reports whether it does.
+func (k *Keeper) recall() bool {
 	if k.StateFile == "" {
-		return
+		return false
 	}
 	state := kept{wants: newWants()}
 	age, err := keptfile.Read(k.StateFile, keptVersion, forgetAfter, &state)
 	if errors.Is(err, fs.ErrNotExist) {
-		return
+		return false
 	}
 	if err == nil {
 		k.staff.remember(state.Blame)
@@ -427,8 +465,9 @@ func (k *Keeper) recall() {
 	}
 	if err != nil {
 		k.Logger.Warn("the state of the process before is not used", "error", err)
-		return
+		return false
 	}
+	k.leaveAlone()
 	k.Logger.Info(
 		"going on with what the speaker wanted of the process before",
 		"groups",
@@ -437,4 +476,5 @@ func (k *Keeper) recall() {
 		age,
 	)
 	k.begin()
+	return true
 }

@@ -29,6 +29,7 @@ import (
 const (
 	keeperVariable  = "BERTH_TEST_BGP_KEEPER" // its folder
 	programVariable = "BERTH_TEST_BGP_WORKER" // the program of its workers; empty: the test's
+	aloneVariable   = "BERTH_TEST_BGP_ALONE"  // its AloneAtMost; empty: the default
 	workerArgument  = "worker-of-a-test"
 )
 
@@ -70,9 +71,10 @@ func keepForTest(folder string) error {
 	if program := os.Getenv(programVariable); program != "" {
 		worker = []string{program, "-worker"}
 	}
+	alone, _ := time.ParseDuration(os.Getenv(aloneVariable))
 	return NewKeeper(KeeperConfig{
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Worker: worker,
-		StateFile: filepath.Join(folder, "state"),
+		StateFile: filepath.Join(folder, "state"), AloneAtMost: alone,
 	}).Run(ctx, l)
 }
 
@@ -215,6 +217,7 @@ type router struct {
 	listener     *net.TCPListener
 	capabilities []byte // more of them
 	sessions     chan *session
+	attempts     chan bool // one for each connection
 }
 
 // session is one that the other side has confirmed.
@@ -231,13 +234,20 @@ func newRouter(t *testing.T, address string, capabilities ...byte) *router {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	r := &router{t: t, listener: l, capabilities: capabilities, sessions: make(chan *session, 64)}
+	r := &router{
+		t:            t,
+		listener:     l,
+		capabilities: capabilities,
+		sessions:     make(chan *session, 64),
+		attempts:     make(chan bool, 1024),
+	}
 	go func() { // ends with the listener
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
+			r.attempts <- true
 			go r.serve(conn) // ends with the connection
 		}
 	}()
@@ -292,6 +302,9 @@ func (r *router) serve(conn net.Conn) {
 	}
 }
 
+// gracefulShutdown is that community (RFC 8326).
+var gracefulShutdown = []byte{0xff, 0xff, 0, 0}
+
 // update takes an UPDATE of IPv4.
 func (s *session) update(body []byte) {
 	withdrawn := int(binary.BigEndian.Uint16(body))
@@ -306,7 +319,11 @@ func (s *session) update(body []byte) {
 		}
 	}
 	each(body[2:2+withdrawn], "-")
-	each(body[4+withdrawn+attributes:], "")
+	sign := ""
+	if bytes.Contains(body[4+withdrawn:4+withdrawn+attributes], gracefulShutdown) {
+		sign = "last resort "
+	}
+	each(body[4+withdrawn+attributes:], sign)
 }
 
 // restarts reports whether the node said in its OPEN that it has restarted (RFC 4724 section 3).
@@ -544,4 +561,56 @@ func TestOwnSessionsAreNoRivals(t *testing.T) {
 	if found, err := idle.rivals(routers); err != nil || len(found) != 1 { // the worker's; the other is this process's
 		t.Errorf("without a worker, what is found is %v, %v", found, err)
 	}
+}
+
+func TestWithoutASpeakerRoutesBecomeALastResort(t *testing.T) {
+	t.Setenv(aloneVariable, "1s")
+	r, tor := newRig(t, ""), newRouter(t, "127.0.0.1")
+	s := r.speaker(tor.peer("tor"))
+	session := tor.next()
+	session.hears(t, webRoute)
+	state := filepath.Join(r.folder, "state")
+	r.await("file", func() bool { _, err := os.Stat(state); return err == nil })
+	s.leave()
+	session.hears(t, "last resort "+webRoute)
+	s = r.speaker(tor.peer("tor"))
+	session.hears(t, webRoute)
+	s.is("tor", "established")
+	// The keeper's next process, which no speaker comes to, announces as what was wanted, for a while.
+	s.leave()
+	r.kill()
+	r.begin()
+	session = tor.next()
+	for heard := ""; heard != "last resort "+webRoute; {
+		heard = receive(t, "route", session.routes)
+	}
+}
+
+func TestASpeakerLooksForRivalsBeforeItWantsAnything(t *testing.T) {
+	r, tor := newRig(t, ""), newRouter(t, "127.0.0.1")
+	peer := tor.peer("tor")
+	conn, err := net.Dial("tcp", tor.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	s := NewRemote(RemoteConfig{
+		Identity: Identity{Node: "n1"}, RouterID: netip.MustParseAddr("10.0.0.9"),
+		NextHops: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Dial: lines.Dial(filepath.Join(r.folder, "socket")),
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	s.Meet(ctx)
+	routers := []rival.Router{{Address: peer.Address, Port: peer.Port}}
+	for range 2 {
+		if found, err := s.Look(routers); err != nil || len(found) != 1 {
+			t.Errorf("before the start it finds %v, %v", found, err)
+		}
+	}
+	s.SyncPeers([]bgp.Peer{peer})
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	tor.next()
+	cancel()
+	<-done
 }

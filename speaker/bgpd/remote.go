@@ -2,6 +2,7 @@ package bgpd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -171,23 +172,26 @@ func (r *Remote) Ends(ctx context.Context) bool {
 
 // Look is rival.Look, by the process whose own connections are none of a rival's.
 func (r *Remote) Look(routers []rival.Router) ([]rival.Connection, error) {
+	r.mu.Lock()
+	met := r.met != nil
+	r.mu.Unlock()
+	if met {
+		return r.lookBeforeRun(routers)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
 	a, err := r.ask(ctx, question{Kind: askRivals, Routers: routers})
 	return a.Rivals, err
 }
 
-// Gather implements prometheus.Gatherer: the metrics of the other side.
+// Gather implements prometheus.Gatherer: the metrics of the other side, as far as it has them.
 func (r *Remote) Gather() ([]*dto.MetricFamily, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	a, err := r.ask(ctx, question{Kind: askMetrics})
-	if err != nil {
-		return nil, err
-	}
+	a, missing := r.ask(ctx, question{Kind: askMetrics})
 	families, err := promtext.Decode(a.Metrics)
-	if err != nil {
-		return nil, fmt.Errorf("metrics of BGP: %w", err)
+	if err = errors.Join(missing, err); err != nil {
+		return families, fmt.Errorf("metrics of BGP: %w", err)
 	}
 	return families, nil
 }
@@ -265,6 +269,38 @@ func (r *Remote) Meet(ctx context.Context) {
 	}
 }
 
+// lookBeforeRun asks on the connection of Meet, for what is wanted depends on the answer.
+func (r *Remote) lookBeforeRun(routers []rival.Router) ([]rival.Connection, error) {
+	r.mu.Lock()
+	conn := r.met
+	r.met = nil
+	r.asked++
+	o := order{
+		Identity: &r.wants.Identity, RouterID: r.wants.RouterID, NextHops: r.wants.NextHops,
+		Question: &question{ID: r.asked, Kind: askRivals, Routers: routers},
+	}
+	r.mu.Unlock()
+	_ = conn.SetWriteDeadline(time.Now().Add(answerWithin))
+	err := json.NewEncoder(conn).Encode(o)
+	for err == nil {
+		var n news
+		if n, conn, err = lines.First[news](conn, answerWithin); err != nil {
+			break
+		}
+		r.hear(n)
+		for _, a := range n.Told {
+			if a.ID != o.Question.ID {
+				continue
+			}
+			r.mu.Lock()
+			r.met = conn
+			r.mu.Unlock()
+			return a.Rivals, a.err()
+		}
+	}
+	return nil, fmt.Errorf("ask the process that speaks BGP: %w", err)
+}
+
 // dial returns the connection of Meet, the first time.
 func (r *Remote) dial(ctx context.Context) (net.Conn, error) {
 	r.mu.Lock()
@@ -291,18 +327,22 @@ func (r *Remote) Run(ctx context.Context) error {
 		Wake: r.wake, Next: r.next, Hear: func(n news) error { r.hear(n); return nil },
 		Farewell: &order{Farewell: true}, PartWithin: partWithin,
 	}
+	told := ""
 	for ctx.Err() == nil {
 		conn, err := r.dial(ctx)
-		if err != nil {
-			r.away(err)
-			_ = async.Sleep(ctx, dialAgain)
-			continue
+		if err == nil {
+			r.connect()
+			told = ""
+			if err = talk.Over(ctx, conn); err == nil {
+				break
+			}
 		}
-		r.connect()
-		if err := talk.Over(ctx, conn); err != nil {
-			r.away(err)
-			r.Logger.Warn("the process that speaks BGP is gone; the next one is told everything", "error", err)
+		r.away(err)
+		if err.Error() != told && ctx.Err() == nil {
+			told = err.Error()
+			r.Logger.Warn("the process that speaks BGP is away; it is told everything when it is there", "error", err)
 		}
+		_ = async.Sleep(ctx, dialAgain)
 	}
 	return nil
 }
