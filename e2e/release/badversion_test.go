@@ -66,7 +66,7 @@ func TestBadVersion(t *testing.T) {
 		},
 		{
 			name:  "it cannot serve its segment",
-			patch: `{"name": "speaker", "securityContext": {"capabilities": {"add": []}}}`,
+			patch: `{"name": "heart", "securityContext": {"capabilities": {"add": []}}}`,
 		},
 		{
 			name:  "it reaches no router",
