@@ -3,15 +3,19 @@
 package keptfile
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/internal/async"
 )
 
 // kept is the file.
@@ -83,6 +87,45 @@ func Remove(path string) error {
 		return fmt.Errorf("remove the state: %w", err)
 	}
 	return nil
+}
+
+// soon is how long changes are gathered before they are written.
+const soon = 100 * time.Millisecond
+
+// Keep has a state written when it has changed, until ctx ends, and removes the file then: a
+// process that ends on purpose leaves nothing. A change is written soon, so that of processes that
+// crash again and again each gets as far as the one before, and the next not before every is over.
+// Write reports whether it has written; there may be nothing whole yet.
+func Keep(
+	ctx context.Context, path string, changed <-chan struct{}, every time.Duration, write func() (bool, error),
+	logger *slog.Logger,
+) {
+	said := ""
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			continue
+		case <-changed:
+		}
+		if async.Sleep(ctx, soon) != nil {
+			break
+		}
+		written, err := write()
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if text != "" && text != said {
+			logger.Warn("what this node announces is not kept over an end of this process", "error", err)
+		}
+		said = text
+		if written {
+			_ = async.Sleep(ctx, every)
+		}
+	}
+	if err := Remove(path); err != nil {
+		logger.Warn("the state was left behind", "error", err)
+	}
 }
 
 // SinceBoot is CLOCK_BOOTTIME, which counts while the machine sleeps, and has no steps.

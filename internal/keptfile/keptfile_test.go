@@ -1,12 +1,17 @@
 package keptfile
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -61,4 +66,42 @@ func TestKept(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+func TestKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "state")
+		ctx, end := context.WithCancel(t.Context())
+		changed, done := make(chan struct{}, 1), make(chan struct{})
+		var writes []time.Duration
+		var whole atomic.Bool
+		begun := time.Now()
+		go func() {
+			defer close(done)
+			Keep(ctx, path, changed, 5*time.Second, func() (bool, error) {
+				writes = append(writes, time.Since(begun))
+				return whole.Load(), Write(path, 1, 1)
+			}, slog.New(slog.DiscardHandler))
+		}()
+		change := func(after time.Duration) {
+			<-time.After(after)
+			changed <- struct{}{}
+		}
+		change(time.Second) // nothing is whole yet
+		change(time.Second)
+		<-time.After(time.Second / 2)
+		whole.Store(true)
+		change(time.Second / 2)
+		change(time.Second) // too soon after the last
+		<-time.After(10 * time.Second)
+		end()
+		<-done
+		ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+		if want := []time.Duration{ms(1100), ms(2100), ms(3100), ms(8200)}; !slices.Equal(writes, want) {
+			t.Errorf("written at %v, want %v", writes, want)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("after its end there is a file: %v", err)
+		}
+	})
 }

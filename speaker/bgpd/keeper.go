@@ -253,7 +253,20 @@ func (k *Keeper) Run(ctx context.Context, l net.Listener) error {
 			return nil
 		})
 	}
-	group.Go(func() error { k.keepState(life); return nil })
+	if k.StateFile != "" {
+		group.Go(func() error {
+			keptfile.Keep(life, k.StateFile, k.keep, keepEvery, k.writeState, k.Logger)
+			return nil
+		})
+		group.Go(func() error {
+			for async.Sleep(life, keepAtLeast) == nil {
+				if k.served() {
+					k.keep.Notify()
+				}
+			}
+			return nil
+		})
+	}
 	group.Go(func() error { return k.accept(life, l) })
 	group.Go(func() error {
 		select {
@@ -387,39 +400,6 @@ type kept struct {
 	Blame blame
 }
 
-// keepState writes the state when it has changed, until ctx ends. When the keeper ends on purpose
-// the file goes.
-func (k *Keeper) keepState(ctx context.Context) {
-	if k.StateFile == "" {
-		return
-	}
-	said := ""
-	again := time.NewTicker(keepAtLeast)
-	defer again.Stop()
-	for async.Sleep(ctx, keepEvery) == nil {
-		select {
-		case <-ctx.Done():
-		case <-again.C:
-			if k.served() {
-				k.keep.Notify()
-			}
-		case <-k.keep:
-			err := k.writeState()
-			text := ""
-			if err != nil {
-				text = err.Error()
-			}
-			if text != "" && text != said {
-				k.Logger.Warn("what this node announces is not kept over an end of this process", "error", err)
-			}
-			said = text
-		}
-	}
-	if err := keptfile.Remove(k.StateFile); err != nil {
-		k.Logger.Warn("the state was left behind", "error", err)
-	}
-}
-
 // served reports whether a speaker is there.
 func (k *Keeper) served() bool {
 	k.mu.Lock()
@@ -428,18 +408,18 @@ func (k *Keeper) served() bool {
 }
 
 // writeState writes the state, unless a speaker has not said everything yet.
-func (k *Keeper) writeState() error {
+func (k *Keeper) writeState() (written bool, err error) {
 	k.desk.mu.Lock()
 	remote, whole := k.remote, k.desk.named == nil
 	k.desk.mu.Unlock()
 	if remote == nil || !whole {
-		return nil
+		return false, nil
 	}
 	state := kept{wants: remote.copyOfWants(), Blame: k.staff.copyOfBlame()}
 	if err := keptfile.Write(k.StateFile, keptVersion, state); err != nil {
-		return fmt.Errorf("%s: %w", k.StateFile, err)
+		return false, fmt.Errorf("%s: %w", k.StateFile, err)
 	}
-	return nil
+	return true, nil
 }
 
 // recall begins with what was wanted of the process before, and reports whether it does.

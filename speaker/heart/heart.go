@@ -144,7 +144,12 @@ func (h *Heart) Run(ctx context.Context, l net.Listener, others ...net.Listener)
 	group.Go(func() error { return h.net.Run(life) })
 	group.Go(func() error { return h.engine.Run(life) })
 	group.Go(func() error { h.watch(life); return nil })
-	group.Go(func() error { h.keepState(life); return nil })
+	if h.StateFile != "" {
+		group.Go(func() error {
+			keptfile.Keep(life, h.StateFile, h.keep, keepEvery, h.writeState, h.Logger)
+			return nil
+		})
+	}
 	group.Go(func() error { return h.accept(life, l, true) })
 	for _, l := range others {
 		group.Go(func() error { return h.accept(life, l, false) })

@@ -1,14 +1,12 @@
 package heart
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
 	"time"
 
 	"github.com/berth-lb/berth/bgp/bfd"
-	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/l2"
 )
@@ -88,29 +86,6 @@ type kept struct {
 
 const keptVersion = 1
 
-// keepState writes the state when it has changed, until ctx ends. When the heart ends on purpose
-// the file goes.
-func (h *Heart) keepState(ctx context.Context) {
-	if h.StateFile == "" {
-		return
-	}
-	said := ""
-	for async.Sleep(ctx, keepEvery) == nil {
-		select {
-		case <-ctx.Done():
-		case <-h.keep:
-			err := h.writeState()
-			if err != nil && err.Error() != said {
-				h.Logger.Warn("what this node announces is not kept over an end of this process", "error", err)
-			}
-			said = errorText(err)
-		}
-	}
-	if err := keptfile.Remove(h.StateFile); err != nil {
-		h.Logger.Warn("the state was not removed", "error", err)
-	}
-}
-
 func errorText(err error) string {
 	if err == nil {
 		return ""
@@ -119,11 +94,11 @@ func errorText(err error) string {
 }
 
 // writeState writes the state, so that a reader has all of it or what was there before.
-func (h *Heart) writeState() error {
+func (h *Heart) writeState() (written bool, err error) {
 	h.mu.Lock()
 	if !h.named.complete && h.line != nil || h.driver == nil {
 		h.mu.Unlock()
-		return nil // the speaker has not said everything yet
+		return false, nil // the speaker has not said everything yet
 	}
 	k := kept{orders: h.orders, Desired: map[netip.Addr]wish{}}
 	set := newTermSet()
@@ -132,7 +107,7 @@ func (h *Heart) writeState() error {
 	}
 	h.mu.Unlock()
 	k.Terms = set.all
-	return keptfile.Write(h.StateFile, keptVersion, k)
+	return true, keptfile.Write(h.StateFile, keptVersion, k)
 }
 
 // recall begins with the orders of the process before, if they are of this boot and young enough.
