@@ -17,9 +17,10 @@
 //	path.go           a prefix and its attributes as GoBGP wants them
 //	policy.go         which peer gets which path
 //	sessions.go       peers, and what becomes of session events, errors and NOTIFICATIONs
-//	dynamic.go        routers of a peer with a prefix, which get a session each
+//	dynamic.go        routers that connect to us: those of a prefix get a session each; the start of
+//	                  GoBGP, and its restart for what is global in it
 //	unnumbered.go     peers on an interface, and next hops over IPv6 (RFC 8950)
-//	listener.go       whether routers can connect to us; a restart of GoBGP for what is global in it
+//	listener.go       the sockets that routers connect to
 //	liveness.go       sessions that end because BFD says so
 //	server.go         the narrow face of GoBGP
 //	gobgplog.go       GoBGP's log, read for what its events leave out

@@ -6,7 +6,7 @@
 //
 //	wire.go     the messages between the two, as lines of JSON over a Unix socket
 //	remote.go   the speaker's side: what is wanted, and the connection; it looks like an l2.Driver
-//	paths.go    the speaker's side for BFD; it looks like a bfd.Engine
+//	paths.go    BFD, for who speaks BGP, on a connection of its own: both sides
 //	heart.go    the heart's side: carries out orders, and outlives the connection
 //	ledger.go   what the heart has for its speaker to read
 //	state.go    what the heart keeps in a file over its own end
