@@ -3,6 +3,7 @@ package bgp
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -55,7 +56,14 @@ func TestARouterThatIsLeftAlone(t *testing.T) {
 	tor1, tor2 := newRouter(t, "127.0.0.2", 64513, nodeASN), newRouter(t, "127.0.0.3", 64514, nodeASN)
 	var mu sync.Mutex
 	heard := map[netip.Addr]int{}
-	d := run(t, func(c *Config) {
+	var d *running
+	var configured, missed atomic.Int32
+	d = run(t, func(c *Config) {
+		c.OnChange = func() {
+			if configured.Load() > 0 && len(d.Status().Peers) != int(configured.Load()) {
+				missed.Add(1)
+			}
+		}
 		c.Heard = func(router netip.Addr) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -72,6 +80,7 @@ func TestARouterThatIsLeftAlone(t *testing.T) {
 		}
 	}
 	mu.Unlock()
+	configured.Store(2)
 	d.LeaveAlone(map[netip.Addr]string{netip.MustParseAddr("127.0.0.3"): "it bites"})
 	tor2.has(t)
 	d.becomes(t, func(st Status) bool { return st.Peers[1].State == "idle" && st.Peers[1].LastError == "it bites" })
@@ -81,4 +90,12 @@ func TestARouterThatIsLeftAlone(t *testing.T) {
 	d.LeaveAlone(nil)
 	tor2.has(t, "192.0.2.1/32")
 	d.up(t, "tor2")
+	changed := tor1.peer("tor1", nodeASN)
+	changed.HoldTime = 33 * time.Second
+	d.SyncPeers([]Peer{changed, tor2.peer("tor2", nodeASN)})
+	d.observes(t, SessionDown, "tor1")
+	d.becomes(t, func(Status) bool { return d.session(t, "tor1").State == "active" })
+	if n := missed.Load(); n > 0 {
+		t.Errorf("a peer that is configured was missing in the status %d times", n)
+	}
 }

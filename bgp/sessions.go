@@ -51,7 +51,7 @@ func (o *loop) syncPeers(ctx context.Context) {
 			o.dropPeer(ctx, s, "peer removed or changed in the configuration")
 		}
 	}
-	o.publishProblems(problems)
+	o.publishProblems(problems, byName)
 	o.gobgpLog.rename(names)
 	o.sets.news = true
 	if err := o.publishSets(); err != nil {
@@ -135,27 +135,27 @@ func (o *loop) avoid(peers []Peer) (usable []Peer, problems []problem) {
 	return usable, problems
 }
 
-// publishProblems replaces the peers in Status that have no session. Of two with one name, the one
-// with a session stays.
-func (o *loop) publishProblems(problems []problem) {
-	before := map[string]string{}
-	for name, s := range o.published.sessions {
-		if s.invalid {
-			before[name] = s.lastError
-			o.published.update(func() { delete(o.published.sessions, name) })
-		}
-	}
+// publishProblems replaces the peers in Status that have no session, at once. Of two with one name,
+// the one with a session stays, and so does one that is about to get one.
+func (o *loop) publishProblems(problems []problem, usable map[string]Peer) {
+	sessions := maps.Clone(o.published.sessions)
+	maps.DeleteFunc(sessions, func(_ string, s *session) bool {
+		_, awaited := usable[s.peer.Name]
+		return s.invalid && !awaited
+	})
 	for _, bad := range problems {
 		s := &session{peer: bad.peer, invalid: true, lastError: bad.text, lastErrorAt: time.Now()}
-		if before[bad.peer.Name] != bad.text {
+		if before := o.published.sessions[bad.peer.Name]; before == nil || !before.invalid || before.lastError != bad.text {
 			o.report(s, SessionFailed, bad.text)
 		}
-		if o.published.sessions[bad.peer.Name] == nil {
-			o.published.update(func() { o.published.sessions[bad.peer.Name] = s })
+		if sessions[bad.peer.Name] == nil {
+			sessions[bad.peer.Name] = s
 		}
 	}
+	o.published.update(func() { o.published.sessions = sessions })
 }
 
+// dropPeer ends a session. A peer that is still configured stays in Status, without one.
 func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 	if err := o.server.deletePeer(ctx, s.peer); err != nil {
 		o.log.Error("BGP peer was not deleted", "peer", s.peer.Name, "error", err)
@@ -166,13 +166,21 @@ func (o *loop) dropPeer(ctx context.Context, s *session, why string) {
 			gone = append(gone, n)
 		}
 	}
-	for _, s := range gone {
-		s.rest()
-		delete(o.byAddress, s.peer.Address)
-		o.published.update(func() { delete(o.published.sessions, s.peer.Label()) })
-		if s.up() {
-			o.ended[s.peer.Name] = time.Now()
-			o.tell(s, Observation{Kind: SessionDown, Reason: why, Intended: true})
+	at := slices.IndexFunc(o.peers, func(p Peer) bool { return p.Name == s.peer.Name })
+	o.published.update(func() {
+		for _, g := range gone {
+			delete(o.published.sessions, g.peer.Label())
+		}
+		if at >= 0 {
+			o.published.sessions[s.peer.Name] = &session{peer: o.peers[at], invalid: true, since: time.Now()}
+		}
+	})
+	for _, g := range gone {
+		g.rest()
+		delete(o.byAddress, g.peer.Address)
+		if g.up() {
+			o.ended[g.peer.Name] = time.Now()
+			o.tell(g, Observation{Kind: SessionDown, Reason: why, Intended: true})
 		}
 	}
 	o.metrics.downs.DeleteLabelValues(s.peer.Name)
