@@ -1,0 +1,134 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Clients talk to the API server with the user's rights.
+type Clients struct {
+	Config     *rest.Config
+	Kubernetes kubernetes.Interface
+	Berth      *client.Interface
+}
+
+// NewClients returns clients. They do not connect yet.
+func NewClients(config *rest.Config) (*Clients, error) {
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst = 50, 100
+	k, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	b, err := client.New(config)
+	if err != nil {
+		return nil, err
+	}
+	return &Clients{Config: config, Kubernetes: k, Berth: b}, nil
+}
+
+// pageSize bounds the objects of one answer.
+const pageSize = 500
+
+// Read reads the State, all kinds at once. namespace is Berth's own. What the user may not read, or
+// the API server does not have, is in State.Missing; an error says that the API server did not
+// answer at all.
+func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
+	version, err := c.Kubernetes.Discovery().ServerVersion()
+	if err != nil {
+		return nil, fmt.Errorf("the API server at %s does not answer: %w", c.Config.Host, err)
+	}
+	s := &State{Taken: time.Now(), Namespace: namespace, ServerVersion: version.GitVersion, Missing: map[Resource]error{}}
+	berth := func(name string) Resource { return Resource{v1alpha1.GroupVersion.Group, name} }
+	k := c.Kubernetes
+	var work sync.WaitGroup
+	var mu sync.Mutex
+	failed := func(what Resource, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if apierrors.IsNotFound(err) && what.Group == v1alpha1.GroupVersion.Group {
+			s.Uninstalled = true
+			return
+		}
+		s.Missing[what] = err
+	}
+	read := func(what Resource, list pager.ListPageFunc, add func(runtime.Object)) {
+		work.Go(func() {
+			p := pager.New(list)
+			p.PageSize = pageSize
+			err := p.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
+				add(o)
+				return nil
+			})
+			if err != nil {
+				failed(what, err)
+			}
+		})
+	}
+	read(berth("loadbalancerpools"), page(c.Berth.LoadBalancerPools.List), into(&s.Pools))
+	read(berth("segmentannouncements"), page(c.Berth.SegmentAnnouncements.List), into(&s.SegmentAnnouncements))
+	read(berth("routeannouncements"), page(c.Berth.RouteAnnouncements.List), into(&s.RouteAnnouncements))
+	read(berth("bgpneighbors"), page(c.Berth.BGPNeighbors.List), into(&s.BGPNeighbors))
+	read(berth("addressreservations"), page(c.Berth.AddressReservations("").List), into(&s.Reservations))
+	read(berth("speakers"), page(c.Berth.Speakers.List), into(&s.Speakers))
+	read(berth("l2owners"), page(c.Berth.L2Owners.List), into(&s.Owners))
+	core := func(name string) Resource { return Resource{"", name} }
+	read(core("services"), page(k.CoreV1().Services("").List), into(&s.Services))
+	read(core("nodes"), page(k.CoreV1().Nodes().List), into(&s.Nodes))
+	read(core("namespaces"), page(k.CoreV1().Namespaces().List), into(&s.Namespaces))
+	read(core("pods"), page(k.CoreV1().Pods(namespace).List), into(&s.Pods))
+	read(core("events"), page(k.CoreV1().Events("").List), func(o runtime.Object) {
+		if e, ok := o.(*corev1.Event); ok && concerns(e) {
+			s.Events = append(s.Events, e)
+		}
+	})
+	read(Resource{"discovery.k8s.io", "endpointslices"}, page(k.DiscoveryV1().EndpointSlices("").List), into(&s.EndpointSlices))
+	read(Resource{"networking.k8s.io", "servicecidrs"}, page(k.NetworkingV1().ServiceCIDRs().List), into(&s.ServiceCIDRs))
+	read(Resource{"apps", "deployments"}, page(k.AppsV1().Deployments("").List), into(&s.Deployments))
+	read(Resource{"apps", "daemonsets"}, page(k.AppsV1().DaemonSets("").List), into(&s.DaemonSets))
+	read(Resource{"coordination.k8s.io", "leases"}, page(k.CoordinationV1().Leases(namespace).List), into(&s.Leases))
+	work.Wait()
+	return s, ctx.Err()
+}
+
+// concerns reports whether an event is about something that Berth is about.
+func concerns(e *corev1.Event) bool {
+	o := e.InvolvedObject
+	return o.Kind == "Service" || o.GroupVersionKind().Group == v1alpha1.GroupVersion.Group
+}
+
+// page makes a typed list function one of the pager.
+func page[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) pager.ListPageFunc {
+	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		found, err := list(ctx, options)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := meta.ListAccessor(found); err != nil {
+			return nil, err
+		}
+		return found, nil
+	}
+}
+
+func into[T any](all *[]*T) func(runtime.Object) {
+	return func(o runtime.Object) {
+		if item, ok := o.(any).(*T); ok {
+			*all = append(*all, item)
+		}
+	}
+}

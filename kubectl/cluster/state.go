@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/service"
+)
+
+// Resource is something that is read, in the words of a rule of RBAC.
+type Resource struct{ Group, Name string }
+
+// String returns the resource as kubectl writes it.
+func (r Resource) String() string {
+	if r.Group == "" {
+		return r.Name
+	}
+	return r.Name + "." + r.Group
+}
+
+// State is what the API server had at one moment. Nobody changes it.
+type State struct {
+	// Taken is when it was read, by the clock of the machine that read it.
+	Taken time.Time
+	// Namespace is Berth's own.
+	Namespace string
+	// ServerVersion is the API server's, such as v1.36.3; empty: not known.
+	ServerVersion string
+
+	Pools                []*v1alpha1.LoadBalancerPool
+	SegmentAnnouncements []*v1alpha1.SegmentAnnouncement
+	RouteAnnouncements   []*v1alpha1.RouteAnnouncement
+	BGPNeighbors         []*v1alpha1.BGPNeighbor
+	Reservations         []*v1alpha1.AddressReservation
+	Speakers             []*v1alpha1.Speaker
+	Owners               []*v1alpha1.L2Owner
+
+	Services       []*corev1.Service
+	EndpointSlices []*discoveryv1.EndpointSlice
+	Nodes          []*corev1.Node
+	Namespaces     []*corev1.Namespace
+	ServiceCIDRs   []*networkingv1.ServiceCIDR
+	Deployments    []*appsv1.Deployment
+	DaemonSets     []*appsv1.DaemonSet
+	// Pods are those in Berth's namespace.
+	Pods []*corev1.Pod
+	// Leases are those in Berth's namespace.
+	Leases []*coordinationv1.Lease
+	// Events are those about Services and about Berth's objects.
+	Events []*corev1.Event
+
+	// Missing is what could not be read, and why. A kind that the API server does not know is among
+	// it only if it is not Berth's.
+	Missing map[Resource]error
+	// Uninstalled: the API server does not know Berth's kinds.
+	Uninstalled bool
+}
+
+// Lacks says what could not be read, one sentence each, sorted.
+func (s *State) Lacks() []string {
+	var texts []string
+	for resource, err := range s.Missing {
+		texts = append(texts, fmt.Sprintf("%s could not be read: %v", resource, err))
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+// Objects returns the configuration, to be compiled. Whether a Secret has the password that a
+// BGPNeighbor names is not known here: each counts as present.
+func (s *State) Objects() config.Objects {
+	objects := config.Objects{
+		Pools:                s.Pools,
+		SegmentAnnouncements: s.SegmentAnnouncements,
+		RouteAnnouncements:   s.RouteAnnouncements,
+		BGPNeighbors:         s.BGPNeighbors,
+		Passwords:            map[string]string{},
+	}
+	for _, n := range s.BGPNeighbors {
+		objects.Passwords[n.Spec.Authentication.TCPMD5.SecretName] = "unread"
+		if n.Spec.BFD != nil {
+			objects.Passwords[n.Spec.BFD.Authentication.SecretName] = "unread"
+		}
+	}
+	return objects
+}
+
+// Service returns the Service, nil if there is none.
+func (s *State) Service(namespace, name string) *corev1.Service {
+	return find(s.Services, func(svc *corev1.Service) bool { return svc.Namespace == namespace && svc.Name == name })
+}
+
+// Node returns the Node, nil if there is none.
+func (s *State) Node(name string) *corev1.Node {
+	return find(s.Nodes, func(n *corev1.Node) bool { return n.Name == name })
+}
+
+// Endpoints returns where the Service has endpoints, and whether it has an EndpointSlice.
+func (s *State) Endpoints(svc *corev1.Service) (endpoints candidate.Endpoints, known bool) {
+	key := svc.Namespace + "/" + svc.Name
+	var its []*discoveryv1.EndpointSlice
+	for _, slice := range s.EndpointSlices {
+		if candidate.ServiceOf(slice) == key {
+			its = append(its, slice)
+		}
+	}
+	return candidate.Of(its), len(its) > 0
+}
+
+// Holders returns the Services of type LoadBalancer whose status has the address, by namespace and
+// name.
+func (s *State) Holders(address netip.Addr) []*corev1.Service {
+	var found []*corev1.Service
+	for _, svc := range s.Services {
+		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && slices.Contains(service.AddressesIn(svc), address) {
+			found = append(found, svc)
+		}
+	}
+	slices.SortFunc(found, func(a, b *corev1.Service) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return found
+}
+
+// EventsOf returns the events about an object, oldest first.
+func (s *State) EventsOf(kind, namespace, name string) []*corev1.Event {
+	var found []*corev1.Event
+	for _, e := range s.Events {
+		o := e.InvolvedObject
+		if o.Kind == kind && o.Namespace == namespace && o.Name == name {
+			found = append(found, e)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b *corev1.Event) int { return LastSeen(a).Compare(LastSeen(b)) })
+	return found
+}
+
+// LastSeen is when an event happened last.
+func LastSeen(e *corev1.Event) time.Time {
+	switch {
+	case e.Series != nil:
+		return e.Series.LastObservedTime.Time
+	case !e.LastTimestamp.IsZero():
+		return e.LastTimestamp.Time
+	case !e.EventTime.IsZero():
+		return e.EventTime.Time
+	}
+	return e.CreationTimestamp.Time
+}
+
+func find[T any](all []*T, is func(*T) bool) *T {
+	if i := slices.IndexFunc(all, is); i >= 0 {
+		return all[i]
+	}
+	return nil
+}
