@@ -47,6 +47,7 @@ func binaries() []binary {
 			name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: BerthImage(),
 			also: []string{"berth-heart", "berth-bgp"}, user: "0:0",
 		},
+		{name: "kubectl-berth", module: ".", pkg: "./cmd/kubectl-berth", ldflags: "-s -w"},
 		{name: "kube", module: "e2e", pkg: "./cmd/kube", ldflags: kube, note: " (Kubernetes: several minutes the first time)"},
 		{name: "kubelet", module: "e2e", pkg: "./cmd/kubelet", ldflags: kube},
 	}
