@@ -1,11 +1,9 @@
 package controller
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"reflect"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,7 +50,7 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announ
 	o := announcement.Service{
 		Addresses: addresses,
 		Labels:    map[netip.Addr][]labels.Set{},
-		Local:     local(svc),
+		Local:     service.Local(svc),
 		Endpoints: endpoints,
 		Unknown:   !known,
 		Conflicts: *c.conflicts.Load(),
@@ -65,10 +63,6 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announ
 	}
 	o.Forwarder = o.Forwarding(svc.Annotations[v1alpha1.AnnotationIPVSScheduler])
 	return o
-}
-
-func local(svc *corev1.Service) bool {
-	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
 // labelsOfSharers returns the labels of the other Services that have the address.
@@ -166,52 +160,21 @@ func last(o any) any {
 // reviewNodes evaluates what the nodes and their speakers report. It reports whether anything
 // changed that matters to every Service.
 func (c *Controller) reviewNodes() bool {
-	nodes := map[string]announcement.Node{}
-	conflicts := map[netip.Addr]announcement.Holder{}
-	failures := announcement.SessionErrors{}
 	now := time.Now()
-	for _, n := range client.Stored[*corev1.Node](c.informers.node) {
-		nodes[n.Name] = announcement.Node{
-			Labels: n.Labels, Excluded: candidate.Exclusion(n), Alive: readyStatus(n) == corev1.ConditionTrue,
-		}
-	}
-	statuses := client.Stored[*v1alpha1.Speaker](c.informers.speaker)
-	slices.SortFunc(statuses, func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
-	for _, s := range statuses {
-		view, ok := nodes[s.Name]
-		if !ok {
-			continue
-		}
-		view.Report(s.Status)
-		for _, session := range s.Status.Sessions {
-			if session.State != v1alpha1.SessionEstablished && session.LastError != "" {
-				failures.Note(session.NeighborName, s.Name, session.LastError)
+	seen := announcement.Observe(
+		client.Stored[*corev1.Node](c.informers.node), client.Stored[*v1alpha1.Speaker](c.informers.speaker),
+		func(s *v1alpha1.Speaker) bool {
+			left := c.successors.expected(s.Name, s.Status, now)
+			if left > 0 {
+				c.tasks.AddAfter(reviewNodes, left)
 			}
-		}
-		if left := c.successors.expected(s.Name, s.Status, now); left > 0 {
-			view.Awaited = true
-			c.tasks.AddAfter(reviewNodes, left)
-		}
-		nodes[s.Name] = view
-		if !view.Alive || view.Speaker.Ended() {
-			continue // the report of a speaker that is gone is the last one it wrote
-		}
-		for _, x := range s.Status.Conflicts {
-			if address, err := netip.ParseAddr(x.Address); err == nil {
-				if _, known := conflicts[address]; !known {
-					conflicts[address] = announcement.Holder{
-						MAC:       x.MAC,
-						Owner:     x.NodeName,
-						Node:      s.Name,
-						Interface: x.Interface,
-					}
-				}
-			}
-		}
-	}
+			return left > 0
+		},
+	)
+	nodes := seen.Nodes
 	maps.DeleteFunc(c.successors, func(name string, _ time.Time) bool { _, known := nodes[name]; return !known })
-	c.reviewConflicts(conflicts)
-	c.sessionErrors.Store(&failures)
+	c.reviewConflicts(seen.Conflicts)
+	c.sessionErrors.Store(&seen.Errors)
 	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
 		return false
 	}

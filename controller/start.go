@@ -217,17 +217,7 @@ func relabeled(before, after metav1.Object) bool {
 func nodeMatters(before, after metav1.Object) bool {
 	b, okB := before.(*corev1.Node)
 	a, okA := after.(*corev1.Node)
-	return okA && okB && (!candidate.Same(b, a) || readyStatus(b) != readyStatus(a))
-}
-
-// readyStatus returns the status of the Node's condition Ready.
-func readyStatus(n *corev1.Node) corev1.ConditionStatus {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status
-		}
-	}
-	return corev1.ConditionUnknown
+	return okA && okB && (!candidate.Same(b, a) || candidate.ReadyStatus(b) != candidate.ReadyStatus(a))
 }
 
 // renetworked reports whether a speaker reports other addresses in use.

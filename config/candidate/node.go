@@ -36,6 +36,16 @@ func Exclusion(node *corev1.Node) string {
 	return ""
 }
 
+// ReadyStatus returns the status of the Node's condition Ready.
+func ReadyStatus(node *corev1.Node) corev1.ConditionStatus {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
 func excludes(t corev1.Taint) bool {
 	return t.Key == corev1.TaintNodeOutOfService || t.Key == autoscalerTaint
 }

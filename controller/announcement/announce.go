@@ -157,33 +157,20 @@ func unite(a, b []string) []string {
 // actingAnnouncements returns the announcements by which the address is announced, or the reason
 // and the message that say why there is none.
 func (s Service) actingAnnouncements(address netip.Addr) (found []string, reason, message string) {
-	l2, bgp := s.Snapshot.L2For(address, s.Labels[address]...), s.Snapshot.BGPFor(address, s.Labels[address]...)
-	if len(l2)+len(bgp) == 0 {
+	ways := s.ways(address)
+	if len(ways) == 0 {
 		return found, ReasonNoAnnouncement, s.unannounced(address)
 	}
-	if f, conflict := s.Conflicts[address]; conflict && len(l2) > 0 {
+	onSegment := func(w way) bool { return w.onSegment }
+	if f, conflict := s.Conflicts[address]; conflict && slices.ContainsFunc(ways, onSegment) {
 		return found, ReasonAddressConflict, fmt.Sprintf("%s %s", address, f)
 	}
 	var names []string
 	obstacles := map[string]obstacle{}
-	for _, a := range l2 {
-		name := "SegmentAnnouncement " + a.Name
-		names = append(names, name)
-		if s.passable(a.Nodes, obstacles, func(_ string, n Node) obstacle {
-			if hasInterface(n.segments, a.Interfaces) {
-				return obstacle{}
-			}
-			return obstacle{text: "has a speaker that announces on no interface named there"}
-		}) {
-			found = append(found, name)
-		}
-	}
-	for _, a := range bgp {
-		name := "RouteAnnouncement " + a.Name
-		names = append(names, name)
-		hasSession := func(node string, n Node) obstacle { return s.sessionObstacle(a, address, node, n) }
-		if s.passable(a.Nodes, obstacles, hasSession) {
-			found = append(found, name)
+	for _, w := range ways {
+		names = append(names, w.announcement)
+		if s.passable(w.nodes, obstacles, w.last) {
+			found = append(found, w.announcement)
 		}
 	}
 	if len(found) > 0 {
@@ -192,6 +179,61 @@ func (s Service) actingAnnouncements(address netip.Addr) (found []string, reason
 	selected := fmt.Sprintf("%s is selected by %s", address, strings.Join(names, ", "))
 	reason, message = s.nobody(obstacles)
 	return found, reason, selected + ", but " + message
+}
+
+// way is a way in which an address is announced: an announcement that selects it.
+type way struct {
+	announcement string // its kind and name
+	onSegment    bool   // by ARP and NDP
+	nodes        labels.Selector
+	// last returns what keeps a node from this announcement alone.
+	last func(node string, n Node) obstacle
+}
+
+// ways returns those of the address.
+func (s Service) ways(address netip.Addr) []way {
+	var all []way
+	for _, a := range s.Snapshot.L2For(address, s.Labels[address]...) {
+		all = append(all, way{"SegmentAnnouncement " + a.Name, true, a.Nodes, func(_ string, n Node) obstacle {
+			if hasInterface(n.segments, a.Interfaces) {
+				return obstacle{}
+			}
+			return obstacle{text: "has a speaker that announces on no interface named there"}
+		}})
+	}
+	for _, a := range s.Snapshot.BGPFor(address, s.Labels[address]...) {
+		all = append(all, way{"RouteAnnouncement " + a.Name, false, a.Nodes, func(node string, n Node) obstacle {
+			return s.sessionObstacle(a, address, node, n)
+		}})
+	}
+	return all
+}
+
+// Prospect is what comes of an announcement of an address on one node.
+type Prospect struct {
+	Announcement string `json:"announcement"` // its kind and name
+	Node         string `json:"node"`
+	// Obstacle keeps the node from announcing, in words that follow its name; empty: it may announce.
+	Obstacle string `json:"obstacle,omitempty"`
+}
+
+// Prospects returns those of an address, by announcement and node: what Condition sums up.
+func (s Service) Prospects(address netip.Addr) []Prospect {
+	var all []Prospect
+	for _, w := range s.ways(address) {
+		for _, name := range slices.Sorted(maps.Keys(s.Nodes)) {
+			n := s.Nodes[name]
+			ob := obstacle{text: "is not matched by its nodeSelector"}
+			if w.nodes.Matches(labels.Set(n.Labels)) {
+				ob = s.obstacle(name, n)
+				if ob.text == "" {
+					ob = w.last(name, n)
+				}
+			}
+			all = append(all, Prospect{w.announcement, name, ob.text})
+		}
+	}
+	return all
 }
 
 // sessionObstacle returns what keeps a node from announcing the address by BGP to a neighbor of the

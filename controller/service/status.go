@@ -93,6 +93,11 @@ func ModeOf(svc *corev1.Service) corev1.LoadBalancerIPMode {
 	return corev1.LoadBalancerIPModeVIP
 }
 
+// Local reports whether only nodes with endpoints of the Service announce it.
+func Local(svc *corev1.Service) bool {
+	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
 // Marked reports whether the Service has conditions of Berth: it was served.
 func Marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
 
