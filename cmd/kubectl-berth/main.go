@@ -75,7 +75,7 @@ problem, a difference), and 2 if it could not look.`,
 	root.SetErr(streams.ErrOut)
 	c.config.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
-	root.AddCommand(versionCommand(c))
+	root.AddCommand(whyCommand(c), versionCommand(c))
 	return root
 }
 
