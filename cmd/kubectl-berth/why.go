@@ -78,7 +78,7 @@ func printWhy(w io.Writer, r *why.Report, wide bool) {
 	fmt.Fprintf(w, "Service %s/%s: %s\n\n", r.Namespace, r.Name, r.Summary)
 	for _, s := range r.Steps {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", signs[s.Grade], s.Name, s.Text)
-		if wide || s.Grade != why.OK || s.Name == "Events" || len(s.Details) <= 4 {
+		if wide || s.Grade != why.OK || s.Name == "Events" || s.Name == "Owner" {
 			for _, d := range s.Details {
 				fmt.Fprintf(w, "\t\t  %s\n", d)
 			}

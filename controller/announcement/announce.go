@@ -330,9 +330,10 @@ func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) 
 		return ReasonNoEndpoints, "no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
 	}
 	reason = ReasonNoCandidate
-	var each []string
-	for name, ob := range obstacles {
-		each = append(each, name+" "+ob.text)
+	nodes := map[string][]string{} // by what keeps them from it
+	for _, name := range slices.Sorted(maps.Keys(obstacles)) {
+		ob := obstacles[name]
+		nodes[ob.text] = append(nodes[ob.text], name)
 		switch {
 		case ob.session:
 			reason = ReasonNoSession
@@ -340,8 +341,16 @@ func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) 
 			reason = ReasonNoSpeaker
 		}
 	}
-	if len(each) == 0 {
+	if len(nodes) == 0 {
 		return reason, "no node is matched by its nodeSelector"
+	}
+	var each []string
+	for text, names := range nodes {
+		if len(names) == 1 {
+			each = append(each, names[0]+" "+text)
+		} else {
+			each = append(each, "each of "+condition.Few(names)+" "+text)
+		}
 	}
 	slices.Sort(each)
 	switch reason {

@@ -266,7 +266,7 @@ func TestServiceCondition(t *testing.T) {
 				},
 			},
 			reason:  "NoCandidate",
-			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: n1 has the label exclude, n2 has the label exclude, n3 has the label exclude, n4 has the label exclude, n5 has the label exclude and 2 more",
+			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: each of n1, n2, n3, n4, n5 and 2 more has the label exclude",
 		},
 		{
 			name: "an interface that no node has",

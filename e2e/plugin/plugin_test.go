@@ -11,12 +11,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
+	"github.com/berth-lb/berth/e2e/stock"
 )
 
 // patience is the limit for what takes a moment on an idle machine, and much longer on a busy one.
@@ -93,11 +93,19 @@ func berthWith(t *testing.T, kubeconfig string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(os.Getenv("BERTH_CACHE"), "bin", "kubectl-berth"), args...)
+	folder, err := stock.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, folder.Bin("kubectl-berth"), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
+	// It runs in the network where the API server is reached, and sees this process's files.
+	err = scene.In(lab.ControlPlane, cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

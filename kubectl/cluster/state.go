@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
@@ -135,12 +136,14 @@ func (s *State) Holders(address netip.Addr) []*corev1.Service {
 	return found
 }
 
-// EventsOf returns the events about an object, oldest first.
-func (s *State) EventsOf(kind, namespace, name string) []*corev1.Event {
+// EventsOf returns the events about an object, oldest first, without those about another one that
+// had its name.
+func (s *State) EventsOf(kind string, object metav1.Object) []*corev1.Event {
 	var found []*corev1.Event
 	for _, e := range s.Events {
 		o := e.InvolvedObject
-		if o.Kind == kind && o.Namespace == namespace && o.Name == name {
+		if o.Kind == kind && o.Namespace == object.GetNamespace() && o.Name == object.GetName() &&
+			(o.UID == "" || o.UID == object.GetUID()) {
 			found = append(found, e)
 		}
 	}

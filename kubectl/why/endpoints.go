@@ -49,7 +49,11 @@ func (l *look) endpoints() Step {
 		step.Text = l.missingPort()
 		step.next = l.podsCommand("-o jsonpath='{.items[*].spec.containers[*].ports}'")
 	default:
-		step.Text = fmt.Sprintf("%d Pods match spec.selector (%s), and none is ready", len(its), selector)
+		verb := "Pods match"
+		if len(its) == 1 {
+			verb = "Pod matches"
+		}
+		step.Text = fmt.Sprintf("%d %s spec.selector (%s), and none is ready", len(its), verb, selector)
 		for _, p := range its {
 			step.Details = append(step.Details, p.Name+": "+unreadiness(p))
 		}
@@ -207,7 +211,7 @@ func unreadiness(p *corev1.Pod) string {
 	for _, c := range p.Status.ContainerStatuses {
 		switch {
 		case c.State.Waiting != nil:
-			return fmt.Sprintf("container %s waits: %s %s", c.Name, c.State.Waiting.Reason, c.State.Waiting.Message)
+			return strings.TrimSpace(fmt.Sprintf("container %s waits: %s %s", c.Name, c.State.Waiting.Reason, c.State.Waiting.Message))
 		case c.State.Terminated != nil:
 			return fmt.Sprintf("container %s ended: %s, exit code %d", c.Name, c.State.Terminated.Reason, c.State.Terminated.ExitCode)
 		}

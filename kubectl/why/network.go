@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/announcement"
 )
 
 // announced says by what the addresses are announced, and which rule takes out each node.
@@ -19,6 +20,12 @@ func (l *look) announced() Step {
 		step.Grade = Failure
 	} else if c.Warns {
 		step.Grade = Warning
+	}
+	switch c.Reason {
+	case announcement.ReasonNoAnnouncement:
+		l.blame(&step, func(string) bool { return true }, "SegmentAnnouncement", "RouteAnnouncement")
+	case announcement.ReasonNoSession:
+		l.blame(&step, l.toldBy, "BGPNeighbor")
 	}
 	if has := l.condition(v1alpha1.ServiceAnnounced); has != nil && (has.Status == metav1.ConditionTrue) != c.OK {
 		step.Details = append(step.Details, fmt.Sprintf("the condition says %s %s since %s: %s", has.Status, has.Reason, l.ago(has.LastTransitionTime.Time), has.Message))
@@ -121,11 +128,9 @@ func orNobody(nodes []string) string {
 	return few(nodes)
 }
 
-// sessions says with which routers the nodes that announce have a session.
-func (l *look) sessions() Step {
-	step := Step{Name: "Sessions", Grade: OK, next: "kubectl describe bgpneighbors.berth.dev"}
-	up, all := 0, 0
-	selected := map[string]map[string]bool{} // neighbors, nodes
+// neighbors returns the nodes that are to tell a BGPNeighbor of the addresses, by its name.
+func (l *look) neighbors() map[string]map[string]bool {
+	selected := map[string]map[string]bool{}
 	for _, a := range l.addresses {
 		for _, r := range l.snapshot.BGPFor(a, l.outlook.Labels[a]...) {
 			for _, p := range l.prospects[a] {
@@ -143,6 +148,17 @@ func (l *look) sessions() Step {
 			}
 		}
 	}
+	return selected
+}
+
+// toldBy reports whether a BGPNeighbor is to be told of the addresses.
+func (l *look) toldBy(neighbor string) bool { return l.neighbors()[neighbor] != nil }
+
+// sessions says with which routers the nodes that announce have a session.
+func (l *look) sessions() Step {
+	step := Step{Name: "Sessions", Grade: OK, next: "kubectl describe bgpneighbors.berth.dev"}
+	up, all := 0, 0
+	selected := l.neighbors()
 	for _, s := range l.Speakers {
 		for _, session := range s.Status.Sessions {
 			if !selected[session.NeighborName][s.Name] {
@@ -172,7 +188,10 @@ func (l *look) sessions() Step {
 		return Step{}
 	}
 	step.Text = fmt.Sprintf("%d of %d established", up, all)
-	if up < all {
+	if all == 0 {
+		step.Text = "no speaker has one, or tries"
+	}
+	if up < all || all == 0 {
 		step.Grade = Note
 		if up > 0 {
 			step.Grade = Warning

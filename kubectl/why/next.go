@@ -2,6 +2,8 @@ package why
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/announcement"
@@ -48,6 +50,11 @@ EOF`, p.Name, p.Name)
 	case announcement.ReasonNoCandidate:
 		return "kubectl get nodes --show-labels"
 	case announcement.ReasonNoSpeaker:
+		if slices.ContainsFunc(l.prospects[l.addresses[0]], func(p announcement.Prospect) bool {
+			return strings.Contains(p.Obstacle, "interface")
+		}) {
+			return "kubectl get speakers.berth.dev -o custom-columns='NODE:.metadata.name,INTERFACES:.status.segments[*].interface'"
+		}
 		return "kubectl get pods -n " + l.Namespace + " -l app.kubernetes.io/component=speaker -o wide"
 	case announcement.ReasonNoSession:
 		return "kubectl describe bgpneighbors.berth.dev"

@@ -154,6 +154,10 @@ func (l *look) allocation() Step {
 		step.Grade, step.Text = Warning, "it has an address, but no condition of Berth yet"
 	case c.Status != metav1.ConditionTrue:
 		step.Grade, step.Text = Failure, c.Message
+		switch c.Reason {
+		case service.ReasonNoPool, service.ReasonUnknownPool, service.ReasonPoolExhausted, service.ReasonAddressOutside:
+			l.blame(&step, l.asksFor, "LoadBalancerPool")
+		}
 		if len(l.addresses) > 0 {
 			step.Grade = Warning
 			step.Text += fmt.Sprintf(" (it keeps %s)", join(l.addresses))
@@ -175,6 +179,12 @@ func (l *look) allocation() Step {
 		}
 	}
 	return step
+}
+
+// asksFor reports whether the Service may get an address from the pool, as far as it names pools.
+func (l *look) asksFor(pool string) bool {
+	named := service.AnnotationList(l.svc.Annotations, v1alpha1.AnnotationPools)
+	return len(named) == 0 || slices.Contains(named, pool)
 }
 
 func join[T fmt.Stringer](all []T) string {
@@ -256,7 +266,7 @@ func few(names []string) string {
 // events are the last ones.
 func (l *look) events() Step {
 	step := Step{Name: "Events", Grade: OK, Text: "none"}
-	events := l.EventsOf("Service", l.svc.Namespace, l.svc.Name)
+	events := l.EventsOf("Service", l.svc)
 	if len(events) > 5 {
 		events = events[len(events)-5:]
 	}

@@ -165,6 +165,38 @@ func (l *look) command(verb string, args ...string) string {
 	return strings.Join(append([]string{"kubectl", verb, "service", l.svc.Name, "-n", l.svc.Namespace}, args...), " ")
 }
 
+// blame adds what is wrong with objects of these kinds to a step that fails, if they matter, since
+// that is often the cause.
+func (l *look) blame(step *Step, matters func(name string) bool, kinds ...string) {
+	var texts []string
+	for key, problems := range l.problems {
+		for _, p := range problems {
+			if slices.Contains(kinds, key.Kind) && matters(key.Name) && !p.Harmless {
+				texts = append(texts, key.Kind+" "+key.Name+": "+p.Message)
+			}
+		}
+	}
+	if slices.Contains(kinds, "BGPNeighbor") { // whether Secrets are there only the controller knows
+		for _, n := range l.BGPNeighbors {
+			c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionAccepted)
+			if matters(n.Name) && c != nil && c.Status == metav1.ConditionFalse && !slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(t, " "+n.Name+": ") }) {
+				texts = append(texts, "BGPNeighbor "+n.Name+": "+c.Message)
+			}
+		}
+	}
+	if len(texts) == 0 {
+		return
+	}
+	slices.Sort(texts)
+	step.Details = append(texts, step.Details...)
+	object := strings.Fields(strings.SplitN(texts[0], ":", 2)[0]) // its kind and name
+	step.next = "kubectl edit " + strings.ToLower(object[0]) + ".berth.dev " + object[1]
+	step.Text += "; " + texts[0]
+	if len(texts) > 1 {
+		step.Text += fmt.Sprintf(" (and %d more)", len(texts)-1)
+	}
+}
+
 // conclude says what the steps come to.
 func (l *look) conclude(r *Report) {
 	for _, grade := range []Grade{Failure, Warning} {
