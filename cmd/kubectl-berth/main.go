@@ -75,7 +75,9 @@ problem, a difference), and 2 if it could not look.`,
 	root.SetErr(streams.ErrOut)
 	c.config.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
-	root.AddCommand(whyCommand(c), versionCommand(c))
+	root.AddCommand(
+		whyCommand(c), statusCommand(c), poolsCommand(c), servicesCommand(c), l2Command(c), bgpCommand(c), versionCommand(c),
+	)
 	return root
 }
 

@@ -7,7 +7,11 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -64,4 +68,72 @@ func prefixes(texts []string) []netip.Prefix {
 		}
 	}
 	return all
+}
+
+// Leadership is what is known of the controllers.
+type Leadership struct {
+	// Installed: there is a Deployment, with so many Pods wanted and ready.
+	Installed     bool
+	Wanted, Ready int32
+	// Holder is the Pod that leads, as of the Lease, which it last renewed then.
+	Holder  string
+	Renewed time.Time
+	// Unknown: what shows it could not be read.
+	Unknown bool
+}
+
+// leaseTime is the time after which a Lease that is not renewed counts as given up. It is longer
+// than the controllers' own, since the clock that State.Taken is of may differ from theirs.
+const leaseTime = 30 * time.Second
+
+// Leadership returns what is known of the controllers.
+func (s *State) Leadership() Leadership {
+	l := Leadership{Unknown: s.Lack("apps", "deployments") || s.Lack("coordination.k8s.io", "leases")}
+	for _, d := range s.Deployments {
+		if d.Namespace != s.Namespace || d.Labels[componentLabel] != "controller" {
+			continue
+		}
+		l.Installed = true
+		l.Ready += d.Status.ReadyReplicas
+		if d.Spec.Replicas != nil {
+			l.Wanted += *d.Spec.Replicas
+		}
+	}
+	for _, lease := range s.Leases {
+		if lease.Name == "berth-controller" && lease.Spec.HolderIdentity != nil && lease.Spec.RenewTime != nil {
+			l.Holder, l.Renewed = *lease.Spec.HolderIdentity, lease.Spec.RenewTime.Time
+		}
+	}
+	return l
+}
+
+// Leads reports whether a controller leads at that time.
+func (l Leadership) Leads(now time.Time) bool {
+	return l.Holder != "" && now.Sub(l.Renewed) <= leaseTime
+}
+
+// Lack reports whether the resource could not be read.
+func (s *State) Lack(group, name string) bool { return s.Missing[Resource{group, name}] != nil }
+
+// Uses returns which addresses are somebody else's, as the controller sees it.
+func (s *State) Uses(snapshot *config.Snapshot) *inuse.Set {
+	flags := s.Controller()
+	from := inuse.Sources{
+		Nodes: s.Nodes, Speakers: s.Speakers, Peers: map[string]netip.Addr{},
+		ServiceCIDRs: flags.ServiceCIDRs, PodCIDRs: flags.PodCIDRs,
+	}
+	for _, n := range snapshot.Neighbors {
+		if n.Address.IsValid() {
+			from.Peers[n.Name] = n.Address
+		}
+	}
+	for _, slice := range s.EndpointSlices {
+		if candidate.ServiceOf(slice) == metav1.NamespaceDefault+"/kubernetes" {
+			from.APIServer = append(from.APIServer, slice)
+		}
+	}
+	for _, c := range s.ServiceCIDRs {
+		from.ServiceCIDRs = append(from.ServiceCIDRs, prefixes(c.Spec.CIDRs)...)
+	}
+	return inuse.Compile(from)
 }

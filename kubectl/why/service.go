@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,59 +85,27 @@ func quoted(names []string) string {
 	return strings.Join(each, ", ")
 }
 
-// leaseTime is the time after which a Lease that is not renewed counts as given up, twice the
-// controller's own, since clocks differ.
-const leaseTime = 30 * time.Second
-
 // controller says whether a controller is at work.
 func (l *look) controller() Step {
 	step := Step{Name: "Controller", Grade: OK, next: "kubectl get pods -n " + l.Namespace + " -l app.kubernetes.io/component=controller"}
-	var ready, wanted int32
-	installed := false
-	for _, d := range l.Deployments {
-		if d.Namespace == l.Namespace && d.Labels["app.kubernetes.io/component"] == "controller" {
-			installed = true
-			ready += d.Status.ReadyReplicas
-			if d.Spec.Replicas != nil {
-				wanted += *d.Spec.Replicas
-			}
-		}
-	}
-	holder, renewed := "", time.Time{}
-	for _, lease := range l.Leases {
-		if lease.Name == "berth-controller" && lease.Spec.HolderIdentity != nil && lease.Spec.RenewTime != nil {
-			holder, renewed = *lease.Spec.HolderIdentity, lease.Spec.RenewTime.Time
-		}
-	}
-	switch {
-	case l.unread("deployments") || l.unread("leases"):
+	switch c := l.Leadership(); {
+	case c.Unknown:
 		step.Grade, step.Text = Note, "whether a controller is at work is not known: what shows it could not be read"
-	case !installed && holder == "":
+	case !c.Installed && c.Holder == "":
 		step.Grade, step.Text = Failure, fmt.Sprintf("there is no controller of Berth in namespace %s; install Berth, or name its namespace with --berth-namespace", l.Namespace)
-	case installed && wanted == 0:
+	case c.Installed && c.Wanted == 0:
 		step.Grade, step.Text = Failure, "no controller runs: its Deployment is scaled to 0, so nothing that changes is decided"
 		step.next = "kubectl scale deployment berth-controller -n " + l.Namespace + " --replicas=2"
-	case installed && ready == 0:
-		step.Grade, step.Text = Failure, fmt.Sprintf("no controller is ready (0 of %d), so nothing that changes is decided; what is announced already stays", wanted)
-	case holder == "" || l.Taken.Sub(renewed) > leaseTime:
-		step.Grade = Warning
-		step.Text = "no controller leads: the Lease berth-controller was not renewed for " + l.ago(renewed)
-		if holder == "" {
-			step.Text = "no controller leads: the Lease berth-controller has no holder"
-		}
+	case c.Installed && c.Ready == 0:
+		step.Grade, step.Text = Failure, fmt.Sprintf("no controller is ready (0 of %d), so nothing that changes is decided; what is announced already stays", c.Wanted)
+	case c.Holder == "":
+		step.Grade, step.Text = Warning, "no controller leads: the Lease berth-controller has no holder"
+	case !c.Leads(l.Taken):
+		step.Grade, step.Text = Warning, "no controller leads: the Lease berth-controller was not renewed for "+l.ago(c.Renewed)
 	default:
-		step.Text = fmt.Sprintf("%s leads, %d of %d ready", holder, ready, wanted)
+		step.Text = fmt.Sprintf("%s leads, %d of %d ready", c.Holder, c.Ready, c.Wanted)
 	}
 	return step
-}
-
-func (l *look) unread(name string) bool {
-	for resource := range l.Missing {
-		if resource.Name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // allocation says whether it has an address.

@@ -1,0 +1,158 @@
+package view
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/kubectl/cluster"
+)
+
+// Owner is who answers for an address on a segment.
+type Owner struct {
+	Address   string   `json:"address"`
+	Segment   string   `json:"segment"`
+	Node      string   `json:"node"`
+	Interface string   `json:"interface"`
+	MAC       string   `json:"mac"`
+	Services  []string `json:"services,omitempty"`
+	// Since is when the node took it.
+	Since *time.Time `json:"since,omitempty"`
+	// Reason of the last move, in CamelCase.
+	Reason string `json:"reason,omitempty"`
+	// Problem: the node is gone, or no Service has the address.
+	Problem string `json:"problem,omitempty"`
+}
+
+// OwnersOf returns who answers for each address, by address and segment. An empty node, address or
+// segment stands for all.
+func OwnersOf(s *cluster.State, node, address, segment string) []Owner {
+	var rows []Owner
+	for _, o := range s.Owners {
+		st := o.Status
+		if node != "" && st.NodeName != node || address != "" && st.Address != address || segment != "" && st.Segment != segment {
+			continue
+		}
+		row := Owner{
+			Address: st.Address, Segment: st.Segment, Node: st.NodeName, Interface: st.Interface, MAC: st.MAC,
+			Reason: st.Reason,
+		}
+		for _, ref := range st.ServiceRefs {
+			row.Services = append(row.Services, ref.Namespace+"/"+ref.Name)
+		}
+		if st.AcquireTime != nil {
+			at := st.AcquireTime.UTC()
+			row.Since = &at
+		}
+		if s.Node(st.NodeName) == nil && !s.Lack("", "nodes") {
+			row.Problem = "there is no such node"
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b Owner) int {
+		return strings.Compare(a.Address+" "+a.Segment, b.Address+" "+b.Segment)
+	})
+	return rows
+}
+
+// Segment is a node's view of a segment.
+type Segment struct {
+	Node      string   `json:"node"`
+	Interface string   `json:"interface"`
+	State     string   `json:"state"`
+	MAC       string   `json:"mac,omitempty"`
+	Subnets   []string `json:"subnets,omitempty"`
+	// Peers counts the other speakers that it hears there.
+	Peers int `json:"peers"`
+	// Owned counts the addresses that it answers for there.
+	Owned      int    `json:"owned"`
+	ReturnPath string `json:"returnPath,omitempty"`
+	// Problem is what is wrong; empty: nothing.
+	Problem string `json:"problem,omitempty"`
+}
+
+// SegmentsOf returns each node's view of its segments, by node and interface.
+func SegmentsOf(s *cluster.State, node string) []Segment {
+	sharers := map[string]int{} // speakers with a subnet
+	for _, speaker := range s.Speakers {
+		for _, r := range speaker.Status.Segments {
+			for _, subnet := range r.Subnets {
+				sharers[subnet]++
+			}
+		}
+	}
+	var rows []Segment
+	for _, speaker := range s.Speakers {
+		if node != "" && speaker.Name != node {
+			continue
+		}
+		for _, r := range speaker.Status.Segments {
+			row := Segment{
+				Node: speaker.Name, Interface: r.Interface, State: string(r.State), MAC: r.MAC, Subnets: r.Subnets,
+				Peers: number(r.PeersAlive), Owned: number(r.AddressesOwned), ReturnPath: string(r.ReturnPath),
+			}
+			alone := row.Peers == 0 && slices.ContainsFunc(r.Subnets, func(subnet string) bool { return sharers[subnet] > 1 })
+			switch {
+			case r.State == v1alpha1.SegmentWaiting:
+				row.Problem = "the link is down, or the speaker listens still"
+			case alone:
+				row.Problem = "it hears no other speaker, though others have an address of the same subnet: what is between them drops hellos (EtherType 0x88b5), or they are not on one segment"
+			case r.ReturnPath == v1alpha1.ReturnPathOther:
+				row.Problem = "replies to clients beyond the segment leave by another interface"
+			case r.ProxyARPMAC != "":
+				row.Problem = "router " + r.ProxyARPMAC + " answers ARP for every address (proxy ARP)"
+			}
+			rows = append(rows, row)
+		}
+	}
+	slices.SortFunc(rows, func(a, b Segment) int {
+		return strings.Compare(a.Node+" "+a.Interface, b.Node+" "+b.Interface)
+	})
+	return rows
+}
+
+// Session is a node's session with a router.
+type Session struct {
+	Node     string     `json:"node"`
+	Neighbor string     `json:"neighbor"`
+	Address  string     `json:"address,omitempty"`
+	State    string     `json:"state"`
+	Since    *time.Time `json:"since,omitempty"`
+	Prefixes int        `json:"prefixes"`
+	Families []string   `json:"families,omitempty"`
+	BFD      string     `json:"bfd,omitempty"`
+	// LastError is why it is down, or was last.
+	LastError string `json:"lastError,omitempty"`
+}
+
+// SessionsOf returns the sessions, by neighbor and node. An empty node or neighbor stands for all.
+func SessionsOf(s *cluster.State, node, neighbor string) []Session {
+	var rows []Session
+	for _, speaker := range s.Speakers {
+		for _, r := range speaker.Status.Sessions {
+			if node != "" && speaker.Name != node || neighbor != "" && r.NeighborName != neighbor {
+				continue
+			}
+			row := Session{
+				Node: speaker.Name, Neighbor: r.NeighborName, State: string(r.State), Prefixes: number(r.Prefixes),
+				BFD: string(r.BFD), LastError: r.LastError,
+			}
+			if r.Address != nil {
+				row.Address = *r.Address
+			}
+			if r.LastTransitionTime != nil {
+				at := r.LastTransitionTime.UTC()
+				row.Since = &at
+			}
+			for _, f := range r.Families {
+				row.Families = append(row.Families, string(f))
+			}
+			rows = append(rows, row)
+		}
+	}
+	slices.SortFunc(rows, func(a, b Session) int {
+		return strings.Compare(a.Neighbor+" "+a.Node+" "+a.Address, b.Neighbor+" "+b.Node+" "+b.Address)
+	})
+	return rows
+}
