@@ -132,7 +132,11 @@ func printStatus(w io.Writer, st view.Status) {
 		fmt.Fprintf(w, "WRONG\t%s\n", p)
 	}
 	if len(st.Problems) == 0 {
-		fmt.Fprintf(w, "Nothing is wrong.\n")
+		text := "Nothing is wrong."
+		if len(st.Unknown) > 0 {
+			text = "Nothing is wrong, as far as could be read."
+		}
+		fmt.Fprintln(w, text)
 	}
 	fmt.Fprintf(w, "\nControllers\t%s ready", st.Controllers)
 	if st.Leader != "" {

@@ -192,7 +192,9 @@ func TestTenantRoles(t *testing.T) {
 		{user: "reader", verb: "list", resource: "loadbalancerpools", want: true},
 		{user: "reader", verb: "watch", resource: "l2owners", want: true},
 		{user: "reader", verb: "update", resource: "loadbalancerpools"},
+		{user: "reader", verb: "list", resource: "core/nodes", want: true},
 		{user: "reader", verb: "list", resource: "core/secrets"},
+		{user: "reader", verb: "create", resource: "core/pods"},
 	} {
 		must(t, stage.Eventually(t.Context(), patience, func(context.Context) error { // roles are aggregated soon
 			if got := may(t, c.user, nil, ns, c.verb, c.resource); got != c.want {

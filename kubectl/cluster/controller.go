@@ -88,7 +88,7 @@ const leaseTime = 30 * time.Second
 
 // Leadership returns what is known of the controllers.
 func (s *State) Leadership() Leadership {
-	l := Leadership{Unknown: s.Lack("apps", "deployments") || s.Lack("coordination.k8s.io", "leases")}
+	l := Leadership{Unknown: len(s.Lack(Deployments, Leases)) > 0}
 	for _, d := range s.Deployments {
 		if d.Namespace != s.Namespace || d.Labels[componentLabel] != "controller" {
 			continue
@@ -111,9 +111,6 @@ func (s *State) Leadership() Leadership {
 func (l Leadership) Leads(now time.Time) bool {
 	return l.Holder != "" && now.Sub(l.Renewed) <= leaseTime
 }
-
-// Lack reports whether the resource could not be read.
-func (s *State) Lack(group, name string) bool { return s.Missing[Resource{group, name}] != nil }
 
 // Uses returns which addresses are somebody else's, as the controller sees it.
 func (s *State) Uses(snapshot *config.Snapshot) *inuse.Set {

@@ -53,7 +53,6 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 		return nil, fmt.Errorf("the API server at %s does not answer: %w", c.Config.Host, err)
 	}
 	s := &State{Taken: time.Now(), Namespace: namespace, ServerVersion: version.GitVersion, Missing: map[Resource]error{}}
-	berth := func(name string) Resource { return Resource{v1alpha1.GroupVersion.Group, name} }
 	k := c.Kubernetes
 	var work sync.WaitGroup
 	var mu sync.Mutex
@@ -79,28 +78,27 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 			}
 		})
 	}
-	read(berth("loadbalancerpools"), page(c.Berth.LoadBalancerPools.List), into(&s.Pools))
-	read(berth("segmentannouncements"), page(c.Berth.SegmentAnnouncements.List), into(&s.SegmentAnnouncements))
-	read(berth("routeannouncements"), page(c.Berth.RouteAnnouncements.List), into(&s.RouteAnnouncements))
-	read(berth("bgpneighbors"), page(c.Berth.BGPNeighbors.List), into(&s.BGPNeighbors))
-	read(berth("addressreservations"), page(c.Berth.AddressReservations("").List), into(&s.Reservations))
-	read(berth("speakers"), page(c.Berth.Speakers.List), into(&s.Speakers))
-	read(berth("l2owners"), page(c.Berth.L2Owners.List), into(&s.Owners))
-	core := func(name string) Resource { return Resource{"", name} }
-	read(core("services"), page(k.CoreV1().Services("").List), into(&s.Services))
-	read(core("nodes"), page(k.CoreV1().Nodes().List), into(&s.Nodes))
-	read(core("namespaces"), page(k.CoreV1().Namespaces().List), into(&s.Namespaces))
-	read(core("pods"), page(k.CoreV1().Pods(namespace).List), into(&s.Pods))
-	read(core("events"), page(k.CoreV1().Events("").List), func(o runtime.Object) {
+	read(Pools, page(c.Berth.LoadBalancerPools.List), into(&s.Pools))
+	read(SegmentAnnouncements, page(c.Berth.SegmentAnnouncements.List), into(&s.SegmentAnnouncements))
+	read(RouteAnnouncements, page(c.Berth.RouteAnnouncements.List), into(&s.RouteAnnouncements))
+	read(BGPNeighbors, page(c.Berth.BGPNeighbors.List), into(&s.BGPNeighbors))
+	read(Reservations, page(c.Berth.AddressReservations("").List), into(&s.Reservations))
+	read(Speakers, page(c.Berth.Speakers.List), into(&s.Speakers))
+	read(Owners, page(c.Berth.L2Owners.List), into(&s.Owners))
+	read(Services, page(k.CoreV1().Services("").List), into(&s.Services))
+	read(Nodes, page(k.CoreV1().Nodes().List), into(&s.Nodes))
+	read(Namespaces, page(k.CoreV1().Namespaces().List), into(&s.Namespaces))
+	read(Pods, page(k.CoreV1().Pods(namespace).List), into(&s.Pods))
+	read(Events, page(k.CoreV1().Events("").List), func(o runtime.Object) {
 		if e, ok := o.(*corev1.Event); ok && concerns(e) {
 			s.Events = append(s.Events, e)
 		}
 	})
-	read(Resource{"discovery.k8s.io", "endpointslices"}, page(k.DiscoveryV1().EndpointSlices("").List), into(&s.EndpointSlices))
-	read(Resource{"networking.k8s.io", "servicecidrs"}, page(k.NetworkingV1().ServiceCIDRs().List), into(&s.ServiceCIDRs))
-	read(Resource{"apps", "deployments"}, page(k.AppsV1().Deployments("").List), into(&s.Deployments))
-	read(Resource{"apps", "daemonsets"}, page(k.AppsV1().DaemonSets("").List), into(&s.DaemonSets))
-	read(Resource{"coordination.k8s.io", "leases"}, page(k.CoordinationV1().Leases(namespace).List), into(&s.Leases))
+	read(EndpointSlices, page(k.DiscoveryV1().EndpointSlices("").List), into(&s.EndpointSlices))
+	read(ServiceCIDRs, page(k.NetworkingV1().ServiceCIDRs().List), into(&s.ServiceCIDRs))
+	read(Deployments, page(k.AppsV1().Deployments("").List), into(&s.Deployments))
+	read(DaemonSets, page(k.AppsV1().DaemonSets("").List), into(&s.DaemonSets))
+	read(Leases, page(k.CoordinationV1().Leases(namespace).List), into(&s.Leases))
 	work.Wait()
 	return s, ctx.Err()
 }

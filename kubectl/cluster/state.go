@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
@@ -70,14 +71,50 @@ type State struct {
 	Uninstalled bool
 }
 
-// Lacks says what could not be read, one sentence each, sorted.
+// Lacks says what could not be read, in few sentences: what the user may not read is one of them.
 func (s *State) Lacks() []string {
-	var texts []string
+	var forbidden, texts []string
 	for resource, err := range s.Missing {
-		texts = append(texts, fmt.Sprintf("%s could not be read: %v", resource, err))
+		if apierrors.IsForbidden(err) {
+			forbidden = append(forbidden, resource.String())
+		} else {
+			texts = append(texts, fmt.Sprintf("%s could not be read: %v", resource, err))
+		}
 	}
 	slices.Sort(texts)
+	if len(forbidden) > 0 {
+		slices.Sort(forbidden)
+		texts = append(texts, "you have no right to list "+strings.Join(forbidden, ", ")+"; what depends on them is not known (ClusterRole berth-view has these rights)")
+	}
 	return texts
+}
+
+// Resources that are read, by the names that conclusions need them by.
+var (
+	Pools                = berth("loadbalancerpools")
+	SegmentAnnouncements = berth("segmentannouncements")
+	RouteAnnouncements   = berth("routeannouncements")
+	BGPNeighbors         = berth("bgpneighbors")
+	Reservations         = berth("addressreservations")
+	Speakers             = berth("speakers")
+	Owners               = berth("l2owners")
+	Services             = Resource{"", "services"}
+	Nodes                = Resource{"", "nodes"}
+	Namespaces           = Resource{"", "namespaces"}
+	Pods                 = Resource{"", "pods"}
+	Events               = Resource{"", "events"}
+	EndpointSlices       = Resource{"discovery.k8s.io", "endpointslices"}
+	ServiceCIDRs         = Resource{"networking.k8s.io", "servicecidrs"}
+	Deployments          = Resource{"apps", "deployments"}
+	DaemonSets           = Resource{"apps", "daemonsets"}
+	Leases               = Resource{"coordination.k8s.io", "leases"}
+)
+
+func berth(name string) Resource { return Resource{v1alpha1.GroupVersion.Group, name} }
+
+// Lack returns those of the resources that could not be read.
+func (s *State) Lack(resources ...Resource) []Resource {
+	return slices.DeleteFunc(slices.Clone(resources), func(r Resource) bool { return s.Missing[r] == nil })
 }
 
 // Objects returns the configuration, to be compiled. Whether a Secret has the password that a

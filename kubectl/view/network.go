@@ -45,7 +45,7 @@ func OwnersOf(s *cluster.State, node, address, segment string) []Owner {
 			at := st.AcquireTime.UTC()
 			row.Since = &at
 		}
-		if s.Node(st.NodeName) == nil && !s.Lack("", "nodes") {
+		if s.Node(st.NodeName) == nil && len(s.Lack(cluster.Nodes)) == 0 {
 			row.Problem = "there is no such node"
 		}
 		rows = append(rows, row)

@@ -123,6 +123,8 @@ func WhoHas(s *cluster.State, address netip.Addr) Holder {
 		h.Text = "it is not given: it is " + use.By
 	case reservedFor(s, address) != "":
 		h.Text = "it is reserved by AddressReservation " + reservedFor(s, address)
+	case len(s.Lack(cluster.Services, cluster.Pools)) > 0:
+		h.Text = "it is not known who has it: Services or pools could not be read"
 	case p == nil:
 		h.Text = "nobody has it: it is in no LoadBalancerPool"
 	default:

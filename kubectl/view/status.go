@@ -31,6 +31,8 @@ type Status struct {
 	Sessions    Count   `json:"sessions"` // that are established
 	Pools       []Pool  `json:"pools,omitempty"`
 	Segments    []Owned `json:"segments,omitempty"`
+	// Unknown is what could not be read: what depends on it is missing here.
+	Unknown []string `json:"unknown,omitempty"`
 }
 
 // Versions of the parts.
@@ -58,16 +60,21 @@ type Owned struct {
 func StatusOf(s *cluster.State) Status {
 	snapshot, problems := config.Compile(s.Objects())
 	observed := announcement.Observe(s.Nodes, s.Speakers, func(*v1alpha1.Speaker) bool { return false })
-	status := Status{Versions: Versions{Plugin: version.Number(), Kubernetes: s.ServerVersion}, Pools: PoolsOf(s)}
+	status := Status{Versions: Versions{Plugin: version.Number(), Kubernetes: s.ServerVersion}, Pools: PoolsOf(s), Unknown: s.Lacks()}
 	if s.Uninstalled {
 		status.Problems = []string{"Berth is not installed: the API server does not know its kinds"}
 		return status
 	}
+	known := func(add func(), needs ...cluster.Resource) {
+		if len(s.Lack(needs...)) == 0 {
+			add()
+		}
+	}
 	status.addController(s)
-	status.addSpeakers(s)
-	status.addServices(s)
-	status.addSessions(s, snapshot, observed)
-	status.addConfiguration(s, problems)
+	known(func() { status.addSpeakers(s) }, cluster.Nodes, cluster.Speakers)
+	known(func() { status.addServices(s) }, cluster.Services, cluster.Pools)
+	known(func() { status.addSessions(s, snapshot, observed) }, cluster.BGPNeighbors, cluster.Nodes, cluster.Speakers)
+	known(func() { status.addConfiguration(s, problems) }, cluster.Pools, cluster.BGPNeighbors)
 	for _, o := range s.Owners {
 		segment := o.Status.Segment
 		i := slices.IndexFunc(status.Segments, func(x Owned) bool { return x.Segment == segment })
@@ -76,7 +83,7 @@ func StatusOf(s *cluster.State) Status {
 			status.Segments = append(status.Segments, Owned{Segment: segment, Nodes: map[string]int{}})
 		}
 		status.Segments[i].Nodes[o.Status.NodeName]++
-		if s.Node(o.Status.NodeName) == nil && !s.Lack("", "nodes") {
+		if s.Node(o.Status.NodeName) == nil && len(s.Lack(cluster.Nodes)) == 0 {
 			status.say("%s is answered for on %s by node %s, which does not exist", o.Status.Address, segment, o.Status.NodeName)
 		}
 	}

@@ -32,8 +32,6 @@ func (l *look) endpoints() Step {
 			step.next = l.podsCommand("-o jsonpath='{.items[*].spec.containers[*].ports}'")
 		}
 		return step
-	case len(l.svc.Spec.Selector) == 0 && l.Lack("discovery.k8s.io", "endpointslices"):
-		return Step{Name: "Endpoints", Grade: Note, Text: "not known: EndpointSlices could not be read"}
 	case len(l.svc.Spec.Selector) == 0:
 		step.Text = "it has no spec.selector, and no EndpointSlice with a ready endpoint: somebody has to write one, with the label kubernetes.io/service-name: " + l.svc.Name
 	case l.pods.Err != nil:

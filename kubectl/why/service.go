@@ -154,12 +154,16 @@ func (l *look) asksFor(pool string) bool {
 	return len(named) == 0 || slices.Contains(named, pool)
 }
 
-func join[T fmt.Stringer](all []T) string {
-	var texts []string
+func join[T fmt.Stringer](all []T) string { return strings.Join(texts(all), " and ") }
+
+func list[T fmt.Stringer](all []T) string { return strings.Join(texts(all), ", ") }
+
+func texts[T fmt.Stringer](all []T) []string {
+	var each []string
 	for _, a := range all {
-		texts = append(texts, a.String())
+		each = append(each, a.String())
 	}
-	return strings.Join(texts, " and ")
+	return each
 }
 
 // pool says where the addresses are from, and what is wrong there.

@@ -101,16 +101,48 @@ func Of(s *cluster.State, namespace, name string, pods Pods) *Report {
 	served := l.class()
 	r.Steps = append(r.Steps, served)
 	if served.Grade != Failure {
+		configuration := []cluster.Resource{
+			cluster.Pools, cluster.SegmentAnnouncements, cluster.RouteAnnouncements, cluster.Nodes, cluster.Speakers,
+		}
 		r.Steps = append(r.Steps, l.controller(), l.allocation())
 		if len(l.addresses) > 0 {
-			r.Steps = append(r.Steps, l.pool(), l.announced(), l.owners(), l.sessions(), l.speakers())
+			r.Steps = append(
+				r.Steps,
+				l.known("Pool", l.pool, cluster.Pools),
+				l.known("Announced", l.announced, append(configuration, cluster.EndpointSlices)...),
+				l.known("Owner", l.owners, append(configuration, cluster.Owners)...),
+				l.known("Sessions", l.sessions, append(configuration, cluster.BGPNeighbors)...),
+				l.known("Speakers", l.speakers, cluster.Speakers, cluster.Nodes),
+			)
 		}
-		r.Steps = append(r.Steps, l.endpoints(), l.forwarding(), l.returnPath(), l.sources())
+		r.Steps = append(
+			r.Steps,
+			l.known("Endpoints", l.endpoints, cluster.EndpointSlices),
+			l.known("Forwarding", l.forwarding, configuration...),
+			l.known("Return path", l.returnPath, configuration...),
+			l.sources(),
+		)
 	}
-	r.Steps = append(r.Steps, l.events())
+	r.Steps = append(r.Steps, l.known("Events", l.events, cluster.Events))
 	r.Steps = slices.DeleteFunc(r.Steps, func(s Step) bool { return s.Name == "" })
 	l.conclude(r)
 	return r
+}
+
+// known returns the step if what it needs could be read; otherwise nothing is concluded.
+func (l *look) known(name string, step func() Step, needs ...cluster.Resource) Step {
+	lack := l.Lack(needs...)
+	if len(lack) == 0 {
+		return step()
+	}
+	said := Step{Name: name, Grade: Note, Text: "not known, since you could not read " + list(lack)}
+	if c := l.condition(v1alpha1.ServiceAnnounced); name == "Announced" && c != nil {
+		said.Text += fmt.Sprintf("; the condition says %s %s: %s", c.Status, c.Reason, c.Message)
+		if c.Status != metav1.ConditionTrue {
+			said.Grade = Failure
+		}
+	}
+	return said
 }
 
 // outlookOf returns what the controller decides by whether the addresses are announced.
@@ -216,7 +248,11 @@ func (l *look) conclude(r *Report) {
 		return
 	}
 	r.Reachable = true
-	r.Verdict = fmt.Sprintf("nothing that the cluster shows keeps a client from %s; if one does not get through, look at that client, and at what is between", strings.Join(r.Addresses, " or "))
+	shows := "the cluster shows"
+	if len(l.Missing) > 0 {
+		shows = "you could read"
+	}
+	r.Verdict = fmt.Sprintf("nothing that %s keeps a client from %s; if one does not get through, look at that client, and at what is between", shows, strings.Join(r.Addresses, " or "))
 	r.Next = l.clientCommand()
 }
 
