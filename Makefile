@@ -142,8 +142,8 @@ fuzz: ## each fuzz target for FUZZTIME (their seeds are part of every test run)
 
 ##@ For changing Berth.
 
-build: ## the programs: bin/berth, bin/berth-heart, bin/berth-bgp
-	go build -ldflags '-s -w' -o bin/ ./cmd/berth ./cmd/berth-heart ./cmd/berth-bgp
+build: ## the programs: bin/berth, bin/berth-heart, bin/berth-bgp, and the plugin bin/kubectl-berth
+	go build -ldflags '-s -w' -o bin/ ./cmd/berth ./cmd/berth-heart ./cmd/berth-bgp ./cmd/kubectl-berth
 
 image: ## bin/image: the container image for amd64 and arm64 as archives, with SBOMs (Go only)
 	cd tools && go run ./dist -C .. -o ../bin/image image
