@@ -112,7 +112,17 @@ func checkPeers(peers []Peer) (usable []Peer, problems []problem) {
 				},
 			)
 		case sameNumber:
-			problems = append(problems, problem{p, fmt.Sprintf("peer %s has by chance the same number as peer %s (of 4294967295); give it another name", p.Name, twin)})
+			problems = append(
+				problems,
+				problem{
+					p,
+					fmt.Sprintf(
+						"peer %s has by chance the same number as peer %s (of 4294967295); give it another name",
+						p.Name,
+						twin,
+					),
+				},
+			)
 		default:
 			usable = append(usable, p)
 			names[p.Name] = true
@@ -145,7 +155,8 @@ func (o *loop) publishProblems(problems []problem, usable map[string]Peer) {
 	})
 	for _, bad := range problems {
 		s := &session{peer: bad.peer, invalid: true, lastError: bad.text, lastErrorAt: time.Now()}
-		if before := o.published.sessions[bad.peer.Name]; before == nil || !before.invalid || before.lastError != bad.text {
+		if before := o.published.sessions[bad.peer.Name]; before == nil || !before.invalid ||
+			before.lastError != bad.text {
 			o.report(s, SessionFailed, bad.text)
 		}
 		if sessions[bad.peer.Name] == nil {
@@ -259,7 +270,11 @@ func (o *loop) sessionUp(ctx context.Context, s *session, e sessionEvent) {
 	s.verdict, s.probed, s.lastNote, s.closedBecause = "", time.Time{}, failure{}, ""
 	if s.peer.RemoteASN == 0 && s.peer.External() && e.peerASN == s.peer.LocalASN {
 		// GoBGP takes any AS then.
-		s.closedBecause = fmt.Sprintf("peer is in our own AS %d, and an external one is wanted; next attempt in %s", e.peerASN, o.config.RefusalPause)
+		s.closedBecause = fmt.Sprintf(
+			"peer is in our own AS %d, and an external one is wanted; next attempt in %s",
+			e.peerASN,
+			o.config.RefusalPause,
+		)
 		s.backoffUntil = e.time.Add(o.config.RefusalPause)
 		if err := o.server.refuse(ctx, s.peer.Address, "external peer wanted"); err != nil {
 			o.log.Error("BGP session was not ended", "peer", s.peer.Name, "error", err)

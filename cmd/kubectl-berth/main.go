@@ -74,9 +74,18 @@ problem, a difference), and 2 if it could not look.`,
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)
 	c.config.AddFlags(root.PersistentFlags())
-	root.PersistentFlags().StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
+	root.PersistentFlags().
+		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
-		whyCommand(c), statusCommand(c), poolsCommand(c), servicesCommand(c), l2Command(c), bgpCommand(c), versionCommand(c),
+		whyCommand(
+			c,
+		),
+		statusCommand(c),
+		poolsCommand(c),
+		servicesCommand(c),
+		l2Command(c),
+		bgpCommand(c),
+		versionCommand(c),
 	)
 	return root
 }
@@ -104,7 +113,10 @@ func (c *common) state(ctx context.Context) (*cluster.State, error) {
 		fmt.Fprintln(c.ErrOut, "note:", text)
 	}
 	if s.Uninstalled {
-		fmt.Fprintln(c.ErrOut, "note: the API server does not know Berth's kinds: Berth is not installed in this cluster")
+		fmt.Fprintln(
+			c.ErrOut,
+			"note: the API server does not know Berth's kinds: Berth is not installed in this cluster",
+		)
 	}
 	return s, nil
 }

@@ -42,7 +42,17 @@ func l2Command(c *common) *cobra.Command {
 				}
 				fmt.Fprintln(w)
 				for _, r := range rows {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s", r.Address, r.Segment, r.Node, r.Interface, r.MAC, since(s, r.Since), dash(strings.Join(r.Services, ",")))
+					fmt.Fprintf(
+						w,
+						"%s\t%s\t%s\t%s\t%s\t%s\t%s",
+						r.Address,
+						r.Segment,
+						r.Node,
+						r.Interface,
+						r.MAC,
+						since(s, r.Since),
+						dash(strings.Join(r.Services, ",")),
+					)
 					if wide {
 						fmt.Fprintf(w, "\t%s\t%s", dash(r.Reason), dash(r.Problem))
 					}
@@ -77,7 +87,17 @@ func l2Command(c *common) *cobra.Command {
 				}
 				fmt.Fprintln(w)
 				for _, r := range rows {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s", r.Node, r.Interface, r.State, r.Peers, r.Owned, dash(strings.Join(r.Subnets, ",")), dash(r.Problem))
+					fmt.Fprintf(
+						w,
+						"%s\t%s\t%s\t%d\t%d\t%s\t%s",
+						r.Node,
+						r.Interface,
+						r.State,
+						r.Peers,
+						r.Owned,
+						dash(strings.Join(r.Subnets, ",")),
+						dash(r.Problem),
+					)
 					if wide {
 						fmt.Fprintf(w, "\t%s\t%s", dash(r.MAC), dash(r.ReturnPath))
 					}
@@ -118,7 +138,17 @@ func bgpCommand(c *common) *cobra.Command {
 				}
 				fmt.Fprintln(w)
 				for _, r := range rows {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s", r.Neighbor, r.Node, dash(r.Address), r.State, since(s, r.Since), r.Prefixes, dash(r.LastError))
+					fmt.Fprintf(
+						w,
+						"%s\t%s\t%s\t%s\t%s\t%d\t%s",
+						r.Neighbor,
+						r.Node,
+						dash(r.Address),
+						r.State,
+						since(s, r.Since),
+						r.Prefixes,
+						dash(r.LastError),
+					)
 					if wide {
 						fmt.Fprintf(w, "\t%s\t%s", dash(strings.Join(r.Families, ",")), dash(r.BFD))
 					}

@@ -17,7 +17,10 @@ type output struct{ format string }
 
 func (o *output) register(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "format: table, wide, json or yaml")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc(
+		"output",
+		cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp),
+	)
 	inner := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := o.check(); err != nil {
@@ -70,7 +73,14 @@ func versionCommand(c *common) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			info := version.Get()
 			return out.print(c.Out, info, func(w io.Writer, _ bool) {
-				fmt.Fprintf(w, "kubectl-berth %s, commit %s, %s %s\n", info.Version, info.Commit, info.GoVersion, info.Platform)
+				fmt.Fprintf(
+					w,
+					"kubectl-berth %s, commit %s, %s %s\n",
+					info.Version,
+					info.Commit,
+					info.GoVersion,
+					info.Platform,
+				)
 			})
 		},
 	}

@@ -206,7 +206,16 @@ func poolsCommand(c *common) *cobra.Command {
 			return out.print(c.Out, pools, func(w io.Writer, wide bool) {
 				fmt.Fprintln(w, "NAME\tALLOCATION\tIPV4\tIPV6\tANNOUNCED BY\tPROBLEM")
 				for _, p := range pools {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Allocation, p.IPv4, p.IPv6, dash(strings.Join(p.AnnouncedBy, ", ")), dash(p.Problem))
+					fmt.Fprintf(
+						w,
+						"%s\t%s\t%s\t%s\t%s\t%s\n",
+						p.Name,
+						p.Allocation,
+						p.IPv4,
+						p.IPv6,
+						dash(strings.Join(p.AnnouncedBy, ", ")),
+						dash(p.Problem),
+					)
 					if wide {
 						fmt.Fprintf(w, "  %s\n", strings.Join(p.Addresses, ", "))
 					}
@@ -266,8 +275,16 @@ func servicesCommand(c *common) *cobra.Command {
 					case r.Others:
 						state = "another load balancer's"
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, r.Name, dash(strings.Join(r.Addresses, ",")),
-						dash(strings.Join(r.Pools, ",")), dash(strings.Join(r.Owners, ",")), state)
+					fmt.Fprintf(
+						w,
+						"%s\t%s\t%s\t%s\t%s\t%s\n",
+						r.Namespace,
+						r.Name,
+						dash(strings.Join(r.Addresses, ",")),
+						dash(strings.Join(r.Pools, ",")),
+						dash(strings.Join(r.Owners, ",")),
+						state,
+					)
 				}
 			})
 			if err == nil && problems && len(rows) > 0 {

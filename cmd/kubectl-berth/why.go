@@ -98,7 +98,9 @@ func (c *common) completeServices(cmd *cobra.Command, args []string, _ string) (
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	seconds := int64(2)
-	list, err := to.Kubernetes.CoreV1().Services(namespace).List(cmd.Context(), metav1.ListOptions{TimeoutSeconds: &seconds})
+	list, err := to.Kubernetes.CoreV1().
+		Services(namespace).
+		List(cmd.Context(), metav1.ListOptions{TimeoutSeconds: &seconds})
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

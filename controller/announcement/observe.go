@@ -28,7 +28,10 @@ func Observe(nodes []*corev1.Node, speakers []*v1alpha1.Speaker, awaited func(*v
 			Labels: n.Labels, Excluded: candidate.Exclusion(n), Alive: candidate.ReadyStatus(n) == corev1.ConditionTrue,
 		}
 	}
-	speakers = slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
+	speakers = slices.SortedFunc(
+		slices.Values(speakers),
+		func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) },
+	)
 	for _, s := range speakers {
 		view, ok := seen.Nodes[s.Name]
 		if !ok {

@@ -101,13 +101,23 @@ func kubectl(args ...string) func(context.Context) error {
 func afterFirst(yaml string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return errors.Join(
-			kubectl("wait", "service", "first", "-n", "plugin", "--for=jsonpath={.status.loadBalancer.ingress}", "--timeout=30s")(ctx),
+			kubectl(
+				"wait",
+				"service",
+				"first",
+				"-n",
+				"plugin",
+				"--for=jsonpath={.status.loadBalancer.ingress}",
+				"--timeout=30s",
+			)(
+				ctx,
+			),
 			scene.Apply(ctx, yaml),
 		)
 	}
 }
 
-// withoutTor takes the neighbor of the lab's router away, since a router has one session with a node.
+// withoutTor takes the neighbor of the lab's router away: a router has one session with a node.
 var withoutTor = kubectl("delete", "bgpneighbor.berth.dev", "tor")
 
 func withTor(ctx context.Context) error {
@@ -154,7 +164,12 @@ stringData: {password: not-the-routers}
 	},
 	{
 		name: "09 no Secret", says: "there is no Secret",
-		yaml: routed(fmt.Sprintf("remoteASN: %d, authentication: {type: TCPMD5, tcpMD5: {secretName: office}}", lab.RouterAS)) + pinned(fromOffice, ""),
+		yaml: routed(
+			fmt.Sprintf("remoteASN: %d, authentication: {type: TCPMD5, tcpMD5: {secretName: office}}", lab.RouterAS),
+		) + pinned(
+			fromOffice,
+			"",
+		),
 		also: withoutTor, undo: withTor,
 	},
 	{name: "10 another class", says: "metallb", yaml: pinned("", ", loadBalancerClass: metallb")},
@@ -195,13 +210,34 @@ spec:
 		also: func(ctx context.Context) error {
 			return errors.Join(
 				kubectl("scale", "deployment", "berth-controller", "-n", stage.Namespace, "--replicas=0")(ctx),
-				kubectl("wait", "pods", "-n", stage.Namespace, "-l", "app.kubernetes.io/component=controller", "--for=delete", "--timeout=60s")(ctx),
+				kubectl(
+					"wait",
+					"pods",
+					"-n",
+					stage.Namespace,
+					"-l",
+					"app.kubernetes.io/component=controller",
+					"--for=delete",
+					"--timeout=60s",
+				)(
+					ctx,
+				),
 				scene.Apply(ctx, pinned("", "")),
 			)
 		},
 		undo: func(ctx context.Context) error {
 			return errors.Join(
-				kubectl("scale", "deployment", "berth-controller", "-n", stage.Namespace, "--replicas=2")(ctx), scene.AwaitBerth(ctx),
+				kubectl(
+					"scale",
+					"deployment",
+					"berth-controller",
+					"-n",
+					stage.Namespace,
+					"--replicas=2",
+				)(
+					ctx,
+				),
+				scene.AwaitBerth(ctx),
 			)
 		},
 	},
@@ -212,11 +248,28 @@ spec:
 	},
 	{
 		name: "19 a pool for other namespaces", says: "plugin",
-		yaml: strings.Replace(pool("office", "192.0.2.0/24"), "namespaceSelector: {}", "namespaceNames: [finance]", 1) + pinned(fromOffice, ""),
+		yaml: strings.Replace(
+			pool("office", "192.0.2.0/24"),
+			"namespaceSelector: {}",
+			"namespaceNames: [finance]",
+			1,
+		) + pinned(
+			fromOffice,
+			"",
+		),
 	},
 	{
 		name: "20 an interface that no node has", says: "no interface named there",
-		yaml: pool("office", "192.0.2.0/24") + segment("office", "poolNames: [office], interfaces: [bond0]") + pinned(fromOffice, ""),
+		yaml: pool(
+			"office",
+			"192.0.2.0/24",
+		) + segment(
+			"office",
+			"poolNames: [office], interfaces: [bond0]",
+		) + pinned(
+			fromOffice,
+			"",
+		),
 	},
 }
 
@@ -317,15 +370,25 @@ func (m mistake) get(t *testing.T, args ...string) string {
 // conditions returns the conditions of the Service, as troubleshooting.md prints them.
 func (m mistake) conditions(t *testing.T) string {
 	t.Helper()
-	return m.get(t, "get", "service", "shop", "-n", "plugin", "-o",
-		`jsonpath={range .status.conditions[?(@.type!="berth.dev/Record")]}{.type}={.status} {.reason}: {.message}{"\n"}{end}`)
+	return m.get(
+		t,
+		"get",
+		"service",
+		"shop",
+		"-n",
+		"plugin",
+		"-o",
+		`jsonpath={range .status.conditions[?(@.type!="berth.dev/Record")]}{.type}={.status} {.reason}: {.message}{"\n"}{end}`,
+	)
 }
 
-// events returns Berth's last event of each reason about the Service, but for the owners, which come
-// and go by themselves.
+// events returns Berth's last event of each reason about the Service, but for the owners, which
+// come and go by themselves.
 func (m mistake) events(t *testing.T) string {
 	t.Helper()
-	list, err := scene.Kubernetes.CoreV1().Events("plugin").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=shop"})
+	list, err := scene.Kubernetes.CoreV1().
+		Events("plugin").
+		List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=shop"})
 	if err != nil {
 		t.Fatal(err)
 	}

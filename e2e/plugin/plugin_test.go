@@ -29,8 +29,8 @@ var (
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// run brings up a lab of two nodes and a router that speaks BGP, with Berth on it. With BERTH_LAB it
-// uses a running lab that has all that, and leaves it running.
+// run brings up a lab of two nodes and a router that speaks BGP, with Berth on it. With BERTH_LAB
+// it uses a running lab that has all that, and leaves it running.
 func run(m *testing.M) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -136,7 +136,8 @@ func TestVersion(t *testing.T) {
 	if r := berthJSON(t, &info, "version"); r.code != 0 || info.Version == "" {
 		t.Errorf("version: %+v", r)
 	}
-	if r := berth(t, "version", "-o", "xml"); r.code != 2 || r.err != "error: --output xml: is not a format; write table, wide, json or yaml\n" {
+	if r := berth(t, "version", "-o", "xml"); r.code != 2 ||
+		r.err != "error: --output xml: is not a format; write table, wide, json or yaml\n" {
 		t.Errorf("version -o xml: %+v", r)
 	}
 }

@@ -23,7 +23,8 @@ func expose(t *testing.T, name string) (address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := scene.Kubernetes.CoreV1().Services(web.Namespace).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+		services := scene.Kubernetes.CoreV1().Services(web.Namespace)
+		if err := services.Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -57,7 +58,8 @@ func TestViews(t *testing.T) {
 	}
 	var owners []view.Owner
 	berthJSON(t, &owners, "l2", "owners", "--address", address)
-	if len(owners) == 0 || owners[0].Node != holder.Owners[owners[0].Segment] || !slices.Equal(owners[0].Services, holder.Services) {
+	if len(owners) == 0 || owners[0].Node != holder.Owners[owners[0].Segment] ||
+		!slices.Equal(owners[0].Services, holder.Services) {
 		t.Errorf("l2 owners: %+v, pools --who: %+v", owners, holder)
 	}
 	node, err := scene.Owner(t.Context(), netip.MustParseAddr(address))
@@ -79,14 +81,16 @@ func TestViews(t *testing.T) {
 	}
 	var pools []view.Pool
 	berthJSON(t, &pools, "pools", "rack")
-	if len(pools) != 1 || pools[0].IPv4 == nil || pools[0].IPv4.Total != "51" || !slices.Equal(pools[0].AnnouncedBy, []string{"SegmentAnnouncement rack"}) {
+	if len(pools) != 1 || pools[0].IPv4 == nil || pools[0].IPv4.Total != "51" ||
+		!slices.Equal(pools[0].AnnouncedBy, []string{"SegmentAnnouncement rack"}) {
 		t.Errorf("pools: %+v", pools)
 	}
 	var report why.Report
 	if r := berthJSON(t, &report, "why", "seen", "-n", "plugin"); r.code != 0 || !report.Reachable {
 		t.Errorf("why: exit code %d, %+v", r.code, report)
 	}
-	if r := berth(t, "why", "unseen", "-n", "plugin"); r.code != 2 || !strings.Contains(r.err, "there is no Service unseen in namespace plugin") {
+	if r := berth(t, "why", "unseen", "-n", "plugin"); r.code != 2 ||
+		!strings.Contains(r.err, "there is no Service unseen in namespace plugin") {
 		t.Errorf("why of no Service: %+v", r)
 	}
 }
@@ -104,7 +108,8 @@ func TestWithoutRights(t *testing.T) {
 		}
 		return nil
 	})
-	if r.code != 0 || !report.Reachable || !strings.Contains(report.Verdict, "nothing that you could read keeps a client from "+address) {
+	if r.code != 0 || !report.Reachable ||
+		!strings.Contains(report.Verdict, "nothing that you could read keeps a client from "+address) {
 		t.Errorf("exit code %d, verdict %q", r.code, report.Verdict)
 	}
 	if !strings.Contains(r.err, "ClusterRole berth-view has these rights") {
@@ -123,7 +128,8 @@ func TestWithoutRights(t *testing.T) {
 func bind(t *testing.T, user, role string) {
 	t.Helper()
 	name := "plugin-" + user
-	if err := kubectl("create", "clusterrolebinding", name, "--clusterrole="+role, "--user="+user)(t.Context()); err != nil {
+	give := kubectl("create", "clusterrolebinding", name, "--clusterrole="+role, "--user="+user)
+	if err := give(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

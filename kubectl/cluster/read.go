@@ -52,7 +52,12 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the API server at %s does not answer: %w", c.Config.Host, err)
 	}
-	s := &State{Taken: time.Now(), Namespace: namespace, ServerVersion: version.GitVersion, Missing: map[Resource]error{}}
+	s := &State{
+		Taken:         time.Now(),
+		Namespace:     namespace,
+		ServerVersion: version.GitVersion,
+		Missing:       map[Resource]error{},
+	}
 	k := c.Kubernetes
 	var work sync.WaitGroup
 	var mu sync.Mutex

@@ -84,7 +84,13 @@ func (s *State) Lacks() []string {
 	slices.Sort(texts)
 	if len(forbidden) > 0 {
 		slices.Sort(forbidden)
-		texts = append(texts, "you have no right to list "+strings.Join(forbidden, ", ")+"; what depends on them is not known (ClusterRole berth-view has these rights)")
+		texts = append(
+			texts,
+			"you have no right to list "+strings.Join(
+				forbidden,
+				", ",
+			)+"; what depends on them is not known (ClusterRole berth-view has these rights)",
+		)
 	}
 	return texts
 }

@@ -31,7 +31,8 @@ func OwnersOf(s *cluster.State, node, address, segment string) []Owner {
 	var rows []Owner
 	for _, o := range s.Owners {
 		st := o.Status
-		if node != "" && st.NodeName != node || address != "" && st.Address != address || segment != "" && st.Segment != segment {
+		if node != "" && st.NodeName != node || address != "" && st.Address != address ||
+			segment != "" && st.Segment != segment {
 			continue
 		}
 		row := Owner{
@@ -92,7 +93,8 @@ func SegmentsOf(s *cluster.State, node string) []Segment {
 				Node: speaker.Name, Interface: r.Interface, State: string(r.State), MAC: r.MAC, Subnets: r.Subnets,
 				Peers: number(r.PeersAlive), Owned: number(r.AddressesOwned), ReturnPath: string(r.ReturnPath),
 			}
-			alone := row.Peers == 0 && slices.ContainsFunc(r.Subnets, func(subnet string) bool { return sharers[subnet] > 1 })
+			alone := row.Peers == 0 &&
+				slices.ContainsFunc(r.Subnets, func(subnet string) bool { return sharers[subnet] > 1 })
 			switch {
 			case r.State == v1alpha1.SegmentWaiting:
 				row.Problem = "the link is down, or the speaker listens still"

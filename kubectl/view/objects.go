@@ -132,7 +132,11 @@ func WhoHas(s *cluster.State, address netip.Addr) Holder {
 		object := find(s.Pools, func(x *v1alpha1.LoadBalancerPool) bool { return x.Name == p.Name })
 		for _, r := range object.Status.Resting {
 			if r.Address == h.Address && r.UntilTime != nil && r.UntilTime.After(s.Taken) {
-				h.Text = fmt.Sprintf("nobody has it: it was Service %s's, and rests until %s", r.Service, r.UntilTime.Local().Format(time.TimeOnly))
+				h.Text = fmt.Sprintf(
+					"nobody has it: it was Service %s's, and rests until %s",
+					r.Service,
+					r.UntilTime.Local().Format(time.TimeOnly),
+				)
 			}
 		}
 	}
@@ -211,12 +215,20 @@ func ServicesOf(s *cluster.State, namespace string) []Service {
 	return rows
 }
 
-func (row *Service) judge(svc *corev1.Service, classes service.Classes, namespace labels.Set, snapshot *config.Snapshot) {
+func (row *Service) judge(
+	svc *corev1.Service,
+	classes service.Classes,
+	namespace labels.Set,
+	snapshot *config.Snapshot,
+) {
 	switch {
 	case !classes.Selects(svc):
 		row.Others = true
 		if len(svc.Status.LoadBalancer.Ingress) == 0 {
-			row.Reason, row.Message = "NotServed", fmt.Sprintf("Berth does not serve class %q, and nobody gave it an address", row.Class)
+			row.Reason, row.Message = "NotServed", fmt.Sprintf(
+				"Berth does not serve class %q, and nobody gave it an address",
+				row.Class,
+			)
 		}
 		return
 	case service.OwnershipOf(svc, service.Marked(svc), false, namespace, snapshot) == service.Others:

@@ -60,7 +60,11 @@ type Owned struct {
 func StatusOf(s *cluster.State) Status {
 	snapshot, problems := config.Compile(s.Objects())
 	observed := announcement.Observe(s.Nodes, s.Speakers, func(*v1alpha1.Speaker) bool { return false })
-	status := Status{Versions: Versions{Plugin: version.Number(), Kubernetes: s.ServerVersion}, Pools: PoolsOf(s), Unknown: s.Lacks()}
+	status := Status{
+		Versions: Versions{Plugin: version.Number(), Kubernetes: s.ServerVersion},
+		Pools:    PoolsOf(s),
+		Unknown:  s.Lacks(),
+	}
 	if s.Uninstalled {
 		status.Problems = []string{"Berth is not installed: the API server does not know its kinds"}
 		return status
@@ -84,7 +88,12 @@ func StatusOf(s *cluster.State) Status {
 		}
 		status.Segments[i].Nodes[o.Status.NodeName]++
 		if s.Node(o.Status.NodeName) == nil && len(s.Lack(cluster.Nodes)) == 0 {
-			status.say("%s is answered for on %s by node %s, which does not exist", o.Status.Address, segment, o.Status.NodeName)
+			status.say(
+				"%s is answered for on %s by node %s, which does not exist",
+				o.Status.Address,
+				segment,
+				o.Status.NodeName,
+			)
 		}
 	}
 	slices.SortFunc(status.Segments, func(a, b Owned) int { return strings.Compare(a.Segment, b.Segment) })
@@ -187,7 +196,8 @@ func (st *Status) addSessions(s *cluster.State, snapshot *config.Snapshot, obser
 		counts := described.Status.SessionCounts
 		st.Sessions.Are += number(counts.Established)
 		st.Sessions.Of += number(counts.Desired)
-		if c := meta.FindStatusCondition(described.Status.Conditions, v1alpha1.ConditionEstablished); c != nil && c.Status == metav1.ConditionFalse {
+		if c := meta.FindStatusCondition(described.Status.Conditions, v1alpha1.ConditionEstablished); c != nil &&
+			c.Status == metav1.ConditionFalse {
 			st.say("BGPNeighbor %s: %s", n.Name, c.Message)
 		}
 	}
@@ -203,12 +213,14 @@ func (st *Status) addConfiguration(s *cluster.State, problems map[config.Key][]c
 		}
 	}
 	for _, r := range s.Reservations {
-		if c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Status == metav1.ConditionFalse {
+		if c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady); c != nil &&
+			c.Status == metav1.ConditionFalse {
 			texts = append(texts, fmt.Sprintf("AddressReservation %s/%s: %s", r.Namespace, r.Name, c.Message))
 		}
 	}
 	for _, p := range s.Pools {
-		if c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionExhausted); c != nil && c.Status == metav1.ConditionTrue {
+		if c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionExhausted); c != nil &&
+			c.Status == metav1.ConditionTrue {
 			texts = append(texts, "LoadBalancerPool "+p.Name+": "+c.Message)
 		}
 	}

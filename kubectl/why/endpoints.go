@@ -15,7 +15,11 @@ import (
 
 // endpoints says what is behind the Service.
 func (l *look) endpoints() Step {
-	step := Step{Name: "Endpoints", Grade: OK, next: "kubectl get endpointslices -n " + l.svc.Namespace + " -l kubernetes.io/service-name=" + l.svc.Name}
+	step := Step{
+		Name:  "Endpoints",
+		Grade: OK,
+		next:  "kubectl get endpointslices -n " + l.svc.Namespace + " -l kubernetes.io/service-name=" + l.svc.Name,
+	}
 	ready, others := l.count()
 	its := l.selected()
 	selector := labels.SelectorFromSet(l.svc.Spec.Selector).String()
@@ -35,9 +39,17 @@ func (l *look) endpoints() Step {
 	case len(l.svc.Spec.Selector) == 0:
 		step.Text = "it has no spec.selector, and no EndpointSlice with a ready endpoint: somebody has to write one, with the label kubernetes.io/service-name: " + l.svc.Name
 	case l.pods.Err != nil:
-		step.Text = fmt.Sprintf("none is ready; Pods in namespace %s could not be read: %v", l.svc.Namespace, l.pods.Err)
+		step.Text = fmt.Sprintf(
+			"none is ready; Pods in namespace %s could not be read: %v",
+			l.svc.Namespace,
+			l.pods.Err,
+		)
 	case len(its) == 0:
-		step.Text = fmt.Sprintf("no Pod in namespace %s has the labels of spec.selector (%s)", l.svc.Namespace, selector)
+		step.Text = fmt.Sprintf(
+			"no Pod in namespace %s has the labels of spec.selector (%s)",
+			l.svc.Namespace,
+			selector,
+		)
 		step.next = "kubectl get pods -n " + l.svc.Namespace + " --show-labels"
 		step.Details = l.near()
 		if len(step.Details) > 0 {
@@ -64,7 +76,9 @@ func (l *look) endpoints() Step {
 }
 
 func (l *look) podsCommand(args string) string {
-	return "kubectl get pods -n " + l.svc.Namespace + " -l " + labels.SelectorFromSet(l.svc.Spec.Selector).String() + " " + args
+	return "kubectl get pods -n " + l.svc.Namespace + " -l " + labels.SelectorFromSet(l.svc.Spec.Selector).
+		String() +
+		" " + args
 }
 
 // count returns the endpoints that get connections by node, and those that do not.
@@ -173,7 +187,11 @@ func (l *look) missingPort() string {
 			}
 		}
 		if !slices.Contains(names, port.TargetPort.StrVal) {
-			text := fmt.Sprintf("port %d goes to the Pods' port named %q, and no Pod has one", port.Port, port.TargetPort.StrVal)
+			text := fmt.Sprintf(
+				"port %d goes to the Pods' port named %q, and no Pod has one",
+				port.Port,
+				port.TargetPort.StrVal,
+			)
 			if len(names) > 0 {
 				slices.Sort(names)
 				text += "; they have " + strings.Join(names, ", ")
@@ -196,7 +214,11 @@ func (l *look) portsWithout() []string {
 		if !has {
 			text := l.missingPort()
 			if text == "" {
-				text = fmt.Sprintf("no EndpointSlice has a port named %q, so port %d goes nowhere", port.Name, port.Port)
+				text = fmt.Sprintf(
+					"no EndpointSlice has a port named %q, so port %d goes nowhere",
+					port.Name,
+					port.Port,
+				)
 			}
 			texts = append(texts, text)
 		}
@@ -209,9 +231,16 @@ func unreadiness(p *corev1.Pod) string {
 	for _, c := range p.Status.ContainerStatuses {
 		switch {
 		case c.State.Waiting != nil:
-			return strings.TrimSpace(fmt.Sprintf("container %s waits: %s %s", c.Name, c.State.Waiting.Reason, c.State.Waiting.Message))
+			return strings.TrimSpace(
+				fmt.Sprintf("container %s waits: %s %s", c.Name, c.State.Waiting.Reason, c.State.Waiting.Message),
+			)
 		case c.State.Terminated != nil:
-			return fmt.Sprintf("container %s ended: %s, exit code %d", c.Name, c.State.Terminated.Reason, c.State.Terminated.ExitCode)
+			return fmt.Sprintf(
+				"container %s ended: %s, exit code %d",
+				c.Name,
+				c.State.Terminated.Reason,
+				c.State.Terminated.ExitCode,
+			)
 		}
 	}
 	for _, kind := range []corev1.PodConditionType{corev1.PodScheduled, corev1.ContainersReady, corev1.PodReady} {
@@ -224,8 +253,8 @@ func unreadiness(p *corev1.Pod) string {
 	return "it is " + string(p.Status.Phase)
 }
 
-// newRules is how long kube-proxy may take until it has the rules of a Service that is new: it writes
-// at most once in a second (minSyncPeriod).
+// newRules is how long kube-proxy may take until it has the rules of a new Service, in seconds: it
+// writes at most once in a second (minSyncPeriod).
 const newRules = 2
 
 // forwarding says who takes the packet on.

@@ -28,7 +28,16 @@ func (l *look) announced() Step {
 		l.blame(&step, l.toldBy, "BGPNeighbor")
 	}
 	if has := l.condition(v1alpha1.ServiceAnnounced); has != nil && (has.Status == metav1.ConditionTrue) != c.OK {
-		step.Details = append(step.Details, fmt.Sprintf("the condition says %s %s since %s: %s", has.Status, has.Reason, l.ago(has.LastTransitionTime.Time), has.Message))
+		step.Details = append(
+			step.Details,
+			fmt.Sprintf(
+				"the condition says %s %s since %s: %s",
+				has.Status,
+				has.Reason,
+				l.ago(has.LastTransitionTime.Time),
+				has.Message,
+			),
+		)
 	}
 	for _, a := range l.addresses {
 		for _, p := range l.prospects[a] {
@@ -65,7 +74,7 @@ func (l *look) ownersOf(a netip.Addr) []*v1alpha1.L2Owner {
 	return found
 }
 
-// macOf returns the MAC address that is answered for the address on the first segment; "" if none is.
+// macOf returns the MAC address that is answered for the address on the first segment, if any.
 func (l *look) macOf(a netip.Addr) string {
 	for _, o := range l.ownersOf(a) {
 		return o.Status.MAC
@@ -73,8 +82,8 @@ func (l *look) macOf(a netip.Addr) string {
 	return ""
 }
 
-// youngClaim is for how long after a move some clients may still have the former owner's MAC address:
-// those that did not take the gratuitous announcement confirm a neighbor after half a minute.
+// youngClaim is for how many seconds after a move some clients may still send to the former owner:
+// those that missed the announcement ask again for a neighbor after half a minute.
 const youngClaim = 60
 
 // owners says who answers on each segment.
@@ -90,7 +99,10 @@ func (l *look) owners() Step {
 		if len(owners) == 0 {
 			texts = append(texts, fmt.Sprintf("nobody answers for %s on a segment, though %s may", a, few(may)))
 			step.Grade = Failure
-			step.next = fmt.Sprintf("kubectl logs -n %s -l app.kubernetes.io/component=speaker -c heart --prefix --tail=20", l.Namespace)
+			step.next = fmt.Sprintf(
+				"kubectl logs -n %s -l app.kubernetes.io/component=speaker -c heart --prefix --tail=20",
+				l.Namespace,
+			)
 			continue
 		}
 		for _, o := range owners {
@@ -226,14 +238,20 @@ func (l *look) returnPath() Step {
 	switch {
 	case len(other) > 0:
 		step.Grade = Warning
-		step.Text = fmt.Sprintf("replies to clients beyond the segment leave by another interface than requests come by, which routers and rp_filter drop: %s", strings.Join(other, ", "))
+		step.Text = fmt.Sprintf(
+			"replies to clients beyond the segment leave by another interface than requests come by, which routers and rp_filter drop: %s",
+			strings.Join(other, ", "),
+		)
 		step.next = "on one of these nodes: ip route get CLIENT-ADDRESS    # it must leave by that interface; spec.nodeSelector of the SegmentAnnouncement can leave the node out"
 	case !known:
 		return Step{}
 	}
 	if len(proxied) > 0 {
 		step.Grade = Warning
-		step.Text += fmt.Sprintf("; a router answers ARP for every address (proxy ARP), and clients may take it for the owner: %s", strings.Join(proxied, ", "))
+		step.Text += fmt.Sprintf(
+			"; a router answers ARP for every address (proxy ARP), and clients may take it for the owner: %s",
+			strings.Join(proxied, ", "),
+		)
 		step.next = "turn proxy ARP off on that router's interface"
 	}
 	return step
@@ -254,7 +272,10 @@ func (l *look) sources() Step {
 	}
 	return Step{
 		Name: "Clients", Grade: Note,
-		Text: "only clients in " + strings.Join(ranges, ", ") + " may connect (spec.loadBalancerSourceRanges); packets of others are dropped without an answer",
+		Text: "only clients in " + strings.Join(
+			ranges,
+			", ",
+		) + " may connect (spec.loadBalancerSourceRanges); packets of others are dropped without an answer",
 		next: l.command("get", "-o jsonpath='{.spec.loadBalancerSourceRanges}'"),
 	}
 }

@@ -26,7 +26,10 @@ func nextOfReason(l *look) string {
 		return "kubectl get services -A -o wide"
 	case service.ReasonReserved:
 		return "kubectl get addressreservations.berth.dev -A"
-	case service.ReasonInvalidAddress, service.ReasonContradiction, service.ReasonFamilyMismatch, service.ReasonFamilyMissing:
+	case service.ReasonInvalidAddress,
+		service.ReasonContradiction,
+		service.ReasonFamilyMismatch,
+		service.ReasonFamilyMissing:
 		return l.command("edit")
 	case service.ReasonResting:
 		return l.command("get", "-w")

@@ -24,7 +24,11 @@ func (l *look) class() Step {
 	switch class := svc.Spec.LoadBalancerClass; {
 	case svc.DeletionTimestamp != nil:
 		step.Grade = Failure
-		step.Text = fmt.Sprintf("the Service is being deleted since %s, and waits for its finalizers: %s", l.ago(svc.DeletionTimestamp.Time), strings.Join(svc.Finalizers, ", "))
+		step.Text = fmt.Sprintf(
+			"the Service is being deleted since %s, and waits for its finalizers: %s",
+			l.ago(svc.DeletionTimestamp.Time),
+			strings.Join(svc.Finalizers, ", "),
+		)
 	case svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
 		step.Grade = Failure
 		step.Text = fmt.Sprintf("spec.type is %s: only Services of type LoadBalancer get an address", svc.Spec.Type)
@@ -34,10 +38,21 @@ func (l *look) class() Step {
 		step.next = "kubectl berth doctor"
 	case !classes.Selects(svc) && class != nil:
 		step.Grade = Failure
-		step.Text = fmt.Sprintf("spec.loadBalancerClass is %q, and Berth serves %s; a class cannot be changed: create the Service again without it, or with one of these, or have Berth serve it by the controller's --classes", *class, quoted(l.flags.Classes))
-		step.next = l.command("get", "-o yaml") + " > service.yaml    # take out status and spec.loadBalancerClass, delete the Service, apply the file"
+		step.Text = fmt.Sprintf(
+			"spec.loadBalancerClass is %q, and Berth serves %s; a class cannot be changed: create the Service again without it, or with one of these, or have Berth serve it by the controller's --classes",
+			*class,
+			quoted(l.flags.Classes),
+		)
+		step.next = l.command(
+			"get",
+			"-o yaml",
+		) + " > service.yaml    # take out status and spec.loadBalancerClass, delete the Service, apply the file"
 		if len(svc.Status.LoadBalancer.Ingress) > 0 {
-			step.Grade, step.Text = Failure, fmt.Sprintf("spec.loadBalancerClass is %q, which Berth does not serve; %s gave it its address", *class, l.writer())
+			step.Grade, step.Text = Failure, fmt.Sprintf(
+				"spec.loadBalancerClass is %q, which Berth does not serve; %s gave it its address",
+				*class,
+				l.writer(),
+			)
 			step.next = l.command("get", "-o yaml --show-managed-fields")
 		}
 	case !classes.Selects(svc):
@@ -45,7 +60,10 @@ func (l *look) class() Step {
 		step.Text = "it has no spec.loadBalancerClass, and the controller runs with --serve-classless=false; create it again with spec.loadBalancerClass: " + v1alpha1.LoadBalancerClass
 	case l.others():
 		step.Grade = Failure
-		step.Text = fmt.Sprintf("%s gave it its address, so Berth leaves it alone; to have Berth take it over with its address, set spec.takeOver of a LoadBalancerPool that has the address", l.writer())
+		step.Text = fmt.Sprintf(
+			"%s gave it its address, so Berth leaves it alone; to have Berth take it over with its address, set spec.takeOver of a LoadBalancerPool that has the address",
+			l.writer(),
+		)
 		step.next = "kubectl get loadbalancerpools.berth.dev -o wide"
 	case class != nil:
 		step.Text = "Berth serves class " + *class
@@ -87,21 +105,33 @@ func quoted(names []string) string {
 
 // controller says whether a controller is at work.
 func (l *look) controller() Step {
-	step := Step{Name: "Controller", Grade: OK, next: "kubectl get pods -n " + l.Namespace + " -l app.kubernetes.io/component=controller"}
+	step := Step{
+		Name:  "Controller",
+		Grade: OK,
+		next:  "kubectl get pods -n " + l.Namespace + " -l app.kubernetes.io/component=controller",
+	}
 	switch c := l.Leadership(); {
 	case c.Unknown:
 		step.Grade, step.Text = Note, "whether a controller is at work is not known: what shows it could not be read"
 	case !c.Installed && c.Holder == "":
-		step.Grade, step.Text = Failure, fmt.Sprintf("there is no controller of Berth in namespace %s; install Berth, or name its namespace with --berth-namespace", l.Namespace)
+		step.Grade, step.Text = Failure, fmt.Sprintf(
+			"there is no controller of Berth in namespace %s; install Berth, or name its namespace with --berth-namespace",
+			l.Namespace,
+		)
 	case c.Installed && c.Wanted == 0:
 		step.Grade, step.Text = Failure, "no controller runs: its Deployment is scaled to 0, so nothing that changes is decided"
 		step.next = "kubectl scale deployment berth-controller -n " + l.Namespace + " --replicas=2"
 	case c.Installed && c.Ready == 0:
-		step.Grade, step.Text = Failure, fmt.Sprintf("no controller is ready (0 of %d), so nothing that changes is decided; what is announced already stays", c.Wanted)
+		step.Grade, step.Text = Failure, fmt.Sprintf(
+			"no controller is ready (0 of %d), so nothing that changes is decided; what is announced already stays",
+			c.Wanted,
+		)
 	case c.Holder == "":
 		step.Grade, step.Text = Warning, "no controller leads: the Lease berth-controller has no holder"
 	case !c.Leads(l.Taken):
-		step.Grade, step.Text = Warning, "no controller leads: the Lease berth-controller was not renewed for "+l.ago(c.Renewed)
+		step.Grade, step.Text = Warning, "no controller leads: the Lease berth-controller was not renewed for "+l.ago(
+			c.Renewed,
+		)
 	default:
 		step.Text = fmt.Sprintf("%s leads, %d of %d ready", c.Holder, c.Ready, c.Wanted)
 	}
@@ -115,7 +145,10 @@ func (l *look) allocation() Step {
 	switch {
 	case c == nil && len(l.addresses) == 0:
 		step.Grade = Failure
-		step.Text = fmt.Sprintf("it has no address, and no controller has said why yet (it exists for %s)", l.ago(l.svc.CreationTimestamp.Time))
+		step.Text = fmt.Sprintf(
+			"it has no address, and no controller has said why yet (it exists for %s)",
+			l.ago(l.svc.CreationTimestamp.Time),
+		)
 		step.next = "kubectl logs -n " + l.Namespace + " -l app.kubernetes.io/component=controller --tail=20"
 	case c == nil:
 		step.Grade, step.Text = Warning, "it has an address, but no condition of Berth yet"
@@ -133,7 +166,10 @@ func (l *look) allocation() Step {
 		step.Text = c.Message
 	}
 	if c != nil {
-		step.Details = append(step.Details, fmt.Sprintf("%s=%s %s since %s", c.Type, c.Status, c.Reason, l.ago(c.LastTransitionTime.Time)))
+		step.Details = append(
+			step.Details,
+			fmt.Sprintf("%s=%s %s since %s", c.Type, c.Status, c.Reason, l.ago(c.LastTransitionTime.Time)),
+		)
 	}
 	for _, f := range []struct{ name, value string }{
 		{"spec.loadBalancerIP", l.svc.Spec.LoadBalancerIP},
@@ -183,7 +219,10 @@ func (l *look) pool() Step {
 		}
 		for _, other := range l.Holders(a) {
 			if other.Namespace != l.svc.Namespace || other.Name != l.svc.Name {
-				step.Details = append(step.Details, fmt.Sprintf("%s is shared with Service %s/%s", a, other.Namespace, other.Name))
+				step.Details = append(
+					step.Details,
+					fmt.Sprintf("%s is shared with Service %s/%s", a, other.Namespace, other.Name),
+				)
 			}
 		}
 	}
@@ -242,7 +281,10 @@ func (l *look) events() Step {
 		events = events[len(events)-5:]
 	}
 	for _, e := range events {
-		step.Details = append(step.Details, fmt.Sprintf("%s %s %s: %s", l.ago(cluster.LastSeen(e)), e.Type, e.Reason, e.Message))
+		step.Details = append(
+			step.Details,
+			fmt.Sprintf("%s %s %s: %s", l.ago(cluster.LastSeen(e)), e.Type, e.Reason, e.Message),
+		)
 	}
 	if n := len(step.Details); n > 0 {
 		step.Text = fmt.Sprintf("the last %d", n)

@@ -211,7 +211,8 @@ func (l *look) blame(step *Step, matters func(name string) bool, kinds ...string
 	if slices.Contains(kinds, "BGPNeighbor") { // whether Secrets are there only the controller knows
 		for _, n := range l.BGPNeighbors {
 			c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionAccepted)
-			if matters(n.Name) && c != nil && c.Status == metav1.ConditionFalse && !slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(t, " "+n.Name+": ") }) {
+			if matters(n.Name) && c != nil && c.Status == metav1.ConditionFalse &&
+				!slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(t, " "+n.Name+": ") }) {
 				texts = append(texts, "BGPNeighbor "+n.Name+": "+c.Message)
 			}
 		}
@@ -252,7 +253,11 @@ func (l *look) conclude(r *Report) {
 	if len(l.Missing) > 0 {
 		shows = "you could read"
 	}
-	r.Verdict = fmt.Sprintf("nothing that %s keeps a client from %s; if one does not get through, look at that client, and at what is between", shows, strings.Join(r.Addresses, " or "))
+	r.Verdict = fmt.Sprintf(
+		"nothing that %s keeps a client from %s; if one does not get through, look at that client, and at what is between",
+		shows,
+		strings.Join(r.Addresses, " or "),
+	)
 	r.Next = l.clientCommand()
 }
 
@@ -268,7 +273,12 @@ func (l *look) clientCommand() string {
 		port = l.svc.Spec.Ports[0].Port
 	}
 	if mac := l.macOf(address); mac != "" {
-		return fmt.Sprintf("on the client: ip neigh show %s    # %s if it is on the segment; another MAC is a stale neighbor: ip neigh del %s dev INTERFACE", address, mac, address)
+		return fmt.Sprintf(
+			"on the client: ip neigh show %s    # %s if it is on the segment; another MAC is a stale neighbor: ip neigh del %s dev INTERFACE",
+			address,
+			mac,
+			address,
+		)
 	}
 	return fmt.Sprintf("on the client: nc -vz %s %d; traceroute -T -p %d %s", address, port, port, address)
 }
