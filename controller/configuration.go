@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/controller/verdict"
 	"github.com/berth-lb/berth/ipam"
@@ -71,13 +72,6 @@ func (c *Controller) repin() {
 	}
 }
 
-// allocations translates the values of the API.
-var allocations = map[v1alpha1.Allocation]ipam.Allocation{
-	v1alpha1.AllocationAutomatic: ipam.Automatic,
-	v1alpha1.AllocationOnRequest: ipam.OnRequest,
-	v1alpha1.AllocationDisabled:  ipam.Disabled,
-}
-
 // compile compiles the configuration in the caches to a Snapshot, and gives the allocator its
 // pools.
 func (c *Controller) compile() map[config.Key][]config.Problem {
@@ -102,14 +96,7 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 		}
 	}
 	snapshot, problems := config.Compile(objects)
-	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
-	for _, p := range snapshot.Pools {
-		pools = append(pools, ipam.Pool{
-			Name: p.Name, Ranges: p.Ranges, OnRequest: p.OnRequest, Allocation: allocations[p.Allocation],
-			ExcludeEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
-		})
-	}
-	c.allocations.SetPools(pools)
+	c.allocations.SetPools(allocation.Pools(snapshot))
 	c.snapshot.Store(snapshot)
 	return problems
 }

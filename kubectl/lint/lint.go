@@ -1,0 +1,337 @@
+package lint
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+)
+
+// Severity says how bad a finding is.
+type Severity string
+
+// The severities.
+const (
+	// Error: the API server or Berth refuses it, or a part of it is not in effect.
+	Error Severity = "error"
+	// Warning: it is in effect, or depends on what is not among the files.
+	Warning Severity = "warning"
+)
+
+// Finding is something wrong with an object.
+type Finding struct {
+	File string `json:"file"`
+	// Line on which the object begins, from 1.
+	Line int `json:"line"`
+	// Object is its kind and name; empty for what is no object.
+	Object   string   `json:"object,omitempty"`
+	Severity Severity `json:"severity"`
+	Message  string   `json:"message"`
+}
+
+// File is what is in a file.
+type File struct {
+	Name string
+	Text []byte
+}
+
+// Result is what became of files.
+type Result struct {
+	Findings []Finding `json:"findings"`
+	// Judged and Passed count the objects that were judged, and those of other kinds.
+	Judged int `json:"judged"`
+	Passed int `json:"passed"`
+}
+
+// Failed reports whether there is an error, or with strict any finding.
+func (r Result) Failed(strict bool) bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return strict || f.Severity == Error })
+}
+
+// object is an object of a file.
+type object struct {
+	*unstructured.Unstructured
+	file string
+	line int
+}
+
+func (o object) name() string {
+	name := o.GetName()
+	if o.GetNamespace() != "" {
+		name = o.GetNamespace() + "/" + name
+	}
+	return strings.TrimSpace(o.GetKind() + " " + name)
+}
+
+// linter is at work on files.
+type linter struct {
+	schemas  *Schemas
+	complete bool
+	Result
+	seen map[string]object // objects by kind and name
+
+	objects      config.Objects
+	services     []object
+	reservations []reservation
+	keys         map[config.Key]object
+}
+
+// Files judges the objects in files together. With complete, what they name has to be among them.
+func (s *Schemas) Files(ctx context.Context, files []File, complete bool) Result {
+	l := &linter{
+		schemas: s, complete: complete, seen: map[string]object{}, keys: map[config.Key]object{},
+		objects: config.Objects{Passwords: map[string]string{}},
+	}
+	for _, f := range files {
+		for _, d := range documents(f.Text) {
+			l.document(ctx, f.Name, d.line, d.text)
+		}
+	}
+	l.compile()
+	slices.SortStableFunc(l.Findings, func(a, b Finding) int {
+		if a.File != b.File {
+			return strings.Compare(a.File, b.File)
+		}
+		return a.Line - b.Line
+	})
+	return l.Result
+}
+
+// document is one of a file.
+type document struct {
+	line int // from 1
+	text []byte
+}
+
+// documents splits a file at its lines of ---.
+func documents(text []byte) []document {
+	var all []document
+	current := document{line: 1}
+	line := 0
+	for each := range bytes.Lines(text) {
+		line++
+		trimmed := bytes.TrimRight(each, " \t\r\n")
+		if bytes.Equal(trimmed, []byte("---")) || bytes.HasPrefix(each, []byte("--- ")) {
+			all = append(all, current)
+			current = document{line: line + 1}
+			continue
+		}
+		if len(bytes.TrimSpace(current.text)) == 0 &&
+			(len(bytes.TrimSpace(each)) == 0 || bytes.HasPrefix(bytes.TrimSpace(each), []byte("#"))) {
+			current.line = line + 1 // the object begins below
+			current.text = nil
+			continue
+		}
+		current.text = append(current.text, each...)
+	}
+	return append(all, current)
+}
+
+func (l *linter) say(o object, severity Severity, format string, args ...any) {
+	l.Findings = append(l.Findings, Finding{
+		File: o.file, Line: o.line, Object: o.name(), Severity: severity, Message: fmt.Sprintf(format, args...),
+	})
+}
+
+func (l *linter) document(ctx context.Context, file string, line int, text []byte) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return
+	}
+	at := object{Unstructured: &unstructured.Unstructured{}, file: file, line: line}
+	converted, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		l.say(at, Error, "it is not YAML, or not of one kind: %v", err)
+		return
+	}
+	var value any
+	if err := json.Unmarshal(converted, &value); err != nil {
+		l.say(at, Error, "it is not YAML: %v", err)
+		return
+	}
+	fields, ok := value.(map[string]any)
+	switch {
+	case value == nil:
+		return
+	case !ok:
+		l.say(at, Error, "it is no object of Kubernetes: it has no fields")
+		return
+	}
+	items, isList := fields["items"].([]any)
+	if kind, _ := fields["kind"].(string); isList && strings.HasSuffix(kind, "List") {
+		for _, item := range items {
+			inner, ok := item.(map[string]any)
+			if !ok {
+				l.say(at, Error, "an item of the list is no object of Kubernetes")
+				continue
+			}
+			l.object(ctx, file, line, inner)
+		}
+		return
+	}
+	l.object(ctx, file, line, fields)
+}
+
+// object judges one object by itself, and keeps it for the compiler.
+func (l *linter) object(ctx context.Context, file string, line int, fields map[string]any) {
+	o := object{file: file, line: line}
+	// As a decoder does: numbers are int64 where they can be.
+	text, err := json.Marshal(fields)
+	if err == nil {
+		decoded := &unstructured.Unstructured{}
+		if err = decoded.UnmarshalJSON(text); err == nil {
+			o.Unstructured = decoded
+		}
+	}
+	if err != nil {
+		o.Unstructured = &unstructured.Unstructured{Object: map[string]any{}}
+		l.say(o, Error, "it is no object of Kubernetes: %v", err)
+		return
+	}
+	group := o.GroupVersionKind().Group
+	switch {
+	case group == l.schemas.group:
+	case group == "" && (o.GetKind() == "Service" || o.GetKind() == "Secret"):
+		l.core(o)
+		return
+	default:
+		l.Passed++
+		return
+	}
+	l.Judged++
+	if l.twice(o) {
+		return
+	}
+	if texts := l.schemas.Check(ctx, o.Unstructured); len(texts) > 0 {
+		for _, text := range texts {
+			l.say(o, Error, "%s", text)
+		}
+		return
+	}
+	l.keep(o)
+}
+
+// twice reports whether the object is in the files already.
+func (l *linter) twice(o object) bool {
+	key := o.GroupVersionKind().Group + " " + o.name()
+	if first, is := l.seen[key]; is && o.GetName() != "" {
+		l.say(
+			o,
+			Error,
+			"it is in %s line %d, too; only the last one that is applied would count",
+			first.file,
+			first.line,
+		)
+		return true
+	}
+	l.seen[key] = o
+	return false
+}
+
+// keep adds an accepted object to what is compiled.
+func (l *linter) keep(o object) {
+	var err error
+	convert := func(to any) { err = runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, to) }
+	switch o.GetKind() {
+	case "LoadBalancerPool":
+		x := &v1alpha1.LoadBalancerPool{}
+		convert(x)
+		l.objects.Pools = append(l.objects.Pools, x)
+	case "SegmentAnnouncement":
+		x := &v1alpha1.SegmentAnnouncement{}
+		convert(x)
+		l.objects.SegmentAnnouncements = append(l.objects.SegmentAnnouncements, x)
+	case "RouteAnnouncement":
+		x := &v1alpha1.RouteAnnouncement{}
+		convert(x)
+		l.objects.RouteAnnouncements = append(l.objects.RouteAnnouncements, x)
+	case "BGPNeighbor":
+		x := &v1alpha1.BGPNeighbor{}
+		convert(x)
+		l.objects.BGPNeighbors = append(l.objects.BGPNeighbors, x)
+	case "AddressReservation":
+		x := &v1alpha1.AddressReservation{}
+		convert(x)
+		l.reservations = append(l.reservations, reservation{x, o})
+	}
+	if err != nil {
+		l.say(o, Error, "it cannot be read: %v", err)
+		return
+	}
+	l.keys[config.Key{Kind: o.GetKind(), Name: o.GetName()}] = o
+}
+
+// core keeps Secrets with passwords, and Services.
+func (l *linter) core(o object) {
+	if o.GetKind() == "Service" {
+		l.Judged++
+		if !l.twice(o) {
+			l.services = append(l.services, o)
+		}
+		return
+	}
+	l.Passed++
+	var secret corev1.Secret
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &secret); err != nil {
+		return // somebody else judges Secrets
+	}
+	if secret.Type == corev1.SecretTypeBasicAuth {
+		password := secret.StringData[corev1.BasicAuthPasswordKey]
+		if data := secret.Data[corev1.BasicAuthPasswordKey]; password == "" && len(data) > 0 {
+			password = string(data)
+		}
+		l.objects.Passwords[secret.Name] = password
+	}
+}
+
+// compile says what the controller would of the objects together.
+func (l *linter) compile() {
+	snapshot, problems := config.Compile(l.objects)
+	for key, all := range problems {
+		o, is := l.keys[key]
+		if !is {
+			continue
+		}
+		for _, p := range all {
+			severity := Error
+			text := p.Message
+			switch {
+			case p.Harmless:
+				severity = Warning
+			case !l.complete && elsewhere(p.Reason):
+				severity = Warning
+				text += " (it is not among these files)"
+			}
+			l.say(o, severity, "%s", text)
+		}
+	}
+	for _, o := range l.services {
+		l.service(o, snapshot)
+	}
+	l.reserve(snapshot)
+}
+
+// elsewhere reports whether the reason may be only that an object is not among the files.
+func elsewhere(reason string) bool {
+	switch reason {
+	case config.ReasonUnknownPool,
+		config.ReasonUnknownNeighbor,
+		config.ReasonMissingSecret,
+		config.ReasonNothingSelected:
+		return true
+	}
+	return false
+}
+
+// ErrNothing says that the files have nothing to judge.
+var ErrNothing = errors.New("there is no object of Berth's, and no Service, in these files")

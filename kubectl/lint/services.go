@@ -1,0 +1,120 @@
+package lint
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/service"
+)
+
+// annotations of Services that Berth knows.
+var annotations = []string{
+	v1alpha1.AnnotationAddresses, v1alpha1.AnnotationPools, v1alpha1.AnnotationSharingKey, v1alpha1.AnnotationRelease,
+	v1alpha1.AnnotationIPVSScheduler,
+}
+
+// foreign are prefixes of annotations of other load balancers.
+var foreign = map[string]string{
+	"metallb.io": "MetalLB", "metallb.universe.tf": "MetalLB", "kube-vip.io": "kube-vip",
+	"lbipam.cilium.io": "Cilium", "io.cilium": "Cilium", "purelb.io": "PureLB",
+}
+
+// service judges a Service as the controller would.
+func (l *linter) service(o object, snapshot *config.Snapshot) {
+	var svc corev1.Service
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &svc); err != nil {
+		l.say(o, Error, "it cannot be read: %v", err)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(svc.Annotations)) {
+		prefix, _, _ := strings.Cut(name, "/")
+		switch {
+		case foreign[prefix] != "":
+			l.say(o, Warning, "annotation %s is %s's, and Berth ignores it", name, foreign[prefix])
+		case prefix == l.schemas.group && !slices.Contains(annotations, name):
+			l.say(o, Error, "annotation %s is not known; did you mean %s?", name, nearest(name, annotations))
+		}
+	}
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return
+	}
+	if class := svc.Spec.LoadBalancerClass; class != nil && *class != v1alpha1.LoadBalancerClass {
+		l.say(
+			o,
+			Warning,
+			"spec.loadBalancerClass %q is not served by default; the controller's --classes would have to name it",
+			*class,
+		)
+	}
+	if len(svc.Spec.IPFamilies) == 0 {
+		// The API server fills them in, and only it knows which come first: what is asked for counts.
+		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	}
+	request, err := service.RequestOf(&svc, labels.Set{}, snapshot, nil)
+	var invalid *service.InvalidRequest
+	switch {
+	case errors.As(err, &invalid):
+		l.say(o, Error, "%s", invalid.Message)
+	case err != nil:
+		l.say(o, Error, "%v", err)
+	}
+	if request.Unusable != nil {
+		l.say(o, Warning, "%s", request.Unusable.Message)
+	}
+	severity, where := Warning, " (it is not among these files)"
+	if l.complete {
+		severity, where = Error, ""
+	}
+	for i, name := range service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools) {
+		if snapshot.Pool(name) == nil {
+			l.say(
+				o,
+				severity,
+				"annotation %s[%d]: no LoadBalancerPool %q exists%s",
+				v1alpha1.AnnotationPools,
+				i,
+				name,
+				where,
+			)
+		}
+	}
+	for _, address := range request.Pinned {
+		if snapshot.PoolOf(address) == nil {
+			l.say(o, severity, "%s is in no LoadBalancerPool of these files", address)
+		}
+	}
+}
+
+// nearest returns the name that differs least from the text.
+func nearest(text string, names []string) string {
+	return slices.MinFunc(names, func(a, b string) int { return distance(text, a) - distance(text, b) })
+}
+
+// distance is Levenshtein's: how many letters have to be put in, taken out or changed.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := corner
+			if a[i] != b[j] {
+				cost++
+			}
+			corner = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
