@@ -77,9 +77,8 @@ problem, a difference), and 2 if it could not look.`,
 	root.PersistentFlags().
 		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
-		whyCommand(
-			c,
-		),
+		whyCommand(c),
+		lintCommand(c),
 		statusCommand(c),
 		poolsCommand(c),
 		servicesCommand(c),

@@ -228,3 +228,26 @@ func mutate(random *rand.Rand, value any) {
 		}
 	}
 }
+
+// TestLint: the command reads folders, and needs no cluster.
+func TestLint(t *testing.T) {
+	folder := t.TempDir()
+	const pool = "apiVersion: berth.dev/v1alpha1\nkind: LoadBalancerPool\nmetadata: {name: office}\n" +
+		"spec: {addresses: [192.0.2.20-192.0.2.10], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}\n"
+	for name, body := range map[string]string{"pool.yaml": pool, "notes.txt": "a: ["} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var found lint.Result
+	if r := berthJSON(t, &found, "lint", folder); r.code != 1 || len(found.Findings) != 1 ||
+		!strings.Contains(found.Findings[0].Message, "is reversed; write 192.0.2.10-192.0.2.20") {
+		t.Errorf("exit code %d, %+v", r.code, found)
+	}
+	if r := berthWith(t, "/dev/null", "lint", "../../docs/reference/examples"); r.code != 0 {
+		t.Errorf("the examples: exit code %d, %s%s", r.code, r.out, r.err)
+	}
+	if r := berth(t, "lint", filepath.Join(folder, "none.yaml")); r.code != 2 || !strings.Contains(r.err, "no such file") {
+		t.Errorf("no file: %+v", r)
+	}
+}

@@ -264,10 +264,6 @@ func (l *look) conclude(r *Report) {
 // clientCommand is what to try on a client.
 func (l *look) clientCommand() string {
 	address := l.addresses[0]
-	host := address.String()
-	if address.Is6() {
-		host = "[" + host + "]"
-	}
 	port := int32(80)
 	if len(l.svc.Spec.Ports) > 0 {
 		port = l.svc.Spec.Ports[0].Port
