@@ -19,13 +19,14 @@ import (
 	"github.com/berth-lb/berth/speaker/kubeproxy"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/mirror"
+	"github.com/berth-lb/berth/speaker/object"
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
 // assemble makes the drivers, and the planner and the reporter on top of them. Each is made of what
 // was made before it.
 func (s *Speaker) assemble(node *corev1.Node, cluster string) (*planner, *reporter, error) {
-	addresses := internalIPs(node)
+	addresses := object.InternalIPs(node)
 	id := routerID(s.Node, addresses)
 	foreign := newConflicts()
 	d, err := s.makeDrivers(addresses, cluster, id, foreign)

@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"crypto/sha256"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/speaker/object"
 )
 
 // apiServerService is the Service whose endpoints are the API servers.
@@ -37,7 +37,7 @@ func slimService(o any) (any, error) {
 	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
 		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: short(key)}
 	}
-	if boundByOthers(svc) {
+	if object.BoundByOthers(svc) {
 		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, annotationBound, "")
 	}
 	slim.Spec.Type, slim.Spec.ExternalTrafficPolicy = svc.Spec.Type, svc.Spec.ExternalTrafficPolicy
@@ -108,20 +108,9 @@ func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// annotationBound marks a Service in the cache that boundByOthers is true for. It stands for the
+// annotationBound marks a Service in the cache that object.BoundByOthers is true for. It stands for the
 // annotations of the other implementations.
 const annotationBound = "bound"
-
-// boundByOthers reports whether an implementation that puts the addresses of Services on interfaces
-// of nodes serves this one, or did.
-func boundByOthers(svc *corev1.Service) bool {
-	for key := range svc.Annotations {
-		if strings.HasPrefix(key, "kube-vip.io/") || strings.HasPrefix(key, "purelb.io/") {
-			return true
-		}
-	}
-	return false
-}
 
 func slimDaemonSet(o any) (any, error) {
 	set, ok := o.(*appsv1.DaemonSet)

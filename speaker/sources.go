@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +27,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/contact"
-	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/object"
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
@@ -228,19 +227,7 @@ func (s *sources) view(key string, recordKeys [][]byte) plan.Service {
 	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return view
 	}
-	given := givenTo(svc, recordKeys)
-	view.Labels = svc.Labels
-	view.SharingKey, view.Created = svc.Annotations[v1alpha1.AnnotationSharingKey], svc.CreationTimestamp.Time
-	view.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		// An address that the status lacks has no rules of kube-proxy; one that the record lacks is
-		// somebody else's word.
-		if address, err := netip.ParseAddr(ingress.IP); err == nil && slices.Contains(given, address.Unmap()) {
-			view.Proxied = view.Proxied || proxied(ingress)
-			view.Addresses = append(view.Addresses, address.Unmap())
-		}
-	}
-	readForwarding(&view, svc)
+	view = object.Service(svc, givenTo(svc, recordKeys))
 	_, view.Bound = svc.Annotations[annotationBound]
 	return view
 }
@@ -253,42 +240,6 @@ func givenTo(svc *corev1.Service, recordKeys [][]byte) []netip.Addr {
 		}
 	}
 	return nil
-}
-
-// proxied reports whether kube-proxy leaves the address alone (KEP-1860), because Berth forwards.
-func proxied(i corev1.LoadBalancerIngress) bool {
-	return i.IPMode != nil && *i.IPMode == corev1.LoadBalancerIPModeProxy
-}
-
-// readForwarding reads what it takes to forward for the Service. Ports are known only to nodes that
-// do.
-func readForwarding(s *plan.Service, svc *corev1.Service) {
-	s.Scheduler = svc.Annotations[v1alpha1.AnnotationIPVSScheduler]
-	for _, p := range svc.Spec.Ports {
-		protocol, known := protocols[p.Protocol]
-		if known && p.Port > 0 && p.Port <= 65535 {
-			s.Ports = append(s.Ports, plan.Port{Name: p.Name, Protocol: protocol, Port: uint16(p.Port)})
-		}
-	}
-	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		s.Persistence = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
-		if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
-			s.Persistence = time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
-		}
-	}
-	for _, text := range svc.Spec.LoadBalancerSourceRanges {
-		// As kube-proxy has it: spaces do not matter, nor do host bits.
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
-			s.SourceRanges = append(s.SourceRanges, prefix.Masked())
-		}
-	}
-	if len(svc.Spec.LoadBalancerSourceRanges) > 0 && len(s.SourceRanges) == 0 {
-		s.SourceRanges = []netip.Prefix{} // none that can be read: nobody
-	}
-}
-
-var protocols = map[corev1.Protocol]ipvs.Protocol{
-	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP, "": ipvs.TCP,
 }
 
 // nodeUID returns the UID of a Node; false: there is none.
@@ -336,7 +287,7 @@ func (s *sources) nodes() map[string]plan.Node {
 func (s *sources) addresses() map[string][]netip.Addr {
 	addresses := map[string][]netip.Addr{}
 	for _, n := range client.Stored[*corev1.Node](s.node) {
-		addresses[n.Name] = internalIPs(n)
+		addresses[n.Name] = object.InternalIPs(n)
 	}
 	return addresses
 }
@@ -361,23 +312,13 @@ func (s *sources) nodeObject(name string) *corev1.Node {
 	return node
 }
 
-func internalIPs(node *corev1.Node) []netip.Addr {
-	var addresses []netip.Addr
-	for _, a := range node.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
-			addresses = append(addresses, ip)
-		}
-	}
-	return addresses
-}
-
 // nodeAddresses returns the InternalIPs of a node; none if there is no such node.
 func (s *sources) nodeAddresses(name string) []netip.Addr {
 	node := s.nodeObject(name)
 	if node == nil {
 		return nil
 	}
-	return internalIPs(node)
+	return object.InternalIPs(node)
 }
 
 // awaitKubeProxy waits until kube-proxy is to forward for these addresses: until the status of no
@@ -408,7 +349,7 @@ func (s *sources) proxied(addresses []netip.Addr) bool {
 		svc, ok := o.(*corev1.Service)
 		return ok && slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
 			a, err := netip.ParseAddr(i.IP)
-			return err == nil && proxied(i) && slices.Contains(addresses, a)
+			return err == nil && object.Proxied(i) && slices.Contains(addresses, a)
 		})
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/object"
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
@@ -43,8 +44,8 @@ func TestReadForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := plan.Service{Proxied: proxied(svc.Status.LoadBalancer.Ingress[0])}
-	readForwarding(&got, slim.(*corev1.Service))
+	got := plan.Service{Proxied: object.Proxied(svc.Status.LoadBalancer.Ingress[0])}
+	object.ReadForwarding(&got, slim.(*corev1.Service))
 	want := plan.Service{
 		Proxied:      true,
 		Scheduler:    "sh",

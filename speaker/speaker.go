@@ -20,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/heart"
+	"github.com/berth-lb/berth/speaker/object"
 )
 
 // Speaker is a speaker. Make one with New.
@@ -107,7 +108,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 			})
 		})
 	}
-	s.Logger.Info("announcing", "node", s.Node, "addresses", internalIPs(node))
+	s.Logger.Info("announcing", "node", s.Node, "addresses", object.InternalIPs(node))
 
 	select {
 	case <-ctx.Done():
@@ -253,7 +254,7 @@ func (s *Speaker) waitForNode(ctx context.Context) (*corev1.Node, error) {
 	defer func() { _ = s.sources.node.RemoveEventHandler(registration) }()
 	for {
 		o, exists, err := s.sources.node.GetStore().GetByKey(s.Node)
-		if node, ok := o.(*corev1.Node); err == nil && exists && ok && len(internalIPs(node)) > 0 {
+		if node, ok := o.(*corev1.Node); err == nil && exists && ok && len(object.InternalIPs(node)) > 0 {
 			return node, nil
 		}
 		s.Logger.Info("waiting for the Node object and its InternalIP", "node", s.Node)

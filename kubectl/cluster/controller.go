@@ -7,10 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -116,18 +114,8 @@ func (l Leadership) Leads(now time.Time) bool {
 func (s *State) Uses(snapshot *config.Snapshot) *inuse.Set {
 	flags := s.Controller()
 	from := inuse.Sources{
-		Nodes: s.Nodes, Speakers: s.Speakers, Peers: map[string]netip.Addr{},
+		Nodes: s.Nodes, Speakers: s.Speakers, Peers: peerAddresses(snapshot), APIServer: s.apiServer(),
 		ServiceCIDRs: flags.ServiceCIDRs, PodCIDRs: flags.PodCIDRs,
-	}
-	for _, n := range snapshot.Neighbors {
-		if n.Address.IsValid() {
-			from.Peers[n.Name] = n.Address
-		}
-	}
-	for _, slice := range s.EndpointSlices {
-		if candidate.ServiceOf(slice) == metav1.NamespaceDefault+"/kubernetes" {
-			from.APIServer = append(from.APIServer, slice)
-		}
 	}
 	for _, c := range s.ServiceCIDRs {
 		from.ServiceCIDRs = append(from.ServiceCIDRs, prefixes(c.Spec.CIDRs)...)

@@ -1,0 +1,134 @@
+package cluster
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/inuse"
+	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/speaker/object"
+	"github.com/berth-lb/berth/speaker/plan"
+)
+
+// World returns what the plans of the speaker of a node see besides their group.
+func (s *State) World(node string, snapshot *config.Snapshot) plan.World {
+	w := plan.World{Self: node, Nodes: map[string]plan.Node{}, Snapshot: snapshot}
+	for _, n := range s.Nodes {
+		w.Nodes[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
+	}
+	from := inuse.Sources{
+		Nodes: s.Nodes, APIServer: s.apiServer(), Peers: peerAddresses(snapshot), PodCIDRs: s.speakerPodCIDRs(),
+	}
+	if speaker := s.Speaker(node); speaker != nil {
+		w.Forwards = speaker.Status.IPVS.Asked()
+		w.Capabilities = plan.Capability(speaker.Status.IPVS.Schedulers...)
+		from.Speakers = []*v1alpha1.Speaker{speaker} // what others have, they say on the segments
+	}
+	w.Used = inuse.Compile(from)
+	return w
+}
+
+// Speaker returns the Speaker of a node, nil if there is none.
+func (s *State) Speaker(node string) *v1alpha1.Speaker {
+	return find(s.Speakers, func(x *v1alpha1.Speaker) bool { return x.Name == node })
+}
+
+// Planned returns the Services that speakers plan with: those that the controller gave addresses.
+// The signatures of its records are not verified, for that takes a Secret.
+func (s *State) Planned() []plan.Service {
+	var all []plan.Service
+	for _, svc := range s.Services {
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		if planned := object.Service(svc, Given(svc)); len(planned.Addresses) > 0 {
+			all = append(all, planned)
+		}
+	}
+	return all
+}
+
+// Given returns the addresses that the controller gave a Service, by its record.
+func Given(svc *corev1.Service) []netip.Addr {
+	_, err := record.Of(svc, nil)
+	if signed, ok := errors.AsType[*record.UnknownKeyError](err); ok {
+		return signed.Record.Addresses
+	}
+	return nil
+}
+
+// Groups returns the groups of these Services, by ID.
+func Groups(services []plan.Service) []plan.Group {
+	groups := plan.NewGroups()
+	for _, svc := range services {
+		groups.Set(svc)
+	}
+	all := groups.All()
+	slices.SortFunc(all, func(a, b plan.Group) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+// Announcements returns what the node of a World announces of a group, if its kernel forwards as it
+// is told to.
+func (s *State) Announcements(group plan.Group, w plan.World) plan.Announcements {
+	group, _ = group.Unused(w.Used)
+	services := plan.Classify(group, w.Snapshot)
+	endpoints := map[string]candidate.Endpoints{}
+	for _, x := range services {
+		if namespace, name, _ := strings.Cut(x.Name, "/"); x.Local {
+			endpoints[x.Name], _ = s.Endpoints(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
+		}
+	}
+	return plan.PlanAnnouncements(group, services, endpoints, plan.Readiness{Shown: true}, w)
+}
+
+func (s *State) apiServer() []*discoveryv1.EndpointSlice {
+	var found []*discoveryv1.EndpointSlice
+	for _, slice := range s.EndpointSlices {
+		if candidate.ServiceOf(slice) == metav1.NamespaceDefault+"/kubernetes" {
+			found = append(found, slice)
+		}
+	}
+	return found
+}
+
+func peerAddresses(snapshot *config.Snapshot) map[string]netip.Addr {
+	addresses := map[string]netip.Addr{}
+	for _, n := range snapshot.Neighbors {
+		if n.Address.IsValid() {
+			addresses[n.Name] = n.Address
+		}
+	}
+	return addresses
+}
+
+// speakerPodCIDRs returns the flag --pod-cidrs of the speakers.
+func (s *State) speakerPodCIDRs() []netip.Prefix {
+	var texts []string
+	flags := pflag.NewFlagSet("speaker", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	flags.SetOutput(io.Discard)
+	flags.StringSliceVar(&texts, "pod-cidrs", nil, "")
+	for _, d := range s.DaemonSets {
+		if d.Namespace != s.Namespace || d.Labels[componentLabel] != "speaker" {
+			continue
+		}
+		for _, c := range d.Spec.Template.Spec.Containers {
+			if args := slices.Concat(c.Command, c.Args); slices.Contains(args, "speaker") {
+				_ = flags.Parse(args) // what does not parse counts as the default
+			}
+		}
+	}
+	return prefixes(texts)
+}
