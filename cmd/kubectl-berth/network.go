@@ -113,7 +113,7 @@ func l2Command(c *common) *cobra.Command {
 }
 
 func bgpCommand(c *common) *cobra.Command {
-	cmd := &cobra.Command{Use: "bgp", Short: "Show sessions with routers"}
+	cmd := &cobra.Command{Use: "bgp", Short: "Show sessions with routers, and routes"}
 	var out output
 	var node, neighbor string
 	sessions := &cobra.Command{
@@ -160,7 +160,7 @@ func bgpCommand(c *common) *cobra.Command {
 	out.register(sessions)
 	sessions.Flags().StringVar(&node, "node", "", "only this node's")
 	sessions.Flags().StringVar(&neighbor, "neighbor", "", "only those with this BGPNeighbor")
-	cmd.AddCommand(sessions)
+	cmd.AddCommand(sessions, routesCommand(c))
 	return cmd
 }
 
