@@ -52,7 +52,7 @@ another next hop.`,
 			if err != nil {
 				return err
 			}
-			if lack := s.Lack(cluster.Services, cluster.Nodes, cluster.Pools, cluster.RouteAnnouncements, cluster.BGPNeighbors, cluster.Speakers); lack != nil {
+			if lack := s.Lack(cluster.Services, cluster.Nodes, cluster.Pools, cluster.RouteAnnouncements, cluster.BGPNeighbors, cluster.Speakers); len(lack) > 0 {
 				return fmt.Errorf("what is to be announced is not known without the right to list %s", lack[0])
 			}
 			var known []string

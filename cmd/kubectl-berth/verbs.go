@@ -287,7 +287,7 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
 			}
 			svc := s.Service(namespace, name)
 			switch {
-			case svc == nil && s.Lack(cluster.Services) != nil:
+			case svc == nil && len(s.Lack(cluster.Services)) > 0:
 				return fmt.Errorf("you have no right to list services, so Service %s/%s is not known", namespace, name)
 			case svc == nil:
 				return fmt.Errorf("there is no Service %s in namespace %s; name its namespace with -n", name, namespace)
@@ -364,6 +364,9 @@ creates an AddressReservation, unless the controller would not keep the address.
 			s, err := c.state(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if lack := s.Lack(cluster.Pools, cluster.Services, cluster.Namespaces, cluster.Reservations); len(lack) > 0 {
+				return fmt.Errorf("whether the controller would keep it is not known without the right to list %s", lack[0])
 			}
 			text := fmt.Sprintf("AddressReservation %s/%s keeps %s", namespace, r.Name, strings.Join(r.Spec.Addresses, " and "))
 			there := slices.ContainsFunc(s.Reservations, func(x *v1alpha1.AddressReservation) bool {

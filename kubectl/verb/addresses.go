@@ -25,7 +25,7 @@ import (
 // Release has a Service give up addresses that are in no pool: those named, or all. The error names
 // an address that it cannot give up in this way.
 func Release(s *cluster.State, svc *corev1.Service, named []netip.Addr, all bool) (Change, error) {
-	if s.Lack(cluster.Pools) != nil {
+	if len(s.Lack(cluster.Pools)) > 0 {
 		return Change{}, errors.New("it is not known which addresses are in a pool: you have no right to list loadbalancerpools.berth.dev")
 	}
 	snapshot, _ := config.Compile(s.Objects())
