@@ -1,0 +1,224 @@
+//go:build root
+
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/kubectl/view"
+)
+
+// done is what a verb says with -o json.
+type done struct {
+	Object, Text, Next, DryRun string
+	Changed                    bool
+}
+
+// act runs a verb, and returns the one thing that it did.
+func act(t *testing.T, args ...string) done {
+	t.Helper()
+	var all []done
+	if r := berthJSON(t, &all, args...); r.code != 0 || len(all) != 1 {
+		t.Fatalf("kubectl berth %v: %+v", args, r)
+	}
+	return all[0]
+}
+
+// A drained node answers for nothing when drain returns, and undo brings it back.
+func TestDrain(t *testing.T) {
+	address := netip.MustParseAddr(expose(t, "moved"))
+	before, err := scene.Owner(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := kubectl("label", "node", before, v1alpha1.ExcludeLabel+"-")(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if d := act(t, "drain", before, "--dry-run=server"); !d.Changed || d.DryRun != "server" {
+		t.Errorf("dry run: %+v", d)
+	}
+	if r := berth(t, "drain", before, "--as=nobody"); r.code != 2 || !strings.Contains(r.err, "you have no right to get nodes") {
+		t.Errorf("without rights: %+v", r)
+	}
+	if d := act(t, "drain", before, "--wait"); !d.Changed || !strings.HasSuffix(d.Text, "it answers for nothing, and announces nothing") {
+		t.Errorf("drain: %+v", d)
+	}
+	after, err := scene.Owner(t.Context(), address)
+	if err != nil || after == before {
+		t.Errorf("%s is answered for by %s, which was drained (%v)", address, after, err)
+	}
+	if d := act(t, "drain", before); d.Changed {
+		t.Errorf("drained twice: %+v", d)
+	}
+	if d := act(t, "drain", before, "--undo", "--wait"); !d.Changed || !strings.HasSuffix(d.Text, "its speaker announces") {
+		t.Errorf("undo: %+v", d)
+	}
+	node, err := scene.Kubernetes.CoreV1().Nodes().Get(t.Context(), before, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, labeled := node.Labels[v1alpha1.ExcludeLabel]; labeled || node.Annotations["berth.dev/drained"] != "" {
+		t.Errorf("after undo: labels %v, annotations %v", node.Labels, node.Annotations)
+	}
+	if d := act(t, "rebalance", "rack"); !d.Changed || d.Object != "segmentannouncement/rack" {
+		t.Errorf("rebalance: %+v", d)
+	}
+	if r := berth(t, "rebalance", "none"); r.code != 2 || r.err != "error: there is no SegmentAnnouncement none; there is rack\n" {
+		t.Errorf("rebalance of none: %+v", r)
+	}
+}
+
+// A label that somebody else set stays.
+func TestDrainLeavesTheLabelsOfOthers(t *testing.T) {
+	if err := kubectl("label", "node", "n2", v1alpha1.ExcludeLabel+"=")(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := berth(t, "drain", "n2", "--undo")
+	if err := kubectl("label", "node", "n2", v1alpha1.ExcludeLabel+"-")(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r.code != 2 || !strings.Contains(r.err, "drain did not set its label") {
+		t.Errorf("undo: %+v", r)
+	}
+	eventually(t, func(ctx context.Context) error { return scene.AwaitSpeakers(ctx, true) })
+}
+
+// What the plugin says that the router is to have is what the router has.
+func TestRoutes(t *testing.T) {
+	svc := scene.Expose(web, "far")
+	metav1.SetMetaDataAnnotation(&svc.ObjectMeta, v1alpha1.AnnotationAddresses, "198.51.100.7")
+	single := corev1.IPFamilyPolicySingleStack
+	svc.Spec.IPFamilyPolicy, svc.Spec.IPFamilies = &single, []corev1.IPFamily{corev1.IPv4Protocol}
+	if _, err := scene.Create(t.Context(), svc); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := scene.Kubernetes.CoreV1().Services(web.Namespace).Delete(context.Background(), "far", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := scene.AwaitRoutes(t.Context(), patience, netip.MustParseAddr("198.51.100.7"), "n1", "n2"); err != nil {
+		t.Fatal(err)
+	}
+	var rows []view.Route
+	berthJSON(t, &rows, "bgp", "routes", "--neighbor", "tor")
+	if len(rows) != 2 || rows[0].Prefix != "198.51.100.7/32" || rows[0].Node != "n1" || rows[0].Obstacle != "" ||
+		!slices.Equal(rows[1].Services, []string{"plugin/far"}) {
+		t.Errorf("bgp routes: %+v", rows)
+	}
+	file := filepath.Join(t.TempDir(), "table")
+	for _, command := range []string{"show bgp ipv4 unicast json", "show bgp ipv4 unicast"} {
+		table, err := scene.Vtysh(t.Context(), command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var found view.Compared
+		if r := berthJSON(t, &found, "bgp", "routes", "--from-router", file); r.code != 0 || found.Wanted != 2 || len(found.Differences) > 0 {
+			t.Errorf("%s: exit code %d, %+v of\n%s", command, r.code, found, table)
+		}
+		without := strings.ReplaceAll(table, "172.30.0.11", "172.30.0.99")
+		if err := os.WriteFile(file, []byte(without), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := berthJSON(t, &found, "bgp", "routes", "--from-router", file); r.code != 1 || len(found.Differences) != 1 || found.Differences[0].Kind != view.OtherNextHop {
+			t.Errorf("%s, changed: exit code %d, %+v", command, r.code, found)
+		}
+	}
+	if err := os.WriteFile(file, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := berth(t, "bgp", "routes", "--from-router", file); r.code != 2 || !strings.Contains(r.err, "it is no table that is known") {
+		t.Errorf("no table: %+v", r)
+	}
+}
+
+// An address that a Service has is kept for it, and what the controller would refuse is refused.
+func TestReserve(t *testing.T) {
+	address := expose(t, "keeper")
+	if d := act(t, "reserve", address, "--for", "keeper", "-n", web.Namespace); !d.Changed {
+		t.Errorf("reserve: %+v", d)
+	}
+	t.Cleanup(func() {
+		if err := scene.Berth.AddressReservations(web.Namespace).Delete(context.Background(), "keeper", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, func(ctx context.Context) error {
+		r, err := scene.Berth.AddressReservations(web.Namespace).Get(ctx, "keeper", metav1.GetOptions{})
+		if err != nil || len(r.Status.Addresses) != 1 || r.Status.Addresses[0].Address != address {
+			return fmt.Errorf("reservation: %+v, %w", r, err)
+		}
+		return nil
+	})
+	if d := act(t, "reserve", address, "--for", "keeper", "-n", web.Namespace); d.Changed {
+		t.Errorf("reserved twice: %+v", d)
+	}
+	for refused, want := range map[string]string{
+		"203.0.113.9": "is in no LoadBalancerPool",
+		"172.30.0.11": "is in no LoadBalancerPool",
+		"nonsense":    "is not an address",
+	} {
+		if r := berth(t, "reserve", refused, "-n", web.Namespace); r.code != 2 || !strings.Contains(r.err, want) {
+			t.Errorf("reserve %s: %+v", refused, r)
+		}
+	}
+	if r := berth(t, "release", "keeper", address, "-n", web.Namespace); r.code != 2 || !strings.Contains(r.err, "is in LoadBalancerPool rack, and is not released") {
+		t.Errorf("release: %+v", r)
+	}
+	if d := act(t, "release", "keeper", "--all", "-n", web.Namespace); d.Changed {
+		t.Errorf("release --all of what is in a pool: %+v", d)
+	}
+}
+
+// When rotate-key returns, every speaker has another key, and no other.
+func TestRotateKey(t *testing.T) {
+	keys := func() (all []string) {
+		list, err := scene.Berth.Speakers.List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range list.Items {
+			all = append(all, list.Items[i].Status.AcceptedKeys...)
+		}
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	before := keys()
+	if d := act(t, "rotate-key", "--wait"); !d.Changed || d.Next != "" {
+		t.Errorf("rotate-key: %+v", d)
+	}
+	if after := keys(); len(after) != 1 || slices.Contains(before, after[0]) {
+		t.Errorf("keys were %v, and are %v", before, after)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	if r := berth(t, "completion", "kubectl"); r.code != 0 || r.out != "#!/bin/sh\nexec kubectl-berth __complete \"$@\"\n" {
+		t.Errorf("completion kubectl: %+v", r)
+	}
+	if r := berth(t, "__complete", "drain", ""); r.code != 0 || !strings.HasPrefix(r.out, "n1\nn2\n") {
+		t.Errorf("nodes: %+v", r)
+	}
+	if r := berth(t, "__complete", "drain", "n1", ""); r.code != 0 || !strings.HasPrefix(r.out, ":4\n") {
+		t.Errorf("nothing after a node: %+v", r)
+	}
+	if r := berth(t, "__complete", "rebalance", ""); !strings.HasPrefix(r.out, "rack\n") {
+		t.Errorf("announcements: %+v", r)
+	}
+}
