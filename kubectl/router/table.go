@@ -24,7 +24,7 @@ var ErrUnknown = errors.New(`it is no table that is known; give what one of thes
   birdc show route                        (BIRD; also with all)
   gobgp global rib -j                     (GoBGP)`)
 
-// Parse reads a table, or several one after the other. It recognises the format.
+// Parse reads a table, or several one after the other. It finds out the format.
 func Parse(text []byte) (Table, error) {
 	table := Table{}
 	trimmed := bytes.TrimSpace(text)
