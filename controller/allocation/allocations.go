@@ -10,10 +10,8 @@ import (
 	"go4.org/netipx"
 	corelisters "k8s.io/client-go/listers/core/v1"
 
-	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/record"
-	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/ipam"
 )
 
@@ -72,25 +70,6 @@ func New(c Config) *Allocations {
 		reservedBy:   map[string]int{},
 		failed:       map[string]bool{},
 	}
-}
-
-// allocations translates the values of the API.
-var allocations = map[v1alpha1.Allocation]ipam.Allocation{
-	v1alpha1.AllocationAutomatic: ipam.Automatic,
-	v1alpha1.AllocationOnRequest: ipam.OnRequest,
-	v1alpha1.AllocationDisabled:  ipam.Disabled,
-}
-
-// Pools returns the pools of a configuration, for SetPools.
-func Pools(snapshot *config.Snapshot) []ipam.Pool {
-	pools := make([]ipam.Pool, 0, len(snapshot.Pools))
-	for _, p := range snapshot.Pools {
-		pools = append(pools, ipam.Pool{
-			Name: p.Name, Ranges: p.Ranges, OnRequest: p.OnRequest, Allocation: allocations[p.Allocation],
-			ExcludeEdges: p.ExcludeEdges, ShareAcross: p.ShareAcross,
-		})
-	}
-	return pools
 }
 
 // SetPools replaces the pools. Addresses that are no longer in any pool stay with their holders.
