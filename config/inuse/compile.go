@@ -101,7 +101,7 @@ func (u *uses) edges(subnet netip.Prefix, node string) {
 		u.address(
 			segmentEdge,
 			address,
-			Use{By: fmt.Sprintf("the %s of %s, a segment of node %s", what, subnet, node)},
+			Use{By: fmt.Sprintf("the %s of %s, a segment of node %s", what, subnet, node), Edge: true},
 		)
 	}
 	switch {

@@ -20,6 +20,8 @@ type Use struct {
 	// InternalIP, for example.
 	Local     string
 	Interface string
+	// Edge: no host can have it. It is the first or the last address of a subnet.
+	Edge bool
 }
 
 // rank is how much a use says about an address. If an address has several uses, the one of lowest

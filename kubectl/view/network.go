@@ -69,9 +69,24 @@ type Segment struct {
 	// Owned counts the addresses that it answers for there.
 	Owned      int    `json:"owned"`
 	ReturnPath string `json:"returnPath,omitempty"`
-	// Problem is what is wrong; empty: nothing.
-	Problem string `json:"problem,omitempty"`
+	// Reason and Problem are what is wrong; empty: nothing.
+	Reason  SegmentReason `json:"reason,omitempty"`
+	Problem string        `json:"problem,omitempty"`
 }
+
+// SegmentReason is what is wrong with a node's view of a segment, in a word.
+type SegmentReason string
+
+const (
+	// SegmentWaiting: the speaker does not announce there.
+	SegmentWaiting SegmentReason = "Waiting"
+	// SegmentAlone: it hears nobody, though others share the subnet.
+	SegmentAlone SegmentReason = "Alone"
+	// SegmentReturnPath: replies leave by another interface.
+	SegmentReturnPath SegmentReason = "ReturnPath"
+	// SegmentProxyARP: a router answers for every address.
+	SegmentProxyARP SegmentReason = "ProxyARP"
+)
 
 // SegmentsOf returns each node's view of its segments, by node and interface.
 func SegmentsOf(s *cluster.State, node string) []Segment {
@@ -97,13 +112,13 @@ func SegmentsOf(s *cluster.State, node string) []Segment {
 				slices.ContainsFunc(r.Subnets, func(subnet string) bool { return sharers[subnet] > 1 })
 			switch {
 			case r.State == v1alpha1.SegmentWaiting:
-				row.Problem = "the link is down, or the speaker listens still"
+				row.Reason, row.Problem = SegmentWaiting, "the link is down, or the speaker listens still"
 			case alone:
-				row.Problem = "it hears no other speaker, though others have an address of the same subnet: what is between them drops hellos (EtherType 0x88b5), or they are not on one segment"
+				row.Reason, row.Problem = SegmentAlone, "it hears no other speaker, though others have an address of the same subnet: what is between them drops hellos (EtherType 0x88b5), or they are not on one segment"
 			case r.ReturnPath == v1alpha1.ReturnPathOther:
-				row.Problem = "replies to clients beyond the segment leave by another interface"
+				row.Reason, row.Problem = SegmentReturnPath, "replies to clients beyond the segment leave by another interface"
 			case r.ProxyARPMAC != "":
-				row.Problem = "router " + r.ProxyARPMAC + " answers ARP for every address (proxy ARP)"
+				row.Reason, row.Problem = SegmentProxyARP, "router "+r.ProxyARPMAC+" answers ARP for every address (proxy ARP)"
 			}
 			rows = append(rows, row)
 		}
