@@ -108,8 +108,8 @@ func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// annotationBound marks a Service in the cache that object.BoundByOthers is true for. It stands for the
-// annotations of the other implementations.
+// annotationBound marks a Service in the cache that object.BoundByOthers is true for. It stands for
+// the annotations of the other implementations.
 const annotationBound = "bound"
 
 func slimDaemonSet(o any) (any, error) {

@@ -52,7 +52,10 @@ another next hop.`,
 			if err != nil {
 				return err
 			}
-			if lack := s.Lack(cluster.Services, cluster.Nodes, cluster.Pools, cluster.RouteAnnouncements, cluster.BGPNeighbors, cluster.Speakers); len(lack) > 0 {
+			lack := s.Lack(
+				cluster.Services, cluster.Nodes, cluster.Pools, cluster.RouteAnnouncements, cluster.BGPNeighbors, cluster.Speakers,
+			)
+			if len(lack) > 0 {
 				return fmt.Errorf("what is to be announced is not known without the right to list %s", lack[0])
 			}
 			var known []string
@@ -60,14 +63,21 @@ another next hop.`,
 				known = append(known, n.Name)
 			}
 			if neighbor != "" && !slices.Contains(known, neighbor) {
-				return fmt.Errorf("--neighbor %s: there is no such BGPNeighbor; there is %s", neighbor, dash(strings.Join(known, ", ")))
+				return fmt.Errorf(
+					"--neighbor %s: there is no such BGPNeighbor; there is %s",
+					neighbor,
+					dash(strings.Join(known, ", ")),
+				)
 			}
 			if table == nil {
 				return printRoutes(c.Out, &out, view.RoutesOf(s, node, neighbor))
 			}
 			if neighbor == "" {
 				if len(known) != 1 {
-					return fmt.Errorf("--from-router: name the BGPNeighbor whose router it is with --neighbor; there is %s", dash(strings.Join(known, ", ")))
+					return fmt.Errorf(
+						"--from-router: name the BGPNeighbor whose router it is with --neighbor; there is %s",
+						dash(strings.Join(known, ", ")),
+					)
 				}
 				neighbor = known[0]
 			}
@@ -77,7 +87,12 @@ another next hop.`,
 					fmt.Fprintf(w, "%s\t%s\n", d.Kind, d.Text)
 				}
 				if len(found.Differences) == 0 {
-					fmt.Fprintf(w, "The router of BGPNeighbor %s has each of %d routes, and no other of a pool.\n", found.Neighbor, found.Wanted)
+					fmt.Fprintf(
+						w,
+						"The router of BGPNeighbor %s has each of %d routes, and no other of a pool.\n",
+						found.Neighbor,
+						found.Wanted,
+					)
 				}
 				if found.Skipped != "" {
 					fmt.Fprintf(w, "note\t%s\n", found.Skipped)

@@ -39,9 +39,13 @@ type verbFlags struct {
 
 func (v *verbFlags) register(cmd *cobra.Command) {
 	v.out.register(cmd)
-	cmd.Flags().StringVar(&v.dryRun, "dry-run", "none", "none, server or client: client only says what it would do, server has the API server check it, too")
+	cmd.Flags().
+		StringVar(&v.dryRun, "dry-run", "none", "none, server or client: client only says what it would do, server has the API server check it, too")
 	cmd.Flags().Lookup("dry-run").NoOptDefVal = "client"
-	_ = cmd.RegisterFlagCompletionFunc("dry-run", cobra.FixedCompletions([]string{"none", "server", "client"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc(
+		"dry-run",
+		cobra.FixedCompletions([]string{"none", "server", "client"}, cobra.ShellCompDirectiveNoFileComp),
+	)
 	inner := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if !slices.Contains([]string{"none", "server", "client"}, v.dryRun) {
@@ -64,7 +68,13 @@ func (v *verbFlags) server() []string {
 
 // apply applies a change by patch, which is called only if there is something to do, and adds what
 // was done to all.
-func (v *verbFlags) apply(all []done, object string, c verb.Change, next string, patch func([]byte, metav1.PatchOptions) error) ([]done, error) {
+func (v *verbFlags) apply(
+	all []done,
+	object string,
+	c verb.Change,
+	next string,
+	patch func([]byte, metav1.PatchOptions) error,
+) ([]done, error) {
 	d := done{Object: object, Changed: !c.Empty(), Text: c.Text}
 	if v.dry() {
 		d.DryRun = v.dryRun
@@ -105,7 +115,15 @@ func right(err error, does, group, resource string) error {
 	if !apierrors.IsForbidden(err) {
 		return err
 	}
-	return fmt.Errorf("you have no right to %s %s; this rule in a role gives it: {apiGroups: [%q], resources: [%s], verbs: [%s]} (%w)", does, resource, group, resource, does, err)
+	return fmt.Errorf(
+		"you have no right to %s %s; this rule in a role gives it: {apiGroups: [%q], resources: [%s], verbs: [%s]} (%w)",
+		does,
+		resource,
+		group,
+		resource,
+		does,
+		err,
+	)
 }
 
 const berthGroup = "berth.dev"
@@ -200,7 +218,8 @@ which other load balancers heed, too. --undo removes the label if this command h
 			if err != nil {
 				return right(err, "get", "", "nodes")
 			}
-			change, next := verb.Drain(node), "other nodes take over what it answers for, and routers its routes: kubectl berth l2 owners --node "+name
+			change := verb.Drain(node)
+			next := "other nodes take over what it answers for, and routers its routes: kubectl berth l2 owners --node " + name
 			if undo {
 				if change, err = verb.Undo(node); err != nil {
 					return err
@@ -238,7 +257,8 @@ which other load balancers heed, too. --undo removes the label if this command h
 		},
 	}
 	v.register(cmd)
-	cmd.Flags().BoolVar(&wait, "wait", false, "return when the node answers for nothing and announces nothing; with --undo, when its speaker announces")
+	cmd.Flags().
+		BoolVar(&wait, "wait", false, "return when the node answers for nothing and announces nothing; with --undo, when its speaker announces")
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the node back, if this command took it out")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to --wait")
 	return cmd
@@ -300,12 +320,16 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
 			if err != nil {
 				return err
 			}
-			all, err := v.apply([]done{}, "service/"+name, change,
+			all, err := v.apply(
+				[]done{},
+				"service/"+name,
+				change,
 				"the controller takes it away, and gives another of a pool that serves the Service: kubectl berth why "+name+" -n "+namespace,
 				func(body []byte, o metav1.PatchOptions) error {
 					_, err := to.Kubernetes.CoreV1().Services(namespace).Patch(cmd.Context(), name, types.MergePatchType, body, o)
 					return right(err, "patch", "", "services")
-				})
+				},
+			)
 			if err != nil {
 				return err
 			}
@@ -370,7 +394,8 @@ creates an AddressReservation, unless the controller would not keep the address.
 			}
 			text := fmt.Sprintf("AddressReservation %s/%s keeps %s", namespace, r.Name, strings.Join(r.Spec.Addresses, " and "))
 			there := slices.ContainsFunc(s.Reservations, func(x *v1alpha1.AddressReservation) bool {
-				return x.Namespace == r.Namespace && x.Name == r.Name && slices.Equal(x.Spec.Addresses, r.Spec.Addresses) && x.Spec.ServiceName == service
+				return x.Namespace == r.Namespace && x.Name == r.Name && slices.Equal(x.Spec.Addresses, r.Spec.Addresses) &&
+					x.Spec.ServiceName == service
 			})
 			if there {
 				text += " already"
@@ -386,20 +411,26 @@ creates an AddressReservation, unless the controller would not keep the address.
 				d.DryRun = v.dryRun
 			}
 			if d.Changed && v.dryRun != "client" {
-				_, err := to.Berth.AddressReservations(namespace).Create(cmd.Context(), r, metav1.CreateOptions{DryRun: v.server(), FieldManager: "kubectl-berth"})
+				_, err := to.Berth.AddressReservations(namespace).
+					Create(cmd.Context(), r, metav1.CreateOptions{DryRun: v.server(), FieldManager: "kubectl-berth"})
 				if apierrors.IsAlreadyExists(err) {
 					return fmt.Errorf("AddressReservation %s/%s keeps something else; give this one another --name", namespace, r.Name)
 				}
 				if err != nil {
 					return right(err, "create", berthGroup, "addressreservations")
 				}
-				d.Next = fmt.Sprintf("condition Ready says that it is kept: kubectl get addressreservation %s -n %s", r.Name, namespace)
+				d.Next = fmt.Sprintf(
+					"condition Ready says that it is kept: kubectl get addressreservation %s -n %s",
+					r.Name,
+					namespace,
+				)
 			}
 			return v.print(c.Out, []done{d})
 		},
 	}
 	v.register(cmd)
-	cmd.Flags().StringVar(&service, "for", "", "Service of the namespace that gets the addresses; otherwise any Service there may ask for them")
+	cmd.Flags().
+		StringVar(&service, "for", "", "Service of the namespace that gets the addresses; otherwise any Service there may ask for them")
 	cmd.Flags().StringVar(&name, "name", "", "of the AddressReservation; otherwise that of the Service")
 	return cmd
 }
@@ -434,12 +465,18 @@ berth.dev/rotate of Secret berth-hello.`,
 				Annotations: map[string]*string{v1alpha1.AnnotationRotate: new(time.Now().UTC().Format(time.RFC3339Nano))},
 				Text:        "a new key is asked for",
 			}
-			all, err := v.apply([]done{}, "secret/"+v1alpha1.HelloSecret, change,
+			all, err := v.apply(
+				[]done{},
+				"secret/"+v1alpha1.HelloSecret,
+				change,
 				"the controller makes one, and speakers sign with it once all accept it: kubectl get speakers -o custom-columns=NODE:.metadata.name,KEY:.status.signingKey",
 				func(body []byte, o metav1.PatchOptions) error {
-					_, err := to.Kubernetes.CoreV1().Secrets(c.namespace).Patch(cmd.Context(), v1alpha1.HelloSecret, types.MergePatchType, body, o)
+					_, err := to.Kubernetes.CoreV1().
+						Secrets(c.namespace).
+						Patch(cmd.Context(), v1alpha1.HelloSecret, types.MergePatchType, body, o)
 					return right(err, "patch", "", "secrets")
-				})
+				},
+			)
 			if err != nil {
 				return err
 			}

@@ -35,6 +35,14 @@ func act(t *testing.T, args ...string) done {
 	return all[0]
 }
 
+// refused runs a command that must fail, and say why.
+func refused(t *testing.T, want string, args ...string) {
+	t.Helper()
+	if r := berth(t, args...); r.code != 2 || !strings.Contains(r.err, want) {
+		t.Errorf("kubectl berth %v: %+v", args, r)
+	}
+}
+
 // A drained node answers for nothing when drain returns, and undo brings it back.
 func TestDrain(t *testing.T) {
 	address := netip.MustParseAddr(expose(t, "moved"))
@@ -50,10 +58,9 @@ func TestDrain(t *testing.T) {
 	if d := act(t, "drain", before, "--dry-run=server"); !d.Changed || d.DryRun != "server" {
 		t.Errorf("dry run: %+v", d)
 	}
-	if r := berth(t, "drain", before, "--as=nobody"); r.code != 2 || !strings.Contains(r.err, "you have no right to get nodes") {
-		t.Errorf("without rights: %+v", r)
-	}
-	if d := act(t, "drain", before, "--wait"); !d.Changed || !strings.HasSuffix(d.Text, "it answers for nothing, and announces nothing") {
+	refused(t, "you have no right to get nodes", "drain", before, "--as=nobody")
+	const drained = "it answers for nothing, and announces nothing"
+	if d := act(t, "drain", before, "--wait"); !d.Changed || !strings.HasSuffix(d.Text, drained) {
 		t.Errorf("drain: %+v", d)
 	}
 	after, err := scene.Owner(t.Context(), address)
@@ -63,7 +70,8 @@ func TestDrain(t *testing.T) {
 	if d := act(t, "drain", before); d.Changed {
 		t.Errorf("drained twice: %+v", d)
 	}
-	if d := act(t, "drain", before, "--undo", "--wait"); !d.Changed || !strings.HasSuffix(d.Text, "its speaker announces") {
+	d := act(t, "drain", before, "--undo", "--wait")
+	if !d.Changed || !strings.HasSuffix(d.Text, "its speaker announces") {
 		t.Errorf("undo: %+v", d)
 	}
 	node, err := scene.Kubernetes.CoreV1().Nodes().Get(t.Context(), before, metav1.GetOptions{})
@@ -76,9 +84,7 @@ func TestDrain(t *testing.T) {
 	if d := act(t, "rebalance", "rack"); !d.Changed || d.Object != "segmentannouncement/rack" {
 		t.Errorf("rebalance: %+v", d)
 	}
-	if r := berth(t, "rebalance", "none"); r.code != 2 || r.err != "error: there is no SegmentAnnouncement none; there is rack\n" {
-		t.Errorf("rebalance of none: %+v", r)
-	}
+	refused(t, "there is no SegmentAnnouncement none; there is rack\n", "rebalance", "none")
 }
 
 // A label that somebody else set stays.
@@ -106,7 +112,8 @@ func TestRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := scene.Kubernetes.CoreV1().Services(web.Namespace).Delete(context.Background(), "far", metav1.DeleteOptions{}); err != nil {
+		services := scene.Kubernetes.CoreV1().Services(web.Namespace)
+		if err := services.Delete(context.Background(), "far", metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -129,23 +136,23 @@ func TestRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		var found view.Compared
-		if r := berthJSON(t, &found, "bgp", "routes", "--from-router", file); r.code != 0 || found.Wanted != 2 || len(found.Differences) > 0 {
+		r := berthJSON(t, &found, "bgp", "routes", "--from-router", file)
+		if r.code != 0 || found.Wanted != 2 || len(found.Differences) > 0 {
 			t.Errorf("%s: exit code %d, %+v of\n%s", command, r.code, found, table)
 		}
 		without := strings.ReplaceAll(table, "172.30.0.11", "172.30.0.99")
 		if err := os.WriteFile(file, []byte(without), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if r := berthJSON(t, &found, "bgp", "routes", "--from-router", file); r.code != 1 || len(found.Differences) != 1 || found.Differences[0].Kind != view.OtherNextHop {
+		r = berthJSON(t, &found, "bgp", "routes", "--from-router", file)
+		if r.code != 1 || len(found.Differences) != 1 || found.Differences[0].Kind != view.OtherNextHop {
 			t.Errorf("%s, changed: exit code %d, %+v", command, r.code, found)
 		}
 	}
 	if err := os.WriteFile(file, []byte("hello"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r := berth(t, "bgp", "routes", "--from-router", file); r.code != 2 || !strings.Contains(r.err, "it is no table that is known") {
-		t.Errorf("no table: %+v", r)
-	}
+	refused(t, "it is no table that is known", "bgp", "routes", "--from-router", file)
 }
 
 // An address that a Service has is kept for it, and what the controller would refuse is refused.
@@ -155,7 +162,8 @@ func TestReserve(t *testing.T) {
 		t.Errorf("reserve: %+v", d)
 	}
 	t.Cleanup(func() {
-		if err := scene.Berth.AddressReservations(web.Namespace).Delete(context.Background(), "keeper", metav1.DeleteOptions{}); err != nil {
+		reservations := scene.Berth.AddressReservations(web.Namespace)
+		if err := reservations.Delete(context.Background(), "keeper", metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -169,18 +177,15 @@ func TestReserve(t *testing.T) {
 	if d := act(t, "reserve", address, "--for", "keeper", "-n", web.Namespace); d.Changed {
 		t.Errorf("reserved twice: %+v", d)
 	}
-	for refused, want := range map[string]string{
+	for address, want := range map[string]string{
 		"203.0.113.9": "is in no LoadBalancerPool",
 		"172.30.0.11": "is in no LoadBalancerPool",
 		"nonsense":    "is not an address",
 	} {
-		if r := berth(t, "reserve", refused, "-n", web.Namespace); r.code != 2 || !strings.Contains(r.err, want) {
-			t.Errorf("reserve %s: %+v", refused, r)
-		}
+		refused(t, want, "reserve", address, "-n", web.Namespace)
 	}
-	if r := berth(t, "release", "keeper", address, "-n", web.Namespace); r.code != 2 || !strings.Contains(r.err, "is in LoadBalancerPool rack, and is not released") {
-		t.Errorf("release: %+v", r)
-	}
+	const inPool = "is in LoadBalancerPool rack, and is not released"
+	refused(t, inPool, "release", "keeper", address, "-n", web.Namespace)
 	if d := act(t, "release", "keeper", "--all", "-n", web.Namespace); d.Changed {
 		t.Errorf("release --all of what is in a pool: %+v", d)
 	}
@@ -209,7 +214,8 @@ func TestRotateKey(t *testing.T) {
 }
 
 func TestCompletion(t *testing.T) {
-	if r := berth(t, "completion", "kubectl"); r.code != 0 || r.out != "#!/bin/sh\nexec kubectl-berth __complete \"$@\"\n" {
+	const program = "#!/bin/sh\nexec kubectl-berth __complete \"$@\"\n"
+	if r := berth(t, "completion", "kubectl"); r.code != 0 || r.out != program {
 		t.Errorf("completion kubectl: %+v", r)
 	}
 	if r := berth(t, "__complete", "drain", ""); r.code != 0 || !strings.HasPrefix(r.out, "n1\nn2\n") {

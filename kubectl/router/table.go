@@ -30,7 +30,9 @@ func Parse(text []byte) (Table, error) {
 	trimmed := bytes.TrimSpace(text)
 	switch {
 	case len(trimmed) == 0:
-		return nil, errors.New("it is empty; give what the router prints, such as that of vtysh -c 'show bgp ipv4 unicast json'")
+		return nil, errors.New(
+			"it is empty; give what the router prints, such as that of vtysh -c 'show bgp ipv4 unicast json'",
+		)
 	case trimmed[0] == '{':
 		return table, table.readJSON(trimmed)
 	case table.readFRR(string(text)), table.readBIRD(string(text)):
@@ -212,7 +214,10 @@ func (t Table) readBIRD(text string) bool {
 			known = true
 			continue
 		}
-		if p, err := netip.ParsePrefix(fields[0]); err == nil && (strings.Contains(line, "[") || strings.Contains(line, " via ")) {
+		if p, err := netip.ParsePrefix(
+			fields[0],
+		); err == nil &&
+			(strings.Contains(line, "[") || strings.Contains(line, " via ")) {
 			prefix, known = p, true
 		}
 		for i, f := range fields[:len(fields)-1] {

@@ -85,7 +85,9 @@ func TestTablesOfRoutersAreRead(t *testing.T) {
 }
 
 func TestWhatIsNoTableIsRefused(t *testing.T) {
-	for _, text := range []string{"hello", "{\"a\": 1}", `{"routes": 3}`, `{"routes":{"x":[]}}`, "% Unknown command: show"} {
+	for _, text := range []string{
+		"hello", `{"a": 1}`, `{"routes": 3}`, `{"routes":{"x":[]}}`, "% Unknown command: show",
+	} {
 		if _, err := Parse([]byte(text)); !errors.Is(err, ErrUnknown) {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -26,7 +26,9 @@ import (
 // an address that it cannot give up in this way.
 func Release(s *cluster.State, svc *corev1.Service, named []netip.Addr, all bool) (Change, error) {
 	if len(s.Lack(cluster.Pools)) > 0 {
-		return Change{}, errors.New("it is not known which addresses are in a pool: you have no right to list loadbalancerpools.berth.dev")
+		return Change{}, errors.New(
+			"it is not known which addresses are in a pool: you have no right to list loadbalancerpools.berth.dev",
+		)
 	}
 	snapshot, _ := config.Compile(s.Objects())
 	name := "Service " + svc.Namespace + "/" + svc.Name
@@ -52,7 +54,11 @@ func Release(s *cluster.State, svc *corev1.Service, named []netip.Addr, all bool
 		case p != nil:
 			return Change{}, fmt.Errorf(
 				"%s: %s is in LoadBalancerPool %s, and is not released: only what is in no pool is; to have another address, ask for it with annotation %s",
-				name, a, p.Name, v1alpha1.AnnotationAddresses)
+				name,
+				a,
+				p.Name,
+				v1alpha1.AnnotationAddresses,
+			)
 		case !slices.Contains(now, a.String()):
 			now, news = append(now, a.String()), append(news, a.String())
 		}
@@ -102,7 +108,10 @@ func Refusal(s *cluster.State, r *v1alpha1.AddressReservation) string {
 
 // Allocations returns the controller's allocations, as the statuses of the cluster have them.
 func Allocations(s *cluster.State, snapshot *config.Snapshot) *allocation.Allocations {
-	indexer := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	indexer := cache.NewIndexer(
+		cache.MetaNamespaceKeyFunc,
+		cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
+	)
 	for _, svc := range s.Services {
 		_ = indexer.Add(svc) // it has a key
 	}

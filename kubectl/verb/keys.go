@@ -16,8 +16,8 @@ func Keys(speakers []*v1alpha1.Speaker) []string {
 	return slices.Compact(all)
 }
 
-// Unrotated returns the nodes whose speakers do not sign with a new key alone yet, ascending. before
-// are the keys that were accepted before. Speakers that have ended do not count.
+// Unrotated returns the nodes whose speakers do not sign with a new key alone yet, ascending. The
+// keys of before were accepted before. Speakers that have ended do not count.
 func Unrotated(speakers []*v1alpha1.Speaker, before []string) []string {
 	var nodes []string
 	for _, s := range speakers {

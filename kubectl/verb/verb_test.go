@@ -49,7 +49,12 @@ func TestDrainSetsAndUndoRemovesOnlyItsOwnLabel(t *testing.T) {
 			`{"metadata":{"annotations":{"berth.dev/drained":null},"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":null}}}`, "",
 		},
 		"labeled by somebody": {node(label, nil), "", "", "drain did not set its label"},
-		"label taken away":    {node(nil, ours), `{"metadata":{"annotations":{"berth.dev/drained":"true"},"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":""}}}`, `{"metadata":{"annotations":{"berth.dev/drained":null}}}`, ""},
+		"label taken away": {
+			node(nil, ours),
+			`{"metadata":{"annotations":{"berth.dev/drained":"true"},"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":""}}}`,
+			`{"metadata":{"annotations":{"berth.dev/drained":null}}}`,
+			"",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := patchOf(t, Drain(c.node)); got != c.drain {
@@ -91,8 +96,12 @@ func TestWhatADrainedNodeStillDoes(t *testing.T) {
 		owners  []*v1alpha1.L2Owner
 		want    string
 	}{
-		"nothing":         {speaker("n1", v1alpha1.SpeakerLeaving, 0), []*v1alpha1.L2Owner{owner("192.0.2.1", "n2")}, ""},
-		"owns":            {speaker("n1", v1alpha1.SpeakerLeaving, 0), []*v1alpha1.L2Owner{owner("192.0.2.1", "n1")}, "answers for 192.0.2.1"},
+		"nothing": {speaker("n1", v1alpha1.SpeakerLeaving, 0), []*v1alpha1.L2Owner{owner("192.0.2.1", "n2")}, ""},
+		"owns": {
+			speaker("n1", v1alpha1.SpeakerLeaving, 0),
+			[]*v1alpha1.L2Owner{owner("192.0.2.1", "n1")},
+			"answers for 192.0.2.1",
+		},
 		"has routes":      {speaker("n1", v1alpha1.SpeakerLeaving, 2), nil, "announces 2 prefixes by BGP"},
 		"has not noticed": {speaker("n1", v1alpha1.SpeakerAnnouncing, 2), nil, "announces still"},
 		"has ended":       {speaker("n1", v1alpha1.SpeakerStopped, 2), nil, ""},
@@ -112,21 +121,24 @@ func TestWhatADrainedNodeStillDoes(t *testing.T) {
 
 func TestARotationEndsWhenEverySpeakerAcceptsANewKeyAlone(t *testing.T) {
 	before := []string{"aa"}
+	n1 := func(keys ...string) *v1alpha1.Speaker { return speaker("n1", v1alpha1.SpeakerAnnouncing, 0, keys...) }
+	n2 := func(keys ...string) *v1alpha1.Speaker { return speaker("n2", v1alpha1.SpeakerAnnouncing, 0, keys...) }
 	for name, c := range map[string]struct {
 		speakers []*v1alpha1.Speaker
 		want     string
 	}{
-		"not begun":       {[]*v1alpha1.Speaker{speaker("n1", "Announcing", 0, "aa")}, "n1"},
-		"accepts both":    {[]*v1alpha1.Speaker{speaker("n1", "Announcing", 0, "aa", "bb"), speaker("n2", "Announcing", 0, "bb", "aa")}, "n1,n2"},
-		"done":            {[]*v1alpha1.Speaker{speaker("n1", "Announcing", 0, "bb"), speaker("n2", "Announcing", 0, "bb")}, ""},
-		"one ended":       {[]*v1alpha1.Speaker{speaker("n1", "Stopped", 0, "aa"), speaker("n2", "Announcing", 0, "bb")}, ""},
-		"one lags behind": {[]*v1alpha1.Speaker{speaker("n1", "Announcing", 0, "aa", "bb"), speaker("n2", "Announcing", 0, "bb")}, "n1"},
+		"not begun":       {[]*v1alpha1.Speaker{n1("aa")}, "n1"},
+		"accepts both":    {[]*v1alpha1.Speaker{n1("aa", "bb"), n2("bb", "aa")}, "n1,n2"},
+		"done":            {[]*v1alpha1.Speaker{n1("bb"), n2("bb")}, ""},
+		"one ended":       {[]*v1alpha1.Speaker{speaker("n1", v1alpha1.SpeakerStopped, 0, "aa"), n2("bb")}, ""},
+		"one lags behind": {[]*v1alpha1.Speaker{n1("aa", "bb"), n2("bb")}, "n1"},
 	} {
 		if got := strings.Join(Unrotated(c.speakers, before), ","); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
-	if got := Keys([]*v1alpha1.Speaker{speaker("n1", "Announcing", 0, "bb", "aa"), speaker("n2", "Announcing", 0, "aa")}); !slices.Equal(got, []string{"aa", "bb"}) {
+	got := Keys([]*v1alpha1.Speaker{n1("bb", "aa"), n2("aa")})
+	if !slices.Equal(got, []string{"aa", "bb"}) {
 		t.Errorf("keys: %v", got)
 	}
 }
@@ -190,7 +202,13 @@ func TestReleaseTakesOnlyWhatIsInNoPool(t *testing.T) {
 		}
 	}
 	s.Services[1].Annotations = map[string]string{v1alpha1.AnnotationRelease: "198.51.100.1"}
-	if c, err := Release(s, s.Services[1], nil, true); err != nil || !c.Empty() || c.Text != "Service bank/old is asked to release 198.51.100.1 already" {
+	if c, err := Release(
+		s,
+		s.Services[1],
+		nil,
+		true,
+	); err != nil || !c.Empty() ||
+		c.Text != "Service bank/old is asked to release 198.51.100.1 already" {
 		t.Errorf("again: %+v, %v", c, err)
 	}
 	s.Missing[cluster.Pools] = apierrors.NewForbidden(schema.GroupResource{}, "", nil)

@@ -20,9 +20,13 @@ func routed() *cluster.State {
 	s := &cluster.State{Missing: map[cluster.Resource]error{}}
 	for i, name := range []string{"n1", "n2", "n3"} {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: []string{"172.30.0.11", "172.30.0.12", "172.30.0.13"}[i]}}
+		n.Status.Addresses = []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: []string{"172.30.0.11", "172.30.0.12", "172.30.0.13"}[i]},
+		}
 		speaker := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		speaker.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Reason: string(v1alpha1.SpeakerAnnouncing)}}
+		speaker.Status.Conditions = []metav1.Condition{
+			{Type: v1alpha1.ConditionReady, Reason: string(v1alpha1.SpeakerAnnouncing)},
+		}
 		speaker.Status.Sessions = []v1alpha1.SessionReport{{NeighborName: "tor", State: v1alpha1.SessionEstablished}}
 		if name == "n2" {
 			speaker.Status.Sessions = []v1alpha1.SessionReport{{NeighborName: "tor", State: "Active", LastError: "refused"}}
@@ -32,7 +36,9 @@ func routed() *cluster.State {
 	s.Nodes[2].Labels = map[string]string{v1alpha1.ExcludeLabel: ""}
 	pool := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: "routed"}}
 	pool.Spec.Addresses = []v1alpha1.AddressRange{"198.51.100.0/24"}
-	pool.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceSelector: &v1alpha1.Selector{}, ServiceSelector: &v1alpha1.Selector{}}}
+	pool.Spec.Scopes = []v1alpha1.PoolScope{
+		{NamespaceSelector: &v1alpha1.Selector{}, ServiceSelector: &v1alpha1.Selector{}},
+	}
 	tor := &v1alpha1.BGPNeighbor{ObjectMeta: metav1.ObjectMeta{Name: "tor"}}
 	tor.Spec.LocalASN, tor.Spec.RemoteASN, tor.Spec.Address = 64512, 64513, "172.30.0.1"
 	tor.Spec.NodeSelector = &v1alpha1.Selector{}
@@ -54,7 +60,10 @@ func routed() *cluster.State {
 func TestRoutesAreThoseOfThePlan(t *testing.T) {
 	var lines []string
 	for _, r := range RoutesOf(routed(), "", "") {
-		lines = append(lines, strings.Join([]string{r.Prefix, r.Neighbor, r.Node, r.NextHop, strings.Join(r.Services, ","), r.Obstacle}, " "))
+		lines = append(
+			lines,
+			strings.Join([]string{r.Prefix, r.Neighbor, r.Node, r.NextHop, strings.Join(r.Services, ","), r.Obstacle}, " "),
+		)
 	}
 	const want = "198.51.100.7/32 tor n1 172.30.0.11 shop/web \n" +
 		"198.51.100.7/32 tor n2 172.30.0.12 shop/web its session is Active: refused"
