@@ -47,7 +47,13 @@ func TestDefaultsWrittenOutResetNoSession(t *testing.T) {
 	d.SyncPeers([]Peer{p, {Name: "a mark of what was read"}})
 	d.becomes(t, func(st Status) bool { return len(st.Peers) == 2 })
 	if s := d.session(t, "tor"); !s.Established() || !s.Since.Equal(since) || len(tor.ended()) > 0 {
-		t.Errorf("the session is %s since %s, want established since %s; it ended %v", s.State, s.Since, since, tor.ended())
+		t.Errorf(
+			"the session is %s since %s, want established since %s; it ended %v",
+			s.State,
+			s.Since,
+			since,
+			tor.ended(),
+		)
 	}
 }
 

@@ -58,8 +58,10 @@ if there is one.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringArrayVar(&ranges, "pool", nil, "addresses of a pool that is to be, such as 192.0.2.0/28 or 192.0.2.1-192.0.2.9; may be repeated")
-	cmd.Flags().StringVarP(&file, "filename", "f", "", "file with LoadBalancerPools that are to be; - is standard input")
+	cmd.Flags().
+		StringArrayVar(&ranges, "pool", nil, "addresses of a pool that is to be, such as 192.0.2.0/28 or 192.0.2.1-192.0.2.9; may be repeated")
+	cmd.Flags().
+		StringVarP(&file, "filename", "f", "", "file with LoadBalancerPools that are to be; - is standard input")
 	cmd.MarkFlagsMutuallyExclusive("pool", "filename")
 	return cmd
 }
@@ -85,7 +87,12 @@ func (c *common) proposal(ranges []string, file string) (*doctor.Proposal, error
 	return p, nil
 }
 
-func examine(ctx context.Context, to *cluster.Clients, namespace string, proposed *doctor.Proposal) (doctor.Report, error) {
+func examine(
+	ctx context.Context,
+	to *cluster.Clients,
+	namespace string,
+	proposed *doctor.Proposal,
+) (doctor.Report, error) {
 	s, err := cluster.Read(ctx, to, namespace)
 	if err != nil {
 		return doctor.Report{}, err

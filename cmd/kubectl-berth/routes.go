@@ -38,7 +38,9 @@ another next hop.`,
 			var table router.Table
 			if file != "" {
 				if node != "" {
-					return errors.New("--node and --from-router: leave out --node; the table of a router is of all nodes")
+					return errors.New(
+						"--node and --from-router: leave out --node; the table of a router is of all nodes",
+					)
 				}
 				text, err := c.readFile(file)
 				if err != nil {
@@ -53,7 +55,12 @@ another next hop.`,
 				return err
 			}
 			lack := s.Lack(
-				cluster.Services, cluster.Nodes, cluster.Pools, cluster.RouteAnnouncements, cluster.BGPNeighbors, cluster.Speakers,
+				cluster.Services,
+				cluster.Nodes,
+				cluster.Pools,
+				cluster.RouteAnnouncements,
+				cluster.BGPNeighbors,
+				cluster.Speakers,
 			)
 			if len(lack) > 0 {
 				return fmt.Errorf("what is to be announced is not known without the right to list %s", lack[0])

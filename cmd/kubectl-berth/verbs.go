@@ -158,7 +158,11 @@ annotation berth.dev/rebalance of the SegmentAnnouncements, of all if none is na
 			}
 			for _, name := range names {
 				if !slices.Contains(there, name) {
-					return fmt.Errorf("there is no SegmentAnnouncement %s; there is %s", name, dash(strings.Join(there, ", ")))
+					return fmt.Errorf(
+						"there is no SegmentAnnouncement %s; there is %s",
+						name,
+						dash(strings.Join(there, ", ")),
+					)
 				}
 			}
 			if len(names) == 0 {
@@ -167,15 +171,27 @@ annotation berth.dev/rebalance of the SegmentAnnouncements, of all if none is na
 			all := []done{}
 			for _, name := range names {
 				change := verb.Change{
-					Annotations: map[string]*string{v1alpha1.AnnotationRebalance: new(time.Now().UTC().Format(time.RFC3339Nano))},
-					Text:        "SegmentAnnouncement " + name + " is asked to rebalance",
+					Annotations: map[string]*string{
+						v1alpha1.AnnotationRebalance: new(time.Now().UTC().Format(time.RFC3339Nano)),
+					},
+					Text: "SegmentAnnouncement " + name + " is asked to rebalance",
 				}
-				all, err = v.apply(all, "segmentannouncement/"+name, change,
+				all, err = v.apply(
+					all,
+					"segmentannouncement/"+name,
+					change,
 					"each node hands over what another comes first for, one address per second: kubectl berth l2 owners",
 					func(body []byte, o metav1.PatchOptions) error {
-						_, err := to.Berth.SegmentAnnouncements.Patch(cmd.Context(), name, types.MergePatchType, body, o)
+						_, err := to.Berth.SegmentAnnouncements.Patch(
+							cmd.Context(),
+							name,
+							types.MergePatchType,
+							body,
+							o,
+						)
 						return right(err, "patch", berthGroup, "segmentannouncements")
-					})
+					},
+				)
 				if err != nil {
 					return err
 				}
@@ -286,7 +302,9 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
   kubectl berth release web 192.0.2.9 -n shop`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || every != (len(args) == 1) {
-				return fmt.Errorf("name a Service, and its addresses to release, or --all: kubectl berth release web 192.0.2.9")
+				return fmt.Errorf(
+					"name a Service, and its addresses to release, or --all: kubectl berth release web 192.0.2.9",
+				)
 			}
 			return nil
 		},
@@ -326,7 +344,9 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
 				change,
 				"the controller takes it away, and gives another of a pool that serves the Service: kubectl berth why "+name+" -n "+namespace,
 				func(body []byte, o metav1.PatchOptions) error {
-					_, err := to.Kubernetes.CoreV1().Services(namespace).Patch(cmd.Context(), name, types.MergePatchType, body, o)
+					_, err := to.Kubernetes.CoreV1().
+						Services(namespace).
+						Patch(cmd.Context(), name, types.MergePatchType, body, o)
 					return right(err, "patch", "", "services")
 				},
 			)
@@ -383,18 +403,32 @@ creates an AddressReservation, unless the controller would not keep the address.
 			case r.Name == "" && service != "":
 				r.Name = service
 			case r.Name == "":
-				r.Name = "reserved-" + strings.Trim(strings.NewReplacer(".", "-", ":", "-").Replace(r.Spec.Addresses[0]), "-")
+				r.Name = "reserved-" + strings.Trim(
+					strings.NewReplacer(".", "-", ":", "-").Replace(r.Spec.Addresses[0]),
+					"-",
+				)
 			}
 			s, err := c.state(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if lack := s.Lack(cluster.Pools, cluster.Services, cluster.Namespaces, cluster.Reservations); len(lack) > 0 {
-				return fmt.Errorf("whether the controller would keep it is not known without the right to list %s", lack[0])
+			if lack := s.Lack(cluster.Pools, cluster.Services, cluster.Namespaces, cluster.Reservations); len(
+				lack,
+			) > 0 {
+				return fmt.Errorf(
+					"whether the controller would keep it is not known without the right to list %s",
+					lack[0],
+				)
 			}
-			text := fmt.Sprintf("AddressReservation %s/%s keeps %s", namespace, r.Name, strings.Join(r.Spec.Addresses, " and "))
+			text := fmt.Sprintf(
+				"AddressReservation %s/%s keeps %s",
+				namespace,
+				r.Name,
+				strings.Join(r.Spec.Addresses, " and "),
+			)
 			there := slices.ContainsFunc(s.Reservations, func(x *v1alpha1.AddressReservation) bool {
-				return x.Namespace == r.Namespace && x.Name == r.Name && slices.Equal(x.Spec.Addresses, r.Spec.Addresses) &&
+				return x.Namespace == r.Namespace && x.Name == r.Name &&
+					slices.Equal(x.Spec.Addresses, r.Spec.Addresses) &&
 					x.Spec.ServiceName == service
 			})
 			if there {
@@ -414,7 +448,11 @@ creates an AddressReservation, unless the controller would not keep the address.
 				_, err := to.Berth.AddressReservations(namespace).
 					Create(cmd.Context(), r, metav1.CreateOptions{DryRun: v.server(), FieldManager: "kubectl-berth"})
 				if apierrors.IsAlreadyExists(err) {
-					return fmt.Errorf("AddressReservation %s/%s keeps something else; give this one another --name", namespace, r.Name)
+					return fmt.Errorf(
+						"AddressReservation %s/%s keeps something else; give this one another --name",
+						namespace,
+						r.Name,
+					)
 				}
 				if err != nil {
 					return right(err, "create", berthGroup, "addressreservations")
@@ -462,8 +500,10 @@ berth.dev/rotate of Secret berth-hello.`,
 				before = verb.Keys(pointers(list.Items))
 			}
 			change := verb.Change{
-				Annotations: map[string]*string{v1alpha1.AnnotationRotate: new(time.Now().UTC().Format(time.RFC3339Nano))},
-				Text:        "a new key is asked for",
+				Annotations: map[string]*string{
+					v1alpha1.AnnotationRotate: new(time.Now().UTC().Format(time.RFC3339Nano)),
+				},
+				Text: "a new key is asked for",
 			}
 			all, err := v.apply(
 				[]done{},
@@ -484,7 +524,10 @@ berth.dev/rotate of Secret berth-hello.`,
 				ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 				defer cancel()
 				err := awaitSpeakers(ctx, to, func(seen watched) string {
-					return prefixed("no new key alone yet on ", strings.Join(verb.Unrotated(seen.speakers, before), ", "))
+					return prefixed(
+						"no new key alone yet on ",
+						strings.Join(verb.Unrotated(seen.speakers, before), ", "),
+					)
 				})
 				if err != nil {
 					return err

@@ -66,16 +66,46 @@ webhooks:
 
 var ailments = []ailment{
 	{id: "other-load-balancer", object: "DaemonSet plugin/speaker", what: "MetalLB", yaml: foreignSpeaker},
-	{id: "class-not-served", object: "Service plugin/shop", what: "metallb", yaml: pinned("", ", loadBalancerClass: metallb")},
-	{id: "service-pending", object: "Service plugin/shop", what: "UnknownPool", yaml: pinned("berth.dev/pools: nothing", "")},
-	{id: "pool-external-ip", object: "LoadBalancerPool rack", what: "172.30.0.249", yaml: pinned("", `, externalIPs: ["172.30.0.249"]`)},
+	{
+		id:     "class-not-served",
+		object: "Service plugin/shop",
+		what:   "metallb",
+		yaml:   pinned("", ", loadBalancerClass: metallb"),
+	},
+	{
+		id:     "service-pending",
+		object: "Service plugin/shop",
+		what:   "UnknownPool",
+		yaml:   pinned("berth.dev/pools: nothing", ""),
+	},
+	{
+		id:     "pool-external-ip",
+		object: "LoadBalancerPool rack",
+		what:   "172.30.0.249",
+		yaml:   pinned("", `, externalIPs: ["172.30.0.249"]`),
+	},
 	{
 		id: "pool-address-in-use", object: "LoadBalancerPool proposed", what: "InternalIP of node n1",
 		args: []string{"--pool", "172.30.0.11-172.30.0.12"},
 	},
-	{id: "pool-address-in-use", object: "LoadBalancerPool office", what: "InternalIP of node n1", yaml: pool("office", "172.30.0.11/32")},
-	{id: "pool-invalid", object: "LoadBalancerPool proposed", what: "LoadBalancerPool rack", args: []string{"--pool", "172.30.0.200/30"}},
-	{id: "condition", object: "SegmentAnnouncement office", what: "offce", yaml: segment("office", "poolNames: [offce]")},
+	{
+		id:     "pool-address-in-use",
+		object: "LoadBalancerPool office",
+		what:   "InternalIP of node n1",
+		yaml:   pool("office", "172.30.0.11/32"),
+	},
+	{
+		id:     "pool-invalid",
+		object: "LoadBalancerPool proposed",
+		what:   "LoadBalancerPool rack",
+		args:   []string{"--pool", "172.30.0.200/30"},
+	},
+	{
+		id:     "condition",
+		object: "SegmentAnnouncement office",
+		what:   "offce",
+		yaml:   segment("office", "poolNames: [offce]"),
+	},
 	{id: "webhook", object: "ValidatingWebhookConfiguration plugin", what: "berth.dev", yaml: failingWebhook},
 	{
 		id: "nodes-excluded", object: "Node n1", what: exclude,
@@ -83,12 +113,28 @@ var ailments = []ailment{
 	},
 	{
 		id: "pod-security", object: "Namespace " + stage.Namespace, what: "baseline",
-		do:   kubectl("label", "namespace", stage.Namespace, "pod-security.kubernetes.io/enforce=baseline", "--overwrite"),
-		undo: kubectl("label", "namespace", stage.Namespace, "pod-security.kubernetes.io/enforce=privileged", "--overwrite"),
+		do: kubectl(
+			"label",
+			"namespace",
+			stage.Namespace,
+			"pod-security.kubernetes.io/enforce=baseline",
+			"--overwrite",
+		),
+		undo: kubectl(
+			"label",
+			"namespace",
+			stage.Namespace,
+			"pod-security.kubernetes.io/enforce=privileged",
+			"--overwrite",
+		),
 	},
 	{
 		id: "policy-missing", object: "ValidatingAdmissionPolicyBinding berth-l2owner", what: "no ValidatingAdmissionPolicyBinding",
-		do: kubectl("delete", "validatingadmissionpolicybinding", "berth-l2owner"), undo: func(ctx context.Context) error { return reinstall(ctx) },
+		do: kubectl(
+			"delete",
+			"validatingadmissionpolicybinding",
+			"berth-l2owner",
+		), undo: func(ctx context.Context) error { return reinstall(ctx) },
 	},
 	{
 		id: "crd-differs", object: "CustomResourceDefinition addressreservations.berth.dev", what: "not those of version",
@@ -104,17 +150,33 @@ var ailments = []ailment{
 	{
 		id: "session-down", object: "BGPNeighbor tor", what: "node n1",
 		do: func(ctx context.Context) error {
-			return scene.ConfigureRouter(ctx, fmt.Sprintf("router bgp %d", lab.RouterAS), "neighbor 172.30.0.11 shutdown")
+			return scene.ConfigureRouter(
+				ctx,
+				fmt.Sprintf("router bgp %d", lab.RouterAS),
+				"neighbor 172.30.0.11 shutdown",
+			)
 		},
 		undo: inOrder(func(ctx context.Context) error {
-			return scene.ConfigureRouter(ctx, fmt.Sprintf("router bgp %d", lab.RouterAS), "no neighbor 172.30.0.11 shutdown")
+			return scene.ConfigureRouter(
+				ctx,
+				fmt.Sprintf("router bgp %d", lab.RouterAS),
+				"no neighbor 172.30.0.11 shutdown",
+			)
 		}, func(ctx context.Context) error { return scene.AwaitSpeakers(ctx, true) }),
 	},
 	{
 		id: "address-conflict", object: "Node n", what: "172.30.0.248",
 		yaml: pinned(`berth.dev/load-balancer-ips: "172.30.0.248"`, ""),
 		do: inOrder(
-			kubectl("wait", "service", "shop", "-n", "plugin", "--for=jsonpath={.status.loadBalancer.ingress}", "--timeout=30s"),
+			kubectl(
+				"wait",
+				"service",
+				"shop",
+				"-n",
+				"plugin",
+				"--for=jsonpath={.status.loadBalancer.ingress}",
+				"--timeout=30s",
+			),
 			func(ctx context.Context) error {
 				a := netip.MustParseAddr("172.30.0.248")
 				return errors.Join(scene.AddAddress("client", a), scene.AnnounceAddress("client", a))
@@ -126,7 +188,10 @@ var ailments = []ailment{
 		id: "controller-not-ready", object: "Deployment " + stage.Namespace + "/berth-controller", what: "scaled to 0",
 		do: kubectl("scale", "deployment", "berth-controller", "-n", stage.Namespace, "--replicas=0"),
 		undo: func(ctx context.Context) error {
-			return errors.Join(kubectl("scale", "deployment", "berth-controller", "-n", stage.Namespace, "--replicas=2")(ctx), scene.AwaitBerth(ctx))
+			return errors.Join(
+				kubectl("scale", "deployment", "berth-controller", "-n", stage.Namespace, "--replicas=2")(ctx),
+				scene.AwaitBerth(ctx),
+			)
 		},
 	},
 	{
@@ -202,6 +267,14 @@ func (a ailment) find(t *testing.T) {
 				return nil
 			}
 		}
-		return fmt.Errorf("exit code %d, no finding %s of %s with %q:\n%s%s", r.code, a.id, a.object, a.what, r.out, r.err)
+		return fmt.Errorf(
+			"exit code %d, no finding %s of %s with %q:\n%s%s",
+			r.code,
+			a.id,
+			a.object,
+			a.what,
+			r.out,
+			r.err,
+		)
 	})
 }

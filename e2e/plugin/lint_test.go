@@ -175,7 +175,8 @@ func examples(t *testing.T) []*unstructured.Unstructured {
 func odd(random *rand.Rand) any {
 	all := []any{
 		nil, "", " ", "x", "192.0.2.1", "192.0.2.0/24", "2001:db8::/64", "192.0.2.9-192.0.2.1", "::ffff:192.0.2.1", "0", "-1",
-		"1s", "90s", "1h30m", "-5s", "Automatic", "IPVS", "é", strings.Repeat("a", 300), strings.Repeat("b", 70), "a/b", "A.B",
+		"1s", "90s", "1h30m", "-5s", "Automatic", "IPVS", "é", strings.Repeat("a", 300),
+		strings.Repeat("b", 70), "a/b", "A.B",
 		int64(0), int64(1), int64(-1), int64(255), int64(65535), int64(65536), int64(4294967295), int64(4294967296),
 		int64(1 << 62), 1.5, true, false, []any{}, []any{"x"}, []any{int64(1)}, []any{nil}, map[string]any{},
 		map[string]any{"x": "y"}, map[string]any{"matchLabels": map[string]any{"a": "b"}}, []any{map[string]any{}},
@@ -247,7 +248,8 @@ func TestLint(t *testing.T) {
 	if r := berthWith(t, "/dev/null", "lint", "../../docs/reference/examples"); r.code != 0 {
 		t.Errorf("the examples: exit code %d, %s%s", r.code, r.out, r.err)
 	}
-	if r := berth(t, "lint", filepath.Join(folder, "none.yaml")); r.code != 2 || !strings.Contains(r.err, "no such file") {
+	if r := berth(t, "lint", filepath.Join(folder, "none.yaml")); r.code != 2 ||
+		!strings.Contains(r.err, "no such file") {
 		t.Errorf("no file: %+v", r)
 	}
 }

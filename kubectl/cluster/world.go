@@ -87,7 +87,9 @@ func (s *State) Announcements(group plan.Group, w plan.World) plan.Announcements
 	endpoints := map[string]candidate.Endpoints{}
 	for _, x := range services {
 		if namespace, name, _ := strings.Cut(x.Name, "/"); x.Local {
-			endpoints[x.Name], _ = s.Endpoints(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
+			endpoints[x.Name], _ = s.Endpoints(
+				&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}},
+			)
 		}
 	}
 	return plan.PlanAnnouncements(group, services, endpoints, plan.Readiness{Shown: true}, w)

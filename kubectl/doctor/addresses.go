@@ -26,7 +26,9 @@ type Proposal struct{ Pools []*v1alpha1.LoadBalancerPool }
 // between them.
 func ProposeRanges(ranges []string) *Proposal {
 	pool := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: "proposed"}}
-	pool.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceSelector: &v1alpha1.Selector{}, ServiceSelector: &v1alpha1.Selector{}}}
+	pool.Spec.Scopes = []v1alpha1.PoolScope{
+		{NamespaceSelector: &v1alpha1.Selector{}, ServiceSelector: &v1alpha1.Selector{}},
+	}
 	for _, r := range ranges {
 		pool.Spec.Addresses = append(pool.Spec.Addresses, v1alpha1.AddressRange(strings.TrimSpace(r)))
 	}
@@ -133,7 +135,13 @@ func (e *examination) addressesOfServices(object string, pool *config.Pool, snap
 		name := "Service " + svc.Namespace + "/" + svc.Name
 		for _, a := range externalIPs(svc) {
 			if snapshot.PoolOf(a) == pool {
-				e.find("pool-external-ip", object, "%s is in spec.externalIPs of %s, which Berth does not look at", a, name)
+				e.find(
+					"pool-external-ip",
+					object,
+					"%s is in spec.externalIPs of %s, which Berth does not look at",
+					a,
+					name,
+				)
 			}
 		}
 		own := classes.Selects(svc) &&
@@ -143,7 +151,14 @@ func (e *examination) addressesOfServices(object string, pool *config.Pool, snap
 		}
 		for _, a := range service.AddressesIn(svc) {
 			if snapshot.PoolOf(a) == pool {
-				e.find("pool-address-of-service", object, "%s is the address of %s, which %s gave it", a, name, service.WriterOf(svc))
+				e.find(
+					"pool-address-of-service",
+					object,
+					"%s is the address of %s, which %s gave it",
+					a,
+					name,
+					service.WriterOf(svc),
+				)
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-// Package doctor looks for what keeps Berth from working in a cluster, or will once it is installed.
+// Package doctor looks for what keeps Berth from working in a cluster, or will once it is there.
 //
 // Look is pure: it concludes from a cluster.State, from a few things that only it needs (Extras,
 // read.go) and from what pods on the nodes saw, if there were any. Every finding has an ID, which

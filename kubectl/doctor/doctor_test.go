@@ -53,12 +53,20 @@ func speakerOf(node string) *v1alpha1.Speaker {
 	return &v1alpha1.Speaker{
 		ObjectMeta: metav1.ObjectMeta{Name: node},
 		Status: v1alpha1.SpeakerStatus{
-			Version:    version.Number(),
-			Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: string(v1alpha1.SpeakerAnnouncing)}},
+			Version: version.Number(),
+			Conditions: []metav1.Condition{
+				{
+					Type:   v1alpha1.ConditionReady,
+					Status: metav1.ConditionTrue,
+					Reason: string(v1alpha1.SpeakerAnnouncing),
+				},
+			},
 			Segments: []v1alpha1.SegmentReport{{
 				Interface: "eth0", State: v1alpha1.SegmentAnnouncing, Subnets: []string{"192.0.2.0/24"}, PeersAlive: ptr(int32(1)),
 			}},
-			Sessions:   []v1alpha1.SessionReport{{NeighborName: "tor", Address: ptr("192.0.2.1"), State: v1alpha1.SessionEstablished}},
+			Sessions: []v1alpha1.SessionReport{
+				{NeighborName: "tor", Address: ptr("192.0.2.1"), State: v1alpha1.SessionEstablished},
+			},
 			SigningKey: "aaaaaaaa", AcceptedKeys: []string{"aaaaaaaa"},
 		},
 	}
@@ -71,18 +79,25 @@ func speakerPod(node string) *corev1.Pod {
 	m.Labels = berthLabels
 	return &corev1.Pod{ObjectMeta: m, Spec: corev1.PodSpec{
 		NodeName: node, HostNetwork: true,
-		Containers: []corev1.Container{{Name: "speaker", Image: "berth:1", Ports: []corev1.ContainerPort{{ContainerPort: 7470}}}},
+		Containers: []corev1.Container{
+			{Name: "speaker", Image: "berth:1", Ports: []corev1.ContainerPort{{ContainerPort: 7470}}},
+		},
 	}}
 }
 
 func well(t *testing.T) *scene {
 	t.Helper()
-	deployment := &appsv1.Deployment{ObjectMeta: meta("berth-controller"), Spec: appsv1.DeploymentSpec{Replicas: ptr(int32(2))}}
+	deployment := &appsv1.Deployment{
+		ObjectMeta: meta("berth-controller"),
+		Spec:       appsv1.DeploymentSpec{Replicas: ptr(int32(2))},
+	}
 	deployment.Labels = map[string]string{componentName: "controller"}
 	deployment.Status.ReadyReplicas = 2
 	daemons := &appsv1.DaemonSet{ObjectMeta: meta("berth-speaker")}
 	daemons.Labels = berthLabels
-	daemons.Spec.Template.Spec.Containers = []corev1.Container{{Name: "speaker", Image: "berth:1", Args: []string{"speaker"}}}
+	daemons.Spec.Template.Spec.Containers = []corev1.Container{
+		{Name: "speaker", Image: "berth:1", Args: []string{"speaker"}},
+	}
 	s := &cluster.State{
 		Taken: now, Namespace: "berth-system", ServerVersion: "v1.36.3",
 		Nodes:       []*corev1.Node{node("n1", "192.0.2.11"), node("n2", "192.0.2.12")},
@@ -99,7 +114,8 @@ func well(t *testing.T) *scene {
 		Missing: map[cluster.Resource]error{},
 	}
 	x := &Extras{
-		Pods: s.Pods, PolicyAPI: true, Missing: map[cluster.Resource]error{}, Definitions: map[string]*unstructured.Unstructured{},
+		Pods: s.Pods, PolicyAPI: true, Missing: map[cluster.Resource]error{},
+		Definitions: map[string]*unstructured.Unstructured{},
 		Foreign: map[cluster.Resource][]unstructured.Unstructured{},
 	}
 	all, err := crds.All()
@@ -120,7 +136,10 @@ func well(t *testing.T) *scene {
 	}
 	for _, name := range []string{"berth-speaker", "berth-l2owner"} {
 		x.Policies = append(x.Policies, admissionv1.ValidatingAdmissionPolicy{ObjectMeta: meta(name)})
-		x.PolicyBindings = append(x.PolicyBindings, admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: meta(name)})
+		x.PolicyBindings = append(
+			x.PolicyBindings,
+			admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: meta(name)},
+		)
 	}
 	return &scene{s: s, x: x}
 }
@@ -128,7 +147,9 @@ func well(t *testing.T) *scene {
 func pool(name string, ranges ...v1alpha1.AddressRange) *v1alpha1.LoadBalancerPool {
 	p := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	p.Spec.Addresses = ranges
-	p.Spec.Scopes = []v1alpha1.PoolScope{{NamespaceSelector: &v1alpha1.Selector{}, ServiceSelector: &v1alpha1.Selector{}}}
+	p.Spec.Scopes = []v1alpha1.PoolScope{
+		{NamespaceSelector: &v1alpha1.Selector{}, ServiceSelector: &v1alpha1.Selector{}},
+	}
 	return p
 }
 
@@ -178,11 +199,19 @@ func hostPod(name string, port corev1.ContainerPort) *corev1.Pod {
 	}}
 }
 
-func webhookFor(policy admissionv1.FailurePolicyType, group, resource string, namespaces *metav1.LabelSelector) []admissionv1.ValidatingWebhookConfiguration {
-	return []admissionv1.ValidatingWebhookConfiguration{{ObjectMeta: metav1.ObjectMeta{Name: "w"}, Webhooks: []admissionv1.ValidatingWebhook{{
-		FailurePolicy: &policy, NamespaceSelector: namespaces,
-		Rules: []admissionv1.RuleWithOperations{{Rule: admissionv1.Rule{APIGroups: []string{group}, Resources: []string{resource}}}},
-	}}}}
+func webhookFor(
+	policy admissionv1.FailurePolicyType,
+	group, resource string,
+	namespaces *metav1.LabelSelector,
+) []admissionv1.ValidatingWebhookConfiguration {
+	return []admissionv1.ValidatingWebhookConfiguration{
+		{ObjectMeta: metav1.ObjectMeta{Name: "w"}, Webhooks: []admissionv1.ValidatingWebhook{{
+			FailurePolicy: &policy, NamespaceSelector: namespaces,
+			Rules: []admissionv1.RuleWithOperations{
+				{Rule: admissionv1.Rule{APIGroups: []string{group}, Resources: []string{resource}}},
+			},
+		}}},
+	}
 }
 
 func TestLook(t *testing.T) {
@@ -193,15 +222,30 @@ func TestLook(t *testing.T) {
 		says   string   // in the first finding, or in a fact if there is none
 	}{
 		{name: "all is well", change: func(*scene) {}},
-		{name: "not installed", change: func(c *scene) { c.s.Uninstalled, c.s.Speakers, c.s.Pools = true, nil, nil }, says: "not installed"},
+		{
+			name: "not installed",
+			change: func(c *scene) {
+				c.s.Uninstalled, c.s.Speakers, c.s.Pools = true, nil, nil
+			},
+			says: "not installed",
+		},
 		{
 			name: "an old Kubernetes", change: func(c *scene) { c.s.ServerVersion = "v1.31.9+k3s1" },
 			want: []string{"kubernetes-version "}, says: "v1.31.9",
 		},
 		{name: "a new Kubernetes", change: func(c *scene) { c.s.ServerVersion = "v1.40.0" }, says: "newer"},
-		{name: "no policies", change: func(c *scene) { c.x.PolicyAPI = false }, want: []string{"admission-policy-api "}},
 		{
-			name: "restricted namespace", change: func(c *scene) { c.s.Namespaces[0].Labels[podSecurity] = "restricted" },
+			name: "no policies",
+			change: func(c *scene) {
+				c.x.PolicyAPI = false
+			},
+			want: []string{"admission-policy-api "},
+		},
+		{
+			name: "restricted namespace",
+			change: func(c *scene) {
+				c.s.Namespaces[0].Labels[podSecurity] = "restricted"
+			},
 			want: []string{"pod-security Namespace berth-system"},
 		},
 		{
@@ -209,18 +253,31 @@ func TestLook(t *testing.T) {
 			want: []string{"priority-class PriorityClass system-cluster-critical"},
 		},
 		{
-			name: "webhook for everything", change: func(c *scene) { c.x.Validating = webhookFor(admissionv1.Fail, "*", "*", nil) },
+			name: "webhook for everything",
+			change: func(c *scene) {
+				c.x.Validating = webhookFor(admissionv1.Fail, "*", "*", nil)
+			},
 			want: []string{"webhook ValidatingWebhookConfiguration w"}, says: "Pods in Berth's namespace",
 		},
 		{
 			name: "webhook for Pods of another namespace",
 			change: func(c *scene) {
-				c.x.Validating = webhookFor(admissionv1.Fail, "", "pods", &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}})
+				c.x.Validating = webhookFor(
+					admissionv1.Fail, "", "pods", &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
+				)
 			},
 		},
-		{name: "webhook that is ignored", change: func(c *scene) { c.x.Validating = webhookFor(admissionv1.Ignore, "*", "*", nil) }},
 		{
-			name: "one node excluded", change: func(c *scene) { c.s.Nodes[0].Labels = map[string]string{excludeLabel: ""} },
+			name: "webhook that is ignored",
+			change: func(c *scene) {
+				c.x.Validating = webhookFor(admissionv1.Ignore, "*", "*", nil)
+			},
+		},
+		{
+			name: "one node excluded",
+			change: func(c *scene) {
+				c.s.Nodes[0].Labels = map[string]string{excludeLabel: ""}
+			},
 			says: "n1 has the label",
 		},
 		{
@@ -233,7 +290,10 @@ func TestLook(t *testing.T) {
 			want: []string{"nodes-excluded Node n1"},
 		},
 		{
-			name: "port 7470 by hostNetwork", change: func(c *scene) { c.x.Pods = append(c.x.Pods, hostPod("p", corev1.ContainerPort{ContainerPort: 7470})) },
+			name: "port 7470 by hostNetwork",
+			change: func(c *scene) {
+				c.x.Pods = append(c.x.Pods, hostPod("p", corev1.ContainerPort{ContainerPort: 7470}))
+			},
 			want: []string{"port-in-use Pod other/p"}, says: "7470",
 		},
 		{
@@ -242,7 +302,12 @@ func TestLook(t *testing.T) {
 			},
 			want: []string{"port-in-use Pod other/p"}, says: "10256",
 		},
-		{name: "port 179, which nobody needs", change: func(c *scene) { c.x.Pods = append(c.x.Pods, hostPod("p", corev1.ContainerPort{ContainerPort: 179})) }},
+		{
+			name: "port 179, which nobody needs",
+			change: func(c *scene) {
+				c.x.Pods = append(c.x.Pods, hostPod("p", corev1.ContainerPort{ContainerPort: 179}))
+			},
+		},
 		{
 			name: "port 179 with bgp-passive", change: func(c *scene) {
 				c.s.DaemonSets[0].Spec.Template.Spec.Containers[0].Args = []string{"speaker", "--bgp-listen=:179"}
@@ -257,14 +322,32 @@ func TestLook(t *testing.T) {
 			},
 			want: []string{"port-in-use DaemonSet other/calico-node"},
 		},
-		{name: "kube-proxy of kubeadm", change: func(c *scene) { c.x.KubeProxy = configMap("", "  strictARP: false\n", "") }, says: "mode iptables"},
 		{
-			name: "ipvs without strictARP", change: func(c *scene) { c.x.KubeProxy = configMap("ipvs", "  strictARP: false\n", "") },
+			name: "kube-proxy of kubeadm",
+			change: func(c *scene) {
+				c.x.KubeProxy = configMap("", "  strictARP: false\n", "")
+			},
+			says: "mode iptables",
+		},
+		{
+			name: "ipvs without strictARP",
+			change: func(c *scene) {
+				c.x.KubeProxy = configMap("ipvs", "  strictARP: false\n", "")
+			},
 			want: []string{"kube-proxy-strict-arp ConfigMap kube-system/kube-proxy"},
 		},
-		{name: "ipvs with strictARP", change: func(c *scene) { c.x.KubeProxy = configMap("ipvs", "  strictARP: true\n", "") }, says: "mode ipvs"},
 		{
-			name: "a slow kube-proxy", change: func(c *scene) { c.x.KubeProxy = configMap("nftables", "", "nftables: {minSyncPeriod: 10s}\n") },
+			name: "ipvs with strictARP",
+			change: func(c *scene) {
+				c.x.KubeProxy = configMap("ipvs", "  strictARP: true\n", "")
+			},
+			says: "mode ipvs",
+		},
+		{
+			name: "a slow kube-proxy",
+			change: func(c *scene) {
+				c.x.KubeProxy = configMap("nftables", "", "nftables: {minSyncPeriod: 10s}\n")
+			},
 			want: []string{"kube-proxy-slow ConfigMap kube-system/kube-proxy"}, says: "10s",
 		},
 		{
@@ -287,7 +370,9 @@ func TestLook(t *testing.T) {
 		},
 		{
 			name: "MetalLB with a class", change: func(c *scene) {
-				c.s.DaemonSets = append(c.s.DaemonSets, daemonSet("speaker", "quay.io/metallb/speaker:v0.15.2", "--lb-class=metallb"))
+				c.s.DaemonSets = append(
+					c.s.DaemonSets, daemonSet("speaker", "quay.io/metallb/speaker:v0.15.2", "--lb-class=metallb"),
+				)
 			},
 			says: "class of its own",
 		},
@@ -318,7 +403,10 @@ func TestLook(t *testing.T) {
 		{
 			name: "kube-router that announces", change: func(c *scene) {
 				c.x.KubeProxy = configMap("", "", "")
-				c.s.DaemonSets = append(c.s.DaemonSets, daemonSet("kube-router", "cloudnativelabs/kube-router", "--advertise-loadbalancer-ip=true"))
+				c.s.DaemonSets = append(
+					c.s.DaemonSets,
+					daemonSet("kube-router", "cloudnativelabs/kube-router", "--advertise-loadbalancer-ip=true"),
+				)
 			},
 			want: []string{"other-load-balancer DaemonSet other/kube-router"},
 		},
@@ -347,7 +435,10 @@ func TestLook(t *testing.T) {
 			want: []string{"other-load-balancer DaemonSet other/p"}, says: "kube-vip's cloud provider",
 		},
 		{
-			name: "Cilium's pools", change: func(c *scene) { c.x.Foreign[ciliumPools] = []unstructured.Unstructured{named("blue")} },
+			name: "Cilium's pools",
+			change: func(c *scene) {
+				c.x.Foreign[ciliumPools] = []unstructured.Unstructured{named("blue")}
+			},
 			want: []string{"other-load-balancer CiliumLoadBalancerIPPool blue"},
 		},
 		{
@@ -359,25 +450,52 @@ func TestLook(t *testing.T) {
 			want: []string{"other-load-balancer BGPConfiguration default"},
 		},
 		{
-			name: "a class that nobody serves", change: func(c *scene) { c.s.Services = append(c.s.Services, lb("web", ptr("metallb"))) },
+			name: "a class that nobody serves",
+			change: func(c *scene) {
+				c.s.Services = append(c.s.Services, lb("web", ptr("metallb")))
+			},
 			want: []string{"class-not-served Service shop/web"}, says: "metallb",
 		},
-		{name: "a class that somebody serves", change: func(c *scene) { c.s.Services = append(c.s.Services, lb("web", ptr("metallb"), "203.0.113.1")) }},
 		{
-			name: "a status of another", change: func(c *scene) { c.s.Services = append(c.s.Services, lb("web", nil, "203.0.113.1")) },
+			name: "a class that somebody serves",
+			change: func(c *scene) {
+				c.s.Services = append(c.s.Services, lb("web", ptr("metallb"), "203.0.113.1"))
+			},
+		},
+		{
+			name: "a status of another",
+			change: func(c *scene) {
+				c.s.Services = append(c.s.Services, lb("web", nil, "203.0.113.1"))
+			},
 			want: []string{"status-of-another Service shop/web"},
 		},
 		{
-			name: "a Service that waits", change: func(c *scene) { c.s.Services = append(c.s.Services, lb("web", nil)) },
+			name: "a Service that waits",
+			change: func(c *scene) {
+				c.s.Services = append(c.s.Services, lb("web", nil))
+			},
 			want: []string{"service-pending Service shop/web"},
 		},
-		{name: "a Service that waits for Berth", change: func(c *scene) { c.s.Uninstalled, c.s.Services = true, append(c.s.Services, lb("web", nil)) }, says: "1 Service without"},
 		{
-			name: "a pool with a node's address", change: func(c *scene) { c.s.Pools[0].Spec.Addresses = []v1alpha1.AddressRange{"192.0.2.0/24"} },
-			want: []string{"pool-address-in-use LoadBalancerPool rack", "pool-address-in-use LoadBalancerPool rack"}, says: "192.0.2.11 is the InternalIP of node n1",
+			name: "a Service that waits for Berth",
+			change: func(c *scene) {
+				c.s.Uninstalled, c.s.Services = true, append(c.s.Services, lb("web", nil))
+			},
+			says: "1 Service without",
 		},
 		{
-			name: "a proposed pool with a node's address", change: func(c *scene) { c.p = ProposeRanges([]string{"192.0.2.12-192.0.2.20"}) },
+			name: "a pool with a node's address",
+			change: func(c *scene) {
+				c.s.Pools[0].Spec.Addresses = []v1alpha1.AddressRange{"192.0.2.0/24"}
+			},
+			want: []string{"pool-address-in-use LoadBalancerPool rack", "pool-address-in-use LoadBalancerPool rack"},
+			says: "192.0.2.11 is the InternalIP of node n1",
+		},
+		{
+			name: "a proposed pool with a node's address",
+			change: func(c *scene) {
+				c.p = ProposeRanges([]string{"192.0.2.12-192.0.2.20"})
+			},
 			want: []string{"pool-address-in-use LoadBalancerPool proposed"},
 		},
 		{
@@ -388,11 +506,17 @@ func TestLook(t *testing.T) {
 			want: []string{"pool-address-in-use LoadBalancerPool proposed"}, says: "pod CIDR",
 		},
 		{
-			name: "a proposed pool that overlaps another", change: func(c *scene) { c.p = ProposeRanges([]string{"192.0.2.128-192.0.2.130"}) },
+			name: "a proposed pool that overlaps another",
+			change: func(c *scene) {
+				c.p = ProposeRanges([]string{"192.0.2.128-192.0.2.130"})
+			},
 			want: []string{"pool-invalid LoadBalancerPool proposed"}, says: "rack",
 		},
 		{
-			name: "a proposed pool that is not valid", change: func(c *scene) { c.p = ProposeRanges([]string{"192.0.2.129/28"}) },
+			name: "a proposed pool that is not valid",
+			change: func(c *scene) {
+				c.p = ProposeRanges([]string{"192.0.2.129/28"})
+			},
 			want: []string{"pool-invalid LoadBalancerPool proposed"}, says: "host bits",
 		},
 		{
@@ -404,7 +528,10 @@ func TestLook(t *testing.T) {
 			want: []string{"pool-external-ip LoadBalancerPool rack"},
 		},
 		{
-			name: "an address of another load balancer", change: func(c *scene) { c.s.Services = append(c.s.Services, lb("web", ptr("metallb"), "192.0.2.200")) },
+			name: "an address of another load balancer",
+			change: func(c *scene) {
+				c.s.Services = append(c.s.Services, lb("web", ptr("metallb"), "192.0.2.200"))
+			},
 			want: []string{"pool-address-of-service LoadBalancerPool rack"},
 		},
 		{
@@ -419,7 +546,13 @@ func TestLook(t *testing.T) {
 			},
 			want: []string{"crd-differs CustomResourceDefinition speakers.berth.dev"},
 		},
-		{name: "a role is missing", change: func(c *scene) { c.x.Roles = c.x.Roles[:1] }, want: []string{"rights-missing Role berth-speaker"}},
+		{
+			name: "a role is missing",
+			change: func(c *scene) {
+				c.x.Roles = c.x.Roles[:1]
+			},
+			want: []string{"rights-missing Role berth-speaker"},
+		},
 		{
 			name: "a policy is missing", change: func(c *scene) { c.x.Policies = c.x.Policies[:1] },
 			want: []string{"policy-missing ValidatingAdmissionPolicy berth-l2owner"},
@@ -435,19 +568,46 @@ func TestLook(t *testing.T) {
 			want: []string{"controller-not-ready Deployment berth-system/berth-controller"},
 		},
 		{
-			name: "an old Lease", change: func(c *scene) { c.s.Leases[0].Spec.RenewTime.Time = now.Add(-time.Minute) },
+			name: "an old Lease",
+			change: func(c *scene) {
+				c.s.Leases[0].Spec.RenewTime.Time = now.Add(-time.Minute)
+			},
 			want: []string{"no-leader Lease berth-system/berth-controller"},
 		},
-		{name: "no Pod of a speaker", change: func(c *scene) { c.s.Pods = c.s.Pods[:1] }, want: []string{"speaker-missing Node n2"}},
-		{name: "a speaker that has not reported", change: func(c *scene) { c.s.Speakers = c.s.Speakers[:1] }, want: []string{"speaker-missing Node n2"}},
+		{
+			name: "no Pod of a speaker",
+			change: func(c *scene) {
+				c.s.Pods = c.s.Pods[:1]
+			},
+			want: []string{"speaker-missing Node n2"},
+		},
+		{
+			name: "a speaker that has not reported",
+			change: func(c *scene) {
+				c.s.Speakers = c.s.Speakers[:1]
+			},
+			want: []string{"speaker-missing Node n2"},
+		},
 		{
 			name: "a speaker with a problem", change: func(c *scene) {
 				c.s.Speakers[0].Status.Problems = []v1alpha1.SpeakerProblem{{Reason: "Any", Message: "something"}}
 			},
 			want: []string{"speaker-problem Speaker n1"},
 		},
-		{name: "an older speaker", change: func(c *scene) { c.s.Speakers[0].Status.Version = "v0.0.9" }, want: []string{"version-skew "}, says: "v0.0.9: the speaker of n1"},
-		{name: "two images", change: func(c *scene) { c.s.Pods[0].Spec.Containers[0].Image = "berth:2" }, want: []string{"version-skew "}},
+		{
+			name: "an older speaker",
+			change: func(c *scene) {
+				c.s.Speakers[0].Status.Version = "v0.0.9"
+			},
+			want: []string{"version-skew "}, says: "v0.0.9: the speaker of n1",
+		},
+		{
+			name: "two images",
+			change: func(c *scene) {
+				c.s.Pods[0].Spec.Containers[0].Image = "berth:2"
+			},
+			want: []string{"version-skew "},
+		},
 		{
 			name: "a condition", change: func(c *scene) {
 				c.s.Pools[0].Status.Conditions = []metav1.Condition{
@@ -459,35 +619,52 @@ func TestLook(t *testing.T) {
 		},
 		{
 			name: "a session is down", change: func(c *scene) {
-				c.s.Speakers[1].Status.Sessions[0].State, c.s.Speakers[1].Status.Sessions[0].LastError = v1alpha1.SessionDown, "connection refused"
+				session := &c.s.Speakers[1].Status.Sessions[0]
+				session.State, session.LastError = v1alpha1.SessionDown, "connection refused"
 			},
 			want: []string{"session-down BGPNeighbor tor"}, says: "connection refused",
 		},
 		{
-			name: "alone", change: func(c *scene) { c.s.Speakers[0].Status.Segments[0].PeersAlive = ptr(int32(0)) },
+			name: "alone",
+			change: func(c *scene) {
+				c.s.Speakers[0].Status.Segments[0].PeersAlive = ptr(int32(0))
+			},
 			want: []string{"segment-alone Node n1"},
 		},
 		{
-			name: "a link is down", change: func(c *scene) { c.s.Speakers[0].Status.Segments[0].State = v1alpha1.SegmentWaiting },
+			name: "a link is down",
+			change: func(c *scene) {
+				c.s.Speakers[0].Status.Segments[0].State = v1alpha1.SegmentWaiting
+			},
 			want: []string{"segment-waiting Node n1"},
 		},
 		{
-			name: "another way back", change: func(c *scene) { c.s.Speakers[0].Status.Segments[0].ReturnPath = v1alpha1.ReturnPathOther },
+			name: "another way back",
+			change: func(c *scene) {
+				c.s.Speakers[0].Status.Segments[0].ReturnPath = v1alpha1.ReturnPathOther
+			},
 			want: []string{"return-path Node n1"},
 		},
 		{
-			name: "proxy ARP", change: func(c *scene) { c.s.Speakers[0].Status.Segments[0].ProxyARPMAC = "02:00:00:00:00:01" },
+			name: "proxy ARP",
+			change: func(c *scene) {
+				c.s.Speakers[0].Status.Segments[0].ProxyARPMAC = "02:00:00:00:00:01"
+			},
 			want: []string{"proxy-arp Node n1"},
 		},
 		{
 			name: "keys apart", change: func(c *scene) {
-				c.s.Speakers[1].Status.SigningKey, c.s.Speakers[1].Status.AcceptedKeys = "bbbbbbbb", []string{"aaaaaaaa", "bbbbbbbb"}
+				status := &c.s.Speakers[1].Status
+				status.SigningKey, status.AcceptedKeys = "bbbbbbbb", []string{"aaaaaaaa", "bbbbbbbb"}
 			},
-			want: []string{"hello-keys Node n2"}, says: "n2 signs hellos with the key bbbbbbbb, which n1 does not accept",
+			want: []string{"hello-keys Node n2"},
+			says: "n2 signs hellos with the key bbbbbbbb, which n1 does not accept",
 		},
 		{
 			name: "a conflict", change: func(c *scene) {
-				c.s.Speakers[0].Status.Conflicts = []v1alpha1.ConflictReport{{Address: "192.0.2.130", MAC: "02:00:00:00:00:02", Interface: "eth0"}}
+				c.s.Speakers[0].Status.Conflicts = []v1alpha1.ConflictReport{
+					{Address: "192.0.2.130", MAC: "02:00:00:00:00:02", Interface: "eth0"},
+				}
 			},
 			want: []string{"address-conflict Node n1"},
 		},
@@ -535,7 +712,9 @@ spec: {addresses: [192.0.2.0/28]}
 	if err != nil || len(p.Pools) != 1 || p.Pools[0].Spec.Addresses[0] != "192.0.2.0/28" {
 		t.Errorf("got %+v, %v", p, err)
 	}
-	for name, text := range map[string]string{"nothing": "", "no pool": "kind: Namespace\napiVersion: v1\n", "not YAML": "{"} {
+	for name, text := range map[string]string{
+		"nothing": "", "no pool": "kind: Namespace\napiVersion: v1\n", "not YAML": "{",
+	} {
 		if _, err := ProposeYAML(strings.NewReader(text)); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -551,7 +730,11 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rows, want []string
-	for _, m := range regexp.MustCompile("(?m)^\\| <a id=\"([a-z0-9-]+)\"></a>`([a-z0-9-]+)` \\| (error|warning) \\| [A-Z].*\\. \\| [A-Z].* \\|$").FindAllStringSubmatch(string(text), -1) {
+	row := regexp.MustCompile(
+		"(?m)^\\| <a id=\"([a-z0-9-]+)\"></a>`([a-z0-9-]+)` \\| (error|warning) "+
+			"\\| [A-Z].*\\. \\| [A-Z].* \\|$",
+	)
+	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
 		if m[1] != m[2] {
 			t.Errorf("the anchor of %s is %s", m[2], m[1])
 		}

@@ -43,7 +43,12 @@ func (e *examination) definitions() {
 		case have == nil:
 			e.find("crd-missing", object, "there is no CustomResourceDefinition %s", want.GetName())
 		case schemas(have) != schemas(want):
-			e.find("crd-differs", object, "its fields and rules are not those of version %s, which this plugin is of", version.Number())
+			e.find(
+				"crd-differs",
+				object,
+				"its fields and rules are not those of version %s, which this plugin is of",
+				version.Number(),
+			)
 		}
 	}
 }
@@ -91,7 +96,13 @@ func (e *examination) rights() {
 	missing(roles, "Role", names(e.extras.Roles), parts...)
 	missing(roleBindings, "RoleBinding", names(e.extras.RoleBindings), parts...)
 	missing(policies, "ValidatingAdmissionPolicy", names(e.extras.Policies), "berth-speaker", "berth-l2owner")
-	missing(policyBindings, "ValidatingAdmissionPolicyBinding", names(e.extras.PolicyBindings), "berth-speaker", "berth-l2owner")
+	missing(
+		policyBindings,
+		"ValidatingAdmissionPolicyBinding",
+		names(e.extras.PolicyBindings),
+		"berth-speaker",
+		"berth-l2owner",
+	)
 }
 
 func names[T any, P interface {
@@ -114,7 +125,12 @@ func (e *examination) controllers() {
 	case c.Unknown:
 		return
 	case !c.Installed && c.Holder == "":
-		e.find("controller-missing", name, "there is no controller of Berth in namespace %s: no Service gets an address", e.Namespace)
+		e.find(
+			"controller-missing",
+			name,
+			"there is no controller of Berth in namespace %s: no Service gets an address",
+			e.Namespace,
+		)
 		return
 	case c.Installed && c.Wanted == 0:
 		e.find("controller-not-ready", name, "no controller runs: its Deployment is scaled to 0")
@@ -123,7 +139,11 @@ func (e *examination) controllers() {
 		e.find("controller-not-ready", name, "%d of %s ready", c.Ready, counted(int(c.Wanted), "controller"))
 	}
 	if !c.Leads(e.Taken) {
-		e.find("no-leader", "Lease "+e.Namespace+"/berth-controller", "no controller leads: the Lease was not renewed in the last 30 s, so nothing that changes is decided")
+		e.find(
+			"no-leader",
+			"Lease "+e.Namespace+"/berth-controller",
+			"no controller leads: the Lease was not renewed in the last 30 s, so nothing that changes is decided",
+		)
 	}
 }
 
@@ -166,7 +186,9 @@ func (e *examination) speakers() {
 // hasPod reports whether a Pod of a speaker runs on a node, and also if that is not known.
 func (e *examination) hasPod(node string) bool {
 	return !e.knows(cluster.Pods) || slices.ContainsFunc(e.Pods, func(p *corev1.Pod) bool {
-		return p.Spec.NodeName == node && p.Labels[componentName] == "speaker" && p.Labels["app.kubernetes.io/name"] == "berth" && p.DeletionTimestamp == nil
+		return p.Spec.NodeName == node && p.Labels[componentName] == "speaker" &&
+			p.Labels["app.kubernetes.io/name"] == "berth" &&
+			p.DeletionTimestamp == nil
 	})
 }
 
@@ -203,12 +225,18 @@ func (e *examination) versions() {
 		return
 	}
 	if len(images) > 1 {
-		e.find("version-skew", "", "Pods of Berth run %d images: %s", len(images), few(slices.Sorted(maps.Keys(images))))
+		e.find(
+			"version-skew",
+			"",
+			"Pods of Berth run %d images: %s",
+			len(images),
+			few(slices.Sorted(maps.Keys(images))),
+		)
 	}
 }
 
-// conditions looks at what Berth says of each object of its configuration. What has a finding of its
-// own, as sessions and Services, is not repeated.
+// conditions looks at what Berth says of each object of its configuration. What has a finding of
+// its own, as sessions and Services, is not repeated.
 func (e *examination) conditions() {
 	look := func(object string, all []metav1.Condition, healthy ...string) {
 		for _, c := range all {

@@ -67,10 +67,20 @@ func (e *examination) kubeProxy() {
 		}
 		e.fact("kube-proxy runs in mode %s", p.mode())
 		if p.mode() == "ipvs" && !p.IPVS.StrictARP {
-			e.find("kube-proxy-strict-arp", object, "kube-proxy runs in mode ipvs without strictARP: every node answers ARP for every address")
+			e.find(
+				"kube-proxy-strict-arp",
+				object,
+				"kube-proxy runs in mode ipvs without strictARP: every node answers ARP for every address",
+			)
 		}
 		if period := p.minSync(); period > slowSync {
-			e.find("kube-proxy-slow", object, "%s.minSyncPeriod is %s: a new Service refuses connections for that long after it got its address", p.mode(), period)
+			e.find(
+				"kube-proxy-slow",
+				object,
+				"%s.minSyncPeriod is %s: a new Service refuses connections for that long after it got its address",
+				p.mode(),
+				period,
+			)
 		}
 		return
 	}

@@ -29,11 +29,25 @@ func (e *examination) network() {
 		if s.LastError != "" {
 			why = s.LastError
 		}
-		e.find("session-down", "BGPNeighbor "+s.Neighbor, "node %s has no session with %s: %s", s.Node, or(s.Address, "a router"), why)
+		e.find(
+			"session-down",
+			"BGPNeighbor "+s.Neighbor,
+			"node %s has no session with %s: %s",
+			s.Node,
+			or(s.Address, "a router"),
+			why,
+		)
 	}
 	for _, s := range e.Speakers {
 		for _, c := range s.Status.Conflicts {
-			e.find("address-conflict", "Node "+s.Name, "it hears another host (%s) use %s on interface %s", c.MAC, c.Address, c.Interface)
+			e.find(
+				"address-conflict",
+				"Node "+s.Name,
+				"it hears another host (%s) use %s on interface %s",
+				c.MAC,
+				c.Address,
+				c.Interface,
+			)
 		}
 	}
 	e.keys()
@@ -59,8 +73,14 @@ func (e *examination) keys() {
 	}
 	for _, key := range slices.Sorted(maps.Keys(refusing)) {
 		slices.Sort(refusing[key])
-		e.find("hello-keys", "Node "+signing[key][0], "%s with the key %s, which %s not accept: they take each other for dead",
-			sign(signing[key]), key, do(refusing[key]))
+		e.find(
+			"hello-keys",
+			"Node "+signing[key][0],
+			"%s with the key %s, which %s not accept: they take each other for dead",
+			sign(signing[key]),
+			key,
+			do(refusing[key]),
+		)
 	}
 }
 

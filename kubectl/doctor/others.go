@@ -27,7 +27,8 @@ var programs = []program{
 	{
 		name: "kube-vip", images: []string{"kube-vip/kube-vip:", "plndr/kube-vip:", "kube-vip/kube-vip@"},
 		apart: func(c corev1.Container) bool {
-			return environment(c, "svc_enable") != "true" && !slices.Contains(c.Args, "--services") || environment(c, "lb_class_only") == "true"
+			return environment(c, "svc_enable") != "true" && !slices.Contains(c.Args, "--services") ||
+				environment(c, "lb_class_only") == "true"
 		},
 		why: "it serves no Services, or only a class of its own",
 	},
@@ -61,7 +62,10 @@ func (e *examination) workloads() []workload {
 		all = append(all, workload{"DaemonSet " + d.Namespace + "/" + d.Name, d.Spec.Template.Spec})
 	}
 	for _, p := range e.extras.Pods {
-		if !slices.ContainsFunc(p.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Kind == "DaemonSet" || o.Kind == "ReplicaSet" }) {
+		if !slices.ContainsFunc(
+			p.OwnerReferences,
+			func(o metav1.OwnerReference) bool { return o.Kind == "DaemonSet" || o.Kind == "ReplicaSet" },
+		) {
 			all = append(all, workload{"Pod " + p.Namespace + "/" + p.Name, p.Spec})
 		}
 	}
@@ -88,17 +92,38 @@ func (e *examination) others() {
 		case apart:
 			e.fact("%s runs (%s), and leaves other Services alone: %s", p.name, few(objects), p.why)
 		case !classless:
-			e.fact("%s runs (%s); Berth serves only Services of its class (--serve-classless=false)", p.name, few(objects))
+			e.fact(
+				"%s runs (%s); Berth serves only Services of its class (--serve-classless=false)",
+				p.name,
+				few(objects),
+			)
 		default:
-			e.find("other-load-balancer", objects[0], "%s runs here (%s), and may serve the same Services as Berth: those without a class", p.name, few(objects))
+			e.find(
+				"other-load-balancer",
+				objects[0],
+				"%s runs here (%s), and may serve the same Services as Berth: those without a class",
+				p.name,
+				few(objects),
+			)
 		}
 	}
 	if pools := e.extras.Foreign[ciliumPools]; len(pools) > 0 {
-		e.find("other-load-balancer", "CiliumLoadBalancerIPPool "+pools[0].GetName(), "Cilium gives addresses to Services too: it has %s", counted(len(pools), "CiliumLoadBalancerIPPool"))
+		e.find(
+			"other-load-balancer",
+			"CiliumLoadBalancerIPPool "+pools[0].GetName(),
+			"Cilium gives addresses to Services too: it has %s",
+			counted(len(pools), "CiliumLoadBalancerIPPool"),
+		)
 	}
 	for _, c := range e.extras.Foreign[calicoBGP] {
-		if ranges, _, err := unstructured.NestedSlice(c.Object, "spec", "serviceLoadBalancerIPs"); err == nil && len(ranges) > 0 {
-			e.find("other-load-balancer", "BGPConfiguration "+c.GetName(), "Calico announces addresses of load balancers by BGP: spec.serviceLoadBalancerIPs has %s", counted(len(ranges), "range"))
+		if ranges, _, err := unstructured.NestedSlice(c.Object, "spec", "serviceLoadBalancerIPs"); err == nil &&
+			len(ranges) > 0 {
+			e.find(
+				"other-load-balancer",
+				"BGPConfiguration "+c.GetName(),
+				"Calico announces addresses of load balancers by BGP: spec.serviceLoadBalancerIPs has %s",
+				counted(len(ranges), "range"),
+			)
 		}
 	}
 }
@@ -109,7 +134,7 @@ func (p program) is(image string) bool {
 	})
 }
 
-// argument returns the value of a flag of a container, "true" if it has none, "" if it is not given.
+// argument returns the value of a container's flag, "true" if it has none, "" if it is not given.
 func argument(c corev1.Container, name string) string {
 	args := slices.Concat(c.Command, c.Args)
 	for i, a := range args {

@@ -17,7 +17,8 @@ import (
 	"github.com/berth-lb/berth/kubectl/cluster"
 )
 
-// Minor versions of Kubernetes 1 that Berth runs on, and was tested with: docs/reference/versions.md.
+// Minor versions of Kubernetes 1 that Berth runs on, and was tested with:
+// docs/reference/versions.md.
 const (
 	oldestMinor   = 32
 	testedMinor   = 37
@@ -34,13 +35,25 @@ const (
 func (e *examination) platform() {
 	e.version()
 	if !e.extras.PolicyAPI && !e.extras.lack(policies) {
-		e.find("admission-policy-api", "", "the API server has no ValidatingAdmissionPolicies: nothing keeps one node's speaker from writing what is another's")
+		e.find(
+			"admission-policy-api",
+			"",
+			"the API server has no ValidatingAdmissionPolicies: nothing keeps one node's speaker from writing what is another's",
+		)
 	}
 	e.podSecurity()
 	if !e.extras.lack(priorityClasses) {
 		for _, name := range []string{"system-node-critical", "system-cluster-critical"} {
-			if !slices.ContainsFunc(e.extras.PriorityClasses, func(p schedulingv1.PriorityClass) bool { return p.Name == name }) {
-				e.find("priority-class", "PriorityClass "+name, "there is no PriorityClass %s, which Berth's Pods name", name)
+			if !slices.ContainsFunc(
+				e.extras.PriorityClasses,
+				func(p schedulingv1.PriorityClass) bool { return p.Name == name },
+			) {
+				e.find(
+					"priority-class",
+					"PriorityClass "+name,
+					"there is no PriorityClass %s, which Berth's Pods name",
+					name,
+				)
 			}
 		}
 	}
@@ -55,9 +68,19 @@ func (e *examination) version() {
 	case !known:
 		e.fact("the version of Kubernetes is not known: %q", e.ServerVersion)
 	case minor < oldestMinor:
-		e.find("kubernetes-version", "", "Kubernetes is %s, and Berth runs on 1.%d and later", e.ServerVersion, oldestMinor)
+		e.find(
+			"kubernetes-version",
+			"",
+			"Kubernetes is %s, and Berth runs on 1.%d and later",
+			e.ServerVersion,
+			oldestMinor,
+		)
 	case minor > testedMinor:
-		e.fact("Kubernetes is %s, newer than what this version of Berth was tested with (1.%d)", e.ServerVersion, testedMinor)
+		e.fact(
+			"Kubernetes is %s, newer than what this version of Berth was tested with (1.%d)",
+			e.ServerVersion,
+			testedMinor,
+		)
 	default:
 		e.fact("Kubernetes is %s", e.ServerVersion)
 	}
@@ -76,7 +99,13 @@ func minorOf(version string) (minor int, known bool) {
 func (e *examination) podSecurity() {
 	for _, n := range e.Namespaces {
 		if level := n.Labels[podSecurity]; n.Name == e.Namespace && level != "" && level != "privileged" {
-			e.find("pod-security", "Namespace "+n.Name, "the namespace has the label %s=%s, which refuses speakers", podSecurity, level)
+			e.find(
+				"pod-security",
+				"Namespace "+n.Name,
+				"the namespace has the label %s=%s, which refuses speakers",
+				podSecurity,
+				level,
+			)
 		}
 	}
 }
@@ -96,12 +125,30 @@ func (e *examination) webhooks() {
 	fails := func(p *admissionv1.FailurePolicyType) bool { return p == nil || *p == admissionv1.Fail }
 	for _, c := range e.extras.Validating {
 		for _, w := range c.Webhooks {
-			all = append(all, webhook{"ValidatingWebhookConfiguration " + c.Name, fails(w.FailurePolicy), w.Rules, w.NamespaceSelector, w.ObjectSelector})
+			all = append(
+				all,
+				webhook{
+					"ValidatingWebhookConfiguration " + c.Name,
+					fails(w.FailurePolicy),
+					w.Rules,
+					w.NamespaceSelector,
+					w.ObjectSelector,
+				},
+			)
 		}
 	}
 	for _, c := range e.extras.Mutating {
 		for _, w := range c.Webhooks {
-			all = append(all, webhook{"MutatingWebhookConfiguration " + c.Name, fails(w.FailurePolicy), w.Rules, w.NamespaceSelector, w.ObjectSelector})
+			all = append(
+				all,
+				webhook{
+					"MutatingWebhookConfiguration " + c.Name,
+					fails(w.FailurePolicy),
+					w.Rules,
+					w.NamespaceSelector,
+					w.ObjectSelector,
+				},
+			)
 		}
 	}
 	namespace := labels.Set{corev1.LabelMetadataName: e.Namespace}
@@ -114,7 +161,12 @@ func (e *examination) webhooks() {
 	for _, w := range all {
 		if what := w.intercepts(namespace); w.fail && what != "" && !seen[w.object+what] {
 			seen[w.object+what] = true
-			e.find("webhook", w.object, "it is asked about %s, and they are refused while it does not answer (failurePolicy: Fail)", what)
+			e.find(
+				"webhook",
+				w.object,
+				"it is asked about %s, and they are refused while it does not answer (failurePolicy: Fail)",
+				what,
+			)
 		}
 	}
 }
@@ -126,7 +178,11 @@ func (w webhook) intercepts(namespace labels.Set) string {
 		resource := func(names ...string) bool {
 			return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(r.Resources, n) })
 		}
-		pods := labels.Set{"app.kubernetes.io/name": "berth", "app.kubernetes.io/part-of": "berth", componentName: "speaker"}
+		pods := labels.Set{
+			"app.kubernetes.io/name":    "berth",
+			"app.kubernetes.io/part-of": "berth",
+			componentName:               "speaker",
+		}
 		switch {
 		case group("") && resource("*", "*/*", "pods") && selects(w.namespace, namespace) && selects(w.objects, pods):
 			return "Pods in Berth's namespace"
@@ -174,7 +230,10 @@ func (e *examination) ports() {
 		port int32
 		why  string
 	}
-	wants := []want{{speakerPort, "the speaker's metrics and health"}, {proxyPort, "kube-proxy's health, which the speaker asks for"}}
+	wants := []want{
+		{speakerPort, "the speaker's metrics and health"},
+		{proxyPort, "kube-proxy's health, which the speaker asks for"},
+	}
 	if e.listens() {
 		wants = append(wants, want{bgpPort, "BGP sessions that routers begin (--bgp-listen)"})
 	}
@@ -185,8 +244,17 @@ func (e *examination) ports() {
 		for _, c := range p.Spec.Containers {
 			for _, port := range c.Ports {
 				for _, w := range wants {
-					if port.Protocol != corev1.ProtocolUDP && (port.HostPort == w.port || p.Spec.HostNetwork && port.ContainerPort == w.port) {
-						e.find("port-in-use", "Pod "+p.Namespace+"/"+p.Name, "its container %s has TCP port %d of node %s, which is for %s", c.Name, w.port, p.Spec.NodeName, w.why)
+					if port.Protocol != corev1.ProtocolUDP &&
+						(port.HostPort == w.port || p.Spec.HostNetwork && port.ContainerPort == w.port) {
+						e.find(
+							"port-in-use",
+							"Pod "+p.Namespace+"/"+p.Name,
+							"its container %s has TCP port %d of node %s, which is for %s",
+							c.Name,
+							w.port,
+							p.Spec.NodeName,
+							w.why,
+						)
 					}
 				}
 			}
@@ -195,8 +263,14 @@ func (e *examination) ports() {
 	if e.listens() {
 		for _, w := range e.workloads() {
 			for _, c := range w.spec.Containers {
-				if strings.Contains(c.Image, "calico/node") && !strings.Contains(environment(c, "CALICO_NETWORKING_BACKEND"), "vxlan") {
-					e.find("port-in-use", w.object, "Calico speaks BGP on TCP port %d of its nodes, which is for BGP sessions that routers begin (--bgp-listen)", bgpPort)
+				if strings.Contains(c.Image, "calico/node") &&
+					!strings.Contains(environment(c, "CALICO_NETWORKING_BACKEND"), "vxlan") {
+					e.find(
+						"port-in-use",
+						w.object,
+						"Calico speaks BGP on TCP port %d of its nodes, which is for BGP sessions that routers begin (--bgp-listen)",
+						bgpPort,
+					)
 				}
 			}
 		}
@@ -211,13 +285,17 @@ func isKubeProxy(p *corev1.Pod) bool {
 
 // listens reports whether speakers listen for BGP sessions.
 func (e *examination) listens() bool {
-	return slices.ContainsFunc(e.speakerSet(), func(c corev1.Container) bool { return argument(c, "--bgp-listen") != "" })
+	return slices.ContainsFunc(
+		e.speakerSet(),
+		func(c corev1.Container) bool { return argument(c, "--bgp-listen") != "" },
+	)
 }
 
 // speakerSet returns the containers of the DaemonSet of speakers.
 func (e *examination) speakerSet() []corev1.Container {
 	for _, d := range e.DaemonSets {
-		if d.Namespace == e.Namespace && d.Labels[componentName] == "speaker" && d.Labels["app.kubernetes.io/name"] == "berth" {
+		if d.Namespace == e.Namespace && d.Labels[componentName] == "speaker" &&
+			d.Labels["app.kubernetes.io/name"] == "berth" {
 			return d.Spec.Template.Spec.Containers
 		}
 	}

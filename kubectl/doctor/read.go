@@ -174,7 +174,13 @@ func Read(ctx context.Context, c *cluster.Clients, namespace string) (*Extras, e
 	})
 	raw := func(path string) (unstructured.UnstructuredList, error) {
 		var list unstructured.UnstructuredList
-		text, err := k.Discovery().RESTClient().Get().AbsPath(path).SetHeader("Accept", "application/json").Do(ctx).Raw()
+		text, err := k.Discovery().
+			RESTClient().
+			Get().
+			AbsPath(path).
+			SetHeader("Accept", "application/json").
+			Do(ctx).
+			Raw()
 		if err != nil {
 			return list, err
 		}
@@ -234,7 +240,10 @@ func (x *Extras) lacks() []string {
 	slices.Sort(texts)
 	if len(forbidden) > 0 {
 		slices.Sort(forbidden)
-		texts = append(texts, "you have no right to list "+strings.Join(forbidden, ", ")+"; what depends on them was not looked at")
+		texts = append(
+			texts,
+			"you have no right to list "+strings.Join(forbidden, ", ")+"; what depends on them was not looked at",
+		)
 	}
 	return texts
 }

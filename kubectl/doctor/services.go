@@ -23,10 +23,21 @@ func (e *examination) services() {
 		switch class := svc.Spec.LoadBalancerClass; {
 		case svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil:
 		case class != nil && !classes.Selects(svc) && !served:
-			e.find("class-not-served", object, "its spec.loadBalancerClass is %q, which Berth does not serve, and nobody gave it an address", *class)
+			e.find(
+				"class-not-served",
+				object,
+				"its spec.loadBalancerClass is %q, which Berth does not serve, and nobody gave it an address",
+				*class,
+			)
 		case !classes.Selects(svc):
-		case served && service.OwnershipOf(svc, service.Marked(svc), false, e.labelsOf(svc.Namespace), snapshot) == service.Others:
-			e.find("status-of-another", object, "%s gave it its address, so Berth leaves it alone", service.WriterOf(svc))
+		case served &&
+			service.OwnershipOf(svc, service.Marked(svc), false, e.labelsOf(svc.Namespace), snapshot) == service.Others:
+			e.find(
+				"status-of-another",
+				object,
+				"%s gave it its address, so Berth leaves it alone",
+				service.WriterOf(svc),
+			)
 		case !served && e.Uninstalled:
 			waiting++
 		}

@@ -34,7 +34,7 @@ type Finding struct {
 	File string `json:"file"`
 	// Line on which the object begins, from 1.
 	Line int `json:"line"`
-	// Object is its kind and name; empty for what is no object.
+	// Object is its kind and name; empty for what is not an object.
 	Object   string   `json:"object,omitempty"`
 	Severity Severity `json:"severity"`
 	Message  string   `json:"message"`
@@ -164,7 +164,7 @@ func (l *linter) document(ctx context.Context, file string, line int, text []byt
 	case value == nil:
 		return
 	case !ok:
-		l.say(at, Error, "it is no object of Kubernetes: it has no fields")
+		l.say(at, Error, "it is not an object of Kubernetes: it has no fields")
 		return
 	}
 	items, isList := fields["items"].([]any)
@@ -172,7 +172,7 @@ func (l *linter) document(ctx context.Context, file string, line int, text []byt
 		for _, item := range items {
 			inner, ok := item.(map[string]any)
 			if !ok {
-				l.say(at, Error, "an item of the list is no object of Kubernetes")
+				l.say(at, Error, "an item of the list is not an object of Kubernetes")
 				continue
 			}
 			l.object(ctx, file, line, inner)
@@ -195,7 +195,7 @@ func (l *linter) object(ctx context.Context, file string, line int, fields map[s
 	}
 	if err != nil {
 		o.Unstructured = &unstructured.Unstructured{Object: map[string]any{}}
-		l.say(o, Error, "it is no object of Kubernetes: %v", err)
+		l.say(o, Error, "it is not an object of Kubernetes: %v", err)
 		return
 	}
 	group := o.GroupVersionKind().Group

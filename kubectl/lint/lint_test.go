@@ -18,8 +18,8 @@ func schemas(t testing.TB) *Schemas {
 	return s
 }
 
-// TestWhatTheAPIServerSays takes the inputs whose answers the tests of the API recorded: lint has to
-// find what the API server refuses, and to say what the conditions say.
+// TestWhatTheAPIServerSays takes the inputs whose answers the tests of the API recorded: lint has
+// to find what the API server refuses, and to say what the conditions say.
 func TestWhatTheAPIServerSays(t *testing.T) {
 	archive, err := txtar.ParseFile("../../e2e/api/testdata/inputs.txtar")
 	if err != nil {
@@ -121,13 +121,55 @@ func TestFindings(t *testing.T) {
 		line       int
 	}{
 		{name: "nothing wrong", text: pool},
-		{name: "a field that is not there", text: strings.Replace(pool, "addresses:", "adresses: [], addresses:", 1), severity: Error, says: "spec.adresses: there is no such field", line: 1},
-		{name: "a kind that is not there", text: strings.Replace(pool, "LoadBalancerPool", "IPPool", 1), severity: Error, says: `kind "IPPool" is not one of berth.dev's`, line: 1},
-		{name: "a version that is not there", text: strings.Replace(pool, "v1alpha1", "v1", 1), severity: Error, says: "write berth.dev/v1alpha1", line: 1},
-		{name: "a rule of a kind", text: strings.Replace(pool, "192.0.2.0/28", "192.0.2.1/28", 1), severity: Error, says: "192.0.2.1/28 has host bits set", line: 1},
-		{name: "the compiler", text: strings.Replace(pool, "192.0.2.0/28", "192.0.2.9-192.0.2.2", 1), severity: Error, says: "is reversed; write 192.0.2.2-192.0.2.9", line: 1},
-		{name: "twice", text: pool + "---\n# again\n" + pool, severity: Error, says: "it is in f.yaml line 1, too", line: 7},
-		{name: "a key twice", text: strings.Replace(pool, "spec:", "spec: {}\nspec:", 1), severity: Error, says: "already set in map", line: 1},
+		{
+			name:     "a field that is not there",
+			text:     strings.Replace(pool, "addresses:", "adresses: [], addresses:", 1),
+			severity: Error,
+			says:     "spec.adresses: there is no such field",
+			line:     1,
+		},
+		{
+			name:     "a kind that is not there",
+			text:     strings.Replace(pool, "LoadBalancerPool", "IPPool", 1),
+			severity: Error,
+			says:     `kind "IPPool" is not one of berth.dev's`,
+			line:     1,
+		},
+		{
+			name:     "a version that is not there",
+			text:     strings.Replace(pool, "v1alpha1", "v1", 1),
+			severity: Error,
+			says:     "write berth.dev/v1alpha1",
+			line:     1,
+		},
+		{
+			name:     "a rule of a kind",
+			text:     strings.Replace(pool, "192.0.2.0/28", "192.0.2.1/28", 1),
+			severity: Error,
+			says:     "192.0.2.1/28 has host bits set",
+			line:     1,
+		},
+		{
+			name:     "the compiler",
+			text:     strings.Replace(pool, "192.0.2.0/28", "192.0.2.9-192.0.2.2", 1),
+			severity: Error,
+			says:     "is reversed; write 192.0.2.2-192.0.2.9",
+			line:     1,
+		},
+		{
+			name:     "twice",
+			text:     pool + "---\n# again\n" + pool,
+			severity: Error,
+			says:     "it is in f.yaml line 1, too",
+			line:     7,
+		},
+		{
+			name:     "a key twice",
+			text:     strings.Replace(pool, "spec:", "spec: {}\nspec:", 1),
+			severity: Error,
+			says:     "already set in map",
+			line:     1,
+		},
 		{name: "no YAML", text: "a: [", severity: Error, says: "it is not YAML", line: 1},
 		{name: "no object", text: "- a\n- b\n", severity: Error, says: "it has no fields", line: 1},
 		{name: "other kinds", text: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"},

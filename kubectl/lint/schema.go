@@ -127,7 +127,7 @@ func (s *Schemas) Check(ctx context.Context, o *unstructured.Unstructured) []str
 	}
 	defaulting.PruneNonNullableNullsWithoutDefaults(o.Object, k.structural)
 	defaulting.Default(o.Object, k.structural)
-	delete(o.Object, "status") // an API server takes none from whoever creates an object
+	delete(o.Object, "status") // an API server takes none when an object is created
 	defaulting.Default(o.Object, k.structural)
 
 	errs := apivalidation.ValidateObjectMetaAccessor(

@@ -133,7 +133,11 @@ func Allocations(s *cluster.State, snapshot *config.Snapshot) *allocation.Alloca
 	a.SetUsed(s.Uses(snapshot))
 	for _, r := range s.Reservations {
 		kept := r.DeepCopy()
-		_, _ = a.Reserve(r.Namespace+"/"+r.Name, kept, allocation.Rules{Snapshot: snapshot}) // its status says what is wrong
+		_, _ = a.Reserve(
+			r.Namespace+"/"+r.Name,
+			kept,
+			allocation.Rules{Snapshot: snapshot},
+		) // its status says what is wrong
 	}
 	return a
 }

@@ -60,7 +60,11 @@ func Undo(n *corev1.Node) (Change, error) {
 	case labeled && !ours:
 		return Change{}, fmt.Errorf(
 			"node %s: drain did not set its label %s, so it stays; if it is yours, take it away with kubectl label node %s %s-",
-			n.Name, v1alpha1.ExcludeLabel, n.Name, v1alpha1.ExcludeLabel)
+			n.Name,
+			v1alpha1.ExcludeLabel,
+			n.Name,
+			v1alpha1.ExcludeLabel,
+		)
 	case !labeled && !ours:
 		return Change{Text: fmt.Sprintf("node %s is not drained", n.Name)}, nil
 	}

@@ -247,13 +247,24 @@ func differences(prefix netip.Prefix, wanted []Route, paths []router.Path) []Dif
 	left = left[min(unknown, len(left)):]
 	for _, r := range missing {
 		d := Difference{Prefix: r.Prefix, Kind: Missing, Node: r.Node}
-		d.Text = fmt.Sprintf("%s from %s (next hop %s) is wanted, but the router does not have it", r.Prefix, r.Node, r.NextHop)
+		d.Text = fmt.Sprintf(
+			"%s from %s (next hop %s) is wanted, but the router does not have it",
+			r.Prefix,
+			r.Node,
+			r.NextHop,
+		)
 		switch {
 		case r.Obstacle != "":
 			d.Text += ": " + r.Obstacle
 		case len(left) > 0:
 			d.Kind = OtherNextHop
-			d.Text = fmt.Sprintf("%s from %s has the next hop %s in the plan, and %s in the router", r.Prefix, r.Node, r.NextHop, hops(left[0]))
+			d.Text = fmt.Sprintf(
+				"%s from %s has the next hop %s in the plan, and %s in the router",
+				r.Prefix,
+				r.Node,
+				r.NextHop,
+				hops(left[0]),
+			)
 			left = left[1:]
 		default:
 			d.Text += ", though the session is established: look at the router's filters (its import policy)"

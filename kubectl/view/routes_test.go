@@ -29,7 +29,9 @@ func routed() *cluster.State {
 		}
 		speaker.Status.Sessions = []v1alpha1.SessionReport{{NeighborName: "tor", State: v1alpha1.SessionEstablished}}
 		if name == "n2" {
-			speaker.Status.Sessions = []v1alpha1.SessionReport{{NeighborName: "tor", State: "Active", LastError: "refused"}}
+			speaker.Status.Sessions = []v1alpha1.SessionReport{
+				{NeighborName: "tor", State: "Active", LastError: "refused"},
+			}
 		}
 		s.Nodes, s.Speakers = append(s.Nodes, n), append(s.Speakers, speaker)
 	}
@@ -62,7 +64,10 @@ func TestRoutesAreThoseOfThePlan(t *testing.T) {
 	for _, r := range RoutesOf(routed(), "", "") {
 		lines = append(
 			lines,
-			strings.Join([]string{r.Prefix, r.Neighbor, r.Node, r.NextHop, strings.Join(r.Services, ","), r.Obstacle}, " "),
+			strings.Join(
+				[]string{r.Prefix, r.Neighbor, r.Node, r.NextHop, strings.Join(r.Services, ","), r.Obstacle},
+				" ",
+			),
 		)
 	}
 	const want = "198.51.100.7/32 tor n1 172.30.0.11 shop/web \n" +
@@ -119,7 +124,8 @@ func TestARoutersTableIsCompared(t *testing.T) {
 		})
 	}
 	six := router.Table{netip.MustParsePrefix("2001:db8::/64"): {{}}}
-	if found := Compare(routed(), "tor", six); found.Wanted != 0 || !strings.Contains(found.Skipped, "no route of IPv4") {
+	if found := Compare(routed(), "tor", six); found.Wanted != 0 ||
+		!strings.Contains(found.Skipped, "no route of IPv4") {
 		t.Errorf("a table of IPv6 alone: %+v", found)
 	}
 }
