@@ -14,18 +14,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/berth-lb/berth/internal/version"
-	"github.com/berth-lb/berth/kubectl/cluster"
 )
-
-// Exit codes, which scripts may rely on.
-const (
-	exitFine   = 0
-	exitFinds  = 1 // what was looked for is there: a problem, a difference
-	exitFailed = 2 // it could not be looked, or the command is wrong
-)
-
-// errFinds ends a command with exitFinds. What was found is printed already.
-var errFinds = errors.New("found")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -46,13 +35,6 @@ func run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 	}
 	fmt.Fprintln(streams.ErrOut, "error:", err)
 	return exitFailed
-}
-
-// common is what every command has.
-type common struct {
-	genericiooptions.IOStreams
-	config    *genericclioptions.ConfigFlags
-	namespace string // Berth's
 }
 
 func command(streams genericiooptions.IOStreams) *cobra.Command {
@@ -84,41 +66,4 @@ problem, a difference), and 2 if it could not look.`,
 	)
 	addKubectlCompletion(c, root)
 	return root
-}
-
-// clients return clients with the user's rights.
-func (c *common) clients() (*cluster.Clients, error) {
-	config, err := c.config.ToRESTConfig()
-	if err != nil {
-		return nil, err
-	}
-	return cluster.NewClients(config)
-}
-
-// state reads the cluster, and says on ErrOut what the user may not read.
-func (c *common) state(ctx context.Context) (*cluster.State, error) {
-	to, err := c.clients()
-	if err != nil {
-		return nil, err
-	}
-	s, err := cluster.Read(ctx, to, c.namespace)
-	if err != nil {
-		return nil, err
-	}
-	for _, text := range s.Lacks() {
-		fmt.Fprintln(c.ErrOut, "note:", text)
-	}
-	if s.Uninstalled {
-		fmt.Fprintln(
-			c.ErrOut,
-			"note: the API server does not know Berth's kinds: Berth is not installed in this cluster",
-		)
-	}
-	return s, nil
-}
-
-// currentNamespace returns the namespace of the flag --namespace, or of the kubeconfig's context.
-func (c *common) currentNamespace() (string, error) {
-	namespace, _, err := c.config.ToRawKubeConfigLoader().Namespace()
-	return namespace, err
 }

@@ -116,7 +116,7 @@ func well(t *testing.T) *scene {
 	x := &Extras{
 		Pods: s.Pods, PolicyAPI: true, Missing: map[cluster.Resource]error{},
 		Definitions: map[string]*unstructured.Unstructured{},
-		Foreign: map[cluster.Resource][]unstructured.Unstructured{},
+		Foreign:     map[cluster.Resource][]unstructured.Unstructured{},
 	}
 	all, err := crds.All()
 	if err != nil {
@@ -731,7 +731,7 @@ func TestPage(t *testing.T) {
 	}
 	var rows, want []string
 	row := regexp.MustCompile(
-		"(?m)^\\| <a id=\"([a-z0-9-]+)\"></a>`([a-z0-9-]+)` \\| (error|warning) "+
+		"(?m)^\\| <a id=\"([a-z0-9-]+)\"></a>`([a-z0-9-]+)` \\| (error|warning) " +
 			"\\| [A-Z].*\\. \\| [A-Z].* \\|$",
 	)
 	for _, m := range row.FindAllStringSubmatch(string(text), -1) {

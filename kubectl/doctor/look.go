@@ -1,0 +1,30 @@
+package doctor
+
+import (
+	"slices"
+
+	"github.com/berth-lb/berth/kubectl/cluster"
+)
+
+// Look looks for everything. proposed are addresses of pools that are to be; nil: look at those
+// that are. nodes are what pods saw; nil: there were none.
+func Look(s *cluster.State, extras *Extras, proposed *Proposal) Report {
+	e := &examination{State: s, extras: extras, report: Report{Findings: []Finding{}}}
+	e.platform()
+	e.kubeProxy()
+	e.others()
+	e.services()
+	e.addresses(proposed)
+	if e.installed() {
+		e.parts()
+		e.conditions()
+		e.network()
+	} else {
+		e.fact("Berth is not installed: the API server does not know its kinds")
+	}
+	e.report.sort()
+	for _, text := range slices.Concat(s.Lacks(), extras.lacks()) {
+		e.report.Unknown = append(e.report.Unknown, text)
+	}
+	return e.report
+}
