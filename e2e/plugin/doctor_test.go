@@ -134,13 +134,13 @@ var ailments = []ailment{
 			"delete",
 			"validatingadmissionpolicybinding",
 			"berth-l2owner",
-		), undo: func(ctx context.Context) error { return reinstall(ctx) },
+		), undo: reinstall,
 	},
 	{
 		id: "crd-differs", object: "CustomResourceDefinition addressreservations.berth.dev", what: "not those of version",
 		do: kubectl("patch", "crd", "addressreservations.berth.dev", "--type=json", "-p",
 			`[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/description", "value": "another"}]`),
-		undo: func(ctx context.Context) error { return reinstall(ctx) },
+		undo: reinstall,
 	},
 	{
 		id: "segment-alone", object: "Node n1", what: "0x88b5",

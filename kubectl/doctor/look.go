@@ -23,8 +23,6 @@ func Look(s *cluster.State, extras *Extras, proposed *Proposal) Report {
 		e.fact("Berth is not installed: the API server does not know its kinds")
 	}
 	e.report.sort()
-	for _, text := range slices.Concat(s.Lacks(), extras.lacks()) {
-		e.report.Unknown = append(e.report.Unknown, text)
-	}
+	e.report.Unknown = slices.Concat(s.Lacks(), extras.lacks())
 	return e.report
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
@@ -91,7 +92,7 @@ type linter struct {
 func (s *Schemas) Files(ctx context.Context, files []File, complete bool) Result {
 	l := &linter{
 		schemas: s, complete: complete, seen: map[string]object{}, keys: map[config.Key]object{},
-		objects: config.Objects{Passwords: map[string]string{}},
+		objects: config.Objects{Passwords: map[string]string{}}, Result: Result{Findings: []Finding{}},
 	}
 	for _, f := range files {
 		for _, d := range documents(f.Text) {
@@ -122,9 +123,13 @@ func documents(text []byte) []document {
 	for each := range bytes.Lines(text) {
 		line++
 		trimmed := bytes.TrimRight(each, " \t\r\n")
-		if bytes.Equal(trimmed, []byte("---")) || bytes.HasPrefix(each, []byte("--- ")) {
+		if rest, is := bytes.CutPrefix(trimmed, []byte("---")); is &&
+			(len(rest) == 0 || rest[0] == ' ' || rest[0] == '\t') {
 			all = append(all, current)
 			current = document{line: line + 1}
+			if rest = bytes.TrimSpace(rest); len(rest) > 0 && rest[0] != '#' { // it begins on the same line
+				current = document{line: line, text: append(rest, '\n')}
+			}
 			continue
 		}
 		if len(bytes.TrimSpace(current.text)) == 0 &&
@@ -167,6 +172,12 @@ func (l *linter) document(ctx context.Context, file string, line int, text []byt
 		l.say(at, Error, "it is not an object of Kubernetes: it has no fields")
 		return
 	}
+	l.value(ctx, file, line, fields)
+}
+
+// value judges an object, or those in a list.
+func (l *linter) value(ctx context.Context, file string, line int, fields map[string]any) {
+	at := object{Unstructured: &unstructured.Unstructured{}, file: file, line: line}
 	items, isList := fields["items"].([]any)
 	if kind, _ := fields["kind"].(string); isList && strings.HasSuffix(kind, "List") {
 		for _, item := range items {
@@ -175,7 +186,7 @@ func (l *linter) document(ctx context.Context, file string, line int, text []byt
 				l.say(at, Error, "an item of the list is not an object of Kubernetes")
 				continue
 			}
-			l.object(ctx, file, line, inner)
+			l.value(ctx, file, line, inner)
 		}
 		return
 	}
@@ -204,6 +215,19 @@ func (l *linter) object(ctx context.Context, file string, line int, fields map[s
 	case group == "" && (o.GetKind() == "Service" || o.GetKind() == "Secret"):
 		l.core(o)
 		return
+	case l.schemas.kinds[o.GetKind()] != nil && !strings.Contains(group, "."),
+		strings.HasPrefix(group, l.schemas.group):
+		l.Judged++
+		l.say(
+			o,
+			Error,
+			"apiVersion %q is not that of kind %s; write %s/%s",
+			o.GetAPIVersion(),
+			o.GetKind(),
+			l.schemas.group,
+			l.schemas.version,
+		)
+		return
 	default:
 		l.Passed++
 		return
@@ -223,7 +247,11 @@ func (l *linter) object(ctx context.Context, file string, line int, fields map[s
 
 // twice reports whether the object is in the files already.
 func (l *linter) twice(o object) bool {
-	key := o.GroupVersionKind().Group + " " + o.name()
+	namespace := o.GetNamespace()
+	if namespace == "" { // of what has none, all are in one
+		namespace = metav1.NamespaceDefault
+	}
+	key := strings.Join([]string{o.GroupVersionKind().Group, o.GetKind(), namespace, o.GetName()}, " ")
 	if first, is := l.seen[key]; is && o.GetName() != "" {
 		l.say(
 			o,

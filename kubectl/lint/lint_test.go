@@ -174,6 +174,32 @@ func TestFindings(t *testing.T) {
 		{name: "no object", text: "- a\n- b\n", severity: Error, says: "it has no fields", line: 1},
 		{name: "other kinds", text: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"},
 		{
+			name: "a group without a version", text: strings.Replace(pool, "/v1alpha1", "", 1),
+			severity: Error, says: "write berth.dev/v1alpha1", line: 1,
+		},
+		{
+			name: "no version", text: strings.Replace(pool, "apiVersion: berth.dev/v1alpha1\n", "", 1),
+			severity: Error, says: "write berth.dev/v1alpha1", line: 1,
+		},
+		{
+			name: "another group", text: strings.Replace(pool, "berth.dev/", "berth.dev.io/", 1),
+			severity: Error, says: "write berth.dev/v1alpha1", line: 1,
+		},
+		{
+			name: "on the line of ---", text: "--- {apiVersion: berth.dev/v1alpha1, kind: LoadBalancerPol}\n",
+			severity: Error, says: "is not one of berth.dev's", line: 1,
+		},
+		{
+			name: "a list in a list", text: `{"kind": "List", "items": [{"kind": "List", "items": [{"apiVersion": "berth.dev/v1alpha1", "kind": "x"}]}]}`,
+			severity: Error, says: "is not one of berth.dev's", line: 1,
+		},
+		{
+			name: "twice, once with the namespace default",
+			text: "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n---\n" +
+				"apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: default}\n",
+			severity: Error, says: "too; only the last one", line: 5,
+		},
+		{
 			name:     "a pool that is elsewhere",
 			text:     "apiVersion: berth.dev/v1alpha1\nkind: SegmentAnnouncement\nmetadata: {name: x}\nspec: {poolNames: [offce], nodeSelector: {}, serviceSelector: {}}\n",
 			severity: Warning, says: "(it is not among these files)", line: 1,

@@ -36,7 +36,9 @@ func (l *linter) reserve(snapshot *config.Snapshot) {
 	allocations.SetPools(allocation.Pools(snapshot))
 	for _, r := range l.reservations {
 		_, err := allocations.Reserve(
-			r.Namespace+"/"+r.Name, r.AddressReservation, allocation.Rules{Snapshot: snapshot, Namespace: labels.Set{}},
+			r.Namespace+"/"+r.Name,
+			r.AddressReservation,
+			allocation.Rules{Snapshot: snapshot, Namespace: labels.Set{}},
 		)
 		if err == nil {
 			continue

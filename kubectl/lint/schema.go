@@ -36,8 +36,8 @@ type kind struct {
 
 // Schemas are those of Berth's kinds.
 type Schemas struct {
-	group string
-	kinds map[string]*kind
+	group, version string
+	kinds          map[string]*kind
 }
 
 // NewSchemas reads the schemas of the CustomResourceDefinitions of this version of Berth.
@@ -68,7 +68,7 @@ func NewSchemas() (*Schemas, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the schema of CRD %s: %w", crd.Name, err)
 		}
-		s.group = crd.Spec.Group
+		s.group, s.version = crd.Spec.Group, version.Name
 		s.kinds[crd.Spec.Names.Kind] = &kind{
 			plural: crd.Spec.Names.Plural, version: version.Name,
 			namespaced: crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
