@@ -458,7 +458,7 @@ creates an AddressReservation, unless the controller would not keep the address.
 					return right(err, "create", berthGroup, "addressreservations")
 				}
 				d.Next = fmt.Sprintf(
-					"condition Ready says that it is kept: kubectl get addressreservation %s -n %s",
+					"condition Ready says that it is kept: kubectl get addressreservations.berth.dev %s -n %s",
 					r.Name,
 					namespace,
 				)
@@ -509,7 +509,7 @@ berth.dev/rotate of Secret berth-hello.`,
 				[]done{},
 				"secret/"+v1alpha1.HelloSecret,
 				change,
-				"the controller makes one, and speakers sign with it once all accept it: kubectl get speakers -o custom-columns=NODE:.metadata.name,KEY:.status.signingKey",
+				"the controller makes one, and speakers sign with it once all accept it: kubectl get speakers.berth.dev -o custom-columns=NODE:.metadata.name,KEY:.status.signingKey",
 				func(body []byte, o metav1.PatchOptions) error {
 					_, err := to.Kubernetes.CoreV1().
 						Secrets(c.namespace).
