@@ -71,10 +71,16 @@ type State struct {
 	Uninstalled bool
 }
 
-// Lacks says what could not be read, in few sentences: what the user may not read is one of them.
+// Lacks says what could not be read, in few sentences.
 func (s *State) Lacks() []string {
+	return Unread(s.Missing, "is not known (ClusterRole berth-view has these rights)")
+}
+
+// Unread says what could not be read, and why, in few sentences: what the user may not read is one
+// of them, which ends with what becomes of what depends on it.
+func Unread(missing map[Resource]error, becomes string) []string {
 	var forbidden, texts []string
-	for resource, err := range s.Missing {
+	for resource, err := range missing {
 		if apierrors.IsForbidden(err) {
 			forbidden = append(forbidden, resource.String())
 		} else {
@@ -84,13 +90,9 @@ func (s *State) Lacks() []string {
 	slices.Sort(texts)
 	if len(forbidden) > 0 {
 		slices.Sort(forbidden)
-		texts = append(
-			texts,
-			"you have no right to list "+strings.Join(
-				forbidden,
-				", ",
-			)+"; what depends on them is not known (ClusterRole berth-view has these rights)",
-		)
+		texts = append(texts, fmt.Sprintf(
+			"you have no right to list %s; what depends on that %s", strings.Join(forbidden, ", "), becomes,
+		))
 	}
 	return texts
 }

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -228,24 +227,6 @@ func usesNode(pod *corev1.Pod) bool {
 }
 
 // lacks says what could not be read.
-func (x *Extras) lacks() []string {
-	var forbidden, texts []string
-	for resource, err := range x.Missing {
-		if apierrors.IsForbidden(err) {
-			forbidden = append(forbidden, resource.String())
-		} else {
-			texts = append(texts, fmt.Sprintf("%s could not be read: %v", resource, err))
-		}
-	}
-	slices.Sort(texts)
-	if len(forbidden) > 0 {
-		slices.Sort(forbidden)
-		texts = append(
-			texts,
-			"you have no right to list "+strings.Join(forbidden, ", ")+"; what depends on them was not looked at",
-		)
-	}
-	return texts
-}
+func (x *Extras) lacks() []string { return cluster.Unread(x.Missing, "was not looked at") }
 
 func (x *Extras) lack(what cluster.Resource) bool { return x.Missing[what] != nil }

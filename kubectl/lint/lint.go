@@ -269,34 +269,35 @@ func (l *linter) twice(o object) bool {
 // keep adds an accepted object to what is compiled.
 func (l *linter) keep(o object) {
 	var err error
-	convert := func(to any) { err = runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, to) }
 	switch o.GetKind() {
 	case "LoadBalancerPool":
-		x := &v1alpha1.LoadBalancerPool{}
-		convert(x)
-		l.objects.Pools = append(l.objects.Pools, x)
+		l.objects.Pools, err = with(l.objects.Pools, o)
 	case "SegmentAnnouncement":
-		x := &v1alpha1.SegmentAnnouncement{}
-		convert(x)
-		l.objects.SegmentAnnouncements = append(l.objects.SegmentAnnouncements, x)
+		l.objects.SegmentAnnouncements, err = with(l.objects.SegmentAnnouncements, o)
 	case "RouteAnnouncement":
-		x := &v1alpha1.RouteAnnouncement{}
-		convert(x)
-		l.objects.RouteAnnouncements = append(l.objects.RouteAnnouncements, x)
+		l.objects.RouteAnnouncements, err = with(l.objects.RouteAnnouncements, o)
 	case "BGPNeighbor":
-		x := &v1alpha1.BGPNeighbor{}
-		convert(x)
-		l.objects.BGPNeighbors = append(l.objects.BGPNeighbors, x)
+		l.objects.BGPNeighbors, err = with(l.objects.BGPNeighbors, o)
 	case "AddressReservation":
-		x := &v1alpha1.AddressReservation{}
-		convert(x)
-		l.reservations = append(l.reservations, reservation{x, o})
+		var its []*v1alpha1.AddressReservation
+		if its, err = with(its, o); err == nil {
+			l.reservations = append(l.reservations, reservation{its[0], o})
+		}
 	}
 	if err != nil {
 		l.say(o, Error, "it cannot be read: %v", err)
 		return
 	}
 	l.keys[config.Key{Kind: o.GetKind(), Name: o.GetName()}] = o
+}
+
+// with returns the objects and one more, unless it cannot be read.
+func with[T any](all []*T, o object) ([]*T, error) {
+	x := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, x); err != nil {
+		return all, err
+	}
+	return append(all, x), nil
 }
 
 // core keeps Secrets with passwords, and Services.
