@@ -62,7 +62,9 @@ func testLeave(t *testing.T, r *rack) {
 	label(t.Context(), v1alpha1.ExcludeLabel+"-")
 	r.awaitState(t, owner, v1alpha1.SpeakerAnnouncing)
 	r.routes(t, soleAddress(bgp), r.Nodes()...)
-	r.recovered(t, l2)
+	if owners := r.recovered(t, l2); owners[0] != owners[1] {
+		t.Errorf("addresses of one Service are answered for by %v after a planned move, want one node", owners)
+	}
 	stop()
 }
 

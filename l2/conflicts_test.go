@@ -458,10 +458,10 @@ type apiMirror struct {
 	latency time.Duration
 }
 
-func (m *apiMirror) of(name string) func(*Config, *fakeSystem) {
-	return func(c *Config, _ *fakeSystem) {
-		c.OnClaim = func(said Claim) { time.AfterFunc(m.latency, func() { m.write(name, said) }) }
-	}
+// join is an option by which a node's claims go there.
+func (m *apiMirror) join(c *Config, _ *fakeSystem) {
+	name := c.Node
+	c.OnClaim = func(said Claim) { time.AfterFunc(m.latency, func() { m.write(name, said) }) }
 }
 
 func (m *apiMirror) write(name string, said Claim) {
@@ -520,7 +520,7 @@ func newMuteSegment(t *testing.T, nodes int, latency time.Duration) *muteSegment
 func (s *muteSegment) start(t *testing.T, i int) *fakeNode {
 	t.Helper()
 	mute := func(_ *Config, f *fakeSystem) { f.mute = true }
-	n := s.ether.node(t, s.names[i], byte(i+51), s.api.of(s.names[i]), mute)
+	n := s.ether.node(t, s.names[i], byte(i+51), s.api.join, mute)
 	addresses := map[string][]netip.Addr{}
 	for i, name := range s.names {
 		addresses[name] = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 51)})}

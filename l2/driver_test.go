@@ -200,6 +200,13 @@ func (w *fakeWire) setBusy(busy bool) {
 	}
 }
 
+// setMute starts or ends a time in which hellos that are sent get lost.
+func (w *fakeWire) setMute(mute bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute = mute
+}
+
 func (w *fakeWire) Join(a netip.Addr)  { w.count(a, +1) }
 func (w *fakeWire) Leave(a netip.Addr) { w.count(a, -1) }
 func (w *fakeWire) Wait()              {}
@@ -330,9 +337,9 @@ func (n *fakeNode) sync(d Desired, addrs ...string) {
 }
 
 // twoNodes returns a settled pair, the owner of svc first.
-func twoNodes(t *testing.T, e *ether) (owner, other *fakeNode) {
+func twoNodes(t *testing.T, e *ether, options ...func(*Config, *fakeSystem)) (owner, other *fakeNode) {
 	t.Helper()
-	owner, other = e.node(t, "a", 1), e.node(t, "b", 2)
+	owner, other = e.node(t, "a", 1, options...), e.node(t, "b", 2, options...)
 	for _, n := range []*fakeNode{owner, other} {
 		n.Sync(svc4, by("a", "b"))
 	}
@@ -453,6 +460,34 @@ func TestDriverLateTurnHearsFirst(t *testing.T) {
 		if got := e.whoHas(t, addr.String()); !slices.Equal(got, []string{first.mac}) {
 			t.Errorf("answered by %v, want %s, who came first", got, first.mac)
 		}
+	})
+}
+
+// What the mirror says of a peer is older than the peer's own word, which may still wait in the
+// socket: an owner that took the mirror first would claim above the peer that it gives way to.
+func TestDriverHearsBeforeMirror(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, api := &ether{}, &apiMirror{claims: map[netip.Addr]Claim{}, latency: 5 * time.Millisecond}
+		owner, other := twoNodes(t, e, api.join)
+		e.node(t, "c", 3) // hears both
+		pass(2 * time.Second)
+		api.nodes = []*fakeNode{owner, other}
+		owner.system.wire.setMute(true) // so the other takes the address
+		for taken := false; !taken; taken = len(e.whoHas(t, svc)) == 2 {
+			owner.system.wire.setBusy(false)
+			owner.system.wire.setBusy(true)
+			pass(time.Millisecond)
+		}
+		pass(10 * time.Millisecond) // the owner reads the mirror
+		owner.system.wire.setMute(false)
+		owner.system.wire.setBusy(false)
+		pass(time.Second)
+		for _, o := range other.seen() {
+			if o.Kind == AddressLost {
+				t.Errorf("%s lost what it took: %+v", other.config.Node, o)
+			}
+		}
+		expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
 	})
 }
 

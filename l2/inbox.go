@@ -188,6 +188,9 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 	if in.mirrorLost {
 		s.machine.MirrorLost(now)
 	}
+	if len(in.mirrored) > 0 {
+		s.drain(now) // a peer says a claim on the segment before the mirror has it
+	}
 	for _, said := range in.mirrored {
 		if said.Segment == s.link.Segment() {
 			s.machine.Mirrored(now, said)

@@ -157,6 +157,16 @@ func (c *addressState) rank(self string, able, before func(string) bool) int {
 	return n
 }
 
+// isOffered reports whether a peer that is alive offers the address, and so answers until another does.
+func (c *addressState) isOffered(isAlive func(string) bool) bool {
+	for node, claim := range c.rivals {
+		if claim.offered && isAlive(node) {
+			return true
+		}
+	}
+	return false
+}
+
 // hasTakers reports whether another node may take the address.
 func (c *addressState) hasTakers(self string, able func(string) bool) bool {
 	return slices.ContainsFunc(c.candidates, func(node string) bool {

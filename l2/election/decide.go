@@ -182,7 +182,11 @@ func (m *Machine) turnOf(now time.Time, c *addressState) time.Time {
 	case m.mustBid(c):
 		return now.Add(time.Duration(m.muteRank(c)) * bidDelay)
 	}
-	turn := now.Add(time.Duration(c.rank(m.self, m.able(c), m.comesBefore(c))) * rankDelay)
+	delay := rankDelay
+	if c.isOffered(m.peers.isAlive) {
+		delay = offerDelay
+	}
+	turn := now.Add(time.Duration(c.rank(m.self, m.able(c), m.comesBefore(c))) * delay)
 	if m.outage.peers > 0 && c.mirror.Node != "" && m.mayBeHere(c, c.mirror.Node) {
 		turn = turn.Add(m.patience(c))
 	}

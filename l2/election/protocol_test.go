@@ -433,6 +433,32 @@ func TestMachinePlannedMoveLeavesNoGap(t *testing.T) {
 	}
 }
 
+// A node that is slow to hear of an offer has no rival: there is time, for the address is served.
+func TestMachinePlannedMoveHasNoContest(t *testing.T) {
+	w := together(t, 4, 30, nil)
+	for _, n := range w.nodes {
+		n.slow = 3 * rankDelay
+	}
+	for range 3 {
+		for _, leaver := range w.nodes {
+			owned, before := leaver.m.owned, w.moves
+			leaver.state = Leaving
+			leaver.act()
+			if err := w.run(simHandover, nil); err != nil {
+				t.Fatal(err)
+			}
+			if left, moves := owned-leaver.m.owned, w.moves-before; left != owned || moves != owned {
+				t.Errorf("%s left %d of its %d addresses by %d moves, want one for each", leaver.name, left, owned, moves)
+			}
+			leaver.state = Ready
+			leaver.act()
+			if err := w.run(calm, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // Within a second after a partition heals each address has one owner, and the segment has heard
 // which.
 func TestMachineHealedPartitionHasOneOwner(t *testing.T) {

@@ -475,29 +475,31 @@ func (n *simNode) act() {
 		return
 	}
 	now := n.local()
-	drain := func() {
-		for len(n.inbox) > 0 {
-			x := n.inbox[0]
-			n.inbox = n.inbox[1:]
-			_ = n.m.Hear(now, x)
-		}
-	}
 	if n.m.Due(now) {
 		if late := n.m.BeginTick(now); late > OnTime {
 			if late == TooLate {
 				n.until = time.Time{}
 			}
-			drain()
+			n.drain(now)
 		}
 		n.m.Tick(now)
 	}
-	drain()
+	n.drain(now)
 	n.judge()
 	n.m.SetCapabilities(now, n.able())
 	n.m.SetState(now, n.state, n.linked, true, Joined)
 	n.m.Step(now, Joined)
 	n.applyOutputs()
 	n.sleep()
+}
+
+// drain hears all messages that wait.
+func (n *simNode) drain(now time.Time) {
+	for len(n.inbox) > 0 {
+		x := n.inbox[0]
+		n.inbox = n.inbox[1:]
+		_ = n.m.Hear(now, x)
+	}
 }
 
 // sleep schedules the node's next turn for when its machine wants it.
@@ -580,7 +582,9 @@ func (w *world) transmit(from *simNode, x Message) {
 				return
 			}
 			to.inbox = append(to.inbox, x)
-			if !to.frozen && to.slow == 0 {
+			if to.slow > 0 {
+				w.after(to.late(), to.act)
+			} else if !to.frozen {
 				to.act()
 			}
 		}
@@ -689,6 +693,7 @@ func (n *simNode) look(addr netip.Addr) {
 	if n.m == nil || n.frozen {
 		return // it looks when it is back
 	}
+	n.drain(n.local())
 	n.m.Mirrored(n.local(), said)
 	n.applyOutputs()
 	n.sleep()
