@@ -59,7 +59,7 @@ problem, a difference), and 2 if it could not look.`,
 	root.PersistentFlags().
 		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
-		whyCommand(c), lintCommand(c), doctorCommand(c),
+		whyCommand(c), lintCommand(c), diffCommand(c), doctorCommand(c),
 		statusCommand(c), poolsCommand(c), servicesCommand(c), l2Command(c), bgpCommand(c),
 		rebalanceCommand(c), drainCommand(c), releaseCommand(c), reserveCommand(c), rotateKeyCommand(c),
 		versionCommand(c),

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/ipam"
 )
 
 // RestoreResting makes those addresses rest that former leaders freed, or may have freed, according
@@ -49,6 +50,31 @@ func (a *Allocations) Wake(now time.Time) {
 	}
 	if !next.IsZero() {
 		a.config.Queue.WakeAfter(time.Until(next))
+	}
+}
+
+// mostSkipped limits how many free addresses of a pool Resume passes over.
+const mostSkipped = 1 << 12
+
+// Resume has the pools give next what their statuses say that they do: only the leader remembers
+// which addresses were held before, and those come last.
+func (a *Allocations) Resume(pools []*v1alpha1.LoadBalancerPool, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, pool := range pools {
+		for family, text := range map[ipam.Family]string{
+			ipam.IPv4: pool.Status.IPv4.Next, ipam.IPv6: pool.Status.IPv6.Next,
+		} {
+			next, err := netip.ParseAddr(text)
+			for range mostSkipped {
+				first := a.allocator.Usage(pool.Name)[family].Next
+				if err != nil || !first.IsValid() || !first.Less(next) {
+					break
+				}
+				a.allocator.Rest(first, "", now)
+				a.allocator.Wake(now)
+			}
+		}
 	}
 }
 

@@ -59,13 +59,19 @@ func (s *State) Planned() []plan.Service {
 	return all
 }
 
-// Given returns the addresses that the controller gave a Service, by its record.
-func Given(svc *corev1.Service) []netip.Addr {
+// Record returns what the controller recorded that it gave a Service.
+func Record(svc *corev1.Service) (given record.Record, is bool) {
 	_, err := record.Of(svc, nil)
 	if signed, ok := errors.AsType[*record.UnknownKeyError](err); ok {
-		return signed.Record.Addresses
+		return signed.Record, true
 	}
-	return nil
+	return record.Record{}, false
+}
+
+// Given returns the addresses that the controller gave a Service, by its record.
+func Given(svc *corev1.Service) []netip.Addr {
+	given, _ := Record(svc)
+	return given.Addresses
 }
 
 // Groups returns the groups of these Services, by ID.

@@ -1,19 +1,14 @@
 package lint
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/yaml"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -60,44 +55,29 @@ func (r Result) Failed(strict bool) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return strict || f.Severity == Error })
 }
 
-// object is an object of a file.
-type object struct {
-	*unstructured.Unstructured
-	file string
-	line int
-}
-
-func (o object) name() string {
-	name := o.GetName()
-	if o.GetNamespace() != "" {
-		name = o.GetNamespace() + "/" + name
-	}
-	return strings.TrimSpace(o.GetKind() + " " + name)
-}
-
 // linter is at work on files.
 type linter struct {
 	schemas  *Schemas
 	complete bool
 	Result
-	seen map[string]object // objects by kind and name
+	seen map[string]Object // objects by kind and name
 
 	objects      config.Objects
-	services     []object
+	services     []Object
 	reservations []reservation
-	keys         map[config.Key]object
+	keys         map[config.Key]Object
 }
 
 // Files judges the objects in files together. With complete, what they name has to be among them.
 func (s *Schemas) Files(ctx context.Context, files []File, complete bool) Result {
 	l := &linter{
-		schemas: s, complete: complete, seen: map[string]object{}, keys: map[config.Key]object{},
+		schemas: s, complete: complete, seen: map[string]Object{}, keys: map[config.Key]Object{},
 		objects: config.Objects{Passwords: map[string]string{}}, Result: Result{Findings: []Finding{}},
 	}
-	for _, f := range files {
-		for _, d := range documents(f.Text) {
-			l.document(ctx, f.Name, d.line, d.text)
-		}
+	objects, findings := Parse(files)
+	l.Findings = append(l.Findings, findings...)
+	for _, o := range objects {
+		l.object(ctx, o)
 	}
 	l.compile()
 	slices.SortStableFunc(l.Findings, func(a, b Finding) int {
@@ -109,106 +89,12 @@ func (s *Schemas) Files(ctx context.Context, files []File, complete bool) Result
 	return l.Result
 }
 
-// document is one of a file.
-type document struct {
-	line int // from 1
-	text []byte
-}
-
-// documents splits a file at its lines of ---.
-func documents(text []byte) []document {
-	var all []document
-	current := document{line: 1}
-	line := 0
-	for each := range bytes.Lines(text) {
-		line++
-		trimmed := bytes.TrimRight(each, " \t\r\n")
-		if rest, is := bytes.CutPrefix(trimmed, []byte("---")); is &&
-			(len(rest) == 0 || rest[0] == ' ' || rest[0] == '\t') {
-			all = append(all, current)
-			current = document{line: line + 1}
-			if rest = bytes.TrimSpace(rest); len(rest) > 0 && rest[0] != '#' { // it begins on the same line
-				current = document{line: line, text: append(rest, '\n')}
-			}
-			continue
-		}
-		if len(bytes.TrimSpace(current.text)) == 0 &&
-			(len(bytes.TrimSpace(each)) == 0 || bytes.HasPrefix(bytes.TrimSpace(each), []byte("#"))) {
-			current.line = line + 1 // the object begins below
-			current.text = nil
-			continue
-		}
-		current.text = append(current.text, each...)
-	}
-	return append(all, current)
-}
-
-func (l *linter) say(o object, severity Severity, format string, args ...any) {
-	l.Findings = append(l.Findings, Finding{
-		File: o.file, Line: o.line, Object: o.name(), Severity: severity, Message: fmt.Sprintf(format, args...),
-	})
-}
-
-func (l *linter) document(ctx context.Context, file string, line int, text []byte) {
-	if len(bytes.TrimSpace(text)) == 0 {
-		return
-	}
-	at := object{Unstructured: &unstructured.Unstructured{}, file: file, line: line}
-	converted, err := yaml.YAMLToJSONStrict(text)
-	if err != nil {
-		l.say(at, Error, "it is not YAML, or not of one kind: %v", err)
-		return
-	}
-	var value any
-	if err := json.Unmarshal(converted, &value); err != nil {
-		l.say(at, Error, "it is not YAML: %v", err)
-		return
-	}
-	fields, ok := value.(map[string]any)
-	switch {
-	case value == nil:
-		return
-	case !ok:
-		l.say(at, Error, "it is not an object of Kubernetes: it has no fields")
-		return
-	}
-	l.value(ctx, file, line, fields)
-}
-
-// value judges an object, or those in a list.
-func (l *linter) value(ctx context.Context, file string, line int, fields map[string]any) {
-	at := object{Unstructured: &unstructured.Unstructured{}, file: file, line: line}
-	items, isList := fields["items"].([]any)
-	if kind, _ := fields["kind"].(string); isList && strings.HasSuffix(kind, "List") {
-		for _, item := range items {
-			inner, ok := item.(map[string]any)
-			if !ok {
-				l.say(at, Error, "an item of the list is not an object of Kubernetes")
-				continue
-			}
-			l.value(ctx, file, line, inner)
-		}
-		return
-	}
-	l.object(ctx, file, line, fields)
+func (l *linter) say(o Object, severity Severity, format string, args ...any) {
+	l.Findings = append(l.Findings, o.finding(severity, format, args...))
 }
 
 // object judges one object by itself, and keeps it for the compiler.
-func (l *linter) object(ctx context.Context, file string, line int, fields map[string]any) {
-	o := object{file: file, line: line}
-	// As a decoder does: numbers are int64 where they can be.
-	text, err := json.Marshal(fields)
-	if err == nil {
-		decoded := &unstructured.Unstructured{}
-		if err = decoded.UnmarshalJSON(text); err == nil {
-			o.Unstructured = decoded
-		}
-	}
-	if err != nil {
-		o.Unstructured = &unstructured.Unstructured{Object: map[string]any{}}
-		l.say(o, Error, "it is not an object of Kubernetes: %v", err)
-		return
-	}
+func (l *linter) object(ctx context.Context, o Object) {
 	group := o.GroupVersionKind().Group
 	switch {
 	case group == l.schemas.group:
@@ -246,7 +132,7 @@ func (l *linter) object(ctx context.Context, file string, line int, fields map[s
 }
 
 // twice reports whether the object is in the files already.
-func (l *linter) twice(o object) bool {
+func (l *linter) twice(o Object) bool {
 	namespace := o.GetNamespace()
 	if namespace == "" { // of what has none, all are in one
 		namespace = metav1.NamespaceDefault
@@ -257,8 +143,8 @@ func (l *linter) twice(o object) bool {
 			o,
 			Error,
 			"it is in %s line %d, too; only the last one that is applied would count",
-			first.file,
-			first.line,
+			first.File,
+			first.Line,
 		)
 		return true
 	}
@@ -267,7 +153,7 @@ func (l *linter) twice(o object) bool {
 }
 
 // keep adds an accepted object to what is compiled.
-func (l *linter) keep(o object) {
+func (l *linter) keep(o Object) {
 	var err error
 	switch o.GetKind() {
 	case "LoadBalancerPool":
@@ -292,7 +178,7 @@ func (l *linter) keep(o object) {
 }
 
 // with returns the objects and one more, unless it cannot be read.
-func with[T any](all []*T, o object) ([]*T, error) {
+func with[T any](all []*T, o Object) ([]*T, error) {
 	x := new(T)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, x); err != nil {
 		return all, err
@@ -301,7 +187,7 @@ func with[T any](all []*T, o object) ([]*T, error) {
 }
 
 // core keeps Secrets with passwords, and Services.
-func (l *linter) core(o object) {
+func (l *linter) core(o Object) {
 	if o.GetKind() == "Service" {
 		l.Judged++
 		if !l.twice(o) {

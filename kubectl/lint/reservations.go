@@ -15,7 +15,7 @@ import (
 // reservation is an AddressReservation, and where it is.
 type reservation struct {
 	*v1alpha1.AddressReservation
-	at object
+	at Object
 }
 
 // nobody is told of changes.

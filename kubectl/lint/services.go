@@ -28,7 +28,7 @@ var foreign = map[string]string{
 }
 
 // service judges a Service as the controller would.
-func (l *linter) service(o object, snapshot *config.Snapshot) {
+func (l *linter) service(o Object, snapshot *config.Snapshot) {
 	var svc corev1.Service
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &svc); err != nil {
 		l.say(o, Error, "it cannot be read: %v", err)

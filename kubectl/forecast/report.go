@@ -1,0 +1,333 @@
+package forecast
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/controller/service"
+	"github.com/berth-lb/berth/ipam"
+	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/lint"
+	"github.com/berth-lb/berth/kubectl/view"
+	"github.com/berth-lb/berth/speaker/plan"
+)
+
+// Report is what a change would do.
+type Report struct {
+	Objects   []Object  `json:"objects"`
+	Addresses []Address `json:"addresses"`
+	Owners    []Owner   `json:"owners"`
+	Routes    []Route   `json:"routes"`
+	Sessions  []Session `json:"sessions"`
+	// Refused: the API server would refuse an object, so it changes nothing here.
+	Refused bool `json:"refused"`
+}
+
+// Empty reports whether the change does nothing, as far as Berth is concerned.
+func (r Report) Empty() bool {
+	return len(r.Addresses)+len(r.Owners)+len(r.Routes)+len(r.Sessions) == 0 &&
+		!slices.ContainsFunc(r.Objects, func(o Object) bool { return o.Change != Unchanged && o.Change != PassedOver })
+}
+
+// Summary says it all in one sentence.
+func (r Report) Summary() string {
+	var lose, get, other, reset int
+	for _, a := range r.Addresses {
+		switch {
+		case slices.Equal(a.Before, a.After):
+		case len(a.After) < len(a.Before):
+			lose++
+		case len(a.After) > len(a.Before):
+			get++
+		default:
+			other++
+		}
+	}
+	for _, s := range r.Sessions {
+		if s.Change == Changed {
+			reset++
+		}
+	}
+	var parts []string
+	count := func(n int, one, many string) {
+		switch {
+		case n == 1:
+			parts = append(parts, "1 "+one)
+		case n > 1:
+			parts = append(parts, fmt.Sprintf("%d %s", n, many))
+		}
+	}
+	count(lose, "Service loses addresses", "Services lose addresses")
+	count(get, "Service gets addresses", "Services get addresses")
+	count(other, "Service gets others", "Services get others")
+	count(len(r.Owners), "address is answered by another node", "addresses are answered by other nodes")
+	count(len(r.Routes), "route changes", "routes change")
+	count(reset, "session is reset", "sessions are reset")
+	if len(parts) == 0 {
+		return "No address, route or session changes."
+	}
+	return strings.Join(parts, "; ") + "."
+}
+
+// Address is a Service whose addresses, or whose reason not to have them, change.
+type Address struct {
+	Service string   `json:"service"`
+	Before  []string `json:"before"`
+	After   []string `json:"after"`
+	// Likely are those of After in whose place others of the same pool may come: several Services get
+	// some at the same time, or only the controller knows which comes next.
+	Likely []string `json:"likely,omitempty"`
+	// Reason and Message are what its condition berth.dev/Allocated will say; empty: Berth will not
+	// serve it.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Later: first addresses have to rest, for as long as --rest of the controller says.
+	Later bool `json:"later,omitempty"`
+}
+
+// Owner is an address that another node answers for on a segment; empty: nobody.
+type Owner struct {
+	Address string `json:"address"`
+	Segment string `json:"segment"`
+	Before  string `json:"before,omitempty"`
+	After   string `json:"after,omitempty"`
+}
+
+// Route is a route of a node to a neighbor that comes, goes or changes.
+type Route struct {
+	Change   Change `json:"change"`
+	Prefix   string `json:"prefix"`
+	Node     string `json:"node"`
+	Neighbor string `json:"neighbor"`
+	// Attributes that change, from what to what.
+	Attributes []string `json:"attributes,omitempty"`
+}
+
+// Session is a BGP session that comes, goes, or is reset.
+type Session struct {
+	// Change is created, deleted, or changed: then it is reset, and its routes are gone for as long as
+	// that takes.
+	Change   Change `json:"change"`
+	Node     string `json:"node"`
+	Neighbor string `json:"neighbor"`
+}
+
+// Files returns what applying the objects would do, or with deletes deleting them.
+func Files(
+	ctx context.Context,
+	s *cluster.State,
+	schemas *lint.Schemas,
+	objects []lint.Object,
+	deletes bool,
+) Report {
+	changed, done := Apply(ctx, s, schemas, objects, deletes)
+	r := Between(s, changed)
+	r.Objects = done
+	_, problems := config.Compile(changed.Objects())
+	for i, o := range r.Objects {
+		for _, p := range problems[config.Key{Kind: o.Kind, Name: o.Name}] {
+			r.Objects[i].Messages = append(o.Messages, p.Message)
+		}
+		r.Refused = r.Refused || o.Change == Refused
+	}
+	return r
+}
+
+// Between returns what comes of a change of the cluster's objects: how it would have settled without
+// the change, and how it settles with it.
+func Between(before, changed *cluster.State) Report {
+	without := newLedger(before)
+	without.wake()
+	with := newLedger(before)
+	with.see(changed)
+	with.settle()
+	first := maps.Clone(with.verdicts)
+	with.wake()
+	now, then := without.result(), with.result()
+	owners := ownersThen(now, ownersNow(before))
+	changes := addresses(without.verdicts, first, with.verdicts)
+	doubt(changes, before, with)
+	return Report{
+		Objects:   []Object{},
+		Addresses: changes,
+		Owners:    ownerChanges(owners, ownersThen(then, owners)),
+		Routes:    routeChanges(view.RoutesOf(now, "", ""), view.RoutesOf(then, "", "")),
+		Sessions:  sessionChanges(now, then),
+	}
+}
+
+func addresses(before, first, after map[string]Verdict) []Address {
+	all := []Address{}
+	for name := range union(before, after) {
+		a, b := before[name], after[name]
+		if slices.Equal(a.Addresses, b.Addresses) && a.Reason == b.Reason && a.Whose == b.Whose {
+			continue
+		}
+		if b.Whose == service.NotServed && a.Whose == service.NotServed {
+			continue
+		}
+		all = append(all, Address{
+			Service: name, Before: texts(a.Addresses), After: texts(b.Addresses), Reason: b.Reason, Message: b.Message,
+			Later: !slices.Equal(first[name].Addresses, b.Addresses),
+		})
+	}
+	slices.SortFunc(all, func(a, b Address) int { return cmp.Compare(a.Service, b.Service) })
+	return all
+}
+
+// doubt marks the addresses in whose place others may come. One that its pool gives next is sure, if
+// only one Service gets any of that pool.
+func doubt(changes []Address, before *cluster.State, with *ledger) {
+	next := map[string]bool{}
+	for _, p := range before.Pools {
+		next[p.Status.IPv4.Next], next[p.Status.IPv6.Next] = true, true
+	}
+	type stock struct {
+		pool   *config.Pool
+		family ipam.Family
+	}
+	takers := map[stock][]int{} // indexes of changes
+	for i, c := range changes {
+		v := with.verdicts[c.Service]
+		for _, a := range v.Addresses {
+			if text := a.String(); slices.Contains(c.Before, text) || slices.Contains(v.named, a) {
+				continue
+			} else if !next[text] {
+				changes[i].Likely = append(changes[i].Likely, text)
+			}
+			from := stock{with.snapshot.PoolOf(a), ipam.FamilyOf(a)}
+			takers[from] = append(takers[from], i)
+		}
+	}
+	for from, all := range takers {
+		for _, i := range all[:len(all)*min(1, len(all)-1)] {
+			for _, a := range with.verdicts[changes[i].Service].Addresses {
+				text := a.String()
+				if ipam.FamilyOf(a) == from.family && !slices.Contains(changes[i].Likely, text) {
+					changes[i].Likely = append(changes[i].Likely, text)
+				}
+			}
+		}
+	}
+}
+
+func texts(addresses []netip.Addr) []string {
+	all := []string{}
+	for _, a := range addresses {
+		all = append(all, a.String())
+	}
+	return all
+}
+
+func ownerChanges(before, after map[place]string) []Owner {
+	all := []Owner{}
+	for at := range union(before, after) {
+		if before[at] != after[at] {
+			all = append(all, Owner{at.address.String(), at.segment, before[at], after[at]})
+		}
+	}
+	slices.SortFunc(all, func(a, b Owner) int {
+		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Segment, b.Segment))
+	})
+	return all
+}
+
+func routeChanges(before, after []view.Route) []Route {
+	key := func(r view.Route) string { return strings.Join([]string{r.Prefix, r.Node, r.Neighbor}, " ") }
+	byKey := func(routes []view.Route) map[string]view.Route {
+		all := map[string]view.Route{}
+		for _, r := range routes {
+			all[key(r)] = r
+		}
+		return all
+	}
+	was, is := byKey(before), byKey(after)
+	all := []Route{}
+	for k := range union(was, is) {
+		a, had := was[k]
+		b, has := is[k]
+		r := Route{Change: Changed, Prefix: b.Prefix, Node: b.Node, Neighbor: b.Neighbor}
+		switch {
+		case !had:
+			r.Change = Created
+		case !has:
+			r = Route{Change: Deleted, Prefix: a.Prefix, Node: a.Node, Neighbor: a.Neighbor}
+		default:
+			if r.Attributes = attributes(a, b); len(r.Attributes) == 0 {
+				continue
+			}
+		}
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b Route) int {
+		return cmp.Or(cmp.Compare(a.Prefix, b.Prefix), cmp.Compare(a.Neighbor, b.Neighbor), cmp.Compare(a.Node, b.Node))
+	})
+	return all
+}
+
+// attributes returns those in which two routes differ.
+func attributes(a, b view.Route) []string {
+	var all []string
+	differ := func(name string, was, is any) {
+		if from, to := fmt.Sprint(was), fmt.Sprint(is); from != to {
+			all = append(all, fmt.Sprintf("%s %s to %s", name, from, to))
+		}
+	}
+	value := func(n *uint32) string {
+		if n == nil {
+			return "none"
+		}
+		return fmt.Sprint(*n)
+	}
+	differ("nextHop", cmp.Or(a.NextHop, "its own"), cmp.Or(b.NextHop, "its own"))
+	differ("localPref", value(a.LocalPref), value(b.LocalPref))
+	differ("med", value(a.MED), value(b.MED))
+	differ("prepend", a.Prepend, b.Prepend)
+	differ("weight", a.Weight, b.Weight)
+	differ("communities", strings.Join(a.Communities, ","), strings.Join(b.Communities, ","))
+	return all
+}
+
+// sessionChanges says which sessions come, go, and are reset. A session that only gets other timers
+// for its next attempt, or another BFD, stays up.
+func sessionChanges(before, after *cluster.State) []Session {
+	was, is := peers(before), peers(after)
+	all := []Session{}
+	for k := range union(was, is) {
+		a, had := was[k]
+		b, has := is[k]
+		s := Session{Change: Changed, Node: k[0], Neighbor: k[1]}
+		switch {
+		case !had:
+			s.Change = Created
+		case !has:
+			s.Change = Deleted
+		case a.Session() == b.Session():
+			continue
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b Session) int {
+		return cmp.Or(cmp.Compare(a.Neighbor, b.Neighbor), cmp.Compare(a.Node, b.Node))
+	})
+	return all
+}
+
+// peers returns each node's, by node and name.
+func peers(s *cluster.State) map[[2]string]bgp.Peer {
+	snapshot, _ := config.Compile(s.Objects())
+	all := map[[2]string]bgp.Peer{}
+	for _, n := range s.Nodes {
+		for _, p := range plan.PlanPeers(s.World(n.Name, snapshot)) {
+			all[[2]string{n.Name, p.Name}] = p
+		}
+	}
+	return all
+}
