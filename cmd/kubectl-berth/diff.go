@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ addresses, who answers for them, which routes come and go, which sessions are re
 The files are merged with the cluster's objects as kubectl apply merges them; then the
 controller's compiler and allocator and the speakers' plans run here, over what the
 cluster has now. Nothing is written, and reading is all it needs. It says how things
-stand in the end, if nothing else changes meanwhile. Who announces a new Service of
+stand in the end, if nothing else changes. Who announces a new Service of
 policy Local depends on where its Pods will be, which nobody knows yet.
 
 The exit code is 0 if nothing changes, 1 if something does, 2 if it could not look.`,
@@ -73,7 +74,8 @@ The exit code is 0 if nothing changes, 1 if something does, 2 if it could not lo
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "files, or folders with YAML and JSON; - for the standard input")
+	cmd.Flags().
+		StringSliceVarP(&files, "filename", "f", nil, "files, or folders with YAML and JSON; - for the standard input")
 	cmd.Flags().BoolVar(&deletes, "delete", false, "what it would do to delete the objects")
 	return cmd
 }
@@ -98,15 +100,27 @@ func writeReport(w io.Writer, r forecast.Report) {
 		if a.Later {
 			text += " (once it has rested)"
 		}
-		fmt.Fprintf(w, "  %s\t%s\t-> %s\t%s\n", a.Service, joined(a.Before), joined(a.After), text)
+		from := joined(a.Before) + " -> "
+		if slices.Equal(a.Before, a.After) {
+			from = "" // its condition changes
+		}
+		fmt.Fprintf(w, "  %s\t%s%s\t%s\n", a.Service, from, joined(a.After), text)
 	}
 	title("ANSWERED BY", len(r.Owners))
 	for _, o := range r.Owners {
-		fmt.Fprintf(w, "  %s on %s\t%s\t-> %s\n", o.Address, o.Segment, dash(o.Before), dash(o.After))
+		fmt.Fprintf(w, "  %s on %s\t%s -> %s\n", o.Address, o.Segment, dash(o.Before), dash(o.After))
 	}
 	title("ROUTES", len(r.Routes))
 	for _, x := range r.Routes {
-		fmt.Fprintf(w, "  %s\t%s to %s\t%s\t%s\n", x.Prefix, x.Node, x.Neighbor, verbOf[x.Change].route, strings.Join(x.Attributes, ", "))
+		fmt.Fprintf(
+			w,
+			"  %s\t%s to %s\t%s\t%s\n",
+			x.Prefix,
+			x.Node,
+			x.Neighbor,
+			verbOf[x.Change].route,
+			strings.Join(x.Attributes, ", "),
+		)
 	}
 	title("SESSIONS", len(r.Sessions))
 	for _, s := range r.Sessions {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/forecast"
 	"github.com/berth-lb/berth/kubectl/verb"
 )
 
@@ -29,6 +30,8 @@ type done struct {
 	DryRun string `json:"dryRun,omitempty"`
 	Text   string `json:"text"`
 	Next   string `json:"next,omitempty"` // what happens next
+	// Foreseen is what comes of it, in a dry run of drain.
+	Foreseen *forecast.Report `json:"foreseen,omitempty"`
 }
 
 // verbFlags are those of every verb.
@@ -105,6 +108,9 @@ func (v *verbFlags) print(w io.Writer, all []done) error {
 			fmt.Fprintln(w, text)
 			if d.Next != "" {
 				fmt.Fprintln(w, "  next: "+d.Next)
+			}
+			if d.Foreseen != nil {
+				writeReport(w, *d.Foreseen)
 			}
 		}
 	})
@@ -220,6 +226,9 @@ which other load balancers heed, too. --undo removes the label if this command h
 		Example: `  # Before maintenance of a node: return when it answers for nothing
   kubectl berth drain n1 --wait
 
+  # What would that move?
+  kubectl berth drain n1 --dry-run
+
   # Afterwards
   kubectl berth drain n1 --undo`,
 		Args:              cobra.ExactArgs(1),
@@ -248,6 +257,15 @@ which other load balancers heed, too. --undo removes the label if this command h
 			})
 			if err != nil {
 				return err
+			}
+			if v.dry() {
+				state, err := c.state(cmd.Context())
+				if err != nil {
+					return err
+				}
+				changed := node.DeepCopy()
+				change.Apply(changed)
+				all[len(all)-1].Foreseen = new(forecast.Between(state, forecast.WithNode(state, changed)))
 			}
 			if wait && !v.dry() {
 				ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
@@ -326,9 +344,17 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
 			svc := s.Service(namespace, name)
 			switch {
 			case svc == nil && len(s.Lack(cluster.Services)) > 0:
-				return fmt.Errorf("you have no right to list services, so Service %s/%s is not known", namespace, name)
+				return fmt.Errorf(
+					"you have no right to list services, so Service %s/%s is not known",
+					namespace,
+					name,
+				)
 			case svc == nil:
-				return fmt.Errorf("there is no Service %s in namespace %s; name its namespace with -n", name, namespace)
+				return fmt.Errorf(
+					"there is no Service %s in namespace %s; name its namespace with -n",
+					name,
+					namespace,
+				)
 			}
 			change, err := verb.Release(s, svc, addresses, every)
 			if err != nil {

@@ -142,7 +142,12 @@ func printStatus(w io.Writer, st view.Status) {
 	if st.Leader != "" {
 		fmt.Fprintf(w, ", %s leads", st.Leader)
 	}
-	fmt.Fprintf(w, "\nSpeakers\t%s announce, version %s\n", st.Speakers, dash(strings.Join(st.Versions.Speakers, ", ")))
+	fmt.Fprintf(
+		w,
+		"\nSpeakers\t%s announce, version %s\n",
+		st.Speakers,
+		dash(strings.Join(st.Versions.Speakers, ", ")),
+	)
 	fmt.Fprintf(w, "Services\t%s announced\n", st.Services)
 	fmt.Fprintf(w, "Sessions\t%s established\n", st.Sessions)
 	for _, p := range st.Pools {

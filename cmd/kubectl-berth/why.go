@@ -56,7 +56,11 @@ does.`,
 			}
 			report := why.Of(s, namespace, name, pods)
 			if report == nil {
-				return fmt.Errorf("there is no Service %s in namespace %s; name its namespace with -n", name, namespace)
+				return fmt.Errorf(
+					"there is no Service %s in namespace %s; name its namespace with -n",
+					name,
+					namespace,
+				)
 			}
 			if err := out.print(c.Out, report, func(w io.Writer, wide bool) { printWhy(w, report, wide) }); err != nil {
 				return err

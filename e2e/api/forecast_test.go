@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
@@ -46,7 +47,14 @@ func oneOf[T any](w *worlds, all ...T) T { return all[w.among(len(all))] }
 // pool returns a pool of its own addresses, of which there are enough for all Services.
 func (w *worlds) pool(i int) string {
 	spec := []string{
-		fmt.Sprintf("addresses: [198.18.%d.%d-198.18.%d.%d, \"2001:db8:%d::/120\"]", i, w.among(60), i, 60+w.among(100), i),
+		fmt.Sprintf(
+			"addresses: [198.18.%d.%d-198.18.%d.%d, \"2001:db8:%d::/120\"]",
+			i,
+			w.among(60),
+			i,
+			60+w.among(100),
+			i,
+		),
 		"allocation: " + oneOf(w, "Automatic", "Automatic", "OnRequest", "Disabled"),
 		"priority: " + oneOf(w, "0", "1", "2", "1", "0", "2", "many"), // the last is refused
 		oneOf(w, "scopes: [{namespaceSelector: {}, serviceSelector: {}}]",
@@ -62,7 +70,10 @@ func (w *worlds) pool(i int) string {
 func (w *worlds) service(i int) string {
 	annotations := []string{}
 	if w.among(3) == 0 {
-		annotations = append(annotations, fmt.Sprintf(`berth.dev/load-balancer-ips: "198.18.%d.%d"`, w.among(4), 100+i))
+		annotations = append(
+			annotations,
+			fmt.Sprintf(`berth.dev/load-balancer-ips: "198.18.%d.%d"`, w.among(4), 100+i),
+		)
 	}
 	if w.among(4) == 0 {
 		annotations = append(annotations, fmt.Sprintf("berth.dev/pools: forecast-%d", w.among(4)))
@@ -153,8 +164,12 @@ func TestForecast(t *testing.T) {
 	schemas, err := lint.NewSchemas()
 	must(t, err)
 	t.Cleanup(func() {
-		for i := range 4 {
-			_, _ = scene.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "--ignore-not-found", "loadbalancerpools.berth.dev", fmt.Sprintf("forecast-%d", i))
+		_, err := scene.Kubectl(
+			context.WithoutCancel(t.Context()), "", "delete", "--ignore-not-found", "loadbalancerpools.berth.dev",
+			"forecast-0", "forecast-1", "forecast-2", "forecast-3", "forecast-last",
+		)
+		if err != nil {
+			t.Error(err)
 		}
 	})
 	read := func(ctx context.Context) (*cluster.State, error) {
@@ -163,10 +178,15 @@ func TestForecast(t *testing.T) {
 			return nil, err
 		}
 		s.Deployments = append(s.Deployments, &appsv1.Deployment{
-			ObjectMeta: metav1.ObjectMeta{Namespace: stage.Namespace, Labels: map[string]string{"app.kubernetes.io/component": "controller"}},
-			Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
-				Args: []string{"controller", "--rest=0s"},
-			}}}}},
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: stage.Namespace,
+				Labels:    map[string]string{"app.kubernetes.io/component": "controller"},
+			},
+			Spec: appsv1.DeploymentSpec{
+				Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+					Args: []string{"controller", "--rest=0s"},
+				}}}},
+			},
 		})
 		return s, nil
 	}
@@ -197,6 +217,9 @@ func TestForecast(t *testing.T) {
 		if (err != nil) != report.Refused {
 			t.Fatalf("seed %d, change %d: foreseen %+v, kubectl says %v\n%s", seed, step, report.Objects, err, text)
 		}
+		if strings.Contains(text, "LoadBalancerPool") {
+			compiled(t, step)
+		}
 		likely := map[string]bool{}
 		for _, a := range report.Addresses {
 			for _, text := range a.Likely {
@@ -220,7 +243,16 @@ func TestForecast(t *testing.T) {
 				}
 			}
 			if !maps.EqualFunc(is, want, func(a, b stand) bool { return a.like(b, likely) }) {
-				return fmt.Errorf("seed %d, change %d (delete %t):\n%s\nbefore   %v\nforeseen %v\nis       %v", seed, step, deletes, text, expected, want, is)
+				return fmt.Errorf(
+					"seed %d, change %d (delete %t):\n%s\nbefore   %v\nforeseen %v\nis       %v",
+					seed,
+					step,
+					deletes,
+					text,
+					expected,
+					want,
+					is,
+				)
 			}
 			kinds["Services foreseen to change"] += len(report.Addresses)
 			kinds["addresses foreseen as likely"] += len(likely)
@@ -232,6 +264,33 @@ func TestForecast(t *testing.T) {
 	if kinds[forecast.Refused]+kinds[forecast.Deleted] == 0 || kinds[forecast.Changed] == 0 {
 		t.Errorf("the changes are too much alike: %v", kinds)
 	}
+}
+
+// compiled waits until the controller has seen all changes of pools that were made: they come to it
+// in order.
+func compiled(t *testing.T, step int) {
+	t.Helper()
+	apply(
+		t,
+		"LoadBalancerPool",
+		"forecast-last",
+		fmt.Sprintf("{addresses: [198.18.9.9], allocation: OnRequest, priority: %d}", step+1),
+	)
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		o, err := resource(t, "LoadBalancerPool", "").Get(ctx, "forecast-last", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		var pool v1alpha1.LoadBalancerPool
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pool); err != nil {
+			return err
+		}
+		if c := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.ConditionAccepted); c == nil ||
+			c.ObservedGeneration != pool.Generation {
+			return errors.New("the controller has not compiled the last pool yet")
+		}
+		return nil
+	}))
 }
 
 // like reports whether it is as foreseen. Where a foreseen address is only likely, another of the

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/kubectl/forecast"
 	"github.com/berth-lb/berth/kubectl/view"
 )
 
@@ -23,6 +24,7 @@ import (
 type done struct {
 	Object, Text, Next, DryRun string
 	Changed                    bool
+	Foreseen                   *forecast.Report
 }
 
 // act runs a verb, and returns the one thing that it did.
@@ -55,8 +57,9 @@ func TestDrain(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if d := act(t, "drain", before, "--dry-run=server"); !d.Changed || d.DryRun != "server" {
-		t.Errorf("dry run: %+v", d)
+	dry := act(t, "drain", before, "--dry-run=server")
+	if !dry.Changed || dry.DryRun != "server" || dry.Foreseen == nil {
+		t.Fatalf("dry run: %+v", dry)
 	}
 	refused(t, "you have no right to get nodes", "drain", before, "--as=nobody")
 	const drained = "it answers for nothing, and announces nothing"
@@ -66,6 +69,11 @@ func TestDrain(t *testing.T) {
 	after, err := scene.Owner(t.Context(), address)
 	if err != nil || after == before {
 		t.Errorf("%s is answered for by %s, which was drained (%v)", address, after, err)
+	}
+	if !slices.ContainsFunc(dry.Foreseen.Owners, func(o forecast.Owner) bool {
+		return o.Address == address.String() && o.Before == before && o.After == after
+	}) {
+		t.Errorf("%s went from %s to %s; the dry run said %+v", address, before, after, dry.Foreseen.Owners)
 	}
 	if d := act(t, "drain", before); d.Changed {
 		t.Errorf("drained twice: %+v", d)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -71,8 +72,20 @@ func In(namespace string, objects []lint.Object) []lint.Object {
 	return objects
 }
 
-// Apply returns the State after kubectl apply of these objects, or with deletes kubectl delete. What
-// the API server would refuse, by the schemas, stays as it is.
+// WithNode returns the State with a Node changed.
+func WithNode(s *cluster.State, node *corev1.Node) *cluster.State {
+	after := *s
+	after.Nodes = slices.Clone(s.Nodes)
+	for i, n := range after.Nodes {
+		if n.Name == node.Name {
+			after.Nodes[i] = node
+		}
+	}
+	return &after
+}
+
+// Apply returns the State after kubectl apply of these objects, or with deletes after kubectl
+// delete. What the API server would refuse, by the schemas, stays as it is.
 func Apply(
 	ctx context.Context,
 	s *cluster.State,
@@ -133,7 +146,10 @@ func change[T any, P pointer[T]](
 	o *unstructured.Unstructured,
 	finish func(before, merged *unstructured.Unstructured) []string,
 ) Object {
-	i := slices.IndexFunc(*list, func(p P) bool { return p.GetNamespace() == o.GetNamespace() && p.GetName() == o.GetName() })
+	i := slices.IndexFunc(
+		*list,
+		func(p P) bool { return p.GetNamespace() == o.GetNamespace() && p.GetName() == o.GetName() },
+	)
 	switch {
 	case e.deletes && i < 0:
 		return Object{Change: Absent}
@@ -152,7 +168,7 @@ func change[T any, P pointer[T]](
 			return Object{Change: Refused, Messages: []string{err.Error()}}
 		}
 	} else {
-		merged.SetUID(types.UID("new " + o.GetNamespace() + "/" + o.GetName()))
+		merged.SetUID(types.UID("new:" + o.GetNamespace() + "/" + o.GetName()))
 		merged.SetCreationTimestamp(metav1.NewTime(e.Taken))
 	}
 	if finish != nil {
@@ -189,7 +205,7 @@ func merge[T any](live, file *unstructured.Unstructured) (*unstructured.Unstruct
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := json.Marshal(file.Object)
+	wanted, err := json.Marshal(applied(file).Object)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +233,18 @@ func merge[T any](live, file *unstructured.Unstructured) (*unstructured.Unstruct
 	return merged, merged.UnmarshalJSON(patched)
 }
 
+// applied returns the object as kubectl sends it: with the annotation that remembers it.
+func applied(file *unstructured.Unstructured) *unstructured.Unstructured {
+	sent := file.DeepCopy()
+	annotations := sent.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[corev1.LastAppliedConfigAnnotation] = "" // its content has no effect here
+	sent.SetAnnotations(annotations)
+	return sent
+}
+
 // differing returns the fields in which two objects differ, by their names at the top.
 func differing(before, after *unstructured.Unstructured) []string {
 	var names []string
@@ -225,7 +253,7 @@ func differing(before, after *unstructured.Unstructured) []string {
 		b, _, _ := unstructured.NestedMap(after.Object, part)
 		for name := range union(a, b) {
 			if part == "spec" || name == "labels" || name == "annotations" {
-				if !equality.Semantic.DeepEqual(a[name], b[name]) {
+				if !equality.Semantic.DeepEqual(noted(a[name]), noted(b[name])) {
 					names = append(names, part+"."+name)
 				}
 			}
@@ -233,6 +261,20 @@ func differing(before, after *unstructured.Unstructured) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// noted returns annotations without the one in which kubectl apply remembers the object, and
+// anything else as it is.
+func noted(value any) any {
+	if fields, is := value.(map[string]any); is {
+		fields = maps.Clone(fields)
+		delete(fields, corev1.LastAppliedConfigAnnotation)
+		if len(fields) > 0 {
+			return fields
+		}
+		return nil
+	}
+	return value
 }
 
 // union returns the keys of both.
@@ -259,7 +301,7 @@ func (e *edit) complete(before, o *unstructured.Unstructured) []string {
 	spec := &svc.Spec
 	if was.Spec.Type == corev1.ServiceTypeLoadBalancer && spec.Type == was.Spec.Type &&
 		!equality.Semantic.DeepEqual(was.Spec.LoadBalancerClass, spec.LoadBalancerClass) {
-		return []string{"spec.loadBalancerClass: may not change once set; make the Service anew"}
+		return []string{"spec.loadBalancerClass: may not change once set; delete the Service and create it again"}
 	}
 	spec.Type = cmp.Or(spec.Type, corev1.ServiceTypeClusterIP)
 	spec.SessionAffinity = cmp.Or(spec.SessionAffinity, corev1.ServiceAffinityNone)

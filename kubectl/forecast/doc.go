@@ -8,6 +8,6 @@
 //	report.go   the differences
 //
 // It is pure, and looks at the end only: how long each step takes it does not say. What it cannot
-// know is that others change the cluster meanwhile, which of several Services comes first where
+// know is that others change the cluster too, which of several Services comes first where
 // there are fewer addresses than Services, and whether a router accepts a session.
 package forecast

@@ -51,7 +51,10 @@ type ledger struct {
 func newLedger(s *cluster.State) *ledger {
 	l := &ledger{
 		flags: s.Controller(), verdicts: map[string]Verdict{}, services: map[string]bool{}, reservations: map[string]bool{},
-		store: cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}),
+		store: cache.NewIndexer(
+			cache.MetaNamespaceKeyFunc,
+			cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
+		),
 	}
 	l.allocations = allocation.New(allocation.Config{
 		Queue: l, Logger: slog.New(slog.DiscardHandler), Services: corelisters.NewServiceLister(l.store),
@@ -193,7 +196,10 @@ func (l *ledger) inTurn() []*corev1.Service {
 
 // reservationsInTurn returns the reservations, older ones first.
 func (l *ledger) reservationsInTurn() []*v1alpha1.AddressReservation {
-	return slices.SortedFunc(slices.Values(l.state.Reservations), func(a, b *v1alpha1.AddressReservation) int { return older(a, b) })
+	return slices.SortedFunc(
+		slices.Values(l.state.Reservations),
+		func(a, b *v1alpha1.AddressReservation) int { return older(a, b) },
+	)
 }
 
 // settle reconciles until nothing is left to do.
@@ -371,6 +377,9 @@ func (l *ledger) isTakenOver(name string) bool {
 // result returns the State as it is in the end.
 func (l *ledger) result() *cluster.State {
 	after := *l.state
-	after.Services = slices.SortedFunc(slices.Values(l.inTurn()), func(a, b *corev1.Service) int { return older(a, b) })
+	after.Services = slices.SortedFunc(
+		slices.Values(l.inTurn()),
+		func(a, b *corev1.Service) int { return older(a, b) },
+	)
 	return &after
 }

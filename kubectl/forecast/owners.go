@@ -68,7 +68,8 @@ func contendersOf(s *cluster.State) map[place]contenders {
 		if speaker == nil {
 			continue
 		}
-		if state, _ := speaker.Status.State(); state != v1alpha1.SpeakerAnnouncing && state != v1alpha1.SpeakerLeaving {
+		if state, _ := speaker.Status.State(); state != v1alpha1.SpeakerAnnouncing &&
+			state != v1alpha1.SpeakerLeaving {
 			continue
 		}
 		own := object.InternalIPs(n)

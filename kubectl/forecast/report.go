@@ -33,12 +33,15 @@ type Report struct {
 // Empty reports whether the change does nothing, as far as Berth is concerned.
 func (r Report) Empty() bool {
 	return len(r.Addresses)+len(r.Owners)+len(r.Routes)+len(r.Sessions) == 0 &&
-		!slices.ContainsFunc(r.Objects, func(o Object) bool { return o.Change != Unchanged && o.Change != PassedOver })
+		!slices.ContainsFunc(
+			r.Objects,
+			func(o Object) bool { return o.Change != Unchanged && o.Change != PassedOver },
+		)
 }
 
 // Summary says it all in one sentence.
 func (r Report) Summary() string {
-	var lose, get, other, reset int
+	var lose, get, other, nobody, moved, reset, ends int
 	for _, a := range r.Addresses {
 		switch {
 		case slices.Equal(a.Before, a.After):
@@ -50,9 +53,21 @@ func (r Report) Summary() string {
 			other++
 		}
 	}
+	for _, o := range r.Owners {
+		switch {
+		case o.After == "":
+			nobody++
+		case o.Before != "":
+			moved++
+		}
+	}
 	for _, s := range r.Sessions {
-		if s.Change == Changed {
+		switch s.Change {
+		case Changed:
 			reset++
+		case Deleted:
+			ends++
+		default:
 		}
 	}
 	var parts []string
@@ -67,9 +82,17 @@ func (r Report) Summary() string {
 	count(lose, "Service loses addresses", "Services lose addresses")
 	count(get, "Service gets addresses", "Services get addresses")
 	count(other, "Service gets others", "Services get others")
-	count(len(r.Owners), "address is answered by another node", "addresses are answered by other nodes")
+	count(nobody, "address is answered by nobody any longer", "addresses are answered by nobody any longer")
+	count(moved, "address moves to another node", "addresses move to other nodes")
+	count(
+		len(r.Owners)-nobody-moved,
+		"address is answered on a segment for the first time",
+		"addresses are answered on a segment for the first time",
+	)
 	count(len(r.Routes), "route changes", "routes change")
 	count(reset, "session is reset", "sessions are reset")
+	count(ends, "session ends", "sessions end")
+	count(len(r.Sessions)-reset-ends, "session starts", "sessions start")
 	if len(parts) == 0 {
 		return "No address, route or session changes."
 	}
@@ -140,8 +163,8 @@ func Files(
 	return r
 }
 
-// Between returns what comes of a change of the cluster's objects: how it would have settled without
-// the change, and how it settles with it.
+// Between returns what comes of a change of the cluster's objects: the difference between how it
+// settles without the change and with it.
 func Between(before, changed *cluster.State) Report {
 	without := newLedger(before)
 	without.wake()
@@ -182,8 +205,8 @@ func addresses(before, first, after map[string]Verdict) []Address {
 	return all
 }
 
-// doubt marks the addresses in whose place others may come. One that its pool gives next is sure, if
-// only one Service gets any of that pool.
+// doubt marks the addresses in whose place others may come. One that its pool gives next is sure,
+// if only one Service gets any of that pool.
 func doubt(changes []Address, before *cluster.State, with *ledger) {
 	next := map[string]bool{}
 	for _, p := range before.Pools {
@@ -267,7 +290,11 @@ func routeChanges(before, after []view.Route) []Route {
 		all = append(all, r)
 	}
 	slices.SortFunc(all, func(a, b Route) int {
-		return cmp.Or(cmp.Compare(a.Prefix, b.Prefix), cmp.Compare(a.Neighbor, b.Neighbor), cmp.Compare(a.Node, b.Node))
+		return cmp.Or(
+			cmp.Compare(a.Prefix, b.Prefix),
+			cmp.Compare(a.Neighbor, b.Neighbor),
+			cmp.Compare(a.Node, b.Node),
+		)
 	})
 	return all
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -34,6 +35,25 @@ func (c Change) Patch() map[string]any {
 		metadata["annotations"] = c.Annotations
 	}
 	return map[string]any{"metadata": metadata}
+}
+
+// Apply makes the change to an object here.
+func (c Change) Apply(o metav1.Object) {
+	edit := func(all map[string]string, changes map[string]*string) map[string]string {
+		if all == nil {
+			all = map[string]string{}
+		}
+		for name, value := range changes {
+			if value == nil {
+				delete(all, name)
+			} else {
+				all[name] = *value
+			}
+		}
+		return all
+	}
+	o.SetLabels(edit(o.GetLabels(), c.Labels))
+	o.SetAnnotations(edit(o.GetAnnotations(), c.Annotations))
 }
 
 // Drain takes a node out of load balancing.

@@ -157,7 +157,7 @@ func (c *addressState) rank(self string, able, before func(string) bool) int {
 	return n
 }
 
-// isOffered reports whether a peer that is alive offers the address, and so answers until another does.
+// isOffered reports whether a peer that is alive offers the address, and so still answers.
 func (c *addressState) isOffered(isAlive func(string) bool) bool {
 	for node, claim := range c.rivals {
 		if claim.offered && isAlive(node) {

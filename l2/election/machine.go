@@ -113,7 +113,7 @@ const (
 	echoWindow     = 16                    // so many messages later an echo is too old
 	maxEchoes      = 256                   // machines of this process whose echoes are remembered
 	rankDelay      = 20 * time.Millisecond // between the turns of the candidates for a vacant address
-	offerDelay     = 5 * rankDelay         // the same for an address that its owner offers, and serves meanwhile
+	offerDelay     = 5 * rankDelay         // the same for an address that its owner offers
 	loneListen     = 3                     // how many times longer to listen while expected peers are not heard
 	maxSyncWait    = 5                     // intervals for which a peer whose claims cannot be had delays others
 	crowd          = 50                    // the number of peers above which the interval grows
