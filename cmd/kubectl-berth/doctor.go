@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/doctor"
 )
 
@@ -40,11 +39,7 @@ if there is one.`,
 			if err != nil {
 				return err
 			}
-			to, err := c.clients()
-			if err != nil {
-				return err
-			}
-			report, err := examine(cmd.Context(), to, c.namespace, proposed)
+			report, err := c.examine(cmd.Context(), proposed)
 			if err != nil {
 				return err
 			}
@@ -87,21 +82,32 @@ func (c *common) proposal(ranges []string, file string) (*doctor.Proposal, error
 	return p, nil
 }
 
-func examine(
-	ctx context.Context,
-	to *cluster.Clients,
-	namespace string,
-	proposed *doctor.Proposal,
-) (doctor.Report, error) {
-	s, err := cluster.Read(ctx, to, namespace)
+func (c *common) examine(ctx context.Context, proposed *doctor.Proposal) (doctor.Report, error) {
+	s, err := c.read(ctx)
 	if err != nil {
 		return doctor.Report{}, err
 	}
-	extras, err := doctor.Read(ctx, to, namespace)
+	extras, err := c.extras(ctx)
 	if err != nil {
 		return doctor.Report{}, err
 	}
 	return doctor.Look(s, extras, proposed), nil
+}
+
+// extras reads what only the doctor needs.
+func (c *common) extras(ctx context.Context) (*doctor.Extras, error) {
+	if c.from != "" {
+		b, err := c.archive()
+		if err != nil {
+			return nil, err
+		}
+		return b.Extras()
+	}
+	to, err := c.clients()
+	if err != nil {
+		return nil, err
+	}
+	return doctor.Read(ctx, to, c.namespace)
 }
 
 func printReport(w io.Writer, r doctor.Report, wide bool) {

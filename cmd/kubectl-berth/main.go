@@ -59,8 +59,9 @@ problem, a difference), and 2 if it could not look.`,
 	root.PersistentFlags().
 		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
-		whyCommand(c), lintCommand(c), diffCommand(c), doctorCommand(c),
-		statusCommand(c), poolsCommand(c), servicesCommand(c), l2Command(c), bgpCommand(c),
+		c.reads(whyCommand(c)), lintCommand(c), diffCommand(c), c.reads(doctorCommand(c)), bundleCommand(c),
+		c.reads(statusCommand(c)), c.reads(poolsCommand(c)), c.reads(servicesCommand(c)),
+		c.reads(l2Command(c)), c.reads(bgpCommand(c)),
 		rebalanceCommand(c), drainCommand(c), releaseCommand(c), reserveCommand(c), rotateKeyCommand(c),
 		versionCommand(c),
 	)

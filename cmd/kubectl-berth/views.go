@@ -59,6 +59,12 @@ func statusCommand(c *common) *cobra.Command {
 	cmd.Flags().BoolVar(&check, "check", false, "exit with code 1 if anything is wrong")
 	cmd.Flags().BoolVar(&follow, "watch", false, "print it again at each change")
 	cmd.MarkFlagsMutuallyExclusive("check", "watch")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if follow && c.from != "" {
+			return errors.New("--watch: leave it out; nothing changes in a --bundle")
+		}
+		return nil
+	}
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -41,18 +42,9 @@ does.`,
 			if err != nil {
 				return err
 			}
-			to, err := c.clients()
+			pods, err := c.podsOf(cmd.Context(), namespace)
 			if err != nil {
 				return err
-			}
-			var pods why.Pods
-			list, err := to.Kubernetes.CoreV1().Pods(namespace).List(cmd.Context(), metav1.ListOptions{})
-			if err != nil {
-				pods.Err = err
-			} else {
-				for i := range list.Items {
-					pods.All = append(pods.All, &list.Items[i])
-				}
 			}
 			report := why.Of(s, namespace, name, pods)
 			if report == nil {
@@ -73,6 +65,30 @@ does.`,
 	}
 	out.register(cmd)
 	return cmd
+}
+
+// podsOf reads the Pods of a namespace.
+func (c *common) podsOf(ctx context.Context, namespace string) (why.Pods, error) {
+	if c.from != "" {
+		b, err := c.archive()
+		if err != nil {
+			return why.Pods{}, err
+		}
+		return b.Pods(namespace), nil
+	}
+	to, err := c.clients()
+	if err != nil {
+		return why.Pods{}, err
+	}
+	list, err := to.Kubernetes.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return why.Pods{Err: err}, nil
+	}
+	var pods why.Pods
+	for i := range list.Items {
+		pods.All = append(pods.All, &list.Items[i])
+	}
+	return pods, nil
 }
 
 // signs are what grades look like.

@@ -25,8 +25,8 @@ type ControllerFlags struct {
 	ReservationsPerNamespace int
 }
 
-// componentLabel tells Berth's controller from its speaker.
-const componentLabel = "app.kubernetes.io/component"
+// ComponentLabel tells Berth's controller from its speaker.
+const ComponentLabel = "app.kubernetes.io/component"
 
 // Controller returns the flags of the controller, as its Deployment has them. What does not parse
 // counts as the default: such a controller does not start.
@@ -44,7 +44,7 @@ func (s *State) Controller() ControllerFlags {
 	flags.StringSliceVar(&podCIDRs, "pod-cidrs", nil, "")
 	flags.IntVar(&f.ReservationsPerNamespace, "reservations-per-namespace", 64, "")
 	for _, d := range s.Deployments {
-		if d.Namespace != s.Namespace || d.Labels[componentLabel] != "controller" {
+		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "controller" {
 			continue
 		}
 		for _, c := range d.Spec.Template.Spec.Containers {
@@ -88,7 +88,7 @@ const leaseTime = 30 * time.Second
 func (s *State) Leadership() Leadership {
 	l := Leadership{Unknown: len(s.Lack(Deployments, Leases)) > 0}
 	for _, d := range s.Deployments {
-		if d.Namespace != s.Namespace || d.Labels[componentLabel] != "controller" {
+		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "controller" {
 			continue
 		}
 		l.Installed = true

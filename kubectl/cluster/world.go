@@ -129,7 +129,7 @@ func (s *State) speakerPodCIDRs() []netip.Prefix {
 	flags.SetOutput(io.Discard)
 	flags.StringSliceVar(&texts, "pod-cidrs", nil, "")
 	for _, d := range s.DaemonSets {
-		if d.Namespace != s.Namespace || d.Labels[componentLabel] != "speaker" {
+		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "speaker" {
 			continue
 		}
 		for _, c := range d.Spec.Template.Spec.Containers {

@@ -3,6 +3,7 @@ package doctor
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -673,6 +674,9 @@ func TestLook(t *testing.T) {
 			at := well(t)
 			c.change(at)
 			r := Look(at.s, at.x, at.p)
+			if saved := at.saved(t); !reflect.DeepEqual(r, Look(saved.s, saved.x, at.p)) {
+				t.Errorf("once saved, it is %+v", Look(saved.s, saved.x, at.p))
+			}
 			var got []string
 			for _, f := range r.Findings {
 				got = append(got, f.ID+" "+f.Object)
@@ -691,8 +695,31 @@ func TestLook(t *testing.T) {
 	}
 }
 
+// saved returns the scene as it is in an archive.
+func (at *scene) saved(t *testing.T) *scene {
+	t.Helper()
+	state, err := at.s.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := at.x.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := cluster.Load(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := LoadExtras(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &scene{s: s, x: x}
+}
+
 func named(name string) unstructured.Unstructured {
 	u := unstructured.Unstructured{Object: map[string]any{}}
+	u.SetKind("Any")
 	u.SetName(name)
 	return u
 }

@@ -1,0 +1,145 @@
+package bundle
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+const jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJib2IifQ.c2lnbmF0dXJl"
+
+func TestText(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"GET /x with " + jwt + " failed", "GET /x with REDACTED failed"},
+		{"Authorization: Bearer abcdef012345", "Authorization: Bearer REDACTED"},
+		{`curl -H "Authorization: Basic Ym9iOmh1bnRlcjI="`, `curl -H "Authorization: Basic REDACTED"`},
+		{"dial https://bob:hunter2@db.example:5432/x", "dial https://bob:REDACTED@db.example:5432/x"},
+		{"password=hunter2, retry", "password=REDACTED, retry"},
+		{"BGP_PASSWORD: correct horse battery\nnext: line", "BGP_PASSWORD: REDACTED\nnext: line"},
+		{`{"level":"info","password":"hunt\"er2","n":1}`, `{"level":"info","password":"REDACTED","n":1}`},
+		{`{"x":"{\"password\":\"hunter2\",\"a\":1}"}`, `{"x":"{\"password\":\"REDACTED\",\"a\":1}"}`},
+		{`{\"password\":\"hunt\\\"er2\",\"a\":1}`, `{\"password\":\"REDACTED\",\"a\":1}`},
+		{"apiKey: 'hunter 2' # mine", "apiKey: 'REDACTED' # mine"},
+		{"run --bgp-password hunter2 --verbose", "run --bgp-password REDACTED --verbose"},
+		{
+			"a\n-----BEGIN RSA PRIVATE KEY-----\nMII\nabc\n-----END RSA PRIVATE KEY-----\nb",
+			"a\nREDACTED\nb",
+		},
+		{"-----BEGIN PRIVATE KEY-----\nMII", "REDACTED"},
+		// What is no secret stays.
+		{"secretName: tor", "secretName: tor"},
+		{`no Secret "tor" has the key password`, `no Secret "tor" has the key password`},
+		{"v1 172.30.0.201 7b3f6a2c eyebright", "v1 172.30.0.201 7b3f6a2c eyebright"},
+		{"http://[2001:db8::1]:7470/metrics", "http://[2001:db8::1]:7470/metrics"},
+		{"user@example.com", "user@example.com"},
+	} {
+		if got := Text(c.text); got != c.want {
+			t.Errorf("Text(%q)\n  = %q,\nnot %q", c.text, got, c.want)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	for _, c := range []struct{ name, document, want string }{
+		{
+			"the data of a Secret",
+			`{"kind":"Secret","metadata":{"name":"x"},"data":{"a":"aHVudGVyMg=="},"stringData":{"a":"hunter2"}}`,
+			`{"kind":"Secret","metadata":{"name":"x"}}`,
+		},
+		{
+			"annotations and managedFields",
+			`{"metadata":{"managedFields":[{}],"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{}",` +
+				`"example.com/password":"hunter2","example.com/url":"ftp://bob:hunter2@x","berth.dev/pool":"rack"}}}`,
+			`{"metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"REDACTED",` +
+				`"example.com/password":"REDACTED","example.com/url":"ftp://bob:REDACTED@x","berth.dev/pool":"rack"}}}`,
+		},
+		{
+			"variables of Berth's own Pods that look secret",
+			`{"metadata":{"namespace":"own"},"env":[{"name":"NODE","value":"n1"},{"name":"DB_PASS","value":"hunter2"},` +
+				`{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"x","key":"y"}}}]}`,
+			`{"metadata":{"namespace":"own"},"env":[{"name":"NODE","value":"n1"},{"name":"DB_PASS","value":"REDACTED"},` +
+				`{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"x","key":"y"}}}]}`,
+		},
+		{
+			"all variables of others, but switches",
+			`{"metadata":{"namespace":"shop"},"spec":{"metadata":{},"env":[{"name":"A","value":"1234"},{"name":"B","value":"true"}]}}`,
+			`{"metadata":{"namespace":"shop"},"spec":{"metadata":{},"env":[{"name":"A","value":"REDACTED"},{"name":"B","value":"true"}]}}`,
+		},
+		{
+			"flags",
+			`{"args":["--password","hunter2","--token=hunter2","--x","y","sh -c 'z --secret hunter2'"]}`,
+			`{"args":["--password","REDACTED","--token=REDACTED","--x","y","sh -c 'z --secret REDACTED'"]}`,
+		},
+		{
+			"what names a Secret stays, and so do numbers",
+			`{"spec":{"authentication":{"tcpMD5":{"secretName":"tor"}},"tokens":9007199254740993,"automountServiceAccountToken":false}}`,
+			`{"spec":{"authentication":{"tcpMD5":{"secretName":"tor"}},"tokens":9007199254740993,"automountServiceAccountToken":false}}`,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := JSON([]byte(c.document), "own")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !sameJSON(t, got, []byte(c.want)) {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+	if _, err := JSON([]byte("{"), ""); err == nil {
+		t.Error("half a document is none")
+	}
+}
+
+// What Berth consists of passes unchanged: doctor compares it.
+func TestManifestsStay(t *testing.T) {
+	files, err := filepath.Glob("../../manifests/crds/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no CRDs: %v", err)
+	}
+	for _, file := range append(files, "../../manifests/berth.yaml") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for part := range strings.SplitSeq(string(text), "\n---\n") {
+			want, err := yaml.YAMLToJSON([]byte(part))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := JSON(want, "berth-system")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !sameJSON(t, got, want) {
+				t.Errorf("%s: %s", file, difference(string(got)))
+			}
+		}
+	}
+}
+
+func difference(text string) string {
+	i := strings.Index(text, Redacted)
+	return text[max(0, i-200):min(len(text), i+100)]
+}
+
+func sameJSON(t *testing.T, a, b []byte) bool {
+	t.Helper()
+	var x, y any
+	for text, into := range map[string]*any{string(a): &x, string(b): &y} {
+		d := json.NewDecoder(strings.NewReader(text))
+		d.UseNumber()
+		if err := d.Decode(into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if string(a) == string(b) {
+		return true
+	}
+	return reflect.DeepEqual(x, y)
+}
