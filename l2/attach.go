@@ -44,6 +44,7 @@ func (s *segment) openWire(ctx context.Context, now time.Time) {
 		MAC:      mac,
 		Table:    s.table,
 		Sighted:  s.receiveSighting,
+		Asked:    s.asked,
 		Requests: s.counts.arpRequests,
 		Replies:  s.counts.arpReplies,
 	}
@@ -51,6 +52,7 @@ func (s *segment) openWire(ctx context.Context, now time.Time) {
 		MAC:            mac,
 		Table:          s.table,
 		Sighted:        s.receiveSighting,
+		Asked:          s.asked,
 		Solicitations:  s.counts.ndpSolicitations,
 		Advertisements: s.counts.ndpAdvertisements,
 	}
@@ -152,6 +154,12 @@ func (s *segment) verify(payload []byte) (election.Message, bool) {
 }
 
 // receiveSighting is called by the responders. A sighting that is lost here will be repeated.
+func (s *segment) asked(q neighbor.Question) {
+	if s.config.Asked != nil {
+		s.config.Asked(s.name, q)
+	}
+}
+
 func (s *segment) receiveSighting(x neighbor.Sighting) { trySend(s.sightings, x) }
 
 // trySend sends x unless that would block.

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berth-lb/berth/l2/election"
+	"github.com/berth-lb/berth/l2/neighbor"
 )
 
 // Config says who this node is and how patient it is.
@@ -49,6 +50,9 @@ type Config struct {
 	// false. It must not block. A driver that ends while it is Holding does not call it. Nil: not
 	// called.
 	Answers func(addr netip.Addr, on bool)
+	// Asked is called for each question by ARP or NDP for an address that this node answers for or may
+	// own, with the interface, from several goroutines. It must not block. Nil: not called.
+	Asked func(ifname string, q neighbor.Question)
 	// Harmless reports whether this node's own kernel has the address because a Service has it
 	// (kube-proxy's ipvs mode). Kernels of peers then answer for it too, which is no conflict. It
 	// must not block. Nil: never.

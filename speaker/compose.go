@@ -14,6 +14,7 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/links"
+	"github.com/berth-lb/berth/internal/trace"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/localnet"
@@ -222,12 +223,15 @@ func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *proble
 	routes := r.bgp.Status()
 	status.PrefixesAnnounced = new(int32(routes.Announced))
 	established := 0
+	traced := make([]trace.Entry, 0, len(routes.Peers))
 	for _, p := range routes.Peers {
 		status.Sessions = append(status.Sessions, session(p))
+		traced = append(traced, sessionEntry(p))
 		if p.Established() {
 			established++
 		}
 	}
+	r.Trace.Sessions(traced)
 	for _, h := range r.rivals.Held() {
 		status.Sessions = append(status.Sessions, heldSession(h))
 	}
@@ -242,6 +246,18 @@ func (r *reporter) composeSessions(status *v1alpha1.SpeakerStatus, found *proble
 		status.Sessions = status.Sessions[:mostSessions]
 		found.add(reasonTruncated, "%d more BGP sessions, which this report has no room for", more)
 	}
+}
+
+// sessionEntry is a session as the trace has it. When it changed is not known more exactly than by
+// what it became.
+func sessionEntry(p bgp.PeerStatus) trace.Entry {
+	e := trace.Entry{Time: time.Now(), What: trace.Session, Node: p.Name, From: p.Address, Detail: p.State}
+	if p.Established() {
+		e.Time = p.Since
+	} else if p.LastError != "" {
+		e.Detail += ": " + p.LastError
+	}
+	return e
 }
 
 // segmentReport returns the report of a segment.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/trace"
 	"github.com/berth-lb/berth/speaker/contact"
 )
 
@@ -69,6 +70,8 @@ type Options struct {
 	Listen string
 	// MetricsPerService adds metrics with series for each Service and each endpoint.
 	MetricsPerService bool
+	// Trace remembers how sessions were; nil: nothing does.
+	Trace *trace.Log
 	// IPVSSysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	IPVSSysctls string
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/internal/trace"
 	"github.com/berth-lb/berth/internal/urgent"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker/heart"
@@ -55,7 +56,8 @@ func serve(ctx context.Context) error {
 		level = slog.LevelDebug
 	}
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	h, err := heart.New(heart.Config{Logger: logger, StateFile: *state})
+	seen := trace.New()
+	h, err := heart.New(heart.Config{Logger: logger, StateFile: *state, Trace: seen})
 	if err != nil {
 		return err
 	}
@@ -70,6 +72,11 @@ func serve(ctx context.Context) error {
 			return fmt.Errorf("-bfd-socket %s: %w", *paths, err)
 		}
 		others = append(others, l)
+	}
+	if l, err := trace.ListenBeside(ctx, *socket, "heart"); err != nil {
+		logger.Warn("nobody can read the trace", "error", err)
+	} else {
+		go seen.Serve(ctx, l, logger) // ends with ctx
 	}
 	loops := liveness.New()
 	ctx = loops.Context(ctx)

@@ -32,6 +32,6 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(controllerCommand(), speakerCommand(), applyCommand(), versionCommand())
+	root.AddCommand(controllerCommand(), speakerCommand(), applyCommand(), traceCommand(), versionCommand())
 	return root
 }

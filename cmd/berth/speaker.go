@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/internal/trace"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
 	"github.com/berth-lb/berth/speaker/contact"
@@ -141,6 +142,14 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options, othe
 	group, life := errgroup.WithContext(loops.Context(life))
 	if options.Heart, err = reachHeart(life, group, other.heart, logger); err != nil {
 		return err
+	}
+	if other.heart != "" { // which has a socket of its own for this
+		options.Trace = trace.New()
+		if l, err := trace.ListenBeside(life, other.heart, "speaker"); err != nil {
+			logger.Warn("nobody can read the trace", "error", err)
+		} else {
+			group.Go(func() error { options.Trace.Serve(life, l, logger); return nil })
+		}
 	}
 	if other.bgp != "" {
 		options.BGP = lines.Dial(other.bgp)

@@ -93,8 +93,8 @@ Names and addresses are in it: read it before you publish it.`,
 	return cmd
 }
 
-// addReports adds what commands say, by what the bundle has: so they say the same when they read it.
-// It returns when the cluster was read.
+// addReports adds what commands say, by what the bundle has: so they say the same when they read
+// it. It returns when the cluster was read.
 func addReports(b *bundle.Bundle) (at time.Time, err error) {
 	s, err := b.State()
 	if err != nil {

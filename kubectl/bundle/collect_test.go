@@ -38,8 +38,9 @@ func api(t *testing.T) *cluster.Clients {
 			kind, strings.TrimSuffix(version, "/"), strings.Join(items, ","))
 	}
 	answers := map[string]string{
-		"/version":         `{"gitVersion":"v1.36.3"}`,
-		"/api/v1/services": list("v1/Service", `{"metadata":{"name":"web","namespace":"shop",`+applied+`},"spec":{"type":"LoadBalancer"}}`),
+		"/version": `{"gitVersion":"v1.36.3"}`,
+		"/api/v1/services": list("v1/Service",
+			`{"metadata":{"name":"web","namespace":"shop",`+applied+`},"spec":{"type":"LoadBalancer"}}`),
 		"/apis/berth.dev/v1alpha1/bgpneighbors": list("berth.dev/v1alpha1/BGPNeighbor",
 			`{"metadata":{"name":"tor",`+applied+`},"spec":{"authentication":{"tcpMD5":{"secretName":"tor-password"}}}}`),
 		"/api/v1/namespaces/berth-system/pods":   list("v1/Pod", pod),

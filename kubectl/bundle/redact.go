@@ -85,9 +85,9 @@ func quoted(value string) string {
 }
 
 // JSON returns a document without what is secret: the data of Secrets, annotations that are copies
-// of objects, what has the name of a password, and what Text takes out of each text. Of environments
-// the names stay: outside of the namespace own, where Berth runs, nothing else. managedFields are
-// dropped, too.
+// of objects, what has the name of a password, and what Text takes out of each text. Of variables
+// of Pods the names stay: outside of the namespace own, where Berth runs, nothing else.
+// managedFields are dropped, too.
 func JSON(document []byte, own string) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(document))
 	d.UseNumber() // counters are larger than float64 is exact

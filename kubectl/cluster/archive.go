@@ -35,8 +35,8 @@ type header struct {
 	Missing       Unreadable `json:"missing,omitempty"`
 }
 
-// Save returns the State as JSON files, by name: one for each kind, a List as kubectl writes it, and
-// one for the rest.
+// Save returns the State as JSON files, by name: one for each kind, a List as kubectl writes it,
+// and one for the rest.
 func (s *State) Save() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	top, err := json.Marshal(header{s.Taken, s.Namespace, s.ServerVersion, s.Uninstalled, s.Missing})

@@ -39,7 +39,8 @@ func TestArchive(t *testing.T) {
 	}
 	s.Services[0].Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
 	s.Pools[0].Spec.Addresses = []v1alpha1.AddressRange{"192.0.2.0/24"}
-	s.Leases[0].Spec = coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: taken.Truncate(time.Microsecond).Local()}}
+	renewed := metav1.NewMicroTime(taken.Truncate(time.Microsecond).Local())
+	s.Leases[0].Spec = coordinationv1.LeaseSpec{RenewTime: &renewed}
 	s.Events = nil // cannot be read
 	s.DaemonSets = nil
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "", errors.New("no"))

@@ -17,6 +17,7 @@ type ARPResponder struct {
 	Table             *AddressTable
 	Requests, Replies Counter
 	Sighted           func(Sighting)
+	Asked             func(Question) // nil: nobody wants to know
 }
 
 // Respond takes a received frame and returns the frame that answers it, or nil. Probes (RFC 5227,
@@ -34,7 +35,11 @@ func (r *ARPResponder) Respond(frame []byte) []byte {
 		return nil
 	}
 	r.Requests.Inc()
-	if !isSender(p.SenderIP) || !reaches(frame, r.MAC) || !r.Table.Answering(p.TargetIP) {
+	answers := isSender(p.SenderIP) && reaches(frame, r.MAC) && r.Table.Answering(p.TargetIP)
+	if r.Asked != nil && r.Table.Knows(p.TargetIP) {
+		r.Asked(Question{p.TargetIP, p.SenderIP, [6]byte(p.SenderHardwareAddr), answers})
+	}
+	if !answers {
 		return nil
 	}
 	r.Replies.Inc()

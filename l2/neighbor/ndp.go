@@ -28,6 +28,7 @@ type NDPResponder struct {
 	Table                         *AddressTable
 	Solicitations, Advertisements Counter
 	Sighted                       func(Sighting)
+	Asked                         func(Question) // nil: nobody wants to know
 }
 
 // Respond takes a received frame and returns the frame that answers it, or nil. A probe for
@@ -45,7 +46,11 @@ func (r *NDPResponder) Respond(frame []byte) []byte {
 		return nil
 	}
 	r.Solicitations.Inc()
-	if !reaches(frame, r.MAC) || !r.Table.Answering(m.TargetAddress) {
+	answers := reaches(frame, r.MAC) && r.Table.Answering(m.TargetAddress)
+	if r.Asked != nil && r.Table.Knows(m.TargetAddress) {
+		r.Asked(Question{m.TargetAddress, p.Source, [6]byte(p.Station), answers})
+	}
+	if !answers {
 		return nil
 	}
 	r.Advertisements.Inc()

@@ -25,5 +25,13 @@ const (
 	Probed
 )
 
+// Question is another host's question which host has an address that this node knows.
+type Question struct {
+	Addr     netip.Addr
+	From     netip.Addr // unspecified: the host wants the address for itself
+	MAC      [6]byte
+	Answered bool
+}
+
 // Counter counts packets.
 type Counter interface{ Inc() }

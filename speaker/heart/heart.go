@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/internal/keptfile"
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/promtext"
+	"github.com/berth-lb/berth/internal/trace"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/localnet"
 )
@@ -63,6 +64,8 @@ type Config struct {
 	StateFile string
 	// Within says that the heart is part of the speaker's process, and ends with it.
 	Within bool
+	// Trace is what remembers questions and observations; nil: nothing does.
+	Trace *trace.Log
 }
 
 // errOther says that a speaker is of another node or cluster. The heart ends then, and forgets what
@@ -334,7 +337,7 @@ func (h *Heart) identify(id Identity) error {
 	driver, err := l2.New(l2.Config{
 		Node: id.Node, Cluster: id.Cluster, NodeAddresses: id.NodeAddresses,
 		FreshWithin: h.patience.fresh, StaleAfter: h.patience.stale,
-		OnClaim: h.ledger.claimed, Answers: h.ledger.answering, Harmless: h.net.OfService,
+		OnClaim: h.ledger.claimed, Asked: h.asked, Answers: h.ledger.answering, Harmless: h.net.OfService,
 		Logger: h.Logger.With("driver", "l2"), Metrics: h.registry,
 	})
 	if err != nil {
@@ -493,6 +496,7 @@ func (h *Heart) observe(ctx context.Context, d *l2.Driver) {
 				holds = d.Holds(o.Address)
 			}
 			h.ledger.seen(o, holds)
+			h.Trace.Event(entryOf(o))
 		}
 	}
 }
