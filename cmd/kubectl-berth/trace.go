@@ -210,7 +210,7 @@ func happened(e traced) string {
 	default:
 		text.WriteString(string(e.What))
 		for _, part := range []string{e.Node, macOf(e.MAC)} {
-			if part != "" {
+			if part != "" && part != e.By {
 				text.WriteString(" " + part)
 			}
 		}

@@ -21,7 +21,7 @@ const (
 var (
 	secretName = regexp.MustCompile(`(?i)` + secretWords + `|(?:^|[-_.])(?:pass|pwd|auth|dsn)(?:$|[-_.])`)
 	// harmlessName is of fields that have the name of a Secret, or a path.
-	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path|key)$`)
+	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$`)
 	secretFlag   = regexp.MustCompile(`(?i)^--?[-\w]*(?:` + secretWords + `)[-\w]*$`)
 
 	// bare are secrets that are known by their form.
@@ -32,11 +32,12 @@ var (
 		`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
 	}, "|"))
 	// header is of HTTP.
-	header = regexp.MustCompile(`(?i)\b(bearer|basic|digest)(\s+)[\w.~+/=-]{6,}`)
+	header = regexp.MustCompile(`(?i)\b(bearer\s+|authorization` + quotes + `?\s*[:=]\s*` + quotes +
+		`?(?:[a-z]+\s+)?)[\w.~+/=-]{6,}`)
 	// userinfo is the password in a URL.
 	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)[^\s/@"']+@`)
 	// named is a value after its name, in quotes or up to the next space. The quotes may be escaped.
-	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*)(` +
+	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|(?:[-\w.]*[-_])?(?:pass|pwd))(` +
 		quotes + `?[ \t]*[:=][ \t]*)(` + strings.Join([]string{
 		`"(?:[^"\\\n]|\\.)*"?`,
 		`\\"(?:[^"\\\n]|\\\\\\"|\\[^"\n])*(?:\\")?`,
@@ -54,7 +55,7 @@ var (
 // keys, passwords in URLs, and what follows a name such as password. Names of Secrets stay.
 func Text(text string) string {
 	text = bare.ReplaceAllString(text, Redacted)
-	text = header.ReplaceAllString(text, "${1}${2}"+Redacted)
+	text = header.ReplaceAllString(text, "${1}"+Redacted)
 	text = userinfo.ReplaceAllString(text, "${1}"+Redacted+"@")
 	text = line.ReplaceAllStringFunc(text, func(s string) string {
 		m := line.FindStringSubmatch(s)

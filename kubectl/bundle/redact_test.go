@@ -31,7 +31,11 @@ func TestText(t *testing.T) {
 			"a\nREDACTED\nb",
 		},
 		{"-----BEGIN PRIVATE KEY-----\nMII", "REDACTED"},
+		{"SECRET_KEY=hunter2 DB_PASS=hunter2 pwd: hunter2", "SECRET_KEY=REDACTED DB_PASS=REDACTED pwd: REDACTED"},
+		{`{"Authorization":"Token hunter2hunter2"}`, `{"Authorization":"Token REDACTED"}`},
 		// What is no secret stays.
+		{"image web, digest sha256:0123456789", "image web, digest sha256:0123456789"},
+		{"bypass: 3, basic settings", "bypass: 3, basic settings"},
 		{"secretName: tor", "secretName: tor"},
 		{`no Secret "tor" has the key password`, `no Secret "tor" has the key password`},
 		{"v1 172.30.0.201 7b3f6a2c eyebright", "v1 172.30.0.201 7b3f6a2c eyebright"},
