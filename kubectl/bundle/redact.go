@@ -16,6 +16,11 @@ const (
 	secretWords = `passw(?:or)?d|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key|auth[-_.]?key`
 	// quotes may be escaped, in JSON that is text in other JSON.
 	quotes = `\\*["']`
+	// inQuotes is text in quotes, which may be escaped once, or more often, or lack their end.
+	inQuotes = `"(?:[^"\\\n]|\\.)*"?|` +
+		`\\"(?:[^"\\\n]|\\\\\\"|\\[^"\n])*(?:\\")?|` +
+		`\\+"(?:[^"\\\n]|\\+[^"\\\n])*\\*"?|` +
+		`'[^'\n]*'?`
 )
 
 var (
@@ -35,18 +40,13 @@ var (
 	header = regexp.MustCompile(`(?i)\b(bearer\s+|authorization` + quotes + `?\s*[:=]\s*` + quotes +
 		`?(?:[a-z]+\s+)?)[\w.~+/=-]{6,}`)
 	// userinfo is the password in a URL.
-	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)[^\s/@"']+@`)
-	// named is a value after its name, in quotes or up to the next space. The quotes may be escaped.
-	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|(?:[-\w.]*[-_])?(?:pass|pwd))(` +
-		quotes + `?[ \t]*[:=][ \t]*)(` + strings.Join([]string{
-		`"(?:[^"\\\n]|\\.)*"?`,
-		`\\"(?:[^"\\\n]|\\\\\\"|\\[^"\n])*(?:\\")?`,
-		`\\+"(?:[^"\\\n]|\\+[^"\\\n])*\\*"?`,
-		`'[^'\n]*'?`,
-		`[^\s"'\\,;&})\]]+`,
-	}, "|") + `)`)
+	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)[^\s/"']*@`)
+	// named is a value after its name, in quotes or up to the next space.
+	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|` +
+		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*[:=][ \t]*)(` + inQuotes + `|[^\s"']+)`)
 	// flagged is the value of a flag, after a space.
-	flagged = regexp.MustCompile(`(?i)(--?[-\w]*(?:` + secretWords + `)[-\w]*[ \t]+)([^\s"'-][^\s"']*)`)
+	flagged = regexp.MustCompile(
+		`(?i)(--?[-\w]*(?:` + secretWords + `)[-\w]*[ \t]+)(` + inQuotes + `|[^\s"'-][^\s"']*)`)
 	// line is a secret in YAML that has spaces and no quotes.
 	line = regexp.MustCompile(`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]+)([^\s"'{\[|>&*][^\n]*)$`)
 )
@@ -71,7 +71,10 @@ func Text(text string) string {
 		}
 		return m[1] + m[2] + m[3] + quoted(m[4])
 	})
-	return flagged.ReplaceAllString(text, "${1}"+Redacted)
+	return flagged.ReplaceAllStringFunc(text, func(s string) string {
+		m := flagged.FindStringSubmatch(s)
+		return m[1] + quoted(m[2])
+	})
 }
 
 var quotedValue = regexp.MustCompile(`^(\\*["'])?.*?(\\*["'])?$`)
