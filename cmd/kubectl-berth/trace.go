@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
@@ -184,8 +185,12 @@ func askSpeaker(ctx context.Context, to *cluster.Clients, pod *corev1.Pod, flags
 	}
 	var said, failed bytes.Buffer
 	err = run.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &said, Stderr: &failed})
-	if text := strings.TrimSpace(failed.String()); err != nil && text != "" {
+	switch text := strings.TrimSpace(failed.String()); {
+	case err == nil:
+	case text != "":
 		err = errors.New(text)
+	case strings.Contains(err.Error(), "is forbidden: "): // the client keeps only the text of the answer
+		err = apierrors.NewForbidden(corev1.Resource("pods/exec"), pod.Name, err)
 	}
 	found, broken := trace.Decode(&said)
 	return found, errors.Join(err, broken)
