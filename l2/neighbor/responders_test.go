@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -207,6 +208,31 @@ func TestRespondersObeyWatchdog(t *testing.T) {
 	}
 	if f := r6.Respond(frametest.Solicitation(t, asker6, held6, held6, true)); f != nil {
 		t.Errorf("NDP answered with %x", f)
+	}
+}
+
+// A question for a known address is told of, answered or not.
+func TestRespondersTellQuestions(t *testing.T) {
+	a := someAnswers()
+	var got []Question
+	asked := func(q Question) { got = append(got, q) }
+	r4 := &ARPResponder{MAC: ours, Table: a, Requests: ignoredCounter{}, Replies: ignoredCounter{}, Asked: asked}
+	r6 := &NDPResponder{
+		MAC: ours, Table: a, Solicitations: ignoredCounter{}, Advertisements: ignoredCounter{}, Asked: asked,
+	}
+	r4.Sighted, r6.Sighted = func(Sighting) {}, func(Sighting) {}
+	for range 2 {
+		r4.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, held4))
+		r6.Respond(frametest.Solicitation(t, asker6, held6, held6, true))
+		a.Watchdog.Stop()
+	}
+	r4.Respond(frametest.ARP(t, arp.OperationRequest, theirs, asker4, netip.MustParseAddr("192.0.2.77")))
+	want := []Question{
+		{held4, asker4, [6]byte(theirs), true}, {held6, asker6, [6]byte(theirs), true},
+		{held4, asker4, [6]byte(theirs), false}, {held6, asker6, [6]byte(theirs), false},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("told of %v, want %v", got, want)
 	}
 }
 
