@@ -25,7 +25,10 @@ func TestEntryOf(t *testing.T) {
 			l2.Observation{Kind: l2.AddressLost, Address: address, Node: "n2", Cause: "peer_ready"},
 			trace.Entry{What: "address lost", Address: address, Node: "n2", Detail: "PeerReady"},
 		},
-		{l2.Observation{Kind: l2.PeerUp, Node: "n2", State: l2.Ready}, trace.Entry{What: "peer up", Node: "n2", Detail: "ready"}},
+		{
+			l2.Observation{Kind: l2.PeerUp, Node: "n2", State: l2.Ready},
+			trace.Entry{What: "peer up", Node: "n2", Detail: "ready"},
+		},
 		{
 			l2.Observation{Kind: l2.Conflict, Address: address, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}},
 			trace.Entry{What: "conflict", Address: address, MAC: trace.MAC{2, 0, 0, 0, 0, 1}},
