@@ -59,12 +59,10 @@ problem, a difference), and 2 if it could not look.`,
 	root.PersistentFlags().
 		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
-		c.reads(whyCommand(c)), lintCommand(c), diffCommand(c), c.reads(doctorCommand(c)),
-		bundleCommand(c), traceCommand(c),
-		c.reads(statusCommand(c)), c.reads(poolsCommand(c)), c.reads(servicesCommand(c)),
-		c.reads(l2Command(c)), c.reads(bgpCommand(c)),
-		rebalanceCommand(c), drainCommand(c), releaseCommand(c), reserveCommand(c), rotateKeyCommand(c),
-		versionCommand(c),
+		whyCommand(c), statusCommand(c), poolsCommand(c), servicesCommand(c), l2Command(c),
+		bgpCommand(c), traceCommand(c), lintCommand(c), diffCommand(c), doctorCommand(c),
+		bundleCommand(c), migrateCommand(c), rebalanceCommand(c), drainCommand(c),
+		releaseCommand(c), reserveCommand(c), rotateKeyCommand(c), versionCommand(c),
 	)
 	addKubectlCompletion(c, root)
 	return root

@@ -92,5 +92,5 @@ func (c *converter) addPool(i item, pool *v1alpha1.LoadBalancerPool) {
 		return
 	}
 	pool.Spec.TakeOver = v1alpha1.TakeOverAlways
-	c.add(i.from, "LoadBalancerPool", pool)
+	c.add(i.from, "LoadBalancerPool", pool, "which takes over the Services that have its addresses")
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/lint"
@@ -118,6 +119,15 @@ func (c *converter) of(group, kind string) []item {
 	return found
 }
 
+// unknown reports objects of a group whose kinds nobody converts.
+func (c *converter) unknown(group string, known ...string) {
+	for _, o := range c.input {
+		if o.GroupVersionKind().Group == group && !slices.Contains(known, o.GetKind()) {
+			c.lacks(nameIn(o), "", "", "this command does not know the kind; look up what it does, and whether Berth has it")
+		}
+	}
+}
+
 func (c *converter) say(from string, outcome Outcome, field, value, message string) {
 	c.report = append(c.report, Line{from, outcome, field, value, message})
 }
@@ -183,6 +193,9 @@ var notInNames = regexp.MustCompile(`[^a-z0-9.]+|[.][-.]+`)
 // valid returns the name as that of an object. What has to be cut or left out makes room for a
 // hash, so that names that differ still do.
 func valid(name string) string {
+	if len(validation.IsDNS1123Subdomain(name)) == 0 {
+		return name
+	}
 	cleaned := notInNames.ReplaceAllStringFunc(strings.ToLower(name), func(text string) string {
 		if text[0] == '.' {
 			return "."
@@ -207,14 +220,13 @@ func (c *converter) nameFor(kind string, i item, wanted string) string {
 		name = strings.TrimRight(base[:min(len(base), longestName-len(suffix))], "-.") + suffix
 	}
 	c.used.Insert(kind + " " + name)
-	if name != wanted {
-		c.note(i.from, "metadata.name", i.name, kind+" "+name+" is its name: the old one is not valid, or in use")
+	key, short := kind+" "+i.namespace+"/"+i.name, kind+" "+i.name
+	if name != wanted && len(c.names[key]) == 0 { // the second of several is expected to be renamed
+		c.note(i.from, "metadata.name", wanted, kind+" "+name+" is its name: the old one is not valid, or in use")
 	}
-	for _, key := range []string{kind + " " + i.namespace + "/" + i.name, kind + " " + i.name} {
-		if key == kind+" "+i.name && len(c.names[key]) > 0 {
-			continue // of the same name in several namespaces the first is meant
-		}
-		c.names[key] = append(c.names[key], name)
+	c.names[key] = append(c.names[key], name)
+	if len(c.names[short]) == 0 { // of the same name in several namespaces the first is meant
+		c.names[short] = c.names[key]
 	}
 	return name
 }
@@ -275,15 +287,22 @@ func (c *converter) judge(ctx context.Context, schemas *lint.Schemas) error {
 	}
 }
 
-// refuse takes out what lint finds wrong: the aggregation of a RouteAnnouncement, without which
-// every address is announced all the same, or else the object.
+// dispensable are fields of a RouteAnnouncement without which it announces the same addresses.
+var dispensable = []string{"aggregation", "localPreference"}
+
+// refuse takes out what lint finds wrong: a field that is dispensable, or else the object.
 func (c *converter) refuse(i int, f lint.Finding) {
 	o := &c.output[i]
-	if strings.HasPrefix(f.Message, "spec.aggregation") {
-		unstructured.RemoveNestedField(o.Object, "spec", "aggregation")
-		c.lacks(o.from, f.Object, "", f.Message+"; it is left out, so each address is announced alone")
-		return
+	for _, field := range dispensable {
+		if strings.HasPrefix(f.Message, "spec."+field) && o.GetKind() == "RouteAnnouncement" {
+			unstructured.RemoveNestedField(o.Object, "spec", field)
+			c.lacks(o.from, f.Object, "", "without "+field+", since Berth would refuse it: "+f.Message)
+			return
+		}
 	}
+	c.report = slices.DeleteFunc(c.report, func(l Line) bool {
+		return l.Object == o.from && l.Outcome == Converted && strings.HasPrefix(l.Message+",", f.Object+",")
+	})
 	c.lacks(o.from, f.Object, "", "Berth would refuse it, so it is left out: "+f.Message)
 	o.Unstructured = nil
 }

@@ -111,7 +111,7 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 		return
 	}
 	families, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "ipFamilies")
-	var usable, kept []string
+	var usable []string
 	for _, text := range external {
 		text = canonical(text)
 		family := string(corev1.IPv4Protocol)
@@ -121,7 +121,6 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 		switch {
 		case e.nodes[text] != "":
 			e.lacks(from, field, text, "it is the address of node "+e.nodes[text]+", which Berth gives to nobody; use a NodePort, or another address")
-			kept = append(kept, text)
 		case len(families) > 0 && !slices.Contains(families, family):
 			e.lacks(from, field, text, "the Service has no "+family+"; add it to spec.ipFamilies first")
 		default:
@@ -132,6 +131,7 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 	if pinned == "" {
 		return
 	}
+	given := strings.Split(pinned, ",")
 	svc := bare(o)
 	annotations := svc.GetAnnotations()
 	if annotations == nil {
@@ -139,7 +139,7 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 	}
 	annotations[v1alpha1.AnnotationAddresses] = pinned
 	e.namespaces.Insert(cmp.Or(o.GetNamespace(), "default"))
-	for text := range strings.SplitSeq(pinned, ",") {
+	for _, text := range given {
 		e.pinned.Insert(text)
 		if users := e.users[text]; len(users) > 1 {
 			// One key for all: who shares what is decided by the addresses.
@@ -149,12 +149,13 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 			}
 		}
 	}
+	kept := slices.DeleteFunc(external, func(text string) bool { return slices.Contains(given, canonical(text)) })
 	e.become(svc, kind, kept)
 	e.addService(from, svc, annotations, svc.GetLabels())
 }
 
 // become makes a Service one of type LoadBalancer, of Berth's class if it is not one already: a
-// class cannot be added later.
+// class cannot be added later. It keeps the external addresses that have no counterpart.
 func (e *externalIPs) become(svc *unstructured.Unstructured, kind string, kept []string) {
 	spec, _ := svc.Object["spec"].(map[string]any)
 	delete(spec, "externalIPs")

@@ -42,8 +42,7 @@ var kubeVIPDialect = dialect{
 		"kube-vip.io/egress":           "Berth does not change the address that Pods send from; use the network plugin's egress gateway",
 		"kube-vip.io/forwardUPNP":      "Berth does not open ports of a router; forward them in the router's configuration",
 	},
-	labels:  map[string]string{"implementation": "kube-vip", "ipam-address": ""},
-	classes: []string{"kube-vip.io/kube-vip-class"},
+	labels: map[string]string{"implementation": "kube-vip", "ipam-address": ""},
 }
 
 // ofKubeVIP reports whether a key of a ConfigMap is one of kube-vip's cloud provider.
@@ -191,7 +190,7 @@ func (c *converter) kubeVIP(i item, env map[string]string, nodes *v1alpha1.Selec
 	if on("bgp_enable") {
 		c.kubeVIPRoutes(i, env, all)
 	}
-	if class := env["lb_class_name"]; class != "" && class != kubeVIPDialect.classes[0] {
+	if class := env["lb_class_name"]; class != "" && !kubeVIPDialect.has(class) {
 		c.lacks(i.from, "env lb_class_name", class, "name the class in the controller's --classes")
 	}
 }

@@ -125,6 +125,9 @@ func fromMetalLB(c *converter) {
 	for _, i := range m.routes {
 		m.route(i)
 	}
+	// The last three are reports of MetalLB's, and not configuration.
+	c.unknown(metallbGroup, "IPAddressPool", "AddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer", "BFDProfile",
+		"Community", "ConfigurationState", "ServiceL2Status", "ServiceBGPStatus")
 	c.services(metallbDialect)
 }
 
@@ -172,7 +175,7 @@ func (m *metallb) convertPools() {
 			pool.Spec.Scopes = scopesOf(a)
 			pool.Spec.Priority = new(reversed(a.Priority, priorities))
 			m.note(i.from, "spec.serviceAllocation.priority", a.Priority,
-				fmt.Sprintf("priority %d: in Berth the highest comes first", *pool.Spec.Priority))
+				fmt.Sprintf("it is priority: %d now, since in Berth the highest comes first", *pool.Spec.Priority))
 		}
 		m.addPool(i, pool)
 	}

@@ -36,8 +36,9 @@ var ErrNothing = errors.New("there is nothing to convert in these files; is --fr
 // Result is what became of the objects of a source.
 type Result struct {
 	// Objects are Berth's, the Secrets that they name, and the Services that had to change.
-	Objects []*unstructured.Unstructured
-	Report  []Line
+	Objects []*unstructured.Unstructured `json:"-"`
+	// Report says what became of each object and field.
+	Report []Line `json:"report"`
 }
 
 // Complete reports whether everything has a counterpart.

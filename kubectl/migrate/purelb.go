@@ -78,6 +78,7 @@ func fromPureLB(c *converter) {
 		i := item{from: "ServiceGroups", name: "default"}
 		c.addSegment(i, i.name, announcement{poolNames: local, nodes: everything(), services: everything()}, nil)
 	}
+	c.unknown(purelbGroup, "ServiceGroup", "LBNodeAgent")
 	c.services(purelbDialect)
 }
 
@@ -94,7 +95,6 @@ var purelbDialect = dialect{
 		"purelb.io/allow-local": "with externalTrafficPolicy: Local, Berth announces from nodes that have endpoints only",
 		"purelb.io/multi-pool":  "a Service has one address of each family; make another Service for each other segment",
 	},
-	classes: []string{"purelb.io/purelb", "purelb.io/purelbv2"},
 }
 
 // serviceGroup makes a pool, and returns its name if it is announced on the nodes' segment.

@@ -16,12 +16,17 @@ import (
 
 // dialect is how Services speak to a load balancer: their annotations, by what they are for.
 type dialect struct {
-	prefixes                  []string // of all annotations, with a slash
+	prefixes                  []string // of its annotations, and of classes
 	addresses, pools, sharing []string
 	written                   []string // by the load balancer, and not by users; a * at the end is for any
 	remedies                  map[string]string
 	labels                    map[string]string // labels that the load balancer sets
-	classes                   []string
+	classes                   []string          // more classes that it serves
+}
+
+// has reports whether a name is the load balancer's.
+func (d dialect) has(name string) bool {
+	return slices.ContainsFunc(d.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // services converts the Services among the input.
@@ -50,8 +55,9 @@ func (c *converter) service(d dialect, o *unstructured.Unstructured) {
 	switch {
 	case kind != string(corev1.ServiceTypeLoadBalancer):
 		return
-	case hasClass && !slices.Contains(d.classes, class):
-		c.note(from, "spec.loadBalancerClass", class, "it is another load balancer's, so the Service stays as it is")
+	case hasClass && !slices.Contains(d.classes, class) && !d.has(class):
+		c.note(from, "spec.loadBalancerClass", class, "it is another load balancer's, so the Service stays as it is; "+
+			"if it is not, name the class in the controller's --classes")
 		return
 	}
 	svc := bare(o)
@@ -88,7 +94,7 @@ func (c *converter) service(d dialect, o *unstructured.Unstructured) {
 func (c *converter) translate(d dialect, o *unstructured.Unstructured, annotations map[string]string) {
 	from := nameIn(o)
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
-		if !slices.ContainsFunc(d.prefixes, func(p string) bool { return strings.HasPrefix(key, p) }) {
+		if !d.has(key) {
 			continue
 		}
 		value := annotations[key]
