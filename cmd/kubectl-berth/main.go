@@ -59,10 +59,11 @@ problem, a difference), and 2 if it could not look.`,
 	root.PersistentFlags().
 		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
-		whyCommand(c), statusCommand(c), poolsCommand(c), servicesCommand(c), l2Command(c),
-		bgpCommand(c), traceCommand(c), lintCommand(c), diffCommand(c), doctorCommand(c),
-		bundleCommand(c), migrateCommand(c), rebalanceCommand(c), drainCommand(c),
-		releaseCommand(c), reserveCommand(c), rotateKeyCommand(c), versionCommand(c),
+		c.reads(whyCommand(c)), c.reads(statusCommand(c)), c.reads(poolsCommand(c)),
+		c.reads(servicesCommand(c)), c.reads(l2Command(c)), c.reads(bgpCommand(c)), traceCommand(c),
+		lintCommand(c), diffCommand(c), c.reads(doctorCommand(c)), bundleCommand(c),
+		migrateCommand(c), rebalanceCommand(c), drainCommand(c), releaseCommand(c),
+		reserveCommand(c), rotateKeyCommand(c), versionCommand(c),
 	)
 	addKubectlCompletion(c, root)
 	return root

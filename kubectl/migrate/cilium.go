@@ -149,9 +149,11 @@ func (c *converter) ciliumL2Policy(i item, spec ciliumL2Policy) {
 	}
 	var interfaces []string
 	for _, expression := range spec.Interfaces {
-		if pattern, ok := c.shellPattern(i.from, "spec.interfaces", expression); ok && !slices.Contains(interfaces, pattern) {
+		pattern, ok := c.shellPattern(i.from, "spec.interfaces", expression)
+		if ok && !slices.Contains(interfaces, pattern) {
 			interfaces = append(interfaces, pattern)
 		}
 	}
-	c.addSegment(i, i.name, announcement{pools: everything(), nodes: selectorOf(spec.NodeSelector), services: services}, interfaces)
+	a := announcement{pools: everything(), nodes: selectorOf(spec.NodeSelector), services: services}
+	c.addSegment(i, i.name, a, interfaces)
 }

@@ -120,9 +120,11 @@ func (c *converter) ciliumBGP() {
 			for _, peer := range instance.Peers {
 				config, known := configs[peer.PeerConfigRef.Name]
 				if name := peer.PeerConfigRef.Name; name != "" && !known {
-					c.lacks(i.from, "peers "+peer.Name+": peerConfigRef", name, "it is not among these files; the BGPNeighbor has the defaults")
+					c.lacks(i.from, "peers "+peer.Name+": peerConfigRef", name,
+						"it is not among these files; the BGPNeighbor has the defaults")
 				}
-				if name := c.ciliumPeer(i, items[peer.PeerConfigRef.Name], selectorOf(spec.NodeSelector), instance, peer, config); name != "" {
+				of, nodes := items[peer.PeerConfigRef.Name], selectorOf(spec.NodeSelector)
+				if name := c.ciliumPeer(i, of, nodes, instance, peer, config); name != "" {
 					targets = append(targets, ciliumTargets{config.Families, []string{name}})
 				}
 			}
@@ -139,7 +141,8 @@ func (c *converter) ciliumBGP() {
 		}
 	}
 	for _, i := range c.of(ciliumGroup, "CiliumBGPPeeringPolicy") {
-		c.lacks(i.from, "", "", "it is of the old control plane; write the CiliumBGPClusterConfig that came after it, and convert that, or BGPNeighbors")
+		c.lacks(i.from, "", "", "it is of the old control plane; write the CiliumBGPClusterConfig that came after it, "+
+			"and convert that, or BGPNeighbors")
 	}
 }
 
@@ -149,20 +152,22 @@ func (c *converter) ciliumPeer(
 ) string {
 	from, field := i.from, "peers "+peer.Name
 	spec := v1alpha1.BGPNeighborSpec{
-		LocalASN: instance.LocalASN, RemoteASN: peer.PeerASN, Address: strings.TrimSpace(peer.PeerAddress), NodeSelector: nodes,
-		Port: config.Transport.PeerPort,
+		LocalASN: instance.LocalASN, RemoteASN: peer.PeerASN, Address: strings.TrimSpace(peer.PeerAddress),
+		NodeSelector: nodes, Port: config.Transport.PeerPort,
 	}
 	if spec.Port == 179 {
 		spec.Port = 0
 	}
 	if peer.PeerASN == 0 {
 		spec.RemoteType = v1alpha1.RemoteExternal
-		c.note(from, field+": peerASN", 0, "remoteType: External accepts any AS but our own; write Internal if the router is in ours")
+		c.note(from, field+": peerASN", 0,
+			"remoteType: External accepts any AS but our own; write Internal if the router is in ours")
 	}
 	if discovery := peer.AutoDiscovery; discovery != nil {
 		spec.Interface = discovery.Unnumbered.Interface
 		if discovery.Mode == "DefaultGateway" {
-			c.lacks(from, field+": autoDiscovery", discovery.Mode, "Berth does not look for routers; write a BGPNeighbor with the gateway's address, by node if they differ")
+			c.lacks(from, field+": autoDiscovery", discovery.Mode, "Berth does not look for routers; "+
+				"write a BGPNeighbor with the gateway's address, by node if they differ")
 			return ""
 		}
 	}
@@ -228,7 +233,8 @@ func (c *converter) ciliumAdvertisements(i item, spec ciliumAdvertisements, targ
 		}
 	}
 	if len(to) == 0 {
-		c.note(i.from, "metadata.labels", labels.Set(i.labels).String(), "no family of a CiliumBGPPeerConfig in use selects it, so nothing is announced")
+		c.note(i.from, "metadata.labels", labels.Set(i.labels).String(),
+			"no family of a CiliumBGPPeerConfig in use selects it, so nothing is announced")
 		return
 	}
 	for _, a := range spec.Advertisements {
@@ -238,12 +244,14 @@ func (c *converter) ciliumAdvertisements(i item, spec ciliumAdvertisements, targ
 
 func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, to []string) {
 	if a.AdvertisementType != "Service" {
-		c.lacks(i.from, "advertisementType", a.AdvertisementType, "Berth announces addresses of Services only; leave this to Cilium")
+		c.lacks(i.from, "advertisementType", a.AdvertisementType,
+			"Berth announces addresses of Services only; leave this to Cilium")
 		return
 	}
 	for _, kind := range a.Service.Addresses {
 		if kind != "LoadBalancerIP" {
-			c.lacks(i.from, "service.addresses", kind, "Berth announces addresses of pools only; leave this to Cilium, or convert external addresses by --from external-ips")
+			c.lacks(i.from, "service.addresses", kind, "Berth announces addresses of pools only; leave this to Cilium, "+
+				"or convert external addresses by --from external-ips")
 		}
 	}
 	if !slices.Contains(a.Service.Addresses, "LoadBalancerIP") {
@@ -258,7 +266,9 @@ func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, to []stri
 		return
 	}
 	texts := a.Attributes.Communities
-	communities, ok := c.communities(i.from, "attributes.communities", slices.Concat(texts.Standard, wellKnown(texts.WellKnown), texts.Large))
+	communities, ok := c.communities(
+		i.from, "attributes.communities", slices.Concat(texts.Standard, wellKnown(texts.WellKnown), texts.Large),
+	)
 	if !ok {
 		return
 	}
@@ -268,7 +278,8 @@ func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, to []stri
 		}
 		return max(*n, 1) // 0 is the default route, which is too short, too
 	}
-	c.addRoute(i, i.name, announcement{pools: everything(), nodes: everything(), services: services}, v1alpha1.RouteAnnouncementSpec{
+	all := announcement{pools: everything(), nodes: everything(), services: services}
+	c.addRoute(i, i.name, all, v1alpha1.RouteAnnouncementSpec{
 		NeighborNames: to, Communities: communities, LocalPreference: a.Attributes.LocalPreference,
 		Aggregation: c.aggregation(i.from, "service.aggregationLengthIPv4", "service.aggregationLengthIPv6",
 			length(a.Service.AggregationLengthIPv4), length(a.Service.AggregationLengthIPv6)),
@@ -300,7 +311,8 @@ func (c *converter) ciliumOverride(i item, spec ciliumCluster) {
 			c.addSpeaker(i, i.name, instance.RouterID)
 		}
 		if instance.LocalASN != 0 {
-			c.lacks(i.from, field+": localASN", instance.LocalASN, "write a BGPNeighbor for this node, with its localASN, and have the other not select it")
+			c.lacks(i.from, field+": localASN", instance.LocalASN,
+				"write a BGPNeighbor for this node, with its localASN, and have the other not select it")
 		}
 		if instance.LocalPort != 0 {
 			c.lacks(i.from, field+": localPort", instance.LocalPort, "speakers listen on port 179, if at all")

@@ -159,7 +159,8 @@ func decode[T any](c *converter, from, field string, value map[string]any) (into
 		if unquoted, err := strconv.Unquote(path); err == nil {
 			path = unquoted
 		}
-		c.lacks(from, field+"."+path, "", "this command does not know the field; look up what it does, and whether Berth has it")
+		c.lacks(from, field+"."+path, "",
+			"this command does not know the field; look up what it does, and whether Berth has it")
 	}
 	return into, true
 }
@@ -258,7 +259,8 @@ func (c *converter) objects() []*unstructured.Unstructured {
 	return objects
 }
 
-// judge takes objects out that Berth would refuse, until it refuses none, and reports what lint says.
+// judge takes objects out that Berth would refuse, until it refuses none, and reports what lint
+// says.
 func (c *converter) judge(ctx context.Context, schemas *lint.Schemas) error {
 	for {
 		files := make([]lint.File, len(c.output))

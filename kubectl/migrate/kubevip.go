@@ -73,7 +73,8 @@ func (c *converter) kubeVIPPools(i item, data map[string]string) {
 				"write it into interfaces of a SegmentAnnouncement that selects LoadBalancerPool "+namespace)
 		case key == "search-order", key == "skip-end-ips-in-cidr", strings.HasPrefix(key, "allow-share-"):
 		default:
-			c.lacks(from, "data."+key, "", "this command does not know the key; look up what it does, and whether Berth has it")
+			c.lacks(from, "data."+key, "",
+				"this command does not know the key; look up what it does, and whether Berth has it")
 		}
 	}
 	own := sets.KeySet(entries).Delete(global)
@@ -89,7 +90,7 @@ func (c *converter) kubeVIPPools(i item, data map[string]string) {
 		}
 		pool := &v1alpha1.LoadBalancerPool{Spec: v1alpha1.LoadBalancerPoolSpec{Scopes: []v1alpha1.PoolScope{scope}}}
 		pool.Name = c.nameFor("LoadBalancerPool", i, namespace)
-		texts := slices.DeleteFunc(strings.Split(data[key], ","), func(text string) bool { return strings.TrimSpace(text) == "" })
+		texts := strings.FieldsFunc(data[key], func(r rune) bool { return r == ',' })
 		pool.Spec.Addresses = c.addressesOf(from, "data."+key, texts, data["skip-end-ips-in-cidr"] != "true")
 		c.addPool(i, pool)
 	}
@@ -141,7 +142,8 @@ func (c *converter) kubeVIPPod(o *unstructured.Unstructured) {
 			continue
 		}
 		if len(pod.Affinity) > 0 {
-			c.note(nameIn(o), strings.Join(path, ".")+".affinity", "", "write what nodes it allows into nodeSelector of the announcements")
+			c.note(nameIn(o), strings.Join(path, ".")+".affinity", "",
+				"write what nodes it allows into nodeSelector of the announcements")
 		}
 		nodes := everything()
 		if len(pod.NodeSelector) > 0 {

@@ -1,8 +1,11 @@
 package migrate
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,20 +19,8 @@ func (c *converter) kubeVIPRoutes(i item, env map[string]string, all announcemen
 		local = 65000 // kube-vip's default
 		c.note(i.from, "env bgp_as", env["bgp_as"], "it is not written, so kube-vip has 65000")
 	}
-	peers := strings.Split(env["bgp_peers"], ",")
-	if env["bgp_peers"] == "" {
-		peers = nil
-	}
-	if address := env["bgp_peeraddress"]; address != "" {
-		if strings.Contains(address, ":") {
-			address = "[" + address + "]"
-		}
-		peers = append(peers, strings.Join([]string{
-			address, env["bgp_peeras"], env["bgp_peerpass"], env["bgp_multihop"],
-		}, ":"))
-	}
 	var names []string
-	for n, text := range peers {
+	for n, text := range kubeVIPPeers(env) {
 		// The text is not reported: there may be a password in it.
 		field := fmt.Sprintf("env bgp_peers[%d]", n)
 		if text = strings.TrimSpace(text); text == "" {
@@ -47,7 +38,8 @@ func (c *converter) kubeVIPRoutes(i item, env map[string]string, all announcemen
 		c.setTimes(i.from, &spec, "env bgp_hold_time", inSeconds(env["bgp_hold_time"]),
 			"env bgp_keepalive_interval", inSeconds(env["bgp_keepalive_interval"]))
 		if ip := env["bgp_sourceip"]; ip != "" {
-			c.note(i.from, "env bgp_sourceip", ip, "one address fits one node only; take sourceAddress out where it is not an anycast address")
+			c.note(i.from, "env bgp_sourceip", ip,
+				"one address fits one node only; take sourceAddress out where it is not an anycast address")
 			spec.SourceAddress = ip
 		}
 		o := &v1alpha1.BGPNeighbor{Spec: spec}
@@ -58,14 +50,9 @@ func (c *converter) kubeVIPRoutes(i item, env map[string]string, all announcemen
 		c.add(i.from, "BGPNeighbor", o)
 		names = append(names, o.Name)
 	}
-	for _, f := range []struct{ name, remedy string }{
-		{"bgp_routerid", "in Berth each node has a router ID of its own; write spec.bgp.routerID of the Speakers, by node, if they need one"},
-		{"bgp_routerinterface", "Berth's router ID is the node's IPv4 address; write spec.bgp.routerID of the Speakers, by node, for another one"},
-		{"bgp_sourceif", "the kernel chooses by its routes; write sourceAddress of the BGPNeighbors, by node, if it is another one"},
-		{"mpbgp_nexthop", "Berth chooses next hops by nextHop of the BGPNeighbor"},
-	} {
-		if env[f.name] != "" {
-			c.lacks(i.from, "env "+f.name, env[f.name], f.remedy)
+	for _, name := range slices.Sorted(maps.Keys(bgpRemedies)) {
+		if env[name] != "" {
+			c.lacks(i.from, "env "+name, env[name], bgpRemedies[name])
 		}
 	}
 	if len(names) == 0 {
@@ -73,6 +60,32 @@ func (c *converter) kubeVIPRoutes(i item, env map[string]string, all announcemen
 		return
 	}
 	c.addRoute(i, i.name, all, v1alpha1.RouteAnnouncementSpec{NeighborNames: names})
+}
+
+// bgpRemedies are settings without a counterpart.
+var bgpRemedies = map[string]string{
+	"bgp_routerid": "in Berth each node has a router ID of its own; " +
+		"write spec.bgp.routerID of the Speakers, by node, if they need one",
+	"bgp_routerinterface": "Berth's router ID is the node's IPv4 address; " +
+		"write spec.bgp.routerID of the Speakers, by node, for another one",
+	"bgp_sourceif": "the kernel chooses by its routes; " +
+		"write sourceAddress of the BGPNeighbors, by node, if it is another one",
+	"mpbgp_nexthop": "Berth chooses next hops by nextHop of the BGPNeighbor",
+}
+
+// kubeVIPPeers returns the peers as bgp_peers has them; the one that has variables of its own is
+// the last.
+func kubeVIPPeers(env map[string]string) []string {
+	peers := strings.Split(env["bgp_peers"], ",")
+	if address := env["bgp_peeraddress"]; address != "" {
+		if strings.Contains(address, ":") {
+			address = "[" + address + "]"
+		}
+		peers = append(peers, strings.Join([]string{
+			address, env["bgp_peeras"], env["bgp_peerpass"], env["bgp_multihop"],
+		}, ":"))
+	}
+	return peers
 }
 
 // inSeconds writes a number of seconds as a time.
@@ -91,7 +104,7 @@ func kubeVIPPeer(text string) (spec v1alpha1.BGPNeighborSpec, password string, e
 	if strings.HasPrefix(rest, "[") {
 		address, after, closed := strings.Cut(rest[1:], "]")
 		if !closed {
-			return spec, "", fmt.Errorf("the address has no closing bracket")
+			return spec, "", errors.New("the address has no closing bracket")
 		}
 		spec.Address, rest = address, after
 	}
@@ -103,7 +116,7 @@ func kubeVIPPeer(text string) (spec v1alpha1.BGPNeighborSpec, password string, e
 		spec.Address = parts[0]
 	}
 	if _, err := netip.ParseAddr(spec.Address); err != nil && !unnumbered {
-		return spec, "", fmt.Errorf("it does not begin with an address")
+		return spec, "", errors.New("it does not begin with an address")
 	}
 	switch asn, err := strconv.ParseInt(parts[1], 10, 64); {
 	case err == nil:
@@ -111,7 +124,7 @@ func kubeVIPPeer(text string) (spec v1alpha1.BGPNeighborSpec, password string, e
 	case unnumbered:
 		spec.RemoteType = v1alpha1.RemoteExternal
 	default:
-		return spec, "", fmt.Errorf("the AS number is not a number")
+		return spec, "", errors.New("the AS number is not a number")
 	}
 	if parts[3] == "true" && !unnumbered {
 		spec.EBGPMultihop = 255

@@ -50,8 +50,9 @@ func convert(t testing.TB, s *lint.Schemas, source, text string) (yamlText, repo
 	return strings.Join(documents, "---\n"), strings.Join(lines, ""), result
 }
 
-// Each file of testdata is a configuration, and what becomes of it. The file's name begins with that
-// of the source. All that comes out has to be right by the schemas, the rules and the compiler.
+// Each file of testdata is a configuration, and what becomes of it. The file's name begins with
+// that of the source. All that comes out has to be right by the schemas, the rules and the
+// compiler.
 func TestGolden(t *testing.T) {
 	s := newSchemas(t)
 	paths, err := filepath.Glob("testdata/*.txtar")
@@ -137,7 +138,9 @@ func TestNames(t *testing.T) {
 	long := strings.Repeat("a", 300)
 	c := newConverter("berth-system", nil)
 	var got []string
-	for _, name := range []string{"office", "office", "Rack 7 / tor", "--", long, long + "b", "a..b.-c", strings.Repeat("b", 253)} {
+	for _, name := range []string{
+		"office", "office", "Rack 7 / tor", "--", long, long + "b", "a..b.-c", strings.Repeat("b", 253),
+	} {
 		got = append(got, c.nameFor("BGPNeighbor", item{from: "x", name: name}, name))
 	}
 	got = append(got, c.nameFor("BGPNeighbor", item{from: "x"}, strings.Repeat("b", 253)))
@@ -155,14 +158,16 @@ func TestNames(t *testing.T) {
 
 func TestWhatCannotBeConverted(t *testing.T) {
 	s := newSchemas(t)
-	if _, err := From(t.Context(), s, "lvs", "berth-system", nil); err == nil || !strings.Contains(err.Error(), "metallb") {
+	_, err := From(t.Context(), s, "lvs", "berth-system", nil)
+	if err == nil || !strings.Contains(err.Error(), "metallb") {
 		t.Errorf("an unknown source: %v", err)
 	}
 	if _, err := From(t.Context(), s, "metallb", "berth-system", nil); err == nil {
 		t.Error("nothing to convert is not an error")
 	}
 	for _, text := range []string{"kind: [", "a: b", "- x", "kind: XList\nitems: [1]\n"} {
-		if _, err := Read(lint.File{Name: "f.yaml", Text: []byte(text)}); err == nil || !strings.Contains(err.Error(), "f.yaml") {
+		_, err := Read(lint.File{Name: "f.yaml", Text: []byte(text)})
+		if err == nil || !strings.Contains(err.Error(), "f.yaml") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -45,7 +45,8 @@ func milliseconds(n int64) v1alpha1.Duration {
 
 func seconds(n int64) v1alpha1.Duration { return v1alpha1.Duration(strconv.FormatInt(n, 10) + "s") }
 
-// setTimes sets the times of a session. A keepalive time that is not below the hold time is left out.
+// setTimes sets the times of a session. A keepalive time that is not below the hold time is left
+// out.
 func (c *converter) setTimes(from string, spec *v1alpha1.BGPNeighborSpec, holdField, hold, keepField, keep string) {
 	spec.HoldTime = c.wholeSeconds(from, holdField, hold, 3*time.Second, 18*time.Hour)
 	spec.KeepaliveTime = c.wholeSeconds(from, keepField, keep, time.Second, 18*time.Hour)
@@ -129,7 +130,8 @@ func (c *converter) communities(from, field string, texts []string) (converted [
 		}
 		parsed, err := community.Parse(short)
 		if err != nil {
-			c.lacks(from, field, text, err.Error()+"; without it routes could go where they should not, so nothing is announced")
+			c.lacks(from, field, text,
+				err.Error()+"; without it routes could go where they should not, so nothing is announced")
 			return nil, false
 		}
 		converted = append(converted, parsed.String())
@@ -148,7 +150,9 @@ func (c *converter) aggregation(from, field4, field6 string, v4, v6 int32) *v1al
 		switch {
 		case f.length == 0 || f.length == f.max:
 		case f.length < f.min || f.length > f.max:
-			c.lacks(from, f.field, f.length, fmt.Sprintf("Berth announces prefixes of /%d and longer; each address is announced alone", f.min))
+			c.lacks(from, f.field, f.length, fmt.Sprintf(
+				"Berth announces prefixes of /%d and longer; each address is announced alone", f.min,
+			))
 		default:
 			*f.into = f.length
 		}

@@ -104,7 +104,8 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 		pools, field = spec.Remote, "spec.remote"
 	}
 	if pools == nil {
-		c.lacks(i.from, "spec", "", "Berth gives addresses of its own pools only; make a LoadBalancerPool of those that the other system set apart")
+		c.lacks(i.from, "spec", "", "Berth gives addresses of its own pools only; "+
+			"make a LoadBalancerPool of those that the other system set apart")
 		return nil
 	}
 	pool := &v1alpha1.LoadBalancerPool{Spec: v1alpha1.LoadBalancerPoolSpec{Scopes: everyService()}}
@@ -121,13 +122,14 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 		c.note(i.from, "metadata.name", i.name, "allocation: OnRequest, since only Services that name it get its addresses")
 	}
 	if pools.MultiPool {
-		c.lacks(i.from, field+".multiPool", true, "a Service has one address of each family; make another Service for each other segment")
+		c.lacks(i.from, field+".multiPool", true, purelbDialect.remedies["purelb.io/multi-pool"])
 	}
 	if pools.BalancePools {
 		c.lacks(i.from, field+".balancePools", true, "Berth gives the lowest free address first")
 	}
 	if pools.SkipIPv6DAD {
-		c.lacks(i.from, field+".skipIPv6DAD", true, "Berth asks for each address before it uses it; that takes a second at most")
+		c.lacks(i.from, field+".skipIPv6DAD", true,
+			"Berth asks for each address before it uses it; that takes a second at most")
 	}
 	c.addPool(i, pool)
 	if len(pool.Spec.Addresses) == 0 {
@@ -142,7 +144,8 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 			NeighborSelector: everything(),
 			Aggregation:      c.aggregation(i.from, field, field, v4, v6),
 		})
-	c.lacks(i.from, field, "", "PureLB leaves BGP to routing software; write a BGPNeighbor for each router, and end that software's sessions")
+	c.lacks(i.from, field, "", "PureLB leaves BGP to routing software; write a BGPNeighbor for each router, "+
+		"and end that software's sessions")
 	return nil
 }
 
@@ -187,7 +190,8 @@ func (c *converter) pureLBAggregation(i item, field string, pools []serviceGroup
 		bits := subnet.Bits()
 		if text := strings.TrimPrefix(p.Aggregation, "/"); text != "" && text != "default" {
 			if bits, err = strconv.Atoi(text); err != nil || bits < 0 || bits > subnet.Addr().BitLen() {
-				c.lacks(i.from, field+".aggregation", p.Aggregation, "it is not the length of a prefix; each address is announced alone")
+				c.lacks(i.from, field+".aggregation", p.Aggregation,
+					"it is not the length of a prefix; each address is announced alone")
 				continue
 			}
 		}
@@ -196,7 +200,9 @@ func (c *converter) pureLBAggregation(i item, field string, pools []serviceGroup
 			into = &v4
 		}
 		if *into != 0 && *into != int32(bits) {
-			c.lacks(i.from, field+".aggregation", fmt.Sprintf("/%d", bits), fmt.Sprintf("an announcement has one length for a family, here %d; write another one, for a pool of its own", *into))
+			c.lacks(i.from, field+".aggregation", fmt.Sprintf("/%d", bits), fmt.Sprintf(
+				"an announcement has one length for a family, here %d; write another one, for a pool of its own", *into,
+			))
 			continue
 		}
 		*into = int32(bits)
@@ -213,7 +219,8 @@ func (c *converter) nodeAgent(i item, spec nodeAgent, pools []string) {
 	var interfaces []string
 	if local := spec.Local; local != nil {
 		if len(local.AddressGuard) > 0 {
-			c.lacks(i.from, "spec.local.addressGuard", "", "Berth does not filter what comes to an address; write a firewall rule")
+			c.lacks(i.from, "spec.local.addressGuard", "",
+				"Berth does not filter what comes to an address; write a firewall rule")
 		}
 		for _, pattern := range append([]string{local.LocalInt, local.LocalInterface}, local.Interfaces...) {
 			if pattern != "" && pattern != "default" {
@@ -223,5 +230,6 @@ func (c *converter) nodeAgent(i item, spec nodeAgent, pools []string) {
 			}
 		}
 	}
-	c.addSegment(i, i.name, announcement{poolNames: pools, nodes: selectorOf(spec.NodeSelector), services: everything()}, interfaces)
+	a := announcement{poolNames: pools, nodes: selectorOf(spec.NodeSelector), services: everything()}
+	c.addSegment(i, i.name, a, interfaces)
 }

@@ -29,8 +29,8 @@ func selectorOf(s *metav1.LabelSelector) *v1alpha1.Selector {
 	return converted
 }
 
-// anyOf returns selectors of which one matches where one of these does: {} for none, and a single
-// one if all of them list values of the same label.
+// anyOf returns selectors that together match what these match: {} for none, and a single one if
+// all of them list values of the same label.
 func anyOf(selectors []metav1.LabelSelector) []*v1alpha1.Selector {
 	if len(selectors) == 0 {
 		return []*v1alpha1.Selector{everything()}
@@ -122,11 +122,12 @@ func (c *converter) addRoute(i item, wanted string, a announcement, spec v1alpha
 var simple = regexp.MustCompile(`^\^?[A-Za-z0-9_@:-]*(\[0-9\]\+|\[0-9\]\*|\\d\+|[.][*+])?\$?$`)
 
 // shellPattern converts a regular expression for names of interfaces. One that may match in the
-// midst of a name is taken to mean its beginning: eth.* is not meant for the veth of a Pod. One that
-// a shell pattern cannot say is reported.
+// midst of a name is taken to mean its beginning: eth.* is not meant for the veth of a Pod. One
+// that a shell pattern cannot say is reported.
 func (c *converter) shellPattern(from, field, expression string) (pattern string, ok bool) {
 	if !simple.MatchString(expression) || strings.Trim(expression, "^$") == "" {
-		c.lacks(from, field, expression, "Berth has names and shell patterns for interfaces, such as eth*; write those into spec.interfaces")
+		c.lacks(from, field, expression,
+			"Berth has names and shell patterns for interfaces, such as eth*; write those into spec.interfaces")
 		return "", false
 	}
 	body, begins := strings.CutPrefix(expression, "^")
