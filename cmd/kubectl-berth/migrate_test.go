@@ -25,7 +25,10 @@ func TestMigrate(t *testing.T) {
 		code     int
 		out, err string // in the output, and in the report
 	}{
-		{"all is converted", fromMetalLB, []string{"--from", "metallb", "-"}, exitFine, "kind: LoadBalancerPool", "converted"},
+		{
+			"all is converted", fromMetalLB,
+			[]string{"--from", "metallb", "-"}, exitFine, "kind: LoadBalancerPool", "converted",
+		},
 		{
 			"a field has no counterpart", strings.Replace(fromMetalLB, "spec: {", "spec: {color: blue, ", 1),
 			[]string{"--from", "metallb", "-o", "json", "-"}, exitFinds, "kind: LoadBalancerPool", `"field": "spec.color"`,

@@ -40,6 +40,7 @@ var kubeVIPDialect = dialect{
 		"kube-vip.io/serviceInterface": "write interfaces of a SegmentAnnouncement that selects the Service by a label",
 		"kube-vip.io/serviceVLAN":      "write the VLAN's interface into interfaces of a SegmentAnnouncement that selects the Service by a label",
 		"kube-vip.io/egress":           "Berth does not change the address that Pods send from; use the network plugin's egress gateway",
+		"kube-vip.io/ignore":           "Berth serves it all the same; give the Service a loadBalancerClass that nobody serves",
 		"kube-vip.io/forwardUPNP":      "Berth does not open ports of a router; forward them in the router's configuration",
 	},
 	labels: map[string]string{"implementation": "kube-vip", "ipam-address": ""},
@@ -138,7 +139,12 @@ func (c *converter) kubeVIPPod(o *unstructured.Unstructured) {
 		for _, e := range container.Env {
 			env[e.Name] = e.Value
 		}
-		if !strings.Contains(container.Image, "kube-vip") || env["svc_enable"]+env["cp_enable"] == "" {
+		if !strings.Contains(container.Image, "kube-vip") || strings.Contains(container.Image, "cloud-provider") {
+			continue
+		}
+		if env["svc_enable"]+env["cp_enable"] == "" {
+			c.lacks(nameIn(o), strings.Join(path, ".")+".containers", container.Image,
+				"its settings are not in env, where this command looks; write announcements")
 			continue
 		}
 		if len(pod.Affinity) > 0 {
