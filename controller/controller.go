@@ -21,6 +21,7 @@ import (
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/allocation"
@@ -53,6 +54,9 @@ type Options struct {
 	// ReleaseOutside takes away addresses at once that are no longer in a pool. Otherwise they stay in
 	// service until a pool covers them or the annotation berth.dev/release names them.
 	ReleaseOutside bool
+	// Honored are the load balancers whose annotations on Services count beside Berth's own, while a
+	// cluster changes over.
+	Honored dialect.Honored
 	// MetricsPerService adds metrics with one series for each Service.
 	MetricsPerService bool
 	// Workers is how many goroutines reconcile Services, at least 1. Default: 4.
@@ -168,7 +172,10 @@ func (c *Controller) enqueueAll() {
 		switch {
 		case len(svc.Status.LoadBalancer.Ingress) > 0:
 			return 0
-		case svc.Spec.LoadBalancerIP != "" || svc.Annotations[v1alpha1.AnnotationAddresses] != "":
+		case svc.Spec.LoadBalancerIP != "":
+			return 1
+		}
+		if _, named := c.Honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses); named != "" {
 			return 1
 		}
 		return 2

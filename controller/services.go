@@ -180,7 +180,7 @@ func (c *Controller) requestOf(svc *corev1.Service, whose service.Ownership) req
 		return request{}
 	}
 	asked, err := service.RequestOf(
-		svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name),
+		svc, c.namespaceLabels(svc.Namespace), c.snapshot.Load(), c.reservedFor(svc.Namespace, svc.Name), c.Honored,
 	)
 	return request{asked, err}
 }

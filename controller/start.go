@@ -73,7 +73,8 @@ func New(o Options) (*Controller, error) {
 	}
 	c.allocations = allocation.New(allocation.Config{
 		Queue: queues{c}, Logger: o.Logger, Services: c.informers.services,
-		Rest: o.Rest, ReleaseOutside: o.ReleaseOutside, ReservationsPerNamespace: o.ReservationsPerNamespace,
+		Honored: o.Honored, Rest: o.Rest, ReleaseOutside: o.ReleaseOutside,
+		ReservationsPerNamespace: o.ReservationsPerNamespace,
 	})
 	c.recordKey.Store(&[]byte{})
 	c.snapshot.Store(&config.Snapshot{})

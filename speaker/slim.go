@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/object"
 )
@@ -34,8 +35,8 @@ func slimService(o any) (any, error) {
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		slim.Labels = svc.Labels
 	}
-	if key, ok := svc.Annotations[v1alpha1.AnnotationSharingKey]; ok {
-		slim.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: short(key)}
+	if name, key := dialect.Everyone().Lookup(svc.Annotations, v1alpha1.AnnotationSharingKey); key != "" {
+		slim.Annotations = map[string]string{name: short(key)}
 	}
 	if object.BoundByOthers(svc) {
 		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, annotationBound, "")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller"
 	"github.com/berth-lb/berth/internal/async"
@@ -40,7 +42,7 @@ func controllerCommand() *cobra.Command {
 	var options controller.Options
 	var identity string
 	var provider bool
-	var serviceCIDRs, podCIDRs []string
+	var serviceCIDRs, podCIDRs, honored []string
 	c := &cobra.Command{
 		Use:   "controller",
 		Short: "Give addresses to Services of type LoadBalancer",
@@ -59,6 +61,9 @@ func controllerCommand() *cobra.Command {
 			}
 			if options.PodCIDRs, err = parsePrefixes(podCIDRs); err != nil {
 				return fmt.Errorf("--pod-cidrs: %w", err)
+			}
+			if options.Honored, err = dialect.Parse(honored); err != nil {
+				return fmt.Errorf("--honor-annotations: %w", err)
 			}
 			if options.Rest < heart.YieldsAfter {
 				flags.logger().Warn("a freed address may be answered for by a node that has lost the API server when another Service has it by now",
@@ -81,6 +86,7 @@ func controllerCommand() *cobra.Command {
 		"the most AddressReservations of a namespace that are in effect",
 	)
 	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "release addresses at once that no LoadBalancerPool covers any more; by default they stay in service until a pool covers them or the annotation berth.dev/release names them")
+	c.Flags().StringSliceVar(&honored, "honor-annotations", nil, "load balancers whose annotations on Services count where Berth's own are missing, while a cluster changes over: "+strings.Join(dialect.Names(), ", "))
 	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
 	c.Flags().IntVar(&options.Workers, "workers", 4, "how many Services are processed at the same time")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")

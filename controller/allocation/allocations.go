@@ -10,6 +10,7 @@ import (
 	"go4.org/netipx"
 	corelisters "k8s.io/client-go/listers/core/v1"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/ipam"
@@ -32,6 +33,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Services looks up a Service, as the cache has it.
 	Services corelisters.ServiceLister
+	// Honored are the load balancers whose annotations count beside Berth's own.
+	Honored dialect.Honored
 	// Rest is how long a freed address is given only to the Service that had it. Zero: it is not.
 	Rest time.Duration
 	// ReleaseOutside takes away addresses at once that are no longer in a pool.

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-lb/berth/config/record"
-	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -50,12 +49,12 @@ func (a *Allocations) adopt(key string, svc *corev1.Service, given record.Record
 		return nil
 	}
 	if given.Request == "" {
-		given.Request = record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools))
+		given.Request = service.PoolsDigest(svc, a.config.Honored)
 	}
 	given.UID = svc.UID
 	a.given[key] = given
 	for _, address := range addresses {
-		if err := a.allocator.Hold(key, address, service.TermsOf(svc)); err != nil {
+		if err := a.allocator.Hold(key, address, service.TermsOf(svc, a.config.Honored)); err != nil {
 			lost = append(lost, fmt.Errorf("%s: %w", address, err))
 		}
 	}
@@ -277,7 +276,7 @@ func (a *Allocations) vacate(key string) {
 func (a *Allocations) TakeOver(key string, svc *corev1.Service, isTakenOver func(key string) bool) error {
 	given := record.Record{
 		UID:       svc.UID,
-		Request:   record.RequestOf(service.AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)),
+		Request:   service.PoolsDigest(svc, a.config.Honored),
 		Addresses: service.AddressesIn(svc),
 	}
 	a.mu.Lock()
@@ -287,7 +286,7 @@ func (a *Allocations) TakeOver(key string, svc *corev1.Service, isTakenOver func
 			return &ipam.UsedError{Address: address, By: use.By}
 		}
 	}
-	if err := a.allocator.TakeOver(key, given.Addresses, service.TermsOf(svc), isTakenOver); err != nil {
+	if err := a.allocator.TakeOver(key, given.Addresses, service.TermsOf(svc, a.config.Honored), isTakenOver); err != nil {
 		return err
 	}
 	a.vacate(key)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
@@ -39,12 +40,14 @@ func Invalid(reason, format string, args ...any) *InvalidRequest {
 }
 
 // RequestOf returns what the Service asks for, in a namespace with these labels and with these
-// reservations made for it. The error is an *InvalidRequest.
+// reservations made for it. Annotations of the honored load balancers stand for Berth's own where
+// those are missing. The error is an *InvalidRequest.
 func RequestOf(
 	svc *corev1.Service,
 	namespace labels.Set,
 	snapshot *config.Snapshot,
 	reserved map[netip.Addr]string,
+	honored dialect.Honored,
 ) (Request, error) {
 	r := Request{field: map[netip.Addr]string{}}
 	r.All = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
@@ -58,9 +61,9 @@ func RequestOf(
 	if len(r.Families) == 0 { // an API server before dual-stack
 		r.Families = []ipam.Family{ipam.IPv4}
 	}
-	r.Terms = TermsOf(svc)
-	r.choosePools(svc, namespace, snapshot)
-	if err := r.pin(svc); err != nil {
+	r.Terms = TermsOf(svc, honored)
+	r.choosePools(svc, namespace, snapshot, honored)
+	if err := r.pin(svc, honored); err != nil {
 		return r, err
 	}
 	r.pinReserved(reserved)
@@ -81,8 +84,14 @@ func (r *Request) pinReserved(reserved map[netip.Addr]string) {
 
 // choosePools sets the pools that may give to the Service. Pools that it names and that cannot are
 // left out.
-func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapshot *config.Snapshot) {
-	names := AnnotationList(svc.Annotations, v1alpha1.AnnotationPools)
+func (r *Request) choosePools(
+	svc *corev1.Service,
+	namespace labels.Set,
+	snapshot *config.Snapshot,
+	honored dialect.Honored,
+) {
+	annotation, text := honored.Lookup(svc.Annotations, v1alpha1.AnnotationPools)
+	names := items(text)
 	r.Digest = record.RequestOf(names)
 	r.Named = len(names) > 0
 	if !r.Named {
@@ -107,22 +116,24 @@ func (r *Request) choosePools(svc *corev1.Service, namespace labels.Set, snapsho
 		case p == nil:
 			r.Unusable = Invalid(
 				ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out",
-				v1alpha1.AnnotationPools, config.Quote(name),
+				annotation, config.Quote(name),
 			)
 		default:
 			r.Unusable = Invalid(
 				ReasonPoolOutOfScope,
 				"annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s",
-				v1alpha1.AnnotationPools, name, svc.Namespace,
+				annotation, name, svc.Namespace,
 			)
 		}
 	}
 }
 
 // pin sets the addresses that the Service names.
-func (r *Request) pin(svc *corev1.Service) error {
-	const field, annotation = "spec.loadBalancerIP", "annotation " + v1alpha1.AnnotationAddresses
-	named := AnnotationList(svc.Annotations, v1alpha1.AnnotationAddresses)
+func (r *Request) pin(svc *corev1.Service, honored dialect.Honored) error {
+	const field = "spec.loadBalancerIP"
+	annotation, list := honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses)
+	annotation = "annotation " + annotation
+	named := items(list)
 	annotated := len(named) > 0
 	for _, text := range named {
 		if err := r.pinOne(annotation, text); err != nil {
@@ -176,9 +187,10 @@ func (r *Request) Release(svc *corev1.Service, outside []netip.Addr, releaseAll 
 }
 
 // TermsOf returns the terms on which the Service shares addresses.
-func TermsOf(svc *corev1.Service) ipam.Terms {
+func TermsOf(svc *corev1.Service, honored dialect.Honored) ipam.Terms {
+	_, key := honored.Lookup(svc.Annotations, v1alpha1.AnnotationSharingKey)
 	terms := ipam.Terms{
-		Key:       svc.Annotations[v1alpha1.AnnotationSharingKey],
+		Key:       key,
 		Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		Endpoints: labels.Set(svc.Spec.Selector).String(),
 	}
@@ -196,13 +208,23 @@ func TermsOf(svc *corev1.Service) ipam.Terms {
 
 // AnnotationList splits a comma-separated annotation. It leaves out empty items.
 func AnnotationList(annotations map[string]string, key string) []string {
-	var items []string
-	for item := range strings.SplitSeq(annotations[key], ",") {
+	return items(annotations[key])
+}
+
+// PoolsDigest returns the digest of the pools that the Service names: see record.RequestOf.
+func PoolsDigest(svc *corev1.Service, honored dialect.Honored) string {
+	_, text := honored.Lookup(svc.Annotations, v1alpha1.AnnotationPools)
+	return record.RequestOf(items(text))
+}
+
+func items(text string) []string {
+	var all []string
+	for item := range strings.SplitSeq(text, ",") {
 		if item = strings.TrimSpace(item); item != "" {
-			items = append(items, item)
+			all = append(all, item)
 		}
 	}
-	return items
+	return all
 }
 
 // AddressesIn returns the addresses of a Service's status, without those that do not parse.

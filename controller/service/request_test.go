@@ -58,7 +58,7 @@ func FuzzRequest(f *testing.F) {
 				svc.Annotations[annotation] = text
 			}
 		}
-		r, err := RequestOf(svc, nil, snapshot, nil)
+		r, err := RequestOf(svc, nil, snapshot, nil, nil)
 		if err != nil {
 			var invalid *InvalidRequest
 			if !errors.As(err, &invalid) {

@@ -194,7 +194,7 @@ func TestForecast(t *testing.T) {
 	must(t, err)
 	w := &worlds{random: rand.New(rand.NewPCG(uint64(seed), 0)), namespace: ns}
 	expected, kinds := stands(first, ns), map[forecast.Change]int{}
-	for step := range number("BERTH_DIFF_CHANGES", 40) {
+	for step := range number("BERTH_DIFF_CHANGES", 20) {
 		text, deletes := w.change()
 		before, err := read(t.Context())
 		must(t, err)

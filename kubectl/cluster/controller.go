@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -23,6 +24,8 @@ type ControllerFlags struct {
 	ReleaseOutside           bool
 	ServiceCIDRs, PodCIDRs   []netip.Prefix
 	ReservationsPerNamespace int
+	// Honored are the load balancers whose annotations count.
+	Honored dialect.Honored
 }
 
 // ComponentLabel tells Berth's controller from its speaker.
@@ -32,7 +35,7 @@ const ComponentLabel = "app.kubernetes.io/component"
 // counts as the default: such a controller does not start.
 func (s *State) Controller() ControllerFlags {
 	f := ControllerFlags{}
-	var serviceCIDRs, podCIDRs []string
+	var serviceCIDRs, podCIDRs, honored []string
 	flags := pflag.NewFlagSet("controller", pflag.ContinueOnError)
 	flags.ParseErrorsAllowlist.UnknownFlags = true
 	flags.SetOutput(io.Discard)
@@ -42,6 +45,7 @@ func (s *State) Controller() ControllerFlags {
 	flags.BoolVar(&f.ReleaseOutside, "release-outside-pools", false, "")
 	flags.StringSliceVar(&serviceCIDRs, "service-cidrs", nil, "")
 	flags.StringSliceVar(&podCIDRs, "pod-cidrs", nil, "")
+	flags.StringSliceVar(&honored, "honor-annotations", nil, "")
 	flags.IntVar(&f.ReservationsPerNamespace, "reservations-per-namespace", 64, "")
 	for _, d := range s.Deployments {
 		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "controller" {
@@ -54,6 +58,7 @@ func (s *State) Controller() ControllerFlags {
 			}
 		}
 	}
+	f.Honored, _ = dialect.Parse(honored) // with a name that is not known the controller does not start
 	f.ServiceCIDRs, f.PodCIDRs = prefixes(serviceCIDRs), prefixes(podCIDRs)
 	return f
 }

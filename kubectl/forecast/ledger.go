@@ -58,7 +58,7 @@ func newLedger(s *cluster.State) *ledger {
 	}
 	l.allocations = allocation.New(allocation.Config{
 		Queue: l, Logger: slog.New(slog.DiscardHandler), Services: corelisters.NewServiceLister(l.store),
-		Rest: l.flags.Rest, ReleaseOutside: l.flags.ReleaseOutside,
+		Honored: l.flags.Honored, Rest: l.flags.Rest, ReleaseOutside: l.flags.ReleaseOutside,
 		ReservationsPerNamespace: l.flags.ReservationsPerNamespace,
 	})
 	l.see(s)
@@ -179,7 +179,10 @@ func (l *ledger) inTurn() []*corev1.Service {
 		switch {
 		case len(svc.Status.LoadBalancer.Ingress) > 0:
 			return 0
-		case svc.Spec.LoadBalancerIP != "" || svc.Annotations[v1alpha1.AnnotationAddresses] != "":
+		case svc.Spec.LoadBalancerIP != "":
+			return 1
+		}
+		if _, named := l.flags.Honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses); named != "" {
 			return 1
 		}
 		return 2
@@ -280,7 +283,7 @@ func (l *ledger) requestOf(svc *corev1.Service) (service.Request, error) {
 			}
 		}
 	}
-	return service.RequestOf(svc, l.namespaceLabels(svc.Namespace), l.snapshot, reserved)
+	return service.RequestOf(svc, l.namespaceLabels(svc.Namespace), l.snapshot, reserved, l.flags.Honored)
 }
 
 // pin keeps what a Service asks for by name from being given to others.

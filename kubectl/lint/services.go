@@ -58,7 +58,7 @@ func (l *linter) service(o Object, snapshot *config.Snapshot) {
 		// The API server fills them in, and only it knows which come first: what is asked for counts.
 		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 	}
-	request, err := service.RequestOf(&svc, labels.Set{}, snapshot, nil)
+	request, err := service.RequestOf(&svc, labels.Set{}, snapshot, nil, nil)
 	var invalid *service.InvalidRequest
 	switch {
 	case errors.As(err, &invalid):

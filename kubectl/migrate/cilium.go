@@ -6,6 +6,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -45,13 +46,12 @@ func fromCilium(c *converter) {
 			c.ciliumL2Policy(i, spec)
 		}
 	}
-	c.services(ciliumDialect)
+	c.services(ciliumManner)
 }
 
-var ciliumDialect = dialect{
-	prefixes:  []string{"lbipam.cilium.io/", "io.cilium/lb-ipam-"},
-	addresses: []string{"lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips"},
-	sharing:   []string{"lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"},
+var ciliumManner = manner{
+	Dialect:  dialect.Cilium,
+	prefixes: []string{"lbipam.cilium.io/", "io.cilium/lb-ipam-"},
 	// Pools say it: see shareAcross.
 	written: []string{"lbipam.cilium.io/sharing-cross-namespace", "io.cilium/lb-ipam-sharing-cross-namespace"},
 	classes: []string{"io.cilium/bgp-control-plane", "io.cilium/l2-announcer"},

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -26,12 +27,12 @@ func fromKubeVIP(c *converter) {
 	for _, o := range c.input {
 		c.kubeVIPPod(o)
 	}
-	c.services(kubeVIPDialect)
+	c.services(kubeVIPManner)
 }
 
-var kubeVIPDialect = dialect{
-	prefixes:  []string{"kube-vip.io/"},
-	addresses: []string{"kube-vip.io/loadbalancerIPs"},
+var kubeVIPManner = manner{
+	Dialect:  dialect.KubeVIP,
+	prefixes: []string{"kube-vip.io/"},
 	written: []string{
 		"kube-vip.io/hwaddr", "kube-vip.io/requestedIP", "kube-vip.io/vipHost", "kube-vip.io/active-endpoint*",
 		"kube-vip.io/egress-nftables-table", "kube-vip.io/leaseName", "kube-vip.io/forcePerServiceElection",
@@ -198,7 +199,7 @@ func (c *converter) kubeVIP(i item, env map[string]string, nodes *v1alpha1.Selec
 	if on("bgp_enable") {
 		c.kubeVIPRoutes(i, env, all)
 	}
-	if class := env["lb_class_name"]; class != "" && !kubeVIPDialect.has(class) {
+	if class := env["lb_class_name"]; class != "" && !kubeVIPManner.has(class) {
 		c.lacks(i.from, "env lb_class_name", class, "name the class in the controller's --classes")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -128,15 +129,13 @@ func fromMetalLB(c *converter) {
 	// The last three are reports of MetalLB's, and not configuration.
 	c.unknown(metallbGroup, "IPAddressPool", "AddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer", "BFDProfile",
 		"Community", "ConfigurationState", "ServiceL2Status", "ServiceBGPStatus")
-	c.services(metallbDialect)
+	c.services(metallbManner)
 }
 
-var metallbDialect = dialect{
-	prefixes:  []string{"metallb.io/", "metallb.universe.tf/"},
-	addresses: []string{"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"},
-	pools:     []string{"metallb.io/address-pool", "metallb.universe.tf/address-pool"},
-	sharing:   []string{"metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"},
-	written:   []string{"metallb.io/ip-allocated-from-pool", "metallb.universe.tf/ip-allocated-from-pool"},
+var metallbManner = manner{
+	Dialect:  dialect.MetalLB,
+	prefixes: []string{"metallb.io/", "metallb.universe.tf/"},
+	written:  []string{"metallb.io/ip-allocated-from-pool", "metallb.universe.tf/ip-allocated-from-pool"},
 }
 
 // convertPools converts the pools, once the priorities of all are known.

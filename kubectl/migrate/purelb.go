@@ -9,6 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -79,14 +80,12 @@ func fromPureLB(c *converter) {
 		c.addSegment(i, i.name, announcement{poolNames: local, nodes: everything(), services: everything()}, nil)
 	}
 	c.unknown(purelbGroup, "ServiceGroup", "LBNodeAgent")
-	c.services(purelbDialect)
+	c.services(purelbManner)
 }
 
-var purelbDialect = dialect{
-	prefixes:  []string{"purelb.io/"},
-	addresses: []string{"purelb.io/addresses"},
-	pools:     []string{"purelb.io/service-group"},
-	sharing:   []string{"purelb.io/allow-shared-ip"},
+var purelbManner = manner{
+	Dialect:  dialect.PureLB,
+	prefixes: []string{"purelb.io/"},
 	written: []string{
 		"purelb.io/allocated-by", "purelb.io/allocated-from", "purelb.io/pool-type", "purelb.io/announcing*",
 		"purelb.io/skip-ipv6-dad", "purelb.io/re-evaluate",
@@ -122,7 +121,7 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 		c.note(i.from, "metadata.name", i.name, "allocation: OnRequest, since only Services that name it get its addresses")
 	}
 	if pools.MultiPool {
-		c.lacks(i.from, field+".multiPool", true, purelbDialect.remedies["purelb.io/multi-pool"])
+		c.lacks(i.from, field+".multiPool", true, purelbManner.remedies["purelb.io/multi-pool"])
 	}
 	if pools.BalancePools {
 		c.lacks(i.from, field+".balancePools", true, "Berth gives the lowest free address first")

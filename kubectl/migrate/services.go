@@ -11,26 +11,27 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// dialect is how Services speak to a load balancer: their annotations, by what they are for.
-type dialect struct {
-	prefixes                  []string // of its annotations, and of classes
-	addresses, pools, sharing []string
-	written                   []string // by the load balancer, and not by users; a * at the end is for any
-	remedies                  map[string]string
-	labels                    map[string]string // labels that the load balancer sets
-	classes                   []string          // more classes that it serves
+// manner is how Services speak to a load balancer, in full.
+type manner struct {
+	dialect.Dialect          // the annotations that Berth knows as well
+	prefixes        []string // of its annotations, and of classes
+	written         []string // by the load balancer, and not by users; a * at the end is for any
+	remedies        map[string]string
+	labels          map[string]string // labels that the load balancer sets
+	classes         []string          // more classes that it serves
 }
 
 // has reports whether a name is the load balancer's.
-func (d dialect) has(name string) bool {
+func (d manner) has(name string) bool {
 	return slices.ContainsFunc(d.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // services converts the Services among the input.
-func (c *converter) services(d dialect) {
+func (c *converter) services(d manner) {
 	for _, o := range c.input {
 		if o.GetKind() == "Service" && o.GroupVersionKind().Group == "" {
 			c.service(d, o)
@@ -48,7 +49,7 @@ func (c *converter) share() {
 	}
 }
 
-func (c *converter) service(d dialect, o *unstructured.Unstructured) {
+func (c *converter) service(d manner, o *unstructured.Unstructured) {
 	from := nameIn(o)
 	kind, _, _ := unstructured.NestedString(o.Object, "spec", "type")
 	class, hasClass, _ := unstructured.NestedString(o.Object, "spec", "loadBalancerClass")
@@ -91,7 +92,7 @@ func (c *converter) service(d dialect, o *unstructured.Unstructured) {
 }
 
 // translate replaces the annotations of a load balancer by Berth's.
-func (c *converter) translate(d dialect, o *unstructured.Unstructured, annotations map[string]string) {
+func (c *converter) translate(d manner, o *unstructured.Unstructured, annotations map[string]string) {
 	from := nameIn(o)
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		if !d.has(key) {
@@ -100,15 +101,15 @@ func (c *converter) translate(d dialect, o *unstructured.Unstructured, annotatio
 		value := annotations[key]
 		delete(annotations, key)
 		switch field := "annotation " + key; {
-		case slices.Contains(d.addresses, key):
+		case slices.Contains(d.Addresses, key):
 			setOrDelete(annotations, v1alpha1.AnnotationAddresses, c.pinned(from, field, strings.Split(value, ",")))
-		case slices.Contains(d.pools, key):
+		case slices.Contains(d.Pools, key):
 			var names []string
 			for name := range strings.SplitSeq(value, ",") {
 				names = append(names, c.namesOf("LoadBalancerPool", "", strings.TrimSpace(name))...)
 			}
 			annotations[v1alpha1.AnnotationPools] = strings.Join(names, ",")
-		case slices.Contains(d.sharing, key):
+		case slices.Contains(d.SharingKey, key):
 			annotations[v1alpha1.AnnotationSharingKey] = value
 			if c.sharing[value] == nil {
 				c.sharing[value] = sets.New[string]()

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/plan"
@@ -18,7 +19,7 @@ import (
 func Service(svc *corev1.Service, given []netip.Addr) plan.Service {
 	s := plan.Service{
 		Name: svc.Namespace + "/" + svc.Name, Labels: svc.Labels,
-		SharingKey: svc.Annotations[v1alpha1.AnnotationSharingKey], Created: svc.CreationTimestamp.Time,
+		SharingKey: sharingKey(svc), Created: svc.CreationTimestamp.Time,
 		Local: svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		Bound: BoundByOthers(svc),
 	}
@@ -90,4 +91,11 @@ func InternalIPs(node *corev1.Node) []netip.Addr {
 		}
 	}
 	return addresses
+}
+
+// sharingKey returns the key by which the Service shares addresses, also one for another load
+// balancer: the controller decides whether it counts, and gives no shared address where it does not.
+func sharingKey(svc *corev1.Service) string {
+	_, key := dialect.Everyone().Lookup(svc.Annotations, v1alpha1.AnnotationSharingKey)
+	return key
 }
