@@ -60,10 +60,10 @@ problem, a difference), and 2 if it could not look.`,
 		StringVar(&c.namespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	root.AddCommand(
 		c.reads(whyCommand(c)), c.reads(statusCommand(c)), c.reads(poolsCommand(c)),
-		c.reads(servicesCommand(c)), c.reads(l2Command(c)), c.reads(bgpCommand(c)), traceCommand(c),
-		lintCommand(c), diffCommand(c), c.reads(doctorCommand(c)), bundleCommand(c),
-		migrateCommand(c), rebalanceCommand(c), drainCommand(c), releaseCommand(c),
-		reserveCommand(c), rotateKeyCommand(c), versionCommand(c),
+		c.reads(servicesCommand(c)), c.reads(l2Command(c)), c.reads(bgpCommand(c)), uiCommand(c),
+		topCommand(c), traceCommand(c), lintCommand(c), diffCommand(c), c.reads(doctorCommand(c)),
+		bundleCommand(c), migrateCommand(c), rebalanceCommand(c), drainCommand(c),
+		releaseCommand(c), reserveCommand(c), rotateKeyCommand(c), versionCommand(c),
 	)
 	addKubectlCompletion(c, root)
 	return root

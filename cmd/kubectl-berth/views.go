@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/view"
@@ -52,7 +49,14 @@ func statusCommand(c *common) *cobra.Command {
 			if !follow {
 				return show()
 			}
-			return c.eachChange(cmd.Context(), show)
+			to, err := c.clients()
+			if err != nil {
+				return err
+			}
+			return eachChange(cmd.Context(), to, 500*time.Millisecond, func() error {
+				fmt.Fprintf(c.Out, "--- %s\n", time.Now().Format(time.TimeOnly))
+				return show()
+			})
 		},
 	}
 	out.register(cmd)
@@ -66,71 +70,6 @@ func statusCommand(c *common) *cobra.Command {
 		return nil
 	}
 	return cmd
-}
-
-// settle is how long changes are gathered before they are shown.
-const settle = 500 * time.Millisecond
-
-// eachChange calls show at first, and after changes of what it may show, until the context ends.
-func (c *common) eachChange(ctx context.Context, show func() error) error {
-	to, err := c.clients()
-	if err != nil {
-		return err
-	}
-	changes := make(chan error, 1)
-	tell := func(err error) {
-		select {
-		case changes <- err:
-		default:
-		}
-	}
-	for _, open := range []func(context.Context, metav1.ListOptions) (watch.Interface, error){
-		to.Kubernetes.CoreV1().Services("").Watch, to.Berth.Speakers.Watch, to.Berth.L2Owners.Watch,
-		to.Berth.LoadBalancerPools.Watch, to.Berth.BGPNeighbors.Watch, to.Berth.SegmentAnnouncements.Watch,
-		to.Berth.RouteAnnouncements.Watch,
-	} {
-		w, err := open(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		defer w.Stop()
-		go func() {
-			for range w.ResultChan() {
-				tell(nil)
-			}
-			tell(errors.New("the API server ended the watch; run the command again"))
-		}()
-	}
-	for {
-		gathered := time.NewTimer(settle)
-		select {
-		case <-gathered.C:
-		case <-ctx.Done():
-			return nil
-		}
-		for drained := false; !drained; { // what came until now is seen by the next look
-			select {
-			case err := <-changes:
-				if err != nil && ctx.Err() == nil {
-					return err
-				}
-			default:
-				drained = true
-			}
-		}
-		fmt.Fprintf(c.Out, "--- %s\n", time.Now().Format(time.TimeOnly))
-		if err := show(); err != nil && !errors.Is(err, errFinds) {
-			return err
-		}
-		select {
-		case err := <-changes:
-			if err != nil && ctx.Err() == nil {
-				return err
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }
 
 func printStatus(w io.Writer, st view.Status) {

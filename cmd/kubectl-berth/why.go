@@ -80,15 +80,7 @@ func (c *common) podsOf(ctx context.Context, namespace string) (why.Pods, error)
 	if err != nil {
 		return why.Pods{}, err
 	}
-	list, err := to.Kubernetes.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return why.Pods{Err: err}, nil
-	}
-	var pods why.Pods
-	for i := range list.Items {
-		pods.All = append(pods.All, &list.Items[i])
-	}
-	return pods, nil
+	return podsOf(ctx, to, namespace), nil
 }
 
 // signs are what grades look like.

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/dashboard"
+	"github.com/berth-lb/berth/kubectl/why"
+)
+
+// gather is how long changes are gathered before a live view shows them.
+const gather = 100 * time.Millisecond
+
+// readWithin bounds how long a look at the cluster takes.
+const readWithin = 30 * time.Second
+
+// live calls show with what a cluster looks like at first, and after each change, until the context
+// ends. While the cluster cannot be read, it shows the last Frame as stale.
+func (c *common) live(ctx context.Context, to *cluster.Clients, show func(*cluster.State, dashboard.Frame) error) error {
+	frame := dashboard.Frame{Title: c.titleOf(to)}
+	var state *cluster.State
+	return eachChange(ctx, to, gather, func() error {
+		reading, cancel := context.WithTimeout(ctx, readWithin)
+		defer cancel()
+		read, err := cluster.Read(reading, to, c.namespace)
+		switch {
+		case err != nil && (state == nil || ctx.Err() != nil):
+			return err
+		case err != nil:
+			frame.Stale = err.Error()
+		default:
+			state = read
+			frame = frame.Next(dashboard.Of(state, func(namespace string) why.Pods { return podsOf(ctx, to, namespace) }))
+		}
+		return show(state, frame)
+	})
+}
+
+// podsOf reads the Pods of a namespace.
+func podsOf(ctx context.Context, to *cluster.Clients, namespace string) why.Pods {
+	list, err := to.Kubernetes.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return why.Pods{Err: err}
+	}
+	var pods why.Pods
+	for i := range list.Items {
+		pods.All = append(pods.All, &list.Items[i])
+	}
+	return pods
+}
+
+// eachChange calls show at first, and after changes of what it may show, until the context ends.
+// Changes are gathered for a while, and for longer where a look takes long.
+func eachChange(ctx context.Context, to *cluster.Clients, gather time.Duration, show func() error) error {
+	changes := make(chan struct{}, 1)
+	watching, stop := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	defer func() { stop(); work.Wait() }()
+	for _, open := range watches(to) {
+		work.Go(func() { follow(watching, open, changes) })
+	}
+	for pause := gather; rest(ctx, pause); {
+		select {
+		case <-changes: // what came until now is seen by the next look
+		default:
+		}
+		begun := time.Now()
+		if err := show(); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		pause = max(gather, 2*time.Since(begun))
+		select {
+		case <-changes:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// opener opens a watch.
+type opener func(context.Context, metav1.ListOptions) (watch.Interface, error)
+
+// watches returns what there is to watch: all that changes while Berth works.
+func watches(to *cluster.Clients) []opener {
+	core, berth := to.Kubernetes.CoreV1(), to.Berth
+	events := func(field, value string) opener {
+		return func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = fields.OneTermEqualSelector(field, value).String()
+			return core.Events("").Watch(ctx, options)
+		}
+	}
+	return []opener{
+		core.Services("").Watch, core.Nodes().Watch, berth.Speakers.Watch, berth.L2Owners.Watch,
+		berth.LoadBalancerPools.Watch, berth.BGPNeighbors.Watch, berth.SegmentAnnouncements.Watch,
+		berth.RouteAnnouncements.Watch, berth.AddressReservations("").Watch,
+		events("involvedObject.kind", "Service"),
+		events("involvedObject.apiVersion", v1alpha1.GroupVersion.String()),
+	}
+}
+
+// follow tells of each change that a watch sees, until the context ends. The API server ends each
+// watch now and then: it is opened again.
+func follow(ctx context.Context, open opener, changes chan<- struct{}) {
+	tell := func() {
+		select {
+		case changes <- struct{}{}:
+		default:
+		}
+	}
+	for {
+		w, err := open(ctx, metav1.ListOptions{})
+		again := time.Second
+		switch {
+		case err == nil:
+			for range w.ResultChan() {
+				tell()
+			}
+			w.Stop()
+			tell()
+		case apierrors.IsForbidden(err), apierrors.IsNotFound(err):
+			again = 30 * time.Second // what may not be watched is not read either
+		default:
+			tell() // a look finds what is wrong
+		}
+		if !rest(ctx, again) {
+			return
+		}
+	}
+}
+
+// rest waits, and reports whether the context is still there.
+func rest(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// titleOf names what is shown: the context of the kubeconfig, or else the server.
+func (c *common) titleOf(to *cluster.Clients) string {
+	raw, err := c.config.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return to.Config.Host
+	}
+	return cmp.Or(*c.config.Context, raw.CurrentContext, to.Config.Host)
+}
