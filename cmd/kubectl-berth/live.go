@@ -18,7 +18,7 @@ import (
 )
 
 // gather is how long changes are gathered before a live view shows them.
-const gather = 100 * time.Millisecond
+const gather = 50 * time.Millisecond
 
 // readWithin bounds how long a look at the cluster takes.
 const readWithin = 30 * time.Second
@@ -59,7 +59,7 @@ func podsOf(ctx context.Context, to *cluster.Clients, namespace string) why.Pods
 }
 
 // eachChange calls show at first, and after changes of what it may show, until the context ends.
-// Changes are gathered for a while, and for longer where a look takes long.
+// Changes are gathered for a while; where a look takes long, there is time without one in between.
 func eachChange(ctx context.Context, to *cluster.Clients, gather time.Duration, show func() error) error {
 	changes := make(chan struct{}, 1)
 	watching, stop := context.WithCancel(ctx)
@@ -68,7 +68,8 @@ func eachChange(ctx context.Context, to *cluster.Clients, gather time.Duration, 
 	for _, open := range watches(to) {
 		work.Go(func() { follow(watching, open, changes) })
 	}
-	for pause := gather; rest(ctx, pause); {
+	var earliest time.Time
+	for rest(ctx, max(gather, time.Until(earliest))) {
 		select {
 		case <-changes: // what came until now is seen by the next look
 		default:
@@ -80,7 +81,7 @@ func eachChange(ctx context.Context, to *cluster.Clients, gather time.Duration, 
 			}
 			return err
 		}
-		pause = max(gather, 2*time.Since(begun))
+		earliest = time.Now().Add(time.Since(begun))
 		select {
 		case <-changes:
 		case <-ctx.Done():

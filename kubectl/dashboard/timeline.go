@@ -47,18 +47,7 @@ const length = 200
 
 // Begin returns what a first Snapshot says of the past.
 func Begin(s *Snapshot) Timeline {
-	entries := slices.Clone(s.events)
-	for _, o := range s.Owners {
-		if o.Since != nil {
-			entries = append(entries, taken(o, *o.Since, nil))
-		}
-	}
-	for _, session := range s.Sessions {
-		if session.Since != nil {
-			entries = append(entries, sessionChange(session, *session.Since))
-		}
-	}
-	return Timeline(nil).with(entries)
+	return Timeline(nil).with(slices.Concat(owners(&Snapshot{}, s), sessions(&Snapshot{}, s), s.events))
 }
 
 // Then returns the Timeline with what happened between two Snapshots.
@@ -115,39 +104,65 @@ func pairs[T any](before, after []T, key func(T) string, do func(was, is T)) {
 
 func ownerKey(o view.Owner) string { return o.Address + " on " + o.Segment }
 
-func taken(o view.Owner, at time.Time, from *view.Owner) Entry {
-	text := "node " + o.Node + " answers for it on " + o.Segment
-	if from != nil {
-		text = "moved from node " + from.Node + " to node " + o.Node + " on " + o.Segment
+// handover is that a node answers for addresses which another one, or nobody, answered for.
+type handover struct{ from, to, segment, reason string }
+
+func (h handover) String() string {
+	var text string
+	switch {
+	case h.to == "":
+		text = "nobody answers anymore; node " + h.from + " did"
+	case h.from == "":
+		text = "node " + h.to + " answers"
+	default:
+		text = "moved from node " + h.from + " to node " + h.to
 	}
-	if o.Reason != "" {
-		text += " (" + o.Reason + ")"
+	text += " on " + h.segment
+	if h.reason != "" {
+		text += " (" + h.reason + ")"
 	}
-	return entry(at, OwnerChange, why.OK, o.Address, "%s", text)
+	return text
 }
 
 func owners(before, after *Snapshot) []Entry {
-	var entries []Entry
+	changes := map[handover][]view.Owner{}
+	note := func(h handover, o view.Owner) { changes[h] = append(changes[h], o) }
 	pairs(before.Owners, after.Owners, ownerKey, func(was, is view.Owner) {
 		if was.Node != is.Node {
-			entries = append(entries, taken(is, since(is.Since, after), &was))
+			note(handover{was.Node, is.Node, is.Segment, is.Reason}, is)
 		}
 	})
 	for _, o := range missing(after.Owners, before.Owners, ownerKey) {
-		entries = append(entries, taken(o, since(o.Since, after), nil))
+		note(handover{"", o.Node, o.Segment, o.Reason}, o)
 	}
 	for _, o := range missing(before.Owners, after.Owners, ownerKey) {
-		entries = append(entries, entry(
-			after.Taken, OwnerChange, why.Note, o.Address, "nobody answers for it on %s anymore; node %s did", o.Segment, o.Node,
-		))
+		o.Since = nil // when that ended nobody says
+		note(handover{o.Node, "", o.Segment, ""}, o)
+	}
+	var entries []Entry
+	for h, all := range changes {
+		entries = append(entries, h.entry(all, after.Taken))
 	}
 	return entries
 }
 
+// entry tells of all addresses at once: a node may leave with thousands.
+func (h handover) entry(all []view.Owner, seen time.Time) Entry {
+	grade := why.OK
+	if h.to == "" {
+		grade = why.Note
+	}
+	object := all[0].Address
+	if more := len(all) - 1; more > 0 {
+		object += fmt.Sprintf(" and %d more", more)
+	}
+	return entry(since(all[0].Since, seen), OwnerChange, grade, object, "%s", h)
+}
+
 // since is when something happened by the clock of the node that says so, or else when it was seen.
-func since(at *time.Time, seen *Snapshot) time.Time {
+func since(at *time.Time, seen time.Time) time.Time {
 	if at == nil {
-		return seen.Taken
+		return seen
 	}
 	return *at
 }
@@ -166,11 +181,11 @@ func sessions(before, after *Snapshot) []Entry {
 	var entries []Entry
 	pairs(before.Sessions, after.Sessions, sessionKey, func(was, is view.Session) {
 		if was.State != is.State {
-			entries = append(entries, sessionChange(is, since(is.Since, after)))
+			entries = append(entries, sessionChange(is, since(is.Since, after.Taken)))
 		}
 	})
 	for _, s := range missing(after.Sessions, before.Sessions, sessionKey) {
-		entries = append(entries, sessionChange(s, since(s.Since, after)))
+		entries = append(entries, sessionChange(s, since(s.Since, after.Taken)))
 	}
 	for _, s := range missing(before.Sessions, after.Sessions, sessionKey) {
 		entries = append(entries, entry(
@@ -184,14 +199,11 @@ func nodes(before, after *Snapshot) []Entry {
 	key := func(n Node) string { return n.Name }
 	var entries []Entry
 	tell := func(n Node) {
-		text, grade := n.State, why.OK
-		if n.Problem != "" {
-			text += ": " + n.Problem
-		}
+		grade := why.OK
 		if !n.Healthy {
 			grade = why.Warning
 		}
-		entries = append(entries, entry(after.Taken, NodeChange, grade, "node "+n.Name, "%s", text))
+		entries = append(entries, entry(after.Taken, NodeChange, grade, "node "+n.Name, "%s", cmp.Or(n.Problem, n.State)))
 	}
 	pairs(before.Nodes, after.Nodes, key, func(was, is Node) {
 		if was.State != is.State || was.Problem != is.Problem {

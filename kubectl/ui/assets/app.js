@@ -64,8 +64,9 @@ function showPools(frame) {
     });
 }
 
-// few shortens counts that nobody reads: 2^64 addresses.
-const few = (count) => (count.length > 9 ? `10^${count.length - 1}` : count);
+// few shortens counts that nobody reads, such as 2^64 addresses.
+const few = (count) => (count.length < 10 ? count
+  : `about 10${[...String(count.length - 1)].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")}`);
 
 let told; // the IDs of entries that were shown; undefined: none yet
 function showTimeline(frame) {
@@ -90,7 +91,7 @@ function show(frame) {
   document.title = `${frame.problems?.length ? `(${frame.problems.length}) ` : ""}Berth ${frame.title}`;
   $("title").textContent = frame.title;
   if (frame.stale) setLive("failure", `old: as of ${clock(frame.taken)}`, frame.stale);
-  else setLive("ok", `live ${clock(frame.taken)}`, "as of the last change");
+  else setLive("ok", `live, last change ${clock(frame.taken)}`);
   showSummary(frame);
   showPools(frame);
   showTimeline(frame);

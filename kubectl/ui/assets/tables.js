@@ -99,5 +99,7 @@ $("service-rows").addEventListener("click", (event) => {
   if (row && !getSelection().toString()) follow(row.item);
 });
 $("service-rows").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") follow(event.target.closest("tr").item);
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  follow(event.target.closest("tr").item);
 });
