@@ -186,12 +186,16 @@ function drawNodes(layer, nodes, place, boxHeight, owned) {
     });
 }
 
+// room is how many letters of a Service's name fit beside an address.
+const room = (o) => 22 - o.address.length;
+
 function drawChips(layer, nodes, owned, place) {
   const shown = nodes.flatMap((n) => (owned.get(n.name) ?? []).slice(0, chip.most).map((o, i) => ({ ...o, i })));
   layer.show(shown, (o) => `${o.address} ${o.segment}`,
     (o) => svg("g", { class: "chip", "data-address": o.address },
       svg("rect", { width: box.width - 20, height: chip.height, rx: 5 }),
-      svg("text", { class: "code", x: 8, y: 15 }, cut(o.address, 26)), svg("title")),
+      svg("text", { class: "code", x: 8, y: 15 }, cut(o.address, 23)),
+      svg("text", { class: "service", x: box.width - 28, y: 15 }), svg("title")),
     (g, o, fresh) => {
       const at = place.get(o.node);
       if (!fresh && g.dataset.node !== o.node) {
@@ -201,6 +205,7 @@ function drawChips(layer, nodes, owned, place) {
       }
       g.dataset.node = o.node;
       move(g, at.x + 10, at.y + box.head + o.i * (chip.height + chip.gap));
+      label(g, ".service", room(o) > 3 ? cut((o.services?.[0] ?? "").split("/").at(-1), room(o)) : "");
       label(g, "title", `${o.address} on ${o.segment}: ${(o.services ?? []).join(", ")}`);
     });
 }

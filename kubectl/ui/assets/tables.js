@@ -56,11 +56,15 @@ export function showServices(frame) {
 }
 
 export function showSessions(frame) {
+  const silent = new Set((frame.nodes ?? []).filter((n) => n.state === "NotReady").map((n) => n.name));
+  const state = (s) => (silent.has(s.node) ? ["note", `was ${s.state}`]
+    : [s.state === "Established" ? "ok" : "failure", s.state]);
   $("sessions").hidden = !frame.sessions?.length && !frame.routers?.length;
-  rows($("session-rows"), frame.sessions ?? [], (s) => `${s.node} ${s.neighbor} ${s.address}`,
-    (s) => `Session of ${s.node} with ${s.neighbor}: ${s.state}`,
+  const sessions = (frame.sessions ?? []).map((s) => ({ ...s, shown: state(s) }));
+  rows($("session-rows"), sessions, (s) => `${s.node} ${s.neighbor} ${s.address}`,
+    (s) => `Session of ${s.node} with ${s.neighbor}: ${s.shown[1]}`,
     (s) => [
-      cell(h("span", { class: `health ${s.state === "Established" ? "ok" : "failure"}` }, s.state),
+      cell(h("span", { class: `health ${s.shown[0]}` }, s.shown[1]),
         ...(s.state !== "Established" && s.lastError ? [h("div", { class: "muted" }, s.lastError)] : [])),
       cell(s.node), cell(s.neighbor, h("div", { class: "muted code" }, s.address ?? "")),
       h("td", { class: "number" }, String(s.prefixes)), cell(s.since ? clock(s.since) : ""),
@@ -71,6 +75,9 @@ export function whenServicesChange(again) {
   $("filter").addEventListener("input", again);
   $("only-problems").addEventListener("change", again);
 }
+
+// tells are the steps whose details are shown, as kubectl berth why does without -o wide.
+const tells = (step) => step.grade !== "ok" || step.name === "Events" || step.name === "Owner";
 
 async function follow(service) {
   $("why-title").textContent = `Service ${service.namespace}/${service.name}`;
@@ -86,7 +93,7 @@ async function follow(service) {
       h("p", { class: report.reachable ? "verdict" : "verdict failure" }, report.verdict),
       h("ol", { class: "steps" }, ...report.steps.map((step) => h("li", { class: step.grade },
         h("b", {}, step.name), h("div", {}, step.text,
-          ...(step.details ?? []).map((d) => h("div", { class: "muted" }, d)))))),
+          ...(tells(step) ? step.details ?? [] : []).map((d) => h("div", { class: "muted" }, d)))))),
       h("p", {}, h("b", {}, "Next: "), h("code", {}, report.next)),
     );
   } catch (error) {
