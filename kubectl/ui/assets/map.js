@@ -105,7 +105,7 @@ function drawSegments(layer, { nodes, segments, place, columns, rowCount, bus, b
       lines.push({ key: `${name} bus ${row}`, d: `M${trunk} ${y}H${width - 8}`, kind: "bus", text: name, x: trunk + 6, y: y + 14 });
       for (const { n, s } of on) {
         const x = place.get(n.name).x + box.width / 2 + (i - (segments.length - 1) / 2) * 18;
-        const kind = s.problem ? "drop down" : "drop";
+        const kind = s.problem || n.state === "NotReady" ? "drop down" : "drop";
         lines.push({ key: `${name} ${n.name}`, d: `M${x} ${place.get(n.name).y + boxHeight}V${y}`, kind, title: s.problem });
       }
     }
@@ -175,7 +175,7 @@ function drawNodes(layer, nodes, place, boxHeight, owned) {
       g.setAttribute("class", `node ${n.healthy ? (n.state === "Excluded" ? "excluded" : "healthy") : "troubled"}`);
       g.querySelector("rect").setAttribute("height", boxHeight);
       label(g, ".name", cut(n.name, 22));
-      const sessions = n.sessions.of ? `, ${n.sessions.are}/${n.sessions.of} sessions` : "";
+      const sessions = n.sessions.of && n.state !== "NotReady" ? `, ${n.sessions.are}/${n.sessions.of} sessions` : "";
       const addresses = `${n.owned} ${n.owned === 1 ? "address" : "addresses"}`;
       label(g, ".detail", `${n.state === "Announcing" ? "" : `${n.state}, `}${addresses}${sessions}`);
       const hidden = (owned.get(n.name)?.length ?? 0) - chip.most;
