@@ -25,7 +25,9 @@ const readWithin = 30 * time.Second
 
 // live calls show with what a cluster looks like at first, and after each change, until the context
 // ends. While the cluster cannot be read, it shows the last Frame as stale.
-func (c *common) live(ctx context.Context, to *cluster.Clients, show func(*cluster.State, dashboard.Frame) error) error {
+func (c *common) live(
+	ctx context.Context, to *cluster.Clients, show func(*cluster.State, dashboard.Frame) error,
+) error {
 	frame := dashboard.Frame{Title: c.titleOf(to)}
 	var state *cluster.State
 	return eachChange(ctx, to, gather, func() error {

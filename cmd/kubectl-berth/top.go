@@ -61,7 +61,7 @@ func (c *common) topOnce(ctx context.Context, to *cluster.Clients) error {
 	return err
 }
 
-// Sequences of ECMA-48 that terminals know. The other screen leaves what was there before as it was.
+// Sequences of ECMA-48 that terminals know. The other screen leaves the first one as it was.
 const (
 	otherScreen = "\x1b[?1049h\x1b[?25l" // and hide the cursor
 	firstScreen = "\x1b[?25h\x1b[?1049l"
@@ -74,7 +74,7 @@ const (
 	yellow      = "\x1b[33m"
 )
 
-// topLive draws again at each change, and when a key is pressed, such as after the window was resized.
+// topLive draws again at each change, and when a key is pressed, such as after a resize.
 func (c *common) topLive(ctx context.Context, to *cluster.Clients, in, out *os.File) error {
 	before, err := term.MakeRaw(int(in.Fd())) // keys come without Enter
 	if err != nil {
@@ -208,7 +208,8 @@ func screenOf(f dashboard.Frame) []line {
 			troubled = append(troubled, s)
 		}
 	}
-	table(fmt.Sprintf("Services with problems: %d of %d", len(troubled), len(f.Services)), len(f.Services), func(w io.Writer) {
+	title := fmt.Sprintf("Services with problems: %d of %d", len(troubled), len(f.Services))
+	table(title, len(f.Services), func(w io.Writer) {
 		for _, s := range troubled {
 			fmt.Fprintf(w, "%s\t%s/%s\t%s\n", signs[s.Health], s.Namespace, s.Name, s.Problem)
 		}

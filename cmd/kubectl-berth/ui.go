@@ -22,8 +22,8 @@ func uiCommand(c *common) *cobra.Command {
 		Short: "Show pools, Services, owners and sessions on a page in the browser, as they change",
 		Long: `Show pools, Services, owners and sessions on a page in the browser, as they change.
 
-The page is served on this machine only, to whoever has the URL that is printed, with
-your own rights. It changes nothing.`,
+The page is served on this machine only, to a browser that opens the URL that is
+printed, with your own rights. It changes nothing.`,
 		Example: `  # Print the URL of the page, and serve it until ctrl-c
   kubectl berth ui
 

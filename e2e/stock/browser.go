@@ -18,7 +18,7 @@ type Browser struct {
 	Env []string
 }
 
-// FetchBrowser downloads and unpacks Debian's Chromium with those of its dependencies that the machine
+// FetchBrowser downloads and unpacks Debian's Chromium, those of its dependencies that the machine
 // lacks, and a font. A second call only returns it.
 func (f Folder) FetchBrowser(ctx context.Context, log io.Writer) (Browser, error) {
 	root := filepath.Join(f.Root, "pkg-browser")

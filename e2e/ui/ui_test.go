@@ -178,7 +178,8 @@ func forward(ctx context.Context, s *stage.Stage, conn net.Conn, address string)
 	_ = ways.Wait() // a browser leaves when it likes
 }
 
-// browse starts a browser. What its console complains of, and a request to anywhere else, fails the test.
+// browse starts a browser. What its console complains of, and a request to anywhere else, fails the
+// test.
 func browse(t *testing.T, origin string) context.Context {
 	t.Helper()
 	folder, err := stock.Find()
@@ -296,7 +297,8 @@ func TestPage(t *testing.T) {
 	await(t, ctx, `document.querySelectorAll("#drawing .sessions .up").length === 3`)
 }
 
-// Every part is reached by the Tab key, rows of a table by the arrow keys, and Enter follows a Service.
+// Every part is reached by the Tab key, rows of a table by the arrow keys, and Enter follows a
+// Service.
 func keyboard(t *testing.T, ctx context.Context) {
 	do(t, ctx, chromedp.Focus(chromedp.CSS("#theme")))
 	focused := func() string {
@@ -384,7 +386,7 @@ func failover(t *testing.T, ctx context.Context, s *stage.Stage) string {
 	return node
 }
 
-// paletted returns a picture with its 256 most frequent colors: a page has few, and the shades between.
+// paletted returns a picture with its 256 most frequent colors: a page has few, and shades between.
 func paletted(picture image.Image) image.Image {
 	counts := map[color.Color]int{}
 	bounds := picture.Bounds()

@@ -77,7 +77,8 @@ type Router struct {
 }
 
 // judged is the most Services that are followed to the packet for a snapshot. Where there are more,
-// their health is what their conditions say: to follow each takes time by the square of their number.
+// their health is what their conditions say: the time to follow all grows by the square of their
+// number.
 const judged = 500
 
 // ReadPods reads the Pods of a namespace. It is asked only when a Service lacks endpoints.

@@ -27,7 +27,7 @@ func (g guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	switch {
 	case !g.hostIsLocal(r.Host):
-		// A name of somebody else's that leads here (DNS rebinding) makes a page of theirs one of this origin.
+		// A name of somebody else's may lead here (DNS rebinding), and their page have this origin.
 		http.Error(w, "this page has no such name", http.StatusMisdirectedRequest)
 	case r.Method != http.MethodGet:
 		h.Set("Allow", http.MethodGet)

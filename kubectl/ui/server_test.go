@@ -176,7 +176,8 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// The page needs nothing from anywhere: what it consists of names no other place but XML's namespaces.
+// The page needs nothing from anywhere: what it consists of names no other place but a namespace of
+// XML.
 func TestAssetsAreSelfContained(t *testing.T) {
 	link := regexp.MustCompile(`(https?:)?//[a-z0-9.]+\.[a-z]+[^\s"']*`)
 	inline := regexp.MustCompile(`(?i)<script>|\son[a-z]+=|\sstyle=|innerHTML|eval\(`)
