@@ -3,12 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -45,20 +45,26 @@ func topCommand(c *common) *cobra.Command {
 	}
 }
 
-// errShown ends a live view after the first look.
-var errShown = errors.New("shown")
-
 func (c *common) topOnce(ctx context.Context, to *cluster.Clients) error {
-	err := c.live(ctx, to, func(_ *cluster.State, f dashboard.Frame) error {
-		for _, line := range screenOf(f) {
-			fmt.Fprintln(c.Out, line.text)
-		}
-		return errShown
-	})
-	if errors.Is(err, errShown) {
-		return nil
+	s, err := cluster.Read(ctx, to, c.namespace)
+	if err != nil {
+		return err
 	}
-	return err
+	pods := func(namespace string) why.Pods { return podsOf(ctx, to, namespace) }
+	for _, l := range screenOf(dashboard.Frame{Title: c.titleOf(to)}.Next(dashboard.Of(s, pods))) {
+		fmt.Fprintln(c.Out, printable(l.text))
+	}
+	return nil
+}
+
+// printable is a text without what a terminal would obey: anybody may write an event.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // Sequences of ECMA-48 that terminals know. The other screen leaves the first one as it was.
@@ -146,7 +152,7 @@ func draw(out io.Writer, lines []line, width, height int) {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
-		text := []rune(l.text)
+		text := []rune(printable(l.text))
 		if len(text) > width {
 			text = append(text[:max(0, width-1)], '…')
 		}

@@ -20,14 +20,14 @@ func TestScreen(t *testing.T) {
 		Nodes: []dashboard.Node{{Name: "n2", State: "NotReady", Problem: "the node is not ready"}},
 		Services: []dashboard.Service{
 			{Service: view.Service{Namespace: "shop", Name: "web"}, Health: why.OK},
-			{Service: view.Service{Namespace: "shop", Name: "api"}, Health: why.Failure, Problem: "no Pod is ready"},
+			{Service: view.Service{Namespace: "shop", Name: "api"}, Health: why.Failure, Problem: "no Pod is\x1b[2J ready"},
 		},
 	}}
 	var b bytes.Buffer
 	draw(&b, screenOf(f), 80, 24)
 	for _, want := range []string{
 		"This is old: no answer", "WRONG  node n2 is not ready", "██░░░░░░░░", "6 used, 45 free",
-		"Services with problems: 1 of 2", "FAIL   shop/api   no Pod is ready",
+		"Services with problems: 1 of 2", "FAIL   shop/api   no Pod is?[2J ready",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is not on the screen:\n%s", want, b.String())

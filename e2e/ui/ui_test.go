@@ -380,7 +380,8 @@ func failover(t *testing.T, ctx context.Context, s *stage.Stage) string {
 	fmt.Printf("ui/cut_seen %.4g ms\n", shown.Sub(begun).Seconds()*1000)
 	await(t, ctx, fmt.Sprintf(`[...document.querySelectorAll("#entries li")].some((e) =>
 		e.textContent.includes("moved from node %s to node %s"))`, node, owner))
-	if news := ask[string](t, ctx, `document.querySelector("#news").textContent`); !strings.Contains(news, "moved from node "+node) {
+	news := ask[string](t, ctx, `document.querySelector("#news").textContent`)
+	if !strings.Contains(news, "moved from node "+node) {
 		t.Errorf("a screen reader is told %q", news)
 	}
 	return node
