@@ -45,7 +45,7 @@ func start(t *testing.T) *Server {
 	return s
 }
 
-// request asks the server as a browser does that knows this token and this cookie.
+// request asks the server as a browser does that has this cookie. The caller closes the body.
 func request(t *testing.T, s *Server, method, path, host, cookie string) *http.Response {
 	t.Helper()
 	at, err := url.Parse(s.URL())
@@ -66,7 +66,6 @@ func request(t *testing.T, s *Server, method, path, host, cookie string) *http.R
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = answer.Body.Close() })
 	return answer
 }
 
@@ -97,6 +96,7 @@ func TestOnlyTheUsersBrowserIsLetIn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			answer := request(t, s, c.method, c.path, c.host, c.cookie)
+			defer answer.Body.Close()
 			if answer.StatusCode != c.want {
 				t.Errorf("%s %s: %s, want %d", c.method, c.path, answer.Status, c.want)
 			}
@@ -117,7 +117,9 @@ func TestOnlyTheUsersBrowserIsLetIn(t *testing.T) {
 
 func TestTheCookieIsOnlyForThisPage(t *testing.T) {
 	s := start(t)
-	cookies := request(t, s, "GET", "/?token="+s.token, "", "").Cookies()
+	answer := request(t, s, "GET", "/?token="+s.token, "", "")
+	defer answer.Body.Close()
+	cookies := answer.Cookies()
 	if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteStrictMode {
 		t.Errorf("cookies: %v, want one that is HttpOnly and SameSite=Strict", cookies)
 	}
@@ -137,6 +139,7 @@ func TestStream(t *testing.T) {
 	}
 	show("first")
 	answer := request(t, s, "GET", "/events", "", s.token)
+	defer answer.Body.Close()
 	if got := answer.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Errorf("Content-Type: %s", got)
 	}
