@@ -143,10 +143,10 @@ func TestStream(t *testing.T) {
 	if got := answer.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Errorf("Content-Type: %s", got)
 	}
+	lines := bufio.NewScanner(answer.Body)
 	frames := make(chan string)
 	go func() {
 		defer close(frames)
-		lines := bufio.NewScanner(answer.Body)
 		for lines.Scan() {
 			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 				var f dashboard.Frame
