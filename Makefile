@@ -99,8 +99,8 @@ api-tests: fetch binaries
 rack-tests: fetch binaries
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-test-release: preflight fetch binaries ## beside the real MetalLB and in its place, with the gap measured; upgrades and back; Helm and Flux; Traefik, external-dns, Envoy Gateway; one owner per address; BGP with other daemons; alerts fired by the real Prometheus; the page in Chromium: what has no room in make test (root)
-	$(LAB) build --metallb --installers --company --previous
+test-release: preflight fetch binaries ## beside the real MetalLB and in its place, with the gap measured; upgrades and back; Helm and Flux; Traefik, external-dns, Envoy Gateway; one owner per address; BGP with other daemons; alerts fired by the real Prometheus; the page in Chromium; the tutorial of Services: what has no room in make test (root)
+	$(LAB) build --metallb --installers --company --previous --dns
 	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m ./interop
 	cd e2e && go test -tags release -count=1 -v -timeout 10m ./ui
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release

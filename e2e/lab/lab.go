@@ -33,6 +33,8 @@ type Options struct {
 	Router string
 	// DualStack gives hosts, pods and Services IPv6 addresses too.
 	DualStack bool
+	// DNS runs CoreDNS in the cluster, as stock.BuildDNS built it, at the address that Pods ask.
+	DNS bool
 	// ProxyMode is kube-proxy's: "nftables" (also "") or "iptables".
 	ProxyMode string
 	// Kubernetes is the version of Kubernetes, such as "v1.34.4", as stock.BuildKubernetes built it.
@@ -126,6 +128,12 @@ func (l *Lab) assemble(ctx context.Context) error {
 		func() error { return step("hosts", l.bootHosts) },
 		func() error { return step("control plane, containerd and router", l.startBase) },
 		func() error { return step("nodes Ready, kube-proxies healthy", l.startNodes) },
+		func() error {
+			if !l.opts.DNS {
+				return nil
+			}
+			return step("DNS", l.startDNS)
+		},
 		func() error { return l.store(phaseUp) },
 	))
 }

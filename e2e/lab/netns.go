@@ -78,7 +78,7 @@ func inNetwork(path, what string, do func() error) error {
 	})
 }
 
-// Dial connects from a host of the lab. The address must be numeric: there is no DNS in the lab.
+// Dial connects from a host of the lab. The address must be numeric: hosts have no DNS.
 func (l *Lab) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
 	var conn net.Conn
 	err := l.In(host, func() error {

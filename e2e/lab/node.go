@@ -56,7 +56,7 @@ func (l *Lab) nodeSpec(spec host.Spec, h hostPlan) (host.Spec, error) {
 		{Path: "/etc/cni/net.d/10-lab.conflist", Text: string(cni), Mode: 0o644},
 		{Path: "/etc/containerd/config.toml", Text: containerdConfig, Mode: 0o644},
 		{Path: "/etc/kubernetes/kubelet.yaml", Text: string(kubelet), Mode: 0o644},
-		{Path: "/etc/resolv.conf", Text: "# There is no DNS in the lab.\n", Mode: 0o644},
+		{Path: "/etc/resolv.conf", Text: "# There is no DNS outside the cluster.\n", Mode: 0o644},
 		{Path: "/etc/machine-id", Text: fmt.Sprintf("%032x\n", h.node), Mode: 0o444},
 	}
 	return spec, nil
@@ -127,6 +127,10 @@ oom_score = 0
 `
 
 func (l *Lab) kubeletConfig() map[string]any {
+	dns := []string{}
+	if l.opts.DNS {
+		dns = append(dns, dnsClusterIP)
+	}
 	return map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1",
 		"kind":       "KubeletConfiguration",
@@ -145,6 +149,7 @@ func (l *Lab) kubeletConfig() map[string]any {
 		"oomScoreAdj":              0,
 		"containerRuntimeEndpoint": "unix://" + containerdSocket,
 		"resolvConf":               "/etc/resolv.conf",
+		"clusterDNS":               dns,
 		"clusterDomain":            "cluster.local",
 		"volumePluginDir":          "/var/lib/kubelet/volume-plugins",
 		"maxPods":                  110,

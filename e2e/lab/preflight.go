@@ -34,6 +34,11 @@ func (l *Lab) preflight() error {
 			return fmt.Errorf("kubernetes %s is not built yet: run `lab build --kubernetes %s` first", version, version)
 		}
 	}
+	if l.opts.DNS {
+		if _, err := os.Stat(l.folder.CoreDNS()); err != nil {
+			return errors.New("CoreDNS is not built yet: run `lab build --dns` first")
+		}
+	}
 	if err := needOverlay(); err != nil {
 		return err
 	}

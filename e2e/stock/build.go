@@ -28,11 +28,11 @@ type binary struct {
 	module  string // folder of the module, from the repository's root
 	pkg     string // package in it, or of a module that it requires
 	ldflags string
-	image   string   // image packed from the binary, if any
-	also    []string // other binaries in the image
-	images  string   // folder of the image; empty: Images
-	user    string   // user of the image
-	note    string   // said before the build
+	image   string            // image packed from the binary, if any
+	also    map[string]string // other files of the image, and the binaries that they are
+	images  string            // folder of the image; empty: Images
+	user    string            // user of the image
+	note    string            // said before the build
 }
 
 func binaries() []binary {
@@ -45,7 +45,7 @@ func binaries() []binary {
 		{name: "berth-bgp", module: ".", pkg: "./cmd/berth-bgp", ldflags: "-s -w"},
 		{
 			name: "berth", module: ".", pkg: "./cmd/berth", ldflags: "-s -w", image: BerthImage(),
-			also: []string{"berth-heart", "berth-bgp"}, user: "0:0",
+			also: map[string]string{"/berth-heart": "berth-heart", "/berth-bgp": "berth-bgp"}, user: "0:0",
 		},
 		{name: "kubectl-berth", module: ".", pkg: "./cmd/kubectl-berth", ldflags: "-s -w"},
 		{name: "kube", module: "e2e", pkg: "./cmd/kube", ldflags: kube, note: " (Kubernetes: several minutes the first time)"},
@@ -109,8 +109,8 @@ func (f Folder) compile(ctx context.Context, b binary) error {
 func (f Folder) pack(b binary) error {
 	var archive bytes.Buffer
 	files := map[string]string{"/" + b.name: f.Bin(b.name)}
-	for _, name := range b.also {
-		files["/"+name] = f.Bin(name)
+	for path, name := range b.also {
+		files[path] = f.Bin(name)
 	}
 	err := image.Pack(&archive, image.Image{
 		Name:       b.image,

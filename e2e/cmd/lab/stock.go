@@ -32,7 +32,7 @@ func fetchCommand() *cobra.Command {
 }
 
 func buildCommand() *cobra.Command {
-	var metalLB, installers, company, previous bool
+	var metalLB, installers, company, previous, dns bool
 	var kubernetes []string
 	cmd := &cobra.Command{
 		Use:   "build",
@@ -48,7 +48,7 @@ func buildCommand() *cobra.Command {
 				build  func(context.Context, io.Writer) error
 			}{
 				{true, folder.Build}, {metalLB, folder.BuildMetalLB}, {installers, folder.BuildInstallers},
-				{company, folder.BuildCompany}, {previous, folder.BuildPrevious},
+				{company, folder.BuildCompany}, {previous, folder.BuildPrevious}, {dns, folder.BuildDNS},
 			} {
 				if !part.wanted {
 					continue
@@ -70,6 +70,7 @@ func buildCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&company, "company", false, "build Traefik, external-dns and Envoy Gateway too, which the release tests run behind and beside Berth")
 	cmd.Flags().BoolVar(&installers, "installers", false, "build Helm 3 and 4 and Flux's library too, with which the release tests install Berth")
 	cmd.Flags().BoolVar(&previous, "previous", false, "build the previous version of Berth too, from which the release tests upgrade")
+	cmd.Flags().BoolVar(&dns, "dns", false, "build CoreDNS too, for `lab up --dns`, and what Pods of the tutorial of Services run")
 	cmd.Flags().StringSliceVar(&kubernetes, "kubernetes", nil, "build these versions of Kubernetes too, such as v1.34.4, for `lab up --kubernetes`")
 	return cmd
 }

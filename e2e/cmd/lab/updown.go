@@ -29,6 +29,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().IntVar(&opts.Nodes, "nodes", 3, "number of nodes")
 	cmd.Flags().StringVar(&opts.Router, "router", "frr", "top-of-rack router: frr (speaks BGP) or none (forwards only)")
 	cmd.Flags().BoolVar(&opts.DualStack, "dual-stack", false, "IPv6 beside IPv4")
+	cmd.Flags().BoolVar(&opts.DNS, "dns", false, "CoreDNS in the cluster, which `lab build --dns` built")
 	cmd.Flags().StringVar(&opts.ProxyMode, "proxy-mode", "nftables", "kube-proxy's mode: nftables or iptables")
 	cmd.Flags().StringVar(&opts.Kubernetes, "kubernetes", "", "version of Kubernetes that `lab build --kubernetes` built, such as v1.34.4; the lab's own if empty")
 	cmd.Flags().BoolVar(&opts.Keep, "keep", false, "when coming up fails, leave everything for a look at it")
