@@ -26,7 +26,7 @@ func (f Folder) BuildDNS(ctx context.Context, log io.Writer) error {
 			// The name of the real image, so that the tutorial's manifests are those of any cluster.
 			name: "agnhost", module: "e2e", pkg: "./cmd/agnhost", ldflags: "-s -w",
 			image:  "registry.k8s.io/e2e-test-images/agnhost:2.63.0",
-			also:   map[string]string{"/usr/bin/curl": "agnhost", "/usr/bin/dig": "agnhost"},
+			also:   map[string]string{"/curl": "agnhost", "/dig": "agnhost"},
 			images: f.GuestImages(), user: "65532:65532",
 		},
 	})

@@ -45,9 +45,8 @@ func TestServices(t *testing.T) {
 	for i, of := range p.parts {
 		if of.file != "" {
 			err = p.write(of, r.folder)
-		} else if printed[i], err = r.follow(t.Context(), p, of); err != nil && *rewrite {
-			t.Logf("%v", err)
-			err = nil
+		} else {
+			printed[i], err = r.follow(t.Context(), p, of)
 		}
 		if err != nil {
 			t.Fatalf("%s: %v", path, err) // the commands that follow depend on this one
@@ -104,7 +103,9 @@ func newReader(t *testing.T) *reader {
 		r.Install,
 		func(ctx context.Context) error { return r.LoadImage(ctx, folder.Agnhost()) },
 		func(ctx context.Context) error { return r.LoadCompany(ctx, stock.Traefik) },
-		func(ctx context.Context) error { return r.tag(ctx, stock.Traefik.Image(), "docker.io/library/traefik:v3.6.1") },
+		func(ctx context.Context) error {
+			return r.tag(ctx, stock.Traefik.Image(), "docker.io/library/traefik:v3.6.1")
+		},
 		func(ctx context.Context) error { return r.AwaitSpeakers(ctx, false) },
 	} {
 		if err := step(ctx); err != nil {
@@ -133,6 +134,9 @@ var changes = regexp.MustCompile(`^kubectl (-n \S+ )?(apply|create|delete|label|
 func (r *reader) follow(ctx context.Context, p *page, of part) (printed string, err error) {
 	if changes.MatchString(of.command) {
 		printed = r.run(ctx, of)
+		if *rewrite {
+			return printed, nil
+		}
 		return printed, p.check(of, printed)
 	}
 	var before string
@@ -140,20 +144,19 @@ func (r *reader) follow(ctx context.Context, p *page, of part) (printed string, 
 	err = stage.Eventually(ctx, patience, func(ctx context.Context) error {
 		printed = r.run(ctx, of)
 		if ctx.Err() != nil {
-			return ctx.Err() // it was stopped
+			return ctx.Err() // the command was stopped
 		}
-		if *rewrite {
-			if text := p.check(of, printed); text == nil {
-				return nil
-			} else if now := text.Error(); now != before {
-				before, since = now, time.Now()
-			}
-			if time.Since(since) < settled {
-				return errors.New("it changes still")
-			}
-			return nil
+		err := p.check(of, printed)
+		if err == nil || !*rewrite {
+			return err
 		}
-		return p.check(of, printed)
+		if err.Error() != before {
+			before, since = err.Error(), time.Now()
+		}
+		if time.Since(since) < settled {
+			return errors.New("it changes still")
+		}
+		return nil
 	})
 	return printed, err
 }

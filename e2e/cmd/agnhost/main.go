@@ -94,7 +94,7 @@ func records(ctx context.Context, kind, name string) ([]string, error) {
 			return nil, err
 		}
 		for _, address := range found {
-			lines = append(lines, address.String())
+			lines = append(lines, address.Unmap().String())
 		}
 		slices.Sort(lines)
 		// An address has no alias, and no name either.

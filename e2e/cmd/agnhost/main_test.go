@@ -13,7 +13,8 @@ func TestCurlPrintsTheAnswer(t *testing.T) {
 	}))
 	defer server.Close()
 	var out strings.Builder
-	if err := curl(t.Context(), &out, []string{"-s", server.URL + "/hostname"}); err != nil || out.String() != "/hostname" {
+	err := curl(t.Context(), &out, []string{"-s", server.URL + "/hostname"})
+	if err != nil || out.String() != "/hostname" {
 		t.Errorf("curl prints %q, %v", out.String(), err)
 	}
 }
