@@ -103,6 +103,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	$(LAB) build --metallb --installers --company --previous --dns
 	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m ./interop
 	cd e2e && go test -tags release -count=1 -v -timeout 10m ./ui
+	cd e2e && go test -tags release -count=1 -timeout 10m ./tutorial
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
 
