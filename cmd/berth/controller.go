@@ -86,7 +86,11 @@ func controllerCommand() *cobra.Command {
 		"the most AddressReservations of a namespace that are in effect",
 	)
 	c.Flags().BoolVar(&options.ReleaseOutside, "release-outside-pools", false, "release addresses at once that no LoadBalancerPool covers any more; by default they stay in service until a pool covers them or the annotation berth.dev/release names them")
-	c.Flags().StringSliceVar(&honored, "honor-annotations", nil, "load balancers whose annotations on Services count where Berth's own are missing, while a cluster changes over: "+strings.Join(dialect.Names(), ", "))
+	c.Flags().StringSliceVar(
+		&honored, "honor-annotations", nil,
+		"load balancers whose annotations on Services count where Berth's own are missing, while a cluster changes over: "+
+			strings.Join(dialect.Names(), ", "),
+	)
 	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
 	c.Flags().IntVar(&options.Workers, "workers", 4, "how many Services are processed at the same time")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")

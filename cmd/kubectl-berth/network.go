@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/router"
 	"github.com/berth-lb/berth/kubectl/view"
 )
 
@@ -170,4 +174,157 @@ func since(s *cluster.State, at *time.Time) string {
 		return "-"
 	}
 	return duration.HumanDuration(max(0, s.Taken.Sub(*at)))
+}
+
+func routesCommand(c *common) *cobra.Command {
+	var out output
+	var node, neighbor, file string
+	cmd := &cobra.Command{
+		Use:   "routes",
+		Short: "List what each node is to announce, or compare it with a router's table",
+		Long: `List what each node is to announce to each neighbor, by the speakers' own plan, or
+compare it with the table of the router. The table is what one of these prints:
+vtysh -c 'show bgp ipv4 unicast json' (also ipv6, one after the other, and without
+json), birdc show route (also with all), gobgp global rib -j.
+
+With --from-router the exit code is 1 if something is missing, is not wanted, or has
+another next hop.`,
+		Example: `  # What is announced to whom?
+  kubectl berth bgp routes
+
+  # Does the router have it?
+  ssh tor "vtysh -c 'show bgp ipv4 unicast json'" | kubectl berth bgp routes --neighbor tor --from-router -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var table router.Table
+			if file != "" {
+				if node != "" {
+					return errors.New(
+						"--node and --from-router: leave out --node; the table of a router is of all nodes",
+					)
+				}
+				text, err := c.readFile(file)
+				if err != nil {
+					return err
+				}
+				if table, err = router.Parse(text); err != nil {
+					return fmt.Errorf("--from-router %s: %w", file, err)
+				}
+			}
+			s, err := c.state(cmd.Context())
+			if err != nil {
+				return err
+			}
+			lack := s.Lack(
+				cluster.Services,
+				cluster.Nodes,
+				cluster.Pools,
+				cluster.RouteAnnouncements,
+				cluster.BGPNeighbors,
+				cluster.Speakers,
+			)
+			if len(lack) > 0 {
+				return fmt.Errorf("what is to be announced is not known without the right to list %s", lack[0])
+			}
+			var known []string
+			for _, n := range s.BGPNeighbors {
+				known = append(known, n.Name)
+			}
+			if neighbor != "" && !slices.Contains(known, neighbor) {
+				return fmt.Errorf(
+					"--neighbor %s: there is no such BGPNeighbor; there is %s",
+					neighbor,
+					dash(strings.Join(known, ", ")),
+				)
+			}
+			if table == nil {
+				return printRoutes(c.Out, &out, view.RoutesOf(s, node, neighbor))
+			}
+			if neighbor == "" {
+				if len(known) != 1 {
+					return fmt.Errorf(
+						"--from-router: name the BGPNeighbor whose router it is with --neighbor; there is %s",
+						dash(strings.Join(known, ", ")),
+					)
+				}
+				neighbor = known[0]
+			}
+			found := view.Compare(s, neighbor, table)
+			err = out.print(c.Out, found, func(w io.Writer, _ bool) {
+				for _, d := range found.Differences {
+					fmt.Fprintf(w, "%s\t%s\n", d.Kind, d.Text)
+				}
+				if len(found.Differences) == 0 {
+					fmt.Fprintf(
+						w,
+						"The router of BGPNeighbor %s has each of %d routes, and no other of a pool.\n",
+						found.Neighbor,
+						found.Wanted,
+					)
+				}
+				if found.Skipped != "" {
+					fmt.Fprintf(w, "note\t%s\n", found.Skipped)
+				}
+			})
+			if err == nil && len(found.Differences) > 0 {
+				return errFinds
+			}
+			return err
+		},
+	}
+	out.register(cmd)
+	cmd.Flags().StringVar(&node, "node", "", "only this node's")
+	cmd.Flags().StringVar(&neighbor, "neighbor", "", "only those to this BGPNeighbor")
+	cmd.Flags().StringVar(&file, "from-router", "", "file with the router's table; - is the standard input")
+	_ = cmd.RegisterFlagCompletionFunc("node", c.completeNames(nodeNames))
+	_ = cmd.RegisterFlagCompletionFunc("neighbor", c.completeNames(neighborNames))
+	return cmd
+}
+
+func printRoutes(to io.Writer, out *output, rows []view.Route) error {
+	return out.print(to, rows, func(w io.Writer, wide bool) {
+		fmt.Fprint(w, "PREFIX\tNEIGHBOR\tNODE\tNEXT HOP\tPROBLEM")
+		if wide {
+			fmt.Fprint(w, "\tATTRIBUTES\tSERVICES")
+		}
+		fmt.Fprintln(w)
+		for _, r := range rows {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s", r.Prefix, r.Neighbor, r.Node, dash(r.NextHop), dash(r.Obstacle))
+			if wide {
+				fmt.Fprintf(w, "\t%s\t%s", dash(attributesOf(r)), dash(strings.Join(r.Services, ",")))
+			}
+			fmt.Fprintln(w)
+		}
+	})
+}
+
+func attributesOf(r view.Route) string {
+	var all []string
+	if r.LocalPref != nil {
+		all = append(all, fmt.Sprintf("localPref %d", *r.LocalPref))
+	}
+	if r.MED != nil {
+		all = append(all, fmt.Sprintf("MED %d", *r.MED))
+	}
+	if r.Prepend > 0 {
+		all = append(all, fmt.Sprintf("prepend %d", r.Prepend))
+	}
+	if r.Weight > 0 {
+		all = append(all, fmt.Sprintf("weight %d", r.Weight))
+	}
+	if len(r.Communities) > 0 {
+		all = append(all, "communities "+strings.Join(r.Communities, " "))
+	}
+	return strings.Join(all, ", ")
+}
+
+// mostTable is more than the table of a router has that is compared.
+const mostTable = 256 << 20
+
+// readFile reads a file; - is the standard input.
+func (c *common) readFile(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(c.In, mostTable))
+	}
+	return os.ReadFile(name)
 }

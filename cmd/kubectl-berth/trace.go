@@ -109,7 +109,7 @@ func (c *common) addressesOf(ctx context.Context, to *cluster.Clients, name stri
 	name = strings.TrimPrefix(strings.TrimPrefix(name, "service/"), "svc/")
 	svc, err := to.Kubernetes.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, right(err, "get", "", "services")
+		return nil, cluster.Right(err, "get", "", "services")
 	}
 	for _, a := range service.AddressesIn(svc) {
 		flags = append(flags, "--address", a.String())
@@ -127,7 +127,7 @@ func (c *common) askSpeakers(ctx context.Context, to *cluster.Clients, node stri
 		LabelSelector: cluster.ComponentLabel + "=speaker",
 	})
 	if err != nil {
-		return nil, right(err, "list", "", "pods")
+		return nil, cluster.Right(err, "list", "", "pods")
 	}
 	var mu sync.Mutex
 	all := []traced{}
@@ -163,7 +163,7 @@ func (c *common) askSpeakers(ctx context.Context, to *cluster.Clients, node stri
 	}
 	for name, err := range failed {
 		if len(failed) == asked {
-			return nil, fmt.Errorf("the speaker of node %s: %w", name, right(err, "create", "", "pods/exec"))
+			return nil, fmt.Errorf("the speaker of node %s: %w", name, cluster.Right(err, "create", "", "pods/exec"))
 		}
 		fmt.Fprintf(c.ErrOut, "note: the speaker of node %s does not say: %v\n", name, err)
 	}

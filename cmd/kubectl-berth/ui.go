@@ -1,16 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/dashboard"
+	"github.com/berth-lb/berth/kubectl/follow"
 	"github.com/berth-lb/berth/kubectl/ui"
 	"github.com/berth-lb/berth/kubectl/why"
 )
@@ -61,4 +64,43 @@ printed, with your own rights. It changes nothing.`,
 	}
 	cmd.Flags().IntVar(&port, "port", 0, "port of the page; 0: any that is free")
 	return cmd
+}
+
+// gather is how long changes are gathered before a live view shows them.
+const gather = 50 * time.Millisecond
+
+// readWithin bounds how long a look at the cluster takes.
+const readWithin = 30 * time.Second
+
+// live calls show with what a cluster looks like at first, and after each change, until the context
+// ends. While the cluster cannot be read, it shows the last Frame as stale.
+func (c *common) live(
+	ctx context.Context, to *cluster.Clients, show func(*cluster.State, dashboard.Frame) error,
+) error {
+	frame := dashboard.Frame{Title: c.titleOf(to)}
+	var state *cluster.State
+	return follow.Changes(ctx, to, gather, func() error {
+		reading, cancel := context.WithTimeout(ctx, readWithin)
+		defer cancel()
+		read, err := cluster.Read(reading, to, c.namespace)
+		switch {
+		case err != nil && (state == nil || ctx.Err() != nil):
+			return err
+		case err != nil:
+			frame.Stale = err.Error()
+		default:
+			state = read
+			frame = frame.Next(dashboard.Of(state, func(namespace string) why.Pods { return podsOf(ctx, to, namespace) }))
+		}
+		return show(state, frame)
+	})
+}
+
+// titleOf names what is shown: the context of the kubeconfig, or else the server.
+func (c *common) titleOf(to *cluster.Clients) string {
+	raw, err := c.config.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return to.Config.Host
+	}
+	return cmp.Or(*c.config.Context, raw.CurrentContext, to.Config.Host)
 }

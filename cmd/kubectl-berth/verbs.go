@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/follow"
 	"github.com/berth-lb/berth/kubectl/forecast"
 	"github.com/berth-lb/berth/kubectl/verb"
 )
@@ -116,22 +117,6 @@ func (v *verbFlags) print(w io.Writer, all []done) error {
 	})
 }
 
-// right adds the rule of RBAC that is missing to an error that says that one is.
-func right(err error, does, group, resource string) error {
-	if !apierrors.IsForbidden(err) {
-		return err
-	}
-	return fmt.Errorf(
-		"you have no right to %s %s; this rule in a role gives it: {apiGroups: [%q], resources: [%s], verbs: [%s]} (%w)",
-		does,
-		resource,
-		group,
-		resource,
-		does,
-		err,
-	)
-}
-
 const berthGroup = "berth.dev"
 
 func rebalanceCommand(c *common) *cobra.Command {
@@ -156,7 +141,7 @@ annotation berth.dev/rebalance of the SegmentAnnouncements, of all if none is na
 			}
 			list, err := to.Berth.SegmentAnnouncements.List(cmd.Context(), metav1.ListOptions{})
 			if err != nil {
-				return right(err, "list", berthGroup, "segmentannouncements")
+				return cluster.Right(err, "list", berthGroup, "segmentannouncements")
 			}
 			var there []string
 			for i := range list.Items {
@@ -195,7 +180,7 @@ annotation berth.dev/rebalance of the SegmentAnnouncements, of all if none is na
 							body,
 							o,
 						)
-						return right(err, "patch", berthGroup, "segmentannouncements")
+						return cluster.Right(err, "patch", berthGroup, "segmentannouncements")
 					},
 				)
 				if err != nil {
@@ -241,7 +226,7 @@ which other load balancers heed, too. --undo removes the label if this command h
 			}
 			node, err := to.Kubernetes.CoreV1().Nodes().Get(cmd.Context(), name, metav1.GetOptions{})
 			if err != nil {
-				return right(err, "get", "", "nodes")
+				return cluster.Right(err, "get", "", "nodes")
 			}
 			change := verb.Drain(node)
 			next := "other nodes take over what it answers for, and routers its routes: kubectl berth l2 owners --node " + name
@@ -253,7 +238,7 @@ which other load balancers heed, too. --undo removes the label if this command h
 			}
 			all, err := v.apply([]done{}, "node/"+name, change, next, func(body []byte, o metav1.PatchOptions) error {
 				_, err := to.Kubernetes.CoreV1().Nodes().Patch(cmd.Context(), name, types.MergePatchType, body, o)
-				return right(err, "patch", "", "nodes")
+				return cluster.Right(err, "patch", "", "nodes")
 			})
 			if err != nil {
 				return err
@@ -273,13 +258,13 @@ which other load balancers heed, too. --undo removes the label if this command h
 				last := &all[len(all)-1]
 				last.Next = ""
 				if undo {
-					err = awaitSpeakers(ctx, to, func(seen watched) string {
-						return prefixed("node "+name+" ", verb.Returned(name, seen.speaker(name)))
+					err = follow.Speakers(ctx, to, func(seen follow.Reports) string {
+						return prefixed("node "+name+" ", verb.Returned(name, seen.Speaker(name)))
 					})
 					last.Text += "; its speaker announces"
 				} else {
-					err = awaitSpeakers(ctx, to, func(seen watched) string {
-						return prefixed("node "+name+" ", verb.Left(name, seen.speaker(name), seen.owners))
+					err = follow.Speakers(ctx, to, func(seen follow.Reports) string {
+						return prefixed("node "+name+" ", verb.Left(name, seen.Speaker(name), seen.Owners))
 					})
 					last.Text += "; it answers for nothing, and announces nothing"
 				}
@@ -373,7 +358,7 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
 					_, err := to.Kubernetes.CoreV1().
 						Services(namespace).
 						Patch(cmd.Context(), name, types.MergePatchType, body, o)
-					return right(err, "patch", "", "services")
+					return cluster.Right(err, "patch", "", "services")
 				},
 			)
 			if err != nil {
@@ -481,7 +466,7 @@ creates an AddressReservation, unless the controller would not keep the address.
 					)
 				}
 				if err != nil {
-					return right(err, "create", berthGroup, "addressreservations")
+					return cluster.Right(err, "create", berthGroup, "addressreservations")
 				}
 				d.Next = fmt.Sprintf(
 					"condition Ready says that it is kept: kubectl get addressreservations.berth.dev %s -n %s",
@@ -521,7 +506,7 @@ berth.dev/rotate of Secret berth-hello.`,
 			if wait {
 				list, err := to.Berth.Speakers.List(cmd.Context(), metav1.ListOptions{})
 				if err != nil {
-					return right(err, "list", berthGroup, "speakers")
+					return cluster.Right(err, "list", berthGroup, "speakers")
 				}
 				before = verb.Keys(pointers(list.Items))
 			}
@@ -540,7 +525,7 @@ berth.dev/rotate of Secret berth-hello.`,
 					_, err := to.Kubernetes.CoreV1().
 						Secrets(c.namespace).
 						Patch(cmd.Context(), v1alpha1.HelloSecret, types.MergePatchType, body, o)
-					return right(err, "patch", "", "secrets")
+					return cluster.Right(err, "patch", "", "secrets")
 				},
 			)
 			if err != nil {
@@ -549,10 +534,10 @@ berth.dev/rotate of Secret berth-hello.`,
 			if wait && !v.dry() {
 				ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 				defer cancel()
-				err := awaitSpeakers(ctx, to, func(seen watched) string {
+				err := follow.Speakers(ctx, to, func(seen follow.Reports) string {
 					return prefixed(
 						"no new key alone yet on ",
-						strings.Join(verb.Unrotated(seen.speakers, before), ", "),
+						strings.Join(verb.Unrotated(seen.Speakers, before), ", "),
 					)
 				})
 				if err != nil {

@@ -14,12 +14,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/follow"
 	"github.com/berth-lb/berth/kubectl/view"
 )
 
 func statusCommand(c *common) *cobra.Command {
 	var out output
-	var check, follow bool
+	var check, again bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Sum up what Berth does, and what is wrong",
@@ -47,14 +48,14 @@ func statusCommand(c *common) *cobra.Command {
 				}
 				return nil
 			}
-			if !follow {
+			if !again {
 				return show()
 			}
 			to, err := c.clients()
 			if err != nil {
 				return err
 			}
-			return eachChange(cmd.Context(), to, 500*time.Millisecond, func() error {
+			return follow.Changes(cmd.Context(), to, 500*time.Millisecond, func() error {
 				fmt.Fprintf(c.Out, "--- %s\n", time.Now().Format(time.TimeOnly))
 				return show()
 			})
@@ -62,10 +63,10 @@ func statusCommand(c *common) *cobra.Command {
 	}
 	out.register(cmd)
 	cmd.Flags().BoolVar(&check, "check", false, "exit with code 1 if anything is wrong")
-	cmd.Flags().BoolVar(&follow, "watch", false, "print it again at each change")
+	cmd.Flags().BoolVar(&again, "watch", false, "print it again at each change")
 	cmd.MarkFlagsMutuallyExclusive("check", "watch")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if follow && c.from != "" {
+		if again && c.from != "" {
 			return errors.New("--watch: leave it out; nothing changes in a --bundle")
 		}
 		return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/why"
 )
 
@@ -123,4 +124,17 @@ func (c *common) completeServices(cmd *cobra.Command, args []string, _ string) (
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// podsOf reads the Pods of a namespace.
+func podsOf(ctx context.Context, to *cluster.Clients, namespace string) why.Pods {
+	list, err := to.Kubernetes.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return why.Pods{Err: err}
+	}
+	var pods why.Pods
+	for i := range list.Items {
+		pods.All = append(pods.All, &list.Items[i])
+	}
+	return pods
 }

@@ -94,7 +94,7 @@ func InternalIPs(node *corev1.Node) []netip.Addr {
 }
 
 // sharingKey returns the key by which the Service shares addresses, also one for another load
-// balancer: the controller decides whether it counts, and gives no shared address where it does not.
+// balancer: the controller decides whether it counts, and gives no shared address if not.
 func sharingKey(svc *corev1.Service) string {
 	_, key := dialect.Everyone().Lookup(svc.Annotations, v1alpha1.AnnotationSharingKey)
 	return key

@@ -1,7 +1,6 @@
-package main
+package follow
 
 import (
-	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -13,56 +12,11 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
-	"github.com/berth-lb/berth/kubectl/dashboard"
-	"github.com/berth-lb/berth/kubectl/why"
 )
 
-// gather is how long changes are gathered before a live view shows them.
-const gather = 50 * time.Millisecond
-
-// readWithin bounds how long a look at the cluster takes.
-const readWithin = 30 * time.Second
-
-// live calls show with what a cluster looks like at first, and after each change, until the context
-// ends. While the cluster cannot be read, it shows the last Frame as stale.
-func (c *common) live(
-	ctx context.Context, to *cluster.Clients, show func(*cluster.State, dashboard.Frame) error,
-) error {
-	frame := dashboard.Frame{Title: c.titleOf(to)}
-	var state *cluster.State
-	return eachChange(ctx, to, gather, func() error {
-		reading, cancel := context.WithTimeout(ctx, readWithin)
-		defer cancel()
-		read, err := cluster.Read(reading, to, c.namespace)
-		switch {
-		case err != nil && (state == nil || ctx.Err() != nil):
-			return err
-		case err != nil:
-			frame.Stale = err.Error()
-		default:
-			state = read
-			frame = frame.Next(dashboard.Of(state, func(namespace string) why.Pods { return podsOf(ctx, to, namespace) }))
-		}
-		return show(state, frame)
-	})
-}
-
-// podsOf reads the Pods of a namespace.
-func podsOf(ctx context.Context, to *cluster.Clients, namespace string) why.Pods {
-	list, err := to.Kubernetes.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return why.Pods{Err: err}
-	}
-	var pods why.Pods
-	for i := range list.Items {
-		pods.All = append(pods.All, &list.Items[i])
-	}
-	return pods
-}
-
-// eachChange calls show at first, and after changes of what it may show, until the context ends.
+// Changes calls show at first, and after changes of what it may show, until the context ends.
 // Changes are gathered for a while; where a look takes long, there is time without one in between.
-func eachChange(ctx context.Context, to *cluster.Clients, gather time.Duration, show func() error) error {
+func Changes(ctx context.Context, to *cluster.Clients, gather time.Duration, show func() error) error {
 	changes := make(chan struct{}, 1)
 	watching, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
@@ -153,13 +107,4 @@ func rest(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// titleOf names what is shown: the context of the kubeconfig, or else the server.
-func (c *common) titleOf(to *cluster.Clients) string {
-	raw, err := c.config.ToRawKubeConfigLoader().RawConfig()
-	if err != nil {
-		return to.Config.Host
-	}
-	return cmp.Or(*c.config.Context, raw.CurrentContext, to.Config.Host)
 }

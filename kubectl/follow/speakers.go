@@ -1,4 +1,4 @@
-package main
+package follow
 
 import (
 	"context"
@@ -13,14 +13,15 @@ import (
 	"github.com/berth-lb/berth/kubectl/cluster"
 )
 
-// watched is what speakers report at a moment.
-type watched struct {
-	speakers []*v1alpha1.Speaker
-	owners   []*v1alpha1.L2Owner
+// Reports are what speakers report at a moment.
+type Reports struct {
+	Speakers []*v1alpha1.Speaker
+	Owners   []*v1alpha1.L2Owner
 }
 
-func (w watched) speaker(node string) *v1alpha1.Speaker {
-	for _, s := range w.speakers {
+// Speaker returns that of a node, nil if there is none.
+func (r Reports) Speaker(node string) *v1alpha1.Speaker {
+	for _, s := range r.Speakers {
 		if s.Name == node {
 			return s
 		}
@@ -28,14 +29,14 @@ func (w watched) speaker(node string) *v1alpha1.Speaker {
 	return nil
 }
 
-// awaitSpeakers watches what speakers report until nothing is missing. If the context ends before,
+// Speakers watches what speakers report until nothing is missing. If the context ends before,
 // the error has what missing said last.
-func awaitSpeakers(ctx context.Context, to *cluster.Clients, missing func(watched) string) error {
+func Speakers(ctx context.Context, to *cluster.Clients, missing func(Reports) string) error {
 	if _, err := to.Berth.Speakers.List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
-		return right(err, "list", berthGroup, "speakers")
+		return cluster.Right(err, "list", v1alpha1.GroupVersion.Group, "speakers")
 	}
 	if _, err := to.Berth.L2Owners.List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
-		return right(err, "list", berthGroup, "l2owners")
+		return cluster.Right(err, "list", v1alpha1.GroupVersion.Group, "l2owners")
 	}
 	speakers := client.NewInformer(to.Berth.Speakers, &v1alpha1.Speaker{})
 	owners := client.NewInformer(to.Berth.L2Owners, &v1alpha1.L2Owner{})
@@ -61,7 +62,7 @@ func awaitSpeakers(ctx context.Context, to *cluster.Clients, missing func(watche
 		return fmt.Errorf("what speakers report was not read in time: %w", ctx.Err())
 	}
 	for {
-		left := missing(watched{client.Stored[*v1alpha1.Speaker](speakers), client.Stored[*v1alpha1.L2Owner](owners)})
+		left := missing(Reports{client.Stored[*v1alpha1.Speaker](speakers), client.Stored[*v1alpha1.L2Owner](owners)})
 		if left == "" {
 			return nil
 		}

@@ -1,0 +1,3 @@
+// Package follow watches a cluster for commands that show it as it changes, or wait until something
+// has come true.
+package follow
