@@ -154,9 +154,10 @@ func Files(
 	r := Between(s, changed)
 	r.Objects = done
 	_, problems := config.Compile(changed.Objects())
-	for i, o := range r.Objects {
+	for i := range r.Objects {
+		o := &r.Objects[i]
 		for _, p := range problems[config.Key{Kind: o.Kind, Name: o.Name}] {
-			r.Objects[i].Messages = append(o.Messages, p.Message)
+			o.Messages = append(o.Messages, p.Message)
 		}
 		r.Refused = r.Refused || o.Change == Refused
 	}
