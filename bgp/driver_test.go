@@ -742,7 +742,10 @@ func TestEachPeerIsToldItsOwnAttributesOfOnePrefix(t *testing.T) {
 		c.router.tells(t, c.prefix.String(), c.want)
 	}
 
-	// What changes for one peer is sent to that one alone.
+	// What changes for one peer is sent to that one alone, once GoBGP counts the sessions.
+	for _, name := range []string{"tor1", "tor2", "inside"} {
+		d.up(t, name)
+	}
 	for _, r := range []*router{tor1, tor2, inside} {
 		r.forget()
 	}

@@ -60,6 +60,7 @@ type loop struct {
 	phase     phase
 	withdrawn []chan struct{}
 	closing   bool
+	settles   bool // a session that has just come up is not counted yet: see settleSessions
 
 	ready                      <-chan struct{} // closed
 	retry, settle, drain, rest *time.Timer

@@ -97,7 +97,7 @@ func (o *loop) run(ctx context.Context) error {
 // work is ready while there is something to send. One batch at a time, so that news of sessions and
 // newer orders come in between.
 func (o *loop) work() <-chan struct{} {
-	if len(o.dirty) > 0 || len(o.withdrawn) > 0 && o.withdrawDone() {
+	if len(o.dirty) > 0 && !o.settles || len(o.withdrawn) > 0 && o.withdrawDone() {
 		return o.ready
 	}
 	return nil

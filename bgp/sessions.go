@@ -565,7 +565,8 @@ func (o *loop) probeAnswered(v probeResult) {
 
 // settleSessions closes a gap in GoBGP v4.8.0: it tells that a session is established, and has
 // queued all routes for it, an instant before it counts it among those that get changes. A change
-// in between would never reach the peer; if there was one, everything is sent again.
+// in between would never reach the peer: from here on changes wait (see work), and if there was one
+// before, everything is sent again.
 func (o *loop) settleSessions(ctx context.Context) {
 	waiting := false
 	for _, s := range o.byAddress {
@@ -586,7 +587,7 @@ func (o *loop) settleSessions(ctx context.Context) {
 			o.log.Warn("could not check a BGP session for missed routes", "peer", s.peer.Name, "error", err)
 		}
 	}
-	if waiting {
+	if o.settles = waiting; waiting {
 		o.settle.Reset(settlePause)
 	}
 }
