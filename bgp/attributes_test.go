@@ -43,10 +43,10 @@ func FuzzPathOfAttributes(f *testing.F) {
 			}
 			slices.SortFunc(a.Communities, community.Compare)
 			a.Communities = slices.Compact(a.Communities)
-			if a.validate() != nil {
+			if validate(a) != nil {
 				return
 			}
-			if twice := a.with(a); twice.Prepend != a.Prepend || twice.Weight < a.Weight ||
+			if twice := united(a, a); twice.Prepend != a.Prepend || twice.Weight < a.Weight ||
 				!slices.Equal(twice.Communities, a.Communities) {
 				t.Errorf("united with itself: %+v, want %+v", twice, a)
 			}
@@ -57,8 +57,8 @@ func FuzzPathOfAttributes(f *testing.F) {
 						gobgp.NewAs4PathParam(gobgp.BGP_ASPATH_ATTR_TYPE_SEQ, slices.Repeat([]uint32{asn}, int(prepend)+1)),
 					}),
 				},
-				a.path(asn),
-				[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeLargeCommunities(a.large())},
+				pathAttributes(a, asn),
+				[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeLargeCommunities(large(a))},
 			)
 			nlri, err := gobgp.NewIPAddrPrefix(netip.MustParsePrefix("192.0.2.1/32"))
 			if err != nil {
@@ -101,8 +101,8 @@ func says(t *testing.T, attributes []gobgp.PathAttributeInterface, want Attribut
 			}
 		case *gobgp.PathAttributeExtendedCommunities:
 			lb, ok := v.Value[0].(*gobgp.LinkBandwidthExtended)
-			if !ok || lb.Bandwidth != want.bandwidth() || lb.AS != twoByteAS(asn) {
-				t.Errorf("link bandwidth %v, want AS %d, %g", v.Value, twoByteAS(asn), want.bandwidth())
+			if !ok || lb.Bandwidth != bandwidth(want) || lb.AS != twoByteAS(asn) {
+				t.Errorf("link bandwidth %v, want AS %d, %g", v.Value, twoByteAS(asn), bandwidth(want))
 			}
 			got.Weight = want.Weight
 		}

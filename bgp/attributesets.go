@@ -36,7 +36,7 @@ func newAttributeSets() *attributeSets {
 // learn numbers the sets of an announcement.
 func (b *attributeSets) learn(a announcement) {
 	for _, set := range a.sets() {
-		key := set.key()
+		key := set.Key()
 		if _, known := b.numbers[key]; known {
 			continue
 		}
@@ -50,7 +50,7 @@ func (b *attributeSets) forget(used func(yield func(announcement) bool)) {
 	still := map[string]bool{}
 	for a := range used {
 		for _, set := range a.sets() {
-			still[set.key()] = true
+			still[set.Key()] = true
 		}
 	}
 	for key, n := range b.numbers {
@@ -73,7 +73,7 @@ func (b *attributeSets) markers(a announcement) []*gobgp.LargeCommunity {
 		if alike {
 			return asItIs
 		}
-		return b.numbers[set.key()] // that of a plain one is 0, asItIs
+		return b.numbers[set.Key()] // that of a plain one is 0, asItIs
 	}
 	var list []*gobgp.LargeCommunity
 	if a.everyone != nil {

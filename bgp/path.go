@@ -10,6 +10,7 @@ import (
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/berth-lb/berth/bgp/peer"
+	"github.com/berth-lb/berth/bgp/route"
 )
 
 var families = [...]gobgp.Family{gobgp.RF_IPv4_UC, gobgp.RF_IPv6_UC}
@@ -56,8 +57,8 @@ func newPath(
 	}
 	attributes := append(
 		[]gobgp.PathAttributeInterface{gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP), hop},
-		alike.path(asn)...)
-	attributes = append(attributes, gobgp.NewPathAttributeLargeCommunities(append(alike.large(), sets.markers(a)...)))
+		pathAttributes(alike, asn)...)
+	attributes = append(attributes, gobgp.NewPathAttributeLargeCommunities(append(large(alike), sets.markers(a)...)))
 	return &apiutil.Path{Family: family, Nlri: nlri, Withdrawal: withdrawal, Attrs: attributes}, nil
 }
 
@@ -90,6 +91,13 @@ func essence(p *apiutil.Path) map[gobgp.BGPAttrType][]byte {
 type (
 	Peer = peer.Peer
 	BFD  = peer.BFD
+)
+
+// What is announced: see package route.
+type (
+	Route      = route.Route
+	Attributes = route.Attributes
+	Desired    = route.Desired
 )
 
 // The types of peers.

@@ -117,19 +117,19 @@ func actions(p Peer, set Attributes) *api.Actions {
 	if set.Weight > 0 {
 		a.ExtCommunity = &api.CommunityAction{
 			Type:        api.CommunityAction_TYPE_ADD,
-			Communities: []string{fmt.Sprintf("lb:%d:%d", twoByteAS(p.LocalASN), int64(set.bandwidth()))},
+			Communities: []string{fmt.Sprintf("lb:%d:%d", twoByteAS(p.LocalASN), int64(bandwidth(set)))},
 		}
 	}
-	if standard := set.standard(); len(standard) > 0 {
+	if members := standard(set); len(members) > 0 {
 		a.Community = &api.CommunityAction{Type: api.CommunityAction_TYPE_ADD}
-		for _, c := range standard {
+		for _, c := range members {
 			a.Community.Communities = append(a.Community.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
 		}
 	}
-	if large := set.large(); len(large) > 0 {
+	if members := large(set); len(members) > 0 {
 		// Only our markers are on the path: what replaces them strips them.
 		a.LargeCommunity = &api.CommunityAction{Type: api.CommunityAction_TYPE_REPLACE}
-		for _, c := range large {
+		for _, c := range members {
 			a.LargeCommunity.Communities = append(a.LargeCommunity.Communities, c.String())
 		}
 	}

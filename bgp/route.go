@@ -7,23 +7,6 @@ import (
 	"strings"
 )
 
-// Route is one prefix to announce.
-type Route struct {
-	// Prefix is announced masked: 192.0.2.1/24 is 192.0.2.0/24.
-	Prefix netip.Prefix
-	// Peers names the peers that get the route; empty means all, present and future. A name without a
-	// Peer is kept until there is one.
-	Peers []string
-	// Attributes that these peers are told.
-	Attributes
-}
-
-// Desired is everything one group wants announced. A prefix may come several times, for different
-// peers.
-type Desired struct {
-	Routes []Route
-}
-
 // announcement is what one prefix needs, all groups that want it taken together.
 type announcement struct {
 	// everyone is what those peers are told that are not in named; nil: nothing.
@@ -78,8 +61,8 @@ func (a announcement) union(b announcement) announcement {
 		if x == nil || y == nil {
 			return cmp.Or(x, y)
 		}
-		united := x.with(*y)
-		return &united
+		both := united(*x, *y)
+		return &both
 	}
 	united := announcement{everyone: both(a.everyone, b.everyone)}
 	var peers []string
@@ -113,11 +96,11 @@ const extraPrepend = 11
 func (a announcement) lastResort() announcement {
 	l := announcement{named: slices.Clone(a.named)}
 	if a.everyone != nil {
-		all := a.everyone.lastResort()
+		all := leastPreferred(*a.everyone)
 		l.everyone = &all
 	}
 	for i := range l.named {
-		l.named[i].Attributes = l.named[i].Attributes.lastResort()
+		l.named[i].Attributes = leastPreferred(l.named[i].Attributes)
 	}
 	return l
 }
@@ -185,17 +168,17 @@ func (a announcement) sets() []Attributes {
 	for _, s := range a.named {
 		list = append(list, s.Attributes)
 	}
-	return slices.DeleteFunc(list, Attributes.plain)
+	return slices.DeleteFunc(list, func(a Attributes) bool { return a.Equal(Attributes{}) })
 }
 
 func (a announcement) validate() error {
 	if a.everyone != nil {
-		if err := a.everyone.validate(); err != nil {
+		if err := validate(*a.everyone); err != nil {
 			return err
 		}
 	}
 	for _, s := range a.named {
-		if err := s.validate(); err != nil {
+		if err := validate(s.Attributes); err != nil {
 			return err
 		}
 	}

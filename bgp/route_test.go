@@ -67,7 +67,7 @@ func toldTo(a announcement, ok bool, peer string) string {
 	if !ok || told == nil {
 		return "-"
 	}
-	return told.key()
+	return told.Key()
 }
 
 func TestAPrefixOfSeveralGroupsStaysWhileOneWantsItAndGoesToTheUnionOfTheirPeers(t *testing.T) {
@@ -191,7 +191,7 @@ func slowlyToldTo(groups map[string]Desired, prefix netip.Prefix, peer string) s
 			case told == nil:
 				told = &r.Attributes
 			default:
-				both := told.with(r.Attributes)
+				both := united(*told, r.Attributes)
 				told = &both
 			}
 		}
@@ -199,5 +199,5 @@ func slowlyToldTo(groups map[string]Desired, prefix netip.Prefix, peer string) s
 	if told == nil {
 		return "-"
 	}
-	return told.key()
+	return told.Key()
 }

@@ -7,10 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -134,16 +131,6 @@ func (t Talk[Out, In]) speak(ctx, life context.Context, conn net.Conn) error {
 		_ = conn.SetReadDeadline(time.Now().Add(within))
 		return say(*t.Farewell)
 	}
-}
-
-// Listen listens on a socket that only root can connect to. What a former process left goes.
-func Listen(ctx context.Context, path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	former := syscall.Umask(0o177)
-	defer syscall.Umask(former)
-	return (&net.ListenConfig{}).Listen(ctx, "unix", path)
 }
 
 // Dial returns how to connect to a socket.

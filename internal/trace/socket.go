@@ -22,11 +22,6 @@ const (
 	within = 5 * time.Second
 )
 
-// ListenBeside listens for who reads the Log of a process, in the folder of another socket.
-func ListenBeside(ctx context.Context, socket, process string) (net.Listener, error) {
-	return lines.Listen(ctx, filepath.Join(filepath.Dir(socket), process+suffix))
-}
-
 // Serve answers who connects, one at a time, until ctx ends. It closes the listener.
 func (l *Log) Serve(ctx context.Context, at net.Listener, logger *slog.Logger) {
 	defer context.AfterFunc(ctx, func() { _ = at.Close() })()

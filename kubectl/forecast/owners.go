@@ -9,7 +9,6 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/l2/election"
-	"github.com/berth-lb/berth/l2/packet"
 	"github.com/berth-lb/berth/speaker/object"
 )
 
@@ -114,14 +113,13 @@ func selects(patterns []string, r v1alpha1.SegmentReport, own []netip.Addr) bool
 	})
 }
 
-// nameOfSegment returns the name that L2Owners have for it: the lowest IPv4 subnet, or else the
-// lowest IPv6 one, or else the interface.
+// nameOfSegment returns the name that L2Owners have for it.
 func nameOfSegment(r v1alpha1.SegmentReport) string {
-	link := packet.Link{Name: r.Interface}
+	var subnets []netip.Prefix
 	for _, text := range r.Subnets {
 		if subnet, err := netip.ParsePrefix(text); err == nil {
-			link.Subnets = append(link.Subnets, subnet)
+			subnets = append(subnets, subnet)
 		}
 	}
-	return link.Segment()
+	return election.SegmentName(r.Interface, subnets)
 }

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/peer"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
@@ -349,9 +349,9 @@ func sessionChanges(before, after *cluster.State) []Session {
 }
 
 // peers returns each node's, by node and name.
-func peers(s *cluster.State) map[[2]string]bgp.Peer {
+func peers(s *cluster.State) map[[2]string]peer.Peer {
 	snapshot, _ := config.Compile(s.Objects())
-	all := map[[2]string]bgp.Peer{}
+	all := map[[2]string]peer.Peer{}
 	for _, n := range s.Nodes {
 		for _, p := range plan.PlanPeers(s.World(n.Name, snapshot)) {
 			all[[2]string{n.Name, p.Name}] = p

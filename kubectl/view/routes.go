@@ -8,7 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/peer"
+	"github.com/berth-lb/berth/bgp/route"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
@@ -89,7 +90,7 @@ func merge(rows []Route, r Route) []Route {
 	return append(rows, r)
 }
 
-func routeOf(node string, peer bgp.Peer, group plan.Group, r bgp.Route, own []netip.Addr, obstacle string) Route {
+func routeOf(node string, peer peer.Peer, group plan.Group, r route.Route, own []netip.Addr, obstacle string) Route {
 	row := Route{
 		Node: node, Neighbor: peer.Name, Prefix: r.Prefix.String(), LocalPref: r.LocalPref, MED: r.MED, Prepend: r.Prepend,
 		Weight: r.Weight, Obstacle: obstacle, prefix: r.Prefix.Masked(), hop: nextHop(peer, r.Prefix, own),
@@ -109,7 +110,7 @@ func routeOf(node string, peer bgp.Peer, group plan.Group, r bgp.Route, own []ne
 }
 
 // carries reports whether the peer is told of prefixes of this family.
-func carries(peer bgp.Peer, prefix netip.Prefix) bool {
+func carries(peer peer.Peer, prefix netip.Prefix) bool {
 	if !peer.IPv4 && !peer.IPv6 {
 		return true
 	}
@@ -118,7 +119,7 @@ func carries(peer bgp.Peer, prefix netip.Prefix) bool {
 
 // nextHop returns the next hop of a route, as far as the configuration says; invalid: the kernel
 // chooses it.
-func nextHop(peer bgp.Peer, prefix netip.Prefix, own []netip.Addr) netip.Addr {
+func nextHop(peer peer.Peer, prefix netip.Prefix, own []netip.Addr) netip.Addr {
 	same := peer.Address.IsValid() && peer.Address.Is4() == prefix.Addr().Is4() ||
 		peer.Prefix.IsValid() && peer.Prefix.Addr().Is4() == prefix.Addr().Is4() ||
 		peer.Interface != "" && prefix.Addr().Is6()
@@ -138,7 +139,7 @@ func nextHop(peer bgp.Peer, prefix netip.Prefix, own []netip.Addr) netip.Addr {
 }
 
 // sessionObstacle says what keeps a speaker from announcing to a peer.
-func sessionObstacle(speaker *v1alpha1.Speaker, peer bgp.Peer) string {
+func sessionObstacle(speaker *v1alpha1.Speaker, peer peer.Peer) string {
 	if speaker == nil {
 		return "the node has no speaker that has reported"
 	}

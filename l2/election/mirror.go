@@ -1,6 +1,7 @@
 package election
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -254,4 +255,23 @@ func (m *Machine) PeerByMAC(mac [6]byte) string {
 		return node
 	}
 	return m.nodeByMAC[mac]
+}
+
+// SegmentName returns the name of a segment for the mirror, which is the same on all of its nodes:
+// the lowest IPv4 subnet of the interface's addresses, or else the lowest IPv6 subnet, or else the
+// name of the interface.
+func SegmentName(ifname string, subnets []netip.Prefix) string {
+	var lowest netip.Prefix
+	for _, p := range subnets {
+		switch {
+		case p.IsSingleIP() || p.Addr().IsLinkLocalUnicast():
+		case !lowest.IsValid(), p.Addr().Is4() && lowest.Addr().Is6(),
+			p.Addr().Is4() == lowest.Addr().Is4() && p.Addr().Less(lowest.Addr()):
+			lowest = p
+		}
+	}
+	if !lowest.IsValid() {
+		return ifname
+	}
+	return lowest.String()
 }

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // Link is an interface as the kernel describes it.
@@ -18,23 +20,8 @@ type Link struct {
 	Subnets []netip.Prefix
 }
 
-// Segment returns the name of the segment for the mirror, which is the same on all of its nodes:
-// the lowest IPv4 subnet, or else the lowest IPv6 subnet, or else the name of the interface.
-func (l Link) Segment() string {
-	var lowest netip.Prefix
-	for _, p := range l.Subnets {
-		switch {
-		case p.IsSingleIP() || p.Addr().IsLinkLocalUnicast():
-		case !lowest.IsValid(), p.Addr().Is4() && lowest.Addr().Is6(),
-			p.Addr().Is4() == lowest.Addr().Is4() && p.Addr().Less(lowest.Addr()):
-			lowest = p
-		}
-	}
-	if !lowest.IsValid() {
-		return l.Name
-	}
-	return lowest.String()
-}
+// Segment returns the name of the segment for the mirror.
+func (l Link) Segment() string { return election.SegmentName(l.Name, l.Subnets) }
 
 // HostSubnets returns the link's subnets in which other hosts can have addresses, except link-local
 // ones.

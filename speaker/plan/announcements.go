@@ -7,22 +7,22 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 
-	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/route"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
-	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // Announcements are what this node announces of a group.
 type Announcements struct {
 	// L2 by address.
 	L2  map[netip.Addr]Segment
-	BGP bgp.Desired
+	BGP route.Desired
 }
 
 // Segment is what is wanted of an address on segments.
 type Segment struct {
-	l2.Desired
+	election.Desired
 	AnnouncementNames []string // the SegmentAnnouncements that select the address, ascending
 }
 
@@ -72,7 +72,7 @@ func PlanAnnouncements(
 
 // PlanNext says what is wanted of an address on segments when a Service of policy Cluster and
 // without labels gets it alone; false: nothing.
-func PlanNext(address netip.Addr, world World) (l2.Desired, bool) {
+func PlanNext(address netip.Addr, world World) (election.Desired, bool) {
 	scheduler, _ := world.Snapshot.Scheduler([]netip.Addr{address}, "")
 	service := Service{Addresses: []netip.Addr{address}, Proxied: scheduler != ""}
 	group, _ := Group{Services: []Service{service}, Addresses: service.Addresses}.Unused(world.Used)

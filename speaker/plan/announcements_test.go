@@ -11,13 +11,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/bgp/route"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
-	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/l2/election"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
 
@@ -171,10 +171,10 @@ func TestPlanAnnouncements(t *testing.T) {
 		g.Services[0].Labels = map[string]string{key: value}
 		return g
 	}
-	route := func(prefix string, peers ...string) bgp.Route {
-		return bgp.Route{Prefix: netip.MustParsePrefix(prefix), Peers: peers}
+	routeTo := func(prefix string, peers ...string) route.Route {
+		return route.Route{Prefix: netip.MustParsePrefix(prefix), Peers: peers}
 	}
-	l2plan := func(announcements string, addresses []netip.Addr, d l2.Desired) map[netip.Addr]Segment {
+	l2plan := func(announcements string, addresses []netip.Addr, d election.Desired) map[netip.Addr]Segment {
 		wanted := map[netip.Addr]Segment{}
 		for _, a := range addresses {
 			wanted[a] = Segment{Desired: d, AnnouncementNames: strings.Split(announcements, ",")}
@@ -193,7 +193,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "192.0.2.1", "2001:db8:2::1"),
 			want: Announcements{
-				L2: l2plan("l2", addrs("192.0.2.1", "2001:db8:2::1"), l2.Desired{
+				L2: l2plan("l2", addrs("192.0.2.1", "2001:db8:2::1"), election.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 				}),
@@ -209,7 +209,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "192.0.3.1"),
 			want: Announcements{
-				L2: l2plan("rack-a", addrs("192.0.3.1"), l2.Desired{
+				L2: l2plan("rack-a", addrs("192.0.3.1"), election.Desired{
 					Interfaces: []string{"eth1"},
 					Candidates: []string{"n1", "n2"},
 				}),
@@ -220,31 +220,31 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n3",
 			group: one(false, "198.51.100.1", "2001:db8:100::1"),
 			want: Announcements{
-				BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor"), route("2001:db8:100::1/128", "tor")}},
+				BGP: route.Desired{Routes: []route.Route{routeTo("198.51.100.1/32", "tor"), routeTo("2001:db8:100::1/128", "tor")}},
 			},
 		},
 		{
 			name:  "an excluded node keeps its routes in the plan, for its driver to withdraw them cleanly",
 			self:  "n4",
 			group: one(false, "198.51.100.1"),
-			want:  Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}},
+			want:  Announcements{BGP: route.Desired{Routes: []route.Route{routeTo("198.51.100.1/32", "tor")}}},
 		},
 		{
 			name:  "a pool can be announced both ways",
 			self:  "n3",
 			group: one(false, "203.0.113.1"),
-			want: Announcements{L2: l2plan("l2", addrs("203.0.113.1"), l2.Desired{
+			want: Announcements{L2: l2plan("l2", addrs("203.0.113.1"), election.Desired{
 				Interfaces: []string{""},
 				Candidates: []string{"n1", "n2", "n3"},
 			}),
-				BGP: bgp.Desired{Routes: []bgp.Route{route("203.0.113.1/32")}}},
+				BGP: route.Desired{Routes: []route.Route{routeTo("203.0.113.1/32")}}},
 		},
 		{
 			name:  "BGP honors node selectors",
 			self:  "n1",
 			group: one(false, "203.0.113.1"),
 			want: Announcements{
-				L2: l2plan("l2", addrs("203.0.113.1"), l2.Desired{
+				L2: l2plan("l2", addrs("203.0.113.1"), election.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 				}),
@@ -256,7 +256,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			group:     one(true, "192.0.2.1"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n2", "n4"), Serving: set("n1")}},
 			want: Announcements{
-				L2: l2plan("l2", addrs("192.0.2.1"), l2.Desired{Interfaces: []string{""}, Candidates: []string{"n2"}}),
+				L2: l2plan("l2", addrs("192.0.2.1"), election.Desired{Interfaces: []string{""}, Candidates: []string{"n2"}}),
 			},
 		},
 		{
@@ -264,7 +264,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:      "n1",
 			group:     one(true, "198.51.100.1"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Serving: set("n1")}},
-			want:      Announcements{BGP: bgp.Desired{Routes: []bgp.Route{route("198.51.100.1/32", "tor")}}},
+			want:      Announcements{BGP: route.Desired{Routes: []route.Route{routeTo("198.51.100.1/32", "tor")}}},
 		},
 		{
 			name:  "policy Local without any endpoint is not announced",
@@ -283,7 +283,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
 			want: Announcements{
-				L2: l2plan("l2", addrs("192.0.2.1", "192.0.2.2"), l2.Desired{
+				L2: l2plan("l2", addrs("192.0.2.1", "192.0.2.2"), election.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n2"},
 				}),
@@ -295,11 +295,11 @@ func TestPlanAnnouncements(t *testing.T) {
 			group: one(false, "192.0.2.1", "192.0.3.1"),
 			want: Announcements{L2: map[netip.Addr]Segment{
 				netip.MustParseAddr("192.0.2.1"): {
-					Desired:           l2.Desired{Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
+					Desired:           election.Desired{Interfaces: []string{""}, Candidates: []string{"n1", "n2", "n3"}},
 					AnnouncementNames: []string{"l2"},
 				},
 				netip.MustParseAddr("192.0.3.1"): {
-					Desired:           l2.Desired{Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
+					Desired:           election.Desired{Interfaces: []string{"eth1"}, Candidates: []string{"n1", "n2"}},
 					AnnouncementNames: []string{"rack-a"},
 				},
 			}},
@@ -309,7 +309,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: one(false, "192.0.4.1"),
 			want: Announcements{
-				L2: l2plan("l2-too,rack-a-too", addrs("192.0.4.1"), l2.Desired{
+				L2: l2plan("l2-too,rack-a-too", addrs("192.0.4.1"), election.Desired{
 					Interfaces: []string{"", "eth1"},
 					Candidates: []string{"n1", "n2", "n3"},
 				}),
@@ -327,7 +327,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				}, {Name: "d/b", Local: true, Addresses: addrs("192.0.2.1"), Created: time.Unix(1, 0)}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}, "d/b": {Ready: set("n2")}},
 			want: Announcements{
-				L2: l2plan("l2", addrs("192.0.2.1"), l2.Desired{Interfaces: []string{""}, Candidates: []string{"n2"}}),
+				L2: l2plan("l2", addrs("192.0.2.1"), election.Desired{Interfaces: []string{""}, Candidates: []string{"n2"}}),
 			},
 		},
 		{
@@ -345,7 +345,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			self:  "n1",
 			group: labeled(one(false, "192.0.5.1"), "tier", "edge"),
 			want: Announcements{
-				L2: l2plan("web-only", addrs("192.0.5.1"), l2.Desired{
+				L2: l2plan("web-only", addrs("192.0.5.1"), election.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 					Preferred:  map[string]int32{"n1": 10, "n2": 15},
@@ -359,7 +359,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				{Name: "d/a", SharingKey: "k", Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
 				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}},
 			want: Announcements{
-				L2: l2plan("web-only", addrs("192.0.5.1"), l2.Desired{
+				L2: l2plan("web-only", addrs("192.0.5.1"), election.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n2", "n3"},
 					Preferred:  map[string]int32{"n1": 10, "n2": 15},
@@ -372,7 +372,7 @@ func TestPlanAnnouncements(t *testing.T) {
 			group:     labeled(one(true, "192.0.5.1"), "tier", "web"),
 			endpoints: map[string]candidate.Endpoints{"d/web": {Ready: set("n1", "n3")}},
 			want: Announcements{
-				L2: l2plan("web-only", addrs("192.0.5.1"), l2.Desired{
+				L2: l2plan("web-only", addrs("192.0.5.1"), election.Desired{
 					Interfaces: []string{""},
 					Candidates: []string{"n1", "n3"},
 					Preferred:  map[string]int32{"n1": 10},
@@ -391,7 +391,7 @@ func TestPlanAnnouncements(t *testing.T) {
 				}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
 			want: Announcements{
-				L2: l2plan("l2", addrs("192.0.2.1"), l2.Desired{Interfaces: []string{""}, Candidates: []string{"n1"}}),
+				L2: l2plan("l2", addrs("192.0.2.1"), election.Desired{Interfaces: []string{""}, Candidates: []string{"n1"}}),
 			},
 		},
 	} {
@@ -525,7 +525,7 @@ func TestPlanAnnouncements_readiness(t *testing.T) {
 // A new address is expected as a Service that asks for nothing gets it.
 func TestPlanNext(t *testing.T) {
 	w := world("n1")
-	for address, want := range map[string]l2.Desired{
+	for address, want := range map[string]election.Desired{
 		"192.0.2.7":     {Candidates: []string{"n1", "n2", "n3"}, Interfaces: []string{""}},
 		"2001:db8:2::7": {Candidates: []string{"n1", "n2", "n3"}, Interfaces: []string{""}},
 		"192.0.3.7":     {Candidates: []string{"n1", "n2"}, Interfaces: []string{"eth1"}},

@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/l2/election"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 )
@@ -133,7 +133,7 @@ func sourcesOf(ranges []netip.Prefix, address netip.Addr) []netip.Prefix {
 
 // byMark returns the settings of a virtual server by mark. It cannot be persistent, so a hash of
 // the client's address stands in for affinity.
-func byMark(settings ipvs.Settings, able l2.Capabilities) ipvs.Settings {
+func byMark(settings ipvs.Settings, able election.Capabilities) ipvs.Settings {
 	if settings.PersistenceTimeout == 0 {
 		return settings
 	}

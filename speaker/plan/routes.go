@@ -7,8 +7,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 
-	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/bgp/route"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -23,8 +23,8 @@ func planBGP(
 	endpoints map[string]candidate.Endpoints,
 	serving map[string]Node,
 	world World,
-) bgp.Desired {
-	var desired bgp.Desired
+) route.Desired {
+	var desired route.Desired
 	self, ok := serving[world.Self]
 	if !ok {
 		return desired
@@ -44,7 +44,7 @@ func planBGP(
 			desired.Routes = append(desired.Routes, routes(prefix, announcements, weight, world)...)
 		}
 	}
-	slices.SortFunc(desired.Routes, func(a, b bgp.Route) int {
+	slices.SortFunc(desired.Routes, func(a, b route.Route) int {
 		return cmp.Or(
 			a.Prefix.Addr().Compare(b.Prefix.Addr()),
 			cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
@@ -66,15 +66,15 @@ func prefixesOf(a *config.RouteAnnouncement, address netip.Addr, world World) []
 
 // routes returns the routes of a prefix that these announcements select, for the peers of this
 // node.
-func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weight uint32, world World) []bgp.Route {
+func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weight uint32, world World) []route.Route {
 	first := told(announcements[0])
 	if !slices.ContainsFunc(
 		announcements,
 		func(a *config.RouteAnnouncement) bool { return !slices.Equal(told(a), first) },
 	) {
-		return []bgp.Route{{Prefix: prefix, Peers: first, Attributes: attributes(announcements, weight)}}
+		return []route.Route{{Prefix: prefix, Peers: first, Attributes: attributes(announcements, weight)}}
 	}
-	var found []bgp.Route
+	var found []route.Route
 	for _, peer := range world.Snapshot.NeighborsOf(world.Nodes[world.Self].Labels) {
 		tells := slices.DeleteFunc(slices.Clone(announcements), func(a *config.RouteAnnouncement) bool {
 			return !a.To(peer.Name)
@@ -83,9 +83,9 @@ func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weig
 			continue
 		}
 		said := attributes(tells, weight)
-		i := slices.IndexFunc(found, func(r bgp.Route) bool { return r.Attributes.Equal(said) })
+		i := slices.IndexFunc(found, func(r route.Route) bool { return r.Attributes.Equal(said) })
 		if i < 0 {
-			found = append(found, bgp.Route{Prefix: prefix, Attributes: said})
+			found = append(found, route.Route{Prefix: prefix, Attributes: said})
 			i = len(found) - 1
 		}
 		found[i].Peers = append(found[i].Peers, peer.Name)
@@ -106,8 +106,8 @@ func told(a *config.RouteAnnouncement) []string {
 
 // attributes merges the attributes of announcements, in order of precedence: all communities, and
 // for every other attribute the first that is set.
-func attributes(announcements []*config.RouteAnnouncement, weight uint32) bgp.Attributes {
-	var united bgp.Attributes
+func attributes(announcements []*config.RouteAnnouncement, weight uint32) route.Attributes {
+	var united route.Attributes
 	var prepend *uint8
 	var weightBy v1alpha1.WeightBy
 	for _, a := range announcements {

@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
-	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/bgp/community"
+	"github.com/berth-lb/berth/bgp/route"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -69,7 +69,7 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		announcements []v1alpha1.RouteAnnouncementSpec
-		want          []bgp.Route
+		want          []route.Route
 	}{
 		{
 			name: "one, to all peers",
@@ -81,10 +81,10 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 					Communities:     []string{"2:2", "1:1"},
 				},
 			},
-			want: []bgp.Route{
+			want: []route.Route{
 				{
 					Prefix:     prefix("198.51.100.7/32"),
-					Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two},
+					Attributes: route.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Prepend: 2, Communities: two},
 				},
 			},
 		},
@@ -94,10 +94,10 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 				{MED: pointer(int64(8)), Communities: []string{"1:1"}},
 				{MED: pointer(int64(9)), LocalPreference: pointer(int64(7)), Communities: []string{"2:2"}},
 			},
-			want: []bgp.Route{
+			want: []route.Route{
 				{
 					Prefix:     prefix("198.51.100.7/32"),
-					Attributes: bgp.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two},
+					Attributes: route.Attributes{LocalPref: pointer(uint32(7)), MED: pointer(uint32(8)), Communities: two},
 				},
 			},
 		},
@@ -107,9 +107,9 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 				{NeighborNames: []string{"tor1"}},
 				{NeighborNames: []string{"tor2"}, Prepend: pointer(int32(3))},
 			},
-			want: []bgp.Route{
+			want: []route.Route{
 				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}},
-				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{Prepend: 3}},
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: route.Attributes{Prepend: 3}},
 			},
 		},
 		{
@@ -118,9 +118,9 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 				{NeighborNames: []string{"tor2"}, MED: pointer(int64(1))},
 				{MED: pointer(int64(5))},
 			},
-			want: []bgp.Route{
-				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: bgp.Attributes{MED: pointer(uint32(5))}},
-				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: bgp.Attributes{MED: pointer(uint32(1))}},
+			want: []route.Route{
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor1"}, Attributes: route.Attributes{MED: pointer(uint32(5))}},
+				{Prefix: prefix("198.51.100.7/32"), Peers: []string{"tor2"}, Attributes: route.Attributes{MED: pointer(uint32(1))}},
 			},
 		},
 		{
@@ -131,15 +131,15 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 					MED:         pointer(int64(5)),
 				},
 			},
-			want: []bgp.Route{
-				{Prefix: prefix("198.51.100.0/26"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}},
-				{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{MED: pointer(uint32(5))}},
+			want: []route.Route{
+				{Prefix: prefix("198.51.100.0/26"), Attributes: route.Attributes{MED: pointer(uint32(5))}},
+				{Prefix: prefix("198.51.100.7/32"), Attributes: route.Attributes{MED: pointer(uint32(5))}},
 			},
 		},
 		{
 			name:          "by weight",
 			announcements: []v1alpha1.RouteAnnouncementSpec{{WeightBy: v1alpha1.WeightByLocalEndpoints}},
-			want:          []bgp.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: bgp.Attributes{Weight: 3}}},
+			want:          []route.Route{{Prefix: prefix("198.51.100.7/32"), Attributes: route.Attributes{Weight: 3}}},
 		},
 		{
 			name: "by weight, where the older one has no say",
@@ -147,10 +147,10 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 				{MED: pointer(int64(1))},
 				{WeightBy: v1alpha1.WeightByLocalEndpoints, Prepend: pointer(int32(2))},
 			},
-			want: []bgp.Route{
+			want: []route.Route{
 				{
 					Prefix:     prefix("198.51.100.7/32"),
-					Attributes: bgp.Attributes{MED: pointer(uint32(1)), Prepend: 2, Weight: 3},
+					Attributes: route.Attributes{MED: pointer(uint32(1)), Prepend: 2, Weight: 3},
 				},
 			},
 		},
@@ -160,7 +160,7 @@ func TestPlanAnnouncements_routes(t *testing.T) {
 				{WeightBy: v1alpha1.WeightByNone, Prepend: pointer(int32(0))},
 				{WeightBy: v1alpha1.WeightByLocalEndpoints, Prepend: pointer(int32(2))},
 			},
-			want: []bgp.Route{{Prefix: prefix("198.51.100.7/32")}},
+			want: []route.Route{{Prefix: prefix("198.51.100.7/32")}},
 		},
 		{
 			name:          "to peers that there are none of",

@@ -3,7 +3,7 @@ package plan
 import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/inuse"
-	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/l2/election"
 )
 
 // Node is what a plan needs to know of a node.
@@ -23,7 +23,7 @@ type World struct {
 	// Endpoints on Dead nodes get no new connections from here, even if Kubernetes calls them ready.
 	Dead map[string]bool
 	// Capabilities are the schedulers with which this node can forward by IPVS.
-	Capabilities l2.Capabilities
+	Capabilities election.Capabilities
 	// Used are addresses that are in use elsewhere.
 	Used *inuse.Set
 }
