@@ -38,8 +38,8 @@ func either(a, b *uint32, better func(x, y uint32) bool) *uint32 {
 	return b
 }
 
-// leastPreferred returns the attributes of a route where a router that has another one uses that (RFC
-// 8326 section 4).
+// leastPreferred returns the attributes of a route where a router that has another one uses that
+// (RFC 8326 section 4).
 func leastPreferred(a Attributes) Attributes {
 	a.LocalPref = new(uint32)
 	a.Prepend += extraPrepend
@@ -66,8 +66,8 @@ func validate(a Attributes) error {
 	return nil
 }
 
-// pathAttributes returns the attributes for a path, but for AS_PATH and the large communities, with which the
-// markers go.
+// pathAttributes returns the attributes for a path, but for AS_PATH and the large communities, with
+// which the markers go.
 func pathAttributes(a Attributes, asn uint32) []gobgp.PathAttributeInterface {
 	var list []gobgp.PathAttributeInterface
 	if a.MED != nil {
