@@ -39,6 +39,7 @@ func newTree(t *testing.T) string {
 		"cmd/berth/main.go":           "package main\n\nfunc main() {}\n",
 		"cmd/berth-heart/main.go":     "package main\n\nfunc main() {}\n",
 		"cmd/berth-bgp/main.go":       "package main\n\nfunc main() {}\n",
+		"cmd/kubectl-berth/main.go":   "package main\n\nfunc main() {}\n",
 		"manifests/berth.yaml":        manifest,
 		"charts/berth/Chart.yaml":     "{name: berth, version: 1.2.3, appVersion: v1.2.3}\n",
 		"charts/berth/templates/x.md": "x\n",
@@ -90,7 +91,9 @@ func TestRelease(t *testing.T) {
 	made := []string{
 		"SHA256SUMS", "berth-1.2.3.tgz", "berth-image-linux-amd64.tar", "berth-image-linux-arm64.tar",
 		"berth-image-oci.tar", "berth-linux-amd64.cdx.json", "berth-linux-arm64.cdx.json", "berth-registry.yaml",
-		"berth.yaml", "release-notes.md",
+		"berth.yaml", "kubectl-berth-v1.2.3-darwin-amd64.tar.gz", "kubectl-berth-v1.2.3-darwin-arm64.tar.gz",
+		"kubectl-berth-v1.2.3-linux-amd64.tar.gz", "kubectl-berth-v1.2.3-linux-arm64.tar.gz",
+		"kubectl-berth-v1.2.3-windows-amd64.tar.gz", "release-notes.md",
 	}
 	if got := files(t, out); !slices.Equal(got, made) {
 		t.Errorf("made %q, want %q", got, made)
@@ -111,6 +114,14 @@ func TestRelease(t *testing.T) {
 	byDigest := read(t, filepath.Join(out, "berth-registry.yaml"))
 	if n := strings.Count(byDigest, "        image: registry.example.com/infra/berth@sha256:"); n != 2 {
 		t.Errorf("the manifest for registries names the image by digest %d times, want 2:\n%s", n, byDigest)
+	}
+	linux := untar(t, filepath.Join(out, "kubectl-berth-v1.2.3-linux-amd64.tar.gz"))
+	if !strings.HasPrefix(linux["kubectl-berth"], "\x7fELF") || linux["LICENSE"] != "do as you like\n" || len(linux) != 2 {
+		t.Errorf("the plugin's archive has %d files", len(linux))
+	}
+	windows := untar(t, filepath.Join(out, "kubectl-berth-v1.2.3-windows-amd64.tar.gz"))
+	if !strings.HasPrefix(windows["kubectl-berth.exe"], "MZ") {
+		t.Error("there is no program for Windows")
 	}
 	want := map[string]string{
 		"berth/Chart.yaml":     "{name: berth, version: 1.2.3, appVersion: v1.2.3}\n",

@@ -52,6 +52,7 @@ func release(ctx context.Context, o options, log io.Writer) error {
 			return []string{releaseNotes}, os.WriteFile(filepath.Join(o.out, releaseNotes), notes, 0o644)
 		},
 		func() ([]string, error) { return packChart(set.Source, o.out) },
+		func() ([]string, error) { return packPlugins(ctx, set.Source, o.out) },
 	}
 	if o.registry == "" {
 		fmt.Fprintf(log, "without REGISTRY there is no %s\n", registryManifest)

@@ -123,7 +123,11 @@ func WriteTar(out io.Writer, tree fs.FS, prefix string) error {
 		if err != nil {
 			return err
 		}
-		return putFile(w, prefix+name, 0o644, body)
+		mode := int64(0o644)
+		if info, err := entry.Info(); err == nil && info.Mode()&0o100 != 0 {
+			mode = 0o755
+		}
+		return putFile(w, prefix+name, mode, body)
 	})
 	if err != nil {
 		return err

@@ -73,22 +73,26 @@ func (s Source) git(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, s.Root, nil, "git", args...)
 }
 
-// Compile builds the programs for a platform into the folder out.
+// Compile builds the image's programs for a platform into the folder out.
 func (s Source) Compile(ctx context.Context, p v1.Platform, out string) error {
+	for _, program := range programs {
+		if err := s.CompileOne(ctx, p, program, filepath.Join(out, program)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CompileOne builds a program for a platform into a file.
+func (s Source) CompileOne(ctx context.Context, p v1.Platform, program, file string) error {
 	flags := "-s -w -X " + module + "/internal/version.linkedNumber=" + s.Version
 	if s.Commit != "" {
 		flags += " -X " + module + "/internal/version.linkedCommit=" + s.Commit
 	}
 	// The commit is linked in. What the go command finds out by itself depends on how the tree was
 	// checked out.
-	for _, program := range programs {
-		_, err := s.goCommand(ctx, p, "build", "-buildvcs=false", "-ldflags", flags,
-			"-o", filepath.Join(out, program), "./cmd/"+program)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := s.goCommand(ctx, p, "build", "-buildvcs=false", "-ldflags", flags, "-o", file, "./cmd/"+program)
+	return err
 }
 
 func (s Source) goCommand(ctx context.Context, p v1.Platform, args ...string) (string, error) {
