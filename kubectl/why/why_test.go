@@ -151,7 +151,10 @@ func TestOf(t *testing.T) {
 		verdict   string // a part of it
 		next      string // a part of it
 	}{
-		{name: "nothing is wrong", change: func(*cluster.State) {}, reachable: true, verdict: "nothing that the cluster shows keeps a client from " + address},
+		{
+			name: "nothing is wrong", change: func(*cluster.State) {}, reachable: true,
+			verdict: "nothing that the cluster shows keeps a client from " + address,
+		},
 		{
 			name:    "another type",
 			change:  func(s *cluster.State) { svc(s).Spec.Type = corev1.ServiceTypeClusterIP },
@@ -214,7 +217,8 @@ func TestOf(t *testing.T) {
 		{
 			name: "another host has the address",
 			change: func(s *cluster.State) {
-				s.Speakers[0].Status.Conflicts = []v1alpha1.ConflictReport{{Address: address, MAC: "02:00:00:00:00:99", Interface: "eth0"}}
+				other := v1alpha1.ConflictReport{Address: address, MAC: "02:00:00:00:00:99", Interface: "eth0"}
+				s.Speakers[0].Status.Conflicts = []v1alpha1.ConflictReport{other}
 			},
 			verdict: "02:00:00:00:00:99",
 		},
