@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,13 @@ func l2Command(c *common) *cobra.Command {
 				return err
 			}
 			rows := view.OwnersOf(s, node, address, segment)
+			if node == "" && len(s.Lack(cluster.Owners, cluster.Speakers)) == 0 {
+				for _, o := range view.Ownerless(s) {
+					if (address == "" || o.Address == address) && (segment == "" || o.Segment == segment) {
+						rows = append(rows, o)
+					}
+				}
+			}
 			return out.print(c.Out, rows, func(w io.Writer, wide bool) {
 				fmt.Fprint(w, "ADDRESS\tSEGMENT\tNODE\tINTERFACE\tMAC\tSINCE\tSERVICES")
 				if wide {
@@ -51,9 +59,9 @@ func l2Command(c *common) *cobra.Command {
 						"%s\t%s\t%s\t%s\t%s\t%s\t%s",
 						r.Address,
 						r.Segment,
-						r.Node,
-						r.Interface,
-						r.MAC,
+						cmp.Or(r.Node, "nobody"),
+						dash(r.Interface),
+						dash(r.MAC),
 						since(s, r.Since),
 						dash(strings.Join(r.Services, ",")),
 					)

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/lint"
+	"github.com/berth-lb/berth/kubectl/view"
 )
 
 const (
@@ -266,5 +267,18 @@ func TestBetween(t *testing.T) {
 		`"before":["192.0.2.10"],"after":["192.0.2.12"]`,
 	) {
 		t.Error(said)
+	}
+}
+
+// An address that nodes may answer for and none does is told from one that is answered for.
+func TestOwnerless(t *testing.T) {
+	s := world(t, aPool, segments, web("one", ""), web("two", ""))
+	s.Owners = []*v1alpha1.L2Owner{{Status: v1alpha1.L2OwnerStatus{
+		Address: "192.0.2.10", Segment: "192.0.2.0/24", NodeName: "n2",
+	}}}
+	rows := view.Ownerless(s)
+	if len(rows) != 1 || rows[0].Address != "192.0.2.11" || !slices.Equal(rows[0].Services, []string{"shop/two"}) ||
+		rows[0].Problem != "nobody answers; these nodes may: n1, n2" {
+		t.Errorf("%+v", rows)
 	}
 }

@@ -250,11 +250,11 @@ func texts(addresses []netip.Addr) []string {
 	return all
 }
 
-func ownerChanges(before, after map[place]string) []Owner {
+func ownerChanges(before, after map[cluster.Place]string) []Owner {
 	all := []Owner{}
 	for at := range union(before, after) {
 		if before[at] != after[at] {
-			all = append(all, Owner{at.address.String(), at.segment, before[at], after[at]})
+			all = append(all, Owner{at.Address.String(), at.Segment, before[at], after[at]})
 		}
 	}
 	slices.SortFunc(all, func(a, b Owner) int {

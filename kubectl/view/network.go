@@ -57,6 +57,35 @@ func OwnersOf(s *cluster.State, node, address, segment string) []Owner {
 	return rows
 }
 
+// Ownerless returns the addresses that nodes may answer for on a segment, and none does. It plans
+// for each node, which takes longer than OwnersOf.
+func Ownerless(s *cluster.State) []Owner {
+	owned := map[string]bool{}
+	for _, o := range s.Owners {
+		if o.Status.NodeName != "" {
+			owned[o.Status.Address+" "+o.Status.Segment] = true
+		}
+	}
+	var rows []Owner
+	for at, c := range s.Contenders() {
+		row := Owner{
+			Address: at.Address.String(), Segment: at.Segment,
+			Problem: "nobody answers; these nodes may: " + strings.Join(c.Nodes, ", "),
+		}
+		if owned[row.Address+" "+row.Segment] {
+			continue
+		}
+		for _, svc := range s.Holders(at.Address) {
+			row.Services = append(row.Services, svc.Namespace+"/"+svc.Name)
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b Owner) int {
+		return strings.Compare(a.Address+" "+a.Segment, b.Address+" "+b.Segment)
+	})
+	return rows
+}
+
 // Segment is a node's view of a segment.
 type Segment struct {
 	Node      string   `json:"node"`

@@ -38,6 +38,11 @@ type Usage struct {
 	Total    string `json:"total"`
 	Assigned string `json:"assigned"`
 	Free     string `json:"free"`
+	// Reserved are kept by AddressReservations, Resting were freed a moment ago, and Excluded are in
+	// use elsewhere; empty: none.
+	Reserved string `json:"reserved,omitempty"`
+	Resting  string `json:"resting,omitempty"`
+	Excluded string `json:"excluded,omitempty"`
 }
 
 // String returns the usage as a column.
@@ -45,7 +50,15 @@ func (u *Usage) String() string {
 	if u == nil {
 		return "-"
 	}
-	return u.Assigned + " used, " + u.Free + " free"
+	text := u.Assigned + " used, " + u.Free + " free"
+	for _, more := range []struct{ count, is string }{
+		{u.Reserved, "reserved"}, {u.Resting, "resting"}, {u.Excluded, "in use elsewhere"},
+	} {
+		if more.count != "" {
+			text += ", " + more.count + " " + more.is
+		}
+	}
+	return text
 }
 
 // PoolsOf returns the pools, by name.
@@ -78,7 +91,16 @@ func usageOf(u v1alpha1.AddressUsage) *Usage {
 	if u.Total == "" || u.Total == "0" {
 		return nil
 	}
-	return &Usage{Total: string(u.Total), Assigned: string(u.Assigned), Free: string(u.Free)}
+	some := func(n v1alpha1.Count) string {
+		if n == "0" {
+			return ""
+		}
+		return string(n)
+	}
+	return &Usage{
+		Total: string(u.Total), Assigned: string(u.Assigned), Free: string(u.Free),
+		Reserved: some(u.Reserved), Resting: some(u.Resting), Excluded: some(u.Excluded),
+	}
 }
 
 // Holder is who has an address.
