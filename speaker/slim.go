@@ -35,8 +35,8 @@ func slimService(o any) (any, error) {
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		slim.Labels = svc.Labels
 	}
-	if name, key := dialect.Everyone().Lookup(svc.Annotations, v1alpha1.AnnotationSharingKey); key != "" {
-		slim.Annotations = map[string]string{name: short(key)}
+	for name, key := range dialect.SharingAnnotations(svc.Annotations) {
+		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, name, short(key))
 	}
 	if object.BoundByOthers(svc) {
 		metav1.SetMetaDataAnnotation(&slim.ObjectMeta, annotationBound, "")

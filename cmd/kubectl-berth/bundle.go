@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,7 +76,12 @@ Names and addresses are in it: read it before you publish it.`,
 				Errors []string `json:"errors,omitempty"`
 			}{file, b.Names(), b.Errors()}
 			return out.print(c.Out, written, func(w io.Writer, wide bool) {
-				fmt.Fprintf(w, "%s has %d files; it has names and addresses: read it before you publish it\n", file, len(written.Files))
+				fmt.Fprintf(
+					w,
+					"%s has %d files; it has names and addresses: read it before you publish it\n",
+					file,
+					len(written.Files),
+				)
 				for _, text := range written.Errors {
 					fmt.Fprintf(w, "  could not be had: %s\n", text)
 				}
@@ -88,7 +94,8 @@ Names and addresses are in it: read it before you publish it.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringVarP(&file, "filename", "f", "", "file to write; - is the standard output (default berth-TIME.tar.gz)")
+	cmd.Flags().
+		StringVarP(&file, "filename", "f", "", "file to write; - is the standard output (default berth-TIME.tar.gz)")
 	cmd.Flags().DurationVar(&since, "since", usualSince, "how old log lines may be")
 	return cmd
 }
@@ -129,17 +136,21 @@ func addReports(b *bundle.Bundle) (at time.Time, err error) {
 	return s.Taken, nil
 }
 
-// writeBundle writes the archive to a file that only its owner reads. Half of one is removed.
+// writeBundle writes the archive to a file that only its owner reads, whole or not at all.
 func (c *common) writeBundle(ctx context.Context, b *bundle.Bundle, file string, at time.Time) error {
 	if file == "-" {
 		return b.Write(c.Out, at)
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(file), ".berth-bundle-*") // its mode is 0600
 	if err != nil {
 		return fmt.Errorf("-f: %w", err)
 	}
-	if err := errors.Join(b.Write(f, at), f.Close(), ctx.Err()); err != nil {
-		_ = os.Remove(file) // what failed is the error
+	err = errors.Join(b.Write(f, at), f.Close(), ctx.Err())
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // what failed is the error
 		return fmt.Errorf("-f %s: %w", file, err)
 	}
 	return nil

@@ -36,7 +36,8 @@ type common struct {
 
 // reads adds the flag --bundle to a command that only reads, and to those below it.
 func (c *common) reads(cmd *cobra.Command) *cobra.Command {
-	cmd.PersistentFlags().StringVar(&c.from, "bundle", "", "archive of kubectl berth bundle to read instead of a cluster")
+	cmd.PersistentFlags().
+		StringVar(&c.from, "bundle", "", "archive of kubectl berth bundle to read instead of a cluster")
 	return cmd
 }
 

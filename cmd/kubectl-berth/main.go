@@ -24,6 +24,7 @@ func main() {
 }
 
 func run(ctx context.Context, streams genericiooptions.IOStreams, args []string) int {
+	streams.ErrOut = harmless{streams.ErrOut}
 	root := command(streams)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -42,7 +42,8 @@ func TestMigrate(t *testing.T) {
 			var out, errOut bytes.Buffer
 			streams := genericiooptions.IOStreams{In: strings.NewReader(test.in), Out: &out, ErrOut: &errOut}
 			code := run(t.Context(), streams, append([]string{"migrate"}, test.args...))
-			if code != test.code || !strings.Contains(out.String(), test.out) || !strings.Contains(errOut.String(), test.err) {
+			if code != test.code || !strings.Contains(out.String(), test.out) ||
+				!strings.Contains(errOut.String(), test.err) {
 				t.Errorf("exit code %d, output:\n%s\nreport:\n%s", code, &out, &errOut)
 			}
 			if test.code == exitFailed && out.Len() > 0 {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/printers"
@@ -57,9 +60,35 @@ func (o *output) print(w io.Writer, found any, table func(w io.Writer, wide bool
 		_, err = w.Write(text)
 		return err
 	}
-	aligned := printers.GetNewTabWriter(w)
+	aligned := printers.GetNewTabWriter(harmless{w})
 	table(aligned, o.format == "wide")
 	return aligned.Flush()
+}
+
+// printable is a text without what a terminal would obey: anybody may write an event.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// harmless writes lines and tables without what a terminal would obey.
+type harmless struct{ io.Writer }
+
+func (h harmless) Write(text []byte) (int, error) {
+	clean := bytes.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, text)
+	if _, err := h.Writer.Write(clean); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 func versionCommand(c *common) *cobra.Command {

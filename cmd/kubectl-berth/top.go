@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -55,16 +54,6 @@ func (c *common) topOnce(ctx context.Context, to *cluster.Clients) error {
 		fmt.Fprintln(c.Out, printable(l.text))
 	}
 	return nil
-}
-
-// printable is a text without what a terminal would obey: anybody may write an event.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return '?'
-		}
-		return r
-	}, text)
 }
 
 // Sequences of ECMA-48 that terminals know. The other screen leaves the first one as it was.

@@ -20,7 +20,11 @@ func TestScreen(t *testing.T) {
 		Nodes: []dashboard.Node{{Name: "n2", State: "NotReady", Problem: "the node is not ready"}},
 		Services: []dashboard.Service{
 			{Service: view.Service{Namespace: "shop", Name: "web"}, Health: why.OK},
-			{Service: view.Service{Namespace: "shop", Name: "api"}, Health: why.Failure, Problem: "no Pod is\x1b[2J ready"},
+			{
+				Service: view.Service{Namespace: "shop", Name: "api"},
+				Health:  why.Failure,
+				Problem: "no Pod is\x1b[2J ready",
+			},
 		},
 	}}
 	var b bytes.Buffer

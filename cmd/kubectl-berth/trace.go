@@ -94,7 +94,8 @@ the right to create pods/exec in Berth's namespace. Times are by the clocks of t
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().IntVar(&last, "last", usualLast, "how many questions, and how many events, of each process of a node; 0: all")
+	cmd.Flags().
+		IntVar(&last, "last", usualLast, "how many questions, and how many events, of each process of a node; 0: all")
 	cmd.Flags().StringVar(&node, "node", "", "only this node's")
 	_ = cmd.RegisterFlagCompletionFunc("node", c.completeNames(nodeNames))
 	return cmd
@@ -115,14 +116,24 @@ func (c *common) addressesOf(ctx context.Context, to *cluster.Clients, name stri
 		flags = append(flags, "--address", a.String())
 	}
 	if len(flags) == 0 {
-		return nil, fmt.Errorf("there is no address of Service %s: kubectl berth why %s -n %s says why", name, name, namespace)
+		return nil, fmt.Errorf(
+			"there is no address of Service %s: kubectl berth why %s -n %s says why",
+			name,
+			name,
+			namespace,
+		)
 	}
 	return flags, nil
 }
 
 // askSpeakers runs berth trace in the speakers' pods, of one node if it is not empty. Who does not
 // answer is named on ErrOut. It fails if nobody answers.
-func (c *common) askSpeakers(ctx context.Context, to *cluster.Clients, node string, flags []string) ([]traced, error) {
+func (c *common) askSpeakers(
+	ctx context.Context,
+	to *cluster.Clients,
+	node string,
+	flags []string,
+) ([]traced, error) {
 	pods, err := to.Kubernetes.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{
 		LabelSelector: cluster.ComponentLabel + "=speaker",
 	})
@@ -149,7 +160,7 @@ func (c *common) askSpeakers(ctx context.Context, to *cluster.Clients, node stri
 				all = append(all, traced{pod.Spec.NodeName, e})
 			}
 			if err != nil {
-				failed[pod.Spec.NodeName] = err
+				failed[pod.Name] = err
 			}
 			return nil
 		})
@@ -163,9 +174,9 @@ func (c *common) askSpeakers(ctx context.Context, to *cluster.Clients, node stri
 	}
 	for name, err := range failed {
 		if len(failed) == asked {
-			return nil, fmt.Errorf("the speaker of node %s: %w", name, cluster.Right(err, "create", "", "pods/exec"))
+			return nil, fmt.Errorf("speaker %s: %w", name, cluster.Right(err, "create", "", "pods/exec"))
 		}
-		fmt.Fprintf(c.ErrOut, "note: the speaker of node %s does not say: %v\n", name, err)
+		fmt.Fprintf(c.ErrOut, "note: speaker %s does not say: %v\n", name, err)
 	}
 	slices.SortStableFunc(all, func(a, b traced) int { return a.Time.Compare(b.Time) })
 	return all, nil

@@ -50,7 +50,10 @@ printed, with your own rights. It changes nothing.`,
 				return err
 			}
 			fmt.Fprintf(c.Out, "%s\n", server.URL())
-			fmt.Fprintln(c.ErrOut, "open this URL in a browser; keep it to yourself: it shows what you may see (ctrl-c ends)")
+			fmt.Fprintln(
+				c.ErrOut,
+				"open this URL in a browser; keep it to yourself: it shows what you may see (ctrl-c ends)",
+			)
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return server.Serve(ctx) })
 			group.Go(func() error {
@@ -83,6 +86,9 @@ func (c *common) live(
 		reading, cancel := context.WithTimeout(ctx, readWithin)
 		defer cancel()
 		read, err := cluster.Read(reading, to, c.namespace)
+		if err == nil && state != nil {
+			err = read.Failed()
+		}
 		switch {
 		case err != nil && (state == nil || ctx.Err() != nil):
 			return err
@@ -90,9 +96,14 @@ func (c *common) live(
 			frame.Stale = err.Error()
 		default:
 			state = read
-			frame = frame.Next(dashboard.Of(state, func(namespace string) why.Pods { return podsOf(ctx, to, namespace) }))
+			frame = frame.Next(
+				dashboard.Of(state, func(namespace string) why.Pods { return podsOf(ctx, to, namespace) }),
+			)
 		}
-		return show(state, frame)
+		if shown := show(state, frame); shown != nil || err == nil {
+			return shown
+		}
+		return follow.ErrAgain
 	})
 }
 

@@ -70,9 +70,43 @@ func Parse(names []string) (Honored, error) {
 	return found, nil
 }
 
-// Everyone is what speakers honor: they only announce what the controller gave, and the same key of
-// the same load balancer makes two Services share for both.
-func Everyone() Honored { return all }
+// SharingKeys returns the keys by which a Service may share addresses, whatever the controller
+// honors: Berth's own, or else those for any other load balancer. Speakers only announce what the
+// controller gave, so one that it does not honor has no effect.
+func SharingKeys(annotations map[string]string) []string {
+	if own, is := annotations[v1alpha1.AnnotationSharingKey]; is {
+		if own == "" {
+			return nil
+		}
+		return []string{own}
+	}
+	var keys []string
+	for _, name := range sharing {
+		if key := annotations[name]; key != "" && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// sharing are the annotations that SharingKeys reads besides Berth's own.
+var sharing = func() (names []string) {
+	for _, d := range all {
+		names = append(names, d.SharingKey...)
+	}
+	return names
+}()
+
+// SharingAnnotations returns those of a Service that SharingKeys reads.
+func SharingAnnotations(annotations map[string]string) map[string]string {
+	found := map[string]string{}
+	for _, name := range append([]string{v1alpha1.AnnotationSharingKey}, sharing...) {
+		if key, is := annotations[name]; is {
+			found[name] = key
+		}
+	}
+	return found
+}
 
 // Lookup returns the annotation that counts for one of Berth's, and its value; the name of Berth's
 // own and "" if there is none.

@@ -83,6 +83,8 @@ func short(text string) string {
 	return strings.Clone(strings.ToValidUTF8(text[:mostText], ""))
 }
 
+func (r *ring) clone() ring { return ring{slices.Clone(r.entries), r.next} }
+
 // last returns the last most entries that are wanted, oldest first.
 func (r *ring) last(most int, wanted func(*Entry) bool) []Entry {
 	var found []Entry
@@ -173,9 +175,10 @@ func (l *Log) Read(q Query) []Entry {
 	wanted := func(e *Entry) bool {
 		return len(q.Addresses) == 0 || !e.Address.IsValid() || slices.Contains(q.Addresses, e.Address)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := append(l.questions.last(most, wanted), l.events.last(most, wanted)...)
+	l.mu.Lock() // no longer than for a copy: a question waits for it before it is answered
+	questions, events := l.questions.clone(), l.events.clone()
+	l.mu.Unlock()
+	all := append(questions.last(most, wanted), events.last(most, wanted)...)
 	Sort(all)
 	return all
 }

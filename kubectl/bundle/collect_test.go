@@ -41,13 +41,23 @@ func api(t *testing.T) *cluster.Clients {
 		"/version": `{"gitVersion":"v1.36.3"}`,
 		"/api/v1/services": list("v1/Service",
 			`{"metadata":{"name":"web","namespace":"shop",`+applied+`},"spec":{"type":"LoadBalancer"}}`),
-		"/apis/berth.dev/v1alpha1/bgpneighbors": list("berth.dev/v1alpha1/BGPNeighbor",
-			`{"metadata":{"name":"tor",`+applied+`},"spec":{"authentication":{"tcpMD5":{"secretName":"tor-password"}}}}`),
-		"/api/v1/namespaces/berth-system/pods":   list("v1/Pod", pod),
-		"/api/v1/namespaces/shop/pods":           list("v1/Pod", `{"metadata":{"name":"web-1","namespace":"shop"},"spec":{"containers":[`+container+`]}}`),
-		"/api/v1/namespaces/berth-system/events": list("v1/Event", `{"metadata":{"name":"x"},"message":"pulls by token=hunter2"}`),
-		"/apis/apps/v1/daemonsets": list("apps/v1/DaemonSet",
-			`{"metadata":{"name":"d","namespace":"other",`+applied+`},"spec":{"template":{"spec":{"containers":[`+container+`]}}}}`),
+		"/apis/berth.dev/v1alpha1/bgpneighbors": list(
+			"berth.dev/v1alpha1/BGPNeighbor",
+			`{"metadata":{"name":"tor",`+applied+`},"spec":{"authentication":{"tcpMD5":{"secretName":"tor-password"}}}}`,
+		),
+		"/api/v1/namespaces/berth-system/pods": list("v1/Pod", pod),
+		"/api/v1/namespaces/shop/pods": list(
+			"v1/Pod",
+			`{"metadata":{"name":"web-1","namespace":"shop"},"spec":{"containers":[`+container+`]}}`,
+		),
+		"/api/v1/namespaces/berth-system/events": list(
+			"v1/Event",
+			`{"metadata":{"name":"x"},"message":"pulls by token=hunter2"}`,
+		),
+		"/apis/apps/v1/daemonsets": list(
+			"apps/v1/DaemonSet",
+			`{"metadata":{"name":"d","namespace":"other",`+applied+`},"spec":{"template":{"spec":{"containers":[`+container+`]}}}}`,
+		),
 		"/api/v1/namespaces/berth-system/pods/berth-speaker-1/log": `{"msg":"dial","password":"hunter2","url":"http://bob:hunter2@x/"}` +
 			"\nBearer hunter2hunter2\ngot " + jwt + " back\n",
 		"/api/v1/namespaces/berth-system/pods/http:berth-speaker-1:7470/proxy/metrics": `berth_up{password="hunter2"} 1`,
@@ -125,7 +135,8 @@ func TestCollect(t *testing.T) {
 	if _, err := got.Extras(); err != nil {
 		t.Error(err)
 	}
-	if pods := got.Pods("shop"); pods.Err != nil || len(pods.All) != 1 || len(pods.All[0].Spec.Containers[0].Env) != 0 {
+	if pods := got.Pods("shop"); pods.Err != nil || len(pods.All) != 1 ||
+		len(pods.All[0].Spec.Containers[0].Env) != 0 {
 		t.Errorf("Pods of shop: %+v", pods)
 	}
 	if pods := got.Pods("elsewhere"); pods.Err == nil {
@@ -150,7 +161,8 @@ func TestEnd(t *testing.T) {
 
 // What is no archive is refused in words.
 func TestReadOther(t *testing.T) {
-	if _, err := Read(strings.NewReader("kind: List")); err == nil || !strings.Contains(err.Error(), "is not an archive") {
+	if _, err := Read(strings.NewReader("kind: List")); err == nil ||
+		!strings.Contains(err.Error(), "is not an archive") {
 		t.Errorf("another file: %v", err)
 	}
 	b := New("")

@@ -5,7 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
 // Redacted stands where something secret was.
@@ -13,7 +18,8 @@ const Redacted = "REDACTED"
 
 const (
 	// secretWords are what names of secret things have in them.
-	secretWords = `passw(?:or)?d|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key|auth[-_.]?key`
+	secretWords = `passw(?:or)?d|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key|auth[-_.]?key|` +
+		`account[-_.]?key|shared[-_.]?key|ssh[-_.]?key|signing[-_.]?key|encryption[-_.]?key|key[-_.]?data`
 	// quotes may be escaped, in JSON that is text in other JSON.
 	quotes = `\\*["']`
 	// inQuotes is text in quotes, which may be escaped once, or more often, or lack their end.
@@ -24,14 +30,18 @@ const (
 )
 
 var (
-	secretName = regexp.MustCompile(`(?i)` + secretWords + `|(?:^|[-_.])(?:pass|pwd|auth|dsn)(?:$|[-_.])`)
+	secretName = regexp.MustCompile(
+		`(?i)` + secretWords + `|(?:^|[-_.])(?:pass|pwd|auth|dsn)(?:$|[-_.])|^(?:proxy-)?authorization$`,
+	)
 	// harmlessName is of fields that have the name of a Secret, or a path.
 	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$`)
 	secretFlag   = regexp.MustCompile(`(?i)^--?[-\w]*(?:` + secretWords + `)[-\w]*$`)
 
 	// bare are secrets that are known by their form.
 	bare = regexp.MustCompile(strings.Join([]string{
-		`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`,
+		`(?s)-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\z)`,
+		`\bLS0tLS1CRUdJTi[\w+/=]*`,          // PEM in Base64
+		`\bH4sI[A-Za-z0-9+/=_-]{12,}`,       // what is packed by gzip, in Base64: nobody sees what it is
 		`\beyJ[\w-]{8,}(?:\.[\w-]*)*={0,2}`, // JSON Web Tokens, and other JSON in Base64
 		`\bgh[pousr]_\w{20,}`,
 		`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
@@ -39,24 +49,44 @@ var (
 	// header is of HTTP.
 	header = regexp.MustCompile(`(?i)\b(bearer\s+|authorization` + quotes + `?\s*[:=]\s*` + quotes +
 		`?(?:[a-z]+\s+)?)[\w.~+/=-]{6,}`)
-	// userinfo is the password in a URL.
-	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)[^\s/"']*@`)
+	// userinfo is the password in a URL, or a token in its place.
+	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)[^\s"']*@`)
+	onlyUser = regexp.MustCompile(`(://)[^\s/@:"']{8,}@`)
+	// below is what stands under a name in YAML.
+	below = regexp.MustCompile(
+		`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]*[|>]?[-+]?[ \t]*\n)((?:[ \t]+[^\n]*\n?)+)`,
+	)
 	// named is a value after its name, in quotes or up to the next space.
 	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|` +
-		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*[:=][ \t]*)(` + inQuotes + `|[^\s"']+)`)
+		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)(` + inQuotes + `|[^\s"']+)`)
 	// flagged is the value of a flag, after a space.
 	flagged = regexp.MustCompile(
 		`(?i)(--?[-\w]*(?:` + secretWords + `)[-\w]*[ \t]+)(` + inQuotes + `|[^\s"'-][^\s"']*)`)
 	// line is a secret in YAML that has spaces and no quotes.
-	line = regexp.MustCompile(`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]+)([^\s"'{\[|>&*][^\n]*)$`)
+	line = regexp.MustCompile(
+		`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]+)([^\s"'{\[|>&*][^\n]*)$`,
+	)
 )
 
 // Text returns a text, such as a log or an annotation, without what looks secret: tokens, private
 // keys, passwords in URLs, and what follows a name such as password. Names of Secrets stay.
 func Text(text string) string {
+	if v, is := document(text); is { // such as an annotation that is a copy of an object
+		if redacted, err := json.Marshal(redactor{}.value("", v)); err == nil {
+			return string(redacted)
+		}
+	}
 	text = bare.ReplaceAllString(text, Redacted)
 	text = header.ReplaceAllString(text, "${1}"+Redacted)
 	text = userinfo.ReplaceAllString(text, "${1}"+Redacted+"@")
+	text = onlyUser.ReplaceAllString(text, "${1}"+Redacted+"@")
+	text = below.ReplaceAllStringFunc(text, func(s string) string {
+		m := below.FindStringSubmatch(s)
+		if harmlessName.MatchString(m[2]) {
+			return s
+		}
+		return m[1] + m[2] + m[3] + m[1] + "  " + Redacted + "\n"
+	})
 	text = line.ReplaceAllStringFunc(text, func(s string) string {
 		m := line.FindStringSubmatch(s)
 		if harmlessName.MatchString(m[2]) {
@@ -77,6 +107,19 @@ func Text(text string) string {
 	})
 }
 
+// document returns the object or list that a text is in JSON, if it is.
+func document(text string) (v any, is bool) {
+	if trimmed := strings.TrimSpace(text); !strings.HasPrefix(trimmed, "{") && !strings.HasPrefix(trimmed, "[") {
+		return nil, false
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	if d.Decode(&v) != nil || d.More() {
+		return nil, false
+	}
+	return v, true
+}
+
 var quotedValue = regexp.MustCompile(`^(\\*["'])?.*?(\\*["'])?$`)
 
 // quoted returns Redacted in the quotes that value has.
@@ -88,9 +131,9 @@ func quoted(value string) string {
 	return m[1] + Redacted + m[2]
 }
 
-// JSON returns a document without what is secret: the data of Secrets, annotations that are copies
-// of objects, what has the name of a password, and what Text takes out of each text. Of variables
-// of Pods the names stay: outside of the namespace own, where Berth runs, nothing else.
+// JSON returns a document without what is secret: the data of Secrets, annotations that nobody here
+// reads, what has the name of a password, and what Text takes out of each text. Of containers
+// outside of the namespace own, where Berth runs, only what tells a load balancer stays.
 // managedFields are dropped, too.
 func JSON(document []byte, own string) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(document))
@@ -118,12 +161,15 @@ func (r redactor) value(name string, v any) any {
 	case map[string]any:
 		return r.object(name, v)
 	case []any:
+		secret := false // the item before is a flag whose value this is
 		for i := range v {
-			if flag, ok := before(v, i).(string); ok && name != "env" && secretFlag.MatchString(flag) {
+			text, is := v[i].(string)
+			if secret && is && !strings.HasPrefix(text, "-") {
 				v[i] = Redacted
 			} else {
 				v[i] = r.value(name, v[i])
 			}
+			secret = is && name != "env" && secretFlag.MatchString(text)
 		}
 	case string:
 		if v != "" && secretName.MatchString(name) && !harmlessName.MatchString(name) {
@@ -132,13 +178,6 @@ func (r redactor) value(name string, v any) any {
 		return Text(v)
 	}
 	return v
-}
-
-func before(all []any, i int) any {
-	if i == 0 {
-		return nil
-	}
-	return all[i-1]
 }
 
 func (r redactor) object(name string, o map[string]any) map[string]any {
@@ -155,14 +194,73 @@ func (r redactor) object(name string, o map[string]any) map[string]any {
 	if value, ok := o["value"].(string); ok && name == "env" && r.secretVariable(o["name"], value) {
 		o["value"] = Redacted
 	}
+	if name == "httpHeaders" && o["value"] != nil {
+		o["value"] = Redacted
+	}
+	if r.foreign {
+		switch name {
+		case "containers", "initContainers", "ephemeralContainers":
+			bareContainer(o)
+		case "terminated": // its message may be the end of a log
+			delete(o, "message")
+		}
+		if o["containers"] != nil {
+			delete(o, "volumes")
+		}
+	}
 	for key, v := range o {
-		if strings.HasSuffix(key, "last-applied-configuration") {
+		if name == "annotations" && !readAnnotation(key) {
 			o[key] = Redacted
 			continue
 		}
 		o[key] = r.value(key, v)
 	}
 	return o
+}
+
+// told are the flags that tell how another load balancer runs.
+var told = []string{"--lb-class", "--services", "--advertise-loadbalancer-ip"}
+
+// bareContainer leaves in a container what tells which program it is, where it listens, and whether
+// it is a load balancer.
+func bareContainer(o map[string]any) {
+	for key := range o {
+		if !slices.Contains([]string{"name", "image", "ports", "env", "args", "command"}, key) {
+			delete(o, key)
+		}
+	}
+	for _, key := range []string{"args", "command"} {
+		all, _ := o[key].([]any)
+		value := false // of a flag that is told
+		for i := range all {
+			text, _ := all[i].(string)
+			flag, _, joined := strings.Cut(text, "=")
+			known := slices.Contains(told, flag)
+			if !known && (!value || strings.HasPrefix(text, "-")) {
+				all[i] = Redacted
+			}
+			value = known && !joined
+		}
+	}
+}
+
+// readAnnotation reports whether somebody here reads the annotation: it is Berth's, Kubernetes', or
+// one by which Services speak to other load balancers.
+func readAnnotation(key string) bool {
+	domain, _, _ := strings.Cut(key, "/")
+	switch {
+	case key == corev1.LastAppliedConfigAnnotation:
+		return false
+	case domain == "kubernetes.io",
+		strings.HasSuffix(domain, ".kubernetes.io"),
+		strings.HasSuffix(domain, ".kubebuilder.io"),
+		domain == v1alpha1.GroupVersion.Group,
+		strings.HasSuffix(domain, "."+v1alpha1.GroupVersion.Group):
+		return true
+	}
+	return slices.ContainsFunc([]string{
+		"metallb.io", "metallb.universe.tf", "kube-vip.io", "lbipam.cilium.io", "io.cilium", "purelb.io",
+	}, func(known string) bool { return domain == known })
 }
 
 // secretVariable reports whether a variable of an environment is taken for a secret. In other

@@ -24,8 +24,9 @@ func TestText(t *testing.T) {
 		{`run --token "hunter 2" --x`, `run --token "REDACTED" --x`},
 		{"https://bob:p@ss@db.example/x", "https://bob:REDACTED@db.example/x"},
 		{"BGP_PASSWORD: correct horse battery\nnext: line", "BGP_PASSWORD: REDACTED\nnext: line"},
-		{`{"level":"info","password":"hunt\"er2","n":1}`, `{"level":"info","password":"REDACTED","n":1}`},
-		{`{"x":"{\"password\":\"hunter2\",\"a\":1}"}`, `{"x":"{\"password\":\"REDACTED\",\"a\":1}"}`},
+		{`{"level":"info","password":"hunt\"er2","n":1}`, `{"level":"info","n":1,"password":"REDACTED"}`},
+		{`{"x":"{\"password\":\"hunter2\",\"a\":1}"}`, `{"x":"{\"a\":1,\"password\":\"REDACTED\"}"}`},
+		{`at {"level":"info","password":"hunt\"er2","n":1}`, `at {"level":"info","password":"REDACTED","n":1}`},
 		{`{\"password\":\"hunt\\\"er2\",\"a\":1}`, `{\"password\":\"REDACTED\",\"a\":1}`},
 		{"apiKey: 'hunter 2' # mine", "apiKey: 'REDACTED' # mine"},
 		{"run --bgp-password hunter2 --verbose", "run --bgp-password REDACTED --verbose"},
@@ -35,7 +36,17 @@ func TestText(t *testing.T) {
 		},
 		{"-----BEGIN PRIVATE KEY-----\nMII", "REDACTED"},
 		{"SECRET_KEY=hunter2 DB_PASS=hunter2 pwd: hunter2", "SECRET_KEY=REDACTED DB_PASS=REDACTED pwd: REDACTED"},
-		{`{"Authorization":"Token hunter2hunter2"}`, `{"Authorization":"Token REDACTED"}`},
+		{`{"Authorization":"Token hunter2hunter2"}`, `{"Authorization":"REDACTED"}`},
+		{`{"tokens":["hunter2"]}`, `{"tokens":["REDACTED"]}`},
+		{`["--token","hunter2"]`, `["--token","REDACTED"]`},
+		{"password: |\n  hunter2\n  more\nnext: x", "password: REDACTED\n  REDACTED\nnext: x"},
+		{"password:\n  hunter2", "password:\n  REDACTED\n"},
+		{"password := hunter2", "password := REDACTED"},
+		{"client-key-data: LS0tLS1CRUdJTiBSU0E=", "client-key-data: REDACTED"},
+		{"DefaultEndpointsProtocol=https;AccountKey=hunter2", "DefaultEndpointsProtocol=https;AccountKey=REDACTED"},
+		{"git clone https://abcdefgh0123@git.example/x", "git clone https://REDACTED@git.example/x"},
+		{"postgres://bob:hun/ter2@db", "postgres://bob:REDACTED@db"},
+		{"-----BEGIN PGP PRIVATE KEY BLOCK-----\nMII", "REDACTED"},
 		// What is no secret stays.
 		{"image web, digest sha256:0123456789", "image web, digest sha256:0123456789"},
 		{"bypass: 3, basic settings", "bypass: 3, basic settings"},
@@ -63,7 +74,28 @@ func TestJSON(t *testing.T) {
 			`{"metadata":{"managedFields":[{}],"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{}",` +
 				`"example.com/password":"hunter2","example.com/url":"ftp://bob:hunter2@x","berth.dev/pool":"rack"}}}`,
 			`{"metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"REDACTED",` +
-				`"example.com/password":"REDACTED","example.com/url":"ftp://bob:REDACTED@x","berth.dev/pool":"rack"}}}`,
+				`"example.com/password":"REDACTED","example.com/url":"REDACTED","berth.dev/pool":"rack"}}}`,
+		},
+		{
+			"of containers of others what tells a load balancer",
+			`{"metadata":{"namespace":"shop"},"spec":{"volumes":[{"csi":{"volumeAttributes":{"x":"hunter2"}}}],"containers":[{"name":"c","image":"i",` +
+				`"command":["redis-server","--requirepass","hunter2"],"args":["--lb-class","x","-phunter2","--services"],` +
+				`"ports":[{"containerPort":80}],"livenessProbe":{"httpGet":{"httpHeaders":[{"name":"X-Api","value":"hunter2"}]}}}]},` +
+				`"status":{"containerStatuses":[{"lastState":{"terminated":{"reason":"Error","message":"hunter2"}}}]}}`,
+			`{"metadata":{"namespace":"shop"},"spec":{"containers":[{"name":"c","image":"i",` +
+				`"command":["REDACTED","REDACTED","REDACTED"],"args":["--lb-class","x","REDACTED","--services"],` +
+				`"ports":[{"containerPort":80}]}]},` +
+				`"status":{"containerStatuses":[{"lastState":{"terminated":{"reason":"Error"}}}]}}`,
+		},
+		{
+			"headers of probes",
+			`{"metadata":{"namespace":"own"},"httpHeaders":[{"name":"Authorization","value":"Basic x"}]}`,
+			`{"metadata":{"namespace":"own"},"httpHeaders":[{"name":"Authorization","value":"REDACTED"}]}`,
+		},
+		{
+			"a secret after a flag without a value",
+			`["--use-token-auth","--password","hunter2"]`,
+			`["--use-token-auth","--password","REDACTED"]`,
 		},
 		{
 			"variables of Berth's own Pods that look secret",

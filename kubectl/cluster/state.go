@@ -76,6 +76,17 @@ func (s *State) Lacks() []string {
 	return Unread(s.Missing, "is not known (ClusterRole berth-view has these rights)")
 }
 
+// Failed returns why something could not be read that another time could be: the API server was
+// busy, or away for a moment. What is missing then looks as if it were gone.
+func (s *State) Failed() error {
+	for resource, err := range s.Missing {
+		if !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s could not be read: %w", resource, err)
+		}
+	}
+	return nil
+}
+
 // Unread says what could not be read, and why, in few sentences: what the user may not read is one
 // of them, which ends with what becomes of what depends on it.
 func Unread(missing map[Resource]error, becomes string) []string {

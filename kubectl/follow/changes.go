@@ -2,6 +2,7 @@ package follow
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -13,6 +14,13 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
 )
+
+// ErrAgain is what a look returns that is to be repeated in a moment, without a change: it could
+// not read everything.
+var ErrAgain = errors.New("look again")
+
+// pause is the time before that.
+const pause = 3 * time.Second
 
 // Changes calls show at first, and after changes of what it may show, until the context ends.
 // Changes are gathered for a while; where a look takes long, there is time without one in between.
@@ -31,15 +39,21 @@ func Changes(ctx context.Context, to *cluster.Clients, gather time.Duration, sho
 		default:
 		}
 		begun := time.Now()
-		if err := show(); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		err := show()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !errors.Is(err, ErrAgain):
 			return err
 		}
 		earliest = time.Now().Add(time.Since(begun))
+		var again <-chan time.Time
+		if err != nil {
+			again = time.After(pause)
+		}
 		select {
 		case <-changes:
+		case <-again:
 		case <-ctx.Done():
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // policy lets the page load what it is served with, and nothing else; no script is inline.
@@ -46,7 +47,10 @@ func (g guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (g guard) hostIsLocal(host string) bool {
 	name, port, err := net.SplitHostPort(host)
-	return err == nil && port == g.port && slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, name)
+	if err != nil { // browsers leave out the port of HTTP
+		name, port = strings.Trim(host, "[]"), "80"
+	}
+	return port == g.port && slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, name)
 }
 
 // cookie has the port in its name, since browsers keep one set of cookies for all ports of a host.

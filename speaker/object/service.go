@@ -19,7 +19,7 @@ import (
 func Service(svc *corev1.Service, given []netip.Addr) plan.Service {
 	s := plan.Service{
 		Name: svc.Namespace + "/" + svc.Name, Labels: svc.Labels,
-		SharingKey: sharingKey(svc), Created: svc.CreationTimestamp.Time,
+		SharingKeys: dialect.SharingKeys(svc.Annotations), Created: svc.CreationTimestamp.Time,
 		Local: svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		Bound: BoundByOthers(svc),
 	}
@@ -91,11 +91,4 @@ func InternalIPs(node *corev1.Node) []netip.Addr {
 		}
 	}
 	return addresses
-}
-
-// sharingKey returns the key by which the Service shares addresses, also one for another load
-// balancer: the controller decides whether it counts, and gives no shared address if not.
-func sharingKey(svc *corev1.Service) string {
-	_, key := dialect.Everyone().Lookup(svc.Annotations, v1alpha1.AnnotationSharingKey)
-	return key
 }

@@ -275,9 +275,9 @@ func TestPlanAnnouncements(t *testing.T) {
 			name: "Services that share an address have one owner, which serves both",
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
-				{Name: "d/a", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}, {
+				{Name: "d/a", SharingKeys: []string{"k"}, Local: true, Addresses: addrs("192.0.2.1")}, {
 					Name:       "d/b",
-					SharingKey: "k",
+					SharingKeys: []string{"k"},
 					Local:      true,
 					Addresses:  addrs("192.0.2.1", "192.0.2.2"),
 				}}},
@@ -356,8 +356,8 @@ func TestPlanAnnouncements(t *testing.T) {
 			name: "an address is announced when one of its Services is selected, and the group's others are not",
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.5.1", "192.0.5.2"), Services: []Service{
-				{Name: "d/a", SharingKey: "k", Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
-				{Name: "d/b", SharingKey: "k", Addresses: addrs("192.0.5.1", "192.0.5.2")}}},
+				{Name: "d/a", SharingKeys: []string{"k"}, Addresses: addrs("192.0.5.1"), Labels: map[string]string{"tier": "web"}},
+				{Name: "d/b", SharingKeys: []string{"k"}, Addresses: addrs("192.0.5.1", "192.0.5.2")}}},
 			want: Announcements{
 				L2: l2plan("web-only", addrs("192.0.5.1"), election.Desired{
 					Interfaces: []string{""},
@@ -385,10 +385,10 @@ func TestPlanAnnouncements(t *testing.T) {
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{
 					Name:       "d/a",
-					SharingKey: "k",
+					SharingKeys: []string{"k"},
 					Local:      true,
 					Addresses:  addrs("192.0.2.1"),
-				}, {Name: "d/b", SharingKey: "k", Local: true, Addresses: addrs("192.0.2.1")}}},
+				}, {Name: "d/b", SharingKeys: []string{"k"}, Local: true, Addresses: addrs("192.0.2.1")}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
 			want: Announcements{
 				L2: l2plan("l2", addrs("192.0.2.1"), election.Desired{Interfaces: []string{""}, Candidates: []string{"n1"}}),

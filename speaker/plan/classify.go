@@ -39,7 +39,9 @@ func winners(group Group) []Service {
 	for _, s := range ordered {
 		lost := slices.ContainsFunc(s.Addresses, func(a netip.Addr) bool {
 			other, taken := first[a]
-			return taken && (s.SharingKey == "" || s.SharingKey != other.SharingKey)
+			return taken && !slices.ContainsFunc(s.SharingKeys, func(key string) bool {
+				return slices.Contains(other.SharingKeys, key)
+			})
 		})
 		if lost {
 			continue

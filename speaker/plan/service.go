@@ -18,8 +18,8 @@ type Service struct {
 	// Local: spec.externalTrafficPolicy is Local, so only nodes with an endpoint of
 	// their own serve it.
 	Local bool
-	// SharingKey of the Service; without the same key no two share an address.
-	SharingKey string
+	// SharingKeys of the Service; without one in common no two share an address.
+	SharingKeys []string
 	// Labels of the Service, which announcements may ask for.
 	Labels map[string]string
 	// Created decides which of two Services is older.

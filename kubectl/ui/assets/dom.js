@@ -20,6 +20,7 @@ export const svg = (tag, props = {}, ...children) =>
 // updates it, so that focus and animations stay.
 export function keyed(parent, items, keyOf, create, update) {
   const old = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  const shown = new Set();
   let at = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
@@ -31,10 +32,11 @@ export function keyed(parent, items, keyOf, create, update) {
       child.dataset.key = key;
     }
     update(child, item);
+    shown.add(child);
     if (child === at) at = at.nextElementSibling;
     else parent.insertBefore(child, at);
   }
-  for (const child of old.values()) child.remove();
+  for (const child of [...parent.children]) if (!shown.has(child)) child.remove();
 }
 
 export const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false });
