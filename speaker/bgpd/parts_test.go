@@ -17,14 +17,39 @@ func TestTrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer trace.Close()
-	if router, _ := marked(trace); router.IsValid() {
+	if router, _ := marked(trace, 0); router.IsValid() {
 		t.Errorf("an empty trace names %s", router)
 	}
+	tracer := &tracer{trace: trace}
 	for _, text := range []string{"fe80::1234:5678:9abc:def0%interface-of-15", "10.0.0.1", "2001:db8::1"} {
-		mark(trace, netip.MustParseAddr(text))
-		if router, ago := marked(trace); router.String() != text || ago < 0 || ago > time.Minute {
+		tracer.mark(netip.MustParseAddr(text))
+		if router, ago := marked(trace, 0); router.String() != text || ago < 0 || ago > time.Minute {
 			t.Errorf("after %s the trace names %s, %s ago", text, router, ago)
 		}
+	}
+	// Another router's message comes between the one that crashes the process and the crash.
+	crashes := make(chan uint64)
+	go func() {
+		tracer.mark(netip.MustParseAddr("10.0.0.2"))
+		crashes <- goroutine()
+	}()
+	by := <-crashes
+	for range marks - 1 {
+		tracer.mark(netip.MustParseAddr("10.0.0.3"))
+	}
+	if router, _ := marked(trace, by); by == 0 || router.String() != "10.0.0.2" {
+		t.Errorf("goroutine %d took a message of %s last, want 10.0.0.2", by, router)
+	}
+	if router, _ := marked(trace, by+1e6); router.String() != "10.0.0.3" {
+		t.Errorf("of a goroutine that took none the trace names %s, want the last of all", router)
+	}
+}
+
+func TestCauseNamesGoroutine(t *testing.T) {
+	c := &causeReader{to: io.Discard}
+	_, _ = io.WriteString(c, "goroutine 3 says\npanic: oh no\n\ngoroutine 57 [running]:\nx()\n\ngoroutine 1 [select]:\n")
+	if got := c.goroutine(); got != 57 {
+		t.Errorf("goroutine %d crashed, want 57", got)
 	}
 }
 

@@ -79,7 +79,7 @@ func (s *staff) hire(ctx context.Context) (net.Conn, error) {
 	}
 	go func() { // ends with the worker
 		h.err = h.cmd.Wait()
-		if router, ago := marked(trace); ago < atOnce {
+		if router, ago := marked(trace, h.cause.goroutine()); ago < atOnce {
 			h.after = router
 		}
 		_ = trace.Close()
@@ -177,6 +177,7 @@ type causeReader struct {
 	mu    sync.Mutex
 	rest  []byte // guarded by mu; an incomplete line
 	cause string // guarded by mu
+	by    uint64 // guarded by mu; the number of the goroutine that crashed; 0: not known
 }
 
 // longestLine bounds what is kept of a line.
@@ -206,6 +207,16 @@ func (c *causeReader) look(line string) {
 			c.cause = line[:min(len(line), 200)]
 		}
 	}
+	if c.cause != "" && c.by == 0 { // the one that crashed comes first
+		_, _ = fmt.Sscanf(line, "goroutine %d ", &c.by)
+	}
+}
+
+// goroutine returns the number of the goroutine that crashed; 0: it is not known.
+func (c *causeReader) goroutine() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.by
 }
 
 // first returns the first cause; empty: none was found.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 
@@ -30,11 +29,12 @@ func Work(ctx context.Context, conn net.Conn, trace *os.File, log *slog.Logger) 
 	w := &worker{registry: prometheus.NewRegistry(), changes: async.NewStream[bgp.PathChange](changesKept)}
 	w.desk = newDesk(log, w.registry)
 	w.stays, w.paths = true, w.changes.Send
+	tracer := &tracer{trace: trace}
 	w.open = func(o *order) (Announcer, error) {
 		driver, err := bgp.New(bgp.Config{
 			Node: o.Identity.Node, Listen: o.Identity.Listen, RouterID: o.RouterID, NextHops: o.NextHops,
 			Logger: log, Metrics: w.registry, Liveness: w, OnChange: w.changed.Notify,
-			Heard: func(router netip.Addr) { mark(trace, router) },
+			Heard: tracer.mark,
 		})
 		w.driver = driver
 		return driver, err
