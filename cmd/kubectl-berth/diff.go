@@ -27,9 +27,12 @@ The files are merged with the cluster's objects as kubectl apply merges them; th
 controller's compiler and allocator and the speakers' plans run here, over what the
 cluster has now. Nothing is written, and reading is all it needs. It says how things
 stand in the end, if nothing else changes. Who announces a new Service of
-policy Local depends on where its Pods will be, which nobody knows yet.
+policy Local depends on where its Pods will be, which nobody knows yet. What Secrets,
+flags of Berth's programs and Speakers do is not foreseen, nor interfaces and addresses
+of nodes that no speaker reports yet.
 
-The exit code is 0 if nothing changes, 1 if something does, 2 if it could not look.`,
+The exit code is 0 if nothing changes, 1 if something does or an object would be
+refused, 2 if it could not look.`,
 		Example: `  # Before a pool is narrowed
   kubectl berth diff -f pool.yaml
 
@@ -62,6 +65,9 @@ The exit code is 0 if nothing changes, 1 if something does, 2 if it could not lo
 			state, err := c.state(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if lack := forecast.Lack(state); len(lack) > 0 {
+				return fmt.Errorf("nothing can be foreseen without %s (ClusterRole berth-view has these rights)", lack)
 			}
 			report := forecast.Files(cmd.Context(), state, schemas, forecast.In(namespace, objects), deletes)
 			if err := out.print(c.Out, report, func(w io.Writer, _ bool) { writeReport(w, report) }); err != nil {

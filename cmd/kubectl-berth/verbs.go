@@ -248,9 +248,13 @@ which other load balancers heed, too. --undo removes the label if this command h
 				if err != nil {
 					return err
 				}
-				changed := node.DeepCopy()
-				change.Apply(changed)
-				all[len(all)-1].Foreseen = new(forecast.Between(state, forecast.WithNode(state, changed)))
+				if lack := forecast.Lack(state); lack == "" {
+					changed := node.DeepCopy()
+					change.Apply(changed)
+					all[len(all)-1].Foreseen = new(forecast.Between(state, forecast.WithNode(state, changed)))
+				} else {
+					fmt.Fprintln(c.ErrOut, "note: what moves cannot be foreseen without", lack)
+				}
 			}
 			if wait && !v.dry() {
 				ctx, cancel := context.WithTimeout(cmd.Context(), timeout)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
@@ -62,11 +63,14 @@ type edit struct {
 }
 
 // In returns the objects with a namespace, this one, where they have none and their kind needs one.
+// Kinds of Berth's that have none lose theirs, as the API server does with what kustomize writes.
 func In(namespace string, objects []lint.Object) []lint.Object {
 	for _, o := range objects {
-		switch o.GroupVersionKind().GroupKind().String() {
-		case "Service", berth("AddressReservation"):
+		switch kind := o.GroupVersionKind().GroupKind(); {
+		case kind.String() == "Service", kind.String() == berth("AddressReservation"):
 			o.SetNamespace(cmp.Or(o.GetNamespace(), namespace))
+		case kind.Group == v1alpha1.GroupVersion.Group:
+			o.SetNamespace("")
 		}
 	}
 	return objects
@@ -122,12 +126,27 @@ func (e *edit) object(ctx context.Context, o *unstructured.Unstructured) Object 
 	case "Node":
 		is = change(e, &e.Nodes, o, nil)
 	case "Namespace":
-		is = change(e, &e.Namespaces, o, nil)
+		if is = change(e, &e.Namespaces, o, nil); is.Change == Deleted {
+			e.empty(o.GetName())
+		}
+	case "Secret", "Deployment.apps", "DaemonSet.apps", berth("Speaker"):
+		is.Change = PassedOver
+		is.Messages = []string{"what it does to Berth is not foreseen: passwords, flags, router IDs"}
 	default:
 		is.Change = PassedOver
 	}
 	is.Kind, is.Name = o.GetKind(), strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/")
 	return is
+}
+
+// empty deletes what is in a namespace that is deleted.
+func (e *edit) empty(namespace string) {
+	e.Services = slices.DeleteFunc(slices.Clone(e.Services), func(svc *corev1.Service) bool {
+		return svc.Namespace == namespace
+	})
+	e.Reservations = slices.DeleteFunc(slices.Clone(e.Reservations), func(r *v1alpha1.AddressReservation) bool {
+		return r.Namespace == namespace
+	})
 }
 
 func berth(kind string) string { return kind + "." + v1alpha1.GroupVersion.Group }
@@ -299,6 +318,9 @@ func (e *edit) complete(before, o *unstructured.Unstructured) []string {
 		return []string{"it cannot be read: " + err.Error()}
 	}
 	spec := &svc.Spec
+	if texts := e.refusals(o, &svc); len(texts) > 0 {
+		return texts
+	}
 	if was.Spec.Type == corev1.ServiceTypeLoadBalancer && spec.Type == was.Spec.Type &&
 		!equality.Semantic.DeepEqual(was.Spec.LoadBalancerClass, spec.LoadBalancerClass) {
 		return []string{"spec.loadBalancerClass: may not change once set; delete the Service and create it again"}
@@ -341,6 +363,36 @@ func (e *edit) complete(before, o *unstructured.Unstructured) []string {
 	o.SetAPIVersion("v1")
 	o.SetKind("Service")
 	return nil
+}
+
+// refusals are what the API server, or kubectl before it, says against a Service, as far as people
+// make such mistakes.
+func (e *edit) refusals(o *unstructured.Unstructured, svc *corev1.Service) (texts []string) {
+	var strict corev1.Service
+	err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, &strict, true)
+	if err != nil {
+		texts = append(texts, err.Error())
+	}
+	for _, text := range validation.IsDNS1035Label(svc.Name) {
+		texts = append(texts, "metadata.name: "+text)
+	}
+	spec := svc.Spec
+	balances := spec.Type == corev1.ServiceTypeLoadBalancer
+	if balances && spec.ClusterIP == corev1.ClusterIPNone {
+		texts = append(texts, "spec.clusterIP: None is for Services without addresses; take it out")
+	}
+	if balances && len(spec.Ports) == 0 {
+		texts = append(texts, "spec.ports: a Service of type LoadBalancer needs one")
+	}
+	if spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack &&
+		len(e.families()) == 1 {
+		texts = append(texts, "spec.ipFamilyPolicy: RequireDualStack needs a cluster with two families")
+	}
+	there := func(n *corev1.Namespace) bool { return n.Name == svc.Namespace }
+	if len(e.Lack(cluster.Namespaces)) == 0 && !slices.ContainsFunc(e.Namespaces, there) {
+		texts = append(texts, "metadata.namespace: there is no namespace "+svc.Namespace)
+	}
+	return texts
 }
 
 // families returns those that the cluster's Services may have, the one that is the default first.

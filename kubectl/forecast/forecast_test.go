@@ -160,6 +160,30 @@ func TestFiles(t *testing.T) {
 			says:   []string{`"sessions":[]`},
 		},
 		{
+			name: "a namespace with all that is in it", before: all,
+			change: "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n", deletes: true,
+			says: []string{`"service":"shop/one","before":["192.0.2.10"],"after":[]`, `"service":"shop/two"`},
+		},
+		{
+			name: "a namespace that kustomize writes", before: all,
+			change: strings.Replace(aPool, "name: a", "name: a, namespace: prod", 1),
+			says:   []string{`"refused":false`, `"addresses":[]`},
+		},
+		{
+			name: "a field with a typing error", before: all, change: web("three", ", prots: []"),
+			says: []string{`"refused":true`, `"addresses":[]`},
+		},
+		{
+			name: "a namespace that is not there", before: all,
+			change: strings.Replace(web("three", ""), "namespace: shop", "namespace: shoo", 1),
+			says:   []string{`"refused":true`, `"addresses":[]`},
+		},
+		{
+			name: "two families where there is one", before: all,
+			change: web("three", ", ipFamilyPolicy: RequireDualStack"),
+			says:   []string{`"refused":true`, `"addresses":[]`},
+		},
+		{
 			name: "what the API server refuses", before: all, change: strings.Replace(aPool, "192.0.2.10-", "192.0.2.", 1),
 			says: []string{`"addresses":[]`, `"refused":true`},
 		},

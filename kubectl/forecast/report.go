@@ -35,7 +35,7 @@ func (r Report) Empty() bool {
 	return len(r.Addresses)+len(r.Owners)+len(r.Routes)+len(r.Sessions) == 0 &&
 		!slices.ContainsFunc(
 			r.Objects,
-			func(o Object) bool { return o.Change != Unchanged && o.Change != PassedOver },
+			func(o Object) bool { return o.Change != Unchanged && o.Change != PassedOver && o.Change != Absent },
 		)
 }
 
@@ -140,6 +140,19 @@ type Session struct {
 	Change   Change `json:"change"`
 	Node     string `json:"node"`
 	Neighbor string `json:"neighbor"`
+}
+
+// Lack names what could not be read of what a forecast needs; empty: nothing.
+func Lack(s *cluster.State) string {
+	var names []string
+	for _, r := range s.Lack(
+		cluster.Pools, cluster.SegmentAnnouncements, cluster.RouteAnnouncements, cluster.BGPNeighbors,
+		cluster.Reservations, cluster.Speakers, cluster.Owners, cluster.Services, cluster.EndpointSlices, cluster.Nodes,
+		cluster.Namespaces,
+	) {
+		names = append(names, r.String())
+	}
+	return strings.Join(names, ", ")
 }
 
 // Files returns what applying the objects would do, or with deletes deleting them.

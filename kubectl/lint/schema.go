@@ -112,7 +112,10 @@ func (s *Schemas) Check(ctx context.Context, o *unstructured.Unstructured) []str
 	if err != nil {
 		return []string{"metadata: " + err.Error()}
 	}
-	if k.namespaced && o.GetNamespace() == "" {
+	switch {
+	case !k.namespaced:
+		o.SetNamespace("") // as an API server does: kustomize writes one on every object of a custom kind
+	case o.GetNamespace() == "":
 		o.SetNamespace(metav1.NamespaceDefault)
 	}
 	var texts []string
