@@ -117,14 +117,20 @@ func requirements(s *metav1.LabelSelector) []v1alpha1.SelectorRequirement {
 	converted := selectorOf(s)
 	var all []v1alpha1.SelectorRequirement
 	for key, value := range converted.MatchLabels {
-		all = append(all, v1alpha1.SelectorRequirement{Key: key, Operator: v1alpha1.SelectorIn, Values: []string{value}})
+		all = append(
+			all,
+			v1alpha1.SelectorRequirement{Key: key, Operator: v1alpha1.SelectorIn, Values: []string{value}},
+		)
 	}
 	slices.SortFunc(all, func(a, b v1alpha1.SelectorRequirement) int { return strings.Compare(a.Key, b.Key) })
 	return append(all, converted.MatchExpressions...)
 }
 
 // ciliumServices converts a selector of Services of an announcement. It cannot select namespaces.
-func (c *converter) ciliumServices(from, field string, s *metav1.LabelSelector) (services *v1alpha1.Selector, ok bool) {
+func (c *converter) ciliumServices(
+	from, field string,
+	s *metav1.LabelSelector,
+) (services *v1alpha1.Selector, ok bool) {
 	for _, r := range requirements(s) {
 		if r.Key == ciliumName || r.Key == ciliumNamespace {
 			c.lacks(from, field, r.Key, "announcements select Services by their labels; "+
@@ -137,10 +143,20 @@ func (c *converter) ciliumServices(from, field string, s *metav1.LabelSelector) 
 
 func (c *converter) ciliumL2Policy(i item, spec ciliumL2Policy) {
 	if spec.ExternalIPs {
-		c.lacks(i.from, "spec.externalIPs", true, "Berth announces addresses of pools only; convert the Services by --from external-ips")
+		c.lacks(
+			i.from,
+			"spec.externalIPs",
+			true,
+			"Berth announces addresses of pools only; convert the Services by --from external-ips",
+		)
 	}
 	if !spec.LoadBalancerIPs {
-		c.note(i.from, "spec.loadBalancerIPs", false, "it announces no addresses of Services of type LoadBalancer, so it is left out")
+		c.note(
+			i.from,
+			"spec.loadBalancerIPs",
+			false,
+			"it announces no addresses of Services of type LoadBalancer, so it is left out",
+		)
 		return
 	}
 	services, ok := c.ciliumServices(i.from, "spec.serviceSelector", spec.ServiceSelector)

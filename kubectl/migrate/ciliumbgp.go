@@ -114,8 +114,12 @@ func (c *converter) ciliumBGP() {
 		}
 		for _, instance := range spec.BGPInstances {
 			if instance.LocalPort != 0 {
-				c.lacks(i.from, "bgpInstances "+instance.Name+": localPort", instance.LocalPort,
-					"speakers connect to their neighbors; for those that must connect themselves write connect: Accept")
+				c.lacks(
+					i.from,
+					"bgpInstances "+instance.Name+": localPort",
+					instance.LocalPort,
+					"speakers connect to their neighbors; for those that must connect themselves write connect: Accept",
+				)
 			}
 			for _, peer := range instance.Peers {
 				config, known := configs[peer.PeerConfigRef.Name]
@@ -141,8 +145,13 @@ func (c *converter) ciliumBGP() {
 		}
 	}
 	for _, i := range c.of(ciliumGroup, "CiliumBGPPeeringPolicy") {
-		c.lacks(i.from, "", "", "it is of the old control plane; write the CiliumBGPClusterConfig that came after it, "+
-			"and convert that, or BGPNeighbors")
+		c.lacks(
+			i.from,
+			"",
+			"",
+			"it is of the old control plane; write the CiliumBGPClusterConfig that came after it, "+
+				"and convert that, or BGPNeighbors",
+		)
 	}
 }
 
@@ -181,7 +190,11 @@ func (c *converter) ciliumPeer(
 	c.setTimes(of.from, &spec, timers+"holdTimeSeconds", times(config.Timers.HoldTimeSeconds),
 		timers+"keepAliveTimeSeconds", times(config.Timers.KeepAliveTimeSeconds))
 	spec.ConnectRetryTime = c.wholeSeconds(
-		of.from, timers+"connectRetryTimeSeconds", times(config.Timers.ConnectRetryTimeSeconds), shortestRetry, longestRetry,
+		of.from,
+		timers+"connectRetryTimeSeconds",
+		times(config.Timers.ConnectRetryTimeSeconds),
+		shortestRetry,
+		longestRetry,
 	)
 	if config.GracefulRestart.Enabled {
 		spec.GracefulRestart = &v1alpha1.GracefulRestart{}
@@ -250,8 +263,13 @@ func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, to []stri
 	}
 	for _, kind := range a.Service.Addresses {
 		if kind != "LoadBalancerIP" {
-			c.lacks(i.from, "service.addresses", kind, "Berth announces addresses of pools only; leave this to Cilium, "+
-				"or convert external addresses by --from external-ips")
+			c.lacks(
+				i.from,
+				"service.addresses",
+				kind,
+				"Berth announces addresses of pools only; leave this to Cilium, "+
+					"or convert external addresses by --from external-ips",
+			)
 		}
 	}
 	if !slices.Contains(a.Service.Addresses, "LoadBalancerIP") {

@@ -123,7 +123,12 @@ func (c *converter) of(group, kind string) []item {
 func (c *converter) unknown(group string, known ...string) {
 	for _, o := range c.input {
 		if o.GroupVersionKind().Group == group && !slices.Contains(known, o.GetKind()) {
-			c.lacks(nameIn(o), "", "", "this command does not know the kind; look up what it does, and whether Berth has it")
+			c.lacks(
+				nameIn(o),
+				"",
+				"",
+				"this command does not know the kind; look up what it does, and whether Berth has it",
+			)
 		}
 	}
 }

@@ -64,8 +64,13 @@ func fromExternalIPs(c *converter) {
 	}
 	c.add(i.from, "LoadBalancerPool", pool)
 	c.share()
-	c.note(i.from, "spec.externalIPs", "", "nothing of Berth's announces the pool yet: what brings the addresses to the nodes "+
-		"today goes on; in place of that, write a SegmentAnnouncement or a RouteAnnouncement of LoadBalancerPool "+pool.Name)
+	c.note(
+		i.from,
+		"spec.externalIPs",
+		"",
+		"nothing of Berth's announces the pool yet: what brings the addresses to the nodes "+
+			"today goes on; in place of that, write a SegmentAnnouncement or a RouteAnnouncement of LoadBalancerPool "+pool.Name,
+	)
 }
 
 // sharingKey is the key of Services that have an external address in common.
@@ -103,7 +108,12 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 	written := strings.Join(external, ",")
 	switch {
 	case clusterIP == corev1.ClusterIPNone || kind == string(corev1.ServiceTypeExternalName):
-		e.lacks(from, field, written, "no load balancer serves such a Service; make another one with a cluster address for them")
+		e.lacks(
+			from,
+			field,
+			written,
+			"no load balancer serves such a Service; make another one with a cluster address for them",
+		)
 		return
 	case kind == string(corev1.ServiceTypeLoadBalancer) &&
 		(statusAddresses(o) != "" || asked != "" || class != "" || o.GetAnnotations()[v1alpha1.AnnotationAddresses] != ""):
@@ -120,7 +130,12 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 		}
 		switch {
 		case e.nodes[text] != "":
-			e.lacks(from, field, text, "it is the address of node "+e.nodes[text]+", which Berth gives to nobody; use a NodePort, or another address")
+			e.lacks(
+				from,
+				field,
+				text,
+				"it is the address of node "+e.nodes[text]+", which Berth gives to nobody; use a NodePort, or another address",
+			)
 		case len(families) > 0 && !slices.Contains(families, family):
 			e.lacks(from, field, text, "the Service has no "+family+"; add it to spec.ipFamilies first")
 		default:
@@ -149,6 +164,13 @@ func (e *externalIPs) service(o *unstructured.Unstructured) {
 			}
 		}
 	}
+	e.note(
+		from,
+		field,
+		pinned,
+		"an address that is on an interface of a node, as keepalived's are, is given to nobody: "+
+			"announce the pool, and take the address off the nodes right before you apply the Service",
+	)
 	kept := slices.DeleteFunc(external, func(text string) bool { return slices.Contains(given, canonical(text)) })
 	e.become(svc, kind, kept)
 	e.addService(from, svc, annotations, svc.GetLabels())

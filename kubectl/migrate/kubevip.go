@@ -68,8 +68,12 @@ func (c *converter) kubeVIPPools(i item, data map[string]string) {
 		case key == "search-order" && data[key] == "desc":
 			c.lacks(from, "data."+key, data[key], "Berth gives the lowest free address first")
 		case strings.HasPrefix(key, "allow-share-") && data[key] == "true":
-			c.lacks(from, "data."+key, data[key],
-				"Services share an address if they ask for it: write the same annotation "+v1alpha1.AnnotationSharingKey+" on them")
+			c.lacks(
+				from,
+				"data."+key,
+				data[key],
+				"Services share an address if they ask for it: write the same annotation "+v1alpha1.AnnotationSharingKey+" on them",
+			)
 		case prefix == "interface":
 			c.lacks(from, "data."+key, data[key],
 				"write it into interfaces of a SegmentAnnouncement that selects LoadBalancerPool "+namespace)
@@ -185,7 +189,12 @@ func (c *converter) kubeVIP(i item, env map[string]string, nodes *v1alpha1.Selec
 			"Berth has no address for the API server; keep kube-vip for that, with svc_enable: false")
 	}
 	if !on("svc_enable") {
-		c.note(i.from, "env svc_enable", env["svc_enable"], "it announces no Services, so there is nothing to convert")
+		c.note(
+			i.from,
+			"env svc_enable",
+			env["svc_enable"],
+			"it announces no Services, so there is nothing to convert",
+		)
 		return
 	}
 	all := announcement{pools: everything(), nodes: nodes, services: everything()}
@@ -198,6 +207,17 @@ func (c *converter) kubeVIP(i item, env map[string]string, nodes *v1alpha1.Selec
 	}
 	if on("bgp_enable") {
 		c.kubeVIPRoutes(i, env, all)
+	}
+	if on("lb_class_only") {
+		c.lacks(
+			i.from,
+			"env lb_class_only",
+			true,
+			"Berth serves Services without a class, too; run the controller with --serve-classless=false",
+		)
+	}
+	if namespace := env["svc_namespace"]; namespace != "" {
+		c.lacks(i.from, "env svc_namespace", namespace, "write the namespace into scopes of the pools")
 	}
 	if class := env["lb_class_name"]; class != "" && !kubeVIPManner.has(class) {
 		c.lacks(i.from, "env lb_class_name", class, "name the class in the controller's --classes")

@@ -56,7 +56,12 @@ func (c *converter) kubeVIPRoutes(i item, env map[string]string, all announcemen
 		}
 	}
 	if len(names) == 0 {
-		c.lacks(i.from, "env bgp_peers", "", "there is no neighbor that can be converted, so nothing is announced by BGP")
+		c.lacks(
+			i.from,
+			"env bgp_peers",
+			"",
+			"there is no neighbor that can be converted, so nothing is announced by BGP",
+		)
 		return
 	}
 	c.addRoute(i, i.name, all, v1alpha1.RouteAnnouncementSpec{NeighborNames: names})
@@ -126,19 +131,26 @@ func kubeVIPPeer(text string) (spec v1alpha1.BGPNeighborSpec, password string, e
 	default:
 		return spec, "", errors.New("the AS number is not a number")
 	}
-	if parts[3] == "true" && !unnumbered {
+	if isTrue(parts[3]) && !unnumbered {
 		spec.EBGPMultihop = 255
 	}
 	if port, err := strconv.ParseInt(parts[4], 10, 32); err == nil {
 		spec.Port = int32(port)
 	}
-	if bfd := append(strings.Split(parts[6], ";"), "", "", ""); bfd[0] == "true" {
+	if bfd := append(strings.Split(parts[6], ";"), "", "", ""); isTrue(bfd[0]) {
 		receive, _ := strconv.ParseInt(bfd[1], 10, 64)
 		transmit, _ := strconv.ParseInt(bfd[2], 10, 64)
 		multiplier, _ := strconv.ParseInt(bfd[3], 10, 32)
 		spec.BFD = &v1alpha1.BFD{
-			ReceiveInterval: milliseconds(receive), TransmitInterval: milliseconds(transmit), Multiplier: int32(multiplier),
+			ReceiveInterval: milliseconds(
+				receive,
+			), TransmitInterval: milliseconds(transmit), Multiplier: int32(multiplier),
 		}
 	}
 	return spec, parts[2], nil
+}
+
+func isTrue(text string) bool {
+	is, err := strconv.ParseBool(text)
+	return err == nil && is
 }

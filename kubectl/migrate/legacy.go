@@ -93,7 +93,12 @@ func (m *metallb) legacy(from, namespace string, config map[string]any) {
 	known := []string{"address-pools", "bfd-profiles", "bgp-communities", "peers"}
 	for _, field := range slices.Sorted(maps.Keys(config)) {
 		if !slices.Contains(known, field) {
-			m.lacks(from, field, "", "this command does not know the field; look up what it does, and whether Berth has it")
+			m.lacks(
+				from,
+				field,
+				"",
+				"this command does not know the field; look up what it does, and whether Berth has it",
+			)
 		}
 	}
 }

@@ -127,8 +127,19 @@ func fromMetalLB(c *converter) {
 		m.route(i)
 	}
 	// The last three are reports of MetalLB's, and not configuration.
-	c.unknown(metallbGroup, "IPAddressPool", "AddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer", "BFDProfile",
-		"Community", "ConfigurationState", "ServiceL2Status", "ServiceBGPStatus")
+	c.unknown(
+		metallbGroup,
+		"IPAddressPool",
+		"AddressPool",
+		"L2Advertisement",
+		"BGPAdvertisement",
+		"BGPPeer",
+		"BFDProfile",
+		"Community",
+		"ConfigurationState",
+		"ServiceL2Status",
+		"ServiceBGPStatus",
+	)
 	c.services(metallbManner)
 }
 
@@ -274,7 +285,11 @@ func (m *metallb) route(i item) {
 	route := v1alpha1.RouteAnnouncementSpec{
 		Communities: communities,
 		Aggregation: m.aggregation(
-			i.from, "spec.aggregationLength", "spec.aggregationLengthV6", spec.AggregationLength, spec.AggregationLengthV6,
+			i.from,
+			"spec.aggregationLength",
+			"spec.aggregationLengthV6",
+			spec.AggregationLength,
+			spec.AggregationLengthV6,
 		),
 	}
 	if spec.LocalPref != 0 {
@@ -309,7 +324,12 @@ func (m *metallb) peer(i item) {
 	m.setTimes(i.from, &spec, "spec.holdTime", p.HoldTime, "spec.keepaliveTime", p.KeepaliveTime)
 	spec.ConnectRetryTime = m.wholeSeconds(i.from, "spec.connectTime", p.ConnectTime, shortestRetry, longestRetry)
 	if p.EBGPMultiHop && internal(spec) {
-		m.note(i.from, "spec.ebgpMultiHop", true, "it is left out: the session is internal, and may have any number of hops")
+		m.note(
+			i.from,
+			"spec.ebgpMultiHop",
+			true,
+			"it is left out: the session is internal, and may have any number of hops",
+		)
 	} else if p.EBGPMultiHop {
 		spec.EBGPMultihop = 255
 	}
@@ -323,8 +343,12 @@ func (m *metallb) peer(i item) {
 		}
 	}
 	if p.RouterID != "" {
-		m.lacks(i.from, "spec.routerID", p.RouterID,
-			"in Berth each node has a router ID of its own; write spec.bgp.routerID of the Speakers, by node, if they need one")
+		m.lacks(
+			i.from,
+			"spec.routerID",
+			p.RouterID,
+			"in Berth each node has a router ID of its own; write spec.bgp.routerID of the Speakers, by node, if they need one",
+		)
 	}
 	m.peerBFD(i, p, &spec)
 	switch {
@@ -376,13 +400,23 @@ func (m *metallb) bfdProfile(i item) {
 	m.profiles[i.name] = p
 	m.say(i.from, Converted, "", "", "spec.bfd of the BGPNeighbors that name it")
 	if p.EchoMode {
-		m.lacks(i.from, "spec.echoMode", true, "Berth sends no echo packets; take it out of the router's configuration, too")
+		m.lacks(
+			i.from,
+			"spec.echoMode",
+			true,
+			"Berth sends no echo packets; take it out of the router's configuration, too",
+		)
 	}
 	if p.PassiveMode {
 		m.lacks(i.from, "spec.passiveMode", true, "Berth sends first; the router may do so, too")
 	}
 	if p.MinimumTTL != 0 {
-		m.lacks(i.from, "spec.minimumTtl", p.MinimumTTL, "write ttlSecurityHops of the BGPNeighbor, which is for BFD, too: 256 less this")
+		m.lacks(
+			i.from,
+			"spec.minimumTtl",
+			p.MinimumTTL,
+			"write ttlSecurityHops of the BGPNeighbor, which is for BFD, too: 256 less this",
+		)
 	}
 }
 

@@ -78,7 +78,9 @@ func (c *converter) newSecret(i item, field, wanted, password string) string {
 	name := c.nameFor("Secret", item{from: i.from, name: wanted}, wanted)
 	c.addSecret(i.from, name, map[string]any{"stringData": map[string]any{corev1.BasicAuthPasswordKey: password}})
 	c.note(i.from, field, "", fmt.Sprintf(
-		"it is in Secret %s/%s of the output now, in plain text: keep that out of what others read", c.namespace, name,
+		"it is in Secret %s/%s of the output now, in plain text: keep that out of what others read",
+		c.namespace,
+		name,
 	))
 	return name
 }

@@ -118,7 +118,12 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 		c.servedNamespaces(i, spec, pool)
 	case i.name != "default":
 		pool.Spec.Allocation = v1alpha1.AllocationOnRequest
-		c.note(i.from, "metadata.name", i.name, "allocation: OnRequest, since only Services that name it get its addresses")
+		c.note(
+			i.from,
+			"metadata.name",
+			i.name,
+			"allocation: OnRequest, since only Services that name it get its addresses",
+		)
 	}
 	if pools.MultiPool {
 		c.lacks(i.from, field+".multiPool", true, purelbManner.remedies["purelb.io/multi-pool"])
@@ -200,7 +205,8 @@ func (c *converter) pureLBAggregation(i item, field string, pools []serviceGroup
 		}
 		if *into != 0 && *into != int32(bits) {
 			c.lacks(i.from, field+".aggregation", fmt.Sprintf("/%d", bits), fmt.Sprintf(
-				"an announcement has one length for a family, here %d; write another one, for a pool of its own", *into,
+				"an announcement has one length for a family, here %d; write another one, for a pool of its own",
+				*into,
 			))
 			continue
 		}
@@ -212,7 +218,12 @@ func (c *converter) pureLBAggregation(i item, field string, pools []serviceGroup
 // nodeAgent makes the announcement on the nodes' segment.
 func (c *converter) nodeAgent(i item, spec nodeAgent, pools []string) {
 	if len(pools) == 0 {
-		c.note(i.from, "", "", "there is no group with addresses of the nodes' segment, so nothing is announced there")
+		c.note(
+			i.from,
+			"",
+			"",
+			"there is no group with addresses of the nodes' segment, so nothing is announced there",
+		)
 		return
 	}
 	var interfaces []string

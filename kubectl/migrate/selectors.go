@@ -132,7 +132,8 @@ func (c *converter) shellPattern(from, field, expression string) (pattern string
 	}
 	body, begins := strings.CutPrefix(expression, "^")
 	body, ends := strings.CutSuffix(body, "$")
-	pattern = strings.NewReplacer("[0-9]+", "[0-9]*", "[0-9]*", "*", `\d+`, "[0-9]*", ".*", "*", ".+", "?*").Replace(body)
+	pattern = strings.NewReplacer("[0-9]+", "[0-9]*", "[0-9]*", "*", `\d+`, "[0-9]*", ".*", "*", ".+", "?*").
+		Replace(body)
 	if begins && !ends && !strings.HasSuffix(pattern, "*") {
 		pattern += "*"
 	}

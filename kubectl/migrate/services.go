@@ -57,8 +57,13 @@ func (c *converter) service(d manner, o *unstructured.Unstructured) {
 	case kind != string(corev1.ServiceTypeLoadBalancer):
 		return
 	case hasClass && !slices.Contains(d.classes, class) && !d.has(class):
-		c.note(from, "spec.loadBalancerClass", class, "it is another load balancer's, so the Service stays as it is; "+
-			"if it is not, name the class in the controller's --classes")
+		c.note(
+			from,
+			"spec.loadBalancerClass",
+			class,
+			"it is another load balancer's, so the Service stays as it is; "+
+				"if it is not, name the class in the controller's --classes",
+		)
 		return
 	}
 	svc := bare(o)
@@ -137,7 +142,12 @@ func (c *converter) pinned(from, field string, texts []string) string {
 		switch {
 		case text == "":
 		case err != nil || address.IsUnspecified() || address.Zone() != "":
-			c.lacks(from, field, text, "Berth gives fixed addresses only, not by DHCP or name; write one, or leave it to a pool")
+			c.lacks(
+				from,
+				field,
+				text,
+				"Berth gives fixed addresses only, not by DHCP or name; write one, or leave it to a pool",
+			)
 		case seen[address.Unmap().Is4()] != "":
 			c.lacks(from, field, text, fmt.Sprintf(
 				"a Service has one address of each family, and keeps %s; make another Service for this one",
