@@ -49,11 +49,14 @@ func fromCilium(c *converter) {
 	c.services(ciliumManner)
 }
 
+var ciliumAcross = []string{"lbipam.cilium.io/sharing-cross-namespace", "io.cilium/lb-ipam-sharing-cross-namespace"}
+
 var ciliumManner = manner{
 	Dialect:  dialect.Cilium,
 	prefixes: []string{"lbipam.cilium.io/", "io.cilium/lb-ipam-"},
 	// Pools say it: see shareAcross.
-	written: []string{"lbipam.cilium.io/sharing-cross-namespace", "io.cilium/lb-ipam-sharing-cross-namespace"},
+	across:  ciliumAcross,
+	written: ciliumAcross,
 	classes: []string{"io.cilium/bgp-control-plane", "io.cilium/l2-announcer"},
 }
 

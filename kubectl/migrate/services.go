@@ -23,6 +23,8 @@ type manner struct {
 	remedies        map[string]string
 	labels          map[string]string // labels that the load balancer sets
 	classes         []string          // more classes that it serves
+	// across are annotations by which Services of several namespaces share; nil: they do without.
+	across []string
 }
 
 // has reports whether a name is the load balancer's.
@@ -119,7 +121,10 @@ func (c *converter) translate(d manner, o *unstructured.Unstructured, annotation
 			if c.sharing[value] == nil {
 				c.sharing[value] = sets.New[string]()
 			}
-			c.sharing[value].Insert(o.GetNamespace())
+			shares := func(name string) bool { return o.GetAnnotations()[name] != "" }
+			if d.across == nil || slices.ContainsFunc(d.across, shares) {
+				c.sharing[value].Insert(o.GetNamespace())
+			}
 		case slices.ContainsFunc(d.written, func(w string) bool {
 			prefix, any := strings.CutSuffix(w, "*")
 			return key == w || any && strings.HasPrefix(key, prefix)
