@@ -276,10 +276,10 @@ func TestPlanAnnouncements(t *testing.T) {
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1", "192.0.2.2"), Services: []Service{
 				{Name: "d/a", SharingKeys: []string{"k"}, Local: true, Addresses: addrs("192.0.2.1")}, {
-					Name:       "d/b",
+					Name:        "d/b",
 					SharingKeys: []string{"k"},
-					Local:      true,
-					Addresses:  addrs("192.0.2.1", "192.0.2.2"),
+					Local:       true,
+					Addresses:   addrs("192.0.2.1", "192.0.2.2"),
 				}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1", "n2")}, "d/b": {Ready: set("n2", "n3")}},
 			want: Announcements{
@@ -384,10 +384,10 @@ func TestPlanAnnouncements(t *testing.T) {
 			self: "n1",
 			group: Group{ID: "g", Addresses: addrs("192.0.2.1"), Services: []Service{
 				{
-					Name:       "d/a",
+					Name:        "d/a",
 					SharingKeys: []string{"k"},
-					Local:      true,
-					Addresses:  addrs("192.0.2.1"),
+					Local:       true,
+					Addresses:   addrs("192.0.2.1"),
 				}, {Name: "d/b", SharingKeys: []string{"k"}, Local: true, Addresses: addrs("192.0.2.1")}}},
 			endpoints: map[string]candidate.Endpoints{"d/a": {Ready: set("n1")}},
 			want: Announcements{
