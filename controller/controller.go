@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"cmp"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -168,32 +167,10 @@ func (c *Controller) enqueueAll() {
 		c.reserving.Add(key)
 	}
 	all := client.Stored[*corev1.Service](c.informers.service)
-	rank := func(svc *corev1.Service) int {
-		switch {
-		case len(svc.Status.LoadBalancer.Ingress) > 0:
-			return 0
-		case svc.Spec.LoadBalancerIP != "":
-			return 1
-		}
-		if _, named := c.Honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses); named != "" {
-			return 1
-		}
-		return 2
-	}
-	slices.SortFunc(all, func(a, b *corev1.Service) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), older(a, b))
-	})
+	slices.SortFunc(all, service.InTurn(c.Honored))
 	for _, svc := range all {
 		c.services.Add(svc.Namespace + "/" + svc.Name)
 	}
-}
-
-// older compares Services by age, then by name.
-func older(a, b *corev1.Service) int {
-	return cmp.Or(
-		a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace),
-		cmp.Compare(a.Name, b.Name),
-	)
 }
 
 // successors are the nodes whose speakers ended to be replaced, and when that was seen.

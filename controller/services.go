@@ -31,7 +31,7 @@ func (c *Controller) rebuild(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rebuild the allocator: list Services: %w", err)
 	}
-	slices.SortFunc(list.Items, func(a, b corev1.Service) int { return older(&a, &b) })
+	slices.SortFunc(list.Items, func(a, b corev1.Service) int { return service.Older(&a, &b) })
 	var rest []*corev1.Service
 	for i := range list.Items {
 		svc := &list.Items[i]
@@ -229,13 +229,7 @@ func (c *Controller) disown(ctx context.Context, key string, svc *corev1.Service
 func (c *Controller) notePins(key string, whose service.Ownership, asked request) {
 	var pins []netip.Addr
 	if whose == service.Own && asked.invalid == nil {
-		snapshot := c.snapshot.Load()
-		for _, a := range asked.Pinned {
-			// An address of a pool that does not serve the Service is not kept for it.
-			if p := snapshot.PoolOf(a); p != nil && slices.Contains(asked.Pools, p.Name) {
-				pins = append(pins, a)
-			}
-		}
+		pins = asked.Pins(c.snapshot.Load())
 	}
 	c.allocations.SetPins(key, pins)
 }

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -170,6 +171,40 @@ func (r *Request) pinOne(where, text string) error {
 	r.Pinned = append(r.Pinned, address)
 	r.field[address] = where
 	return nil
+}
+
+// InTurn compares Services by who gets addresses first where all are looked at: those that have
+// some, then those that ask for one by name, then the rest; older ones first, then by name.
+func InTurn(honored dialect.Honored) func(a, b *corev1.Service) int {
+	rank := func(svc *corev1.Service) int {
+		_, named := honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses)
+		switch {
+		case len(svc.Status.LoadBalancer.Ingress) > 0:
+			return 0
+		case svc.Spec.LoadBalancerIP != "" || named != "":
+			return 1
+		}
+		return 2
+	}
+	return func(a, b *corev1.Service) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), Older(a, b)) }
+}
+
+// Older compares Services by age, then by name.
+func Older(a, b *corev1.Service) int {
+	return cmp.Or(
+		a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace),
+		cmp.Compare(a.Name, b.Name),
+	)
+}
+
+// Pins returns the addresses named that are kept for the Service: those of pools that serve it.
+func (r Request) Pins(snapshot *config.Snapshot) (pins []netip.Addr) {
+	for _, a := range r.Pinned {
+		if p := snapshot.PoolOf(a); p != nil && slices.Contains(r.Pools, p.Name) {
+			pins = append(pins, a)
+		}
+	}
+	return pins
 }
 
 // Release sets the held addresses that are in no pool and that the Service, or the operator's

@@ -175,25 +175,13 @@ func (l *ledger) adopt() {
 // inTurn returns the Services in the order of a controller that looks at all: first those that have
 // an address, then those that ask for one by name, then the rest, older ones first.
 func (l *ledger) inTurn() []*corev1.Service {
-	rank := func(svc *corev1.Service) int {
-		switch {
-		case len(svc.Status.LoadBalancer.Ingress) > 0:
-			return 0
-		case svc.Spec.LoadBalancerIP != "":
-			return 1
-		}
-		if _, named := l.flags.Honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses); named != "" {
-			return 1
-		}
-		return 2
-	}
 	var all []*corev1.Service
 	for _, o := range l.store.List() {
 		if svc, is := o.(*corev1.Service); is {
 			all = append(all, svc)
 		}
 	}
-	slices.SortFunc(all, func(a, b *corev1.Service) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), older(a, b)) })
+	slices.SortFunc(all, service.InTurn(l.flags.Honored))
 	return all
 }
 
@@ -290,11 +278,7 @@ func (l *ledger) requestOf(svc *corev1.Service) (service.Request, error) {
 func (l *ledger) pin(svc *corev1.Service, whose service.Ownership, asked service.Request, invalid error) {
 	var pins []netip.Addr
 	if whose == service.Own && invalid == nil {
-		for _, a := range asked.Pinned {
-			if p := l.snapshot.PoolOf(a); p != nil && slices.Contains(asked.Pools, p.Name) {
-				pins = append(pins, a)
-			}
-		}
+		pins = asked.Pins(l.snapshot)
 	}
 	l.allocations.SetPins(nameOf(svc), pins)
 }

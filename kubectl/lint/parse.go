@@ -124,6 +124,10 @@ func (p *parser) value(at Object, fields map[string]any) {
 		}
 		return
 	}
+	if kind, _ := fields["kind"].(string); kind == "" { // the decoder would print all of it
+		p.say(at, "it is not an object of Kubernetes: it has no kind")
+		return
+	}
 	// As a decoder does: numbers are int64 where they can be.
 	text, err := json.Marshal(fields)
 	decoded := &unstructured.Unstructured{}
