@@ -23,8 +23,8 @@
 //	listener.go       the sockets that routers connect to
 //	liveness.go       sessions that end because BFD says so
 //	server.go         the narrow face of GoBGP
-//	gobgplog.go       GoBGP's log, read for what its events leave out
-//	probe.go          asks a peer why it refuses a session
+//	gobgplog.go       GoBGP's log, and what routers say, read for what its events leave out
+//	probe.go          calls a peer, and finds out why one with a password is silent
 //	status.go         what is published: sessions, counts, observations
 //	metrics.go        berth_bgp_*
 //

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
-
-	"github.com/berth-lb/berth/bgp/sift"
 )
 
 // maxNeighbors is how many routers of one prefix may be connected at a time. GoBGP has no bound of
@@ -162,15 +160,20 @@ func (o *loop) connectedTo(conn *net.TCPConn) {
 	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		from = remote.AddrPort().Addr().Unmap()
 	}
-	switch s := o.byAddress[from]; {
+	s, prefix := o.byAddress[from], o.prefixOf(from)
+	var p Peer
+	switch {
 	case o.leftAlone[from] != "":
 		o.routerFailed(from, o.leftAlone[from], time.Now())
 		conn.Close()
 		return
-	case s != nil && s.up(): // GoBGP decides which of the two stays
 	case s != nil:
-		s.local = localEnd(conn)
-	case o.prefixOf(from) != nil:
+		p = s.peer
+		if !s.up() { // else GoBGP decides which of the two stays
+			s.local = localEnd(conn)
+		}
+	case prefix != nil:
+		p = prefix.peer
 		if len(o.newcomers) >= maxNeighbors {
 			clear(o.newcomers) // of most of them no session came
 		}
@@ -180,7 +183,7 @@ func (o *loop) connectedTo(conn *net.TCPConn) {
 		conn.Close()
 		return
 	}
-	if err := o.server.take(sift.New(conn, o.heard(from))); err != nil { // nothing that a peer announces is wanted
+	if err := o.server.take(o.sifted(conn, p, from)); err != nil {
 		o.log.Error("GoBGP did not take a connection", "address", from, "error", err)
 	}
 }

@@ -17,8 +17,9 @@ import (
 
 // gobgpLog passes GoBGP's log on to ours and keeps, per peer, the last of what explains a failure.
 // GoBGP's events say nothing of a session that does not come up: neither why a connection failed,
-// nor which NOTIFICATION ended it. Its log does. The tests of failing sessions hold the messages
-// that it looks for.
+// nor which NOTIFICATION ended it. Its log says which one it sent, and which one ended an established
+// session; the rest is read from the connections (see said). The tests of failing sessions hold the
+// messages that it looks for.
 type gobgpLog struct {
 	inner slog.Handler
 	wake  async.Signal // has an element when there is something to take
@@ -43,6 +44,7 @@ type failure struct {
 	kind          failureKind
 	text          string
 	code, subcode uint8 // of a NOTIFICATION
+	byWire        bool  // read from a connection, and not told by GoBGP
 	time          time.Time
 }
 
@@ -57,16 +59,16 @@ func (n failure) deconfigured() bool {
 		n.subcode == gobgp.BGP_ERROR_SUB_PEER_DECONFIGURED
 }
 
-// badPeerAS reports whether we refused the peer's OPEN for its AS number (RFC 4271 section 6.2).
+// badPeerAS reports whether an OPEN was refused for its AS number (RFC 4271 section 6.2).
 func (n failure) badPeerAS() bool {
-	return n.kind == notificationSent && n.code == gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&
+	return n.notification() && n.code == gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&
 		n.subcode == gobgp.BGP_ERROR_SUB_BAD_PEER_AS
 }
 
 // about is the note in words, of the session with this peer.
 func (n failure) about(p Peer) string {
-	if n.badPeerAS() {
-		return fmt.Sprintf("peer's AS is not the configured %s: %s", p.AS(), n.text)
+	if n.badPeerAS() && n.kind == notificationReceived {
+		return fmt.Sprintf("%s: it does not expect AS %d", n.text, p.LocalASN)
 	}
 	return n.text
 }
@@ -115,6 +117,58 @@ func (n *gobgpLog) put(address netip.Addr, v failure) {
 	if known {
 		n.wake.Notify()
 	}
+}
+
+// said takes an OPEN or a NOTIFICATION that comes from a router, before GoBGP does, which keeps the
+// AS number of an OPEN that it refuses to itself, and the NOTIFICATION that answers its own OPEN.
+func (n *gobgpLog) said(router netip.Addr, p Peer, message []byte) {
+	m, err := gobgp.ParseBGPMessage(message)
+	if err != nil {
+		return // GoBGP answers it, and says so
+	}
+	f := failure{byWire: true, time: time.Now()}
+	switch body := m.Body.(type) {
+	case *gobgp.BGPOpen:
+		asn := openASN(body)
+		if p.Expects(asn) {
+			return
+		}
+		f.kind, f.code, f.subcode = notificationSent, gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR, gobgp.BGP_ERROR_SUB_BAD_PEER_AS
+		f.text = fmt.Sprintf("peer says AS %d, configured %s", asn, p.AS())
+	case *gobgp.BGPNotification:
+		f.kind, f.code, f.subcode = notificationReceived, body.ErrorCode, body.ErrorSubcode
+		f.text = "peer sent " + notificationText(f.code, f.subcode, communication(body))
+	}
+	n.put(router, f)
+}
+
+// communication is the text of a Cease (RFC 9003).
+func communication(n *gobgp.BGPNotification) string {
+	if n.ErrorCode != gobgp.BGP_ERROR_CEASE || n.ErrorSubcode != gobgp.BGP_ERROR_SUB_ADMINISTRATIVE_SHUTDOWN &&
+		n.ErrorSubcode != gobgp.BGP_ERROR_SUB_ADMINISTRATIVE_RESET {
+		return ""
+	}
+	if len(n.Data) == 0 || int(n.Data[0]) > len(n.Data)-1 {
+		return ""
+	}
+	return string(n.Data[1 : 1+n.Data[0]])
+}
+
+// openASN is the sender's AS number (RFC 6793: from the capability, if there is one).
+func openASN(open *gobgp.BGPOpen) uint32 {
+	asn := uint32(open.MyAS)
+	for _, param := range open.OptParams {
+		caps, ok := param.(*gobgp.OptionParameterCapability)
+		if !ok {
+			continue
+		}
+		for _, c := range caps.Capability {
+			if four, ok := c.(*gobgp.CapFourOctetASNumber); ok {
+				asn = four.CapValue
+			}
+		}
+	}
+	return asn
 }
 
 func (n *gobgpLog) name(address netip.Addr) string {
@@ -199,6 +253,9 @@ func explain(r slog.Record) (failure, bool) {
 		n.kind = notificationSent
 		n.code, n.subcode = uint8(attr(r, "Code").Int64()), uint8(attr(r, "Subcode").Int64())
 		n.text = "sent " + notificationText(n.code, n.subcode, attr(r, "Communicated-Reason").String())
+		if n.badPeerAS() {
+			return failure{}, false // said tells more of it
+		}
 	case "received notification":
 		n.kind = notificationReceived
 		n.code, n.subcode = uint8(attr(r, "Code").Int64()), uint8(attr(r, "Subcode").Int64())

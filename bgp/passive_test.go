@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -137,7 +138,7 @@ func TestARouterOfAPrefixInAnotherASIsExplainedAndForgotten(t *testing.T) {
 		)
 	}
 	o := d.observes(t, SessionFailed, "racks")
-	if want := "127.0.1.1: peer's AS is not the configured 64513"; !strings.HasPrefix(o.Reason, want) {
+	if want := "127.0.1.1: peer says AS 64999, configured 64513"; !strings.HasPrefix(o.Reason, want) {
 		t.Errorf("reason %q, want %q", o.Reason, want)
 	}
 	d.becomes(t, func(st Status) bool {
@@ -287,4 +288,53 @@ func TestOneRouterOfAPrefixIsLeftAlone(t *testing.T) {
 	d.becomes(t, func(st Status) bool {
 		return len(st.Peers) == 1 && st.Peers[0].Address == netip.MustParseAddr("127.0.1.1") && st.Peers[0].Established()
 	})
+}
+
+// sendOpen opens a session as p says.
+func sendOpen(w io.Writer, p Peer, routerID netip.Addr) error {
+	hold, _, _ := p.Timers()
+	asn := uint16(gobgp.AS_TRANS)
+	if p.LocalASN <= 65535 {
+		asn = uint16(p.LocalASN)
+	}
+	open, err := gobgp.NewBGPOpenMessage(asn, uint16(hold/time.Second), routerID, []gobgp.OptionParameterInterface{
+		gobgp.NewOptionParameterCapability([]gobgp.ParameterCapabilityInterface{
+			gobgp.NewCapMultiProtocol(gobgp.RF_IPv4_UC),
+			gobgp.NewCapMultiProtocol(gobgp.RF_IPv6_UC),
+			gobgp.NewCapFourOctetASNumber(p.LocalASN),
+		}),
+	})
+	if err != nil {
+		return fmt.Errorf("build OPEN for %s: %w", p.Name, err)
+	}
+	raw, err := open.Serialize()
+	if err != nil {
+		return fmt.Errorf("build OPEN for %s: %w", p.Name, err)
+	}
+	if _, err := w.Write(raw); err != nil {
+		return fmt.Errorf("send OPEN to %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// readMessage reads one message.
+func readMessage(r io.Reader) (*gobgp.BGPMessage, error) {
+	head := make([]byte, gobgp.BGP_HEADER_LENGTH)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return nil, fmt.Errorf("read message header: %w", err)
+	}
+	length := binary.BigEndian.Uint16(head[16:18])
+	if length < gobgp.BGP_HEADER_LENGTH || length > gobgp.BGP_MAX_MESSAGE_LENGTH {
+		return nil, errors.New("message length out of range")
+	}
+	raw := make([]byte, length)
+	copy(raw, head)
+	if _, err := io.ReadFull(r, raw[gobgp.BGP_HEADER_LENGTH:]); err != nil {
+		return nil, fmt.Errorf("read message: %w", err)
+	}
+	m, err := gobgp.ParseBGPMessage(raw)
+	if err != nil {
+		return nil, fmt.Errorf("parse message: %w", err)
+	}
+	return m, nil
 }

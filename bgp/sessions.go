@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/berth-lb/berth/bgp/sift"
 )
 
 // syncPeers makes GoBGP's peers those that were ordered. Sessions of peers that did not change are
@@ -245,7 +248,7 @@ func (o *loop) sessionChanged(ctx context.Context, e sessionEvent) {
 			o.startAnew(ctx, s)
 		}
 	case e.state == gobgp.BGP_FSM_IDLE && was == gobgp.BGP_FSM_OPENCONFIRM:
-		o.refusedByPeer(ctx, s, e)
+		o.refusedByPeer(s, e)
 		if !s.peer.Listens() {
 			o.startAnew(ctx, s)
 		}
@@ -364,15 +367,12 @@ func (o *loop) restUntil() {
 }
 
 // refusedByPeer is the end of a session whose OPENs were exchanged and that the peer did not
-// confirm. What it sent instead, GoBGP does not say.
-func (o *loop) refusedByPeer(ctx context.Context, s *session, e sessionEvent) {
+// confirm.
+func (o *loop) refusedByPeer(s *session, e sessionEvent) {
 	s.refusals++
-	reason, vague := "peer refused the session after the OPEN messages", true
-	if s.verdict != "" {
-		reason, vague = s.verdict, false
+	if !s.lastNote.notification() {
+		o.attemptFailed(s, "peer refused the session after the OPEN messages", e.time, true)
 	}
-	o.attemptFailed(s, reason, e.time, vague)
-	o.ask(ctx, s)
 }
 
 // readLog reads what GoBGP's log says about sessions that are not up.
@@ -397,23 +397,21 @@ func (o *loop) noted(ctx context.Context, s *session, n failure) {
 	if n.kind == openFailed && s.lastNote.notification() {
 		return // the peer's way to answer the NOTIFICATION
 	}
+	if n.byWire && s.up() {
+		return // perhaps of another connection; GoBGP tells of the session's own
+	}
 	s.lastNote = n
 	if s.up() {
 		return // the event that follows tells it
 	}
 	silent := n.silent() && s.peer.Password != ""
-	unclear := silent || n.kind == openFailed || n.badPeerAS() ||
-		n.kind == notificationSent && n.code == gobgp.BGP_ERROR_FSM_ERROR
 	reason, vague := n.about(s.peer), !n.notification()
-	if unclear && s.verdict != "" {
+	if silent && s.verdict != "" {
 		reason, vague = s.verdict, false
 	}
 	o.attemptFailed(s, reason, n.time, vague)
-	switch {
-	case silent:
-		o.askUnsigned(ctx, s)
-	case unclear:
-		o.ask(ctx, s)
+	if silent {
+		o.probe(ctx, s)
 	}
 }
 
@@ -427,24 +425,25 @@ func (o *loop) call(ctx context.Context, s *session) {
 	o.asking.Add(1)
 	go func() { // ends with ctx, or when the peer takes the connection
 		defer o.asking.Done()
-		conn := connect(ctx, peer, wait, o.heard(peer.Address), func(f failure) { o.gobgpLog.put(peer.Address, f) })
+		conn := connect(ctx, peer, wait, func(f failure) { o.gobgpLog.put(peer.Address, f) })
 		if conn == nil {
 			return
 		}
 		select {
-		case o.answered <- answer{of: s, conn: conn}:
+		case o.answered <- answer{of: s, conn: o.sifted(conn, peer, peer.Address)}:
 		case <-ctx.Done():
 			conn.Close()
 		}
 	}()
 }
 
-// heard returns what is called at each message of a router.
-func (o *loop) heard(router netip.Addr) func() {
-	if o.config.Heard == nil {
-		return func() {}
+// sifted is a connection to a router without what it announces, which nobody wants.
+func (o *loop) sifted(conn *net.TCPConn, p Peer, router netip.Addr) net.Conn {
+	heard := func() {}
+	if o.config.Heard != nil {
+		heard = func() { o.config.Heard(router) }
 	}
-	return func() { o.config.Heard(router) }
+	return sift.New(conn, heard, func(message []byte) { o.gobgpLog.said(router, p, message) })
 }
 
 // pause is how long to wait before the peer is called.
@@ -519,33 +518,18 @@ func (o *loop) tell(s *session, seen Observation) {
 	o.observed.Send(seen)
 }
 
-// ask probes a peer, until it answers, and then at most once a minute.
-func (o *loop) ask(ctx context.Context, s *session) {
-	// What carries no signature, or a TTL that is not 255, gets no answer, and who connects itself may
-	// give none.
-	if s.peer.Listens() || s.peer.Password != "" || s.peer.TTLSecurityHops > 0 {
-		return
-	}
-	peer, routerID := s.peer, o.routerID
-	o.launch(ctx, s, func(ctx context.Context) string { return probe(ctx, peer, routerID) })
-}
-
-// askUnsigned finds out why a peer with a password answers nothing.
-func (o *loop) askUnsigned(ctx context.Context, s *session) {
-	peer := s.peer
-	o.launch(ctx, s, func(ctx context.Context) string { return probeUnsigned(ctx, peer) })
-}
-
-func (o *loop) launch(ctx context.Context, s *session, probe func(context.Context) string) {
+// probe finds out why a peer with a password answers nothing, at most once a minute.
+func (o *loop) probe(ctx context.Context, s *session) {
 	if !s.probed.IsZero() && time.Since(s.probed) < probePause {
 		return
 	}
 	s.probed = time.Now()
+	peer := s.peer
 	o.asking.Add(1)
-	go func() { // ends after probeTimeout or with ctx
+	go func() { // ends after unsignedTimeout and pingTimeout or with ctx
 		defer o.asking.Done()
 		select {
-		case o.probes <- probeResult{of: s, text: probe(ctx)}:
+		case o.probes <- probeResult{of: s, text: probeUnsigned(ctx, peer)}:
 		case <-ctx.Done():
 		}
 	}()
@@ -553,9 +537,6 @@ func (o *loop) launch(ctx context.Context, s *session, probe func(context.Contex
 
 func (o *loop) probeAnswered(v probeResult) {
 	s := v.of
-	if v.text == "" { // GoBGP's own attempts took every moment in which the peer listened
-		s.probed = time.Time{}
-	}
 	if v.text == "" || s.up() || o.byAddress[s.peer.Address] != s {
 		return
 	}

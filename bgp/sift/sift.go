@@ -1,5 +1,6 @@
 // Package sift keeps a router's routes from who reads its BGP session. Berth wants none of them,
-// and GoBGP would decode and keep each.
+// and GoBGP would decode and keep each. It also tells what a router says when a session is opened
+// or refused, of which GoBGP says little.
 package sift
 
 import (
@@ -11,10 +12,14 @@ import (
 // Messages of BGP (RFC 4271 section 4.1), and MP_UNREACH_NLRI, of which an End-of-RIB consists (RFC
 // 4724 section 2).
 const (
-	headerLength  = 19
-	typeUpdate    = 2
-	typeKeepalive = 4
-	unreach       = 15
+	headerLength     = 19
+	typeOpen         = 1
+	typeUpdate       = 2
+	typeNotification = 3
+	typeKeepalive    = 4
+	unreach          = 15
+	// longestSaid is the longest message that is told (RFC 4271 section 4.1).
+	longestSaid = 4096
 	// longestEnd is the length of an End-of-RIB whose attribute has a length of two bytes.
 	longestEnd = headerLength + 4 + 4 + 3
 )
@@ -36,11 +41,15 @@ type Conn struct {
 	broken bool   // what comes is no BGP
 	heard  time.Time
 	each   func()
+	said   func(message []byte)
 	buffer [4096]byte
 }
 
-// New sifts a connection. Each is called before a message, or what is none, is let through.
-func New(conn *net.TCPConn, each func()) *Conn { return &Conn{TCPConn: conn, each: each} }
+// New sifts a connection. Each is called before a message, or what is none, is let through; said
+// before that with each OPEN and NOTIFICATION, whole, which it may not keep.
+func New(conn *net.TCPConn, each func(), said func(message []byte)) *Conn {
+	return &Conn{TCPConn: conn, each: each, said: said}
+}
 
 // Read is for one reader at a time.
 func (c *Conn) Read(b []byte) (int, error) {
@@ -78,6 +87,13 @@ func (c *Conn) look() {
 		switch {
 		case length < headerLength || !marked(rest):
 			c.broken = true
+		case (rest[18] == typeOpen || rest[18] == typeNotification) && length <= longestSaid:
+			if len(rest) < length {
+				c.raw = append(c.raw[:0], rest...)
+				return
+			}
+			c.said(rest[:length])
+			c.pass, c.heard = length, time.Now()
 		case rest[18] != typeUpdate:
 			c.pass, c.heard = length, time.Now()
 		case length <= longestEnd && len(rest) < length:

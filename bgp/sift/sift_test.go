@@ -16,6 +16,22 @@ func message(kind byte, body ...byte) []byte {
 	return slices.Concat(head, []byte{kind}, body)
 }
 
+// openings returns the OPENs and NOTIFICATIONs of what was let through.
+func openings(stream []byte) []byte {
+	var found []byte
+	for len(stream) >= headerLength && marked(stream) {
+		length := int(binary.BigEndian.Uint16(stream[16:]))
+		if length < headerLength || length > len(stream) {
+			break
+		}
+		if kind := stream[18]; (kind == typeOpen || kind == typeNotification) && length <= longestSaid {
+			found = append(found, stream[:length]...)
+		}
+		stream = stream[length:]
+	}
+	return found
+}
+
 // sifted sends bytes over a connection, cut as cut says, and returns what is read.
 func sifted(t *testing.T, sent []byte, cut func() int) []byte {
 	t.Helper()
@@ -46,12 +62,16 @@ func sifted(t *testing.T, sent []byte, cut func() int) []byte {
 	}
 	defer conn.Close()
 	told := 0
-	got, err := io.ReadAll(New(conn, func() { told++ }))
+	var said []byte
+	got, err := io.ReadAll(New(conn, func() { told++ }, func(message []byte) { said = append(said, message...) }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if (told > 0) != (len(got) > 0) {
 		t.Errorf("%d bytes came through, and it was told %d times before", len(got), told)
+	}
+	if want := openings(got); !bytes.Equal(said, want) {
+		t.Errorf("it was told of\n%x, and what came through has\n%x", said, want)
 	}
 	return got
 }
