@@ -120,7 +120,7 @@ interop: packages ## each field of the BGP API with FRR, BIRD, GoBGP, ExaBGP and
 bench: preflight packages binaries ## measure Berth in the lab: "name value unit" lines and bin/bench.json (root)
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
-	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker
+	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker ./speaker/heart
 	go test -tags root -run '^$$' -bench . ./l2/...
 
 bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)

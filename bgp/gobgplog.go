@@ -17,9 +17,9 @@ import (
 
 // gobgpLog passes GoBGP's log on to ours and keeps, per peer, the last of what explains a failure.
 // GoBGP's events say nothing of a session that does not come up: neither why a connection failed,
-// nor which NOTIFICATION ended it. Its log says which one it sent, and which one ended an established
-// session; the rest is read from the connections (see said). The tests of failing sessions hold the
-// messages that it looks for.
+// nor which NOTIFICATION ended it. Its log says which one it sent, and which one ended an
+// established session; the rest is read from the connections (see said). The tests of failing
+// sessions hold the messages that it looks for.
 type gobgpLog struct {
 	inner slog.Handler
 	wake  async.Signal // has an element when there is something to take

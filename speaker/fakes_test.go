@@ -232,7 +232,7 @@ type node struct {
 }
 
 // idleNode returns a node with --ipvs whose kernel shows all as desired.
-func idleNode(t *testing.T) node {
+func idleNode(t testing.TB) node {
 	t.Helper()
 	berth, errBerth := client.New(&rest.Config{})
 	kube, errKube := kubernetes.NewForConfig(&rest.Config{})
@@ -240,7 +240,11 @@ func idleNode(t *testing.T) node {
 		t.Fatal(err)
 	}
 	n := node{
-		l2:  &fakeL2{synced: map[netip.Addr]l2.Desired{}, drained: make(chan struct{}), observed: make(chan l2.Observation)},
+		l2: &fakeL2{
+			synced:   map[netip.Addr]l2.Desired{},
+			drained:  make(chan struct{}),
+			observed: make(chan l2.Observation),
+		},
 		bgp: &fakeBGP{synced: map[string]bgp.Desired{}, observed: make(chan bgp.Observation)},
 		dataplane: &fakeDataplane{
 			synced: map[string]plan.Forwarding{}, status: dataplane.Status{Readiness: plan.Readiness{Shown: true}},
@@ -283,7 +287,9 @@ func TestSpeaker_assemble(t *testing.T) {
 			t.Fatal(err)
 		}
 		n1 := &corev1.Node{
-			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}},
+			Status: corev1.NodeStatus{
+				Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}},
+			},
 		}
 		p, _, err := s.assemble(n1, "cluster")
 		if err != nil {

@@ -45,6 +45,7 @@ type planner struct {
 	world     plan.World
 	asked     map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
 	wanted    map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
+	electors  map[string]plan.Electors               // by group
 	next      map[string]map[netip.Addr]l2.Desired   // what may be wanted of layer 2 soon, by pool
 	addresses []netip.Addr                           // the last InternalIPs of this node
 	holders   map[netip.Addr]string                  // the group of each address that layer 2 knows
@@ -103,13 +104,19 @@ const speakersResource = "speakers"
 func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Addr) (*planner, error) {
 	p := &planner{
 		Options: o, drivers: d, sources: s, reporter: r, routerID: routerID,
-		unasked: retain.Missing{Resource: speakersResource},
-		tasks:   workqueue.NewTypedDelayingQueue[task](),
-		groups:  plan.NewGroups(),
-		wanted:  map[string]map[netip.Addr]plan.Segment{},
-		next:    map[string]map[netip.Addr]l2.Desired{},
-		holders: map[netip.Addr]string{},
-		world:   plan.World{Self: o.Node, Snapshot: &config.Snapshot{}, Forwards: o.IPVS},
+		unasked:  retain.Missing{Resource: speakersResource},
+		tasks:    workqueue.NewTypedDelayingQueue[task](),
+		groups:   plan.NewGroups(),
+		wanted:   map[string]map[netip.Addr]plan.Segment{},
+		next:     map[string]map[netip.Addr]l2.Desired{},
+		electors: map[string]plan.Electors{},
+		holders:  map[netip.Addr]string{},
+		world: plan.World{
+			Self:        o.Node,
+			Snapshot:    &config.Snapshot{},
+			Electorates: plan.NewElectorates(),
+			Forwards:    o.IPVS,
+		},
 	}
 	return p, p.watch()
 }
@@ -303,6 +310,7 @@ func (p *planner) compile() {
 	}
 	objects.Before = p.world.Snapshot
 	p.world.Snapshot, _ = config.Compile(objects)
+	p.world.Electorates = plan.NewElectorates()
 }
 
 // kindsGone says that objects of the configuration are kept though their kinds are not there.
@@ -345,8 +353,7 @@ func (p *planner) do(t task) {
 		p.reviewPods()
 		nodes, used := p.nodes(), p.reviewUsed()
 		if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
-			p.world.Nodes = nodes
-			p.replan()
+			p.nodesChanged(nodes, used)
 			p.reviewState()
 		}
 	case keyChanged:
@@ -368,6 +375,47 @@ func (p *planner) do(t task) {
 		p.proxyUnhealthy = t.unhealthy
 		p.reviewState()
 	}
+}
+
+// nodesChanged plans again what depends on what changed. Of other nodes that is only for which
+// addresses they are candidates.
+func (p *planner) nodesChanged(nodes map[string]plan.Node, used bool) {
+	self := !reflect.DeepEqual(nodes[p.Node], p.world.Nodes[p.Node])
+	p.world.Nodes = nodes
+	changes := p.world.Electorates.Renew(nodes)
+	switch {
+	case used || self:
+		p.replan()
+	case len(changes) > 0:
+		p.elect(changes)
+		p.reviewAllNext()
+		p.reporter.poke()
+	}
+}
+
+// elect gives the candidates of now to the addresses that changes are about. Groups that need more
+// than that are planned again.
+func (p *planner) elect(changes plan.Changes) {
+	var others []string
+	for id, electors := range p.electors {
+		if changes.Of(electors) && !(electors.Plain && p.reelect(id, electors)) {
+			others = append(others, id)
+		}
+	}
+	p.plan(p.groups.Of(others...)...)
+}
+
+// reelect does so for a group; false: an address has no candidates any more.
+func (p *planner) reelect(group string, electors plan.Electors) bool {
+	wanted := p.wanted[group]
+	for address, segment := range wanted {
+		if !p.world.Electorates.Elect(&segment, electors) {
+			return false
+		}
+		wanted[address] = segment
+		p.l2.Sync(address, segment.Desired)
+	}
+	return true
 }
 
 // nodes returns what plans need to know of the nodes. If this node's object is gone, its last known
@@ -398,6 +446,7 @@ func (p *planner) reviewService(key string) {
 		p.withdraw(id, p.syncL2(plan.Group{ID: id}, nil))
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
+		delete(p.electors, id)
 		p.dataplane.Forget(id)
 		p.reporter.complain(reasonIPVS, id, "")
 		p.reporter.complain(reasonAddressInUse, id, "")
@@ -409,9 +458,13 @@ func (p *planner) reviewService(key string) {
 func (p *planner) replan() {
 	p.syncPeers()
 	p.plan(p.groups.All()...)
+	p.reviewAllNext()
+	p.reporter.poke()
+}
+
+func (p *planner) reviewAllNext() {
 	clear(p.next)
 	p.reviewNext(p.sources.pool.GetStore().ListKeys()...)
-	p.reporter.poke()
 }
 
 // reviewNext has layer 2 expect what these pools give next, each as if a Service of policy Cluster
@@ -480,6 +533,7 @@ func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 	announced := plan.PlanAnnouncements(group, services, p.endpoints(services), readiness, p.world)
 	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
 	left = p.syncL2(group, announced.L2)
+	p.electors[group.ID] = announced.Electors
 	p.bgp.Sync(group.ID, announced.BGP)
 	return left
 }
@@ -625,7 +679,11 @@ func (p *planner) reviewState() {
 		// All kube-proxies can say so at once, for example after a bad Service. The rules that they wrote
 		// before go on forwarding. So routers are asked to prefer other nodes, and if there is none, they
 		// have this one.
-		p.become(v1alpha1.SpeakerLeaving, "kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)", true)
+		p.become(
+			v1alpha1.SpeakerLeaving,
+			"kube-proxy on this node is unhealthy ("+p.ProxyHealthz+" answers 503)",
+			true,
+		)
 	case !p.keyed:
 		p.become(v1alpha1.SpeakerStarting, "no key to sign hellos with yet", false)
 	default:

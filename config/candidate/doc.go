@@ -7,7 +7,7 @@
 //	label, condition, taints, deletion   Exclusion (node.go); the speaker of an excluded node is
 //	                                     Leaving (reviewState in speaker/planner.go)
 //	kube-proxy is unhealthy              not here: reviewState in speaker/planner.go
-//	policy Local without endpoint        Endpoints.Nodes (endpoints.go), servingNodes in
+//	policy Local without endpoint        Endpoints.Nodes (endpoints.go), serversOf in
 //	                                     speaker/plan/announcements.go
 //	no IPVS, or not the scheduler        not here: requirements in speaker/plan, Needs in l2
 //

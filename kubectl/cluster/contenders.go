@@ -30,7 +30,7 @@ type Contenders struct {
 func (s *State) Contenders() map[Place]Contenders {
 	snapshot, _ := config.Compile(s.Objects())
 	groups := Groups(s.Planned())
-	all := map[Place]Contenders{}
+	all, worlds := map[Place]Contenders{}, s.Worlds(snapshot)
 	for _, n := range s.Nodes {
 		speaker := s.Speaker(n.Name)
 		if speaker == nil {
@@ -41,7 +41,7 @@ func (s *State) Contenders() map[Place]Contenders {
 			continue
 		}
 		own := object.InternalIPs(n)
-		world := s.World(n.Name, snapshot)
+		world := worlds(n.Name)
 		for _, group := range groups {
 			for address, wanted := range s.Announcements(group, world).L2 {
 				if !slices.Contains(wanted.Candidates, n.Name) || world.Capabilities&wanted.Needs != wanted.Needs {

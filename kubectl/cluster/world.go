@@ -21,22 +21,26 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// World returns what the plans of the speaker of a node see besides their group.
-func (s *State) World(node string, snapshot *config.Snapshot) plan.World {
-	w := plan.World{Self: node, Nodes: map[string]plan.Node{}, Snapshot: snapshot}
+// Worlds returns what the plans of the speaker of a node see besides their group, by node.
+func (s *State) Worlds(snapshot *config.Snapshot) func(node string) plan.World {
+	all := plan.World{Nodes: map[string]plan.Node{}, Snapshot: snapshot, Electorates: plan.NewElectorates()}
 	for _, n := range s.Nodes {
-		w.Nodes[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
+		all.Nodes[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
 	}
-	from := inuse.Sources{
+	used := inuse.Sources{
 		Nodes: s.Nodes, APIServer: s.apiServer(), Peers: peerAddresses(snapshot), PodCIDRs: s.speakerPodCIDRs(),
 	}
-	if speaker := s.Speaker(node); speaker != nil {
-		w.Forwards = speaker.Status.IPVS.Asked()
-		w.Capabilities = plan.Capability(speaker.Status.IPVS.Schedulers...)
-		from.Speakers = []*v1alpha1.Speaker{speaker} // what others have, they say on the segments
+	return func(node string) plan.World {
+		w, from := all, used
+		w.Self = node
+		if speaker := s.Speaker(node); speaker != nil {
+			w.Forwards = speaker.Status.IPVS.Asked()
+			w.Capabilities = plan.Capability(speaker.Status.IPVS.Schedulers...)
+			from.Speakers = []*v1alpha1.Speaker{speaker} // what others have, they say on the segments
+		}
+		w.Used = inuse.Compile(from)
+		return w
 	}
-	w.Used = inuse.Compile(from)
-	return w
 }
 
 // Speaker returns the Speaker of a node, nil if there is none.

@@ -364,9 +364,9 @@ func sessionChanges(before, after *cluster.State) []Session {
 // peers returns each node's, by node and name.
 func peers(s *cluster.State) map[[2]string]peer.Peer {
 	snapshot, _ := config.Compile(s.Objects())
-	all := map[[2]string]peer.Peer{}
+	all, worlds := map[[2]string]peer.Peer{}, s.Worlds(snapshot)
 	for _, n := range s.Nodes {
-		for _, p := range plan.PlanPeers(s.World(n.Name, snapshot)) {
+		for _, p := range plan.PlanPeers(worlds(n.Name)) {
 			all[[2]string{n.Name, p.Name}] = p
 		}
 	}

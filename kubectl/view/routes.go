@@ -44,12 +44,12 @@ type Route struct {
 func RoutesOf(s *cluster.State, node, neighbor string) []Route {
 	snapshot, _ := config.Compile(s.Objects())
 	groups := cluster.Groups(s.Planned())
-	rows := []Route{}
+	rows, worlds := []Route{}, s.Worlds(snapshot)
 	for _, n := range s.Nodes {
 		if node != "" && n.Name != node {
 			continue
 		}
-		world := s.World(n.Name, snapshot)
+		world := worlds(n.Name)
 		if world.Nodes[n.Name].Excluded != "" {
 			continue // it withdraws its routes
 		}

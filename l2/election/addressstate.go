@@ -27,8 +27,7 @@ type Desired struct {
 	Needs Capabilities
 }
 
-// sorted returns the nodes in order: the same list if it is already, since many addresses share
-// one.
+// sorted returns the nodes in order: the same list if it is already.
 func sorted(nodes []string) []string {
 	if slices.IsSorted(nodes) {
 		return nodes

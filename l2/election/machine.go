@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unsafe"
 )
 
 // Machine is the protocol of docs/design/l2-protocol.md on one segment: it decides for which
@@ -28,7 +29,8 @@ type Machine struct {
 	addresses      map[addressKey]*addressState
 	ordered        []*addressState        // all of them, by key
 	pending        map[addressKey]bool    // the addresses with a due time
-	expected       map[string]int         // the other candidates, and for how many addresses each is one
+	shared         int                    // addresses that have another candidate
+	sorted         []string               // the last list of candidates, which is in order
 	claims         map[string]*peerClaims // what the peers that are alive claim, by node
 	own            claimSet
 	claimsPerFrame int // how many claims fit into a message
@@ -148,7 +150,6 @@ func NewMachine(o Options) *Machine {
 		peers:          newPeerTable(o.Node, o.Boot, o.Random),
 		addresses:      make(map[addressKey]*addressState),
 		pending:        make(map[addressKey]bool),
-		expected:       make(map[string]int),
 		claims:         make(map[string]*peerClaims),
 		own:            newClaimSet(),
 		claimsPerFrame: claimsPerMessage(MaxMessage, o.Node),
@@ -212,7 +213,7 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 		return
 	}
 	c := m.stateOf(key)
-	m.countCandidates(c.candidates, -1)
+	m.countShared(c.candidates, -1)
 	if !desired.Announced {
 		m.relinquish(c, "", Removed)
 		m.endBid(c)
@@ -225,13 +226,13 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 		m.prune(c)
 		return
 	}
-	m.countCandidates(desired.Candidates, +1)
 	if !c.wanted {
 		c.wanted = true
 		m.out.Actions = append(m.out.Actions, Action{Kind: ActionExpect, Address: addr})
 	}
 	c.preferred, c.needs, c.ranked = desired.Preferred, desired.Needs, cmp.Or(desired.Rank, c.text)
-	c.candidates = sorted(desired.Candidates)
+	c.candidates = m.inOrder(desired.Candidates)
+	m.countShared(c.candidates, +1)
 	m.dropRelayOfStranger(c)
 	m.updateIsolated()
 	m.evaluate(now, c, Configured)
@@ -358,16 +359,20 @@ func (m *Machine) position(key addressKey) (int, bool) {
 	)
 }
 
-// countCandidates keeps for how many addresses each other node is a candidate.
-func (m *Machine) countCandidates(candidates []string, n int) {
-	for _, node := range candidates {
-		if node == m.self {
-			continue
-		}
-		if m.expected[node] += n; m.expected[node] == 0 {
-			delete(m.expected, node)
-		}
+// countShared keeps how many addresses have another candidate.
+func (m *Machine) countShared(candidates []string, n int) {
+	if len(candidates) > 1 || len(candidates) == 1 && candidates[0] != m.self {
+		m.shared += n
 	}
+}
+
+// inOrder returns the nodes in order: the same list if it is already. Many addresses share one,
+// which is looked at once.
+func (m *Machine) inOrder(nodes []string) []string {
+	if same := len(nodes) == len(m.sorted) && unsafe.SliceData(nodes) == unsafe.SliceData(m.sorted); !same {
+		m.sorted = sorted(nodes)
+	}
+	return m.sorted
 }
 
 // updateEligible keeps eligible up to date, and decides every address again when it changes.
@@ -507,7 +512,7 @@ func (m *Machine) endOutage(now time.Time) {
 
 // updateIsolated keeps isolated up to date. The claims of an isolated node are unwitnessed.
 func (m *Machine) updateIsolated() {
-	alone := len(m.expected) > 0 && m.peers.countAlive() == 0
+	alone := m.shared > 0 && m.peers.countAlive() == 0
 	if alone == m.isolated {
 		return
 	}

@@ -2,6 +2,7 @@ package election
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -76,6 +77,36 @@ func BenchmarkHellosOfOneSecond(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(time.Second)*100, "cpu%")
 			b.ReportMetric(float64(nodes*perSecond*size*8)/1e6, "Mbit/s")
+		})
+	}
+}
+
+// BenchmarkCandidatesChange is what a segment computes when the candidates for 10 000 addresses
+// change, which share one list.
+func BenchmarkCandidatesChange(b *testing.B) {
+	for _, nodes := range []int{3, 50, 500} {
+		b.Run(fmt.Sprint(nodes, "_nodes"), func(b *testing.B) {
+			now := time.Unix(0, 0)
+			m := NewMachine(Options{
+				Node: "node-000.rack-1.example", Boot: 1,
+				Interval: 100 * time.Millisecond, Listen: time.Second, Handover: time.Second,
+				Random: func() uint64 { return 7 },
+			})
+			m.Open(now, 1500)
+			names := make([]string, nodes)
+			for i := range names {
+				names[i] = fmt.Sprintf("node-%03d.rack-1.example", i)
+			}
+			lists := [][]string{names, names[:nodes-1]}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				address := netip.MustParseAddr("10.0.0.1")
+				for range 10_000 {
+					m.SetDesired(now, address, Desired{Announced: true, Candidates: lists[i%2]})
+					address = address.Next()
+				}
+				m.Take()
+			}
 		})
 	}
 }

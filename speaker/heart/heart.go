@@ -90,6 +90,7 @@ type Heart struct {
 	driver   *l2.Driver       // guarded by mu; nil until the node is known
 	start    func(*l2.Driver) // guarded by mu; runs the driver
 	orders   orders           // guarded by mu; what counts
+	terms    *termSet         // guarded by mu; of orders
 	named    named            // guarded by mu; what this connection has named
 	line     net.Conn         // guarded by mu; nil: no speaker
 	parted   chan struct{}    // guarded by mu; closed when line has ended
@@ -121,7 +122,7 @@ func New(config Config) (*Heart, error) {
 	return &Heart{
 		Config: config, registry: registry, engine: engine, ledger: newLedger(),
 		net: localnet.New(config.Logger.With("driver", "localnet")), ending: make(chan struct{}),
-		keep: async.NewSignal(), unfit: make(chan error, 1), orders: newOrders(), parted: parted,
+		keep: async.NewSignal(), unfit: make(chan error, 1), orders: newOrders(), terms: newTermSet(), parted: parted,
 		watchers: watchers{all: map[*watcher]bool{}},
 		patience: patience{vouchFor: usualVouchFor, vouchEvery: time.Second, age: usualAge},
 	}, nil
@@ -367,6 +368,9 @@ func (h *Heart) apply(o *order) {
 	for _, c := range o.Mirrored {
 		h.driver.Mirrored(c)
 		h.named.mirror(c)
+	}
+	for i, t := range o.Terms {
+		o.Terms[i] = h.terms.share(t)
 	}
 	for a, w := range o.Desired {
 		d := w.desired(o.Terms)

@@ -3,12 +3,14 @@ package heart
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -233,10 +235,66 @@ func taken(l *ledger) news {
 func BenchmarkANewConnection(b *testing.B) {
 	n := news{Whole: true}
 	for a := address("10.0.0.0"); len(n.Claims) < 10_000; a = a.Next() {
-		n.Claims = append(n.Claims, l2.Claim{Address: a, Segment: "10.0.0.0/8", Interface: "eth0", Node: "a", Term: 1})
+		n.Claims = append(
+			n.Claims,
+			l2.Claim{Address: a, Segment: "10.0.0.0/8", Interface: "eth0", Node: "a", Term: 1},
+		)
 	}
 	r := NewRemote(RemoteConfig{Identity: Identity{Node: "a", Cluster: "c"}})
 	for b.Loop() {
 		r.note(n)
+	}
+}
+
+// Orders that say the same terms again leave one list in memory.
+func TestOrdersShareTerms(t *testing.T) {
+	said := func(candidates ...string) terms {
+		return terms{Interfaces: []string{""}, Candidates: candidates, Preferred: map[string]int32{"a": 1}}
+	}
+	set := newTermSet()
+	first, again, other := set.share(said("a", "b")), set.share(said("a", "b")), set.share(said("a"))
+	if &first.Candidates[0] != &again.Candidates[0] {
+		t.Error("equal terms are kept twice")
+	}
+	if len(other.Candidates) != 1 {
+		t.Errorf("other terms became %v", other)
+	}
+	for i := range 3 * mostShared {
+		set.share(said(strconv.Itoa(i)))
+		if len(set.all) > mostShared {
+			t.Fatalf("%d terms are kept", len(set.all))
+		}
+	}
+	if got := set.share(said("a", "b")); !got.equal(first) {
+		t.Errorf("after many others the terms are %v", got)
+	}
+}
+
+// BenchmarkOrders is what it takes to put into orders that the candidates for 10 000 addresses are
+// others, which share one list.
+func BenchmarkOrders(b *testing.B) {
+	for _, nodes := range []int{3, 50, 500} {
+		b.Run(fmt.Sprint(nodes, "_nodes"), func(b *testing.B) {
+			candidates := make([]string, nodes)
+			for i := range candidates {
+				candidates[i] = fmt.Sprintf("node-%03d.rack-1.example", i)
+			}
+			r := NewRemote(RemoteConfig{Logger: slog.New(slog.DiscardHandler)})
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				desired := l2.Desired{Announced: true, Candidates: candidates[:nodes-i%2]}
+				address := netip.MustParseAddr("10.0.0.1")
+				for range 10_000 {
+					r.Sync(address, desired)
+					address = address.Next()
+				}
+				for {
+					o, _ := r.next()
+					if len(o.Desired) == 0 {
+						break
+					}
+				}
+			}
+		})
 	}
 }

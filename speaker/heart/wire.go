@@ -5,8 +5,10 @@ import (
 	"hash/maphash"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
+	"unsafe"
 
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/l2"
@@ -112,6 +114,10 @@ type termSet struct {
 	all  []terms
 	seed maphash.Seed
 	by   map[uint64][]int
+	last struct { // many addresses share lists, so that most are found without a look at these
+		terms  terms
+		number int
+	}
 }
 
 func newTermSet() *termSet { return &termSet{seed: maphash.MakeSeed(), by: map[uint64][]int{}} }
@@ -122,15 +128,44 @@ func (s *termSet) wish(d l2.Desired) wish {
 		return wish{}
 	}
 	t := terms{Interfaces: d.Interfaces, Candidates: d.Candidates, Preferred: d.Preferred, Needs: d.Needs}
+	return wish{Terms: s.number(t), Announced: true, Rank: d.Rank}
+}
+
+// number returns the number of these terms, and adds them to the set.
+func (s *termSet) number(t terms) int {
+	if len(s.all) > 0 && t.same(s.last.terms) {
+		return s.last.number
+	}
 	key := s.hash(t)
-	for _, i := range s.by[key] {
-		if t.equal(s.all[i]) {
-			return wish{Terms: i, Announced: true, Rank: d.Rank}
-		}
+	found := slices.IndexFunc(s.by[key], func(i int) bool { return t.equal(s.all[i]) })
+	s.last.terms = t
+	if found >= 0 {
+		s.last.number = s.by[key][found]
+		return s.last.number
 	}
 	s.all = append(s.all, t)
-	s.by[key] = append(s.by[key], len(s.all)-1)
-	return wish{Terms: len(s.all) - 1, Announced: true, Rank: d.Rank}
+	s.last.number = len(s.all) - 1
+	s.by[key] = append(s.by[key], s.last.number)
+	return s.last.number
+}
+
+// mostShared is how many terms are shared between orders; then all are forgotten.
+const mostShared = 1024
+
+// share returns equal terms that are in the set, so that they are kept once, whatever the number of
+// orders that say them.
+func (s *termSet) share(t terms) terms {
+	if len(s.all) >= mostShared {
+		*s = *newTermSet()
+	}
+	return s.all[s.number(t)]
+}
+
+// same reports whether two terms are equal because their lists are the same memory.
+func (t terms) same(o terms) bool {
+	return t.Needs == o.Needs && slices.Equal(t.Interfaces, o.Interfaces) && len(t.Candidates) == len(o.Candidates) &&
+		unsafe.SliceData(t.Candidates) == unsafe.SliceData(o.Candidates) &&
+		reflect.ValueOf(t.Preferred).UnsafePointer() == reflect.ValueOf(o.Preferred).UnsafePointer()
 }
 
 // hash leaves the preferences out: they have no order.

@@ -16,14 +16,27 @@ import (
 // Announcements are what this node announces of a group.
 type Announcements struct {
 	// L2 by address.
-	L2  map[netip.Addr]Segment
-	BGP route.Desired
+	L2 map[netip.Addr]Segment
+	// Electors of L2.
+	Electors Electors
+	BGP      route.Desired
+}
+
+// Electors are what the candidates for the addresses of a group depend on.
+type Electors struct {
+	// Combinations of SegmentAnnouncements that select addresses of the group, as in Electorates.
+	Combinations []string
+	// Plain: the candidates for each address are those of its combination that serve the group, and
+	// there are some.
+	Plain   bool
+	servers servers
 }
 
 // Segment is what is wanted of an address on segments.
 type Segment struct {
 	election.Desired
 	AnnouncementNames []string // the SegmentAnnouncements that select the address, ascending
+	Combination       string   // of these, as in Electorates
 }
 
 // Routed returns the prefixes that routers send this node packets for because it announces them by
@@ -50,17 +63,18 @@ func PlanAnnouncements(
 	readiness Readiness,
 	world World,
 ) Announcements {
-	serving := servingNodes(services, endpoints, world)
+	serving := serversOf(services, endpoints)
 	needs := requirements(services)
 	withheld := needs != 0 && !readiness.forwards()
 	var announced Announcements
 	if !withheld && world.Capabilities&needs == needs {
 		announced.BGP = planBGP(group, services, endpoints, serving, world)
 	}
-	announced.L2 = planL2(group, services, serving, world)
+	announced.L2, announced.Electors = planL2(group, services, serving, world)
 	for address, segment := range announced.L2 {
 		segment.Needs = needs
 		if withheld {
+			announced.Electors.Plain = false
 			segment.Candidates = slices.DeleteFunc(slices.Clone(segment.Candidates), func(node string) bool {
 				return node == world.Self
 			})
@@ -81,10 +95,15 @@ func PlanNext(address netip.Addr, world World) (election.Desired, bool) {
 	return segment.Desired, wanted
 }
 
-// servingNodes returns the nodes that have an endpoint of every Service of policy Local that has
-// any, excluded nodes too.
-func servingNodes(services []ClassifiedService, endpoints map[string]candidate.Endpoints, world World) map[string]Node {
-	var needed []map[string]bool
+// servers are the nodes that serve a group, excluded nodes too.
+type servers struct {
+	all   bool
+	named []string // if not all; ascending
+}
+
+// serversOf returns the nodes that have an endpoint of every Service of policy Local that has any.
+func serversOf(services []ClassifiedService, endpoints map[string]candidate.Endpoints) servers {
+	var sets []map[string]bool
 	local := 0
 	for _, s := range services {
 		if !s.Local {
@@ -92,49 +111,63 @@ func servingNodes(services []ClassifiedService, endpoints map[string]candidate.E
 		}
 		local++
 		if with := endpoints[s.Name].Nodes(); len(with) > 0 {
-			needed = append(needed, with)
+			sets = append(sets, with)
 		}
 	}
-	if local == len(services) && len(needed) == 0 {
-		return nil // nothing anywhere could serve it
+	if len(sets) == 0 {
+		return servers{all: local < len(services)} // else nothing anywhere could serve it
 	}
-	nodes := map[string]Node{}
-	for name, node := range world.Nodes {
-		if !slices.ContainsFunc(needed, func(with map[string]bool) bool { return !with[name] }) {
-			nodes[name] = node
+	var common []string
+	for name := range sets[0] {
+		if !slices.ContainsFunc(sets[1:], func(with map[string]bool) bool { return !with[name] }) {
+			common = append(common, name)
 		}
 	}
-	return nodes
+	slices.Sort(common)
+	return servers{named: common}
+}
+
+// has reports whether a node serves the group.
+func (s servers) has(node string) bool {
+	_, named := slices.BinarySearch(s.named, node)
+	return s.all || named
 }
 
 // planL2 says which addresses of the group are announced on segments, and by which nodes. Addresses
 // of one group rank nodes alike, so that they go to the same node where the same announcements
 // select them.
-func planL2(group Group, services []ClassifiedService, serving map[string]Node, world World) map[netip.Addr]Segment {
-	wanted := map[netip.Addr]Segment{}
-	same := map[string]Segment{} // by what selects an address
+func planL2(
+	group Group,
+	services []ClassifiedService,
+	serving servers,
+	world World,
+) (wanted map[netip.Addr]Segment, electors Electors) {
+	wanted, electors = map[netip.Addr]Segment{}, Electors{Plain: true, servers: serving}
+	same := map[string]Segment{} // by the combination that selects an address
 	for _, address := range group.Addresses {
 		announcements := world.Snapshot.L2For(address, labelsAt(address, services)...)
-		if len(announcements) == 0 || len(serving) == 0 {
+		if len(announcements) == 0 {
 			continue
 		}
 		names := namesOf(announcements)
-		key := strings.Join(names, ",")
-		segment, known := same[key]
+		combination := strings.Join(names, ",")
+		segment, known := same[combination]
 		if !known {
-			segment = Segment{AnnouncementNames: names}
+			segment = Segment{AnnouncementNames: names, Combination: combination}
 			segment.Announced = true
 			segment.Rank = group.rank()
 			segment.Interfaces = interfaces(announcements, world)
-			segment.Candidates = candidates(announcements, serving)
-			segment.Preferred = preferred(announcements, segment.Candidates, serving)
-			same[key] = segment
+			electorate := world.Electorates.of(combination, announcements, world.Nodes).among(serving)
+			segment.Candidates, segment.Preferred = electorate.nodes, electorate.weights
+			same[combination] = segment
+			electors.Combinations = append(electors.Combinations, combination)
+			electors.Plain = electors.Plain && len(electorate.nodes) > 0
 		}
 		if len(segment.Candidates) > 0 {
 			wanted[address] = segment
 		}
 	}
-	return wanted
+	return wanted, electors
 }
 
 // labelsAt returns the labels of the Services that have the address.
@@ -155,47 +188,6 @@ func namesOf(announcements []*config.SegmentAnnouncement) []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// candidates returns the serving nodes that are not excluded and that one of the
-// announcements selects.
-func candidates(announcements []*config.SegmentAnnouncement, serving map[string]Node) []string {
-	var names []string
-	for name, node := range serving {
-		if node.Excluded == "" &&
-			slices.ContainsFunc(
-				announcements,
-				func(a *config.SegmentAnnouncement) bool { return a.Nodes.Matches(labels.Set(node.Labels)) },
-			) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// preferred returns the candidates' weights, without those of 0.
-func preferred(
-	announcements []*config.SegmentAnnouncement,
-	candidates []string,
-	serving map[string]Node,
-) map[string]int32 {
-	var weights map[string]int32
-	for _, name := range candidates {
-		var sum int32
-		for _, a := range announcements {
-			if node := labels.Set(serving[name].Labels); a.Nodes.Matches(node) {
-				sum += a.Weight(node)
-			}
-		}
-		if sum > 0 {
-			if weights == nil {
-				weights = map[string]int32{}
-			}
-			weights[name] = sum
-		}
-	}
-	return weights
 }
 
 // interfaces returns the patterns of the announcements that select this node, none if none does; ""

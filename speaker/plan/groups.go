@@ -17,7 +17,11 @@ type Groups struct {
 
 // NewGroups returns no groups.
 func NewGroups() *Groups {
-	return &Groups{services: map[string]Service{}, holders: map[netip.Addr]map[string]bool{}, current: map[string]string{}}
+	return &Groups{
+		services: map[string]Service{},
+		holders:  map[netip.Addr]map[string]bool{},
+		current:  map[string]string{},
+	}
 }
 
 // Has reports whether the Service is in a group.
@@ -113,14 +117,15 @@ func (g *Groups) around(service string, seen map[string]bool) Group {
 }
 
 // All returns every group.
-func (g *Groups) All() []Group { return g.of(slices.Collect(maps.Keys(g.services))) }
+func (g *Groups) All() []Group { return g.Of(slices.Collect(maps.Keys(g.services))...) }
 
 // At returns the group that has the address, if there is one.
 func (g *Groups) At(address netip.Addr) []Group {
-	return g.of(slices.Collect(maps.Keys(g.holders[address])))
+	return g.Of(slices.Collect(maps.Keys(g.holders[address]))...)
 }
 
-func (g *Groups) of(services []string) []Group {
+// Of returns the groups of these Services. The ID of a group is the name of one of its own.
+func (g *Groups) Of(services ...string) []Group {
 	var all []Group
 	seen := map[string]bool{}
 	for _, name := range services {

@@ -21,12 +21,12 @@ func planBGP(
 	group Group,
 	services []ClassifiedService,
 	endpoints map[string]candidate.Endpoints,
-	serving map[string]Node,
+	serving servers,
 	world World,
 ) route.Desired {
 	var desired route.Desired
-	self, ok := serving[world.Self]
-	if !ok {
+	self, ok := world.Nodes[world.Self]
+	if !ok || !serving.has(world.Self) {
 		return desired
 	}
 	for _, address := range group.Addresses {
@@ -66,7 +66,12 @@ func prefixesOf(a *config.RouteAnnouncement, address netip.Addr, world World) []
 
 // routes returns the routes of a prefix that these announcements select, for the peers of this
 // node.
-func routes(prefix netip.Prefix, announcements []*config.RouteAnnouncement, weight uint32, world World) []route.Route {
+func routes(
+	prefix netip.Prefix,
+	announcements []*config.RouteAnnouncement,
+	weight uint32,
+	world World,
+) []route.Route {
 	first := told(announcements[0])
 	if !slices.ContainsFunc(
 		announcements,

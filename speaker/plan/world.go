@@ -18,6 +18,8 @@ type World struct {
 	Self     string
 	Nodes    map[string]Node
 	Snapshot *config.Snapshot
+	// Electorates of Nodes and Snapshot; nil: each group finds its own.
+	Electorates *Electorates
 	// Forwards: this node has a data plane of its own, even if that does not work for now.
 	Forwards bool
 	// Endpoints on Dead nodes get no new connections from here, even if Kubernetes calls them ready.
