@@ -33,8 +33,8 @@ import (
 
 // sources are the informers that a speaker reads from.
 type sources struct {
-	cluster  informers.SharedInformerFactory // Services, EndpointSlices, Nodes
-	own      informers.SharedInformerFactory // the hello key
+	factories []informers.SharedInformerFactory // of the informers of Kubernetes' own kinds
+
 	service  cache.SharedIndexInformer
 	slice    cache.SharedIndexInformer
 	node     cache.SharedIndexInformer
@@ -58,18 +58,17 @@ type sources struct {
 const byService = "service"
 
 func newSources(o Options) (*sources, error) {
-	cluster := informers.NewSharedInformerFactory(o.Kubernetes, 0)
-	own := informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, informers.WithNamespace(o.Namespace),
-		informers.WithTweakListOptions(func(l *metav1.ListOptions) {
-			l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.HelloSecret).String()
-		}))
+	services := selecting(o, "spec.type="+string(corev1.ServiceTypeLoadBalancer), "")
+	exposed := selecting(o, "", "!"+corev1.IsHeadlessService)
+	nodes := selecting(o, "", "")
+	keys := selecting(o, "metadata.name="+v1alpha1.HelloSecret, "", informers.WithNamespace(o.Namespace))
 	s := &sources{
-		cluster:  cluster,
-		own:      own,
-		service:  cluster.Core().V1().Services().Informer(),
-		slice:    cluster.Discovery().V1().EndpointSlices().Informer(),
-		node:     cluster.Core().V1().Nodes().Informer(),
-		secret:   own.Core().V1().Secrets().Informer(),
+		factories: []informers.SharedInformerFactory{services, exposed, nodes, keys},
+
+		service:  services.Core().V1().Services().Informer(),
+		slice:    exposed.Discovery().V1().EndpointSlices().Informer(),
+		node:     nodes.Core().V1().Nodes().Informer(),
+		secret:   keys.Core().V1().Secrets().Informer(),
 		status:   client.NewInformer(ownStatus{o.Berth.Speakers, o.Node}, &v1alpha1.Speaker{}),
 		pool:     client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
 		segments: client.NewInformer(o.Berth.SegmentAnnouncements, &v1alpha1.SegmentAnnouncement{}),
@@ -111,6 +110,19 @@ func newSources(o Options) (*sources, error) {
 		}
 	}
 	return s, nil
+}
+
+// selecting returns a factory of informers of the objects that match these selectors: what a speaker
+// has no use for costs the API server, the network and each speaker as much as what it has.
+func selecting(
+	o Options,
+	fields, labels string,
+	more ...informers.SharedInformerOption,
+) informers.SharedInformerFactory {
+	return informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, append(
+		more,
+		informers.WithTweakListOptions(func(l *metav1.ListOptions) { l.FieldSelector, l.LabelSelector = fields, labels }),
+	)...)
 }
 
 // ownStatus is a source of the one Speaker of that name.
@@ -174,14 +186,16 @@ func (s *sources) awaitDaemonSetGone(ctx context.Context) bool {
 // run fills the caches until the context ends.
 func (s *sources) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	s.cluster.StartWithContext(ctx)
-	s.own.StartWithContext(ctx)
+	for _, f := range s.factories {
+		f.StartWithContext(ctx)
+	}
 	for _, i := range append(s.settings, s.status, s.password, s.daemonSet) {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	<-ctx.Done()
-	s.cluster.Shutdown()
-	s.own.Shutdown()
+	for _, f := range s.factories {
+		f.Shutdown()
+	}
 	return group.Wait()
 }
 
