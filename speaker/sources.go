@@ -112,8 +112,8 @@ func newSources(o Options) (*sources, error) {
 	return s, nil
 }
 
-// selecting returns a factory of informers of the objects that match these selectors: what a speaker
-// has no use for costs the API server, the network and each speaker as much as what it has.
+// selecting returns a factory of informers of the objects that match these selectors: what a
+// speaker has no use for costs the API server, the network and each speaker as much as what it has.
 func selecting(
 	o Options,
 	fields, labels string,
