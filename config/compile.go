@@ -79,6 +79,7 @@ func Compile(objects Objects) (*Snapshot, map[Key][]Problem) {
 		problems:  map[Key][]Problem{},
 		passwords: objects.Passwords,
 		before:    objects.Before,
+		created:   map[Key]time.Time{},
 	}
 	for _, o := range byAge(objects.Pools) {
 		c.pool(o)
@@ -102,6 +103,7 @@ type compiler struct {
 	problems  map[Key][]Problem
 	passwords map[string]string
 	before    *Snapshot // or nil
+	created   map[Key]time.Time
 	// announcements are the objects of snapshot.routes.
 	announcements []*v1alpha1.RouteAnnouncement
 }
@@ -119,13 +121,40 @@ func byAge[T metav1.Object](objects []T) []T {
 	return sorted
 }
 
+// begin takes note of an object before it is compiled.
+func (c *compiler) begin(kind string, o metav1.Object) Key {
+	key := Key{kind, o.GetName()}
+	c.problems[key], c.created[key] = nil, o.GetCreationTimestamp().Time
+	return key
+}
+
+// elder returns the kind and name of the object of two that was compiled first, and how old it is
+// compared with the other; younger does for the other. Objects of one second count by their names,
+// and those that no API server has yet, as in files, have no age.
+func (c *compiler) elder(first, second Key) string { return c.aged("older ", first, second) }
+
+func (c *compiler) younger(first, second Key) string { return c.aged("younger ", second, first) }
+
+func (c *compiler) aged(word string, of, than Key) string {
+	a, b := c.created[of], c.created[than]
+	switch {
+	case a.IsZero() && b.IsZero():
+		return of.Kind + " " + of.Name
+	case a.Equal(b):
+		word = "equally old "
+	}
+	return "the " + word + of.Kind + " " + of.Name
+}
+
+// undated reports whether no API server has either object yet, so that nobody knows which counts.
+func (c *compiler) undated(a, b Key) bool { return c.created[a].IsZero() && c.created[b].IsZero() }
+
 func (c *compiler) report(key Key, reason, format string, args ...any) {
 	c.problems[key] = append(c.problems[key], Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
 func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
-	key := Key{"LoadBalancerPool", o.Name}
-	c.problems[key] = nil
+	key := c.begin("LoadBalancerPool", o)
 	set, err := c.withoutOlder(key, c.ranges(key, "spec.addresses", o.Spec.Addresses)).IPSet()
 	if err != nil { // ranges were checked one by one
 		return
@@ -265,25 +294,27 @@ func (c *compiler) withoutOlder(key Key, set *netipx.IPSetBuilder) *netipx.IPSet
 			if !r.Overlaps(other.IPRange) {
 				continue
 			}
-			shared := formatRange(intersection(r, other.IPRange))
-			c.report(
-				key,
-				ReasonConflict,
-				"spec.addresses: %s is in the older LoadBalancerPool %s too, which keeps it; take it out of one of the two",
-				shared,
-				other.pool.Name,
-			)
-			winner := Key{"LoadBalancerPool", other.pool.Name}
-			c.problems[winner] = append(c.problems[winner], Problem{Reason: ReasonConflict, Harmless: true,
-				Message: fmt.Sprintf(
-					"spec.addresses: %s is in the younger LoadBalancerPool %s too, which does not get it; take it out of one of the two",
-					shared,
-					key.Name,
-				)})
+			c.overlap(key, Key{"LoadBalancerPool", other.pool.Name}, formatRange(intersection(r, other.IPRange)))
 		}
 		set.RemoveRange(other.IPRange)
 	}
 	return set
+}
+
+// overlap reports to two pools that they share a range, which the older keeps.
+func (c *compiler) overlap(key, older Key, shared string) {
+	keeps, loses := ", which keeps it", ", which does not get it"
+	if c.undated(key, older) {
+		keeps, loses = ", and only one of them can have it", ", and only one of them can have it"
+	}
+	const remedy = "take it out of one of the two"
+	c.report(key, ReasonConflict, "spec.addresses: %s is in %s too%s; %s", shared, c.elder(older, key), keeps, remedy)
+	c.problems[older] = append(
+		c.problems[older],
+		Problem{Reason: ReasonConflict, Harmless: true, Message: fmt.Sprintf(
+			"spec.addresses: %s is in %s too%s; %s", shared, c.younger(older, key), loses, remedy,
+		)},
+	)
 }
 
 // intersection returns the intersection of two ranges that overlap.
@@ -306,8 +337,7 @@ func formatRange(r netipx.IPRange) string {
 }
 
 func (c *compiler) segmentAnnouncement(o *v1alpha1.SegmentAnnouncement) {
-	key := Key{"SegmentAnnouncement", o.Name}
-	c.problems[key] = nil
+	key := c.begin("SegmentAnnouncement", o)
 	pools, ok := c.poolSet(key, o.Spec.PoolNames, o.Spec.PoolSelector)
 	nodes, okNodes := c.selector(key, "nodeSelector", o.Spec.NodeSelector, noEffect)
 	services, okServices := c.selector(key, "serviceSelector", o.Spec.ServiceSelector, noEffect)

@@ -124,6 +124,30 @@ func FuzzParseRange(f *testing.F) {
 	})
 }
 
+// Objects of one second are equally old, and those in files have no age at all.
+func TestNobodyIsOlder(t *testing.T) {
+	for _, test := range []struct {
+		undated      bool
+		first, later string
+	}{
+		{false, "the equally old LoadBalancerPool ant too, which keeps it", "the equally old LoadBalancerPool zebra too, which does not get it"},
+		{true, "LoadBalancerPool ant too, and only one of them can have it", "LoadBalancerPool zebra too, and only one of them can have it"},
+	} {
+		ant, zebra := pool("ant", 1, "192.0.2.0/28"), pool("zebra", 1, "192.0.2.0/28")
+		if test.undated {
+			ant.CreationTimestamp, zebra.CreationTimestamp = metav1.Time{}, metav1.Time{}
+		}
+		_, problems := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{zebra, ant}})
+		for name, want := range map[string]string{"zebra": test.first, "ant": test.later} {
+			got := messages(problems[Key{"LoadBalancerPool", name}])
+			want = "Conflict: spec.addresses: 192.0.2.0/28 is in " + want + "; take it out of one of the two"
+			if diff := cmp.Diff([]string{want}, got); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+		}
+	}
+}
+
 func TestTheOlderPoolKeepsWhatTwoPoolsClaim(t *testing.T) {
 	older, younger := pool("zebra", 1, "192.0.2.0/28"), pool("ant", 2, "192.0.2.8-192.0.2.31")
 	for _, pools := range [][]*v1alpha1.LoadBalancerPool{{older, younger}, {younger, older}} {

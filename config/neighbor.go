@@ -14,8 +14,7 @@ import (
 // neighbor compiles a BGPNeighbor. If anything is wrong with it, it is not in effect: a session
 // without its password, for example, is not what was asked for.
 func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
-	key := Key{"BGPNeighbor", o.Name}
-	c.problems[key] = nil
+	key := c.begin("BGPNeighbor", o)
 	spec := o.Spec
 	n := &Neighbor{labels: o.Labels, Peer: peer.Peer{
 		Name:            o.Name,
@@ -56,9 +55,9 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 			c.report(
 				key,
 				ReasonConflict,
-				"spec.%s overlaps the older BGPNeighbor %s, which has %s, on every node: a router would belong to both; change or delete one of the two",
+				"spec.%s overlaps %s, which has %s, on every node: a router would belong to both; change or delete one of the two",
 				n.whereabouts(),
-				other.Name,
+				c.elder(Key{"BGPNeighbor", other.Name}, key),
 				other.whereabouts(),
 			)
 			return
@@ -67,9 +66,9 @@ func (c *compiler) neighbor(o *v1alpha1.BGPNeighbor) {
 			c.report(
 				key,
 				ReasonConflict,
-				"spec.%s is that of the older BGPNeighbor %s already, on every node; change or delete one of the two",
+				"spec.%s is that of %s already, on every node; change or delete one of the two",
 				n.whereabouts(),
-				other.Name,
+				c.elder(Key{"BGPNeighbor", other.Name}, key),
 			)
 			return
 		}
@@ -244,8 +243,10 @@ func (c *compiler) neighborBFDKey(key Key, spec v1alpha1.BGPNeighborSpec, n *Nei
 	}
 	if auth.Type != v1alpha1.BFDKeyedSHA1 && auth.Type != v1alpha1.BFDMeticulousKeyedSHA1 {
 		c.report(
-			key, ReasonInvalidNeighbor,
-			"spec.bfd.authentication.type: %q is not a type; write KeyedSHA1 or MeticulousKeyedSHA1", string(auth.Type),
+			key,
+			ReasonInvalidNeighbor,
+			"spec.bfd.authentication.type: %q is not a type; write KeyedSHA1 or MeticulousKeyedSHA1",
+			string(auth.Type),
 		)
 	} else {
 		n.BFD.Key.Text = c.secret(key, "bfd.authentication.secretName", auth.SecretName, longestBFDKey, withoutBFDKey)

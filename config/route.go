@@ -13,8 +13,7 @@ import (
 // routeAnnouncement compiles a RouteAnnouncement. An invalid selector or community keeps it from
 // effect; the rest of its problems do not.
 func (c *compiler) routeAnnouncement(o *v1alpha1.RouteAnnouncement) {
-	key := Key{"RouteAnnouncement", o.Name}
-	c.problems[key] = nil
+	key := c.begin("RouteAnnouncement", o)
 	a := &RouteAnnouncement{
 		Name:        o.Name,
 		AggregateV4: 32,
@@ -148,6 +147,11 @@ func (c *compiler) checkMeeting(
 		!surelyOverlap(o.Spec.ServiceSelector, older.Spec.ServiceSelector) {
 		return
 	}
+	other := Key{"RouteAnnouncement", b.Name}
+	counts, not := ", which counts", ", which does not count"
+	if c.undated(key, other) {
+		counts, not = ", and only one of them can count", ", and only one of them can count"
+	}
 	for _, f := range []struct {
 		field        string
 		differ       bool
@@ -162,19 +166,20 @@ func (c *compiler) checkMeeting(
 			c.report(
 				key,
 				ReasonConflict,
-				"spec.%s: %v, where the older RouteAnnouncement %s says %v for the same routes, which counts; make them equal, or select other pools, neighbors, nodes or Services",
+				"spec.%s: %v, where %s says %v for the same routes%s; make them equal, or select other pools, neighbors, nodes or Services",
 				f.field,
 				f.ours,
-				b.Name,
+				c.elder(other, key),
 				f.theirs,
+				counts,
 			)
-			other := Key{"RouteAnnouncement", b.Name}
 			c.problems[other] = append(c.problems[other], Problem{Reason: ReasonConflict, Harmless: true,
 				Message: fmt.Sprintf(
-					"spec.%s: the younger RouteAnnouncement %s says %v for the same routes, which does not count; make them equal, or select other pools, neighbors, nodes or Services",
+					"spec.%s: %s says %v for the same routes%s; make them equal, or select other pools, neighbors, nodes or Services",
 					f.field,
-					key.Name,
+					c.younger(other, key),
 					f.ours,
+					not,
 				)})
 		}
 	}

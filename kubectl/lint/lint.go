@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -28,7 +27,8 @@ const (
 // Finding is something wrong with an object.
 type Finding struct {
 	File string `json:"file"`
-	// Line on which the object begins, from 1.
+	// Line of the field that the message begins with, or of the one around it if it is missing; of
+	// the object's beginning if the message is about all of it. From 1.
 	Line int `json:"line"`
 	// Object is its kind and name; empty for what is not an object.
 	Object   string   `json:"object,omitempty"`
@@ -66,12 +66,13 @@ type linter struct {
 	services     []Object
 	reservations []reservation
 	keys         map[config.Key]Object
+	secrets      map[string][]secret // by name
 }
 
 // Files judges the objects in files together. With complete, what they name has to be among them.
 func (s *Schemas) Files(ctx context.Context, files []File, complete bool) Result {
 	l := &linter{
-		schemas: s, complete: complete, seen: map[string]Object{}, keys: map[config.Key]Object{},
+		schemas: s, complete: complete, seen: map[string]Object{}, keys: map[config.Key]Object{}, secrets: map[string][]secret{},
 		objects: config.Objects{Passwords: map[string]string{}}, Result: Result{Findings: []Finding{}},
 	}
 	objects, findings := Parse(files)
@@ -196,17 +197,7 @@ func (l *linter) core(o Object) {
 		return
 	}
 	l.Passed++
-	var secret corev1.Secret
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &secret); err != nil {
-		return // somebody else judges Secrets
-	}
-	if secret.Type == corev1.SecretTypeBasicAuth {
-		password := secret.StringData[corev1.BasicAuthPasswordKey]
-		if data := secret.Data[corev1.BasicAuthPasswordKey]; password == "" && len(data) > 0 {
-			password = string(data)
-		}
-		l.objects.Passwords[secret.Name] = password
-	}
+	l.secret(o)
 }
 
 // compile says what the controller would of the objects together.
@@ -221,6 +212,8 @@ func (l *linter) compile() {
 			severity := Error
 			text := p.Message
 			switch {
+			case p.Reason == config.ReasonMissingSecret && l.wrongSecret(o, text):
+				continue
 			case p.Harmless:
 				severity = Warning
 			case !l.complete && elsewhere(p.Reason):

@@ -111,6 +111,39 @@ metadata: {name: office}
 spec: {addresses: [192.0.2.0/28], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 `
 
+const neighbor = `apiVersion: berth.dev/v1alpha1
+kind: BGPNeighbor
+metadata: {name: tor}
+spec:
+  address: 192.0.2.1
+  localASN: 64512
+  remoteASN: 64513
+  nodeSelector: {}
+  authentication:
+    type: TCPMD5
+    tcpMD5:
+      secretName: tor
+`
+
+// In files nobody is older: both pools are told of the other.
+func TestPoolsThatOverlapInFiles(t *testing.T) {
+	other := strings.Replace(pool, "name: office", "name: rack", 1)
+	findings := schemas(
+		t,
+	).Files(t.Context(), []File{{"a.yaml", []byte(pool)}, {"b.yaml", []byte(other)}}, true).
+		Findings
+	if len(findings) != 2 {
+		t.Fatalf("found %+v", findings)
+	}
+	for i, name := range []string{"rack", "office"} {
+		want := "spec.addresses: 192.0.2.0/28 is in LoadBalancerPool " + name +
+			" too, and only one of them can have it; take it out of one of the two"
+		if f := findings[i]; f.Message != want || f.Line != 4 {
+			t.Errorf("found %+v, want line 4 with %q", f, want)
+		}
+	}
+}
+
 func TestFindings(t *testing.T) {
 	s := schemas(t)
 	for _, test := range []struct {
@@ -126,14 +159,14 @@ func TestFindings(t *testing.T) {
 			text:     strings.Replace(pool, "addresses:", "adresses: [], addresses:", 1),
 			severity: Error,
 			says:     "spec.adresses: there is no such field",
-			line:     1,
+			line:     4,
 		},
 		{
 			name:     "a kind that is not there",
 			text:     strings.Replace(pool, "LoadBalancerPool", "IPPool", 1),
 			severity: Error,
 			says:     `kind "IPPool" is not one of berth.dev's`,
-			line:     1,
+			line:     2,
 		},
 		{
 			name:     "a version that is not there",
@@ -147,14 +180,14 @@ func TestFindings(t *testing.T) {
 			text:     strings.Replace(pool, "192.0.2.0/28", "192.0.2.1/28", 1),
 			severity: Error,
 			says:     "192.0.2.1/28 has host bits set",
-			line:     1,
+			line:     4,
 		},
 		{
 			name:     "the compiler",
 			text:     strings.Replace(pool, "192.0.2.0/28", "192.0.2.9-192.0.2.2", 1),
 			severity: Error,
 			says:     "is reversed; write 192.0.2.2-192.0.2.9",
-			line:     1,
+			line:     4,
 		},
 		{
 			name:     "twice",
@@ -202,32 +235,73 @@ func TestFindings(t *testing.T) {
 		{
 			name:     "a pool that is elsewhere",
 			text:     "apiVersion: berth.dev/v1alpha1\nkind: SegmentAnnouncement\nmetadata: {name: x}\nspec: {poolNames: [offce], nodeSelector: {}, serviceSelector: {}}\n",
-			severity: Warning, says: "(it is not among these files)", line: 1,
+			severity: Warning, says: "(it is not among these files)", line: 4,
 		},
 		{
 			name:     "a pool that is nowhere",
 			text:     "apiVersion: berth.dev/v1alpha1\nkind: SegmentAnnouncement\nmetadata: {name: x}\nspec: {poolNames: [offce], nodeSelector: {}, serviceSelector: {}}\n",
-			complete: true, severity: Error, says: `no LoadBalancerPool "offce" exists`, line: 1,
+			complete: true, severity: Error, says: `no LoadBalancerPool "offce" exists`, line: 4,
 		},
 		{
 			name:     "an annotation with a typing error",
 			text:     "apiVersion: v1\nkind: Service\nmetadata: {name: x, annotations: {berth.dev/loadbalancer-ips: 192.0.2.1}}\nspec: {type: LoadBalancer}\n",
-			severity: Error, says: "did you mean berth.dev/load-balancer-ips?", line: 1,
+			severity: Error, says: "did you mean berth.dev/load-balancer-ips?", line: 3,
 		},
 		{
 			name:     "an annotation of another load balancer",
 			text:     "apiVersion: v1\nkind: Service\nmetadata: {name: x, annotations: {metallb.io/loadBalancerIPs: 192.0.2.1}}\nspec: {type: LoadBalancer}\n",
-			severity: Warning, says: "is MetalLB's, and Berth ignores it", line: 1,
+			severity: Warning, says: "is MetalLB's, and Berth ignores it", line: 3,
 		},
 		{
 			name:     "an address that is none",
 			text:     "apiVersion: v1\nkind: Service\nmetadata: {name: x, annotations: {berth.dev/load-balancer-ips: 192.0.2}}\nspec: {type: LoadBalancer}\n",
-			severity: Error, says: "192.0.2", line: 1,
+			severity: Error, says: "192.0.2", line: 3,
 		},
 		{
 			name:     "an address that no pool has",
 			text:     pool + "---\napiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {type: LoadBalancer, loadBalancerIP: 203.0.113.1}\n",
 			complete: true, severity: Error, says: "203.0.113.1 is in no LoadBalancerPool", line: 6,
+		},
+		{
+			name: "the line of a field in a list",
+			text: "apiVersion: v1\nkind: List\nitems:\n- apiVersion: berth.dev/v1alpha1\n  kind: LoadBalancerPool\n" +
+				"  metadata:\n    name: office\n  spec:\n    scopes: [{namespaceSelector: {}, serviceSelector: {}}]\n" +
+				"    addresses:\n    - 192.0.2.0/28\n    # a comment\n    - 192.0.2.9-192.0.2.2\n",
+			severity: Error, says: "spec.addresses[1]", line: 13,
+		},
+		{
+			name:     "the line around a field that is missing",
+			text:     "# first\n" + strings.Replace(pool, "addresses: [192.0.2.0/28], ", "", 1),
+			severity: Error, says: "spec.addresses: Required value", line: 5,
+		},
+		{
+			name: "the line of a field by an alias",
+			text: "apiVersion: berth.dev/v1alpha1\nkind: LoadBalancerPool\nmetadata: {name: office, annotations: &all {a: b}}\n" +
+				"spec:\n  addresses: [192.0.2.0/28]\n  scopes:\n  - namespaceSelector: {}\n    serviceSelector:\n" +
+				"      matchLabels: *all\n      matchExpresions: []\n",
+			severity: Error, says: "spec.scopes[0].serviceSelector.matchExpresions: there is no such field", line: 10,
+		},
+		{
+			name: "the line of an annotation",
+			text: "apiVersion: v1\nkind: Service\nmetadata:\n  name: x\n  annotations:\n    a: b\n" +
+				"    berth.dev/pools: offce\nspec: {type: LoadBalancer}\n",
+			severity: Warning, says: `no LoadBalancerPool "offce" exists`, line: 7,
+		},
+		{
+			name:     "a Secret of another type",
+			text:     neighbor + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tor}\nstringData: {password: x}\n",
+			severity: Error, says: "Secret tor in f.yaml line 14 is of type Opaque", line: 12,
+		},
+		{
+			name: "a Secret with another key",
+			text: neighbor + "---\napiVersion: v1\nkind: Secret\ntype: kubernetes.io/basic-auth\n" +
+				"metadata: {name: tor}\nstringData: {pasword: x}\n",
+			severity: Error, says: `the value of "password" in Secret "tor" has 0 bytes`, line: 12,
+		},
+		{
+			name:     "a Secret that is elsewhere",
+			text:     neighbor,
+			severity: Warning, says: "(it is not among these files)", line: 12,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -16,6 +16,7 @@ type Object struct {
 	File string
 	// Line on which it begins, from 1.
 	Line int
+	at   place
 }
 
 func (o Object) name() string {
@@ -27,9 +28,12 @@ func (o Object) name() string {
 }
 
 func (o Object) finding(severity Severity, format string, args ...any) Finding {
-	return Finding{
-		File: o.File, Line: o.Line, Object: o.name(), Severity: severity, Message: fmt.Sprintf(format, args...),
+	message := fmt.Sprintf(format, args...)
+	line := o.Line
+	if path := pathIn(message); len(path) > 0 {
+		line = o.at.line(path, line)
 	}
+	return Finding{File: o.File, Line: line, Object: o.name(), Severity: severity, Message: message}
 }
 
 // Parse returns the objects in files, those in lists too, and what is no such thing.
@@ -106,6 +110,7 @@ func (p *parser) document(at Object, text []byte) {
 	case !ok:
 		p.say(at, "it is not an object of Kubernetes: it has no fields")
 	default:
+		at.at = placeOf(text, at.Line)
 		p.value(at, fields)
 	}
 }
@@ -114,7 +119,8 @@ func (p *parser) document(at Object, text []byte) {
 func (p *parser) value(at Object, fields map[string]any) {
 	items, isList := fields["items"].([]any)
 	if kind, _ := fields["kind"].(string); isList && strings.HasSuffix(kind, "List") {
-		for _, item := range items {
+		for i, item := range items {
+			at := at.item(i)
 			inner, ok := item.(map[string]any)
 			if !ok {
 				p.say(at, "an item of the list is not an object of Kubernetes")

@@ -66,7 +66,7 @@ func (l *linter) service(o Object, snapshot *config.Snapshot) {
 	case err != nil:
 		l.say(o, Error, "%v", err)
 	}
-	if request.Unusable != nil {
+	if request.Unusable != nil && request.Unusable.Reason != service.ReasonUnknownPool { // see below
 		l.say(o, Warning, "%s", request.Unusable.Message)
 	}
 	severity, where := Warning, " (it is not among these files)"
