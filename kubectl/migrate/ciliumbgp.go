@@ -1,11 +1,15 @@
 package migrate
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
@@ -235,14 +239,28 @@ func (c *converter) ciliumFamilies(from string, families []ciliumFamily) (all []
 }
 
 // ciliumAdvertisements announces to the neighbors whose families select the object by its labels.
+// A neighbor that only one of its families tells of it gets the pools of that family only.
 func (c *converter) ciliumAdvertisements(i item, spec ciliumAdvertisements, targets []ciliumTargets) {
-	var to []string
+	to := map[string][]string{} // neighbors, by the only family; "" for those that are told of all
 	for _, t := range targets {
-		if slices.ContainsFunc(t.families, func(f ciliumFamily) bool {
+		selecting := sets.New[string]()
+		for _, f := range t.families {
 			selector, err := metav1.LabelSelectorAsSelector(f.Advertisements)
-			return err == nil && selector.Matches(labels.Set(i.labels))
-		}) {
-			to = append(to, t.neighbors...)
+			if err == nil && selector.Matches(labels.Set(i.labels)) {
+				selecting.Insert(f.AFI)
+			}
+		}
+		families := sets.New[string]()
+		for _, f := range t.families {
+			families.Insert(f.AFI)
+		}
+		switch {
+		case selecting.Len() == 0:
+		case selecting.Len() == families.Len():
+			to[""] = append(to[""], t.neighbors...)
+		default:
+			only := sets.List(selecting)[0]
+			to[only] = append(to[only], t.neighbors...)
 		}
 	}
 	if len(to) == 0 {
@@ -250,12 +268,65 @@ func (c *converter) ciliumAdvertisements(i item, spec ciliumAdvertisements, targ
 			"no family of a CiliumBGPPeerConfig in use selects it, so nothing is announced")
 		return
 	}
-	for _, a := range spec.Advertisements {
-		c.ciliumAdvertisement(i, a, to)
+	for _, family := range slices.Sorted(maps.Keys(to)) {
+		all := announcement{pools: everything()}
+		if family != "" {
+			all = announcement{poolNames: c.ciliumPoolsOf(i, family, to[family])}
+			if len(all.poolNames) == 0 {
+				continue
+			}
+		}
+		for _, a := range spec.Advertisements {
+			c.ciliumAdvertisement(i, a, all, to[family])
+		}
 	}
 }
 
-func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, to []string) {
+// ciliumPoolsOf returns the pools whose addresses are of a family only. Berth announces pools, of
+// whatever family their addresses are: those with both are left out.
+func (c *converter) ciliumPoolsOf(i item, family string, neighbors []string) (names []string) {
+	const field = "metadata.labels"
+	for _, o := range c.output {
+		if o.GetKind() != "LoadBalancerPool" {
+			continue
+		}
+		addresses, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "addresses")
+		of := func(text string) bool { return strings.Contains(text, ":") == (family == "ipv6") }
+		switch another := func(text string) bool { return !of(text) }; {
+		case !slices.ContainsFunc(addresses, another):
+			names = append(names, o.GetName())
+		case slices.ContainsFunc(addresses, of):
+			c.lacks(
+				i.from,
+				field,
+				family,
+				fmt.Sprintf("only this family of BGPNeighbor %s selects it, and LoadBalancerPool %s "+
+					"has both, so it is left out; make a pool of each family", strings.Join(neighbors, ", "), o.GetName()),
+			)
+		}
+	}
+	if len(names) == 0 {
+		c.lacks(
+			i.from,
+			field,
+			family,
+			fmt.Sprintf("only this family of BGPNeighbor %s selects it, and no pool among these "+
+				"files has addresses of it alone, so nothing is announced there; write a RouteAnnouncement with poolNames",
+				strings.Join(neighbors, ", ")),
+		)
+		return nil
+	}
+	c.note(
+		i.from,
+		field,
+		family,
+		fmt.Sprintf("only this family of BGPNeighbor %s selects it, so that only pools of this family "+
+			"are announced there; name new ones in poolNames", strings.Join(neighbors, ", ")),
+	)
+	return names
+}
+
+func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, all announcement, to []string) {
 	if a.AdvertisementType != "Service" {
 		c.lacks(i.from, "advertisementType", a.AdvertisementType,
 			"Berth announces addresses of Services only; leave this to Cilium")
@@ -296,7 +367,7 @@ func (c *converter) ciliumAdvertisement(i item, a ciliumAdvertisement, to []stri
 		}
 		return max(*n, 1) // 0 is the default route, which is too short, too
 	}
-	all := announcement{pools: everything(), nodes: everything(), services: services}
+	all.nodes, all.services = everything(), services
 	c.addRoute(i, i.name, all, v1alpha1.RouteAnnouncementSpec{
 		NeighborNames: to, Communities: communities, LocalPreference: a.Attributes.LocalPreference,
 		Aggregation: c.aggregation(i.from, "service.aggregationLengthIPv4", "service.aggregationLengthIPv6",

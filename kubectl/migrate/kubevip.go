@@ -2,11 +2,13 @@ package migrate
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/sets"
 
@@ -24,9 +26,11 @@ func fromKubeVIP(c *converter) {
 			c.kubeVIPPools(itemOf(o), data)
 		}
 	}
+	var all []kubeVIPPod
 	for _, o := range c.input {
-		c.kubeVIPPod(o)
+		all = append(all, c.kubeVIPPods(o)...)
 	}
+	c.kubeVIPs(all)
 	c.services(kubeVIPManner)
 }
 
@@ -114,6 +118,7 @@ func outside(own sets.Set[string]) *v1alpha1.Selector {
 
 // podTemplate is what a DaemonSet's Pods, or a static Pod, are told.
 type podTemplate struct {
+	NodeName     string            `json:"nodeName,omitempty"`
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 	Affinity     map[string]any    `json:"affinity,omitempty"`
 	Containers   []struct {
@@ -122,22 +127,31 @@ type podTemplate struct {
 	} `json:"containers,omitempty"`
 }
 
-// kubeVIPPod converts what the environment of a container says, if it is kube-vip's.
-func (c *converter) kubeVIPPod(o *unstructured.Unstructured) {
+// kubeVIPPod is a DaemonSet or a Pod of kube-vip's.
+type kubeVIPPod struct {
+	item
+	env      map[string]string // what its container is told
+	nodes    map[string]string // its nodeSelector
+	static   bool              // it is a Pod, which runs on one node
+	nodeName string            // of a Pod, if it is known
+}
+
+// kubeVIPPods returns what the environment of a container says, if it is kube-vip's.
+func (c *converter) kubeVIPPods(o *unstructured.Unstructured) (found []kubeVIPPod) {
 	path := []string{"spec", "template", "spec"}
-	switch o.GetKind() {
-	case "DaemonSet":
-	case "Pod":
-		path = path[:1]
+	switch {
+	case o.GetKind() == "DaemonSet":
+	case o.GetKind() != "Pod", c.ofDaemonSet(o):
+		return nil
 	default:
-		return
+		path = path[:1]
 	}
 	fields, _, _ := unstructured.NestedMap(o.Object, path...)
 	// Not strictly: most fields of a Pod are not about load balancing.
 	pod, err := lenient[podTemplate](fields)
 	if err != nil {
 		c.lacks(nameIn(o), strings.Join(path, "."), "", "it cannot be read: "+err.Error())
-		return
+		return nil
 	}
 	for _, container := range pod.Containers {
 		env := map[string]string{}
@@ -156,12 +170,85 @@ func (c *converter) kubeVIPPod(o *unstructured.Unstructured) {
 			c.note(nameIn(o), strings.Join(path, ".")+".affinity", "",
 				"write what nodes it allows into nodeSelector of the announcements")
 		}
-		nodes := everything()
-		if len(pod.NodeSelector) > 0 {
-			nodes = &v1alpha1.Selector{MatchLabels: pod.NodeSelector}
-		}
-		c.kubeVIP(itemOf(o), env, nodes)
+		found = append(found, kubeVIPPod{itemOf(o), env, pod.NodeSelector, o.GetKind() == "Pod", pod.NodeName})
 	}
+	return found
+}
+
+// ofDaemonSet reports whether a Pod is of a DaemonSet among the input, which says the same.
+func (c *converter) ofDaemonSet(pod *unstructured.Unstructured) bool {
+	owner := metav1.GetControllerOf(pod)
+	return owner != nil && slices.ContainsFunc(c.input, func(o *unstructured.Unstructured) bool {
+		return o.GetKind() == owner.Kind && o.GetName() == owner.Name && o.GetNamespace() == pod.GetNamespace()
+	})
+}
+
+// kubeVIPs converts what kube-vip is told. Static Pods are alike on several nodes: those with the
+// same settings are converted as one, for all of their nodes.
+func (c *converter) kubeVIPs(all []kubeVIPPod) {
+	var first *kubeVIPPod
+	for n, p := range all {
+		if !p.static {
+			c.kubeVIP(p.item, p.env, selectorOf(&metav1.LabelSelector{MatchLabels: p.nodes}))
+			continue
+		}
+		same := func(other kubeVIPPod) bool { return other.static && maps.Equal(other.env, p.env) }
+		if before := slices.IndexFunc(all[:n], same); before >= 0 {
+			c.say(p.from, Converted, "", "", "its settings are those of "+all[before].from)
+			continue
+		}
+		if first != nil {
+			c.note(
+				p.from,
+				"env",
+				differing(first.env, p.env),
+				"it differs from that of "+first.from+"; see that the announcements select the nodes that they are for",
+			)
+		}
+		first = cmp.Or(first, &p)
+		c.kubeVIP(
+			p.item,
+			p.env,
+			c.nodesOf(p.from, slices.DeleteFunc(slices.Clone(all[n:]), func(other kubeVIPPod) bool {
+				return !same(other)
+			})),
+		)
+	}
+}
+
+// differing returns the names of the variables that are not the same in both, with a comma between
+// them: a value may be a password.
+func differing(a, b map[string]string) string {
+	names := sets.KeySet(a).Union(sets.KeySet(b))
+	for name := range names {
+		if a[name] == b[name] {
+			names.Delete(name)
+		}
+	}
+	return strings.Join(sets.List(names), ", ")
+}
+
+// nodesOf selects the nodes of static Pods, if they are known.
+func (c *converter) nodesOf(from string, pods []kubeVIPPod) *v1alpha1.Selector {
+	names := sets.New[string]()
+	for _, p := range pods {
+		if p.nodeName == "" {
+			c.note(
+				from,
+				"spec",
+				"",
+				"a static Pod runs on the nodes that have its manifest, which are often those of the "+
+					"control plane, and here all nodes announce; write nodeSelector if that is not meant",
+			)
+			return everything()
+		}
+		names.Insert(p.nodeName)
+	}
+	c.note(from, "spec.nodeName", strings.Join(sets.List(names), ", "),
+		"if they are nodes of the control plane: "+fmt.Sprintf(exclusion, strings.Join(sets.List(names), " ")))
+	return &v1alpha1.Selector{MatchExpressions: []v1alpha1.SelectorRequirement{{
+		Key: corev1.LabelHostname, Operator: v1alpha1.SelectorIn, Values: sets.List(names),
+	}}}
 }
 
 // remedies are settings without a counterpart, by the variable that turns them on.

@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -98,8 +100,8 @@ var purelbManner = manner{
 
 // serviceGroup makes a pool, and returns its name if it is announced on the nodes' segment.
 func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
-	pools, field := spec.Local, "spec.local"
-	if spec.Remote != nil {
+	pools, field, remote := spec.Local, "spec.local", spec.Remote != nil
+	if remote {
 		pools, field = spec.Remote, "spec.remote"
 	}
 	if pools == nil {
@@ -139,7 +141,7 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 	if len(pool.Spec.Addresses) == 0 {
 		return nil
 	}
-	if spec.Remote == nil {
+	if !remote && !c.onVirtualInterface(i, field, all) {
 		return []string{pool.Name}
 	}
 	v4, v6 := c.pureLBAggregation(i, field, all)
@@ -151,6 +153,52 @@ func (c *converter) serviceGroup(i item, spec serviceGroup) (local []string) {
 	c.lacks(i.from, field, "", "PureLB leaves BGP to routing software; write a BGPNeighbor for each router, "+
 		"and end that software's sessions")
 	return nil
+}
+
+// onVirtualInterface reports whether PureLB has the addresses of a local group on kube-lb0, for
+// routing software to announce: it does if their subnet is none of a node. Which ones those are is
+// known if Nodes are among the input, and else there is something to look up.
+func (c *converter) onVirtualInterface(i item, field string, pools []serviceGroupPool) bool {
+	nodes := c.nodeAddresses()
+	for _, p := range pools {
+		subnet, err := netip.ParsePrefix(p.Subnet)
+		switch {
+		case err != nil: // nothing is known of it
+			return false
+		case len(nodes) == 0:
+			c.note(i.from, field+".subnet", p.Subnet, "if no node has an address in it, PureLB has the addresses on "+
+				"kube-lb0 for routing software; then write a RouteAnnouncement, and BGPNeighbors, "+
+				"or add the cluster's Nodes to the files")
+			return false
+		case slices.ContainsFunc(nodes, subnet.Contains):
+			return false
+		}
+	}
+	if len(pools) > 0 {
+		c.note(i.from, field+".subnet", pools[0].Subnet, "no node has an address in it, so that PureLB has the "+
+			"addresses on kube-lb0, for routing software; they are announced by BGP")
+	}
+	return len(pools) > 0
+}
+
+// nodeAddresses returns the internal addresses of the Nodes among the input.
+func (c *converter) nodeAddresses() (all []netip.Addr) {
+	for _, o := range c.input {
+		if o.GetKind() != "Node" || o.GroupVersionKind().Group != "" {
+			continue
+		}
+		status, _, _ := unstructured.NestedMap(o.Object, "status")
+		node, err := lenient[corev1.NodeStatus](status)
+		if err != nil {
+			continue
+		}
+		for _, a := range node.Addresses {
+			if address, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+				all = append(all, address)
+			}
+		}
+	}
+	return all
 }
 
 // servedNamespaces restricts a pool to namespaces. It comes before the group "default" there.

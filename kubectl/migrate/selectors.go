@@ -1,9 +1,11 @@
 package migrate
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -108,6 +110,7 @@ func (c *converter) addSegment(i item, wanted string, a announcement, interfaces
 		where = "on the interfaces that have an InternalIP of their node; write spec.interfaces for others"
 	}
 	c.add(i.from, "SegmentAnnouncement", o, where)
+	c.excluded(i.from, "SegmentAnnouncement "+o.Name, a.nodes)
 }
 
 // addRoute puts out a RouteAnnouncement with these attributes.
@@ -116,7 +119,31 @@ func (c *converter) addRoute(i item, wanted string, a announcement, spec v1alpha
 	o := &v1alpha1.RouteAnnouncement{Spec: spec}
 	o.Name = c.nameFor("RouteAnnouncement", i, wanted)
 	c.add(i.from, "RouteAnnouncement", o)
+	c.excluded(i.from, "RouteAnnouncement "+o.Name, a.nodes)
 }
+
+// excluded reports nodes of the control plane that an announcement asks for: kubeadm gives them a
+// label that keeps Berth from announcing there.
+func (c *converter) excluded(from, object string, nodes *v1alpha1.Selector) {
+	role := ""
+	for _, label := range []string{"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"} {
+		if value, is := nodes.MatchLabels[label]; is {
+			role = label + "=" + value
+		}
+		for _, r := range nodes.MatchExpressions {
+			if r.Key == label && (r.Operator == v1alpha1.SelectorExists || r.Operator == v1alpha1.SelectorIn) {
+				role = label
+			}
+		}
+	}
+	if role != "" {
+		c.note(from, object+": nodeSelector", role, fmt.Sprintf(exclusion, "-l "+strings.TrimSuffix(role, "=")))
+	}
+}
+
+// exclusion is what to do about nodes of the control plane.
+const exclusion = "Berth announces from no node with the label " + corev1.LabelNodeExcludeBalancers + ", which kubeadm " +
+	"gives to the control plane; take it off: kubectl label nodes %s " + corev1.LabelNodeExcludeBalancers + "-"
 
 // simple is a regular expression that a shell pattern can say.
 var simple = regexp.MustCompile(`^\^?[A-Za-z0-9_@:-]*(\[0-9\]\+|\[0-9\]\*|\\d\+|[.][*+])?\$?$`)

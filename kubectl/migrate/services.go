@@ -72,7 +72,7 @@ func (c *converter) service(d manner, o *unstructured.Unstructured) {
 	annotations := svc.GetAnnotations()
 	before := maps.Clone(annotations)
 	c.translate(d, o, annotations)
-	dropped := false
+	dropped := c.dropDHCP(from, svc)
 	labels := svc.GetLabels()
 	for key, value := range d.labels {
 		if got, is := labels[key]; is && (got == value || value == "") {
@@ -97,6 +97,20 @@ func (c *converter) service(d manner, o *unstructured.Unstructured) {
 	}
 	c.addService(from, svc, annotations, labels)
 }
+
+// dropDHCP takes the address out that asks for one by DHCP, and reports whether there was one.
+func (c *converter) dropDHCP(from string, svc *unstructured.Unstructured) bool {
+	text, _, _ := unstructured.NestedString(svc.Object, "spec", "loadBalancerIP")
+	if address, err := netip.ParseAddr(text); err != nil || !address.IsUnspecified() {
+		return false
+	}
+	unstructured.RemoveNestedField(svc.Object, "spec", "loadBalancerIP")
+	c.lacks(from, "spec.loadBalancerIP", text, fixedOnly)
+	return true
+}
+
+// fixedOnly is what to do about an address that is given by DHCP or name.
+const fixedOnly = "Berth gives fixed addresses only, not by DHCP or name; write one, or leave it to a pool"
 
 // translate replaces the annotations of a load balancer by Berth's.
 func (c *converter) translate(d manner, o *unstructured.Unstructured, annotations map[string]string) {
@@ -147,12 +161,7 @@ func (c *converter) pinned(from, field string, texts []string) string {
 		switch {
 		case text == "":
 		case err != nil || address.IsUnspecified() || address.Zone() != "":
-			c.lacks(
-				from,
-				field,
-				text,
-				"Berth gives fixed addresses only, not by DHCP or name; write one, or leave it to a pool",
-			)
+			c.lacks(from, field, text, fixedOnly)
 		case seen[address.Unmap().Is4()] != "":
 			c.lacks(from, field, text, fmt.Sprintf(
 				"a Service has one address of each family, and keeps %s; make another Service for this one",
