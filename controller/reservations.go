@@ -43,21 +43,17 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 	if err := c.remember(ctx, object, kept); err != nil {
 		return err
 	}
-	result := verdict.Verdict{
-		Accepted: len(kept) > 0,
-		Reason:   allocation.ReasonKept,
-		Message:  fmt.Sprintf("%s kept for namespace %s", isOrAre(kept), object.Namespace),
-	}
-	if problem != nil {
-		result.Wrong = true
-		result.Reason, result.Message = allocation.Explain(object, problem)
-	}
+	result := verdict.Verdict{Accepted: len(kept) > 0, Wrong: problem != nil}
+	result.Reason, result.Message = allocation.Judgement(object, kept, problem)
 	desired := object.DeepCopy()
 	desired.Status.Addresses = nil
 	for _, address := range kept {
 		desired.Status.Addresses = append(
 			desired.Status.Addresses,
-			v1alpha1.ReservedAddress{Family: v1alpha1.Family(ipam.FamilyOf(address).String()), Address: address.String()},
+			v1alpha1.ReservedAddress{
+				Family:  v1alpha1.Family(ipam.FamilyOf(address).String()),
+				Address: address.String(),
+			},
 		)
 	}
 	changed, news := result.Apply(desired)
@@ -72,14 +68,6 @@ func (c *Controller) reconcileReservation(ctx context.Context, key string) error
 		c.Events.Eventf(object, nil, corev1.EventTypeWarning, result.Reason, "Reserve", "%s", result.Message)
 	}
 	return nil
-}
-
-func isOrAre(addresses []netip.Addr) string {
-	verb := " is"
-	if len(addresses) > 1 {
-		verb = " are"
-	}
-	return condition.Join(addresses, " and ") + verb
 }
 
 // remember writes the addresses that were taken from pools to an annotation: backups contain

@@ -27,9 +27,10 @@ The files are merged with the cluster's objects as kubectl apply merges them; th
 controller's compiler and allocator and the speakers' plans run here, over what the
 cluster has now. Nothing is written, and reading is all it needs. It says how things
 stand in the end, if nothing else changes. Who announces a new Service of
-policy Local depends on where its Pods will be, which nobody knows yet. What Secrets,
-flags of Berth's programs and Speakers do is not foreseen, nor interfaces and addresses
-of nodes that no speaker reports yet.
+policy Local depends on where its Pods will be, which nobody knows yet. What flags of
+Berth's programs and Speakers do is not foreseen, nor interfaces and addresses of nodes
+that no speaker reports yet. Whether a Secret has another password than now is known to
+those who may get it.
 
 The exit code is 0 if nothing changes, 1 if something does or an object would be
 refused, 2 if it could not look.`,
@@ -67,9 +68,20 @@ refused, 2 if it could not look.`,
 				return err
 			}
 			if lack := forecast.Lack(state); len(lack) > 0 {
-				return fmt.Errorf("nothing can be foreseen without %s (ClusterRole berth-view has these rights)", lack)
+				return fmt.Errorf(
+					"nothing can be foreseen without %s (ClusterRole berth-view has these rights)",
+					lack,
+				)
 			}
-			report := forecast.Files(cmd.Context(), state, schemas, forecast.In(namespace, objects), deletes)
+			objects = forecast.In(namespace, objects)
+			if secrets := forecast.Secrets(state, objects); len(secrets) > 0 && c.from == "" {
+				to, err := c.clients()
+				if err != nil {
+					return err
+				}
+				state.ReadPasswords(cmd.Context(), to, secrets)
+			}
+			report := forecast.Files(cmd.Context(), state, schemas, objects, deletes)
 			if err := out.print(c.Out, report, func(w io.Writer, _ bool) { writeReport(w, report) }); err != nil {
 				return err
 			}
@@ -111,6 +123,14 @@ func writeReport(w io.Writer, r forecast.Report) {
 			from = "" // its condition changes
 		}
 		fmt.Fprintf(w, "  %s\t%s%s\t%s\n", a.Service, from, joined(a.After), text)
+	}
+	title("RESERVATIONS", len(r.Reservations))
+	for _, x := range r.Reservations {
+		from := joined(x.Before) + " -> "
+		if slices.Equal(x.Before, x.After) {
+			from = ""
+		}
+		fmt.Fprintf(w, "  %s\t%s%s\t%s\n", x.Name, from, joined(x.After), x.Message)
 	}
 	title("ANSWERED BY", len(r.Owners))
 	for _, o := range r.Owners {

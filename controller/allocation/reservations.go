@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -268,6 +269,19 @@ func (a *Allocations) Reserved(key string) []netip.Addr {
 func parsed(text string) netip.Addr {
 	address, _ := netip.ParseAddr(text)
 	return address.Unmap()
+}
+
+// Judgement returns the reason and the message of a reservation's conditions: which addresses are
+// kept, or why the first that is not kept is not.
+func Judgement(object *v1alpha1.AddressReservation, kept []netip.Addr, problem error) (reason, message string) {
+	if problem != nil {
+		return Explain(object, problem)
+	}
+	verb := "is"
+	if len(kept) > 1 {
+		verb = "are"
+	}
+	return ReasonKept, fmt.Sprintf("%s %s kept for namespace %s", condition.Join(kept, " and "), verb, object.Namespace)
 }
 
 // Explain returns the reason and the message that say why an address is not kept, and what would

@@ -122,7 +122,7 @@ func (w *worlds) change() (text string, deletes bool) {
 	return strings.Join(slices.Sorted(maps.Values(texts)), "---\n"), w.among(6) == 0
 }
 
-// stands returns how the Services of the namespace stand.
+// stands returns how the Services and reservations of the namespace stand.
 func stands(s *cluster.State, namespace string) foreseen {
 	all := foreseen{}
 	for _, svc := range s.Services {
@@ -139,8 +139,26 @@ func stands(s *cluster.State, namespace string) foreseen {
 		}
 		all[svc.Name] = x
 	}
+	for _, r := range s.Reservations {
+		if r.Namespace != namespace {
+			continue
+		}
+		var texts []string
+		for _, a := range r.Status.Addresses {
+			texts = append(texts, a.Address)
+		}
+		x := stand{addresses: strings.Join(texts, " ")}
+		if c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady); c != nil {
+			x.reason = c.Reason
+		}
+		all[reserved+r.Name] = x
+	}
 	return all
 }
+
+// reserved tells an AddressReservation from a Service.
+const reserved = "reservation "
+
 
 // TestForecast makes random changes, and compares what kubectl berth diff says of each with what
 // comes of it. BERTH_DIFF_CHANGES sets their number, BERTH_DIFF_SEED which they are.
@@ -242,6 +260,12 @@ func TestForecast(t *testing.T) {
 					want[name] = stand{strings.Join(a.After, " "), a.Reason}
 				}
 			}
+			for _, r := range report.Reservations {
+				_, name, _ := strings.Cut(r.Name, "/")
+				if _, there := is[reserved+name]; there {
+					want[reserved+name] = stand{strings.Join(r.After, " "), r.Reason}
+				}
+			}
 			if !maps.EqualFunc(is, want, func(a, b stand) bool { return a.like(b, likely) }) {
 				return fmt.Errorf(
 					"seed %d, change %d (delete %t):\n%s\nbefore   %v\nforeseen %v\nis       %v",
@@ -255,6 +279,7 @@ func TestForecast(t *testing.T) {
 				)
 			}
 			kinds["Services foreseen to change"] += len(report.Addresses)
+			kinds["reservations foreseen to change"] += len(report.Reservations)
 			kinds["addresses foreseen as likely"] += len(likely)
 			expected = is
 			return nil

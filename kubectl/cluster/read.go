@@ -108,6 +108,21 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 	return s, ctx.Err()
 }
 
+// ReadPasswords reads the passwords of these Secrets in Berth's namespace into a State. Those that
+// the user may not read are left out.
+func (s *State) ReadPasswords(ctx context.Context, c *Clients, names []string) {
+	s.Passwords = map[string]*string{}
+	for _, name := range names {
+		secret, err := c.Kubernetes.CoreV1().Secrets(s.Namespace).Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err), err == nil && secret.Type != corev1.SecretTypeBasicAuth:
+			s.Passwords[name] = nil
+		case err == nil:
+			s.Passwords[name] = new(string(secret.Data[corev1.BasicAuthPasswordKey]))
+		}
+	}
+}
+
 // concerns reports whether an event is about something that Berth is about.
 func concerns(e *corev1.Event) bool {
 	o := e.InvolvedObject

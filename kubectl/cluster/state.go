@@ -61,6 +61,11 @@ type State struct {
 	Pods []*corev1.Pod
 	// Leases are those in Berth's namespace.
 	Leases []*coordinationv1.Lease
+	// Passwords are those of Secrets that were read, by name; nil: there is none of the type that Berth
+	// reads. Only what foresees a change reads any.
+	Passwords map[string]*string
+	// Before is the Snapshot that is in effect before a change; nil: this is no change.
+	Before *config.Snapshot
 	// Events are those about Services and about Berth's objects.
 	Events []*corev1.Event
 
@@ -136,8 +141,8 @@ func (s *State) Lack(resources ...Resource) []Resource {
 	return slices.DeleteFunc(slices.Clone(resources), func(r Resource) bool { return s.Missing[r] == nil })
 }
 
-// Objects returns the configuration, to be compiled. Whether a Secret has the password that a
-// BGPNeighbor names is not known here: each counts as present.
+// Objects returns the configuration, to be compiled. A Secret that a BGPNeighbor names and that was
+// not read counts as present.
 func (s *State) Objects() config.Objects {
 	objects := config.Objects{
 		Pools:                s.Pools,
@@ -145,14 +150,29 @@ func (s *State) Objects() config.Objects {
 		RouteAnnouncements:   s.RouteAnnouncements,
 		BGPNeighbors:         s.BGPNeighbors,
 		Passwords:            map[string]string{},
+		Before:               s.Before,
 	}
 	for _, n := range s.BGPNeighbors {
-		objects.Passwords[n.Spec.Authentication.TCPMD5.SecretName] = "unread"
-		if n.Spec.BFD != nil {
-			objects.Passwords[n.Spec.BFD.Authentication.SecretName] = "unread"
+		for _, name := range SecretsOf(n) {
+			password, read := s.Passwords[name]
+			switch {
+			case !read:
+				objects.Passwords[name] = "unread"
+			case password != nil:
+				objects.Passwords[name] = *password
+			}
 		}
 	}
 	return objects
+}
+
+// SecretsOf returns the names of the Secrets of a BGPNeighbor.
+func SecretsOf(n *v1alpha1.BGPNeighbor) (names []string) {
+	names = append(names, n.Spec.Authentication.TCPMD5.SecretName)
+	if n.Spec.BFD != nil {
+		names = append(names, n.Spec.BFD.Authentication.SecretName)
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
 }
 
 // Service returns the Service, nil if there is none.

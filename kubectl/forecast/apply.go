@@ -22,6 +22,7 @@ import (
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/lint"
@@ -67,7 +68,7 @@ type edit struct {
 func In(namespace string, objects []lint.Object) []lint.Object {
 	for _, o := range objects {
 		switch kind := o.GroupVersionKind().GroupKind(); {
-		case kind.String() == "Service", kind.String() == berth("AddressReservation"):
+		case kind.String() == "Service", kind.String() == "Secret", kind.String() == berth("AddressReservation"):
 			o.SetNamespace(cmp.Or(o.GetNamespace(), namespace))
 		case kind.Group == v1alpha1.GroupVersion.Group:
 			o.SetNamespace("")
@@ -98,10 +99,16 @@ func Apply(
 	deletes bool,
 ) (*cluster.State, []Object) {
 	after := *s
+	after.Before, _ = config.Compile(s.Objects())
+	after.Passwords = maps.Clone(s.Passwords)
 	e := edit{State: &after, schemas: schemas, deletes: deletes}
-	done := []Object{}
-	for _, o := range objects {
-		done = append(done, e.object(ctx, o.Unstructured))
+	done := make([]Object, len(objects))
+	for _, secrets := range []bool{false, true} { // whether one matters, BGPNeighbors say
+		for i, o := range objects {
+			if (o.GroupVersionKind().GroupKind().String() == "Secret") == secrets {
+				done[i] = e.object(ctx, o.Unstructured)
+			}
+		}
 	}
 	return &after, done
 }
@@ -129,9 +136,11 @@ func (e *edit) object(ctx context.Context, o *unstructured.Unstructured) Object 
 		if is = change(e, &e.Namespaces, o, nil); is.Change == Deleted {
 			e.empty(o.GetName())
 		}
-	case "Secret", "Deployment.apps", "DaemonSet.apps", berth("Speaker"):
+	case "Secret":
+		is = e.secret(o)
+	case "Deployment.apps", "DaemonSet.apps", berth("Speaker"):
 		is.Change = PassedOver
-		is.Messages = []string{"what it does to Berth is not foreseen: passwords, flags, router IDs"}
+		is.Messages = []string{"what it does to Berth is not foreseen: flags, router IDs"}
 	default:
 		is.Change = PassedOver
 	}

@@ -105,6 +105,94 @@ func say(t *testing.T, r Report) string {
 	return string(text)
 }
 
+func reservation(address string) string {
+	return "apiVersion: berth.dev/v1alpha1\nkind: AddressReservation\nmetadata: {name: kept, namespace: shop}\n" +
+		"spec: {addresses: [" + address + "]}\n"
+}
+
+// TestSecrets: what becomes of sessions when their password does, with the right to read it and
+// without.
+func TestSecrets(t *testing.T) {
+	secret := func(kind, data string) string {
+		return "apiVersion: v1\nkind: Secret\ntype: " + kind + "\nmetadata: {name: tor, namespace: berth-system}\n" +
+			"stringData: {" + data + "}\n"
+	}
+	const basic = "kubernetes.io/basic-auth"
+	signed := strings.Replace(
+		router,
+		"nodeSelector",
+		"authentication: {type: TCPMD5, tcpMD5: {secretName: tor}}, nodeSelector",
+		1,
+	)
+	const reset = `[{"change":"changed","node":"n1","neighbor":"tor"},{"change":"changed","node":"n2","neighbor":"tor"}]`
+	for _, test := range []struct {
+		name      string
+		passwords map[string]*string
+		before    []string
+		change    string
+		deletes   bool
+		is        Change
+		sessions  string
+		says      string // in the messages
+	}{
+		{
+			name: "another password", passwords: map[string]*string{"tor": new("old")}, before: []string{signed},
+			change: secret(basic, "password: s3cret"), is: Changed, sessions: reset,
+		},
+		{
+			name: "the same password", passwords: map[string]*string{"tor": new("s3cret")}, before: []string{signed},
+			change: secret(basic, "password: s3cret"), is: Unchanged, sessions: `[]`,
+		},
+		{
+			name: "a password that may not be read", before: []string{signed},
+			change: secret(basic, "password: s3cret"), is: Changed, sessions: reset, says: "if it is this one, no session is reset",
+		},
+		{
+			name: "a Secret that is deleted", passwords: map[string]*string{"tor": new("old")}, before: []string{signed},
+			change: secret(basic, ""), deletes: true, is: Deleted, sessions: `[]`,
+			says: "until then speakers that knew a password go on with it",
+		},
+		{
+			name: "a key with a typing error", passwords: map[string]*string{"tor": new("old")}, before: []string{signed},
+			change: secret(basic, "pasword: s3cret"), is: Changed, sessions: `[]`, says: `in Secret \"tor\" has 0 bytes`,
+		},
+		{
+			name: "another type", passwords: map[string]*string{"tor": new("old")}, before: []string{signed},
+			change: secret("Opaque", "password: s3cret"), is: Refused, sessions: `[]`, says: "type: may not change",
+		},
+		{
+			name: "a Secret that comes", passwords: map[string]*string{"tor": nil}, before: []string{signed},
+			change: secret(basic, "password: s3cret"), is: Created, sessions: strings.ReplaceAll(reset, "changed", "created"),
+		},
+		{
+			name: "a neighbor without its Secret", passwords: map[string]*string{"tor": nil},
+			change: signed, is: Created, sessions: `[]`, says: `there is no Secret \"tor\"`,
+		},
+		{name: "a Secret that nobody names", change: secret(basic, "password: s3cret"), is: PassedOver, sessions: `[]`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := world(t, append([]string{aPool}, test.before...)...)
+			before.Passwords = test.passwords
+			r := Files(t.Context(), before, schemas(t), In("shop", objects(t, test.change)), test.deletes)
+			text, err := json.Marshal(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Objects[0].Change != test.is {
+				t.Errorf("it is %s, want %s", r.Objects[0].Change, test.is)
+			}
+			for _, part := range []string{`"sessions":` + test.sessions, test.says} {
+				if !strings.Contains(string(text), part) {
+					t.Errorf("it does not say %s:\n%s", part, text)
+				}
+			}
+			if strings.Contains(string(text), "s3cret") {
+				t.Errorf("it has the password:\n%s", text)
+			}
+		})
+	}
+}
+
 func TestFiles(t *testing.T) {
 	all := []string{aPool, segments, web("one", ""), web("two", "")}
 	for _, test := range []struct {
@@ -186,6 +274,27 @@ func TestFiles(t *testing.T) {
 		{
 			name: "what the API server refuses", before: all, change: strings.Replace(aPool, "192.0.2.10-", "192.0.2.", 1),
 			says: []string{`"addresses":[]`, `"refused":true`},
+		},
+		{
+			name: "a reservation that the controller would refuse", before: all, change: reservation("203.0.113.1"),
+			says: []string{
+				`"reservations":[{"name":"shop/kept","before":[],"after":[],"wrong":true,"reason":"AddressOutsidePools",` +
+					`"message":"spec.addresses: 203.0.113.1 is in no LoadBalancerPool`,
+			},
+		},
+		{
+			name: "a reservation of another namespace's address", before: all,
+			change: strings.Replace(reservation("192.0.2.10"), "namespace: shop", "namespace: desk", 1),
+			says:   []string{`"wrong":true,"reason":"AddressInUse","message":"spec.addresses: 192.0.2.10 is held by Service shop/one`},
+		},
+		{
+			name: "a reservation", before: all, change: reservation("192.0.2.12"),
+			says: []string{`{"name":"shop/kept","before":[],"after":["192.0.2.12"],"reason":"Reserved","message":"192.0.2.12 is kept for namespace shop"}`},
+		},
+		{
+			name: "a pool without which a reservation is nothing", before: slices.Concat(all, []string{reservation("192.0.2.12")}),
+			change: aPool, deletes: true,
+			says: []string{`{"name":"shop/kept","before":["192.0.2.12"],"after":[],"wrong":true,"reason":"AddressOutsidePools"`},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

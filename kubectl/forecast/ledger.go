@@ -35,6 +35,13 @@ type Verdict struct {
 	Reason, Message string
 }
 
+// held is how an AddressReservation stands.
+type held struct {
+	addresses       []netip.Addr
+	reason, message string // of its condition Ready
+	kept            bool   // all that it asks for
+}
+
 // ledger does what the controller does with the addresses, in memory and at once.
 type ledger struct {
 	flags       cluster.ControllerFlags
@@ -43,6 +50,7 @@ type ledger struct {
 	allocations *allocation.Allocations
 	store       cache.Indexer // the Services, with the status that they come to have
 	verdicts    map[string]Verdict
+	held        map[string]held // by AddressReservation
 
 	services, reservations map[string]bool // to be reconciled
 }
@@ -50,7 +58,7 @@ type ledger struct {
 // newLedger returns the ledger of a controller that has kept up with the State.
 func newLedger(s *cluster.State) *ledger {
 	l := &ledger{
-		flags: s.Controller(), verdicts: map[string]Verdict{}, services: map[string]bool{}, reservations: map[string]bool{},
+		flags: s.Controller(), verdicts: map[string]Verdict{}, held: map[string]held{}, services: map[string]bool{}, reservations: map[string]bool{},
 		store: cache.NewIndexer(
 			cache.MetaNamespaceKeyFunc,
 			cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
@@ -201,11 +209,15 @@ func (l *ledger) settle() {
 		for _, r := range l.reservationsInTurn() {
 			if name := nameOf(r); due[name] {
 				delete(due, name)
-				_, _ = l.allocations.Reserve(name, r, l.rules(r.Namespace)) // a failure is the reservation's matter
+				kept, problem := l.allocations.Reserve(name, r, l.rules(r.Namespace))
+				is := held{addresses: kept, kept: problem == nil}
+				is.reason, is.message = allocation.Judgement(r, kept, problem)
+				l.held[name] = is
 			}
 		}
 		for gone := range due {
 			l.allocations.Unreserve(gone)
+			delete(l.held, gone)
 		}
 		due, l.services = l.services, map[string]bool{}
 		for key := range due {

@@ -23,16 +23,18 @@ import (
 type Report struct {
 	Objects   []Object  `json:"objects"`
 	Addresses []Address `json:"addresses"`
-	Owners    []Owner   `json:"owners"`
-	Routes    []Route   `json:"routes"`
-	Sessions  []Session `json:"sessions"`
+	// Reservations are those that get or lose addresses, or are refused for another reason.
+	Reservations []Reservation `json:"reservations"`
+	Owners       []Owner       `json:"owners"`
+	Routes       []Route       `json:"routes"`
+	Sessions     []Session     `json:"sessions"`
 	// Refused: the API server would refuse an object, so it changes nothing here.
 	Refused bool `json:"refused"`
 }
 
 // Empty reports whether the change does nothing, as far as Berth is concerned.
 func (r Report) Empty() bool {
-	return len(r.Addresses)+len(r.Owners)+len(r.Routes)+len(r.Sessions) == 0 &&
+	return len(r.Addresses)+len(r.Reservations)+len(r.Owners)+len(r.Routes)+len(r.Sessions) == 0 &&
 		!slices.ContainsFunc(
 			r.Objects,
 			func(o Object) bool { return o.Change != Unchanged && o.Change != PassedOver && o.Change != Absent },
@@ -41,7 +43,7 @@ func (r Report) Empty() bool {
 
 // Summary says it all in one sentence.
 func (r Report) Summary() string {
-	var lose, get, other, nobody, moved, reset, ends int
+	var lose, get, other, refused, nobody, moved, reset, ends int
 	for _, a := range r.Addresses {
 		switch {
 		case slices.Equal(a.Before, a.After):
@@ -51,6 +53,11 @@ func (r Report) Summary() string {
 			get++
 		default:
 			other++
+		}
+	}
+	for _, x := range r.Reservations {
+		if x.Wrong {
+			refused++
 		}
 	}
 	for _, o := range r.Owners {
@@ -82,6 +89,11 @@ func (r Report) Summary() string {
 	count(lose, "Service loses addresses", "Services lose addresses")
 	count(get, "Service gets addresses", "Services get addresses")
 	count(other, "Service gets others", "Services get others")
+	count(
+		refused,
+		"AddressReservation is not in effect as it asks",
+		"AddressReservations are not in effect as they ask",
+	)
 	count(nobody, "address is answered by nobody any longer", "addresses are answered by nobody any longer")
 	count(moved, "address moves to another node", "addresses move to other nodes")
 	count(
@@ -113,6 +125,18 @@ type Address struct {
 	Message string `json:"message,omitempty"`
 	// Later: first addresses have to rest, for as long as --rest of the controller says.
 	Later bool `json:"later,omitempty"`
+}
+
+// Reservation is an AddressReservation that is kept other addresses, or for another reason not.
+type Reservation struct {
+	Name   string   `json:"name"`
+	Before []string `json:"before"`
+	After  []string `json:"after"`
+	// Wrong: it is not kept all that it asks for.
+	Wrong bool `json:"wrong,omitempty"`
+	// Reason and Message are what its condition Ready will say; empty: it is deleted.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
 }
 
 // Owner is an address that another node answers for on a segment; empty: nobody.
@@ -172,6 +196,9 @@ func Files(
 		for _, p := range problems[config.Key{Kind: o.Kind, Name: o.Name}] {
 			o.Messages = append(o.Messages, p.Message)
 		}
+		if namespace, name, _ := strings.Cut(o.Name, "/"); o.Kind == "Secret" && namespace == s.Namespace {
+			o.Messages = append(o.Messages, missing(changed, name, problems)...)
+		}
 		r.Refused = r.Refused || o.Change == Refused
 	}
 	return r
@@ -193,10 +220,10 @@ func Between(before, changed *cluster.State) Report {
 	doubt(changes, before, with)
 	return Report{
 		Objects:   []Object{},
-		Addresses: changes,
-		Owners:    ownerChanges(owners, ownersThen(then, owners)),
-		Routes:    routeChanges(view.RoutesOf(now, "", ""), view.RoutesOf(then, "", "")),
-		Sessions:  sessionChanges(now, then),
+		Addresses: changes, Reservations: reservations(without.held, with.held),
+		Owners:   ownerChanges(owners, ownersThen(then, owners)),
+		Routes:   routeChanges(view.RoutesOf(now, "", ""), view.RoutesOf(then, "", "")),
+		Sessions: sessionChanges(now, then),
 	}
 }
 
@@ -216,6 +243,23 @@ func addresses(before, first, after map[string]Verdict) []Address {
 		})
 	}
 	slices.SortFunc(all, func(a, b Address) int { return cmp.Compare(a.Service, b.Service) })
+	return all
+}
+
+func reservations(before, after map[string]held) []Reservation {
+	all := []Reservation{}
+	for name := range union(before, after) {
+		a, b := before[name], after[name]
+		if slices.Equal(a.addresses, b.addresses) && a.reason == b.reason {
+			continue
+		}
+		_, there := after[name]
+		all = append(all, Reservation{
+			Name: name, Before: texts(a.addresses), After: texts(b.addresses), Wrong: there && !b.kept,
+			Reason: b.reason, Message: b.message,
+		})
+	}
+	slices.SortFunc(all, func(a, b Reservation) int { return cmp.Compare(a.Name, b.Name) })
 	return all
 }
 
