@@ -135,7 +135,7 @@ func (c *common) askSpeakers(
 	flags []string,
 ) ([]traced, error) {
 	pods, err := to.Kubernetes.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: cluster.ComponentLabel + "=speaker",
+		LabelSelector: "app.kubernetes.io/name=berth," + cluster.ComponentLabel + "=speaker",
 	})
 	if err != nil {
 		return nil, cluster.Right(err, "list", "", "pods")

@@ -198,7 +198,7 @@ func TestForecast(t *testing.T) {
 		s.Deployments = append(s.Deployments, &appsv1.Deployment{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: stage.Namespace,
-				Labels:    map[string]string{"app.kubernetes.io/component": "controller"},
+				Labels:    map[string]string{"app.kubernetes.io/component": "controller", "app.kubernetes.io/name": "berth"},
 			},
 			Spec: appsv1.DeploymentSpec{
 				Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{

@@ -67,7 +67,7 @@ func Collect(ctx context.Context, to *cluster.Clients, namespace string, since t
 	var work errgroup.Group
 	work.SetLimit(atOnce)
 	for _, pod := range s.Pods {
-		if component := pod.Labels[cluster.ComponentLabel]; component == "controller" || component == "speaker" {
+		if component := cluster.Component(pod.Labels); component == "controller" || component == "speaker" {
 			work.Go(func() error {
 				c.logs(ctx, pod, since)
 				c.metrics(ctx, pod)

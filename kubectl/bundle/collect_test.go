@@ -29,7 +29,7 @@ func api(t *testing.T) *cluster.Clients {
 	const env = `"env":[{"name":"BGP_PASSWORD","value":"hunter2"},{"name":"NODE_NAME","value":"n1"}]`
 	const container = `{"name":"speaker","args":["speaker","--router-password=hunter2"],` + env +
 		`,"ports":[{"name":"http","containerPort":7470}]}`
-	pod := `{"metadata":{"name":"berth-speaker-1","namespace":"berth-system","labels":{"app.kubernetes.io/component":"speaker"},` +
+	pod := `{"metadata":{"name":"berth-speaker-1","namespace":"berth-system","labels":{"app.kubernetes.io/name":"berth","app.kubernetes.io/component":"speaker"},` +
 		applied + `},"spec":{"containers":[` + container + `]},` +
 		`"status":{"containerStatuses":[{"name":"speaker","restartCount":1}]}}`
 	list := func(kind string, items ...string) string {

@@ -22,17 +22,25 @@ const (
 		`account[-_.]?key|shared[-_.]?key|ssh[-_.]?key|signing[-_.]?key|encryption[-_.]?key|key[-_.]?data`
 	// quotes may be escaped, in JSON that is text in other JSON.
 	quotes = `\\*["']`
+	// goesOn is a quote within a value: after the last one a space comes, or what ends a field.
+	goesOn = `[^\s"'\\,:;})\]]`
 	// inQuotes is text in quotes, which may be escaped once, or more often, or lack their end.
-	inQuotes = `"(?:[^"\\\n]|\\.)*"?|` +
+	inQuotes = `"(?:[^"\\\n]|\\.|"+` + goesOn + `)*"?|` +
 		`\\"(?:[^"\\\n]|\\\\\\"|\\[^"\n])*(?:\\")?|` +
 		`\\+"(?:[^"\\\n]|\\+[^"\\\n])*\\*"?|` +
-		`'[^'\n]*'?`
+		`'(?:[^'\n]|'+` + goesOn + `)*'?`
+	// unquoted is a value up to the next space.
+	unquoted = `(?:[^\s"']|["']+` + goesOn + `)*`
+	// inBraces is a map or list on one line, in JSON or YAML, with others in it.
+	inBraces = `\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}?|\[[^\[\]\n]*(?:\[[^\[\]\n]*\][^\[\]\n]*)*\]?`
 )
 
 var (
 	secretName = regexp.MustCompile(
 		`(?i)` + secretWords + `|(?:^|[-_.])(?:pass|pwd|auth|dsn)(?:$|[-_.])|^(?:proxy-)?authorization$`,
 	)
+	// secretMap is of maps with something secret in them. A key is none, and neither is its schema.
+	secretMap = regexp.MustCompile(`(?i)passw(?:or)?d|passphrase|secret|token|credential`)
 	// harmlessName is of fields that have the name of a Secret, or a path.
 	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$`)
 	secretFlag   = regexp.MustCompile(`(?i)^--?[-\w]*(?:` + secretWords + `)[-\w]*$`)
@@ -58,10 +66,11 @@ var (
 	)
 	// named is a value after its name, in quotes or up to the next space.
 	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|` +
-		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)(` + inQuotes + `|[^\s"']+)`)
+		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)(` +
+		inQuotes + `|` + inBraces + `|[^\s"']` + unquoted + `)`)
 	// flagged is the value of a flag, after a space.
 	flagged = regexp.MustCompile(
-		`(?i)(--?[-\w]*(?:` + secretWords + `)[-\w]*[ \t]+)(` + inQuotes + `|[^\s"'-][^\s"']*)`)
+		`(?i)(--?[-\w]*(?:` + secretWords + `)[-\w]*[ \t]+)(` + inQuotes + `|[^\s"'-]` + unquoted + `)`)
 	// line is a secret in YAML that has spaces and no quotes.
 	line = regexp.MustCompile(
 		`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]+)([^\s"'{\[|>&*][^\n]*)$`,
@@ -132,8 +141,8 @@ func quoted(value string) string {
 }
 
 // JSON returns a document without what is secret: the data of Secrets, annotations that nobody here
-// reads, what has the name of a password, and what Text takes out of each text. Of containers
-// outside of the namespace own, where Berth runs, only what tells a load balancer stays.
+// reads, what has the name of a password, and what Text takes out of each text. Of containers that
+// are not Berth's, in the namespace own where it runs, only what tells a load balancer stays.
 // managedFields are dropped, too.
 func JSON(document []byte, own string) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(document))
@@ -153,7 +162,8 @@ func JSON(document []byte, own string) ([]byte, error) {
 // redactor walks down a document.
 type redactor struct {
 	own     string // Berth's namespace
-	foreign bool   // the object is of another
+	foreign bool   // the object is of another, or not Berth's
+	secret  bool   // what it is in has the name of something secret
 }
 
 func (r redactor) value(name string, v any) any {
@@ -172,7 +182,7 @@ func (r redactor) value(name string, v any) any {
 			secret = is && name != "env" && secretFlag.MatchString(text)
 		}
 	case string:
-		if v != "" && secretName.MatchString(name) && !harmlessName.MatchString(name) {
+		if v != "" && !harmlessName.MatchString(name) && (r.secret || secretName.MatchString(name)) {
 			return Redacted
 		}
 		return Text(v)
@@ -183,8 +193,12 @@ func (r redactor) value(name string, v any) any {
 func (r redactor) object(name string, o map[string]any) map[string]any {
 	if metadata, ok := o["metadata"].(map[string]any); ok {
 		if namespace, ok := metadata["namespace"].(string); ok && namespace != "" {
-			r.foreign = namespace != r.own
+			labels, _ := metadata["labels"].(map[string]any)
+			r.foreign = namespace != r.own || labels["app.kubernetes.io/name"] != "berth"
 		}
+	}
+	if secretMap.MatchString(name) && !harmlessName.MatchString(name) && !refers(o) {
+		r.secret = true
 	}
 	delete(o, "managedFields")
 	if o["kind"] == "Secret" {
@@ -216,6 +230,22 @@ func (r redactor) object(name string, o map[string]any) map[string]any {
 		o[key] = r.value(key, v)
 	}
 	return o
+}
+
+// reference are the fields of what names a Secret, or a key in it.
+var reference = []string{
+	"name", "namespace", "key", "kind", "apiGroup", "apiVersion", "optional", "secretName", "items", "defaultMode", "mode",
+	"path", "audience", "expirationSeconds",
+}
+
+// refers reports whether a map only names a Secret.
+func refers(o map[string]any) bool {
+	for key := range o {
+		if !slices.Contains(reference, key) {
+			return false
+		}
+	}
+	return true
 }
 
 // told are the flags that tell how another load balancer runs.

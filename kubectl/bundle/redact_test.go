@@ -47,6 +47,14 @@ func TestText(t *testing.T) {
 		{"git clone https://abcdefgh0123@git.example/x", "git clone https://REDACTED@git.example/x"},
 		{"postgres://bob:hun/ter2@db", "postgres://bob:REDACTED@db"},
 		{"-----BEGIN PGP PRIVATE KEY BLOCK-----\nMII", "REDACTED"},
+		{`password=hunt"er2 next`, `password=REDACTED next`},
+		{`password="hunt"er2" next`, `password="REDACTED" next`},
+		{`password: 'hunt'er2', next`, `password: 'REDACTED', next`},
+		{`run --token hunt'er2 --x`, `run --token REDACTED --x`},
+		{`msg="set password=hunter2" n=1`, `msg="set password=REDACTED" n=1`},
+		{`at {"password":"hunter2","user":"bob"}`, `at {"password":"REDACTED","user":"bob"}`},
+		{`credentials: {user: bob, value: hunter2}, next`, `credentials: REDACTED, next`},
+		{`at {"credentials":{"user":{"x":"hunter2"},"y":"hunter2"},"n":1}`, `at {"credentials":REDACTED,"n":1}`},
 		// What is no secret stays.
 		{"image web, digest sha256:0123456789", "image web, digest sha256:0123456789"},
 		{"bypass: 3, basic settings", "bypass: 3, basic settings"},
@@ -99,15 +107,27 @@ func TestJSON(t *testing.T) {
 		},
 		{
 			"variables of Berth's own Pods that look secret",
-			`{"metadata":{"namespace":"own"},"env":[{"name":"NODE","value":"n1"},{"name":"DB_PASS","value":"hunter2"},` +
+			`{"metadata":{"namespace":"own","labels":{"app.kubernetes.io/name":"berth"}},"env":[{"name":"NODE","value":"n1"},{"name":"DB_PASS","value":"hunter2"},` +
 				`{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"x","key":"y"}}}]}`,
-			`{"metadata":{"namespace":"own"},"env":[{"name":"NODE","value":"n1"},{"name":"DB_PASS","value":"REDACTED"},` +
+			`{"metadata":{"namespace":"own","labels":{"app.kubernetes.io/name":"berth"}},"env":[{"name":"NODE","value":"n1"},{"name":"DB_PASS","value":"REDACTED"},` +
 				`{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"x","key":"y"}}}]}`,
 		},
 		{
 			"all variables of others, but switches",
 			`{"metadata":{"namespace":"shop"},"spec":{"metadata":{},"env":[{"name":"A","value":"1234"},{"name":"B","value":"true"}]}}`,
 			`{"metadata":{"namespace":"shop"},"spec":{"metadata":{},"env":[{"name":"A","value":"REDACTED"},{"name":"B","value":"true"}]}}`,
+		},
+		{
+			"what is in a map that is secret, but for names of Secrets",
+			`{"credentials":{"user":"bob","value":["hunter2"],"in":{"x":"hunter2"},"secretName":"tor"},"passwordSecret":{"name":"tor"}}`,
+			`{"credentials":{"user":"REDACTED","value":["REDACTED"],"in":{"x":"REDACTED"},"secretName":"tor"},"passwordSecret":{"name":"tor"}}`,
+		},
+		{
+			"what others run in Berth's namespace",
+			`{"metadata":{"namespace":"own","labels":{"app.kubernetes.io/component":"controller"}},` +
+				`"spec":{"containers":[{"name":"c","args":["-phunter2"],"env":[{"name":"A","value":"hunter2"}]}]}}`,
+			`{"metadata":{"namespace":"own","labels":{"app.kubernetes.io/component":"controller"}},` +
+				`"spec":{"containers":[{"name":"c","args":["REDACTED"],"env":[{"name":"A","value":"REDACTED"}]}]}}`,
 		},
 		{
 			"flags",

@@ -31,6 +31,15 @@ type ControllerFlags struct {
 // ComponentLabel tells Berth's controller from its speaker.
 const ComponentLabel = "app.kubernetes.io/component"
 
+// Component returns which part of Berth has these labels, such as speaker; empty: it is not
+// Berth's. Where Berth is installed in kube-system, others are around it.
+func Component(labels map[string]string) string {
+	if labels["app.kubernetes.io/name"] != "berth" {
+		return ""
+	}
+	return labels[ComponentLabel]
+}
+
 // Controller returns the flags of the controller, as its Deployment has them. What does not parse
 // counts as the default: such a controller does not start.
 func (s *State) Controller() ControllerFlags {
@@ -48,7 +57,7 @@ func (s *State) Controller() ControllerFlags {
 	flags.StringSliceVar(&honored, "honor-annotations", nil, "")
 	flags.IntVar(&f.ReservationsPerNamespace, "reservations-per-namespace", 64, "")
 	for _, d := range s.Deployments {
-		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "controller" {
+		if d.Namespace != s.Namespace || Component(d.Labels) != "controller" {
 			continue
 		}
 		for _, c := range d.Spec.Template.Spec.Containers {
@@ -93,7 +102,7 @@ const leaseTime = 30 * time.Second
 func (s *State) Leadership() Leadership {
 	l := Leadership{Unknown: len(s.Lack(Deployments, Leases)) > 0}
 	for _, d := range s.Deployments {
-		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "controller" {
+		if d.Namespace != s.Namespace || Component(d.Labels) != "controller" {
 			continue
 		}
 		l.Installed = true

@@ -61,8 +61,8 @@ type State struct {
 	Pods []*corev1.Pod
 	// Leases are those in Berth's namespace.
 	Leases []*coordinationv1.Lease
-	// Passwords are those of Secrets that were read, by name; nil: there is none of the type that Berth
-	// reads. Only what foresees a change reads any.
+	// Passwords are those of Secrets that were read, by name; nil: there is none of the type that
+	// Berth reads. Only what foresees a change reads any.
 	Passwords map[string]*string
 	// Before is the Snapshot that is in effect before a change; nil: this is no change.
 	Before *config.Snapshot

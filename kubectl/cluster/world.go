@@ -133,7 +133,7 @@ func (s *State) speakerPodCIDRs() []netip.Prefix {
 	flags.SetOutput(io.Discard)
 	flags.StringSliceVar(&texts, "pod-cidrs", nil, "")
 	for _, d := range s.DaemonSets {
-		if d.Namespace != s.Namespace || d.Labels[ComponentLabel] != "speaker" {
+		if d.Namespace != s.Namespace || Component(d.Labels) != "speaker" {
 			continue
 		}
 		for _, c := range d.Spec.Template.Spec.Containers {

@@ -92,7 +92,7 @@ func well(t *testing.T) *scene {
 		ObjectMeta: meta("berth-controller"),
 		Spec:       appsv1.DeploymentSpec{Replicas: ptr(int32(2))},
 	}
-	deployment.Labels = map[string]string{componentName: "controller"}
+	deployment.Labels = map[string]string{"app.kubernetes.io/name": "berth", componentName: "controller"}
 	deployment.Status.ReadyReplicas = 2
 	daemons := &appsv1.DaemonSet{ObjectMeta: meta("berth-speaker")}
 	daemons.Labels = berthLabels

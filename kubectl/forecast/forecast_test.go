@@ -145,7 +145,8 @@ func TestSecrets(t *testing.T) {
 		},
 		{
 			name: "a password that may not be read", before: []string{signed},
-			change: secret(basic, "password: s3cret"), is: Changed, sessions: reset, says: "if it is this one, no session is reset",
+			change: secret(basic, "password: s3cret"), is: Changed, sessions: reset,
+			says: "if it is this one, no session is reset",
 		},
 		{
 			name: "a Secret that is deleted", passwords: map[string]*string{"tor": new("old")}, before: []string{signed},
@@ -386,7 +387,7 @@ func TestBetween(t *testing.T) {
 	s.Deployments = []*appsv1.Deployment{{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: s.Namespace,
-			Labels:    map[string]string{"app.kubernetes.io/component": "controller"},
+			Labels:    map[string]string{"app.kubernetes.io/component": "controller", "app.kubernetes.io/name": "berth"},
 		},
 		Spec: appsv1.DeploymentSpec{
 			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{

@@ -58,7 +58,8 @@ type ledger struct {
 // newLedger returns the ledger of a controller that has kept up with the State.
 func newLedger(s *cluster.State) *ledger {
 	l := &ledger{
-		flags: s.Controller(), verdicts: map[string]Verdict{}, held: map[string]held{}, services: map[string]bool{}, reservations: map[string]bool{},
+		flags: s.Controller(), verdicts: map[string]Verdict{}, held: map[string]held{},
+		services: map[string]bool{}, reservations: map[string]bool{},
 		store: cache.NewIndexer(
 			cache.MetaNamespaceKeyFunc,
 			cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},

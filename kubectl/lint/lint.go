@@ -73,7 +73,8 @@ type linter struct {
 func (s *Schemas) Files(ctx context.Context, files []File, complete bool) Result {
 	l := &linter{
 		schemas: s, complete: complete, seen: map[string]Object{}, keys: map[config.Key]Object{},
-		secrets: map[string][]secret{}, objects: config.Objects{Passwords: map[string]string{}}, Result: Result{Findings: []Finding{}},
+		secrets: map[string][]secret{}, objects: config.Objects{Passwords: map[string]string{}},
+		Result: Result{Findings: []Finding{}},
 	}
 	objects, findings := Parse(files)
 	l.Findings = append(l.Findings, findings...)
