@@ -282,6 +282,8 @@ func TestPage(t *testing.T) {
 	if got := ask[string](t, ctx, "location.href"); got != "http://"+at.Host+"/" {
 		t.Errorf("the address bar has %s, want no token", got)
 	}
+	// The tab still has it when the page is loaded again.
+	do(t, ctx, chromedp.Navigate("http://"+at.Host+"/"), chromedp.WaitVisible(chromedp.CSS(".chip")))
 	await(t, ctx, `document.querySelectorAll("#drawing .sessions .up").length === 3`)
 	await(t, ctx, `document.querySelector("#service-rows .health.failure") !== null`)
 

@@ -12,10 +12,10 @@ import (
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
-// guard lets requests pass that come from the user's browser, read, and are meant for this server.
+// guard lets requests pass that read, and are meant for this server.
 type guard struct {
-	port, token string
-	next        http.Handler
+	port string
+	next http.Handler
 }
 
 func (g guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -33,13 +33,6 @@ func (g guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodGet:
 		h.Set("Allow", http.MethodGet)
 		http.Error(w, "this page is only read", http.StatusMethodNotAllowed)
-	case r.URL.Path == "/" && g.is(r.URL.Query().Get("token")):
-		http.SetCookie(w, &http.Cookie{
-			Name: g.cookie(), Value: g.token, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		})
-		g.next.ServeHTTP(w, r)
-	case !g.hasCookie(r):
-		http.Error(w, "open the URL that kubectl berth ui printed", http.StatusForbidden)
 	default:
 		g.next.ServeHTTP(w, r)
 	}
@@ -53,13 +46,15 @@ func (g guard) hostIsLocal(host string) bool {
 	return port == g.port && slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, name)
 }
 
-// cookie has the port in its name, since browsers keep one set of cookies for all ports of a host.
-func (g guard) cookie() string { return "berth-" + g.port }
-
-func (g guard) hasCookie(r *http.Request) bool {
-	return slices.ContainsFunc(r.CookiesNamed(g.cookie()), func(c *http.Cookie) bool { return g.is(c.Value) })
-}
-
-func (g guard) is(token string) bool {
-	return subtle.ConstantTimeCompare([]byte(token), []byte(g.token)) == 1
+// bearer lets requests pass that have the token. It is in a header, which no other page can send from
+// a browser, and not in a cookie: those are sent to every port of a host.
+func bearer(token string, next http.HandlerFunc) http.HandlerFunc {
+	want := "Bearer " + token
+	return func(w http.ResponseWriter, r *http.Request) {
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte(want)) != 1 {
+			http.Error(w, "open the URL that kubectl berth ui printed", http.StatusForbidden)
+			return
+		}
+		next(w, r)
+	}
 }

@@ -50,8 +50,8 @@ func Listen(port int, explain Explain) (*Server, error) {
 	}, nil
 }
 
-// URL is where the page is. It has the secret that lets a browser in.
-func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/?token=" + s.token }
+// URL is where the page is. Behind the # it has the secret with which the page asks for its data.
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/#token=" + s.token }
 
 // Show sends a Frame to every page that is open.
 func (s *Server) Show(f dashboard.Frame) error {
@@ -89,14 +89,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
-// Handler serves the page, its data as a stream, and why a Service is as it is.
+// Handler serves the page to all on this machine, and to those with the token its data as a stream,
+// and why a Service is as it is.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(s.files))
-	mux.HandleFunc("GET /events", s.stream)
-	mux.HandleFunc("GET /why/{namespace}/{name}", s.why)
+	mux.HandleFunc("GET /events", bearer(s.token, s.stream))
+	mux.HandleFunc("GET /why/{namespace}/{name}", bearer(s.token, s.why))
 	_, port, _ := net.SplitHostPort(s.listener.Addr().String()) // a listener has a port
-	return guard{port: port, token: s.token, next: mux}
+	return guard{port: port, next: mux}
 }
 
 // silence is the longest time without a line in a stream: a page that is gone is noticed.
@@ -117,7 +118,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	beat := time.NewTicker(silence)
 	defer beat.Stop()
-	if send("retry: 1000\n\n") != nil {
+	if send(": it begins\n\n") != nil {
 		return
 	}
 	var shown <-chan struct{} // the change that ends what the page has

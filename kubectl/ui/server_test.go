@@ -45,8 +45,8 @@ func start(t *testing.T) *Server {
 	return s
 }
 
-// request asks the server as a browser does that has this cookie. The caller closes the body.
-func request(t *testing.T, s *Server, method, path, host, cookie string) *http.Response {
+// request asks the server as the page does that has this token. The caller closes the body.
+func request(t *testing.T, s *Server, method, path, host, token string) *http.Response {
 	t.Helper()
 	at, err := url.Parse(s.URL())
 	if err != nil {
@@ -59,8 +59,8 @@ func request(t *testing.T, s *Server, method, path, host, cookie string) *http.R
 	if host != "" {
 		r.Host = strings.ReplaceAll(host, "PORT", at.Port())
 	}
-	if cookie != "" {
-		r.AddCookie(&http.Cookie{Name: "berth-" + at.Port(), Value: cookie})
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	answer, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -72,30 +72,28 @@ func request(t *testing.T, s *Server, method, path, host, cookie string) *http.R
 func TestOnlyTheUsersBrowserIsLetIn(t *testing.T) {
 	s := start(t)
 	for name, c := range map[string]struct {
-		method, path, host, cookie string
-		want                       int
+		method, path, host, token string
+		want                      int
 	}{
-		"the URL that is printed":          {"GET", "/?token=" + s.token, "", "", 200},
-		"by another name of this machine":  {"GET", "/?token=" + s.token, "localhost:PORT", "", 200},
-		"by IPv6":                          {"GET", "/?token=" + s.token, "[::1]:PORT", "", 200},
-		"without the token":                {"GET", "/", "", "", 403},
-		"with a wrong token":               {"GET", "/?token=" + s.token + "x", "", "", 403},
-		"with an empty token":              {"GET", "/?token=", "", "", 403},
-		"with the cookie":                  {"GET", "/", "", s.token, 200},
-		"with a wrong cookie":              {"GET", "/events", "", "guess", 403},
-		"another part with the token only": {"GET", "/events?token=" + s.token, "", "", 403},
-		"a name that leads here":           {"GET", "/?token=" + s.token, "evil.example:PORT", s.token, 421},
-		"another port":                     {"GET", "/?token=" + s.token, "localhost:1", s.token, 421},
-		"no port":                          {"GET", "/?token=" + s.token, "localhost", s.token, 421},
-		"a write":                          {"POST", "/?token=" + s.token, "", s.token, 405},
-		"a deletion":                       {"DELETE", "/why/shop/web", "", s.token, 405},
-		"a script":                         {"GET", "/app.js", "", s.token, 200},
-		"a script without the cookie":      {"GET", "/app.js", "", "", 403},
-		"why a Service is as it is":        {"GET", "/why/shop/web", "", s.token, 200},
-		"why of no Service":                {"GET", "/why/shop/no", "", s.token, 404},
+		"the page":                        {"GET", "/", "", "", 200},
+		"a script":                        {"GET", "/app.js", "", "", 200},
+		"by another name of this machine": {"GET", "/events", "localhost:PORT", s.token, 200},
+		"by IPv6":                         {"GET", "/events", "[::1]:PORT", s.token, 200},
+		"data without the token":          {"GET", "/events", "", "", 403},
+		"with a wrong token":              {"GET", "/events", "", s.token + "x", 403},
+		"with the token in the URL":       {"GET", "/events?token=" + s.token, "", "", 403},
+		"a name that leads here":          {"GET", "/events", "evil.example:PORT", s.token, 421},
+		"the page by such a name":         {"GET", "/", "evil.example:PORT", "", 421},
+		"another port":                    {"GET", "/events", "localhost:1", s.token, 421},
+		"no port":                         {"GET", "/events", "localhost", s.token, 421},
+		"a write":                         {"POST", "/events", "", s.token, 405},
+		"a deletion":                      {"DELETE", "/why/shop/web", "", s.token, 405},
+		"why a Service is as it is":       {"GET", "/why/shop/web", "", s.token, 200},
+		"why without the token":           {"GET", "/why/shop/web", "", "", 403},
+		"why of no Service":               {"GET", "/why/shop/no", "", s.token, 404},
 	} {
 		t.Run(name, func(t *testing.T) {
-			answer := request(t, s, c.method, c.path, c.host, c.cookie)
+			answer := request(t, s, c.method, c.path, c.host, c.token)
 			defer answer.Body.Close()
 			if answer.StatusCode != c.want {
 				t.Errorf("%s %s: %s, want %d", c.method, c.path, answer.Status, c.want)
@@ -115,13 +113,18 @@ func TestOnlyTheUsersBrowserIsLetIn(t *testing.T) {
 	}
 }
 
-func TestTheCookieIsOnlyForThisPage(t *testing.T) {
+// The secret is in no cookie, which other servers on this machine would get, and in no part of the
+// URL that is sent.
+func TestTheTokenStaysInTheBrowser(t *testing.T) {
 	s := start(t)
-	answer := request(t, s, "GET", "/?token="+s.token, "", "")
+	at, err := url.Parse(s.URL())
+	if err != nil || at.RawQuery != "" || at.Fragment != "token="+s.token {
+		t.Errorf("URL %s: %v", s.URL(), err)
+	}
+	answer := request(t, s, "GET", "/", "", "")
 	defer answer.Body.Close()
-	cookies := answer.Cookies()
-	if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteStrictMode {
-		t.Errorf("cookies: %v, want one that is HttpOnly and SameSite=Strict", cookies)
+	if cookies := answer.Cookies(); len(cookies) > 0 {
+		t.Errorf("cookies: %v", cookies)
 	}
 	if len(s.token) < 26 {
 		t.Errorf("the token %q can be guessed", s.token)

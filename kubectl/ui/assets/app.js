@@ -1,9 +1,7 @@
 import { $, clock, h, keyed } from "./dom.js";
 import { drawMap } from "./map.js";
+import { listen } from "./server.js";
 import { showServices, showSessions, whenServicesChange } from "./tables.js";
-
-// The token was for the first request; a cookie has its place now, and it need not stay on display.
-if (location.search) history.replaceState(null, "", location.pathname);
 
 const themes = ["auto", "light", "dark"];
 function setTheme(theme) {
@@ -103,7 +101,5 @@ function show(frame) {
 whenServicesChange(() => latest && showServices(latest));
 new ResizeObserver(() => latest && drawMap($("drawing"), latest)).observe($("drawing"));
 
-const stream = new EventSource("events");
-stream.addEventListener("message", (message) => show(JSON.parse(message.data)));
-stream.addEventListener("error", () => setLive("failure", "not connected",
+listen("events", show, () => setLive("failure", "not connected",
   "kubectl berth ui has ended, or does not let this browser in: open the URL that it prints"));

@@ -1,4 +1,5 @@
 import { $, clock, h, keyed } from "./dom.js";
+import { ask } from "./server.js";
 
 const words = { ok: "ok", note: "another's", warning: "warning", failure: "fails" };
 const most = 500; // rows; more are found by the filter
@@ -85,7 +86,7 @@ async function follow(service) {
   $("why").showModal();
   const path = [service.namespace, service.name].map(encodeURIComponent).join("/");
   try {
-    const answer = await fetch(`why/${path}`);
+    const answer = await ask(`why/${path}`);
     if (!answer.ok) throw new Error(await answer.text());
     const report = await answer.json();
     $("why-body").replaceChildren(
