@@ -135,7 +135,9 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("bgp routes: %+v", rows)
 	}
 	file := filepath.Join(t.TempDir(), "table")
-	for _, command := range []string{"show bgp ipv4 unicast json", "show bgp ipv4 unicast"} {
+	for _, command := range []string{
+		"show bgp ipv4 unicast json", "show bgp ipv4 unicast", "show bgp ipv4 unicast detail json",
+	} {
 		table, err := scene.Vtysh(t.Context(), command)
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package router
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -79,6 +80,66 @@ func TestTablesOfRoutersAreRead(t *testing.T) {
 			}
 			if got := table.lines(); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+// attributes writes what is shown of a path.
+func (a Attributes) line() string {
+	number := func(n *uint32) string {
+		if n == nil {
+			return "-"
+		}
+		return fmt.Sprint(*n)
+	}
+	length := "-"
+	if a.Length != nil {
+		length = fmt.Sprint(*a.Length)
+	}
+	communities := "-"
+	if a.Communities != nil {
+		communities = fmt.Sprint(a.Communities)
+	}
+	return strings.Join([]string{number(a.MED), number(a.LocalPref), length, communities}, " ")
+}
+
+func TestAttributesAreRead(t *testing.T) {
+	const bird = "BIRD 2.17.1 ready.\nTable master4:\n" +
+		"172.30.0.200/32      unicast [n1 10:00:00.000] * (100) [AS64513i]\n\tvia 172.30.0.11 on eth0\n\tType: BGP univ\n"
+	for name, c := range map[string]struct{ text, want string }{
+		"FRR": {
+			`{"routes":{"172.30.0.200/32":[{"valid":true,"metric":50,"path":"64513 64513","nexthops":[{"ip":"172.30.0.11"}]}]}}`,
+			"50 - 2 -",
+		},
+		"FRR without MED": {
+			`{"routes":{"172.30.0.200/32":[{"valid":true,"locPrf":200,"path":"","nexthops":[{"ip":"172.30.0.11"}]}]}}`,
+			"0 200 0 -",
+		},
+		"FRR in detail": {
+			`{"routes":{"172.30.0.200/32":[{"aspath":{"string":"Local","length":0},"locPrf":100,"valid":true,` +
+				`"community":{"string":"64512:7 no-export local-AS","list":["64512:7","noExport","localAs"]},` +
+				`"largeCommunity":{"list":["64512:1:2"]},"nexthops":[{"ip":"172.30.0.11"}]}]}}`,
+			"0 100 0 [64512:7 65535:65281 65535:65283 64512:1:2]",
+		},
+		"BIRD with all": {
+			bird + "\tBGP.origin: IGP\n\tBGP.as_path: 64513 64513\n\tBGP.next_hop: 172.30.0.11\n\tBGP.med: 50\n" +
+				"\tBGP.local_pref: 100\n\tBGP.community: (64512,7) (65535,65281)\n\t(64512,8)\n" +
+				"\tBGP.large_community: (64512, 1, 2)\n",
+			"50 100 2 [64512:7 64512:8 65535:65281 64512:1:2]",
+		},
+		"BIRD 3 with all": {bird + "\tbgp_origin: IGP\n\tbgp_path: 64513\n\tbgp_local_pref: 100\n", "0 100 1 []"},
+		"BIRD":            {bird, "- - - -"},
+		"FRR for people":  {frrText, "- - - -"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, err := Parse([]byte(c.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			paths := table[netip.MustParsePrefix("172.30.0.200/32")]
+			if len(paths) == 0 || paths[0].line() != c.want {
+				t.Errorf("got %+v, want %s", paths, c.want)
 			}
 		})
 	}

@@ -46,8 +46,8 @@ func (g guard) hostIsLocal(host string) bool {
 	return port == g.port && slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, name)
 }
 
-// bearer lets requests pass that have the token. It is in a header, which no other page can send from
-// a browser, and not in a cookie: those are sent to every port of a host.
+// bearer lets requests pass that have the token. It is in a header, which no other page can send
+// from a browser, and not in a cookie: those are sent to every port of a host.
 func bearer(token string, next http.HandlerFunc) http.HandlerFunc {
 	want := "Bearer " + token
 	return func(w http.ResponseWriter, r *http.Request) {

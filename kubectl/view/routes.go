@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/berth-lb/berth/bgp/community"
 	"github.com/berth-lb/berth/bgp/peer"
 	"github.com/berth-lb/berth/bgp/route"
 	"github.com/berth-lb/berth/config"
@@ -35,8 +36,10 @@ type Route struct {
 	// Obstacle is why it is not announced now; empty: nothing is known that keeps it.
 	Obstacle string `json:"obstacle,omitempty"`
 
-	prefix netip.Prefix
-	hop    netip.Addr
+	prefix      netip.Prefix
+	hop         netip.Addr
+	external    bool // the neighbor is in another AS
+	communities []community.Community
 }
 
 // RoutesOf returns what nodes are to announce, by the speakers' own plan, by prefix, neighbor and
@@ -94,6 +97,7 @@ func routeOf(node string, peer peer.Peer, group plan.Group, r route.Route, own [
 	row := Route{
 		Node: node, Neighbor: peer.Name, Prefix: r.Prefix.String(), LocalPref: r.LocalPref, MED: r.MED, Prepend: r.Prepend,
 		Weight: r.Weight, Obstacle: obstacle, prefix: r.Prefix.Masked(), hop: nextHop(peer, r.Prefix, own),
+		external: peer.External(), communities: r.Communities,
 	}
 	if row.hop.IsValid() {
 		row.NextHop = row.hop.String()
@@ -166,7 +170,7 @@ func sessionObstacle(speaker *v1alpha1.Speaker, peer peer.Peer) string {
 // Difference is where a router's table differs from what is wanted.
 type Difference struct {
 	Prefix string `json:"prefix"`
-	// Kind is Missing, Extra or OtherNextHop.
+	// Kind is Missing, Extra, OtherNextHop or OtherAttributes.
 	Kind string `json:"kind"`
 	Node string `json:"node,omitempty"`
 	// Text says it in a sentence.
@@ -187,6 +191,9 @@ const (
 	Missing      = "Missing"
 	Extra        = "Extra"
 	OtherNextHop = "OtherNextHop"
+	// OtherAttributes: MED, local preference, the length of the AS path, or communities, as far as the
+	// router shows them.
+	OtherAttributes = "OtherAttributes"
 )
 
 // Compare compares the table of the router of a BGPNeighbor with the routes that it is to have. A
@@ -243,6 +250,12 @@ func differences(prefix netip.Prefix, wanted []Route, paths []router.Path) []Dif
 			missing = append(missing, r)
 			continue
 		}
+		if text := r.otherAttributes(left[i].Attributes); text != "" {
+			found = append(found, Difference{
+				Prefix: r.Prefix, Kind: OtherAttributes, Node: r.Node,
+				Text: fmt.Sprintf("%s from %s has %s", r.Prefix, r.Node, text),
+			})
+		}
 		left = slices.Delete(left, i, i+1)
 	}
 	left = left[min(unknown, len(left)):]
@@ -279,6 +292,54 @@ func differences(prefix netip.Prefix, wanted []Route, paths []router.Path) []Dif
 		})
 	}
 	return found
+}
+
+// otherAttributes says in what the attributes of a route differ from those that a router shows.
+func (r Route) otherAttributes(shown router.Attributes) string {
+	if slices.Contains(shown.Communities, community.GracefulShutdown) &&
+		!slices.Contains(r.communities, community.GracefulShutdown) {
+		return "the community graceful-shutdown in the router: the node is drained, or its speaker ends"
+	}
+	var all []string
+	differ := func(what string, planned, has any) {
+		if planned != has {
+			all = append(all, fmt.Sprintf("%s %v in the plan, and %v in the router", what, planned, has))
+		}
+	}
+	if shown.MED != nil {
+		planned := uint32(0)
+		if r.MED != nil {
+			planned = *r.MED
+		}
+		differ("the MED", planned, *shown.MED)
+	}
+	if shown.LocalPref != nil && r.LocalPref != nil && !r.external { // nobody else is told of it
+		differ("the local preference", *r.LocalPref, *shown.LocalPref)
+	}
+	if shown.Length != nil {
+		planned := 0
+		if r.external {
+			planned = 1 + int(r.Prepend)
+		}
+		differ("an AS path of length", planned, *shown.Length)
+	}
+	if shown.Communities != nil {
+		differ("the communities", list(r.communities), list(shown.Communities))
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return strings.Join(all, "; ") + ": look at what the router changes on import"
+}
+
+// list returns communities as text, in order.
+func list(communities []community.Community) string {
+	sorted := slices.SortedFunc(slices.Values(communities), community.Compare)
+	var texts []string
+	for _, c := range slices.Compact(sorted) {
+		texts = append(texts, c.String())
+	}
+	return cmp.Or(strings.Join(texts, ","), "none")
 }
 
 func hops(p router.Path) string {

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/bgp/community"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
@@ -127,5 +128,61 @@ func TestARoutersTableIsCompared(t *testing.T) {
 	if found := Compare(routed(), "tor", six); found.Wanted != 0 ||
 		!strings.Contains(found.Skipped, "no route of IPv4") {
 		t.Errorf("a table of IPv6 alone: %+v", found)
+	}
+}
+
+func TestAttributesAreCompared(t *testing.T) {
+	no := community.Community{A: 64512, B: 7}
+	for name, c := range map[string]struct {
+		internal bool
+		shown    router.Attributes
+		want     string
+	}{
+		"nothing is shown": {},
+		"all is as it is to be": {shown: router.Attributes{
+			MED: new(uint32(50)), LocalPref: new(uint32(300)), Length: new(3), Communities: []community.Community{no},
+		}},
+		"another MED": {shown: router.Attributes{MED: new(uint32)}, want: "the MED 50 in the plan, and 0 in the router"},
+		"another length": {
+			shown: router.Attributes{Length: new(1)}, want: "an AS path of length 3 in the plan, and 1 in the router",
+		},
+		"no prepending": {internal: true, shown: router.Attributes{Length: new(0)}},
+		"no communities": {
+			shown: router.Attributes{Communities: []community.Community{}},
+			want:  "the communities 64512:7 in the plan, and none in the router",
+		},
+		"a preference of its own": {
+			internal: true, shown: router.Attributes{LocalPref: new(uint32(300))},
+			want: "the local preference 200 in the plan, and 300 in the router",
+		},
+		"a node that is drained": {
+			shown: router.Attributes{Length: new(12), Communities: []community.Community{community.GracefulShutdown}},
+			want:  "the node is drained, or its speaker ends",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := routed()
+			s.RouteAnnouncements[0].Spec.MED, s.RouteAnnouncements[0].Spec.LocalPreference = new(
+				int64(50),
+			), new(
+				int64(200),
+			)
+			s.RouteAnnouncements[0].Spec.Prepend = new(int32(2))
+			s.RouteAnnouncements[0].Spec.Communities = []string{"64512:7"}
+			if c.internal {
+				s.BGPNeighbors[0].Spec.RemoteASN = 64512
+			}
+			hop := func(text string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(text)} }
+			found := Compare(s, "tor", router.Table{netip.MustParsePrefix("198.51.100.7/32"): {
+				{NextHops: hop("172.30.0.11"), Attributes: c.shown}, {NextHops: hop("172.30.0.12")},
+			}}).Differences
+			switch {
+			case c.want == "" && len(found) > 0:
+				t.Errorf("found %+v", found)
+			case c.want != "" && (len(found) != 1 || found[0].Kind != OtherAttributes || found[0].Node != "n1" ||
+				!strings.Contains(found[0].Text, c.want)):
+				t.Errorf("found %+v, want %q", found, c.want)
+			}
+		})
 	}
 }
