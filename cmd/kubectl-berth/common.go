@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/metadata"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/bundle"
 	"github.com/berth-lb/berth/kubectl/cluster"
 )
@@ -106,19 +111,37 @@ func (c *common) currentNamespace() (string, error) {
 	return namespace, err
 }
 
-// completeNames returns a completion of arguments by names from the cluster, each once.
-func (c *common) completeNames(names func(context.Context, *cluster.Clients) ([]string, error)) cobra.CompletionFunc {
+// named are objects whose names complete an argument. namespaced: those of the current namespace.
+type named struct {
+	schema.GroupVersionResource
+	fields     string // which of them, as a selector; empty: all
+	namespaced bool
+}
+
+var (
+	nodes         = named{GroupVersionResource: corev1.SchemeGroupVersion.WithResource("nodes")}
+	pools         = named{GroupVersionResource: v1alpha1.GroupVersion.WithResource("loadbalancerpools")}
+	announcements = named{GroupVersionResource: v1alpha1.GroupVersion.WithResource("segmentannouncements")}
+	neighbors     = named{GroupVersionResource: v1alpha1.GroupVersion.WithResource("bgpneighbors")}
+	balanced      = named{
+		GroupVersionResource: corev1.SchemeGroupVersion.WithResource("services"),
+		fields:               "spec.type=LoadBalancer", namespaced: true,
+	}
+)
+
+// completeWithin bounds how long a shell waits for completions.
+const completeWithin = 2 * time.Second
+
+// complete returns a completion of arguments by names from the cluster, each once. Only these
+// objects are listed, and of them only what has the names.
+func (c *common) complete(what named) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if cmd.ValidateArgs(append(given, "x")) != nil { // it takes no more arguments
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
 		defer cancel()
-		to, err := c.clients()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		found, err := names(ctx, to)
+		found, err := c.names(ctx, what)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -126,30 +149,24 @@ func (c *common) completeNames(names func(context.Context, *cluster.Clients) ([]
 	}
 }
 
-func nodeNames(ctx context.Context, to *cluster.Clients) (names []string, err error) {
-	list, err := to.Kubernetes.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+func (c *common) names(ctx context.Context, what named) (names []string, err error) {
+	config, err := c.config.ToRESTConfig()
 	if err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
-	}
-	return names, nil
-}
-
-func announcementNames(ctx context.Context, to *cluster.Clients) (names []string, err error) {
-	list, err := to.Berth.SegmentAnnouncements.List(ctx, metav1.ListOptions{})
+	to, err := metadata.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
+	var lister metadata.ResourceInterface = to.Resource(what.GroupVersionResource)
+	if what.namespaced {
+		namespace, err := c.currentNamespace()
+		if err != nil {
+			return nil, err
+		}
+		lister = to.Resource(what.GroupVersionResource).Namespace(namespace)
 	}
-	return names, nil
-}
-
-func neighborNames(ctx context.Context, to *cluster.Clients) (names []string, err error) {
-	list, err := to.Berth.BGPNeighbors.List(ctx, metav1.ListOptions{})
+	list, err := lister.List(ctx, metav1.ListOptions{FieldSelector: what.fields})
 	if err != nil {
 		return nil, err
 	}

@@ -286,8 +286,8 @@ json' and BIRD's all have.`,
 	cmd.Flags().StringVar(&node, "node", "", "only this node's")
 	cmd.Flags().StringVar(&neighbor, "neighbor", "", "only those to this BGPNeighbor")
 	cmd.Flags().StringVar(&file, "from-router", "", "file with the router's table; - is the standard input")
-	_ = cmd.RegisterFlagCompletionFunc("node", c.completeNames(nodeNames))
-	_ = cmd.RegisterFlagCompletionFunc("neighbor", c.completeNames(neighborNames))
+	_ = cmd.RegisterFlagCompletionFunc("node", c.complete(nodes))
+	_ = cmd.RegisterFlagCompletionFunc("neighbor", c.complete(neighbors))
 	return cmd
 }
 

@@ -59,7 +59,7 @@ the right to create pods/exec in Berth's namespace. Times are by the clocks of t
   # All that one node remembers
   kubectl berth trace web -n shop --node n1 --last 0`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeServices,
+		ValidArgsFunction: c.complete(balanced),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if last < 0 {
 				return fmt.Errorf("--last %d: write how many, or 0 for all", last)
@@ -97,7 +97,7 @@ the right to create pods/exec in Berth's namespace. Times are by the clocks of t
 	cmd.Flags().
 		IntVar(&last, "last", usualLast, "how many questions, and how many events, of each process of a node; 0: all")
 	cmd.Flags().StringVar(&node, "node", "", "only this node's")
-	_ = cmd.RegisterFlagCompletionFunc("node", c.completeNames(nodeNames))
+	_ = cmd.RegisterFlagCompletionFunc("node", c.complete(nodes))
 	return cmd
 }
 

@@ -133,7 +133,7 @@ annotation berth.dev/rebalance of the SegmentAnnouncements, of all if none is na
   # Those of one announcement
   kubectl berth rebalance edge`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: c.completeNames(announcementNames),
+		ValidArgsFunction: c.complete(announcements),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			to, err := c.clients()
 			if err != nil {
@@ -217,7 +217,7 @@ which other load balancers heed, too. --undo removes the label if this command h
   # Afterwards
   kubectl berth drain n1 --undo`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeNames(nodeNames),
+		ValidArgsFunction: c.complete(nodes),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := strings.TrimPrefix(args[0], "node/")
 			to, err := c.clients()
@@ -315,7 +315,7 @@ otherwise. It sets the annotation berth.dev/release of the Service.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: c.completeServices,
+		ValidArgsFunction: c.complete(balanced),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			namespace, err := c.currentNamespace()
 			if err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/follow"
 	"github.com/berth-lb/berth/kubectl/view"
 )
@@ -174,13 +172,7 @@ func poolsCommand(c *common) *cobra.Command {
 				}
 			})
 		},
-		ValidArgsFunction: c.complete(func(s *cluster.State) []string {
-			var names []string
-			for _, p := range s.Pools {
-				names = append(names, p.Name)
-			}
-			return names
-		}),
+		ValidArgsFunction: c.complete(pools),
 	}
 	out.register(cmd)
 	cmd.Flags().StringVar(&who, "who", "", "address: say who has it, or why nobody does")
@@ -250,23 +242,3 @@ func servicesCommand(c *common) *cobra.Command {
 	cmd.Flags().BoolVar(&problems, "problems", false, "only those with one, and exit code 1 if there are any")
 	return cmd
 }
-
-// complete returns a completion of the first argument by names from the cluster.
-func (c *common) complete(names func(*cluster.State) []string) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
-		defer cancel()
-		to, err := c.clients()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		s, err := cluster.Read(ctx, to, c.namespace)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return names(s), cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// completeWithin bounds how long a shell waits for completions.
-const completeWithin = 2 * time.Second

@@ -32,7 +32,7 @@ does.`,
   # For a script
   kubectl berth why web -o json | jq -r .verdict`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeServices,
+		ValidArgsFunction: c.complete(balanced),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			namespace, err := c.currentNamespace()
 			if err != nil {
@@ -98,32 +98,6 @@ func printWhy(w io.Writer, r *why.Report, wide bool) {
 		}
 	}
 	fmt.Fprintf(w, "\nWhy:  %s\nNext: %s\n", r.Verdict, r.Next)
-}
-
-// completeServices completes the names of Services of type LoadBalancer.
-func (c *common) completeServices(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	namespace, err := c.currentNamespace()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	to, err := c.clients()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	seconds := int64(2)
-	list, err := to.Kubernetes.CoreV1().
-		Services(namespace).
-		List(cmd.Context(), metav1.ListOptions{TimeoutSeconds: &seconds})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, svc := range list.Items {
-		if svc.Spec.Type == "LoadBalancer" {
-			names = append(names, svc.Name)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // podsOf reads the Pods of a namespace.

@@ -234,6 +234,12 @@ func TestCompletion(t *testing.T) {
 	if r := berth(t, "__complete", "drain", "n1", ""); r.code != 0 || !strings.HasPrefix(r.out, ":4\n") {
 		t.Errorf("nothing after a node: %+v", r)
 	}
+	if r := berth(t, "__complete", "pools", ""); r.code != 0 || !strings.Contains("\n"+r.out, "\nrack\n") {
+		t.Errorf("of pools: %+v", r)
+	}
+	if r := berth(t, "__complete", "why", "-n", "default", ""); r.code != 0 || !strings.HasPrefix(r.out, ":4\n") {
+		t.Errorf("of Services in default, none of type LoadBalancer: %+v", r)
+	}
 	if r := berth(t, "__complete", "rebalance", ""); !strings.HasPrefix(r.out, "rack\n") {
 		t.Errorf("announcements: %+v", r)
 	}
