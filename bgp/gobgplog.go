@@ -134,7 +134,7 @@ func (n *gobgpLog) said(router netip.Addr, p Peer, message []byte) {
 			return
 		}
 		f.kind, f.code, f.subcode = notificationSent, gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR, gobgp.BGP_ERROR_SUB_BAD_PEER_AS
-		f.text = fmt.Sprintf("peer says AS %d, configured %s", asn, p.AS())
+		f.text = fmt.Sprintf("peer says AS %d, configured %s; correct remoteASN of the BGPNeighbor, or the router", asn, p.AS())
 	case *gobgp.BGPNotification:
 		f.kind, f.code, f.subcode = notificationReceived, body.ErrorCode, body.ErrorSubcode
 		f.text = "peer sent " + notificationText(f.code, f.subcode, communication(body))

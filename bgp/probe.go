@@ -109,7 +109,8 @@ func probeUnsigned(ctx context.Context, p Peer) string {
 	switch {
 	case err == nil:
 		_ = conn.Close()
-		return "peer answers without a signature, and not with one: it has no password for this node; set it there, or leave out authentication here"
+		return "peer answers without TCP MD5, and not with it: it has no password for this node; set the same one on the router, " +
+			"or leave out authentication of the BGPNeighbor"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("peer refuses connections to port %d", p.AddrPort().Port())
 	}

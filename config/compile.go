@@ -128,22 +128,20 @@ func (c *compiler) begin(kind string, o metav1.Object) Key {
 	return key
 }
 
-// elder returns the kind and name of the object of two that was compiled first, and how old it is
-// compared with the other; younger does for the other. Objects of one second count by their names,
-// and those that no API server has yet, as in files, have no age.
-func (c *compiler) elder(first, second Key) string { return c.aged("older ", first, second) }
-
-func (c *compiler) younger(first, second Key) string { return c.aged("younger ", second, first) }
-
-func (c *compiler) aged(word string, of, than Key) string {
-	a, b := c.created[of], c.created[than]
-	switch {
-	case a.IsZero() && b.IsZero():
-		return of.Kind + " " + of.Name
-	case a.Equal(b):
-		word = "equally old "
+// elder returns the kind and name of the object of two that was compiled first, and that it is the
+// older; younger does for the other. Those that no API server has yet, as in files, have no age.
+func (c *compiler) elder(first, second Key) string {
+	if c.undated(first, second) {
+		return first.Kind + " " + first.Name
 	}
-	return "the " + word + of.Kind + " " + of.Name
+	return "the older " + first.Kind + " " + first.Name
+}
+
+func (c *compiler) younger(first, second Key) string {
+	if c.undated(first, second) {
+		return second.Kind + " " + second.Name
+	}
+	return "the younger " + second.Kind + " " + second.Name
 }
 
 // undated reports whether no API server has either object yet, so that nobody knows which counts.
@@ -307,14 +305,19 @@ func (c *compiler) overlap(key, older Key, shared string) {
 	if c.undated(key, older) {
 		keeps, loses = ", and only one of them can have it", ", and only one of them can have it"
 	}
-	const remedy = "take it out of one of the two"
-	c.report(key, ReasonConflict, "spec.addresses: %s is in %s too%s; %s", shared, c.elder(older, key), keeps, remedy)
-	c.problems[older] = append(
-		c.problems[older],
-		Problem{Reason: ReasonConflict, Harmless: true, Message: fmt.Sprintf(
-			"spec.addresses: %s is in %s too%s; %s", shared, c.younger(older, key), loses, remedy,
-		)},
+	c.report(
+		key,
+		ReasonConflict,
+		"spec.addresses: %s is in %s too%s; take it out of one of the two: of %s to have it here",
+		shared,
+		c.elder(older, key),
+		keeps,
+		older.Name,
 	)
+	text := fmt.Sprintf(
+		"spec.addresses: %s is in %s too%s; take it out of one of the two", shared, c.younger(older, key), loses,
+	)
+	c.problems[older] = append(c.problems[older], Problem{Reason: ReasonConflict, Message: text, Harmless: true})
 }
 
 // intersection returns the intersection of two ranges that overlap.
@@ -406,9 +409,10 @@ func (c *compiler) poolSet(key Key, names []string, by *v1alpha1.Selector) (pool
 				c.report(
 					key,
 					ReasonUnknownPool,
-					"spec.poolNames[%d]: no LoadBalancerPool %q exists; create it or take the name out",
+					"spec.poolNames[%d]: no LoadBalancerPool %q exists; %s",
 					i,
 					name,
+					c.snapshot.MeantPool(name, names),
 				)
 				continue
 			}

@@ -124,26 +124,34 @@ func FuzzParseRange(f *testing.F) {
 	})
 }
 
-// Objects of one second are equally old, and those in files have no age at all.
-func TestNobodyIsOlder(t *testing.T) {
-	for _, test := range []struct {
-		undated      bool
-		first, later string
-	}{
-		{false, "the equally old LoadBalancerPool ant too, which keeps it", "the equally old LoadBalancerPool zebra too, which does not get it"},
-		{true, "LoadBalancerPool ant too, and only one of them can have it", "LoadBalancerPool zebra too, and only one of them can have it"},
+// In files nobody is older.
+func TestNobodyIsOlderInFiles(t *testing.T) {
+	ant, zebra := pool("ant", 1, "192.0.2.0/28"), pool("zebra", 1, "192.0.2.0/28")
+	ant.CreationTimestamp, zebra.CreationTimestamp = metav1.Time{}, metav1.Time{}
+	_, problems := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{zebra, ant}})
+	for name, want := range map[string]string{
+		"zebra": "LoadBalancerPool ant too, and only one of them can have it; take it out of one of the two: of ant to have it here",
+		"ant":   "LoadBalancerPool zebra too, and only one of them can have it; take it out of one of the two",
 	} {
-		ant, zebra := pool("ant", 1, "192.0.2.0/28"), pool("zebra", 1, "192.0.2.0/28")
-		if test.undated {
-			ant.CreationTimestamp, zebra.CreationTimestamp = metav1.Time{}, metav1.Time{}
+		got := messages(problems[Key{"LoadBalancerPool", name}])
+		if diff := cmp.Diff([]string{"Conflict: spec.addresses: 192.0.2.0/28 is in " + want}, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
-		_, problems := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{zebra, ant}})
-		for name, want := range map[string]string{"zebra": test.first, "ant": test.later} {
-			got := messages(problems[Key{"LoadBalancerPool", name}])
-			want = "Conflict: spec.addresses: 192.0.2.0/28 is in " + want + "; take it out of one of the two"
-			if diff := cmp.Diff([]string{want}, got); diff != "" {
-				t.Errorf("%s: %s", name, diff)
-			}
+	}
+}
+
+// A name with a typing error is likely to be meant for the one that there is.
+func TestNamesThatAreMeant(t *testing.T) {
+	s, _ := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{pool("office", 1, "192.0.2.0/28"), pool("p", 1, "192.0.2.16")}})
+	const other = "create it or take the name out"
+	for name, want := range map[string]string{
+		"offce":  `write "office" if you mean that, or ` + other,
+		"fofice": `write "office" if you mean that, or ` + other,
+		"rack":   other,
+		"q":      other, // as near to p as any letter is
+	} {
+		if got := s.MeantPool(name, []string{name}); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
 }
@@ -159,7 +167,7 @@ func TestTheOlderPoolKeepsWhatTwoPoolsClaim(t *testing.T) {
 			t.Errorf("192.0.2.16 is in %s, want ant: the rest of a pool in conflict serves", got)
 		}
 		want := []string{
-			"Conflict: spec.addresses: 192.0.2.8/29 is in the older LoadBalancerPool zebra too, which keeps it; take it out of one of the two",
+			"Conflict: spec.addresses: 192.0.2.8/29 is in the older LoadBalancerPool zebra too, which keeps it; take it out of one of the two: of zebra to have it here",
 		}
 		if diff := cmp.Diff(want, messages(problems[Key{"LoadBalancerPool", "ant"}])); diff != "" {
 			t.Error(diff)

@@ -84,6 +84,7 @@ func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *
 			continue
 		}
 		if _, exists := c.problems[Key{"BGPNeighbor", name}]; exists {
+			a.Idle = append(a.Idle, name)
 			c.report(
 				key,
 				ReasonUnknownNeighbor,
@@ -92,7 +93,14 @@ func (c *compiler) neighborsOf(key Key, spec v1alpha1.RouteAnnouncementSpec, a *
 				name,
 			)
 		} else {
-			c.report(key, ReasonUnknownNeighbor, "spec.neighborNames[%d]: no BGPNeighbor %q exists; create it or take the name out", i, name)
+			c.report(
+				key,
+				ReasonUnknownNeighbor,
+				"spec.neighborNames[%d]: no BGPNeighbor %q exists; %s",
+				i,
+				name,
+				c.snapshot.meantNeighbor(name, spec.NeighborNames),
+			)
 		}
 	}
 	if spec.NeighborSelector != nil && !a.AllNeighbors && len(a.neighbors) == 0 {

@@ -188,6 +188,8 @@ type RouteAnnouncement struct {
 	Nodes labels.Selector
 	// AllNeighbors: it announces to every existing neighbor.
 	AllNeighbors bool
+	// Idle are the neighbors that it names and that are not in effect, in their order there.
+	Idle []string
 	// AggregateV4 and AggregateV6 are lengths of prefixes, 32 and 128 without aggregation.
 	AggregateV4, AggregateV6 int
 	// Specifics: each address is announced beside the aggregate.

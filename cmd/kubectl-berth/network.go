@@ -197,8 +197,8 @@ json), birdc show route (also with all), gobgp global rib -j.
 
 With --from-router the exit code is 1 if something is missing, is not wanted, or has
 another next hop, MED, local preference, length of the AS path or communities, as far as
-the table has them: JSON has all but communities, which 'show bgp ipv4 unicast detail
-json' and BIRD's all have.`,
+the table has them: JSON has all but communities, which 'show bgp ipv4 unicast json
+detail' and BIRD's all have.`,
 		Example: `  # What is announced to whom?
   kubectl berth bgp routes
 

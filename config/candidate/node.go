@@ -10,6 +10,9 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
+// HasLabel is what Exclusion says of a label, before its name.
+const HasLabel = "has the label "
+
 // autoscalerTaint marks a node that the cluster autoscaler is about to delete; kube-proxy also
 // reports itself unhealthy because of it (KEP-3836).
 const autoscalerTaint = "ToBeDeletedByClusterAutoscaler"
@@ -21,7 +24,7 @@ func Exclusion(node *corev1.Node) string {
 		return "is being deleted"
 	}
 	if _, labeled := node.Labels[v1alpha1.ExcludeLabel]; labeled {
-		return "has the label " + v1alpha1.ExcludeLabel
+		return HasLabel + v1alpha1.ExcludeLabel
 	}
 	for _, t := range node.Spec.Taints {
 		if excludes(t) {

@@ -198,7 +198,7 @@ func (s Service) ways(address netip.Addr) []way {
 			if hasInterface(n.segments, a.Interfaces) {
 				return obstacle{}
 			}
-			return obstacle{text: "has a speaker that announces on no interface named there"}
+			return obstacle{text: interfaceObstacle(n.segments, a.Interfaces)}
 		}})
 	}
 	for _, a := range s.Snapshot.BGPFor(address, s.Labels[address]...) {
@@ -248,8 +248,11 @@ func (s Service) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr
 	var reasons []string
 	for _, neighbor := range n.Failing {
 		if text := s.Errors[neighbor][node]; a.To(neighbor) && text != "" {
-			reasons = append(reasons, neighbor+": "+text)
+			reasons = append(reasons, "BGPNeighbor "+neighbor+": "+text)
 		}
+	}
+	for _, neighbor := range a.Idle {
+		reasons = append(reasons, "BGPNeighbor "+neighbor+" is not in effect: its condition Ready says why")
 	}
 	text := "has no established session with a neighbor selected there"
 	if len(reasons) > 0 {
@@ -271,7 +274,7 @@ func (s Service) unannounced(address netip.Addr) string {
 		}
 		return fmt.Sprintf("%s answers nowhere: %s %s LoadBalancerPool %s, but not this Service, by %s serviceSelector; change that, or the labels of the Service", address, condition.Few(names), verb, p.Name, of)
 	}
-	return fmt.Sprintf("%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one", address, p.Name)
+	return fmt.Sprintf("%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one, or have one select it", address, p.Name)
 }
 
 // obstacle is what keeps a node from announcing, in words that follow the node's name. Without a
@@ -355,11 +358,33 @@ func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) 
 	slices.Sort(each)
 	switch reason {
 	case ReasonNoCandidate:
-		return reason, "no selected node may announce it: " + condition.Few(each)
+		return reason, "no selected node may announce it: " + condition.Few(each) + labelRemedy(nodes)
 	case ReasonNoSpeaker:
 		return reason, "no speaker on a selected node announces: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
 	}
 	return reason, "no selected node has a session for it: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
+}
+
+// labelRemedy is what to do if a label is all that keeps nodes from it.
+func labelRemedy(nodes map[string][]string) string {
+	for text := range nodes {
+		if len(nodes) == 1 && strings.HasPrefix(text, candidate.HasLabel) {
+			return "; take the label off, or select other nodes"
+		}
+	}
+	return ""
+}
+
+// interfaceObstacle says that a node announces on none of the interfaces of an announcement.
+func interfaceObstacle(interfaces, patterns []string) string {
+	on := "no interface"
+	if len(interfaces) > 0 {
+		on = condition.Few(interfaces)
+	}
+	if len(patterns) == 0 {
+		return "announces on " + on
+	}
+	return fmt.Sprintf("announces on %s, and spec.interfaces there says %s", on, condition.Few(patterns))
 }
 
 // hasInterface reports whether one of the interfaces matches a pattern of the announcement. Without

@@ -217,7 +217,7 @@ func TestServiceCondition(t *testing.T) {
 			name:    "nothing selects the pool",
 			outlook: Service{Addresses: addresses("203.0.113.1"), Nodes: one},
 			reason:  "NoAnnouncement",
-			message: "203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one",
+			message: "203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one, or have one select it",
 		},
 		{
 			name: "nothing selects the Service",
@@ -266,7 +266,7 @@ func TestServiceCondition(t *testing.T) {
 				},
 			},
 			reason:  "NoCandidate",
-			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: each of n1, n2, n3, n4, n5 and 2 more has the label exclude",
+			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no selected node may announce it: each of n1, n2, n3, n4, n5 and 2 more has the label exclude; take the label off, or select other nodes",
 		},
 		{
 			name: "an interface that no node has",
@@ -275,7 +275,7 @@ func TestServiceCondition(t *testing.T) {
 				Nodes:     map[string]Node{"n1": with(func(n *Node) { n.segments = []string{"eth1"} })},
 			},
 			reason:  "NoSpeaker",
-			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 has a speaker that announces on no interface named there; see kubectl get speakers.berth.dev",
+			message: "192.0.2.1 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 announces on eth1, and spec.interfaces there says eth0, bond*; see kubectl get speakers.berth.dev",
 		},
 		{
 			name: "speakers that do not announce",
@@ -381,7 +381,7 @@ func TestServiceConditionSessionErrors(t *testing.T) {
 	}
 	got := o.Condition()
 	want := "198.51.100.1 is selected by RouteAnnouncement bgp, but no selected node has a session for it: " +
-		"n1 has no established session with a neighbor selected there (tor: peer says AS 64513, configured 64999), " +
+		"n1 has no established session with a neighbor selected there (BGPNeighbor tor: peer says AS 64513, configured 64999), " +
 		"n2 has no established session with a neighbor selected there; see kubectl get speakers.berth.dev"
 	if got.Reason != "NoSession" || got.Message != want {
 		t.Errorf("%s: %s\nwant %s", got.Reason, got.Message, want)

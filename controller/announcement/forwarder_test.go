@@ -245,7 +245,7 @@ func TestServiceConditionForwarder(t *testing.T) {
 			address: "203.0.113.1",
 			asked:   "best",
 			reason:  "NoAnnouncement",
-			message: `203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one; annotation berth.dev/ipvs-scheduler: "best" is not a valid scheduler, so rr of LoadBalancerPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
+			message: `203.0.113.1 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool silent; create one, or have one select it; annotation berth.dev/ipvs-scheduler: "best" is not a valid scheduler, so rr of LoadBalancerPool silent serves; write one of rr, wrr, lc, wlc, dh, sh, sed, nq, mh`,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

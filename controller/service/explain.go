@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
@@ -100,7 +101,7 @@ func Explain(asked Request, err error) (reason, message string) {
 		return explainTaken(at(taken.Address), taken, asked.Terms.Key != "")
 	case errors.As(err, &outside):
 		return ReasonAddressOutside, fmt.Sprintf(
-			"%s: %s is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to one",
+			"%s: %s is in no LoadBalancerPool; ask for an address of one (kubectl get loadbalancerpools.berth.dev), or add it to spec.addresses of one",
 			at(outside.Address), outside.Address,
 		)
 	case errors.As(err, &family):
@@ -129,7 +130,7 @@ func Explain(asked Request, err error) (reason, message string) {
 			at(edge.Address), edge.Address, edge.Pool,
 		)
 	case errors.As(err, &exhausted):
-		return explainExhausted(exhausted, err)
+		return explainExhausted(asked, exhausted)
 	}
 	return ReasonInvalidAddress, err.Error()
 }
@@ -144,7 +145,7 @@ func explainTaken(field string, taken *ipam.TakenError, shares bool) (reason, me
 		)
 	case !shares:
 		return ReasonAddressInUse, fmt.Sprintf(
-			"%s: %s is held by Service %s; free it there or ask for another", field, taken.Address, taken.Owner,
+			"%s: %s is held by Service %s; ask for another here, or have that Service ask for another", field, taken.Address, taken.Owner,
 		)
 	}
 	return ReasonAddressInUse, fmt.Sprintf(
@@ -154,14 +155,23 @@ func explainTaken(field string, taken *ipam.TakenError, shares bool) (reason, me
 }
 
 // explainExhausted explains that no pool gives an address.
-func explainExhausted(exhausted *ipam.ExhaustedError, err error) (reason, message string) {
+func explainExhausted(asked Request, exhausted *ipam.ExhaustedError) (reason, message string) {
 	switch {
 	case !exhausted.Resting.IsZero():
-		return ReasonResting, err.Error() + "; it is given then, or widen the pool or add another"
+		return ReasonResting, exhausted.Error() + "; it is given then, or widen the pool or add another"
 	case len(exhausted.Full) > 0:
-		return ReasonPoolExhausted, err.Error() + "; widen it or add another"
+		if exhausted.Named {
+			return ReasonPoolExhausted, fmt.Sprintf(
+				"%v; add some to its spec.addresses, or name another pool in annotation %s", exhausted, v1alpha1.AnnotationPools,
+			)
+		}
+		return ReasonPoolExhausted, exhausted.Error() + "; add some to its spec.addresses, or create another pool"
 	case exhausted.Named:
-		return ReasonNoPool, fmt.Sprintf("annotation %s: none of the pools named gives %s addresses", v1alpha1.AnnotationPools, exhausted.Family)
+		return ReasonNoPool, fmt.Sprintf(
+			"annotation %s: none of the pools named (%s) gives %s addresses; see their addresses and condition Ready "+
+				"(kubectl describe loadbalancerpools.berth.dev), or name another",
+			v1alpha1.AnnotationPools, strings.Join(asked.Pools, ", "), exhausted.Family,
+		)
 	}
 	return ReasonNoPool, fmt.Sprintf("no LoadBalancerPool gives %s addresses to this Service automatically; create one with allocation Automatic, or name one in annotation %s", exhausted.Family, v1alpha1.AnnotationPools)
 }

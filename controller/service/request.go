@@ -116,13 +116,13 @@ func (r *Request) choosePools(
 		case r.Unusable != nil: // the message is about the first one
 		case p == nil:
 			r.Unusable = Invalid(
-				ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; create it or take the name out",
-				annotation, config.Quote(name),
+				ReasonUnknownPool, "annotation %s: no LoadBalancerPool %s exists; %s",
+				annotation, config.Quote(name), snapshot.MeantPool(name, names),
 			)
 		default:
 			r.Unusable = Invalid(
 				ReasonPoolOutOfScope,
-				"annotation %s: LoadBalancerPool %s does not serve this Service (its spec.scopes); name another, or have it serve namespace %s",
+				"annotation %s: no entry of spec.scopes of LoadBalancerPool %s matches this Service in namespace %s; add one that does, or name another pool",
 				annotation, name, svc.Namespace,
 			)
 		}

@@ -111,7 +111,7 @@ func TestAnnouncedCondition(t *testing.T) {
 	silenced(t)
 	makePool(t, "p", "192.0.2.0/28")
 	makeService(t, ns, "web", nil)
-	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool p; create one")
+	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool p; create one, or have one select it")
 	awaitEvent(t, ns, "web", "NoAnnouncement")
 	must(t, scene.Apply(t.Context(), object("SegmentAnnouncement", "l2", `{}`)))
 	awaitAnnounced(t, ns, "NoSpeaker", "192.0.2.0 is selected by SegmentAnnouncement l2, but no speaker on a selected node announces: n1 has no speaker; see kubectl get speakers.berth.dev")
@@ -121,7 +121,7 @@ func TestAnnouncedCondition(t *testing.T) {
 	// Each rule that keeps a node from announcing is named.
 	excludes(
 		t, ns, `{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":""}}}`,
-		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`, "has the label "+v1alpha1.ExcludeLabel,
+		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`, "has the label "+v1alpha1.ExcludeLabel+"; take the label off, or select other nodes",
 	)
 	excludes(
 		t, ns, `{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`,
@@ -151,7 +151,7 @@ func TestAnnouncedCondition(t *testing.T) {
 	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: 192.0.2.254, state: Down, lastError: "`+refused+`"}]`)
 	awaitAnnounced(
 		t, ns, "NoSession",
-		"192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (tor: "+refused+"); see kubectl get speakers.berth.dev",
+		"192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (BGPNeighbor tor: "+refused+"); see kubectl get speakers.berth.dev",
 	)
 	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: "+refused)
 	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established}]`)

@@ -60,7 +60,7 @@ func TestSelectorsFollowLabels(t *testing.T) {
 	apply(t, "RouteAnnouncement", "gold", `{poolSelector: {matchLabels: {tier: gold}}, neighborSelector: {matchLabels: {tier: gold}}}`)
 	awaitReady(t, "routeannouncement", "gold", "False", "spec.poolSelector: no LoadBalancerPool has these labels; label one so, or change the selector; spec.neighborSelector: no BGPNeighbor that is in effect has these labels; label one so, or change the selector")
 	makeService(t, ns, "web", nil)
-	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool p; create one")
+	awaitAnnounced(t, ns, "NoAnnouncement", "192.0.2.0 answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool p; create one, or have one select it")
 	label := func(kind, name string) {
 		t.Helper()
 		_, err := scene.Kubectl(t.Context(), "", "label", kind, name, "tier=gold")

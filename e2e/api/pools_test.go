@@ -159,14 +159,14 @@ func TestPoolsAnnotation(t *testing.T) {
 	)
 	await(t, ns, "dual", "Allocated", "198.51.100.1", "2001:db8::1")
 	annotated(t, ns, "full", map[string]string{v1alpha1.AnnotationPools: "four"}, nil)
-	awaitMessage(t, ns, "full", "PoolExhausted", "no IPv4 address is free in LoadBalancerPool four; widen it or add another")
+	awaitMessage(t, ns, "full", "PoolExhausted", "no IPv4 address is free in LoadBalancerPool four; add some to its spec.addresses, or name another pool in annotation berth.dev/pools")
 	annotated(t, ns, "typo", map[string]string{v1alpha1.AnnotationPools: "fore"}, nil)
 	awaitMessage(t, ns, "typo", "UnknownPool", `annotation berth.dev/pools: no LoadBalancerPool "fore" exists; create it or take the name out`)
 	annotated(
 		t, ns, "six", map[string]string{v1alpha1.AnnotationPools: "six"},
 		families(corev1.IPFamilyPolicySingleStack, corev1.IPv4Protocol),
 	)
-	awaitMessage(t, ns, "six", "NoPool", "annotation berth.dev/pools: none of the pools named gives IPv4 addresses")
+	awaitMessage(t, ns, "six", "NoPool", "annotation berth.dev/pools: none of the pools named (six) gives IPv4 addresses; see their addresses and condition Ready (kubectl describe loadbalancerpools.berth.dev), or name another")
 	annotated(t, ns, "both", map[string]string{v1alpha1.AnnotationPools: "four"}, pin("192.0.2.5"))
 	awaitMessage(t, ns, "both", "PoolOutOfScope", "spec.loadBalancerIP: 192.0.2.5 is in LoadBalancerPool auto, which annotation berth.dev/pools does not name; name it there, or ask for another address")
 	// An annotation that changes moves the Service.
@@ -262,7 +262,7 @@ func TestPoolRenameSplitAndMerge(t *testing.T) {
 	apply(t, "LoadBalancerPool", "left", `{addresses: [192.0.2.0/26]}`)
 	apply(t, "LoadBalancerPool", "right", `{addresses: [192.0.2.64-192.0.2.255]}`)
 	awaitConflict(t, "all", "True", "spec.addresses: 192.0.2.0/26 is in the younger LoadBalancerPool left too, which does not get it; take it out of one of the two; spec.addresses: 192.0.2.64-192.0.2.255 is in the younger LoadBalancerPool right too, which does not get it; take it out of one of the two")
-	awaitConflict(t, "left", "True", "spec.addresses: 192.0.2.0/26 is in the older LoadBalancerPool all too, which keeps it; take it out of one of the two")
+	awaitConflict(t, "left", "True", "spec.addresses: 192.0.2.0/26 is in the older LoadBalancerPool all too, which keeps it; take it out of one of the two: of all to have it here")
 	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "all", metav1.DeleteOptions{}))
 	awaitConflict(t, "left", "False", "no other LoadBalancerPool claims these addresses")
 	all(addresses...)

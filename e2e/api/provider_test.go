@@ -163,7 +163,7 @@ func TestProviderExplainsAndWaits(t *testing.T) {
 	await(t, ns, "first", "Allocated", "192.0.2.1")
 	makeService(t, ns, "full", nil)
 	await(t, ns, "full", "PoolExhausted")
-	awaitOldEvent(t, ns, "SyncLoadBalancerFailed", "failed to ensure load balancer: PoolExhausted: no IPv4 address is free in LoadBalancerPool p; widen it or add another")
+	awaitOldEvent(t, ns, "SyncLoadBalancerFailed", "failed to ensure load balancer: PoolExhausted: no IPv4 address is free in LoadBalancerPool p; add some to its spec.addresses, or create another pool")
 	remove(t, ns, "first") // and not before the service controller would try again by itself
 	await(t, ns, "full", "Allocated", "192.0.2.1")
 
@@ -177,7 +177,7 @@ func TestProviderExplainsAndWaits(t *testing.T) {
 	await(t, ns, "pinned", "AddressInUse")
 	awaitOldEvent(
 		t, ns, "SyncLoadBalancerFailed",
-		"AddressInUse: spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/full; free it there or ask for another",
+		"AddressInUse: spec.loadBalancerIP: 192.0.2.1 is held by Service "+ns+"/full; ask for another here, or have that Service ask for another",
 	)
 }
 

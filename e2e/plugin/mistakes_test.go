@@ -147,11 +147,11 @@ var mistakes = []mistake{
 		yaml: pool("office", "192.0.2.0/24") + pinned(fromOffice, ""),
 	},
 	{
-		name: "07 a wrong AS number", says: "each of n1, n2 has no established session with a neighbor selected there (office: peer says",
+		name: "07 a wrong AS number", says: "each of n1, n2 has no established session with a neighbor selected there (BGPNeighbor office: peer says",
 		yaml: routed("remoteASN: 64999") + pinned(fromOffice, ""), also: withoutTor, undo: withTor,
 	},
 	{
-		name: "08 a password that the router does not have", says: "each of n1, n2 has no established session with a neighbor selected there (office: peer answers without",
+		name: "08 a password that the router does not have", says: "each of n1, n2 has no established session with a neighbor selected there (BGPNeighbor office: peer answers without",
 		yaml: `
 apiVersion: v1
 kind: Secret
@@ -259,7 +259,7 @@ spec:
 		),
 	},
 	{
-		name: "20 an interface that no node has", says: "no interface named there",
+		name: "20 an interface that no node has", says: "spec.interfaces there",
 		yaml: pool(
 			"office",
 			"192.0.2.0/24",

@@ -136,7 +136,7 @@ func TestRoutes(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "table")
 	for _, command := range []string{
-		"show bgp ipv4 unicast json", "show bgp ipv4 unicast", "show bgp ipv4 unicast detail json",
+		"show bgp ipv4 unicast json", "show bgp ipv4 unicast", "show bgp ipv4 unicast json detail",
 	} {
 		table, err := scene.Vtysh(t.Context(), command)
 		if err != nil {

@@ -40,7 +40,7 @@ func (l *linter) service(o Object, snapshot *config.Snapshot) {
 		case foreign[prefix] != "":
 			l.say(o, Warning, "annotation %s is %s's, and Berth ignores it", name, foreign[prefix])
 		case prefix == l.schemas.group && !slices.Contains(annotations, name):
-			l.say(o, Error, "annotation %s is not known; did you mean %s?", name, nearest(name, annotations))
+			l.say(o, Error, "annotation %s is not known; did you mean %s?", name, config.Nearest(name, annotations))
 		}
 	}
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
@@ -91,30 +91,4 @@ func (l *linter) service(o Object, snapshot *config.Snapshot) {
 			l.say(o, severity, "%s is in no LoadBalancerPool of these files", address)
 		}
 	}
-}
-
-// nearest returns the name that differs least from the text.
-func nearest(text string, names []string) string {
-	return slices.MinFunc(names, func(a, b string) int { return distance(text, a) - distance(text, b) })
-}
-
-// distance is Levenshtein's: how many letters have to be put in, taken out or changed.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := corner
-			if a[i] != b[j] {
-				cost++
-			}
-			corner = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

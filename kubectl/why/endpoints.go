@@ -53,7 +53,7 @@ func (l *look) endpoints() Step {
 		step.next = "kubectl get pods -n " + l.svc.Namespace + " --show-labels"
 		step.Details = l.near()
 		if len(step.Details) > 0 {
-			step.Text += ": " + step.Details[0]
+			step.Text += ": " + step.Details[0] + "; correct spec.selector, or the labels of the Pods"
 		}
 	case l.missingPort() != "":
 		step.Text = l.missingPort()

@@ -1,6 +1,7 @@
 package why
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -223,7 +224,9 @@ func (l *look) blame(step *Step, matters func(name string) bool, kinds ...string
 	slices.Sort(texts)
 	step.Details = append(texts, step.Details...)
 	object := strings.Fields(strings.SplitN(texts[0], ":", 2)[0]) // its kind and name
-	step.next = "kubectl edit " + strings.ToLower(object[0]) + ".berth.dev " + object[1]
+	step.next = cmp.Or(
+		l.secretCommand(texts[0]), "kubectl edit "+strings.ToLower(object[0])+".berth.dev "+object[1],
+	)
 	step.Text += "; " + texts[0]
 	if len(texts) > 1 {
 		step.Text += fmt.Sprintf(" (and %d more)", len(texts)-1)

@@ -212,7 +212,7 @@ func TestOf(t *testing.T) {
 		{
 			name:    "the node is excluded",
 			change:  func(s *cluster.State) { s.Nodes[0].Labels = map[string]string{v1alpha1.ExcludeLabel: ""} },
-			verdict: v1alpha1.ExcludeLabel, next: "kubectl get nodes --show-labels",
+			verdict: v1alpha1.ExcludeLabel, next: "kubectl label nodes n1 node.kubernetes.io/exclude-from-external-load-balancers-",
 		},
 		{
 			name: "another host has the address",
