@@ -158,6 +158,17 @@ func TestRoutes(t *testing.T) {
 		if r.code != 1 || len(found.Differences) != 1 || found.Differences[0].Kind != view.OtherNextHop {
 			t.Errorf("%s, changed: exit code %d, %+v", command, r.code, found)
 		}
+		longer := strings.Replace(table, `"string":"64513"`, `"string":"64513 64513"`, 1)
+		if longer == table {
+			continue // it shows no AS path in detail
+		}
+		if err := os.WriteFile(file, []byte(longer), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r = berthJSON(t, &found, "bgp", "routes", "--from-router", file)
+		if r.code != 1 || len(found.Differences) != 1 || found.Differences[0].Kind != view.OtherAttributes {
+			t.Errorf("%s, with a longer path: exit code %d, %+v", command, r.code, found)
+		}
 	}
 	if err := os.WriteFile(file, []byte("hello"), 0o600); err != nil {
 		t.Fatal(err)

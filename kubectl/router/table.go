@@ -204,8 +204,8 @@ func (t Table) readFRRPaths(prefix netip.Prefix, raw json.RawMessage) bool {
 		paths = one.Paths
 	}
 	for _, p := range paths {
-		if p.Valid != nil && !*p.Valid {
-			continue
+		if p.Valid != nil && !*p.Valid || p.Valid == nil && p.NextHops == nil {
+			continue // in detail, the first one is about the prefix
 		}
 		var hops []netip.Addr
 		for _, h := range p.NextHops {

@@ -117,7 +117,7 @@ func TestAttributesAreRead(t *testing.T) {
 			"0 200 0 -",
 		},
 		"FRR in detail": {
-			`{"routes":{"172.30.0.200/32":[{"aspath":{"string":"Local","length":0},"locPrf":100,"valid":true,` +
+			`{"routes":{"172.30.0.200/32":[{"prefix":"172.30.0.200/32","version":1},{"aspath":{"string":"Local","length":0},"locPrf":100,"valid":true,` +
 				`"community":{"string":"64512:7 no-export local-AS","list":["64512:7","noExport","localAs"]},` +
 				`"largeCommunity":{"list":["64512:1:2"]},"nexthops":[{"ip":"172.30.0.11"}]}]}}`,
 			"0 100 0 [64512:7 65535:65281 65535:65283 64512:1:2]",
