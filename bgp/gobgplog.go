@@ -65,6 +65,13 @@ func (n failure) badPeerAS() bool {
 		n.subcode == gobgp.BGP_ERROR_SUB_BAD_PEER_AS
 }
 
+// collision reports whether one of two connections was ended since the router dialed while we did
+// (RFC 4271 section 6.8). That is no failure: the other one goes on, and says what is wrong with it.
+func (n failure) collision() bool {
+	return n.notification() && n.code == gobgp.BGP_ERROR_CEASE &&
+		n.subcode == gobgp.BGP_ERROR_SUB_CONNECTION_COLLISION_RESOLUTION
+}
+
 // about is the note in words, of the session with this peer.
 func (n failure) about(p Peer) string {
 	if n.badPeerAS() && n.kind == notificationReceived {
@@ -108,6 +115,9 @@ func (n *gobgpLog) take() map[netip.Addr]failure {
 }
 
 func (n *gobgpLog) put(address netip.Addr, v failure) {
+	if v.collision() {
+		return
+	}
 	n.mu.Lock()
 	known := n.nameOf(address) != ""
 	if known {

@@ -1,11 +1,14 @@
 package bgp
 
 import (
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 func TestOfPeersThatClashTheFirstIsUsed(t *testing.T) {
@@ -103,5 +106,29 @@ func TestARouterThatIsLeftAlone(t *testing.T) {
 	d.becomes(t, func(Status) bool { return d.session(t, "tor1").State == "active" })
 	if n := missed.Load(); n > 0 {
 		t.Errorf("a peer that is configured was missing in the status %d times", n)
+	}
+}
+
+// A router that dials while it is dialed ends one of the two connections. What is wrong with the
+// other one is the reason that counts.
+func TestACollisionIsNoFailure(t *testing.T) {
+	router := netip.MustParseAddr("10.0.0.1")
+	for _, test := range []struct {
+		subcode uint8
+		notes   int
+	}{
+		{gobgp.BGP_ERROR_SUB_CONNECTION_COLLISION_RESOLUTION, 0},
+		{gobgp.BGP_ERROR_SUB_ADMINISTRATIVE_SHUTDOWN, 1},
+	} {
+		n := newGobgpLog(slog.DiscardHandler)
+		n.rename(map[netip.Prefix]string{netip.PrefixFrom(router, 32): "tor1"})
+		message, err := gobgp.NewBGPNotificationMessage(gobgp.BGP_ERROR_CEASE, test.subcode, nil).Serialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.said(router, Peer{Name: "tor1", Address: router, LocalASN: 64512, RemoteASN: 64513}, message)
+		if got := n.take(); len(got) != test.notes {
+			t.Errorf("Cease with subcode %d: %v, want %d notes", test.subcode, got, test.notes)
+		}
 	}
 }

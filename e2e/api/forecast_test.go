@@ -159,7 +159,6 @@ func stands(s *cluster.State, namespace string) foreseen {
 // reserved tells an AddressReservation from a Service.
 const reserved = "reservation "
 
-
 // TestForecast makes random changes, and compares what kubectl berth diff says of each with what
 // comes of it. BERTH_DIFF_CHANGES sets their number, BERTH_DIFF_SEED which they are.
 func TestForecast(t *testing.T) {

@@ -36,6 +36,8 @@ type mistake struct {
 	also, undo func(context.Context) error
 	// says is what the verdict must contain: when it does, all has settled.
 	says string
+	// told: the condition must contain it, too, which comes from speakers by the controller.
+	told bool
 }
 
 // pinned is a Service shop with a body after its type.
@@ -148,7 +150,7 @@ var mistakes = []mistake{
 	},
 	{
 		name: "07 a wrong AS number", says: "each of n1, n2 has no established session with a neighbor selected there (BGPNeighbor office: peer says",
-		yaml: routed("remoteASN: 64999") + pinned(fromOffice, ""), also: withoutTor, undo: withTor,
+		yaml: routed("remoteASN: 64999") + pinned(fromOffice, ""), also: withoutTor, undo: withTor, told: true,
 	},
 	{
 		name: "08 a password that the router does not have", says: "each of n1, n2 has no established session with a neighbor selected there (BGPNeighbor office: peer answers without",
@@ -160,7 +162,7 @@ type: kubernetes.io/basic-auth
 stringData: {password: not-the-routers}
 ---
 ` + routed(fmt.Sprintf("remoteASN: %d, authentication: {type: TCPMD5, tcpMD5: {secretName: office}}", lab.RouterAS)) + pinned(fromOffice, ""),
-		also: withoutTor, undo: withTor,
+		also: withoutTor, undo: withTor, told: true,
 	},
 	{
 		name: "09 no Secret", says: "there is no Secret",
@@ -319,6 +321,8 @@ func (m mistake) make(t *testing.T) {
 			switch {
 			case !strings.Contains(verdict, m.says):
 				return fmt.Errorf("the verdict is %q, want %q in it", verdict, m.says)
+			case m.told && !strings.Contains(m.conditions(t), m.says):
+				return fmt.Errorf("the conditions are %q, want %q in them", m.conditions(t), m.says)
 			case !same:
 				return errors.New("it changes still")
 			}
