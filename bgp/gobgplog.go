@@ -66,7 +66,7 @@ func (n failure) badPeerAS() bool {
 }
 
 // collision reports whether one of two connections was ended since the router dialed while we did
-// (RFC 4271 section 6.8). That is no failure: the other one goes on, and says what is wrong with it.
+// (RFC 4271 section 6.8). That is no failure: the other one goes on, and says what is wrong.
 func (n failure) collision() bool {
 	return n.notification() && n.code == gobgp.BGP_ERROR_CEASE &&
 		n.subcode == gobgp.BGP_ERROR_SUB_CONNECTION_COLLISION_RESOLUTION

@@ -142,7 +142,9 @@ func TestNobodyIsOlderInFiles(t *testing.T) {
 
 // A name with a typing error is likely to be meant for the one that there is.
 func TestNamesThatAreMeant(t *testing.T) {
-	s, _ := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{pool("office", 1, "192.0.2.0/28"), pool("p", 1, "192.0.2.16")}})
+	s, _ := Compile(Objects{Pools: []*v1alpha1.LoadBalancerPool{
+		pool("office", 1, "192.0.2.0/28"), pool("p", 1, "192.0.2.16"),
+	}})
 	const other = "create it or take the name out"
 	for name, want := range map[string]string{
 		"offce":  `write "office" if you mean that, or ` + other,

@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// mostTypos is by how many letters a name may differ from the one that is meant, and one in how many
-// letters.
+// mostTypos is by how many letters a name may differ from the one that is meant, and by one in how
+// many.
 const mostTypos, oneIn = 2, 3
 
-// MeantPool says what to do about a name in a list that no pool has: to write one that is nearly the
-// same, and not in the list, if there is any.
+// MeantPool says what to do about a name in a list that no pool has: to write one that is nearly
+// the same, and not in the list, if there is any.
 func (s *Snapshot) MeantPool(name string, list []string) string {
 	var names []string
 	for _, p := range s.Pools {

@@ -121,7 +121,8 @@ func TestAnnouncedCondition(t *testing.T) {
 	// Each rule that keeps a node from announcing is named.
 	excludes(
 		t, ns, `{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":""}}}`,
-		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`, "has the label "+v1alpha1.ExcludeLabel+"; take the label off, or select other nodes",
+		`{"metadata":{"labels":{"`+v1alpha1.ExcludeLabel+`":null}}}`,
+		"has the label "+v1alpha1.ExcludeLabel+"; take the label off, or select other nodes",
 	)
 	excludes(
 		t, ns, `{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","effect":"NoSchedule"}]}}`,

@@ -302,7 +302,9 @@ func TestPoolEditsKeepNamedAddresses(t *testing.T) {
 	awaitMessage(t, ns, "web", "Allocated", `has 192.0.2.1; annotation berth.dev/pools: no LoadBalancerPool "p2" exists; create it or take the name out`)
 	both("Allocated")
 	apply(t, "LoadBalancerPool", "p1", `{addresses: [192.0.2.1-192.0.2.9], scopes: [{namespaceNames: [elsewhere], serviceSelector: {}}]}`)
-	awaitMessage(t, ns, "web", "Allocated", "has 192.0.2.1; annotation berth.dev/pools: no entry of spec.scopes of LoadBalancerPool p1 matches this Service in namespace "+ns+"; add one that does, or name another pool")
+	awaitMessage(t, ns, "web", "Allocated", "has 192.0.2.1; annotation berth.dev/pools: "+
+		"no entry of spec.scopes of LoadBalancerPool p1 matches this Service in namespace "+ns+"; "+
+		"add one that does, or name another pool")
 	apply(t, "LoadBalancerPool", "p1", `{addresses: [192.0.2.8-192.0.2.9]}`)
 	both("OutsidePools")
 	gone("p1")
