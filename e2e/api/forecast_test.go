@@ -335,3 +335,41 @@ func poolOf(address string) string {
 	}
 	return prefix.String()
 }
+
+// TestForecastOfSecrets: whether a password is another one is known to those who may get Secrets.
+func TestForecastOfSecrets(t *testing.T) {
+	secret := func(password string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Secret\ntype: kubernetes.io/basic-auth\n"+
+			"metadata: {name: forecast, namespace: %s}\nstringData: {password: %s}\n", stage.Namespace, password)
+	}
+	must(t, scene.Apply(t.Context(), secret("one")))
+	t.Cleanup(func() {
+		secrets := scene.Kubernetes.CoreV1().Secrets(stage.Namespace)
+		must(t, secrets.Delete(context.WithoutCancel(t.Context()), "forecast", metav1.DeleteOptions{}))
+	})
+	config, err := scene.RESTConfig()
+	must(t, err)
+	clients, err := cluster.NewClients(config)
+	must(t, err)
+	schemas, err := lint.NewSchemas()
+	must(t, err)
+	s, err := cluster.Read(t.Context(), clients, stage.Namespace)
+	must(t, err)
+	tor := &v1alpha1.BGPNeighbor{ObjectMeta: metav1.ObjectMeta{Name: "forecast"}}
+	tor.Spec.Authentication.TCPMD5.SecretName = "forecast"
+	s.BGPNeighbors = append(s.BGPNeighbors, tor)
+	for password, want := range map[string]forecast.Change{"one": forecast.Unchanged, "two": forecast.Changed} {
+		objects, _ := lint.Parse([]lint.File{{Name: "change", Text: []byte(secret(password))}})
+		names := forecast.Secrets(s, objects)
+		if !slices.Equal(names, []string{"forecast"}) {
+			t.Fatalf("Secrets to read: %q", names)
+		}
+		s.ReadPasswords(t.Context(), clients, append(names, "no-such"))
+		if absent, read := s.Passwords["no-such"]; !read || absent != nil {
+			t.Errorf("a Secret that is not there: read %t, %v", read, absent)
+		}
+		if is := forecast.Files(t.Context(), s, schemas, objects, false).Objects[0].Change; is != want {
+			t.Errorf("password %s: %s, want %s", password, is, want)
+		}
+	}
+}
