@@ -174,12 +174,35 @@ func (c *Controller) reviewNodes() bool {
 	nodes := seen.Nodes
 	maps.DeleteFunc(c.successors, func(name string, _ time.Time) bool { _, known := nodes[name]; return !known })
 	c.reviewConflicts(seen.Conflicts)
-	c.sessionErrors.Store(&seen.Errors)
+	if before := c.sessionErrors.Swap(&seen.Errors); !reflect.DeepEqual(*before, seen.Errors) {
+		c.requeueSessionless()
+	}
 	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
 		return false
 	}
 	c.nodes.Store(&nodes)
 	return true
+}
+
+const (
+	// errorsSettle is how long a new error of a session may be missing in the conditions of Services,
+	// since errors may alternate; and errorsSettleEach so much longer for each Service that has one.
+	errorsSettle     = 2 * time.Second
+	errorsSettleEach = 10 * time.Millisecond
+)
+
+// requeueSessionless requeues, in a while, the Services whose conditions say why sessions are not
+// established.
+func (c *Controller) requeueSessionless() {
+	var keys []string
+	for _, svc := range client.Stored[*corev1.Service](c.informers.service) {
+		if a := announcedOf(svc); a != nil && a.Reason == announcement.ReasonNoSession {
+			keys = append(keys, svc.Namespace+"/"+svc.Name)
+		}
+	}
+	for _, key := range keys {
+		c.services.AddAfter(key, errorsSettle+time.Duration(len(keys))*errorsSettleEach)
+	}
 }
 
 // reviewConflicts updates the conflicts, and requeues the Services that have an address whose

@@ -155,6 +155,13 @@ func TestAnnouncedCondition(t *testing.T) {
 		"192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (BGPNeighbor tor: "+refused+"); see kubectl get speakers.berth.dev",
 	)
 	awaitSessions(t, "tor", "0/1", "1 of 1 session not established: n1: "+refused)
+	// Another reason is told, too, though nothing else changes.
+	const unreached = "cannot connect: connection refused"
+	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: 192.0.2.254, state: Down, lastError: "`+unreached+`"}]`)
+	awaitAnnounced(
+		t, ns, "NoSession",
+		"192.0.2.0 is selected by RouteAnnouncement bgp, but no selected node has a session for it: n1 has no established session with a neighbor selected there (BGPNeighbor tor: "+unreached+"); see kubectl get speakers.berth.dev",
+	)
 	speaks(t, `state: Announcing, sessions: [{neighborName: tor, address: "", state: Established}]`)
 	awaitAnnounced(t, ns, "Announced", "by RouteAnnouncement bgp; it has no endpoint that is ready or serves, so connections are refused")
 	speaks(t, `state: Announcing, sessions: [{neighborName: other, address: "", state: Established}, {neighborName: tor, address: "", state: Established, families: [IPv4]}]`)
