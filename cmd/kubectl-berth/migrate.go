@@ -1,25 +1,31 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-lb/berth/kubectl/lint"
 	"github.com/berth-lb/berth/kubectl/migrate"
+	"github.com/berth-lb/berth/kubectl/migrate/steps"
 )
 
 func migrateCommand(c *common) *cobra.Command {
 	var out output
 	var source string
+	var live migration
 	cmd := &cobra.Command{
-		Use:   "migrate --from SOURCE FILE...",
-		Short: "Convert the configuration of another load balancer, without a cluster",
-		Long: `Convert the configuration of another load balancer, without a cluster.
+		Use:   "migrate --from SOURCE (FILE... | --plan | --next | --back)",
+		Short: "Convert the configuration of another load balancer, or move a cluster node by node",
+		Long: `Convert the configuration of another load balancer, without a cluster, or move a cluster
+from MetalLB to Berth and back, node by node (--plan, --next, --back).
 
 Berth's objects are printed as YAML, with the Secrets that they name, and the Services
 whose annotations or classes have to change. A report on the standard error says what
@@ -35,7 +41,13 @@ pools, L2 policies and BGP; from purelb ServiceGroups and LBNodeAgents; from ext
 Services with spec.externalIPs, which Kubernetes has deprecated.
 
 The exit code is 0 if all is converted, 1 if something has no counterpart, 2 if nothing
-could be converted.`,
+could be converted.
+
+In a cluster, --plan prints the steps from MetalLB to Berth: which are done, and the
+commands that do and undo the others (-o wide; -o json and -o yaml have all). --next does
+the next step and waits until it is done, --back undoes the last one. Where the cluster is
+on that way is read from it each time: after an interruption run the command again. The exit
+code of --plan is 1 while there are steps to do.`,
 		Example: `  # What MetalLB is told, from a cluster
   kubectl get -n metallb-system -o yaml ipaddresspools.metallb.io,l2advertisements.metallb.io \
     | kubectl berth migrate --from metallb - > berth.yaml
@@ -43,10 +55,18 @@ could be converted.`,
   # What is in Git, the Services too, and the report for a program
   kubectl berth migrate --from cilium -o json deploy/ > berth.yaml 2> report.json
 
+  # Move a cluster from MetalLB: look, do a step, go back a step
+  kubectl berth migrate --from metallb --plan
+  kubectl berth migrate --from metallb --next
+  kubectl berth migrate --from metallb --back
+
   # Services with external addresses
   kubectl get services,nodes -A -o yaml | kubectl berth migrate --from external-ips - > berth.yaml`,
-		Args: cobra.MinimumNArgs(1),
+		Args: live.args,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if live.asked() {
+				return live.run(cmd.Context(), c, &out, source)
+			}
 			files, err := readFiles(c.In, args)
 			if err != nil {
 				return err
@@ -82,12 +102,194 @@ could be converted.`,
 		},
 	}
 	out.register(cmd)
+	live.register(cmd)
 	cmd.Flags().StringVar(&source, "from", "", "what to convert from: "+strings.Join(migrate.Sources(), ", "))
 	_ = cmd.MarkFlagRequired("from")
 	_ = cmd.RegisterFlagCompletionFunc(
 		"from", cobra.FixedCompletions(migrate.Sources(), cobra.ShellCompDirectiveNoFileComp),
 	)
 	return cmd
+}
+
+// migration are the flags by which a cluster is moved.
+type migration struct {
+	plan, next, back bool
+	actions          int
+	timeout          time.Duration
+}
+
+func (m *migration) register(cmd *cobra.Command) {
+	cmd.Flags().
+		BoolVar(&m.plan, "plan", false, "print the steps that move this cluster, and which are done (from metallb)")
+	cmd.Flags().BoolVar(&m.next, "next", false, "do the next step, and wait until it is done")
+	cmd.Flags().BoolVar(&m.back, "back", false, "undo the last step, and wait until it is undone")
+	cmd.Flags().
+		IntVar(&m.actions, "actions", 0, "stop --next or --back after so many changes of the cluster, as an interruption would; 0: do them all")
+	cmd.Flags().
+		DurationVar(&m.timeout, "timeout", 2*time.Minute, "how long --next or --back waits until a change has had its effect")
+	cmd.MarkFlagsMutuallyExclusive("plan", "next", "back")
+}
+
+func (m *migration) asked() bool { return m.plan || m.next || m.back }
+
+func (m *migration) args(cmd *cobra.Command, args []string) error {
+	if m.asked() {
+		return cobra.NoArgs(cmd, args)
+	}
+	return cobra.MinimumNArgs(1)(cmd, args)
+}
+
+func (m *migration) run(ctx context.Context, c *common, out *output, source string) error {
+	if source != "metallb" {
+		return fmt.Errorf("--from %s: --plan, --next and --back move a cluster from metallb only; "+
+			"convert the configuration from files", source)
+	}
+	to, err := c.clients()
+	if err != nil {
+		return err
+	}
+	changes, err := dynamic.NewForConfig(to.Config)
+	if err != nil {
+		return err
+	}
+	schemas, err := lint.NewSchemas()
+	if err != nil {
+		return err
+	}
+	read := (&steps.Reader{Clients: to, Dynamic: changes, Schemas: schemas, Namespace: c.namespace}).Read
+	s, err := read(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := steps.Plan(s)
+	if err != nil {
+		return err
+	}
+	if m.plan {
+		for _, l := range s.Report {
+			if l.Outcome == migrate.NoCounterpart {
+				fmt.Fprintln(c.ErrOut, "note:", printable(l.Object+" has no counterpart: "+l.Text()))
+			}
+		}
+		return printPlan(c, out, all)
+	}
+	step, found := steps.Next(all)
+	doing, nothing := "do", "every step is done: uninstall MetalLB, and then: kubectl label nodes --all "+
+		steps.SpeaksLabel+"-"
+	if m.back {
+		step, found = steps.Back(all)
+		doing, nothing = "undo", "no step is done, so none can be undone"
+	}
+	if !found {
+		fmt.Fprintln(c.Out, nothing)
+		return nil
+	}
+	fmt.Fprintf(c.Out, "%s %s: %s\n", doing, step.Name, step.Text)
+	runner := &steps.Runner{
+		Read: read, Poll: 500 * time.Millisecond, Timeout: m.timeout, Actions: m.actions,
+		Act: func(ctx context.Context, a steps.Action) error { return steps.Act(ctx, changes, a) },
+		Say: func(text string) { fmt.Fprintln(c.Out, printable(text)) },
+	}
+	if err := runner.Run(ctx, step.Name, m.back); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.Out, "%sne\n", doing)
+	return nil
+}
+
+// plannedStep is a step as it is printed.
+type plannedStep struct {
+	Number int    `json:"number"`
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Text   string `json:"text"`
+	// Pending is what does not hold yet.
+	Pending string `json:"pending,omitempty"`
+	// Do and Undo are what is left to be done, or to be undone.
+	Do   []plannedPhase `json:"do,omitempty"`
+	Undo []plannedPhase `json:"undo,omitempty"`
+}
+
+type plannedPhase struct {
+	Commands []string `json:"commands,omitempty"`
+	Check    string   `json:"check"`
+	Holds    bool     `json:"holds"`
+}
+
+func plannedPhases(phases []steps.Phase) (all []plannedPhase) {
+	for _, p := range phases {
+		printed := plannedPhase{Check: p.Check, Holds: p.Holds()}
+		if p.Stay > 0 {
+			printed.Check += ", for " + p.Stay.String()
+		}
+		if !p.Holds() {
+			for _, a := range p.Actions {
+				printed.Commands = append(printed.Commands, a.Command())
+			}
+		}
+		all = append(all, printed)
+	}
+	return all
+}
+
+func printPlan(c *common, out *output, all []steps.Step) error {
+	planned := []plannedStep{}
+	for i, s := range all {
+		p := plannedStep{Number: i + 1, Name: s.Name, State: s.State(), Text: s.Text}
+		if !s.Done() {
+			p.Do = plannedPhases(s.Do)
+		}
+		if !s.Undone() {
+			p.Undo = plannedPhases(s.Undo)
+		}
+		if p.State == "begun" {
+			for _, phase := range s.Do {
+				if p.Pending == "" {
+					p.Pending = phase.Pending
+				}
+			}
+		}
+		planned = append(planned, p)
+	}
+	err := out.print(c.Out, planned, func(w io.Writer, wide bool) {
+		if wide {
+			printScript(w, planned)
+			return
+		}
+		fmt.Fprintln(w, "STEP\tNAME\tSTATE\tWHAT IT DOES")
+		for _, p := range planned {
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\n", p.Number, p.Name, p.State, p.Text)
+			if p.Pending != "" {
+				fmt.Fprintf(w, "\t\t\twaits: %s\n", p.Pending)
+			}
+		}
+	})
+	if _, left := steps.Next(all); err == nil && left {
+		return errFinds
+	}
+	return err
+}
+
+// printScript writes the steps as commands for a shell, with comments.
+func printScript(w io.Writer, planned []plannedStep) {
+	for _, p := range planned {
+		fmt.Fprintf(w, "# %d %s (%s): %s\n", p.Number, p.Name, p.State, p.Text)
+		for _, way := range []struct {
+			title  string
+			phases []plannedPhase
+		}{{"to do it", p.Do}, {"to undo it", p.Undo}} {
+			if len(way.phases) > 0 {
+				fmt.Fprintf(w, "# %s:\n", way.title)
+			}
+			for _, phase := range way.phases {
+				for _, command := range phase.Commands {
+					fmt.Fprintln(w, command)
+				}
+				fmt.Fprintln(w, "# check: "+phase.Check)
+			}
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 // printObjects writes objects as documents of YAML.

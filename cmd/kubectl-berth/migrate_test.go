@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/berth-lb/berth/kubectl/migrate"
+	"github.com/berth-lb/berth/kubectl/migrate/steps"
 )
 
 const fromMetalLB = `apiVersion: metallb.io/v1beta1
@@ -36,6 +40,15 @@ func TestMigrate(t *testing.T) {
 		{"the source is another one", fromMetalLB, []string{"--from", "purelb", "-"}, exitFailed, "", "is --from right?"},
 		{"there is no such source", fromMetalLB, []string{"--from", "lvs", "-"}, exitFailed, "", "write one of cilium"},
 		{"the source is not named", fromMetalLB, []string{"-"}, exitFailed, "", "from"},
+		{
+			"a cluster moves from metallb only", "",
+			[]string{"--from", "cilium", "--plan"}, exitFailed, "", "from metallb only",
+		},
+		{
+			"a cluster moves without files", fromMetalLB,
+			[]string{"--from", "metallb", "--next", "-"}, exitFailed, "", `"-"`,
+		},
+		{"there are two directions", "", []string{"--from", "metallb", "--next", "--back"}, exitFailed, "", "next"},
 		{"it is not YAML", "a: [", []string{"--from", "metallb", "-"}, exitFailed, "", "(standard input)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -56,5 +69,51 @@ func TestMigrate(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The steps with -o wide are a script, with what to check.
+func TestPrintPlan(t *testing.T) {
+	remove := steps.Action{
+		Resource:  schema.GroupVersionResource{Version: "v1", Resource: "pods"},
+		Namespace: "a",
+		Name:      "b",
+	}
+	all := []steps.Step{{
+		Name: "one", Text: "it is the first",
+		Do:   []steps.Phase{{Actions: []steps.Action{remove}, Check: "look"}},
+		Undo: []steps.Phase{{Actions: []steps.Action{remove}, Check: "look again", Pending: "not yet"}},
+	}, {
+		Name: "two", Text: "it is the second",
+		Do: []steps.Phase{
+			{Actions: []steps.Action{remove}, Check: "look", Pending: "not yet", Stay: 3 * time.Second},
+		},
+		Undo: []steps.Phase{{Check: "look again"}},
+	}}
+	for format, want := range map[string]string{
+		"wide": `# 1 one (done): it is the first
+# to undo it:
+kubectl -n a delete pods/b --ignore-not-found
+# check: look again
+
+# 2 two (to do): it is the second
+# to do it:
+kubectl -n a delete pods/b --ignore-not-found
+# check: look, for 3s
+
+`,
+		"table": `STEP   NAME   STATE   WHAT IT DOES
+1      one    done    it is the first
+2      two    to do   it is the second
+`,
+	} {
+		var out bytes.Buffer
+		err := printPlan(&common{IOStreams: genericiooptions.IOStreams{Out: &out}}, &output{format}, all)
+		if !errors.Is(err, errFinds) {
+			t.Errorf("error %v, want %v since a step is to be done", err, errFinds)
+		}
+		if got := out.String(); got != want {
+			t.Errorf("-o %s printed\n%s\nwant\n%s", format, got, want)
+		}
 	}
 }
