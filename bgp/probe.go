@@ -112,7 +112,7 @@ func probeUnsigned(ctx context.Context, p Peer) string {
 		return "peer answers without TCP MD5, and not with it: it has no password for this node; set the same one on the router, " +
 			"or leave out authentication of the BGPNeighbor"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("peer refuses connections to port %d", p.AddrPort().Port())
+		return refuses(p)
 	}
 	ctx, cancelPing := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
 	defer cancelPing()
@@ -123,6 +123,30 @@ func probeUnsigned(ctx context.Context, p Peer) string {
 		"peer answers ping, and no connection to port %d: it has another password for this node, or a filter is on the way",
 		p.AddrPort().Port(),
 	)
+}
+
+// Knock connects to a peer as a session does, with its password if it has one, and closes the
+// connection before a byte was said. Where that fails the error says why, as far as it can be found
+// out; signed: it is about the password. It must not be called while there is a session: see
+// RFC 4724 section 4.2.
+func Knock(ctx context.Context, p Peer) (signed bool, err error) {
+	dialer := sessionDialerTo(p)
+	dialer.Timeout = unsignedTimeout
+	conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
+	if err == nil {
+		return false, conn.Close()
+	}
+	if f := unreached(err); p.Password == "" || f.refused() {
+		return false, errors.New(f.text)
+	}
+	if text := probeUnsigned(ctx, p); text != "" {
+		return text != refuses(p), errors.New(text)
+	}
+	return false, errors.New(unreached(err).text)
+}
+
+func refuses(p Peer) string {
+	return fmt.Sprintf("peer refuses connections to port %d", p.AddrPort().Port())
 }
 
 // dialerTo dials as the session does, but for a signature.

@@ -269,6 +269,15 @@ func (s *Snapshot) AnnouncementsOf(pool *Pool) []string {
 	return names
 }
 
+// L2Of returns the SegmentAnnouncements that select addresses of the pool, whatever Services they
+// select, in order of precedence.
+func (s *Snapshot) L2Of(pool *Pool) []*SegmentAnnouncement {
+	return slices.DeleteFunc(
+		slices.Clone(s.segments),
+		func(a *SegmentAnnouncement) bool { return !a.pools.selects(pool) },
+	)
+}
+
 // BGPFor is L2For for RouteAnnouncements.
 func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*RouteAnnouncement {
 	pool := s.PoolOf(address)

@@ -18,12 +18,25 @@ import (
 // protocols are ICMP's numbers, by which its messages are parsed.
 const protocolICMP, protocolICMPv6 = 1, 58
 
+// headroom is more than the headers before an answer's data.
+const headroom = 128
+
 // Answers asks an address by ICMP echo, over a socket that control prepares if it is not nil, and
 // reports whether it answers before the context ends. Not to answer says little: many hosts drop
 // what they are asked.
 func Answers(
 	ctx context.Context,
 	address netip.Addr,
+	control func(network, address string, c syscall.RawConn) error,
+) (bool, error) {
+	return Echo(ctx, address, []byte("berth"), control)
+}
+
+// Echo is Answers with data of the caller's.
+func Echo(
+	ctx context.Context,
+	address netip.Addr,
+	data []byte,
 	control func(network, address string, c syscall.RawConn) error,
 ) (bool, error) {
 	network, local, protocol := "ip4:icmp", "0.0.0.0", protocolICMP
@@ -39,7 +52,7 @@ func Answers(
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	echo := &icmp.Echo{ID: os.Getpid() & 0xffff, Seq: rand.IntN(1 << 16), Data: []byte("berth")}
+	echo := &icmp.Echo{ID: os.Getpid() & 0xffff, Seq: rand.IntN(1 << 16), Data: data}
 	message, err := (&icmp.Message{Type: request, Body: echo}).Marshal(nil)
 	if err != nil {
 		return false, fmt.Errorf("ping %s: %w", address, err)
@@ -47,7 +60,7 @@ func Answers(
 	if _, err := conn.WriteTo(message, &net.IPAddr{IP: address.AsSlice(), Zone: address.Zone()}); err != nil {
 		return false, fmt.Errorf("ping %s: %w", address, err)
 	}
-	b := make([]byte, 1500)
+	b := make([]byte, max(1500, len(data)+headroom))
 	for {
 		n, from, err := conn.ReadFrom(b)
 		if err != nil {

@@ -171,6 +171,19 @@ func OpenMessage(payload []byte, cluster uint64, keys Keys) (Message, error) {
 	return readMessage(signed)
 }
 
+// SenderOf returns the node and the cluster that a payload says that it is from. It believes it
+// without a key.
+func SenderOf(payload []byte) (node string, cluster uint64, is bool) {
+	if len(payload) < minMessage || string(payload[:4]) != messageMagic {
+		return "", 0, false
+	}
+	name := int(payload[messageFixed-1])
+	if name == 0 || name > MaxNodeName || len(payload) < messageFixed+name {
+		return "", 0, false
+	}
+	return string(payload[messageFixed : messageFixed+name]), binary.BigEndian.Uint64(payload[10:]), true
+}
+
 func readMessage(b []byte) (Message, error) {
 	number := func(at int) uint64 { return binary.BigEndian.Uint64(b[at:]) }
 	m := Message{

@@ -182,9 +182,14 @@ func FuzzOpenMessage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = OpenMessage(b, 5, keys)
 		// Invalid fields are rejected even if the sender has the key.
-		m, err := OpenMessage(sign(bytes.Clone(b), b, keys.Sign), 5, keys)
+		signed := sign(bytes.Clone(b), b, keys.Sign)
+		m, err := OpenMessage(signed, 5, keys)
+		node, cluster, is := SenderOf(signed)
 		if err != nil {
 			return
+		}
+		if !is || node != m.Node || cluster != 5 {
+			t.Errorf("without a key it is from %q of %d, %v, want %q", node, cluster, is, m.Node)
 		}
 		if m.Node == "" || m.state > Holding || m.interval < MinHelloInterval {
 			t.Errorf("opened %+v", m)

@@ -37,8 +37,10 @@ type Sockets struct {
 
 // Handlers take what sockets receive. Frames are valid only during the call.
 type Handlers struct {
-	Hello  func(payload []byte)
-	Cut    func() // a frame in place of a hello was too long to be one
+	Hello func(payload []byte)
+	Cut   func() // a frame in place of a hello was too long to be one
+	// Probe takes the messages of ProbeFrame; nil: they are ignored.
+	Probe  func(cluster uint64, node string)
 	ARP    func(frame []byte) (reply []byte)
 	NDP    func(frame []byte) (reply []byte)
 	Broken func(error) // a socket failed for good: close the sockets
@@ -130,15 +132,24 @@ func (s *Sockets) read(c *packet.Conn, longest int, take func(frame []byte)) {
 	}
 }
 
-func (s *Sockets) takeHello(frame []byte) { takeHello(frame, s.in.Hello, s.in.Cut) }
+func (s *Sockets) takeHello(frame []byte) { s.in.takeHello(frame, s.in.Hello) }
 
-// takeHello passes the payload of a frame to take, unless the frame was cut.
-func takeHello(frame []byte, take func([]byte), cut func()) {
+// takeHello passes the payload of a frame to take, unless the frame was cut or is a probe's.
+func (in Handlers) takeHello(frame []byte, take func([]byte)) {
+	if len(frame) > maxHello {
+		in.Cut()
+		return
+	}
+	if len(frame) <= neighbor.EthernetHeader {
+		return
+	}
+	payload := frame[neighbor.EthernetHeader:]
+	cluster, node, is := probeOf(payload)
 	switch {
-	case len(frame) > maxHello:
-		cut()
-	case len(frame) > neighbor.EthernetHeader:
-		take(frame[neighbor.EthernetHeader:])
+	case !is:
+		take(payload)
+	case in.Probe != nil:
+		in.Probe(cluster, node)
 	}
 }
 
@@ -191,7 +202,10 @@ func (s *Sockets) hearAll(on bool) error {
 	var failure error
 	err = raw.Control(func(fd uintptr) {
 		request := &unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_ALLMULTI}
-		failure = os.NewSyscallError("setsockopt", unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, option, request))
+		failure = os.NewSyscallError(
+			"setsockopt",
+			unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, option, request),
+		)
 	})
 	return errors.Join(err, failure)
 }
@@ -213,7 +227,7 @@ func (s *Sockets) Drain(take func([]byte)) error {
 			if err != nil {
 				return
 			}
-			takeHello(b[:n], take, s.in.Cut)
+			s.in.takeHello(b[:n], take)
 		}
 	})
 }
@@ -227,6 +241,10 @@ func (s *Sockets) Join(addr netip.Addr) {
 	s.solicited.count(addr, +1)
 	s.changed.Notify()
 }
+
+// Hear lets ARP or neighbor discovery about an address reach the handlers, without joining a group:
+// questions of others need not, but answers to this interface do.
+func (s *Sockets) Hear(addr netip.Addr) error { return s.filterOf(addr).allow(addr) }
 
 // Leave undoes one Join, soon after.
 func (s *Sockets) Leave(addr netip.Addr) {

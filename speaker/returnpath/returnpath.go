@@ -16,28 +16,43 @@ import (
 // beyond the segment leave, for the families that the interface has an address of.
 // None: there are no such routes.
 func Of(iface string) ([]string, error) {
+	v4, v6, err := Families(iface)
+	for _, name := range v6 {
+		if !slices.Contains(v4, name) {
+			v4 = append(v4, name)
+		}
+	}
+	return v4, err
+}
+
+// Families is Of for IPv4 and IPv6 apart.
+func Families(iface string) (v4, v6 []string, err error) {
 	link, err := netlink.LinkByName(iface)
 	if err != nil {
-		return nil, fmt.Errorf("find interface %s: %w", iface, err)
+		return nil, nil, fmt.Errorf("find interface %s: %w", iface, err)
 	}
-	var names []string
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		addresses, err := netlink.AddrList(link, family)
-		if err != nil {
-			return nil, fmt.Errorf("list addresses of %s: %w", iface, err)
-		}
-		if !slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsGlobalUnicast() }) {
-			continue
-		}
-		by, err := leavesBy(elsewhere(family))
-		if err != nil {
-			return nil, err
-		}
-		if by != "" && !slices.Contains(names, by) {
-			names = append(names, by)
-		}
+	if v4, err = of(link, netlink.FAMILY_V4); err != nil {
+		return nil, nil, err
 	}
-	return names, nil
+	if v6, err = of(link, netlink.FAMILY_V6); err != nil {
+		return nil, nil, err
+	}
+	return v4, v6, nil
+}
+
+func of(link netlink.Link, family int) ([]string, error) {
+	addresses, err := netlink.AddrList(link, family)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
+	}
+	if !slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsGlobalUnicast() }) {
+		return nil, nil
+	}
+	by, err := leavesBy(elsewhere(family))
+	if by == "" {
+		return nil, err
+	}
+	return []string{by}, err
 }
 
 // elsewhere is an address that stands for a client beyond every segment. It is from a network
