@@ -32,6 +32,8 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(controllerCommand(), speakerCommand(), applyCommand(), traceCommand(), versionCommand())
+	root.AddCommand(
+		controllerCommand(), speakerCommand(), applyCommand(), traceCommand(), probeCommand(), versionCommand(),
+	)
 	return root
 }

@@ -121,7 +121,7 @@ func addReports(b *bundle.Bundle) (at time.Time, err error) {
 	}
 	st := view.StatusOf(s)
 	add("status.txt", st, func(w io.Writer, _ bool) { printStatus(w, st) })
-	report := doctor.Look(s, extras, nil)
+	report := doctor.Look(s, extras, nil, nil)
 	add("doctor.txt", report, func(w io.Writer, wide bool) { printReport(w, report, wide) })
 	for _, svc := range view.ServicesOf(s, "") {
 		if svc.Others {

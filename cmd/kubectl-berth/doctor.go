@@ -6,16 +6,23 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/internal/version"
+	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/doctor"
+	"github.com/berth-lb/berth/kubectl/doctor/pods"
 )
 
 func doctorCommand(c *common) *cobra.Command {
 	var out output
 	var ranges []string
 	var file string
+	var probes probing
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps Berth from working, before an install and after",
@@ -24,7 +31,15 @@ func doctorCommand(c *common) *cobra.Command {
 It reads the cluster: other load balancers, kube-proxy, ports, labels, admission,
 addresses of pools that somebody has, and, once Berth is installed, all its parts.
 Each finding has an ID, which docs/reference/doctor.md explains. The exit code is 1
-if there is one.`,
+if there is one.
+
+With --nodes it also looks from the nodes. It runs a pod on each for a few seconds,
+in the node's network and with the capability NET_RAW, and deletes it. The pods ask
+the segments who answers for the pools' addresses (by ARP and NDP), listen whether
+hellos of the other nodes arrive, measure the MTU between nodes, call routers that
+the node has no session with, and look at the kernel. They change nothing. It needs
+the rights to create, get, list and delete pods, and to get pods/log, in the
+namespace of the pods: Berth's, or that of --namespace.`,
 		Example: `  # Before an install: is the cluster fit, and are these addresses free?
   kubectl berth doctor --pool 192.0.2.100-192.0.2.150
 
@@ -32,14 +47,20 @@ if there is one.`,
   kubectl berth doctor -f pools.yaml
 
   # After an install: is all well?
-  kubectl berth doctor`,
+  kubectl berth doctor
+
+  # And what do the nodes see?
+  kubectl berth doctor --nodes`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := probes.check(c); err != nil {
+				return err
+			}
 			proposed, err := c.proposal(ranges, file)
 			if err != nil {
 				return err
 			}
-			report, err := c.examine(cmd.Context(), proposed)
+			report, err := c.examine(cmd.Context(), proposed, probes)
 			if err != nil {
 				return err
 			}
@@ -58,6 +79,7 @@ if there is one.`,
 	cmd.Flags().
 		StringVarP(&file, "filename", "f", "", "file with LoadBalancerPools that are to be; - is standard input")
 	cmd.MarkFlagsMutuallyExclusive("pool", "filename")
+	probes.register(cmd)
 	return cmd
 }
 
@@ -82,16 +104,25 @@ func (c *common) proposal(ranges []string, file string) (*doctor.Proposal, error
 	return p, nil
 }
 
-func (c *common) examine(ctx context.Context, proposed *doctor.Proposal) (doctor.Report, error) {
+func (c *common) examine(ctx context.Context, proposed *doctor.Proposal, probes probing) (doctor.Report, error) {
 	s, err := c.read(ctx)
 	if err != nil {
 		return doctor.Report{}, err
+	}
+	var seen *doctor.Seen
+	if probes.nodes {
+		if seen, err = c.probe(ctx, s, proposed, probes); err != nil {
+			return doctor.Report{}, err
+		}
+		if s, err = c.read(ctx); err != nil { // as it is now: it took a while
+			return doctor.Report{}, err
+		}
 	}
 	extras, err := c.extras(ctx)
 	if err != nil {
 		return doctor.Report{}, err
 	}
-	return doctor.Look(s, extras, proposed), nil
+	return doctor.Look(s, extras, proposed, seen), nil
 }
 
 // extras reads what only the doctor needs.
@@ -130,4 +161,101 @@ func printReport(w io.Writer, r doctor.Report, wide bool) {
 	for _, text := range r.Unknown {
 		fmt.Fprintln(w, "not known:", text)
 	}
+}
+
+// probing is how the doctor looks from the nodes.
+type probing struct {
+	nodes   bool
+	image   string
+	timeout time.Duration
+}
+
+func (p *probing) register(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&p.nodes, "nodes", false,
+		"look from the nodes too, by a short-lived pod on each, in Berth's namespace or that of --namespace")
+	cmd.Flags().StringVar(&p.image, "image", "",
+		"image of these pods, which has /berth; that of the installed speaker if empty, else that of this version's manifests")
+	cmd.Flags().DurationVar(&p.timeout, "timeout", 2*time.Minute, "how long these pods may take, from 10s")
+}
+
+// shortest is the least that probes need.
+const shortest = 10 * time.Second
+
+// check reports flags that contradict each other.
+func (p probing) check(c *common) error {
+	switch {
+	case !p.nodes && p.image != "":
+		return errors.New("--image: it is of the pods that --nodes runs; write --nodes too, or leave it out")
+	case !p.nodes:
+		return nil
+	case c.from != "":
+		return errors.New("--nodes: pods run in a cluster, and --bundle reads none; leave out one of the two")
+	case p.timeout < shortest:
+		return fmt.Errorf("--timeout %s: is too short; write 10s or more", p.timeout)
+	}
+	return nil
+}
+
+// probe runs the probes.
+func (c *common) probe(
+	ctx context.Context,
+	s *cluster.State,
+	proposed *doctor.Proposal,
+	p probing,
+) (*doctor.Seen, error) {
+	if err := s.Missing[cluster.Nodes]; err != nil {
+		return nil, cluster.Right(err, "list", "", "nodes")
+	}
+	to, err := c.clients()
+	if err != nil {
+		return nil, err
+	}
+	namespace := c.namespace
+	if c.config.Namespace != nil && *c.config.Namespace != "" {
+		namespace = *c.config.Namespace
+	}
+	runner := pods.Runner{Kubernetes: to.Kubernetes, Namespace: namespace, Image: p.image, Timeout: p.timeout}
+	image, account, secrets := pods.Installed(s)
+	if runner.Image == "" {
+		runner.Image = image
+	}
+	if runner.Image == "" {
+		runner.Image = "localhost/berth:" + version.Number()
+	}
+	if namespace == s.Namespace {
+		runner.Account, runner.PullSecrets = account, secrets
+	}
+	plan := doctor.PlanNodes(s, proposed)
+	if plan.HasPasswords() {
+		if why := mayTry(ctx, to, namespace, s.Namespace); why == "" {
+			plan.TryPasswords()
+		} else {
+			plan.Unknown = append(plan.Unknown, "whether routers take the passwords of BGPNeighbors: "+why)
+		}
+	}
+	fmt.Fprintf(c.ErrOut, "note: a pod runs on each of %d nodes for a few seconds, in namespace %s, with image %s\n",
+		len(plan.Requests), namespace, runner.Image)
+	return runner.Run(ctx, plan)
+}
+
+// mayTry returns why the passwords of routers may not be tried; empty: they may.
+func mayTry(ctx context.Context, to *cluster.Clients, namespace, berth string) string {
+	if namespace != berth {
+		return fmt.Sprintf("the Secrets are in namespace %s, and the pods in %s", berth, namespace)
+	}
+	review, err := to.Kubernetes.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
+		&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: namespace,
+				Verb:      "get",
+				Resource:  "secrets",
+			},
+		}}, metav1.CreateOptions{})
+	switch {
+	case err != nil:
+		return err.Error()
+	case !review.Status.Allowed:
+		return "you have no right to get secrets in namespace " + namespace
+	}
+	return ""
 }

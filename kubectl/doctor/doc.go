@@ -8,4 +8,5 @@
 //   - others.go: other load balancers, kubeproxy.go: kube-proxy, platform.go: the cluster itself
 //   - services.go, addresses.go: Services, and the addresses of pools
 //   - installed.go, network.go: Berth, once it is installed
+//   - nodes.go: what probes on the nodes found; package nodes judges, and package pods runs them
 package doctor

@@ -22,6 +22,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/doctor/nodes"
 	"github.com/berth-lb/berth/manifests/crds"
 )
 
@@ -38,6 +39,7 @@ type scene struct {
 	s *cluster.State
 	x *Extras
 	p *Proposal
+	n *nodes.Seen
 }
 
 func node(name, address string) *corev1.Node {
@@ -673,9 +675,9 @@ func TestLook(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			at := well(t)
 			c.change(at)
-			r := Look(at.s, at.x, at.p)
-			if saved := at.saved(t); !reflect.DeepEqual(r, Look(saved.s, saved.x, at.p)) {
-				t.Errorf("once saved, it is %+v", Look(saved.s, saved.x, at.p))
+			r := Look(at.s, at.x, at.p, at.n)
+			if saved := at.saved(t); !reflect.DeepEqual(r, Look(saved.s, saved.x, at.p, at.n)) {
+				t.Errorf("once saved, it is %+v", Look(saved.s, saved.x, at.p, at.n))
 			}
 			var got []string
 			for _, f := range r.Findings {

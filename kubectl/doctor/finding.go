@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/berth-lb/berth/kubectl/cluster"
+	"github.com/berth-lb/berth/kubectl/doctor/nodes"
 )
 
 // Severity says how bad a finding is.
@@ -52,7 +53,7 @@ type Kind struct {
 }
 
 // Kinds are all that can be found, in the order in which they are reported.
-func Kinds() []Kind { return slices.Concat(kinds, nodeKinds) }
+func Kinds() []Kind { return kinds }
 
 var kinds = []Kind{
 	// The cluster, whether Berth is installed or not.
@@ -208,6 +209,55 @@ var kinds = []Kind{
 		"docs/reference/rbac.md",
 	},
 	{"address-conflict", Error, "take the address from that host, or out of the pool", "docs/guides/layer2.md"},
+	// What only probes on the nodes find. They find some of the others, too.
+	{
+		nodes.AddressAnswered,
+		Warning,
+		"take the address from that host, or out of the pool: Berth does not announce it while the host answers",
+		"docs/guides/layer2.md",
+	},
+	{
+		nodes.AddressTwice,
+		Error,
+		"look at what keeps the two nodes from hearing each other, and for another load balancer or keepalived on them",
+		"docs/guides/layer2.md",
+	},
+	{
+		nodes.FramesLost,
+		Error,
+		"let multicast Ethernet frames of type 0x88b5 pass between the nodes: switches, hypervisors and packet filters drop them",
+		"docs/guides/layer2.md",
+	},
+	{
+		nodes.RouterUnreachable,
+		Error,
+		"let TCP port 179 pass between the node and the router, and have the router listen to the node",
+		"docs/guides/bgp.md",
+	},
+	{
+		nodes.RouterPassword,
+		Error,
+		"set the same password on both ends: in the Secret that the BGPNeighbor names, and on the router for this node",
+		"docs/guides/bgp.md",
+	},
+	{
+		nodes.ReversePath,
+		Error,
+		"route replies by the interface on the segment, or set net.ipv4.conf.INTERFACE.rp_filter and that of all to 2 (loose)",
+		"docs/guides/layer2.md",
+	},
+	{
+		nodes.PathMTU,
+		Warning,
+		"set the MTU of the nodes' interfaces to what the network between them carries, or raise that",
+		"docs/guides/troubleshooting.md",
+	},
+	{
+		nodes.KernelFeature,
+		Error,
+		"run a kernel that has it, or load its module at boot",
+		"docs/reference/versions.md",
+	},
 }
 
 // examination gathers findings.
