@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,8 +35,8 @@ func (s *Stage) RouterSessions(ctx context.Context) (map[string]RouterSession, e
 		return nil, fmt.Errorf("the router's sessions: %w in %q", err, out)
 	}
 	sessions := map[string]RouterSession{}
-	for address, session := range summary.Peers {
-		if node := s.nodeAt(address); node != "" {
+	for address, session := range summary.Peers { // those over IPv6 are among them
+		if node := s.nodeAt(address); node != "" && !strings.Contains(address, ":") {
 			sessions[node] = session
 		}
 	}
