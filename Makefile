@@ -21,7 +21,7 @@ TOOLS := $(BERTH_CACHE)/tools
 LAB := $(BERTH_CACHE)/bin/lab
 VM := $(BERTH_CACHE)/bin/vm-exec
 # Tests of routes and of rules, on this machine's kernel, and tests of the API server.
-route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./internal/urgent ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/heart ./speaker/bgpd ./speaker/localnet ./speaker/rival
+route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./internal/urgent ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/dataplane/steering/... ./speaker/heart ./speaker/bgpd ./speaker/localnet ./speaker/rival
 api_tests = cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 15m ./api
 # The packages below the working directory that have tests under the tags $(1). The rest is left to
 # `make build`: with the race detector Kubernetes itself would be compiled once more.
@@ -87,6 +87,7 @@ side-by-side: fetch binaries
 vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's in QEMU (root)
 	cd e2e && go test -tags vm -count=1 -p 1 -exec $(VM) ./vm ./vm/ipvs
 	BERTH_VM_KIND=qemu go test -tags root,vrf -count=1 -run VRF -exec $(VM) ./bgp
+	BERTH_VM_KIND=qemu go test -tags root -count=1 -run '^TestSteer_(packets|secondChance|encapsulates)$$' -exec $(VM) ./speaker/dataplane/steering/program
 	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -exec $(VM) ./vm
 	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes ./vm/life
 
@@ -106,6 +107,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && go test -tags release -count=1 -timeout 10m ./tutorial
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
+	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering
 
 test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
 	cd e2e && go run ./cmd/minors $(MINORS)
@@ -169,6 +171,9 @@ generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## deep copies, CRDs, manif
 	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
 	cd tools && go run ./interop ../manifests/crds ../e2e/interop/testdata ../docs/reference/interop.md
 	cd tools/monitoring && go run . ../../manifests/monitoring
+
+bpf: ## the BPF programs' objects, by a clang that is downloaded and unpacked to .cache (root)
+	cd e2e && go run ./cmd/bpf
 
 verify: ## generated files are fresh, Go is formatted, go.mod files are tidy; sizes of packages, words, columns, links
 	@tools/verify

@@ -1,0 +1,231 @@
+package decide
+
+import "strconv"
+
+// Action is what becomes of a packet.
+type Action uint8
+
+// Actions.
+const (
+	Pass  Action = iota // it is left to the kernel here, and so to kube-proxy
+	Steer               // it goes to another node
+	Drop
+)
+
+// Reason says why. The numbers are in the program's counters.
+type Reason uint16
+
+// Reasons.
+const (
+	First        Reason = iota + 1 // steered to the first in rank
+	Corrected                      // steered to the first in rank, as the sender has another table
+	Second                         // steered to whom may know the connection: the second chance
+	Returned                       // steered to the first in rank, as nobody knows the connection
+	Local                          // here: this node is first in rank, or the connection is new
+	Known                          // here: conntrack knows the connection
+	Unknown                        // here: nobody knows the connection
+	Exhausted                      // here: the packet was forwarded too often
+	Unsettled                      // dropped: nobody knows the connection, but tables have just changed
+	TooBig                         // not sent: encapsulated, it would be larger than the path takes; its sender is told
+	NoPath                         // here: the node has no address of the packet's family
+	Source                         // here: loadBalancerSourceRanges do not have the source
+	NoTable                        // here: the maps have no table, or nobody in it
+	Decapsulated                   // came encapsulated; counted beside one of the others
+)
+
+var reasons = [...]string{
+	First: "first", Corrected: "corrected", Second: "second_chance", Returned: "returned", Local: "local",
+	Known: "known", Unknown: "unknown", Exhausted: "exhausted", Unsettled: "unsettled", TooBig: "too_big",
+	NoPath: "no_path", Source: "source", NoTable: "no_table", Decapsulated: "decapsulated",
+}
+
+// String returns the reason as metrics have it.
+func (r Reason) String() string {
+	if r > 0 && int(r) < len(reasons) {
+		return reasons[r]
+	}
+	return "reason_" + strconv.Itoa(int(r))
+}
+
+// class is how often a packet was forwarded, and as what. Its TTL carries it.
+type class uint8
+
+const (
+	fresh     class = iota // from a client, or a router
+	toFirst                // to the first in rank
+	corrected              // to the first in rank by another table than the sender's
+	second                 // to the second chance
+	third
+	last
+)
+
+func classOf(ttl uint8) class {
+	switch {
+	case ttl > 24:
+		return fresh
+	case ttl <= 8:
+		return last
+	}
+	return class(7 - (ttl+3)>>2)
+}
+
+// View is what is known about a packet.
+type View struct {
+	Slot Slot
+	// Self is the node that has the packet.
+	Self uint16
+	// Alive reports for each rank whether its node is not thought dead, Returned whether it was,
+	// lately.
+	Alive, Returned [Ranks]bool
+	TTL             uint8
+	// Local: this node has ready endpoints.
+	Local bool
+	// Chance: the packet is from the middle of a connection, and the Service's protocol has a
+	// second chance.
+	Chance bool
+	// Held: tables have just changed, and the sender would try again (TCP).
+	Held bool
+	// Bounces: what nobody knows ends at the first in rank, even if endpoints are here (UDP).
+	Bounces bool
+}
+
+// Verdict is what the program does.
+type Verdict struct {
+	Action Action
+	Reason Reason
+	// Node is where the packet goes; Self if it is not steered.
+	Node uint16
+	// TTL is what the packet has then.
+	TTL uint8
+}
+
+// order is who gets the packet.
+type order struct {
+	first  uint16 // gets what is new
+	second uint16 // whom the first asks
+	next   uint16 // whom this node asks
+	moved  bool
+}
+
+func (v View) up(rank int) bool {
+	n, _ := v.Slot.At(rank)
+	return v.Alive[rank] || n == v.Self
+}
+
+func (v View) order() order {
+	o := order{first: Nobody, second: Nobody, next: Nobody, moved: v.Slot.Moved()}
+	fallback := uint16(Nobody)
+	for i := range Ranks {
+		n, drains := v.Slot.At(i)
+		if n == Nobody || drains {
+			continue
+		}
+		if fallback == Nobody {
+			fallback = n
+			o.moved = o.moved || v.Returned[i]
+		}
+		if o.first == Nobody && v.up(i) {
+			o.first = n
+		}
+	}
+	if o.first == Nobody { // all are suspected: more likely it is this node that is ill
+		o.first = fallback
+	}
+	o.moved = o.moved || o.first != fallback
+	o.second, o.next = v.others(o.first)
+	return o
+}
+
+// others returns whom the first and whom this node ask about a connection that they do not know:
+// first those that are up, in order of rank.
+func (v View) others(first uint16) (second, next uint16) {
+	second, next = Nobody, Nobody
+	suspect, past := uint16(Nobody), false
+	for i := range Ranks {
+		n, _ := v.Slot.At(i)
+		switch {
+		case n == v.Self:
+			past = true
+		case n == Nobody || n == first:
+		case !v.up(i):
+			if suspect == Nobody {
+				suspect = n
+			}
+		default:
+			if second == Nobody {
+				second = n
+			}
+			if past && next == Nobody {
+				next = n
+			}
+		}
+	}
+	if second == Nobody {
+		second = suspect
+	}
+	if next == Nobody {
+		next = suspect
+	}
+	return second, next
+}
+
+// AsksConntrack reports whether the verdict depends on whether this node knows the connection.
+func (v View) AsksConntrack() bool {
+	o, c := v.order(), classOf(v.TTL)
+	if !v.Chance || o.first == Nobody || c == last {
+		return false
+	}
+	if o.first == v.Self {
+		return o.moved
+	}
+	return c != fresh
+}
+
+// Decide returns the verdict. Known says whether this node's conntrack knows the connection; it
+// does not matter unless AsksConntrack.
+func (v View) Decide(known bool) Verdict {
+	o, c := v.order(), classOf(v.TTL)
+	mine := o.first == v.Self
+	switch {
+	case o.first == Nobody:
+		return v.here(NoTable)
+	case c == last && (mine || v.Local || v.TTL <= 1):
+		return v.here(Exhausted)
+	case c == last:
+		// A client's packet may have come so far; it still gets to an endpoint, by falling TTLs.
+		return Verdict{Steer, Corrected, o.first, v.TTL - 1}
+	case c == fresh && !mine:
+		return to(o.first, toFirst, First)
+	case !v.Chance && (mine || v.Local), v.Chance && mine && !o.moved:
+		return v.here(Local)
+	case !v.Chance:
+		return to(o.first, c+1, Corrected)
+	case known:
+		return v.here(Known)
+	}
+	return v.ask(o, c)
+}
+
+// ask returns the verdict on a packet in the middle of a connection that this node does not know.
+func (v View) ask(o order, c class) Verdict {
+	mine := o.first == v.Self
+	switch {
+	case mine && c < second && o.second != Nobody:
+		return to(o.second, second, Second)
+	case !mine && c < second:
+		return to(o.first, c+1, Corrected)
+	case !mine && c < third && o.next != Nobody:
+		return to(o.next, third, Second)
+	case v.Held:
+		return Verdict{Drop, Unsettled, v.Self, v.TTL}
+	case !mine && (v.Bounces || !v.Local):
+		return to(o.first, last, Returned)
+	}
+	return v.here(Unknown)
+}
+
+func (v View) here(why Reason) Verdict { return Verdict{Pass, why, v.Self, v.TTL} }
+
+func to(node uint16, c class, why Reason) Verdict {
+	return Verdict{Steer, why, node, uint8(28 - 4*c)}
+}

@@ -1,0 +1,215 @@
+package decide
+
+import (
+	"net/netip"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// The reference vectors of SipHash-2-4: the message is 00 01 02 and so on, the seed 00 to 0f.
+func TestSipHash_vectors(t *testing.T) {
+	var seed [16]byte
+	message := make([]byte, 64)
+	for i := range message {
+		message[i] = byte(i)
+	}
+	copy(seed[:], message)
+	for n, want := range map[int]uint64{0: 0x726fdb47dd0e0e31, 1: 0x74f839c593dc67fd, 15: 0xa129ca6149be45e5} {
+		if got := sipHash(SeedFrom(seed), message[:n], 2, 4); got != want {
+			t.Errorf("SipHash-2-4 of %d bytes is %#x, want %#x", n, got, want)
+		}
+	}
+}
+
+func TestHash(t *testing.T) {
+	flow := Flow{netip.MustParseAddrPort("203.0.113.7:40000"), netip.MustParseAddrPort("198.51.100.1:443"), TCP}
+	seed := Seed{1, 2}
+	other := flow
+	other.Client = netip.AddrPortFrom(flow.Client.Addr(), 40001)
+	if flow.Hash(seed, false) == other.Hash(seed, false) || flow.Hash(seed, true) != other.Hash(seed, true) {
+		t.Error("another port of the client must give another hash, unless by source only")
+	}
+	other.Service = netip.MustParseAddrPort("198.51.100.2:80")
+	if flow.Hash(seed, true) != other.Hash(seed, true) {
+		t.Error("by source only, the Service matters")
+	}
+	if flow.Hash(Seed{1, 3}, false) == flow.Hash(seed, false) {
+		t.Error("the seed does not matter")
+	}
+	mapped := flow
+	mapped.Client = netip.AddrPortFrom(netip.AddrFrom16(flow.Client.Addr().As16()), 40000)
+	if mapped.Hash(seed, false) != flow.Hash(seed, false) {
+		t.Error("an IPv4 address that is mapped to IPv6 is another one")
+	}
+}
+
+func TestSlotOf(t *testing.T) {
+	for _, c := range []struct {
+		hash        uint32
+		slots, want int
+	}{{0, 1024, 0}, {1 << 31, 1024, 512}, {^uint32(0), 1024, 1023}, {^uint32(0), 3, 2}} {
+		if got := SlotOf(c.hash, c.slots); got != c.want {
+			t.Errorf("hash %#x selects slot %d of %d, want %d", c.hash, got, c.slots, c.want)
+		}
+	}
+}
+
+func TestSlot(t *testing.T) {
+	s := NoSlot.With(0, 5, true).With(1, 4095, false).WithMoved(true)
+	if n, drains := s.At(0); n != 5 || !drains || !s.Moved() || s.First() != 4095 {
+		t.Errorf("%#x: first rank %d, drains %t, moved %t, first %d", uint64(s), n, drains, s.Moved(), s.First())
+	}
+	s = s.With(0, 6, false).WithMoved(true)
+	if n, drains := s.At(0); n != 6 || drains || !s.Moved() || s.First() != 6 {
+		t.Errorf("%#x: a rank is not replaced alone", uint64(s))
+	}
+	if n, _ := s.At(3); n != Nobody || NoSlot.First() != Nobody || s.WithMoved(false).Moved() {
+		t.Error("nobody is somebody")
+	}
+}
+
+// view draws what a node may see; ranks and self are of few nodes, so that they meet.
+func view(t *rapid.T) View {
+	v := View{
+		Slot: NoSlot, Self: uint16(rapid.IntRange(1, 6).Draw(t, "self")), TTL: rapid.Byte().Draw(t, "ttl"),
+		Local: rapid.Bool().Draw(t, "local"), Chance: rapid.Bool().Draw(t, "chance"),
+		Held: rapid.Bool().Draw(t, "held"), Bounces: rapid.Bool().Draw(t, "bounces"),
+	}
+	nodes := rapid.Permutation([]uint16{1, 2, 3, 4, 5, 6}).Draw(t, "nodes")
+	for i := range rapid.IntRange(0, Ranks).Draw(t, "ranks") {
+		v.Slot = v.Slot.With(i, nodes[i], rapid.IntRange(0, 3).Draw(t, "drains") == 0)
+		v.Alive[i] = rapid.IntRange(0, 3).Draw(t, "dead") != 0
+		v.Returned[i] = rapid.IntRange(0, 3).Draw(t, "returned") == 0
+	}
+	v.Slot = v.Slot.WithMoved(rapid.Bool().Draw(t, "moved"))
+	return v
+}
+
+// Whatever tables say, the TTL of a packet that is steered falls: no loop is longer than that. And
+// nothing is steered to nobody, or to oneself.
+func TestDecide_ttlFalls(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := view(t)
+		got := v.Decide(rapid.Bool().Draw(t, "known"))
+		if got.Action == Steer && (got.TTL >= v.TTL || got.TTL == 0 || got.Node == Nobody || got.Node == v.Self) {
+			t.Fatalf("%+v: %+v", v, got)
+		}
+		if got.Action != Steer && (got.TTL != v.TTL || got.Node != v.Self) {
+			t.Fatalf("%+v: %+v changes what stays", v, got)
+		}
+	})
+}
+
+// What conntrack says matters only where it is asked.
+func TestDecide_asksConntrack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := view(t)
+		if !v.AsksConntrack() && v.Decide(true) != v.Decide(false) {
+			t.Fatalf("%+v depends on what nobody asked", v)
+		}
+		if v.AsksConntrack() && v.Decide(true).Reason != Known {
+			t.Fatalf("%+v: a known connection is not served here: %+v", v, v.Decide(true))
+		}
+	})
+}
+
+// A packet goes through nodes that may disagree about everything: it ends after few hops.
+func TestDecide_noLoop(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ttl := uint8(rapid.IntRange(1, 255).Draw(t, "ttl"))
+		at := uint16(rapid.IntRange(1, 6).Draw(t, "at"))
+		hops := 0
+		for ; ; hops++ {
+			v := view(t)
+			v.Self, v.TTL = at, ttl
+			got := v.Decide(rapid.Bool().Draw(t, "known"))
+			if got.Action != Steer {
+				break
+			}
+			at, ttl = got.Node, got.TTL
+		}
+		if hops > 12 { // to a TTL of 24, 20, 16, 12, 8, 7 and so on
+			t.Fatalf("%d hops", hops)
+		}
+	})
+}
+
+// slot ranks nodes 1, 2, 3, all alive, none moved.
+func slot(changes ...func(*View)) View {
+	v := View{
+		Slot: NoSlot.With(0, 1, false).With(1, 2, false).With(2, 3, false), Self: 9, TTL: 64,
+		Alive: [Ranks]bool{true, true, true, false},
+	}
+	for _, c := range changes {
+		c(&v)
+	}
+	return v
+}
+
+func self(n uint16) func(*View)        { return func(v *View) { v.Self = n } }
+func ttl(n uint8) func(*View)          { return func(v *View) { v.TTL = n } }
+func dead(rank int) func(*View)        { return func(v *View) { v.Alive[rank] = false } }
+func returned(rank int) func(*View)    { return func(v *View) { v.Returned[rank] = true } }
+func draining(node uint16) func(*View) { return func(v *View) { v.Slot = v.Slot.With(0, node, true) } }
+func local(v *View)                    { v.Local = true }
+func chance(v *View)                   { v.Chance = true }
+func held(v *View)                     { v.Held = true }
+func bounces(v *View)                  { v.Bounces = true }
+func moved(v *View)                    { v.Slot = v.Slot.WithMoved(true) }
+
+func TestDecide(t *testing.T) {
+	const unknown, known = false, true
+	for _, c := range []struct {
+		name  string
+		view  View
+		known bool
+		want  Verdict
+	}{
+		{"a new connection at the owner", slot(), unknown, Verdict{Steer, First, 1, 24}},
+		{"at the first", slot(self(1), local, ttl(24)), unknown, Verdict{Pass, Local, 1, 24}},
+		{"the first is dead", slot(dead(0)), unknown, Verdict{Steer, First, 2, 24}},
+		{"all are dead: it is me", slot(dead(0), dead(1), dead(2)), unknown, Verdict{Steer, First, 1, 24}},
+		{"the first drains", slot(draining(1)), unknown, Verdict{Steer, First, 2, 24}},
+		{"in the middle, at the first, not moved", slot(self(1), local, chance), unknown, Verdict{Pass, Local, 1, 64}},
+		{"moved, and known", slot(self(1), local, chance, moved), known, Verdict{Pass, Known, 1, 64}},
+		{"moved, and not known", slot(self(1), local, chance, moved), unknown, Verdict{Steer, Second, 2, 16}},
+		{
+			"the first was dead lately", slot(self(1), local, chance, returned(0)),
+			unknown, Verdict{Steer, Second, 2, 16},
+		},
+		{
+			"the second is suspected: the third first", slot(self(1), local, chance, moved, dead(1)),
+			unknown, Verdict{Steer, Second, 3, 16},
+		},
+		{
+			"one that drains ranks before", slot(self(2), local, chance, moved, draining(1)),
+			unknown, Verdict{Steer, Second, 1, 16},
+		},
+		{"at the second, known", slot(self(2), local, chance, ttl(16)), known, Verdict{Pass, Known, 2, 16}},
+		{"at the second, not known", slot(self(2), local, chance, ttl(16)), unknown, Verdict{Steer, Second, 3, 12}},
+		{"at the third", slot(self(3), local, chance, ttl(12)), unknown, Verdict{Pass, Unknown, 3, 12}},
+		{"while unsettled", slot(self(3), local, chance, held, ttl(12)), unknown, Verdict{Drop, Unsettled, 3, 12}},
+		{"UDP that nobody knows", slot(self(3), local, chance, bounces, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
+		{"no pods here any more", slot(self(3), chance, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
+		{"final", slot(self(1), chance, ttl(8)), unknown, Verdict{Pass, Exhausted, 1, 8}},
+		{"a late table: new", slot(self(2), ttl(24)), unknown, Verdict{Steer, Corrected, 1, 20}},
+		{"a late table: new, but pods are here", slot(self(2), local, ttl(24)), unknown, Verdict{Pass, Local, 2, 24}},
+		{"a late table: in the middle", slot(self(2), local, chance, ttl(24)), unknown, Verdict{Steer, Corrected, 1, 20}},
+		{"a late table, and known", slot(self(2), local, chance, ttl(24)), known, Verdict{Pass, Known, 2, 24}},
+		{"from far away, no pods", slot(ttl(5)), unknown, Verdict{Steer, Corrected, 1, 4}},
+		{"from far away, pods", slot(self(2), ttl(5), local), unknown, Verdict{Pass, Exhausted, 2, 5}},
+		{"at the end of its way", slot(ttl(1)), unknown, Verdict{Pass, Exhausted, 9, 1}},
+		{"nobody in the table", View{Slot: NoSlot, Self: 9, TTL: 64}, unknown, Verdict{Pass, NoTable, 9, 64}},
+	} {
+		if got := c.view.Decide(c.known); got != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestReason_String(t *testing.T) {
+	if First.String() != "first" || Decapsulated.String() != "decapsulated" || Reason(99).String() != "reason_99" {
+		t.Error(First, Decapsulated, Reason(99))
+	}
+}

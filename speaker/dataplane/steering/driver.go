@@ -1,0 +1,257 @@
+package steering
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
+)
+
+const (
+	// lease is for how long the program steers after the last Refresh or Sync.
+	lease = 5 * time.Minute
+	// settle is for how long after a change other nodes may not have heard of it: what nobody knows
+	// is dropped, so that clients try again, and not reset.
+	settle = 1500 * time.Millisecond
+)
+
+// Config of a Driver.
+type Config struct {
+	// Pins is a folder on a bpffs, which may not exist. It is Berth's alone.
+	Pins string
+}
+
+// Driver brings the kernel's steering to what is desired. Its methods may be called from any
+// goroutine. What it wrote goes on when the process is away, until the lease is over.
+type Driver struct {
+	config Config
+	nodes  *nodeMaps
+
+	mu       sync.Mutex // guards all below
+	kernel   *kernel
+	attached *attachments
+	services *services
+	desired  Desired
+	synced   bool // once, and nothing failed since
+}
+
+// New loads the program, with the maps of a process before this one if there was one. Nothing is
+// attached until the first Sync.
+func New(c Config) (*Driver, error) {
+	k, err := open(c.Pins)
+	if err != nil {
+		return nil, err
+	}
+	d := &Driver{config: c, nodes: &nodeMaps{kernel: k}, kernel: k, attached: newAttachments(c.Pins)}
+	if err := d.read(); err != nil {
+		return nil, errors.Join(err, k.close())
+	}
+	return d, nil
+}
+
+// read takes over what is in the kernel.
+func (d *Driver) read() error {
+	d.synced = false
+	have, err := d.kernel.foundServices()
+	if err != nil {
+		return err
+	}
+	pages, err := d.kernel.foundPages()
+	if err != nil {
+		return err
+	}
+	ranges, err := d.kernel.foundRanges()
+	if err != nil {
+		return err
+	}
+	d.services = newServices(have, ranges, pages)
+	return d.nodes.read()
+}
+
+// ErrSeed is that another seed is desired than the one that packets are hashed with.
+var ErrSeed = errors.New(
+	"the seed of steering cannot change while it runs: uninstall it first, which breaks connections",
+)
+
+// Sync brings the kernel to what is desired. Errors about single Services, or interfaces, do not
+// keep the others from theirs.
+func (d *Driver) Sync(desired Desired) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := desired.check(); err != nil {
+		return err
+	}
+	now := time.Now()
+	index, changed, err := d.nodes.sync(desired, now)
+	if errors.Is(err, ErrSeed) {
+		return err
+	} else if err != nil {
+		return errors.Join(err, d.read())
+	}
+	again := changed || desired.Self != d.desired.Self
+	d.desired = desired
+	c, errServices := d.services.sync(desired, index, again, now, d.kernel.secondChances)
+	if err := d.write(c, now); err != nil {
+		// What is in the kernel is not known any more.
+		return errors.Join(err, errServices, d.read())
+	}
+	d.synced = true
+	return errors.Join(errServices, d.attached.sync(d.kernel.Steer, desired.Interfaces), d.removeOlder())
+}
+
+// write writes tables, whose nodes are there already, and then removes the nodes that no table has.
+func (d *Driver) write(c changes, now time.Time) error {
+	if err := d.nodes.configure(!c.empty()); err != nil {
+		return err
+	}
+	if err := d.kernel.apply(c); err != nil {
+		return err
+	}
+	return d.nodes.removeOthers(now)
+}
+
+// Alive says that a node is thought dead, or no longer: one write, for all Services. It does not
+// wait for a Sync that is under way. What is said stays until something else is, also through a
+// restart. Unknown nodes are ignored, and so is this one.
+func (d *Driver) Alive(node string, alive bool) error {
+	return d.nodes.suspect(node, !alive, time.Now())
+}
+
+// Refresh prolongs the lease, and repairs what others changed: maps, and where the program is
+// attached. Call it at least once a minute. It does nothing before the first Sync.
+func (d *Driver) Refresh() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.synced {
+		return nil
+	}
+	var errReload error
+	if !d.kernel.chance && tracksConnections() {
+		errReload = d.kernel.reload()
+	}
+	return errors.Join(errReload, d.repair(), d.attached.sync(d.kernel.Steer, d.desired.Interfaces))
+}
+
+func (d *Driver) repair() error {
+	now := time.Now()
+	have, err := d.kernel.foundServices()
+	if err != nil {
+		return err
+	}
+	ranges, err := d.kernel.foundRanges()
+	if err != nil {
+		return err
+	}
+	index, err := d.nodes.repair(now)
+	if err != nil {
+		return err
+	}
+	late, _ := d.services.sync(
+		d.desired,
+		index,
+		false,
+		now,
+		d.kernel.secondChances,
+	) // what is refused was said by Sync
+	for _, c := range []changes{late, d.services.repair(have, ranges, d.kernel.readSlots, index)} {
+		if err := d.write(c, now); err != nil {
+			return errors.Join(err, d.read())
+		}
+	}
+	return nil
+}
+
+// Count is how many packets of a Service were treated in one way.
+type Count struct {
+	Service string
+	// Node is where they went; this one for those that did not leave it.
+	Node   string
+	Reason decide.Reason
+	// Packets since the program's maps were made; they outlive the process.
+	Packets uint64
+}
+
+// Stats returns what was counted, for Services and nodes that are known, in no order.
+func (d *Driver) Stats() ([]Count, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	counts, err := d.kernel.counters()
+	if err != nil {
+		return nil, err
+	}
+	services, nodes := map[uint32]string{}, d.nodes.names()
+	for name, r := range d.services.records {
+		services[r.id] = name
+	}
+	var all []Count
+	for key, n := range counts {
+		service, node := services[key.Service], nodes[key.Node]
+		if service != "" && node != "" {
+			all = append(all, Count{service, node, decide.Reason(key.Reason), n})
+		}
+	}
+	return all, nil
+}
+
+// Features are what this kernel has of what is not necessary.
+type Features struct {
+	// SecondChance: conntrack can be asked (Linux 5.18, module nf_conntrack loaded).
+	SecondChance bool
+	// TCX: the program is attached by links of tcx (Linux 6.6), not by filters.
+	TCX bool
+}
+
+// Features returns what this kernel has. TCX is known after the first Sync.
+func (d *Driver) Features() Features {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return Features{SecondChance: d.kernel.chance, TCX: !d.attached.filters}
+}
+
+// Close ends the Driver. The kernel goes on steering.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(d.attached.close(), d.kernel.close())
+}
+
+// removeOlder removes maps of other layouts, which nothing uses now.
+func (d *Driver) removeOlder() error {
+	entries, err := os.ReadDir(d.config.Pins)
+	if err != nil {
+		return fmt.Errorf("list what is pinned: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		version, ok := strings.CutPrefix(e.Name(), "v")
+		if _, err := strconv.Atoi(version); ok && err == nil && version != strconv.Itoa(layout) {
+			errs = append(errs, os.RemoveAll(filepath.Join(d.config.Pins, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Uninstall detaches the program and removes all that is pinned in a folder, by whatever version. A
+// Driver that has it open must be closed.
+func Uninstall(pins string) error {
+	if _, err := os.Stat(pins); errors.Is(err, fs.ErrNotExist) {
+		return removeFilters(nil)
+	}
+	a := newAttachments(pins)
+	var errs []error
+	if _, err := os.Stat(a.folder); err == nil {
+		errs = append(errs, a.detachOthers(nil))
+	}
+	errs = append(errs, removeFilters(nil), os.RemoveAll(pins))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("uninstall steering: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The decision about a packet, from what is known of it: no maps, no helpers, so that a program for
+ * XDP can have the same. Package decide has it in Go, word for word; a test compares the two.
+ */
+#ifndef BERTH_DECIDE_H
+#define BERTH_DECIDE_H
+
+#include "kernel.h"
+
+/* A slot: four nodes in order of rank, 16 bits each. */
+enum {
+	RANKS = 4,
+	NODE = 0x3fff,	 /* the bits of the node's index */
+	MOVED = 0x4000,	 /* in the first rank: the slot moved lately */
+	DRAINS = 0x8000, /* the node gets no new connections */
+	NOBODY = NODE,
+};
+
+/* How often a packet was forwarded, and as what. The TTL carries it, in ranges, and only falls: so a
+ * packet is forwarded a few times at most, whatever tables say.
+ */
+enum {
+	FRESH,	   /* from a client, or a router */
+	TO_FIRST,  /* to the first in rank */
+	CORRECTED, /* to the first in rank by another table than the sender's */
+	SECOND,	   /* to the second chance */
+	THIRD,
+	LAST,
+};
+
+enum action { PASS, STEER, DROP };
+
+/* Why; the numbers are in the keys of the map stats, so they stay. */
+enum reason {
+	REASON_FIRST = 1,     /* steered to the first in rank */
+	REASON_CORRECTED = 2, /* steered to the first in rank, as the sender has another table */
+	REASON_SECOND = 3,    /* steered to whom may know the connection */
+	REASON_RETURNED = 4,  /* steered to the first in rank, as nobody knows it */
+	REASON_LOCAL = 5,     /* here: first in rank, or a new connection */
+	REASON_KNOWN = 6,     /* here: conntrack knows the connection */
+	REASON_UNKNOWN = 7,   /* here: nobody knows it */
+	REASON_EXHAUSTED = 8, /* here: it was forwarded too often */
+	REASON_UNSETTLED = 9, /* dropped: nobody knows it, but tables have just changed */
+	REASON_TOO_BIG = 10,  /* not sent: encapsulated, it would be too big; its sender is told */
+	REASON_NO_PATH = 11,  /* here: the node has no address of the packet's family */
+	REASON_SOURCE = 12,   /* here: loadBalancerSourceRanges do not have the source; kube-proxy drops it */
+	REASON_NO_TABLE = 13, /* here: the maps have no table, or no rank */
+	REASON_DECAPSULATED = 14, /* came encapsulated; counted beside one of the others */
+};
+
+struct view {
+	__u64 slot;
+	__u16 self;
+	__u8 up;       /* bit i: the node of rank i is alive, or is this one */
+	__u8 returned; /* bit i: the node of rank i was thought dead lately */
+	__u8 ttl;
+	__u8 local;    /* ready endpoints are here */
+	__u8 chance;   /* it has a second chance: in the middle of a connection, and conntrack can tell */
+	__u8 held;     /* tables have just changed, and the sender would try again */
+	__u8 bounces;  /* what nobody knows ends at the first in rank even if endpoints are here */
+	__u8 unused[7];
+};
+
+struct order {
+	__u16 first;  /* gets what is new */
+	__u16 second; /* whom the first asks */
+	__u16 next;   /* whom this node asks */
+	__u8 moved, unused;
+};
+
+struct verdict {
+	enum action action;
+	enum reason reason;
+	__u16 node;
+	__u8 ttl, unused;
+};
+
+static __always_inline __u8 class_of(__u8 ttl)
+{
+	return ttl > 24 ? FRESH : ttl <= 8 ? LAST : 7 - ((ttl + 3) >> 2);
+}
+
+/* The first that does not drain and is not suspected gets what is new. What it does not know it asks
+ * the others about, in order of rank: those that drain too, which may rank before it, and one that
+ * is suspected last.
+ */
+static __always_inline void rank(const struct view *v, struct order *o)
+{
+	__u16 suspect = NOBODY, fallback = NOBODY;
+	__u8 past = 0;
+
+	o->first = o->second = o->next = NOBODY;
+	o->moved = !!(v->slot & MOVED);
+#pragma unroll
+	for (int i = 0; i < RANKS; i++) {
+		__u16 e = v->slot >> 16 * i, n = e & NODE;
+		if (n == NOBODY || e & DRAINS)
+			continue;
+		if (fallback == NOBODY) {
+			fallback = n;
+			o->moved |= v->returned >> i & 1;
+		}
+		if (v->up >> i & 1 && o->first == NOBODY)
+			o->first = n;
+	}
+	if (o->first == NOBODY) /* all are suspected: more likely it is this node that is ill */
+		o->first = fallback;
+	o->moved |= o->first != fallback;
+#pragma unroll
+	for (int i = 0; i < RANKS; i++) {
+		__u16 n = v->slot >> 16 * i & NODE;
+		if (n == v->self) {
+			past = 1;
+			continue;
+		}
+		if (n == NOBODY || n == o->first)
+			continue;
+		if (!(v->up >> i & 1)) {
+			if (suspect == NOBODY)
+				suspect = n;
+			continue;
+		}
+		if (o->second == NOBODY)
+			o->second = n;
+		if (past && o->next == NOBODY)
+			o->next = n;
+	}
+	if (o->second == NOBODY)
+		o->second = suspect;
+	if (o->next == NOBODY)
+		o->next = suspect;
+}
+
+/* asks reports whether the verdict depends on what conntrack knows. Asking costs more than all the
+ * rest, so only where a connection may be elsewhere than its slot says.
+ */
+static __always_inline int asks(const struct view *v, const struct order *o)
+{
+	__u8 c = class_of(v->ttl);
+
+	if (!v->chance || o->first == NOBODY || c == LAST)
+		return 0;
+	if (o->first == v->self)
+		return o->moved;
+	return c != FRESH;
+}
+
+static __always_inline void here(struct verdict *r, enum reason why)
+{
+	r->action = PASS;
+	r->reason = why;
+}
+
+static __always_inline void to(struct verdict *r, __u16 node, __u8 class, enum reason why)
+{
+	r->action = STEER;
+	r->reason = why;
+	r->node = node;
+	r->ttl = 28 - 4 * class;
+}
+
+static __always_inline void decide(const struct view *v, const struct order *o, int known, struct verdict *r)
+{
+	__u8 c = class_of(v->ttl);
+	int mine = o->first == v->self;
+
+	r->node = v->self;
+	r->ttl = v->ttl;
+	if (o->first == NOBODY)
+		return here(r, REASON_NO_TABLE);
+	if (c == LAST) {
+		/* A client's packet may have come so far; it still gets to an endpoint, by falling TTLs. */
+		if (mine || v->local || v->ttl <= 1)
+			return here(r, REASON_EXHAUSTED);
+		to(r, o->first, LAST, REASON_CORRECTED);
+		r->ttl = v->ttl - 1;
+		return;
+	}
+	if (c == FRESH && !mine)
+		return to(r, o->first, TO_FIRST, REASON_FIRST);
+	if (!v->chance) {
+		if (mine || v->local)
+			return here(r, REASON_LOCAL);
+		return to(r, o->first, c + 1, REASON_CORRECTED);
+	}
+	if (mine && !o->moved)
+		return here(r, REASON_LOCAL);
+	if (known)
+		return here(r, REASON_KNOWN);
+	if (mine && c < SECOND && o->second != NOBODY)
+		return to(r, o->second, SECOND, REASON_SECOND);
+	if (!mine && c < SECOND)
+		return to(r, o->first, c + 1, REASON_CORRECTED);
+	if (!mine && c < THIRD && o->next != NOBODY)
+		return to(r, o->next, THIRD, REASON_SECOND);
+	if (v->held) {
+		r->action = DROP;
+		r->reason = REASON_UNSETTLED;
+		return;
+	}
+	if (!mine && (v->bounces || !v->local))
+		return to(r, o->first, LAST, REASON_RETURNED);
+	here(r, REASON_UNKNOWN);
+}
+
+#endif
