@@ -183,6 +183,9 @@ func (c *compiler) pool(o *v1alpha1.LoadBalancerPool) {
 			)
 		}
 	}
+	if o.Spec.Dataplane == v1alpha1.DataplaneSteering {
+		pool.Steering = steeringOf(o.Spec.Steering)
+	}
 	if !c.scopes(key, o.Spec.Scopes, pool) {
 		// Which Services it was meant to leave out is unknown.
 		pool.Allocation = v1alpha1.AllocationDisabled

@@ -7,6 +7,6 @@
 //
 //	neighbor.go    BGPNeighbors
 //	route.go       RouteAnnouncements
-//	scheduler.go   the IPVS scheduler of a Service
+//	dataplane.go   the data plane of a Service: the IPVS scheduler, or steering
 //	quote.go       text of users in messages
 package config

@@ -93,6 +93,8 @@ type Pool struct {
 	// DrainTimeout is the longest time that a terminating endpoint keeps its connections. 0:
 	// kube-proxy forwards.
 	DrainTimeout time.Duration
+	// Steering of connections to the pool's addresses; nil: there is none.
+	Steering *Steering
 
 	labels labels.Set
 	scopes []scope

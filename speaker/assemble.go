@@ -21,6 +21,7 @@ import (
 	"github.com/berth-lb/berth/speaker/mirror"
 	"github.com/berth-lb/berth/speaker/object"
 	"github.com/berth-lb/berth/speaker/rival"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // assemble makes the drivers, and the planner and the reporter on top of them. Each is made of what
@@ -81,7 +82,8 @@ func (s *Speaker) makeDrivers(
 		return drivers{}, err
 	}
 	return drivers{
-		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
+		steering: s.makeSteerer(),
+		l2:       layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(
 			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },
 		),
@@ -98,7 +100,10 @@ func (s *Speaker) makeBGP(addresses []netip.Addr, id netip.Addr) (routeAnnouncer
 	}
 	if s.BGP != nil {
 		remote := bgpd.NewRemote(bgpd.RemoteConfig{
-			Identity: bgpd.Identity{Node: s.Node, Listen: s.BGPListen}, RouterID: id, NextHops: onePerFamily(addresses),
+			Identity: bgpd.Identity{
+				Node:   s.Node,
+				Listen: s.BGPListen,
+			}, RouterID: id, NextHops: onePerFamily(addresses),
 			Dial: s.BGP, Logger: log,
 		})
 		s.bgp.Store(remote)
@@ -139,6 +144,22 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 	}
 	forwards.SetSources(onePerFamily(addresses)) // before the kernel is compared with what is desired
 	return forwards, nil
+}
+
+// makeSteerer makes what steers connections, if this node is asked to.
+func (s *Speaker) makeSteerer() steerer {
+	if !s.Steering {
+		return &steer.None{}
+	}
+	return steer.New(steer.Config{
+		Logger: s.Logger.With("driver", "steering"), Node: s.Node, Pins: steer.Pins,
+		Refused: func() string {
+			if kubeproxy.Mode(s.ProxyMode) == "ipvs" {
+				return "kube-proxy runs in mode ipvs, beside which steering was not tried; run it in mode nftables or iptables"
+			}
+			return ""
+		},
+	})
 }
 
 // onePerFamily returns the first address of each family.

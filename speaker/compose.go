@@ -109,6 +109,7 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	set(v1alpha1.ConditionReady, state == v1alpha1.SpeakerAnnouncing, string(state), message)
 	r.composeReturnPath(&status, oneWay, set)
 	r.composeIPVS(&status, set)
+	r.composeSteering(&status, set)
 	return status
 }
 
@@ -141,7 +142,10 @@ func (r *reporter) composeReturnPath(
 }
 
 // composeIPVS reports with which schedulers this node can forward by IPVS, if it was asked to.
-func (r *reporter) composeIPVS(status *v1alpha1.SpeakerStatus, set func(kind string, ok bool, reason, message string)) {
+func (r *reporter) composeIPVS(
+	status *v1alpha1.SpeakerStatus,
+	set func(kind string, ok bool, reason, message string),
+) {
 	report, asked := r.dataplane.Report()
 	switch {
 	case !asked:
@@ -154,7 +158,28 @@ func (r *reporter) composeIPVS(status *v1alpha1.SpeakerStatus, set func(kind str
 	default:
 		set(v1alpha1.ConditionIPVSReady, false, "Unable", report.Lacking)
 	}
-	status.IPVS = v1alpha1.IPVSReport{Schedulers: report.Schedulers, VirtualServers: new(int32(report.VirtualServers))}
+	status.IPVS = v1alpha1.IPVSReport{
+		Schedulers:     report.Schedulers,
+		VirtualServers: new(int32(report.VirtualServers)),
+	}
+}
+
+// composeSteering reports whether this node steers, if it was asked to.
+func (r *reporter) composeSteering(
+	status *v1alpha1.SpeakerStatus,
+	set func(kind string, ok bool, reason, message string),
+) {
+	report, asked := r.steering.Report()
+	switch {
+	case !asked:
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionSteeringReady)
+		return
+	case report.Lacking == "":
+		set(v1alpha1.ConditionSteeringReady, true, "Steers", "steers connections to the nodes that have endpoints")
+	default:
+		set(v1alpha1.ConditionSteeringReady, false, "Unable", report.Lacking)
+	}
+	status.Steering = v1alpha1.SteeringReport{Features: report.Features, Ports: new(int32(report.Ports))}
 }
 
 // composeSegments reports what layer 2 does, and returns the interfaces by which replies do not

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // Drivers have one contract. Sync replaces what is desired of one group, or of one address, and
@@ -89,6 +90,24 @@ type forwarder interface {
 	Remove() error
 }
 
+// steerer steers connections to the nodes that have endpoints; on nodes that do not, it removes
+// what a former process left.
+type steerer interface {
+	Sync(group string, ports []plan.SteeredPort)
+	Run(ctx context.Context) error
+	// Changed names a group for which Steers returns something else, or "" if Report does.
+	Changed() <-chan string
+
+	Steers(group string) bool
+	SetSeed(seed [16]byte)
+	SetEnabled(enabled bool)
+	SetNodes(addresses map[string][]netip.Addr)
+	SetInterfaces(names []string)
+	NodeHeard(node, on string, heard bool)
+	Report() (report steer.Report, asked bool)
+	Remove() error
+}
+
 // dropper drops packets for announced addresses that nothing on this node serves.
 type dropper interface {
 	Sync(group string, prefixes []netip.Prefix)
@@ -145,6 +164,7 @@ type drivers struct {
 	l2        segmentAnnouncer
 	bgp       routeAnnouncer
 	dataplane forwarder
+	steering  steerer
 	unserved  dropper
 	mirror    claimMirror
 	localnet  network
@@ -158,7 +178,7 @@ type drivers struct {
 func (d drivers) runs() []func(context.Context) error {
 	runs := []func(context.Context) error{
 		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.kubeProxy.Run,
-		d.midstream.Run,
+		d.midstream.Run, d.steering.Run,
 	}
 	if d.paths != nil {
 		runs = append(runs, d.paths.Run)

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // The drivers of these tests remember what they are told, and say what a test has them say.
@@ -124,6 +126,38 @@ type fakeDataplane struct {
 	sources   []netip.Addr
 }
 
+// fakeSteerer steers the connections of the groups in steers.
+type fakeSteerer struct {
+	*steer.None
+	synced  map[string][]plan.SteeredPort // by group
+	steers  map[string]bool
+	lacking string
+	off     bool
+	seed    [16]byte
+	heard   []string
+	changed chan string
+}
+
+func (f *fakeSteerer) Sync(group string, ports []plan.SteeredPort) {
+	if len(ports) == 0 {
+		delete(f.synced, group)
+		return
+	}
+	f.synced[group] = ports
+}
+func (f *fakeSteerer) Changed() <-chan string        { return f.changed }
+func (f *fakeSteerer) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeSteerer) Remove() error                 { return nil }
+func (f *fakeSteerer) Steers(group string) bool      { return f.steers[group] }
+func (f *fakeSteerer) SetEnabled(enabled bool)       { f.off = !enabled }
+func (f *fakeSteerer) SetSeed(seed [16]byte)         { f.seed = seed }
+func (f *fakeSteerer) Report() (steer.Report, bool) {
+	return steer.Report{Lacking: f.lacking, Ports: len(f.synced)}, true
+}
+func (f *fakeSteerer) NodeHeard(node, on string, heard bool) {
+	f.heard = append(f.heard, fmt.Sprint(node, " on ", on, ": ", heard))
+}
+
 func (f *fakeDataplane) SetSources(addresses []netip.Addr) { f.sources = addresses }
 
 func (f *fakeDataplane) Run(ctx context.Context) error { <-ctx.Done(); return nil }
@@ -223,6 +257,7 @@ type node struct {
 	l2        *fakeL2
 	bgp       *fakeBGP
 	dataplane *fakeDataplane
+	steering  *fakeSteerer
 	unserved  *fakeUnserved
 	mirror    *fakeMirror
 	localnet  *fakeNetwork
@@ -250,6 +285,12 @@ func idleNode(t testing.TB) node {
 			synced: map[string]plan.Forwarding{}, status: dataplane.Status{Readiness: plan.Readiness{Shown: true}},
 			heard: make(chan string, 1), observed: make(chan dataplane.Observation),
 		},
+		steering: &fakeSteerer{
+			lacking: "not in this test",
+			synced:  map[string][]plan.SteeredPort{},
+			steers:  map[string]bool{},
+			changed: make(chan string),
+		},
 		unserved:  &fakeUnserved{synced: map[string][]netip.Prefix{}},
 		mirror:    &fakeMirror{shown: map[netip.Addr][]string{}},
 		localnet:  &fakeNetwork{changed: make(chan struct{})},
@@ -266,7 +307,7 @@ func idleNode(t testing.TB) node {
 	}
 	d := drivers{
 		l2: n.l2, bgp: n.bgp, dataplane: n.dataplane, unserved: n.unserved, mirror: n.mirror, localnet: n.localnet,
-		rivals: n.rivals, kubeProxy: n.kubeProxy,
+		rivals: n.rivals, kubeProxy: n.kubeProxy, steering: n.steering,
 		midstream: fakeMidstream{},
 	}
 	r := newReporter(s.Options, s.sources, d, newConflicts())

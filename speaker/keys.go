@@ -9,6 +9,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // keysOf returns the keys of hellos that a Secret holds, without those that are too
@@ -57,6 +58,7 @@ func (p *planner) reviewKey() {
 			p.keyed = true
 			p.l2.SetKeys(keys)
 			p.reporter.setKeys(fingerprints(keys))
+			p.steering.SetEnabled(secret.Annotations[v1alpha1.AnnotationSteering] != v1alpha1.SteeringDisabled)
 			p.reporter.complain(reasonNoHelloKey, "", "")
 			return
 		}
@@ -85,6 +87,7 @@ func (p *planner) takeRecordKey(key []byte) {
 	if len(key) < v1alpha1.ShortestHelloKey || len(p.recordKeys) > 0 && bytes.Equal(p.recordKeys[0], key) {
 		return
 	}
+	p.steering.SetSeed(steer.Seed(key))
 	p.recordKeys = append([][]byte{key}, p.recordKeys[:min(len(p.recordKeys), 1)]...)
 	for _, service := range p.sources.service.GetStore().ListKeys() {
 		p.tasks.Add(task{kind: serviceChanged, service: service})

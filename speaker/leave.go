@@ -38,6 +38,9 @@ func (s *Speaker) leave(ctx context.Context, p *planner, r *reporter) {
 		if err := p.unserved.Remove(); err != nil {
 			s.Logger.Warn("the nftables table was left behind", "error", err)
 		}
+		if err := p.steering.Remove(); err != nil {
+			s.Logger.Warn("programs that steer were left behind", "error", err)
+		}
 		if err := p.dataplane.Remove(); err != nil {
 			s.Logger.Warn("rules of forwarding were left behind", "error", err)
 		}

@@ -59,6 +59,8 @@ type Options struct {
 	ProxyHealthz string
 	// IPVS: this node forwards by IPVS for the pools that ask for it, if its kernel can.
 	IPVS bool
+	// Steering: this node steers connections for the pools that ask for it, if its kernel can.
+	Steering bool
 	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not
 	// asked.
 	ProxyMode string

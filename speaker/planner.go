@@ -254,6 +254,12 @@ func (p *planner) follow(ctx context.Context) {
 			case dataplane.DeadChanged:
 				p.tasks.Add(task{kind: deadNodesChanged})
 			}
+		case group := <-p.steering.Changed():
+			if group == "" {
+				p.tasks.Add(task{kind: abilityChanged})
+			} else {
+				p.tasks.Add(task{kind: serviceChanged, service: group}) // it is named by one of its Services
+			}
 		case <-p.Rewound:
 			if time.Since(rewound) < refilledAfter {
 				continue // each watch finds out by itself
@@ -448,6 +454,7 @@ func (p *planner) reviewService(key string) {
 		p.unserved.Sync(id, nil)
 		delete(p.electors, id)
 		p.dataplane.Forget(id)
+		p.steering.Sync(id, nil)
 		p.reporter.complain(reasonIPVS, id, "")
 		p.reporter.complain(reasonAddressInUse, id, "")
 	}
@@ -530,6 +537,7 @@ func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
 	services := plan.Classify(group, p.world.Snapshot)
 	readiness := p.forward(group, services)
+	readiness.Steers = p.steer(group, services)
 	announced := plan.PlanAnnouncements(group, services, p.endpoints(services), readiness, p.world)
 	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
 	left = p.syncL2(group, announced.L2)
@@ -554,6 +562,21 @@ func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) p
 		}
 	}
 	return status.Readiness
+}
+
+// steer has this node steer the connections of a group, and reports whether its kernel does.
+func (p *planner) steer(group plan.Group, services []plan.ClassifiedService) bool {
+	if !p.Steering {
+		return false
+	}
+	backends := map[string][]plan.Backend{}
+	for _, s := range services {
+		if s.Steering != nil {
+			backends[s.Name] = p.sources.backends(s.Name)
+		}
+	}
+	p.steering.Sync(group.ID, plan.PlanSteering(services, backends))
+	return p.steering.Steers(group.ID)
 }
 
 // endpoints returns where Services of policy Local have endpoints.
@@ -793,6 +816,7 @@ func (p *planner) reviewAddresses() {
 		addresses[p.Node] = p.addresses
 	}
 	p.l2.SetNodes(addresses)
+	p.steering.SetNodes(addresses)
 	own := onePerFamily(p.addresses)
 	if len(own) == 0 {
 		return
@@ -808,15 +832,20 @@ func (p *planner) reviewPods() {
 	if !p.IPVS {
 		return
 	}
-	prefixes, complaint := p.PodCIDRs, ""
-	if node := p.sources.nodeObject(p.Node); node != nil && len(prefixes) == 0 {
-		prefixes = podCIDRs(node)
-	}
+	prefixes, complaint := p.pods(), ""
 	if len(prefixes) == 0 {
 		complaint = "IPVS: this Node has no spec.podCIDRs, so its pods are not known: under externalTrafficPolicy Local they reach endpoints as clients from outside do, and not themselves; give speakers --pod-cidrs"
 	}
 	p.reporter.complain(reasonPodsUnknown, "", complaint)
 	p.dataplane.SetPods(prefixes)
+}
+
+// pods returns the ranges that pods of this node have their addresses from, none if nobody says.
+func (p *planner) pods() []netip.Prefix {
+	if node := p.sources.nodeObject(p.Node); node != nil && len(p.PodCIDRs) == 0 {
+		return podCIDRs(node)
+	}
+	return p.PodCIDRs
 }
 
 // podCIDRs are the ranges that pods of the node have their addresses from, as far as the API says.
@@ -830,11 +859,14 @@ func podCIDRs(node *corev1.Node) []netip.Prefix {
 	return found
 }
 
-// reviewAbilities follows with which schedulers this node can forward.
+// reviewAbilities follows with which schedulers this node can forward, and whether it steers.
 func (p *planner) reviewAbilities() {
 	able, lacking := p.dataplane.Abilities()
 	p.reporter.ability(lacking)
 	p.world.Capabilities = plan.Capability(able...)
+	if report, asked := p.steering.Report(); asked && report.Lacking == "" {
+		p.world.Capabilities |= plan.Steers
+	}
 	p.l2.SetCapabilities(p.world.Capabilities)
 }
 

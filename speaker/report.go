@@ -353,6 +353,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 		)
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 		r.dataplane.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
+		r.steering.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
 	case l2.Conflict:
 		r.Logger.Warn(
 			"another host has an address",

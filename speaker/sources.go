@@ -99,7 +99,7 @@ func newSources(o Options) (*sources, error) {
 		return nil, fmt.Errorf("index EndpointSlices: %w", err)
 	}
 	ofServices, ofSlices := slimService, slimSlice
-	if o.IPVS {
+	if o.IPVS || o.Steering {
 		ofServices, ofSlices = slimForwarded, slimBackends
 	}
 	for informer, slim := range map[cache.SharedIndexInformer]cache.TransformFunc{
@@ -121,7 +121,9 @@ func selecting(
 ) informers.SharedInformerFactory {
 	return informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, append(
 		more,
-		informers.WithTweakListOptions(func(l *metav1.ListOptions) { l.FieldSelector, l.LabelSelector = fields, labels }),
+		informers.WithTweakListOptions(
+			func(l *metav1.ListOptions) { l.FieldSelector, l.LabelSelector = fields, labels },
+		),
 	)...)
 }
 

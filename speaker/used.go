@@ -11,6 +11,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/links"
 	"github.com/berth-lb/berth/speaker/localnet"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // This file is the planner's part in addresses that are in use elsewhere.
@@ -19,6 +20,7 @@ import (
 func (p *planner) reviewUsed() bool {
 	network := p.localnet.Current()
 	p.reporter.setNetwork(reportedNetwork(network, p.world.Snapshot))
+	p.steering.SetInterfaces(steer.Interfaces(network, p.pods()))
 	used := inuse.Compile(inuse.Sources{
 		Nodes:     client.Stored[*corev1.Node](p.sources.node),
 		APIServer: p.sources.apiServer(),

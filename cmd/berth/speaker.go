@@ -46,11 +46,15 @@ func speakerCommand() *cobra.Command {
 		},
 	}
 	flags.register(c.Flags())
-	c.Flags().StringVar(&options.Node, "node", envOr("NODE_NAME", ""), "name of the Node this runs on (environment NODE_NAME)")
+	c.Flags().
+		StringVar(&options.Node, "node", envOr("NODE_NAME", ""), "name of the Node this runs on (environment NODE_NAME)")
 	c.Flags().StringVar(&options.DaemonSet, "daemonset", "berth-speaker", "name of the speakers' DaemonSet")
-	c.Flags().DurationVar(&options.DrainTime, "drain-time", 2*time.Second, "how long a leaving node announces its routes as a last resort (community GRACEFUL_SHUTDOWN) before it withdraws them")
-	c.Flags().DurationVar(&options.LeaveDelay, "leave-delay", time.Second, "time between the withdrawal of the routes and the end of the BGP sessions")
-	c.Flags().StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPNeighbors with connect: Accept or with addressPrefix; empty: nowhere")
+	c.Flags().
+		DurationVar(&options.DrainTime, "drain-time", 2*time.Second, "how long a leaving node announces its routes as a last resort (community GRACEFUL_SHUTDOWN) before it withdraws them")
+	c.Flags().
+		DurationVar(&options.LeaveDelay, "leave-delay", time.Second, "time between the withdrawal of the routes and the end of the BGP sessions")
+	c.Flags().
+		StringVar(&options.BGPListen, "bgp-listen", "", "[address]:port where routers may connect for BGP, such as :179, for BGPNeighbors with connect: Accept or with addressPrefix; empty: nowhere")
 	c.Flags().StringVar(
 		(*string)(&options.OnRestart), "on-restart", string(speaker.HandOver),
 		"what happens to this node's addresses while the speaker is replaced: hand-over (other nodes take over first) or hold (other nodes wait for it, up to 10 s)",
@@ -61,7 +65,10 @@ func speakerCommand() *cobra.Command {
 		"http://127.0.0.1:10256/healthz",
 		"URL of kube-proxy's healthz on this node; while it answers 503 the node announces nothing; empty: do not ask",
 	)
-	c.Flags().BoolVar(&options.IPVS, "ipvs", false, "forward by IPVS for LoadBalancerPools with dataplane IPVS, if the kernel can; see manifests/ipvs for what it needs")
+	c.Flags().
+		BoolVar(&options.IPVS, "ipvs", false, "forward by IPVS for LoadBalancerPools with dataplane IPVS, if the kernel can; see manifests/ipvs for what it needs")
+	c.Flags().
+		BoolVar(&options.Steering, "steering", false, "steer connections for LoadBalancerPools with dataplane Steering, if the kernel can; see manifests/steering for what it needs")
 	c.Flags().StringVar(
 		&options.ProxyMode,
 		"kube-proxy-mode",
@@ -72,9 +79,12 @@ func speakerCommand() *cobra.Command {
 		&options.IPVSSysctls, "ipvs-sysctls", "/proc/sys/net/ipv4/vs",
 		"writable directory of the sysctls net.ipv4.vs",
 	)
-	c.Flags().StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges of the addresses of this node's pods, or of all pods, separated by commas; default: spec.podCIDRs of its Node")
-	c.Flags().StringVar(&at.heart, "heart", "", "socket of berth-heart on this node, which answers ARP, NDP and BFD in a process of its own; empty: this process does")
-	c.Flags().StringVar(&at.bgp, "bgp", "", "socket of berth-bgp on this node, which speaks BGP in a process of its own; empty: this process does")
+	c.Flags().
+		StringSliceVar(&podCIDRs, "pod-cidrs", nil, "with --ipvs: ranges of the addresses of this node's pods, or of all pods, separated by commas; default: spec.podCIDRs of its Node")
+	c.Flags().
+		StringVar(&at.heart, "heart", "", "socket of berth-heart on this node, which answers ARP, NDP and BFD in a process of its own; empty: this process does")
+	c.Flags().
+		StringVar(&at.bgp, "bgp", "", "socket of berth-bgp on this node, which speaks BGP in a process of its own; empty: this process does")
 	return c
 }
 
@@ -83,7 +93,10 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 	for _, text := range texts {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			return nil, fmt.Errorf("%q is not a valid range of addresses; write it like 10.244.1.0/24 or fd00:244:1::/64", text)
+			return nil, fmt.Errorf(
+				"%q is not a valid range of addresses; write it like 10.244.1.0/24 or fd00:244:1::/64",
+				text,
+			)
 		}
 		found = append(found, prefix.Masked())
 	}

@@ -29,6 +29,8 @@ const (
 	ConditionExcluded = "AddressesExcluded"
 	// ConditionIPVSReady of a Speaker is True if its node can forward by IPVS with every scheduler.
 	ConditionIPVSReady = "IPVSReady"
+	// ConditionSteeringReady of a Speaker is True if its node steers connections.
+	ConditionSteeringReady = "SteeringReady"
 	// ConditionReturnPath of a Speaker is False if replies do not leave its node the way that
 	// requests come in.
 	ConditionReturnPath = "ReturnPath"

@@ -100,7 +100,7 @@ const (
 
 // Dataplane says who forwards connections to the pods.
 //
-// +kubebuilder:validation:Enum=KubeProxy;IPVS
+// +kubebuilder:validation:Enum=KubeProxy;IPVS;Steering
 type Dataplane string
 
 const (
@@ -108,7 +108,53 @@ const (
 	DataplaneKubeProxy Dataplane = "KubeProxy"
 	// DataplaneIPVS: Berth's speakers do, by IPVS.
 	DataplaneIPVS Dataplane = "IPVS"
+	// DataplaneSteering: kube-proxy does, on the node to which Berth's speakers steer a connection.
+	DataplaneSteering Dataplane = "Steering"
 )
+
+// SecondChance says for which connections a node asks another one whether it has them.
+//
+// +kubebuilder:validation:Enum=TCP;TCPAndUDP;Never
+type SecondChance string
+
+const (
+	// SecondChanceTCP: for those of TCP.
+	SecondChanceTCP SecondChance = "TCP"
+	// SecondChanceTCPAndUDP: for those of TCP and the flows of UDP.
+	SecondChanceTCPAndUDP SecondChance = "TCPAndUDP"
+	// SecondChanceNever: for none.
+	SecondChanceNever SecondChance = "Never"
+)
+
+// Encapsulation says how a packet gets to the node to which it is steered.
+//
+// +kubebuilder:validation:Enum=Auto;IPIP
+type Encapsulation string
+
+const (
+	// EncapsulationAuto: as it is on a segment that both nodes are on, else in a packet of IPIP.
+	EncapsulationAuto Encapsulation = "Auto"
+	// EncapsulationIPIP: always in a packet of IPIP (RFC 2003), or of IPv6 (RFC 2473).
+	EncapsulationIPIP Encapsulation = "IPIP"
+)
+
+// SteeringSettings are the settings of a pool with dataplane Steering.
+//
+// +kubebuilder:validation:MinProperties=0
+type SteeringSettings struct {
+	// secondChance says for which connections a node that does not know one, in a slot whose first
+	// node changed lately, hands it to the node that comes next before its own Pods get it.
+	// +optional
+	// +kubebuilder:default="TCPAndUDP"
+	SecondChance SecondChance `json:"secondChance,omitempty"`
+
+	// encapsulation says how a packet gets to the node to which it is steered. Auto: as it is, by the
+	// node's MAC address, on a segment that both are on, else in a packet of IPIP, which leaves 20
+	// bytes less (IPv6: 40). IPIP: always so.
+	// +optional
+	// +kubebuilder:default="Auto"
+	Encapsulation Encapsulation `json:"encapsulation,omitempty"`
+}
 
 // IPVSScheduler names a scheduler of IPVS, by its name in the kernel
 // (Documentation/networking/ipvs-sysctl.rst, ipvsadm(8)).
@@ -162,6 +208,7 @@ type PoolScope struct {
 // LoadBalancerPoolSpec says what a pool contains, and which Services it serves.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ipvs) || has(self.dataplane) && self.dataplane == 'IPVS'",message="write dataplane: IPVS, or leave out ipvs"
+// +kubebuilder:validation:XValidation:rule="!has(self.steering) || has(self.dataplane) && self.dataplane == 'Steering'",message="write dataplane: Steering, or leave out steering"
 type LoadBalancerPoolSpec struct {
 	// addresses of the pool: prefixes ("192.0.2.0/24", "2001:db8::/64"), inclusive ranges
 	// ("192.0.2.10-192.0.2.20") and single addresses ("192.0.2.1"), IPv4 and IPv6 in any mix. A
@@ -234,7 +281,10 @@ type LoadBalancerPoolSpec struct {
 	// dataplane says who forwards connections for the pool's addresses to the pods. KubeProxy:
 	// kube-proxy. IPVS: Berth, on nodes where IPVS is enabled (manifests/ipvs) and the kernel
 	// supports it. Services then get ipMode: Proxy, so that kube-proxy ignores their addresses. If
-	// no node can, kube-proxy forwards.
+	// no node can, kube-proxy forwards. Steering: kube-proxy, on the node that Berth chooses for each
+	// connection among those with ready endpoints, so that connections outlive the node that answers,
+	// and clients keep their address: for Services with externalTrafficPolicy Local, on nodes where
+	// steering is enabled (manifests/steering).
 	// +optional
 	// +kubebuilder:default="KubeProxy"
 	Dataplane Dataplane `json:"dataplane,omitempty"`
@@ -242,6 +292,10 @@ type LoadBalancerPoolSpec struct {
 	// ipvs has the settings of dataplane IPVS.
 	// +optional
 	IPVS *IPVSSettings `json:"ipvs,omitempty"`
+
+	// steering has the settings of dataplane Steering.
+	// +optional
+	Steering *SteeringSettings `json:"steering,omitempty"`
 }
 
 // LoadBalancerPoolStatus is what the controller made of a pool.

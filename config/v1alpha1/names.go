@@ -73,8 +73,13 @@ const (
 	ShortestHelloKey = 16
 )
 
+// SteeringDisabled is the value of AnnotationSteering that turns it off.
+const SteeringDisabled = "Disabled"
+
 // Annotations of Secret berth-hello, which has the keys of speakers.
 const (
+	// AnnotationSteering turns steering off on all nodes at once while it is Disabled.
+	AnnotationSteering = "berth.dev/steering"
 	// AnnotationRotate starts a rotation of the key whenever its value changes, such as to the time
 	// (2026-01-02T15:04:05Z).
 	AnnotationRotate = "berth.dev/rotate"

@@ -107,7 +107,8 @@ func (s *SpeakerStatus) State() (state SpeakerState, message string) {
 type SpeakerStatus struct {
 	// conditions of the speaker. Ready is True while it announces (reason Announcing), and False
 	// while it is Starting, Leaving, Restarting, Replaced or Stopped. IPVSReady, if the speaker was
-	// asked to forward by IPVS, reports whether it can with every scheduler. ReturnPath is False
+	// asked to forward by IPVS, reports whether it can with every scheduler. SteeringReady, if it was
+	// asked to steer, reports whether it does. ReturnPath is False
 	// when replies to clients beyond a segment do not leave the node by the interface on that
 	// segment.
 	// +optional
@@ -189,6 +190,9 @@ type SpeakerStatus struct {
 	// ipvs reports how far this node can forward by IPVS. Not set: the speaker was not asked to.
 	// +optional
 	IPVS IPVSReport `json:"ipvs,omitzero"`
+	// steering reports how far this node can steer connections. Not set: the speaker was not asked to.
+	// +optional
+	Steering SteeringReport `json:"steering,omitzero"`
 	// signingKey is the fingerprint of the key with which the speaker signs its hellos:
 	// the first 8 hexadecimal digits of the key's SHA-256. Not set: it has none.
 	// +optional
@@ -234,6 +238,32 @@ type IPVSReport struct {
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	VirtualServers *int32 `json:"virtualServers,omitempty"`
+}
+
+// SteeringFeature is something that a kernel can do for steering, but need not.
+//
+// +kubebuilder:validation:Enum=Link;SecondChance
+type SteeringFeature string
+
+const (
+	// FeatureLink: programs are attached as links of tcx (Linux 6.6), else as filters of tc.
+	FeatureLink SteeringFeature = "Link"
+	// FeatureSecondChance: programs can ask conntrack for a connection (Linux 5.18).
+	FeatureSecondChance SteeringFeature = "SecondChance"
+)
+
+// SteeringReport is how far a node can steer. Condition SteeringReady says what it lacks.
+type SteeringReport struct {
+	// features that the node's kernel has, of those that steering can do without.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +listType=set
+	Features []SteeringFeature `json:"features,omitempty"`
+	// ports is the number of addresses with a port and a protocol whose connections it steers.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Ports *int32 `json:"ports,omitempty"`
 }
 
 // LocalAddress is an address on an interface of a node.
@@ -417,6 +447,9 @@ type SessionReport struct {
 	// +kubebuilder:validation:MaxLength=1024
 	LastError string `json:"lastError,omitempty"`
 }
+
+// Asked reports whether the speaker was asked to steer.
+func (r SteeringReport) Asked() bool { return r.Ports != nil }
 
 // Asked reports whether the speaker was asked to forward by IPVS.
 func (r IPVSReport) Asked() bool { return r.VirtualServers != nil }

@@ -47,11 +47,20 @@ type Holder struct {
 // String says who uses the address, where the host was heard, and what to do.
 func (h Holder) String() string {
 	if h.Owner != "" {
-		return fmt.Sprintf("is answered for by node %s (%s), heard on %s of node %s, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends",
-			h.Owner, h.MAC, h.Interface, h.Node)
+		return fmt.Sprintf(
+			"is answered for by node %s (%s), heard on %s of node %s, though its speaker does not announce it: an interface of that node has the address, or another load balancer there (MetalLB's speaker, kube-vip) announces it; it is announced once that ends",
+			h.Owner,
+			h.MAC,
+			h.Interface,
+			h.Node,
+		)
 	}
-	return fmt.Sprintf("is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its LoadBalancerPool and ask for another",
-		h.MAC, h.Interface, h.Node)
+	return fmt.Sprintf(
+		"is announced by %s too, heard on %s of node %s: a host that is not Berth's has the address; take it from that host, or exclude it with spec.reserved of its LoadBalancerPool and ask for another",
+		h.MAC,
+		h.Interface,
+		h.Node,
+	)
 }
 
 // Service is everything that decides whether the addresses of a Service are announced.
@@ -97,6 +106,8 @@ func (s Service) Condition() condition.Condition {
 	}
 	c.OK, c.Reason, c.Message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
 	switch {
+	case s.Forwarder.steers:
+		c.Message += ", by nodes that steer connections to those with a ready Pod (externalTrafficPolicy Local)"
 	case s.Local:
 		c.Message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
 	case !s.Endpoints.Some && !s.Unknown:
@@ -265,16 +276,30 @@ func (s Service) sessionObstacle(a *config.RouteAnnouncement, address netip.Addr
 func (s Service) unannounced(address netip.Addr) string {
 	p := s.Snapshot.PoolOf(address)
 	if p == nil {
-		return fmt.Sprintf("%s answers nowhere: it is in no LoadBalancerPool, and no SegmentAnnouncement or RouteAnnouncement selects all pools; add it to a pool that is announced", address)
+		return fmt.Sprintf(
+			"%s answers nowhere: it is in no LoadBalancerPool, and no SegmentAnnouncement or RouteAnnouncement selects all pools; add it to a pool that is announced",
+			address,
+		)
 	}
 	if names := s.Snapshot.AnnouncementsOf(p); len(names) > 0 {
 		verb, of := "selects", "its"
 		if len(names) > 1 {
 			verb, of = "select", "their"
 		}
-		return fmt.Sprintf("%s answers nowhere: %s %s LoadBalancerPool %s, but not this Service, by %s serviceSelector; change that, or the labels of the Service", address, condition.Few(names), verb, p.Name, of)
+		return fmt.Sprintf(
+			"%s answers nowhere: %s %s LoadBalancerPool %s, but not this Service, by %s serviceSelector; change that, or the labels of the Service",
+			address,
+			condition.Few(names),
+			verb,
+			p.Name,
+			of,
+		)
 	}
-	return fmt.Sprintf("%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one, or have one select it", address, p.Name)
+	return fmt.Sprintf(
+		"%s answers nowhere: no SegmentAnnouncement or RouteAnnouncement selects LoadBalancerPool %s; create one, or have one select it",
+		address,
+		p.Name,
+	)
 }
 
 // obstacle is what keeps a node from announcing, in words that follow the node's name. Without a
@@ -315,8 +340,12 @@ func (s Service) obstacle(name string, n Node) obstacle {
 	switch {
 	case absence.rule:
 		return absence
-	case s.Local && !s.Endpoints.Nodes()[name]:
-		return obstacle{text: "has no ready endpoint", rule: true}
+	case s.Local && !s.reaches(name, n):
+		text := "has no ready endpoint"
+		if s.Forwarder.steers {
+			text += ", and " + n.blindness()
+		}
+		return obstacle{text: text, rule: true}
 	case absence.text != "":
 		return absence
 	case n.Speaker != v1alpha1.SpeakerAnnouncing:
@@ -325,6 +354,13 @@ func (s Service) obstacle(name string, n Node) obstacle {
 		return obstacle{text: n.incapacity(s.Forwarder.scheduler), rule: true}
 	}
 	return obstacle{}
+}
+
+// reaches reports whether a Service of policy Local has an endpoint on the node, or one that the
+// node steers to.
+func (s Service) reaches(name string, n Node) bool {
+	nodes := s.Endpoints.Nodes()
+	return nodes[name] || len(nodes) > 0 && s.Forwarder.steers && n.steers
 }
 
 // nobody says why no node announces, given the obstacle of each selected node.
@@ -360,9 +396,13 @@ func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) 
 	case ReasonNoCandidate:
 		return reason, "no selected node may announce it: " + condition.Few(each) + labelRemedy(nodes)
 	case ReasonNoSpeaker:
-		return reason, "no speaker on a selected node announces: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
+		return reason, "no speaker on a selected node announces: " + condition.Few(
+			each,
+		) + "; see kubectl get speakers.berth.dev"
 	}
-	return reason, "no selected node has a session for it: " + condition.Few(each) + "; see kubectl get speakers.berth.dev"
+	return reason, "no selected node has a session for it: " + condition.Few(
+		each,
+	) + "; see kubectl get speakers.berth.dev"
 }
 
 // labelRemedy is what to do if a label is all that keeps nodes from it.

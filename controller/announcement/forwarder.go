@@ -1,6 +1,8 @@
 package announcement
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,13 +12,16 @@ import (
 )
 
 // Forwarder says what forwards connections to the addresses of a Service: IPVS on Berth's nodes, or
-// kube-proxy.
+// kube-proxy, on the node that a client's packets come to or on the one to which they are steered.
 type Forwarder struct {
 	// scheduler is the IPVS scheduler; empty: kube-proxy forwards.
 	scheduler string
+	// steers: nodes steer connections, to those with endpoints.
+	steers bool
 	// complaint says what is wrong with what the Service asks for; empty: nothing.
 	complaint string
-	// Fallback says why kube-proxy forwards although IPVS should; otherwise empty.
+	// Fallback says why kube-proxy forwards although IPVS should, or why connections are not steered
+	// although they should be; otherwise empty.
 	Fallback string
 }
 
@@ -34,6 +39,8 @@ func (f Forwarder) String() string {
 		return "IPVS forwards, by scheduler " + f.scheduler
 	case f.Fallback != "":
 		return f.Fallback
+	case f.steers:
+		return "kube-proxy forwards, on the nodes to which connections are steered"
 	}
 	return "kube-proxy forwards"
 }
@@ -49,34 +56,60 @@ func (f Forwarder) remarks() string {
 	return remarks
 }
 
-// Forwarding returns what forwards: IPVS, if the pools and the Service ask for it and at least one
-// node can.
+// Forwarding returns what forwards: IPVS, or kube-proxy with steering, if the pools and the Service
+// ask for it and at least one node can.
 func (s Service) Forwarding(asked string) Forwarder {
 	scheduler, complaint := s.Snapshot.Scheduler(s.Addresses, asked)
-	if scheduler == "" {
+	if scheduler != "" {
+		lacking, able := s.lacking(func(n Node) string { return n.incapacity(scheduler) })
+		if able {
+			return Forwarder{scheduler: scheduler, complaint: complaint}
+		}
+		return Forwarder{complaint: complaint, Fallback: "kube-proxy forwards, since no node can by IPVS: " + lacking}
+	}
+	how, refused := s.Snapshot.Steered(s.Addresses, s.Local)
+	complaint = cmp.Or(complaint, refused)
+	if how == nil {
 		return Forwarder{complaint: complaint}
 	}
+	lacking, able := s.lacking(Node.blindness)
+	if able {
+		return Forwarder{steers: true, complaint: complaint}
+	}
+	return Forwarder{
+		complaint: complaint,
+		Fallback:  "connections are not steered, and only nodes with a ready endpoint announce it, since no node steers: " + lacking,
+	}
+}
+
+// lacking says what keeps each of the nodes that an announcement selects from what is asked of one;
+// able: one has no obstacle.
+func (s Service) lacking(obstacle func(Node) string) (text string, able bool) {
 	selectors := s.selectors()
 	var unfit []string
 	for name, n := range s.Nodes {
 		if !slices.ContainsFunc(selectors, func(s labels.Selector) bool { return s.Matches(labels.Set(n.Labels)) }) {
 			continue
 		}
-		obstacle := n.absence().text
-		if obstacle == "" {
-			obstacle = n.incapacity(scheduler)
+		text := cmp.Or(n.absence().text, obstacle(n))
+		if text == "" {
+			return "", true
 		}
-		if obstacle == "" {
-			return Forwarder{scheduler: scheduler, complaint: complaint}
-		}
-		unfit = append(unfit, name+" "+obstacle)
+		unfit = append(unfit, name+" "+text)
 	}
-	why := "no announcement selects a node"
-	if len(unfit) > 0 {
-		slices.Sort(unfit)
-		why = condition.Few(unfit)
+	if len(unfit) == 0 {
+		return "no announcement selects a node", false
 	}
-	return Forwarder{complaint: complaint, Fallback: "kube-proxy forwards, since no node can by IPVS: " + why}
+	slices.Sort(unfit)
+	return condition.Few(unfit), false
+}
+
+// blindness says why the node does not steer, in words that follow its name. Empty: it does.
+func (n Node) blindness() string {
+	if n.steers {
+		return ""
+	}
+	return fmt.Sprintf("does not steer (%s)", cmp.Or(n.noSteering, "its speaker has not said so yet"))
 }
 
 // selectors returns the node selectors of the announcements that select one of the addresses.

@@ -29,6 +29,8 @@ type Node struct {
 	// none, or not all.
 	schedulers []string
 	noIPVS     string
+	steers     bool
+	noSteering string // why it does not
 }
 
 // session is an established session with a BGPNeighbor, and the families that it carries.
@@ -71,6 +73,7 @@ func (n *Node) Report(r v1alpha1.SpeakerStatus) {
 		}
 	}
 	n.reportIPVS(r)
+	n.reportSteering(r)
 	slices.Sort(n.Failing)
 	slices.Sort(n.segments)
 	slices.Sort(n.oneWay)
@@ -96,6 +99,20 @@ func (n *Node) reportIPVS(r v1alpha1.SpeakerStatus) {
 	if ready := meta.FindStatusCondition(r.Conditions, v1alpha1.ConditionIPVSReady); ready != nil &&
 		ready.Status == metav1.ConditionFalse {
 		n.noIPVS = ready.Message
+	}
+}
+
+// reportSteering adds whether the node steers. It leaves out the number of ports, since each change
+// of a Node requeues every Service.
+func (n *Node) reportSteering(r v1alpha1.SpeakerStatus) {
+	if !r.Steering.Asked() {
+		n.noSteering = "its speaker was not asked to"
+		return
+	}
+	ready := meta.FindStatusCondition(r.Conditions, v1alpha1.ConditionSteeringReady)
+	n.steers = ready != nil && ready.Status == metav1.ConditionTrue
+	if ready != nil && !n.steers {
+		n.noSteering = ready.Message
 	}
 }
 

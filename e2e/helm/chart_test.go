@@ -26,6 +26,7 @@ func TestChartEqualsManifests(t *testing.T) {
 		}{
 			{name: "defaults"},
 			{name: "IPVS", values: "ipvs: {enabled: true}", components: []string{"ipvs"}},
+			{name: "steering", values: "steering: {enabled: true}", components: []string{"steering"}},
 			{name: "BGP listener", values: `bgp: {listen: ":179"}`, components: []string{"bgp-passive"}},
 			{
 				name:       "both",
@@ -40,13 +41,16 @@ func TestChartEqualsManifests(t *testing.T) {
 				name: "all",
 				values: `
 ipvs: {enabled: true}
+steering: {enabled: true}
 bgp: {listen: ":179"}
 metricsAuth: {enabled: true}
 cloudProvider: {enabled: true}
 networkPolicy: {enabled: true}
 controller: {namespace: berth-controller}
 `,
-				components: []string{"ipvs", "bgp-passive", "metrics-auth", "cloud-provider", "network-policy", "restricted"},
+				components: []string{
+					"ipvs", "steering", "bgp-passive", "metrics-auth", "cloud-provider", "network-policy", "restricted",
+				},
 			},
 		} {
 			t.Run(c.name, func(t *testing.T) {

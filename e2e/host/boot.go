@@ -97,6 +97,11 @@ func layRoot(scratch, usr string) (string, error) {
 		{"/dev", "dev", "", "", unix.MS_BIND | unix.MS_REC},
 		{"berth", "run", "tmpfs", "mode=755", unix.MS_NOSUID | unix.MS_NODEV},
 	}
+	if _, err := os.Stat("/sys/fs/bpf"); err == nil { // the kernel has BPF
+		mounts = append(mounts, mount{
+			"bpf", "sys/fs/bpf", "bpf", "mode=700", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
+		})
+	}
 	if usr != "" {
 		// The packages lie below the machine's root, and overlayfs refuses layers that contain each
 		// other: so /usr, not /, gets them.

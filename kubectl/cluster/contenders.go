@@ -44,7 +44,7 @@ func (s *State) Contenders() map[Place]Contenders {
 		world := worlds(n.Name)
 		for _, group := range groups {
 			for address, wanted := range s.Announcements(group, world).L2 {
-				if !slices.Contains(wanted.Candidates, n.Name) || world.Capabilities&wanted.Needs != wanted.Needs {
+				if !wanted.Suits(n.Name, world.Capabilities) {
 					continue
 				}
 				for _, segment := range speaker.Status.Segments {

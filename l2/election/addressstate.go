@@ -25,6 +25,19 @@ type Desired struct {
 	// Needs are the capabilities that a node must have to own the address: this node according to
 	// SetCapabilities, others according to their messages.
 	Needs Capabilities
+	// Exempt nodes need none; ascending.
+	Exempt []string
+}
+
+// Suits reports whether a node with these capabilities may own the address.
+func (d Desired) Suits(node string, capabilities Capabilities) bool {
+	return slices.Contains(d.Candidates, node) && (capabilities.Has(d.Needs) || isIn(d.Exempt, node))
+}
+
+// isIn reports whether a list that is ascending has the node.
+func isIn(nodes []string, node string) bool {
+	_, found := slices.BinarySearch(nodes, node)
+	return found
 }
 
 // sorted returns the nodes in order: the same list if it is already.
@@ -44,6 +57,7 @@ type addressState struct {
 	wanted     bool   // the address has a desired state here
 	candidates []string
 	needs      Capabilities
+	exempt     []string // of the candidates, those that need none
 	preferred  map[string]int32
 	ranked     string // what candidates are ranked by
 
@@ -97,8 +111,12 @@ func (c *addressState) beats(a, b nodeClaim) bool {
 
 // isCandidate reports whether the node may own the address.
 func (c *addressState) isCandidate(node string) bool {
-	_, found := slices.BinarySearch(c.candidates, node)
-	return found
+	return isIn(c.candidates, node)
+}
+
+// canWith reports whether a node with these capabilities can own the address, if it may.
+func (c *addressState) canWith(node string, capabilities Capabilities) bool {
+	return capabilities.Has(c.needs) || isIn(c.exempt, node)
 }
 
 // learnTerm keeps the highest term.

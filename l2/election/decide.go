@@ -55,7 +55,7 @@ func (m *Machine) evaluate(now time.Time, c *addressState, cause Cause) {
 
 // suits reports whether this node may own the address: it is a candidate and has the capabilities.
 func (m *Machine) suits(c *addressState) bool {
-	return c.isCandidate(m.self) && m.capabilities.Has(c.needs)
+	return c.isCandidate(m.self) && c.canWith(m.self, m.capabilities)
 }
 
 // counts returns a predicate for peer claims that must be respected: the peer is alive and owns the
@@ -76,7 +76,7 @@ func (m *Machine) counts(c *addressState) func(string, claim) bool {
 // address needs. Two nodes that disagree about that would take the address from each other forever.
 func (m *Machine) seemsToOffer(c *addressState, node string) bool {
 	has := m.peers.capabilities(node)
-	return !has.Has(c.needs) && (has == 0 || !m.knows(node))
+	return !c.canWith(node, has) && (has == 0 || !m.knows(node))
 }
 
 // outranks reports whether this node knows better than a peer what is desired.
@@ -109,13 +109,13 @@ func (m *Machine) comesBefore(c *addressState) func(string) bool {
 
 // able returns a predicate for peers that are able to take the address if they are candidates.
 func (m *Machine) able(c *addressState) func(string) bool {
-	return func(node string) bool { return m.peers.isReady(node) && m.peers.capabilities(node).Has(c.needs) }
+	return func(node string) bool { return m.peers.isReady(node) && c.canWith(node, m.peers.capabilities(node)) }
 }
 
 // mustStop reports whether this node owns an address that it lacks a capability for and that nobody
 // takes: no other node is able to, or none did within the handover time.
 func (m *Machine) mustStop(now time.Time, c *addressState) bool {
-	if m.capabilities.Has(c.needs) {
+	if c.canWith(m.self, m.capabilities) {
 		m.cancelDue(c)
 		return false
 	}
@@ -202,6 +202,7 @@ func (m *Machine) ComesFirst(addr netip.Addr, desired Desired) bool {
 		candidates: sorted(desired.Candidates),
 		preferred:  desired.Preferred,
 		needs:      desired.Needs,
+		exempt:     desired.Exempt,
 		ranked:     cmp.Or(desired.Rank, addr.String()),
 	}
 	if !m.eligible || !m.synced || !m.suits(c) || m.addresses[keyOf(addr)] != nil {

@@ -219,7 +219,7 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 		m.endBid(c)
 		m.dropRelay(c)
 		m.proofs.keep(now, addr, m.vouchedUntil(now, c))
-		c.wanted, c.candidates, c.preferred, c.needs = false, nil, nil, 0
+		c.wanted, c.candidates, c.preferred, c.needs, c.exempt = false, nil, nil, 0, nil
 		m.cancelDue(c)
 		m.out.Actions = append(m.out.Actions, Action{Kind: ActionForget, Address: addr})
 		m.updateIsolated()
@@ -230,7 +230,8 @@ func (m *Machine) SetDesired(now time.Time, addr netip.Addr, desired Desired) {
 		c.wanted = true
 		m.out.Actions = append(m.out.Actions, Action{Kind: ActionExpect, Address: addr})
 	}
-	c.preferred, c.needs, c.ranked = desired.Preferred, desired.Needs, cmp.Or(desired.Rank, c.text)
+	c.preferred, c.ranked = desired.Preferred, cmp.Or(desired.Rank, c.text)
+	c.needs, c.exempt = desired.Needs, desired.Exempt
 	c.candidates = m.inOrder(desired.Candidates)
 	m.countShared(c.candidates, +1)
 	m.dropRelayOfStranger(c)

@@ -448,7 +448,13 @@ func TestMachinePlannedMoveHasNoContest(t *testing.T) {
 				t.Fatal(err)
 			}
 			if left, moves := owned-leaver.m.owned, w.moves-before; left != owned || moves != owned {
-				t.Errorf("%s left %d of its %d addresses by %d moves, want one for each", leaver.name, left, owned, moves)
+				t.Errorf(
+					"%s left %d of its %d addresses by %d moves, want one for each",
+					leaver.name,
+					left,
+					owned,
+					moves,
+				)
 			}
 			leaver.state = Ready
 			leaver.act()
@@ -704,6 +710,34 @@ func TestMachineStopsWithoutCapability(t *testing.T) {
 	}
 	if owners := w.owners(w.addresses[0]); len(owners) != 1 || owners[0] != other {
 		t.Errorf("%d nodes answer, want %s", len(owners), other.name)
+	}
+}
+
+// A node that is exempt owns what others lack the capability for, and nobody takes it from it.
+func TestMachineExempt(t *testing.T) {
+	w := capable(t, 3, 10)
+	exempt := w.nodes[0]
+	w.exempt = []string{exempt.name}
+	for _, addr := range w.addresses {
+		w.need(addr, 2)
+	}
+	if err := w.run(simHandover+calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range w.addresses {
+		if owners := w.owners(addr); len(owners) != 1 || owners[0] != exempt {
+			t.Fatalf("%d nodes answer for %s, want %s", len(owners), addr, exempt.name)
+		}
+	}
+	before := w.moves
+	for _, n := range w.nodes[1:] {
+		n.setCapabilities(3)
+	}
+	if err := w.run(calm, nil); err != nil {
+		t.Fatal(err)
+	}
+	if w.moves != before {
+		t.Errorf("%d moves when others gained the capability: an owner stays", w.moves-before)
 	}
 }
 

@@ -54,6 +54,7 @@ type world struct {
 	mute      bool     // the segment carries no messages
 	older     bool     // speakers say nothing about their freshness, and some are old
 	forgetful *simNode // it is no candidate for anything when it boots; nil: none
+	exempt    []string // nodes that need no capability
 }
 
 type simNode struct {
@@ -285,6 +286,7 @@ func (n *simNode) want(addr netip.Addr) {
 		Announced:  true,
 		Candidates: candidates,
 		Needs:      n.needed(addr),
+		Exempt:     n.w.exempt,
 	})
 }
 

@@ -57,6 +57,7 @@ type terms struct {
 	Candidates []string         `json:",omitempty"`
 	Preferred  map[string]int32 `json:",omitempty"`
 	Needs      l2.Capabilities  `json:",omitempty"`
+	Exempt     []string         `json:",omitempty"`
 }
 
 // wish is the desired state of one address.
@@ -127,7 +128,9 @@ func (s *termSet) wish(d l2.Desired) wish {
 	if !d.Announced {
 		return wish{}
 	}
-	t := terms{Interfaces: d.Interfaces, Candidates: d.Candidates, Preferred: d.Preferred, Needs: d.Needs}
+	t := terms{
+		Interfaces: d.Interfaces, Candidates: d.Candidates, Preferred: d.Preferred, Needs: d.Needs, Exempt: d.Exempt,
+	}
 	return wish{Terms: s.number(t), Announced: true, Rank: d.Rank}
 }
 
@@ -163,7 +166,8 @@ func (s *termSet) share(t terms) terms {
 
 // same reports whether two terms are equal because their lists are the same memory.
 func (t terms) same(o terms) bool {
-	return t.Needs == o.Needs && slices.Equal(t.Interfaces, o.Interfaces) && len(t.Candidates) == len(o.Candidates) &&
+	return t.Needs == o.Needs && slices.Equal(t.Interfaces, o.Interfaces) && slices.Equal(t.Exempt, o.Exempt) &&
+		len(t.Candidates) == len(o.Candidates) &&
 		unsafe.SliceData(t.Candidates) == unsafe.SliceData(o.Candidates) &&
 		reflect.ValueOf(t.Preferred).UnsafePointer() == reflect.ValueOf(o.Preferred).UnsafePointer()
 }
@@ -172,7 +176,7 @@ func (t terms) same(o terms) bool {
 func (s *termSet) hash(t terms) uint64 {
 	var h maphash.Hash
 	h.SetSeed(s.seed)
-	for _, list := range [][]string{t.Interfaces, t.Candidates} {
+	for _, list := range [][]string{t.Interfaces, t.Candidates, t.Exempt} {
 		for _, text := range list {
 			_, _ = h.WriteString(text)
 			_ = h.WriteByte(0)
@@ -186,7 +190,7 @@ func (s *termSet) hash(t terms) uint64 {
 }
 
 func (t terms) equal(o terms) bool {
-	return t.Needs == o.Needs && slices.Equal(t.Interfaces, o.Interfaces) &&
+	return t.Needs == o.Needs && slices.Equal(t.Interfaces, o.Interfaces) && slices.Equal(t.Exempt, o.Exempt) &&
 		slices.Equal(t.Candidates, o.Candidates) && maps.Equal(t.Preferred, o.Preferred)
 }
 
@@ -198,6 +202,6 @@ func (w wish) desired(all []terms) l2.Desired {
 	t := all[w.Terms]
 	return l2.Desired{
 		Announced: true, Interfaces: t.Interfaces, Candidates: t.Candidates, Preferred: t.Preferred,
-		Needs: t.Needs, Rank: w.Rank,
+		Needs: t.Needs, Exempt: t.Exempt, Rank: w.Rank,
 	}
 }

@@ -56,6 +56,9 @@ func (a Announcements) Routed() []netip.Prefix {
 // While Berth is to forward for the group and the kernel of this node does not, the node has no
 // routes, and on the segments it is not a candidate. If it owns addresses there, it goes on to
 // answer for them until another node takes over.
+//
+// If the connections of the group are steered, nodes that steer may announce it as well as those
+// that have endpoints.
 func PlanAnnouncements(
 	group Group,
 	services []ClassifiedService,
@@ -66,13 +69,20 @@ func PlanAnnouncements(
 	serving := serversOf(services, endpoints)
 	needs := requirements(services)
 	withheld := needs != 0 && !readiness.forwards()
+	var exempt []string
+	if steers(services) && serving.some {
+		// Nodes that steer serve it, and for those that have endpoints they need not.
+		needs, exempt = Steers, serving.named
+		serving = servers{all: true}
+		withheld = !readiness.Steers && !isIn(exempt, world.Self)
+	}
 	var announced Announcements
-	if !withheld && world.Capabilities&needs == needs {
+	if !withheld && (world.Capabilities&needs == needs || isIn(exempt, world.Self)) {
 		announced.BGP = planBGP(group, services, endpoints, serving, world)
 	}
 	announced.L2, announced.Electors = planL2(group, services, serving, world)
 	for address, segment := range announced.L2 {
-		segment.Needs = needs
+		segment.Needs, segment.Exempt = needs, exempt
 		if withheld {
 			announced.Electors.Plain = false
 			segment.Candidates = slices.DeleteFunc(slices.Clone(segment.Candidates), func(node string) bool {
@@ -99,6 +109,7 @@ func PlanNext(address netip.Addr, world World) (election.Desired, bool) {
 type servers struct {
 	all   bool
 	named []string // if not all; ascending
+	some  bool     // a Service of policy Local has endpoints
 }
 
 // serversOf returns the nodes that have an endpoint of every Service of policy Local that has any.
@@ -124,13 +135,18 @@ func serversOf(services []ClassifiedService, endpoints map[string]candidate.Endp
 		}
 	}
 	slices.Sort(common)
-	return servers{named: common}
+	return servers{named: common, some: true}
 }
 
 // has reports whether a node serves the group.
 func (s servers) has(node string) bool {
-	_, named := slices.BinarySearch(s.named, node)
-	return s.all || named
+	return s.all || isIn(s.named, node)
+}
+
+// isIn reports whether a list that is ascending has the node.
+func isIn(nodes []string, node string) bool {
+	_, found := slices.BinarySearch(nodes, node)
+	return found
 }
 
 // planL2 says which addresses of the group are announced on segments, and by which nodes. Addresses

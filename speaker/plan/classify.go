@@ -15,6 +15,8 @@ type ClassifiedService struct {
 	Service
 	// IPVSScheduler is the scheduler by which Berth forwards. Empty: kube-proxy forwards.
 	IPVSScheduler string
+	// Steering of connections, to the nodes on which kube-proxy forwards; nil: there is none.
+	Steering *config.Steering
 }
 
 // Classify returns the Services of a group that are announced, oldest first, and says who forwards
@@ -24,7 +26,11 @@ func Classify(group Group, snapshot *config.Snapshot) []ClassifiedService {
 	won := winners(group)
 	classified := make([]ClassifiedService, 0, len(won))
 	for _, s := range won {
-		classified = append(classified, ClassifiedService{s, schedulerOf(s, snapshot)})
+		c := ClassifiedService{Service: s, IPVSScheduler: schedulerOf(s, snapshot)}
+		if c.IPVSScheduler == "" {
+			c.Steering, _ = snapshot.Steered(s.Addresses, s.Local)
+		}
+		classified = append(classified, c)
 	}
 	return classified
 }
@@ -104,7 +110,13 @@ func LimitSources(services []ClassifiedService) (limited []ClassifiedService, co
 			limited = slices.Clone(services)
 			complaint = fmt.Sprintf(
 				"Service %s: nobody can connect, because %d spec.loadBalancerSourceRanges at %d ports and %d addresses are %d entries, and %d are possible; write fewer or larger ranges, or expose fewer ports",
-				s.Name, len(s.SourceRanges), len(s.Ports), len(s.Addresses), need, MostSources)
+				s.Name,
+				len(s.SourceRanges),
+				len(s.Ports),
+				len(s.Addresses),
+				need,
+				MostSources,
+			)
 		}
 		limited[i].SourceRanges = []netip.Prefix{}
 	}

@@ -9,6 +9,8 @@ type Readiness struct {
 	Shown bool
 	// Failing is for how long the kernel has failed to show it since then; 0: it has not.
 	Failing time.Duration
+	// Steers: this node steers the connections of the group, if they are steered.
+	Steers bool
 }
 
 // FailureGrace is how long a group stays announced after its node begins to fail to program the

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -77,6 +78,16 @@ func (s *Snapshot) DrainTimeout(addresses []netip.Addr) time.Duration {
 // ipvs reports whether Berth forwards for the pool; nil is no pool.
 func (p *Pool) ipvs() bool { return p != nil && p.Scheduler != "" }
 
+func (p *Pool) dataplane() v1alpha1.Dataplane {
+	switch {
+	case p.ipvs():
+		return v1alpha1.DataplaneIPVS
+	case p.Steering != nil:
+		return v1alpha1.DataplaneSteering
+	}
+	return v1alpha1.DataplaneKubeProxy
+}
+
 // dataplanes says which pool and data plane each address has.
 func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
 	var words []string
@@ -84,14 +95,57 @@ func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
 		switch pool := s.PoolOf(address); {
 		case pool == nil:
 			words = append(words, fmt.Sprintf("%s is in no LoadBalancerPool", address))
-		case pool.ipvs():
-			words = append(words, fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane IPVS)", address, pool.Name))
 		default:
 			words = append(
 				words,
-				fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane KubeProxy)", address, pool.Name),
+				fmt.Sprintf("%s is of LoadBalancerPool %s (dataplane %s)", address, pool.Name, pool.dataplane()),
 			)
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+// Steering is how connections to the addresses of a pool are steered.
+type Steering struct {
+	SecondChance  v1alpha1.SecondChance
+	Encapsulation v1alpha1.Encapsulation
+}
+
+// steeringOf returns the settings of a pool with their defaults.
+func steeringOf(settings *v1alpha1.SteeringSettings) *Steering {
+	if settings == nil {
+		settings = &v1alpha1.SteeringSettings{}
+	}
+	return &Steering{
+		SecondChance:  cmp.Or(settings.SecondChance, v1alpha1.SecondChanceTCPAndUDP),
+		Encapsulation: cmp.Or(settings.Encapsulation, v1alpha1.EncapsulationAuto),
+	}
+}
+
+// Steered returns how connections to a Service with these addresses are steered, or nil if they are
+// not. local is whether its externalTrafficPolicy is Local. The complaint, if there is one, says to
+// the Service's owner why not, and the remedy.
+//
+// A Service has one data plane, because any node may announce any of its addresses or none.
+func (s *Snapshot) Steered(addresses []netip.Addr, local bool) (how *Steering, complaint string) {
+	steered := 0
+	for _, address := range addresses {
+		if pool := s.PoolOf(address); pool != nil && pool.Steering != nil {
+			how = pool.Steering
+			steered++
+		}
+	}
+	switch {
+	case steered == 0:
+		return nil, ""
+	case steered < len(addresses):
+		return nil, fmt.Sprintf(
+			"connections are not steered, since a Service has one dataplane: %s; give these pools the same spec.dataplane, or ask for others with annotation %s",
+			s.dataplanes(addresses),
+			v1alpha1.AnnotationPools,
+		)
+	case !local:
+		return nil, "connections are not steered, since spec.externalTrafficPolicy is Cluster; write Local: with steering, all nodes answer, also those without an endpoint"
+	}
+	return how, ""
 }

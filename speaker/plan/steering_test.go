@@ -1,0 +1,152 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+)
+
+// steeredWorld has nodes n1, n2 and n3, and a pool with dataplane Steering that is announced on
+// segments and by BGP.
+func steeredWorld(self string) World {
+	snapshot, _ := config.Compile(config.Objects{
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
+			{ObjectMeta: named("steered"), Spec: v1alpha1.LoadBalancerPoolSpec{
+				Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneSteering,
+			}},
+		}),
+		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{{ObjectMeta: named("l2")}}),
+		RouteAnnouncements:   v1alpha1test.SelectAll([]*v1alpha1.RouteAnnouncement{{ObjectMeta: named("bgp")}}),
+		BGPNeighbors: v1alpha1test.SelectAll([]*v1alpha1.BGPNeighbor{
+			{
+				ObjectMeta: named("tor"),
+				Spec:       v1alpha1.BGPNeighborSpec{Address: "192.0.2.254", LocalASN: 1, RemoteASN: 2},
+			},
+		}),
+	})
+	return World{Self: self, Snapshot: snapshot, Nodes: map[string]Node{"n1": {}, "n2": {}, "n3": {}}}
+}
+
+func steeredService(local bool) Service {
+	return Service{
+		Name: "d/web", Addresses: addrs("192.0.2.1"), Local: local, Ports: []Port{{"http", ipvs.TCP, 80}},
+	}
+}
+
+// Nodes that steer may announce what they have no endpoint of.
+func TestPlanAnnouncements_steering(t *testing.T) {
+	on3 := map[string]candidate.Endpoints{"d/web": {Ready: set("n3")}}
+	for _, c := range []struct {
+		name       string
+		self       string
+		local      bool
+		endpoints  map[string]candidate.Endpoints
+		able       bool // the node steers
+		ready      bool // and the connections of this group
+		candidates []string
+		exempt     []string
+		routed     bool
+	}{
+		{
+			name: "it steers", self: "n1", local: true, endpoints: on3, able: true, ready: true,
+			candidates: []string{"n1", "n2", "n3"}, exempt: []string{"n3"}, routed: true,
+		},
+		{
+			name: "it steers, but these connections not yet", self: "n1", local: true, endpoints: on3, able: true,
+			candidates: []string{"n2", "n3"}, exempt: []string{"n3"},
+		},
+		{
+			name: "it does not steer", self: "n1", local: true, endpoints: on3,
+			candidates: []string{"n2", "n3"}, exempt: []string{"n3"},
+		},
+		{
+			name: "it does not steer, and has an endpoint", self: "n3", local: true, endpoints: on3,
+			candidates: []string{"n1", "n2", "n3"}, exempt: []string{"n3"}, routed: true,
+		},
+		{name: "no endpoint anywhere", self: "n1", local: true, able: true, ready: true},
+		{
+			name: "policy Cluster is not steered", self: "n1", endpoints: on3,
+			candidates: []string{"n1", "n2", "n3"}, routed: true,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := steeredWorld(c.self)
+			if c.able {
+				w.Capabilities = Steers
+			}
+			s := steeredService(c.local)
+			g := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
+			got := PlanAnnouncements(
+				g,
+				Classify(g, w.Snapshot),
+				c.endpoints,
+				Readiness{Shown: true, Steers: c.ready},
+				w,
+			)
+			segment := got.L2[s.Addresses[0]]
+			if !slices.Equal(segment.Candidates, c.candidates) || !slices.Equal(segment.Exempt, c.exempt) {
+				t.Errorf(
+					"candidates %v, of which %v need nothing; want %v and %v",
+					segment.Candidates,
+					segment.Exempt,
+					c.candidates,
+					c.exempt,
+				)
+			}
+			if needs := segment.Needs == Steers; needs != (len(c.exempt) > 0) {
+				t.Errorf("needs %b", segment.Needs)
+			}
+			if routed := len(got.BGP.Routes) > 0; routed != c.routed {
+				t.Errorf("routes: %v", got.BGP.Routes)
+			}
+		})
+	}
+}
+
+func TestPlanSteering(t *testing.T) {
+	w := steeredWorld("n1")
+	s := steeredService(true)
+	s.Persistence = 1
+	s.Ports = append(s.Ports, Port{"dns", ipvs.UDP, 53})
+	s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
+	g := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
+	on := func(port, address, node string, state candidate.State) Backend {
+		return Backend{Port: port, Address: netip.MustParseAddrPort(address), Node: node, State: state}
+	}
+	backends := map[string][]Backend{"d/web": {
+		on("http", "10.0.2.1:80", "n2", candidate.Ready),
+		on("http", "10.0.2.1:80", "n2", candidate.Ready), // in another slice, too
+		on("http", "10.0.2.2:80", "n2", candidate.Ready),
+		on("http", "10.0.2.3:80", "n2", candidate.Serving),
+		on("http", "10.0.1.1:80", "n1", candidate.Serving),
+		on("http", "10.0.3.1:80", "n3", candidate.Useless),
+		on("http", "192.0.2.9:80", "", candidate.Ready),
+		on("http", "[2001:db8::1]:80", "n3", candidate.Ready),
+		on("dns", "10.0.3.1:53", "n3", candidate.Ready),
+	}}
+	how := config.Steering{SecondChance: v1alpha1.SecondChanceTCPAndUDP, Encapsulation: v1alpha1.EncapsulationAuto}
+	port := func(port uint16, protocol ipvs.Protocol, members ...SteeredMember) SteeredPort {
+		return SteeredPort{
+			Service: "d/web", Address: s.Addresses[0], Port: port, Protocol: protocol, Members: members, Affinity: true,
+			SourceRanges: s.SourceRanges[:1], How: how,
+		}
+	}
+	want := []SteeredPort{
+		port(80, ipvs.TCP, SteeredMember{"n1", 1, true}, SteeredMember{"n2", 2, false}),
+		port(53, ipvs.UDP, SteeredMember{"n3", 1, false}),
+	}
+	got := PlanSteering(Classify(g, w.Snapshot), backends)
+	comparable := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	prefixes := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+	if diff := cmp.Diff(want, got, comparable, prefixes); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,50 @@
+package steer
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/berth-lb/berth/speaker/dataplane/steering"
+	"github.com/berth-lb/berth/speaker/plan"
+)
+
+// None steers nothing, on a node that was not asked to. It removes what a former process left.
+type None struct{}
+
+// Run removes what a former process with --steering left, as far as it can without the capabilities
+// that steering needs: the programs stop to steer by themselves.
+func (*None) Run(ctx context.Context) error {
+	_ = steering.Uninstall(Pins)
+	<-ctx.Done()
+	return nil
+}
+
+// Remove does nothing: see Run.
+func (*None) Remove() error { return nil }
+
+// Sync does nothing.
+func (*None) Sync(string, []plan.SteeredPort) {}
+
+// Changed never yields.
+func (*None) Changed() <-chan string { return nil }
+
+// Steers is false.
+func (*None) Steers(string) bool { return false }
+
+// SetSeed does nothing.
+func (*None) SetSeed([16]byte) {}
+
+// SetEnabled does nothing.
+func (*None) SetEnabled(bool) {}
+
+// SetNodes does nothing.
+func (*None) SetNodes(map[string][]netip.Addr) {}
+
+// SetInterfaces does nothing.
+func (*None) SetInterfaces([]string) {}
+
+// NodeHeard does nothing.
+func (*None) NodeHeard(string, string, bool) {}
+
+// Report returns false: the node was not asked to steer.
+func (*None) Report() (Report, bool) { return Report{}, false }

@@ -1,0 +1,45 @@
+// Package steer is what the speaker uses of steering: it tells the driver (package
+// speaker/dataplane/steering) what the speaker knows, in the driver's terms.
+package steer
+
+import (
+	"crypto/sha256"
+	"net/netip"
+	"slices"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/links"
+	"github.com/berth-lb/berth/speaker/localnet"
+)
+
+// Report is how far this node steers.
+type Report struct {
+	// Lacking says in a sentence why it does not; empty: it does.
+	Lacking string
+	// Features of the kernel, of those that steering can do without.
+	Features []v1alpha1.SteeringFeature
+	// Ports is the number of addresses with a port and a protocol whose connections it steers.
+	Ports int
+}
+
+// Seed returns the seed by which all nodes of the cluster hash alike, and which nobody outside of
+// it knows: from the key with which the controller signs records, which lasts.
+func Seed(recordKey []byte) (seed [16]byte) {
+	sum := sha256.Sum256(append([]byte("berth steering\x00"), recordKey...))
+	copy(seed[:], sum[:])
+	return seed
+}
+
+// Interfaces returns those that packets for Services may come by from outside, ascending: all that
+// have an address, without those of pods and of Services.
+func Interfaces(network localnet.Network, pods []netip.Prefix) []string {
+	var names []string
+	for _, a := range network.Addresses {
+		ofPods := slices.ContainsFunc(pods, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
+		if a.Interface != "lo" && !links.OfServices(a.Interface) && !ofPods {
+			names = append(names, a.Interface)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,364 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/speaker/dataplane/steering"
+	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
+	"github.com/berth-lb/berth/speaker/plan"
+)
+
+const (
+	// Pins is the folder in which programs and maps outlive a speaker.
+	Pins = "/sys/fs/bpf/berth"
+
+	openAgain = 30 * time.Second // after an attempt to load the program failed
+	refresh   = 20 * time.Second // between looks at what others changed
+	// gather is how long changes are gathered: they come by the dozen.
+	gather = 10 * time.Millisecond
+
+	mostUnread = 1024 // changes for a reader that is slow
+)
+
+// Config of a Steerer. Refused says why this node must not steer, whatever its kernel can; empty:
+// it may.
+type Config struct {
+	Logger  *slog.Logger
+	Node    string
+	Pins    string // a folder of a BPF file system; it need not exist
+	Refused func() string
+}
+
+// Steerer has the driver follow what the speaker desires. Its methods may be called from any
+// goroutine, and none but Run and Remove waits for the kernel.
+type Steerer struct {
+	Config
+	wake    async.Signal
+	alarm   async.Signal // somebody is suspected, or no longer
+	changed *async.Stream[string]
+	ways    map[string]steering.Node // of Run
+
+	mu         sync.Mutex
+	groups     map[string][]plan.SteeredPort // guarded by mu; what is desired
+	steered    map[string]bool               // guarded by mu; groups that the kernel has
+	addresses  map[string][]netip.Addr       // guarded by mu; of nodes
+	interfaces []string                      // guarded by mu
+	moved      bool                          // guarded by mu; the ways to nodes may be others
+	seed       decide.Seed                   // guarded by mu
+	enabled    bool                          // guarded by mu
+	heard      map[string]map[string]bool    // guarded by mu; interfaces, by the node that was heard there
+	report     Report                        // guarded by mu
+}
+
+// New returns a Steerer that steers nothing yet.
+func New(c Config) *Steerer {
+	return &Steerer{
+		Config: c, wake: async.NewSignal(), alarm: async.NewSignal(), changed: async.NewStream[string](mostUnread),
+		groups: map[string][]plan.SteeredPort{}, steered: map[string]bool{}, enabled: true,
+		heard: map[string]map[string]bool{}, report: Report{Lacking: "the program is not loaded yet"},
+	}
+}
+
+func (s *Steerer) change(do func()) {
+	s.mu.Lock()
+	do()
+	s.mu.Unlock()
+	s.wake.Notify()
+}
+
+// Sync replaces what is desired of a group; no ports: nothing.
+func (s *Steerer) Sync(group string, ports []plan.SteeredPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.EqualFunc(s.groups[group], ports, plan.SteeredPort.Equal) {
+		return
+	}
+	if len(ports) == 0 {
+		delete(s.groups, group)
+		delete(s.steered, group)
+	} else {
+		s.groups[group] = ports
+	}
+	s.wake.Notify()
+}
+
+// Steers reports whether the kernel steers the connections of a group; after a change of it, by
+// what it had before.
+func (s *Steerer) Steers(group string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.steered[group] && s.report.Lacking == ""
+}
+
+// Changed names a group for which Steers returns something else, or "" if Report does.
+func (s *Steerer) Changed() <-chan string { return s.changed.C() }
+
+// SetSeed sets the seed of the hash. It is the same on all nodes, and stays.
+func (s *Steerer) SetSeed(seed [16]byte) {
+	s.change(func() {
+		s.seed = decide.SeedFrom(seed)
+	})
+}
+
+// SetEnabled turns steering off, which leaves nothing in the kernel, or on again.
+func (s *Steerer) SetEnabled(enabled bool) { s.change(func() { s.enabled = enabled }) }
+
+// SetNodes sets the addresses of all nodes.
+func (s *Steerer) SetNodes(addresses map[string][]netip.Addr) {
+	s.change(func() { s.addresses, s.moved = maps.Clone(addresses), true })
+}
+
+// SetInterfaces sets by which interfaces packets for Services may come.
+func (s *Steerer) SetInterfaces(names []string) {
+	s.change(func() { s.interfaces, s.moved = names, true })
+}
+
+// NodeHeard says that a node is heard on an interface, or no longer. One that was heard and is
+// heard nowhere any more is taken for dead.
+func (s *Steerer) NodeHeard(node, on string, heard bool) {
+	s.mu.Lock()
+	if s.heard[node] == nil {
+		s.heard[node] = map[string]bool{}
+	}
+	if heard {
+		s.heard[node][on] = true
+	} else {
+		delete(s.heard[node], on)
+	}
+	s.mu.Unlock()
+	s.alarm.Notify()
+}
+
+// Report returns how far this node steers.
+func (s *Steerer) Report() (Report, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.report, true
+}
+
+// Remove leaves nothing in the kernel. Run must have ended, or nothing calls it any more.
+func (s *Steerer) Remove() error { return steering.Uninstall(s.Pins) }
+
+// Run has the kernel follow until ctx ends, and leaves it as it is then: it goes on to steer.
+func (s *Steerer) Run(ctx context.Context) error {
+	pass := liveness.Of(ctx, "steering", liveness.Limit)
+	for ctx.Err() == nil {
+		pause := s.follow(ctx, pass)
+		_ = s.await(ctx, pause)
+	}
+	return nil
+}
+
+// await waits for a change, for so long at most.
+func (s *Steerer) await(ctx context.Context, atMost time.Duration) error {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.wake:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// follow loads the program and keeps it up to date, until ctx ends or that is no use. It returns
+// when to try again.
+func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration {
+	if why := s.refused(); why != "" {
+		if err := steering.Uninstall(s.Pins); err != nil {
+			s.Logger.Warn("programs that steer were left behind", "error", err)
+		}
+		s.lacks(why)
+		return openAgain
+	}
+	if !s.seeded() { // what a process before this one left goes on
+		s.lacks("the controller has not made a key yet")
+		return openAgain
+	}
+	driver, err := steering.New(steering.Config{Pins: s.Pins})
+	if err != nil {
+		s.lacks("the program cannot be loaded: " + err.Error())
+		return openAgain
+	}
+	defer func() {
+		if err := driver.Close(); err != nil {
+			s.Logger.Warn("close the driver of steering", "error", err)
+		}
+	}()
+	again := time.NewTicker(refresh)
+	defer again.Stop()
+	for {
+		pass.Begin()
+		err := s.apply(driver)
+		pass.End()
+		switch {
+		case errors.Is(err, steering.ErrSeed):
+			s.Logger.Warn("the key of records is another one: steering begins again, and connections break")
+			if err := errors.Join(driver.Close(), steering.Uninstall(s.Pins)); err != nil {
+				s.lacks("the seed changed, and what was pinned cannot be removed: " + err.Error())
+				return openAgain
+			}
+			return 0
+		case s.refused() != "":
+			return 0
+		}
+		select {
+		case <-ctx.Done():
+			return 0
+		case <-s.alarm:
+			s.judge(driver)
+			s.wake.Notify()
+		case <-s.wake:
+			if async.Sleep(ctx, gather) != nil {
+				return 0
+			}
+		case <-again.C:
+			pass.Begin()
+			if err := driver.Refresh(); err != nil {
+				s.Logger.Warn("steering was not refreshed", "error", err)
+			}
+			pass.End()
+			s.change(func() { s.moved = true }) // routes may be others
+		}
+	}
+}
+
+// refused says why this node must not steer; empty: it may.
+func (s *Steerer) refused() string {
+	s.mu.Lock()
+	enabled := s.enabled
+	s.mu.Unlock()
+	if !enabled {
+		return fmt.Sprintf(
+			"steering is turned off by annotation %s of Secret %s",
+			v1alpha1.AnnotationSteering,
+			v1alpha1.HelloSecret,
+		)
+	}
+	return s.Refused()
+}
+
+func (s *Steerer) seeded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seed != decide.Seed{}
+}
+
+// judge tells the driver which nodes are taken for dead.
+func (s *Steerer) judge(driver *steering.Driver) {
+	s.mu.Lock()
+	alive := map[string]bool{}
+	for node, on := range s.heard {
+		alive[node] = len(on) > 0
+	}
+	s.mu.Unlock()
+	for node, is := range alive {
+		if err := driver.Alive(node, is); err != nil {
+			s.Logger.Warn("the state of a node was not written", "node", node, "error", err)
+		}
+	}
+}
+
+// apply brings the kernel to what is desired, and tells what that changes.
+func (s *Steerer) apply(driver *steering.Driver) error {
+	s.mu.Lock()
+	addresses, interfaces, seed := s.addresses, s.interfaces, s.seed
+	groups := maps.Clone(s.groups)
+	moved := s.moved
+	s.moved = false
+	s.mu.Unlock()
+	if moved {
+		var errs []error
+		if s.ways, errs = ways(addresses, steering.Reach); len(errs) > 0 {
+			s.Logger.Warn("nodes get no packets, since there is no way to them", "error", errors.Join(errs...))
+		}
+	}
+	desired := steering.Desired{
+		Enabled: true, Seed: seed, Self: s.Node, Interfaces: interfaces,
+		Nodes: encapsulated(s.ways, groups), Services: services(groups),
+	}
+	if err := driver.Sync(desired); err != nil {
+		s.Logger.Warn("steering is not as desired", "error", err)
+		s.lacks("the kernel is not as desired: " + err.Error())
+		return err
+	}
+	s.judge(driver)
+	s.has(groups, driver.Features(), desired.Services)
+	return nil
+}
+
+// encapsulated returns the ways to nodes; all encapsulate if a pool asks for that.
+func encapsulated(ways map[string]steering.Node, groups map[string][]plan.SteeredPort) map[string]steering.Node {
+	always := false
+	for _, ports := range groups {
+		always = always || slices.ContainsFunc(ports, func(p plan.SteeredPort) bool {
+			return p.How.Encapsulation == v1alpha1.EncapsulationIPIP
+		})
+	}
+	if !always {
+		return ways
+	}
+	all := maps.Clone(ways)
+	for name, way := range all {
+		way.Encapsulate = true
+		all[name] = way
+	}
+	return all
+}
+
+// lacks notes why this node does not steer.
+func (s *Steerer) lacks(why string) {
+	s.mu.Lock()
+	before := s.report.Lacking
+	s.report = Report{Lacking: why}
+	s.mu.Unlock()
+	if before != why {
+		s.Logger.Warn("this node does not steer", "reason", why)
+		s.changed.Send("")
+	}
+}
+
+// has notes that the kernel has these groups.
+func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Features, all map[string]steering.Service) {
+	now := Report{}
+	for _, service := range all {
+		now.Ports += len(service.Frontends)
+	}
+	if can.TCX {
+		now.Features = append(now.Features, v1alpha1.FeatureLink)
+	}
+	if can.SecondChance {
+		now.Features = append(now.Features, v1alpha1.FeatureSecondChance)
+	}
+	s.mu.Lock()
+	before := s.report
+	s.report = now
+	var news []string
+	for group := range groups {
+		if _, desired := s.groups[group]; desired && !s.steered[group] {
+			s.steered[group] = true
+			news = append(news, group)
+		}
+	}
+	s.mu.Unlock()
+	if before.Lacking != "" {
+		s.Logger.Info("this node steers", "features", now.Features)
+	}
+	if before.Lacking != "" || before.Ports != now.Ports || !slices.Equal(before.Features, now.Features) {
+		s.changed.Send("")
+	}
+	for _, group := range news {
+		s.changed.Send(group)
+	}
+}
