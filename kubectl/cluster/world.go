@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
@@ -36,6 +37,9 @@ func (s *State) Worlds(snapshot *config.Snapshot) func(node string) plan.World {
 		if speaker := s.Speaker(node); speaker != nil {
 			w.Forwards = speaker.Status.IPVS.Asked()
 			w.Capabilities = plan.Capability(speaker.Status.IPVS.Schedulers...)
+			if meta.IsStatusConditionTrue(speaker.Status.Conditions, v1alpha1.ConditionSteeringReady) {
+				w.Capabilities |= plan.Steers
+			}
 			from.Speakers = []*v1alpha1.Speaker{speaker} // what others have, they say on the segments
 		}
 		w.Used = inuse.Compile(from)
@@ -102,7 +106,8 @@ func (s *State) Announcements(group plan.Group, w plan.World) plan.Announcements
 			)
 		}
 	}
-	return plan.PlanAnnouncements(group, services, endpoints, plan.Readiness{Shown: true}, w)
+	ready := plan.Readiness{Shown: true, Steers: w.Capabilities.Has(plan.Steers)}
+	return plan.PlanAnnouncements(group, services, endpoints, ready, w)
 }
 
 func (s *State) apiServer() []*discoveryv1.EndpointSlice {

@@ -2,9 +2,7 @@ package steer
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/dataplane/steering"
@@ -12,50 +10,24 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// services returns the ports of all groups in the driver's terms: those of a Service that have the
-// same nodes and settings are one there.
+// services returns the ports of all groups in the driver's terms. Each is one of its own there, by
+// a name that lasts: what is known of its connections does not get lost when the endpoints of one
+// family or port are told of before those of another.
 func services(groups map[string][]plan.SteeredPort) map[string]steering.Service {
 	all := map[string]steering.Service{}
-	for _, id := range slices.Sorted(maps.Keys(groups)) {
-		for _, p := range groups[id] {
-			add(all, p)
+	for _, ports := range groups {
+		for _, p := range ports {
+			at := netip.AddrPortFrom(p.Address, p.Port)
+			all[fmt.Sprintf("%s %s/%d", p.Service, at, p.Protocol)] = steering.Service{
+				Frontends: []steering.Frontend{{Address: at, Protocol: uint8(p.Protocol)}},
+				Members:   members(p.Members),
+				Affinity:  p.Affinity,
+				TCPChance: p.How.SecondChance != v1alpha1.SecondChanceNever,
+				UDPChance: p.How.SecondChance == v1alpha1.SecondChanceTCPAndUDP, SourceRanges: p.SourceRanges,
+			}
 		}
 	}
 	return all
-}
-
-func add(all map[string]steering.Service, p plan.SteeredPort) {
-	frontend := steering.Frontend{Address: netip.AddrPortFrom(p.Address, p.Port), Protocol: uint8(p.Protocol)}
-	one := steering.Service{
-		Frontends: []steering.Frontend{frontend},
-		Members:   members(p.Members),
-		Affinity:  p.Affinity,
-		TCPChance: p.How.SecondChance != v1alpha1.SecondChanceNever,
-		UDPChance: p.How.SecondChance == v1alpha1.SecondChanceTCPAndUDP, SourceRanges: p.SourceRanges,
-	}
-	name := p.Service
-	for {
-		known, exists := all[name]
-		if !exists {
-			all[name] = one
-			return
-		}
-		if alike(known, one) {
-			known.Frontends = append(known.Frontends, frontend)
-			all[name] = known
-			return
-		}
-		if name != p.Service {
-			return // the port of another Service, which has it
-		}
-		name = fmt.Sprintf("%s %s/%d", p.Service, frontend.Address, frontend.Protocol)
-	}
-}
-
-// alike reports whether two Services differ in nothing but their ports.
-func alike(a, b steering.Service) bool {
-	return a.Affinity == b.Affinity && a.TCPChance == b.TCPChance && a.UDPChance == b.UDPChance &&
-		slices.Equal(a.Members, b.Members) && slices.Equal(a.SourceRanges, b.SourceRanges)
 }
 
 func members(steered []plan.SteeredMember) []table.Member {

@@ -22,8 +22,7 @@ var byValue = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Pre
 
 func address(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// Ports of a Service with the same nodes are one Service of the driver's; others have one of their
-// own.
+// Each port of a Service is one of the driver's.
 func TestServices(t *testing.T) {
 	port := func(service, at string, number uint16, nodes ...string) plan.SteeredPort {
 		p := plan.SteeredPort{
@@ -47,17 +46,16 @@ func TestServices(t *testing.T) {
 	}
 	got := services(map[string][]plan.SteeredPort{
 		"d/web": {
-			port("d/web", "192.0.2.1", 80, "n1"), port("d/web", "192.0.2.1", 443, "n1"),
-			port("d/web", "192.0.2.1", 53, "n2"), port("d/web", "2001:db8::1", 80, "n1"),
+			port("d/web", "192.0.2.1", 80, "n1"), port("d/web", "192.0.2.1", 53, "n2"),
+			port("d/web", "2001:db8::1", 80, "n1"),
 		},
 		"d/other": {port("d/other", "192.0.2.2", 80, "n1")},
 	})
 	want := map[string]steering.Service{
-		"d/web": on(
-			[]string{"n1"}, frontend("192.0.2.1:80"), frontend("192.0.2.1:443"), frontend("[2001:db8::1]:80"),
-		),
-		"d/web 192.0.2.1:53/6": on([]string{"n2"}, frontend("192.0.2.1:53")),
-		"d/other":              on([]string{"n1"}, frontend("192.0.2.2:80")),
+		"d/web 192.0.2.1:80/6":     on([]string{"n1"}, frontend("192.0.2.1:80")),
+		"d/web 192.0.2.1:53/6":     on([]string{"n2"}, frontend("192.0.2.1:53")),
+		"d/web [2001:db8::1]:80/6": on([]string{"n1"}, frontend("[2001:db8::1]:80")),
+		"d/other 192.0.2.2:80/6":   on([]string{"n1"}, frontend("192.0.2.2:80")),
 	}
 	if diff := cmp.Diff(want, got, byValue); diff != "" {
 		t.Error(diff)

@@ -28,6 +28,9 @@ const (
 	// gather is how long changes are gathered: they come by the dozen.
 	gather = 10 * time.Millisecond
 
+	// handOver is how long owners of addresses without endpoints go on to steer once they must not.
+	handOver = 2 * time.Second
+
 	mostUnread = 1024 // changes for a reader that is slow
 )
 
@@ -49,6 +52,8 @@ type Steerer struct {
 	changed *async.Stream[string]
 	ways    map[string]steering.Node // of Run
 
+	open sync.Mutex // held while the driver is open, and while all of it is removed
+
 	mu         sync.Mutex
 	groups     map[string][]plan.SteeredPort // guarded by mu; what is desired
 	steered    map[string]bool               // guarded by mu; groups that the kernel has
@@ -57,6 +62,7 @@ type Steerer struct {
 	moved      bool                          // guarded by mu; the ways to nodes may be others
 	seed       decide.Seed                   // guarded by mu
 	enabled    bool                          // guarded by mu
+	removed    bool                          // guarded by mu; for good
 	heard      map[string]map[string]bool    // guarded by mu; interfaces, by the node that was heard there
 	report     Report                        // guarded by mu
 }
@@ -147,8 +153,18 @@ func (s *Steerer) Report() (Report, bool) {
 	return s.report, true
 }
 
-// Remove leaves nothing in the kernel. Run must have ended, or nothing calls it any more.
-func (s *Steerer) Remove() error { return steering.Uninstall(s.Pins) }
+// Remove leaves nothing in the kernel, and Run attaches nothing from then on.
+func (s *Steerer) Remove() error {
+	s.change(func() { s.removed = true })
+	return s.uninstall()
+}
+
+// uninstall waits until Run has closed the driver.
+func (s *Steerer) uninstall() error {
+	s.open.Lock()
+	defer s.open.Unlock()
+	return steering.Uninstall(s.Pins)
+}
 
 // Run has the kernel follow until ctx ends, and leaves it as it is then: it goes on to steer.
 func (s *Steerer) Run(ctx context.Context) error {
@@ -176,15 +192,21 @@ func (s *Steerer) await(ctx context.Context, atMost time.Duration) error {
 // when to try again.
 func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration {
 	if why := s.refused(); why != "" {
-		if err := steering.Uninstall(s.Pins); err != nil {
+		s.lacks(why) // first: other nodes take over what this one has no endpoint of
+		_ = async.Sleep(ctx, handOver)
+		if err := s.uninstall(); err != nil {
 			s.Logger.Warn("programs that steer were left behind", "error", err)
 		}
-		s.lacks(why)
 		return openAgain
 	}
 	if !s.seeded() { // what a process before this one left goes on
 		s.lacks("the controller has not made a key yet")
 		return openAgain
+	}
+	s.open.Lock()
+	defer s.open.Unlock()
+	if s.refused() != "" {
+		return 0
 	}
 	driver, err := steering.New(steering.Config{Pins: s.Pins})
 	if err != nil {
@@ -205,7 +227,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		switch {
 		case errors.Is(err, steering.ErrSeed):
 			s.Logger.Warn("the key of records is another one: steering begins again, and connections break")
-			if err := errors.Join(driver.Close(), steering.Uninstall(s.Pins)); err != nil {
+			if err := steering.Uninstall(s.Pins); err != nil {
 				s.lacks("the seed changed, and what was pinned cannot be removed: " + err.Error())
 				return openAgain
 			}
@@ -237,8 +259,11 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 // refused says why this node must not steer; empty: it may.
 func (s *Steerer) refused() string {
 	s.mu.Lock()
-	enabled := s.enabled
+	enabled, removed := s.enabled, s.removed
 	s.mu.Unlock()
+	if removed {
+		return "this node leaves"
+	}
 	if !enabled {
 		return fmt.Sprintf(
 			"steering is turned off by annotation %s of Secret %s",
