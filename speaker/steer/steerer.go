@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/liveness"
@@ -310,17 +312,25 @@ func (s *Steerer) apply(driver *steering.Driver) error {
 		}
 	}
 	desired := steering.Desired{
-		Enabled: true, Seed: seed, Self: s.Node, Interfaces: interfaces,
+		Enabled: true, Seed: seed, Self: s.Node, Interfaces: slices.DeleteFunc(slices.Clone(interfaces), unfit),
 		Nodes: encapsulated(s.ways, groups), Services: services(groups),
 	}
 	if err := driver.Sync(desired); err != nil {
 		s.Logger.Warn("steering is not as desired", "error", err)
-		s.lacks("the kernel is not as desired: " + err.Error())
-		return err
+		if _, partial := errors.AsType[*steering.PartialError](err); !partial {
+			s.lacks("the kernel is not as desired: " + err.Error())
+			return err
+		}
 	}
 	s.judge(driver)
 	s.has(groups, driver.Features(), desired.Services)
 	return nil
+}
+
+// unfit reports whether an interface has no Ethernet frames, as one of a tunnel, or is gone.
+func unfit(name string) bool {
+	device, err := netlink.LinkByName(name)
+	return err != nil || device.Attrs().EncapType != "ether"
 }
 
 // encapsulated returns the ways to nodes; all encapsulate if a pool asks for that.

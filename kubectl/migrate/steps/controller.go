@@ -177,7 +177,7 @@ func (s *Snapshot) configure() Step {
 			Pending: s.berthReady(),
 		}, {
 			Actions: slices.Concat(objects, annotate),
-			Check:   "kubectl get loadbalancerpools,bgpneighbors,segmentannouncements,routeannouncements",
+			Check:   "kubectl get loadbalancerpools.berth.dev,bgpneighbors.berth.dev,segmentannouncements.berth.dev,routeannouncements.berth.dev",
 			Pending: first(someOf(objects, "is not there"), someOf(annotate, "lacks Berth's annotations")),
 		}, {
 			Check:   "kubectl berth services",

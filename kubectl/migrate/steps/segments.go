@@ -323,16 +323,16 @@ func (s *Snapshot) settleSegments() Step {
 		Do: []Phase{
 			phase(
 				widen,
-				"kubectl get segmentannouncements -o yaml",
+				"kubectl get segmentannouncements.berth.dev -o yaml",
 				someOf(widen, "is for Services without the label only"),
 			),
-			phase(single, "kubectl get segmentannouncements", someOf(single, "is there")),
+			phase(single, "kubectl get segmentannouncements.berth.dev", someOf(single, "is there")),
 			phase(unmark, "kubectl get services -A -L "+ServiceNodeLabel, someOf(unmark, "has the label of a node")),
 		},
 		Undo: []Phase{
 			phase(mark, "kubectl get services -A -L "+ServiceNodeLabel, someOf(mark, "lacks the label of its node")),
-			phase(begin, "kubectl get segmentannouncements", someOf(begin, "is not there")),
-			phase(restrict, "kubectl get segmentannouncements -o yaml", someOf(restrict, "is for all Services")),
+			phase(begin, "kubectl get segmentannouncements.berth.dev", someOf(begin, "is not there")),
+			phase(restrict, "kubectl get segmentannouncements.berth.dev -o yaml", someOf(restrict, "is for all Services")),
 		},
 	}
 	if !s.isSettled() {

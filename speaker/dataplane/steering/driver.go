@@ -80,8 +80,14 @@ var ErrSeed = errors.New(
 	"the seed of steering cannot change while it runs: uninstall it first, which breaks connections",
 )
 
+// PartialError is about single Services or interfaces: the kernel has all else that is desired.
+type PartialError struct{ error }
+
+// Unwrap returns what is wrong with them.
+func (e *PartialError) Unwrap() error { return e.error }
+
 // Sync brings the kernel to what is desired. Errors about single Services, or interfaces, do not
-// keep the others from theirs.
+// keep the others from theirs; if there are no others, it returns a PartialError.
 func (d *Driver) Sync(desired Desired) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,7 +109,11 @@ func (d *Driver) Sync(desired Desired) error {
 		return errors.Join(err, errServices, d.read())
 	}
 	d.synced = true
-	return errors.Join(errServices, d.attached.sync(d.kernel.Steer, desired.Interfaces), d.removeOlder())
+	err = errors.Join(errServices, d.attached.sync(d.kernel.Steer, desired.Interfaces), d.removeOlder())
+	if err != nil {
+		return &PartialError{err}
+	}
+	return nil
 }
 
 // write writes tables, whose nodes are there already, and then removes the nodes that no table has.

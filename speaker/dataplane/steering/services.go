@@ -180,10 +180,7 @@ func (s *services) change(
 		return err
 	}
 	if r == nil {
-		r = &record{}
-		if s.begun {
-			r.history = table.NewHistory(now)
-		}
+		r = &record{} // it may have connections: of a time in which it was not steered
 		r.id = s.idFor(desired)
 	}
 	g, err := s.join(r, members, nodes, c)
