@@ -45,8 +45,8 @@ type Conn struct {
 	buffer [4096]byte
 }
 
-// New sifts a connection. Each is called before a message, or what is none, is let through; said
-// before that with each OPEN and NOTIFICATION, whole, which it may not keep.
+// New sifts a connection. Each is called before a message, or what is none, is let through or told;
+// said is told each OPEN and NOTIFICATION, whole, before it is let through, and may not keep it.
 func New(conn *net.TCPConn, each func(), said func(message []byte)) *Conn {
 	return &Conn{TCPConn: conn, each: each, said: said}
 }
@@ -92,6 +92,7 @@ func (c *Conn) look() {
 				c.raw = append(c.raw[:0], rest...)
 				return
 			}
+			c.each() // who reads it may crash, as who reads on
 			c.said(rest[:length])
 			c.pass, c.heard = length, time.Now()
 		case rest[18] != typeUpdate:

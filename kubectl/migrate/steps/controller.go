@@ -189,7 +189,7 @@ func (s *Snapshot) configure() Step {
 			Pending: s.berthInControl(),
 		}, {
 			Actions: deletions,
-			Check:   "kubectl get -l " + MadeLabel + " loadbalancerpools,bgpneighbors,segmentannouncements,routeannouncements",
+			Check:   "kubectl get -l " + MadeLabel + " loadbalancerpools.berth.dev,bgpneighbors.berth.dev,segmentannouncements.berth.dev,routeannouncements.berth.dev",
 			Pending: someOf(deletions, "is there"),
 		}, {
 			Actions: strip,

@@ -27,7 +27,7 @@ func not[T any](f func(T) bool) func(T) bool { return func(x T) bool { return !f
 // and that node alone may.
 func (s *Snapshot) pin() Step {
 	namespace := s.daemonSet().Namespace
-	check := fmt.Sprintf("kubectl -n %s get servicel2statuses", namespace)
+	check := fmt.Sprintf("kubectl -n %s get servicel2statuses.metallb.io", namespace)
 	var mark, narrow, hold, free, widen, unmark []Action
 	l2 := s.l2Nodes()
 	for _, svc := range s.Services {
@@ -59,7 +59,7 @@ func (s *Snapshot) pin() Step {
 			phase(mark, "kubectl get services -A -L "+ServiceNodeLabel, someOf(mark, "lacks the label of its node")),
 			phase(
 				narrow,
-				fmt.Sprintf("kubectl -n %s get l2advertisements", namespace),
+				fmt.Sprintf("kubectl -n %s get l2advertisements.metallb.io", namespace),
 				someOf(narrow, "is not there"),
 			),
 			phase(hold, check, someOf(hold, "announces from any node")),
@@ -188,7 +188,7 @@ func (s *Snapshot) segment(node string) Step {
 			stop = append(stop, remove(l2Advertisements, o.GetNamespace(), o.GetName()))
 		}
 	}
-	metallb := fmt.Sprintf("kubectl -n %s get servicel2statuses", s.daemonSet().Namespace)
+	metallb := fmt.Sprintf("kubectl -n %s get servicel2statuses.metallb.io", s.daemonSet().Namespace)
 	step := Step{
 		Name: "segment/" + node,
 		Text: fmt.Sprintf(
@@ -196,12 +196,12 @@ func (s *Snapshot) segment(node string) Step {
 			node,
 		),
 		Do: []Phase{
-			phase(begin, "kubectl get l2owners", first(someOf(begin, "is not there"), s.unanswered(node))),
+			phase(begin, "kubectl get l2owners.berth.dev", first(someOf(begin, "is not there"), s.unanswered(node))),
 			phase(stop, metallb, first(someOf(stop, "is there"), s.answered(node))),
 		},
 		Undo: []Phase{
 			phase(narrow, metallb, first(someOf(narrow, "is not there"), s.unreturned(node))),
-			phase(end, "kubectl get l2owners", first(someOf(end, "is there"), s.owned(node))),
+			phase(end, "kubectl get l2owners.berth.dev", first(someOf(end, "is there"), s.owned(node))),
 		},
 	}
 	step.Do[0].Stay, step.Undo[0].Stay = stay, stay
