@@ -137,7 +137,8 @@ func (v View) order() order {
 }
 
 // others returns whom the first and whom this node ask about a connection that they do not know:
-// first those that are up, in order of rank.
+// first those that are up, in order of rank, and then one that is suspected. A node that is not
+// ranked asks like the first.
 func (v View) others(first uint16) (second, next uint16) {
 	second, next = Nobody, Nobody
 	suspect, past := uint16(Nobody), false
@@ -163,7 +164,10 @@ func (v View) others(first uint16) (second, next uint16) {
 	if second == Nobody {
 		second = suspect
 	}
-	if next == Nobody {
+	switch {
+	case !past:
+		next = second
+	case next == Nobody:
 		next = suspect
 	}
 	return second, next
@@ -172,11 +176,13 @@ func (v View) others(first uint16) (second, next uint16) {
 // AsksConntrack reports whether the verdict depends on whether this node knows the connection.
 func (v View) AsksConntrack() bool {
 	o, c := v.order(), classOf(v.TTL)
-	if !v.Chance || o.first == Nobody || c == last {
+	switch {
+	case !v.Chance || o.first == Nobody:
 		return false
-	}
-	if o.first == v.Self {
-		return o.moved
+	case c == last:
+		return true
+	case o.first == v.Self:
+		return o.moved || c >= second
 	}
 	return c != fresh
 }
@@ -189,14 +195,11 @@ func (v View) Decide(known bool) Verdict {
 	switch {
 	case o.first == Nobody:
 		return v.here(NoTable)
-	case c == last && (mine || v.Local || v.TTL <= 1):
-		return v.here(Exhausted)
 	case c == last:
-		// A client's packet may have come so far; it still gets to an endpoint, by falling TTLs.
-		return Verdict{Steer, Corrected, o.first, v.TTL - 1}
+		return v.end(o, known)
 	case c == fresh && !mine:
 		return to(o.first, toFirst, First)
-	case !v.Chance && (mine || v.Local), v.Chance && mine && !o.moved:
+	case !v.Chance && (mine || v.Local), v.Chance && mine && !o.moved && c < second:
 		return v.here(Local)
 	case !v.Chance:
 		return to(o.first, c+1, Corrected)
@@ -206,7 +209,11 @@ func (v View) Decide(known bool) Verdict {
 	return v.ask(o, c)
 }
 
+// lowestThird is the TTL at which a packet goes to no further node that may know its connection.
+const lowestThird = 9
+
 // ask returns the verdict on a packet in the middle of a connection that this node does not know.
+// The first asks a node, that one the next, and so on: by falling TTLs of one class.
 func (v View) ask(o order, c class) Verdict {
 	mine := o.first == v.Self
 	switch {
@@ -214,15 +221,37 @@ func (v View) ask(o order, c class) Verdict {
 		return to(o.second, second, Second)
 	case !mine && c < second:
 		return to(o.first, c+1, Corrected)
-	case !mine && c < third && o.next != Nobody:
+	case c == second && o.next != Nobody:
 		return to(o.next, third, Second)
-	case v.Held:
-		return Verdict{Drop, Unsettled, v.Self, v.TTL}
-	case !mine && (v.Bounces || !v.Local):
+	case c == third && o.next != Nobody && v.TTL > lowestThird:
+		return Verdict{Steer, Second, o.next, v.TTL - 1}
+	case v.Held, mine && c >= second && !v.Bounces:
+		// In the second case another node is the first, by its table, so tables have just changed.
+		return v.drop()
+	case !mine: // nobody who was asked knows it; the first may by now, or it answers
 		return to(o.first, last, Returned)
 	}
 	return v.here(Unknown)
 }
+
+// end returns the verdict on a packet that was forwarded as often as it may be, or that came from a
+// client far away: it still gets to the first, by falling TTLs.
+func (v View) end(o order, known bool) Verdict {
+	mine := o.first == v.Self
+	switch {
+	case v.Chance && known:
+		return v.here(Known)
+	case v.Chance && mine && v.Held:
+		return v.drop()
+	case mine, !v.Chance && v.Local, v.TTL <= 1 && (!v.Chance || v.Bounces):
+		return v.here(Exhausted)
+	case v.TTL <= 1: // tables differ, and each node thinks another one the first
+		return v.drop()
+	}
+	return Verdict{Steer, Corrected, o.first, v.TTL - 1}
+}
+
+func (v View) drop() Verdict { return Verdict{Drop, Unsettled, v.Self, v.TTL} }
 
 func (v View) here(why Reason) Verdict { return Verdict{Pass, why, v.Self, v.TTL} }
 

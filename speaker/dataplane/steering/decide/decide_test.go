@@ -2,6 +2,7 @@ package decide
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -129,7 +130,7 @@ func TestDecide_noLoop(t *testing.T) {
 			}
 			at, ttl = got.Node, got.TTL
 		}
-		if hops > 12 { // to a TTL of 24, 20, 16, 12, 8, 7 and so on
+		if hops > 16 { // to a TTL of 24, 20, 16, 12, 11, 10, 9, 8, 7 and so on
 			t.Fatalf("%d hops", hops)
 		}
 	})
@@ -156,7 +157,10 @@ func local(v *View)                    { v.Local = true }
 func chance(v *View)                   { v.Chance = true }
 func held(v *View)                     { v.Held = true }
 func bounces(v *View)                  { v.Bounces = true }
-func moved(v *View)                    { v.Slot = v.Slot.WithMoved(true) }
+func fourth(v *View) {
+	v.Slot, v.Alive[3] = v.Slot.With(3, 4, false), true
+}
+func moved(v *View) { v.Slot = v.Slot.WithMoved(true) }
 
 func TestDecide(t *testing.T) {
 	const unknown, known = false, true
@@ -188,7 +192,20 @@ func TestDecide(t *testing.T) {
 		},
 		{"at the second, known", slot(self(2), local, chance, ttl(16)), known, Verdict{Pass, Known, 2, 16}},
 		{"at the second, not known", slot(self(2), local, chance, ttl(16)), unknown, Verdict{Steer, Second, 3, 12}},
-		{"at the third", slot(self(3), local, chance, ttl(12)), unknown, Verdict{Pass, Unknown, 3, 12}},
+		{"at the third", slot(self(3), local, chance, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
+		{
+			"at the third, and a fourth is suspected", slot(self(3), local, chance, ttl(12), fourth, dead(3)),
+			unknown, Verdict{Steer, Second, 4, 11},
+		},
+		{"at the fourth", slot(self(4), local, chance, ttl(9), fourth), unknown, Verdict{Steer, Returned, 1, 8}},
+		{"asked, and first by a late table", slot(self(1), local, chance, ttl(16)), unknown, Verdict{Steer, Second, 2, 12}},
+		{
+			"asked, first by a late table, and nobody is left", slot(self(1), local, chance, ttl(9)),
+			unknown, Verdict{Drop, Unsettled, 1, 9},
+		},
+		{"returned, and known by now", slot(self(1), local, chance, ttl(8)), known, Verdict{Pass, Known, 1, 8}},
+		{"returned while unsettled", slot(self(1), local, chance, held, ttl(8)), unknown, Verdict{Drop, Unsettled, 1, 8}},
+		{"returned to one that is not the first", slot(self(2), local, chance, ttl(8)), unknown, Verdict{Steer, Corrected, 1, 7}},
 		{"while unsettled", slot(self(3), local, chance, held, ttl(12)), unknown, Verdict{Drop, Unsettled, 3, 12}},
 		{"UDP that nobody knows", slot(self(3), local, chance, bounces, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
 		{"no pods here any more", slot(self(3), chance, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
@@ -211,5 +228,81 @@ func TestDecide(t *testing.T) {
 func TestReason_String(t *testing.T) {
 	if First.String() != "first" || Decapsulated.String() != "decapsulated" || Reason(99).String() != "reason_99" {
 		t.Error(First, Decapsulated, Reason(99))
+	}
+}
+
+// walk follows a packet from a node to where it ends.
+func walk(t *rapid.T, views map[uint16]View, at uint16, knows uint16) (Verdict, uint16) {
+	ttl := uint8(64)
+	for range 16 {
+		v := views[at]
+		v.TTL = ttl
+		got := v.Decide(v.AsksConntrack() && at == knows)
+		if got.Action != Steer {
+			return got, at
+		}
+		if got.TTL >= ttl {
+			t.Fatalf("the TTL goes from %d to %d", ttl, got.TTL)
+		}
+		at, ttl = got.Node, got.TTL
+	}
+	t.Fatal("the packet does not end")
+	return Verdict{}, 0
+}
+
+// While some nodes have the tables of before a change and others those of after it, a packet of a
+// connection ends on the node that knows it, or is dropped, and the client sends it again: no other
+// node's Pod gets it, which would reset the connection.
+func TestDecide_lateTables(t *testing.T) {
+	for range 20 {
+		rapid.Check(t, checkLateTables)
+	}
+}
+
+func checkLateTables(t *rapid.T) {
+	all := []uint16{1, 2, 3, 4, 5, 6}
+	ranked := rapid.Permutation(all).Draw(t, "ranked")[:Ranks]
+	draw := func(name string) []bool {
+		return rapid.SliceOfN(rapid.Bool(), Ranks, Ranks).Draw(t, name)
+	}
+	before, after, drains := draw("before"), draw("after"), draw("drains")
+	slot := func(in []bool, draining bool) Slot {
+		s, rank := NoSlot, 0
+		for i, n := range ranked {
+			if in[i] {
+				s = s.With(rank, n, draining && drains[i])
+				rank++
+			}
+		}
+		return s
+	}
+	older, newer := slot(before, false), slot(after, true)
+	knows := older.First()
+	stays := slices.ContainsFunc(ranked, func(n uint16) bool {
+		return n == knows && after[slices.Index(ranked, n)]
+	})
+	if knows == Nobody || !stays || newer.First() == Nobody {
+		t.Skip("the connection's node is gone, or there is none for new ones")
+	}
+	newer = newer.WithMoved(newer.First() != knows)
+	late := rapid.SliceOfN(rapid.Bool(), len(all), len(all)).Draw(t, "late")
+	views := map[uint16]View{}
+	for i, n := range all {
+		v := View{
+			Slot: newer, Self: n, Alive: [Ranks]bool{true, true, true, true}, Chance: true, Held: true,
+			Local: slices.Contains(ranked, n) && after[slices.Index(ranked, n)],
+		}
+		if late[i] {
+			v.Slot, v.Held = older, false
+			v.Local = slices.Contains(ranked, n) && before[slices.Index(ranked, n)]
+		}
+		views[n] = v
+	}
+	got, at := walk(t, views, rapid.SampledFrom(all).Draw(t, "comes to"), knows)
+	if got.Action == Pass && at != knows {
+		t.Errorf("the packet ends on %d (reason %d), and %d knows the connection", at, got.Reason, knows)
+	}
+	if !slices.Contains(late, true) && (got.Action != Pass || at != knows) {
+		t.Errorf("with one table on all nodes it ends on %d: %+v", at, got)
 	}
 }

@@ -5,6 +5,7 @@ package program
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -57,8 +58,8 @@ func translate(t *testing.T) {
 
 // track makes conntrack entries for connections to the Service, as kube-proxy's rules do: with a
 // translated destination. It returns the flows, of UDP on both families and TCP on IPv4; the last
-// one is tracked, but not translated.
-func track(t *testing.T) (known []decide.Flow, untranslated decide.Flow) {
+// one is tracked, but not translated. Connections of TCP come to served.
+func track(t *testing.T) (known []decide.Flow, untranslated decide.Flow, served *net.TCPListener) {
 	addresses := fmt.Sprintf("%s/32 %s/128 %s/32 %s/128", client4, client6, node4(self), node6(self))
 	nettest.Shell(
 		t,
@@ -109,7 +110,52 @@ func track(t *testing.T) (known []decide.Flow, untranslated decide.Flow) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return append(known, f), untranslated
+	return append(known, f), untranslated, l
+}
+
+// converse opens a connection of TCP to the Service, which end closes on both sides.
+func converse(t *testing.T, f decide.Flow, l *net.TCPListener) (end func()) {
+	t.Helper()
+	client, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(f.Client), net.TCPAddrFromAddrPort(f.Service))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := accept(t, l)
+	for server.RemoteAddr().(*net.TCPAddr).AddrPort() != f.Client {
+		server = accept(t, l) // the one before is of track
+	}
+	return func() {
+		t.Helper()
+		if err := server.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(client); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(server); err != nil { // until the client's end has come
+			t.Fatal(err)
+		}
+		if err := server.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// accept leaves no connection behind, so that the next test has its port.
+func accept(t *testing.T, l *net.TCPListener) *net.TCPConn {
+	t.Helper()
+	c, err := l.AcceptTCP()
+	if err == nil {
+		t.Cleanup(func() { c.Close() })
+		err = c.SetLinger(0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // middle is a frame from the middle of a connection.
@@ -122,7 +168,7 @@ func middle(f decide.Flow, ttl uint8) []byte {
 
 // The second chance asks the kernel's conntrack, for both families.
 func TestSteer_secondChance(t *testing.T) {
-	known, untranslated := track(t)
+	known, untranslated, served := track(t)
 	r := load(t)
 	s := usual()
 	s.service.Flags = Local | TCPChance | UDPChance
@@ -150,6 +196,14 @@ func TestSteer_secondChance(t *testing.T) {
 	frame = ethernet(packet(flow4(decide.SCTP), 64, sctp(40000, port)))
 	r.run(frame).expect(t, "SCTP has none", frame, decide.Verdict{Reason: decide.Local, Node: self, TTL: 64})
 
+	f.Client = netip.AddrPortFrom(f.Client.Addr(), 42001)
+	frame = middle(f, 64)
+	end := converse(t, f, served)
+	r.run(frame).
+		expect(t, "another connection", frame, decide.Verdict{Reason: decide.Known, Node: self, TTL: 64})
+	end()
+	r.run(frame).expect(t, "one that has ended", frame, second)
+
 	s.config.Settled = math.MaxUint64
 	s.slot = decide.NoSlot.With(0, self, false).WithMoved(true)
 	r.write(s)
@@ -165,7 +219,7 @@ func TestSteer_secondChance(t *testing.T) {
 
 // The program decides as package decide does, whatever the tables and nodes are.
 func TestSteer_decides(t *testing.T) {
-	known, _ := track(t)
+	known, _, _ := track(t)
 	r := load(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	reasons := map[decide.Reason]int{}

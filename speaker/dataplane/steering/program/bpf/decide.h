@@ -127,7 +127,9 @@ static __always_inline void rank(const struct view *v, struct order *o)
 	}
 	if (o->second == NOBODY)
 		o->second = suspect;
-	if (o->next == NOBODY)
+	if (!past) /* not ranked: it asks like the first */
+		o->next = o->second;
+	else if (o->next == NOBODY)
 		o->next = suspect;
 }
 
@@ -138,10 +140,12 @@ static __always_inline int asks(const struct view *v, const struct order *o)
 {
 	__u8 c = class_of(v->ttl);
 
-	if (!v->chance || o->first == NOBODY || c == LAST)
+	if (!v->chance || o->first == NOBODY)
 		return 0;
+	if (c == LAST)
+		return 1;
 	if (o->first == v->self)
-		return o->moved;
+		return o->moved || c >= SECOND;
 	return c != FRESH;
 }
 
@@ -159,6 +163,36 @@ static __always_inline void to(struct verdict *r, __u16 node, __u8 class, enum r
 	r->ttl = 28 - 4 * class;
 }
 
+static __always_inline void drop(struct verdict *r)
+{
+	r->action = DROP;
+	r->reason = REASON_UNSETTLED;
+}
+
+/* A packet that was forwarded as often as it may be, or that came from a client far away: it still
+ * gets to the first, by falling TTLs.
+ */
+static __always_inline void end(const struct view *v, const struct order *o, int known, struct verdict *r)
+{
+	int mine = o->first == v->self;
+
+	if (v->chance && known)
+		return here(r, REASON_KNOWN);
+	if (v->chance && mine && v->held)
+		return drop(r);
+	if (mine || (!v->chance && v->local) || (v->ttl <= 1 && (!v->chance || v->bounces)))
+		return here(r, REASON_EXHAUSTED);
+	if (v->ttl <= 1) /* tables differ, and each node thinks another one the first */
+		return drop(r);
+	to(r, o->first, LAST, REASON_CORRECTED);
+	r->ttl = v->ttl - 1;
+}
+
+/* The first asks a node that may know the connection, that one the next, and so on: by falling TTLs
+ * of one class, down to this one.
+ */
+enum { LOWEST_THIRD = 9 };
+
 static __always_inline void decide(const struct view *v, const struct order *o, int known, struct verdict *r)
 {
 	__u8 c = class_of(v->ttl);
@@ -168,14 +202,8 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 	r->ttl = v->ttl;
 	if (o->first == NOBODY)
 		return here(r, REASON_NO_TABLE);
-	if (c == LAST) {
-		/* A client's packet may have come so far; it still gets to an endpoint, by falling TTLs. */
-		if (mine || v->local || v->ttl <= 1)
-			return here(r, REASON_EXHAUSTED);
-		to(r, o->first, LAST, REASON_CORRECTED);
-		r->ttl = v->ttl - 1;
-		return;
-	}
+	if (c == LAST)
+		return end(v, o, known, r);
 	if (c == FRESH && !mine)
 		return to(r, o->first, TO_FIRST, REASON_FIRST);
 	if (!v->chance) {
@@ -183,7 +211,7 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 			return here(r, REASON_LOCAL);
 		return to(r, o->first, c + 1, REASON_CORRECTED);
 	}
-	if (mine && !o->moved)
+	if (mine && !o->moved && c < SECOND)
 		return here(r, REASON_LOCAL);
 	if (known)
 		return here(r, REASON_KNOWN);
@@ -191,14 +219,17 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 		return to(r, o->second, SECOND, REASON_SECOND);
 	if (!mine && c < SECOND)
 		return to(r, o->first, c + 1, REASON_CORRECTED);
-	if (!mine && c < THIRD && o->next != NOBODY)
+	if (c == SECOND && o->next != NOBODY)
 		return to(r, o->next, THIRD, REASON_SECOND);
-	if (v->held) {
-		r->action = DROP;
-		r->reason = REASON_UNSETTLED;
+	if (c == THIRD && o->next != NOBODY && v->ttl > LOWEST_THIRD) {
+		to(r, o->next, THIRD, REASON_SECOND);
+		r->ttl = v->ttl - 1;
 		return;
 	}
-	if (!mine && (v->bounces || !v->local))
+	/* In the second case another node is the first, by its table, so tables have just changed. */
+	if (v->held || (mine && c >= SECOND && !v->bounces))
+		return drop(r);
+	if (!mine) /* nobody who was asked knows it; the first may by now, or it answers */
 		return to(r, o->first, LAST, REASON_RETURNED);
 	here(r, REASON_UNKNOWN);
 }

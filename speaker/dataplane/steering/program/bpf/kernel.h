@@ -116,9 +116,21 @@ struct bpf_ct_opts {
 	__u8 l4proto, dir, reserved[2];
 };
 
+struct ip_ct_tcp {
+	__u8 state;
+} __attribute__((preserve_access_index));
+
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+} __attribute__((preserve_access_index));
+
 struct nf_conn {
 	unsigned long status;
+	union nf_conntrack_proto proto;
 } __attribute__((preserve_access_index));
+
+/* enum tcp_conntrack: from here on a connection has ended. */
+enum { TCP_CONNTRACK_TIME_WAIT = 7 };
 
 enum { IPS_DST_NAT = 1 << 5 };
 

@@ -69,14 +69,15 @@ static __always_inline __u32 hash(const struct packet *p, const __u64 seed[2], i
 volatile const __u8 conntrack;
 
 /* berth_known reports whether conntrack has the connection, and translates its destination: there are
- * entries of connections that kube-proxy knows nothing of.
+ * entries of connections that kube-proxy knows nothing of. One that has ended does not count: by now
+ * the client may have another one with the same port, on another node.
  */
 __noinline int berth_known(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_ct_opts opts = { .netns_id = -1 };
 	struct bpf_sock_tuple tuple = {};
 	struct nf_conn *ct;
-	int translated;
+	int known;
 
 	if (!p)
 		return 0;
@@ -98,9 +99,10 @@ __noinline int berth_known(struct __sk_buff *skb, const struct packet *p)
 	}
 	if (!ct)
 		return 0;
-	translated = !!(ct->status & IPS_DST_NAT);
+	known = ct->status & IPS_DST_NAT &&
+		(p->proto != IPPROTO_TCP || ct->proto.tcp.state < TCP_CONNTRACK_TIME_WAIT);
 	bpf_ct_release(ct);
-	return translated;
+	return known;
 }
 
 static __always_inline int set_ttl(struct __sk_buff *skb, const struct packet *p, __u8 ttl)
