@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,13 +45,16 @@ func TestServices(t *testing.T) {
 		}
 		return s
 	}
+	addresses := map[string][]netip.Addr{
+		"n1": {address("10.0.0.1"), address("fd00::1")}, "n2": {address("10.0.0.2")}, "v6": {address("fd00::3")},
+	}
 	got := services(map[string][]plan.SteeredPort{
 		"d/web": {
 			port("d/web", "192.0.2.1", 80, "n1"), port("d/web", "192.0.2.1", 53, "n2"),
-			port("d/web", "2001:db8::1", 80, "n1"),
+			port("d/web", "2001:db8::1", 80, "n1", "n2"), // n2 has no IPv6 address
 		},
-		"d/other": {port("d/other", "192.0.2.2", 80, "n1")},
-	})
+		"d/other": {port("d/other", "192.0.2.2", 80, "n1", "v6", "gone")},
+	}, addresses)
 	want := map[string]steering.Service{
 		"d/web 192.0.2.1:80/6":     on([]string{"n1"}, frontend("192.0.2.1:80")),
 		"d/web 192.0.2.1:53/6":     on([]string{"n2"}, frontend("192.0.2.1:53")),
@@ -107,16 +111,26 @@ func TestSteererSteers(t *testing.T) {
 	if s.Steers("d/web") {
 		t.Error("it steers before the kernel has anything")
 	}
-	s.has(map[string][]plan.SteeredPort{"d/web": ports}, steering.Features{}, services(s.groups))
+	s.has(map[string][]plan.SteeredPort{"d/web": ports}, steering.Features{}, nil)
 	for _, want := range []string{"", "d/web"} {
 		if got := <-s.Changed(); got != want {
 			t.Errorf("told of %q, want %q", got, want)
 		}
 	}
-	changed := []plan.SteeredPort{{Service: "d/web", Address: address("192.0.2.1"), Port: 81}}
-	s.Sync("d/web", changed)
+	elsewhere := slices.Clone(ports)
+	elsewhere[0].Members = []plan.SteeredMember{{Node: "n1", Endpoints: 1}}
+	s.Sync("d/web", elsewhere)
 	if !s.Steers("d/web") {
-		t.Error("while a change is on its way it does not steer")
+		t.Error("while other members are on their way it does not steer")
+	}
+	more := append(slices.Clone(elsewhere), plan.SteeredPort{Service: "d/web", Address: address("192.0.2.1"), Port: 81})
+	s.Sync("d/web", more)
+	if s.Steers("d/web") {
+		t.Error("it steers a port that the kernel does not have")
+	}
+	s.has(map[string][]plan.SteeredPort{"d/web": more}, steering.Features{}, nil)
+	if got := <-s.Changed(); got != "d/web" || !s.Steers("d/web") {
+		t.Errorf("told of %q when the kernel has all", got)
 	}
 	s.lacks("the kernel is not as desired")
 	if s.Steers("d/web") {
@@ -126,5 +140,32 @@ func TestSteererSteers(t *testing.T) {
 	s.has(map[string][]plan.SteeredPort{}, steering.Features{}, nil)
 	if s.Steers("d/web") {
 		t.Error("it steers what is gone")
+	}
+}
+
+// A node that hears nobody any more does not take all others for dead.
+func TestAliveOf(t *testing.T) {
+	on := func(interfaces ...string) map[string]bool {
+		m := map[string]bool{}
+		for _, i := range interfaces {
+			m[i] = true
+		}
+		return m
+	}
+	for _, c := range []struct {
+		name  string
+		heard map[string]map[string]bool
+		want  map[string]bool
+	}{
+		{
+			"one of two is silent", map[string]map[string]bool{"n1": on("eth0"), "n2": on()},
+			map[string]bool{"n1": true, "n2": false},
+		},
+		{"the only other one is silent", map[string]map[string]bool{"n1": on()}, map[string]bool{"n1": false}},
+		{"all are silent", map[string]map[string]bool{"n1": on(), "n2": on()}, map[string]bool{"n1": true, "n2": true}},
+	} {
+		if diff := cmp.Diff(c.want, aliveOf(c.heard)); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
 	}
 }

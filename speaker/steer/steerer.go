@@ -58,7 +58,7 @@ type Steerer struct {
 
 	mu         sync.Mutex
 	groups     map[string][]plan.SteeredPort // guarded by mu; what is desired
-	steered    map[string]bool               // guarded by mu; groups that the kernel has
+	steered    map[string][]plan.SteeredPort // guarded by mu; what the kernel has
 	addresses  map[string][]netip.Addr       // guarded by mu; of nodes
 	interfaces []string                      // guarded by mu
 	moved      bool                          // guarded by mu; the ways to nodes may be others
@@ -67,15 +67,21 @@ type Steerer struct {
 	removed    bool                          // guarded by mu; for good
 	heard      map[string]map[string]bool    // guarded by mu; interfaces, by the node that was heard there
 	report     Report                        // guarded by mu
+	// adopted: until it is known better, the kernel has what a process before this one left.
+	adopted bool // guarded by mu
 }
 
-// New returns a Steerer that steers nothing yet.
+// New returns a Steerer that steers nothing yet, but for what a process before this one left.
 func New(c Config) *Steerer {
-	return &Steerer{
+	s := &Steerer{
 		Config: c, wake: async.NewSignal(), alarm: async.NewSignal(), changed: async.NewStream[string](mostUnread),
-		groups: map[string][]plan.SteeredPort{}, steered: map[string]bool{}, enabled: true,
+		groups: map[string][]plan.SteeredPort{}, steered: map[string][]plan.SteeredPort{}, enabled: true,
 		heard: map[string]map[string]bool{}, report: Report{Lacking: "the program is not loaded yet"},
 	}
+	if steering.Steers(c.Pins) {
+		s.report, s.adopted = Report{}, true
+	}
+	return s
 }
 
 func (s *Steerer) change(do func()) {
@@ -101,12 +107,22 @@ func (s *Steerer) Sync(group string, ports []plan.SteeredPort) {
 	s.wake.Notify()
 }
 
-// Steers reports whether the kernel steers the connections of a group; after a change of it, by
-// what it had before.
+// Steers reports whether the kernel steers the connections of a group: all its ports, perhaps to
+// the nodes that they had before a change.
 func (s *Steerer) Steers(group string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.steered[group] && s.report.Lacking == ""
+	return s.report.Lacking == "" && s.steers(group)
+}
+
+// steers needs the lock.
+func (s *Steerer) steers(group string) bool {
+	ports, has := s.groups[group], s.steered[group]
+	return s.adopted || len(ports) > 0 && !slices.ContainsFunc(ports, func(p plan.SteeredPort) bool {
+		return !slices.ContainsFunc(has, func(q plan.SteeredPort) bool {
+			return q.Address == p.Address && q.Port == p.Port && q.Protocol == p.Protocol
+		})
+	})
 }
 
 // Changed names a group for which Steers returns something else, or "" if Report does.
@@ -220,6 +236,11 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 			s.Logger.Warn("close the driver of steering", "error", err)
 		}
 	}()
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { s.watch(watching, driver) })
+	defer watch.Wait()
+	defer stop()
 	again := time.NewTicker(refresh)
 	defer again.Stop()
 	for {
@@ -240,9 +261,6 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		select {
 		case <-ctx.Done():
 			return 0
-		case <-s.alarm:
-			s.judge(driver)
-			s.wake.Notify()
 		case <-s.wake:
 			if async.Sleep(ctx, gather) != nil {
 				return 0
@@ -254,6 +272,18 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 			}
 			pass.End()
 			s.change(func() { s.moved = true }) // routes may be others
+		}
+	}
+}
+
+// watch tells the driver of nodes that die while apply is at work, which may take seconds.
+func (s *Steerer) watch(ctx context.Context, driver *steering.Driver) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.alarm:
+			s.judge(driver)
 		}
 	}
 }
@@ -282,13 +312,27 @@ func (s *Steerer) seeded() bool {
 	return s.seed != decide.Seed{}
 }
 
+// aliveOf returns whether each node that was heard is alive. If several are heard no longer, and no
+// other is, it is more likely this node that does not hear.
+func aliveOf(heard map[string]map[string]bool) map[string]bool {
+	alive, some := map[string]bool{}, false
+	for node, on := range heard {
+		alive[node] = len(on) > 0
+		some = some || alive[node]
+	}
+	if some || len(alive) < 2 {
+		return alive
+	}
+	for node := range alive {
+		alive[node] = true
+	}
+	return alive
+}
+
 // judge tells the driver which nodes are taken for dead.
 func (s *Steerer) judge(driver *steering.Driver) {
 	s.mu.Lock()
-	alive := map[string]bool{}
-	for node, on := range s.heard {
-		alive[node] = len(on) > 0
-	}
+	alive := aliveOf(s.heard)
 	s.mu.Unlock()
 	for node, is := range alive {
 		if err := driver.Alive(node, is); err != nil {
@@ -313,7 +357,7 @@ func (s *Steerer) apply(driver *steering.Driver) error {
 	}
 	desired := steering.Desired{
 		Enabled: true, Seed: seed, Self: s.Node, Interfaces: slices.DeleteFunc(slices.Clone(interfaces), unfit),
-		Nodes: encapsulated(s.ways, groups), Services: services(groups),
+		Nodes: encapsulated(s.ways, groups), Services: services(groups, addresses),
 	}
 	if err := driver.Sync(desired); err != nil {
 		s.Logger.Warn("steering is not as desired", "error", err)
@@ -356,7 +400,7 @@ func encapsulated(ways map[string]steering.Node, groups map[string][]plan.Steere
 func (s *Steerer) lacks(why string) {
 	s.mu.Lock()
 	before := s.report.Lacking
-	s.report = Report{Lacking: why}
+	s.report, s.adopted = Report{Lacking: why}, false
 	s.mu.Unlock()
 	if before != why {
 		s.Logger.Warn("this node does not steer", "reason", why)
@@ -380,13 +424,27 @@ func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Feature
 	before := s.report
 	s.report = now
 	var news []string
-	for group := range groups {
-		if _, desired := s.groups[group]; desired && !s.steered[group] {
-			s.steered[group] = true
+	did := map[string]bool{}
+	for group := range s.groups {
+		did[group] = s.steers(group)
+	}
+	s.adopted = false
+	maps.Copy(s.steered, groups)
+	for group := range s.groups {
+		if s.steers(group) != did[group] {
 			news = append(news, group)
 		}
 	}
+	for group := range s.steered {
+		if groups[group] == nil {
+			delete(s.steered, group)
+		}
+	}
 	s.mu.Unlock()
+	if len(news) > mostUnread/2 {
+		s.changed.Send("") // all is planned again
+		return
+	}
 	if before.Lacking != "" {
 		s.Logger.Info("this node steers", "features", now.Features)
 	}

@@ -11,7 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
+	"github.com/berth-lb/berth/speaker/dataplane/steering/program"
 )
 
 const (
@@ -246,6 +249,19 @@ func (d *Driver) removeOlder() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Steers reports whether the program that a process before this one left, with pins in a folder,
+// steers and goes on to for a while.
+func Steers(pins string) bool {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pins, "v"+strconv.Itoa(layout), "config"), nil)
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	var c program.Configuration
+	err = m.Lookup(uint32(0), &c)
+	return err == nil && c.Flags&program.On != 0 && c.Deadline > monotonic()
 }
 
 // Uninstall detaches the program and removes all that is pinned in a folder, by whatever version. A

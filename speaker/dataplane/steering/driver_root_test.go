@@ -468,6 +468,9 @@ func TestDriver_reopens(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.expect(t, "without any", "one")
+	if !Steers(r.pins) {
+		t.Error("nothing steers, it says")
+	}
 
 	second := r.start(t)
 	r.expect(t, "before the second one knows what is desired", "one")
@@ -630,7 +633,7 @@ func TestUninstall(t *testing.T) {
 		if err := errors.Join(d.Close(), Uninstall(r.pins), Uninstall(r.pins)); err != nil {
 			t.Fatal(err)
 		}
-		if r.answers(t) {
+		if r.answers(t) || Steers(r.pins) {
 			t.Error("it still steers")
 		}
 		if _, err := os.Stat(r.pins); !errors.Is(err, os.ErrNotExist) {

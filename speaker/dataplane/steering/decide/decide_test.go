@@ -205,7 +205,10 @@ func TestDecide(t *testing.T) {
 		},
 		{"returned, and known by now", slot(self(1), local, chance, ttl(8)), known, Verdict{Pass, Known, 1, 8}},
 		{"returned while unsettled", slot(self(1), local, chance, held, ttl(8)), unknown, Verdict{Drop, Unsettled, 1, 8}},
-		{"returned to one that is not the first", slot(self(2), local, chance, ttl(8)), unknown, Verdict{Steer, Corrected, 1, 7}},
+		{
+			"returned to one that is not the first", slot(self(2), local, chance, ttl(8)),
+			unknown, Verdict{Steer, Corrected, 1, 7},
+		},
 		{"while unsettled", slot(self(3), local, chance, held, ttl(12)), unknown, Verdict{Drop, Unsettled, 3, 12}},
 		{"UDP that nobody knows", slot(self(3), local, chance, bounces, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
 		{"no pods here any more", slot(self(3), chance, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
