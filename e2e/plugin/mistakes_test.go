@@ -315,14 +315,15 @@ func (m mistake) make(t *testing.T) {
 		}
 		before := ""
 		eventually(t, func(ctx context.Context) error { // until two looks in a row find the same
+			conditions := m.conditions(t) // before the rest, which must not be older
 			got, verdict := m.look(t)
 			same := steady(got) == steady(before)
 			before = got
 			switch {
 			case !strings.Contains(verdict, m.says):
 				return fmt.Errorf("the verdict is %q, want %q in it", verdict, m.says)
-			case m.told && !strings.Contains(m.conditions(t), m.says):
-				return fmt.Errorf("the conditions are %q, want %q in them", m.conditions(t), m.says)
+			case m.told && !strings.Contains(conditions, m.says):
+				return fmt.Errorf("the conditions are %q, want %q in them", conditions, m.says)
 			case !same:
 				return errors.New("it changes still")
 			}
