@@ -33,12 +33,14 @@ addresses of pools that somebody has, and, once Berth is installed, all its part
 Each finding has an ID, which docs/reference/doctor.md explains. The exit code is 1
 if there is one.
 
-With --nodes it also looks from the nodes. It runs a pod on each for a few seconds,
-in the node's network and with the capability NET_RAW, and deletes it. The pods ask
-the segments who answers for the pools' addresses (by ARP and NDP), listen whether
-hellos of the other nodes arrive, measure the MTU between nodes, call routers that
-the node has no session with, and look at the kernel. They change nothing. It needs
-the rights to create, get, list and delete pods, and to get pods/log, in the
+With --nodes it also looks from the nodes. It runs a pod on each, in the node's
+network and with the capability NET_RAW, and deletes it when all have looked. They
+listen whether hellos of the other nodes arrive, measure the MTU between nodes, call
+routers that the node has no session with, and look at the kernel. Few of them ask
+the segments who answers for the pools' addresses, by ARP and NDP: three nodes of a
+segment, and up to six of all nodes whose speakers report none, as before an install.
+All together send --rate questions a second on a segment. They change nothing. It
+needs the rights to create, get, list and delete pods, and to get pods/log, in the
 namespace of the pods: Berth's, or that of --namespace.`,
 		Example: `  # Before an install: is the cluster fit, and are these addresses free?
   kubectl berth doctor --pool 192.0.2.100-192.0.2.150
@@ -168,6 +170,7 @@ type probing struct {
 	nodes   bool
 	image   string
 	timeout time.Duration
+	rate    int
 }
 
 func (p *probing) register(cmd *cobra.Command) {
@@ -175,7 +178,10 @@ func (p *probing) register(cmd *cobra.Command) {
 		"look from the nodes too, by a short-lived pod on each, in Berth's namespace or that of --namespace")
 	cmd.Flags().StringVar(&p.image, "image", "",
 		"image of these pods, which has /berth; that of the installed speaker if empty, else that of this version's manifests")
-	cmd.Flags().DurationVar(&p.timeout, "timeout", 2*time.Minute, "how long these pods may take, from 10s")
+	cmd.Flags().
+		DurationVar(&p.timeout, "timeout", 2*time.Minute, "how long these pods may take, from 10s, beside the time that questions for addresses take")
+	cmd.Flags().IntVar(&p.rate, "rate", doctor.DefaultRate,
+		"questions for addresses that all these pods together send on a segment in a second, from 1 to 1000")
 }
 
 // shortest is the least that probes need.
@@ -192,6 +198,8 @@ func (p probing) check(c *common) error {
 		return errors.New("--nodes: pods run in a cluster, and --bundle reads none; leave out one of the two")
 	case p.timeout < shortest:
 		return fmt.Errorf("--timeout %s: is too short; write 10s or more", p.timeout)
+	case p.rate < 1 || p.rate > doctor.MaxRate:
+		return fmt.Errorf("--rate %d: is no rate of questions; write 1 to %d", p.rate, doctor.MaxRate)
 	}
 	return nil
 }
@@ -225,7 +233,7 @@ func (c *common) probe(
 	if namespace == s.Namespace {
 		runner.Account, runner.PullSecrets = account, secrets
 	}
-	plan := doctor.PlanNodes(s, proposed)
+	plan := doctor.PlanNodes(s, proposed, p.rate)
 	if plan.HasPasswords() {
 		if why := mayTry(ctx, to, namespace, s.Namespace); why == "" {
 			plan.TryPasswords()
@@ -233,9 +241,17 @@ func (c *common) probe(
 			plan.Unknown = append(plan.Unknown, "whether routers take the passwords of BGPNeighbors: "+why)
 		}
 	}
-	fmt.Fprintf(c.ErrOut, "note: a pod runs on each of %d nodes for a few seconds, in namespace %s, with image %s\n",
-		len(plan.Requests), namespace, runner.Image)
+	fmt.Fprintf(c.ErrOut, "note: a pod runs on each of %d nodes for %s, in namespace %s, with image %s\n",
+		len(plan.Requests), lasting(plan.Takes), namespace, runner.Image)
 	return runner.Run(ctx, plan)
+}
+
+// lasting says how long the pods run whose questions take a time.
+func lasting(asking time.Duration) string {
+	if asking < 10*time.Second {
+		return "a few seconds"
+	}
+	return fmt.Sprintf("about %s (see --rate)", asking.Round(time.Second))
 }
 
 // mayTry returns why the passwords of routers may not be tried; empty: they may.

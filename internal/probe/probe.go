@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// HelloInterval is the time between two messages of a probe on a segment.
+	// HelloInterval is the least time between two messages of a probe on a segment.
 	HelloInterval = 100 * time.Millisecond
 	// Hearing is for how long a probe must have sent and listened at the same time as another one
 	// before a message that was not heard counts as lost.
@@ -28,6 +28,10 @@ type Request struct {
 	InternalIPs []netip.Addr `json:"internalIPs,omitempty"`
 	// Asks are the addresses to ask for.
 	Asks []Ask `json:"asks,omitempty"`
+	// Pause is the time between two questions on an interface; 0: 10 ms.
+	Pause time.Duration `json:"pause,omitempty"`
+	// Greet is the time between two messages to other nodes; 0: HelloInterval.
+	Greet time.Duration `json:"greet,omitempty"`
 	// Speaks are the interfaces on which the node's speaker sends hellos: the probe sends nothing of
 	// its own there.
 	Speaks []string `json:"speaks,omitempty"`

@@ -10,12 +10,18 @@ import (
 // Seen is what probes on the nodes saw.
 type Seen = nodes.Seen
 
+// DefaultRate and MaxRate are those of questions for addresses on a segment, in a second.
+const (
+	DefaultRate = nodes.DefaultRate
+	MaxRate     = nodes.MaxRate
+)
+
 // PlanNodes plans what probes on the nodes do. proposed are pools that are to be; nil: look at
-// those that are.
-func PlanNodes(s *cluster.State, proposed *Proposal) *nodes.Plan {
+// those that are. rate is how many questions for addresses they send on a segment in a second.
+func PlanNodes(s *cluster.State, proposed *Proposal, rate int) *nodes.Plan {
 	e := &examination{State: s}
 	snapshot, _, names := e.compile(proposed)
-	return nodes.PlanOf(s, snapshot, names)
+	return nodes.PlanOf(s, snapshot, names, rate)
 }
 
 // fromNodes adds what probes on the nodes saw, but for what the speakers say too.

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -18,9 +19,8 @@ import (
 )
 
 const (
-	// askPause and askAtOnce bound the rate at which addresses are asked for: 500 in a second.
-	askPause  = 10 * time.Millisecond
-	askAtOnce = 5
+	// askPause is the time between two questions, if the request names none.
+	askPause = 10 * time.Millisecond
 	// answerWait is for how long answers are awaited after the last question: Linux as a proxy answers
 	// up to 0.8 s later (proxy_delay).
 	answerWait = time.Second
@@ -103,7 +103,7 @@ func (s *segment) answered(a netip.Addr, mac [6]byte) {
 // greet sends messages that everybody on the segment should hear.
 func (s *segment) greet(ctx context.Context) {
 	frame := packet.ProbeFrame(s.link.HardwareAddr(), election.ClusterID(s.asked.Cluster), s.asked.Node)
-	tick := time.NewTicker(probe.HelloInterval)
+	tick := time.NewTicker(cmp.Or(s.asked.Greet, probe.HelloInterval))
 	defer tick.Stop()
 	for {
 		if err := s.sockets.SendHello(frame); err != nil {
@@ -132,15 +132,13 @@ func (s *segment) ask(ctx context.Context) {
 			return
 		}
 	}
-	tick := time.NewTicker(askPause)
+	tick := time.NewTicker(cmp.Or(s.asked.Pause, askPause))
 	defer tick.Stop()
 	for round := range probe.Rounds {
 		s.round.Store(uint32(round))
-		for batch := range slices.Chunk(all, askAtOnce) {
-			for _, a := range batch {
-				if err := s.askFor(a); err != nil {
-					s.fail("interface %s: ask for addresses: %v", s.link.Name, err)
-				}
+		for _, a := range all {
+			if err := s.askFor(a); err != nil {
+				s.fail("interface %s: ask for addresses: %v", s.link.Name, err)
 			}
 			if wait(ctx, tick.C) != nil {
 				return

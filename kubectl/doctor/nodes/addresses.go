@@ -13,7 +13,7 @@ import (
 )
 
 // MaxAddresses is how many addresses are asked for on a segment at most, and maxRanges in how many
-// ranges: an argument of a program has 128 KiB at most. A probe asks for 500 in a second.
+// ranges: an argument of a program has 128 KiB at most.
 const (
 	MaxAddresses = 4096
 	maxRanges    = 1024
@@ -104,8 +104,7 @@ func counted(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// neighborhood is the network that an address is likely to share with its segment: nodes in
-// different ones are taken to be on different segments, which costs questions and misses nothing.
+// neighborhood is a network that an address is likely to share with its segment.
 func neighborhood(a netip.Addr) netip.Prefix {
 	bits := 28
 	if a.Is6() {

@@ -83,7 +83,7 @@ func plan(t *testing.T, s *cluster.State) *Plan {
 	for _, p := range s.Pools {
 		names = append(names, p.Name)
 	}
-	return PlanOf(s, snapshot, names)
+	return PlanOf(s, snapshot, names, DefaultRate)
 }
 
 // asksIn returns who asks for what, and where.

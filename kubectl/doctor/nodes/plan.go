@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,9 +22,6 @@ import (
 )
 
 const (
-	// askers is how many nodes of a segment ask for addresses: more would add nothing but broadcasts,
-	// and of fewer one may not hear an answer, or give it itself.
-	askers = 3
 	// maxPeers is to how many other nodes each one measures the path.
 	maxPeers = 8
 	// passwords is where the Secrets with passwords are in a probe's pod.
@@ -40,6 +38,10 @@ type Plan struct {
 	IPVS bool
 	// Given are the addresses that Services had, or speakers answered for, before the probes ran.
 	Given map[netip.Addr]bool
+	// Takes is how long the questions for addresses take, beside the rest.
+	Takes time.Duration
+	// Hearing is as probe.Hearing, if there are so many nodes that they speak more seldom.
+	Hearing time.Duration
 	// Facts say what is asked, and Unknown which nodes are not.
 	Facts, Unknown []string
 }
@@ -63,8 +65,9 @@ func Secrets(r probe.Request) []string {
 	return names
 }
 
-// PlanOf plans what each Linux node that is Ready does. pools are the names of those to look at.
-func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string) *Plan {
+// PlanOf plans what each Linux node that is Ready does. pools are the names of those to look at,
+// and rate is how many questions all together send on a segment in a second, from 1 to MaxRate.
+func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string, rate int) *Plan {
 	p := &Plan{Snapshot: snapshot, Given: given(s)}
 	var chosen []*config.Pool
 	for _, name := range pools {
@@ -98,7 +101,8 @@ func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string) *Plan {
 		}
 	}
 	slices.SortFunc(nodes, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
-	asking := map[string]int{} // nodes by where they are
+	p.Requests = make([]probe.Request, len(nodes))
+	var asking []asker
 	for i, n := range nodes {
 		r := probe.Request{
 			Node: n.Name, Cluster: clusterOf(s), InternalIPs: object.InternalIPs(n), Speaks: speaks(s, n.Name),
@@ -110,16 +114,27 @@ func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string) *Plan {
 		}
 		slices.Sort(r.Interfaces)
 		r.Interfaces = slices.Compact(r.Interfaces)
-		if at := whereabouts(s, r); asking[at] < askers {
-			asking[at]++
-			r.Asks = asks
+		p.Requests[i] = r
+		if len(asks) > 0 {
+			asking = append(asking, askerOf(s, &p.Requests[i], asks))
 		}
-		p.Requests = append(p.Requests, r)
 	}
+	p.greet(rate)
+	facts, unknown := appoint(asking, rate)
+	p.Takes, p.Unknown = takes(p.Requests), append(p.Unknown, unknown...)
 	if len(p.Requests) > 0 {
-		p.Facts = append(p.Facts, scope(samples)...)
+		p.Facts = slices.Concat(p.Facts, scope(samples), facts)
 	}
 	return p
+}
+
+// greet says how often probes send messages where no speaker does, so that all keep to the rate.
+func (p *Plan) greet(rate int) {
+	pause := max(probe.HelloInterval, time.Duration(len(p.Requests))*time.Second/time.Duration(rate))
+	for i := range p.Requests {
+		p.Requests[i].Greet = pause
+	}
+	p.Hearing = max(probe.Hearing, 4*pause) // some may be lost
 }
 
 // given returns the addresses that Services have, and that speakers say they answer for.
@@ -181,23 +196,6 @@ func interfacesOf(snapshot *config.Snapshot, pool *config.Pool, n *corev1.Node) 
 	}
 	slices.Sort(patterns)
 	return slices.Compact(patterns)
-}
-
-// whereabouts tells nodes apart that may be on different segments, or ask there for different
-// addresses.
-func whereabouts(s *cluster.State, r probe.Request) string {
-	at := slices.Clone(r.Interfaces)
-	if speaker := s.Speaker(r.Node); speaker != nil && len(speaker.Status.Segments) > 0 {
-		for _, x := range speaker.Status.Segments {
-			at = append(at, x.Interface)
-			at = append(at, x.Subnets...)
-		}
-		return strings.Join(at, " ")
-	}
-	for _, a := range r.InternalIPs {
-		at = append(at, neighborhood(a).String())
-	}
-	return strings.Join(at, " ")
 }
 
 // speaks returns the interfaces on which the speaker of a node sends hellos.

@@ -31,7 +31,7 @@ func (x *run) pod(request probe.Request) (*corev1.Pod, error) {
 		return nil, err
 	}
 	no, yes := false, true
-	root, seconds, mode := int64(0), int64((x.Timeout + outlive).Seconds()), int32(0o400)
+	root, seconds, mode := int64(0), int64((x.Timeout + x.plan.Takes + outlive).Seconds()), int32(0o400)
 	period := int64(grace)
 	spec := corev1.PodSpec{
 		NodeName:                      request.Node,

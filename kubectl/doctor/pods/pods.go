@@ -49,7 +49,7 @@ type Runner struct {
 	Image       string
 	Account     string
 	PullSecrets []corev1.LocalObjectReference
-	// Timeout is how long a pod may take to start and to report.
+	// Timeout is how long a pod may take to start and to report, beside its questions.
 	Timeout time.Duration
 }
 
@@ -73,7 +73,7 @@ func (r Runner) Run(ctx context.Context, plan *nodes.Plan) (*nodes.Seen, error) 
 	if len(plan.Requests) == 0 {
 		return x.seen, nil
 	}
-	timeout, cancel := context.WithTimeout(ctx, r.Timeout)
+	timeout, cancel := context.WithTimeout(ctx, r.Timeout+plan.Takes)
 	defer cancel()
 	created, err := x.create(timeout)
 	if err == nil {
@@ -305,7 +305,7 @@ func (x *run) await(ctx context.Context) {
 	for ; ctx.Err() == nil; pause(ctx) {
 		x.mu.Lock()
 		done, heard := x.seen.Settled()
-		enough := done && (heard || time.Since(x.began) > probe.Hearing)
+		enough := done && (heard || time.Since(x.began) > x.plan.Hearing)
 		x.mu.Unlock()
 		if enough {
 			break
