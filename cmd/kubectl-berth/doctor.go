@@ -39,9 +39,10 @@ listen whether hellos of the other nodes arrive, measure the MTU between nodes, 
 routers that the node has no session with, and look at the kernel. Few of them ask
 the segments who answers for the pools' addresses, by ARP and NDP: three nodes of a
 segment, and up to six of all nodes whose speakers report none, as before an install.
-All together send --rate questions a second on a segment. They change nothing. It
-needs the rights to create, get, list and delete pods, and to get pods/log, in the
-namespace of the pods: Berth's, or that of --namespace.`,
+All together send --rate questions a second on a segment. They change nothing, except
+that the kernel loads its module ip_vs if a pool has the dataplane IPVS. It needs the
+rights to create, get, list and delete pods, and to get pods/log, in the namespace of
+the pods: Berth's, or that of --namespace.`,
 		Example: `  # Before an install: is the cluster fit, and are these addresses free?
   kubectl berth doctor --pool 192.0.2.100-192.0.2.150
 

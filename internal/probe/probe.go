@@ -32,6 +32,8 @@ type Request struct {
 	Pause time.Duration `json:"pause,omitempty"`
 	// Greet is the time between two messages to other nodes; 0: HelloInterval.
 	Greet time.Duration `json:"greet,omitempty"`
+	// IPVS: whether the kernel has it matters; it loads ip_vs to find out.
+	IPVS bool `json:"ipvs,omitempty"`
 	// Speaks are the interfaces on which the node's speaker sends hellos: the probe sends nothing of
 	// its own there.
 	Speaks []string `json:"speaks,omitempty"`

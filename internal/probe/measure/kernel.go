@@ -39,11 +39,15 @@ func (n *notes) kernel() {
 		}
 		return otherwise
 	}
-	_, err = netlink.GenlFamilyGet("IPVS") // which loads a module if there is one
+	ipvs := probe.Unknown
+	if n.asked.IPVS {
+		_, err = netlink.GenlFamilyGet("IPVS") // which loads a module if there is one
+		ipvs = presence(err == nil)
+	}
 	n.note(func(r *probe.Report) {
 		r.Kernel = probe.Kernel{
 			Release: unix.ByteSliceToString(name.Release[:]), NFTables: presence(found["nft_do_chain"]),
-			Conntrack: presence(found["nf_conntrack_in"]), IPVS: presence(err == nil),
+			Conntrack: presence(found["nf_conntrack_in"]), IPVS: ipvs,
 		}
 	})
 }

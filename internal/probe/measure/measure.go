@@ -1,6 +1,7 @@
 // Package measure does what a probe.Request asks for, on the node and in the network of the
 // process: it asks for addresses by ARP and NDP, listens to the hellos of other nodes, calls
-// routers, and looks at the kernel. It needs CAP_NET_RAW, and changes nothing.
+// routers, and looks at the kernel. It needs CAP_NET_RAW, and changes nothing, but for the module
+// ip_vs, which the kernel loads if it is asked for.
 //
 //   - measure.go: the whole, segment.go: an interface, router.go, path.go and kernel.go: the rest
 package measure

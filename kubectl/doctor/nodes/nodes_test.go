@@ -253,6 +253,22 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// Who looks for IPVS has the kernel load it, so a probe does only if a pool asks for it.
+func TestRequestForIPVS(t *testing.T) {
+	s := world()
+	for _, r := range plan(t, s).Requests {
+		if r.IPVS {
+			t.Errorf("no pool asks for IPVS, and node %s looks for it", r.Node)
+		}
+	}
+	s.Pools[0].Spec.Dataplane = v1alpha1.DataplaneIPVS
+	for _, r := range plan(t, s).Requests {
+		if !r.IPVS {
+			t.Errorf("a pool asks for IPVS, and node %s does not look for it", r.Node)
+		}
+	}
+}
+
 const stranger = "02:00:00:00:00:99"
 
 func macOf(node string) string { return "02:00:00:00:00:0" + node[1:] }

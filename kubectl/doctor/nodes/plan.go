@@ -107,6 +107,7 @@ func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string, rate in
 		r := probe.Request{
 			Node: n.Name, Cluster: clusterOf(s), InternalIPs: object.InternalIPs(n), Speaks: speaks(s, n.Name),
 			Interfaces: []string{""}, Routers: routers(s, snapshot, n), Peers: peers(nodes, i),
+			IPVS: p.IPVS,
 		}
 		asks := asksOf(snapshot, samples, n)
 		for _, a := range asks {
