@@ -75,6 +75,7 @@ func (r Runner) Run(ctx context.Context, plan *nodes.Plan) (*nodes.Seen, error) 
 	}
 	timeout, cancel := context.WithTimeout(ctx, r.Timeout+plan.Takes)
 	defer cancel()
+	x.sweep(timeout)
 	created, err := x.create(timeout)
 	if err == nil {
 		var readers sync.WaitGroup
@@ -191,6 +192,10 @@ func (x *run) started(ctx context.Context, node, name string) bool {
 		pod, err := x.Kubernetes.CoreV1().Pods(x.Namespace).Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsForbidden(err) {
 			x.fail(node, cluster.Right(err, "get", "", "pods").Error())
+			return false
+		}
+		if apierrors.IsNotFound(err) {
+			x.fail(node, "its pod was deleted")
 			return false
 		}
 		if err != nil {
