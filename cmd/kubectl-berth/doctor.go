@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,8 @@ segment, and up to six of all nodes whose speakers report none, as before an ins
 All together send --rate questions a second on a segment. They change nothing, except
 that the kernel loads its module ip_vs if a pool has the dataplane IPVS. It needs the
 rights to create, get, list and delete pods, and to get pods/log, in the namespace of
-the pods: Berth's, or that of --namespace.`,
+the pods: Berth's, or that of --namespace. Before an install there is no image that the
+nodes are known to have: name one that they can pull with --image.`,
 		Example: `  # Before an install: is the cluster fit, and are these addresses free?
   kubectl berth doctor --pool 192.0.2.100-192.0.2.150
 
@@ -53,7 +55,10 @@ the pods: Berth's, or that of --namespace.`,
   kubectl berth doctor
 
   # And what do the nodes see?
-  kubectl berth doctor --nodes`,
+  kubectl berth doctor --nodes
+
+  # The same before an install
+  kubectl berth doctor --nodes --image registry.example.com/berth:v0.1.0 -n kube-system`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := probes.check(c); err != nil {
@@ -205,6 +210,19 @@ func (p probing) check(c *common) error {
 	return nil
 }
 
+// imageOf returns the image of the pods, and a note if the nodes may have none such.
+func (p probing) imageOf(installed string) (image, note string) {
+	if image = cmp.Or(p.image, installed); image != "" {
+		return image, ""
+	}
+	image = "localhost/berth:" + version.Number()
+	return image, fmt.Sprintf(
+		"note: no speaker is installed whose image the pods could run: %s has to be on the nodes; "+
+			"if it is not, name one that they can pull with --image\n",
+		image,
+	)
+}
+
 // probe runs the probes.
 func (c *common) probe(
 	ctx context.Context,
@@ -223,14 +241,10 @@ func (c *common) probe(
 	if c.config.Namespace != nil && *c.config.Namespace != "" {
 		namespace = *c.config.Namespace
 	}
-	runner := pods.Runner{Kubernetes: to.Kubernetes, Namespace: namespace, Image: p.image, Timeout: p.timeout}
-	image, account, secrets := pods.Installed(s)
-	if runner.Image == "" {
-		runner.Image = image
-	}
-	if runner.Image == "" {
-		runner.Image = "localhost/berth:" + version.Number()
-	}
+	installed, account, secrets := pods.Installed(s)
+	image, note := p.imageOf(installed)
+	fmt.Fprint(c.ErrOut, note)
+	runner := pods.Runner{Kubernetes: to.Kubernetes, Namespace: namespace, Image: image, Timeout: p.timeout}
 	if namespace == s.Namespace {
 		runner.Account, runner.PullSecrets = account, secrets
 	}

@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,7 +21,7 @@ func (j *judgement) answers() {
 	var order []host
 	for _, by := range j.nodes() {
 		r := j.Reports[by]
-		for _, a := range r.Answers {
+		for _, a := range j.ofPools(r) {
 			at := host{a.MAC, by, a.Interface}
 			if j.allowed(a, owners[a.MAC]) || j.proxy(r, a) || told(strangers, at.mac, a.Address) {
 				continue
@@ -33,8 +34,16 @@ func (j *judgement) answers() {
 	}
 	j.twice(owners)
 	for _, at := range order {
-		j.stranger(at, strangers[at], owners[at.mac])
+		j.stranger(at, strangers[at], owners)
 	}
+}
+
+// ofPools returns the answers but for those of nodes that are not asked.
+func (j *judgement) ofPools(r probe.Report) []probe.Answer {
+	return slices.DeleteFunc(
+		slices.Clone(r.Answers),
+		func(a probe.Answer) bool { return j.Plan.Silent[a.Address] != "" },
+	)
 }
 
 // told reports whether another node saw the host answer for the address, too.
@@ -47,7 +56,12 @@ func told(strangers map[host][]netip.Addr, mac string, a netip.Addr) bool {
 	return false
 }
 
-func (j *judgement) stranger(at host, addresses []netip.Addr, node string) {
+func (j *judgement) stranger(at host, addresses []netip.Addr, owners map[string]string) {
+	maybe := ""
+	if unknown := j.withoutMACs(owners); len(unknown) > 0 {
+		maybe = fmt.Sprintf(" (unless it is one of the nodes whose MAC addresses are not known: %s)", few(unknown))
+	}
+	node := owners[at.mac]
 	pools := map[string][]string{}
 	for _, a := range addresses {
 		pools[j.poolOf(a)] = append(pools[j.poolOf(a)], a.String())
@@ -58,11 +72,12 @@ func (j *judgement) stranger(at host, addresses []netip.Addr, node string) {
 			j.find(
 				AddressAnswered,
 				object,
-				"a host with MAC address %s answers for %s, as node %s sees on interface %s",
+				"a host with MAC address %s answers for %s, as node %s sees on interface %s%s",
 				at.mac,
 				which,
 				at.by,
 				at.iface,
+				maybe,
 			)
 			continue
 		}
@@ -99,7 +114,7 @@ type reply struct {
 func (j *judgement) twice(owners map[string]string) {
 	replies := map[netip.Addr][]reply{}
 	for _, asker := range j.nodes() {
-		for _, a := range j.Reports[asker].Answers {
+		for _, a := range j.ofPools(j.Reports[asker]) {
 			if node := owners[a.MAC]; node != "" {
 				replies[a.Address] = append(replies[a.Address], reply{a, node, asker})
 			}
@@ -180,5 +195,29 @@ func (j *judgement) macs() map[string]string {
 			owners[l.MAC] = node
 		}
 	}
+	for _, asker := range j.nodes() {
+		r := j.Reports[asker]
+		for _, a := range r.Answers {
+			if node := j.Plan.Silent[a.Address]; node != "" && owners[a.MAC] == "" && !j.proxy(r, a) {
+				owners[a.MAC] = node
+			}
+		}
+	}
 	return owners
+}
+
+// withoutMACs returns the nodes that no MAC address is known of, ascending.
+func (j *judgement) withoutMACs(owners map[string]string) []string {
+	known := map[string]bool{}
+	for _, node := range owners {
+		known[node] = true
+	}
+	var names []string
+	for _, n := range j.Nodes {
+		if !known[n.Name] {
+			names = append(names, n.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

@@ -138,8 +138,21 @@ func TestPlan(t *testing.T) {
 				s.Nodes[0].Labels[v1alpha1.ExcludeLabel] = ""
 				s.Nodes[1].Labels[corev1.LabelOSStable] = "windows"
 			},
-			asks:  []string{`n3 [""] ` + rack},
+			asks:  []string{`n3 [""] ` + rack, `n3 [""] 192.0.2.11-192.0.2.11`, `n3 [""] 192.0.2.12-192.0.2.12`},
 			facts: "node n1 was not asked",
+		},
+		{
+			name: "a node without a kernel of its own",
+			change: func(s *cluster.State) {
+				s.Nodes[0].Labels["type"] = "virtual-kubelet"
+				s.Nodes[1].Spec.Taints = []corev1.Taint{{Key: "virtual-kubelet.io/provider", Value: "azure"}}
+				s.Nodes[1].Status.Addresses = nil
+				s.Nodes = append(s.Nodes, node("n4", "192.0.2.14"))
+				s.Nodes[3].Labels["eks.amazonaws.com/compute-type"] = "fargate"
+			},
+			asks: []string{`n3 [""] ` + rack, `n3 [""] 192.0.2.11-192.0.2.11`, `n3 [""] 192.0.2.14-192.0.2.14`},
+			facts: "node n1 was not asked, since it is virtual and runs no pods in its network\n" +
+				"node n2 was not asked, since it is virtual",
 		},
 		{
 			name: "nodes in other racks ask there",
@@ -194,12 +207,18 @@ func TestLongestRequest(t *testing.T) {
 		}
 		s.Pools = append(s.Pools, pool(fmt.Sprintf("p%d", i), ranges...))
 	}
+	for i := range 2 * maxSilent {
+		silent := node(fmt.Sprintf("silent%d", i), first.String())
+		silent.Labels[v1alpha1.ExcludeLabel] = ""
+		first = first.Next().Next()
+		s.Nodes = append(s.Nodes, silent)
+	}
 	p := plan(t, s)
 	text, err := json.Marshal(p.Requests[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(text) > 128<<10-1 || len(asksIn(p)) != 3*maxRanges {
+	if len(text) > 128<<10-1 || len(asksIn(p)) != 3*(maxRanges+maxSilent) {
 		t.Errorf("%d ranges asked for in %d bytes", len(asksIn(p)), len(text))
 	}
 	if facts := strings.Join(p.Facts, "\n"); !strings.Contains(facts, "1376 more") &&
@@ -269,6 +288,41 @@ func TestRequestForIPVS(t *testing.T) {
 	}
 }
 
+// Routers that a node cannot call are not called, and it is said.
+func TestRoutersThatCall(t *testing.T) {
+	s := world()
+	passive, prefix, found := neighbor(
+		"passive",
+		"192.0.2.1",
+		"",
+	), neighbor(
+		"leaves",
+		"",
+		"",
+	), neighbor(
+		"fabric",
+		"",
+		"",
+	)
+	passive.Spec.Connect = v1alpha1.ConnectAccept
+	prefix.Spec.AddressPrefix, found.Spec.Interface = "198.51.100.0/24", "eth9"
+	elsewhere := neighbor("elsewhere", "192.0.2.2", "")
+	elsewhere.Spec.Connect = v1alpha1.ConnectAccept
+	elsewhere.Spec.NodeSelector.MatchLabels = map[string]string{"none": "such"}
+	s.BGPNeighbors = []*v1alpha1.BGPNeighbor{passive, prefix, found, elsewhere}
+	p := plan(t, s)
+	want := []string{
+		"whether the router of BGPNeighbor passive is reached: it calls the nodes (connect: Accept), so none calls it",
+		"whether the router of BGPNeighbor leaves is reached: routers in addressPrefix 198.51.100.0/24 call the nodes, so none calls them",
+		"whether the router of BGPNeighbor fabric is reached: speakers find it on interface eth9, and a probe does not",
+	}
+	got := slices.Sorted(slices.Values(p.Unknown))
+	slices.Sort(want)
+	if !slices.Equal(got, want) || len(p.Requests[0].Routers) != 0 {
+		t.Errorf("not known:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 const stranger = "02:00:00:00:00:99"
 
 func macOf(node string) string { return "02:00:00:00:00:0" + node[1:] }
@@ -327,6 +381,53 @@ func TestJudge(t *testing.T) {
 			},
 			want: []string{
 				"pool-address-answered LoadBalancerPool rack: a host with MAC address 02:00:00:00:00:99 answers for 192.0.2.129, 192.0.2.130, as node n1 sees on interface eth0",
+			},
+		},
+		{
+			name: "a node that is not asked, for nobody",
+			change: func(_ *cluster.State, seen *Seen) {
+				seen.Plan.Silent = map[netip.Addr]string{netip.MustParseAddr("192.0.2.14"): "n4"}
+				change(seen, "n1", func(r *probe.Report) {
+					r.Answers = []probe.Answer{answer(14, stranger, 3), answer(129, stranger, 3)}
+				})
+			},
+			want: []string{
+				"pool-address-answered LoadBalancerPool rack: node n4 (MAC address 02:00:00:00:00:99) answers for 192.0.2.129, as node n1 sees on interface eth0, and no Service has that",
+			},
+		},
+		{
+			name: "a node that is not asked, for a Service",
+			change: func(_ *cluster.State, seen *Seen) {
+				seen.Plan.Given[netip.MustParseAddr("192.0.2.129")] = true
+				seen.Plan.Silent = map[netip.Addr]string{netip.MustParseAddr("192.0.2.14"): "n4"}
+				change(seen, "n1", func(r *probe.Report) {
+					r.Answers = []probe.Answer{answer(14, stranger, 3), answer(129, stranger, 3)}
+				})
+			},
+		},
+		{
+			name: "a router that answers for a node that is not asked, too",
+			change: func(_ *cluster.State, seen *Seen) {
+				seen.Plan.Silent = map[netip.Addr]string{netip.MustParseAddr("192.0.2.14"): "n4"}
+				change(seen, "n1", func(r *probe.Report) {
+					r.Links[0].Proxies = []string{stranger}
+					r.Answers = []probe.Answer{answer(14, stranger, 3)}
+				})
+				change(seen, "n2", func(r *probe.Report) { r.Answers = []probe.Answer{answer(129, macOf("n3"), 3)} })
+			},
+			want: []string{
+				"pool-address-answered LoadBalancerPool rack: node n3 (MAC address 02:00:00:00:00:03) answers for 192.0.2.129, as node n2 sees on interface eth0, and no Service has that",
+				"proxy-arp Node n1: interface eth0: router 02:00:00:00:00:99 answers for every address that it is asked for (proxy ARP)",
+			},
+		},
+		{
+			name: "somebody, while MAC addresses of a node are not known",
+			change: func(s *cluster.State, seen *Seen) {
+				s.Nodes = append(s.Nodes, node("n4", "192.0.2.14"))
+				change(seen, "n1", func(r *probe.Report) { r.Answers = []probe.Answer{answer(129, stranger, 3)} })
+			},
+			want: []string{
+				"pool-address-answered LoadBalancerPool rack: a host with MAC address 02:00:00:00:00:99 answers for 192.0.2.129, as node n1 sees on interface eth0 (unless it is one of the nodes whose MAC addresses are not known: n4)",
 			},
 		},
 		{

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/service"
 	"github.com/berth-lb/berth/internal/probe"
@@ -38,6 +36,9 @@ type Plan struct {
 	IPVS bool
 	// Given are the addresses that Services had, or speakers answered for, before the probes ran.
 	Given map[netip.Addr]bool
+	// Silent are the InternalIPs of nodes that are not asked and have no speaker that says their MAC
+	// addresses: they are asked for, and what answers is that node.
+	Silent map[netip.Addr]string
 	// Takes is how long the questions for addresses take, beside the rest.
 	Takes time.Duration
 	// Hearing is as probe.Hearing, if there are so many nodes that they speak more seldom.
@@ -68,7 +69,7 @@ func Secrets(r probe.Request) []string {
 // PlanOf plans what each Linux node that is Ready does. pools are the names of those to look at,
 // and rate is how many questions all together send on a segment in a second, from 1 to MaxRate.
 func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string, rate int) *Plan {
-	p := &Plan{Snapshot: snapshot, Given: given(s)}
+	p := &Plan{Snapshot: snapshot, Given: given(s), Silent: map[netip.Addr]string{}}
 	var chosen []*config.Pool
 	for _, name := range pools {
 		if pool := snapshot.Pool(name); pool != nil {
@@ -83,24 +84,8 @@ func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string, rate in
 		}
 	}
 	samples := sampled(chosen)
-	var nodes []*corev1.Node
-	for _, n := range s.Nodes {
-		switch {
-		case n.Labels[corev1.LabelOSStable] != "" && n.Labels[corev1.LabelOSStable] != "linux":
-		case candidate.Exclusion(n) != "":
-			p.Facts = append(p.Facts, fmt.Sprintf(
-				"node %s was not asked, since it does not announce: it %s", n.Name, candidate.Exclusion(n),
-			))
-		case candidate.ReadyStatus(n) != corev1.ConditionTrue:
-			p.Unknown = append(
-				p.Unknown,
-				fmt.Sprintf("node %s is not Ready: nothing was looked at from there", n.Name),
-			)
-		default:
-			nodes = append(nodes, n)
-		}
-	}
-	slices.SortFunc(nodes, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
+	nodes := p.choose(s)
+	p.uncalled(snapshot, nodes)
 	p.Requests = make([]probe.Request, len(nodes))
 	var asking []asker
 	for i, n := range nodes {
@@ -117,6 +102,7 @@ func PlanOf(s *cluster.State, snapshot *config.Snapshot, pools []string, rate in
 		r.Interfaces = slices.Compact(r.Interfaces)
 		p.Requests[i] = r
 		if len(asks) > 0 {
+			asks = append(asks, p.silentAsk(r.Interfaces)...)
 			asking = append(asking, askerOf(s, &p.Requests[i], asks))
 		}
 	}

@@ -156,8 +156,30 @@ func (x *run) refused(err error) error {
 			x.Namespace,
 			err,
 		)
+	case strings.Contains(text, "cannot create resource"):
+		return cluster.Right(err, "create", "", "pods")
+	case strings.Contains(text, "is being terminated"):
+		return fmt.Errorf("namespace %s is being deleted; name another one with --namespace", x.Namespace)
+	case strings.Contains(text, "exceeded quota"):
+		return fmt.Errorf(
+			"the quota of namespace %s has no room for a pod on each node; raise it, or name another namespace with --namespace: %w",
+			x.Namespace,
+			err,
+		)
+	case strings.Contains(text, "failed quota"):
+		return fmt.Errorf(
+			"the quota of namespace %s wants what the pod does not name; name another namespace with --namespace: %w",
+			x.Namespace,
+			err,
+		)
+	case apierrors.IsForbidden(err): // such as by a LimitRange
+		return fmt.Errorf(
+			"admission refuses the pod in namespace %s; name another one with --namespace: %w",
+			x.Namespace,
+			err,
+		)
 	}
-	return cluster.Right(err, "create", "", "pods")
+	return err
 }
 
 // follow reads the reports of a pod until its end or the context's.
@@ -222,6 +244,9 @@ var hopeless = []string{
 	"ErrImageNeverPull", "InvalidImageName", "ImagePullBackOff", "CreateContainerConfigError", "CreateContainerError",
 }
 
+// unpulled is what to do where an image cannot be had.
+const unpulled = "; name an image of Berth that nodes can pull with --image"
+
 // stateOf reports whether a pod's container runs or has run, and else why not, and whether that is
 // final.
 func stateOf(pod *corev1.Pod) (runs bool, problem string, final bool) {
@@ -230,8 +255,11 @@ func stateOf(pod *corev1.Pod) (runs bool, problem string, final bool) {
 		case s.Running != nil, s.Terminated != nil:
 			return true, "", false
 		case s.Waiting != nil && s.Waiting.Reason != "" && s.Waiting.Reason != "ContainerCreating":
-			return false, fmt.Sprintf("its pod does not start (%s): %s", s.Waiting.Reason, s.Waiting.Message),
-				slices.Contains(hopeless, s.Waiting.Reason)
+			problem = fmt.Sprintf("its pod does not start (%s): %s", s.Waiting.Reason, s.Waiting.Message)
+			if strings.Contains(s.Waiting.Reason, "Image") {
+				problem += unpulled
+			}
+			return false, problem, slices.Contains(hopeless, s.Waiting.Reason)
 		}
 	}
 	if pod.Status.Phase == corev1.PodFailed {

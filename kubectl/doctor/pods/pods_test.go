@@ -63,11 +63,28 @@ func TestRefused(t *testing.T) {
 		"there is no namespace berth-system": apierrors.NewNotFound(corev1.Resource("namespaces"), "berth-system"),
 		"an admission policy refuses": apierrors.NewForbidden(pods, "",
 			errors.New(`ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no`)),
+		"the quota of namespace berth-system has no room": apierrors.NewForbidden(pods, "berth-probe-",
+			errors.New("exceeded quota: few, requested: pods=1, used: pods=3, limited: pods=3")),
+		"the quota of namespace berth-system wants": apierrors.NewForbidden(pods, "berth-probe-",
+			errors.New("failed quota: cpus: must specify limits.cpu for: probe")),
+		"admission refuses the pod in namespace berth-system; name another": apierrors.NewForbidden(pods, "berth-probe-",
+			errors.New("[minimum cpu usage per Container is 100m.  No request is specified]")),
+		"admission refuses the pod in namespace berth-system; name": apierrors.NewForbidden(pods, "berth-probe-",
+			errors.New("error looking up service account berth-system/x: serviceaccount \"x\" not found")),
+		"namespace berth-system is being deleted": apierrors.NewForbidden(pods, "berth-probe-",
+			errors.New("unable to create new content in namespace berth-system because it is being terminated")),
 		"you have no right to create pods": apierrors.NewForbidden(pods, "",
 			errors.New(`User "x" cannot create resource "pods" in API group "" in the namespace "berth-system"`)),
 	} {
-		if got := probing().refused(err).Error(); !strings.Contains(got, want) {
+		got := probing().refused(err).Error()
+		if !strings.Contains(got, want) {
 			t.Errorf("%v: %s, want %q in it", err, got, want)
+		}
+		if rights := strings.Contains(got, "have no right"); rights != strings.Contains(
+			err.Error(),
+			"cannot create",
+		) {
+			t.Errorf("%v: %s", err, got)
 		}
 	}
 }
@@ -92,8 +109,9 @@ func TestStateOf(t *testing.T) {
 	}{
 		{"new", &corev1.Pod{}, false, "", false},
 		{"creating", waiting("ContainerCreating"), false, "", false},
-		{"pulling", waiting("ErrImagePull"), false, "its pod does not start (ErrImagePull): so", false},
-		{"no image", waiting("InvalidImageName"), false, "its pod does not start (InvalidImageName): so", true},
+		{"pulling", waiting("ErrImagePull"), false, "its pod does not start (ErrImagePull): so" + unpulled, false},
+		{"no image", waiting("InvalidImageName"), false, "its pod does not start (InvalidImageName): so" + unpulled, true},
+		{"no Secret", waiting("CreateContainerConfigError"), false, "its pod does not start (CreateContainerConfigError): so", true},
 		{"rejected", failed, false, "its pod failed (OutOfmemory): so", true},
 		{"running", running, true, "", false},
 	} {
