@@ -127,9 +127,12 @@ func probeUnsigned(ctx context.Context, p Peer) string {
 
 // Knock connects to a peer as a session does, with its password if it has one, and closes the
 // connection before a byte was said. Where that fails the error says why, as far as it can be found
-// out; signed: it is about the password. It must not be called while there is a session: see
-// RFC 4724 section 4.2.
-func Knock(ctx context.Context, p Peer) (signed bool, err error) {
+// out; signed: it is about the password. It must not call while there is a session: see RFC 4724
+// section 4.2. So free is asked right before each of up to two calls, and Knock returns its error.
+func Knock(ctx context.Context, p Peer, free func() error) (signed bool, err error) {
+	if err := free(); err != nil {
+		return false, err
+	}
 	dialer := sessionDialerTo(p)
 	dialer.Timeout = unsignedTimeout
 	conn, err := dialer.DialContext(ctx, "tcp", p.AddrPort().String())
@@ -138,6 +141,9 @@ func Knock(ctx context.Context, p Peer) (signed bool, err error) {
 	}
 	if f := unreached(err); p.Password == "" || f.refused() {
 		return false, errors.New(f.text)
+	}
+	if err := free(); err != nil {
+		return false, err
 	}
 	if text := probeUnsigned(ctx, p); text != "" {
 		return text != refuses(p), errors.New(text)

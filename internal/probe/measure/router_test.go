@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -17,23 +18,30 @@ const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->whe
    3: 0B001EAC:A1B3 04001EAC:00B3 02 00000000:00000000 00:00000000 00000000     0        0 4
    4: 0000000000000000FFFF00000B001EAC:A1B4 0000000000000000FFFF000005001EAC:00B3 01 00000000:00000000 00:00000000
    5: B80D0120000000000000000001000000:A1B4 B80D0120000000000000000002000000:00B3 01 00000000:00000000 00:00000000
+   6: 0B001EAC:00B3 06001EAC:C350 03 00000000:00000000 00:00000000 00000000     0        0 5
+   7: 0B001EAC:A1B5 07001EAC:00B3 01 00000000:00000000 00:00000000 00000000     0        0 6
+   8: 0B001EAC:A1B6 07001EAC:00B3 02 00000000:00000000 00:00000000 00000000     0        0 7
+   9: 0B001EAC:A1B7 08001EAC:00B3 06 00000000:00000000 00:00000000 00000000     0        0 8
 `
 
-func TestConnectedIn(t *testing.T) {
-	for end, want := range map[string]bool{
-		"172.30.0.1:179":       true,  // we called
-		"172.30.0.3:179":       true,  // it called
-		"172.30.0.4:179":       false, // it does not answer yet
-		"172.30.0.5:179":       true,  // by a socket of IPv6
-		"[2001:db8::2]:179":    true,
-		"[2001:db8::3]:179":    false,
-		"172.30.0.1:1790":      false,
-		"172.30.0.99:179":      false,
-		"[fe80::1%eth0]:179":   false,
-		"[::ffff:9.9.9.9]:179": false,
+func TestContactIn(t *testing.T) {
+	for end, want := range map[string]contact{
+		"172.30.0.1:179":       connected, // we called
+		"172.30.0.3:179":       connected, // it called
+		"172.30.0.4:179":       calling,   // it does not answer yet
+		"172.30.0.5:179":       connected, // by a socket of IPv6
+		"172.30.0.6:179":       calling,   // it calls
+		"172.30.0.7:179":       connected, // and there is another call
+		"172.30.0.8:179":       none,      // it is being closed
+		"[2001:db8::2]:179":    connected,
+		"[2001:db8::3]:179":    none,
+		"172.30.0.1:1790":      none,
+		"172.30.0.99:179":      none,
+		"[fe80::1%eth0]:179":   none,
+		"[::ffff:9.9.9.9]:179": none,
 	} {
 		lines := bufio.NewScanner(strings.NewReader(table))
-		if got, err := connectedIn(lines, netip.MustParseAddrPort(end)); err != nil || got != want {
+		if got, err := contactIn(lines, netip.MustParseAddrPort(end)); err != nil || got != want {
 			t.Errorf("%s: %v, %v, want %v", end, got, err, want)
 		}
 	}
@@ -75,6 +83,69 @@ func TestKnock(t *testing.T) {
 	router.Secret, router.PasswordFile = "md5", t.TempDir()+"/none"
 	if knock, err = knockAt(t.Context(), router); err != nil || !knock.Untried {
 		t.Errorf("there is no password: %+v, %v", knock, err)
+	}
+}
+
+// Who looks again finds the session that has come up since, and does not call.
+func TestKnockMeanwhile(t *testing.T) {
+	ear, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ear.Close()
+	at := netip.MustParseAddrPort(ear.Addr().String())
+	router := probe.Router{Neighbor: "tor", Address: at.Addr(), Port: at.Port(), LocalASN: 64513, RemoteASN: 64513}
+	looks := 0
+	look := func(netip.AddrPort) (contact, error) {
+		looks++
+		return []contact{calling, connected}[min(looks, 2)-1], nil
+	}
+	knock, err := knockBy(t.Context(), router, look)
+	if err != nil || !knock.Established || knock.Failure != "" || looks != 2 {
+		t.Errorf("%+v, %v after %d looks", knock, err, looks)
+	}
+	// A router that takes no signed connection is called again without, some seconds later.
+	router.Secret, router.PasswordFile = "md5", t.TempDir()+"/password"
+	if err := os.WriteFile(router.PasswordFile, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	looks = 0
+	knock, err = knockBy(t.Context(), router, func(netip.AddrPort) (contact, error) {
+		looks++
+		return []contact{none, connected}[min(looks, 2)-1], nil
+	})
+	if err != nil || !knock.Established || knock.Failure != "" || looks != 2 {
+		t.Errorf("%+v, %v after %d looks", knock, err, looks)
+	}
+	session, err := net.Dial("tcp", at.String()) // the next one that is accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	first, err := ear.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if first.RemoteAddr().String() != session.LocalAddr().String() {
+		t.Errorf("%s called before", first.RemoteAddr())
+	}
+}
+
+// A call that stays pending is one that the router does not take, and no reason not to ask why.
+func TestKnockPending(t *testing.T) {
+	ear, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(ear.Addr().String())
+	if err := ear.Close(); err != nil {
+		t.Fatal(err)
+	}
+	router := probe.Router{Neighbor: "tor", Address: at.Addr(), Port: at.Port()}
+	knock, err := knockBy(t.Context(), router, func(netip.AddrPort) (contact, error) { return calling, nil })
+	if err != nil || knock.Established || !strings.Contains(knock.Failure, "connection refused") {
+		t.Errorf("%+v, %v", knock, err)
 	}
 }
 
