@@ -11,6 +11,8 @@ import (
 
 // Who interrupts the plugin, ends it, or closes its terminal lets it clean up.
 func TestInterruptible(t *testing.T) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // also if the tests run under nohup
+	defer signal.Reset(syscall.SIGHUP)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		ctx, stop := interruptible()
 		defer stop()

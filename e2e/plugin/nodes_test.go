@@ -199,7 +199,7 @@ RULES`))
 	}
 	eventually(t, func(context.Context) error {
 		var report doctor.Report
-		r := berthJSON(t, &report, "doctor", "--nodes")
+		r := berthJSON(t, &report, "doctor", "--nodes", "--rate", "1000")
 		if strings.Contains(r.out+r.err, hidden) {
 			t.Fatalf("the password is in\n%s%s", r.out, r.err)
 		}

@@ -48,12 +48,8 @@ func askerOf(s *cluster.State, r *probe.Request, asks []probe.Ask) asker {
 
 // appoint has few of the nodes ask, so that all of them on a segment keep to the rate.
 func appoint(all []asker, rate int) (facts, unknown []string) {
-	known, blind := onSegments(
-		all,
-	), slices.DeleteFunc(
-		slices.Clone(all),
-		func(a asker) bool { return a.subnets != nil },
-	)
+	known := onSegments(all)
+	blind := slices.DeleteFunc(slices.Clone(all), func(a asker) bool { return a.subnets != nil })
 	chosen, left := ofPlaces(blind)
 	on, most := map[string]int{}, 0 // how many ask, by subnet
 	for _, a := range known {
