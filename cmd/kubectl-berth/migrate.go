@@ -165,11 +165,16 @@ func (m *migration) run(ctx context.Context, c *common, out *output, source stri
 	if err != nil {
 		return err
 	}
-	if m.plan {
+	if !m.back {
 		for _, l := range s.Report {
 			if l.Outcome == migrate.NoCounterpart {
 				fmt.Fprintln(c.ErrOut, "note:", printable(l.Object+" has no counterpart: "+l.Text()))
 			}
+		}
+	}
+	if m.plan {
+		for _, reason := range steps.Refusals(s, all) {
+			fmt.Fprintln(c.ErrOut, "refused:", printable(reason))
 		}
 		return printPlan(c, out, all)
 	}

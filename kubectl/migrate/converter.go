@@ -45,6 +45,8 @@ type Line struct {
 	Field   string `json:"field,omitempty"`
 	Value   string `json:"value,omitempty"`
 	Message string `json:"message"`
+	// LeftOut: an object of Berth's that would have come of it is not in the result.
+	LeftOut bool `json:"-"`
 }
 
 // Text is the line without its object and outcome.
@@ -134,7 +136,7 @@ func (c *converter) unknown(group string, known ...string) {
 }
 
 func (c *converter) say(from string, outcome Outcome, field, value, message string) {
-	c.report = append(c.report, Line{from, outcome, field, value, message})
+	c.report = append(c.report, Line{Object: from, Outcome: outcome, Field: field, Value: value, Message: message})
 }
 
 // lacks reports a field without a counterpart.
@@ -311,6 +313,7 @@ func (c *converter) refuse(i int, f lint.Finding) {
 		return l.Object == o.from && l.Outcome == Converted && strings.HasPrefix(l.Message+",", f.Object+",")
 	})
 	c.lacks(o.from, f.Object, "", "Berth would refuse it, so it is left out: "+f.Message)
+	c.report[len(c.report)-1].LeftOut = true
 	o.Unstructured = nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
 )
@@ -96,7 +97,7 @@ func (s *Snapshot) controllerServes(want bool) string {
 		return "MetalLB's controller serves Services"
 	}
 	for _, p := range s.MetalLBPods {
-		if is(p, "controller") && servesNone(p.Spec) == want {
+		if is(p, "controller") && servesNone(p.Spec) == want && !s.endsNever(p) {
 			return "Pod " + p.Name + " of MetalLB's controller has not ended"
 		}
 	}
@@ -111,13 +112,15 @@ func rolledOut(d *appsv1.Deployment) bool {
 		d.Status.UpdatedReplicas >= *d.Spec.Replicas && d.Status.AvailableReplicas >= *d.Spec.Replicas
 }
 
-func (s *Snapshot) berthDeployment() *appsv1.Deployment {
+// berthDeployment is Berth's controller: the one in Berth's namespace, or else one elsewhere, so that
+// Plan can say so.
+func (s *Snapshot) berthDeployment() (found *appsv1.Deployment) {
 	for _, d := range s.Deployments {
-		if d.Namespace == s.Namespace && d.Labels[cluster.ComponentLabel] == "controller" {
-			return d
+		if cluster.Component(d.Labels) == "controller" && (found == nil || d.Namespace == s.Namespace) {
+			found = d
 		}
 	}
-	return nil
+	return found
 }
 
 // berthController scales Berth's controller to none, or to what it was before.
@@ -253,6 +256,9 @@ func (s *Snapshot) berthReady() string {
 		return text
 	}
 	for _, node := range s.nodeNames() {
+		if s.down(node) || candidate.Exclusion(s.node(node)) != "" {
+			continue // it announces nothing
+		}
 		k := s.speaker(node)
 		if k == nil {
 			return "Berth has no speaker on " + node + ", where MetalLB has one"
@@ -309,7 +315,7 @@ func (s *Snapshot) berthInControl() string {
 		return "Berth's controller serves the Services"
 	}
 	for _, p := range s.Pods {
-		if p.Labels[cluster.ComponentLabel] == "controller" {
+		if cluster.Component(p.Labels) == "controller" && !s.endsNever(p) {
 			return "Pod " + p.Name + " of Berth's controller has not ended"
 		}
 	}

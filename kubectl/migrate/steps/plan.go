@@ -92,6 +92,10 @@ func Plan(s *Snapshot) ([]Step, error) {
 	if s.Uninstalled {
 		return nil, errors.New("this cluster has no Berth: install it first, without any pool")
 	}
+	if d := s.berthDeployment(); d != nil && d.Namespace != s.Namespace {
+		return nil, fmt.Errorf("Deployment %s of Berth's controller is in namespace %s, and not in %s: "+
+			"write --berth-namespace=%s", d.Name, d.Namespace, s.Namespace, d.Namespace)
+	}
 	if len(s.peers()) > 0 {
 		if mode := s.mode(); mode != "native" {
 			return nil, fmt.Errorf("MetalLB speaks BGP in mode %s; this plan is for mode native and for layer 2: "+

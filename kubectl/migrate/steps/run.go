@@ -33,7 +33,8 @@ type Runner struct {
 	Actions int
 }
 
-// Run does the step of that name, or undoes it. What holds already is not done again.
+// Run does the step of that name, or undoes it. What holds already is not done again. It does
+// nothing, and returns a *RefusedError, if there are Refusals.
 func (r *Runner) Run(ctx context.Context, name string, undo bool) error {
 	w := &walk{
 		Runner: r,
@@ -42,12 +43,19 @@ func (r *Runner) Run(ctx context.Context, name string, undo bool) error {
 		since:  map[int]time.Time{},
 		begun:  time.Now(),
 	}
-	for {
+	for first := true; ; first = false {
 		s, err := r.Read(ctx)
 		if err != nil {
 			return err
 		}
-		phases, err := phasesOf(s, name, undo)
+		all, err := Plan(s)
+		if err != nil {
+			return err
+		}
+		if reasons := Refusals(s, all); first && !undo && len(reasons) > 0 {
+			return &RefusedError{reasons}
+		}
+		phases, err := phasesOf(all, name, undo)
 		if err != nil {
 			return err
 		}
@@ -63,11 +71,7 @@ func (r *Runner) Run(ctx context.Context, name string, undo bool) error {
 	}
 }
 
-func phasesOf(s *Snapshot, name string, undo bool) ([]Phase, error) {
-	all, err := Plan(s)
-	if err != nil {
-		return nil, err
-	}
+func phasesOf(all []Step, name string, undo bool) ([]Phase, error) {
 	for _, step := range all {
 		if step.Name != name {
 			continue

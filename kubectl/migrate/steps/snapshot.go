@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"go4.org/netipx"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -250,23 +249,7 @@ func (s *Snapshot) owners() map[string][]string {
 // served are the Services of the pools that move: those of type LoadBalancer with an address in
 // one of them.
 func (s *Snapshot) served() (found []*corev1.Service) {
-	var ranges netipx.IPSetBuilder
-	for _, p := range s.converted("LoadBalancerPool") {
-		texts, _, _ := unstructured.NestedStringSlice(p.Object, "spec", "addresses")
-		for _, text := range texts {
-			if prefix, err := netip.ParsePrefix(text); err == nil {
-				ranges.AddPrefix(prefix.Masked())
-			} else if r, err := netipx.ParseIPRange(text); err == nil {
-				ranges.AddRange(r)
-			} else if a, err := netip.ParseAddr(text); err == nil {
-				ranges.Add(a)
-			}
-		}
-	}
-	set, err := ranges.IPSet()
-	if err != nil {
-		return nil
-	}
+	set := addressesOf(s.converted("LoadBalancerPool"))
 	for _, svc := range s.Services {
 		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
 			slices.ContainsFunc(addresses(svc), func(text string) bool {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -157,6 +158,9 @@ func TestPlanRefuses(t *testing.T) {
 		"there is no MetalLB":                func(s *Snapshot) { s.DaemonSets = nil },
 		"this cluster has no Berth":          func(s *Snapshot) { s.Uninstalled = true },
 		"MetalLB speaks BGP in mode frr-k8s": frrMode,
+		"write --berth-namespace=lb": func(s *Snapshot) {
+			s.Deployments[slices.Index(s.Deployments, s.berthDeployment())].Namespace = "lb"
+		},
 	} {
 		w := newWorld(t)
 		s, err := w.read(t.Context())

@@ -36,10 +36,12 @@ type world struct {
 	started map[string]any            // the objects at the beginning
 	schemas *lint.Schemas
 	// converted are results of the conversion, by its input.
-	converted map[string][]*unstructured.Unstructured
+	converted map[string]migrate.Result
 	// lag is how often the cluster is read before an action has its effect.
 	lag, reads int
 	due        []Action
+	// speakers are the states of Berth's speakers, if they do not announce; empty: there is none.
+	speakers map[string]string
 	// restarted are nodes on which the DaemonSet replaced MetalLB's speaker by itself.
 	restarted []string
 }
@@ -53,12 +55,13 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, objects: map[string]map[string]any{}, schemas: schemas, converted: map[string][]*unstructured.Unstructured{},
+		t: t, objects: map[string]map[string]any{}, schemas: schemas, converted: map[string]migrate.Result{},
 	}
 	for _, name := range []string{"n1", "n2", "n3"} {
 		w.put(
 			"nodes",
-			fmt.Sprintf(`{"metadata": {"name": %q, "labels": {"kubernetes.io/hostname": %q}}}`, name, name),
+			fmt.Sprintf(`{"metadata": {"name": %q, "labels": {"kubernetes.io/hostname": %q}},
+			  "status": {"conditions": [{"type": "Ready", "status": "True"}]}}`, name, name),
 		)
 	}
 	w.put(
@@ -74,8 +77,9 @@ func newWorld(t *testing.T) *world {
 	)
 	w.put(
 		"deployments",
-		`{"metadata": {"namespace": "berth-system", "name": "berth-controller", "labels": {"app.kubernetes.io/component": "controller"}},
-	  "spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "controller"}]}}}}`,
+		`{"metadata": {"namespace": "berth-system", "name": "berth-controller", "labels": {"app.kubernetes.io/name": "berth",
+	    "app.kubernetes.io/component": "controller"}},
+	  "spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "controller", "args": ["controller"]}]}}}}`,
 	)
 	for i, policy := range []string{"Cluster", "Local"} {
 		w.put("services", fmt.Sprintf(`{"metadata": {"namespace": "shop", "name": "segment-%d"},
@@ -398,6 +402,21 @@ func (w *world) speaking(node string) (metalLB, berth bool, held bool) {
 	return metalLB, held && !metalLB, held
 }
 
+func (w *world) berthArgs(args ...any) {
+	w.set("deployments/berth-system/berth-controller", []any{map[string]any{"name": "controller", "args": args}},
+		"spec", "template", "spec", "containers")
+}
+
+// ready sets the condition Ready of a node.
+func (w *world) ready(node, status string) {
+	w.set("nodes//"+node, []any{map[string]any{"type": "Ready", "status": status}}, "status", "conditions")
+}
+
+// exclude gives a node the label that keeps Berth off it, as kubeadm does with the control plane.
+func (w *world) exclude(node string) {
+	w.set("nodes//"+node, "", "metadata", "labels", v1alpha1.ExcludeLabel)
+}
+
 // judge checks that each address has one announcer, and that the routers have most of their
 // sessions.
 func (w *world) judge(a Action) {
@@ -452,8 +471,15 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 		metalLB, berth, held := w.speaking(n.Name)
 		s.Sessions[n.Name] = map[string]bool{"192.0.2.1": metalLB}
 		k := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: n.Name}}
+		state, differs := w.speakers[n.Name]
+		if _, excluded := n.Labels[v1alpha1.ExcludeLabel]; excluded && !differs {
+			state = string(v1alpha1.SpeakerLeaving)
+		} else if differs && state == "" {
+			continue
+		}
 		k.Status.Conditions = []metav1.Condition{{
-			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: string(v1alpha1.SpeakerAnnouncing),
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue,
+			Reason: cmp.Or(state, string(v1alpha1.SpeakerAnnouncing)),
 		}}
 		if held {
 			state := v1alpha1.SessionDown
@@ -484,14 +510,14 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 		func(a, b *unstructured.Unstructured) int { return cmp.Compare(a.GetName(), b.GetName()) },
 	)
 	text, _ := json.Marshal(input)
-	if w.converted[string(text)] == nil {
+	if _, known := w.converted[string(text)]; !known {
 		result, err := migrate.From(ctx, w.schemas, "metallb", s.Namespace, input)
 		if err != nil {
 			return nil, err
 		}
-		w.converted[string(text)] = result.Objects
+		w.converted[string(text)] = result
 	}
-	s.Converted = w.converted[string(text)]
+	s.Converted, s.Report = w.converted[string(text)].Objects, w.converted[string(text)].Report
 	for _, o := range s.converted("Secret") {
 		if w.objects["secrets/"+o.GetNamespace()+"/"+o.GetName()] != nil {
 			s.Secrets[o.GetName()] = true

@@ -1,0 +1,191 @@
+package steps
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/kubectl/migrate"
+)
+
+// RefusedError says why a step is not begun. Nothing was changed.
+type RefusedError struct {
+	// Reasons name the object, the field and the remedy.
+	Reasons []string
+}
+
+// Error lists the reasons.
+func (e *RefusedError) Error() string {
+	return "nothing was changed, since it is not safe yet:\n- " + strings.Join(e.Reasons, "\n- ")
+}
+
+// Refusals returns why the next of these steps must not be done yet, in messages that name the
+// object, the field and the remedy. Some stand in the way of the first step only. The way back is
+// always open.
+func Refusals(s *Snapshot, all []Step) (reasons []string) {
+	if _, left := Next(all); !left {
+		return nil
+	}
+	reasons = slices.Concat(s.unconverted(), s.unserved())
+	if !slices.ContainsFunc(all, not(Step.Undone)) {
+		reasons = slices.Concat(reasons, s.unready())
+	}
+	return reasons
+}
+
+// moved are the kinds of MetalLB's without whose counterparts addresses would be lost.
+var moved = []string{"IPAddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer"}
+
+// unconverted says which of MetalLB's objects Berth would have nothing for.
+func (s *Snapshot) unconverted() (reasons []string) {
+	for _, o := range Originals(s.MetalLB) {
+		if !slices.Contains(moved, o.GetKind()) {
+			continue
+		}
+		name := o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
+		var lacks []string
+		converted, leftOut := false, false
+		for _, l := range s.Report {
+			if l.Object != name {
+				continue
+			}
+			converted, leftOut = converted || l.Outcome == migrate.Converted, leftOut || l.LeftOut
+			if l.Outcome == migrate.NoCounterpart {
+				lacks = append(lacks, l.Text())
+			}
+		}
+		if !converted || leftOut {
+			reasons = append(reasons, fmt.Sprintf("%s would have no counterpart, and what it announces would be lost: %s. "+
+				"Change the object so that it can be converted, or delete it if nothing needs it",
+				name, strings.Join(lacks, "; ")))
+		}
+	}
+	return reasons
+}
+
+// rangesOf returns the addresses that texts of a pool name, as far as they can be read.
+func rangesOf(texts []string) *netipx.IPSet {
+	var ranges netipx.IPSetBuilder
+	for _, text := range texts {
+		from, to, _ := strings.Cut(text, "-")
+		text = strings.TrimSpace(from)
+		if to != "" {
+			text += "-" + strings.TrimSpace(to)
+		}
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			ranges.AddPrefix(prefix.Masked())
+		} else if r, err := netipx.ParseIPRange(text); err == nil {
+			ranges.AddRange(r)
+		} else if a, err := netip.ParseAddr(text); err == nil {
+			ranges.Add(a)
+		}
+	}
+	set, err := ranges.IPSet()
+	if err != nil { // of a range that is not valid
+		return &netipx.IPSet{}
+	}
+	return set
+}
+
+// addressesOf returns the addresses of pools.
+func addressesOf(pools []*unstructured.Unstructured) *netipx.IPSet {
+	var all []string
+	for _, p := range pools {
+		texts, _, _ := unstructured.NestedStringSlice(p.Object, "spec", "addresses")
+		all = append(all, texts...)
+	}
+	return rangesOf(all)
+}
+
+// unserved says which Services of MetalLB's pools Berth's controller would not take over.
+func (s *Snapshot) unserved() (reasons []string) {
+	theirs, ours := addressesOf(s.of("IPAddressPool")), addressesOf(s.converted("LoadBalancerPool"))
+	flags := s.Controller()
+	for _, svc := range s.Services {
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		moves := false
+		for _, text := range addresses(svc) {
+			a, err := netip.ParseAddr(text)
+			if err != nil || !theirs.Contains(a) {
+				continue
+			}
+			moves = true
+			if !ours.Contains(a) {
+				reasons = append(reasons, fmt.Sprintf("Service %s has %s, which no pool of Berth's would have: "+
+					"see what --plan says of the IPAddressPool, and change its spec.addresses", key(svc), a))
+			}
+		}
+		switch class := svc.Spec.LoadBalancerClass; {
+		case !moves:
+		case class == nil && !flags.Classless:
+			reasons = append(reasons, fmt.Sprintf("Service %s has no spec.loadBalancerClass, and Berth's controller runs "+
+				"with --serve-classless=false: take that flag away", key(svc)))
+		case class != nil && !slices.Contains(flags.Classes, *class):
+			reasons = append(reasons, fmt.Sprintf("Service %s has spec.loadBalancerClass %s, which Berth's controller "+
+				"does not serve: name it in the controller's --classes", key(svc), *class))
+		}
+	}
+	return reasons
+}
+
+// unready says what keeps the migration from its first step: no node may be down, and Berth must be
+// ready on all of MetalLB's.
+func (s *Snapshot) unready() (reasons []string) {
+	for _, name := range s.nodeNames() {
+		if s.down(name) {
+			reasons = append(reasons, fmt.Sprintf("Node %s is not ready (status.conditions): repair it, or delete the "+
+				"Node, before you begin, since addresses do not move from a node that fails in the midst", name))
+		}
+	}
+	if text := s.berthReady(); text != "" {
+		reasons = append(reasons, text+": see kubectl get speakers.berth.dev, and wait until each is Announcing")
+	}
+	return append(reasons, s.excluded()...)
+}
+
+// down reports whether a node is known not to be ready. Nobody ends Pods there.
+func (s *Snapshot) down(name string) bool {
+	return candidate.ReadyStatus(s.node(name)) != corev1.ConditionTrue
+}
+
+// excluded says which nodes announce by MetalLB, and would not by Berth.
+func (s *Snapshot) excluded() (reasons []string) {
+	ignores := slices.ContainsFunc(s.daemonSet().Spec.Template.Spec.Containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(slices.Concat(c.Command, c.Args), func(a string) bool {
+			name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+			return name == "ignore-exclude-lb" && value != "false"
+		})
+	})
+	announces := map[string]string{}
+	for service, node := range s.l2Nodes() {
+		announces[node] = "Service " + service
+	}
+	for _, name := range s.nodeNames() {
+		why := candidate.Exclusion(s.node(name))
+		if why == "" {
+			continue
+		}
+		what := announces[name]
+		if what == "" && ignores && len(s.peers()) > 0 && len(s.speakerPods(name)) > 0 {
+			what = "routes"
+		}
+		if what != "" {
+			reasons = append(reasons, fmt.Sprintf("MetalLB announces %s from Node %s, which %s, so that Berth would not: "+
+				"take that off the node, or keep MetalLB off it", what, name, why))
+		}
+	}
+	return reasons
+}
+
+// endsNever reports whether a Pod is on a node that is down: nobody says when it has ended.
+func (s *Snapshot) endsNever(p *corev1.Pod) bool {
+	return p.Spec.NodeName != "" && s.down(p.Spec.NodeName)
+}

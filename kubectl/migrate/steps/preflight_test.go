@@ -1,0 +1,121 @@
+package steps
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// set changes a field of an object that is there.
+func (w *world) set(name string, value any, fields ...string) {
+	w.t.Helper()
+	if err := unstructured.SetNestedField(w.objects[name], value, fields...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// next does the next step.
+func (w *world) next(t *testing.T) error {
+	t.Helper()
+	s, err := w.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Plan(s)
+	if err != nil {
+		return err
+	}
+	step, _ := Next(all)
+	r := &Runner{Read: w.read, Act: w.act, Poll: time.Second, Timeout: time.Minute, Say: func(string) {}}
+	return r.Run(t.Context(), step.Name, false)
+}
+
+func class(name string) map[string]any {
+	return map[string]any{
+		"type": "LoadBalancer", "loadBalancerClass": name, "ports": []any{map[string]any{"port": int64(80)}},
+	}
+}
+
+// What cannot be done safely is refused before anything changes, in words that name the object, the
+// field and the remedy.
+func TestRefuses(t *testing.T) {
+	const (
+		odd = `{"kind": "BGPAdvertisement", "apiVersion": "metallb.io/v1beta1", "metadata": {"namespace": "metallb-system",
+		  "name": "odd"}, "spec": {"ipAddressPools": ["routed"], "communities": ["no-such-alias"]}}`
+	)
+	for name, test := range map[string]struct {
+		change func(*world)
+		want   []string
+	}{
+		"a BGPAdvertisement is not converted": {
+			func(w *world) { w.put("bgpadvertisements", odd) },
+			[]string{"BGPAdvertisement metallb-system/odd would have no counterpart", "spec.communities: no-such-alias"},
+		},
+		"a BGPPeer would be refused by Berth": {
+			func(w *world) { w.set("bgppeers/metallb-system/tor", int64(0), "spec", "myASN") },
+			[]string{"BGPPeer metallb-system/tor would have no counterpart", "localASN"},
+		},
+		"a Service has a class that Berth does not serve": {
+			func(w *world) { w.set("services/shop/routed", class("metallb.io/lb"), "spec") },
+			[]string{"Service shop/routed has spec.loadBalancerClass metallb.io/lb", "--classes"},
+		},
+		"Berth serves no Service without a class": {
+			func(w *world) { w.berthArgs("controller", "--serve-classless=false") },
+			[]string{"Service shop/routed has no spec.loadBalancerClass", "--serve-classless=false"},
+		},
+		"a node is down": {
+			func(w *world) { w.ready("n2", "Unknown") },
+			[]string{"Node n2 is not ready", "repair it"},
+		},
+		"Berth has no speaker where MetalLB has one": {
+			func(w *world) { w.speakers = map[string]string{"n3": ""} },
+			[]string{"Berth has no speaker on n3", "kubectl get speakers.berth.dev"},
+		},
+		"a speaker of Berth's does not announce": {
+			func(w *world) { w.speakers = map[string]string{"n3": "Starting"} },
+			[]string{"Berth's speaker on n3 is Starting"},
+		},
+		"MetalLB announces from a node that is excluded": {
+			func(w *world) {
+				for _, n := range []string{"n1", "n2", "n3"} {
+					w.exclude(n)
+				}
+			},
+			[]string{"MetalLB announces Service shop/segment-", "take that off the node"},
+		},
+		"MetalLB announces routes from a node that is excluded": {
+			func(w *world) {
+				w.exclude("n1")
+				w.set("daemonsets/metallb-system/speaker", []any{map[string]any{
+					"name": "speaker", "args": []any{"--ignore-exclude-lb"},
+				}}, "spec", "template", "spec", "containers")
+			},
+			[]string{"MetalLB announces routes from Node n1, which has the label node.kubernetes.io/exclude"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				test.change(w)
+				before := w.copy()
+				err := w.next(t)
+				if _, is := errors.AsType[*RefusedError](err); !is {
+					t.Fatalf("error %v, want a RefusedError", err)
+				}
+				for _, text := range test.want {
+					if !strings.Contains(err.Error(), text) {
+						t.Errorf("error %q, want %q in it", err, text)
+					}
+				}
+				if diff := cmp.Diff(before, w.copy()); diff != "" {
+					t.Errorf("what is refused changed something (-before +after):\n%s", diff)
+				}
+			})
+		})
+	}
+}
