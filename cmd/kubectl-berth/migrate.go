@@ -114,6 +114,7 @@ code of --plan is 1 while there are steps to do.`,
 // migration are the flags by which a cluster is moved.
 type migration struct {
 	plan, next, back bool
+	managed          bool
 	actions          int
 	timeout          time.Duration
 }
@@ -127,6 +128,8 @@ func (m *migration) register(cmd *cobra.Command) {
 		IntVar(&m.actions, "actions", 0, "stop --next or --back after so many changes of the cluster, as an interruption would; 0: do them all")
 	cmd.Flags().
 		DurationVar(&m.timeout, "timeout", 2*time.Minute, "how long --next or --back waits until a change has had its effect")
+	cmd.Flags().BoolVar(&m.managed, "managed", false,
+		"Argo CD, Flux or an operator reconcile MetalLB or Berth, and are suspended until the migration is over")
 	cmd.MarkFlagsMutuallyExclusive("plan", "next", "back")
 }
 
@@ -172,8 +175,15 @@ func (m *migration) run(ctx context.Context, c *common, out *output, source stri
 			}
 		}
 	}
+	notes := s.OfHelm()
+	if m.back || m.managed {
+		notes = append(notes, s.Reconciled()...)
+	}
+	for _, note := range notes {
+		fmt.Fprintln(c.ErrOut, "note:", printable(note))
+	}
 	if m.plan {
-		for _, reason := range steps.Refusals(s, all) {
+		for _, reason := range steps.Refusals(s, all, m.managed) {
 			fmt.Fprintln(c.ErrOut, "refused:", printable(reason))
 		}
 		return printPlan(c, out, all)
@@ -191,7 +201,7 @@ func (m *migration) run(ctx context.Context, c *common, out *output, source stri
 	}
 	fmt.Fprintf(c.Out, "%s %s: %s\n", doing, step.Name, step.Text)
 	runner := &steps.Runner{
-		Read: read, Poll: 500 * time.Millisecond, Timeout: m.timeout, Actions: m.actions,
+		Read: read, Poll: 500 * time.Millisecond, Timeout: m.timeout, Actions: m.actions, Managed: m.managed,
 		Act: func(ctx context.Context, a steps.Action) error { return steps.Act(ctx, changes, a) },
 		Say: func(text string) { fmt.Fprintln(c.Out, printable(text)) },
 	}

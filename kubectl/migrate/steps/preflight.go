@@ -2,12 +2,14 @@ package steps
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/berth-lb/berth/config/candidate"
@@ -28,11 +30,16 @@ func (e *RefusedError) Error() string {
 // Refusals returns why the next of these steps must not be done yet, in messages that name the
 // object, the field and the remedy. Some stand in the way of the first step only. The way back is
 // always open.
-func Refusals(s *Snapshot, all []Step) (reasons []string) {
+// Those about a tool that reconciles what the steps change do not stand if managed is true: then the
+// user says that it is suspended.
+func Refusals(s *Snapshot, all []Step, managed bool) (reasons []string) {
 	if _, left := Next(all); !left {
 		return nil
 	}
-	reasons = slices.Concat(s.unconverted(), s.unserved())
+	reasons = slices.Concat(s.unconverted(), s.unserved(), s.foreign())
+	if !managed {
+		reasons = append(reasons, s.Reconciled()...)
+	}
 	if !slices.ContainsFunc(all, not(Step.Undone)) {
 		reasons = slices.Concat(reasons, s.unready())
 	}
@@ -188,4 +195,79 @@ func (s *Snapshot) excluded() (reasons []string) {
 // endsNever reports whether a Pod is on a node that is down: nobody says when it has ended.
 func (s *Snapshot) endsNever(p *corev1.Pod) bool {
 	return p.Spec.NodeName != "" && s.down(p.Spec.NodeName)
+}
+
+// foreign says which objects have the names of converted ones, and are not the migration's.
+func (s *Snapshot) foreign() (reasons []string) {
+	made := map[string]bool{}
+	for _, p := range s.made() {
+		made[p.resource.Resource+"/"+p.name] = true
+	}
+	there := s.there()
+	for _, o := range s.Converted {
+		kind := o.GetKind()
+		if there[kind+" "+o.GetName()] && !made[resources[kind].Resource+"/"+o.GetName()] {
+			reasons = append(reasons, fmt.Sprintf("%s %s is there, without the label %s=%s: the migration would take it for "+
+				"its own. Delete it, or rename it, or rename the object of MetalLB's that becomes it",
+				kind, o.GetName(), MadeLabel, madeFrom))
+		}
+	}
+	return reasons
+}
+
+// reconcilers are labels and annotations of tools that undo what others change.
+var reconcilers = []struct{ key, tool, suspend string }{
+	{"argocd.argoproj.io/tracking-id", "Argo CD", "turn its automated sync off"},
+	{"argocd.argoproj.io/instance", "Argo CD", "turn its automated sync off"},
+	{"kustomize.toolkit.fluxcd.io/name", "Flux", "flux suspend kustomization"},
+	{"helm.toolkit.fluxcd.io/name", "Flux", "flux suspend helmrelease"},
+}
+
+// Reconciled says which tools reconcile the objects that the steps change, and how to suspend them.
+func (s *Snapshot) Reconciled() (reasons []string) {
+	for kind, o := range s.changed() {
+		name := kind + " " + o.GetNamespace() + "/" + o.GetName()
+		for _, r := range reconcilers {
+			if o.GetLabels()[r.key] == "" && o.GetAnnotations()[r.key] == "" {
+				continue
+			}
+			reasons = append(reasons, fmt.Sprintf("%s is reconciled by %s (%s), which would undo the steps: %s until the "+
+				"migration is over, and then add --managed", name, r.tool, r.key, r.suspend))
+		}
+		for _, owner := range o.GetOwnerReferences() {
+			reasons = append(reasons, fmt.Sprintf("%s belongs to %s %s (metadata.ownerReferences), whose operator would undo "+
+				"the steps: scale the operator to none until the migration is over, and then add --managed",
+				name, owner.Kind, owner.Name))
+		}
+	}
+	return reasons
+}
+
+// changed are the objects of others that the steps change, but for Services and Nodes.
+func (s *Snapshot) changed() iter.Seq2[string, metav1.Object] {
+	return func(yield func(string, metav1.Object) bool) {
+		if !yield("Deployment", s.controller()) || !yield("DaemonSet", s.daemonSet()) {
+			return
+		}
+		if d := s.berthDeployment(); d != nil && !yield("Deployment", d) {
+			return
+		}
+		for _, o := range s.advertisements() {
+			if !yield("L2Advertisement", o) {
+				return
+			}
+		}
+	}
+}
+
+// OfHelm says which of the objects that the steps change a release of Helm has: it changes them back
+// when it is upgraded.
+func (s *Snapshot) OfHelm() (notes []string) {
+	for kind, o := range s.changed() {
+		if o.GetLabels()["app.kubernetes.io/managed-by"] == "Helm" {
+			notes = append(notes, fmt.Sprintf("%s %s/%s is Helm's: do not upgrade the release until the migration is over",
+				kind, o.GetNamespace(), o.GetName()))
+		}
+	}
+	return notes
 }

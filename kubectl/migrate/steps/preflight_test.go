@@ -68,6 +68,33 @@ func TestRefuses(t *testing.T) {
 			func(w *world) { w.berthArgs("controller", "--serve-classless=false") },
 			[]string{"Service shop/routed has no spec.loadBalancerClass", "--serve-classless=false"},
 		},
+		"an object of Berth's has the name of a converted one": {
+			func(w *world) {
+				w.put("loadbalancerpools", `{"metadata": {"name": "rack"}, "spec": {"addresses": ["203.0.113.0/24"]}}`)
+			},
+			[]string{"LoadBalancerPool rack is there, without the label berth.dev/migration=metallb", "rename it"},
+		},
+		"Argo CD reconciles MetalLB": {
+			func(w *world) {
+				w.set("daemonsets/metallb-system/speaker", map[string]any{"argocd.argoproj.io/tracking-id": "metallb"},
+					"metadata", "annotations")
+			},
+			[]string{"DaemonSet metallb-system/speaker is reconciled by Argo CD", "--managed"},
+		},
+		"Flux reconciles an L2Advertisement": {
+			func(w *world) {
+				w.set("l2advertisements/metallb-system/rack", map[string]any{"kustomize.toolkit.fluxcd.io/name": "lb"},
+					"metadata", "labels")
+			},
+			[]string{"L2Advertisement metallb-system/rack is reconciled by Flux", "flux suspend kustomization"},
+		},
+		"an operator runs MetalLB": {
+			func(w *world) {
+				w.set("deployments/metallb-system/controller", []any{map[string]any{"kind": "MetalLB", "name": "metallb"}},
+					"metadata", "ownerReferences")
+			},
+			[]string{"Deployment metallb-system/controller belongs to MetalLB metallb", "scale the operator to none"},
+		},
 		"a node is down": {
 			func(w *world) { w.ready("n2", "Unknown") },
 			[]string{"Node n2 is not ready", "repair it"},
@@ -117,5 +144,29 @@ func TestRefuses(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What is reconciled moves once the user says that the tool is suspended.
+func TestManaged(t *testing.T) {
+	w := newWorld(t)
+	w.set("daemonsets/metallb-system/speaker", "lb", "metadata", "labels", "helm.toolkit.fluxcd.io/name")
+	w.set("daemonsets/metallb-system/speaker", "Helm", "metadata", "labels", "app.kubernetes.io/managed-by")
+	s, err := w.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Plan(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reasons := Refusals(s, all, false); len(reasons) != 1 {
+		t.Errorf("refused for %q, want one reason", reasons)
+	}
+	if reasons := Refusals(s, all, true); len(reasons) > 0 {
+		t.Errorf("refused for %q although reconciliation is suspended", reasons)
+	}
+	if notes := s.OfHelm(); len(notes) != 1 || !strings.Contains(notes[0], "DaemonSet metallb-system/speaker is Helm's") {
+		t.Errorf("notes about Helm: %q, want one about the DaemonSet", notes)
 	}
 }

@@ -29,6 +29,8 @@ type Runner struct {
 	Poll time.Duration
 	// Timeout is how long a phase may take.
 	Timeout time.Duration
+	// Managed says that what reconciles MetalLB's objects is suspended.
+	Managed bool
 	// Actions is how many actions are allowed; 0: any number.
 	Actions int
 }
@@ -52,7 +54,7 @@ func (r *Runner) Run(ctx context.Context, name string, undo bool) error {
 		if err != nil {
 			return err
 		}
-		if reasons := Refusals(s, all); first && !undo && len(reasons) > 0 {
+		if reasons := Refusals(s, all, r.Managed); first && !undo && len(reasons) > 0 {
 			return &RefusedError{reasons}
 		}
 		phases, err := phasesOf(all, name, undo)
