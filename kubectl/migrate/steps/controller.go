@@ -64,6 +64,10 @@ func (s *Snapshot) withArgs(none bool) []Action {
 		return nil
 	}
 	args := program(d.Spec.Template.Spec).Args
+	before, known := d.Annotations[WasAnnotation]
+	if !none && !known {
+		return nil // controllerServes says so
+	}
 	var was any
 	if none {
 		text, _ := json.Marshal(args) // strings
@@ -74,7 +78,7 @@ func (s *Snapshot) withArgs(none bool) []Action {
 		)
 		args = append(args, noClass)
 	} else {
-		_ = json.Unmarshal([]byte(d.Annotations[WasAnnotation]), &args) // as above
+		_ = json.Unmarshal([]byte(before), &args) // as above
 	}
 	return []Action{{
 		Resource: deployments, Namespace: d.Namespace, Name: d.Name, Type: types.StrategicMergePatchType,
@@ -91,6 +95,10 @@ func (s *Snapshot) withArgs(none bool) []Action {
 func (s *Snapshot) controllerServes(want bool) string {
 	d := s.controller()
 	if servesNone(d.Spec.Template.Spec) == want {
+		if _, known := d.Annotations[WasAnnotation]; want && !known {
+			return fmt.Sprintf("Deployment %s has lost the annotation %s, which says what the args were: "+
+				"write them as they were before the migration", d.Name, WasAnnotation)
+		}
 		if want {
 			return "MetalLB's controller is told to serve no Service"
 		}
@@ -242,9 +250,9 @@ func (s *Snapshot) made() (found []place) {
 			found = append(found, place{pools, "", p.Name})
 		}
 	}
-	for _, o := range s.converted("Secret") {
-		if s.Secrets[o.GetName()] {
-			found = append(found, place{secrets, o.GetNamespace(), o.GetName()})
+	for _, name := range slices.Sorted(maps.Keys(s.Secrets)) {
+		if s.Secrets[name] {
+			found = append(found, place{secrets, s.Namespace, name})
 		}
 	}
 	return found

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
 // stay is longer than a speaker probes an address that it has claimed, or a router takes to get the
@@ -102,9 +106,15 @@ func Plan(s *Snapshot) ([]Step, error) {
 				"let a pool take over and stop MetalLB, as the guide on migration says under Move Services to Berth", mode)
 		}
 	}
+	for _, o := range s.advertisements() {
+		if nowhereOnly(o) && !neutral(o) {
+			return nil, fmt.Errorf("L2Advertisement %s/%s has lost the annotation %s, which says what spec.nodeSelectors "+
+				"was: write the field as it was before the migration", o.GetNamespace(), o.GetName(), WasAnnotation)
+		}
+	}
 	all := []Step{s.stopController()}
 	names := s.nodeNames()
-	layer2 := len(s.advertisements()) > 0
+	layer2 := s.hasLayer2()
 	if layer2 {
 		all = append(all, s.pin())
 	}
@@ -115,12 +125,28 @@ func Plan(s *Snapshot) ([]Step, error) {
 		}
 		all = append(all, s.settleSegments())
 	}
-	if len(s.peers()) > 0 {
+	if s.hasBGP() {
 		all = append(all, s.loosenSpeakers())
-		for _, node := range names {
+		for _, node := range s.metalLBNodes() {
 			all = append(all, s.routes(node))
 		}
 		all = append(all, s.settleNeighbors())
 	}
 	return all, nil
+}
+
+// hasLayer2 reports whether MetalLB announces by layer 2, or the migration has left a trace of that.
+func (s *Snapshot) hasLayer2() bool {
+	return len(s.of("L2Advertisement")) > 0 || len(s.onNode("")) > 0 ||
+		slices.ContainsFunc(s.SegmentAnnouncements, func(a *v1alpha1.SegmentAnnouncement) bool {
+			return a.Labels[MadeLabel] == madeFrom
+		})
+}
+
+// hasBGP reports whether MetalLB speaks BGP, or the migration has left a trace of that.
+func (s *Snapshot) hasBGP() bool {
+	_, loosened := s.daemonSet().Annotations[WasAnnotation]
+	return len(s.peers()) > 0 || loosened || slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
+		return n.Labels[SpeaksLabel] != ""
+	})
 }

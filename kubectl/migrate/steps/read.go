@@ -94,7 +94,7 @@ func (r *Reader) readMetalLB(ctx context.Context, s *Snapshot, namespace string)
 	for i := range found.Items {
 		s.MetalLBPods = append(s.MetalLBPods, &found.Items[i])
 	}
-	if len(s.peers()) == 0 {
+	if !s.hasBGP() {
 		return nil
 	}
 	if err := r.readRevision(ctx, s); err != nil {
@@ -233,6 +233,14 @@ func (r *Reader) convert(ctx context.Context, s *Snapshot) error {
 	}
 	s.Converted, s.Report = result.Objects, result.Report
 	s.Secrets = map[string]bool{}
+	theirs, err := r.Dynamic.Resource(secrets).Namespace(r.Namespace).
+		List(ctx, metav1.ListOptions{LabelSelector: MadeLabel + "=" + madeFrom})
+	if err != nil {
+		return cluster.Right(err, "list", "", "secrets")
+	}
+	for _, o := range theirs.Items {
+		s.Secrets[o.GetName()] = true
+	}
 	for _, o := range s.converted("Secret") {
 		there, err := r.Dynamic.Resource(secrets).
 			Namespace(o.GetNamespace()).

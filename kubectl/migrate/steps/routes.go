@@ -40,7 +40,12 @@ func (s *Snapshot) loosenSpeakers() Step {
 			Pending: s.unobserved(!keepsOff(d), "keeps off nodes"),
 		}},
 	}
-	for _, node := range s.nodeNames() {
+	if keepsOff(d) && !loosened {
+		step.Undo[0].Actions = nil
+		step.Undo[0].Pending = fmt.Sprintf("DaemonSet %s has lost the annotation %s, which says what its affinity and "+
+			"updateStrategy were: write them as they were before the migration", d.Name, WasAnnotation)
+	}
+	for _, node := range s.metalLBNodes() {
 		step.Undo = append(step.Undo, s.renew(node, loosened))
 	}
 	strategy := map[string]any{"type": string(was.Strategy.Type), "rollingUpdate": was.Strategy.RollingUpdate}
@@ -143,7 +148,7 @@ func affinityPatch(a *corev1.Affinity) map[string]any {
 // renew replaces MetalLB's Pod on a node if the DaemonSet would, once it updates Pods again.
 func (s *Snapshot) renew(node string, loosened bool) Phase {
 	phase := Phase{Check: fmt.Sprintf("kubectl -n %s get pods -o wide", s.daemonSet().Namespace), Stay: stay}
-	if !loosened {
+	if !loosened || s.down(node) {
 		return phase
 	}
 	for _, p := range s.speakerPods(node) {
@@ -189,7 +194,7 @@ func (s *Snapshot) routes(node string) Step {
 		step.Undo[0].Pending = "Berth speaks BGP on " + node
 		step.Undo[1].Pending = "MetalLB does not speak BGP on " + node
 	case SpeaksNobody:
-		if sessions := s.sessions(node); len(sessions) > 0 {
+		if sessions := s.sessions(node); len(sessions) > 0 && !s.down(node) {
 			step.Undo[0].Pending = fmt.Sprintf("Berth has a session with %s on %s", sessions[0].NeighborName, node)
 			step.Undo[0].Actions = nil
 		}
@@ -220,6 +225,9 @@ func (s *Snapshot) sessions(node string) (found []v1alpha1.SessionReport) {
 func (s *Snapshot) silent(node, speaks string) string {
 	if speaks != SpeaksBerth {
 		return fmt.Sprintf("%s lacks the label %s=%s", node, SpeaksLabel, SpeaksBerth)
+	}
+	if s.down(node) {
+		return "" // its Pods do not end, and its sessions are gone
 	}
 	if len(s.speakerPods(node)) > 0 {
 		return "MetalLB's speaker on " + node + " has not ended"

@@ -83,6 +83,9 @@ func phasesOf(all []Step, name string, undo bool) ([]Phase, error) {
 		}
 		return step.Do, nil
 	}
+	if undo {
+		return nil, nil // what it was for is gone, and its last trace, too
+	}
 	return nil, fmt.Errorf("there is no step %s any longer", name)
 }
 

@@ -18,6 +18,17 @@ func neutral(o *unstructured.Unstructured) bool {
 	return is
 }
 
+// nowhereOnly reports whether an L2Advertisement selects nodes as neutralized writes it.
+func nowhereOnly(o *unstructured.Unstructured) bool {
+	selectors, _, _ := unstructured.NestedSlice(o.Object, "spec", "nodeSelectors")
+	if len(selectors) != 1 {
+		return false
+	}
+	fields, _ := selectors[0].(map[string]any)
+	_, is, _ := unstructured.NestedString(fields, "matchLabels", nowhere)
+	return is
+}
+
 // isPinned reports whether all of MetalLB's layer 2 is what the migration has made of it.
 func (s *Snapshot) isPinned() bool { return !slices.ContainsFunc(s.advertisements(), not(neutral)) }
 
@@ -229,6 +240,9 @@ func first(texts ...string) string {
 
 // unanswered says for which address Berth does not answer on a node where MetalLB does.
 func (s *Snapshot) unanswered(node string) string {
+	if s.down(node) {
+		return "" // nobody answers there
+	}
 	owners, l2 := s.owners(), s.l2Nodes()
 	for _, svc := range s.onNode(node) {
 		if l2[key(svc)] != node {
@@ -248,6 +262,9 @@ func (s *Snapshot) unanswered(node string) string {
 
 // answered says what MetalLB still announces on a node.
 func (s *Snapshot) answered(node string) string {
+	if s.down(node) {
+		return ""
+	}
 	l2 := s.l2Nodes()
 	for _, svc := range s.onNode(node) {
 		if l2[key(svc)] == node {
@@ -259,6 +276,9 @@ func (s *Snapshot) answered(node string) string {
 
 // unreturned says which Service MetalLB does not announce on a node where Berth does.
 func (s *Snapshot) unreturned(node string) string {
+	if s.down(node) {
+		return ""
+	}
 	owners, l2 := s.owners(), s.l2Nodes()
 	for _, svc := range s.onNode(node) {
 		for _, a := range addresses(svc) {
@@ -272,6 +292,9 @@ func (s *Snapshot) unreturned(node string) string {
 
 // owned says for which address of a labeled Service Berth still answers on a node.
 func (s *Snapshot) owned(node string) string {
+	if s.down(node) {
+		return ""
+	}
 	owners := s.owners()
 	for _, svc := range s.onNode(node) {
 		for _, a := range addresses(svc) {

@@ -8,12 +8,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
@@ -56,8 +58,8 @@ type Snapshot struct {
 	// Sessions has, by node and then by router, whether MetalLB's speaker last logged that the session
 	// came up or that it went down.
 	Sessions map[string]map[string]bool
-	// Secrets are those of the converted Secrets that are there, by name, and whether the migration
-	// made them.
+	// Secrets are those in Berth's namespace that the migration made, and those with the name of a
+	// converted one, by name, and whether the migration made them.
 	Secrets map[string]bool
 	// Converted are Berth's objects for MetalLB's, and Report what became of those.
 	Converted []*unstructured.Unstructured
@@ -170,6 +172,32 @@ func (s *Snapshot) nodeNames() (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// metalLBNodes are the nodes on which MetalLB's speaker runs, would run, or ran until the migration
+// labeled them, in ascending order.
+func (s *Snapshot) metalLBNodes() []string {
+	return slices.DeleteFunc(s.nodeNames(), not(s.isMetalLBs))
+}
+
+func (s *Snapshot) isMetalLBs(node string) bool {
+	return len(s.speakerPods(node)) > 0 || s.node(node).Labels[SpeaksLabel] != "" || placed(s.daemonSet(), s.node(node))
+}
+
+// placed reports whether a DaemonSet has a Pod on a node, by its selectors and tolerations. Its
+// controller lets Pods tolerate what Kubernetes itself says about nodes.
+func placed(d *appsv1.DaemonSet, node *corev1.Node) bool {
+	spec := d.Spec.Template.Spec
+	wanted, err := nodeaffinity.GetRequiredNodeAffinity(&corev1.Pod{Spec: spec}).Match(node)
+	if err != nil || !wanted {
+		return false
+	}
+	return !slices.ContainsFunc(node.Spec.Taints, func(taint corev1.Taint) bool {
+		return taint.Effect != corev1.TaintEffectPreferNoSchedule && !strings.HasPrefix(taint.Key, "node.kubernetes.io/") &&
+			!slices.ContainsFunc(spec.Tolerations, func(t corev1.Toleration) bool {
+				return t.ToleratesTaint(logr.Discard(), &taint, false)
+			})
+	})
 }
 
 func (s *Snapshot) node(name string) *corev1.Node {
@@ -305,6 +333,9 @@ const logged = 10 * time.Minute
 
 // sessionsUp returns a router that MetalLB has no session with on a node, and should have.
 func (s *Snapshot) sessionsUp(node string) (missing string) {
+	if s.down(node) {
+		return ""
+	}
 	running := s.speakerPods(node)
 	if len(running) != 1 || running[0].DeletionTimestamp != nil {
 		return "MetalLB's speaker does not run on " + node

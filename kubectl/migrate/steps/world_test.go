@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/lint"
@@ -40,6 +41,8 @@ type world struct {
 	// lag is how often the cluster is read before an action has its effect.
 	lag, reads int
 	due        []Action
+	// broken: a node has failed, so its addresses are away.
+	broken bool
 	// speakers are the states of Berth's speakers, if they do not announce; empty: there is none.
 	speakers map[string]string
 	// restarted are nodes on which the DaemonSet replaced MetalLB's speaker by itself.
@@ -48,7 +51,8 @@ type world struct {
 
 const metallbs = "metallb-system"
 
-func newWorld(t *testing.T) *world {
+// newWorld returns a cluster that MetalLB serves, after some changes.
+func newWorld(t *testing.T, changes ...func(*world)) *world {
 	t.Helper()
 	schemas, err := lint.NewSchemas()
 	if err != nil {
@@ -116,6 +120,9 @@ func newWorld(t *testing.T) *world {
 		`{"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "metallb-system", "name": "tor"},
 	  "type": "kubernetes.io/basic-auth", "data": {"password": "c2VjcmV0"}}`,
 	)
+	for _, change := range changes {
+		change(w)
+	}
 	w.react()
 	w.started = w.copy()
 	return w
@@ -267,9 +274,11 @@ func (w *world) runSpeakers() {
 	d := of[appsv1.DaemonSet](w, "daemonsets")[0]
 	for _, n := range of[corev1.Node](w, "nodes") {
 		name := "pods/metallb-system/speaker-" + n.Name
-		_, off := n.Labels[SpeaksLabel]
 		old := w.objects[name]
-		if off && keepsOff(d) {
+		if w.isDown(n) {
+			continue // nobody ends or starts Pods there
+		}
+		if !placed(d, n) {
 			delete(w.objects, name)
 			continue
 		}
@@ -316,7 +325,8 @@ func (w *world) announceMetalLB() {
 		}
 		elected, best := "", ""
 		for _, n := range of[corev1.Node](w, "nodes") {
-			if w.objects["pods/metallb-system/speaker-"+n.Name] == nil || !w.advertised(svc, n) {
+			if w.objects["pods/metallb-system/speaker-"+n.Name] == nil || !w.advertised(svc, n) ||
+				candidate.Exclusion(n) != "" || w.isDown(n) {
 				continue
 			}
 			sum := sha256.Sum256([]byte(n.Name + "#" + svc.Name))
@@ -374,7 +384,7 @@ func (w *world) announceBerth() {
 		var candidates []string
 		for _, a := range of[v1alpha1.SegmentAnnouncement](w, "segmentannouncements") {
 			for _, n := range of[corev1.Node](w, "nodes") {
-				if condition(svc, v1alpha1.ServiceRecord).Status == "True" && svc.Name != "routed" &&
+				if candidate.Exclusion(n) == "" && !w.isDown(n) && condition(svc, v1alpha1.ServiceRecord).Status == "True" && svc.Name != "routed" &&
 					matches(w.t, a.Spec.ServiceSelector, svc.Labels) && matches(w.t, a.Spec.NodeSelector, n.Labels) {
 					candidates = append(candidates, n.Name)
 				}
@@ -412,6 +422,8 @@ func (w *world) ready(node, status string) {
 	w.set("nodes//"+node, []any{map[string]any{"type": "Ready", "status": status}}, "status", "conditions")
 }
 
+func (w *world) isDown(n *corev1.Node) bool { return candidate.ReadyStatus(n) != corev1.ConditionTrue }
+
 // exclude gives a node the label that keeps Berth off it, as kubeadm does with the control plane.
 func (w *world) exclude(node string) {
 	w.set("nodes//"+node, "", "metadata", "labels", v1alpha1.ExcludeLabel)
@@ -420,6 +432,9 @@ func (w *world) exclude(node string) {
 // judge checks that each address has one announcer, and that the routers have most of their
 // sessions.
 func (w *world) judge(a Action) {
+	if w.broken {
+		return
+	}
 	for _, svc := range of[corev1.Service](w, "services") {
 		if svc.Name == "routed" {
 			continue
@@ -441,7 +456,9 @@ func (w *world) judge(a Action) {
 	}
 	silent := 0
 	for _, n := range of[corev1.Node](w, "nodes") {
-		if metalLB, berth, _ := w.speaking(n.Name); !metalLB && !berth {
+		off := n.DeepCopy()
+		delete(off.Labels, SpeaksLabel)
+		if metalLB, berth, _ := w.speaking(n.Name); !metalLB && !berth && placed(of[appsv1.DaemonSet](w, "daemonsets")[0], off) {
 			silent++
 		}
 	}
@@ -518,9 +535,9 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 		w.converted[string(text)] = result
 	}
 	s.Converted, s.Report = w.converted[string(text)].Objects, w.converted[string(text)].Report
-	for _, o := range s.converted("Secret") {
-		if w.objects["secrets/"+o.GetNamespace()+"/"+o.GetName()] != nil {
-			s.Secrets[o.GetName()] = true
+	for name, o := range w.objects {
+		if name, ours := strings.CutPrefix(name, "secrets/"+s.Namespace+"/"); ours {
+			s.Secrets[name] = made(&unstructured.Unstructured{Object: o})
 		}
 	}
 	return s, nil

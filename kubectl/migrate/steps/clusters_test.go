@@ -1,0 +1,135 @@
+package steps
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// tainted adds a node with a taint that MetalLB's DaemonSet does not tolerate, and Berth's does.
+func tainted(w *world) {
+	w.put("nodes", `{"metadata": {"name": "gpu1", "labels": {"kubernetes.io/hostname": "gpu1"}},
+	  "spec": {"taints": [{"key": "gpu", "effect": "NoSchedule"}]},
+	  "status": {"conditions": [{"type": "Ready", "status": "True"}]}}`)
+}
+
+// Clusters with nodes that are unlike each other move there and back, too.
+func TestOtherClusters(t *testing.T) {
+	for name, change := range map[string]func(*world){
+		"a node is excluded":               func(w *world) { w.exclude("n1"); w.exclude("n2") },
+		"MetalLB keeps off a tainted node": tainted,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, change)
+				w.walk(t, false, 1)
+				w.walk(t, true, 1)
+				if diff := cmp.Diff(w.started, w.copy()); diff != "" {
+					t.Errorf("it is not as it was (-before +after):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// A node that fails in the midst keeps nobody from going on, or back.
+func TestNodeFails(t *testing.T) {
+	for steps := 1; steps < 12; steps++ {
+		for _, back := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				for range steps {
+					w.run(t, false, 0)
+				}
+				w.broken = true
+				w.ready("n3", "Unknown")
+				w.react()
+				w.walk(t, back, 0)
+			})
+		}
+	}
+}
+
+// What the migration has changed is changed back although MetalLB's objects are gone.
+func TestObjectsDeletedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for !strings.HasPrefix(w.step(t), "bgp/n3") {
+			w.run(t, false, 0)
+		}
+		w.broken = true // nothing is announced any longer
+		for _, name := range []string{
+			"bgppeers/metallb-system/tor", "bgpadvertisements/metallb-system/tor", "l2advertisements/metallb-system/rack",
+		} {
+			delete(w.objects, name)
+			delete(w.started, name)
+		}
+		w.react()
+		w.walk(t, true, 1)
+		for name := range w.started {
+			if strings.HasPrefix(name, "servicel2statuses/") {
+				delete(w.started, name)
+			}
+		}
+		if diff := cmp.Diff(w.started, w.copy()); diff != "" {
+			t.Errorf("it is not as it was (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// step returns the name of the next step.
+func (w *world) step(t *testing.T) string {
+	t.Helper()
+	s, err := w.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Plan(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step, _ := Next(all)
+	return step.Name
+}
+
+// Without its record of what was there before, a step is not undone by a guess.
+func TestRecordIsLost(t *testing.T) {
+	for name, test := range map[string]struct{ object, until, want string }{
+		"of an L2Advertisement": {
+			"l2advertisements/metallb-system/rack", "configuration", "write the field as it was before the migration",
+		},
+		"of the DaemonSet":  {"daemonsets/metallb-system/speaker", "bgp/n1", "write them as they were before the migration"},
+		"of the Deployment": {"deployments/metallb-system/controller", "pin", "write them as they were before the migration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				for w.step(t) != test.until {
+					w.run(t, false, 0)
+				}
+				unstructured.RemoveNestedField(w.objects[test.object], "metadata", "annotations")
+				before := w.copy()
+				s, err := w.read(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				all, err := Plan(s)
+				if err == nil {
+					step, _ := Back(all)
+					r := &Runner{Read: w.read, Act: w.act, Poll: time.Second, Timeout: time.Minute, Say: func(string) {}}
+					err = r.Run(t.Context(), step.Name, true)
+				}
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				if diff := cmp.Diff(before, w.copy()); diff != "" {
+					t.Errorf("it was undone by a guess (-before +after):\n%s", diff)
+				}
+			})
+		})
+	}
+}
