@@ -17,11 +17,20 @@ func tainted(w *world) {
 	  "status": {"conditions": [{"type": "Ready", "status": "True"}]}}`)
 }
 
+// classed gives Services a class of MetalLB's, which Berth serves as well, in several pools.
+func classed(w *world) {
+	w.berthArgs("controller", "--classes=metallb.io/lb,berth.dev/lb")
+	for _, name := range []string{"segment-0", "segment-1", "routed"} {
+		w.set("services/shop/"+name, class("metallb.io/lb"), "spec")
+	}
+}
+
 // Clusters with nodes that are unlike each other move there and back, too.
 func TestOtherClusters(t *testing.T) {
 	for name, change := range map[string]func(*world){
 		"a node is excluded":               func(w *world) { w.exclude("n1"); w.exclude("n2") },
 		"MetalLB keeps off a tainted node": tainted,
+		"Services have a class":            classed,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -179,17 +179,27 @@ func (s *Snapshot) configure() Step {
 		deletions = append(deletions, remove(a.resource, a.namespace, a.name))
 	}
 	annotate, strip := s.annotations()
+	runs := ""
+	if slices.ContainsFunc(objects, func(a Action) bool { return a.Resource == pools }) {
+		runs = s.berthRuns()
+	}
 	return Step{
 		Name: "configuration",
 		Text: "Berth takes the Services over with the addresses that they have, and announces none of them yet",
 		Do: []Phase{{
-			Actions: s.berthController(true),
-			Check:   "kubectl get speakers.berth.dev",
-			Pending: s.berthReady(),
+			// With some of the pools only, the controller would give a Service of its class an address
+			// of those.
+			Actions: s.berthController(false),
+			Check:   fmt.Sprintf("kubectl -n %s get pods", s.Namespace),
+			Pending: runs,
 		}, {
 			Actions: slices.Concat(objects, annotate),
 			Check:   "kubectl get loadbalancerpools.berth.dev,bgpneighbors.berth.dev,segmentannouncements.berth.dev,routeannouncements.berth.dev",
 			Pending: first(someOf(objects, "is not there"), someOf(annotate, "lacks Berth's annotations")),
+		}, {
+			Actions: s.berthController(true),
+			Check:   "kubectl get speakers.berth.dev",
+			Pending: s.berthReady(),
 		}, {
 			Check:   "kubectl berth services",
 			Pending: s.untaken(),
@@ -319,6 +329,11 @@ func (s *Snapshot) berthInControl() string {
 	if len(s.made()) == 0 && len(strip) == 0 {
 		return ""
 	}
+	return s.berthRuns()
+}
+
+// berthRuns says what runs of Berth's controller.
+func (s *Snapshot) berthRuns() string {
 	if d := s.berthDeployment(); d != nil && *d.Spec.Replicas > 0 {
 		return "Berth's controller serves the Services"
 	}
@@ -348,6 +363,10 @@ func (s *Snapshot) annotations() (annotate, strip []Action) {
 	}
 	for _, svc := range s.served() {
 		if svc.Spec.LoadBalancerClass != nil {
+			// Berth's controller writes conditions of those again, and no record without a pool.
+			if a, has := withoutConditions(svc); has && condition(svc, v1alpha1.ServiceRecord).Status == "True" {
+				strip = append(strip, a)
+			}
 			continue
 		}
 		give, take := map[string]any{}, map[string]any{}

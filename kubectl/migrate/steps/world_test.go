@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -361,20 +362,37 @@ func (w *world) controlBerth() {
 		return
 	}
 	for _, svc := range of[corev1.Service](w, "services") {
-		pool := "loadbalancerpools//rack"
-		if svc.Name == "routed" {
-			pool = "loadbalancerpools//routed"
-		}
-		if w.objects[pool] == nil {
+		o, address := w.objects["services/shop/"+svc.Name], netip.MustParseAddr(addresses(svc)[0])
+		owns, record := svc.Spec.LoadBalancerClass != nil, "True"
+		switch pool := w.poolOf(address); {
+		case pool == "" && !owns:
 			continue
+		case pool == "" && len(of[v1alpha1.LoadBalancerPool](w, "loadbalancerpools")) > 0:
+			w.t.Errorf("Service %s lost %s: it is in no pool yet", svc.Name, address)
+		case pool == "":
+			record = "Unknown"
 		}
 		var conditions []any
 		for _, kind := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceRecord, v1alpha1.ServiceAnnounced} {
-			conditions = append(conditions, map[string]any{"type": kind, "status": "True"})
+			conditions = append(conditions, map[string]any{"type": kind, "status": record})
 		}
-		o := w.objects["services/shop/"+svc.Name]
+		if record != "True" {
+			conditions = conditions[:1]
+		}
 		_ = unstructured.SetNestedSlice(o, conditions, "status", "conditions")
 	}
+}
+
+// poolOf returns Berth's pool that has an address.
+func (w *world) poolOf(address netip.Addr) string {
+	for _, p := range of[v1alpha1.LoadBalancerPool](w, "loadbalancerpools") {
+		for _, text := range p.Spec.Addresses {
+			if rangesOf([]string{string(text)}).Contains(address) {
+				return p.Name
+			}
+		}
+	}
+	return ""
 }
 
 // announceBerth are Berth's speakers: an owner stays as long as it is a candidate.
