@@ -3,6 +3,8 @@ package steps
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -100,8 +102,12 @@ func (a Action) object() string {
 	return kind + "/" + a.Name
 }
 
-// Command is the action as a command of kubectl.
+// Command is the action as a command of kubectl. That for a Secret has the password in a variable of
+// the shell, which is to be set first: what is printed may be kept where others read it.
 func (a Action) Command() string {
+	if a.Apply != nil && a.Resource == secrets {
+		return a.secretCommand()
+	}
 	if a.Apply != nil {
 		text, err := yaml.Marshal(a.Apply.Object)
 		if err != nil { // it was decoded from JSON
@@ -129,4 +135,21 @@ func (a Action) Command() string {
 	}
 	quoted := "'" + strings.ReplaceAll(string(text), "'", `'\''`) + "'"
 	return fmt.Sprint(strings.Join(words, " "), " -p ", quoted)
+}
+
+// secretCommand creates a Secret without saying what is in it.
+func (a Action) secretCommand() string {
+	kind, _, _ := unstructured.NestedString(a.Apply.Object, "type")
+	keys := map[string]bool{}
+	for _, field := range []string{"data", "stringData"} {
+		values, _, _ := unstructured.NestedMap(a.Apply.Object, field)
+		for k := range values {
+			keys[k] = true
+		}
+	}
+	command := fmt.Sprintf("kubectl -n %s create secret generic %s --type=%s", a.Namespace, a.Name, kind)
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		command += fmt.Sprintf(` --from-literal=%s="${PASSWORD:?set it to what the Secret or the BGPPeer of MetalLB has}"`, k)
+	}
+	return command + fmt.Sprintf(" && kubectl -n %s label secret/%s %s=%s", a.Namespace, a.Name, MadeLabel, madeFrom)
 }

@@ -145,10 +145,16 @@ func TestCommand(t *testing.T) {
 	for _, want := range []string{
 		`kubectl patch nodes/n1 --type=merge -p '{\"metadata\":{\"labels\":{\"berth.dev/bgp-by\":\"berth\"}}}'`,
 		`kubectl apply --server-side --field-manager=kubectl-berth -f - \u003c\u003c'EOF'\napiVersion: berth.dev/v1alpha1\nkind: SegmentAnnouncement`,
+		`kubectl -n berth-system create secret generic tor --type=kubernetes.io/basic-auth --from-literal=password=\"${PASSWORD:?`,
 		`kubectl -n shop patch services/segment-0 --type=merge -p '{\"metadata\":{\"labels\":{\"berth.dev/metallb-node\":\"`,
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the commands lack %s:\n%s", want, text)
+		}
+	}
+	for _, password := range []string{"c2VjcmV0"} {
+		if strings.Contains(string(text), password) {
+			t.Errorf("the commands have the password of a BGP session:\n%s", text)
 		}
 	}
 }
