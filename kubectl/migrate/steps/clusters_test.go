@@ -142,3 +142,74 @@ func TestRecordIsLost(t *testing.T) {
 		})
 	}
 }
+
+// A session alone does not end the step of a node: routes must be announced, too.
+func TestRoutesAreMissing(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*world)
+		want   string
+	}{
+		"the session has none": {
+			func(w *world) { w.routeless = true }, "Berth announces no prefix to tor from n1 yet",
+		},
+		"the RouteAnnouncement is for other pools": {
+			func(w *world) { w.set("routeannouncements//tor", []any{"rack"}, "spec", "poolNames") },
+			"no RouteAnnouncement announces Service shop/routed from n1",
+		},
+		"the Service is not announced": {
+			func(w *world) { w.unannounced = true }, "Service shop/routed is not announced by Berth yet",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				for w.step(t) != "bgp/n1" {
+					w.run(t, false, 0)
+				}
+				test.change(w)
+				if err := w.next(t); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				if w.step(t) != "bgp/n1" {
+					t.Errorf("the step counts as done")
+				}
+			})
+		})
+	}
+}
+
+// No Service is pinned before it is known from where MetalLB announces each, and from there only.
+func TestPinWaits(t *testing.T) {
+	for name, test := range map[string]struct{ status, want string }{
+		"MetalLB has not said yet": {
+			"", "no ServiceL2Status says from which node MetalLB announces Service shop/segment-0",
+		},
+		"it moves": {
+			"n1", "Service shop/segment-0 moves: MetalLB announces it from",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.run(t, false, 0)
+				w.late = map[string]string{"segment-0": test.status}
+				w.react()
+				if err := w.next(t); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				for name := range w.objects {
+					if strings.HasPrefix(name, "l2advertisements/metallb-system/rack-at") {
+						t.Errorf("%s is there although it is not known where each Service is", name)
+					}
+				}
+				w.late = nil
+				w.react()
+				w.walk(t, false, 1)
+				w.walk(t, true, 1)
+				if diff := cmp.Diff(w.started, w.copy()); diff != "" {
+					t.Errorf("it is not as it was (-before +after):\n%s", diff)
+				}
+			})
+		})
+	}
+}

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"slices"
 
+	"go4.org/netipx"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
@@ -234,7 +237,10 @@ func (s *Snapshot) silent(node, speaks string) string {
 	}
 	for _, o := range s.converted("BGPNeighbor") {
 		b := s.neighbor(o.GetName())
-		if b == nil || !selectsNode(b.Spec.NodeSelector, s.node(node)) {
+		if b == nil {
+			return "BGPNeighbor " + o.GetName() + " is not there"
+		}
+		if !selectsNode(b.Spec.NodeSelector, s.node(node)) {
 			continue
 		}
 		i := slices.IndexFunc(
@@ -253,13 +259,71 @@ func (s *Snapshot) silent(node, speaks string) string {
 			)
 		}
 	}
+	return s.unrouted(node)
+}
+
+// unrouted says which Service that MetalLB announced by BGP from a node Berth does not.
+func (s *Snapshot) unrouted(node string) string {
+	if candidate.Exclusion(s.node(node)) != "" {
+		return "" // neither announces from there
+	}
+	sessions := s.sessions(node)
+	none := len(sessions) > 0 && !slices.ContainsFunc(sessions, func(r v1alpha1.SessionReport) bool {
+		return r.Prefixes == nil || *r.Prefixes > 0
+	})
+	announcing, routed := s.announcing("BGPAdvertisement"), s.routedFrom(node)
+	for _, svc := range s.served() {
+		c := condition(svc, v1alpha1.ServiceAnnounced)
+		fine := !none && c.Status == "True" && routed(svc)
+		if fine || !slices.ContainsFunc(
+			announcing(svc), func(o *unstructured.Unstructured) bool { return s.selects(o, node) },
+		) || !s.serves(svc, node) {
+			continue
+		}
+		switch {
+		case !routed(svc):
+			return fmt.Sprintf("no RouteAnnouncement announces Service %s from %s", key(svc), node)
+		case c.Status != "True":
+			return fmt.Sprintf("Service %s is not announced by Berth yet: %s", key(svc), c.Message)
+		}
+		return fmt.Sprintf("Berth announces no prefix to %s from %s yet", sessions[0].NeighborName, node)
+	}
 	return ""
+}
+
+// routedFrom returns what reports whether a RouteAnnouncement selects a Service, one of the pools of
+// its addresses, and a node.
+func (s *Snapshot) routedFrom(node string) func(*corev1.Service) bool {
+	sets := map[*v1alpha1.LoadBalancerPool]*netipx.IPSet{}
+	for _, p := range s.Pools {
+		var texts []string
+		for _, text := range p.Spec.Addresses {
+			texts = append(texts, string(text))
+		}
+		sets[p] = rangesOf(texts)
+	}
+	return func(svc *corev1.Service) bool {
+		return slices.ContainsFunc(s.RouteAnnouncements, func(a *v1alpha1.RouteAnnouncement) bool {
+			return matchesLabels(a.Spec.ServiceSelector, svc.Labels) && selectsNode(a.Spec.NodeSelector, s.node(node)) &&
+				slices.ContainsFunc(s.Pools, func(p *v1alpha1.LoadBalancerPool) bool {
+					selected := slices.Contains(a.Spec.PoolNames, p.Name) || matchesLabels(a.Spec.PoolSelector, p.Labels)
+					return selected && hasAny(sets[p], svc)
+				})
+		})
+	}
 }
 
 // selectsNode reports whether a selector matches a node.
 func selectsNode(selector *v1alpha1.Selector, node *corev1.Node) bool {
+	return matchesLabels(selector, node.Labels)
+}
+
+func matchesLabels(selector *v1alpha1.Selector, set map[string]string) bool {
+	if selector == nil {
+		return false
+	}
 	compiled, err := selector.Compile()
-	return err == nil && compiled.Matches(labels.Set(node.Labels))
+	return err == nil && compiled.Matches(labels.Set(set))
 }
 
 // settleNeighbors makes the BGPNeighbors those of the converted configuration, for new nodes too.

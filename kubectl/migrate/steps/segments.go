@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -67,7 +68,8 @@ func (s *Snapshot) pin() Step {
 		Name: "pin",
 		Text: "each address that MetalLB announces by layer 2 stays on its node",
 		Do: []Phase{
-			phase(mark, "kubectl get services -A -L "+ServiceNodeLabel, someOf(mark, "lacks the label of its node")),
+			phase(mark, "kubectl get services -A -L "+ServiceNodeLabel+"; "+check,
+				first(someOf(mark, "lacks the label of its node"), s.unclear())),
 			phase(
 				narrow,
 				fmt.Sprintf("kubectl -n %s get l2advertisements.metallb.io", namespace),
@@ -87,6 +89,27 @@ func (s *Snapshot) pin() Step {
 		}
 	}
 	return step
+}
+
+// unclear says of which Service it is not known from which node MetalLB announces it: it would be
+// announced by nobody, or move, once all are pinned.
+func (s *Snapshot) unclear() string {
+	statuses, announcing := s.l2Statuses(), s.announcing("L2Advertisement")
+	may := func(svc *corev1.Service) bool {
+		by := announcing(svc)
+		return slices.ContainsFunc(s.nodeNames(), func(node string) bool { return s.mayAnnounce(svc, by, node) })
+	}
+	for _, svc := range s.served() {
+		switch on := statuses[key(svc)]; {
+		case len(on) == 0 && may(svc):
+			return fmt.Sprintf("no ServiceL2Status says from which node MetalLB announces Service %s", key(svc))
+		case len(on) > 1:
+			return fmt.Sprintf("Service %s moves: MetalLB announces it from %s", key(svc), strings.Join(on, " and "))
+		case len(on) == 1 && s.down(on[0]) && may(svc):
+			return fmt.Sprintf("Service %s is announced from Node %s, which is not ready", key(svc), on[0])
+		}
+	}
+	return ""
 }
 
 // without returns those of the L2Advertisements that are to be applied and are not there.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go4.org/netipx"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/cluster"
 	"github.com/berth-lb/berth/kubectl/migrate"
@@ -236,10 +238,21 @@ func (s *Snapshot) speakerPods(node string) (found []*corev1.Pod) {
 // l2Nodes returns from which node MetalLB announces each Service by layer 2, by namespace/name.
 func (s *Snapshot) l2Nodes() map[string]string {
 	found := map[string]string{}
+	for service, nodes := range s.l2Statuses() {
+		found[service] = nodes[0]
+	}
+	return found
+}
+
+// l2Statuses returns from which nodes MetalLB says that it announces each Service by layer 2. It is
+// several for a moment, when the Service moves.
+func (s *Snapshot) l2Statuses() map[string][]string {
+	found := map[string][]string{}
 	for _, o := range s.of("ServiceL2Status") {
 		status, _, _ := unstructured.NestedStringMap(withoutField(o.Object, "status", "interfaces"), "status")
 		if status["node"] != "" {
-			found[status["serviceNamespace"]+"/"+status["serviceName"]] = status["node"]
+			service := status["serviceNamespace"] + "/" + status["serviceName"]
+			found[service] = append(found[service], status["node"])
 		}
 	}
 	return found
@@ -279,11 +292,7 @@ func (s *Snapshot) owners() map[string][]string {
 func (s *Snapshot) served() (found []*corev1.Service) {
 	set := addressesOf(s.converted("LoadBalancerPool"))
 	for _, svc := range s.Services {
-		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
-			slices.ContainsFunc(addresses(svc), func(text string) bool {
-				a, err := netip.ParseAddr(text)
-				return err == nil && set.Contains(a)
-			}) {
+		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && hasAny(set, svc) {
 			found = append(found, svc)
 		}
 	}
@@ -360,7 +369,13 @@ func (s *Snapshot) sessionsUp(node string) (missing string) {
 
 // selects reports whether one of an object's nodeSelectors, if it has any, matches a node.
 func (s *Snapshot) selects(o *unstructured.Unstructured, node string) bool {
-	all, _, _ := unstructured.NestedSlice(o.Object, "spec", "nodeSelectors")
+	return anyMatches(o, "nodeSelectors", s.node(node).Labels)
+}
+
+// anyMatches reports whether one of the selectors in a field of an object's spec, if there are any,
+// matches labels.
+func anyMatches(o *unstructured.Unstructured, field string, set map[string]string) bool {
+	all, _, _ := unstructured.NestedSlice(o.Object, "spec", field)
 	if len(all) == 0 {
 		return true
 	}
@@ -371,6 +386,63 @@ func (s *Snapshot) selects(o *unstructured.Unstructured, node string) bool {
 			return false
 		}
 		compiled, err := metav1.LabelSelectorAsSelector(&selector)
-		return err == nil && compiled.Matches(labels.Set(s.node(node).Labels))
+		return err == nil && compiled.Matches(labels.Set(set))
 	})
+}
+
+// poolsOf returns the IPAddressPools whose addresses an advertisement announces.
+func (s *Snapshot) poolsOf(advertisement *unstructured.Unstructured) []*unstructured.Unstructured {
+	names, _, _ := unstructured.NestedStringSlice(advertisement.Object, "spec", "ipAddressPools")
+	selectors, _, _ := unstructured.NestedSlice(advertisement.Object, "spec", "ipAddressPoolSelectors")
+	return slices.DeleteFunc(s.of("IPAddressPool"), func(p *unstructured.Unstructured) bool {
+		switch {
+		case slices.Contains(names, p.GetName()):
+			return false
+		case len(selectors) == 0:
+			return len(names) > 0
+		}
+		return !anyMatches(advertisement, "ipAddressPoolSelectors", p.GetLabels())
+	})
+}
+
+// announcing returns what tells those of MetalLB's advertisements, as they were before the migration,
+// that announce a Service from some node.
+func (s *Snapshot) announcing(kind string) func(*corev1.Service) []*unstructured.Unstructured {
+	all := Originals(s.of(kind))
+	sets := map[*unstructured.Unstructured]*netipx.IPSet{}
+	for _, o := range all {
+		sets[o] = addressesOf(s.poolsOf(o))
+	}
+	return func(svc *corev1.Service) (found []*unstructured.Unstructured) {
+		for _, o := range all {
+			if anyMatches(o, "serviceSelectors", svc.Labels) && hasAny(sets[o], svc) {
+				found = append(found, o)
+			}
+		}
+		return found
+	}
+}
+
+// hasAny reports whether a set has an address of a Service.
+func hasAny(set *netipx.IPSet, svc *corev1.Service) bool {
+	return slices.ContainsFunc(addresses(svc), func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err == nil && set.Contains(a)
+	})
+}
+
+// serves reports whether a node has what it takes to announce a Service: an endpoint that is ready,
+// on that node if externalTrafficPolicy is Local.
+func (s *Snapshot) serves(svc *corev1.Service, node string) bool {
+	endpoints, _ := s.Endpoints(svc)
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		return endpoints.Ready[node]
+	}
+	return len(endpoints.Ready) > 0
+}
+
+// mayAnnounce reports whether MetalLB may announce a Service from a node by one of advertisements.
+func (s *Snapshot) mayAnnounce(svc *corev1.Service, by []*unstructured.Unstructured, node string) bool {
+	return !s.down(node) && candidate.Exclusion(s.node(node)) == "" && s.isMetalLBs(node) && s.serves(svc, node) &&
+		slices.ContainsFunc(by, func(o *unstructured.Unstructured) bool { return s.selects(o, node) })
 }

@@ -17,6 +17,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -44,6 +45,13 @@ type world struct {
 	due        []Action
 	// broken: a node has failed, so its addresses are away.
 	broken bool
+	// routeless: Berth's sessions are up, and announce nothing.
+	routeless bool
+	// unannounced: Berth's controller says so of all Services.
+	unannounced bool
+	// late are Services of which MetalLB says that it announces them from this node, too; empty: it
+	// says nothing yet.
+	late map[string]string
 	// speakers are the states of Berth's speakers, if they do not announce; empty: there is none.
 	speakers map[string]string
 	// restarted are nodes on which the DaemonSet replaced MetalLB's speaker by itself.
@@ -96,6 +104,9 @@ func newWorld(t *testing.T, changes ...func(*world)) *world {
 		`{"metadata": {"namespace": "shop", "name": "routed", "annotations": {"metallb.io/address-pool": "routed"}},
 	  "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}}}`,
 	)
+	for _, name := range []string{"segment-0", "segment-1", "routed"} {
+		w.endpoints(name, "n1", "n2", "n3")
+	}
 	const group = `"apiVersion": "metallb.io/v1beta1", "metadata": {"namespace": "metallb-system", "name": `
 	w.put(
 		"ipaddresspools",
@@ -137,6 +148,16 @@ func (w *world) put(resource, text string) {
 	}
 	u := unstructured.Unstructured{Object: o}
 	w.objects[resource+"/"+u.GetNamespace()+"/"+u.GetName()] = o
+}
+
+// endpoints gives a Service an endpoint on each of these nodes.
+func (w *world) endpoints(service string, nodes ...string) {
+	var all []string
+	for i, node := range nodes {
+		all = append(all, fmt.Sprintf(`{"addresses": ["10.0.0.%d"], "nodeName": %q}`, i+1, node))
+	}
+	w.put("endpointslices", fmt.Sprintf(`{"metadata": {"namespace": "shop", "name": %q,
+	  "labels": {"kubernetes.io/service-name": %q}}, "endpoints": [%s]}`, service, service, strings.Join(all, ",")))
 }
 
 // copy is all that is there, but for what changes with each write.
@@ -335,7 +356,13 @@ func (w *world) announceMetalLB() {
 				elected, best = n.Name, hash
 			}
 		}
-		if elected != "" {
+		also, late := w.late[svc.Name]
+		if also != "" {
+			w.put("servicel2statuses", fmt.Sprintf(`{"kind": "ServiceL2Status", "apiVersion": "metallb.io/v1beta1",
+			  "metadata": {"namespace": "metallb-system", "name": "l2-%s-late"}, "status": {"node": %q, "serviceName": %q,
+			  "serviceNamespace": "shop"}}`, svc.Name, also, svc.Name))
+		}
+		if elected != "" && (also != "" || !late) {
 			w.put("servicel2statuses", fmt.Sprintf(`{"kind": "ServiceL2Status", "apiVersion": "metallb.io/v1beta1",
 			  "metadata": {"namespace": "metallb-system", "name": "l2-%s"}, "status": {"node": %q, "serviceName": %q,
 			  "serviceNamespace": "shop", "interfaces": [{"name": "eth0"}]}}`, svc.Name, elected, svc.Name))
@@ -374,7 +401,11 @@ func (w *world) controlBerth() {
 		}
 		var conditions []any
 		for _, kind := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceRecord, v1alpha1.ServiceAnnounced} {
-			conditions = append(conditions, map[string]any{"type": kind, "status": record})
+			status := record
+			if kind == v1alpha1.ServiceAnnounced && w.unannounced {
+				status = "False"
+			}
+			conditions = append(conditions, map[string]any{"type": kind, "status": status})
 		}
 		if record != "True" {
 			conditions = conditions[:1]
@@ -447,10 +478,21 @@ func (w *world) exclude(node string) {
 	w.set("nodes//"+node, "", "metadata", "labels", v1alpha1.ExcludeLabel)
 }
 
+// prefixes is how many routes Berth's speaker on a node announces.
+func (w *world) prefixes(s *Snapshot, n *corev1.Node) (count int32) {
+	for _, svc := range s.Services {
+		if svc.Name == "routed" && candidate.Exclusion(n) == "" && condition(svc, v1alpha1.ServiceRecord).Status == "True" &&
+			len(s.RouteAnnouncements) > 0 && !w.routeless {
+			count++
+		}
+	}
+	return count
+}
+
 // judge checks that each address has one announcer, and that the routers have most of their
 // sessions.
 func (w *world) judge(a Action) {
-	if w.broken {
+	if w.broken || w.late != nil {
 		return
 	}
 	for _, svc := range of[corev1.Service](w, "services") {
@@ -498,6 +540,7 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 			RouteAnnouncements:   of[v1alpha1.RouteAnnouncement](w, "routeannouncements"),
 			BGPNeighbors:         of[v1alpha1.BGPNeighbor](w, "bgpneighbors"),
 			Owners:               of[v1alpha1.L2Owner](w, "l2owners"),
+			EndpointSlices:       of[discoveryv1.EndpointSlice](w, "endpointslices"),
 		},
 		Revision: w.revision(), Sessions: map[string]map[string]bool{}, Secrets: map[string]bool{},
 		MetalLBPods: of[corev1.Pod](w, "pods"),
@@ -521,7 +564,9 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 			if berth {
 				state = v1alpha1.SessionEstablished
 			}
-			k.Status.Sessions = []v1alpha1.SessionReport{{NeighborName: "tor", State: state}}
+			k.Status.Sessions = []v1alpha1.SessionReport{{
+				NeighborName: "tor", State: state, Prefixes: new(w.prefixes(s, n)),
+			}}
 		}
 		s.Speakers = append(s.Speakers, k)
 	}
