@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -210,6 +211,33 @@ func TestPinWaits(t *testing.T) {
 					t.Errorf("it is not as it was (-before +after):\n%s", diff)
 				}
 			})
+		})
+	}
+}
+
+// MetalLB does not end while Berth answers on another segment than the address is on.
+func TestWrongSegment(t *testing.T) {
+	for _, untold := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.segment, w.untold = "203.0.113.0/24", untold
+			var err error
+			for range 20 {
+				if err = w.next(t); err != nil {
+					break
+				}
+			}
+			_, refused := errors.AsType[*RefusedError](err)
+			if err == nil || !strings.Contains(err.Error(), "in spec.interfaces") || refused == untold {
+				t.Fatalf("error %v, want one that names spec.interfaces; refused: %t", err, !untold)
+			}
+			if statuses := of[unstructured.Unstructured](w, "servicel2statuses"); len(statuses) != 2 {
+				t.Errorf("MetalLB announces %d Services, want both", len(statuses))
+			}
+			w.walk(t, true, 1)
+			if diff := cmp.Diff(w.started, w.copy()); diff != "" {
+				t.Errorf("it is not as it was (-before +after):\n%s", diff)
+			}
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/kubectl/migrate"
 )
 
@@ -36,7 +37,7 @@ func Refusals(s *Snapshot, all []Step, managed bool) (reasons []string) {
 	if _, left := Next(all); !left {
 		return nil
 	}
-	reasons = slices.Concat(s.unconverted(), s.unserved(), s.foreign())
+	reasons = slices.Concat(s.unconverted(), s.unserved(), s.foreign(), s.offSegment())
 	if !managed {
 		reasons = append(reasons, s.Reconciled()...)
 	}
@@ -270,4 +271,67 @@ func (s *Snapshot) OfHelm() (notes []string) {
 		}
 	}
 	return notes
+}
+
+// segments are the subnets of a node's interfaces on which Berth answers; none: they are not known.
+func (s *Snapshot) segments(node, iface string) (subnets []netip.Prefix) {
+	k := s.speaker(node)
+	if k == nil {
+		return nil
+	}
+	for _, r := range k.Status.Segments {
+		for _, text := range r.Subnets {
+			if p, err := netip.ParsePrefix(text); err == nil && (iface == "" || r.Interface == iface) {
+				subnets = append(subnets, p.Masked())
+			}
+		}
+	}
+	return subnets
+}
+
+// anyInterface reports whether an L2Advertisement names no interface. MetalLB then answers on all,
+// and Berth on those with an InternalIP of the node.
+func anyInterface(o *unstructured.Unstructured) bool {
+	interfaces, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "interfaces")
+	return len(interfaces) == 0
+}
+
+// offSegment says which Services' addresses are in none of the subnets on which Berth would answer.
+// Speakers tell those once there is a SegmentAnnouncement; until then unanswered waits.
+func (s *Snapshot) offSegment() (reasons []string) {
+	announcing, l2 := s.announcing("L2Advertisement"), s.l2Nodes()
+	for _, svc := range s.served() {
+		node := l2[key(svc)]
+		subnets := s.segments(node, "")
+		by := slices.DeleteFunc(announcing(svc), not(anyInterface))
+		if len(subnets) == 0 || len(by) == 0 {
+			continue
+		}
+		for _, text := range addresses(svc) {
+			a, err := netip.ParseAddr(text)
+			if err == nil && !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+				reasons = append(reasons, fmt.Sprintf("L2Advertisement %s/%s has no spec.interfaces, and %s of Service %s is in "+
+					"no subnet of the interfaces on which Berth answers on %s, those with the node's InternalIP: go back "+
+					"(--back), and name the interfaces in spec.interfaces",
+					by[0].GetNamespace(), by[0].GetName(), a, key(svc), node))
+			}
+		}
+	}
+	return reasons
+}
+
+// answersFor reports whether a node answers as an owner of Berth's for an address of a Service, and
+// if need be on the segment that has the address in a subnet.
+func (s *Snapshot) answersFor(address, node string, anywhere bool) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && slices.ContainsFunc(s.Owners, func(o *v1alpha1.L2Owner) bool {
+		if o.Status.Address != address || o.Status.NodeName != node {
+			return false
+		}
+		subnets := s.segments(node, o.Status.Interface)
+		if p, err := netip.ParsePrefix(o.Status.Segment); err == nil {
+			subnets = append(subnets, p)
+		}
+		return anywhere || slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+	})
 }

@@ -266,14 +266,19 @@ func (s *Snapshot) unanswered(node string) string {
 	if s.down(node) {
 		return "" // nobody answers there
 	}
-	owners, l2 := s.owners(), s.l2Nodes()
+	l2, announcing := s.l2Nodes(), s.announcing("L2Advertisement")
 	for _, svc := range s.onNode(node) {
 		if l2[key(svc)] != node {
 			continue
 		}
+		named := !slices.ContainsFunc(announcing(svc), anyInterface)
 		for _, a := range addresses(svc) {
-			if !slices.Contains(owners[a], node) {
+			if !s.answersFor(a, node, true) {
 				return fmt.Sprintf("Berth does not answer for %s of Service %s on %s yet", a, key(svc), node)
+			}
+			if !s.answersFor(a, node, named) {
+				return fmt.Sprintf("Berth answers for %s of Service %s on %s, but on no interface with a subnet that has it: "+
+					"go back (--back), and name the interfaces in spec.interfaces of the L2Advertisement", a, key(svc), node)
 			}
 		}
 		if c := condition(svc, "berth.dev/Announced"); c.Status != "True" {

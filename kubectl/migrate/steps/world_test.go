@@ -45,6 +45,9 @@ type world struct {
 	due        []Action
 	// broken: a node has failed, so its addresses are away.
 	broken bool
+	// segment is the subnet on which Berth answers, and untold says that speakers do not report it.
+	segment string
+	untold  bool
 	// routeless: Berth's sessions are up, and announce nothing.
 	routeless bool
 	// unannounced: Berth's controller says so of all Services.
@@ -444,8 +447,8 @@ func (w *world) announceBerth() {
 		case len(candidates) == 0:
 			delete(w.objects, name)
 		case !slices.Contains(candidates, owner):
-			w.put("l2owners", fmt.Sprintf(`{"metadata": {"name": %q}, "status": {"address": %q, "nodeName": %q}}`,
-				svc.Name, address, candidates[0]))
+			w.put("l2owners", fmt.Sprintf(`{"metadata": {"name": %q}, "status": {"address": %q, "nodeName": %q, "segment": %q}}`,
+				svc.Name, address, candidates[0], cmp.Or(w.segment, "192.0.2.0/24")))
 		}
 	}
 }
@@ -559,6 +562,9 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue,
 			Reason: cmp.Or(state, string(v1alpha1.SpeakerAnnouncing)),
 		}}
+		if len(s.SegmentAnnouncements) > 0 && w.segment != "" && !w.untold {
+			k.Status.Segments = []v1alpha1.SegmentReport{{Interface: "eth1", Subnets: []string{w.segment}}}
+		}
 		if held {
 			state := v1alpha1.SessionDown
 			if berth {
