@@ -241,3 +241,36 @@ func TestWrongSegment(t *testing.T) {
 		})
 	}
 }
+
+// A Service that is created in the midst is announced all the time, on the way back, too.
+func TestServiceCreatedMeanwhile(t *testing.T) {
+	for _, after := range []string{"segment/n1", "segment/n3", "segments", "speakers", "bgp/n3"} {
+		for _, owner := range []string{"", "gpu1"} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, tainted)
+				for w.step(t) != after {
+					w.run(t, false, 0)
+				}
+				w.put("services", `{"metadata": {"namespace": "shop", "name": "late"}, "spec": {"type": "LoadBalancer",
+				  "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.19"}]}}}`)
+				w.endpoints("late", "n1", "n2")
+				for _, name := range []string{"services/shop/late", "endpointslices/shop/late"} {
+					w.started[name] = w.copy()[name]
+				}
+				if owner != "" {
+					w.put("l2owners", `{"metadata": {"name": "late"}, "status": {"address": "192.0.2.19", "nodeName": "gpu1",
+					  "segment": "192.0.2.0/24"}}`)
+				}
+				w.react()
+				w.walk(t, true, 1)
+				if w.objects["servicel2statuses/metallb-system/l2-late"] == nil {
+					t.Errorf("created before %s: MetalLB does not announce the Service", after)
+				}
+				w.started["servicel2statuses/metallb-system/l2-late"] = w.copy()["servicel2statuses/metallb-system/l2-late"]
+				if diff := cmp.Diff(w.started, w.copy()); diff != "" {
+					t.Errorf("created before %s: it is not as it was (-before +after):\n%s", after, diff)
+				}
+			})
+		}
+	}
+}

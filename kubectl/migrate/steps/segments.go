@@ -239,6 +239,7 @@ func (s *Snapshot) segment(node string) Step {
 		},
 	}
 	step.Do[0].Stay, step.Undo[0].Stay = stay, stay
+	late := s.late(node)
 	if s.isSettled() {
 		step.Do[0].Pending = ""
 	}
@@ -248,7 +249,57 @@ func (s *Snapshot) segment(node string) Step {
 	if s.isSettled() && len(end) == 0 {
 		step.Undo[1].Pending = ""
 	}
+	if len(late) > 0 { // then they are like the others
+		check := "kubectl get services -A -L " + ServiceNodeLabel
+		step.Undo = []Phase{
+			phase(begin, "kubectl get segmentannouncements", someOf(begin, "is not there")),
+			phase(late, check, someOf(late, "lacks the label of its node")),
+			phase(narrow, metallb, "MetalLB does not announce them yet"),
+			step.Undo[1],
+		}
+		step.Undo[2].Stay = stay
+	} else {
+		step.Undo = []Phase{{Check: step.Undo[1].Check}, {Check: step.Undo[1].Check}, step.Undo[0], step.Undo[1]}
+	}
 	return step
+}
+
+// late labels Services that Berth alone announces, and would announce from a node if they had the
+// label of one: they were created after the others were labeled, or had no endpoint then.
+func (s *Snapshot) late(node string) (mark []Action) {
+	if s.isSettled() || !s.isPinned() {
+		return nil // settleSegments labels all, or MetalLB announces them anyway
+	}
+	owners, announcing := s.owners(), s.announcing("L2Advertisement")
+	for _, svc := range s.served() {
+		if svc.Labels[ServiceNodeLabel] == "" && len(announcing(svc)) > 0 && s.home(svc, owners) == node {
+			mark = append(mark, label(services, svc.Namespace, svc.Name, ServiceNodeLabel, node))
+		}
+	}
+	return mark
+}
+
+// home returns the node from which MetalLB is to announce a Service that Berth announces: Berth's
+// owner, unless MetalLB's speaker does not run there. Empty: Berth does not announce it by layer 2.
+func (s *Snapshot) home(svc *corev1.Service, owners map[string][]string) string {
+	on := owners[addresses(svc)[0]]
+	if len(on) == 0 {
+		return ""
+	}
+	fits := func(node string) bool { return s.isMetalLBs(node) && !s.down(node) }
+	if fits(on[0]) {
+		return on[0]
+	}
+	if is := svc.Labels[ServiceNodeLabel]; is != "" && fits(is) {
+		return is
+	}
+	by := s.announcing("L2Advertisement")(svc)
+	for _, node := range s.nodeNames() {
+		if s.mayAnnounce(svc, by, node) {
+			return node
+		}
+	}
+	return on[0]
 }
 
 // first returns the first text that is not empty.
@@ -310,7 +361,7 @@ func (s *Snapshot) unreturned(node string) string {
 	owners, l2 := s.owners(), s.l2Nodes()
 	for _, svc := range s.onNode(node) {
 		for _, a := range addresses(svc) {
-			if slices.Contains(owners[a], node) && l2[key(svc)] != node {
+			if slices.Contains(owners[a], node) && l2[key(svc)] != node && s.serves(svc, node) {
 				return fmt.Sprintf("MetalLB does not announce Service %s on %s yet", key(svc), node)
 			}
 		}
@@ -360,8 +411,8 @@ func (s *Snapshot) settleSegments() Step {
 		unmark = append(unmark, label(services, svc.Namespace, svc.Name, ServiceNodeLabel, nil))
 	}
 	for _, svc := range s.served() {
-		if o := owners[addresses(svc)[0]]; len(o) > 0 && svc.Labels[ServiceNodeLabel] != o[0] {
-			mark = append(mark, label(services, svc.Namespace, svc.Name, ServiceNodeLabel, o[0]))
+		if node := s.home(svc, owners); node != "" && svc.Labels[ServiceNodeLabel] != node {
+			mark = append(mark, label(services, svc.Namespace, svc.Name, ServiceNodeLabel, node))
 		}
 	}
 	for _, node := range s.nodeNames() {
