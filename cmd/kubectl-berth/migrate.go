@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,9 +45,10 @@ The exit code is 0 if all is converted, 1 if something has no counterpart, 2 if 
 could be converted.
 
 In a cluster, --plan prints the steps from MetalLB to Berth: which are done, and the
-commands that do and undo the others (-o wide; -o json and -o yaml have all). --next does
+commands that do the next and undo the last (-o wide; -o json and -o yaml have all). --next does
 the next step and waits until it is done, --back undoes the last one. Where the cluster is
-on that way is read from it each time: after an interruption run the command again. The exit
+on that way is read from it each time: after an interruption run the command again. What
+cannot be done safely is refused before anything changes, and said by --plan, too. The exit
 code of --plan is 1 while there are steps to do.`,
 		Example: `  # What MetalLB is told, from a cluster
   kubectl get -n metallb-system -o yaml ipaddresspools.metallb.io,l2advertisements.metallb.io \
@@ -285,25 +287,41 @@ func printPlan(c *common, out *output, all []steps.Step) error {
 	return err
 }
 
-// printScript writes the steps as commands for a shell, with comments.
+// printScript writes the commands of the next step for a shell, and as comments those that undo the
+// last one. What later steps need depends on what is there by then.
 func printScript(w io.Writer, planned []plannedStep) {
-	for _, p := range planned {
+	fmt.Fprint(
+		w,
+		"# Run the commands of one step only, wait until its checks hold, and print the plan again: those of\n"+
+			"# the steps after it depend on what is there by then. What undoes a step is commented out.\n\n",
+	)
+	next := slices.IndexFunc(planned, func(p plannedStep) bool { return len(p.Do) > 0 })
+	last := -1
+	for i, p := range planned {
+		if len(p.Undo) > 0 {
+			last = i
+		}
+	}
+	for i, p := range planned {
 		fmt.Fprintf(w, "# %d %s (%s): %s\n", p.Number, p.Name, p.State, p.Text)
-		for _, way := range []struct {
-			title  string
-			phases []plannedPhase
-		}{{"to do it", p.Do}, {"to undo it", p.Undo}} {
-			if len(way.phases) > 0 {
-				fmt.Fprintf(w, "# %s:\n", way.title)
-			}
-			for _, phase := range way.phases {
-				for _, command := range phase.Commands {
-					fmt.Fprintln(w, command)
-				}
-				fmt.Fprintln(w, "# check: "+phase.Check)
-			}
+		if i == next {
+			printPhases(w, "to do it", "", p.Do)
+		}
+		if i == last {
+			printPhases(w, "to undo it", "# ", p.Undo)
 		}
 		fmt.Fprintln(w)
+	}
+}
+
+// printPhases writes commands and checks, with a prefix before each line of a command.
+func printPhases(w io.Writer, title, prefix string, phases []plannedPhase) {
+	fmt.Fprintf(w, "# %s:\n", title)
+	for _, phase := range phases {
+		for _, command := range phase.Commands {
+			fmt.Fprintln(w, prefix+strings.ReplaceAll(command, "\n", "\n"+prefix))
+		}
+		fmt.Fprintln(w, "# check: "+phase.Check)
 	}
 }
 

@@ -72,7 +72,7 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// The steps with -o wide are a script, with what to check.
+// The steps with -o wide are a script of the next one, with what to check.
 func TestPrintPlan(t *testing.T) {
 	remove := steps.Action{
 		Resource:  schema.GroupVersionResource{Version: "v1", Resource: "pods"},
@@ -89,11 +89,17 @@ func TestPrintPlan(t *testing.T) {
 			{Actions: []steps.Action{remove}, Check: "look", Pending: "not yet", Stay: 3 * time.Second},
 		},
 		Undo: []steps.Phase{{Check: "look again"}},
+	}, {
+		Name: "three", Text: "its commands depend on the second",
+		Do: []steps.Phase{{Actions: []steps.Action{remove}, Check: "look", Pending: "not yet"}},
 	}}
 	for format, want := range map[string]string{
-		"wide": `# 1 one (done): it is the first
+		"wide": `# Run the commands of one step only, wait until its checks hold, and print the plan again: those of
+# the steps after it depend on what is there by then. What undoes a step is commented out.
+
+# 1 one (done): it is the first
 # to undo it:
-kubectl -n a delete pods/b --ignore-not-found
+# kubectl -n a delete pods/b --ignore-not-found
 # check: look again
 
 # 2 two (to do): it is the second
@@ -101,10 +107,13 @@ kubectl -n a delete pods/b --ignore-not-found
 kubectl -n a delete pods/b --ignore-not-found
 # check: look, for 3s
 
+# 3 three (to do): its commands depend on the second
+
 `,
-		"table": `STEP   NAME   STATE   WHAT IT DOES
-1      one    done    it is the first
-2      two    to do   it is the second
+		"table": `STEP   NAME    STATE   WHAT IT DOES
+1      one     done    it is the first
+2      two     to do   it is the second
+3      three   to do   its commands depend on the second
 `,
 	} {
 		var out bytes.Buffer

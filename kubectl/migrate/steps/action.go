@@ -102,8 +102,8 @@ func (a Action) object() string {
 	return kind + "/" + a.Name
 }
 
-// Command is the action as a command of kubectl. That for a Secret has the password in a variable of
-// the shell, which is to be set first: what is printed may be kept where others read it.
+// Command is the action as a command of kubectl. That for a Secret has the password in a variable
+// of the shell, to be set first: what is printed may be kept where others read it.
 func (a Action) Command() string {
 	if a.Apply != nil && a.Resource == secrets {
 		return a.secretCommand()
@@ -149,7 +149,10 @@ func (a Action) secretCommand() string {
 	}
 	command := fmt.Sprintf("kubectl -n %s create secret generic %s --type=%s", a.Namespace, a.Name, kind)
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		command += fmt.Sprintf(` --from-literal=%s="${PASSWORD:?set it to what the Secret or the BGPPeer of MetalLB has}"`, k)
+		command += fmt.Sprintf(
+			` --from-literal=%s="${PASSWORD:?set it to what the Secret or the BGPPeer of MetalLB has}"`,
+			k,
+		)
 	}
 	return command + fmt.Sprintf(" && kubectl -n %s label secret/%s %s=%s", a.Namespace, a.Name, MadeLabel, madeFrom)
 }

@@ -130,7 +130,13 @@ func TestRecordIsLost(t *testing.T) {
 				all, err := Plan(s)
 				if err == nil {
 					step, _ := Back(all)
-					r := &Runner{Read: w.read, Act: w.act, Poll: time.Second, Timeout: time.Minute, Say: func(string) {}}
+					r := &Runner{
+						Read:    w.read,
+						Act:     w.act,
+						Poll:    time.Second,
+						Timeout: time.Minute,
+						Say:     func(string) {},
+					}
 					err = r.Run(t.Context(), step.Name, true)
 				}
 				if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -251,15 +257,21 @@ func TestServiceCreatedMeanwhile(t *testing.T) {
 				for w.step(t) != after {
 					w.run(t, false, 0)
 				}
-				w.put("services", `{"metadata": {"namespace": "shop", "name": "late"}, "spec": {"type": "LoadBalancer",
-				  "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.19"}]}}}`)
+				w.put(
+					"services",
+					`{"metadata": {"namespace": "shop", "name": "late"}, "spec": {"type": "LoadBalancer",
+				  "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.19"}]}}}`,
+				)
 				w.endpoints("late", "n1", "n2")
 				for _, name := range []string{"services/shop/late", "endpointslices/shop/late"} {
 					w.started[name] = w.copy()[name]
 				}
 				if owner != "" {
-					w.put("l2owners", `{"metadata": {"name": "late"}, "status": {"address": "192.0.2.19", "nodeName": "gpu1",
-					  "segment": "192.0.2.0/24"}}`)
+					w.put(
+						"l2owners",
+						`{"metadata": {"name": "late"}, "status": {"address": "192.0.2.19", "nodeName": "gpu1",
+					  "segment": "192.0.2.0/24"}}`,
+					)
 				}
 				w.react()
 				w.walk(t, true, 1)

@@ -120,8 +120,8 @@ func rolledOut(d *appsv1.Deployment) bool {
 		d.Status.UpdatedReplicas >= *d.Spec.Replicas && d.Status.AvailableReplicas >= *d.Spec.Replicas
 }
 
-// berthDeployment is Berth's controller: the one in Berth's namespace, or else one elsewhere, so that
-// Plan can say so.
+// berthDeployment is Berth's controller: the one in Berth's namespace, or else one elsewhere, so
+// that Plan can say so.
 func (s *Snapshot) berthDeployment() (found *appsv1.Deployment) {
 	for _, d := range s.Deployments {
 		if cluster.Component(d.Labels) == "controller" && (found == nil || d.Namespace == s.Namespace) {

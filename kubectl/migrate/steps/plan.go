@@ -108,8 +108,13 @@ func Plan(s *Snapshot) ([]Step, error) {
 	}
 	for _, o := range s.advertisements() {
 		if nowhereOnly(o) && !neutral(o) {
-			return nil, fmt.Errorf("L2Advertisement %s/%s has lost the annotation %s, which says what spec.nodeSelectors "+
-				"was: write the field as it was before the migration", o.GetNamespace(), o.GetName(), WasAnnotation)
+			return nil, fmt.Errorf(
+				"L2Advertisement %s/%s has lost the annotation %s, which says what spec.nodeSelectors "+
+					"was: write the field as it was before the migration",
+				o.GetNamespace(),
+				o.GetName(),
+				WasAnnotation,
+			)
 		}
 	}
 	all := []Step{s.stopController()}
@@ -135,7 +140,8 @@ func Plan(s *Snapshot) ([]Step, error) {
 	return all, nil
 }
 
-// hasLayer2 reports whether MetalLB announces by layer 2, or the migration has left a trace of that.
+// hasLayer2 reports whether MetalLB announces by layer 2, or the migration has left a trace
+// of that.
 func (s *Snapshot) hasLayer2() bool {
 	return len(s.of("L2Advertisement")) > 0 || len(s.onNode("")) > 0 ||
 		slices.ContainsFunc(s.SegmentAnnouncements, func(a *v1alpha1.SegmentAnnouncement) bool {

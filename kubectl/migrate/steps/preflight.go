@@ -30,9 +30,8 @@ func (e *RefusedError) Error() string {
 
 // Refusals returns why the next of these steps must not be done yet, in messages that name the
 // object, the field and the remedy. Some stand in the way of the first step only. The way back is
-// always open.
-// Those about a tool that reconciles what the steps change do not stand if managed is true: then the
-// user says that it is suspended.
+// always open. Those about a tool that reconciles what the steps change do not stand if managed is
+// true: then the user says that it is suspended.
 func Refusals(s *Snapshot, all []Step, managed bool) (reasons []string) {
 	if _, left := Next(all); !left {
 		return nil
@@ -69,9 +68,12 @@ func (s *Snapshot) unconverted() (reasons []string) {
 			}
 		}
 		if !converted || leftOut {
-			reasons = append(reasons, fmt.Sprintf("%s would have no counterpart, and what it announces would be lost: %s. "+
-				"Change the object so that it can be converted, or delete it if nothing needs it",
-				name, strings.Join(lacks, "; ")))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("%s would have no counterpart, and what it announces would be lost: %s. "+
+					"Change the object so that it can be converted, or delete it if nothing needs it",
+					name, strings.Join(lacks, "; ")),
+			)
 		}
 	}
 	return reasons
@@ -134,11 +136,17 @@ func (s *Snapshot) unserved() (reasons []string) {
 		switch class := svc.Spec.LoadBalancerClass; {
 		case !moves:
 		case class == nil && !flags.Classless:
-			reasons = append(reasons, fmt.Sprintf("Service %s has no spec.loadBalancerClass, and Berth's controller runs "+
-				"with --serve-classless=false: take that flag away", key(svc)))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("Service %s has no spec.loadBalancerClass, and Berth's controller runs "+
+					"with --serve-classless=false: take that flag away", key(svc)),
+			)
 		case class != nil && !slices.Contains(flags.Classes, *class):
-			reasons = append(reasons, fmt.Sprintf("Service %s has spec.loadBalancerClass %s, which Berth's controller "+
-				"does not serve: name it in the controller's --classes", key(svc), *class))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("Service %s has spec.loadBalancerClass %s, which Berth's controller "+
+					"does not serve: name it in the controller's --classes", key(svc), *class),
+			)
 		}
 	}
 	return reasons
@@ -149,8 +157,11 @@ func (s *Snapshot) unserved() (reasons []string) {
 func (s *Snapshot) unready() (reasons []string) {
 	for _, name := range s.nodeNames() {
 		if s.down(name) {
-			reasons = append(reasons, fmt.Sprintf("Node %s is not ready (status.conditions): repair it, or delete the "+
-				"Node, before you begin, since addresses do not move from a node that fails in the midst", name))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("Node %s is not ready (status.conditions): repair it, or delete the "+
+					"Node, before you begin, since addresses do not move from a node that fails in the midst", name),
+			)
 		}
 	}
 	if text := s.berthReady(); text != "" {
@@ -186,8 +197,11 @@ func (s *Snapshot) excluded() (reasons []string) {
 			what = "routes"
 		}
 		if what != "" {
-			reasons = append(reasons, fmt.Sprintf("MetalLB announces %s from Node %s, which %s, so that Berth would not: "+
-				"take that off the node, or keep MetalLB off it", what, name, why))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("MetalLB announces %s from Node %s, which %s, so that Berth would not: "+
+					"take that off the node, or keep MetalLB off it", what, name, why),
+			)
 		}
 	}
 	return reasons
@@ -208,9 +222,12 @@ func (s *Snapshot) foreign() (reasons []string) {
 	for _, o := range s.Converted {
 		kind := o.GetKind()
 		if there[kind+" "+o.GetName()] && !made[resources[kind].Resource+"/"+o.GetName()] {
-			reasons = append(reasons, fmt.Sprintf("%s %s is there, without the label %s=%s: the migration would take it for "+
-				"its own. Delete it, or rename it, or rename the object of MetalLB's that becomes it",
-				kind, o.GetName(), MadeLabel, madeFrom))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("%s %s is there, without the label %s=%s: the migration would take it for "+
+					"its own. Delete it, or rename it, or rename the object of MetalLB's that becomes it",
+					kind, o.GetName(), MadeLabel, madeFrom),
+			)
 		}
 	}
 	return reasons
@@ -232,13 +249,19 @@ func (s *Snapshot) Reconciled() (reasons []string) {
 			if o.GetLabels()[r.key] == "" && o.GetAnnotations()[r.key] == "" {
 				continue
 			}
-			reasons = append(reasons, fmt.Sprintf("%s is reconciled by %s (%s), which would undo the steps: %s until the "+
-				"migration is over, and then add --managed", name, r.tool, r.key, r.suspend))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("%s is reconciled by %s (%s), which would undo the steps: %s until the "+
+					"migration is over, and then add --managed", name, r.tool, r.key, r.suspend),
+			)
 		}
 		for _, owner := range o.GetOwnerReferences() {
-			reasons = append(reasons, fmt.Sprintf("%s belongs to %s %s (metadata.ownerReferences), whose operator would undo "+
-				"the steps: scale the operator to none until the migration is over, and then add --managed",
-				name, owner.Kind, owner.Name))
+			reasons = append(
+				reasons,
+				fmt.Sprintf("%s belongs to %s %s (metadata.ownerReferences), whose operator would undo "+
+					"the steps: scale the operator to none until the migration is over, and then add --managed",
+					name, owner.Kind, owner.Name),
+			)
 		}
 	}
 	return reasons
@@ -261,13 +284,16 @@ func (s *Snapshot) changed() iter.Seq2[string, metav1.Object] {
 	}
 }
 
-// OfHelm says which of the objects that the steps change a release of Helm has: it changes them back
-// when it is upgraded.
+// OfHelm says which of the objects that the steps change a release of Helm has: it changes them
+// back when it is upgraded.
 func (s *Snapshot) OfHelm() (notes []string) {
 	for kind, o := range s.changed() {
 		if o.GetLabels()["app.kubernetes.io/managed-by"] == "Helm" {
-			notes = append(notes, fmt.Sprintf("%s %s/%s is Helm's: do not upgrade the release until the migration is over",
-				kind, o.GetNamespace(), o.GetName()))
+			notes = append(
+				notes,
+				fmt.Sprintf("%s %s/%s is Helm's: do not upgrade the release until the migration is over",
+					kind, o.GetNamespace(), o.GetName()),
+			)
 		}
 	}
 	return notes
@@ -310,10 +336,13 @@ func (s *Snapshot) offSegment() (reasons []string) {
 		for _, text := range addresses(svc) {
 			a, err := netip.ParseAddr(text)
 			if err == nil && !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
-				reasons = append(reasons, fmt.Sprintf("L2Advertisement %s/%s has no spec.interfaces, and %s of Service %s is in "+
-					"no subnet of the interfaces on which Berth answers on %s, those with the node's InternalIP: go back "+
-					"(--back), and name the interfaces in spec.interfaces",
-					by[0].GetNamespace(), by[0].GetName(), a, key(svc), node))
+				reasons = append(
+					reasons,
+					fmt.Sprintf("L2Advertisement %s/%s has no spec.interfaces, and %s of Service %s is in "+
+						"no subnet of the interfaces on which Berth answers on %s, those with the node's InternalIP: go back "+
+						"(--back), and name the interfaces in spec.interfaces",
+						by[0].GetNamespace(), by[0].GetName(), a, key(svc), node),
+				)
 			}
 		}
 	}

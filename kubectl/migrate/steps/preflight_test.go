@@ -166,7 +166,8 @@ func TestManaged(t *testing.T) {
 	if reasons := Refusals(s, all, true); len(reasons) > 0 {
 		t.Errorf("refused for %q although reconciliation is suspended", reasons)
 	}
-	if notes := s.OfHelm(); len(notes) != 1 || !strings.Contains(notes[0], "DaemonSet metallb-system/speaker is Helm's") {
+	if notes := s.OfHelm(); len(notes) != 1 ||
+		!strings.Contains(notes[0], "DaemonSet metallb-system/speaker is Helm's") {
 		t.Errorf("notes about Helm: %q, want one about the DaemonSet", notes)
 	}
 }

@@ -45,8 +45,12 @@ func (s *Snapshot) loosenSpeakers() Step {
 	}
 	if keepsOff(d) && !loosened {
 		step.Undo[0].Actions = nil
-		step.Undo[0].Pending = fmt.Sprintf("DaemonSet %s has lost the annotation %s, which says what its affinity and "+
-			"updateStrategy were: write them as they were before the migration", d.Name, WasAnnotation)
+		step.Undo[0].Pending = fmt.Sprintf(
+			"DaemonSet %s has lost the annotation %s, which says what its affinity and "+
+				"updateStrategy were: write them as they were before the migration",
+			d.Name,
+			WasAnnotation,
+		)
 	}
 	for _, node := range s.metalLBNodes() {
 		step.Undo = append(step.Undo, s.renew(node, loosened))
@@ -291,8 +295,8 @@ func (s *Snapshot) unrouted(node string) string {
 	return ""
 }
 
-// routedFrom returns what reports whether a RouteAnnouncement selects a Service, one of the pools of
-// its addresses, and a node.
+// routedFrom returns what reports whether a RouteAnnouncement selects a Service, one of the pools
+// of its addresses, and a node.
 func (s *Snapshot) routedFrom(node string) func(*corev1.Service) bool {
 	sets := map[*v1alpha1.LoadBalancerPool]*netipx.IPSet{}
 	for _, p := range s.Pools {
@@ -304,7 +308,8 @@ func (s *Snapshot) routedFrom(node string) func(*corev1.Service) bool {
 	}
 	return func(svc *corev1.Service) bool {
 		return slices.ContainsFunc(s.RouteAnnouncements, func(a *v1alpha1.RouteAnnouncement) bool {
-			return matchesLabels(a.Spec.ServiceSelector, svc.Labels) && selectsNode(a.Spec.NodeSelector, s.node(node)) &&
+			return matchesLabels(a.Spec.ServiceSelector, svc.Labels) &&
+				selectsNode(a.Spec.NodeSelector, s.node(node)) &&
 				slices.ContainsFunc(s.Pools, func(p *v1alpha1.LoadBalancerPool) bool {
 					selected := slices.Contains(a.Spec.PoolNames, p.Name) || matchesLabels(a.Spec.PoolSelector, p.Labels)
 					return selected && hasAny(sets[p], svc)

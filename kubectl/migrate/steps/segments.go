@@ -91,8 +91,8 @@ func (s *Snapshot) pin() Step {
 	return step
 }
 
-// unclear says of which Service it is not known from which node MetalLB announces it: it would be
-// announced by nobody, or move, once all are pinned.
+// unclear names a Service if it is not known from where MetalLB announces it: it would be announced
+// by nobody, or move, once all are pinned.
 func (s *Snapshot) unclear() string {
 	statuses, announcing := s.l2Statuses(), s.announcing("L2Advertisement")
 	may := func(svc *corev1.Service) bool {
@@ -328,8 +328,13 @@ func (s *Snapshot) unanswered(node string) string {
 				return fmt.Sprintf("Berth does not answer for %s of Service %s on %s yet", a, key(svc), node)
 			}
 			if !s.answersFor(a, node, named) {
-				return fmt.Sprintf("Berth answers for %s of Service %s on %s, but on no interface with a subnet that has it: "+
-					"go back (--back), and name the interfaces in spec.interfaces of the L2Advertisement", a, key(svc), node)
+				return fmt.Sprintf(
+					"Berth answers for %s of Service %s on %s, but on no interface with a subnet that has it: "+
+						"go back (--back), and name the interfaces in spec.interfaces of the L2Advertisement",
+					a,
+					key(svc),
+					node,
+				)
 			}
 		}
 		if c := condition(svc, "berth.dev/Announced"); c.Status != "True" {

@@ -183,7 +183,8 @@ func (s *Snapshot) metalLBNodes() []string {
 }
 
 func (s *Snapshot) isMetalLBs(node string) bool {
-	return len(s.speakerPods(node)) > 0 || s.node(node).Labels[SpeaksLabel] != "" || placed(s.daemonSet(), s.node(node))
+	return len(s.speakerPods(node)) > 0 || s.node(node).Labels[SpeaksLabel] != "" ||
+		placed(s.daemonSet(), s.node(node))
 }
 
 // placed reports whether a DaemonSet has a Pod on a node, by its selectors and tolerations. Its
@@ -195,7 +196,8 @@ func placed(d *appsv1.DaemonSet, node *corev1.Node) bool {
 		return false
 	}
 	return !slices.ContainsFunc(node.Spec.Taints, func(taint corev1.Taint) bool {
-		return taint.Effect != corev1.TaintEffectPreferNoSchedule && !strings.HasPrefix(taint.Key, "node.kubernetes.io/") &&
+		return taint.Effect != corev1.TaintEffectPreferNoSchedule &&
+			!strings.HasPrefix(taint.Key, "node.kubernetes.io/") &&
 			!slices.ContainsFunc(spec.Tolerations, func(t corev1.Toleration) bool {
 				return t.ToleratesTaint(logr.Discard(), &taint, false)
 			})
@@ -405,8 +407,8 @@ func (s *Snapshot) poolsOf(advertisement *unstructured.Unstructured) []*unstruct
 	})
 }
 
-// announcing returns what tells those of MetalLB's advertisements, as they were before the migration,
-// that announce a Service from some node.
+// announcing returns what tells those of MetalLB's advertisements, as they were before the
+// migration, that announce a Service from some node.
 func (s *Snapshot) announcing(kind string) func(*corev1.Service) []*unstructured.Unstructured {
 	all := Originals(s.of(kind))
 	sets := map[*unstructured.Unstructured]*netipx.IPSet{}

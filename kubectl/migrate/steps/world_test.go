@@ -52,8 +52,8 @@ type world struct {
 	routeless bool
 	// unannounced: Berth's controller says so of all Services.
 	unannounced bool
-	// late are Services of which MetalLB says that it announces them from this node, too; empty: it
-	// says nothing yet.
+	// late are Services that MetalLB says it announces from this node, too; empty: it says nothing
+	// yet.
 	late map[string]string
 	// speakers are the states of Berth's speakers, if they do not announce; empty: there is none.
 	speakers map[string]string
@@ -436,8 +436,10 @@ func (w *world) announceBerth() {
 		var candidates []string
 		for _, a := range of[v1alpha1.SegmentAnnouncement](w, "segmentannouncements") {
 			for _, n := range of[corev1.Node](w, "nodes") {
-				if candidate.Exclusion(n) == "" && !w.isDown(n) && condition(svc, v1alpha1.ServiceRecord).Status == "True" && svc.Name != "routed" &&
-					matches(w.t, a.Spec.ServiceSelector, svc.Labels) && matches(w.t, a.Spec.NodeSelector, n.Labels) {
+				if candidate.Exclusion(n) == "" && !w.isDown(n) && svc.Name != "routed" &&
+					condition(svc, v1alpha1.ServiceRecord).Status == "True" &&
+					matches(w.t, a.Spec.ServiceSelector, svc.Labels) &&
+					matches(w.t, a.Spec.NodeSelector, n.Labels) {
 					candidates = append(candidates, n.Name)
 				}
 			}
@@ -447,8 +449,11 @@ func (w *world) announceBerth() {
 		case len(candidates) == 0:
 			delete(w.objects, name)
 		case !slices.Contains(candidates, owner):
-			w.put("l2owners", fmt.Sprintf(`{"metadata": {"name": %q}, "status": {"address": %q, "nodeName": %q, "segment": %q}}`,
-				svc.Name, address, candidates[0], cmp.Or(w.segment, "192.0.2.0/24")))
+			w.put(
+				"l2owners",
+				fmt.Sprintf(`{"metadata": {"name": %q}, "status": {"address": %q, "nodeName": %q, "segment": %q}}`,
+					svc.Name, address, candidates[0], cmp.Or(w.segment, "192.0.2.0/24")),
+			)
 		}
 	}
 }
@@ -485,7 +490,8 @@ func (w *world) exclude(node string) {
 func (w *world) prefixes(s *Snapshot, n *corev1.Node) (count int32) {
 	for _, svc := range s.Services {
 		if svc.Name == "routed" && candidate.Exclusion(n) == "" && condition(svc, v1alpha1.ServiceRecord).Status == "True" &&
-			len(s.RouteAnnouncements) > 0 && !w.routeless {
+			len(s.RouteAnnouncements) > 0 &&
+			!w.routeless {
 			count++
 		}
 	}
@@ -521,7 +527,8 @@ func (w *world) judge(a Action) {
 	for _, n := range of[corev1.Node](w, "nodes") {
 		off := n.DeepCopy()
 		delete(off.Labels, SpeaksLabel)
-		if metalLB, berth, _ := w.speaking(n.Name); !metalLB && !berth && placed(of[appsv1.DaemonSet](w, "daemonsets")[0], off) {
+		if metalLB, berth, _ := w.speaking(n.Name); !metalLB && !berth &&
+			placed(of[appsv1.DaemonSet](w, "daemonsets")[0], off) {
 			silent++
 		}
 	}
