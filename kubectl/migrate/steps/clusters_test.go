@@ -8,7 +8,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/berth-lb/berth/kubectl/cluster"
 )
 
 // tainted adds a node with a taint that MetalLB's DaemonSet does not tolerate, and Berth's does.
@@ -89,6 +94,37 @@ func TestObjectsDeletedMeanwhile(t *testing.T) {
 			t.Errorf("it is not as it was (-before +after):\n%s", diff)
 		}
 	})
+}
+
+// What a tool changes back in the midst is changed again, and MetalLB ends all the same.
+func TestChangedBack(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			for w.step(t) != "speakers" {
+				w.run(t, false, 0)
+			}
+			selectors, _, _ := unstructured.NestedSlice(
+				w.started["l2advertisements/metallb-system/rack"].(map[string]any), "spec", "nodeSelectors",
+			)
+			w.set("l2advertisements/metallb-system/rack", selectors, "spec", "nodeSelectors")
+			w.broken = true // both announce
+			w.react()
+			if step := w.step(t); !back && step != "pin" {
+				t.Errorf("the next step is %s, want pin again", step)
+			}
+			w.walk(t, back, 1)
+			if !back {
+				if statuses := of[unstructured.Unstructured](w, "servicel2statuses"); len(statuses) > 0 {
+					t.Errorf("MetalLB announces %d Services when all is done", len(statuses))
+				}
+				w.walk(t, true, 1)
+			}
+			if diff := cmp.Diff(w.started, w.copy()); diff != "" {
+				t.Errorf("it is not as it was (-before +after):\n%s", diff)
+			}
+		})
+	}
 }
 
 // step returns the name of the next step.
@@ -283,6 +319,30 @@ func TestServiceCreatedMeanwhile(t *testing.T) {
 					t.Errorf("created before %s: it is not as it was (-before +after):\n%s", after, diff)
 				}
 			})
+		}
+	}
+}
+
+// A node that is not ready for a moment is waited for.
+func TestDown(t *testing.T) {
+	taken := time.Now()
+	for _, test := range []struct {
+		status corev1.ConditionStatus
+		since  time.Duration
+		want   bool
+	}{
+		{corev1.ConditionTrue, time.Hour, false},
+		{corev1.ConditionUnknown, failed - time.Second, false},
+		{corev1.ConditionUnknown, failed, true},
+		{corev1.ConditionFalse, failed, true},
+	} {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+		n.Status.Conditions = []corev1.NodeCondition{{
+			Type: corev1.NodeReady, Status: test.status, LastTransitionTime: metav1.NewTime(taken.Add(-test.since)),
+		}}
+		s := &Snapshot{State: &cluster.State{Taken: taken, Nodes: []*corev1.Node{n}}}
+		if got := s.down("n1"); got != test.want {
+			t.Errorf("Ready %s for %s: down %t, want %t", test.status, test.since, got, test.want)
 		}
 	}
 }

@@ -97,7 +97,7 @@ func Plan(s *Snapshot) ([]Step, error) {
 		return nil, errors.New("this cluster has no Berth: install it first, without any pool")
 	}
 	if d := s.berthDeployment(); d != nil && d.Namespace != s.Namespace {
-		return nil, fmt.Errorf("Deployment %s of Berth's controller is in namespace %s, and not in %s: "+
+		return nil, fmt.Errorf("the Deployment %s of Berth's controller is in namespace %s, and not in %s: "+
 			"write --berth-namespace=%s", d.Name, d.Namespace, s.Namespace, d.Namespace)
 	}
 	if len(s.peers()) > 0 {
@@ -107,7 +107,7 @@ func Plan(s *Snapshot) ([]Step, error) {
 		}
 	}
 	for _, o := range s.advertisements() {
-		if nowhereOnly(o) && !neutral(o) {
+		if nowhereOnly(o) && !annotated(o) {
 			return nil, fmt.Errorf(
 				"L2Advertisement %s/%s has lost the annotation %s, which says what spec.nodeSelectors "+
 					"was: write the field as it was before the migration",

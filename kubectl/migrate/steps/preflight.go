@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
@@ -156,7 +157,7 @@ func (s *Snapshot) unserved() (reasons []string) {
 // ready on all of MetalLB's.
 func (s *Snapshot) unready() (reasons []string) {
 	for _, name := range s.nodeNames() {
-		if s.down(name) {
+		if !s.ready(name) {
 			reasons = append(
 				reasons,
 				fmt.Sprintf("Node %s is not ready (status.conditions): repair it, or delete the "+
@@ -170,9 +171,22 @@ func (s *Snapshot) unready() (reasons []string) {
 	return append(reasons, s.excluded()...)
 }
 
-// down reports whether a node is known not to be ready. Nobody ends Pods there.
+// ready reports whether a node is ready, as Kubernetes says.
+func (s *Snapshot) ready(name string) bool {
+	return candidate.ReadyStatus(s.node(name)) == corev1.ConditionTrue
+}
+
+// failed is how long a node must not be ready to count as down: a busy one comes back sooner.
+const failed = time.Minute
+
+// down reports whether a node has failed: nobody ends Pods there, and nothing is waited for.
 func (s *Snapshot) down(name string) bool {
-	return candidate.ReadyStatus(s.node(name)) != corev1.ConditionTrue
+	if s.ready(name) {
+		return false
+	}
+	return !slices.ContainsFunc(s.node(name).Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && s.Taken.Sub(c.LastTransitionTime.Time) < failed
+	})
 }
 
 // excluded says which nodes announce by MetalLB, and would not by Berth.

@@ -311,7 +311,8 @@ func (s *Snapshot) routedFrom(node string) func(*corev1.Service) bool {
 			return matchesLabels(a.Spec.ServiceSelector, svc.Labels) &&
 				selectsNode(a.Spec.NodeSelector, s.node(node)) &&
 				slices.ContainsFunc(s.Pools, func(p *v1alpha1.LoadBalancerPool) bool {
-					selected := slices.Contains(a.Spec.PoolNames, p.Name) || matchesLabels(a.Spec.PoolSelector, p.Labels)
+					selected := slices.Contains(a.Spec.PoolNames, p.Name) ||
+						matchesLabels(a.Spec.PoolSelector, p.Labels)
 					return selected && hasAny(sets[p], svc)
 				})
 		})

@@ -13,11 +13,15 @@ import (
 // at is the name of what is made of an object for one node.
 func at(name, node string) string { return name + "-at-" + node }
 
-// neutral reports whether an L2Advertisement of the user's announces from no node.
-func neutral(o *unstructured.Unstructured) bool {
+// annotated reports whether an L2Advertisement of the user's has the record of what it was.
+func annotated(o *unstructured.Unstructured) bool {
 	_, is := o.GetAnnotations()[WasAnnotation]
 	return is
 }
+
+// neutral reports whether an L2Advertisement of the user's announces from no node. Somebody may have
+// changed its spec back, and left the record.
+func neutral(o *unstructured.Unstructured) bool { return annotated(o) && nowhereOnly(o) }
 
 // nowhereOnly reports whether an L2Advertisement selects nodes as neutralized writes it.
 func nowhereOnly(o *unstructured.Unstructured) bool {
@@ -51,9 +55,10 @@ func (s *Snapshot) pin() Step {
 		narrow = append(narrow, s.pinnedAt(node)...)
 	}
 	for _, o := range s.advertisements() {
-		if neutral(o) {
+		if annotated(o) {
 			free = append(free, widened(o))
-		} else {
+		}
+		if !neutral(o) {
 			hold = append(hold, neutralized(o))
 		}
 	}

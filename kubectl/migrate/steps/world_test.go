@@ -489,7 +489,8 @@ func (w *world) exclude(node string) {
 // prefixes is how many routes Berth's speaker on a node announces.
 func (w *world) prefixes(s *Snapshot, n *corev1.Node) (count int32) {
 	for _, svc := range s.Services {
-		if svc.Name == "routed" && candidate.Exclusion(n) == "" && condition(svc, v1alpha1.ServiceRecord).Status == "True" &&
+		if svc.Name == "routed" && candidate.Exclusion(n) == "" &&
+			condition(svc, v1alpha1.ServiceRecord).Status == "True" &&
 			len(s.RouteAnnouncements) > 0 &&
 			!w.routeless {
 			count++
