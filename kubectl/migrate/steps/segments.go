@@ -19,8 +19,8 @@ func annotated(o *unstructured.Unstructured) bool {
 	return is
 }
 
-// neutral reports whether an L2Advertisement of the user's announces from no node. Somebody may have
-// changed its spec back, and left the record.
+// neutral reports whether an L2Advertisement of the user's announces from no node. Somebody may
+// have changed its spec back, and left the record.
 func neutral(o *unstructured.Unstructured) bool { return annotated(o) && nowhereOnly(o) }
 
 // nowhereOnly reports whether an L2Advertisement selects nodes as neutralized writes it.
