@@ -18,6 +18,12 @@ import (
 // manager is the field manager of what is applied.
 const manager = "kubectl-berth"
 
+// MadeLabel is on each object that the migration makes.
+const MadeLabel = "berth.dev/migration"
+
+// madeFrom is its value.
+const madeFrom = "metallb"
+
 // Action is one request that changes the cluster: an object that is applied, or the patch or the
 // deletion of one. It may be done again.
 type Action struct {

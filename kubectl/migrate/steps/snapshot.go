@@ -34,14 +34,11 @@ const (
 	SpeaksLabel  = "berth.dev/bgp-by"
 	SpeaksBerth  = "berth"
 	SpeaksNobody = "nobody"
-	// MadeLabel is on each object that the migration makes.
-	MadeLabel = "berth.dev/migration"
 	// WasAnnotation on an object of MetalLB's has, as JSON, what the migration has changed.
 	WasAnnotation = "berth.dev/migration-was"
 )
 
 const (
-	madeFrom = "metallb"
 	// nowhere is a label that no node has.
 	nowhere = "berth.dev/metallb-announces"
 	// noClass is a class that no Service has.
