@@ -33,6 +33,7 @@ func classed(w *world) {
 
 // Clusters with nodes that are unlike each other move there and back, too.
 func TestOtherClusters(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*world){
 		"a node is excluded":               func(w *world) { w.exclude("n1"); w.exclude("n2") },
 		"MetalLB keeps off a tainted node": tainted,
@@ -53,6 +54,7 @@ func TestOtherClusters(t *testing.T) {
 
 // A node that fails in the midst keeps nobody from going on, or back.
 func TestNodeFails(t *testing.T) {
+	t.Parallel()
 	for steps := 1; steps < 12; steps++ {
 		for _, back := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
@@ -286,6 +288,7 @@ func TestWrongSegment(t *testing.T) {
 
 // A Service that is created in the midst is announced all the time, on the way back, too.
 func TestServiceCreatedMeanwhile(t *testing.T) {
+	t.Parallel()
 	for _, after := range []string{"segment/n1", "segment/n3", "segments", "speakers", "bgp/n3"} {
 		for _, owner := range []string{"", "gpu1"} {
 			synctest.Test(t, func(t *testing.T) {

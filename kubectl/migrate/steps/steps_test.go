@@ -56,6 +56,7 @@ func (w *world) walk(t *testing.T, back bool, actions int) {
 // There and back, interrupted after each action, one node announces each address all the time, and
 // all is as it was.
 func TestThereAndBack(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ actions, lag int }{{1, 0}, {0, 0}, {0, 4}, {1, 2}} {
 		synctest.Test(t, func(t *testing.T) {
 			actions, w := test.actions, newWorld(t)
@@ -88,6 +89,7 @@ func TestThereAndBack(t *testing.T) {
 
 // Who turns round at any moment gets where he wants to.
 func TestTurnsRound(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
