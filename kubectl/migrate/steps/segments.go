@@ -257,7 +257,7 @@ func (s *Snapshot) segment(node string) Step {
 	if len(late) > 0 { // then they are like the others
 		check := "kubectl get services -A -L " + ServiceNodeLabel
 		step.Undo = []Phase{
-			phase(begin, "kubectl get segmentannouncements", someOf(begin, "is not there")),
+			phase(begin, "kubectl get segmentannouncements.berth.dev", someOf(begin, "is not there")),
 			phase(late, check, someOf(late, "lacks the label of its node")),
 			phase(narrow, metallb, "MetalLB does not announce them yet"),
 			step.Undo[1],
