@@ -254,6 +254,23 @@ func (s *Snapshot) L2For(address netip.Addr, services ...labels.Set) []*SegmentA
 	return found
 }
 
+// PatternsOf returns the patterns for interfaces of those announcements that select a node with
+// these labels, ascending, none if none does; "" stands for the default interfaces.
+func PatternsOf(announcements []*SegmentAnnouncement, node labels.Set) []string {
+	var patterns []string
+	for _, a := range announcements {
+		switch {
+		case !a.Nodes.Matches(node):
+		case len(a.Interfaces) == 0:
+			patterns = append(patterns, "")
+		default:
+			patterns = append(patterns, a.Interfaces...)
+		}
+	}
+	slices.Sort(patterns)
+	return slices.Compact(patterns)
+}
+
 // AnnouncementsOf returns kind and name of each announcement that selects addresses of the pool,
 // whatever Services it selects.
 func (s *Snapshot) AnnouncementsOf(pool *Pool) []string {

@@ -172,7 +172,7 @@ func planL2(
 			segment = Segment{AnnouncementNames: names, Combination: combination}
 			segment.Announced = true
 			segment.Rank = group.rank()
-			segment.Interfaces = interfaces(announcements, world)
+			segment.Interfaces = config.PatternsOf(announcements, world.Nodes[world.Self].Labels)
 			electorate := world.Electorates.of(combination, announcements, world.Nodes).among(serving)
 			segment.Candidates, segment.Preferred = electorate.nodes, electorate.weights
 			same[combination] = segment
@@ -204,22 +204,4 @@ func namesOf(announcements []*config.SegmentAnnouncement) []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// interfaces returns the patterns of the announcements that select this node, none if none does; ""
-// stands for the default interfaces.
-func interfaces(announcements []*config.SegmentAnnouncement, world World) []string {
-	var patterns []string
-	self := world.Nodes[world.Self]
-	for _, a := range announcements {
-		switch {
-		case !a.Nodes.Matches(labels.Set(self.Labels)):
-		case len(a.Interfaces) == 0:
-			patterns = append(patterns, "")
-		default:
-			patterns = append(patterns, a.Interfaces...)
-		}
-	}
-	slices.Sort(patterns)
-	return slices.Compact(patterns)
 }

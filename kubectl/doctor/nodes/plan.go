@@ -171,18 +171,7 @@ func interfacesOf(snapshot *config.Snapshot, pool *config.Pool, n *corev1.Node) 
 	if len(announcements) == 0 {
 		return []string{""}
 	}
-	var patterns []string
-	for _, a := range announcements {
-		switch {
-		case !a.Nodes.Matches(labels.Set(n.Labels)):
-		case len(a.Interfaces) == 0:
-			patterns = append(patterns, "")
-		default:
-			patterns = append(patterns, a.Interfaces...)
-		}
-	}
-	slices.Sort(patterns)
-	return slices.Compact(patterns)
+	return config.PatternsOf(announcements, n.Labels)
 }
 
 // speaks returns the interfaces on which the speaker of a node sends hellos.

@@ -32,7 +32,7 @@ type services struct {
 	foundRanges map[program.RangeKey]bool
 	// fresh are some tables of this round.
 	fresh map[*group]*table.Table
-	// begun: the first round is over, so what comes is new.
+	// begun: the first round is over, and nothing is left of a process before this one.
 	begun bool
 }
 
@@ -188,7 +188,7 @@ func (s *services) change(
 		return err
 	}
 	if g != nil && g != r.group {
-		old := s.before()
+		var old *table.Table
 		if r.group != nil {
 			old = s.tableOf(r.group)
 		}
@@ -204,14 +204,6 @@ func (s *services) change(
 	s.records[name] = r
 	r.desired, r.local = clone(desired), isLocal(members, self)
 	s.enter(name, r, c)
-	return nil
-}
-
-// before is the table of a Service before its first one: nil if nothing is known of it.
-func (s *services) before() *table.Table {
-	if s.begun {
-		return &table.Table{}
-	}
 	return nil
 }
 

@@ -10,16 +10,13 @@ const MovedFor = 6 * time.Hour
 // History knows which slots of a Service have moved lately: where a node that does not know a
 // connection has to ask another. Elsewhere it need not even look, which is the cheaper case.
 //
-// The zero value is for a Service that nothing is known about, as after a restart: all have moved.
+// The zero value is for a Service that nothing is known about, as after a restart, or one that was
+// not steered until now: all have moved.
 type History struct {
 	known         bool
 	recent, older []uint64 // bits; nil: none
 	since         time.Time
 }
-
-// NewHistory returns the History of a Service that had no endpoints until now, and so no
-// connections.
-func NewHistory(now time.Time) History { return History{known: true, since: now} }
 
 // Next returns the History after a Service's table was replaced at a time; nil: it was
 // not. If nothing is known of it yet, all slots have moved.

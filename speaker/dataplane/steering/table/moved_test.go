@@ -26,7 +26,7 @@ func TestHistory(t *testing.T) {
 	two := b.Build(Normalize([]Member{{"a", 1, false}, {"b", 1, false}}))
 	taken := two.Shares()[1]
 
-	h := NewHistory(now).Next(empty, one, now)
+	h := History{known: true, since: now}.Next(empty, one, now)
 	if n := moved(h); n != 0 {
 		t.Errorf("%d slots moved of a Service that gets its first endpoints", n)
 	}
@@ -56,7 +56,7 @@ func TestHistory_Keep(t *testing.T) {
 	b, now := NewBuilder(), time.Unix(1e9, 0)
 	one := b.Build(Normalize([]Member{{"a", 1, false}}))
 	two := b.Build(Normalize([]Member{{"a", 1, false}, {"b", 1, false}}))
-	h := NewHistory(now).Next(one, two, now)
+	h := History{known: true, since: now}.Next(one, two, now)
 	h = h.Next(two, one, now.Add(MovedFor))
 	want := moved(h)
 	h = h.Keep(now.Add(2 * MovedFor))
