@@ -105,6 +105,8 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m ./interop
 	cd e2e && go test -tags release -count=1 -v -timeout 10m ./ui
 	cd e2e && go test -tags release -count=1 -timeout 10m ./tutorial
+	cd e2e && BERTH_DIFF_CHANGES=200 go test -tags root -count=1 -timeout 20m -run '^TestForecast$$' ./api
+	cd e2e && BERTH_LINT_OBJECTS=2000 go test -tags root -count=1 -timeout 20m -run Lint ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
 	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering

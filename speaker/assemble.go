@@ -15,6 +15,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/midstream"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
+	"github.com/berth-lb/berth/speaker/deadnodes"
 	"github.com/berth-lb/berth/speaker/heart"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
 	"github.com/berth-lb/berth/speaker/localnet"
@@ -81,9 +82,10 @@ func (s *Speaker) makeDrivers(
 	if err != nil {
 		return drivers{}, err
 	}
+	dead := deadnodes.New(deadnodes.Config{Addresses: s.sources.nodeAddresses, Ports: s.portsOfNodes()})
 	return drivers{
-		steering: s.makeSteerer(),
-		l2:       layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
+		steering: s.makeSteerer(dead), dead: dead,
+		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(
 			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },
 		),
@@ -123,21 +125,25 @@ func (s *Speaker) makeBGP(addresses []netip.Addr, id netip.Addr) (routeAnnouncer
 // kubeletPort is the kubelet's TCP port, unless it is configured otherwise.
 const kubeletPort = 10250
 
-// makeDataplane makes what forwards besides kube-proxy, if this node is asked to.
-func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
-	if !s.IPVS {
-		return dataplane.NewNone(s.Logger, s.sources.awaitKubeProxy), nil
-	}
+// portsOfNodes are those by which nodes are asked whether they live.
+func (s *Speaker) portsOfNodes() []uint16 {
 	ports := []uint16{kubeletPort} // one is enough, and so is a refusal
 	if _, text, err := net.SplitHostPort(s.Listen); err == nil {
 		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
 			ports = append(ports, uint16(port))
 		}
 	}
+	return ports
+}
+
+// makeDataplane makes what forwards besides kube-proxy, if this node is asked to.
+func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
+	if !s.IPVS {
+		return dataplane.NewNone(s.Logger, s.sources.awaitKubeProxy), nil
+	}
 	forwards, err := dataplane.New(dataplane.Config{
 		Logger: s.Logger.With("driver", "ipvs"), Metrics: s.Metrics, MetricsPerService: s.MetricsPerService,
 		ProxyMode: s.ProxyMode, Sysctls: s.IPVSSysctls,
-		NodeAddresses: s.sources.nodeAddresses, LivenessPorts: ports,
 	})
 	if err != nil {
 		return nil, err
@@ -147,12 +153,12 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 }
 
 // makeSteerer makes what steers connections, if this node is asked to.
-func (s *Speaker) makeSteerer() steerer {
+func (s *Speaker) makeSteerer(dead *deadnodes.Detector) steerer {
 	if !s.Steering {
 		return &steer.None{}
 	}
 	return steer.New(steer.Config{
-		Logger: s.Logger.With("driver", "steering"), Node: s.Node, Pins: steer.Pins,
+		Logger: s.Logger.With("driver", "steering"), Node: s.Node, Pins: steer.Pins, Doubt: dead.Suspect,
 		Refused: func() string {
 			if kubeproxy.Mode(s.ProxyMode) == "ipvs" {
 				return "kube-proxy runs in mode ipvs, beside which steering was not tried; run it in mode nftables or iptables"

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
+	"github.com/berth-lb/berth/speaker/deadnodes"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
@@ -82,8 +83,6 @@ type forwarder interface {
 	ForgetService(name string)
 	SetPods(prefixes []netip.Prefix)
 	SetSources(addresses []netip.Addr)
-	NodeHeard(node, on string, heard bool)
-	DeadNodes() map[string]bool
 	Probe()
 	Abilities() (schedulers []string, lacking string)
 	Report() (report dataplane.Report, asked bool)
@@ -103,7 +102,7 @@ type steerer interface {
 	SetEnabled(enabled bool)
 	SetNodes(addresses map[string][]netip.Addr)
 	SetInterfaces(names []string)
-	NodeHeard(node, on string, heard bool)
+	Suspect(nodes map[string]bool)
 	Report() (report steer.Report, asked bool)
 	Remove() error
 }
@@ -165,6 +164,7 @@ type drivers struct {
 	bgp       routeAnnouncer
 	dataplane forwarder
 	steering  steerer
+	dead      *deadnodes.Detector
 	unserved  dropper
 	mirror    claimMirror
 	localnet  network
@@ -178,7 +178,7 @@ type drivers struct {
 func (d drivers) runs() []func(context.Context) error {
 	runs := []func(context.Context) error{
 		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.kubeProxy.Run,
-		d.midstream.Run, d.steering.Run,
+		d.midstream.Run, d.steering.Run, d.dead.Run,
 	}
 	if d.paths != nil {
 		runs = append(runs, d.paths.Run)

@@ -3,7 +3,6 @@ package speaker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/dataplane"
+	"github.com/berth-lb/berth/speaker/deadnodes"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
@@ -120,7 +120,6 @@ type fakeDataplane struct {
 	status    dataplane.Status
 	synced    map[string]plan.Forwarding // by group
 	forgotten []string                   // Services
-	heard     chan string
 	lacking   string
 	observed  chan dataplane.Observation
 	sources   []netip.Addr
@@ -134,7 +133,7 @@ type fakeSteerer struct {
 	lacking string
 	off     bool
 	seed    [16]byte
-	heard   []string
+	suspect map[string]bool
 	changed chan string
 }
 
@@ -154,9 +153,7 @@ func (f *fakeSteerer) SetSeed(seed [16]byte)         { f.seed = seed }
 func (f *fakeSteerer) Report() (steer.Report, bool) {
 	return steer.Report{Lacking: f.lacking, Ports: len(f.synced)}, true
 }
-func (f *fakeSteerer) NodeHeard(node, on string, heard bool) {
-	f.heard = append(f.heard, fmt.Sprint(node, " on ", on, ": ", heard))
-}
+func (f *fakeSteerer) Suspect(nodes map[string]bool) { f.suspect = nodes }
 
 func (f *fakeDataplane) SetSources(addresses []netip.Addr) { f.sources = addresses }
 
@@ -182,9 +179,6 @@ func (f *fakeDataplane) Backends(
 func (f *fakeDataplane) Forget(group string)                    { delete(f.synced, group) }
 func (f *fakeDataplane) ForgetService(name string)              { f.forgotten = append(f.forgotten, name) }
 func (f *fakeDataplane) Observed() <-chan dataplane.Observation { return f.observed }
-func (f *fakeDataplane) NodeHeard(node, on string, heard bool) {
-	f.heard <- node + " " + on
-}
 
 func (f *fakeDataplane) Abilities() ([]string, string) { return []string{"rr", "wlc"}, f.lacking }
 
@@ -283,7 +277,7 @@ func idleNode(t testing.TB) node {
 		bgp: &fakeBGP{synced: map[string]bgp.Desired{}, observed: make(chan bgp.Observation)},
 		dataplane: &fakeDataplane{
 			synced: map[string]plan.Forwarding{}, status: dataplane.Status{Readiness: plan.Readiness{Shown: true}},
-			heard: make(chan string, 1), observed: make(chan dataplane.Observation),
+			observed: make(chan dataplane.Observation),
 		},
 		steering: &fakeSteerer{
 			lacking: "not in this test",
@@ -308,6 +302,7 @@ func idleNode(t testing.TB) node {
 	d := drivers{
 		l2: n.l2, bgp: n.bgp, dataplane: n.dataplane, unserved: n.unserved, mirror: n.mirror, localnet: n.localnet,
 		rivals: n.rivals, kubeProxy: n.kubeProxy, steering: n.steering,
+		dead:      deadnodes.New(deadnodes.Config{Addresses: func(string) []netip.Addr { return nil }}),
 		midstream: fakeMidstream{},
 	}
 	r := newReporter(s.Options, s.sources, d, newConflicts())

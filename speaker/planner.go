@@ -251,9 +251,10 @@ func (p *planner) follow(ctx context.Context) {
 				p.tasks.Add(task{kind: abilityChanged})
 			case dataplane.AddressChanged:
 				p.tasks.Add(task{kind: forwardedChanged, address: o.Address})
-			case dataplane.DeadChanged:
-				p.tasks.Add(task{kind: deadNodesChanged})
 			}
+		case <-p.dead.Changed():
+			p.steering.Suspect(p.dead.Suspects())
+			p.tasks.Add(task{kind: deadNodesChanged})
 		case group := <-p.steering.Changed():
 			if group == "" {
 				p.tasks.Add(task{kind: abilityChanged})
@@ -369,7 +370,7 @@ func (p *planner) do(t task) {
 		p.reviewAbilities()
 		p.replan() // also if the abilities are the same: IPVS as a whole may have failed, or works again
 	case deadNodesChanged:
-		p.world.Dead = p.dataplane.DeadNodes()
+		p.world.Dead = p.dead.Dead()
 		p.Logger.Info("dead nodes changed", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
 		p.replan()
 	case forwardedChanged:
@@ -817,6 +818,7 @@ func (p *planner) reviewAddresses() {
 	}
 	p.l2.SetNodes(addresses)
 	p.steering.SetNodes(addresses)
+	p.dead.Keep(func(node string) bool { return addresses[node] != nil })
 	own := onePerFamily(p.addresses)
 	if len(own) == 0 {
 		return

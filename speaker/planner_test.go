@@ -358,7 +358,7 @@ func TestPlanner_follow(t *testing.T) {
 		{func() {
 			n.dataplane.observed <- dataplane.Observation{Kind: dataplane.AddressChanged, Address: address}
 		}, task{kind: forwardedChanged, address: address}},
-		{func() { n.dataplane.observed <- dataplane.Observation{Kind: dataplane.DeadChanged} }, task{kind: deadNodesChanged}},
+		{func() { n.dead.Suspect("n2") }, task{kind: deadNodesChanged}},
 		{func() { n.localnet.changed <- struct{}{} }, task{kind: networkChanged}},
 		{func() { n.reporter.freshness.Notify() }, task{kind: freshnessChanged}},
 		{func() { n.rivals.changed <- struct{}{} }, task{kind: rivalsChanged}},
@@ -372,6 +372,9 @@ func TestPlanner_follow(t *testing.T) {
 	}
 	cancel()
 	<-done
+	if !n.steering.suspect["n2"] {
+		t.Error("what steers is not told of a node that is suspected")
+	}
 }
 
 func TestPlanner_reviewState(t *testing.T) {

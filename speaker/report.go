@@ -352,8 +352,11 @@ func (r *reporter) observedL2(o l2.Observation) {
 			o.Cause.Reason(),
 		)
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
-		r.dataplane.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
-		r.steering.NodeHeard(o.Node, o.Interface, o.Kind == l2.PeerUp)
+		if o.Kind == l2.PeerUp {
+			r.dead.Heard(o.Node, o.Interface)
+		} else {
+			r.dead.Silent(o.Node, o.Interface, o.State.Departing())
+		}
 	case l2.Conflict:
 		r.Logger.Warn(
 			"another host has an address",

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -87,10 +88,11 @@ func TestReporter_observe(t *testing.T) {
 	done := make(chan struct{})
 	go func() { n.reporter.observe(ctx); close(done) }()
 	address := netip.MustParseAddr("192.0.2.1")
-	n.l2.observed <- l2.Observation{Kind: l2.PeerUp, Node: "n2", Interface: "eth0"}
-	if got := <-n.dataplane.heard; got != "n2 eth0" {
-		t.Errorf("the data plane hears of %s", got)
+	for _, name := range []string{"n2", "n3", "n4"} {
+		n.l2.observed <- l2.Observation{Kind: l2.PeerUp, Node: name, Interface: "eth0"}
 	}
+	n.l2.observed <- l2.Observation{Kind: l2.PeerDown, Node: "n2", Interface: "eth0", State: l2.Ready}
+	n.l2.observed <- l2.Observation{Kind: l2.PeerDown, Node: "n3", Interface: "eth0", State: l2.Restarting}
 	n.l2.observed <- l2.Observation{Kind: l2.Conflict, Address: address, Interface: "eth0", MAC: []byte{2, 0, 0, 0, 0, 1}}
 	n.rivals.begun <- rival.HeldPeer{Peer: bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}}
 	n.bgp.observed <- bgp.Observation{Kind: bgp.SessionUp, Peer: "tor"}
@@ -98,6 +100,9 @@ func TestReporter_observe(t *testing.T) {
 	n.bgp.observed <- bgp.Observation{Kind: bgp.SessionDown, Peer: "tor", Reason: "hold timer expired"}
 	cancel()
 	<-done
+	if got := n.dead.Suspects(); !maps.Equal(got, map[string]bool{"n2": true}) {
+		t.Errorf("%v are suspected, want n2, which fell silent without a word", got)
+	}
 	if !slices.Equal(n.unserved.conflicts, []netip.Addr{address}) {
 		t.Errorf("not dropped: %v", n.unserved.conflicts)
 	}

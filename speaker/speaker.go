@@ -21,6 +21,7 @@ import (
 	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/heart"
 	"github.com/berth-lb/berth/speaker/object"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // Speaker is a speaker. Make one with New.
@@ -77,6 +78,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 		end()
 		return group.Wait()
 	}
+	waiting, known := context.WithCancel(life)
+	defer known()
+	if s.Steering {
+		group.Go(func() error { steer.Prolong(waiting, s.Logger); return nil })
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), s.sources.synced) {
 		return stop()
 	}
@@ -94,6 +100,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	planner.bgp.Meet(ctx)
 	planner.served = retain.Ask(life, s.Kubernetes.Discovery().RESTClient())
 	planner.begin()
+	known()
 	for _, run := range planner.runs() {
 		group.Go(func() error { return run(life) })
 	}

@@ -380,6 +380,10 @@ func failover(t *testing.T, ctx context.Context, s *stage.Stage) string {
 	shown := time.UnixMicro(int64(ask[float64](t, ctx, "window.movedAt") * 1000))
 	fmt.Printf("ui/owner_change_seen %.4g ms\n", shown.Sub(changed).Seconds()*1000)
 	fmt.Printf("ui/cut_seen %.4g ms\n", shown.Sub(begun).Seconds()*1000)
+	if late := shown.Sub(begun); late > time.Second {
+		t.Errorf("the picture changed %v after the cut, want a second at most; the owner was written after %v",
+			late, changed.Sub(begun))
+	}
 	await(t, ctx, fmt.Sprintf(`[...document.querySelectorAll("#entries li")].some((e) =>
 		e.textContent.includes("moved from node %s to node %s"))`, node, owner))
 	news := ask[string](t, ctx, `document.querySelector("#news").textContent`)

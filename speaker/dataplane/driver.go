@@ -41,10 +41,6 @@ type Config struct {
 	ProxyMode string
 	// Sysctls is the folder of the node's sysctls net.ipv4.vs. Empty: /proc/sys/net/ipv4/vs.
 	Sysctls string
-	// NodeAddresses returns the addresses of a node by name; none if there is no such node.
-	NodeAddresses func(node string) []netip.Addr
-	// LivenessPorts are TCP ports on which something listens on every node.
-	LivenessPorts []uint16
 }
 
 // Driver is Berth's own data plane on this node: virtual servers of IPVS, the rules around them,
@@ -57,7 +53,6 @@ type Driver struct {
 	proxyMode string // URL
 	probe     func(scheduler string) error
 	state     *forwardingState
-	liveness  *nodeLiveness
 	observed  *async.Stream[Observation]
 
 	mu      sync.Mutex
@@ -92,8 +87,6 @@ const (
 	AbilityChanged Kind = iota
 	// AddressChanged: the kernel shows something else of the virtual servers of an address.
 	AddressChanged
-	// DeadChanged: DeadNodes returns something else.
-	DeadChanged
 )
 
 // New returns a Driver that forwards nothing yet.
@@ -106,12 +99,7 @@ func New(c Config) (*Driver, error) {
 	d := &Driver{
 		ipvs: ipvs.New(ipvs.Config{Logger: c.Logger, Sysctls: c.Sysctls}), guard: rules,
 		log: c.Logger, proxyMode: c.ProxyMode, probe: ipvs.Probe,
-		state: newForwardingState(),
-		liveness: newNodeLiveness(
-			func(ctx context.Context, node string) bool {
-				return reachable(ctx, c.NodeAddresses(node), c.LivenessPorts)
-			},
-			func() { observed.Send(Observation{Kind: DeadChanged}) }),
+		state:    newForwardingState(),
 		observed: observed,
 		own:      map[ipvs.Frontend]owner{}, marked: map[string][]ipvs.Frontend{},
 	}
@@ -133,7 +121,6 @@ func (d *Driver) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.guard.Run(ctx) })
 	group.Go(func() error { return d.ipvs.Run(ctx) })
-	group.Go(func() error { return d.liveness.run(ctx) })
 	group.Go(func() error { d.observe(ctx); return nil })
 	return group.Wait()
 }
@@ -204,12 +191,6 @@ func (d *Driver) SetPods(prefixes []netip.Prefix) { d.guard.SetPods(prefixes) }
 // SetSources replaces the addresses of this node that its own programs use as theirs when they
 // connect to a virtual server, at most one of each family.
 func (d *Driver) SetSources(addresses []netip.Addr) { d.ipvs.SetSources(addresses) }
-
-// NodeHeard notes that a node is heard on an interface, or no longer.
-func (d *Driver) NodeHeard(node, on string, heard bool) { d.liveness.listen(node, on, heard) }
-
-// DeadNodes returns the nodes that are dead, whatever Kubernetes says of them.
-func (d *Driver) DeadNodes() map[string]bool { return d.liveness.dead() }
 
 // Probe finds out what the node can do now.
 func (d *Driver) Probe() {

@@ -101,12 +101,6 @@ func (*None) SetSources([]netip.Addr) {}
 // SetPods does nothing.
 func (*None) SetPods([]netip.Prefix) {}
 
-// NodeHeard does nothing.
-func (*None) NodeHeard(string, string, bool) {}
-
-// DeadNodes returns none: no endpoint is chosen here.
-func (*None) DeadNodes() map[string]bool { return nil }
-
 // Probe does nothing.
 func (*None) Probe() {}
 

@@ -43,8 +43,8 @@ func (*None) SetNodes(map[string][]netip.Addr) {}
 // SetInterfaces does nothing.
 func (*None) SetInterfaces([]string) {}
 
-// NodeHeard does nothing.
-func (*None) NodeHeard(string, string, bool) {}
+// Suspect does nothing.
+func (*None) Suspect(map[string]bool) {}
 
 // Report returns false: the node was not asked to steer.
 func (*None) Report() (Report, bool) { return Report{}, false }

@@ -5,7 +5,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -48,20 +50,23 @@ func TestServices(t *testing.T) {
 	addresses := map[string][]netip.Addr{
 		"n1": {address("10.0.0.1"), address("fd00::1")}, "n2": {address("10.0.0.2")}, "v6": {address("fd00::3")},
 	}
-	got := services(map[string][]plan.SteeredPort{
+	l := newLedger()
+	for group, ports := range map[string][]plan.SteeredPort{
 		"d/web": {
 			port("d/web", "192.0.2.1", 80, "n1"), port("d/web", "192.0.2.1", 53, "n2"),
 			port("d/web", "2001:db8::1", 80, "n1", "n2"), // n2 has no IPv6 address
 		},
 		"d/other": {port("d/other", "192.0.2.2", 80, "n1", "v6", "gone")},
-	}, addresses)
+	} {
+		l.set(group, ports, addresses, time.Time{})
+	}
 	want := map[string]steering.Service{
 		"d/web 192.0.2.1:80/6":     on([]string{"n1"}, frontend("192.0.2.1:80")),
 		"d/web 192.0.2.1:53/6":     on([]string{"n2"}, frontend("192.0.2.1:53")),
 		"d/web [2001:db8::1]:80/6": on([]string{"n1"}, frontend("[2001:db8::1]:80")),
 		"d/other 192.0.2.2:80/6":   on([]string{"n1"}, frontend("192.0.2.2:80")),
 	}
-	if diff := cmp.Diff(want, got, byValue); diff != "" {
+	if diff := cmp.Diff(want, l.services, byValue); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -84,8 +89,7 @@ func TestWays(t *testing.T) {
 	if diff := cmp.Diff(want, got, byValue); diff != "" || len(errs) != 1 {
 		t.Errorf("%s%v", diff, errs)
 	}
-	ipip := map[string][]plan.SteeredPort{"d/web": {{How: config.Steering{Encapsulation: v1alpha1.EncapsulationIPIP}}}}
-	if all := encapsulated(got, ipip); !all["n1"].Encapsulate || got["n1"].Encapsulate {
+	if all := encapsulated(got); !all["n1"].Encapsulate || got["n1"].Encapsulate {
 		t.Errorf("with IPIP %+v, before %+v", all["n1"], got["n1"])
 	}
 }
@@ -111,7 +115,7 @@ func TestSteererSteers(t *testing.T) {
 	if s.Steers("d/web") {
 		t.Error("it steers before the kernel has anything")
 	}
-	s.has(map[string][]plan.SteeredPort{"d/web": ports}, steering.Features{}, nil)
+	s.has(map[string][]plan.SteeredPort{"d/web": ports}, steering.Features{})
 	for _, want := range []string{"", "d/web"} {
 		if got := <-s.Changed(); got != want {
 			t.Errorf("told of %q, want %q", got, want)
@@ -128,7 +132,7 @@ func TestSteererSteers(t *testing.T) {
 	if s.Steers("d/web") {
 		t.Error("it steers a port that the kernel does not have")
 	}
-	s.has(map[string][]plan.SteeredPort{"d/web": more}, steering.Features{}, nil)
+	s.has(map[string][]plan.SteeredPort{"d/web": more}, steering.Features{})
 	if got := <-s.Changed(); got != "d/web" || !s.Steers("d/web") {
 		t.Errorf("told of %q when the kernel has all", got)
 	}
@@ -137,35 +141,101 @@ func TestSteererSteers(t *testing.T) {
 		t.Error("it steers, and says that it does not")
 	}
 	s.Sync("d/web", nil)
-	s.has(map[string][]plan.SteeredPort{}, steering.Features{}, nil)
+	s.has(map[string][]plan.SteeredPort{"d/web": nil}, steering.Features{})
 	if s.Steers("d/web") {
 		t.Error("it steers what is gone")
 	}
 }
 
-// A node that hears nobody any more does not take all others for dead.
-func TestAliveOf(t *testing.T) {
-	on := func(interfaces ...string) map[string]bool {
-		m := map[string]bool{}
-		for _, i := range interfaces {
-			m[i] = true
-		}
-		return m
+// A node that joins waits while another one takes connections, and no longer than joinDelay.
+func TestLedgerJoins(t *testing.T) {
+	addresses := map[string][]netip.Addr{
+		"n1": {address("10.0.0.1")}, "n2": {address("10.0.0.2")}, "n3": {address("10.0.0.3")},
 	}
-	for _, c := range []struct {
-		name  string
-		heard map[string]map[string]bool
-		want  map[string]bool
-	}{
-		{
-			"one of two is silent", map[string]map[string]bool{"n1": on("eth0"), "n2": on()},
-			map[string]bool{"n1": true, "n2": false},
+	ready, drains := func(n string) plan.SteeredMember {
+		return plan.SteeredMember{Node: n, Endpoints: 1}
+	}, func(n string) plan.SteeredMember {
+		return plan.SteeredMember{Node: n, Endpoints: 1, Draining: true}
+	}
+	type step struct {
+		at      time.Duration
+		members []plan.SteeredMember
+		want    string
+		due     time.Duration // 0: never
+	}
+	for name, steps := range map[string][]step{
+		"the first ones": {{0, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0}},
+		"one joins, and one a second later": {
+			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{10, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1", 10 + joinDelay},
+			{11, []plan.SteeredMember{ready("n1"), ready("n2"), ready("n3")}, "n1", 10 + joinDelay},
+			{10 + joinDelay, []plan.SteeredMember{ready("n1"), ready("n2"), ready("n3")}, "n1 n2", 11 + joinDelay},
+			{11 + joinDelay, []plan.SteeredMember{ready("n1"), ready("n2"), ready("n3")}, "n1 n2 n3", 0},
 		},
-		{"the only other one is silent", map[string]map[string]bool{"n1": on()}, map[string]bool{"n1": false}},
-		{"all are silent", map[string]map[string]bool{"n1": on(), "n2": on()}, map[string]bool{"n1": true, "n2": true}},
+		"one joins, and is gone before": {
+			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{10, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1", 10 + joinDelay},
+			{11, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{12, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1", 12 + joinDelay},
+		},
+		"the only one drains as another one joins": {
+			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{10, []plan.SteeredMember{drains("n1"), ready("n2")}, "n1 n2", 0},
+		},
+		"the only one goes while another one waits": {
+			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{10, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1", 10 + joinDelay},
+			{11, []plan.SteeredMember{ready("n2")}, "n2", 0},
+		},
+		"one drains, and is ready again": {
+			{0, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+			{10, []plan.SteeredMember{ready("n1"), drains("n2")}, "n1 n2", 0},
+			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+		},
+		"all were gone": {
+			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{1, nil, "", 0},
+			{2, []plan.SteeredMember{ready("n2"), ready("n3")}, "n2 n3", 0},
+		},
 	} {
-		if diff := cmp.Diff(c.want, aliveOf(c.heard)); diff != "" {
-			t.Errorf("%s: %s", c.name, diff)
+		l, start := newLedger(), time.Now()
+		for i, step := range steps {
+			l.set("g", []plan.SteeredPort{{
+				Service: "d/web", Address: address("192.0.2.1"), Port: 80, Protocol: ipvs.TCP, Members: step.members,
+			}}, addresses, start.Add(step.at))
+			var nodes []string
+			for _, m := range l.services["d/web 192.0.2.1:80/6"].Members {
+				nodes = append(nodes, m.Node)
+			}
+			_, due := l.next(start.Add(step.at))
+			var want time.Time
+			if step.due > 0 {
+				want = start.Add(step.due)
+			}
+			if got := strings.Join(nodes, " "); got != step.want || !due.Equal(want) {
+				t.Errorf("%s, step %d: %q count, the next at %v; want %q, %v", name, i, got, due, step.want, want)
+			}
+		}
+	}
+}
+
+// A Service that goes from one group to another is not removed, whichever is told of first.
+func TestLedgerGroups(t *testing.T) {
+	ports := []plan.SteeredPort{{Service: "d/web", Address: address("192.0.2.1"), Port: 80, Protocol: ipvs.TCP}}
+	for _, order := range [][]string{{"old", "new"}, {"new", "old"}} {
+		l := newLedger()
+		l.set("old", ports, nil, time.Time{})
+		for _, group := range order {
+			now := map[string][]plan.SteeredPort{"new": ports}[group]
+			if got := l.set(group, now, nil, time.Time{}); !slices.Contains(got, "d/web 192.0.2.1:80/6") {
+				t.Errorf("group %s changes %v", group, got)
+			}
+		}
+		if len(l.services) != 1 {
+			t.Errorf("in order %v there are %v", order, l.services)
+		}
+		if l.set("new", nil, nil, time.Time{}); len(l.services)+len(l.owner)+len(l.names) > 0 {
+			t.Errorf("what is gone is %+v", l)
 		}
 	}
 }

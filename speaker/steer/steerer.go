@@ -37,12 +37,13 @@ const (
 )
 
 // Config of a Steerer. Refused says why this node must not steer, whatever its kernel can; empty:
-// it may.
+// it may. Doubt is called with nodes that a process before this one suspected; Suspect decides.
 type Config struct {
 	Logger  *slog.Logger
 	Node    string
 	Pins    string // a folder of a BPF file system; it need not exist
 	Refused func() string
+	Doubt   func(node string)
 }
 
 // Steerer has the driver follow what the speaker desires. Its methods may be called from any
@@ -50,22 +51,28 @@ type Config struct {
 type Steerer struct {
 	Config
 	wake    async.Signal
-	alarm   async.Signal // somebody is suspected, or no longer
+	alarm   async.Signal // others are suspected
 	changed *async.Stream[string]
-	ways    map[string]steering.Node // of Run
+
+	// Of Run:
+	ways         map[string]steering.Node
+	ledger       *ledger
+	encapsulates bool // all ways do
+	doubted      bool
 
 	open sync.Mutex // held while the driver is open, and while all of it is removed
 
 	mu         sync.Mutex
 	groups     map[string][]plan.SteeredPort // guarded by mu; what is desired
+	dirty      map[string]bool               // guarded by mu; groups that are another since they were applied
 	steered    map[string][]plan.SteeredPort // guarded by mu; what the kernel has
 	addresses  map[string][]netip.Addr       // guarded by mu; of nodes
 	interfaces []string                      // guarded by mu
-	moved      bool                          // guarded by mu; the ways to nodes may be others
+	all        bool                          // guarded by mu; all is to be applied, and ways may be others
 	seed       decide.Seed                   // guarded by mu
 	enabled    bool                          // guarded by mu
 	removed    bool                          // guarded by mu; for good
-	heard      map[string]map[string]bool    // guarded by mu; interfaces, by the node that was heard there
+	suspects   map[string]bool               // guarded by mu; nodes that are thought dead
 	report     Report                        // guarded by mu
 	// adopted: until it is known better, the kernel has what a process before this one left.
 	adopted bool // guarded by mu
@@ -75,8 +82,9 @@ type Steerer struct {
 func New(c Config) *Steerer {
 	s := &Steerer{
 		Config: c, wake: async.NewSignal(), alarm: async.NewSignal(), changed: async.NewStream[string](mostUnread),
-		groups: map[string][]plan.SteeredPort{}, steered: map[string][]plan.SteeredPort{}, enabled: true,
-		heard: map[string]map[string]bool{}, report: Report{Lacking: "the program is not loaded yet"},
+		groups: map[string][]plan.SteeredPort{}, steered: map[string][]plan.SteeredPort{},
+		dirty: map[string]bool{}, ledger: newLedger(), enabled: true,
+		report: Report{Lacking: "the program is not loaded yet"},
 	}
 	if steering.Steers(c.Pins) {
 		s.report, s.adopted = Report{}, true
@@ -104,6 +112,7 @@ func (s *Steerer) Sync(group string, ports []plan.SteeredPort) {
 	} else {
 		s.groups[group] = ports
 	}
+	s.dirty[group] = true
 	s.wake.Notify()
 }
 
@@ -116,9 +125,12 @@ func (s *Steerer) Steers(group string) bool {
 }
 
 // steers needs the lock.
-func (s *Steerer) steers(group string) bool {
+func (s *Steerer) steers(group string) bool { return s.adopted || s.kernelHas(group) }
+
+// kernelHas needs the lock.
+func (s *Steerer) kernelHas(group string) bool {
 	ports, has := s.groups[group], s.steered[group]
-	return s.adopted || len(ports) > 0 && !slices.ContainsFunc(ports, func(p plan.SteeredPort) bool {
+	return len(ports) > 0 && !slices.ContainsFunc(ports, func(p plan.SteeredPort) bool {
 		return !slices.ContainsFunc(has, func(q plan.SteeredPort) bool {
 			return q.Address == p.Address && q.Port == p.Port && q.Protocol == p.Protocol
 		})
@@ -131,7 +143,7 @@ func (s *Steerer) Changed() <-chan string { return s.changed.C() }
 // SetSeed sets the seed of the hash. It is the same on all nodes, and stays.
 func (s *Steerer) SetSeed(seed [16]byte) {
 	s.change(func() {
-		s.seed = decide.SeedFrom(seed)
+		s.seed, s.all = decide.SeedFrom(seed), true
 	})
 }
 
@@ -140,26 +152,19 @@ func (s *Steerer) SetEnabled(enabled bool) { s.change(func() { s.enabled = enabl
 
 // SetNodes sets the addresses of all nodes.
 func (s *Steerer) SetNodes(addresses map[string][]netip.Addr) {
-	s.change(func() { s.addresses, s.moved = maps.Clone(addresses), true })
+	s.change(func() { s.addresses, s.all = maps.Clone(addresses), true })
 }
 
 // SetInterfaces sets by which interfaces packets for Services may come.
 func (s *Steerer) SetInterfaces(names []string) {
-	s.change(func() { s.interfaces, s.moved = names, true })
+	s.change(func() { s.interfaces, s.all = names, true })
 }
 
-// NodeHeard says that a node is heard on an interface, or no longer. One that was heard and is
-// heard nowhere any more is taken for dead.
-func (s *Steerer) NodeHeard(node, on string, heard bool) {
+// Suspect replaces the nodes that are thought dead: they get no new connections. Without a call the
+// kernel has what a process before this one wrote.
+func (s *Steerer) Suspect(nodes map[string]bool) {
 	s.mu.Lock()
-	if s.heard[node] == nil {
-		s.heard[node] = map[string]bool{}
-	}
-	if heard {
-		s.heard[node][on] = true
-	} else {
-		delete(s.heard[node], on)
-	}
+	s.suspects = nodes
 	s.mu.Unlock()
 	s.alarm.Notify()
 }
@@ -217,8 +222,8 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		}
 		return openAgain
 	}
-	if !s.seeded() { // what a process before this one left goes on
-		s.lacks("the controller has not made a key yet")
+	if !s.seeded() {
+		s.prolong()
 		return openAgain
 	}
 	s.open.Lock()
@@ -236,6 +241,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 			s.Logger.Warn("close the driver of steering", "error", err)
 		}
 	}()
+	s.change(func() { s.all = true }) // this driver has nothing yet
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { s.watch(watching, driver) })
@@ -245,7 +251,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 	defer again.Stop()
 	for {
 		pass.Begin()
-		err := s.apply(driver)
+		due, err := s.apply(driver, time.Now())
 		pass.End()
 		switch {
 		case errors.Is(err, steering.ErrSeed):
@@ -261,6 +267,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		select {
 		case <-ctx.Done():
 			return 0
+		case <-due:
 		case <-s.wake:
 			if async.Sleep(ctx, gather) != nil {
 				return 0
@@ -271,7 +278,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 				s.Logger.Warn("steering was not refreshed", "error", err)
 			}
 			pass.End()
-			s.change(func() { s.moved = true }) // routes may be others
+			s.change(func() { s.all = true }) // routes may be others
 		}
 	}
 }
@@ -306,94 +313,167 @@ func (s *Steerer) refused() string {
 	return s.Refused()
 }
 
+// Prolong has what a process before this one left go on while the speaker does not know yet what is
+// desired, until ctx ends. A Steerer does so once it runs.
+func Prolong(ctx context.Context, log *slog.Logger) {
+	for ctx.Err() == nil {
+		if err := steering.Prolong(Pins); err != nil {
+			log.Warn("steering may end before the speaker knows what is desired", "error", err)
+		}
+		_ = async.Sleep(ctx, refresh)
+	}
+}
+
+// prolong has what a process before this one left go on, as nothing is known yet.
+func (s *Steerer) prolong() {
+	if err := steering.Prolong(s.Pins); err != nil {
+		s.Logger.Warn("steering may end before the speaker knows what is desired", "error", err)
+	}
+	if !steering.Steers(s.Pins) {
+		s.lacks("the controller has not made a key yet")
+	}
+}
+
 func (s *Steerer) seeded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.seed != decide.Seed{}
 }
 
-// aliveOf returns whether each node that was heard is alive. If several are heard no longer, and no
-// other is, it is more likely this node that does not hear.
-func aliveOf(heard map[string]map[string]bool) map[string]bool {
-	alive, some := map[string]bool{}, false
-	for node, on := range heard {
-		alive[node] = len(on) > 0
-		some = some || alive[node]
-	}
-	if some || len(alive) < 2 {
-		return alive
-	}
-	for node := range alive {
-		alive[node] = true
-	}
-	return alive
-}
-
-// judge tells the driver which nodes are taken for dead.
+// judge tells the driver which nodes are thought dead.
 func (s *Steerer) judge(driver *steering.Driver) {
 	s.mu.Lock()
-	alive := aliveOf(s.heard)
+	suspects := s.suspects
 	s.mu.Unlock()
-	for node, is := range alive {
-		if err := driver.Alive(node, is); err != nil {
-			s.Logger.Warn("the state of a node was not written", "node", node, "error", err)
-		}
+	if suspects == nil {
+		return
+	}
+	if err := driver.Suspect(suspects); err != nil {
+		s.Logger.Warn("the state of nodes was not written", "error", err)
 	}
 }
 
-// apply brings the kernel to what is desired, and tells what that changes.
-func (s *Steerer) apply(driver *steering.Driver) error {
+// applied is what a turn of apply is about.
+type applied struct {
+	groups     map[string][]plan.SteeredPort // those that changed, or all
+	all        bool
+	addresses  map[string][]netip.Addr
+	interfaces []string
+	seed       decide.Seed
+}
+
+// take returns what is to be applied.
+func (s *Steerer) take(now time.Time) applied {
+	due, _ := s.ledger.next(now)
 	s.mu.Lock()
-	addresses, interfaces, seed := s.addresses, s.interfaces, s.seed
-	groups := maps.Clone(s.groups)
-	moved := s.moved
-	s.moved = false
-	s.mu.Unlock()
-	if moved {
-		var errs []error
-		if s.ways, errs = ways(addresses, steering.Reach); len(errs) > 0 {
-			s.Logger.Warn("nodes get no packets, since there is no way to them", "error", errors.Join(errs...))
+	defer s.mu.Unlock()
+	a := applied{addresses: s.addresses, interfaces: s.interfaces, seed: s.seed, all: s.all}
+	if s.all {
+		a.groups = maps.Clone(s.groups)
+		for group := range s.ledger.names { // perhaps gone
+			a.groups[group] = s.groups[group]
+		}
+	} else {
+		a.groups = make(map[string][]plan.SteeredPort, len(s.dirty)+len(due))
+		for group := range s.dirty {
+			a.groups[group] = s.groups[group]
+		}
+		for _, group := range due {
+			a.groups[group] = s.groups[group]
 		}
 	}
-	desired := steering.Desired{
-		Enabled: true, Seed: seed, Self: s.Node, Interfaces: slices.DeleteFunc(slices.Clone(interfaces), unfit),
-		Nodes: encapsulated(s.ways, groups), Services: services(groups, addresses),
+	s.all = false
+	clear(s.dirty)
+	return a
+}
+
+// apply brings the kernel to what is desired, and tells what that changes. It returns when there is
+// more to do though nothing changes; nil: never.
+func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan time.Time, err error) {
+	a := s.take(now)
+	var names []string
+	for group, ports := range a.groups {
+		names = append(names, s.ledger.set(group, ports, a.addresses, now)...)
 	}
-	if err := driver.Sync(desired); err != nil {
+	if _, due := s.ledger.next(now); !due.IsZero() {
+		again = time.After(due.Sub(now))
+	}
+	encapsulates := len(s.ledger.encapsulates) > 0
+	switch {
+	case a.all || encapsulates != s.encapsulates:
+		s.encapsulates = encapsulates
+		err = driver.Sync(s.desired(a))
+	case len(names) > 0:
+		err = s.update(driver, names)
+	default:
+		return again, nil
+	}
+	if err != nil {
 		s.Logger.Warn("steering is not as desired", "error", err)
 		if _, partial := errors.AsType[*steering.PartialError](err); !partial {
 			s.lacks("the kernel is not as desired: " + err.Error())
-			return err
+			s.mu.Lock()
+			s.all = true
+			s.mu.Unlock()
+			return again, err
 		}
 	}
+	s.doubt(driver)
 	s.judge(driver)
-	s.has(groups, driver.Features(), desired.Services)
-	return nil
+	s.has(a.groups, driver.Features())
+	return again, nil
+}
+
+// desired is all that the driver should have.
+func (s *Steerer) desired(a applied) steering.Desired {
+	var errs []error
+	if s.ways, errs = ways(a.addresses, steering.Reach); len(errs) > 0 {
+		s.Logger.Warn("nodes get no packets, since there is no way to them", "error", errors.Join(errs...))
+	}
+	if s.encapsulates {
+		s.ways = encapsulated(s.ways)
+	}
+	return steering.Desired{
+		Enabled: true, Seed: a.seed, Self: s.Node, Interfaces: slices.DeleteFunc(slices.Clone(a.interfaces), unfit),
+		Nodes: s.ways, Services: s.ledger.services,
+	}
+}
+
+// update tells the driver of Services that may be others.
+func (s *Steerer) update(driver *steering.Driver, names []string) error {
+	changed, removed := map[string]steering.Service{}, []string(nil)
+	for _, name := range names {
+		if service, ok := s.ledger.services[name]; ok {
+			changed[name] = service
+		} else {
+			removed = append(removed, name)
+		}
+	}
+	return driver.Update(changed, removed)
+}
+
+// doubt has the nodes looked at, once, that a process before this one suspected.
+func (s *Steerer) doubt(driver *steering.Driver) {
+	if s.doubted {
+		return
+	}
+	s.doubted = true
+	suspected := driver.Suspected()
+	if len(suspected) == 0 {
+		return
+	}
+	s.mu.Lock()
+	s.suspects = nil // what was said did not count with them
+	s.mu.Unlock()
+	for _, node := range suspected {
+		s.Doubt(node)
+	}
 }
 
 // unfit reports whether an interface has no Ethernet frames, as one of a tunnel, or is gone.
 func unfit(name string) bool {
 	device, err := netlink.LinkByName(name)
 	return err != nil || device.Attrs().EncapType != "ether"
-}
-
-// encapsulated returns the ways to nodes; all encapsulate if a pool asks for that.
-func encapsulated(ways map[string]steering.Node, groups map[string][]plan.SteeredPort) map[string]steering.Node {
-	always := false
-	for _, ports := range groups {
-		always = always || slices.ContainsFunc(ports, func(p plan.SteeredPort) bool {
-			return p.How.Encapsulation == v1alpha1.EncapsulationIPIP
-		})
-	}
-	if !always {
-		return ways
-	}
-	all := maps.Clone(ways)
-	for name, way := range all {
-		way.Encapsulate = true
-		all[name] = way
-	}
-	return all
 }
 
 // lacks notes why this node does not steer.
@@ -409,11 +489,8 @@ func (s *Steerer) lacks(why string) {
 }
 
 // has notes that the kernel has these groups.
-func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Features, all map[string]steering.Service) {
-	now := Report{}
-	for _, service := range all {
-		now.Ports += len(service.Frontends)
-	}
+func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Features) {
+	now := Report{Ports: len(s.ledger.services)}
 	if can.TCX {
 		now.Features = append(now.Features, v1alpha1.FeatureLink)
 	}
@@ -423,23 +500,8 @@ func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Feature
 	s.mu.Lock()
 	before := s.report
 	s.report = now
-	var news []string
-	did := map[string]bool{}
-	for group := range s.groups {
-		did[group] = s.steers(group)
-	}
+	news := s.note(groups)
 	s.adopted = false
-	maps.Copy(s.steered, groups)
-	for group := range s.groups {
-		if s.steers(group) != did[group] {
-			news = append(news, group)
-		}
-	}
-	for group := range s.steered {
-		if groups[group] == nil {
-			delete(s.steered, group)
-		}
-	}
 	s.mu.Unlock()
 	if len(news) > mostUnread/2 {
 		s.changed.Send("") // all is planned again
@@ -454,4 +516,20 @@ func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Feature
 	for _, group := range news {
 		s.changed.Send(group)
 	}
+}
+
+// note notes what the kernel has of groups, and returns those that it did not steer before, or does
+// no longer. The caller holds mu.
+func (s *Steerer) note(groups map[string][]plan.SteeredPort) (news []string) {
+	for group, ports := range groups {
+		did := s.steers(group)
+		if s.steered[group] = ports; len(ports) == 0 {
+			delete(s.steered, group)
+		}
+		is := s.kernelHas(group)
+		if _, wanted := s.groups[group]; wanted && is != did {
+			news = append(news, group)
+		}
+	}
+	return news
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +21,8 @@ import (
 
 const (
 	// lease is for how long the program steers after the last Refresh or Sync.
-	lease = 5 * time.Minute
+	// That is longer than a kubelet waits before it starts a container again that crashed.
+	lease = 10 * time.Minute
 	// settle is for how long after a change other nodes may not have heard of it: what nobody knows
 	// is dropped, so that clients try again, and not reset.
 	settle = 1500 * time.Millisecond
@@ -42,7 +45,9 @@ type Driver struct {
 	attached *attachments
 	services *services
 	desired  Desired
-	synced   bool // once, and nothing failed since
+	index    map[string]uint16 // of nodes
+	failing  failures          // Services that are not as desired
+	synced   bool              // once, and nothing failed since
 }
 
 // New loads the program, with the maps of a process before this one if there was one. Nothing is
@@ -74,7 +79,7 @@ func (d *Driver) read() error {
 	if err != nil {
 		return err
 	}
-	d.services = newServices(have, ranges, pages)
+	d.services = newServices(have, ranges, pages, d.kernel.readSlots)
 	return d.nodes.read()
 }
 
@@ -98,6 +103,12 @@ func (d *Driver) Sync(desired Desired) error {
 		return err
 	}
 	now := time.Now()
+	desired.Services = maps.Clone(desired.Services)
+	return d.sync(desired, now)
+}
+
+// sync needs the lock.
+func (d *Driver) sync(desired Desired, now time.Time) error {
 	index, changed, err := d.nodes.sync(desired, now)
 	if errors.Is(err, ErrSeed) {
 		return err
@@ -105,37 +116,63 @@ func (d *Driver) Sync(desired Desired) error {
 		return errors.Join(err, d.read())
 	}
 	again := changed || desired.Self != d.desired.Self
-	d.desired = desired
-	c, errServices := d.services.sync(desired, index, again, now, d.kernel.secondChances)
-	if err := d.write(c, now); err != nil {
+	d.desired, d.index = desired, index
+	var c changes
+	c, d.failing = d.services.sync(desired, index, again, now, d.kernel.secondChances)
+	if err := errors.Join(d.write(c), d.nodes.removeOthers(now)); err != nil {
 		// What is in the kernel is not known any more.
-		return errors.Join(err, errServices, d.read())
+		return errors.Join(err, d.read())
 	}
 	d.synced = true
-	err = errors.Join(errServices, d.attached.sync(d.kernel.Steer, desired.Interfaces), d.removeOlder())
-	if err != nil {
+	return partial(d.failing.err(), d.attached.sync(d.kernel.Steer, desired.Interfaces), d.removeOlder())
+}
+
+// Update is Sync where nothing has changed but these Services, and costs no more than they do.
+func (d *Driver) Update(changed map[string]Service, removed []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.desired.Services == nil {
+		return errors.New("steering has nothing to update: it was not synced")
+	}
+	names := slices.Concat(slices.Collect(maps.Keys(changed)), removed, slices.Collect(maps.Keys(d.failing)))
+	maps.Copy(d.desired.Services, changed)
+	for _, name := range removed {
+		delete(d.desired.Services, name)
+	}
+	now := time.Now()
+	if !d.synced {
+		return d.sync(d.desired, now)
+	}
+	var c changes
+	c, d.failing = d.services.update(d.desired, d.index, names, now)
+	if err := d.write(c); err != nil {
+		return errors.Join(err, d.read())
+	}
+	return partial(d.failing.err())
+}
+
+func partial(errs ...error) error {
+	if err := errors.Join(errs...); err != nil {
 		return &PartialError{err}
 	}
 	return nil
 }
 
-// write writes tables, whose nodes are there already, and then removes the nodes that no table has.
-func (d *Driver) write(c changes, now time.Time) error {
+// write writes tables, whose nodes are there already.
+func (d *Driver) write(c changes) error {
 	if err := d.nodes.configure(!c.empty()); err != nil {
 		return err
 	}
-	if err := d.kernel.apply(c); err != nil {
-		return err
-	}
-	return d.nodes.removeOthers(now)
+	return d.kernel.apply(c)
 }
 
-// Alive says that a node is thought dead, or no longer: one write, for all Services. It does not
-// wait for a Sync that is under way. What is said stays until something else is, also through a
-// restart. Unknown nodes are ignored, and so is this one.
-func (d *Driver) Alive(node string, alive bool) error {
-	return d.nodes.suspect(node, !alive, time.Now())
-}
+// Suspect replaces the nodes that are thought dead: one write for each that changes, for all
+// Services. It does not wait for a Sync that is under way. What is said stays until something else
+// is, also through a restart. Unknown nodes are ignored, and so is this one.
+func (d *Driver) Suspect(dead map[string]bool) error { return d.nodes.suspect(dead, time.Now()) }
+
+// Suspected returns the nodes that are thought dead, of those that are known since the first Sync.
+func (d *Driver) Suspected() []string { return d.nodes.suspected() }
 
 // Refresh prolongs the lease, and repairs what others changed: maps, and where the program is
 // attached. Call it at least once a minute. It does nothing before the first Sync.
@@ -174,11 +211,11 @@ func (d *Driver) repair() error {
 		d.kernel.secondChances,
 	) // what is refused was said by Sync
 	for _, c := range []changes{late, d.services.repair(have, ranges, d.kernel.readSlots, index)} {
-		if err := d.write(c, now); err != nil {
+		if err := d.write(c); err != nil {
 			return errors.Join(err, d.read())
 		}
 	}
-	return nil
+	return d.nodes.removeOthers(now)
 }
 
 // Count is how many packets of a Service were treated in one way.
@@ -254,14 +291,42 @@ func (d *Driver) removeOlder() error {
 // Steers reports whether the program that a process before this one left, with pins in a folder,
 // steers and goes on to for a while.
 func Steers(pins string) bool {
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pins, "v"+strconv.Itoa(layout), "config"), nil)
+	m, c, err := pinnedConfiguration(pins)
 	if err != nil {
 		return false
 	}
 	defer m.Close()
+	return c.Flags&program.On != 0 && c.Deadline > monotonic()
+}
+
+// Prolong prolongs the lease of what a process before this one left with pins in a folder, if it
+// steers. A process that does not know yet what is desired calls it at least once a minute.
+func Prolong(pins string) error {
+	m, c, err := pinnedConfiguration(pins)
+	if err != nil {
+		return nil // there is nothing to prolong
+	}
+	defer m.Close()
+	if c.Flags&program.On == 0 || c.Deadline <= monotonic() {
+		return nil
+	}
+	c.Deadline = monotonic() + uint64(lease)
+	if err := m.Put(uint32(0), &c); err != nil {
+		return fmt.Errorf("prolong the lease of steering: %w", err)
+	}
+	return nil
+}
+
+func pinnedConfiguration(pins string) (*ebpf.Map, program.Configuration, error) {
 	var c program.Configuration
-	err = m.Lookup(uint32(0), &c)
-	return err == nil && c.Flags&program.On != 0 && c.Deadline > monotonic()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pins, "v"+strconv.Itoa(layout), "config"), nil)
+	if err != nil {
+		return nil, c, err
+	}
+	if err := m.Lookup(uint32(0), &c); err != nil {
+		return nil, c, errors.Join(err, m.Close())
+	}
+	return m, c, nil
 }
 
 // Uninstall detaches the program and removes all that is pinned in a folder, by whatever version. A

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -398,13 +399,13 @@ func TestDriver_alive(t *testing.T) {
 	for _, c := range []struct {
 		dead, want string
 	}{{"one", "two"}, {"two", "one"}} {
-		if err := d.Alive(c.dead, false); err != nil {
+		if err := d.Suspect(map[string]bool{c.dead: true}); err != nil {
 			t.Fatal(err)
 		}
 		for range 5 {
 			r.expect(t, c.dead+" is dead", c.want)
 		}
-		if err := d.Alive(c.dead, true); err != nil {
+		if err := d.Suspect(nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -415,7 +416,7 @@ func TestDriver_alive(t *testing.T) {
 		after := packets(t, d)
 		return after["first one"] > before["first one"] && after["first two"] > before["first two"]
 	})
-	if err := errors.Join(d.Alive("owner", false), d.Alive("nobody", false)); err != nil {
+	if err := d.Suspect(map[string]bool{"owner": true, "nobody": true}); err != nil {
 		t.Error(err)
 	}
 }
@@ -427,7 +428,7 @@ func TestDriver_concurrent(t *testing.T) {
 	mustSync(t, d, r.desired(t, "one"))
 	var group errgroup.Group
 	for _, do := range []func(i int) error{
-		func(i int) error { return d.Alive("two", i%2 == 0) },
+		func(i int) error { return d.Suspect(map[string]bool{"two": i%2 == 1}) },
 		func(i int) error { return d.Sync(r.desired(t, []string{"one", "two"}[i%2])) },
 		func(int) error { return d.Refresh() },
 		func(int) error { _, err := d.Stats(); d.Features(); return err },
@@ -459,7 +460,7 @@ func TestDriver_reopens(t *testing.T) {
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 	}
 	mustSync(t, first, desired)
-	if err := first.Alive("two", false); err != nil {
+	if err := first.Suspect(map[string]bool{"two": true}); err != nil {
 		t.Fatal(err)
 	}
 	r.expect(t, "with the first process", "one")
@@ -471,10 +472,14 @@ func TestDriver_reopens(t *testing.T) {
 	if !Steers(r.pins) {
 		t.Error("nothing steers, it says")
 	}
+	prolongs(t, r)
 
 	second := r.start(t)
 	r.expect(t, "before the second one knows what is desired", "one")
 	mustSync(t, second, r.desired(t, "one"))
+	if got := second.Suspected(); !slices.Equal(got, []string{"two"}) {
+		t.Errorf("%v are suspected since before, want two", got)
+	}
 	r.expect(t, "with the second one", "one")
 	if n := packets(t, second); n["first one"] < counted["first one"]+16 {
 		t.Errorf("counters %v, before %v: they begin again", n, counted)
@@ -503,6 +508,58 @@ func TestDriver_reopens(t *testing.T) {
 	}); !errors.Is(err, ErrSeed) {
 		t.Errorf("another seed: %v, want %v", err, ErrSeed)
 	}
+}
+
+// prolongs expects that a lease which is nearly over is prolonged, and one that is over is not.
+func prolongs(t *testing.T, r rack) {
+	t.Helper()
+	m, before, err := pinnedConfiguration(r.pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, left := range []time.Duration{time.Minute, -time.Second} {
+		c := before
+		c.Deadline = uint64(int64(monotonic()) + int64(left))
+		if err := errors.Join(m.Put(uint32(0), &c), Prolong(r.pins)); err != nil {
+			t.Fatal(err)
+		}
+		var after program.Configuration
+		if err := m.Lookup(uint32(0), &after); err != nil {
+			t.Fatal(err)
+		}
+		if prolonged := after.Deadline != c.Deadline; prolonged != (left > 0) || Steers(r.pins) != (left > 0) {
+			t.Errorf("of a lease with %v left the deadline was %d, and is %d", left, c.Deadline, after.Deadline)
+		}
+	}
+	if err := m.Put(uint32(0), &before); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Single Services change without all others.
+func TestDriver_update(t *testing.T) {
+	r := newRack(t)
+	d := r.start(t)
+	if err := d.Update(nil, nil); err == nil {
+		t.Error("it updates what it does not have yet")
+	}
+	mustSync(t, d, r.desired(t, "one"))
+	r.expect(t, "before", "one")
+	if err := d.Update(r.desired(t, "two").Services, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.expect(t, "after", "two")
+	web := r.desired(t, "one").Services["default/web"]
+	var refused *PartialError
+	if err := d.Update(map[string]Service{"default/thief": web}, nil); !errors.As(err, &refused) {
+		t.Errorf("a Service with another one's frontends: %v", err)
+	}
+	r.expect(t, "with a thief", "two")
+	if err := d.Update(nil, []string{"default/web"}); err != nil {
+		t.Fatal(err)
+	}
+	r.expect(t, "with what the thief wants", "one")
 }
 
 // attached are the programs of tcx at an interface, first to last. On a kernel without it, it is

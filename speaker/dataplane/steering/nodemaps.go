@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -128,23 +129,34 @@ func (m *nodeMaps) removeOthers(now time.Time) error {
 	return nil
 }
 
-// suspect notes that a node is thought dead, or no longer.
-func (m *nodeMaps) suspect(node string, dead bool, now time.Time) error {
+// suspect notes which nodes are thought dead.
+func (m *nodeMaps) suspect(dead map[string]bool, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i, known := m.nodes.index[node]
-	if !known || node == m.desired.Self || !m.nodes.suspect(node, dead, now) {
-		return nil
+	var errs []error
+	news := false
+	for node, i := range m.nodes.index {
+		if node == m.desired.Self || !m.nodes.suspect(node, dead[node], now) {
+			continue
+		}
+		news = true
+		errs = append(errs, m.putNode(i, m.nodes.entry(node, m.desired.Nodes[node], now)))
 	}
-	if err := m.putNode(i, m.nodes.entry(node, m.desired.Nodes[node], now)); err != nil {
-		return err
+	if !news {
+		return nil
 	}
 	c, err := m.kernel.configuration()
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	c.Settled = monotonic() + uint64(settle)
-	return m.kernel.configure(c)
+	return errors.Join(append(errs, m.kernel.configure(c))...)
+}
+
+func (m *nodeMaps) suspected() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.nodes.suspected))
 }
 
 // configure writes the configuration and prolongs the lease. Unsettled: packets may go elsewhere

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -26,12 +27,14 @@ type services struct {
 	owners    map[program.ServiceKey]string
 	ids       map[uint32]bool
 	lastID    uint32
-	// found are ids by frontend, of a process before this one.
-	found map[program.ServiceKey]uint32
+	// found are frontends of a process before this one.
+	found map[program.ServiceKey]program.Service
 	// foundRanges are of it too.
 	foundRanges map[program.RangeKey]bool
 	// fresh are some tables of this round.
 	fresh map[*group]*table.Table
+	// read returns the table at a place in the kernel; nil: it is not known.
+	read func(location) []decide.Slot
 	// begun: the first round is over, and nothing is left of a process before this one.
 	begun bool
 }
@@ -58,6 +61,8 @@ type group struct {
 	at       location
 	sum      uint64 // of the slots in the kernel; 0: not written yet
 	services map[string]*record
+	// from are the tables of Services that joined in this round.
+	from []location
 }
 
 // newServices takes over what a process before this one left.
@@ -65,15 +70,16 @@ func newServices(
 	found map[program.ServiceKey]program.Service,
 	ranges map[program.RangeKey]bool,
 	pages []uint32,
+	read func(location) []decide.Slot,
 ) *services {
 	s := &services{
 		builder: table.NewBuilder(), locations: newLocations(pages),
 		records: map[string]*record{}, groups: map[string]*group{}, dirty: map[*group]bool{},
 		owners: map[program.ServiceKey]string{}, fresh: map[*group]*table.Table{},
-		ids: map[uint32]bool{}, found: map[program.ServiceKey]uint32{}, foundRanges: ranges,
+		ids: map[uint32]bool{}, found: found, foundRanges: ranges,
+		read: read,
 	}
-	for k, v := range found {
-		s.found[k] = v.ID
+	for _, v := range found {
 		s.lastID = max(s.lastID, v.ID)
 	}
 	return s
@@ -106,49 +112,90 @@ func (c changes) empty() bool {
 	return len(c.tables)+len(c.ranges)+len(c.put)+len(c.del)+len(c.delRanges) == 0
 }
 
-// sync returns what is to be written so that the kernel has what is desired. Errors are about
+// sync returns what is to be written so that the kernel has what is desired, and what is wrong with
 // single Services, which stay as they were. Again: nodes have changed, so all is to be computed
 // again.
 // Asked returns how many packets of each Service this node sent to others as their second chance;
 // nil: that cannot be known now.
 func (s *services) sync(
 	d Desired, nodes map[string]uint16, again bool, now time.Time, asked func() map[uint32]uint64,
-) (changes, error) {
+) (changes, failures) {
 	c := newChanges()
 	clear(s.fresh)
 	if again {
 		s.builder.Forget()
 	}
-	var errs []error
 	for name := range s.records {
 		if _, ok := d.Services[name]; !ok {
 			s.remove(name, &c)
 		}
 	}
-	var changed, failed []string
+	var changed []string
 	for name, desired := range d.Services {
 		if r := s.records[name]; r == nil || again || !r.desired.equal(desired) {
 			changed = append(changed, name)
 		}
 	}
-	slices.Sort(changed)
-	for _, name := range changed {
-		if s.change(name, d.Services[name], d.Self, nodes, now, &c) != nil {
-			failed = append(failed, name)
-		}
-	}
-	for _, name := range failed { // what it wants may be free now
-		if err := s.change(name, d.Services[name], d.Self, nodes, now, &c); err != nil {
-			errs = append(errs, fmt.Errorf("Service %s: %w", name, err))
-		}
-	}
+	failed := s.bring(changed, d, nodes, now, &c)
 	s.forget(now, asked)
 	s.mark(nodes, &c)
 	if !s.begun {
 		s.removeFound(&c)
 	}
 	c.delPages = s.locations.endRound()
-	return c, errors.Join(errs...)
+	return c, failed
+}
+
+// update is sync of these Services alone. Some may be gone.
+func (s *services) update(
+	d Desired, nodes map[string]uint16, names []string, now time.Time,
+) (changes, failures) {
+	c := newChanges()
+	clear(s.fresh)
+	var changed []string
+	for _, name := range names {
+		desired, ok := d.Services[name]
+		switch r := s.records[name]; {
+		case !ok && r != nil:
+			s.remove(name, &c)
+		case ok && (r == nil || !r.desired.equal(desired)):
+			changed = append(changed, name)
+		}
+	}
+	failed := s.bring(changed, d, nodes, now, &c)
+	s.mark(nodes, &c)
+	c.delPages = s.locations.endRound()
+	return c, failed
+}
+
+// failures are what is wrong with single Services, by name.
+type failures map[string]error
+
+func (f failures) err() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		errs = append(errs, fmt.Errorf("Service %s: %w", name, f[name]))
+	}
+	return errors.Join(errs...)
+}
+
+// bring brings Services to what is desired, and returns what is wrong with some.
+func (s *services) bring(
+	names []string, d Desired, nodes map[string]uint16, now time.Time, c *changes,
+) failures {
+	slices.Sort(names)
+	failed := failures{}
+	for range 2 { // what one wants another may have given up in the first round
+		for _, name := range slices.Compact(names) {
+			if err := s.change(name, d.Services[name], d.Self, nodes, now, c); err != nil {
+				failed[name] = err
+			} else {
+				delete(failed, name)
+			}
+		}
+		names = slices.Sorted(maps.Keys(failed))
+	}
+	return failed
 }
 
 // removeFound removes what a process before this one left and nobody wants.
@@ -194,6 +241,9 @@ func (s *services) change(
 		}
 		r.history = r.history.Next(old, s.tableOf(g), now)
 		s.dirty[g] = true
+		if at, ok := s.placeOf(r, desired); ok && at != g.at && !slices.Contains(g.from, at) {
+			g.from = append(g.from, at)
+		}
 	}
 	if r.group != g {
 		s.leave(name, r)
@@ -205,6 +255,20 @@ func (s *services) change(
 	r.desired, r.local = clone(desired), isLocal(members, self)
 	s.enter(name, r, c)
 	return nil
+}
+
+// placeOf returns where the kernel has the table of a Service, perhaps of a process before this
+// one.
+func (s *services) placeOf(r *record, desired Service) (at location, ok bool) {
+	if r.group != nil {
+		return r.group.at, true
+	}
+	for _, f := range desired.Frontends {
+		if found, ok := s.found[keyOf(f)]; ok {
+			return location{found.Page, found.Start}, true
+		}
+	}
+	return location{}, false
 }
 
 // maxFresh is how many tables are kept in a round, of 32 KiB each.
@@ -267,9 +331,9 @@ func keyOf(f Frontend) program.ServiceKey {
 // idFor is the number that a Service's packets are counted by: the one that it had, or a new one.
 func (s *services) idFor(desired Service) uint32 {
 	for _, f := range desired.Frontends {
-		if id, ok := s.found[keyOf(f)]; ok && !s.ids[id] {
-			s.ids[id] = true
-			return id
+		if found, ok := s.found[keyOf(f)]; ok && !s.ids[found.ID] {
+			s.ids[found.ID] = true
+			return found.ID
 		}
 	}
 	s.lastID++
@@ -485,6 +549,8 @@ func (s *services) mark(nodes map[string]uint16, c *changes) {
 	for g := range s.dirty {
 		if g.sum == 0 || sumOf(s.slotsOf(g, nodes)) != g.sum {
 			c.tables = append(c.tables, s.tableWrite(g, nodes))
+		} else {
+			g.from = nil
 		}
 	}
 	clear(s.dirty)
@@ -493,7 +559,7 @@ func (s *services) mark(nodes map[string]uint16, c *changes) {
 func (s *services) tableWrite(g *group, nodes map[string]uint16) tableWrite {
 	return tableWrite{g.at, func() []decide.Slot {
 		slots := s.slotsOf(g, nodes)
-		g.sum = sumOf(slots)
+		g.sum, g.from = sumOf(slots), nil
 		return slots
 	}}
 }
@@ -509,7 +575,40 @@ func (s *services) slotsOf(g *group, nodes map[string]uint16) []decide.Slot {
 	for i, slot := range slots {
 		slots[i] = slot.WithMoved(bits[i/64]>>(i%64)&1 != 0)
 	}
+	s.remember(g, slots, nodes)
 	return slots
+}
+
+// remember keeps in slots that moved who was first there before.
+func (s *services) remember(g *group, slots []decide.Slot, nodes map[string]uint16) {
+	if s.read == nil {
+		return
+	}
+	var before [][]decide.Slot
+	if g.sum != 0 {
+		before = append(before, s.read(g.at))
+	}
+	for _, at := range g.from {
+		before = append(before, s.read(at))
+	}
+	before = slices.DeleteFunc(before, func(b []decide.Slot) bool { return len(b) != len(slots) })
+	if len(before) == 0 {
+		return
+	}
+	drains := map[uint16]bool{}
+	for _, m := range g.members {
+		drains[nodes[m.Node]] = m.Draining
+	}
+	olds := make([]decide.Slot, len(before))
+	for i, slot := range slots {
+		if !slot.Moved() {
+			continue
+		}
+		for j, b := range before {
+			olds[j] = b[i]
+		}
+		slots[i] = keep(slot, olds, drains)
+	}
 }
 
 // sumOf is a checksum of slots, never 0.

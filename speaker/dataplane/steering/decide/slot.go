@@ -7,6 +7,7 @@ const (
 	rankBits = 16
 	nodeMask = 0x3fff
 	movedBit = 0x4000 // in the first rank
+	wasBit   = 0x4000 // in the others; the program does not look at it
 	drainBit = 0x8000
 
 	// Nobody is the index of no node.
@@ -45,6 +46,12 @@ func (s Slot) At(rank int) (node uint16, drains bool) {
 	e := uint16(s >> (rank * rankBits))
 	return e & nodeMask, e&drainBit != 0
 }
+
+// WithWas returns the slot with a mark at a rank but the best one: its node was the first lately.
+func (s Slot) WithWas(rank int) Slot { return s | wasBit<<(rank*rankBits) }
+
+// Was reports whether a rank has that mark.
+func (s Slot) Was(rank int) bool { return rank > 0 && s>>(rank*rankBits)&wasBit != 0 }
 
 // Moved reports whether the slot's first node changed lately.
 func (s Slot) Moved() bool { return s&movedBit != 0 }

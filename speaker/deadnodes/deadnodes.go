@@ -1,0 +1,260 @@
+// Package deadnodes knows which nodes are dead, long before Kubernetes calls their endpoints
+// unready: those that were heard on a segment, are heard on none now, and whose kernel does not
+// answer either. Where only the speaker has stopped, the kernel answers.
+package deadnodes
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-lb/berth/internal/async"
+)
+
+const (
+	askEvery     = time.Second // a silent node
+	answerAtMost = 300 * time.Millisecond
+)
+
+// Config of a Detector.
+type Config struct {
+	// Addresses returns the addresses of a node by name; none if there is no such node.
+	Addresses func(node string) []netip.Addr
+	// Ports are TCP ports on which something listens on every node. One that refuses answers, too.
+	Ports []uint16
+}
+
+// Detector knows which nodes are dead. Its methods may be called from any goroutine; none waits for
+// the network.
+type Detector struct {
+	answers func(ctx context.Context, node string) bool // its kernel
+	every   time.Duration                               // between questions to a silent node
+	changed async.Signal
+	begun   async.Signal // there are silent nodes that are not asked yet
+
+	mu     sync.Mutex
+	heard  map[string]map[string]bool // guarded by mu; interfaces by the node that is or was heard there
+	silent map[string]*silentNode     // guarded by mu
+}
+
+// silentNode is a node that is heard on no interface any more.
+type silentNode struct {
+	asked   bool         // by a goroutine
+	look    async.Signal // has that goroutine look now
+	suspect bool         // nothing is known that speaks against its death
+	dead    bool         // its kernel does not answer
+}
+
+// New returns a Detector that has heard nobody.
+func New(c Config) *Detector {
+	return newDetector(func(ctx context.Context, node string) bool {
+		return reachable(ctx, c.Addresses(node), c.Ports)
+	})
+}
+
+func newDetector(answers func(context.Context, string) bool) *Detector {
+	return &Detector{
+		answers: answers, every: askEvery, changed: async.NewSignal(), begun: async.NewSignal(),
+		heard: map[string]map[string]bool{}, silent: map[string]*silentNode{},
+	}
+}
+
+// Changed has a value when Dead or Suspects returns something else.
+func (d *Detector) Changed() <-chan struct{} { return d.changed }
+
+// Dead returns the nodes that are silent, and whose kernel does not answer.
+func (d *Detector) Dead() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dead := map[string]bool{}
+	for node, s := range d.silent {
+		if s.dead {
+			dead[node] = true
+		}
+	}
+	return dead
+}
+
+// Suspects returns the nodes that fell silent without a word, at once and until their kernel
+// answers, beside those that are dead. If all nodes are silent that were ever heard, and these are
+// several, none is suspected: it is more likely this node that does not hear.
+func (d *Detector) Suspects() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	suspects, heard := map[string]bool{}, 0
+	for _, on := range d.heard {
+		if len(on) > 0 {
+			heard++
+		}
+	}
+	if heard == 0 && len(d.heard) > 1 {
+		return suspects
+	}
+	for node, s := range d.silent {
+		if s.suspect || s.dead {
+			suspects[node] = true
+		}
+	}
+	return suspects
+}
+
+// Heard notes that a node is heard on an interface.
+func (d *Detector) Heard(node, on string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.heard[node] == nil {
+		d.heard[node] = map[string]bool{}
+	}
+	d.heard[node][on] = true
+	if s := d.silent[node]; s != nil {
+		delete(d.silent, node)
+		s.look.Notify()
+	}
+	d.changed.Notify() // this one may be the first that is heard
+}
+
+// Silent notes that a node is not heard on an interface any more. Farewell: it said before that its
+// speaker ends, so this says nothing about the node.
+func (d *Detector) Silent(node, on string, farewell bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	interfaces, known := d.heard[node]
+	if !known {
+		return
+	}
+	delete(interfaces, on)
+	if len(interfaces) == 0 {
+		d.ask(node, !farewell)
+	}
+}
+
+// Suspect notes that a process before this one thought that a node is dead. It counts until the
+// node is heard, or answers.
+func (d *Detector) Suspect(node string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.heard[node]) == 0 {
+		d.ask(node, true)
+	}
+}
+
+// ask has a silent node asked. The caller holds mu.
+func (d *Detector) ask(node string, suspect bool) {
+	s := d.silent[node]
+	if s == nil {
+		s = &silentNode{look: async.NewSignal()}
+		d.silent[node] = s
+		d.begun.Notify()
+	}
+	s.suspect = suspect
+	s.look.Notify()
+	d.changed.Notify()
+}
+
+// Keep forgets all nodes but those for which has is true.
+func (d *Detector) Keep(has func(node string) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
+	for node, s := range d.silent {
+		if !has(node) {
+			delete(d.silent, node)
+			s.look.Notify()
+			d.changed.Notify()
+		}
+	}
+}
+
+// Run asks silent nodes, each in a goroutine of its own, until the context ends.
+func (d *Detector) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for {
+		for node, s := range d.unasked() {
+			group.Go(func() error { d.follow(ctx, node, s); return nil }) // ends with the silence, or ctx
+		}
+		select {
+		case <-ctx.Done():
+			return group.Wait()
+		case <-d.begun:
+		}
+	}
+}
+
+// unasked returns the silent nodes that are not asked yet. The caller asks them.
+func (d *Detector) unasked() map[string]*silentNode {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := map[string]*silentNode{}
+	for node, s := range d.silent {
+		if !s.asked {
+			s.asked = true
+			found[node] = s
+		}
+	}
+	return found
+}
+
+// follow asks a silent node until it is heard again.
+func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
+	tick := time.NewTicker(d.every)
+	defer tick.Stop()
+	for d.note(node, s, !d.answers(ctx, node) && ctx.Err() == nil) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.look:
+		case <-tick.C:
+		}
+	}
+}
+
+// note notes whether a silent node's kernel answered. It returns false if the node is not silent
+// any more.
+func (d *Detector) note(node string, s *silentNode, dead bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.silent[node] != s {
+		return false
+	}
+	if s.dead != dead || s.suspect && !dead {
+		s.dead, s.suspect = dead, false
+		d.changed.Notify()
+	}
+	return true
+}
+
+// reachable reports whether the kernel at one of the addresses answers on one of the ports: whether
+// it accepts a connection or refuses it.
+func reachable(ctx context.Context, addresses []netip.Addr, ports []uint16) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerAtMost)
+	var dials sync.WaitGroup
+	defer dials.Wait()
+	defer cancel()
+	answers := make(chan bool, len(addresses)*len(ports))
+	for _, address := range addresses {
+		for _, port := range ports {
+			dials.Go(func() {
+				var dialer net.Dialer
+				conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(address.String(), strconv.Itoa(int(port))))
+				if err == nil {
+					_ = conn.Close()
+				}
+				answers <- err == nil || errors.Is(err, syscall.ECONNREFUSED)
+			})
+		}
+	}
+	for range cap(answers) {
+		if <-answers {
+			return true
+		}
+	}
+	return false
+}

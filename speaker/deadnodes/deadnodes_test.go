@@ -1,0 +1,139 @@
+package deadnodes
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// rackOf is what a Detector sees of nodes.
+type rackOf struct {
+	mu      sync.Mutex
+	answers map[string]bool
+}
+
+func (r *rackOf) set(node string, answers bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers[node] = answers
+}
+
+func TestDetector(t *testing.T) {
+	rack := &rackOf{answers: map[string]bool{}}
+	v := newDetector(func(_ context.Context, node string) bool {
+		rack.mu.Lock()
+		defer rack.mu.Unlock()
+		return rack.answers[node]
+	})
+	v.every = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- v.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	becomes := func(node string, dead bool) {
+		t.Helper()
+		for v.Dead()[node] != dead {
+			select {
+			case <-v.Changed():
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s is dead: %v, want %v", node, !dead, dead)
+			}
+		}
+	}
+
+	for _, node := range []string{"stopped", "n2"} {
+		v.Heard(node, "eth0")
+		v.Heard(node, "eth1")
+		v.Silent(node, "eth0", false)
+	}
+	if len(v.Dead()) > 0 {
+		t.Errorf("%v are dead, which are heard on another segment", v.Dead())
+	}
+	rack.set("stopped", true) // its speaker has
+	v.Silent("stopped", "eth1", false)
+	v.Silent("n2", "eth1", false)
+	becomes("n2", true)
+	if v.Dead()["stopped"] {
+		t.Error("a node whose kernel answers is called dead")
+	}
+	rack.set("n2", true) // it boots
+	becomes("n2", false)
+	rack.set("n2", false)
+	becomes("n2", true)
+	v.Heard("n2", "eth0") // heard is enough
+	becomes("n2", false)
+	rack.set("stopped", false)
+	becomes("stopped", true) // later, without another word from the segment
+	v.Silent("n2", "eth0", false)
+	becomes("n2", true)
+}
+
+// What falls silent without a word is suspected at once, until its kernel answers.
+func TestDetector_suspects(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(d *Detector)
+		want string
+	}{
+		{"nobody", func(*Detector) {}, ""},
+		{"one of two is silent", func(d *Detector) { d.Silent("a", "eth0", false) }, "a"},
+		{"one says that its speaker ends", func(d *Detector) { d.Silent("a", "eth0", true) }, ""},
+		{"all are silent", func(d *Detector) { d.Silent("a", "eth0", false); d.Silent("b", "eth0", false) }, ""},
+		{"one was suspected before", func(d *Detector) { d.Suspect("c"); d.Suspect("a") }, "c"},
+		{"a node is deleted", func(d *Detector) {
+			d.Silent("a", "eth0", false)
+			d.Keep(func(n string) bool { return n == "b" })
+		}, ""},
+		{"an unknown one is silent", func(d *Detector) { d.Silent("z", "eth0", false) }, ""},
+		{"one is heard again", func(d *Detector) { d.Silent("a", "eth0", false); d.Heard("a", "eth1") }, ""},
+	} {
+		d := newDetector(nil)
+		d.Heard("a", "eth0")
+		d.Heard("b", "eth0")
+		c.do(d)
+		if got := strings.Join(slices.Sorted(maps.Keys(d.Suspects())), " "); got != c.want {
+			t.Errorf("%s: %q are suspected, want %q", c.name, got, c.want)
+		}
+	}
+	d := newDetector(nil)
+	d.Heard("a", "eth0")
+	d.Silent("a", "eth0", false)
+	if !d.Suspects()["a"] {
+		t.Error("the only other node is silent, and not suspected")
+	}
+	if s := d.silent["a"]; !d.note("a", s, false) || d.Suspects()["a"] {
+		t.Error("its kernel answers, and it is suspected")
+	} else if !d.note("a", s, true) || !d.Suspects()["a"] {
+		t.Error("its kernel does not answer any more, and it is not suspected")
+	} else if d.Heard("a", "eth0"); d.note("a", s, true) || d.Suspects()["a"] {
+		t.Error("it is heard, and what a question found counts")
+	}
+}
+
+func TestReachable(t *testing.T) {
+	ports := []uint16{10250, 7470}
+	loopback := netip.MustParseAddr("127.0.0.1")
+	// Nothing on this machine listens on these ports of that address, or something does: both are
+	// answers.
+	if !reachable(t.Context(), []netip.Addr{loopback}, ports) {
+		t.Error("this machine does not answer")
+	}
+	if reachable(t.Context(), nil, ports) {
+		t.Error("no address answers")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if reachable(ctx, []netip.Addr{loopback}, ports) {
+		t.Error("an answer without time for one")
+	}
+}
