@@ -109,7 +109,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && BERTH_LINT_OBJECTS=2000 go test -tags root -count=1 -timeout 20m -run Lint ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
-	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering
+	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root,guest -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance|devices|sctp)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering
 
 test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
 	cd e2e && go run ./cmd/minors $(MINORS)

@@ -31,6 +31,7 @@ func kept() []string {
 		"boot/vmlinuz-*", "usr/lib/modules/*/modules.*",
 		kernel + "/net", kernel + "/crypto", kernel + "/lib", kernel + "/arch",
 		kernel + "/drivers/virtio", kernel + "/drivers/net/*.ko*", kernel + "/drivers/net/vxlan",
+		kernel + "/drivers/net/bonding",
 		kernel + "/fs/9p", kernel + "/fs/netfs", kernel + "/fs/fscache", kernel + "/fs/overlayfs",
 	}
 }

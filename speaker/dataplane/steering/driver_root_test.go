@@ -60,14 +60,23 @@ type rack struct {
 
 func newRack(t *testing.T) rack {
 	t.Helper()
+	return newRackBy(t, "ip link add uplink type veth peer name owner netns %[1]s; ip link set uplink up", "owner")
+}
+
+// newRackBy returns a rack whose owner is on the segment by an interface "uplink" that a script
+// makes, and ports in the namespace of the segment, whose process the script gets.
+func newRackBy(t *testing.T, script string, ports ...string) rack {
+	t.Helper()
 	r := rack{client: nettest.Namespace(t), nodes: map[string]string{}, pins: filepath.Join(bpffs(t), "steering")}
 	segment := nettest.Namespace(t)
-	nettest.Shell(t, `%s bash -ec 'ip link add br0 type bridge; ip link set br0 up'
-ip link add uplink type veth peer name owner netns %s; ip link set uplink up
-ip addr add %s/24 dev uplink; ip -6 addr add %s/64 dev uplink nodad
-sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0
-%s bash -ec 'ip link set owner master br0; ip link set owner up'`, segment, nettest.PID(segment), owner4, owner6, segment)
+	nettest.Shell(t, "%s bash -ec 'ip link add br0 type bridge; ip link set br0 up'", segment)
+	nettest.Shell(t, script, nettest.PID(segment))
 	t.Cleanup(func() { nettest.Shell(t, "ip link del uplink") })
+	nettest.Shell(t, `ip addr add %s/24 dev uplink; ip -6 addr add %s/64 dev uplink nodad
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0`, owner4, owner6)
+	for _, p := range ports {
+		nettest.Shell(t, `%[1]s bash -ec 'ip link set %[2]s master br0; ip link set %[2]s up'`, segment, p)
+	}
 	plug := func(enter, name string, host int) {
 		nettest.Shell(t, `ip link add %[2]s netns %[3]s type veth peer name uplink netns %[4]s
 %[5]s bash -ec 'ip link set %[2]s master br0; ip link set %[2]s up'
