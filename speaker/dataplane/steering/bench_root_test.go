@@ -80,19 +80,26 @@ func BenchmarkSync_all(b *testing.B) {
 	}
 }
 
-// BenchmarkSync_one is a change of one Service's endpoints, until the kernel has it.
-func BenchmarkSync_one(b *testing.B) {
+// BenchmarkUpdate is a change of one Service's endpoints, until the kernel has it: beside it, the
+// same where all is compared.
+func BenchmarkUpdate(b *testing.B) {
 	desired, d := cluster(), opened(b)
 	if err := d.Sync(desired); err != nil {
 		b.Fatal(err)
 	}
-	for i := 0; b.Loop(); i++ {
-		s := desired.Services["s77"]
-		s.Members = []table.Member{{Node: "n1", Weight: 1}, {Node: "n2", Weight: 1 + i%2}}
-		desired.Services["s77"] = s
-		if err := d.Sync(desired); err != nil {
-			b.Fatal(err)
-		}
+	for name, bring := range map[string]func(Service) error{
+		"one": func(s Service) error { return d.Update(map[string]Service{"s77": s}, nil) },
+		"all": func(s Service) error { desired.Services["s77"] = s; return d.Sync(desired) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := desired.Services["s77"]
+			for i := 0; b.Loop(); i++ {
+				s.Members = []table.Member{{Node: "n1", Weight: 1}, {Node: "n2", Weight: 1 + i%2}}
+				if err := bring(s); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
