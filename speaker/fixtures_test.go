@@ -4,9 +4,6 @@ import (
 	"net/netip"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/berth-lb/berth/config/candidate"
-	"github.com/berth-lb/berth/speaker/plan"
 )
 
 func addrs(s ...string) []netip.Addr {
@@ -26,7 +23,3 @@ func set(names ...string) map[string]bool {
 }
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
-
-func backend(port, address, node string, state candidate.State) plan.Backend {
-	return plan.Backend{Port: port, Address: netip.MustParseAddrPort(address), Node: node, State: state}
-}

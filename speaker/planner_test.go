@@ -115,6 +115,64 @@ func TestPlanner_begin(t *testing.T) {
 	}
 }
 
+// Hints of EndpointSlices count by the zone that the node's own object says, as it changes.
+func TestPlanner_nodesChanged_zone(t *testing.T) {
+	n, _ := servingNode(t)
+	name, port := "http", int32(8080)
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "d", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+	}
+	for address, zone := range map[string]string{"10.0.1.1": "a", "10.0.2.1": "b"} {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{address},
+			Hints:     &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}},
+		})
+	}
+	kept, err := slimBackends(slice)
+	if err == nil {
+		err = n.sources.slice.GetStore().Update(kept)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.begin()
+	for _, step := range []struct {
+		labels map[string]string
+		want   []string
+	}{
+		{nil, []string{"10.0.1.1", "10.0.2.1"}},
+		{map[string]string{corev1.LabelTopologyZone: "b"}, []string{"10.0.2.1"}},
+		{map[string]string{corev1.LabelTopologyZone: "a"}, []string{"10.0.1.1"}},
+		{map[string]string{corev1.LabelTopologyZone: "c"}, []string{"10.0.1.1", "10.0.2.1"}},
+	} {
+		o := &corev1.Node{ObjectMeta: named("n1")}
+		o.Labels = step.labels
+		kept, err := slimNode(o)
+		if err == nil {
+			err = n.sources.node.GetStore().Update(kept)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.do(task{kind: nodesChanged})
+		var got []string
+		for _, server := range n.dataplane.synced["d/web"].Table {
+			for _, r := range server.RealServers {
+				if r.Weight > 0 {
+					got = append(got, r.Address.String())
+				}
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, step.want) {
+			t.Errorf("with labels %v new connections go to %v, want %v", step.labels, got, step.want)
+		}
+	}
+}
+
 // What the kernel shows decides what the node announces, each time that it shows something else.
 func TestPlanner_plan_readiness(t *testing.T) {
 	n, _ := servingNode(t)

@@ -287,7 +287,7 @@ func (s *sources) backends(key string) []plan.Backend {
 			endpointSlices = append(endpointSlices, slice)
 		}
 	}
-	return backendsOf(endpointSlices)
+	return object.Backends(endpointSlices)
 }
 
 // nodes returns what plans need to know of the nodes.
@@ -380,40 +380,6 @@ func isReady(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	})
-}
-
-// backendsOf returns the endpoints in these EndpointSlices.
-func backendsOf(endpointSlices []*discoveryv1.EndpointSlice) []plan.Backend {
-	var found []plan.Backend
-	for _, slice := range endpointSlices {
-		for _, e := range slice.Endpoints {
-			if len(e.Addresses) == 0 {
-				continue
-			}
-			address, err := netip.ParseAddr(e.Addresses[0]) // the others are not used: KEP-752
-			if err != nil {
-				continue // of an FQDN
-			}
-			b := plan.Backend{
-				State:      candidate.StateOf(e.Conditions),
-				Terminates: e.Conditions.Terminating != nil && *e.Conditions.Terminating,
-			}
-			if e.NodeName != nil {
-				b.Node = *e.NodeName
-			}
-			for _, p := range slice.Ports {
-				if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
-					continue
-				}
-				if p.Name != nil {
-					b.Port = *p.Name
-				}
-				b.Address = netip.AddrPortFrom(address.Unmap(), uint16(*p.Port))
-				found = append(found, b)
-			}
-		}
-	}
-	return found
 }
 
 // apiServer returns the EndpointSlices of the API server.

@@ -8,11 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/object"
@@ -63,35 +61,6 @@ func TestReadForwarding(t *testing.T) {
 	if kept := slim.(*corev1.Service); len(kept.Spec.Ports) > 0 ||
 		kept.Annotations[v1alpha1.AnnotationIPVSScheduler] != "sh" {
 		t.Errorf("a node that does not forward keeps %+v", kept)
-	}
-}
-
-func TestBackendsOf(t *testing.T) {
-	yes, no, node, name, port := true, false, "n1", "http", int32(8080)
-	slice := &discoveryv1.EndpointSlice{
-		AddressType: discoveryv1.AddressTypeIPv4,
-		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Port: nil}},
-		Endpoints: []discoveryv1.Endpoint{
-			{Addresses: []string{"10.0.1.1", "10.0.1.9"}, NodeName: &node},
-			{
-				Addresses:  []string{"10.0.1.2"},
-				Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes},
-			},
-			{Addresses: []string{"10.0.1.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no, Terminating: &no}},
-			{Addresses: []string{"pod.example"}},
-			{},
-		},
-	}
-	got := backendsOf([]*discoveryv1.EndpointSlice{candidate.SlimBackends(slice)})
-	terminating := backend("http", "10.0.1.2:8080", "", candidate.Serving)
-	terminating.Terminates = true
-	want := []plan.Backend{
-		backend("http", "10.0.1.1:8080", "n1", candidate.Ready),
-		terminating,
-		backend("http", "10.0.1.3:8080", "", candidate.Useless),
-	}
-	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
-		t.Error(diff)
 	}
 }
 

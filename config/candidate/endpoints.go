@@ -99,15 +99,17 @@ func ServiceOf(slice *discoveryv1.EndpointSlice) string {
 	return slice.Namespace + "/" + name
 }
 
-// SlimBackends returns the EndpointSlice with only its ports, and the addresses, nodes and
-// conditions of its endpoints.
+// SlimBackends returns the EndpointSlice with only its ports, and the addresses, nodes, conditions
+// and hints of its endpoints.
 func SlimBackends(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	slim := slimmed(slice)
 	slim.Ports = slice.Ports
 	for _, e := range slice.Endpoints {
 		slim.Endpoints = append(
 			slim.Endpoints,
-			discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName},
+			discoveryv1.Endpoint{
+				Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName, Hints: e.Hints,
+			},
 		)
 	}
 	return slim

@@ -12,7 +12,8 @@
 //	PlanAnnouncements  says what this node announces                      announcements.go, routes.go
 //
 // Besides its group, a plan sees the World (world.go). A Service is what plans need of one
-// (service.go), and a capability is what a node needs to forward for it (capability.go). Groups
-// keeps the groups while Services come and go (groups.go), and PlanPeers says which BGP peers the
-// node has (peers.go). Begin with PlanAnnouncements.
+// (service.go), and a capability is what a node needs to forward for it (capability.go). Targets
+// says which endpoints get new connections (hints.go). Groups keeps the groups while Services come
+// and go (groups.go), and PlanPeers says which BGP peers the node has (peers.go). Begin with
+// PlanAnnouncements.
 package plan

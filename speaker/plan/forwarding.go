@@ -22,7 +22,7 @@ type Forwarding struct {
 // its own pods and processes connect too, and packets that were on their way when it stopped to
 // announce still arrive. Under policy Local it forwards to endpoints of its own or, if it has none,
 // to all, with its own address as source. Its own pods and processes reach all endpoints under each
-// policy.
+// policy. Among all endpoints hints choose, as they do for kube-proxy, and never among its own.
 func PlanForwarding(
 	services []ClassifiedService,
 	backends map[string][]Backend,
@@ -41,7 +41,7 @@ func PlanForwarding(
 		for _, address := range s.Addresses {
 			ours[address] = true
 			for _, port := range s.Ports {
-				f.add(s, address, port, behind(port, address, backends[s.Name]), marks, world)
+				f.add(s, address, port, Behind(port, address, backends[s.Name]), marks, world)
 			}
 		}
 	}
@@ -66,12 +66,14 @@ func (f *Forwarding) add(
 	if _, taken := f.Table[frontend]; taken {
 		return
 	}
-	takes := serving(backends, world.Dead)
+	anywhere := serving(backends, world.Dead)
+	near, _ := hinted(backends, anywhere, world)
 	own := func(b Backend) bool { return b.Node == world.Self }
-	local := s.Local && slices.ContainsFunc(backends, func(b Backend) bool { return own(b) && takes(b) })
-	served := backends
+	local := s.Local && slices.ContainsFunc(backends, func(b Backend) bool { return own(b) && anywhere(b) })
+	served, takes := backends, near
 	if local {
 		served = slices.DeleteFunc(slices.Clone(backends), func(b Backend) bool { return !own(b) })
+		takes = anywhere
 	}
 	settings := ipvs.Settings{Scheduler: s.IPVSScheduler, Flags: flags(s.IPVSScheduler), PersistenceTimeout: s.Persistence}
 	f.Table[frontend] = ipvs.VirtualServer{Settings: settings, RealServers: realServers(served, takes)}
@@ -79,7 +81,7 @@ func (f *Forwarding) add(
 	if mark != 0 {
 		f.Table[ipvs.Marked(mark, address)] = ipvs.VirtualServer{
 			Settings:    byMark(settings, world.Capabilities),
-			RealServers: realServers(backends, takes),
+			RealServers: realServers(backends, near),
 		}
 	}
 	f.Guards = append(f.Guards, guard.Frontend{
@@ -163,8 +165,8 @@ func serving(backends []Backend, dead map[string]bool) func(Backend) bool {
 	return Backend.lingers
 }
 
-// behind returns the backends of a port, of the address's family.
-func behind(port Port, address netip.Addr, backends []Backend) []Backend {
+// Behind returns the backends of a port, of the address's family.
+func Behind(port Port, address netip.Addr, backends []Backend) []Backend {
 	var found []Backend
 	for _, b := range backends {
 		if b.Port == port.Name && b.Address.Addr().Is4() == address.Is4() {

@@ -67,6 +67,8 @@ type Backend struct {
 	Terminates bool
 	// Overdue: it has terminated for longer than it may keep connections.
 	Overdue bool
+	// ForNodes and ForZones are its hints: where it is preferred (KEP-3015, KEP-4444).
+	ForNodes, ForZones []string
 }
 
 func (b Backend) takes() bool   { return b.State == candidate.Ready }

@@ -69,7 +69,7 @@ func PlanSteering(services []ClassifiedService, backends map[string][]Backend) [
 				}
 				ports = append(ports, SteeredPort{
 					Service: s.Name, Address: address, Port: p.Port, Protocol: p.Protocol,
-					Members:  members(behind(p, address, backends[s.Name])),
+					Members:  members(Behind(p, address, backends[s.Name])),
 					Affinity: s.Persistence > 0, SourceRanges: sourcesOf(s.SourceRanges, address), How: *s.Steering,
 				})
 			}
