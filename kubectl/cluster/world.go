@@ -24,10 +24,7 @@ import (
 
 // Worlds returns what the plans of the speaker of a node see besides their group, by node.
 func (s *State) Worlds(snapshot *config.Snapshot) func(node string) plan.World {
-	all := plan.World{Nodes: map[string]plan.Node{}, Snapshot: snapshot, Electorates: plan.NewElectorates()}
-	for _, n := range s.Nodes {
-		all.Nodes[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
-	}
+	all := plan.World{Nodes: s.PlanNodes(), Snapshot: snapshot, Electorates: plan.NewElectorates()}
 	used := inuse.Sources{
 		Nodes: s.Nodes, APIServer: s.apiServer(), Peers: peerAddresses(snapshot), PodCIDRs: s.speakerPodCIDRs(),
 	}
@@ -45,6 +42,15 @@ func (s *State) Worlds(snapshot *config.Snapshot) func(node string) plan.World {
 		w.Used = inuse.Compile(from)
 		return w
 	}
+}
+
+// PlanNodes returns what plans need to know of the nodes.
+func (s *State) PlanNodes() map[string]plan.Node {
+	all := map[string]plan.Node{}
+	for _, n := range s.Nodes {
+		all[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
+	}
+	return all
 }
 
 // Speaker returns the Speaker of a node, nil if there is none.

@@ -29,6 +29,11 @@ func (l *look) endpoints() Step {
 		if n := total(others); n > 0 {
 			step.Text += fmt.Sprintf("; %d not ready", n)
 		}
+		if left := l.leftOut(); len(left) > 0 {
+			step.Grade = Note
+			step.Text += "; " + left[0] + " (spec.trafficDistribution)"
+			step.Details = left[1:]
+		}
 		if without := l.portsWithout(); len(without) > 0 {
 			step.Grade = Failure
 			step.Text = without[0]

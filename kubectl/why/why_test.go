@@ -3,6 +3,7 @@ package why
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +252,75 @@ func TestOf(t *testing.T) {
 	}
 	if Of(healthy(), "shop", "other", Pods{}) != nil {
 		t.Error("a Service that is not there has a report")
+	}
+}
+
+// Where hints leave out endpoints, a reader wonders why these have nothing to do.
+func TestOfHints(t *testing.T) {
+	const step = "Endpoints"
+	hinted := func(s *cluster.State) {
+		s.Nodes[0].Labels = map[string]string{corev1.LabelTopologyZone: "a"}
+		slice := s.EndpointSlices[0]
+		slice.Endpoints = nil
+		for address, zone := range map[string]string{"10.0.0.1": "a", "10.0.0.2": "a", "10.0.1.1": "b"} {
+			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+				Addresses: []string{address}, NodeName: new("n1"),
+				Conditions: discoveryv1.EndpointConditions{Ready: new(true)},
+				Hints:      &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}},
+			})
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*cluster.State)
+		grade  Grade
+		text   string
+	}{
+		{
+			name: "by zone", change: func(*cluster.State) {}, grade: Note,
+			text: "3 ready, on n1; what arrives at n1 goes to 2 of the 3 ready endpoints: " +
+				"those that EndpointSlices hint for zone a (spec.trafficDistribution)",
+		},
+		{
+			name: "by node",
+			change: func(s *cluster.State) {
+				for i, node := range []string{"n1", "n2", "n2"} {
+					s.EndpointSlices[0].Endpoints[i].Hints.ForNodes = []discoveryv1.ForNode{{Name: node}}
+				}
+			},
+			grade: Note,
+			text: "3 ready, on n1; what arrives at n1 goes to 1 of the 3 ready endpoints: " +
+				"those that EndpointSlices hint for node n1 (spec.trafficDistribution)",
+		},
+		{
+			name:   "the node is in no zone",
+			change: func(s *cluster.State) { s.Nodes[0].Labels = nil }, grade: OK, text: "3 ready, on n1",
+		},
+		{
+			name: "policy Local",
+			change: func(s *cluster.State) {
+				s.Services[0].Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+			},
+			grade: OK, text: "3 ready, on n1",
+		},
+		{
+			name: "zones may not be read",
+			change: func(s *cluster.State) {
+				s.Missing = map[cluster.Resource]error{cluster.Nodes: errors.New("no right")}
+			},
+			grade: OK, text: "3 ready, on n1",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := healthy()
+			hinted(s)
+			test.change(s)
+			r := Of(s, "shop", "web", Pods{})
+			i := slices.IndexFunc(r.Steps, func(s Step) bool { return s.Name == step })
+			if i < 0 || r.Steps[i].Text != test.text || r.Steps[i].Grade != test.grade || !r.Reachable {
+				t.Errorf("%+v\nwant %s: %q", r, test.grade, test.text)
+			}
+		})
 	}
 }
 
