@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -61,26 +62,26 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 	k := c.Kubernetes
 	var work sync.WaitGroup
 	var mu sync.Mutex
-	failed := func(what Resource, err error) {
+	known, unknown := false, false // whether it knows a kind of Berth, and whether it lacks one
+	done := func(what Resource, err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if apierrors.IsNotFound(err) && what.Group == v1alpha1.GroupVersion.Group {
-			s.Uninstalled = true
-			return
+		if what.Group == v1alpha1.GroupVersion.Group {
+			known = known || err == nil
+			unknown = unknown || apierrors.IsNotFound(err)
 		}
-		s.Missing[what] = err
+		if err != nil {
+			s.Missing[what] = err
+		}
 	}
 	read := func(what Resource, list pager.ListPageFunc, add func(runtime.Object)) {
 		work.Go(func() {
 			p := pager.New(list)
 			p.PageSize = pageSize
-			err := p.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
+			done(what, p.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
 				add(o)
 				return nil
-			})
-			if err != nil {
-				failed(what, err)
-			}
+			}))
 		})
 	}
 	read(Pools, page(c.Berth.LoadBalancerPools.List), into(&s.Pools))
@@ -105,6 +106,11 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 	read(DaemonSets, page(k.AppsV1().DaemonSets("").List), into(&s.DaemonSets))
 	read(Leases, page(k.CoordinationV1().Leases(namespace).List), into(&s.Leases))
 	work.Wait()
+	if s.Uninstalled = unknown && !known; s.Uninstalled { // which says it of all
+		maps.DeleteFunc(s.Missing, func(what Resource, err error) bool {
+			return what.Group == v1alpha1.GroupVersion.Group && apierrors.IsNotFound(err)
+		})
+	}
 	return s, ctx.Err()
 }
 

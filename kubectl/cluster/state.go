@@ -69,10 +69,10 @@ type State struct {
 	// Events are those about Services and about Berth's objects.
 	Events []*corev1.Event
 
-	// Missing is what could not be read, and why. A kind that the API server does not know is among
-	// it only if it is not Berth's.
+	// Missing is what could not be read, and why. Berth's kinds are not among it when Uninstalled says
+	// that the API server does not know them.
 	Missing map[Resource]error
-	// Uninstalled: the API server does not know Berth's kinds.
+	// Uninstalled: the API server knows none of Berth's kinds.
 	Uninstalled bool
 }
 
@@ -97,9 +97,12 @@ func (s *State) Failed() error {
 func Unread(missing map[Resource]error, becomes string) []string {
 	var forbidden, texts []string
 	for resource, err := range missing {
-		if apierrors.IsForbidden(err) {
+		switch {
+		case apierrors.IsForbidden(err):
 			forbidden = append(forbidden, resource.String())
-		} else {
+		case apierrors.IsNotFound(err):
+			texts = append(texts, fmt.Sprintf("the API server does not know %s", resource))
+		default:
 			texts = append(texts, fmt.Sprintf("%s could not be read: %v", resource, err))
 		}
 	}
