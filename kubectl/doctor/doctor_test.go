@@ -240,7 +240,7 @@ func TestLook(t *testing.T) {
 		{
 			name: "no policies",
 			change: func(c *scene) {
-				c.x.PolicyAPI = false
+				c.x.PolicyAPI, c.x.Policies, c.x.PolicyBindings = false, nil, nil
 			},
 			want: []string{"admission-policy-api "},
 		},
@@ -304,6 +304,14 @@ func TestLook(t *testing.T) {
 				c.x.Pods = append(c.x.Pods, hostPod("p", corev1.ContainerPort{ContainerPort: 1, HostPort: 10256}))
 			},
 			want: []string{"port-in-use Pod other/p"}, says: "10256",
+		},
+		{
+			name: "port 7470 of a Pod without a node", change: func(c *scene) {
+				p := hostPod("p", corev1.ContainerPort{ContainerPort: 1, HostPort: 7470})
+				p.Spec.NodeName = ""
+				c.x.Pods = append(c.x.Pods, p)
+			},
+			want: []string{"port-in-use Pod other/p"}, says: "main wants TCP port 7470 of a node, which is for",
 		},
 		{
 			name: "port 179, which nobody needs",
@@ -576,6 +584,11 @@ func TestLook(t *testing.T) {
 				c.s.Leases[0].Spec.RenewTime.Time = now.Add(-time.Minute)
 			},
 			want: []string{"no-leader Lease berth-system/berth-controller"},
+			says: "which renewed it last at 2026-11-29T03:59:00Z",
+		},
+		{
+			name: "no Lease", change: func(c *scene) { c.s.Leases = nil },
+			want: []string{"no-leader Lease berth-system/berth-controller"}, says: "nobody holds the Lease",
 		},
 		{
 			name: "no Pod of a speaker",

@@ -2,9 +2,11 @@ package doctor
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +78,8 @@ func schemas(crd *unstructured.Unstructured) string {
 // rights looks for the roles, their bindings and the admission policies by name.
 func (e *examination) rights() {
 	missing := func(what cluster.Resource, kind string, have []string, want ...string) {
-		if e.extras.lack(what) {
+		policy := strings.HasPrefix(kind, "Validating")
+		if e.extras.lack(what) || policy && !e.extras.PolicyAPI { // which is a finding of its own
 			return
 		}
 		for _, name := range want {
@@ -84,7 +87,7 @@ func (e *examination) rights() {
 				continue
 			}
 			id, without := "rights-missing", "without it Berth may not do its work"
-			if strings.HasPrefix(kind, "Validating") {
+			if policy {
 				id, without = "policy-missing", "without it a node's speaker may write what is another's"
 			}
 			e.find(id, kind+" "+name, "there is no %s %s: %s", kind, name, without)
@@ -139,10 +142,19 @@ func (e *examination) controllers() {
 		e.find("controller-not-ready", name, "%d of %s ready", c.Ready, counted(int(c.Wanted), "controller"))
 	}
 	if !c.Leads(e.Taken) {
+		why := "nobody holds the Lease"
+		if c.Holder != "" {
+			why = fmt.Sprintf(
+				"the Lease is held by %s, which renewed it last at %s",
+				c.Holder,
+				c.Renewed.UTC().Format(time.RFC3339),
+			)
+		}
 		e.find(
 			"no-leader",
 			"Lease "+e.Namespace+"/berth-controller",
-			"no controller leads: the Lease was not renewed in the last 30 s, so nothing that changes is decided",
+			"no controller leads, so nothing that changes is decided: %s",
+			why,
 		)
 	}
 }

@@ -246,13 +246,16 @@ func (e *examination) ports() {
 				for _, w := range wants {
 					if port.Protocol != corev1.ProtocolUDP &&
 						(port.HostPort == w.port || p.Spec.HostNetwork && port.ContainerPort == w.port) {
+						has := fmt.Sprintf("has TCP port %d of node %s", w.port, p.Spec.NodeName)
+						if p.Spec.NodeName == "" {
+							has = fmt.Sprintf("wants TCP port %d of a node", w.port)
+						}
 						e.find(
 							"port-in-use",
 							"Pod "+p.Namespace+"/"+p.Name,
-							"its container %s has TCP port %d of node %s, which is for %s",
+							"its container %s %s, which is for %s",
 							c.Name,
-							w.port,
-							p.Spec.NodeName,
+							has,
 							w.why,
 						)
 					}
