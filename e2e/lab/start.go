@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
@@ -70,6 +71,28 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	default:
 		return fmt.Errorf("start %s: not a process of the lab's own (those of pods are the kubelet's)", name)
 	}
+}
+
+// RestartAPIServer replaces the API server by one with further flags, and returns once that is
+// ready. version is of Kubernetes, as stock.BuildKubernetes built it; empty: the lab's own.
+func (l *Lab) RestartAPIServer(ctx context.Context, version string, flags ...string) error {
+	const name = "kube-apiserver"
+	audit, err := l.auditArgs()
+	if err != nil {
+		return err
+	}
+	args := slices.Concat(l.apiserverArgs(), audit, flags)
+	command := l.program(name, args...)
+	if version != "" {
+		command = append([]string{l.folder.Kubernetes(version, name)}, args...)
+	}
+	if err := l.Kill(ctx, name); err != nil {
+		return err
+	}
+	if err := l.start(ctx, ControlPlane, name, command...); err != nil {
+		return err
+	}
+	return l.healthy(ctx, ControlPlane, name, l.answers(ControlPlane, apiServer+"/readyz"))
 }
 
 // restartNode boots a node again, as after a power cut. Its network returns with the link, its pods

@@ -33,9 +33,10 @@ func (f Folder) kubernetes(version string) string {
 	return filepath.Join(f.Root, "kubernetes", version)
 }
 
-// BuildKubernetes compiles the programs of a version of Kubernetes that is not the lab's own, with
-// the dependencies that Kubernetes itself released them with.
-func (f Folder) BuildKubernetes(ctx context.Context, log io.Writer, version string) error {
+// BuildKubernetes compiles programs of a version of Kubernetes that is not the lab's own, with the
+// dependencies that Kubernetes itself released them with. Without names it compiles all that a lab
+// needs.
+func (f Folder) BuildKubernetes(ctx context.Context, log io.Writer, version string, programs ...string) error {
 	if !kubernetesRelease.MatchString(version) {
 		return fmt.Errorf("version %q of Kubernetes: want one such as v1.34.4", version)
 	}
@@ -54,7 +55,10 @@ func (f Folder) BuildKubernetes(ctx context.Context, log io.Writer, version stri
 		"build", "-trimpath", "-buildvcs=false", "-mod=mod", "-ldflags", kubernetesFlags(version),
 		"-o", filepath.Join(dir, "bin") + "/",
 	}
-	for _, program := range kubernetesPrograms() {
+	if len(programs) == 0 {
+		programs = kubernetesPrograms()
+	}
+	for _, program := range programs {
 		args = append(args, kubernetesModule+"/cmd/"+program)
 	}
 	if _, err := goIn(ctx, dir, args...); err != nil {
