@@ -100,13 +100,14 @@ api-tests: fetch binaries
 rack-tests: fetch binaries
 	cd e2e && go test -tags root -count=1 -p 1 -timeout 25m $$($(call tested,root) | grep -v /e2e/api)
 
-test-release: preflight fetch binaries ## beside the real MetalLB and in its place, with the gap measured; upgrades and back; Helm and Flux; Traefik, external-dns, Envoy Gateway; one owner per address; BGP with other daemons; alerts fired by the real Prometheus; the page in Chromium; the tutorial of Services: what has no room in make test (root)
+test-release: preflight fetch binaries ## beside the real MetalLB and in its place, with the gap measured; upgrades and back; Helm and Flux; Traefik, external-dns, Envoy Gateway; one owner per address; BGP with other daemons; alerts fired by the real Prometheus; the page in Chromium; the tutorial of Services; what kubectl berth doctor finds of the API server: what has no room in make test (root)
 	$(LAB) build --metallb --installers --company --previous --dns
 	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m ./interop
 	cd e2e && go test -tags release -count=1 -v -timeout 10m ./ui
 	cd e2e && go test -tags release -count=1 -timeout 10m ./tutorial
 	cd e2e && BERTH_DIFF_CHANGES=200 go test -tags root -count=1 -timeout 20m -run '^TestForecast$$' ./api
 	cd e2e && BERTH_LINT_OBJECTS=2000 go test -tags root -count=1 -timeout 20m -run Lint ./plugin
+	cd e2e && go test -tags release -count=1 -v -timeout 60m ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
 	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root,guest -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance|devices|sctp)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering

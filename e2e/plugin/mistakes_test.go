@@ -40,37 +40,6 @@ type mistake struct {
 	told bool
 }
 
-// pinned is a Service shop with a body after its type.
-func pinned(annotations, spec string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Service
-metadata: {name: shop, namespace: plugin, annotations: {%s}}
-spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]%s}
----
-`, annotations, spec)
-}
-
-func pool(name, addresses string) string {
-	return fmt.Sprintf(`
-apiVersion: berth.dev/v1alpha1
-kind: LoadBalancerPool
-metadata: {name: %s}
-spec: {allocation: OnRequest, addresses: [%s], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
----
-`, name, addresses)
-}
-
-func segment(name, spec string) string {
-	return fmt.Sprintf(`
-apiVersion: berth.dev/v1alpha1
-kind: SegmentAnnouncement
-metadata: {name: %s}
-spec: {%s, nodeSelector: {}, serviceSelector: {}}
----
-`, name, spec)
-}
-
 // routed is a pool and its announcement to a neighbor, which the spec describes.
 func routed(spec string) string {
 	return pool("office", "192.0.2.0/24") + fmt.Sprintf(`
@@ -87,17 +56,7 @@ spec: {poolNames: [office], neighborNames: [office], nodeSelector: {}, serviceSe
 `, lab.NodeAS, spec)
 }
 
-const (
-	fromOffice = "berth.dev/pools: office"
-	exclude    = "node.kubernetes.io/exclude-from-external-load-balancers"
-)
-
-func kubectl(args ...string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		_, err := scene.Kubectl(ctx, "", args...)
-		return err
-	}
-}
+const fromOffice = "berth.dev/pools: office"
 
 // afterFirst applies the Service shop when the Service first has its address.
 func afterFirst(yaml string) func(context.Context) error {

@@ -1,4 +1,4 @@
-//go:build root
+//go:build root || release
 
 // Package plugin tests kubectl berth on the lab, where Berth is installed as a user installs it.
 package plugin
