@@ -2,6 +2,7 @@ package steps
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -55,20 +56,19 @@ func TestOtherClusters(t *testing.T) {
 // A node that fails in the midst keeps nobody from going on, or back.
 func TestNodeFails(t *testing.T) {
 	t.Parallel()
-	for steps := 1; steps < 12; steps++ {
-		for _, back := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
-				for range steps {
-					w.run(t, false, 0)
-				}
+	synctest.Test(t, func(t *testing.T) {
+		healthy := newWorld(t)
+		for range 11 { // steps
+			healthy.run(t, false, 0)
+			for _, back := range []bool{false, true} {
+				w := healthy.fork()
 				w.broken = true
 				w.ready("n3", "Unknown")
 				w.react()
 				w.walk(t, back, 0)
-			})
+			}
 		}
-	}
+	})
 }
 
 // What the migration has changed is changed back although MetalLB's objects are gone.
@@ -289,40 +289,49 @@ func TestWrongSegment(t *testing.T) {
 // A Service that is created in the midst is announced all the time, on the way back, too.
 func TestServiceCreatedMeanwhile(t *testing.T) {
 	t.Parallel()
-	for _, after := range []string{"segment/n1", "segment/n3", "segments", "speakers", "bgp/n3"} {
-		for _, owner := range []string{"", "gpu1"} {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, tainted)
-				for w.step(t) != after {
-					w.run(t, false, 0)
-				}
-				w.put(
-					"services",
-					`{"metadata": {"namespace": "shop", "name": "late"}, "spec": {"type": "LoadBalancer",
-				  "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.19"}]}}}`,
-				)
-				w.endpoints("late", "n1", "n2")
-				for _, name := range []string{"services/shop/late", "endpointslices/shop/late"} {
-					w.started[name] = w.copy()[name]
-				}
-				if owner != "" {
-					w.put(
-						"l2owners",
-						`{"metadata": {"name": "late"}, "status": {"address": "192.0.2.19", "nodeName": "gpu1",
-					  "segment": "192.0.2.0/24"}}`,
-					)
-				}
-				w.react()
-				w.walk(t, true, 1)
-				if w.objects["servicel2statuses/metallb-system/l2-late"] == nil {
-					t.Errorf("created before %s: MetalLB does not announce the Service", after)
-				}
-				w.started["servicel2statuses/metallb-system/l2-late"] = w.copy()["servicel2statuses/metallb-system/l2-late"]
-				if diff := cmp.Diff(w.started, w.copy()); diff != "" {
-					t.Errorf("created before %s: it is not as it was (-before +after):\n%s", after, diff)
-				}
-			})
+	synctest.Test(t, func(t *testing.T) {
+		before := newWorld(t, tainted)
+		for _, step := range []string{"segment/n1", "segment/n3", "segments", "speakers", "bgp/n3"} {
+			for before.step(t) != step {
+				before.run(t, false, 0)
+			}
+			for _, owner := range []string{"", "gpu1"} {
+				createdMeanwhile(t, before.fork(), step, owner)
+			}
 		}
+	})
+}
+
+// createdMeanwhile creates a Service before a step, of which Berth is the owner on a node or, if
+// that is empty, where it likes, and goes back.
+func createdMeanwhile(t *testing.T, w *world, step, owner string) {
+	t.Helper()
+	w.put(
+		"services",
+		`{"metadata": {"namespace": "shop", "name": "late"}, "spec": {"type": "LoadBalancer",
+	  "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.19"}]}}}`,
+	)
+	w.endpoints("late", "n1", "n2")
+	created := w.copy()
+	for _, name := range []string{"services/shop/late", "endpointslices/shop/late"} {
+		w.started[name] = created[name]
+	}
+	if owner != "" {
+		w.put(
+			"l2owners",
+			fmt.Sprintf(`{"metadata": {"name": "late"}, "status": {"address": "192.0.2.19", "nodeName": %q,
+		  "segment": "192.0.2.0/24"}}`, owner),
+		)
+	}
+	w.react()
+	w.walk(t, true, 1)
+	now := w.copy()
+	if now["servicel2statuses/metallb-system/l2-late"] == nil {
+		t.Errorf("created before %s: MetalLB does not announce the Service", step)
+	}
+	w.started["servicel2statuses/metallb-system/l2-late"] = now["servicel2statuses/metallb-system/l2-late"]
+	if diff := cmp.Diff(w.started, now); diff != "" {
+		t.Errorf("created before %s: it is not as it was (-before +after):\n%s", step, diff)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
@@ -37,9 +39,7 @@ type world struct {
 	t       *testing.T
 	objects map[string]map[string]any // by resource/namespace/name
 	started map[string]any            // the objects at the beginning
-	schemas *lint.Schemas
-	// converted are results of the conversion, by its input.
-	converted map[string]migrate.Result
+	last    *Snapshot                 // as it is since the last reaction
 	// lag is how often the cluster is read before an action has its effect.
 	lag, reads int
 	due        []Action
@@ -63,16 +63,16 @@ type world struct {
 
 const metallbs = "metallb-system"
 
+// schemas are the same for all worlds, and take long to compile.
+var schemas = sync.OnceValues(lint.NewSchemas)
+
+// conversions are results of the conversion by its input: most actions leave that as it is.
+var conversions sync.Map
+
 // newWorld returns a cluster that MetalLB serves, after some changes.
 func newWorld(t *testing.T, changes ...func(*world)) *world {
 	t.Helper()
-	schemas, err := lint.NewSchemas()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{
-		t: t, objects: map[string]map[string]any{}, schemas: schemas, converted: map[string]migrate.Result{},
-	}
+	w := &world{t: t, objects: map[string]map[string]any{}}
 	for _, name := range []string{"n1", "n2", "n3"} {
 		w.put(
 			"nodes",
@@ -143,6 +143,16 @@ func newWorld(t *testing.T, changes ...func(*world)) *world {
 	return w
 }
 
+// fork returns another world that goes on from where this one is.
+func (w *world) fork() *world {
+	forked := *w
+	forked.started, forked.objects = maps.Clone(w.started), make(map[string]map[string]any, len(w.objects))
+	for name, o := range w.objects {
+		forked.objects[name] = (&unstructured.Unstructured{Object: o}).DeepCopy().Object
+	}
+	return &forked
+}
+
 func (w *world) put(resource, text string) {
 	w.t.Helper()
 	var o map[string]any
@@ -199,13 +209,16 @@ func prune(o map[string]any, names ...string) {
 }
 
 func of[T any](w *world, resource string) (found []*T) {
-	for _, name := range slices.Sorted(maps.Keys(w.objects)) {
-		if !strings.HasPrefix(name, resource+"/") {
-			continue
+	var names []string
+	for name := range w.objects {
+		if strings.HasPrefix(name, resource+"/") {
+			names = append(names, name)
 		}
-		text, _ := json.Marshal(w.objects[name])
+	}
+	slices.Sort(names)
+	for _, name := range names {
 		into := new(T)
-		if err := json.Unmarshal(text, into); err != nil {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(w.objects[name], into); err != nil {
 			w.t.Fatalf("%s: %v", name, err)
 		}
 		found = append(found, into)
@@ -281,6 +294,7 @@ func (w *world) anyMatches(selectors []any, set map[string]string) bool {
 
 // react is what MetalLB, Berth and Kubernetes make of the objects.
 func (w *world) react() {
+	w.last = nil
 	w.runSpeakers()
 	w.announceMetalLB()
 	w.controlBerth()
@@ -344,14 +358,15 @@ func (w *world) announceMetalLB() {
 			delete(w.objects, name)
 		}
 	}
+	nodes, advertisements := of[corev1.Node](w, "nodes"), of[unstructured.Unstructured](w, "l2advertisements")
 	for _, svc := range of[corev1.Service](w, "services") {
 		if svc.Name == "routed" {
 			continue
 		}
 		elected, best := "", ""
-		for _, n := range of[corev1.Node](w, "nodes") {
-			if w.objects["pods/metallb-system/speaker-"+n.Name] == nil || !w.advertised(svc, n) ||
-				candidate.Exclusion(n) != "" || w.isDown(n) {
+		for _, n := range nodes {
+			if w.objects["pods/metallb-system/speaker-"+n.Name] == nil || candidate.Exclusion(n) != "" || w.isDown(n) ||
+				!w.advertised(advertisements, svc, n) {
 				continue
 			}
 			sum := sha256.Sum256([]byte(n.Name + "#" + svc.Name))
@@ -373,8 +388,8 @@ func (w *world) announceMetalLB() {
 	}
 }
 
-func (w *world) advertised(svc *corev1.Service, n *corev1.Node) bool {
-	for _, o := range of[unstructured.Unstructured](w, "l2advertisements") {
+func (w *world) advertised(advertisements []*unstructured.Unstructured, svc *corev1.Service, n *corev1.Node) bool {
+	for _, o := range advertisements {
 		nodes, _, _ := unstructured.NestedSlice(o.Object, "spec", "nodeSelectors")
 		selectors, _, _ := unstructured.NestedSlice(o.Object, "spec", "serviceSelectors")
 		if w.anyMatches(nodes, n.Labels) && w.anyMatches(selectors, svc.Labels) {
@@ -431,11 +446,12 @@ func (w *world) poolOf(address netip.Addr) string {
 
 // announceBerth are Berth's speakers: an owner stays as long as it is a candidate.
 func (w *world) announceBerth() {
+	nodes, announcements := of[corev1.Node](w, "nodes"), of[v1alpha1.SegmentAnnouncement](w, "segmentannouncements")
 	for _, svc := range of[corev1.Service](w, "services") {
 		address, name := addresses(svc)[0], "l2owners//"+svc.Name
 		var candidates []string
-		for _, a := range of[v1alpha1.SegmentAnnouncement](w, "segmentannouncements") {
-			for _, n := range of[corev1.Node](w, "nodes") {
+		for _, a := range announcements {
+			for _, n := range nodes {
 				if candidate.Exclusion(n) == "" && !w.isDown(n) && svc.Name != "routed" &&
 					condition(svc, v1alpha1.ServiceRecord).Status == "True" &&
 					matches(w.t, a.Spec.ServiceSelector, svc.Labels) &&
@@ -459,12 +475,10 @@ func (w *world) announceBerth() {
 }
 
 // speaking returns who has a BGP session on a node.
-func (w *world) speaking(node string) (metalLB, berth bool, held bool) {
-	metalLB = w.objects["pods/metallb-system/speaker-"+node] != nil
+func (w *world) speaking(n *corev1.Node) (metalLB, berth bool, held bool) {
+	metalLB = w.objects["pods/metallb-system/speaker-"+n.Name] != nil
 	for _, b := range of[v1alpha1.BGPNeighbor](w, "bgpneighbors") {
-		for _, n := range of[corev1.Node](w, "nodes") {
-			held = held || n.Name == node && matches(w.t, b.Spec.NodeSelector, n.Labels)
-		}
+		held = held || matches(w.t, b.Spec.NodeSelector, n.Labels)
 	}
 	return metalLB, held && !metalLB, held
 }
@@ -524,12 +538,12 @@ func (w *world) judge(a Action) {
 			w.t.Errorf("after %s, %s has lost its address", a, svc.Name)
 		}
 	}
-	silent := 0
+	silent, speakers := 0, of[appsv1.DaemonSet](w, "daemonsets")[0]
 	for _, n := range of[corev1.Node](w, "nodes") {
 		off := n.DeepCopy()
 		delete(off.Labels, SpeaksLabel)
-		if metalLB, berth, _ := w.speaking(n.Name); !metalLB && !berth &&
-			placed(of[appsv1.DaemonSet](w, "daemonsets")[0], off) {
+		if metalLB, berth, _ := w.speaking(n); !metalLB && !berth &&
+			placed(speakers, off) {
 			silent++
 		}
 	}
@@ -557,7 +571,7 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 		MetalLBPods: of[corev1.Pod](w, "pods"),
 	}
 	for _, n := range s.Nodes {
-		metalLB, berth, held := w.speaking(n.Name)
+		metalLB, berth, held := w.speaking(n)
 		s.Sessions[n.Name] = map[string]bool{"192.0.2.1": metalLB}
 		k := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: n.Name}}
 		state, differs := w.speakers[n.Name]
@@ -603,19 +617,32 @@ func (w *world) read(ctx context.Context) (*Snapshot, error) {
 		input,
 		func(a, b *unstructured.Unstructured) int { return cmp.Compare(a.GetName(), b.GetName()) },
 	)
-	text, _ := json.Marshal(input)
-	if _, known := w.converted[string(text)]; !known {
-		result, err := migrate.From(ctx, w.schemas, "metallb", s.Namespace, input)
-		if err != nil {
-			return nil, err
-		}
-		w.converted[string(text)] = result
+	result, err := converted(ctx, s.Namespace, input)
+	if err != nil {
+		return nil, err
 	}
-	s.Converted, s.Report = w.converted[string(text)].Objects, w.converted[string(text)].Report
+	s.Converted, s.Report = result.Objects, result.Report
 	for name, o := range w.objects {
 		if name, ours := strings.CutPrefix(name, "secrets/"+s.Namespace+"/"); ours {
 			s.Secrets[name] = made(&unstructured.Unstructured{Object: o})
 		}
 	}
 	return s, nil
+}
+
+// converted returns the result of the conversion, which nobody may change.
+func converted(ctx context.Context, namespace string, input []*unstructured.Unstructured) (migrate.Result, error) {
+	text, _ := json.Marshal(input)
+	if known, is := conversions.Load(string(text)); is {
+		return known.(migrate.Result), nil
+	}
+	compiled, err := schemas()
+	if err != nil {
+		return migrate.Result{}, err
+	}
+	result, err := migrate.From(ctx, compiled, "metallb", namespace, input)
+	if err == nil {
+		conversions.Store(string(text), result)
+	}
+	return result, err
 }
