@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,18 +22,9 @@ const (
 	secretWords = `passw(?:or)?d|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key|auth[-_.]?key|` +
 		`account[-_.]?key|shared[-_.]?key|ssh[-_.]?key|signing[-_.]?key|encryption[-_.]?key|key[-_.]?data`
 	// quotes may be escaped, in JSON that is text in other JSON.
-	quotes = `\\*["']`
+	quotes = "\\\\*[\"'`]"
 	// goesOn is a quote within a value: after the last one a space comes, or what ends a field.
-	goesOn = `[^\s"'\\,:;})\]]`
-	// inQuotes is text in quotes, which may be escaped once, or more often, or lack their end.
-	inQuotes = `"(?:[^"\\\n]|\\.|"+` + goesOn + `)*"?|` +
-		`\\"(?:[^"\\\n]|\\\\\\"|\\[^"\n])*(?:\\")?|` +
-		`\\+"(?:[^"\\\n]|\\+[^"\\\n])*\\*"?|` +
-		`'(?:[^'\n]|'+` + goesOn + `)*'?`
-	// unquoted is a value up to the next space.
-	unquoted = `(?:[^\s"']|["']+` + goesOn + `)*`
-	// inBraces is a map or list on one line, in JSON or YAML, with others in it.
-	inBraces = `\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}?|\[[^\[\]\n]*(?:\[[^\[\]\n]*\][^\[\]\n]*)*\]?`
+	goesOn = "[^\\s\"'`\\\\,:;})\\]]"
 )
 
 var (
@@ -45,6 +37,8 @@ var (
 	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$`)
 	secretFlag   = regexp.MustCompile(`(?i)^--?[-\w]*(?:` + secretWords + `)[-\w]*$`)
 
+	// literal is a text in quotes, with something escaped in it.
+	literal = regexp.MustCompile(`"[^"\\\n]*\\.(?:[^"\\\n]|\\.)*"`)
 	// bare are secrets that are known by their form.
 	bare = regexp.MustCompile(strings.Join([]string{
 		`(?s)-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\z)`,
@@ -58,22 +52,25 @@ var (
 	header = regexp.MustCompile(`(?i)\b(bearer\s+|authorization` + quotes + `?\s*[:=]\s*` + quotes +
 		`?(?:[a-z]+\s+)?)[\w.~+/=-]{6,}`)
 	// userinfo is the password in a URL, or a token in its place.
-	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)[^\s"']*@`)
+	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)(?:[^\s"']|["']+` + goesOn + `)*@`)
 	onlyUser = regexp.MustCompile(`(://)[^\s/@:"']{8,}@`)
-	// below is what stands under a name in YAML.
-	below = regexp.MustCompile(
-		`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]*[|>]?[-+]?[ \t]*\n)((?:[ \t]+[^\n]*\n?)+)`,
-	)
-	// named is a value after its name, in quotes or up to the next space.
+	// element is of XML.
+	element = regexp.MustCompile(`(?i)(<[-\w:]*(?:` + secretWords + `)[-\w]*>)[^<]*`)
+	// routers is how routers' configurations have a password.
+	routers = regexp.MustCompile(`(?m)(\bneighbor[ \t]+\S+[ \t]+password[ \t]+)[^\n]*`)
+	// named is the name before a value, which is in quotes, or ends with a space.
 	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|` +
-		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)(` +
-		inQuotes + `|` + inBraces + `|[^\s"']` + unquoted + `)`)
-	// flagged is the value of a flag, after a space.
+		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)`)
+	// byGo is the beginning of a map or struct of Go's that is printed without quotes.
+	byGo = regexp.MustCompile(`map\[|\{[A-Z]\w*:`)
+	// flagged is a flag before its value, which may be the next in a list.
 	flagged = regexp.MustCompile(
-		`(?i)(--?[-\w]*(?:` + secretWords + `)[-\w]*[ \t]+)(` + inQuotes + `|[^\s"'-]` + unquoted + `)`)
-	// line is a secret in YAML that has spaces and no quotes.
-	line = regexp.MustCompile(
-		`(?im)^([ \t-]*)([-\w.]*(?:` + secretWords + `)[-\w.]*)(:[ \t]+)([^\s"'{\[|>&*][^\n]*)$`,
+		`(?i)--?[-\w]*(?:` + secretWords + `)[-\w]*(?:[ \t]+|` + quotes + `[ \t]*,?[ \t]*)`)
+	// assigned is an argument or a variable, whose value is all of the rest.
+	assigned = regexp.MustCompile(
+		`(?s)^(--?[-\w]*(?i:` + secretWords + `)[-\w]*=|[A-Z0-9_]*(?:` + strings.ToUpper(
+			secretWords,
+		) + `)[A-Z0-9_]*=).+$`,
 	)
 )
 
@@ -85,35 +82,107 @@ func Text(text string) string {
 			return string(redacted)
 		}
 	}
+	text = literal.ReplaceAllStringFunc(text, literally)
 	text = bare.ReplaceAllString(text, Redacted)
 	text = header.ReplaceAllString(text, "${1}"+Redacted)
 	text = userinfo.ReplaceAllString(text, "${1}"+Redacted+"@")
 	text = onlyUser.ReplaceAllString(text, "${1}"+Redacted+"@")
-	text = below.ReplaceAllStringFunc(text, func(s string) string {
-		m := below.FindStringSubmatch(s)
-		if harmlessName.MatchString(m[2]) {
-			return s
+	text = element.ReplaceAllString(text, "${1}"+Redacted)
+	text = routers.ReplaceAllString(text, "${1}"+Redacted)
+	return flags(names(yamlFields(text)))
+}
+
+// literally redacts in a text in quotes what its lines and quotes show once they are not escaped.
+func literally(quoted string) string {
+	text, err := strconv.Unquote(quoted)
+	if err != nil && json.Unmarshal([]byte(quoted), &text) != nil {
+		return quoted
+	}
+	redacted := Text(text)
+	if redacted == text {
+		return quoted
+	}
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	if e.Encode(redacted) != nil {
+		return `"` + Redacted + `"`
+	}
+	return strings.TrimSuffix(out.String(), "\n")
+}
+
+// names redacts values after a name.
+func names(text string) string {
+	var out strings.Builder
+	at := 0
+	for {
+		m := named.FindStringSubmatchIndex(text[at:])
+		if m == nil {
+			break
 		}
-		return m[1] + m[2] + m[3] + m[1] + "  " + Redacted + "\n"
-	})
-	text = line.ReplaceAllStringFunc(text, func(s string) string {
-		m := line.FindStringSubmatch(s)
-		if harmlessName.MatchString(m[2]) {
-			return s
+		for i := range m {
+			m[i] += at
 		}
-		return m[1] + m[2] + m[3] + Redacted
-	})
-	text = named.ReplaceAllStringFunc(text, func(s string) string {
-		m := named.FindStringSubmatch(s)
-		if harmlessName.MatchString(m[2]) {
-			return s
+		name, separator, value := text[m[4]:m[5]], text[m[6]:m[7]], m[1]
+		out.WriteString(text[at:value])
+		at = value
+		if harmlessName.MatchString(name) {
+			continue
 		}
-		return m[1] + m[2] + m[3] + quoted(m[4])
-	})
-	return flagged.ReplaceAllStringFunc(text, func(s string) string {
-		m := flagged.FindStringSubmatch(s)
-		return m[1] + quoted(m[2])
-	})
+		if start, slashes := opening(text, m[4]); start >= 0 && !strings.ContainsAny(separator, "\"'`") {
+			at = max(value, start+quotedEnd(upTo(text[start:]), slashes))
+			if quote := text[start : start+slashes+1]; strings.HasSuffix(text[value:at], quote) {
+				at -= len(quote)
+			}
+			if at > value {
+				out.WriteString(Redacted)
+			}
+			continue
+		}
+		printed := strings.HasPrefix(separator, ":") &&
+			byGo.MatchString(lineBefore(text, value))
+		end := firstEnd(upTo(text[value:]), true)
+		spaces := (printed || separator == ":") && !(end > 0 && strings.HasPrefix(text[value+end:], ","))
+		if sign := strings.TrimRight(separator, " \t"); startsLine(lineBefore(text, m[4])) {
+			spaces = spaces || sign == " =" || sign == "=" && strings.ToUpper(name) == name
+		}
+		if at += valueEnd(upTo(text[value:]), spaces); at > value {
+			out.WriteString(quoted(text[value:at]))
+		}
+	}
+	return out.String() + text[at:]
+}
+
+// startsLine reports whether what follows this on its line begins it, as in a file of variables.
+func startsLine(text string) bool {
+	before := strings.TrimSpace(text)
+	return before == "" || before == "export"
+}
+
+// flags redacts values after a flag.
+func flags(text string) string {
+	var out strings.Builder
+	at := 0
+	for {
+		m := flagged.FindStringIndex(text[at:])
+		if m == nil {
+			break
+		}
+		value := at + m[1]
+		out.WriteString(text[at:value])
+		at = value
+		start := strings.TrimLeft(text[value:], `\`)
+		inQuotes := start != "" && isQuote(start[0])
+		separated := strings.ContainsAny(text[value-1:value], " \t,")
+		if start == "" || start[0] == '-' || inQuotes && strings.HasPrefix(start[1:], "-") ||
+			strings.ContainsAny(start[:1], ")]}") || !separated {
+			continue
+		}
+		if at += valueEnd(upTo(text[value:]), false); at > value {
+			out.WriteString(quoted(text[value:at]))
+		}
+	}
+	return out.String() + text[at:]
 }
 
 // document returns the object or list that a text is in JSON, if it is.
@@ -129,7 +198,7 @@ func document(text string) (v any, is bool) {
 	return v, true
 }
 
-var quotedValue = regexp.MustCompile(`^(\\*["'])?.*?(\\*["'])?$`)
+var quotedValue = regexp.MustCompile("(?s)^(" + quotes + ")?.*?(" + quotes + ")?$")
 
 // quoted returns Redacted in the quotes that value has.
 func quoted(value string) string {
@@ -184,6 +253,9 @@ func (r redactor) value(name string, v any) any {
 	case string:
 		if v != "" && !harmlessName.MatchString(name) && (r.secret || secretName.MatchString(name)) {
 			return Redacted
+		}
+		if m := assigned.FindStringSubmatch(v); m != nil {
+			return m[1] + Redacted
 		}
 		return Text(v)
 	}
