@@ -117,6 +117,10 @@ func (c *Controller) serve(
 	given record.Record,
 ) error {
 	outcome := c.assign(key, svc, &asked, given)
+	idle := len(outcome.Addresses)+len(outcome.Surplus)+len(c.snapshot.Load().Pools) == 0
+	if idle && service.IsShared(svc) {
+		return c.unmark(ctx, key, svc)
+	}
 	o := c.outlook(svc, outcome.Addresses)
 	first := service.ContestedBy(
 		c.writes.Writer(key),
@@ -124,7 +128,7 @@ func (c *Controller) serve(
 	)
 	conditions := c.withAnnounced([]condition.Condition{first}, svc, o)
 	shown := service.IngressOf(o.Addresses, o.Forwarder.Mode())
-	if len(outcome.Addresses)+len(outcome.Surplus)+len(c.snapshot.Load().Pools) == 0 {
+	if idle {
 		shown = svc.Status.LoadBalancer.Ingress // without pools every status stays as it is
 	}
 	desired, news := service.WithStatus(svc, shown, conditions, c.recorded(key, svc, outcome.Addresses), metav1.Now())
@@ -141,6 +145,15 @@ func (c *Controller) serve(
 		c.tellForwarder(svc, o.Forwarder)
 	}
 	return nil
+}
+
+// unmark takes Berth's conditions from a Service that another implementation serves as long as
+// there are no pools.
+func (c *Controller) unmark(ctx context.Context, key string, svc *corev1.Service) error {
+	if !service.Marked(svc) {
+		return nil
+	}
+	return c.write(ctx, key, service.WithoutStatus(svc, nil))
 }
 
 // tellTaken emits an event for each address that the Service lost since it is in use elsewhere.

@@ -101,6 +101,13 @@ func Local(svc *corev1.Service) bool {
 // Marked reports whether the Service has conditions of Berth: it was served.
 func Marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
 
+// IsShared reports whether a Service has addresses, and a class that is not Berth's own: without a
+// pool it is another implementation's, which serves that class, too, as before a migration.
+func IsShared(svc *corev1.Service) bool {
+	class := svc.Spec.LoadBalancerClass
+	return class != nil && *class != v1alpha1.LoadBalancerClass && len(svc.Status.LoadBalancer.Ingress) > 0
+}
+
 // WithoutStatus returns the Service without Berth's conditions and without the addresses that Berth
 // gave. Those of other controllers stay.
 func WithoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
@@ -116,5 +123,6 @@ func WithoutStatus(svc *corev1.Service, gave []netip.Addr) *corev1.Service {
 
 // ours reports whether a condition is one of Berth's.
 func ours(c metav1.Condition) bool {
-	return c.Type == v1alpha1.ServiceAllocated || c.Type == v1alpha1.ServiceAnnounced || c.Type == v1alpha1.ServiceRecord
+	return c.Type == v1alpha1.ServiceAllocated || c.Type == v1alpha1.ServiceAnnounced ||
+		c.Type == v1alpha1.ServiceRecord
 }

@@ -100,3 +100,20 @@ func TestClassesSelectsBySpec(t *testing.T) {
 		}
 	}
 }
+
+// A class that another implementation serves, too, is not Berth's own.
+func TestIsShared(t *testing.T) {
+	for name, x := range map[string]struct {
+		svc  *corev1.Service
+		want bool
+	}{
+		"a class of another's, and an address": {balancer("metallb.io/lb", ip("192.0.2.1")), true},
+		"a class of another's, and none":       {balancer("metallb.io/lb"), false},
+		"Berth's class":                        {balancer("berth.dev/lb", ip("192.0.2.1")), false},
+		"no class":                             {balancer("", ip("192.0.2.1")), false},
+	} {
+		if got := IsShared(x.svc); got != x.want {
+			t.Errorf("%s: %t, want %t", name, got, x.want)
+		}
+	}
+}

@@ -676,6 +676,23 @@ func TestReservationComesFirst(t *testing.T) {
 	}
 }
 
+// Without a pool, a Service of another's class that has an address has no conditions of Berth, as
+// before and after a migration. With one, it is Berth's, with its address.
+func TestClassOfAnotherWithoutPool(t *testing.T) {
+	ns := namespace(t)
+	class := "metallb.io/lb"
+	startAs(t, (*controller.Controller).Lead, func(o *controller.Options) { o.Classes = []string{class} })
+	makeService(t, ns, "web", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = &class })
+	await(t, ns, "web", "NoPool")
+	writeStatus(t, "metallb", ns, "web", "203.0.113.7")
+	wait(t, ns, "web", "left alone", func(svc *corev1.Service) bool { return len(svc.Status.Conditions) == 0 })
+	if got := shown(get(t, ns, "web")); !slices.Equal(got, []string{"203.0.113.7"}) {
+		t.Errorf("it has %v", got)
+	}
+	makePool(t, "p", "203.0.113.0/24")
+	await(t, ns, "web", "Allocated", "203.0.113.7")
+}
+
 // Without a pool, the status of a Service of Berth's class is kept, too.
 func TestStatusIsKeptWithoutPool(t *testing.T) {
 	ns := namespace(t)

@@ -363,7 +363,7 @@ func (s *Snapshot) annotations() (annotate, strip []Action) {
 	}
 	for _, svc := range s.served() {
 		if svc.Spec.LoadBalancerClass != nil {
-			// Berth's controller writes conditions of those again, and no record without a pool.
+			// Without a pool, Berth's controller takes its other conditions away by itself.
 			if a, has := withoutConditions(svc); has && condition(svc, v1alpha1.ServiceRecord).Status == "True" {
 				strip = append(strip, a)
 			}

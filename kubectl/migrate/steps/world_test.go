@@ -365,7 +365,8 @@ func (w *world) announceMetalLB() {
 		}
 		elected, best := "", ""
 		for _, n := range nodes {
-			if w.objects["pods/metallb-system/speaker-"+n.Name] == nil || candidate.Exclusion(n) != "" || w.isDown(n) ||
+			if w.objects["pods/metallb-system/speaker-"+n.Name] == nil || candidate.Exclusion(n) != "" ||
+				w.isDown(n) ||
 				!w.advertised(advertisements, svc, n) {
 				continue
 			}
@@ -408,25 +409,23 @@ func (w *world) controlBerth() {
 	}
 	for _, svc := range of[corev1.Service](w, "services") {
 		o, address := w.objects["services/shop/"+svc.Name], netip.MustParseAddr(addresses(svc)[0])
-		owns, record := svc.Spec.LoadBalancerClass != nil, "True"
+		owns := svc.Spec.LoadBalancerClass != nil
 		switch pool := w.poolOf(address); {
 		case pool == "" && !owns:
 			continue
 		case pool == "" && len(of[v1alpha1.LoadBalancerPool](w, "loadbalancerpools")) > 0:
 			w.t.Errorf("Service %s lost %s: it is in no pool yet", svc.Name, address)
 		case pool == "":
-			record = "Unknown"
+			unstructured.RemoveNestedField(o, "status", "conditions")
+			continue
 		}
 		var conditions []any
 		for _, kind := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceRecord, v1alpha1.ServiceAnnounced} {
-			status := record
+			status := "True"
 			if kind == v1alpha1.ServiceAnnounced && w.unannounced {
 				status = "False"
 			}
 			conditions = append(conditions, map[string]any{"type": kind, "status": status})
-		}
-		if record != "True" {
-			conditions = conditions[:1]
 		}
 		_ = unstructured.SetNestedSlice(o, conditions, "status", "conditions")
 	}
