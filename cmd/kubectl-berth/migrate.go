@@ -178,6 +178,9 @@ func (m *migration) run(ctx context.Context, c *common, out *output, source stri
 		}
 	}
 	notes := s.OfHelm()
+	if !m.back {
+		notes = append(notes, s.Elsewhere()...)
+	}
 	if m.back || m.managed {
 		notes = append(notes, s.Reconciled()...)
 	}

@@ -2,6 +2,7 @@ package steps
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -143,6 +144,59 @@ func TestRefuses(t *testing.T) {
 					t.Errorf("what is refused changed something (-before +after):\n%s", diff)
 				}
 			})
+		})
+	}
+}
+
+// That an address may be on another interface is said before the first step, as far as Nodes tell.
+func TestElsewhere(t *testing.T) {
+	inRack := func(w *world) {
+		for i, n := range []string{"n1", "n2", "n3"} {
+			w.set("nodes//"+n, []any{
+				map[string]any{"type": "Hostname", "address": "192.0.2.1"},
+				map[string]any{"type": "InternalIP", "address": fmt.Sprintf("203.0.113.%d", i+1)},
+			}, "status", "addresses")
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*world)
+		want   []string
+	}{
+		"the addresses are not beside the nodes'": {
+			func(*world) {},
+			[]string{
+				"L2Advertisement metallb-system/rack has no spec.interfaces", "192.0.2.1", "Service shop/segment-", "on n",
+				"write that into spec.interfaces before you begin",
+			},
+		},
+		"the L2Advertisement names an interface": {
+			func(w *world) {
+				w.set("l2advertisements/metallb-system/rack", []any{"eth1"}, "spec", "interfaces")
+			}, nil,
+		},
+		"they are beside the nodes'": {
+			func(w *world) {
+				for _, n := range []string{"n1", "n2", "n3"} {
+					w.set("nodes//"+n, []any{map[string]any{"type": "InternalIP", "address": "192.0.2.99"}}, "status", "addresses")
+				}
+			}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, inRack, test.change)
+			s, err := w.read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			notes := s.Elsewhere()
+			if len(notes) > 0 != (len(test.want) > 0) {
+				t.Fatalf("notes %q, want %q in them", notes, test.want)
+			}
+			for _, text := range test.want {
+				if !strings.Contains(notes[0], text) {
+					t.Errorf("note %q, want %q in it", notes[0], text)
+				}
+			}
 		})
 	}
 }
