@@ -155,9 +155,11 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 // makeSteerer makes what steers connections, if this node is asked to.
 func (s *Speaker) makeSteerer(dead *deadnodes.Detector) steerer {
 	if !s.Steering {
-		return &steer.None{}
+		none := &steer.None{}
+		s.routeOf.Store(new(none.Route))
+		return none
 	}
-	return steer.New(steer.Config{
+	driver := steer.New(steer.Config{
 		Logger: s.Logger.With("driver", "steering"), Node: s.Node, Pins: steer.Pins, Doubt: dead.Suspect,
 		Refused: func() string {
 			if kubeproxy.Mode(s.ProxyMode) == "ipvs" {
@@ -166,6 +168,8 @@ func (s *Speaker) makeSteerer(dead *deadnodes.Detector) steerer {
 			return ""
 		},
 	})
+	s.routeOf.Store(new(driver.Route))
+	return driver
 }
 
 // onePerFamily returns the first address of each family.

@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/steerquery"
 	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/heart"
 	"github.com/berth-lb/berth/speaker/object"
@@ -31,6 +32,8 @@ type Speaker struct {
 	ready   atomic.Bool
 	heart   atomic.Pointer[heart.Remote] // nil until the node is known
 	bgp     atomic.Pointer[bgpd.Remote]  // nil also while this process speaks BGP
+	// routeOf says where this node steers a client's packets; nil until the node is known.
+	routeOf atomic.Pointer[func(steerquery.Query) steerquery.Answer]
 }
 
 // New returns a speaker that does nothing yet.
@@ -64,6 +67,14 @@ func (s *Speaker) Gather() ([]*dto.MetricFamily, error) {
 		others = append(others, routes)
 	}
 	return others.Gather() //nolint:wrapcheck // it says whose they are
+}
+
+// RouteOf says where this node steers a client's packets. The query must be right.
+func (s *Speaker) RouteOf(q steerquery.Query) steerquery.Answer {
+	if answer := s.routeOf.Load(); answer != nil {
+		return (*answer)(q)
+	}
+	return steerquery.Answer{Lacking: "the speaker has just started: ask again in a few seconds"}
 }
 
 // Run announces until the context ends, then leaves cleanly, which takes up

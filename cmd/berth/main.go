@@ -33,7 +33,8 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		controllerCommand(), speakerCommand(), applyCommand(), traceCommand(), probeCommand(), versionCommand(),
+		controllerCommand(), speakerCommand(), applyCommand(),
+		traceCommand(), routeCommand(), probeCommand(), versionCommand(),
 	)
 	return root
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/lines"
 	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/internal/steerquery"
 	"github.com/berth-lb/berth/internal/trace"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/speaker"
@@ -170,6 +171,13 @@ func runSpeaker(ctx context.Context, flags common, options speaker.Options, othe
 	s, err := speaker.New(options)
 	if err != nil {
 		return err
+	}
+	if other.heart != "" { // beside its socket; the process itself has none
+		if l, err := steerquery.ListenBeside(life, other.heart); err != nil {
+			logger.Warn("nobody can ask where packets are steered", "error", err)
+		} else {
+			group.Go(func() error { steerquery.Serve(life, l, logger, s.RouteOf); return nil })
+		}
 	}
 	group.Go(func() error { to.events.run(life); return nil })
 	group.Go(func() error {

@@ -73,10 +73,19 @@ the right to create pods/exec in Berth's namespace. Times are by the clocks of t
 			if err != nil {
 				return err
 			}
-			all, err := c.askSpeakers(ctx, to, node, append(addresses, "--last", strconv.Itoa(last)))
+			all := []traced{}
+			asked := append([]string{"trace", "--last", strconv.Itoa(last)}, addresses...)
+			err = c.askSpeakers(ctx, to, node, asked, func(by string, said io.Reader) error {
+				entries, err := trace.Decode(said)
+				for _, e := range entries {
+					all = append(all, traced{by, e})
+				}
+				return err
+			})
 			if err != nil {
 				return err
 			}
+			slices.SortStableFunc(all, func(a, b traced) int { return a.Time.Compare(b.Time) })
 			return out.print(c.Out, all, func(w io.Writer, _ bool) {
 				fmt.Fprintln(w, "TIME\tNODE\tINTERFACE\tADDRESS\tWHAT")
 				for _, e := range all {
@@ -126,22 +135,23 @@ func (c *common) addressesOf(ctx context.Context, to *cluster.Clients, name stri
 	return flags, nil
 }
 
-// askSpeakers runs berth trace in the speakers' pods, of one node if it is not empty. Who does not
-// answer is named on ErrOut. It fails if nobody answers.
+// askSpeakers runs a command of berth in the speakers' pods, of one node if it is not empty, and
+// hands over what each writes, one at a time, with its node. Who does not answer is named on
+// ErrOut. It fails if nobody answers.
 func (c *common) askSpeakers(
 	ctx context.Context,
 	to *cluster.Clients,
 	node string,
-	flags []string,
-) ([]traced, error) {
+	command []string,
+	hear func(by string, said io.Reader) error,
+) error {
 	pods, err := to.Kubernetes.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{
 		LabelSelector: "app.kubernetes.io/name=berth," + cluster.ComponentLabel + "=speaker",
 	})
 	if err != nil {
-		return nil, cluster.Right(err, "list", "", "pods")
+		return cluster.Right(err, "list", "", "pods")
 	}
-	var mu sync.Mutex
-	all := []traced{}
+	var mu sync.Mutex // held while one is heard
 	failed := map[string]error{}
 	asked := 0
 	var work errgroup.Group
@@ -153,13 +163,10 @@ func (c *common) askSpeakers(
 		}
 		asked++
 		work.Go(func() error {
-			found, err := askSpeaker(ctx, to, pod, flags)
+			said, err := askSpeaker(ctx, to, pod, command)
 			mu.Lock()
 			defer mu.Unlock()
-			for _, e := range found {
-				all = append(all, traced{pod.Spec.NodeName, e})
-			}
-			if err != nil {
+			if err = errors.Join(err, hear(pod.Spec.NodeName, said)); err != nil {
 				failed[pod.Name] = err
 			}
 			return nil
@@ -168,33 +175,32 @@ func (c *common) askSpeakers(
 	_ = work.Wait() // they return no error
 	switch {
 	case asked == 0 && node != "":
-		return nil, fmt.Errorf("--node %s: no speaker runs there", node)
+		return fmt.Errorf("--node %s: no speaker runs there", node)
 	case asked == 0:
-		return nil, fmt.Errorf("no speaker runs in namespace %s; name Berth's with --berth-namespace", c.namespace)
+		return fmt.Errorf("no speaker runs in namespace %s; name Berth's with --berth-namespace", c.namespace)
 	}
 	for name, err := range failed {
 		if len(failed) == asked {
-			return nil, fmt.Errorf("speaker %s: %w", name, cluster.Right(err, "create", "", "pods/exec"))
+			return fmt.Errorf("speaker %s: %w", name, cluster.Right(err, "create", "", "pods/exec"))
 		}
 		fmt.Fprintf(c.ErrOut, "note: speaker %s does not say: %v\n", name, err)
 	}
-	slices.SortStableFunc(all, func(a, b traced) int { return a.Time.Compare(b.Time) })
-	return all, nil
+	return nil
 }
 
-// askSpeaker runs berth trace in a speaker's pod.
-func askSpeaker(ctx context.Context, to *cluster.Clients, pod *corev1.Pod, flags []string) ([]trace.Entry, error) {
+// askSpeaker runs a command of berth in a speaker's pod, and returns what it wrote.
+func askSpeaker(ctx context.Context, to *cluster.Clients, pod *corev1.Pod, command []string) (io.Reader, error) {
 	ctx, cancel := context.WithTimeout(ctx, speakerWithin)
 	defer cancel()
 	url := to.Kubernetes.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).
 		SubResource("exec").VersionedParams(&corev1.PodExecOptions{
-		Container: "speaker", Command: append([]string{"/berth", "trace"}, flags...), Stdout: true, Stderr: true,
+		Container: "speaker", Command: append([]string{"/berth"}, command...), Stdout: true, Stderr: true,
 	}, scheme.ParameterCodec).URL()
+	var said, failed bytes.Buffer
 	run, err := remotecommand.NewSPDYExecutor(to.Config, "POST", url)
 	if err != nil {
-		return nil, err
+		return &said, err
 	}
-	var said, failed bytes.Buffer
 	err = run.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &said, Stderr: &failed})
 	switch text := strings.TrimSpace(failed.String()); {
 	case err == nil:
@@ -203,8 +209,7 @@ func askSpeaker(ctx context.Context, to *cluster.Clients, pod *corev1.Pod, flags
 	case strings.Contains(err.Error(), "is forbidden: "): // the client keeps only the text of the answer
 		err = apierrors.NewForbidden(corev1.Resource("pods/exec"), pod.Name, err)
 	}
-	found, broken := trace.Decode(&said)
-	return found, errors.Join(err, broken)
+	return &said, err
 }
 
 // happened says in words what an entry is about.

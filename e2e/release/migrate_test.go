@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -366,24 +365,7 @@ func (m *move) byHand(t *testing.T, until string) {
 // berth runs the plugin as a user does.
 func (m *move) berth(t *testing.T, args ...string) (out, errOut string, code int) {
 	t.Helper()
-	folder, err := stock.Find()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, folder.Bin("kubectl-berth"), args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.Kubeconfig())
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := m.In(lab.ControlPlane, cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	var exit *exec.ExitError
-	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+	return plugin(t, m.Stage, args...)
 }
 
 // oneAnnouncer waits until one host alone answers for each address on the segment, many requests

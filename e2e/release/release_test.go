@@ -5,14 +5,18 @@
 package release
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
+	"github.com/berth-lb/berth/e2e/stock"
 )
 
 // patience is for what takes a moment on an idle machine, on a very busy one.
@@ -60,6 +64,29 @@ func eventually(t *testing.T, condition func(context.Context) error) {
 	if err := stage.Eventually(t.Context(), patience, condition); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// plugin runs the plugin as a user does.
+func plugin(t *testing.T, s *stage.Stage, args ...string) (out, errOut string, code int) {
+	t.Helper()
+	folder, err := stock.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, folder.Bin("kubectl-berth"), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Kubeconfig())
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := s.In(lab.ControlPlane, cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
 }
 
 // measured prints a figure, as the benchmarks do.

@@ -80,8 +80,8 @@ type look struct {
 	prospects map[netip.Addr][]announcement.Prospect
 }
 
-// Of follows the Service. It is nil if there is no such Service.
-func Of(s *cluster.State, namespace, name string, pods Pods) *Report {
+// newLook returns nil if there is no such Service.
+func newLook(s *cluster.State, namespace, name string, pods Pods) *look {
 	svc := s.Service(namespace, name)
 	if svc == nil {
 		return nil
@@ -94,6 +94,15 @@ func Of(s *cluster.State, namespace, name string, pods Pods) *Report {
 	l.prospects = map[netip.Addr][]announcement.Prospect{}
 	for _, a := range l.addresses {
 		l.prospects[a] = l.outlook.Prospects(a)
+	}
+	return l
+}
+
+// Of follows the Service. It is nil if there is no such Service.
+func Of(s *cluster.State, namespace, name string, pods Pods) *Report {
+	l := newLook(s, namespace, name, pods)
+	if l == nil {
+		return nil
 	}
 	r := &Report{Namespace: namespace, Name: name, Summary: l.summary()}
 	for _, a := range l.addresses {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -59,6 +60,8 @@ type Steerer struct {
 	ledger       *ledger
 	encapsulates bool // all ways do
 	doubted      bool
+
+	driver atomic.Pointer[steering.Driver] // nil: none is open
 
 	open sync.Mutex // held while the driver is open, and while all of it is removed
 
@@ -236,7 +239,9 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		s.lacks("the program cannot be loaded: " + err.Error())
 		return openAgain
 	}
+	s.driver.Store(driver)
 	defer func() {
+		s.driver.Store(nil)
 		if err := driver.Close(); err != nil {
 			s.Logger.Warn("close the driver of steering", "error", err)
 		}
