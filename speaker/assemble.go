@@ -83,8 +83,12 @@ func (s *Speaker) makeDrivers(
 		return drivers{}, err
 	}
 	dead := deadnodes.New(deadnodes.Config{Addresses: s.sources.nodeAddresses, Ports: s.portsOfNodes()})
+	steers, err := s.makeSteerer(dead)
+	if err != nil {
+		return drivers{}, err
+	}
 	return drivers{
-		steering: s.makeSteerer(dead), dead: dead,
+		steering: steers, dead: dead,
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(
 			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },
@@ -153,11 +157,11 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 }
 
 // makeSteerer makes what steers connections, if this node is asked to.
-func (s *Speaker) makeSteerer(dead *deadnodes.Detector) steerer {
+func (s *Speaker) makeSteerer(dead *deadnodes.Detector) (steerer, error) {
 	if !s.Steering {
 		none := &steer.None{}
 		s.routeOf.Store(new(none.Route))
-		return none
+		return none, nil
 	}
 	driver := steer.New(steer.Config{
 		Logger: s.Logger.With("driver", "steering"), Node: s.Node, Pins: steer.Pins, Doubt: dead.Suspect,
@@ -168,8 +172,13 @@ func (s *Speaker) makeSteerer(dead *deadnodes.Detector) steerer {
 			return ""
 		},
 	})
+	if s.Metrics != nil {
+		if err := driver.Register(s.Metrics, s.MetricsPerService); err != nil {
+			return nil, fmt.Errorf("steering: %w", err)
+		}
+	}
 	s.routeOf.Store(new(driver.Route))
-	return driver
+	return driver, nil
 }
 
 // onePerFamily returns the first address of each family.

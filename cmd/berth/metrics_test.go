@@ -29,6 +29,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/guard"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
+	"github.com/berth-lb/berth/speaker/steer"
 )
 
 // metric is what a row of the reference and a registered metric have in common.
@@ -96,6 +97,9 @@ var registrations = map[string]func(*testing.T, prometheus.Registerer) error{
 	"speaker/dataplane/unserved": func(_ *testing.T, r prometheus.Registerer) error {
 		_, err := unserved.New(slog.New(slog.DiscardHandler), r)
 		return err
+	},
+	"speaker/steer": func(t *testing.T, r prometheus.Registerer) error {
+		return steer.New(steer.Config{Logger: slog.New(slog.DiscardHandler), Pins: t.TempDir()}).Register(r, true)
 	},
 }
 

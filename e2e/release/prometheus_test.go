@@ -459,13 +459,14 @@ type drawnSeries struct {
 
 var legendLabel = regexp.MustCompile(`{{([a-z_]+)}}`)
 
-// checkPanels has every query of every dashboard return data of this lab. With BERTH_PANELS the
-// data is written to that folder.
+// checkPanels has every query of every dashboard return data of this lab, but for that of steering,
+// which nothing does here. With BERTH_PANELS the data is written to that folder.
 func (w *watched) checkPanels(t *testing.T) {
 	files, err := filepath.Glob(monitored("dashboards/*.json"))
-	if err != nil || len(files) != 3 {
-		t.Fatalf("there are the dashboards %v (%v), want 3", files, err)
+	if err != nil || len(files) != 4 {
+		t.Fatalf("there are the dashboards %v (%v), want 4", files, err)
 	}
+	files = slices.DeleteFunc(files, func(f string) bool { return filepath.Base(f) == "berth-steering.json" })
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {

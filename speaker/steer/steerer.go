@@ -61,7 +61,9 @@ type Steerer struct {
 	encapsulates bool // all ways do
 	doubted      bool
 
-	driver atomic.Pointer[steering.Driver] // nil: none is open
+	driver   atomic.Pointer[steering.Driver] // nil: none is open
+	progress progress
+	tally    tally
 
 	open sync.Mutex // held while the driver is open, and while all of it is removed
 
@@ -279,7 +281,9 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 			}
 		case <-again.C:
 			pass.Begin()
-			if err := driver.Refresh(); err != nil {
+			err := driver.Refresh()
+			s.progress.refreshed(err, time.Now())
+			if err != nil {
 				s.Logger.Warn("steering was not refreshed", "error", err)
 			}
 			pass.End()
@@ -413,6 +417,9 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	default:
 		return again, nil
 	}
+	if err != nil || a.all { // interfaces are looked at only with all
+		s.progress.synced(err, time.Now())
+	}
 	if err != nil {
 		s.Logger.Warn("steering is not as desired", "error", err)
 		if _, partial := errors.AsType[*steering.PartialError](err); !partial {
@@ -425,6 +432,8 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	}
 	s.doubt(driver)
 	s.judge(driver)
+	s.tally.begin(driver)
+	s.progress.holds(driver.Tables())
 	s.has(a.groups, driver.Features())
 	return again, nil
 }

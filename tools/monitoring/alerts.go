@@ -53,6 +53,12 @@ func alerts() []alert {
 			summary: "LoadBalancerPool {{ $labels.pool }} has no {{ $labels.family }} address left.",
 		},
 		{
+			name: "SteeringStale", severity: critical,
+			expr: `time() - berth_steering_synced_timestamp_seconds > 120` +
+				` and on (instance) berth_steering_up == 1`,
+			summary: "Node {{ $labels.node }} cannot bring what it steers up to date, and stops after 5 minutes.",
+		},
+		{
 			name: "PoolNearlyFull", severity: warning, duration: "15m",
 			expr: `sum by (pool, family) (berth_pool_addresses{state="free"})` +
 				` / sum by (pool, family) (berth_pool_addresses{state!="excluded"}) < 0.1` +
@@ -104,6 +110,16 @@ func alerts() []alert {
 			name: "Overslept", severity: warning,
 			expr:    `sum by (node) (increase(berth_l2_overslept_total[1h])) > 0`,
 			summary: "The speaker of node {{ $labels.node }} stood still for so long that others took over.",
+		},
+		{
+			name: "SteeringDown", severity: warning, duration: "5m",
+			expr:    `berth_steering_up == 0`,
+			summary: "Node {{ $labels.node }} does not steer.",
+		},
+		{
+			name: "SteeringDrops", severity: warning, duration: "10m",
+			expr:    `sum by (node) (rate(berth_steering_packets_total{reason="unsettled"}[5m])) > 1`,
+			summary: "Node {{ $labels.node }} drops packets of connections that no node knows.",
 		},
 		{
 			name: "BGPSessionFlapping", severity: warning,

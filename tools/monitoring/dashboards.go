@@ -110,7 +110,7 @@ func one(expr, legend string) []query { return []query{{expr, legend}} }
 
 // boards are the dashboards that Berth comes with.
 func boards() []board {
-	return []board{overview(), segments(), routes()}
+	return []board{overview(), segments(), routes(), steering()}
 }
 
 func overview() board {
@@ -334,6 +334,79 @@ func routes() board {
 				title: "BFD packets", unit: units.PacketsPerSecond,
 				queries: one(`sum by (node, direction) (rate(berth_bfd_packets_total`+here+`[$__rate_interval]))`,
 					"{{node}} {{direction}}"),
+			},
+		},
+	}
+}
+
+func steering() board {
+	const here = `{node=~"$node"}`
+	return board{
+		name: "berth-steering", title: "Berth / Steering",
+		about: "What nodes do with packets of Services that are steered, and whether their tables are up to date.",
+		panels: []panel{
+			{
+				title: "Nodes that steer", number: true, unit: units.Short,
+				queries: one(`sum(berth_steering_up`+here+`)`, "nodes"),
+			},
+			{
+				title: "Nodes that do not", number: true, unit: units.Short,
+				about:   "Of those that are asked to, and where it is not turned off.",
+				queries: one(`count(berth_steering_up`+here+` == 0) or vector(0)`, "nodes"),
+			},
+			{
+				title: "Services steered", number: true, unit: units.Short,
+				queries: one(`max(berth_steering_services`+here+`)`, "Services"),
+			},
+			{
+				title: "Addresses with ports", number: true, unit: units.Short,
+				queries: one(`max(berth_steering_ports`+here+`)`, "ports"),
+			},
+			{
+				title: "Packets sent to other nodes", unit: units.PacketsPerSecond,
+				queries: one(`sum by (node) (rate(berth_steering_packets_total{node=~"$node", `+
+					`reason=~"first|corrected|second_chance|returned"}[$__rate_interval]))`, "{{node}}"),
+			},
+			{
+				title: "Packets by what was done", unit: units.PacketsPerSecond,
+				queries: one(
+					`sum by (reason) (rate(berth_steering_packets_total`+here+`[$__rate_interval]))`,
+					"{{reason}}",
+				),
+			},
+			{
+				title: "Second chances", unit: units.PacketsPerSecond,
+				about: "Packets that were sent to a node that may know their connection.",
+				queries: one(
+					`sum by (node) (rate(berth_steering_packets_total{node=~"$node", reason="second_chance"}`+
+						`[$__rate_interval]))`,
+					"{{node}}",
+				),
+			},
+			{
+				title: "Packets that nobody knows", unit: units.PacketsPerSecond,
+				about: "Dropped, so that clients try again, or answered by a reset.",
+				queries: one(`sum by (node, reason) (rate(berth_steering_packets_total{node=~"$node", `+
+					`reason=~"unsettled|unknown"}[$__rate_interval]))`, "{{node}} {{reason}}"),
+			},
+			{
+				title: "Age of tables", unit: units.Seconds,
+				about:   "Since when the kernel may lack something. After 300 s the program lets everything pass.",
+				queries: one(`time() - berth_steering_synced_timestamp_seconds`+here, "{{node}}"),
+			},
+			{
+				title: "Updates that failed", unit: units.Short,
+				about:   "In five minutes.",
+				queries: one(`sum by (node) (increase(berth_steering_sync_failures_total`+here+`[5m]))`, "{{node}}"),
+			},
+			{
+				title: "Nodes thought dead", unit: units.Short,
+				queries: one(`berth_steering_nodes_suspected`+here, "{{node}}"),
+			},
+			{
+				title: "Tables", unit: units.Short,
+				about:   "Of 32 KiB each. Services whose endpoints are on the same nodes share one.",
+				queries: one(`berth_steering_tables`+here, "{{node}}"),
 			},
 		},
 	}

@@ -11,11 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
 
-	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
 	"github.com/berth-lb/berth/speaker/dataplane/steering/program"
 )
 
@@ -39,6 +39,9 @@ type Config struct {
 type Driver struct {
 	config Config
 	nodes  *nodeMaps
+	names  atomic.Pointer[serviceNames]
+
+	reading sync.RWMutex // held by who reads the kernel's maps without mu; Close waits for them
 
 	mu       sync.Mutex // guards all below
 	kernel   *kernel
@@ -80,6 +83,7 @@ func (d *Driver) read() error {
 		return err
 	}
 	d.services = newServices(have, ranges, pages, d.kernel.readSlots)
+	d.names.Store(d.services.names)
 	return d.nodes.read()
 }
 
@@ -218,38 +222,6 @@ func (d *Driver) repair() error {
 	return d.nodes.removeOthers(now)
 }
 
-// Count is how many packets of a Service were treated in one way.
-type Count struct {
-	Service string
-	// Node is where they went; this one for those that did not leave it.
-	Node   string
-	Reason decide.Reason
-	// Packets since the program's maps were made; they outlive the process.
-	Packets uint64
-}
-
-// Stats returns what was counted, for Services and nodes that are known, in no order.
-func (d *Driver) Stats() ([]Count, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	counts, err := d.kernel.counters()
-	if err != nil {
-		return nil, err
-	}
-	services, nodes := map[uint32]string{}, d.nodes.names()
-	for name, r := range d.services.records {
-		services[r.id] = name
-	}
-	var all []Count
-	for key, n := range counts {
-		service, node := services[key.Service], nodes[key.Node]
-		if service != "" && node != "" {
-			all = append(all, Count{service, node, decide.Reason(key.Reason), n})
-		}
-	}
-	return all, nil
-}
-
 // Features are what this kernel has of what is not necessary.
 type Features struct {
 	// SecondChance: conntrack can be asked (Linux 5.18, module nf_conntrack loaded).
@@ -269,6 +241,8 @@ func (d *Driver) Features() Features {
 func (d *Driver) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	return errors.Join(d.attached.close(), d.kernel.close())
 }
 

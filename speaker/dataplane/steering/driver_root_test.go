@@ -440,7 +440,7 @@ func TestDriver_concurrent(t *testing.T) {
 		func(i int) error { return d.Suspect(map[string]bool{"two": i%2 == 1}) },
 		func(i int) error { return d.Sync(r.desired(t, []string{"one", "two"}[i%2])) },
 		func(int) error { return d.Refresh() },
-		func(int) error { _, err := d.Stats(); d.Features(); return err },
+		func(int) error { _, err := d.Stats(); d.Features(); d.Tables(); d.Suspected(); return err },
 		func(int) error {
 			client := netip.MustParseAddrPort("10.0.0.9:40000")
 			_, err := d.RouteOf(decide.Flow{Client: client, Service: netip.AddrPortFrom(vip4, port), Protocol: decide.TCP})

@@ -324,24 +324,6 @@ func (k *kernel) forgetCounters(ids []uint32) error {
 	return nil
 }
 
-// counters are packets, of all processors.
-func (k *kernel) counters() (map[program.StatsKey]uint64, error) {
-	var key program.StatsKey
-	var each []uint64
-	counts := map[program.StatsKey]uint64{}
-	it := k.Stats.Iterate()
-	for it.Next(&key, &each) {
-		for _, n := range each {
-			counts[key] += n
-		}
-	}
-	// New counters may appear at any time, and then the kernel loses its place.
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return nil, fmt.Errorf("read the counters of steering: %w", err)
-	}
-	return counts, nil
-}
-
 // secondChances counts packets that were sent to others as their second chance, by Service; nil if
 // that cannot be read.
 func (k *kernel) secondChances() map[uint32]uint64 {

@@ -26,6 +26,7 @@ type services struct {
 	dirty     map[*group]bool    // which slots of theirs moved is to be counted again
 	owners    map[program.ServiceKey]string
 	ids       map[uint32]bool
+	names     *serviceNames
 	lastID    uint32
 	// found are frontends of a process before this one.
 	found map[program.ServiceKey]program.Service
@@ -76,7 +77,7 @@ func newServices(
 		builder: table.NewBuilder(), locations: newLocations(pages),
 		records: map[string]*record{}, groups: map[string]*group{}, dirty: map[*group]bool{},
 		owners: map[program.ServiceKey]string{}, fresh: map[*group]*table.Table{},
-		ids: map[uint32]bool{}, found: found, foundRanges: ranges,
+		ids: map[uint32]bool{}, names: newServiceNames(), found: found, foundRanges: ranges,
 		read: read,
 	}
 	for _, v := range found {
@@ -252,6 +253,7 @@ func (s *services) change(
 		}
 	}
 	s.records[name] = r
+	s.names.put(r.id, name)
 	r.desired, r.local = clone(desired), isLocal(members, self)
 	s.enter(name, r, c)
 	return nil
@@ -518,6 +520,7 @@ func (s *services) remove(name string, c *changes) {
 	}
 	c.forget = append(c.forget, r.id)
 	delete(s.ids, r.id)
+	s.names.drop(r.id)
 	delete(s.records, name)
 }
 

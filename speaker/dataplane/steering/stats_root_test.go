@@ -1,0 +1,63 @@
+//go:build root
+
+package steering
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
+	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
+	"github.com/berth-lb/berth/speaker/dataplane/steering/program"
+)
+
+// More counters than are read at once are read, each of all processors.
+func TestDriver_manyCounters(t *testing.T) {
+	r := newRack(t)
+	d := r.start(t)
+	desired := r.desired(t, "one")
+	mustSync(t, d, desired)
+	id := d.services.records["default/web"].id
+	node := d.nodes.nodes.index["one"]
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	each := make([]uint64, processors)
+	for i := range each {
+		each[i] = uint64(i + 1)
+	}
+	sum := uint64(len(each) * (len(each) + 1) / 2)
+	const many = 3*batch + 7
+	for n := range many {
+		key := program.StatsKey{Service: id, Node: node, Reason: uint16(1000 + n)}
+		// The kernel has memory for some at once, and gets more by and by.
+		nettest.Eventually(t, "a counter is written", func() bool {
+			err := d.kernel.Stats.Put(key, each)
+			if err != nil && !errors.Is(err, unix.ENOMEM) {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
+	}
+	counts, err := d.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[decide.Reason]bool{}
+	for _, c := range counts {
+		if c.Reason < 1000 {
+			continue
+		}
+		if seen[c.Reason] || c.Packets != sum || c.Service != "default/web" || c.Node != "one" {
+			t.Errorf("%+v, want %d packets", c, sum)
+		}
+		seen[c.Reason] = true
+	}
+	if len(seen) != many {
+		t.Errorf("%d counters are read, of %d", len(seen), many)
+	}
+}
