@@ -67,7 +67,7 @@ func (f *Forwarding) add(
 		return
 	}
 	anywhere := serving(backends, world.Dead)
-	near, _ := hinted(backends, anywhere, world)
+	near, _ := hinted(backends, anywhere, world.Self, world.zone())
 	own := func(b Backend) bool { return b.Node == world.Self }
 	local := s.Local && slices.ContainsFunc(backends, func(b Backend) bool { return own(b) && anywhere(b) })
 	served, takes := backends, near
@@ -147,6 +147,12 @@ func byMark(settings ipvs.Settings, able election.Capabilities) ipvs.Settings {
 		}
 	}
 	return settings
+}
+
+// Targets returns which backends of a port get the new connections that arrive at this node under
+// policy Cluster, and by which hints they are chosen.
+func Targets(backends []Backend, world World) (takes func(Backend) bool, by Hints) {
+	return hinted(backends, serving(backends, world.Dead), world.Self, world.zone())
 }
 
 // serving returns which backends get new connections: those that are ready, or else those that

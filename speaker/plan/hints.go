@@ -1,10 +1,6 @@
 package plan
 
-import (
-	"slices"
-
-	corev1 "k8s.io/api/core/v1"
-)
+import "slices"
 
 // Hints are those of EndpointSlices that a node chooses endpoints by.
 type Hints uint8
@@ -16,27 +12,21 @@ const (
 	ZoneHints       // of PreferSameZone, and of PreferSameNode on nodes without an endpoint
 )
 
-// Targets returns which backends of a port get the new connections that arrive at this node under
-// policy Cluster, and by which hints they are chosen.
-func Targets(backends []Backend, world World) (takes func(Backend) bool, by Hints) {
-	return hinted(backends, serving(backends, world.Dead), world)
-}
-
 // hinted narrows down which backends get new connections, as kube-proxy does by hints: to those
 // that are hinted for this node, or else for its zone. A kind of hints counts only if every
 // endpoint that is ready has one, and one of them is for here; none counts if nothing is ready.
 //
 // An endpoint on a dead node is not ready in this. So what is near and dead never stands in the way
 // of what is far and alive.
-func hinted(backends []Backend, takes func(Backend) bool, world World) (func(Backend) bool, Hints) {
+func hinted(backends []Backend, takes func(Backend) bool, node, zone string) (func(Backend) bool, Hints) {
 	ready := func(b Backend) bool { return b.takes() && takes(b) }
 	for _, kind := range []struct {
 		hints Hints
 		of    func(Backend) []string
 		here  string
 	}{
-		{NodeHints, func(b Backend) []string { return b.ForNodes }, world.Self},
-		{ZoneHints, func(b Backend) []string { return b.ForZones }, world.zone()},
+		{NodeHints, func(b Backend) []string { return b.ForNodes }, node},
+		{ZoneHints, func(b Backend) []string { return b.ForZones }, zone},
 	} {
 		near := func(b Backend) bool { return ready(b) && slices.Contains(kind.of(b), kind.here) }
 		silent := func(b Backend) bool { return ready(b) && len(kind.of(b)) == 0 }
@@ -46,6 +36,3 @@ func hinted(backends []Backend, takes func(Backend) bool, world World) (func(Bac
 	}
 	return takes, NoHints
 }
-
-// zone returns that of this node; empty: it is in none.
-func (w World) zone() string { return w.Nodes[w.Self].Labels[corev1.LabelTopologyZone] }

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2/election"
@@ -29,3 +31,6 @@ type World struct {
 	// Used are addresses that are in use elsewhere.
 	Used *inuse.Set
 }
+
+// zone returns that of this node; empty: it is in none.
+func (w World) zone() string { return w.Nodes[w.Self].Labels[corev1.LabelTopologyZone] }
