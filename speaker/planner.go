@@ -238,6 +238,16 @@ func (p *planner) run(ctx context.Context) {
 	p.work(liveness.Of(ctx, "planner", liveness.Limit))
 }
 
+// suspects returns the nodes that are thought dead; this one, too, if others may think so of it:
+// once it is back, connections that began without it are elsewhere.
+func (p *planner) suspects() map[string]bool {
+	suspects := p.dead.Suspects()
+	if p.dead.Alone() {
+		suspects[p.Node] = true
+	}
+	return suspects
+}
+
 // follow turns what the drivers see into tasks, until the context ends.
 func (p *planner) follow(ctx context.Context) {
 	var rewound time.Time
@@ -253,7 +263,7 @@ func (p *planner) follow(ctx context.Context) {
 				p.tasks.Add(task{kind: forwardedChanged, address: o.Address})
 			}
 		case <-p.dead.Changed():
-			p.steering.Suspect(p.dead.Suspects())
+			p.steering.Suspect(p.suspects())
 			p.tasks.Add(task{kind: deadNodesChanged})
 		case group := <-p.steering.Changed():
 			if group == "" {

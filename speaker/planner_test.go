@@ -435,6 +435,21 @@ func TestPlanner_follow(t *testing.T) {
 	}
 }
 
+// A node that hears nobody says that others may think it dead.
+func TestPlanner_suspects(t *testing.T) {
+	n := idleNode(t)
+	n.dead.Heard("n2", "eth0")
+	n.dead.Heard("n3", "eth0")
+	if got := n.suspects(); len(got) > 0 {
+		t.Errorf("%v are suspected, and all are heard", got)
+	}
+	n.dead.Silent("n2", "eth0", false)
+	n.dead.Silent("n3", "eth0", false)
+	if got := n.suspects(); !maps.Equal(got, map[string]bool{n.Node: true}) {
+		t.Errorf("%v are suspected, want %s alone, which hears nobody", got, n.Node)
+	}
+}
+
 func TestPlanner_reviewState(t *testing.T) {
 	n, _ := servingNode(t)
 	n.begin()

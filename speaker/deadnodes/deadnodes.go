@@ -67,7 +67,7 @@ func newDetector(answers func(context.Context, string) bool) *Detector {
 	}
 }
 
-// Changed has a value when Dead or Suspects returns something else.
+// Changed has a value when Dead, Suspects or Alone returns something else.
 func (d *Detector) Changed() <-chan struct{} { return d.changed }
 
 // Dead returns the nodes that are silent, and whose kernel does not answer.
@@ -89,13 +89,8 @@ func (d *Detector) Dead() map[string]bool {
 func (d *Detector) Suspects() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	suspects, heard := map[string]bool{}, 0
-	for _, on := range d.heard {
-		if len(on) > 0 {
-			heard++
-		}
-	}
-	if heard == 0 && len(d.heard) > 1 {
+	suspects := map[string]bool{}
+	if d.alone() && len(d.heard) > 1 {
 		return suspects
 	}
 	for node, s := range d.silent {
@@ -104,6 +99,24 @@ func (d *Detector) Suspects() map[string]bool {
 		}
 	}
 	return suspects
+}
+
+// Alone reports whether all nodes are silent that were ever heard: they may think that it is this
+// one that is dead.
+func (d *Detector) Alone() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.alone()
+}
+
+// alone needs the lock.
+func (d *Detector) alone() bool {
+	for _, on := range d.heard {
+		if len(on) > 0 {
+			return false
+		}
+	}
+	return len(d.heard) > 0
 }
 
 // Heard notes that a node is heard on an interface.

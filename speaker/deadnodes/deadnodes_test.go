@@ -137,3 +137,23 @@ func TestReachable(t *testing.T) {
 		t.Error("an answer without time for one")
 	}
 }
+
+// A node that hears nobody any more may be the one that others do not hear.
+func TestDetector_alone(t *testing.T) {
+	d := newDetector(nil)
+	is := func(want bool, when string) {
+		t.Helper()
+		if got := d.Alone(); got != want {
+			t.Errorf("%s: alone is %t, want %t", when, got, want)
+		}
+	}
+	is(false, "nobody was ever heard")
+	d.Heard("a", "eth0")
+	d.Heard("b", "eth0")
+	d.Silent("a", "eth0", false)
+	is(false, "one of two is heard")
+	d.Silent("b", "eth0", false)
+	is(true, "both are silent")
+	d.Heard("a", "eth0")
+	is(false, "one is heard again")
+}

@@ -165,8 +165,9 @@ func (s *Steerer) SetInterfaces(names []string) {
 	s.change(func() { s.interfaces, s.all = names, true })
 }
 
-// Suspect replaces the nodes that are thought dead: they get no new connections. Without a call the
-// kernel has what a process before this one wrote.
+// Suspect replaces the nodes that are thought dead: they get no new connections. This node among
+// them says that others may think so of it. Without a call the kernel has what a process before
+// this one wrote.
 func (s *Steerer) Suspect(nodes map[string]bool) {
 	s.mu.Lock()
 	s.suspects = nodes
@@ -472,7 +473,7 @@ func (s *Steerer) doubt(driver *steering.Driver) {
 		return
 	}
 	s.doubted = true
-	suspected := driver.Suspected()
+	suspected := slices.DeleteFunc(driver.Suspected(), func(node string) bool { return node == s.Node })
 	if len(suspected) == 0 {
 		return
 	}

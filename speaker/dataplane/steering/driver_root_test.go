@@ -428,6 +428,9 @@ func TestDriver_alive(t *testing.T) {
 	if err := d.Suspect(map[string]bool{"owner": true, "nobody": true}); err != nil {
 		t.Error(err)
 	}
+	if self := d.nodes.written[d.nodes.nodes.index["owner"]]; self.Flags&program.Returned == 0 {
+		t.Errorf("others may think that this node is dead, and the kernel has %+v", self)
+	}
 }
 
 // Its methods may be called from any goroutine.

@@ -129,14 +129,15 @@ func (m *nodeMaps) removeOthers(now time.Time) error {
 	return nil
 }
 
-// suspect notes which nodes are thought dead.
+// suspect notes which nodes are thought dead. Of this one it says that others may think so: the
+// program takes it for alive all the same, and asks others about connections that it does not know.
 func (m *nodeMaps) suspect(dead map[string]bool, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
 	news := false
 	for node, i := range m.nodes.index {
-		if node == m.desired.Self || !m.nodes.suspect(node, dead[node], now) {
+		if !m.nodes.suspect(node, dead[node], now) {
 			continue
 		}
 		news = true
