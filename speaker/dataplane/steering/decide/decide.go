@@ -53,7 +53,7 @@ type class uint8
 const (
 	fresh     class = iota // from a client, or a router
 	toFirst                // to the first in rank
-	corrected              // to the first in rank by another table than the sender's
+	corrected              // to the first in rank, which may have to ask others and not know it
 	second                 // to the second chance
 	third
 	last
@@ -105,6 +105,8 @@ type order struct {
 	second uint16 // whom the first asks
 	next   uint16 // whom this node asks
 	moved  bool
+	// returned: the first was thought dead lately, which it need not know itself.
+	returned bool
 }
 
 func (v View) up(rank int) bool {
@@ -122,7 +124,7 @@ func (v View) order() order {
 		}
 		if fallback == Nobody {
 			fallback = n
-			o.moved = o.moved || v.Returned[i]
+			o.returned = v.Returned[i]
 		}
 		if o.first == Nobody && v.up(i) {
 			o.first = n
@@ -131,7 +133,7 @@ func (v View) order() order {
 	if o.first == Nobody { // all are suspected: more likely it is this node that is ill
 		o.first = fallback
 	}
-	o.moved = o.moved || o.first != fallback
+	o.moved = o.moved || o.returned || o.first != fallback
 	o.second, o.next = v.others(o.first)
 	return o
 }
@@ -182,7 +184,7 @@ func (v View) AsksConntrack() bool {
 	case c == last:
 		return true
 	case o.first == v.Self:
-		return o.moved || c >= second
+		return o.moved || c >= corrected
 	}
 	return c != fresh
 }
@@ -197,9 +199,11 @@ func (v View) Decide(known bool) Verdict {
 		return v.here(NoTable)
 	case c == last:
 		return v.end(o, known)
+	case c == fresh && !mine && o.returned:
+		return to(o.first, corrected, First)
 	case c == fresh && !mine:
 		return to(o.first, toFirst, First)
-	case !v.Chance && (mine || v.Local), v.Chance && mine && !o.moved && c < second:
+	case !v.Chance && (mine || v.Local), v.Chance && mine && !o.moved && c < corrected:
 		return v.here(Local)
 	case !v.Chance:
 		return to(o.first, c+1, Corrected)

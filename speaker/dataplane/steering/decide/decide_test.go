@@ -308,3 +308,31 @@ func checkLateTables(t *rapid.T) {
 		t.Errorf("with one table on all nodes it ends on %d: %+v", at, got)
 	}
 }
+
+// While others think a node dead, connections of its slots begin on the next in rank. Once they hear
+// it again their packets end there, though the node itself has noticed nothing: wherever they come
+// from, unless it is from that node.
+func TestDecide_thoughtDead(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ranked := rapid.Permutation([]uint16{1, 2, 3, 4, 5}).Draw(t, "ranked")[:Ranks]
+		back, knows := ranked[0], ranked[1]
+		s := NoSlot
+		for i, n := range ranked {
+			s = s.With(i, n, false)
+		}
+		views := map[uint16]View{}
+		for n := uint16(1); n <= 6; n++ {
+			v := View{
+				Slot: s, Self: n, Alive: [Ranks]bool{true, true, true, true}, Chance: true,
+				Local: slices.Contains(ranked, n), Held: n != back && rapid.Bool().Draw(t, "held"),
+			}
+			v.Returned[0] = n != back
+			views[n] = v
+		}
+		from := rapid.SampledFrom([]uint16{1, 2, 3, 4, 5, 6}).Filter(func(n uint16) bool { return n != back })
+		got, at := walk(t, views, from.Draw(t, "comes to"), knows)
+		if got.Action != Pass || at != knows {
+			t.Errorf("the packet ends on %d: %+v; %d knows the connection", at, got, knows)
+		}
+	})
+}

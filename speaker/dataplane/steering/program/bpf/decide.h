@@ -22,7 +22,7 @@ enum {
 enum {
 	FRESH,	   /* from a client, or a router */
 	TO_FIRST,  /* to the first in rank */
-	CORRECTED, /* to the first in rank by another table than the sender's */
+	CORRECTED, /* to the first in rank, which may have to ask others and not know it */
 	SECOND,	   /* to the second chance */
 	THIRD,
 	LAST,
@@ -65,7 +65,8 @@ struct order {
 	__u16 first;  /* gets what is new */
 	__u16 second; /* whom the first asks */
 	__u16 next;   /* whom this node asks */
-	__u8 moved, unused;
+	__u8 moved;
+	__u8 returned; /* the first was thought dead lately, which it need not know itself */
 };
 
 struct verdict {
@@ -90,7 +91,7 @@ static __always_inline void rank(const struct view *v, struct order *o)
 	__u8 past = 0;
 
 	o->first = o->second = o->next = NOBODY;
-	o->moved = !!(v->slot & MOVED);
+	o->returned = 0;
 #pragma unroll
 	for (int i = 0; i < RANKS; i++) {
 		__u16 e = v->slot >> 16 * i, n = e & NODE;
@@ -98,14 +99,14 @@ static __always_inline void rank(const struct view *v, struct order *o)
 			continue;
 		if (fallback == NOBODY) {
 			fallback = n;
-			o->moved |= v->returned >> i & 1;
+			o->returned = v->returned >> i & 1;
 		}
 		if (v->up >> i & 1 && o->first == NOBODY)
 			o->first = n;
 	}
 	if (o->first == NOBODY) /* all are suspected: more likely it is this node that is ill */
 		o->first = fallback;
-	o->moved |= o->first != fallback;
+	o->moved = !!(v->slot & MOVED) | o->returned | (o->first != fallback);
 #pragma unroll
 	for (int i = 0; i < RANKS; i++) {
 		__u16 n = v->slot >> 16 * i & NODE;
@@ -145,7 +146,7 @@ static __always_inline int asks(const struct view *v, const struct order *o)
 	if (c == LAST)
 		return 1;
 	if (o->first == v->self)
-		return o->moved || c >= SECOND;
+		return o->moved || c >= CORRECTED;
 	return c != FRESH;
 }
 
@@ -205,13 +206,13 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 	if (c == LAST)
 		return end(v, o, known, r);
 	if (c == FRESH && !mine)
-		return to(r, o->first, TO_FIRST, REASON_FIRST);
+		return to(r, o->first, o->returned ? CORRECTED : TO_FIRST, REASON_FIRST);
 	if (!v->chance) {
 		if (mine || v->local)
 			return here(r, REASON_LOCAL);
 		return to(r, o->first, c + 1, REASON_CORRECTED);
 	}
-	if (mine && !o->moved && c < SECOND)
+	if (mine && !o->moved && c < CORRECTED)
 		return here(r, REASON_LOCAL);
 	if (known)
 		return here(r, REASON_KNOWN);
