@@ -102,7 +102,7 @@ type steerer interface {
 	SetEnabled(enabled bool)
 	SetNodes(addresses map[string][]netip.Addr)
 	SetInterfaces(names []string)
-	Suspect(nodes map[string]bool)
+	Suspect(nodes, dead map[string]bool)
 	Report() (report steer.Report, asked bool)
 	Remove() error
 }

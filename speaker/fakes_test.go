@@ -153,7 +153,7 @@ func (f *fakeSteerer) SetSeed(seed [16]byte)         { f.seed = seed }
 func (f *fakeSteerer) Report() (steer.Report, bool) {
 	return steer.Report{Lacking: f.lacking, Ports: len(f.synced)}, true
 }
-func (f *fakeSteerer) Suspect(nodes map[string]bool) { f.suspect = nodes }
+func (f *fakeSteerer) Suspect(nodes, _ map[string]bool) { f.suspect = nodes }
 
 func (f *fakeDataplane) SetSources(addresses []netip.Addr) { f.sources = addresses }
 

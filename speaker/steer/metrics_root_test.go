@@ -114,9 +114,9 @@ ip route add 192.0.2.1 via 10.0.0.1'`, nettest.PID(client), client)
 					t.Errorf("%s is %v (%v), want %v", name, have, there, want)
 				}
 			}
-			s.Suspect(map[string]bool{"n2": true})
+			s.Suspect(map[string]bool{"n2": true}, nil)
 			nettest.Eventually(t, "n2 is suspected", func() bool { return scrape(t, r)["nodes_suspected"] == 1 })
-			s.Suspect(map[string]bool{})
+			s.Suspect(map[string]bool{}, nil)
 			nettest.Eventually(t, "n2 is trusted again", func() bool { return scrape(t, r)["nodes_suspected"] == 0 })
 		})
 	}

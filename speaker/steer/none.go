@@ -44,7 +44,7 @@ func (*None) SetNodes(map[string][]netip.Addr) {}
 func (*None) SetInterfaces([]string) {}
 
 // Suspect does nothing.
-func (*None) Suspect(map[string]bool) {}
+func (*None) Suspect(_, _ map[string]bool) {}
 
 // Report returns false: the node was not asked to steer.
 func (*None) Report() (Report, bool) { return Report{}, false }

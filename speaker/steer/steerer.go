@@ -78,6 +78,7 @@ type Steerer struct {
 	enabled    bool                          // guarded by mu
 	removed    bool                          // guarded by mu; for good
 	suspects   map[string]bool               // guarded by mu; nodes that are thought dead
+	dead       map[string]bool               // guarded by mu; of those, beyond doubt
 	report     Report                        // guarded by mu
 	// adopted: until it is known better, the kernel has what a process before this one left.
 	adopted bool // guarded by mu
@@ -165,12 +166,13 @@ func (s *Steerer) SetInterfaces(names []string) {
 	s.change(func() { s.interfaces, s.all = names, true })
 }
 
-// Suspect replaces the nodes that are thought dead: they get no new connections. This node among
-// them says that others may think so of it. Without a call the kernel has what a process before
-// this one wrote.
-func (s *Steerer) Suspect(nodes map[string]bool) {
+// Suspect replaces the nodes that are thought dead: they get no new connections. Those that are
+// dead beyond doubt, as their kernels do not answer, are not even asked about what may be new. This
+// node among them says that others may think so of it. Without a call the kernel has what a process
+// before this one wrote.
+func (s *Steerer) Suspect(nodes, dead map[string]bool) {
 	s.mu.Lock()
-	s.suspects = nodes
+	s.suspects, s.dead = nodes, dead
 	s.mu.Unlock()
 	s.alarm.Notify()
 }
@@ -353,12 +355,12 @@ func (s *Steerer) seeded() bool {
 // judge tells the driver which nodes are thought dead.
 func (s *Steerer) judge(driver *steering.Driver) {
 	s.mu.Lock()
-	suspects := s.suspects
+	suspects, dead := s.suspects, s.dead
 	s.mu.Unlock()
 	if suspects == nil {
 		return
 	}
-	if err := driver.Suspect(suspects); err != nil {
+	if err := driver.Suspect(suspects, dead); err != nil {
 		s.Logger.Warn("the state of nodes was not written", "error", err)
 	}
 }

@@ -110,7 +110,7 @@ func BenchmarkSuspect(b *testing.B) {
 		b.Fatal(err)
 	}
 	for i := 0; b.Loop(); i++ {
-		if err := d.Suspect(map[string]bool{"n7": i%2 == 0}); err != nil {
+		if err := d.Suspect(map[string]bool{"n7": i%2 == 0}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -170,10 +170,13 @@ func (d *Driver) write(c changes) error {
 	return d.kernel.apply(c)
 }
 
-// Suspect replaces the nodes that are thought dead: one write for each that changes, for all
-// Services. It does not wait for a Sync that is under way. What is said stays until something else
-// is, also through a restart. Unknown nodes are ignored, and so is this one.
-func (d *Driver) Suspect(dead map[string]bool) error { return d.nodes.suspect(dead, time.Now()) }
+// Suspect replaces the nodes that are thought dead, and those of them that are so beyond doubt: one
+// write for each that changes, for all Services. It does not wait for a Sync that is under way.
+// That a node is thought dead stays until something else is said, also through a restart. Unknown
+// nodes are ignored. This node gets its packets all the same, but asks others about them.
+func (d *Driver) Suspect(suspects, dead map[string]bool) error {
+	return d.nodes.suspect(suspects, dead, time.Now())
+}
 
 // Suspected returns the nodes that are thought dead, of those that are known since the first Sync.
 func (d *Driver) Suspected() []string { return d.nodes.suspected() }

@@ -408,13 +408,13 @@ func TestDriver_alive(t *testing.T) {
 	for _, c := range []struct {
 		dead, want string
 	}{{"one", "two"}, {"two", "one"}} {
-		if err := d.Suspect(map[string]bool{c.dead: true}); err != nil {
+		if err := d.Suspect(map[string]bool{c.dead: true}, nil); err != nil {
 			t.Fatal(err)
 		}
 		for range 5 {
 			r.expect(t, c.dead+" is dead", c.want)
 		}
-		if err := d.Suspect(nil); err != nil {
+		if err := d.Suspect(nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -425,7 +425,7 @@ func TestDriver_alive(t *testing.T) {
 		after := packets(t, d)
 		return after["first one"] > before["first one"] && after["first two"] > before["first two"]
 	})
-	if err := d.Suspect(map[string]bool{"owner": true, "nobody": true}); err != nil {
+	if err := d.Suspect(map[string]bool{"owner": true, "nobody": true}, nil); err != nil {
 		t.Error(err)
 	}
 	if self := d.nodes.written[d.nodes.nodes.index["owner"]]; self.Flags&program.Returned == 0 {
@@ -440,7 +440,7 @@ func TestDriver_concurrent(t *testing.T) {
 	mustSync(t, d, r.desired(t, "one"))
 	var group errgroup.Group
 	for _, do := range []func(i int) error{
-		func(i int) error { return d.Suspect(map[string]bool{"two": i%2 == 1}) },
+		func(i int) error { return d.Suspect(map[string]bool{"two": i%2 == 1}, nil) },
 		func(i int) error { return d.Sync(r.desired(t, []string{"one", "two"}[i%2])) },
 		func(int) error { return d.Refresh() },
 		func(int) error { _, err := d.Stats(); d.Features(); d.Tables(); d.Suspected(); return err },
@@ -477,7 +477,7 @@ func TestDriver_reopens(t *testing.T) {
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 	}
 	mustSync(t, first, desired)
-	if err := first.Suspect(map[string]bool{"two": true}); err != nil {
+	if err := first.Suspect(map[string]bool{"two": true}, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.expect(t, "with the first process", "one")

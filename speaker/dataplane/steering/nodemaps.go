@@ -129,22 +129,25 @@ func (m *nodeMaps) removeOthers(now time.Time) error {
 	return nil
 }
 
-// suspect notes which nodes are thought dead. Of this one it says that others may think so: the
-// program takes it for alive all the same, and asks others about connections that it does not know.
-func (m *nodeMaps) suspect(dead map[string]bool, now time.Time) error {
+// suspect notes which nodes are thought dead, and which of them are so beyond doubt. Of this one it
+// says that others may think so: the program takes it for alive all the same, and asks others about
+// connections that it does not know.
+func (m *nodeMaps) suspect(suspects, dead map[string]bool, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
 	news := false
 	for node, i := range m.nodes.index {
-		if !m.nodes.suspect(node, dead[node], now) {
+		buried := m.nodes.bury(node, suspects[node] && dead[node])
+		suspected := m.nodes.suspect(node, suspects[node], now)
+		news = news || suspected
+		if !buried && !suspected {
 			continue
 		}
-		news = true
 		errs = append(errs, m.putNode(i, m.nodes.entry(node, m.desired.Nodes[node], now)))
 	}
 	if !news {
-		return nil
+		return errors.Join(errs...)
 	}
 	c, err := m.kernel.configuration()
 	if err != nil {

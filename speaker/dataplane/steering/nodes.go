@@ -22,6 +22,7 @@ type nodes struct {
 	// suspected are nodes that are thought dead; returned is until when others must count with
 	// connections elsewhere because one was.
 	suspected map[string]bool
+	dead      map[string]bool // of those that are suspected, beyond doubt
 	returned  map[string]time.Time
 }
 
@@ -35,7 +36,7 @@ func nameOf(node string) uint64 {
 func newNodes(found map[uint16]program.Node) *nodes {
 	n := &nodes{
 		index: map[string]uint16{}, known: map[uint64]uint16{}, taken: map[uint16]bool{},
-		suspected: map[string]bool{}, returned: map[string]time.Time{},
+		suspected: map[string]bool{}, dead: map[string]bool{}, returned: map[string]time.Time{},
 	}
 	for i, node := range found {
 		n.known[node.Name] = i
@@ -68,6 +69,7 @@ func (n *nodes) sync(desired map[string]Node, found map[uint16]program.Node, now
 			delete(n.taken, n.index[name])
 			delete(n.index, name)
 			delete(n.suspected, name)
+			delete(n.dead, name)
 			delete(n.returned, name)
 		}
 	}
@@ -96,6 +98,18 @@ func (n *nodes) next() uint16 {
 			return n.last
 		}
 	}
+}
+
+// bury notes that a node that is suspected is dead beyond doubt, or not. It returns whether that is
+// news.
+func (n *nodes) bury(name string, dead bool) bool {
+	if n.dead[name] == dead {
+		return false
+	}
+	if n.dead[name] = dead; !dead {
+		delete(n.dead, name)
+	}
+	return true
 }
 
 // suspect notes that a node is thought dead, or no longer. It returns whether that is news.
@@ -129,6 +143,9 @@ func (n *nodes) entry(name string, d Node, now time.Time) program.Node {
 	}
 	if n.suspected[name] || now.Before(n.returned[name]) {
 		e.Flags |= program.Returned
+	}
+	if n.dead[name] {
+		e.Flags |= program.Dead
 	}
 	return e
 }

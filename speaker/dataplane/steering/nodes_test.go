@@ -97,6 +97,26 @@ func TestNodes_suspect(t *testing.T) {
 	}
 }
 
+// That a node is dead beyond doubt is news after it was suspected, and ends.
+func TestNodes_bury(t *testing.T) {
+	n, desired := newNodes(nil), twoNodes()
+	n.sync(desired, nil, start)
+	n.suspect("a", true, start)
+	if !n.bury("a", true) || n.bury("a", true) {
+		t.Error("news are not told from none")
+	}
+	if f := n.entry("a", desired["a"], start).Flags; f != program.Returned|program.Dead {
+		t.Errorf("dead: flags %#x", f)
+	}
+	n.suspect("a", false, start)
+	if !n.bury("a", false) || n.bury("a", false) {
+		t.Error("news are not told from none")
+	}
+	if f := n.entry("a", desired["a"], start).Flags; f != program.Alive|program.Returned {
+		t.Errorf("it lives: flags %#x", f)
+	}
+}
+
 // All pages can be used, and are given back.
 func TestLocations(t *testing.T) {
 	l := newLocations([]uint32{0})

@@ -94,7 +94,7 @@ func TestDriver_RouteOf(t *testing.T) {
 		t.Errorf("with affinity packets of one client end on %v", ends)
 	}
 	mustSync(t, d, desired)
-	if err := d.Suspect(map[string]bool{"one": true}); err != nil {
+	if err := d.Suspect(map[string]bool{"one": true}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if ends := routes("one is thought dead", vip4, vip6); ends["two"] != 50 {

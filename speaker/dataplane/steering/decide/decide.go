@@ -75,9 +75,9 @@ type View struct {
 	// Self is the node that has the packet.
 	Self uint16
 	// Alive reports for each rank whether its node is not thought dead, Returned whether it was,
-	// lately.
-	Alive, Returned [Ranks]bool
-	TTL             uint8
+	// lately, Dead whether it is dead, beyond doubt.
+	Alive, Returned, Dead [Ranks]bool
+	TTL                   uint8
 	// Local: this node has ready endpoints.
 	Local bool
 	// Chance: the packet is from the middle of a connection, and the Service's protocol has a
@@ -139,8 +139,8 @@ func (v View) order() order {
 }
 
 // others returns whom the first and whom this node ask about a connection that they do not know:
-// first those that are up, in order of rank, and then one that is suspected. A node that is not
-// ranked asks like the first.
+// first those that are up, in order of rank, and then one that is suspected. What may be new (UDP)
+// would end there, so it is not sent to who is dead. A node that is not ranked asks like the first.
 func (v View) others(first uint16) (second, next uint16) {
 	second, next = Nobody, Nobody
 	suspect, past := uint16(Nobody), false
@@ -151,7 +151,7 @@ func (v View) others(first uint16) (second, next uint16) {
 			past = true
 		case n == Nobody || n == first:
 		case !v.up(i):
-			if suspect == Nobody {
+			if suspect == Nobody && !(v.Bounces && v.Dead[i]) {
 				suspect = n
 			}
 		default:

@@ -81,6 +81,7 @@ func view(t *rapid.T) View {
 	for i := range rapid.IntRange(0, Ranks).Draw(t, "ranks") {
 		v.Slot = v.Slot.With(i, nodes[i], rapid.IntRange(0, 3).Draw(t, "drains") == 0)
 		v.Alive[i] = rapid.IntRange(0, 3).Draw(t, "dead") != 0
+		v.Dead[i] = !v.Alive[i] && rapid.Bool().Draw(t, "beyond doubt")
 		v.Returned[i] = rapid.IntRange(0, 3).Draw(t, "returned") == 0
 	}
 	v.Slot = v.Slot.WithMoved(rapid.Bool().Draw(t, "moved"))
@@ -148,9 +149,12 @@ func slot(changes ...func(*View)) View {
 	return v
 }
 
-func self(n uint16) func(*View)        { return func(v *View) { v.Self = n } }
-func ttl(n uint8) func(*View)          { return func(v *View) { v.TTL = n } }
-func dead(rank int) func(*View)        { return func(v *View) { v.Alive[rank] = false } }
+func self(n uint16) func(*View) { return func(v *View) { v.Self = n } }
+func ttl(n uint8) func(*View)   { return func(v *View) { v.TTL = n } }
+func dead(rank int) func(*View) { return func(v *View) { v.Alive[rank] = false } }
+func buried(rank int) func(*View) {
+	return func(v *View) { v.Alive[rank], v.Dead[rank] = false, true }
+}
 func returned(rank int) func(*View)    { return func(v *View) { v.Returned[rank] = true } }
 func draining(node uint16) func(*View) { return func(v *View) { v.Slot = v.Slot.With(0, node, true) } }
 func local(v *View)                    { v.Local = true }
@@ -211,6 +215,22 @@ func TestDecide(t *testing.T) {
 		},
 		{"while unsettled", slot(self(3), local, chance, held, ttl(12)), unknown, Verdict{Drop, Unsettled, 3, 12}},
 		{"UDP that nobody knows", slot(self(3), local, chance, bounces, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
+		{
+			"UDP that may be new, and the others are suspected", slot(self(1), local, chance, bounces, moved, dead(1), dead(2)),
+			unknown, Verdict{Steer, Second, 2, 16},
+		},
+		{
+			"UDP that may be new, and the others are dead", slot(self(1), local, chance, bounces, moved, buried(1), buried(2)),
+			unknown, Verdict{Pass, Unknown, 1, 64},
+		},
+		{
+			"UDP that may be new, and the first is dead", slot(self(2), local, chance, bounces, ttl(20), buried(0), buried(2)),
+			unknown, Verdict{Pass, Unknown, 2, 20},
+		},
+		{
+			"TCP in the middle, and the others are dead", slot(self(1), local, chance, moved, buried(1), buried(2)),
+			unknown, Verdict{Steer, Second, 2, 16},
+		},
 		{"no pods here any more", slot(self(3), chance, ttl(12)), unknown, Verdict{Steer, Returned, 1, 8}},
 		{"final", slot(self(1), chance, ttl(8)), unknown, Verdict{Pass, Exhausted, 1, 8}},
 		{"a late table: new", slot(self(2), ttl(24)), unknown, Verdict{Steer, Corrected, 1, 20}},
@@ -309,9 +329,9 @@ func checkLateTables(t *rapid.T) {
 	}
 }
 
-// While others think a node dead, connections of its slots begin on the next in rank. Once they hear
-// it again their packets end there, though the node itself has noticed nothing: wherever they come
-// from, unless it is from that node.
+// While others think a node dead, connections of its slots begin on the next in rank. Once they
+// hear it again their packets end there, though the node itself has noticed nothing: wherever they
+// come from, unless it is from that node.
 func TestDecide_thoughtDead(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ranked := rapid.Permutation([]uint16{1, 2, 3, 4, 5}).Draw(t, "ranked")[:Ranks]

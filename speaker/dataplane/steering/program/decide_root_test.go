@@ -262,8 +262,12 @@ func randomSettings(random *rand.Rand) (settings, decide.View) {
 		n := s.nodes[nodes[i]]
 		v.Alive[i], v.Returned[i] = random.IntN(3) > 0, random.IntN(3) == 0
 		n.Flags = 0
+		v.Dead[i] = random.IntN(3) == 0
 		if v.Alive[i] {
 			n.Flags |= Alive
+		}
+		if v.Dead[i] {
+			n.Flags |= Dead
 		}
 		if v.Returned[i] {
 			n.Flags |= Returned

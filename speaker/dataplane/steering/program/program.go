@@ -81,6 +81,7 @@ const (
 	Alive       uint32 = 1 << iota
 	Returned           // it was thought dead lately
 	Encapsulate        // it is not on a segment with this node
+	Dead               // beyond doubt, beside that it is not alive
 )
 
 // Node is where a node is.

@@ -58,7 +58,8 @@ struct view {
 	__u8 chance;   /* it has a second chance: in the middle of a connection, and conntrack can tell */
 	__u8 held;     /* tables have just changed, and the sender would try again */
 	__u8 bounces;  /* what nobody knows ends at the first in rank even if endpoints are here */
-	__u8 unused[7];
+	__u8 dead;     /* bit i: the node of rank i is dead, beyond doubt */
+	__u8 unused[6];
 };
 
 struct order {
@@ -83,7 +84,7 @@ static __always_inline __u8 class_of(__u8 ttl)
 
 /* The first that does not drain and is not suspected gets what is new. What it does not know it asks
  * the others about, in order of rank: those that drain too, which may rank before it, and one that
- * is suspected last.
+ * is suspected last. What may be new (UDP) would end there, so it is not sent to who is dead.
  */
 static __always_inline void rank(const struct view *v, struct order *o)
 {
@@ -117,7 +118,7 @@ static __always_inline void rank(const struct view *v, struct order *o)
 		if (n == NOBODY || n == o->first)
 			continue;
 		if (!(v->up >> i & 1)) {
-			if (suspect == NOBODY)
+			if (suspect == NOBODY && !(v->bounces && v->dead >> i & 1))
 				suspect = n;
 			continue;
 		}

@@ -47,7 +47,7 @@ struct service {
 	__u32 page, start, slots; /* the table: so many slots of a page, from start on */
 };
 
-enum { NODE_ALIVE = 1, NODE_RETURNED = 2, NODE_ENCAPSULATE = 4 };
+enum { NODE_ALIVE = 1, NODE_RETURNED = 2, NODE_ENCAPSULATE = 4, NODE_DEAD = 8 };
 
 struct node {
 	__u64 name; /* a hash, for the driver */

@@ -214,6 +214,8 @@ static __always_inline int look(const struct packet *p, const struct service *s,
 			v->up |= 1 << i;
 		if (flags & NODE_RETURNED)
 			v->returned |= 1 << i;
+		if (flags & NODE_DEAD)
+			v->dead |= 1 << i;
 	}
 	v->ttl = p->ttl;
 	v->local = !!(s->flags & SERVICE_LOCAL);
