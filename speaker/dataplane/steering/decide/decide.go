@@ -249,6 +249,8 @@ func (v View) end(o order, known bool) Verdict {
 		return v.drop()
 	case mine, !v.Chance && v.Local, v.TTL <= 1 && (!v.Chance || v.Bounces):
 		return v.here(Exhausted)
+	case v.Bounces && v.Local && v.TTL <= 2: // of two that disagree one has pods, perhaps
+		return v.here(Exhausted)
 	case v.TTL <= 1: // tables differ, and each node thinks another one the first
 		return v.drop()
 	}

@@ -240,6 +240,15 @@ func TestDecide(t *testing.T) {
 		{"from far away, no pods", slot(ttl(5)), unknown, Verdict{Steer, Corrected, 1, 4}},
 		{"from far away, pods", slot(self(2), ttl(5), local), unknown, Verdict{Pass, Exhausted, 2, 5}},
 		{"at the end of its way", slot(ttl(1)), unknown, Verdict{Pass, Exhausted, 9, 1}},
+		{
+			"UDP that may be new, near the end of its way, and pods are here", slot(self(2), local, chance, bounces, ttl(2)),
+			unknown, Verdict{Pass, Exhausted, 2, 2},
+		},
+		{
+			"UDP near the end of its way, and no pods", slot(self(2), chance, bounces, ttl(2)),
+			unknown, Verdict{Steer, Corrected, 1, 1},
+		},
+		{"TCP near the end of its way", slot(self(2), local, chance, ttl(2)), unknown, Verdict{Steer, Corrected, 1, 1}},
 		{"nobody in the table", View{Slot: NoSlot, Self: 9, TTL: 64}, unknown, Verdict{Pass, NoTable, 9, 64}},
 	} {
 		if got := c.view.Decide(c.known); got != c.want {

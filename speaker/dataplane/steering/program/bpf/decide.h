@@ -184,6 +184,8 @@ static __always_inline void end(const struct view *v, const struct order *o, int
 		return drop(r);
 	if (mine || (!v->chance && v->local) || (v->ttl <= 1 && (!v->chance || v->bounces)))
 		return here(r, REASON_EXHAUSTED);
+	if (v->bounces && v->local && v->ttl <= 2) /* of two that disagree one has pods, perhaps */
+		return here(r, REASON_EXHAUSTED);
 	if (v->ttl <= 1) /* tables differ, and each node thinks another one the first */
 		return drop(r);
 	to(r, o->first, LAST, REASON_CORRECTED);
