@@ -263,7 +263,7 @@ func (p *planner) follow(ctx context.Context) {
 				p.tasks.Add(task{kind: forwardedChanged, address: o.Address})
 			}
 		case <-p.dead.Changed():
-			p.steering.Suspect(p.suspects(), p.dead.Dead())
+			p.steering.Suspect(p.suspects(), p.dead.Lost())
 			p.tasks.Add(task{kind: deadNodesChanged})
 		case group := <-p.steering.Changed():
 			if group == "" {

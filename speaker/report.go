@@ -354,6 +354,9 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 		if o.Kind == l2.PeerUp {
 			r.dead.Heard(o.Node, o.Interface)
+			if o.State == l2.Ready {
+				r.dead.Ready(o.Node)
+			}
 		} else {
 			r.dead.Silent(o.Node, o.Interface, o.State.Departing())
 		}

@@ -22,6 +22,8 @@ import (
 const (
 	askEvery     = time.Second // a silent node
 	answerAtMost = 300 * time.Millisecond
+	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
+	speakerAtMost = 2 * time.Minute
 )
 
 // Config of a Detector.
@@ -43,6 +45,9 @@ type Detector struct {
 	mu     sync.Mutex
 	heard  map[string]map[string]bool // guarded by mu; interfaces by the node that is or was heard there
 	silent map[string]*silentNode     // guarded by mu
+	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
+	// answer; zero: they do not yet.
+	booted map[string]time.Time // guarded by mu
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -63,11 +68,11 @@ func New(c Config) *Detector {
 func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
 		answers: answers, every: askEvery, changed: async.NewSignal(), begun: async.NewSignal(),
-		heard: map[string]map[string]bool{}, silent: map[string]*silentNode{},
+		heard: map[string]map[string]bool{}, silent: map[string]*silentNode{}, booted: map[string]time.Time{},
 	}
 }
 
-// Changed has a value when Dead, Suspects or Alone returns something else.
+// Changed has a value when Dead, Suspects, Lost or Alone returns something else.
 func (d *Detector) Changed() <-chan struct{} { return d.changed }
 
 // Dead returns the nodes that are silent, and whose kernel does not answer.
@@ -84,8 +89,9 @@ func (d *Detector) Dead() map[string]bool {
 }
 
 // Suspects returns the nodes that fell silent without a word, at once and until their kernel
-// answers, beside those that are dead. If all nodes are silent that were ever heard, and these are
-// several, none is suspected: it is more likely this node that does not hear.
+// answers, beside those that are dead, and those that were and whose speaker is not ready yet: if
+// they boot, they lack what a speaker and kube-proxy make. If all nodes are silent that were ever
+// heard, and these are several, none is suspected: it is more likely this node that does not hear.
 func (d *Detector) Suspects() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -98,7 +104,22 @@ func (d *Detector) Suspects() map[string]bool {
 			suspects[node] = true
 		}
 	}
+	for node := range d.booted {
+		suspects[node] = true
+	}
 	return suspects
+}
+
+// Lost returns those of the suspects that do not serve what they served before: the dead ones, and
+// those that were and whose speaker is not ready yet.
+func (d *Detector) Lost() map[string]bool {
+	lost := d.Dead()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for node := range d.booted {
+		lost[node] = true
+	}
+	return lost
 }
 
 // Alone reports whether all nodes are silent that were ever heard: they may think that it is this
@@ -132,6 +153,16 @@ func (d *Detector) Heard(node, on string) {
 		s.look.Notify()
 	}
 	d.changed.Notify() // this one may be the first that is heard
+}
+
+// Ready notes that the speaker of a node says that it is ready.
+func (d *Detector) Ready(node string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.booted[node]; ok {
+		delete(d.booted, node)
+		d.changed.Notify()
+	}
 }
 
 // Silent notes that a node is not heard on an interface any more. Farewell: it said before that its
@@ -177,6 +208,7 @@ func (d *Detector) Keep(has func(node string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
+	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
 	for node, s := range d.silent {
 		if !has(node) {
 			delete(d.silent, node)
@@ -236,6 +268,15 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	defer d.mu.Unlock()
 	if d.silent[node] != s {
 		return false
+	}
+	switch since, booted := d.booted[node]; {
+	case dead:
+		d.booted[node] = time.Time{}
+	case booted && since.IsZero():
+		d.booted[node] = time.Now()
+	case booted && time.Since(since) >= speakerAtMost:
+		delete(d.booted, node)
+		d.changed.Notify()
 	}
 	if s.dead != dead || s.suspect && !dead {
 		s.dead, s.suspect = dead, false

@@ -115,8 +115,10 @@ func TestDetector_suspects(t *testing.T) {
 		t.Error("its kernel answers, and it is suspected")
 	} else if !d.note("a", s, true) || !d.Suspects()["a"] {
 		t.Error("its kernel does not answer any more, and it is not suspected")
-	} else if d.Heard("a", "eth0"); d.note("a", s, true) || d.Suspects()["a"] {
+	} else if d.Heard("a", "eth0"); d.note("a", s, true) {
 		t.Error("it is heard, and what a question found counts")
+	} else if d.Ready("a"); d.Suspects()["a"] {
+		t.Error("its speaker is ready, and it is suspected")
 	}
 }
 
@@ -156,4 +158,49 @@ func TestDetector_alone(t *testing.T) {
 	is(true, "both are silent")
 	d.Heard("a", "eth0")
 	is(false, "one is heard again")
+}
+
+// A node that was dead has no speaker yet when its kernel answers again: it is suspected until its
+// speaker is ready, or cannot be expected any more.
+func TestDetector_boots(t *testing.T) {
+	d := newDetector(nil)
+	d.Heard("a", "eth0")
+	d.Heard("b", "eth0")
+	is := func(want bool, when string) {
+		t.Helper()
+		if got := d.Suspects()["a"]; got != want {
+			t.Errorf("%s: it is suspected: %t, want %t", when, got, want)
+		}
+		if got := d.Lost()["a"]; got != want {
+			t.Errorf("%s: it is lost: %t, want %t", when, got, want)
+		}
+	}
+	die := func() {
+		d.Silent("a", "eth0", false)
+		d.note("a", d.silent["a"], true)
+	}
+	die()
+	is(true, "it is dead")
+	d.note("a", d.silent["a"], false)
+	is(true, "its kernel answers")
+	if d.Dead()["a"] {
+		t.Error("its kernel answers, and it is dead")
+	}
+	d.Heard("a", "eth0")
+	is(true, "its speaker starts")
+	d.Ready("a")
+	is(false, "its speaker is ready")
+	die()
+	d.note("a", d.silent["a"], false)
+	d.booted["a"] = time.Now().Add(-speakerAtMost)
+	d.note("a", d.silent["a"], false)
+	is(false, "its kernel has answered for long, without a speaker")
+	d.Silent("b", "eth0", true)
+	d.note("b", d.silent["b"], false)
+	if d.Suspects()["b"] {
+		t.Error("a node that was not dead is suspected, and its kernel answers")
+	}
+	die()
+	d.Keep(func(node string) bool { return node == "b" })
+	is(false, "it is deleted")
 }

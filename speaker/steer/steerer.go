@@ -475,7 +475,7 @@ func (s *Steerer) doubt(driver *steering.Driver) {
 		return
 	}
 	s.doubted = true
-	suspected := slices.DeleteFunc(driver.Suspected(), func(node string) bool { return node == s.Node })
+	suspected := driver.Suspected()
 	if len(suspected) == 0 {
 		return
 	}

@@ -178,7 +178,8 @@ func (d *Driver) Suspect(suspects, dead map[string]bool) error {
 	return d.nodes.suspect(suspects, dead, time.Now())
 }
 
-// Suspected returns the nodes that are thought dead, of those that are known since the first Sync.
+// Suspected returns the other nodes that are thought dead, of those that are known since the first
+// Sync.
 func (d *Driver) Suspected() []string { return d.nodes.suspected() }
 
 // Refresh prolongs the lease, and repairs what others changed: maps, and where the program is

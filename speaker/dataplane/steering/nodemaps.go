@@ -160,7 +160,9 @@ func (m *nodeMaps) suspect(suspects, dead map[string]bool, now time.Time) error 
 func (m *nodeMaps) suspected() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Sorted(maps.Keys(m.nodes.suspected))
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(m.nodes.suspected)), func(node string) bool {
+		return node == m.desired.Self
+	})
 }
 
 // configure writes the configuration and prolongs the lease. Unsettled: packets may go elsewhere

@@ -96,6 +96,7 @@ func (d *Driver) look(r *Route, v decide.View, service program.Service, f decide
 		}
 		nodes[n] = node
 		v.Alive[i], v.Returned[i] = node.Flags&program.Alive != 0, node.Flags&program.Returned != 0
+		v.Dead[i] = node.Flags&program.Dead != 0
 		r.Ranks = append(r.Ranks, Rank{names[n], drains, !v.Alive[i] && n != v.Self})
 	}
 	verdict := v.Decide(false)
@@ -112,6 +113,7 @@ func asks(v decide.View, first uint16, service program.Service, protocol uint8) 
 	v.Self, v.TTL = first, forwardedTTL
 	v.Chance = protocol == decide.TCP && service.Flags&program.TCPChance != 0 ||
 		protocol == decide.UDP && service.Flags&program.UDPChance != 0
+	v.Bounces = v.Chance && protocol == decide.UDP
 	if verdict := v.Decide(false); verdict.Reason == decide.Second {
 		return verdict.Node
 	}
