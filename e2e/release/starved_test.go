@@ -46,9 +46,9 @@ func starvedFor(t *testing.T) time.Duration {
 
 // starve keeps the processors busy in the node's own group of processes until end, by processes
 // that have the weight of two whole processors.
-func (f *field) starve(t *testing.T, node string) (end func()) {
+func starve(t *testing.T, s *stage.Stage, node string) (end func()) {
 	t.Helper()
-	heart, err := f.Process(t.Context(), "heart@"+node)
+	heart, err := s.Process(t.Context(), "heart@"+node)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestStarved(t *testing.T) {
 	begun, crashes := time.Now(), 0
 	each := starvedFor(t) / time.Duration(len(f.Nodes()))
 	for _, node := range f.Nodes() {
-		end := f.starve(t, node)
+		end := starve(t, f.Stage, node)
 		crashes += f.crash(t, node, each)
 		end()
 		if text, err := f.metrics(t.Context(), node); err != nil ||

@@ -161,6 +161,9 @@ type App struct {
 	Nodes []string
 	// PodsPerNode is the number of Pods on each node; 0 means 1.
 	PodsPerNode int
+	// UnreadyAfter is how many readiness probes, a second apart, must fail until a Pod is unready; 0
+	// means 1.
+	UnreadyAfter int
 }
 
 // Deploy runs the application and waits until its Pods are ready.
@@ -200,11 +203,12 @@ spec:
           image: berth.dev/echo:1
           args: [-drain=3s]
           ports: [{name: http, containerPort: 8080}, {name: line, containerPort: 7000}, {name: line-udp, containerPort: 7000, protocol: UDP}]
-          readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: 1}
+          readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: %[6]d}
           env:
             - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
             - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
-`, app.Namespace, app.Name, len(nodes)*max(1, app.PodsPerNode), strings.Join(nodes, ", "), app.Group))
+`, app.Namespace, app.Name, len(nodes)*max(1, app.PodsPerNode), strings.Join(nodes, ", "), app.Group,
+		max(1, app.UnreadyAfter)))
 	if err != nil {
 		return fmt.Errorf("deploy %s: %w", app.Name, err)
 	}
