@@ -30,11 +30,14 @@ const (
 	ninep  = "9p"
 )
 
-// Main turns the process into the guest's PID 1 or its modprobe, when it was started as one of
-// them, and does not return then. An executable that is given as [Guest.Init] calls it before
+// Main turns the process into the guest's PID 1, its modprobe or a kernel, when it was started as
+// one of them, and does not return then. An executable that is given as [Guest.Init] calls it before
 // anything else.
 func Main() {
 	switch {
+	case os.Getenv(fxsaveVar) != "":
+		fmt.Fprintln(os.Stderr, "vm:", becomeKernel(os.Args[1:]))
+		os.Exit(1)
 	case os.Getpid() == 1 && os.Getenv(initVar) != "":
 		err := enterHostRoot(os.Getenv(initVar))
 		fmt.Fprintln(os.Stderr, "vm guest: reach the host's file system:", err)

@@ -18,6 +18,8 @@ type Kernel interface {
 	String() string
 	// modules is the host's folder that holds one folder of modules for each release.
 	modules() string
+	// environment is what the guest's programs get beside what they are given.
+	environment() []string
 	// command is the guest as a process of the host, which ends with it. The guest may write to the
 	// control folder and to those of write; the process may keep files of its own in the control
 	// folder.

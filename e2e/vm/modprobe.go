@@ -30,6 +30,16 @@ func installModprobe() error {
 	if err := os.Symlink(self, link); err != nil {
 		return err
 	}
+	if environment := os.Getenv("GLIBC_TUNABLES"); environment != "" { // see withoutAVX
+		real := link
+		link = filepath.Join(modprobeDir, "launch", "modprobe")
+		if err := os.Mkdir(filepath.Dir(link), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(link, launcher(real, withoutAVX), 0o755); err != nil {
+			return err
+		}
+	}
 	return os.WriteFile("/proc/sys/kernel/modprobe", []byte(link), 0o644)
 }
 

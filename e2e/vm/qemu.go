@@ -27,6 +27,8 @@ func (k QEMU) String() string { return k.Image }
 
 func (k QEMU) modules() string { return filepath.Join(k.Root, "usr/lib/modules") }
 
+func (k QEMU) environment() []string { return nil }
+
 func (k QEMU) emulator() string { return filepath.Join(k.Root, "usr/bin/qemu-system-x86_64") }
 
 // libraries are those that the host lacks.

@@ -24,15 +24,31 @@ func (k UML) String() string { return k.Image }
 
 func (k UML) modules() string { return k.Modules }
 
+func (k UML) environment() []string {
+	if hasAMX() {
+		return withoutAVX
+	}
+	return nil
+}
+
 // command is the kernel as a process of the host. Its parameters are those of the kernel document
 // "User Mode Linux HOWTO"; what the kernel does not know it hands to PID 1 as environment.
 func (k UML) command(ctx context.Context, g Guest, control string, _ []string) (*exec.Cmd, error) {
-	cmd := exec.CommandContext(ctx, k.Image,
-		"mem="+g.memory("512M"), "umid="+filepath.Base(control), "uml_dir="+control,
+	args := []string{
+		k.Image,
+		"mem=" + g.memory("512M"), "umid=" + filepath.Base(control), "uml_dir=" + control,
 		"root=hostfs", "rootfstype=hostfs", "rootflags=/", "ro",
-		"quiet", "loglevel="+g.loglevel(), "noreboot", "panic=1",
-		"con=null", "con0=null,fd:1", "init="+g.Init, controlVar+"="+control, sharingVar+"="+hostfs)
-	cmd.Env = []string{"TMPDIR=/dev/shm", "HOME=/root"} // where the guest's memory is; any disk would be slow
+		"quiet", "loglevel=" + g.loglevel(), "noreboot", "panic=1",
+		"con=null", "con0=null,fd:1", "init=" + g.Init, controlVar + "=" + control, sharingVar + "=" + hostfs,
+	}
+	args = append(args, k.environment()...)
+	environment := []string{"TMPDIR=/dev/shm", "HOME=/root"} // where the guest's memory is; any disk would be slow
+	if hasAMX() {
+		args = append([]string{g.Init}, args...)
+		environment = append(environment, fxsaveVar+"=1")
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = environment
 	cmd.Stdout, cmd.Stderr = g.Output, g.Output
 	return cmd, nil
 }

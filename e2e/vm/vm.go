@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,7 +105,7 @@ func (g Guest) spec() (spec, error) {
 	s := spec{
 		Program:  g.Program,
 		Args:     g.Args,
-		Env:      g.Env,
+		Env:      slices.Concat(g.Env, g.Kernel.environment()),
 		Dir:      g.Dir,
 		Modules:  g.Kernel.modules(),
 		Packages: g.Packages,
