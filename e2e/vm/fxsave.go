@@ -16,8 +16,8 @@ import (
 
 // user-mode-linux before 6.12 has no room for a process's state on processors with AMX, and its
 // first process crashes (Linux d1254b145, "uml: Fix FP register size for XSTATE/XSAVE"). Where
-// ptrace has no PTRACE_GETREGSET it uses FXSAVE, which lacks the upper halves of AVX registers: each
-// page fault loses them, so the guest's programs must do without.
+// ptrace has no PTRACE_GETREGSET it uses FXSAVE, which lacks the upper halves of AVX registers:
+// each page fault loses them, so the guest's programs must do without.
 
 // fxsaveVar marks the process that becomes a kernel without PTRACE_GETREGSET.
 const fxsaveVar = "BERTH_VM_FXSAVE"

@@ -31,8 +31,8 @@ const (
 )
 
 // Main turns the process into the guest's PID 1, its modprobe or a kernel, when it was started as
-// one of them, and does not return then. An executable that is given as [Guest.Init] calls it before
-// anything else.
+// one of them, and does not return then. An executable that is given as [Guest.Init] calls it
+// before anything else.
 func Main() {
 	switch {
 	case os.Getenv(fxsaveVar) != "":
