@@ -72,8 +72,8 @@ func addressOf(svc *corev1.Service, asked string, client netip.Addr) (netip.Addr
 	case 1:
 		return same[0], nil
 	}
-	return netip.Addr{}, fmt.Errorf("Service %s has the %s addresses %s; name one with --address",
-		svc.Name, family, texts(same))
+	return netip.Addr{}, fmt.Errorf("the %s addresses of Service %s are %s; name one with --address",
+		family, svc.Name, texts(same))
 }
 
 func portOf(svc *corev1.Service, c Choice) (corev1.ServicePort, error) {
@@ -88,10 +88,10 @@ func portOf(svc *corev1.Service, c Choice) (corev1.ServicePort, error) {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return corev1.ServicePort{}, fmt.Errorf("Service %s has the ports %s; name one with --port, and --protocol",
+		return corev1.ServicePort{}, fmt.Errorf("the ports of Service %s are %s; name one with --port, and --protocol",
 			svc.Name, portTexts(found))
 	}
-	return corev1.ServicePort{}, fmt.Errorf("--port %q, --protocol %q: is no port of Service %s, which has %s",
+	return corev1.ServicePort{}, fmt.Errorf("--port %q, --protocol %q: name no port of Service %s, which has %s",
 		c.Port, c.Protocol, svc.Name, portTexts(svc.Spec.Ports))
 }
 

@@ -54,11 +54,11 @@ func TestQueryOf(t *testing.T) {
 		{serviceWith(both, http), Choice{Port: "80"}, "--client : is not an address and a port"},
 		{
 			serviceWith(both, http, dns), Choice{Client: "198.51.100.9:4000"},
-			"Service web has the ports http 80/TCP, dns 53/UDP; name one with --port, and --protocol",
+			"the ports of Service web are http 80/TCP, dns 53/UDP; name one with --port, and --protocol",
 		},
 		{
 			serviceWith(both, http), Choice{Client: "198.51.100.9:4000", Port: "81"},
-			`--port "81", --protocol "": is no port of Service web, which has http 80/TCP`,
+			`--port "81", --protocol "": name no port of Service web, which has http 80/TCP`,
 		},
 		{
 			serviceWith(both[:1], http), Choice{Client: "[2001:db8::9]:4000"},
@@ -66,7 +66,7 @@ func TestQueryOf(t *testing.T) {
 		},
 		{
 			serviceWith([]string{"192.0.2.1", "192.0.2.2"}, http), Choice{Client: "198.51.100.9:4000"},
-			"Service web has the IPv4 addresses 192.0.2.1, 192.0.2.2; name one with --address",
+			"the IPv4 addresses of Service web are 192.0.2.1, 192.0.2.2; name one with --address",
 		},
 		{
 			serviceWith(both, http), Choice{Client: "198.51.100.9:4000", Address: "192.0.2.7"},

@@ -1,8 +1,6 @@
 package plan
 
 import (
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2/election"
@@ -32,5 +30,8 @@ type World struct {
 	Used *inuse.Set
 }
 
+// zoneLabel is the well-known label of a node's zone.
+const zoneLabel = "topology.kubernetes.io/zone"
+
 // zone returns that of this node; empty: it is in none.
-func (w World) zone() string { return w.Nodes[w.Self].Labels[corev1.LabelTopologyZone] }
+func (w World) zone() string { return w.Nodes[w.Self].Labels[zoneLabel] }
