@@ -88,7 +88,7 @@ func (s *Speaker) makeDrivers(
 		return drivers{}, err
 	}
 	return drivers{
-		steering: steers, dead: dead,
+		steering: steers, dead: dead, asksDead: s.IPVS || s.Steering,
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(
 			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },

@@ -186,6 +186,7 @@ func (r *reporter) composeSteering(
 // leave.
 func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *problems) (oneWay []string) {
 	layer2 := r.l2.Status()
+	r.see(layer2.Segments)
 	owned := 0
 	for _, s := range layer2.Segments {
 		path, complaint := returnPath(s.Interface)

@@ -165,6 +165,7 @@ type drivers struct {
 	dataplane forwarder
 	steering  steerer
 	dead      *deadnodes.Detector
+	asksDead  bool // something uses what dead knows
 	unserved  dropper
 	mirror    claimMirror
 	localnet  network
@@ -178,7 +179,10 @@ type drivers struct {
 func (d drivers) runs() []func(context.Context) error {
 	runs := []func(context.Context) error{
 		d.l2.Run, d.bgp.Run, d.dataplane.Run, d.unserved.Run, d.localnet.Run, d.rivals.Run, d.kubeProxy.Run,
-		d.midstream.Run, d.steering.Run, d.dead.Run,
+		d.midstream.Run, d.steering.Run,
+	}
+	if d.asksDead {
+		runs = append(runs, d.dead.Run)
 	}
 	if d.paths != nil {
 		runs = append(runs, d.paths.Run)

@@ -380,7 +380,11 @@ func (p *planner) do(t task) {
 		p.reviewAbilities()
 		p.replan() // also if the abilities are the same: IPVS as a whole may have failed, or works again
 	case deadNodesChanged:
-		p.world.Dead = p.dead.Dead()
+		dead := p.dead.Dead()
+		if maps.Equal(dead, p.world.Dead) {
+			return
+		}
+		p.world.Dead = dead
 		p.Logger.Info("dead nodes changed", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
 		p.replan()
 	case forwardedChanged:

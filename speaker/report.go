@@ -335,6 +335,31 @@ func (r *reporter) publish(ctx context.Context) {
 	}
 }
 
+// serves reports whether a node in a state has what its speaker and kube-proxy make: one that leaves
+// announces nothing, and serves what it gets.
+func serves(s l2.State) bool { return s == l2.Ready || s == l2.Leaving }
+
+// see tells whom this node hears.
+func (r *reporter) see(segments []l2.Segment) {
+	alive := map[string]map[string]bool{}
+	for _, s := range segments {
+		for _, p := range s.Peers {
+			if alive[p.Node] == nil {
+				alive[p.Node] = map[string]bool{}
+			}
+			alive[p.Node][s.Interface] = true
+		}
+	}
+	r.dead.See(alive)
+	for _, s := range segments {
+		for _, p := range s.Peers {
+			if serves(p.State) {
+				r.dead.Ready(p.Node)
+			}
+		}
+	}
+}
+
 func (r *reporter) observedL2(o l2.Observation) {
 	switch o.Kind {
 	case l2.AddressGained:
@@ -354,7 +379,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 		if o.Kind == l2.PeerUp {
 			r.dead.Heard(o.Node, o.Interface)
-			if o.State == l2.Ready {
+			if serves(o.State) {
 				r.dead.Ready(o.Node)
 			}
 		} else {

@@ -207,3 +207,15 @@ func TestReporter_ability(t *testing.T) {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
 }
+
+// Each report tells whom this node hears: a heart that goes on while the speaker is restarted does
+// not say again who is there.
+func TestReporter_see(t *testing.T) {
+	n := idleNode(t)
+	n.l2.status.Segments = []l2.Segment{{Interface: "eth0", Peers: []l2.Peer{{Node: "n2", State: l2.Ready}, {Node: "n3"}}}}
+	n.reporter.compose(nil, 1)
+	n.dead.Silent("n2", "eth0", false)
+	if got := n.dead.Suspects(); !maps.Equal(got, map[string]bool{"n2": true}) {
+		t.Errorf("%v are suspected, want n2, which fell silent", got)
+	}
+}

@@ -22,6 +22,12 @@ import (
 const (
 	askEvery     = time.Second // a silent node
 	answerAtMost = 300 * time.Millisecond
+	// A node that answers as before for so many questions is asked ten times less often.
+	manyQuestions = 60
+	// together is within which time nodes fall silent for one reason: this node does not hear.
+	together = 10 * time.Second
+	// staleAtMost is how old what See is told may be.
+	staleAtMost = 5 * time.Second
 	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
 	speakerAtMost = 2 * time.Minute
 )
@@ -56,6 +62,8 @@ type silentNode struct {
 	look    async.Signal // has that goroutine look now
 	suspect bool         // nothing is known that speaks against its death
 	dead    bool         // its kernel does not answer
+	answers bool         // its kernel did, the last time
+	since   time.Time
 }
 
 // New returns a Detector that has heard nobody.
@@ -90,13 +98,13 @@ func (d *Detector) Dead() map[string]bool {
 
 // Suspects returns the nodes that fell silent without a word, at once and until their kernel
 // answers, beside those that are dead, and those that were and whose speaker is not ready yet: if
-// they boot, they lack what a speaker and kube-proxy make. If all nodes are silent that were ever
-// heard, and these are several, none is suspected: it is more likely this node that does not hear.
+// they boot, they lack what a speaker and kube-proxy make. If several nodes fell silent together,
+// and no other is heard, none is suspected: it is more likely this node that does not hear.
 func (d *Detector) Suspects() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	suspects := map[string]bool{}
-	if d.alone() && len(d.heard) > 1 {
+	if d.alone() && d.silentTogether() > 1 {
 		return suspects
 	}
 	for node, s := range d.silent {
@@ -122,8 +130,8 @@ func (d *Detector) Lost() map[string]bool {
 	return lost
 }
 
-// Alone reports whether all nodes are silent that were ever heard: they may think that it is this
-// one that is dead.
+// Alone reports whether all nodes are silent that were ever heard, and none of their kernels
+// answers: they may think that it is this one that is dead.
 func (d *Detector) Alone() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -137,25 +145,99 @@ func (d *Detector) alone() bool {
 			return false
 		}
 	}
+	for _, s := range d.silent {
+		if s.answers {
+			return false
+		}
+	}
 	return len(d.heard) > 0
+}
+
+// silentTogether counts the nodes that fell silent about when the last one did. It needs the lock.
+func (d *Detector) silentTogether() int {
+	var last time.Time
+	for node, s := range d.silent {
+		if d.heard[node] != nil && s.since.After(last) {
+			last = s.since
+		}
+	}
+	n := 0
+	for node, s := range d.silent {
+		if d.heard[node] != nil && last.Sub(s.since) <= together {
+			n++
+		}
+	}
+	return n
 }
 
 // Heard notes that a node is heard on an interface.
 func (d *Detector) Heard(node, on string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.hear(node, on)
+}
+
+// hear needs the lock.
+func (d *Detector) hear(node, on string) {
+	wasAlone := d.alone()
 	if d.heard[node] == nil {
 		d.heard[node] = map[string]bool{}
 	}
 	d.heard[node][on] = true
-	if s := d.silent[node]; s != nil {
+	s := d.silent[node]
+	if s != nil {
 		delete(d.silent, node)
 		s.look.Notify()
 	}
-	d.changed.Notify() // this one may be the first that is heard
+	if since, ok := d.booted[node]; ok && since.IsZero() {
+		d.boots(node)
+	}
+	if s != nil || wasAlone {
+		d.changed.Notify()
+	}
 }
 
-// Ready notes that the speaker of a node says that it is ready.
+// See is told which nodes are heard on which interfaces, and makes good what Heard and Silent were
+// not called for, as with a segment that ended. What it is told may be some seconds old.
+func (d *Detector) See(alive map[string]map[string]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for node, interfaces := range alive {
+		s := d.silent[node]
+		if s != nil && time.Since(s.since) < staleAtMost {
+			continue // it may be known by now that it fell silent
+		}
+		for on := range interfaces {
+			if !d.heard[node][on] {
+				d.hear(node, on)
+			}
+		}
+	}
+	for node, interfaces := range d.heard {
+		before := len(interfaces)
+		maps.DeleteFunc(interfaces, func(on string, _ bool) bool { return !alive[node][on] })
+		if before > 0 && len(interfaces) == 0 {
+			d.ask(node, false)
+		}
+	}
+}
+
+// boots notes that the kernel of a node answers that was dead. It needs the lock.
+func (d *Detector) boots(node string) {
+	since := time.Now()
+	d.booted[node] = since
+	time.AfterFunc(speakerAtMost, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.booted[node] == since {
+			delete(d.booted, node)
+			d.changed.Notify()
+		}
+	})
+}
+
+// Ready notes that the speaker of a node says that it is ready, or that it announces nothing and the
+// node serves.
 func (d *Detector) Ready(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -188,13 +270,14 @@ func (d *Detector) Suspect(node string) {
 	if len(d.heard[node]) == 0 {
 		d.ask(node, true)
 	}
+	d.changed.Notify() // in any case: who asks goes by that
 }
 
 // ask has a silent node asked. The caller holds mu.
 func (d *Detector) ask(node string, suspect bool) {
 	s := d.silent[node]
 	if s == nil {
-		s = &silentNode{look: async.NewSignal()}
+		s = &silentNode{look: async.NewSignal(), since: time.Now()}
 		d.silent[node] = s
 		d.begun.Notify()
 	}
@@ -249,15 +332,26 @@ func (d *Detector) unasked() map[string]*silentNode {
 
 // follow asks a silent node until it is heard again.
 func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
-	tick := time.NewTicker(d.every)
-	defer tick.Stop()
-	for d.note(node, s, !d.answers(ctx, node) && ctx.Err() == nil) {
+	last, same := false, 0
+	for {
+		answers := d.answers(ctx, node)
+		if ctx.Err() != nil || !d.note(node, s, !answers) {
+			return
+		}
+		if same++; answers != last {
+			last, same = answers, 0
+		}
+		pause := d.every
+		if same > manyQuestions {
+			pause *= 10
+		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-			return
 		case <-s.look:
-		case <-tick.C:
+		case <-timer.C:
 		}
+		timer.Stop()
 	}
 }
 
@@ -273,9 +367,10 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	case dead:
 		d.booted[node] = time.Time{}
 	case booted && since.IsZero():
-		d.booted[node] = time.Now()
-	case booted && time.Since(since) >= speakerAtMost:
-		delete(d.booted, node)
+		d.boots(node)
+	}
+	wasAlone := d.alone()
+	if s.answers = !dead; d.alone() != wasAlone {
 		d.changed.Notify()
 	}
 	if s.dead != dead || s.suspect && !dead {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -192,9 +193,7 @@ func TestDetector_boots(t *testing.T) {
 	is(false, "its speaker is ready")
 	die()
 	d.note("a", d.silent["a"], false)
-	d.booted["a"] = time.Now().Add(-speakerAtMost)
-	d.note("a", d.silent["a"], false)
-	is(false, "its kernel has answered for long, without a speaker")
+	d.Ready("a")
 	d.Silent("b", "eth0", true)
 	d.note("b", d.silent["b"], false)
 	if d.Suspects()["b"] {
@@ -203,4 +202,115 @@ func TestDetector_boots(t *testing.T) {
 	die()
 	d.Keep(func(node string) bool { return node == "b" })
 	is(false, "it is deleted")
+}
+
+// See makes good what was not told: nodes that were heard before, and segments that ended.
+func TestDetector_See(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDetector(nil)
+		on := func(interfaces ...string) map[string]bool {
+			m := map[string]bool{}
+			for _, i := range interfaces {
+				m[i] = true
+			}
+			return m
+		}
+		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0", "eth1")})
+		d.Silent("a", "eth0", false)
+		if !d.Suspects()["a"] {
+			t.Error("a node that was heard before this process began falls silent, and is not suspected")
+		}
+		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0", "eth1")})
+		if !d.Suspects()["a"] {
+			t.Error("an old status has a node heard that just fell silent")
+		}
+		<-time.After(staleAtMost)
+		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0")})
+		if len(d.Suspects()) > 0 || len(d.heard["b"]) != 1 {
+			t.Errorf("%v are suspected, %v are heard; a is heard again, and eth1 is gone", d.Suspects(), d.heard)
+		}
+		d.See(map[string]map[string]bool{"a": on("eth0")})
+		if s := d.silent["b"]; s == nil || d.Suspects()["b"] {
+			t.Error("a node whose last segment ended is not asked, or is suspected before")
+		} else if d.note("b", s, true); !d.Suspects()["b"] {
+			t.Error("its kernel does not answer, and it is not suspected")
+		}
+	})
+}
+
+// A node that was dead gets new connections once its speaker is ready, or after 2 minutes.
+func TestDetector_bootsForSoLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDetector(nil)
+		dies := func() {
+			d.Heard("a", "eth0")
+			d.Heard("b", "eth0")
+			d.Silent("a", "eth0", false)
+			d.note("a", d.silent["a"], true)
+			d.Heard("a", "eth0")
+		}
+		dies()
+		if !d.Suspects()["a"] {
+			t.Error("a node that boots is not suspected when it is heard")
+		}
+		<-time.After(speakerAtMost - 1)
+		synctest.Wait()
+		if !d.Suspects()["a"] {
+			t.Error("it is not suspected any more before its speaker was ready")
+		}
+		<-time.After(1)
+		synctest.Wait()
+		if d.Suspects()["a"] {
+			t.Error("its speaker is not ready after 2 minutes, and it is still suspected")
+		}
+		d.Silent("a", "eth0", false)
+		d.note("a", d.silent["a"], true)
+		d.note("a", d.silent["a"], false) // without a speaker
+		<-time.After(speakerAtMost)
+		synctest.Wait()
+		if d.Suspects()["a"] {
+			t.Error("its kernel has answered for 2 minutes, and it is still suspected")
+		}
+		dies()
+		if d.Ready("a"); d.Suspects()["a"] {
+			t.Error("its speaker is ready, and it is still suspected")
+		}
+	})
+}
+
+// Others that are long gone, or whose kernels answer, do not hide that a node dies.
+func TestDetector_othersAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDetector(nil)
+		for _, n := range []string{"a", "b"} {
+			d.Heard(n, "eth0")
+		}
+		d.Silent("a", "eth0", true)
+		d.note("a", d.silent["a"], false) // its speaker ended
+		if d.Silent("b", "eth0", false); !d.Suspects()["b"] || d.Alone() {
+			t.Errorf("%v are suspected, alone: %t; a's kernel answers, so this node hears", d.Suspects(), d.Alone())
+		}
+		d.Heard("b", "eth0")
+		d.note("a", d.silent["a"], true)
+		<-time.After(together + 1)
+		if d.Silent("b", "eth0", false); !d.Suspects()["b"] || !d.Suspects()["a"] {
+			t.Errorf("%v are suspected, and a is dead for long", d.Suspects())
+		}
+	})
+}
+
+// Who asks goes by Changed, whatever is known of the node.
+func TestDetector_SuspectTells(t *testing.T) {
+	d := newDetector(nil)
+	d.Heard("a", "eth0")
+	select {
+	case <-d.Changed():
+	default:
+	}
+	d.Suspect("a")
+	select {
+	case <-d.Changed():
+	default:
+		t.Error("nothing is told of a node that is heard")
+	}
 }

@@ -59,7 +59,6 @@ type Steerer struct {
 	ways         map[string]steering.Node
 	ledger       *ledger
 	encapsulates bool // all ways do
-	doubted      bool
 
 	driver   atomic.Pointer[steering.Driver] // nil: none is open
 	progress progress
@@ -79,6 +78,7 @@ type Steerer struct {
 	removed    bool                          // guarded by mu; for good
 	suspects   map[string]bool               // guarded by mu; nodes that are thought dead
 	dead       map[string]bool               // guarded by mu; of those, beyond doubt
+	doubted    bool                          // guarded by mu; what was suspected before is looked at
 	report     Report                        // guarded by mu
 	// adopted: until it is known better, the kernel has what a process before this one left.
 	adopted bool // guarded by mu
@@ -355,9 +355,9 @@ func (s *Steerer) seeded() bool {
 // judge tells the driver which nodes are thought dead.
 func (s *Steerer) judge(driver *steering.Driver) {
 	s.mu.Lock()
-	suspects, dead := s.suspects, s.dead
+	suspects, dead, doubted := s.suspects, s.dead, s.doubted
 	s.mu.Unlock()
-	if suspects == nil {
+	if suspects == nil || !doubted {
 		return
 	}
 	if err := driver.Suspect(suspects, dead); err != nil {
@@ -471,6 +471,8 @@ func (s *Steerer) update(driver *steering.Driver, names []string) error {
 
 // doubt has the nodes looked at, once, that a process before this one suspected.
 func (s *Steerer) doubt(driver *steering.Driver) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.doubted {
 		return
 	}
@@ -479,9 +481,7 @@ func (s *Steerer) doubt(driver *steering.Driver) {
 	if len(suspected) == 0 {
 		return
 	}
-	s.mu.Lock()
 	s.suspects = nil // what was said did not count with them
-	s.mu.Unlock()
 	for _, node := range suspected {
 		s.Doubt(node)
 	}

@@ -62,7 +62,11 @@ func (t *tally) add(counts []steering.Count) {
 		namespace, service := serviceOf(c.Service)
 		news[ofService{namespace, service, c.Node, c.Reason}] += more
 	}
-	t.last = now
+	if t.last == nil {
+		t.last = now
+	} else {
+		maps.Copy(t.last, now) // what cannot be read now is not new when it can
+	}
 	if t.of != nil {
 		t.of.add(news, mostSeries)
 	}

@@ -493,6 +493,10 @@ func TestDriver_reopens(t *testing.T) {
 
 	second := r.start(t)
 	r.expect(t, "before the second one knows what is desired", "one")
+	at, ok := second.services.placeOf(&record{}, desired.Services["default/web"])
+	if slots := second.services.read(at); !ok || len(slots) != table.Slots || slots[0].First() == decide.Nobody {
+		t.Errorf("the second one reads %d slots of the first one's table", len(slots))
+	}
 	mustSync(t, second, r.desired(t, "one"))
 	if got := second.Suspected(); !slices.Equal(got, []string{"two"}) {
 		t.Errorf("%v are suspected since before, want two", got)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -62,8 +63,33 @@ func open(folder string) (*kernel, error) {
 	if k.Objects, k.chance, err = load(k.pins); err != nil {
 		return nil, err
 	}
+	k.openPages()
 	return k, nil
 }
+
+// openPages opens the pages of a process before this one. What cannot be opened is not remembered.
+func (k *kernel) openPages() {
+	found, _ := filepath.Glob(k.pageFile("*")) // the pattern is right
+	for _, file := range found {
+		index, err := strconv.ParseUint(strings.TrimPrefix(file, k.pageFile("")), 10, 32)
+		if err != nil {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(file, nil)
+		if err != nil {
+			continue
+		}
+		memory, err := m.Memory()
+		if err != nil {
+			_ = m.Close()
+			continue
+		}
+		k.pages[uint32(index)] = &mappedPage{m, memory}
+	}
+}
+
+// pageFile is where a page is pinned, so that the next process can read it.
+func (k *kernel) pageFile(index string) string { return filepath.Join(k.pins, "page-"+index) }
 
 // load loads the program: with the second chance if the kernel can.
 func load(pins string) (o *program.Objects, chance bool, err error) {
@@ -258,12 +284,26 @@ func (k *kernel) addPage(index uint32) error {
 		return errors.Join(fmt.Errorf("add a page of tables: %w", err), m.Close())
 	}
 	k.pages[index] = &mappedPage{m, memory}
+	file := k.pageFile(strconv.FormatUint(uint64(index), 10))
+	if err := errors.Join(removeFile(file), m.Pin(file)); err != nil {
+		return fmt.Errorf("pin a page of tables: %w", err)
+	}
+	return nil
+}
+
+func removeFile(file string) error {
+	if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
 func (k *kernel) removePage(index uint32) error {
 	if err := ignoreMissing(k.Tables.Delete(index)); err != nil {
 		return err
+	}
+	if err := removeFile(k.pageFile(strconv.FormatUint(uint64(index), 10))); err != nil {
+		return fmt.Errorf("unpin a page of tables: %w", err)
 	}
 	p := k.pages[index]
 	delete(k.pages, index)

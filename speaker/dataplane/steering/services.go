@@ -201,9 +201,14 @@ func (s *services) bring(
 
 // removeFound removes what a process before this one left and nobody wants.
 func (s *services) removeFound(c *changes) {
-	for k := range s.found {
+	for k, v := range s.found {
 		s.drop(k, c)
+		if !s.ids[v.ID] {
+			c.forget = append(c.forget, v.ID)
+		}
 	}
+	slices.Sort(c.forget)
+	c.forget = slices.Compact(c.forget)
 	for _, k := range c.ranges {
 		delete(s.foundRanges, k)
 	}
