@@ -335,8 +335,8 @@ func (r *reporter) publish(ctx context.Context) {
 	}
 }
 
-// serves reports whether a node in a state has what its speaker and kube-proxy make: one that leaves
-// announces nothing, and serves what it gets.
+// serves reports whether a node in a state has what its speaker and kube-proxy make: one that
+// leaves announces nothing, and serves what it gets.
 func serves(s l2.State) bool { return s == l2.Ready || s == l2.Leaving }
 
 // see tells whom this node hears.

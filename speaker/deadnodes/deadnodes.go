@@ -236,8 +236,8 @@ func (d *Detector) boots(node string) {
 	})
 }
 
-// Ready notes that the speaker of a node says that it is ready, or that it announces nothing and the
-// node serves.
+// Ready notes that the speaker of a node says that it is ready, or that it announces nothing and
+// the node serves.
 func (d *Detector) Ready(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
