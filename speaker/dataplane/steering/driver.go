@@ -167,7 +167,10 @@ func (d *Driver) write(c changes) error {
 	if err := d.nodes.configure(!c.empty()); err != nil {
 		return err
 	}
-	return d.kernel.apply(c)
+	if err := d.kernel.apply(c); err != nil {
+		return err
+	}
+	return d.nodes.prolong()
 }
 
 // Suspect replaces the nodes that are thought dead, and those of them that are so beyond doubt: one

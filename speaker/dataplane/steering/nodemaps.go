@@ -165,8 +165,7 @@ func (m *nodeMaps) suspected() []string {
 	})
 }
 
-// configure writes the configuration and prolongs the lease. Unsettled: packets may go elsewhere
-// from now on.
+// configure writes the configuration. Unsettled: packets may go elsewhere from now on.
 func (m *nodeMaps) configure(unsettled bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -174,11 +173,23 @@ func (m *nodeMaps) configure(unsettled bool) error {
 	if err != nil {
 		return err
 	}
-	now, settled := monotonic(), before.Settled
+	settled := before.Settled
 	if unsettled {
-		settled = now + uint64(settle)
+		settled = monotonic() + uint64(settle)
 	}
-	return m.kernel.configure(configuration(m.desired, m.nodes.index[m.desired.Self], now+uint64(lease), settled))
+	return m.kernel.configure(configuration(m.desired, m.nodes.index[m.desired.Self], before.Deadline, settled))
+}
+
+// prolong prolongs the lease: the kernel has what is desired.
+func (m *nodeMaps) prolong() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, err := m.kernel.configuration()
+	if err != nil {
+		return err
+	}
+	c.Deadline = monotonic() + uint64(lease)
+	return m.kernel.configure(c)
 }
 
 // configuration is what the kernel should have. Times are those of its clock.
