@@ -29,6 +29,7 @@ type ledger struct {
 	// joining says when a node gets connections of a Service, by name and node.
 	joining map[string]map[string]time.Time
 	due     map[string]time.Time // when a group is to be set again, though nothing changed
+	suspect map[string]bool      // nodes that are thought dead, and take no connections
 }
 
 func newLedger() *ledger {
@@ -99,7 +100,7 @@ func (l *ledger) count(name string, all []table.Member, now time.Time) (counted 
 				continue
 			}
 		}
-		takes = takes || !m.Draining
+		takes = takes || !m.Draining && !l.suspect[m.Node]
 		counted = append(counted, m)
 	}
 	if len(waiting) == 0 || !takes {

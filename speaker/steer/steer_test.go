@@ -151,6 +151,7 @@ func TestSteererSteers(t *testing.T) {
 func TestLedgerJoins(t *testing.T) {
 	addresses := map[string][]netip.Addr{
 		"n1": {address("10.0.0.1")}, "n2": {address("10.0.0.2")}, "n3": {address("10.0.0.3")},
+		"dead": {address("10.0.0.4")},
 	}
 	ready, drains := func(n string) plan.SteeredMember {
 		return plan.SteeredMember{Node: n, Endpoints: 1}
@@ -192,6 +193,10 @@ func TestLedgerJoins(t *testing.T) {
 			{10, []plan.SteeredMember{ready("n1"), drains("n2")}, "n1 n2", 0},
 			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
 		},
+		"the only other one is suspected": {
+			{0, []plan.SteeredMember{ready("dead")}, "dead", 0},
+			{10, []plan.SteeredMember{ready("dead"), ready("n2")}, "dead n2", 0},
+		},
 		"all were gone": {
 			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
 			{1, nil, "", 0},
@@ -199,6 +204,7 @@ func TestLedgerJoins(t *testing.T) {
 		},
 	} {
 		l, start := newLedger(), time.Now()
+		l.suspect = map[string]bool{"dead": true}
 		for i, step := range steps {
 			l.set("g", []plan.SteeredPort{{
 				Service: "d/web", Address: address("192.0.2.1"), Port: 80, Protocol: ipvs.TCP, Members: step.members,

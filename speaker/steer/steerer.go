@@ -372,6 +372,7 @@ type applied struct {
 	addresses  map[string][]netip.Addr
 	interfaces []string
 	seed       decide.Seed
+	suspects   map[string]bool
 }
 
 // take returns what is to be applied.
@@ -379,7 +380,7 @@ func (s *Steerer) take(now time.Time) applied {
 	due, _ := s.ledger.next(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := applied{addresses: s.addresses, interfaces: s.interfaces, seed: s.seed, all: s.all}
+	a := applied{addresses: s.addresses, interfaces: s.interfaces, seed: s.seed, all: s.all, suspects: s.suspects}
 	if s.all {
 		a.groups = maps.Clone(s.groups)
 		for group := range s.ledger.names { // perhaps gone
@@ -403,6 +404,7 @@ func (s *Steerer) take(now time.Time) applied {
 // more to do though nothing changes; nil: never.
 func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan time.Time, err error) {
 	a := s.take(now)
+	s.ledger.suspect = a.suspects
 	var names []string
 	for group, ports := range a.groups {
 		names = append(names, s.ledger.set(group, ports, a.addresses, now)...)
