@@ -16,8 +16,6 @@ import (
 const (
 	// socket is the name of the socket in the folder of the pod's sockets.
 	socket = "speaker-steering.sock"
-	// within bounds a conversation, so that who does not read keeps nobody waiting for long.
-	within = 5 * time.Second
 	// mostAsked and mostAnswered bound what is read, in bytes.
 	mostAsked, mostAnswered = 1 << 10, 1 << 16
 )
@@ -31,28 +29,12 @@ type reply struct {
 // Serve answers who connects, one at a time and one query each, until ctx ends. It closes the
 // listener.
 func Serve(ctx context.Context, at net.Listener, logger *slog.Logger, answer func(Query) Answer) {
-	defer context.AfterFunc(ctx, func() { _ = at.Close() })()
-	for {
-		conn, err := at.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			logger.Warn("nobody can ask any more where packets are steered", "error", err)
-			_ = at.Close()
-			return
-		}
-		if err := serve(conn, answer); err != nil {
-			logger.Debug("who asked where packets are steered got no answer", "error", err)
-		}
-		_ = conn.Close()
-	}
+	lines.Serve(ctx, at, logger, "to ask where packets are steered", func(conn net.Conn) error {
+		return serve(conn, answer)
+	})
 }
 
 func serve(conn net.Conn, answer func(Query) Answer) error {
-	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
-		return err
-	}
 	var q Query
 	in := json.NewDecoder(io.LimitReader(conn, mostAsked))
 	in.DisallowUnknownFields()
@@ -77,7 +59,7 @@ func Ask(ctx context.Context, folder string, q Query) (Answer, error) {
 		return Answer{}, fmt.Errorf("the speaker cannot be asked where it steers packets: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(lines.Within)); err != nil {
 		return Answer{}, err
 	}
 	if err := json.NewEncoder(conn).Encode(q); err != nil {

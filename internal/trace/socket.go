@@ -15,37 +15,15 @@ import (
 	"github.com/berth-lb/berth/internal/lines"
 )
 
-const (
-	// suffix is of the names of sockets.
-	suffix = "-trace.sock"
-	// within bounds a conversation, so that who does not read keeps nobody waiting.
-	within = 5 * time.Second
-)
+// suffix is of the names of sockets.
+const suffix = "-trace.sock"
 
 // Serve answers who connects, one at a time, until ctx ends. It closes the listener.
 func (l *Log) Serve(ctx context.Context, at net.Listener, logger *slog.Logger) {
-	defer context.AfterFunc(ctx, func() { _ = at.Close() })()
-	for {
-		conn, err := at.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			logger.Warn("nobody can read the trace any more", "error", err)
-			_ = at.Close()
-			return
-		}
-		if err := l.answer(conn); err != nil {
-			logger.Debug("who read the trace did not get all of it", "error", err)
-		}
-		_ = conn.Close()
-	}
+	lines.Serve(ctx, at, logger, "to read the trace", l.answer)
 }
 
 func (l *Log) answer(conn net.Conn) error {
-	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
-		return err
-	}
 	var q Query
 	if err := json.NewDecoder(io.LimitReader(conn, 1<<16)).Decode(&q); err != nil {
 		return err
@@ -87,7 +65,7 @@ func ask(ctx context.Context, socket string, q Query) (all []Entry, err error) {
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(lines.Within)); err != nil {
 		return nil, err
 	}
 	if err := json.NewEncoder(conn).Encode(q); err != nil {
