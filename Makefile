@@ -126,7 +126,7 @@ bench: preflight packages binaries ## measure Berth in the lab: "name value unit
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench
 	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker ./speaker/heart
-	go test -tags root -run '^$$' -bench . ./l2/...
+	go test -tags root -run '^$$' -bench . ./l2/... ./speaker/dataplane/steering/...
 
 bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)
 	mkdir -p bin
