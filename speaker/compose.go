@@ -186,7 +186,9 @@ func (r *reporter) composeSteering(
 // leave.
 func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *problems) (oneWay []string) {
 	layer2 := r.l2.Status()
-	r.see(layer2.Segments)
+	if layer2.Err == "" { // else it may be what was last heard of a heart that is away
+		r.see(layer2.Segments)
+	}
 	owned := 0
 	for _, s := range layer2.Segments {
 		path, complaint := returnPath(s.Interface)

@@ -218,4 +218,10 @@ func TestReporter_see(t *testing.T) {
 	if got := n.dead.Suspects(); !maps.Equal(got, map[string]bool{"n2": true}) {
 		t.Errorf("%v are suspected, want n2, which fell silent", got)
 	}
+	n.l2.status.Segments[0].Peers = append(n.l2.status.Segments[0].Peers, l2.Peer{Node: "n4", State: l2.Ready})
+	n.l2.status.Err = "the heart is away"
+	n.reporter.compose(nil, 1)
+	if n.dead.Silent("n4", "eth0", false); n.dead.Suspects()["n4"] {
+		t.Error("what a heart said last that is away counts")
+	}
 }

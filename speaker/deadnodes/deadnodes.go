@@ -51,6 +51,8 @@ type Detector struct {
 	mu     sync.Mutex
 	heard  map[string]map[string]bool // guarded by mu; interfaces by the node that is or was heard there
 	silent map[string]*silentNode     // guarded by mu
+	// missing says since when See is not told of a node on an interface that counts as heard.
+	missing map[[2]string]time.Time // guarded by mu
 	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
 	// answer; zero: they do not yet.
 	booted map[string]time.Time // guarded by mu
@@ -213,13 +215,25 @@ func (d *Detector) See(alive map[string]map[string]bool) {
 			}
 		}
 	}
+	now, missing := time.Now(), map[[2]string]time.Time{}
 	for node, interfaces := range d.heard {
 		before := len(interfaces)
-		maps.DeleteFunc(interfaces, func(on string, _ bool) bool { return !alive[node][on] })
+		maps.DeleteFunc(interfaces, func(on string, _ bool) bool {
+			if alive[node][on] {
+				return false
+			}
+			since, ok := d.missing[[2]string{node, on}]
+			if !ok {
+				since = now
+			}
+			missing[[2]string{node, on}] = since
+			return now.Sub(since) >= staleAtMost
+		})
 		if before > 0 && len(interfaces) == 0 {
 			d.ask(node, false)
 		}
 	}
+	d.missing = missing
 }
 
 // boots notes that the kernel of a node answers that was dead. It needs the lock.

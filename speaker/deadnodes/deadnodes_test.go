@@ -225,10 +225,18 @@ func TestDetector_See(t *testing.T) {
 			t.Error("an old status has a node heard that just fell silent")
 		}
 		<-time.After(staleAtMost)
-		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0")})
+		for range 2 { // once may be too early
+			d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0")})
+			<-time.After(staleAtMost)
+		}
 		if len(d.Suspects()) > 0 || len(d.heard["b"]) != 1 {
 			t.Errorf("%v are suspected, %v are heard; a is heard again, and eth1 is gone", d.Suspects(), d.heard)
 		}
+		d.See(map[string]map[string]bool{"a": on("eth0")})
+		if d.silent["b"] != nil {
+			t.Error("a node that is missing once is asked")
+		}
+		<-time.After(staleAtMost)
 		d.See(map[string]map[string]bool{"a": on("eth0")})
 		if s := d.silent["b"]; s == nil || d.Suspects()["b"] {
 			t.Error("a node whose last segment ended is not asked, or is suspected before")
