@@ -118,7 +118,7 @@ func (c *Controller) serve(
 ) error {
 	outcome := c.assign(key, svc, &asked, given)
 	idle := len(outcome.Addresses)+len(outcome.Surplus)+len(c.snapshot.Load().Pools) == 0
-	if idle && service.IsShared(svc) {
+	if idle && service.IsOthersWithoutPool(svc, c.snapshot.Load()) {
 		return c.unmark(ctx, key, svc)
 	}
 	o := c.outlook(svc, outcome.Addresses)

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
 )
@@ -101,11 +102,13 @@ func Local(svc *corev1.Service) bool {
 // Marked reports whether the Service has conditions of Berth: it was served.
 func Marked(svc *corev1.Service) bool { return slices.ContainsFunc(svc.Status.Conditions, ours) }
 
-// IsShared reports whether a Service has addresses, and a class that is not Berth's own: without a
-// pool it is another implementation's, which serves that class, too, as before a migration.
-func IsShared(svc *corev1.Service) bool {
+// IsOthersWithoutPool reports, of a Service that Berth gave nothing, whether it is another
+// implementation's until there is a pool: it has addresses, and a class that is not Berth's own,
+// which that one serves, too, as before a migration.
+func IsOthersWithoutPool(svc *corev1.Service, snapshot *config.Snapshot) bool {
 	class := svc.Spec.LoadBalancerClass
-	return class != nil && *class != v1alpha1.LoadBalancerClass && len(svc.Status.LoadBalancer.Ingress) > 0
+	return len(snapshot.Pools) == 0 && class != nil && *class != v1alpha1.LoadBalancerClass &&
+		len(svc.Status.LoadBalancer.Ingress) > 0
 }
 
 // WithoutStatus returns the Service without Berth's conditions and without the addresses that Berth

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -102,17 +103,20 @@ func TestClassesSelectsBySpec(t *testing.T) {
 }
 
 // A class that another implementation serves, too, is not Berth's own.
-func TestIsShared(t *testing.T) {
+func TestIsOthersWithoutPool(t *testing.T) {
+	pools := []*config.Pool{{}}
 	for name, x := range map[string]struct {
-		svc  *corev1.Service
-		want bool
+		svc   *corev1.Service
+		pools []*config.Pool
+		want  bool
 	}{
-		"a class of another's, and an address": {balancer("metallb.io/lb", ip("192.0.2.1")), true},
-		"a class of another's, and none":       {balancer("metallb.io/lb"), false},
-		"Berth's class":                        {balancer("berth.dev/lb", ip("192.0.2.1")), false},
-		"no class":                             {balancer("", ip("192.0.2.1")), false},
+		"a class of another's, and an address": {svc: balancer("metallb.io/lb", ip("192.0.2.1")), want: true},
+		"a pool, too":                          {svc: balancer("metallb.io/lb", ip("192.0.2.1")), pools: pools},
+		"a class of another's, and none":       {svc: balancer("metallb.io/lb")},
+		"Berth's class":                        {svc: balancer("berth.dev/lb", ip("192.0.2.1"))},
+		"no class":                             {svc: balancer("", ip("192.0.2.1"))},
 	} {
-		if got := IsShared(x.svc); got != x.want {
+		if got := IsOthersWithoutPool(x.svc, &config.Snapshot{Pools: x.pools}); got != x.want {
 			t.Errorf("%s: %t, want %t", name, got, x.want)
 		}
 	}

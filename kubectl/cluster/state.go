@@ -15,6 +15,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
@@ -181,6 +182,19 @@ func SecretsOf(n *v1alpha1.BGPNeighbor) (names []string) {
 // Service returns the Service, nil if there is none.
 func (s *State) Service(namespace, name string) *corev1.Service {
 	return find(s.Services, func(svc *corev1.Service) bool { return svc.Namespace == namespace && svc.Name == name })
+}
+
+// LeavesAlone reports whether Berth leaves a Service of its classes to the implementation that gave
+// it its addresses, and whether it does so only until a pool exists. Whether a record in the status
+// is signed by Berth is not known to a user; that there is a condition of Berth counts.
+func (s *State) LeavesAlone(
+	svc *corev1.Service,
+	namespace labels.Set,
+	snapshot *config.Snapshot,
+) (leaves, untilPool bool) {
+	marked := service.Marked(svc)
+	untilPool = !marked && s.Missing[Pools] == nil && service.IsOthersWithoutPool(svc, snapshot)
+	return untilPool || service.OwnershipOf(svc, marked, false, namespace, snapshot) == service.Others, untilPool
 }
 
 // Node returns the Node, nil if there is none.

@@ -144,9 +144,7 @@ func (e *examination) addressesOfServices(object string, pool *config.Pool, snap
 				)
 			}
 		}
-		own := classes.Selects(svc) &&
-			service.OwnershipOf(svc, service.Marked(svc), false, e.labelsOf(svc.Namespace), snapshot) != service.Others
-		if own {
+		if leaves, _ := e.LeavesAlone(svc, e.labelsOf(svc.Namespace), snapshot); classes.Selects(svc) && !leaves {
 			continue
 		}
 		for _, a := range service.AddressesIn(svc) {

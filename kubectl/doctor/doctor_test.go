@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -163,6 +164,14 @@ func lb(name string, class *string, ingress ...string) *corev1.Service {
 		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
 	}
 	return svc
+}
+
+// serveMetalLBs has Berth serve a class of MetalLB's, which gave a Service of it an address.
+func serveMetalLBs(c *scene) {
+	c.s.Deployments[0].Spec.Template.Spec.Containers = []corev1.Container{
+		{Args: []string{"controller", "--classes=metallb.io/lb"}},
+	}
+	c.s.Services = append(c.s.Services, lb("web", ptr("metallb.io/lb"), "203.0.113.1"))
 }
 
 func daemonSet(name, image string, args ...string) *appsv1.DaemonSet {
@@ -479,6 +488,24 @@ func TestLook(t *testing.T) {
 				c.s.Services = append(c.s.Services, lb("web", nil, "203.0.113.1"))
 			},
 			want: []string{"status-of-another Service shop/web"},
+		},
+		{
+			name: "a status of another, of a class that Berth serves, too", change: func(c *scene) {
+				serveMetalLBs(c)
+				c.s.Pools = nil
+			},
+			want: []string{"status-of-another Service shop/web"}, says: "no pool exists, so Berth leaves it alone",
+		},
+		{
+			name: "such a Service, and a pool", change: serveMetalLBs,
+			want: []string{"service-pending Service shop/web"},
+		},
+		{
+			name: "such a Service, and pools that are not known", change: func(c *scene) {
+				serveMetalLBs(c)
+				c.s.Pools, c.s.Missing[cluster.Pools] = nil, errors.New("timeout")
+			},
+			want: []string{"service-pending Service shop/web"},
 		},
 		{
 			name: "a Service that waits",

@@ -20,6 +20,7 @@ func (e *examination) services() {
 	for _, svc := range e.Services {
 		object := "Service " + svc.Namespace + "/" + svc.Name
 		served := len(svc.Status.LoadBalancer.Ingress) > 0
+		leaves, untilPool := e.LeavesAlone(svc, e.labelsOf(svc.Namespace), snapshot)
 		switch class := svc.Spec.LoadBalancerClass; {
 		case svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil:
 		case class != nil && !classes.Selects(svc) && !served:
@@ -30,8 +31,14 @@ func (e *examination) services() {
 				*class,
 			)
 		case !classes.Selects(svc):
-		case served &&
-			service.OwnershipOf(svc, service.Marked(svc), false, e.labelsOf(svc.Namespace), snapshot) == service.Others:
+		case untilPool:
+			e.find(
+				"status-of-another",
+				object,
+				"%s gave it its address, and no pool exists, so Berth leaves it alone",
+				service.WriterOf(svc),
+			)
+		case served && leaves:
 			e.find(
 				"status-of-another",
 				object,

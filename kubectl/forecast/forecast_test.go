@@ -364,6 +364,47 @@ func TestSignedRecords(t *testing.T) {
 	}
 }
 
+// A class that another implementation serves, too, is that one's until there is a pool.
+func TestClassOfAnother(t *testing.T) {
+	s := world(t)
+	s.Deployments = controllerWith(s.Namespace, "--classes=metallb.io/lb")
+	s.Services = append(s.Services, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "7"},
+		Spec: corev1.ServiceSpec{
+			Type:              corev1.ServiceTypeLoadBalancer,
+			LoadBalancerClass: new("metallb.io/lb"),
+			IPFamilies:        []corev1.IPFamily{corev1.IPv4Protocol},
+			Ports:             []corev1.ServicePort{{Port: 80}},
+		},
+		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{
+			Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.11"}},
+		}},
+	})
+	if v := newLedger(s).verdicts["shop/web"]; v.Whose != service.Others || v.Reason != "" ||
+		!slices.Equal(v.Addresses, []netip.Addr{netip.MustParseAddr("192.0.2.11")}) {
+		t.Errorf("without a pool it is %+v, want another's with its address", v)
+	}
+	said := say(t, Files(t.Context(), s, schemas(t), objects(t, aPool), false))
+	if !strings.Contains(said, `"before":["192.0.2.11"],"after":["192.0.2.11"],"reason":"Allocated"`) {
+		t.Error(said)
+	}
+}
+
+// controllerWith is the Deployment of a controller with a flag.
+func controllerWith(namespace, flag string) []*appsv1.Deployment {
+	return []*appsv1.Deployment{{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace,
+			Labels:    map[string]string{"app.kubernetes.io/component": "controller", "app.kubernetes.io/name": "berth"},
+		},
+		Spec: appsv1.DeploymentSpec{
+			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+				Args: []string{"controller", flag},
+			}}}},
+		},
+	}}
+}
+
 // A node that is drained hands over what it answers for, and the flags of the controller count.
 func TestBetween(t *testing.T) {
 	s := world(t, aPool, segments, web("one", ""))
@@ -384,17 +425,7 @@ func TestBetween(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 
-	s.Deployments = []*appsv1.Deployment{{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: s.Namespace,
-			Labels:    map[string]string{"app.kubernetes.io/component": "controller", "app.kubernetes.io/name": "berth"},
-		},
-		Spec: appsv1.DeploymentSpec{
-			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
-				Args: []string{"controller", "--release-outside-pools"},
-			}}}},
-		},
-	}}
+	s.Deployments = controllerWith(s.Namespace, "--release-outside-pools")
 	narrowed := strings.Replace(aPool, "192.0.2.10-192.0.2.12", "192.0.2.12", 1)
 	if said := say(t, Files(t.Context(), s, schemas(t), objects(t, narrowed), false)); !strings.Contains(
 		said,

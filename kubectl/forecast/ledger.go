@@ -342,9 +342,14 @@ func (l *ledger) leave(svc *corev1.Service, whose service.Ownership) {
 func (l *ledger) serve(svc *corev1.Service, asked service.Request, invalid error, given record.Record) {
 	name := nameOf(svc)
 	o := l.allocations.Assign(name, svc, &asked, invalid, given)
+	idle := len(o.Addresses)+len(o.Surplus)+len(l.snapshot.Pools) == 0
+	if idle && service.IsOthersWithoutPool(svc, l.snapshot) {
+		l.put(service.WithoutStatus(svc, nil), Verdict{Whose: service.Others, Addresses: service.AddressesIn(svc)})
+		return
+	}
 	is := service.Allocated(asked, o.Assignment, o.Err, o.Outside)
 	shown := service.IngressOf(o.Addresses, service.ModeOf(svc))
-	if len(o.Addresses)+len(o.Surplus)+len(l.snapshot.Pools) == 0 {
+	if idle {
 		shown = svc.Status.LoadBalancer.Ingress
 	}
 	var recorded *metav1.Condition

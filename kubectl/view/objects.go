@@ -228,7 +228,8 @@ func ServicesOf(s *cluster.State, namespace string) []Service {
 		}
 		slices.Sort(row.Owners)
 		row.Owners = slices.Compact(row.Owners)
-		row.judge(svc, classes, labelsOf[svc.Namespace], snapshot)
+		leaves, _ := s.LeavesAlone(svc, labelsOf[svc.Namespace], snapshot)
+		row.judge(svc, classes.Selects(svc), leaves)
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b Service) int {
@@ -237,14 +238,11 @@ func ServicesOf(s *cluster.State, namespace string) []Service {
 	return rows
 }
 
-func (row *Service) judge(
-	svc *corev1.Service,
-	classes service.Classes,
-	namespace labels.Set,
-	snapshot *config.Snapshot,
-) {
+// judge says how the Service is. selected says that Berth serves its class, left that Berth leaves
+// it to another implementation all the same.
+func (row *Service) judge(svc *corev1.Service, selected, left bool) {
 	switch {
-	case !classes.Selects(svc):
+	case !selected:
 		row.Others = true
 		if len(svc.Status.LoadBalancer.Ingress) == 0 {
 			row.Reason, row.Message = "NotServed", fmt.Sprintf(
@@ -253,7 +251,7 @@ func (row *Service) judge(
 			)
 		}
 		return
-	case service.OwnershipOf(svc, service.Marked(svc), false, namespace, snapshot) == service.Others:
+	case left:
 		row.Others = true
 		return
 	}

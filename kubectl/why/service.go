@@ -21,6 +21,7 @@ func (l *look) class() Step {
 	step := Step{Name: "Class", Grade: OK}
 	svc := l.svc
 	classes := service.Classes{Names: l.flags.Classes, Classless: l.flags.Classless}
+	leaves, untilPool := l.LeavesAlone(svc, l.namespaceLabels(), l.snapshot)
 	switch class := svc.Spec.LoadBalancerClass; {
 	case svc.DeletionTimestamp != nil:
 		step.Grade = Failure
@@ -58,7 +59,14 @@ func (l *look) class() Step {
 	case !classes.Selects(svc):
 		step.Grade = Failure
 		step.Text = "it has no spec.loadBalancerClass, and the controller runs with --serve-classless=false; create it again with spec.loadBalancerClass: " + v1alpha1.LoadBalancerClass
-	case l.others():
+	case untilPool:
+		step.Grade = Failure
+		step.Text = fmt.Sprintf(
+			"%s gave it its address, and no pool exists, so Berth leaves it alone; it is Berth's once there is a LoadBalancerPool",
+			l.writer(),
+		)
+		step.next = "kubectl get loadbalancerpools.berth.dev"
+	case leaves:
 		step.Grade = Failure
 		step.Text = fmt.Sprintf(
 			"%s gave it its address, so Berth leaves it alone; to have Berth take it over with its address, set spec.takeOver of a LoadBalancerPool that has the address",
@@ -71,12 +79,6 @@ func (l *look) class() Step {
 		step.Text = "Berth serves Services without a class"
 	}
 	return step
-}
-
-// others reports whether the Service has its addresses from another implementation. Whether Berth's
-// record in the status is signed by Berth is not known to a user; that there is one counts.
-func (l *look) others() bool {
-	return service.OwnershipOf(l.svc, service.Marked(l.svc), false, l.namespaceLabels(), l.snapshot) == service.Others
 }
 
 func (l *look) writer() string {

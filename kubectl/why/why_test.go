@@ -182,6 +182,16 @@ func TestOf(t *testing.T) {
 			verdict: "field manager metallb gave it its address, so Berth leaves it alone", next: "kubectl get loadbalancerpools.berth.dev",
 		},
 		{
+			name: "another load balancer's, of a class that Berth serves, too, and no pool",
+			change: func(s *cluster.State) {
+				s.Pools, svc(s).Status.Conditions = nil, nil
+				svc(s).Spec.LoadBalancerClass = new("metallb.io/lb")
+				s.Deployments[0].Spec.Template.Spec.Containers[0].Args = []string{"controller", "--classes=metallb.io/lb"}
+			},
+			verdict: "another implementation gave it its address, and no pool exists, so Berth leaves it alone",
+			next:    "kubectl get loadbalancerpools.berth.dev",
+		},
+		{
 			name:    "Berth is not installed",
 			change:  func(s *cluster.State) { s.Uninstalled = true },
 			verdict: "Berth is not installed in this cluster", next: "kubectl berth doctor",
