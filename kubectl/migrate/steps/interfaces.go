@@ -15,8 +15,8 @@ func (s *Snapshot) Elsewhere() (notes []string) {
 	announcing, l2, said := s.announcing("L2Advertisement"), s.l2Nodes(), map[string]bool{}
 	for _, svc := range s.served() {
 		name := l2[key(svc)]
-		by := slices.DeleteFunc(announcing(svc), not(anyInterface))
-		if name == "" || s.node(name) == nil || len(by) == 0 || len(s.segments(name, "")) > 0 {
+		by := s.onAnyInterface(announcing(svc), name)
+		if len(by) == 0 || len(s.segments(name, "")) > 0 {
 			continue
 		}
 		advertisement := by[0].GetNamespace() + "/" + by[0].GetName()

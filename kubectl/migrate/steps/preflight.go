@@ -329,11 +329,23 @@ func (s *Snapshot) segments(node, iface string) (subnets []netip.Prefix) {
 	return subnets
 }
 
-// anyInterface reports whether an L2Advertisement names no interface. MetalLB then answers on all,
-// and Berth on those with an InternalIP of the node.
-func anyInterface(o *unstructured.Unstructured) bool {
+// onAnyInterface returns those of a Service's L2Advertisements that select a node, if none of them
+// names an interface. MetalLB then answers on all, and Berth on those with an InternalIP of the
+// node.
+func (s *Snapshot) onAnyInterface(announcing []*unstructured.Unstructured, node string) []*unstructured.Unstructured {
+	if s.node(node) == nil {
+		return nil
+	}
+	by := slices.DeleteFunc(announcing, func(o *unstructured.Unstructured) bool { return !s.selects(o, node) })
+	if slices.ContainsFunc(by, namesInterface) {
+		return nil
+	}
+	return by
+}
+
+func namesInterface(o *unstructured.Unstructured) bool {
 	interfaces, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "interfaces")
-	return len(interfaces) == 0
+	return len(interfaces) > 0
 }
 
 // offSegment says which Services' addresses are in none of the subnets on which Berth would answer.
@@ -343,7 +355,7 @@ func (s *Snapshot) offSegment() (reasons []string) {
 	for _, svc := range s.served() {
 		node := l2[key(svc)]
 		subnets := s.segments(node, "")
-		by := slices.DeleteFunc(announcing(svc), not(anyInterface))
+		by := s.onAnyInterface(announcing(svc), node)
 		if len(subnets) == 0 || len(by) == 0 {
 			continue
 		}

@@ -201,6 +201,58 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// Only what L2Advertisements say of the node that announces counts: what others leave out is no
+// reason against a step.
+func TestInterfacesOfTheNode(t *testing.T) {
+	onNode := func(name string) []any {
+		return []any{map[string]any{"matchLabels": map[string]any{"kubernetes.io/hostname": name}}}
+	}
+	for name, test := range map[string]struct {
+		announcing string // the node that vlan selects; rack selects n2
+		warns      bool
+	}{
+		"the one of the node names an interface": {announcing: "n1"},
+		"one of two does":                        {announcing: "n2"},
+		"none of the node's does":                {announcing: "n3", warns: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(w *world) {
+				for i, n := range []string{"n1", "n2", "n3"} {
+					w.set("nodes//"+n, []any{
+						map[string]any{"type": "InternalIP", "address": fmt.Sprintf("203.0.113.%d", i+1)},
+					}, "status", "addresses")
+				}
+				w.put("l2advertisements", `{"kind": "L2Advertisement", "apiVersion": "metallb.io/v1beta1",
+				  "metadata": {"namespace": "metallb-system", "name": "vlan"},
+				  "spec": {"ipAddressPools": ["rack"], "interfaces": ["vlan5"]}}`)
+				w.set("l2advertisements/metallb-system/vlan", onNode(test.announcing), "spec", "nodeSelectors")
+				w.set("l2advertisements/metallb-system/rack", onNode("n2"), "spec", "nodeSelectors")
+				if test.announcing != "n2" && !test.warns {
+					w.exclude("n2") // so that only vlan's node is left
+				}
+				if test.warns {
+					w.exclude("n3")
+				}
+			})
+			s, err := w.read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if notes := s.Elsewhere(); len(notes) > 0 != test.warns {
+				t.Errorf("notes %q; want some: %t", notes, test.warns)
+			}
+			w.put("segmentannouncements", `{"metadata": {"name": "rack"}}`)
+			w.segment = "203.0.113.0/24"
+			if s, err = w.read(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if reasons := s.offSegment(); len(reasons) > 0 != test.warns {
+				t.Errorf("reasons %q; want some: %t", reasons, test.warns)
+			}
+		})
+	}
+}
+
 // What is reconciled moves once the user says that the tool is suspended.
 func TestManaged(t *testing.T) {
 	w := newWorld(t)

@@ -327,7 +327,7 @@ func (s *Snapshot) unanswered(node string) string {
 		if l2[key(svc)] != node {
 			continue
 		}
-		named := !slices.ContainsFunc(announcing(svc), anyInterface)
+		named := len(s.onAnyInterface(announcing(svc), node)) == 0
 		for _, a := range addresses(svc) {
 			if !s.answersFor(a, node, true) {
 				return fmt.Sprintf("Berth does not answer for %s of Service %s on %s yet", a, key(svc), node)
