@@ -186,14 +186,31 @@ type Process struct {
 	State string
 }
 
+// NotRunningError says that no process of a name runs.
+type NotRunningError struct{ Name string }
+
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("no process %s runs: see `lab status`", e.Name)
+}
+
 // Process finds a running process by name. NAME@NODE may also be the pod's name instead of the
 // container's, to distinguish containers of the same name.
 func (l *Lab) Process(ctx context.Context, name string) (Process, error) {
-	process, hostName := splitProcess(name)
+	_, hostName := splitProcess(name)
 	all, err := l.processesOf(ctx, hostName)
 	if err != nil {
 		return Process{}, err
 	}
+	p, err := chosen(all, name)
+	if err != nil {
+		return Process{}, fmt.Errorf("lab %q: %w", l.opts.Name, err)
+	}
+	return p, nil
+}
+
+// chosen returns the running one of a host's processes that a name is of.
+func chosen(all []Process, name string) (Process, error) {
+	process, hostName := splitProcess(name)
 	var found []Process
 	var pods []string
 	for _, p := range all {
@@ -205,7 +222,7 @@ func (l *Lab) Process(ctx context.Context, name string) (Process, error) {
 	}
 	switch len(found) {
 	case 0:
-		return Process{}, fmt.Errorf("no process %s runs in lab %q: see `lab status`", name, l.opts.Name)
+		return Process{}, &NotRunningError{name}
 	case 1:
 		return found[0], nil
 	default:

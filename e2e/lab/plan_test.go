@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -108,6 +109,32 @@ router bgp 64512
 	}
 	if single := bgpdConfig(newPlan(Options{Nodes: 1}), false); strings.Contains(single, "fd00:") {
 		t.Errorf("IPv6 neighbors without dual stack:\n%s", single)
+	}
+}
+
+// That none runs is told from that it is not known which one is meant.
+func TestAProcessIsFoundByName(t *testing.T) {
+	all := []Process{
+		{Name: "etcd", PID: 7},
+		{Name: "kube-apiserver"}, // ended
+		{Name: "speaker@n1", Pod: "berth-system/speaker-a", PID: 8},
+		{Name: "speaker@n1", Pod: "berth-system/speaker-b", PID: 9},
+	}
+	for name, c := range map[string]struct {
+		pid        int
+		notRunning bool
+	}{
+		"etcd":           {pid: 7},
+		"speaker-b@n1":   {pid: 9},
+		"kube-apiserver": {notRunning: true},
+		"nothing@n1":     {notRunning: true},
+		"speaker@n1":     {},
+	} {
+		p, err := chosen(all, name)
+		_, notRunning := errors.AsType[*NotRunningError](err)
+		if p.PID != c.pid || (err == nil) != (c.pid != 0) || notRunning != c.notRunning {
+			t.Errorf("%s: process %d, error %v; want %d, not running: %t", name, p.PID, err, c.pid, c.notRunning)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -86,7 +87,9 @@ func (l *Lab) RestartAPIServer(ctx context.Context, version string, flags ...str
 	if version != "" {
 		command = append([]string{l.folder.Kubernetes(version, name)}, args...)
 	}
-	if err := l.Kill(ctx, name); err != nil {
+	err = l.Kill(ctx, name)
+	// One that ended at once, by flags that it refused, say, is replaced all the same.
+	if _, ended := errors.AsType[*NotRunningError](err); err != nil && !ended {
 		return err
 	}
 	if err := l.start(ctx, ControlPlane, name, command...); err != nil {
