@@ -52,9 +52,13 @@ func becomeKernel(args []string) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid new privileges: %w", err)
 	}
-	at := uintptr(unsafe.Pointer(&program))
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, at, 0, 0); err != nil {
-		return fmt.Errorf("install a seccomp filter: %w", err)
+	// Converted within the arguments, the pointer is valid until the call returns (package unsafe).
+	_, _, errno := unix.Syscall(
+		unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)),
+	)
+	runtime.KeepAlive(filter)
+	if errno != 0 {
+		return fmt.Errorf("install a seccomp filter: %w", errno)
 	}
 	if err := os.Unsetenv(fxsaveVar); err != nil {
 		return err
