@@ -62,13 +62,15 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 	k := c.Kubernetes
 	var work sync.WaitGroup
 	var mu sync.Mutex
-	known, unknown := false, false // whether it knows a kind of Berth, and whether it lacks one
+	// Whether it knows a kind of Berth, lacks one, and has not answered about one.
+	known, unknown, failed := false, false, false
 	done := func(what Resource, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if what.Group == v1alpha1.GroupVersion.Group {
 			known = known || err == nil
 			unknown = unknown || apierrors.IsNotFound(err)
+			failed = failed || err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err)
 		}
 		if err != nil {
 			s.Missing[what] = err
@@ -106,7 +108,7 @@ func Read(ctx context.Context, c *Clients, namespace string) (*State, error) {
 	read(DaemonSets, page(k.AppsV1().DaemonSets("").List), into(&s.DaemonSets))
 	read(Leases, page(k.CoordinationV1().Leases(namespace).List), into(&s.Leases))
 	work.Wait()
-	if s.Uninstalled = unknown && !known; s.Uninstalled { // which says it of all
+	if s.Uninstalled = unknown && !known && !failed; s.Uninstalled { // which says it of all
 		maps.DeleteFunc(s.Missing, func(what Resource, err error) bool {
 			return what.Group == v1alpha1.GroupVersion.Group && apierrors.IsNotFound(err)
 		})

@@ -15,6 +15,7 @@ func TestReadTellsWhichKindsThereAre(t *testing.T) {
 	const (
 		unknown   = `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}`
 		forbidden = `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}`
+		broken    = `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd is slow", "code": 500}`
 		kinds     = "/apis/berth.dev/v1alpha1/"
 	)
 	for name, c := range map[string]struct {
@@ -33,6 +34,16 @@ func TestReadTellsWhichKindsThereAre(t *testing.T) {
 			uninstalled: true,
 			lacks: "you have no right to list speakers.berth.dev; what depends on that is not known " +
 				"(ClusterRole berth-view has these rights)",
+		},
+		"one is unknown, and the rest is not answered": {
+			answers: map[string]string{kinds: broken, kinds + "speakers": unknown},
+			lacks: "addressreservations.berth.dev could not be read: etcd is slow\n" +
+				"bgpneighbors.berth.dev could not be read: etcd is slow\n" +
+				"l2owners.berth.dev could not be read: etcd is slow\n" +
+				"loadbalancerpools.berth.dev could not be read: etcd is slow\n" +
+				"routeannouncements.berth.dev could not be read: etcd is slow\n" +
+				"segmentannouncements.berth.dev could not be read: etcd is slow\n" +
+				"the API server does not know speakers.berth.dev",
 		},
 		"none may be read": {
 			answers: map[string]string{kinds: forbidden},
@@ -56,6 +67,8 @@ func TestReadTellsWhichKindsThereAre(t *testing.T) {
 					w.WriteHeader(http.StatusNotFound)
 				case forbidden:
 					w.WriteHeader(http.StatusForbidden)
+				case broken:
+					w.WriteHeader(http.StatusInternalServerError)
 				}
 				_, _ = io.WriteString(w, answer)
 			}))
