@@ -600,6 +600,14 @@ func TestLook(t *testing.T) {
 			want: []string{"controller-missing Deployment berth-system/berth-controller"},
 		},
 		{
+			name: "no controller, and the Lease of one that has ended", change: func(c *scene) {
+				c.s.Deployments = nil
+				c.s.Leases[0].Spec.RenewTime.Time = now.Add(-time.Minute)
+			},
+			want: []string{"controller-missing Deployment berth-system/berth-controller"},
+		},
+		{name: "a controller that runs without a Deployment", change: func(c *scene) { c.s.Deployments = nil }},
+		{
 			name: "scaled to 0", change: func(c *scene) {
 				c.s.Deployments[0].Spec.Replicas, c.s.Deployments[0].Status.ReadyReplicas = ptr(int32(0)), 0
 			},

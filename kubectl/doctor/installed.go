@@ -127,7 +127,7 @@ func (e *examination) controllers() {
 	switch {
 	case c.Unknown:
 		return
-	case !c.Installed && c.Holder == "":
+	case !c.Installed && !c.Leads(e.Taken): // the Lease of one that was killed stays
 		e.find(
 			"controller-missing",
 			name,

@@ -109,7 +109,7 @@ func (st *Status) addController(s *cluster.State) {
 	st.Controllers, st.Leader = Count{int(c.Ready), int(c.Wanted)}, c.Holder
 	switch {
 	case c.Unknown:
-	case !c.Installed && c.Holder == "":
+	case !c.Installed && !c.Leads(s.Taken):
 		st.say("there is no controller in namespace %s", s.Namespace)
 	case c.Installed && c.Ready == 0:
 		st.say("no controller is ready (0 of %d): nothing that changes is decided", c.Wanted)

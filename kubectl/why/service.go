@@ -115,7 +115,7 @@ func (l *look) controller() Step {
 	switch c := l.Leadership(); {
 	case c.Unknown:
 		step.Grade, step.Text = Note, "whether a controller is at work is not known: what shows it could not be read"
-	case !c.Installed && c.Holder == "":
+	case !c.Installed && !c.Leads(l.Taken):
 		step.Grade, step.Text = Failure, fmt.Sprintf(
 			"there is no controller of Berth in namespace %s; install Berth, or name its namespace with --berth-namespace",
 			l.Namespace,

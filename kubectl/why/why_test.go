@@ -206,6 +206,16 @@ func TestOf(t *testing.T) {
 			verdict: "controller", next: "kubectl",
 		},
 		{
+			name: "no controller, and the Lease of one that has ended",
+			change: func(s *cluster.State) {
+				s.Deployments, s.Leases[0].Spec.RenewTime.Time = nil, now.Add(-time.Minute)
+				without(s, "", "")
+				svc(s).Status.Conditions = nil
+			},
+			verdict: "there is no controller of Berth in namespace berth-system",
+			next:    "kubectl get pods -n berth-system",
+		},
+		{
 			name:    "no pool",
 			change:  func(s *cluster.State) { without(s, "NoPool", "no LoadBalancerPool gives IPv4 addresses") },
 			verdict: "no LoadBalancerPool gives IPv4 addresses", next: "kubectl get loadbalancerpools.berth.dev",
