@@ -44,7 +44,8 @@ func Of(namespace, name string, q steerquery.Query, nodes []Node) *Report {
 	r := &Report{Namespace: namespace, Name: name, Query: q, Nodes: nodes}
 	slices.SortFunc(r.Nodes, func(a, b Node) int { return cmp.Compare(a.By, b.By) })
 	var lacking []string
-	steering := slices.DeleteFunc(slices.Clone(r.Nodes), func(n Node) bool { return n.Lacking != "" })
+	lacks := func(n Node) bool { return n.Lacking != "" }
+	steering := slices.DeleteFunc(slices.Clone(r.Nodes), lacks)
 	for _, n := range r.Nodes {
 		if n.Lacking != "" {
 			lacking = append(lacking, n.By+": "+n.Lacking)
@@ -55,9 +56,13 @@ func Of(namespace, name string, q steerquery.Query, nodes []Node) *Report {
 		return r
 	}
 	r.Steered = true
-	deciding := slices.DeleteFunc(slices.Clone(steering), func(n Node) bool { return !n.Owner })
+	deciding := slices.DeleteFunc(slices.Clone(r.Nodes), func(n Node) bool { return !n.Owner })
 	if len(deciding) == 0 {
 		deciding = steering
+	}
+	if i := slices.IndexFunc(deciding, lacks); i >= 0 {
+		r.Verdict = deciding[i].By + " answers for the address and does not steer: " + deciding[i].Lacking
+		return r
 	}
 	r.conclude(deciding)
 	return r

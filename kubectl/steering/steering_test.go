@@ -127,6 +127,14 @@ func TestOf(t *testing.T) {
 			"its source is not let in", []Node{{By: "n1", Answer: steerquery.Answer{Node: "n1", Reason: "source"}}},
 			"", "kube-proxy drops it, since loadBalancerSourceRanges do not have 198.51.100.9",
 		},
+		{
+			"the owner does not steer", []Node{owner(lacking), answer("n2", "n2", "local")},
+			"", "n9 answers for the address and does not steer: this node does not steer: no BPF",
+		},
+		{
+			"one of two owners does not", []Node{owner(answer("n1", "n2", "first")), owner(lacking)},
+			"", "n9 answers for the address and does not steer: this node does not steer: no BPF",
+		},
 		{"none steers", []Node{lacking}, "", "no node steers it; n9: this node does not steer: no BPF"},
 	} {
 		r := Of("shop", "web", q, c.nodes)
