@@ -56,7 +56,9 @@ func alerts() []alert {
 			name: "SteeringStale", severity: critical,
 			expr: `time() - berth_steering_synced_timestamp_seconds > 120` +
 				` and on (instance) berth_steering_up == 1`,
-			summary: "Node {{ $labels.node }} cannot bring what it steers up to date, and stops after 5 minutes.",
+			summary: "On node {{ $labels.node }} not all that it steers is up to date, " +
+				"perhaps a single Service that is refused; " +
+				"only if nothing can be written for 10 minutes, it stops steering.",
 		},
 		{
 			name: "PoolNearlyFull", severity: warning, duration: "15m",

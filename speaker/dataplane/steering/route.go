@@ -40,7 +40,9 @@ var (
 	// ErrNotSteered is that an address, port and protocol is not steered here.
 	ErrNotSteered = errors.New("this node does not steer this address, port and protocol")
 	// ErrPasses is that the program lets everything pass.
-	ErrPasses = errors.New("the program lets everything pass, since its tables were not refreshed for 5 minutes")
+	ErrPasses = fmt.Errorf(
+		"the program lets everything pass, since its tables were not refreshed for %.0f minutes", lease.Minutes(),
+	)
 )
 
 // RouteOf returns what this node does with a new connection. It reads what the program reads, and
