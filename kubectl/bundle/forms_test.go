@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -131,6 +132,12 @@ func (s secret) forms() map[string]string {
 	}, "tokens": []any{"x", s.text}}}, "", "  ")
 	asYAML, _ := yaml.Marshal(map[string]any{"a": []any{document}, "token": s.text, "tokens": []any{s.text, "x"}})
 	byGo, _ := goyaml.Marshal(map[string]any{"a": []any{document}, "token": s.text, "tokens": []any{s.text, "x"}})
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+s.text))
+	arguments := map[string]any{"args": []string{"run", "--password", s.text, "--x"}}
+	asLines, _ := json.MarshalIndent(arguments, "", "  ")
+	asItems, _ := yaml.Marshal(arguments)
+	variables := []struct{ Name, Value string }{{"USER", user}, {"DB_PASSWORD", s.text}, {"ZONE", "a"}}
+	asVariables, _ := goyaml.Marshal(map[string]any{"env": variables})
 	inYAML, _ := yaml.Marshal(map[string]any{"config": string(asYAML), "n": 1})
 	forms := map[string]string{
 		"json":                 "at " + jsonOf(document),
@@ -158,7 +165,15 @@ func (s secret) forms() map[string]string {
 		}.Encode() + " HTTP/1.1",
 		"base64":               "password=" + base64.StdEncoding.EncodeToString([]byte(s.text)) + " user=bob",
 		"base64 in json":       "at " + jsonOf(map[string]any{"password": []byte(s.text), "user": user}),
-		"basic authentication": "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+s.text)),
+		"basic authentication": "Authorization: " + basic,
+		"headers":              fmt.Sprintf("got %v", http.Header{"Accept": {"*/*"}, "Authorization": {basic}}),
+		"headers of Go":        fmt.Sprintf("got %#v", http.Header{"Accept": {"*/*"}, "Authorization": {basic}}),
+		"headers in json":      "at " + jsonOf(http.Header{"Accept": {"*/*"}, "Authorization": {basic}}),
+		"indented arguments":   "at " + string(asLines) + "\nend",
+		"arguments in yaml":    string(asItems),
+		"variables":            fmt.Sprintf("got %#v", variables),
+		"variables in json":    "at " + jsonOf(variables),
+		"variables in yaml":    string(asVariables),
 	}
 	if !strings.ContainsAny(s.text, "\x00") { // no argument has one
 		one := "'" + strings.ReplaceAll(s.text, "'", `'\''`) + "'"
@@ -177,6 +192,7 @@ func (s secret) forms() map[string]string {
 	if !strings.ContainsAny(s.text, "\n\x00") && !strings.ContainsAny(strings.TrimSpace(s.text)[:1], "=\"'`{[") {
 		// Else nobody can tell the beginning from a quote or bracket around all.
 		forms["line of a map"] = fmt.Sprintf("got %v", map[string]string{"password": s.text})
+		forms["line of variables"] = fmt.Sprintf("got %+v", variables)
 		forms["line of a struct"] = fmt.Sprintf("got %+v", fields{"", s.text, ""})
 	}
 	return forms

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,8 +20,17 @@ const Redacted = "REDACTED"
 
 const (
 	// secretWords are what names of secret things have in them.
-	secretWords = `passw(?:or)?d|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key|auth[-_.]?key|` +
-		`account[-_.]?key|shared[-_.]?key|ssh[-_.]?key|signing[-_.]?key|encryption[-_.]?key|key[-_.]?data`
+	secretWords = `passw(?:or)?d|passphrase|passcode|secret|token|credential|creds|api[-_.]?key|private[-_.]?key|` +
+		`access[-_.]?key|auth[-_.]?key|account[-_.]?key|shared[-_.]?key|ssh[-_.]?key|signing[-_.]?key|` +
+		`encryption[-_.]?key|certificate[-_.]?key|key[-_.]?data`
+	// secretParts are such names, or parts of them: within a word they mean something else.
+	secretParts = `pass|pwd|auth|dsn|psk|jwt`
+	// secretHeaders are those of HTTP whose value is secret up to the end of the line.
+	secretHeaders = `(?:proxy-)?authorization|(?:set-)?cookie`
+	// fieldName is a name of something secret in a text, but for headers.
+	fieldName = `[-\w.]*(?:` + secretWords + `)[-\w.]*|(?:[-\w.]*[-_.])?(?:` + secretParts + `)`
+	// flagName is such a name of a flag.
+	flagName = `--?[-\w]*(?:` + secretWords + `)[-\w]*`
 	// quotes may be escaped, in JSON that is text in other JSON.
 	quotes = "\\\\*[\"'`]"
 	// goesOn is a quote within a value: after the last one a space comes, or what ends a field.
@@ -29,13 +39,13 @@ const (
 
 var (
 	secretName = regexp.MustCompile(
-		`(?i)` + secretWords + `|(?:^|[-_.])(?:pass|pwd|auth|dsn)(?:$|[-_.])|^(?:proxy-)?authorization$`,
+		`(?i)` + secretWords + `|(?:^|[-_.])(?:` + secretParts + `)(?:$|[-_.])|^(?:` + secretHeaders + `)$`,
 	)
 	// secretMap is of maps with something secret in them. A key is none, and neither is its schema.
 	secretMap = regexp.MustCompile(`(?i)passw(?:or)?d|passphrase|secret|token|credential`)
 	// harmlessName is of fields that have the name of a Secret, or a path.
 	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$`)
-	secretFlag   = regexp.MustCompile(`(?i)^--?[-\w]*(?:` + secretWords + `)[-\w]*$`)
+	secretFlag   = regexp.MustCompile(`(?i)^` + flagName + `$`)
 
 	// literal is a text in quotes, with something escaped in it.
 	literal = regexp.MustCompile(`"[^"\\\n]*\\.(?:[^"\\\n]|\\.)*"`)
@@ -46,29 +56,33 @@ var (
 		`\bH4sI[A-Za-z0-9+/=_-]{12,}`,       // what is packed by gzip, in Base64: nobody sees what it is
 		`\beyJ[\w-]{8,}(?:\.[\w-]*)*={0,2}`, // JSON Web Tokens, and other JSON in Base64
 		`\bgh[pousr]_\w{20,}`,
+		`\bgithub_pat_\w{20,}`,
+		`\bglpat-[\w-]{16,}`,
+		`\bxox[a-z]-[\w-]{10,}`,
+		`\b[rs]k_(?:live|test)_\w{10,}`,
+		`\bAIza[\w-]{30,}`,
 		`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
 	}, "|"))
-	// header is of HTTP.
-	header = regexp.MustCompile(`(?i)\b(bearer\s+|authorization` + quotes + `?\s*[:=]\s*` + quotes +
-		`?(?:[a-z]+\s+)?)[\w.~+/=-]{6,}`)
+	// bearer is how HTTP and its logs have a token.
+	bearer = regexp.MustCompile(`(?i)\b(bearer\s+)[\w.~+/=-]{6,}`)
+	// signature is of a URL that is signed.
+	signature = regexp.MustCompile(`(?i)([?&](?:sig|signature|x-(?:amz|goog)-signature)=)[^&\s"']+`)
+	// curl is the user and password in its command.
+	curl = regexp.MustCompile(`(\bcurl\b[^\n]*?[\s"'](?:-u|--user)` + quotes + `?[ \t,=]+)` +
+		`(?:\\*"[^"\n]*"|\\*'[^'\n]*'|[^\s"']+)`)
 	// userinfo is the password in a URL, or a token in its place.
 	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)(?:[^\s"']|["']+` + goesOn + `)*@`)
 	onlyUser = regexp.MustCompile(`(://)[^\s/@:"']{8,}@`)
 	// element is of XML.
 	element = regexp.MustCompile(`(?i)(<[-\w:]*(?:` + secretWords + `)[-\w]*>)[^<]*`)
 	// routers is how routers' configurations have a password.
-	routers = regexp.MustCompile(`(?m)(\bneighbor[ \t]+\S+[ \t]+password[ \t]+)[^\n]*`)
-	// named is the name before a value, which is in quotes, or ends with a space.
-	named = regexp.MustCompile(`(?i)(` + quotes + `?)\b([-\w.]*(?:` + secretWords + `)[-\w.]*|` +
-		`(?:[-\w.]*[-_])?(?:pass|pwd))(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)`)
-	// byGo is the beginning of a map or struct of Go's that is printed without quotes.
-	byGo = regexp.MustCompile(`map\[|\{[A-Z]\w*:`)
-	// flagged is a flag before its value, which may be the next in a list.
-	flagged = regexp.MustCompile(
-		`(?i)--?[-\w]*(?:` + secretWords + `)[-\w]*(?:[ \t]+|` + quotes + `[ \t]*,?[ \t]*)`)
+	routers = regexp.MustCompile(`(?m)(\b(?:neighbor[ \t]+\S+[ \t]+password|` +
+		`username[ \t]+\S+[ \t]+(?:privilege[ \t]+\d+[ \t]+)?(?:password|secret))[ \t]+)[^\n]*`)
+	// bird is how BIRD has one.
+	bird = regexp.MustCompile(`(\bpassword[ \t]+")[^"\n]*"`)
 	// assigned is an argument or a variable, whose value is all of the rest.
 	assigned = regexp.MustCompile(
-		`(?s)^(--?[-\w]*(?i:` + secretWords + `)[-\w]*=|[A-Z0-9_]*(?:` + strings.ToUpper(
+		`(?s)^((?i:` + flagName + `)=|[A-Z0-9_]*(?:` + strings.ToUpper(
 			secretWords,
 		) + `)[A-Z0-9_]*=).+$`,
 	)
@@ -78,18 +92,19 @@ var (
 // keys, passwords in URLs, and what follows a name such as password. Names of Secrets stay.
 func Text(text string) string {
 	if v, is := document(text); is { // such as an annotation that is a copy of an object
-		if redacted, err := json.Marshal(redactor{}.value("", v)); err == nil {
-			return string(redacted)
-		}
+		return compact(redactor{}.value("", v))
 	}
 	text = literal.ReplaceAllStringFunc(text, literally)
 	text = bare.ReplaceAllString(text, Redacted)
-	text = header.ReplaceAllString(text, "${1}"+Redacted)
+	text = bearer.ReplaceAllString(text, "${1}"+Redacted)
+	text = signature.ReplaceAllString(text, "${1}"+Redacted)
+	text = curl.ReplaceAllString(text, "${1}"+Redacted)
 	text = userinfo.ReplaceAllString(text, "${1}"+Redacted+"@")
 	text = onlyUser.ReplaceAllString(text, "${1}"+Redacted+"@")
 	text = element.ReplaceAllString(text, "${1}"+Redacted)
 	text = routers.ReplaceAllString(text, "${1}"+Redacted)
-	return flags(names(yamlFields(text)))
+	text = bird.ReplaceAllString(text, "${1}"+Redacted+`"`)
+	return flags(names(names(yamlFields(secretObjects(text)), paired), named))
 }
 
 // literally redacts in a text in quotes what its lines and quotes show once they are not escaped.
@@ -102,87 +117,18 @@ func literally(quoted string) string {
 	if redacted == text {
 		return quoted
 	}
+	return compact(redacted)
+}
+
+// compact returns what decoder read as JSON on one line.
+func compact(v any) string {
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
 	e.SetEscapeHTML(false)
-	if e.Encode(redacted) != nil {
+	if e.Encode(v) != nil {
 		return `"` + Redacted + `"`
 	}
 	return strings.TrimSuffix(out.String(), "\n")
-}
-
-// names redacts values after a name.
-func names(text string) string {
-	var out strings.Builder
-	at := 0
-	for {
-		m := named.FindStringSubmatchIndex(text[at:])
-		if m == nil {
-			break
-		}
-		for i := range m {
-			m[i] += at
-		}
-		name, separator, value := text[m[4]:m[5]], text[m[6]:m[7]], m[1]
-		out.WriteString(text[at:value])
-		at = value
-		if harmlessName.MatchString(name) {
-			continue
-		}
-		if start, slashes := opening(text, m[4]); start >= 0 && !strings.ContainsAny(separator, "\"'`") {
-			at = max(value, start+quotedEnd(upTo(text[start:]), slashes))
-			if quote := text[start : start+slashes+1]; strings.HasSuffix(text[value:at], quote) {
-				at -= len(quote)
-			}
-			if at > value {
-				out.WriteString(Redacted)
-			}
-			continue
-		}
-		printed := strings.HasPrefix(separator, ":") &&
-			byGo.MatchString(lineBefore(text, value))
-		end := firstEnd(upTo(text[value:]), true)
-		spaces := (printed || separator == ":") && !(end > 0 && strings.HasPrefix(text[value+end:], ","))
-		if sign := strings.TrimRight(separator, " \t"); startsLine(lineBefore(text, m[4])) {
-			spaces = spaces || sign == " =" || sign == "=" && strings.ToUpper(name) == name
-		}
-		if at += valueEnd(upTo(text[value:]), spaces); at > value {
-			out.WriteString(quoted(text[value:at]))
-		}
-	}
-	return out.String() + text[at:]
-}
-
-// startsLine reports whether what follows this on its line begins it, as in a file of variables.
-func startsLine(text string) bool {
-	before := strings.TrimSpace(text)
-	return before == "" || before == "export"
-}
-
-// flags redacts values after a flag.
-func flags(text string) string {
-	var out strings.Builder
-	at := 0
-	for {
-		m := flagged.FindStringIndex(text[at:])
-		if m == nil {
-			break
-		}
-		value := at + m[1]
-		out.WriteString(text[at:value])
-		at = value
-		start := strings.TrimLeft(text[value:], `\`)
-		inQuotes := start != "" && isQuote(start[0])
-		separated := strings.ContainsAny(text[value-1:value], " \t,")
-		if start == "" || start[0] == '-' || inQuotes && strings.HasPrefix(start[1:], "-") ||
-			strings.ContainsAny(start[:1], ")]}") || !separated {
-			continue
-		}
-		if at += valueEnd(upTo(text[value:]), false); at > value {
-			out.WriteString(quoted(text[value:at]))
-		}
-	}
-	return out.String() + text[at:]
 }
 
 // document returns the object or list that a text is in JSON, if it is.
@@ -190,23 +136,58 @@ func document(text string) (v any, is bool) {
 	if trimmed := strings.TrimSpace(text); !strings.HasPrefix(trimmed, "{") && !strings.HasPrefix(trimmed, "[") {
 		return nil, false
 	}
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
+	d := decoder(strings.NewReader(text))
 	if d.Decode(&v) != nil || d.More() {
 		return nil, false
 	}
 	return v, true
 }
 
-var quotedValue = regexp.MustCompile("(?s)^(" + quotes + ")?.*?(" + quotes + ")?$")
+// begins is where there may be an object or list in JSON on a line.
+var begins = regexp.MustCompile(`[{\[][ \t]*["{\[]`)
 
-// quoted returns Redacted in the quotes that value has.
-func quoted(value string) string {
-	m := quotedValue.FindStringSubmatch(value)
-	if m == nil {
-		return Redacted
+// mostBegins bounds at how many places of a line a document is looked for.
+const mostBegins = 8
+
+// secretObjects redacts the documents with a Secret on each line: what is secret in one has names
+// that nobody knows.
+func secretObjects(text string) string {
+	if !strings.Contains(text, "Secret") {
+		return text
 	}
-	return m[1] + Redacted + m[2]
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		for range mostBegins {
+			at := begins.FindStringIndex(line)
+			if at == nil || !strings.Contains(line, "Secret") {
+				break
+			}
+			end := at[0] + 1
+			d := decoder(strings.NewReader(line[at[0]:]))
+			var v any
+			if d.Decode(&v) != nil {
+				out.WriteString(line[:end])
+				line = line[end:]
+				continue
+			}
+			end = at[0] + int(d.InputOffset())
+			redacted := line[at[0]:end]
+			if whole := compact(v); whole != compact(redactor{}.value("", v)) {
+				redacted = compact(v)
+			}
+			out.WriteString(line[:at[0]] + redacted)
+			line = line[end:]
+		}
+		out.WriteString(line)
+	}
+	return out.String()
+}
+
+// decoder returns one that leaves numbers as they are: counters are larger than float64 is exact.
+func decoder(from io.Reader) *json.Decoder {
+	d := json.NewDecoder(from)
+	d.UseNumber()
+	return d
 }
 
 // JSON returns a document without what is secret: the data of Secrets, annotations that nobody here
@@ -214,10 +195,8 @@ func quoted(value string) string {
 // are not Berth's, in the namespace own where it runs, only what tells a load balancer stays.
 // managedFields are dropped, too.
 func JSON(document []byte, own string) ([]byte, error) {
-	d := json.NewDecoder(bytes.NewReader(document))
-	d.UseNumber() // counters are larger than float64 is exact
 	var v any
-	if err := d.Decode(&v); err != nil {
+	if err := decoder(bytes.NewReader(document)).Decode(&v); err != nil {
 		return nil, fmt.Errorf("is not JSON: %w", err)
 	}
 	var out bytes.Buffer
@@ -273,11 +252,14 @@ func (r redactor) object(name string, o map[string]any) map[string]any {
 		r.secret = true
 	}
 	delete(o, "managedFields")
-	if o["kind"] == "Secret" {
+	switch o["kind"] {
+	case "Secret":
 		delete(o, "data")
 		delete(o, "stringData")
+	case "SecretList": // its items do not say what they are
+		delete(o, "items")
 	}
-	if value, ok := o["value"].(string); ok && name == "env" && r.secretVariable(o["name"], value) {
+	if value, ok := o["value"].(string); ok && r.secretVariable(name, o["name"], value) {
 		o["value"] = Redacted
 	}
 	if name == "httpHeaders" && o["value"] != nil {
@@ -365,13 +347,14 @@ func readAnnotation(key string) bool {
 	}, func(known string) bool { return domain == known })
 }
 
-// secretVariable reports whether a variable of an environment is taken for a secret. In other
-// namespaces each is, but for what switches something on.
-func (r redactor) secretVariable(name any, value string) bool {
+// secretVariable reports whether a variable of an environment, or another pair of a name and a value
+// in a field, is taken for a secret. Each variable in other namespaces is, but for what switches
+// something on.
+func (r redactor) secretVariable(field string, name any, value string) bool {
 	text, _ := name.(string)
 	switch {
 	case value == "" || value == "true" || value == "false":
 		return false
 	}
-	return r.foreign || secretName.MatchString(text)
+	return r.foreign && field == "env" || secretName.MatchString(text)
 }

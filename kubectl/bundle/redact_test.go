@@ -84,6 +84,119 @@ func TestText(t *testing.T) {
 	}
 }
 
+// redacted is a text, and what Text leaves of it.
+type redacted struct{ text, want string }
+
+func checkText(t *testing.T, cases []redacted) {
+	t.Helper()
+	for _, c := range cases {
+		if got := Text(c.text); got != c.want {
+			t.Errorf("Text(%q)\n  = %q,\nnot %q", c.text, got, c.want)
+		}
+	}
+}
+
+// stay are cases of texts without a secret.
+func stay(texts ...string) (cases []redacted) {
+	for _, text := range texts {
+		cases = append(cases, redacted{text, text})
+	}
+	return cases
+}
+
+// Of a header the rest of its line is secret, whatever its scheme is, or what a quote or bracket ends.
+func TestHeaders(t *testing.T) {
+	checkText(t, []redacted{
+		{"map[Accept:[*/*] Authorization:[Basic dXNlcjpodW50ZXIy]]", "map[Accept:[*/*] Authorization:REDACTED]"},
+		{`at {"Authorization":["Basic dXNl"]}`, `at {"Authorization":REDACTED}`},
+		{`http.Header{"Authorization":[]string{"Basic dXNl"}}`, `http.Header{"Authorization":REDACTED}`},
+		{
+			`http.Header{"Authorization":[]string{"Basic dXNl"}, "X":[]string{"a"}}`,
+			`http.Header{"Authorization":REDACTED, "X":[]string{"a"}}`,
+		},
+		{`Authorization: Token token="hunter2hunter2"`, "Authorization: Token REDACTED"},
+		{"Authorization: ApiKey id:hunter2", "Authorization: ApiKey REDACTED"},
+		{"Authorization: Other id:hunter2", "Authorization: REDACTED"},
+		{
+			`Authorization: Digest username="bob", realm="x", response="0123"` + "\nnext",
+			"Authorization: Digest REDACTED\nnext",
+		},
+		{`msg="sent Authorization: Basic dXNl" n=1`, `msg="sent Authorization: Basic REDACTED" n=1`},
+		{"Proxy-Authorization: Basic dXNl", "Proxy-Authorization: Basic REDACTED"},
+		{"Cookie: a=b; session=hunter2\nHost: x", "Cookie: REDACTED\nHost: x"},
+		{"Set-Cookie: session=hunter2; Path=/", "Set-Cookie: REDACTED"},
+		{`{"headers":{"Cookie":["a=hunter2"]}}`, `{"headers":{"Cookie":["REDACTED"]}}`},
+	})
+}
+
+// A secret may stand beside its name, as variables and arguments do.
+func TestPairs(t *testing.T) {
+	checkText(t, []redacted{
+		{`at {"name":"DB_PASSWORD","value":"hunter2"}`, `at {"name":"DB_PASSWORD","value":"REDACTED"}`},
+		{`at {"name": "DB_PASSWORD", "value": "hunter2"`, `at {"name": "DB_PASSWORD", "value": "REDACTED"`},
+		{`{\"name\":\"DB_PASSWORD\",\"value\":\"hunter2\"}`, `{\"name\":\"DB_PASSWORD\",\"value\":\"REDACTED\"}`},
+		{
+			"env:\n- name: DB_PASSWORD\n  value: hunter2\n- name: X\n  value: y",
+			"env:\n- name: DB_PASSWORD\n  value: REDACTED\n- name: X\n  value: y",
+		},
+		{"env:\n- name: DB_PASSWORD\n  value: hunt er2", "env:\n- name: DB_PASSWORD\n  value: REDACTED"},
+		{
+			"- name: DB_PASSWORD\n  value: |\n    hunter2\n- x",
+			"- name: DB_PASSWORD\n  value: REDACTED\n    REDACTED\n- x",
+		},
+		{"- name: DB_PASSWORD\n  value: \"hunt er2\"\n- x", "- name: DB_PASSWORD\n  value: \"REDACTED\"\n- x"},
+		{`{{Name: "DB_PASSWORD", Value: "hunter2"}}`, `{{Name: "DB_PASSWORD", Value: "REDACTED"}}`},
+		{"{Name:DB_PASSWORD Value:hunter2}", "{Name:DB_PASSWORD Value:REDACTED"},
+		{"args:\n- --password\n- hunter2\n- x", "args:\n- --password\n- REDACTED\n- x"},
+		{"args:\n- --password\n- hunt er2\n- x", "args:\n- --password\n- REDACTED\n- x"},
+		{"args:\n- --token-auth\n- --x", "args:\n- --token-auth\n- --x"},
+		{"  \"--token\",\n  \"hunter2\",\n  \"x\"", "  \"--token\",\n  \"REDACTED\",\n  \"x\""},
+		{`created {"kind":"Secret","data":{"key":"aHVudGVyMg=="}} again`, `created {"kind":"Secret"} again`},
+		{
+			`{"n":1}` + "\n" + `{"kind":"Secret","data":{"key":"aHVudGVyMg=="}}` + "\n" + `{"n":2}`,
+			`{"n":1}` + "\n" + `{"kind":"Secret"}` + "\n" + `{"n":2}`,
+		},
+		{`{"n":1} {"kind":"Secret","data":{"key":"aHVudGVyMg=="}}`, `{"n":1} {"kind":"Secret"}`},
+	})
+	checkText(t, stay(
+		"the Secret berth-token is missing",
+		"- name: NODE_NAME\n  value: n1",
+		"- name: TOKEN_PATH\n  value: /var/run/x",
+		`at {"name":"NODE_NAME","value":"n1"}`,
+	))
+}
+
+// Other names and forms of secrets.
+func TestOtherNames(t *testing.T) {
+	checkText(t, []redacted{
+		{`at {"auths":{"reg.io":{"auth":"dXNl"}}}`, `at {"auths":{"reg.io":{"auth":"REDACTED"}}}`},
+		{`{\"auths\":{\"reg.io\":{\"auth\":\"dXNl\"}}}`, `{\"auths\":{\"reg.io\":{\"auth\":\"REDACTED\"}}}`},
+		{"DB_DSN=root:hunter2@tcp(db:3306)/db", "DB_DSN=REDACTED"},
+		{"run DB_DSN=root:hunter2@tcp(db:3306)/db next", "run DB_DSN=REDACTED next"},
+		{`  password "hunter2";`, `  password "REDACTED";`},
+		{"username bob password hunter2", "username bob password REDACTED"},
+		{"username bob privilege 15 secret 5 hunter2", "username bob privilege 15 secret REDACTED"},
+		{"kubeadm join --certificate-key 0123abcd --x", "kubeadm join --certificate-key REDACTED --x"},
+		{"curl -s -u bob:hunter2 https://h/", "curl -s -u REDACTED https://h/"},
+		{`exec ["curl" "-u" "bob:hunt er2" "h"]`, `exec ["curl" "-u" REDACTED "h"]`},
+		{"curl --user 'bob:hunt er2' h", "curl --user REDACTED h"},
+		{"wpa psk=hunter2 x", "wpa psk=REDACTED x"},
+		{"wifi_psk=hunter2 x", "wifi_psk=REDACTED x"},
+		{"passcode=hunter2 x", "passcode=REDACTED x"},
+		{"creds=hunter2 x", "creds=REDACTED x"},
+		{"jwt=hunter2 x", "jwt=REDACTED x"},
+		{"GET https://h/x?a=b&sig=hunter2 200", "GET https://h/x?a=b&sig=REDACTED 200"},
+		{"GET https://h/x?sig=hunter2&a=b 200", "GET https://h/x?sig=REDACTED&a=b 200"},
+		{"pulls by glpat-abcdefghij0123456789 x", "pulls by REDACTED x"},
+		{"posts by xoxb-0123456789-abcdef x", "posts by REDACTED x"},
+		{"pulls by github_pat_abcdefghij0123456789 x", "pulls by REDACTED x"},
+		{"pays by sk_live_abcdefghij0123456789 x", "pays by REDACTED x"},
+		{"asks by AIzaSyA0123456789abcdefghij0123456789ab x", "asks by REDACTED x"},
+		{"db.password  = hunt er2\nx", "db.password  = REDACTED\nx"},
+		{"db.password\t=\thunt er2\nx", "db.password\t=\tREDACTED\nx"},
+	})
+}
+
 func TestJSON(t *testing.T) {
 	for _, c := range []struct{ name, document, want string }{
 		{

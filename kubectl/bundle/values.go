@@ -19,7 +19,9 @@ const (
 var (
 	unquoted = regexp.MustCompile("^(?:[^\\s\"'`]|[\"'`]+" + goesOn + ")*")
 	// nextName is of another value that is redacted by itself.
-	nextName = regexp.MustCompile(`(?i)[ \t]+[-\w.]*(?:` + secretWords + `|pass|pwd)[-\w.]*[ \t]*[:=]`)
+	nextName = regexp.MustCompile(`(?i)[ \t]+(?:` + fieldName + `)[ \t]*[:=]`)
+	// goType is of a list or map in Go, before what is in it.
+	goType = regexp.MustCompile(`^&?(?:\[\d*\]|map\[[\w.]+\])+[\w.*]*\{`)
 )
 
 // valueEnd returns where the value ends that begins a text: with its quote or bracket, or before a
@@ -45,6 +47,9 @@ func firstEnd(text string, spaces bool) int {
 		return len(text)
 	case isQuote(rest[0]):
 		return quotedEnd(text, slashes)
+	case slashes == 0 && goType.MatchString(rest):
+		inner := len(goType.FindString(rest)) - 1
+		return inner + bracketsEnd(text[inner:])
 	case slashes == 0 && (rest[0] == '{' || rest[0] == '['):
 		end := bracketsEnd(text)
 		if end < len(text) && !strings.ContainsRune(ends, rune(text[end])) {

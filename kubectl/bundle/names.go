@@ -1,0 +1,136 @@
+package bundle
+
+import (
+	"regexp"
+	"strings"
+)
+
+var (
+	// named is a name before a value, which is in quotes, or ends with a space.
+	named = regexp.MustCompile(`(?i)\b((` + fieldName + `|` + secretHeaders + `))` +
+		`(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)`)
+	// paired is a field that has the name, before one that has the value.
+	paired = regexp.MustCompile(`(?i)\b(?:name|key)` + quotes + `?[ \t]*[:=][ \t]*` + quotes + `?(` + fieldName +
+		`|` + secretHeaders + `)` + quotes + `?[ \t]*,?\s*` + quotes + `?\b(value)(` + quotes + `?[ \t]*[:=][ \t]*)`)
+	headerName = regexp.MustCompile(`(?i)^(?:` + secretHeaders + `)$`)
+	// scheme is how one authenticates: it is no secret.
+	scheme = regexp.MustCompile(`(?i)^(?:basic|bearer|digest|negotiate|token|apikey)[ \t]+`)
+	// byGo is the beginning of a map or struct of Go's that is printed without quotes.
+	byGo = regexp.MustCompile(`map\[|\{[A-Z]\w*:`)
+	// flagged is a flag before its value, which may be the next in a list.
+	flagged = regexp.MustCompile(`(?i)\B` + flagName + `(?:[ \t]+|` + quotes + `(?:[ \t]*,\s*|[ \t]*)|` +
+		quotes + `?[ \t]*\r?\n[ \t]*-[ \t]+)`)
+)
+
+// names redacts values after a name. The groups of the pattern are what names the secret, the name
+// before the value, and what separates these two.
+func names(text string, pattern *regexp.Regexp) string {
+	var out strings.Builder
+	at := 0
+	for {
+		m := pattern.FindStringSubmatchIndex(text[at:])
+		if m == nil {
+			break
+		}
+		for i := range m {
+			m[i] += at
+		}
+		name, separator, value := text[m[2]:m[3]], text[m[6]:m[7]], m[1]
+		isHeader := headerName.MatchString(name)
+		if isHeader {
+			value += len(scheme.FindString(text[value:]))
+		}
+		out.WriteString(text[at:value])
+		at = value
+		if harmlessName.MatchString(name) {
+			continue
+		}
+		if start, slashes := opening(text, m[4]); start >= 0 && !strings.ContainsAny(separator, "\"'`") {
+			at = max(value, start+quotedEnd(upTo(text[start:]), slashes))
+			if quote := text[start : start+slashes+1]; strings.HasSuffix(text[value:at], quote) {
+				at -= len(quote)
+			}
+			if at > value {
+				out.WriteString(Redacted)
+			}
+			continue
+		}
+		if isHeader {
+			at += headerEnd(text[value:], lineBefore(text, m[4]))
+		} else {
+			at += valueEnd(upTo(text[value:]), maySpaces(text, name, separator, m[4], value))
+		}
+		if at > value {
+			out.WriteString(quoted(text[value:at]))
+		}
+	}
+	return out.String() + text[at:]
+}
+
+// headerEnd returns where the value of a header ends that begins a text: with its quote or bracket,
+// with the quote that began on the line before it, or with the line.
+func headerEnd(text, before string) int {
+	line := text[:lineEnd(text)]
+	if end := firstEnd(upTo(text), true); end > 0 {
+		return end
+	}
+	if strings.Count(before, `"`)%2 == 1 {
+		if quote := strings.LastIndexByte(line, '"'); quote >= 0 {
+			return quote
+		}
+	}
+	return len(line)
+}
+
+// maySpaces reports whether a value without quotes may have spaces: it goes on to the end of its line.
+func maySpaces(text, name, separator string, start, value int) bool {
+	sign := strings.TrimSpace(separator)
+	if before := strings.TrimSpace(lineBefore(text, start)); before == "" || before == "export" {
+		// So it is in a file of properties or variables.
+		if sign == "=" && (strings.TrimRight(separator, " \t") != "=" || strings.ToUpper(name) == name) {
+			return true
+		}
+	}
+	if !strings.HasPrefix(separator, ":") || !byGo.MatchString(lineBefore(text, value)) {
+		return false
+	}
+	end := firstEnd(upTo(text[value:]), true)
+	return end == 0 || value+end < len(text) && !strings.ContainsRune(",}", rune(text[value+end]))
+}
+
+// flags redacts values after a flag.
+func flags(text string) string {
+	var out strings.Builder
+	at := 0
+	for {
+		m := flagged.FindStringIndex(text[at:])
+		if m == nil {
+			break
+		}
+		value := at + m[1]
+		out.WriteString(text[at:value])
+		at = value
+		start := strings.TrimLeft(text[value:], `\`)
+		inQuotes := start != "" && isQuote(start[0])
+		separated := strings.ContainsAny(text[value-1:value], " \t\n,")
+		if start == "" || start[0] == '-' || inQuotes && strings.HasPrefix(start[1:], "-") ||
+			strings.ContainsAny(start[:1], ")]}") || !separated {
+			continue
+		}
+		if at += valueEnd(upTo(text[value:]), false); at > value {
+			out.WriteString(quoted(text[value:at]))
+		}
+	}
+	return out.String() + text[at:]
+}
+
+var quotedValue = regexp.MustCompile("(?s)^(" + quotes + ")?.*?(" + quotes + ")?$")
+
+// quoted returns Redacted in the quotes that value has.
+func quoted(value string) string {
+	m := quotedValue.FindStringSubmatch(value)
+	if m == nil || m[1] == "" {
+		return Redacted
+	}
+	return m[1] + Redacted + m[2]
+}
