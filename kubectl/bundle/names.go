@@ -15,6 +15,9 @@ var (
 	headerName = regexp.MustCompile(`(?i)^(?:` + secretHeaders + `)$`)
 	// scheme is how one authenticates: it is no secret.
 	scheme = regexp.MustCompile(`(?i)^(?:basic|bearer|digest|negotiate|token|apikey)[ \t]+`)
+	// typeName is of a type in another package of Go.
+	typeName = regexp.MustCompile(`^\w+\.[A-Z]\w*$`)
+	imageTag = regexp.MustCompile(`^v?\d+\.\d[-\w.]*(?:[\s"'@,]|$)`)
 	// byGo is the beginning of a map or struct of Go's that is printed without quotes.
 	byGo = regexp.MustCompile(`map\[|\{[A-Z]\w*:`)
 	// flagged is a flag before its value, which may be the next in a list.
@@ -42,7 +45,7 @@ func names(text string, pattern *regexp.Regexp) string {
 		}
 		out.WriteString(text[at:value])
 		at = value
-		if harmlessName.MatchString(name) {
+		if harmlessName.MatchString(name) || refersTo(text[:m[2]], name, separator, text[value:]) {
 			continue
 		}
 		if start, slashes := opening(text, m[4]); start >= 0 && !strings.ContainsAny(separator, "\"'`") {
@@ -65,6 +68,22 @@ func names(text string, pattern *regexp.Regexp) string {
 		}
 	}
 	return out.String() + text[at:]
+}
+
+// refersTo reports whether a name before a colon is of a thing, of which the rest of the line tells
+// something: a file, a URL, an image, a type of Go's, or a Secret of Berth's.
+func refersTo(before, name, separator, after string) bool {
+	spaced := strings.HasSuffix(separator, ": ")
+	switch {
+	case strings.HasSuffix(before, "/"):
+		word := before[strings.LastIndexAny(before, " \t\n\"'`=,([{")+1:]
+		return spaced && strings.Contains(word, "://") ||
+			separator == ": " && strings.HasPrefix(word, "/") ||
+			separator == ":" && imageTag.MatchString(after)
+	case strings.HasSuffix(before, "*"):
+		return separator == ": " && typeName.MatchString(name)
+	}
+	return separator == ":" && name == "secret" && strings.HasPrefix(after, "berth-")
 }
 
 // headerEnd returns where the value of a header ends that begins a text: with its quote or bracket,

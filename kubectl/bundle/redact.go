@@ -43,9 +43,11 @@ var (
 	)
 	// secretMap is of maps with something secret in them. A key is none, and neither is its schema.
 	secretMap = regexp.MustCompile(`(?i)passw(?:or)?d|passphrase|secret|token|credential`)
-	// harmlessName is of fields that have the name of a Secret, or a path.
-	harmlessName = regexp.MustCompile(`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$`)
-	secretFlag   = regexp.MustCompile(`(?i)^` + flagName + `$`)
+	// harmlessName is of fields that have the name of a Secret, or a path, and of files with code.
+	harmlessName = regexp.MustCompile(
+		`(?i)(?:secret|token|credential)s?[-_.]?(?:names?|namespace|ref|type|path)$|\.go$`,
+	)
+	secretFlag = regexp.MustCompile(`(?i)^` + flagName + `$`)
 
 	// literal is a text in quotes, with something escaped in it.
 	literal = regexp.MustCompile(`"[^"\\\n]*\\.(?:[^"\\\n]|\\.)*"`)
@@ -70,9 +72,6 @@ var (
 	// curl is the user and password in its command.
 	curl = regexp.MustCompile(`(\bcurl\b[^\n]*?[\s"'](?:-u|--user)` + quotes + `?[ \t,=]+)` +
 		`(?:\\*"[^"\n]*"|\\*'[^'\n]*'|[^\s"']+)`)
-	// userinfo is the password in a URL, or a token in its place.
-	userinfo = regexp.MustCompile(`(://[^\s/@:"']*:)(?:[^\s"']|["']+` + goesOn + `)*@`)
-	onlyUser = regexp.MustCompile(`(://)[^\s/@:"']{8,}@`)
 	// element is of XML.
 	element = regexp.MustCompile(`(?i)(<[-\w:]*(?:` + secretWords + `)[-\w]*>)[^<]*`)
 	// routers is how routers' configurations have a password.
@@ -99,8 +98,7 @@ func Text(text string) string {
 	text = bearer.ReplaceAllString(text, "${1}"+Redacted)
 	text = signature.ReplaceAllString(text, "${1}"+Redacted)
 	text = curl.ReplaceAllString(text, "${1}"+Redacted)
-	text = userinfo.ReplaceAllString(text, "${1}"+Redacted+"@")
-	text = onlyUser.ReplaceAllString(text, "${1}"+Redacted+"@")
+	text = urls(text)
 	text = element.ReplaceAllString(text, "${1}"+Redacted)
 	text = routers.ReplaceAllString(text, "${1}"+Redacted)
 	text = bird.ReplaceAllString(text, "${1}"+Redacted+`"`)

@@ -197,6 +197,38 @@ func TestOtherNames(t *testing.T) {
 	})
 }
 
+// Lines that clusters write each day have no secret: who looks for a fault needs them.
+func TestCommonLinesStay(t *testing.T) {
+	checkText(t, stay(
+		"Pulled image ghcr.io/x/secrets-store-csi-driver:v1.4.0 in 3.2s on node n1",
+		"image docker.io/x/token-broker:2.0@sha256:abc",
+		"secret:berth-hello is there, without the label app=berth: the migration would take it",
+		"open /var/run/secrets/kubernetes.io/serviceaccount/token: permission denied",
+		`Failed to watch *v1.Secret: failed to list *v1.Secret: Get "https://10.0.0.1:6443/api/v1/secrets": EOF`,
+		"{Name:web} watch of *v1.Secret: too old resource version: 5 (7)",
+		"https://10.0.0.1:6443/x?contact=a@b.c",
+		"http://h:80?contact=a@b.c",
+		"docker-pullable://reg.local:5000/berth@sha256:abc",
+		"docker-pullable://berth-speaker@sha256:abc",
+		"docker-pullable://berth:v1@sha256:abc",
+		"http://[2001:db8::1]:7470/x?contact=a@b.c",
+		"E1129 12:00:00.000000       1 token.go:12] it is gone",
+	))
+	checkText(t, []redacted{
+		{"username/password: hunter2", "username/password: REDACTED"},
+		{"open /etc/x/token=hunter2 now", "open /etc/x/token=REDACTED now"},
+		{"example.com/token: hunter2", "example.com/token: REDACTED"},
+		{`at {"example.com/token": "hunter2"}`, `at {"example.com/token": "REDACTED"}`},
+		{`at {"/etc/x/token": "hunter2"}`, `at {"/etc/x/token": "REDACTED"}`},
+		{"map[example.com/token:hunter2]", "map[example.com/token:REDACTED"},
+		{"the token:hunter2 is old", "the token:REDACTED is old"},
+		{"secret:hunter2 is there", "secret:REDACTED is there"},
+		{"https://h:6443/x?u=https://bob:hunter2@db/ now", "https://h:6443/x?u=https://bob:REDACTED@db/ now"},
+		{"https://bob:12345@db/ now", "https://bob:REDACTED@db/ now"},
+		{"https://bob:hunter2@h:6443/x@sha256:abc", "https://bob:REDACTED@h:6443/x@sha256:abc"},
+	})
+}
+
 func TestJSON(t *testing.T) {
 	for _, c := range []struct{ name, document, want string }{
 		{
