@@ -40,16 +40,25 @@ func New(namespace string) *Bundle { return &Bundle{namespace: namespace, files:
 
 // Add adds a file, without what is secret in it. One that ends in .json must be JSON.
 func (b *Bundle) Add(name string, content []byte) {
+	clean, err := b.redact(name, content)
+	b.keep(name, clean, err)
+}
+
+// redact returns the content of a file without what is secret in it. It does not change the Bundle.
+func (b *Bundle) redact(name string, content []byte) ([]byte, error) {
 	if strings.HasSuffix(name, ".json") {
-		clean, err := JSON(content, b.namespace)
-		if err != nil {
-			b.Fail(name, err)
-			return
-		}
-		b.files[name] = clean
+		return JSON(content, b.namespace)
+	}
+	return []byte(Text(string(content))), nil
+}
+
+// keep keeps a file that redact returned, or why there is none.
+func (b *Bundle) keep(name string, clean []byte, err error) {
+	if err != nil {
+		b.Fail(name, err)
 		return
 	}
-	b.files[name] = []byte(Text(string(content)))
+	b.files[name] = clean
 }
 
 // Fail notes that something could not be had.

@@ -94,17 +94,17 @@ func namespaces(s *cluster.State) []string {
 type collector struct {
 	*cluster.Clients
 	mu   sync.Mutex
-	into *Bundle // guarded by mu
+	into *Bundle // what changes in it is guarded by mu
 }
 
+// put redacts before it takes the mutex: a log may take a second, and eight are read at once.
 func (c *collector) put(name string, content []byte, err error) {
+	if err == nil {
+		content, err = c.into.redact(name, content)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
-		c.into.Fail(name, err)
-		return
-	}
-	c.into.Add(name, content)
+	c.into.keep(name, content, err)
 }
 
 // pods reads those of a namespace, as why needs them: without what runs in them.

@@ -25,11 +25,14 @@ var (
 		quotes + `?[ \t]*\r?\n[ \t]*-[ \t]+)`)
 )
 
+// longestPath bounds a path, and the time to find where it begins.
+const longestPath = 1 << 10
+
 // names redacts values after a name. The groups of the pattern are what names the secret, the name
 // before the value, and what separates these two.
 func names(text string, pattern *regexp.Regexp) string {
 	var out strings.Builder
-	at := 0
+	at, p := 0, place{text: text}
 	for {
 		m := pattern.FindStringSubmatchIndex(text[at:])
 		if m == nil {
@@ -43,6 +46,7 @@ func names(text string, pattern *regexp.Regexp) string {
 		if isHeader {
 			value += len(scheme.FindString(text[value:]))
 		}
+		p.moveTo(m[4])
 		out.WriteString(text[at:value])
 		at = value
 		if harmlessName.MatchString(name) || refersTo(text[:m[2]], name, separator, text[value:]) {
@@ -59,9 +63,9 @@ func names(text string, pattern *regexp.Regexp) string {
 			continue
 		}
 		if isHeader {
-			at += headerEnd(text[value:], lineBefore(text, m[4]))
+			at += headerEnd(text[value:], text[p.line:m[4]])
 		} else {
-			at += valueEnd(upTo(text[value:]), maySpaces(text, name, separator, m[4], value))
+			at += valueEnd(upTo(text[value:]), p.maySpaces(name, separator, value))
 		}
 		if at > value {
 			out.WriteString(quoted(text[value:at]))
@@ -73,6 +77,7 @@ func names(text string, pattern *regexp.Regexp) string {
 // refersTo reports whether a name before a colon is of a thing, of which the rest of the line tells
 // something: a file, a URL, an image, a type of Go's, or a Secret of Berth's.
 func refersTo(before, name, separator, after string) bool {
+	before = before[max(0, len(before)-longestPath):]
 	spaced := strings.HasSuffix(separator, ": ")
 	switch {
 	case strings.HasSuffix(before, "/"):
@@ -101,20 +106,45 @@ func headerEnd(text, before string) int {
 	return len(line)
 }
 
+// place is one in a text, which only moves on: so each line is looked at once, however many names
+// are on it.
+type place struct {
+	text     string
+	at, line int // where it is, and where its line begins
+	printed  int // where Go's printing of a map or struct begins on the line, if it is not before line
+	looked   bool
+}
+
+// moveTo moves on to the name before a value.
+func (p *place) moveTo(at int) {
+	if end := strings.LastIndexByte(p.text[p.at:at], '\n'); end >= 0 {
+		p.line, p.looked = p.at+end+1, false
+	}
+	p.at = at
+	if p.looked {
+		return
+	}
+	p.looked, p.printed = true, len(p.text)
+	rest := p.text[p.line:]
+	if m := byGo.FindStringIndex(rest[:lineEnd(rest)]); m != nil {
+		p.printed = p.line + m[1]
+	}
+}
+
 // maySpaces reports whether a value without quotes may have spaces: it goes on to the end of its line.
-func maySpaces(text, name, separator string, start, value int) bool {
+func (p *place) maySpaces(name, separator string, value int) bool {
 	sign := strings.TrimSpace(separator)
-	if before := strings.TrimSpace(lineBefore(text, start)); before == "" || before == "export" {
+	if before := strings.TrimSpace(p.text[p.line:p.at]); before == "" || before == "export" {
 		// So it is in a file of properties or variables.
 		if sign == "=" && (strings.TrimRight(separator, " \t") != "=" || strings.ToUpper(name) == name) {
 			return true
 		}
 	}
-	if !strings.HasPrefix(separator, ":") || !byGo.MatchString(lineBefore(text, value)) {
+	if !strings.HasPrefix(separator, ":") || p.printed > value {
 		return false
 	}
-	end := firstEnd(upTo(text[value:]), true)
-	return end == 0 || value+end < len(text) && !strings.ContainsRune(",}", rune(text[value+end]))
+	end := firstEnd(upTo(p.text[value:]), true)
+	return end == 0 || value+end < len(p.text) && !strings.ContainsRune(",}", rune(p.text[value+end]))
 }
 
 // flags redacts values after a flag.

@@ -50,10 +50,11 @@ var (
 	secretFlag = regexp.MustCompile(`(?i)^` + flagName + `$`)
 
 	// literal is a text in quotes, with something escaped in it.
-	literal = regexp.MustCompile(`"[^"\\\n]*\\.(?:[^"\\\n]|\\.)*"`)
+	literal    = regexp.MustCompile(`"[^"\\\n]*\\.(?:[^"\\\n]|\\.)*"`)
+	privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?` +
+		`(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\z)`)
 	// bare are secrets that are known by their form.
 	bare = regexp.MustCompile(strings.Join([]string{
-		`(?s)-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\z)`,
 		`\bLS0tLS1CRUdJTi[\w+/=]*`,          // PEM in Base64
 		`\bH4sI[A-Za-z0-9+/=_-]{12,}`,       // what is packed by gzip, in Base64: nobody sees what it is
 		`\beyJ[\w-]{8,}(?:\.[\w-]*)*={0,2}`, // JSON Web Tokens, and other JSON in Base64
@@ -93,6 +94,22 @@ func Text(text string) string {
 	if v, is := document(text); is { // such as an annotation that is a copy of an object
 		return compact(redactor{}.value("", v))
 	}
+	if strings.Contains(text, "PRIVATE KEY") {
+		text = literal.ReplaceAllStringFunc(text, literally) // half a key in quotes ends with them
+		text = privateKey.ReplaceAllString(text, Redacted)
+	}
+	var out strings.Builder
+	for part, suspicious := range parts(text) {
+		if suspicious {
+			part = lines(part)
+		}
+		out.WriteString(part)
+	}
+	return out.String()
+}
+
+// lines returns lines without what looks secret.
+func lines(text string) string {
 	text = literal.ReplaceAllStringFunc(text, literally)
 	text = bare.ReplaceAllString(text, Redacted)
 	text = bearer.ReplaceAllString(text, "${1}"+Redacted)

@@ -35,6 +35,7 @@ func TestText(t *testing.T) {
 			"a\nREDACTED\nb",
 		},
 		{"-----BEGIN PRIVATE KEY-----\nMII", "REDACTED"},
+		{`at "-----BEGIN PRIVATE KEY-----\nMII"` + "\nnext", `at "REDACTED"` + "\nnext"},
 		{"SECRET_KEY=hunter2 DB_PASS=hunter2 pwd: hunter2", "SECRET_KEY=REDACTED DB_PASS=REDACTED pwd: REDACTED"},
 		{`{"Authorization":"Token hunter2hunter2"}`, `{"Authorization":"REDACTED"}`},
 		{`{"tokens":["hunter2"]}`, `{"tokens":["REDACTED"]}`},
@@ -360,4 +361,44 @@ func sameJSON(t *testing.T, a, b []byte) bool {
 		return true
 	}
 	return reflect.DeepEqual(x, y)
+}
+
+// A value goes on over lines that say nothing secret themselves, and what is long after it stays.
+func TestPartsOfText(t *testing.T) {
+	items, plain := strings.Repeat("- hunter2\n", 100), strings.Repeat("level=INFO it works\n", 100)
+	checkText(t, []redacted{
+		{plain + "tokens:\n" + items + "next: x\n" + plain, plain + "tokens:\n  REDACTED\nnext: x\n" + plain},
+		{plain + "password=\"hunt\n\n\ner2\" next\n" + plain, plain + "password=\"REDACTED\" next\n" + plain},
+		{plain + "PASSWORD=hunter2", plain + "PASSWORD=REDACTED"},
+		{
+			plain + "-----BEGIN PRIVATE KEY-----\n" + items + "-----END PRIVATE KEY-----\n" + plain,
+			plain + "REDACTED\n" + plain,
+		},
+	})
+}
+
+// BenchmarkText is of the log of a program that says nothing secret, and of lines that only look so.
+func BenchmarkText(b *testing.B) {
+	for name, line := range map[string]string{
+		"a plain log": "2026-11-29T12:00:00.123456789Z time=2026-11-29T12:00:00.123Z level=INFO " +
+			`msg="owns the address" service=shop/web address=192.0.2.7 node=n1 interface=eth0` + "\n",
+		"names":           "token: ",
+		"names in quotes": `password="a `,
+		"open brackets":   "token={[",
+		"maps":            "map[token:x",
+		"flags":           "--token ",
+		"pairs":           "name: token ",
+		"URLs":            "https://bob:",
+		"headers":         "Cookie: ",
+		"quotes":          `password='a'' `,
+		"documents":       `Secret {"a":[`,
+	} {
+		text := "got " + strings.Repeat(line, 210<<10/len(line))
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				Text(text)
+			}
+		})
+	}
 }

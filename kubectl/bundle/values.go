@@ -65,12 +65,6 @@ func firstEnd(text string, spaces bool) int {
 // upTo returns the beginning of a text, as far as a value may reach.
 func upTo(text string) string { return text[:min(len(text), longest)] }
 
-// lineBefore returns what stands on the line before a place, as far as a value may reach.
-func lineBefore(text string, at int) string {
-	before := text[max(0, at-longest):at]
-	return before[strings.LastIndexByte(before, '\n')+1:]
-}
-
 func isQuote(c byte) bool { return c == '"' || c == '\'' || c == '`' }
 
 // lineEnd returns where the first line of a text ends.

@@ -1,0 +1,51 @@
+package bundle
+
+import (
+	"iter"
+	"slices"
+	"strings"
+)
+
+// marks are in each line, once in small letters, in which something secret begins. To look for them
+// takes less time than to look for what is secret.
+var marks = []string{
+	"pass", "pwd", "secret", "token", "cred", "key", "auth", "dsn", "psk", "jwt", "cookie", "bearer", "curl", "sig", "://",
+	"eyj", "ls0t", "h4si", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "k_test_",
+	"aiza", "akia", "asia",
+}
+
+func isMarked(line string) bool {
+	line = strings.ToLower(line)
+	return slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(line, mark) })
+}
+
+// parts cuts a text into lines in which something may be secret, and others. Those that may belong
+// to a value that begins before them are with it.
+func parts(text string) iter.Seq2[string, bool] {
+	return func(yield func(part string, suspicious bool) bool) {
+		start, at := 0, 0      // of the part, and of the line
+		since := mostLines + 1 // lines since the last one with a mark
+		for line := range strings.Lines(text) {
+			suspicious := since <= mostLines
+			marked := isMarked(line)
+			switch {
+			case marked:
+				since = 0
+			case since < mostLines || !suspicious:
+				since++
+			case !strings.ContainsAny(line[:1], " \t\r\n-]}"):
+				since = mostLines + 1
+			}
+			if now := since <= mostLines; now != suspicious {
+				if start < at && !yield(text[start:at], suspicious) {
+					return
+				}
+				start = at
+			}
+			at += len(line)
+		}
+		if start < at {
+			yield(text[start:], since <= mostLines)
+		}
+	}
+}
