@@ -28,6 +28,7 @@ func TestSecretsInAnyForm(t *testing.T) {
 				"text":                form + ".txt",
 				"a document":          form + ".json",
 				"a text in a text":    form + "-quoted.txt",
+				"a log with times":    form + "-times.txt",
 				"a record of a log":   form + "-record.txt",
 				"a document in a log": form + "-nested.txt",
 			} {
@@ -40,6 +41,9 @@ func TestSecretsInAnyForm(t *testing.T) {
 						continue // of a value in no quotes nothing says where it ends there
 					}
 					within = "before\nE1129 12:00:00 it failed: " + strconv.Quote(text) + " again\nafter"
+				case "a log with times":
+					const now = "2026-11-29T12:00:00.123456789Z "
+					within = now + strings.ReplaceAll(text, "\n", "\n"+now)
 				case "a record of a log":
 					within = "before\n" + text + "\nafter"
 				case "a document in a log":

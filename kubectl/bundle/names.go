@@ -11,7 +11,8 @@ var (
 		`(` + quotes + `?[ \t]*(?::=|=>|[:=])[ \t]*)`)
 	// paired is a field that has the name, before one that has the value.
 	paired = regexp.MustCompile(`(?i)\b(?:name|key)` + quotes + `?[ \t]*[:=][ \t]*` + quotes + `?(` + fieldName +
-		`|` + secretHeaders + `)` + quotes + `?[ \t]*,?\s*` + quotes + `?\b(value)(` + quotes + `?[ \t]*[:=][ \t]*)`)
+		`|` + secretHeaders + `)` + quotes + `?[ \t]*,?(?:` + newline + `|[ \t]*)` + quotes + `?\b(value)(` +
+		quotes + `?[ \t]*[:=][ \t]*)`)
 	headerName = regexp.MustCompile(`(?i)^(?:` + secretHeaders + `)$`)
 	// scheme is how one authenticates: it is no secret.
 	scheme = regexp.MustCompile(`(?i)^(?:basic|bearer|digest|negotiate|token|apikey)[ \t]+`)
@@ -21,8 +22,8 @@ var (
 	// byGo is the beginning of a map or struct of Go's that is printed without quotes.
 	byGo = regexp.MustCompile(`map\[|\{[A-Z]\w*:`)
 	// flagged is a flag before its value, which may be the next in a list.
-	flagged = regexp.MustCompile(`(?i)\B` + flagName + `(?:[ \t]+|` + quotes + `(?:[ \t]*,\s*|[ \t]*)|` +
-		quotes + `?[ \t]*\r?\n[ \t]*-[ \t]+)`)
+	flagged = regexp.MustCompile(`(?i)\B` + flagName + `(?:[ \t]+|` + quotes + `(?:[ \t]*,(?:` +
+		newline + `|[ \t]*)|[ \t]*)|` + quotes + `?` + newline + `-[ \t]+)`)
 )
 
 // longestPath bounds a path, and the time to find where it begins.
@@ -131,10 +132,11 @@ func (p *place) moveTo(at int) {
 	}
 }
 
-// maySpaces reports whether a value without quotes may have spaces: it goes on to the end of its line.
+// maySpaces reports whether a value without quotes may have spaces: it ends with its line.
 func (p *place) maySpaces(name, separator string, value int) bool {
 	sign := strings.TrimSpace(separator)
-	if before := strings.TrimSpace(p.text[p.line:p.at]); before == "" || before == "export" {
+	_, before := cutStamp(p.text[p.line:p.at])
+	if before = strings.TrimSpace(before); before == "" || before == "export" {
 		// So it is in a file of properties or variables.
 		if sign == "=" && (strings.TrimRight(separator, " \t") != "=" || strings.ToUpper(name) == name) {
 			return true

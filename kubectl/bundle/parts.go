@@ -33,7 +33,7 @@ func parts(text string) iter.Seq2[string, bool] {
 				since = 0
 			case since < mostLines || !suspicious:
 				since++
-			case !strings.ContainsAny(line[:1], " \t\r\n-]}"):
+			case !goesOnFrom(line):
 				since = mostLines + 1
 			}
 			if now := since <= mostLines; now != suspicious {
@@ -48,4 +48,11 @@ func parts(text string) iter.Seq2[string, bool] {
 			yield(text[start:], since <= mostLines)
 		}
 	}
+}
+
+// goesOnFrom reports whether a line may belong to a value that began more lines before than one in
+// quotes has.
+func goesOnFrom(line string) bool {
+	_, line = cutStamp(line)
+	return line == "" || line != strings.TrimLeft(line, " \t\r\n-]}"+breaks)
 }

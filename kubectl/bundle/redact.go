@@ -27,10 +27,15 @@ const (
 	secretParts = `pass|pwd|auth|dsn|psk|jwt`
 	// secretHeaders are those of HTTP whose value is secret up to the end of the line.
 	secretHeaders = `(?:proxy-)?authorization|(?:set-)?cookie`
-	// fieldName is a name of something secret in a text, but for headers.
-	fieldName = `[-\w.]*(?:` + secretWords + `)[-\w.]*|(?:[-\w.]*[-_.])?(?:` + secretParts + `)`
+	// wordName is a name of something secret in a text, and fieldName any such name but for headers.
+	wordName  = `[-\w.]*(?:` + secretWords + `)[-\w.]*`
+	fieldName = wordName + `|(?:[-\w.]*[-_.])?(?:` + secretParts + `)`
 	// flagName is such a name of a flag.
 	flagName = `--?[-\w]*(?:` + secretWords + `)[-\w]*`
+	// stamp is the time before a line of a log, as Kubernetes writes it.
+	stamp = `\d{4}-\d\d-\d\dT[\d:.]+Z `
+	// newline ends a line, and begins the next.
+	newline = `[ \t]*\r?\n(?:` + stamp + `)?[ \t]*`
 	// quotes may be escaped, in JSON that is text in other JSON.
 	quotes = "\\\\*[\"'`]"
 	// goesOn is a quote within a value: after the last one a space comes, or what ends a field.
@@ -71,7 +76,7 @@ var (
 	// signature is of a URL that is signed.
 	signature = regexp.MustCompile(`(?i)([?&](?:sig|signature|x-(?:amz|goog)-signature)=)[^&\s"']+`)
 	// curl is the user and password in its command.
-	curl = regexp.MustCompile(`(\bcurl\b[^\n]*?[\s"'](?:-u|--user)` + quotes + `?[ \t,=]+)` +
+	curl = regexp.MustCompile(`(\bcurl\b[^\n]*?[\s"'](?:(?:-u|--user)` + quotes + `?[ \t,=]+|-u))` +
 		`(?:\\*"[^"\n]*"|\\*'[^'\n]*'|[^\s"']+)`)
 	// element is of XML.
 	element = regexp.MustCompile(`(?i)(<[-\w:]*(?:` + secretWords + `)[-\w]*>)[^<]*`)
@@ -362,7 +367,7 @@ func readAnnotation(key string) bool {
 	}, func(known string) bool { return domain == known })
 }
 
-// secretVariable reports whether a variable of an environment, or another pair of a name and a value
+// secretVariable reports whether a variable of an environment, or what else has a name and a value
 // in a field, is taken for a secret. Each variable in other namespaces is, but for what switches
 // something on.
 func (r redactor) secretVariable(field string, name any, value string) bool {

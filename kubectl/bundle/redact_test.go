@@ -62,6 +62,7 @@ func TestText(t *testing.T) {
 		{`exec ["run" "--token=hunt \" er2" "--x"]`, `exec ["run" "--token=REDACTED"]`},
 		{`at "password: |\n  hunter2\nnext: x"`, `at "password: REDACTED"`},
 		{"password: |2-\n    hunt\n\n  er2\nnext: x", "password: REDACTED\n  REDACTED\nnext: x"},
+		{"password: |2-\n\u2028  hunter2\nnext: x", "password: REDACTED\n  REDACTED\nnext: x"},
 		{"tokens:\n- hunter2\n- hunter3\nnext: x", "tokens:\n  REDACTED\nnext: x"},
 		{"password: hunter2\n  more\nnext: x", "password: REDACTED\nnext: x"},
 		{"DB_PASSWORD=hunt er2\nNEXT=x", "DB_PASSWORD=REDACTED\nNEXT=x"},
@@ -105,7 +106,8 @@ func stay(texts ...string) (cases []redacted) {
 	return cases
 }
 
-// Of a header the rest of its line is secret, whatever its scheme is, or what a quote or bracket ends.
+// Of a header the rest of its line is secret, whatever its scheme is, or what a quote or bracket
+// ends.
 func TestHeaders(t *testing.T) {
 	checkText(t, []redacted{
 		{"map[Accept:[*/*] Authorization:[Basic dXNlcjpodW50ZXIy]]", "map[Accept:[*/*] Authorization:REDACTED]"},
@@ -179,6 +181,7 @@ func TestOtherNames(t *testing.T) {
 		{"username bob privilege 15 secret 5 hunter2", "username bob privilege 15 secret REDACTED"},
 		{"kubeadm join --certificate-key 0123abcd --x", "kubeadm join --certificate-key REDACTED --x"},
 		{"curl -s -u bob:hunter2 https://h/", "curl -s -u REDACTED https://h/"},
+		{"curl -ubob:hunter2 https://h/", "curl -uREDACTED https://h/"},
 		{`exec ["curl" "-u" "bob:hunt er2" "h"]`, `exec ["curl" "-u" REDACTED "h"]`},
 		{"curl --user 'bob:hunt er2' h", "curl --user REDACTED h"},
 		{"wpa psk=hunter2 x", "wpa psk=REDACTED x"},
@@ -363,6 +366,31 @@ func sameJSON(t *testing.T, a, b []byte) bool {
 	return reflect.DeepEqual(x, y)
 }
 
+// Kubernetes writes the time before each line of a log: what goes on over lines does so after it.
+func TestStamps(t *testing.T) {
+	stamped := func(text string) string {
+		return "2026-11-29T12:00:00.123456789Z " + strings.ReplaceAll(text, "\n", "\n2026-11-29T12:00:00.2Z ")
+	}
+	cases := []redacted{
+		{"DB_PASSWORD=hunt er2\nx", "DB_PASSWORD=REDACTED\nx"},
+		{"db.password = hunt er2\nx", "db.password = REDACTED\nx"},
+		{"password: |\n  hunter2\n  more\nnext: x", "password: REDACTED\n  REDACTED\nnext: x"},
+		{"- name: DB_PASSWORD\n  value: hunt er2\n- x", "- name: DB_PASSWORD\n  value: REDACTED\n- x"},
+		{"- name: DB_PASSWORD\n  value: \"hunt er2\"\n- x", "- name: DB_PASSWORD\n  value: \"REDACTED\"\n- x"},
+		{"args:\n- --password\n- hunt er2\n- x", "args:\n- --password\n- REDACTED\n- x"},
+		{"args:\n- --password\n- \"hunt er2\"\n- x", "args:\n- --password\n- \"REDACTED\"\n- x"},
+		{"  \"--token\",\n  \"hunter2\",\n  \"x\"", "  \"--token\",\n  \"REDACTED\",\n  \"x\""},
+		{"at {\n  \"tokens\": [\n    \"hunter2\"\n  ]\n}", "at {\n  \"tokens\": REDACTED\n}"},
+		{"tokens:\n" + strings.Repeat("- hunter2\n", 100) + "next: x", "tokens:\n  REDACTED\nnext: x"},
+		{"auth: failed to bind", "auth: REDACTED to bind"},
+	}
+	checkText(t, cases)
+	for i, c := range cases {
+		cases[i] = redacted{stamped(c.text), stamped(c.want)}
+	}
+	checkText(t, cases)
+}
+
 // A value goes on over lines that say nothing secret themselves, and what is long after it stays.
 func TestPartsOfText(t *testing.T) {
 	items, plain := strings.Repeat("- hunter2\n", 100), strings.Repeat("level=INFO it works\n", 100)
@@ -377,7 +405,8 @@ func TestPartsOfText(t *testing.T) {
 	})
 }
 
-// BenchmarkText is of the log of a program that says nothing secret, and of lines that only look so.
+// BenchmarkText is of the log of a program that says nothing secret, and of lines that look as if
+// they did.
 func BenchmarkText(b *testing.B) {
 	for name, line := range map[string]string{
 		"a plain log": "2026-11-29T12:00:00.123456789Z time=2026-11-29T12:00:00.123Z level=INFO " +

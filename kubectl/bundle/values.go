@@ -137,23 +137,28 @@ func goesOnTo(quote byte, rest string) bool {
 // bracketsEnd returns where a list or map ends that begins a text. It goes on to the next line if
 // that is indented, or begins with a bracket that closes.
 func bracketsEnd(text string) int {
-	depth := 0
+	depth, last := 0, byte(0) // last is what stands before, but for spaces, backslashes and times
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
+		c := text[i]
+		switch {
 		case c == '{' || c == '[':
 			depth++
 		case c == '}' || c == ']':
 			if depth--; depth == 0 {
 				return i + 1
 			}
-		case isQuote(c):
+		case isQuote(c) && strings.IndexByte(opens, last) >= 0:
 			slashes := slashesBefore(text, i)
-			before := strings.TrimRight(text[:i-slashes], " \t\r\n")
-			if strings.ContainsRune(opens, rune(before[len(before)-1])) {
-				i += quotedEnd(text[i-slashes:], slashes) - slashes - 1
+			i += quotedEnd(text[i-slashes:], slashes) - slashes - 1
+		case c == '\n':
+			time, line := cutStamp(text[i+1:])
+			if line == "" || !strings.ContainsRune(" \t]}", rune(line[0])) {
+				return i
 			}
-		case c == '\n' && (i+1 == len(text) || !strings.ContainsRune(" \t]}", rune(text[i+1]))):
-			return i
+			i += len(time)
+		}
+		if !strings.ContainsRune(" \t\r\n\\", rune(c)) {
+			last = c
 		}
 	}
 	return len(text)
