@@ -33,11 +33,21 @@ const longestPath = 1 << 10
 // before the value, and what separates these two.
 func names(text string, pattern *regexp.Regexp) string {
 	var out strings.Builder
-	at, p := 0, place{text: text}
+	at, end, p := 0, 0, place{text: text} // names are searched up to end
 	for {
-		m := pattern.FindStringSubmatchIndex(text[at:])
+		if at >= end {
+			var start int
+			start, end = nextMarked(text, at)
+			out.WriteString(text[at:start])
+			if at = start; at == len(text) {
+				return out.String()
+			}
+		}
+		m := pattern.FindStringSubmatchIndex(text[at:end])
 		if m == nil {
-			break
+			out.WriteString(text[at:end])
+			at = end
+			continue
 		}
 		for i := range m {
 			m[i] += at
@@ -72,7 +82,6 @@ func names(text string, pattern *regexp.Regexp) string {
 			out.WriteString(quoted(text[value:at]))
 		}
 	}
-	return out.String() + text[at:]
 }
 
 // refersTo reports whether a name before a colon is of a thing, of which the rest of the line tells
@@ -95,10 +104,10 @@ func refersTo(before, name, separator, after string) bool {
 // headerEnd returns where the value of a header ends that begins a text: with its quote or bracket,
 // with the quote that began on the line before it, or with the line.
 func headerEnd(text, before string) int {
-	line := text[:lineEnd(text)]
 	if end := firstEnd(upTo(text), true); end > 0 {
 		return end
 	}
+	line := text[:lineEnd(text)]
 	if strings.Count(before, `"`)%2 == 1 {
 		if quote := strings.LastIndexByte(line, '"'); quote >= 0 {
 			return quote

@@ -19,6 +19,26 @@ func isMarked(line string) bool {
 	return slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(line, mark) })
 }
 
+// nextMarked returns where the next lines with marks begin, and where the line after them ends: it
+// may have the value for a name.
+func nextMarked(text string, at int) (start, end int) {
+	start = at
+	for line := range strings.Lines(text[at:]) {
+		if isMarked(line) {
+			break
+		}
+		start += len(line)
+	}
+	end = start
+	for line := range strings.Lines(text[start:]) {
+		end += len(line)
+		if !isMarked(line) {
+			break
+		}
+	}
+	return start, end
+}
+
 // parts cuts a text into lines in which something may be secret, and others. Those that may belong
 // to a value that begins before them are with it.
 func parts(text string) iter.Seq2[string, bool] {

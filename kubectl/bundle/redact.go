@@ -116,7 +116,7 @@ func Text(text string) string {
 // lines returns lines without what looks secret.
 func lines(text string) string {
 	text = literal.ReplaceAllStringFunc(text, literally)
-	text = bare.ReplaceAllString(text, Redacted)
+	text = bareSecrets(text)
 	text = bearer.ReplaceAllString(text, "${1}"+Redacted)
 	text = signature.ReplaceAllString(text, "${1}"+Redacted)
 	text = curl.ReplaceAllString(text, "${1}"+Redacted)
@@ -125,6 +125,18 @@ func lines(text string) string {
 	text = routers.ReplaceAllString(text, "${1}"+Redacted)
 	text = bird.ReplaceAllString(text, "${1}"+Redacted+`"`)
 	return flags(names(names(yamlFields(secretObjects(text)), paired), named))
+}
+
+// bareSecrets redacts what is known by its form.
+func bareSecrets(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if isMarked(line) {
+			line = bare.ReplaceAllString(line, Redacted)
+		}
+		out.WriteString(line)
+	}
+	return out.String()
 }
 
 // literally redacts in a text in quotes what its lines and quotes show once they are not escaped.

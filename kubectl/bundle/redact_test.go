@@ -408,9 +408,11 @@ func TestPartsOfText(t *testing.T) {
 // BenchmarkText is of the log of a program that says nothing secret, and of lines that look as if
 // they did.
 func BenchmarkText(b *testing.B) {
+	const plain = "2026-11-29T12:00:00.123456789Z time=2026-11-29T12:00:00.123Z level=INFO " +
+		`msg="owns the address" service=shop/web address=192.0.2.7 node=n1 interface=eth0` + "\n"
 	for name, line := range map[string]string{
-		"a plain log": "2026-11-29T12:00:00.123456789Z time=2026-11-29T12:00:00.123Z level=INFO " +
-			`msg="owns the address" service=shop/web address=192.0.2.7 node=n1 interface=eth0` + "\n",
+		"a plain log":     plain,
+		"a log with URLs": strings.Repeat(plain, 10) + "2026-11-29T12:00:00.1Z listens url=http://10.0.0.1:80/\n",
 		"names":           "token: ",
 		"names in quotes": `password="a `,
 		"open brackets":   "token={[",
@@ -419,6 +421,7 @@ func BenchmarkText(b *testing.B) {
 		"pairs":           "name: token ",
 		"URLs":            "https://bob:",
 		"headers":         "Cookie: ",
+		"quoted headers":  `Cookie: "a" `,
 		"quotes":          `password='a'' `,
 		"documents":       `Secret {"a":[`,
 	} {
