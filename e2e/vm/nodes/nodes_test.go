@@ -36,7 +36,6 @@ func TestSeveralNodesForward(t *testing.T) {
 		{"by scheduler mh all nodes choose the same pod, whatever they lived through", s.maglev},
 		{"pods and nodes reach the address from everywhere", s.inside},
 		{"NodePorts and listeners of the node are not reached through the address", s.nodePorts},
-		{"hints choose endpoints where connections arrive, as they do for kube-proxy", s.hints},
 		{"the owner moves", s.moves},
 		{"a node that cannot forward answers for no address, unless kube-proxy forwards", s.incapable},
 		{"pods of a node with endpoints reach the address under policy Local", s.insideLocal},
@@ -267,7 +266,16 @@ func (s *site) insideLocal(t *testing.T) {
 
 // nodePorts: the owner runs kube-proxy, which has NodePorts answer on all addresses of the node.
 func (s *site) nodePorts(t *testing.T) {
-	s.kubeProxy(t, s.n1)
+	t.Cleanup(func() {
+		for _, family := range []string{"ip", "ip6"} {
+			cluster.Run(t, s.n1.Name, "nft", fmt.Sprintf("add table %[1]s kube-proxy; delete table %[1]s kube-proxy", family))
+		}
+	})
+	s.Start(
+		t, s.n1.Name, "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(),
+		"--hostname-override="+s.n1.Name, "--proxy-mode=nftables", "--nodeport-addresses=0.0.0.0/0,::/0",
+		"--cluster-cidr=10.244.0.0/16,fd00:244::/48", "--conntrack-max-per-core=0", "--conntrack-min=0",
+	)
 	object, yes := named("node-ports"), true
 	object.Spec.AllocateLoadBalancerNodePorts = &yes
 	v := s.expose(t, object, "pod-1-1", "pod-2-1")
@@ -303,21 +311,6 @@ func (s *site) nodePorts(t *testing.T) {
 		}
 		answered(t, cluster.Client, address, node(s.n1, address), s.pods["pod-2-1"])
 	}
-}
-
-// kubeProxy runs kube-proxy on a node until the test ends.
-func (s *site) kubeProxy(t *testing.T, n *cluster.Node) {
-	t.Helper()
-	t.Cleanup(func() {
-		for _, family := range []string{"ip", "ip6"} {
-			cluster.Run(t, n.Name, "nft", fmt.Sprintf("add table %[1]s kube-proxy; delete table %[1]s kube-proxy", family))
-		}
-	})
-	s.Start(
-		t, n.Name, "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(),
-		"--hostname-override="+n.Name, "--proxy-mode=nftables", "--nodeport-addresses=0.0.0.0/0,::/0",
-		"--cluster-cidr=10.244.0.0/16,fd00:244::/48", "--conntrack-max-per-core=0", "--conntrack-min=0",
-	)
 }
 
 // connect returns nil if the client gets a TCP connection.

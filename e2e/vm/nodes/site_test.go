@@ -283,12 +283,6 @@ func (s *site) create(t *testing.T, object *corev1.Service, pods ...string) serv
 // endpoints replaces the endpoints of a Service by these pods.
 func (s *site) endpoints(t *testing.T, v service, pods ...string) {
 	t.Helper()
-	s.hinted(t, v, func(cluster.Pod) *discoveryv1.EndpointHints { return nil }, pods...)
-}
-
-// hinted is endpoints with hints.
-func (s *site) hinted(t *testing.T, v service, hints func(cluster.Pod) *discoveryv1.EndpointHints, pods ...string) {
-	t.Helper()
 	client := s.Kubernetes.DiscoveryV1().EndpointSlices(namespace)
 	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
 		slice := &discoveryv1.EndpointSlice{
@@ -318,7 +312,7 @@ func (s *site) hinted(t *testing.T, v service, hints func(cluster.Pod) *discover
 			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
 				Addresses: []string{
 					address,
-				}, NodeName: &p.Node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, Hints: hints(p),
+				}, NodeName: &p.Node, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
 			})
 		}
 		_, err := client.Create(t.Context(), slice, metav1.CreateOptions{})
