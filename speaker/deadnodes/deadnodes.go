@@ -283,8 +283,9 @@ func (d *Detector) Suspect(node string) {
 	defer d.mu.Unlock()
 	if len(d.heard[node]) == 0 {
 		d.ask(node, true)
+	} else {
+		d.changed.Notify() // who asks goes by that
 	}
-	d.changed.Notify() // in any case: who asks goes by that
 }
 
 // ask has a silent node asked. The caller holds mu.
