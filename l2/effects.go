@@ -132,7 +132,9 @@ func (s *segment) reportPeer(now time.Time, c election.PeerChange) {
 	if !c.Alive {
 		kind = PeerDown
 	}
-	s.observe(now, Observation{Kind: kind, Node: c.Node, State: c.State, Cause: c.Cause})
+	s.observe(now, Observation{
+		Kind: kind, Node: c.Node, State: c.State, Capabilities: c.Capabilities, Cause: c.Cause,
+	})
 	s.config.Logger.Info(kind.String(), "interface", s.name, "node", c.Node,
 		"state", c.State, "capabilities", c.Capabilities, "cause", c.Cause)
 }

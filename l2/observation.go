@@ -16,7 +16,7 @@ const (
 	// AddressLost: this node no longer answers for Address. Node is the new owner if known, or
 	// empty.
 	AddressLost
-	// PeerUp: Node is alive, in State. Sent again when its state changes.
+	// PeerUp: Node is alive, in State, with Capabilities. Sent again when one of them changes.
 	PeerUp
 	// PeerDown: Node was silent for three of its intervals. State is the last one that was heard.
 	PeerDown
@@ -55,10 +55,12 @@ type Observation struct {
 	Interface string
 	Node      string
 	State     State
-	Cause     Cause
-	Address   netip.Addr
-	MAC       net.HardwareAddr
-	Err       error
+	// Capabilities are the ways in which Node is able to forward.
+	Capabilities Capabilities
+	Cause        Cause
+	Address      netip.Addr
+	MAC          net.HardwareAddr
+	Err          error
 }
 
 // maxObservations is how many observations wait for a reader before the oldest are lost.

@@ -128,13 +128,14 @@ type fakeDataplane struct {
 // fakeSteerer steers the connections of the groups in steers.
 type fakeSteerer struct {
 	*steer.None
-	synced  map[string][]plan.SteeredPort // by group
-	steers  map[string]bool
-	lacking string
-	off     bool
-	seed    [16]byte
-	suspect map[string]bool
-	changed chan string
+	synced   map[string][]plan.SteeredPort // by group
+	steers   map[string]bool
+	lacking  string
+	starting bool
+	off      bool
+	seed     [16]byte
+	suspect  map[string]bool
+	changed  chan string
 }
 
 func (f *fakeSteerer) Sync(group string, ports []plan.SteeredPort) {
@@ -151,7 +152,7 @@ func (f *fakeSteerer) Steers(group string) bool      { return f.steers[group] }
 func (f *fakeSteerer) SetEnabled(enabled bool)       { f.off = !enabled }
 func (f *fakeSteerer) SetSeed(seed [16]byte)         { f.seed = seed }
 func (f *fakeSteerer) Report() (steer.Report, bool) {
-	return steer.Report{Lacking: f.lacking, Ports: len(f.synced)}, true
+	return steer.Report{Lacking: f.lacking, Starting: f.starting, Ports: len(f.synced)}, true
 }
 func (f *fakeSteerer) Suspect(nodes, _ map[string]bool) { f.suspect = nodes }
 

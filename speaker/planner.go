@@ -552,7 +552,7 @@ func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
 	services := plan.Classify(group, p.world.Snapshot)
 	readiness := p.forward(group, services)
-	readiness.Steers = p.steer(group, services)
+	readiness.Steers, readiness.Starting = p.steer(group, services)
 	announced := plan.PlanAnnouncements(group, services, p.endpoints(services), readiness, p.world)
 	p.unserved.Sync(group.ID, announced.Routed()) // first: what is announced is sent here
 	left = p.syncL2(group, announced.L2)
@@ -579,10 +579,11 @@ func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) p
 	return status.Readiness
 }
 
-// steer has this node steer the connections of a group, and reports whether its kernel does.
-func (p *planner) steer(group plan.Group, services []plan.ClassifiedService) bool {
+// steer has this node steer the connections of a group, and reports whether its kernel does, and
+// whether that is not known yet.
+func (p *planner) steer(group plan.Group, services []plan.ClassifiedService) (steers, starting bool) {
 	if !p.Steering {
-		return false
+		return false, false
 	}
 	backends := map[string][]plan.Backend{}
 	for _, s := range services {
@@ -591,7 +592,8 @@ func (p *planner) steer(group plan.Group, services []plan.ClassifiedService) boo
 		}
 	}
 	p.steering.Sync(group.ID, plan.PlanSteering(services, backends))
-	return p.steering.Steers(group.ID)
+	report, _ := p.steering.Report()
+	return p.steering.Steers(group.ID), report.Starting
 }
 
 // endpoints returns where Services of policy Local have endpoints.

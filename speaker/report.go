@@ -19,6 +19,7 @@ import (
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/liveness"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
@@ -335,29 +336,28 @@ func (r *reporter) publish(ctx context.Context) {
 	}
 }
 
-// serves reports whether a node in a state has what its speaker and kube-proxy make: one that
-// leaves announces nothing, and serves what it gets.
-func serves(s l2.State) bool { return s == l2.Ready || s == l2.Leaving }
+// serves reports whether a node has what its speaker makes: one that leaves announces nothing, and
+// serves what it gets. Where this node steers, the other one must, too: without the program, packets
+// of connections that it does not know would be reset there.
+func (r *reporter) serves(s l2.State, can l2.Capabilities) bool {
+	return (s == l2.Ready || s == l2.Leaving) && (!r.Steering || can.Has(plan.Steers))
+}
 
 // see tells whom this node hears.
 func (r *reporter) see(segments []l2.Segment) {
-	alive := map[string]map[string]bool{}
+	alive, ready := map[string]map[string]bool{}, map[string]bool{}
 	for _, s := range segments {
 		for _, p := range s.Peers {
 			if alive[p.Node] == nil {
 				alive[p.Node] = map[string]bool{}
 			}
 			alive[p.Node][s.Interface] = true
-		}
-	}
-	r.dead.See(alive)
-	for _, s := range segments {
-		for _, p := range s.Peers {
-			if serves(p.State) {
-				r.dead.Ready(p.Node)
+			if r.serves(p.State, p.Capabilities) {
+				ready[p.Node] = true
 			}
 		}
 	}
+	r.dead.See(alive, ready)
 }
 
 func (r *reporter) observedL2(o l2.Observation) {
@@ -379,7 +379,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.PeerUp, l2.PeerDown: // the driver logs them
 		if o.Kind == l2.PeerUp {
 			r.dead.Heard(o.Node, o.Interface)
-			if serves(o.State) {
+			if r.serves(o.State, o.Capabilities) {
 				r.dead.Ready(o.Node)
 			}
 		} else {

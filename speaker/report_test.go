@@ -21,6 +21,7 @@ import (
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
@@ -223,5 +224,29 @@ func TestReporter_see(t *testing.T) {
 	n.reporter.compose(nil, 1)
 	if n.dead.Silent("n4", "eth0", false); n.dead.Suspects()["n4"] {
 		t.Error("what a heart said last that is away counts")
+	}
+}
+
+// A node that was dead has a program again when its speaker says that it steers: not before, where
+// this node steers.
+func TestReporter_serves(t *testing.T) {
+	for _, c := range []struct {
+		state    l2.State
+		can      l2.Capabilities
+		steering bool // here
+		want     bool
+	}{
+		{state: l2.Ready, want: true},
+		{state: l2.Leaving, want: true},
+		{state: l2.Starting},
+		{state: l2.Ready, steering: true},
+		{state: l2.Ready, can: plan.Steers, steering: true, want: true},
+		{state: l2.Starting, can: plan.Steers, steering: true},
+	} {
+		n := idleNode(t)
+		n.reporter.Steering = c.steering
+		if got := n.reporter.serves(c.state, c.can); got != c.want {
+			t.Errorf("state %v, capabilities %b, steering here %t: %t, want %t", c.state, c.can, c.steering, got, c.want)
+		}
 	}
 }

@@ -44,18 +44,27 @@ func TestPlanner_steering(t *testing.T) {
 			t.Errorf("%s: candidates %v, %d routes, capabilities %b", step, got, routes, n.l2.capabilities)
 		}
 	}
+	n.steering.starting = true
 	n.begin()
 	if ports := n.steering.synced["d/web"]; len(ports) != 1 || len(ports[0].Members) != 1 ||
 		ports[0].Members[0].Node != "n2" {
 		t.Fatalf("it steers %+v", ports)
 	}
 	expect("the kernel has nothing yet", []string{"n2"}, false, true)
-	n.steering.steers["d/web"] = true
+	n.steering.steers["d/web"], n.steering.starting = true, false
 	n.do(task{kind: serviceChanged, service: "d/web"})
 	expect("it steers", []string{"n1", "n2"}, true, true)
 	n.steering.lacking = "the kernel is too old"
 	n.do(task{kind: abilityChanged})
 	expect("it cannot", []string{"n1", "n2"}, false, false)
+	on1 := "n1"
+	slice.Endpoints[0].NodeName = &on1
+	n.steering.steers["d/web"], n.steering.starting = false, true
+	n.do(task{kind: serviceChanged, service: "d/web"})
+	expect("it has an endpoint, and boots", []string{"n2"}, false, false)
+	n.steering.starting = false
+	n.do(task{kind: serviceChanged, service: "d/web"})
+	expect("it has an endpoint, and does not steer", []string{"n1", "n2"}, true, false)
 	if err := n.sources.service.GetStore().Delete(service); err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,9 @@ type peerTable struct {
 type Peer struct {
 	Node  string
 	State State
-	Age   time.Duration // since its last message, when the status was taken; accurate to a hello interval
+	// Capabilities are the ways in which it is able to forward.
+	Capabilities Capabilities
+	Age          time.Duration // since its last message, when the status was taken; accurate to a hello interval
 }
 
 // PeerChange says that a peer came, went, or changed its state or capabilities.
@@ -295,7 +297,9 @@ func (r *peerTable) list(now time.Time) []Peer {
 	list := make([]Peer, 0, len(r.peers))
 	for name, m := range r.peers {
 		if m.alive {
-			list = append(list, Peer{Node: name, State: m.state, Age: now.Sub(m.lastAdvance)})
+			list = append(list, Peer{
+				Node: name, State: m.state, Capabilities: m.capabilities, Age: now.Sub(m.lastAdvance),
+			})
 		}
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(a.Node, b.Node) })

@@ -199,9 +199,10 @@ func (d *Detector) hear(node, on string) {
 	}
 }
 
-// See is told which nodes are heard on which interfaces, and makes good what Heard and Silent were
-// not called for, as with a segment that ended. What it is told may be some seconds old.
-func (d *Detector) See(alive map[string]map[string]bool) {
+// See is told which nodes are heard on which interfaces, and which of them are ready, and makes good
+// what Heard, Silent and Ready were not called for, as with a segment that ended. What it is told
+// may be some seconds old.
+func (d *Detector) See(alive map[string]map[string]bool, ready map[string]bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for node, interfaces := range alive {
@@ -213,6 +214,11 @@ func (d *Detector) See(alive map[string]map[string]bool) {
 			if !d.heard[node][on] {
 				d.hear(node, on)
 			}
+		}
+	}
+	for node := range ready {
+		if since := d.booted[node]; !since.IsZero() && time.Since(since) >= staleAtMost {
+			d.ready(node)
 		}
 	}
 	now, missing := time.Now(), map[[2]string]time.Time{}
@@ -255,6 +261,11 @@ func (d *Detector) boots(node string) {
 func (d *Detector) Ready(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.ready(node)
+}
+
+// ready needs the lock.
+func (d *Detector) ready(node string) {
 	if _, ok := d.booted[node]; ok {
 		delete(d.booted, node)
 		d.changed.Notify()

@@ -215,33 +215,53 @@ func TestDetector_See(t *testing.T) {
 			}
 			return m
 		}
-		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0", "eth1")})
+		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0", "eth1")}, nil)
 		d.Silent("a", "eth0", false)
 		if !d.Suspects()["a"] {
 			t.Error("a node that was heard before this process began falls silent, and is not suspected")
 		}
-		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0", "eth1")})
+		d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0", "eth1")}, nil)
 		if !d.Suspects()["a"] {
 			t.Error("an old status has a node heard that just fell silent")
 		}
 		<-time.After(staleAtMost)
 		for range 2 { // once may be too early
-			d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0")})
+			d.See(map[string]map[string]bool{"a": on("eth0"), "b": on("eth0")}, nil)
 			<-time.After(staleAtMost)
 		}
 		if len(d.Suspects()) > 0 || len(d.heard["b"]) != 1 {
 			t.Errorf("%v are suspected, %v are heard; a is heard again, and eth1 is gone", d.Suspects(), d.heard)
 		}
-		d.See(map[string]map[string]bool{"a": on("eth0")})
+		d.See(map[string]map[string]bool{"a": on("eth0")}, nil)
 		if d.silent["b"] != nil {
 			t.Error("a node that is missing once is asked")
 		}
 		<-time.After(staleAtMost)
-		d.See(map[string]map[string]bool{"a": on("eth0")})
+		d.See(map[string]map[string]bool{"a": on("eth0")}, nil)
 		if s := d.silent["b"]; s == nil || d.Suspects()["b"] {
 			t.Error("a node whose last segment ended is not asked, or is suspected before")
 		} else if d.note("b", s, true); !d.Suspects()["b"] {
 			t.Error("its kernel does not answer, and it is not suspected")
+		}
+	})
+}
+
+// A status that is older than a node's boot does not say that its speaker is ready.
+func TestDetector_SeeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDetector(nil)
+		both := map[string]map[string]bool{"a": {"eth0": true}, "b": {"eth0": true}}
+		see := func() { d.See(both, map[string]bool{"a": true, "b": true}) }
+		see()
+		d.Silent("a", "eth0", false)
+		d.note("a", d.silent["a"], true)
+		d.note("a", d.silent["a"], false)
+		if see(); !d.Suspects()["a"] {
+			t.Error("a node that boots is not suspected, by a status of before")
+		}
+		<-time.After(staleAtMost)
+		if see(); d.Suspects()["a"] {
+			t.Error("its speaker is ready, and it is suspected")
 		}
 	})
 }

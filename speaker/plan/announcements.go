@@ -58,7 +58,8 @@ func (a Announcements) Routed() []netip.Prefix {
 // answer for them until another node takes over.
 //
 // If the connections of the group are steered, nodes that steer may announce it as well as those
-// that have endpoints.
+// that have endpoints. One that has just booted waits until it is known whether it steers: routers
+// would send it connections of other nodes, which its kube-proxy would reset.
 func PlanAnnouncements(
 	group Group,
 	services []ClassifiedService,
@@ -74,7 +75,7 @@ func PlanAnnouncements(
 		// Nodes that steer serve it, and for those that have endpoints they need not.
 		needs, exempt = Steers, serving.named
 		serving = servers{all: true}
-		withheld = !readiness.Steers && !isIn(exempt, world.Self)
+		withheld = !readiness.Steers && (readiness.Starting || !isIn(exempt, world.Self))
 	}
 	var announced Announcements
 	if !withheld && (world.Capabilities&needs == needs || isIn(exempt, world.Self)) {

@@ -11,6 +11,8 @@ type Readiness struct {
 	Failing time.Duration
 	// Steers: this node steers the connections of the group, if they are steered.
 	Steers bool
+	// Starting: whether it does is not known yet, as this process, or this node, has just begun.
+	Starting bool
 }
 
 // FailureGrace is how long a group stays announced after its node begins to fail to program the

@@ -51,6 +51,7 @@ func TestPlanAnnouncements_steering(t *testing.T) {
 		endpoints  map[string]candidate.Endpoints
 		able       bool // the node steers
 		ready      bool // and the connections of this group
+		starting   bool // that is not known yet
 		candidates []string
 		exempt     []string
 		routed     bool
@@ -71,6 +72,10 @@ func TestPlanAnnouncements_steering(t *testing.T) {
 			name: "it does not steer, and has an endpoint", self: "n3", local: true, endpoints: on3,
 			candidates: []string{"n1", "n2", "n3"}, exempt: []string{"n3"}, routed: true,
 		},
+		{
+			name: "it boots, and has an endpoint", self: "n3", local: true, endpoints: on3, starting: true,
+			candidates: []string{"n1", "n2"}, exempt: []string{"n3"},
+		},
 		{name: "no endpoint anywhere", self: "n1", local: true, able: true, ready: true},
 		{
 			name: "policy Cluster is not steered", self: "n1", endpoints: on3,
@@ -88,7 +93,7 @@ func TestPlanAnnouncements_steering(t *testing.T) {
 				g,
 				Classify(g, w.Snapshot),
 				c.endpoints,
-				Readiness{Shown: true, Steers: c.ready},
+				Readiness{Shown: true, Steers: c.ready, Starting: c.starting},
 				w,
 			)
 			segment := got.L2[s.Addresses[0]]

@@ -16,6 +16,8 @@ import (
 type Report struct {
 	// Lacking says in a sentence why it does not; empty: it does.
 	Lacking string
+	// Starting: it does not, but may in a moment.
+	Starting bool
 	// Features of the kernel, of those that steering can do without.
 	Features []v1alpha1.SteeringFeature
 	// Ports is the number of addresses with a port and a protocol whose connections it steers.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -107,6 +108,34 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// A node that has just begun looks for conntrack, for a while, before it steers without a second
+// chance.
+func TestSteererStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		is := func(when string, starting, steers bool) {
+			t.Helper()
+			if r, _ := s.Report(); r.Starting != starting || (r.Lacking == "") != steers {
+				t.Errorf("%s: %+v, want starting %t, steers %t", when, r, starting, steers)
+			}
+		}
+		is("it begins", true, false)
+		s.has(nil, steering.Features{})
+		is("without conntrack", true, false)
+		<-time.After(trackAtMost)
+		s.has(nil, steering.Features{})
+		is("without conntrack for long", false, true)
+		s = New(Config{Logger: slog.New(slog.DiscardHandler)})
+		s.has(nil, steering.Features{SecondChance: true})
+		is("with conntrack", false, true)
+		s = New(Config{Logger: slog.New(slog.DiscardHandler)})
+		s.lacks("the kernel is too old")
+		is("it cannot", false, false)
+		s.has(nil, steering.Features{})
+		is("it can, later", false, true)
+	})
+}
+
 // What the program says of a group it goes on to say while a change of the group is on its way.
 func TestSteererSteers(t *testing.T) {
 	s := New(Config{Logger: slog.New(slog.DiscardHandler)})
@@ -115,7 +144,7 @@ func TestSteererSteers(t *testing.T) {
 	if s.Steers("d/web") {
 		t.Error("it steers before the kernel has anything")
 	}
-	s.has(map[string][]plan.SteeredPort{"d/web": ports}, steering.Features{})
+	s.has(map[string][]plan.SteeredPort{"d/web": ports}, steering.Features{SecondChance: true})
 	for _, want := range []string{"", "d/web"} {
 		if got := <-s.Changed(); got != want {
 			t.Errorf("told of %q, want %q", got, want)
@@ -132,7 +161,7 @@ func TestSteererSteers(t *testing.T) {
 	if s.Steers("d/web") {
 		t.Error("it steers a port that the kernel does not have")
 	}
-	s.has(map[string][]plan.SteeredPort{"d/web": more}, steering.Features{})
+	s.has(map[string][]plan.SteeredPort{"d/web": more}, steering.Features{SecondChance: true})
 	if got := <-s.Changed(); got != "d/web" || !s.Steers("d/web") {
 		t.Errorf("told of %q when the kernel has all", got)
 	}

@@ -35,6 +35,11 @@ const (
 	handOver = 2 * time.Second
 
 	mostUnread = 1024 // changes for a reader that is slow
+
+	// A node that boots has no conntrack yet, which the second chance asks: kube-proxy's rules load
+	// it. It is looked for each trackAgain, for trackAtMost.
+	trackAgain  = time.Second
+	trackAtMost = 30 * time.Second
 )
 
 // Config of a Steerer. Refused says why this node must not steer, whatever its kernel can; empty:
@@ -82,6 +87,8 @@ type Steerer struct {
 	report     Report                        // guarded by mu
 	// adopted: until it is known better, the kernel has what a process before this one left.
 	adopted bool // guarded by mu
+
+	begun time.Time
 }
 
 // New returns a Steerer that steers nothing yet, but for what a process before this one left.
@@ -90,7 +97,7 @@ func New(c Config) *Steerer {
 		Config: c, wake: async.NewSignal(), alarm: async.NewSignal(), changed: async.NewStream[string](mostUnread),
 		groups: map[string][]plan.SteeredPort{}, steered: map[string][]plan.SteeredPort{},
 		dirty: map[string]bool{}, ledger: newLedger(), enabled: true,
-		report: Report{Lacking: "the program is not loaded yet"},
+		report: Report{Lacking: "the program is not loaded yet", Starting: true}, begun: time.Now(),
 	}
 	if steering.Steers(c.Pins) {
 		s.report, s.adopted = Report{}, true
@@ -282,17 +289,32 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 			if async.Sleep(ctx, gather) != nil {
 				return 0
 			}
+		case <-s.starting():
+			s.refresh(driver, pass)
 		case <-again.C:
-			pass.Begin()
-			err := driver.Refresh()
-			s.progress.refreshed(err, time.Now())
-			if err != nil {
-				s.Logger.Warn("steering was not refreshed", "error", err)
-			}
-			pass.End()
-			s.change(func() { s.all = true }) // routes may be others
+			s.refresh(driver, pass)
 		}
 	}
+}
+
+// starting fires when a node that has just begun should look again for what it lacks.
+func (s *Steerer) starting() <-chan time.Time {
+	if report, _ := s.Report(); !report.Starting {
+		return nil
+	}
+	return time.After(trackAgain)
+}
+
+// refresh repairs what others changed.
+func (s *Steerer) refresh(driver *steering.Driver, pass *liveness.Loop) {
+	pass.Begin()
+	defer pass.End()
+	err := driver.Refresh()
+	s.progress.refreshed(err, time.Now())
+	if err != nil {
+		s.Logger.Warn("steering was not refreshed", "error", err)
+	}
+	s.change(func() { s.all = true }) // routes may be others
 }
 
 // watch tells the driver of nodes that die while apply is at work, which may take seconds.
@@ -518,6 +540,9 @@ func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Feature
 	}
 	s.mu.Lock()
 	before := s.report
+	if before.Starting && !can.SecondChance && time.Since(s.begun) < trackAtMost {
+		now.Lacking, now.Starting = "conntrack, which the second chance asks, is not loaded yet", true
+	}
 	s.report = now
 	news := s.note(groups)
 	s.adopted = false
@@ -526,10 +551,10 @@ func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Feature
 		s.changed.Send("") // all is planned again
 		return
 	}
-	if before.Lacking != "" {
+	if before.Lacking != "" && now.Lacking == "" {
 		s.Logger.Info("this node steers", "features", now.Features)
 	}
-	if before.Lacking != "" || before.Ports != now.Ports || !slices.Equal(before.Features, now.Features) {
+	if before.Lacking != now.Lacking || before.Ports != now.Ports || !slices.Equal(before.Features, now.Features) {
 		s.changed.Send("")
 	}
 	for _, group := range news {
