@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,7 @@ type Steerer struct {
 	ways         map[string]steering.Node
 	ledger       *ledger
 	encapsulates bool // all ways do
+	unreached    string
 
 	driver   atomic.Pointer[steering.Driver] // nil: none is open
 	progress progress
@@ -467,10 +469,15 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 
 // desired is all that the driver should have.
 func (s *Steerer) desired(a applied) steering.Desired {
-	var errs []error
-	if s.ways, errs = ways(a.addresses, steering.Reach); len(errs) > 0 {
-		s.Logger.Warn("nodes get no packets, since there is no way to them", "error", errors.Join(errs...))
+	found, errs := ways(a.addresses, steering.Reach)
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	s.ways = found
+	// Once, and not each time that routes are looked at.
+	unreached := fmt.Sprint(errors.Join(errs...))
+	if unreached != s.unreached && len(errs) > 0 {
+		s.Logger.Warn("nodes get no packets, or not all, since there is no way to them", "error", unreached)
 	}
+	s.unreached = unreached
 	if s.encapsulates {
 		s.ways = encapsulated(s.ways)
 	}

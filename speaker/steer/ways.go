@@ -9,7 +9,7 @@ import (
 )
 
 // ways returns how the nodes are reached that have these addresses: of each family the first
-// counts. A node that there is no way to is left out.
+// counts. A node that there is no way to is left out; of one that is reached in part, errs says so.
 func ways(
 	addresses map[string][]netip.Addr,
 	reach func(ipv4, ipv6 netip.Addr) (steering.Node, error),
@@ -31,6 +31,8 @@ func ways(
 		way, err := reach(ipv4, ipv6)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("node %s: %w", name, err))
+		}
+		if way.Interface == 0 {
 			continue
 		}
 		found[name] = way

@@ -9,13 +9,42 @@ import (
 )
 
 // Reach finds the way to a node by the kernel's routes in this network namespace. A node that is on
-// the segment of an Ethernet interface gets packets by its MAC address, another one encapsulated.
-// Both addresses should be the node's; IPv4 decides the interface if there are both.
+// the segment of an Ethernet interface gets packets by its MAC address, another one encapsulated;
+// one that is on the segment by one of its addresses only, too. If its addresses are reached by two
+// interfaces, Reach returns the way to the IPv4 one, and an error. Both should be the node's.
 func Reach(ipv4, ipv6 netip.Addr) (Node, error) {
-	address := ipv4
-	if !address.IsValid() {
-		address = ipv6
+	var found []Node
+	for _, address := range []netip.Addr{ipv4, ipv6} {
+		if !address.IsValid() {
+			continue
+		}
+		n, err := reach(address)
+		if err != nil {
+			return Node{}, err
+		}
+		found = append(found, n)
 	}
+	if len(found) == 0 {
+		return Node{}, errors.New("it has no address")
+	}
+	n := found[0]
+	n.IPv4, n.IPv6 = ipv4, ipv6
+	if len(found) == 1 {
+		return n, nil
+	}
+	if found[1].Interface != n.Interface {
+		n.IPv6 = netip.Addr{}
+		return n, fmt.Errorf(
+			"it gets no IPv6 packets, since %s and %s are reached by two interfaces: route both by one", ipv4, ipv6,
+		)
+	}
+	n.MTU = min(n.MTU, found[1].MTU)
+	n.Encapsulate = n.Encapsulate || found[1].Encapsulate
+	return n, nil
+}
+
+// reach returns the way to one address, without the address.
+func reach(address netip.Addr) (Node, error) {
 	routes, err := netlink.RouteGet(address.AsSlice())
 	if err != nil {
 		return Node{}, fmt.Errorf("find the route to %s: %w", address, err)
@@ -23,16 +52,14 @@ func Reach(ipv4, ipv6 netip.Addr) (Node, error) {
 	if len(routes) == 0 {
 		return Node{}, fmt.Errorf("find the route to %s: %w", address, errors.New("there is none"))
 	}
-	route := routes[0]
-	device, err := netlink.LinkByIndex(route.LinkIndex)
+	device, err := netlink.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
 		return Node{}, fmt.Errorf("find the interface to %s: %w", address, err)
 	}
 	attrs := device.Attrs()
-	n := Node{IPv4: ipv4, IPv6: ipv6, Interface: attrs.Index, MTU: attrs.MTU}
-	n.Encapsulate = !onSegment(route, attrs.EncapType)
-	if route.MTU > 0 {
-		n.MTU = min(n.MTU, route.MTU)
+	n := Node{Interface: attrs.Index, MTU: attrs.MTU, Encapsulate: !onSegment(routes[0], attrs.EncapType)}
+	if routes[0].MTU > 0 {
+		n.MTU = min(n.MTU, routes[0].MTU)
 	}
 	return n, nil
 }
