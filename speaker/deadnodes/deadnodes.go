@@ -20,8 +20,12 @@ import (
 )
 
 const (
-	askEvery     = time.Second // a silent node
-	answerAtMost = 300 * time.Millisecond
+	askEvery = time.Second // a silent node
+	// answerAtMost is how long the answers to all attempts of one question may take. The node was
+	// heard on a segment, so that its kernel answers in a millisecond, if it can.
+	answerAtMost = 200 * time.Millisecond
+	attempts     = 3
+	attemptEvery = 50 * time.Millisecond
 	// A node that answers as before for so many questions is asked ten times less often.
 	manyQuestions = 60
 	// together is within which time nodes fall silent for one reason: this node does not hear.
@@ -407,23 +411,39 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 }
 
 // reachable reports whether the kernel at one of the addresses answers on one of the ports: whether
-// it accepts a connection or refuses it.
+// it accepts a connection or refuses it. One lost packet is not no answer: it asks again soon.
 func reachable(ctx context.Context, addresses []netip.Addr, ports []uint16) bool {
+	return anyAnswers(ctx, addresses, ports, func(ctx context.Context, to string) error {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(ctx, "tcp", to)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	})
+}
+
+func anyAnswers(
+	ctx context.Context, addresses []netip.Addr, ports []uint16, dial func(ctx context.Context, to string) error,
+) bool {
 	ctx, cancel := context.WithTimeout(ctx, answerAtMost)
 	var dials sync.WaitGroup
 	defer dials.Wait()
 	defer cancel()
-	answers := make(chan bool, len(addresses)*len(ports))
+	answers := make(chan bool, attempts*len(addresses)*len(ports))
 	for _, address := range addresses {
 		for _, port := range ports {
-			dials.Go(func() {
-				var dialer net.Dialer
-				conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(address.String(), strconv.Itoa(int(port))))
-				if err == nil {
-					_ = conn.Close()
-				}
-				answers <- err == nil || errors.Is(err, syscall.ECONNREFUSED)
-			})
+			to := net.JoinHostPort(address.String(), strconv.Itoa(int(port)))
+			for i := range attempts {
+				dials.Go(func() {
+					if async.Sleep(ctx, time.Duration(i)*attemptEvery) != nil {
+						answers <- false
+						return
+					}
+					err := dial(ctx, to)
+					answers <- err == nil || errors.Is(err, syscall.ECONNREFUSED)
+				})
+			}
 		}
 	}
 	for range cap(answers) {
