@@ -86,6 +86,7 @@ func (r *steeringRack) deathRows() []steeringRow {
 			name: "ecmp", does: "the router loses two of four nodes, and regains them",
 			begin: func(t *testing.T) { r.uses(t, "n3", "n4") }, end: func(t *testing.T) { r.uses(t, r.Nodes()...) },
 		},
+		r.birdRow(),
 	}
 }
 
