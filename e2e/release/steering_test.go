@@ -6,8 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -104,7 +102,7 @@ func raiseSteering(t *testing.T) *steeringRack {
 			r.Explain(context.Background(), t.Output())
 		}
 	})
-	must(t, func(ctx context.Context) error { return installSteering(ctx, t, r.Stage) },
+	must(t, func(ctx context.Context) error { return r.InstallComponent(ctx, t.TempDir(), "steering") },
 		func(ctx context.Context) error { return r.Deploy(ctx, steered("web", "n2", "n3")) },
 		func(ctx context.Context) error {
 			return r.Apply(ctx, fmt.Sprintf(steeringPools, lab.NodeAS, lab.RouterAS))
@@ -213,25 +211,4 @@ func (r *steeringRack) isTurnedOff(t *testing.T) {
 		})
 	}
 	r.owned(t, "n2", "n3")
-}
-
-// installSteering installs Berth with the component manifests/steering.
-func installSteering(ctx context.Context, t *testing.T, s *stage.Stage) error {
-	manifest, err := stage.Manifest()
-	if err != nil {
-		return err
-	}
-	dir := t.TempDir()
-	manifests, err := filepath.Rel(dir, filepath.Dir(manifest))
-	if err != nil {
-		return err
-	}
-	text := fmt.Sprintf("resources: [%s]\ncomponents: [%s/steering]\n", manifests, manifests)
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
-		return err
-	}
-	if _, err := s.Kubectl(ctx, "", "apply", "-k", dir); err != nil {
-		return err
-	}
-	return s.AwaitBerth(ctx)
 }

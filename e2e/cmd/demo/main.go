@@ -1,8 +1,9 @@
 //go:build linux
 
 // Command demo shows Berth at work in a lab of three nodes and a router: it installs Berth,
-// announces an application by ARP and by BGP, cuts a node off, and measures what clients see. Its
-// exit status is 0 only if every step succeeded.
+// announces an application by ARP and by BGP, cuts a node off, and measures what clients see: of
+// requests, and of connections without and with steering. Its exit status is 0 only if every step
+// succeeded.
 //
 // With DEMO_KEEP=1 in the environment the lab stays up at the end, even after a failure.
 package main
@@ -67,6 +68,7 @@ type demo struct {
 	*stage.Stage
 	steady, dark string // name of the node that answers for Service steady; of the one that was cut
 	services     []service
+	held         []service // of long connections: plain, and steered
 }
 
 // step announces a step and does it.

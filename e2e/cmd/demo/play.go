@@ -49,6 +49,8 @@ func (d *demo) play(ctx context.Context) error {
 		{"Cut the node that answers for it off, while clients go on asking", d.cut},
 		{"Plug the cable in again", d.heal},
 		{"Request every address once more", d.ask},
+		{"Turn steering on, and give an application a steered Service beside a plain one", d.deploySteered},
+		{"Cut the node that answers for both off, while a client holds connections", d.cutHeld},
 	} {
 		if err := d.step(ctx, s.title, s.do); err != nil {
 			return err
