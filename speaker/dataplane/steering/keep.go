@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
+	"github.com/berth-lb/berth/speaker/dataplane/steering/table"
 )
 
 // keep returns a slot that ranks after its own first nodes those that were first in it before: they
@@ -47,4 +48,58 @@ func keep(slot decide.Slot, before []decide.Slot, drains map[uint16]bool) decide
 		}
 	}
 	return kept
+}
+
+// inOrder returns a slot whose ranks after those that decide who gets a connection are in an order
+// that does not depend on what this node remembers: nodes ask each other one after the other, each by
+// its own table, and leave nobody out only if all go by the same order.
+func inOrder(slot decide.Slot, before func(a, b uint16) bool) decide.Slot {
+	type rank struct {
+		node        uint16
+		drains, was bool
+	}
+	var head, tail []rank
+	for i := range decide.Ranks {
+		n, drains := slot.At(i)
+		switch r := (rank{n, drains, slot.Was(i)}); {
+		case n == decide.Nobody:
+		case i < 2 || !slices.ContainsFunc(head, func(r rank) bool { return r.node == slot.First() }):
+			head = append(head, r)
+		default:
+			tail = append(tail, r)
+		}
+	}
+	slices.SortFunc(tail, func(a, b rank) int {
+		if before(a.node, b.node) {
+			return -1
+		}
+		return 1
+	})
+	ordered := decide.NoSlot.WithMoved(slot.Moved())
+	for i, r := range append(head, tail...) {
+		if ordered = ordered.With(i, r.node, r.drains); r.was {
+			ordered = ordered.WithWas(i)
+		}
+	}
+	return ordered
+}
+
+// ordersOf returns the order for inOrder of each slot: another one for each, so that no node is the
+// last resort of all, and the same on all nodes.
+func ordersOf(members table.Members, nodes map[string]uint16) func(slot int) func(a, b uint16) bool {
+	names := make(map[uint16]uint64, len(members))
+	for _, m := range members {
+		names[nodes[m.Node]] = nameOf(m.Node)
+	}
+	return func(slot int) func(a, b uint16) bool {
+		return func(a, b uint16) bool { return mixed(names[a], slot) < mixed(names[b], slot) }
+	}
+}
+
+// mixed is a hash of a name's hash and a slot (the finalizer of SplitMix64).
+func mixed(name uint64, slot int) uint64 {
+	x := name + uint64(slot)*0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }

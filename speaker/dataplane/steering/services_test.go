@@ -284,48 +284,6 @@ func ranks(s decide.Slot) (nodes []uint16) {
 	return nodes
 }
 
-// Whatever a slot remembers, it has a first node if it had one, the same one, and only members.
-func TestKeep(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		drains := map[uint16]bool{}
-		for i := range rapid.IntRange(1, 9).Draw(t, "members") {
-			drains[uint16(i)] = rapid.Bool().Draw(t, "drains")
-		}
-		some := func(known bool) decide.Slot {
-			s := decide.NoSlot.WithMoved(true)
-			nodes := rapid.Permutation([]uint16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "nodes")
-			if known {
-				nodes = slices.DeleteFunc(nodes, func(n uint16) bool { _, ok := drains[n]; return !ok })
-			}
-			for i, n := range nodes[:min(len(nodes), rapid.IntRange(1, decide.Ranks).Draw(t, "ranks"))] {
-				s = s.With(i, n, drains[n])
-			}
-			return s
-		}
-		slot := some(true)
-		n, _ := slot.At(rapid.IntRange(0, len(ranks(slot))-1).Draw(t, "ready"))
-		drains[n] = false // so has each table that is built
-		for i, n := range ranks(slot) {
-			slot = slot.With(i, n, drains[n])
-		}
-		before := []decide.Slot{some(false), some(false)}[:rapid.IntRange(0, 2).Draw(t, "tables")]
-		kept := keep(slot, before, drains)
-		if kept.First() != slot.First() || !kept.Moved() {
-			t.Fatalf("first in %x is %d, before in %x %d", kept, kept.First(), slot, slot.First())
-		}
-		if again := keep(slot, append([]decide.Slot{kept}, before...), drains); again != kept {
-			t.Fatalf("a second time %x becomes %x", kept, again)
-		}
-		for i := range decide.Ranks {
-			n, d := kept.At(i)
-			want, member := drains[n]
-			if n != decide.Nobody && (!member || d != want) {
-				t.Fatalf("%x ranks %d, draining %t", kept, n, d)
-			}
-		}
-	})
-}
-
 // Whatever is changed in the kernel's maps is found, and written again.
 func TestServices_repair(t *testing.T) {
 	m, s, nodes := newModel(), newServices(nil, nil, nil, nil), index(4)

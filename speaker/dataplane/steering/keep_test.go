@@ -1,0 +1,130 @@
+package steering
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
+	"github.com/berth-lb/berth/speaker/dataplane/steering/table"
+)
+
+// Whatever a slot remembers, it has a first node if it had one, the same one, and only members.
+func TestKeep(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		drains := map[uint16]bool{}
+		for i := range rapid.IntRange(1, 9).Draw(t, "members") {
+			drains[uint16(i)] = rapid.Bool().Draw(t, "drains")
+		}
+		some := func(known bool) decide.Slot {
+			s := decide.NoSlot.WithMoved(true)
+			nodes := rapid.Permutation([]uint16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "nodes")
+			if known {
+				nodes = slices.DeleteFunc(nodes, func(n uint16) bool { _, ok := drains[n]; return !ok })
+			}
+			for i, n := range nodes[:min(len(nodes), rapid.IntRange(1, decide.Ranks).Draw(t, "ranks"))] {
+				s = s.With(i, n, drains[n])
+			}
+			return s
+		}
+		slot := some(true)
+		n, _ := slot.At(rapid.IntRange(0, len(ranks(slot))-1).Draw(t, "ready"))
+		drains[n] = false // so has each table that is built
+		for i, n := range ranks(slot) {
+			slot = slot.With(i, n, drains[n])
+		}
+		before := []decide.Slot{some(false), some(false)}[:rapid.IntRange(0, 2).Draw(t, "tables")]
+		kept := keep(slot, before, drains)
+		if kept.First() != slot.First() || !kept.Moved() {
+			t.Fatalf("first in %x is %d, before in %x %d", kept, kept.First(), slot, slot.First())
+		}
+		if again := keep(slot, append([]decide.Slot{kept}, before...), drains); again != kept {
+			t.Fatalf("a second time %x becomes %x", kept, again)
+		}
+		for i := range decide.Ranks {
+			n, d := kept.At(i)
+			want, member := drains[n]
+			if n != decide.Nobody && (!member || d != want) {
+				t.Fatalf("%x ranks %d, draining %t", kept, n, d)
+			}
+		}
+	})
+}
+
+// A packet of a connection gets to the node that has it, whatever each node remembers of the slot, and
+// whichever it comes to.
+func TestKeep_chain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var members []table.Member
+		for i := range rapid.IntRange(2, decide.Ranks).Draw(t, "members") {
+			members = append(members, table.Member{Node: fmt.Sprint("n", i+1), Weight: 1})
+		}
+		nodes := index(len(members))
+		base := pack(table.NewBuilder().Build(members), nodes)
+		at := rapid.IntRange(0, len(base)-1).Draw(t, "slot")
+		order := ordersOf(members, nodes)
+		slots := map[uint16]decide.Slot{}
+		drains := map[uint16]bool{}
+		for _, n := range nodes {
+			drains[n] = false
+		}
+		for i := range members {
+			self := uint16(i + 1)
+			var before []decide.Slot
+			for range rapid.IntRange(0, 3).Draw(t, "tables before") {
+				n := uint16(rapid.IntRange(1, len(members)).Draw(t, "first"))
+				before = append(before, decide.NoSlot.With(0, n, false))
+			}
+			slots[self] = inOrder(keep(base[at].WithMoved(true), before, drains), order(at))
+		}
+		has := uint16(rapid.IntRange(1, len(members)).Draw(t, "node with the connection"))
+		self := uint16(rapid.IntRange(1, len(members)).Draw(t, "node that it comes to"))
+		ttl, way := uint8(freshTTL), []uint16{self}
+		for {
+			v := decide.View{Slot: slots[self], Self: self, TTL: ttl, Local: true, Chance: true}
+			for i := range v.Alive {
+				v.Alive[i] = true
+			}
+			verdict := v.Decide(self == has)
+			if verdict.Action != decide.Steer {
+				break
+			}
+			self, ttl, way = verdict.Node, verdict.TTL, append(way, verdict.Node)
+		}
+		if self != has {
+			t.Fatalf("the connection is on %d, and its packet went %v; slots %x", has, way, slots)
+		}
+	})
+}
+
+// The order of the tail is of the slot and the names alone, and others of the ranks stay.
+func TestInOrder(t *testing.T) {
+	members := []table.Member{{Node: "a", Weight: 1}, {Node: "b", Weight: 1}, {Node: "c", Weight: 1}, {Node: "d", Weight: 1}}
+	order := ordersOf(members, map[string]uint16{"a": 1, "b": 2, "c": 3, "d": 4})
+	differ := 0
+	for i := range 64 {
+		one := decide.NoSlot.WithMoved(true).With(0, 1, false).With(1, 2, false).With(2, 3, false).With(3, 4, true)
+		other := decide.NoSlot.WithMoved(true).With(0, 1, false).With(1, 2, false).With(2, 4, true).With(3, 3, false)
+		got := inOrder(one.WithWas(2), order(i))
+		if again := inOrder(other.WithWas(3), order(i)); got != again {
+			t.Fatalf("slot %d: %x and %x become %x and %x", i, one, other, got, again)
+		}
+		if third, _ := got.At(2); third == 4 {
+			differ++
+		}
+	}
+	if differ < 16 || differ > 48 {
+		t.Errorf("of 64 slots %d have d before c", differ)
+	}
+	draining := decide.NoSlot.With(0, 4, true).With(1, 3, true).With(2, 2, false).With(3, 1, false)
+	for i := range 64 {
+		if got := inOrder(draining, order(i)); got != draining {
+			t.Fatalf("slot %d: %x becomes %x, of which the first node is the third", i, draining, got)
+		}
+	}
+	if ranks := ranks(inOrder(decide.NoSlot.With(0, 1, false).With(2, 3, false), order(0))); !slices.Equal(ranks, []uint16{1, 3}) {
+		t.Errorf("with gaps: %v", ranks)
+	}
+}
