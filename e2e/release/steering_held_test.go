@@ -216,8 +216,8 @@ func (h *held) note(c *conversation, err error) bool {
 	case err == nil:
 		c.answered = time.Now()
 	case !errors.As(err, &one) || time.Since(c.answered) > sayLate:
-		c.err = fmt.Errorf("%s %d to %s by %s, last answered at %s: %w",
-			c.network, c.number, c.node, c.front.name, c.answered.Format("05.000"), err)
+		c.err = fmt.Errorf("%s %d to %s by %s, last answered at %s, broken at %s: %w",
+			c.network, c.number, c.node, c.front.name, c.answered.Format("05.000"), time.Now().Format("05.000"), err)
 	}
 	return c.err == nil
 }

@@ -4,6 +4,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -163,17 +164,28 @@ func (r *steeringRack) owned(t *testing.T, nodes ...string) {
 	}
 }
 
-// moveBack has n1, which is preferred, own the addresses on the segment again.
+// moveBack has n1, which is preferred, own the addresses on the segment again. It asks until that is
+// so: who was offered an address may be too busy to take it.
 func (r *steeringRack) moveBack(t *testing.T) {
 	t.Helper()
-	must(t, func(ctx context.Context) error {
-		_, err := r.Kubectl(
-			ctx, "", "annotate", "--overwrite", "segmentannouncement", "rack",
-			v1alpha1.AnnotationRebalance+"="+time.Now().Format(time.RFC3339Nano),
-		)
-		return err
+	asked := time.Time{}
+	eventually(t, func(ctx context.Context) error {
+		if time.Since(asked) > 5*time.Second {
+			asked = time.Now()
+			if _, err := r.Kubectl(
+				ctx, "", "annotate", "--overwrite", "segmentannouncement", "rack",
+				v1alpha1.AnnotationRebalance+"="+asked.Format(time.RFC3339Nano),
+			); err != nil {
+				return err
+			}
+		}
+		for _, f := range []front{r.segment, r.control} {
+			if at, err := r.Owner(ctx, f.address); err != nil || at != "n1" {
+				return errors.Join(err, fmt.Errorf("%s answers for %s, want n1", at, f.address))
+			}
+		}
+		return nil
 	})
-	r.owned(t, "n1")
 }
 
 // reportDeaths prints for how long new connections failed when nodes died.
