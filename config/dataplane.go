@@ -109,6 +109,8 @@ func (s *Snapshot) dataplanes(addresses []netip.Addr) string {
 type Steering struct {
 	SecondChance  v1alpha1.SecondChance
 	Encapsulation v1alpha1.Encapsulation
+	// Cluster: Services of externalTrafficPolicy Cluster are steered, too.
+	Cluster bool
 }
 
 // steeringOf returns the settings of a pool with their defaults.
@@ -119,6 +121,7 @@ func steeringOf(settings *v1alpha1.SteeringSettings) *Steering {
 	return &Steering{
 		SecondChance:  cmp.Or(settings.SecondChance, v1alpha1.SecondChanceTCPAndUDP),
 		Encapsulation: cmp.Or(settings.Encapsulation, v1alpha1.EncapsulationAuto),
+		Cluster:       settings.ClusterPolicy == v1alpha1.ClusterSteered,
 	}
 }
 
@@ -128,11 +131,14 @@ func steeringOf(settings *v1alpha1.SteeringSettings) *Steering {
 //
 // A Service has one data plane, because any node may announce any of its addresses or none.
 func (s *Snapshot) Steered(addresses []netip.Addr, local bool) (how *Steering, complaint string) {
-	steered := 0
+	steered, refuses := 0, ""
 	for _, address := range addresses {
 		if pool := s.PoolOf(address); pool != nil && pool.Steering != nil {
 			how = pool.Steering
 			steered++
+			if !how.Cluster {
+				refuses = pool.Name
+			}
 		}
 	}
 	switch {
@@ -144,8 +150,12 @@ func (s *Snapshot) Steered(addresses []netip.Addr, local bool) (how *Steering, c
 			s.dataplanes(addresses),
 			v1alpha1.AnnotationPools,
 		)
-	case !local:
-		return nil, "connections are not steered, since spec.externalTrafficPolicy is Cluster; write Local: with steering, all nodes answer, also those without an endpoint"
+	case !local && refuses != "":
+		return nil, fmt.Sprintf(
+			"connections are not steered, since spec.externalTrafficPolicy is Cluster; write Local: with steering, all nodes answer, also those without an endpoint; or have Services of policy Cluster steered by spec.steering.externalTrafficPolicyCluster: %s of LoadBalancerPool %s",
+			v1alpha1.ClusterSteered,
+			refuses,
+		)
 	}
 	return how, ""
 }

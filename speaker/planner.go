@@ -591,16 +591,16 @@ func (p *planner) steer(group plan.Group, services []plan.ClassifiedService) (st
 			backends[s.Name] = p.sources.backends(s.Name)
 		}
 	}
-	p.steering.Sync(group.ID, plan.PlanSteering(services, backends))
+	p.steering.Sync(group.ID, plan.PlanSteering(p.Node, services, backends))
 	report, _ := p.steering.Report()
 	return p.steering.Steers(group.ID), report.Starting
 }
 
-// endpoints returns where Services of policy Local have endpoints.
+// endpoints returns where Services of policy Local, and those that are steered, have endpoints.
 func (p *planner) endpoints(services []plan.ClassifiedService) map[string]candidate.Endpoints {
 	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range services {
-		if s.Local {
+		if s.Local || s.Steering != nil {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
 		}
 	}

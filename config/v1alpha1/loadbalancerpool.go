@@ -138,6 +138,18 @@ const (
 	EncapsulationIPIP Encapsulation = "IPIP"
 )
 
+// ClusterPolicy says what becomes of Services of externalTrafficPolicy Cluster.
+//
+// +kubebuilder:validation:Enum=KubeProxy;Steer
+type ClusterPolicy string
+
+const (
+	// ClusterByKubeProxy: kube-proxy forwards on the node that answers, and hides the client's address.
+	ClusterByKubeProxy ClusterPolicy = "KubeProxy"
+	// ClusterSteered: they are steered, too, and the nodes with Pods forward to their own.
+	ClusterSteered ClusterPolicy = "Steer"
+)
+
 // SteeringSettings are the settings of a pool with dataplane Steering.
 //
 // +kubebuilder:validation:MinProperties=0
@@ -154,6 +166,14 @@ type SteeringSettings struct {
 	// +optional
 	// +kubebuilder:default="Auto"
 	Encapsulation Encapsulation `json:"encapsulation,omitempty"`
+
+	// externalTrafficPolicyCluster says what becomes of Services of that policy. KubeProxy: it forwards
+	// on the node that answers, and hides the client's address. Steer: they are steered, too; Berth
+	// forwards on the nodes with Pods, to their own, which see the client's address. With
+	// loadBalancerSourceRanges kube-proxy forwards there.
+	// +optional
+	// +kubebuilder:default="KubeProxy"
+	ClusterPolicy ClusterPolicy `json:"externalTrafficPolicyCluster,omitempty"`
 }
 
 // IPVSScheduler names a scheduler of IPVS, by its name in the kernel

@@ -106,8 +106,10 @@ func (s Service) Condition() condition.Condition {
 	}
 	c.OK, c.Reason, c.Message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
 	switch {
-	case s.Forwarder.steers:
+	case s.Forwarder.steers && s.Local:
 		c.Message += ", by nodes that steer connections to those with a ready Pod (externalTrafficPolicy Local)"
+	case s.Forwarder.steers:
+		c.Message += ", by nodes that steer connections to those with a ready Pod"
 	case s.Local:
 		c.Message += ", from nodes with a ready Pod (externalTrafficPolicy Local)"
 	case !s.Endpoints.Some && !s.Unknown:
@@ -340,7 +342,7 @@ func (s Service) obstacle(name string, n Node) obstacle {
 	switch {
 	case absence.rule:
 		return absence
-	case s.Local && !s.reaches(name, n):
+	case s.needsEndpoint() && !s.reaches(name, n):
 		text := "has no ready endpoint"
 		if s.Forwarder.steers {
 			text += ", and " + n.blindness()
@@ -356,8 +358,13 @@ func (s Service) obstacle(name string, n Node) obstacle {
 	return obstacle{}
 }
 
-// reaches reports whether a Service of policy Local has an endpoint on the node, or one that the
-// node steers to.
+// needsEndpoint reports whether a node announces the Service only if it reaches an endpoint by
+// itself: with policy Local, and as soon as there are some with steering.
+func (s Service) needsEndpoint() bool {
+	return s.Local || s.Forwarder.steers && len(s.Endpoints.Nodes()) > 0
+}
+
+// reaches reports whether the Service has an endpoint on the node, or one that the node steers to.
 func (s Service) reaches(name string, n Node) bool {
 	nodes := s.Endpoints.Nodes()
 	return nodes[name] || len(nodes) > 0 && s.Forwarder.steers && n.steers

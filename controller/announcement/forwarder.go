@@ -18,6 +18,8 @@ type Forwarder struct {
 	scheduler string
 	// steers: nodes steer connections, to those with endpoints.
 	steers bool
+	// pods: on those, Berth forwards (policy Cluster).
+	pods bool
 	// complaint says what is wrong with what the Service asks for; empty: nothing.
 	complaint string
 	// Fallback says why kube-proxy forwards although IPVS should, or why connections are not steered
@@ -39,6 +41,8 @@ func (f Forwarder) String() string {
 		return "IPVS forwards, by scheduler " + f.scheduler
 	case f.Fallback != "":
 		return f.Fallback
+	case f.pods:
+		return "the nodes to which connections are steered forward to their own Pods"
 	case f.steers:
 		return "kube-proxy forwards, on the nodes to which connections are steered"
 	}
@@ -74,7 +78,7 @@ func (s Service) Forwarding(asked string) Forwarder {
 	}
 	lacking, able := s.lacking(Node.blindness)
 	if able {
-		return Forwarder{steers: true, complaint: complaint}
+		return Forwarder{steers: true, pods: !s.Local, complaint: complaint}
 	}
 	return Forwarder{
 		complaint: complaint,

@@ -14,6 +14,15 @@ import (
 
 // The condition Announced says whether connections are steered, and why not.
 func TestServiceConditionSteering(t *testing.T) {
+	all, _ := config.Compile(config.Objects{
+		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{{
+			ObjectMeta: named("all"), Spec: v1alpha1.LoadBalancerPoolSpec{
+				Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneSteering,
+				Steering: &v1alpha1.SteeringSettings{ClusterPolicy: v1alpha1.ClusterSteered},
+			},
+		}}),
+		SegmentAnnouncements: v1alpha1test.SelectAll([]*v1alpha1.SegmentAnnouncement{{ObjectMeta: named("l2")}}),
+	})
 	snapshot, _ := config.Compile(config.Objects{
 		Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
 			{ObjectMeta: named("steered"), Spec: v1alpha1.LoadBalancerPoolSpec{
@@ -53,6 +62,7 @@ func TestServiceConditionSteering(t *testing.T) {
 		name      string
 		addresses []string
 		cluster   bool
+		snapshot  *config.Snapshot // nil: policy Cluster is not steered
 		endpoints candidate.Endpoints
 		nodes     map[string]Node
 		reason    string
@@ -78,7 +88,17 @@ func TestServiceConditionSteering(t *testing.T) {
 		},
 		{
 			name: "policy Cluster", cluster: true, endpoints: on3, nodes: map[string]Node{"n1": steers}, reason: ReasonAnnounced,
-			message: "by SegmentAnnouncement l2; connections are not steered, since spec.externalTrafficPolicy is Cluster; write Local: with steering, all nodes answer, also those without an endpoint",
+			message: "by SegmentAnnouncement l2; connections are not steered, since spec.externalTrafficPolicy is Cluster; write Local: with steering, all nodes answer, also those without an endpoint; or have Services of policy Cluster steered by spec.steering.externalTrafficPolicyCluster: Steer of LoadBalancerPool steered",
+		},
+		{
+			name: "policy Cluster, where it is steered", cluster: true, snapshot: all, endpoints: on3,
+			nodes: map[string]Node{"n1": steers, "n2": cannot}, reason: ReasonAnnounced,
+			message: "by SegmentAnnouncement l2, by nodes that steer connections to those with a ready Pod",
+		},
+		{
+			name: "policy Cluster, where it is steered, and no node can", cluster: true, snapshot: all, endpoints: on3,
+			nodes: map[string]Node{"n3": cannot}, reason: ReasonAnnounced,
+			message: "by SegmentAnnouncement l2; connections are not steered, and only nodes with a ready endpoint announce it, since no node steers: n3 does not steer (Linux 4.19 has no bpf_redirect_neigh)",
 		},
 		{
 			name: "two dataplanes", addresses: both, endpoints: on3, nodes: map[string]Node{"n3": steers},
@@ -90,9 +110,12 @@ func TestServiceConditionSteering(t *testing.T) {
 			if c.addresses == nil {
 				c.addresses = both[:1]
 			}
+			if c.snapshot == nil {
+				c.snapshot = snapshot
+			}
 			s := Service{
 				Addresses: addresses(
-					c.addresses...), Local: !c.cluster, Snapshot: snapshot, Nodes: c.nodes, Endpoints: c.endpoints,
+					c.addresses...), Local: !c.cluster, Snapshot: c.snapshot, Nodes: c.nodes, Endpoints: c.endpoints,
 			}
 			s.Forwarder = s.Forwarding("")
 			got := s.Condition()

@@ -231,7 +231,7 @@ func (r *steeringRack) whole(t *testing.T) {
 // serve waits until new connections get to each of some nodes, from the segment and by the router.
 func (r *steeringRack) serve(t *testing.T, nodes ...string) {
 	t.Helper()
-	for _, f := range []front{r.segment, r.routed} {
+	for _, f := range []front{r.segment, r.routed, r.cluster} {
 		missing := map[string]bool{}
 		for _, node := range nodes {
 			missing[node] = true

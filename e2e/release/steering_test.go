@@ -39,10 +39,11 @@ func TestSteering(t *testing.T) {
 // n4; n1 answers for the addresses on the segment.
 type steeringRack struct {
 	*stage.Stage
-	segment, routed, control front
-	held                     *held
-	newcomers                *newcomers
-	deaths                   []arrivals // what new connections saw of each death of a node with Pods
+	segment, routed, control, cluster front
+
+	held      *held
+	newcomers *newcomers
+	deaths    []arrivals // what new connections saw of each death of a node with Pods
 }
 
 const steeredNamespace = "steered"
@@ -69,10 +70,19 @@ metadata: {name: routed}
 spec: {addresses: [198.51.100.200/32], dataplane: Steering, scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
 apiVersion: berth.dev/v1alpha1
+kind: LoadBalancerPool
+metadata: {name: cluster}
+spec:
+  addresses: [172.30.0.202/32]
+  dataplane: Steering
+  steering: {externalTrafficPolicyCluster: Steer}
+  scopes: [{namespaceSelector: {}, serviceSelector: {}}]
+---
+apiVersion: berth.dev/v1alpha1
 kind: SegmentAnnouncement
 metadata: {name: rack}
 spec:
-  poolNames: [segment, control]
+  poolNames: [segment, control, cluster]
   nodeSelector: {}
   serviceSelector: {}
   preferredNodes: [{weight: 1, nodeSelector: {matchLabels: {kubernetes.io/hostname: n1}}}]
@@ -118,15 +128,16 @@ func raiseSteering(t *testing.T) *steeringRack {
 	r.control = front{
 		name: "control", host: lab.Client, address: r.expose(t, "control"), tcp: 120, udp: 40, control: true,
 	}
+	r.cluster = front{name: "cluster", host: lab.Client, address: r.expose(t, "cluster"), tcp: 100, udp: 30}
 	r.moveBack(t) // to n1, which has no Pod: so it steers
 	must(t, func(ctx context.Context) error {
 		return r.AwaitRoutes(ctx, patience, r.routed.address, r.Nodes()...)
 	})
-	r.held = hold(t, r.Stage, r.segment, r.routed, r.control)
+	r.held = hold(t, r.Stage, r.segment, r.routed, r.cluster, r.control)
 	if on := r.held.nodes(); on["n2"] == 0 || on["n3"] == 0 || len(on) != 2 {
 		t.Fatalf("connections are on %v, want some on each of n2 and n3", on)
 	}
-	r.newcomers = arrive(t, r.Stage, r.segment, r.routed)
+	r.newcomers = arrive(t, r.Stage, r.segment, r.routed, r.cluster)
 	return r
 }
 
@@ -142,7 +153,9 @@ func (r *steeringRack) expose(t *testing.T, pool string) netip.Addr {
 	svc := r.Expose(steered("web"), pool)
 	svc.Annotations = map[string]string{v1alpha1.AnnotationPools: pool}
 	svc.Spec.Selector = map[string]string{"group": "steered"}
-	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	if pool != "cluster" {
+		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}
 	svc, err := r.Create(t.Context(), svc)
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +166,7 @@ func (r *steeringRack) expose(t *testing.T, pool string) netip.Addr {
 // owned waits until one of the nodes, and no other one, answers for each address on the segment.
 func (r *steeringRack) owned(t *testing.T, nodes ...string) {
 	t.Helper()
-	for _, f := range []front{r.segment, r.control} {
+	for _, f := range []front{r.segment, r.control, r.cluster} {
 		eventually(t, func(ctx context.Context) error {
 			at, err := r.AwaitOwner(ctx, patience, f.address)
 			if err == nil && !slices.Contains(nodes, at) {
@@ -179,7 +192,7 @@ func (r *steeringRack) moveBack(t *testing.T) {
 				return err
 			}
 		}
-		for _, f := range []front{r.segment, r.control} {
+		for _, f := range []front{r.segment, r.control, r.cluster} {
 			if at, err := r.Owner(ctx, f.address); err != nil || at != "n1" {
 				return errors.Join(err, fmt.Errorf("%s answers for %s, want n1", at, f.address))
 			}
@@ -218,6 +231,13 @@ func (r *steeringRack) isTurnedOff(t *testing.T) {
 			left, err := r.Exec(ctx, node, "ls", "/sys/fs/bpf").Output()
 			if err == nil && strings.Contains(string(left), "berth") {
 				err = fmt.Errorf("%s has %s", node, left)
+			}
+			if err != nil {
+				return err
+			}
+			tables, err := r.Exec(ctx, node, "nft", "list", "tables").Output()
+			if err == nil && strings.Contains(string(tables), "berth-pods") {
+				err = fmt.Errorf("%s has the table berth-pods", node)
 			}
 			return err
 		})

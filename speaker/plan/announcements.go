@@ -51,7 +51,8 @@ func (a Announcements) Routed() []netip.Prefix {
 }
 
 // PlanAnnouncements says what this node announces of a group without addresses in use elsewhere
-// (see Group.Unused). Endpoints are by name of the Service, for those of policy Local.
+// (see Group.Unused). Endpoints are by name of the Service, for those of policy Local
+// and those that are steered.
 //
 // While Berth is to forward for the group and the kernel of this node does not, the node has no
 // routes, and on the segments it is not a candidate. If it owns addresses there, it goes on to
@@ -67,13 +68,14 @@ func PlanAnnouncements(
 	readiness Readiness,
 	world World,
 ) Announcements {
-	serving := serversOf(services, endpoints)
+	serving := serversOf(services, endpoints, func(s ClassifiedService) bool { return s.Local })
 	needs := requirements(services)
 	withheld := needs != 0 && !readiness.forwards()
 	var exempt []string
-	if steers(services) && serving.some {
+	with := serversOf(services, endpoints, func(s ClassifiedService) bool { return s.Local || s.Steering != nil })
+	if steers(services) && with.some {
 		// Nodes that steer serve it, and for those that have endpoints they need not.
-		needs, exempt = Steers, serving.named
+		needs, exempt = Steers, with.named
 		serving = servers{all: true}
 		withheld = !readiness.Steers && (readiness.Starting || !isIn(exempt, world.Self))
 	}
@@ -110,24 +112,27 @@ func PlanNext(address netip.Addr, world World) (election.Desired, bool) {
 type servers struct {
 	all   bool
 	named []string // if not all; ascending
-	some  bool     // a Service of policy Local has endpoints
+	some  bool     // a Service that needs it has endpoints
 }
 
-// serversOf returns the nodes that have an endpoint of every Service of policy Local that has any.
-func serversOf(services []ClassifiedService, endpoints map[string]candidate.Endpoints) servers {
+// serversOf returns the nodes that have an endpoint of every Service that has any and that needs one
+// on the node that serves it.
+func serversOf(
+	services []ClassifiedService, endpoints map[string]candidate.Endpoints, needs func(ClassifiedService) bool,
+) servers {
 	var sets []map[string]bool
-	local := 0
+	needing := 0
 	for _, s := range services {
-		if !s.Local {
+		if !needs(s) {
 			continue
 		}
-		local++
+		needing++
 		if with := endpoints[s.Name].Nodes(); len(with) > 0 {
 			sets = append(sets, with)
 		}
 	}
 	if len(sets) == 0 {
-		return servers{all: local < len(services)} // else nothing anywhere could serve it
+		return servers{all: needing < len(services)} // else nothing anywhere could serve it
 	}
 	var common []string
 	for name := range sets[0] {

@@ -361,8 +361,8 @@ func TestPlanSteering_hints(t *testing.T) {
 		b.ForNodes, b.ForZones = nil, nil
 		without = append(without, b)
 	}
-	got := PlanSteering(services, map[string][]Backend{"d/web": with})
-	want := PlanSteering(services, map[string][]Backend{"d/web": without})
+	got := PlanSteering("n1", services, map[string][]Backend{"d/web": with})
+	want := PlanSteering("n1", services, map[string][]Backend{"d/web": without})
 	if diff := cmp.Diff(want, got, equalAddresses); diff != "" {
 		t.Error(diff)
 	}

@@ -27,13 +27,15 @@ type SteeredPort struct {
 	// SourceRanges may connect, and are of the address's family; nil: everybody.
 	SourceRanges []netip.Prefix
 	How          config.Steering
+	// Pods of this node that get its connections from Berth, ascending. None: kube-proxy forwards.
+	Pods []netip.AddrPort
 }
 
 // Equal reports whether two ports are the same in all.
 func (p SteeredPort) Equal(other SteeredPort) bool {
 	return p.Service == other.Service && p.Address == other.Address && p.Port == other.Port &&
 		p.Protocol == other.Protocol && p.Affinity == other.Affinity && p.How == other.How &&
-		slices.Equal(p.Members, other.Members) && slices.Equal(p.SourceRanges, other.SourceRanges) &&
+		slices.Equal(p.Members, other.Members) && slices.Equal(p.Pods, other.Pods) && slices.Equal(p.SourceRanges, other.SourceRanges) &&
 		(p.SourceRanges == nil) == (other.SourceRanges == nil)
 }
 
@@ -48,7 +50,12 @@ type SteeredMember struct {
 
 // PlanSteering says how this node steers the connections of a group. Backends are by name of the
 // Service, of those that are steered. A port that two Services have is the older one's.
-func PlanSteering(services []ClassifiedService, backends map[string][]Backend) []SteeredPort {
+//
+// On the nodes with Pods kube-proxy forwards for a Service of policy Local, and Berth for one of
+// policy Cluster, since kube-proxy would choose among all Pods, and hide the client. Where the
+// Service has source ranges it does forward: in mode iptables it checks them where Berth, which
+// comes before, would end its check.
+func PlanSteering(self string, services []ClassifiedService, backends map[string][]Backend) []SteeredPort {
 	type frontend struct {
 		address  netip.Addr
 		port     uint16
@@ -67,11 +74,15 @@ func PlanSteering(services []ClassifiedService, backends map[string][]Backend) [
 				if s.Steering == nil {
 					continue
 				}
-				ports = append(ports, SteeredPort{
-					Service: s.Name, Address: address, Port: p.Port, Protocol: p.Protocol,
-					Members:  members(Behind(p, address, backends[s.Name])),
+				behind := Behind(p, address, backends[s.Name])
+				port := SteeredPort{
+					Service: s.Name, Address: address, Port: p.Port, Protocol: p.Protocol, Members: members(behind),
 					Affinity: s.Persistence > 0, SourceRanges: sourcesOf(s.SourceRanges, address), How: *s.Steering,
-				})
+				}
+				if !s.Local && port.SourceRanges == nil {
+					port.Pods = podsOf(self, behind)
+				}
+				ports = append(ports, port)
 			}
 		}
 	}
@@ -110,8 +121,28 @@ func members(backends []Backend) []SteeredMember {
 	return found
 }
 
+// podsOf returns the Pods of a node that take connections, or if there are none those that
+// terminate and still serve.
+func podsOf(node string, backends []Backend) []netip.AddrPort {
+	var ready, lingering []netip.AddrPort
+	for _, b := range backends {
+		switch {
+		case b.Node != node:
+		case b.takes():
+			ready = append(ready, b.Address)
+		case b.lingers():
+			lingering = append(lingering, b.Address)
+		}
+	}
+	if len(ready) == 0 {
+		ready = lingering
+	}
+	slices.SortFunc(ready, netip.AddrPort.Compare)
+	return slices.Compact(ready)
+}
+
 // steers reports whether connections of a group are steered, so that nodes without endpoints may
-// announce it: those of all its Services of policy Local are, and Berth forwards for none.
+// announce it: those of all its Services of policy Local are, and IPVS forwards for none.
 func steers(services []ClassifiedService) bool {
 	steered := false
 	for _, s := range services {

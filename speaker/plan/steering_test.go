@@ -52,6 +52,7 @@ func TestPlanAnnouncements_steering(t *testing.T) {
 		able       bool // the node steers
 		ready      bool // and the connections of this group
 		starting   bool // that is not known yet
+		cluster    bool // the pool has Services of policy Cluster steered, too
 		candidates []string
 		exempt     []string
 		routed     bool
@@ -81,11 +82,26 @@ func TestPlanAnnouncements_steering(t *testing.T) {
 			name: "policy Cluster is not steered", self: "n1", endpoints: on3,
 			candidates: []string{"n1", "n2", "n3"}, routed: true,
 		},
+		{
+			name: "policy Cluster, where it is steered", self: "n1", endpoints: on3, cluster: true, able: true, ready: true,
+			candidates: []string{"n1", "n2", "n3"}, exempt: []string{"n3"}, routed: true,
+		},
+		{
+			name: "policy Cluster, where it is steered by others", self: "n1", endpoints: on3, cluster: true,
+			candidates: []string{"n2", "n3"}, exempt: []string{"n3"},
+		},
+		{
+			name: "policy Cluster, where it is steered, and no endpoint anywhere", self: "n1", cluster: true,
+			candidates: []string{"n1", "n2", "n3"}, routed: true,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := steeredWorld(c.self)
 			if c.able {
 				w.Capabilities = Steers
+			}
+			for _, pool := range w.Snapshot.Pools {
+				pool.Steering.Cluster = c.cluster
 			}
 			s := steeredService(c.local)
 			g := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
@@ -148,10 +164,53 @@ func TestPlanSteering(t *testing.T) {
 		port(80, ipvs.TCP, SteeredMember{"n1", 1, true}, SteeredMember{"n2", 2, false}),
 		port(53, ipvs.UDP, SteeredMember{"n3", 1, false}),
 	}
-	got := PlanSteering(Classify(g, w.Snapshot), backends)
+	got := PlanSteering("n2", Classify(g, w.Snapshot), backends)
 	comparable := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 	prefixes := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 	if diff := cmp.Diff(want, got, comparable, prefixes); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A node forwards itself to its Pods of Services of policy Cluster, unless kube-proxy has to check
+// who connects.
+func TestPlanSteering_pods(t *testing.T) {
+	w := steeredWorld("n2")
+	for _, pool := range w.Snapshot.Pools {
+		pool.Steering.Cluster = true
+	}
+	at := func(pod, node string, state candidate.State) Backend {
+		return Backend{Port: "http", Address: netip.MustParseAddrPort(pod), Node: node, State: state}
+	}
+	ready := []Backend{
+		at("10.0.2.2:80", "n2", candidate.Ready), at("10.0.2.1:80", "n2", candidate.Ready),
+		at("10.0.2.1:80", "n2", candidate.Ready), at("10.0.2.3:80", "n2", candidate.Serving),
+		at("10.0.3.1:80", "n3", candidate.Ready),
+	}
+	draining := []Backend{at("10.0.2.3:80", "n2", candidate.Serving), at("10.0.3.1:80", "n3", candidate.Ready)}
+	for _, c := range []struct {
+		name     string
+		local    bool
+		sources  []netip.Prefix
+		backends []Backend
+		want     []string
+	}{
+		{name: "its own that are ready", backends: ready, want: []string{"10.0.2.1:80", "10.0.2.2:80"}},
+		{name: "its own that drain", backends: draining, want: []string{"10.0.2.3:80"}},
+		{name: "none", backends: ready[4:]},
+		{name: "policy Local", local: true, backends: ready},
+		{name: "source ranges", sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, backends: ready},
+	} {
+		s := steeredService(c.local)
+		s.SourceRanges = c.sources
+		g := Group{ID: "g", Addresses: s.Addresses, Services: []Service{s}}
+		got := PlanSteering("n2", Classify(g, w.Snapshot), map[string][]Backend{"d/web": c.backends})
+		var pods []string
+		for _, p := range got[0].Pods {
+			pods = append(pods, p.String())
+		}
+		if !slices.Equal(pods, c.want) {
+			t.Errorf("%s: Pods %v, want %v", c.name, pods, c.want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/speaker/dataplane/podnat"
 	"github.com/berth-lb/berth/speaker/dataplane/steering"
 	"github.com/berth-lb/berth/speaker/dataplane/steering/table"
 	"github.com/berth-lb/berth/speaker/plan"
@@ -122,6 +123,19 @@ func (l *ledger) next(now time.Time) (groups []string, at time.Time) {
 		}
 	}
 	return groups, at
+}
+
+// frontends are those whose connections this node hands to its own Pods.
+func frontends(ports []plan.SteeredPort) []podnat.Frontend {
+	var found []podnat.Frontend
+	for _, p := range ports {
+		if len(p.Pods) > 0 {
+			found = append(found, podnat.Frontend{
+				Address: p.Address, Port: p.Port, Protocol: uint8(p.Protocol), Pods: p.Pods, Affinity: p.Affinity,
+			})
+		}
+	}
+	return found
 }
 
 func members(steered []plan.SteeredMember, ipv4 bool, addresses map[string][]netip.Addr) []table.Member {

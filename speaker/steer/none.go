@@ -2,8 +2,10 @@ package steer
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
+	"github.com/berth-lb/berth/speaker/dataplane/podnat"
 	"github.com/berth-lb/berth/speaker/dataplane/steering"
 	"github.com/berth-lb/berth/speaker/plan"
 )
@@ -14,7 +16,7 @@ type None struct{}
 // Run removes what a former process with --steering left, as far as it can without the capabilities
 // that steering needs: the programs stop to steer by themselves.
 func (*None) Run(ctx context.Context) error {
-	_ = steering.Uninstall(Pins)
+	_ = errors.Join(steering.Uninstall(Pins), podnat.Remove())
 	<-ctx.Done()
 	return nil
 }

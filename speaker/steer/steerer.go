@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/speaker/dataplane/podnat"
 	"github.com/berth-lb/berth/speaker/dataplane/steering"
 	"github.com/berth-lb/berth/speaker/dataplane/steering/decide"
 	"github.com/berth-lb/berth/speaker/plan"
@@ -64,7 +65,8 @@ type Steerer struct {
 	// Of Run:
 	ways         map[string]steering.Node
 	ledger       *ledger
-	encapsulates bool // all ways do
+	pods         *podnat.Table // what this node forwards to its own Pods
+	encapsulates bool          // all ways do
 	unreached    string
 
 	driver   atomic.Pointer[steering.Driver] // nil: none is open
@@ -203,7 +205,7 @@ func (s *Steerer) Remove() error {
 func (s *Steerer) uninstall() error {
 	s.open.Lock()
 	defer s.open.Unlock()
-	return steering.Uninstall(s.Pins)
+	return errors.Join(steering.Uninstall(s.Pins), podnat.Remove())
 }
 
 // Run has the kernel follow until ctx ends, and leaves it as it is then: it goes on to steer.
@@ -261,6 +263,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		}
 	}()
 	s.change(func() { s.all = true }) // this driver has nothing yet
+	s.pods = podnat.New(s.Logger)
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { s.watch(watching, driver) })
@@ -268,10 +271,13 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 	defer stop()
 	again := time.NewTicker(refresh)
 	defer again.Stop()
-	for {
+	for first := true; ; first = false {
 		pass.Begin()
 		due, err := s.apply(driver, time.Now())
 		pass.End()
+		if first { // only now, so that the table of a process before this one is not emptied
+			watch.Go(func() { _ = s.pods.Run(watching) }) // never fails
+		}
 		switch {
 		case errors.Is(err, steering.ErrSeed):
 			s.Logger.Warn("the key of records is another one: steering begins again, and connections break")
@@ -432,7 +438,9 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	var names []string
 	for group, ports := range a.groups {
 		names = append(names, s.ledger.set(group, ports, a.addresses, now)...)
+		s.pods.Sync(group, frontends(ports))
 	}
+	s.pods.SetInterfaces(a.interfaces)
 	if _, due := s.ledger.next(now); !due.IsZero() {
 		again = time.After(due.Sub(now))
 	}

@@ -1,0 +1,162 @@
+// Package podnat hands connections to this node's own Pods without kube-proxy's help: what is steered
+// here of a Service of externalTrafficPolicy Cluster gets the address of one of its Pods on this
+// node, in a table of nftables of Berth's. Nothing is masqueraded, so the Pods see the client's
+// address, as with policy Local.
+//
+// The table comes before kube-proxy's: what a connection's first packet was translated to there
+// stays, and kube-proxy's chains of type nat are not asked (nf_nat_core.c of Linux: the first chain
+// that translates ends the hook). Only packets by the node's outer interfaces are translated; Pods
+// and processes of the node reach the Service by kube-proxy, as always. A Service without a ready
+// Pod here is left to kube-proxy, too.
+package podnat
+
+import (
+	"context"
+	"hash/fnv"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
+)
+
+// Frontend is a port of a Service, with the Pods of this node that take its connections.
+type Frontend struct {
+	Address  netip.Addr
+	Port     uint16
+	Protocol uint8 // TCP, UDP or SCTP, as in the IP header
+	Pods     []netip.AddrPort
+	// Affinity: connections of one client's address go to the same Pod.
+	Affinity bool
+}
+
+// Slots is how many parts the connections of a frontend with several Pods come in, one Pod each. A
+// node has no more Pods than that (the kubelet's default is 110).
+const Slots = 128
+
+// element is one of a set or a map of the table, as the kernel has it.
+type element struct{ set, key, val string }
+
+// Table keeps the table. Its methods may be called from any goroutine, also before Run.
+type Table struct {
+	keeper *nft.Keeper[element]
+
+	mu         sync.Mutex
+	groups     map[string][]element // guarded by mu
+	interfaces []element            // guarded by mu
+}
+
+// New returns a Table that has nothing in it.
+func New(log *slog.Logger) *Table {
+	return &Table{
+		keeper: nft.NewKeeper(
+			log, newKernel(), "connections of Services of policy Cluster are forwarded by kube-proxy, which hides the client",
+		),
+		groups: map[string][]element{},
+	}
+}
+
+// Sync replaces the frontends of a group. Those without Pods are left to kube-proxy.
+func (t *Table) Sync(group string, frontends []Frontend) {
+	var wanted []element
+	for _, f := range frontends {
+		wanted = append(wanted, f.elements()...)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.groups[group]
+	if t.groups[group] = wanted; len(wanted) == 0 {
+		delete(t.groups, group)
+	}
+	t.replace(before, wanted)
+}
+
+// SetInterfaces replaces the interfaces that clients' packets come by.
+func (t *Table) SetInterfaces(names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.interfaces
+	t.interfaces = nil
+	for _, name := range names {
+		t.interfaces = append(t.interfaces, interfaceElement(name))
+	}
+	t.replace(before, t.interfaces)
+}
+
+// replace needs the lock.
+func (t *Table) replace(before, after []element) {
+	was, is := map[element]bool{}, map[element]bool{}
+	for _, e := range before {
+		was[e] = true
+	}
+	for _, e := range after {
+		is[e] = true
+	}
+	without := func(all []element, these map[element]bool) []element {
+		return slices.DeleteFunc(slices.Clone(all), func(e element) bool { return these[e] })
+	}
+	add, remove := without(after, was), without(before, is)
+	if len(add)+len(remove) > 0 {
+		t.keeper.Update(add, remove)
+	}
+}
+
+// Run keeps the table until ctx ends, and leaves it as it is then.
+func (t *Table) Run(ctx context.Context) error { return t.keeper.Run(ctx) }
+
+// Err returns why the table is not as wanted; nil: it is, or will be in a moment.
+func (t *Table) Err() error { return t.keeper.Err() }
+
+// Remove deletes the table that whatever process left. One that runs must have ended.
+func Remove() error { return newKernel().Remove() }
+
+// elements are those of the maps. One Pod needs no choice.
+func (f Frontend) elements() []element {
+	of := familyOf(f.Address)
+	switch len(f.Pods) {
+	case 0:
+		return nil
+	case 1:
+		return []element{{of.name(single), f.key(), valueOf(f.Pods[0])}}
+	}
+	set := of.name(random)
+	if f.Affinity {
+		set = of.name(bySource)
+	}
+	all := make([]element, Slots)
+	for i := range all {
+		all[i] = element{set, f.key() + slotKey(i), valueOf(f.podOf(i))}
+	}
+	return all
+}
+
+// podOf returns the Pod of a slot. With affinity, most slots keep theirs when another Pod comes or
+// goes (rendezvous hashing); without, all Pods have as many.
+func (f Frontend) podOf(slot int) netip.AddrPort {
+	if !f.Affinity {
+		return f.Pods[slot%len(f.Pods)]
+	}
+	return slices.MaxFunc(f.Pods, func(a, b netip.AddrPort) int {
+		if x, y := score(a, slot), score(b, slot); x != y {
+			if x > y {
+				return 1
+			}
+			return -1
+		}
+		return a.Compare(b)
+	})
+}
+
+func score(pod netip.AddrPort, slot int) uint64 {
+	h := fnv.New64a()
+	b, _ := pod.MarshalBinary()                          // never fails
+	_, _ = h.Write(append(b, byte(slot), byte(slot>>8))) // never fails
+	// FNV's last bytes move its upper bits little: mix them (the finalizer of MurmurHash3).
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
