@@ -337,8 +337,8 @@ func (r *reporter) publish(ctx context.Context) {
 }
 
 // serves reports whether a node has what its speaker makes: one that leaves announces nothing, and
-// serves what it gets. Where this node steers, the other one must, too: without the program, packets
-// of connections that it does not know would be reset there.
+// serves what it gets. Where this node steers, the other one must, too: without the program,
+// packets of connections that it does not know would be reset there.
 func (r *reporter) serves(s l2.State, can l2.Capabilities) bool {
 	return (s == l2.Ready || s == l2.Leaving) && (!r.Steering || can.Has(plan.Steers))
 }

@@ -144,7 +144,8 @@ const (
 type ClusterPolicy string
 
 const (
-	// ClusterByKubeProxy: kube-proxy forwards on the node that answers, and hides the client's address.
+	// ClusterByKubeProxy: kube-proxy forwards on the node that answers, and hides the client's
+	// address.
 	ClusterByKubeProxy ClusterPolicy = "KubeProxy"
 	// ClusterSteered: they are steered, too, and the nodes with Pods forward to their own.
 	ClusterSteered ClusterPolicy = "Steer"
@@ -167,9 +168,9 @@ type SteeringSettings struct {
 	// +kubebuilder:default="Auto"
 	Encapsulation Encapsulation `json:"encapsulation,omitempty"`
 
-	// externalTrafficPolicyCluster says what becomes of Services of that policy. KubeProxy: it forwards
-	// on the node that answers, and hides the client's address. Steer: they are steered, too; Berth
-	// forwards on the nodes with Pods, to their own, which see the client's address. With
+	// externalTrafficPolicyCluster says what becomes of Services of that policy. KubeProxy: it
+	// forwards on the node that answers, and hides the client's address. Steer: they are steered, too;
+	// Berth forwards on the nodes with Pods, to their own, which see the client's address. With
 	// loadBalancerSourceRanges kube-proxy forwards there.
 	// +optional
 	// +kubebuilder:default="KubeProxy"

@@ -177,8 +177,8 @@ func (r *steeringRack) owned(t *testing.T, nodes ...string) {
 	}
 }
 
-// moveBack has n1, which is preferred, own the addresses on the segment again. It asks until that is
-// so: who was offered an address may be too busy to take it.
+// moveBack has n1, which is preferred, own the addresses on the segment again. It asks until that
+// is so: who was offered an address may be too busy to take it.
 func (r *steeringRack) moveBack(t *testing.T) {
 	t.Helper()
 	asked := time.Time{}

@@ -203,9 +203,9 @@ func (d *Detector) hear(node, on string) {
 	}
 }
 
-// See is told which nodes are heard on which interfaces, and which of them are ready, and makes good
-// what Heard, Silent and Ready were not called for, as with a segment that ended. What it is told
-// may be some seconds old.
+// See is told which nodes are heard on which interfaces, and which of them are ready, and makes
+// good what Heard, Silent and Ready were not called for, as with a segment that ended. What it is
+// told may be some seconds old.
 func (d *Detector) See(alive map[string]map[string]bool, ready map[string]bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

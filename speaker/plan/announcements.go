@@ -115,8 +115,8 @@ type servers struct {
 	some  bool     // a Service that needs it has endpoints
 }
 
-// serversOf returns the nodes that have an endpoint of every Service that has any and that needs one
-// on the node that serves it.
+// serversOf returns the nodes that have an endpoint of every Service that has any and that needs
+// one on the node that serves it.
 func serversOf(
 	services []ClassifiedService, endpoints map[string]candidate.Endpoints, needs func(ClassifiedService) bool,
 ) servers {

@@ -35,7 +35,10 @@ type SteeredPort struct {
 func (p SteeredPort) Equal(other SteeredPort) bool {
 	return p.Service == other.Service && p.Address == other.Address && p.Port == other.Port &&
 		p.Protocol == other.Protocol && p.Affinity == other.Affinity && p.How == other.How &&
-		slices.Equal(p.Members, other.Members) && slices.Equal(p.Pods, other.Pods) && slices.Equal(p.SourceRanges, other.SourceRanges) &&
+		slices.Equal(
+			p.Members,
+			other.Members,
+		) && slices.Equal(p.Pods, other.Pods) && slices.Equal(p.SourceRanges, other.SourceRanges) &&
 		(p.SourceRanges == nil) == (other.SourceRanges == nil)
 }
 

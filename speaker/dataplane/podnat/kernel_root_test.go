@@ -4,6 +4,7 @@ package podnat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,7 +43,10 @@ type site struct{ client, a, b string }
 func newSite(t *testing.T) site {
 	t.Helper()
 	s := site{nettest.Namespace(t), nettest.Namespace(t), nettest.Namespace(t)}
-	nettest.Shell(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0")
+	nettest.Shell(
+		t,
+		"sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0",
+	)
 	proxy(t)
 	for _, h := range []struct{ enter, device, here, there string }{
 		{s.client, "uplink", "10.0.0.2 fd00::2", "10.0.0.1 fd00::1"},
@@ -166,7 +170,7 @@ func ask(t *testing.T, enter, network, address string) (text string) {
 		fmt.Fprint(c, "x")
 		b := make([]byte, 100)
 		n, err := c.Read(b)
-		if text = string(b[:n]); err != nil && err != io.EOF {
+		if text = string(b[:n]); err != nil && !errors.Is(err, io.EOF) {
 			text = err.Error()
 		}
 	})

@@ -1,7 +1,7 @@
-// Package podnat hands connections to this node's own Pods without kube-proxy's help: what is steered
-// here of a Service of externalTrafficPolicy Cluster gets the address of one of its Pods on this
-// node, in a table of nftables of Berth's. Nothing is masqueraded, so the Pods see the client's
-// address, as with policy Local.
+// Package podnat hands connections to this node's own Pods without kube-proxy's help: what is
+// steered here of a Service of externalTrafficPolicy Cluster gets the address of one of its Pods
+// on this node, in a table of nftables of Berth's. Nothing is masqueraded, so the Pods see the
+// client's address, as with policy Local.
 //
 // The table comes before kube-proxy's: what a connection's first packet was translated to there
 // stays, and kube-proxy's chains of type nat are not asked (nf_nat_core.c of Linux: the first chain
@@ -32,7 +32,7 @@ type Frontend struct {
 }
 
 // Slots is how many parts the connections of a frontend with several Pods come in, one Pod each. A
-// node has no more Pods than that (the kubelet's default is 110).
+// node has not more Pods than that (the kubelet's default is 110).
 const Slots = 128
 
 // element is one of a set or a map of the table, as the kernel has it.

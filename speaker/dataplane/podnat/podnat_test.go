@@ -13,7 +13,8 @@ func pods(n int) []netip.AddrPort {
 	return all
 }
 
-// Pods get equal shares; with affinity nearly so, and a Pod that comes takes slots from others only.
+// Pods get equal shares; with affinity nearly so, and a Pod that comes takes slots from others
+// only.
 func TestFrontend_podOf(t *testing.T) {
 	for _, affinity := range []bool{false, true} {
 		for n := 2; n <= 16; n++ {

@@ -51,8 +51,8 @@ func keep(slot decide.Slot, before []decide.Slot, drains map[uint16]bool) decide
 }
 
 // inOrder returns a slot whose ranks after those that decide who gets a connection are in an order
-// that does not depend on what this node remembers: nodes ask each other one after the other, each by
-// its own table, and leave nobody out only if all go by the same order.
+// that does not depend on what this node remembers: nodes ask each other one after the other, each
+// by its own table, and leave nobody out only if all go by the same order.
 func inOrder(slot decide.Slot, before func(a, b uint16) bool) decide.Slot {
 	type rank struct {
 		node        uint16

@@ -53,8 +53,8 @@ func TestKeep(t *testing.T) {
 	})
 }
 
-// A packet of a connection gets to the node that has it, whatever each node remembers of the slot, and
-// whichever it comes to.
+// A packet of a connection gets to the node that has it, whatever each node remembers of the slot,
+// and whichever it comes to.
 func TestKeep_chain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var members []table.Member
@@ -101,7 +101,12 @@ func TestKeep_chain(t *testing.T) {
 
 // The order of the tail is of the slot and the names alone, and others of the ranks stay.
 func TestInOrder(t *testing.T) {
-	members := []table.Member{{Node: "a", Weight: 1}, {Node: "b", Weight: 1}, {Node: "c", Weight: 1}, {Node: "d", Weight: 1}}
+	members := []table.Member{
+		{Node: "a", Weight: 1},
+		{Node: "b", Weight: 1},
+		{Node: "c", Weight: 1},
+		{Node: "d", Weight: 1},
+	}
 	order := ordersOf(members, map[string]uint16{"a": 1, "b": 2, "c": 3, "d": 4})
 	differ := 0
 	for i := range 64 {
@@ -124,7 +129,10 @@ func TestInOrder(t *testing.T) {
 			t.Fatalf("slot %d: %x becomes %x, of which the first node is the third", i, draining, got)
 		}
 	}
-	if ranks := ranks(inOrder(decide.NoSlot.With(0, 1, false).With(2, 3, false), order(0))); !slices.Equal(ranks, []uint16{1, 3}) {
+	if ranks := ranks(inOrder(decide.NoSlot.With(0, 1, false).With(2, 3, false), order(0))); !slices.Equal(
+		ranks,
+		[]uint16{1, 3},
+	) {
 		t.Errorf("with gaps: %v", ranks)
 	}
 }
