@@ -85,6 +85,8 @@ static __always_inline int fragment_ports(struct __sk_buff *skb, struct packet *
 	return 0;
 }
 
+static __always_inline int none(const __be32 a[4]) { return !(a[0] | a[1] | a[2] | a[3]); }
+
 static __always_inline void map_ipv4(__u32 to[4], __be32 address)
 {
 	to[0] = to[1] = 0;

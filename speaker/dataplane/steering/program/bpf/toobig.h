@@ -28,8 +28,6 @@ struct icmp_error {
 	};
 };
 
-static __always_inline int none(const __be32 a[4]) { return !(a[0] | a[1] | a[2] | a[3]); }
-
 static __always_inline __u16 fold(__s64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff);
