@@ -59,7 +59,7 @@ func Executable() string {
 }
 
 // Shell runs a script, which must succeed, and returns what it wrote.
-func Shell(t *testing.T, script string, args ...any) string {
+func Shell(t testing.TB, script string, args ...any) string {
 	t.Helper()
 	script = fmt.Sprintf(script, args...)
 	out, err := exec.Command("bash", "-c", script).CombinedOutput()
@@ -71,7 +71,7 @@ func Shell(t *testing.T, script string, args ...any) string {
 
 // Namespace makes a network namespace that lasts as long as the test, and returns the command that
 // enters it.
-func Namespace(t *testing.T) (enter string) {
+func Namespace(t testing.TB) (enter string) {
 	t.Helper()
 	p := exec.Command("sleep", "1000")
 	p.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
@@ -88,7 +88,7 @@ func PID(enter string) string {
 }
 
 // Within does something in a namespace: sockets made there stay there.
-func Within(t *testing.T, enter string, do func()) {
+func Within(t testing.TB, enter string, do func()) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
@@ -124,7 +124,7 @@ func AwaitIPv6(t *testing.T, interfaces ...string) {
 }
 
 // Eventually waits until ok.
-func Eventually(t *testing.T, what string, ok func() bool) {
+func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()

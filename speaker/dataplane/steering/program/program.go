@@ -16,6 +16,7 @@ import (
 )
 
 //go:generate go tool bpf2go -target bpfel -output-stem steer -no-global-types steer bpf/steer.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -nostdinc
+//go:generate go tool bpf2go -target bpfel -tags root -output-stem xdp -no-global-types xdp bpf/xdp.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -nostdinc
 
 // Limits of the maps (bpf/maps.h).
 const (

@@ -145,6 +145,12 @@ const (
 // run sends a frame through the program.
 func (r rig) run(frame []byte) outcome {
 	r.t.Helper()
+	return r.runBy(r.Steer, frame)
+}
+
+// runBy sends a frame through a program that has the same maps.
+func (r rig) runBy(p *ebpf.Program, frame []byte) outcome {
+	r.t.Helper()
 	var key StatsKey
 	var counts []uint64
 	for it := r.Stats.Iterate(); it.Next(&key, &counts); {
@@ -152,7 +158,7 @@ func (r rig) run(frame []byte) outcome {
 	}
 	got := outcome{counted: map[decide.Reason]uint16{}}
 	options := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
-	result, err := r.Steer.Run(&options)
+	result, err := p.Run(&options)
 	r.must(err)
 	got.result, got.frame = int32(result), options.DataOut
 	for it := r.Stats.Iterate(); it.Next(&key, &counts); {

@@ -38,6 +38,8 @@ enum {
 enum { BPF_F_NO_PREALLOC = 1, BPF_F_MMAPABLE = 1 << 10 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
 enum { TC_NEXT = -1, TC_SHOT = 2 }; /* the same for tcx, and for a filter with direct action */
+enum { XDP_PASS = 2, XDP_TX = 3 };
+enum { BPF_FIB_LOOKUP_OUTPUT = 2 };
 enum { BPF_ADJ_ROOM_MAC = 1 };
 enum {
 	BPF_F_ADJ_ROOM_FIXED_GSO = 1 << 0,
@@ -73,6 +75,10 @@ struct __sk_buff {
 	__u32 gso_size;
 };
 
+struct xdp_md {
+	__u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
+};
+
 struct iphdr {
 	__u8 ihl : 4, version : 4;
 	__u8 tos;
@@ -95,6 +101,16 @@ struct bpf_redir_neigh {
 		__be32 ipv4_nh;
 		__u32 ipv6_nh[4];
 	};
+};
+
+struct bpf_fib_lookup {
+	__u8 family, l4_protocol;
+	__be16 sport, dport;
+	__u16 tot_len;
+	__u32 ifindex, tos;
+	__be32 src[4], dst[4]; /* the first is an IPv4 address */
+	__u32 tbid;
+	__u8 smac[6], dmac[6];
 };
 
 struct bpf_sock_tuple {
@@ -146,8 +162,11 @@ static __s64 (*const bpf_csum_diff)(const void *from, __u32 from_size, const voi
 				    __u32 seed) = (void *)28;
 static long (*const bpf_skb_change_tail)(struct __sk_buff *, __u32 len, __u64 flags) = (void *)38;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *, __s32 len_diff, __u32 mode, __u64 flags) = (void *)50;
+static long (*const bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *, int plen, __u32 flags) = (void *)69;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int plen, __u64 flags) = (void *)152;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
+static long (*const bpf_xdp_load_bytes)(const void *, __u32 offset, void *to, __u32 len) = (void *)189;
+static long (*const bpf_xdp_store_bytes)(struct xdp_md *, __u32 offset, const void *from, __u32 len) = (void *)190;
 
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *, struct bpf_sock_tuple *, __u32 tuple__sz,
 					 struct bpf_ct_opts *, __u32 opts__sz) __weak __ksym;
