@@ -600,7 +600,7 @@ func (p *planner) steer(group plan.Group, services []plan.ClassifiedService) (st
 func (p *planner) endpoints(services []plan.ClassifiedService) map[string]candidate.Endpoints {
 	endpoints := map[string]candidate.Endpoints{}
 	for _, s := range services {
-		if s.Local || s.Steering != nil {
+		if s.ByEndpoints() {
 			endpoints[s.Name] = p.sources.endpoints(s.Name)
 		}
 	}

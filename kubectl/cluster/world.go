@@ -106,7 +106,7 @@ func (s *State) Announcements(group plan.Group, w plan.World) plan.Announcements
 	services := plan.Classify(group, w.Snapshot)
 	endpoints := map[string]candidate.Endpoints{}
 	for _, x := range services {
-		if namespace, name, _ := strings.Cut(x.Name, "/"); x.Local {
+		if namespace, name, _ := strings.Cut(x.Name, "/"); x.ByEndpoints() {
 			endpoints[x.Name], _ = s.Endpoints(
 				&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}},
 			)

@@ -72,7 +72,7 @@ func PlanAnnouncements(
 	needs := requirements(services)
 	withheld := needs != 0 && !readiness.forwards()
 	var exempt []string
-	with := serversOf(services, endpoints, func(s ClassifiedService) bool { return s.Local || s.Steering != nil })
+	with := serversOf(services, endpoints, ClassifiedService.ByEndpoints)
 	if steers(services) && with.some {
 		// Nodes that steer serve it, and for those that have endpoints they need not.
 		needs, exempt = Steers, with.named

@@ -19,6 +19,9 @@ type ClassifiedService struct {
 	Steering *config.Steering
 }
 
+// ByEndpoints reports whether who announces the Service depends on where it has endpoints.
+func (s ClassifiedService) ByEndpoints() bool { return s.Local || s.Steering != nil }
+
 // Classify returns the Services of a group that are announced, oldest first, and says who forwards
 // for each. Every later step of a plan builds on it. Services that lose an address to an older one
 // are left out.
