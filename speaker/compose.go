@@ -34,6 +34,7 @@ const (
 	reasonSegmentCrowded     = "SegmentCrowded"     // a segment has almost as many speakers as it may
 	reasonReturnPath         = "ReturnPath"         // replies leave by another interface
 	reasonUnserved           = "UnservedFailed"     // packets that nothing serves are not dropped
+	reasonSteering           = "SteeringFailed"     // something is not as steering needs it
 	reasonBFD                = "BFDFailed"          // a neighbor is not watched
 	reasonBGP                = "BGPFailed"          // the process that speaks BGP is away
 	reasonPrefixNotAnnounced = "PrefixNotAnnounced" // BGP does not accept a prefix
@@ -86,6 +87,9 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	oneWay := r.composeSegments(&status, &found)
 	if err := r.unserved.Err(); err != nil {
 		found.add(reasonUnserved, "%v", err)
+	}
+	if report, asked := r.steering.Report(); asked && report.Problem != "" {
+		found.add(reasonSteering, "%s", report.Problem)
 	}
 	for _, complaint := range bfdliveness.Complaints(r.l2.BFD()) {
 		found.add(reasonBFD, "%s", complaint)

@@ -342,7 +342,7 @@ func (s Service) obstacle(name string, n Node) obstacle {
 	switch {
 	case absence.rule:
 		return absence
-	case s.needsEndpoint() && !s.reaches(name, n):
+	case s.Local && !s.reaches(name, n):
 		text := "has no ready endpoint"
 		if s.Forwarder.steers {
 			text += ", and " + n.blindness()
@@ -358,13 +358,8 @@ func (s Service) obstacle(name string, n Node) obstacle {
 	return obstacle{}
 }
 
-// needsEndpoint reports whether a node announces the Service only if it reaches an endpoint by
-// itself: with policy Local, and as soon as there are some with steering.
-func (s Service) needsEndpoint() bool {
-	return s.Local || s.Forwarder.steers && len(s.Endpoints.Nodes()) > 0
-}
-
-// reaches reports whether the Service has an endpoint on the node, or one that the node steers to.
+// reaches reports whether a Service of policy Local has an endpoint on the node, or one that the
+// node steers to.
 func (s Service) reaches(name string, n Node) bool {
 	nodes := s.Endpoints.Nodes()
 	return nodes[name] || len(nodes) > 0 && s.Forwarder.steers && n.steers

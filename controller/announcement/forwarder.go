@@ -42,7 +42,7 @@ func (f Forwarder) String() string {
 	case f.Fallback != "":
 		return f.Fallback
 	case f.pods:
-		return "the nodes to which connections are steered forward to their own Pods"
+		return "the nodes forward to which connections are steered"
 	case f.steers:
 		return "kube-proxy forwards, on the nodes to which connections are steered"
 	}
@@ -80,10 +80,11 @@ func (s Service) Forwarding(asked string) Forwarder {
 	if able {
 		return Forwarder{steers: true, pods: !s.Local, complaint: complaint}
 	}
-	return Forwarder{
-		complaint: complaint,
-		Fallback:  "connections are not steered, and only nodes with a ready endpoint announce it, since no node steers: " + lacking,
+	fallback := "connections are not steered, and only nodes with a ready endpoint announce it, since no node steers: "
+	if !s.Local {
+		fallback = "connections are not steered, and clients are hidden, since no node steers: "
 	}
+	return Forwarder{complaint: complaint, Fallback: fallback + lacking}
 }
 
 // lacking says what keeps each of the nodes that an announcement selects from what is asked of one;

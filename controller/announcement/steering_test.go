@@ -97,8 +97,8 @@ func TestServiceConditionSteering(t *testing.T) {
 		},
 		{
 			name: "policy Cluster, where it is steered, and no node can", cluster: true, snapshot: all, endpoints: on3,
-			nodes: map[string]Node{"n3": cannot}, reason: ReasonAnnounced,
-			message: "by SegmentAnnouncement l2; connections are not steered, and only nodes with a ready endpoint announce it, since no node steers: n3 does not steer (Linux 4.19 has no bpf_redirect_neigh)",
+			nodes: map[string]Node{"n1": cannot}, reason: ReasonAnnounced,
+			message: "by SegmentAnnouncement l2; connections are not steered, and clients are hidden, since no node steers: n1 does not steer (Linux 4.19 has no bpf_redirect_neigh)",
 		},
 		{
 			name: "two dataplanes", addresses: both, endpoints: on3, nodes: map[string]Node{"n3": steers},

@@ -15,7 +15,8 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// Where Services are steered, nodes with endpoints need not steer, with either policy.
+// Where Services of policy Local are steered, nodes with endpoints need not steer; with policy Cluster
+// none need.
 func TestAnnouncements_steered(t *testing.T) {
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 	snapshot, _ := config.Compile(config.Objects{
@@ -42,7 +43,11 @@ func TestAnnouncements_steered(t *testing.T) {
 		service := plan.Service{Name: "d/web", Addresses: []netip.Addr{address}, Local: local}
 		world := plan.World{Self: "n2", Nodes: s.PlanNodes(), Snapshot: snapshot, Electorates: plan.NewElectorates()}
 		segment := s.Announcements(Groups([]plan.Service{service})[0], world).L2[address]
-		if !slices.Equal(segment.Candidates, []string{"n1", "n2", "n3"}) || !slices.Equal(segment.Exempt, []string{"n2"}) {
+		var exempt []string
+		if local {
+			exempt = []string{"n2"}
+		}
+		if !slices.Equal(segment.Candidates, []string{"n1", "n2", "n3"}) || !slices.Equal(segment.Exempt, exempt) {
 			t.Errorf("policy Local %t: candidates %v, of which %v need not steer", local, segment.Candidates, segment.Exempt)
 		}
 	}

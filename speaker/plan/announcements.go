@@ -59,7 +59,7 @@ func (a Announcements) Routed() []netip.Prefix {
 // answer for them until another node takes over.
 //
 // If the connections of the group are steered, nodes that steer may announce it as well as those
-// that have endpoints. One that has just booted waits until it is known whether it steers: routers
+// that have endpoints; with policy Cluster all others, too. One that has just booted waits until it is known whether it steers: routers
 // would send it connections of other nodes, which its kube-proxy would reset.
 func PlanAnnouncements(
 	group Group,
@@ -73,7 +73,11 @@ func PlanAnnouncements(
 	withheld := needs != 0 && !readiness.forwards()
 	var exempt []string
 	with := serversOf(services, endpoints, ClassifiedService.ByEndpoints)
-	if steers(services) && with.some {
+	switch {
+	case !steers(services) || !with.some:
+	case serving.all: // policy Cluster: where a node does not steer, its kube-proxy forwards
+		withheld = !readiness.Steers && readiness.Starting
+	default:
 		// Nodes that steer serve it, and for those that have endpoints they need not.
 		needs, exempt = Steers, with.named
 		serving = servers{all: true}

@@ -15,7 +15,7 @@ type ClassifiedService struct {
 	Service
 	// IPVSScheduler is the scheduler by which Berth forwards. Empty: kube-proxy forwards.
 	IPVSScheduler string
-	// Steering of connections, to the nodes on which kube-proxy forwards; nil: there is none.
+	// Steering of connections, to the nodes that have endpoints; nil: there is none.
 	Steering *config.Steering
 }
 

@@ -84,11 +84,15 @@ func TestPlanAnnouncements_steering(t *testing.T) {
 		},
 		{
 			name: "policy Cluster, where it is steered", self: "n1", endpoints: on3, cluster: true, able: true, ready: true,
-			candidates: []string{"n1", "n2", "n3"}, exempt: []string{"n3"}, routed: true,
+			candidates: []string{"n1", "n2", "n3"}, routed: true,
 		},
 		{
 			name: "policy Cluster, where it is steered by others", self: "n1", endpoints: on3, cluster: true,
-			candidates: []string{"n2", "n3"}, exempt: []string{"n3"},
+			candidates: []string{"n1", "n2", "n3"}, routed: true,
+		},
+		{
+			name: "policy Cluster, where it is steered, and the node boots", self: "n1", endpoints: on3, cluster: true,
+			starting: true, candidates: []string{"n2", "n3"},
 		},
 		{
 			name: "policy Cluster, where it is steered, and no endpoint anywhere", self: "n1", cluster: true,

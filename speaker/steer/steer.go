@@ -18,6 +18,8 @@ type Report struct {
 	Lacking string
 	// Starting: it does not, but may in a moment.
 	Starting bool
+	// Problem is what is wrong though it steers; empty: nothing.
+	Problem string
 	// Features of the kernel, of those that steering can do without.
 	Features []v1alpha1.SteeringFeature
 	// Ports is the number of addresses with a port and a protocol whose connections it steers.

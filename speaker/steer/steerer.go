@@ -65,11 +65,11 @@ type Steerer struct {
 	// Of Run:
 	ways         map[string]steering.Node
 	ledger       *ledger
-	pods         *podnat.Table // what this node forwards to its own Pods
 	encapsulates bool          // all ways do
 	unreached    string
 
 	driver   atomic.Pointer[steering.Driver] // nil: none is open
+	pods     atomic.Pointer[podnat.Table]    // what this node forwards to its own Pods; nil: nothing
 	progress progress
 	tally    tally
 
@@ -192,7 +192,11 @@ func (s *Steerer) Suspect(nodes, dead map[string]bool) {
 func (s *Steerer) Report() (Report, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.report, true
+	report := s.report
+	if pods := s.pods.Load(); pods != nil && pods.Err() != nil {
+		report.Problem = pods.Err().Error()
+	}
+	return report, true
 }
 
 // Remove leaves nothing in the kernel, and Run attaches nothing from then on.
@@ -253,6 +257,11 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 	driver, err := steering.New(steering.Config{Pins: s.Pins})
 	if err != nil {
 		s.lacks("the program cannot be loaded: " + err.Error())
+		if !steering.Steers(s.Pins) { // else what a process before this one left goes on, for its lease
+			if err := podnat.Remove(); err != nil {
+				s.Logger.Warn("what forwards to Pods was left behind", "error", err)
+			}
+		}
 		return openAgain
 	}
 	s.driver.Store(driver)
@@ -263,7 +272,8 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		}
 	}()
 	s.change(func() { s.all = true }) // this driver has nothing yet
-	s.pods = podnat.New(s.Logger)
+	pods := podnat.New(s.Logger)
+	s.pods.Store(pods)
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { s.watch(watching, driver) })
@@ -276,7 +286,7 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 		due, err := s.apply(driver, time.Now())
 		pass.End()
 		if first { // only now, so that the table of a process before this one is not emptied
-			watch.Go(func() { _ = s.pods.Run(watching) }) // never fails
+			watch.Go(func() { _ = pods.Run(watching) }) // never fails
 		}
 		switch {
 		case errors.Is(err, steering.ErrSeed):
@@ -317,6 +327,7 @@ func (s *Steerer) starting() <-chan time.Time {
 func (s *Steerer) refresh(driver *steering.Driver, pass *liveness.Loop) {
 	pass.Begin()
 	defer pass.End()
+	s.pods.Load().Prolong()
 	err := driver.Refresh()
 	s.progress.refreshed(err, time.Now())
 	if err != nil {
@@ -436,11 +447,14 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	a := s.take(now)
 	s.ledger.suspect = a.suspects
 	var names []string
+	handed := map[string][]podnat.Frontend{}
 	for group, ports := range a.groups {
 		names = append(names, s.ledger.set(group, ports, a.addresses, now)...)
-		s.pods.Sync(group, frontends(ports))
+		handed[group] = frontends(ports)
 	}
-	s.pods.SetInterfaces(a.interfaces)
+	pods := s.pods.Load()
+	pods.Sync(handed)
+	pods.SetInterfaces(a.interfaces)
 	if _, due := s.ledger.next(now); !due.IsZero() {
 		again = time.After(due.Sub(now))
 	}

@@ -36,6 +36,9 @@ const (
 
 var kinds = [...]string{single, random, bySource}
 
+// seed of the hash of sources. Who knows it can choose his Pod, which harms nobody.
+const seed = 0x62657274
+
 // beforeKubeProxy is before its chain of type nat (-100), and after its filter (-110), which keeps
 // loadBalancerSourceRanges in mode nftables.
 var beforeKubeProxy = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 5)
@@ -93,8 +96,8 @@ func interfaceElement(name string) element {
 // sets returns all of the table's, empty.
 func (k kernel) sets() []*nftables.Set {
 	names := k.Set(interfaces, nftables.TypeIFName)
-	// nft shows them in this order.
 	names.KeyByteOrder = binaryutil.NativeEndian
+	names.HasTimeout, names.Timeout = true, Lease // without them nothing is translated
 	all := []*nftables.Set{names}
 	for _, f := range families {
 		for _, kind := range kinds {
@@ -158,6 +161,7 @@ func (f family) translate(kind string) []expr.Any {
 			&expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length},
 			&expr.Hash{
 				SourceRegister: to, DestRegister: f.register(3), Length: f.length, Modulus: Slots, Type: expr.HashTypeJenkins,
+				Seed: seed, // without one the kernel takes another each time that the rule is written
 			})
 	}
 	return append(exprs,
@@ -173,6 +177,9 @@ func (f family) translate(kind string) []expr.Any {
 		},
 	)
 }
+
+// prolong writes the interfaces again. If they are not all there, the keeper sees to it.
+func (k kernel) prolong(names []element) { _ = k.Change(names, names) }
 
 func (k kernel) Change(add, remove []element) error {
 	return k.Table.Change(func(c *nftables.Conn) error {

@@ -244,13 +244,13 @@ func TestTable(t *testing.T) {
 	}
 	hidden := func(client string, found map[string]int) bool { return found["b "+client] == 0 && len(found) == 1 }
 	check("nothing is wanted", hidden)
-	table.Sync("web", frontends("a", false))
+	table.Sync(map[string][]Frontend{"web": frontends("a", false)})
 	check("one Pod", only("a"))
-	table.Sync("web", frontends("b", false))
+	table.Sync(map[string][]Frontend{"web": frontends("b", false)})
 	check("another one", only("b"))
-	table.Sync("web", frontends("ab", false))
+	table.Sync(map[string][]Frontend{"web": frontends("ab", false)})
 	check("two", both)
-	table.Sync("web", frontends("ab", true))
+	table.Sync(map[string][]Frontend{"web": frontends("ab", true)})
 	check("with affinity", func(client string, found map[string]int) bool {
 		return found["a "+client] == 16 || found["b "+client] == 16
 	})
@@ -270,6 +270,38 @@ func TestTable(t *testing.T) {
 	check("somebody empties it", func(client string, found map[string]int) bool {
 		return found["a "+client] == 16 || found["b "+client] == 16
 	})
+	stop()
+	pods := map[string]string{}
+	for _, a := range addresses {
+		pods[a.service] = ask(t, s.client, "tcp", a.service)
+	}
+	again := New(slog.New(slog.DiscardHandler))
+	again.SetInterfaces([]string{"uplink"})
+	again.Sync(map[string][]Frontend{"web": frontends("ab", true)})
+	stop = run(t, again)
+	nettest.Eventually(t, "another process has written the table", func() bool {
+		names, err := newKernel().Elements(interfaces)
+		return err == nil && len(names) == 1
+	})
+	for range 20 {
+		again.Prolong()
+	}
+	for service, pod := range pods {
+		if got := ask(t, s.client, "tcp", service); got != pod {
+			t.Errorf("with affinity %s is answered by %s, and was by %s before the table was written again", service, got, pod)
+		}
+	}
+	moved := map[string][]Frontend{"web": nil, "other": frontends("b", true)}
+	again.Sync(moved)
+	check("the frontends are another group's", only("b"))
+	again.Sync(map[string][]Frontend{"other": nil, "web": frontends("ab", true)})
+	check("and back", func(client string, found map[string]int) bool {
+		return found["a "+client] == 16 || found["b "+client] == 16
+	})
+	names, err := newKernel().Elements(interfaces)
+	if err != nil || len(names) != 1 || names[0].Timeout == 0 && names[0].Expires == 0 {
+		t.Errorf("interfaces %+v, %v; want one that expires", names, err)
+	}
 	stop()
 	check("it does not run", func(client string, found map[string]int) bool {
 		return found["a "+client] == 16 || found["b "+client] == 16

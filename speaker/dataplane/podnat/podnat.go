@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
@@ -33,14 +34,19 @@ type Frontend struct {
 
 // Slots is how many parts the connections of a frontend with several Pods come in, one Pod each. A
 // node has not more Pods than that (the kubelet's default is 110).
-const Slots = 128
+const Slots = 256
+
+// Lease is for how long the table counts after a process wrote it, or the last Prolong. Where a
+// speaker is away for longer, kube-proxy forwards: it knows which Pods there are.
+const Lease = 10 * time.Minute
 
 // element is one of a set or a map of the table, as the kernel has it.
 type element struct{ set, key, val string }
 
 // Table keeps the table. Its methods may be called from any goroutine, also before Run.
 type Table struct {
-	keeper *nft.Keeper[element]
+	keeper  *nft.Keeper[element]
+	prolong func(interfaces []element)
 
 	mu         sync.Mutex
 	groups     map[string][]element // guarded by mu
@@ -49,27 +55,31 @@ type Table struct {
 
 // New returns a Table that has nothing in it.
 func New(log *slog.Logger) *Table {
+	k := newKernel()
 	return &Table{
 		keeper: nft.NewKeeper(
-			log, newKernel(), "connections of Services of policy Cluster are forwarded by kube-proxy, which hides the client",
+			log, k, "steered connections of Services of policy Cluster are forwarded by kube-proxy, which hides the client",
 		),
-		groups: map[string][]element{},
+		prolong: k.prolong,
+		groups:  map[string][]element{},
 	}
 }
 
-// Sync replaces the frontends of a group. Those without Pods are left to kube-proxy.
-func (t *Table) Sync(group string, frontends []Frontend) {
-	var wanted []element
-	for _, f := range frontends {
-		wanted = append(wanted, f.elements()...)
-	}
+// Sync replaces the frontends of some groups. Those without Pods are left to kube-proxy. A frontend
+// may go from one of the groups to another.
+func (t *Table) Sync(groups map[string][]Frontend) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before := t.groups[group]
-	if t.groups[group] = wanted; len(wanted) == 0 {
+	var before, after []element
+	for group, frontends := range groups {
+		before = append(before, t.groups[group]...)
 		delete(t.groups, group)
+		for _, f := range frontends {
+			t.groups[group] = append(t.groups[group], f.elements()...)
+		}
+		after = append(after, t.groups[group]...)
 	}
-	t.replace(before, wanted)
+	t.replace(before, after)
 }
 
 // SetInterfaces replaces the interfaces that clients' packets come by.
@@ -102,7 +112,15 @@ func (t *Table) replace(before, after []element) {
 	}
 }
 
-// Run keeps the table until ctx ends, and leaves it as it is then.
+// Prolong has the table count for another Lease. Call it at least once a minute.
+func (t *Table) Prolong() {
+	t.mu.Lock()
+	names := t.interfaces
+	t.mu.Unlock()
+	t.prolong(names)
+}
+
+// Run keeps the table until ctx ends, and leaves it as it is then, for a Lease.
 func (t *Table) Run(ctx context.Context) error { return t.keeper.Run(ctx) }
 
 // Err returns why the table is not as wanted; nil: it is, or will be in a moment.
