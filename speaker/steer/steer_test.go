@@ -79,16 +79,23 @@ func TestWays(t *testing.T) {
 		}
 		return steering.Node{IPv4: ipv4, IPv6: ipv6, Interface: 2}, nil
 	}
-	got, errs := ways(map[string][]netip.Addr{
+	got, errs := ways("self", map[string][]netip.Addr{
 		"n1": {address("10.0.0.1"), address("10.0.1.1"), address("fd00::1")}, "n2": {address("fd00::2")},
-		"n3": {address("10.0.0.3")}, "n4": nil,
+		"n3": {address("10.0.0.3")}, "n4": nil, "self": {address("10.0.0.3"), address("fd00::3")},
 	}, reach)
 	want := map[string]steering.Node{
 		"n1": {IPv4: address("10.0.0.1"), IPv6: address("fd00::1"), Interface: 2},
 		"n2": {IPv6: address("fd00::2"), Interface: 2},
+		"self": {
+			IPv4: address("10.0.0.3"), IPv6: address("fd00::3"), Interface: loopback, MTU: loopbackMTU, Encapsulate: true,
+		},
 	}
 	if diff := cmp.Diff(want, got, byValue); diff != "" || len(errs) != 1 {
 		t.Errorf("%s%v", diff, errs)
+	}
+	four := map[string]steering.Node{"n": {IPv4: address("10.0.0.1"), Interface: 2}}
+	if diff := cmp.Diff(map[string][]netip.Addr{"n": {address("10.0.0.1")}}, reached(four), byValue); diff != "" {
+		t.Error(diff)
 	}
 	if all := encapsulated(got); !all["n1"].Encapsulate || got["n1"].Encapsulate {
 		t.Errorf("with IPIP %+v, before %+v", all["n1"], got["n1"])
@@ -120,14 +127,23 @@ func TestSteererStarts(t *testing.T) {
 			}
 		}
 		is("it begins", true, false)
-		s.has(nil, steering.Features{})
+		toCome := steering.Features{SecondChanceToCome: true}
+		s.has(nil, toCome)
 		is("without conntrack", true, false)
 		<-time.After(trackAtMost)
-		s.has(nil, steering.Features{})
+		s.has(nil, toCome)
 		is("without conntrack for long", false, true)
 		s = New(Config{Logger: slog.New(slog.DiscardHandler)})
 		s.has(nil, steering.Features{SecondChance: true})
 		is("with conntrack", false, true)
+		s = New(Config{Logger: slog.New(slog.DiscardHandler)})
+		s.has(nil, steering.Features{})
+		is("conntrack cannot be asked", false, true)
+		s = New(Config{Logger: slog.New(slog.DiscardHandler)})
+		s.fails("no memory")
+		is("it failed once", true, false)
+		s.has(nil, toCome)
+		is("and works then, without conntrack", true, false)
 		s = New(Config{Logger: slog.New(slog.DiscardHandler)})
 		s.lacks("the kernel is too old")
 		is("it cannot", false, false)

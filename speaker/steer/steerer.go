@@ -64,8 +64,9 @@ type Steerer struct {
 
 	// Of Run:
 	ways         map[string]steering.Node
+	reached      map[string][]netip.Addr // by these ways
 	ledger       *ledger
-	encapsulates bool          // all ways do
+	encapsulates bool // all ways do
 	unreached    string
 
 	driver   atomic.Pointer[steering.Driver] // nil: none is open
@@ -279,8 +280,9 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 	watch.Go(func() { s.watch(watching, driver) })
 	defer watch.Wait()
 	defer stop()
-	again := time.NewTicker(refresh)
+	again, starting := time.NewTicker(refresh), time.NewTicker(trackAgain)
 	defer again.Stop()
+	defer starting.Stop()
 	for first := true; ; first = false {
 		pass.Begin()
 		due, err := s.apply(driver, time.Now())
@@ -307,20 +309,16 @@ func (s *Steerer) follow(ctx context.Context, pass *liveness.Loop) time.Duration
 			if async.Sleep(ctx, gather) != nil {
 				return 0
 			}
-		case <-s.starting():
-			s.refresh(driver, pass)
+		case <-starting.C:
+			if report, _ := s.Report(); report.Starting {
+				s.refresh(driver, pass)
+			} else {
+				starting.Stop()
+			}
 		case <-again.C:
 			s.refresh(driver, pass)
 		}
 	}
-}
-
-// starting fires when a node that has just begun should look again for what it lacks.
-func (s *Steerer) starting() <-chan time.Time {
-	if report, _ := s.Report(); !report.Starting {
-		return nil
-	}
-	return time.After(trackAgain)
 }
 
 // refresh repairs what others changed.
@@ -447,9 +445,12 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	a := s.take(now)
 	s.ledger.suspect = a.suspects
 	var names []string
+	if a.all {
+		s.findWays(a.addresses)
+	}
 	handed := map[string][]podnat.Frontend{}
 	for group, ports := range a.groups {
-		names = append(names, s.ledger.set(group, ports, a.addresses, now)...)
+		names = append(names, s.ledger.set(group, ports, s.reached, now)...)
 		handed[group] = frontends(ports)
 	}
 	pods := s.pods.Load()
@@ -474,7 +475,7 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	if err != nil {
 		s.Logger.Warn("steering is not as desired", "error", err)
 		if _, partial := errors.AsType[*steering.PartialError](err); !partial {
-			s.lacks("the kernel is not as desired: " + err.Error())
+			s.fails("the kernel is not as desired: " + err.Error())
 			s.mu.Lock()
 			s.all = true
 			s.mu.Unlock()
@@ -489,23 +490,28 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 	return again, nil
 }
 
-// desired is all that the driver should have.
-func (s *Steerer) desired(a applied) steering.Desired {
-	found, errs := ways(a.addresses, steering.Reach)
+// findWays looks at the routes to nodes.
+func (s *Steerer) findWays(addresses map[string][]netip.Addr) {
+	found, errs := ways(s.Node, addresses, steering.Reach)
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	s.ways = found
+	s.ways, s.reached = found, reached(found)
 	// Once, and not each time that routes are looked at.
 	unreached := fmt.Sprint(errors.Join(errs...))
 	if unreached != s.unreached && len(errs) > 0 {
 		s.Logger.Warn("nodes get no packets, or not all, since there is no way to them", "error", unreached)
 	}
 	s.unreached = unreached
+}
+
+// desired is all that the driver should have.
+func (s *Steerer) desired(a applied) steering.Desired {
+	nodes := s.ways
 	if s.encapsulates {
-		s.ways = encapsulated(s.ways)
+		nodes = encapsulated(nodes)
 	}
 	return steering.Desired{
 		Enabled: true, Seed: a.seed, Self: s.Node, Interfaces: slices.DeleteFunc(slices.Clone(a.interfaces), unfit),
-		Nodes: s.ways, Services: s.ledger.services,
+		Nodes: nodes, Services: s.ledger.services,
 	}
 }
 
@@ -547,10 +553,15 @@ func unfit(name string) bool {
 }
 
 // lacks notes why this node does not steer.
-func (s *Steerer) lacks(why string) {
+func (s *Steerer) lacks(why string) { s.lack(why, false) }
+
+// fails is lacks where the next attempt may succeed.
+func (s *Steerer) fails(why string) { s.lack(why, time.Since(s.begun) < trackAtMost) }
+
+func (s *Steerer) lack(why string, mayStart bool) {
 	s.mu.Lock()
 	before := s.report.Lacking
-	s.report, s.adopted = Report{Lacking: why}, false
+	s.report, s.adopted = Report{Lacking: why, Starting: mayStart && s.report.Starting}, false
 	s.mu.Unlock()
 	if before != why {
 		s.Logger.Warn("this node does not steer", "reason", why)
@@ -569,7 +580,7 @@ func (s *Steerer) has(groups map[string][]plan.SteeredPort, can steering.Feature
 	}
 	s.mu.Lock()
 	before := s.report
-	if before.Starting && !can.SecondChance && time.Since(s.begun) < trackAtMost {
+	if before.Starting && can.SecondChanceToCome && time.Since(s.begun) < trackAtMost {
 		now.Lacking, now.Starting = "conntrack, which the second chance asks, is not loaded yet", true
 	}
 	s.report = now

@@ -233,6 +233,8 @@ func (d *Driver) repair() error {
 type Features struct {
 	// SecondChance: conntrack can be asked (Linux 5.18, module nf_conntrack loaded).
 	SecondChance bool
+	// SecondChanceToCome: conntrack cannot be asked yet, and perhaps it can once it is loaded.
+	SecondChanceToCome bool
 	// TCX: the program is attached by links of tcx (Linux 6.6), not by filters.
 	TCX bool
 }
@@ -241,7 +243,10 @@ type Features struct {
 func (d *Driver) Features() Features {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return Features{SecondChance: d.kernel.chance, TCX: !d.attached.filters}
+	return Features{
+		SecondChance: d.kernel.chance, TCX: !d.attached.filters,
+		SecondChanceToCome: !d.kernel.chance && (!conntrackLoaded() || tracksConnections()),
+	}
 }
 
 // Close ends the Driver. The kernel goes on steering.

@@ -21,3 +21,9 @@ func tracksConnections() bool {
 	}
 	return false
 }
+
+// conntrackLoaded reports whether the module is, or is part of the kernel.
+func conntrackLoaded() bool {
+	_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max")
+	return err == nil
+}

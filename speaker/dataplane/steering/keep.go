@@ -84,22 +84,14 @@ func inOrder(slot decide.Slot, before func(a, b uint16) bool) decide.Slot {
 	return ordered
 }
 
-// ordersOf returns the order for inOrder of each slot: another one for each, so that no node is the
-// last resort of all, and the same on all nodes.
-func ordersOf(members table.Members, nodes map[string]uint16) func(slot int) func(a, b uint16) bool {
-	names := make(map[uint16]uint64, len(members))
-	for _, m := range members {
-		names[nodes[m.Node]] = nameOf(m.Node)
+// ordersOf returns the order for inOrder of each slot: that of the table's scores.
+func ordersOf(b *table.Builder, members table.Members, nodes map[string]uint16) func(slot int) func(a, b uint16) bool {
+	place := make(map[uint16]uint16, len(members))
+	for i, m := range members {
+		place[nodes[m.Node]] = uint16(i)
 	}
+	before := b.Before(members)
 	return func(slot int) func(a, b uint16) bool {
-		return func(a, b uint16) bool { return mixed(names[a], slot) < mixed(names[b], slot) }
+		return func(a, b uint16) bool { return before(slot, place[a], place[b]) }
 	}
-}
-
-// mixed is a hash of a name's hash and a slot (the finalizer of SplitMix64).
-func mixed(name uint64, slot int) uint64 {
-	x := name + uint64(slot)*0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
 }

@@ -62,9 +62,10 @@ func TestKeep_chain(t *testing.T) {
 			members = append(members, table.Member{Node: fmt.Sprint("n", i+1), Weight: 1})
 		}
 		nodes := index(len(members))
-		base := pack(table.NewBuilder().Build(members), nodes)
+		builder := table.NewBuilder()
+		base := pack(builder.Build(members), nodes)
 		at := rapid.IntRange(0, len(base)-1).Draw(t, "slot")
-		order := ordersOf(members, nodes)
+		order := ordersOf(builder, members, nodes)
 		slots := map[uint16]decide.Slot{}
 		drains := map[uint16]bool{}
 		for _, n := range nodes {
@@ -99,40 +100,31 @@ func TestKeep_chain(t *testing.T) {
 	})
 }
 
-// The order of the tail is of the slot and the names alone, and others of the ranks stay.
+// What is not remembered is as in the table, and the ranks that decide stay.
 func TestInOrder(t *testing.T) {
-	members := []table.Member{
-		{Node: "a", Weight: 1},
-		{Node: "b", Weight: 1},
-		{Node: "c", Weight: 1},
-		{Node: "d", Weight: 1},
-	}
-	order := ordersOf(members, map[string]uint16{"a": 1, "b": 2, "c": 3, "d": 4})
-	differ := 0
-	for i := range 64 {
-		one := decide.NoSlot.WithMoved(true).With(0, 1, false).With(1, 2, false).With(2, 3, false).With(3, 4, true)
-		other := decide.NoSlot.WithMoved(true).With(0, 1, false).With(1, 2, false).With(2, 4, true).With(3, 3, false)
-		got := inOrder(one.WithWas(2), order(i))
-		if again := inOrder(other.WithWas(3), order(i)); got != again {
-			t.Fatalf("slot %d: %x and %x become %x and %x", i, one, other, got, again)
+	members := table.Normalize([]table.Member{
+		{Node: "n1", Weight: 1}, {Node: "n2", Weight: 3}, {Node: "n3", Weight: 1}, {Node: "n4", Weight: 2, Draining: true},
+		{Node: "n5", Weight: 1},
+	})
+	nodes, builder := index(5), table.NewBuilder()
+	base := pack(builder.Build(members), nodes)
+	order := ordersOf(builder, members, nodes)
+	for i, slot := range base {
+		if got := inOrder(slot, order(i)); got != slot {
+			t.Fatalf("slot %d: %x becomes %x", i, slot, got)
 		}
-		if third, _ := got.At(2); third == 4 {
-			differ++
+		third, drains3 := slot.At(2)
+		fourth, drains4 := slot.At(3)
+		swapped := slot.With(2, fourth, drains4).With(3, third, drains3)
+		if slot.First() == fourth {
+			continue // the only one that is ready ranks last
 		}
-	}
-	if differ < 16 || differ > 48 {
-		t.Errorf("of 64 slots %d have d before c", differ)
-	}
-	draining := decide.NoSlot.With(0, 4, true).With(1, 3, true).With(2, 2, false).With(3, 1, false)
-	for i := range 64 {
-		if got := inOrder(draining, order(i)); got != draining {
-			t.Fatalf("slot %d: %x becomes %x, of which the first node is the third", i, draining, got)
+		if got := inOrder(swapped, order(i)); got != slot {
+			t.Fatalf("slot %d: %x becomes %x, want %x", i, swapped, got, slot)
 		}
 	}
-	if ranks := ranks(inOrder(decide.NoSlot.With(0, 1, false).With(2, 3, false), order(0))); !slices.Equal(
-		ranks,
-		[]uint16{1, 3},
-	) {
-		t.Errorf("with gaps: %v", ranks)
+	gaps := decide.NoSlot.With(0, 1, false).With(2, 3, false)
+	if got := ranks(inOrder(gaps, order(0))); !slices.Equal(got, []uint16{1, 3}) {
+		t.Errorf("with gaps: %v", got)
 	}
 }

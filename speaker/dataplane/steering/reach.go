@@ -10,41 +10,37 @@ import (
 
 // Reach finds the way to a node by the kernel's routes in this network namespace. A node that is on
 // the segment of an Ethernet interface gets packets by its MAC address, another one encapsulated;
-// one that is on the segment by one of its addresses only, too. If its addresses are reached by two
-// interfaces, Reach returns the way to the IPv4 one, and an error. Both should be the node's.
+// one that is on the segment by one of its addresses only, too. Both should be the node's. Where
+// one of them has no route, or another interface than the IPv4 one, Reach returns the way to the
+// other, and an error.
 func Reach(ipv4, ipv6 netip.Addr) (Node, error) {
-	var found []Node
-	for _, address := range []netip.Addr{ipv4, ipv6} {
-		if !address.IsValid() {
-			continue
-		}
-		n, err := reach(address)
-		if err != nil {
-			return Node{}, err
-		}
-		found = append(found, n)
-	}
-	if len(found) == 0 {
-		return Node{}, errors.New("it has no address")
-	}
-	n := found[0]
-	n.IPv4, n.IPv6 = ipv4, ipv6
-	if len(found) == 1 {
-		return n, nil
-	}
-	if found[1].Interface != n.Interface {
-		n.IPv6 = netip.Addr{}
-		return n, fmt.Errorf(
+	four, err4 := reach(ipv4)
+	six, err6 := reach(ipv6)
+	err := errors.Join(err4, err6)
+	switch {
+	case four.Interface == 0:
+		six.IPv6 = ipv6
+		return six, err
+	case six.Interface == 0:
+		four.IPv4 = ipv4
+		return four, err
+	case four.Interface != six.Interface:
+		four.IPv4 = ipv4
+		return four, fmt.Errorf(
 			"it gets no IPv6 packets, since %s and %s are reached by two interfaces: route both by one", ipv4, ipv6,
 		)
 	}
-	n.MTU = min(n.MTU, found[1].MTU)
-	n.Encapsulate = n.Encapsulate || found[1].Encapsulate
-	return n, nil
+	return Node{
+		IPv4: ipv4, IPv6: ipv6, Interface: four.Interface, MTU: min(four.MTU, six.MTU),
+		Encapsulate: four.Encapsulate || six.Encapsulate,
+	}, nil
 }
 
-// reach returns the way to one address, without the address.
+// reach returns the way to one address, without the address; none to an address that is not valid.
 func reach(address netip.Addr) (Node, error) {
+	if !address.IsValid() {
+		return Node{}, nil
+	}
 	routes, err := netlink.RouteGet(address.AsSlice())
 	if err != nil {
 		return Node{}, fmt.Errorf("find the route to %s: %w", address, err)

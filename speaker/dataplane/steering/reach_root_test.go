@@ -36,7 +36,11 @@ ip addr add fd09::1/64 dev aside nodad`)
 	if err == nil || n.IPv4 != ipv4 || n.IPv6.IsValid() || n.Encapsulate {
 		t.Errorf("addresses by two interfaces: %+v, %v", n, err)
 	}
-	nettest.Shell(t, "ip link del aside")
+	nettest.Shell(t, "ip link del aside; ip -6 route add unreachable fd0a::/64")
+	n, err = Reach(ipv4, netip.MustParseAddr("fd0a::2"))
+	if err == nil || n.IPv4 != ipv4 || n.IPv6.IsValid() || n.Interface == 0 {
+		t.Errorf("no route by IPv6: %+v, %v", n, err)
+	}
 	if _, err := Reach(netip.MustParseAddr("192.0.2.1"), netip.Addr{}); err == nil {
 		t.Error("there is no route, and it is found")
 	}

@@ -403,7 +403,6 @@ func pack(t *table.Table, nodes map[string]uint16) []decide.Slot {
 		index[i] = nodes[m.Node]
 	}
 	slots := make([]decide.Slot, len(t.Slots))
-	order := ordersOf(t.Members, nodes)
 	for i, ranks := range t.Slots {
 		slots[i] = decide.NoSlot
 		for j, m := range ranks {
@@ -411,7 +410,6 @@ func pack(t *table.Table, nodes map[string]uint16) []decide.Slot {
 				slots[i] = slots[i].With(j, index[m], t.Members[m].Draining)
 			}
 		}
-		slots[i] = inOrder(slots[i], order(i))
 	}
 	return slots
 }
@@ -609,7 +607,7 @@ func (s *services) remember(g *group, slots []decide.Slot, nodes map[string]uint
 	for _, m := range g.members {
 		drains[nodes[m.Node]] = m.Draining
 	}
-	olds, order := make([]decide.Slot, len(before)), ordersOf(g.members, nodes)
+	olds, order := make([]decide.Slot, len(before)), ordersOf(s.builder, g.members, nodes)
 	for i, slot := range slots {
 		if !slot.Moved() {
 			continue

@@ -197,20 +197,16 @@ func TestServices_sync(t *testing.T) {
 				s = newServices(maps.Clone(m.services), maps.Clone(m.ranges), slices.Sorted(maps.Keys(m.pages)), m.read)
 			}
 			now = now.Add(time.Duration(rapid.IntRange(0, 8).Draw(t, "hours")) * time.Hour)
-			var c changes
-			var failed failures
+			bring := func(c changes, failed failures) {
+				if err := errors.Join(failed.err(), m.apply(c), m.verify(d, nodes)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if s.begun && rapid.Bool().Draw(t, "update") {
 				names := slices.Concat(slices.Collect(maps.Keys(d.Services)), slices.Collect(maps.Keys(s.records)))
-				c, failed = s.update(d, nodes, names, now)
-			} else {
-				c, failed = s.sync(d, nodes, false, now, unasked)
+				bring(s.update(d, nodes, names, now))
 			}
-			if err := failed.err(); err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(m.apply(c), m.verify(d, nodes)); err != nil {
-				t.Fatal(err)
-			}
+			bring(s.sync(d, nodes, false, now, unasked)) // also what is due by time, which update leaves
 			if c, _ := s.sync(d, nodes, false, now, unasked); !c.empty() {
 				t.Fatalf("a second time there is something to write: %+v", c)
 			}

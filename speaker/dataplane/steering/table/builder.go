@@ -179,6 +179,12 @@ func (r *ranker) ahead(slot int, one, other uint16, score uint64) bool {
 	return mine > score || mine == score && r.columns[one].id < r.columns[other].id
 }
 
+// Before returns how two members of normalized ones rank in a slot, by what Build goes by.
+func (b *Builder) Before(members Members) func(slot int, one, other uint16) bool {
+	r := b.ranker(members)
+	return func(slot int, one, other uint16) bool { return r.ahead(slot, one, other, r.score(slot, other)) }
+}
+
 // scores returns the score of a node of weight 1 by place: -1/ln(u), where the places are the
 // middles of equal parts of (0, 1). In units of 2^-20, so that all machines compare the same
 // numbers: floating point may differ in its last bit.
