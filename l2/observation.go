@@ -34,13 +34,16 @@ const (
 	// ProxyFound: MAC answers for every address (proxy ARP), as it did for Address. Its answers are
 	// ignored.
 	ProxyFound
+	// Restarted: another process hears and answers now, which has heard nobody before. The driver in
+	// one process with its owner has none.
+	Restarted
 )
 
 // String returns the kind in lower case.
 func (k Kind) String() string {
 	names := [...]string{
 		"", "address gained", "address lost", "peer up", "peer down", "conflict", "failure", "outdated", "up to date",
-		"proxy found",
+		"proxy found", "restarted",
 	}
 	if int(k) < len(names) {
 		return names[k]

@@ -344,8 +344,11 @@ func (r *reporter) serves(s l2.State, can l2.Capabilities) bool {
 }
 
 // see tells whom this node hears.
-func (r *reporter) see(segments []l2.Segment) {
-	alive, ready := map[string]map[string]bool{}, map[string]bool{}
+func (r *reporter) see(segments []l2.Segment) { r.dead.See(r.heard(segments)) }
+
+// heard returns which nodes are heard on which interfaces, and which of them serve.
+func (r *reporter) heard(segments []l2.Segment) (alive map[string]map[string]bool, ready map[string]bool) {
+	alive, ready = map[string]map[string]bool{}, map[string]bool{}
 	for _, s := range segments {
 		for _, p := range s.Peers {
 			if alive[p.Node] == nil {
@@ -357,7 +360,18 @@ func (r *reporter) see(segments []l2.Segment) {
 			}
 		}
 	}
-	r.dead.See(alive, ready)
+	return alive, ready
+}
+
+// rehearWithin is how long after its start a heart has heard all that live: hellos come each 100 ms.
+const rehearWithin = 600 * time.Millisecond
+
+// miss tells whom a new heart does not hear.
+func (r *reporter) miss() {
+	if layer2 := r.l2.Status(); layer2.Err == "" {
+		alive, _ := r.heard(layer2.Segments)
+		r.dead.Miss(alive)
+	}
 }
 
 func (r *reporter) observedL2(o l2.Observation) {
@@ -412,6 +426,8 @@ func (r *reporter) observedL2(o l2.Observation) {
 		r.freshness.Notify()
 	case l2.UpToDate:
 		r.freshness.Notify()
+	case l2.Restarted:
+		time.AfterFunc(rehearWithin, r.miss) // it does not say who fell silent meanwhile
 	case l2.Failure:
 		r.Logger.Warn("layer 2 failed", "interface", o.Interface, "error", o.Err)
 	}

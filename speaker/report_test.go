@@ -227,6 +227,24 @@ func TestReporter_see(t *testing.T) {
 	}
 }
 
+// A heart that was restarted does not say who fell silent meanwhile: whom it does not hear soon is
+// looked for.
+func TestReporter_miss(t *testing.T) {
+	n := idleNode(t)
+	synctest.Test(t, func(t *testing.T) {
+		n.dead.Heard("n2", "eth0")
+		n.dead.Heard("n3", "eth0")
+		n.l2.status.Segments = []l2.Segment{{Interface: "eth0", Peers: []l2.Peer{{Node: "n2", State: l2.Ready}}}}
+		n.reporter.observedL2(l2.Observation{Kind: l2.Restarted})
+		<-time.After(rehearWithin)
+		synctest.Wait()
+		n.dead.Silent("n2", "eth0", false)
+		if !n.dead.Alone() {
+			t.Error("a node that a new heart does not hear counts as heard")
+		}
+	})
+}
+
 // A node that was dead has a program again when its speaker says that it steers: not before, where
 // this node steers.
 func TestReporter_serves(t *testing.T) {

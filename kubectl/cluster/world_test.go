@@ -15,8 +15,8 @@ import (
 	"github.com/berth-lb/berth/speaker/plan"
 )
 
-// Where Services of policy Local are steered, nodes with endpoints need not steer; with policy Cluster
-// none need.
+// Where Services of policy Local are steered, nodes with endpoints need not steer; with policy
+// Cluster none need.
 func TestAnnouncements_steered(t *testing.T) {
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 	snapshot, _ := config.Compile(config.Objects{

@@ -32,6 +32,8 @@ const (
 	together = 10 * time.Second
 	// staleAtMost is how old what See is told may be.
 	staleAtMost = 5 * time.Second
+	// rejoins is how long a node that heard nobody takes to hear all again, once it hears one.
+	rejoins = 500 * time.Millisecond
 	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
 	speakerAtMost = 2 * time.Minute
 )
@@ -60,6 +62,7 @@ type Detector struct {
 	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
 	// answer; zero: they do not yet.
 	booted map[string]time.Time // guarded by mu
+	joined time.Time            // guarded by mu; when one was heard again after nobody was
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -110,7 +113,7 @@ func (d *Detector) Suspects() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	suspects := map[string]bool{}
-	if d.alone() && d.silentTogether() > 1 {
+	if d.deaf() {
 		return suspects
 	}
 	for node, s := range d.silent {
@@ -130,10 +133,19 @@ func (d *Detector) Lost() map[string]bool {
 	lost := d.Dead()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.deaf() {
+		return map[string]bool{}
+	}
 	for node := range d.booted {
 		lost[node] = true
 	}
 	return lost
+}
+
+// deaf reports whether it is more likely this node that does not hear, or did not until a moment ago.
+// It needs the lock.
+func (d *Detector) deaf() bool {
+	return d.alone() && d.silentTogether() > 1 || !d.joined.IsZero() && time.Since(d.joined) < rejoins
 }
 
 // Alone reports whether all nodes are silent that were ever heard, and none of their kernels
@@ -198,6 +210,10 @@ func (d *Detector) hear(node, on string) {
 	if since, ok := d.booted[node]; ok && since.IsZero() {
 		d.boots(node)
 	}
+	if wasAlone && s != nil {
+		d.joined = time.Now()
+		time.AfterFunc(rejoins, d.changed.Notify)
+	}
 	if s != nil || wasAlone {
 		d.changed.Notify()
 	}
@@ -244,6 +260,20 @@ func (d *Detector) See(alive map[string]map[string]bool, ready map[string]bool) 
 		}
 	}
 	d.missing = missing
+}
+
+// Miss is told which nodes are heard on which interfaces by what hears since a moment ago. It does not
+// say who fell silent before, so all others are asked.
+func (d *Detector) Miss(alive map[string]map[string]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for node, interfaces := range d.heard {
+		before := len(interfaces)
+		maps.DeleteFunc(interfaces, func(on string, _ bool) bool { return !alive[node][on] })
+		if before > 0 && len(interfaces) == 0 {
+			d.ask(node, false)
+		}
+	}
 }
 
 // boots notes that the kernel of a node answers that was dead. It needs the lock.

@@ -273,6 +273,59 @@ func TestDetector_See(t *testing.T) {
 	})
 }
 
+// A node that was cut off hears the others one after the other. It does not think those dead that come
+// last.
+func TestDetector_rejoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDetector(nil)
+		others := []string{"a", "b", "c"}
+		for _, node := range others {
+			d.Heard(node, "eth0")
+		}
+		for _, node := range others {
+			d.Silent(node, "eth0", false)
+			d.note(node, d.silent[node], true)
+		}
+		is := func(when, want string) {
+			t.Helper()
+			suspects := strings.Join(slices.Sorted(maps.Keys(d.Suspects())), " ")
+			if lost := strings.Join(slices.Sorted(maps.Keys(d.Lost())), " "); suspects != want || lost != want {
+				t.Errorf("%s: %q are suspected, %q are lost, want %q", when, suspects, lost, want)
+			}
+		}
+		is("it hears nobody", "")
+		d.Heard("a", "eth0")
+		d.Ready("a")
+		is("it hears one again", "")
+		<-time.After(rejoins)
+		synctest.Wait()
+		is("it does not hear the others for long", "b c")
+		select {
+		case <-d.Changed():
+		default:
+			t.Error("nobody is told")
+		}
+	})
+}
+
+// What hears is another process, which has not heard who fell silent meanwhile.
+func TestDetector_Miss(t *testing.T) {
+	d := newDetector(nil)
+	d.Heard("a", "eth0")
+	d.Heard("b", "eth0")
+	d.Heard("b", "eth1")
+	d.Miss(map[string]map[string]bool{"b": {"eth1": true}})
+	if d.silent["a"] == nil || d.silent["b"] != nil || len(d.heard["b"]) != 1 {
+		t.Errorf("silent %v, heard %v; want a to be asked, and b not", d.silent, d.heard)
+	}
+	if d.Suspects()["a"] {
+		t.Error("a is suspected before it is asked")
+	}
+	if d.note("a", d.silent["a"], true); !d.Suspects()["a"] {
+		t.Error("a does not answer, and is not suspected")
+	}
+}
+
 // A status that is older than a node's boot does not say that its speaker is ready.
 func TestDetector_SeeReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

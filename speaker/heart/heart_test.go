@@ -178,6 +178,15 @@ func TestARemoteFollowsWhatIsAnsweredFor(t *testing.T) {
 			t.Errorf("called %q after %+v, want %q", calls, step.news, step.want)
 		}
 	}
+	restarts := 0
+	for len(r.Observed()) > 0 {
+		if o := <-r.Observed(); o.Kind == l2.Restarted {
+			restarts++
+		}
+	}
+	if restarts != 2 {
+		t.Errorf("%d other hearts were told of, want 2: the first is none", restarts)
+	}
 }
 
 func TestAHeartThatIsAwayIsSaid(t *testing.T) {

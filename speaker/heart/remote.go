@@ -53,6 +53,7 @@ type Remote struct {
 
 	mu        sync.Mutex
 	connected bool          // guarded by mu
+	heard     bool          // guarded by mu; a heart said something
 	since     time.Time     // guarded by mu; when that began
 	failure   string        // guarded by mu; why it is not connected
 	want      orders        // guarded by mu; all that is wanted
@@ -435,9 +436,14 @@ func (r *Remote) next() (o order, more bool) {
 func (r *Remote) hear(n news) {
 	r.mu.Lock()
 	calls := r.note(n)
+	again := n.Whole && r.heard
+	r.heard = r.heard || n.Whole
 	r.mu.Unlock()
 	for _, call := range calls {
 		call()
+	}
+	if again {
+		r.observed.Send(l2.Observation{Time: time.Now(), Kind: l2.Restarted})
 	}
 	for _, said := range n.Seen {
 		o := said.Observation

@@ -59,8 +59,9 @@ func (a Announcements) Routed() []netip.Prefix {
 // answer for them until another node takes over.
 //
 // If the connections of the group are steered, nodes that steer may announce it as well as those
-// that have endpoints; with policy Cluster all others, too. One that has just booted waits until it is known whether it steers: routers
-// would send it connections of other nodes, which its kube-proxy would reset.
+// that have endpoints; with policy Cluster all others, too. One that has just booted waits until
+// it is known whether it steers: routers would send it connections of other nodes, which its
+// kube-proxy would reset.
 func PlanAnnouncements(
 	group Group,
 	services []ClassifiedService,

@@ -145,8 +145,8 @@ func podsOf(node string, backends []Backend) []netip.AddrPort {
 }
 
 // steers reports whether connections of a group are steered, so that nodes without endpoints may
-// announce it: those of all its Services of policy Local are, or those of policy Cluster where a pool
-// asks for it, and IPVS forwards for none.
+// announce it: those of all its Services of policy Local are, or those of policy Cluster where a
+// pool asks for it, and IPVS forwards for none.
 func steers(services []ClassifiedService) bool {
 	steered := false
 	for _, s := range services {
