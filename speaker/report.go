@@ -363,7 +363,8 @@ func (r *reporter) heard(segments []l2.Segment) (alive map[string]map[string]boo
 	return alive, ready
 }
 
-// rehearWithin is how long after its start a heart has heard all that live: hellos come each 100 ms.
+// rehearWithin is how long after its start a heart has heard all that live: hellos come each 100
+// ms.
 const rehearWithin = 600 * time.Millisecond
 
 // miss tells whom a new heart does not hear.
@@ -427,7 +428,7 @@ func (r *reporter) observedL2(o l2.Observation) {
 	case l2.UpToDate:
 		r.freshness.Notify()
 	case l2.Restarted:
-		time.AfterFunc(rehearWithin, r.miss) // it does not say who fell silent meanwhile
+		time.AfterFunc(rehearWithin, r.miss) // it does not say who fell silent before
 	case l2.Failure:
 		r.Logger.Warn("layer 2 failed", "interface", o.Interface, "error", o.Err)
 	}

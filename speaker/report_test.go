@@ -227,7 +227,7 @@ func TestReporter_see(t *testing.T) {
 	}
 }
 
-// A heart that was restarted does not say who fell silent meanwhile: whom it does not hear soon is
+// A heart that was restarted does not say who fell silent before: whom it does not hear soon is
 // looked for.
 func TestReporter_miss(t *testing.T) {
 	n := idleNode(t)

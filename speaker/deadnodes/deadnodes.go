@@ -142,8 +142,8 @@ func (d *Detector) Lost() map[string]bool {
 	return lost
 }
 
-// deaf reports whether it is more likely this node that does not hear, or did not until a moment ago.
-// It needs the lock.
+// deaf reports whether it is more likely this node that does not hear, or did not until a moment
+// ago. It needs the lock.
 func (d *Detector) deaf() bool {
 	return d.alone() && d.silentTogether() > 1 || !d.joined.IsZero() && time.Since(d.joined) < rejoins
 }
@@ -262,8 +262,8 @@ func (d *Detector) See(alive map[string]map[string]bool, ready map[string]bool) 
 	d.missing = missing
 }
 
-// Miss is told which nodes are heard on which interfaces by what hears since a moment ago. It does not
-// say who fell silent before, so all others are asked.
+// Miss is told which nodes are heard on which interfaces by what hears since a moment ago. It does
+// not say who fell silent before, so all others are asked.
 func (d *Detector) Miss(alive map[string]map[string]bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -273,8 +273,8 @@ func TestDetector_See(t *testing.T) {
 	})
 }
 
-// A node that was cut off hears the others one after the other. It does not think those dead that come
-// last.
+// A node that was cut off hears the others one after the other. It does not think those dead that
+// come last.
 func TestDetector_rejoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDetector(nil)
@@ -308,7 +308,7 @@ func TestDetector_rejoins(t *testing.T) {
 	})
 }
 
-// What hears is another process, which has not heard who fell silent meanwhile.
+// What hears is another process, which has not heard who fell silent before.
 func TestDetector_Miss(t *testing.T) {
 	d := newDetector(nil)
 	d.Heard("a", "eth0")
