@@ -23,6 +23,8 @@ VM := $(BERTH_CACHE)/bin/vm-exec
 # Tests of routes and of rules, on this machine's kernel, and tests of the API server.
 route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./internal/urgent ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/dataplane/podnat ./speaker/dataplane/steering/... ./speaker/heart ./speaker/bgpd ./speaker/localnet ./speaker/rival ./speaker/steer
 api_tests = cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 15m ./api
+# Namespaces of its own are its rack; it needs what the lab runs.
+steering_bench = cd e2e && go test -tags bench -count=1 -timeout 10m -run '^$$' -bench . ./vm/rate
 # The packages below the working directory that have tests under the tags $(1). The rest is left to
 # `make build`: with the race detector Kubernetes itself would be compiled once more.
 tested = go list -tags '$(1)' -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...
@@ -127,6 +129,10 @@ bench: preflight packages binaries ## measure Berth in the lab: "name value unit
 	$(BERTH_CACHE)/bin/bench
 	go test -run '^$$' -bench . -benchtime 200ms ./ipam ./bgp ./speaker ./speaker/heart
 	go test -tags root -run '^$$' -bench . ./l2/... ./speaker/dataplane/steering/...
+	$(steering_bench)
+
+bench-steering: preflight packages binaries ## what steering costs the nodes per packet and the client, beside kube-proxy's nftables, on this machine's kernel (root; 2 minutes; part of make bench)
+	$(steering_bench)
 
 bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000; JSON to bin (root)
 	mkdir -p bin
@@ -134,7 +140,7 @@ bench-scale: preflight packages binaries ## the controller at 5 000 Services bes
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
 	$(BERTH_CACHE)/bin/bench -routes 10000 -json bin/bench-routes.json
 
-bench-ipvs: preflight fetch binaries ## Berth's IPVS beside kube-proxy's nftables on Debian's kernel in QEMU, changes of virtual servers on user-mode-linux (root; no part of CI)
+bench-ipvs: preflight fetch binaries ## Berth's IPVS and steering beside kube-proxy's nftables on Debian's kernel in QEMU, changes of virtual servers on user-mode-linux (root; no part of CI)
 	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=40m go test -tags qemu -count=1 -timeout 40m -run '^$$' -bench . -exec $(VM) ./vm/rate
 	cd e2e && BERTH_VM_TIMEOUT=10m go test -tags vm -count=1 -timeout 10m -run '^$$' -bench . -exec $(VM) ./vm/ipvs
 
@@ -215,4 +221,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release test-minors interop preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE
+.PHONY: help demo test test-release test-minors interop preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-steering bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE

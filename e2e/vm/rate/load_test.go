@@ -1,9 +1,10 @@
-//go:build qemu
+//go:build bench || qemu
 
 package rate_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -67,7 +68,22 @@ type ports struct {
 	used  atomic.Int64
 }
 
-const portsOfAPath = 15_000
+const (
+	portsOfAPath = 12_000
+	maxPaths     = 5
+)
+
+// nextPorts are for one more path.
+func (c comparison) nextPorts() *ports { return &ports{first: 1024 + len(c.paths)*portsOfAPath} }
+
+// keepPorts keeps the client's other programs from using them.
+func keepPorts(b *testing.B) {
+	b.Helper()
+	first := 1024 + maxPaths*portsOfAPath
+	cluster.Run(
+		b, cluster.Client, "sysctl", "-qw", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", first, 65535),
+	)
+}
 
 func (p *ports) next() int { return p.first + int(p.used.Add(1)%portsOfAPath) }
 
@@ -183,14 +199,23 @@ func withSocket(from *ports, kind int, do func(fd int) error) error {
 	if err != nil {
 		return err
 	}
-	// A connection of before may wait for late packets on the port.
-	if err = errors.Join(
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()}),
-	); err == nil {
+	if err = bind(fd, from); err == nil {
 		err = do(fd)
 	}
 	return errors.Join(err, unix.Close(fd))
+}
+
+// bind takes the next port that is free: a connection of before may wait for late packets on one,
+// or for an answer.
+func bind(fd int, from *ports) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	err := error(unix.EADDRINUSE)
+	for tried := 0; tried < portsOfAPath && errors.Is(err, unix.EADDRINUSE); tried++ {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: from.next()})
+	}
+	return err
 }
 
 // serve has a pod answer until the benchmark ends.
@@ -225,7 +250,10 @@ func serve(b *testing.B, pod string) {
 	)
 	b.Cleanup(func() {
 		for _, fd := range []int{connects, bulk, datagrams} {
-			_ = unix.Shutdown(fd, unix.SHUT_RDWR) // it wakes who waits, also where the answer is that nothing is connected
+			_ = unix.Shutdown(
+				fd,
+				unix.SHUT_RDWR,
+			) // it wakes who waits, also where the answer is that nothing is connected
 		}
 		running.Wait()
 		for _, fd := range []int{connects, bulk, datagrams} {

@@ -17,16 +17,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/vm/cluster"
 )
 
-// site is a cluster in which node 1 has both data planes, and node 2 none.
+// site is a cluster in which node 1 has both data planes, and node 2 none. Beside them is the rack
+// of steering.
 type site struct {
 	*cluster.Cluster
+	rack    *rack
 	pods    map[int]cluster.Pod // the first of each node
 	ready   map[int][]string    // addresses of the pods of each node
 	ports   map[string]*ports   // of the client, for each path
@@ -42,8 +42,10 @@ func newSite(b *testing.B) *site {
 		ports:   map[string]*ports{},
 		address: map[string]string{},
 	}
+	nodes := map[int]*cluster.Node{}
 	for number := 1; number <= 2; number++ {
 		n := s.AddNode(b, number)
+		nodes[number] = n
 		for i := range 2 {
 			p := s.AddPod(b, n)
 			serve(b, p.Name)
@@ -53,24 +55,14 @@ func newSite(b *testing.B) *site {
 		}
 		// The client reaches pods through their node.
 		cluster.Run(b, cluster.Client, "ip", "route", "add", n.PodCIDRs()[0], "via", n.IPv4)
-		// Packets that come from the segment and return to it are normal here.
-		cluster.Run(b, n.Name, "sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0")
+		quiet(b, n)
 	}
-	for i, path := range []string{byIPVS, byKubeProxy, routed, bare} {
+	for i, path := range []string{byIPVS, byKubeProxy, routed, bare, steered} {
 		s.ports[path] = &ports{first: 1024 + i*portsOfAPath}
 	}
-	// Other programs there do not connect from these ports.
-	cluster.Run(
-		b, cluster.Client, "sysctl", "-qw",
-		fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 1024+4*portsOfAPath, 65535),
-	)
+	keepPorts(b)
 	s.Apply(b, objects)
-	s.Start(
-		b, "n1", "kube-proxy", nil, s.Kube(), "kube-proxy", "--kubeconfig="+s.Kubeconfig(), "--proxy-mode=nftables",
-		"--hostname-override=n1", "--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary",
-		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
-		"--conntrack-max-per-core=0", "--conntrack-min=0",
-	)
+	startKubeProxy(b, s.Cluster, nodes[1])
 	// It ends when it cannot renew its lease in time, which may happen on a busy machine; a kubelet
 	// would restart it.
 	s.Start(b, cluster.Host, "controller", nil, "sh", "-c", `while :; do "$@"; sleep 1; done`, "sh",
@@ -79,16 +71,18 @@ func newSite(b *testing.B) *site {
 	for i, v := range variants {
 		for j, plane := range []string{byIPVS, byKubeProxy} {
 			name, address := plane+"-"+v.name, fmt.Sprintf("172.30.0.2%d%d", j, i)
-			if err := s.create(
-				b.Context(), name, v.policy, s.ready[v.node], fmt.Sprint("n", v.node),
-				map[string]string{v1alpha1.AnnotationAddresses: address},
-			); err != nil {
+			if err := (service{
+				name: name, policy: v.policy, pods: s.ready[v.node], node: fmt.Sprint("n", v.node),
+				annotations: map[string]string{v1alpha1.AnnotationAddresses: address},
+			}).create(b.Context(), s.Cluster); err != nil {
 				b.Fatal(err)
 			}
 			answers(b, address, v.client)
 			s.address[name] = address
 		}
 	}
+	s.rack = newRack(b, s.Cluster)
+	s.rack.addIPVS(b, nodes[1])
 	b.Log(cluster.Run(b, "n1", "uname", "-r"))
 	return s
 }
@@ -121,49 +115,22 @@ metadata: {name: all}
 spec: {poolNames: [ipvs, kube-proxy, ipvs-others, kube-proxy-others], nodeSelector: {}, serviceSelector: {}}
 `
 
-// create makes a Service and its endpoints.
-func (s *site) create(
-	ctx context.Context,
-	name string,
-	policy corev1.ServiceExternalTrafficPolicy,
-	pods []string,
-	node string,
-	annotations map[string]string,
-) error {
-	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}}
-	service.Spec = corev1.ServiceSpec{
-		Type:                          corev1.ServiceTypeLoadBalancer,
-		ExternalTrafficPolicy:         policy,
-		AllocateLoadBalancerNodePorts: new(bool),
+// addIPVS adds the way by IPVS of a node to the pods that kube-proxy's ways lead to.
+func (r *rack) addIPVS(b *testing.B, owner *cluster.Node) {
+	b.Helper()
+	w := way{name: byIPVS, address: "172.30.0.209", gateway: owner, target: r.target, client: owner.IPv4}
+	s := service{
+		name: "rack-ipvs", policy: corev1.ServiceExternalTrafficPolicyCluster, node: r.target.Name,
+		annotations: map[string]string{v1alpha1.AnnotationAddresses: w.address},
 	}
-	slice := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-		AddressType: discoveryv1.AddressTypeIPv4,
+	for _, p := range r.pods[r.target] {
+		s.pods = append(s.pods, p.IPv4)
 	}
-	for port, protocol := range map[int32]corev1.Protocol{
-		connectPort: corev1.ProtocolTCP, bulkPort: corev1.ProtocolTCP, datagramPort: corev1.ProtocolUDP,
-		linePort: corev1.ProtocolTCP,
-	} {
-		title := fmt.Sprint("p", port)
-		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: title, Port: port, Protocol: protocol})
-		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &title, Port: &port, Protocol: &protocol})
+	if err := s.create(b.Context(), r.Cluster); err != nil {
+		b.Fatal(err)
 	}
-	ready := true
-	for _, pod := range pods {
-		slice.Endpoints = append(
-			slice.Endpoints,
-			discoveryv1.Endpoint{
-				Addresses:  []string{pod},
-				NodeName:   &node,
-				Conditions: discoveryv1.EndpointConditions{Ready: &ready},
-			},
-		)
-	}
-	_, err := s.Kubernetes.CoreV1().Services(metav1.NamespaceDefault).Create(ctx, service, metav1.CreateOptions{})
-	if err == nil {
-		_, err = s.Kubernetes.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(ctx, slice, metav1.CreateOptions{})
-	}
-	return err
+	answers(b, w.address, w.client)
+	r.ways[w.name] = w
 }
 
 // populate adds other Services up to a number of each data plane, and waits until both have them
@@ -177,10 +144,10 @@ func (s *site) populate(b *testing.B, number int) {
 		for _, plane := range []string{byIPVS, byKubeProxy} {
 			name := fmt.Sprintf("%s-%d", plane, s.others)
 			group.Go(func() error {
-				return s.create(
-					ctx, name, corev1.ServiceExternalTrafficPolicyCluster, s.ready[1], "n1",
-					map[string]string{v1alpha1.AnnotationPools: plane + "-others"},
-				)
+				return service{
+					name: name, policy: corev1.ServiceExternalTrafficPolicyCluster, pods: s.ready[1], node: "n1",
+					annotations: map[string]string{v1alpha1.AnnotationPools: plane + "-others"},
+				}.create(ctx, s.Cluster)
 			})
 		}
 	}
@@ -192,11 +159,12 @@ func (s *site) populate(b *testing.B, number int) {
 	cluster.Eventually(b, func(context.Context) error {
 		n := 0
 		for line := range strings.Lines(cluster.Run(b, "n1", "cat", "/proc/net/ip_vs")) {
-			if strings.HasPrefix(line, "TCP") || strings.HasPrefix(line, "UDP") { // those by mark are of policy Local besides
+			if strings.HasPrefix(line, "TCP") ||
+				strings.HasPrefix(line, "UDP") { // those by mark are of policy Local besides
 				n++
 			}
 		}
-		if n != want {
+		if want := want + ports; n != want { // and the rack's
 			return fmt.Errorf("IPVS has %d virtual servers, want %d", n, want)
 		}
 		return nil
